@@ -1,0 +1,298 @@
+//! The contract's nouns as the host uses them: standard address types instead of WIT tuples.
+//!
+//! `convert` maps them to and from the generated bindings; nothing else in weft sees a WIT type.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+/// A contiguous range of addresses that the operator declared; both ends included.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Range {
+    /// The subnet (no host bits) the range lies in.
+    pub subnet: IpNet,
+    /// First address that may be handed out.
+    pub first: IpAddr,
+    /// Last address that may be handed out.
+    pub last: IpAddr,
+    /// The subnet's gateway; never handed out.
+    pub gateway: Option<IpAddr>,
+}
+
+impl Range {
+    /// Whether an address lies between the two ends.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.first.is_ipv4() == address.is_ipv4() && self.first <= address && address <= self.last
+    }
+}
+
+/// Ranges that stand in for each other: one address is wanted from one of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RangeSet {
+    /// The operator's name for the set.
+    pub name: Option<String>,
+    /// The ranges, in the operator's order.
+    pub ranges: Vec<Range>,
+}
+
+/// A route of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Destination network.
+    pub dst: IpNet,
+    /// Next hop.
+    pub gw: Option<IpAddr>,
+    /// Path MTU in bytes.
+    pub mtu: Option<u32>,
+    /// Advertised maximum segment size in bytes.
+    pub advmss: Option<u32>,
+    /// Metric.
+    pub priority: Option<u32>,
+    /// Routing table id.
+    pub table: Option<u32>,
+    /// Kernel route scope.
+    pub scope: Option<u32>,
+}
+
+impl Route {
+    /// A route with a destination and a next hop only.
+    #[must_use]
+    pub fn new(dst: IpNet, gw: Option<IpAddr>) -> Self {
+        Self { dst, gw, mtu: None, advmss: None, priority: None, table: None, scope: None }
+    }
+}
+
+/// Name resolution settings.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Dns {
+    /// Name servers, most preferred first.
+    pub nameservers: Vec<String>,
+    /// The local domain.
+    pub domain: Option<String>,
+    /// Search list.
+    pub search: Vec<String>,
+    /// Resolver options.
+    pub options: Vec<String>,
+}
+
+impl Dns {
+    /// Whether nothing is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nameservers.is_empty() && self.domain.is_none() && self.search.is_empty() && self.options.is_empty()
+    }
+}
+
+/// (container id, interface name) on a network. The key of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Name of the network.
+    pub network: String,
+    /// The runtime's id of the container.
+    pub container_id: String,
+    /// Name of the interface inside the container.
+    pub ifname: String,
+}
+
+/// The pod an attachment belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Pod {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Pod name.
+    pub name: String,
+    /// Pod uid.
+    pub uid: String,
+    /// Labels, sorted by key.
+    pub labels: Vec<(String, String)>,
+    /// Annotations, sorted by key.
+    pub annotations: Vec<(String, String)>,
+}
+
+/// The node the attachment is made on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Node {
+    /// Node name.
+    pub name: String,
+    /// Labels, sorted by key.
+    pub labels: Vec<(String, String)>,
+}
+
+/// Where a requested address came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RequestSource {
+    /// `IP` in `CNI_ARGS`.
+    CniArgs,
+    /// `args.cni.ips`.
+    Args,
+    /// `runtimeConfig.ips`.
+    RuntimeConfig,
+}
+
+/// An address that somebody asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requested {
+    /// The text as given.
+    pub text: String,
+    /// The address, where the text is one.
+    pub address: Option<IpAddr>,
+    /// The prefix length, where one was given.
+    pub length: Option<u8>,
+    /// Who asked.
+    pub source: RequestSource,
+}
+
+/// Why an address is not free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClaimState {
+    /// An attachment uses it now.
+    Active,
+    /// Released, resting.
+    Cooldown,
+    /// Released, kept for its owner.
+    Kept,
+}
+
+/// A durable record that an address is taken, as a policy sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimInfo {
+    /// The address.
+    pub address: IpAddr,
+    /// Container id of an active claim, owner of a kept one.
+    pub owner: String,
+    /// Interface name of an active claim, else empty.
+    pub ifname: String,
+    /// What kind of claim it is.
+    pub state: ClaimState,
+}
+
+/// What happens to the addresses of an attachment when it is deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReleaseRule {
+    /// Free at once.
+    #[default]
+    Free,
+    /// Rest for so many seconds.
+    Cooldown(u32),
+    /// Stay reserved for this identity.
+    Keep(String),
+}
+
+/// Everything a policy may know of the attachment it decides on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The attachment.
+    pub attachment: Attachment,
+    /// Its pod, where the runtime named one.
+    pub pod: Option<Pod>,
+    /// The node.
+    pub node: Node,
+    /// Identities the host attests, most lasting first.
+    pub identities: Vec<String>,
+    /// Addresses somebody asked for.
+    pub requested: Vec<Requested>,
+    /// A MAC address somebody asked for, in colon form.
+    pub mac: Option<String>,
+    /// The pairs of `CNI_ARGS`.
+    pub cni_args: Vec<(String, String)>,
+    /// Claims these identities already hold in this network.
+    pub held: Vec<ClaimInfo>,
+    /// The ranges the operator declared.
+    pub range_sets: Vec<RangeSet>,
+    /// Contents of the file named by `resolvConf`.
+    pub resolver: Option<Dns>,
+    /// The network's `ipam` object, as JSON text.
+    pub config: String,
+    /// CNI version of the configuration.
+    pub cni_version: String,
+    /// Seconds since 1970.
+    pub now: u64,
+    /// The only source of randomness a policy has.
+    pub seed: u64,
+}
+
+/// One address the attachment should get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Addresses with their prefix lengths, best first.
+    pub candidates: Vec<IpNet>,
+    /// The gateway of these candidates.
+    pub gateway: Option<IpAddr>,
+}
+
+/// A policy's answer, not yet verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// One entry for each address the attachment gets, in result order.
+    pub addresses: Vec<Wanted>,
+    /// Routes of the result.
+    pub routes: Vec<Route>,
+    /// DNS of the result.
+    pub dns: Option<Dns>,
+    /// What happens on release.
+    pub release: ReleaseRule,
+    /// One line that says why.
+    pub reason: String,
+}
+
+/// A policy's refusal; each text reaches the user as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Denial {
+    /// The policy does not allow this attachment.
+    Denied(String),
+    /// No address is left.
+    Exhausted(String),
+    /// The configuration cannot be used.
+    InvalidConfig(String),
+    /// Passing condition.
+    TryAgain(String),
+}
+
+/// Something wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// JSON pointer of the place, or empty.
+    pub at: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// How full a range is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Addresses in the range, saturating.
+    pub size: u64,
+    /// Addresses that are not free.
+    pub taken: u64,
+}
+
+/// The claim made last in a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastClaim {
+    /// Its address; it may be free again.
+    pub address: IpAddr,
+    /// Grows with every claim.
+    pub sequence: u64,
+}
+
+/// What the host can say about the ledger while a policy runs. All of it in O(log n).
+///
+/// Errors are texts: they end the policy call and reach the user as "policy failed".
+pub trait LedgerView: Send {
+    /// The claim on an address.
+    fn claimed_by(&self, address: IpAddr) -> Result<Option<ClaimInfo>, String>;
+    /// The lowest free address of the range not below `from`; no wrap-around.
+    fn next_free(&self, range: &Range, from: IpAddr) -> Result<Option<IpAddr>, String>;
+    /// How full a range is.
+    fn usage(&self, range: &Range) -> Result<Usage, String>;
+    /// The last claim made in a range.
+    fn last_claimed(&self, range: &Range) -> Result<Option<LastClaim>, String>;
+    /// Claims of an owner: at most 256.
+    fn held_by(&self, owner: &str) -> Result<Vec<ClaimInfo>, String>;
+}

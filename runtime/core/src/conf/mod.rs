@@ -1,0 +1,1 @@
+//! PluginConf: what stdin said, read as the program's name and the `type` ask for. Pure.

@@ -1,0 +1,129 @@
+//! Delegates: pure functions from configuration and addresses to a plan. One file per kind, one registry line here.
+//!
+//! A delegate touches nothing: what it must know of the host it asks for (`needs`), what it wants done it returns
+//! (`plan`). Not here: external delegates, which are other binaries (`command`).
+
+mod addressing;
+mod bridge;
+mod loopback;
+mod macvlan;
+mod ptp;
+
+use ipnet::IpNet;
+use std::net::IpAddr;
+use weft_host_abi::types::{Attachment, Dns, Route};
+
+use crate::conf::Object;
+use crate::plan::{Mac, Need, Observed, Plan};
+
+/// An address the attachment has been given, by our ledger or by an external IPAM plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// Address and prefix length.
+    pub address: IpNet,
+    /// Its gateway.
+    pub gateway: Option<IpAddr>,
+}
+
+/// What IPAM said: the addresses and what goes with them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Addressing {
+    /// Addresses in order.
+    pub ips: Vec<Given>,
+    /// Routes in order.
+    pub routes: Vec<Route>,
+    /// DNS of the IPAM result.
+    pub dns: Dns,
+    /// The ledger makes these addresses unique, so duplicate address detection need not be waited for.
+    pub unique: bool,
+}
+
+/// Everything a delegate may look at.
+#[derive(Debug)]
+pub struct Input<'a> {
+    /// The configuration, as the stock plugin of this kind would see it.
+    pub conf: &'a Object,
+    /// The attachment.
+    pub attachment: &'a Attachment,
+    /// The pairs of `CNI_ARGS`.
+    pub cni_args: &'a [(String, String)],
+    /// The addresses; `None` where the network has no IPAM (layer 2).
+    pub addressing: Option<&'a Addressing>,
+    /// What was found on the host.
+    pub observed: &'a Observed,
+    /// `dns` of the configuration, where it is set at all (an empty list counts).
+    pub dns: Option<&'a Dns>,
+    /// A fresh name for a host link, random.
+    pub fresh_ifname: &'a str,
+    /// A fresh locally administered MAC address, random; used where the configuration asks for none.
+    pub fresh_mac: Mac,
+}
+
+/// What a delegate refuses. The texts are the stock plugins'.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DelegateError {
+    /// The configuration cannot be used.
+    #[error("{0}")]
+    Conf(String),
+    /// The host is not as the configuration needs it (no such parent, no default route).
+    #[error("{0}")]
+    Host(String),
+    /// IPAM did not give what the delegate needs.
+    #[error("{0}")]
+    Addressing(String),
+}
+
+/// A kind of interface.
+pub trait Delegate: Sync {
+    /// Its name in `type`.
+    fn kind(&self) -> &'static str;
+
+    /// Keys of its configuration, besides those every plugin has; for `"type": "weft"`, others are errors.
+    fn keys(&self) -> &'static [&'static str];
+
+    /// Whether the network cannot do without IPAM (ptp), may (bridge, macvlan), or never uses it (loopback).
+    fn ipam(&self) -> IpamUse;
+
+    /// Checks the configuration by itself: called for every verb but DEL, before anything else is looked at.
+    ///
+    /// # Errors
+    /// `DelegateError::Conf` with the stock plugin's text.
+    fn validate(&self, conf: &Object, cni_args: &[(String, String)]) -> Result<(), DelegateError>;
+
+    /// What must be known of the host to plan.
+    ///
+    /// # Errors
+    /// As `validate`.
+    fn needs(&self, conf: &Object) -> Result<Vec<Need>, DelegateError>;
+
+    /// Describes what ADD does.
+    ///
+    /// # Errors
+    /// Whatever makes the attachment impossible, before anything is changed.
+    fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError>;
+}
+
+/// How a delegate goes with IPAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpamUse {
+    /// Without addresses there is no attachment.
+    Required,
+    /// With `ipam.type` layer 3, without it layer 2.
+    Optional,
+    /// `ipam` is ignored.
+    Never,
+}
+
+/// All delegates, by name.
+const REGISTRY: &[&dyn Delegate] = &[&bridge::Bridge, &ptp::Ptp, &macvlan::Macvlan, &loopback::Loopback];
+
+/// The delegate of that name, if it is built in.
+#[must_use]
+pub fn find(kind: &str) -> Option<&'static dyn Delegate> {
+    REGISTRY.iter().copied().find(|delegate| delegate.kind() == kind)
+}
+
+/// Names of all built-in delegates.
+pub fn kinds() -> impl Iterator<Item = &'static str> {
+    REGISTRY.iter().map(|delegate| delegate.kind())
+}

@@ -1,0 +1,28 @@
+//! weft's library. The modules form a star: only `command` knows all the parts.
+//!
+//! ```text
+//!  stdin JSON + CNI_* env
+//!    |  cni        pure: wire format, versions, error codes
+//!  Invocation{command, attachment, conf}
+//!    |  facts      read only: pod and node, links (netlink), claims (ledger view)
+//!  Request
+//!    |  policy     WASM, sandboxed, pure: Request -> Decision, with a read-only view of the ledger
+//!  Decision
+//!    |  verify     the host distrusts it
+//!    |  ledger     claim + journal in one atomic commit
+//!  Claim
+//!    |  delegate   pure: conf + claim -> Plan(Vec<Op>)
+//!  Plan
+//!    |  netlink    apply, each op with its inverse in an undo log
+//!  Applied -> CNI result JSON on stdout
+//! ```
+
+pub mod cni;
+pub mod conf;
+pub mod delegate;
+pub mod facts;
+pub mod ledger;
+pub mod netlink;
+pub mod plan;
+pub mod policy;
+pub mod command;

@@ -1,0 +1,42 @@
+//! What a delegate has to know of the host before it can plan, and what `netlink` found.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use super::{LinkRef, Mac, Side};
+
+/// Something a delegate needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Need {
+    /// The link of the first default route of a namespace.
+    DefaultRouteLink(Side),
+    /// A link: whether it is there and what it is. Does not fail when it is not.
+    Link(LinkRef),
+}
+
+/// A link as netlink shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkInfo {
+    /// Interface index.
+    pub index: u32,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Hardware address, where it has a 48-bit one.
+    pub mac: Option<Mac>,
+    /// Kind as `ip -d link` names it (`bridge`, `veth`, ...); empty for a physical one.
+    pub kind: String,
+    /// Administratively up.
+    pub up: bool,
+    /// Addresses with their prefix lengths.
+    pub addresses: Vec<IpNet>,
+}
+
+/// What was found for a list of needs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Observed {
+    /// Name of the link of the first default route, per side asked for, where there is one.
+    pub default_route_links: BTreeMap<Side, String>,
+    /// Links asked for that exist. The links of default routes are in here too.
+    pub links: BTreeMap<LinkRef, LinkInfo>,
+}

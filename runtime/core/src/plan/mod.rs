@@ -1,0 +1,134 @@
+//! Plans are data: the ops a delegate or step describes, and the executor in `netlink` applies, undoes, checks.
+//!
+//! Shared by `delegate` (which writes plans) and `netlink` (which reads them); it imports neither. Ops name links by
+//! (side, name): the executor resolves indexes late. A plan is stored in the journal as JSON, so every type here is a
+//! storage format: add fields with `#[serde(default)]`, never rename.
+//!
+//! Each op has two inverses. *Undo* is exact: the executor records what it found before it changed it, and a failed ADD
+//! puts that back. *Teardown* (`Op::teardown`) needs the plan alone, and is what DEL and GC do, maybe after a crash half
+//! way through ADD: it removes what belongs to the attachment and leaves what others share (a bridge, its address).
+
+mod facts;
+mod op;
+mod result;
+
+pub use facts::{LinkInfo, Need, Observed};
+pub use op::{Family, MacvlanMode, Op, Teardown};
+pub use result::{ResultShape, ShapeIp};
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The steps the host will do for one attachment, and what its CNI result will look like.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Plan {
+    /// In the order they are applied; teardown goes the other way.
+    pub ops: Vec<Op>,
+    /// The result to print once all ops are applied.
+    #[serde(default)]
+    pub result: ResultShape,
+}
+
+impl Plan {
+    /// Names of things of this plan that other attachments may need too (an nftables element for an address, say).
+    /// Teardown leaves those alone that another journal entry names as well.
+    #[must_use]
+    pub fn shared(&self) -> Vec<String> {
+        self.ops.iter().filter_map(Op::shared).collect()
+    }
+}
+
+/// Which network namespace a link is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// The one weft runs in.
+    Host,
+    /// The one named by `CNI_NETNS`.
+    Container,
+}
+
+/// A link by where it is and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LinkRef {
+    /// Its namespace.
+    pub side: Side,
+    /// Its name there.
+    pub name: String,
+}
+
+impl LinkRef {
+    /// A link of the host.
+    pub fn host(name: impl Into<String>) -> Self {
+        Self { side: Side::Host, name: name.into() }
+    }
+
+    /// A link of the container.
+    pub fn container(name: impl Into<String>) -> Self {
+        Self { side: Side::Container, name: name.into() }
+    }
+}
+
+impl fmt::Display for LinkRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.side {
+            Side::Host => write!(f, "{}", self.name),
+            Side::Container => write!(f, "{} (in the container)", self.name),
+        }
+    }
+}
+
+/// A 48-bit hardware address; text form is lower-case with colons, as the kernel prints it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mac(pub [u8; 6]);
+
+/// A text that is not a MAC address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a MAC address (want six hexadecimal octets, as in 02:00:00:00:00:01)")]
+pub struct BadMac(pub String);
+
+impl FromStr for Mac {
+    type Err = BadMac;
+
+    fn from_str(text: &str) -> Result<Self, BadMac> {
+        let bad = || BadMac(text.to_owned());
+        let separator = if text.contains('-') { '-' } else { ':' };
+        let mut octets = [0_u8; 6];
+        let mut parts = text.split(separator);
+        for octet in &mut octets {
+            let part = parts.next().ok_or_else(bad)?;
+            if part.len() != 2 || !part.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(bad());
+            }
+            *octet = u8::from_str_radix(part, 16).map_err(|_not_hex| bad())?;
+        }
+        if parts.next().is_some() {
+            return Err(bad());
+        }
+        Ok(Self(octets))
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = BadMac;
+
+    fn try_from(text: String) -> Result<Self, BadMac> {
+        text.parse()
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}

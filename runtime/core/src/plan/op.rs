@@ -1,0 +1,312 @@
+//! The vocabulary of ops. One variant is one thing the executor knows to apply, undo, tear down and check.
+//!
+//! Not here: how an op is done (`netlink/ops`).
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use weft_host_abi::types::Route;
+
+use super::{LinkRef, Mac, Side};
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+/// How a macvlan talks to its siblings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MacvlanMode {
+    /// Siblings reach each other directly.
+    Bridge,
+    /// Siblings do not reach each other.
+    Private,
+    /// Through the external switch.
+    Vepa,
+    /// The only child of its parent.
+    Passthru,
+}
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub enum Op {
+    /// A bridge of the host exists and is up. One that is there already is used as it is, except that `promisc` is switched on.
+    EnsureBridge {
+        /// Its name.
+        name: String,
+        /// MTU at creation.
+        mtu: Option<u32>,
+        /// VLAN filtering at creation.
+        vlan_filtering: bool,
+        /// Promiscuous mode.
+        promisc: bool,
+    },
+    /// A veth pair, made directly in both namespaces. The host end comes up with `accept_ra=0`; the container end stays down.
+    CreateVeth {
+        /// Container end.
+        container: String,
+        /// Host end.
+        host: String,
+        /// MTU of both.
+        mtu: Option<u32>,
+        /// MAC of the container end.
+        mac: Option<Mac>,
+    },
+    /// A macvlan made directly in the container's namespace, down.
+    CreateMacvlan {
+        /// Its name in the container.
+        name: String,
+        /// Its parent.
+        parent: LinkRef,
+        /// Mode.
+        mode: MacvlanMode,
+        /// MTU.
+        mtu: Option<u32>,
+        /// MAC.
+        mac: Option<Mac>,
+        /// `IFLA_MACVLAN_BC_QUEUE_LEN`.
+        bc_queue_len: Option<u32>,
+    },
+    /// A link of the host becomes a port of a bridge, with these flags written either way.
+    BridgePort {
+        /// Name of the host link.
+        link: String,
+        /// Name of the bridge.
+        bridge: String,
+        /// Hairpin mode.
+        hairpin: bool,
+        /// Port isolation.
+        isolated: bool,
+    },
+    /// VLANs of a bridge port.
+    BridgeVlans {
+        /// Name of the host link.
+        link: String,
+        /// First delete every VLAN the port has.
+        drop_existing: bool,
+        /// Access VLAN: PVID and untagged.
+        pvid: Option<u16>,
+        /// Tagged VLANs, sorted.
+        tagged: Vec<u16>,
+    },
+    /// The host veth that carries the gateway of a bridge's VLAN: made if missing, its peer an access port of the bridge,
+    /// both up. Shared by every attachment of the VLAN and never removed by teardown.
+    EnsureVlanGateway {
+        /// The bridge.
+        bridge: String,
+        /// The VLAN.
+        vlan: u16,
+        /// Name of the veth, `<bridge>.<vlan>`.
+        name: String,
+        /// Name of its peer on the bridge, used when it is made.
+        peer: String,
+    },
+    /// A sysctl is written.
+    Sysctl {
+        /// In which namespace.
+        side: Side,
+        /// Path below `/proc/sys/net`, such as `ipv6/conf/eth0/accept_dad`.
+        key: String,
+        /// The value, without newline.
+        value: String,
+        /// Whether a failure (mostly: the key is not there) fails the ADD.
+        required: bool,
+    },
+    /// IPv6 is switched on for a container link (`disable_ipv6=0` on `lo` and it, `keep_addr_on_down=1`), skipped where
+    /// the kernel has no IPv6.
+    EnableIpv6 {
+        /// The container's link.
+        link: String,
+    },
+    /// An address is put on a container link. One that is there already is an error.
+    AddAddress {
+        /// The link.
+        link: LinkRef,
+        /// Address and prefix length.
+        address: IpNet,
+    },
+    /// A link comes up.
+    LinkUp {
+        /// The link.
+        link: LinkRef,
+    },
+    /// Waits until no IPv6 address of a link is tentative (50 ms steps, 5 s); a duplicate is an error.
+    WaitAddresses {
+        /// The link.
+        link: LinkRef,
+    },
+    /// A route is added; the exact same one being there already is an error unless `existing_ok`.
+    AddRoute {
+        /// The link it goes out of.
+        link: LinkRef,
+        /// The route. An absent `gw` makes it a directly connected one.
+        route: Route,
+        /// Preferred source address.
+        src: Option<IpAddr>,
+        /// Accept `EEXIST`.
+        existing_ok: bool,
+    },
+    /// The connected route that the kernel made for an address is deleted.
+    DropConnectedRoute {
+        /// The link.
+        link: LinkRef,
+        /// The network.
+        dst: IpNet,
+    },
+    /// An address is on a shared link (a bridge's gateway). Any other IPv4 address there, or an overlapping IPv6 one, is an
+    /// error, or is replaced where `force`.
+    EnsureAddress {
+        /// The host's link.
+        link: String,
+        /// Address and prefix length.
+        address: IpNet,
+        /// Replace what conflicts.
+        force: bool,
+    },
+    /// A shared link's own MAC is written back to it, so that a bridge's no longer follows its lowest port's.
+    PinMac {
+        /// The host's link.
+        link: String,
+    },
+    /// Forwarding is on for the host. Shared: teardown leaves it.
+    Forwarding {
+        /// The family.
+        family: Family,
+    },
+    /// What an address sends beyond its own network is masqueraded.
+    Masquerade {
+        /// The address with its network's length.
+        address: IpNet,
+    },
+    /// Frames that come in through a host link with another source MAC than the container's are dropped.
+    MacSpoofCheck {
+        /// Name of the host link.
+        link: String,
+        /// The container's MAC.
+        mac: Mac,
+    },
+    /// Waits until a bridge port is up (sleeps of 0, 50, 500, 1000, 1000 ms); an error when it does not.
+    WaitPort {
+        /// Name of the host link.
+        link: String,
+    },
+    /// Tells neighbours where addresses live now: gratuitous ARP and unsolicited neighbour advertisements. Best effort.
+    Announce {
+        /// The container's link.
+        link: String,
+        /// The addresses.
+        addresses: Vec<IpAddr>,
+    },
+}
+
+/// What DEL does about an op, from the journal alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Teardown {
+    /// Nothing: the thing is shared, or goes away with a link of the plan.
+    Nothing,
+    /// Deletes a container link together with its peer; missing is success.
+    DeleteLink {
+        /// The link in the container.
+        container: LinkRef,
+        /// Its other end on the host: deleted instead where the container's namespace is gone or was never entered.
+        host_peer: Option<String>,
+    },
+    /// Takes a link down; missing is success.
+    LinkDown(LinkRef),
+    /// Removes nftables elements; missing is success.
+    Elements,
+}
+
+impl Op {
+    /// What DEL does about this op.
+    #[must_use]
+    pub fn teardown(&self) -> Teardown {
+        match self {
+            Self::CreateVeth { container, host, .. } => Teardown::DeleteLink {
+                container: LinkRef::container(container.as_str()),
+                host_peer: Some(host.clone()),
+            },
+            Self::CreateMacvlan { name, .. } => {
+                Teardown::DeleteLink { container: LinkRef::container(name.as_str()), host_peer: None }
+            }
+            // Only loopback is brought up without having been made by the plan; for the others the link is gone by then.
+            Self::LinkUp { link } if link.name == "lo" => Teardown::LinkDown(link.clone()),
+            Self::Masquerade { .. } | Self::MacSpoofCheck { .. } => Teardown::Elements,
+            Self::EnsureBridge { .. }
+            | Self::BridgePort { .. }
+            | Self::BridgeVlans { .. }
+            | Self::EnsureVlanGateway { .. }
+            | Self::Sysctl { .. }
+            | Self::EnableIpv6 { .. }
+            | Self::AddAddress { .. }
+            | Self::LinkUp { .. }
+            | Self::WaitAddresses { .. }
+            | Self::AddRoute { .. }
+            | Self::DropConnectedRoute { .. }
+            | Self::EnsureAddress { .. }
+            | Self::PinMac { .. }
+            | Self::Forwarding { .. }
+            | Self::WaitPort { .. }
+            | Self::Announce { .. } => Teardown::Nothing,
+        }
+    }
+
+    /// A name for what this op sets up, where another attachment may need the very same thing and teardown would remove it.
+    #[must_use]
+    pub fn shared(&self) -> Option<String> {
+        match self {
+            Self::Masquerade { address } => Some(format!("masquerade {address}")),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    /// One line for `weftctl plan` and for errors: what is done to what.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EnsureBridge { name, .. } => write!(f, "ensure bridge {name}"),
+            Self::CreateVeth { container, host, .. } => write!(f, "create veth {container} (in the container) with peer {host}"),
+            Self::CreateMacvlan { name, parent, .. } => write!(f, "create macvlan {name} (in the container) on {parent}"),
+            Self::BridgePort { link, bridge, .. } => write!(f, "make {link} a port of {bridge}"),
+            Self::BridgeVlans { link, .. } => write!(f, "set the VLANs of port {link}"),
+            Self::EnsureVlanGateway { bridge, vlan, name, .. } => write!(f, "ensure gateway {name} of VLAN {vlan} on {bridge}"),
+            Self::Sysctl { side: Side::Host, key, value, .. } => write!(f, "set net/{key}={value}"),
+            Self::Sysctl { side: Side::Container, key, value, .. } => write!(f, "set net/{key}={value} in the container"),
+            Self::EnableIpv6 { link } => write!(f, "enable IPv6 on {link} (in the container)"),
+            Self::AddAddress { link, address } => write!(f, "add address {address} to {link}"),
+            Self::LinkUp { link } => write!(f, "bring {link} up"),
+            Self::WaitAddresses { link } => write!(f, "wait for duplicate address detection on {link}"),
+            Self::AddRoute { link, route, .. } => match route.gw {
+                Some(gw) => write!(f, "add route to {} via {gw} on {link}", route.dst),
+                None => write!(f, "add route to {} on {link}", route.dst),
+            },
+            Self::DropConnectedRoute { link, dst } => write!(f, "drop the connected route to {dst} on {link}"),
+            Self::EnsureAddress { link, address, .. } => write!(f, "ensure address {address} on {link}"),
+            Self::PinMac { link } => write!(f, "pin the MAC address of {link}"),
+            Self::Forwarding { family: Family::V4 } => write!(f, "enable IPv4 forwarding"),
+            Self::Forwarding { family: Family::V6 } => write!(f, "enable IPv6 forwarding"),
+            Self::Masquerade { address } => write!(f, "masquerade {address}"),
+            Self::MacSpoofCheck { link, mac } => write!(f, "admit only {mac} through {link}"),
+            Self::WaitPort { link } => write!(f, "wait for port {link} to come up"),
+            Self::Announce { link, .. } => write!(f, "announce the addresses of {link} (in the container)"),
+        }
+    }
+}
