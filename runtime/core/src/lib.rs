@@ -18,11 +18,10 @@
 //! ```
 
 pub mod cni;
+pub mod command;
 pub mod conf;
-pub mod delegate;
 pub mod facts;
 pub mod ledger;
 pub mod netlink;
 pub mod plan;
 pub mod policy;
-pub mod command;

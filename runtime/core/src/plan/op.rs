@@ -283,13 +283,21 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EnsureBridge { name, .. } => write!(f, "ensure bridge {name}"),
-            Self::CreateVeth { container, host, .. } => write!(f, "create veth {container} (in the container) with peer {host}"),
-            Self::CreateMacvlan { name, parent, .. } => write!(f, "create macvlan {name} (in the container) on {parent}"),
+            Self::CreateVeth { container, host, .. } => {
+                write!(f, "create veth {container} (in the container) with peer {host}")
+            }
+            Self::CreateMacvlan { name, parent, .. } => {
+                write!(f, "create macvlan {name} (in the container) on {parent}")
+            }
             Self::BridgePort { link, bridge, .. } => write!(f, "make {link} a port of {bridge}"),
             Self::BridgeVlans { link, .. } => write!(f, "set the VLANs of port {link}"),
-            Self::EnsureVlanGateway { bridge, vlan, name, .. } => write!(f, "ensure gateway {name} of VLAN {vlan} on {bridge}"),
+            Self::EnsureVlanGateway { bridge, vlan, name, .. } => {
+                write!(f, "ensure gateway {name} of VLAN {vlan} on {bridge}")
+            }
             Self::Sysctl { side: Side::Host, key, value, .. } => write!(f, "set net/{key}={value}"),
-            Self::Sysctl { side: Side::Container, key, value, .. } => write!(f, "set net/{key}={value} in the container"),
+            Self::Sysctl { side: Side::Container, key, value, .. } => {
+                write!(f, "set net/{key}={value} in the container")
+            }
             Self::EnableIpv6 { link } => write!(f, "enable IPv6 on {link} (in the container)"),
             Self::AddAddress { link, address } => write!(f, "add address {address} to {link}"),
             Self::LinkUp { link } => write!(f, "bring {link} up"),
