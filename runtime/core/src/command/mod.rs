@@ -11,6 +11,7 @@ mod del;
 mod error;
 mod external;
 mod gc;
+mod lint;
 mod preview;
 mod process;
 mod result;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::CommandError;
 pub use external::ExternalCall;
+pub use lint::{Problems, check_conf};
 pub use preview::{Preview, preview};
 pub use process::{Output, main, run};
 pub use trace::Trace;
