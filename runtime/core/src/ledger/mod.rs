@@ -6,6 +6,22 @@
 //!
 //! Not here: what plans and traces mean. They are texts to this module; `command` knows their types.
 
+mod addr;
+mod claim;
+mod error;
+mod journal;
+mod ranges;
+mod release;
+mod runs;
+mod schema;
+mod store;
+mod view;
+
+pub use error::{ClaimError, LedgerError};
+pub use release::Released;
+pub use store::NodeStore;
+pub use view::{ClaimFilter, ClaimRow, View};
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;
