@@ -7,6 +7,7 @@
 //! Not here: what plans and traces mean. They are texts to this module; `command` knows their types.
 
 mod addr;
+mod check;
 mod claim;
 mod error;
 mod journal;
@@ -21,6 +22,9 @@ pub use error::{ClaimError, LedgerError};
 pub use release::Released;
 pub use store::NodeStore;
 pub use view::{ClaimFilter, ClaimRow, View};
+
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 
