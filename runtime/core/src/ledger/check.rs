@@ -58,10 +58,17 @@ impl NodeStore {
                 conn.prepare_cached(
                     "UPDATE ranges SET taken = ?5 WHERE scope = ?1 AND family = ?2 AND first = ?3 AND last = ?4",
                 )?
-                .execute(params![scope, addr::family(first), Blob::of(first), Blob::of(last), taken])?;
+                .execute(params![
+                    scope,
+                    addr::family(first),
+                    Blob::of(first),
+                    Blob::of(last),
+                    taken
+                ])?;
             }
             for (name, entry) in shared_of_journal(conn)? {
-                conn.prepare_cached("INSERT INTO shared (name, entry) VALUES (?1, ?2)")?.execute(params![name, entry])?;
+                conn.prepare_cached("INSERT INTO shared (name, entry) VALUES (?1, ?2)")?
+                    .execute(params![name, entry])?;
             }
             Ok::<(), Stop<LedgerError>>(())
         })
@@ -103,7 +110,9 @@ fn claim_rows(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault
         let (until, owner): (Option<i64>, Option<String>) = (row.get(6)?, row.get(7)?);
         let wrong = match code {
             ACTIVE if entry.is_none() || entry != found => Some("active, but no journal entry has it"),
-            ACTIVE if slot.is_none() || until.is_some() || owner.is_some() => Some("active, with leftovers of a release"),
+            ACTIVE if slot.is_none() || until.is_some() || owner.is_some() => {
+                Some("active, with leftovers of a release")
+            }
             COOLDOWN if until.is_none() || entry.is_some() => Some("resting, but without an end or with an entry"),
             KEPT if owner.is_none() || entry.is_some() || until.is_some() => {
                 Some("kept, but for nobody, with an end or with an entry")
@@ -119,8 +128,10 @@ fn claim_rows(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault
 
 /// Each entry can be read.
 fn journal_rows(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault> {
-    let ids: Vec<i64> =
-        conn.prepare("SELECT id FROM journal ORDER BY id")?.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let ids: Vec<i64> = conn
+        .prepare("SELECT id FROM journal ORDER BY id")?
+        .query_map([], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
     for id in ids {
         match journal::by_id(conn, id) {
             Ok(_entry) => {}
@@ -137,7 +148,8 @@ fn derived(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault> {
     let scopes: BTreeSet<_> = wanted.keys().chain(found.keys()).collect();
     for at @ (scope, family) in scopes {
         if wanted.get(at) != found.get(at) {
-            problems.push(format!("the runs of taken IPv{family} addresses in scope {scope:?} do not match its claims"));
+            problems
+                .push(format!("the runs of taken IPv{family} addresses in scope {scope:?} do not match its claims"));
         }
     }
     for (scope, first, last, taken) in ranges(conn)? {
@@ -148,7 +160,8 @@ fn derived(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault> {
             .map(|run| addr::count(run.first.max(first), run.last.min(last)))
             .fold(0, u64::saturating_add);
         if counted != taken {
-            problems.push(format!("range {first}-{last} in scope {scope:?} counts {taken} claims, there are {counted}"));
+            problems
+                .push(format!("range {first}-{last} in scope {scope:?} counts {taken} claims, there are {counted}"));
         }
     }
     let found: BTreeSet<(String, i64)> = conn

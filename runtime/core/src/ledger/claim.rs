@@ -123,7 +123,10 @@ fn take(conn: &Connection, ask: &ClaimAsk<'_>, id: i64, chosen: &[Chosen]) -> Re
     for (slot, choice) in chosen.iter().enumerate() {
         let address = choice.claimed.address.addr();
         put(conn, ask.scope, address, (id, slot, ask.now))?;
-        books.claimed(ask.scope, address, choice.fresh, choice.declared.then_some(slot))?;
+        if choice.fresh {
+            books.taken(ask.scope, address)?;
+        }
+        books.claimed(ask.scope, address, choice.declared.then_some(slot))?;
     }
     books.close()
 }

@@ -9,7 +9,9 @@ use super::Key;
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
     /// The state directory or a file in it cannot be made or read.
-    #[error("cannot use the state directory {path:?}; check that it is a directory of root's on a writable file system")]
+    #[error(
+        "cannot use the state directory {path:?}; check that it is a directory of root's on a writable file system"
+    )]
     Directory {
         /// The directory or file.
         path: PathBuf,
@@ -46,7 +48,9 @@ pub enum LedgerError {
         known: i64,
     },
     /// The file is older than this program, and may not be written now.
-    #[error("the ledger {path:?} has format {found}, this weft reads {known}; any ADD or `weftctl ledger ls` as root upgrades it")]
+    #[error(
+        "the ledger {path:?} has format {found}, this weft reads {known}; any ADD or `weftctl ledger ls` as root upgrades it"
+    )]
     Older {
         /// The store file.
         path: PathBuf,
@@ -56,7 +60,9 @@ pub enum LedgerError {
         known: i64,
     },
     /// Another process held the store for too long.
-    #[error("the ledger {path:?} was locked by another process for {seconds} s; look for a stuck weft or sqlite3 process")]
+    #[error(
+        "the ledger {path:?} was locked by another process for {seconds} s; look for a stuck weft or sqlite3 process"
+    )]
     Busy {
         /// The store file.
         path: PathBuf,
@@ -73,7 +79,9 @@ pub enum LedgerError {
         source: rusqlite::Error,
     },
     /// The file's contents contradict each other.
-    #[error("the ledger {path:?} is damaged ({detail}); move it away, then bring its claims back with `weftctl ledger import`")]
+    #[error(
+        "the ledger {path:?} is damaged ({detail}); move it away, then bring its claims back with `weftctl ledger import`"
+    )]
     Damaged {
         /// The store file.
         path: PathBuf,
@@ -115,7 +123,9 @@ pub enum LedgerError {
         address: IpAddr,
     },
     /// An attachment uses the address.
-    #[error("{address} in scope {scope:?} is used by container {container_id}; delete that container, or force the release")]
+    #[error(
+        "{address} in scope {scope:?} is used by container {container_id}; delete that container, or force the release"
+    )]
     InUse {
         /// The scope.
         scope: String,
@@ -136,7 +146,9 @@ pub enum LedgerError {
         source: std::io::Error,
     },
     /// A directory does not look like one of host-local's.
-    #[error("{path:?} holds neither host-local files nor directories of networks; name a network's directory or its parent")]
+    #[error(
+        "{path:?} holds neither host-local files nor directories of networks; name a network's directory or its parent"
+    )]
     NotHostLocal {
         /// The directory.
         path: PathBuf,

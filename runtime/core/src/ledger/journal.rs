@@ -75,8 +75,7 @@ impl NodeStore {
             let Some(id) = find(conn, key)? else {
                 return Err(Stop::Tell(LedgerError::NoEntry { key: Box::new(key.clone()) }));
             };
-            let shared: String =
-                conn.query_row("SELECT shared FROM journal WHERE id = ?1", [id], |row| row.get(0))?;
+            let shared: String = conn.query_row("SELECT shared FROM journal WHERE id = ?1", [id], |row| row.get(0))?;
             unshare(conn, id, &names(&shared)?)?;
             conn.prepare_cached(
                 "UPDATE journal SET shared = ?2, netns = ?3, plan = ?4, externals = ?5, trace = ?6 WHERE id = ?1",
@@ -101,8 +100,8 @@ impl NodeStore {
     pub fn shared_elsewhere(&self, key: &Key, shared: &[String]) -> Result<BTreeSet<String>, LedgerError> {
         self.read("look up shared names", |conn| {
             let own = find(conn, key)?;
-            let mut statement = conn
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM shared WHERE name = ?1 AND entry IS NOT ?2)")?;
+            let mut statement =
+                conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM shared WHERE name = ?1 AND entry IS NOT ?2)")?;
             let mut found = BTreeSet::new();
             for name in shared {
                 if statement.query_row(params![name, own], |row| row.get(0))? {
@@ -144,7 +143,8 @@ pub(super) fn by_id(conn: &Connection, id: i64) -> Result<Option<Entry>, Fault> 
 
 /// Active claims of an entry, in result order.
 pub(super) fn claims(conn: &Connection, id: i64) -> Result<Vec<(String, IpAddr)>, Fault> {
-    let mut statement = conn.prepare_cached("SELECT scope, address FROM claims WHERE entry = ?1 ORDER BY slot")?;
+    let mut statement = conn
+        .prepare_cached("SELECT scope, address FROM claims INDEXED BY claims_entry WHERE entry = ?1 ORDER BY slot")?;
     let rows = statement.query_map([id], |row| Ok((row.get(0)?, row.get::<_, Stored>(1)?.0)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }

@@ -10,6 +10,7 @@ mod addr;
 mod check;
 mod claim;
 mod error;
+mod host_local;
 mod journal;
 mod ranges;
 mod release;
@@ -19,6 +20,10 @@ mod store;
 mod view;
 
 pub use error::{ClaimError, LedgerError};
+pub use host_local::{
+    ExportReport, HostLocalExport, HostLocalImport, ImportReport, LeftOut, NetworkExport, NetworkImport, SkipReason,
+    Skipped,
+};
 pub use release::Released;
 pub use store::NodeStore;
 pub use view::{ClaimFilter, ClaimRow, View};

@@ -135,24 +135,24 @@ impl<'c> Books<'c> {
         Ok(())
     }
 
-    /// An address was claimed. `fresh`: it was free before, as opposed to kept for its owner or resting. `slot`: its place
-    /// in the result, where it came from a declared range.
-    pub(super) fn claimed(
-        &mut self,
-        scope: &str,
-        address: IpAddr,
-        fresh: bool,
-        slot: Option<usize>,
-    ) -> Result<(), Fault> {
-        let conn = self.conn;
-        if fresh {
-            runs::add(conn, scope, address)?;
+    /// A row of `claims` was added.
+    pub(super) fn taken(&mut self, scope: &str, address: IpAddr) -> Result<(), Fault> {
+        runs::add(self.conn, scope, address)?;
+        for row in self.scope(scope)?.ranges.iter_mut().filter(|row| row.contains(address)) {
+            row.taken = row.taken.saturating_add(1);
+            row.changed = true;
         }
+        Ok(())
+    }
+
+    /// An address, which has its row, is the last one that was claimed. `slot`: its place in the result, where it came from
+    /// a declared range.
+    pub(super) fn claimed(&mut self, scope: &str, address: IpAddr, slot: Option<usize>) -> Result<(), Fault> {
+        let conn = self.conn;
         let book = self.scope(scope)?;
         book.sequence = book.sequence.saturating_add(1);
         let sequence = book.sequence;
         for row in book.ranges.iter_mut().filter(|row| row.contains(address)) {
-            row.taken = row.taken.saturating_add(u64::from(fresh));
             row.latest = Some((sequence, address));
             row.changed = true;
         }
@@ -172,12 +172,23 @@ impl<'c> Books<'c> {
         Ok(())
     }
 
-    /// host-local said that this was the last address it gave out in its range set number `slot`.
+    /// host-local said that this was the last address it gave out in its range set number `slot`. A claim of ours is newer.
     pub(super) fn remember(&mut self, scope: &str, slot: usize, address: IpAddr) -> Result<(), Fault> {
         let conn = self.conn;
         let book = self.scope(scope)?;
+        let known = conn
+            .prepare_cached("SELECT EXISTS (SELECT 1 FROM slots WHERE scope = ?1 AND slot = ?2)")?
+            .query_row(params![scope, i64::try_from(slot).unwrap_or(i64::MAX)], |row| row.get(0))?;
+        if known {
+            return Ok(());
+        }
         book.sequence = book.sequence.saturating_add(1);
-        set_slot(conn, scope, slot, book.sequence, address)?;
+        let sequence = book.sequence;
+        for row in book.ranges.iter_mut().filter(|row| row.contains(address) && row.latest.is_none()) {
+            row.latest = Some((sequence, address));
+            row.changed = true;
+        }
+        set_slot(conn, scope, slot, sequence, address)?;
         Ok(())
     }
 

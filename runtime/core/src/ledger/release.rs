@@ -62,7 +62,7 @@ impl NodeStore {
         }
         self.write("free addresses whose cooldown has ended", |conn| {
             let ended: Vec<(String, IpAddr)> = conn
-                .prepare_cached("SELECT scope, address FROM claims WHERE until <= ?1")?
+                .prepare_cached("SELECT scope, address FROM claims INDEXED BY claims_until WHERE until <= ?1")?
                 .query_map([journal::seconds(now)], |row| Ok((row.get(0)?, row.get::<_, Stored>(1)?.0)))?
                 .collect::<Result<_, _>>()?;
             let mut books = Books::new(conn);
@@ -80,11 +80,7 @@ impl NodeStore {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn reap_previous_boots(
-        &mut self,
-        keep: &dyn Fn(&Entry) -> bool,
-        now: u64,
-    ) -> Result<Vec<Entry>, LedgerError> {
+    pub fn reap_previous_boots(&mut self, keep: &dyn Fn(&Entry) -> bool, now: u64) -> Result<Vec<Entry>, LedgerError> {
         let boot_id = self.writable()?.to_owned();
         let seen = |conn: &Connection| Ok::<_, Fault>(store::meta(conn, store::BOOT)?.as_deref() == Some(&boot_id));
         if self.read("look up the last boot", seen)? {
@@ -152,7 +148,7 @@ impl NodeStore {
 }
 
 fn expired(conn: &Connection, now: u64) -> rusqlite::Result<bool> {
-    conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM claims WHERE until <= ?1)")?
+    conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM claims INDEXED BY claims_until WHERE until <= ?1)")?
         .query_row([journal::seconds(now)], |row| row.get(0))
 }
 

@@ -61,7 +61,9 @@ pub(super) fn taken(conn: &Connection, scope: &str, first: IpAddr, last: IpAddr)
 pub(super) fn add(conn: &Connection, scope: &str, address: IpAddr) -> Result<(), Fault> {
     let below = at_or_below(conn, scope, address)?;
     if below.is_some_and(|run| run.last >= address) {
-        return Err(Fault::Damaged(format!("{address} in scope {scope:?} is in a run of taken addresses, but unclaimed")));
+        return Err(Fault::Damaged(format!(
+            "{address} in scope {scope:?} is in a run of taken addresses, but unclaimed"
+        )));
     }
     let left = below.filter(|run| addr::next(run.last) == Some(address));
     let right = match addr::next(address) {

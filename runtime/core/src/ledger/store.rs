@@ -346,10 +346,8 @@ fn retrying<T>(mut step: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Resul
     loop {
         match step() {
             Err(error)
-                if matches!(
-                    error.sqlite_error_code(),
-                    Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-                ) && since.elapsed() < PATIENCE =>
+                if matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+                    && since.elapsed() < PATIENCE =>
             {
                 std::thread::sleep(Duration::from_millis(1));
             }

@@ -5,6 +5,7 @@
 
 mod model;
 mod random;
+mod size;
 mod store;
 mod suite;
 

@@ -159,8 +159,9 @@ impl Subject for Model {
 
     fn shared_elsewhere(&self, key: &Key, shared: &[String]) -> Vec<String> {
         let state = self.state.borrow();
-        let elsewhere =
-            |name: &&String| state.entries.values().any(|entry| entry.key != *key && entry.record.shared.contains(name));
+        let elsewhere = |name: &&String| {
+            state.entries.values().any(|entry| entry.key != *key && entry.record.shared.contains(name))
+        };
         let mut found: Vec<String> = shared.iter().filter(elsewhere).cloned().collect();
         found.sort();
         found.dedup();
