@@ -18,10 +18,5 @@
 //! ```
 
 pub mod cni;
-pub mod command;
 pub mod conf;
-pub mod facts;
-pub mod ledger;
-pub mod netlink;
 pub mod plan;
-pub mod policy;
