@@ -19,4 +19,5 @@
 
 pub mod cni;
 pub mod conf;
+pub mod delegate;
 pub mod plan;
