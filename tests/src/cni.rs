@@ -1,10 +1,12 @@
 //! One CNI call: the environment and stdin a runtime gives, and what the plugin answers.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::process::{self, LIMIT, Place};
@@ -24,8 +26,8 @@ pub struct Call {
     pub args: Option<String>,
     /// `CNI_PATH`.
     pub path: Option<String>,
-    /// Other variables.
-    pub env: Vec<(String, String)>,
+    /// Other variables; the last one of a name counts, also over the fields above.
+    pub env: Vec<(OsString, OsString)>,
     /// Standard input.
     pub stdin: Vec<u8>,
     /// Time limit.
@@ -141,6 +143,20 @@ impl Reply {
             bail!("failed: {} {}", String::from_utf8_lossy(&self.stdout), self.stderr);
         }
         self.json()
+    }
+
+    /// Checks that standard output is laid out as the reference library does it: four spaces, no newline at the end.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn layout(&self) -> Result<()> {
+        let mut want = Vec::new();
+        let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        self.json()?.serialize(&mut serde_json::Serializer::with_formatter(&mut want, format))?;
+        if want != self.stdout {
+            bail!("stdout is laid out as {:?}", String::from_utf8_lossy(&self.stdout));
+        }
+        Ok(())
     }
 
     /// Success without output, as DEL, CHECK, GC and STATUS have it.

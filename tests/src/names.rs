@@ -71,9 +71,8 @@ impl Names {
 /// `veth` and eight hexadecimal digits.
 #[must_use]
 pub fn is_random_veth(name: &str) -> bool {
-    name.strip_prefix("veth").is_some_and(|tail| {
-        tail.len() == 8 && tail.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase())
-    })
+    name.strip_prefix("veth")
+        .is_some_and(|tail| tail.len() == 8 && tail.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase()))
 }
 
 /// Replaces IPv6 link-local addresses (not the prefix `fe80::/64`): they follow from MAC addresses.

@@ -14,19 +14,57 @@ use crate::world::World;
 
 /// Fields that change by themselves or hold an index.
 const NOISE: &[&str] = &[
-    "ifindex", "link_index", "link_netnsid", "link", "address", "addr_info", "num_tx_queues", "num_rx_queues",
-    "bridge_id", "root_id", "root_port", "root_path_cost", "topology_change", "topology_change_detected",
-    "hello_timer", "tcn_timer", "topology_change_timer", "gc_timer", "id", "no", "designated_port",
-    "designated_cost", "designated_bridge", "designated_root", "hold_timer", "message_age_timer",
-    "forward_delay_timer", "topology_change_ack", "config_pending", "permaddr", "broadcast", "ifname", "master",
-    "ifalias", "perm_address",
+    "ifindex",
+    "link_index",
+    "link_netnsid",
+    "link",
+    "address",
+    "addr_info",
+    "num_tx_queues",
+    "num_rx_queues",
+    "bridge_id",
+    "root_id",
+    "root_port",
+    "root_path_cost",
+    "topology_change",
+    "topology_change_detected",
+    "hello_timer",
+    "tcn_timer",
+    "topology_change_timer",
+    "gc_timer",
+    "id",
+    "no",
+    "designated_port",
+    "designated_cost",
+    "designated_bridge",
+    "designated_root",
+    "hold_timer",
+    "message_age_timer",
+    "forward_delay_timer",
+    "topology_change_ack",
+    "config_pending",
+    "permaddr",
+    "broadcast",
+    "ifname",
+    "master",
+    "ifalias",
+    "perm_address",
 ];
+
+/// Flags that follow a carrier, which for a bridge without ports goes at the kernel's leisure.
+const CARRIER: &[&str] = &["NO-CARRIER", "LOWER_UP", "linkdown"];
 
 /// Per-link settings that plugins touch.
 const LINK_SYSCTLS: &[&str] = &[
-    "ipv4/conf/*/arp_notify", "ipv4/conf/*/forwarding", "ipv6/conf/*/accept_ra", "ipv6/conf/*/accept_dad",
-    "ipv6/conf/*/enhanced_dad", "ipv6/conf/*/disable_ipv6", "ipv6/conf/*/keep_addr_on_down",
-    "ipv6/conf/*/ndisc_notify", "ipv6/conf/*/forwarding",
+    "ipv4/conf/*/arp_notify",
+    "ipv4/conf/*/forwarding",
+    "ipv6/conf/*/accept_ra",
+    "ipv6/conf/*/accept_dad",
+    "ipv6/conf/*/enhanced_dad",
+    "ipv6/conf/*/disable_ipv6",
+    "ipv6/conf/*/keep_addr_on_down",
+    "ipv6/conf/*/ndisc_notify",
+    "ipv6/conf/*/forwarding",
 ];
 
 /// A link as `ip -d -j address` has it.
@@ -69,19 +107,37 @@ pub fn world(world: &World, names: &mut Names) -> Result<Value> {
     Ok(Value::Object(state))
 }
 
-/// Waits until no address is tentative any more.
+/// Waits until the kernel has caught up: no address is tentative any more, and pairs whose ends are both up have a carrier
+/// (the kernel says so up to a second late).
 ///
 /// # Errors
 /// A tool fails, or an address is still tentative after ten seconds.
 pub fn settle(world: &World) -> Result<()> {
-    for _ in 0..100 {
-        let busy = all_links(world)?.iter().any(|link| link.raw.to_string().contains("\"tentative\":true"));
-        if !busy {
+    for round in 0..100 {
+        let links = all_links(world)?;
+        let tentative = links.iter().any(|link| link.raw.to_string().contains("\"tentative\":true"));
+        let late = round < 30 && links.iter().any(|link| late(link, &links));
+        if !tentative && !late {
             return Ok(());
         }
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
     anyhow::bail!("an address is still tentative after ten seconds")
+}
+
+/// A veth that is up, with the other end up, and not yet operational.
+fn late(link: &Link, links: &[Link]) -> bool {
+    let up = |link: &Link| {
+        let flags = link.raw.get("flags").and_then(Value::as_array);
+        flags.into_iter().flatten().any(|flag| flag == "UP")
+    };
+    let peer = |other: &&Link| {
+        other.kind() == "veth" && other.number("ifindex") == link.number("link_index") && other.side != link.side
+    };
+    link.kind() == "veth"
+        && up(link)
+        && link.text("operstate") != "UP"
+        && links.iter().any(|other| peer(&other) && up(other))
 }
 
 /// Lists all links and learns their random names and MAC addresses.
@@ -164,7 +220,11 @@ fn list(netns: &NetNs, argv: &[&str]) -> Result<Vec<Value>> {
 fn shape(link: &Link, links: &[Link]) -> Value {
     let mut out = strip(&link.raw).as_object().cloned().unwrap_or_default();
     if let Some(Value::Array(flags)) = out.get_mut("flags") {
+        flags.retain(|flag| !CARRIER.contains(&flag.as_str().unwrap_or_default()));
         flags.sort_by_key(ToString::to_string);
+    }
+    if link.kind() == "bridge" {
+        out.remove("operstate");
     }
     out.insert("mac".to_owned(), Value::String(mac_of(link, links)));
     if let Some(master) = link.raw.get("master") {
@@ -237,6 +297,7 @@ fn addresses(link: &Link) -> Vec<(String, Value)> {
 /// A route in one line of canonical text.
 fn route_key(family: &str, mut route: Value) -> String {
     if let Some(flags) = route.get_mut("flags").and_then(Value::as_array_mut) {
+        flags.retain(|flag| !CARRIER.contains(&flag.as_str().unwrap_or_default()));
         flags.sort_by_key(ToString::to_string);
     }
     let fields: BTreeMap<String, Value> = route.as_object().cloned().unwrap_or_default().into_iter().collect();

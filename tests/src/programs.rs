@@ -80,7 +80,7 @@ pub fn tool(name: &str) -> Result<PathBuf, String> {
 /// The top of the repository.
 #[must_use]
 pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("/"), Path::to_owned)
 }
 
 /// weft as `weftctl install` lays it out, in a directory of its own.
@@ -99,14 +99,12 @@ impl Installation {
     /// A binary is missing, or `weftctl install` fails.
     pub fn new() -> Result<Self> {
         let weftctl = weftctl().map_err(anyhow::Error::msg)?;
-        let root = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
+        let weft = weft().map_err(anyhow::Error::msg)?;
+        let (root, bin, state) = layout()?;
         let mut command = Command::new(&weftctl);
-        command.arg("install").arg("--root").arg(root.path());
-        if let Ok(weft) = weft() {
-            command.env("WEFT_BIN", weft);
-        }
+        command.args(["install", "--weft"]).arg(weft).arg("--bin-dir").arg(&bin);
+        command.arg("--ctl-dir").arg(root.path().join("sbin")).arg("--state-dir").arg(&state);
         process::output(&Place::default(), command, b"", Duration::from_secs(120))?.success("weftctl install")?;
-        let (bin, state) = (root.path().join("opt/cni/bin"), root.path().join("var/lib/weft"));
         for name in NAMES {
             if !bin.join(name).exists() {
                 bail!("weftctl install made no {name} in {}", bin.display());
@@ -121,20 +119,18 @@ impl Installation {
     /// `weft` is missing.
     pub fn bare() -> Result<Self> {
         let weft = weft().map_err(anyhow::Error::msg)?;
-        let root = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
-        let (bin, state) = (root.path().join("opt/cni/bin"), root.path().join("var/lib/weft"));
+        let (root, bin, state) = layout()?;
         fs::create_dir_all(&bin).context("create bin")?;
-        fs::create_dir_all(&state).context("create state")?;
         for name in NAMES {
             symlink(&weft, bin.join(name)).with_context(|| format!("link {name}"))?;
         }
         Ok(Self { root, bin, state })
     }
 
-    /// The root that was given to `weftctl install`.
+    /// The installed `weftctl`; there is none in a bare installation.
     #[must_use]
-    pub fn root(&self) -> &Path {
-        self.root.path()
+    pub fn weftctl(&self) -> PathBuf {
+        self.root.path().join("sbin/weftctl")
     }
 
     /// The directory of the executables.
@@ -148,6 +144,13 @@ impl Installation {
     pub fn state(&self) -> &Path {
         &self.state
     }
+}
+
+/// A scratch directory with a place for executables and one for state.
+fn layout() -> Result<(TempDir, PathBuf, PathBuf)> {
+    let root = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
+    let (bin, state) = (root.path().join("bin"), root.path().join("state"));
+    Ok((root, bin, state))
 }
 
 /// Copies a directory with owners and modes; links are copied as links.

@@ -51,14 +51,10 @@ fn build() -> Result<()> {
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("make / private")?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).context("mount /run")?;
-    // sysfs shows the network namespace it was mounted in.
-    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)
-        .or_else(|_| mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::MS_RDONLY, none))
-        .context("mount /sys")?;
-    for dir in ["/run/netns", "/run/lock", "/run/scratch", "/run/overlay"] {
+    for dir in ["/run/netns", "/run/lock", "/run/scratch", "/run/overlay", "/run/cgroup"] {
         fs::create_dir(dir).with_context(|| format!("create {dir}"))?;
     }
-    // iptables-nft and xtables take their lock here.
+    fresh_sysfs()?;
     for (index, lower) in OVERLAID.iter().enumerate() {
         overlay(Path::new(lower), &PathBuf::from(format!("/run/overlay/{index}")))?;
     }
@@ -68,13 +64,21 @@ fn build() -> Result<()> {
     Ok(())
 }
 
+/// sysfs shows the network namespace it was mounted in. The control groups mounted inside it come along.
+fn fresh_sysfs() -> Result<()> {
+    let none: Option<&str> = None;
+    let (groups, kept) = ("/sys/fs/cgroup", "/run/cgroup");
+    mount(Some(groups), kept, none, MsFlags::MS_BIND | MsFlags::MS_REC, none).context("keep the control groups")?;
+    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).context("mount /sys")?;
+    mount(Some(kept), groups, none, MsFlags::MS_MOVE, none).context("put the control groups back")
+}
+
 /// Mounts an overlay over `lower` whose changes stay below `private`.
 fn overlay(lower: &Path, private: &Path) -> Result<()> {
     let (upper, work) = (private.join("upper"), private.join("work"));
     fs::create_dir_all(&upper).context("create upper")?;
     fs::create_dir_all(&work).context("create work")?;
-    let options =
-        format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    let options = format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
     mount(Some("overlay"), lower, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
         .with_context(|| format!("overlay {}", lower.display()))
 }

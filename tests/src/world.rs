@@ -41,11 +41,7 @@ impl Subject {
     /// weft as installed.
     #[must_use]
     pub fn weft(installation: &Installation) -> Self {
-        Self {
-            name: "weft",
-            bin: installation.bin().to_owned(),
-            state: Some(installation.state().to_owned()),
-        }
+        Self { name: "weft", bin: installation.bin().to_owned(), state: Some(installation.state().to_owned()) }
     }
 }
 
@@ -212,7 +208,7 @@ impl World {
         call.args = attach.args.map(str::to_owned);
         let dirs: Vec<_> = self.path.iter().map(|dir| dir.display().to_string()).collect();
         call.path = Some(dirs.join(":"));
-        call.env.push(("WEFT_STATE_DIR".to_owned(), self.state().display().to_string()));
+        call.env.push(("WEFT_STATE_DIR".into(), self.state().into()));
         Ok(call)
     }
 

@@ -12,6 +12,7 @@
 
 mod compare;
 mod leftovers;
+mod page;
 mod script;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 pub use compare::{Difference, differences, judge};
+pub use page::differences_page;
 pub use script::run;
 
 /// All CNI versions that the reference plugins know.
