@@ -5,6 +5,7 @@
 //! programs  where weft, weftctl and the reference plugins are; an installation of weft to test
 //! world     one scratch machine: a "host" netns, container netns, an optional outside netns, private state
 //! cni       one call: CNI_* environment and stdin in, exit status and one JSON document out
+//! containerd  a real runtime on a world
 //! observe   what the kernel has, through ip, bridge and nft
 //! names     replaces what differs from run to run (MACs, indexes, random names, paths) by what it stands for
 //! case      data-driven cases: a directory each, run through the reference and through weft, compared
@@ -14,6 +15,7 @@
 
 pub mod case;
 pub mod cni;
+pub mod containerd;
 pub mod names;
 pub mod netns;
 pub mod observe;

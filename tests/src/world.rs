@@ -188,6 +188,12 @@ impl World {
         Ok(place)
     }
 
+    /// The subject's executables.
+    #[must_use]
+    pub fn plugins(&self) -> &Path {
+        &self.subject.bin
+    }
+
     /// The executable of a plugin type.
     #[must_use]
     pub fn plugin(&self, kind: &str) -> PathBuf {
