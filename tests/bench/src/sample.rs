@@ -89,7 +89,8 @@ mod tests {
     fn every_contender_takes_every_turn_and_warm_up_does_not_count() {
         let order = std::cell::RefCell::new(Vec::new());
         let turn = |name: &'static str| -> Turn<'_> {
-            Box::new(|_| {
+            let order = &order;
+            Box::new(move |_| {
                 order.borrow_mut().push(name);
                 Ok(vec![Duration::from_millis(1)])
             })

@@ -4,10 +4,11 @@
 //! when it is killed: nothing of them is mounted anywhere the machine sees.
 
 use std::fs::File;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::{fs, thread};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -87,5 +88,5 @@ pub fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> Result<T> + Send) ->
 }
 
 fn on_own_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|_| Err(anyhow!("the netns thread panicked"))))
+    thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| resume_unwind(panic)))
 }

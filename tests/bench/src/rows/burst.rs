@@ -1,5 +1,6 @@
 //! A node that is drained: many DELs at once.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -61,7 +62,7 @@ fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<Duration> + Sync) -
     let start = Instant::now();
     thread::scope(|scope| {
         let calls: Vec<_> = items.iter().map(|item| scope.spawn(move || work(item))).collect();
-        calls.into_iter().try_for_each(|call| call.join().map_err(|_| anyhow!("a call panicked"))?.map(drop))
+        calls.into_iter().try_for_each(|call| call.join().unwrap_or_else(|panic| resume_unwind(panic)).map(drop))
     })?;
     Ok(vec![start.elapsed()])
 }
