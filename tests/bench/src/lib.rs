@@ -5,4 +5,5 @@
 //! Not here: what is measured (`main.rs` and its modules), what is killed (`tests/storm`).
 
 pub mod call;
+pub mod netlink;
 pub mod scene;

@@ -16,9 +16,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
@@ -28,16 +26,9 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
-
-/// A netlink socket. It stays in the netns it was opened in.
-struct Netlink {
-    socket: Socket,
-    sequence: u32,
-}
+use weft_bench::netlink::Netlink;
 
 /// Where this process is, and the other place.
 struct Places {
@@ -262,73 +253,4 @@ impl Places {
     fn enter_host(&self) -> Result<()> {
         setns(&self.host, CloneFlags::CLONE_NEWNET).context("return to the host's netns")
     }
-}
-
-// === impl Netlink ===
-
-impl Netlink {
-    fn open() -> Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE).context("open a netlink socket")?;
-        socket.bind_auto().context("bind it")?;
-        socket.connect(&SocketAddr::new(0, 0)).context("connect it")?;
-        Ok(Self { socket, sequence: 0 })
-    }
-
-    fn link(&mut self, name: &str) -> Result<LinkMessage> {
-        let mut ask = LinkMessage::default();
-        ask.attributes = vec![LinkAttribute::IfName(name.to_owned())];
-        let answers = self.request(RouteNetlinkMessage::GetLink(ask), 0).with_context(|| format!("look {name} up"))?;
-        match answers.into_iter().next() {
-            Some(RouteNetlinkMessage::NewLink(link)) => Ok(link),
-            other => bail!("an unexpected answer about {name}: {other:?}"),
-        }
-    }
-
-    fn set_link(&mut self, link: LinkMessage) -> Result<()> {
-        self.acknowledged(RouteNetlinkMessage::NewLink(link), 0)
-    }
-
-    fn acknowledged(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
-        self.request(message, flags | NLM_F_ACK).map(drop)
-    }
-
-    /// Sends one request and collects its answers, to the acknowledgement, the end of the dump, or the single answer.
-    fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
-        self.sequence += 1;
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        request.finalize();
-        let mut buffer = vec![0; request.buffer_len()];
-        request.serialize(&mut buffer);
-        self.socket.send(&buffer, 0).context("send")?;
-
-        let mut answers = Vec::new();
-        loop {
-            let (bytes, _) = self.socket.recv_from_full().context("receive")?;
-            let mut rest = bytes.as_slice();
-            while !rest.is_empty() {
-                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).context("read an answer")?;
-                rest = rest.get(aligned(answer.header.length)..).unwrap_or_default();
-                match answer.payload {
-                    NetlinkPayload::InnerMessage(inner) => answers.push(inner),
-                    NetlinkPayload::Done(_) => return Ok(answers),
-                    NetlinkPayload::Error(error) => match error.code {
-                        None => return Ok(answers),
-                        Some(code) => return Err(Errno::from_raw(code.get().wrapping_neg()).into()),
-                    },
-                    _ => {}
-                }
-            }
-            if flags & (NLM_F_ACK | NLM_F_DUMP) == 0 {
-                return Ok(answers);
-            }
-        }
-    }
-}
-
-/// Messages of one datagram start at multiples of four.
-fn aligned(length: u32) -> usize {
-    usize::try_from(length).map_or(usize::MAX, |length| length.next_multiple_of(4))
 }
