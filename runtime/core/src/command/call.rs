@@ -30,7 +30,7 @@ impl<'a> Call<'a> {
         log: &'a mut String,
     ) -> Result<Self, CommandError> {
         let conf = cni::read_network(stdin)?;
-        cni::check_version(&conf, env.verb)?;
+        cni::Version::of(&conf, env.verb)?;
         let lenient = matches!(env.verb, Verb::Del | Verb::Gc);
         let pairs = match cni::parse_pairs(&env.args) {
             Ok(pairs) => pairs,
@@ -40,7 +40,7 @@ impl<'a> Call<'a> {
         let policies = PolicyStore::new(&context.state_dir);
         let is_shipped = |name: &str| policies.is_shipped(name);
         let network = if lenient {
-            Network::parse_for_del(persona, &conf, &pairs)?
+            Network::parse_for_del(persona, &conf, &is_shipped)
         } else {
             Network::parse(persona, &conf, &pairs, &is_shipped)?
         };

@@ -55,10 +55,10 @@ pub(super) fn limits(call: &Call<'_>) -> Limits {
         limits.fuel = fuel;
     }
     if let Some(mib) = conf.memory_mib {
-        limits.memory_bytes = usize::try_from(mib << 20).unwrap_or(usize::MAX);
+        limits.memory_bytes = usize::try_from(u64::from(mib) << 20).unwrap_or(usize::MAX);
     }
     if let Some(millis) = conf.deadline_ms {
-        limits.deadline = std::time::Duration::from_millis(millis);
+        limits.deadline = std::time::Duration::from_millis(u64::from(millis));
     }
     limits
 }
