@@ -1,7 +1,7 @@
 //! weft, but with an op that cannot succeed put into its plan. It answers to the same names as weft.
 //!
-//! `WEFT_FAIL_AT` is the index the op gets; past the end of the plan nothing is put in. `WEFT_FAIL_HOW=kill` ends the
-//! process there instead, as a power cut or an impatient runtime would.
+//! `WEFT_FAIL_AT` is the index the op gets; past the end of the plan nothing is put in.
+
 
 use std::io::Write;
 use std::path::PathBuf;
