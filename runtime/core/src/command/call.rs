@@ -39,10 +39,10 @@ impl<'a> Call<'a> {
         };
         let policies = PolicyStore::new(&context.state_dir);
         let is_shipped = |name: &str| policies.is_shipped(name);
-        let network = if lenient {
-            Network::parse_for_del(persona, &conf, &is_shipped)
-        } else {
-            Network::parse(persona, &conf, &pairs, &is_shipped)?
+        let network = match env.verb {
+            Verb::Del => Network::parse_for_del(persona, &conf, &is_shipped),
+            Verb::Gc => Network::parse_for_gc(persona, &conf, &is_shipped)?,
+            _ => Network::parse(persona, &conf, &pairs, &is_shipped)?,
         };
         Ok(Self { context, persona, env, pairs, conf, network, log })
     }

@@ -9,7 +9,7 @@ use crate::ledger::Role;
 pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     // Without the key nothing is said about which attachments live; the reference runtime leaves it out when it does not
     // know. An empty list is different: nothing lives.
-    let Some(valid) = crate::conf::valid_attachments(&call.conf)? else { return Ok(()) };
+    let Some(valid) = call.network.valid_attachments.clone() else { return Ok(()) };
     let valid: BTreeSet<(&str, &str)> =
         valid.iter().map(|(container, ifname)| (container.as_str(), ifname.as_str())).collect();
     let mut store = call.open_store()?;
