@@ -15,7 +15,7 @@ use crate::delegate::DelegateError;
 use crate::facts::FactsError;
 use crate::ledger::LedgerError;
 use crate::netlink::NetlinkError;
-use crate::policy::PolicyError;
+use crate::policy::{Class, PolicyError};
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -232,7 +232,11 @@ impl CommandError {
             Self::Contended { .. } | Self::Denied { denial: Denial::TryAgain(_), .. } => 11,
             Self::NotReady { .. } => 50,
             Self::Denied { denial: Denial::Denied(_), .. } => 100,
-            Self::Policy(error) => error.code(),
+            Self::Policy(error) => match error.class() {
+                Class::Config => 7,
+                Class::Host => 5,
+                Class::Node | Class::Policy => 101,
+            },
             Self::OffersTaken { .. } | Self::Delegate(DelegateError::Addressing(_)) => 101,
             Self::Denied { denial: Denial::Exhausted(_), .. } => 102,
             Self::Netlink(error) | Self::Op { source: error, .. } => {
