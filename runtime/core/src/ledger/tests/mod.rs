@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod model;
+mod processes;
 mod random;
 mod size;
 mod store;
