@@ -273,6 +273,37 @@ fn a_reader_that_stays_delays_the_log_but_not_the_writers() {
     assert!(fs::metadata(&log).unwrap().len() <= LOG_LIMIT, "truncated as soon as nobody is in the way");
 }
 
+#[test]
+fn a_store_that_was_moved_away_leaves_its_log_to_nobody() {
+    let mut disk = OnDisk::new();
+    claim_next(&mut disk, &key("a"), &pool());
+    let path = disk.store.path().to_owned();
+    drop(disk.store);
+    assert!(fs::metadata(log_path(&path)).unwrap().len() > 0);
+    fs::remove_file(&path).unwrap();
+    let store = NodeStore::open(disk.dir.path(), "boot-1").unwrap();
+    assert_eq!(store.claims(&ClaimFilter::default()).unwrap(), []);
+    assert_sound(disk.dir.path());
+}
+
+/// The store of a running process as SQLite's own command line sees it; `docs/ledger-format.md` has these queries.
+#[test]
+#[ignore = "needs the sqlite3 command"]
+fn the_sqlite3_command_reads_it() {
+    let mut disk = OnDisk::new();
+    fill(&mut disk.store, "s", &every(&pool(), 100, 2));
+    let sqlite3 = |query: &str| {
+        let path = disk.store.path();
+        let output = std::process::Command::new("sqlite3").arg("-readonly").arg(path).arg(query).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(sqlite3("PRAGMA integrity_check"), "ok\n");
+    assert_eq!(sqlite3("SELECT count(*), hex(min(address)), hex(max(address)) FROM claims"), "100|0A000001|0A0000C7\n");
+    assert_eq!(sqlite3("SELECT count(*) FROM runs WHERE first = last"), "100\n");
+    assert_eq!(sqlite3("PRAGMA journal_mode"), "wal\n");
+}
+
 // === damage ===
 
 /// A store with a bit of everything in it, as file contents.
