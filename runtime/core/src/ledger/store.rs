@@ -2,7 +2,8 @@
 //!
 //! Invariants: writers begin with `BEGIN IMMEDIATE`, so nobody reads something and then writes on top of a stale view; a
 //! commit is on disk when `write` returns (`synchronous=FULL`); a program never writes a store whose version it does not
-//! know.
+//! know. In a process that has a store open, nothing else may open and close the file (to copy it, say): POSIX locks belong to
+//! the process, and closing any descriptor of a file drops those that SQLite holds on it.
 //!
 //! Every invocation is a short process, so nothing is checkpointed on close (that costs two more flushes and, by the last
 //! one to leave, deleting and creating files). But the first process to open the store alone reads the whole

@@ -71,7 +71,7 @@ fn ipam(network: &str, container_id: &str, ifname: &str) -> Key {
 
 #[test]
 fn a_directory_comes_back_byte_for_byte() {
-    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (from, to) = (scratch(), scratch());
     network(from.path(), "blue", BLUE);
     network(from.path(), "red", &[("10.1.0.2", "id1\r\neth0"), ("last_reserved_ip.0", "10.1.0.2"), ("lock", "")]);
     fs::create_dir(from.path().join("not-a-network")).unwrap();
@@ -96,7 +96,7 @@ fn a_directory_comes_back_byte_for_byte() {
 
 #[test]
 fn imported_claims_are_found_and_released_by_del() {
-    let from = tempfile::tempdir().unwrap();
+    let from = scratch();
     let dir = network(from.path(), "blue", BLUE);
     let mut disk = OnDisk::new();
     // The network's own directory will do.
@@ -124,7 +124,7 @@ fn imported_claims_are_found_and_released_by_del() {
 
 #[test]
 fn what_is_not_understood_is_reported_and_left_out() {
-    let from = tempfile::tempdir().unwrap();
+    let from = scratch();
     let dir = network(
         from.path(),
         "blue",
@@ -175,7 +175,7 @@ fn what_is_not_understood_is_reported_and_left_out() {
 
 #[test]
 fn a_wrong_directory_is_refused_untouched() {
-    let top = tempfile::tempdir().unwrap();
+    let top = scratch();
     fs::create_dir(top.path().join("etc")).unwrap();
     fs::write(top.path().join("etc/passwd"), "root").unwrap();
     let before = tree(top.path());
@@ -192,7 +192,7 @@ fn a_wrong_directory_is_refused_untouched() {
 
 #[test]
 fn exporting_never_overwrites_another_container() {
-    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (from, to) = (scratch(), scratch());
     network(from.path(), "blue", BLUE);
     let mut disk = OnDisk::new();
     import(&mut disk.store, from.path()).unwrap();
@@ -209,7 +209,7 @@ fn exporting_never_overwrites_another_container() {
 
 #[test]
 fn what_host_local_cannot_have_is_said() {
-    let to = tempfile::tempdir().unwrap();
+    let to = scratch();
     let mut disk = OnDisk::new();
     let addresses = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "::ffff:10.0.0.4"];
     let rules = [ReleaseRule::Free, ReleaseRule::Cooldown(60), ReleaseRule::Keep("pod:ns/x".into()), ReleaseRule::Free];
@@ -228,7 +228,7 @@ fn what_host_local_cannot_have_is_said() {
 
 #[test]
 fn the_plugins_lock_is_waited_for() {
-    let from = tempfile::tempdir().unwrap();
+    let from = scratch();
     let dir = network(from.path(), "blue", BLUE);
     let file = fs::File::open(dir.join("lock")).unwrap();
     let held = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).unwrap();
@@ -269,7 +269,7 @@ fn plugin(data_dir: &Path, command: &str, id: &str) -> (bool, String) {
 #[test]
 #[ignore = "needs the containernetworking-plugins package"]
 fn the_real_plugin_and_the_ledger_understand_each_other() {
-    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (from, to) = (scratch(), scratch());
     for id in ["a", "b", "c"] {
         assert!(plugin(from.path(), "ADD", id).0);
     }
@@ -289,7 +289,7 @@ fn the_real_plugin_and_the_ledger_understand_each_other() {
 
 #[test]
 fn a_large_directory_is_imported_in_one_go() {
-    let from = tempfile::tempdir().unwrap();
+    let from = scratch();
     let pool = range("10.1.0.0", "10.1.255.255");
     let files: Vec<(String, String)> = super::size::every(&pool, 5000, 2)
         .into_iter()

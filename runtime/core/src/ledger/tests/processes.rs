@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use super::super::store::FILE;
+use super::super::store::{FILE, LOG_LIMIT, log_path};
 use super::super::{ClaimFilter, LedgerError};
 use super::size::every;
 use super::*;
@@ -27,7 +27,8 @@ fn spawn(dir: &Path, name: &str, count: usize, way: &str) -> Child {
 #[test]
 #[ignore = "is what the other tests run as processes"]
 fn child() {
-    let task = std::env::var(TASK).expect("only makes sense with a task");
+    // Not a test by itself: whoever runs all ignored tests finds nothing to do here.
+    let Ok(task) = std::env::var(TASK) else { return };
     let parts: Vec<&str> = task.split('\n').collect();
     let dir = PathBuf::from(parts[0]);
     let mut worker = Worker::new(&dir, parts[1]);
@@ -141,6 +142,8 @@ fn sixty_four_processes_claim_from_one_pool_at_once() {
     let store = NodeStore::open(&state, "boot-1").unwrap();
     assert_eq!(store.view("s", 1000).unwrap().usage(&pool()).unwrap().taken, 64 * 8);
     assert_eq!(store.entries(Some("net")).unwrap().len(), 64 * 8);
+    let log = fs::metadata(log_path(store.path())).unwrap().len();
+    assert!(log < 8 * LOG_LIMIT, "always busy, yet the log was started over: {log}");
 }
 
 #[test]

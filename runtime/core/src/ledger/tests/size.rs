@@ -94,6 +94,7 @@ fn an_add_costs_the_same_with_sixty_thousand_claims() {
 
 #[test]
 #[ignore = "prints figures"]
+#[expect(clippy::print_stdout, reason = "they are what it is for")]
 fn figures() {
     let v4 = range("10.0.0.0", "10.3.255.255");
     let v6 = range("2001:db8::1", "2001:db8::ffff:ffff:ffff:ffff");

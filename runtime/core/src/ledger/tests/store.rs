@@ -22,7 +22,7 @@ fn pool() -> Range {
 
 #[test]
 fn directory_and_files_are_root_only() {
-    let top = tempfile::tempdir().unwrap();
+    let top = scratch();
     let dir = top.path().join("a/b");
     assert!(NodeStore::open_read_only(&dir).unwrap().is_none(), "nothing is made by reading");
     assert!(!dir.exists());
@@ -38,7 +38,7 @@ fn directory_and_files_are_root_only() {
 
 #[test]
 fn an_unfinished_store_is_none_to_a_reader_and_is_finished_by_a_writer() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     fs::write(dir.path().join(FILE), b"").unwrap();
     assert!(NodeStore::open_read_only(dir.path()).unwrap().is_none());
     NodeStore::open(dir.path(), "boot-1").unwrap();
@@ -63,7 +63,8 @@ fn a_reader_sees_everything_and_writes_nothing() {
 
 #[test]
 fn what_is_no_store_is_named_and_left_alone() {
-    let cases: [(&str, &dyn Fn(&Path)); 4] = [
+    type Make<'a> = &'a dyn Fn(&Path);
+    let cases: [(&str, Make<'_>); 4] = [
         ("garbage", &|path| fs::write(path, "no database, but long enough to be looked at as one".repeat(50)).unwrap()),
         ("another program's database", &|path| {
             Connection::open(path).unwrap().execute_batch("CREATE TABLE t (x); PRAGMA user_version = 1").unwrap();
@@ -74,7 +75,7 @@ fn what_is_no_store_is_named_and_left_alone() {
         ("a directory", &|path| fs::create_dir(path).unwrap()),
     ];
     for (name, make) in cases {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let path = dir.path().join(FILE);
         make(&path);
         let before = fs::read(&path).ok();
@@ -95,7 +96,7 @@ fn what_is_no_store_is_named_and_left_alone() {
 
 #[test]
 fn a_state_directory_that_is_none_is_an_error() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     assert!(matches!(NodeStore::open(&file, "boot-1"), Err(LedgerError::Directory { .. })));
@@ -114,7 +115,7 @@ fn a_newer_format_is_refused_and_an_older_one_is_upgraded_by_writing_only() {
         assert!(matches!(error, LedgerError::Newer { found, known, .. } if found == known + 1), "{error:?}");
     }
     // The only older format there is: ours before the first table.
-    let dir = tempfile::tempdir().unwrap();
+    let dir = scratch();
     let raw = Connection::open(dir.path().join(FILE)).unwrap();
     raw.execute_batch(&format!("PRAGMA application_id = {}", schema::APPLICATION_ID)).unwrap();
     drop(raw);
@@ -178,8 +179,14 @@ fn claims_can_be_listed_by_anything() {
     };
     let (active, kept) = ("10.0.0.1 a eth0 1000".to_owned(), "10.0.0.2 pod:ns/x  1500".to_owned());
     assert_eq!(list(ClaimFilter::default()), [active.clone(), kept.clone()]);
-    assert_eq!(list(ClaimFilter { owner: Some("a".into()), ..ClaimFilter::default() }), [active.clone()]);
-    assert_eq!(list(ClaimFilter { address: Some(ip("10.0.0.2")), ..ClaimFilter::default() }), [kept.clone()]);
+    assert_eq!(
+        list(ClaimFilter { owner: Some("a".into()), ..ClaimFilter::default() }).as_slice(),
+        std::slice::from_ref(&active)
+    );
+    assert_eq!(
+        list(ClaimFilter { address: Some(ip("10.0.0.2")), ..ClaimFilter::default() }).as_slice(),
+        std::slice::from_ref(&kept)
+    );
     assert_eq!(list(ClaimFilter { network: Some("net".into()), ..ClaimFilter::default() }), [active, kept]);
     assert!(list(ClaimFilter { scope: Some("t".into()), ..ClaimFilter::default() }).is_empty());
 }
@@ -252,11 +259,7 @@ fn the_log_stays_small_over_many_short_processes() {
 #[test]
 fn a_reader_that_stays_delays_the_log_but_not_the_writers() {
     let OnDisk { dir, mut store } = OnDisk::new();
-    claim_next(
-        &mut OnDisk { dir: tempfile::tempdir().unwrap(), store: NodeStore::open(dir.path(), "b").unwrap() },
-        &key("z"),
-        &pool(),
-    );
+    claim_next(&mut OnDisk { dir: scratch(), store: NodeStore::open(dir.path(), "b").unwrap() }, &key("z"), &pool());
     let reader = NodeStore::open_read_only(dir.path()).unwrap().unwrap();
     let view = reader.view("s", 1000).unwrap();
     assert_eq!(view.usage(&pool()).unwrap().taken, 1);
@@ -302,6 +305,43 @@ fn the_sqlite3_command_reads_it() {
     assert_eq!(sqlite3("SELECT count(*), hex(min(address)), hex(max(address)) FROM claims"), "100|0A000001|0A0000C7\n");
     assert_eq!(sqlite3("SELECT count(*) FROM runs WHERE first = last"), "100\n");
     assert_eq!(sqlite3("PRAGMA journal_mode"), "wal\n");
+}
+
+#[test]
+fn a_full_disk_is_an_error_and_changes_nothing() {
+    let mut disk = OnDisk::new();
+    claim_next(&mut disk, &key("a"), &pool());
+    let before = disk.store.claims(&ClaimFilter::default()).unwrap();
+    let most_pages = |store: &NodeStore, pages: u32| {
+        store.lock().conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+    };
+    most_pages(&disk.store, 1);
+    let wants = [want(&[ip("10.0.0.2")], &pool())];
+    let record = Record { plan: "x".repeat(100_000), ..Record::default() };
+    let error = disk.store.claim(&ask(&key("b"), &wants, &ReleaseRule::Free), |_| Ok::<_, ()>(record.clone()));
+    assert!(matches!(error, Err(ClaimError::Ledger(LedgerError::Full { .. }))), "{error:?}");
+    assert_eq!(disk.store.claims(&ClaimFilter::default()).unwrap(), before);
+    most_pages(&disk.store, u32::MAX - 1);
+    disk.claim(&ask(&key("b"), &wants, &ReleaseRule::Free), record).unwrap();
+    assert_sound(disk.dir.path());
+}
+
+#[test]
+fn a_writer_waits_for_another_and_says_so_when_it_gives_up() {
+    let mut disk = OnDisk::new();
+    let other = Connection::open(disk.store.path()).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let letting_go = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        other.execute_batch("COMMIT").unwrap();
+        other
+    });
+    assert_eq!(claim_next(&mut disk, &key("a"), &pool()), Some(ip("10.0.0.1")), "it waited");
+    let other = letting_go.join().unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    disk.store.lock().conn.busy_timeout(std::time::Duration::from_millis(20)).unwrap();
+    let error = disk.store.release(&key("a"), 1000).unwrap_err();
+    assert!(matches!(error, LedgerError::Busy { .. }), "{error:?}");
 }
 
 // === damage ===
@@ -376,7 +416,7 @@ proptest! {
         if let Some(cut) = cut {
             victim.truncate(cut.index(victim.len()));
         }
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let path = dir.path().join(FILE);
         fs::write(&path, &file).unwrap();
         if !without_log {
@@ -401,7 +441,7 @@ proptest! {
             "ranges SET taken", "slots SET address",
         ];
         let (file, log) = sample();
-        let dir = tempfile::tempdir().unwrap();
+        let dir = scratch();
         let path = dir.path().join(FILE);
         fs::write(&path, &file).unwrap();
         fs::write(log_path(&path), &log).unwrap();
