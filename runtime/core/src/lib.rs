@@ -17,11 +17,11 @@
 //!  Applied -> CNI result JSON on stdout
 //! ```
 
-// pub mod cni;
-// pub mod command;
-// pub mod conf;
-// pub mod facts;
+pub mod cni;
+pub mod command;
+pub mod conf;
+pub mod facts;
 pub mod ledger;
-// pub mod netlink;
+pub mod netlink;
 pub mod plan;
-// pub mod policy;
+pub mod policy;

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use super::super::store::{FILE, LOG_LIMIT, log_path};
+use super::super::file::{FILE, log_path};
+use super::super::store::LOG_LIMIT;
 use super::super::{ClaimFilter, LedgerError};
 use super::size::every;
 use super::*;

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use rusqlite::Connection;
 
-use super::super::store::{FILE, LOG_LIMIT, log_path};
+use super::super::file::{FILE, log_path};
+use super::super::store::LOG_LIMIT;
 use super::super::{ClaimFilter, LedgerError, schema};
 use super::size::{every, fill};
 use super::*;
