@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod bench;
 mod ops;
 mod plans;
 mod support;
@@ -13,6 +14,7 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut tests: Vec<(&'static str, Option<&'static str>, fn())> = Vec::new();
     tests.extend(ops::TESTS);
+    tests.extend(bench::TESTS);
     let root = nix::unistd::geteuid().is_root();
     let required = std::env::var_os("REQUIRE_NETNS").is_some();
     let trials = tests.into_iter().map(|(name, missing, test)| {

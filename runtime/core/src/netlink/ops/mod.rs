@@ -30,6 +30,8 @@ struct Session<'a> {
     made: BTreeSet<LinkRef>,
     /// Shared links whose MAC is to be kept, with the op that asks for it.
     pins: Vec<(usize, String)>,
+    /// Links read since the last op that may have changed one.
+    settled: BTreeMap<LinkRef, Link>,
     /// All nftables ops of the plan were done, at the first of them.
     filtered: bool,
     log: Vec<Logged>,
@@ -47,6 +49,7 @@ impl Executor {
             links: BTreeMap::new(),
             made: BTreeSet::new(),
             pins: Vec::new(),
+            settled: BTreeMap::new(),
             filtered: false,
             log: Vec::new(),
         };
@@ -83,6 +86,9 @@ impl Session<'_> {
     }
 
     fn apply(&mut self, at: usize, op: &Op) -> Result<(), NetlinkError> {
+        if !matches!(op, Op::WaitPort { .. } | Op::WaitAddresses { .. } | Op::Announce { .. } | Op::PinMac { .. }) {
+            self.settled.clear();
+        }
         match op {
             Op::EnsureBridge { name, mtu, vlan_filtering, promisc } => {
                 self.ensure_bridge(name, *mtu, *vlan_filtering, *promisc)
@@ -135,7 +141,10 @@ impl Session<'_> {
             let index = self.index(link)?;
             let rtnl = self.rtnl(link)?;
             let doing = || format!("failed to lookup {link}");
-            let read = rtnl.link(Lookup::Index(index)).doing(doing)?;
+            let read = match self.settled.get(link) {
+                Some(settled) => Some(settled.clone()),
+                None => rtnl.link(Lookup::Index(index)).doing(doing)?,
+            };
             let read = read.ok_or_else(|| NetlinkError::NoLink { link: link.clone() })?;
             let addresses = if shape.observed_addresses && at == 0 {
                 rtnl.addresses(index, None).doing(doing)?.into_iter().map(|address| address.net).collect()
