@@ -18,8 +18,8 @@ const ROUNDS: usize = 100;
 
 const REASON: Option<&str> = Some("a benchmark: ask for it with --ignored");
 
-pub(crate) const TESTS: [(&str, Option<&str>, fn()); 2] =
-    [("bench::bridge_add", REASON, bridge_add), ("bench::raw_add", REASON, raw_add)];
+pub(crate) const TESTS: [(&str, Option<&str>, fn()); 3] =
+    [("bench::bridge_add", REASON, bridge_add), ("bench::raw_add", REASON, raw_add), ("bench::lookups", REASON, lookups)];
 
 fn median(times: &mut [Duration]) -> Duration {
     times.sort();
@@ -234,4 +234,29 @@ impl Raw {
         self.filter.recv(&mut buffer, 0).expect("second acknowledgement");
         self.buffer = buffer;
     }
+}
+
+fn lookups() {
+    use weft_core::plan::Need;
+    let (host, pod) = (Ns::new(), Ns::new());
+    host.sh("ip link add weft0 type bridge && ip link set weft0 up");
+    host.run(|| {
+        for _ in 0..3 {
+            let mut executor = Executor::open(Some(pod.path())).expect("open");
+            let mut times = Vec::new();
+            for _ in 0..2000 {
+                let start = Instant::now();
+                executor.observe(&[Need::Link(LinkRef::host("nolink"))]).expect("observe");
+                times.push(start.elapsed());
+            }
+            println!("missing link: first {:?} second {:?} third {:?} median {:?}", times[0], times[1], times[2], median(&mut times.clone()));
+            let mut times = Vec::new();
+            for _ in 0..2000 {
+                let start = Instant::now();
+                executor.observe(&[Need::Link(LinkRef::host("weft0"))]).expect("observe");
+                times.push(start.elapsed());
+            }
+            println!("link+addresses: first {:?} second {:?} third {:?} median {:?}", times[0], times[1], times[2], median(&mut times.clone()));
+        }
+    });
 }
