@@ -77,7 +77,7 @@ impl Session<'_> {
                 at += 1;
             } else {
                 let count = jobs.len();
-                self.run_in_container(jobs).map_err(|(job, error)| (at + job, error))?;
+                self.run_in_container(at, jobs)?;
                 at += count;
             }
         }
@@ -131,6 +131,12 @@ impl Session<'_> {
         let added = self.executor.nft()?.add(&elements)?;
         self.log("remove the nftables elements", Inverse::Elements(added));
         Ok(())
+    }
+
+    /// `filters`, before its time; an error comes with the op it belongs to.
+    fn filters_ahead(&mut self) -> Result<(), (usize, NetlinkError)> {
+        let first = self.plan.ops.iter().position(|op| matches!(op, Op::Masquerade { .. } | Op::MacSpoofCheck { .. }));
+        first.map_or(Ok(()), |at| self.filters().map_err(|error| (at, error)))
     }
 
     /// Reads the links of the result.
