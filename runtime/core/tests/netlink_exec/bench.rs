@@ -18,11 +18,13 @@ const ROUNDS: usize = 100;
 
 const REASON: Option<&str> = Some("a benchmark: ask for it with --ignored");
 
-pub(crate) const TESTS: [(&str, Option<&str>, fn()); 3] = [
-    ("bench::bridge_add", REASON, bridge_add),
-    ("bench::raw_add", REASON, raw_add),
-    ("bench::lookups", REASON, lookups),
-];
+pub(crate) fn tests() -> Vec<crate::Test> {
+    vec![
+        ("bench::bridge_add", REASON, bridge_add),
+        ("bench::raw_add", REASON, raw_add),
+        ("bench::lookups", REASON, lookups),
+    ]
+}
 
 fn median(times: &mut [Duration]) -> Duration {
     times.sort();
