@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::json;
-use weft_core::ledger::{ClaimFilter, ClaimRow, NodeStore, RowState};
+use weft_core::ledger::{
+    ClaimFilter, ClaimRow, HostLocalExport, HostLocalImport, NetworkExport, NetworkImport, NodeStore, Record,
+};
+use weft_host_abi::types::ClaimState;
 
 use crate::output::Output;
 
@@ -63,17 +66,9 @@ pub(crate) fn run(command: &LedgerCommand, state: &Path, output: Output) -> anyh
     match command {
         LedgerCommand::Ls { network } => list(network.as_deref(), state, output)?,
         LedgerCommand::Release { network, address, force } => release(network, *address, *force, state, output)?,
-        LedgerCommand::Import(ImportCommand::HostLocal { dir }) => {
-            let mut store = open(state)?;
-            let report = store.import_host_local(dir, weft_core::facts::now()?)?;
-            let lines = report.lines();
-            output.lines(&report, &lines)?;
-        }
+        LedgerCommand::Import(ImportCommand::HostLocal { dir }) => import(dir, state, output)?,
         LedgerCommand::Export(ExportCommand::HostLocal { dir, network }) => {
-            let store = existing(state)?;
-            let report = store.export_host_local(dir, network.as_deref())?;
-            let lines = report.lines();
-            output.lines(&report, &lines)?;
+            export(dir, network.as_deref(), state, output)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -85,6 +80,70 @@ fn open(state: &Path) -> anyhow::Result<NodeStore> {
 
 fn existing(state: &Path) -> anyhow::Result<NodeStore> {
     NodeStore::open_read_only(state)?.with_context(|| format!("there is no ledger in {} yet", state.display()))
+}
+
+/// The address domain of a network that keeps its addresses where the stock plugin does by default.
+fn scope_of(network: &str) -> String {
+    network.to_owned()
+}
+
+fn import(dir: &Path, state: &Path, output: Output) -> anyhow::Result<()> {
+    let record = Record::default();
+    let now = weft_core::facts::now()?;
+    let report =
+        open(state)?.import_host_local(&HostLocalImport { dir, scope_of: &scope_of, record: &record, now })?;
+    let mut lines = Vec::new();
+    for network in &report.networks {
+        lines.push(format!(
+            "{}: {} addresses imported, {} known already, {} files left out",
+            network.network,
+            network.imported,
+            network.already,
+            network.skipped.len()
+        ));
+        for skipped in &network.skipped {
+            lines.push(format!("  {}: {}", skipped.file.display(), skipped.reason));
+        }
+    }
+    let networks: Vec<_> = report.networks.iter().map(imported).collect();
+    output.lines(&networks, &lines)
+}
+
+fn imported(network: &NetworkImport) -> serde_json::Value {
+    let skipped: Vec<_> = network
+        .skipped
+        .iter()
+        .map(|skipped| json!({ "file": skipped.file, "reason": skipped.reason.to_string() }))
+        .collect();
+    json!({ "network": network.network, "imported": network.imported, "already": network.already, "skipped": skipped })
+}
+
+fn export(dir: &Path, network: Option<&str>, state: &Path, output: Output) -> anyhow::Result<()> {
+    let networks = network.map(|network| vec![network.to_owned()]);
+    let ask = HostLocalExport { dir, networks: networks.as_deref(), scope_of: &scope_of };
+    let report = existing(state)?.export_host_local(&ask)?;
+    let mut lines = Vec::new();
+    for network in &report.networks {
+        lines.push(format!(
+            "{}: {} files written to {}, {} as they should be already",
+            network.network,
+            network.written,
+            network.dir.display(),
+            network.unchanged
+        ));
+        for left in &network.left_out {
+            lines.push(format!("  {} left out: {}", left.address, left.reason));
+        }
+    }
+    let networks: Vec<_> = report.networks.iter().map(exported).collect();
+    output.lines(&networks, &lines)
+}
+
+fn exported(network: &NetworkExport) -> serde_json::Value {
+    let left_out: Vec<_> =
+        network.left_out.iter().map(|left| json!({ "address": left.address, "reason": left.reason })).collect();
+    json!({ "network": network.network, "dir": network.dir, "written": network.written,
+            "unchanged": network.unchanged, "leftOut": left_out })
 }
 
 fn list(network: Option<&str>, state: &Path, output: Output) -> anyhow::Result<()> {
@@ -107,26 +166,17 @@ fn list(network: Option<&str>, state: &Path, output: Output) -> anyhow::Result<(
 }
 
 fn row_document(row: &ClaimRow) -> serde_json::Value {
-    let state = match row.state {
-        RowState::Active => "active",
-        RowState::Cooldown { .. } => "cooldown",
-        RowState::Kept => "kept",
-    };
-    let until = match row.state {
-        RowState::Cooldown { until } => Some(until),
-        RowState::Active | RowState::Kept => None,
-    };
-    json!({ "network": row.scope, "address": row.address, "state": state, "owner": row.owner, "ifname": row.ifname,
-            "since": row.since, "until": until })
+    json!({ "scope": row.scope, "network": row.network, "address": row.address, "state": row.state, "owner": row.owner,
+            "ifname": row.ifname, "since": row.since, "until": row.until })
 }
 
 fn state_text(row: &ClaimRow) -> String {
     match row.state {
-        RowState::Active => "active".to_owned(),
-        RowState::Kept => "kept".to_owned(),
-        RowState::Cooldown { until } => {
-            let left = weft_core::facts::now().map_or(0, |now| until.saturating_sub(now));
-            format!("cooldown {left}s")
+        ClaimState::Active => "active".to_owned(),
+        ClaimState::Kept => "kept".to_owned(),
+        ClaimState::Cooldown => {
+            let now = weft_core::facts::now().unwrap_or_default();
+            format!("cooldown {}s", row.until.unwrap_or_default().saturating_sub(now))
         }
     }
 }
@@ -143,25 +193,25 @@ fn ago(since: u64) -> String {
 
 /// An address of a container that still has its namespace would be handed out twice.
 fn release(network: &str, address: IpAddr, force: bool, state: &Path, output: Output) -> anyhow::Result<()> {
-    let mut store = existing(state).and_then(|_exists| open(state))?;
-    if !force {
-        let holder = store.entries(None)?.into_iter().find(|entry| {
-            entry.claims.iter().any(|(scope, claimed)| scope == network && *claimed == address)
-        });
-        if let Some(entry) = holder
-            && !entry.record.netns.is_empty()
-            && Path::new(&entry.record.netns).exists()
-        {
-            bail!(
-                "{address} is in use: the namespace {} of container {} exists; delete the container, or use --force",
-                entry.record.netns,
-                entry.key.attachment.container_id
-            );
-        }
+    // Looked for first, so that a mistyped command does not make a store.
+    drop(existing(state)?);
+    let mut store = open(state)?;
+    let holder = store
+        .entries(None)?
+        .into_iter()
+        .find(|entry| entry.claims.iter().any(|(scope, claimed)| scope == network && *claimed == address));
+    if let Some(entry) = &holder
+        && !force
+        && !entry.record.netns.is_empty()
+        && Path::new(&entry.record.netns).exists()
+    {
+        bail!(
+            "{address} is in use: the namespace {} of container {} exists; delete the container, or use --force",
+            entry.record.netns,
+            entry.key.attachment.container_id
+        );
     }
-    if !store.release_address(network, address)? {
-        bail!("{address} is not claimed on {network:?}; `weftctl ledger ls` shows what is");
-    }
+    store.release_address(network, address, true)?;
     let document = json!({ "network": network, "address": address, "released": true });
     output.lines(&document, &[format!("released {address} on {network}")])
 }

@@ -34,7 +34,7 @@ pub(crate) struct PlanArgs {
 pub(crate) fn run(args: &PlanArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let conf = read(&args.conf)?;
     let kind = plugin_type(&conf)?;
-    let persona = Persona::from_program(kind.as_ref())?;
+    let persona = Persona::from_argv0(kind.as_ref())?;
     let env = Environment {
         verb: Verb::Add,
         container_id: args.container_id.clone(),

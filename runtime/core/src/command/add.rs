@@ -134,10 +134,9 @@ pub(super) fn give_back(
         Ok(None) => {}
         Err(error) => leftovers.push(error.to_string()),
     }
-    if leftovers.is_empty()
-        && let Err(error) = store.abandon(&key)
-    {
-        leftovers.push(error.to_string());
+    if leftovers.is_empty() {
+        let taken_back = crate::facts::now().map_err(CommandError::from).and_then(|now| Ok(store.abandon(&key, now)?));
+        leftovers.extend(taken_back.err().map(|error| error.chain()));
     }
     if leftovers.is_empty() { cause } else { CommandError::Leftovers { cause: Box::new(cause), leftovers } }
 }

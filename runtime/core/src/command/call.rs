@@ -5,7 +5,7 @@ use crate::cni::{self, Environment, Verb};
 use crate::conf::{Network, Object, Persona};
 use crate::ledger::{Key, NodeStore, Role};
 use crate::netlink;
-use crate::policy::PolicyStore;
+use crate::policy::PolicyRef;
 use weft_host_abi::types::{Attachment, Pod};
 
 /// What every verb starts from.
@@ -30,19 +30,19 @@ impl<'a> Call<'a> {
         log: &'a mut String,
     ) -> Result<Self, CommandError> {
         let conf = cni::read_network(stdin)?;
-        cni::check_version(&conf, env.verb)?;
+        cni::Version::of(&conf, env.verb)?;
         let lenient = matches!(env.verb, Verb::Del | Verb::Gc);
         let pairs = match cni::parse_pairs(&env.args) {
             Ok(pairs) => pairs,
             Err(_unusable) if lenient => Vec::new(),
             Err(error) => return Err(error.into()),
         };
-        let policies = PolicyStore::new(&context.state_dir);
-        let is_shipped = |name: &str| policies.is_shipped(name);
-        let network = if lenient {
-            Network::parse_for_del(persona, &conf, &pairs)?
-        } else {
-            Network::parse(persona, &conf, &pairs, &is_shipped)?
+        let is_shipped =
+            |name: &str| PolicyRef::shipped(name).is_ok_and(|policy| policy.path(&context.state_dir).is_file());
+        let network = match env.verb {
+            Verb::Del => Network::parse_for_del(persona, &conf, &is_shipped),
+            Verb::Gc => Network::parse_for_gc(persona, &conf, &is_shipped)?,
+            _ => Network::parse(persona, &conf, &pairs, &is_shipped)?,
         };
         Ok(Self { context, persona, env, pairs, conf, network, log })
     }

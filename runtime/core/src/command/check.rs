@@ -36,7 +36,7 @@ fn compare(call: &Call<'_>, plan: &Plan, previous: &CniResult) -> Vec<String> {
     let mut differences = Vec::new();
     let netns = &call.env.netns;
     if !plan.result.interfaces.is_empty() && !plan.result.observed_addresses {
-        let ours = previous.interfaces.iter().any(|link| link.name == call.env.ifname && link.sandbox == *netns);
+        let ours = previous.interfaces.iter().any(|link| link.name == call.env.ifname && link.sandbox.as_ref() == Some(netns));
         // Results before 0.3.0 have no interfaces to compare.
         if !ours && !previous.interfaces.is_empty() {
             differences.push(format!("Sandbox in prevResult  doesn't match configured netns: {netns}"));

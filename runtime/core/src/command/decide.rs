@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use weft_host_abi::types::{Dns, ReleaseRule, Request, Route};
+use weft_host_abi::types::{ClaimInfo, Dns, LastClaim, LedgerView, Range, ReleaseRule, Request, Route, Usage};
 
 use super::call::Call;
 use super::trace::Trace;
@@ -43,7 +43,7 @@ impl Decided {
 pub(super) fn load(call: &Call<'_>) -> Result<Loaded, CommandError> {
     let reference = reference(ipam(call)?)?;
     let grants = Grants { wasi: call.network.grants.wasi, data: call.network.grants.data.clone() };
-    let store = PolicyStore::new(&call.context.state_dir);
+    let store = PolicyStore::new(&call.context.state_dir)?;
     Ok(store.load(&reference, &grants, &call.context.compile)?)
 }
 
@@ -55,10 +55,10 @@ pub(super) fn limits(call: &Call<'_>) -> Limits {
         limits.fuel = fuel;
     }
     if let Some(mib) = conf.memory_mib {
-        limits.memory_bytes = usize::try_from(mib << 20).unwrap_or(usize::MAX);
+        limits.memory = usize::try_from(u64::from(mib) << 20).unwrap_or(usize::MAX);
     }
     if let Some(millis) = conf.deadline_ms {
-        limits.deadline = std::time::Duration::from_millis(millis);
+        limits.deadline = std::time::Duration::from_millis(u64::from(millis));
     }
     limits
 }
@@ -81,22 +81,25 @@ pub(super) fn decide(call: &mut Call<'_>, policy: &Loaded, store: &mut NodeStore
     if store.has_expired(now)? {
         store.purge_expired(now)?;
     }
-    decide_with(call, policy, store, now)
+    decide_with(call, policy, Some(store), now)
 }
 
-/// As `decide`, without writing to the store at all (`weftctl plan`).
+/// As `decide`, without writing to the store, which may not even be there (`weftctl plan`).
 pub(super) fn decide_with(
     call: &mut Call<'_>,
     policy: &Loaded,
-    store: &NodeStore,
+    store: Option<&NodeStore>,
     now: u64,
 ) -> Result<Decided, CommandError> {
     let request = request(call, store, now)?;
     let scope = ipam(call)?.scope.clone();
-    let view = Box::new(store.view(&scope, now)?);
+    let view: Box<dyn LedgerView + Send> = match store {
+        Some(store) => Box::new(store.view(&scope, now)?),
+        None => Box::new(EmptyLedger),
+    };
     let answer = policy.allocate(&request, view, &limits(call))?;
     for line in &answer.log {
-        call.say(&format!("policy {:?}: {line}", policy.name()));
+        call.say(&format!("policy {:?}: {}", policy.name(), line.text));
     }
     let decision = answer
         .outcome
@@ -128,14 +131,17 @@ pub(super) fn decide_with(
     })
 }
 
-fn request(call: &Call<'_>, store: &NodeStore, now: u64) -> Result<Request, CommandError> {
+fn request(call: &Call<'_>, store: Option<&NodeStore>, now: u64) -> Result<Request, CommandError> {
     let ipam = ipam(call)?;
     let attachment = call.attachment();
     let pod = call.pod();
     let node = facts::node();
     let identities = facts::identities(&attachment, pod.as_ref());
     Ok(Request {
-        held: store.held(&ipam.scope, &identities, &attachment.container_id)?,
+        held: match store {
+            Some(store) => store.held(&ipam.scope, &identities, &attachment.container_id)?,
+            None => Vec::new(),
+        },
         seed: facts::seed(&node, &attachment),
         node,
         pod,
@@ -150,6 +156,32 @@ fn request(call: &Call<'_>, store: &NodeStore, now: u64) -> Result<Request, Comm
         now,
         attachment,
     })
+}
+
+/// The ledger of a node that has none yet.
+struct EmptyLedger;
+
+impl LedgerView for EmptyLedger {
+    fn claimed_by(&self, _address: IpAddr) -> Result<Option<ClaimInfo>, String> {
+        Ok(None)
+    }
+
+    fn next_free(&self, range: &Range, from: IpAddr) -> Result<Option<IpAddr>, String> {
+        let from = from.max(range.first);
+        Ok(range.contains(from).then_some(from))
+    }
+
+    fn usage(&self, range: &Range) -> Result<Usage, String> {
+        Ok(Usage { size: range.size(), taken: 0 })
+    }
+
+    fn last_claimed(&self, _range: &Range) -> Result<Option<LastClaim>, String> {
+        Ok(None)
+    }
+
+    fn held_by(&self, _owner: &str) -> Result<Vec<ClaimInfo>, String> {
+        Ok(Vec::new())
+    }
 }
 
 /// Tells a policy that keeps offering what is taken from one that is merely unlucky.

@@ -60,10 +60,8 @@ fn tear_down(call: &mut Call<'_>, store: &NodeStore, entry: &Entry) -> Vec<Strin
         Ok(keep) => keep,
         Err(error) => return vec![error.to_string()],
     };
-    // The journal's namespace, not the runtime's: DEL may come without one. Where the path now names another namespace
-    // than ours was, the links in it are checked by kind before anything is deleted.
     let netns = if call.env.netns.is_empty() { &entry.record.netns } else { &call.env.netns };
-    let executor = match container(netns) {
+    let executor = match container(netns, plan.container.as_deref()) {
         Ok(path) => Executor::open(path),
         Err(error) => {
             // An unusable path must not keep the host's side from being cleaned.
@@ -77,13 +75,16 @@ fn tear_down(call: &mut Call<'_>, store: &NodeStore, entry: &Entry) -> Vec<Strin
     }
 }
 
-/// A namespace that is gone took its links along.
-fn container(netns: &str) -> Result<Option<&Path>, CommandError> {
+/// The path of the attachment's namespace, while it is that one. A namespace that is gone took its links along, and one
+/// that has got its path since (`/proc/PID/ns/net` of another process) is none of ours.
+fn container<'a>(netns: &'a str, identity: Option<&str>) -> Result<Option<&'a Path>, CommandError> {
     if netns.is_empty() {
         return Ok(None);
     }
     let path = Path::new(netns);
-    Ok(netlink::netns_exists(path)?.then_some(path))
+    let found = netlink::netns_identity(path)?;
+    let same = found.is_some() && (identity.is_none() || found.as_deref() == identity);
+    Ok(same.then_some(path))
 }
 
 /// DEL of an attachment the journal does not know: it is gone already, or the stock plugin made it before the node was
@@ -108,7 +109,7 @@ fn unknown(call: &mut Call<'_>) -> Result<Vec<String>, CommandError> {
         "loopback" => Op::LinkUp { link: LinkRef::container("lo") },
         _ => Op::CreateVeth { container: ifname, host: String::new(), mtu: None, mac: None },
     };
-    let Some(path) = container(&call.env.netns)? else { return Ok(Vec::new()) };
+    let Some(path) = container(&call.env.netns, None)? else { return Ok(Vec::new()) };
     let mut executor = Executor::open(Some(path))?;
     if executor.same_netns() {
         return Ok(Vec::new());

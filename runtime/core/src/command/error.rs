@@ -15,7 +15,7 @@ use crate::delegate::DelegateError;
 use crate::facts::FactsError;
 use crate::ledger::LedgerError;
 use crate::netlink::NetlinkError;
-use crate::policy::PolicyError;
+use crate::policy::{Class, PolicyError};
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +47,9 @@ pub enum CommandError {
     /// Addresses are wanted from a network without IPAM.
     #[error("the configuration has no \"ipam\" section; add one with a type")]
     NoIpam,
+    /// A link is wanted of a configuration that names no delegate.
+    #[error("the configuration has no \"delegate\" section; add one with a type")]
+    NoDelegate,
     /// A delegate refused.
     #[error(transparent)]
     Delegate(#[from] DelegateError),
@@ -168,14 +171,6 @@ pub enum CommandError {
         #[source]
         source: std::io::Error,
     },
-    /// The plugin failed without saying why.
-    #[error("CNI plugin {plugin:?} failed with {how} and no error message; its log may say more")]
-    PluginSilent {
-        /// The type.
-        plugin: String,
-        /// Exit code or signal.
-        how: String,
-    },
     /// The plugin's answer is not JSON.
     #[error("CNI plugin {plugin:?} answered something that is not JSON")]
     PluginAnswer {
@@ -227,6 +222,7 @@ impl CommandError {
             Self::UnknownDelegate(_)
             | Self::IpamRequired { .. }
             | Self::NoIpam
+            | Self::NoDelegate
             | Self::Delegate(DelegateError::Conf(_))
             | Self::Denied { denial: Denial::InvalidConfig(_), .. }
             | Self::PolicyConf { .. }
@@ -236,7 +232,11 @@ impl CommandError {
             Self::Contended { .. } | Self::Denied { denial: Denial::TryAgain(_), .. } => 11,
             Self::NotReady { .. } => 50,
             Self::Denied { denial: Denial::Denied(_), .. } => 100,
-            Self::Policy(error) => error.code(),
+            Self::Policy(error) => match error.class() {
+                Class::Config => 7,
+                Class::Host => 5,
+                Class::Node | Class::Policy => 101,
+            },
             Self::OffersTaken { .. } | Self::Delegate(DelegateError::Addressing(_)) => 101,
             Self::Denied { denial: Denial::Exhausted(_), .. } => 102,
             Self::Netlink(error) | Self::Op { source: error, .. } => {
@@ -245,7 +245,7 @@ impl CommandError {
             Self::Delegate(DelegateError::Host(_)) => 103,
             Self::Leftovers { .. } | Self::Teardown { .. } => 104,
             Self::Differs { .. } => 105,
-            Self::PluginSilent { .. } | Self::Encode(_) | Self::Journal { .. } | Self::NoPlan => 999,
+            Self::Encode(_) | Self::Journal { .. } | Self::NoPlan => 999,
         }
     }
 
@@ -255,7 +255,7 @@ impl CommandError {
         if let Self::Cni(error) = self {
             return error.clone();
         }
-        CniError::new(self.code(), self.to_string(), self.details())
+        CniError::new(self.code(), self.to_string()).with_details(self.details())
     }
 
     /// Display and all causes, on one line.

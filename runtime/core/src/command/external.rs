@@ -156,7 +156,7 @@ pub(super) fn check_stored(call: &Call<'_>, entry: &Entry) -> Result<(), Command
 
 /// STATUS of an external plugin.
 pub(super) fn status(call: &Call<'_>, plugin: &str, conf: &Object) -> Result<(), CommandError> {
-    exec(plugin, "STATUS", &env(call), &conf.to_value()).map(drop)
+    exec(plugin, "STATUS", &env(call), conf.as_value()).map(drop)
 }
 
 /// GC goes on to external plugins with the same list.
@@ -165,11 +165,11 @@ pub(super) fn forward_gc(call: &mut Call<'_>) -> Vec<String> {
     if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
         targets.extend(delegate_conf(call).ok());
     } else if let Some(IpamKind::External(plugin)) = call.network.ipam.as_ref().map(|ipam| &ipam.kind) {
-        targets.push((plugin.clone(), call.conf.to_value()));
+        targets.push((plugin.clone(), call.conf.as_value().clone()));
     }
     let mut problems = Vec::new();
     for (plugin, mut conf) in targets {
-        if let (Some(object), Some(given)) = (conf.as_object_mut(), call.conf.to_value().as_object()) {
+        if let (Some(object), Some(given)) = (conf.as_object_mut(), call.conf.as_value().as_object()) {
             object.extend(given.iter().filter(|(key, _)| key.starts_with("cni.dev/")).map(|(k, v)| (k.clone(), v.clone())));
         }
         if let Err(error) = exec(&plugin, "GC", &env(call), &conf) {
@@ -182,25 +182,14 @@ pub(super) fn forward_gc(call: &mut Call<'_>) -> Vec<String> {
 /// What the plugin of `ipam.type` gets: the whole configuration, as the specification says; under `"type": "weft"` that is
 /// what a stock plugin would have passed on.
 fn conf_for_ipam(call: &Call<'_>) -> Value {
-    call.conf.to_value()
+    call.conf.as_value().clone()
 }
 
-/// What an external delegate gets: the network's common keys, the delegate's own, and `ipam` pointing back at weft where the
-/// policy is ours.
+/// What an external delegate gets: `conf` has the network's common keys, the delegate's own, and `ipam` pointing back at weft
+/// where the policy is ours.
 fn delegate_conf(call: &Call<'_>) -> Result<(String, Value), CommandError> {
-    let delegate = call.network.delegate.as_ref().ok_or(CommandError::NoIpam)?;
-    let mut conf = delegate.conf.to_value();
-    if let (Some(object), Some(ipam)) = (conf.as_object_mut(), &call.network.ipam) {
-        let mut inner = ipam.object.to_value();
-        if let Some(inner) = inner.as_object_mut()
-            && let IpamKind::Shipped(policy) | IpamKind::Wasm { policy } = &ipam.kind
-        {
-            inner.insert("type".to_owned(), Value::from("weft-ipam"));
-            inner.insert("policy".to_owned(), Value::from(policy.as_str()));
-        }
-        object.insert("ipam".to_owned(), inner);
-    }
-    Ok((delegate.kind.clone(), conf))
+    let delegate = call.network.delegate.as_ref().ok_or(CommandError::NoDelegate)?;
+    Ok((delegate.kind.clone(), delegate.conf.as_value().clone()))
 }
 
 fn intent(call: &Call<'_>, plugin: &str, conf: &Value) -> Result<Record, CommandError> {
@@ -257,20 +246,15 @@ fn exec(plugin: &str, verb: &str, env: &Env<'_>, conf: &Value) -> Result<Vec<u8>
     if output.status.success() {
         return Ok(output.stdout);
     }
-    if let Some(error) = CniError::parse(&output.stdout) {
-        return Err(CommandError::Cni(error));
-    }
     // A plugin that died without a word may also not have read its configuration.
-    if let Some(Err(source)) = written {
+    if let (true, Some(Err(source))) = (output.stdout.is_empty(), written) {
         return Err(failed(source));
     }
-    Err(CommandError::PluginSilent {
-        plugin: plugin.to_owned(),
-        how: match output.status.signal() {
-            Some(signal) => format!("signal {signal}"),
-            None => format!("exit code {}", output.status.code().unwrap_or_default()),
-        },
-    })
+    let how = match output.status.signal() {
+        Some(signal) => format!("plugin {plugin:?}, signal {signal}"),
+        None => format!("plugin {plugin:?}, exit status {}", output.status.code().unwrap_or_default()),
+    };
+    Err(CommandError::Cni(CniError::parse(&output.stdout, &[], &how)))
 }
 
 /// A binary that is being replaced cannot be executed for a moment ("text file busy"); the reference runtime waits too.

@@ -54,13 +54,13 @@ fn by_policy(call: &mut Call<'_>, stage: &Stage, mut notes: Vec<String>) -> Resu
     let policy = decide::load(call)?;
     let now = crate::facts::now()?;
     let store = match NodeStore::open_read_only(&call.context.state_dir)? {
-        Some(store) => store,
+        Some(store) => Some(store),
         None => {
             notes.push("this node has no ledger yet; the plan is made against an empty one".to_owned());
-            NodeStore::empty()?
+            None
         }
     };
-    let decided = decide_with(call, &policy, &store, now)?;
+    let decided = decide_with(call, &policy, store.as_ref(), now)?;
     let first = decided.wants.iter().filter_map(|want| {
         want.candidates.first().map(|(address, _)| Given { address: *address, gateway: want.gateway })
     });

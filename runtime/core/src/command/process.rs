@@ -11,7 +11,7 @@ use std::sync::Mutex;
 
 use super::call::Call;
 use super::{CommandError, Context, STATE_DIR, add, check, del, gc, status};
-use crate::cni::{self, CniError, Verb};
+use crate::cni::{self, CniError, Invoked, Verb};
 use crate::conf::Persona;
 
 /// No network configuration is larger than this; more is refused instead of filling memory.
@@ -62,7 +62,7 @@ fn without_panics(call: impl FnOnce() -> Output) -> Output {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_payload| {
         let details = MESSAGE.lock().map(|message| message.clone()).unwrap_or_default();
         let msg = "internal error in weft: please report it with these details; DEL cleans up what this call left";
-        Output::failure(&CniError::new(999, msg, details))
+        Output::failure(&CniError::new(cni::code::INTERNAL, msg).with_details(details))
     })
 }
 
@@ -88,11 +88,14 @@ fn answer(
     context: &Context,
     log: &mut String,
 ) -> Result<String, CommandError> {
-    let persona = Persona::from_program(program)?;
-    let Some(environment) = cni::read_environment(env)? else {
-        // Without CNI_COMMAND a person runs us by hand: the stock plugins say what they are, on stderr.
-        log.push_str(&about(persona));
-        return Ok(String::new());
+    let persona = Persona::from_argv0(program)?;
+    let environment = match cni::read_environment(env)? {
+        Invoked::Cni(environment) => environment,
+        // A person runs us by hand: the stock plugins say what they are, on stderr.
+        Invoked::About => {
+            log.push_str(&cni::about(&format!("CNI {} plugin, in weft {}", persona.name(), env!("CARGO_PKG_VERSION"))));
+            return Ok(String::new());
+        }
     };
     if environment.verb == Verb::Version {
         return Ok(cni::version_document());
@@ -111,11 +114,6 @@ fn answer(
         Verb::Status => status::run(&mut call).map(|()| String::new()),
         Verb::Version => Ok(cni::version_document()),
     }
-}
-
-fn about(persona: Persona) -> String {
-    let versions = cni::Version::ALL.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    format!("CNI {} plugin, in weft {}\nCNI protocol versions supported: {versions}\n", persona.name(), env!("CARGO_PKG_VERSION"))
 }
 
 /// Compiles a component by running `weftctl policy compile` once.

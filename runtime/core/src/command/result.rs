@@ -43,8 +43,8 @@ fn shape(call: &Call<'_>, plan: &Plan, links: &BTreeMap<LinkRef, LinkInfo>) -> C
         .iter()
         .map(|link| Interface {
             name: link.name.clone(),
-            mac: links.get(link).and_then(|info| info.mac).map(|mac| mac.to_string()).unwrap_or_default(),
-            sandbox: if link.side == Side::Container { call.env.netns.clone() } else { String::new() },
+            mac: links.get(link).and_then(|info| info.mac).map(|mac| mac.to_string()),
+            sandbox: (link.side == Side::Container).then(|| call.env.netns.clone()),
             ..Interface::default()
         })
         .collect();

@@ -81,6 +81,9 @@ impl Stage {
             })?,
             _ => ipam_alone(addressing),
         };
+        if let Some(executor) = &self.executor {
+            plan.container = executor.container_identity()?;
+        }
         (call.context.plan_hook)(&mut plan);
         result::preflight(call, &plan)?;
         Ok(plan)
@@ -108,7 +111,7 @@ fn ipam_alone(addressing: Option<&Addressing>) -> Plan {
         .collect();
     let result =
         ResultShape { ips, routes: addressing.routes.clone(), dns: addressing.dns.clone(), ..ResultShape::default() };
-    Plan { ops: Vec::new(), result }
+    Plan { result, ..Plan::default() }
 }
 
 /// Claims of our ledger as a delegate sees them.

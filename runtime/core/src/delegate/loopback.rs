@@ -47,6 +47,7 @@ impl Delegate for Loopback {
         Ok(Plan {
             ops: vec![Op::LinkUp { link: lo.clone() }],
             result: ResultShape { interfaces: vec![lo], observed_addresses: true, ..ResultShape::default() },
+            ..Plan::default()
         })
     }
 }

@@ -137,6 +137,6 @@ impl Delegate for Macvlan {
         } else {
             ops.push(Op::LinkUp { link: LinkRef::container(name) });
         }
-        Ok(Plan { ops, result })
+        Ok(Plan { ops, result, ..Plan::default() })
     }
 }

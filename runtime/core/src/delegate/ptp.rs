@@ -94,7 +94,7 @@ impl Delegate for Ptp {
             dns: input.dns.unwrap_or(&addressing.dns).clone(),
             ..ResultShape::default()
         };
-        Ok(Plan { ops, result })
+        Ok(Plan { ops, result, ..Plan::default() })
     }
 }
 

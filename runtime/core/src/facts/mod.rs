@@ -40,7 +40,8 @@ pub fn now() -> Result<u64, FactsError> {
 /// The node, as far as it can be known without Kubernetes: its host name.
 #[must_use]
 pub fn node() -> Node {
-    let name = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let uname = nix::sys::utsname::uname();
+    let name = uname.map(|uname| uname.nodename().to_string_lossy().into_owned()).unwrap_or_default();
     Node { name, labels: Vec::new() }
 }
 

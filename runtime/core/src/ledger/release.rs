@@ -42,6 +42,25 @@ impl NodeStore {
         })
     }
 
+    /// Takes an entry and its claims back as if they had never been, for an ADD that failed and was undone. Nobody has used
+    /// the addresses, so no cooldown begins; what was kept for its owner stays kept.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn abandon(&mut self, key: &Key, now: u64) -> Result<(), LedgerError> {
+        self.write("take back a claim", |conn| {
+            let Some(id) = journal::find(conn, key)? else { return Ok(()) };
+            let rule: String = conn.query_row("SELECT release FROM journal WHERE id = ?1", [id], |row| row.get(0))?;
+            if matches!(journal::rule(&rule)?, ReleaseRule::Cooldown(_)) {
+                conn.execute("UPDATE journal SET release = '\"free\"' WHERE id = ?1", [id])?;
+            }
+            let mut books = Books::new(conn);
+            release_entry(conn, &mut books, id, now)?;
+            books.close()?;
+            Ok(())
+        })
+    }
+
     /// Whether a cooldown has ended, so that `purge_expired` would free an address.
     ///
     /// # Errors

@@ -42,7 +42,7 @@ fn binary(path: &Path) -> Finding {
 /// Which names weft answers to here, and which another plugin has.
 fn names(bin: &Path) -> Finding {
     let (mut ours, mut others) = (Vec::new(), Vec::new());
-    for name in Persona::names().filter(|name| *name != "weft") {
+    for name in Persona::all().map(Persona::name).filter(|name| *name != "weft") {
         let path = bin.join(name);
         if fs::read_link(&path).is_ok_and(|target| target.file_name().is_some_and(|file| file == "weft")) {
             ours.push(name);

@@ -94,7 +94,7 @@ fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> 
 
 /// The names to answer to: all of them, or those asked for, which have to exist.
 fn names(args: &InstallArgs) -> anyhow::Result<Vec<&'static str>> {
-    let all: Vec<&'static str> = Persona::names().filter(|name| *name != "weft").collect();
+    let all: Vec<&'static str> = Persona::all().map(Persona::name).filter(|name| *name != "weft").collect();
     let Some(wanted) = &args.names else { return Ok(all) };
     for name in wanted {
         if !all.contains(&name.as_str()) {
@@ -111,7 +111,7 @@ pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> a
         refuse_with_attachments(state)?;
     }
     let mut steps = Vec::new();
-    for name in Persona::names().filter(|name| *name != "weft") {
+    for name in Persona::all().map(Persona::name).filter(|name| *name != "weft") {
         steps.push(Step::remove_name(&bin.join(name))?);
         steps.push(Step::restore(&bin.join(format!("{name}{SAVED}")), &bin.join(name))?);
     }

@@ -67,7 +67,7 @@ fn check_bytes(bytes: &[u8], state: &Path) -> anyhow::Result<Checked> {
     let mut checked = Checked { plugins: 0, problems: Vec::new() };
     for plugin in plugins(&value) {
         let kind = plugin.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let Ok(persona) = Persona::from_program(kind.as_ref()) else { continue };
+        let Ok(persona) = Persona::from_argv0(kind.as_ref()) else { continue };
         checked.plugins += 1;
         let found: Problems = check_conf(&context, persona, plugin.to_string().as_bytes());
         checked.problems.extend(found.into_iter().map(|problem| ConfProblem {

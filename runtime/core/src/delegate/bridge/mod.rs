@@ -88,7 +88,7 @@ impl Delegate for Bridge {
         if let Some(dns) = input.dns {
             result.dns.clone_from(dns);
         }
-        Ok(Plan { ops, result })
+        Ok(Plan { ops, result, ..Plan::default() })
     }
 }
 

@@ -52,12 +52,20 @@ pub(super) struct SetSpec {
 struct Field {
     number: u32,
     length: u32,
+    order: ByteOrder,
 }
 
-const IPV4: Field = Field { number: 7, length: 4 };
-const IPV6: Field = Field { number: 8, length: 16 };
-const ETHER: Field = Field { number: 9, length: 6 };
-const IFNAME: Field = Field { number: 41, length: 16 };
+/// `nft`'s byte orders.
+#[derive(Debug, Clone, Copy)]
+enum ByteOrder {
+    Host = 1,
+    Network = 2,
+}
+
+const IPV4: Field = Field { number: 7, length: 4, order: ByteOrder::Network };
+const IPV6: Field = Field { number: 8, length: 16, order: ByteOrder::Network };
+const ETHER: Field = Field { number: 9, length: 6, order: ByteOrder::Network };
+const IFNAME: Field = Field { number: 41, length: 16, order: ByteOrder::Host };
 /// Bits per type in the number of a concatenation.
 const TYPE_BITS: u32 = 6;
 
@@ -240,7 +248,11 @@ impl SetSpec {
             SetAttribute::KeyLen(length),
             SetAttribute::Id(self.id),
         ];
-        if self.fields.len() > 1 {
+        if let [field] = self.fields {
+            // Without it `nft` prints interface names backwards. Type 0 (NFTNL_UDATA_SET_KEYBYTEORDER), length, number.
+            let order = (field.order as u32).to_ne_bytes();
+            attributes.push(SetAttribute::UserData([&[0, 4], order.as_slice()].concat()));
+        } else {
             flags |= SetFlags::Concat;
             attributes.push(SetAttribute::Description(vec![SetDescription::Concat(
                 self.fields.iter().map(Field::nla).collect(),

@@ -79,9 +79,9 @@ impl Element {
         Self { table: set.table, set: set.name, key, end }
     }
 
-    /// Whether this is the element of that set with that key.
-    pub(super) fn is(&self, table: Table, set: &str, key: &[u8]) -> bool {
-        self.table == table && self.set == set && self.key == key
+    /// Whether this is the element of that set (no two tables have one of the same name) with that key.
+    pub(super) fn is(&self, set: &str, key: &[u8]) -> bool {
+        self.set == set && self.key == key
     }
 
     /// The request about it.

@@ -20,7 +20,7 @@ use netlink_packet_netfilter::nftables::{NfTablesMessage, TableAttribute, TableM
 use nix::errno::Errno;
 
 use self::element::Change;
-use self::socket::{Item, Outcome, Socket};
+use self::socket::{Item, Outcome, Socket, Transaction};
 use super::error::{Doing, Fault, NetlinkError};
 
 /// How often a transaction is tried again after somebody else's came between.
@@ -80,10 +80,11 @@ impl Nft {
             let first = base.len();
             let mut items = base;
             items.extend(elements.iter().map(|element| element.item(Change::Add)));
-            let outcomes = self.socket.transact(&items, None).doing(doing)?;
+            let Transaction { outcomes, announced } = self.socket.transact(&items, None).doing(doing)?;
             let Some((at, fault)) = first_fault(&outcomes) else {
-                let added = elements.iter().zip(&outcomes[first..]).filter(|(_, outcome)| outcome.echoed);
-                return Ok(Added { elements: added.map(|(element, _)| element.clone()).collect(), tables: missing });
+                let is_new = |element: &&Element| announced.iter().any(|(set, key)| element.is(set, key));
+                let elements = elements.iter().filter(is_new).cloned().collect();
+                return Ok(Added { elements, tables: missing });
             };
             // A refusal from the base: the table was made by somebody else in between, or is not as we make it.
             if at < first && fault.is_exists() {
@@ -154,7 +155,7 @@ impl Nft {
             }
             let outcomes = match self.socket.transact(&items, generation) {
                 Err(Fault::Refused(Errno::ERESTART, _)) => return Ok(false),
-                other => other.doing(doing)?,
+                other => other.doing(doing)?.outcomes,
             };
             let Some((_, fault)) = first_fault(&outcomes) else { return Ok(true) };
             // One that is missing fails the whole transaction: go on without those. Every round has fewer.
@@ -178,7 +179,7 @@ impl Nft {
                 Err(fault) if fault.is_absent() => continue,
                 other => other.doing(|| "failed to list nftables elements")?,
             };
-            let ours = |key: &[u8]| elements.iter().any(|element| element.is(table, set.name, key));
+            let ours = |key: &[u8]| elements.iter().any(|element| element.is(set.name, key));
             if !keys.iter().all(|key| ours(key)) {
                 return Ok(false);
             }

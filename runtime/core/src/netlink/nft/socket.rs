@@ -45,12 +45,19 @@ pub(super) struct Item {
     pub(super) flags: u16,
 }
 
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    /// One for each request.
+    pub(super) outcomes: Vec<Outcome>,
+    /// Set and key of the elements that the kernel tells of as new ones; it does for requests with `NLM_F_ECHO`.
+    pub(super) announced: Vec<(String, Vec<u8>)>,
+}
+
 /// What became of one request of a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
     refused: Option<(Errno, Option<String>)>,
-    /// The kernel told of the thing as of a new one.
-    pub(super) echoed: bool,
 }
 
 /// The socket.
@@ -99,7 +106,7 @@ impl Socket {
 
     /// One transaction. An error is about the batch as a whole, an outcome about one of its requests; any refused one
     /// means that nothing was changed.
-    pub(super) fn transact(&mut self, items: &[Item], generation: Option<u32>) -> Result<Vec<Outcome>, Fault> {
+    pub(super) fn transact(&mut self, items: &[Item], generation: Option<u32>) -> Result<Transaction, Fault> {
         let mut bytes = Vec::with_capacity(4096);
         let control =
             |inner| NetfilterMessage::new(NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, SUBSYSTEM), inner);
@@ -119,7 +126,7 @@ impl Socket {
         self.append(&mut bytes, control(ControlMessage::BatchEnd), NLM_F_REQUEST);
         self.send(&bytes)?;
 
-        let mut outcomes = vec![Outcome::default(); items.len()];
+        let mut done = Transaction { outcomes: vec![Outcome::default(); items.len()], announced: Vec::new() };
         let mut buffer = Vec::with_capacity(BUFFER);
         while !open.is_empty() {
             for answer in self.receive(&mut buffer)? {
@@ -130,17 +137,15 @@ impl Socket {
                 {
                     return Err(Fault::Refused(errno, hint));
                 }
-                let Some(at) = open.get(&answer.sequence).copied() else { continue };
-                let Some(outcome) = outcomes.get_mut(at) else { continue };
-                if answer.kind == NLMSG_ERROR {
+                if answer.kind != NLMSG_ERROR {
+                    // Announcements have no sequence number; they come before the acknowledgements.
+                    done.announced.extend(announced_elements(answer.whole)?);
+                } else if let Some(outcome) = open.remove(&answer.sequence).and_then(|at| done.outcomes.get_mut(at)) {
                     outcome.refused = refused;
-                    open.remove(&answer.sequence);
-                } else {
-                    outcome.echoed = true;
                 }
             }
         }
-        Ok(outcomes)
+        Ok(done)
     }
 
     /// A question outside a transaction.
@@ -171,15 +176,7 @@ impl Socket {
         let message = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
         let item = Item { table, message, flags: 0 };
         let answers = self.question(item.message(), NLM_F_REQUEST | NLM_F_DUMP)?;
-        let lists = answers.into_iter().filter_map(|answer| match answer {
-            NfTablesMessage::NewSetElement(SetElementMessage { attributes }) => Some(attributes),
-            _ => None,
-        });
-        let elements = lists.flatten().filter_map(|attribute| match attribute {
-            SetElementList::Elements(elements) => Some(elements),
-            _ => None,
-        });
-        Ok(elements.flatten().filter_map(key_of).collect())
+        Ok(answers.into_iter().flat_map(elements_of).map(|(_set, key)| key).collect())
     }
 
     /// Sends one message, and reads answers to it up to the last one.
@@ -198,8 +195,7 @@ impl Socket {
                 if let Some((errno, hint)) = answer.refusal()? {
                     return Err(Fault::Refused(errno, hint));
                 }
-                let parsed = NetlinkMessage::<NetfilterMessage>::deserialize(answer.whole);
-                match parsed.map_err(|_decode| Fault::Broken("an unreadable answer"))?.payload {
+                match parse(answer.whole)? {
                     NetlinkPayload::Done(_) => return Ok(things),
                     NetlinkPayload::InnerMessage(NetfilterMessage {
                         inner: NetfilterMessageInner::NfTables(thing),
@@ -247,6 +243,34 @@ impl Socket {
 
 fn refused(error: &io::Error) -> Fault {
     Fault::Refused(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw), None)
+}
+
+fn parse(whole: &[u8]) -> Result<NetlinkPayload<NetfilterMessage>, Fault> {
+    let parsed = NetlinkMessage::<NetfilterMessage>::deserialize(whole);
+    parsed.map(|message| message.payload).map_err(|_decode| Fault::Broken("an unreadable answer"))
+}
+
+fn announced_elements(whole: &[u8]) -> Result<Vec<(String, Vec<u8>)>, Fault> {
+    Ok(match parse(whole)? {
+        NetlinkPayload::InnerMessage(NetfilterMessage { inner: NetfilterMessageInner::NfTables(thing), .. }) => {
+            elements_of(thing)
+        }
+        _ => Vec::new(),
+    })
+}
+
+/// Set and key of the elements a message lists.
+fn elements_of(message: NfTablesMessage) -> Vec<(String, Vec<u8>)> {
+    let NfTablesMessage::NewSetElement(SetElementMessage { attributes }) = message else { return Vec::new() };
+    let (mut set, mut keys) = (String::new(), Vec::new());
+    for attribute in attributes {
+        match attribute {
+            SetElementList::Set(name) => set = name,
+            SetElementList::Elements(elements) => keys.extend(elements.into_iter().filter_map(key_of)),
+            _ => {}
+        }
+    }
+    keys.into_iter().map(|key| (set.clone(), key)).collect()
 }
 
 fn key_of(element: ListAttribute<SetElementAttribute>) -> Option<Vec<u8>> {

@@ -1,0 +1,148 @@
+//! Whatever the configuration says: a network or an error with a code, never a panic.
+
+use proptest::prelude::*;
+use serde_json::Map;
+
+use super::*;
+use crate::cni::CniError;
+
+/// Keys at some level of a configuration.
+const KEYS: [&str; 40] = [
+    "cniVersion",
+    "name",
+    "type",
+    "delegate",
+    "ipam",
+    "ledger",
+    "limits",
+    "grants",
+    "runtimeConfig",
+    "args",
+    "cni",
+    "dns",
+    "ranges",
+    "subnet",
+    "rangeStart",
+    "rangeEnd",
+    "gateway",
+    "addresses",
+    "address",
+    "ips",
+    "ipRanges",
+    "labels",
+    "key",
+    "value",
+    "policy",
+    "dataDir",
+    "resolvConf",
+    "fuel",
+    "memoryMiB",
+    "deadlineMs",
+    "wasi",
+    "data",
+    "nameservers",
+    "search",
+    "cni.dev/valid-attachments",
+    "containerID",
+    "ifname",
+    "mac",
+    "prevResult",
+    "Name",
+];
+
+fn leaf() -> impl Strategy<Value = Value> {
+    let words = [
+        "host-local",
+        "static",
+        "by-label",
+        "wasm",
+        "weft-ipam",
+        "bridge",
+        "ptp",
+        "macvlan",
+        "loopback",
+        "node",
+        "1.1.0",
+        "0.2.0",
+        "",
+        "file:///x",
+        "/var",
+        "10.0.0.0/24",
+        "10.0.0.9/24",
+        "fd00::/64",
+        "10.0.0.1",
+        "fd00::1",
+        "net",
+    ];
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,8}".prop_map(Value::from),
+        prop::sample::select(words.to_vec()).prop_map(Value::from),
+        prop::sample::select(words.to_vec()).prop_map(Value::from),
+        (any::<u32>(), 0_u8..=33).prop_map(|(a, len)| json!(format!("{}/{len}", std::net::Ipv4Addr::from(a)))),
+        (any::<u128>(), 0_u8..=129).prop_map(|(a, len)| json!(format!("{}/{len}", std::net::Ipv6Addr::from(a)))),
+        (0_u8..=32).prop_map(|len| json!([[{"subnet": format!("0.0.0.0/{len}"), "rangeEnd": "255.255.255.255"}]])),
+        (0_u8..=128).prop_map(|len| json!([[{"subnet": format!("::/{len}")}]])),
+    ]
+}
+
+fn conf() -> impl Strategy<Value = Value> {
+    let object = |inner: BoxedStrategy<Value>| {
+        prop::collection::vec((prop::sample::select(KEYS.to_vec()), inner), 0..8).prop_map(|pairs| {
+            Value::Object(pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<Map<_, _>>())
+        })
+    };
+    let inner = leaf().prop_recursive(4, 64, 8, move |inner| {
+        prop_oneof![prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from), object(inner.boxed())]
+    });
+    // Mostly well-formed at the top, so that what is below is looked at.
+    object(inner.boxed()).prop_flat_map(|conf| {
+        let fixed = (any::<bool>(), prop::sample::select(SHIPPED.to_vec()));
+        (Just(conf), fixed).prop_map(|(mut conf, (fix, ipam))| {
+            if fix {
+                conf["cniVersion"] = json!("1.1.0");
+                conf["delegate"] = json!({"type": "bridge"});
+                if conf["ipam"].is_object() {
+                    conf["ipam"]["type"] = json!(ipam);
+                }
+            }
+            conf
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn any_configuration_is_read_or_refused(
+        conf in conf(),
+        args in prop_oneof![Just(String::new()), "(IP|MAC|IgnoreUnknown|X)=[0-9a-z./,]{0,12}"],
+    ) {
+        let conf = object(conf);
+        let pairs = parse_pairs(&args).unwrap();
+        for persona in Persona::all() {
+            match Network::parse(persona, &conf, &pairs, &is_shipped) {
+                Ok(network) => {
+                    for set in network.ipam.iter().flat_map(|ipam| &ipam.range_sets) {
+                        for range in &set.ranges {
+                            prop_assert!(range.first <= range.last, "{range:?}");
+                            prop_assert!(range.subnet.contains(&range.first) && range.subnet.contains(&range.last));
+                        }
+                    }
+                    let _pod = network.pod(&pairs);
+                    let _mac = network.requested_mac(&pairs);
+                }
+                Err(error) => {
+                    let document = CniError::new(error.code(), error.to_string()).to_json();
+                    prop_assert!(serde_json::from_str::<Value>(&document).is_ok());
+                }
+            }
+            let _del = Network::parse_for_del(persona, &conf, &is_shipped);
+            let _gc = Network::parse_for_gc(persona, &conf, &is_shipped);
+        }
+    }
+}
