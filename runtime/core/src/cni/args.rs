@@ -36,7 +36,7 @@ pub fn check_known(pairs: &[(String, String)], known: &[&str]) -> Result<(), Cni
                 CniError::new(
                     code::INVALID_ENVIRONMENT,
                     format!(
-                        "ARGS: error parsing value of pair {:?}: boolean unmarshal error: invalid input {lower})",
+                        "ARGS: error parsing value of pair {:?}: boolean unmarshal error: invalid input {lower}",
                         format!("{key}={value}")
                     ),
                 )
@@ -86,7 +86,7 @@ mod tests {
         assert!(check("B=2;IgnoreUnknown=0").is_err());
         assert_eq!(
             check("IgnoreUnknown=Yes").unwrap_err(),
-            r#"ARGS: error parsing value of pair "IgnoreUnknown=Yes": boolean unmarshal error: invalid input yes)"#
+            r#"ARGS: error parsing value of pair "IgnoreUnknown=Yes": boolean unmarshal error: invalid input yes"#
         );
     }
 }

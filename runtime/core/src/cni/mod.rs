@@ -6,6 +6,7 @@
 mod args;
 mod environment;
 mod error;
+mod names;
 mod network;
 mod object;
 mod result;
@@ -13,8 +14,9 @@ mod text;
 mod version;
 
 pub use args::{check_known, parse_pairs};
-pub use environment::{Environment, Invoked, Verb, check_container_id, check_ifname, check_name, read_environment};
+pub use environment::{Environment, Invoked, Verb, read_environment};
 pub use error::{CniError, code};
+pub use names::{check_container_id, check_ifname, check_name};
 pub use network::read_network;
 pub use object::{Mistyped, Object};
 pub use result::{CniResult, Interface, Ip, read_dns};

@@ -2,8 +2,7 @@
 
 use serde_json::Value;
 
-use super::environment::check_name;
-use super::{CniError, Object, code};
+use super::{CniError, Object, check_name, code};
 
 /// Reads what stdin had.
 ///

@@ -51,7 +51,8 @@ impl Object {
         Self::at(value, "")
     }
 
-    fn at(value: Value, path: &str) -> Result<Self, Mistyped> {
+    /// As `from_value`, for an object that error texts find at `path`.
+    pub(crate) fn at(value: Value, path: &str) -> Result<Self, Mistyped> {
         match value {
             Value::Object(_) => Ok(Self { value, path: path.to_owned() }),
             Value::Null => Ok(Self { path: path.to_owned(), ..Self::default() }),

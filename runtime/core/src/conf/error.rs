@@ -114,8 +114,10 @@ pub enum ConfError {
         version: Version,
     },
     /// A requested address that is none.
-    #[error("cannot understand ip: invalid IP address {text}")]
+    #[error("{place}invalid IP address {text}")]
     RequestedAddress {
+        /// Where it is, as stock says it; empty outside of `CNI_ARGS`.
+        place: String,
         /// The text.
         text: String,
     },

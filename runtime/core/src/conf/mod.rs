@@ -4,10 +4,12 @@
 //! that plugin's: unknown keys are ignored and mistakes are told in its words. Not here: what a delegate does with its keys
 //! (`delegate`), and a policy's own keys (the policy).
 
+mod attachments;
 mod error;
 mod ipam;
 mod network;
 mod persona;
+mod pod;
 mod ranges;
 mod requested;
 #[cfg(test)]

@@ -1,18 +1,15 @@
 //! The whole configuration of a call.
 
-use std::collections::BTreeMap;
-
 use serde_json::Value;
-use weft_host_abi::types::{Dns, Pod};
+use weft_host_abi::types::Dns;
 
+use super::attachments::valid_attachments;
 use super::ipam::{self, Context};
+use super::pod::labels;
 use super::weft;
 use super::{ConfError, GrantsConf, IpamConf, IpamKind, LedgerKind, LimitsConf, Object, Persona};
 use crate::cni::{Version, check_known, read_dns};
 use crate::delegate::{self, IpamUse};
-
-/// Both spellings of the list of attachments that GC keeps; libcni sends both.
-const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
 /// What builds the interface.
 #[derive(Debug, Clone, PartialEq)]
@@ -227,38 +224,6 @@ impl Network {
         Ok(check_known(cni_args, &known)?)
     }
 
-    /// The pod, as far as the runtime and the configuration tell.
-    #[must_use]
-    pub fn pod(&self, cni_args: &[(String, String)]) -> Option<Pod> {
-        let arg = |name: &str| {
-            let found = cni_args.iter().rev().find(|(key, _)| key == name);
-            found.map(|(_, value)| value.clone()).unwrap_or_default()
-        };
-        let pod = Pod {
-            namespace: arg("K8S_POD_NAMESPACE"),
-            name: arg("K8S_POD_NAME"),
-            uid: arg("K8S_POD_UID"),
-            labels: self.labels.clone(),
-            annotations: Vec::new(),
-        };
-        (pod != Pod::default()).then_some(pod)
-    }
-
-    /// The MAC that is asked for, as text: by the runtime, then by `args`, then by `CNI_ARGS`, then by the delegate's
-    /// configuration. What the delegate makes of it is its own rule; this is what policies are told.
-    #[must_use]
-    pub fn requested_mac(&self, cni_args: &[(String, String)]) -> Option<String> {
-        let text = |object: &Object| object.text("mac").ok().flatten().map(ToOwned::to_owned);
-        let arg = || {
-            let found = cni_args.iter().rev().find(|(key, value)| key == "MAC" && !value.is_empty());
-            found.map(|(_, value)| value.clone())
-        };
-        text(&self.runtime_config)
-            .or_else(|| text(&self.args))
-            .or_else(arg)
-            .or_else(|| self.delegate.as_ref().and_then(|delegate| text(&delegate.conf)))
-    }
-
     /// The external IPAM plugin that a built-in delegate has to exec, where there is one.
     #[must_use]
     pub fn external_ipam(&self) -> Option<&str> {
@@ -272,54 +237,4 @@ impl Network {
 /// Called by a delegate's name, the whole configuration is the delegate's.
 fn stock_delegate(kind: &'static str, object: &Object) -> DelegateConf {
     DelegateConf { kind: kind.to_owned(), conf: object.clone(), builtin: true }
-}
-
-/// The list that GC keeps. A malformed entry is an error: left out, its attachment would be torn down.
-fn valid_attachments(object: &Object) -> Result<Option<Vec<(String, String)>>, ConfError> {
-    let mut found = None;
-    for key in VALID_ATTACHMENTS {
-        let Some(entries) = object.objects(key)? else { continue };
-        let list: &mut Vec<_> = found.get_or_insert_default();
-        for entry in entries {
-            let text = |key: &'static str| {
-                let missing = || ConfError::BadValue {
-                    key: entry.place(key),
-                    value: String::new(),
-                    want: "there, or GC would remove an attachment that is in use",
-                };
-                Ok::<_, ConfError>(entry.text(key)?.ok_or_else(missing)?.to_owned())
-            };
-            let entry = (text("containerID")?, text("ifname")?);
-            if !list.contains(&entry) {
-                list.push(entry);
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// `args.cni.labels`: an object, or the specification's list of `{"key", "value"}`.
-fn labels(args: &Object) -> Result<Vec<(String, String)>, ConfError> {
-    let mut labels = BTreeMap::new();
-    match args.get("labels") {
-        Some(Value::Array(_)) => {
-            for label in args.objects("labels")?.unwrap_or_default() {
-                let text = |key| Ok::<_, ConfError>(label.str(key)?.unwrap_or_default().to_owned());
-                labels.insert(text("key")?, text("value")?);
-            }
-        }
-        _ => {
-            // Label keys are case-sensitive, so they are not looked up by name.
-            let object = args.object_or_empty("labels")?;
-            for (key, value) in object.as_value().as_object().into_iter().flatten() {
-                let text = value.as_str().ok_or_else(|| ConfError::BadValue {
-                    key: object.place(key),
-                    value: value.to_string(),
-                    want: "a string",
-                })?;
-                labels.insert(key.clone(), text.to_owned());
-            }
-        }
-    }
-    Ok(labels.into_iter().collect())
 }

@@ -94,14 +94,14 @@ pub(super) fn read(ipam: &Object, runtime_config: &Object) -> Result<Vec<RangeSe
         sets.push(set.map_err(|problem| ConfError::RangeSet { index, problem })?);
         Ok::<_, ConfError>(())
     };
-    for set in runtime_config.list("ipRanges")?.unwrap_or_default() {
-        add(read_set(set))?;
+    for (index, set) in runtime_config.list("ipRanges")?.unwrap_or_default().iter().enumerate() {
+        add(read_set(set, &format!("runtimeConfig.ipRanges[{index}]")))?;
     }
     if ipam.text("subnet")?.is_some() {
         add(read_range(ipam).and_then(|range| checked_set(None, vec![range])))?;
     }
-    for set in ipam.list("ranges")?.unwrap_or_default() {
-        add(read_set(set))?;
+    for (index, set) in ipam.list("ranges")?.unwrap_or_default().iter().enumerate() {
+        add(read_set(set, &format!("ipam.ranges[{index}]")))?;
     }
     check_sets(&sets)?;
     Ok(sets)
@@ -134,24 +134,26 @@ pub(super) fn check_version(sets: &[RangeSet], version: Version) -> Result<(), C
     Ok(())
 }
 
-fn read_set(value: &Value) -> Result<RangeSet, RangeProblem> {
-    let no_set = |found: &str| RangeProblem::NoSet { found: found.to_owned() };
-    let (name, items) = match value {
-        Value::Array(items) => (None, items.as_slice()),
-        Value::Null => (None, &[][..]),
-        Value::Object(_) => return read_named_set(&Object::from_value(value.clone())?),
-        other => return Err(no_set(&other.to_string())),
-    };
-    checked_set(name, items.iter().map(read_range_value).collect::<Result<_, _>>()?)
+/// A set: host-local's list of ranges, or our object with a name.
+fn read_set(value: &Value, path: &str) -> Result<RangeSet, RangeProblem> {
+    match value {
+        Value::Array(items) => checked_set(None, read_ranges(items, path)?),
+        Value::Null => checked_set(None, Vec::new()),
+        Value::Object(_) => {
+            let set = Object::at(value.clone(), path)?;
+            if let Some(key) = set.first_unknown(&["name", "ranges"]) {
+                return Err(RangeProblem::NoSet { found: format!("an object with {key:?}") });
+            }
+            let name = set.text("name")?.map(ToOwned::to_owned);
+            checked_set(name, read_ranges(set.list("ranges")?.unwrap_or_default(), &set.place("ranges"))?)
+        }
+        other => Err(RangeProblem::NoSet { found: other.to_string() }),
+    }
 }
 
-fn read_named_set(set: &Object) -> Result<RangeSet, RangeProblem> {
-    if let Some(key) = set.first_unknown(&["name", "ranges"]) {
-        return Err(RangeProblem::NoSet { found: format!("an object with {key:?}") });
-    }
-    let name = set.text("name")?.map(ToOwned::to_owned);
-    let items = set.list("ranges")?.unwrap_or_default();
-    checked_set(name, items.iter().map(read_range_value).collect::<Result<_, _>>()?)
+fn read_ranges(items: &[Value], path: &str) -> Result<Vec<Range>, RangeProblem> {
+    let range = |(index, item): (usize, &Value)| read_range(&Object::at(item.clone(), &format!("{path}[{index}]"))?);
+    items.iter().enumerate().map(range).collect()
 }
 
 fn checked_set(name: Option<String>, ranges: Vec<Range>) -> Result<RangeSet, RangeProblem> {
@@ -170,10 +172,6 @@ fn checked_set(name: Option<String>, ranges: Vec<Range>) -> Result<RangeSet, Ran
 
 fn overlap(a: &Range, b: &Range) -> bool {
     a.contains(b.first) || a.contains(b.last) || b.contains(a.first)
-}
-
-fn read_range_value(value: &Value) -> Result<Range, RangeProblem> {
-    read_range(&Object::from_value(value.clone())?)
 }
 
 /// One range, with its defaults filled in: the gateway is the first address, the range everything between the network

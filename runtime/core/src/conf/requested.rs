@@ -35,7 +35,12 @@ pub(super) fn read(
 
     let requested: Vec<Requested> = texts.into_iter().map(|(source, text)| parse(source, text)).collect();
     match requested.iter().find(|asked| asked.address.is_none()) {
-        Some(bad) if host_local => Err(ConfError::RequestedAddress { text: bad.text.clone() }),
+        Some(bad) if host_local => {
+            let text = bad.text.clone();
+            let in_args = || format!("ARGS: error parsing value of pair {:?}: ", format!("IP={text}"));
+            let place = if bad.source == RequestSource::CniArgs { in_args() } else { String::new() };
+            Err(ConfError::RequestedAddress { place, text })
+        }
         _ => Ok(requested),
     }
 }

@@ -9,7 +9,7 @@ use weft_host_abi::types::Route;
 use super::addressing::{self, Dad, single};
 use super::{Delegate, DelegateError, Given, Input, IpamUse, keys};
 use crate::cni::Object;
-use crate::plan::{Family, LinkRef, Need, Op, Plan, ResultShape};
+use crate::plan::{Family, LinkRef, Need, Op, Plan, ResultShape, Side};
 
 /// Kernel scope of a route to something on the link.
 const SCOPE_LINK: u32 = 253;
@@ -81,6 +81,9 @@ impl Delegate for Ptp {
         // same routes, and works for an address that is a network of its own (/32), where there is no connected route.
         container_routes(name, &routed, &mut ops);
         link.add_routes(&mut ops);
+        if dad == Dad::Off {
+            ops.push(no_detection(host));
+        }
         host_end(host, &routed, &mut ops);
         if masquerade {
             ops.extend(ips.iter().map(|given| Op::Masquerade { address: given.address }));
@@ -130,6 +133,12 @@ fn container_routes(name: &str, routed: &[Routed], ops: &mut Vec<Op>) {
             ops.push(Op::AddRoute { link: link(), route, src, existing_ok: false });
         }
     }
+}
+
+/// Nobody else is on the host end either. With detection on, the host would not answer for the gateway at first, and the
+/// stock plugin's ADD returns in the midst of that.
+fn no_detection(host: &str) -> Op {
+    Op::Sysctl { side: Side::Host, key: format!("ipv6/conf/{host}/accept_dad"), value: "0".to_owned(), required: false }
 }
 
 /// Outside: the host end carries the gateways, and each address is routed to it.

@@ -134,6 +134,10 @@ fn a_set_of_the_wrong_shape_is_described() {
          found an object with \"subnet\""
     );
     assert!(ipam_error(json!({"type": "host-local", "ranges": [5]})).contains("found 5"));
+    assert_eq!(
+        ipam_error(host_local(json!([[{"subnet": "10.0.0.0/24"}, {"subnet": 5}]]))),
+        "invalid range set 0: json: cannot unmarshal number 5 into field ipam.ranges[0][1].subnet of type string"
+    );
     assert!(ipam_error(json!({"type": "host-local", "ranges": {}})).contains("ipam.ranges"));
 }
 
@@ -173,7 +177,13 @@ fn requested_addresses_keep_their_order_and_source() {
         ]
     );
     let error = read("host-local", "IP=10.0.0.5,10.0.0.6").unwrap_err().to_string();
-    assert_eq!(error, "cannot understand ip: invalid IP address 10.0.0.5,10.0.0.6");
+    assert_eq!(
+        error,
+        "ARGS: error parsing value of pair \"IP=10.0.0.5,10.0.0.6\": invalid IP address 10.0.0.5,10.0.0.6"
+    );
+    let mut bad = conf("host-local");
+    bad["args"]["cni"]["ips"][0] = json!("x");
+    assert_eq!(super::error(Persona::Weft, bad), "invalid IP address x");
     let list = read("static", "IP=10.0.0.5/24, nonsense").unwrap();
     assert_eq!((list[0].length, list[1].text.as_str(), list[1].address), (Some(24), "nonsense", None));
     assert_eq!(read("static", "IP=").unwrap().len(), 3);

@@ -30,6 +30,7 @@ fn both_families() {
             "add route to fd00::/64 via fd00::1 on eth0 (in the container)",
             "add route to 0.0.0.0/0 via 10.1.2.1 on eth0 (in the container)",
             "add route to ::/0 via fd00::1 on eth0 (in the container)",
+            "set net/ipv6/conf/veth01020304/accept_dad=0",
             "add address 10.1.2.1/32 to veth01020304",
             "add route to 10.1.2.3/32 on veth01020304",
             "add address fd00::1/128 to veth01020304",

@@ -34,6 +34,15 @@ const LOCK: &str = "lock";
 const TEMPORARY: &str = ".compiling";
 
 impl PolicyStore {
+    /// Whether there is a usable entry for a component.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`] when the cache itself cannot be used.
+    pub fn is_compiled(&self, component: &[u8]) -> Result<bool, PolicyError> {
+        Ok(self.map(&Digest::of(component))?.is_ok())
+    }
+
     /// Compiles the component at a path into the cache, unless a usable entry is there.
     ///
     /// # Errors
