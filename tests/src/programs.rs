@@ -121,6 +121,7 @@ impl Installation {
         let weft = weft().map_err(anyhow::Error::msg)?;
         let (root, bin, state) = layout()?;
         fs::create_dir_all(&bin).context("create bin")?;
+        fs::create_dir_all(&state).context("create state")?;
         for name in NAMES {
             symlink(&weft, bin.join(name)).with_context(|| format!("link {name}"))?;
         }
