@@ -53,6 +53,29 @@ pub fn export_names(component: &Component, engine: &Engine) -> Vec<String> {
     component.component_type().exports(engine).map(|(name, _item)| name.to_owned()).collect()
 }
 
+/// What a component says of itself.
+#[cfg(feature = "compile")]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Description {
+    /// Full names of its imports.
+    pub imports: Vec<String>,
+    /// Full names of its exports.
+    pub exports: Vec<String>,
+}
+
+/// Describes a component that was not compiled before, for people who look at it.
+///
+/// # Errors
+///
+/// A text, when the bytes are no component.
+#[cfg(feature = "compile")]
+pub fn describe(component: &[u8]) -> Result<Description, String> {
+    let text = |error: wasmtime::Error| format!("{error:#}");
+    let engine = crate::engine::new_engine().map_err(text)?;
+    let component = Component::from_binary(&engine, component).map_err(text)?;
+    Ok(Description { imports: import_names(&component, &engine), exports: export_names(&component, &engine) })
+}
+
 /// Checks that a component is an IPAM policy for this host's contract, and lists what else it imports.
 ///
 /// # Errors

@@ -109,7 +109,7 @@ pub fn componentize(core_module: &[u8]) -> Result<Vec<u8>, String> {
     wit_component::ComponentEncoder::default()
         .validate(true)
         .module(core_module)
-        .and_then(|encoder| encoder.encode())
+        .and_then(|mut encoder| encoder.encode())
         .map_err(|error| format!("{error:#}"))
 }
 
@@ -120,6 +120,8 @@ pub fn componentize(core_module: &[u8]) -> Result<Vec<u8>, String> {
 /// [`GuestBuildError`]; cargo's own messages go to standard error.
 pub fn build_guests(manifest: &Path, target_dir: &Path) -> Result<Vec<BuiltGuest>, GuestBuildError> {
     check_target()?;
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_no_current_dir| path.to_owned());
+    let (manifest, target_dir) = (&absolute(manifest), &absolute(target_dir));
     let mut cargo = clean_command("cargo");
     cargo
         .args(["build", "--release", "--locked", "--workspace", "--lib", "--target", TARGET])
@@ -128,6 +130,8 @@ pub fn build_guests(manifest: &Path, target_dir: &Path) -> Result<Vec<BuiltGuest
         .arg("--target-dir")
         .arg(target_dir)
         .stderr(Stdio::inherit());
+    // Cargo looks for its configuration from here upwards.
+    cargo.current_dir(manifest.parent().unwrap_or(Path::new(".")));
     let output = cargo.output().map_err(|source| GuestBuildError::Start { program: "cargo".to_owned(), source })?;
     if !output.status.success() {
         return Err(GuestBuildError::Cargo { manifest: manifest.to_owned() });
