@@ -87,7 +87,7 @@ pub fn repository() -> PathBuf {
 #[derive(Debug)]
 pub struct Installation {
     /// Keeps the directory until the value goes.
-    root: TempDir,
+    _root: TempDir,
     bin: PathBuf,
     state: PathBuf,
 }
@@ -102,15 +102,15 @@ impl Installation {
         let weft = weft().map_err(anyhow::Error::msg)?;
         let (root, bin, state) = layout()?;
         let mut command = Command::new(&weftctl);
-        command.args(["install", "--weft"]).arg(weft).arg("--bin-dir").arg(&bin);
-        command.arg("--ctl-dir").arg(root.path().join("sbin")).arg("--state-dir").arg(&state);
+        // weftctl itself goes where it goes by default: weft looks for it there when it meets an uncompiled policy.
+        command.args(["install", "--weft"]).arg(weft).arg("--bin-dir").arg(&bin).arg("--state-dir").arg(&state);
         process::output(&Place::default(), command, b"", Duration::from_secs(120))?.success("weftctl install")?;
         for name in NAMES {
             if !bin.join(name).exists() {
                 bail!("weftctl install made no {name} in {}", bin.display());
             }
         }
-        Ok(Self { root, bin, state })
+        Ok(Self { _root: root, bin, state })
     }
 
     /// Only the names, without policies: for what must not need an installation.
@@ -121,16 +121,17 @@ impl Installation {
         let weft = weft().map_err(anyhow::Error::msg)?;
         let (root, bin, state) = layout()?;
         fs::create_dir_all(&bin).context("create bin")?;
+        fs::create_dir_all(&state).context("create state")?;
         for name in NAMES {
             symlink(&weft, bin.join(name)).with_context(|| format!("link {name}"))?;
         }
-        Ok(Self { root, bin, state })
+        Ok(Self { _root: root, bin, state })
     }
 
-    /// The installed `weftctl`; there is none in a bare installation.
+    /// The installed `weftctl` (in the sandbox's `/usr/local/bin`); there is none in a bare installation.
     #[must_use]
     pub fn weftctl(&self) -> PathBuf {
-        self.root.path().join("sbin/weftctl")
+        PathBuf::from("/usr/local/bin/weftctl")
     }
 
     /// The directory of the executables.
@@ -144,6 +145,19 @@ impl Installation {
     pub fn state(&self) -> &Path {
         &self.state
     }
+}
+
+/// Builds a policy of `tests/guests` as its author would, with `weftctl policy build`; the component.
+///
+/// # Errors
+/// It does not build.
+pub fn build_guest(name: &str) -> Result<Vec<u8>> {
+    let scratch = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
+    let file = scratch.path().join(format!("{name}.wasm"));
+    let mut command = Command::new(weftctl().map_err(anyhow::Error::msg)?);
+    command.args(["policy", "build"]).arg(repository().join("tests/guests").join(name)).arg("--out").arg(&file);
+    process::output(&Place::default(), command, b"", Duration::from_secs(300))?.success("weftctl policy build")?;
+    fs::read(&file).with_context(|| format!("read {}", file.display()))
 }
 
 /// A scratch directory with a place for executables and one for state.

@@ -1,6 +1,6 @@
 //! The test process leaves the machine: its own network and mount namespace, entered once before any thread starts.
 //!
-//! Inside, `/run` is empty and `/etc`, `/opt` and `/var/lib` are overlays whose upper side is memory, so that a test may
+//! Inside, `/run` is empty and `/etc`, `/opt`, `/var/lib` and `/usr/local/bin` are overlays whose upper side is memory, so that a test may
 //! write where a container runtime reads (`/etc/cni/net.d`, `/opt/cni/bin`) and the machine sees nothing of it. All of it
 //! goes away with the process, however it ends: named network namespaces are mounts in `/run/netns` of this mount
 //! namespace alone.
@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 static REFUSED: OnceLock<Option<String>> = OnceLock::new();
 
 /// Directories of the machine that tests may write to, privately.
-const OVERLAID: &[&str] = &["/etc", "/opt", "/var/lib"];
+const OVERLAID: &[&str] = &["/etc", "/opt", "/var/lib", "/usr/local/bin"];
 
 /// Enters the sandbox. To be called first thing in `main`: namespaces cannot be left by a process with threads.
 /// On a machine that does not allow it (no root), the reason is kept for `refusal`.

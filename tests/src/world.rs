@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::cni::{Call, Reply};
 use crate::netns::NetNs;
-use crate::process::Place;
+use crate::process::{self, LIMIT, Place};
 use crate::programs::{self, Installation};
 use crate::sandbox;
 
@@ -234,6 +235,31 @@ impl World {
         let kind = conf.get("type").and_then(Value::as_str).context("conf has no type")?.to_owned();
         let call = self.prepare(verb, attach, conf)?;
         self.run(&call, &kind)
+    }
+
+    /// Runs the installed `weftctl` on this world's host and state, and reads its JSON.
+    ///
+    /// # Errors
+    /// It fails, or prints no JSON.
+    pub fn weftctl(&self, arguments: &[&str]) -> Result<Value> {
+        let mut command = Command::new("/usr/local/bin/weftctl");
+        command.arg("--json").arg("--state-dir").arg(self.state()).args(arguments);
+        let output = process::output(&self.place()?, command, b"", LIMIT)?;
+        let output = output.success(&format!("weftctl {}", arguments.join(" ")))?;
+        serde_json::from_slice(&output.stdout).with_context(|| format!("weftctl printed {:?}", output.text()))
+    }
+
+    /// The addresses weft's ledger has claims on, sorted.
+    ///
+    /// # Errors
+    /// `weftctl ledger ls` fails.
+    pub fn claims(&self) -> Result<Vec<String>> {
+        let listed = self.weftctl(&["ledger", "ls"])?;
+        let rows = listed.as_array().context("ledger ls prints a list")?;
+        let mut addresses: Vec<String> =
+            rows.iter().filter_map(|row| row.get("address")?.as_str()).map(str::to_owned).collect();
+        addresses.sort();
+        Ok(addresses)
     }
 
     /// Whether `from` gets an answer from `to`, within a second or two: an address just added may need a moment.

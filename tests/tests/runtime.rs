@@ -2,14 +2,12 @@
 //! nothing is left when they are gone. The same with the stock plugins shows that the harness is right.
 
 use std::fs;
-use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_tests::containerd::Containerd;
 use weft_tests::names::is_random_veth;
-use weft_tests::process::{self, Place};
 use weft_tests::programs::Installation;
 use weft_tests::sandbox;
 use weft_tests::suite::{Need, Suite};
@@ -23,15 +21,15 @@ fn main() -> ExitCode {
     reference.extend(tools.clone());
     weft.extend(tools);
     let mut suite = Suite::new();
-    suite.test("reference/two-containers", &reference, || two_containers(&Subject::reference()?, &unmasked(), None));
+    suite.test("reference/two-containers", &reference, || two_containers(&Subject::reference()?, &unmasked(), false));
     suite.test("reference/exhausted", &reference, || exhausted(&Subject::reference()?, &narrow(stock())));
     suite.test("weft/two-containers", &weft, || {
         let installation = Installation::new()?;
-        two_containers(&Subject::weft(&installation), &ours(), Some(&installation))
+        two_containers(&Subject::weft(&installation), &ours(), true)
     });
     suite.test("weft/drop-in", &weft, || {
         let installation = Installation::new()?;
-        two_containers(&Subject::weft(&installation), &stock(), Some(&installation))
+        two_containers(&Subject::weft(&installation), &stock(), true)
     });
     suite.test("weft/exhausted", &weft, || {
         let installation = Installation::new()?;
@@ -69,7 +67,7 @@ fn narrow(mut conflist: Value) -> Value {
 }
 
 /// Two containers live, talk, and go one after the other.
-fn two_containers(subject: &Subject, conflist: &Value, installation: Option<&Installation>) -> Result<()> {
+fn two_containers(subject: &Subject, conflist: &Value, with_ledger: bool) -> Result<()> {
     let containerd = Containerd::start(World::new(subject)?, conflist)?;
     let one = containerd.run("one")?;
     let two = containerd.run("two")?;
@@ -81,11 +79,11 @@ fn two_containers(subject: &Subject, conflist: &Value, installation: Option<&Ins
     ping(&containerd, "two", "10.88.0.1")?;
     let routes = containerd.exec("one", &["ip", "route"])?;
     ensure!(routes.contains("default via 10.88.0.1 dev eth0"), "routes: {routes}");
-    if let Some(installation) = installation {
-        for address in [&first, &second] {
-            let listed = ledger(&containerd, installation)?;
-            ensure!(listed.contains(address.as_str()), "the ledger knows no {address}: {listed}");
-        }
+    if with_ledger {
+        let claims = containerd.world().claims()?;
+        ensure!(claims == [first.as_str(), second.as_str()], "the ledger has {claims:?}");
+        let why = containerd.world().weftctl(&["explain", &containerd.cni_id("one")])?.to_string();
+        ensure!(why.contains(&first), "weftctl explain does not say why {first}: {why}");
     }
     containerd.stop(one)?;
     ping(&containerd, "two", "10.88.0.1").context("after the other container is gone")?;
@@ -94,9 +92,9 @@ fn two_containers(subject: &Subject, conflist: &Value, installation: Option<&Ins
     containerd.stop(two)?;
     let mut left = leftovers(&containerd, &["one", "two"], &[&first, &second])?;
     left.extend(host_veths(&containerd)?);
-    if let Some(installation) = installation {
-        let listed = ledger(&containerd, installation)?;
-        ensure!(!listed.contains("10.88.0."), "the ledger is not empty: {listed}");
+    if with_ledger {
+        let claims = containerd.world().claims()?;
+        ensure!(claims.is_empty(), "the ledger still has {claims:?}");
     }
     ensure!(left.is_empty(), "left after both: {left:?}");
     Ok(())
@@ -117,14 +115,6 @@ fn exhausted(subject: &Subject, conflist: &Value) -> Result<()> {
 
 fn ping(containerd: &Containerd, from: &str, to: &str) -> Result<()> {
     containerd.exec(from, &["ping", "-c", "2", "-W", "2", to]).map(drop).with_context(|| format!("{from} to {to}"))
-}
-
-/// What the ledger says, read as an operator would.
-fn ledger(containerd: &Containerd, installation: &Installation) -> Result<String> {
-    let mut command = Command::new(installation.weftctl());
-    command.arg("--state-dir").arg(containerd.world().state()).args(["--json", "ledger", "ls"]);
-    let output = process::output(&Place::default(), command, b"", Duration::from_secs(30))?;
-    Ok(output.success("weftctl ledger ls")?.text())
 }
 
 /// Rules and files that still name a container or its address.

@@ -1,3 +1,5 @@
+//! What a guest may not say is refused, and what it may say survives the way there and back.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use super::*;

@@ -58,12 +58,21 @@ fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-/// What is wrong: differences nobody listed, and listed ones that do not exist. Empty where all is well.
+/// What is wrong in a run for a CNI version: differences nobody listed, and listed ones that do not exist. Empty where all
+/// is well.
 #[must_use]
-pub fn judge(found: &[Difference], listed: &[Differs], general: &[Differs]) -> Vec<String> {
+pub fn judge(found: &[Difference], version: &str, listed: &[Differs], general: &[Differs]) -> Vec<String> {
+    let applies = |entry: &&Differs| entry.versions.is_empty() || entry.versions.iter().any(|known| known == version);
+    let listed: Vec<&Differs> = listed.iter().filter(applies).collect();
     let mut wrong: Vec<String> = found
         .iter()
-        .filter(|difference| !listed.iter().chain(general).any(|entry| matches(&entry.at, &difference.at)))
+        .filter(|difference| {
+            !listed
+                .iter()
+                .copied()
+                .chain(general.iter().filter(applies))
+                .any(|entry| matches(&entry.at, &difference.at))
+        })
         .map(ToString::to_string)
         .collect();
     let stale = listed.iter().filter(|entry| !entry.sometimes);
@@ -114,7 +123,7 @@ mod tests {
     use super::*;
 
     fn entry(at: &str, sometimes: bool) -> Differs {
-        Differs { at: at.to_owned(), why: "reason".to_owned(), sometimes }
+        Differs { at: at.to_owned(), why: "reason".to_owned(), sometimes, versions: Vec::new() }
     }
 
     #[test]
@@ -128,11 +137,19 @@ mod tests {
     #[test]
     fn unlisted_and_stale_entries_are_wrong() {
         let found = differences(&json!({"a": 1, "b": 1}), &json!({"a": 2, "b": 1}));
-        assert_eq!(judge(&found, &[entry("/a", false)], &[]), Vec::<String>::new());
-        assert_eq!(judge(&found, &[], &[entry("/a", false), entry("/z", false)]), Vec::<String>::new());
-        assert_eq!(judge(&found, &[], &[]).len(), 1);
-        assert_eq!(judge(&found, &[entry("/a", false), entry("/b", false)], &[]).len(), 1);
-        assert_eq!(judge(&found, &[entry("/a", false), entry("/b", true)], &[]), Vec::<String>::new());
+        assert_eq!(judge(&found, "1.0.0", &[entry("/a", false)], &[]), Vec::<String>::new());
+        assert_eq!(judge(&found, "1.0.0", &[], &[entry("/a", false), entry("/z", false)]), Vec::<String>::new());
+        assert_eq!(judge(&found, "1.0.0", &[], &[]).len(), 1);
+        assert_eq!(judge(&found, "1.0.0", &[entry("/a", false), entry("/b", false)], &[]).len(), 1);
+        assert_eq!(judge(&found, "1.0.0", &[entry("/a", false), entry("/b", true)], &[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn entries_for_other_versions_do_not_count() {
+        let found = differences(&json!({"a": 1}), &json!({"a": 2}));
+        let old = Differs { versions: vec!["0.2.0".to_owned()], ..entry("/a", false) };
+        assert_eq!(judge(&found, "0.2.0", std::slice::from_ref(&old), &[]), Vec::<String>::new());
+        assert_eq!(judge(&found, "1.0.0", std::slice::from_ref(&old), &[]).len(), 1);
     }
 
     #[test]

@@ -181,9 +181,12 @@ pub struct Differs {
     pub at: String,
     /// Why weft differs.
     pub why: String,
-    /// May be missing in a run (a matter of time, or of some CNI versions).
+    /// May be missing in a run (a matter of time).
     #[serde(default)]
     pub sometimes: bool,
+    /// The CNI versions it is about; all without it.
+    #[serde(default)]
+    pub versions: Vec<String>,
 }
 
 impl Case {

@@ -15,6 +15,9 @@ use crate::world::{Attach, Subject, World};
 /// First CNI version with CHECK and with `prevResult` on DEL.
 const CHECK_SINCE: &str = "0.4.0";
 
+/// First CNI version whose results have sorted keys.
+const SORTED_SINCE: &str = "1.0.0";
+
 /// Runs a case for one subject; the transcript has one member per step.
 ///
 /// # Errors
@@ -191,6 +194,9 @@ impl<'a> Runner<'a> {
         }
         let mut result = reply.json()?;
         reply.layout()?;
+        if self.subject.name == "weft" && self.version >= SORTED_SINCE && !sorted(&result) {
+            bail!("the keys of the result are not sorted: {}", keys(&result));
+        }
         let added = Added { step: step.clone(), result: result.clone() };
         self.added.insert((container.to_owned(), ifname), added);
         self.addresses.extend(addresses_of(&result));
@@ -250,6 +256,14 @@ fn addresses_of(result: &Value) -> Vec<String> {
     let new = result.get("ips").and_then(Value::as_array).into_iter().flatten().filter_map(|ip| ip.get("address"));
     let old = ["ip4", "ip6"].into_iter().filter_map(|family| result.get(family)?.get("ip"));
     new.chain(old).filter_map(Value::as_str).filter_map(|text| text.split('/').next()).map(str::to_owned).collect()
+}
+
+fn sorted(value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => fields.keys().is_sorted() && fields.values().all(sorted),
+        Value::Array(items) => items.iter().all(sorted),
+        _ => true,
+    }
 }
 
 /// The keys of a result in the order in which they are printed: old versions in the order of the specification, new ones

@@ -1,3 +1,5 @@
+//! Decisions that must pass and decisions that must not.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use proptest::prelude::*;
