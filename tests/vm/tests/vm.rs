@@ -20,6 +20,10 @@ use weft_vm::machine::{self, Parts};
 const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cases");
 const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/vm");
 
+/// The trials of a case.
+const VIEWS: [(&str, View); 3] =
+    [("reference", View::One(Subject::Reference)), ("weft", View::One(Subject::Weft)), ("same", View::Same)];
+
 /// One boot, shared by all trials.
 struct Lab {
     parts: Parts,
@@ -48,12 +52,9 @@ fn main() -> ExitCode {
         Err(error) => return fail(&arguments, &error),
     };
     let parts = parts();
-    let wanted = |name: &str| {
-        arguments
-            .filter
-            .as_ref()
-            .is_none_or(|filter| format!("{name}::").contains(filter.as_str()) || filter.starts_with(name))
-    };
+    // The machine need not run what no selected trial looks at.
+    let filter = arguments.filter.as_deref().unwrap_or_default();
+    let wanted = |name: &str| VIEWS.iter().any(|(suffix, _)| format!("{name}::{suffix}").contains(filter));
     let mut runs = Vec::new();
     for (name, case) in cases.iter().filter(|(name, _)| wanted(name)) {
         for subject in [Subject::Reference, Subject::Weft] {
@@ -68,11 +69,9 @@ fn main() -> ExitCode {
 }
 
 fn trials(cases: BTreeMap<String, Case>, lab: &Arc<Lab>) -> Vec<Trial> {
-    let views =
-        [("reference", View::One(Subject::Reference)), ("weft", View::One(Subject::Weft)), ("same", View::Same)];
     let mut trials = Vec::new();
     for (name, case) in cases {
-        for (suffix, view) in views {
+        for (suffix, view) in VIEWS {
             let (name, case, lab) = (name.clone(), case.clone(), Arc::clone(lab));
             trials.push(Trial::ignorable_test(format!("{name}::{suffix}"), move || lab.show(&name, &case, view)));
         }

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -63,6 +64,10 @@ fn mounts() -> Result<()> {
     {
         let none: Option<&str> = None;
         mount(Some(kind), place, Some(kind), MsFlags::empty(), none).with_context(|| format!("mount {place}"))?;
+    }
+    // What udev makes elsewhere; `nft -f -` reads /dev/stdin.
+    for (name, to) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+        symlink(to, Path::new("/dev").join(name)).with_context(|| format!("make /dev/{name}"))?;
     }
     Ok(())
 }
