@@ -1,1 +1,142 @@
-//! placeholder
+//! The executor: applies plans to the kernel, undoes them, tears them down, compares them with what is there.
+//!
+//! All of it is netlink and `/proc/sys`; no process is ever started. One [`Executor`] serves one invocation: it opens the
+//! sockets it needs once, and enters the container's network namespace on one thread of its own.
+//!
+//! Invariants:
+//! - Every op that changed something left its exact inverse in the undo log before the next op ran. A failed ADD leaves
+//!   the host as it was, at whichever op it failed.
+//! - What sits on a link that the plan made goes away with the link, and so needs no inverse of its own.
+//! - What others may have come to rely on meanwhile (a bridge that has got another port, forwarding) is left alone by
+//!   undo: breaking a neighbour is worse than a leftover it needs.
+//! - Teardown needs the plan alone, takes nothing for granted, and never deletes a link of another kind than the plan's.
+//!
+//! Not here: what a plan should be (`delegate`), when one is applied (`command`).
+
+mod check;
+mod error;
+mod identity;
+mod netns;
+mod nft;
+mod observe;
+mod ops;
+mod rtnl;
+mod sysctl;
+mod teardown;
+mod undo;
+
+pub use check::Difference;
+pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
+pub use identity::{in_new_netns, is_own_netns, netns_identity};
+pub use netns::{boot_id, netns_exists};
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+
+use tokio::runtime::{Builder, Runtime};
+
+use self::error::Doing;
+use self::netns::{Netns, Worker};
+use self::nft::Nft;
+use self::rtnl::{Opened, Rtnl};
+use self::undo::Logged;
+use crate::plan::{LinkInfo, LinkRef, Side};
+
+/// Applies, undoes, tears down and checks plans. One per invocation; bound to its thread, whose network namespace is the
+/// host's for it.
+#[derive(Debug)]
+pub struct Executor {
+    host: Rtnl,
+    container: Option<Container>,
+    nft: Option<Nft>,
+    same: bool,
+}
+
+/// What is open inside the container's network namespace.
+#[derive(Debug)]
+struct Container {
+    rtnl: Rtnl,
+    worker: Worker,
+    netns: Netns,
+}
+
+/// A plan that was applied.
+#[derive(Debug)]
+pub struct Applied {
+    /// The links of `plan.result.interfaces`, read after the last op. Addresses are read only where the result asks for
+    /// them (`observed_addresses`), since each link would cost a request more.
+    pub links: BTreeMap<LinkRef, LinkInfo>,
+    log: Vec<Logged>,
+}
+
+impl Executor {
+    /// Opens the host's netlink socket and, where given, the container's: entered on a thread of its own that ends when
+    /// the executor is dropped.
+    ///
+    /// # Errors
+    /// No socket is to be had, or the path is no network namespace or cannot be entered.
+    pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
+        let runtime =
+            Builder::new_current_thread().enable_io().build().doing(|| "failed to start the netlink runtime")?;
+        let runtime = Rc::new(runtime);
+        let netns = container_netns.map(Netns::open).transpose()?;
+        let same = netns.as_ref().map_or(Ok(false), Netns::is_own)?;
+        let container = match (container_netns, netns) {
+            (Some(path), Some(netns)) => Some(Container::enter(&runtime, path, netns)?),
+            _ => None,
+        };
+        let host = {
+            let _entered = runtime.enter();
+            Opened::here().doing(|| "failed to open the routing netlink socket")?
+        };
+        Ok(Self { host: Rtnl::serve(&runtime, host), container, nft: None, same })
+    }
+
+    /// Whether `CNI_NETNS` is the namespace weft itself runs in.
+    #[must_use]
+    pub fn same_netns(&self) -> bool {
+        self.same
+    }
+
+    /// What tells the container's namespace from others, where one is open.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn container_identity(&self) -> Result<Option<String>, NetlinkError> {
+        self.container.as_ref().map(|container| container.netns.identity()).transpose()
+    }
+
+    /// How many netlink messages were sent so far, for benchmarks.
+    #[must_use]
+    pub fn messages_sent(&self) -> u32 {
+        let container = self.container.as_ref().map_or(0, |container| container.rtnl.sent());
+        self.host.sent() + container + self.nft.as_ref().map_or(0, Nft::sent)
+    }
+
+    fn rtnl(&self, side: Side) -> Option<&Rtnl> {
+        match side {
+            Side::Host => Some(&self.host),
+            Side::Container => self.container.as_ref().map(|container| &container.rtnl),
+        }
+    }
+
+    /// The nftables socket, opened by the first op that needs it.
+    fn nft(&mut self) -> Result<&mut Nft, NetlinkError> {
+        match &mut self.nft {
+            Some(nft) => Ok(nft),
+            empty => Ok(empty.insert(Nft::open()?)),
+        }
+    }
+}
+
+impl Container {
+    fn enter(runtime: &Rc<Runtime>, path: &Path, netns: Netns) -> Result<Self, NetlinkError> {
+        let handle = runtime.handle().clone();
+        let (worker, opened) = Worker::enter(&netns, path, move || {
+            let _entered = handle.enter();
+            Opened::here()
+        })?;
+        Ok(Self { rtnl: Rtnl::serve(runtime, opened), worker, netns })
+    }
+}

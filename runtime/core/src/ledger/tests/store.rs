@@ -1,0 +1,1 @@
+//! The file: modes, versions, damage, the size of the log.

@@ -1,0 +1,369 @@
+//! CHECK: what of a plan netlink does not show.
+
+use std::fmt;
+
+use ipnet::IpNet;
+use weft_host_abi::types::Route;
+
+use super::error::{Doing, NetlinkError};
+use super::rtnl::{DEFAULT_TABLE, Link, Lookup, RouteSpec};
+use super::{Executor, nft, sysctl};
+use crate::plan::{Family, LinkRef, Mac, Op, Plan};
+
+/// Something that is not as the plan left it. Displays as the reference plugins would say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Difference {
+    /// The bridge is gone.
+    NoBridge {
+        /// Its name.
+        name: String,
+    },
+    /// The bridge is something else now.
+    NotABridge {
+        /// Its name.
+        name: String,
+    },
+    /// The bridge's promiscuous mode was switched off.
+    Promisc {
+        /// Its name.
+        name: String,
+    },
+    /// The container's link is gone or is something else.
+    NoContainerLink {
+        /// Its name.
+        name: String,
+    },
+    /// The host's end is gone or is no veth.
+    NoHostLink {
+        /// Its name.
+        name: String,
+    },
+    /// The two ends are not ends of one pair.
+    NotPeers {
+        /// Container end.
+        container: String,
+        /// Host end.
+        host: String,
+    },
+    /// The link has another MAC.
+    Mac {
+        /// The link.
+        link: LinkRef,
+        /// What the plan gave it.
+        want: Mac,
+        /// What it has.
+        have: Option<Mac>,
+    },
+    /// The host's end is not a port of the bridge.
+    NotAPort {
+        /// The link.
+        link: String,
+        /// The bridge.
+        bridge: String,
+    },
+    /// The port's hairpin or isolation flag was changed.
+    PortFlags {
+        /// The port.
+        link: String,
+    },
+    /// The port's VLANs were changed.
+    Vlans {
+        /// The port.
+        link: String,
+    },
+    /// A link is missing.
+    NoLink {
+        /// The link.
+        link: LinkRef,
+    },
+    /// A link is down.
+    Down {
+        /// The link.
+        link: LinkRef,
+    },
+    /// An address is missing.
+    Address {
+        /// The address.
+        address: IpNet,
+        /// The link.
+        link: LinkRef,
+    },
+    /// No route leads to the network of an address.
+    NoGatewayRoute {
+        /// The network.
+        network: IpNet,
+    },
+    /// A route is missing.
+    Route {
+        /// The route.
+        route: Route,
+    },
+    /// Forwarding is off.
+    Forwarding {
+        /// The family.
+        family: Family,
+    },
+    /// Elements of the nftables sets are missing.
+    Elements {
+        /// What they are for.
+        op: String,
+    },
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoBridge { name } => write!(f, "CNI created bridge {name} in host namespace was not found"),
+            Self::NotABridge { name } => write!(f, "{name:?} already exists but is not a bridge"),
+            Self::Promisc { name } => write!(f, "bridge interface {name} is no longer in promiscuous mode"),
+            Self::NoContainerLink { name } => write!(f, "CNI created interface in container {name} not found"),
+            Self::NoHostLink { name } => write!(f, "CNI veth {name} in host namespace was not found"),
+            Self::NotPeers { container, host } => {
+                write!(f, "container veth {container} and host veth {host} are not ends of one pair")
+            }
+            Self::Mac { link, want, have: Some(have) } => {
+                write!(f, "interface {link} has MAC address {have}, not the configured {want}")
+            }
+            Self::Mac { link, want, have: None } => {
+                write!(f, "interface {link} has no MAC address, not the configured {want}")
+            }
+            Self::NotAPort { link, bridge } => write!(f, "veth {link} is not a port of bridge {bridge}"),
+            Self::PortFlags { link } => write!(f, "the hairpin or isolation flag of bridge port {link} was changed"),
+            Self::Vlans { link } => write!(f, "the VLANs of bridge port {link} were changed"),
+            Self::NoLink { link } => write!(f, "interface {link} not found"),
+            Self::Down { link } if link.name == "lo" => write!(f, "loopback interface is down"),
+            Self::Down { link } => write!(f, "interface {link} is down"),
+            Self::Address { address, link } => {
+                write!(f, "Failed to match addr {address} on interface {}", link.name)
+            }
+            Self::NoGatewayRoute { network } => write!(f, "Failed to find Gateway for {network}"),
+            Self::Route { route } => {
+                write!(f, "Expected Route {{Dst:{}", route.dst)?;
+                if let Some(gw) = route.gw {
+                    write!(f, " GW:{gw}")?;
+                }
+                write!(f, "}} not found in routing table")
+            }
+            Self::Forwarding { family: Family::V4 } => write!(f, "IPv4 forwarding is off"),
+            Self::Forwarding { family: Family::V6 } => write!(f, "IPv6 forwarding is off"),
+            Self::Elements { op } => write!(f, "nftables elements are missing: {op}"),
+        }
+    }
+}
+
+impl Executor {
+    /// Compares a plan that was applied with what netlink shows.
+    ///
+    /// Sysctls of the container are its own business and not compared, except those the host depends on.
+    ///
+    /// # Errors
+    /// The kernel refuses to show something.
+    pub fn check(&mut self, plan: &Plan) -> Result<Vec<Difference>, NetlinkError> {
+        let mut differences = Vec::new();
+        for op in &plan.ops {
+            self.check_op(op, &mut differences)?;
+        }
+        Ok(differences)
+    }
+
+    fn check_op(&mut self, op: &Op, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        match op {
+            Op::EnsureBridge { name, promisc, .. } => self.check_bridge(name, *promisc, found),
+            Op::CreateVeth { container, host, mac, .. } => self.check_veth(container, host, *mac, found),
+            Op::CreateMacvlan { name, mac, .. } => {
+                let link = LinkRef::container(name.as_str());
+                self.check_container_link(&link, "macvlan", *mac, found).map(drop)
+            }
+            Op::BridgePort { link, bridge, hairpin, isolated } => {
+                self.check_port(link, bridge, (*hairpin, *isolated), found)
+            }
+            Op::BridgeVlans { link, pvid, tagged, .. } => self.check_vlans(link, *pvid, tagged, found),
+            Op::EnsureVlanGateway { name, .. } => {
+                let link = LinkRef::host(name.as_str());
+                if self.look(&link)?.is_none() {
+                    found.push(Difference::NoLink { link });
+                }
+                Ok(())
+            }
+            Op::AddAddress { link, address } => self.check_address(link, *address, true, found),
+            Op::EnsureAddress { link, address, .. } => {
+                self.check_address(&LinkRef::host(link.as_str()), *address, false, found)
+            }
+            Op::LinkUp { link } => {
+                match self.look(link)? {
+                    Some(there) if there.up => {}
+                    Some(_) => found.push(Difference::Down { link: link.clone() }),
+                    None => found.push(Difference::NoLink { link: link.clone() }),
+                }
+                Ok(())
+            }
+            Op::AddRoute { link, route, .. } => self.check_route(link, route, found),
+            Op::Forwarding { family } => {
+                let key = match family {
+                    Family::V4 => "ipv4/ip_forward",
+                    Family::V6 => "ipv6/conf/all/forwarding",
+                };
+                if sysctl::read(key)?.as_deref() != Some("1") {
+                    found.push(Difference::Forwarding { family: *family });
+                }
+                Ok(())
+            }
+            Op::Masquerade { .. } | Op::MacSpoofCheck { .. } => {
+                for element in nft::elements(op) {
+                    if !self.nft()?.has(&element)? {
+                        found.push(Difference::Elements { op: op.to_string() });
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            Op::Sysctl { .. }
+            | Op::EnableIpv6 { .. }
+            | Op::WaitAddresses { .. }
+            | Op::DropConnectedRoute { .. }
+            | Op::PinMac { .. }
+            | Op::WaitPort { .. }
+            | Op::Announce { .. } => Ok(()),
+        }
+    }
+
+    fn look(&self, link: &LinkRef) -> Result<Option<Link>, NetlinkError> {
+        let Some(rtnl) = self.rtnl(link.side) else {
+            return Err(NetlinkError::NoContainer { op: format!("looking at {link}") });
+        };
+        rtnl.link(Lookup::Name(&link.name)).doing(|| format!("failed to lookup {link}"))
+    }
+
+    fn check_bridge(&self, name: &str, promisc: bool, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        let name = name.to_owned();
+        match self.look(&LinkRef::host(name.as_str()))? {
+            None => found.push(Difference::NoBridge { name }),
+            Some(link) if link.kind != "bridge" => found.push(Difference::NotABridge { name }),
+            Some(link) if promisc && !link.promisc => found.push(Difference::Promisc { name }),
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    fn check_veth(
+        &self,
+        container: &str,
+        host: &str,
+        mac: Option<Mac>,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
+        let far = self.check_container_link(&LinkRef::container(container), "veth", mac, found)?;
+        let near = self.look(&LinkRef::host(host))?.filter(|near| near.kind == "veth");
+        match (near, far) {
+            (None, _) => found.push(Difference::NoHostLink { name: host.to_owned() }),
+            (Some(near), Some(far)) if near.other != Some(far.index) || far.other != Some(near.index) => {
+                found.push(Difference::NotPeers { container: container.to_owned(), host: host.to_owned() });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn check_container_link(
+        &self,
+        link: &LinkRef,
+        kind: &str,
+        mac: Option<Mac>,
+        found: &mut Vec<Difference>,
+    ) -> Result<Option<Link>, NetlinkError> {
+        let there = self.look(link)?.filter(|there| there.kind == kind);
+        match (&there, mac) {
+            (None, _) => found.push(Difference::NoContainerLink { name: link.name.clone() }),
+            (Some(there), Some(want)) if there.mac != Some(want) => {
+                found.push(Difference::Mac { link: link.clone(), want, have: there.mac });
+            }
+            _ => {}
+        }
+        Ok(there)
+    }
+
+    fn check_port(
+        &self,
+        link: &str,
+        bridge: &str,
+        flags: (bool, bool),
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
+        // A missing one is reported by the ops that made them.
+        let (Some(port), Some(master)) = (self.look(&LinkRef::host(link))?, self.look(&LinkRef::host(bridge))?) else {
+            return Ok(());
+        };
+        if port.master != Some(master.index) {
+            found.push(Difference::NotAPort { link: link.to_owned(), bridge: bridge.to_owned() });
+        } else if (port.hairpin, port.isolated) != flags {
+            found.push(Difference::PortFlags { link: link.to_owned() });
+        }
+        Ok(())
+    }
+
+    fn check_vlans(
+        &self,
+        name: &str,
+        pvid: Option<u16>,
+        tagged: &[u16],
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
+        use rtnetlink::packet_route::link::BridgeVlanInfoFlags as Flags;
+        let Some(port) = self.look(&LinkRef::host(name))? else { return Ok(()) };
+        let there = self.host.port_vlans(port.index).doing(|| format!("failed to list the VLANs of {name:?}"))?;
+        let access = |vid: u16| there.iter().any(|vlan| vlan.vid == vid && vlan.flags.contains(Flags::Pvid));
+        let member = |vid: &u16| there.iter().any(|vlan| vlan.vid == *vid);
+        if !pvid.is_none_or(access) || !tagged.iter().all(member) {
+            found.push(Difference::Vlans { link: name.to_owned() });
+        }
+        Ok(())
+    }
+
+    fn check_address(
+        &self,
+        link: &LinkRef,
+        address: IpNet,
+        routed: bool,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
+        // A missing link is reported by its own op; the address is missing either way.
+        let doing = || format!("failed to list the addresses of {link}");
+        let (Some(rtnl), Some(there)) = (self.rtnl(link.side), self.look(link)?) else {
+            found.push(Difference::Address { address, link: link.clone() });
+            return Ok(());
+        };
+        let family = Family::of(address.addr());
+        let addresses = rtnl.addresses(there.index, Some(family)).doing(doing)?;
+        if !addresses.iter().any(|one| one.net == address) {
+            found.push(Difference::Address { address, link: link.clone() });
+        } else if routed {
+            let routes = rtnl.routes(family, Some(DEFAULT_TABLE), None).doing(|| "failed to list routes")?;
+            let network = address.trunc();
+            // The network of a host address has no route of its own in IPv4.
+            let host = address.prefix_len() == address.max_prefix_len();
+            if !host && !routes.iter().filter_map(RouteSpec::read).any(|route| route.dst == network) {
+                found.push(Difference::NoGatewayRoute { network });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_route(&self, link: &LinkRef, route: &Route, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        let Some(rtnl) = self.rtnl(link.side) else {
+            return Err(NetlinkError::NoContainer { op: format!("looking at {link}") });
+        };
+        let table = route.table.unwrap_or(DEFAULT_TABLE);
+        let family = Family::of(route.dst.addr());
+        let routes = rtnl.routes(family, Some(table), None).doing(|| "failed to list routes")?;
+        let default = route.dst.prefix_len() == 0;
+        // The gateway of a default route is not compared, as in the reference plugins.
+        let same = |there: RouteSpec| {
+            there.dst == route.dst.trunc() && (default || route.gw.is_none() || there.gw == route.gw)
+        };
+        if !routes.iter().filter_map(RouteSpec::read).any(same) {
+            found.push(Difference::Route { route: route.clone() });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,342 @@
+//! What can go wrong between weft and the kernel, with the link, the address and the errno named.
+//!
+//! Texts follow the reference plugins where they have one, because people search for them. A refused request carries its
+//! errno as a field and prints it (an errno is part of what happened, not a separate cause), with the kernel's own
+//! explanation where it gives one.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use nix::errno::Errno;
+
+use crate::plan::{LinkRef, Mac};
+
+/// Why something about links, addresses, routes or filters could not be done or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetlinkError {
+    /// A network namespace cannot be opened.
+    #[error("failed to open netns {path:?}: {fault}")]
+    OpenNetns {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: NetnsFault,
+    },
+    /// A path that should be a network namespace is something else or cannot be looked at.
+    #[error("{fault}")]
+    BadNetns {
+        /// What is wrong with it.
+        fault: NetnsFault,
+    },
+    /// The kernel refused a request.
+    #[error("{doing}: {}{}", Lower(*errno), Hint(hint.as_deref()))]
+    Refused {
+        /// What was being done.
+        doing: String,
+        /// Why not.
+        errno: Errno,
+        /// The kernel's own explanation, where it gave one.
+        hint: Option<String>,
+    },
+    /// A file could not be read or written.
+    #[error("{doing}: {}", LowerIo(io))]
+    File {
+        /// What was being done.
+        doing: String,
+        /// Why not.
+        io: io::Error,
+    },
+    /// The netlink conversation itself broke down.
+    #[error("{doing}: the netlink socket gave {problem}")]
+    Broken {
+        /// What was being done.
+        doing: String,
+        /// What came instead of an answer.
+        problem: &'static str,
+    },
+    /// The thread in the container's namespace is gone.
+    #[error("the thread in the container's network namespace ended early")]
+    ContainerThread,
+    /// The plan needs the container's namespace, and none was opened.
+    #[error("no container network namespace is open, but {op} needs one")]
+    NoContainer {
+        /// The op.
+        op: String,
+    },
+    /// A link that must be there is not.
+    #[error("failed to lookup {link}: Link not found")]
+    NoLink {
+        /// The link.
+        link: LinkRef,
+    },
+    /// A link has the bridge's name but is no bridge.
+    #[error("{name:?} already exists but is not a bridge")]
+    NotABridge {
+        /// The name.
+        name: String,
+    },
+    /// One end of the veth pair exists already.
+    #[error("container veth name ({container:?}) peer provided ({host:?}) already exists")]
+    VethExists {
+        /// Name of the container end.
+        container: String,
+        /// Name of the host end.
+        host: String,
+    },
+    /// A shared link has another address than the wanted one.
+    #[error("{link:?} already has an IP address different from {address}")]
+    OtherAddress {
+        /// The link.
+        link: String,
+        /// The wanted address.
+        address: IpNet,
+    },
+    /// Duplicate address detection found a duplicate.
+    #[error("link {link} has address {address} in DADFAILED state")]
+    DuplicateAddress {
+        /// The link.
+        link: String,
+        /// The duplicate.
+        address: IpNet,
+    },
+    /// Duplicate address detection did not come to an end.
+    #[error("link {link} still has tentative addresses after {seconds} seconds")]
+    StillTentative {
+        /// The link.
+        link: String,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// A bridge port did not come up.
+    #[error("bridge port in error state: {state}")]
+    PortState {
+        /// Its operational state.
+        state: String,
+    },
+    /// Others kept changing the nftables rules at the same moment.
+    #[error("{doing}: the nftables rules kept changing under {attempts} attempts; try again")]
+    Contended {
+        /// What was being done.
+        doing: String,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// A table of our name is there, but not with what we keep in it.
+    #[error("nftables table \"{family} {name}\" is not as weft makes it; delete it and try again")]
+    ForeignTable {
+        /// Its family.
+        family: &'static str,
+        /// Its name.
+        name: &'static str,
+    },
+    /// A sysctl key that leaves `/proc/sys/net`.
+    #[error("{key:?} is not a key below /proc/sys/net")]
+    BadSysctl {
+        /// The key.
+        key: String,
+    },
+    /// A shared link has no usable hardware address to pin.
+    #[error("{link:?} has no MAC address to keep ({})", mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string()))]
+    NoMac {
+        /// The link.
+        link: String,
+        /// What it has.
+        mac: Option<Mac>,
+    },
+}
+
+/// What is wrong with a path that should be a network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NetnsFault {
+    /// It cannot be looked at, mostly: it is not there.
+    Statfs(PathBuf, Errno),
+    /// It is there but lies on a file system that has no namespaces.
+    Magic(PathBuf, i64),
+    /// It cannot be opened.
+    Open(PathBuf, Errno),
+    /// It cannot be entered.
+    Enter(Errno),
+    /// Nothing could be set up inside.
+    Inside(String),
+}
+
+impl fmt::Display for NetnsFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Statfs(path, errno) => write!(f, "failed to Statfs {path:?}: {}", Lower(*errno)),
+            Self::Magic(path, magic) => write!(f, "unknown FS magic on {path:?}: {magic:x}"),
+            Self::Open(path, errno) => write!(f, "open {}: {}", path.display(), Lower(*errno)),
+            Self::Enter(errno) => write!(f, "cannot enter it: {}", Lower(*errno)),
+            Self::Inside(problem) => write!(f, "{problem}"),
+        }
+    }
+}
+
+/// A failed ADD: which op failed and why, and what could not be put back.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to {op}")]
+pub struct ApplyError {
+    /// Index of the op in the plan.
+    pub at: usize,
+    /// The op, as `Display` shows it.
+    pub op: String,
+    /// Why it failed.
+    #[source]
+    pub cause: NetlinkError,
+    /// What could not be undone; empty means the host is as it was.
+    pub leftovers: Vec<UndoError>,
+}
+
+/// Something that could not be put back or taken away.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {what}")]
+pub struct UndoError {
+    /// What should have been done.
+    pub what: String,
+    /// Why it was not.
+    #[source]
+    pub cause: NetlinkError,
+}
+
+/// A request that failed, before it is known what it was for.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The kernel said no.
+    Refused(Errno, Option<String>),
+    /// No answer, or one that makes no sense.
+    Broken(&'static str),
+}
+
+/// Prints an errno the way the reference plugins do: without number, first letter small.
+struct Lower(Errno);
+
+/// The same for an I/O error.
+struct LowerIo<'a>(&'a io::Error);
+
+/// The kernel's explanation in brackets, or nothing.
+struct Hint<'a>(Option<&'a str>);
+
+// === impl NetlinkError ===
+
+impl NetlinkError {
+    /// The errno behind it, where there is one.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused { errno, .. } => Some(*errno),
+            Self::File { io, .. } => io.raw_os_error().map(Errno::from_raw),
+            Self::OpenNetns { fault, .. } | Self::BadNetns { fault } => match fault {
+                NetnsFault::Statfs(_, errno) | NetnsFault::Open(_, errno) | NetnsFault::Enter(errno) => Some(*errno),
+                NetnsFault::Magic(..) | NetnsFault::Inside(_) => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether it is about a network namespace that cannot be used.
+    #[must_use]
+    pub fn is_netns(&self) -> bool {
+        matches!(self, Self::OpenNetns { .. } | Self::BadNetns { .. })
+    }
+
+    /// Whether the thing is there already.
+    #[must_use]
+    pub fn is_exists(&self) -> bool {
+        matches!(self, Self::VethExists { .. }) || self.errno() == Some(Errno::EEXIST)
+    }
+
+    /// Whether the thing is not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NoLink { .. }) || self.errno().is_some_and(means_absent)
+    }
+}
+
+// === impl Fault ===
+
+impl Fault {
+    /// Gives it its context.
+    pub(super) fn doing(self, doing: impl Into<String>) -> NetlinkError {
+        let doing = doing.into();
+        match self {
+            Self::Refused(errno, hint) => NetlinkError::Refused { doing, errno, hint },
+            Self::Broken(problem) => NetlinkError::Broken { doing, problem },
+        }
+    }
+
+    /// The kernel's errno.
+    pub(super) fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused(errno, _) => Some(*errno),
+            Self::Broken(_) => None,
+        }
+    }
+
+    /// Whether the thing is there already.
+    pub(super) fn is_exists(&self) -> bool {
+        self.errno() == Some(Errno::EEXIST)
+    }
+
+    /// Whether the thing is not there.
+    pub(super) fn is_absent(&self) -> bool {
+        self.errno().is_some_and(means_absent)
+    }
+}
+
+/// Gives the error of a request its context.
+pub(super) trait Doing<T> {
+    /// `doing` is only called for an error.
+    fn doing<S: Into<String>>(self, doing: impl FnOnce() -> S) -> Result<T, NetlinkError>;
+}
+
+impl<T> Doing<T> for Result<T, Fault> {
+    fn doing<S: Into<String>>(self, doing: impl FnOnce() -> S) -> Result<T, NetlinkError> {
+        self.map_err(|fault| fault.doing(doing()))
+    }
+}
+
+impl<T> Doing<T> for io::Result<T> {
+    fn doing<S: Into<String>>(self, doing: impl FnOnce() -> S) -> Result<T, NetlinkError> {
+        self.map_err(|io| NetlinkError::File { doing: doing().into(), io })
+    }
+}
+
+/// What the kernel answers when a link, address (`EADDRNOTAVAIL`), route (`ESRCH`) or nftables thing is not there.
+fn means_absent(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOENT | Errno::ENODEV | Errno::ESRCH | Errno::EADDRNOTAVAIL)
+}
+
+// === impl Lower, Hint ===
+
+impl fmt::Display for Lower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.desc();
+        let mut letters = text.chars();
+        match letters.next() {
+            Some(first) => write!(f, "{}{}", first.to_ascii_lowercase(), letters.as_str()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for LowerIo<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.raw_os_error() {
+            Some(number) => Lower(Errno::from_raw(number)).fmt(f),
+            None => self.0.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Hint<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(text) => write!(f, " ({})", text.trim_end_matches('.')),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Answers what delegates need to know of the host.
+
+use super::Executor;
+use super::error::{Doing, NetlinkError};
+use super::rtnl::{DEFAULT_TABLE, Link, Lookup, RouteSpec, Rtnl};
+use crate::plan::{Family, LinkRef, Need, Observed, Side};
+
+impl Executor {
+    /// Looks things up. What is not there is left out.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the container is asked about and its namespace is not open.
+    pub fn observe(&mut self, needs: &[Need]) -> Result<Observed, NetlinkError> {
+        let mut observed = Observed::default();
+        for need in needs {
+            match need {
+                Need::Link(link) => {
+                    let rtnl = self.side(link.side, link)?;
+                    let found = rtnl.link(Lookup::Name(&link.name)).doing(|| format!("failed to lookup {link}"))?;
+                    note(&mut observed, rtnl, link.clone(), found)?;
+                }
+                Need::DefaultRouteLink(side) => {
+                    let rtnl = self.side(*side, &"finding the default route")?;
+                    let Some(index) = default_route(rtnl)? else { continue };
+                    let found =
+                        rtnl.link(Lookup::Index(index)).doing(|| "failed to lookup the link of the default route")?;
+                    let Some(found) = found else { continue };
+                    let link = LinkRef { side: *side, name: found.name.clone() };
+                    observed.default_route_links.insert(*side, found.name.clone());
+                    note(&mut observed, rtnl, link, Some(found))?;
+                }
+            }
+        }
+        Ok(observed)
+    }
+
+    fn side(&self, side: Side, what: &impl ToString) -> Result<&Rtnl, NetlinkError> {
+        self.rtnl(side).ok_or_else(|| NetlinkError::NoContainer { op: what.to_string() })
+    }
+}
+
+fn note(observed: &mut Observed, rtnl: &Rtnl, link: LinkRef, found: Option<Link>) -> Result<(), NetlinkError> {
+    if let Some(found) = found {
+        let addresses =
+            rtnl.addresses(found.index, None).doing(|| format!("failed to list the addresses of {link}"))?;
+        let info = found.info(addresses.into_iter().map(|address| address.net).collect());
+        observed.links.insert(link, info);
+    }
+    Ok(())
+}
+
+/// Index of the link of the first default route, IPv4 before IPv6.
+fn default_route(rtnl: &Rtnl) -> Result<Option<u32>, NetlinkError> {
+    for family in [Family::V4, Family::V6] {
+        let routes = rtnl.routes(family, Some(DEFAULT_TABLE), None).doing(|| "failed to list routes")?;
+        let mut defaults = routes.iter().filter_map(RouteSpec::read).filter(|route| route.dst.prefix_len() == 0);
+        if let Some(route) = defaults.next() {
+            return Ok(Some(route.index));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,229 @@
+//! Bridges, their ports, and the MAC address of a bridge.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use rtnetlink::packet_route::link::InfoBridge;
+use rtnetlink::{LinkBridge, LinkMessageBuilder};
+
+use super::Session;
+use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::rtnl::{Link, Lookup, change, port_flags};
+use crate::netlink::sysctl;
+use crate::netlink::undo::Inverse;
+use crate::plan::{LinkInfo, LinkRef, Mac, Op, Side};
+
+/// How often a bridge may vanish between "it exists" and looking at it.
+const ATTEMPTS: usize = 4;
+
+/// First octet of the MAC addresses given to bridges: locally administered, and above nearly every port's. See `pin_mac`.
+const HIGH: u8 = 0xfe;
+
+impl Session<'_> {
+    pub(super) fn ensure_bridge(
+        &mut self,
+        name: &str,
+        mtu: Option<u32>,
+        vlan_filtering: bool,
+        promisc: bool,
+    ) -> Result<(), NetlinkError> {
+        let doing = || format!("could not add {name:?}");
+        for _attempt in 0..ATTEMPTS {
+            // Nearly always it is there, and looking is cheaper than being refused.
+            if let Some(link) = self.executor.host.link(Lookup::Name(name)).doing(doing)? {
+                return self.use_bridge(name, link, promisc);
+            }
+            let message = self.new_bridge(name, mtu, vlan_filtering, promisc);
+            match self.executor.host.create_link(message) {
+                Ok(announced) => return self.note_bridge(name, announced),
+                // Another ADD made it just now.
+                Err(fault) if fault.is_exists() => {}
+                Err(fault) => return Err(fault.doing(doing())),
+            }
+        }
+        Err(NetlinkError::NoLink { link: LinkRef::host(name) })
+    }
+
+    fn new_bridge(
+        &self,
+        name: &str,
+        mtu: Option<u32>,
+        vlan_filtering: bool,
+        promisc: bool,
+    ) -> rtnetlink::packet_route::link::LinkMessage {
+        let mut builder: LinkMessageBuilder<LinkBridge> = LinkBridge::new(name).up();
+        if promisc {
+            builder = builder.promiscuous(true);
+        }
+        if let Some(mtu) = mtu {
+            builder = builder.mtu(mtu);
+        }
+        if vlan_filtering {
+            builder = builder.append_info_data(InfoBridge::VlanFiltering(true));
+        }
+        if self.plan.ops.iter().any(|op| matches!(op, Op::PinMac { link } if link == name)) {
+            builder = builder.address(high_mac().to_vec());
+        }
+        builder.build()
+    }
+
+    fn note_bridge(&mut self, name: &str, announced: Option<Link>) -> Result<(), NetlinkError> {
+        let link = LinkRef::host(name);
+        let found = match announced {
+            Some(found) => found,
+            None => self.link(&link)?.clone(),
+        };
+        self.log(format!("delete bridge {name}"), Inverse::DeleteBridge { index: found.index });
+        self.made(link, found);
+        // A container must not become the host's router by sending advertisements (CVE-2020-10749). There is no such key
+        // where the kernel has no IPv6.
+        sysctl::write(&accept_ra(name), "0").ok();
+        Ok(())
+    }
+
+    /// A bridge that was there: up and, if asked for, promiscuous.
+    fn use_bridge(&mut self, name: &str, found: Link, promisc: bool) -> Result<(), NetlinkError> {
+        if found.kind != "bridge" {
+            return Err(NetlinkError::NotABridge { name: name.to_owned() });
+        }
+        let index = found.index;
+        let (raise, promisc) = (!found.up, promisc && !found.promisc);
+        if let Some(mac) = found.mac.filter(is_usable) {
+            self.log(format!("restore the MAC address of {name}"), Inverse::BridgeMac { index, mac });
+        }
+        self.links.insert(LinkRef::host(name), found);
+        if raise || promisc {
+            let unless = self.executor.newcomers(Some(index))?;
+            let (mut there, mut back) = (change(index), change(index));
+            if raise {
+                (there, back) = (there.up(), back.down());
+            }
+            if promisc {
+                (there, back) = (there.promiscuous(true), back.promiscuous(false));
+            }
+            self.executor.host.set_link(there.build()).doing(|| format!("failed to set {name:?} UP"))?;
+            let inverse = Inverse::SetLink { side: Side::Host, message: Box::new(back.build()) };
+            self.log_shared(format!("restore the flags of {name}"), inverse, unless);
+        }
+        // As for a new one. A key that cannot be read or written is one of a kernel without IPv6.
+        let key = accept_ra(name);
+        if let Ok(Some(old)) = sysctl::read(&key)
+            && old != "0"
+        {
+            let unless = self.executor.newcomers(Some(index))?;
+            if sysctl::write(&key, "0").is_ok() {
+                let inverse = Inverse::Sysctls { side: Side::Host, old: vec![(key, old)] };
+                self.log_shared(format!("restore accept_ra of {name}"), inverse, unless);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn bridge_port(
+        &mut self,
+        name: &str,
+        bridge: &str,
+        hairpin: bool,
+        isolated: bool,
+    ) -> Result<(), NetlinkError> {
+        let doing = || format!("failed to connect {name:?} to bridge {bridge}");
+        let port = LinkRef::host(name);
+        let master = self.index(&LinkRef::host(bridge))?;
+        let made = self.is_made(&port);
+        let found = self.link(&port)?.clone();
+        let index = found.index;
+        if found.master != Some(master) {
+            self.executor.host.set_link(change(index).controller(master).build()).doing(doing)?;
+        }
+        // A port that has just joined has neither flag.
+        let (hairpin_now, isolated_now) =
+            if found.master == Some(master) && !made { (found.hairpin, found.isolated) } else { (false, false) };
+        if !made {
+            let inverse =
+                Inverse::Port { index, master: found.master, hairpin: found.hairpin, isolated: found.isolated };
+            self.log(format!("take {name} off {bridge}"), inverse);
+        }
+        if (hairpin, isolated) != (hairpin_now, isolated_now) {
+            let message = port_flags(index, hairpin, isolated);
+            self.executor.host.set_link(message).doing(|| format!("failed to set the port flags of {name:?}"))?;
+        }
+        self.links.insert(port, Link { master: Some(master), hairpin, isolated, ..found });
+        Ok(())
+    }
+
+    /// The index of the bridge that the plan will make this link a port of, if it is known by now.
+    pub(super) fn future_master(&self, name: &str) -> Option<u32> {
+        let bridge = self.plan.ops.iter().find_map(|op| match op {
+            Op::BridgePort { link, bridge, .. } if link == name => Some(bridge),
+            _ => None,
+        })?;
+        self.links.get(&LinkRef::host(bridge.as_str())).map(|bridge| bridge.index)
+    }
+
+    /// Keeps the MAC addresses of shared links as they are. Runs when everything else is done, because a MAC that was
+    /// written once can be written over but never be made to follow the ports again.
+    pub(super) fn pin_macs(
+        &mut self,
+        mut links: BTreeMap<LinkRef, LinkInfo>,
+    ) -> Result<BTreeMap<LinkRef, LinkInfo>, (usize, NetlinkError)> {
+        for (at, name) in std::mem::take(&mut self.pins) {
+            let link = LinkRef::host(name);
+            let now = links.get(&link).and_then(|info| info.mac);
+            let mac = self.pin_mac(&link, now).map_err(|error| (at, error))?;
+            if let (Some(info), Some(mac)) = (links.get_mut(&link), mac) {
+                info.mac = Some(mac);
+            }
+        }
+        Ok(links)
+    }
+
+    /// Writes a bridge's MAC unless it is written already; the MAC it now has if that changed.
+    ///
+    /// The kernel does not say whether a bridge's MAC was written. But as long as it was not, it is the lowest of the
+    /// ports'. So a port of ours below the bridge's MAC proves that it was. Bridges made here get a high one, so that the
+    /// proof works out from the second ADD on, which saves a message and, more to the point, the neighbour table: every
+    /// write of a MAC, even of the same one, throws out all neighbours known on the bridge.
+    fn pin_mac(&mut self, link: &LinkRef, now: Option<Mac>) -> Result<Option<Mac>, NetlinkError> {
+        let before = self.link(link)?.clone();
+        // Only a bridge's MAC follows others.
+        if self.is_made(link) || before.kind != "bridge" {
+            return Ok(None);
+        }
+        let index = before.index;
+        let now = match now {
+            Some(mac) => Some(mac),
+            None => self
+                .executor
+                .host
+                .link(Lookup::Index(index))
+                .doing(|| format!("failed to lookup {link}"))?
+                .and_then(|found| found.mac),
+        };
+        let below = |port: &Link| port.master == Some(index) && port.mac < now;
+        if self.links.values().any(|port| port.mac.is_some() && below(port)) {
+            return Ok(None);
+        }
+        // The MAC from before our port joined, so that neighbours of the bridge need not learn a new one.
+        let Some(mac) = before.mac.filter(is_usable).or(now.filter(is_usable)) else {
+            return Err(NetlinkError::NoMac { link: link.name.clone(), mac: now });
+        };
+        let message = change(index).address(mac.0.to_vec()).build();
+        self.executor.host.set_link(message).doing(|| format!("failed to set the MAC address of {:?}", link.name))?;
+        Ok(Some(mac))
+    }
+}
+
+/// A bridge that lost its last port has a MAC of zeros.
+fn is_usable(mac: &Mac) -> bool {
+    mac.0 != [0; 6]
+}
+
+fn accept_ra(name: &str) -> String {
+    format!("ipv6/conf/{name}/accept_ra")
+}
+
+fn high_mac() -> [u8; 6] {
+    // The keys of a fresh `RandomState` are random.
+    let [a, b, c, d, e, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
+    [HIGH, a, b, c, d, e]
+}

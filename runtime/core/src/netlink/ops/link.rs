@@ -1,0 +1,190 @@
+//! Links of the container: veth pairs, macvlans, bringing them up, announcing them.
+
+use std::net::IpAddr;
+
+use rtnetlink::packet_route::link::{InfoData, InfoMacVlan, InfoVeth, LinkMessage, MacVlanMode, State};
+use rtnetlink::{LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth};
+
+use super::Session;
+use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::rtnl::{Link, Lookup, change};
+use crate::netlink::sysctl;
+use crate::netlink::undo::Inverse;
+use crate::plan::{LinkRef, Mac, MacvlanMode, Op, Side};
+
+impl Session<'_> {
+    /// One message makes both ends, each in its namespace, and puts the host's on its bridge: a move would cost a grace
+    /// period. The host's end is the main one, because only that may have a master and is announced to us.
+    pub(super) fn create_veth(
+        &mut self,
+        container: &str,
+        host: &str,
+        mtu: Option<u32>,
+        mac: Option<Mac>,
+    ) -> Result<(), NetlinkError> {
+        let netns = self.container_fd(&format!("creating {container}"))?;
+        let mut peer: LinkMessageBuilder<LinkUnspec> = LinkUnspec::new_with_name(container).setns_by_fd(netns);
+        let mut main = LinkVeth::new(host, container).up();
+        if let Some(mtu) = mtu {
+            (peer, main) = (peer.mtu(mtu), main.mtu(mtu));
+        }
+        if let Some(mac) = mac {
+            peer = peer.address(mac.0.to_vec());
+        }
+        let master = self.future_master(host);
+        if let Some(index) = master {
+            main = main.controller(index);
+        }
+        let message = main.set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build()))).build();
+        let (near, far) = (LinkRef::host(host), LinkRef::container(container));
+        let announced = match self.executor.host.create_link(message) {
+            Ok(announced) => announced,
+            Err(fault) if fault.is_exists() => {
+                return Err(NetlinkError::VethExists { container: container.to_owned(), host: host.to_owned() });
+            }
+            Err(fault) => return Err(fault.doing("failed to make veth pair")),
+        };
+        let mut found = match announced {
+            Some(found) => found,
+            None => self.link(&near)?.clone(),
+        };
+        // Made means undone, whatever comes next.
+        self.log(format!("delete {host}"), Inverse::DeleteLink { side: Side::Host, index: found.index });
+        // The announcement is from before it joined the bridge.
+        found.master = master;
+        if let Some(index) = found.other {
+            self.made(
+                far,
+                Link {
+                    index,
+                    name: container.to_owned(),
+                    mac,
+                    up: false,
+                    master: None,
+                    other: Some(found.index),
+                    ..found.clone()
+                },
+            );
+        } else {
+            self.made.insert(far);
+        }
+        self.made(near, found);
+        // As for bridges: the container must not send the host its router advertisements.
+        sysctl::write(&format!("ipv6/conf/{host}/accept_ra"), "0").ok();
+        Ok(())
+    }
+
+    pub(super) fn create_macvlan(&mut self, op: &Op) -> Result<(), NetlinkError> {
+        let Op::CreateMacvlan { name, parent, mode, mtu, mac, bc_queue_len } = op else { return Ok(()) };
+        let netns = self.container_fd(op)?;
+        let lower = self.index(parent)?;
+        let mut builder = LinkMacVlan::new(name, lower, kernel_mode(*mode));
+        if let Some(mtu) = mtu {
+            builder = builder.mtu(*mtu);
+        }
+        if let Some(mac) = mac {
+            builder = builder.address(mac.0.to_vec());
+        }
+        if let Some(length) = bc_queue_len {
+            builder = builder.append_info_data(InfoMacVlan::BcQueueLen(*length));
+        }
+        let link = LinkRef::container(name.as_str());
+        let announced = match parent.side {
+            // Announced in the container's namespace, where the asking socket hears nothing.
+            Side::Host => self.make(Side::Host, builder.setns_by_fd(netns).build(), &link)?.filter(|_| false),
+            Side::Container => self.make(Side::Container, builder.build(), &link)?,
+        };
+        let found = match announced {
+            Some(found) => found,
+            None => self.link(&link)?.clone(),
+        };
+        self.log(format!("delete {link}"), Inverse::DeleteLink { side: Side::Container, index: found.index });
+        self.made(link, found);
+        Ok(())
+    }
+
+    fn make(&self, side: Side, message: LinkMessage, link: &LinkRef) -> Result<Option<Link>, NetlinkError> {
+        self.side(side, link)?.create_link(message).doing(|| format!("failed to create macvlan {:?}", link.name))
+    }
+
+    pub(super) fn link_up(&mut self, link: &LinkRef) -> Result<(), NetlinkError> {
+        let made = self.is_made(link);
+        let found = self.link(link)?;
+        let (index, up) = (found.index, found.up);
+        if up {
+            return Ok(());
+        }
+        let doing = || format!("failed to set {:?} UP", link.name);
+        self.rtnl(link)?.set_link(change(index).up().build()).doing(doing)?;
+        if let Some(found) = self.links.get_mut(link) {
+            found.up = true;
+        }
+        if !made {
+            let message = Box::new(change(index).down().build());
+            self.log(format!("take {link} down"), Inverse::SetLink { side: link.side, message });
+        }
+        Ok(())
+    }
+
+    /// Has the kernel announce the link's addresses: gratuitous ARP for each IPv4 one, unsolicited neighbour
+    /// advertisements for the IPv6 ones.
+    ///
+    /// It does so whenever a MAC is written, even the same one, if the two `*_notify` keys are on. A packet socket of our
+    /// own could send the same frames, but closing one costs an RCU grace period (8 to 16 ms where the whole ADD takes
+    /// less than two). Best effort: whoever still has the old answer finds out in time.
+    pub(super) fn announce(&mut self, link: &LinkRef, addresses: &[IpAddr]) -> Result<(), NetlinkError> {
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        let index = self.index(link)?;
+        let mac = match self.link(link)?.mac {
+            Some(mac) => Some(mac),
+            None => self
+                .rtnl(link)?
+                .link(Lookup::Index(index))
+                .doing(|| format!("failed to lookup {link}"))?
+                .and_then(|found| found.mac),
+        };
+        let (Some(mac), Some(container)) = (mac, &self.executor.container) else { return Ok(()) };
+        let keys = [format!("ipv4/conf/{}/arp_notify", link.name), format!("ipv6/conf/{}/ndisc_notify", link.name)];
+        let switched = container.worker.run(move || {
+            let off = keys.into_iter().filter(|key| matches!(sysctl::read(key), Ok(Some(value)) if value == "0"));
+            off.filter(|key| sysctl::write(key, "1").is_ok()).collect::<Vec<_>>()
+        })?;
+        container.rtnl.set_link(change(index).address(mac.0.to_vec()).build()).ok();
+        if !switched.is_empty() {
+            container.worker.run(move || switched.iter().for_each(|key| drop(sysctl::write(key, "0"))))?;
+        }
+        Ok(())
+    }
+
+    fn container_fd(&self, op: &impl ToString) -> Result<i32, NetlinkError> {
+        let container = self.executor.container.as_ref();
+        container
+            .map(|container| container.netns.raw_fd())
+            .ok_or_else(|| NetlinkError::NoContainer { op: op.to_string() })
+    }
+}
+
+fn kernel_mode(mode: MacvlanMode) -> MacVlanMode {
+    match mode {
+        MacvlanMode::Bridge => MacVlanMode::Bridge,
+        MacvlanMode::Private => MacVlanMode::Private,
+        MacvlanMode::Vepa => MacVlanMode::Vepa,
+        MacvlanMode::Passthru => MacVlanMode::Passthrough,
+    }
+}
+
+/// An operational state as the reference plugins print it.
+pub(super) fn state_name(state: State) -> String {
+    match state {
+        State::Unknown => "unknown".to_owned(),
+        State::NotPresent => "not-present".to_owned(),
+        State::Down => "down".to_owned(),
+        State::LowerLayerDown => "lower-layer-down".to_owned(),
+        State::Testing => "testing".to_owned(),
+        State::Dormant => "dormant".to_owned(),
+        State::Up => "up".to_owned(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,90 @@
+//! Routes.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use rtnetlink::packet_route::route::{RouteProtocol, RouteScope};
+use weft_host_abi::types::Route;
+
+use super::Session;
+use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::rtnl::{DEFAULT_TABLE, RouteSpec, route_message};
+use crate::netlink::undo::Inverse;
+use crate::plan::{Family, LinkRef};
+
+/// `RT_SCOPE_LINK`: what a route without gateway has unless told otherwise, so that gateways behind it can be used.
+const SCOPE_LINK: u8 = 253;
+
+impl Session<'_> {
+    pub(super) fn add_route(
+        &mut self,
+        link: &LinkRef,
+        route: &Route,
+        src: Option<IpAddr>,
+        existing_ok: bool,
+    ) -> Result<(), NetlinkError> {
+        let index = self.index(link)?;
+        let message = route_message(&spec(index, route, src));
+        match self.rtnl(link)?.add_route(message.clone()) {
+            Ok(()) => {}
+            Err(fault) if existing_ok && fault.is_exists() => return Ok(()),
+            Err(fault) => return Err(fault.doing(describe(link, route))),
+        }
+        if !self.is_made(link) {
+            let inverse = Inverse::RemoveRoute { side: link.side, message };
+            self.log(format!("remove the route to {} from {link}", route.dst), inverse);
+        }
+        Ok(())
+    }
+
+    pub(super) fn drop_connected_route(&mut self, link: &LinkRef, dst: IpNet) -> Result<(), NetlinkError> {
+        let index = self.index(link)?;
+        let doing = || format!("failed to delete the connected route to {dst} on {:?}", link.name);
+        let made = self.is_made(link);
+        let rtnl = self.rtnl(link)?;
+        let mut there = Vec::new();
+        if !made {
+            let routes = rtnl.routes(Family::of(dst.addr()), Some(DEFAULT_TABLE), Some(index)).doing(doing)?;
+            let connected = |route: RouteSpec| route.dst == dst.trunc() && route.gw.is_none();
+            there = routes.into_iter().filter(|message| RouteSpec::read(message).is_some_and(connected)).collect();
+        }
+        let connected = Route::new(dst.trunc(), None);
+        let mut message = route_message(&spec(index, &connected, None));
+        // Whatever scope and origin it has.
+        message.header.scope = RouteScope::NoWhere;
+        message.header.protocol = RouteProtocol::Unspec;
+        if !rtnl.delete_route(message).doing(doing)? {
+            return Err(NetlinkError::Refused { doing: doing(), errno: nix::errno::Errno::ESRCH, hint: None });
+        }
+        for message in there {
+            self.log(
+                format!("put the route to {dst} back on {link}"),
+                Inverse::RestoreRoute { side: link.side, message },
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The route as the kernel wants it.
+pub(in crate::netlink) fn spec(index: u32, route: &Route, src: Option<IpAddr>) -> RouteSpec {
+    let default = if route.gw.is_none() && route.dst.addr().is_ipv4() { Some(SCOPE_LINK) } else { None };
+    // Scopes are one byte; a larger number is none, and the kernel refuses 255 ("nowhere") for a new route.
+    let asked = route.scope.map(|scope| u8::try_from(scope).unwrap_or(u8::MAX));
+    RouteSpec {
+        index,
+        dst: route.dst,
+        gw: route.gw,
+        src,
+        priority: route.priority,
+        table: route.table,
+        scope: asked.or(default),
+        mtu: route.mtu,
+        advmss: route.advmss,
+    }
+}
+
+fn describe(link: &LinkRef, route: &Route) -> String {
+    let via = route.gw.map_or_else(|| "<nil>".to_owned(), |gw| gw.to_string());
+    format!("failed to add route '{} via {via} dev {}'", route.dst, link.name)
+}

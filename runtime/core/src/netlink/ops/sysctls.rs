@@ -1,0 +1,175 @@
+//! Sysctls: single ones on either side, IPv6 for a container link, forwarding for the host.
+
+use std::fs;
+
+use super::Session;
+use crate::netlink::error::NetlinkError;
+use crate::netlink::sysctl;
+use crate::netlink::undo::Inverse;
+use crate::plan::{Family, LinkRef, Op, Side};
+
+/// A write that can run on either thread.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// One key.
+    Write { key: String, value: String, required: bool, remember: bool },
+    /// IPv6 for a link.
+    Ipv6 { link: String, remember: bool },
+}
+
+/// Keys with the values they had.
+type Old = Vec<(String, String)>;
+
+impl Session<'_> {
+    /// The run of ops at `at` that are nothing but sysctls of the container, so that one visit to its thread does all.
+    pub(super) fn container_sysctls(&self, at: usize) -> Vec<Job> {
+        if self.executor.container.is_none() {
+            return Vec::new();
+        }
+        let run = self.plan.ops.iter().skip(at).map_while(|op| match op {
+            Op::Sysctl { side: Side::Container, .. } | Op::EnableIpv6 { .. } => self.job(op),
+            _ => None,
+        });
+        run.collect()
+    }
+
+    pub(super) fn run_in_container(&mut self, jobs: Vec<Job>) -> Result<(), (usize, NetlinkError)> {
+        let Some(container) = &self.executor.container else { return Ok(()) };
+        let work = move || {
+            let mut old = Vec::new();
+            let failed = jobs.iter().enumerate().find_map(|(at, job)| Some((at, job.run(&mut old).err()?)));
+            (old, failed)
+        };
+        let (old, failed) = container.worker.run(work).map_err(|error| (0, error))?;
+        self.remember(Side::Container, old);
+        failed.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn host_sysctl(&mut self, op: &Op) -> Result<(), NetlinkError> {
+        if let Op::Sysctl { side: Side::Container, .. } = op {
+            return Err(NetlinkError::NoContainer { op: op.to_string() });
+        }
+        let Some(job) = self.job(op) else { return Ok(()) };
+        let mut old = Vec::new();
+        let outcome = job.run(&mut old);
+        self.remember(Side::Host, old);
+        outcome
+    }
+
+    pub(super) fn forwarding(&mut self, family: Family) -> Result<(), NetlinkError> {
+        let (switch, tree) = match family {
+            Family::V4 => ("ipv4/ip_forward", "ipv4/conf"),
+            Family::V6 => ("ipv6/conf/all/forwarding", "ipv6/conf"),
+        };
+        if sysctl::read(switch)?.as_deref() == Some("1") {
+            return Ok(());
+        }
+        let unless = self.executor.newcomers(None)?;
+        let old = forwarding_state(switch, tree)?;
+        sysctl::write(switch, "1")?;
+        self.log_shared("restore forwarding", Inverse::Sysctls { side: Side::Host, old }, unless);
+        Ok(())
+    }
+
+    fn job(&self, op: &Op) -> Option<Job> {
+        match op {
+            Op::Sysctl { side, key, value, required } => {
+                // Keys of a link that the plan made go away with it.
+                let made =
+                    link_of(key).is_some_and(|name| self.is_made(&LinkRef { side: *side, name: name.to_owned() }));
+                Some(Job::Write { key: key.clone(), value: value.clone(), required: *required, remember: !made })
+            }
+            Op::EnableIpv6 { link } => {
+                let made = self.is_made(&LinkRef::container(link.as_str()));
+                Some(Job::Ipv6 { link: link.clone(), remember: !made })
+            }
+            _ => None,
+        }
+    }
+
+    fn remember(&mut self, side: Side, mut old: Old) {
+        if !old.is_empty() {
+            // Last written, first restored.
+            old.reverse();
+            self.log("restore sysctls", Inverse::Sysctls { side, old });
+        }
+    }
+}
+
+// === impl Job ===
+
+impl Job {
+    /// Runs on the thread of the namespace it is for. Values to be restored go to `old`, those of a failed job too.
+    fn run(&self, old: &mut Old) -> Result<(), NetlinkError> {
+        match self {
+            Self::Write { key, value, required, remember } => {
+                let outcome = write(key, value, *remember, old);
+                if *required { outcome } else { outcome.or(Ok(())) }
+            }
+            Self::Ipv6 { link, remember } => enable_ipv6(link, *remember, old),
+        }
+    }
+}
+
+/// Writes a key that does not have the value yet.
+fn write(key: &str, value: &str, remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
+    if !remember {
+        return sysctl::write(key, value);
+    }
+    match sysctl::read(key)? {
+        Some(now) if now == value => Ok(()),
+        now => {
+            sysctl::write(key, value)?;
+            old.extend(now.map(|now| (key.to_owned(), now)));
+            Ok(())
+        }
+    }
+}
+
+/// What the reference plugins do before a link gets its first IPv6 address.
+fn enable_ipv6(link: &str, remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
+    for name in ["lo", link] {
+        let key = format!("ipv6/conf/{name}/disable_ipv6");
+        // Unreadable means no IPv6 in this kernel: adding the address will say so.
+        match sysctl::read(&key) {
+            Ok(Some(value)) if value != "0" => {
+                sysctl::write(&key, "0")?;
+                if remember || name == "lo" {
+                    old.push((key, value));
+                }
+            }
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return Ok(()),
+        }
+    }
+    write(&format!("ipv6/conf/{link}/keep_addr_on_down"), "1", remember, old)
+}
+
+/// The link that a key such as `ipv4/conf/eth0/arp_notify` is about.
+fn link_of(key: &str) -> Option<&str> {
+    let mut parts = key.split('/');
+    let (_family, tree, link) = (parts.next()?, parts.next()?, parts.next()?);
+    matches!(tree, "conf" | "neigh").then_some(link)
+}
+
+/// Everything that switching forwarding on writes: the kernel copies it to every link, and for IPv4 turns `accept_redirects`
+/// off. (For IPv6 it also forgets default routes learnt from routers; those come back with the next advertisement.)
+fn forwarding_state(switch: &str, tree: &str) -> Result<Old, NetlinkError> {
+    // The switch first: writing it back overwrites the single ones.
+    let mut keys = vec![switch.to_owned()];
+    if tree == "ipv4/conf" {
+        keys.push(format!("{tree}/all/accept_redirects"));
+    }
+    let listed = fs::read_dir(format!("/proc/sys/net/{tree}"));
+    let listed = listed.map_err(|io| NetlinkError::File { doing: format!("open /proc/sys/net/{tree}"), io })?;
+    let names = listed.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    keys.extend(names.filter(|name| name != "all").map(|name| format!("{tree}/{name}/forwarding")));
+    let mut old = Vec::with_capacity(keys.len());
+    for key in keys {
+        // A link may go away while this runs.
+        if let Some(value) = sysctl::read(&key)? {
+            old.push((key, value));
+        }
+    }
+    Ok(old)
+}

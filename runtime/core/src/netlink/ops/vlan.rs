@@ -1,0 +1,156 @@
+//! VLANs of bridge ports, and the veth that carries a VLAN's gateway.
+
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute};
+use rtnetlink::{LinkBridgeVlan, LinkUnspec, LinkVeth};
+
+use super::Session;
+use crate::netlink::Executor;
+use crate::netlink::error::{Doing, Fault, NetlinkError};
+use crate::netlink::rtnl::{How, Lookup, Rtnl, change};
+use crate::netlink::sysctl;
+use crate::netlink::undo::Inverse;
+use crate::plan::{LinkRef, Side};
+
+/// All VLANs there can be.
+const FIRST: u16 = 1;
+const LAST: u16 = 4094;
+
+/// Largest number of VLANs in one message: one attribute each, well below a page.
+const BATCH: usize = 256;
+
+impl Session<'_> {
+    pub(super) fn bridge_vlans(
+        &mut self,
+        name: &str,
+        drop_existing: bool,
+        pvid: Option<u16>,
+        tagged: &[u16],
+    ) -> Result<(), NetlinkError> {
+        let link = LinkRef::host(name);
+        let index = self.index(&link)?;
+        let host = &self.executor.host;
+        if !self.is_made(&link) {
+            let before = host.port_vlans(index).doing(|| format!("failed to list the VLANs of {name:?}"))?;
+            self.log(format!("restore the VLANs of {name}"), Inverse::Vlans { index, before });
+        }
+        let host = &self.executor.host;
+        if drop_existing {
+            host.drop_vlans(index).doing(|| format!("failed to remove the VLANs of {name:?}"))?;
+        }
+        let access =
+            pvid.map(|vid| BridgeVlanInfo { vid, flags: BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged });
+        // A VLAN that is both stays the access VLAN: tagged would take its flags away again.
+        let trunk = tagged.iter().filter(|vid| Some(**vid) != pvid);
+        let trunk = trunk.map(|vid| BridgeVlanInfo { vid: *vid, flags: BridgeVlanInfoFlags::empty() });
+        let vlans: Vec<_> = access.into_iter().chain(trunk).collect();
+        host.add_vlans(index, &vlans).doing(|| format!("failed to setup VLANs on port {name:?}"))
+    }
+
+    /// Like the reference plugin: a veth pair of the host, the peer an access port of the bridge. Two ADDs may do this at
+    /// once; whoever loses finds the other's.
+    pub(super) fn ensure_vlan_gateway(
+        &mut self,
+        bridge: &str,
+        vlan: u16,
+        name: &str,
+        peer: &str,
+    ) -> Result<(), NetlinkError> {
+        let doing = || format!("faild to create vlan gateway {name:?}");
+        if self.executor.exists(Side::Host, Lookup::Name(name))? {
+            return Ok(());
+        }
+        let found = self.link(&LinkRef::host(bridge))?;
+        let (master, mtu) = (found.index, found.mtu);
+        let unless = self.executor.newcomers(Some(master))?;
+        let host = &self.executor.host;
+        let far = LinkUnspec::new_with_name(peer).mtu(mtu).up().build();
+        let message = LinkVeth::new(name, peer)
+            .mtu(mtu)
+            .up()
+            .set_info_data(rtnetlink::packet_route::link::InfoData::Veth(
+                rtnetlink::packet_route::link::InfoVeth::Peer(far),
+            ))
+            .build();
+        let near = LinkRef::host(name);
+        let announced = match host.create_link(message) {
+            Ok(announced) => announced,
+            Err(fault) if fault.is_exists() && self.executor.exists(Side::Host, Lookup::Name(name))? => return Ok(()),
+            Err(fault) => return Err(fault.doing(doing())),
+        };
+        let found = match announced {
+            Some(found) => found,
+            None => self.link(&near)?.clone(),
+        };
+        let inverse = Inverse::DeleteLink { side: Side::Host, index: found.index };
+        self.log_shared(format!("delete {name}"), inverse, unless);
+        self.made(near, found);
+        let index = self.index(&LinkRef::host(peer))?;
+        for end in [name, peer] {
+            sysctl::write(&format!("ipv6/conf/{end}/accept_ra"), "0").ok();
+        }
+        let host = &self.executor.host;
+        host.set_link(change(index).controller(master).build())
+            .doing(|| format!("failed to connect {peer:?} to bridge {bridge}"))?;
+        host.drop_vlans(index).doing(doing)?;
+        let access = BridgeVlanInfo { vid: vlan, flags: BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged };
+        host.add_vlans(index, &[access]).doing(doing)
+    }
+}
+
+// === impl Rtnl ===
+
+impl Rtnl {
+    /// The VLANs of a port, PVID and untagged flags included.
+    pub(in crate::netlink) fn port_vlans(&self, index: u32) -> Result<Vec<BridgeVlanInfo>, Fault> {
+        let ports = self.bridge_ports()?;
+        let specs = ports.into_iter().filter(|port| port.header.index == index).flat_map(|port| port.attributes);
+        let specs = specs.filter_map(|attribute| match attribute {
+            LinkAttribute::AfSpecBridge(specs) => Some(specs),
+            _ => None,
+        });
+        Ok(specs
+            .flatten()
+            .filter_map(|spec| match spec {
+                AfSpecBridge::VlanInfo(info) => Some(info),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Deletes every VLAN a port has: the kernel skips those of the range that it does not have, which is cheaper than
+    /// asking for them, since that lists all ports of all bridges.
+    pub(in crate::netlink) fn drop_vlans(&self, index: u32) -> Result<(), Fault> {
+        let message = LinkBridgeVlan::new(index)
+            .vlan_range_start(FIRST, BridgeVlanInfoFlags::empty())
+            .vlan_range_end(LAST, BridgeVlanInfoFlags::empty())
+            .build();
+        self.change(RouteNetlinkMessage::DelLink(message), How::Set)
+    }
+
+    /// Adds VLANs to a port.
+    pub(in crate::netlink) fn add_vlans(&self, index: u32, vlans: &[BridgeVlanInfo]) -> Result<(), Fault> {
+        vlans.chunks(BATCH).try_for_each(|some| {
+            let message =
+                some.iter().fold(LinkBridgeVlan::new(index), |builder, vlan| builder.vlan(vlan.vid, vlan.flags));
+            self.change(RouteNetlinkMessage::SetLink(message.build()), How::Set)
+        })
+    }
+}
+
+// === impl Executor ===
+
+impl Executor {
+    /// Gives a port exactly these VLANs.
+    pub(in crate::netlink) fn restore_vlans(
+        &self,
+        index: u32,
+        before: Vec<BridgeVlanInfo>,
+    ) -> Result<(), NetlinkError> {
+        let doing = || "failed to restore the VLANs of a port";
+        match self.host.drop_vlans(index).and_then(|()| self.host.add_vlans(index, &before)) {
+            Err(fault) if fault.is_absent() => Ok(()),
+            other => other.doing(doing),
+        }
+    }
+}

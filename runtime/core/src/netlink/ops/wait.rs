@@ -1,0 +1,65 @@
+//! Waiting for the kernel: duplicate address detection, and bridge ports coming up.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use rtnetlink::packet_route::link::State;
+
+use super::Session;
+use super::link::state_name;
+use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::rtnl::Lookup;
+use crate::plan::{Family, LinkRef};
+
+/// Duplicate address detection takes a second or two, so a step of this is not felt and costs little.
+const DAD_STEP: Duration = Duration::from_millis(10);
+const DAD_SECONDS: u64 = 5;
+
+/// A port comes up in well under a millisecond, once the kernel's link watch has run; since 6.8 asking for the link makes
+/// it run. The total is that of the reference plugin's sleeps: 0, 50, 500, 1000 and 1000 ms.
+const PORT_STEP: Duration = Duration::from_millis(1);
+const PORT_TOTAL: Duration = Duration::from_millis(2550);
+
+impl Session<'_> {
+    pub(super) fn wait_addresses(&mut self, link: &LinkRef) -> Result<(), NetlinkError> {
+        let index = self.index(link)?;
+        let rtnl = self.rtnl(link)?;
+        let deadline = Instant::now() + Duration::from_secs(DAD_SECONDS);
+        loop {
+            let addresses = rtnl.addresses(index, Some(Family::V6)).doing(|| "could not list addresses")?;
+            if let Some(bad) = addresses.iter().find(|address| address.duplicate) {
+                return Err(NetlinkError::DuplicateAddress { link: link.name.clone(), address: bad.net });
+            }
+            if !addresses.iter().any(|address| address.tentative) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                break;
+            }
+            sleep(DAD_STEP);
+        }
+        // Without carrier detection never starts, and the addresses become usable when the link does.
+        let found = rtnl.link(Lookup::Index(index)).doing(|| format!("failed to retrieve link {}", link.name))?;
+        if found.is_some_and(|found| found.state == State::Up) {
+            return Err(NetlinkError::StillTentative { link: link.name.clone(), seconds: DAD_SECONDS });
+        }
+        Ok(())
+    }
+
+    pub(super) fn wait_port(&mut self, name: &str) -> Result<(), NetlinkError> {
+        let link = LinkRef::host(name);
+        let index = self.index(&link)?;
+        let deadline = Instant::now() + PORT_TOTAL;
+        loop {
+            let found = self.executor.host.link(Lookup::Index(index)).doing(|| format!("failed to lookup {link}"))?;
+            let state = found.ok_or_else(|| NetlinkError::NoLink { link: link.clone() })?.state;
+            if state == State::Up {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(NetlinkError::PortState { state: state_name(state) });
+            }
+            sleep(PORT_STEP);
+        }
+    }
+}

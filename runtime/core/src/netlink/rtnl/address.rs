@@ -1,0 +1,114 @@
+//! Addresses of links.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use rtnetlink::AddressMessageBuilder;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{How, Rtnl};
+use crate::netlink::error::Fault;
+use crate::plan::Family;
+
+/// An address as the kernel describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::netlink) struct Address {
+    /// Address and prefix length.
+    pub(in crate::netlink) net: IpNet,
+    /// Duplicate address detection has not come to an end.
+    pub(in crate::netlink) tentative: bool,
+    /// It found a duplicate.
+    pub(in crate::netlink) duplicate: bool,
+    /// Everything, so that the address can be put back as it was.
+    pub(in crate::netlink) message: AddressMessage,
+}
+
+/// A message that names an address of a link. IPv4 ones get their broadcast address, as `ip` and the reference plugins do.
+pub(in crate::netlink) fn address_message(index: u32, net: IpNet) -> AddressMessage {
+    match net {
+        IpNet::V4(net) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
+            .index(index)
+            .address(net.addr(), net.prefix_len())
+            .build(),
+        IpNet::V6(net) => AddressMessageBuilder::<std::net::Ipv6Addr>::new()
+            .index(index)
+            .address(net.addr(), net.prefix_len())
+            .build(),
+    }
+}
+
+// === impl Address ===
+
+impl Address {
+    fn read(message: AddressMessage) -> Option<Self> {
+        let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+        let (mut local, mut plain) = (None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                // On a point-to-point link IFA_ADDRESS is the peer's; IPv6 has no IFA_LOCAL otherwise.
+                AddressAttribute::Local(address) => local = Some(*address),
+                AddressAttribute::Address(address) => plain = Some(*address),
+                AddressAttribute::Flags(wide) => flags = *wide,
+                _ => {}
+            }
+        }
+        let net = IpNet::new(local.or(plain)?, message.header.prefix_len).ok()?;
+        let tentative = flags.contains(AddressFlags::Tentative);
+        let duplicate = flags.contains(AddressFlags::Dadfailed);
+        Some(Self { net, tentative, duplicate, message })
+    }
+}
+
+// === impl Rtnl ===
+
+impl Rtnl {
+    /// Reads the addresses of a link, of one family or both.
+    pub(in crate::netlink) fn addresses(&self, index: u32, family: Option<Family>) -> Result<Vec<Address>, Fault> {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        message.header.family = match family {
+            Some(Family::V4) => AddressFamily::Inet,
+            Some(Family::V6) => AddressFamily::Inet6,
+            None => AddressFamily::Unspec,
+        };
+        let answers = match self.dump(RouteNetlinkMessage::GetAddress(message)) {
+            // The link went away: it has no addresses.
+            Err(fault) if fault.is_absent() => return Ok(Vec::new()),
+            other => other?,
+        };
+        let addresses = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) if message.header.index == index => Address::read(message),
+            _ => None,
+        });
+        Ok(addresses.filter(|address| family.is_none_or(|family| Family::of(address.net.addr()) == family)).collect())
+    }
+
+    /// Adds an address.
+    pub(in crate::netlink) fn add_address(&self, message: AddressMessage) -> Result<(), Fault> {
+        self.change(RouteNetlinkMessage::NewAddress(message), How::Create)
+    }
+
+    /// Puts an address back as it was read; it being there already is fine.
+    pub(in crate::netlink) fn restore_address(&self, message: AddressMessage) -> Result<(), Fault> {
+        match self.add_address(message) {
+            Err(fault) if fault.is_exists() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes an address; `false` when it is not there.
+    pub(in crate::netlink) fn delete_address(&self, message: AddressMessage) -> Result<bool, Fault> {
+        match self.change(RouteNetlinkMessage::DelAddress(message), How::Set) {
+            Ok(()) => Ok(true),
+            Err(fault) if fault.is_absent() => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+}
+
+/// Whether two networks share an address.
+pub(in crate::netlink) fn overlap(a: IpNet, b: IpNet) -> bool {
+    let covers = |net: &IpNet, address: IpAddr| net.contains(&address);
+    covers(&a, b.network()) || covers(&b, a.network())
+}

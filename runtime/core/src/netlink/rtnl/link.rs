@@ -1,0 +1,183 @@
+//! Links: what is read of them, and the small messages that change them.
+
+use rtnetlink::packet_route::link::{
+    InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo as Info,
+    LinkMessage, State,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{LinkBridgePort, LinkUnspec};
+
+use super::{How, Rtnl};
+use crate::netlink::error::Fault;
+use crate::plan::{LinkInfo, Mac};
+
+/// A link as the kernel describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::netlink) struct Link {
+    pub(in crate::netlink) index: u32,
+    pub(in crate::netlink) name: String,
+    /// Empty for a physical one.
+    pub(in crate::netlink) kind: String,
+    pub(in crate::netlink) mac: Option<Mac>,
+    pub(in crate::netlink) mtu: u32,
+    pub(in crate::netlink) up: bool,
+    pub(in crate::netlink) promisc: bool,
+    pub(in crate::netlink) state: State,
+    /// Index of the bridge it is a port of.
+    pub(in crate::netlink) master: Option<u32>,
+    /// `IFLA_LINK`: the other end of a veth, the parent of a macvlan; in whichever namespace that one is.
+    pub(in crate::netlink) other: Option<u32>,
+    pub(in crate::netlink) hairpin: bool,
+    pub(in crate::netlink) isolated: bool,
+}
+
+/// How a link is found.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::netlink) enum Lookup<'a> {
+    Name(&'a str),
+    Index(u32),
+}
+
+/// A message that changes one link and nothing else about it.
+pub(in crate::netlink) fn change(index: u32) -> rtnetlink::LinkMessageBuilder<LinkUnspec> {
+    LinkUnspec::new_with_index(index)
+}
+
+/// A message that writes the flags of a bridge port.
+pub(in crate::netlink) fn port_flags(index: u32, hairpin: bool, isolated: bool) -> LinkMessage {
+    LinkBridgePort::new(index).hairpin(hairpin).isolated(isolated).build()
+}
+
+// === impl Link ===
+
+impl Link {
+    pub(in crate::netlink) fn read(message: LinkMessage) -> Self {
+        let LinkHeader { index, flags, .. } = message.header;
+        let mut link = Self {
+            index,
+            name: String::new(),
+            kind: String::new(),
+            mac: None,
+            mtu: 0,
+            up: flags.contains(LinkFlags::Up),
+            promisc: flags.contains(LinkFlags::Promisc),
+            state: State::Unknown,
+            master: None,
+            other: None,
+            hairpin: false,
+            isolated: false,
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Address(octets) => link.mac = <[u8; 6]>::try_from(octets).ok().map(Mac),
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::OperState(state) => link.state = state,
+                LinkAttribute::Controller(index) => link.master = Some(index),
+                LinkAttribute::Link(index) => link.other = Some(index),
+                LinkAttribute::LinkInfo(infos) => link.read_info(infos),
+                _ => {}
+            }
+        }
+        link
+    }
+
+    fn read_info(&mut self, infos: Vec<Info>) {
+        for info in infos {
+            match info {
+                Info::Kind(InfoKind::Other(kind)) => self.kind = kind,
+                Info::Kind(kind) => self.kind = kind.to_string(),
+                Info::PortData(InfoPortData::BridgePort(port)) => {
+                    for item in port {
+                        match item {
+                            InfoBridgePort::HairpinMode(on) => self.hairpin = on,
+                            InfoBridgePort::Isolated(on) => self.isolated = on,
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// As other modules see it.
+    pub(in crate::netlink) fn info(&self, addresses: Vec<ipnet::IpNet>) -> LinkInfo {
+        LinkInfo { index: self.index, mtu: self.mtu, mac: self.mac, kind: self.kind.clone(), up: self.up, addresses }
+    }
+}
+
+// === impl Rtnl ===
+
+impl Rtnl {
+    /// Reads a link; `None` when there is none.
+    pub(in crate::netlink) fn link(&self, lookup: Lookup<'_>) -> Result<Option<Link>, Fault> {
+        let mut message = match lookup {
+            Lookup::Name(name) => LinkUnspec::new_with_name(name),
+            Lookup::Index(index) => LinkUnspec::new_with_index(index),
+        };
+        // The counters are more than half of the answer, and nobody looks at them.
+        message = message.append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        match self.get(RouteNetlinkMessage::GetLink(message.build())) {
+            Ok(RouteNetlinkMessage::NewLink(message)) => Ok(Some(Link::read(message))),
+            Ok(_) => Err(Fault::Broken("no link for an answer")),
+            Err(fault) if fault.is_absent() => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Reads all links, or all ports of one bridge.
+    pub(in crate::netlink) fn links(&self, master: Option<u32>) -> Result<Vec<Link>, Fault> {
+        let mut message = LinkUnspec::new_with_index(0)
+            .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        if let Some(index) = master {
+            message = message.controller(index);
+        }
+        let answers = self.dump(RouteNetlinkMessage::GetLink(message.build()))?;
+        let links = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => Some(Link::read(message)),
+            _ => None,
+        });
+        Ok(links.filter(|link| master.is_none() || link.master == master).collect())
+    }
+
+    /// Reads the bridge side of all bridge ports, VLANs included.
+    pub(in crate::netlink) fn bridge_ports(&self) -> Result<Vec<LinkMessage>, Fault> {
+        let mut message = LinkMessage::default();
+        message.header.interface_family = AddressFamily::Bridge;
+        message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::Brvlan]));
+        let answers = self.dump(RouteNetlinkMessage::GetLink(message))?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewLink(message) => Some(message),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Makes a link; the answer is the new link as the kernel announces it, where it does.
+    pub(in crate::netlink) fn create_link(&self, message: LinkMessage) -> Result<Option<Link>, Fault> {
+        let answer = self.change_echo(RouteNetlinkMessage::NewLink(message), How::Create)?;
+        Ok(match answer {
+            Some(RouteNetlinkMessage::NewLink(message)) => Some(Link::read(message)),
+            _ => None,
+        })
+    }
+
+    /// Changes a link.
+    pub(in crate::netlink) fn set_link(&self, message: LinkMessage) -> Result<(), Fault> {
+        // RTM_NEWLINK without NLM_F_CREATE does all that RTM_SETLINK does, and bridge port settings too.
+        self.change(RouteNetlinkMessage::NewLink(message), How::Set)
+    }
+
+    /// Deletes a link; `false` when there is none.
+    pub(in crate::netlink) fn delete_link(&self, index: u32) -> Result<bool, Fault> {
+        let message = LinkUnspec::new_with_index(index).build();
+        match self.change(RouteNetlinkMessage::DelLink(message), How::Set) {
+            Ok(()) => Ok(true),
+            Err(fault) if fault.is_absent() => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+}

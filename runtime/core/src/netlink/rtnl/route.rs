@@ -1,0 +1,167 @@
+//! Routes.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{How, Rtnl};
+use crate::netlink::error::Fault;
+use crate::plan::Family;
+
+/// The table that routes without one are in.
+pub(in crate::netlink) const DEFAULT_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+
+/// A route to be made, or one that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::netlink) struct RouteSpec {
+    /// Index of the link it goes out of.
+    pub(in crate::netlink) index: u32,
+    pub(in crate::netlink) dst: IpNet,
+    pub(in crate::netlink) gw: Option<IpAddr>,
+    /// Preferred source address.
+    pub(in crate::netlink) src: Option<IpAddr>,
+    pub(in crate::netlink) priority: Option<u32>,
+    pub(in crate::netlink) table: Option<u32>,
+    pub(in crate::netlink) scope: Option<u8>,
+    pub(in crate::netlink) mtu: Option<u32>,
+    pub(in crate::netlink) advmss: Option<u32>,
+}
+
+/// The message that describes a route.
+pub(in crate::netlink) fn route_message(route: &RouteSpec) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    let table = route.table.unwrap_or(DEFAULT_TABLE);
+    message.header.address_family = if route.dst.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.destination_prefix_length = route.dst.prefix_len();
+    // Tables above 255 are in the attribute only.
+    message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.scope = RouteScope::from(route.scope.unwrap_or(0));
+    message.header.kind = RouteType::Unicast;
+    let attributes = &mut message.attributes;
+    if table > u32::from(u8::MAX) {
+        attributes.push(RouteAttribute::Table(table));
+    }
+    if route.dst.prefix_len() > 0 {
+        attributes.push(RouteAttribute::Destination(packed(route.dst.network())));
+    }
+    attributes.extend(route.gw.map(|gw| RouteAttribute::Gateway(packed(gw))));
+    attributes.extend(route.src.map(|src| RouteAttribute::PrefSource(packed(src))));
+    attributes.extend(route.priority.map(RouteAttribute::Priority));
+    let metrics: Vec<_> =
+        [route.mtu.map(RouteMetric::Mtu), route.advmss.map(RouteMetric::Advmss)].into_iter().flatten().collect();
+    if !metrics.is_empty() {
+        attributes.push(RouteAttribute::Metrics(metrics));
+    }
+    attributes.push(RouteAttribute::Oif(route.index));
+    message
+}
+
+fn packed(address: IpAddr) -> RouteAddress {
+    address.into()
+}
+
+// === impl RouteSpec ===
+
+impl RouteSpec {
+    /// Reads a unicast route; `None` for other types, and for multipath ones, which name no single link. A default route
+    /// is one whose destination is left out.
+    pub(in crate::netlink) fn read(message: &RouteMessage) -> Option<Self> {
+        let header = &message.header;
+        let v4 = header.address_family == AddressFamily::Inet;
+        if header.kind != RouteType::Unicast {
+            return None;
+        }
+        let unspecified: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let mut dst = unspecified;
+        let mut index = None;
+        let (mut gw, mut src, mut priority, mut table) = (None, None, None, Some(u32::from(header.table)));
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Destination(address) => dst = unpacked(address)?,
+                RouteAttribute::Gateway(address) => gw = unpacked(address),
+                RouteAttribute::PrefSource(address) => src = unpacked(address),
+                RouteAttribute::Priority(value) => priority = Some(*value),
+                RouteAttribute::Table(value) => table = Some(*value),
+                RouteAttribute::Oif(value) => index = Some(*value),
+                RouteAttribute::MultiPath(hops) => index = index.or(hops.first().map(|hop| hop.interface_index)),
+                _ => {}
+            }
+        }
+        Some(Self {
+            index: index?,
+            dst: IpNet::new(dst, header.destination_prefix_length).ok()?,
+            gw,
+            src,
+            priority,
+            table,
+            scope: Some(header.scope.into()),
+            mtu: None,
+            advmss: None,
+        })
+    }
+}
+
+fn unpacked(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+// === impl Rtnl ===
+
+impl Rtnl {
+    /// Reads the routes of a family, in one table or all, out of one link or any.
+    pub(in crate::netlink) fn routes(
+        &self,
+        family: Family,
+        table: Option<u32>,
+        index: Option<u32>,
+    ) -> Result<Vec<RouteMessage>, Fault> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = match family {
+            Family::V4 => AddressFamily::Inet,
+            Family::V6 => AddressFamily::Inet6,
+        };
+        message.attributes.extend(table.map(RouteAttribute::Table));
+        message.attributes.extend(index.map(RouteAttribute::Oif));
+        let answers = match self.dump(RouteNetlinkMessage::GetRoute(message)) {
+            // A table without routes does not exist; neither does a link that went away.
+            Err(fault) if fault.is_absent() => return Ok(Vec::new()),
+            other => other?,
+        };
+        let wanted = |message: &RouteMessage| {
+            RouteSpec::read(message).is_none_or(|route| {
+                index.is_none_or(|index| route.index == index) && table.is_none_or(|table| route.table == Some(table))
+            })
+        };
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewRoute(message) => Some(message),
+                _ => None,
+            })
+            .filter(wanted)
+            .collect())
+    }
+
+    /// Adds a route next to those that are there; the very same one is refused.
+    pub(in crate::netlink) fn add_route(&self, message: RouteMessage) -> Result<(), Fault> {
+        self.change(RouteNetlinkMessage::NewRoute(message), How::Append)
+    }
+
+    /// Removes a route; `false` when it is not there.
+    pub(in crate::netlink) fn delete_route(&self, message: RouteMessage) -> Result<bool, Fault> {
+        match self.change(RouteNetlinkMessage::DelRoute(message), How::Set) {
+            Ok(()) => Ok(true),
+            Err(fault) if fault.is_absent() => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Teardown: what DEL and GC do, from the plan alone.
+
+use std::collections::BTreeSet;
+
+use super::error::{Doing, NetlinkError, UndoError};
+use super::rtnl::{Link, Lookup, change};
+use super::{Executor, nft};
+use crate::plan::{LinkRef, Op, Plan, Teardown};
+
+impl Executor {
+    /// Removes what belongs to the attachment, as far as it is there, and leaves what others share. `keep_shared` names
+    /// things ([`Plan::shared`]) that another attachment still needs. Goes on past failures and reports all of them.
+    ///
+    /// Works without the container's namespace too: what is on the host goes, and what was inside went with it.
+    pub fn teardown(&mut self, plan: &Plan, keep_shared: &BTreeSet<String>) -> Vec<UndoError> {
+        let mut leftovers = Vec::new();
+        // Links first: while one carries traffic its filters must hold.
+        for op in plan.ops.iter().rev() {
+            let outcome = match op.teardown() {
+                Teardown::DeleteLink { container, host_peer } => self.delete_attachment(op, &container, host_peer),
+                Teardown::LinkDown(link) => self.link_down(&link),
+                Teardown::Nothing | Teardown::Elements => Ok(()),
+            };
+            leftovers.extend(outcome.err().map(|cause| UndoError { what: format!("tear down: {op}"), cause }));
+        }
+        let kept = |op: &&Op| op.shared().is_some_and(|name| keep_shared.contains(&name));
+        let ours = plan.ops.iter().filter(|op| op.teardown() == Teardown::Elements && !kept(op));
+        let elements: Vec<_> = ours.flat_map(nft::elements).collect();
+        if !elements.is_empty() {
+            let outcome = self.nft().and_then(|nft| nft.remove(&elements));
+            let what = || "remove the attachment's nftables elements".to_owned();
+            leftovers.extend(outcome.err().map(|cause| UndoError { what: what(), cause }));
+        }
+        leftovers
+    }
+
+    /// By the host's end where there is one: its name is random, so nothing else has it, and it finds the pair even where
+    /// the container's end was renamed.
+    fn delete_attachment(&self, op: &Op, container: &LinkRef, peer: Option<String>) -> Result<(), NetlinkError> {
+        let kind = match op {
+            Op::CreateMacvlan { .. } => "macvlan",
+            _ => "veth",
+        };
+        let host = peer.map(LinkRef::host);
+        for link in host.iter().chain([container]) {
+            if self.delete_by_name(link, kind)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a link if it is there and of that kind; whether it did.
+    fn delete_by_name(&self, link: &LinkRef, kind: &str) -> Result<bool, NetlinkError> {
+        let Some(rtnl) = self.rtnl(link.side) else { return Ok(false) };
+        let doing = || format!("failed to delete {:?}", link.name);
+        match rtnl.link(Lookup::Name(&link.name)).doing(doing)? {
+            Some(Link { index, kind: found, .. }) if found == kind => rtnl.delete_link(index).doing(doing),
+            _ => Ok(false),
+        }
+    }
+
+    fn link_down(&self, link: &LinkRef) -> Result<(), NetlinkError> {
+        let Some(rtnl) = self.rtnl(link.side) else { return Ok(()) };
+        let doing = || format!("failed to set {:?} down", link.name);
+        let Some(found) = rtnl.link(Lookup::Name(&link.name)).doing(doing)? else { return Ok(()) };
+        match rtnl.set_link(change(found.index).down().build()) {
+            Err(fault) if fault.is_absent() => Ok(()),
+            other => other.doing(doing),
+        }
+    }
+}

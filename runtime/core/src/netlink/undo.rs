@@ -1,0 +1,192 @@
+//! The undo log: exact inverses of what ops did, and the carrying out of them, last first.
+
+use std::collections::BTreeSet;
+
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::{BridgeVlanInfo, LinkMessage};
+use rtnetlink::packet_route::route::RouteMessage;
+
+use super::error::{Doing, NetlinkError, UndoError};
+use super::nft::Added;
+use super::rtnl::{Lookup, change, port_flags};
+use super::{Applied, Executor, sysctl};
+use crate::plan::{Mac, Side};
+
+/// One entry of the log.
+#[derive(Debug)]
+pub(super) struct Logged {
+    /// What it takes back, for errors.
+    pub(super) what: String,
+    pub(super) inverse: Inverse,
+    /// Leave it alone if others came.
+    pub(super) unless: Option<Newcomers>,
+}
+
+/// The inverse of something that was done.
+#[derive(Debug)]
+pub(super) enum Inverse {
+    /// Delete a link that was made. Only the host's are named here: the other end of a veth pair goes with it.
+    DeleteLink { side: Side, index: u32 },
+    /// Delete a bridge that was made, unless it has got a port.
+    DeleteBridge { index: u32 },
+    /// Write link attributes back.
+    SetLink { side: Side, message: Box<LinkMessage> },
+    /// Give a bridge without ports the MAC back that it had before ours joined it: the kernel leaves it all zeros.
+    BridgeMac { index: u32, mac: Mac },
+    /// Write a port's bridge and flags back.
+    Port { index: u32, master: Option<u32>, hairpin: bool, isolated: bool },
+    /// Give a port the VLANs back that it had.
+    Vlans { index: u32, before: Vec<BridgeVlanInfo> },
+    /// Remove an address that was added.
+    RemoveAddress { side: Side, message: AddressMessage },
+    /// Put addresses back that were removed, in order, and the routes that went with them.
+    RestoreAddresses { side: Side, addresses: Vec<AddressMessage>, routes: Vec<RouteMessage> },
+    /// Remove a route that was added.
+    RemoveRoute { side: Side, message: RouteMessage },
+    /// Put a route back that was removed.
+    RestoreRoute { side: Side, message: RouteMessage },
+    /// Write old values back, in order.
+    Sysctls { side: Side, old: Vec<(String, String)> },
+    /// Remove nftables elements that were added, and tables that were made and are empty again.
+    Elements(Added),
+}
+
+/// How to tell whether another attachment came after a shared thing was changed and may rely on the change: a link that
+/// was not there then.
+///
+/// An attachment whose link was there before, but which looked at the shared thing only afterwards, is missed: the two
+/// must have started within the same milliseconds, on a node where nothing was set up before, and one of them must fail.
+/// Telling these apart would take a lock that every ADD holds.
+#[derive(Debug, Clone)]
+pub(super) struct Newcomers {
+    /// Look at this bridge's ports only.
+    pub(super) bridge: Option<u32>,
+    /// Links that were there at the time of the change.
+    pub(super) known: BTreeSet<u32>,
+}
+
+impl Executor {
+    /// Takes back what `apply` did, last first. What cannot be taken back is reported; the rest is gone on with.
+    pub fn undo(&mut self, applied: Applied) -> Vec<UndoError> {
+        self.roll_back(applied.log)
+    }
+
+    pub(super) fn roll_back(&mut self, log: Vec<Logged>) -> Vec<UndoError> {
+        let mut leftovers = Vec::new();
+        for Logged { what, inverse, unless } in log.into_iter().rev() {
+            let outcome = match unless.map_or(Ok(false), |newcomers| self.any(&newcomers)) {
+                Ok(true) => Ok(()),
+                Ok(false) => self.perform(inverse),
+                Err(cause) => Err(cause),
+            };
+            leftovers.extend(outcome.err().map(|cause| UndoError { what, cause }));
+        }
+        leftovers
+    }
+
+    /// Notes which links are there now, before something shared is changed.
+    pub(super) fn newcomers(&self, bridge: Option<u32>) -> Result<Newcomers, NetlinkError> {
+        let links = self.host.links(bridge).doing(|| "failed to list links")?;
+        Ok(Newcomers { bridge, known: links.iter().map(|link| link.index).collect() })
+    }
+
+    fn any(&self, newcomers: &Newcomers) -> Result<bool, NetlinkError> {
+        let links = self.host.links(newcomers.bridge).doing(|| "failed to list links")?;
+        Ok(links.iter().any(|link| !newcomers.known.contains(&link.index)))
+    }
+
+    fn perform(&mut self, inverse: Inverse) -> Result<(), NetlinkError> {
+        match inverse {
+            Inverse::Elements(added) => self.nft()?.undo(&added),
+            Inverse::Sysctls { side, old } => self.write_back(side, old),
+            Inverse::DeleteBridge { index } => self.delete_unused_bridge(index),
+            Inverse::BridgeMac { index, mac } => self.restore_bridge_mac(index, mac),
+            Inverse::Vlans { index, before } => self.restore_vlans(index, before),
+            Inverse::DeleteLink { side, .. }
+            | Inverse::SetLink { side, .. }
+            | Inverse::RemoveAddress { side, .. }
+            | Inverse::RestoreAddresses { side, .. }
+            | Inverse::RemoveRoute { side, .. }
+            | Inverse::RestoreRoute { side, .. } => self.perform_on(side, inverse),
+            Inverse::Port { .. } => self.perform_on(Side::Host, inverse),
+        }
+    }
+
+    /// The inverses that are one or two requests on one socket. A thing whose link is gone needs nothing.
+    fn perform_on(&self, side: Side, inverse: Inverse) -> Result<(), NetlinkError> {
+        let Some(rtnl) = self.rtnl(side) else { return Ok(()) };
+        let outcome = match inverse {
+            Inverse::DeleteLink { index, .. } => rtnl.delete_link(index).map(drop),
+            Inverse::SetLink { message, .. } => rtnl.set_link(*message),
+            Inverse::Port { index, master, hairpin, isolated } => {
+                let joined = change(index).controller(master.unwrap_or(0)).build();
+                rtnl.set_link(joined).and_then(|()| match master {
+                    Some(_) => rtnl.set_link(port_flags(index, hairpin, isolated)),
+                    None => Ok(()),
+                })
+            }
+            Inverse::RemoveAddress { message, .. } => rtnl.delete_address(message).map(drop),
+            Inverse::RestoreAddresses { addresses, routes, .. } => {
+                let mut outcome = addresses.into_iter().try_for_each(|message| rtnl.restore_address(message));
+                for message in routes {
+                    // The kernel has made its own routes again by now.
+                    outcome = outcome.and(match rtnl.add_route(message) {
+                        Err(fault) if fault.is_exists() => Ok(()),
+                        other => other,
+                    });
+                }
+                outcome
+            }
+            Inverse::RemoveRoute { message, .. } => rtnl.delete_route(message).map(drop),
+            Inverse::RestoreRoute { message, .. } => rtnl.add_route(message),
+            _ => Ok(()),
+        };
+        match outcome {
+            Err(fault) if fault.is_absent() => Ok(()),
+            other => other.doing(|| "the kernel refused"),
+        }
+    }
+
+    fn write_back(&self, side: Side, old: Vec<(String, String)>) -> Result<(), NetlinkError> {
+        let write = move || {
+            let mut first = Ok(());
+            for (key, value) in old {
+                match sysctl::write(&key, &value) {
+                    Err(error) if !error.is_not_found() => first = first.and(Err(error)),
+                    _ => {}
+                }
+            }
+            first
+        };
+        match (side, &self.container) {
+            (Side::Host, _) => write(),
+            (Side::Container, Some(container)) => container.worker.run(write)?,
+            (Side::Container, None) => Ok(()),
+        }
+    }
+
+    fn delete_unused_bridge(&self, index: u32) -> Result<(), NetlinkError> {
+        let doing = || "failed to delete the bridge";
+        // Between the two an ADD may still join; it then fails, or finds its port without bridge, and is retried.
+        let ports = self.host.links(Some(index)).doing(doing)?;
+        if ports.is_empty() { self.host.delete_link(index).map(drop).doing(doing) } else { Ok(()) }
+    }
+
+    /// With other ports the kernel has already gone back to the MAC from before.
+    fn restore_bridge_mac(&self, index: u32, mac: Mac) -> Result<(), NetlinkError> {
+        let doing = || "failed to restore the MAC address of the bridge";
+        let Some(found) = self.host.link(Lookup::Index(index)).doing(doing)? else { return Ok(()) };
+        if found.mac == Some(mac) || !self.host.links(Some(index)).doing(doing)?.is_empty() {
+            return Ok(());
+        }
+        self.host.set_link(change(index).address(mac.0.to_vec()).build()).doing(doing)
+    }
+
+    /// Whether a link is there.
+    pub(super) fn exists(&self, side: Side, lookup: Lookup<'_>) -> Result<bool, NetlinkError> {
+        match self.rtnl(side) {
+            Some(rtnl) => Ok(rtnl.link(lookup).doing(|| "failed to lookup a link")?.is_some()),
+            None => Ok(false),
+        }
+    }
+}

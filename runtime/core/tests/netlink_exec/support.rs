@@ -1,0 +1,210 @@
+//! Network namespaces for tests, and what can be seen in them.
+//!
+//! Every namespace lives as long as one thread that is inside it; nothing is mounted, so nothing can be left behind. The
+//! "host" of a test is such a namespace too: the real one is never touched.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// A network namespace and the thread that keeps it.
+pub(crate) struct Ns {
+    jobs: Option<mpsc::Sender<Box<dyn FnOnce() + Send>>>,
+    thread: Option<thread::JoinHandle<()>>,
+    path: PathBuf,
+}
+
+impl Ns {
+    pub(crate) fn new() -> Self {
+        let (jobs, queue) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let (report, reported) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("unshare needs root");
+            let path = format!("/proc/{}/task/{}/ns/net", std::process::id(), nix::unistd::gettid());
+            report.send(PathBuf::from(path)).expect("creator waits");
+            while let Ok(job) = queue.recv() {
+                job();
+            }
+        });
+        let path = reported.recv().expect("thread started");
+        Self { jobs: Some(jobs), thread: Some(thread), path }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs a closure inside; a panic in it is one of the caller.
+    pub(crate) fn run<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
+        let (report, reported) = mpsc::channel();
+        let job = move || {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+            report.send(outcome).ok();
+        };
+        let boxed: Box<dyn FnOnce() + Send + '_> = Box::new(job);
+        #[expect(unsafe_code, reason = "a scoped closure on a long-lived thread")]
+        // SAFETY: this function waits for the report, which the job sends last, so all that the job borrows outlives it.
+        let boxed: Box<dyn FnOnce() + Send + 'static> = unsafe { std::mem::transmute(boxed) };
+        self.jobs.as_ref().expect("alive").send(boxed).expect("thread alive");
+        match reported.recv().expect("job reports") {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// Runs a command line inside, which must succeed.
+    pub(crate) fn sh(&self, line: &str) -> String {
+        let line = line.to_owned();
+        self.run(move || sh(&line))
+    }
+
+    pub(crate) fn json(&self, line: &str) -> Value {
+        let text = self.sh(line);
+        if text.trim().is_empty() { json!([]) } else { serde_json::from_str(&text).expect("JSON from ip or nft") }
+    }
+
+    /// `ip -j -d link show dev NAME`, or nothing.
+    pub(crate) fn link(&self, name: &str) -> Option<Value> {
+        let links = self.json("ip -j -d link");
+        links.as_array().expect("list").iter().find(|link| link["ifname"] == name).cloned()
+    }
+
+    /// Addresses of a link as `address/length`.
+    pub(crate) fn addresses(&self, name: &str) -> Vec<String> {
+        let links = self.json("ip -j addr");
+        let link = links.as_array().expect("list").iter().find(|link| link["ifname"] == name).cloned();
+        let Some(link) = link else { return Vec::new() };
+        let infos = link["addr_info"].as_array().cloned().unwrap_or_default();
+        infos.iter().map(|info| format!("{}/{}", info["local"].as_str().expect("local"), info["prefixlen"])).collect()
+    }
+
+    pub(crate) fn ruleset(&self) -> String {
+        self.sh("nft list ruleset")
+    }
+
+    pub(crate) fn sysctl(&self, key: &str) -> String {
+        let key = key.to_owned();
+        self.run(move || fs::read_to_string(format!("/proc/sys/net/{key}")).expect(&key).trim().to_owned())
+    }
+
+    pub(crate) fn set_sysctl(&self, key: &str, value: &str) {
+        let (key, value) = (key.to_owned(), value.to_owned());
+        self.run(move || fs::write(format!("/proc/sys/net/{key}"), value).expect(&key));
+    }
+
+    /// Everything that a failed ADD must leave alone.
+    pub(crate) fn snapshot(&self) -> Value {
+        let mut all = json!({
+            "link": self.json("ip -j -d link"),
+            "addr": self.json("ip -j addr"),
+            "route4": self.json("ip -j -4 route show table all"),
+            "route6": self.json("ip -j -6 route show table all"),
+            "ruleset": self.json("nft -j list ruleset"),
+            "sysctl": self.run(sysctls),
+        });
+        settle(&mut all);
+        all
+    }
+
+    /// Waits until the snapshot is that one again; the kernel does some of its tidying in the background.
+    pub(crate) fn assert_snapshot(&self, before: &Value, what: &str) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            let now = self.snapshot();
+            if now == *before {
+                return;
+            }
+            if Instant::now() > deadline {
+                let difference = difference("", before, &now);
+                panic!("{what}: left behind or lost:\n{}", difference.join("\n"));
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Ns {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// Runs a command line in the calling thread's namespace.
+pub(crate) fn sh(line: &str) -> String {
+    let output = Command::new("sh").arg("-c").arg(line).stdin(Stdio::null()).output().expect("sh");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{line}: {}{text}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// All sysctls of IPv4 and IPv6 configuration, and forwarding.
+fn sysctls() -> Value {
+    let mut found = serde_json::Map::new();
+    let mut read = |path: PathBuf| {
+        if let Ok(text) = fs::read_to_string(&path) {
+            found.insert(path.display().to_string(), json!(text.trim()));
+        }
+    };
+    read(PathBuf::from("/proc/sys/net/ipv4/ip_forward"));
+    for tree in ["/proc/sys/net/ipv4/conf", "/proc/sys/net/ipv6/conf"] {
+        for link in fs::read_dir(tree).into_iter().flatten().flatten() {
+            for key in fs::read_dir(link.path()).into_iter().flatten().flatten() {
+                // Made up by the kernel when it makes the first link-local address.
+                if key.file_name() != "stable_secret" {
+                    read(key.path());
+                }
+            }
+        }
+    }
+    Value::Object(found)
+}
+
+/// Takes out what changes by itself: timers, and addresses that are being checked for duplicates.
+fn settle(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|key, _| !key.ends_with("_timer") && key != "tentative" && key != "metainfo");
+            map.values_mut().for_each(settle);
+        }
+        Value::Array(list) => list.iter_mut().for_each(settle),
+        _ => {}
+    }
+}
+
+fn difference(at: &str, a: &Value, b: &Value) -> Vec<String> {
+    match (a, b) {
+        _ if a == b => Vec::new(),
+        (Value::Object(x), Value::Object(y)) => {
+            let keys: std::collections::BTreeSet<_> = x.keys().chain(y.keys()).collect();
+            let null = Value::Null;
+            let pair = |key: &String| (x.get(key).unwrap_or(&null).clone(), y.get(key).unwrap_or(&null).clone());
+            keys.into_iter()
+                .flat_map(|key| {
+                    let (p, q) = pair(key);
+                    difference(&format!("{at}/{key}"), &p, &q)
+                })
+                .collect()
+        }
+        (Value::Array(x), Value::Array(y)) if x.len() == y.len() => {
+            x.iter().zip(y).enumerate().flat_map(|(i, (p, q))| difference(&format!("{at}/{i}"), p, q)).collect()
+        }
+        _ => vec![format!("{at}: {a} -> {b}")],
+    }
+}
+
+/// Polls until true.
+pub(crate) fn eventually(what: &str, mut test: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !test() {
+        assert!(Instant::now() < deadline, "{what}: not within five seconds");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
