@@ -14,6 +14,8 @@ use crate::plan::Plan;
 use weft_host_abi::types::ReleaseRule;
 
 pub(super) fn run(call: &mut Call<'_>) -> Result<String, CommandError> {
+    // The reference finds out when the work is done, and leaves it there.
+    call.refuse_own_netns()?;
     if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
         return external::add_by_delegate(call);
     }

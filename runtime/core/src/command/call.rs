@@ -1,5 +1,7 @@
 //! One CNI call with its inputs read: the environment, the configuration, the store.
 
+use std::path::Path;
+
 use super::{CommandError, Context};
 use crate::cni::{self, Environment, Verb};
 use crate::conf::{Network, Object, Persona};
@@ -75,6 +77,18 @@ impl<'a> Call<'a> {
             self.say(&format!("released {} attachments that ended with the previous boot", reaped.len()));
         }
         Ok(store)
+    }
+
+    /// The reference implementation's check: CNI_NETNS must not be the plugin's own namespace, unless the caller says so. A
+    /// path that cannot be opened is not its business.
+    pub(super) fn refuse_own_netns(&self) -> Result<(), CommandError> {
+        if self.env.netns_override || self.env.netns.is_empty() {
+            return Ok(());
+        }
+        match netlink::is_own_netns(Path::new(&self.env.netns)) {
+            Ok(true) => Err(CommandError::SameNetns),
+            Ok(false) | Err(_) => Ok(()),
+        }
     }
 
     /// A line for the log.

@@ -31,7 +31,7 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     if !problems.is_empty() {
         return Err(CommandError::Teardown { problems });
     }
-    after_check(call)
+    call.refuse_own_netns()
 }
 
 /// Undoes what an entry says and removes it, unless something is left. Returns what went wrong.
@@ -116,15 +116,4 @@ fn unknown(call: &mut Call<'_>) -> Result<Vec<String>, CommandError> {
     }
     let plan = Plan { ops: vec![op], ..Plan::default() };
     Ok(executor.teardown(&plan, &std::collections::BTreeSet::new()).iter().map(ToString::to_string).collect())
-}
-
-/// The specification's reference implementation refuses a netns that is the plugin's own, after the work is done.
-fn after_check(call: &Call<'_>) -> Result<(), CommandError> {
-    if call.env.netns_override || call.env.netns.is_empty() || call.persona.is_ipam() && call.network.delegate.is_some() {
-        return Ok(());
-    }
-    match netlink::is_own_netns(Path::new(&call.env.netns)) {
-        Ok(true) => Err(CommandError::SameNetns),
-        _ => Ok(()),
-    }
 }

@@ -33,9 +33,6 @@ impl Stage {
         }
         let needs = delegate.needs(&conf.conf)?;
         let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
-        if executor.same_netns() && !call.env.netns_override {
-            return Err(CommandError::SameNetns);
-        }
         let observed = if needs.is_empty() { Observed::default() } else { executor.observe(&needs)? };
         Self::new(Some(delegate), observed, Some(executor))
     }

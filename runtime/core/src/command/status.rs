@@ -8,7 +8,7 @@ use crate::conf::IpamKind;
 use crate::delegate;
 use crate::ledger::NodeStore;
 use crate::netlink::Executor;
-use crate::plan::Need;
+use crate::plan::{Need, Side};
 
 pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     if let Some(conf) = call.network.delegate.clone() {
@@ -44,8 +44,9 @@ fn parents(needs: &[Need]) -> Result<(), CommandError> {
     let host: Vec<Need> = needs
         .iter()
         .filter(|need| match need {
-            Need::Link(link) => link.side == crate::plan::Side::Host,
-            Need::DefaultRouteLink(side) => *side == crate::plan::Side::Host,
+            Need::Parent(link) => link.side == Side::Host,
+            Need::DefaultRouteLink(side) => *side == Side::Host,
+            Need::Link(_) => false,
         })
         .cloned()
         .collect();
@@ -55,7 +56,7 @@ fn parents(needs: &[Need]) -> Result<(), CommandError> {
     let observed = Executor::open(None)?.observe(&host)?;
     for need in &host {
         let missing = match need {
-            Need::Link(link) if !observed.links.contains_key(link) => format!("the link {link} does not exist"),
+            Need::Parent(link) if !observed.links.contains_key(link) => format!("the link {link} does not exist"),
             Need::DefaultRouteLink(side) if !observed.default_route_links.contains_key(side) => {
                 "there is no default route to take the parent link from".to_owned()
             }

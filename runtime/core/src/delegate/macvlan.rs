@@ -103,7 +103,7 @@ impl Delegate for Macvlan {
     fn needs(&self, conf: &Object) -> Result<Vec<Need>, DelegateError> {
         let settings = Settings::read(conf, &[])?;
         Ok(vec![match settings.master {
-            Some(name) => Need::Link(LinkRef { side: settings.side, name }),
+            Some(name) => Need::Parent(LinkRef { side: settings.side, name }),
             None => Need::DefaultRouteLink(settings.side),
         }])
     }

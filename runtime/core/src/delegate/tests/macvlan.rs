@@ -64,7 +64,7 @@ fn the_parent_may_be_the_default_routes_link_on_either_side() {
     assert_eq!(needs(json!({"master": ""})), [Need::DefaultRouteLink(Side::Host)]);
     assert_eq!(needs(json!({"linkInContainer": true})), [Need::DefaultRouteLink(Side::Container)]);
     let inside = json!({"linkInContainer": true, "master": "net0"});
-    assert_eq!(needs(inside), [Need::Link(LinkRef::container("net0"))]);
+    assert_eq!(needs(inside), [Need::Parent(LinkRef::container("net0"))]);
 
     let mut auto = call(json!({}));
     assert_eq!(auto.error(), "no default route interface found");
