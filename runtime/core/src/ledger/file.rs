@@ -23,21 +23,32 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Opens the file for writing, making directory, file and tables where they are missing.
 pub(super) fn open(state_dir: &Path, path: &Path, boot_id: &str) -> Result<Connection, LedgerError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut conn = match Connection::open_with_flags(path, flags) {
+    let failed = |source| open_error(path, source);
+    let mut conn = match connect(path) {
         // The usual case costs no system call for the directory.
         Ok(conn) => conn,
         Err(_missing_or_worse) => {
             create_file(state_dir, path)?;
-            Connection::open_with_flags(path, flags).map_err(|source| open_error(path, source))?
+            connect(path).map_err(failed)?
         }
     };
-    configure(&mut conn).map_err(|source| open_error(path, source))?;
-    let stamp = retrying(|| Stamp::read(&conn)).map_err(|source| open_error(path, source))?;
-    if !stamp.is_current() {
-        initialise(&conn, path, stamp, boot_id)?;
+    if conn.is_readonly(rusqlite::MAIN_DB).map_err(failed)? {
+        // SQLite tries again for reading when opening for writing fails. If it failed because there was no file, and another
+        // process made it in between, this is all that is wrong.
+        conn = connect(path).map_err(failed)?;
+        if conn.is_readonly(rusqlite::MAIN_DB).map_err(failed)? {
+            return Err(LedgerError::ReadOnly { path: path.to_owned() });
+        }
+    }
+    configure(&mut conn).map_err(failed)?;
+    if !retrying(|| Stamp::read(&conn)).map_err(failed)?.is_current() {
+        initialise(&conn, path, boot_id)?;
     }
     Ok(conn)
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
 }
 
 /// Opens the file for reading; `None` where there is none, or nothing in it.
@@ -51,18 +62,14 @@ pub(super) fn open_read_only(path: &Path) -> Result<Option<Connection>, LedgerEr
     let failed = |source| open_error(path, source);
     let mut conn = Connection::open_with_flags(path, flags).map_err(failed)?;
     configure(&mut conn).map_err(failed)?;
-    let stamp = retrying(|| Stamp::read(&conn)).map_err(failed)?;
-    if stamp.is_blank() && is_empty(&conn).map_err(failed)? {
-        return Ok(None);
+    if retrying(|| Stamp::read(&conn)).map_err(failed)?.is_current() {
+        return Ok(Some(conn));
     }
-    if !stamp.is_current() {
-        return Err(refuse(path, stamp).unwrap_or_else(|| LedgerError::Older {
-            path: path.to_owned(),
-            found: stamp.version,
-            known: schema::VERSION,
-        }));
+    match survey(&conn, path)? {
+        Content::Nothing => Ok(None),
+        Content::Ours(schema::VERSION) => Ok(Some(conn)),
+        Content::Ours(found) => Err(LedgerError::Older { path: path.to_owned(), found, known: schema::VERSION }),
     }
-    Ok(Some(conn))
 }
 
 fn open_error(path: &Path, source: rusqlite::Error) -> LedgerError {
@@ -78,14 +85,43 @@ fn open_error(path: &Path, source: rusqlite::Error) -> LedgerError {
     }
 }
 
-/// Why a store that is not of our version must not be touched, unless it is only older.
-fn refuse(path: &Path, stamp: Stamp) -> Option<LedgerError> {
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    Nothing,
+    /// A store of this version, ours or older.
+    Ours(i64),
+}
+
+/// Looks at a file that is not plainly a store of our version.
+///
+/// In one transaction: between two looks another process may have made the tables.
+fn survey(conn: &Connection, path: &Path) -> Result<Content, LedgerError> {
+    let failed = |source| open_error(path, source);
+    retrying(|| conn.execute_batch("BEGIN")).map_err(failed)?;
+    let found = content(conn, path);
+    conn.execute_batch("COMMIT").map_err(failed)?;
+    found
+}
+
+/// As `survey`, inside a transaction of the caller's.
+fn content(conn: &Connection, path: &Path) -> Result<Content, LedgerError> {
+    let failed = |source| open_error(path, source);
+    let stamp = retrying(|| Stamp::read(conn)).map_err(failed)?;
+    if stamp.is_blank() {
+        let empty = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)";
+        return if conn.query_row(empty, [], |row| row.get(0)).map_err(failed)? {
+            Ok(Content::Nothing)
+        } else {
+            Err(LedgerError::NotAStore { path: path.to_owned(), source: None })
+        };
+    }
     if stamp.application_id != schema::APPLICATION_ID {
-        Some(LedgerError::NotAStore { path: path.to_owned(), source: None })
+        Err(LedgerError::NotAStore { path: path.to_owned(), source: None })
     } else if stamp.version > schema::VERSION {
-        Some(LedgerError::Newer { path: path.to_owned(), found: stamp.version, known: schema::VERSION })
+        Err(LedgerError::Newer { path: path.to_owned(), found: stamp.version, known: schema::VERSION })
     } else {
-        None
+        Ok(Content::Ours(stamp.version))
     }
 }
 
@@ -148,39 +184,25 @@ fn retrying<T>(mut step: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Resul
     }
 }
 
-fn is_empty(conn: &Connection) -> rusqlite::Result<bool> {
-    retrying(|| conn.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0)))
-}
-
 /// Makes or upgrades the tables. Any number of processes may do so at once.
-fn initialise(conn: &Connection, path: &Path, found: Stamp, boot_id: &str) -> Result<(), LedgerError> {
-    let sql = |source| open_error(path, source);
-    let check = |stamp: Stamp| -> Result<(), LedgerError> {
-        if stamp.is_blank() {
-            return if is_empty(conn).map_err(sql)? {
-                Ok(())
-            } else {
-                Err(LedgerError::NotAStore { path: path.to_owned(), source: None })
-            };
-        }
-        refuse(path, stamp).map_or(Ok(()), Err)
-    };
-    check(found)?;
+fn initialise(conn: &Connection, path: &Path, boot_id: &str) -> Result<(), LedgerError> {
+    let failed = |source| open_error(path, source);
+    // Before anything about the file is changed.
+    survey(conn, path)?;
     // Both are properties of the file; the page size only takes effect on an empty one.
-    conn.execute_batch(&format!("PRAGMA page_size = {}", schema::PAGE_SIZE)).map_err(sql)?;
-    retrying(|| conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0))).map_err(sql)?;
-    let transaction = Transaction::new_unchecked(conn, TransactionBehavior::Immediate).map_err(sql)?;
-    let stamp = Stamp::read(&transaction).map_err(sql)?;
-    if stamp.is_current() {
+    conn.execute_batch(&format!("PRAGMA page_size = {}", schema::PAGE_SIZE)).map_err(failed)?;
+    retrying(|| conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0))).map_err(failed)?;
+    let transaction = Transaction::new_unchecked(conn, TransactionBehavior::Immediate).map_err(failed)?;
+    match content(&transaction, path)? {
         // Somebody else was faster.
-        return transaction.rollback().map_err(sql);
+        Content::Ours(schema::VERSION) => return transaction.rollback().map_err(failed),
+        Content::Ours(older) => schema::migrate(&transaction, older).map_err(failed)?,
+        Content::Nothing => {
+            schema::migrate(&transaction, 0).map_err(failed)?;
+            set_meta(&transaction, BOOT, boot_id).map_err(failed)?;
+        }
     }
-    check(stamp)?;
-    schema::migrate(&transaction, stamp.version).map_err(sql)?;
-    if stamp.is_blank() {
-        set_meta(&transaction, BOOT, boot_id).map_err(sql)?;
-    }
-    transaction.commit().map_err(sql)
+    transaction.commit().map_err(failed)
 }
 
 /// Writes the log back and truncates it; where readers are in the way for longer than `patience`, only writes back.

@@ -20,7 +20,7 @@ fn spawn(dir: &Path, name: &str, count: usize, way: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "ledger::tests::processes::child", "--ignored"])
         .env(TASK, format!("{}\n{name}\n{count}\n{way}", dir.display()))
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap()
 }
@@ -145,6 +145,20 @@ fn sixty_four_processes_claim_from_one_pool_at_once() {
     assert_eq!(store.entries(Some("net")).unwrap().len(), 64 * 8);
     let log = fs::metadata(log_path(store.path())).unwrap().len();
     assert!(log < 8 * LOG_LIMIT, "always busy, yet the log was started over: {log}");
+}
+
+#[test]
+fn processes_make_the_store_at_once() {
+    for round in 0..15 {
+        let dir = scratch();
+        let children: Vec<Child> = (0..16).map(|n| spawn(dir.path(), &format!("p{n}"), 1, "claim")).collect();
+        go(dir.path());
+        for child in children {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "round {round}: {output:?}");
+        }
+        assert_sound(&dir.path().join("state"));
+    }
 }
 
 #[test]
