@@ -243,6 +243,11 @@ impl NetlinkError {
         matches!(self, Self::VethExists { .. }) || self.errno() == Some(Errno::EEXIST)
     }
 
+    /// Whether the kernel has nothing of the kind.
+    pub(super) fn is_unsupported(&self) -> bool {
+        matches!(self.errno(), Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT))
+    }
+
     /// Whether the thing is not there.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -308,7 +313,9 @@ fn means_absent(errno: Errno) -> bool {
 
 impl fmt::Display for Lower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.desc();
+        // The C library's text, which is also what `ip` and the reference plugins print; `nix` has others for a few.
+        let text = io::Error::from(self.0).to_string();
+        let text = text.split(" (os error").next().unwrap_or(&text);
         let mut letters = text.chars();
         match letters.next() {
             Some(first) => write!(f, "{}{}", first.to_ascii_lowercase(), letters.as_str()),

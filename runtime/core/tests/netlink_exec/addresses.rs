@@ -14,6 +14,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("addresses::conflict", None, conflict),
         ("addresses::forced", None, forced),
         ("addresses::forced_secondaries", None, forced_secondaries),
+        ("addresses::forced_kept_for_newcomers", None, forced_kept_for_newcomers),
         ("addresses::ipv6_overlap", None, ipv6_overlap),
         ("addresses::duplicate", None, duplicate),
         ("addresses::detection_switched_off", None, detection_switched_off),
@@ -129,6 +130,19 @@ fn forced_secondaries() {
     there_and_back(&host, &pod, vec![ensure("weft0", "10.88.0.1/24", true)], || {
         assert_eq!(host.addresses("weft0"), ["10.88.0.1/24"]);
     });
+}
+
+/// Undo leaves the new address to those who came meanwhile, rather than to give them both.
+fn forced_kept_for_newcomers() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    host.sh("ip link add weft0 type bridge && ip link set weft0 up && ip addr add 10.99.0.1/24 dev weft0");
+    with(&host, &pod, |executor| {
+        let applied = applied(executor, &plan(vec![ensure("weft0", "10.88.0.1/24", true)]));
+        host.sh("ip link add late type veth peer name later && ip link set late master weft0");
+        assert!(executor.undo(applied).is_empty());
+    });
+    let v4 = host.addresses("weft0").into_iter().filter(|address| address.contains('.'));
+    assert_eq!(v4.collect::<Vec<_>>(), ["10.88.0.1/24"]);
 }
 
 fn ipv6_overlap() {

@@ -179,7 +179,7 @@ fn lost_links() {
         assert!(after.contains(&"CNI created interface in container eth0 not found".to_owned()), "{after:?}");
         sh("ip link del vethcafe0001");
         let after = texts(executor, &plan);
-        assert!(after.contains(&"CNI veth vethcafe0001 in host namespace was not found".to_owned()), "{after:?}");
+        assert!(after.contains(&"CNI veth created for bridge weft0 was not found".to_owned()), "{after:?}");
         // Something else by their names.
         pod.sh("ip link add eth0 type bridge");
         let after = texts(executor, &plan);
