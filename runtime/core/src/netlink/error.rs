@@ -341,3 +341,31 @@ impl fmt::Display for Hint<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn texts() {
+        let fault = Fault::Refused(Errno::EOPNOTSUPP, Some("Unknown device type.".to_owned()));
+        let error = fault.doing("failed to make veth pair");
+        assert_eq!(error.to_string(), "failed to make veth pair: operation not supported (Unknown device type)");
+        assert!(error.source().is_none(), "printed once");
+        assert!(!error.is_exists() && !error.is_not_found());
+        let io = io::Error::from(Errno::EACCES);
+        let error = NetlinkError::File { doing: "open x".to_owned(), io };
+        assert_eq!((error.to_string().as_str(), error.errno()), ("open x: permission denied", Some(Errno::EACCES)));
+    }
+
+    #[test]
+    fn absent_and_there() {
+        for errno in [Errno::ENOENT, Errno::ENODEV, Errno::ESRCH, Errno::EADDRNOTAVAIL] {
+            assert!(Fault::Refused(errno, None).doing("x").is_not_found());
+        }
+        assert!(Fault::Refused(Errno::EEXIST, None).doing("x").is_exists());
+        assert!(!Fault::Broken("nothing").doing("x").is_not_found());
+    }
+}

@@ -205,3 +205,21 @@ impl Rtnl {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The order that the proof in `pin_mac` rests on.
+    #[test]
+    fn made_up_macs() {
+        for _ in 0..200 {
+            let (port, bridge) = (random_mac(), high_mac());
+            for Mac([first, ..]) in [port, bridge] {
+                assert_eq!(first & 0x03, 0x02, "locally administered, unicast");
+            }
+            assert!(port < bridge);
+        }
+        assert_ne!(random_mac(), random_mac());
+    }
+}
