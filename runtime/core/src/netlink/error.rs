@@ -249,6 +249,11 @@ impl NetlinkError {
         matches!(self, Self::VethExists { .. }) || self.errno() == Some(Errno::EEXIST)
     }
 
+    /// Whether the kernel has nothing of the kind.
+    pub(super) fn is_unsupported(&self) -> bool {
+        matches!(self.errno(), Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT))
+    }
+
     /// Whether the thing is not there.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
@@ -314,7 +319,9 @@ fn means_absent(errno: Errno) -> bool {
 
 impl fmt::Display for Lower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.desc();
+        // The C library's text, which is also what `ip` and the reference plugins print; `nix` has others for a few.
+        let text = io::Error::from(self.0).to_string();
+        let text = text.split(" (os error").next().unwrap_or(&text);
         let mut letters = text.chars();
         match letters.next() {
             Some(first) => write!(f, "{}{}", first.to_ascii_lowercase(), letters.as_str()),
@@ -338,5 +345,33 @@ impl fmt::Display for Hint<'_> {
             Some(text) => write!(f, " ({})", text.trim_end_matches('.')),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use super::*;
+
+    #[test]
+    fn texts() {
+        let fault = Fault::Refused(Errno::EOPNOTSUPP, Some("Unknown device type.".to_owned()));
+        let error = fault.doing("failed to make veth pair");
+        assert_eq!(error.to_string(), "failed to make veth pair: operation not supported (Unknown device type)");
+        assert!(error.source().is_none(), "printed once");
+        assert!(!error.is_exists() && !error.is_not_found());
+        let io = io::Error::from(Errno::EACCES);
+        let error = NetlinkError::File { doing: "open x".to_owned(), io };
+        assert_eq!((error.to_string().as_str(), error.errno()), ("open x: permission denied", Some(Errno::EACCES)));
+    }
+
+    #[test]
+    fn absent_and_there() {
+        for errno in [Errno::ENOENT, Errno::ENODEV, Errno::ESRCH, Errno::EADDRNOTAVAIL] {
+            assert!(Fault::Refused(errno, None).doing("x").is_not_found());
+        }
+        assert!(Fault::Refused(Errno::EEXIST, None).doing("x").is_exists());
+        assert!(!Fault::Broken("nothing").doing("x").is_not_found());
     }
 }

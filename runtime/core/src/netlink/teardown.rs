@@ -27,7 +27,11 @@ impl Executor {
         let ours = plan.ops.iter().filter(|op| op.teardown() == Teardown::Elements && !kept(op));
         let elements: Vec<_> = ours.flat_map(nft::elements).collect();
         if !elements.is_empty() {
-            let outcome = self.nft().and_then(|nft| nft.remove(&elements));
+            let outcome = match self.nft().and_then(|nft| nft.remove(&elements)) {
+                // Without nftables there are no elements; the ADD failed at them.
+                Err(error) if error.is_unsupported() => Ok(()),
+                outcome => outcome,
+            };
             let what = || "remove the attachment's nftables elements".to_owned();
             leftovers.extend(outcome.err().map(|cause| UndoError { what: what(), cause }));
         }

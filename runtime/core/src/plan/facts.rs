@@ -30,7 +30,7 @@ pub struct LinkInfo {
     pub kind: String,
     /// Administratively up.
     pub up: bool,
-    /// Addresses with their prefix lengths.
+    /// Addresses with their prefix lengths, where they were asked for.
     pub addresses: Vec<IpNet>,
 }
 

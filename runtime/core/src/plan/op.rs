@@ -47,7 +47,8 @@ pub enum MacvlanMode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum Op {
-    /// A bridge of the host exists and is up. One that is there already is used as it is, except that `promisc` is switched on.
+    /// A bridge of the host exists and is up, and takes no router advertisements. One that is there already is otherwise
+    /// used as it is, except that `promisc` is switched on.
     EnsureBridge {
         /// Its name.
         name: String,
@@ -147,7 +148,7 @@ pub enum Op {
         /// The link.
         link: LinkRef,
     },
-    /// Waits until no IPv6 address of a link is tentative (50 ms steps, 5 s); a duplicate is an error.
+    /// Waits until no IPv6 address of a link is tentative (at most 5 s); a duplicate is an error.
     WaitAddresses {
         /// The link.
         link: LinkRef,
@@ -180,7 +181,8 @@ pub enum Op {
         /// Replace what conflicts.
         force: bool,
     },
-    /// A shared link's own MAC is written back to it, so that a bridge's no longer follows its lowest port's.
+    /// A bridge keeps the MAC it had when the plan began, and no longer follows its lowest port's. Done after all other
+    /// ops, wherever it stands, because it cannot be undone. Nothing for links of other kinds.
     PinMac {
         /// The host's link.
         link: String,
@@ -202,16 +204,17 @@ pub enum Op {
         /// The container's MAC.
         mac: Mac,
     },
-    /// Waits until a bridge port is up (sleeps of 0, 50, 500, 1000, 1000 ms); an error when it does not.
+    /// Waits until a bridge port is up (at most 2.55 s, the sum of the reference plugin's sleeps); an error when it does not.
     WaitPort {
         /// Name of the host link.
         link: String,
     },
-    /// Tells neighbours where addresses live now: gratuitous ARP and unsolicited neighbour advertisements. Best effort.
+    /// Tells neighbours where the link's addresses live now: gratuitous ARP and unsolicited neighbour advertisements. Best
+    /// effort.
     Announce {
         /// The container's link.
         link: String,
-        /// The addresses.
+        /// The addresses; the kernel announces whatever the link has, so none here means that there is nothing to tell.
         addresses: Vec<IpAddr>,
     },
 }

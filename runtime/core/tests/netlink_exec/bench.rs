@@ -98,8 +98,11 @@ struct Raw {
     buffer: Vec<u8>,
 }
 
+/// One of the sockets.
+type Choose = fn(&Raw) -> &Socket;
+
 impl Raw {
-    fn ask(&mut self, socket: fn(&Self) -> &Socket, message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
+    fn ask(&mut self, socket: Choose, message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
         let mut message = NetlinkMessage::from(message);
         message.header.flags = flags;
         message.header.sequence_number = 1;
@@ -109,7 +112,7 @@ impl Raw {
         self.exchange(socket, &bytes, flags)
     }
 
-    fn exchange(&mut self, socket: fn(&Self) -> &Socket, bytes: &[u8], flags: u16) -> Vec<u8> {
+    fn exchange(&mut self, socket: Choose, bytes: &[u8], flags: u16) -> Vec<u8> {
         socket(self).send_to(bytes, &SocketAddr::new(0, 0), 0).expect("send");
         let mut first = Vec::new();
         loop {
@@ -179,7 +182,7 @@ impl Raw {
         };
         let (request, ack) = (NLM_F_REQUEST, NLM_F_REQUEST | NLM_F_ACK);
         let create = ack | NLM_F_CREATE | NLM_F_EXCL;
-        let (host, pod): (fn(&Self) -> &Socket, fn(&Self) -> &Socket) = (|raw| &raw.host, |raw| &raw.pod);
+        let (host, pod): (Choose, Choose) = (|raw| &raw.host, |raw| &raw.pod);
         let named = LinkUnspec::new_with_name("weft0").append_extra_attribute(skip()).build();
         self.ask(host, RouteNetlinkMessage::GetLink(named), request);
         let peer = LinkUnspec::new_with_name("eth0").setns_by_fd(netns).build();
@@ -237,7 +240,7 @@ impl Raw {
             message(17, NLM_F_REQUEST, 0, 10, &[]),
         ]
         .concat();
-        let filter: fn(&Self) -> &Socket = |raw| &raw.filter;
+        let filter: Choose = |raw| &raw.filter;
         self.exchange(filter, &bytes, NLM_F_ACK);
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();

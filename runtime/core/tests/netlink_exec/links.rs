@@ -198,7 +198,7 @@ fn pin_of_an_unpinned_bridge() {
     assert_eq!(before, "fe:ff:ff:ff:ff:ff");
     let ops = |name: &str| {
         let pin = Op::PinMac { link: "weft0".into() };
-        vec![bridge("weft0"), veth("eth0", name), port(name, "weft0"), pin]
+        vec![bridge("weft0"), veth("eth0", name), port(name, "weft0"), up(eth0()), pin]
     };
     apply(&host, &first, ops("vetha"));
     assert_eq!(host.link("weft0").expect("bridge")["address"], before);

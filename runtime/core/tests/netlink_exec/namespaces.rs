@@ -56,7 +56,7 @@ fn same() {
     // One namespace as both host and container, as the override variable of the spec allows.
     there_and_back(&host, &host, vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), up(eth0())], || {
         assert_eq!(host.addresses("eth0").first().map(String::as_str), Some("10.1.2.3/24"));
-        assert_eq!(host.link(HOST_VETH).expect("peer")["operstate"], "UP");
+        eventually("both ends are up", || host.link(HOST_VETH).expect("peer")["operstate"] == "UP");
     });
 }
 

@@ -1,3 +1,177 @@
+//! Teardown from the plan alone: whatever is left of an attachment, nothing of anybody else's.
+
+use std::collections::BTreeSet;
+
+use weft_core::netlink::Executor;
+use weft_core::plan::{LinkRef, Plan};
+
+use crate::plans::*;
+use crate::support::*;
+
 pub(crate) fn tests() -> Vec<crate::Test> {
-    Vec::new()
+    vec![
+        ("teardown::bridge", None, bridge_plan),
+        ("teardown::without_container", None, without_container),
+        ("teardown::container_gone", None, container_gone),
+        ("teardown::point_to_point", None, point_to_point),
+        ("teardown::macvlan", None, macvlan_plan),
+        ("teardown::loopback", None, loopback_plan),
+        ("teardown::renamed", None, renamed),
+        ("teardown::host_end_renamed", None, host_end_renamed),
+        ("teardown::foreign_links", None, foreign_links),
+        ("teardown::half_applied", None, half_applied),
+        ("teardown::failures_are_collected", None, failures_are_collected),
+    ]
+}
+
+fn tear_down(host: &Ns, pod: &Ns, plan: &Plan) {
+    let errors = with(host, pod, |executor| executor.teardown(plan, &BTreeSet::new()));
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+/// Applied and torn down, twice, the pod is as before, and the host keeps what is shared.
+fn bridge_plan() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let pod_before = pod.snapshot();
+    let plan = bridge_l3();
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    for _ in 0..2 {
+        tear_down(&host, &pod, &plan);
+        assert!(host.link(HOST_VETH).is_none() && pod.link("eth0").is_none());
+        assert!(!host.ruleset().contains("elements"));
+        assert_eq!(host.link("weft0").expect("bridge stays")["linkinfo"]["info_kind"], "bridge");
+        assert!(host.addresses("weft0").contains(&"10.88.0.1/24".to_owned()));
+        assert_eq!(host.sysctl("ipv4/ip_forward"), "1");
+    }
+    pod.assert_snapshot(&pod_before, "pod");
+    // And everything works again after it.
+    with(&host, &pod, |executor| {
+        drop(applied(executor, &plan));
+        assert_eq!(executor.check(&plan).expect("check"), []);
+    });
+}
+
+fn without_container() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let plan = bridge_l3();
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    let errors = host.run(|| Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new()));
+    assert!(errors.is_empty(), "{errors:?}");
+    assert!(host.link(HOST_VETH).is_none() && pod.link("eth0").is_none());
+    assert!(!host.ruleset().contains("elements"));
+}
+
+fn container_gone() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let plan = bridge_l3();
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    drop(pod);
+    eventually("the kernel removes the pair", || host.link(HOST_VETH).is_none());
+    let errors = host.run(|| Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new()));
+    assert!(errors.is_empty(), "{errors:?}");
+    // Also without the link: what the reference plugins leak.
+    assert!(!host.ruleset().contains("elements"), "{}", host.ruleset());
+}
+
+fn point_to_point() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let plan = ptp(HOST_VETH, "10.77.0.2");
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    tear_down(&host, &pod, &plan);
+    assert!(host.link(HOST_VETH).is_none() && pod.link("eth0").is_none());
+    assert_eq!(host.sh("ip route"), "");
+    assert!(!host.ruleset().contains("elements"));
+}
+
+fn macvlan_plan() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    host.sh("ip link add up0 type veth peer name up1 && ip link set up0 up && ip link set up1 up");
+    let plan = macvlan(LinkRef::host("up0"));
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    for _ in 0..2 {
+        tear_down(&host, &pod, &plan);
+        assert!(pod.link("eth0").is_none() && host.link("up0").is_some());
+    }
+    // The parent gone first.
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    host.sh("ip link del up0");
+    tear_down(&host, &pod, &plan);
+}
+
+fn loopback_plan() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    host.sh("ip link set lo up");
+    let plan = loopback();
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    for _ in 0..2 {
+        tear_down(&host, &pod, &plan);
+        assert!(!pod.link("lo").expect("lo")["flags"].to_string().contains("\"UP\""));
+    }
+    let errors = host.run(|| Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new()));
+    assert!(errors.is_empty());
+    assert!(host.link("lo").expect("lo")["flags"].to_string().contains("\"UP\""), "the host's is not ours");
+}
+
+fn renamed() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let plan = bridge_l3();
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    pod.sh("ip link set eth0 down && ip link set eth0 name net7");
+    tear_down(&host, &pod, &plan);
+    assert!(host.link(HOST_VETH).is_none() && pod.link("net7").is_none());
+}
+
+fn host_end_renamed() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let plan = bridge_l3();
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    host.sh(&format!("ip link set {HOST_VETH} down && ip link set {HOST_VETH} name other"));
+    tear_down(&host, &pod, &plan);
+    assert!(host.link("other").is_none() && pod.link("eth0").is_none());
+}
+
+/// Links of other kinds by the same names are somebody else's.
+fn foreign_links() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    host.sh(&format!("ip link add {HOST_VETH} type bridge && ip link add up0 type veth peer name up1"));
+    pod.sh("ip link add eth0 type bridge");
+    for plan in [bridge_l3(), macvlan(LinkRef::host("up0"))] {
+        tear_down(&host, &pod, &plan);
+        assert!(host.link(HOST_VETH).is_some() && host.link("up0").is_some() && pod.link("eth0").is_some());
+    }
+    // A macvlan's name on a veth, and the other way round.
+    pod.sh("ip link del eth0 && ip link add eth0 type veth peer name eth1");
+    tear_down(&host, &pod, &macvlan(LinkRef::host("up0")));
+    assert!(pod.link("eth0").is_some());
+    pod.sh("ip link del eth0 && ip link add p type veth peer name q && ip link add eth0 link p type macvlan");
+    tear_down(&host, &pod, &bridge_l3());
+    assert!(pod.link("eth0").is_some());
+}
+
+/// As after a crash: the journal has the plan, the host the first ops of it.
+fn half_applied() {
+    let whole = bridge_l3();
+    for count in 0..whole.ops.len() {
+        let (host, pod) = (Ns::new(), Ns::new());
+        let pod_before = pod.snapshot();
+        apply(&host, &pod, whole.ops[..count].to_vec());
+        tear_down(&host, &pod, &whole);
+        assert!(host.link(HOST_VETH).is_none(), "after {count} ops");
+        assert!(!host.ruleset().contains("elements"), "after {count} ops");
+        pod.assert_snapshot(&pod_before, "pod");
+    }
+}
+
+/// One failure does not keep the rest from being removed.
+fn failures_are_collected() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let mut plan = bridge_l3();
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    // A name that no link can have, so that even looking for it is refused.
+    plan.ops.push(veth("eth1", "veth-of-more-than-fifteen-letters"));
+    let errors = with(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    let text = errors[0].to_string();
+    assert!(text.starts_with("could not tear down: create veth eth1"), "{text}");
+    assert!(host.link(HOST_VETH).is_none() && !host.ruleset().contains("elements"));
 }

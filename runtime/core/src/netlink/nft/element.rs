@@ -105,3 +105,35 @@ impl Element {
         Item { table: self.table, message, flags }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Key = (&'static str, Vec<u8>, Option<Vec<u8>>);
+
+    fn keys(op: &Op) -> Vec<Key> {
+        elements(op).into_iter().map(|element| (element.set, element.key, element.end)).collect()
+    }
+
+    #[test]
+    fn masqueraded_addresses() {
+        let op = Op::Masquerade { address: IpNet::new([10, 1, 2, 3].into(), 23).unwrap_or_default() };
+        let local = (vec![10, 1, 2, 3, 10, 1, 2, 0], vec![10, 1, 2, 3, 10, 1, 3, 255]);
+        assert_eq!(keys(&op), [("masq4", vec![10, 1, 2, 3], None), ("masq4_local", local.0, Some(local.1))]);
+    }
+
+    #[test]
+    fn checked_macs() {
+        let op = Op::MacSpoofCheck { link: "eth7".to_owned(), mac: Mac([2, 0, 0, 0, 0, 9]) };
+        let mut port = b"eth7".to_vec();
+        port.resize(16, 0);
+        let both = [port.as_slice(), &[2, 0, 0, 0, 0, 9, 0, 0]].concat();
+        assert_eq!(keys(&op), [("spoof_ports", port, None), ("spoof_macs", both, None)]);
+    }
+
+    #[test]
+    fn other_ops_have_none() {
+        assert!(keys(&Op::PinMac { link: "weft0".to_owned() }).is_empty());
+    }
+}

@@ -338,3 +338,56 @@ impl Answer<'_> {
         Ok(Some((Errno::from_raw(code.saturating_abs()), attributes.and_then(explanation))))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn error(code: i32, flags: u16, attributes: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(36 + attributes.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend([NLMSG_ERROR.to_ne_bytes(), flags.to_ne_bytes()].concat());
+        bytes.extend([7, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend(code.to_ne_bytes());
+        bytes.extend([0; NLMSG_HEADER]);
+        bytes.extend(attributes);
+        bytes
+    }
+
+    fn refusals(bytes: &[u8]) -> Vec<Option<(Errno, Option<String>)>> {
+        Answers { rest: bytes }.map(|answer| answer.unwrap().refusal().unwrap()).collect()
+    }
+
+    #[test]
+    fn refusals_and_acknowledgements() {
+        let text = [9, 0, 1, 0, b'w', b'h', b'y', b'!', 0, 0, 0, 0];
+        let bytes =
+            [error(0, 0, &[]), error(-2, 0, &[]), error(-17, NLM_F_ACK_TLVS, &text), error(-1, 0, &text)].concat();
+        assert_eq!(
+            refusals(&bytes),
+            [
+                None,
+                Some((Errno::ENOENT, None)),
+                Some((Errno::EEXIST, Some("why!".to_owned()))),
+                Some((Errno::EPERM, None)),
+            ]
+        );
+    }
+
+    proptest! {
+        /// Whatever comes in, it is taken apart or refused, and the end is reached.
+        #[test]
+        fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            for answer in (Answers { rest: &bytes }) {
+                let Ok(answer) = answer else { break };
+                answer.refusal().ok();
+                parse(answer.whole).ok();
+            }
+            explanation(&bytes);
+        }
+    }
+}

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use super::Session;
 use crate::netlink::error::{Doing, NetlinkError};
 use crate::netlink::rtnl::{Address, address_message, overlap};
-use crate::netlink::undo::Inverse;
+use crate::netlink::undo::{Inverse, Newcomers};
 use crate::plan::{Family, LinkRef, Side};
 
 impl Session<'_> {
@@ -38,12 +38,17 @@ impl Session<'_> {
         if !in_the_way.is_empty() && !force {
             return Err(NetlinkError::OtherAddress { link: name.to_owned(), address });
         }
+        // Whoever comes from now on may use the address as its gateway. On a VLAN's veth that is any new link.
+        let unless = if self.is_made(&link) {
+            None
+        } else {
+            let bridge = Some(index).filter(|_| self.links.get(&link).is_some_and(|found| found.kind == "bridge"));
+            Some(self.executor.newcomers(bridge)?)
+        };
         if !in_the_way.is_empty() {
-            self.displace(&link, index, family, in_the_way)?;
+            self.displace(&link, index, in_the_way, unless.clone())?;
         }
         let message = address_message(index, address);
-        let made = self.is_made(&link);
-        let unless = if made { None } else { Some(self.executor.newcomers(Some(index))?) };
         match self.executor.host.add_address(message.clone()) {
             // Another ADD was faster.
             Err(fault) if fault.is_exists() => return Ok(()),
@@ -62,17 +67,18 @@ impl Session<'_> {
         &mut self,
         link: &LinkRef,
         index: u32,
-        family: Family,
         addresses: Vec<Address>,
+        unless: Option<Newcomers>,
     ) -> Result<(), NetlinkError> {
+        let Some(family) = addresses.first().map(|address| Family::of(address.net.addr())) else { return Ok(()) };
         let host = &self.executor.host;
         let routes = host.routes(family, None, Some(index)).doing(|| format!("failed to list the routes of {link}"))?;
         // All of the family, since deleting a primary IPv4 address may take its secondaries along.
         let before = host.addresses(index, Some(family)).doing(|| format!("failed to list the addresses of {link}"))?;
-        if !self.is_made(link) {
+        if let Some(unless) = unless {
             let addresses = before.into_iter().map(|address| address.message).collect();
             let inverse = Inverse::RestoreAddresses { side: Side::Host, addresses, routes };
-            self.log(format!("put the addresses of {link} back"), inverse);
+            self.log_shared(format!("put the addresses of {link} back"), inverse, unless);
         }
         for address in addresses {
             let doing = || format!("could not remove IP address {} from {:?}", address.net, link.name);

@@ -1,23 +1,19 @@
 //! Bridges, their ports, and the MAC address of a bridge.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, Hasher, RandomState};
 
 use rtnetlink::packet_route::link::InfoBridge;
 use rtnetlink::{LinkBridge, LinkMessageBuilder};
 
 use super::Session;
 use crate::netlink::error::{Doing, NetlinkError};
-use crate::netlink::rtnl::{Link, Lookup, change, port_flags};
+use crate::netlink::rtnl::{Link, Lookup, change, high_mac, port_flags};
 use crate::netlink::sysctl;
 use crate::netlink::undo::Inverse;
 use crate::plan::{LinkInfo, LinkRef, Mac, Op, Side};
 
 /// How often a bridge may vanish between "it exists" and looking at it.
 const ATTEMPTS: usize = 4;
-
-/// First octet of the MAC addresses given to bridges: locally administered, and above nearly every port's. See `pin_mac`.
-const HIGH: u8 = 0xfe;
 
 impl Session<'_> {
     pub(super) fn ensure_bridge(
@@ -27,7 +23,7 @@ impl Session<'_> {
         vlan_filtering: bool,
         promisc: bool,
     ) -> Result<(), NetlinkError> {
-        let doing = || format!("could not add {name:?}");
+        let doing = || format!("could not add {name:?}{}", if vlan_filtering { " with VLAN filtering" } else { "" });
         for _attempt in 0..ATTEMPTS {
             // Nearly always it is there, and looking is cheaper than being refused.
             if let Some(link) = self.executor.host.link(Lookup::Name(name)).doing(doing)? {
@@ -62,7 +58,7 @@ impl Session<'_> {
             builder = builder.append_info_data(InfoBridge::VlanFiltering(true));
         }
         if self.plan.ops.iter().any(|op| matches!(op, Op::PinMac { link } if link == name)) {
-            builder = builder.address(high_mac().to_vec());
+            builder = builder.address(high_mac().0.to_vec());
         }
         builder.build()
     }
@@ -220,10 +216,4 @@ fn is_usable(mac: &Mac) -> bool {
 
 fn accept_ra(name: &str) -> String {
     format!("ipv6/conf/{name}/accept_ra")
-}
-
-fn high_mac() -> [u8; 6] {
-    // The keys of a fresh `RandomState` are random.
-    let [a, b, c, d, e, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
-    [HIGH, a, b, c, d, e]
 }

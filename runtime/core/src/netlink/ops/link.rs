@@ -7,7 +7,7 @@ use rtnetlink::{LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::Session;
 use crate::netlink::error::{Doing, NetlinkError};
-use crate::netlink::rtnl::{Link, Lookup, change};
+use crate::netlink::rtnl::{Link, Lookup, change, random_mac};
 use crate::netlink::sysctl;
 use crate::netlink::undo::Inverse;
 use crate::plan::{LinkRef, Mac, MacvlanMode, Op, Side};
@@ -24,7 +24,7 @@ impl Session<'_> {
     ) -> Result<(), NetlinkError> {
         let netns = self.container_fd(&format!("creating {container}"))?;
         let mut peer: LinkMessageBuilder<LinkUnspec> = LinkUnspec::new_with_name(container).setns_by_fd(netns);
-        let mut main = LinkVeth::new(host, container).up();
+        let mut main = LinkVeth::new(host, container).up().address(random_mac().0.to_vec());
         if let Some(mtu) = mtu {
             (peer, main) = (peer.mtu(mtu), main.mtu(mtu));
         }
@@ -91,7 +91,7 @@ impl Session<'_> {
         let link = LinkRef::container(name.as_str());
         let announced = match parent.side {
             // Announced in the container's namespace, where the asking socket hears nothing.
-            Side::Host => self.make(Side::Host, builder.setns_by_fd(netns).build(), &link)?.filter(|_| false),
+            Side::Host => self.make(Side::Host, builder.setns_by_fd(netns).build(), &link)?.filter(|_announced| false),
             Side::Container => self.make(Side::Container, builder.build(), &link)?,
         };
         let found = match announced {

@@ -177,3 +177,16 @@ fn forwarding_state(switch: &str, tree: &str) -> Result<Old, NetlinkError> {
     }
     Ok(old)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::link_of;
+
+    #[test]
+    fn links_of_keys() {
+        assert_eq!(link_of("ipv4/conf/eth0/arp_notify"), Some("eth0"));
+        assert_eq!(link_of("ipv6/neigh/eth0.7/gc_stale_time"), Some("eth0.7"));
+        assert_eq!(link_of("ipv4/ip_forward"), None);
+        assert_eq!(link_of("ipv4/route/eth0/x"), None);
+    }
+}

@@ -1,7 +1,9 @@
 //! VLANs of bridge ports, and the veth that carries a VLAN's gateway.
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::{AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, LinkAttribute};
+use rtnetlink::packet_route::link::{
+    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoData, InfoVeth, LinkAttribute,
+};
 use rtnetlink::{LinkBridgeVlan, LinkUnspec, LinkVeth};
 
 use super::Session;
@@ -56,7 +58,7 @@ impl Session<'_> {
         name: &str,
         peer: &str,
     ) -> Result<(), NetlinkError> {
-        let doing = || format!("faild to create vlan gateway {name:?}");
+        let doing = || format!("failed to create vlan gateway {name:?}");
         if self.executor.exists(Side::Host, Lookup::Name(name))? {
             return Ok(());
         }
@@ -65,13 +67,8 @@ impl Session<'_> {
         let unless = self.executor.newcomers(Some(master))?;
         let host = &self.executor.host;
         let far = LinkUnspec::new_with_name(peer).mtu(mtu).up().build();
-        let message = LinkVeth::new(name, peer)
-            .mtu(mtu)
-            .up()
-            .set_info_data(rtnetlink::packet_route::link::InfoData::Veth(
-                rtnetlink::packet_route::link::InfoVeth::Peer(far),
-            ))
-            .build();
+        let message =
+            LinkVeth::new(name, peer).mtu(mtu).up().set_info_data(InfoData::Veth(InfoVeth::Peer(far))).build();
         let near = LinkRef::host(name);
         let announced = match host.create_link(message) {
             Ok(announced) => announced,

@@ -112,3 +112,21 @@ pub(in crate::netlink) fn overlap(a: IpNet, b: IpNet) -> bool {
     let covers = |net: &IpNet, address: IpAddr| net.contains(&address);
     covers(&a, b.network()) || covers(&b, a.network())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overlapping_networks() {
+        let overlaps = |a: &str, b: &str| {
+            let (a, b): (IpNet, IpNet) = (a.parse().unwrap_or_default(), b.parse().unwrap_or_default());
+            assert_eq!(overlap(a, b), overlap(b, a));
+            overlap(a, b)
+        };
+        assert!(overlaps("10.0.0.1/8", "10.9.0.1/16"));
+        assert!(overlaps("fd00::1/64", "fd00::2/64"));
+        assert!(!overlaps("10.0.0.1/24", "10.0.1.1/24"));
+        assert!(!overlaps("10.0.0.1/8", "fd00::1/8"));
+    }
+}

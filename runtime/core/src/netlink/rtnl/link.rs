@@ -1,5 +1,7 @@
 //! Links: what is read of them, and the small messages that change them.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo as Info,
     LinkMessage, State,
@@ -46,6 +48,28 @@ pub(in crate::netlink) fn change(index: u32) -> rtnetlink::LinkMessageBuilder<Li
 /// A message that writes the flags of a bridge port.
 pub(in crate::netlink) fn port_flags(index: u32, hairpin: bool, isolated: bool) -> LinkMessage {
     LinkBridgePort::new(index).hairpin(hairpin).isolated(isolated).build()
+}
+
+/// A random MAC for a link of the host. Given at creation it is there to stay: one that the kernel makes up may be
+/// written over by udev (`MACAddressPolicy=persistent`) at any moment.
+pub(in crate::netlink) fn random_mac() -> Mac {
+    let mut octets = random_octets();
+    // Locally administered, unicast; below all of `high_mac`'s.
+    octets[0] = (octets[0] & 0x7c) | 0x02;
+    Mac(octets)
+}
+
+/// A random MAC for a bridge, above those of ports. See `pin_mac`.
+pub(in crate::netlink) fn high_mac() -> Mac {
+    let mut octets = random_octets();
+    octets[0] = 0xfe;
+    Mac(octets)
+}
+
+fn random_octets() -> [u8; 6] {
+    // The keys of a fresh `RandomState` are random.
+    let [a, b, c, d, e, f, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
+    [a, b, c, d, e, f]
 }
 
 // === impl Link ===
@@ -179,5 +203,23 @@ impl Rtnl {
             Err(fault) if fault.is_absent() => Ok(false),
             Err(fault) => Err(fault),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The order that the proof in `pin_mac` rests on.
+    #[test]
+    fn made_up_macs() {
+        for _ in 0..200 {
+            let (port, bridge) = (random_mac(), high_mac());
+            for Mac([first, ..]) in [port, bridge] {
+                assert_eq!(first & 0x03, 0x02, "locally administered, unicast");
+            }
+            assert!(port < bridge);
+        }
+        assert_ne!(random_mac(), random_mac());
     }
 }

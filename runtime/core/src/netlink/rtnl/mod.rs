@@ -10,7 +10,7 @@ mod socket;
 
 pub(super) use self::socket::PromptSocket;
 pub(super) use address::{Address, address_message, overlap};
-pub(super) use link::{Link, Lookup, change, port_flags};
+pub(super) use link::{Link, Lookup, change, high_mac, port_flags, random_mac};
 pub(super) use route::{DEFAULT_TABLE, RouteSpec, route_message};
 
 use std::cell::Cell;

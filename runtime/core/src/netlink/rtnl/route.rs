@@ -165,3 +165,38 @@ impl Rtnl {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(dst: &str, gw: Option<&str>, table: Option<u32>) -> Option<RouteSpec> {
+        Some(RouteSpec {
+            index: 7,
+            dst: dst.parse().ok()?,
+            gw: gw.map(str::parse).transpose().ok()?,
+            src: None,
+            priority: Some(5),
+            table,
+            scope: Some(253),
+            mtu: None,
+            advmss: None,
+        })
+    }
+
+    /// What is written reads the same.
+    #[test]
+    fn there_and_back() {
+        for (dst, gw, table) in [
+            ("0.0.0.0/0", Some("10.0.0.1"), Some(254)),
+            ("10.1.0.0/16", None, Some(100)),
+            ("::/0", Some("fd00::1"), Some(254)),
+            ("fd00:5::/64", None, Some(70_000)),
+        ] {
+            let route = spec(dst, gw, table);
+            let read = route.as_ref().and_then(|route| RouteSpec::read(&route_message(route)));
+            assert!(route.is_some());
+            assert_eq!(read, route);
+        }
+    }
+}

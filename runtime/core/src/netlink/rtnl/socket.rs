@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use bytes::BufMut;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, Socket, SocketAddr};
+use nix::errno::Errno;
 use nix::libc::MSG_DONTWAIT;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -45,11 +46,21 @@ impl PromptSocket {
         Poll::Ready(outcome)
     }
 
+    /// Waits for an answer; zero means that none came.
+    fn readable(&self) -> nix::Result<i32> {
+        loop {
+            let mut readable = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut readable, PollTimeout::from(PATIENCE_MILLIS)) {
+                Err(Errno::EINTR) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
     fn receive<T>(&self, mut receive: impl FnMut() -> io::Result<T>) -> Poll<io::Result<T>> {
         let mut outcome = receive();
         if self.owed.get() && matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            let mut readable = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            outcome = match poll(&mut readable, PollTimeout::from(PATIENCE_MILLIS)) {
+            outcome = match self.readable() {
                 Ok(0) => Err(io::ErrorKind::TimedOut.into()),
                 Ok(_) => receive(),
                 Err(errno) => Err(errno.into()),
