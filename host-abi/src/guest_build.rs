@@ -109,7 +109,7 @@ pub fn componentize(core_module: &[u8]) -> Result<Vec<u8>, String> {
     wit_component::ComponentEncoder::default()
         .validate(true)
         .module(core_module)
-        .and_then(|encoder| encoder.encode())
+        .and_then(|mut encoder| encoder.encode())
         .map_err(|error| format!("{error:#}"))
 }
 
@@ -120,6 +120,8 @@ pub fn componentize(core_module: &[u8]) -> Result<Vec<u8>, String> {
 /// [`GuestBuildError`]; cargo's own messages go to standard error.
 pub fn build_guests(manifest: &Path, target_dir: &Path) -> Result<Vec<BuiltGuest>, GuestBuildError> {
     check_target()?;
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_no_current_dir| path.to_owned());
+    let (manifest, target_dir) = (&absolute(manifest), &absolute(target_dir));
     let mut cargo = clean_command("cargo");
     cargo
         .args(["build", "--release", "--locked", "--workspace", "--lib", "--target", TARGET])
@@ -128,6 +130,8 @@ pub fn build_guests(manifest: &Path, target_dir: &Path) -> Result<Vec<BuiltGuest
         .arg("--target-dir")
         .arg(target_dir)
         .stderr(Stdio::inherit());
+    // Cargo looks for its configuration from here upwards.
+    cargo.current_dir(manifest.parent().unwrap_or(Path::new(".")));
     let output = cargo.output().map_err(|source| GuestBuildError::Start { program: "cargo".to_owned(), source })?;
     if !output.status.success() {
         return Err(GuestBuildError::Cargo { manifest: manifest.to_owned() });
@@ -136,8 +140,8 @@ pub fn build_guests(manifest: &Path, target_dir: &Path) -> Result<Vec<BuiltGuest
     for line in String::from_utf8_lossy(&output.stdout).lines().filter(|line| !line.is_empty()) {
         if let Some((name, path)) = artifact(line)? {
             let core = std::fs::read(&path).map_err(|source| GuestBuildError::Read { path, source })?;
-            let component = componentize(&core)
-                .map_err(|reason| GuestBuildError::Componentize { name: name.clone(), reason })?;
+            let component =
+                componentize(&core).map_err(|reason| GuestBuildError::Componentize { name: name.clone(), reason })?;
             guests.push(BuiltGuest { name, component });
         }
     }
@@ -178,7 +182,8 @@ fn check_target() -> Result<(), GuestBuildError> {
 /// A command without what an outer cargo leaves in the environment: its flags, wrappers and package variables are for
 /// the host's build and would reach the guest's. `CARGO`/`RUSTC` themselves are dropped too, so that rustup's proxies
 /// choose the toolchain of the directory.
-fn clean_command(program: &str) -> Command {
+#[must_use]
+pub fn clean_command(program: &str) -> Command {
     let mut command = Command::new(program);
     for (name, _value) in std::env::vars_os() {
         if leaks(&name) {
@@ -191,7 +196,9 @@ fn clean_command(program: &str) -> Command {
 fn leaks(name: &OsString) -> bool {
     const KEEP: [&str; 5] = ["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTRIES_", "CARGO_REGISTRY_"];
     let name = name.to_string_lossy();
-    let of_cargo = name == "CARGO" || name.starts_with("CARGO_") || name.starts_with("RUSTC") || name.starts_with("DEP_");
-    let of_flags = ["RUSTFLAGS", "RUSTDOC", "RUSTDOCFLAGS", "TARGET", "HOST", "OPT_LEVEL", "PROFILE", "DEBUG", "OUT_DIR"];
+    let of_cargo =
+        name == "CARGO" || name.starts_with("CARGO_") || name.starts_with("RUSTC") || name.starts_with("DEP_");
+    let of_flags =
+        ["RUSTFLAGS", "RUSTDOC", "RUSTDOCFLAGS", "TARGET", "HOST", "OPT_LEVEL", "PROFILE", "DEBUG", "OUT_DIR"];
     (of_cargo && !KEEP.iter().any(|keep| name.starts_with(keep))) || of_flags.contains(&name.as_ref())
 }

@@ -1,0 +1,1 @@
+//! The shipped policies, through WASM.
