@@ -14,7 +14,10 @@ pub const VERSION: &str = "0.1.0";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ContractError {
     /// It is a policy, but for another version of the contract.
-    #[error("it was built for {PACKAGE}@{built_for} (it has {name}); this host speaks {PACKAGE}@{}.x: rebuild it", series(VERSION))]
+    #[error(
+        "it was built for {PACKAGE}@{built_for} (it has {name}); this host speaks {PACKAGE}@{}.x: rebuild it",
+        series(VERSION)
+    )]
     Version {
         /// Full name of the interface that shows it.
         name: String,
@@ -22,10 +25,14 @@ pub enum ContractError {
         built_for: String,
     },
     /// It decides something else.
-    #[error("it is a delegate policy (it exports {0}), not one that picks addresses: name it under \"select\", not \"ipam\"")]
+    #[error(
+        "it is a delegate policy (it exports {0}), not one that picks addresses: name it under \"select\", not \"ipam\""
+    )]
     Delegate(String),
     /// It is a component, but no policy.
-    #[error("it is no policy: it exports {exports}, where {PACKAGE}/ipam@{VERSION} is wanted; build it for the world {PACKAGE}/ipam-policy")]
+    #[error(
+        "it is no policy: it exports {exports}, where {PACKAGE}/ipam@{VERSION} is wanted; build it for the world {PACKAGE}/ipam-policy"
+    )]
     NoPolicy {
         /// What it exports instead.
         exports: String,

@@ -95,7 +95,11 @@ mod tests {
     #[test]
     fn key_names_the_exact_release() {
         let manifest = include_str!("../../Cargo.toml");
-        assert!(manifest.contains(&format!("wasmtime = {{ version = \"={}\"", wasmtime_version())), "{}", artifact_key());
+        assert!(
+            manifest.contains(&format!("wasmtime = {{ version = \"={}\"", wasmtime_version())),
+            "{}",
+            artifact_key()
+        );
         assert!(artifact_key().starts_with("weft+") && artifact_key().len() < 64, "{}", artifact_key());
     }
 

@@ -110,11 +110,7 @@ impl IpamInstance {
     /// # Errors
     ///
     /// [`CallError`] when there is no usable answer.
-    pub fn allocate(
-        &self,
-        store: impl AsContextMut,
-        request: &Request,
-    ) -> Result<Result<Decision, Denial>, CallError> {
+    pub fn allocate(&self, store: impl AsContextMut, request: &Request) -> Result<Result<Decision, Denial>, CallError> {
         let request = convert::request(request);
         let answer = self.0.weft_policy_ipam().call_allocate(store, &request).map_err(CallError::Ended)?;
         match answer {
@@ -162,11 +158,7 @@ impl<T: Host> ledger::Host for Adapter<'_, T> {
         Ok(self.0.claimed_by(address)?.as_ref().map(convert::claim))
     }
 
-    fn next_free(
-        &mut self,
-        range: wit::IpRange,
-        from: wit::IpAddress,
-    ) -> wasmtime::Result<Option<wit::IpAddress>> {
+    fn next_free(&mut self, range: wit::IpRange, from: wit::IpAddress) -> wasmtime::Result<Option<wit::IpAddress>> {
         let (range, from) = (convert::range(range)?, convert::address(from)?);
         Ok(self.0.next_free(&range, from)?.map(convert::to_address))
     }

@@ -140,8 +140,8 @@ pub fn build_guests(manifest: &Path, target_dir: &Path) -> Result<Vec<BuiltGuest
     for line in String::from_utf8_lossy(&output.stdout).lines().filter(|line| !line.is_empty()) {
         if let Some((name, path)) = artifact(line)? {
             let core = std::fs::read(&path).map_err(|source| GuestBuildError::Read { path, source })?;
-            let component = componentize(&core)
-                .map_err(|reason| GuestBuildError::Componentize { name: name.clone(), reason })?;
+            let component =
+                componentize(&core).map_err(|reason| GuestBuildError::Componentize { name: name.clone(), reason })?;
             guests.push(BuiltGuest { name, component });
         }
     }
@@ -182,7 +182,8 @@ fn check_target() -> Result<(), GuestBuildError> {
 /// A command without what an outer cargo leaves in the environment: its flags, wrappers and package variables are for
 /// the host's build and would reach the guest's. `CARGO`/`RUSTC` themselves are dropped too, so that rustup's proxies
 /// choose the toolchain of the directory.
-fn clean_command(program: &str) -> Command {
+#[must_use]
+pub fn clean_command(program: &str) -> Command {
     let mut command = Command::new(program);
     for (name, _value) in std::env::vars_os() {
         if leaks(&name) {
@@ -195,7 +196,9 @@ fn clean_command(program: &str) -> Command {
 fn leaks(name: &OsString) -> bool {
     const KEEP: [&str; 5] = ["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTRIES_", "CARGO_REGISTRY_"];
     let name = name.to_string_lossy();
-    let of_cargo = name == "CARGO" || name.starts_with("CARGO_") || name.starts_with("RUSTC") || name.starts_with("DEP_");
-    let of_flags = ["RUSTFLAGS", "RUSTDOC", "RUSTDOCFLAGS", "TARGET", "HOST", "OPT_LEVEL", "PROFILE", "DEBUG", "OUT_DIR"];
+    let of_cargo =
+        name == "CARGO" || name.starts_with("CARGO_") || name.starts_with("RUSTC") || name.starts_with("DEP_");
+    let of_flags =
+        ["RUSTFLAGS", "RUSTDOC", "RUSTDOCFLAGS", "TARGET", "HOST", "OPT_LEVEL", "PROFILE", "DEBUG", "OUT_DIR"];
     (of_cargo && !KEEP.iter().any(|keep| name.starts_with(keep))) || of_flags.contains(&name.as_ref())
 }

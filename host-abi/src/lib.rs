@@ -9,7 +9,7 @@ mod bindings;
 pub mod contract;
 pub mod convert;
 pub mod engine;
+pub mod guest;
 #[cfg(feature = "compile")]
 pub mod guest_build;
-pub mod guest;
 pub mod types;

@@ -153,8 +153,7 @@ pub fn contains(prefix: IpPrefix, address: IpAddress) -> bool {
 /// Whether an address lies between the ends of a range.
 #[must_use]
 pub fn in_range(range: &IpRange, address: IpAddress) -> bool {
-    same_family(range.first, address)
-        && (number(range.first)..=number(range.last)).contains(&number(address))
+    same_family(range.first, address) && (number(range.first)..=number(range.last)).contains(&number(address))
 }
 
 #[cfg(test)]
@@ -180,7 +179,9 @@ mod tests {
 
     #[test]
     fn bad_prefixes_are_refused() {
-        for text in ["10.1.0.5", "10.1.0.5/", "10.1.0.5/33", "10.1.0.5/+8", "10.1.0/24", "::/129", "::ffff:10.0.0.1/64", "/8"] {
+        for text in
+            ["10.1.0.5", "10.1.0.5/", "10.1.0.5/33", "10.1.0.5/+8", "10.1.0/24", "::/129", "::ffff:10.0.0.1/64", "/8"]
+        {
             assert_eq!(text.parse::<IpPrefix>(), Err(ParseError), "{text}");
         }
     }

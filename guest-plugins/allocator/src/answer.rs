@@ -70,7 +70,9 @@ fn owned(release: Release, request: &Request) -> Result<ReleaseRule, Denial> {
         Release::Cooldown(seconds) => Ok(ReleaseRule::Cooldown(seconds)),
         Release::Keep => match request.identities.first() {
             Some(owner) => Ok(ReleaseRule::Keep(owner.clone())),
-            None => Err(Denial::Denied("\"release\": \"keep\" needs an identity to keep for, and there is none".to_owned())),
+            None => {
+                Err(Denial::Denied("\"release\": \"keep\" needs an identity to keep for, and there is none".to_owned()))
+            }
         },
     }
 }

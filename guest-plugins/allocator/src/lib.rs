@@ -7,5 +7,7 @@ pub mod answer;
 pub mod conf;
 pub mod pool;
 pub mod ranges;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;

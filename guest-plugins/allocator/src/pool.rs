@@ -37,7 +37,8 @@ pub fn pick(request: &Request, sets: &[usize], ledger: &dyn Ledger) -> Result<Ve
     let mut picks = Vec::new();
     for &index in sets {
         let Some(set) = request.range_sets.get(index) else { continue };
-        let wish = requested.iter().position(|(address, _source)| contains(set, *address)).map(|at| requested.remove(at));
+        let wish =
+            requested.iter().position(|(address, _source)| contains(set, *address)).map(|at| requested.remove(at));
         let pool = Pool { request, set, ledger };
         let pick = match wish {
             Some((address, source)) => pool.requested(address, source),

@@ -129,8 +129,7 @@ fn whole(at: &str, ranges: Vec<IpRange>) -> Result<Vec<IpRange>, Problem> {
     }
     for (i, left) in ranges.iter().enumerate() {
         if let Some(right) = ranges.iter().skip(i + 1).find(|right| overlap(left, right)) {
-            let message =
-                format!("subnets {}-{} and {}-{} overlap", left.first, left.last, right.first, right.last);
+            let message = format!("subnets {}-{} and {}-{} overlap", left.first, left.last, right.first, right.last);
             return Err(problem(at, message));
         }
     }

@@ -76,9 +76,7 @@ fn from_cni_args(request: &Request) -> Result<Vec<Address>, Problem> {
     };
     let mut addresses = Vec::new();
     for text in argument("IP").into_iter().flat_map(|list| list.split(',')).map(str::trim) {
-        let bad = |_bad| {
-            problem("", format!("the 'ip' field is expected to be in CIDR notation, got: '{text}'"))
-        };
+        let bad = |_bad| problem("", format!("the 'ip' field is expected to be in CIDR notation, got: '{text}'"));
         addresses.push(Address { address: text.parse().map_err(bad)?, gateway: None });
     }
     for item in argument("GATEWAY").into_iter().flat_map(|list| list.split(',')) {
@@ -95,9 +93,7 @@ fn from_cni_args(request: &Request) -> Result<Vec<Address>, Problem> {
 fn requested(request: &Request, source: RequestSource) -> Result<Vec<Address>, Problem> {
     let wishes = request.requested.iter().filter(|wish| wish.source == source);
     let address = |text: &str| {
-        let bad = |_bad| {
-            problem("", format!("an entry in the 'ips' field is NOT in CIDR notation, got: '{text}'"))
-        };
+        let bad = |_bad| problem("", format!("an entry in the 'ips' field is NOT in CIDR notation, got: '{text}'"));
         Ok(Address { address: text.parse().map_err(bad)?, gateway: None })
     };
     wishes.map(|wish| address(&wish.text)).collect()

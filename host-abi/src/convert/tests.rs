@@ -41,7 +41,10 @@ fn a_decision_keeps_host_bits_and_every_field() {
     let native = decision(decision_of(wit::IpPrefix { address: v4("10.1.0.5"), length: 24 })).expect("sound");
     assert_eq!(native.addresses[0].candidates, ["10.1.0.5/24".parse().expect("net")]);
     assert_eq!(native.addresses[0].gateway, Some("10.1.0.1".parse().expect("address")));
-    assert_eq!((native.routes[0].mtu, native.routes[0].priority, native.routes[0].scope), (Some(1400), Some(5), Some(253)));
+    assert_eq!(
+        (native.routes[0].mtu, native.routes[0].priority, native.routes[0].scope),
+        (Some(1400), Some(5), Some(253))
+    );
     assert_eq!(native.release, native::ReleaseRule::Cooldown(7));
 }
 
@@ -58,7 +61,10 @@ fn impossible_prefix_lengths_are_errors() {
 fn mapped_addresses_are_errors() {
     let mapped = wit::IpAddress::Ipv6((0, 0, 0, 0, 0, 0xffff, 0x0a01, 0x0005));
     let error = address(mapped).expect_err("mapped");
-    assert_eq!(error.to_string(), "::ffff:10.1.0.5 is an IPv4 address in IPv6 form; the contract wants the variant ipv4");
+    assert_eq!(
+        error.to_string(),
+        "::ffff:10.1.0.5 is an IPv4 address in IPv6 form; the contract wants the variant ipv4"
+    );
 }
 
 #[test]
@@ -86,7 +92,11 @@ fn a_request_reaches_the_guest_whole() {
             container_id: "c1".to_owned(),
             ifname: "eth0".to_owned(),
         },
-        pod: Some(native::Pod { name: "p".to_owned(), labels: vec![("a".to_owned(), "b".to_owned())], ..Default::default() }),
+        pod: Some(native::Pod {
+            name: "p".to_owned(),
+            labels: vec![("a".to_owned(), "b".to_owned())],
+            ..Default::default()
+        }),
         node: native::Node { name: "n".to_owned(), labels: Vec::new() },
         identities: vec!["container:c1".to_owned()],
         requested: vec![native::Requested {

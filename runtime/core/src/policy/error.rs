@@ -180,7 +180,9 @@ pub enum PolicyError {
         source: Cause,
     },
     /// It computed too long.
-    #[error("policy {policy:?} used up its {fuel} units of fuel; it may loop, or set \"limits\": {{\"fuel\": ...}} higher")]
+    #[error(
+        "policy {policy:?} used up its {fuel} units of fuel; it may loop, or set \"limits\": {{\"fuel\": ...}} higher"
+    )]
     OutOfFuel {
         /// The policy.
         policy: String,
@@ -222,7 +224,9 @@ pub enum PolicyError {
         limit: usize,
     },
     /// It called the host too often.
-    #[error("policy {policy:?} called the host more than {limit} times; a policy asks the ledger's index, it does not scan")]
+    #[error(
+        "policy {policy:?} called the host more than {limit} times; a policy asks the ledger's index, it does not scan"
+    )]
     TooManyCalls {
         /// The policy.
         policy: String,
@@ -280,7 +284,9 @@ pub enum PolicyError {
 #[non_exhaustive]
 pub enum Refusal {
     /// Not in a declared range.
-    #[error("answered {answer}, which is outside the declared ranges {declared}; only declared addresses are handed out")]
+    #[error(
+        "answered {answer}, which is outside the declared ranges {declared}; only declared addresses are handed out"
+    )]
     Outside {
         /// The candidate.
         answer: IpNet,
@@ -368,7 +374,9 @@ pub enum Refusal {
         identities: Vec<String>,
     },
     /// Results before 0.3.0 have one address per family.
-    #[error("answered with {count} addresses of a family: CNI version {version} does not support more than 1 address per family")]
+    #[error(
+        "answered with {count} addresses of a family: CNI version {version} does not support more than 1 address per family"
+    )]
     TooManyForVersion {
         /// The CNI version.
         version: String,

@@ -18,9 +18,9 @@ mod source;
 mod text;
 mod verify;
 
-pub use cache::{CacheEntry, PolicyStore};
 #[cfg(feature = "compile")]
 pub use cache::Compiled;
+pub use cache::{CacheEntry, PolicyStore};
 pub use error::{Cause, Class, PolicyError, Refusal};
 pub use run::{Answer, Grants, Limits, Loaded, LogLine};
 pub use source::PolicyRef;

@@ -50,7 +50,8 @@ impl PolicyRef {
         let bad = |reason| PolicyError::Reference { reference: reference.to_owned(), reason };
         let away = |remedy: String| PolicyError::Unfetchable { reference: reference.to_owned(), remedy };
         if let Some(path) = reference.strip_prefix("file://") {
-            return file(path).ok_or_else(|| bad("a file reference has an absolute path, as in file:///opt/policy.wasm"));
+            return file(path)
+                .ok_or_else(|| bad("a file reference has an absolute path, as in file:///opt/policy.wasm"));
         }
         if let Some(image) = reference.strip_prefix("oci://") {
             if image.is_empty() {
@@ -125,7 +126,8 @@ mod tests {
             PolicyRef::shipped("static").expect("name").path(Path::new("/var/lib/weft")),
             Path::new("/var/lib/weft/policies/static.wasm")
         );
-        for text in ["file://", "file:///", "file://host/p.wasm", "file:///dir/", "/opt/p.wasm", "http://x/p.wasm", ""] {
+        for text in ["file://", "file:///", "file://host/p.wasm", "file:///dir/", "/opt/p.wasm", "http://x/p.wasm", ""]
+        {
             assert!(matches!(path(text), Err(PolicyError::Reference { .. })), "{text}");
         }
     }
@@ -134,7 +136,10 @@ mod tests {
     fn what_weft_cannot_fetch_says_what_to_do() {
         let text = |reference: &str| PolicyRef::parse(reference).expect_err("not here").to_string();
         let oci = text("oci://example.org/p:1");
-        assert!(oci.contains("cannot fetch oci://example.org/p:1") && oci.contains("oras pull example.org/p:1"), "{oci}");
+        assert!(
+            oci.contains("cannot fetch oci://example.org/p:1") && oci.contains("oras pull example.org/p:1"),
+            "{oci}"
+        );
         let map = text("configmap://kube-system/policies/mine.wasm");
         assert!(map.contains("kubectl -n kube-system get configmap policies"), "{map}");
         assert!(text("configmap://a/b").contains("configmap://NAMESPACE/NAME/KEY"));

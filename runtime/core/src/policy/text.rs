@@ -5,7 +5,8 @@ pub(super) fn clean(text: &str, max: usize) -> String {
     let mut out = String::new();
     for c in text.chars() {
         // Bidirectional overrides reorder a terminal's line as surely as escape sequences do.
-        let unsafe_char = c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let unsafe_char =
+            c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         let piece = if unsafe_char { c.escape_default().to_string() } else { c.to_string() };
         if out.len() + piece.len() > max {
             out.push_str("...");

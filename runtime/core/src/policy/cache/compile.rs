@@ -129,7 +129,8 @@ fn publish(dir: &SecureDir, name: &str, parts: &[&[u8]]) -> Result<(), PolicyErr
         Err(errno) => return Err(dir.cannot(errno.into())),
     }
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd = openat(dir.fd(), TEMPORARY, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| dir.cannot(errno.into()))?;
+    let fd =
+        openat(dir.fd(), TEMPORARY, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| dir.cannot(errno.into()))?;
     let mut file = File::from(fd);
     let written = parts.iter().try_for_each(|part| file.write_all(part)).and_then(|()| file.sync_all());
     written.map_err(|error| dir.cannot(error))?;

@@ -103,7 +103,8 @@ impl PolicyStore {
         let found = match self.map(&digest)? {
             Ok(component) => Ok(component),
             Err(off) => {
-                let failed = |reason| PolicyError::NotCompiled { policy: policy.to_string(), path: path.clone(), reason };
+                let failed =
+                    |reason| PolicyError::NotCompiled { policy: policy.to_string(), path: path.clone(), reason };
                 compiler(&path).map_err(|error| failed(format!("{off}; {error}")))?;
                 // The component may have been replaced since; what was compiled is what is there now.
                 digest = self.digest(policy, &path)?;
@@ -177,7 +178,10 @@ fn entry_name(digest: &Digest) -> String {
 }
 
 /// Maps an entry's code.
-#[expect(unsafe_code, reason = "loading precompiled code is unsafe by nature; secure.rs and seal.rs are what make it sound")]
+#[expect(
+    unsafe_code,
+    reason = "loading precompiled code is unsafe by nature; secure.rs and seal.rs are what make it sound"
+)]
 fn deserialize(engine: &Engine, entry: &Entry) -> wasmtime::Result<Component> {
     // Through the descriptor that was checked: the path could be another file by now.
     let path = format!("/proc/self/fd/{}", entry.file.as_raw_fd());

@@ -12,9 +12,7 @@ use wasmtime::{CallHook, Engine, Store, Trap};
 use weft_host_abi::contract;
 use weft_host_abi::convert::ConvertError;
 use weft_host_abi::guest::{CallError, IpamInstance, IpamPolicy, LogLevel};
-use weft_host_abi::types::{
-    ClaimInfo, Decision, Denial, LastClaim, LedgerView, Problem, Range, Request, Usage,
-};
+use weft_host_abi::types::{ClaimInfo, Decision, Denial, LastClaim, LedgerView, Problem, Range, Request, Usage};
 
 pub use ctx::LogLine;
 pub use limits::{Grants, Limits};
@@ -257,7 +255,8 @@ impl Loaded {
             trap => {
                 let log = store.data_mut().take_log();
                 let said = log.into_iter().rev().find(|line| line.level == LogLevel::Warn).map(|line| line.text);
-                let what = trap.map_or_else(|| clean(&error.root_cause().to_string(), limits.text_bytes), ToString::to_string);
+                let what =
+                    trap.map_or_else(|| clean(&error.root_cause().to_string(), limits.text_bytes), ToString::to_string);
                 PolicyError::Trap { policy, what, said, source }
             }
         }

@@ -74,7 +74,10 @@ fn a_sound_decision_passes_with_its_ranges() {
 #[test]
 fn every_bad_candidate_has_its_own_message() {
     let cases: &[(&[(&[&str], Option<&str>)], &str)] = &[
-        (&[(&["10.9.0.4/24"], None)], "policy \"p\" answered 10.9.0.4/24, which is outside the declared ranges 10.1.0.1-10.1.0.254, 2001:db8::1-2001:db8::ffff"),
+        (
+            &[(&["10.9.0.4/24"], None)],
+            "policy \"p\" answered 10.9.0.4/24, which is outside the declared ranges 10.1.0.1-10.1.0.254, 2001:db8::1-2001:db8::ffff",
+        ),
         (&[(&["10.1.0.0/24"], None)], "outside the declared ranges"),
         (&[(&["10.1.0.255/24"], None)], "outside the declared ranges"),
         (&[(&["10.1.0.4/16"], None)], "addresses of 10.1.0.0/24 have the prefix length /24"),
@@ -85,7 +88,10 @@ fn every_bad_candidate_has_its_own_message() {
         (&[(&["ff02::1/64"], None)], "a multicast address"),
         (&[(&[], None)], "no candidates for address number 0"),
         (&[(&["10.1.0.4/24", "2001:db8::4/64"], None)], "mixed address families in one address"),
-        (&[(&["10.1.0.4/24"], None), (&["10.1.0.5/24", "10.1.0.4/24"], None)], "10.1.0.4 for two addresses at once (numbers 0 and 1)"),
+        (
+            &[(&["10.1.0.4/24"], None), (&["10.1.0.5/24", "10.1.0.4/24"], None)],
+            "10.1.0.4 for two addresses at once (numbers 0 and 1)",
+        ),
         (&[(&["10.1.0.4/24"], Some("2001:db8::1"))], "of another address family"),
         (&[(&["10.1.0.4/24"], Some("10.2.0.1"))], "neither the declared one nor inside 10.1.0.0/24"),
         (&[(&["10.1.0.4/24"], Some("10.1.0.4"))], "itself as its gateway"),
@@ -101,10 +107,14 @@ fn singles_pass_exactly() {
     let mut request = request();
     request.range_sets.clear();
     let singles = [net("192.0.2.7/28")];
-    let verified = verify("p", &decision(&[(&["192.0.2.7/28"], Some("198.51.100.1"))]), &request, &singles).expect("named");
+    let verified =
+        verify("p", &decision(&[(&["192.0.2.7/28"], Some("198.51.100.1"))]), &request, &singles).expect("named");
     assert_eq!(verified.wants[0].candidates, [(net("192.0.2.7/28"), None)]);
     for other in ["192.0.2.7/24", "192.0.2.8/28"] {
-        assert!(refusal(&decision(&[(&[other], None)]), &request, &singles).contains("outside the declared ranges 192.0.2.7/28"));
+        assert!(
+            refusal(&decision(&[(&[other], None)]), &request, &singles)
+                .contains("outside the declared ranges 192.0.2.7/28")
+        );
     }
     assert!(refusal(&decision(&[(&["192.0.2.7/28"], None)]), &request, &[]).contains("(there are none)"));
 }
@@ -129,7 +139,10 @@ fn the_rest_of_a_decision() {
     let sound = decision(&[(&["10.1.0.4/24"], None)]);
     let keep = |owner: &str| Decision { release: ReleaseRule::Keep(owner.into()), ..sound.clone() };
     verify("p", &keep("pod:a/b"), &request(), &[]).expect("own identity");
-    assert!(refusal(&keep("pod:x/y"), &request(), &[]).contains("none of this attachment's identities (pod:a/b, container:c)"));
+    assert!(
+        refusal(&keep("pod:x/y"), &request(), &[])
+            .contains("none of this attachment's identities (pod:a/b, container:c)")
+    );
 
     let route = |route: Route| Decision { routes: vec![route], ..sound.clone() };
     let message = refusal(&route(Route::new(net("0.0.0.0/0"), Some(ip("::1")))), &request(), &[]);
