@@ -36,6 +36,15 @@ pub fn weftctl() -> Result<PathBuf, String> {
     binary("WEFTCTL_BIN", "weftctl")
 }
 
+/// weft with an op put into its plan that cannot succeed (an example of `weft-core`, since it needs the library).
+///
+/// # Errors
+/// Says how to build it.
+pub fn weft_failing() -> Result<PathBuf, String> {
+    binary("WEFT_FAILING_BIN", "examples/weft-failing")
+        .map_err(|_missing| "weft-failing is not built (cargo build --release -p weft-core --example weft-failing)".to_owned())
+}
+
 fn binary(variable: &str, name: &str) -> Result<PathBuf, String> {
     if let Some(path) = std::env::var_os(variable) {
         let path = PathBuf::from(path);

@@ -20,6 +20,8 @@ pub enum Need {
     Weft,
     /// The `weftctl` binary.
     Weftctl,
+    /// The `weft-failing` example.
+    WeftFailing,
     /// A program in PATH.
     Tool(&'static str),
     /// A kind of link the kernel must know.
@@ -34,6 +36,7 @@ impl Need {
             Self::Reference => programs::reference_dir().err(),
             Self::Weft => programs::weft().err(),
             Self::Weftctl => programs::weftctl().err(),
+            Self::WeftFailing => programs::weft_failing().err(),
             Self::Tool(name) => programs::tool(name).err(),
             Self::LinkKind(kind) => match sandbox::refusal() {
                 Some(reason) => Some(reason),

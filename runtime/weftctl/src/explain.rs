@@ -79,7 +79,7 @@ fn describe(entry: &Entry, trace: Option<&Trace>) -> Vec<String> {
         lines.push("  decided by  no policy of weft's (layer 2, an external IPAM plugin, or an imported claim)".to_owned());
         return lines;
     };
-    lines.push(format!("  decided by  {} (sha256 {})", trace.policy, trace.digest));
+    lines.push(format!("  decided by  {} ({})", trace.policy, trace.digest));
     lines.push(format!("  because     {}", trace.reason));
     for (candidates, claimed) in trace.candidates.iter().zip(&trace.claimed) {
         let place = candidates.iter().position(|candidate| candidate == claimed).map_or(0, |place| place + 1);

@@ -24,7 +24,7 @@ impl Output {
             return Ok(());
         }
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(head.iter().map(|cell| cell.to_uppercase()).collect::<Vec<_>>());
         for row in rows {
             table.add_row(row);

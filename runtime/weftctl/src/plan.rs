@@ -80,7 +80,7 @@ fn document(preview: &Preview) -> serde_json::Value {
 fn lines(preview: &Preview) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(trace) = &preview.trace {
-        lines.push(format!("policy     {} ({})", trace.policy, &trace.digest[..trace.digest.len().min(12)]));
+        lines.push(format!("policy     {} ({})", trace.policy, trace.digest));
         lines.push(format!("reason     {}", trace.reason));
         for candidates in &trace.candidates {
             let texts = candidates.iter().map(ToString::to_string).collect::<Vec<_>>();

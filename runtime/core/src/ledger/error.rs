@@ -99,8 +99,8 @@ pub enum LedgerError {
         #[source]
         source: rusqlite::Error,
     },
-    /// A write through a store that was opened for reading.
-    #[error("the ledger {path:?} was opened for reading only")]
+    /// A write where only reading is possible.
+    #[error("cannot write the ledger {path:?}: it was opened for reading only, or its file system is read-only")]
     ReadOnly {
         /// The store file.
         path: PathBuf,

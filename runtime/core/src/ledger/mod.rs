@@ -10,6 +10,7 @@ mod addr;
 mod check;
 mod claim;
 mod error;
+mod file;
 mod host_local;
 mod journal;
 mod ranges;

@@ -39,7 +39,7 @@ use tokio::runtime::{Builder, Runtime};
 use self::error::Doing;
 use self::netns::{Netns, Worker};
 use self::nft::Nft;
-use self::rtnl::{Opened, Rtnl};
+use self::rtnl::{PromptSocket, Rtnl};
 use self::undo::Logged;
 use crate::plan::{LinkInfo, LinkRef, Side};
 
@@ -77,8 +77,7 @@ impl Executor {
     /// # Errors
     /// No socket is to be had, or the path is no network namespace or cannot be entered.
     pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
-        let runtime =
-            Builder::new_current_thread().enable_io().build().doing(|| "failed to start the netlink runtime")?;
+        let runtime = Builder::new_current_thread().build().doing(|| "failed to start the netlink runtime")?;
         let runtime = Rc::new(runtime);
         let netns = container_netns.map(Netns::open).transpose()?;
         let same = netns.as_ref().map_or(Ok(false), Netns::is_own)?;
@@ -86,10 +85,7 @@ impl Executor {
             (Some(path), Some(netns)) => Some(Container::enter(&runtime, path, netns)?),
             _ => None,
         };
-        let host = {
-            let _entered = runtime.enter();
-            Opened::here().doing(|| "failed to open the routing netlink socket")?
-        };
+        let host = PromptSocket::open().doing(|| "failed to open the routing netlink socket")?;
         Ok(Self { host: Rtnl::serve(&runtime, host), container, nft: None, same })
     }
 
@@ -132,11 +128,7 @@ impl Executor {
 
 impl Container {
     fn enter(runtime: &Rc<Runtime>, path: &Path, netns: Netns) -> Result<Self, NetlinkError> {
-        let handle = runtime.handle().clone();
-        let (worker, opened) = Worker::enter(&netns, path, move || {
-            let _entered = handle.enter();
-            Opened::here()
-        })?;
+        let (worker, opened) = Worker::enter(&netns, path, PromptSocket::open)?;
         Ok(Self { rtnl: Rtnl::serve(runtime, opened), worker, netns })
     }
 }

@@ -37,6 +37,12 @@ pub(super) struct Worker {
     thread: Option<thread::JoinHandle<()>>,
 }
 
+/// A closure that runs on a [`Worker`].
+#[derive(Debug)]
+pub(super) struct Running<T> {
+    reported: mpsc::Receiver<T>,
+}
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// Whether there is a network namespace at that path.
@@ -152,14 +158,29 @@ impl Worker {
 
     /// Runs a closure inside the namespace and waits for what it returns.
     pub(super) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, NetlinkError> {
+        self.start(job)?.wait()
+    }
+
+    /// Starts a closure inside the namespace.
+    pub(super) fn start<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Running<T>, NetlinkError> {
         let (report, reported) = mpsc::sync_channel(1);
         let job = Box::new(move || {
-            // The receiver is on the stack of `run` below; it outlives the job unless that thread is being torn down.
+            // Nobody waits any more where an error ended the waiting.
             report.send(job()).ok();
         });
         let jobs = self.jobs.as_ref().ok_or(NetlinkError::ContainerThread)?;
         jobs.send(job).map_err(|_ended| NetlinkError::ContainerThread)?;
-        reported.recv().map_err(|_ended| NetlinkError::ContainerThread)
+        Ok(Running { reported })
+    }
+}
+
+impl<T> Running<T> {
+    /// Waits for what the closure returns.
+    pub(super) fn wait(self) -> Result<T, NetlinkError> {
+        self.reported.recv().map_err(|_ended| NetlinkError::ContainerThread)
     }
 }
 

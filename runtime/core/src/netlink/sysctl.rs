@@ -1,10 +1,13 @@
 //! `/proc/sys/net`, which is that of the calling thread's network namespace.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use super::error::NetlinkError;
+
+/// Longer than any value below `/proc/sys/net`.
+const MAX_VALUE: usize = 256;
 
 /// Path of a key such as `ipv4/conf/eth0/arp_notify`.
 fn path(key: &str) -> Result<PathBuf, NetlinkError> {
@@ -19,8 +22,13 @@ fn path(key: &str) -> Result<PathBuf, NetlinkError> {
 /// Reads a key; `None` where the kernel has no such key.
 pub(super) fn read(key: &str) -> Result<Option<String>, NetlinkError> {
     let path = path(key)?;
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(Some(text.trim_end().to_owned())),
+    let mut bytes = [0; MAX_VALUE];
+    // One `read` gets all of a sysctl; `fs::read_to_string` would ask for the size and for the end as well.
+    match File::open(&path).and_then(|mut file| file.read(&mut bytes)) {
+        Ok(length) => {
+            let text = String::from_utf8_lossy(bytes.get(..length).unwrap_or_default());
+            Ok(Some(text.trim_end().to_owned()))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(io) => Err(NetlinkError::File { doing: format!("open {}", path.display()), io }),
     }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{BridgeVlanInfo, LinkMessage};
 use rtnetlink::packet_route::route::RouteMessage;
 
 use super::error::{Doing, NetlinkError, UndoError};
 use super::nft::Added;
-use super::rtnl::{Lookup, change, port_flags};
+use super::rtnl::{Address, Lookup, change, port_flags};
 use super::{Applied, Executor, sysctl};
 use crate::plan::{Mac, Side};
 
@@ -29,6 +30,8 @@ pub(super) enum Inverse {
     DeleteLink { side: Side, index: u32 },
     /// Delete a bridge that was made, unless it has got a port.
     DeleteBridge { index: u32 },
+    /// Take a link down, and off it the addresses that came with its being up (loopback's `127.0.0.1`).
+    LinkDown { side: Side, index: u32, before: Vec<IpNet> },
     /// Write link attributes back.
     SetLink { side: Side, message: Box<LinkMessage> },
     /// Give a bridge without ports the MAC back that it had before ours joined it: the kernel leaves it all zeros.
@@ -103,6 +106,7 @@ impl Executor {
             Inverse::BridgeMac { index, mac } => self.restore_bridge_mac(index, mac),
             Inverse::Vlans { index, before } => self.restore_vlans(index, before),
             Inverse::DeleteLink { side, .. }
+            | Inverse::LinkDown { side, .. }
             | Inverse::SetLink { side, .. }
             | Inverse::RemoveAddress { side, .. }
             | Inverse::RestoreAddresses { side, .. }
@@ -118,6 +122,12 @@ impl Executor {
         let outcome = match inverse {
             Inverse::DeleteLink { index, .. } => rtnl.delete_link(index).map(drop),
             Inverse::SetLink { message, .. } => rtnl.set_link(*message),
+            Inverse::LinkDown { index, before, .. } => {
+                let new = |address: &Address| !before.contains(&address.net);
+                rtnl.set_link(change(index).down().build()).and_then(|()| rtnl.addresses(index, None)).and_then(|now| {
+                    now.into_iter().filter(new).try_for_each(|address| rtnl.delete_address(address.message).map(drop))
+                })
+            }
             Inverse::Port { index, master, hairpin, isolated } => {
                 let joined = change(index).controller(master.unwrap_or(0)).build();
                 rtnl.set_link(joined).and_then(|()| match master {

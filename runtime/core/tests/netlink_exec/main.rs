@@ -1,21 +1,49 @@
 //! The netlink executor against a real kernel, in network namespaces of its own. Needs root; without it, and for what the
 //! kernel lacks, tests show as ignored with the reason. `REQUIRE_NETNS=1` makes missing root a failure.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
-mod ops;
+mod addresses;
+mod bench;
+mod concurrency;
+mod filters;
+mod links;
+mod namespaces;
 mod plans;
+mod rollback;
+mod routes;
 mod support;
+mod sysctls;
+mod teardown;
+mod traffic;
+mod vlans;
+mod whole;
 
 use libtest_mimic::{Arguments, Trial};
 
+/// Name, why it cannot run here, what it does.
+pub(crate) type Test = (&'static str, Option<&'static str>, fn());
+
 fn main() {
     let arguments = Arguments::from_args();
-    let mut tests: Vec<(&'static str, Option<&'static str>, fn())> = Vec::new();
-    tests.extend(ops::TESTS);
     let root = nix::unistd::geteuid().is_root();
     let required = std::env::var_os("REQUIRE_NETNS").is_some();
-    let trials = tests.into_iter().map(|(name, missing, test)| {
+    let tests = [
+        namespaces::tests(),
+        links::tests(),
+        addresses::tests(),
+        routes::tests(),
+        sysctls::tests(),
+        filters::tests(),
+        whole::tests(),
+        teardown::tests(),
+        rollback::tests(),
+        concurrency::tests(),
+        traffic::tests(),
+        vlans::tests(root),
+        bench::tests(),
+    ];
+    let trials = tests.into_iter().flatten().map(|(name, missing, test)| {
         let missing = if root || required { missing } else { Some("needs root") };
         let trial = Trial::test(name, move || {
             test();

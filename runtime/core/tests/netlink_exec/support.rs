@@ -11,8 +11,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use weft_core::netlink::{Applied, Executor};
+use weft_core::plan::{Op, Plan};
 
-/// A network namespace and the thread that keeps it.
+use crate::plans::plan;
+
+/// A network namespace and the thread that keeps it. Inside a job on that thread, its methods work directly.
 pub(crate) struct Ns {
     jobs: Option<mpsc::Sender<Box<dyn FnOnce() + Send>>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -41,6 +45,9 @@ impl Ns {
 
     /// Runs a closure inside; a panic in it is one of the caller.
     pub(crate) fn run<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
+        if self.thread.as_ref().is_some_and(|thread| thread.thread().id() == thread::current().id()) {
+            return job();
+        }
         let (report, reported) = mpsc::channel();
         let job = move || {
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
@@ -111,6 +118,18 @@ impl Ns {
         all
     }
 
+    /// Waits until the kernel has done what it does in the background for links that just came up.
+    pub(crate) fn settle(&self) {
+        let mut last = Value::Null;
+        eventually("the namespace settles", || {
+            thread::sleep(Duration::from_millis(100));
+            let now = self.snapshot();
+            let settled = now == last && !self.sh("ip addr").contains("tentative");
+            last = now;
+            settled
+        });
+    }
+
     /// Waits until the snapshot is that one again; the kernel does some of its tidying in the background.
     pub(crate) fn assert_snapshot(&self, before: &Value, what: &str) {
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -135,6 +154,43 @@ impl Drop for Ns {
             thread.join().ok();
         }
     }
+}
+
+/// An executor in the host's namespace for the pod's, and what it does there.
+pub(crate) fn with<T: Send>(host: &Ns, pod: &Ns, job: impl FnOnce(&mut Executor) -> T + Send) -> T {
+    host.run(|| job(&mut Executor::open(Some(pod.path())).expect("executor")))
+}
+
+/// Applies ops that must succeed.
+pub(crate) fn apply(host: &Ns, pod: &Ns, ops: Vec<Op>) {
+    with(host, pod, |executor| drop(applied(executor, &plan(ops))));
+}
+
+pub(crate) fn applied(executor: &mut Executor, plan: &Plan) -> Applied {
+    executor.apply(plan).unwrap_or_else(|error| panic!("{error}: {} {:?}", error.cause, error.leftovers))
+}
+
+/// Applies ops that must fail, and leave nothing behind; the index of the op and why.
+pub(crate) fn refused(host: &Ns, pod: &Ns, ops: Vec<Op>) -> (usize, String) {
+    let (host_before, pod_before) = (host.snapshot(), pod.snapshot());
+    let error = with(host, pod, |executor| executor.apply(&plan(ops)).expect_err("must fail"));
+    assert!(error.leftovers.is_empty(), "{:?}", error.leftovers);
+    host.assert_snapshot(&host_before, "host");
+    pod.assert_snapshot(&pod_before, "pod");
+    (error.at, error.cause.to_string())
+}
+
+/// Applies ops, shows the state to `look`, and undoes them: everything must be as before.
+pub(crate) fn there_and_back(host: &Ns, pod: &Ns, ops: Vec<Op>, look: impl FnOnce() + Send) {
+    let (host_before, pod_before) = (host.snapshot(), pod.snapshot());
+    let errors = with(host, pod, |executor| {
+        let applied = applied(executor, &plan(ops));
+        look();
+        executor.undo(applied)
+    });
+    assert!(errors.is_empty(), "{errors:?}");
+    host.assert_snapshot(&host_before, "host");
+    pod.assert_snapshot(&pod_before, "pod");
 }
 
 /// Runs a command line in the calling thread's namespace.
@@ -167,11 +223,14 @@ fn sysctls() -> Value {
     Value::Object(found)
 }
 
-/// Takes out what changes by itself: timers, and addresses that are being checked for duplicates.
+/// Takes out what changes by itself or cannot be changed back: timers, addresses that are being checked for duplicates,
+/// and the queueing discipline, which a link gets when it first comes up and then keeps.
 fn settle(value: &mut Value) {
     match value {
         Value::Object(map) => {
-            map.retain(|key, _| !key.ends_with("_timer") && key != "tentative" && key != "metainfo");
+            map.retain(|key, _| {
+                !key.ends_with("_timer") && !["tentative", "metainfo", "qdisc"].contains(&key.as_str())
+            });
             map.values_mut().for_each(settle);
         }
         Value::Array(list) => list.iter_mut().for_each(settle),

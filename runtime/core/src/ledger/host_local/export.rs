@@ -76,7 +76,7 @@ impl NodeStore {
     pub fn export_host_local(&self, ask: &HostLocalExport<'_>) -> Result<ExportReport, LedgerError> {
         let networks = match ask.networks {
             Some(networks) => networks.to_vec(),
-            None => self.read("list the networks", |conn| networks(conn))?,
+            None => self.read("list the networks", networks)?,
         };
         let mut report = ExportReport::default();
         for network in networks {

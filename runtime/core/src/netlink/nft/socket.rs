@@ -18,6 +18,7 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessa
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
+use nix::libc::MSG_DONTWAIT;
 
 use super::{TABLE, Table};
 use crate::netlink::error::Fault;
@@ -92,9 +93,7 @@ impl Outcome {
 
 impl Socket {
     pub(super) fn open() -> io::Result<Self> {
-        let mut socket = netlink_sys::Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        socket.set_non_blocking(true)?;
+        let socket = netlink_sys::Socket::new(NETLINK_NETFILTER)?;
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         Ok(Self { socket, sequence: 0, sent: 0 })
@@ -233,7 +232,7 @@ impl Socket {
 
     fn receive<'a>(&self, buffer: &'a mut Vec<u8>) -> Result<Answers<'a>, Fault> {
         buffer.clear();
-        match self.socket.recv(buffer, 0) {
+        match self.socket.recv(buffer, MSG_DONTWAIT) {
             Ok(_) => Ok(Answers { rest: buffer }),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Fault::Broken("no answer")),
             Err(error) => Err(refused(&error)),

@@ -115,13 +115,15 @@ impl Session<'_> {
             return Ok(());
         }
         let doing = || format!("failed to set {:?} UP", link.name);
-        self.rtnl(link)?.set_link(change(index).up().build()).doing(doing)?;
+        let rtnl = self.rtnl(link)?;
+        let before = if made { Vec::new() } else { rtnl.addresses(index, None).doing(doing)? };
+        rtnl.set_link(change(index).up().build()).doing(doing)?;
         if let Some(found) = self.links.get_mut(link) {
             found.up = true;
         }
         if !made {
-            let message = Box::new(change(index).down().build());
-            self.log(format!("take {link} down"), Inverse::SetLink { side: link.side, message });
+            let before = before.into_iter().map(|address| address.net).collect();
+            self.log(format!("take {link} down"), Inverse::LinkDown { side: link.side, index, before });
         }
         Ok(())
     }

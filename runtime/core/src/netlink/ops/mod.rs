@@ -30,6 +30,8 @@ struct Session<'a> {
     made: BTreeSet<LinkRef>,
     /// Shared links whose MAC is to be kept, with the op that asks for it.
     pins: Vec<(usize, String)>,
+    /// Links read since the last op that may have changed one.
+    settled: BTreeMap<LinkRef, Link>,
     /// All nftables ops of the plan were done, at the first of them.
     filtered: bool,
     log: Vec<Logged>,
@@ -47,6 +49,7 @@ impl Executor {
             links: BTreeMap::new(),
             made: BTreeSet::new(),
             pins: Vec::new(),
+            settled: BTreeMap::new(),
             filtered: false,
             log: Vec::new(),
         };
@@ -74,7 +77,7 @@ impl Session<'_> {
                 at += 1;
             } else {
                 let count = jobs.len();
-                self.run_in_container(jobs).map_err(|(job, error)| (at + job, error))?;
+                self.run_in_container(at, jobs)?;
                 at += count;
             }
         }
@@ -83,6 +86,9 @@ impl Session<'_> {
     }
 
     fn apply(&mut self, at: usize, op: &Op) -> Result<(), NetlinkError> {
+        if !matches!(op, Op::WaitPort { .. } | Op::WaitAddresses { .. } | Op::Announce { .. } | Op::PinMac { .. }) {
+            self.settled.clear();
+        }
         match op {
             Op::EnsureBridge { name, mtu, vlan_filtering, promisc } => {
                 self.ensure_bridge(name, *mtu, *vlan_filtering, *promisc)
@@ -127,6 +133,12 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// `filters`, before its time; an error comes with the op it belongs to.
+    fn filters_ahead(&mut self) -> Result<(), (usize, NetlinkError)> {
+        let first = self.plan.ops.iter().position(|op| matches!(op, Op::Masquerade { .. } | Op::MacSpoofCheck { .. }));
+        first.map_or(Ok(()), |at| self.filters().map_err(|error| (at, error)))
+    }
+
     /// Reads the links of the result.
     fn result_links(&mut self) -> Result<BTreeMap<LinkRef, LinkInfo>, NetlinkError> {
         let shape = &self.plan.result;
@@ -135,7 +147,10 @@ impl Session<'_> {
             let index = self.index(link)?;
             let rtnl = self.rtnl(link)?;
             let doing = || format!("failed to lookup {link}");
-            let read = rtnl.link(Lookup::Index(index)).doing(doing)?;
+            let read = match self.settled.get(link) {
+                Some(settled) => Some(settled.clone()),
+                None => rtnl.link(Lookup::Index(index)).doing(doing)?,
+            };
             let read = read.ok_or_else(|| NetlinkError::NoLink { link: link.clone() })?;
             let addresses = if shape.observed_addresses && at == 0 {
                 rtnl.addresses(index, None).doing(doing)?.into_iter().map(|address| address.net).collect()

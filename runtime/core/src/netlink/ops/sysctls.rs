@@ -33,16 +33,20 @@ impl Session<'_> {
         run.collect()
     }
 
-    pub(super) fn run_in_container(&mut self, jobs: Vec<Job>) -> Result<(), (usize, NetlinkError)> {
+    /// Runs the jobs of the ops from `at` on. The other thread takes a while to wake up, so meanwhile this one does what
+    /// the plan has for nftables, which depends on nothing.
+    pub(super) fn run_in_container(&mut self, at: usize, jobs: Vec<Job>) -> Result<(), (usize, NetlinkError)> {
         let Some(container) = &self.executor.container else { return Ok(()) };
         let work = move || {
             let mut old = Vec::new();
-            let failed = jobs.iter().enumerate().find_map(|(at, job)| Some((at, job.run(&mut old).err()?)));
+            let failed = jobs.iter().enumerate().find_map(|(job, work)| Some((job, work.run(&mut old).err()?)));
             (old, failed)
         };
-        let (old, failed) = container.worker.run(work).map_err(|error| (0, error))?;
+        let running = container.worker.start(work).map_err(|error| (at, error))?;
+        let filters = self.filters_ahead();
+        let (old, failed) = running.wait().map_err(|error| (at, error))?;
         self.remember(Side::Container, old);
-        failed.map_or(Ok(()), Err)
+        failed.map_or(filters, |(job, error)| Err((at + job, error)))
     }
 
     pub(super) fn host_sysctl(&mut self, op: &Op) -> Result<(), NetlinkError> {

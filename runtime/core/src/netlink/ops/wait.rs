@@ -11,8 +11,10 @@ use crate::netlink::error::{Doing, NetlinkError};
 use crate::netlink::rtnl::Lookup;
 use crate::plan::{Family, LinkRef};
 
-/// Duplicate address detection takes a second or two, so a step of this is not felt and costs little.
-const DAD_STEP: Duration = Duration::from_millis(10);
+/// Where duplicate address detection is off, the kernel still takes some microseconds, in the background, to say that it
+/// is done; where it is on, a second or two. So steps start small and grow.
+const DAD_FIRST_STEP: Duration = Duration::from_micros(50);
+const DAD_LAST_STEP: Duration = Duration::from_millis(10);
 const DAD_SECONDS: u64 = 5;
 
 /// A port comes up in well under a millisecond, once the kernel's link watch has run; since 6.8 asking for the link makes
@@ -25,6 +27,7 @@ impl Session<'_> {
         let index = self.index(link)?;
         let rtnl = self.rtnl(link)?;
         let deadline = Instant::now() + Duration::from_secs(DAD_SECONDS);
+        let mut step = DAD_FIRST_STEP;
         loop {
             let addresses = rtnl.addresses(index, Some(Family::V6)).doing(|| "could not list addresses")?;
             if let Some(bad) = addresses.iter().find(|address| address.duplicate) {
@@ -36,7 +39,8 @@ impl Session<'_> {
             if Instant::now() >= deadline {
                 break;
             }
-            sleep(DAD_STEP);
+            sleep(step);
+            step = DAD_LAST_STEP.min(step * 2);
         }
         // Without carrier detection never starts, and the addresses become usable when the link does.
         let found = rtnl.link(Lookup::Index(index)).doing(|| format!("failed to retrieve link {}", link.name))?;
@@ -52,8 +56,10 @@ impl Session<'_> {
         let deadline = Instant::now() + PORT_TOTAL;
         loop {
             let found = self.executor.host.link(Lookup::Index(index)).doing(|| format!("failed to lookup {link}"))?;
-            let state = found.ok_or_else(|| NetlinkError::NoLink { link: link.clone() })?.state;
+            let found = found.ok_or_else(|| NetlinkError::NoLink { link: link.clone() })?;
+            let state = found.state;
             if state == State::Up {
+                self.settled.insert(link, found);
                 return Ok(());
             }
             if Instant::now() >= deadline {

@@ -6,13 +6,14 @@
 mod address;
 mod link;
 mod route;
+mod socket;
 
+pub(super) use self::socket::PromptSocket;
 pub(super) use address::{Address, address_message, overlap};
 pub(super) use link::{Link, Lookup, change, port_flags};
 pub(super) use route::{DEFAULT_TABLE, RouteSpec, route_message};
 
 use std::cell::Cell;
-use std::io;
 use std::rc::Rc;
 
 use futures_util::StreamExt;
@@ -20,7 +21,6 @@ use netlink_packet_core::{
     ErrorMessage, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_EXCL,
     NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
-use netlink_sys::{AsyncSocket, TokioSocket};
 use nix::errno::Errno;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -36,12 +36,6 @@ const ECHOED_HEADER: usize = 16;
 
 /// `NLMSGERR_ATTR_MSG`: the explanation, a C string.
 const ATTR_MSG: u16 = 1;
-
-/// A socket that is ready to be served by the runtime, and whose namespace is fixed.
-pub(super) struct Opened {
-    connection: rtnetlink::proto::Connection<RouteNetlinkMessage, TokioSocket>,
-    handle: Handle,
-}
 
 /// A routing netlink socket in one network namespace.
 #[derive(Debug)]
@@ -62,31 +56,17 @@ pub(super) enum How {
     Append,
 }
 
-// === impl Opened ===
-
-impl Opened {
-    /// Opens the socket in the calling thread's network namespace, where it stays. Needs an entered tokio runtime.
-    pub(super) fn here() -> io::Result<Self> {
-        let (mut connection, handle, _multicast) = rtnetlink::new_connection_with_socket::<TokioSocket>()?;
-        // Otherwise an acknowledgement and a dead connection look the same to the requester.
-        connection.set_forward_ack(true);
-        connection.set_forward_done(true);
-        let socket = connection.socket_mut().socket_mut();
-        // Reasons for refusals, without the whole request repeated. Strict checking makes the kernel filter dumps. Kernels
-        // before 4.20 lack the latter: dumps are filtered here too.
-        socket.set_ext_ack(true)?;
-        socket.set_cap_ack(true)?;
-        socket.set_netlink_get_strict_chk(true).ok();
-        Ok(Self { connection, handle })
-    }
-}
-
 // === impl Rtnl ===
 
 impl Rtnl {
-    pub(super) fn serve(runtime: &Rc<Runtime>, opened: Opened) -> Self {
-        runtime.spawn(opened.connection);
-        Self { runtime: Rc::clone(runtime), handle: opened.handle, sent: Cell::new(0) }
+    /// Has the runtime serve a socket.
+    pub(super) fn serve(runtime: &Rc<Runtime>, socket: PromptSocket) -> Self {
+        let (mut connection, handle, _multicast) = rtnetlink::from_socket(socket);
+        // Otherwise an acknowledgement and a dead connection look the same to the requester.
+        connection.set_forward_ack(true);
+        connection.set_forward_done(true);
+        runtime.spawn(connection);
+        Self { runtime: Rc::clone(runtime), handle, sent: Cell::new(0) }
     }
 
     /// How many requests were sent so far.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use weft_tests::names::Names;
 use weft_tests::observe;
 use weft_tests::process::{self, Place};
-use weft_tests::programs::Installation;
+use weft_tests::programs::{self, Installation};
 use weft_tests::sandbox;
 use weft_tests::suite::{Need, Suite};
 use weft_tests::world::{Attach, Subject, World};
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
     sandbox::enter();
     let mut suite = Suite::new();
     for case in cases() {
-        let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool("sqlite3")];
+        let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::WeftFailing, Need::Tool("sqlite3")];
         suite.test(case.name, &needs, move || every_index(&case));
     }
     suite.run()
@@ -80,7 +80,8 @@ fn main() -> ExitCode {
 fn failing(installation: &Installation) -> Result<()> {
     let bin = installation.bin();
     fs::remove_file(bin.join("weft")).context("remove weft")?;
-    symlink(env!("CARGO_BIN_EXE_weft-failing"), bin.join("weft")).context("link weft-failing")
+    let failing = programs::weft_failing().map_err(anyhow::Error::msg)?;
+    symlink(failing, bin.join("weft")).context("link weft-failing")
 }
 
 fn every_index(case: &Case) -> Result<()> {

@@ -1,0 +1,118 @@
+//! Sysctls on either side, and forwarding.
+
+use weft_core::plan::{Family, Op, Side};
+
+use crate::plans::*;
+use crate::support::*;
+
+pub(crate) fn tests() -> Vec<crate::Test> {
+    vec![
+        ("sysctls::either_side", None, either_side),
+        ("sysctls::optional_and_required", None, optional_and_required),
+        ("sysctls::bad_keys", None, bad_keys),
+        ("sysctls::half_a_run", None, half_a_run),
+        ("sysctls::forwarding", None, forwarding),
+        ("sysctls::forwarding_kept_for_newcomers", None, forwarding_kept_for_newcomers),
+    ]
+}
+
+fn required(side: Side, key: &str, value: &str) -> Op {
+    Op::Sysctl { side, key: key.into(), value: value.into(), required: true }
+}
+
+fn either_side() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let ops = vec![
+        required(Side::Host, "ipv4/conf/all/rp_filter", "2"),
+        required(Side::Container, "ipv4/conf/all/rp_filter", "1"),
+        required(Side::Container, "ipv4/conf/all/rp_filter", "2"),
+        required(Side::Container, "ipv6/conf/lo/accept_ra", "0"),
+        required(Side::Host, "ipv4/conf/all/rp_filter", "1"),
+    ];
+    there_and_back(&host, &pod, ops, || {
+        assert_eq!(
+            (host.sysctl("ipv4/conf/all/rp_filter"), pod.sysctl("ipv4/conf/all/rp_filter")),
+            ("1".into(), "2".into())
+        );
+        assert_eq!(
+            (host.sysctl("ipv6/conf/lo/accept_ra"), pod.sysctl("ipv6/conf/lo/accept_ra")),
+            ("1".into(), "0".into())
+        );
+    });
+}
+
+fn optional_and_required() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    for side in [Side::Host, Side::Container] {
+        apply(&host, &pod, vec![sysctl(side, "ipv4/conf/absent/rp_filter", "1")]);
+        let (at, text) = refused(
+            &host,
+            &pod,
+            vec![required(side, "ipv4/conf/all/rp_filter", "1"), required(side, "ipv4/conf/absent/rp_filter", "1")],
+        );
+        assert_eq!(
+            (at, text.as_str()),
+            (1, "open /proc/sys/net/ipv4/conf/absent/rp_filter: no such file or directory")
+        );
+        let (_, text) = refused(&host, &pod, vec![required(side, "ipv4/conf/all/rp_filter", "words")]);
+        assert_eq!(text, "open /proc/sys/net/ipv4/conf/all/rp_filter: invalid argument");
+    }
+}
+
+fn bad_keys() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    for key in ["", "../kernel/hostname", "ipv4/../../kernel/hostname", "/etc/passwd", "ipv4//ip_forward", "."] {
+        let (_, text) = refused(&host, &pod, vec![required(Side::Host, key, "1")]);
+        assert_eq!(text, format!("{key:?} is not a key below /proc/sys/net"));
+    }
+}
+
+/// The container's sysctls run on its thread in one go; a failure inside names its own op, and the ones before are undone.
+fn half_a_run() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let ops = vec![
+        bridge("weft0"),
+        required(Side::Container, "ipv4/conf/all/rp_filter", "1"),
+        required(Side::Container, "ipv4/conf/all/arp_notify", "1"),
+        required(Side::Container, "ipv4/conf/absent/rp_filter", "1"),
+        required(Side::Container, "ipv4/conf/all/arp_ignore", "1"),
+        Op::Masquerade { address: net("10.88.0.2/24") },
+    ];
+    assert_eq!(refused(&host, &pod, ops).0, 3);
+}
+
+fn forwarding() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    host.sh("ip link add one type veth peer name two");
+    // Single links that differ from the rest, and a redirect setting that the switch writes over.
+    host.set_sysctl("ipv4/conf/one/forwarding", "1");
+    host.set_sysctl("ipv6/conf/two/forwarding", "1");
+    host.set_sysctl("ipv4/conf/all/accept_redirects", "0");
+    let ops = vec![Op::Forwarding { family: Family::V4 }, Op::Forwarding { family: Family::V6 }];
+    there_and_back(&host, &pod, ops.clone(), || {
+        assert_eq!((host.sysctl("ipv4/ip_forward"), host.sysctl("ipv6/conf/all/forwarding")), ("1".into(), "1".into()));
+        assert_eq!(
+            (host.sysctl("ipv4/conf/two/forwarding"), host.sysctl("ipv6/conf/one/forwarding")),
+            ("1".into(), "1".into())
+        );
+        with(&host, &pod, |executor| assert_eq!(executor.check(&plan(ops.clone())).expect("check"), []));
+    });
+    let texts = with(&host, &pod, |executor| {
+        let differences = executor.check(&plan(ops.clone())).expect("check");
+        differences.iter().map(ToString::to_string).collect::<Vec<_>>()
+    });
+    assert_eq!(texts, ["IPv4 forwarding is off", "IPv6 forwarding is off"]);
+    host.set_sysctl("ipv4/ip_forward", "1");
+    host.set_sysctl("ipv6/conf/all/forwarding", "1");
+    there_and_back(&host, &pod, ops, || {});
+}
+
+fn forwarding_kept_for_newcomers() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    with(&host, &pod, |executor| {
+        let applied = applied(executor, &plan(vec![Op::Forwarding { family: Family::V4 }]));
+        host.sh("ip link add late type veth peer name later");
+        assert!(executor.undo(applied).is_empty());
+    });
+    assert_eq!(host.sysctl("ipv4/ip_forward"), "1");
+}
