@@ -172,7 +172,8 @@ fn del_needs_the_journal_alone() -> Result<()> {
 }
 
 fn gc_call(world: &World, valid: &Value) -> Call {
-    let mut call = Call::new("GC", &json!({ "cniVersion": "1.1.0", "name": "inv", "cni.dev/valid-attachments": valid }));
+    let mut call =
+        Call::new("GC", &json!({ "cniVersion": "1.1.0", "name": "inv", "cni.dev/valid-attachments": valid }));
     call.path = Some(world.plugins().display().to_string());
     call.env.push(("WEFT_STATE_DIR".into(), world.state().into()));
     call
@@ -204,7 +205,9 @@ fn del_goes_on_past_failures() -> Result<()> {
     let plugin = world.scratch().join("plugins");
     fs::create_dir(&plugin)?;
     let answer = r#"{"cniVersion":"1.0.0","ips":[{"address":"10.62.0.9/24"}]}"#;
-    let script = |del: &str| format!("#!/bin/sh\ncat >/dev/null\ncase $CNI_COMMAND in ADD) echo '{answer}';; DEL) {del};; esac\n");
+    let script = |del: &str| {
+        format!("#!/bin/sh\ncat >/dev/null\ncase $CNI_COMMAND in ADD) echo '{answer}';; DEL) {del};; esac\n")
+    };
     let write = |body: String| -> Result<()> {
         let path = plugin.join("ext-ipam");
         fs::write(&path, body)?;
@@ -234,7 +237,10 @@ fn reboot() -> Result<()> {
     let full = world.call("ADD", &Attach::eth0("c"), &capacity)?.error()?;
     ensure!(full.code == 102, "{} {}", full.code, full.msg);
     // As the store looks to the first call of the next boot.
-    query(&world.state(), "UPDATE journal SET boot_id = 'the-boot-before'; UPDATE meta SET value = 'the-boot-before' WHERE key = 'boot_id' OR key = 'boot'")?;
+    query(
+        &world.state(),
+        "UPDATE journal SET boot_id = 'the-boot-before'; UPDATE meta SET value = 'the-boot-before' WHERE key = 'boot_id' OR key = 'boot'",
+    )?;
     for container in ["a", "b"] {
         world.remove_container(container);
     }

@@ -42,7 +42,7 @@ fn alone() -> bool {
 fn add(suite: &mut Suite, case: &Case, general: &[Differs], shared: &Shared) {
     let mut needs = vec![Need::Sandbox, Need::Reference];
     if !alone() {
-        needs.extend([Need::Weft]);
+        needs.extend([Need::Weft, Need::Weftctl]);
     }
     let conf: Value = serde_json::from_str(&case.conf).unwrap_or_default();
     let kind = conf.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -61,8 +61,7 @@ fn compare(case: &Case, version: &str, general: &[Differs], shared: &Shared) -> 
         let found = case::differences(&reference, &again);
         return report(case, found.iter().map(ToString::to_string).collect());
     }
-    let installed = shared
-        .get_or_init(|| Installation::new().or_else(|_| Installation::bare()).map_err(|error| format!("{error:#}")));
+    let installed = shared.get_or_init(|| Installation::new().map_err(|error| format!("{error:#}")));
     let installed = installed.as_ref().map_err(|error| anyhow::anyhow!(error.clone()))?;
     let mut weft = case::run(case, version, &Subject::weft(installed))?;
     wanted(case, &weft).context("weft")?;

@@ -64,24 +64,21 @@ fn escape(key: &str) -> String {
 pub fn judge(found: &[Difference], version: &str, listed: &[Differs], general: &[Differs]) -> Vec<String> {
     let applies = |entry: &&Differs| entry.versions.is_empty() || entry.versions.iter().any(|known| known == version);
     let listed: Vec<&Differs> = listed.iter().filter(applies).collect();
-    let mut wrong: Vec<String> = found
-        .iter()
-        .filter(|difference| {
-            !listed
-                .iter()
-                .copied()
-                .chain(general.iter().filter(applies))
-                .any(|entry| matches(&entry.at, &difference.at))
-        })
-        .map(ToString::to_string)
-        .collect();
+    let known: Vec<&Differs> = listed.iter().copied().chain(general.iter().filter(applies)).collect();
+    let unlisted = |difference: &&Difference| !known.iter().any(|entry| covers(entry, difference));
+    let mut wrong: Vec<String> = found.iter().filter(unlisted).map(ToString::to_string).collect();
     let stale = listed.iter().filter(|entry| !entry.sometimes);
     wrong.extend(
-        stale
-            .filter(|entry| !found.iter().any(|difference| matches(&entry.at, &difference.at)))
-            .map(|entry| format!("differs.json lists {}, but the two agree there", entry.at)),
+        stale.filter(|entry| !found.iter().any(|difference| covers(entry, difference))).map(|entry| {
+            format!("differs.json lists {}, but the two agree there, or weft has something else", entry.at)
+        }),
     );
     wrong
+}
+
+/// Whether an entry is about a difference.
+fn covers(entry: &Differs, difference: &Difference) -> bool {
+    matches(&entry.at, &difference.at) && entry.weft.as_ref().is_none_or(|want| Some(want) == difference.weft.as_ref())
 }
 
 /// Whether a pattern with `*` (within a segment) and `**` (any number of segments) covers a pointer.
@@ -123,7 +120,7 @@ mod tests {
     use super::*;
 
     fn entry(at: &str, sometimes: bool) -> Differs {
-        Differs { at: at.to_owned(), why: "reason".to_owned(), sometimes, versions: Vec::new() }
+        Differs { at: at.to_owned(), why: "reason".to_owned(), sometimes, weft: None, versions: Vec::new() }
     }
 
     #[test]
@@ -142,6 +139,14 @@ mod tests {
         assert_eq!(judge(&found, "1.0.0", &[], &[]).len(), 1);
         assert_eq!(judge(&found, "1.0.0", &[entry("/a", false), entry("/b", false)], &[]).len(), 1);
         assert_eq!(judge(&found, "1.0.0", &[entry("/a", false), entry("/b", true)], &[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_entry_may_say_what_weft_has() {
+        let found = differences(&json!({"a": 1}), &json!({"a": 2}));
+        let with = |value: Value| [Differs { weft: Some(value), ..entry("/a", false) }];
+        assert_eq!(judge(&found, "1.0.0", &with(json!(2)), &[]), Vec::<String>::new());
+        assert_eq!(judge(&found, "1.0.0", &with(json!(3)), &[]).len(), 2);
     }
 
     #[test]

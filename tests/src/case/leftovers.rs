@@ -49,9 +49,11 @@ fn compare(what: &str, before: Option<&Value>, after: Option<&Value>, bridges: &
     let empty = Map::new();
     let before = before.and_then(Value::as_object).unwrap_or(&empty);
     let after = after.and_then(Value::as_object).unwrap_or(&empty);
-    // lo keeps its address when it goes down. Forwarding, which stays, makes the kernel add anycast routes for addresses that were there before.
+    // lo keeps its address and the routes to it when it goes down. Forwarding, which stays, makes the kernel add anycast
+    // routes for addresses that were there before.
     let shared = |key: &str| {
         key == "lo 127.0.0.1/8"
+            || key.contains("dev=lo dst=127.")
             || key.contains("type=anycast")
             || bridges.iter().any(|bridge| key.contains(bridge.as_str()))
     };

@@ -184,6 +184,9 @@ pub struct Differs {
     /// May be missing in a run (a matter of time).
     #[serde(default)]
     pub sometimes: bool,
+    /// What weft must have there; anything else than the reference has, without it.
+    #[serde(default)]
+    pub weft: Option<Value>,
     /// The CNI versions it is about; all without it.
     #[serde(default)]
     pub versions: Vec<String>,
