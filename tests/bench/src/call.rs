@@ -196,3 +196,19 @@ pub fn names(dir: &Path, binary: &Path, names: &[&str]) -> Result<()> {
     }
     Ok(())
 }
+
+/// Installs weft the way a node gets it: names below `dir/bin`, policies, compiled policies.
+///
+/// # Errors
+/// When `weftctl install` fails.
+pub fn install_weft(weftctl: &Path, weft: &Path, dir: &Path, env: &[(String, String)]) -> Result<()> {
+    let mut command = Command::new(weftctl);
+    command.arg("install").arg("--weft").arg(weft);
+    command.arg("--bin-dir").arg(dir.join("bin")).arg("--ctl-dir").arg(dir.join("sbin"));
+    command.envs(env.iter().map(|(key, value)| (key, value)));
+    let output = command.output().with_context(|| format!("start {}", weftctl.display()))?;
+    if !output.status.success() {
+        bail!("weftctl install failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

@@ -1,16 +1,12 @@
 //! Who is measured: weft, the reference plugins, and the raw program; where their binaries are and what they are told.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
-use weft_bench::call::{Plugins, names};
+use weft_bench::call::{Plugins, install_weft};
 use weft_bench::scene::Scene;
-
-/// Names under which weft is called here.
-const NAMES: &[&str] = &["bridge", "ptp", "macvlan", "loopback", "host-local", "static", "weft-ipam", "weft"];
 
 /// Where the contenders are and how long they run.
 #[derive(Debug, Clone, Args)]
@@ -96,9 +92,8 @@ impl Contenders {
             return Ok(Ready { rounds, reference, weft, weftctl: None, weft_binary: None, raw: self.raw });
         }
         let (bin, state) = (scene.dir().join("bin"), scene.dir().join("state"));
-        names(&bin, &self.weft, NAMES)?;
-        fs::create_dir_all(&state).with_context(|| format!("create {}", state.display()))?;
         let env = vec![("WEFT_STATE_DIR".to_owned(), state.display().to_string())];
+        install_weft(&self.weftctl, &self.weft, scene.dir(), &env)?;
         Ok(Ready {
             rounds,
             reference,

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use weft_bench::call::{Plugins, names};
+use weft_bench::call::{Plugins, install_weft, names};
 use weft_bench::scene::Scene;
 
 const NAMES: &[&str] = &["bridge", "ptp", "macvlan", "host-local"];
@@ -159,19 +159,6 @@ impl Found {
             }
         }
     }
-}
-
-/// Installs weft the way a node gets it: names, policies, compiled policies.
-fn install_weft(weftctl: &Path, weft: &Path, dir: &Path, env: &[(String, String)]) -> Result<()> {
-    let mut command = Command::new(weftctl);
-    command.arg("install").arg("--weft").arg(weft);
-    command.arg("--bin-dir").arg(dir.join("bin")).arg("--ctl-dir").arg(dir.join("sbin"));
-    command.envs(env.iter().map(|(key, value)| (key, value)));
-    let output = command.output().with_context(|| format!("start {}", weftctl.display()))?;
-    if !output.status.success() {
-        bail!("weftctl install failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }
 
 /// Rows of weft's ledger that should not outlive the last attachment, through the `sqlite3` program.
