@@ -2,9 +2,11 @@
 
 mod answer;
 mod ctx;
+mod data;
 mod limits;
 mod wasi;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use wasmtime::component::{Component, Linker};
@@ -36,6 +38,8 @@ pub struct Answer {
     pub log: Vec<LogLine>,
     /// `sha256:...` of the component.
     pub digest: String,
+    /// `sha256:...` of the granted data directory, where one was granted to a component that can read it.
+    pub data_digest: Option<String>,
 }
 
 /// A policy that is checked, linked and ready to be called, any number of times.
@@ -117,11 +121,12 @@ impl Loaded {
         ledger: Box<dyn LedgerView + Send>,
         limits: &Limits,
     ) -> Result<Answer, PolicyError> {
+        let data_digest = self.data_digest()?;
         let wasi = self.wasi(request.now, request.seed)?;
         let Outcome { value, fuel, calls, log } =
             self.call(ledger, limits, wasi, |policy, store| policy.allocate(store, request))?;
         let outcome = answer::bounded(&self.name, value, limits)?;
-        Ok(Answer { outcome, fuel, calls, log, digest: self.digest.clone() })
+        Ok(Answer { outcome, fuel, calls, log, digest: self.digest.clone(), data_digest })
     }
 
     /// Asks what is wrong with an `ipam` object, given as JSON text.
@@ -154,16 +159,25 @@ impl Loaded {
         Ok(schema)
     }
 
+    /// The granted directory, where the component has the means to read it.
+    fn data(&self) -> Option<&Path> {
+        self.grants.data.as_deref().filter(|_data| !self.imports.wasi.is_empty())
+    }
+
+    fn data_digest(&self) -> Result<Option<String>, PolicyError> {
+        self.data().map(data::digest).transpose().map_err(|source| self.data_error(source))
+    }
+
+    fn data_error(&self, source: std::io::Error) -> PolicyError {
+        let path = self.grants.data.clone().unwrap_or_default();
+        PolicyError::Data { policy: self.name.clone(), path, source }
+    }
+
     fn wasi(&self, now: u64, seed: u64) -> Result<Option<WasiState>, PolicyError> {
         if self.imports.wasi.is_empty() {
             return Ok(None);
         }
-        let data = self.grants.data.as_deref();
-        WasiState::new(now, seed, data).map(Some).map_err(|source| PolicyError::Data {
-            policy: self.name.clone(),
-            path: data.map(ToOwned::to_owned).unwrap_or_default(),
-            source,
-        })
+        WasiState::new(now, seed, self.data()).map(Some).map_err(|source| self.data_error(source))
     }
 
     /// One call in a store of its own.
