@@ -89,7 +89,10 @@ pub enum PolicyError {
         source: std::io::Error,
     },
     /// Others than root can change the cache.
-    #[error("the policy cache at {} is not safe to use: {what}; empty it and set it to owner root, mode 0700 (`weftctl install` does both)", path.display())]
+    #[error(
+        "the policy cache at {} is not safe to use: {what}; as root, restore owner and mode (root, 0700; 0755 for the directory above) and delete its files (`weftctl install` does all of it)",
+        path.display()
+    )]
     CacheUnsafe {
         /// The directory.
         path: PathBuf,

@@ -127,6 +127,8 @@ fn a_directory_that_others_can_write_is_refused() {
         let error = state.load(&policy).expect_err(what);
         assert!(matches!(error, PolicyError::CacheUnsafe { .. }), "{what}: {error:?}");
         assert!(error.to_string().contains("weftctl install"), "{error}");
+        state.store.reset_cache().unwrap_or_else(|error| panic!("{what}: {}", chain(&error)));
+        assert!(load_counting(&state, &policy), "{what}: nothing of the old cache is used");
     }
 }
 
