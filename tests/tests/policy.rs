@@ -336,7 +336,7 @@ fn by_label() -> Result<()> {
     let conf = |labels: Value, default: Value| {
         json!({
             "cniVersion": "1.1.0", "name": "tiers", "type": "weft",
-            "delegate": { "type": "bridge", "bridge": "own0", "isGateway": true },
+            "delegate": { "type": "bridge", "bridge": "own0" },
             "ipam": { "type": "by-label", "default": default, "rules": [{ "matchLabels": { "tier": "gold" }, "set": "gold" }],
                       "ranges": [{ "name": "gold", "ranges": [{ "subnet": "10.77.1.0/24" }] },
                                  { "name": "bronze", "ranges": [{ "subnet": "10.77.2.0/24" }] }] },
