@@ -19,6 +19,7 @@ mod netns;
 mod nft;
 mod observe;
 mod ops;
+mod presence;
 mod rtnl;
 mod sysctl;
 mod teardown;
@@ -37,6 +38,7 @@ use tokio::runtime::{Builder, Runtime};
 use self::error::Doing;
 use self::netns::{Netns, Worker};
 use self::nft::Nft;
+use self::presence::Presence;
 use self::rtnl::{PromptSocket, Rtnl};
 use self::undo::Logged;
 use crate::plan::{LinkInfo, LinkRef, Side};
@@ -49,6 +51,8 @@ pub struct Executor {
     container: Option<Container>,
     nft: Option<Nft>,
     same: bool,
+    /// From the first `apply` on.
+    presence: Option<Presence>,
 }
 
 /// What is open inside the container's network namespace.
@@ -77,7 +81,7 @@ impl Executor {
     pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
         let Some(path) = container_netns else {
             let host = Rtnl::serve(&start_runtime()?, open_socket()?);
-            return Ok(Self { host, container: None, nft: None, same: false });
+            return Ok(Self { host, container: None, nft: None, same: false, presence: None });
         };
         let fail = |fault| NetlinkError::OpenNetns { path: path.to_owned(), fault };
         let netns = Netns::open(path)?;
@@ -88,7 +92,7 @@ impl Executor {
         let host = Rtnl::serve(&runtime, open_socket()?);
         let rtnl = Rtnl::serve(&runtime, opening.wait()?.map_err(fail)?);
         let container = Some(Container { rtnl, worker, netns });
-        Ok(Self { host, container, nft: None, same })
+        Ok(Self { host, container, nft: None, same, presence: None })
     }
 
     /// Whether `CNI_NETNS` is the namespace weft itself runs in.

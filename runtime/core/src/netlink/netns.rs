@@ -23,7 +23,7 @@ const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 const PROC_SUPER_MAGIC: FsType = FsType(0x9fa0);
 
 /// The calling thread's own. `/proc/self` would be the main thread's.
-const OWN: &str = "/proc/thread-self/ns/net";
+pub(super) const OWN: &str = "/proc/thread-self/ns/net";
 
 /// An open network namespace; stays usable when its path goes away.
 #[derive(Debug)]
