@@ -12,6 +12,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("sysctls::bad_keys", None, bad_keys),
         ("sysctls::half_a_run", None, half_a_run),
         ("sysctls::forwarding", None, forwarding),
+        ("sysctls::forwarding_among_many_links", None, forwarding_among_many_links),
         ("sysctls::forwarding_kept_for_newcomers", None, forwarding_kept_for_newcomers),
         ("sysctls::forwarding_kept_for_company", None, forwarding_kept_for_company),
     ]
@@ -106,6 +107,26 @@ fn forwarding() {
     host.set_sysctl("ipv4/ip_forward", "1");
     host.set_sysctl("ipv6/conf/all/forwarding", "1");
     there_and_back(&host, &pod, ops, || {});
+}
+
+/// More links than fit one datagram of the kernel's: none of them is new.
+fn forwarding_among_many_links() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let lines: String = (0..300).map(|at| format!("link add many{at} type bridge\n")).collect();
+    let file = tempfile::NamedTempFile::new().expect("file");
+    std::fs::write(file.path(), lines).expect("batch");
+    host.sh(&format!("ip -batch {}", file.path().display()));
+    with(&host, &pod, |executor| {
+        let forward = Op::Forwarding { family: Family::V4 };
+        let first = applied(executor, &plan(vec![forward.clone()]));
+        assert!(executor.undo(first).is_empty());
+        assert_eq!(host.sysctl("ipv4/ip_forward"), "0");
+        // The last of them is seen.
+        let second = applied(executor, &plan(vec![forward]));
+        sh("ip link add last type bridge");
+        assert!(executor.undo(second).is_empty());
+    });
+    assert_eq!(host.sysctl("ipv4/ip_forward"), "1");
 }
 
 fn forwarding_kept_for_newcomers() {
