@@ -141,26 +141,24 @@ impl Nft {
         generation: Option<u32>,
     ) -> Result<bool, NetlinkError> {
         let doing = || "failed to remove nftables elements";
-        let mut left: Vec<&Element> = elements.iter().filter(|element| !tables.contains(&element.table)).collect();
-        loop {
-            let mut items: Vec<Item> = left.iter().map(|element| element.item(Change::Remove)).collect();
-            items.extend(tables.iter().map(|table| table.deletion()));
-            if items.is_empty() {
-                return Ok(true);
-            }
+        let elements = elements.iter().filter(|element| !tables.contains(&element.table));
+        let mut items: Vec<Item> = elements.map(|element| element.item(Change::Remove)).collect();
+        items.extend(tables.iter().map(|table| table.deletion()));
+        while !items.is_empty() {
             let outcomes = match self.socket.transact(&items, generation) {
                 Err(Fault::Refused(Errno::ERESTART, _)) => return Ok(false),
                 other => other.doing(doing)?.outcomes,
             };
-            let Some((_, fault)) = first_fault(&outcomes) else { return Ok(true) };
+            let Some((_, fault)) = first_fault(&outcomes) else { break };
             // One that is missing fails the whole transaction: go on without those. Every round has fewer.
-            let before = left.len();
+            let before = items.len();
             let mut outcomes = outcomes.iter();
-            left.retain(|_| !outcomes.next().is_some_and(Outcome::is_absent));
-            if left.len() == before {
+            items.retain(|_| !outcomes.next().is_some_and(Outcome::is_absent));
+            if items.len() == before {
                 return Err(fault.doing(doing()));
             }
         }
+        Ok(true)
     }
 
     /// Whether a table of our name is there without one of our sets, all seen in one generation of the rules.
