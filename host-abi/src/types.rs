@@ -26,6 +26,17 @@ impl Range {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.first.is_ipv4() == address.is_ipv4() && self.first <= address && address <= self.last
     }
+
+    /// How many addresses lie from end to end; the largest number there is where there are more.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        let between = match (self.first, self.last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => u128::from(u32::from(last)).checked_sub(u32::from(first).into()),
+            (IpAddr::V6(first), IpAddr::V6(last)) => u128::from(last).checked_sub(first.into()),
+            _ => None,
+        };
+        between.map_or(0, |between| u64::try_from(between.saturating_add(1)).unwrap_or(u64::MAX))
+    }
 }
 
 /// Ranges that stand in for each other: one address is wanted from one of them.

@@ -1,1 +1,26 @@
-//! placeholder
+//! The harness of weft's whole-program tests: programs are run as a container runtime runs them and observed from outside.
+//!
+//! ```text
+//! sandbox   the test process leaves the machine's network and mount namespace, once, before any thread
+//! programs  where weft, weftctl and the reference plugins are; an installation of weft to test
+//! world     one scratch machine: a "host" netns, container netns, an optional outside netns, private state
+//! cni       one call: CNI_* environment and stdin in, exit status and one JSON document out
+//! containerd  a real runtime on a world
+//! observe   what the kernel has, through ip, bridge and nft
+//! names     replaces what differs from run to run (MACs, indexes, random names, paths) by what it stands for
+//! case      data-driven cases: a directory each, run through the reference and through weft, compared
+//! suite     trials for libtest-mimic, ignored with a reason where a machine cannot run them
+//! ```
+//! Nothing here links weft: the contract is the executable.
+
+pub mod case;
+pub mod cni;
+pub mod containerd;
+pub mod names;
+pub mod netns;
+pub mod observe;
+pub mod process;
+pub mod programs;
+pub mod sandbox;
+pub mod suite;
+pub mod world;

@@ -20,6 +20,7 @@
 pub mod cni;
 pub mod command;
 pub mod conf;
+pub mod delegate;
 pub mod facts;
 pub mod ledger;
 pub mod netlink;

@@ -1,2 +1,7 @@
-//! placeholder
-fn main() {}
+//! The CNI binary. Everything is in `weft-core`; what it does depends on the name it is called by.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    weft_core::command::main()
+}

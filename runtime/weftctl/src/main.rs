@@ -1,2 +1,72 @@
-//! placeholder
-fn main() {}
+//! The operator's tool. One file per command; what is asked for is printed as a table for people, or as JSON with `--json`.
+
+mod doctor;
+mod explain;
+mod install;
+mod ledger;
+mod output;
+mod plan;
+mod policy;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::output::Output;
+
+/// Sets up and looks after weft on a node.
+#[derive(Debug, Parser)]
+#[command(name = "weftctl", version, arg_required_else_help = true)]
+struct Cli {
+    /// Print JSON instead of tables.
+    #[arg(long, global = true)]
+    json: bool,
+    /// Where weft keeps its state.
+    #[arg(long, global = true, value_name = "DIR", env = "WEFT_STATE_DIR", default_value = weft_core::command::STATE_DIR)]
+    state_dir: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Put weft on this node: binaries, names, policies, directories.
+    Install(install::InstallArgs),
+    /// Take weft off this node again.
+    Uninstall(install::UninstallArgs),
+    /// Show what ADD would do, without doing it.
+    Plan(plan::PlanArgs),
+    /// Show why an attachment has its addresses.
+    Explain(explain::ExplainArgs),
+    /// Build, compile, inspect and check policies.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// Look at the ledger, and move it.
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
+    /// Check this node, with a remedy for whatever is wrong.
+    Doctor(doctor::DoctorArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output { json: cli.json };
+    let state = cli.state_dir;
+    let done = match cli.command {
+        Command::Install(args) => install::install(&args, &state, output),
+        Command::Uninstall(args) => install::uninstall(&args, &state, output),
+        Command::Plan(args) => plan::run(&args, &state, output),
+        Command::Explain(args) => explain::run(&args, &state, output),
+        Command::Policy(command) => policy::run(&command, &state, output),
+        Command::Ledger(command) => ledger::run(&command, &state, output),
+        Command::Doctor(args) => doctor::run(&args, &state, output),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            output.error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

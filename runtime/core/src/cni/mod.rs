@@ -1,1 +1,26 @@
 //! The wire: environment and stdin in, one JSON document out. Pure; knows the CNI specification and nothing of weft's parts.
+//!
+//! Texts, error codes and the shapes of documents are those of the reference implementation, so that weft can stand in
+//! for its plugins. Not here: what a PluginConf means (`conf`), weft's own error codes (`command`).
+
+mod args;
+mod environment;
+mod error;
+mod names;
+mod network;
+mod object;
+mod result;
+mod text;
+mod version;
+
+pub use args::{check_known, parse_pairs};
+pub use environment::{Environment, Invoked, Verb, read_environment};
+pub use error::{CniError, code};
+pub use names::{check_container_id, check_ifname, check_name};
+pub use network::read_network;
+pub use object::{Mistyped, Object};
+pub use result::{CniResult, Interface, Ip, read_dns};
+pub use version::{Version, about, version_document};
+
+#[cfg(test)]
+mod fuzz;

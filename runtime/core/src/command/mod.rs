@@ -1,1 +1,57 @@
-//! placeholder
+//! The verbs: the only place that knows all the parts. One file per verb; `add` reads like the figure in `lib.rs`.
+//!
+//! Invariant: whatever happens, the caller gets exactly one JSON document for stdout (or none where CNI prints none), and
+//! logs are kept apart from it.
+
+mod add;
+mod call;
+mod check;
+mod decide;
+mod del;
+mod error;
+mod external;
+mod gc;
+mod lint;
+mod preview;
+mod process;
+mod result;
+mod stage;
+mod status;
+mod trace;
+
+use std::path::{Path, PathBuf};
+
+pub use error::CommandError;
+pub use external::ExternalCall;
+pub use lint::{Problems, check_conf};
+pub use preview::{Preview, preview};
+pub use process::{Output, main, run};
+pub use trace::Trace;
+
+use crate::plan::Plan;
+
+/// Where weft keeps its state, unless `WEFT_STATE_DIR` says otherwise.
+pub const STATE_DIR: &str = "/var/lib/weft";
+
+/// What a call needs from the program around it.
+pub struct Context {
+    /// The state directory: store, policies, compiled cache.
+    pub state_dir: PathBuf,
+    /// Compiles a component into the cache. `weft` has no compiler and runs `weftctl`.
+    pub compile: Box<dyn Fn(&Path) -> Result<(), String>>,
+    /// Sees each plan before it is journalled. The rollback suite puts an impossible op in here; the programs leave it alone.
+    pub plan_hook: Box<dyn Fn(&mut Plan)>,
+}
+
+impl Context {
+    /// A context for a state directory, with `weftctl` as the compiler.
+    #[must_use]
+    pub fn new(state_dir: PathBuf) -> Self {
+        let compile_into = state_dir.clone();
+        Self {
+            state_dir,
+            compile: Box::new(move |component| process::compile_with_weftctl(&compile_into, component)),
+            plan_hook: Box::new(|_plan| ()),
+        }
+    }
+}

@@ -1,1 +1,25 @@
 //! PluginConf: what stdin said, read as the program's name and the `type` ask for. Pure.
+//!
+//! Called as `weft`, keys are ours and an unknown one is an error. Called as a stock plugin's name, the configuration is
+//! that plugin's: unknown keys are ignored and mistakes are told in its words. Not here: what a delegate does with its keys
+//! (`delegate`), and a policy's own keys (the policy).
+
+mod attachments;
+mod error;
+mod ipam;
+mod network;
+mod persona;
+mod pod;
+mod ranges;
+mod requested;
+#[cfg(test)]
+mod tests;
+mod weft;
+
+pub use crate::cni::Object;
+pub use error::ConfError;
+pub use ipam::{IpamConf, IpamKind};
+pub use network::{DelegateConf, Network};
+pub use persona::Persona;
+pub use ranges::RangeProblem;
+pub use weft::{GrantsConf, LedgerKind, LimitsConf};

@@ -1,1 +1,226 @@
-//! placeholder
+//! How a link of the container gets its addresses and routes: the part that all layer 3 delegates share.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use weft_host_abi::types::Route;
+
+use super::{Addressing, DelegateError, Given};
+use crate::plan::{Family, LinkRef, Op, ShapeIp, Side};
+
+/// What is done about duplicate address detection on the container's link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dad {
+    /// Switched off: the addresses are unique by construction.
+    Off,
+    /// The kernel's default; waited for where IPAM gave an IPv6 gateway.
+    Kernel,
+    /// On together with the enhanced kind (RFC 7527); waited for likewise.
+    Enhanced,
+}
+
+impl Dad {
+    /// What ptp and macvlan do: stock waits for detection there, up to seconds. Where the ledger makes addresses unique,
+    /// nothing can be detected, so it is switched off instead.
+    pub(super) fn for_addresses(addressing: &Addressing) -> Self {
+        let has_v6 = addressing.ips.iter().any(|given| given.address.addr().is_ipv6());
+        if addressing.unique && has_v6 { Self::Off } else { Self::Kernel }
+    }
+}
+
+/// The container's link and what it gets.
+pub(super) struct Link<'a> {
+    /// Its name.
+    pub(super) name: &'a str,
+    /// Addresses.
+    pub(super) ips: &'a [Given],
+    /// Routes of the result.
+    pub(super) routes: &'a [Route],
+    /// Duplicate address detection.
+    pub(super) dad: Dad,
+    /// Sysctls that announce address changes: `ipv4/conf/*/arp_notify` and the like, without the link.
+    pub(super) notify: &'a [(&'static str, &'static str)],
+}
+
+/// `arp_notify` of a link: the kernel sends a gratuitous ARP when it comes up.
+pub(super) const ARP_NOTIFY: (&str, &str) = ("ipv4", "arp_notify");
+/// Its counterpart for IPv6.
+pub(super) const NDISC_NOTIFY: (&str, &str) = ("ipv6", "ndisc_notify");
+
+impl Link<'_> {
+    /// The ops, in the stock plugins' order: addresses while the link is down, then up, then routes.
+    pub(super) fn configure(&self, ops: &mut Vec<Op>) {
+        self.add_addresses(ops);
+        self.add_routes(ops);
+    }
+
+    /// The first part of `configure`: afterwards the link is up and has its addresses.
+    pub(super) fn add_addresses(&self, ops: &mut Vec<Op>) {
+        let link = || LinkRef::container(self.name);
+        match self.dad {
+            Dad::Off => ops.push(self.sysctl("ipv6", "accept_dad", "0")),
+            Dad::Kernel => {}
+            Dad::Enhanced => {
+                ops.push(self.sysctl("ipv6", "enhanced_dad", "1"));
+                ops.push(self.sysctl("ipv6", "accept_dad", "1"));
+            }
+        }
+        for (family, key) in self.notify {
+            ops.push(self.sysctl(family, key, "1"));
+        }
+        let first_v6 = self.ips.iter().position(|given| given.address.addr().is_ipv6());
+        for (index, given) in self.ips.iter().enumerate() {
+            if first_v6 == Some(index) {
+                ops.push(Op::EnableIpv6 { link: self.name.to_owned() });
+            }
+            ops.push(Op::AddAddress { link: link(), address: given.address });
+        }
+        ops.push(Op::LinkUp { link: link() });
+        if self.dad != Dad::Off && self.first_gateway(Family::V6).is_some() {
+            ops.push(Op::WaitAddresses { link: link() });
+        }
+    }
+
+    /// The second part of `configure`: a route without next hop goes through the first gateway of its family.
+    pub(super) fn add_routes(&self, ops: &mut Vec<Op>) {
+        for route in self.routes {
+            let gw = route.gw.or_else(|| self.first_gateway(Family::of(route.dst.addr())));
+            let (link, route) = (LinkRef::container(self.name), Route { gw, ..route.clone() });
+            ops.push(Op::AddRoute { link, route, src: None, existing_ok: false });
+        }
+    }
+
+    fn first_gateway(&self, family: Family) -> Option<IpAddr> {
+        self.ips.iter().filter_map(|given| given.gateway).find(|gateway| Family::of(*gateway) == family)
+    }
+
+    /// Stock ignores failures of these; a kernel without IPv6 has no such keys.
+    fn sysctl(&self, family: &str, key: &str, value: &str) -> Op {
+        Op::Sysctl {
+            side: Side::Container,
+            key: format!("{family}/conf/{}/{key}", self.name),
+            value: value.to_owned(),
+            required: false,
+        }
+    }
+}
+
+/// The last op: tells neighbours who has these addresses now, so that they drop what they knew.
+pub(super) fn announce(link: &str, ips: &[Given]) -> Op {
+    Op::Announce { link: link.to_owned(), addresses: ips.iter().map(|given| given.address.addr()).collect() }
+}
+
+/// The addresses IPAM gave; none at all is an error.
+pub(super) fn required(addressing: &Addressing) -> Result<&[Given], DelegateError> {
+    if addressing.ips.is_empty() {
+        return Err(DelegateError::Addressing("IPAM plugin returned missing IP config".to_owned()));
+    }
+    Ok(&addressing.ips)
+}
+
+/// The addresses as the result lists them.
+pub(super) fn shape(ips: &[Given], interface: usize) -> Vec<ShapeIp> {
+    let ip = |given: &Given| ShapeIp { address: given.address, gateway: given.gateway, interface: Some(interface) };
+    ips.iter().map(ip).collect()
+}
+
+/// The first address of a network after its own: what a gateway is by default.
+pub(super) fn first_host(net: IpNet) -> Option<IpAddr> {
+    match net.network() {
+        IpAddr::V4(base) => u32::from(base).checked_add(1).map(|next| Ipv4Addr::from(next).into()),
+        IpAddr::V6(base) => u128::from(base).checked_add(1).map(|next| Ipv6Addr::from(next).into()),
+    }
+}
+
+/// The default destination of a family.
+pub(super) fn default_net(family: Family) -> IpNet {
+    match family {
+        Family::V4 => IpNet::from(ipnet::Ipv4Net::default()),
+        Family::V6 => IpNet::from(ipnet::Ipv6Net::default()),
+    }
+}
+
+/// An address as a network of its own: /32 or /128.
+pub(super) fn single(addr: IpAddr) -> IpNet {
+    IpNet::from(addr)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    fn given(address: &str, gateway: Option<&str>) -> Given {
+        Given { address: address.parse().unwrap(), gateway: gateway.map(|text| text.parse().unwrap()) }
+    }
+
+    fn ops(ips: &[Given], routes: &[Route], dad: Dad) -> Vec<String> {
+        let mut ops = Vec::new();
+        Link { name: "eth0", ips, routes, dad, notify: &[ARP_NOTIFY] }.configure(&mut ops);
+        ops.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_route_without_next_hop_takes_the_first_gateway_of_its_family() {
+        let ips =
+            [given("10.0.0.2/24", None), given("10.0.1.2/24", Some("10.0.1.1")), given("fd00::2/64", Some("fd00::1"))];
+        let routes = [
+            Route::new("0.0.0.0/0".parse().unwrap(), None),
+            Route::new("10.9.0.0/16".parse().unwrap(), Some("10.0.0.9".parse().unwrap())),
+            Route::new("::/0".parse().unwrap(), None),
+        ];
+        assert_eq!(
+            ops(&ips, &routes, Dad::Kernel),
+            [
+                "set net/ipv4/conf/eth0/arp_notify=1 in the container",
+                "add address 10.0.0.2/24 to eth0 (in the container)",
+                "add address 10.0.1.2/24 to eth0 (in the container)",
+                "enable IPv6 on eth0 (in the container)",
+                "add address fd00::2/64 to eth0 (in the container)",
+                "bring eth0 (in the container) up",
+                "wait for duplicate address detection on eth0 (in the container)",
+                "add route to 0.0.0.0/0 via 10.0.1.1 on eth0 (in the container)",
+                "add route to 10.9.0.0/16 via 10.0.0.9 on eth0 (in the container)",
+                "add route to ::/0 via fd00::1 on eth0 (in the container)",
+            ]
+        );
+    }
+
+    #[test]
+    fn without_a_gateway_nothing_is_waited_for_and_the_route_is_direct() {
+        let routes = [Route::new("fd09::/64".parse().unwrap(), None)];
+        let ops = ops(&[given("fd00::2/64", None)], &routes, Dad::Kernel);
+        assert!(!ops.iter().any(|op| op.starts_with("wait")), "{ops:?}");
+        assert_eq!(ops.last().unwrap(), "add route to fd09::/64 on eth0 (in the container)");
+    }
+
+    #[test]
+    fn detection_is_off_waited_for_or_enhanced() {
+        let ips = [given("fd00::2/64", Some("fd00::1"))];
+        let off = ops(&ips, &[], Dad::Off);
+        assert_eq!(off[0], "set net/ipv6/conf/eth0/accept_dad=0 in the container");
+        assert!(!off.iter().any(|op| op.starts_with("wait")), "{off:?}");
+        let enhanced = ops(&ips, &[], Dad::Enhanced);
+        assert_eq!(enhanced[0], "set net/ipv6/conf/eth0/enhanced_dad=1 in the container");
+        assert_eq!(enhanced[1], "set net/ipv6/conf/eth0/accept_dad=1 in the container");
+        assert!(enhanced.iter().any(|op| op.starts_with("wait")), "{enhanced:?}");
+    }
+
+    #[test]
+    fn detection_goes_off_only_for_unique_ipv6_addresses() {
+        let of = |address: &str, unique| {
+            Dad::for_addresses(&Addressing { ips: vec![given(address, None)], unique, ..Addressing::default() })
+        };
+        assert_eq!(of("fd00::2/64", true), Dad::Off);
+        assert_eq!(of("fd00::2/64", false), Dad::Kernel);
+        assert_eq!(of("10.0.0.2/24", true), Dad::Kernel);
+    }
+
+    #[test]
+    fn the_first_host_is_after_the_network_address() {
+        let first = |net: &str| first_host(net.parse().unwrap()).map(|addr| addr.to_string());
+        assert_eq!(first("10.0.0.130/25").as_deref(), Some("10.0.0.129"));
+        assert_eq!(first("fd00::5/64").as_deref(), Some("fd00::1"));
+        assert_eq!(first("255.255.255.255/32"), None);
+    }
+}

@@ -1,1 +1,53 @@
-//! placeholder
+//! `loopback`: brings `lo` of the container up, whatever `CNI_IFNAME` says.
+//!
+//! Not here: with a `prevResult`, that is what is printed (`command`).
+
+use super::{Delegate, DelegateError, Input, IpamUse};
+use crate::cni::Object;
+use crate::plan::{LinkRef, Need, Op, Plan, ResultShape};
+
+/// The container's loopback link.
+const LO: &str = "lo";
+
+/// See the module.
+pub(super) struct Loopback;
+
+impl Delegate for Loopback {
+    fn kind(&self) -> &'static str {
+        "loopback"
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn ipam(&self) -> IpamUse {
+        IpamUse::Never
+    }
+
+    fn cni_args(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn validate(&self, _conf: &Object, _cni_args: &[(String, String)]) -> Result<(), DelegateError> {
+        Ok(())
+    }
+
+    fn needs(&self, _conf: &Object) -> Result<Vec<Need>, DelegateError> {
+        Ok(vec![Need::Link(LinkRef::container(LO))])
+    }
+
+    fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {
+        let lo = LinkRef::container(LO);
+        let addresses = input.observed.links.get(&lo).map_or(&[][..], |link| &link.addresses);
+        if let Some(other) = addresses.iter().find(|net| !net.addr().is_loopback()) {
+            let text = format!("loopback interface found with non-loopback address \"{}\"", other.addr());
+            return Err(DelegateError::Host(text));
+        }
+        Ok(Plan {
+            ops: vec![Op::LinkUp { link: lo.clone() }],
+            result: ResultShape { interfaces: vec![lo], observed_addresses: true, ..ResultShape::default() },
+            ..Plan::default()
+        })
+    }
+}

@@ -5,15 +5,18 @@
 
 mod addressing;
 mod bridge;
+mod keys;
 mod loopback;
 mod macvlan;
 mod ptp;
+#[cfg(test)]
+mod tests;
 
 use ipnet::IpNet;
 use std::net::IpAddr;
 use weft_host_abi::types::{Attachment, Dns, Route};
 
-use crate::conf::Object;
+use crate::cni::Object;
 use crate::plan::{Mac, Need, Observed, Plan};
 
 /// An address the attachment has been given, by our ledger or by an external IPAM plugin.
@@ -83,6 +86,9 @@ pub trait Delegate: Sync {
 
     /// Whether the network cannot do without IPAM (ptp), may (bridge, macvlan), or never uses it (loopback).
     fn ipam(&self) -> IpamUse;
+
+    /// Keys of `CNI_ARGS` it reads. A plugin that reads any refuses others, unless they say `IgnoreUnknown`.
+    fn cni_args(&self) -> &'static [&'static str];
 
     /// Checks the configuration by itself: called for every verb but DEL, before anything else is looked at.
     ///

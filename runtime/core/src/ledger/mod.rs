@@ -6,6 +6,32 @@
 //!
 //! Not here: what plans and traces mean. They are texts to this module; `command` knows their types.
 
+mod addr;
+mod check;
+mod claim;
+mod error;
+mod file;
+mod host_local;
+mod journal;
+mod ranges;
+mod release;
+mod runs;
+mod schema;
+mod store;
+mod view;
+
+pub use error::{ClaimError, LedgerError};
+pub use host_local::{
+    ExportReport, HostLocalExport, HostLocalImport, ImportReport, LeftOut, NetworkExport, NetworkImport, SkipReason,
+    Skipped,
+};
+pub use release::Released;
+pub use store::NodeStore;
+pub use view::{ClaimFilter, ClaimRow, View};
+
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 
 use ipnet::IpNet;

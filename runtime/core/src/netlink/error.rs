@@ -237,6 +237,12 @@ impl NetlinkError {
         }
     }
 
+    /// Whether it is about a network namespace that cannot be used.
+    #[must_use]
+    pub fn is_netns(&self) -> bool {
+        matches!(self, Self::OpenNetns { .. } | Self::BadNetns { .. })
+    }
+
     /// Whether the thing is there already.
     #[must_use]
     pub fn is_exists(&self) -> bool {

@@ -15,6 +15,7 @@
 
 mod check;
 mod error;
+mod identity;
 mod netns;
 mod nft;
 mod observe;
@@ -27,6 +28,7 @@ mod undo;
 
 pub use check::Difference;
 pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
+pub use identity::{in_new_netns, is_own_netns, netns_identity};
 pub use netns::{boot_id, netns_exists};
 
 use std::collections::BTreeMap;
@@ -99,6 +101,14 @@ impl Executor {
     #[must_use]
     pub fn same_netns(&self) -> bool {
         self.same
+    }
+
+    /// What tells the container's namespace from others, where one is open.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn container_identity(&self) -> Result<Option<String>, NetlinkError> {
+        self.container.as_ref().map(|container| container.netns.identity()).transpose()
     }
 
     /// How many netlink messages were sent so far, for benchmarks.

@@ -105,6 +105,14 @@ impl Netns {
         Ok(identity(&own)? == identity(&self.file)?)
     }
 
+    /// Device and inode: no two namespaces have the same at the same time.
+    pub(super) fn identity(&self) -> Result<String, NetlinkError> {
+        match fstat(&self.file) {
+            Ok(stat) => Ok(format!("{}:{}", stat.st_dev, stat.st_ino)),
+            Err(errno) => Err(NetlinkError::File { doing: "failed to identify a netns".to_owned(), io: errno.into() }),
+        }
+    }
+
     /// For `IFLA_NET_NS_FD`: the kernel looks the number up in the file table of the calling process.
     pub(super) fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()

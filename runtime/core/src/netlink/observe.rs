@@ -14,7 +14,7 @@ impl Executor {
         let mut observed = Observed::default();
         for need in needs {
             match need {
-                Need::Link(link) => {
+                Need::Link(link) | Need::Parent(link) => {
                     let rtnl = self.side(link.side, link)?;
                     let found = rtnl.link(Lookup::Name(&link.name)).doing(|| format!("failed to lookup {link}"))?;
                     note(&mut observed, rtnl, link.clone(), found)?;

@@ -13,6 +13,8 @@ pub enum Need {
     DefaultRouteLink(Side),
     /// A link: whether it is there and what it is. Does not fail when it is not.
     Link(LinkRef),
+    /// As `Link`, of a link without which there can be no attachment: STATUS reports where it is gone.
+    Parent(LinkRef),
 }
 
 /// A link as netlink shows it.

@@ -26,6 +26,9 @@ use serde::{Deserialize, Serialize};
 pub struct Plan {
     /// In the order they are applied; teardown goes the other way.
     pub ops: Vec<Op>,
+    /// What tells the container's namespace from others (`netlink::netns_identity`): a path may name another one later.
+    #[serde(default)]
+    pub container: Option<String>,
     /// The result to print once all ops are applied.
     #[serde(default)]
     pub result: ResultShape,

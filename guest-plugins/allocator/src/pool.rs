@@ -1,0 +1,260 @@
+//! Round robin over range sets, as the stock host-local plugin walks them, but answered from the ledger's index: a
+//! handful of questions, however full the pool is.
+//!
+//! The walk starts after the address claimed last in the set, goes through all of its ranges, wraps, and ends where it
+//! began, so that an address just released comes back only after a full lap. Gateways are skipped. Unlike the stock
+//! plugin, no gateway of *any* declared range is handed out, not just the one of the range at hand.
+
+use weft_sdk::address::{in_range, next, number};
+use weft_sdk::{
+    Claim, ClaimState, Denial, IpAddress, IpPrefix, IpRange, LastClaim, Ledger, RangeSet, Request, RequestSource,
+    RequestedAddress, WantedAddress,
+};
+
+/// How many addresses are offered for each one wanted: the host goes on to the next when another process claimed the
+/// first in the meantime.
+pub const CANDIDATES: usize = 8;
+
+/// An address wanted, and why this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pick {
+    /// Its candidates.
+    pub wanted: WantedAddress,
+    /// Half a line for the decision's reason.
+    pub reason: String,
+}
+
+/// Picks one address from each of the range sets with these indexes, and serves every requested address.
+///
+/// # Errors
+///
+/// The stock plugin's refusals, in its words.
+pub fn pick(request: &Request, sets: &[usize], ledger: &dyn Ledger) -> Result<Vec<Pick>, Denial> {
+    if sets.is_empty() {
+        return Err(Denial::InvalidConfig("no IP ranges specified".to_owned()));
+    }
+    let mut requested = requested(&request.requested)?;
+    let mut picks = Vec::new();
+    for &index in sets {
+        let Some(set) = request.range_sets.get(index) else { continue };
+        let wish =
+            requested.iter().position(|(address, _source)| contains(set, *address)).map(|at| requested.remove(at));
+        let pool = Pool { request, set, ledger };
+        let pick = match wish {
+            Some((address, source)) => pool.requested(address, source),
+            None => pool.any(),
+        };
+        picks.push(pick.map_err(|denial| for_range(index, denial))?);
+    }
+    if requested.is_empty() {
+        return Ok(picks);
+    }
+    let left: String = requested.iter().map(|(address, _source)| format!(" {address}")).collect();
+    Err(Denial::Denied(format!("failed to allocate all requested IPs:{left}")))
+}
+
+/// Whether a set has a range with this address.
+#[must_use]
+pub fn contains(set: &RangeSet, address: IpAddress) -> bool {
+    set.ranges.iter().any(|range| in_range(range, address))
+}
+
+/// `10.1.0.2-10.1.0.254,10.2.0.1-10.2.0.9`.
+#[must_use]
+pub fn name(set: &RangeSet) -> String {
+    let ranges: Vec<String> = set.ranges.iter().map(|range| format!("{}-{}", range.first, range.last)).collect();
+    ranges.join(",")
+}
+
+/// Every requested address once, in order.
+fn requested(wishes: &[RequestedAddress]) -> Result<Vec<(IpAddress, RequestSource)>, Denial> {
+    let mut addresses: Vec<(IpAddress, RequestSource)> = Vec::new();
+    for wish in wishes {
+        match wish.address {
+            Some(address) if addresses.iter().any(|(known, _source)| *known == address) => {}
+            Some(address) => addresses.push((address, wish.source)),
+            // The stock plugin does not notice an empty `IP=`, and does notice an empty entry of a list.
+            None if wish.text.is_empty() && wish.source == RequestSource::CniArgs => {}
+            None => return Err(Denial::InvalidConfig(unreadable(wish))),
+        }
+    }
+    Ok(addresses)
+}
+
+fn unreadable(wish: &RequestedAddress) -> String {
+    let text = &wish.text;
+    match wish.source {
+        RequestSource::CniArgs => {
+            format!("ARGS: error parsing value of pair {:?}: invalid IP address {text}", format!("IP={text}"))
+        }
+        RequestSource::Args | RequestSource::RuntimeConfig if text.is_empty() => {
+            "cannot understand ip: IP <nil> not v4 nor v6".to_owned()
+        }
+        RequestSource::Args | RequestSource::RuntimeConfig => format!("invalid IP address {text}"),
+    }
+}
+
+fn for_range(index: usize, denial: Denial) -> Denial {
+    let wrap = |text: String| format!("failed to allocate for range {index}: {text}");
+    match denial {
+        Denial::Denied(text) => Denial::Denied(wrap(text)),
+        Denial::Exhausted(text) => Denial::Exhausted(wrap(text)),
+        Denial::InvalidConfig(text) => Denial::InvalidConfig(wrap(text)),
+        Denial::TryAgain(text) => Denial::TryAgain(wrap(text)),
+    }
+}
+
+/// One range set of a request.
+struct Pool<'a> {
+    request: &'a Request,
+    set: &'a RangeSet,
+    ledger: &'a dyn Ledger,
+}
+
+// === impl Pool ===
+
+impl Pool<'_> {
+    /// The address somebody asked for, or a refusal.
+    fn requested(&self, address: IpAddress, source: RequestSource) -> Result<Pick, Denial> {
+        if self.is_gateway(address) {
+            return Err(Denial::Denied(format!("requested ip {address} is subnet's gateway")));
+        }
+        let free = self.ledger.claimed_by(address).is_none_or(|claim| self.is_kept_for_us(&claim));
+        let Some(range) = self.set.ranges.iter().find(|range| in_range(range, address)).filter(|_range| free) else {
+            let set = name(self.set);
+            return Err(Denial::Denied(format!("requested IP address {address} is not available in range set {set}")));
+        };
+        let who = match source {
+            RequestSource::CniArgs => "CNI_ARGS",
+            RequestSource::Args => "args",
+            RequestSource::RuntimeConfig => "runtimeConfig",
+        };
+        Ok(Pick {
+            wanted: WantedAddress { candidates: vec![in_subnet(range, address)], gateway: range.gateway },
+            reason: format!("{address} was requested by {who}"),
+        })
+    }
+
+    /// Any address of the set.
+    fn any(&self) -> Result<Pick, Denial> {
+        let attachment = &self.request.attachment;
+        let ours = |claim: &&Claim| {
+            claim.state == ClaimState::Active
+                && claim.owner == attachment.container_id
+                && claim.ifname == attachment.ifname
+                && contains(self.set, claim.address)
+        };
+        if let Some(claim) = self.request.held.iter().find(ours) {
+            return Err(Denial::Denied(format!(
+                "{} has been allocated to {}, duplicate allocation is not allowed",
+                claim.address, attachment.container_id
+            )));
+        }
+        let last = self.last();
+        let (mut found, mut gateway) = (Vec::new(), None);
+        self.kept(&mut found, &mut gateway);
+        let kept = found.first().copied();
+        self.walk(last.as_ref(), &mut found, &mut gateway);
+        let Some(first) = found.first() else {
+            return Err(Denial::Exhausted(format!("no IP addresses available in range set: {}", name(self.set))));
+        };
+        let reason = match (kept, last) {
+            (Some(_), _) => format!("{} was kept for this pod", first.address),
+            (None, Some(last)) => format!("{} is the next free one after {}", first.address, last.address),
+            (None, None) => format!("{} is the first free one", first.address),
+        };
+        Ok(Pick { wanted: WantedAddress { candidates: found, gateway }, reason })
+    }
+
+    /// The claim made last in the whole set.
+    fn last(&self) -> Option<LastClaim> {
+        let claims = self.set.ranges.iter().filter_map(|range| self.ledger.last_claimed(range));
+        claims.filter(|last| contains(self.set, last.address)).max_by_key(|last| last.sequence)
+    }
+
+    /// Addresses of the set that are kept for an identity of this attachment: it gets them back first.
+    fn kept(&self, found: &mut Vec<IpPrefix>, gateway: &mut Option<IpAddress>) {
+        for claim in self.request.held.iter().filter(|claim| self.is_kept_for_us(claim)) {
+            let range = self.set.ranges.iter().find(|range| in_range(range, claim.address));
+            if let Some(range) = range.filter(|_range| !self.is_gateway(claim.address)) {
+                add(found, gateway, range, claim.address);
+            }
+        }
+    }
+
+    /// Free addresses in round-robin order, until there are enough or the lap is over.
+    fn walk(&self, last: Option<&LastClaim>, found: &mut Vec<IpPrefix>, gateway: &mut Option<IpAddress>) {
+        for lap in laps(self.set, last) {
+            let mut start = Some(lap.first);
+            while let Some(from) = start {
+                if found.len() >= CANDIDATES {
+                    return;
+                }
+                if number(from) > number(lap.last) {
+                    break;
+                }
+                if self.is_gateway(from) {
+                    start = next(from);
+                    continue;
+                }
+                let free = self.ledger.next_free(lap.range, from);
+                let Some(free) = free.filter(|free| number(*free) <= number(lap.last)) else { break };
+                start = next(free);
+                if !self.is_gateway(free) && !add(found, gateway, lap.range, free) {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn is_gateway(&self, address: IpAddress) -> bool {
+        let ranges = self.request.range_sets.iter().flat_map(|set| &set.ranges);
+        ranges.filter_map(|range| range.gateway).any(|gateway| gateway == address)
+    }
+
+    fn is_kept_for_us(&self, claim: &Claim) -> bool {
+        claim.state == ClaimState::Kept && self.request.identities.contains(&claim.owner)
+    }
+}
+
+/// A piece of the walk: part of a range.
+struct Lap<'a> {
+    range: &'a IpRange,
+    first: IpAddress,
+    last: IpAddress,
+}
+
+/// The walk in pieces: from after `last` to the end of its range, the other ranges, and up to `last` again.
+fn laps<'a>(set: &'a RangeSet, last: Option<&LastClaim>) -> Vec<Lap<'a>> {
+    let whole = |range: &'a IpRange| Lap { range, first: range.first, last: range.last };
+    let home = last.and_then(|last| {
+        set.ranges.iter().position(|range| in_range(range, last.address)).map(|index| (index, last.address))
+    });
+    let Some((index, last)) = home else { return set.ranges.iter().map(whole).collect() };
+    let (before, from) = set.ranges.split_at(index);
+    let Some((range, after)) = from.split_first() else { return Vec::new() };
+    let mut laps = Vec::with_capacity(set.ranges.len() + 1);
+    // `last` may be the very last address there is; then there is nothing after it.
+    laps.extend(next(last).map(|first| Lap { range, first, last: range.last }));
+    laps.extend(after.iter().chain(before).map(whole));
+    laps.push(Lap { range, first: range.first, last });
+    laps
+}
+
+/// Adds a candidate. False where its gateway differs from the earlier ones': candidates share a gateway, so the list ends.
+fn add(found: &mut Vec<IpPrefix>, gateway: &mut Option<IpAddress>, range: &IpRange, address: IpAddress) -> bool {
+    let candidate = in_subnet(range, address);
+    if found.is_empty() {
+        *gateway = range.gateway;
+    } else if *gateway != range.gateway {
+        return false;
+    }
+    if !found.contains(&candidate) {
+        found.push(candidate);
+    }
+    true
+}
+
+fn in_subnet(range: &IpRange, address: IpAddress) -> IpPrefix {
+    IpPrefix { address, length: range.subnet.length }
+}

@@ -1,0 +1,110 @@
+//! The one engine configuration, for compiling and for running, and the string that ties compiled code to it.
+//!
+//! Invariant: two builds of weft whose [`artifact_key`] is equal may load each other's compiled components; all others
+//! refuse. wasmtime compares only the major version of whoever compiled; the key holds the full version, so that code
+//! from a release with a miscompilation is never run by the release that fixes it.
+
+use std::sync::LazyLock;
+
+use sha2::{Digest, Sha256};
+use wasmtime::{Config, Engine, ModuleVersionStrategy};
+
+/// A switch of the configuration: its name, its value, how it is set.
+type Switch = (&'static str, bool, fn(&mut Config, bool) -> &mut Config);
+
+/// Every switch that shapes compiled code. Proposals that no guest language needs are off: code that cannot be reached
+/// cannot be exploited (the SIMD lowerings, for one). Rust, C, JavaScript and Python guests need bulk memory, reference
+/// types, multi-value and extended constants only.
+const SWITCHES: &[Switch] = &[
+    ("consume_fuel", true, Config::consume_fuel),
+    ("wasm_component_model", true, Config::wasm_component_model),
+    ("wasm_bulk_memory", true, Config::wasm_bulk_memory),
+    ("wasm_multi_value", true, Config::wasm_multi_value),
+    ("wasm_extended_const", true, Config::wasm_extended_const),
+    // Relaxed SIMD needs SIMD, so it goes first.
+    ("wasm_relaxed_simd", false, Config::wasm_relaxed_simd),
+    ("wasm_simd", false, Config::wasm_simd),
+    ("wasm_memory64", false, Config::wasm_memory64),
+    ("wasm_multi_memory", false, Config::wasm_multi_memory),
+    ("wasm_tail_call", false, Config::wasm_tail_call),
+    ("wasm_wide_arithmetic", false, Config::wasm_wide_arithmetic),
+    ("wasm_custom_page_sizes", false, Config::wasm_custom_page_sizes),
+    // Policies stop at traps; unwind tables for debuggers are not needed, the address map keeps traps readable.
+    ("generate_address_map", true, Config::generate_address_map),
+    ("native_unwind_info", false, Config::native_unwind_info),
+];
+
+/// Native stack a guest may use, in bytes: recursion ends in a trap well before the thread's own stack does.
+const WASM_STACK: usize = 512 * 1024;
+
+static KEY: LazyLock<String> = LazyLock::new(|| {
+    let mut hash = Sha256::new();
+    for (name, on, _set) in SWITCHES {
+        hash.update(format!("{name}={on};"));
+    }
+    let hex: String = hash.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("weft+{}+{hex}", wasmtime_version())
+});
+
+/// The full version of wasmtime this was built with.
+#[must_use]
+pub fn wasmtime_version() -> &'static str {
+    env!("WEFT_WASMTIME_VERSION")
+}
+
+/// What compiled code is keyed by, beside the component's digest: `weft+<wasmtime version>+<configuration id>`. It is
+/// written into the compiled file (and compared by wasmtime's loader) and is part of the file's name.
+#[must_use]
+pub fn artifact_key() -> &'static str {
+    &KEY
+}
+
+/// The configuration of every engine of weft.
+///
+/// # Errors
+///
+/// wasmtime's, when it does not take the key (it is short enough).
+pub fn engine_config() -> wasmtime::Result<Config> {
+    let mut config = Config::new();
+    for (_name, on, set) in SWITCHES {
+        set(&mut config, *on);
+    }
+    // The bits of a NaN differ between processors; a replayed decision must not.
+    #[cfg(feature = "compile")]
+    config.cranelift_nan_canonicalization(true);
+    config.max_wasm_stack(WASM_STACK);
+    config.module_version(ModuleVersionStrategy::Custom(artifact_key().to_owned()))?;
+    Ok(config)
+}
+
+/// A new engine. One per process: wasmtime has had bugs that mix up type indices between engines.
+///
+/// # Errors
+///
+/// wasmtime's, when the host cannot run such an engine.
+pub fn new_engine() -> wasmtime::Result<Engine> {
+    Engine::new(&engine_config()?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn key_names_the_exact_release() {
+        let manifest = include_str!("../../Cargo.toml");
+        assert!(
+            manifest.contains(&format!("wasmtime = {{ version = \"={}\"", wasmtime_version())),
+            "{}",
+            artifact_key()
+        );
+        assert!(artifact_key().starts_with("weft+") && artifact_key().len() < 64, "{}", artifact_key());
+    }
+
+    #[test]
+    fn config_makes_an_engine() {
+        new_engine().expect("this host runs the shared configuration");
+    }
+}

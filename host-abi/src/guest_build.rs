@@ -1,0 +1,204 @@
+//! From a guest's crate to components. Compiled into two places: `weft-host-abi` (feature `compile`), for
+//! `weftctl policy build`, and `weftctl`'s build script (by path), for the shipped policies; the build script must not
+//! depend on the library, which would compile wasmtime a second time. So: std, serde_json and wit-component only.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The target guests are compiled for. It has no WASI, so a guest cannot import any by accident.
+pub const TARGET: &str = "wasm32-unknown-unknown";
+
+/// Why a guest could not be built.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum GuestBuildError {
+    /// A program could not be started.
+    Start {
+        /// The program.
+        program: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The compiler's target is not installed.
+    NoTarget {
+        /// What rustc says its sysroot is.
+        sysroot: PathBuf,
+    },
+    /// cargo failed; it has printed why.
+    Cargo {
+        /// Manifest that was built.
+        manifest: PathBuf,
+    },
+    /// cargo printed something that is not its message format.
+    Messages {
+        /// The line.
+        line: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The crate made no `cdylib`.
+    NoArtifact {
+        /// Manifest that was built.
+        manifest: PathBuf,
+    },
+    /// A core module could not be turned into a component.
+    Componentize {
+        /// Which.
+        name: String,
+        /// Why, with causes.
+        reason: String,
+    },
+    /// A built file could not be read.
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+impl fmt::Display for GuestBuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start { program, .. } => write!(f, "cannot run {program}"),
+            Self::NoTarget { sysroot } => write!(
+                f,
+                "the Rust toolchain at {} cannot build policies: run `rustup target add {TARGET}`",
+                sysroot.display()
+            ),
+            Self::Cargo { manifest } => write!(f, "cargo could not build {} for {TARGET}", manifest.display()),
+            Self::Messages { line, .. } => write!(f, "cargo printed a line that is no message: {line}"),
+            Self::NoArtifact { manifest } => write!(
+                f,
+                "{} has no library with crate-type = [\"cdylib\"], so there is no policy in it",
+                manifest.display()
+            ),
+            Self::Componentize { name, reason } => write!(f, "{name} is no policy component: {reason}"),
+            Self::Read { path, .. } => write!(f, "cannot read {}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for GuestBuildError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Start { source, .. } | Self::Read { source, .. } => Some(source),
+            Self::Messages { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// A built policy.
+#[derive(Debug, Clone)]
+pub struct BuiltGuest {
+    /// The package's name (`by-label`), which is the policy's.
+    pub name: String,
+    /// The component.
+    pub component: Vec<u8>,
+}
+
+/// Wraps a core module that carries its world (as wit-bindgen leaves it) into a component.
+///
+/// # Errors
+///
+/// A text with its causes, when the module does not fit its world or imports anything outside it.
+pub fn componentize(core_module: &[u8]) -> Result<Vec<u8>, String> {
+    wit_component::ComponentEncoder::default()
+        .validate(true)
+        .module(core_module)
+        .and_then(|mut encoder| encoder.encode())
+        .map_err(|error| format!("{error:#}"))
+}
+
+/// Builds every policy (`cdylib`) of a cargo package or workspace, in `target_dir`, from its checked-in lock file.
+///
+/// # Errors
+///
+/// [`GuestBuildError`]; cargo's own messages go to standard error.
+pub fn build_guests(manifest: &Path, target_dir: &Path) -> Result<Vec<BuiltGuest>, GuestBuildError> {
+    check_target()?;
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_no_current_dir| path.to_owned());
+    let (manifest, target_dir) = (&absolute(manifest), &absolute(target_dir));
+    let mut cargo = clean_command("cargo");
+    cargo
+        .args(["build", "--release", "--locked", "--workspace", "--lib", "--target", TARGET])
+        .args(["--message-format", "json-render-diagnostics", "--manifest-path"])
+        .arg(manifest)
+        .arg("--target-dir")
+        .arg(target_dir)
+        .stderr(Stdio::inherit());
+    // Cargo looks for its configuration from here upwards.
+    cargo.current_dir(manifest.parent().unwrap_or(Path::new(".")));
+    let output = cargo.output().map_err(|source| GuestBuildError::Start { program: "cargo".to_owned(), source })?;
+    if !output.status.success() {
+        return Err(GuestBuildError::Cargo { manifest: manifest.to_owned() });
+    }
+    let mut guests = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines().filter(|line| !line.is_empty()) {
+        if let Some((name, path)) = artifact(line)? {
+            let core = std::fs::read(&path).map_err(|source| GuestBuildError::Read { path, source })?;
+            let component =
+                componentize(&core).map_err(|reason| GuestBuildError::Componentize { name: name.clone(), reason })?;
+            guests.push(BuiltGuest { name, component });
+        }
+    }
+    if guests.is_empty() {
+        return Err(GuestBuildError::NoArtifact { manifest: manifest.to_owned() });
+    }
+    guests.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(guests)
+}
+
+/// Name and core module, where a line of cargo's tells of a finished `cdylib`.
+fn artifact(line: &str) -> Result<Option<(String, PathBuf)>, GuestBuildError> {
+    let message: serde_json::Value =
+        serde_json::from_str(line).map_err(|source| GuestBuildError::Messages { line: line.to_owned(), source })?;
+    let target = &message["target"];
+    let is_cdylib = target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "cdylib"));
+    if message["reason"] != "compiler-artifact" || !is_cdylib {
+        return Ok(None);
+    }
+    let files = message["filenames"].as_array().into_iter().flatten().filter_map(|file| file.as_str());
+    let wasm = files.map(PathBuf::from).find(|path| path.extension().is_some_and(|extension| extension == "wasm"));
+    // cargo names library targets with underscores; the package has dashes.
+    Ok(target["name"].as_str().map(|name| name.replace('_', "-")).zip(wasm))
+}
+
+fn check_target() -> Result<(), GuestBuildError> {
+    let output = clean_command("rustc")
+        .args(["--print", "sysroot"])
+        .output()
+        .map_err(|source| GuestBuildError::Start { program: "rustc".to_owned(), source })?;
+    let sysroot = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    if sysroot.join("lib/rustlib").join(TARGET).join("lib").is_dir() {
+        return Ok(());
+    }
+    Err(GuestBuildError::NoTarget { sysroot })
+}
+
+/// A command without what an outer cargo leaves in the environment: its flags, wrappers and package variables are for
+/// the host's build and would reach the guest's. `CARGO`/`RUSTC` themselves are dropped too, so that rustup's proxies
+/// choose the toolchain of the directory.
+#[must_use]
+pub fn clean_command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, _value) in std::env::vars_os() {
+        if leaks(&name) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn leaks(name: &OsString) -> bool {
+    const KEEP: [&str; 5] = ["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTRIES_", "CARGO_REGISTRY_"];
+    let name = name.to_string_lossy();
+    let of_cargo =
+        name == "CARGO" || name.starts_with("CARGO_") || name.starts_with("RUSTC") || name.starts_with("DEP_");
+    let of_flags =
+        ["RUSTFLAGS", "RUSTDOC", "RUSTDOCFLAGS", "TARGET", "HOST", "OPT_LEVEL", "PROFILE", "DEBUG", "OUT_DIR"];
+    (of_cargo && !KEEP.iter().any(|keep| name.starts_with(keep))) || of_flags.contains(&name.as_ref())
+}

@@ -1,0 +1,26 @@
+//! weft, but with an op that cannot succeed put into its plan. It answers to the same names as weft.
+//!
+//! `WEFT_FAIL_AT` is the index the op gets; past the end of the plan nothing is put in.
+
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use weft_core::command::{Context, run};
+use weft_core::plan::{LinkRef, Op, Plan};
+
+fn main() -> ExitCode {
+    let state = std::env::var_os("WEFT_STATE_DIR").map_or_else(|| PathBuf::from("/nonexistent"), PathBuf::from);
+    let at = std::env::var("WEFT_FAIL_AT").ok().and_then(|text| text.parse::<usize>().ok());
+    let mut context = Context::new(state);
+    context.plan_hook = Box::new(move |plan: &mut Plan| {
+        if let Some(at) = at.filter(|at| *at <= plan.ops.len()) {
+            plan.ops.insert(at, Op::LinkUp { link: LinkRef::host("no-such-link") });
+        }
+    });
+    let program = std::env::args_os().next().unwrap_or_default();
+    let output = run(&program, &|name| std::env::var_os(name), &mut std::io::stdin().lock(), &context);
+    let written = std::io::stdout().write_all(output.stdout.as_bytes());
+    if output.ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,355 @@
+//! A JSON object read the way the reference plugins read theirs, which is the way of Go's `encoding/json`.
+//!
+//! - Keys match whatever their case. Where several keys of an object match, the last one counts.
+//! - `null` is the same as absent.
+//! - A number is an integer only if it is written as one.
+//!
+//! Getters return `Ok(None)` for what is absent and [`Mistyped`] for what has the wrong type, so that no mistake is
+//! silently read as a default.
+
+use serde_json::{Map, Value};
+
+/// A value that has another type than its key wants.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("json: cannot unmarshal {found} into field {path} of type {want}")]
+pub struct Mistyped {
+    /// The key, with those of the objects it is in.
+    pub path: String,
+    /// What is there.
+    pub found: String,
+    /// What belongs there, in Go's words.
+    pub want: &'static str,
+}
+
+/// A JSON object; see the module for how it is read.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// Always `Value::Object`.
+    value: Value,
+    /// Keys that lead here, for error texts; empty at the top.
+    path: String,
+}
+
+impl Default for Object {
+    fn default() -> Self {
+        Self { value: Value::Object(Map::new()), path: String::new() }
+    }
+}
+
+impl PartialEq for Object {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
+impl Object {
+    /// An object out of a value.
+    ///
+    /// # Errors
+    /// The value is no object (`null` is an empty one).
+    pub fn from_value(value: Value) -> Result<Self, Mistyped> {
+        Self::at(value, "")
+    }
+
+    /// As `from_value`, for an object that error texts find at `path`.
+    pub(crate) fn at(value: Value, path: &str) -> Result<Self, Mistyped> {
+        match value {
+            Value::Object(_) => Ok(Self { value, path: path.to_owned() }),
+            Value::Null => Ok(Self { path: path.to_owned(), ..Self::default() }),
+            other => Err(mistyped(if path.is_empty() { "(document)" } else { path }, &other, "object")),
+        }
+    }
+
+    fn entries(&self) -> impl DoubleEndedIterator<Item = (&String, &Value)> {
+        self.value.as_object().into_iter().flatten()
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn wrong(&self, key: &str, found: &Value, want: &'static str) -> Mistyped {
+        mistyped(&self.path_of(key), found, want)
+    }
+
+    /// The value of a key, unless it is absent or `null`.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        let found = self.entries().rev().find(|(name, _)| name.eq_ignore_ascii_case(key));
+        found.map(|(_, value)| value).filter(|value| !value.is_null())
+    }
+
+    /// A string.
+    ///
+    /// # Errors
+    /// The value has another type.
+    pub fn str(&self, key: &str) -> Result<Option<&str>, Mistyped> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.wrong(key, other, "string")),
+        }
+    }
+
+    /// A string that says something: an empty one counts as absent, as it does for Go's `omitempty`.
+    ///
+    /// # Errors
+    /// The value has another type.
+    pub fn text(&self, key: &str) -> Result<Option<&str>, Mistyped> {
+        Ok(self.str(key)?.filter(|text| !text.is_empty()))
+    }
+
+    /// A boolean.
+    ///
+    /// # Errors
+    /// The value has another type.
+    pub fn bool(&self, key: &str) -> Result<Option<bool>, Mistyped> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(*value)),
+            Some(other) => Err(self.wrong(key, other, "bool")),
+        }
+    }
+
+    /// An integer.
+    ///
+    /// # Errors
+    /// The value has another type, or does not fit.
+    pub fn int(&self, key: &str) -> Result<Option<i64>, Mistyped> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => value.as_i64().map(Some).ok_or_else(|| self.wrong(key, value, "int")),
+        }
+    }
+
+    /// An integer from 0 to 2³²−1.
+    ///
+    /// # Errors
+    /// The value has another type, or does not fit.
+    pub fn u32(&self, key: &str) -> Result<Option<u32>, Mistyped> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let fits = value.as_u64().and_then(|number| u32::try_from(number).ok());
+        fits.map(Some).ok_or_else(|| self.wrong(key, value, "uint32"))
+    }
+
+    /// An integer from 0 to 2⁶⁴−1.
+    ///
+    /// # Errors
+    /// The value has another type, or does not fit.
+    pub fn u64(&self, key: &str) -> Result<Option<u64>, Mistyped> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value.as_u64().map(Some).ok_or_else(|| self.wrong(key, value, "uint64"))
+    }
+
+    /// An object inside this one.
+    ///
+    /// # Errors
+    /// The value has another type.
+    pub fn object(&self, key: &str) -> Result<Option<Object>, Mistyped> {
+        self.get(key).map(|value| Self::at(value.clone(), &self.path_of(key))).transpose()
+    }
+
+    /// An object inside this one; an empty one where there is none.
+    ///
+    /// # Errors
+    /// The value has another type.
+    pub fn object_or_empty(&self, key: &str) -> Result<Object, Mistyped> {
+        Ok(self.object(key)?.unwrap_or_else(|| Self { path: self.path_of(key), ..Self::default() }))
+    }
+
+    /// A list.
+    ///
+    /// # Errors
+    /// The value has another type.
+    pub fn list(&self, key: &str) -> Result<Option<&[Value]>, Mistyped> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Array(items)) => Ok(Some(items)),
+            Some(other) => Err(self.wrong(key, other, "list")),
+        }
+    }
+
+    /// A list of strings; a `null` in it is an empty string.
+    ///
+    /// # Errors
+    /// The value, or an item of it, has another type.
+    pub fn strings(&self, key: &str) -> Result<Option<Vec<String>>, Mistyped> {
+        let Some(items) = self.list(key)? else { return Ok(None) };
+        let text = |(index, item): (usize, &Value)| match item {
+            Value::String(text) => Ok(text.clone()),
+            Value::Null => Ok(String::new()),
+            other => Err(self.wrong(&format!("{key}[{index}]"), other, "string")),
+        };
+        items.iter().enumerate().map(text).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// A list of objects.
+    ///
+    /// # Errors
+    /// The value, or an item of it, has another type.
+    pub fn objects(&self, key: &str) -> Result<Option<Vec<Object>>, Mistyped> {
+        let Some(items) = self.list(key)? else { return Ok(None) };
+        let object =
+            |(index, item): (usize, &Value)| Self::at(item.clone(), &format!("{}[{index}]", self.path_of(key)));
+        items.iter().enumerate().map(object).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// The keys, as they are written.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries().map(|(name, _)| name.as_str())
+    }
+
+    /// The first key that is none of `known`, whatever its case.
+    #[must_use]
+    pub fn first_unknown(&self, known: &[&str]) -> Option<&str> {
+        self.keys().find(|name| !known.iter().any(|known| known.eq_ignore_ascii_case(name)))
+    }
+
+    /// Whether there are no keys.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries().next().is_none()
+    }
+
+    /// The whole as a value.
+    #[must_use]
+    pub fn as_value(&self) -> &Value {
+        &self.value
+    }
+
+    /// The whole as compact JSON text.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        self.value.to_string()
+    }
+
+    /// Sets a key; whatever matched it before is gone.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.remove(key);
+        if let Value::Object(map) = &mut self.value {
+            map.insert(key.to_owned(), value.into());
+        }
+    }
+
+    /// Removes every key that matches.
+    pub fn remove(&mut self, key: &str) {
+        if let Value::Object(map) = &mut self.value {
+            map.retain(|name, _| !name.eq_ignore_ascii_case(key));
+        }
+    }
+
+    /// The same with a key set.
+    #[must_use]
+    pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
+        self.set(key, value);
+        self
+    }
+
+    /// The same as the top of a document of its own: error texts no longer say where it was.
+    #[must_use]
+    pub fn into_root(self) -> Self {
+        Self { path: String::new(), ..self }
+    }
+
+    /// Where a key of this object is, for error texts.
+    #[must_use]
+    pub fn place(&self, key: &str) -> String {
+        self.path_of(key)
+    }
+}
+
+/// Longest excerpt of a wrong value in an error text, in characters.
+const EXCERPT: usize = 64;
+
+pub(super) fn mistyped(path: &str, found: &Value, want: &'static str) -> Mistyped {
+    let found = match found {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => format!("bool {value}"),
+        Value::Number(number) => format!("number {number}"),
+        Value::String(text) if text.chars().count() > EXCERPT => {
+            let excerpt: String = text.chars().take(EXCERPT).collect();
+            format!("string {excerpt:?}...")
+        }
+        Value::String(text) => format!("string {text:?}"),
+        Value::Array(_) => "array".to_owned(),
+        Value::Object(_) => "object".to_owned(),
+    };
+    Mistyped { path: path.to_owned(), found, want }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use serde_json::json;
+
+    use super::*;
+
+    fn object(value: Value) -> Object {
+        Object::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn keys_match_in_any_case_and_the_last_one_counts() {
+        let conf = object(json!({"mtu": 1, "MTU": 2, "RuntimeConfig": {"Mac": "x"}}));
+        assert_eq!(conf.int("mtu").unwrap(), Some(2));
+        assert_eq!(conf.object("runtimeConfig").unwrap().unwrap().str("mac").unwrap(), Some("x"));
+    }
+
+    #[test]
+    fn a_repeated_key_counts_once_with_its_last_value() {
+        let conf = object(serde_json::from_str(r#"{"a": 1, "a": 2}"#).unwrap());
+        assert_eq!(conf.int("a").unwrap(), Some(2));
+        assert_eq!(conf.keys().collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn null_is_absent_everywhere() {
+        let conf = object(json!({"a": null, "l": [null, "x"], "o": [null]}));
+        assert_eq!(conf.str("a"), Ok(None));
+        assert_eq!(conf.object("a"), Ok(None));
+        assert_eq!(conf.strings("l").unwrap().unwrap(), ["", "x"]);
+        assert!(conf.objects("o").unwrap().unwrap()[0].is_empty());
+        assert!(object(Value::Null).is_empty());
+    }
+
+    #[test]
+    fn a_wrong_type_names_key_and_value() {
+        let conf = object(json!({"ipam": {"mtu": "big"}, "n": 1.5, "e": 1e3, "neg": -1, "s": ["a", 2], "t": [3]}));
+        let text = |e: Mistyped| e.to_string();
+        let ipam = conf.object("ipam").unwrap().unwrap();
+        assert_eq!(
+            text(ipam.int("mtu").unwrap_err()),
+            "json: cannot unmarshal string \"big\" into field ipam.mtu of type int"
+        );
+        assert_eq!(text(conf.int("n").unwrap_err()), "json: cannot unmarshal number 1.5 into field n of type int");
+        assert!(conf.int("e").is_err(), "Go takes no exponent for an int");
+        assert_eq!(
+            text(conf.u32("neg").unwrap_err()),
+            "json: cannot unmarshal number -1 into field neg of type uint32"
+        );
+        assert_eq!(
+            text(conf.strings("s").unwrap_err()),
+            "json: cannot unmarshal number 2 into field s[1] of type string"
+        );
+        assert_eq!(
+            text(conf.objects("t").unwrap_err()),
+            "json: cannot unmarshal number 3 into field t[0] of type object"
+        );
+        assert!(Object::from_value(json!([])).is_err());
+    }
+
+    #[test]
+    fn a_long_value_is_cut_at_a_character() {
+        let conf = object(json!({"n": "ä".repeat(100)}));
+        let text = conf.int("n").unwrap_err().to_string();
+        assert!(text.contains(&format!("{:?}...", "ä".repeat(64))), "{text}");
+    }
+
+    #[test]
+    fn setting_replaces_every_spelling() {
+        let conf = object(json!({"Type": "a", "x": 1, "TYPE": "b"})).with("type", "c");
+        assert_eq!(conf.as_value(), &json!({"x": 1, "type": "c"}));
+        assert_eq!(conf.first_unknown(&["X"]), Some("type"));
+        assert_eq!(conf.first_unknown(&["X", "tYPE"]), None);
+    }
+}

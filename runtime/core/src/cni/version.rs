@@ -1,0 +1,200 @@
+//! Versions of the specification: which there are, and which verb goes with which.
+
+use std::fmt;
+
+use super::text::quoted_list;
+use super::{CniError, Object, Verb, code};
+
+/// A version of the CNI specification.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version {
+    major: u32,
+    minor: u32,
+    micro: u32,
+}
+
+impl Version {
+    /// What an absent `cniVersion` means.
+    pub const V0_1_0: Self = Self::new(0, 1, 0);
+    /// Introduced VERSION; the last one with a single address per family.
+    pub const V0_2_0: Self = Self::new(0, 2, 0);
+    /// Introduced lists of interfaces, addresses and routes.
+    pub const V0_3_0: Self = Self::new(0, 3, 0);
+    /// A correction of 0.3.0's text.
+    pub const V0_3_1: Self = Self::new(0, 3, 1);
+    /// Introduced CHECK.
+    pub const V0_4_0: Self = Self::new(0, 4, 0);
+    /// Removed `ips[].version`.
+    pub const V1_0_0: Self = Self::new(1, 0, 0);
+    /// Introduced GC and STATUS.
+    pub const V1_1_0: Self = Self::new(1, 1, 0);
+
+    /// Every version there is, oldest first. weft speaks them all.
+    pub const ALL: [Self; 7] =
+        [Self::V0_1_0, Self::V0_2_0, Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
+
+    /// The newest.
+    pub const CURRENT: Self = Self::V1_1_0;
+
+    const fn new(major: u32, minor: u32, micro: u32) -> Self {
+        Self { major, minor, micro }
+    }
+
+    /// Reads up to three numbers with dots between them; missing ones are 0, and nothing at all is 0.1.0.
+    ///
+    /// The version need not be one that exists.
+    ///
+    /// # Errors
+    /// The text is no version (code 6).
+    pub fn parse(text: &str) -> Result<Self, CniError> {
+        if text.is_empty() {
+            return Ok(Self::V0_1_0);
+        }
+        let bad = |why: String| CniError::new(code::DECODE, why);
+        let parts: Vec<&str> = text.split('.').collect();
+        if parts.len() > 3 {
+            return Err(bad(format!("invalid version {text:?}: too many parts")));
+        }
+        let mut numbers = [0_u32; 3];
+        for ((number, part), which) in numbers.iter_mut().zip(&parts).zip(["major", "minor", "micro"]) {
+            *number = part.parse().map_err(|e| {
+                bad(format!("failed to convert {which} version part {part:?} of version {text:?}: {e}"))
+            })?;
+        }
+        let [major, minor, micro] = numbers;
+        Ok(Self { major, minor, micro })
+    }
+
+    /// The supported version that a configuration names.
+    ///
+    /// # Errors
+    /// There is no such version (code 1). As for the reference, `1.0` is not `1.0.0`.
+    pub fn reconcile(text: &str) -> Result<Self, CniError> {
+        let wanted = if text.is_empty() { Self::V0_1_0.to_string() } else { text.to_owned() };
+        Self::ALL.into_iter().find(|version| version.to_string() == wanted).ok_or_else(|| {
+            let supported = quoted_list(&Self::ALL.map(|version| version.to_string()));
+            CniError::new(code::INCOMPATIBLE_VERSION, "incompatible CNI versions")
+                .with_details(format!("config is {wanted:?}, plugin supports {supported}"))
+        })
+    }
+
+    /// The version of a configuration, where it goes with the verb.
+    ///
+    /// # Errors
+    /// There is no such version, or the verb came with a later one.
+    pub fn of(conf: &Object, verb: Verb) -> Result<Self, CniError> {
+        let text = conf
+            .str("cniVersion")
+            .map_err(|e| CniError::new(code::DECODE, format!("decoding version from network config: {e}")))?
+            .unwrap_or_default();
+        let since = match verb {
+            Verb::Add | Verb::Del | Verb::Version => return Self::reconcile(text),
+            Verb::Check => Self::V0_4_0,
+            Verb::Gc | Verb::Status => Self::V1_1_0,
+        };
+        let version = Self::parse(text)?;
+        if version < since {
+            return Err(CniError::new(
+                code::INCOMPATIBLE_VERSION,
+                format!("config version does not allow {}", verb.name()),
+            ));
+        }
+        if version > Self::CURRENT {
+            return Err(CniError::new(
+                code::INCOMPATIBLE_VERSION,
+                format!("plugin version does not allow {}", verb.name()),
+            ));
+        }
+        Self::reconcile(text)
+    }
+
+    /// Whether results have one address per family at most (`ip4`, `ip6`).
+    #[must_use]
+    pub fn is_single_address(self) -> bool {
+        self < Self::V0_3_0
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.micro)
+    }
+}
+
+/// What VERSION prints: one line.
+#[must_use]
+pub fn version_document() -> String {
+    let versions: Vec<String> = Version::ALL.iter().map(|version| format!("\"{version}\"")).collect();
+    format!("{{\"cniVersion\":\"{}\",\"supportedVersions\":[{}]}}\n", Version::CURRENT, versions.join(","))
+}
+
+/// What a call without `CNI_COMMAND` says on stderr; it ends in success.
+#[must_use]
+pub fn about(program: &str) -> String {
+    let versions: Vec<String> = Version::ALL.iter().map(ToString::to_string).collect();
+    format!("{program}\nCNI protocol versions supported: {}\n", versions.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn parsing_fills_in_what_is_missing() {
+        assert_eq!(Version::parse("").unwrap(), Version::V0_1_0);
+        assert_eq!(Version::parse("1").unwrap(), Version::V1_0_0);
+        assert_eq!(Version::parse("0.3").unwrap(), Version::V0_3_0);
+        assert!(Version::V0_3_1 < Version::V0_4_0 && Version::V0_4_0 < Version::V1_0_0);
+        for bad in ["1.2.3.4", "x", "1.", "-1", "1.99999999999"] {
+            assert_eq!(Version::parse(bad).unwrap_err().code, 6, "{bad}");
+        }
+    }
+
+    #[test]
+    fn unsupported_versions_are_named_with_all_supported_ones() {
+        assert_eq!(Version::reconcile("").unwrap(), Version::V0_1_0);
+        for version in Version::ALL {
+            assert_eq!(Version::reconcile(&version.to_string()).unwrap(), version);
+        }
+        for bad in ["1.0", "0.5.0", "2.0.0", "01.0.0"] {
+            let error = Version::reconcile(bad).unwrap_err();
+            assert_eq!((error.code, error.msg.as_str()), (1, "incompatible CNI versions"));
+            assert_eq!(
+                error.details,
+                format!(
+                    "config is {bad:?}, plugin supports \
+                     [\"0.1.0\" \"0.2.0\" \"0.3.0\" \"0.3.1\" \"0.4.0\" \"1.0.0\" \"1.1.0\"]"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn later_verbs_need_later_configurations() {
+        let of = |version: Value, verb| Version::of(&Object::from_value(json!({"cniVersion": version})).unwrap(), verb);
+        let msg = |version: &str, verb| of(json!(version), verb).unwrap_err().msg;
+        assert_eq!(msg("0.3.1", Verb::Check), "config version does not allow CHECK");
+        assert_eq!(msg("9.9.9", Verb::Check), "plugin version does not allow CHECK");
+        assert_eq!(msg("0.5.0", Verb::Check), "incompatible CNI versions");
+        assert_eq!(msg("1.0.0", Verb::Gc), "config version does not allow GC");
+        assert_eq!(msg("", Verb::Status), "config version does not allow STATUS");
+        assert_eq!(of(json!("1.1.0"), Verb::Gc).unwrap(), Version::V1_1_0);
+        assert_eq!(of(json!("0.4.0"), Verb::Check).unwrap(), Version::V0_4_0);
+        assert_eq!(of(Value::Null, Verb::Add).unwrap(), Version::V0_1_0);
+        let mistyped = of(json!(1), Verb::Add).unwrap_err();
+        assert_eq!(mistyped.code, 6);
+        assert!(mistyped.msg.starts_with("decoding version from network config: json: "), "{}", mistyped.msg);
+    }
+
+    #[test]
+    fn the_version_document_is_one_line() {
+        assert_eq!(
+            version_document(),
+            "{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n"
+        );
+        assert!(about("CNI weft").ends_with("supported: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n"));
+    }
+}

@@ -1,0 +1,144 @@
+//! ADD. Reads like the figure in `lib.rs`: facts, policy, verify, ledger, delegate, netlink, result.
+//!
+//! Above the claim nothing has a side effect; from the claim on, everything has an inverse, and whichever step fails, those
+//! before it are taken back.
+
+use super::call::Call;
+use super::stage::{Stage, given};
+use super::{CommandError, decide, external, result};
+use crate::conf::IpamKind;
+use crate::delegate::Addressing;
+use crate::ledger::{ClaimAsk, ClaimError, NodeStore};
+use crate::netlink::ApplyError;
+use crate::plan::Plan;
+use weft_host_abi::types::ReleaseRule;
+
+pub(super) fn run(call: &mut Call<'_>) -> Result<String, CommandError> {
+    // The reference finds out when the work is done, and leaves it there.
+    call.refuse_own_netns()?;
+    if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
+        return external::add_by_delegate(call);
+    }
+    let mut stage = Stage::read(call)?;
+    let mut store = call.open_store()?;
+    let plan = match call.network.ipam.as_ref().map(|ipam| &ipam.kind) {
+        _ if stage.ignores_ipam() => claim_nothing(call, &stage, &mut store)?,
+        Some(IpamKind::External(_)) => external::claim_by_plugin(call, &stage, &mut store)?,
+        Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => claim_by_policy(call, &stage, &mut store)?,
+        None => claim_nothing(call, &stage, &mut store)?,
+    };
+    apply(call, &mut stage, &mut store, &plan)
+}
+
+/// Policy, verify, ledger: asks again when another process was faster, for a bounded number of times.
+fn claim_by_policy(call: &mut Call<'_>, stage: &Stage, store: &mut NodeStore) -> Result<Plan, CommandError> {
+    let policy = decide::load(call)?;
+    let mut race = decide::Race::default();
+    loop {
+        let decided = decide::decide(call, &policy, store)?;
+        let key = call.key();
+        let ask = ClaimAsk {
+            key: &key,
+            scope: &decided.scope,
+            identities: &decided.identities,
+            wants: &decided.wants,
+            release: &decided.release,
+            now: decided.now,
+        };
+        let mut planned = None;
+        let outcome = store.claim(&ask, |claimed| -> Result<_, CommandError> {
+            let addressing = Addressing {
+                ips: given(claimed),
+                routes: decided.routes.clone(),
+                dns: decided.dns.clone(),
+                unique: true,
+            };
+            let plan = stage.plan(call, Some(&addressing))?;
+            let record = Stage::record(call, &plan, decided.trace(claimed)?)?;
+            planned = Some(plan);
+            Ok(record)
+        });
+        match outcome {
+            Ok(_claimed) => return planned.ok_or(CommandError::NoPlan),
+            Err(ClaimError::Lost { want }) => race.lost(&policy, &decided, want)?,
+            Err(ClaimError::Exists { addresses, .. }) => return Err(exists(call, &addresses)),
+            Err(ClaimError::Record(error)) => return Err(error),
+            Err(ClaimError::Ledger(error)) => return Err(error.into()),
+        }
+    }
+}
+
+/// A layer 2 attachment: only the journal entry.
+fn claim_nothing(call: &mut Call<'_>, stage: &Stage, store: &mut NodeStore) -> Result<Plan, CommandError> {
+    let plan = stage.plan(call, None)?;
+    journal(call, store, || Stage::record(call, &plan, String::new()))?;
+    Ok(plan)
+}
+
+/// Writes a journal entry that claims no address.
+pub(super) fn journal(
+    call: &Call<'_>,
+    store: &mut NodeStore,
+    record: impl FnOnce() -> Result<crate::ledger::Record, CommandError>,
+) -> Result<(), CommandError> {
+    let key = call.key();
+    let ask = ClaimAsk {
+        key: &key,
+        scope: &call.network.name,
+        identities: &[],
+        wants: &[],
+        release: &ReleaseRule::Free,
+        now: crate::facts::now()?,
+    };
+    match store.claim(&ask, |_claimed| record()) {
+        Ok(_none) => Ok(()),
+        Err(ClaimError::Exists { addresses, .. }) => Err(exists(call, &addresses)),
+        Err(ClaimError::Record(error)) => Err(error),
+        Err(ClaimError::Ledger(error)) => Err(error.into()),
+        Err(ClaimError::Lost { .. }) => Err(CommandError::NoPlan),
+    }
+}
+
+fn exists(call: &Call<'_>, addresses: &[std::net::IpAddr]) -> CommandError {
+    CommandError::Exists { attachment: call.attachment(), address: addresses.first().copied() }
+}
+
+/// Netlink, then the result. A failure puts back what was done and gives the claim back; what cannot be put back stays in
+/// the journal for DEL or GC.
+fn apply(call: &mut Call<'_>, stage: &mut Stage, store: &mut NodeStore, plan: &Plan) -> Result<String, CommandError> {
+    let Some(executor) = stage.executor.as_mut() else { return result::render(call, plan, None) };
+    let applied = match executor.apply(plan) {
+        Ok(applied) => applied,
+        Err(ApplyError { op, cause, leftovers, .. }) => {
+            let cause = CommandError::Op { op, source: cause };
+            return Err(give_back(call, store, cause, leftovers.iter().map(ToString::to_string).collect()));
+        }
+    };
+    match result::render(call, plan, Some(&applied)) {
+        Ok(document) => Ok(document),
+        Err(cause) => {
+            let leftovers = executor.undo(applied);
+            Err(give_back(call, store, cause, leftovers.iter().map(ToString::to_string).collect()))
+        }
+    }
+}
+
+/// Takes back claim and journal entry of an ADD that failed, unless something is left that DEL has to know of.
+pub(super) fn give_back(
+    call: &mut Call<'_>,
+    store: &mut NodeStore,
+    cause: CommandError,
+    mut leftovers: Vec<String>,
+) -> CommandError {
+    let key = call.key();
+    match store.entry(&key) {
+        Ok(Some(entry)) => leftovers.extend(external::del_stored(call, &entry)),
+        Ok(None) => {}
+        Err(error) => leftovers.push(error.to_string()),
+    }
+    if leftovers.is_empty() {
+        let taken_back = crate::facts::now().map_err(CommandError::from).and_then(|now| Ok(store.abandon(&key, now)?));
+        leftovers.extend(taken_back.err().map(|error| error.chain()));
+    }
+    if leftovers.is_empty() { cause } else { CommandError::Leftovers { cause: Box::new(cause), leftovers } }
+}

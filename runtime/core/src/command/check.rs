@@ -1,0 +1,65 @@
+//! CHECK: is everything that ADD did still there? Compares the journal's plan with what netlink shows, and prevResult with
+//! both.
+
+use std::path::Path;
+
+use super::call::Call;
+use super::{CommandError, external};
+use crate::cni::CniResult;
+use crate::ledger::{Entry, Role};
+use crate::netlink::Executor;
+use crate::plan::Plan;
+
+pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
+    let store = call.open_store()?;
+    let entry = store.entry(&call.key())?;
+    if call.key().role == Role::Ipam {
+        return check_ipam(call, entry.as_ref());
+    }
+    let previous = call.network.prev_result.as_ref().ok_or(CommandError::PrevResultMissing)?;
+    let previous = CniResult::from_json(previous, call.network.version)?;
+    let Some(entry) = entry else { return Err(CommandError::UnknownAttachment(call.attachment())) };
+    external::check_stored(call, &entry)?;
+    if entry.record.plan.is_empty() {
+        return Ok(());
+    }
+    let plan: Plan = serde_json::from_str(&entry.record.plan)
+        .map_err(|source| CommandError::Journal { attachment: call.attachment(), source })?;
+    let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
+    let mut differences = compare(call, &plan, &previous);
+    differences.extend(executor.check(&plan)?.iter().map(ToString::to_string));
+    if differences.is_empty() { Ok(()) } else { Err(CommandError::Differs { differences }) }
+}
+
+/// The stock plugins' comparison of prevResult with the call, and of prevResult with what ADD returned.
+fn compare(call: &Call<'_>, plan: &Plan, previous: &CniResult) -> Vec<String> {
+    let mut differences = Vec::new();
+    let netns = &call.env.netns;
+    if !plan.result.interfaces.is_empty() && !plan.result.observed_addresses {
+        let ours = previous.interfaces.iter().any(|link| link.name == call.env.ifname && link.sandbox.as_ref() == Some(netns));
+        // Results before 0.3.0 have no interfaces to compare.
+        if !ours && !previous.interfaces.is_empty() {
+            differences.push(format!("Sandbox in prevResult  doesn't match configured netns: {netns}"));
+        }
+    }
+    for ip in &plan.result.ips {
+        if !previous.ips.iter().any(|other| other.address == ip.address) {
+            differences.push(format!("prevResult lacks the address {} that ADD returned", ip.address));
+        }
+    }
+    differences
+}
+
+fn check_ipam(call: &Call<'_>, entry: Option<&Entry>) -> Result<(), CommandError> {
+    let Some(entry) = entry else { return Err(CommandError::NoClaim { container_id: call.env.container_id.clone() }) };
+    // Which addresses they are only matters where the runtime says which it knows of.
+    let Some(previous) = &call.network.prev_result else { return Ok(()) };
+    let previous = CniResult::from_json(previous, call.network.version)?;
+    let differences: Vec<String> = entry
+        .claims
+        .iter()
+        .filter(|(_, address)| !previous.ips.iter().any(|ip| ip.address.addr() == *address))
+        .map(|(_, address)| format!("prevResult lacks {address}, which is claimed for container {}", call.env.container_id))
+        .collect();
+    if differences.is_empty() { Ok(()) } else { Err(CommandError::Differs { differences }) }
+}

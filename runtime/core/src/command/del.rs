@@ -1,0 +1,119 @@
+//! DEL: needs the journal alone. Goes on past failures, reports all of them, can be repeated.
+//!
+//! Order: links first, then other plugins, then the ledger: an address is off the link before it leaves the ledger.
+
+use std::path::Path;
+
+use super::call::Call;
+use super::{CommandError, external};
+use crate::delegate;
+use crate::ledger::{Entry, Key, NodeStore, Role};
+use crate::netlink::{self, Executor};
+use crate::plan::{LinkRef, Op, Plan, Side};
+
+pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
+    let mut store = call.open_store()?;
+    let key = call.key();
+    let mut problems = Vec::new();
+    let own = store.entry(&key)?;
+    if own.is_none() {
+        problems.extend(unknown(call)?);
+    }
+    // An attachment whose IPAM ran under its own name (an external delegate, or a claim imported from the stock plugin's
+    // directory) has a second entry. It goes with the attachment.
+    let ipam = match key.role {
+        Role::Attachment => store.entry(&Key { role: Role::Ipam, ..key })?,
+        Role::Ipam => None,
+    };
+    for entry in own.into_iter().chain(ipam) {
+        problems.extend(remove(call, &mut store, &entry));
+    }
+    if !problems.is_empty() {
+        return Err(CommandError::Teardown { problems });
+    }
+    call.refuse_own_netns()
+}
+
+/// Undoes what an entry says and removes it, unless something is left. Returns what went wrong.
+pub(super) fn remove(call: &mut Call<'_>, store: &mut NodeStore, entry: &Entry) -> Vec<String> {
+    let mut problems = tear_down(call, store, entry);
+    problems.extend(external::del_stored(call, entry));
+    if !problems.is_empty() {
+        return problems;
+    }
+    let released = crate::facts::now().map_err(CommandError::from).and_then(|now| Ok(store.release(&entry.key, now)?));
+    released.err().map(|error| error.chain()).into_iter().collect()
+}
+
+fn tear_down(call: &mut Call<'_>, store: &NodeStore, entry: &Entry) -> Vec<String> {
+    if entry.record.plan.is_empty() {
+        return Vec::new();
+    }
+    let plan: Plan = match serde_json::from_str(&entry.record.plan) {
+        Ok(plan) => plan,
+        Err(error) => return vec![format!("the journal entry of {} is damaged: {error}", call.env.container_id)],
+    };
+    if plan.ops.is_empty() {
+        return Vec::new();
+    }
+    let keep = match store.shared_elsewhere(&entry.key, &plan.shared()) {
+        Ok(keep) => keep,
+        Err(error) => return vec![error.to_string()],
+    };
+    let netns = if call.env.netns.is_empty() { &entry.record.netns } else { &call.env.netns };
+    let executor = match container(netns, plan.container.as_deref()) {
+        Ok(path) => Executor::open(path),
+        Err(error) => {
+            // An unusable path must not keep the host's side from being cleaned.
+            call.say(&error.to_string());
+            Executor::open(None)
+        }
+    };
+    match executor {
+        Ok(mut executor) => executor.teardown(&plan, &keep).iter().map(ToString::to_string).collect(),
+        Err(error) => vec![CommandError::from(error).chain()],
+    }
+}
+
+/// The path of the attachment's namespace, while it is that one. A namespace that is gone took its links along, and one
+/// that has got its path since (`/proc/PID/ns/net` of another process) is none of ours.
+fn container<'a>(netns: &'a str, identity: Option<&str>) -> Result<Option<&'a Path>, CommandError> {
+    if netns.is_empty() {
+        return Ok(None);
+    }
+    let path = Path::new(netns);
+    let found = netlink::netns_identity(path)?;
+    let same = found.is_some() && (identity.is_none() || found.as_deref() == identity);
+    Ok(same.then_some(path))
+}
+
+/// DEL of an attachment the journal does not know: it is gone already, or the stock plugin made it before the node was
+/// switched to weft. In the second case its link is deleted as that plugin would; addresses come from an imported ledger.
+fn unknown(call: &mut Call<'_>) -> Result<Vec<String>, CommandError> {
+    let Some(delegate) = call.network.delegate.as_ref().and_then(|conf| delegate::find(&conf.kind)) else {
+        if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
+            return Ok(external::del_unknown(call));
+        }
+        return Ok(Vec::new());
+    };
+    let ifname = call.env.ifname.clone();
+    let op = match delegate.kind() {
+        "macvlan" => Op::CreateMacvlan {
+            name: ifname,
+            parent: LinkRef { side: Side::Host, name: String::new() },
+            mode: crate::plan::MacvlanMode::Bridge,
+            mtu: None,
+            mac: None,
+            bc_queue_len: None,
+        },
+        "loopback" => Op::LinkUp { link: LinkRef::container("lo") },
+        _ => Op::CreateVeth { container: ifname, host: String::new(), mtu: None, mac: None },
+    };
+    let Some(path) = container(&call.env.netns, None)? else { return Ok(Vec::new()) };
+    let mut executor = Executor::open(Some(path))?;
+    if executor.same_netns() {
+        return Ok(Vec::new());
+    }
+    let plan = Plan { ops: vec![op], ..Plan::default() };
+    Ok(executor.teardown(&plan, &std::collections::BTreeSet::new()).iter().map(ToString::to_string).collect())
+}

@@ -1,0 +1,334 @@
+//! Every way a call fails, and the one map from there to CNI error codes.
+//!
+//! `msg` is one line a person can act on, `details` the chain of causes and what was left. `docs/error-codes.md` lists the
+//! codes; a test holds list and map together.
+
+use std::error::Error;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use weft_host_abi::types::{Attachment, Denial, Problem};
+
+use crate::cni::CniError;
+use crate::conf::ConfError;
+use crate::delegate::DelegateError;
+use crate::facts::FactsError;
+use crate::ledger::LedgerError;
+use crate::netlink::NetlinkError;
+use crate::policy::{Class, PolicyError};
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// An error that is in CNI form already: the wire's own, or another plugin's, passed on as it is.
+    #[error("{}", .0.msg)]
+    Cni(CniError),
+    /// stdin could not be read.
+    #[error("cannot read the network configuration from stdin")]
+    Stdin(#[source] std::io::Error),
+    /// stdin is far larger than any configuration.
+    #[error("the network configuration on stdin is larger than {limit} bytes")]
+    StdinTooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Conf(#[from] ConfError),
+    /// A built-in delegate of that name does not exist.
+    #[error("{0:?} is not a delegate weft has")]
+    UnknownDelegate(String),
+    /// The delegate cannot do without addresses.
+    #[error("delegate {delegate:?} needs an \"ipam\" section with a type")]
+    IpamRequired {
+        /// The delegate.
+        delegate: &'static str,
+    },
+    /// Addresses are wanted from a network without IPAM.
+    #[error("the configuration has no \"ipam\" section; add one with a type")]
+    NoIpam,
+    /// A link is wanted of a configuration that names no delegate.
+    #[error("the configuration has no \"delegate\" section; add one with a type")]
+    NoDelegate,
+    /// A delegate refused.
+    #[error(transparent)]
+    Delegate(#[from] DelegateError),
+    /// A fact could not be had.
+    #[error(transparent)]
+    Facts(#[from] FactsError),
+    /// A policy could not be loaded, failed, or answered something that cannot be used.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A policy said no. The text is the policy's.
+    #[error("{}", denial_text(.denial))]
+    Denied {
+        /// The policy.
+        policy: String,
+        /// What it said.
+        denial: Denial,
+    },
+    /// STATUS: the policy does not accept its configuration.
+    #[error("{}", .problem.message)]
+    PolicyConf {
+        /// The policy.
+        policy: String,
+        /// What it said.
+        problem: Problem,
+    },
+    /// A policy repeats an answer whose addresses are all taken.
+    #[error("policy {policy:?} offers only addresses that are taken ({}); correct the policy", list(.addresses))]
+    OffersTaken {
+        /// The policy.
+        policy: String,
+        /// What it offered.
+        addresses: Vec<IpAddr>,
+    },
+    /// Other processes were faster every time.
+    #[error("lost the race for an address {asked} times (last offered: {}); try again", list(.addresses))]
+    Contended {
+        /// How often.
+        asked: u32,
+        /// The last candidates.
+        addresses: Vec<IpAddr>,
+    },
+    /// The attachment is there already.
+    #[error("{}", exists_text(.attachment, *.address))]
+    Exists {
+        /// Which.
+        attachment: Attachment,
+        /// Its first address.
+        address: Option<IpAddr>,
+    },
+    /// The ledger or journal could not be read or written.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Netlink or a netns failed while reading.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// An op failed; everything before it was undone.
+    #[error("{source}")]
+    Op {
+        /// What was being done.
+        op: String,
+        /// What happened.
+        source: NetlinkError,
+    },
+    /// ADD failed, and not everything could be put back.
+    #[error("{cause}")]
+    Leftovers {
+        /// Why ADD failed.
+        cause: Box<CommandError>,
+        /// What is left; DEL and GC try again.
+        leftovers: Vec<String>,
+    },
+    /// DEL or GC could not remove everything.
+    #[error("{}", teardown_text(.problems))]
+    Teardown {
+        /// What went wrong, in order.
+        problems: Vec<String>,
+    },
+    /// CNI_NETNS is the namespace weft runs in.
+    #[error("plugin's netns and netns from CNI_NETNS should not be the same")]
+    SameNetns,
+    /// CHECK without prevResult.
+    #[error("Required prevResult missing")]
+    PrevResultMissing,
+    /// CHECK of an attachment the journal does not know.
+    #[error("no attachment {} of container {} on network {:?} is known to this node", .0.ifname, .0.container_id, .0.network)]
+    UnknownAttachment(Attachment),
+    /// CHECK of IPAM alone, without a claim. The stock plugin's text.
+    #[error("host-local: Failed to find address added by container {container_id}")]
+    NoClaim {
+        /// The container.
+        container_id: String,
+    },
+    /// CHECK found differences.
+    #[error("{}", .differences.first().map_or("the attachment differs from what ADD made", String::as_str))]
+    Differs {
+        /// All of them.
+        differences: Vec<String>,
+    },
+    /// STATUS: an ADD would fail now.
+    #[error("{reason}")]
+    NotReady {
+        /// Why.
+        reason: String,
+    },
+    /// No such plugin. The reference library's text.
+    #[error("failed to find plugin {plugin:?} in path [{}]", paths(.path))]
+    PluginNotFound {
+        /// The type.
+        plugin: String,
+        /// CNI_PATH.
+        path: Vec<PathBuf>,
+    },
+    /// The plugin could not be run.
+    #[error("cannot run the CNI plugin {plugin:?}")]
+    PluginExec {
+        /// The type.
+        plugin: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The plugin's answer is not JSON.
+    #[error("CNI plugin {plugin:?} answered something that is not JSON")]
+    PluginAnswer {
+        /// The type.
+        plugin: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The kernel's random numbers.
+    #[error("cannot read random numbers from the kernel")]
+    Random(#[source] std::io::Error),
+    /// Something of ours could not be written as JSON.
+    #[error("cannot encode the journal entry")]
+    Encode(#[source] serde_json::Error),
+    /// A journal entry that cannot be read.
+    #[error("the journal entry of container {} is damaged; run DEL", .attachment.container_id)]
+    Journal {
+        /// Which.
+        attachment: Attachment,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A claim without a plan: cannot happen.
+    #[error("internal error: the ledger claimed without planning")]
+    NoPlan,
+}
+
+impl From<CniError> for CommandError {
+    fn from(error: CniError) -> Self {
+        Self::Cni(error)
+    }
+}
+
+// === impl CommandError ===
+
+impl CommandError {
+    /// The CNI error code. This match is the only map.
+    #[must_use]
+    pub fn code(&self) -> u32 {
+        match self {
+            Self::Cni(error) => error.code,
+            Self::UnknownAttachment(_) | Self::NoClaim { .. } => 3,
+            Self::Exists { .. } => 4,
+            Self::Stdin(_) | Self::Ledger(_) | Self::Facts(_) | Self::Random(_) | Self::PluginExec { .. } => 5,
+            Self::StdinTooLarge { .. } | Self::PluginAnswer { .. } => 6,
+            Self::Conf(error) => error.code(),
+            Self::UnknownDelegate(_)
+            | Self::IpamRequired { .. }
+            | Self::NoIpam
+            | Self::NoDelegate
+            | Self::Delegate(DelegateError::Conf(_))
+            | Self::Denied { denial: Denial::InvalidConfig(_), .. }
+            | Self::PolicyConf { .. }
+            | Self::PrevResultMissing
+            | Self::PluginNotFound { .. } => 7,
+            Self::SameNetns => 8,
+            Self::Contended { .. } | Self::Denied { denial: Denial::TryAgain(_), .. } => 11,
+            Self::NotReady { .. } => 50,
+            Self::Denied { denial: Denial::Denied(_), .. } => 100,
+            Self::Policy(error) => match error.class() {
+                Class::Config => 7,
+                Class::Host => 5,
+                Class::Node | Class::Policy => 101,
+            },
+            Self::OffersTaken { .. } | Self::Delegate(DelegateError::Addressing(_)) => 101,
+            Self::Denied { denial: Denial::Exhausted(_), .. } => 102,
+            Self::Netlink(error) | Self::Op { source: error, .. } => {
+                if error.is_netns() { 8 } else { 103 }
+            }
+            Self::Delegate(DelegateError::Host(_)) => 103,
+            Self::Leftovers { .. } | Self::Teardown { .. } => 104,
+            Self::Differs { .. } => 105,
+            Self::Encode(_) | Self::Journal { .. } | Self::NoPlan => 999,
+        }
+    }
+
+    /// The document for stdout.
+    #[must_use]
+    pub fn to_cni(&self) -> CniError {
+        if let Self::Cni(error) = self {
+            return error.clone();
+        }
+        CniError::new(self.code(), self.to_string()).with_details(self.details())
+    }
+
+    /// Display and all causes, on one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let details = self.details();
+        if details.is_empty() { self.to_string() } else { format!("{self}: {details}") }
+    }
+
+    /// What `msg` does not say: causes, what was being done, what is left.
+    fn details(&self) -> String {
+        match self {
+            Self::Cni(error) => error.details.clone(),
+            Self::Op { op, source } => join(&[format!("while trying to {op}"), causes(source)]),
+            Self::Leftovers { cause, leftovers } => join(&[
+                cause.details(),
+                format!("not everything could be undone, DEL or GC will try again: {}", leftovers.join("; ")),
+            ]),
+            Self::Teardown { problems } if problems.len() > 1 => problems.join("; "),
+            Self::Differs { differences } if differences.len() > 1 => differences.join("; "),
+            Self::Denied { policy, .. } => format!("denied by policy {policy:?}"),
+            Self::PolicyConf { policy, problem } if problem.at.is_empty() => format!("said by policy {policy:?}"),
+            Self::PolicyConf { policy, problem } => format!("at {}, said by policy {policy:?}", problem.at),
+            Self::Exists { attachment, .. } => format!(
+                "interface {} of container {} on network {:?} exists; DEL it first",
+                attachment.ifname, attachment.container_id, attachment.network
+            ),
+            other => causes(other),
+        }
+    }
+}
+
+/// Everything below an error, outermost first.
+fn causes(error: &dyn Error) -> String {
+    let mut texts = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        texts.push(cause.to_string());
+        next = cause.source();
+    }
+    texts.join(": ")
+}
+
+fn join(parts: &[String]) -> String {
+    parts.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join("; ")
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    addresses.iter().take(4).map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn paths(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
+}
+
+fn denial_text(denial: &Denial) -> &str {
+    match denial {
+        Denial::Denied(text) | Denial::Exhausted(text) | Denial::InvalidConfig(text) | Denial::TryAgain(text) => text,
+    }
+}
+
+/// With an address it is the stock plugin's text, which tools look for.
+fn exists_text(attachment: &Attachment, address: Option<IpAddr>) -> String {
+    let id = &attachment.container_id;
+    match address {
+        Some(address) => format!("{address} has been allocated to {id}, duplicate allocation is not allowed"),
+        None => format!("interface {} of container {id} is attached to {:?} already", attachment.ifname, attachment.network),
+    }
+}
+
+fn teardown_text(problems: &[String]) -> String {
+    match problems {
+        [only] => only.clone(),
+        many => format!("{} things could not be removed; repeat DEL or GC once their causes are gone", many.len()),
+    }
+}

@@ -1,0 +1,75 @@
+//! What ADD would do, without doing it: for `weftctl plan`.
+
+use super::call::Call;
+use super::decide::{self, decide_with};
+use super::stage::Stage;
+use super::{CommandError, Context, Trace};
+use crate::cni::Environment;
+use crate::conf::{IpamKind, Persona};
+use crate::delegate::{Addressing, Given};
+use crate::ledger::NodeStore;
+use crate::plan::Plan;
+
+/// An ADD that was thought through and not done.
+#[derive(Debug, Clone)]
+pub struct Preview {
+    /// The ops in order, and the result's shape.
+    pub plan: Plan,
+    /// How the policy decided, where one did.
+    pub trace: Option<Trace>,
+    /// What cannot be known without doing it.
+    pub notes: Vec<String>,
+}
+
+/// Thinks an ADD through. Nothing is claimed, written or changed; the store is read where there is one.
+///
+/// # Errors
+/// Whatever ADD would fail with before it changes something.
+pub fn preview(
+    context: &Context,
+    persona: Persona,
+    env: Environment,
+    stdin: &[u8],
+    log: &mut String,
+) -> Result<Preview, CommandError> {
+    let mut call = Call::new(context, persona, env, stdin, log)?;
+    let mut notes = Vec::new();
+    if let Some(delegate) = call.network.delegate.as_ref().filter(|delegate| !delegate.builtin) {
+        notes.push(format!("the links are made by the external delegate {:?}, whose plan only it knows", delegate.kind));
+        return Ok(Preview { plan: Plan::default(), trace: None, notes });
+    }
+    let stage = Stage::read(&call)?;
+    let kind = call.network.ipam.as_ref().map(|ipam| ipam.kind.clone());
+    match kind {
+        Some(IpamKind::External(plugin)) if !stage.ignores_ipam() => {
+            notes.push(format!("addresses come from the external IPAM plugin {plugin:?}, which is not asked by a preview"));
+            Ok(Preview { plan: Plan::default(), trace: None, notes })
+        }
+        Some(_) if !stage.ignores_ipam() => by_policy(&mut call, &stage, notes),
+        _ => Ok(Preview { plan: stage.plan(&call, None)?, trace: None, notes }),
+    }
+}
+
+fn by_policy(call: &mut Call<'_>, stage: &Stage, mut notes: Vec<String>) -> Result<Preview, CommandError> {
+    let policy = decide::load(call)?;
+    let now = crate::facts::now()?;
+    let store = match NodeStore::open_read_only(&call.context.state_dir)? {
+        Some(store) => Some(store),
+        None => {
+            notes.push("this node has no ledger yet; the plan is made against an empty one".to_owned());
+            None
+        }
+    };
+    let decided = decide_with(call, &policy, store.as_ref(), now)?;
+    let first = decided.wants.iter().filter_map(|want| {
+        want.candidates.first().map(|(address, _)| Given { address: *address, gateway: want.gateway })
+    });
+    let addressing = Addressing {
+        ips: first.collect(),
+        routes: decided.routes.clone(),
+        dns: decided.dns.clone(),
+        unique: true,
+    };
+    let plan = stage.plan(call, Some(&addressing))?;
+    Ok(Preview { plan, trace: Some(decided.into_trace()), notes })
+}

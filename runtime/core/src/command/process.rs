@@ -1,0 +1,150 @@
+//! One process, one CNI call: environment and stdin in, one document on stdout, an exit code.
+//!
+//! Invariant 8 lives here: stdout is written once, at the very end, whatever happened, panics included.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+
+use super::call::Call;
+use super::{CommandError, Context, STATE_DIR, add, check, del, gc, status};
+use crate::cni::{self, CniError, Invoked, Verb};
+use crate::conf::Persona;
+
+/// No network configuration is larger than this; more is refused instead of filling memory.
+const STDIN_LIMIT: u64 = 16 << 20;
+
+/// What a call leaves behind for the process to print.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Output {
+    /// The one document for stdout; empty where CNI prints none.
+    pub stdout: String,
+    /// Lines for the log.
+    pub stderr: String,
+    /// Whether the call succeeded.
+    pub ok: bool,
+}
+
+impl Output {
+    fn failure(error: &CniError) -> Self {
+        Self { stdout: error.to_json(), stderr: String::new(), ok: false }
+    }
+}
+
+/// The `main` of the CNI binary.
+#[must_use]
+pub fn main() -> ExitCode {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let state_dir = std::env::var_os("WEFT_STATE_DIR").map_or_else(|| PathBuf::from(STATE_DIR), PathBuf::from);
+    let context = Context::new(state_dir);
+    let output = without_panics(|| {
+        let mut stdin = std::io::stdin().lock();
+        run(&program, &|name| std::env::var_os(name), &mut stdin, &context)
+    });
+    // Nothing can be reported where stderr or stdout are closed; the exit code still tells.
+    let _logged = std::io::stderr().write_all(output.stderr.as_bytes());
+    let written = std::io::stdout().write_all(output.stdout.as_bytes()).and_then(|()| std::io::stdout().flush());
+    if output.ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Turns a panic into error 999, so that the runtime still gets its document. The hook keeps the message off stdout and
+/// adds the place to the details.
+fn without_panics(call: impl FnOnce() -> Output) -> Output {
+    static MESSAGE: Mutex<String> = Mutex::new(String::new());
+    std::panic::set_hook(Box::new(|info| {
+        if let Ok(mut message) = MESSAGE.lock() {
+            *message = info.to_string();
+        }
+    }));
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_payload| {
+        let details = MESSAGE.lock().map(|message| message.clone()).unwrap_or_default();
+        let msg = "internal error in weft: please report it with these details; DEL cleans up what this call left";
+        Output::failure(&CniError::new(cni::code::INTERNAL, msg).with_details(details))
+    })
+}
+
+/// Answers one CNI call.
+pub fn run(
+    program: &std::ffi::OsStr,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    stdin: &mut dyn Read,
+    context: &Context,
+) -> Output {
+    let mut log = String::new();
+    let answer = answer(program, env, stdin, context, &mut log);
+    match answer {
+        Ok(stdout) => Output { stdout, stderr: log, ok: true },
+        Err(error) => Output { stderr: log, ..Output::failure(&error.to_cni()) },
+    }
+}
+
+fn answer(
+    program: &std::ffi::OsStr,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    stdin: &mut dyn Read,
+    context: &Context,
+    log: &mut String,
+) -> Result<String, CommandError> {
+    let persona = Persona::from_argv0(program)?;
+    let environment = match cni::read_environment(env)? {
+        Invoked::Cni(environment) => environment,
+        // A person runs us by hand: the stock plugins say what they are, on stderr.
+        Invoked::About => {
+            log.push_str(&cni::about(&format!("CNI {} plugin, in weft {}", persona.name(), env!("CARGO_PKG_VERSION"))));
+            return Ok(String::new());
+        }
+    };
+    if environment.verb == Verb::Version {
+        return Ok(cni::version_document());
+    }
+    let mut bytes = Vec::new();
+    stdin.take(STDIN_LIMIT + 1).read_to_end(&mut bytes).map_err(CommandError::Stdin)?;
+    if bytes.len() as u64 > STDIN_LIMIT {
+        return Err(CommandError::StdinTooLarge { limit: STDIN_LIMIT });
+    }
+    let mut call = Call::new(context, persona, environment, &bytes, log)?;
+    match call.env.verb {
+        Verb::Add => add::run(&mut call),
+        Verb::Del => del::run(&mut call).map(|()| String::new()),
+        Verb::Check => check::run(&mut call).map(|()| String::new()),
+        Verb::Gc => gc::run(&mut call).map(|()| String::new()),
+        Verb::Status => status::run(&mut call).map(|()| String::new()),
+        Verb::Version => Ok(cni::version_document()),
+    }
+}
+
+/// Compiles a component by running `weftctl policy compile` once.
+///
+/// # Errors
+/// A text that says which program was run and what it answered.
+pub(super) fn compile_with_weftctl(state_dir: &Path, component: &Path) -> Result<(), String> {
+    let weftctl = find_weftctl();
+    let output = Command::new(&weftctl)
+        .arg("policy")
+        .arg("compile")
+        .arg("--state-dir")
+        .arg(state_dir)
+        .arg(component)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| {
+            format!("cannot run {} ({error}); install it with `weftctl install`", weftctl.display())
+        })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{} policy compile failed: {}", weftctl.display(), said.trim()))
+}
+
+/// `weftctl` beside weft itself, or where `weftctl install` puts it. PATH is not asked: this runs as root.
+fn find_weftctl() -> PathBuf {
+    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("weftctl"));
+    match beside {
+        Some(path) if path.is_file() => path,
+        _ => PathBuf::from("/usr/local/bin/weftctl"),
+    }
+}

@@ -1,0 +1,65 @@
+//! From a plan and what the kernel shows to the CNI result on stdout.
+
+use std::collections::BTreeMap;
+
+use super::call::Call;
+use super::CommandError;
+use crate::cni::{CniResult, Interface, Ip};
+use crate::netlink::Applied;
+use crate::plan::{LinkInfo, LinkRef, Plan, Side};
+
+/// Fails where the result could not be said in the configuration's CNI version, before anything is changed.
+pub(super) fn preflight(call: &Call<'_>, plan: &Plan) -> Result<(), CommandError> {
+    // Loopback's addresses are only known once `lo` is up; it always has 127.0.0.1, which every version can say.
+    if plan.result.observed_addresses || prints_previous(call) {
+        return Ok(());
+    }
+    shape(call, plan, &BTreeMap::new()).to_json(call.network.version).map(drop).map_err(CommandError::Cni)
+}
+
+/// The document for stdout.
+pub(super) fn render(call: &Call<'_>, plan: &Plan, applied: Option<&Applied>) -> Result<String, CommandError> {
+    if prints_previous(call)
+        && let Some(previous) = &call.network.prev_result
+    {
+        let previous = CniResult::from_json(previous, call.network.version)?;
+        return Ok(previous.to_json(call.network.version)?);
+    }
+    let links = applied.map(|applied| &applied.links);
+    let result = shape(call, plan, links.unwrap_or(&BTreeMap::new()));
+    Ok(result.to_json(call.network.version)?)
+}
+
+/// Loopback in a chain prints what came before it.
+fn prints_previous(call: &Call<'_>) -> bool {
+    call.network.prev_result.is_some()
+        && call.network.delegate.as_ref().is_some_and(|delegate| delegate.kind == "loopback")
+}
+
+fn shape(call: &Call<'_>, plan: &Plan, links: &BTreeMap<LinkRef, LinkInfo>) -> CniResult {
+    let shape = &plan.result;
+    let interfaces = shape
+        .interfaces
+        .iter()
+        .map(|link| Interface {
+            name: link.name.clone(),
+            mac: links.get(link).and_then(|info| info.mac).map(|mac| mac.to_string()),
+            sandbox: (link.side == Side::Container).then(|| call.env.netns.clone()),
+            ..Interface::default()
+        })
+        .collect();
+    let mut ips: Vec<Ip> = shape
+        .ips
+        .iter()
+        .map(|ip| Ip { address: ip.address, gateway: ip.gateway, interface: ip.interface })
+        .collect();
+    if shape.observed_addresses
+        && let Some(info) = shape.interfaces.first().and_then(|link| links.get(link))
+    {
+        for family_is_v4 in [true, false] {
+            let first = info.addresses.iter().find(|address| address.addr().is_ipv4() == family_is_v4);
+            ips.extend(first.map(|&address| Ip { address, gateway: None, interface: Some(0) }));
+        }
+    }
+    CniResult { interfaces, ips, routes: shape.routes.clone(), dns: shape.dns.clone() }
+}

@@ -1,0 +1,123 @@
+//! What ADD knows once the read-only part is over: the delegate, the host as observed, and how to make a plan of it.
+
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+use super::call::Call;
+use super::{CommandError, result};
+use crate::delegate::{self, Addressing, Delegate, Input, IpamUse};
+use crate::ledger::{Claimed, Record};
+use crate::netlink::Executor;
+use crate::plan::{Mac, Observed, Plan, ResultShape, ShapeIp};
+
+/// A delegate with everything it may look at.
+pub(super) struct Stage {
+    delegate: Option<&'static dyn Delegate>,
+    observed: Observed,
+    /// Open sockets to the host and the container; `None` for IPAM alone, which touches no link.
+    pub(super) executor: Option<Executor>,
+    fresh_ifname: String,
+    fresh_mac: Mac,
+}
+
+impl Stage {
+    /// Validates the delegate's configuration, opens the namespaces, and looks at the host. Changes nothing.
+    pub(super) fn read(call: &Call<'_>) -> Result<Self, CommandError> {
+        let Some(conf) = call.network.delegate.as_ref() else { return Self::new(None, Observed::default(), None) };
+        let delegate = delegate::find(&conf.kind).ok_or_else(|| CommandError::UnknownDelegate(conf.kind.clone()))?;
+        delegate.validate(&conf.conf, &call.pairs)?;
+        let has_ipam = call.network.ipam.is_some();
+        if delegate.ipam() == IpamUse::Required && !has_ipam {
+            return Err(CommandError::IpamRequired { delegate: delegate.kind() });
+        }
+        let needs = delegate.needs(&conf.conf)?;
+        let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
+        let observed = if needs.is_empty() { Observed::default() } else { executor.observe(&needs)? };
+        Self::new(Some(delegate), observed, Some(executor))
+    }
+
+    fn new(
+        delegate: Option<&'static dyn Delegate>,
+        observed: Observed,
+        executor: Option<Executor>,
+    ) -> Result<Self, CommandError> {
+        let mut random = [0_u8; 10];
+        fill_random(&mut random).map_err(CommandError::Random)?;
+        let [a, b, c, d, mac @ ..] = random;
+        let mut mac: [u8; 6] = mac;
+        // Locally administered, unicast.
+        mac[0] = (mac[0] | 0x02) & 0xfe;
+        Ok(Self {
+            delegate,
+            observed,
+            executor,
+            fresh_ifname: format!("veth{a:02x}{b:02x}{c:02x}{d:02x}"),
+            fresh_mac: Mac(mac),
+        })
+    }
+
+    /// The delegate never uses IPAM, whatever the configuration says (loopback).
+    pub(super) fn ignores_ipam(&self) -> bool {
+        self.delegate.is_some_and(|delegate| delegate.ipam() == IpamUse::Never)
+    }
+
+    /// Conf and addresses to a plan. Pure. Also makes sure that the result can be said in the configuration's CNI version
+    /// at all, while nothing has been changed yet; the stock plugins find out when it is too late.
+    pub(super) fn plan(&self, call: &Call<'_>, addressing: Option<&Addressing>) -> Result<Plan, CommandError> {
+        let mut plan = match (self.delegate, call.network.delegate.as_ref()) {
+            (Some(delegate), Some(conf)) => delegate.plan(&Input {
+                conf: &conf.conf,
+                attachment: &call.attachment(),
+                cni_args: &call.pairs,
+                addressing,
+                observed: &self.observed,
+                dns: call.network.dns.as_ref(),
+                fresh_ifname: &self.fresh_ifname,
+                fresh_mac: self.fresh_mac,
+            })?,
+            _ => ipam_alone(addressing),
+        };
+        if let Some(executor) = &self.executor {
+            plan.container = executor.container_identity()?;
+        }
+        (call.context.plan_hook)(&mut plan);
+        result::preflight(call, &plan)?;
+        Ok(plan)
+    }
+
+    /// The journal's record of a plan.
+    pub(super) fn record(call: &Call<'_>, plan: &Plan, trace: String) -> Result<Record, CommandError> {
+        Ok(Record {
+            netns: call.env.netns.clone(),
+            plan: serde_json::to_string(plan).map_err(CommandError::Encode)?,
+            externals: String::new(),
+            trace,
+            shared: plan.shared(),
+        })
+    }
+}
+
+/// The result of IPAM alone has no interfaces, and nothing is done.
+fn ipam_alone(addressing: Option<&Addressing>) -> Plan {
+    let Some(addressing) = addressing else { return Plan::default() };
+    let ips = addressing
+        .ips
+        .iter()
+        .map(|given| ShapeIp { address: given.address, gateway: given.gateway, interface: None })
+        .collect();
+    let result =
+        ResultShape { ips, routes: addressing.routes.clone(), dns: addressing.dns.clone(), ..ResultShape::default() };
+    Plan { result, ..Plan::default() }
+}
+
+/// Claims of our ledger as a delegate sees them.
+pub(super) fn given(claimed: &[Claimed]) -> Vec<delegate::Given> {
+    claimed.iter().map(|claim| delegate::Given { address: claim.address, gateway: claim.gateway }).collect()
+}
+
+fn fill_random(bytes: &mut [u8]) -> std::io::Result<()> {
+    use std::io::Read;
+    let fd = nix::fcntl::open("/dev/urandom", OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
+    std::fs::File::from(fd).read_exact(bytes)
+}

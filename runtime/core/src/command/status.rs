@@ -1,0 +1,96 @@
+//! STATUS: would an ADD work now? Code 50 with the reason when it would not.
+
+use weft_host_abi::types::{LedgerView, RangeSet};
+
+use super::call::Call;
+use super::{CommandError, decide, external};
+use crate::conf::IpamKind;
+use crate::delegate;
+use crate::ledger::NodeStore;
+use crate::netlink::Executor;
+use crate::plan::{Need, Side};
+
+pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
+    if let Some(conf) = call.network.delegate.clone() {
+        match delegate::find(&conf.kind) {
+            Some(delegate) => {
+                delegate.validate(&conf.conf, &call.pairs)?;
+                parents(&delegate.needs(&conf.conf)?)?;
+            }
+            None => external::status(call, &conf.kind, &conf.conf)?,
+        }
+    }
+    let Some(ipam) = call.network.ipam.clone() else { return Ok(()) };
+    if let IpamKind::External(kind) = &ipam.kind {
+        let conf = call.conf.clone();
+        return external::status(call, kind, &conf);
+    }
+    let policy = decide::load(call).map_err(|error| CommandError::NotReady { reason: error.chain() })?;
+    let problems = policy.validate(&ipam.text, &decide::limits(call))?;
+    if let Some(problem) = problems.first() {
+        return Err(CommandError::PolicyConf { policy: policy.name().to_owned(), problem: problem.clone() });
+    }
+    let now = crate::facts::now()?;
+    let mut store = call.open_store()?;
+    if store.has_expired(now)? {
+        store.purge_expired(now)?;
+    }
+    room(&store, &ipam.scope, &ipam.range_sets, now)
+}
+
+/// The links a delegate builds on have to be there.
+fn parents(needs: &[Need]) -> Result<(), CommandError> {
+    // Only the host's side can be looked at: STATUS names no container.
+    let host: Vec<Need> = needs
+        .iter()
+        .filter(|need| match need {
+            Need::Parent(link) => link.side == Side::Host,
+            Need::DefaultRouteLink(side) => *side == Side::Host,
+            Need::Link(_) => false,
+        })
+        .cloned()
+        .collect();
+    if host.is_empty() {
+        return Ok(());
+    }
+    let observed = Executor::open(None)?.observe(&host)?;
+    for need in &host {
+        let missing = match need {
+            Need::Parent(link) if !observed.links.contains_key(link) => format!("the link {link} does not exist"),
+            Need::DefaultRouteLink(side) if !observed.default_route_links.contains_key(side) => {
+                "there is no default route to take the parent link from".to_owned()
+            }
+            _ => continue,
+        };
+        return Err(CommandError::NotReady { reason: missing });
+    }
+    Ok(())
+}
+
+/// Each declared set needs a free address. With named sets a policy chooses among them, so one with room is enough.
+fn room(store: &NodeStore, scope: &str, sets: &[RangeSet], now: u64) -> Result<(), CommandError> {
+    let view = store.view(scope, now)?;
+    let mut full = Vec::new();
+    for set in sets {
+        let mut free = false;
+        for range in &set.ranges {
+            let usage = view.usage(range).map_err(|text| CommandError::NotReady { reason: text })?;
+            let gateway = u64::from(range.gateway.is_some_and(|gateway| range.contains(gateway)));
+            free |= usage.taken + gateway < usage.size;
+        }
+        if !free {
+            full.push(set);
+        }
+    }
+    let any_named = sets.iter().any(|set| set.name.is_some());
+    let blocked = if any_named { !sets.is_empty() && full.len() == sets.len() } else { !full.is_empty() };
+    match full.first() {
+        Some(set) if blocked => {
+            let ranges = set.ranges.iter().map(|range| format!("{}-{}", range.first, range.last)).collect::<Vec<_>>();
+            Err(CommandError::NotReady {
+                reason: format!("no IP addresses available in range set: {}", ranges.join(",")),
+            })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,171 @@
+//! What can be wrong with a configuration. Where a stock plugin has a text for it, it is that text.
+
+use super::RangeProblem;
+use crate::cni::{CniError, Mistyped, Version, code};
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfError {
+    /// The program was called by a name it does not know.
+    #[error("called as {name:?}, which is none of the names weft answers to: {known}")]
+    UnknownPersona {
+        /// The name.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// The version, or `CNI_ARGS`.
+    #[error("{0}")]
+    Wire(CniError),
+    /// A value of the wrong type.
+    #[error("failed to load netconf: {0}")]
+    Mistyped(Mistyped),
+    /// A value that is of the right type but means nothing.
+    #[error("{key} is {value:?}, but has to be {want}")]
+    BadValue {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What is wanted.
+        want: &'static str,
+    },
+    /// A key of ours that does not exist.
+    #[error("unknown key {key:?}{place}: {hint}")]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// ` in "delegate"` and the like; empty at the top.
+        place: String,
+        /// What to do.
+        hint: String,
+    },
+    /// Something that is designed but not built.
+    #[error("{what} is not supported by this version of weft; {hint}")]
+    NotSupported {
+        /// What.
+        what: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A key that has to be there.
+    #[error("{key} is missing: {hint}")]
+    Missing {
+        /// The key.
+        key: &'static str,
+        /// What to write.
+        hint: &'static str,
+    },
+    /// No `ipam` for an IPAM plugin.
+    #[error("IPAM config missing 'ipam' key")]
+    MissingIpam,
+    /// No `ipam.type` for a plugin that cannot do without.
+    #[error("no plugin name provided")]
+    NoPlugin,
+    /// A plugin name that would leave `CNI_PATH`.
+    #[error("invalid plugin name: {0}")]
+    PluginName(String),
+    /// `ipam` for a delegate that takes no addresses.
+    #[error("a {kind} takes no addresses: remove \"ipam\"")]
+    NoIpamWanted {
+        /// The delegate.
+        kind: String,
+    },
+    /// `ipam.policy` names neither a shipped policy nor a place.
+    #[error(
+        "{key} is {policy:?}, which is neither a policy that comes with weft nor a URL such as file:///etc/weft/policy.wasm"
+    )]
+    UnknownPolicy {
+        /// The key that names it.
+        key: &'static str,
+        /// The name.
+        policy: String,
+    },
+    /// host-local without ranges.
+    #[error("no IP ranges specified")]
+    NoRanges,
+    /// A range set that cannot be used.
+    #[error("invalid range set {index}: {problem}")]
+    RangeSet {
+        /// Which one, in the order they are used.
+        index: usize,
+        /// What is wrong with it.
+        problem: RangeProblem,
+    },
+    /// Two sets that have addresses in common.
+    #[error("range set {first} overlaps with {second}")]
+    RangeSetsOverlap {
+        /// The one.
+        first: usize,
+        /// The other.
+        second: usize,
+    },
+    /// Two sets of the same name.
+    #[error("two range sets have the name {name:?}")]
+    RangeSetName {
+        /// The name.
+        name: String,
+    },
+    /// More range sets of a family than the CNI version has addresses.
+    #[error("CNI version {version} does not support more than 1 address per family")]
+    TooManyAddresses {
+        /// The configuration's version.
+        version: Version,
+    },
+    /// A requested address that is none.
+    #[error("{place}invalid IP address {text}")]
+    RequestedAddress {
+        /// Where it is, as stock says it; empty outside of `CNI_ARGS`.
+        place: String,
+        /// The text.
+        text: String,
+    },
+    /// A declared address without its prefix length.
+    #[error("the 'address' field is expected to be in CIDR notation, got: '{text}'")]
+    DeclaredAddress {
+        /// The text.
+        text: String,
+    },
+}
+
+impl ConfError {
+    /// The CNI code that fits.
+    #[must_use]
+    pub fn code(&self) -> u32 {
+        match self {
+            Self::UnknownPersona { .. } => code::INVALID_ENVIRONMENT,
+            Self::Wire(error) => error.code,
+            Self::NotSupported { .. } => code::UNSUPPORTED_FIELD,
+            Self::Mistyped(_)
+            | Self::BadValue { .. }
+            | Self::UnknownKey { .. }
+            | Self::Missing { .. }
+            | Self::MissingIpam
+            | Self::NoPlugin
+            | Self::PluginName(_)
+            | Self::NoIpamWanted { .. }
+            | Self::UnknownPolicy { .. }
+            | Self::NoRanges
+            | Self::RangeSet { .. }
+            | Self::RangeSetsOverlap { .. }
+            | Self::RangeSetName { .. }
+            | Self::TooManyAddresses { .. }
+            | Self::RequestedAddress { .. }
+            | Self::DeclaredAddress { .. } => code::INVALID_CONFIG,
+        }
+    }
+}
+
+// Not `#[from]`: that would make them sources, and their texts are part of this one's.
+impl From<Mistyped> for ConfError {
+    fn from(error: Mistyped) -> Self {
+        Self::Mistyped(error)
+    }
+}
+
+impl From<CniError> for ConfError {
+    fn from(error: CniError) -> Self {
+        Self::Wire(error)
+    }
+}

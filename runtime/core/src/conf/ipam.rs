@@ -1,0 +1,195 @@
+//! The `ipam` object: who decides, and what the operator declared.
+
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use weft_host_abi::types::{RangeSet, Requested};
+
+use super::{ConfError, Object, Persona, ranges, requested};
+use crate::cni::Version;
+
+/// Where host-local keeps its files by default. The ledger needs no directory, but a conf that names another one means
+/// another address domain.
+const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
+
+/// Who decides about addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IpamKind {
+    /// A policy that comes with weft, by name.
+    Shipped(String),
+    /// A policy of the operator's.
+    Wasm {
+        /// Where it is.
+        policy: String,
+    },
+    /// An IPAM plugin of that name in `CNI_PATH`.
+    External(String),
+}
+
+impl IpamKind {
+    /// Whether it is the shipped policy of that name.
+    #[must_use]
+    pub fn is_shipped(&self, name: &str) -> bool {
+        matches!(self, Self::Shipped(own) if own == name)
+    }
+
+    /// What `ipam.policy` has to say for `weft-ipam` to do the same.
+    pub(super) fn policy(&self) -> Option<&str> {
+        match self {
+            Self::Shipped(policy) | Self::Wasm { policy } => Some(policy),
+            Self::External(_) => None,
+        }
+    }
+
+    /// Keys of `CNI_ARGS` that the stock plugin of this name reads.
+    pub(super) fn cni_args(&self) -> &'static [&'static str] {
+        match self {
+            Self::Shipped(name) if name == "host-local" => &["IP"],
+            Self::Shipped(name) if name == "static" => &["IP", "GATEWAY"],
+            _ => &[],
+        }
+    }
+}
+
+/// The `ipam` object, read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IpamConf {
+    /// Who decides.
+    pub kind: IpamKind,
+    /// The object.
+    pub object: Object,
+    /// The object as JSON text: the policy's configuration. What the runtime added (`ipRanges`, `ips`) is not in it.
+    pub text: String,
+    /// Ranges that addresses may come from, in order; empty for an external plugin.
+    pub range_sets: Vec<RangeSet>,
+    /// Single addresses that may be given out besides.
+    pub declared: Vec<IpNet>,
+    /// Addresses that somebody asked for.
+    pub requested: Vec<Requested>,
+    /// `resolvConf`: the file with the container's DNS.
+    pub resolv_conf: Option<PathBuf>,
+    /// The address domain: in it, an address is taken once.
+    pub scope: String,
+}
+
+/// Everything besides the `ipam` object that reading it takes.
+pub(super) struct Context<'a> {
+    pub(super) network: &'a str,
+    pub(super) version: Version,
+    pub(super) args: &'a Object,
+    pub(super) runtime_config: &'a Object,
+    pub(super) cni_args: &'a [(String, String)],
+}
+
+impl IpamConf {
+    /// The object of a kind, with nothing read from it.
+    pub(super) fn bare(kind: IpamKind, object: Object, network: &str) -> Self {
+        let scope = scope(&object, network);
+        Self {
+            kind,
+            text: object.to_text(),
+            object,
+            range_sets: Vec::new(),
+            declared: Vec::new(),
+            requested: Vec::new(),
+            resolv_conf: None,
+            scope,
+        }
+    }
+
+    pub(super) fn read(kind: IpamKind, object: Object, context: &Context<'_>) -> Result<Self, ConfError> {
+        let mut conf = Self::bare(kind, object, context.network);
+        if matches!(conf.kind, IpamKind::External(_)) {
+            return Ok(conf);
+        }
+        // Each of the two stock plugins ignores the other's keys; a policy of another name has both.
+        if !conf.kind.is_shipped("static") {
+            conf.range_sets = ranges::read(&conf.object, context.runtime_config)?;
+        }
+        if conf.kind.is_shipped("host-local") {
+            if conf.range_sets.is_empty() {
+                return Err(ConfError::NoRanges);
+            }
+            ranges::check_version(&conf.range_sets, context.version)?;
+        } else {
+            conf.declared = declared(&conf.object)?;
+        }
+        conf.requested = requested::read(&conf.kind, context.cni_args, context.args, context.runtime_config)?;
+        if conf.range_sets.is_empty() {
+            conf.declared.extend(conf.requested.iter().filter_map(as_net));
+        }
+        conf.resolv_conf = conf.object.text("resolvConf")?.map(PathBuf::from);
+        conf.object.text("dataDir")?;
+        Ok(conf)
+    }
+}
+
+fn scope(ipam: &Object, network: &str) -> String {
+    let dir = ipam.text("dataDir").ok().flatten().map(|dir| dir.trim_end_matches('/'));
+    match dir {
+        Some(dir) if dir != DEFAULT_DATA_DIR => format!("{network}@{dir}"),
+        _ => network.to_owned(),
+    }
+}
+
+/// `addresses[].address`.
+fn declared(ipam: &Object) -> Result<Vec<IpNet>, ConfError> {
+    let items = ipam.objects("addresses")?.unwrap_or_default();
+    let net = |item: &Object| {
+        let text = item.str("address")?.unwrap_or_default();
+        text.parse().map_err(|_not_cidr| ConfError::DeclaredAddress { text: text.to_owned() })
+    };
+    items.iter().map(net).collect()
+}
+
+fn as_net(asked: &Requested) -> Option<IpNet> {
+    IpNet::new(asked.address?, asked.length?).ok()
+}
+
+/// Who decides; `None` where the network has no IPAM.
+pub(super) fn kind(
+    persona: Persona,
+    ipam: &Object,
+    is_shipped: &dyn Fn(&str) -> bool,
+) -> Result<Option<IpamKind>, ConfError> {
+    let named = ipam.text("type")?;
+    let kind = match (persona, named) {
+        (Persona::Ipam(name), _) => IpamKind::Shipped(name.to_owned()),
+        (Persona::WeftIpam, _) | (_, Some("weft-ipam")) => by_policy(ipam, is_shipped)?,
+        (_, None) => return Ok(None),
+        (_, Some("wasm")) => wasm(ipam)?,
+        (_, Some(name)) if is_shipped(name) => IpamKind::Shipped(name.to_owned()),
+        (_, Some(name)) => IpamKind::External(plugin_name(name)?),
+    };
+    Ok(Some(kind))
+}
+
+/// `ipam.policy` of `weft-ipam`: a shipped policy's name, or a URL.
+fn by_policy(ipam: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result<IpamKind, ConfError> {
+    match policy(ipam)? {
+        name if is_shipped(name) => Ok(IpamKind::Shipped(name.to_owned())),
+        _ => wasm(ipam),
+    }
+}
+
+/// `ipam.policy` of `wasm`: a URL.
+fn wasm(ipam: &Object) -> Result<IpamKind, ConfError> {
+    let policy = policy(ipam)?.to_owned();
+    if !policy.contains("://") {
+        return Err(ConfError::UnknownPolicy { key: "ipam.policy", policy });
+    }
+    Ok(IpamKind::Wasm { policy })
+}
+
+fn policy(ipam: &Object) -> Result<&str, ConfError> {
+    let hint = "name a policy that comes with weft, or say where yours is, as in \"file:///etc/weft/policy.wasm\"";
+    ipam.text("policy")?.ok_or(ConfError::Missing { key: "ipam.policy", hint })
+}
+
+/// A name to look for in `CNI_PATH`: one file name, nothing that leads elsewhere.
+pub(super) fn plugin_name(name: &str) -> Result<String, ConfError> {
+    if name.contains(['/', '\0']) || name == "." || name == ".." {
+        return Err(ConfError::PluginName(name.to_owned()));
+    }
+    Ok(name.to_owned())
+}

@@ -1,0 +1,240 @@
+//! The whole configuration of a call.
+
+use serde_json::Value;
+use weft_host_abi::types::Dns;
+
+use super::attachments::valid_attachments;
+use super::ipam::{self, Context};
+use super::pod::labels;
+use super::weft;
+use super::{ConfError, GrantsConf, IpamConf, IpamKind, LedgerKind, LimitsConf, Object, Persona};
+use crate::cni::{Version, check_known, read_dns};
+use crate::delegate::{self, IpamUse};
+
+/// What builds the interface.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DelegateConf {
+    /// Its type.
+    pub kind: String,
+    /// Its configuration, as the plugin of that type would get it on stdin.
+    pub conf: Object,
+    /// Whether it is one of `delegate`; otherwise it is a binary in `CNI_PATH`.
+    pub builtin: bool,
+}
+
+/// A network configuration, read. See `conf`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Network {
+    /// CNI version of the configuration and of the result.
+    pub version: Version,
+    /// Name of the network.
+    pub name: String,
+    /// What builds the interface; `None` when called for IPAM alone.
+    pub delegate: Option<DelegateConf>,
+    /// Who decides about addresses; `None` for layer 2.
+    ///
+    /// With an external delegate that one calls its IPAM plugin itself: its `conf` says `weft-ipam` where this is ours.
+    pub ipam: Option<IpamConf>,
+    /// `dns`, where it is set.
+    pub dns: Option<Dns>,
+    /// `runtimeConfig`.
+    pub runtime_config: Object,
+    /// `args.cni`.
+    pub args: Object,
+    /// `prevResult`.
+    pub prev_result: Option<Value>,
+    /// What GC keeps: (container id, interface name). `None` where the runtime sent no list; an empty one keeps nothing.
+    pub valid_attachments: Option<Vec<(String, String)>>,
+    /// Limits of policy calls.
+    pub limits: LimitsConf,
+    /// What policies may do beyond the contract.
+    pub grants: GrantsConf,
+    /// Where claims are kept.
+    pub ledger: LedgerKind,
+    /// Labels of the pod, from `args.cni.labels`, sorted by key.
+    pub labels: Vec<(String, String)>,
+    /// The configuration as it came.
+    pub raw: Value,
+}
+
+impl Network {
+    /// Reads a configuration as the plugin of that name.
+    ///
+    /// `is_shipped` tells the names of policies that come with weft.
+    ///
+    /// # Errors
+    /// Something in it is wrong. What a built-in delegate thinks of its own keys is asked apart (`Delegate::validate`).
+    pub fn parse(
+        persona: Persona,
+        object: &Object,
+        cni_args: &[(String, String)],
+        is_shipped: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, ConfError> {
+        let mut network = Self::bare(object);
+        network.version = Version::reconcile(object.str("cniVersion")?.unwrap_or_default())?;
+        if persona == Persona::Weft {
+            weft::check_keys(object)?;
+        }
+        network.runtime_config = object.object_or_empty("runtimeConfig")?;
+        network.args = object.object_or_empty("args")?.object_or_empty("cni")?;
+        network.dns = read_dns(object)?;
+        network.valid_attachments = valid_attachments(object)?;
+        network.labels = match labels(&network.args) {
+            // No stock plugin looks at labels, so none fails on them.
+            Err(_not_read) if persona.is_stock() => Vec::new(),
+            read => read?,
+        };
+        network.ipam = network.read_ipam(persona, object, cni_args, is_shipped)?;
+        network.delegate = match persona {
+            Persona::Weft => Some(weft::delegate(object, network.ipam.as_ref())?),
+            Persona::Delegate(kind) => Some(stock_delegate(kind, object)),
+            Persona::WeftIpam | Persona::Ipam(_) => None,
+        };
+        network.check_ipam_use(persona)?;
+        network.check_cni_args(persona, cni_args)?;
+
+        network.read_policy_terms(persona, object)?;
+        Ok(network)
+    }
+
+    /// `limits`, `grants` and `ledger`: ours at the top of a `weft` configuration. Elsewhere the top is another plugin's,
+    /// so they are in `ipam`, where that is ours.
+    fn read_policy_terms(&mut self, persona: Persona, object: &Object) -> Result<(), ConfError> {
+        let ours = match &self.ipam {
+            _ if persona == Persona::Weft => object,
+            Some(ipam) if !matches!(ipam.kind, IpamKind::External(_)) => &ipam.object,
+            _ => return Ok(()),
+        };
+        self.limits = LimitsConf::read(ours)?;
+        self.grants = GrantsConf::read(ours)?;
+        self.ledger = LedgerKind::read(ours)?;
+        Ok(())
+    }
+
+    /// Reads for DEL, which goes on whatever is wrong: the name is enough, everything else is taken where it can be.
+    #[must_use]
+    pub fn parse_for_del(persona: Persona, object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Self {
+        let mut network = Self::bare(object);
+        let ipam = object.object_or_empty("ipam").unwrap_or_default();
+        let kind = ipam::kind(persona, &ipam, is_shipped).ok().flatten();
+        network.ipam = kind.map(|kind| IpamConf::bare(kind, ipam, &network.name));
+        network.delegate = match persona {
+            Persona::Weft => weft::delegate(object, network.ipam.as_ref()).ok(),
+            Persona::Delegate(kind) => Some(stock_delegate(kind, object)),
+            Persona::WeftIpam | Persona::Ipam(_) => None,
+        };
+        if network.ipam_use() == IpamUse::Never {
+            network.ipam = None;
+        }
+        network
+    }
+
+    /// Reads for GC, which needs no more than DEL and the list of what to keep.
+    ///
+    /// # Errors
+    /// The list is malformed. Taken for an empty one, it would tear down attachments that are in use.
+    pub fn parse_for_gc(
+        persona: Persona,
+        object: &Object,
+        is_shipped: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, ConfError> {
+        let valid_attachments = valid_attachments(object)?;
+        Ok(Self { valid_attachments, ..Self::parse_for_del(persona, object, is_shipped) })
+    }
+
+    /// The parts that cannot fail.
+    fn bare(object: &Object) -> Self {
+        let inner = |object: &Object, key| object.object_or_empty(key).unwrap_or_default();
+        let version = object.str("cniVersion").ok().flatten().unwrap_or_default();
+        Self {
+            version: Version::reconcile(version).unwrap_or(Version::CURRENT),
+            name: object.str("name").ok().flatten().unwrap_or_default().to_owned(),
+            delegate: None,
+            ipam: None,
+            dns: None,
+            runtime_config: inner(object, "runtimeConfig"),
+            args: inner(&inner(object, "args"), "cni"),
+            prev_result: object.get("prevResult").cloned(),
+            valid_attachments: None,
+            limits: LimitsConf::default(),
+            grants: GrantsConf::default(),
+            ledger: LedgerKind::default(),
+            labels: Vec::new(),
+            raw: object.as_value().clone(),
+        }
+    }
+
+    fn read_ipam(
+        &self,
+        persona: Persona,
+        object: &Object,
+        cni_args: &[(String, String)],
+        is_shipped: &dyn Fn(&str) -> bool,
+    ) -> Result<Option<IpamConf>, ConfError> {
+        let uses_none = |kind| delegate::find(kind).is_some_and(|found| found.ipam() == IpamUse::Never);
+        if matches!(persona, Persona::Delegate(kind) if uses_none(kind)) {
+            return Ok(None);
+        }
+        let ipam = match object.object("ipam")? {
+            None if persona.is_ipam() => return Err(ConfError::MissingIpam),
+            None => return Ok(None),
+            Some(ipam) => ipam,
+        };
+        let Some(kind) = ipam::kind(persona, &ipam, is_shipped)? else { return Ok(None) };
+        let context = Context {
+            network: &self.name,
+            version: self.version,
+            args: &self.args,
+            runtime_config: &self.runtime_config,
+            cni_args,
+        };
+        IpamConf::read(kind, ipam, &context).map(Some)
+    }
+
+    /// How the delegate goes with IPAM; an external one decides for itself.
+    fn ipam_use(&self) -> IpamUse {
+        let found = self.delegate.as_ref().and_then(|delegate| delegate::find(&delegate.kind));
+        found.map_or(IpamUse::Optional, delegate::Delegate::ipam)
+    }
+
+    fn check_ipam_use(&self, persona: Persona) -> Result<(), ConfError> {
+        match (self.ipam_use(), &self.ipam, &self.delegate) {
+            (IpamUse::Required, None, _) => Err(ConfError::NoPlugin),
+            (IpamUse::Never, Some(_), Some(delegate)) if persona == Persona::Weft => {
+                Err(ConfError::NoIpamWanted { kind: delegate.kind.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Called as a stock plugin, unknown keys of `CNI_ARGS` are refused as that does: where the plugin, or the IPAM plugin
+    /// it would call, reads any. What either of them reads is known.
+    fn check_cni_args(&self, persona: Persona, cni_args: &[(String, String)]) -> Result<(), ConfError> {
+        if !persona.is_stock() {
+            return Ok(());
+        }
+        let mut known = Vec::new();
+        if let Some(found) = self.delegate.as_ref().and_then(|delegate| delegate::find(&delegate.kind)) {
+            known.extend(found.cni_args());
+        }
+        known.extend(self.ipam.iter().flat_map(|ipam| ipam.kind.cni_args()));
+        if known.is_empty() {
+            return Ok(());
+        }
+        Ok(check_known(cni_args, &known)?)
+    }
+
+    /// The external IPAM plugin that a built-in delegate has to exec, where there is one.
+    #[must_use]
+    pub fn external_ipam(&self) -> Option<&str> {
+        match self.ipam.as_ref().map(|ipam| &ipam.kind) {
+            Some(IpamKind::External(name)) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+/// Called by a delegate's name, the whole configuration is the delegate's.
+fn stock_delegate(kind: &'static str, object: &Object) -> DelegateConf {
+    DelegateConf { kind: kind.to_owned(), conf: object.clone(), builtin: true }
+}

@@ -1,0 +1,94 @@
+//! Which plugin the program is, by the name it is called.
+
+use std::ffi::OsStr;
+use std::path::Path;
+
+use super::ConfError;
+use crate::delegate;
+
+/// Stock IPAM plugins that weft stands in for.
+const IPAM_NAMES: [&str; 2] = ["host-local", "static"];
+
+/// See the module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Persona {
+    /// `weft`: one attachment.
+    Weft,
+    /// `weft-ipam`: IPAM for other plugins, by policy.
+    WeftIpam,
+    /// The name of a delegate: that stock plugin.
+    Delegate(&'static str),
+    /// The name of a stock IPAM plugin: that plugin.
+    Ipam(&'static str),
+}
+
+impl Persona {
+    /// The persona of a program name, given with or without its directory.
+    ///
+    /// # Errors
+    /// weft does not answer to that name.
+    pub fn from_argv0(argv0: &OsStr) -> Result<Self, ConfError> {
+        let name = Path::new(argv0).file_name().unwrap_or(argv0).to_string_lossy();
+        Self::all().find(|persona| persona.name() == name).ok_or_else(|| ConfError::UnknownPersona {
+            name: name.into_owned(),
+            known: Self::all().map(Self::name).collect::<Vec<_>>().join(", "),
+        })
+    }
+
+    /// Every persona there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let own = [Self::Weft, Self::WeftIpam].into_iter();
+        own.chain(delegate::kinds().map(Self::Delegate)).chain(IPAM_NAMES.map(Self::Ipam))
+    }
+
+    /// The name of its program.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Weft => "weft",
+            Self::WeftIpam => "weft-ipam",
+            Self::Delegate(name) | Self::Ipam(name) => name,
+        }
+    }
+
+    /// Whether it prints addresses only, and makes no link.
+    #[must_use]
+    pub fn is_ipam(self) -> bool {
+        matches!(self, Self::WeftIpam | Self::Ipam(_))
+    }
+
+    /// Whether it stands in for a stock plugin, and so is as lenient as that.
+    #[must_use]
+    pub fn is_stock(self) -> bool {
+        matches!(self, Self::Delegate(_) | Self::Ipam(_))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn names_are_found_with_and_without_their_directory() {
+        let of = |name: &str| Persona::from_argv0(OsStr::new(name));
+        assert_eq!(of("/opt/cni/bin/weft"), Ok(Persona::Weft));
+        assert_eq!(of("weft-ipam"), Ok(Persona::WeftIpam));
+        assert_eq!(of("./bridge"), Ok(Persona::Delegate("bridge")));
+        assert_eq!(of("host-local"), Ok(Persona::Ipam("host-local")));
+        for persona in Persona::all() {
+            assert_eq!(of(persona.name()), Ok(persona));
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_with_those_there_are() {
+        let text = Persona::from_argv0(OsStr::new("/bin/flannel")).unwrap_err().to_string();
+        assert_eq!(
+            text,
+            "called as \"flannel\", which is none of the names weft answers to: \
+             weft, weft-ipam, bridge, ptp, macvlan, loopback, host-local, static"
+        );
+        assert!(Persona::from_argv0(OsStr::new("")).is_err());
+    }
+}

@@ -1,0 +1,208 @@
+//! Keys of ours: `delegate`, `ledger`, `limits`, `grants`. An unknown one is an error.
+
+use std::path::PathBuf;
+
+use super::ipam::plugin_name;
+use super::{ConfError, DelegateConf, IpamConf, Object};
+use crate::delegate;
+
+/// Top-level keys of a `"type": "weft"` configuration: the specification's, then ours.
+const KEYS: [&str; 17] = [
+    "cniVersion",
+    "cniVersions",
+    "name",
+    "type",
+    "capabilities",
+    "runtimeConfig",
+    "args",
+    "prevResult",
+    "dns",
+    "disableCheck",
+    "disableGC",
+    "loadOnlyInlinedPlugins",
+    "delegate",
+    "ipam",
+    "ledger",
+    "limits",
+    "grants",
+];
+
+/// Keys that the design has and this version does not.
+const LATER: [&str; 3] = ["delegates", "select", "steps"];
+
+/// Keys of the whole configuration that a delegate sees as its own.
+const SHARED: [&str; 6] = ["name", "cniVersion", "runtimeConfig", "args", "dns", "ipam"];
+
+/// Prefix of keys that the specification reserves for runtimes.
+const RESERVED: &str = "cni.dev/";
+
+/// Limits of a policy call; absent ones have their defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LimitsConf {
+    /// Fuel: roughly, instructions.
+    pub fuel: Option<u64>,
+    /// Memory in MiB.
+    pub memory_mib: Option<u32>,
+    /// Time in milliseconds.
+    pub deadline_ms: Option<u32>,
+}
+
+/// What the operator grants a policy beyond the contract.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GrantsConf {
+    /// It may import WASI (with nothing in it).
+    pub wasi: bool,
+    /// A directory it may read.
+    pub data: Option<PathBuf>,
+}
+
+/// Where claims are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LedgerKind {
+    /// On the node.
+    #[default]
+    Node,
+}
+
+impl LimitsConf {
+    /// Reads `limits` of an object.
+    pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
+        let limits = strict(object, "limits", &["fuel", "memoryMiB", "deadlineMs"])?;
+        let zero = |key: &str| ConfError::BadValue {
+            key: limits.place(key),
+            value: "0".to_owned(),
+            want: "more than 0, since a policy could do nothing",
+        };
+        let read = Self {
+            fuel: limits.u64("fuel")?,
+            memory_mib: limits.u32("memoryMiB")?,
+            deadline_ms: limits.u32("deadlineMs")?,
+        };
+        if read.fuel == Some(0) {
+            return Err(zero("fuel"));
+        }
+        if read.memory_mib == Some(0) {
+            return Err(zero("memoryMiB"));
+        }
+        if read.deadline_ms == Some(0) {
+            return Err(zero("deadlineMs"));
+        }
+        Ok(read)
+    }
+}
+
+impl GrantsConf {
+    /// Reads `grants` of an object.
+    pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
+        let grants = strict(object, "grants", &["wasi", "data"])?;
+        let data = grants.text("data")?.map(PathBuf::from);
+        if let Some(dir) = data.as_ref().filter(|dir| !dir.is_absolute()) {
+            let value = dir.to_string_lossy().into_owned();
+            return Err(ConfError::BadValue { key: grants.place("data"), value, want: "an absolute path" });
+        }
+        Ok(Self { wasi: grants.bool("wasi")?.unwrap_or_default(), data })
+    }
+}
+
+impl LedgerKind {
+    /// Reads `ledger` of an object.
+    pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
+        let ledger = strict(object, "ledger", &["type"])?;
+        match ledger.text("type")? {
+            None | Some("node") => Ok(Self::Node),
+            Some(kind @ ("kubernetes" | "etcd")) => Err(ConfError::NotSupported {
+                what: format!("ledger type {kind:?}"),
+                hint: "remove \"ledger\" to keep claims on the node",
+            }),
+            Some(other) => {
+                Err(ConfError::BadValue { key: ledger.place("type"), value: other.to_owned(), want: "\"node\"" })
+            }
+        }
+    }
+}
+
+/// An object of ours inside another; empty where it is absent.
+fn strict(object: &Object, key: &str, known: &[&str]) -> Result<Object, ConfError> {
+    let inner = object.object_or_empty(key)?;
+    match inner.first_unknown(known) {
+        None => Ok(inner),
+        Some(unknown) => Err(ConfError::UnknownKey {
+            key: unknown.to_owned(),
+            place: format!(" in {:?}", object.place(key)),
+            hint: format!("known are {}", known.join(", ")),
+        }),
+    }
+}
+
+/// Refuses unknown keys at the top.
+pub(super) fn check_keys(object: &Object) -> Result<(), ConfError> {
+    let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
+    if let Some(key) = object.keys().find(|key| LATER.iter().any(|later| same(later, key))) {
+        return Err(ConfError::NotSupported { what: format!("key {key:?}"), hint: "use one \"delegate\"" });
+    }
+    let known = |key: &&str| key.starts_with(RESERVED) || KEYS.iter().any(|known| same(known, key));
+    let Some(key) = object.keys().find(|key| !known(key)) else { return Ok(()) };
+    let hint = if delegate::kinds().filter_map(delegate::find).any(|kind| kind.keys().iter().any(|own| same(own, key)))
+    {
+        "it belongs into \"delegate\"".to_owned()
+    } else if same(key, "plugins") {
+        "this is a list of plugins, and weft wants one of them".to_owned()
+    } else {
+        format!("known are {}", KEYS.join(", "))
+    };
+    Err(ConfError::UnknownKey { key: key.to_owned(), place: String::new(), hint })
+}
+
+/// Reads `delegate` as the plugin of its type would see it.
+pub(super) fn delegate(object: &Object, ipam: Option<&IpamConf>) -> Result<DelegateConf, ConfError> {
+    let hint = "say what to build, as in \"delegate\": {\"type\": \"bridge\"}";
+    let own = object.object("delegate")?.ok_or(ConfError::Missing { key: "delegate", hint })?;
+    let hint = "name a kind of interface, or a plugin in CNI_PATH";
+    let kind = plugin_name(own.text("type")?.ok_or(ConfError::Missing { key: "delegate.type", hint })?)?;
+    let found = delegate::find(&kind);
+    if let Some(found) = found {
+        check_delegate_keys(&own, found)?;
+    }
+    let mut conf = own.into_root();
+    for key in SHARED {
+        if let Some(value) = object.get(key) {
+            conf.set(key, value.clone());
+        }
+    }
+    if found.is_none() {
+        for key in object.keys().filter(|key| key.starts_with(RESERVED) || key.eq_ignore_ascii_case("prevResult")) {
+            if let Some(value) = object.get(key) {
+                conf.set(key, value.clone());
+            }
+        }
+        if let Some(ipam) = ipam.and_then(|ipam| called_back(ipam, object)) {
+            conf.set("ipam", ipam.as_value().clone());
+        }
+    }
+    Ok(DelegateConf { kind, conf, builtin: found.is_some() })
+}
+
+fn check_delegate_keys(own: &Object, found: &dyn delegate::Delegate) -> Result<(), ConfError> {
+    let mut known = vec!["type"];
+    known.extend(found.keys());
+    let Some(key) = own.first_unknown(&known) else { return Ok(()) };
+    let hint = if SHARED.iter().any(|shared| shared.eq_ignore_ascii_case(key)) {
+        "it belongs beside \"delegate\"".to_owned()
+    } else {
+        format!("a {} knows {}", found.kind(), known.join(", "))
+    };
+    Err(ConfError::UnknownKey { key: key.to_owned(), place: " in \"delegate\"".to_owned(), hint })
+}
+
+/// `ipam` for an external delegate whose addresses a policy decides: it execs `weft-ipam`, which then finds everything it
+/// needs in the object itself.
+fn called_back(ipam: &IpamConf, object: &Object) -> Option<Object> {
+    let policy = ipam.kind.policy()?;
+    let mut called = ipam.object.clone().with("type", "weft-ipam").with("policy", policy);
+    for key in ["ledger", "limits", "grants"] {
+        if let Some(value) = object.get(key) {
+            called.set(key, value.clone());
+        }
+    }
+    Some(called)
+}

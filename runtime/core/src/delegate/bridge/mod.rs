@@ -1,0 +1,201 @@
+//! `bridge`: a veth pair with its host end on a bridge, which may be the container's gateway.
+
+mod settings;
+mod vlan;
+
+use ipnet::IpNet;
+use weft_host_abi::types::Route;
+
+use self::settings::Settings;
+use super::addressing::{self, ARP_NOTIFY, Dad};
+use super::{Addressing, Delegate, DelegateError, Given, Input, IpamUse};
+use crate::cni::Object;
+use crate::plan::{Family, LinkRef, Need, Op, Plan, ResultShape};
+
+/// See the module.
+pub(super) struct Bridge;
+
+/// Index of the container's link in the result.
+const CONTAINER: usize = 2;
+
+impl Delegate for Bridge {
+    fn kind(&self) -> &'static str {
+        "bridge"
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &[
+            "bridge",
+            "isGateway",
+            "isDefaultGateway",
+            "forceAddress",
+            "ipMasq",
+            "ipMasqBackend",
+            "mtu",
+            "hairpinMode",
+            "promiscMode",
+            "vlan",
+            "vlanTrunk",
+            "preserveDefaultVlan",
+            "macspoofchk",
+            "enabledad",
+            "disableContainerInterface",
+            "portIsolation",
+        ]
+    }
+
+    fn ipam(&self) -> IpamUse {
+        IpamUse::Optional
+    }
+
+    fn cni_args(&self) -> &'static [&'static str] {
+        &["MAC"]
+    }
+
+    fn validate(&self, conf: &Object, cni_args: &[(String, String)]) -> Result<(), DelegateError> {
+        Settings::read(conf, cni_args).map(|_settings| ())
+    }
+
+    fn needs(&self, conf: &Object) -> Result<Vec<Need>, DelegateError> {
+        let settings = Settings::read(conf, &[])?;
+        Ok(vec![Need::Link(LinkRef::host(settings.bridge))])
+    }
+
+    fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {
+        let settings = Settings::read(input.conf, input.cni_args)?;
+        let found = input.observed.links.get(&LinkRef::host(settings.bridge.as_str()));
+        if found.is_some_and(|link| link.kind != "bridge") {
+            let text = format!("{:?} already exists but is not a bridge", settings.bridge);
+            return Err(DelegateError::Host(text));
+        }
+        let (name, host) = (input.attachment.ifname.as_str(), input.fresh_ifname);
+        let mut ops = settings.links(input);
+        let mut result = ResultShape {
+            interfaces: vec![LinkRef::host(settings.bridge.as_str()), LinkRef::host(host), LinkRef::container(name)],
+            ..ResultShape::default()
+        };
+        if let Some(addressing) = input.addressing {
+            settings.layer3(name, addressing, &mut ops, &mut result)?;
+        } else if !settings.link_stays_down {
+            ops.push(Op::LinkUp { link: LinkRef::container(name) });
+        }
+        if !settings.link_stays_down {
+            ops.push(Op::WaitPort { link: host.to_owned() });
+        }
+        if let Some(addressing) = input.addressing {
+            ops.push(addressing::announce(name, &addressing.ips));
+        }
+        if let Some(dns) = input.dns {
+            result.dns.clone_from(dns);
+        }
+        Ok(Plan { ops, result, ..Plan::default() })
+    }
+}
+
+impl Settings {
+    /// The bridge, the veth pair, and the port.
+    fn links(&self, input: &Input<'_>) -> Vec<Op> {
+        let host = input.fresh_ifname.to_owned();
+        // A rule that admits one MAC only has to know it before the link is made.
+        let mac = self.mac.or_else(|| self.spoof_check.then_some(input.fresh_mac));
+        let mut ops = vec![
+            Op::EnsureBridge {
+                name: self.bridge.clone(),
+                mtu: self.mtu,
+                vlan_filtering: self.vlan_filtering(),
+                promisc: self.promisc,
+            },
+            Op::CreateVeth { container: input.attachment.ifname.clone(), host: host.clone(), mtu: self.mtu, mac },
+            Op::BridgePort {
+                link: host.clone(),
+                bridge: self.bridge.clone(),
+                hairpin: self.hairpin,
+                isolated: self.isolated,
+            },
+        ];
+        ops.extend(self.port_vlans(&host));
+        if let Some(mac) = mac.filter(|_| self.spoof_check) {
+            ops.push(Op::MacSpoofCheck { link: host, mac });
+        }
+        ops
+    }
+
+    /// Addresses and routes inside, and the gateway outside.
+    fn layer3(
+        &self,
+        name: &str,
+        addressing: &Addressing,
+        ops: &mut Vec<Op>,
+        result: &mut ResultShape,
+    ) -> Result<(), DelegateError> {
+        let ips: Vec<Given> = addressing::required(addressing)?.iter().map(|given| self.with_gateway(given)).collect();
+        let routes = self.with_default_routes(&ips, &addressing.routes);
+        let dad = if self.enhanced_dad { Dad::Enhanced } else { Dad::Off };
+        addressing::Link { name, ips: &ips, routes: &routes, dad, notify: &[ARP_NOTIFY] }.configure(ops);
+        if self.is_gateway {
+            self.gateways(&ips, ops);
+            if self.vlan != 0 {
+                result.interfaces.push(LinkRef::host(self.vlan_gateway()));
+            }
+        }
+        if self.masquerade {
+            ops.extend(ips.iter().map(|given| Op::Masquerade { address: given.address }));
+        }
+        result.ips = addressing::shape(&ips, CONTAINER);
+        result.routes = routes;
+        result.dns.clone_from(&addressing.dns);
+        Ok(())
+    }
+
+    /// As a gateway, the bridge takes the first address of a network where IPAM names none.
+    fn with_gateway(&self, given: &Given) -> Given {
+        let default = || if self.is_gateway { addressing::first_host(given.address) } else { None };
+        Given { address: given.address, gateway: given.gateway.or_else(default) }
+    }
+
+    /// The routes of the result: with `isDefaultGateway`, each family that has none yet gets a default route.
+    ///
+    /// The stock plugin looks for one with a next hop only, and then adds a second one that the kernel refuses as the
+    /// same as IPAM's `{"dst": "0.0.0.0/0"}`. That one gets the gateway as its next hop anyway, so it is enough.
+    fn with_default_routes(&self, ips: &[Given], routes: &[Route]) -> Vec<Route> {
+        let mut routes = routes.to_vec();
+        if !self.is_default_gateway {
+            return routes;
+        }
+        for given in ips {
+            let dst = addressing::default_net(Family::of(given.address.addr()));
+            let plain = Route::new(dst, None);
+            if !routes.iter().any(|route| *route == plain || (route.dst == dst && route.gw.is_some())) {
+                routes.push(Route::new(dst, given.gateway));
+            }
+        }
+        routes
+    }
+
+    /// The gateway addresses on the bridge, or on the VLAN's own link; IPv4 first, as stock has it.
+    fn gateways(&self, ips: &[Given], ops: &mut Vec<Op>) {
+        let link = if self.vlan == 0 {
+            self.bridge.clone()
+        } else {
+            ops.push(self.ensure_vlan_gateway());
+            self.vlan_gateway()
+        };
+        for family in [Family::V4, Family::V6] {
+            let mut addresses: Vec<IpNet> = Vec::new();
+            for given in ips.iter().filter(|given| Family::of(given.address.addr()) == family) {
+                let address = given.gateway.and_then(|gateway| IpNet::new(gateway, given.address.prefix_len()).ok());
+                if let Some(address) = address.filter(|address| !addresses.contains(address)) {
+                    addresses.push(address);
+                }
+            }
+            if addresses.is_empty() {
+                continue;
+            }
+            for address in addresses {
+                ops.push(Op::EnsureAddress { link: link.clone(), address, force: self.force_address });
+            }
+            ops.push(Op::PinMac { link: link.clone() });
+            ops.push(Op::Forwarding { family });
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Golden plans. They are compared as JSON, which is also how the journal keeps them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod bridge;
+mod fuzz;
+mod loopback;
+mod macvlan;
+mod ptp;
+
+use serde_json::{Value, json};
+use weft_host_abi::types::{Attachment, Dns, Route};
+
+use super::*;
+use crate::cni::{Object, read_dns};
+use crate::plan::{LinkInfo, LinkRef, Side};
+
+/// A call of a delegate; tests change what they are about.
+struct Call {
+    kind: &'static str,
+    conf: Value,
+    cni_args: Vec<(String, String)>,
+    addressing: Option<Addressing>,
+    observed: Observed,
+}
+
+impl Call {
+    fn new(kind: &'static str, conf: Value) -> Self {
+        Self { kind, conf, cni_args: Vec::new(), addressing: None, observed: Observed::default() }
+    }
+
+    fn with(mut self, ips: &[(&str, Option<&str>)], routes: &[(&str, Option<&str>)]) -> Self {
+        let addr = |text: &str| text.parse().unwrap();
+        self.addressing = Some(Addressing {
+            ips: ips
+                .iter()
+                .map(|(address, gateway)| Given { address: address.parse().unwrap(), gateway: gateway.map(addr) })
+                .collect(),
+            routes: routes.iter().map(|(dst, gw)| Route::new(dst.parse().unwrap(), gw.map(addr))).collect(),
+            dns: Dns { nameservers: vec!["10.0.0.53".to_owned()], ..Dns::default() },
+            unique: true,
+        });
+        self
+    }
+
+    fn arg(mut self, key: &str, value: &str) -> Self {
+        self.cni_args.push((key.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn sees(mut self, link: LinkRef, kind: &str, mtu: u32) -> Self {
+        let info = LinkInfo { index: 7, mtu, mac: None, kind: kind.to_owned(), up: true, addresses: Vec::new() };
+        self.observed.links.insert(link, info);
+        self
+    }
+
+    fn plan(&self) -> Result<Plan, DelegateError> {
+        let conf = Object::from_value(self.conf.clone()).unwrap();
+        let delegate = find(self.kind).unwrap();
+        delegate.validate(&conf, &self.cni_args)?;
+        let attachment =
+            Attachment { network: "net".to_owned(), container_id: "c1".to_owned(), ifname: "eth0".to_owned() };
+        let dns = read_dns(&conf).unwrap();
+        delegate.plan(&Input {
+            conf: &conf,
+            attachment: &attachment,
+            cni_args: &self.cni_args,
+            addressing: self.addressing.as_ref(),
+            observed: &self.observed,
+            dns: dns.as_ref(),
+            fresh_ifname: "veth01020304",
+            fresh_mac: Mac([2, 0, 0, 0, 0, 9]),
+        })
+    }
+
+    fn ops(&self) -> Value {
+        serde_json::to_value(self.plan().unwrap().ops).unwrap()
+    }
+
+    /// The ops of one kind.
+    fn only(&self, op: &str) -> Vec<Value> {
+        self.ops().as_array().unwrap().iter().filter(|entry| entry["op"] == op).cloned().collect()
+    }
+
+    /// What the ops do, one line each.
+    fn lines(&self) -> Vec<String> {
+        self.plan().unwrap().ops.iter().map(ToString::to_string).collect()
+    }
+
+    fn error(&self) -> String {
+        self.plan().unwrap_err().to_string()
+    }
+}
+
+/// A configuration with another key.
+fn and(mut conf: Value, key: &str, value: Value) -> Value {
+    conf[key] = value;
+    conf
+}
+
+#[test]
+fn every_delegate_is_found_by_its_name() {
+    assert_eq!(kinds().collect::<Vec<_>>(), ["bridge", "ptp", "macvlan", "loopback"]);
+    for kind in kinds() {
+        assert_eq!(find(kind).unwrap().kind(), kind);
+    }
+    assert!(find("ipvlan").is_none());
+}
+
+#[test]
+fn a_plan_survives_the_journal() {
+    let call = Call::new("bridge", json!({"isDefaultGateway": true, "ipMasq": true, "vlan": 5, "macspoofchk": true}))
+        .with(&[("10.0.0.2/24", None), ("fd00::2/64", None)], &[]);
+    let plan = call.plan().unwrap();
+    let text = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+}
+
+#[test]
+fn an_empty_address_list_is_an_error_for_all_that_take_addresses() {
+    for kind in ["bridge", "ptp", "macvlan"] {
+        let call = Call::new(kind, json!({"master": "p"})).with(&[], &[]).sees(LinkRef::host("p"), "", 1500);
+        assert_eq!(call.error(), "IPAM plugin returned missing IP config", "{kind}");
+    }
+}
+
+#[test]
+fn a_wrong_type_is_told_in_the_stock_words() {
+    for kind in ["bridge", "ptp", "macvlan"] {
+        let text = Call::new(kind, json!({"mtu": "big"})).error();
+        assert_eq!(
+            text, "failed to load netconf: json: cannot unmarshal string \"big\" into field mtu of type int",
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn the_side_of_a_link_is_part_of_the_storage_format() {
+    let value = serde_json::to_value(LinkRef { side: Side::Container, name: "eth0".to_owned() }).unwrap();
+    assert_eq!(value, json!({"side": "container", "name": "eth0"}));
+}

@@ -1,0 +1,128 @@
+//! The tables, their version, and how a store gets from one version to the next. `docs/ledger-format.md` explains them.
+//!
+//! Invariants: `application_id` says that a file is ours and `user_version` which tables it has; a store is never opened for
+//! writing by a program that does not know its version. A change of the tables is a new entry in `MIGRATIONS`; entries that
+//! were released are never edited.
+
+use rusqlite::Connection;
+
+/// `PRAGMA application_id`: "weft".
+pub(super) const APPLICATION_ID: i64 = 0x7765_6674;
+
+/// The version this program reads and writes.
+pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// Bytes in a page. A transaction touches about ten pages, whatever their size, and the log holds each of them whole: half of
+/// SQLite's usual size lets twice as many transactions share the flush that writes the log back.
+pub(super) const PAGE_SIZE: i64 = 2048;
+
+/// Entry `n` takes a store from version `n` to `n + 1`. Each runs inside the transaction that also sets the version.
+const MIGRATIONS: &[&str] = &[V1];
+
+/// Small columns come first, so that reading them never follows the overflow pages of the long texts.
+const V1: &str = "
+CREATE TABLE meta (
+    key TEXT NOT NULL PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE journal (
+    id INTEGER PRIMARY KEY,
+    network TEXT NOT NULL,
+    container_id TEXT NOT NULL,
+    ifname TEXT NOT NULL,
+    role INTEGER NOT NULL,
+    created INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    release TEXT NOT NULL,
+    shared TEXT NOT NULL,
+    netns TEXT NOT NULL,
+    plan TEXT NOT NULL,
+    externals TEXT NOT NULL,
+    trace TEXT NOT NULL
+);
+CREATE UNIQUE INDEX journal_key ON journal (container_id, network, ifname, role);
+
+CREATE TABLE claims (
+    scope TEXT NOT NULL,
+    address BLOB NOT NULL,
+    state INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    entry INTEGER,
+    slot INTEGER,
+    until INTEGER,
+    owner TEXT,
+    network TEXT,
+    PRIMARY KEY (scope, address)
+) WITHOUT ROWID;
+CREATE INDEX claims_entry ON claims (entry, slot) WHERE entry IS NOT NULL;
+CREATE INDEX claims_until ON claims (until) WHERE until IS NOT NULL;
+CREATE INDEX claims_kept ON claims (owner, scope) WHERE state = 2;
+
+CREATE TABLE runs (
+    scope TEXT NOT NULL,
+    family INTEGER NOT NULL,
+    first BLOB NOT NULL,
+    last BLOB NOT NULL,
+    PRIMARY KEY (scope, family, first)
+) WITHOUT ROWID;
+
+CREATE TABLE ranges (
+    scope TEXT NOT NULL,
+    family INTEGER NOT NULL,
+    first BLOB NOT NULL,
+    last BLOB NOT NULL,
+    taken INTEGER NOT NULL,
+    used INTEGER NOT NULL,
+    sequence INTEGER,
+    address BLOB,
+    PRIMARY KEY (scope, family, first, last)
+) WITHOUT ROWID;
+
+CREATE TABLE slots (
+    scope TEXT NOT NULL,
+    slot INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    address BLOB NOT NULL,
+    PRIMARY KEY (scope, slot)
+) WITHOUT ROWID;
+
+CREATE TABLE shared (
+    name TEXT NOT NULL,
+    entry INTEGER NOT NULL,
+    PRIMARY KEY (name, entry)
+) WITHOUT ROWID;
+";
+
+/// What a file says about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) application_id: i64,
+    pub(super) version: i64,
+}
+
+impl Stamp {
+    /// Reads both numbers; they live in the file's first page, so this is also what notices that a file is no database.
+    pub(super) fn read(conn: &Connection) -> rusqlite::Result<Self> {
+        let pragma = |name: &str| conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
+        Ok(Self { version: pragma("user_version")?, application_id: pragma("application_id")? })
+    }
+
+    /// An empty file, or one that nothing has written a stamp into.
+    pub(super) fn is_blank(self) -> bool {
+        self == Self { application_id: 0, version: 0 }
+    }
+
+    /// Whether the file is ours and has the tables this program knows.
+    pub(super) fn is_current(self) -> bool {
+        self == Self { application_id: APPLICATION_ID, version: VERSION }
+    }
+}
+
+/// Brings the tables from `version` to ours; the caller has a write transaction open.
+pub(super) fn migrate(conn: &Connection, version: i64) -> rusqlite::Result<()> {
+    for step in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
+        conn.execute_batch(step)?;
+    }
+    conn.execute_batch(&format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}"))
+}

@@ -1,0 +1,250 @@
+//! The store as a whole: transactions, the write-ahead log, what its failures mean. What is in the tables is the other
+//! files' business.
+//!
+//! Invariants: writers begin with `BEGIN IMMEDIATE`, so nobody reads something and then writes on top of a stale view; a
+//! commit is on disk when `write` returns (`synchronous=FULL`); a program never writes a store whose version it does not
+//! know. In a process that has a store open, nothing else may open and close the file (to copy it, say): POSIX locks belong to
+//! the process, and closing any descriptor of a file drops those that SQLite holds on it.
+//!
+//! Every invocation is a short process, so nothing is checkpointed on close (that costs two more flushes and, by the last
+//! one to leave, deleting and creating files). But the first process to open the store alone reads the whole
+//! write-ahead log to rebuild its index, and starts counting what is checkpointed from zero, so SQLite's own
+//! automatic checkpoint would never reset the log. Hence `settle`: past a small size the log is written back and truncated.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
+
+use super::file::{self, FILE, PATIENCE, checkpoint, log_path};
+use super::{LedgerError, schema};
+
+/// The log is written back once it is larger than this. Rebuilding the index of a log of this size takes a
+/// fraction of a millisecond; writing it back costs one flush, shared by the ADDs and DELs that filled it.
+pub(super) const LOG_LIMIT: u64 = 256 * 1024;
+
+/// How long `maintain` waits for readers.
+const READERS: Duration = Duration::from_secs(2);
+
+/// Past this size readers in the way of truncation are waited for, a little.
+const LOG_OVERDUE: u64 = 16 * LOG_LIMIT;
+
+/// A connection with what errors need to know. Shared by a `NodeStore` and its views.
+#[derive(Debug)]
+pub(super) struct Db {
+    pub(super) conn: Connection,
+    pub(super) path: PathBuf,
+    /// Views alive; while there is one and no write came between, the connection is inside a read transaction.
+    pub(super) views: usize,
+}
+
+/// The node's ledger and journal.
+#[derive(Debug)]
+pub struct NodeStore {
+    db: Arc<Mutex<Db>>,
+    path: PathBuf,
+    /// Absent where the store was opened for reading.
+    boot_id: Option<String>,
+}
+
+/// A failure inside this module, before it is known in which file and while doing what.
+#[derive(Debug)]
+pub(super) enum Fault {
+    Sql(rusqlite::Error),
+    Damaged(String),
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+/// Why a transaction is rolled back: a fault of the store, or something the caller has to be told.
+#[derive(Debug)]
+pub(super) enum Stop<E> {
+    Fault(Fault),
+    Tell(E),
+}
+
+impl<E> From<rusqlite::Error> for Stop<E> {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Fault(Fault::Sql(error))
+    }
+}
+
+impl<E> From<Fault> for Stop<E> {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+// === impl NodeStore ===
+
+impl NodeStore {
+    /// Opens the store, making directory (0700), file (0600) and tables where they are missing.
+    ///
+    /// `boot_id` is what `/proc/sys/kernel/random/boot_id` says; journal entries carry it.
+    ///
+    /// # Errors
+    /// When the directory or file cannot be used, is something else, or was written by a newer weft.
+    pub fn open(state_dir: &Path, boot_id: &str) -> Result<Self, LedgerError> {
+        let path = state_dir.join(FILE);
+        let conn = file::open(state_dir, &path, boot_id)?;
+        Ok(Self::new(conn, path, Some(boot_id.to_owned())))
+    }
+
+    /// Opens the store for reading only; `None` where there is none yet. Changes no data (SQLite may still make its
+    /// `-shm` index file).
+    ///
+    /// # Errors
+    /// As `open`; also when the store is of an older format, since reading does not upgrade it.
+    pub fn open_read_only(state_dir: &Path) -> Result<Option<Self>, LedgerError> {
+        let path = state_dir.join(FILE);
+        Ok(file::open_read_only(&path)?.map(|conn| Self::new(conn, path, None)))
+    }
+
+    fn new(conn: Connection, path: PathBuf, boot_id: Option<String>) -> Self {
+        Self { db: Arc::new(Mutex::new(Db { conn, path: path.clone(), views: 0 })), path, boot_id }
+    }
+
+    /// The store file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The boot this store writes entries for, unless it was opened for reading.
+    #[must_use]
+    pub fn boot_id(&self) -> Option<&str> {
+        self.boot_id.as_deref()
+    }
+
+    /// Writes the log back into the store file and truncates it, waiting a little for other processes. ADD and DEL do
+    /// this by themselves once the log is large; GC and the agent call it to leave a tidy file.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn maintain(&mut self) -> Result<(), LedgerError> {
+        self.writable()?;
+        let mut db = self.lock();
+        checkpoint(&mut db.conn, READERS).map_err(|source| db.explain("write the log back", source.into()))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Db> {
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn share(&self) -> Arc<Mutex<Db>> {
+        Arc::clone(&self.db)
+    }
+
+    /// The boot id, where this store may write.
+    pub(super) fn writable(&self) -> Result<&str, LedgerError> {
+        self.boot_id.as_deref().ok_or_else(|| LedgerError::ReadOnly { path: self.path.clone() })
+    }
+
+    /// Reads something.
+    pub(super) fn read<T>(
+        &self,
+        action: &'static str,
+        look: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Result<T, LedgerError> {
+        let db = self.lock();
+        look(&db.conn).map_err(|fault| db.explain(action, fault))
+    }
+
+    /// Runs one write transaction; whatever `change` returns as an error rolls it back. On `Ok` it is on disk.
+    pub(super) fn write<T, E: From<LedgerError>>(
+        &mut self,
+        action: &'static str,
+        change: impl FnOnce(&Connection) -> Result<T, Stop<E>>,
+    ) -> Result<T, E> {
+        self.writable()?;
+        let mut db = self.lock();
+        let run = || -> Result<T, Stop<E>> {
+            if !db.conn.is_autocommit() {
+                // A view of this process is still alive: its snapshot ends here.
+                db.conn.execute_batch("COMMIT")?;
+            }
+            let transaction = Transaction::new_unchecked(&db.conn, TransactionBehavior::Immediate)?;
+            let value = change(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        };
+        let outcome = run().map_err(|stop| match stop {
+            Stop::Fault(fault) => E::from(db.explain(action, fault)),
+            Stop::Tell(error) => error,
+        });
+        if outcome.is_ok() {
+            db.settle();
+        }
+        outcome
+    }
+}
+
+// === impl Db ===
+
+impl Db {
+    /// Says what happened, to which file, and what to do.
+    pub(super) fn explain(&self, action: &'static str, fault: Fault) -> LedgerError {
+        let path = self.path.clone();
+        match fault {
+            Fault::Damaged(detail) => LedgerError::Damaged { path, detail },
+            Fault::Sql(source) => explain_sql(path, action, source),
+        }
+    }
+
+    /// Keeps the log short. The commit is durable already, so a failure here is not the caller's: the next process tries
+    /// again, and `maintain` reports it.
+    fn settle(&mut self) {
+        let size = fs::metadata(log_path(&self.path)).map_or(0, |meta| meta.len());
+        if size <= LOG_LIMIT {
+            return;
+        }
+        // Where processes overlap, the log may be large and yet written back for the most part: the next writer that finds
+        // no reader starts it over, without truncating it. Do not flush the store file again for every commit then.
+        let pending = self.conn.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| {
+            Ok(row.get::<_, i64>(1)?.saturating_sub(row.get(2)?).saturating_mul(schema::PAGE_SIZE))
+        });
+        if pending.is_ok_and(|bytes| u64::try_from(bytes).is_ok_and(|bytes| bytes <= LOG_LIMIT / 2)) {
+            return;
+        }
+        let patience = if size > LOG_OVERDUE { Duration::from_millis(200) } else { Duration::ZERO };
+        drop(checkpoint(&mut self.conn, patience));
+    }
+}
+
+pub(super) fn explain_sql(path: PathBuf, action: &'static str, source: rusqlite::Error) -> LedgerError {
+    use rusqlite::Error;
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            return LedgerError::Busy { path, seconds: PATIENCE.as_secs() };
+        }
+        Some(ErrorCode::DiskFull) => return LedgerError::Full { path, source },
+        Some(ErrorCode::NotADatabase) => return LedgerError::NotAStore { path, source: Some(source) },
+        Some(ErrorCode::DatabaseCorrupt) => return LedgerError::Damaged { path, detail: source.to_string() },
+        Some(ErrorCode::ReadOnly) => return LedgerError::ReadOnly { path },
+        _ => {}
+    }
+    match source {
+        Error::FromSqlConversionFailure(..)
+        | Error::IntegralValueOutOfRange(..)
+        | Error::InvalidColumnType(..)
+        | Error::Utf8Error(..) => LedgerError::Damaged { path, detail: source.to_string() },
+        source => LedgerError::Sql { path, action, source },
+    }
+}
+
+/// Key in `meta` of the boot that the journal was last reaped in.
+pub(super) const BOOT: &str = "boot_id";
+
+pub(super) fn meta(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
+}
+
+pub(super) fn set_meta(conn: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    conn.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", [key, value]).map(|_rows| ())
+}

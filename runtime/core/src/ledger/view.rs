@@ -1,0 +1,254 @@
+//! What policies and people ask the ledger: a snapshot of one scope, claims by holder, and the list.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use weft_host_abi::types::{ClaimInfo, ClaimState, LastClaim, LedgerView, Range, Usage};
+
+use super::addr::{self, Blob, Stored};
+use super::claim::state;
+use super::store::{Db, Fault, NodeStore};
+use super::{LedgerError, journal, ranges, runs};
+
+/// Most claims that are listed for one holder.
+pub(super) const MOST_HELD: i64 = 256;
+
+/// A read-only snapshot of one scope.
+///
+/// It begins with its first question and ends when it is dropped, or when the store it came from writes. It shares the
+/// store's connection, since a second one would cost an ADD as much as the question does.
+#[derive(Debug)]
+pub struct View {
+    db: Arc<Mutex<Db>>,
+    scope: String,
+    now: u64,
+}
+
+/// Which claims to list; an absent field matches all.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClaimFilter {
+    /// Only this scope.
+    pub scope: Option<String>,
+    /// Only this network.
+    pub network: Option<String>,
+    /// Only this address.
+    pub address: Option<IpAddr>,
+    /// Only this container id, identity (of kept ones) or last container id (of resting ones).
+    pub owner: Option<String>,
+}
+
+/// One claim as people see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimRow {
+    /// The address domain.
+    pub scope: String,
+    /// The address.
+    pub address: IpAddr,
+    /// What kind of claim it is.
+    pub state: ClaimState,
+    /// Container id of an active claim, identity a kept one is for, last container id of a resting one.
+    pub owner: String,
+    /// Interface name of an active claim, else empty.
+    pub ifname: String,
+    /// The network it was claimed for.
+    pub network: String,
+    /// When it got into this state, in seconds since 1970.
+    pub since: u64,
+    /// When a resting one becomes free.
+    pub until: Option<u64>,
+}
+
+// === impl NodeStore ===
+
+impl NodeStore {
+    /// A snapshot of one scope as policies see it. `now` decides which cooldowns have ended.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn view(&self, scope: &str, now: u64) -> Result<View, LedgerError> {
+        let mut db = self.lock();
+        if db.conn.is_autocommit() {
+            db.conn.execute_batch("BEGIN").map_err(|source| db.explain("begin a snapshot", source.into()))?;
+        }
+        db.views = db.views.saturating_add(1);
+        Ok(View { db: self.share(), scope: scope.to_owned(), now })
+    }
+
+    /// Claims in a scope that a container holds, or that are kept for one of these identities; by address.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn held(&self, scope: &str, identities: &[String], container_id: &str) -> Result<Vec<ClaimInfo>, LedgerError> {
+        self.read("look up held claims", |conn| {
+            let mut held = active_of(conn, scope, container_id)?;
+            for identity in identities {
+                held.extend(kept_for(conn, scope, identity)?);
+            }
+            held.sort_by_key(|claim| claim.address);
+            held.dedup();
+            Ok(held)
+        })
+    }
+
+    /// Lists claims by scope and address.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn claims(&self, filter: &ClaimFilter) -> Result<Vec<ClaimRow>, LedgerError> {
+        self.read("list the claims", |conn| {
+            let mut statement = conn.prepare_cached(
+                "SELECT * FROM (
+                     SELECT c.scope, c.address, c.state, coalesce(j.container_id, c.owner, '') AS owner,
+                            coalesce(j.ifname, ''), coalesce(j.network, c.network, '') AS network, c.since, c.until
+                     FROM claims c LEFT JOIN journal j ON j.id = c.entry
+                 ) WHERE (?1 IS NULL OR scope = ?1) AND (?2 IS NULL OR network = ?2)
+                     AND (?3 IS NULL OR address = ?3) AND (?4 IS NULL OR owner = ?4)",
+            )?;
+            let address = filter.address.map(Blob::of);
+            let rows = statement
+                .query_map(params![filter.scope, filter.network, address, filter.owner], |row| Ok(list_row(row)))?;
+            let mut claims = rows.map(|row| row?).collect::<Result<Vec<_>, Fault>>()?;
+            claims.sort_by(|a, b| (&a.scope, a.address).cmp(&(&b.scope, b.address)));
+            Ok(claims)
+        })
+    }
+}
+
+fn list_row(row: &Row<'_>) -> Result<ClaimRow, Fault> {
+    Ok(ClaimRow {
+        scope: row.get(0)?,
+        address: row.get::<_, Stored>(1)?.0,
+        state: state(row.get(2)?)?,
+        owner: row.get(3)?,
+        ifname: row.get(4)?,
+        network: row.get(5)?,
+        since: u64::try_from(row.get::<_, i64>(6)?).unwrap_or(0),
+        until: row.get::<_, Option<i64>>(7)?.map(|until| u64::try_from(until).unwrap_or(0)),
+    })
+}
+
+// The planner has no statistics and takes "all claims of the scope" for few rows: these queries say which index they mean
+// (`CROSS JOIN` fixes the order; `INDEXED BY` fails rather than scan).
+
+fn active_of(conn: &Connection, scope: &str, container_id: &str) -> Result<Vec<ClaimInfo>, Fault> {
+    let mut statement = conn.prepare_cached(
+        "SELECT c.address, j.ifname FROM journal j CROSS JOIN claims c INDEXED BY claims_entry ON c.entry = j.id
+         WHERE j.container_id = ?1 AND c.scope = ?2 ORDER BY c.address LIMIT ?3",
+    )?;
+    let rows = statement.query_map(params![container_id, scope, MOST_HELD], |row| {
+        Ok(ClaimInfo {
+            address: row.get::<_, Stored>(0)?.0,
+            owner: container_id.to_owned(),
+            ifname: row.get(1)?,
+            state: ClaimState::Active,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn kept_for(conn: &Connection, scope: &str, identity: &str) -> Result<Vec<ClaimInfo>, Fault> {
+    let mut statement = conn.prepare_cached(
+        "SELECT address FROM claims INDEXED BY claims_kept WHERE state = 2 AND owner = ?1 AND scope = ?2 ORDER BY address LIMIT ?3",
+    )?;
+    let rows = statement.query_map(params![identity, scope, MOST_HELD], |row| {
+        Ok(ClaimInfo {
+            address: row.get::<_, Stored>(0)?.0,
+            owner: identity.to_owned(),
+            ifname: String::new(),
+            state: ClaimState::Kept,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+// === impl View ===
+
+impl View {
+    fn lock(&self) -> MutexGuard<'_, Db> {
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers one question. The text goes to whoever reads "policy failed", so it carries the whole chain.
+    fn ask<T>(&self, look: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, String> {
+        let db = self.lock();
+        look(&db.conn).map_err(|fault| {
+            let error = db.explain("answer a policy", fault);
+            match std::error::Error::source(&error) {
+                Some(source) => format!("{error}: {source}"),
+                None => error.to_string(),
+            }
+        })
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        let mut db = self.lock();
+        db.views = db.views.saturating_sub(1);
+        if db.views == 0 && !db.conn.is_autocommit() {
+            // Ending a read transaction cannot fail in a way anybody could act on; the connection goes on working.
+            drop(db.conn.execute_batch("COMMIT"));
+        }
+    }
+}
+
+impl LedgerView for View {
+    fn claimed_by(&self, address: IpAddr) -> Result<Option<ClaimInfo>, String> {
+        self.ask(|conn| {
+            let row = conn
+                .prepare_cached(
+                    "SELECT c.state, c.until, coalesce(j.container_id, c.owner, ''), coalesce(j.ifname, '')
+                     FROM claims c LEFT JOIN journal j ON j.id = c.entry WHERE c.scope = ?1 AND c.address = ?2",
+                )?
+                .query_row(params![self.scope, Blob::of(address)], |row| {
+                    Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?, row.get(2)?, row.get(3)?))
+                })
+                .optional()?;
+            let Some((code, until, owner, ifname)) = row else { return Ok(None) };
+            let state = state(code)?;
+            if state == ClaimState::Cooldown && until.is_some_and(|until| until <= journal::seconds(self.now)) {
+                return Ok(None);
+            }
+            Ok(Some(ClaimInfo { address, owner, ifname, state }))
+        })
+    }
+
+    fn next_free(&self, range: &Range, from: IpAddr) -> Result<Option<IpAddr>, String> {
+        if from.is_ipv4() != range.first.is_ipv4() {
+            return Ok(None);
+        }
+        let from = from.max(range.first);
+        if !range.contains(from) {
+            return Ok(None);
+        }
+        let free = self.ask(|conn| Ok(runs::next_free(conn, &self.scope, from)?))?;
+        Ok(free.filter(|address| range.contains(*address)))
+    }
+
+    fn usage(&self, range: &Range) -> Result<Usage, String> {
+        let size = addr::count(range.first, range.last);
+        if size == 0 {
+            return Ok(Usage::default());
+        }
+        let taken = self.ask(|conn| Ok(ranges::taken(conn, &self.scope, range)?))?;
+        Ok(Usage { size, taken })
+    }
+
+    fn last_claimed(&self, range: &Range) -> Result<Option<LastClaim>, String> {
+        if addr::count(range.first, range.last) == 0 {
+            return Ok(None);
+        }
+        self.ask(|conn| ranges::last_claimed(conn, &self.scope, range))
+    }
+
+    fn held_by(&self, owner: &str) -> Result<Vec<ClaimInfo>, String> {
+        self.ask(|conn| {
+            let mut held = active_of(conn, &self.scope, owner)?;
+            held.extend(kept_for(conn, &self.scope, owner)?);
+            held.sort_by_key(|claim| claim.address);
+            held.truncate(usize::try_from(MOST_HELD).unwrap_or(usize::MAX));
+            Ok(held)
+        })
+    }
+}

@@ -1,0 +1,151 @@
+//! Opening the cache's directory and files so that what was checked is what is used.
+//!
+//! Every open is relative to a descriptor, follows no symbolic link, and is judged by `fstat` of what it opened.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::sys::stat::{FileStat, SFlag, fstat};
+use nix::unistd::geteuid;
+
+use crate::policy::PolicyError;
+
+/// Why a cache entry cannot be used. Each leads to compiling it anew. Reads on from "because".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Off {
+    /// There is none.
+    Absent,
+    /// The file's owner, mode, kind or links are not as they were made.
+    Tampered(String),
+    /// It was made for another component, or is cut short.
+    Unsealed(&'static str),
+    /// wasmtime refuses it.
+    Unloadable(String),
+}
+
+impl fmt::Display for Off {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str("it is not in the cache"),
+            Self::Tampered(what) => write!(f, "its cache entry is not trusted: {what}"),
+            Self::Unsealed(what) => write!(f, "its cache entry is not trusted: {what}"),
+            Self::Unloadable(what) => write!(f, "its cache entry does not load: {what}"),
+        }
+    }
+}
+
+/// A directory that only we can write.
+pub(super) struct SecureDir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// A file of it, open for reading.
+pub(super) struct Entry {
+    pub(super) file: File,
+    pub(super) size: u64,
+}
+
+// === impl SecureDir ===
+
+impl SecureDir {
+    /// Opens the cache directory; none where there is no such directory. The state directory above it is the operator's
+    /// choice and may be reached through links, but must not be writable for others either: they could replace the cache.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>, PolicyError> {
+        let cannot = |errno: Errno| PolicyError::Cache { path: path.to_owned(), source: errno.into() };
+        let (Some(state), Some(name)) = (path.parent(), path.file_name()) else { return Err(cannot(Errno::EINVAL)) };
+        let state_how = OpenHow::new().flags(OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_PATH);
+        let state_fd = match openat2(AT_FDCWD, state, state_how) {
+            Ok(fd) => fd,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(cannot(errno)),
+        };
+        let off = |path: &Path, what| PolicyError::CacheUnsafe { path: path.to_owned(), what };
+        let state_stat = fstat(&state_fd).map_err(cannot)?;
+        owned(&state_stat, 0o022).map_err(|what| off(path, format!("{} {what}", state.display())))?;
+        let how = OpenHow::new().flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC);
+        let fd = match openat2(&state_fd, name, how.resolve(beneath())) {
+            Ok(fd) => fd,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(Errno::ELOOP | Errno::ENOTDIR) => return Err(off(path, "it is no directory".to_owned())),
+            Err(errno) => return Err(cannot(errno)),
+        };
+        owned(&fstat(&fd).map_err(cannot)?, 0o077).map_err(|what| off(path, format!("it {what}")))?;
+        Ok(Some(Self { fd, path: path.to_owned() }))
+    }
+
+    /// Opens a file of the directory, if it is as we make them.
+    pub(super) fn entry(&self, name: &str) -> Result<Result<Entry, Off>, PolicyError> {
+        let tampered = |what: &str| Ok(Err(Off::Tampered(what.to_owned())));
+        // O_NONBLOCK: the file may be a FIFO that somebody put there, and opening it must not wait for a writer.
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let file = match openat2(&self.fd, name, OpenHow::new().flags(flags).resolve(beneath())) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::ENOENT) => return Ok(Err(Off::Absent)),
+            Err(Errno::ELOOP) => return tampered("it is a symbolic link"),
+            Err(Errno::EXDEV) => return tampered("it is on another file system"),
+            Err(Errno::EACCES) => return tampered("it cannot be read"),
+            Err(errno) => return Err(self.cannot(errno.into())),
+        };
+        let stat = fstat(&file).map_err(|errno| self.cannot(errno.into()))?;
+        if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+            return tampered("it is no regular file");
+        }
+        if let Err(what) = owned(&stat, 0o177) {
+            return tampered(&format!("it {what}"));
+        }
+        if stat.st_nlink != 1 {
+            return tampered(&format!("it has {} links", stat.st_nlink));
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        Ok(Ok(Entry { file, size }))
+    }
+
+    /// Names and sizes of what is in the directory.
+    pub(super) fn list(&self) -> Result<Vec<(String, u64)>, PolicyError> {
+        let files = std::fs::read_dir(format!("/proc/self/fd/{}", self.fd.as_raw_fd())).map_err(|e| self.cannot(e))?;
+        let mut names = Vec::new();
+        for file in files {
+            let file = file.map_err(|error| self.cannot(error))?;
+            // Not followed if it is a link.
+            let size = file.metadata().map_or(0, |meta| meta.len());
+            names.extend(file.file_name().to_str().map(|name| (name.to_owned(), size)));
+        }
+        Ok(names)
+    }
+
+    /// The directory, for calls relative to it.
+    pub(super) fn fd(&self) -> impl AsFd + '_ {
+        &self.fd
+    }
+
+    pub(super) fn cannot(&self, source: io::Error) -> PolicyError {
+        PolicyError::Cache { path: self.path.clone(), source }
+    }
+}
+
+/// No way out of the directory, and no links.
+fn beneath() -> ResolveFlag {
+    ResolveFlag::RESOLVE_BENEATH
+        | ResolveFlag::RESOLVE_NO_SYMLINKS
+        | ResolveFlag::RESOLVE_NO_MAGICLINKS
+        | ResolveFlag::RESOLVE_NO_XDEV
+}
+
+/// Ours, and without any of the `forbidden` mode bits.
+fn owned(stat: &FileStat, forbidden: u32) -> Result<(), String> {
+    let us = geteuid().as_raw();
+    if stat.st_uid != us {
+        return Err(format!("belongs to user {}, not {us}", stat.st_uid));
+    }
+    let mode = stat.st_mode & 0o7777;
+    if mode & forbidden != 0 {
+        return Err(format!("has mode {mode:04o}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,452 @@
+//! Everything that can go wrong with a policy, each with the policy's name and what to do.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use weft_host_abi::contract::ContractError;
+use weft_host_abi::convert::ConvertError;
+
+/// An error of the WASM engine or of a compiler, as text: their types stay inside this module.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Cause(pub String);
+
+/// Whose move it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The network's configuration names something that is not there or not granted.
+    Config,
+    /// The node's installation is off: files, modes, the compiler.
+    Node,
+    /// The policy itself failed or gave a bad answer.
+    Policy,
+    /// The host could not answer the policy's questions.
+    Host,
+}
+
+/// Why a policy gave no usable decision.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// The text names no policy.
+    #[error("{reference:?} is no reference to a policy: {reason}")]
+    Reference {
+        /// The text.
+        reference: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The policy is somewhere weft does not fetch from.
+    #[error("weft cannot fetch {reference} by itself: {remedy} and name it as file:///path/of/component.wasm")]
+    Unfetchable {
+        /// The reference.
+        reference: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// There is no such policy.
+    #[error("policy {policy:?} is not there: no file {}; {hint}", path.display())]
+    NotFound {
+        /// The policy.
+        policy: String,
+        /// Where it should be.
+        path: PathBuf,
+        /// What to do.
+        hint: String,
+    },
+    /// The component cannot be read.
+    #[error("cannot read the component of policy {policy:?} at {}", path.display())]
+    Unreadable {
+        /// The policy.
+        policy: String,
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Others than root could replace the component, or it is no file.
+    #[error("the component of policy {policy:?} at {} is not safe to use: {what}; {remedy}", path.display())]
+    Unsafe {
+        /// The policy.
+        policy: String,
+        /// Its file.
+        path: PathBuf,
+        /// What is off.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The cache directory cannot be used.
+    #[error("cannot use the policy cache at {}", path.display())]
+    Cache {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Others than root can change the cache.
+    #[error("the policy cache at {} is not safe to use: {what}; empty it and set it to owner root, mode 0700 (`weftctl install` does both)", path.display())]
+    CacheUnsafe {
+        /// The directory.
+        path: PathBuf,
+        /// What is off.
+        what: String,
+    },
+    /// The compiler failed.
+    #[error("policy {policy:?} is not compiled for this weft and could not be: {reason}; run `weftctl policy compile {}` to see why", path.display())]
+    NotCompiled {
+        /// The policy.
+        policy: String,
+        /// Its component.
+        path: PathBuf,
+        /// What the compiler said, and why the cache was no help.
+        reason: String,
+    },
+    /// The file is no component that can be compiled.
+    #[error("{} is no component that weft can compile", path.display())]
+    NotComponent {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The engine does not start.
+    #[error("the WASM engine does not start on this node")]
+    Engine {
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The component is for another contract, or no policy.
+    #[error("policy {policy:?} cannot be used: {what}")]
+    Contract {
+        /// The policy.
+        policy: String,
+        /// What it is instead.
+        what: ContractError,
+    },
+    /// It wants WASI, and the network does not grant it.
+    #[error("policy {policy:?} imports {}, which its network does not grant: set \"grants\": {{\"wasi\": true}} beside \"policy\", or build it without WASI", imports.join(", "))]
+    ImportsNotGranted {
+        /// The policy.
+        policy: String,
+        /// What it imports.
+        imports: Vec<String>,
+    },
+    /// It wants what no network can grant.
+    #[error("policy {policy:?} imports {}, which weft does not offer to policies", imports.join(", "))]
+    ImportsUnknown {
+        /// The policy.
+        policy: String,
+        /// What it imports.
+        imports: Vec<String>,
+    },
+    /// Imports or exports have other types than the contract's.
+    #[error("policy {policy:?} does not fit this weft: it was built for a newer contract or a changed one; rebuild it")]
+    Link {
+        /// The policy.
+        policy: String,
+        /// What does not fit.
+        #[source]
+        source: Cause,
+    },
+    /// The granted data directory cannot be used.
+    #[error("cannot give policy {policy:?} its data directory {}", path.display())]
+    Data {
+        /// The policy.
+        policy: String,
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It crashed.
+    #[error("policy {policy:?} crashed: {what}{}", said.as_ref().map(|said| format!("; its last words: {said}")).unwrap_or_default())]
+    Trap {
+        /// The policy.
+        policy: String,
+        /// The trap.
+        what: String,
+        /// The last warning it logged (a panic message, usually).
+        said: Option<String>,
+        /// The engine's account, with a backtrace.
+        #[source]
+        source: Cause,
+    },
+    /// It computed too long.
+    #[error(
+        "policy {policy:?} used up its {fuel} units of fuel; it may loop, or set \"limits\": {{\"fuel\": ...}} higher"
+    )]
+    OutOfFuel {
+        /// The policy.
+        policy: String,
+        /// The limit.
+        fuel: u64,
+    },
+    /// It recursed too deep.
+    #[error("policy {policy:?} overflowed its stack; it recurses too deep")]
+    Stack {
+        /// The policy.
+        policy: String,
+    },
+    /// The call took too long.
+    #[error("policy {policy:?} took longer than {limit:?}; it asks too much, or the ledger is slow")]
+    Deadline {
+        /// The policy.
+        policy: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// It wanted too much memory.
+    #[error("policy {policy:?} wanted {wanted} bytes of memory, {limit} are allowed")]
+    Memory {
+        /// The policy.
+        policy: String,
+        /// What it wanted.
+        wanted: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// It wanted too large a table.
+    #[error("policy {policy:?} wanted a table of {wanted} elements, {limit} are allowed")]
+    Table {
+        /// The policy.
+        policy: String,
+        /// What it wanted.
+        wanted: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// It called the host too often.
+    #[error(
+        "policy {policy:?} called the host more than {limit} times; a policy asks the ledger's index, it does not scan"
+    )]
+    TooManyCalls {
+        /// The policy.
+        policy: String,
+        /// The limit.
+        limit: u32,
+    },
+    /// It handed over too many bytes at once.
+    #[error("policy {policy:?} handed over more than {limit} bytes at once")]
+    TooMuchData {
+        /// The policy.
+        policy: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// The ledger could not answer.
+    #[error("policy {policy:?} could not be answered by the ledger: {reason}")]
+    Ledger {
+        /// The policy.
+        policy: String,
+        /// What the ledger said.
+        reason: String,
+    },
+    /// What it said is no value of the contract.
+    #[error("policy {policy:?} said something that is no value of the contract: {what}")]
+    Malformed {
+        /// The policy.
+        policy: String,
+        /// What.
+        what: ConvertError,
+    },
+    /// Its answer is too large.
+    #[error("policy {policy:?} answered with {count} {what}, at most {max} are allowed")]
+    Oversized {
+        /// The policy.
+        policy: String,
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// Its decision must not be used.
+    #[error("policy {policy:?} {refusal}")]
+    Refused {
+        /// The policy.
+        policy: String,
+        /// Why.
+        refusal: Refusal,
+    },
+}
+
+/// Why a decision must not be used. Reads on from `policy "x"`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Not in a declared range.
+    #[error(
+        "answered {answer}, which is outside the declared ranges {declared}; only declared addresses are handed out"
+    )]
+    Outside {
+        /// The candidate.
+        answer: IpNet,
+        /// The declared ranges, as text.
+        declared: String,
+    },
+    /// In a range, with another prefix length.
+    #[error("answered {answer}, but addresses of {subnet} have the prefix length /{}", subnet.prefix_len())]
+    Length {
+        /// The candidate.
+        answer: IpNet,
+        /// Subnet of the range.
+        subnet: IpNet,
+    },
+    /// A declared gateway.
+    #[error("answered {answer}, which is the gateway of {subnet}")]
+    Gateway {
+        /// The candidate.
+        answer: IpNet,
+        /// Subnet of the range.
+        subnet: IpNet,
+    },
+    /// Not an address a host can have.
+    #[error("answered {answer}, which is {what}, not an address for an interface")]
+    NotUnicast {
+        /// The candidate.
+        answer: IpNet,
+        /// What it is.
+        what: &'static str,
+    },
+    /// No candidates for an address.
+    #[error("answered with no candidates for address number {index}")]
+    NoCandidates {
+        /// Which address.
+        index: usize,
+    },
+    /// Candidates of two families for one address.
+    #[error("mixed address families in one address: {first} and {other}")]
+    MixedFamilies {
+        /// A candidate.
+        first: IpNet,
+        /// One of the other family.
+        other: IpNet,
+    },
+    /// One candidate for two addresses.
+    #[error("answered {answer} for two addresses at once (numbers {first} and {second})")]
+    Duplicate {
+        /// The candidate.
+        answer: IpAddr,
+        /// Which address.
+        first: usize,
+        /// Which other.
+        second: usize,
+    },
+    /// A gateway of the other family.
+    #[error("gave the gateway {gateway} to {answer}, which is of another address family")]
+    GatewayFamily {
+        /// The gateway.
+        gateway: IpAddr,
+        /// The candidate.
+        answer: IpNet,
+    },
+    /// A gateway that cannot be reached.
+    #[error("gave the gateway {gateway} to {answer}, which is neither the declared one nor inside {subnet}")]
+    GatewayOutside {
+        /// The gateway.
+        gateway: IpAddr,
+        /// The candidate.
+        answer: IpNet,
+        /// Subnet of the range.
+        subnet: IpNet,
+    },
+    /// The address itself as its gateway.
+    #[error("gave {answer} itself as its gateway")]
+    GatewayIsAddress {
+        /// The candidate.
+        answer: IpNet,
+    },
+    /// Keeps for somebody else.
+    #[error("wants to keep the address for {owner:?}, which is none of this attachment's identities ({})", identities.join(", "))]
+    Owner {
+        /// The owner.
+        owner: String,
+        /// What it could be.
+        identities: Vec<String>,
+    },
+    /// Results before 0.3.0 have one address per family.
+    #[error(
+        "answered with {count} addresses of a family: CNI version {version} does not support more than 1 address per family"
+    )]
+    TooManyForVersion {
+        /// The CNI version.
+        version: String,
+        /// How many.
+        count: usize,
+    },
+    /// A route whose next hop is of another family.
+    #[error("answered with a route to {dst} by {gw}, which is of another address family")]
+    RouteFamily {
+        /// The destination.
+        dst: IpNet,
+        /// The next hop.
+        gw: IpAddr,
+    },
+    /// A route with a scope the kernel does not have.
+    #[error("answered with a route to {dst} of scope {scope}; scopes go from 0 to 255")]
+    RouteScope {
+        /// The destination.
+        dst: IpNet,
+        /// The scope.
+        scope: u32,
+    },
+    /// DNS texts that would break the file they go into.
+    #[error("answered with a DNS {what} that is empty or has control characters: {text:?}")]
+    Dns {
+        /// Which setting.
+        what: &'static str,
+        /// The text.
+        text: String,
+    },
+}
+
+// === impl PolicyError ===
+
+impl PolicyError {
+    /// Whose move it is.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Reference { .. }
+            | Self::Unfetchable { .. }
+            | Self::NotFound { .. }
+            | Self::ImportsNotGranted { .. }
+            | Self::ImportsUnknown { .. }
+            | Self::Data { .. }
+            | Self::Contract { .. }
+            | Self::Link { .. }
+            | Self::NotComponent { .. } => Class::Config,
+            Self::Unreadable { .. }
+            | Self::Unsafe { .. }
+            | Self::Cache { .. }
+            | Self::CacheUnsafe { .. }
+            | Self::NotCompiled { .. }
+            | Self::Engine { .. } => Class::Node,
+            Self::Trap { .. }
+            | Self::OutOfFuel { .. }
+            | Self::Stack { .. }
+            | Self::Memory { .. }
+            | Self::Table { .. }
+            | Self::TooManyCalls { .. }
+            | Self::TooMuchData { .. }
+            | Self::Malformed { .. }
+            | Self::Oversized { .. }
+            | Self::Refused { .. } => Class::Policy,
+            Self::Deadline { .. } | Self::Ledger { .. } => Class::Host,
+        }
+    }
+}
+
+/// The whole chain of a wasmtime error in one text.
+pub(super) fn cause(error: &wasmtime::Error) -> Cause {
+    Cause(format!("{error:#}"))
+}

@@ -1,0 +1,158 @@
+//! What a policy's store holds: its view of the ledger, its log, and the meters that end the call.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use wasmtime::ResourceLimiter;
+use weft_host_abi::guest::{Host, LogLevel};
+use weft_host_abi::types::{ClaimInfo, LastClaim, LedgerView, Range, Usage};
+
+use super::Limits;
+use super::wasi::WasiState;
+use crate::policy::text::clean;
+
+/// A line a policy logged; control characters are escaped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// How much it matters.
+    pub level: LogLevel,
+    /// What it says.
+    pub text: String,
+}
+
+/// Why the host ended a call. Set before the error that unwinds the guest, and looked at before any trap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fault {
+    Deadline,
+    Calls,
+    Ledger(String),
+    Memory(usize),
+    Table(usize),
+}
+
+/// The error that carries a fault through the guest's frames; its text is never shown.
+#[derive(Debug, thiserror::Error)]
+#[error("ended by the host: {0:?}")]
+struct Ended(Fault);
+
+pub(super) struct Ctx {
+    ledger: Box<dyn LedgerView + Send>,
+    limits: Limits,
+    deadline: Instant,
+    pub(super) calls: u32,
+    pub(super) log: Vec<LogLine>,
+    dropped: usize,
+    pub(super) fault: Option<Fault>,
+    pub(super) wasi: Option<WasiState>,
+}
+
+// === impl Ctx ===
+
+impl Ctx {
+    pub(super) fn new(ledger: Box<dyn LedgerView + Send>, limits: &Limits, wasi: Option<WasiState>) -> Self {
+        let deadline = Instant::now() + limits.deadline;
+        Self { ledger, limits: limits.clone(), deadline, calls: 0, log: Vec::new(), dropped: 0, fault: None, wasi }
+    }
+
+    /// The log, with what WASI's standard streams received and a last line about lines that did not fit.
+    pub(super) fn take_log(&mut self) -> Vec<LogLine> {
+        for line in self.wasi.as_ref().map(WasiState::output).unwrap_or_default() {
+            self.keep(LogLevel::Info, &line);
+        }
+        let mut log = std::mem::take(&mut self.log);
+        if self.dropped > 0 {
+            log.push(LogLine { level: LogLevel::Warn, text: format!("{} more lines were dropped", self.dropped) });
+        }
+        log
+    }
+
+    fn keep(&mut self, level: LogLevel, message: &str) {
+        if self.log.len() < self.limits.log_lines {
+            self.log.push(LogLine { level, text: clean(message, self.limits.text_bytes) });
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    fn end<T>(&mut self, fault: Fault) -> wasmtime::Result<T> {
+        self.fault = Some(fault.clone());
+        Err(wasmtime::Error::new(Ended(fault)))
+    }
+
+    /// Checks the clock. The store's call hook does, on every way into the host and out of it.
+    pub(super) fn in_time(&mut self) -> wasmtime::Result<()> {
+        if self.fault.is_none() && Instant::now() > self.deadline { self.end(Fault::Deadline) } else { Ok(()) }
+    }
+
+    /// Counts a call of the contract's imports.
+    fn count(&mut self) -> wasmtime::Result<()> {
+        self.calls = self.calls.saturating_add(1);
+        if self.calls > self.limits.calls { self.end(Fault::Calls) } else { Ok(()) }
+    }
+
+    /// One question to the ledger.
+    fn ask<T>(&mut self, question: impl FnOnce(&dyn LedgerView) -> Result<T, String>) -> wasmtime::Result<T> {
+        self.count()?;
+        question(self.ledger.as_ref()).or_else(|reason| {
+            let reason = clean(&reason, self.limits.text_bytes);
+            self.end(Fault::Ledger(reason))
+        })
+    }
+
+    /// The WASI context. Linked host functions are the only callers, and they are linked only where there is one.
+    pub(super) fn wasi_state(&mut self) -> &mut WasiState {
+        self.wasi.get_or_insert_with(WasiState::empty)
+    }
+}
+
+impl Host for Ctx {
+    fn claimed_by(&mut self, address: IpAddr) -> wasmtime::Result<Option<ClaimInfo>> {
+        self.ask(|ledger| ledger.claimed_by(address))
+    }
+
+    fn next_free(&mut self, range: &Range, from: IpAddr) -> wasmtime::Result<Option<IpAddr>> {
+        self.ask(|ledger| ledger.next_free(range, from))
+    }
+
+    fn usage(&mut self, range: &Range) -> wasmtime::Result<Usage> {
+        self.ask(|ledger| ledger.usage(range))
+    }
+
+    fn last_claimed(&mut self, range: &Range) -> wasmtime::Result<Option<LastClaim>> {
+        self.ask(|ledger| ledger.last_claimed(range))
+    }
+
+    fn held_by(&mut self, owner: &str) -> wasmtime::Result<Vec<ClaimInfo>> {
+        self.ask(|ledger| ledger.held_by(owner))
+    }
+
+    fn log(&mut self, level: LogLevel, message: &str) -> wasmtime::Result<()> {
+        self.count()?;
+        self.keep(level, message);
+        Ok(())
+    }
+}
+
+/// Growth beyond the limits ends the call, so that the error says which limit it was; a plain failure to grow would
+/// come out as whatever the guest makes of it.
+impl ResourceLimiter for Ctx {
+    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if desired > self.limits.memory { self.end(Fault::Memory(desired)) } else { Ok(true) }
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if desired > self.limits.table_elements { self.end(Fault::Table(desired)) } else { Ok(true) }
+    }
+
+    fn instances(&self) -> usize {
+        self.limits.instances
+    }
+
+    fn tables(&self) -> usize {
+        self.limits.tables
+    }
+
+    fn memories(&self) -> usize {
+        self.limits.memories
+    }
+}

@@ -1,0 +1,215 @@
+//! WASI for the policies that were granted it: as little of it as their toolchains need, and none of it nondeterministic.
+//!
+//! Invariants: no environment, no arguments, no sockets, no standard input; standard output and error go to the policy's
+//! log; the clocks stand at the request's time (the monotonic one ticks a microsecond per reading) and sleeping returns at
+//! once, so no call can wait; random numbers come from the request's seed; the only files are a directory the network
+//! grants, read only.
+
+use std::path::Path;
+
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
+use wasmtime_wasi::p2::bindings::random::{insecure, insecure_seed, random};
+use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
+use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+
+use super::ctx::Ctx;
+
+/// Where a granted directory appears.
+const DATA: &str = "/data";
+
+/// Bytes of standard output and error that are kept; a guest that writes more traps.
+const OUTPUT_MAX: usize = 64 << 10;
+
+/// Bytes of random numbers per call.
+const RANDOM_MAX: u64 = 64 << 10;
+
+/// A policy's WASI context, for one call.
+pub(super) struct WasiState {
+    ctx: WasiCtx,
+    table: ResourceTable,
+    output: MemoryOutputPipe,
+    fixed: Fixed,
+}
+
+/// Time and randomness as functions of the request.
+struct Fixed {
+    now: u64,
+    ticks: u64,
+    random: u64,
+}
+
+// === impl WasiState ===
+
+impl WasiState {
+    /// A context whose time and randomness come from a request.
+    pub(super) fn new(now: u64, seed: u64, data: Option<&Path>) -> std::io::Result<Self> {
+        let mut builder = WasiCtxBuilder::new();
+        // The policy is on a thread of its own, where blocking in a read is fine. Before the directory, which copies it.
+        builder.allow_blocking_current_thread(true);
+        if let Some(data) = data {
+            builder.preopened_dir(data, DATA, FsPerms::ReadOnly).map_err(std::io::Error::other)?;
+        }
+        Ok(Self::build(&mut builder, Fixed { now, ticks: 0, random: seed }))
+    }
+
+    /// A context with nothing in it.
+    pub(super) fn empty() -> Self {
+        Self::build(&mut WasiCtxBuilder::new(), Fixed { now: 0, ticks: 0, random: 0 })
+    }
+
+    fn build(builder: &mut WasiCtxBuilder, fixed: Fixed) -> Self {
+        let output = MemoryOutputPipe::new(OUTPUT_MAX);
+        builder.stdout(output.clone()).stderr(output.clone());
+        builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+        Self { ctx: builder.build(), table: ResourceTable::new(), output, fixed }
+    }
+
+    /// What the guest wrote to standard output and error, by lines.
+    pub(super) fn output(&self) -> Vec<String> {
+        String::from_utf8_lossy(&self.output.contents()).lines().map(str::to_owned).collect()
+    }
+}
+
+/// Offers WASI to the components of a linker.
+pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
+    wasmtime_wasi::p2::add_to_linker_sync(linker)?;
+    // In place of the host's clocks and random numbers.
+    linker.allow_shadowing(true);
+    wall_clock::add_to_linker::<Ctx, HasFixed>(linker, Ctx::fixed)?;
+    monotonic_clock::add_to_linker::<Ctx, HasFixed>(linker, Ctx::fixed)?;
+    random::add_to_linker::<Ctx, HasFixed>(linker, Ctx::fixed)?;
+    insecure::add_to_linker::<Ctx, HasFixed>(linker, Ctx::fixed)?;
+    insecure_seed::add_to_linker::<Ctx, HasFixed>(linker, Ctx::fixed)?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+struct FixedView<'a> {
+    fixed: &'a mut Fixed,
+    table: &'a mut ResourceTable,
+}
+
+struct HasFixed;
+
+impl HasData for HasFixed {
+    type Data<'a> = FixedView<'a>;
+}
+
+impl Ctx {
+    fn fixed(&mut self) -> FixedView<'_> {
+        let wasi = self.wasi_state();
+        FixedView { fixed: &mut wasi.fixed, table: &mut wasi.table }
+    }
+}
+
+impl WasiView for Ctx {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let wasi = self.wasi_state();
+        WasiCtxView { ctx: &mut wasi.ctx, table: &mut wasi.table }
+    }
+}
+
+impl wall_clock::Host for FixedView<'_> {
+    fn now(&mut self) -> wasmtime::Result<wall_clock::Datetime> {
+        Ok(wall_clock::Datetime { seconds: self.fixed.now, nanoseconds: 0 })
+    }
+
+    fn resolution(&mut self) -> wasmtime::Result<wall_clock::Datetime> {
+        Ok(wall_clock::Datetime { seconds: 1, nanoseconds: 0 })
+    }
+}
+
+/// Nanoseconds between two readings of the monotonic clock: programs that wait for time to pass see it pass.
+const TICK: u64 = 1000;
+
+impl monotonic_clock::Host for FixedView<'_> {
+    fn now(&mut self) -> wasmtime::Result<u64> {
+        self.fixed.ticks = self.fixed.ticks.wrapping_add(TICK);
+        Ok(self.fixed.ticks)
+    }
+
+    fn resolution(&mut self) -> wasmtime::Result<u64> {
+        Ok(TICK)
+    }
+
+    fn subscribe_instant(&mut self, when: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        self.fixed.ticks = self.fixed.ticks.max(when);
+        past(self.table)
+    }
+
+    fn subscribe_duration(&mut self, duration: u64) -> wasmtime::Result<Resource<DynPollable>> {
+        self.fixed.ticks = self.fixed.ticks.saturating_add(duration);
+        past(self.table)
+    }
+}
+
+/// A moment that has come already.
+struct Past;
+
+impl Pollable for Past {
+    fn ready<'a, 'b>(&'a mut self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + 'b>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+fn past(table: &mut ResourceTable) -> wasmtime::Result<Resource<DynPollable>> {
+    let past = table.push(Past)?;
+    subscribe(table, past)
+}
+
+// === impl Fixed ===
+
+impl Fixed {
+    /// SplitMix64.
+    fn next(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn bytes(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
+        if length > RANDOM_MAX {
+            wasmtime::bail!("{length} random bytes at once, at most {RANDOM_MAX} are given");
+        }
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < length {
+            bytes.extend(self.next().to_le_bytes());
+        }
+        bytes.truncate(usize::try_from(length)?);
+        Ok(bytes)
+    }
+}
+
+impl random::Host for FixedView<'_> {
+    fn get_random_bytes(&mut self, len: u64) -> wasmtime::Result<Vec<u8>> {
+        self.fixed.bytes(len)
+    }
+
+    fn get_random_u64(&mut self) -> wasmtime::Result<u64> {
+        Ok(self.fixed.next())
+    }
+}
+
+impl insecure::Host for FixedView<'_> {
+    fn get_insecure_random_bytes(&mut self, len: u64) -> wasmtime::Result<Vec<u8>> {
+        self.fixed.bytes(len)
+    }
+
+    fn get_insecure_random_u64(&mut self) -> wasmtime::Result<u64> {
+        Ok(self.fixed.next())
+    }
+}
+
+impl insecure_seed::Host for FixedView<'_> {
+    fn insecure_seed(&mut self) -> wasmtime::Result<(u64, u64)> {
+        Ok((self.fixed.next(), self.fixed.next()))
+    }
+}

@@ -1,0 +1,112 @@
+//! The host distrusts decisions: what passes here is inside what the operator declared, and well-formed.
+//!
+//! Invariant: every candidate of a [`Verified`] lies in a declared range (and is no declared gateway), or is an address that
+//! the configuration or the runtime named outright. Whether it is *free* is the ledger's commit to say, not this.
+
+mod rules;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use weft_host_abi::types::{Decision, Dns, Range, ReleaseRule, Request, Route, Wanted};
+
+use super::text::clean;
+use super::{PolicyError, Refusal};
+
+/// Longest reason that is kept, in bytes.
+const REASON_MAX: usize = 512;
+
+/// One address to claim, verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedWant {
+    /// Candidates, best first, without repetitions; each with the declared range it lies in, where it lies in one.
+    pub candidates: Vec<(IpNet, Option<Range>)>,
+    /// The gateway of these candidates.
+    pub gateway: Option<IpAddr>,
+}
+
+/// A decision that may be acted on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// One entry per address, in result order.
+    pub wants: Vec<VerifiedWant>,
+    /// Routes of the result.
+    pub routes: Vec<Route>,
+    /// DNS of the result.
+    pub dns: Option<Dns>,
+    /// What happens on release.
+    pub release: ReleaseRule,
+    /// One line that says why.
+    pub reason: String,
+}
+
+/// Checks a decision against the request it answers. `declared_singles` are addresses that the configuration (`static`) or
+/// the runtime named outright, with their prefix lengths.
+///
+/// # Errors
+///
+/// [`PolicyError::Refused`] with the first [`Refusal`].
+pub fn verify(
+    policy: &str,
+    decision: &Decision,
+    request: &Request,
+    declared_singles: &[IpNet],
+) -> Result<Verified, PolicyError> {
+    check(decision, request, declared_singles)
+        .map_err(|refusal| PolicyError::Refused { policy: policy.to_owned(), refusal })
+}
+
+fn check(decision: &Decision, request: &Request, singles: &[IpNet]) -> Result<Verified, Refusal> {
+    let mut wants = Vec::with_capacity(decision.addresses.len());
+    for (index, wanted) in decision.addresses.iter().enumerate() {
+        wants.push(want(index, wanted, request, singles)?);
+    }
+    no_address_twice(&wants)?;
+    rules::count(&wants, &request.cni_version)?;
+    decision.routes.iter().try_for_each(rules::route)?;
+    decision.dns.iter().try_for_each(rules::dns)?;
+    if let ReleaseRule::Keep(owner) = &decision.release
+        && !request.identities.contains(owner)
+    {
+        return Err(Refusal::Owner { owner: clean(owner, REASON_MAX), identities: request.identities.clone() });
+    }
+    Ok(Verified {
+        wants,
+        routes: decision.routes.clone(),
+        dns: decision.dns.clone(),
+        release: decision.release.clone(),
+        reason: clean(&decision.reason, REASON_MAX),
+    })
+}
+
+fn want(index: usize, wanted: &Wanted, request: &Request, singles: &[IpNet]) -> Result<VerifiedWant, Refusal> {
+    let first = *wanted.candidates.first().ok_or(Refusal::NoCandidates { index })?;
+    let mut candidates: Vec<(IpNet, Option<Range>)> = Vec::with_capacity(wanted.candidates.len());
+    for &answer in &wanted.candidates {
+        if answer.addr().is_ipv4() != first.addr().is_ipv4() {
+            return Err(Refusal::MixedFamilies { first, other: answer });
+        }
+        let range = rules::declared(answer, request, singles)?;
+        rules::gateway(answer, range, wanted.gateway)?;
+        if !candidates.iter().any(|(known, _range)| known.addr() == answer.addr()) {
+            candidates.push((answer, range.cloned()));
+        }
+    }
+    Ok(VerifiedWant { candidates, gateway: wanted.gateway })
+}
+
+/// The ledger would refuse the second claim, but as a lost race, which it is not.
+fn no_address_twice(wants: &[VerifiedWant]) -> Result<(), Refusal> {
+    let mut seen = std::collections::HashMap::new();
+    for (second, want) in wants.iter().enumerate() {
+        for (answer, _range) in &want.candidates {
+            if let Some(first) = seen.insert(answer.addr(), second).filter(|first| *first != second) {
+                return Err(Refusal::Duplicate { answer: answer.addr(), first, second });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

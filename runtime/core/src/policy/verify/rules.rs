@@ -1,0 +1,121 @@
+//! The single rules of [`super::verify`].
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use weft_host_abi::types::{Dns, Range, Request, Route};
+
+use super::VerifiedWant;
+use crate::policy::Refusal;
+use crate::policy::text::{clean, is_plain};
+
+/// Longest text of a DNS setting that is shown in an error.
+const SHOWN: usize = 64;
+
+/// The declared range of a candidate; none for an address that was named outright.
+pub(super) fn declared<'a>(
+    answer: IpNet,
+    request: &'a Request,
+    singles: &[IpNet],
+) -> Result<Option<&'a Range>, Refusal> {
+    unicast(answer)?;
+    let ranges = || request.range_sets.iter().flat_map(|set| &set.ranges);
+    if let Some(range) = ranges().find(|range| range.gateway == Some(answer.addr())) {
+        return Err(Refusal::Gateway { answer, subnet: range.subnet });
+    }
+    // A range may be declared twice with other subnets around it, so the length decides among them.
+    let holders = || ranges().filter(|range| range.contains(answer.addr()));
+    if let Some(range) = holders().find(|range| range.subnet.prefix_len() == answer.prefix_len()) {
+        return Ok(Some(range));
+    }
+    if singles.contains(&answer) {
+        return Ok(None);
+    }
+    match holders().next() {
+        Some(range) => Err(Refusal::Length { answer, subnet: range.subnet }),
+        None => Err(Refusal::Outside { answer, declared: shown(request, singles) }),
+    }
+}
+
+fn unicast(answer: IpNet) -> Result<(), Refusal> {
+    let what = match answer.addr() {
+        address if address.is_unspecified() => "the unspecified address",
+        address if address.is_multicast() => "a multicast address",
+        IpAddr::V4(v4) if v4.is_broadcast() => "the broadcast address",
+        _ => return Ok(()),
+    };
+    Err(Refusal::NotUnicast { answer, what })
+}
+
+/// What was declared, for a message.
+fn shown(request: &Request, singles: &[IpNet]) -> String {
+    const MOST: usize = 8;
+    let ranges = request.range_sets.iter().flat_map(|set| &set.ranges);
+    let ranges = ranges.map(|range| format!("{}-{}", range.first, range.last));
+    let all: Vec<String> = ranges.chain(singles.iter().map(IpNet::to_string)).collect();
+    match all.len() {
+        0 => "(there are none)".to_owned(),
+        n if n > MOST => format!("{} and {} more", all[..MOST].join(", "), n - MOST),
+        _ => all.join(", "),
+    }
+}
+
+/// The gateway given to a candidate.
+pub(super) fn gateway(answer: IpNet, range: Option<&Range>, gateway: Option<IpAddr>) -> Result<(), Refusal> {
+    let Some(gateway) = gateway else { return Ok(()) };
+    if gateway.is_ipv4() != answer.addr().is_ipv4() {
+        return Err(Refusal::GatewayFamily { gateway, answer });
+    }
+    if gateway == answer.addr() {
+        return Err(Refusal::GatewayIsAddress { answer });
+    }
+    match range {
+        Some(range) if range.gateway != Some(gateway) && !range.subnet.contains(&gateway) => {
+            Err(Refusal::GatewayOutside { gateway, answer, subnet: range.subnet })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Results before CNI 0.3.0 have a field per family, not a list.
+pub(super) fn count(wants: &[VerifiedWant], cni_version: &str) -> Result<(), Refusal> {
+    if !before_0_3(cni_version) {
+        return Ok(());
+    }
+    let v4 = wants.iter().filter(|want| want.candidates.iter().any(|(answer, _range)| answer.addr().is_ipv4())).count();
+    let count = v4.max(wants.len() - v4);
+    if count > 1 {
+        return Err(Refusal::TooManyForVersion { version: cni_version.to_owned(), count });
+    }
+    Ok(())
+}
+
+/// An empty version means 0.1.0.
+fn before_0_3(version: &str) -> bool {
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let (major, minor) = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    (major, minor) < (0, 3)
+}
+
+/// A route of the result.
+pub(super) fn route(route: &Route) -> Result<(), Refusal> {
+    if let Some(gw) = route.gw.filter(|gw| gw.is_ipv4() != route.dst.addr().is_ipv4()) {
+        return Err(Refusal::RouteFamily { dst: route.dst, gw });
+    }
+    match route.scope {
+        Some(scope) if scope > 255 => Err(Refusal::RouteScope { dst: route.dst, scope }),
+        _ => Ok(()),
+    }
+}
+
+/// DNS settings go line by line into resolv.conf files: a line break in one would add a line of its own.
+pub(super) fn dns(dns: &Dns) -> Result<(), Refusal> {
+    let all = |what, texts: &[String]| {
+        let bad = texts.iter().find(|text| text.is_empty() || !is_plain(text));
+        bad.map_or(Ok(()), |text| Err(Refusal::Dns { what, text: clean(text, SHOWN) }))
+    };
+    all("name server", &dns.nameservers)?;
+    all("domain", dns.domain.as_slice())?;
+    all("search domain", &dns.search)?;
+    all("option", &dns.options)
+}

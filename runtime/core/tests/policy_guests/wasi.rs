@@ -1,0 +1,107 @@
+//! WASI: refused unless granted, and next to nothing when granted.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::{Duration, Instant};
+
+use weft_core::policy::{Grants, Limits, Loaded, PolicyError};
+use weft_host_abi::types::Denial;
+
+use super::support::{Ledger, State, ambient, request};
+
+fn granted(data: bool) -> (State, Loaded) {
+    let state = State::new();
+    let policy = state.install("ambient", &ambient());
+    let directory = state.dir.path().join("data");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("table"), "rack 1").unwrap();
+    fs::write(state.dir.path().join("secret"), "secret").unwrap();
+    symlink(state.dir.path().join("secret"), directory.join("link")).unwrap();
+    let grants = Grants { wasi: true, data: data.then_some(directory) };
+    let loaded = state.load_with(&policy, &grants).expect("granted");
+    (state, loaded)
+}
+
+fn say(policy: &Loaded, config: &str) -> Result<String, PolicyError> {
+    let answer = policy.allocate(&request(config), Box::new(Ledger::default()), &Limits::default())?;
+    match answer.outcome.expect_err("it always denies") {
+        Denial::Denied(text) => Ok(text),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn not_granted_means_refused_by_name() {
+    let state = State::new();
+    let policy = state.install("ambient", &ambient());
+    let error = state.load(&policy).expect_err("not granted");
+    assert!(matches!(error, PolicyError::ImportsNotGranted { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("wasi:clocks/") && text.contains("\"grants\": {\"wasi\": true}"), "{text}");
+}
+
+#[test]
+fn there_is_nothing_to_see_and_time_stands_still() {
+    let (_state, policy) = granted(false);
+    let text = say(&policy, "look").expect("answers");
+    assert!(text.starts_with("env [] args [] now Ok(1700000000) random "), "{text}");
+    assert!(text.contains("socket Err(") && !text.contains("rack 1"), "{text}");
+    assert_eq!(say(&policy, "look").expect("answers"), text, "the same request, the same randomness");
+    let other = weft_host_abi::types::Request { seed: 7, ..request("look") };
+    let answer = policy.allocate(&other, Box::new(Ledger::default()), &Limits::default()).expect("answers");
+    assert_ne!(answer.outcome.expect_err("denied"), Denial::Denied(text), "another seed, other randomness");
+}
+
+#[test]
+fn the_granted_directory_can_be_read_and_no_more() {
+    let (state, policy) = granted(true);
+    assert!(say(&policy, "look").expect("answers").contains("table \"rack 1\""));
+    let write = say(&policy, "write").expect("answers");
+    assert!(write.starts_with("write: Err("), "{write}");
+    assert!(!state.dir.path().join("data/new").exists());
+    assert_eq!(say(&policy, "escape").expect("answers"), "escape: false");
+}
+
+#[test]
+fn sleeping_and_waiting_take_no_time() {
+    let (_state, policy) = granted(false);
+    let start = Instant::now();
+    say(&policy, "sleep").expect("an hour passes at once");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    // A microsecond per look at the clock: an hour of it is more than the fuel.
+    assert!(matches!(say(&policy, "spin"), Err(PolicyError::OutOfFuel { .. } | PolicyError::Deadline { .. })));
+}
+
+#[test]
+fn reading_forever_meets_the_deadline() {
+    let (_state, policy) = granted(true);
+    let limits = Limits { deadline: Duration::from_millis(300), fuel: u64::MAX / 2, ..Limits::default() };
+    let start = Instant::now();
+    let error = policy.allocate(&request("read-forever"), Box::new(Ledger::default()), &limits).expect_err("forever");
+    assert!(matches!(error, PolicyError::Deadline { .. }), "{error:?}");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn output_goes_to_the_log() {
+    let (_state, policy) = granted(false);
+    let answer = policy.allocate(&request("print"), Box::new(Ledger::default()), &Limits::default()).expect("answers");
+    let lines: Vec<&str> = answer.log.iter().map(|line| line.text.as_str()).collect();
+    assert_eq!(lines, ["to standard output", "to standard error"]);
+}
+
+#[test]
+fn it_works_inside_an_async_runtime() {
+    let (_state, policy) = granted(true);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let text = runtime.block_on(async { say(&policy, "look") }).expect("answers");
+    assert!(text.contains("rack 1"), "{text}");
+}
+
+#[test]
+fn a_data_directory_that_is_gone_is_named() {
+    let (state, policy) = granted(true);
+    fs::remove_dir_all(state.dir.path().join("data")).unwrap();
+    let error = say(&policy, "look").expect_err("gone");
+    assert!(matches!(error, PolicyError::Data { .. }), "{error:?}");
+}

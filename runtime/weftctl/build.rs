@@ -1,0 +1,57 @@
+//! Builds the policies we ship (`guest-plugins/`) as components, so that `weftctl install` carries them.
+//!
+//! Leaves `$OUT_DIR/policies/<name>.wasm` and `$OUT_DIR/policies.rs`, a list of all of them to `include!`:
+//! `&[("by-label", include_bytes!(...)), ...]`. A new policy needs no change here.
+
+#[path = "../../host-abi/src/guest_build.rs"]
+#[allow(unreachable_pub, reason = "the file is a public module of weft-host-abi too")]
+mod guest_build;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use anyhow::{Context, Result};
+
+fn main() -> Result<()> {
+    let repository = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("../..").canonicalize()?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    watch(&repository)?;
+    let manifest = repository.join("guest-plugins/Cargo.toml");
+    let guests = guest_build::build_guests(&manifest, &out.join("guests"))?;
+
+    let policies = out.join("policies");
+    // A policy that is gone from the sources must not be shipped by what an earlier build left.
+    if policies.exists() {
+        fs::remove_dir_all(&policies).with_context(|| format!("cannot empty {}", policies.display()))?;
+    }
+    fs::create_dir_all(&policies)?;
+    let mut list = String::from("&[\n");
+    for guest in guests {
+        let path = policies.join(format!("{}.wasm", guest.name));
+        fs::write(&path, &guest.component).with_context(|| format!("cannot write {}", path.display()))?;
+        writeln!(list, "    ({:?}, include_bytes!({:?})),", guest.name, path.display().to_string())?;
+    }
+    list.push_str("]\n");
+    fs::write(out.join("policies.rs"), list)?;
+    Ok(())
+}
+
+/// Everything a component is made of. Not `guest-plugins` as a whole: it may hold a `target` directory of the author's.
+fn watch(repository: &Path) -> Result<()> {
+    for path in ["sdk/Cargo.toml", "sdk/src", "host-abi/wit", "host-abi/src/guest_build.rs"] {
+        rerun_if_changed(&repository.join(path));
+    }
+    for entry in fs::read_dir(repository.join("guest-plugins"))? {
+        let entry = entry?;
+        if entry.file_name() != "target" {
+            rerun_if_changed(&entry.path());
+        }
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "cargo reads a build script's standard output")]
+fn rerun_if_changed(path: &Path) {
+    println!("cargo::rerun-if-changed={}", path.display());
+}

@@ -1,0 +1,71 @@
+//! The store: is it whole, and does it hold attachments whose container is gone?
+
+use std::path::Path;
+
+use weft_core::ledger::NodeStore;
+use weft_core::netlink;
+
+use super::Finding;
+
+pub(super) fn look(state: &Path) -> Vec<Finding> {
+    let store = match NodeStore::open_read_only(state) {
+        Ok(Some(store)) => store,
+        Ok(None) => return vec![Finding::ok("ledger", "none yet: no attachment was made")],
+        Err(error) => return vec![broken(&error)],
+    };
+    let mut findings = Vec::new();
+    match store.integrity() {
+        Ok(problems) if problems.is_empty() => findings.push(Finding::ok("ledger", "whole")),
+        Ok(problems) => findings.push(Finding::fail(
+            "ledger",
+            problems.join("; "),
+            "export it (`weftctl ledger export host-local DIR`), move weft.db away, and import it again",
+        )),
+        Err(error) => findings.push(broken(&error)),
+    }
+    findings.push(stale(&store));
+    findings
+}
+
+fn broken(error: &dyn std::error::Error) -> Finding {
+    let mut detail = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        detail.push_str(": ");
+        detail.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    Finding::fail("ledger", detail, "see docs/ledger-format.md; a damaged store can be moved away, then import what is known")
+}
+
+/// Entries whose namespace is gone, or that another boot wrote: their addresses are held for nobody.
+fn stale(store: &NodeStore) -> Finding {
+    let entries = match store.entries(None) {
+        Ok(entries) => entries,
+        Err(error) => return broken(&error),
+    };
+    let boot = netlink::boot_id().unwrap_or_default();
+    let total = entries.len();
+    let stale: Vec<_> = entries
+        .into_iter()
+        .filter(|entry| {
+            let netns = &entry.record.netns;
+            entry.boot_id != boot || (!netns.is_empty() && !Path::new(netns).exists())
+        })
+        .collect();
+    let Some(first) = stale.first() else {
+        return Finding::ok("journal", format!("{total} attachments, all with their namespace"));
+    };
+    let attachment = &first.key.attachment;
+    Finding::warn(
+        "journal",
+        format!(
+            "{} of {total} attachments have lost their namespace, such as {} of container {} on {:?}",
+            stale.len(),
+            attachment.ifname,
+            attachment.container_id,
+            attachment.network
+        ),
+        "the runtime's DEL or GC releases them; by hand: `weftctl ledger release NETWORK ADDRESS`",
+    )
+}

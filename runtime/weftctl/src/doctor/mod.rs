@@ -1,0 +1,77 @@
+//! `weftctl doctor`: what could keep weft from working on this node, each finding with its remedy. Changes nothing.
+
+mod files;
+mod journal;
+mod kernel;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::output::Output;
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Directory of CNI plugins.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    bin_dir: PathBuf,
+    /// Directory of network configurations.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    conf_dir: PathBuf,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// As it should be.
+    Ok,
+    /// Works, but something is off or missing that not every node needs.
+    Warn,
+    /// Does not work.
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Finding {
+    pub(crate) state: State,
+    pub(crate) what: String,
+    pub(crate) detail: String,
+    /// What to do; empty where nothing has to be done.
+    pub(crate) remedy: String,
+}
+
+impl Finding {
+    pub(crate) fn ok(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { state: State::Ok, what: what.into(), detail: detail.into(), remedy: String::new() }
+    }
+
+    pub(crate) fn warn(what: impl Into<String>, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { state: State::Warn, what: what.into(), detail: detail.into(), remedy: remedy.into() }
+    }
+
+    pub(crate) fn fail(what: impl Into<String>, detail: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { state: State::Fail, what: what.into(), detail: detail.into(), remedy: remedy.into() }
+    }
+}
+
+/// Exit code 1 when something fails, so that it can be used as a check.
+pub(crate) fn run(args: &DoctorArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let mut findings = kernel::look();
+    findings.extend(files::look(args, state));
+    findings.extend(journal::look(state));
+    let rows = findings.iter().map(|finding| {
+        let state = match finding.state {
+            State::Ok => "ok",
+            State::Warn => "warn",
+            State::Fail => "FAIL",
+        };
+        vec![state.to_owned(), finding.what.clone(), finding.detail.clone(), finding.remedy.clone()]
+    });
+    output.table(&findings, &["state", "what", "found", "remedy"], rows.collect())?;
+    let failed = findings.iter().any(|finding| finding.state == State::Fail);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,104 @@
+//! `weftctl explain`: why an attachment has its addresses, from the decision trace in the journal.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::json;
+use weft_core::command::Trace;
+use weft_core::ledger::{Entry, NodeStore};
+
+use crate::output::Output;
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Container id, its beginning, or an address.
+    which: String,
+    /// Only this interface.
+    #[arg(long, value_name = "NAME")]
+    ifname: Option<String>,
+    /// Only this network.
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+}
+
+pub(crate) fn run(args: &ExplainArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let store = NodeStore::open_read_only(state)?
+        .with_context(|| format!("there is no ledger in {} yet; no attachment was made", state.display()))?;
+    let found: Vec<Entry> =
+        store.entries(args.network.as_deref())?.into_iter().filter(|entry| matches(entry, args)).collect();
+    if found.is_empty() {
+        bail!("no attachment matches {:?}; `weftctl ledger ls` shows what there is", args.which);
+    }
+    let mut documents = Vec::new();
+    let mut lines = Vec::new();
+    for entry in &found {
+        let trace: Option<Trace> = match entry.record.trace.as_str() {
+            "" => None,
+            text => Some(serde_json::from_str(text).context("the decision trace is damaged")?),
+        };
+        lines.extend(describe(entry, trace.as_ref()));
+        documents.push(document(entry, trace.as_ref()));
+    }
+    output.lines(&documents, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn matches(entry: &Entry, args: &ExplainArgs) -> bool {
+    let attachment = &entry.key.attachment;
+    let by_address = entry.claims.iter().any(|(_, address)| address.to_string() == args.which);
+    (by_address || attachment.container_id.starts_with(&args.which))
+        && args.ifname.as_ref().is_none_or(|ifname| *ifname == attachment.ifname)
+}
+
+fn document(entry: &Entry, trace: Option<&Trace>) -> serde_json::Value {
+    let attachment = &entry.key.attachment;
+    let addresses: Vec<_> =
+        entry.claims.iter().map(|(scope, address)| json!({ "scope": scope, "address": address })).collect();
+    json!({
+        "network": attachment.network,
+        "containerID": attachment.container_id,
+        "ifname": attachment.ifname,
+        "netns": entry.record.netns,
+        "created": entry.created,
+        "addresses": addresses,
+        "release": entry.release,
+        "decision": trace,
+    })
+}
+
+fn describe(entry: &Entry, trace: Option<&Trace>) -> Vec<String> {
+    let attachment = &entry.key.attachment;
+    let addresses = entry.claims.iter().map(|(_, address)| address.to_string()).collect::<Vec<_>>();
+    let mut lines = vec![
+        format!("attachment {} of container {} on network {}", attachment.ifname, attachment.container_id, attachment.network),
+        format!("  addresses   {}", if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") }),
+    ];
+    let Some(trace) = trace else {
+        lines.push("  decided by  no policy of weft's (layer 2, an external IPAM plugin, or an imported claim)".to_owned());
+        return lines;
+    };
+    lines.push(format!("  decided by  {} ({})", trace.policy, trace.digest));
+    lines.push(format!("  because     {}", trace.reason));
+    for (candidates, claimed) in trace.candidates.iter().zip(&trace.claimed) {
+        let place = candidates.iter().position(|candidate| candidate == claimed).map_or(0, |place| place + 1);
+        lines.push(format!("  candidate   {claimed} was number {place} of {} offered", candidates.len()));
+    }
+    lines.push(format!("  cost        {} fuel, {} host calls", trace.fuel, trace.host_calls));
+    lines.push(format!("  on release  {}", release(entry)));
+    if let Some(pod) = &trace.request.pod {
+        let labels = pod.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
+        lines.push(format!("  pod         {}/{} {}", pod.namespace, pod.name, labels.join(",")));
+    }
+    lines
+}
+
+fn release(entry: &Entry) -> String {
+    use weft_host_abi::types::ReleaseRule;
+    match &entry.release {
+        ReleaseRule::Free => "free at once".to_owned(),
+        ReleaseRule::Cooldown(seconds) => format!("rests for {seconds} s"),
+        ReleaseRule::Keep(owner) => format!("kept for {owner}"),
+    }
+}

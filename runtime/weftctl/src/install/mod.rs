@@ -1,0 +1,153 @@
+//! `weftctl install` and `uninstall`.
+//!
+//! Both first make a list of steps by comparing what is there with what should be, then do what differs: so they can be
+//! repeated, `--dry-run` prints the very list, and a file of somebody else's is never overwritten (`--replace` moves it aside
+//! and `uninstall` moves it back).
+
+mod step;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use weft_core::conf::Persona;
+use weft_core::ledger::NodeStore;
+
+use self::step::{SAVED, Step};
+use crate::output::Output;
+use crate::policy::SHIPPED;
+
+/// Where things go.
+#[derive(Debug, Args)]
+pub(crate) struct Places {
+    /// Directory of CNI plugins.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    bin_dir: PathBuf,
+    /// Directory for weftctl itself.
+    #[arg(long, value_name = "DIR", default_value = "/usr/local/bin")]
+    ctl_dir: PathBuf,
+    /// Show the steps, change nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InstallArgs {
+    #[command(flatten)]
+    places: Places,
+    /// The weft binary to install [default: the one beside this weftctl].
+    #[arg(long, value_name = "FILE")]
+    weft: Option<PathBuf>,
+    /// Names to answer to besides weft and weft-ipam [default: every plugin weft replaces].
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    names: Option<Vec<String>>,
+    /// Move plugins of those names that are already there aside, instead of leaving them in charge.
+    #[arg(long)]
+    replace: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UninstallArgs {
+    #[command(flatten)]
+    places: Places,
+    /// Also remove the state directory: ledger, journal, policies.
+    #[arg(long)]
+    purge: bool,
+    /// Purge although attachments exist.
+    #[arg(long)]
+    force: bool,
+}
+
+/// Installs.
+pub(crate) fn install(args: &InstallArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let steps = install_steps(args, state)?;
+    carry_out(&steps, args.places.dry_run, output)
+}
+
+fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> {
+    let own = std::env::current_exe().context("cannot find this program's own file")?;
+    let weft = args.weft.clone().unwrap_or_else(|| own.with_file_name("weft"));
+    if !weft.is_file() {
+        bail!("{} does not exist; build it with `cargo build --release -p weft` or name it with --weft", weft.display());
+    }
+    let places = &args.places;
+    let mut steps = vec![
+        Step::directory(&places.bin_dir, 0o755, false)?,
+        Step::directory(&places.ctl_dir, 0o755, false)?,
+        Step::directory(state, 0o700, true)?,
+        Step::directory(&state.join("policies"), 0o700, true)?,
+        Step::directory(&state.join("cache"), 0o700, true)?,
+        Step::copy(&weft, &places.bin_dir.join("weft"), 0o755)?,
+        Step::copy(&own, &places.ctl_dir.join("weftctl"), 0o755)?,
+    ];
+    for name in names(args)? {
+        steps.push(Step::name(&places.bin_dir.join(name), args.replace)?);
+    }
+    for (name, component) in SHIPPED {
+        let file = state.join("policies").join(format!("{name}.wasm"));
+        steps.push(Step::write(&file, component, 0o600)?);
+        steps.push(Step::compile(&file, component, state)?);
+    }
+    Ok(steps)
+}
+
+/// The names to answer to: all of them, or those asked for, which have to exist.
+fn names(args: &InstallArgs) -> anyhow::Result<Vec<&'static str>> {
+    let all: Vec<&'static str> = Persona::all().map(Persona::name).filter(|name| *name != "weft").collect();
+    let Some(wanted) = &args.names else { return Ok(all) };
+    for name in wanted {
+        if !all.contains(&name.as_str()) {
+            bail!("weft does not answer to the name {name:?}; it knows {}", all.join(", "));
+        }
+    }
+    Ok(all.into_iter().filter(|name| *name == "weft-ipam" || wanted.iter().any(|want| want == name)).collect())
+}
+
+/// Uninstalls.
+pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let bin = &args.places.bin_dir;
+    if args.purge && !args.force {
+        refuse_with_attachments(state)?;
+    }
+    let mut steps = Vec::new();
+    for name in Persona::all().map(Persona::name).filter(|name| *name != "weft") {
+        steps.push(Step::remove_name(&bin.join(name))?);
+        steps.push(Step::restore(&bin.join(format!("{name}{SAVED}")), &bin.join(name))?);
+    }
+    steps.push(Step::remove_file(&bin.join("weft"))?);
+    steps.push(Step::remove_file(&args.places.ctl_dir.join("weftctl"))?);
+    if args.purge {
+        steps.push(Step::remove_tree(state)?);
+    }
+    carry_out(&steps, args.places.dry_run, output)
+}
+
+/// Without the journal nobody could undo what weft made, and without the ledger addresses would be handed out twice.
+fn refuse_with_attachments(state: &Path) -> anyhow::Result<()> {
+    let Some(store) = NodeStore::open_read_only(state)? else { return Ok(()) };
+    let attachments = store.entries(None)?.len();
+    if attachments > 0 {
+        bail!(
+            "{attachments} attachments are in the journal of {}; delete their containers first, export the ledger with \
+             `weftctl ledger export`, or purge with --force",
+            state.display()
+        );
+    }
+    Ok(())
+}
+
+fn carry_out(steps: &[Step], dry_run: bool, output: Output) -> anyhow::Result<ExitCode> {
+    if !dry_run {
+        for step in steps {
+            step.carry_out()?;
+        }
+    }
+    let rows = steps.iter().map(|step| vec![step.state(dry_run).to_owned(), step.what(), step.note()]).collect();
+    let document: Vec<_> = steps
+        .iter()
+        .map(|step| serde_json::json!({ "state": step.state(dry_run), "step": step.what(), "note": step.note() }))
+        .collect();
+    output.table(&document, &["state", "step", "note"], rows)?;
+    Ok(ExitCode::SUCCESS)
+}

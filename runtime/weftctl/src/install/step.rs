@@ -1,0 +1,206 @@
+//! One step of an installation: what should be, what is, and how to get there. Every file appears whole (temporary file,
+//! then rename), because a runtime may exec or read it at any moment.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+/// Suffix of a plugin that was moved aside.
+pub(super) const SAVED: &str = ".before-weft";
+
+/// A step with the reason it is, or is not, needed.
+#[derive(Debug)]
+pub(super) struct Step {
+    action: Action,
+    needed: bool,
+    note: String,
+}
+
+#[derive(Debug)]
+enum Action {
+    Directory { path: PathBuf, mode: u32, private: bool },
+    Write { path: PathBuf, content: Vec<u8>, mode: u32 },
+    Name { path: PathBuf, save: bool },
+    Compile { component: PathBuf, state: PathBuf },
+    RemoveFile(PathBuf),
+    RemoveTree(PathBuf),
+    Rename { from: PathBuf, to: PathBuf },
+}
+
+// === impl Step ===
+
+impl Step {
+    fn new(action: Action, needed: bool) -> Self {
+        Self { action, needed, note: String::new() }
+    }
+
+    /// A directory; a private one has to be root's alone.
+    pub(super) fn directory(path: &Path, mode: u32, private: bool) -> anyhow::Result<Self> {
+        let needed = match fs::metadata(path) {
+            Ok(meta) if !meta.is_dir() => bail!("{} is not a directory; move it away", path.display()),
+            Ok(meta) => private && (meta.mode() & 0o7777 != mode || meta.uid() != 0),
+            Err(_missing) => true,
+        };
+        Ok(Self::new(Action::Directory { path: path.to_owned(), mode, private }, needed))
+    }
+
+    /// A file with the content of another.
+    pub(super) fn copy(from: &Path, to: &Path, mode: u32) -> anyhow::Result<Self> {
+        let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+        Self::write(to, &content, mode)
+    }
+
+    /// A file with this content.
+    pub(super) fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<Self> {
+        if path.is_dir() {
+            bail!("{} is a directory; move it away", path.display());
+        }
+        let same = fs::read(path).is_ok_and(|now| now == content)
+            && fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o7777 == mode);
+        Ok(Self::new(Action::Write { path: path.to_owned(), content: content.to_vec(), mode }, !same))
+    }
+
+    /// A name by which weft answers: a link to `weft` in the same directory.
+    pub(super) fn name(path: &Path, replace: bool) -> anyhow::Result<Self> {
+        let Ok(meta) = fs::symlink_metadata(path) else {
+            return Ok(Self::new(Action::Name { path: path.to_owned(), save: false }, true));
+        };
+        if is_ours(path) {
+            return Ok(Self::new(Action::Name { path: path.to_owned(), save: false }, false));
+        }
+        if meta.is_dir() {
+            bail!("{} is a directory; move it away", path.display());
+        }
+        let mut step = Self::new(Action::Name { path: path.to_owned(), save: true }, replace);
+        step.note = if replace {
+            format!("the plugin there is kept as {}{SAVED}", path.display())
+        } else {
+            "another plugin has this name and stays in charge; --replace moves it aside".to_owned()
+        };
+        Ok(step)
+    }
+
+    /// A component's compiled form in the cache.
+    pub(super) fn compile(component: &Path, content: &[u8], state: &Path) -> anyhow::Result<Self> {
+        let needed = !crate::policy::is_compiled(content, state)?;
+        Ok(Self::new(Action::Compile { component: component.to_owned(), state: state.to_owned() }, needed))
+    }
+
+    /// Removes a name of ours; a plugin of somebody else's stays.
+    pub(super) fn remove_name(path: &Path) -> anyhow::Result<Self> {
+        Ok(Self::new(Action::RemoveFile(path.to_owned()), is_ours(path)))
+    }
+
+    /// Moves a plugin back that was moved aside.
+    pub(super) fn restore(from: &Path, to: &Path) -> anyhow::Result<Self> {
+        let needed = fs::symlink_metadata(from).is_ok();
+        if needed && fs::symlink_metadata(to).is_ok() && !is_ours(to) {
+            bail!("both {} and {} exist; remove the one you do not want", from.display(), to.display());
+        }
+        Ok(Self::new(Action::Rename { from: from.to_owned(), to: to.to_owned() }, needed))
+    }
+
+    /// Removes a file.
+    pub(super) fn remove_file(path: &Path) -> anyhow::Result<Self> {
+        Ok(Self::new(Action::RemoveFile(path.to_owned()), fs::symlink_metadata(path).is_ok()))
+    }
+
+    /// Removes a directory with all that is in it.
+    pub(super) fn remove_tree(path: &Path) -> anyhow::Result<Self> {
+        let needed = path.exists();
+        // `--purge --state-dir /` must not be a way to lose a node.
+        if needed && path.join("weft.db").metadata().is_err() && !path.join("policies").is_dir() {
+            bail!("{} does not look like weft's state directory; remove it by hand if it is", path.display());
+        }
+        Ok(Self::new(Action::RemoveTree(path.to_owned()), needed))
+    }
+
+    /// `done`, `to do`, or `fine` where nothing needs to change.
+    pub(super) fn state(&self, dry_run: bool) -> &'static str {
+        match (self.needed, dry_run) {
+            (false, _) if self.note.is_empty() => "fine",
+            (false, _) => "left",
+            (true, true) => "to do",
+            (true, false) => "done",
+        }
+    }
+
+    /// One line for people.
+    pub(super) fn what(&self) -> String {
+        match &self.action {
+            Action::Directory { path, mode, .. } => format!("directory {} (mode {mode:o})", path.display()),
+            Action::Write { path, mode, .. } => format!("file {} (mode {mode:o})", path.display()),
+            Action::Name { path, .. } => format!("name {} -> weft", path.display()),
+            Action::Compile { component, .. } => format!("compile {}", component.display()),
+            Action::RemoveFile(path) => format!("remove {}", path.display()),
+            Action::RemoveTree(path) => format!("remove {} and everything in it", path.display()),
+            Action::Rename { from, to } => format!("move {} back to {}", from.display(), to.display()),
+        }
+    }
+
+    /// What else there is to say.
+    pub(super) fn note(&self) -> String {
+        self.note.clone()
+    }
+
+    /// Does it, where it is needed.
+    pub(super) fn carry_out(&self) -> anyhow::Result<()> {
+        if !self.needed {
+            return Ok(());
+        }
+        self.act().with_context(|| format!("cannot {}", self.what()))
+    }
+
+    fn act(&self) -> anyhow::Result<()> {
+        match &self.action {
+            Action::Directory { path, mode, private } => make_directory(path, *mode, *private),
+            Action::Write { path, content, mode } => write_whole(path, content, *mode),
+            Action::Name { path, save } => {
+                if *save {
+                    let mut saved = path.clone().into_os_string();
+                    saved.push(SAVED);
+                    fs::rename(path, saved)?;
+                }
+                Ok(symlink("weft", path)?)
+            }
+            Action::Compile { component, state } => crate::policy::compile_file(component, state).map(drop),
+            Action::RemoveFile(path) => Ok(fs::remove_file(path)?),
+            Action::RemoveTree(path) => Ok(fs::remove_dir_all(path)?),
+            Action::Rename { from, to } => Ok(fs::rename(from, to)?),
+        }
+    }
+}
+
+/// A link to `weft`, however it is spelled.
+fn is_ours(path: &Path) -> bool {
+    fs::read_link(path).is_ok_and(|target| target.file_name().is_some_and(|name| name == "weft"))
+}
+
+fn make_directory(path: &Path, mode: u32, private: bool) -> anyhow::Result<()> {
+    fs::create_dir_all(path)?;
+    if private {
+        std::os::unix::fs::chown(path, Some(0), Some(0))?;
+    }
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
+}
+
+fn write_whole(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
+    let name = path.file_name().context("no file name")?.to_string_lossy().into_owned();
+    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let written = (|| -> std::io::Result<()> {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        // The mode of open(2) is cut by the umask.
+        file.set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    })();
+    if written.is_err() {
+        // Best effort: what matters is the error that is already on its way.
+        drop(fs::remove_file(&temporary));
+    }
+    Ok(written?)
+}

@@ -1,0 +1,79 @@
+//! `weftctl policy inspect`: what a component is, what it reaches, and what it takes as configuration. Nothing of it runs
+//! but its schema export, within the usual limits.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use weft_core::policy::{Grants, Limits, PolicyRef, PolicyStore};
+use weft_host_abi::{contract, engine};
+
+use crate::output::Output;
+
+pub(super) fn run(component: &str, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let reference = reference(component)?;
+    let path = reference.path(state);
+    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let types = contract::describe(&bytes).map_err(|reason| anyhow::anyhow!("{}: {reason}", path.display()))?;
+    let verdict = verdict(&reference, state);
+    let (digest, schema) = match &verdict {
+        Ok((digest, schema)) => (digest.clone(), schema.clone()),
+        Err(_refused) => (String::new(), None),
+    };
+    let usable = verdict.as_ref().err().map(|error| format!("{error:#}"));
+    let document = json!({
+        "path": path, "size": bytes.len(), "digest": digest, "imports": types.imports, "exports": types.exports,
+        "contract": contract::VERSION, "engine": engine::artifact_key(), "schema": schema, "refused": usable,
+    });
+    let mut lines = vec![
+        format!("component  {}", path.display()),
+        format!("size       {} bytes", bytes.len()),
+        format!("digest     {}", if digest.is_empty() { "(not loaded)" } else { &digest }),
+        format!("exports    {}", or_nothing(&types.exports)),
+        format!("imports    {}", or_nothing(&types.imports)),
+        reach(&types.imports),
+    ];
+    match &usable {
+        Some(reason) => lines.push(format!("refused    {reason}")),
+        None => lines.push(format!("usable     with contract {} on {}", contract::VERSION, engine::artifact_key())),
+    }
+    if let Some(keys) = schema.as_ref().and_then(|schema| schema.get("properties")).and_then(Value::as_object) {
+        lines.push(format!("keys       {}", keys.keys().cloned().collect::<Vec<_>>().join(", ")));
+    }
+    output.lines(&document, &lines)?;
+    Ok(if usable.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A file where it looks like one, else the name of a shipped policy.
+fn reference(component: &str) -> anyhow::Result<PolicyRef> {
+    if PolicyRef::is_name(component) && !Path::new(component).exists() {
+        return Ok(PolicyRef::shipped(component)?);
+    }
+    let path: PathBuf = std::path::absolute(component).context("cannot find the current directory")?;
+    Ok(PolicyRef::File(path))
+}
+
+/// Loads it as a network without grants would, and asks for its schema.
+fn verdict(reference: &PolicyRef, state: &Path) -> anyhow::Result<(String, Option<Value>)> {
+    let store = PolicyStore::new(state)?;
+    let compile = |component: &Path| {
+        let compiled = PolicyStore::new(state).and_then(|store| store.compile_into_cache(component));
+        compiled.map(drop).map_err(|error| error.to_string())
+    };
+    let loaded = store.load(reference, &Grants::default(), &compile)?;
+    let schema = loaded.config_schema(&Limits::default())?;
+    Ok((loaded.digest().to_owned(), serde_json::from_str(&schema).ok()))
+}
+
+fn reach(imports: &[String]) -> String {
+    let beyond: Vec<_> = imports.iter().filter(|name| !name.starts_with(contract::PACKAGE)).cloned().collect();
+    if beyond.is_empty() {
+        return "reaches    nothing but the contract: no files, clock, environment, network".to_owned();
+    }
+    format!("reaches    {} (a network has to grant it)", beyond.join(", "))
+}
+
+fn or_nothing(names: &[String]) -> String {
+    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+}

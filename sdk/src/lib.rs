@@ -1,0 +1,131 @@
+//! What the author of a weft policy uses.
+//!
+//! A policy is a pure function from a [`Request`] to a [`Decision`] or a [`Denial`]. Implement [`Policy`] on a type of your
+//! own and hand it to [`policy!`]; build the crate as a `cdylib` for `wasm32-unknown-unknown` (`weftctl policy build`).
+//!
+//! ```ignore
+//! struct First;
+//!
+//! impl weft_sdk::Policy for First {
+//!     fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial> { ... }
+//!     fn validate(config: &str) -> Vec<Problem> { Vec::new() }
+//!     fn config_schema() -> String { r#"{"type": "object"}"#.to_owned() }
+//! }
+//!
+//! weft_sdk::policy!(First);
+//! ```
+//!
+//! There is no clock, no randomness and no I/O beside [`Request::now`], [`Request::seed`], the [`Ledger`] and [`log`]: the
+//! same request and ledger always lead to the same decision, so a saved trace can be replayed.
+
+pub mod address;
+pub mod log;
+
+/// The generated bindings; [`policy!`] needs them, an author rarely does.
+#[doc(hidden)]
+#[allow(missing_docs, reason = "generated; the WIT file is the documentation")]
+pub mod bindings {
+    wit_bindgen::generate!({
+        path: "../host-abi/wit",
+        world: "ipam-policy",
+        pub_export_macro: true,
+        default_bindings_module: "weft_sdk::bindings",
+        additional_derives: [PartialEq, Eq],
+    });
+}
+
+pub use bindings::weft::policy::ledger::{LastClaim, RangeUsage};
+pub use bindings::weft::policy::types::{
+    Attachment, Claim, ClaimState, Decision, Denial, Dns, IpAddress, IpPrefix, IpRange, Node, Pair, Pod, Problem,
+    RangeSet, ReleaseRule, Request, RequestSource, RequestedAddress, Route, WantedAddress,
+};
+
+use bindings::weft::policy::ledger as host;
+
+/// What a policy exports.
+pub trait Policy {
+    /// Decides which addresses an attachment gets.
+    ///
+    /// # Errors
+    ///
+    /// A refusal, whose text reaches the user as it is.
+    fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial>;
+
+    /// Finds what is wrong with an `ipam` object, given as JSON text.
+    fn validate(config: &str) -> Vec<Problem>;
+
+    /// JSON Schema of the `ipam` object.
+    fn config_schema() -> String;
+}
+
+/// The read-only view of the ledger. A trait, so that a policy's logic can be tested natively over a fake; the one a
+/// policy gets is [`HostLedger`]. Every call crosses into the host, which bounds their number: ask, do not scan.
+pub trait Ledger {
+    /// The claim on an address, or none where it is free.
+    fn claimed_by(&self, address: IpAddress) -> Option<Claim>;
+
+    /// The lowest free address of `range` that is not below `start`. No wrap-around, and gateways are not skipped.
+    fn next_free(&self, range: &IpRange, start: IpAddress) -> Option<IpAddress>;
+
+    /// How full a range is.
+    fn usage(&self, range: &IpRange) -> RangeUsage;
+
+    /// The last claim made in a range.
+    fn last_claimed(&self, range: &IpRange) -> Option<LastClaim>;
+
+    /// Claims that an owner holds: active ones of a container id, kept ones of an identity.
+    fn held_by(&self, owner: &str) -> Vec<Claim>;
+}
+
+/// The host's ledger.
+#[derive(Debug, Clone, Copy)]
+pub struct HostLedger;
+
+impl Ledger for HostLedger {
+    fn claimed_by(&self, address: IpAddress) -> Option<Claim> {
+        host::claimed_by(address)
+    }
+
+    fn next_free(&self, range: &IpRange, start: IpAddress) -> Option<IpAddress> {
+        host::next_free(*range, start)
+    }
+
+    fn usage(&self, range: &IpRange) -> RangeUsage {
+        host::usage(*range)
+    }
+
+    fn last_claimed(&self, range: &IpRange) -> Option<LastClaim> {
+        host::last_claimed(*range)
+    }
+
+    fn held_by(&self, owner: &str) -> Vec<Claim> {
+        host::held_by(owner)
+    }
+}
+
+/// Exports a [`Policy`] from a component. Once per crate.
+#[macro_export]
+macro_rules! policy {
+    ($policy:ty) => {
+        #[doc(hidden)]
+        struct WeftPolicyExport;
+
+        impl $crate::bindings::exports::weft::policy::ipam::Guest for WeftPolicyExport {
+            fn allocate(request: $crate::Request) -> Result<$crate::Decision, $crate::Denial> {
+                $crate::log::panics_too();
+                <$policy as $crate::Policy>::allocate(&request, &$crate::HostLedger)
+            }
+
+            fn validate(config: ::std::string::String) -> ::std::vec::Vec<$crate::Problem> {
+                $crate::log::panics_too();
+                <$policy as $crate::Policy>::validate(&config)
+            }
+
+            fn config_schema() -> ::std::string::String {
+                <$policy as $crate::Policy>::config_schema()
+            }
+        }
+
+        $crate::bindings::export!(WeftPolicyExport with_types_in $crate::bindings);
+    };
+}

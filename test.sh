@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Passes all tests: installs what is missing, builds, runs every suite, and ends with one line that counts them.
+# As root (network namespaces); the machine's own namespaces are not touched. Tests that this kernel cannot run show as
+# ignored with their reason and run in the kernel VM instead.
+set -uo pipefail
+cd "$(dirname "$0")"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+failed=0
+run() {
+    printf '\n=== %s\n' "$*"
+    "$@" 2>&1 | tee -a "$log"
+    [ "${PIPESTATUS[0]}" -eq 0 ] || { failed=1; printf '=== FAILED: %s\n' "$*"; }
+}
+
+tests/setup.sh all || exit 1
+# One package at a time: cargo unifies features, and weft must be tested as it ships, without a compiler.
+cargo build --release --locked -p weft || exit 1
+cargo build --release --locked -p weftctl || exit 1
+( cd guest-plugins && cargo build --release --locked --target wasm32-unknown-unknown ) || exit 1
+
+run cargo test --release --locked -p weft-host-abi --features compile
+run cargo test --release --locked -p weft-core --features compile
+run cargo test --release --locked -p weftctl
+run cargo test --release --locked --manifest-path guest-plugins/Cargo.toml
+run cargo test --release --locked -p weft-tests
+run cargo test --release --locked -p weft-storm
+run cargo test --release --locked -p weft-vm
+
+awk '/^test result:/ { passed += $4; failures += $6; ignored += $8 }
+     END { printf "\n%d passed, %d failed, %d skipped\n", passed, failures, ignored }' "$log"
+exit "$failed"

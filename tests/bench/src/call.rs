@@ -1,0 +1,214 @@
+//! How a CNI plugin is called: environment, stdin, and what comes back. Knows no plugin in particular.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// A set of plugins: the reference's directory, or one of names that all are weft.
+#[derive(Debug, Clone)]
+pub struct Plugins {
+    /// `CNI_PATH`.
+    pub dir: PathBuf,
+    /// What else they find in their environment.
+    pub env: Vec<(String, String)>,
+}
+
+/// A verb of CNI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// `ADD`
+    Add,
+    /// `DEL`
+    Del,
+    /// `CHECK`
+    Check,
+    /// `GC`
+    Gc,
+}
+
+/// Whom a call is about.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// `CNI_CONTAINERID`
+    pub container: String,
+    /// `CNI_NETNS`
+    pub netns: PathBuf,
+    /// `CNI_IFNAME`
+    pub ifname: String,
+}
+
+/// How a call went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Exit status.
+    pub status: ExitStatus,
+    /// The one JSON document of a plugin, or nothing.
+    pub stdout: String,
+    /// For people.
+    pub stderr: String,
+    /// From before the process was started until after it was reaped.
+    pub took: Duration,
+}
+
+// === impl Verb ===
+
+impl Verb {
+    /// As in `CNI_COMMAND`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Check => "CHECK",
+            Self::Gc => "GC",
+        }
+    }
+}
+
+// === impl Plugins ===
+
+impl Plugins {
+    /// The command of one call, stdin and both outputs as pipes, with nothing in its environment but what a call needs.
+    #[must_use]
+    pub fn command(&self, plugin: &str, verb: Verb, target: &Target) -> Command {
+        let mut command = Command::new(self.dir.join(plugin));
+        self.prepare(&mut command, verb, target);
+        command
+    }
+
+    /// Gives a command (of a wrapper such as strace) the environment of a call.
+    pub fn prepare(&self, command: &mut Command, verb: Verb, target: &Target) {
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("CNI_COMMAND", verb.name())
+            .env("CNI_CONTAINERID", &target.container)
+            .env("CNI_NETNS", &target.netns)
+            .env("CNI_IFNAME", &target.ifname)
+            .env("CNI_PATH", &self.dir)
+            .envs(self.env.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+    }
+
+    /// Calls a plugin and waits for it.
+    ///
+    /// # Errors
+    /// When it cannot be started or talked to. A plugin that fails is an outcome, not an error.
+    pub fn call(&self, plugin: &str, verb: Verb, target: &Target, conf: &str) -> Result<Outcome> {
+        run(self.command(plugin, verb, target), conf)
+            .with_context(|| format!("call {} of {}", verb.name(), self.dir.join(plugin).display()))
+    }
+
+    /// As `call`, where failing is an error.
+    ///
+    /// # Errors
+    /// Also when the plugin fails.
+    pub fn must(&self, plugin: &str, verb: Verb, target: &Target, conf: &str) -> Result<Outcome> {
+        let outcome = self.call(plugin, verb, target, conf)?;
+        if !outcome.status.success() {
+            bail!(
+                "{} of {} for {} failed ({}): {} {}",
+                verb.name(),
+                self.dir.join(plugin).display(),
+                target.container,
+                outcome.status,
+                outcome.stdout.trim(),
+                outcome.stderr.trim()
+            );
+        }
+        Ok(outcome)
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// The addresses (without prefix length) of an ADD result.
+    ///
+    /// # Errors
+    /// When stdout is not a result of CNI 0.3.0 or later.
+    pub fn addresses(&self) -> Result<Vec<String>> {
+        addresses(&self.stdout)
+    }
+}
+
+/// The addresses (without prefix length) of an ADD result.
+///
+/// # Errors
+/// When it is not a result of CNI 0.3.0 or later.
+pub fn addresses(result: &str) -> Result<Vec<String>> {
+    let value: Value = serde_json::from_str(result).with_context(|| format!("not a CNI result: {result}"))?;
+    let ips =
+        value.get("ips").and_then(Value::as_array).with_context(|| format!("a CNI result without ips: {result}"))?;
+    ips.iter()
+        .map(|ip| {
+            let address = ip.get("address").and_then(Value::as_str);
+            let address = address.with_context(|| format!("an ip without address: {result}"))?;
+            Ok(address.split('/').next().unwrap_or(address).to_owned())
+        })
+        .collect()
+}
+
+/// Starts a command, feeds it, reads it to its end and reaps it.
+///
+/// # Errors
+/// When any of that fails.
+pub fn run(mut command: Command, stdin: &str) -> Result<Outcome> {
+    let start = Instant::now();
+    let mut child = command.spawn().context("start it")?;
+    feed(&mut child, stdin)?;
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    // A plugin says little on stderr (less than a pipe holds), so reading one after the other cannot block it.
+    child.stdout.take().context("no stdout")?.read_to_string(&mut stdout).context("read its stdout")?;
+    child.stderr.take().context("no stderr")?.read_to_string(&mut stderr).context("read its stderr")?;
+    let status = child.wait().context("wait for it")?;
+    Ok(Outcome { status, stdout, stderr, took: start.elapsed() })
+}
+
+/// Writes a process' stdin and closes it. One that ended without reading is not an error: its outcome tells.
+///
+/// # Errors
+/// On any other failure to write.
+pub fn feed(child: &mut Child, stdin: &str) -> Result<()> {
+    let mut pipe = child.stdin.take().context("no stdin")?;
+    match pipe.write_all(stdin.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("write its stdin"),
+        _ => Ok(()),
+    }
+}
+
+/// A directory whose names (a CNI_PATH) all lead to one binary.
+///
+/// # Errors
+/// When the binary is not there or a link cannot be made.
+pub fn names(dir: &Path, binary: &Path, names: &[&str]) -> Result<()> {
+    let binary = binary.canonicalize().with_context(|| format!("no binary at {}", binary.display()))?;
+    std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    for name in names {
+        let link = dir.join(name);
+        std::os::unix::fs::symlink(&binary, &link).with_context(|| format!("link {}", link.display()))?;
+    }
+    Ok(())
+}
+
+/// Installs weft the way a node gets it: names below `dir/bin`, policies, compiled policies.
+///
+/// # Errors
+/// When `weftctl install` fails.
+pub fn install_weft(weftctl: &Path, weft: &Path, dir: &Path, env: &[(String, String)]) -> Result<()> {
+    let mut command = Command::new(weftctl);
+    command.arg("install").arg("--weft").arg(weft);
+    command.arg("--bin-dir").arg(dir.join("bin")).arg("--ctl-dir").arg(dir.join("sbin"));
+    command.envs(env.iter().map(|(key, value)| (key, value)));
+    let output = command.output().with_context(|| format!("start {}", weftctl.display()))?;
+    if !output.status.success() {
+        bail!("weftctl install failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! Who is measured: weft, the reference plugins, and the raw program; where their binaries are and what they are told.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::{Value, json};
+use weft_bench::call::{Plugins, install_weft};
+use weft_bench::scene::Scene;
+
+/// Where the contenders are and how long they run.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// Rounds that count. Rows of slow calls take fewer.
+    #[arg(long, default_value_t = 40)]
+    pub(crate) rounds: usize,
+    /// The reference plugins.
+    #[arg(long, default_value = "/usr/lib/cni")]
+    reference: PathBuf,
+    /// Instead of weft, a directory of plugins. With the reference's own directory every ratio must come out near 1,
+    /// which tells how far the figures of this machine can be trusted.
+    #[arg(long, value_name = "DIR")]
+    instead: Option<PathBuf>,
+}
+
+/// The contenders' binaries, found.
+#[derive(Debug)]
+pub(crate) struct Contenders {
+    options: Options,
+    weft: PathBuf,
+    weftctl: PathBuf,
+    raw: PathBuf,
+}
+
+/// The contenders, ready to be called.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    /// Rounds that count.
+    pub(crate) rounds: usize,
+    /// The reference plugins.
+    pub(crate) reference: Plugins,
+    /// weft under its names.
+    pub(crate) weft: Plugins,
+    /// The operator's tool, where weft is measured and not something instead of it.
+    pub(crate) weftctl: Option<PathBuf>,
+    /// The weft binary, likewise.
+    pub(crate) weft_binary: Option<PathBuf>,
+    /// The raw program.
+    pub(crate) raw: PathBuf,
+}
+
+// === impl Contenders ===
+
+impl Contenders {
+    /// Looks for everything that will be needed, before anything is set up.
+    ///
+    /// # Errors
+    /// When something is missing, with how to get it.
+    pub(crate) fn find(options: &Options) -> Result<Self> {
+        let found = Self {
+            options: options.clone(),
+            weft: binary("WEFT_BIN", "weft")?,
+            weftctl: binary("WEFTCTL_BIN", "weftctl")?,
+            raw: beside("weft-bench-raw")?,
+        };
+        let mut needed = vec![(found.raw.as_path(), "cargo build --release -p weft-bench")];
+        if found.options.instead.is_none() {
+            needed.push((&found.weft, "cargo build --release -p weft"));
+            needed.push((&found.weftctl, "cargo build --release -p weftctl"));
+        }
+        for (path, remedy) in needed {
+            if !path.is_file() {
+                bail!("there is no {}; build it: {remedy}", path.display());
+            }
+        }
+        if !found.options.reference.join("bridge").is_file() {
+            let dir = found.options.reference.display();
+            bail!("there are no reference plugins in {dir}; Debian has them in containernetworking-plugins");
+        }
+        Ok(found)
+    }
+
+    /// Gives weft its names, its state directory and its policies.
+    ///
+    /// # Errors
+    /// When the scratch directory cannot be written, or `weftctl` fails.
+    pub(crate) fn install(self, scene: &Scene) -> Result<Ready> {
+        let rounds = self.options.rounds;
+        let reference = Plugins { dir: self.options.reference, env: Vec::new() };
+        if let Some(dir) = self.options.instead {
+            let weft = Plugins { dir, env: Vec::new() };
+            return Ok(Ready { rounds, reference, weft, weftctl: None, weft_binary: None, raw: self.raw });
+        }
+        let (bin, state) = (scene.dir().join("bin"), scene.dir().join("state"));
+        let env = vec![("WEFT_STATE_DIR".to_owned(), state.display().to_string())];
+        install_weft(&self.weftctl, &self.weft, scene.dir(), &env)?;
+        Ok(Ready {
+            rounds,
+            reference,
+            weft: Plugins { dir: bin, env },
+            weftctl: Some(self.weftctl),
+            weft_binary: Some(self.weft),
+            raw: self.raw,
+        })
+    }
+}
+
+/// A bridge network with host-local addresses, the way a node's default network looks.
+pub(crate) fn bridge_conf(bridge: &str, subnet: &str, data: &Path, masquerade: bool) -> Value {
+    json!({
+        "cniVersion": "1.0.0",
+        "name": bridge,
+        "type": "bridge",
+        "bridge": bridge,
+        "isGateway": true,
+        "isDefaultGateway": true,
+        "ipMasq": masquerade,
+        "ipam": ipam(subnet, data),
+    })
+}
+
+/// A network of which only the IPAM part is called.
+pub(crate) fn ipam_conf(name: &str, subnet: &str, data: &Path) -> Value {
+    json!({ "cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam(subnet, data) })
+}
+
+fn ipam(subnet: &str, data: &Path) -> Value {
+    json!({ "type": "host-local", "dataDir": data, "ranges": [[{ "subnet": subnet }]] })
+}
+
+/// A binary of this workspace: as the environment says, or where cargo puts it, beside ourselves.
+fn binary(variable: &str, name: &str) -> Result<PathBuf> {
+    std::env::var_os(variable).map_or_else(|| beside(name), |path| Ok(PathBuf::from(path)))
+}
+
+fn beside(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find our own binary")?;
+    Ok(own.with_file_name(name))
+}

@@ -1,0 +1,52 @@
+//! What is measured, a file for each group of rows, in the order of the table.
+
+mod bridge;
+mod burst;
+mod footprint;
+mod ipam;
+mod processes;
+
+use std::path::Path;
+
+use anyhow::Result;
+use weft_bench::call::{Plugins, Target, Verb};
+use weft_bench::scene::Scene;
+
+use crate::contenders::Ready;
+use crate::table::Row;
+
+/// A group of rows.
+type Measure = fn(&Scene, &Ready) -> Result<Vec<Row>>;
+
+/// All groups: their names for `--row`, and what measures them.
+pub(crate) const ALL: &[(&str, Measure)] = &[
+    ("bridge", bridge::measure),
+    ("bridge ipMasq", bridge::measure_masquerade),
+    ("ipam claims", ipam::measure),
+    ("burst of DELs", burst::measure),
+    ("processes", processes::measure),
+    ("footprint", footprint::measure),
+];
+
+/// One contender's network: the plugins, the name of the one to call, and its configuration.
+struct Network<'a> {
+    plugins: &'a Plugins,
+    plugin: &'static str,
+    conf: String,
+}
+
+// === impl Network ===
+
+impl Network<'_> {
+    fn add(&self, target: &Target) -> Result<std::time::Duration> {
+        Ok(self.plugins.must(self.plugin, Verb::Add, target, &self.conf)?.took)
+    }
+
+    fn del(&self, target: &Target) -> Result<std::time::Duration> {
+        Ok(self.plugins.must(self.plugin, Verb::Del, target, &self.conf)?.took)
+    }
+}
+
+fn target(container: &str, netns: &Path) -> Target {
+    Target { container: container.to_owned(), netns: netns.to_owned(), ifname: "eth0".to_owned() }
+}

@@ -1,0 +1,91 @@
+//! What one call makes the kernel do: processes started and system calls, counted by strace. Counts, not timings: they
+//! are the same on a busy machine.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use weft_bench::call::{Plugins, Target, Verb, run};
+use weft_bench::scene::Scene;
+
+use super::{Network, target};
+use crate::contenders::{Ready, bridge_conf};
+use crate::table::{Budget, Figure, Row};
+
+/// Counts of one call.
+struct Counts {
+    started: f64,
+    calls: f64,
+    flushes: f64,
+}
+
+/// ADD and DEL of a bridge with masquerading.
+pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
+    let weft = counts(scene, &ready.weft, "bs-weft", "10.87.0.0/16")?;
+    let reference = counts(scene, &ready.reference, "bs-ref", "10.88.0.0/16")?;
+    let mut rows = Vec::new();
+    for ((verb, weft), reference) in ["ADD", "DEL"].into_iter().zip(weft).zip(reference) {
+        let what = format!("processes started by a bridge + ipMasq {verb} (reference: {})", reference.started);
+        rows.push(Row::alone(&what, Figure::one(weft.started, ""), Some(Budget::Exactly(0.0))));
+        let base = ("reference", Figure::one(reference.calls, ""));
+        rows.push(Row::against(&format!("system calls of it, {verb}"), Figure::one(weft.calls, ""), base, None));
+        rows.push(Row::alone(&format!("flushes to disk of it, {verb}"), Figure::one(weft.flushes, ""), None));
+    }
+    Ok(rows)
+}
+
+fn counts(scene: &Scene, plugins: &Plugins, bridge: &str, subnet: &str) -> Result<[Counts; 2]> {
+    let conf = bridge_conf(bridge, subnet, &scene.dir().join("host-local"), true).to_string();
+    let network = Network { plugins, plugin: "bridge", conf };
+    let target = target("pod", &scene.netns(bridge)?);
+    // The first ADD on a node makes what all later ones find: tables, chains, the bridge. It is not the usual one.
+    network.add(&target)?;
+    network.del(&target)?;
+    let log = scene.dir().join("strace");
+    Ok([traced(&network, Verb::Add, &target, &log)?, traced(&network, Verb::Del, &target, &log)?])
+}
+
+fn traced(network: &Network<'_>, verb: Verb, target: &Target, log: &Path) -> Result<Counts> {
+    let mut command = Command::new("strace");
+    network.plugins.prepare(&mut command, verb, target);
+    command.args(["-f", "-qq", "-o"]).arg(log).arg(network.plugins.dir.join(network.plugin));
+    let outcome = run(command, &network.conf).context("strace (Debian: apt-get install strace)")?;
+    if !outcome.status.success() {
+        bail!("{} under strace failed: {} {}", verb.name(), outcome.stdout.trim(), outcome.stderr.trim());
+    }
+    let text = fs::read_to_string(log).context("read what strace wrote")?;
+    let count = |wanted: &dyn Fn(&str) -> bool| {
+        f64::from(u32::try_from(calls(&text).filter(|c| wanted(c)).count()).unwrap_or(u32::MAX))
+    };
+    Ok(Counts {
+        // The call itself is one.
+        started: count(&|call| call.starts_with("execve") && call.ends_with("= 0")) - 1.0,
+        calls: count(&|_| true),
+        flushes: count(&|call| call.starts_with("fsync(") || call.starts_with("fdatasync(")),
+    })
+}
+
+/// System calls in an strace log, each once: `<pid> name(...) = result`. A call that was interrupted by another thread's
+/// takes two lines; the second, which has the result, stands for it.
+fn calls(log: &str) -> impl Iterator<Item = &str> {
+    log.lines()
+        .filter_map(|line| line.split_once(' ').map(|(_, call)| call.trim_start()))
+        .filter(|call| !call.ends_with("<unfinished ...>") && !call.starts_with("+++") && !call.starts_with("---"))
+        .map(|call| call.strip_prefix("<... ").unwrap_or(call))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_call_counts_once() {
+        let log = "7 execve(\"/a\", ...) = 0\n7 read(0,  <unfinished ...>\n8 fsync(3) = 0\n7 <... read resumed>\"\") = 0\n\
+                   8 --- SIGCHLD {} ---\n8 +++ exited with 0 +++\n7 execve(\"/b\", ...) = -1 ENOENT (No such file)\n";
+        assert_eq!(calls(log).count(), 4);
+        assert_eq!(calls(log).filter(|call| call.starts_with("execve") && call.ends_with("= 0")).count(), 1);
+    }
+}

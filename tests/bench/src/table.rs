@@ -1,0 +1,200 @@
+//! The table: rows, their budgets, and both ways to print them.
+
+use comfy_table::{CellAlignment, Table as Grid, presets};
+use serde_json::{Value, json};
+
+use crate::sample::Sample;
+
+/// What a row must stay below.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Budget {
+    /// The ratio to the row's base.
+    Ratio(f64),
+    /// The figure itself.
+    Figure(f64),
+    /// As `Figure`, and slack does not apply: a count.
+    Exactly(f64),
+}
+
+/// A figure with its unit.
+#[derive(Debug, Clone)]
+pub(crate) struct Figure {
+    value: f64,
+    min: Option<f64>,
+    unit: &'static str,
+}
+
+/// One line of the table.
+#[derive(Debug, Clone)]
+pub(crate) struct Row {
+    what: String,
+    ours: Figure,
+    base: Option<(&'static str, Figure)>,
+    budget: Option<Budget>,
+}
+
+/// The rows of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    rows: Vec<Row>,
+}
+
+// === impl Figure ===
+
+impl Figure {
+    /// Of timings: their median, and their minimum beside it.
+    pub(crate) fn of(sample: &Sample) -> Self {
+        Self { value: sample.median(), min: Some(sample.min()), unit: "ms" }
+    }
+
+    /// A single number.
+    pub(crate) fn one(value: f64, unit: &'static str) -> Self {
+        Self { value, min: None, unit }
+    }
+
+    fn text(&self) -> String {
+        let number = |value: f64| if self.unit.is_empty() { format!("{value:.0}") } else { format!("{value:.2}") };
+        let min = self.min.map(|min| format!(" (min {})", number(min))).unwrap_or_default();
+        format!("{} {}{min}", number(self.value), self.unit).trim_end().to_owned()
+    }
+
+    fn json(&self) -> Value {
+        json!({ "value": self.value, "min": self.min, "unit": self.unit })
+    }
+}
+
+// === impl Row ===
+
+impl Row {
+    /// A row that compares weft with a base.
+    pub(crate) fn against(what: &str, ours: Figure, base: (&'static str, Figure), budget: Option<f64>) -> Self {
+        Self { what: what.to_owned(), ours, base: Some(base), budget: budget.map(Budget::Ratio) }
+    }
+
+    /// A row that stands for itself.
+    pub(crate) fn alone(what: &str, ours: Figure, budget: Option<Budget>) -> Self {
+        Self { what: what.to_owned(), ours, base: None, budget }
+    }
+
+    fn ratio(&self) -> Option<f64> {
+        self.base.as_ref().map(|(_, base)| self.ours.value / base.value)
+    }
+
+    /// Whether the row keeps its budget times `slack`. A figure that could not be had (NaN) keeps none.
+    fn keeps(&self, slack: f64) -> bool {
+        match self.budget {
+            None => true,
+            Some(Budget::Ratio(limit)) => self.ratio().is_some_and(|ratio| ratio <= limit * slack),
+            Some(Budget::Figure(limit)) => self.ours.value <= limit * slack,
+            Some(Budget::Exactly(limit)) => self.ours.value <= limit,
+        }
+    }
+
+    fn budget_text(&self) -> String {
+        match self.budget {
+            None => String::new(),
+            Some(Budget::Ratio(limit)) => format!("<= {limit:.2}"),
+            Some(Budget::Figure(limit)) => format!("<= {limit} {}", self.ours.unit),
+            Some(Budget::Exactly(limit)) => format!("= {limit}"),
+        }
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self.budget {
+            None => "",
+            Some(_) if self.keeps(1.0) => "kept",
+            Some(_) => "MISSED",
+        }
+    }
+}
+
+// === impl Table ===
+
+impl Table {
+    /// Appends rows.
+    pub(crate) fn extend(&mut self, rows: Vec<Row>) {
+        self.rows.extend(rows);
+    }
+
+    /// What was missed even with slack, a line each.
+    pub(crate) fn missed(&self, slack: f64) -> Vec<String> {
+        let missed = self.rows.iter().filter(|row| !row.keeps(slack));
+        missed
+            .map(|row| {
+                let ratio = row.ratio().map(|ratio| format!(", ratio {ratio:.2}")).unwrap_or_default();
+                format!("{}: {}{ratio}, budget {}", row.what, row.ours.text(), row.budget_text())
+            })
+            .collect()
+    }
+
+    /// For people.
+    pub(crate) fn human(&self) -> String {
+        let mut grid = Grid::new();
+        grid.load_style(presets::ASCII_MARKDOWN);
+        grid.set_header(["what", "weft", "base", "of base", "ratio", "budget", ""]);
+        for row in &self.rows {
+            let (base, of_base) = row.base.as_ref().map_or((String::new(), ""), |(name, base)| (base.text(), *name));
+            let ratio = row.ratio().map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
+            grid.add_row([
+                row.what.clone(),
+                row.ours.text(),
+                base,
+                of_base.to_owned(),
+                ratio,
+                row.budget_text(),
+                row.verdict().to_owned(),
+            ]);
+        }
+        for index in [1, 2, 4] {
+            if let Some(column) = grid.column_mut(index) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        grid.to_string()
+    }
+
+    /// For programs.
+    pub(crate) fn json(&self) -> Value {
+        let rows = self.rows.iter().map(|row| {
+            json!({
+                "what": row.what,
+                "weft": row.ours.json(),
+                "base": row.base.as_ref().map(|(name, figure)| json!({ "of": name, "figure": figure.json() })),
+                "ratio": row.ratio(),
+                "budget": row.budget.map(|_| row.budget_text()),
+                "kept": row.budget.map(|_| row.keeps(1.0)),
+            })
+        });
+        json!({ "rows": rows.collect::<Vec<_>>() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+    use super::*;
+
+    fn ratio(ours: f64, budget: f64) -> Row {
+        Row::against("x", Figure::one(ours, "ms"), ("reference", Figure::one(10.0, "ms")), Some(budget))
+    }
+
+    #[test]
+    fn budgets_are_kept_or_missed() {
+        assert!(ratio(3.0, 0.35).keeps(1.0));
+        assert!(!ratio(4.0, 0.35).keeps(1.0));
+        assert!(ratio(4.0, 0.35).keeps(1.3));
+        assert!(!ratio(f64::NAN, 0.35).keeps(1.3), "what was not measured keeps nothing");
+        let count = Row::alone("x", Figure::one(1.0, ""), Some(Budget::Exactly(0.0)));
+        assert!(!count.keeps(100.0), "slack does not apply to counts");
+    }
+
+    #[test]
+    fn both_prints_name_what_is_missed() {
+        let mut table = Table::default();
+        table.extend(vec![ratio(1.0, 0.35), ratio(8.0, 0.35)]);
+        assert_eq!(table.missed(1.3), ["x: 8.00 ms, ratio 0.80, budget <= 0.35"]);
+        assert!(table.human().contains("MISSED"));
+        assert_eq!(table.json()["rows"][1]["kept"], false);
+    }
+}

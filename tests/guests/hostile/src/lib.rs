@@ -1,0 +1,122 @@
+//! Answers whatever `lie` in its configuration says, however wrong, and never the same wrong way for two lies.
+
+use weft_sdk::address::{next, number};
+use weft_sdk::{
+    Decision, Denial, IpAddress, IpPrefix, IpRange, Ledger, Policy, Problem, ReleaseRule, Request, WantedAddress,
+};
+
+struct Hostile;
+
+/// Longer than anything a person would read.
+const HUGE: usize = 4 << 20;
+
+impl Policy for Hostile {
+    fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial> {
+        let range = request.range_sets[0].ranges[0];
+        match lie(&request.config) {
+            "outside" => Ok(one(address(203, 0, 113, 7), &range)),
+            "family" => Ok(one(IpAddress::Ipv6((0xfd00, 0, 0, 0, 0, 0, 0, 7)), &range)),
+            "gateway" => Ok(one(range.gateway.unwrap_or(range.first), &range)),
+            "network" => Ok(one(range.subnet.address, &range)),
+            "taken" => Ok(one(address(10, 77, 0, 2), &range)),
+            "length" => {
+                let mut decision = one(address(10, 77, 0, 9), &range);
+                decision.addresses[0].candidates[0].length = 8;
+                Ok(decision)
+            }
+            "twice" => {
+                let mut decision = one(address(10, 77, 0, 9), &range);
+                decision.addresses.push(decision.addresses[0].clone());
+                Ok(decision)
+            }
+            "nothing" => {
+                let mut decision = one(range.last, &range);
+                decision.addresses.clear();
+                Ok(decision)
+            }
+            "no-candidates" => {
+                let mut decision = one(range.last, &range);
+                decision.addresses[0].candidates.clear();
+                Ok(decision)
+            }
+            "thief" => {
+                let mut decision = one(address(10, 77, 0, 9), &range);
+                decision.release = ReleaseRule::Keep("pod:kube-system/somebody-else".to_owned());
+                Ok(decision)
+            }
+            "trap" => panic!("on purpose"),
+            "loop" => endless(number(range.first)),
+            "memory" => hog(),
+            "stack" => Ok(one(deeper(range.first, &range), &range)),
+            "huge-reason" => {
+                let mut decision = one(address(10, 77, 0, 9), &range);
+                decision.reason = "x".repeat(HUGE);
+                Ok(decision)
+            }
+            "huge-denial" => Err(Denial::Denied("y".repeat(HUGE))),
+            "control-characters" => Err(Denial::Denied("first line\nsecond \u{1b}[31mline\u{0}".to_owned())),
+            "many-questions" => {
+                for _ in 0..10_000_000_u32 {
+                    std::hint::black_box(ledger.usage(&range));
+                }
+                Ok(one(range.last, &range))
+            }
+            _honest => {
+                let free = ledger.next_free(&range, next(range.first).unwrap_or(range.first));
+                free.map(|free| one(free, &range)).ok_or_else(|| Denial::Exhausted("hostile: nothing is free".to_owned()))
+            }
+        }
+    }
+
+    fn validate(_config: &str) -> Vec<Problem> {
+        Vec::new()
+    }
+
+    fn config_schema() -> String {
+        r#"{"type": "object"}"#.to_owned()
+    }
+}
+
+/// The value of `"lie"`. A parser would be most of this component.
+fn lie(config: &str) -> &str {
+    let rest = config.split_once("\"lie\"").map_or("", |(_, rest)| rest);
+    rest.split('"').nth(1).unwrap_or("")
+}
+
+fn address(a: u8, b: u8, c: u8, d: u8) -> IpAddress {
+    IpAddress::Ipv4((a, b, c, d))
+}
+
+fn one(address: IpAddress, range: &IpRange) -> Decision {
+    let candidate = IpPrefix { address, length: range.subnet.length };
+    Decision {
+        addresses: vec![WantedAddress { candidates: vec![candidate], gateway: range.gateway }],
+        routes: Vec::new(),
+        dns: None,
+        release: ReleaseRule::Free,
+        reason: "a lie".to_owned(),
+    }
+}
+
+fn endless(start: u128) -> ! {
+    let mut n = start;
+    loop {
+        n = std::hint::black_box(n.wrapping_mul(3).wrapping_add(1));
+    }
+}
+
+fn hog() -> ! {
+    let mut all = Vec::new();
+    loop {
+        all.push(vec![1_u8; 1 << 20]);
+        std::hint::black_box(&all);
+    }
+}
+
+fn deeper(address: IpAddress, range: &IpRange) -> IpAddress {
+    let frame = std::hint::black_box([0_u8; 4096]);
+    let below = std::hint::black_box(deeper as fn(IpAddress, &IpRange) -> IpAddress)(address, range);
+    if frame[0] == 1 { address } else { below }
+}
+
+weft_sdk::policy!(Hostile);

@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Installs what is missing on a Debian machine: idempotent, and quick when all is there.
+#
+#   tests/setup.sh base   to build weft and run demo.sh
+#   tests/setup.sh all    to run every test (default)
+#
+# What a package is needed for stands beside it. Rust itself is not installed here.
+set -euo pipefail
+
+base=(
+    "cc            gcc                       # SQLite is compiled"
+    "ip            iproute2                  # namespaces, and looking at links"
+    "ping          iputils-ping              # to see that packets pass"
+)
+all=(
+    "nft           nftables                  # looking at rulesets; the reference's macspoofchk"
+    "iptables      iptables                  # the reference's ipMasq"
+    "/usr/lib/cni/bridge containernetworking-plugins  # the reference"
+    "containerd    containerd                # a real runtime"
+    "runc          runc                      # its containers"
+    "dpkg:busybox-static busybox-static      # what runs in them (the plain package is not static)"
+    "umoci         umoci                     # images, made here"
+    "skopeo        skopeo                    # images, copied"
+    "tcpdump       tcpdump                   # announcements on the wire"
+    "sqlite3       sqlite3                   # the ledger, seen from outside"
+    "dnsmasq       dnsmasq-base              # a DHCP server"
+    "jq            jq                        # JSON in scripts"
+    "strace        strace                    # no child process is started"
+    "hyperfine     hyperfine                 # benchmarks by hand"
+    "cpio          cpio                      # the VM's initramfs"
+    "qemu-system-x86_64 qemu-system-x86      # a kernel with what this one may lack"
+)
+
+case "${1:-all}" in
+    base) wanted=("${base[@]}") ;;
+    all) wanted=("${base[@]}" "${all[@]}") ;;
+    *) echo "usage: tests/setup.sh [base|all]" >&2; exit 2 ;;
+esac
+
+PATH=$PATH:/usr/sbin:/sbin
+missing=()
+for line in "${wanted[@]}"; do
+    read -r program package _ <<<"$line"
+    case $program in
+        dpkg:*) dpkg-query -W -f "\${Status}" "${program#dpkg:}" 2>/dev/null | grep -q "ok installed" || missing+=("$package") ;;
+        /*) [ -x "$program" ] || missing+=("$package") ;;
+        *) command -v "$program" >/dev/null || missing+=("$package") ;;
+    esac
+done
+
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "installing: ${missing[*]}"
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "needs root to install packages; run as root, or install them yourself: apt-get install ${missing[*]}" >&2
+        exit 1
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    # Services of these packages (containerd, dnsmasq) are not wanted: the tests start their own, in their own namespaces.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+        trap 'rm -f "$policy"' EXIT
+    fi
+    apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1 || {
+        apt-get update -qq
+        apt-get install -y --no-install-recommends "${missing[@]}"
+    }
+fi
+
+if ! command -v cargo >/dev/null; then
+    echo "Rust is missing: install it with rustup (https://rustup.rs), then come back" >&2
+    exit 1
+fi
+# Policies are WASM.
+sysroot=$(rustc --print sysroot)
+if [ ! -d "$sysroot/lib/rustlib/wasm32-unknown-unknown/lib" ]; then
+    rustup target add wasm32-unknown-unknown
+fi

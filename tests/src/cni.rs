@@ -1,0 +1,199 @@
+//! One CNI call: the environment and stdin a runtime gives, and what the plugin answers.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::process::{self, LIMIT, Place};
+
+/// A call as a runtime makes it. A field that is `None` leaves its variable unset.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// `CNI_COMMAND`.
+    pub command: Option<String>,
+    /// `CNI_CONTAINERID`.
+    pub container_id: Option<String>,
+    /// `CNI_NETNS`.
+    pub netns: Option<String>,
+    /// `CNI_IFNAME`.
+    pub ifname: Option<String>,
+    /// `CNI_ARGS`.
+    pub args: Option<String>,
+    /// `CNI_PATH`.
+    pub path: Option<String>,
+    /// Other variables; the last one of a name counts, also over the fields above.
+    pub env: Vec<(OsString, OsString)>,
+    /// Standard input.
+    pub stdin: Vec<u8>,
+    /// Time limit.
+    pub limit: Duration,
+}
+
+impl Call {
+    /// A call of `command` with `conf` on stdin and nothing else set.
+    #[must_use]
+    pub fn new(command: &str, conf: &Value) -> Self {
+        Self {
+            command: Some(command.to_owned()),
+            container_id: None,
+            netns: None,
+            ifname: None,
+            args: None,
+            path: None,
+            env: Vec::new(),
+            stdin: conf.to_string().into_bytes(),
+            limit: LIMIT,
+        }
+    }
+
+    /// A complete call for a container, with a `CNI_PATH` that holds nothing.
+    #[must_use]
+    pub fn full(command: &str, conf: &Value) -> Self {
+        let mut call = Self::new(command, conf);
+        call.container_id = Some("some-container".to_owned());
+        call.netns = Some("/run/netns/no-such-netns".to_owned());
+        call.ifname = Some("eth0".to_owned());
+        call.path = Some("/nonexistent".to_owned());
+        call
+    }
+
+    /// Runs `program` in `place` with exactly this environment, besides `PATH`.
+    ///
+    /// # Errors
+    /// The program cannot be started or is too slow; a CNI error is a reply.
+    pub fn run(&self, program: &Path, place: &Place) -> Result<Reply> {
+        let mut command = Command::new(program);
+        command.env_clear();
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/sbin:/sbin"));
+        let fields = [
+            ("CNI_COMMAND", &self.command),
+            ("CNI_CONTAINERID", &self.container_id),
+            ("CNI_NETNS", &self.netns),
+            ("CNI_IFNAME", &self.ifname),
+            ("CNI_ARGS", &self.args),
+            ("CNI_PATH", &self.path),
+        ];
+        for (name, value) in fields {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        let output = process::output(place, command, &self.stdin, self.limit)?;
+        Ok(Reply { status: output.status, stdout: output.stdout, stderr: output.stderr })
+    }
+}
+
+/// What a plugin answered.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// Exit status; `None` when a signal ended it.
+    pub status: Option<i32>,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// A CNI error object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CniError {
+    /// `code`.
+    pub code: u64,
+    /// `msg`.
+    pub msg: String,
+    /// `details`, empty where there are none.
+    pub details: String,
+}
+
+impl Reply {
+    /// Whether the plugin says that it succeeded.
+    #[must_use]
+    pub fn ok(&self) -> bool {
+        self.status == Some(0)
+    }
+
+    /// Standard output as the one JSON document it must be.
+    ///
+    /// # Errors
+    /// It is empty, not JSON, or more than one document.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_slice(&self.stdout).with_context(|| {
+            format!(
+                "stdout is not one JSON document: {:?} (status {:?}, stderr {:?})",
+                String::from_utf8_lossy(&self.stdout),
+                self.status,
+                self.stderr
+            )
+        })
+    }
+
+    /// The result of a successful ADD.
+    ///
+    /// # Errors
+    /// The plugin failed, or printed no JSON.
+    pub fn result(&self) -> Result<Value> {
+        if !self.ok() {
+            bail!("failed: {} {}", String::from_utf8_lossy(&self.stdout), self.stderr);
+        }
+        self.json()
+    }
+
+    /// Checks that standard output is laid out as the reference library does it: four spaces, no newline at the end.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn layout(&self) -> Result<()> {
+        let mut want = Vec::new();
+        let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        self.json()?.serialize(&mut serde_json::Serializer::with_formatter(&mut want, format))?;
+        if want != self.stdout {
+            bail!("stdout is laid out as {:?}", String::from_utf8_lossy(&self.stdout));
+        }
+        Ok(())
+    }
+
+    /// Success without output, as DEL, CHECK, GC and STATUS have it.
+    ///
+    /// # Errors
+    /// The plugin failed, or printed something.
+    pub fn quiet(&self) -> Result<()> {
+        if !self.ok() || !self.stdout.is_empty() {
+            bail!(
+                "want success without output, got status {:?}: {} {}",
+                self.status,
+                String::from_utf8_lossy(&self.stdout),
+                self.stderr
+            );
+        }
+        Ok(())
+    }
+
+    /// The error of a failed call.
+    ///
+    /// # Errors
+    /// The plugin succeeded, was killed, or printed no error object.
+    pub fn error(&self) -> Result<CniError> {
+        if self.status != Some(1) {
+            bail!(
+                "want exit status 1, got {:?}: {} {}",
+                self.status,
+                String::from_utf8_lossy(&self.stdout),
+                self.stderr
+            );
+        }
+        let value = self.json()?;
+        let field = |name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+        Ok(CniError {
+            code: value.get("code").and_then(Value::as_u64).with_context(|| format!("no code in {value}"))?,
+            msg: field("msg").with_context(|| format!("no msg in {value}"))?,
+            details: field("details").unwrap_or_default(),
+        })
+    }
+}

@@ -1,0 +1,387 @@
+//! What the kernel has in a namespace, as `ip`, `bridge` and `nft` show it, in a form that compares well.
+//!
+//! Lists become objects keyed by what identifies an entry, counters, indexes and timers go, and link indexes become names.
+//! Not here: replacing random names (`names`).
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value, json};
+
+use crate::names::{Names, is_random_veth};
+use crate::netns::NetNs;
+use crate::world::World;
+
+/// Fields that change by themselves or hold an index.
+const NOISE: &[&str] = &[
+    "ifindex",
+    "link_index",
+    "link_netnsid",
+    "link",
+    "address",
+    "addr_info",
+    "num_tx_queues",
+    "num_rx_queues",
+    "bridge_id",
+    "root_id",
+    "root_port",
+    "root_path_cost",
+    "topology_change",
+    "topology_change_detected",
+    "hello_timer",
+    "tcn_timer",
+    "topology_change_timer",
+    "gc_timer",
+    "id",
+    "no",
+    "designated_port",
+    "designated_cost",
+    "designated_bridge",
+    "designated_root",
+    "hold_timer",
+    "message_age_timer",
+    "forward_delay_timer",
+    "topology_change_ack",
+    "config_pending",
+    "permaddr",
+    "broadcast",
+    "ifname",
+    "master",
+    "ifalias",
+    "perm_address",
+];
+
+/// Flags that follow a carrier, which for a bridge without ports goes at the kernel's leisure.
+const CARRIER: &[&str] = &["NO-CARRIER", "LOWER_UP", "linkdown"];
+
+/// Per-link settings that plugins touch.
+const LINK_SYSCTLS: &[&str] = &[
+    "ipv4/conf/*/arp_notify",
+    "ipv4/conf/*/forwarding",
+    "ipv6/conf/*/accept_ra",
+    "ipv6/conf/*/accept_dad",
+    "ipv6/conf/*/enhanced_dad",
+    "ipv6/conf/*/disable_ipv6",
+    "ipv6/conf/*/keep_addr_on_down",
+    "ipv6/conf/*/ndisc_notify",
+    "ipv6/conf/*/forwarding",
+];
+
+/// A link as `ip -d -j address` has it.
+#[derive(Debug, Clone)]
+struct Link {
+    /// Name of the namespace it was seen in.
+    side: String,
+    raw: Value,
+}
+
+impl Link {
+    fn text(&self, field: &str) -> &str {
+        self.raw.get(field).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn number(&self, field: &str) -> Option<u64> {
+        self.raw.get(field).and_then(Value::as_u64)
+    }
+
+    fn name(&self) -> &str {
+        self.text("ifname")
+    }
+
+    fn kind(&self) -> &str {
+        self.raw.pointer("/linkinfo/info_kind").and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+/// The state of a world's host and containers. Names are learned on the way and not yet replaced.
+///
+/// # Errors
+/// A tool fails or prints what is not JSON.
+pub fn world(world: &World, names: &mut Names) -> Result<Value> {
+    let links = learn(world, names)?;
+    let mut state = Map::new();
+    state.insert("host".to_owned(), netns(world.host(), "host", &links)?);
+    for (name, container) in world.containers() {
+        state.insert(name.clone(), netns(container, name, &links)?);
+    }
+    Ok(Value::Object(state))
+}
+
+/// Waits until the kernel has caught up: no address is tentative any more, and pairs whose ends are both up have a carrier
+/// (the kernel says so up to a second late).
+///
+/// # Errors
+/// A tool fails, or an address is still tentative after ten seconds.
+pub fn settle(world: &World) -> Result<()> {
+    for round in 0..100 {
+        let links = all_links(world)?;
+        let tentative = links.iter().any(|link| link.raw.to_string().contains("\"tentative\":true"));
+        let late = round < 30 && links.iter().any(|link| late(link, &links));
+        if !tentative && !late {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    anyhow::bail!("an address is still tentative after ten seconds")
+}
+
+/// A veth that is up, with the other end up, and not yet operational.
+fn late(link: &Link, links: &[Link]) -> bool {
+    let up = |link: &Link| {
+        let flags = link.raw.get("flags").and_then(Value::as_array);
+        flags.into_iter().flatten().any(|flag| flag == "UP")
+    };
+    let peer = |other: &&Link| {
+        other.kind() == "veth" && other.number("ifindex") == link.number("link_index") && other.side != link.side
+    };
+    link.kind() == "veth"
+        && up(link)
+        && link.text("operstate") != "UP"
+        && links.iter().any(|other| peer(&other) && up(other))
+}
+
+/// Lists all links and learns their random names and MAC addresses.
+///
+/// # Errors
+/// A tool fails.
+pub fn learn_links(world: &World, names: &mut Names) -> Result<()> {
+    learn(world, names).map(drop)
+}
+
+fn learn(world: &World, names: &mut Names) -> Result<Vec<Link>> {
+    let links = all_links(world)?;
+    let mut by_age: Vec<&Link> = links.iter().filter(|link| link.side == "host").collect();
+    by_age.sort_by_key(|link| link.number("ifindex"));
+    by_age.iter().for_each(|link| names.learn_link(link.name()));
+    // A bridge may have the MAC address of a port: the port owns it.
+    let (bridges, others): (Vec<&Link>, Vec<&Link>) = links.iter().partition(|link| link.kind() == "bridge");
+    for link in others.into_iter().chain(bridges) {
+        let mac = link.text("address");
+        if mac != "00:00:00:00:00:00" && mac.matches(':').count() == 5 {
+            names.learn(mac, &format!("mac({}:{})", link.side, names.text(link.name())));
+        }
+    }
+    Ok(links)
+}
+
+fn all_links(world: &World) -> Result<Vec<Link>> {
+    let mut links = side_links(world.host(), "host")?;
+    for (name, container) in world.containers() {
+        links.extend(side_links(container, name)?);
+    }
+    Ok(links)
+}
+
+fn side_links(netns: &NetNs, side: &str) -> Result<Vec<Link>> {
+    let listed = json_of(netns, &["ip", "-d", "-j", "address"])?;
+    let entries = listed.as_array().cloned().unwrap_or_default();
+    Ok(entries.into_iter().map(|raw| Link { side: side.to_owned(), raw }).collect())
+}
+
+/// Runs a tool that prints JSON; no output at all is an empty list.
+fn json_of(netns: &NetNs, argv: &[&str]) -> Result<Value> {
+    let output = netns.run(argv)?;
+    if output.stdout.iter().all(u8::is_ascii_whitespace) {
+        return Ok(json!([]));
+    }
+    serde_json::from_slice(&output.stdout).with_context(|| format!("output of {}", argv.join(" ")))
+}
+
+fn netns(netns: &NetNs, side: &str, links: &[Link]) -> Result<Value> {
+    let mut state = Map::new();
+    let own: Vec<&Link> = links.iter().filter(|link| link.side == side).collect();
+    state.insert("links".to_owned(), own.iter().map(|link| (link.name().to_owned(), shape(link, links))).collect());
+    state.insert("addresses".to_owned(), Value::Object(own.iter().flat_map(|link| addresses(link)).collect()));
+    let mut routes = Map::new();
+    for family in ["-4", "-6"] {
+        for route in list(netns, &["ip", family, "-d", "-j", "route", "show", "table", "all"])? {
+            routes.insert(route_key(family, route), Value::Bool(true));
+        }
+    }
+    state.insert("routes".to_owned(), Value::Object(routes));
+    let mut rules = Map::new();
+    for family in ["-4", "-6"] {
+        for rule in list(netns, &["ip", family, "-j", "rule", "show"])? {
+            rules.insert(format!("{family} {rule}"), Value::Bool(true));
+        }
+    }
+    state.insert("rules".to_owned(), Value::Object(rules));
+    state.insert("vlans".to_owned(), vlans(netns)?);
+    state.insert("sysctls".to_owned(), sysctls(netns)?);
+    state.insert("nft".to_owned(), ruleset(netns)?);
+    Ok(Value::Object(state))
+}
+
+fn list(netns: &NetNs, argv: &[&str]) -> Result<Vec<Value>> {
+    Ok(json_of(netns, argv)?.as_array().cloned().unwrap_or_default())
+}
+
+/// A link without noise, its relations by name.
+fn shape(link: &Link, links: &[Link]) -> Value {
+    let mut out = strip(&link.raw).as_object().cloned().unwrap_or_default();
+    if let Some(Value::Array(flags)) = out.get_mut("flags") {
+        flags.retain(|flag| !CARRIER.contains(&flag.as_str().unwrap_or_default()));
+        flags.sort_by_key(ToString::to_string);
+    }
+    if link.kind() == "bridge" {
+        out.remove("operstate");
+    }
+    out.insert("mac".to_owned(), Value::String(mac_of(link, links)));
+    if let Some(master) = link.raw.get("master") {
+        out.insert("master".to_owned(), master.clone());
+    }
+    if let Some(relative) = relative(link, links) {
+        out.insert("relative".to_owned(), Value::String(relative));
+    }
+    Value::Object(out)
+}
+
+/// The MAC address of a link; a bridge that has one of its ports' says so, since which port's is chance.
+fn mac_of(link: &Link, links: &[Link]) -> String {
+    let mac = link.text("address");
+    let port = |other: &&Link| other.side == link.side && other.text("master") == link.name();
+    let borrowed = link.kind() == "bridge" && links.iter().filter(port).any(|other| other.text("address") == mac);
+    if borrowed { "mac(of a port)".to_owned() } else { mac.to_owned() }
+}
+
+/// The other end of a veth, the parent of a macvlan: the link whose index this one names.
+fn relative(link: &Link, links: &[Link]) -> Option<String> {
+    if let Some(name) = link.raw.get("link").and_then(Value::as_str) {
+        return Some(format!("{}:{name}", link.side));
+    }
+    let index = link.number("link_index")?;
+    let mutual = |other: &&Link| {
+        other.number("ifindex") == Some(index)
+            && other.side != link.side
+            && other.kind() == link.kind()
+            && other.number("link_index") == link.number("ifindex")
+    };
+    let parent = |other: &&Link| other.number("ifindex") == Some(index) && other.side == "host";
+    let found = links.iter().find(mutual).or_else(|| links.iter().find(parent));
+    Some(found.map_or_else(|| "elsewhere".to_owned(), |other| format!("{}:{}", other.side, other.name())))
+}
+
+/// A document without its noise fields.
+fn strip(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let kept = fields.iter().filter(|(key, _)| !NOISE.contains(&key.as_str()));
+            Value::Object(kept.map(|(key, item)| (key.clone(), strip(item))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(strip).collect()),
+        other => other.clone(),
+    }
+}
+
+/// The addresses of a link, keyed by link and address.
+fn addresses(link: &Link) -> Vec<(String, Value)> {
+    let listed = link.raw.get("addr_info").and_then(Value::as_array).cloned().unwrap_or_default();
+    listed
+        .into_iter()
+        .map(|mut address| {
+            let key = format!(
+                "{} {}/{}",
+                link.name(),
+                address.get("local").and_then(Value::as_str).unwrap_or_default(),
+                address.get("prefixlen").unwrap_or(&Value::Null)
+            );
+            if let Some(fields) = address.as_object_mut() {
+                fields.remove("local");
+                fields.remove("prefixlen");
+            }
+            (key, address)
+        })
+        .collect()
+}
+
+/// A route in one line of canonical text.
+fn route_key(family: &str, mut route: Value) -> String {
+    if let Some(flags) = route.get_mut("flags").and_then(Value::as_array_mut) {
+        flags.retain(|flag| !CARRIER.contains(&flag.as_str().unwrap_or_default()));
+        flags.sort_by_key(ToString::to_string);
+    }
+    let fields: BTreeMap<String, Value> = route.as_object().cloned().unwrap_or_default().into_iter().collect();
+    let words: Vec<String> = fields.iter().map(|(key, value)| format!("{key}={}", plain(value))).collect();
+    format!("{family} {}", words.join(" "))
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn vlans(netns: &NetNs) -> Result<Value> {
+    let entries = list(netns, &["bridge", "-j", "vlan", "show"])?;
+    let name = |entry: &Value| entry.get("ifname").and_then(Value::as_str).unwrap_or_default().to_owned();
+    Ok(entries.iter().map(|entry| (name(entry), entry.get("vlans").cloned().unwrap_or_default())).collect())
+}
+
+/// Settings that plugins touch: for the namespace as a whole and for every link.
+fn sysctls(netns: &NetNs) -> Result<Value> {
+    let files: Vec<String> = LINK_SYSCTLS.iter().map(|file| format!("/proc/sys/net/{file}")).collect();
+    let script = format!("grep -Hs '' /proc/sys/net/ipv4/ip_forward {} || true", files.join(" "));
+    let output = netns.run(&["sh", "-c", &script])?;
+    let text = output.text();
+    let lines = text.lines().filter_map(|line| line.strip_prefix("/proc/sys/net/")?.split_once(':'));
+    Ok(lines.map(|(key, value)| (key.to_owned(), Value::String(value.to_owned()))).collect())
+}
+
+/// The nftables ruleset: one key per object, without handles and counters.
+fn ruleset(netns: &NetNs) -> Result<Value> {
+    let listed = json_of(netns, &["nft", "-j", "list", "ruleset"])?;
+    let objects = listed.get("nftables").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut out = Map::new();
+    for mut object in objects {
+        if object.get("metainfo").is_some() {
+            continue;
+        }
+        if let Some(fields) = object.as_object_mut().and_then(|outer| outer.values_mut().next())
+            && let Some(fields) = fields.as_object_mut()
+        {
+            fields.remove("handle");
+        }
+        out.insert(without_counters(&object).to_string(), Value::Bool(true));
+    }
+    Ok(Value::Object(out))
+}
+
+fn without_counters(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let kept = fields.iter().filter(|(key, _)| !matches!(key.as_str(), "packets" | "bytes"));
+            Value::Object(kept.map(|(key, item)| (key.clone(), without_counters(item))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(without_counters).collect()),
+        other => other.clone(),
+    }
+}
+
+/// Replaces the MAC address of a bridge in a CNI result that is one of its ports', as `world` does.
+///
+/// # Errors
+/// A tool fails.
+pub fn mark_borrowed(world: &World, result: &mut Value) -> Result<()> {
+    let links = side_links(world.host(), "host")?;
+    let interfaces = result.get_mut("interfaces").and_then(Value::as_array_mut);
+    for interface in interfaces.into_iter().flatten() {
+        let name = interface.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let inside = interface.get("sandbox").is_some();
+        let Some(link) = links.iter().find(|link| link.name() == name && link.kind() == "bridge") else { continue };
+        let port = |other: &&Link| other.text("master") == name;
+        let borrowed = |mac: &str| links.iter().filter(port).any(|other| other.text("address") == mac);
+        if let Some(mac) = interface.get("mac").and_then(Value::as_str).map(str::to_owned)
+            && !inside
+            && borrowed(&mac)
+            && borrowed(link.text("address"))
+        {
+            interface["mac"] = Value::String("mac(of a port)".to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Host links of a state whose name is random: what an attachment makes and DEL must remove.
+#[must_use]
+pub fn random_links(state: &Value) -> Vec<String> {
+    let links = state.pointer("/host/links").and_then(Value::as_object);
+    links.into_iter().flatten().map(|(name, _)| name.clone()).filter(|name| is_random_veth(name)).collect()
+}

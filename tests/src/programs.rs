@@ -1,0 +1,187 @@
+//! Where the programs are: weft and weftctl next to the test binary, the reference plugins where Debian puts them.
+//!
+//! `WEFT_BIN`, `WEFTCTL_BIN` and `CNI_REFERENCE_DIR` name other places.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::process::{self, Place};
+use crate::sandbox;
+
+/// The names weft answers to, as far as they are built in.
+pub const NAMES: &[&str] = &["weft", "weft-ipam", "bridge", "ptp", "macvlan", "loopback", "host-local", "static"];
+
+/// Where Debian's `containernetworking-plugins` is.
+const REFERENCE: &str = "/usr/lib/cni";
+
+/// The `weft` binary.
+///
+/// # Errors
+/// Says how to build it.
+pub fn weft() -> Result<PathBuf, String> {
+    binary("WEFT_BIN", "weft")
+}
+
+/// The `weftctl` binary.
+///
+/// # Errors
+/// Says how to build it.
+pub fn weftctl() -> Result<PathBuf, String> {
+    binary("WEFTCTL_BIN", "weftctl")
+}
+
+/// weft with an op put into its plan that cannot succeed (an example of `weft-core`, since it needs the library).
+///
+/// # Errors
+/// Says how to build it.
+pub fn weft_failing() -> Result<PathBuf, String> {
+    binary("WEFT_FAILING_BIN", "examples/weft-failing")
+        .map_err(|_missing| "weft-failing is not built (cargo build --release -p weft-core --example weft-failing)".to_owned())
+}
+
+fn binary(variable: &str, name: &str) -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os(variable) {
+        let path = PathBuf::from(path);
+        return if path.is_file() { Ok(path) } else { Err(format!("{variable}={} is not a file", path.display())) };
+    }
+    // target/release/deps/suite-hash
+    let here = std::env::current_exe().map_err(|error| error.to_string())?;
+    let path = here.parent().and_then(Path::parent).unwrap_or(Path::new("/")).join(name);
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(format!("{name} is not built (cargo build --release -p {name}, or set {variable})"))
+    }
+}
+
+/// The directory of the reference plugins.
+///
+/// # Errors
+/// Says what to install.
+pub fn reference_dir() -> Result<PathBuf, String> {
+    let dir = std::env::var_os("CNI_REFERENCE_DIR").map_or_else(|| PathBuf::from(REFERENCE), PathBuf::from);
+    if dir.join("bridge").is_file() {
+        Ok(dir)
+    } else {
+        Err(format!("no reference plugins in {} (apt install containernetworking-plugins)", dir.display()))
+    }
+}
+
+/// A program in PATH or where administrators' programs are.
+///
+/// # Errors
+/// Says that it is missing.
+pub fn tool(name: &str) -> Result<PathBuf, String> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':')
+        .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"])
+        .map(|dir| Path::new(dir).join(name))
+        .find(|candidate| candidate.is_file())
+        .ok_or_else(|| format!("{name} is not installed (tests/setup.sh installs it)"))
+}
+
+/// The top of the repository.
+#[must_use]
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("/"), Path::to_owned)
+}
+
+/// weft as `weftctl install` lays it out, in a directory of its own.
+#[derive(Debug)]
+pub struct Installation {
+    /// Keeps the directory until the value goes.
+    _root: TempDir,
+    bin: PathBuf,
+    state: PathBuf,
+}
+
+impl Installation {
+    /// Installs weft into a scratch directory.
+    ///
+    /// # Errors
+    /// A binary is missing, or `weftctl install` fails.
+    pub fn new() -> Result<Self> {
+        let weftctl = weftctl().map_err(anyhow::Error::msg)?;
+        let weft = weft().map_err(anyhow::Error::msg)?;
+        let (root, bin, state) = layout()?;
+        let mut command = Command::new(&weftctl);
+        // weftctl itself goes where it goes by default: weft looks for it there when it meets an uncompiled policy.
+        command.args(["install", "--weft"]).arg(weft).arg("--bin-dir").arg(&bin).arg("--state-dir").arg(&state);
+        process::output(&Place::default(), command, b"", Duration::from_secs(120))?.success("weftctl install")?;
+        for name in NAMES {
+            if !bin.join(name).exists() {
+                bail!("weftctl install made no {name} in {}", bin.display());
+            }
+        }
+        Ok(Self { _root: root, bin, state })
+    }
+
+    /// Only the names, without policies: for what must not need an installation.
+    ///
+    /// # Errors
+    /// `weft` is missing.
+    pub fn bare() -> Result<Self> {
+        let weft = weft().map_err(anyhow::Error::msg)?;
+        let (root, bin, state) = layout()?;
+        fs::create_dir_all(&bin).context("create bin")?;
+        fs::create_dir_all(&state).context("create state")?;
+        for name in NAMES {
+            symlink(&weft, bin.join(name)).with_context(|| format!("link {name}"))?;
+        }
+        Ok(Self { _root: root, bin, state })
+    }
+
+    /// The installed `weftctl` (in the sandbox's `/usr/local/bin`); there is none in a bare installation.
+    #[must_use]
+    pub fn weftctl(&self) -> PathBuf {
+        PathBuf::from("/usr/local/bin/weftctl")
+    }
+
+    /// The directory of the executables.
+    #[must_use]
+    pub fn bin(&self) -> &Path {
+        &self.bin
+    }
+
+    /// The state directory as installed: policies, no ledger yet.
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+}
+
+/// Builds a policy of `tests/guests` as its author would, with `weftctl policy build`; the component.
+///
+/// # Errors
+/// It does not build.
+pub fn build_guest(name: &str) -> Result<Vec<u8>> {
+    let scratch = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
+    let file = scratch.path().join(format!("{name}.wasm"));
+    let mut command = Command::new(weftctl().map_err(anyhow::Error::msg)?);
+    command.args(["policy", "build"]).arg(repository().join("tests/guests").join(name)).arg("--out").arg(&file);
+    process::output(&Place::default(), command, b"", Duration::from_secs(300))?.success("weftctl policy build")?;
+    fs::read(&file).with_context(|| format!("read {}", file.display()))
+}
+
+/// A scratch directory with a place for executables and one for state.
+fn layout() -> Result<(TempDir, PathBuf, PathBuf)> {
+    let root = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
+    let (bin, state) = (root.path().join("bin"), root.path().join("state"));
+    Ok((root, bin, state))
+}
+
+/// Copies a directory with owners and modes; links are copied as links.
+///
+/// # Errors
+/// `cp` fails.
+pub fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    let (from, to) = (from.join("."), to.display().to_string());
+    fs::create_dir_all(&to).with_context(|| format!("create {to}"))?;
+    process::run(&Place::default(), &["cp", "-a", &from.display().to_string(), &to]).map(drop)
+}

@@ -1,0 +1,93 @@
+//! Trials for libtest-mimic. What a machine cannot run is shown as ignored, with its reason; never as passed.
+//!
+//! `WEFT_REQUIRE_ALL=1` (the repository's own check sets it) turns every such reason into a failure.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::{programs, sandbox};
+
+/// What a trial cannot do without.
+#[derive(Debug, Clone)]
+pub enum Need {
+    /// Root, and namespaces of its own.
+    Sandbox,
+    /// The reference plugins (Debian's `containernetworking-plugins`).
+    Reference,
+    /// The `weft` binary.
+    Weft,
+    /// The `weftctl` binary.
+    Weftctl,
+    /// The `weft-failing` example.
+    WeftFailing,
+    /// A program in PATH.
+    Tool(&'static str),
+    /// A kind of link the kernel must know.
+    LinkKind(&'static str),
+}
+
+impl Need {
+    /// Why this need is not met.
+    fn missing(&self) -> Option<String> {
+        match self {
+            Self::Sandbox => sandbox::refusal(),
+            Self::Reference => programs::reference_dir().err(),
+            Self::Weft => programs::weft().err(),
+            Self::Weftctl => programs::weftctl().err(),
+            Self::WeftFailing => programs::weft_failing().err(),
+            Self::Tool(name) => programs::tool(name).err(),
+            Self::LinkKind(kind) => match sandbox::refusal() {
+                Some(reason) => Some(reason),
+                None => crate::netns::kernel_lacks(kind),
+            },
+        }
+    }
+}
+
+/// A list of trials.
+#[derive(Default)]
+pub struct Suite {
+    trials: Vec<Trial>,
+}
+
+impl Suite {
+    /// An empty suite.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a trial that runs when all needs are met.
+    pub fn test<F>(&mut self, name: impl Into<String>, needs: &[Need], body: F)
+    where
+        F: FnOnce() -> Result<()> + Send + 'static,
+    {
+        let needs = needs.to_vec();
+        self.trials.push(Trial::ignorable_test(name, move || {
+            if let Some(reason) = needs.iter().find_map(Need::missing) {
+                return if std::env::var_os("WEFT_REQUIRE_ALL").is_some() {
+                    Err(Failed::from(format!("cannot run here: {reason}")))
+                } else {
+                    Ok(Completion::ignored_with(reason))
+                };
+            }
+            body().map(|()| Completion::Completed).map_err(|error| Failed::from(format!("{error:#}")))
+        }));
+    }
+
+    /// Runs the trials as the command line asks.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        self.run_threads(None)
+    }
+
+    /// Runs the trials, at most `threads` at a time unless the command line says otherwise.
+    #[must_use]
+    pub fn run_threads(self, threads: Option<usize>) -> ExitCode {
+        let mut arguments = Arguments::from_args();
+        arguments.test_threads = arguments.test_threads.or(threads);
+        libtest_mimic::run(&arguments, self.trials).exit_code()
+    }
+}

@@ -1,0 +1,280 @@
+//! One scratch machine: a host network namespace, containers, an optional outside, and the state of one subject.
+//!
+//! Two worlds share nothing: every call of a plugin sees a `/var/lib/cni` of its own, and weft a state directory of its own.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::cni::{Call, Reply};
+use crate::netns::NetNs;
+use crate::process::{self, LIMIT, Place};
+use crate::programs::{self, Installation};
+use crate::sandbox;
+
+/// The plugins under test.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// `reference` or `weft`.
+    pub name: &'static str,
+    /// Where the executables are.
+    pub bin: PathBuf,
+    /// The state directory to start from.
+    pub state: Option<PathBuf>,
+}
+
+impl Subject {
+    /// Debian's plugins.
+    ///
+    /// # Errors
+    /// They are not installed.
+    pub fn reference() -> Result<Self> {
+        Ok(Self { name: "reference", bin: programs::reference_dir().map_err(anyhow::Error::msg)?, state: None })
+    }
+
+    /// weft as installed.
+    #[must_use]
+    pub fn weft(installation: &Installation) -> Self {
+        Self { name: "weft", bin: installation.bin().to_owned(), state: Some(installation.state().to_owned()) }
+    }
+}
+
+/// What one call is about.
+#[derive(Debug, Clone)]
+pub struct Attach<'a> {
+    /// The container: a name of this world; made on first use.
+    pub container: &'a str,
+    /// Interface name.
+    pub ifname: &'a str,
+    /// `CNI_ARGS`.
+    pub args: Option<&'a str>,
+}
+
+impl<'a> Attach<'a> {
+    /// `eth0` of a container, no arguments.
+    #[must_use]
+    pub fn eth0(container: &'a str) -> Self {
+        Self { container, ifname: "eth0", args: None }
+    }
+}
+
+/// A scratch machine.
+#[derive(Debug)]
+pub struct World {
+    subject: Subject,
+    host: NetNs,
+    outside: Option<NetNs>,
+    containers: BTreeMap<String, NetNs>,
+    scratch: TempDir,
+    /// Directories in `CNI_PATH`, the subject's first.
+    path: Vec<PathBuf>,
+}
+
+impl World {
+    /// A machine with an empty host and the subject installed.
+    ///
+    /// # Errors
+    /// Not in a sandbox, or the kernel refuses.
+    pub fn new(subject: &Subject) -> Result<Self> {
+        let scratch = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
+        fs::create_dir(scratch.path().join("cni")).context("create cni")?;
+        let state = scratch.path().join("weft");
+        match &subject.state {
+            Some(from) => programs::copy_tree(from, &state)?,
+            None => fs::create_dir(&state).context("create state")?,
+        }
+        let host = NetNs::new("host")?;
+        host.line("ip link set lo up")?;
+        let path = vec![subject.bin.clone()];
+        Ok(Self { subject: subject.clone(), host, outside: None, containers: BTreeMap::new(), scratch, path })
+    }
+
+    /// The host.
+    #[must_use]
+    pub fn host(&self) -> &NetNs {
+        &self.host
+    }
+
+    /// Scratch files of this world.
+    #[must_use]
+    pub fn scratch(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// weft's state directory.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.scratch.path().join("weft")
+    }
+
+    /// What `/var/lib/cni` is to the plugins.
+    #[must_use]
+    pub fn lib_cni(&self) -> PathBuf {
+        self.scratch.path().join("cni")
+    }
+
+    /// All containers made so far.
+    #[must_use]
+    pub fn containers(&self) -> &BTreeMap<String, NetNs> {
+        &self.containers
+    }
+
+    /// Adds a directory to the end of `CNI_PATH`.
+    pub fn add_path(&mut self, dir: &Path) {
+        self.path.push(dir.to_owned());
+    }
+
+    /// A container's namespace, made on first use.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn container(&mut self, name: &str) -> Result<&NetNs> {
+        if !self.containers.contains_key(name) {
+            self.containers.insert(name.to_owned(), NetNs::new(name)?);
+        }
+        self.containers.get(name).context("a container just made")
+    }
+
+    /// Removes a container's namespace, as a runtime that kills a container before DEL.
+    pub fn remove_container(&mut self, name: &str) {
+        self.containers.remove(name);
+    }
+
+    /// A namespace beyond the host: 203.0.113.2 and 2001:db8:ff::2 behind the host's `up0`. It knows no way back to
+    /// container networks, so only masqueraded traffic gets an answer.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn add_outside(&mut self) -> Result<()> {
+        let outside = NetNs::new("outside")?;
+        outside.line("ip link set lo up")?;
+        self.host.line(&format!("ip link add up0 type veth peer name out0 netns {}", outside.name()))?;
+        self.host.line("ip address add 203.0.113.1/24 dev up0")?;
+        self.host.line("ip address add 2001:db8:ff::1/64 dev up0 nodad")?;
+        self.host.line("ip link set up0 up")?;
+        outside.line("ip address add 203.0.113.2/24 dev out0")?;
+        outside.line("ip address add 2001:db8:ff::2/64 dev out0 nodad")?;
+        outside.line("ip link set out0 up")?;
+        self.outside = Some(outside);
+        Ok(())
+    }
+
+    /// A namespace by the name cases use: `host`, `outside`, or a container.
+    ///
+    /// # Errors
+    /// A container cannot be made.
+    pub fn netns(&mut self, name: &str) -> Result<&NetNs> {
+        match name {
+            "host" => Ok(&self.host),
+            "outside" => self.outside.as_ref().context("this world has no outside"),
+            container => self.container(container),
+        }
+    }
+
+    /// Where plugins of this world run.
+    ///
+    /// # Errors
+    /// A path with a zero byte.
+    pub fn place(&self) -> Result<Place> {
+        let mut place = self.host.place();
+        let own = CString::new(self.lib_cni().as_os_str().as_bytes())?;
+        place.binds.push((own, CString::new("/var/lib/cni")?));
+        Ok(place)
+    }
+
+    /// The subject's executables.
+    #[must_use]
+    pub fn plugins(&self) -> &Path {
+        &self.subject.bin
+    }
+
+    /// The executable of a plugin type.
+    #[must_use]
+    pub fn plugin(&self, kind: &str) -> PathBuf {
+        let found = self.path.iter().map(|dir| dir.join(kind)).find(|path| path.is_file());
+        found.unwrap_or_else(|| self.subject.bin.join(kind))
+    }
+
+    /// The call a runtime would make for an attachment.
+    ///
+    /// # Errors
+    /// The container cannot be made.
+    pub fn prepare(&mut self, verb: &str, attach: &Attach<'_>, conf: &Value) -> Result<Call> {
+        let netns = self.container(attach.container)?.path().display().to_string();
+        let mut call = Call::new(verb, conf);
+        call.container_id = Some(container_id(attach.container));
+        call.netns = Some(netns);
+        call.ifname = Some(attach.ifname.to_owned());
+        call.args = attach.args.map(str::to_owned);
+        let dirs: Vec<_> = self.path.iter().map(|dir| dir.display().to_string()).collect();
+        call.path = Some(dirs.join(":"));
+        call.env.push(("WEFT_STATE_DIR".into(), self.state().into()));
+        Ok(call)
+    }
+
+    /// Runs a call with the plugin that `conf.type` names.
+    ///
+    /// # Errors
+    /// The plugin cannot be run; a CNI error is a reply.
+    pub fn run(&self, call: &Call, kind: &str) -> Result<Reply> {
+        call.run(&self.plugin(kind), &self.place()?)
+    }
+
+    /// Prepares and runs a call with the plugin that `conf.type` names.
+    ///
+    /// # Errors
+    /// As `prepare` and `run`.
+    pub fn call(&mut self, verb: &str, attach: &Attach<'_>, conf: &Value) -> Result<Reply> {
+        let kind = conf.get("type").and_then(Value::as_str).context("conf has no type")?.to_owned();
+        let call = self.prepare(verb, attach, conf)?;
+        self.run(&call, &kind)
+    }
+
+    /// Runs the installed `weftctl` on this world's host and state, and reads its JSON.
+    ///
+    /// # Errors
+    /// It fails, or prints no JSON.
+    pub fn weftctl(&self, arguments: &[&str]) -> Result<Value> {
+        let mut command = Command::new("/usr/local/bin/weftctl");
+        command.arg("--json").arg("--state-dir").arg(self.state()).args(arguments);
+        let output = process::output(&self.place()?, command, b"", LIMIT)?;
+        let output = output.success(&format!("weftctl {}", arguments.join(" ")))?;
+        serde_json::from_slice(&output.stdout).with_context(|| format!("weftctl printed {:?}", output.text()))
+    }
+
+    /// The addresses weft's ledger has claims on, sorted.
+    ///
+    /// # Errors
+    /// `weftctl ledger ls` fails.
+    pub fn claims(&self) -> Result<Vec<String>> {
+        let listed = self.weftctl(&["ledger", "ls"])?;
+        let rows = listed.as_array().context("ledger ls prints a list")?;
+        let mut addresses: Vec<String> =
+            rows.iter().filter_map(|row| row.get("address")?.as_str()).map(str::to_owned).collect();
+        addresses.sort();
+        Ok(addresses)
+    }
+
+    /// Whether `from` gets an answer from `to`, within a second or two: an address just added may need a moment.
+    ///
+    /// # Errors
+    /// The namespace cannot be made.
+    pub fn reaches(&mut self, from: &str, to: &str) -> Result<bool> {
+        let netns = self.netns(from)?;
+        Ok(netns.run(&["ping", "-n", "-q", "-i", "0.2", "-c", "1", "-W", "1", to]).is_ok()
+            || netns.run(&["ping", "-n", "-q", "-i", "0.2", "-c", "3", "-w", "2", to]).is_ok())
+    }
+}
+
+/// The container id of a container: unmistakable in a ruleset or a file.
+#[must_use]
+pub fn container_id(container: &str) -> String {
+    format!("cid-{container}")
+}

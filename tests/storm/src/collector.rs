@@ -1,0 +1,58 @@
+//! GC in the storm: now and then everything stops, and one GC, perhaps killed and repeated, removes what nobody looks after.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::PoisonError;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use weft_bench::call::{Target, Verb};
+
+use crate::storm::{Storm, one_line};
+use crate::strike::{Ended, run};
+use crate::tally::lock;
+
+/// Collects while the storm goes on.
+///
+/// # Errors
+/// When something other than the subject fails.
+pub(crate) fn work(storm: &Storm<'_>, seed: u64) -> Result<()> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    while storm.goes_on() {
+        sleep(Duration::from_millis(random.u64(50..400)));
+        // A runtime does GC alone.
+        let _gate = storm.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let living = lock(&storm.living).clone();
+        let left = std::mem::take(&mut *lock(&storm.abandoned));
+        if random.bool() {
+            collect(storm, &living, Some(storm.tally.strike(Verb::Gc, &mut random)))?;
+        }
+        collect(storm, &living, None)?;
+        for abandoned in &left {
+            storm.must_be_bare(&abandoned.target, &abandoned.slot)?;
+            storm.tally.count("abandoned attachments collected");
+            storm.oracle.discard(storm.scene, &abandoned.slot)?;
+        }
+    }
+    Ok(())
+}
+
+/// One GC.
+///
+/// # Errors
+/// When it cannot be called.
+pub(crate) fn collect(storm: &Storm<'_>, living: &BTreeSet<String>, strike: Option<Duration>) -> Result<()> {
+    // The container of a GC is none; the variables are there because some plugins insist.
+    let target = Target { container: "gc".to_owned(), netns: PathBuf::new(), ifname: "eth0".to_owned() };
+    let command = storm.subject.plugins.command(storm.network.kind.plugin(), Verb::Gc, &target);
+    let living: Vec<String> = living.iter().cloned().collect();
+    let ended = run(command, &storm.network.with_valid(&living), strike, |start| start())?;
+    storm.note(Verb::Gc, &ended);
+    match ended {
+        Ended::Badly(text) => storm.tally.violation(format!("GC failed: {}", one_line(&text))),
+        Ended::Killed if strike.is_none() => bail!("GC was killed by somebody else"),
+        Ended::Killed | Ended::Well(..) => {}
+    }
+    Ok(())
+}

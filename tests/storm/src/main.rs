@@ -1,0 +1,73 @@
+//! The crash storm: many processes do ADD, DEL, CHECK and GC on one network, each may be killed with SIGKILL at a random
+//! instant, and an oracle that shares nothing with what is tested watches.
+//!
+//! What must hold, for any instant of any kill: no address is ever on two containers; what was added stays until it is
+//! deleted; every call that is let live succeeds; and in the end DEL, or GC, has the host as clean as before, with every
+//! address of the pool free again.
+//!
+//! `weft-storm --kind bridge --subject weft --rounds 10000`
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
+
+mod clean;
+mod collector;
+mod network;
+mod oracle;
+mod storm;
+mod strike;
+mod subject;
+mod tally;
+mod worker;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use weft_bench::scene::Scene;
+
+use crate::network::Kind;
+use crate::storm::Storm;
+use crate::subject::{Bug, Subject, Who};
+
+/// Kills CNI calls at random instants and watches what comes of it.
+#[derive(Debug, Parser)]
+#[command(name = "weft-storm", version)]
+struct Arguments {
+    /// What the network is built with.
+    #[arg(long, value_enum)]
+    kind: Kind,
+    /// Whose plugins.
+    #[arg(long, value_enum, default_value = "weft")]
+    subject: Who,
+    /// With `--subject fake`: what is wrong with it.
+    #[arg(long, value_enum)]
+    bug: Option<Bug>,
+    /// Attachments made.
+    #[arg(long, default_value_t = 400)]
+    rounds: usize,
+    /// Calls at once.
+    #[arg(long, default_value_t = 8)]
+    workers: usize,
+    /// What the random choices start from. The same seed makes the same choices; how the processes interleave remains
+    /// the machine's business.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let subject = Subject::find(arguments.subject, arguments.bug)?;
+    let scene = Scene::enter()?;
+    // A killed plugin's own children come to us, so that they can be waited for.
+    nix::sys::prctl::set_child_subreaper(true).context("become the reaper of orphans")?;
+    let subject = subject.install(&scene)?;
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
+    println!(
+        "{} {:?}, {} rounds, {} workers, seed {seed}",
+        subject.label, arguments.kind, arguments.rounds, arguments.workers
+    );
+    let storm = Storm::new(&scene, subject, arguments.kind, seed)?;
+    storm.run(arguments.rounds, arguments.workers)?;
+    let violations = storm.tally.report();
+    Ok(if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,127 @@
+//! The networks of the storm: small pools, so that addresses come round soon.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde_json::{Value, json};
+use weft_bench::scene::Scene;
+
+use crate::subject::Subject;
+
+/// The network's name.
+pub(crate) const NAME: &str = "storm";
+
+/// Addresses a container can get: a /26 without network, broadcast and gateway.
+pub(crate) const POOL: usize = 61;
+
+/// What the network is built with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// A bridge with gateway and masquerading.
+    Bridge,
+    /// Point to point, with masquerading.
+    Ptp,
+    /// macvlan on a parent.
+    Macvlan,
+    /// Addresses alone.
+    Ipam,
+}
+
+/// A network that is ready for attachments.
+#[derive(Debug)]
+pub(crate) struct Network {
+    pub(crate) kind: Kind,
+    conf: Value,
+}
+
+// === impl Network ===
+
+impl Network {
+    /// Makes what the network needs on the host, and its configuration.
+    ///
+    /// # Errors
+    /// When the parent cannot be made.
+    pub(crate) fn new(kind: Kind, subject: &Subject, scene: &Scene) -> Result<Self> {
+        ip(&["link", "set", "lo", "up"])?;
+        let mut conf = json!({
+            "cniVersion": subject.version,
+            "name": NAME,
+            "type": kind.plugin(),
+            "ipam": {
+                "type": "host-local",
+                "dataDir": Subject::data_dir(scene),
+                "ranges": [[{ "subnet": "10.91.0.0/26" }]],
+            },
+        });
+        let own = match kind {
+            Kind::Bridge => json!({ "bridge": "storm0", "isGateway": true, "isDefaultGateway": true, "ipMasq": true }),
+            Kind::Ptp => json!({ "ipMasq": true }),
+            Kind::Macvlan => {
+                // Not every kernel has dummy links; one end of a veth pair will do as a parent.
+                ip(&["link", "add", "parent0", "type", "veth", "peer", "name", "parent1"])?;
+                ip(&["link", "set", "parent0", "up"])?;
+                ip(&["link", "set", "parent1", "up"])?;
+                json!({ "master": "parent0", "mode": "bridge" })
+            }
+            Kind::Ipam => json!({}),
+        };
+        if let (Some(conf), Value::Object(own)) = (conf.as_object_mut(), own) {
+            conf.extend(own);
+        }
+        Ok(Self { kind, conf })
+    }
+
+    /// What a call gets on stdin.
+    pub(crate) fn conf(&self) -> String {
+        self.conf.to_string()
+    }
+
+    /// With the result of the ADD.
+    pub(crate) fn with_result(&self, result: &str) -> Result<String> {
+        let result: Value = serde_json::from_str(result).context("read a result")?;
+        Ok(self.with("prevResult", result))
+    }
+
+    /// For GC: the attachments (container ids) that live.
+    pub(crate) fn with_valid(&self, containers: &[String]) -> String {
+        let valid = containers.iter().map(|id| json!({ "containerID": id, "ifname": "eth0" }));
+        self.with("cni.dev/valid-attachments", valid.collect())
+    }
+
+    fn with(&self, key: &str, value: Value) -> String {
+        let mut conf = self.conf.clone();
+        if let Some(conf) = conf.as_object_mut() {
+            conf.insert(key.to_owned(), value);
+        }
+        conf.to_string()
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// The plugin to call.
+    pub(crate) fn plugin(self) -> &'static str {
+        match self {
+            Self::Bridge => "bridge",
+            Self::Ptp => "ptp",
+            Self::Macvlan => "macvlan",
+            Self::Ipam => "host-local",
+        }
+    }
+
+    /// Whether containers get a link.
+    pub(crate) fn has_links(self) -> bool {
+        self != Self::Ipam
+    }
+}
+
+/// Runs `ip`.
+pub(crate) fn ip(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("ip").args(arguments).output().context("start ip (Debian: iproute2)")?;
+    if !output.status.success() {
+        bail!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

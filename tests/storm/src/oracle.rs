@@ -1,0 +1,177 @@
+//! The oracle. It knows containers by their netns and addresses by what the kernel and the results say; it asks nothing of
+//! the subject and reads nothing the subject wrote.
+//!
+//! It has two eyes. *Results*: an address is held from a successful ADD until DEL starts; two holders at one time are a
+//! violation. *Kernel*: a thread reads the addresses of every container's netns, over and over.
+//!
+//! The kernel's eye cannot see all netns in one instant. What it takes for a duplicate it reads again with both slots
+//! locked, so that no new call starts on either: address in A, then in B, then in A again. Within one call an address comes
+//! and goes at most once each, so it was in A all the time, and at one instant in both.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use netlink_packet_core::NLM_F_DUMP;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use weft_bench::netlink::Netlink;
+use weft_bench::scene::{Scene, inside};
+
+use crate::tally::{Tally, lock};
+
+/// A container's netns, and the oracle's socket in it.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) netns: PathBuf,
+    socket: Mutex<Option<Netlink>>,
+}
+
+/// Both eyes.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    slots: Mutex<Vec<Arc<Slot>>>,
+    holders: Mutex<HashMap<IpAddr, String>>,
+    made: AtomicU64,
+    sweeps: AtomicU64,
+    stop: AtomicBool,
+}
+
+// === impl Slot ===
+
+impl Slot {
+    /// Keeps the oracle from a second look while a call starts here.
+    pub(crate) fn hold(&self) -> MutexGuard<'_, Option<Netlink>> {
+        lock(&self.socket)
+    }
+
+    /// The addresses in this netns, as the kernel tells them; loopback and link-local ones do not count.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(crate) fn addresses(&self) -> Result<Vec<IpAddr>> {
+        read(&mut self.hold())
+    }
+}
+
+// === impl Oracle ===
+
+impl Oracle {
+    /// A new netns, watched from now on.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn slot(&self, scene: &Scene) -> Result<Arc<Slot>> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let netns = scene.netns(&format!("pod{number}"))?;
+        let socket = inside(&netns, Netlink::open)?;
+        let slot = Arc::new(Slot { netns, socket: Mutex::new(Some(socket)) });
+        lock(&self.slots).push(Arc::clone(&slot));
+        Ok(slot)
+    }
+
+    /// Takes a netns away, as when a sandbox dies: its path is gone, and the kernel ends it when its last user goes.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub(crate) fn discard(&self, scene: &Scene, slot: &Arc<Slot>) -> Result<()> {
+        lock(&self.slots).retain(|other| !Arc::ptr_eq(other, slot));
+        // The socket would keep the netns alive.
+        *slot.hold() = None;
+        scene.remove_netns(&slot.netns)
+    }
+
+    /// A container has these addresses, says its result.
+    pub(crate) fn holds(&self, container: &str, addresses: &[IpAddr], tally: &Tally) {
+        let mut holders = lock(&self.holders);
+        for address in addresses {
+            if let Some(other) = holders.insert(*address, container.to_owned()) {
+                tally.violation(format!("results: {address} was given to {container} while {other} had it"));
+            }
+        }
+    }
+
+    /// DEL of a container is about to start.
+    pub(crate) fn lets_go(&self, container: &str) {
+        lock(&self.holders).retain(|_, holder| holder != container);
+    }
+
+    /// Watches until told to stop.
+    ///
+    /// # Errors
+    /// When the kernel does not tell addresses.
+    pub(crate) fn watch(&self, tally: &Tally) -> Result<()> {
+        while !self.stop.load(Ordering::Relaxed) {
+            let slots = lock(&self.slots).clone();
+            let mut seen: HashMap<IpAddr, &Arc<Slot>> = HashMap::new();
+            for slot in &slots {
+                for address in slot.addresses()? {
+                    if let Some(other) = seen.insert(address, slot)
+                        && on_both(address, other, slot)?
+                    {
+                        let (one, two) = (name(&other.netns), name(&slot.netns));
+                        tally.violation(format!("kernel: {address} is in {one} and in {two} at the same time"));
+                    }
+                }
+            }
+            self.sweeps.fetch_add(1, Ordering::Relaxed);
+            sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Ends `watch`.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets `watch` start anew.
+    pub(crate) fn restart(&self) {
+        self.stop.store(false, Ordering::Relaxed);
+    }
+
+    /// How many times all netns were read.
+    pub(crate) fn sweeps(&self) -> u64 {
+        self.sweeps.load(Ordering::Relaxed)
+    }
+}
+
+/// The second look.
+fn on_both(address: IpAddr, one: &Slot, two: &Slot) -> Result<bool> {
+    // Only this thread ever takes two locks, so their order does not matter.
+    let (mut one, mut two) = (one.hold(), two.hold());
+    Ok(read(&mut one)?.contains(&address) && read(&mut two)?.contains(&address) && read(&mut one)?.contains(&address))
+}
+
+fn read(socket: &mut Option<Netlink>) -> Result<Vec<IpAddr>> {
+    let Some(socket) = socket else { return Ok(Vec::new()) };
+    let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+    let answers = socket.request(all, NLM_F_DUMP).context("read the addresses of a netns")?;
+    Ok(answers.into_iter().filter_map(address).collect())
+}
+
+fn address(answer: RouteNetlinkMessage) -> Option<IpAddr> {
+    let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+    // IPv4 tells the address as local (its other one may be the peer's), IPv6 has only the other.
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let other = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    });
+    local.or(other).filter(|address| match address {
+        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    })
+}
+
+fn name(netns: &Path) -> String {
+    netns.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}

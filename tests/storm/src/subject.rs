@@ -1,0 +1,200 @@
+//! Whose plugins are stormed: weft, the reference, or the fake; what each can do, and where it keeps its claims.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use weft_bench::call::{Plugins, install_weft, names};
+use weft_bench::scene::Scene;
+
+const NAMES: &[&str] = &["bridge", "ptp", "macvlan", "host-local"];
+
+/// Whose plugins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Who {
+    /// weft under the stock plugins' names.
+    Weft,
+    /// Debian's. They are not made for this: they lose addresses and leave links. It shows what the storm can do.
+    Reference,
+    /// Ours, right by default, wrong in one way at will. It shows that the storm notices.
+    Fake,
+}
+
+/// What may be wrong with the fake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Bug {
+    /// Now and then, an ADD returns an address that another container has.
+    DuplicateResult,
+    /// Now and then, a link also gets an address that another container has, which no result shows.
+    DuplicateLink,
+    /// DEL leaves the link.
+    LeakLink,
+    /// DEL now and then leaves the claim.
+    LeakClaim,
+    /// A claim appears before it says whose it is: killed in between, it is nobody's, for ever.
+    LoseOnKill,
+    /// GC does not look at the list.
+    GcTakesAll,
+    /// ADD fails where a killed one left something behind.
+    NoRetry,
+}
+
+/// The subject's binaries, found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    who: Who,
+    bug: Option<Bug>,
+    binary: PathBuf,
+    weftctl: PathBuf,
+}
+
+/// The subject, ready to be called.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(crate) label: String,
+    pub(crate) plugins: Plugins,
+    /// Newest version it speaks.
+    pub(crate) version: &'static str,
+    /// Whether it does GC.
+    pub(crate) collects: bool,
+    ledger: Ledger,
+}
+
+/// Where claims are kept.
+#[derive(Debug)]
+enum Ledger {
+    /// weft's database.
+    Database(PathBuf),
+    /// A directory with a file per address.
+    Files(PathBuf),
+}
+
+// === impl Subject ===
+
+impl Subject {
+    /// Looks for the binaries, before anything is set up.
+    ///
+    /// # Errors
+    /// When one is missing, with how to get it.
+    pub(crate) fn find(who: Who, bug: Option<Bug>) -> Result<Found> {
+        let own = std::env::current_exe().context("find our own binary")?;
+        let beside = |variable: &str, name: &str| {
+            std::env::var_os(variable).map_or_else(|| own.with_file_name(name), PathBuf::from)
+        };
+        let weftctl = beside("WEFTCTL_BIN", "weftctl");
+        let (binary, remedy) = match who {
+            Who::Weft => {
+                (beside("WEFT_BIN", "weft"), "cargo build --release -p weft && cargo build --release -p weftctl")
+            }
+            Who::Reference => (PathBuf::from("/usr/lib/cni/bridge"), "apt-get install containernetworking-plugins"),
+            Who::Fake => (own.with_file_name("weft-storm-fake"), "cargo build --release -p weft-storm"),
+        };
+        if !binary.is_file() || (who == Who::Weft && !weftctl.is_file()) {
+            bail!("there is no {}; get it: {remedy}", binary.display());
+        }
+        if bug.is_some() && who != Who::Fake {
+            bail!("only the fake has bugs that can be chosen");
+        }
+        Ok(Found { who, bug, binary, weftctl })
+    }
+
+    /// What is left in the ledger, a line each; read without the subject's help.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn claims_left(&self) -> Result<Vec<String>> {
+        match &self.ledger {
+            Ledger::Database(file) => database_rows(file),
+            Ledger::Files(dir) => address_files(dir),
+        }
+    }
+
+    /// Where host-local keeps its files.
+    pub(crate) fn data_dir(scene: &Scene) -> PathBuf {
+        scene.dir().join("host-local")
+    }
+}
+
+// === impl Found ===
+
+impl Found {
+    /// Gives the subject its names and its directories.
+    ///
+    /// # Errors
+    /// When the scratch directory cannot be written, or `weftctl install` fails.
+    pub(crate) fn install(self, scene: &Scene) -> Result<Subject> {
+        let (bin, state) = (scene.dir().join("bin"), scene.dir().join("state"));
+        let files = Subject::data_dir(scene);
+        fs::create_dir_all(&files).with_context(|| format!("create {}", files.display()))?;
+        match self.who {
+            Who::Reference => Ok(Subject {
+                label: "reference".to_owned(),
+                plugins: Plugins { dir: self.binary.parent().context("no directory")?.to_owned(), env: Vec::new() },
+                version: "1.0.0",
+                collects: false,
+                ledger: Ledger::Files(files),
+            }),
+            Who::Fake => {
+                names(&bin, &self.binary, NAMES)?;
+                let bug = self.bug.and_then(|bug| bug.to_possible_value()).map(|value| value.get_name().to_owned());
+                let label = format!("fake ({})", bug.as_deref().unwrap_or("no bug"));
+                let dir = files.join(crate::network::NAME);
+                fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+                let env = vec![("FAKE_BUG".to_owned(), bug.unwrap_or_default())];
+                let plugins = Plugins { dir: bin, env };
+                Ok(Subject { label, plugins, version: "1.1.0", collects: true, ledger: Ledger::Files(files) })
+            }
+            Who::Weft => {
+                let env = vec![("WEFT_STATE_DIR".to_owned(), state.display().to_string())];
+                install_weft(&self.weftctl, &self.binary, scene.dir(), &env)?;
+                Ok(Subject {
+                    label: "weft".to_owned(),
+                    plugins: Plugins { dir: bin, env },
+                    version: "1.1.0",
+                    collects: true,
+                    ledger: Ledger::Database(state.join("weft.db")),
+                })
+            }
+        }
+    }
+}
+
+/// Rows of weft's ledger that should not outlive the last attachment, through the `sqlite3` program.
+fn database_rows(file: &Path) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    let integrity = sqlite(file, "PRAGMA integrity_check")?;
+    if integrity.trim() != "ok" {
+        left.push(format!("the database is damaged: {integrity}"));
+    }
+    for table in ["journal", "claims", "runs", "shared"] {
+        let rows = sqlite(file, &format!("SELECT count(*) FROM {table}"))?;
+        if rows.trim() != "0" {
+            left.push(format!("{} rows in {table}", rows.trim()));
+        }
+    }
+    Ok(left)
+}
+
+fn sqlite(file: &Path, query: &str) -> Result<String> {
+    let output = Command::new("sqlite3").arg(file).arg(query).output().context("start sqlite3 (Debian: sqlite3)")?;
+    if !output.status.success() {
+        bail!("sqlite3 {}: {}", file.display(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Files of host-local that stand for an address.
+fn address_files(dir: &Path) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    for network in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
+        for file in fs::read_dir(network?.path()).context("read a network's directory")? {
+            let name = file?.file_name().to_string_lossy().into_owned();
+            if name.parse::<std::net::IpAddr>().is_ok() {
+                left.push(format!("a claim on {name}"));
+            }
+        }
+    }
+    Ok(left)
+}

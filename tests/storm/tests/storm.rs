@@ -1,0 +1,86 @@
+//! The storm as tests: weft in each kind of network, and a fake plugin whose bugs the storm must notice.
+//!
+//! A few hundred rounds each; `WEFT_STORM_ROUNDS=20000 cargo test --release -p weft-storm` for a long run,
+//! `WEFT_STORM_SEED` to repeat a run's choices.
+
+#![allow(clippy::print_stderr, reason = "what a storm saw goes with its test")]
+
+use std::process::{Command, ExitCode};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+const STORM: &str = env!("CARGO_BIN_EXE_weft-storm");
+
+/// The kinds of network, and rounds that take a few seconds.
+const KINDS: &[(&str, &str)] = &[("bridge", "300"), ("ptp", "300"), ("macvlan", "300"), ("ipam", "600")];
+
+/// Bugs, the kind of network they show in, and words of the violation that must be told.
+const BUGS: &[(&str, &str, &str)] = &[
+    ("duplicate-result", "ipam", "results: 10.91.0."),
+    ("duplicate-link", "ptp", "at the same time"),
+    ("leak-link", "ptp", "its netns still has"),
+    ("leak-claim", "ipam", "a claim on 10.91.0."),
+    ("lose-on-kill", "ipam", "different addresses of 61 can be handed out"),
+    ("gc-takes-all", "ptp", "and its netns has []"),
+    ("no-retry", "ipam", "a killed ADD is in my way"),
+];
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Each storm wants the whole machine: its strikes are aimed by how long calls take.
+    arguments.test_threads = Some(1);
+    let mut trials = Vec::new();
+    for (kind, rounds) in KINDS {
+        trials.push(trial(format!("weft::{kind}"), move || stands("weft", kind, rounds)));
+    }
+    for kind in ["ptp", "ipam"] {
+        trials.push(trial(format!("oracle::accepts_a_right_plugin::{kind}"), move || stands("fake", kind, "100")));
+    }
+    for (bug, kind, words) in BUGS {
+        trials.push(trial(format!("oracle::notices::{bug}"), move || falls(bug, kind, words)));
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trial(name: String, run: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Trial {
+    if nix::unistd::geteuid().is_root() {
+        return Trial::test(name, run);
+    }
+    if std::env::var_os("REQUIRE_NETNS").is_some() {
+        return Trial::test(name, || Err("network namespaces need root".into()));
+    }
+    // The reason shows in the list of tests.
+    Trial::test(format!("{name} (needs root)"), run).with_ignored_flag(true)
+}
+
+/// A storm that the subject must stand.
+fn stands(subject: &str, kind: &str, rounds: &str) -> Result<(), Failed> {
+    let rounds = std::env::var("WEFT_STORM_ROUNDS").unwrap_or_else(|_| rounds.to_owned());
+    let (stood, said) = storm(&["--subject", subject, "--kind", kind, "--rounds", &rounds])?;
+    if stood {
+        eprintln!("{said}");
+        return Ok(());
+    }
+    Err(said.into())
+}
+
+/// A storm that must end with a violation, in these words.
+fn falls(bug: &str, kind: &str, words: &str) -> Result<(), Failed> {
+    let (stood, said) = storm(&["--subject", "fake", "--bug", bug, "--kind", kind, "--rounds", "150"])?;
+    let told = said.lines().any(|line| line.starts_with("VIOLATION") && line.contains(words));
+    if stood || !told {
+        return Err(format!("the storm did not notice {bug} (wanted: {words}):\n{said}").into());
+    }
+    Ok(())
+}
+
+fn storm(arguments: &[&str]) -> Result<(bool, String), Failed> {
+    let mut command = Command::new(STORM);
+    command.args(arguments);
+    if let Some(seed) = std::env::var_os("WEFT_STORM_SEED") {
+        command.arg("--seed").arg(seed);
+    }
+    let output = command.output()?;
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    Ok((output.status.success(), said))
+}

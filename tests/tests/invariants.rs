@@ -1,0 +1,271 @@
+//! Invariants of ARCHITECTURE.md that show only from outside: the order of journal and kernel, and what DEL and GC need.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use weft_tests::cni::{Call, Reply};
+use weft_tests::names::Names;
+use weft_tests::observe;
+use weft_tests::process::{self, Place};
+use weft_tests::programs::Installation;
+use weft_tests::sandbox;
+use weft_tests::suite::{Need, Suite};
+use weft_tests::world::{Attach, Subject, World};
+
+fn main() -> ExitCode {
+    sandbox::enter();
+    let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool("sqlite3")];
+    let strace = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool("strace")];
+    let mut suite = Suite::new();
+    suite.test("journal_before_change", &strace, journal_before_change);
+    suite.test("ledger_outlives_link", &strace, ledger_outlives_link);
+    suite.test("no_change_without_a_journal", &needs, no_change_without_a_journal);
+    suite.test("del_needs_the_journal_alone", &needs, del_needs_the_journal_alone);
+    suite.test("gc_needs_the_journal_alone", &needs, gc_needs_the_journal_alone);
+    suite.test("del_goes_on_past_failures", &needs, del_goes_on_past_failures);
+    suite.test("a_reboot_releases_what_the_old_boot_left", &needs, reboot);
+    suite.test("a_reused_netns_path_is_left_alone", &needs, reused_path);
+    suite.run()
+}
+
+fn conf() -> Value {
+    json!({ "cniVersion": "1.1.0", "name": "inv", "type": "weft",
+            "delegate": { "type": "bridge", "bridge": "inv0", "isGateway": true, "ipMasq": true },
+            "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.62.0.0/24" }]] } })
+}
+
+fn world() -> Result<(Installation, World)> {
+    let installation = Installation::new()?;
+    let world = World::new(&Subject::weft(&installation))?;
+    Ok((installation, world))
+}
+
+fn ok(reply: &Reply, what: &str) -> Result<()> {
+    ensure!(reply.ok(), "{what}: {}", String::from_utf8_lossy(&reply.stdout));
+    Ok(())
+}
+
+/// The system calls of one call, in order, with decoded netlink messages and file names.
+fn traced(world: &mut World, verb: &str) -> Result<Vec<String>> {
+    let call = world.prepare(verb, &Attach::eth0("pod"), &conf())?;
+    let log = world.scratch().join(format!("{verb}.strace"));
+    let script = world.scratch().join(format!("{verb}.sh"));
+    let body = format!(
+        "#!/bin/sh\nexec strace -f -y -s 64 -e trace=sendto,sendmsg,pwrite64,fdatasync,fsync,execve -o {} {}\n",
+        log.display(),
+        world.plugin("weft").display()
+    );
+    fs::write(&script, body).context("write the script")?;
+    process::run(&Place::default(), &["chmod".to_owned(), "755".to_owned(), script.display().to_string()])?;
+    ok(&call.run(&script, &world.place()?)?, verb)?;
+    Ok(fs::read_to_string(&log).context("read the trace")?.lines().map(str::to_owned).collect())
+}
+
+fn first(trace: &[String], what: &str, matches: impl Fn(&str) -> bool) -> Result<usize> {
+    trace.iter().position(|line| matches(line)).with_context(|| format!("no {what} in\n{}", trace.join("\n")))
+}
+
+fn last(trace: &[String], what: &str, matches: impl Fn(&str) -> bool) -> Result<usize> {
+    trace.iter().rposition(|line| matches(line)).with_context(|| format!("no {what} in\n{}", trace.join("\n")))
+}
+
+/// Invariants 1 and 2 on ADD: the store is flushed before the first link is made.
+fn journal_before_change() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    // The first call makes the store, which is flushed for that as well.
+    ok(&world.call("ADD", &Attach::eth0("first"), &conf())?, "first ADD")?;
+    let trace = traced(&mut world, "ADD")?;
+    let flushed = last(&trace, "flush of the log", |line| line.contains("sync(") && line.contains("weft.db-wal"))?;
+    let changed = first(&trace, "RTM_NEWLINK", |line| line.contains("RTM_NEWLINK"))?;
+    ensure!(flushed < changed, "changed the node before the journal was on disk:\n{}", trace.join("\n"));
+    let flushes = trace.iter().filter(|line| line.contains("sync(") && line.contains("weft.db")).count();
+    ensure!(flushes == 1, "a successful ADD is one write transaction, but flushed {flushes} times");
+    no_other_program(&trace)
+}
+
+/// Invariant 2 on DEL: the link is gone before the ledger is written.
+fn ledger_outlives_link() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "ADD")?;
+    let trace = traced(&mut world, "DEL")?;
+    let unlinked = last(&trace, "RTM_DELLINK", |line| line.contains("RTM_DELLINK"))?;
+    let released = first(&trace, "write of the log", |line| line.contains("pwrite64") && line.contains("weft.db-wal"))?;
+    ensure!(unlinked < released, "released the address before it was off the link:\n{}", trace.join("\n"));
+    no_other_program(&trace)
+}
+
+/// Everything is done in one process.
+fn no_other_program(trace: &[String]) -> Result<()> {
+    let started: Vec<_> = trace.iter().filter(|line| line.contains("execve(")).collect();
+    ensure!(started.len() == 1, "other programs were started: {started:?}");
+    Ok(())
+}
+
+fn kernel(world: &World) -> Result<Value> {
+    observe::settle(world)?;
+    let mut names = Names::default();
+    let state = observe::world(world, &mut names)?;
+    Ok(names.value(&state))
+}
+
+/// Invariant 1: where the journal cannot be written, nothing happens.
+fn no_change_without_a_journal() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    world.container("pod")?;
+    fs::write(world.state().join("weft.db"), "this is no store").context("spoil the store")?;
+    let before = kernel(&world)?;
+    let error = world.call("ADD", &Attach::eth0("pod"), &conf())?.error()?;
+    ensure!(error.code == 5 && error.msg.contains("weft.db"), "{}: {}", error.code, error.msg);
+    ensure!(before == kernel(&world)?, "the node changed");
+    Ok(())
+}
+
+/// Host links besides `lo` and the bridge, which DEL leaves as the stock plugin does.
+fn left_on_host(world: &World) -> Result<Vec<String>> {
+    let links: Value = serde_json::from_str(&world.host().line("ip -j link")?.text())?;
+    let names = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str().map(str::to_owned));
+    Ok(names.filter(|name| name != "lo" && name != "inv0").collect())
+}
+
+fn query(state: &Path, sql: &str) -> Result<String> {
+    let store = state.join("weft.db").display().to_string();
+    let argv = ["sqlite3".to_owned(), store, sql.to_owned()];
+    Ok(process::run(&Place::default(), &argv)?.text().trim().to_owned())
+}
+
+/// Links, masquerading and ledger are as if there had been no attachment.
+fn is_clean(world: &World) -> Result<()> {
+    let links = left_on_host(world)?;
+    ensure!(links.is_empty(), "links left: {links:?}");
+    let rules = world.host().line("nft list ruleset")?.text();
+    ensure!(!rules.contains("10.62.0."), "nftables elements left:\n{rules}");
+    let rows = query(&world.state(), "SELECT (SELECT count(*) FROM journal) + (SELECT count(*) FROM claims)")?;
+    ensure!(rows == "0", "{rows} rows left in the ledger");
+    Ok(())
+}
+
+/// What a node may have lost by the time DEL comes: policies, cache, the netns, everything in the configuration but its name.
+fn lose_everything(world: &mut World, container: &str) -> Result<()> {
+    fs::remove_dir_all(world.state().join("policies")).context("remove the policies")?;
+    fs::remove_dir_all(world.state().join("cache")).context("remove the cache")?;
+    world.remove_container(container);
+    Ok(())
+}
+
+/// Invariant 4.
+fn del_needs_the_journal_alone() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "ADD")?;
+    let mut call = world.prepare("DEL", &Attach::eth0("pod"), &json!({ "cniVersion": "1.1.0", "name": "inv" }))?;
+    call.netns = None;
+    lose_everything(&mut world, "pod")?;
+    for round in ["DEL", "DEL again"] {
+        ok(&world.run(&call, "weft")?, round)?;
+        is_clean(&world)?;
+    }
+    // A configuration that ADD would refuse.
+    let broken = json!({ "cniVersion": "1.1.0", "name": "inv", "type": "weft", "no-such-key": 1, "ipam": 7 });
+    ok(&world.call("DEL", &Attach::eth0("other"), &broken)?, "DEL with a broken configuration")
+}
+
+fn gc_call(world: &World, valid: &Value) -> Call {
+    let mut call =
+        Call::new("GC", &json!({ "cniVersion": "1.1.0", "name": "inv", "cni.dev/valid-attachments": valid }));
+    call.path = Some(world.plugins().display().to_string());
+    call.env.push(("WEFT_STATE_DIR".into(), world.state().into()));
+    call
+}
+
+fn gc_needs_the_journal_alone() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    for container in ["stays", "goes", "went"] {
+        ok(&world.call("ADD", &Attach::eth0(container), &conf())?, container)?;
+    }
+    lose_everything(&mut world, "went")?;
+    let valid = json!([{ "containerID": "cid-stays", "ifname": "eth0" }]);
+    let call = gc_call(&world, &valid);
+    ok(&world.run(&call, "weft")?, "GC")?;
+    let left = query(&world.state(), "SELECT container_id FROM journal")?;
+    ensure!(left == "cid-stays", "journal after GC: {left}");
+    ensure!(world.reaches("stays", "10.62.0.1")?, "GC cut the attachment that stays");
+    ensure!(world.container("goes")?.line("ip link show eth0").is_err(), "the link of the one that goes is there");
+    let call = gc_call(&world, &json!([]));
+    ok(&world.run(&call, "weft")?, "GC of everything")?;
+    is_clean(&world)
+}
+
+/// A failure is reported, the rest is done, and repeating finishes.
+fn del_goes_on_past_failures() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let conf = json!({ "cniVersion": "1.0.0", "name": "inv", "type": "bridge", "bridge": "inv0",
+                       "ipam": { "type": "ext-ipam" } });
+    let plugin = world.scratch().join("plugins");
+    fs::create_dir(&plugin)?;
+    let answer = r#"{"cniVersion":"1.0.0","ips":[{"address":"10.62.0.9/24"}]}"#;
+    let script = |del: &str| {
+        format!("#!/bin/sh\ncat >/dev/null\ncase $CNI_COMMAND in ADD) echo '{answer}';; DEL) {del};; esac\n")
+    };
+    let write = |body: String| -> Result<()> {
+        let path = plugin.join("ext-ipam");
+        fs::write(&path, body)?;
+        process::run(&Place::default(), &["chmod", "755", &path.display().to_string()])?;
+        Ok(())
+    };
+    write(script("echo '{\"code\":11,\"msg\":\"not now\"}'; exit 1"))?;
+    world.add_path(&plugin);
+    ok(&world.call("ADD", &Attach::eth0("pod"), &conf)?, "ADD")?;
+    let error = world.call("DEL", &Attach::eth0("pod"), &conf)?.error()?;
+    ensure!(error.code == 104 && error.msg.contains("not now"), "{} {}", error.code, error.msg);
+    ensure!(left_on_host(&world)?.is_empty(), "the link had to go although the IPAM plugin failed");
+    ensure!(query(&world.state(), "SELECT count(*) FROM journal")? == "1", "the journal forgot what is left");
+    write(script("exit 0"))?;
+    ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL again")?;
+    is_clean(&world)
+}
+
+fn reboot() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let capacity = json!({ "cniVersion": "1.1.0", "name": "inv", "type": "weft",
+        "delegate": { "type": "bridge", "bridge": "inv0" },
+        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.62.0.0/24", "rangeStart": "10.62.0.10", "rangeEnd": "10.62.0.11" }]] } });
+    for container in ["a", "b"] {
+        ok(&world.call("ADD", &Attach::eth0(container), &capacity)?, container)?;
+    }
+    let full = world.call("ADD", &Attach::eth0("c"), &capacity)?.error()?;
+    ensure!(full.code == 102, "{} {}", full.code, full.msg);
+    // As the store looks to the first call of the next boot.
+    query(
+        &world.state(),
+        "UPDATE journal SET boot_id = 'the-boot-before'; UPDATE meta SET value = 'the-boot-before' WHERE key = 'boot_id' OR key = 'boot'",
+    )?;
+    for container in ["a", "b"] {
+        world.remove_container(container);
+    }
+    ok(&world.call("ADD", &Attach::eth0("c"), &capacity)?, "ADD after the reboot")?;
+    let left = query(&world.state(), "SELECT container_id FROM journal")?;
+    ensure!(left == "cid-c", "journal after the reboot: {left}");
+    Ok(())
+}
+
+/// DEL by a path that names another container's namespace by now must not touch that container.
+fn reused_path() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let conf = json!({ "cniVersion": "1.1.0", "name": "inv", "type": "weft", "delegate": { "type": "macvlan", "master": "up0" },
+                       "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.62.0.0/24" }]] } });
+    world.host().line("ip link add up0 type veth peer name up1")?;
+    world.host().line("ip link set up0 up")?;
+    ok(&world.call("ADD", &Attach::eth0("old"), &conf)?, "ADD old")?;
+    let old = world.prepare("DEL", &Attach::eth0("old"), &conf)?;
+    world.remove_container("old");
+    ok(&world.call("ADD", &Attach::eth0("new"), &conf)?, "ADD new")?;
+    let mut del = old;
+    del.netns = Some(world.container("new")?.path().display().to_string());
+    ok(&world.run(&del, "weft")?, "DEL old by the new one's path")?;
+    if world.container("new")?.line("ip link show eth0").is_err() {
+        bail!("DEL of the old attachment deleted the new container's link");
+    }
+    Ok(())
+}

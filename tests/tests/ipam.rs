@@ -1,0 +1,257 @@
+//! weft beside other plugins: `weft-ipam` under Debian's bridge, weft's bridge over another IPAM plugin, `"type": "weft"` over
+//! another delegate, and all mixed. What one half claims the other half's failure gives back.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_tests::names::Names;
+use weft_tests::observe;
+use weft_tests::programs::{Installation, reference_dir};
+use weft_tests::sandbox;
+use weft_tests::suite::{Need, Suite};
+use weft_tests::world::{Attach, Subject, World};
+
+fn main() -> ExitCode {
+    sandbox::enter();
+    let needs = [Need::Sandbox, Need::Reference, Need::Weft, Need::Weftctl];
+    let mut suite = Suite::new();
+    let mut mix = |name: &str, base: Base, conf: fn() -> Value| {
+        suite.test(format!("{name}/life"), &needs, move || life(base, &conf()));
+        suite.test(format!("{name}/netns-gone"), &needs, move || netns_gone(base, &conf()));
+        suite.test(format!("{name}/exhausted"), &needs, move || exhausted(base, &conf()));
+        suite.test(format!("{name}/add-fails-late"), &needs, move || add_fails_late(base, &conf()));
+    };
+    mix("stock-bridge-weft-ipam", Base::Reference, || bridge("bridge", &named("weft-ipam")));
+    mix("stock-bridge-host-local-by-name", Base::WeftIpamOnly, || bridge("bridge", &named("host-local")));
+    mix("weft-bridge-ext-ipam", Base::Weft, || bridge("bridge", &named("ext-local")));
+    mix("weft-ext-delegate", Base::Weft, || over("ext-bridge", &named("host-local")));
+    mix("weft-ext-delegate-ext-ipam", Base::Weft, || over("ext-bridge", &named("ext-local")));
+    mix("weft-delegate-ext-ipam", Base::Weft, || over("bridge", &named("ext-local")));
+    suite.test("missing-delegate", &needs, || missing(&over("no-such-bridge", &named("host-local")), "no-such-bridge"));
+    suite.test("missing-ipam", &needs, || missing(&over("bridge", &named("no-such-ipam")), "no-such-ipam"));
+    suite.test("static-by-name", &needs, static_by_name);
+    suite.test("gc-reaches-external-ipam", &needs, gc_reaches_external_ipam);
+    suite.run_threads(Some(4))
+}
+
+/// Whose plugins come first in `CNI_PATH`.
+#[derive(Debug, Clone, Copy)]
+enum Base {
+    /// Debian's, then weft's.
+    Reference,
+    /// Debian's bridge, weft's IPAM names.
+    WeftIpamOnly,
+    /// weft's alone.
+    Weft,
+}
+
+/// A machine with weft, Debian's plugins under other names, and what the mix needs.
+struct Mixed {
+    world: World,
+    _installation: Installation,
+}
+
+impl Mixed {
+    fn new(base: Base) -> Result<Self> {
+        let installation = Installation::new()?;
+        let weft = Subject::weft(&installation);
+        let stock = reference_dir().map_err(anyhow::Error::msg)?;
+        let mut world = match base {
+            Base::Weft => World::new(&weft)?,
+            Base::Reference => World::new(&Subject { bin: stock.clone(), ..weft })?,
+            Base::WeftIpamOnly => {
+                let only = installation.bin().with_file_name("mixed");
+                fs::create_dir_all(&only).context("create mixed")?;
+                copy(&stock.join("bridge"), &only.join("bridge"))?;
+                World::new(&Subject { bin: only, ..weft })?
+            }
+        };
+        let others = world.scratch().join("others");
+        fs::create_dir(&others).context("create others")?;
+        copy(&stock.join("bridge"), &others.join("ext-bridge"))?;
+        copy(&stock.join("host-local"), &others.join("ext-local"))?;
+        if !matches!(base, Base::Weft) {
+            world.add_path(installation.bin());
+        }
+        world.add_path(&others);
+        Ok(Self { world, _installation: installation })
+    }
+
+    fn add(&mut self, container: &str, conf: &Value) -> Result<Value> {
+        self.world.call("ADD", &Attach::eth0(container), conf)?.result().with_context(|| format!("ADD {container}"))
+    }
+
+    /// With or without `prevResult`.
+    fn quiet(&mut self, verb: &str, container: &str, conf: &Value, previous: Option<&Value>) -> Result<()> {
+        let mut conf = conf.clone();
+        if let Some(previous) = previous {
+            conf["prevResult"] = previous.clone();
+        }
+        self.world.call(verb, &Attach::eth0(container), &conf)?.quiet().with_context(|| format!("{verb} {container}"))
+    }
+
+    /// Addresses that somebody holds: weft's ledger and the stock plugin's files.
+    fn held(&self) -> Result<Vec<String>> {
+        let mut held = self.world.claims()?;
+        let dir = self.world.lib_cni().join("networks/net");
+        for entry in fs::read_dir(&dir).into_iter().flatten() {
+            let name = entry.context("read the network")?.file_name().to_string_lossy().into_owned();
+            if name != "lock" && !name.starts_with("last_reserved_ip") {
+                held.push(name);
+            }
+        }
+        held.sort();
+        Ok(held)
+    }
+
+    fn nothing_left(&mut self) -> Result<()> {
+        let held = self.held()?;
+        ensure!(held.is_empty(), "held: {held:?}");
+        let state = observe::world(&self.world, &mut Names::default())?;
+        let links = observe::random_links(&state);
+        ensure!(links.is_empty(), "host links: {links:?}");
+        Ok(())
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).map(drop).with_context(|| format!("copy {} to {}", from.display(), to.display()))
+}
+
+/// An `ipam` section of that type; `weft-ipam` names its policy.
+fn named(kind: &str) -> Value {
+    let mut ipam =
+        json!({ "type": kind, "ranges": [[{ "subnet": "10.66.0.0/24" }]], "routes": [{ "dst": "0.0.0.0/0" }] });
+    if kind == "weft-ipam" {
+        ipam["policy"] = json!("host-local");
+    }
+    ipam
+}
+
+fn bridge(kind: &str, ipam: &Value) -> Value {
+    json!({ "cniVersion": "1.0.0", "name": "net", "type": kind, "bridge": "mix0", "isGateway": true, "ipMasq": false, "ipam": ipam })
+}
+
+fn over(delegate: &str, ipam: &Value) -> Value {
+    json!({ "cniVersion": "1.0.0", "name": "net", "type": "weft", "ipam": ipam,
+            "delegate": { "type": delegate, "bridge": "mix0", "isGateway": true } })
+}
+
+/// ADD twice, traffic, CHECK, DEL twice.
+fn life(base: Base, conf: &Value) -> Result<()> {
+    let mut mixed = Mixed::new(base)?;
+    let first = mixed.add("a", conf)?;
+    let second = mixed.add("b", conf)?;
+    for (result, address) in [(&first, "10.66.0.2/24"), (&second, "10.66.0.3/24")] {
+        ensure!(result.pointer("/ips/0/address") == Some(&json!(address)), "{result}");
+        ensure!(result.pointer("/ips/0/gateway") == Some(&json!("10.66.0.1")), "{result}");
+        ensure!(result.pointer("/routes/0/dst") == Some(&json!("0.0.0.0/0")), "{result}");
+        ensure!(result.pointer("/interfaces/2/name") == Some(&json!("eth0")), "{result}");
+    }
+    ensure!(mixed.held()? == ["10.66.0.2", "10.66.0.3"], "held {:?}", mixed.held());
+    ensure!(mixed.world.reaches("a", "10.66.0.3")?, "a reaches b");
+    ensure!(mixed.world.reaches("b", "10.66.0.1")?, "b reaches the gateway");
+    mixed.quiet("CHECK", "a", conf, Some(&first))?;
+    mixed.quiet("DEL", "a", conf, Some(&first))?;
+    mixed.quiet("DEL", "a", conf, None)?;
+    ensure!(mixed.held()? == ["10.66.0.3"], "held {:?}", mixed.held());
+    mixed.quiet("CHECK", "b", conf, Some(&second))?;
+    mixed.quiet("DEL", "b", conf, None)?;
+    mixed.quiet("DEL", "b", conf, None)?;
+    mixed.nothing_left()
+}
+
+/// DEL once the container is gone: without its namespace, without prevResult.
+fn netns_gone(base: Base, conf: &Value) -> Result<()> {
+    let mut mixed = Mixed::new(base)?;
+    for path in ["", "/run/netns/gone"] {
+        mixed.add("a", conf)?;
+        mixed.world.remove_container("a");
+        let mut call = mixed.world.prepare("DEL", &Attach::eth0("a"), conf)?;
+        call.netns = Some(path.to_owned());
+        let kind = conf["type"].as_str().unwrap_or_default();
+        mixed.world.run(&call, kind)?.quiet().with_context(|| format!("DEL with netns {path:?}"))?;
+        mixed.nothing_left()?;
+    }
+    Ok(())
+}
+
+/// IPAM's refusal reaches the user, and leaves nothing; a released address is given out again.
+fn exhausted(base: Base, conf: &Value) -> Result<()> {
+    let mut conf = conf.clone();
+    conf["ipam"]["ranges"] = json!([[{ "subnet": "10.66.0.0/30" }]]);
+    let mut mixed = Mixed::new(base)?;
+    let first = mixed.add("a", &conf)?;
+    let error = mixed.world.call("ADD", &Attach::eth0("b"), &conf)?.error()?;
+    ensure!(error.msg.contains("no IP addresses available in range set: 10.66.0.1-10.66.0.2"), "msg {:?}", error.msg);
+    mixed.quiet("DEL", "b", &conf, None)?;
+    ensure!(mixed.held()? == ["10.66.0.2"], "held {:?}", mixed.held());
+    mixed.quiet("DEL", "a", &conf, Some(&first))?;
+    let again = mixed.add("b", &conf)?;
+    ensure!(again.pointer("/ips/0/address") == Some(&json!("10.66.0.2/24".replace("24", "30"))), "{again}");
+    mixed.quiet("DEL", "b", &conf, Some(&again))?;
+    mixed.nothing_left()
+}
+
+/// The link cannot be made although there are addresses: the address goes back.
+fn add_fails_late(base: Base, conf: &Value) -> Result<()> {
+    let mut mixed = Mixed::new(base)?;
+    // A bridge with another address is in the way of the gateway's.
+    for line in ["ip link add mix0 type bridge", "ip addr add 10.99.0.1/24 dev mix0", "ip link set mix0 up"] {
+        mixed.world.host().line(line)?;
+    }
+    let error = mixed.world.call("ADD", &Attach::eth0("a"), conf)?.error()?;
+    ensure!(error.msg.contains("already has an IP address different from 10.66.0.1/24"), "msg {:?}", error.msg);
+    let held = mixed.held()?;
+    ensure!(held.is_empty(), "held after a failed ADD: {held:?}");
+    mixed.quiet("DEL", "a", conf, None)?;
+    mixed.world.host().line("ip addr del 10.99.0.1/24 dev mix0")?;
+    let result = mixed.add("a", conf)?;
+    mixed.quiet("DEL", "a", conf, Some(&result))?;
+    mixed.nothing_left()
+}
+
+/// A plugin that is nowhere in CNI_PATH.
+fn missing(conf: &Value, name: &str) -> Result<()> {
+    let mut mixed = Mixed::new(Base::Weft)?;
+    let error = mixed.world.call("ADD", &Attach::eth0("a"), conf)?.error()?;
+    ensure!(error.msg.starts_with(&format!("failed to find plugin \"{name}\" in path [")), "msg {:?}", error.msg);
+    mixed.quiet("DEL", "a", conf, None).ok();
+    mixed.nothing_left()
+}
+
+/// Debian's bridge with weft as `static`.
+fn static_by_name() -> Result<()> {
+    let mut mixed = Mixed::new(Base::WeftIpamOnly)?;
+    let ipam = json!({ "type": "static", "addresses": [{ "address": "10.66.0.9/24", "gateway": "10.66.0.1" }] });
+    let conf = bridge("bridge", &ipam);
+    let result = mixed.add("a", &conf)?;
+    ensure!(result.pointer("/ips/0/address") == Some(&json!("10.66.0.9/24")), "{result}");
+    ensure!(mixed.world.reaches("a", "10.66.0.1")?, "a reaches the gateway");
+    mixed.quiet("CHECK", "a", &conf, Some(&result))?;
+    mixed.quiet("DEL", "a", &conf, Some(&result))?;
+    mixed.nothing_left()
+}
+
+/// GC releases what an external IPAM plugin holds for attachments that are not valid any more.
+fn gc_reaches_external_ipam() -> Result<()> {
+    let mut mixed = Mixed::new(Base::Weft)?;
+    let mut conf = over("bridge", &named("ext-local"));
+    mixed.add("a", &conf)?;
+    mixed.add("b", &conf)?;
+    // Debian's plugins do not know 1.1.0; GC is forwarded to what does, and answers for the rest itself.
+    conf["cniVersion"] = json!("1.1.0");
+    conf["cni.dev/valid-attachments"] = json!([{ "containerID": "cid-b", "ifname": "eth0" }]);
+    let mut call = mixed.world.prepare("GC", &Attach::eth0("a"), &conf)?;
+    (call.container_id, call.netns, call.ifname) = (None, None, None);
+    mixed.world.run(&call, "weft")?.quiet()?;
+    ensure!(mixed.held()? == ["10.66.0.3"], "held after GC: {:?}", mixed.held());
+    ensure!(mixed.world.container("a")?.line("ip link show eth0").is_err(), "a still has its eth0");
+    ensure!(mixed.world.container("b")?.line("ip link show eth0").is_ok(), "b lost its eth0");
+    conf["cniVersion"] = json!("1.0.0");
+    mixed.quiet("DEL", "b", &conf, None)?;
+    mixed.nothing_left()
+}

@@ -1,0 +1,289 @@
+//! The arrows, sizes and lists that the design promises, checked on the source itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use weft_tests::programs::repository;
+use weft_tests::suite::Suite;
+
+/// Where Rust source is.
+const TREES: &[&str] = &["host-abi", "sdk", "guest-plugins", "runtime", "tests"];
+
+/// A file that is longer than this, tests aside, has stopped being about one thing.
+const LONGEST: usize = 600;
+
+/// Modules of `runtime/core/src` of which none may import another.
+const STAR: &[&str] = &["policy", "ledger", "delegate", "netlink", "kube"];
+
+/// What `weft`, exec'ed as root for every CNI call, must not contain: a compiler, cluster clients, TLS.
+const BANNED: &[&str] = &[
+    "cranelift",
+    "wasmtime-internal-cranelift",
+    "wasmtime-internal-winch",
+    "kube",
+    "k8s-openapi",
+    "reqwest",
+    "hyper",
+    "ureq",
+    "rustls",
+    "openssl",
+    "native-tls",
+    "oci",
+    "tonic",
+    "h2",
+    "ring",
+    "aws-lc",
+];
+
+fn main() -> ExitCode {
+    let mut suite = Suite::new();
+    suite.test("every-file-says-what-it-owns", &[], || every_file(&opens_with_a_purpose));
+    suite.test("file-sizes", &[], || every_file(&short_enough));
+    suite.test("star", &[], star);
+    suite.test("plan-imports-no-part", &[], plan_imports_no_part);
+    suite.test("error-codes", &[], error_codes);
+    suite.test("dependency-tree", &[], dependency_tree);
+    suite.test("differences-doc", &[], differences_doc);
+    suite.run()
+}
+
+/// Runs a check on every Rust file of the repository and reports all that fail.
+fn every_file(check: &dyn Fn(&Path, &str) -> Option<String>) -> Result<()> {
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for tree in TREES {
+        for file in rust_files(&repository().join(tree))? {
+            let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+            seen += 1;
+            wrong.extend(check(&file, &text).map(|what| format!("{}: {what}", short(&file))));
+        }
+    }
+    if seen < 40 {
+        bail!("only {seen} Rust files found: the trees have moved");
+    }
+    all_well(wrong)
+}
+
+fn all_well(wrong: Vec<String>) -> Result<()> {
+    if wrong.is_empty() { Ok(()) } else { bail!("\n  {}", wrong.join("\n  ")) }
+}
+
+fn opens_with_a_purpose(_file: &Path, text: &str) -> Option<String> {
+    let first = text.lines().find(|line| !line.starts_with("#!") && !line.trim().is_empty())?;
+    let says = first.strip_prefix("//!").is_some_and(|rest| rest.trim().len() > 5);
+    (!says).then(|| format!("opens with {first:?} instead of a //! line that says what it owns"))
+}
+
+fn short_enough(file: &Path, text: &str) -> Option<String> {
+    let lines = code_lines(text);
+    (!is_test(file) && lines > LONGEST).then(|| format!("{lines} lines besides tests; {LONGEST} are too many"))
+}
+
+/// Lines before the test module.
+fn code_lines(text: &str) -> usize {
+    text.lines().take_while(|line| line.trim() != "#[cfg(test)]").count()
+}
+
+fn is_test(file: &Path) -> bool {
+    let tests = repository().join("tests");
+    file.starts_with(tests.join("tests")) || file.file_name().is_some_and(|name| name == "tests.rs")
+}
+
+/// `policy`, `ledger`, `delegate`, `netlink` and `kube` know nothing of one another: only `command` joins them.
+fn star() -> Result<()> {
+    let core = repository().join("runtime/core/src");
+    let mut wrong = Vec::new();
+    let mut found = 0;
+    for part in STAR {
+        let dir = core.join(part);
+        if !dir.exists() && *part == "kube" {
+            continue;
+        }
+        found += 1;
+        for file in rust_files(&dir)? {
+            for other in STAR.iter().filter(|other| *other != part) {
+                wrong.extend(imports(&file, other)?);
+            }
+            wrong.extend(imports(&file, "command")?);
+        }
+    }
+    if found < 4 {
+        bail!("only {found} of {STAR:?} exist in runtime/core/src");
+    }
+    all_well(wrong)
+}
+
+/// Delegates write plans and netlink reads them; plans know neither.
+fn plan_imports_no_part() -> Result<()> {
+    let mut wrong = Vec::new();
+    for file in rust_files(&repository().join("runtime/core/src/plan"))? {
+        for other in STAR.iter().chain(&["command", "conf", "cni", "facts"]) {
+            wrong.extend(imports(&file, other)?);
+        }
+    }
+    all_well(wrong)
+}
+
+/// Lines of code that name `crate::<module>`, in whatever form.
+fn imports(file: &Path, module: &str) -> Result<Vec<String>> {
+    let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    let named = format!("crate::{module}");
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let whole = |line: &str| {
+        line.match_indices(&named)
+            .any(|(at, _)| !line[at + named.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+    };
+    let grouped = text.contains("use crate::{") && in_group(&text, module);
+    let mut wrong: Vec<String> =
+        code.filter(|line| whole(line)).map(|line| format!("{}: {}", short(file), line.trim())).collect();
+    if grouped {
+        wrong.push(format!("{}: use crate::{{.. {module} ..}}", short(file)));
+    }
+    Ok(wrong)
+}
+
+/// Whether a `use crate::{...}` group names the module at its first level.
+fn in_group(text: &str, module: &str) -> bool {
+    text.split("use crate::{").skip(1).any(|group| {
+        let mut depth = 0;
+        let mut word = String::new();
+        for c in group.chars() {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => return word == module,
+                '}' => depth -= 1,
+                ',' if depth == 0 => {
+                    if word == module {
+                        return true;
+                    }
+                    word.clear();
+                }
+                ':' if depth == 0 && word == module => return true,
+                c if depth == 0 && (c.is_alphanumeric() || c == '_' || c == ':') => word.push(c),
+                _ => {}
+            }
+        }
+        false
+    })
+}
+
+/// The codes that the code can answer are the ones that docs/error-codes.md explains.
+fn error_codes() -> Result<()> {
+    let core = repository().join("runtime/core/src");
+    let mut names = BTreeMap::new();
+    let mut texts = Vec::new();
+    for file in rust_files(&core)? {
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let text: String = text.lines().take_while(|line| line.trim() != "#[cfg(test)]").collect::<Vec<_>>().join("\n");
+        for line in text.lines() {
+            if let Some((name, value)) = constant(line) {
+                names.insert(name, value);
+            }
+        }
+        texts.push(text);
+    }
+    let mut used = BTreeSet::new();
+    for text in &texts {
+        for (name, value) in &names {
+            if text.contains(&format!("code::{name}")) {
+                used.insert(*value);
+            }
+        }
+        for body in text.split("fn code(&self) -> u32").skip(1) {
+            used.extend(numbers(body.split("\n    }").next().unwrap_or_default()));
+        }
+    }
+    let page = repository().join("docs/error-codes.md");
+    let page = fs::read_to_string(&page).with_context(|| format!("read {}", page.display()))?;
+    let listed: BTreeSet<u32> =
+        page.lines().filter_map(|line| line.strip_prefix("| ")?.split(' ').next()?.parse().ok()).collect();
+    if used.len() < 12 {
+        bail!("only {used:?} found in the source: the map has moved");
+    }
+    let (missing, stale): (Vec<_>, Vec<_>) = (used.difference(&listed).collect(), listed.difference(&used).collect());
+    if !missing.is_empty() || !stale.is_empty() {
+        bail!("docs/error-codes.md misses {missing:?} and lists {stale:?}, which nothing answers");
+    }
+    Ok(())
+}
+
+/// `pub const NAME: u32 = 7;`
+fn constant(line: &str) -> Option<(String, u32)> {
+    let (name, value) = line.trim().strip_prefix("pub const ")?.split_once(": u32 = ")?;
+    Some((name.to_owned(), value.trim_end_matches(';').parse().ok()?))
+}
+
+/// Whole numbers in a piece of source, tuple fields (`.0`) and comments aside.
+fn numbers(source: &str) -> Vec<u32> {
+    let code: String =
+        source.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+    code.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == '.')).filter_map(|word| word.parse().ok()).collect()
+}
+
+/// `cargo tree` of the node binary has no compiler, no cluster client, no HTTP, no TLS.
+fn dependency_tree() -> Result<()> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["tree", "--offline", "--locked", "-p", "weft", "-e", "normal", "--prefix", "none", "--format", "{p}"])
+        .current_dir(repository())
+        .output()
+        .context("run cargo tree")?;
+    if !output.status.success() {
+        bail!("cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let tree = String::from_utf8_lossy(&output.stdout).into_owned();
+    let packages: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    if !packages.contains("wasmtime") {
+        bail!("weft does not depend on wasmtime? cargo tree has {} packages", packages.len());
+    }
+    let banned =
+        |package: &&&str| BANNED.iter().any(|name| **package == *name || package.starts_with(&format!("{name}-")));
+    // Containers that wasmtime's loader uses; no compiler.
+    let data = |package: &&&str| matches!(**package, "cranelift-entity" | "cranelift-bitset" | "cranelift-bforest");
+    let found: Vec<_> = packages.iter().filter(banned).filter(|package| !data(package)).collect();
+    if !found.is_empty() {
+        bail!("weft depends on {found:?}");
+    }
+    Ok(())
+}
+
+/// docs/differences.md is what the cases' differs.json say. `BLESS=1` writes it.
+fn differences_doc() -> Result<()> {
+    let path = repository().join("docs/differences.md");
+    let want = weft_tests::case::differences_page()?;
+    if std::env::var_os("BLESS").is_some() {
+        return fs::write(&path, want).with_context(|| format!("write {}", path.display()));
+    }
+    let have = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    if have != want {
+        bail!("docs/differences.md is not what tests/cases say; BLESS=1 writes it");
+    }
+    Ok(())
+}
+
+/// All Rust files below a directory, build output aside.
+fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    if !dir.exists() {
+        bail!("{} does not exist", dir.display());
+    }
+    for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
+        let path = entry.context("read a directory")?.path();
+        if path.is_dir() {
+            if path.file_name().is_some_and(|name| name != "target") {
+                files.extend(rust_files(&path)?);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn short(file: &Path) -> String {
+    file.strip_prefix(repository()).unwrap_or(file).display().to_string()
+}

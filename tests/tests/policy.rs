@@ -1,0 +1,393 @@
+//! Policies end to end: an operator's own policy decides, a new file decides from the next ADD on, a refusal's text reaches the
+//! user, and a hostile one gets a clear error within the limits, after which the next ADD works.
+//!
+//! The policies are `tests/guests`, built here as their authors would.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_tests::cni::Reply;
+use weft_tests::observe;
+use weft_tests::programs::{Installation, build_guest};
+use weft_tests::sandbox;
+use weft_tests::suite::{Need, Suite};
+use weft_tests::world::{Attach, Subject, World, container_id};
+
+/// A hostile policy's configuration, the codes of its error, and a word that `msg` or `details` must have.
+type Lie = (&'static str, &'static [u64], &'static str);
+
+/// What each lie leads to. 100 is the policy's own refusal, 101 everything it must not do.
+const LIES: &[Lie] = &[
+    ("outside", &[101], "203.0.113.7"),
+    ("family", &[101], "fd00::7"),
+    ("gateway", &[101], "10.77.0.1"),
+    ("network", &[101], "10.77.0.0"),
+    ("taken", &[101], "10.77.0.2"),
+    ("length", &[101], "10.77.0.9"),
+    ("twice", &[101], "10.77.0.9"),
+    ("nothing", &[101], ""),
+    ("no-candidates", &[101], ""),
+    ("thief", &[101], "somebody-else"),
+    ("trap", &[101], ""),
+    ("loop", &[101], ""),
+    ("memory", &[101], ""),
+    ("stack", &[101], ""),
+    ("many-questions", &[101], ""),
+    ("huge-denial", &[100, 101], ""),
+];
+
+/// Whatever a policy does, its caller has an answer by then.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Components built so far. Cargo builds one at a time anyway.
+#[derive(Clone, Default)]
+struct Guests(Arc<Mutex<Vec<(&'static str, Vec<u8>)>>>);
+
+impl Guests {
+    fn get(&self, name: &'static str) -> Result<Vec<u8>> {
+        let mut built = self.0.lock().map_err(|_| anyhow::anyhow!("building a policy panicked"))?;
+        if let Some((_, component)) = built.iter().find(|(known, _)| *known == name) {
+            return Ok(component.clone());
+        }
+        let component = build_guest(name)?;
+        built.push((name, component.clone()));
+        Ok(component)
+    }
+}
+
+fn main() -> ExitCode {
+    sandbox::enter();
+    let guests = Guests::default();
+    let mut suite = Suite::new();
+    let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool("cargo")];
+    let mut test = |name: &str, body: fn(&Guests) -> Result<()>| {
+        let guests = guests.clone();
+        suite.test(name, &needs, move || body(&guests));
+    };
+    test("swap/renamed", |guests| swapped(guests, &replace_by_rename));
+    test("swap/overwritten", |guests| swapped(guests, &|file, content| Ok(fs::write(file, content)?)));
+    test("denial-text", denial_text);
+    test("control-characters", control_characters);
+    test("huge-reason", huge_reason);
+    test("missing-file", missing_file);
+    test("no-component", no_component);
+    test("del-without-policy", del_without_policy);
+    test("status", status);
+    for lie in LIES {
+        let guests = guests.clone();
+        suite.test(format!("hostile/{}", lie.0), &needs, move || hostile(&guests, lie));
+    }
+    let shipped = [Need::Sandbox, Need::Weft, Need::Weftctl];
+    suite.test("by-label", &shipped, by_label);
+    let traced = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool("strace"), Need::Reference];
+    suite.test("no-child-process", &traced, no_child_process);
+    suite.run_threads(Some(4))
+}
+
+/// A world with weft, and the file its network's policy is in.
+struct Node {
+    world: World,
+    policy: PathBuf,
+    _installation: Installation,
+}
+
+impl Node {
+    fn new() -> Result<Self> {
+        let installation = Installation::new()?;
+        let world = World::new(&Subject::weft(&installation))?;
+        let policy = world.scratch().join("policy.wasm");
+        Ok(Self { world, policy, _installation: installation })
+    }
+
+    /// A node whose network uses this policy.
+    fn with(component: &[u8]) -> Result<Self> {
+        let node = Self::new()?;
+        fs::write(&node.policy, component).context("write the policy")?;
+        Ok(node)
+    }
+
+    fn conf(&self, more: &Value) -> Value {
+        let mut conf = json!({
+            "cniVersion": "1.1.0", "name": "own", "type": "weft",
+            "delegate": { "type": "bridge", "bridge": "own0", "isGateway": true },
+            "ipam": { "type": "wasm", "policy": format!("file://{}", self.policy.display()),
+                      "ranges": [[{ "subnet": "10.77.0.0/24" }]] } });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            conf["ipam"][key] = value.clone();
+        }
+        conf
+    }
+
+    fn call(&mut self, verb: &str, attach: &Attach<'_>, conf: &Value) -> Result<Reply> {
+        let mut call = self.world.prepare(verb, attach, conf)?;
+        call.limit = LIMIT;
+        self.world.run(&call, "weft")
+    }
+
+    fn add(&mut self, container: &str) -> Result<String> {
+        let conf = self.conf(&json!({}));
+        let result =
+            self.call("ADD", &Attach::eth0(container), &conf)?.result().with_context(|| format!("ADD {container}"))?;
+        let address = result.pointer("/ips/0/address").and_then(Value::as_str);
+        Ok(address.with_context(|| format!("no address in {result}"))?.to_owned())
+    }
+
+    fn del(&mut self, container: &str) -> Result<()> {
+        let conf = self.conf(&json!({}));
+        self.call("DEL", &Attach::eth0(container), &conf)?.quiet().with_context(|| format!("DEL {container}"))
+    }
+
+    /// Nothing of a container is on the node.
+    fn clean_of(&mut self, container: &str) -> Result<()> {
+        let netns = self.world.container(container)?;
+        ensure!(netns.line("ip link show eth0").is_err(), "{container} has an eth0");
+        let listed = self.world.weftctl(&["ledger", "ls"])?.to_string();
+        ensure!(!listed.contains(&container_id(container)), "the ledger knows {container}: {listed}");
+        Ok(())
+    }
+}
+
+fn replace_by_rename(file: &Path, content: &[u8]) -> Result<()> {
+    let new = file.with_extension("new");
+    fs::write(&new, content).context("write the new policy")?;
+    fs::rename(&new, file).context("put it in place")
+}
+
+/// Between two ADDs the file's content changes; nothing else is touched, and the next decision is the new policy's.
+fn swapped(guests: &Guests, put: &dyn Fn(&Path, &[u8]) -> Result<()>) -> Result<()> {
+    let (low, high) = (guests.get("low")?, guests.get("high")?);
+    let mut node = Node::with(&low)?;
+    ensure!(node.add("a")? == "10.77.0.2/24", "low picks the lowest");
+    put(&node.policy, &high)?;
+    ensure!(node.add("b")? == "10.77.0.254/24", "high picks the highest");
+    ensure!(node.add("c")? == "10.77.0.253/24", "and the next candidate when that is taken");
+    put(&node.policy, &low)?;
+    ensure!(node.add("d")? == "10.77.0.3/24", "low again");
+    for (container, reason) in [("a", "the lowest free address"), ("b", "the highest address")] {
+        let why = node.world.weftctl(&["explain", &container_id(container)])?.to_string();
+        ensure!(why.contains(reason), "explain {container} does not say {reason:?}: {why}");
+    }
+    for container in ["a", "b", "c", "d"] {
+        node.del(container)?;
+        node.clean_of(container)?;
+    }
+    ensure!(node.world.claims()?.is_empty(), "claims are left");
+    Ok(())
+}
+
+/// What a policy says is what the runtime's user reads.
+fn denial_text(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("high")?)?;
+    let conf = node.conf(&json!({}));
+    let attach = Attach { container: "a", ifname: "net1", args: None };
+    let error = node.call("ADD", &attach, &conf)?.error()?;
+    ensure!(error.code == 100, "code {} ({})", error.code, error.msg);
+    ensure!(error.msg == "net1 of cid-a: this network is for eth0 alone", "msg {:?}", error.msg);
+    node.clean_of("a")?;
+    ensure!(node.add("a")? == "10.77.0.254/24", "eth0 is welcome");
+    node.del("a")
+}
+
+/// One wrong answer, and what the host makes of it.
+fn hostile(guests: &Guests, (lie, codes, word): &Lie) -> Result<()> {
+    let mut node = Node::with(&guests.get("hostile")?)?;
+    ensure!(node.add("a")? == "10.77.0.2/24", "without a lie it is honest");
+    let before = links(&node)?;
+    let conf = node.conf(&json!({ "lie": lie }));
+    let error = node.call("ADD", &Attach::eth0("b"), &conf)?.error()?;
+    ensure!(codes.contains(&error.code), "code {} ({} / {})", error.code, error.msg, error.details);
+    ensure!(
+        error.msg.contains(word) || error.details.contains(word),
+        "no {word:?} in {} / {}",
+        error.msg,
+        error.details
+    );
+    ensure!(error.msg.len() < 4096 && error.details.len() < 16384, "an error of {} bytes", error.msg.len());
+    ensure!(!error.msg.contains('\n'), "msg has several lines: {:?}", error.msg);
+    node.clean_of("b")?;
+    ensure!(links(&node)? == before, "host links changed");
+    ensure!(node.world.claims()? == ["10.77.0.2"], "claims {:?}", node.world.claims());
+    // DEL after a failed ADD, as runtimes do it, and then life goes on.
+    node.call("DEL", &Attach::eth0("b"), &conf)?.quiet()?;
+    ensure!(node.add("b")? == "10.77.0.3/24", "the next ADD works");
+    ensure!(node.world.reaches("b", "10.77.0.2")?, "and its container is reachable");
+    node.del("a")?;
+    node.del("b")
+}
+
+fn links(node: &Node) -> Result<String> {
+    Ok(node.world.host().line("ip -br link")?.text())
+}
+
+/// A text from a policy cannot write to a terminal or forge a line of a log.
+fn control_characters(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("hostile")?)?;
+    let conf = node.conf(&json!({ "lie": "control-characters" }));
+    let reply = node.call("ADD", &Attach::eth0("a"), &conf)?;
+    let error = reply.error()?;
+    ensure!(error.code == 100, "code {} ({})", error.code, error.msg);
+    ensure!(error.msg.contains("first line") && error.msg.contains("second"), "msg {:?}", error.msg);
+    ensure!(!error.msg.chars().any(char::is_control), "msg {:?}", error.msg);
+    ensure!(!reply.stderr.contains('\u{1b}'), "stderr {:?}", reply.stderr);
+    Ok(())
+}
+
+/// Megabytes of reason: refused, or cut; never stored or shown whole.
+fn huge_reason(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("hostile")?)?;
+    let conf = node.conf(&json!({ "lie": "huge-reason" }));
+    let reply = node.call("ADD", &Attach::eth0("a"), &conf)?;
+    ensure!(reply.stdout.len() < 16384 && reply.stderr.len() < 65536, "{} bytes", reply.stdout.len());
+    if reply.ok() {
+        let why = node.world.weftctl(&["explain", "cid-a"])?.to_string();
+        ensure!(why.len() < 65536, "explain prints {} bytes", why.len());
+    } else {
+        ensure!(reply.error()?.code == 101, "{:?}", reply.error()?);
+        node.clean_of("a")?;
+    }
+    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
+}
+
+/// The error names the file; once it is there, ADD works.
+fn missing_file(guests: &Guests) -> Result<()> {
+    let mut node = Node::new()?;
+    let conf = node.conf(&json!({}));
+    let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
+    let path = node.policy.display().to_string();
+    ensure!(error.msg.contains(&path) || error.details.contains(&path), "{error:?} does not name {path}");
+    node.clean_of("a")?;
+    fs::write(&node.policy, guests.get("low")?).context("write the policy")?;
+    ensure!(node.add("a")? == "10.77.0.2/24", "with the file it works");
+    node.del("a")
+}
+
+/// Bytes that are no component, and a core module that is none either.
+fn no_component(guests: &Guests) -> Result<()> {
+    for content in [&b"this is not WebAssembly"[..], b"", b"\0asm\x01\0\0\0"] {
+        let mut node = Node::with(content)?;
+        let conf = node.conf(&json!({}));
+        let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
+        ensure!(matches!(error.code, 7 | 101), "code {} ({})", error.code, error.msg);
+        let path = node.policy.display().to_string();
+        ensure!(error.msg.contains(&path) || error.details.contains(&path), "{error:?} does not name {path}");
+        node.clean_of("a")?;
+        replace_by_rename(&node.policy, &guests.get("low")?)?;
+        ensure!(node.add("a")? == "10.77.0.2/24", "with a policy it works");
+        node.del("a")?;
+    }
+    Ok(())
+}
+
+/// DEL needs the journal alone: no policy, no compiled cache, no namespace, no prevResult.
+fn del_without_policy(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("low")?)?;
+    node.add("a")?;
+    node.add("b")?;
+    fs::remove_file(&node.policy).context("remove the policy")?;
+    for dir in ["cache", "policies"] {
+        fs::remove_dir_all(node.world.state().join(dir)).with_context(|| format!("remove {dir}"))?;
+    }
+    node.del("a")?;
+    node.clean_of("a")?;
+    node.world.remove_container("b");
+    let bare = json!({ "cniVersion": "1.1.0", "name": "own", "type": "weft" });
+    let mut call = node.world.prepare("DEL", &Attach::eth0("b"), &bare)?;
+    call.netns = Some(String::new());
+    node.world.run(&call, "weft")?.quiet()?;
+    ensure!(node.world.claims()?.is_empty(), "claims are left");
+    let state = observe::world(&node.world, &mut weft_tests::names::Names::default())?;
+    ensure!(observe::random_links(&state).is_empty(), "links are left: {:?}", observe::random_links(&state));
+    Ok(())
+}
+
+/// STATUS asks the policy whether it likes its configuration.
+fn status(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("high")?)?;
+    let mut ask = |more: &Value| {
+        let conf = node.conf(more);
+        let mut call = node.world.prepare("STATUS", &Attach::eth0("a"), &conf)?;
+        (call.container_id, call.netns, call.ifname) = (None, None, None);
+        node.world.run(&call, "weft")
+    };
+    ask(&json!({}))?.quiet()?;
+    let error = ask(&json!({ "refuse-me": true }))?.error()?;
+    ensure!(error.msg == "high does not like this", "msg {:?}", error.msg);
+    // One address besides the gateway, and then none.
+    let narrow = json!({ "ranges": [[{ "subnet": "10.77.0.0/30" }]] });
+    ask(&narrow)?.quiet()?;
+    let conf = node.conf(&narrow);
+    node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
+    let mut call = node.world.prepare("STATUS", &Attach::eth0("a"), &conf)?;
+    (call.container_id, call.netns, call.ifname) = (None, None, None);
+    let error = node.world.run(&call, "weft")?.error()?;
+    ensure!(error.code == 50, "code {} ({})", error.code, error.msg);
+    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
+    node.world.run(&call, "weft")?.quiet()
+}
+
+/// The shipped policy that picks a set by the pod's labels.
+fn by_label() -> Result<()> {
+    let mut node = Node::new()?;
+    let conf = |labels: Value, default: Value| {
+        json!({
+            "cniVersion": "1.1.0", "name": "tiers", "type": "weft",
+            "delegate": { "type": "bridge", "bridge": "own0", "isGateway": true },
+            "ipam": { "type": "by-label", "default": default, "rules": [{ "matchLabels": { "tier": "gold" }, "set": "gold" }],
+                      "ranges": [{ "name": "gold", "ranges": [{ "subnet": "10.77.1.0/24" }] },
+                                 { "name": "bronze", "ranges": [{ "subnet": "10.77.2.0/24" }] }] },
+            "args": { "cni": { "labels": labels } } })
+    };
+    for (container, labels, want) in [
+        ("a", json!({ "tier": "gold" }), "10.77.1.2/24"),
+        ("b", json!({ "tier": "silver" }), "10.77.2.2/24"),
+        ("c", json!({ "tier": "gold", "app": "x" }), "10.77.1.3/24"),
+    ] {
+        let result = node.call("ADD", &Attach::eth0(container), &conf(labels, json!("bronze")))?.result()?;
+        ensure!(result.pointer("/ips/0/address") == Some(&json!(want)), "{container}: {result}");
+    }
+    let error = node.call("ADD", &Attach::eth0("d"), &conf(json!({ "tier": "iron" }), json!(null)))?.error()?;
+    ensure!(error.code == 100 && error.msg.contains("tier=iron"), "{error:?}");
+    for container in ["a", "b", "c", "d"] {
+        node.call("DEL", &Attach::eth0(container), &conf(json!({}), json!(null)))?.quiet()?;
+    }
+    ensure!(node.world.claims()?.is_empty(), "claims are left");
+    Ok(())
+}
+
+/// A warm ADD with masquerading execs nothing: one `execve`, its own. The reference, for comparison, has dozens.
+fn no_child_process() -> Result<()> {
+    let conf = json!({ "cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "own0", "isGateway": true, "ipMasq": true,
+                       "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.77.0.0/24" }]] } });
+    let installation = Installation::new()?;
+    let counts = [execs(&Subject::weft(&installation), &conf)?, execs(&Subject::reference()?, &conf)?];
+    ensure!(counts[0] == 2, "weft made {} execs for ADD and DEL", counts[0]);
+    ensure!(counts[1] > 10, "the reference made {} execs: is strace looking?", counts[1]);
+    Ok(())
+}
+
+/// Successful `execve` calls of one ADD and one DEL, those of children included.
+fn execs(subject: &Subject, conf: &Value) -> Result<usize> {
+    let mut world = World::new(subject)?;
+    let mut seen = 0;
+    for verb in ["ADD", "DEL"] {
+        let mut call = world.prepare(verb, &Attach::eth0("a"), conf)?;
+        let log = world.scratch().join(format!("{verb}.strace"));
+        // The plugin is found as usual; strace stands before it through a script of its name.
+        let script = world.scratch().join("traced");
+        let plugin = world.plugin("bridge");
+        let text = format!("#!/bin/sh\nexec strace -f -q -e trace=execve -o {} {} \n", log.display(), plugin.display());
+        fs::write(&script, text).context("write the script")?;
+        fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).context("chmod")?;
+        call.limit = LIMIT;
+        let reply = call.run(&script, &world.place()?)?;
+        ensure!(reply.ok(), "{verb}: {}", String::from_utf8_lossy(&reply.stdout));
+        let lines = fs::read_to_string(&log).context("read strace's log")?;
+        seen += lines.lines().filter(|line| line.contains("execve(") && line.ends_with("= 0")).count();
+    }
+    Ok(seen)
+}

@@ -1,0 +1,149 @@
+//! For every delegate and every op index: an ADD that fails there leaves host, container and ledger exactly as before, and
+//! the next ADD works. The delegates' configurations below are the only thing to add for a new one.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use weft_tests::names::Names;
+use weft_tests::observe;
+use weft_tests::process::{self, Place};
+use weft_tests::programs::{self, Installation};
+use weft_tests::sandbox;
+use weft_tests::suite::{Need, Suite};
+use weft_tests::world::{Attach, Subject, World};
+
+/// More ops than any plan has.
+const MOST_OPS: usize = 64;
+
+/// A delegate's configuration, and what the host needs beforehand.
+struct Case {
+    name: &'static str,
+    host: &'static [&'static str],
+    conf: Value,
+}
+
+fn dual_stack() -> Value {
+    json!({ "type": "host-local", "ranges": [[{ "subnet": "10.61.0.0/24" }], [{ "subnet": "fd61::/64" }]],
+            "routes": [{ "dst": "192.0.2.0/24" }] })
+}
+
+fn cases() -> Vec<Case> {
+    let conf = |kind: &str, more: Value| {
+        let mut conf = json!({ "cniVersion": "1.0.0", "name": "roll", "type": kind });
+        if let (Some(conf), Some(more)) = (conf.as_object_mut(), more.as_object()) {
+            conf.extend(more.clone());
+        }
+        conf
+    };
+    let everything = json!({ "bridge": "roll0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
+                             "macspoofchk": true, "mtu": 1400, "ipam": dual_stack() });
+    let parent: &[&str] = &["ip link add up0 type veth peer name up1", "ip link set up0 up", "ip link set up1 up"];
+    vec![
+        Case { name: "bridge", host: &[], conf: conf("bridge", everything.clone()) },
+        Case {
+            name: "bridge_exists",
+            host: &["ip link add roll0 type bridge", "ip address add fd62::1/64 dev roll0 nodad", "ip link set roll0 up"],
+            conf: conf("bridge", everything.clone()),
+        },
+        Case {
+            name: "bridge_replaces_address",
+            host: &["ip link add roll0 type bridge", "ip address add 10.99.0.1/24 dev roll0", "ip link set roll0 up"],
+            conf: conf(
+                "bridge",
+                json!({ "bridge": "roll0", "isGateway": true, "forceAddress": true, "promiscMode": true,
+                        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.61.0.0/24" }]] } }),
+            ),
+        },
+        Case { name: "bridge_layer2", host: &[], conf: conf("bridge", json!({ "bridge": "roll0" })) },
+        Case { name: "ptp", host: &[], conf: conf("ptp", json!({ "ipMasq": true, "ipam": dual_stack() })) },
+        Case { name: "macvlan", host: parent, conf: conf("macvlan", json!({ "master": "up0", "ipam": dual_stack() })) },
+        Case { name: "macvlan_layer2", host: parent, conf: conf("macvlan", json!({ "master": "up0" })) },
+        Case { name: "loopback", host: &[], conf: conf("loopback", json!({})) },
+    ]
+}
+
+fn main() -> ExitCode {
+    sandbox::enter();
+    let mut suite = Suite::new();
+    for case in cases() {
+        let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::WeftFailing, Need::Tool("sqlite3")];
+        suite.test(case.name, &needs, move || every_index(&case));
+    }
+    suite.run()
+}
+
+/// The plugin under test is `weft-failing`, under all of weft's names, with weft's policies.
+fn failing(installation: &Installation) -> Result<()> {
+    let bin = installation.bin();
+    fs::remove_file(bin.join("weft")).context("remove weft")?;
+    let failing = programs::weft_failing().map_err(anyhow::Error::msg)?;
+    symlink(failing, bin.join("weft")).context("link weft-failing")
+}
+
+fn every_index(case: &Case) -> Result<()> {
+    let installation = Installation::new()?;
+    failing(&installation)?;
+    let mut world = World::new(&Subject::weft(&installation))?;
+    for line in case.host {
+        world.host().line(line)?;
+    }
+    world.container("pod")?;
+    for at in 0..MOST_OPS {
+        let before = snapshot(&world)?;
+        let reply = add(&mut world, &case.conf, at)?;
+        if reply.ok() {
+            ensure!(at > 0, "the plan of {} is empty", case.name);
+            return delete(&mut world, &case.conf);
+        }
+        let error = reply.error()?;
+        ensure!(error.msg.contains("no-such-link"), "op {at}: failed for another reason: {} {}", error.msg, error.details);
+        let after = snapshot(&world)?;
+        if before != after {
+            bail!("op {at}: not as before\nbefore: {before:#}\nafter: {after:#}");
+        }
+    }
+    bail!("no ADD of {} succeeded", case.name)
+}
+
+fn add(world: &mut World, conf: &Value, at: usize) -> Result<weft_tests::cni::Reply> {
+    let mut call = world.prepare("ADD", &Attach::eth0("pod"), conf)?;
+    call.env.push(("WEFT_FAIL_AT".into(), at.to_string().into()));
+    let kind = conf["type"].as_str().context("type")?;
+    world.run(&call, kind)
+}
+
+/// What was done is there, and DEL takes it away.
+fn delete(world: &mut World, conf: &Value) -> Result<()> {
+    ensure!(journal(&world.state())?.contains("cid-pod"), "a successful ADD is not in the journal");
+    let reply = world.call("DEL", &Attach::eth0("pod"), conf)?;
+    ensure!(reply.ok(), "DEL: {}", String::from_utf8_lossy(&reply.stdout));
+    let left = journal(&world.state())?;
+    ensure!(!left.contains("cid-pod"), "left in the ledger: {left}");
+    Ok(())
+}
+
+/// Links, addresses, routes, rules, rulesets, sysctls of host and container, and the ledger, by tools that are not weft's.
+fn snapshot(world: &World) -> Result<Value> {
+    observe::settle(world)?;
+    let mut names = Names::default();
+    let state = observe::world(world, &mut names)?;
+    let rules = world.host().line("nft -j list ruleset")?.text();
+    let rules: Value = serde_json::from_str(&rules).context("nft -j")?;
+    // The version of nft is not state.
+    let rules = rules.pointer("/nftables").and_then(Value::as_array).map(|list| list.iter().skip(1).cloned().collect::<Vec<_>>());
+    Ok(json!({ "kernel": names.value(&state), "nft": rules, "ledger": journal(&world.state())? }))
+}
+
+fn journal(state: &Path) -> Result<String> {
+    let store = state.join("weft.db");
+    if !store.exists() {
+        return Ok(String::new());
+    }
+    let sql = "SELECT * FROM journal; SELECT * FROM claims; SELECT * FROM runs; SELECT * FROM shared;";
+    let argv = ["sqlite3".to_owned(), "-readonly".to_owned(), store.display().to_string(), sql.to_owned()];
+    Ok(process::run(&Place::default(), &argv)?.text())
+}

@@ -1,0 +1,196 @@
+//! The virtual machine's init: mounts, loads modules, runs every case for its subject, tells, switches off.
+//!
+//! Each run has a "host" of its own, a new netns, as if the machine had just been booted. What comes out is told as it is;
+//! whether it is right is decided outside (`judge`).
+
+#![allow(clippy::print_stderr, reason = "the console")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::mount::{MsFlags, mount};
+use nix::sys::reboot::{RebootMode, reboot};
+use serde_json::Value;
+use weft_bench::call::{Plugins, Target, Verb, run};
+use weft_bench::scene::{Scene, inside};
+use weft_vm::case::{Run, Step, Task, Transcript, What};
+use weft_vm::machine::{STATE_DIR, TASK, plugins_of};
+
+/// The second serial port. The first is the console, where the kernel may talk at any moment.
+const RESULTS: &str = "/dev/ttyS1";
+
+/// iproute2 and nftables first: busybox has an `ip` too.
+const PATH: &str = "/usr/bin:/bin";
+
+fn main() -> ExitCode {
+    if let Err(error) = work() {
+        eprintln!("weft-vm-init: {error:#}");
+    }
+    let Err(error) = reboot(RebootMode::RB_POWER_OFF);
+    eprintln!("weft-vm-init: cannot switch off: {error}");
+    ExitCode::FAILURE
+}
+
+fn work() -> Result<()> {
+    mounts()?;
+    let task: Task = serde_json::from_slice(&fs::read(TASK).context("read the task")?).context("read the task")?;
+    for module in &task.modules {
+        load(Path::new(module))?;
+    }
+    must(Command::new("/bin/busybox").args(["--install", "-s", "/bin"]))?;
+    for line in &task.prepare {
+        must(&mut shell(line)).with_context(|| line.clone())?;
+    }
+    let mut results = OpenOptions::new().write(true).open(RESULTS).with_context(|| format!("open {RESULTS}"))?;
+    for run in &task.runs {
+        let transcript = transcript(run);
+        let mut line = serde_json::to_string(&transcript).context("write a transcript")?;
+        line.push('\n');
+        results.write_all(line.as_bytes()).with_context(|| format!("write to {RESULTS}"))?;
+    }
+    results.flush().context("flush")
+}
+
+fn mounts() -> Result<()> {
+    for (kind, place) in
+        [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/run"), ("tmpfs", "/tmp")]
+    {
+        let none: Option<&str> = None;
+        mount(Some(kind), place, Some(kind), MsFlags::empty(), none).with_context(|| format!("mount {place}"))?;
+    }
+    // What udev makes elsewhere; `nft -f -` reads /dev/stdin.
+    for (name, to) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+        symlink(to, Path::new("/dev").join(name)).with_context(|| format!("make /dev/{name}"))?;
+    }
+    Ok(())
+}
+
+fn load(module: &Path) -> Result<()> {
+    let file = File::open(module).with_context(|| format!("open {}", module.display()))?;
+    finit_module(file, c"", ModuleInitFlags::empty()).with_context(|| format!("load {}", module.display()))
+}
+
+fn transcript(run: &Run) -> Transcript {
+    let mut steps = Vec::new();
+    let trouble = play(run, &mut steps).err().map(|error| format!("{error:#}"));
+    Transcript { name: run.name.clone(), subject: run.subject, trouble, steps }
+}
+
+/// One case for one subject.
+fn play(run: &Run, steps: &mut Vec<Step>) -> Result<()> {
+    let scene = Scene::enter()?;
+    must(&mut shell("ip link set lo up"))?;
+    let case = &run.case;
+    for (number, line) in case.setup.iter().enumerate() {
+        steps.push(watch(What::Setup(number), line)?);
+    }
+    let stage = Stage::new(run, &scene)?;
+    let mut results = BTreeMap::new();
+    for (number, attach) in case.attach.iter().enumerate() {
+        let step = stage.call(Verb::Add, number, &attach.conf, What::Add(number))?;
+        if step.code == Some(0) {
+            results.insert(number, step.stdout.clone());
+        }
+        steps.push(step);
+    }
+    for (number, look) in case.look.iter().enumerate() {
+        steps.push(stage.look(&look.place, &look.run, What::Look(number))?);
+    }
+    for (number, result) in &results {
+        let Some(attach) = case.attach.get(*number) else { continue };
+        let mut conf = attach.conf.clone();
+        let result: Value = serde_json::from_str(result).context("read a result")?;
+        conf.as_object_mut().context("a conf is an object")?.insert("prevResult".to_owned(), result);
+        steps.push(stage.call(Verb::Check, *number, &conf, What::Check(*number))?);
+    }
+    for (number, attach) in case.attach.iter().enumerate().rev() {
+        steps.push(stage.call(Verb::Del, number, &attach.conf, What::Del(number))?);
+        steps.push(stage.call(Verb::Del, number, &attach.conf, What::DelAgain(number))?);
+    }
+    for (number, look) in case.after.iter().enumerate() {
+        steps.push(stage.look(&look.place, &look.run, What::After(number))?);
+    }
+    steps.push(stage.look("host", "ip -j link show", What::HostLinks)?);
+    for (number, attach) in case.attach.iter().enumerate() {
+        steps.push(stage.look(&attach.container, "ip -j link show", What::ContainerLinks(number))?);
+    }
+    Ok(())
+}
+
+/// Where a run plays: its containers and its plugins.
+struct Stage<'a> {
+    run: &'a Run,
+    plugins: Plugins,
+    netns: BTreeMap<String, PathBuf>,
+}
+
+// === impl Stage ===
+
+impl<'a> Stage<'a> {
+    fn new(run: &'a Run, scene: &Scene) -> Result<Self> {
+        let mut netns = BTreeMap::new();
+        for attach in &run.case.attach {
+            if !netns.contains_key(&attach.container) {
+                netns.insert(attach.container.clone(), scene.netns(&attach.container)?);
+            }
+        }
+        let plugins = Plugins {
+            dir: PathBuf::from(plugins_of(run.subject)),
+            env: vec![("WEFT_STATE_DIR".to_owned(), STATE_DIR.to_owned()), ("PATH".to_owned(), PATH.to_owned())],
+        };
+        Ok(Self { run, plugins, netns })
+    }
+
+    fn call(&self, verb: Verb, number: usize, conf: &Value, what: What) -> Result<Step> {
+        let attach = self.run.case.attach.get(number).context("no such attachment")?;
+        let netns = self.netns.get(&attach.container).context("no such container")?;
+        let target =
+            Target { container: attach.container.clone(), netns: netns.clone(), ifname: attach.ifname.clone() };
+        let plugin = conf["type"].as_str().context("a conf without type")?;
+        let mut command = self.plugins.command(plugin, verb, &target);
+        if !attach.args.is_empty() {
+            command.env("CNI_ARGS", &attach.args);
+        }
+        let outcome = run(command, &conf.to_string())?;
+        let millis = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
+        Ok(Step { what, code: outcome.status.code(), stdout: outcome.stdout, stderr: outcome.stderr, millis })
+    }
+
+    fn look(&self, place: &str, line: &str, what: What) -> Result<Step> {
+        match place {
+            "host" => watch(what, line),
+            container => inside(self.netns.get(container).context("no such container")?, || watch(what, line)),
+        }
+    }
+}
+
+/// Runs a shell command where this thread is.
+fn watch(what: What, line: &str) -> Result<Step> {
+    let start = Instant::now();
+    let output = shell(line).output().with_context(|| line.to_owned())?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(Step { what, code: output.status.code(), stdout, stderr, millis })
+}
+
+fn shell(line: &str) -> Command {
+    let mut command = Command::new("/usr/bin/sh");
+    command.args(["-c", line]).env("PATH", PATH).env("WEFT_STATE_DIR", STATE_DIR).stdin(Stdio::null());
+    command
+}
+
+fn must(command: &mut Command) -> Result<()> {
+    let output = command.output().context("start a command")?;
+    if !output.status.success() {
+        bail!("{command:?} failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! What a case is, what the VM is told to do, and what it tells.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One file of `cases/`: some attachments, and what the kernel must then look like.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    /// One line for people.
+    pub about: String,
+    /// Shell commands on the host before anything is attached: parents, addresses.
+    #[serde(default)]
+    pub setup: Vec<String>,
+    /// Attachments, made in this order and deleted in the opposite one.
+    pub attach: Vec<Attach>,
+    /// Looks while they are attached.
+    #[serde(default)]
+    pub look: Vec<Look>,
+    /// Looks after they are deleted.
+    #[serde(default)]
+    pub after: Vec<Look>,
+    /// A key of the configuration that old reference plugins do not know: the reference is run, and compared, only where
+    /// its binary knows it.
+    #[serde(default)]
+    pub reference_needs: Option<String>,
+    /// Why this case is not for the reference at all.
+    #[serde(default)]
+    pub not_reference: Option<String>,
+}
+
+/// One attachment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// Container id, and name of its netns. Attachments of one container share it.
+    pub container: String,
+    /// Name of the interface.
+    #[serde(default = "eth0")]
+    pub ifname: String,
+    /// PluginConf.
+    pub conf: Value,
+    /// `CNI_ARGS`.
+    #[serde(default)]
+    pub args: String,
+    /// ADD must fail, with this in its message; there is then no CHECK.
+    #[serde(default)]
+    pub error: Option<String>,
+    /// The reference's CHECK may fail here although nothing is wrong, with this in its message.
+    #[serde(default)]
+    pub reference_check: Option<String>,
+}
+
+/// A command, and what must come of it. JSON output is normalised first (see `judge`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Look {
+    /// Where: `host` or a container.
+    #[serde(default = "host", rename = "in")]
+    pub place: String,
+    /// A shell command.
+    pub run: String,
+    /// Its exit code.
+    #[serde(default)]
+    pub exit: i32,
+    /// The output is exactly this JSON.
+    #[serde(default)]
+    pub is: Option<Value>,
+    /// The output has this in it: of an object these keys, of a list these elements.
+    #[serde(default)]
+    pub contains: Option<Value>,
+    /// The output has these texts.
+    #[serde(default)]
+    pub has: Vec<String>,
+    /// The output does not have these texts.
+    #[serde(default)]
+    pub lacks: Vec<String>,
+    /// Whether weft's output must equal the reference's.
+    #[serde(default = "yes")]
+    pub compare: bool,
+}
+
+/// Whose plugins run a case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// The reference plugins.
+    Reference,
+    /// weft.
+    Weft,
+}
+
+/// What the VM does.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Task {
+    /// Modules to load, in this order: paths inside.
+    pub modules: Vec<String>,
+    /// Shell commands before the first case.
+    pub prepare: Vec<String>,
+    /// What to run.
+    pub runs: Vec<Run>,
+}
+
+/// One case for one subject.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Run {
+    /// The case's name.
+    pub name: String,
+    /// Whose plugins.
+    pub subject: Subject,
+    /// The case.
+    pub case: Case,
+}
+
+/// What came of a run: a line on the VM's second serial port.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Transcript {
+    /// The case's name.
+    pub name: String,
+    /// Whose plugins.
+    pub subject: Subject,
+    /// Why the run stopped before its end, if it did; not the subject's fault.
+    pub trouble: Option<String>,
+    /// In order.
+    pub steps: Vec<Step>,
+}
+
+/// One command or call.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Step {
+    /// What it was.
+    pub what: What,
+    /// Exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: String,
+    /// For people.
+    pub stderr: String,
+    /// How long it took; emulated, so only good for comparing.
+    #[serde(default)]
+    pub millis: u64,
+}
+
+/// What a step was; numbers are places in the case's lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// A command of `setup`.
+    Setup(usize),
+    /// ADD of an attachment.
+    Add(usize),
+    /// A look.
+    Look(usize),
+    /// CHECK of an attachment.
+    Check(usize),
+    /// DEL of an attachment.
+    Del(usize),
+    /// DEL once more.
+    DelAgain(usize),
+    /// A look after everything was deleted.
+    After(usize),
+    /// The links of the host, after everything was deleted.
+    HostLinks,
+    /// The links of a container, likewise.
+    ContainerLinks(usize),
+}
+
+fn eth0() -> String {
+    "eth0".to_owned()
+}
+
+fn host() -> String {
+    "host".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// All cases of a directory, by name.
+///
+/// # Errors
+/// When a file is not a case, and which.
+pub fn all(dir: &Path) -> Result<BTreeMap<String, Case>> {
+    let mut cases = BTreeMap::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
+        let path = entry?.path();
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let case = serde_json::from_str(&text).with_context(|| format!("{} is not a case", path.display()))?;
+        cases.insert(path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), case);
+    }
+    Ok(cases)
+}

@@ -1,0 +1,203 @@
+//! The cases of `cases/` as tests, from one boot of the virtual machine: `<case>::reference`, `<case>::weft`, and
+//! `<case>::same` where both made the same of it.
+//!
+//! Ignored with the reason where QEMU or Debian's kernel package cannot be had; `WEFT_REQUIRE_ALL=1` makes that a failure.
+//! `CNI_REFERENCE_DIR`, `WEFT_BIN`, `WEFTCTL_BIN` name other binaries, `WEFT_VM_KERNEL` another (unpacked) kernel package.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use std::{env, fs};
+
+use anyhow::{Context, Result, bail};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use weft_vm::case::{self, Case, Run, Subject, Task, Transcript};
+use weft_vm::judge::{judge, same};
+use weft_vm::kernel::Kernel;
+use weft_vm::machine::{self, Parts};
+
+const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cases");
+const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/vm");
+
+/// The trials of a case.
+const VIEWS: [(&str, View); 3] =
+    [("reference", View::One(Subject::Reference)), ("weft", View::One(Subject::Weft)), ("same", View::Same)];
+
+/// One boot, shared by all trials.
+struct Lab {
+    parts: Parts,
+    runs: Vec<Run>,
+    boot: OnceLock<Outcome>,
+}
+
+enum Outcome {
+    /// It cannot be booted here.
+    Impossible(String),
+    Failed(String),
+    Told(Vec<Transcript>),
+}
+
+/// What a trial looks at.
+#[derive(Clone, Copy)]
+enum View {
+    One(Subject),
+    Same,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let cases = match case::all(Path::new(CASES)) {
+        Ok(cases) => cases,
+        Err(error) => return fail(&arguments, &error),
+    };
+    let parts = parts();
+    // The machine need not run what no selected trial looks at.
+    let filter = arguments.filter.as_deref().unwrap_or_default();
+    let wanted = |name: &str| VIEWS.iter().any(|(suffix, _)| format!("{name}::{suffix}").contains(filter));
+    let mut runs = Vec::new();
+    for (name, case) in cases.iter().filter(|(name, _)| wanted(name)) {
+        for subject in [Subject::Reference, Subject::Weft] {
+            if lacking(&parts, case, subject).is_none() {
+                runs.push(Run { name: name.clone(), subject, case: case.clone() });
+            }
+        }
+    }
+    let lab = Arc::new(Lab { parts, runs, boot: OnceLock::new() });
+    let trials = trials(cases, &lab);
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn trials(cases: BTreeMap<String, Case>, lab: &Arc<Lab>) -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for (name, case) in cases {
+        for (suffix, view) in VIEWS {
+            let (name, case, lab) = (name.clone(), case.clone(), Arc::clone(lab));
+            trials.push(Trial::ignorable_test(format!("{name}::{suffix}"), move || lab.show(&name, &case, view)));
+        }
+    }
+    trials
+}
+
+/// A list of cases that cannot be read is a failed test, not a crash.
+fn fail(arguments: &Arguments, error: &anyhow::Error) -> ExitCode {
+    let text = format!("{error:#}");
+    libtest_mimic::run(arguments, vec![Trial::test("cases", || Err(text.into()))]).exit_code()
+}
+
+// === impl Lab ===
+
+impl Lab {
+    fn show(&self, name: &str, case: &Case, view: View) -> Result<Completion, Failed> {
+        let subjects = match view {
+            View::One(subject) => vec![subject],
+            View::Same => vec![Subject::Reference, Subject::Weft],
+        };
+        if let Some(reason) = subjects.iter().find_map(|subject| lacking(&self.parts, case, *subject)) {
+            return reason.tell();
+        }
+        let transcripts = match self.boot.get_or_init(|| self.boot()) {
+            Outcome::Impossible(reason) => return Lack::Machine(reason.clone()).tell(),
+            Outcome::Failed(error) => return Err(error.into()),
+            Outcome::Told(transcripts) => transcripts,
+        };
+        let of = |subject| {
+            let mut all = transcripts.iter();
+            all.find(|told| told.name == name && told.subject == subject).context("nothing was told of it")
+        };
+        let outcome = match view {
+            View::One(subject) => of(subject).and_then(|transcript| judge(case, transcript)),
+            View::Same => of(Subject::Reference)
+                .and_then(|reference| of(Subject::Weft).and_then(|weft| same(case, reference, weft))),
+        };
+        outcome.map(|()| Completion::Completed).map_err(|error| format!("{}\n{error:#}", case.about).into())
+    }
+
+    fn boot(&self) -> Outcome {
+        if !on_path("qemu-system-x86_64") {
+            return Outcome::Impossible("no qemu-system-x86_64 (tests/setup.sh all)".to_owned());
+        }
+        let kernel = match Kernel::obtain(Path::new(CACHE)) {
+            Ok(kernel) => kernel,
+            Err(error) => return Outcome::Impossible(format!("no kernel: {error:#}")),
+        };
+        let task = Task { modules: Vec::new(), prepare: Vec::new(), runs: self.runs.clone() };
+        match machine::run(&kernel, &self.parts, task, Path::new(CACHE)) {
+            Ok(transcripts) => Outcome::Told(transcripts),
+            Err(error) => Outcome::Failed(format!("{error:#}")),
+        }
+    }
+}
+
+/// Why something cannot be run here.
+enum Lack {
+    /// For good: it is not meant to.
+    Meant(String),
+    /// Something is not installed.
+    Machine(String),
+    /// Something is not built.
+    Unbuilt(String),
+}
+
+// === impl Lack ===
+
+impl Lack {
+    fn tell(self) -> Result<Completion, Failed> {
+        match self {
+            Self::Meant(reason) => Ok(Completion::ignored_with(reason)),
+            Self::Machine(reason) if env::var_os("WEFT_REQUIRE_ALL").is_none() => Ok(Completion::ignored_with(reason)),
+            Self::Machine(reason) | Self::Unbuilt(reason) => Err(format!("cannot run here: {reason}").into()),
+        }
+    }
+}
+
+fn lacking(parts: &Parts, case: &Case, subject: Subject) -> Option<Lack> {
+    match subject {
+        Subject::Weft if parts.weft.is_none() => Some(Lack::Unbuilt(
+            "weft or weftctl is not built (cargo build --release -p weft; cargo build --release -p weftctl)".to_owned(),
+        )),
+        Subject::Weft => None,
+        Subject::Reference => {
+            let Some(dir) = &parts.reference else {
+                return Some(Lack::Machine("no reference plugins (tests/setup.sh all)".to_owned()));
+            };
+            if let Some(reason) = &case.not_reference {
+                return Some(Lack::Meant(reason.clone()));
+            }
+            let key = case.reference_needs.as_ref()?;
+            let plugin = case.attach.first().and_then(|attach| attach.conf["type"].as_str()).unwrap_or_default();
+            match knows(&dir.join(plugin), key) {
+                Ok(true) => None,
+                Ok(false) => Some(Lack::Meant(format!("this reference does not know {key}"))),
+                Err(error) => Some(Lack::Machine(format!("{error:#}"))),
+            }
+        }
+    }
+}
+
+/// Whether a Go plugin has a configuration key: it is in its binary, as a struct tag.
+fn knows(plugin: &Path, key: &str) -> Result<bool> {
+    let bytes = fs::read(plugin).with_context(|| format!("read {}", plugin.display()))?;
+    let tag = format!("json:\"{key}");
+    if tag.len() > bytes.len() {
+        bail!("{} is no plugin", plugin.display());
+    }
+    Ok(bytes.windows(tag.len()).any(|window| window == tag.as_bytes()))
+}
+
+fn parts() -> Parts {
+    let beside = |name: &str| Path::new(env!("CARGO_BIN_EXE_weft-vm-init")).with_file_name(name);
+    let named = |variable: &str, name: &str| env::var_os(variable).map_or_else(|| beside(name), PathBuf::from);
+    let (weft, weftctl) = (named("WEFT_BIN", "weft"), named("WEFTCTL_BIN", "weftctl"));
+    let reference = env::var_os("CNI_REFERENCE_DIR").map_or_else(|| PathBuf::from("/usr/lib/cni"), PathBuf::from);
+    Parts {
+        init: PathBuf::from(env!("CARGO_BIN_EXE_weft-vm-init")),
+        reference: reference.join("bridge").is_file().then_some(reference),
+        weft: (weft.is_file() && weftctl.is_file()).then_some((weft, weftctl)),
+    }
+}
+
+fn on_path(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
