@@ -18,7 +18,12 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     let mut problems = Vec::new();
     for entry in store.entries(Some(&network))? {
         let attachment = &entry.key.attachment;
-        let listed = valid.contains(&(attachment.container_id.as_str(), attachment.ifname.as_str()));
+        // A claim imported from the stock plugin's oldest files has no interface name: its container decides.
+        let listed = if attachment.ifname.is_empty() {
+            valid.iter().any(|(container, _)| *container == attachment.container_id)
+        } else {
+            valid.contains(&(attachment.container_id.as_str(), attachment.ifname.as_str()))
+        };
         // As an IPAM plugin weft is asked about addresses; the links are another plugin's.
         let in_charge = own_role == Role::Attachment || entry.key.role == Role::Ipam;
         if listed || !in_charge {
