@@ -204,6 +204,8 @@ impl Names {
             Value::Object(fields) => fields
                 .into_iter()
                 .filter(|(key, _)| !NOISE.contains(&key.as_str()))
+                // Old reference plugins print an empty one in every result, newer ones and weft do not.
+                .filter(|(key, value)| key != "dns" || value.as_object().is_none_or(|dns| !dns.is_empty()))
                 .map(|(key, value)| (key, self.rename(value)))
                 .collect(),
             other => other,

@@ -66,7 +66,8 @@ impl Session<'_> {
         let (master, mtu) = (found.index, found.mtu);
         let unless = self.executor.newcomers(Some(master))?;
         let host = &self.executor.host;
-        let far = LinkUnspec::new_with_name(peer).mtu(mtu).up().build();
+        // The far end comes up later: the kernel opens it before it knows its other end, and refuses (ENOTCONN).
+        let far = LinkUnspec::new_with_name(peer).mtu(mtu).build();
         let message =
             LinkVeth::new(name, peer).mtu(mtu).up().set_info_data(InfoData::Veth(InfoVeth::Peer(far))).build();
         let near = LinkRef::host(name);
@@ -87,7 +88,7 @@ impl Session<'_> {
             sysctl::write(&format!("ipv6/conf/{end}/accept_ra"), "0").ok();
         }
         let host = &self.executor.host;
-        host.set_link(change(index).controller(master).build())
+        host.set_link(change(index).controller(master).up().build())
             .doing(|| format!("failed to connect {peer:?} to bridge {bridge}"))?;
         host.drop_vlans(index).doing(doing)?;
         let access = BridgeVlanInfo { vid: vlan, flags: BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged };
