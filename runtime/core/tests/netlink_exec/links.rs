@@ -80,7 +80,7 @@ fn not_a_bridge() {
     host.sh("ip link add weft0 type veth peer name other");
     assert_eq!(
         refused(&host, &pod, vec![bridge("weft0")]),
-        (0, r#""weft0" already exists but is not a bridge"#.to_owned())
+        (0, r#"failed to create bridge "weft0": "weft0" already exists but is not a bridge"#.to_owned())
     );
 }
 
