@@ -28,6 +28,9 @@ pub(super) const LOG_LIMIT: u64 = 256 * 1024;
 /// How long `maintain` waits for readers.
 const READERS: Duration = Duration::from_secs(2);
 
+/// How long after a log was made its name may not be on disk yet.
+const LOG_YOUNG: Duration = Duration::from_secs(5);
+
 /// Past this size readers in the way of truncation are waited for, a little.
 const LOG_OVERDUE: u64 = 16 * LOG_LIMIT;
 
@@ -179,7 +182,9 @@ impl NodeStore {
             Stop::Tell(error) => error,
         });
         if outcome.is_ok() {
-            db.settle();
+            let log = fs::metadata(log_path(&db.path)).ok();
+            db.keep_log_name(log.as_ref()).map_err(E::from)?;
+            db.settle(log.map_or(0, |meta| meta.len()));
         }
         outcome
     }
@@ -197,10 +202,23 @@ impl Db {
         }
     }
 
+    /// A commit is on disk when the log is, and the log when its name is: SQLite is built not to flush the directory, since it
+    /// would do so once in every process (docs/decisions/0006-sqlite-flags.md). A log that is young may have been made by this
+    /// process, or by one that has not got round to flushing yet. Where the file system does not say how old a file is, it
+    /// counts as young.
+    fn keep_log_name(&self, log: Option<&fs::Metadata>) -> Result<(), LedgerError> {
+        let age = log.and_then(|meta| meta.created().ok()).and_then(|made| made.elapsed().ok());
+        if age.is_some_and(|age| age > LOG_YOUNG) {
+            return Ok(());
+        }
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let flushed = fs::File::open(dir).and_then(|dir| dir.sync_all());
+        flushed.map_err(|source| LedgerError::Directory { path: dir.to_owned(), source })
+    }
+
     /// Keeps the log short. The commit is durable already, so a failure here is not the caller's: the next process tries
     /// again, and `maintain` reports it.
-    fn settle(&mut self) {
-        let size = fs::metadata(log_path(&self.path)).map_or(0, |meta| meta.len());
+    fn settle(&mut self, size: u64) {
         if size <= LOG_LIMIT {
             return;
         }
