@@ -30,6 +30,7 @@ pub(crate) struct Contenders {
     weft: PathBuf,
     weftctl: PathBuf,
     raw: PathBuf,
+    policy_cold: PathBuf,
 }
 
 /// The contenders, ready to be called.
@@ -47,6 +48,8 @@ pub(crate) struct Ready {
     pub(crate) weft_binary: Option<PathBuf>,
     /// The raw program.
     pub(crate) raw: PathBuf,
+    /// An example of weft's library that times one policy call in a fresh process, without a compiler in it, as in weft.
+    pub(crate) policy_cold: PathBuf,
 }
 
 // === impl Contenders ===
@@ -62,11 +65,13 @@ impl Contenders {
             weft: binary("WEFT_BIN", "weft")?,
             weftctl: binary("WEFTCTL_BIN", "weftctl")?,
             raw: beside("weft-bench-raw")?,
+            policy_cold: beside("examples/policy_cold")?,
         };
         let mut needed = vec![(found.raw.as_path(), "cargo build --release -p weft-bench")];
         if found.options.instead.is_none() {
             needed.push((&found.weft, "cargo build --release -p weft"));
             needed.push((&found.weftctl, "cargo build --release -p weftctl"));
+            needed.push((&found.policy_cold, "cargo build --release -p weft-core --example policy_cold"));
         }
         for (path, remedy) in needed {
             if !path.is_file() {
@@ -89,7 +94,15 @@ impl Contenders {
         let reference = Plugins { dir: self.options.reference, env: Vec::new() };
         if let Some(dir) = self.options.instead {
             let weft = Plugins { dir, env: Vec::new() };
-            return Ok(Ready { rounds, reference, weft, weftctl: None, weft_binary: None, raw: self.raw });
+            return Ok(Ready {
+                rounds,
+                reference,
+                weft,
+                weftctl: None,
+                weft_binary: None,
+                raw: self.raw,
+                policy_cold: self.policy_cold,
+            });
         }
         let (bin, state) = (scene.dir().join("bin"), scene.dir().join("state"));
         let env = vec![("WEFT_STATE_DIR".to_owned(), state.display().to_string())];
@@ -101,6 +114,7 @@ impl Contenders {
             weftctl: Some(self.weftctl),
             weft_binary: Some(self.weft),
             raw: self.raw,
+            policy_cold: self.policy_cold,
         })
     }
 }

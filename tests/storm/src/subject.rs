@@ -88,7 +88,7 @@ impl Subject {
             Who::Weft => {
                 (beside("WEFT_BIN", "weft"), "cargo build --release -p weft && cargo build --release -p weftctl")
             }
-            Who::Reference => (PathBuf::from("/usr/lib/cni/bridge"), "apt-get install containernetworking-plugins"),
+            Who::Reference => (reference().join("bridge"), "apt-get install containernetworking-plugins"),
             Who::Fake => (own.with_file_name("weft-storm-fake"), "cargo build --release -p weft-storm"),
         };
         if !binary.is_file() || (who == Who::Weft && !weftctl.is_file()) {
@@ -115,6 +115,11 @@ impl Subject {
     pub(crate) fn data_dir(scene: &Scene) -> PathBuf {
         scene.dir().join("host-local")
     }
+}
+
+/// Where the reference plugins are.
+fn reference() -> PathBuf {
+    std::env::var_os("CNI_REFERENCE_DIR").map_or_else(|| PathBuf::from("/usr/lib/cni"), PathBuf::from)
 }
 
 // === impl Found ===

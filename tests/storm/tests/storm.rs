@@ -7,7 +7,7 @@
 
 use std::process::{Command, ExitCode};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 const STORM: &str = env!("CARGO_BIN_EXE_weft-storm");
 
@@ -42,15 +42,27 @@ fn main() -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
+/// A trial that is shown as ignored, with the reason, where it cannot run; `WEFT_REQUIRE_ALL=1` makes that a failure.
 fn trial(name: String, run: impl FnOnce() -> Result<(), Failed> + Send + 'static) -> Trial {
-    if nix::unistd::geteuid().is_root() {
-        return Trial::test(name, run);
-    }
-    if std::env::var_os("REQUIRE_NETNS").is_some() {
-        return Trial::test(name, || Err("network namespaces need root".into()));
-    }
-    // The reason shows in the list of tests.
-    Trial::test(format!("{name} (needs root)"), run).with_ignored_flag(true)
+    Trial::ignorable_test(name, move || {
+        let missing =
+            if nix::unistd::geteuid().is_root() { tool() } else { Some("network namespaces need root".into()) };
+        match missing {
+            None => run().map(|()| Completion::Completed),
+            Some(reason) if std::env::var_os("WEFT_REQUIRE_ALL").is_some() => {
+                Err(format!("cannot run here: {reason}").into())
+            }
+            Some(reason) => Ok(Completion::ignored_with(reason)),
+        }
+    })
+}
+
+/// A program that the storm looks with and that is not installed.
+fn tool() -> Option<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
+    let missing = ["ip", "nft", "sqlite3"].into_iter().find(|name| !there(name))?;
+    Some(format!("{missing} is not installed (tests/setup.sh installs it)"))
 }
 
 /// A storm that the subject must stand.

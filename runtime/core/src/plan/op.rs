@@ -118,6 +118,8 @@ pub enum Op {
         name: String,
         /// Name of its peer on the bridge, used when it is made.
         peer: String,
+        /// The peer is made a port of this VLAN only; otherwise it keeps the bridge's default VLAN too.
+        drop_existing: bool,
     },
     /// A sysctl is written.
     Sysctl {

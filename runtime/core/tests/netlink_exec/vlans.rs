@@ -31,7 +31,13 @@ fn vlans(drop_existing: bool, pvid: Option<u16>, tagged: &[u16]) -> Op {
 }
 
 fn gateway_op() -> Op {
-    Op::EnsureVlanGateway { bridge: "weft0".into(), vlan: 100, name: "weft0.100".into(), peer: "vethgate".into() }
+    Op::EnsureVlanGateway {
+        bridge: "weft0".into(),
+        vlan: 100,
+        name: "weft0.100".into(),
+        peer: "vethgate".into(),
+        drop_existing: true,
+    }
 }
 
 /// `vid flags` of each VLAN of a port.

@@ -4,6 +4,7 @@ mod bridge;
 mod burst;
 mod footprint;
 mod ipam;
+mod policy;
 mod processes;
 
 use std::path::Path;
@@ -23,6 +24,7 @@ pub(crate) const ALL: &[(&str, Measure)] = &[
     ("bridge", bridge::measure),
     ("bridge ipMasq", bridge::measure_masquerade),
     ("ipam claims", ipam::measure),
+    ("policy call", policy::measure),
     ("burst of DELs", burst::measure),
     ("processes", processes::measure),
     ("footprint", footprint::measure),

@@ -84,6 +84,7 @@ impl Settings {
         let name = self.vlan_gateway();
         let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(&name));
         let peer = format!("veth{:08x}", u32::from_be_bytes([a, b, c, d]));
-        Op::EnsureVlanGateway { bridge: self.bridge.clone(), vlan: self.vlan, name, peer }
+        let drop_existing = !self.preserve_default_vlan;
+        Op::EnsureVlanGateway { bridge: self.bridge.clone(), vlan: self.vlan, name, peer, drop_existing }
     }
 }

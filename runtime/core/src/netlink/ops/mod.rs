@@ -103,7 +103,9 @@ impl Session<'_> {
             Op::BridgeVlans { link, drop_existing, pvid, tagged } => {
                 self.bridge_vlans(link, *drop_existing, *pvid, tagged)
             }
-            Op::EnsureVlanGateway { bridge, vlan, name, peer } => self.ensure_vlan_gateway(bridge, *vlan, name, peer),
+            Op::EnsureVlanGateway { bridge, vlan, name, peer, drop_existing } => {
+                self.ensure_vlan_gateway(bridge, (*vlan, *drop_existing), name, peer)
+            }
             Op::Sysctl { .. } => self.host_sysctl(op),
             Op::AddAddress { link, address } => self.add_address(link, *address),
             Op::LinkUp { link } => self.link_up(link),

@@ -54,7 +54,7 @@ impl Session<'_> {
     pub(super) fn ensure_vlan_gateway(
         &mut self,
         bridge: &str,
-        vlan: u16,
+        (vlan, drop_existing): (u16, bool),
         name: &str,
         peer: &str,
     ) -> Result<(), NetlinkError> {
@@ -90,7 +90,9 @@ impl Session<'_> {
         let host = &self.executor.host;
         host.set_link(change(index).controller(master).up().build())
             .doing(|| format!("failed to connect {peer:?} to bridge {bridge}"))?;
-        host.drop_vlans(index).doing(doing)?;
+        if drop_existing {
+            host.drop_vlans(index).doing(doing)?;
+        }
         let access = BridgeVlanInfo { vid: vlan, flags: BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged };
         host.add_vlans(index, &[access]).doing(doing)
     }
