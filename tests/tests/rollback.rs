@@ -46,7 +46,11 @@ fn cases() -> Vec<Case> {
         Case { name: "bridge", host: &[], conf: conf("bridge", everything.clone()) },
         Case {
             name: "bridge_exists",
-            host: &["ip link add roll0 type bridge", "ip address add fd62::1/64 dev roll0 nodad", "ip link set roll0 up"],
+            host: &[
+                "ip link add roll0 type bridge",
+                "ip address add fd62::1/64 dev roll0 nodad",
+                "ip link set roll0 up",
+            ],
             conf: conf("bridge", everything.clone()),
         },
         Case {
@@ -100,7 +104,12 @@ fn every_index(case: &Case) -> Result<()> {
             return delete(&mut world, &case.conf);
         }
         let error = reply.error()?;
-        ensure!(error.msg.contains("no-such-link"), "op {at}: failed for another reason: {} {}", error.msg, error.details);
+        ensure!(
+            error.msg.contains("no-such-link"),
+            "op {at}: failed for another reason: {} {}",
+            error.msg,
+            error.details
+        );
         let after = snapshot(&world)?;
         if before != after {
             let mut lines = Vec::new();
@@ -150,7 +159,10 @@ fn snapshot(world: &World) -> Result<Value> {
     let rules = world.host().line("nft -j list ruleset")?.text();
     let rules: Value = serde_json::from_str(&rules).context("nft -j")?;
     // The version of nft is not state.
-    let rules = rules.pointer("/nftables").and_then(Value::as_array).map(|list| list.iter().skip(1).cloned().collect::<Vec<_>>());
+    let rules = rules
+        .pointer("/nftables")
+        .and_then(Value::as_array)
+        .map(|list| list.iter().skip(1).cloned().collect::<Vec<_>>());
     let mut state = names.value(&state);
     forget_kernel_marks(&mut state);
     Ok(json!({ "kernel": state, "nft": rules, "ledger": journal(&world.state())? }))

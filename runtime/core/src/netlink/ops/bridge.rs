@@ -23,7 +23,12 @@ impl Session<'_> {
         vlan_filtering: bool,
         promisc: bool,
     ) -> Result<(), NetlinkError> {
-        let doing = || format!("failed to create bridge {name:?}: could not add {name:?}{}", if vlan_filtering { " with VLAN filtering" } else { "" });
+        let doing = || {
+            format!(
+                "failed to create bridge {name:?}: could not add {name:?}{}",
+                if vlan_filtering { " with VLAN filtering" } else { "" }
+            )
+        };
         for _attempt in 0..ATTEMPTS {
             // Nearly always it is there, and looking is cheaper than being refused.
             if let Some(link) = self.executor.host.link(Lookup::Name(name)).doing(doing)? {
