@@ -34,6 +34,13 @@ impl Presence {
     }
 }
 
+impl Drop for Presence {
+    fn drop(&mut self) {
+        // Closing the file does it too, but not while a child that was just forked still has a copy of it.
+        fcntl(&self.namespace, FcntlArg::F_OFD_SETLK(&whole(F_UNLCK))).ok();
+    }
+}
+
 fn whole(kind: c_int) -> flock {
     // The kinds are 0, 1 and 2.
     let kind = c_short::try_from(kind).unwrap_or_default();
