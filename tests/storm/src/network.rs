@@ -18,7 +18,7 @@ pub(crate) const POOL: usize = 61;
 /// What the network is built with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
-    /// A bridge with gateway and masquerading.
+    /// A bridge with gateway, masquerading, and a check of MAC addresses.
     Bridge,
     /// Point to point, with masquerading.
     Ptp,
@@ -55,7 +55,9 @@ impl Network {
             },
         });
         let own = match kind {
-            Kind::Bridge => json!({ "bridge": "storm0", "isGateway": true, "isDefaultGateway": true, "ipMasq": true }),
+            Kind::Bridge => json!({
+                "bridge": "storm0", "isGateway": true, "isDefaultGateway": true, "ipMasq": true, "macspoofchk": true,
+            }),
             Kind::Ptp => json!({ "ipMasq": true }),
             Kind::Macvlan => {
                 // Not every kernel has dummy links; one end of a veth pair will do as a parent.
