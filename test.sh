@@ -18,8 +18,7 @@ tests/setup.sh all || exit 1
 cargo build --release --locked -p weft || exit 1
 cargo build --release --locked -p weftctl || exit 1
 
-run cargo test --release --locked -p weft-host-abi --features compile
-run cargo test --release --locked -p weft-core --features compile
+run cargo test --release --locked -p weft-host-abi -p weft-core --features weft-core/compile
 run cargo test --release --locked --manifest-path guest-plugins/Cargo.toml
 run cargo test --release --locked -p weft-tests
 run cargo test --release --locked -p weft-storm
