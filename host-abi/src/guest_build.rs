@@ -129,6 +129,7 @@ pub fn build_guests(manifest: &Path, target_dir: &Path) -> Result<Vec<BuiltGuest
         .arg(manifest)
         .arg("--target-dir")
         .arg(target_dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", remapped_paths(manifest))
         .stderr(Stdio::inherit());
     // Cargo looks for its configuration from here upwards.
     cargo.current_dir(manifest.parent().unwrap_or(Path::new(".")));
@@ -150,6 +151,26 @@ pub fn build_guests(manifest: &Path, target_dir: &Path) -> Result<Vec<BuiltGuest
     }
     guests.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(guests)
+}
+
+/// Compiler flags that keep this machine's paths (in panic messages) out of a component: one source, one digest.
+fn remapped_paths(manifest: &Path) -> OsString {
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
+    let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
+    // The directory around the package's: path dependencies such as the SDK are beside it.
+    let around = manifest.parent().and_then(Path::parent).map(Path::to_owned);
+    let mut flags = OsString::new();
+    for (from, to) in [(cargo_home, "/cargo"), (around, "/src")] {
+        if let Some(from) = from.filter(|from| from.parent().is_some()) {
+            // Flags are separated by the unit separator.
+            flags.push(if flags.is_empty() { "" } else { "\u{1f}" });
+            flags.push("--remap-path-prefix=");
+            flags.push(from);
+            flags.push("=");
+            flags.push(to);
+        }
+    }
+    flags
 }
 
 /// Name and core module, where a line of cargo's tells of a finished `cdylib`.
@@ -201,4 +222,44 @@ fn leaks(name: &OsString) -> bool {
     let of_flags =
         ["RUSTFLAGS", "RUSTDOC", "RUSTDOCFLAGS", "TARGET", "HOST", "OPT_LEVEL", "PROFILE", "DEBUG", "OUT_DIR"];
     (of_cargo && !KEEP.iter().any(|keep| name.starts_with(keep))) || of_flags.contains(&name.as_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn an_outer_cargo_does_not_leak() {
+        let leaks = |name: &str| leaks(&OsString::from(name));
+        for name in
+            ["CARGO", "CARGO_TARGET_DIR", "CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS", "RUSTC", "RUSTC_WRAPPER", "OUT_DIR"]
+        {
+            assert!(leaks(name), "{name}");
+        }
+        for name in ["PATH", "HOME", "CARGO_HOME", "RUSTUP_TOOLCHAIN", "CARGO_NET_OFFLINE", "CARGO_REGISTRIES_X_INDEX"]
+        {
+            assert!(!leaks(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_finished_cdylibs_are_artifacts() {
+        let line = |kind: &str, reason: &str| {
+            format!(
+                r#"{{"reason": "{reason}", "target": {{"kind": ["{kind}"], "name": "by_label"}}, "filenames": ["/t/by_label.d", "/t/by_label.wasm"]}}"#
+            )
+        };
+        let found = artifact(&line("cdylib", "compiler-artifact")).expect("a message").expect("an artifact");
+        assert_eq!(found, ("by-label".to_owned(), PathBuf::from("/t/by_label.wasm")));
+        assert!(artifact(&line("lib", "compiler-artifact")).expect("a message").is_none());
+        assert!(artifact(&line("cdylib", "build-finished")).expect("a message").is_none());
+        assert!(matches!(artifact("warning: hello"), Err(GuestBuildError::Messages { .. })));
+    }
+
+    #[test]
+    fn a_module_without_a_world_is_no_policy() {
+        componentize(b"nonsense").expect_err("not wasm");
+    }
 }

@@ -43,7 +43,7 @@ impl NetNs {
             mount(Some("/proc/thread-self/ns/net"), &target, none, MsFlags::MS_BIND, none).context("bind the namespace")
         })
         .join()
-        .map_err(|_| anyhow!("the thread that makes a namespace panicked"))??;
+        .map_err(|_panic| anyhow!("the thread that makes a namespace panicked"))??;
         let fd = Arc::new(OwnedFd::from(File::open(&path).context("open the namespace")?));
         let netns = Self { name, path, fd };
         netns.calm()?;

@@ -41,8 +41,9 @@ pub fn weftctl() -> Result<PathBuf, String> {
 /// # Errors
 /// Says how to build it.
 pub fn weft_failing() -> Result<PathBuf, String> {
-    binary("WEFT_FAILING_BIN", "examples/weft-failing")
-        .map_err(|_missing| "weft-failing is not built (cargo build --release -p weft-core --example weft-failing)".to_owned())
+    binary("WEFT_FAILING_BIN", "examples/weft-failing").map_err(|_missing| {
+        "weft-failing is not built (cargo build --release -p weft-core --example weft-failing)".to_owned()
+    })
 }
 
 fn binary(variable: &str, name: &str) -> Result<PathBuf, String> {

@@ -2,7 +2,6 @@
 //!
 //! `WEFT_FAIL_AT` is the index the op gets; past the end of the plan nothing is put in.
 
-
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;

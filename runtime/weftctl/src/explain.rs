@@ -72,11 +72,16 @@ fn describe(entry: &Entry, trace: Option<&Trace>) -> Vec<String> {
     let attachment = &entry.key.attachment;
     let addresses = entry.claims.iter().map(|(_, address)| address.to_string()).collect::<Vec<_>>();
     let mut lines = vec![
-        format!("attachment {} of container {} on network {}", attachment.ifname, attachment.container_id, attachment.network),
+        format!(
+            "attachment {} of container {} on network {}",
+            attachment.ifname, attachment.container_id, attachment.network
+        ),
         format!("  addresses   {}", if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") }),
     ];
     let Some(trace) = trace else {
-        lines.push("  decided by  no policy of weft's (layer 2, an external IPAM plugin, or an imported claim)".to_owned());
+        lines.push(
+            "  decided by  no policy of weft's (layer 2, an external IPAM plugin, or an imported claim)".to_owned(),
+        );
         return lines;
     };
     lines.push(format!("  decided by  {} ({})", trace.policy, trace.digest));

@@ -90,8 +90,7 @@ fn scope_of(network: &str) -> String {
 fn import(dir: &Path, state: &Path, output: Output) -> anyhow::Result<()> {
     let record = Record::default();
     let now = weft_core::facts::now()?;
-    let report =
-        open(state)?.import_host_local(&HostLocalImport { dir, scope_of: &scope_of, record: &record, now })?;
+    let report = open(state)?.import_host_local(&HostLocalImport { dir, scope_of: &scope_of, record: &record, now })?;
     let mut lines = Vec::new();
     for network in &report.networks {
         lines.push(format!(

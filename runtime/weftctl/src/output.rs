@@ -1,6 +1,10 @@
 //! The only place that prints: a table or lines for people, one JSON document for programs.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints; everything else goes through here")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool prints; everything else goes through here"
+)]
 
 use anyhow::Context;
 use comfy_table::{ContentArrangement, Table, presets};

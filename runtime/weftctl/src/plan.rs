@@ -50,7 +50,8 @@ pub(crate) fn run(args: &PlanArgs, state: &Path, output: Output) -> anyhow::Resu
     for line in log.lines() {
         output.note(line);
     }
-    let preview = preview.map_err(|error| anyhow::anyhow!("ADD would fail with code {}: {}", error.code(), error.chain()))?;
+    let preview =
+        preview.map_err(|error| anyhow::anyhow!("ADD would fail with code {}: {}", error.code(), error.chain()))?;
     output.lines(&document(&preview), &lines(&preview))?;
     Ok(ExitCode::SUCCESS)
 }

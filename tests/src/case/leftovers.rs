@@ -50,11 +50,13 @@ fn compare(what: &str, before: Option<&Value>, after: Option<&Value>, bridges: &
     let before = before.and_then(Value::as_object).unwrap_or(&empty);
     let after = after.and_then(Value::as_object).unwrap_or(&empty);
     // lo keeps its address and the routes to it when it goes down. Forwarding, which stays, makes the kernel add anycast
-    // routes for addresses that were there before.
+    // routes for addresses that were there before. Link-local addresses come and go with carriers.
     let shared = |key: &str| {
         key == "lo 127.0.0.1/8"
             || key.contains("dev=lo dst=127.")
             || key.contains("type=anycast")
+            || key.contains(" fe80::")
+            || key.contains("dst=fe80::")
             || bridges.iter().any(|bridge| key.contains(bridge.as_str()))
     };
     for key in after.keys().filter(|key| !before.contains_key(*key) && !shared(key)) {

@@ -120,6 +120,7 @@ impl<'a> Runner<'a> {
             names.keep(&step.conf.as_ref().map(Value::to_string).unwrap_or_default());
         }
         names.learn(&scratch, "$SCRATCH");
+        names.learn(&subject.bin.display().to_string(), "$BIN");
         // Containers exist before the first look, so that the end can be compared with the beginning.
         let containers: Vec<&str> =
             case.env.steps.iter().flatten().filter_map(|step| step.call()).map(|(_, name)| name).collect();
@@ -127,6 +128,7 @@ impl<'a> Runner<'a> {
             let path = world.container(name)?.path().display().to_string();
             names.learn(&path, &format!("$NETNS({name})"));
         }
+        observe::settle(&world)?;
         let before = observe::world(&world, &mut names)?;
         Ok(Self {
             case,

@@ -36,7 +36,8 @@ fn compare(call: &Call<'_>, plan: &Plan, previous: &CniResult) -> Vec<String> {
     let mut differences = Vec::new();
     let netns = &call.env.netns;
     if !plan.result.interfaces.is_empty() && !plan.result.observed_addresses {
-        let ours = previous.interfaces.iter().any(|link| link.name == call.env.ifname && link.sandbox.as_ref() == Some(netns));
+        let ours =
+            previous.interfaces.iter().any(|link| link.name == call.env.ifname && link.sandbox.as_ref() == Some(netns));
         // Results before 0.3.0 have no interfaces to compare.
         if !ours && !previous.interfaces.is_empty() {
             differences.push(format!("Sandbox in prevResult  doesn't match configured netns: {netns}"));
@@ -59,7 +60,9 @@ fn check_ipam(call: &Call<'_>, entry: Option<&Entry>) -> Result<(), CommandError
         .claims
         .iter()
         .filter(|(_, address)| !previous.ips.iter().any(|ip| ip.address.addr() == *address))
-        .map(|(_, address)| format!("prevResult lacks {address}, which is claimed for container {}", call.env.container_id))
+        .map(|(_, address)| {
+            format!("prevResult lacks {address}, which is claimed for container {}", call.env.container_id)
+        })
         .collect();
     if differences.is_empty() { Ok(()) } else { Err(CommandError::Differs { differences }) }
 }

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use weft_host_abi::types::{ClaimInfo, Dns, LastClaim, LedgerView, Range, ReleaseRule, Request, Route, Usage};
 
+use super::CommandError;
 use super::call::Call;
 use super::trace::Trace;
-use super::CommandError;
 use crate::conf::{IpamConf, IpamKind};
 use crate::facts;
 use crate::ledger::{Claimed, NodeStore, Want};
@@ -101,9 +101,8 @@ pub(super) fn decide_with(
     for line in &answer.log {
         call.say(&format!("policy {:?}: {}", policy.name(), line.text));
     }
-    let decision = answer
-        .outcome
-        .map_err(|denial| CommandError::Denied { policy: policy.name().to_owned(), denial })?;
+    let decision =
+        answer.outcome.map_err(|denial| CommandError::Denied { policy: policy.name().to_owned(), denial })?;
     let verified = policy::verify(policy.name(), &decision, &request, &ipam(call)?.declared)?;
     let trace = Trace {
         policy: policy.name().to_owned(),
@@ -199,7 +198,11 @@ impl Race {
     pub(super) fn lost(&mut self, policy: &Loaded, decided: &Decided, want: usize) -> Result<(), CommandError> {
         self.asked += 1;
         let offered = || -> Vec<IpAddr> {
-            decided.wants.get(want).map(|want| want.candidates.iter().map(|(net, _)| net.addr()).collect()).unwrap_or_default()
+            decided
+                .wants
+                .get(want)
+                .map(|want| want.candidates.iter().map(|(net, _)| net.addr()).collect())
+                .unwrap_or_default()
         };
         if self.last == decided.wants {
             return Err(CommandError::OffersTaken { policy: policy.name().to_owned(), addresses: offered() });

@@ -240,7 +240,11 @@ impl CommandError {
             Self::OffersTaken { .. } | Self::Delegate(DelegateError::Addressing(_)) => 101,
             Self::Denied { denial: Denial::Exhausted(_), .. } => 102,
             Self::Netlink(error) | Self::Op { source: error, .. } => {
-                if error.is_netns() { 8 } else { 103 }
+                if error.is_netns() {
+                    8
+                } else {
+                    103
+                }
             }
             Self::Delegate(DelegateError::Host(_)) => 103,
             Self::Leftovers { .. } | Self::Teardown { .. } => 104,
@@ -322,7 +326,9 @@ fn exists_text(attachment: &Attachment, address: Option<IpAddr>) -> String {
     let id = &attachment.container_id;
     match address {
         Some(address) => format!("{address} has been allocated to {id}, duplicate allocation is not allowed"),
-        None => format!("interface {} of container {id} is attached to {:?} already", attachment.ifname, attachment.network),
+        None => {
+            format!("interface {} of container {id} is attached to {:?} already", attachment.ifname, attachment.network)
+        }
     }
 }
 

@@ -170,7 +170,9 @@ pub(super) fn forward_gc(call: &mut Call<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     for (plugin, mut conf) in targets {
         if let (Some(object), Some(given)) = (conf.as_object_mut(), call.conf.as_value().as_object()) {
-            object.extend(given.iter().filter(|(key, _)| key.starts_with("cni.dev/")).map(|(k, v)| (k.clone(), v.clone())));
+            object.extend(
+                given.iter().filter(|(key, _)| key.starts_with("cni.dev/")).map(|(k, v)| (k.clone(), v.clone())),
+            );
         }
         if let Err(error) = exec(&plugin, "GC", &env(call), &conf) {
             problems.push(error.chain());

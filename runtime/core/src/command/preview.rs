@@ -35,14 +35,17 @@ pub fn preview(
     let mut call = Call::new(context, persona, env, stdin, log)?;
     let mut notes = Vec::new();
     if let Some(delegate) = call.network.delegate.as_ref().filter(|delegate| !delegate.builtin) {
-        notes.push(format!("the links are made by the external delegate {:?}, whose plan only it knows", delegate.kind));
+        notes
+            .push(format!("the links are made by the external delegate {:?}, whose plan only it knows", delegate.kind));
         return Ok(Preview { plan: Plan::default(), trace: None, notes });
     }
     let stage = Stage::read(&call)?;
     let kind = call.network.ipam.as_ref().map(|ipam| ipam.kind.clone());
     match kind {
         Some(IpamKind::External(plugin)) if !stage.ignores_ipam() => {
-            notes.push(format!("addresses come from the external IPAM plugin {plugin:?}, which is not asked by a preview"));
+            notes.push(format!(
+                "addresses come from the external IPAM plugin {plugin:?}, which is not asked by a preview"
+            ));
             Ok(Preview { plan: Plan::default(), trace: None, notes })
         }
         Some(_) if !stage.ignores_ipam() => by_policy(&mut call, &stage, notes),
@@ -64,12 +67,8 @@ fn by_policy(call: &mut Call<'_>, stage: &Stage, mut notes: Vec<String>) -> Resu
     let first = decided.wants.iter().filter_map(|want| {
         want.candidates.first().map(|(address, _)| Given { address: *address, gateway: want.gateway })
     });
-    let addressing = Addressing {
-        ips: first.collect(),
-        routes: decided.routes.clone(),
-        dns: decided.dns.clone(),
-        unique: true,
-    };
+    let addressing =
+        Addressing { ips: first.collect(), routes: decided.routes.clone(), dns: decided.dns.clone(), unique: true };
     let plan = stage.plan(call, Some(&addressing))?;
     Ok(Preview { plan, trace: Some(decided.into_trace()), notes })
 }

@@ -130,9 +130,7 @@ pub(super) fn compile_with_weftctl(state_dir: &Path, component: &Path) -> Result
         .arg(component)
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| {
-            format!("cannot run {} ({error}); install it with `weftctl install`", weftctl.display())
-        })?;
+        .map_err(|error| format!("cannot run {} ({error}); install it with `weftctl install`", weftctl.display()))?;
     if output.status.success() {
         return Ok(());
     }

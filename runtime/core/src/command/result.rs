@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::call::Call;
 use super::CommandError;
+use super::call::Call;
 use crate::cni::{CniResult, Interface, Ip};
 use crate::netlink::Applied;
 use crate::plan::{LinkInfo, LinkRef, Plan, Side};
@@ -48,11 +48,8 @@ fn shape(call: &Call<'_>, plan: &Plan, links: &BTreeMap<LinkRef, LinkInfo>) -> C
             ..Interface::default()
         })
         .collect();
-    let mut ips: Vec<Ip> = shape
-        .ips
-        .iter()
-        .map(|ip| Ip { address: ip.address, gateway: ip.gateway, interface: ip.interface })
-        .collect();
+    let mut ips: Vec<Ip> =
+        shape.ips.iter().map(|ip| Ip { address: ip.address, gateway: ip.gateway, interface: ip.interface }).collect();
     if shape.observed_addresses
         && let Some(info) = shape.interfaces.first().and_then(|link| links.get(link))
     {

@@ -2,7 +2,7 @@
 //! files' business.
 //!
 //! Invariants: writers begin with `BEGIN IMMEDIATE`, so nobody reads something and then writes on top of a stale view; a
-//! commit is on disk when `write` returns (`synchronous=FULL`); a program never writes a store whose version it does not
+//! commit survives the end of the process when `write` returns, and a power cut after `flush`; a program never writes a store whose version it does not
 //! know. In a process that has a store open, nothing else may open and close the file (to copy it, say): POSIX locks belong to
 //! the process, and closing any descriptor of a file drops those that SQLite holds on it.
 //!
@@ -133,6 +133,11 @@ impl NodeStore {
         checkpoint(&mut db.conn, READERS).map_err(|source| db.explain("write the log back", source.into()))
     }
 
+    /// Puts everything committed so far on disk.
+    pub(super) fn flush(&self) -> Result<(), LedgerError> {
+        self.lock().flush()
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Db> {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,7 +161,8 @@ impl NodeStore {
         look(&db.conn).map_err(|fault| db.explain(action, fault))
     }
 
-    /// Runs one write transaction; whatever `change` returns as an error rolls it back. On `Ok` it is on disk.
+    /// Runs one write transaction; whatever `change` returns as an error rolls it back. On `Ok` it survives the end of every
+    /// process, but not of the boot unless `flush` is called.
     pub(super) fn write<T, E: From<LedgerError>>(
         &mut self,
         action: &'static str,
@@ -197,7 +203,16 @@ impl Db {
         }
     }
 
-    /// Keeps the log short. The commit is durable already, so a failure here is not the caller's: the next process tries
+    /// Puts the log on disk, with its name: for what has to survive a power cut.
+    fn flush(&self) -> Result<(), LedgerError> {
+        let failed = |source| LedgerError::Directory { path: self.path.clone(), source };
+        // Not the store file itself: closing it would drop the locks this process has on it.
+        fs::File::open(log_path(&self.path)).and_then(|log| log.sync_all()).map_err(failed)?;
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+    }
+
+    /// Keeps the log short. The commit is done already, so a failure here is not the caller's: the next process tries
     /// again, and `maintain` reports it.
     fn settle(&mut self) {
         let size = fs::metadata(log_path(&self.path)).map_or(0, |meta| meta.len());

@@ -73,7 +73,7 @@ pub enum NetlinkError {
         link: LinkRef,
     },
     /// A link has the bridge's name but is no bridge.
-    #[error("{name:?} already exists but is not a bridge")]
+    #[error("failed to create bridge {name:?}: {name:?} already exists but is not a bridge")]
     NotABridge {
         /// The name.
         name: String,
@@ -87,7 +87,7 @@ pub enum NetlinkError {
         host: String,
     },
     /// A shared link has another address than the wanted one.
-    #[error("{link:?} already has an IP address different from {address}")]
+    #[error("failed to set bridge addr: {link:?} already has an IP address different from {address}")]
     OtherAddress {
         /// The link.
         link: String,

@@ -20,6 +20,7 @@ mod netns;
 mod nft;
 mod observe;
 mod ops;
+mod presence;
 mod rtnl;
 mod sysctl;
 mod teardown;
@@ -39,6 +40,7 @@ use tokio::runtime::{Builder, Runtime};
 use self::error::Doing;
 use self::netns::{Netns, Worker};
 use self::nft::Nft;
+use self::presence::Presence;
 use self::rtnl::{PromptSocket, Rtnl};
 use self::undo::Logged;
 use crate::plan::{LinkInfo, LinkRef, Side};
@@ -51,6 +53,8 @@ pub struct Executor {
     container: Option<Container>,
     nft: Option<Nft>,
     same: bool,
+    /// From the first `apply` on.
+    presence: Option<Presence>,
 }
 
 /// What is open inside the container's network namespace.
@@ -77,16 +81,20 @@ impl Executor {
     /// # Errors
     /// No socket is to be had, or the path is no network namespace or cannot be entered.
     pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
-        let runtime = Builder::new_current_thread().build().doing(|| "failed to start the netlink runtime")?;
-        let runtime = Rc::new(runtime);
-        let netns = container_netns.map(Netns::open).transpose()?;
-        let same = netns.as_ref().map_or(Ok(false), Netns::is_own)?;
-        let container = match (container_netns, netns) {
-            (Some(path), Some(netns)) => Some(Container::enter(&runtime, path, netns)?),
-            _ => None,
+        let Some(path) = container_netns else {
+            let host = Rtnl::serve(&start_runtime()?, open_socket()?);
+            return Ok(Self { host, container: None, nft: None, same: false, presence: None });
         };
-        let host = PromptSocket::open().doing(|| "failed to open the routing netlink socket")?;
-        Ok(Self { host: Rtnl::serve(&runtime, host), container, nft: None, same })
+        let fail = |fault| NetlinkError::OpenNetns { path: path.to_owned(), fault };
+        let netns = Netns::open(path)?;
+        // The thread needs a while to get going: the host's side is opened meanwhile.
+        let (worker, opening) = Worker::enter(&netns, PromptSocket::open).map_err(fail)?;
+        let same = netns.is_own()?;
+        let runtime = start_runtime()?;
+        let host = Rtnl::serve(&runtime, open_socket()?);
+        let rtnl = Rtnl::serve(&runtime, opening.wait()?.map_err(fail)?);
+        let container = Some(Container { rtnl, worker, netns });
+        Ok(Self { host, container, nft: None, same, presence: None })
     }
 
     /// Whether `CNI_NETNS` is the namespace weft itself runs in.
@@ -126,9 +134,10 @@ impl Executor {
     }
 }
 
-impl Container {
-    fn enter(runtime: &Rc<Runtime>, path: &Path, netns: Netns) -> Result<Self, NetlinkError> {
-        let (worker, opened) = Worker::enter(&netns, path, PromptSocket::open)?;
-        Ok(Self { rtnl: Rtnl::serve(runtime, opened), worker, netns })
-    }
+fn start_runtime() -> Result<Rc<Runtime>, NetlinkError> {
+    Builder::new_current_thread().build().map(Rc::new).doing(|| "failed to start the netlink runtime")
+}
+
+fn open_socket() -> Result<PromptSocket, NetlinkError> {
+    PromptSocket::open().doing(|| "failed to open the routing netlink socket")
 }

@@ -4,6 +4,7 @@
 //! the program's other threads ever changes its namespace.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::Path;
 use std::sync::mpsc;
@@ -22,7 +23,7 @@ const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 const PROC_SUPER_MAGIC: FsType = FsType(0x9fa0);
 
 /// The calling thread's own. `/proc/self` would be the main thread's.
-const OWN: &str = "/proc/thread-self/ns/net";
+pub(super) const OWN: &str = "/proc/thread-self/ns/net";
 
 /// An open network namespace; stays usable when its path goes away.
 #[derive(Debug)]
@@ -116,24 +117,18 @@ impl Netns {
     pub(super) fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
-
-    fn duplicate(&self) -> std::io::Result<File> {
-        self.file.try_clone()
-    }
 }
 
 // === impl Worker ===
 
 impl Worker {
-    /// Starts a thread, enters the namespace and runs `first` there, all before this returns.
+    /// Starts a thread that enters the namespace and runs `first` there. It is of no use before that has succeeded.
     pub(super) fn enter<T: Send + 'static>(
         netns: &Netns,
-        path: &Path,
-        first: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-    ) -> Result<(Self, T), NetlinkError> {
-        let fail = |fault| NetlinkError::OpenNetns { path: path.to_owned(), fault };
-        let inside = |error: std::io::Error| fail(NetnsFault::Inside(format!("cannot work inside it: {error}")));
-        let file = netns.duplicate().map_err(inside)?;
+        first: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> Result<(Self, Running<Result<T, NetnsFault>>), NetnsFault> {
+        let inside = |error: io::Error| NetnsFault::Inside(format!("cannot work inside it: {error}"));
+        let file = netns.file.try_clone().map_err(inside)?;
         let (jobs, queue) = mpsc::channel::<Job>();
         let (report, reported) = mpsc::sync_channel(1);
         let body = move || {
@@ -150,10 +145,7 @@ impl Worker {
         };
         // Jobs are a few file writes; the default of 2 MiB of address space is not needed.
         let thread = thread::Builder::new().name("container-netns".to_owned()).stack_size(256 << 10).spawn(body);
-        let thread = thread.map_err(inside)?;
-        let worker = Self { jobs: Some(jobs), thread: Some(thread) };
-        let first = reported.recv().map_err(|_ended| NetlinkError::ContainerThread)?.map_err(fail)?;
-        Ok((worker, first))
+        Ok((Self { jobs: Some(jobs), thread: Some(thread.map_err(inside)?) }, Running { reported }))
     }
 
     /// Runs a closure inside the namespace and waits for what it returns.

@@ -9,6 +9,7 @@ use rtnetlink::packet_route::route::RouteMessage;
 
 use super::error::{Doing, NetlinkError, UndoError};
 use super::nft::Added;
+use super::presence::Presence;
 use super::rtnl::{Address, Lookup, change, port_flags};
 use super::{Applied, Executor, sysctl};
 use crate::plan::{Mac, Side};
@@ -28,8 +29,6 @@ pub(super) struct Logged {
 pub(super) enum Inverse {
     /// Delete a link that was made. Only the host's are named here: the other end of a veth pair goes with it.
     DeleteLink { side: Side, index: u32 },
-    /// Delete a bridge that was made, unless it has got a port.
-    DeleteBridge { index: u32 },
     /// Take a link down, and off it the addresses that came with its being up (loopback's `127.0.0.1`).
     LinkDown { side: Side, index: u32, before: Vec<IpNet> },
     /// Write link attributes back.
@@ -54,18 +53,16 @@ pub(super) enum Inverse {
     Elements(Added),
 }
 
-/// How to tell whether another attachment came after a shared thing was changed and may rely on the change: a link that
-/// was not there then.
-///
-/// An attachment whose link was there before, but which looked at the shared thing only afterwards, is missed: the two
-/// must have started within the same milliseconds, on a node where nothing was set up before, and one of them must fail.
-/// Telling these apart would take a lock that every ADD holds.
+/// How to tell whether another attachment may have come to rely on a shared thing since it was changed.
 #[derive(Debug, Clone)]
 pub(super) struct Newcomers {
+    /// Another ADD was going on at the time of the change: it may have looked at the thing right afterwards, and be done
+    /// by now. Its link may be older than the change.
+    company: bool,
     /// Look at this bridge's ports only.
-    pub(super) bridge: Option<u32>,
-    /// Links that were there at the time of the change.
-    pub(super) known: BTreeSet<u32>,
+    bridge: Option<u32>,
+    /// Links that were there at the time of the change; whoever started after it has one that is not.
+    known: BTreeSet<u32>,
 }
 
 impl Executor {
@@ -87,22 +84,33 @@ impl Executor {
         leftovers
     }
 
-    /// Notes which links are there now, before something shared is changed.
+    /// Notes who is there now, before something shared is changed.
     pub(super) fn newcomers(&self, bridge: Option<u32>) -> Result<Newcomers, NetlinkError> {
         let links = self.host.links(bridge).doing(|| "failed to list links")?;
-        Ok(Newcomers { bridge, known: links.iter().map(|link| link.index).collect() })
+        Ok(Newcomers { company: self.has_company(), bridge, known: links.iter().map(|link| link.index).collect() })
+    }
+
+    /// The same for a bridge that was just made: any port is a newcomer.
+    pub(super) fn newcomers_to(&self, bridge: u32) -> Newcomers {
+        Newcomers { company: false, bridge: Some(bridge), known: BTreeSet::new() }
     }
 
     fn any(&self, newcomers: &Newcomers) -> Result<bool, NetlinkError> {
+        if newcomers.company || self.has_company() {
+            return Ok(true);
+        }
         let links = self.host.links(newcomers.bridge).doing(|| "failed to list links")?;
         Ok(links.iter().any(|link| !newcomers.known.contains(&link.index)))
+    }
+
+    fn has_company(&self) -> bool {
+        self.presence.as_ref().is_some_and(Presence::has_company)
     }
 
     fn perform(&mut self, inverse: Inverse) -> Result<(), NetlinkError> {
         match inverse {
             Inverse::Elements(added) => self.nft()?.undo(&added),
             Inverse::Sysctls { side, old } => self.write_back(side, old),
-            Inverse::DeleteBridge { index } => self.delete_unused_bridge(index),
             Inverse::BridgeMac { index, mac } => self.restore_bridge_mac(index, mac),
             Inverse::Vlans { index, before } => self.restore_vlans(index, before),
             Inverse::DeleteLink { side, .. }
@@ -173,13 +181,6 @@ impl Executor {
             (Side::Container, Some(container)) => container.worker.run(write)?,
             (Side::Container, None) => Ok(()),
         }
-    }
-
-    fn delete_unused_bridge(&self, index: u32) -> Result<(), NetlinkError> {
-        let doing = || "failed to delete the bridge";
-        // Between the two an ADD may still join; it then fails, or finds its port without bridge, and is retried.
-        let ports = self.host.links(Some(index)).doing(doing)?;
-        if ports.is_empty() { self.host.delete_link(index).map(drop).doing(doing) } else { Ok(()) }
     }
 
     /// With other ports the kernel has already gone back to the MAC from before.

@@ -21,8 +21,8 @@ mod verify;
 #[cfg(feature = "compile")]
 pub use cache::Compiled;
 pub use cache::{CacheEntry, PolicyStore};
-pub use error::{Cause, Class, PolicyError, Refusal};
+pub use error::{Cause, Class, PolicyError};
 pub use run::{Answer, Grants, Limits, Loaded, LogLine};
 pub use source::PolicyRef;
-pub use verify::{Verified, VerifiedWant, verify};
+pub use verify::{Refusal, Verified, VerifiedWant, verify};
 pub use weft_host_abi::guest::LogLevel;

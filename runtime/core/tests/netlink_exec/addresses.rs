@@ -73,10 +73,10 @@ fn ensure_once() {
 fn conflict() {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh("ip link add weft0 type bridge && ip link set weft0 up && ip addr add 10.99.0.1/24 dev weft0");
-    let text = r#""weft0" already has an IP address different from 10.88.0.1/24"#;
+    let text = r#"failed to set bridge addr: "weft0" already has an IP address different from 10.88.0.1/24"#;
     assert_eq!(refused(&host, &pod, vec![ensure("weft0", "10.88.0.1/24", false)]), (0, text.to_owned()));
     // The same address in another network is another address.
-    let text = r#""weft0" already has an IP address different from 10.99.0.1/16"#;
+    let text = r#"failed to set bridge addr: "weft0" already has an IP address different from 10.99.0.1/16"#;
     assert_eq!(refused(&host, &pod, vec![ensure("weft0", "10.99.0.1/16", false)]), (0, text.to_owned()));
     // The very same next to others is enough.
     host.sh("ip addr add 10.88.0.1/24 dev weft0");
@@ -150,7 +150,7 @@ fn ipv6_overlap() {
     host.sh("ip link add weft0 type bridge && ip link set weft0 addrgenmode none && ip link set weft0 up");
     host.sh("ip addr add fd00:88:0:1::1/64 dev weft0 nodad");
     host.settle();
-    let text = r#""weft0" already has an IP address different from fd00:88::1/48"#;
+    let text = r#"failed to set bridge addr: "weft0" already has an IP address different from fd00:88::1/48"#;
     assert_eq!(refused(&host, &pod, vec![ensure("weft0", "fd00:88::1/48", false)]), (0, text.to_owned()));
     let text = text.replace("fd00:88::1/48", "fd00:88:0:1::2/64");
     assert_eq!(refused(&host, &pod, vec![ensure("weft0", "fd00:88:0:1::2/64", false)]), (0, text));

@@ -38,7 +38,7 @@ fn nth(at: usize) -> Plan {
         Op::WaitPort { link: name.clone() },
     ];
     let interfaces = vec![LinkRef::host("weft0"), LinkRef::host(name), eth0()];
-    Plan { ops, result: ResultShape { interfaces, ..ResultShape::default() } }
+    Plan { ops, result: ResultShape { interfaces, ..ResultShape::default() }, ..Plan::default() }
 }
 
 /// Runs one job per pod at the same time, each on a thread of the host's namespace.

@@ -154,6 +154,16 @@ fn flushed_by_somebody() {
     host.sh("nft flush ruleset");
     apply(&host, &pod, vec![masq("10.88.0.2/24")]);
     assert_eq!(host.ruleset(), whole);
+    // Between an ADD that made the tables and its undo.
+    host.sh("nft flush ruleset");
+    for flush in
+        ["nft flush ruleset", "nft delete table inet weft", "nft delete element inet weft masq4 '{ 10.88.0.2 }'"]
+    {
+        there_and_back(&host, &pod, vec![masq("10.88.0.2/24"), spoof(HOST_VETH, "02:00:00:00:00:01")], || {
+            host.sh(flush);
+        });
+        assert_eq!(host.ruleset(), "", "after {flush}");
+    }
 }
 
 fn foreign_table() {

@@ -80,7 +80,7 @@ fn not_a_bridge() {
     host.sh("ip link add weft0 type veth peer name other");
     assert_eq!(
         refused(&host, &pod, vec![bridge("weft0")]),
-        (0, r#""weft0" already exists but is not a bridge"#.to_owned())
+        (0, r#"failed to create bridge "weft0": "weft0" already exists but is not a bridge"#.to_owned())
     );
 }
 
@@ -89,7 +89,8 @@ fn veth_pair() {
     let wanted = mac("02:00:00:00:00:01");
     let pair = Op::CreateVeth { container: "eth0".into(), host: HOST_VETH.into(), mtu: Some(1280), mac: Some(wanted) };
     let interfaces = vec![LinkRef::host(HOST_VETH), eth0()];
-    let plan = Plan { ops: vec![pair], result: ResultShape { interfaces, ..ResultShape::default() } };
+    let plan =
+        Plan { ops: vec![pair], result: ResultShape { interfaces, ..ResultShape::default() }, ..Plan::default() };
     with(&host, &pod, |executor| {
         let applied = applied(executor, &plan);
         let (near, far) = (&applied.links[&LinkRef::host(HOST_VETH)], &applied.links[&eth0()]);
@@ -174,7 +175,7 @@ fn pinned_mac() {
             Op::PinMac { link: "weft0".into() },
         ];
         let result = ResultShape { interfaces: vec![LinkRef::host("weft0")], ..ResultShape::default() };
-        let plan = Plan { ops, result };
+        let plan = Plan { ops, result, ..Plan::default() };
         let shown = with(&host, pod, |executor| applied(executor, &plan).links[&LinkRef::host("weft0")].mac);
         let seen = host.link("weft0").expect("bridge")["address"].as_str().map(mac);
         assert_eq!(shown, seen);

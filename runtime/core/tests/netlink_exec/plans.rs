@@ -15,7 +15,7 @@ pub(crate) fn mac(text: &str) -> Mac {
 }
 
 pub(crate) fn plan(ops: Vec<Op>) -> Plan {
-    Plan { ops, result: ResultShape::default() }
+    Plan { ops, result: ResultShape::default(), ..Plan::default() }
 }
 
 pub(crate) fn bridge(name: &str) -> Op {
@@ -90,7 +90,7 @@ pub(crate) fn bridge_l3() -> Plan {
         Op::Announce { link: "eth0".into(), addresses: vec!["10.88.0.2".parse().expect("address")] },
     ]);
     let interfaces = vec![LinkRef::host("weft0"), LinkRef::host(HOST_VETH), eth0()];
-    Plan { ops, result: ResultShape { interfaces, ..ResultShape::default() } }
+    Plan { ops, result: ResultShape { interfaces, ..ResultShape::default() }, ..Plan::default() }
 }
 
 /// The same, IPv4 only and without what most configurations leave out: the plan of the benchmark.
@@ -110,7 +110,7 @@ pub(crate) fn bridge_v4() -> Plan {
         Op::WaitPort { link: HOST_VETH.into() },
     ];
     let interfaces = vec![LinkRef::host("weft0"), LinkRef::host(HOST_VETH), eth0()];
-    Plan { ops, result: ResultShape { interfaces, ..ResultShape::default() } }
+    Plan { ops, result: ResultShape { interfaces, ..ResultShape::default() }, ..Plan::default() }
 }
 
 /// Point to point, as the reference plugin of that name does it.
@@ -141,7 +141,7 @@ pub(crate) fn ptp(host: &str, ip: &str) -> Plan {
         },
         Op::Masquerade { address: net(&format!("{ip}/24")) },
     ];
-    Plan { ops, result: ResultShape { interfaces: vec![near, eth0()], ..ResultShape::default() } }
+    Plan { ops, result: ResultShape { interfaces: vec![near, eth0()], ..ResultShape::default() }, ..Plan::default() }
 }
 
 /// Macvlan, layer 3, on a link of the host.
@@ -164,11 +164,11 @@ pub(crate) fn macvlan(parent: LinkRef) -> Plan {
         Op::WaitAddresses { link: eth0() },
         route(eth0(), "0.0.0.0/0", Some("10.66.0.1")),
     ];
-    Plan { ops, result: ResultShape { interfaces: vec![eth0()], ..ResultShape::default() } }
+    Plan { ops, result: ResultShape { interfaces: vec![eth0()], ..ResultShape::default() }, ..Plan::default() }
 }
 
 pub(crate) fn loopback() -> Plan {
     let lo = LinkRef::container("lo");
     let result = ResultShape { interfaces: vec![lo.clone()], observed_addresses: true, ..ResultShape::default() };
-    Plan { ops: vec![up(lo)], result }
+    Plan { ops: vec![up(lo)], result, ..Plan::default() }
 }

@@ -16,6 +16,9 @@ use weft_core::plan::{Op, Plan};
 
 use crate::plans::plan;
 
+/// How long the kernel gets for what it does in the background. Machines that run tests are busy.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A network namespace and the thread that keeps it. Inside a job on that thread, its methods work directly.
 pub(crate) struct Ns {
     jobs: Option<mpsc::Sender<Box<dyn FnOnce() + Send>>>,
@@ -132,7 +135,7 @@ impl Ns {
 
     /// Waits until the snapshot is that one again; the kernel does some of its tidying in the background.
     pub(crate) fn assert_snapshot(&self, before: &Value, what: &str) {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             let now = self.snapshot();
             if now == *before {
@@ -261,9 +264,9 @@ fn difference(at: &str, a: &Value, b: &Value) -> Vec<String> {
 
 /// Polls until true.
 pub(crate) fn eventually(what: &str, mut test: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + PATIENCE;
     while !test() {
-        assert!(Instant::now() < deadline, "{what}: not within five seconds");
+        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
         thread::sleep(Duration::from_millis(10));
     }
 }

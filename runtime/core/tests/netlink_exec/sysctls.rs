@@ -12,7 +12,9 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("sysctls::bad_keys", None, bad_keys),
         ("sysctls::half_a_run", None, half_a_run),
         ("sysctls::forwarding", None, forwarding),
+        ("sysctls::forwarding_among_many_links", None, forwarding_among_many_links),
         ("sysctls::forwarding_kept_for_newcomers", None, forwarding_kept_for_newcomers),
+        ("sysctls::forwarding_kept_for_company", None, forwarding_kept_for_company),
     ]
 }
 
@@ -107,6 +109,26 @@ fn forwarding() {
     there_and_back(&host, &pod, ops, || {});
 }
 
+/// More links than fit one datagram of the kernel's: none of them is new.
+fn forwarding_among_many_links() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let lines: String = (0..300).map(|at| format!("link add many{at} type bridge\n")).collect();
+    let file = tempfile::NamedTempFile::new().expect("file");
+    std::fs::write(file.path(), lines).expect("batch");
+    host.sh(&format!("ip -batch {}", file.path().display()));
+    with(&host, &pod, |executor| {
+        let forward = Op::Forwarding { family: Family::V4 };
+        let first = applied(executor, &plan(vec![forward.clone()]));
+        assert!(executor.undo(first).is_empty());
+        assert_eq!(host.sysctl("ipv4/ip_forward"), "0");
+        // The last of them is seen.
+        let second = applied(executor, &plan(vec![forward]));
+        sh("ip link add last type bridge");
+        assert!(executor.undo(second).is_empty());
+    });
+    assert_eq!(host.sysctl("ipv4/ip_forward"), "1");
+}
+
 fn forwarding_kept_for_newcomers() {
     let (host, pod) = (Ns::new(), Ns::new());
     with(&host, &pod, |executor| {
@@ -115,4 +137,28 @@ fn forwarding_kept_for_newcomers() {
         assert!(executor.undo(applied).is_empty());
     });
     assert_eq!(host.sysctl("ipv4/ip_forward"), "1");
+}
+
+/// Another ADD that has no new link to show: it is still going on, or it was when forwarding was switched on.
+fn forwarding_kept_for_company() {
+    let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
+    let forward = || plan(vec![Op::Forwarding { family: Family::V4 }]);
+    let open = |ns: &Ns| weft_core::netlink::Executor::open(Some(ns.path())).expect("open");
+    host.run(|| {
+        for (early, late) in [(true, true), (true, false), (false, true), (false, false)] {
+            let (mut ours, mut others) = (open(&pod), open(&other));
+            if early {
+                applied(&mut others, &plan(Vec::new()));
+            }
+            let switched = applied(&mut ours, &forward());
+            applied(&mut others, &forward());
+            if !late {
+                drop(others);
+            }
+            assert!(ours.undo(switched).is_empty());
+            // Somebody who came and went without a link in between cannot be seen, and has nothing to lose either.
+            assert_eq!(host.sysctl("ipv4/ip_forward"), if early || late { "1" } else { "0" }, "{early} {late}");
+            host.set_sysctl("ipv4/ip_forward", "0");
+        }
+    });
 }

@@ -100,7 +100,7 @@ fn spoofed_mac() {
         ],
     );
     let reaches = |from: &Ns| from.sh("ping -c1 -W1 10.88.0.1 >/dev/null 2>&1 && echo yes || echo no").trim() == "yes";
-    assert!(reaches(&pod) && reaches(&other));
+    eventually("both reach the host", || reaches(&pod) && reaches(&other));
     pod.sh("ip link set eth0 address 02:00:00:00:00:66");
     assert!(!reaches(&pod), "a frame with a spoofed MAC got through");
     // Ports that are not checked may send what they like.

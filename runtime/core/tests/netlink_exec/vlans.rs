@@ -62,7 +62,10 @@ fn refused_clearly() {
     let (host, pod) = (Ns::new(), Ns::new());
     let (at, text) = refused(&host, &pod, vec![filtering()]);
     assert_eq!(at, 0);
-    assert_eq!(text, "could not add \"weft0\" with VLAN filtering: operation not supported");
+    assert_eq!(
+        text,
+        "failed to create bridge \"weft0\": could not add \"weft0\" with VLAN filtering: operation not supported"
+    );
     let ops = vec![bridge("weft0"), veth("eth0", HOST_VETH), port(HOST_VETH, "weft0"), vlans(true, Some(100), &[])];
     let (at, text) = refused(&host, &pod, ops);
     assert_eq!((at, text), (3, format!("failed to setup VLANs on port {HOST_VETH:?}: operation not supported")));

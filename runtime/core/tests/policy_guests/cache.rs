@@ -46,7 +46,8 @@ fn a_hit_needs_no_compiler_and_no_write() {
 
 #[test]
 fn whatever_is_off_is_made_anew() {
-    let off: [(&str, fn(&State, &PathBuf)); 9] = [
+    type Tamper = fn(&State, &PathBuf);
+    let off: [(&str, Tamper); 9] = [
         ("gone", |_, entry| fs::remove_file(entry).unwrap()),
         ("wrong bytes", |_, entry| fs::write(entry, b"\x7fELF forged").unwrap()),
         ("forged with the right seal", |_, entry| {
@@ -107,7 +108,8 @@ fn what_is_off_is_named_where_the_compiler_cannot_help() {
 
 #[test]
 fn a_directory_that_others_can_write_is_refused() {
-    let tampering: [(&str, fn(&State)); 4] = [
+    type Tamper = fn(&State);
+    let tampering: [(&str, Tamper); 4] = [
         ("mode of the cache", |state| fs::set_permissions(state.cache(), fs::Permissions::from_mode(0o777)).unwrap()),
         ("owner of the cache", |state| chown(state.cache(), Some(12345), None).unwrap()),
         ("mode of the state directory", |state| {
@@ -125,6 +127,8 @@ fn a_directory_that_others_can_write_is_refused() {
         let error = state.load(&policy).expect_err(what);
         assert!(matches!(error, PolicyError::CacheUnsafe { .. }), "{what}: {error:?}");
         assert!(error.to_string().contains("weftctl install"), "{error}");
+        state.store.reset_cache().unwrap_or_else(|error| panic!("{what}: {}", chain(&error)));
+        assert!(load_counting(&state, &policy), "{what}: nothing of the old cache is used");
     }
 }
 

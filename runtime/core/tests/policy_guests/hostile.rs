@@ -215,7 +215,8 @@ fn oversized_decisions_are_errors() {
 #[test]
 fn bad_addresses_are_refused_after_the_call() {
     let (_state, policy) = loaded(&scripted());
-    let answers: [(&str, fn(&Refusal) -> bool); 5] = [
+    type Expected = fn(&Refusal) -> bool;
+    let answers: [(&str, Expected); 5] = [
         (r#"[{"candidates": ["10.9.0.4/24"]}]"#, |r| matches!(r, Refusal::Outside { .. })),
         (r#"[{"candidates": ["10.1.0.1/24"]}]"#, |r| matches!(r, Refusal::Gateway { .. })),
         (r#"[{"candidates": ["10.1.0.4/24", "2001:db8::4/64"]}]"#, |r| matches!(r, Refusal::MixedFamilies { .. })),

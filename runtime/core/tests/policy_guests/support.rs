@@ -29,21 +29,21 @@ fn built(manifest: &Path) -> Vec<BuiltGuest> {
 }
 
 /// A policy of `guest-plugins/`.
-pub fn shipped(name: &str) -> Vec<u8> {
+pub(crate) fn shipped(name: &str) -> Vec<u8> {
     static GUESTS: OnceLock<Vec<BuiltGuest>> = OnceLock::new();
     let guests = GUESTS.get_or_init(|| built(&manifest_dir().join("../../guest-plugins/Cargo.toml")));
     guests.iter().find(|guest| guest.name == name).expect("such a policy").component.clone()
 }
 
 /// The policy that does what its configuration says.
-pub fn scripted() -> Vec<u8> {
+pub(crate) fn scripted() -> Vec<u8> {
     static GUESTS: OnceLock<Vec<BuiltGuest>> = OnceLock::new();
     let guests = GUESTS.get_or_init(|| built(&manifest_dir().join("tests/policy_guests/guests/Cargo.toml")));
     guests[0].component.clone()
 }
 
 /// The policy that imports WASI. Its target makes components by itself.
-pub fn ambient() -> Vec<u8> {
+pub(crate) fn ambient() -> Vec<u8> {
     static GUEST: OnceLock<Vec<u8>> = OnceLock::new();
     let build = || {
         let manifest = manifest_dir().join("tests/policy_guests/guests/ambient/Cargo.toml");
@@ -57,7 +57,7 @@ pub fn ambient() -> Vec<u8> {
 }
 
 /// A policy from the body of its `allocate` and more module fields, in the text format.
-pub fn handwritten(fields: &str, allocate: &str) -> Vec<u8> {
+pub(crate) fn handwritten(fields: &str, allocate: &str) -> Vec<u8> {
     let text = format!(
         r#"(module
             {fields}
@@ -81,16 +81,16 @@ pub fn handwritten(fields: &str, allocate: &str) -> Vec<u8> {
 }
 
 /// The usual memory.
-pub const MEMORY: &str = r#"(memory (export "memory") 1)"#;
+pub(crate) const MEMORY: &str = r#"(memory (export "memory") 1)"#;
 
 /// A node's state directory.
-pub struct State {
+pub(crate) struct State {
     pub dir: TempDir,
     pub store: PolicyStore,
 }
 
 impl State {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
         fs::create_dir(dir.path().join("policies")).expect("policies");
@@ -99,28 +99,28 @@ impl State {
     }
 
     /// Installs a component under a name.
-    pub fn install(&self, name: &str, component: &[u8]) -> PolicyRef {
+    pub(crate) fn install(&self, name: &str, component: &[u8]) -> PolicyRef {
         let policy = PolicyRef::shipped(name).expect("a name");
         fs::write(policy.path(self.dir.path()), component).expect("a file");
         policy
     }
 
-    pub fn load_with(&self, policy: &PolicyRef, grants: &Grants) -> Result<Loaded, PolicyError> {
+    pub(crate) fn load_with(&self, policy: &PolicyRef, grants: &Grants) -> Result<Loaded, PolicyError> {
         self.store
             .load(policy, grants, &|path| self.store.compile_into_cache(path).map(drop).map_err(|error| chain(&error)))
     }
 
-    pub fn load(&self, policy: &PolicyRef) -> Result<Loaded, PolicyError> {
+    pub(crate) fn load(&self, policy: &PolicyRef) -> Result<Loaded, PolicyError> {
         self.load_with(policy, &Grants::default())
     }
 
-    pub fn cache(&self) -> PathBuf {
+    pub(crate) fn cache(&self) -> PathBuf {
         self.dir.path().join("cache")
     }
 }
 
 /// An error with its causes.
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -132,7 +132,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// A component, loaded from a fresh state directory.
-pub fn loaded(component: &[u8]) -> (State, Loaded) {
+pub(crate) fn loaded(component: &[u8]) -> (State, Loaded) {
     let state = State::new();
     let policy = state.install("p", component);
     let loaded = state.load(&policy).unwrap_or_else(|error| panic!("{}", chain(&error)));
@@ -141,7 +141,7 @@ pub fn loaded(component: &[u8]) -> (State, Loaded) {
 
 /// A ledger in memory.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     pub taken: BTreeMap<IpAddr, ClaimInfo>,
     pub last: Vec<IpAddr>,
     pub fails: bool,
@@ -150,7 +150,7 @@ pub struct Ledger {
 
 impl Ledger {
     /// Claims an address for a container.
-    pub fn claim(&mut self, address: IpAddr, owner: &str) {
+    pub(crate) fn claim(&mut self, address: IpAddr, owner: &str) {
         let claim = ClaimInfo { address, owner: owner.into(), ifname: "eth0".into(), state: ClaimState::Active };
         assert!(self.taken.insert(address, claim).is_none(), "{address} was taken already");
         self.last.push(address);
@@ -198,7 +198,7 @@ impl LedgerView for Ledger {
 }
 
 /// `10.1.0.0/24` with the gateway `.1`.
-pub fn range(first: &str, last: &str) -> Range {
+pub(crate) fn range(first: &str, last: &str) -> Range {
     let ip = |text: &str| text.parse().expect("an address");
     Range {
         subnet: "10.1.0.0/24".parse().expect("a net"),
@@ -209,7 +209,7 @@ pub fn range(first: &str, last: &str) -> Range {
 }
 
 /// A request over the whole of `10.1.0.0/24`.
-pub fn request(config: &str) -> Request {
+pub(crate) fn request(config: &str) -> Request {
     Request {
         attachment: Attachment { network: "net".into(), container_id: "c1".into(), ifname: "eth0".into() },
         pod: None,
@@ -229,6 +229,6 @@ pub fn request(config: &str) -> Request {
 }
 
 /// Calls a policy with default limits and an empty ledger.
-pub fn call(loaded: &Loaded, config: &str) -> Result<Answer, PolicyError> {
+pub(crate) fn call(loaded: &Loaded, config: &str) -> Result<Answer, PolicyError> {
     loaded.allocate(&request(config), Box::new(Ledger::default()), &Limits::default())
 }

@@ -60,6 +60,14 @@ fn the_granted_directory_can_be_read_and_no_more() {
     assert!(write.starts_with("write: Err("), "{write}");
     assert!(!state.dir.path().join("data/new").exists());
     assert_eq!(say(&policy, "escape").expect("answers"), "escape: false");
+    let digest = || {
+        let answer = policy.allocate(&request("look"), Box::new(Ledger::default()), &Limits::default());
+        answer.expect("answers").data_digest.expect("it has data")
+    };
+    let before = digest();
+    assert_eq!(digest(), before);
+    fs::write(state.dir.path().join("data/table"), "rack 2").unwrap();
+    assert_ne!(digest(), before, "the trace tells which table it was");
 }
 
 #[test]

@@ -30,7 +30,11 @@ fn binary(path: &Path) -> Finding {
     match fs::metadata(path) {
         Ok(meta) if meta.uid() != 0 || meta.mode() & 0o022 != 0 => Finding::fail(
             what,
-            format!("owner {} mode {:o}: others than root can change what runs as root", meta.uid(), meta.mode() & 0o7777),
+            format!(
+                "owner {} mode {:o}: others than root can change what runs as root",
+                meta.uid(),
+                meta.mode() & 0o7777
+            ),
             format!("chown root {0}; chmod 755 {0}", path.display()),
         ),
         Ok(meta) if meta.is_file() && meta.mode() & 0o111 != 0 => Finding::ok(what, format!("{} bytes", meta.len())),
@@ -64,7 +68,9 @@ fn names(bin: &Path) -> Finding {
 fn private(path: &Path, directory: bool) -> Finding {
     let what = format!("{} {}", if directory { "directory" } else { "file" }, path.display());
     match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() != directory => Finding::fail(what, "is something else", "move it away and install again"),
+        Ok(meta) if meta.is_dir() != directory => {
+            Finding::fail(what, "is something else", "move it away and install again")
+        }
         Ok(meta) if meta.uid() != 0 || meta.mode() & 0o077 != 0 => Finding::fail(
             what,
             format!("owner {} mode {:o}, should be root's alone", meta.uid(), meta.mode() & 0o7777),

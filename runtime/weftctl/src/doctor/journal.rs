@@ -35,7 +35,11 @@ fn broken(error: &dyn std::error::Error) -> Finding {
         detail.push_str(&cause.to_string());
         source = cause.source();
     }
-    Finding::fail("ledger", detail, "see docs/ledger-format.md; a damaged store can be moved away, then import what is known")
+    Finding::fail(
+        "ledger",
+        detail,
+        "see docs/ledger-format.md; a damaged store can be moved away, then import what is known",
+    )
 }
 
 /// Entries whose namespace is gone, or that another boot wrote: their addresses are held for nobody.

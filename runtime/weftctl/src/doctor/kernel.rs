@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use weft_core::netlink::{Executor, NetlinkError, in_new_netns};
-use weft_core::plan::{LinkRef, MacvlanMode, Mac, Op, Plan, Side};
+use weft_core::plan::{LinkRef, Mac, MacvlanMode, Op, Plan, Side};
 
 use super::Finding;
 
@@ -17,19 +17,22 @@ struct Probe {
 pub(super) fn look() -> Vec<Finding> {
     match in_new_netns(probe_all) {
         Ok(findings) => findings,
-        Err(error) => vec![Finding::fail(
-            "network namespaces",
-            chain(&error),
-            "run as root, on a kernel with CONFIG_NET_NS",
-        )],
+        Err(error) => {
+            vec![Finding::fail("network namespaces", chain(&error), "run as root, on a kernel with CONFIG_NET_NS")]
+        }
     }
 }
 
 fn probes() -> Vec<Probe> {
-    let bridge = |name: &str, vlan_filtering| Op::EnsureBridge { name: name.into(), mtu: None, vlan_filtering, promisc: false };
+    let bridge =
+        |name: &str, vlan_filtering| Op::EnsureBridge { name: name.into(), mtu: None, vlan_filtering, promisc: false };
     vec![
         Probe { what: "bridge", needed_by: "delegate bridge", op: bridge("probe0", false) },
-        Probe { what: "bridge VLAN filtering", needed_by: "bridge keys vlan and vlanTrunk", op: bridge("probe1", true) },
+        Probe {
+            what: "bridge VLAN filtering",
+            needed_by: "bridge keys vlan and vlanTrunk",
+            op: bridge("probe1", true),
+        },
         Probe {
             what: "veth",
             needed_by: "delegates bridge and ptp",

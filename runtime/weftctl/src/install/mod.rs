@@ -69,7 +69,10 @@ fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> 
     let own = std::env::current_exe().context("cannot find this program's own file")?;
     let weft = args.weft.clone().unwrap_or_else(|| own.with_file_name("weft"));
     if !weft.is_file() {
-        bail!("{} does not exist; build it with `cargo build --release -p weft` or name it with --weft", weft.display());
+        bail!(
+            "{} does not exist; build it with `cargo build --release -p weft` or name it with --weft",
+            weft.display()
+        );
     }
     let places = &args.places;
     let mut steps = vec![

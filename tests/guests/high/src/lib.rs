@@ -1,7 +1,8 @@
 //! The highest address of every set's first range, and two interfaces for nobody: a second one is denied, with a text that
 //! has to reach the container's user.
 
-use weft_sdk::{Decision, Denial, IpPrefix, Ledger, Policy, Problem, ReleaseRule, Request, WantedAddress};
+use weft_sdk::address::{in_range, previous};
+use weft_sdk::{Decision, Denial, IpAddress, IpPrefix, Ledger, Policy, Problem, ReleaseRule, Request, WantedAddress};
 
 struct High;
 
@@ -9,18 +10,21 @@ impl Policy for High {
     fn allocate(request: &Request, _ledger: &dyn Ledger) -> Result<Decision, Denial> {
         if request.attachment.ifname != "eth0" {
             let who = &request.attachment;
-            return Err(Denial::Denied(format!("{} of {}: this network is for eth0 alone", who.ifname, who.container_id)));
+            return Err(Denial::Denied(format!(
+                "{} of {}: this network is for eth0 alone",
+                who.ifname, who.container_id
+            )));
         }
         let mut addresses = Vec::new();
         for set in &request.range_sets {
             let range = set.ranges.first().ok_or_else(|| Denial::InvalidConfig("an empty set".to_owned()))?;
             // Candidates in order: when the highest is taken, the next one below.
-            let mut candidates = Vec::new();
-            let mut next = Some(range.last);
-            while let Some(address) = next {
-                candidates.push(IpPrefix { address, length: range.subnet.length });
-                next = (candidates.len() < 8).then(|| weft_sdk::address::previous(address)).flatten();
-            }
+            let below = |address: &IpAddress| previous(*address).filter(|next| in_range(range, *next));
+            let candidates = std::iter::successors(Some(range.last), below)
+                .filter(|address| Some(*address) != range.gateway)
+                .take(8)
+                .map(|address| IpPrefix { address, length: range.subnet.length })
+                .collect();
             addresses.push(WantedAddress { candidates, gateway: range.gateway });
         }
         Ok(Decision {
@@ -34,7 +38,10 @@ impl Policy for High {
 
     fn validate(config: &str) -> Vec<Problem> {
         let refused = config.contains("refuse-me");
-        refused.then(|| Problem { at: "/refuse-me".to_owned(), message: "high does not like this".to_owned() }).into_iter().collect()
+        refused
+            .then(|| Problem { at: "/refuse-me".to_owned(), message: "high does not like this".to_owned() })
+            .into_iter()
+            .collect()
     }
 
     fn config_schema() -> String {

@@ -63,7 +63,8 @@ impl Policy for Hostile {
             }
             _honest => {
                 let free = ledger.next_free(&range, next(range.first).unwrap_or(range.first));
-                free.map(|free| one(free, &range)).ok_or_else(|| Denial::Exhausted("hostile: nothing is free".to_owned()))
+                free.map(|free| one(free, &range))
+                    .ok_or_else(|| Denial::Exhausted("hostile: nothing is free".to_owned()))
             }
         }
     }

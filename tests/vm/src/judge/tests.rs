@@ -1,3 +1,5 @@
+//! What the judge of a VM run makes of good and bad logs.
+
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use serde_json::json;

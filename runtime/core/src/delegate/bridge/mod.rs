@@ -65,7 +65,8 @@ impl Delegate for Bridge {
         let settings = Settings::read(input.conf, input.cni_args)?;
         let found = input.observed.links.get(&LinkRef::host(settings.bridge.as_str()));
         if found.is_some_and(|link| link.kind != "bridge") {
-            let text = format!("{:?} already exists but is not a bridge", settings.bridge);
+            let name = &settings.bridge;
+            let text = format!("failed to create bridge {name:?}: {name:?} already exists but is not a bridge");
             return Err(DelegateError::Host(text));
         }
         let (name, host) = (input.attachment.ifname.as_str(), input.fresh_ifname);

@@ -265,7 +265,7 @@ fn what_is_there_under_the_bridges_name_must_be_a_bridge() {
     assert_eq!(needs, [Need::Link(LinkRef::host("cni0"))]);
     assert!(layer2(json!({})).sees(LinkRef::host("cni0"), "bridge", 1500).plan().is_ok());
     let other = layer2(json!({})).sees(LinkRef::host("cni0"), "veth", 1500);
-    assert_eq!(other.error(), "\"cni0\" already exists but is not a bridge");
+    assert_eq!(other.error(), "failed to create bridge \"cni0\": \"cni0\" already exists but is not a bridge");
 }
 
 #[test]

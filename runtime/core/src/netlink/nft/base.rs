@@ -30,7 +30,7 @@ use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_APPEND, NLM_F_CREATE, 
 use netlink_packet_netfilter::nftables::{
     Bitwise, ChainAttribute, ChainMessage, Cmp, DataAttribute, Expressions, Hook, Immediate, InetHookNumber,
     ListAttribute, Lookup, Meta, MetaKey, NfTablesMessage, Operator, Payload, Register, RuleAttribute, RuleMessage,
-    SetAttribute, SetDescription, SetFlags, SetMessage, TableAttribute, TableMessage, Verdict, VerdictAttribute,
+    SetAttribute, SetDescription, SetFlags, SetMessage, Verdict, VerdictAttribute,
 };
 
 use super::socket::Item;
@@ -105,10 +105,9 @@ pub(super) fn sets(table: Table) -> &'static [SetSpec] {
 
 /// The requests that make a table with all that belongs in it. Fails if the table is there: rules would double otherwise.
 pub(super) fn items(table: Table) -> Vec<Item> {
-    let attributes = vec![TableAttribute::Name(TABLE.to_owned())];
     let exclusive = NLM_F_CREATE | NLM_F_EXCL;
     let item = |message, flags| Item { table, message, flags };
-    let mut items = vec![item(NfTablesMessage::NewTable(TableMessage { attributes }), exclusive)];
+    let mut items = vec![item(NfTablesMessage::NewTable(table.message()), exclusive)];
     items.extend(sets(table).iter().map(|set| item(NfTablesMessage::NewSet(set.message()), exclusive)));
     let (name, kind, hook, priority, rules) = match table {
         Table::Inet => ("postrouting", "nat", InetHookNumber::PostRouting, 100, inet_rules()),
@@ -234,6 +233,12 @@ fn masquerade() -> Expressions {
 // === impl SetSpec ===
 
 impl SetSpec {
+    /// The request that asks whether it is there.
+    pub(super) fn question(&self) -> Item {
+        let attributes = vec![SetAttribute::Table(TABLE.to_owned()), SetAttribute::Name(self.name.to_owned())];
+        Item { table: self.table, message: NfTablesMessage::GetSet(SetMessage { attributes }), flags: 0 }
+    }
+
     fn message(&self) -> SetMessage {
         let number = self.fields.iter().fold(0, |number, field| (number << TYPE_BITS) | field.number);
         let length = self.fields.iter().map(|field| field.length.next_multiple_of(4)).sum();

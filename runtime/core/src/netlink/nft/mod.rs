@@ -24,10 +24,7 @@ use self::socket::{Item, Outcome, Socket, Transaction};
 use super::error::{Doing, Fault, NetlinkError};
 
 /// How often a transaction is tried again after somebody else's came between.
-const ATTEMPTS: u32 = 16;
-
-/// How often a table may turn out to exist after it was found missing.
-const MAX_COLLISIONS: u32 = 4;
+const ATTEMPTS: u32 = 32;
 
 /// Both tables have this name.
 const TABLE: &str = "weft";
@@ -97,9 +94,11 @@ impl Nft {
             if absent.is_empty() || absent.iter().all(|table| missing.contains(table)) {
                 return Err(fault.doing(doing()));
             }
-            // There and yet not there: a set of ours is missing in it. (Once may be chance: made and removed by a failed ADD.)
-            if let Some(table) = absent.first().filter(|_| collisions >= MAX_COLLISIONS) {
-                return Err(NetlinkError::ForeignTable { family: table.family_name(), name: TABLE });
+            // There and yet not there: a failed ADD made and removed it in between, or a set of ours is missing in it.
+            for table in absent.iter().filter(|_| collisions > 0) {
+                if self.is_foreign(*table)? {
+                    return Err(NetlinkError::ForeignTable { family: table.family_name(), name: TABLE });
+                }
             }
             missing.extend(absent);
         }
@@ -131,11 +130,7 @@ impl Nft {
 
     /// Whether an element is there.
     pub(super) fn has(&mut self, element: &Element) -> Result<bool, NetlinkError> {
-        match self.socket.ask(&element.item(Change::Get)) {
-            Ok(_) => Ok(true),
-            Err(fault) if fault.is_absent() => Ok(false),
-            Err(fault) => Err(fault.doing("failed to look up an nftables element")),
-        }
+        self.socket.has(&element.item(Change::Get)).doing(|| "failed to look up an nftables element")
     }
 
     /// One transaction without `tables` and without `elements`; `false` when the generation was no longer that one.
@@ -146,26 +141,36 @@ impl Nft {
         generation: Option<u32>,
     ) -> Result<bool, NetlinkError> {
         let doing = || "failed to remove nftables elements";
-        let mut left: Vec<&Element> = elements.iter().filter(|element| !tables.contains(&element.table)).collect();
-        loop {
-            let mut items: Vec<Item> = left.iter().map(|element| element.item(Change::Remove)).collect();
-            items.extend(tables.iter().map(|table| table.item()));
-            if items.is_empty() {
-                return Ok(true);
-            }
+        let elements = elements.iter().filter(|element| !tables.contains(&element.table));
+        let mut items: Vec<Item> = elements.map(|element| element.item(Change::Remove)).collect();
+        items.extend(tables.iter().map(|table| table.deletion()));
+        while !items.is_empty() {
             let outcomes = match self.socket.transact(&items, generation) {
                 Err(Fault::Refused(Errno::ERESTART, _)) => return Ok(false),
                 other => other.doing(doing)?.outcomes,
             };
-            let Some((_, fault)) = first_fault(&outcomes) else { return Ok(true) };
+            let Some((_, fault)) = first_fault(&outcomes) else { break };
             // One that is missing fails the whole transaction: go on without those. Every round has fewer.
-            let before = left.len();
+            let before = items.len();
             let mut outcomes = outcomes.iter();
-            left.retain(|_| !outcomes.next().is_some_and(Outcome::is_absent));
-            if left.len() == before {
+            items.retain(|_| !outcomes.next().is_some_and(Outcome::is_absent));
+            if items.len() == before {
                 return Err(fault.doing(doing()));
             }
         }
+        Ok(true)
+    }
+
+    /// Whether a table of our name is there without one of our sets, all seen in one generation of the rules.
+    fn is_foreign(&mut self, table: Table) -> Result<bool, NetlinkError> {
+        let doing = || "failed to look at the nftables tables";
+        let before = self.generation()?;
+        let there = self.socket.has(&table.question()).doing(doing)?;
+        let mut whole = true;
+        for set in base::sets(table) {
+            whole &= self.socket.has(&set.question()).doing(doing)?;
+        }
+        Ok(there && !whole && self.generation()? == before)
     }
 
     fn generation(&mut self) -> Result<u32, NetlinkError> {
@@ -204,9 +209,17 @@ impl Table {
     }
 
     /// The request to delete it with all that is in it.
-    fn item(self) -> Item {
-        let attributes = vec![TableAttribute::Name(TABLE.to_owned())];
-        Item { table: self, message: NfTablesMessage::DeleteTable(TableMessage { attributes }), flags: 0 }
+    fn deletion(self) -> Item {
+        Item { table: self, message: NfTablesMessage::DeleteTable(self.message()), flags: 0 }
+    }
+
+    /// The request that asks whether it is there.
+    fn question(self) -> Item {
+        Item { table: self, message: NfTablesMessage::GetTable(self.message()), flags: 0 }
+    }
+
+    fn message(self) -> TableMessage {
+        TableMessage { attributes: vec![TableAttribute::Name(TABLE.to_owned())] }
     }
 }
 

@@ -147,9 +147,13 @@ impl Socket {
         Ok(done)
     }
 
-    /// A question outside a transaction.
-    pub(super) fn ask(&mut self, item: &Item) -> Result<NfTablesMessage, Fault> {
-        self.question(item.message(), NLM_F_REQUEST | item.flags)?.into_iter().next().ok_or(Fault::Broken("no answer"))
+    /// Whether the thing that a question asks for is there.
+    pub(super) fn has(&mut self, question: &Item) -> Result<bool, Fault> {
+        match self.question(question.message(), NLM_F_REQUEST | question.flags) {
+            Ok(_) => Ok(true),
+            Err(fault) if fault.is_absent() => Ok(false),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// Number of the ruleset as it is now; every transaction changes it.

@@ -23,7 +23,12 @@ impl Session<'_> {
         vlan_filtering: bool,
         promisc: bool,
     ) -> Result<(), NetlinkError> {
-        let doing = || format!("could not add {name:?}{}", if vlan_filtering { " with VLAN filtering" } else { "" });
+        let doing = || {
+            format!(
+                "failed to create bridge {name:?}: could not add {name:?}{}",
+                if vlan_filtering { " with VLAN filtering" } else { "" }
+            )
+        };
         for _attempt in 0..ATTEMPTS {
             // Nearly always it is there, and looking is cheaper than being refused.
             if let Some(link) = self.executor.host.link(Lookup::Name(name)).doing(doing)? {
@@ -69,7 +74,10 @@ impl Session<'_> {
             Some(found) => found,
             None => self.link(&link)?.clone(),
         };
-        self.log(format!("delete bridge {name}"), Inverse::DeleteBridge { index: found.index });
+        // Not if another ADD has a port on it, or is about to get one.
+        let unless = self.executor.newcomers_to(found.index);
+        let inverse = Inverse::DeleteLink { side: Side::Host, index: found.index };
+        self.log_shared(format!("delete bridge {name}"), inverse, unless);
         self.made(link, found);
         // A container must not become the host's router by sending advertisements (CVE-2020-10749). There is no such key
         // where the kernel has no IPv6.

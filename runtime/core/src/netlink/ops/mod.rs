@@ -15,6 +15,7 @@ mod wait;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{ApplyError, Doing, NetlinkError};
+use super::presence::Presence;
 use super::rtnl::{Link, Lookup, Rtnl};
 use super::undo::{Inverse, Logged, Newcomers};
 use super::{Applied, Executor, nft};
@@ -43,6 +44,9 @@ impl Executor {
     /// # Errors
     /// The op that failed and why. Everything before it is undone by then; what could not be is in the error.
     pub fn apply(&mut self, plan: &Plan) -> Result<Applied, ApplyError> {
+        if self.presence.is_none() {
+            self.presence = Presence::enter();
+        }
         let mut session = Session {
             executor: self,
             plan,

@@ -3,9 +3,9 @@
 //! Invariants: an entry appears whole, by rename, under a name nobody maps yet or in place of one (whose mappings keep the
 //! old file); one compilation at a time, so that a burst of ADDs on a cold cache compiles once.
 
-use std::fs::{DirBuilder, File};
-use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
@@ -100,6 +100,27 @@ impl PolicyStore {
         Ok(gone)
     }
 
+    /// Makes the cache anew, empty and safe, whatever it was: what `weftctl install` does about
+    /// [`PolicyError::CacheUnsafe`]. Whoever has a removed entry mapped keeps it.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Cache`], and [`PolicyError::CacheUnsafe`] where the state directory is somebody else's.
+    pub fn reset_cache(&self) -> Result<(), PolicyError> {
+        let path = self.cache_dir();
+        let cannot = |source| PolicyError::Cache { path: path.clone(), source };
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_dir() => fs::remove_dir_all(&path).map_err(cannot)?,
+            Ok(_link_or_file) => fs::remove_file(&path).map_err(cannot)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(cannot(error)),
+        }
+        if self.state_dir.is_dir() {
+            fs::set_permissions(&self.state_dir, Permissions::from_mode(0o755)).map_err(cannot)?;
+        }
+        self.make_cache().map(drop)
+    }
+
     /// Makes the cache directory if need be.
     fn make_cache(&self) -> Result<SecureDir, PolicyError> {
         let path = self.cache_dir();
@@ -107,10 +128,10 @@ impl PolicyStore {
         DirBuilder::new().recursive(true).mode(0o755).create(&self.state_dir).map_err(cannot)?;
         match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(cannot(error)),
         }
-        SecureDir::open(&path)?.ok_or_else(|| cannot(std::io::ErrorKind::NotFound.into()))
+        SecureDir::open(&path)?.ok_or_else(|| cannot(ErrorKind::NotFound.into()))
     }
 }
 

@@ -2,17 +2,20 @@
 
 mod answer;
 mod ctx;
+mod data;
+mod ended;
 mod limits;
+mod no_ledger;
 mod wasi;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use wasmtime::component::{Component, Linker};
-use wasmtime::{CallHook, Engine, Store, Trap};
+use wasmtime::{CallHook, Engine, Store};
 use weft_host_abi::contract;
-use weft_host_abi::convert::ConvertError;
-use weft_host_abi::guest::{CallError, IpamInstance, IpamPolicy, LogLevel};
-use weft_host_abi::types::{ClaimInfo, Decision, Denial, LastClaim, LedgerView, Problem, Range, Request, Usage};
+use weft_host_abi::guest::{CallError, IpamInstance, IpamPolicy};
+use weft_host_abi::types::{Decision, Denial, LedgerView, Problem, Request};
 
 pub use ctx::LogLine;
 pub use limits::{Grants, Limits};
@@ -20,7 +23,8 @@ pub use limits::{Grants, Limits};
 use super::error::cause;
 use super::text::clean;
 use super::{Cause, PolicyError};
-use ctx::{Ctx, Fault};
+use ctx::Ctx;
+use no_ledger::NoLedger;
 use wasi::WasiState;
 
 /// What a policy said, and what it cost.
@@ -36,6 +40,8 @@ pub struct Answer {
     pub log: Vec<LogLine>,
     /// `sha256:...` of the component.
     pub digest: String,
+    /// `sha256:...` of the granted data directory, where one was granted to a component that can read it.
+    pub data_digest: Option<String>,
 }
 
 /// A policy that is checked, linked and ready to be called, any number of times.
@@ -55,9 +61,6 @@ struct Outcome<T> {
     calls: u32,
     log: Vec<LogLine>,
 }
-
-/// The ledger of calls that have none: `validate`, `config-schema`.
-struct NoLedger;
 
 // === impl Loaded ===
 
@@ -117,11 +120,12 @@ impl Loaded {
         ledger: Box<dyn LedgerView + Send>,
         limits: &Limits,
     ) -> Result<Answer, PolicyError> {
+        let data_digest = self.data_digest()?;
         let wasi = self.wasi(request.now, request.seed)?;
         let Outcome { value, fuel, calls, log } =
             self.call(ledger, limits, wasi, |policy, store| policy.allocate(store, request))?;
         let outcome = answer::bounded(&self.name, value, limits)?;
-        Ok(Answer { outcome, fuel, calls, log, digest: self.digest.clone() })
+        Ok(Answer { outcome, fuel, calls, log, digest: self.digest.clone(), data_digest })
     }
 
     /// Asks what is wrong with an `ipam` object, given as JSON text.
@@ -154,16 +158,25 @@ impl Loaded {
         Ok(schema)
     }
 
+    /// The granted directory, where the component has the means to read it.
+    fn data(&self) -> Option<&Path> {
+        self.grants.data.as_deref().filter(|_data| !self.imports.wasi.is_empty())
+    }
+
+    fn data_digest(&self) -> Result<Option<String>, PolicyError> {
+        self.data().map(data::digest).transpose().map_err(|source| self.data_error(source))
+    }
+
+    fn data_error(&self, source: std::io::Error) -> PolicyError {
+        let path = self.grants.data.clone().unwrap_or_default();
+        PolicyError::Data { policy: self.name.clone(), path, source }
+    }
+
     fn wasi(&self, now: u64, seed: u64) -> Result<Option<WasiState>, PolicyError> {
         if self.imports.wasi.is_empty() {
             return Ok(None);
         }
-        let data = self.grants.data.as_deref();
-        WasiState::new(now, seed, data).map(Some).map_err(|source| PolicyError::Data {
-            policy: self.name.clone(),
-            path: data.map(ToOwned::to_owned).unwrap_or_default(),
-            source,
-        })
+        WasiState::new(now, seed, self.data()).map(Some).map_err(|source| self.data_error(source))
     }
 
     /// One call in a store of its own.
@@ -202,7 +215,7 @@ impl Loaded {
             .instantiate(&mut store)
             .map_err(CallError::Ended)
             .and_then(|instance| export(&instance, &mut store))
-            .map_err(|error| self.failed(&mut store, limits, error))?;
+            .map_err(|error| ended::explain(&self.name, store.data_mut(), limits, error))?;
         let left = store.get_fuel().map_err(|error| PolicyError::Engine { source: cause(&error) })?;
         let ctx = store.data_mut();
         Ok(Outcome { value, fuel: limits.fuel.saturating_sub(left), calls: ctx.calls, log: ctx.take_log() })
@@ -225,42 +238,6 @@ impl Loaded {
     fn engine_error(&self, what: &str) -> PolicyError {
         PolicyError::Engine { source: Cause(format!("policy {:?}: {what}", self.name)) }
     }
-
-    /// Why a call ended: what the host decided first, then the engine's traps.
-    fn failed(&self, store: &mut Store<Ctx>, limits: &Limits, error: CallError) -> PolicyError {
-        let policy = self.name.clone();
-        let error = match error {
-            CallError::Malformed(what) => return PolicyError::Malformed { policy, what },
-            CallError::Ended(error) => error,
-        };
-        match store.data_mut().fault.take() {
-            Some(Fault::Deadline) => return PolicyError::Deadline { policy, limit: limits.deadline },
-            Some(Fault::Calls) => return PolicyError::TooManyCalls { policy, limit: limits.calls },
-            Some(Fault::Ledger(reason)) => return PolicyError::Ledger { policy, reason },
-            Some(Fault::Memory(wanted)) => return PolicyError::Memory { policy, wanted, limit: limits.memory },
-            Some(Fault::Table(wanted)) => return PolicyError::Table { policy, wanted, limit: limits.table_elements },
-            None => {}
-        }
-        if let Some(what) = error.downcast_ref::<ConvertError>() {
-            return PolicyError::Malformed { policy, what: what.clone() };
-        }
-        let source = cause(&error);
-        // The engine's type for this is private; its text is held by a test.
-        if source.0.contains("fuel allocated for hostcalls has been exhausted") {
-            return PolicyError::TooMuchData { policy, limit: limits.call_bytes };
-        }
-        match error.downcast_ref::<Trap>() {
-            Some(Trap::OutOfFuel) => PolicyError::OutOfFuel { policy, fuel: limits.fuel },
-            Some(Trap::StackOverflow) => PolicyError::Stack { policy },
-            trap => {
-                let log = store.data_mut().take_log();
-                let said = log.into_iter().rev().find(|line| line.level == LogLevel::Warn).map(|line| line.text);
-                let what =
-                    trap.map_or_else(|| clean(&error.root_cause().to_string(), limits.text_bytes), ToString::to_string);
-                PolicyError::Trap { policy, what, said, source }
-            }
-        }
-    }
 }
 
 impl std::fmt::Debug for Loaded {
@@ -268,27 +245,3 @@ impl std::fmt::Debug for Loaded {
         f.debug_struct("Loaded").field("name", &self.name).field("digest", &self.digest).finish_non_exhaustive()
     }
 }
-
-impl LedgerView for NoLedger {
-    fn claimed_by(&self, _address: std::net::IpAddr) -> Result<Option<ClaimInfo>, String> {
-        Err(NO_LEDGER.to_owned())
-    }
-
-    fn next_free(&self, _range: &Range, _from: std::net::IpAddr) -> Result<Option<std::net::IpAddr>, String> {
-        Err(NO_LEDGER.to_owned())
-    }
-
-    fn usage(&self, _range: &Range) -> Result<Usage, String> {
-        Err(NO_LEDGER.to_owned())
-    }
-
-    fn last_claimed(&self, _range: &Range) -> Result<Option<LastClaim>, String> {
-        Err(NO_LEDGER.to_owned())
-    }
-
-    fn held_by(&self, _owner: &str) -> Result<Vec<ClaimInfo>, String> {
-        Err(NO_LEDGER.to_owned())
-    }
-}
-
-const NO_LEDGER: &str = "there is none to ask while a configuration is checked";

@@ -3,6 +3,7 @@
 //! Invariant: every candidate of a [`Verified`] lies in a declared range (and is no declared gateway), or is an address that
 //! the configuration or the runtime named outright. Whether it is *free* is the ledger's commit to say, not this.
 
+mod refusal;
 mod rules;
 
 use std::net::IpAddr;
@@ -10,8 +11,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use weft_host_abi::types::{Decision, Dns, Range, ReleaseRule, Request, Route, Wanted};
 
+pub use refusal::Refusal;
+
+use super::PolicyError;
 use super::text::clean;
-use super::{PolicyError, Refusal};
 
 /// Longest reason that is kept, in bytes.
 const REASON_MAX: usize = 512;

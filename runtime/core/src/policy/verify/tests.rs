@@ -40,8 +40,11 @@ fn request() -> Request {
     }
 }
 
-fn decision(wants: &[(&[&str], Option<&str>)]) -> Decision {
-    let wanted = |(candidates, gateway): &(&[&str], Option<&str>)| Wanted {
+/// Candidates and a gateway, as text.
+type Want<'a> = (&'a [&'a str], Option<&'a str>);
+
+fn decision(wants: &[Want<'_>]) -> Decision {
+    let wanted = |(candidates, gateway): &Want<'_>| Wanted {
         candidates: candidates.iter().map(|text| net(text)).collect(),
         gateway: gateway.map(ip),
     };
@@ -73,7 +76,7 @@ fn a_sound_decision_passes_with_its_ranges() {
 
 #[test]
 fn every_bad_candidate_has_its_own_message() {
-    let cases: &[(&[(&[&str], Option<&str>)], &str)] = &[
+    let cases: &[(&[Want<'_>], &str)] = &[
         (
             &[(&["10.9.0.4/24"], None)],
             "policy \"p\" answered 10.9.0.4/24, which is outside the declared ranges 10.1.0.1-10.1.0.254, 2001:db8::1-2001:db8::ffff",

@@ -1,0 +1,135 @@
+//! The reasons not to use a decision.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// Why a decision must not be used. Reads on from `policy "x"`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Not in a declared range.
+    #[error(
+        "answered {answer}, which is outside the declared ranges {declared}; only declared addresses are handed out"
+    )]
+    Outside {
+        /// The candidate.
+        answer: IpNet,
+        /// The declared ranges, as text.
+        declared: String,
+    },
+    /// In a range, with another prefix length.
+    #[error("answered {answer}, but addresses of {subnet} have the prefix length /{}", subnet.prefix_len())]
+    Length {
+        /// The candidate.
+        answer: IpNet,
+        /// Subnet of the range.
+        subnet: IpNet,
+    },
+    /// A declared gateway.
+    #[error("answered {answer}, which is the gateway of {subnet}")]
+    Gateway {
+        /// The candidate.
+        answer: IpNet,
+        /// Subnet of the range.
+        subnet: IpNet,
+    },
+    /// Not an address a host can have.
+    #[error("answered {answer}, which is {what}, not an address for an interface")]
+    NotUnicast {
+        /// The candidate.
+        answer: IpNet,
+        /// What it is.
+        what: &'static str,
+    },
+    /// No candidates for an address.
+    #[error("answered with no candidates for address number {index}")]
+    NoCandidates {
+        /// Which address.
+        index: usize,
+    },
+    /// Candidates of two families for one address.
+    #[error("mixed address families in one address: {first} and {other}")]
+    MixedFamilies {
+        /// A candidate.
+        first: IpNet,
+        /// One of the other family.
+        other: IpNet,
+    },
+    /// One candidate for two addresses.
+    #[error("answered {answer} for two addresses at once (numbers {first} and {second})")]
+    Duplicate {
+        /// The candidate.
+        answer: IpAddr,
+        /// Which address.
+        first: usize,
+        /// Which other.
+        second: usize,
+    },
+    /// A gateway of the other family.
+    #[error("gave the gateway {gateway} to {answer}, which is of another address family")]
+    GatewayFamily {
+        /// The gateway.
+        gateway: IpAddr,
+        /// The candidate.
+        answer: IpNet,
+    },
+    /// A gateway that cannot be reached.
+    #[error("gave the gateway {gateway} to {answer}, which is neither the declared one nor inside {subnet}")]
+    GatewayOutside {
+        /// The gateway.
+        gateway: IpAddr,
+        /// The candidate.
+        answer: IpNet,
+        /// Subnet of the range.
+        subnet: IpNet,
+    },
+    /// The address itself as its gateway.
+    #[error("gave {answer} itself as its gateway")]
+    GatewayIsAddress {
+        /// The candidate.
+        answer: IpNet,
+    },
+    /// Keeps for somebody else.
+    #[error("wants to keep the address for {owner:?}, which is none of this attachment's identities ({})", identities.join(", "))]
+    Owner {
+        /// The owner.
+        owner: String,
+        /// What it could be.
+        identities: Vec<String>,
+    },
+    /// Results before 0.3.0 have one address per family.
+    #[error(
+        "answered with {count} addresses of a family: CNI version {version} does not support more than 1 address per family"
+    )]
+    TooManyForVersion {
+        /// The CNI version.
+        version: String,
+        /// How many.
+        count: usize,
+    },
+    /// A route whose next hop is of another family.
+    #[error("answered with a route to {dst} by {gw}, which is of another address family")]
+    RouteFamily {
+        /// The destination.
+        dst: IpNet,
+        /// The next hop.
+        gw: IpAddr,
+    },
+    /// A route with a scope the kernel does not have.
+    #[error("answered with a route to {dst} of scope {scope}; scopes go from 0 to 255")]
+    RouteScope {
+        /// The destination.
+        dst: IpNet,
+        /// The scope.
+        scope: u32,
+    },
+    /// DNS texts that would break the file they go into.
+    #[error("answered with a DNS {what} that is empty or has control characters: {text:?}")]
+    Dns {
+        /// Which setting.
+        what: &'static str,
+        /// The text.
+        text: String,
+    },
+}
