@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
@@ -37,10 +37,26 @@ impl Netlink {
     pub fn link(&mut self, name: &str) -> Result<LinkMessage> {
         let mut ask = LinkMessage::default();
         ask.attributes = vec![LinkAttribute::IfName(name.to_owned())];
-        let answers = self.request(RouteNetlinkMessage::GetLink(ask), 0).with_context(|| format!("look {name} up"))?;
+        self.look_up(ask).with_context(|| format!("look {name} up"))
+    }
+
+    /// Looks a link up by index.
+    ///
+    /// # Errors
+    /// `ENODEV` when it is not there.
+    pub fn link_at(&mut self, index: u32) -> Result<LinkMessage> {
+        let mut ask = LinkMessage::default();
+        ask.header.index = index;
+        self.look_up(ask).with_context(|| format!("look link {index} up"))
+    }
+
+    fn look_up(&mut self, mut ask: LinkMessage) -> Result<LinkMessage> {
+        // Counters are of no interest, and the larger part of an answer.
+        ask.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+        let answers = self.request(RouteNetlinkMessage::GetLink(ask), 0)?;
         match answers.into_iter().next() {
             Some(RouteNetlinkMessage::NewLink(link)) => Ok(link),
-            other => bail!("an unexpected answer about {name}: {other:?}"),
+            other => bail!("an unexpected answer: {other:?}"),
         }
     }
 

@@ -4,9 +4,10 @@
 //! `weft-bench-raw add NETNS IFNAME HOSTNAME BRIDGE ADDRESS/LEN GATEWAY/LEN`
 //! `weft-bench-raw del NETNS IFNAME`
 //!
-//! Invariant: the same requests in the same order as weft's plan for the same configuration (isGateway,
-//! isDefaultGateway, one IPv4 address): bridge, veth pair made in both netns, accept_ra, port, arp_notify, address, up,
-//! default route, gateway address on the bridge, pinned MAC, forwarding, port state. When a plan changes, so must this.
+//! Invariant: the same requests and sysctls, in the same order, as weft's plan for the same configuration (isGateway,
+//! isDefaultGateway, one IPv4 address): look at the bridge; a veth pair whose host end is made up and a port, its other end in
+//! the container; address, up, default route; the bridge's address; forwarding; the port's state; the announcement; what
+//! the result shows. When a plan changes, so must this.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,11 +17,10 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
-    LinkMessage, State,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -56,87 +56,99 @@ fn add(
     gateway: (Ipv4Addr, u8),
 ) -> Result<()> {
     let mut host = Netlink::open()?;
-    let bridge = ensure_bridge(&mut host, bridge_name)?;
-
     places.enter_container()?;
     let mut container = Netlink::open()?;
-    let inner = create_veth(&mut container, places, ifname, hostname)?;
-    sysctl(&format!("ipv4/conf/{ifname}/arp_notify"), "1")?;
-    add_address(&mut container, inner.header.index, address)?;
-    container.set_link(up(inner.header.index))?;
-    default_route(&mut container, inner.header.index, gateway.0)?;
     places.enter_host()?;
 
-    let outer = host.link(hostname)?.header.index;
-    no_router_advertisements(hostname);
-    make_port(&mut host, outer, bridge.header.index)?;
-    gateway_on_bridge(&mut host, &bridge, gateway)?;
+    let bridge = ensure_bridge(&mut host, bridge_name, gateway)?;
+    // Once to know what to plan, once when it is done.
+    addresses(&mut host, bridge)?;
+    host.link(bridge_name)?;
+    unless_missing(&format!("ipv6/conf/{bridge_name}/accept_ra"), "0");
+
+    let (outer, inner) = create_veth(&mut host, places, (ifname, hostname), bridge)?;
+    unless_missing(&format!("ipv6/conf/{hostname}/accept_ra"), "0");
+    places.enter_container()?;
+    unless_missing(&format!("ipv6/conf/{ifname}/accept_dad"), "0");
+    sysctl(&format!("ipv4/conf/{ifname}/arp_notify"), "1")?;
+    add_address(&mut container, inner, address)?;
+    container.set_link(up(inner))?;
+    default_route(&mut container, inner, gateway.0)?;
+    places.enter_host()?;
+
+    if !addresses(&mut host, bridge)?.contains(&IpAddr::V4(gateway.0)) {
+        bail!("{bridge_name} has lost its address");
+    }
     forwarding()?;
-    wait_port(&mut host, hostname)?;
+    wait_port(&mut host, outer)?;
+    places.enter_container()?;
+    announce(&mut container, ifname, inner)?;
 
     // What a result names: the MACs as they are at the end.
-    host.link(bridge_name)?;
-    container.link(ifname).map(drop)
+    host.link_at(bridge)?;
+    container.link_at(inner).map(drop)
 }
 
 fn del(places: &Places, ifname: &str) -> Result<()> {
     places.enter_container()?;
     let mut container = Netlink::open()?;
-    let index = container.link(ifname)?.header.index;
     let mut link = LinkMessage::default();
-    link.header.index = index;
+    link.header.index = container.link(ifname)?.header.index;
     container.acknowledged(RouteNetlinkMessage::DelLink(link), 0)
 }
 
-fn ensure_bridge(host: &mut Netlink, name: &str) -> Result<LinkMessage> {
-    let mut link = LinkMessage::default();
-    link.attributes =
-        vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)])];
-    match host.acknowledged(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL) {
-        Err(error) if error.downcast_ref() == Some(&Errno::EEXIST) => {}
-        other => other.context("create the bridge")?,
+/// The bridge's index. Only the first call finds none, and makes it, with its gateway.
+fn ensure_bridge(host: &mut Netlink, name: &str, gateway: (Ipv4Addr, u8)) -> Result<u32> {
+    match host.link(name) {
+        Ok(bridge) => return Ok(bridge.header.index),
+        Err(error) if error.downcast_ref() == Some(&Errno::ENODEV) => {}
+        Err(error) => return Err(error),
     }
-    let bridge = host.link(name)?;
-    if !bridge.header.flags.contains(LinkFlags::Up) {
-        no_router_advertisements(name);
-        host.set_link(up(bridge.header.index))?;
-    }
-    Ok(bridge)
+    let mut link = up(0);
+    link.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Address(vec![0x02, 0, 0, 0, 0, 1]),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+    ];
+    host.acknowledged(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL).context("create the bridge")?;
+    let index = host.link(name)?.header.index;
+    add_address(host, index, gateway)?;
+    Ok(index)
 }
 
-fn create_veth(container: &mut Netlink, places: &Places, ifname: &str, hostname: &str) -> Result<LinkMessage> {
+/// The pair in one message; its echo tells both indexes.
+fn create_veth(
+    host: &mut Netlink,
+    places: &Places,
+    (ifname, hostname): (&str, &str),
+    bridge: u32,
+) -> Result<(u32, u32)> {
     let mut peer = LinkMessage::default();
     // Not up yet: the kernel would open the peer before it knows its other end (ENOTCONN).
-    peer.attributes = vec![LinkAttribute::IfName(hostname.to_owned()), LinkAttribute::NetNsFd(places.host.as_raw_fd())];
-    let mut link = LinkMessage::default();
+    peer.attributes =
+        vec![LinkAttribute::IfName(ifname.to_owned()), LinkAttribute::NetNsFd(places.container.as_raw_fd())];
+    let mut link = up(0);
     link.attributes = vec![
-        LinkAttribute::IfName(ifname.to_owned()),
+        LinkAttribute::IfName(hostname.to_owned()),
+        LinkAttribute::Controller(bridge),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]),
     ];
-    container
-        .acknowledged(RouteNetlinkMessage::NewLink(link), NLM_F_CREATE | NLM_F_EXCL)
-        .context("create the veth pair")?;
-    container.link(ifname)
-}
-
-fn make_port(host: &mut Netlink, port: u32, bridge: u32) -> Result<()> {
-    let mut link = up(port);
-    link.attributes = vec![LinkAttribute::Controller(bridge)];
-    host.set_link(link).context("make the host end a port")?;
-    // A message of its own: the kernel looks for the bridge that shall take the flags before it sets one.
-    let mut flags = LinkMessage::default();
-    flags.header.index = port;
-    flags.attributes = vec![LinkAttribute::LinkInfo(vec![
-        LinkInfo::PortKind(InfoPortKind::Bridge),
-        LinkInfo::PortData(InfoPortData::BridgePort(vec![
-            InfoBridgePort::HairpinMode(false),
-            InfoBridgePort::Isolated(false),
-        ])),
-    ])];
-    host.set_link(flags).context("set the port's flags")
+    let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK | NLM_F_ECHO;
+    let echo = host.request(RouteNetlinkMessage::NewLink(link), flags).context("create the veth pair")?;
+    let made = echo.into_iter().find_map(|message| match message {
+        RouteNetlinkMessage::NewLink(link) => Some(link),
+        _ => None,
+    });
+    // A kernel before 6.1 does not echo.
+    let made = made.map_or_else(|| host.link(hostname), Ok)?;
+    let peer = made.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Link(index) => Some(*index),
+        _ => None,
+    });
+    Ok((made.header.index, peer.context("a veth without a peer")?))
 }
 
 fn add_address(netlink: &mut Netlink, index: u32, (address, length): (Ipv4Addr, u8)) -> Result<()> {
@@ -170,25 +182,39 @@ fn default_route(netlink: &mut Netlink, index: u32, gateway: Ipv4Addr) -> Result
     netlink.acknowledged(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE).context("add the default route")
 }
 
-fn gateway_on_bridge(host: &mut Netlink, bridge: &LinkMessage, gateway: (Ipv4Addr, u8)) -> Result<()> {
+/// The IPv4 addresses of a link.
+fn addresses(host: &mut Netlink, index: u32) -> Result<Vec<IpAddr>> {
     let mut ask = AddressMessage::default();
     ask.header.family = AddressFamily::Inet;
-    let there = host.request(RouteNetlinkMessage::GetAddress(ask), NLM_F_DUMP)?.into_iter().any(|answer| {
-        let RouteNetlinkMessage::NewAddress(message) = answer else { return false };
-        message.header.index == bridge.header.index
-            && message.attributes.contains(&AddressAttribute::Local(IpAddr::V4(gateway.0)))
-    });
-    if !there {
-        add_address(host, bridge.header.index, gateway)?;
-    }
-    let mac = bridge.attributes.iter().find_map(|attribute| match attribute {
-        LinkAttribute::Address(mac) => Some(mac.clone()),
+    ask.header.index = index;
+    let answers = host.request(RouteNetlinkMessage::GetAddress(ask), NLM_F_DUMP)?;
+    let attributes = answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewAddress(message) if message.header.index == index => Some(message.attributes),
         _ => None,
     });
-    let mut link = LinkMessage::default();
-    link.header.index = bridge.header.index;
-    link.attributes = vec![LinkAttribute::Address(mac.context("a bridge without MAC")?)];
-    host.set_link(link).context("pin the bridge's MAC")
+    Ok(attributes
+        .flatten()
+        .filter_map(|attribute| match attribute {
+            AddressAttribute::Local(address) => Some(address),
+            _ => None,
+        })
+        .collect())
+}
+
+/// A link that is given the MAC it has tells its neighbours where its addresses are.
+fn announce(container: &mut Netlink, ifname: &str, index: u32) -> Result<()> {
+    let link = container.link_at(index)?;
+    let mac = link.attributes.into_iter().find(|attribute| matches!(attribute, LinkAttribute::Address(_)));
+    sysctl(&format!("ipv4/conf/{ifname}/arp_notify"), "1")?;
+    let key = format!("ipv6/conf/{ifname}/ndisc_notify");
+    let before = fs::read_to_string(Path::new("/proc/sys/net").join(&key)).unwrap_or_default();
+    unless_missing(&key, "1");
+    let mut again = LinkMessage::default();
+    again.header.index = index;
+    again.attributes = vec![mac.context("a link without MAC")?];
+    container.set_link(again).context("announce")?;
+    unless_missing(&key, before.trim());
+    Ok(())
 }
 
 fn forwarding() -> Result<()> {
@@ -199,15 +225,15 @@ fn forwarding() -> Result<()> {
     Ok(())
 }
 
-fn wait_port(host: &mut Netlink, name: &str) -> Result<()> {
+fn wait_port(host: &mut Netlink, index: u32) -> Result<()> {
     for pause in [0, 50, 500, 1000, 1000] {
         sleep(Duration::from_millis(pause));
-        let link = host.link(name)?;
+        let link = host.link_at(index)?;
         if link.attributes.contains(&LinkAttribute::OperState(State::Up)) {
             return Ok(());
         }
     }
-    bail!("{name} does not come up")
+    bail!("the port does not come up")
 }
 
 fn up(index: u32) -> LinkMessage {
@@ -224,8 +250,8 @@ fn sysctl(key: &str, value: &str) -> Result<()> {
 }
 
 /// Best effort: the key is not there where the kernel has no IPv6.
-fn no_router_advertisements(link: &str) {
-    sysctl(&format!("ipv6/conf/{link}/accept_ra"), "0").ok();
+fn unless_missing(key: &str, value: &str) {
+    sysctl(key, value).ok();
 }
 
 fn cidr(text: &str) -> Result<(Ipv4Addr, u8)> {
