@@ -10,8 +10,8 @@ say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
 say "set up"
 tests/setup.sh base
-cargo build --release --locked -p weft
-cargo build --release --locked -p weftctl
+cargo weft
+cargo weftctl
 
 work=$(mktemp -d)
 node="weft-demo-node-$$" pod="weft-demo-pod-$$"

@@ -15,14 +15,15 @@ run() {
 
 tests/setup.sh all || exit 1
 # One package at a time: cargo unifies features, and weft must be tested as it ships, without a compiler.
-cargo build --release --locked -p weft || exit 1
-cargo build --release --locked -p weftctl || exit 1
+cargo weft || exit 1
+cargo weftctl || exit 1
 
-run cargo test --release --locked -p weft-host-abi -p weft-core --features weft-core/compile
-run cargo test --release --locked --manifest-path guest-plugins/Cargo.toml
-run cargo test --release --locked -p weft-tests
-run cargo test --release --locked -p weft-storm
-run cargo test --release --locked -p weft-vm
+run cargo test --release --locked --no-fail-fast -p weft-host-abi -p weft-core --features weft-core/compile
+run cargo test --release --locked --no-fail-fast --manifest-path guest-plugins/Cargo.toml
+run cargo test --release --locked --no-fail-fast -p weft-tests
+run cargo test --release --locked --no-fail-fast -p weft-bench
+run cargo test --release --locked --no-fail-fast -p weft-storm
+run cargo test --release --locked --no-fail-fast -p weft-vm
 
 awk '/^test result:/ { passed += $4; failures += $6; ignored += $8 }
      END { printf "\n%d passed, %d failed, %d skipped\n", passed, failures, ignored }' "$log"

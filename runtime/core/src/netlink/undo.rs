@@ -62,7 +62,7 @@ pub(super) struct Newcomers {
     /// Look at this bridge's ports only.
     bridge: Option<u32>,
     /// Links that were there at the time of the change; whoever started after it has one that is not.
-    known: BTreeSet<u32>,
+    pub(super) known: BTreeSet<u32>,
 }
 
 impl Executor {

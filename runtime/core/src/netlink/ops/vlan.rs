@@ -64,7 +64,7 @@ impl Session<'_> {
         }
         let found = self.link(&LinkRef::host(bridge))?;
         let (master, mtu) = (found.index, found.mtu);
-        let unless = self.executor.newcomers(Some(master))?;
+        let mut unless = self.executor.newcomers(Some(master))?;
         let host = &self.executor.host;
         // The far end comes up later: the kernel opens it before it knows its other end, and refuses (ENOTCONN).
         let far = LinkUnspec::new_with_name(peer).mtu(mtu).build();
@@ -81,9 +81,12 @@ impl Session<'_> {
             None => self.link(&near)?.clone(),
         };
         let inverse = Inverse::DeleteLink { side: Side::Host, index: found.index };
-        self.log_shared(format!("delete {name}"), inverse, unless);
         self.made(near, found);
-        let index = self.index(&LinkRef::host(peer))?;
+        let index = self.index(&LinkRef::host(peer));
+        // The port that is about to join the bridge is this op's own, not somebody's who relies on the gateway.
+        unless.known.extend(index.as_ref().ok());
+        self.log_shared(format!("delete {name}"), inverse, unless);
+        let index = index?;
         for end in [name, peer] {
             sysctl::write(&format!("ipv6/conf/{end}/accept_ra"), "0").ok();
         }
