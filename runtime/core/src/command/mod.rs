@@ -33,12 +33,15 @@ use crate::plan::Plan;
 /// Where weft keeps its state, unless `WEFT_STATE_DIR` says otherwise.
 pub const STATE_DIR: &str = "/var/lib/weft";
 
+/// Compiles the component at a path into the cache, or says why not.
+pub type Compile = Box<dyn Fn(&Path) -> Result<(), String>>;
+
 /// What a call needs from the program around it.
 pub struct Context {
     /// The state directory: store, policies, compiled cache.
     pub state_dir: PathBuf,
     /// Compiles a component into the cache. `weft` has no compiler and runs `weftctl`.
-    pub compile: Box<dyn Fn(&Path) -> Result<(), String>>,
+    pub compile: Compile,
     /// Sees each plan before it is journalled. The rollback suite puts an impossible op in here; the programs leave it alone.
     pub plan_hook: Box<dyn Fn(&mut Plan)>,
 }
