@@ -1,0 +1,297 @@
+//! The operator's tool, as an operator uses it: every command, as a table and as JSON, on a scratch machine.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_tests::process::{self, Output, Place};
+use weft_tests::programs::{self, Installation};
+use weft_tests::sandbox;
+use weft_tests::suite::{Need, Suite};
+use weft_tests::world::{Attach, Subject, World};
+
+fn main() -> ExitCode {
+    sandbox::enter();
+    let needs = [Need::Sandbox, Need::Weft, Need::Weftctl];
+    let mut suite = Suite::new();
+    suite.test("install_is_idempotent_and_uninstall_leaves_nothing", &needs, install);
+    suite.test("install_leaves_other_plugins_alone_unless_told", &needs, other_plugins);
+    suite.test("purge_refuses_while_attachments_exist", &needs, purge);
+    suite.test("plan_changes_nothing", &needs, plan);
+    suite.test("explain_says_why", &needs, explain);
+    suite.test("ledger_ls_and_release", &needs, ledger);
+    suite.test("ledger_import_and_export_round_trip", &needs, import_export);
+    suite.test("policy_inspect_compile_check", &needs, policy);
+    suite.test("doctor_finds_what_is_wrong", &needs, doctor);
+    suite.test("mistakes_are_told_on_stderr_and_in_json", &needs, mistakes);
+    suite.run()
+}
+
+fn conf() -> Value {
+    json!({ "cniVersion": "1.1.0", "name": "ctl", "type": "weft",
+            "delegate": { "type": "bridge", "bridge": "ctl0", "isGateway": true },
+            "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.63.0.0/24" }]] } })
+}
+
+/// Runs a command; a failure is a result.
+fn run(place: &Place, program: &Path, arguments: &[&str]) -> Result<Output> {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    process::output(place, command, b"", Duration::from_secs(120))
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn json_of(output: &Output) -> Result<Value> {
+    serde_json::from_slice(&output.stdout).with_context(|| format!("not one JSON document: {}", text(output)))
+}
+
+/// Both forms of a command: the table for people, and the document.
+fn both(world: &World, weftctl: &Path, arguments: &[&str]) -> Result<(String, Value)> {
+    let state = world.state().display().to_string();
+    let arguments = [&["--state-dir", state.as_str()], arguments].concat();
+    let place = world.place()?;
+    let table = run(&place, weftctl, &arguments)?;
+    let document = run(&place, weftctl, &[&["--json"], arguments.as_slice()].concat())?;
+    ensure!(table.status == Some(0), "{arguments:?}: {} {}", text(&table), table.stderr);
+    Ok((text(&table), json_of(&document)?))
+}
+
+fn world() -> Result<(Installation, World)> {
+    let installation = Installation::new()?;
+    let world = World::new(&Subject::weft(&installation))?;
+    Ok((installation, world))
+}
+
+struct Dirs {
+    root: tempfile::TempDir,
+}
+
+impl Dirs {
+    fn new() -> Result<Self> {
+        Ok(Self { root: tempfile::TempDir::new_in(sandbox::scratch())? })
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.root.path().join(name).display().to_string()
+    }
+
+    fn install(&self, more: &[&str]) -> Result<Output> {
+        let weft = programs::weft().map_err(anyhow::Error::msg)?.display().to_string();
+        let (bin, sbin, state) = (self.path("bin"), self.path("sbin"), self.path("state"));
+        let base = ["--json", "--state-dir", &state, "install", "--weft", &weft, "--bin-dir", &bin, "--ctl-dir", &sbin];
+        run(&Place::default(), &programs::weftctl().map_err(anyhow::Error::msg)?, &[&base, more].concat())
+    }
+
+    fn uninstall(&self, more: &[&str]) -> Result<Output> {
+        let (bin, sbin, state) = (self.path("bin"), self.path("sbin"), self.path("state"));
+        let base = ["--json", "--state-dir", &state, "uninstall", "--bin-dir", &bin, "--ctl-dir", &sbin];
+        run(&Place::default(), &programs::weftctl().map_err(anyhow::Error::msg)?, &[&base, more].concat())
+    }
+}
+
+fn states(output: &Output) -> Result<Vec<String>> {
+    let steps = json_of(output)?;
+    let states = steps.as_array().into_iter().flatten().filter_map(|step| step["state"].as_str().map(str::to_owned));
+    Ok(states.collect())
+}
+
+fn mode(path: &str) -> Result<u32> {
+    Ok(fs::metadata(path).with_context(|| path.to_owned())?.permissions().mode() & 0o7777)
+}
+
+fn install() -> Result<()> {
+    let dirs = Dirs::new()?;
+    let dry = states(&dirs.install(&["--dry-run"])?)?;
+    ensure!(dry.iter().any(|state| state == "to do") && !Path::new(&dirs.path("bin")).exists(), "dry run: {dry:?}");
+    let first = states(&dirs.install(&[])?)?;
+    ensure!(first.iter().all(|state| state == "done"), "first: {first:?}");
+    ensure!(first.len() == dry.len(), "the dry run shows other steps");
+    let again = states(&dirs.install(&[])?)?;
+    ensure!(again.iter().all(|state| state == "fine"), "again: {again:?}");
+    ensure!((mode(&dirs.path("state"))?, mode(&dirs.path("state/cache"))?) == (0o700, 0o700), "directory modes");
+    ensure!(mode(&dirs.path("state/policies/host-local.wasm"))? == 0o600, "policy mode");
+    // A mode that was loosened is put right.
+    fs::set_permissions(dirs.path("state"), fs::Permissions::from_mode(0o755))?;
+    ensure!(states(&dirs.install(&[])?)?.iter().filter(|state| *state == "done").count() == 1, "mode repaired");
+    ensure!(mode(&dirs.path("state"))? == 0o700, "mode repaired");
+    let gone = dirs.uninstall(&["--purge"])?;
+    ensure!(gone.status == Some(0), "{}", text(&gone));
+    let left: Vec<_> = fs::read_dir(dirs.path("bin"))?.flatten().map(|entry| entry.file_name()).collect();
+    ensure!(left.is_empty() && !Path::new(&dirs.path("state")).exists(), "left: {left:?}");
+    Ok(())
+}
+
+fn other_plugins() -> Result<()> {
+    let dirs = Dirs::new()?;
+    fs::create_dir(dirs.path("bin"))?;
+    let bridge = dirs.path("bin/bridge");
+    fs::write(&bridge, "somebody else's")?;
+    dirs.install(&[])?;
+    ensure!(fs::read_to_string(&bridge)? == "somebody else's", "overwrote another plugin");
+    dirs.install(&["--replace"])?;
+    ensure!(fs::read_link(&bridge)?.ends_with("weft"), "--replace did not put weft in charge");
+    dirs.uninstall(&[])?;
+    ensure!(fs::read_to_string(&bridge)? == "somebody else's", "uninstall did not bring the other plugin back");
+    ensure!(Path::new(&dirs.path("state/policies")).exists(), "uninstall without --purge removed the state");
+    Ok(())
+}
+
+fn purge() -> Result<()> {
+    let (installation, mut world) = world()?;
+    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.ok(), "ADD");
+    let state = world.state().display().to_string();
+    let bin = world.scratch().join("bin").display().to_string();
+    let arguments = ["--state-dir", &state, "uninstall", "--purge", "--bin-dir", &bin, "--ctl-dir", &bin];
+    let output = run(&world.place()?, &installation.weftctl(), &arguments)?;
+    ensure!(output.status == Some(1), "purged with an attachment");
+    ensure!(output.stderr.contains("1 attachments"), "stderr");
+    ensure!(world.state().join("weft.db").exists(), "the ledger is gone");
+    Ok(())
+}
+
+fn plan() -> Result<()> {
+    let (installation, mut world) = world()?;
+    let netns = world.container("a")?.path().display().to_string();
+    let file = world.scratch().join("conf.json");
+    fs::write(&file, conf().to_string())?;
+    let file = file.display().to_string();
+    let before = world.host().line("ip -j link")?.text();
+    let (table, document) = both(&world, &installation.weftctl(), &["plan", &file, "--netns", &netns])?;
+    ensure!(table.contains("create veth eth0") && table.contains("nothing was changed"), "{table}");
+    let ops = document["plan"]["ops"].as_array().context("ops")?;
+    ensure!(ops.iter().any(|op| op["op"] == "ensure-bridge" && op["name"] == "ctl0"), "{document:#}");
+    ensure!(document["decision"]["reason"].is_string(), "no decision in {document:#}");
+    ensure!(world.host().line("ip -j link")?.text() == before, "the host changed");
+    ensure!(!world.state().join("weft.db").exists(), "a ledger was made");
+    Ok(())
+}
+
+fn explain() -> Result<()> {
+    let (installation, mut world) = world()?;
+    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.ok(), "ADD");
+    let (table, document) = both(&world, &installation.weftctl(), &["explain", "cid-a"])?;
+    for part in ["10.63.0.2", "host-local (sha256:", "because", "candidate", "fuel"] {
+        ensure!(table.contains(part), "no {part:?} in {table}");
+    }
+    let decision = &document[0]["decision"];
+    ensure!(decision["claimed"] == json!(["10.63.0.2/24"]) && decision["fuel"].as_u64() > Some(0), "{document:#}");
+    let (by_address, _) = both(&world, &installation.weftctl(), &["explain", "10.63.0.2"])?;
+    ensure!(by_address == table, "by address: {by_address}");
+    Ok(())
+}
+
+fn ledger() -> Result<()> {
+    let (installation, mut world) = world()?;
+    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.ok(), "ADD");
+    let (table, document) = both(&world, &installation.weftctl(), &["ledger", "ls"])?;
+    ensure!(table.contains("10.63.0.2") && table.contains("cid-a"), "{table}");
+    ensure!(document[0]["state"] == "active" && document[0]["address"] == "10.63.0.2", "{document:#}");
+    let state = world.state().display().to_string();
+    let release = ["--state-dir", &state, "ledger", "release", "ctl", "10.63.0.2"];
+    let refused = run(&world.place()?, &installation.weftctl(), &release)?;
+    ensure!(refused.status == Some(1), "released an address in use");
+    ensure!(refused.stderr.contains("--force"), "no remedy");
+    world.remove_container("a");
+    let released = run(&world.place()?, &installation.weftctl(), &release)?;
+    ensure!(released.status == Some(0), "{}", released.stderr);
+    let (table, _) = both(&world, &installation.weftctl(), &["ledger", "ls"])?;
+    ensure!(!table.contains("10.63.0.2"), "{table}");
+    Ok(())
+}
+
+fn import_export() -> Result<()> {
+    let (installation, mut world) = world()?;
+    let stock = world.scratch().join("stock/ctl");
+    fs::create_dir_all(&stock)?;
+    fs::write(stock.join("10.63.0.7"), "cid-a\r\neth0")?;
+    fs::write(stock.join("last_reserved_ip.0"), "10.63.0.7")?;
+    fs::write(stock.join("lock"), "")?;
+    let dir = stock.display().to_string();
+    let (_, imported) = both(&world, &installation.weftctl(), &["ledger", "import", "host-local", &dir])?;
+    ensure!(imported[0]["network"] == "ctl" && imported[0]["already"] == 1, "the second import: {imported:#}");
+    let back = world.scratch().join("back").display().to_string();
+    both(&world, &installation.weftctl(), &["ledger", "export", "host-local", &back])?;
+    let file = Path::new(&back).join("ctl/10.63.0.7");
+    ensure!(fs::read_to_string(&file)? == "cid-a\r\neth0", "the exported file differs");
+    ensure!(fs::read_to_string(Path::new(&back).join("ctl/last_reserved_ip.0"))? == "10.63.0.7", "cursor");
+    // The next ADD goes on after the imported cursor, and DEL of the imported attachment frees its address.
+    let reply = world.call("ADD", &Attach::eth0("b"), &conf())?;
+    ensure!(reply.json()?["ips"][0]["address"] == "10.63.0.8/24", "{}", String::from_utf8_lossy(&reply.stdout));
+    ensure!(world.call("DEL", &Attach::eth0("a"), &conf())?.ok(), "DEL of the imported attachment");
+    let (table, _) = both(&world, &installation.weftctl(), &["ledger", "ls"])?;
+    ensure!(!table.contains("10.63.0.7"), "{table}");
+    Ok(())
+}
+
+fn policy() -> Result<()> {
+    let (installation, world) = world()?;
+    let weftctl = installation.weftctl();
+    let (table, document) = both(&world, &weftctl, &["policy", "inspect", "host-local"])?;
+    ensure!(table.contains("reaches    nothing but the contract"), "{table}");
+    let imports = document["imports"].as_array().context("imports")?;
+    ensure!(imports.iter().all(|name| name.as_str().is_some_and(|name| name.starts_with("weft:policy/"))), "{imports:?}");
+    ensure!(document["schema"]["properties"].is_object() && document["refused"].is_null(), "{document:#}");
+    let component = world.state().join("policies/host-local.wasm").display().to_string();
+    let (_, compiled) = both(&world, &weftctl, &["policy", "compile", &component])?;
+    ensure!(compiled["fresh"] == false, "{compiled:#}");
+    let file = world.scratch().join("list.conflist");
+    let mut list = json!({ "cniVersion": "1.1.0", "name": "ctl", "plugins": [conf()] });
+    fs::write(&file, list.to_string())?;
+    let path = file.display().to_string();
+    let (table, checked) = both(&world, &weftctl, &["policy", "check", &path])?;
+    ensure!(table.contains("no problem") && checked["plugins"] == 1, "{table} {checked:#}");
+    list["plugins"][0]["delegate"]["no-such-key"] = json!(1);
+    fs::write(&file, list.to_string())?;
+    let state = world.state().display().to_string();
+    let output = run(&world.place()?, &weftctl, &["--json", "--state-dir", &state, "policy", "check", &path])?;
+    ensure!(output.status == Some(1), "accepted an unknown key");
+    ensure!(json_of(&output)?["problems"][0]["message"].to_string().contains("no-such-key"), "{}", text(&output));
+    Ok(())
+}
+
+fn doctor() -> Result<()> {
+    let (installation, mut world) = world()?;
+    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.ok(), "ADD");
+    let bin = installation.bin().display().to_string();
+    let confs = world.scratch().join("net.d");
+    fs::create_dir(&confs)?;
+    let confs = confs.display().to_string();
+    let arguments = ["doctor", "--bin-dir", &bin, "--conf-dir", &confs];
+    let (table, findings) = both(&world, &installation.weftctl(), &arguments)?;
+    ensure!(!table.contains("FAIL"), "{table}");
+    let of = |findings: &Value, what: &str| {
+        findings.as_array().into_iter().flatten().find(|one| one["what"].as_str().is_some_and(|text| text.contains(what))).cloned()
+    };
+    ensure!(of(&findings, "ledger").context("ledger")?["state"] == "ok", "{findings:#}");
+    ensure!(of(&findings, "nftables NAT").context("nftables")?["state"] == "ok", "{findings:#}");
+    // What is wrong is found, with a remedy, and the exit code says so.
+    fs::set_permissions(world.state().join("cache"), fs::Permissions::from_mode(0o777))?;
+    world.remove_container("a");
+    let state = world.state().display().to_string();
+    let all = [&["--json", "--state-dir", state.as_str()], arguments.as_slice()].concat();
+    let output = run(&world.place()?, &installation.weftctl(), &all)?;
+    ensure!(output.status == Some(1), "{}", text(&output));
+    let findings = json_of(&output)?;
+    let cache = of(&findings, "/cache").context("cache")?;
+    ensure!(cache["state"] == "fail" && cache["remedy"].as_str().is_some_and(|text| text.contains("chmod")), "{cache:#}");
+    let journal = of(&findings, "journal").context("journal")?;
+    ensure!(journal["state"] == "warn" && journal["detail"].to_string().contains("cid-a"), "{journal:#}");
+    Ok(())
+}
+
+fn mistakes() -> Result<()> {
+    let (installation, world) = world()?;
+    let state = world.state().display().to_string();
+    let output = run(&world.place()?, &installation.weftctl(), &["--json", "--state-dir", &state, "explain", "nobody"])?;
+    ensure!(output.status == Some(1), "exit code");
+    ensure!(json_of(&output)?["error"].is_string(), "{}", text(&output));
+    ensure!(output.stderr.starts_with("weftctl: "), "stderr");
+    Ok(())
+}
