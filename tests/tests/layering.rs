@@ -44,6 +44,7 @@ fn main() -> ExitCode {
     suite.test("file-sizes", &[], || every_file(&short_enough));
     suite.test("star", &[], star);
     suite.test("plan-imports-no-part", &[], plan_imports_no_part);
+    suite.test("namespaces", &[], namespaces);
     suite.test("error-codes", &[], error_codes);
     suite.test("dependency-tree", &[], dependency_tree);
     suite.test("differences-doc", &[], differences_doc);
@@ -51,6 +52,25 @@ fn main() -> ExitCode {
 }
 
 /// Runs a check on every Rust file of the repository and reports all that fail.
+/// Invariant 9: a thread enters a namespace in one place, which starts a thread for it.
+fn namespaces() -> Result<()> {
+    let allowed = ["runtime/core/src/netlink/netns.rs", "runtime/core/src/netlink/identity.rs"];
+    let mut wrong = Vec::new();
+    for file in rust_files(&repository().join("runtime"))? {
+        let name = short(&file);
+        if is_test(&file) || name.contains("/tests/") || allowed.contains(&name.as_str()) {
+            continue;
+        }
+        let text = fs::read_to_string(&file)?;
+        for call in ["setns", "CLONE_NEWNET"] {
+            if text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(call)) {
+                wrong.push(format!("{name}: {call} belongs into netlink/netns.rs"));
+            }
+        }
+    }
+    all_well(wrong)
+}
+
 fn every_file(check: &dyn Fn(&Path, &str) -> Option<String>) -> Result<()> {
     let mut wrong = Vec::new();
     let mut seen = 0;
