@@ -72,8 +72,10 @@ if ! command -v cargo >/dev/null; then
     echo "Rust is missing: install it with rustup (https://rustup.rs), then come back" >&2
     exit 1
 fi
-# Policies are WASM.
+# Policies are WASM; one test policy imports WASI, to see that it is refused.
+targets=(wasm32-unknown-unknown)
+[ "${1:-all}" = base ] || targets+=(wasm32-wasip2)
 sysroot=$(rustc --print sysroot)
-if [ ! -d "$sysroot/lib/rustlib/wasm32-unknown-unknown/lib" ]; then
-    rustup target add wasm32-unknown-unknown
-fi
+for target in "${targets[@]}"; do
+    [ -d "$sysroot/lib/rustlib/$target/lib" ] || rustup target add "$target"
+done
