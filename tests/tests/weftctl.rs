@@ -236,7 +236,10 @@ fn policy() -> Result<()> {
     let (table, document) = both(&world, &weftctl, &["policy", "inspect", "host-local"])?;
     ensure!(table.contains("reaches    nothing but the contract"), "{table}");
     let imports = document["imports"].as_array().context("imports")?;
-    ensure!(imports.iter().all(|name| name.as_str().is_some_and(|name| name.starts_with("weft:policy/"))), "{imports:?}");
+    ensure!(
+        imports.iter().all(|name| name.as_str().is_some_and(|name| name.starts_with("weft:policy/"))),
+        "{imports:?}"
+    );
     ensure!(document["schema"]["properties"].is_object() && document["refused"].is_null(), "{document:#}");
     let component = world.state().join("policies/host-local.wasm").display().to_string();
     let (_, compiled) = both(&world, &weftctl, &["policy", "compile", &component])?;
@@ -267,7 +270,12 @@ fn doctor() -> Result<()> {
     let (table, findings) = both(&world, &installation.weftctl(), &arguments)?;
     ensure!(!table.contains("FAIL"), "{table}");
     let of = |findings: &Value, what: &str| {
-        findings.as_array().into_iter().flatten().find(|one| one["what"].as_str().is_some_and(|text| text.contains(what))).cloned()
+        findings
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|one| one["what"].as_str().is_some_and(|text| text.contains(what)))
+            .cloned()
     };
     ensure!(of(&findings, "ledger").context("ledger")?["state"] == "ok", "{findings:#}");
     ensure!(of(&findings, "nftables NAT").context("nftables")?["state"] == "ok", "{findings:#}");
@@ -280,7 +288,10 @@ fn doctor() -> Result<()> {
     ensure!(output.status == Some(1), "{}", text(&output));
     let findings = json_of(&output)?;
     let cache = of(&findings, "/cache").context("cache")?;
-    ensure!(cache["state"] == "fail" && cache["remedy"].as_str().is_some_and(|text| text.contains("chmod")), "{cache:#}");
+    ensure!(
+        cache["state"] == "fail" && cache["remedy"].as_str().is_some_and(|text| text.contains("chmod")),
+        "{cache:#}"
+    );
     let journal = of(&findings, "journal").context("journal")?;
     ensure!(journal["state"] == "warn" && journal["detail"].to_string().contains("cid-a"), "{journal:#}");
     Ok(())
@@ -289,7 +300,8 @@ fn doctor() -> Result<()> {
 fn mistakes() -> Result<()> {
     let (installation, world) = world()?;
     let state = world.state().display().to_string();
-    let output = run(&world.place()?, &installation.weftctl(), &["--json", "--state-dir", &state, "explain", "nobody"])?;
+    let output =
+        run(&world.place()?, &installation.weftctl(), &["--json", "--state-dir", &state, "explain", "nobody"])?;
     ensure!(output.status == Some(1), "exit code");
     ensure!(json_of(&output)?["error"].is_string(), "{}", text(&output));
     ensure!(output.stderr.starts_with("weftctl: "), "stderr");

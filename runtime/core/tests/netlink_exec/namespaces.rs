@@ -76,7 +76,14 @@ fn no_thread_is_left() {
         let executor = Executor::open(Some(pod.path())).expect("open");
         assert_eq!(named(), 2);
         drop(executor);
-        assert_eq!(named(), 1);
+        // A thread that was joined has ended; the kernel takes it off the list a moment later.
+        for _ in 0..2000 {
+            if named() == 1 {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        panic!("the container's thread is still there");
     });
 }
 
