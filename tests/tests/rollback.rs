@@ -114,7 +114,7 @@ fn every_index(case: &Case) -> Result<()> {
         if before != after {
             let mut lines = Vec::new();
             differences("", &before, &after, &mut lines);
-            bail!("op {at}: not as before\n{}", lines.join("\n"));
+            bail!("op {at}: not as before ({}: {})\n{}", error.code, error.details, lines.join("\n"));
         }
     }
     bail!("no ADD of {} succeeded", case.name)

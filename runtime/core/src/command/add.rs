@@ -4,6 +4,7 @@
 //! before it are taken back.
 
 use super::call::Call;
+use super::error::in_full;
 use super::stage::{Stage, given};
 use super::{CommandError, decide, external, result};
 use crate::conf::IpamKind;
@@ -111,14 +112,14 @@ fn apply(call: &mut Call<'_>, stage: &mut Stage, store: &mut NodeStore, plan: &P
         Ok(applied) => applied,
         Err(ApplyError { op, cause, leftovers, .. }) => {
             let cause = CommandError::Op { op, source: cause };
-            return Err(give_back(call, store, cause, leftovers.iter().map(ToString::to_string).collect()));
+            return Err(give_back(call, store, cause, leftovers.iter().map(|left| in_full(left)).collect()));
         }
     };
     match result::render(call, plan, Some(&applied)) {
         Ok(document) => Ok(document),
         Err(cause) => {
             let leftovers = executor.undo(applied);
-            Err(give_back(call, store, cause, leftovers.iter().map(ToString::to_string).collect()))
+            Err(give_back(call, store, cause, leftovers.iter().map(|left| in_full(left)).collect()))
         }
     }
 }

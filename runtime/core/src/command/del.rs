@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use super::call::Call;
+use super::error::in_full;
 use super::{CommandError, external};
 use crate::delegate;
 use crate::ledger::{Entry, Key, NodeStore, Role};
@@ -70,7 +71,7 @@ fn tear_down(call: &mut Call<'_>, store: &NodeStore, entry: &Entry) -> Vec<Strin
         }
     };
     match executor {
-        Ok(mut executor) => executor.teardown(&plan, &keep).iter().map(ToString::to_string).collect(),
+        Ok(mut executor) => executor.teardown(&plan, &keep).iter().map(|left| in_full(left)).collect(),
         Err(error) => vec![CommandError::from(error).chain()],
     }
 }
@@ -115,5 +116,5 @@ fn unknown(call: &mut Call<'_>) -> Result<Vec<String>, CommandError> {
         return Ok(Vec::new());
     }
     let plan = Plan { ops: vec![op], ..Plan::default() };
-    Ok(executor.teardown(&plan, &std::collections::BTreeSet::new()).iter().map(ToString::to_string).collect())
+    Ok(executor.teardown(&plan, &std::collections::BTreeSet::new()).iter().map(|left| in_full(left)).collect())
 }

@@ -292,6 +292,12 @@ impl CommandError {
     }
 }
 
+/// An error with all its causes, on one line.
+pub(super) fn in_full(error: &dyn Error) -> String {
+    let causes = causes(error);
+    if causes.is_empty() { error.to_string() } else { format!("{error}: {causes}") }
+}
+
 /// Everything below an error, outermost first.
 fn causes(error: &dyn Error) -> String {
     let mut texts = Vec::new();

@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+    RouteType,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -152,7 +153,10 @@ impl Rtnl {
     }
 
     /// Adds a route next to those that are there; the very same one is refused.
-    pub(in crate::netlink) fn add_route(&self, message: RouteMessage) -> Result<(), Fault> {
+    /// A message that was listed may be given as it came: what the kernel noted on it (no carrier just now, offloaded) it
+    /// does not take back, only what somebody asked for.
+    pub(in crate::netlink) fn add_route(&self, mut message: RouteMessage) -> Result<(), Fault> {
+        message.header.flags &= RouteFlags::Onlink;
         self.change(RouteNetlinkMessage::NewRoute(message), How::Append)
     }
 
