@@ -146,3 +146,21 @@ fn find_weftctl() -> PathBuf {
         _ => PathBuf::from("/usr/local/bin/weftctl"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_one_document() {
+        let before = std::panic::take_hook();
+        let output = without_panics(|| panic!("boom {}", 7));
+        std::panic::set_hook(before);
+        assert!(!output.ok);
+        let document: serde_json::Value = serde_json::from_str(&output.stdout).expect("one JSON document");
+        assert_eq!(document["code"], 999);
+        assert!(document["details"].as_str().is_some_and(|details| details.contains("boom 7")), "{document}");
+    }
+}
