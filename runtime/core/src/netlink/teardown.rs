@@ -17,7 +17,9 @@ impl Executor {
         // Links first: while one carries traffic its filters must hold.
         for op in plan.ops.iter().rev() {
             let outcome = match op.teardown() {
-                Teardown::DeleteLink { container, host_peer } => self.delete_attachment(op, &container, host_peer),
+                Teardown::DeleteLink { container, host_peer, kind } => {
+                    self.delete_attachment(&container, host_peer, kind)
+                }
                 Teardown::LinkDown(link) => self.link_down(&link),
                 Teardown::Nothing | Teardown::Elements => Ok(()),
             };
@@ -40,11 +42,7 @@ impl Executor {
 
     /// By the host's end where there is one: its name is random, so nothing else has it, and it finds the pair even where
     /// the container's end was renamed.
-    fn delete_attachment(&self, op: &Op, container: &LinkRef, peer: Option<String>) -> Result<(), NetlinkError> {
-        let kind = match op {
-            Op::CreateMacvlan { .. } => "macvlan",
-            _ => "veth",
-        };
+    fn delete_attachment(&self, container: &LinkRef, peer: Option<String>, kind: &str) -> Result<(), NetlinkError> {
         let host = peer.map(LinkRef::host);
         for link in host.iter().chain([container]) {
             if self.delete_by_name(link, kind)? {

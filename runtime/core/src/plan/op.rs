@@ -232,6 +232,8 @@ pub enum Teardown {
         container: LinkRef,
         /// Its other end on the host: deleted instead where the container's namespace is gone or was never entered.
         host_peer: Option<String>,
+        /// Its kind, as `ip -d link` names it: a link of another kind is not ours and stays.
+        kind: &'static str,
     },
     /// Takes a link down; missing is success.
     LinkDown(LinkRef),
@@ -247,9 +249,10 @@ impl Op {
             Self::CreateVeth { container, host, .. } => Teardown::DeleteLink {
                 container: LinkRef::container(container.as_str()),
                 host_peer: Some(host.clone()),
+                kind: "veth",
             },
             Self::CreateMacvlan { name, .. } => {
-                Teardown::DeleteLink { container: LinkRef::container(name.as_str()), host_peer: None }
+                Teardown::DeleteLink { container: LinkRef::container(name.as_str()), host_peer: None, kind: "macvlan" }
             }
             // Only loopback is brought up without having been made by the plan; for the others the link is gone by then.
             Self::LinkUp { link } if link.name == "lo" => Teardown::LinkDown(link.clone()),
