@@ -7,12 +7,13 @@ use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{BridgeVlanInfo, LinkMessage};
 use rtnetlink::packet_route::route::RouteMessage;
 
+use super::conntrack::{self, Flows};
 use super::error::{Doing, NetlinkError, UndoError};
 use super::nft::Added;
 use super::presence::Presence;
 use super::rtnl::{Address, Lookup, change, port_flags};
-use super::{Applied, Executor, sysctl};
-use crate::plan::{Mac, Side};
+use super::{Applied, Executor, firewalld, sysctl};
+use crate::plan::{FirewalldSource, HostPort, Mac, Side};
 
 /// One entry of the log.
 #[derive(Debug)]
@@ -49,8 +50,12 @@ pub(super) enum Inverse {
     RestoreRoute { side: Side, message: RouteMessage },
     /// Write old values back, in order.
     Sysctls { side: Side, old: Vec<(String, String)> },
-    /// Remove nftables elements that were added, and tables that were made and are empty again.
+    /// Remove nftables elements and rules that were added, and parts that were made and are empty again.
     Elements(Added),
+    /// Forget the flows that came to these ports meanwhile.
+    Flows(Vec<HostPort>),
+    /// Remove a source from a zone of firewalld.
+    Firewalld(FirewalldSource),
 }
 
 /// How to tell whether another attachment may have come to rely on a shared thing since it was changed.
@@ -110,6 +115,11 @@ impl Executor {
     fn perform(&mut self, inverse: Inverse) -> Result<(), NetlinkError> {
         match inverse {
             Inverse::Elements(added) => self.nft()?.undo(&added),
+            Inverse::Flows(ports) => {
+                conntrack::forget(ports.iter(), Flows::Here);
+                Ok(())
+            }
+            Inverse::Firewalld(source) => firewalld::remove(&source),
             Inverse::Sysctls { side, old } => self.write_back(side, old),
             Inverse::BridgeMac { index, mac } => self.restore_bridge_mac(index, mac),
             Inverse::Vlans { index, before } => self.restore_vlans(index, before),

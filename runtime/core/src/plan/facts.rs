@@ -15,6 +15,8 @@ pub enum Need {
     Link(LinkRef),
     /// As `Link`, of a link without which there can be no attachment: STATUS reports where it is gone.
     Parent(LinkRef),
+    /// Whether firewalld runs.
+    Firewalld,
 }
 
 /// A link as netlink shows it.
@@ -41,4 +43,6 @@ pub struct Observed {
     pub default_route_links: BTreeMap<Side, String>,
     /// Links asked for that exist. The links of default routes are in here too.
     pub links: BTreeMap<LinkRef, LinkInfo>,
+    /// firewalld runs; only where that was asked for.
+    pub firewalld: bool,
 }

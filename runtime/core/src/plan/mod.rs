@@ -9,10 +9,14 @@
 //! way through ADD: it removes what belongs to the attachment and leaves what others share (a bridge, its address).
 
 mod facts;
+mod filter;
 mod op;
 mod result;
 
 pub use facts::{LinkInfo, Need, Observed};
+pub use filter::{
+    Accept, Condition, EXCLUSIVE, FirewalldSource, HostPort, Ingress, IngressPolicy, Protocol, RouteLocalnet, Subject,
+};
 pub use op::{Family, MacvlanMode, Op, Teardown};
 pub use result::{ResultShape, ShapeIp};
 
@@ -36,7 +40,8 @@ pub struct Plan {
 
 impl Plan {
     /// Names of things of this plan that other attachments may need too (an nftables element for an address, say).
-    /// Teardown leaves those alone that another journal entry names as well.
+    /// Teardown leaves those alone that another journal entry names as well. A name that begins with [`EXCLUSIVE`] is the other
+    /// way round: two entries never hold it at once.
     #[must_use]
     pub fn shared(&self) -> Vec<String> {
         self.ops.iter().filter_map(Op::shared).collect()

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_host_abi::types::Route;
 
-use super::{LinkRef, Mac, Side};
+use super::{Accept, FirewalldSource, HostPort, IngressPolicy, LinkRef, Mac, RouteLocalnet, Side};
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -219,6 +219,16 @@ pub enum Op {
         /// The addresses; the kernel announces whatever the link has, so none here means that there is nothing to tell.
         addresses: Vec<IpAddr>,
     },
+    /// A port of the host leads to one of the container.
+    HostPort(HostPort),
+    /// 127.0.0.1 may be routed to a container.
+    RouteLocalnet(RouteLocalnet),
+    /// Forwarded traffic of a container is accepted.
+    Accept(Accept),
+    /// An ingress policy of a bridge.
+    IngressPolicy(IngressPolicy),
+    /// An address is a source of a zone of firewalld.
+    FirewalldSource(FirewalldSource),
 }
 
 /// What DEL does about an op, from the journal alone.
@@ -237,8 +247,10 @@ pub enum Teardown {
     },
     /// Takes a link down; missing is success.
     LinkDown(LinkRef),
-    /// Removes nftables elements; missing is success.
+    /// Removes nftables elements and rules; missing is success.
     Elements,
+    /// Removes a source from a zone of firewalld; missing is success, and so is firewalld not running.
+    Firewalld(FirewalldSource),
 }
 
 impl Op {
@@ -256,7 +268,12 @@ impl Op {
             }
             // Only loopback is brought up without having been made by the plan; for the others the link is gone by then.
             Self::LinkUp { link } if link.name == "lo" => Teardown::LinkDown(link.clone()),
-            Self::Masquerade { .. } | Self::MacSpoofCheck { .. } => Teardown::Elements,
+            Self::Masquerade { .. }
+            | Self::MacSpoofCheck { .. }
+            | Self::HostPort(_)
+            | Self::Accept(_)
+            | Self::IngressPolicy(_) => Teardown::Elements,
+            Self::FirewalldSource(source) => Teardown::Firewalld(source.clone()),
             Self::EnsureBridge { .. }
             | Self::BridgePort { .. }
             | Self::BridgeVlans { .. }
@@ -272,7 +289,8 @@ impl Op {
             | Self::PinMac { .. }
             | Self::Forwarding { .. }
             | Self::WaitPort { .. }
-            | Self::Announce { .. } => Teardown::Nothing,
+            | Self::Announce { .. }
+            | Self::RouteLocalnet(_) => Teardown::Nothing,
         }
     }
 
@@ -281,6 +299,9 @@ impl Op {
     pub fn shared(&self) -> Option<String> {
         match self {
             Self::Masquerade { address } => Some(format!("masquerade {address}")),
+            Self::HostPort(port) => Some(port.exclusive()),
+            Self::IngressPolicy(policy) => Some(policy.shared()),
+            Self::FirewalldSource(source) => Some(source.shared()),
             _ => None,
         }
     }
@@ -323,6 +344,11 @@ impl fmt::Display for Op {
             Self::MacSpoofCheck { link, mac } => write!(f, "admit only {mac} through {link}"),
             Self::WaitPort { link } => write!(f, "wait for port {link} to come up"),
             Self::Announce { link, .. } => write!(f, "announce the addresses of {link} (in the container)"),
+            Self::HostPort(port) => port.fmt(f),
+            Self::RouteLocalnet(route) => route.fmt(f),
+            Self::Accept(accept) => accept.fmt(f),
+            Self::IngressPolicy(policy) => policy.fmt(f),
+            Self::FirewalldSource(source) => source.fmt(f),
         }
     }
 }

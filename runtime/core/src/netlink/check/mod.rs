@@ -1,6 +1,7 @@
 //! CHECK: what of a plan netlink does not show.
 
 mod difference;
+mod filter;
 
 pub use difference::Difference;
 
@@ -77,15 +78,18 @@ impl Executor {
                 }
                 Ok(())
             }
-            Op::Masquerade { .. } | Op::MacSpoofCheck { .. } => {
-                for element in nft::elements(op) {
-                    if !self.nft()?.has(&element)? {
-                        found.push(Difference::Elements { op: op.to_string() });
-                        break;
-                    }
+            Op::Masquerade { .. }
+            | Op::MacSpoofCheck { .. }
+            | Op::HostPort(_)
+            | Op::Accept(_)
+            | Op::IngressPolicy(_) => {
+                if !self.nft()?.has(&nft::Content::of([op]))? {
+                    found.push(Difference::Elements { op: op.to_string() });
                 }
                 Ok(())
             }
+            Op::RouteLocalnet(route) => self.check_route_localnet(route, found),
+            Op::FirewalldSource(source) => self.check_firewalld(source, found),
             Op::Sysctl { .. }
             | Op::EnableIpv6 { .. }
             | Op::WaitAddresses { .. }

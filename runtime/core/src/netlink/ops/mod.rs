@@ -6,6 +6,7 @@
 
 mod address;
 mod bridge;
+mod filter;
 mod link;
 mod route;
 mod sysctls;
@@ -19,7 +20,7 @@ use super::presence::Presence;
 use super::rtnl::{Link, Lookup, Rtnl};
 use super::undo::{Inverse, Logged, Newcomers};
 use super::{Applied, Executor, nft};
-use crate::plan::{LinkInfo, LinkRef, Op, Plan, Side};
+use crate::plan::{HostPort, LinkInfo, LinkRef, Op, Plan, Side, Teardown};
 
 /// A plan being applied.
 struct Session<'a> {
@@ -119,7 +120,13 @@ impl Session<'_> {
                 Ok(())
             }
             Op::Forwarding { family } => self.forwarding(*family),
-            Op::Masquerade { .. } | Op::MacSpoofCheck { .. } => self.filters(),
+            Op::Masquerade { .. }
+            | Op::MacSpoofCheck { .. }
+            | Op::HostPort(_)
+            | Op::Accept(_)
+            | Op::IngressPolicy(_) => self.filters(),
+            Op::RouteLocalnet(route) => self.route_localnet(route),
+            Op::FirewalldSource(source) => self.firewalld_source(source),
             Op::WaitPort { link } => self.wait_port(link),
             Op::Announce { link, addresses } => self.announce(&LinkRef::container(link.as_str()), addresses),
             // Only reached without a container: with one, these ran on its thread.
@@ -133,15 +140,20 @@ impl Session<'_> {
         if std::mem::replace(&mut self.filtered, true) {
             return Ok(());
         }
-        let elements: Vec<_> = self.plan.ops.iter().flat_map(nft::elements).collect();
-        let added = self.executor.nft()?.add(&elements)?;
+        let added = self.executor.nft()?.add(&nft::Content::of(&self.plan.ops))?;
+        // Undone in the other order: flows are forgotten once nothing leads them here any more.
+        let ports: Vec<HostPort> = self.host_ports().cloned().collect();
+        if !ports.is_empty() {
+            self.log("forget flows to the host ports", Inverse::Flows(ports));
+        }
         self.log("remove the nftables elements", Inverse::Elements(added));
+        self.forget_flows();
         Ok(())
     }
 
     /// `filters`, before its time; an error comes with the op it belongs to.
     fn filters_ahead(&mut self) -> Result<(), (usize, NetlinkError)> {
-        let first = self.plan.ops.iter().position(|op| matches!(op, Op::Masquerade { .. } | Op::MacSpoofCheck { .. }));
+        let first = self.plan.ops.iter().position(|op| op.teardown() == Teardown::Elements);
         first.map_or(Ok(()), |at| self.filters().map_err(|error| (at, error)))
     }
 
