@@ -18,6 +18,7 @@ mod conntrack;
 mod error;
 mod firewalld;
 mod identity;
+mod mass;
 mod netns;
 mod nft;
 mod observe;

@@ -8,6 +8,7 @@ mod address;
 mod bridge;
 mod filter;
 mod link;
+mod neighbour;
 mod route;
 mod sysctls;
 mod vlan;
@@ -91,7 +92,14 @@ impl Session<'_> {
     }
 
     fn apply(&mut self, at: usize, op: &Op) -> Result<(), NetlinkError> {
-        if !matches!(op, Op::WaitPort { .. } | Op::WaitAddresses { .. } | Op::Announce { .. } | Op::PinMac { .. }) {
+        if !matches!(
+            op,
+            Op::WaitPort { .. }
+                | Op::WaitAddresses { .. }
+                | Op::ForgetNeighbours(_)
+                | Op::Announce { .. }
+                | Op::PinMac { .. }
+        ) {
             self.settled.clear();
         }
         match op {
@@ -128,6 +136,10 @@ impl Session<'_> {
             Op::RouteLocalnet(route) => self.route_localnet(route),
             Op::FirewalldSource(source) => self.firewalld_source(source),
             Op::WaitPort { link } => self.wait_port(link),
+            Op::ForgetNeighbours(op) => {
+                self.forget_neighbours(op);
+                Ok(())
+            }
             Op::Announce { link, addresses } => self.announce(&LinkRef::container(link.as_str()), addresses),
             // Only reached without a container: with one, these ran on its thread.
             Op::EnableIpv6 { .. } => Err(NetlinkError::NoContainer { op: op.to_string() }),
