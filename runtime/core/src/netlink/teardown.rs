@@ -5,13 +5,8 @@ use std::collections::BTreeSet;
 use super::conntrack::{self, Flows};
 use super::error::{Doing, NetlinkError, UndoError};
 use super::rtnl::{Link, Lookup, change};
-<<<<<<< HEAD
 use super::{Executor, firewalld, nft};
-use crate::plan::{LinkRef, Op, Plan, Teardown};
-=======
-use super::{Executor, nft};
 use crate::plan::{LinkRef, Op, Plan, Side, Teardown};
->>>>>>> main
 
 impl Executor {
     /// Removes what belongs to the attachment, as far as it is there, and leaves what others share. `keep_shared` names

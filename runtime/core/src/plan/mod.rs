@@ -9,22 +9,16 @@
 //! way through ADD: it removes what belongs to the attachment and leaves what others share (a bridge, its address).
 
 mod facts;
-<<<<<<< HEAD
 mod filter;
-=======
 mod neighbour;
->>>>>>> main
 mod op;
 mod result;
 
 pub use facts::{LinkInfo, Need, Observed};
-<<<<<<< HEAD
 pub use filter::{
     Accept, Condition, EXCLUSIVE, FirewalldSource, HostPort, Ingress, IngressPolicy, Protocol, RouteLocalnet, Subject,
 };
-=======
 pub use neighbour::ForgetNeighbours;
->>>>>>> main
 pub use op::{Family, MacvlanMode, Op, Teardown};
 pub use result::{ResultShape, ShapeIp};
 

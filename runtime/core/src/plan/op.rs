@@ -9,9 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_host_abi::types::Route;
 
-use super::{
-    Accept, FirewalldSource, ForgetNeighbours, HostPort, IngressPolicy, LinkRef, Mac, RouteLocalnet, Side,
-};
+use super::{Accept, FirewalldSource, ForgetNeighbours, HostPort, IngressPolicy, LinkRef, Mac, RouteLocalnet, Side};
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -180,12 +180,17 @@ fn flushed_by_somebody() {
 
 fn foreign_table() {
     let (host, pod) = (Ns::new(), Ns::new());
-    host.sh("nft add table inet weft");
+    host.sh("nft add table inet weft && nft add chain inet weft postrouting");
     let (at, text) = refused(&host, &pod, vec![bridge("weft0"), masq("10.88.0.2/24")]);
     assert_eq!(
         (at, text.as_str()),
         (1, r#"nftables table "inet weft" is not as weft makes it; delete it and try again"#)
     );
+    // A set of our name that is another one.
+    let (host, pod) = (Ns::new(), Ns::new());
+    host.sh("nft add table inet weft && nft add set inet weft masq6 '{ type inet_service; }'");
+    let (_, text) = refused(&host, &pod, vec![masq("10.88.0.2/24")]);
+    assert!(text.contains("is not as weft makes it"), "{text}");
 }
 
 fn missing_elements() {

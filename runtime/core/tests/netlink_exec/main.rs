@@ -7,6 +7,7 @@ mod addresses;
 mod bench;
 mod concurrency;
 mod filters;
+mod hostports;
 mod links;
 mod namespaces;
 mod neighbours;
@@ -37,6 +38,7 @@ fn main() {
         routes::tests(),
         sysctls::tests(),
         filters::tests(),
+        hostports::tests(),
         whole::tests(),
         teardown::tests(),
         rollback::tests(),

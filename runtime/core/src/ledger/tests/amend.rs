@@ -1,6 +1,6 @@
 //! Entries that several calls write: the chained steps of an attachment.
 
-use super::super::AmendError;
+use super::super::{AmendError, LedgerError};
 use super::*;
 
 fn steps() -> Key {
