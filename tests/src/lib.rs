@@ -16,6 +16,7 @@
 pub mod case;
 pub mod cni;
 pub mod containerd;
+pub mod firewalld;
 pub mod names;
 pub mod netns;
 pub mod observe;

@@ -68,16 +68,7 @@ impl Executor {
                 Ok(())
             }
             Op::AddRoute { link, route, .. } => self.check_route(link, route, found),
-            Op::Forwarding { family } => {
-                let key = match family {
-                    Family::V4 => "ipv4/ip_forward",
-                    Family::V6 => "ipv6/conf/all/forwarding",
-                };
-                if sysctl::read(key)?.as_deref() != Some("1") {
-                    found.push(Difference::Forwarding { family: *family });
-                }
-                Ok(())
-            }
+            Op::Forwarding { family } => check_forwarding(*family, found),
             Op::Masquerade { .. }
             | Op::MacSpoofCheck { .. }
             | Op::HostPort(_)
