@@ -5,6 +5,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 
 use super::call::Call;
+use super::trace::Trace;
 use super::{CommandError, result};
 use crate::delegate::{self, Addressing, Delegate, Input, IpamUse};
 use crate::ledger::{Claimed, Record};
@@ -87,12 +88,12 @@ impl Stage {
     }
 
     /// The journal's record of a plan.
-    pub(super) fn record(call: &Call<'_>, plan: &Plan, trace: String) -> Result<Record, CommandError> {
+    pub(super) fn record(call: &Call<'_>, plan: &Plan, decision: Option<Trace>) -> Result<Record, CommandError> {
         Ok(Record {
             netns: call.env.netns.clone(),
             plan: serde_json::to_string(plan).map_err(CommandError::Encode)?,
             externals: String::new(),
-            trace,
+            trace: call.traces(decision)?,
             shared: plan.shared(),
         })
     }

@@ -3,7 +3,7 @@
 use weft_host_abi::types::{LedgerView, RangeSet};
 
 use super::call::Call;
-use super::{CommandError, decide, external};
+use super::{CommandError, choose, decide, external};
 use crate::conf::IpamKind;
 use crate::delegate;
 use crate::ledger::NodeStore;
@@ -11,6 +11,9 @@ use crate::netlink::Executor;
 use crate::plan::{Need, Side};
 
 pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
+    if !choose::status(call)? {
+        return Ok(());
+    }
     if let Some(conf) = call.network.delegate.clone() {
         match delegate::find(&conf.kind) {
             Some(delegate) => {

@@ -6,7 +6,8 @@ use weft_host_abi::types::Dns;
 use super::attachments::valid_attachments;
 use super::ipam::{self, Context};
 use super::pod::labels;
-use super::weft;
+use super::select::{self, SelectConf};
+use super::{flannel, weft};
 use super::{ConfError, GrantsConf, IpamConf, IpamKind, LedgerKind, LimitsConf, Object, Persona};
 use crate::cni::{Version, check_known, read_dns};
 use crate::delegate::{self, IpamUse};
@@ -31,6 +32,8 @@ pub struct Network {
     pub name: String,
     /// What builds the interface; `None` when called for IPAM alone.
     pub delegate: Option<DelegateConf>,
+    /// Who picks the delegate, where a policy does. `delegate` and `ipam` are then `None` until it has: see [`Network::chosen`].
+    pub select: Option<SelectConf>,
     /// Who decides about addresses; `None` for layer 2.
     ///
     /// With an external delegate that one calls its IPAM plugin itself: its `conf` says `weft-ipam` where this is ours.
@@ -84,17 +87,64 @@ impl Network {
             Err(_not_read) if persona.is_stock() => Vec::new(),
             read => read?,
         };
+        network.select = read_select(persona, object, is_shipped)?;
+        if let Some(select) = &network.select {
+            // What nothing can be set in has to be sound as it stands; of the others that shows when they are chosen.
+            for (name, conf) in select.fixed() {
+                Self::parse(Persona::Weft, &conf, cni_args, is_shipped)
+                    .map_err(|error| ConfError::Entry { name: name.to_owned(), error: Box::new(error) })?;
+            }
+            network.read_policy_terms(persona, object)?;
+            return Ok(network);
+        }
         network.ipam = network.read_ipam(persona, object, cni_args, is_shipped)?;
         network.delegate = match persona {
             Persona::Weft => Some(weft::delegate(object, network.ipam.as_ref())?),
             Persona::Delegate(kind) => Some(stock_delegate(kind, object)),
-            Persona::WeftIpam | Persona::Ipam(_) => None,
+            Persona::WeftIpam | Persona::Ipam(_) | Persona::Flannel => None,
         };
         network.check_ipam_use(persona)?;
         network.check_cni_args(persona, cni_args)?;
 
         network.read_policy_terms(persona, object)?;
         Ok(network)
+    }
+
+    /// Reads the configuration that a choice of the delegate policy led to ([`SelectConf::chosen`]).
+    ///
+    /// # Errors
+    /// As `parse`.
+    pub fn chosen(
+        &self,
+        conf: &Object,
+        cni_args: &[(String, String)],
+        is_shipped: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, ConfError> {
+        if !self.select.as_ref().is_some_and(SelectConf::is_stock) {
+            return Self::parse(Persona::Weft, conf, cni_args, is_shipped);
+        }
+        let kind = select::stock_kind(conf)?;
+        let mut network = match delegate::find(&kind) {
+            Some(found) => Self::parse(Persona::Delegate(found.kind()), conf, cni_args, is_shipped)?,
+            // An external delegate calls its IPAM plugin itself.
+            None => Self { delegate: Some(select::by_kind(kind, conf.clone())), ..Self::bare(conf) },
+        };
+        network.version = self.version;
+        // The plugin hands its delegate no `args`, but labels are facts about the pod.
+        network.labels.clone_from(&self.labels);
+        Ok(network)
+    }
+
+    /// As `chosen`, for DEL of what a stock plugin made by handing a delegate this configuration.
+    ///
+    /// # Errors
+    /// It names no plugin.
+    pub fn chosen_for_del(conf: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result<Self, ConfError> {
+        let kind = select::stock_kind(conf)?;
+        Ok(match delegate::find(&kind) {
+            Some(found) => Self::parse_for_del(Persona::Delegate(found.kind()), conf, is_shipped),
+            None => Self { delegate: Some(select::by_kind(kind, conf.clone())), ..Self::bare(conf) },
+        })
     }
 
     /// `limits`, `grants` and `ledger`: ours at the top of a `weft` configuration. Elsewhere the top is another plugin's,
@@ -115,13 +165,17 @@ impl Network {
     #[must_use]
     pub fn parse_for_del(persona: Persona, object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Self {
         let mut network = Self::bare(object);
+        network.select = read_select(persona, object, is_shipped).unwrap_or_default();
+        if network.select.is_some() {
+            return network;
+        }
         let ipam = object.object_or_empty("ipam").unwrap_or_default();
         let kind = ipam::kind(persona, &ipam, is_shipped).ok().flatten();
         network.ipam = kind.map(|kind| IpamConf::bare(kind, ipam, &network.name));
         network.delegate = match persona {
             Persona::Weft => weft::delegate(object, network.ipam.as_ref()).ok(),
             Persona::Delegate(kind) => Some(stock_delegate(kind, object)),
-            Persona::WeftIpam | Persona::Ipam(_) => None,
+            Persona::WeftIpam | Persona::Ipam(_) | Persona::Flannel => None,
         };
         if network.ipam_use() == IpamUse::Never {
             network.ipam = None;
@@ -150,6 +204,7 @@ impl Network {
             version: Version::reconcile(version).unwrap_or(Version::CURRENT),
             name: object.str("name").ok().flatten().unwrap_or_default().to_owned(),
             delegate: None,
+            select: None,
             ipam: None,
             dns: None,
             runtime_config: inner(object, "runtimeConfig"),
@@ -231,6 +286,18 @@ impl Network {
             Some(IpamKind::External(name)) => Some(name),
             _ => None,
         }
+    }
+}
+
+fn read_select(
+    persona: Persona,
+    object: &Object,
+    is_shipped: &dyn Fn(&str) -> bool,
+) -> Result<Option<SelectConf>, ConfError> {
+    match persona {
+        Persona::Weft => select::read(object, is_shipped),
+        Persona::Flannel => flannel::read(object).map(Some),
+        Persona::WeftIpam | Persona::Delegate(_) | Persona::Ipam(_) => Ok(None),
     }
 }
 

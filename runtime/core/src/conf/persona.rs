@@ -20,6 +20,8 @@ pub enum Persona {
     Delegate(&'static str),
     /// The name of a stock IPAM plugin: that plugin.
     Ipam(&'static str),
+    /// `flannel`: a delegate whose configuration comes from flanneld.
+    Flannel,
 }
 
 impl Persona {
@@ -38,7 +40,7 @@ impl Persona {
     /// Every persona there is.
     pub fn all() -> impl Iterator<Item = Self> {
         let own = [Self::Weft, Self::WeftIpam].into_iter();
-        own.chain(delegate::kinds().map(Self::Delegate)).chain(IPAM_NAMES.map(Self::Ipam))
+        own.chain(delegate::kinds().map(Self::Delegate)).chain(IPAM_NAMES.map(Self::Ipam)).chain([Self::Flannel])
     }
 
     /// The name of its program.
@@ -48,6 +50,7 @@ impl Persona {
             Self::Weft => "weft",
             Self::WeftIpam => "weft-ipam",
             Self::Delegate(name) | Self::Ipam(name) => name,
+            Self::Flannel => "flannel",
         }
     }
 
@@ -60,7 +63,7 @@ impl Persona {
     /// Whether it stands in for a stock plugin, and so is as lenient as that.
     #[must_use]
     pub fn is_stock(self) -> bool {
-        matches!(self, Self::Delegate(_) | Self::Ipam(_))
+        matches!(self, Self::Delegate(_) | Self::Ipam(_) | Self::Flannel)
     }
 }
 
@@ -75,6 +78,7 @@ mod tests {
         assert_eq!(of("/opt/cni/bin/weft"), Ok(Persona::Weft));
         assert_eq!(of("weft-ipam"), Ok(Persona::WeftIpam));
         assert_eq!(of("./bridge"), Ok(Persona::Delegate("bridge")));
+        assert_eq!(of("flannel"), Ok(Persona::Flannel));
         assert_eq!(of("host-local"), Ok(Persona::Ipam("host-local")));
         for persona in Persona::all() {
             assert_eq!(of(persona.name()), Ok(persona));
@@ -83,11 +87,11 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_told_with_those_there_are() {
-        let text = Persona::from_argv0(OsStr::new("/bin/flannel")).unwrap_err().to_string();
+        let text = Persona::from_argv0(OsStr::new("/bin/calico")).unwrap_err().to_string();
         assert_eq!(
             text,
-            "called as \"flannel\", which is none of the names weft answers to: \
-             weft, weft-ipam, bridge, ptp, macvlan, loopback, host-local, static"
+            "called as \"calico\", which is none of the names weft answers to: \
+             weft, weft-ipam, bridge, ptp, macvlan, loopback, host-local, static, flannel"
         );
         assert!(Persona::from_argv0(OsStr::new("")).is_err());
     }

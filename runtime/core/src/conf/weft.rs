@@ -1,4 +1,5 @@
-//! Keys of ours: `delegate`, `ledger`, `limits`, `grants`. An unknown one is an error.
+//! Keys of ours: `delegate`, `ledger`, `limits`, `grants`; `delegates` and `select` are read in `select`. An unknown one is an
+//! error.
 
 use std::path::PathBuf;
 
@@ -7,7 +8,7 @@ use super::{ConfError, DelegateConf, IpamConf, Object};
 use crate::delegate;
 
 /// Top-level keys of a `"type": "weft"` configuration: the specification's, then ours.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 19] = [
     "cniVersion",
     "cniVersions",
     "name",
@@ -21,6 +22,8 @@ const KEYS: [&str; 17] = [
     "disableGC",
     "loadOnlyInlinedPlugins",
     "delegate",
+    "delegates",
+    "select",
     "ipam",
     "ledger",
     "limits",
@@ -28,7 +31,7 @@ const KEYS: [&str; 17] = [
 ];
 
 /// Keys that the design has and this version does not.
-const LATER: [&str; 3] = ["delegates", "select", "steps"];
+const LATER: [&str; 1] = ["steps"];
 
 /// Keys of the whole configuration that a delegate sees as its own.
 const SHARED: [&str; 6] = ["name", "cniVersion", "runtimeConfig", "args", "dns", "ipam"];
@@ -138,7 +141,7 @@ fn strict(object: &Object, key: &str, known: &[&str]) -> Result<Object, ConfErro
 pub(super) fn check_keys(object: &Object) -> Result<(), ConfError> {
     let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
     if let Some(key) = object.keys().find(|key| LATER.iter().any(|later| same(later, key))) {
-        return Err(ConfError::NotSupported { what: format!("key {key:?}"), hint: "use one \"delegate\"" });
+        return Err(ConfError::NotSupported { what: format!("key {key:?}"), hint: "remove it" });
     }
     let known = |key: &&str| key.starts_with(RESERVED) || KEYS.iter().any(|known| same(known, key));
     let Some(key) = object.keys().find(|key| !known(key)) else { return Ok(()) };
@@ -161,7 +164,7 @@ pub(super) fn delegate(object: &Object, ipam: Option<&IpamConf>) -> Result<Deleg
     let kind = plugin_name(own.text("type")?.ok_or(ConfError::Missing { key: "delegate.type", hint })?)?;
     let found = delegate::find(&kind);
     if let Some(found) = found {
-        check_delegate_keys(&own, found)?;
+        check_delegate_keys(&own, found, " in \"delegate\"")?;
     }
     let mut conf = own.into_root();
     for key in SHARED {
@@ -182,7 +185,12 @@ pub(super) fn delegate(object: &Object, ipam: Option<&IpamConf>) -> Result<Deleg
     Ok(DelegateConf { kind, conf, builtin: found.is_some() })
 }
 
-fn check_delegate_keys(own: &Object, found: &dyn delegate::Delegate) -> Result<(), ConfError> {
+/// Refuses keys that the delegate does not know; `place` says where they are.
+pub(super) fn check_delegate_keys(
+    own: &Object,
+    found: &dyn delegate::Delegate,
+    place: &str,
+) -> Result<(), ConfError> {
     let mut known = vec!["type"];
     known.extend(found.keys());
     let Some(key) = own.first_unknown(&known) else { return Ok(()) };
@@ -191,7 +199,7 @@ fn check_delegate_keys(own: &Object, found: &dyn delegate::Delegate) -> Result<(
     } else {
         format!("a {} knows {}", found.kind(), known.join(", "))
     };
-    Err(ConfError::UnknownKey { key: key.to_owned(), place: " in \"delegate\"".to_owned(), hint })
+    Err(ConfError::UnknownKey { key: key.to_owned(), place: place.to_owned(), hint })
 }
 
 /// `ipam` for an external delegate whose addresses a policy decides: it execs `weft-ipam`, which then finds everything it
