@@ -196,7 +196,10 @@ fn delegate_conf(call: &Call<'_>) -> Result<(String, Value), CommandError> {
     Ok((delegate.kind.clone(), delegate.conf.as_value().clone()))
 }
 
+/// What the journal says before the plugin's ADD runs. A plugin that is not there has done nothing and can undo nothing: an
+/// entry for it would only keep DEL from succeeding.
 fn intent(call: &Call<'_>, plugin: &str, conf: &Value) -> Result<Record, CommandError> {
+    find(plugin, &call.env.path)?;
     let mut conf = conf.clone();
     if let Some(object) = conf.as_object_mut() {
         object.remove("prevResult");

@@ -3,6 +3,7 @@
 
 mod fuzz;
 mod ipam;
+mod select;
 mod stock;
 mod weft;
 
