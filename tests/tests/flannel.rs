@@ -5,8 +5,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use weft_tests::case::differences;
 use weft_tests::cni::Reply;
@@ -57,19 +58,24 @@ fn main() -> ExitCode {
     suite.run_threads(Some(4))
 }
 
+/// weft installed once for all tests; every world starts with a copy of its state.
+fn installed() -> Result<Subject> {
+    static ONCE: OnceLock<Result<Installation, String>> = OnceLock::new();
+    let once = ONCE.get_or_init(|| Installation::new().map_err(|error| format!("{error:#}")));
+    once.as_ref().map(Subject::weft).map_err(|error| anyhow!(error.clone()))
+}
+
 struct Node {
     world: World,
     file: PathBuf,
-    _installation: Installation,
 }
 
 impl Node {
     fn new(subnet: &str) -> Result<Self> {
-        let installation = Installation::new()?;
-        let world = World::new(&Subject::weft(&installation))?;
+        let world = World::new(&installed()?)?;
         let file = world.scratch().join("subnet.env");
         fs::write(&file, subnet).context("write subnet.env")?;
-        Ok(Self { world, file, _installation: installation })
+        Ok(Self { world, file })
     }
 
     fn conf(&self, more: &Value) -> Value {
@@ -224,7 +230,8 @@ fn delegate_fails() -> Result<()> {
     node.add("a")?;
     let conf = node.conf(&json!({}));
     let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
-    let want = "failed to delegate add: 10.244.7.2 has been allocated to cid-a, duplicate allocation is not allowed";
+    let want = "failed to delegate add: failed to allocate for range 0: 10.244.7.2 has been allocated to cid-a, \
+                duplicate allocation is not allowed";
     ensure!(error.msg == want, "{error:?}");
     node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
     node.empty()
@@ -309,7 +316,6 @@ fn transcript(subject: &Subject, conf: &dyn Fn(&World) -> Result<Value>) -> Resu
 
 /// weft as flannel beside the reference bridge with the configuration that flannel's own plugin renders.
 fn beside(subnet: &str, more: &Value, rendered: &Value) -> Result<()> {
-    let installation = Installation::new()?;
     let flannel = |world: &World| {
         let file = world.scratch().join("subnet.env");
         fs::write(&file, subnet)?;
@@ -319,7 +325,7 @@ fn beside(subnet: &str, more: &Value, rendered: &Value) -> Result<()> {
         }
         Ok(conf)
     };
-    let ours = transcript(&Subject::weft(&installation), &flannel)?;
+    let ours = transcript(&installed()?, &flannel)?;
     let theirs = transcript(&Subject::reference()?, &|_world| Ok(rendered.clone()))?;
     // What weft's bridge does differently from 1.1.1 by intent is told, with its reasons, by the cases of `reference`.
     let intended = |at: &str| {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use weft_tests::cni::Reply;
 use weft_tests::programs::{Installation, build_guest};
@@ -80,15 +80,20 @@ fn main() -> ExitCode {
 struct Node {
     world: World,
     policy: PathBuf,
-    _installation: Installation,
+}
+
+/// weft installed once for all tests; every world starts with a copy of its state.
+fn installed() -> Result<Subject> {
+    static ONCE: OnceLock<Result<Installation, String>> = OnceLock::new();
+    let once = ONCE.get_or_init(|| Installation::new().map_err(|error| format!("{error:#}")));
+    once.as_ref().map(Subject::weft).map_err(|error| anyhow!(error.clone()))
 }
 
 impl Node {
     fn new() -> Result<Self> {
-        let installation = Installation::new()?;
-        let world = World::new(&Subject::weft(&installation))?;
+        let world = World::new(&installed()?)?;
         let policy = world.scratch().join("policy.wasm");
-        Ok(Self { world, policy, _installation: installation })
+        Ok(Self { world, policy })
     }
 
     fn with(component: &[u8]) -> Result<Self> {

@@ -207,7 +207,7 @@ fn names_and_keys_that_were_not_declared_are_refused() {
 fn huge_answers_are_too_much() {
     let error = fails(TEXTS, &answering((0, 2 << 20), 0, (0, 0), (0, 0)));
     assert!(matches!(error, PolicyError::TooMuchData { .. }), "{error:?}");
-    let error = fails(TEXTS, &answering((0, 5000), 0, (0, 0), (0, 0)));
+    let error = fails(TEXTS, &answering((8192, 5000), 0, (0, 0), (0, 0)));
     assert!(error.to_string().contains("5000 bytes in the name of a delegate, at most 1024"), "{error}");
     let error = fails(TEXTS, &answering((8, 3), 65, (56, 3), (32, 6)));
     assert!(error.to_string().contains("65 settings, at most 64"), "{error}");
