@@ -150,7 +150,8 @@ fn two_pods() -> Result<()> {
 fn two_attachments() -> Result<()> {
     let mut node = Node::new(V4)?;
     let conf = node.conf(&json!({}));
-    let other = node.conf(&json!({ "name": "second", "delegate": { "bridge": "cni1" }, "ipam": { "dataDir": "/elsewhere" } }));
+    let other =
+        node.conf(&json!({ "name": "second", "delegate": { "bridge": "cni1" }, "ipam": { "dataDir": "/elsewhere" } }));
     let net1 = Attach { container: "a", ifname: "net1", args: None };
     node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
     node.call("ADD", &net1, &other)?.result()?;
@@ -182,7 +183,8 @@ fn bad_files() -> Result<()> {
     let mut node = Node::new("foo=bar\n")?;
     let path = node.file.display().to_string();
     let (code, msg) = node.refused(&json!({}))?;
-    let missing = "FLANNEL_NETWORK, FLANNEL_IPV6_NETWORK, FLANNEL_SUBNET, FLANNEL_IPV6_SUBNET, FLANNEL_MTU, FLANNEL_IPMASQ";
+    let missing =
+        "FLANNEL_NETWORK, FLANNEL_IPV6_NETWORK, FLANNEL_SUBNET, FLANNEL_IPV6_SUBNET, FLANNEL_MTU, FLANNEL_IPMASQ";
     let want = format!(
         "failed to load flannel 'subnet.env' file: {path} is missing {missing}. Check the flannel pod log for this node."
     );
@@ -213,7 +215,10 @@ fn conf_mistakes() -> Result<()> {
         ensure!((code, msg.as_str()) == (7, want), "{code} {msg:?}");
     }
     let (code, msg) = node.refused(&json!({ "ipam": { "routes": "all" } }))?;
-    ensure!(code == 7 && msg.starts_with("failed to assemble Delegate IPAM: failed to read IPAM routes: "), "{code} {msg:?}");
+    ensure!(
+        code == 7 && msg.starts_with("failed to assemble Delegate IPAM: failed to read IPAM routes: "),
+        "{code} {msg:?}"
+    );
     Ok(())
 }
 
@@ -221,7 +226,10 @@ fn conf_mistakes() -> Result<()> {
 fn delegate_fails() -> Result<()> {
     let mut node = Node::new(V4)?;
     let (code, msg) = node.refused(&json!({ "delegate": { "type": "no-such-plugin" } }))?;
-    ensure!(msg.starts_with("failed to delegate add: failed to find plugin \"no-such-plugin\" in path ["), "{code} {msg:?}");
+    ensure!(
+        msg.starts_with("failed to delegate add: failed to find plugin \"no-such-plugin\" in path ["),
+        "{code} {msg:?}"
+    );
     let (code, msg) = node.refused(&json!({ "delegate": { "vlan": 9999 } }))?;
     ensure!(msg.starts_with("failed to delegate add: ") && msg.contains("9999"), "{code} {msg:?}");
     let (code, msg) = node.refused(&json!({ "ipam": { "type": "no-such-ipam" } }))?;
@@ -329,7 +337,8 @@ fn beside(subnet: &str, more: &Value, rendered: &Value) -> Result<()> {
     let theirs = transcript(&Subject::reference()?, &|_world| Ok(rendered.clone()))?;
     // What weft's bridge does differently from 1.1.1 by intent is told, with its reasons, by the cases of `reference`.
     let intended = |at: &str| {
-        let known = ["/txqlen", "/dns", "keep_addr_on_down", "ndisc_notify", "/nft", "/iptables", "accept_dad", "enhanced_dad"];
+        let known =
+            ["/txqlen", "/dns", "keep_addr_on_down", "ndisc_notify", "/nft", "/iptables", "accept_dad", "enhanced_dad"];
         known.iter().any(|known| at.contains(known))
     };
     let found: Vec<String> = differences(&theirs, &ours)

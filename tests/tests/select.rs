@@ -21,7 +21,11 @@ const LIES: &[(&str, u64, &str)] = &[
     ("not-settable", 101, "set \"bridge\" of the delegate \"one\", which is not settable"),
     ("type", 101, "set \"type\" of the delegate \"one\", which is not settable"),
     ("not-json", 101, "set \"mtu\" to a text that is not JSON"),
-    ("bad-value", 101, "set mtu of the delegate \"one\", which then cannot be used: failed to load netconf: json: cannot"),
+    (
+        "bad-value",
+        101,
+        "set mtu of the delegate \"one\", which then cannot be used: failed to load netconf: json: cannot",
+    ),
     ("bad-ranges", 101, "set ipam.ranges of the delegate \"one\", which then cannot be used: invalid range set 0"),
     ("huge-name", 101, "handed over more than"),
     ("huge-denial", 101, "handed over more than"),
@@ -174,15 +178,24 @@ fn by_label() -> Result<()> {
             "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.77.0.0/24" }]] },
             "args": { "cni": { "labels": labels } } })
     };
-    ensure!(node.add("gold", &conf(json!({ "tier": "gold" }), json!("nat")))? == "203.0.113.10/24", "gold is on the wire");
-    ensure!(node.add("tin", &conf(json!({ "tier": "tin" }), json!("nat")))? == "10.77.0.2/24", "tin is behind the bridge");
+    ensure!(
+        node.add("gold", &conf(json!({ "tier": "gold" }), json!("nat")))? == "203.0.113.10/24",
+        "gold is on the wire"
+    );
+    ensure!(
+        node.add("tin", &conf(json!({ "tier": "tin" }), json!("nat")))? == "10.77.0.2/24",
+        "tin is behind the bridge"
+    );
     ensure!(node.add("bare", &conf(json!({}), json!("nat")))? == "10.77.0.3/24", "so is who has no label");
     let (gold, tin) = (node.eth0("gold")?, node.eth0("tin")?);
     ensure!(gold.pointer("/linkinfo/info_kind") == Some(&json!("macvlan")), "{gold}");
     ensure!(gold["mtu"] == 1300, "the rule sets the MTU: {gold}");
     ensure!(tin.pointer("/linkinfo/info_kind") == Some(&json!("veth")) && tin["mtu"] == 1500, "{tin}");
     ensure!(node.world.reaches("gold", "203.0.113.2")?, "gold reaches the outside");
-    ensure!(node.world.reaches("tin", "10.77.0.1")? && node.world.reaches("tin", "10.77.0.3")?, "tin reaches its bridge");
+    ensure!(
+        node.world.reaches("tin", "10.77.0.1")? && node.world.reaches("tin", "10.77.0.3")?,
+        "tin reaches its bridge"
+    );
     let result = node.call("CHECK", "gold", &{
         let mut conf = conf(json!({}), json!("nat"));
         conf["prevResult"] = json!({ "cniVersion": "1.1.0", "ips": [{ "address": "203.0.113.10/24" }] });
@@ -229,7 +242,8 @@ fn by_node_label() -> Result<()> {
 fn check_and_plan() -> Result<()> {
     let mut node = Node::new()?;
     let file = node.world.scratch().join("conf.json");
-    let sound = node.conf(&json!({ "policy": "by-label-delegate", "default": { "delegate": "one", "set": { "mtu": 1300 } } }));
+    let sound =
+        node.conf(&json!({ "policy": "by-label-delegate", "default": { "delegate": "one", "set": { "mtu": 1300 } } }));
     fs::write(&file, sound.to_string())?;
     let path = file.display().to_string();
     let checked = node.world.weftctl(&["policy", "check", &path])?;

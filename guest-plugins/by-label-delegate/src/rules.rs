@@ -114,7 +114,10 @@ impl Rule {
         closed
             .map(|setting| {
                 let key = &setting.key;
-                let message = format!("{} sets {key:?}, which the delegate {:?} does not list as settable", self.at, self.delegate);
+                let message = format!(
+                    "{} sets {key:?}, which the delegate {:?} does not list as settable",
+                    self.at, self.delegate
+                );
                 problem(format!("{}/set/{key}", self.at), message)
             })
             .collect()

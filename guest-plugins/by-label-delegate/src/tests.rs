@@ -53,7 +53,10 @@ fn the_first_rule_that_matches_pod_and_node_decides() {
     assert_eq!(both.settings, pairs(&[("ipam.ranges", r#"[[{"subnet":"10.9.0.0/24"}]]"#), ("mtu", "9000")]));
     assert_eq!(both.reason, "/rules/0 (pod tier=gold, node rack=a) chose lan");
     let pod = choose(CONFIG, &[("tier", "gold")], &[("rack", "b")]).expect("the pod matches");
-    assert_eq!((pod.name.as_str(), pod.settings.len(), pod.reason.as_str()), ("lan", 0, "/rules/1 (pod tier=gold) chose lan"));
+    assert_eq!(
+        (pod.name.as_str(), pod.settings.len(), pod.reason.as_str()),
+        ("lan", 0, "/rules/1 (pod tier=gold) chose lan")
+    );
     let node = choose(CONFIG, &[], &[("rack", "b")]).expect("the node matches");
     assert_eq!(node.reason, "/rules/2 (node rack=b) chose nat");
     let none = choose(CONFIG, &[("tier", "tin")], &[]).expect("the default");
@@ -80,11 +83,20 @@ fn unusable_rules() {
         ("{}", "by-label-delegate needs \"rules\" or a \"default\" delegate"),
         (r#"{"defualt": "lan"}"#, "unknown key /defualt: known are policy, files, rules, default"),
         (r#"{"default": "wan"}"#, "/default names the delegate \"wan\"; there are nat, lan"),
-        (r#"{"default": 7}"#, "/default must be the name of a delegate, or an object with \"delegate\" and \"set\", got 7"),
+        (
+            r#"{"default": 7}"#,
+            "/default must be the name of a delegate, or an object with \"delegate\" and \"set\", got 7",
+        ),
         (r#"{"default": {"set": {}}}"#, "/default names no delegate"),
         (r#"{"rules": [{"delegate": "lan"}]}"#, "/rules/0 has no match"),
-        (r#"{"rules": [{"match": {"pods": {}}, "delegate": "lan"}]}"#, "unknown key /rules/0/match/pods: known are pod, node"),
-        (r#"{"rules": [{"match": {"pod": {"a": 1}}, "delegate": "lan"}]}"#, "/rules/0/match/pod/a must be a string, got 1"),
+        (
+            r#"{"rules": [{"match": {"pods": {}}, "delegate": "lan"}]}"#,
+            "unknown key /rules/0/match/pods: known are pod, node",
+        ),
+        (
+            r#"{"rules": [{"match": {"pod": {"a": 1}}, "delegate": "lan"}]}"#,
+            "/rules/0/match/pod/a must be a string, got 1",
+        ),
         (
             r#"{"default": {"delegate": "nat", "set": {"ipam.ranges": []}}}"#,
             "/default sets \"ipam.ranges\", which the delegate \"nat\" does not list as settable",
@@ -98,8 +110,10 @@ fn unusable_rules() {
 fn every_problem_is_found() {
     assert!(ByLabelDelegate::validate(CONFIG, &candidates()).is_empty());
     let config = r#"{"rules": [{"match": {}, "delegate": "wan"}, {"match": {}, "delegate": "nat", "set": {"a": 1, "b": 2}}], "default": "x"}"#;
-    let found: Vec<String> =
-        ByLabelDelegate::validate(config, &candidates()).into_iter().map(|p| format!("{} {}", p.at, p.message)).collect();
+    let found: Vec<String> = ByLabelDelegate::validate(config, &candidates())
+        .into_iter()
+        .map(|p| format!("{} {}", p.at, p.message))
+        .collect();
     assert_eq!(
         found,
         [

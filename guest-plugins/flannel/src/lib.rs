@@ -39,9 +39,8 @@ impl DelegatePolicy for Flannel {
         }
         let env = load(request)?;
         let settings = render(candidate, &env).map_err(Denial::InvalidConfig)?;
-        let list = |prefixes: &[weft_sdk::IpPrefix]| {
-            prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
+        let list =
+            |prefixes: &[weft_sdk::IpPrefix]| prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let reason = format!(
             "{FILE}: {} of {}, MTU {}, flannel {} itself",
             list(&env.subnets),
@@ -113,7 +112,8 @@ fn is_settable(candidate: &Candidate, key: &str) -> bool {
 
 /// The file's content. What is wrong with it is flanneld's business; the text is the plugin's.
 fn load(request: &ChoiceRequest) -> Result<SubnetEnv, Denial> {
-    let file = request.files.iter().find(|file| file.name == FILE).ok_or_else(|| Denial::InvalidConfig(undeclared()))?;
+    let file =
+        request.files.iter().find(|file| file.name == FILE).ok_or_else(|| Denial::InvalidConfig(undeclared()))?;
     let text = |error: &str| {
         format!("failed to load flannel 'subnet.env' file: {error}. Check the flannel pod log for this node.")
     };
@@ -159,7 +159,9 @@ fn routes(ipam: &Map<String, Value>, env: &SubnetEnv) -> Result<Value, String> {
     let mut routes = match ipam.get("routes") {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::Array(routes)) => routes.clone(),
-        Some(other) => return Err(format!("{context}: {}", conf::mistyped("/ipam/routes".into(), "a list", other).message)),
+        Some(other) => {
+            return Err(format!("{context}: {}", conf::mistyped("/ipam/routes".into(), "a list", other).message));
+        }
     };
     let whole = Value::Object(ipam.clone());
     let checked = conf::object(&whole, "/ipam".to_owned()).and_then(|ipam| conf::routes(&ipam));

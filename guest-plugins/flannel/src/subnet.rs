@@ -86,7 +86,8 @@ impl Lines {
 
 /// A network, without host bits: the file says `10.1.17.1/24` of its node's subnet.
 fn cidr(text: &str) -> Result<IpPrefix, String> {
-    let prefix: IpPrefix = text.parse().map_err(|_bad: weft_sdk::address::ParseError| format!("invalid CIDR address: {text}"))?;
+    let prefix: IpPrefix =
+        text.parse().map_err(|_bad: weft_sdk::address::ParseError| format!("invalid CIDR address: {text}"))?;
     Ok(IpPrefix { address: network(prefix), length: prefix.length })
 }
 
@@ -107,5 +108,6 @@ fn number(text: &str) -> Result<u32, String> {
     if !digits {
         return Err(format!("strconv.ParseUint: parsing {text:?}: invalid syntax"));
     }
-    text.parse().map_err(|_large: std::num::ParseIntError| format!("strconv.ParseUint: parsing {text:?}: value out of range"))
+    text.parse()
+        .map_err(|_large: std::num::ParseIntError| format!("strconv.ParseUint: parsing {text:?}: value out of range"))
 }

@@ -7,7 +7,8 @@ use weft_sdk::{Attachment, DelegatePolicy, Denial, Node};
 use super::Flannel;
 
 const V4: &str = "\nFLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.17.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=true\n";
-const V6: &str = "FLANNEL_IPV6_NETWORK=fc00::/48\nFLANNEL_IPV6_SUBNET=fc00::1/64\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=true";
+const V6: &str =
+    "FLANNEL_IPV6_NETWORK=fc00::/48\nFLANNEL_IPV6_SUBNET=fc00::1/64\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=true";
 const DUAL: &str = "FLANNEL_NETWORK=10.1.0.0/16\r\nFLANNEL_SUBNET=10.1.17.1/24\r\nFLANNEL_IPV6_NETWORK=fc00::/48\r\n\
                     FLANNEL_IPV6_SUBNET=fc00::1/64\r\nFLANNEL_MTU=1472\r\nFLANNEL_IPMASQ=false\r\n";
 
@@ -130,10 +131,7 @@ fn a_file_that_cannot_be_used_is_told_in_the_plugins_words() {
     let text = |error: &str| {
         format!("failed to load flannel 'subnet.env' file: {error}. Check the flannel pod log for this node.")
     };
-    assert_eq!(
-        refused(None),
-        Denial::TryAgain(text("open /run/flannel/subnet.env: no such file or directory"))
-    );
+    assert_eq!(refused(None), Denial::TryAgain(text("open /run/flannel/subnet.env: no such file or directory")));
     for (content, error) in [
         (
             "foo=bar",

@@ -7,8 +7,8 @@ use super::attachments::valid_attachments;
 use super::ipam::{self, Context};
 use super::pod::labels;
 use super::select::{self, SelectConf};
-use super::{flannel, weft};
 use super::{ConfError, GrantsConf, IpamConf, IpamKind, LedgerKind, LimitsConf, Object, Persona};
+use super::{flannel, weft};
 use crate::cni::{Version, check_known, read_dns};
 use crate::delegate::{self, IpamUse};
 

@@ -99,7 +99,8 @@ impl SelectConf {
     #[must_use]
     pub fn left_behind(&self, container_id: &str) -> Option<PathBuf> {
         let Frame::Stock { data_dir, .. } = &self.frame else { return None };
-        let plain = !container_id.is_empty() && !container_id.contains('/') && container_id != "." && container_id != "..";
+        let plain =
+            !container_id.is_empty() && !container_id.contains('/') && container_id != "." && container_id != "..";
         plain.then(|| data_dir.join(container_id))
     }
 
@@ -185,7 +186,8 @@ pub(super) fn read(object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result
             return Err(ConfError::Missing { key: "select", hint });
         }
         (None, Some(_)) => {
-            let hint = "list what the policy picks from, as in \"delegates\": [{\"name\": \"a\", \"type\": \"bridge\"}]";
+            let hint =
+                "list what the policy picks from, as in \"delegates\": [{\"name\": \"a\", \"type\": \"bridge\"}]";
             return Err(ConfError::Missing { key: "delegates", hint });
         }
         (Some(delegates), Some(select)) => (delegates, select),

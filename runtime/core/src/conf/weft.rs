@@ -186,11 +186,7 @@ pub(super) fn delegate(object: &Object, ipam: Option<&IpamConf>) -> Result<Deleg
 }
 
 /// Refuses keys that the delegate does not know; `place` says where they are.
-pub(super) fn check_delegate_keys(
-    own: &Object,
-    found: &dyn delegate::Delegate,
-    place: &str,
-) -> Result<(), ConfError> {
+pub(super) fn check_delegate_keys(own: &Object, found: &dyn delegate::Delegate, place: &str) -> Result<(), ConfError> {
     let mut known = vec!["type"];
     known.extend(found.keys());
     let Some(key) = own.first_unknown(&known) else { return Ok(()) };

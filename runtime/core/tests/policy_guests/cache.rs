@@ -95,8 +95,10 @@ fn a_fifo_in_place_of_an_entry_does_not_hang() {
 fn what_is_off_is_named_where_the_compiler_cannot_help() {
     let (state, policy, entry) = compiled();
     fs::set_permissions(&entry, fs::Permissions::from_mode(0o644)).unwrap();
-    let error =
-        state.store.load::<Ipam>(&policy, &Grants::default(), &|_| Err("no compiler here".to_owned())).expect_err("off");
+    let error = state
+        .store
+        .load::<Ipam>(&policy, &Grants::default(), &|_| Err("no compiler here".to_owned()))
+        .expect_err("off");
     let text = error.to_string();
     assert!(text.contains("has mode 0644") && text.contains("no compiler here"), "{text}");
     assert!(text.contains("weftctl policy compile"), "{text}");

@@ -89,7 +89,10 @@ fn flannel_reads_the_declared_file() {
     let set = chosen(&policy, &with(Some(file))).expect("a choice").settings;
     let value = |key: &str| set.iter().find(|setting| setting.key == key).map(|setting| setting.value.clone());
     assert_eq!(value("ipam.ranges"), Some(json!([[{"subnet": "10.1.17.0/24"}]])));
-    assert_eq!((value("mtu"), value("ipMasq"), value("isGateway")), (Some(json!(1472)), Some(json!(true)), Some(json!(true))));
+    assert_eq!(
+        (value("mtu"), value("ipMasq"), value("isGateway")),
+        (Some(json!(1472)), Some(json!(true)), Some(json!(true)))
+    );
     let text = format!(
         "failed to load flannel 'subnet.env' file: open {path}: no such file or directory. Check the flannel pod log for this node."
     );
@@ -124,7 +127,10 @@ fn configurations_are_checked_beside_the_delegates_and_described() {
 fn a_policy_of_the_other_world_is_told_where_it_belongs() {
     let state = State::new();
     let text = chain(&state.load(&state.install("p", &shipped("flannel"))).expect_err("no IPAM policy"));
-    assert!(text.contains("it is a delegate policy") && text.contains("name it under \"select\", not \"ipam\""), "{text}");
+    assert!(
+        text.contains("it is a delegate policy") && text.contains("name it under \"select\", not \"ipam\""),
+        "{text}"
+    );
     let text = chain(&state.load_choice(&state.install("q", &shipped("host-local"))).expect_err("no delegate policy"));
     assert!(text.contains("it is an IPAM policy") && text.contains("name it under \"ipam\", not \"select\""), "{text}");
     let empty = wat::parse_str("(component)").expect("a component");
@@ -194,9 +200,13 @@ fn names_and_keys_that_were_not_declared_are_refused() {
     assert_eq!(chosen(&sound, &request(&json!({}))).expect("the layout is right").name, "lan");
 
     let error = refused(&answering((48, 3), 0, (0, 0), (0, 0)));
-    assert!(matches!(&error, PolicyError::Refused { refusal: Refusal::NoSuchDelegate { name, .. }, .. } if name == "wan"));
+    assert!(
+        matches!(&error, PolicyError::Refused { refusal: Refusal::NoSuchDelegate { name, .. }, .. } if name == "wan")
+    );
     let error = refused(&answering((0, 3), 1, (16, 6), (32, 6)));
-    assert!(matches!(&error, PolicyError::Refused { refusal: Refusal::NotSettable { key, .. }, .. } if key == "master"));
+    assert!(
+        matches!(&error, PolicyError::Refused { refusal: Refusal::NotSettable { key, .. }, .. } if key == "master")
+    );
     let error = refused(&answering((8, 3), 2, (56, 3), (32, 6)));
     assert!(matches!(&error, PolicyError::Refused { refusal: Refusal::SetTwice { .. }, .. }), "{error:?}");
     let error = refused(&answering((8, 3), 1, (56, 3), (32, 5)));

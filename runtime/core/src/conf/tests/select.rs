@@ -121,7 +121,9 @@ fn every_mistake_is_named() {
     assert!(refused(json!({"select": null})).starts_with("select is missing: name the policy that picks one of them"));
     assert!(refused(json!({"delegates": []})).starts_with("delegates is missing: an empty list"));
     assert!(refused(json!({"select": {}})).starts_with("select.policy is missing"));
-    assert!(refused(json!({"select": {"policy": "nosuch"}})).starts_with("select.policy is \"nosuch\", which is neither"));
+    assert!(
+        refused(json!({"select": {"policy": "nosuch"}})).starts_with("select.policy is \"nosuch\", which is neither")
+    );
     assert_eq!(
         refused(json!({"delegate": {"type": "ptp"}})),
         "both \"delegate\" and \"delegates\" are there: keep one of them"
@@ -211,14 +213,8 @@ fn flannel_has_defaults_and_its_own_words() {
     let text = |delegate: Value| flannel(json!({"delegate": delegate})).unwrap_err().to_string();
     assert_eq!(text(json!({"type": 1})), "'delegate' dictionary, if present, must have (string) 'type' field");
     assert_eq!(text(json!({"type": null})), "'delegate' dictionary, if present, must have (string) 'type' field");
-    assert_eq!(
-        text(json!({"name": "x"})),
-        "'delegate' dictionary must not have 'name' field, it'll be set by flannel"
-    );
-    assert_eq!(
-        text(json!({"ipam": {}})),
-        "'delegate' dictionary must not have 'ipam' field, it'll be set by flannel"
-    );
+    assert_eq!(text(json!({"name": "x"})), "'delegate' dictionary must not have 'name' field, it'll be set by flannel");
+    assert_eq!(text(json!({"ipam": {}})), "'delegate' dictionary must not have 'ipam' field, it'll be set by flannel");
     assert!(text(json!("bridge")).starts_with("failed to load netconf: json: cannot unmarshal string"));
     assert!(flannel(json!({"subnetFile": 1})).is_err() && flannel(json!({"dataDir": 1})).is_err());
     assert!(flannel(json!({"delegate": null, "ipam": null, "runtimeConfig": null, "unknown": 1})).is_ok());

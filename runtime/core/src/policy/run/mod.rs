@@ -102,7 +102,8 @@ impl<W: World> Loaded<W> {
     /// [`PolicyError`] when there is no answer within the limits.
     pub fn config_schema(&self, limits: &Limits) -> Result<String, PolicyError> {
         let wasi = self.wasi(0, 0)?;
-        let schema = self.call(Box::new(NoLedger), limits, wasi, |policy, store| W::config_schema(policy, store))?.value;
+        let schema =
+            self.call(Box::new(NoLedger), limits, wasi, |policy, store| W::config_schema(policy, store))?.value;
         if schema.len() > limits.schema_bytes {
             let (count, max) = (schema.len(), limits.schema_bytes);
             return Err(PolicyError::Oversized { policy: self.name.clone(), what: "bytes of schema", count, max });
@@ -174,10 +175,7 @@ impl<W: World> Loaded<W> {
     /// Texts of problems made fit to be shown.
     fn tidy(problems: Vec<Problem>, limits: &Limits) -> Vec<Problem> {
         let text = |text: &str| clean(text, limits.text_bytes);
-        problems
-            .into_iter()
-            .map(|problem| Problem { at: text(&problem.at), message: text(&problem.message) })
-            .collect()
+        problems.into_iter().map(|problem| Problem { at: text(&problem.at), message: text(&problem.message) }).collect()
     }
 
     fn store(&self, ctx: Ctx, limits: &Limits) -> Result<Store<Ctx>, PolicyError> {
