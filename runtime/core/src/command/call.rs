@@ -1,5 +1,6 @@
 //! One CNI call with its inputs read: the environment, the configuration, the store.
 
+use std::cell::OnceCell;
 use std::path::Path;
 
 use super::trace::{ChoiceTrace, Trace, Traces};
@@ -8,6 +9,7 @@ use crate::cni::{self, Environment, Verb};
 use crate::conf::{Network, Object, Persona};
 use crate::ledger::{Key, NodeStore, Role};
 use crate::netlink;
+use crate::policy::PolicyStore;
 use weft_host_abi::types::{Attachment, Pod};
 
 /// What every verb starts from.
@@ -21,6 +23,8 @@ pub(super) struct Call<'a> {
     pub(super) network: Network,
     /// How the delegate was chosen, once it is: `conf` and `network` are then those of the choice.
     pub(super) choice: Option<ChoiceTrace>,
+    /// See `policies`.
+    policies: OnceCell<PolicyStore>,
     pub(super) log: &'a mut String,
 }
 
@@ -47,7 +51,7 @@ impl<'a> Call<'a> {
             Verb::Gc => Network::parse_for_gc(persona, &conf, &is_shipped)?,
             _ => Network::parse(persona, &conf, &pairs, &is_shipped)?,
         };
-        Ok(Self { context, persona, env, pairs, conf, network, choice: None, log })
+        Ok(Self { context, persona, env, pairs, conf, network, choice: None, policies: OnceCell::new(), log })
     }
 
     pub(super) fn attachment(&self) -> Attachment {
@@ -66,6 +70,15 @@ impl<'a> Call<'a> {
 
     pub(super) fn pod(&self) -> Option<Pod> {
         self.network.pod(&self.pairs)
+    }
+
+    /// The node's policies. One store per process: it has the one engine.
+    pub(super) fn policies(&self) -> Result<&PolicyStore, CommandError> {
+        if let Some(store) = self.policies.get() {
+            return Ok(store);
+        }
+        let store = PolicyStore::new(&self.context.state_dir)?;
+        Ok(self.policies.get_or_init(|| store))
     }
 
     /// The journal's text about how this attachment came to be what it is.

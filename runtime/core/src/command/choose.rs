@@ -9,7 +9,7 @@ use super::trace::ChoiceTrace;
 use super::{CommandError, decide, lint};
 use crate::conf::{Network, SelectConf};
 use crate::facts;
-use crate::policy::{Choice, Loaded, PolicyRef, PolicyStore, verify_choice};
+use crate::policy::{Choice, Loaded, PolicyRef, verify_choice};
 
 /// Where a policy picks the delegate: asks it, verifies the answer, and makes the call that of the configuration chosen.
 pub(super) fn resolve(call: &mut Call<'_>) -> Result<(), CommandError> {
@@ -70,8 +70,7 @@ pub(super) fn load(call: &Call<'_>, select: &SelectConf) -> Result<Loaded<Choice
         url if url.contains("://") => PolicyRef::parse(url)?,
         name => PolicyRef::shipped(name)?,
     };
-    let store = PolicyStore::new(&call.context.state_dir)?;
-    Ok(store.load(&reference, &decide::grants(call), &call.context.compile)?)
+    Ok(call.policies()?.load(&reference, &decide::grants(call), &call.context.compile)?)
 }
 
 fn request(call: &Call<'_>, select: &SelectConf) -> Result<ChoiceRequest, CommandError> {

@@ -10,7 +10,7 @@ use super::trace::Trace;
 use crate::conf::{IpamConf, IpamKind};
 use crate::facts;
 use crate::ledger::{Claimed, NodeStore, Want};
-use crate::policy::{self, Grants, Limits, Loaded, PolicyRef, PolicyStore};
+use crate::policy::{self, Grants, Limits, Loaded, PolicyRef};
 
 /// How often a policy is asked again after it lost a race.
 const ASKS: u32 = 16;
@@ -41,8 +41,7 @@ impl Decided {
 /// Finds and loads the network's policy.
 pub(super) fn load(call: &Call<'_>) -> Result<Loaded, CommandError> {
     let reference = reference(ipam(call)?)?;
-    let store = PolicyStore::new(&call.context.state_dir)?;
-    Ok(store.load(&reference, &grants(call), &call.context.compile)?)
+    Ok(call.policies()?.load(&reference, &grants(call), &call.context.compile)?)
 }
 
 /// What the network grants its policies.

@@ -148,15 +148,15 @@ impl SelectConf {
         self.fixed().map(|(_name, conf)| conf)
     }
 
-    /// The external delegates, as they would get their configuration without settings: for GC, which knows no choice.
+    /// The external delegates, as they would get their configuration without settings: for GC, which knows no choice. A
+    /// stock plugin hands no GC on.
     #[must_use]
     pub fn external(&self) -> Vec<DelegateConf> {
+        if self.is_stock() {
+            return Vec::new();
+        }
         let confs = self.entries.iter().map(|entry| self.written(entry.own.clone(), entry.ipam.clone()));
-        let delegates = confs.filter_map(|conf| match &self.frame {
-            Frame::Weft(_) => weft::delegate(&conf, None).ok(),
-            Frame::Stock { .. } => stock_kind(&conf).ok().map(|kind| by_kind(kind, conf)),
-        });
-        delegates.filter(|delegate| !delegate.builtin).collect()
+        confs.filter_map(|conf| weft::delegate(&conf, None).ok()).filter(|delegate| !delegate.builtin).collect()
     }
 }
 
@@ -248,11 +248,11 @@ fn check_settable(key: &str, place: &str, found: Option<&'static dyn delegate::D
     if let Some(rest) = ipam_key(key) {
         return if rest.is_empty() { bad("ipam.KEY, with a key of the ipam object") } else { Ok(()) };
     }
-    if key.is_empty() || FIXED.iter().any(|fixed| same(&fixed)) || key.starts_with("cni.dev/") {
+    if key.is_empty() || FIXED.iter().any(same) || key.starts_with("cni.dev/") {
         return bad("a key of the delegate, or ipam.KEY; what an entry is and what the runtime says cannot be set");
     }
     match found {
-        Some(found) if !found.keys().iter().any(|known| same(&known)) => Err(ConfError::UnknownKey {
+        Some(found) if !found.keys().iter().any(same) => Err(ConfError::UnknownKey {
             key: key.to_owned(),
             place: format!(" in {place:?}"),
             hint: format!("a {} knows {}", found.kind(), found.keys().join(", ")),
