@@ -11,7 +11,7 @@
 //!    |  verify     the host distrusts it
 //!    |  ledger     claim + journal in one atomic commit
 //!  Claim
-//!    |  delegate   pure: conf + claim -> Plan(Vec<Op>)
+//!    |  delegate   pure: conf + claim -> Plan(Vec<Op>); steps add their ops
 //!  Plan
 //!    |  netlink    apply, each op with its inverse in an undo log
 //!  Applied -> CNI result JSON on stdout
@@ -22,7 +22,9 @@ pub mod command;
 pub mod conf;
 pub mod delegate;
 pub mod facts;
+pub(crate) mod keys;
 pub mod ledger;
 pub mod netlink;
 pub mod plan;
 pub mod policy;
+pub mod step;

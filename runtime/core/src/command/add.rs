@@ -6,7 +6,7 @@
 use super::call::Call;
 use super::error::in_full;
 use super::stage::{Stage, given};
-use super::{CommandError, choose, decide, external, result};
+use super::{CommandError, choose, decide, external, result, steps};
 use crate::conf::{IpamKind, SelectConf};
 use crate::delegate::Addressing;
 use crate::ledger::{ClaimAsk, ClaimError, NodeStore};
@@ -26,6 +26,9 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<String, CommandError> {
 
 /// ADD with the delegate that there is.
 fn attach(call: &mut Call<'_>) -> Result<String, CommandError> {
+    if call.network.steps_alone {
+        return steps::add(call);
+    }
     if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
         return external::add_by_delegate(call);
     }

@@ -3,7 +3,7 @@
 use weft_host_abi::types::Problem;
 
 use super::call::Call;
-use super::{CommandError, Context, choose, decide};
+use super::{CommandError, Context, choose, decide, steps};
 use crate::cni::{Environment, Verb};
 use crate::conf::{IpamKind, Network, Persona};
 use crate::delegate;
@@ -31,8 +31,10 @@ pub fn check_conf(context: &Context, persona: Persona, stdin: &[u8]) -> Problems
 fn check(call: &mut Call<'_>) -> Result<Problems, CommandError> {
     let Some(select) = call.network.select.clone() else {
         delegate_conf(&call.network, &call.pairs)?;
+        steps::validate(call)?;
         return policy_conf(call);
     };
+    steps::validate(call)?;
     let policy = choose::load(call, &select)?;
     let mut problems = policy.validate(&select.text, &select.candidates(), &decide::limits(call))?;
     // What can be set in the others shows when they are chosen.

@@ -3,7 +3,7 @@
 use super::call::Call;
 use super::decide::{self, decide_with};
 use super::stage::Stage;
-use super::{ChoiceTrace, CommandError, Context, Trace, choose};
+use super::{ChoiceTrace, CommandError, Context, Trace, choose, steps};
 use crate::cni::Environment;
 use crate::conf::{IpamKind, Persona};
 use crate::delegate::{Addressing, Given};
@@ -46,6 +46,9 @@ fn resolved(call: &mut Call<'_>) -> Result<Preview, CommandError> {
         notes
             .push(format!("the links are made by the external delegate {:?}, whose plan only it knows", delegate.kind));
         return Ok(Preview { plan: Plan::default(), choice: None, trace: None, notes });
+    }
+    if call.network.steps_alone {
+        return Ok(Preview { plan: steps::preview(call)?, choice: None, trace: None, notes });
     }
     let stage = Stage::read(call)?;
     let kind = call.network.ipam.as_ref().map(|ipam| ipam.kind.clone());

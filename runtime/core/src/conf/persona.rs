@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use super::ConfError;
-use crate::delegate;
+use crate::cni::Version;
+use crate::{delegate, step};
 
 /// Stock IPAM plugins that weft stands in for.
 const IPAM_NAMES: [&str; 2] = ["host-local", "static"];
@@ -20,6 +21,8 @@ pub enum Persona {
     Delegate(&'static str),
     /// The name of a stock IPAM plugin: that plugin.
     Ipam(&'static str),
+    /// The name of a step: that stock plugin, chained after another.
+    Step(&'static str),
     /// `flannel`: a delegate whose configuration comes from flanneld.
     Flannel,
 }
@@ -40,7 +43,10 @@ impl Persona {
     /// Every persona there is.
     pub fn all() -> impl Iterator<Item = Self> {
         let own = [Self::Weft, Self::WeftIpam].into_iter();
-        own.chain(delegate::kinds().map(Self::Delegate)).chain(IPAM_NAMES.map(Self::Ipam)).chain([Self::Flannel])
+        own.chain(delegate::kinds().map(Self::Delegate))
+            .chain(IPAM_NAMES.map(Self::Ipam))
+            .chain(step::kinds().map(Self::Step))
+            .chain([Self::Flannel])
     }
 
     /// The name of its program.
@@ -49,7 +55,7 @@ impl Persona {
         match self {
             Self::Weft => "weft",
             Self::WeftIpam => "weft-ipam",
-            Self::Delegate(name) | Self::Ipam(name) => name,
+            Self::Delegate(name) | Self::Ipam(name) | Self::Step(name) => name,
             Self::Flannel => "flannel",
         }
     }
@@ -60,10 +66,19 @@ impl Persona {
         matches!(self, Self::WeftIpam | Self::Ipam(_))
     }
 
+    /// The oldest version of the specification it speaks: where it stands in for a stock plugin, that plugin's.
+    #[must_use]
+    pub fn oldest(self) -> Version {
+        match self {
+            Self::Step(kind) => step::find(kind).map_or(Version::V0_1_0, step::Step::oldest),
+            Self::Weft | Self::WeftIpam | Self::Delegate(_) | Self::Ipam(_) | Self::Flannel => Version::V0_1_0,
+        }
+    }
+
     /// Whether it stands in for a stock plugin, and so is as lenient as that.
     #[must_use]
     pub fn is_stock(self) -> bool {
-        matches!(self, Self::Delegate(_) | Self::Ipam(_) | Self::Flannel)
+        matches!(self, Self::Delegate(_) | Self::Ipam(_) | Self::Step(_) | Self::Flannel)
     }
 }
 

@@ -1,8 +1,9 @@
 //! `macvlan`: a link with a MAC of its own on a parent link of the host (or of the container).
 
 use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY};
-use super::{Delegate, DelegateError, Input, IpamUse, keys};
+use super::{Delegate, DelegateError, Input, IpamUse};
 use crate::cni::Object;
+use crate::keys;
 use crate::plan::{LinkRef, Mac, MacvlanMode, Need, Observed, Op, Plan, ResultShape, Side};
 
 /// See the module.

@@ -5,7 +5,6 @@
 
 mod addressing;
 mod bridge;
-mod keys;
 mod loopback;
 mod macvlan;
 mod ptp;
@@ -17,6 +16,7 @@ use std::net::IpAddr;
 use weft_host_abi::types::{Attachment, Dns, Route};
 
 use crate::cni::Object;
+use crate::keys::KeyError;
 use crate::plan::{Mac, Need, Observed, Plan};
 
 /// An address the attachment has been given, by our ledger or by an external IPAM plugin.
@@ -74,6 +74,12 @@ pub enum DelegateError {
     /// IPAM did not give what the delegate needs.
     #[error("{0}")]
     Addressing(String),
+}
+
+impl From<KeyError> for DelegateError {
+    fn from(error: KeyError) -> Self {
+        Self::Conf(error.0)
+    }
 }
 
 /// A kind of interface.

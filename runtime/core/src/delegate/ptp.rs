@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use weft_host_abi::types::Route;
 
 use super::addressing::{self, Dad, single};
-use super::{Delegate, DelegateError, Given, Input, IpamUse, keys};
+use super::{Delegate, DelegateError, Given, Input, IpamUse};
 use crate::cni::Object;
+use crate::keys;
 use crate::plan::{Family, LinkRef, Need, Op, Plan, ResultShape, Side};
 
 /// Kernel scope of a route to something on the link.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_host_abi::types::Route;
 
-use super::{LinkRef, Mac, Side};
+use super::{ForgetNeighbours, LinkRef, Mac, Side};
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -211,6 +211,8 @@ pub enum Op {
         /// Name of the host link.
         link: String,
     },
+    /// The host forgets who had the attachment's addresses before.
+    ForgetNeighbours(ForgetNeighbours),
     /// Tells neighbours where the link's addresses live now: gratuitous ARP and unsolicited neighbour advertisements. Best
     /// effort.
     Announce {
@@ -232,6 +234,8 @@ pub enum Teardown {
         container: LinkRef,
         /// Its other end on the host: deleted instead where the container's namespace is gone or was never entered.
         host_peer: Option<String>,
+        /// Its kind, as `ip -d link` names it: a link of another kind is not ours and stays.
+        kind: &'static str,
     },
     /// Takes a link down; missing is success.
     LinkDown(LinkRef),
@@ -247,9 +251,10 @@ impl Op {
             Self::CreateVeth { container, host, .. } => Teardown::DeleteLink {
                 container: LinkRef::container(container.as_str()),
                 host_peer: Some(host.clone()),
+                kind: "veth",
             },
             Self::CreateMacvlan { name, .. } => {
-                Teardown::DeleteLink { container: LinkRef::container(name.as_str()), host_peer: None }
+                Teardown::DeleteLink { container: LinkRef::container(name.as_str()), host_peer: None, kind: "macvlan" }
             }
             // Only loopback is brought up without having been made by the plan; for the others the link is gone by then.
             Self::LinkUp { link } if link.name == "lo" => Teardown::LinkDown(link.clone()),
@@ -269,6 +274,7 @@ impl Op {
             | Self::PinMac { .. }
             | Self::Forwarding { .. }
             | Self::WaitPort { .. }
+            | Self::ForgetNeighbours(_)
             | Self::Announce { .. } => Teardown::Nothing,
         }
     }
@@ -319,6 +325,7 @@ impl fmt::Display for Op {
             Self::Masquerade { address } => write!(f, "masquerade {address}"),
             Self::MacSpoofCheck { link, mac } => write!(f, "admit only {mac} through {link}"),
             Self::WaitPort { link } => write!(f, "wait for port {link} to come up"),
+            Self::ForgetNeighbours(op) => op.fmt(f),
             Self::Announce { link, .. } => write!(f, "announce the addresses of {link} (in the container)"),
         }
     }

@@ -72,9 +72,6 @@ fn keys_of_the_specification_and_of_runtimes_are_known() {
 
 #[test]
 fn what_comes_later_says_so() {
-    let error = err(json!({"steps": []}));
-    assert_eq!(error.code(), 2);
-    assert!(error.to_string().contains("key \"steps\" is not supported by this version"), "{error}");
     let error = err(json!({"ledger": {"type": "kubernetes"}}));
     assert_eq!((error.code(), error.to_string().contains("ledger type \"kubernetes\"")), (2, true));
     assert_eq!(err(json!({"ledger": {"type": "redis"}})).code(), 7);
@@ -82,7 +79,17 @@ fn what_comes_later_says_so() {
 }
 
 #[test]
+fn steps_are_objects_with_a_type_that_exists() {
+    assert_eq!(ok(json!({"steps": []})).steps, []);
+    assert!(err(json!({"steps": {}})).to_string().starts_with("failed to load netconf: "));
+    assert!(err(json!({"steps": [{}]})).to_string().starts_with("steps.type is missing"));
+    let text = err(json!({"steps": [{"type": "nonsense"}]})).to_string();
+    assert!(text.starts_with("unknown step \"nonsense\" in \"steps\": weft has "), "{text}");
+}
+
+#[test]
 fn a_delegate_is_required_and_named() {
+    assert!(err(json!({"delegate": null, "steps": []})).to_string().starts_with("delegate is missing"));
     assert!(err(json!({"delegate": null})).to_string().starts_with("delegate is missing: say what to build"));
     assert!(err(json!({"delegate": {}})).to_string().starts_with("delegate.type is missing"));
     assert_eq!(err(json!({"delegate": {"type": "../sh"}})).to_string(), "invalid plugin name: ../sh");
