@@ -21,6 +21,13 @@ impl Executor {
                     self.delete_attachment(&container, host_peer, kind)
                 }
                 Teardown::LinkDown(link) => self.link_down(&link),
+                Teardown::DeleteHostLink { name, kind } => {
+                    self.delete_by_name(&LinkRef::host(name), kind).map(drop)
+                }
+                Teardown::RemoveQdisc { link, kind } => self.drop_qdisc(plan, &link, kind),
+                Teardown::RestoreLink { link, before } => self.restore_link(&link, &before),
+                Teardown::RemoveRules(routes) => self.remove_rules(&routes),
+                Teardown::LeaveVrf(join) => self.leave_vrf(&join),
                 Teardown::Nothing | Teardown::Elements => Ok(()),
             };
             leftovers.extend(outcome.err().map(|cause| UndoError { what: format!("tear down: {op}"), cause }));

@@ -1,8 +1,11 @@
 //! CHECK: what of a plan netlink does not show.
 
 mod difference;
+mod step_difference;
+mod steps;
 
 pub use difference::Difference;
+pub use step_difference::StepDifference;
 
 use ipnet::IpNet;
 use weft_host_abi::types::Route;
@@ -93,6 +96,7 @@ impl Executor {
             | Op::PinMac { .. }
             | Op::WaitPort { .. }
             | Op::Announce { .. } => Ok(()),
+            step => self.check_step(step, found),
         }
     }
 
