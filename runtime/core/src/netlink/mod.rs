@@ -30,7 +30,7 @@ mod teardown_steps;
 mod undo;
 mod undo_steps;
 
-pub use check::{Difference, StepDifference};
+pub use check::{Difference, Since, StepDifference};
 pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
 pub use identity::{in_new_netns, is_own_netns, netns_identity};
 pub use netns::{boot_id, netns_exists};

@@ -21,9 +21,7 @@ impl Executor {
                     self.delete_attachment(&container, host_peer, kind)
                 }
                 Teardown::LinkDown(link) => self.link_down(&link),
-                Teardown::DeleteHostLink { name, kind } => {
-                    self.delete_by_name(&LinkRef::host(name), kind).map(drop)
-                }
+                Teardown::DeleteHostLink { name, kind } => self.delete_by_name(&LinkRef::host(name), kind).map(drop),
                 Teardown::RemoveQdisc { link, kind } => self.drop_qdisc(plan, &link, kind),
                 Teardown::RestoreLink { link, before } => self.restore_link(&link, &before),
                 Teardown::RemoveRules(routes) => self.remove_rules(&routes),

@@ -36,7 +36,8 @@ impl Executor {
         let Some(found) = rtnl.link(Lookup::Name(name)).doing(doing)? else { return Ok(()) };
         let mut first = Ok(());
         for change in changes(before, &found) {
-            let outcome = rtnl.set_link(change.there).doing(|| format!("failed to restore the {} of {name:?}", change.what));
+            let outcome =
+                rtnl.set_link(change.there).doing(|| format!("failed to restore the {} of {name:?}", change.what));
             first = first.and(outcome);
         }
         if found.kind.is_empty() { first } else { Ok(()) }

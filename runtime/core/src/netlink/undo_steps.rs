@@ -45,9 +45,9 @@ fn perform_on_host(host: &Rtnl, inverse: Inverse) -> Result<(), NetlinkError> {
     let outcome = match inverse {
         Inverse::RemoveQdisc { index, parent } => host.delete_qdisc(qdisc_selector(index, parent)).map(drop),
         Inverse::RestoreQdisc { message } => host.add_qdisc(*message),
-        Inverse::RestoreIngress { index, targets } => host.add_qdisc(ingress_message(index)).and_then(|()| {
-            targets.into_iter().try_for_each(|target| host.add_filter(redirect_message(index, target)))
-        }),
+        Inverse::RestoreIngress { index, targets } => host
+            .add_qdisc(ingress_message(index))
+            .and_then(|()| targets.into_iter().try_for_each(|target| host.add_filter(redirect_message(index, target)))),
         _ => Ok(()),
     };
     present(outcome).doing(|| "the kernel refused")

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use weft_host_abi::types::Route;
 
 use super::{
-    CreateIfb, JoinVrf, LimitRate, LinkAttributes, LinkRef, Mac, RedirectIngress, Side, SourceRoutes, TuneLink, TuneSysctl,
+    CreateIfb, JoinVrf, LimitRate, LinkAttributes, LinkRef, Mac, RedirectIngress, Side, SourceRoutes, TuneLink,
+    TuneSysctl,
 };
 
 /// An address family.

@@ -87,10 +87,9 @@ pub enum StepDifference {
 impl fmt::Display for StepDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Sysctl { key, want, have: Some(have) } => write!(
-                f,
-                "Error: Tuning configured value of /proc/sys/net/{key} is {want}, current value is {have}"
-            ),
+            Self::Sysctl { key, want, have: Some(have) } => {
+                write!(f, "Error: Tuning configured value of /proc/sys/net/{key} is {want}, current value is {have}")
+            }
             Self::Sysctl { key, .. } => write!(f, "open /proc/sys/net/{key}: no such file or directory"),
             Self::NoTunedLink { name } => write!(f, "Cannot find container link {name}"),
             Self::Attribute { name, what, want, have } => {

@@ -127,7 +127,8 @@ impl Executor {
     fn check_rate(&self, op: &LimitRate) -> Result<Option<StepDifference>, NetlinkError> {
         let name = op.link.clone();
         let Some(link) = self.host_link(&name)? else { return Ok(Some(StepDifference::NoHostLink { name })) };
-        let root = self.host.qdisc(link.index, TcHandle::ROOT).doing(|| format!("failed to look at the qdisc of {name}"))?;
+        let root =
+            self.host.qdisc(link.index, TcHandle::ROOT).doing(|| format!("failed to look at the qdisc of {name}"))?;
         let want = Tbf::new(op.rate, op.burst);
         Ok(match root.and_then(|root| root.tbf) {
             None => Some(StepDifference::NoQdisc { name }),
@@ -142,7 +143,8 @@ impl Executor {
         let (from, to) = (self.host_link(&op.from)?, self.host_link(&op.to)?);
         // A missing link is reported by the ops about it.
         let (Some(from), Some(to)) = (from, to) else { return Ok(None) };
-        let filters = self.host.ingress_filters(from.index).doing(|| format!("failed to list the filters of {}", op.from))?;
+        let filters =
+            self.host.ingress_filters(from.index).doing(|| format!("failed to list the filters of {}", op.from))?;
         let first = redirect_targets(&filters).and_then(|targets| targets.first().copied());
         let (from, to_name) = (op.from.clone(), op.to.clone());
         Ok((first != Some(to.index)).then_some(StepDifference::NotRedirected { from, to: to_name }))

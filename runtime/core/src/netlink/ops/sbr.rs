@@ -10,7 +10,7 @@ use super::Session;
 use crate::netlink::error::{Doing, NetlinkError};
 use crate::netlink::rtnl::{DEFAULT_TABLE, RouteSpec, Rtnl, in_table, route_message, rule_message};
 use crate::netlink::undo::Inverse;
-use crate::plan::{Family, LinkRef, Op, Side, Source, SourceRoutes};
+use crate::plan::{Family, LinkRef, Side, Source, SourceRoutes};
 
 /// Where the search for a free table begins.
 pub(in crate::netlink) const FIRST_TABLE: u32 = 100;
@@ -73,11 +73,6 @@ impl Session<'_> {
     }
 }
 
-/// Whether the op is what moves routes of container links to tables of their own.
-pub(in crate::netlink) fn moves_routes(op: &Op) -> bool {
-    matches!(op, Op::SourceRoutes(_) | Op::JoinVrf(_))
-}
-
 /// The default route of an address, and copies of the link's routes that have to do with it.
 fn fill_table(
     rtnl: &Rtnl,
@@ -87,8 +82,15 @@ fn fill_table(
     routes: &[RouteMessage],
 ) -> Result<(), NetlinkError> {
     if let Some(gateway) = source.gateway {
-        let everything = if gateway.is_ipv4() { IpNet::from(ipnet::Ipv4Net::default()) } else { ipnet::Ipv6Net::default().into() };
-        let route = RouteSpec { dst: everything, gw: Some(gateway), table: Some(table), scope: None, ..hint(index, everything) };
+        let everything =
+            if gateway.is_ipv4() { IpNet::from(ipnet::Ipv4Net::default()) } else { ipnet::Ipv6Net::default().into() };
+        let route = RouteSpec {
+            dst: everything,
+            gw: Some(gateway),
+            table: Some(table),
+            scope: None,
+            ..hint(index, everything)
+        };
         let message = route_message(&RouteSpec { src: None, ..route });
         rtnl.add_route(message).doing(|| format!("Failed to add default route to {gateway}"))?;
     }
@@ -156,7 +158,9 @@ impl Rtnl {
             let routes = self.routes(family, Some(DEFAULT_TABLE), Some(index)).doing(|| "Unable to list routes")?;
             found.extend(routes.into_iter().filter(|message| leaves_by(message, index)));
         }
-        found.sort_by_key(|message| RouteSpec::read(message).is_some_and(|route| route.gw.is_some()) || has_hops(message));
+        found.sort_by_key(|message| {
+            RouteSpec::read(message).is_some_and(|route| route.gw.is_some()) || has_hops(message)
+        });
         Ok(found)
     }
 }

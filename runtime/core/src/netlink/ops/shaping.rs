@@ -37,13 +37,7 @@ impl Session<'_> {
     }
 
     /// Takes away what is in the place of a queueing discipline.
-    fn remove_qdisc(
-        &mut self,
-        link: &LinkRef,
-        index: u32,
-        parent: TcHandle,
-        found: Qdisc,
-    ) -> Result<(), NetlinkError> {
+    fn remove_qdisc(&mut self, link: &LinkRef, index: u32, parent: TcHandle, found: Qdisc) -> Result<(), NetlinkError> {
         let doing = || format!("failed to remove the {} qdisc of {link}", found.kind);
         self.executor.host.delete_qdisc(qdisc_selector(index, parent)).doing(doing)?;
         let what = format!("put the {} qdisc of {link} back", found.kind);

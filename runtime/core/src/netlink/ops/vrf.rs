@@ -6,8 +6,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rtnetlink::LinkVrf;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 
 use super::Session;
 use super::sbr::table_of;

@@ -14,10 +14,8 @@ pub(super) use self::socket::PromptSocket;
 pub(super) use address::{Address, address_message, overlap};
 pub(super) use link::{Link, Lookup, change, high_mac, port_flags, random_mac};
 pub(super) use route::{DEFAULT_TABLE, RouteSpec, in_table, route_message};
-pub(super) use rule::{Rule, rule_message};
-pub(super) use tc::{
-    Qdisc, Tbf, ingress_message, qdisc_selector, redirect_message, redirect_targets, tbf_message,
-};
+pub(super) use rule::rule_message;
+pub(super) use tc::{Qdisc, Tbf, ingress_message, qdisc_selector, redirect_message, redirect_targets, tbf_message};
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -223,11 +223,9 @@ impl Tbf {
             let value = bytes.get(4..length)?;
             match u16::from_ne_bytes([c, d]) {
                 TBF_PARMS => {
-                    let number = |at: usize| {
-                        value.get(at..at + 4).and_then(|four| four.try_into().ok()).map(u32::from_ne_bytes)
-                    };
-                    let (rate, limit, buffer) =
-                        (number(RATE_AT)?, number(2 * RATESPEC)?, number(2 * RATESPEC + 4)?);
+                    let number =
+                        |at: usize| value.get(at..at + 4).and_then(|four| four.try_into().ok()).map(u32::from_ne_bytes);
+                    let (rate, limit, buffer) = (number(RATE_AT)?, number(2 * RATESPEC)?, number(2 * RATESPEC + 4)?);
                     found = Some(Self { rate: rate.into(), buffer, limit });
                 }
                 TBF_RATE64 => wide = value.try_into().ok().map(u64::from_ne_bytes),
