@@ -8,6 +8,8 @@ use super::error::NetlinkError;
 
 /// Longer than nearly any value below `/proc/sys/net`.
 const USUAL_VALUE: usize = 256;
+/// What the kernel accepts for a value at most is a few pages less.
+const LONGEST_VALUE: usize = 1 << 17;
 
 /// Path of a key such as `ipv4/conf/eth0/arp_notify`.
 fn path(key: &str) -> Result<PathBuf, NetlinkError> {
@@ -24,15 +26,17 @@ pub(super) fn read(key: &str) -> Result<Option<String>, NetlinkError> {
     let path = path(key)?;
     let mut bytes = [0; USUAL_VALUE];
     // One `read` gets all of a sysctl; `fs::read_to_string` would ask for the size and for the end as well.
-    let outcome = File::open(&path).and_then(|mut file| {
-        let length = file.read(&mut bytes)?;
-        let mut value = bytes.get(..length).unwrap_or_default().to_vec();
-        if length == USUAL_VALUE {
-            // A list of ports can be longer.
-            file.read_to_end(&mut value)?;
-        }
-        Ok(value)
-    });
+    let mut outcome =
+        File::open(&path).and_then(|mut file| file.read(&mut bytes).map(|length| bytes[..length].to_vec()));
+    if outcome.as_ref().is_ok_and(|value| value.len() == USUAL_VALUE) {
+        // A list of ports can be longer, and the kernel only tells it from its beginning.
+        let mut bytes = vec![0; LONGEST_VALUE];
+        outcome = File::open(&path).and_then(|mut file| {
+            let length = file.read(&mut bytes)?;
+            bytes.truncate(length);
+            Ok(bytes)
+        });
+    }
     match outcome {
         Ok(value) => Ok(Some(String::from_utf8_lossy(&value).trim_end().to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

@@ -11,6 +11,7 @@ use rtnetlink::packet_route::tc::{TcHandle, TcMessage};
 
 use super::error::{Doing, NetlinkError, UndoError};
 use super::nft::Added;
+use super::ops::Placed;
 use super::presence::Presence;
 use super::rtnl::{Address, Lookup, change, port_flags};
 use super::{Applied, Executor, sysctl};
@@ -56,7 +57,7 @@ pub(super) enum Inverse {
     /// Remove the routes of a container link from a table that had none.
     EmptyTable { index: u32, table: u32 },
     /// Make the routes of a container link in the main table what they were.
-    MainRoutes { index: u32, routes: Vec<RouteMessage> },
+    MainRoutes { index: u32, routes: Vec<Placed> },
     /// Delete a VRF of the container that was made, unless others use it.
     DeleteIdleVrf { index: u32 },
     /// Remove a queueing discipline of a host link that was added.

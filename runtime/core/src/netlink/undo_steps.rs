@@ -2,11 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::tc::TcHandle;
 
 use super::error::{Doing, NetlinkError};
-use super::ops::table_of;
+use super::ops::{Placed, table_of};
 use super::rtnl::{RouteSpec, Rtnl, ingress_message, qdisc_selector, redirect_message};
 use super::undo::Inverse;
 use super::{Executor, error::Fault};
@@ -73,16 +72,17 @@ fn empty_table(rtnl: &Rtnl, index: u32, table: u32) -> Result<(), NetlinkError> 
     Ok(())
 }
 
-/// Makes the routes of a link in the main table what they were.
-fn put_back(rtnl: &Rtnl, index: u32, before: Vec<RouteMessage>) -> Result<(), NetlinkError> {
+/// Makes the routes of a link in the main table what they were, and where they were.
+fn put_back(rtnl: &Rtnl, index: u32, before: Vec<Placed>) -> Result<(), NetlinkError> {
     let now = rtnl.main_routes(index)?;
     let wanted: BTreeSet<_> = before.iter().map(identity).collect();
     let there: BTreeSet<_> = now.iter().map(identity).collect();
-    for message in now.into_iter().filter(|message| !wanted.contains(&identity(message))) {
+    for Placed { message, .. } in now.into_iter().filter(|route| !wanted.contains(&identity(route))) {
         present(rtnl.delete_route(message).map(drop)).doing(|| "the kernel refused")?;
     }
-    for message in before.into_iter().filter(|message| !there.contains(&identity(message))) {
-        match rtnl.add_route(message) {
+    for route in before.into_iter().filter(|route| !there.contains(&identity(route))) {
+        let outcome = if route.behind { rtnl.add_route_behind(route.message) } else { rtnl.add_route(route.message) };
+        match outcome {
             Err(fault) if fault.is_exists() => {}
             outcome => present(outcome).doing(|| "the kernel refused")?,
         }
@@ -91,8 +91,8 @@ fn put_back(rtnl: &Rtnl, index: u32, before: Vec<RouteMessage>) -> Result<(), Ne
 }
 
 /// What tells routes of one table apart.
-fn identity(message: &RouteMessage) -> String {
-    format!("{:?} {:?}", RouteSpec::read(message), message.header.protocol)
+fn identity(route: &Placed) -> String {
+    format!("{:?} {:?}", RouteSpec::read(&route.message), route.message.header.protocol)
 }
 
 fn present(outcome: Result<(), Fault>) -> Result<(), Fault> {

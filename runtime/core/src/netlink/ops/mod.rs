@@ -16,7 +16,7 @@ mod vlan;
 mod vrf;
 mod wait;
 
-pub(super) use sbr::{FIRST_TABLE, table_of};
+pub(super) use sbr::{FIRST_TABLE, Placed, table_of};
 pub(super) use tuning::changes;
 
 use std::collections::{BTreeMap, BTreeSet};

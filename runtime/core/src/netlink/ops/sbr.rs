@@ -1,10 +1,10 @@
 //! Source based routing: rules and tables of the container.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteScope};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
 
 use super::Session;
 use crate::netlink::error::{Doing, NetlinkError};
@@ -45,16 +45,10 @@ impl Session<'_> {
             fill_table(rtnl, index, source, table, &routes)?;
         }
         let rtnl = self.rtnl(&link)?;
-        if op.source_hints {
-            for source in &op.sources {
-                let hint = route_message(&hint(index, source.address));
-                let network = source.address.trunc();
-                rtnl.replace_route(hint).doing(|| format!("failed to add the route to {network} to the main table"))?;
-            }
-        }
+        let networks = if op.source_hints { add_hints(rtnl, index, &op.sources)? } else { BTreeMap::new() };
         // Only now: gateways are looked up in the main table.
-        let kept = |message: &RouteMessage| op.source_hints && message.header.scope == RouteScope::Link;
-        for message in routes.into_iter().filter(|message| !kept(message)) {
+        let kept = |message: &RouteMessage| op.source_hints && is_kept(message, &networks);
+        for Placed { message, .. } in routes.into_iter().filter(|route| !kept(&route.message)) {
             rtnl.delete_route(message).doing(|| "Failed to delete route")?;
         }
         Ok(())
@@ -73,28 +67,37 @@ impl Session<'_> {
     }
 }
 
-/// The default route of an address, and copies of the link's routes that have to do with it.
-fn fill_table(
-    rtnl: &Rtnl,
-    index: u32,
-    source: &Source,
-    table: u32,
-    routes: &[RouteMessage],
-) -> Result<(), NetlinkError> {
-    if let Some(gateway) = source.gateway {
-        let everything =
-            if gateway.is_ipv4() { IpNet::from(ipnet::Ipv4Net::default()) } else { ipnet::Ipv6Net::default().into() };
-        let route = RouteSpec {
-            dst: everything,
-            gw: Some(gateway),
-            table: Some(table),
-            scope: None,
-            ..hint(index, everything)
-        };
-        let message = route_message(&RouteSpec { src: None, ..route });
-        rtnl.add_route(message).doing(|| format!("Failed to add default route to {gateway}"))?;
+/// Gives each network of the addresses a route in the main table that prefers the address; of several in one network the
+/// last. Added rather than put in place of what is there, which may be another link's.
+fn add_hints(rtnl: &Rtnl, index: u32, sources: &[Source]) -> Result<BTreeMap<IpNet, IpAddr>, NetlinkError> {
+    let networks: BTreeMap<IpNet, IpAddr> =
+        sources.iter().map(|source| (source.address.trunc(), source.address.addr())).collect();
+    for (network, source) in &networks {
+        let route = RouteSpec { dst: *network, src: Some(*source), ..to(index, *network) };
+        match rtnl.add_route_behind(route_message(&route)) {
+            Err(fault) if fault.is_exists() => {}
+            other => other.doing(|| format!("failed to add the route to {network} to the main table"))?,
+        }
     }
-    for message in routes.iter().filter(|message| concerns(message, source.address)) {
+    Ok(networks)
+}
+
+/// With hints, routes to what is on the link stay in the main table, unless a hint takes their place.
+fn is_kept(message: &RouteMessage, networks: &BTreeMap<IpNet, IpAddr>) -> bool {
+    let replaced = RouteSpec::read(message)
+        .is_some_and(|route| message.header.protocol == RouteProtocol::Kernel && networks.contains_key(&route.dst));
+    message.header.scope == RouteScope::Link && !replaced
+}
+
+/// The default route of an address, and copies of the link's routes that have to do with it.
+fn fill_table(rtnl: &Rtnl, index: u32, source: &Source, table: u32, routes: &[Placed]) -> Result<(), NetlinkError> {
+    if let Some(gateway) = source.gateway {
+        let everything: IpNet =
+            if gateway.is_ipv4() { ipnet::Ipv4Net::default().into() } else { ipnet::Ipv6Net::default().into() };
+        let route = RouteSpec { gw: Some(gateway), table: Some(table), scope: None, ..to(index, everything) };
+        rtnl.add_route(route_message(&route)).doing(|| format!("Failed to add default route to {gateway}"))?;
+    }
+    for Placed { message, .. } in routes.iter().filter(|route| concerns(&route.message, source.address)) {
         // Replace: the default route may be there already.
         rtnl.replace_route(in_table(message.clone(), table)).doing(|| "Failed to readd route")?;
     }
@@ -110,13 +113,13 @@ fn concerns(message: &RouteMessage, address: IpNet) -> bool {
     }
 }
 
-/// The route to an address' own network that prefers it as source.
-fn hint(index: u32, address: IpNet) -> RouteSpec {
+/// A route out of a link in the main table.
+fn to(index: u32, dst: IpNet) -> RouteSpec {
     RouteSpec {
         index,
-        dst: address.trunc(),
+        dst,
         gw: None,
-        src: Some(address.addr()),
+        src: None,
         priority: None,
         table: Some(DEFAULT_TABLE),
         scope: Some(SCOPE_LINK),
@@ -150,23 +153,40 @@ pub(in crate::netlink) fn table_of(message: &RouteMessage) -> u32 {
     wide.unwrap_or_else(|| message.header.table.into())
 }
 
+/// A route of the main table, and where it was among others to the same destination.
+#[derive(Debug, Clone)]
+pub(in crate::netlink) struct Placed {
+    pub(in crate::netlink) message: RouteMessage,
+    /// Another link's came before it.
+    pub(in crate::netlink) behind: bool,
+}
+
 impl Rtnl {
     /// Routes in the main table that go out of a link and of no other, those without a gateway first: the others need them.
-    pub(in crate::netlink) fn main_routes(&self, index: u32) -> Result<Vec<RouteMessage>, NetlinkError> {
+    pub(in crate::netlink) fn main_routes(&self, index: u32) -> Result<Vec<Placed>, NetlinkError> {
         let mut found = Vec::new();
         for family in [Family::V4, Family::V6] {
-            let routes = self.routes(family, Some(DEFAULT_TABLE), Some(index)).doing(|| "Unable to list routes")?;
-            found.extend(routes.into_iter().filter(|message| leaves_by(message, index)));
+            let mut others = BTreeSet::new();
+            for message in self.routes(family, Some(DEFAULT_TABLE), None).doing(|| "Unable to list routes")? {
+                let Some(route) = RouteSpec::read(&message) else { continue };
+                let place = (route.dst, route.priority);
+                if leaves_by(&message, index) {
+                    found.push(Placed { message, behind: others.contains(&place) });
+                } else {
+                    others.insert(place);
+                }
+            }
         }
-        found.sort_by_key(|message| {
-            RouteSpec::read(message).is_some_and(|route| route.gw.is_some()) || has_hops(message)
-        });
+        found.sort_by_key(|route| has_gateway(&route.message));
         Ok(found)
     }
 }
 
-fn has_hops(message: &RouteMessage) -> bool {
-    message.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::MultiPath(_)))
+fn has_gateway(message: &RouteMessage) -> bool {
+    let gateway = |attribute: &RouteAttribute| {
+        matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_))
+    };
+    message.attributes.iter().any(gateway)
 }
 
 fn leaves_by(message: &RouteMessage, index: u32) -> bool {
@@ -174,5 +194,5 @@ fn leaves_by(message: &RouteMessage, index: u32) -> bool {
         RouteAttribute::Oif(oif) => *oif == index,
         RouteAttribute::MultiPath(hops) => hops.iter().all(|hop| hop.interface_index == index),
         _ => true,
-    }) && RouteSpec::read(message).is_some()
+    })
 }

@@ -10,7 +10,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 
 use super::Session;
-use super::sbr::table_of;
+use super::sbr::{Placed, table_of};
 use crate::netlink::error::{Doing, NetlinkError};
 use crate::netlink::rtnl::{Address, DEFAULT_TABLE, Link, Lookup, Rtnl, change, in_table};
 use crate::netlink::undo::Inverse;
@@ -37,8 +37,9 @@ impl Session<'_> {
         let routes = rtnl.main_routes(index)?;
         if !made {
             let addresses = before.iter().map(|address| address.message.clone()).collect();
-            let inverse = Inverse::RestoreAddresses { side: Side::Container, addresses, routes: routes.clone() };
-            self.log(format!("put the addresses and routes of {link} back"), inverse);
+            self.log(format!("put the routes of {link} back"), Inverse::MainRoutes { index, routes: routes.clone() });
+            let inverse = Inverse::RestoreAddresses { side: Side::Container, addresses, routes: Vec::new() };
+            self.log(format!("put the addresses of {link} back"), inverse);
         }
         let back = Box::new(change(index).nocontroller().build());
         self.log(format!("take {link} out of {}", op.vrf), Inverse::SetLink { side: Side::Container, message: back });
@@ -55,7 +56,7 @@ impl Session<'_> {
         let own = |message: &RouteMessage| {
             message.header.address_family == AddressFamily::Inet && message.header.protocol == RouteProtocol::Kernel
         };
-        for message in routes.into_iter().filter(|message| !own(message)) {
+        for Placed { message, .. } in routes.into_iter().filter(|route| !own(&route.message)) {
             let doing = || format!("cmdAdd failed: could not restore a route of {} in table {table}", op.link);
             rtnl.replace_route(in_table(message, table)).doing(doing)?;
         }

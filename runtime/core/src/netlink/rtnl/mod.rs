@@ -22,8 +22,8 @@ use std::rc::Rc;
 
 use futures_util::StreamExt;
 use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_EXCL,
-    NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    ErrorMessage, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO,
+    NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use nix::errno::Errno;
 use rtnetlink::Handle;
@@ -58,6 +58,8 @@ pub(in crate::netlink) enum How {
     Create,
     /// Makes something; whether the same being there is an error is up to the kind of thing (routes).
     Append,
+    /// As `Append`, behind the others of its kind: of routes to the same destination the first counts.
+    Behind,
     /// Makes something, instead of what is in its place.
     Replace,
 }
@@ -193,6 +195,7 @@ impl How {
                 Self::Set => 0,
                 Self::Create => NLM_F_CREATE | NLM_F_EXCL,
                 Self::Append => NLM_F_CREATE,
+                Self::Behind => NLM_F_CREATE | NLM_F_APPEND,
                 Self::Replace => NLM_F_CREATE | NLM_F_REPLACE,
             }
     }

@@ -171,6 +171,12 @@ impl Rtnl {
         self.change(RouteNetlinkMessage::NewRoute(message), How::Append)
     }
 
+    /// As `add_route`, behind those to the same destination with the same priority.
+    pub(in crate::netlink) fn add_route_behind(&self, mut message: RouteMessage) -> Result<(), Fault> {
+        message.header.flags &= RouteFlags::Onlink;
+        self.change(RouteNetlinkMessage::NewRoute(message), How::Behind)
+    }
+
     /// Adds a route in place of the one to the same destination with the same priority, where there is one.
     pub(in crate::netlink) fn replace_route(&self, mut message: RouteMessage) -> Result<(), Fault> {
         message.header.flags &= RouteFlags::Onlink;
