@@ -140,7 +140,7 @@ fn given_table() {
         assert_eq!(table(&pod, "-4", "4000000"), Vec::<String>::new());
     });
     // Rules that are there are as good as new ones, and not ours to take back.
-    pod.sh("ip rule add from 192.168.1.209 lookup 4000000");
+    pod.sh("ip rule add from 192.168.1.209 lookup 4000000 protocol 0");
     there_and_back(&host, &pod, vec![sbr(sources(), Some(4_000_000), false)], || {
         assert_eq!(rules(&pod, "-4").len(), 2);
     });

@@ -47,6 +47,7 @@ fn pair() -> (Ns, Ns) {
     pod.sh("ip link set eth0 up && ip addr add 10.5.0.2/24 dev eth0");
     host.sh("ip addr add 10.5.0.1/24 dev veth1");
     host.settle();
+    pod.settle();
     (host, pod)
 }
 
