@@ -9,6 +9,7 @@
 //! way through ADD: it removes what belongs to the attachment and leaves what others share (a bridge, its address).
 
 mod facts;
+mod neighbour;
 mod op;
 mod result;
 mod sbr;
@@ -17,6 +18,7 @@ mod tuning;
 mod vrf;
 
 pub use facts::{LinkInfo, Need, Observed, Peer};
+pub use neighbour::ForgetNeighbours;
 pub use op::{Family, MacvlanMode, Op, Teardown};
 pub use result::{ResultShape, ShapeIp};
 pub use sbr::{Source, SourceRoutes};

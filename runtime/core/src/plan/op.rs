@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use weft_host_abi::types::Route;
 
 use super::{
-    CreateIfb, JoinVrf, LimitRate, LinkAttributes, LinkRef, Mac, RedirectIngress, Side, SourceRoutes, TuneLink,
-    TuneSysctl,
+    CreateIfb, ForgetNeighbours, JoinVrf, LimitRate, LinkAttributes, LinkRef, Mac, RedirectIngress, Side, SourceRoutes,
+    TuneLink, TuneSysctl,
 };
 
 /// An address family.
@@ -214,6 +214,8 @@ pub enum Op {
         /// Name of the host link.
         link: String,
     },
+    /// The host forgets who had the attachment's addresses before.
+    ForgetNeighbours(ForgetNeighbours),
     /// Tells neighbours where the link's addresses live now: gratuitous ARP and unsolicited neighbour advertisements. Best
     /// effort.
     Announce {
@@ -323,6 +325,7 @@ impl Op {
             | Self::PinMac { .. }
             | Self::Forwarding { .. }
             | Self::WaitPort { .. }
+            | Self::ForgetNeighbours(_)
             | Self::Announce { .. }
             | Self::TuneSysctl(_)
             | Self::TuneLink(_) => Teardown::Nothing,
@@ -375,6 +378,7 @@ impl fmt::Display for Op {
             Self::Masquerade { address } => write!(f, "masquerade {address}"),
             Self::MacSpoofCheck { link, mac } => write!(f, "admit only {mac} through {link}"),
             Self::WaitPort { link } => write!(f, "wait for port {link} to come up"),
+            Self::ForgetNeighbours(op) => op.fmt(f),
             Self::Announce { link, .. } => write!(f, "announce the addresses of {link} (in the container)"),
             Self::TuneSysctl(op) => op.fmt(f),
             Self::TuneLink(op) => op.fmt(f),

@@ -108,6 +108,7 @@ impl Executor {
             | Op::DropConnectedRoute { .. }
             | Op::PinMac { .. }
             | Op::WaitPort { .. }
+            | Op::ForgetNeighbours(_)
             | Op::Announce { .. } => Ok(()),
             step => self.check_step(step, found),
         }

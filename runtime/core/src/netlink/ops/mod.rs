@@ -7,6 +7,7 @@
 mod address;
 mod bridge;
 mod link;
+mod neighbour;
 mod route;
 mod sbr;
 mod shaping;
@@ -97,7 +98,14 @@ impl Session<'_> {
     }
 
     fn apply(&mut self, at: usize, op: &Op) -> Result<(), NetlinkError> {
-        if !matches!(op, Op::WaitPort { .. } | Op::WaitAddresses { .. } | Op::Announce { .. } | Op::PinMac { .. }) {
+        if !matches!(
+            op,
+            Op::WaitPort { .. }
+                | Op::WaitAddresses { .. }
+                | Op::ForgetNeighbours(_)
+                | Op::Announce { .. }
+                | Op::PinMac { .. }
+        ) {
             self.settled.clear();
         }
         match op {
@@ -128,6 +136,10 @@ impl Session<'_> {
             Op::Forwarding { family } => self.forwarding(*family),
             Op::Masquerade { .. } | Op::MacSpoofCheck { .. } => self.filters(),
             Op::WaitPort { link } => self.wait_port(link),
+            Op::ForgetNeighbours(op) => {
+                self.forget_neighbours(op);
+                Ok(())
+            }
             Op::Announce { link, addresses } => self.announce(&LinkRef::container(link.as_str()), addresses),
             Op::TuneLink(op) => self.tune_link(op),
             Op::SourceRoutes(op) => self.source_routes(op),

@@ -5,6 +5,7 @@
 
 mod address;
 mod link;
+mod neighbour;
 mod route;
 mod rule;
 mod socket;
