@@ -52,7 +52,7 @@ fn parents(needs: &[Need]) -> Result<(), CommandError> {
         .filter(|need| match need {
             Need::Parent(link) => link.side == Side::Host,
             Need::DefaultRouteLink(side) => *side == Side::Host,
-            Need::Link(_) => false,
+            Need::Link(_) | Need::Peer(_) | Need::File(_) => false,
         })
         .cloned()
         .collect();

@@ -16,6 +16,7 @@
 mod check;
 mod error;
 mod identity;
+mod lock;
 mod mass;
 mod netns;
 mod nft;
@@ -25,9 +26,11 @@ mod presence;
 mod rtnl;
 mod sysctl;
 mod teardown;
+mod teardown_steps;
 mod undo;
+mod undo_steps;
 
-pub use check::Difference;
+pub use check::{Difference, Since, StepDifference};
 pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
 pub use identity::{in_new_netns, is_own_netns, netns_identity};
 pub use netns::{boot_id, netns_exists};

@@ -12,11 +12,19 @@ mod facts;
 mod neighbour;
 mod op;
 mod result;
+mod sbr;
+mod shaping;
+mod tuning;
+mod vrf;
 
-pub use facts::{LinkInfo, Need, Observed};
+pub use facts::{LinkInfo, Need, Observed, Peer};
 pub use neighbour::ForgetNeighbours;
 pub use op::{Family, MacvlanMode, Op, Teardown};
 pub use result::{ResultShape, ShapeIp};
+pub use sbr::{Source, SourceRoutes};
+pub use shaping::{CreateIfb, LimitRate, RedirectIngress};
+pub use tuning::{LinkAttributes, TuneLink, TuneSysctl};
+pub use vrf::JoinVrf;
 
 use std::fmt;
 use std::str::FromStr;

@@ -48,7 +48,7 @@ impl Call {
     }
 
     fn sees(mut self, link: LinkRef, kind: &str, mtu: u32) -> Self {
-        let info = LinkInfo { index: 7, mtu, mac: None, kind: kind.to_owned(), up: true, addresses: Vec::new() };
+        let info = LinkInfo { index: 7, mtu, kind: kind.to_owned(), up: true, ..LinkInfo::default() };
         self.observed.links.insert(link, info);
         self
     }

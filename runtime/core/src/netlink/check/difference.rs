@@ -5,6 +5,7 @@ use std::fmt;
 use ipnet::IpNet;
 use weft_host_abi::types::Route;
 
+use super::StepDifference;
 use crate::plan::{Family, LinkRef, Mac};
 
 /// Something that is not as the plan left it. Displays as the reference plugins would say it.
@@ -108,6 +109,8 @@ pub enum Difference {
         /// What they are for.
         op: String,
     },
+    /// Something that a step did.
+    Step(StepDifference),
 }
 
 impl fmt::Display for Difference {
@@ -149,6 +152,7 @@ impl fmt::Display for Difference {
             }
             Self::Forwarding { family: Family::V4 } => write!(f, "IPv4 forwarding is off"),
             Self::Forwarding { family: Family::V6 } => write!(f, "IPv6 forwarding is off"),
+            Self::Step(difference) => difference.fmt(f),
             Self::Elements { op } => write!(f, "nftables elements are missing: {op}"),
         }
     }
