@@ -60,7 +60,7 @@ const MODULES: &[&str] = &[
 const PROGRAMS: &[&str] = &["ip", "bridge", "nft", "tc"];
 
 /// The longest a machine may run, over all cases.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Binaries that go into the machine.
 #[derive(Debug)]

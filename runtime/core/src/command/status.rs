@@ -15,7 +15,7 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
         match delegate::find(&conf.kind) {
             Some(delegate) => {
                 delegate.validate(&conf.conf, &call.pairs)?;
-                parents(&delegate.needs(&conf.conf)?)?;
+                parents(&delegate.needs(&conf.conf, None)?)?;
             }
             None => external::status(call, &conf.kind, &conf.conf)?,
         }

@@ -61,8 +61,11 @@ pub enum ConfError {
     #[error("IPAM config missing 'ipam' key")]
     MissingIpam,
     /// No `ipam.type` for a plugin that cannot do without.
-    #[error("no plugin name provided")]
-    NoPlugin,
+    #[error("{text}")]
+    NoPlugin {
+        /// In the stock plugin's words.
+        text: &'static str,
+    },
     /// A plugin name that would leave `CNI_PATH`.
     #[error("invalid plugin name: {0}")]
     PluginName(String),
@@ -142,7 +145,7 @@ impl ConfError {
             | Self::UnknownKey { .. }
             | Self::Missing { .. }
             | Self::MissingIpam
-            | Self::NoPlugin
+            | Self::NoPlugin { .. }
             | Self::PluginName(_)
             | Self::NoIpamWanted { .. }
             | Self::UnknownPolicy { .. }

@@ -26,7 +26,7 @@ mod sysctl;
 mod teardown;
 mod undo;
 
-pub use check::Difference;
+pub use check::{ChildDifference, Difference};
 pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
 pub use identity::{in_new_netns, is_own_netns, netns_identity};
 pub use netns::{boot_id, netns_exists};

@@ -9,10 +9,12 @@
 //! way through ADD: it removes what belongs to the attachment and leaves what others share (a bridge, its address).
 
 mod facts;
+mod links;
 mod op;
 mod result;
 
 pub use facts::{LinkInfo, Need, Observed};
+pub use links::{CreateDummy, CreateIpvlan, CreateVlan, IpvlanMode};
 pub use op::{Family, MacvlanMode, Op, Teardown};
 pub use result::{ResultShape, ShapeIp};
 

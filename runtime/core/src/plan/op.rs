@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_host_abi::types::Route;
 
-use super::{LinkRef, Mac, Side};
+use super::{CreateDummy, CreateIpvlan, CreateVlan, LinkRef, Mac, Side};
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -85,6 +85,12 @@ pub enum Op {
         /// `IFLA_MACVLAN_BC_QUEUE_LEN`.
         bc_queue_len: Option<u32>,
     },
+    /// An ipvlan made directly in the container's namespace, down.
+    CreateIpvlan(CreateIpvlan),
+    /// A VLAN of a link made directly in the container's namespace, down.
+    CreateVlan(CreateVlan),
+    /// A dummy made directly in the container's namespace, down.
+    CreateDummy(CreateDummy),
     /// A link of the host becomes a port of a bridge, with these flags written either way.
     BridgePort {
         /// Name of the host link.
@@ -254,6 +260,9 @@ impl Op {
             Self::CreateMacvlan { name, .. } => {
                 Teardown::DeleteLink { container: LinkRef::container(name.as_str()), host_peer: None, kind: "macvlan" }
             }
+            Self::CreateIpvlan(op) => op.teardown(),
+            Self::CreateVlan(op) => op.teardown(),
+            Self::CreateDummy(op) => op.teardown(),
             // Only loopback is brought up without having been made by the plan; for the others the link is gone by then.
             Self::LinkUp { link } if link.name == "lo" => Teardown::LinkDown(link.clone()),
             Self::Masquerade { .. } | Self::MacSpoofCheck { .. } => Teardown::Elements,
@@ -297,6 +306,9 @@ impl fmt::Display for Op {
             Self::CreateMacvlan { name, parent, .. } => {
                 write!(f, "create macvlan {name} (in the container) on {parent}")
             }
+            Self::CreateIpvlan(op) => op.fmt(f),
+            Self::CreateVlan(op) => op.fmt(f),
+            Self::CreateDummy(op) => op.fmt(f),
             Self::BridgePort { link, bridge, .. } => write!(f, "make {link} a port of {bridge}"),
             Self::BridgeVlans { link, .. } => write!(f, "set the VLANs of port {link}"),
             Self::EnsureVlanGateway { bridge, vlan, name, .. } => {

@@ -9,7 +9,7 @@ use weft_host_abi::types::Route;
 use self::settings::Settings;
 use super::addressing::{self, ARP_NOTIFY, Dad};
 use super::{Addressing, Delegate, DelegateError, Given, Input, IpamUse};
-use crate::cni::Object;
+use crate::cni::{CniResult, Object};
 use crate::plan::{Family, LinkRef, Need, Op, Plan, ResultShape};
 
 /// See the module.
@@ -56,9 +56,13 @@ impl Delegate for Bridge {
         Settings::read(conf, cni_args).map(|_settings| ())
     }
 
-    fn needs(&self, conf: &Object) -> Result<Vec<Need>, DelegateError> {
+    fn needs(&self, conf: &Object, _previous: Option<&CniResult>) -> Result<Vec<Need>, DelegateError> {
         let settings = Settings::read(conf, &[])?;
         Ok(vec![Need::Link(LinkRef::host(settings.bridge))])
+    }
+
+    fn bare(&self, ifname: &str) -> Op {
+        Op::CreateVeth { container: ifname.to_owned(), host: String::new(), mtu: None, mac: None }
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {

@@ -1,7 +1,9 @@
 //! CHECK: what of a plan netlink does not show.
 
+mod children;
 mod difference;
 
+pub use children::ChildDifference;
 pub use difference::Difference;
 
 use ipnet::IpNet;
@@ -42,6 +44,11 @@ impl Executor {
             Op::CreateMacvlan { name, mac, .. } => {
                 let link = LinkRef::container(name.as_str());
                 self.check_container_link(&link, "macvlan", *mac, found).map(drop)
+            }
+            Op::CreateIpvlan(op) => self.check_ipvlan(op, found),
+            Op::CreateVlan(op) => self.check_vlan(op, found),
+            Op::CreateDummy(op) => {
+                self.check_container_link(&LinkRef::container(op.name.as_str()), "dummy", None, found).map(drop)
             }
             Op::BridgePort { link, bridge, hairpin, isolated } => {
                 self.check_port(link, bridge, (*hairpin, *isolated), found)

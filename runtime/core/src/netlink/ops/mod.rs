@@ -6,6 +6,7 @@
 
 mod address;
 mod bridge;
+mod children;
 mod link;
 mod route;
 mod sysctls;
@@ -99,6 +100,9 @@ impl Session<'_> {
             }
             Op::CreateVeth { container, host, mtu, mac } => self.create_veth(container, host, *mtu, *mac),
             Op::CreateMacvlan { .. } => self.create_macvlan(op),
+            Op::CreateIpvlan(op) => self.create_ipvlan(op),
+            Op::CreateVlan(op) => self.create_vlan(op),
+            Op::CreateDummy(op) => self.create_dummy(op),
             Op::BridgePort { link, bridge, hairpin, isolated } => self.bridge_port(link, bridge, *hairpin, *isolated),
             Op::BridgeVlans { link, drop_existing, pvid, tagged } => {
                 self.bridge_vlans(link, *drop_existing, *pvid, tagged)

@@ -9,7 +9,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkBridgePort, LinkUnspec};
 
-use super::{How, Rtnl};
+use super::{Child, How, Rtnl};
 use crate::netlink::error::Fault;
 use crate::plan::{LinkInfo, Mac};
 
@@ -31,6 +31,7 @@ pub(in crate::netlink) struct Link {
     pub(in crate::netlink) other: Option<u32>,
     pub(in crate::netlink) hairpin: bool,
     pub(in crate::netlink) isolated: bool,
+    pub(in crate::netlink) child: Option<Child>,
 }
 
 /// How a link is found.
@@ -90,6 +91,7 @@ impl Link {
             other: None,
             hairpin: false,
             isolated: false,
+            child: None,
         };
         for attribute in message.attributes {
             match attribute {
@@ -111,6 +113,7 @@ impl Link {
             match info {
                 Info::Kind(InfoKind::Other(kind)) => self.kind = kind,
                 Info::Kind(kind) => self.kind = kind.to_string(),
+                Info::Data(data) => self.child = Child::read(&data),
                 Info::PortData(InfoPortData::BridgePort(port)) => {
                     for item in port {
                         match item {

@@ -4,11 +4,13 @@
 //! not look like success), and the kernel's own explanation of a refusal is kept.
 
 mod address;
+mod child;
 mod link;
 mod route;
 mod socket;
 
 pub(super) use self::socket::PromptSocket;
+pub(super) use child::Child;
 pub(super) use address::{Address, address_message, overlap};
 pub(super) use link::{Link, Lookup, change, high_mac, port_flags, random_mac};
 pub(super) use route::{DEFAULT_TABLE, RouteSpec, route_message};
