@@ -5,7 +5,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 
 use super::call::Call;
-use super::{CommandError, result};
+use super::{CommandError, result, steps};
 use crate::cni::{CniError, CniResult};
 use crate::delegate::{self, Addressing, Delegate, DelegateError, Input, IpamUse};
 use crate::ledger::{Claimed, Record};
@@ -35,7 +35,8 @@ impl Stage {
             return Err(CommandError::IpamRequired { delegate: delegate.kind() });
         }
         let previous = if delegate.is_chained() { previous(call)? } else { None };
-        let needs = delegate.needs(&conf.conf, previous.as_ref())?;
+        let mut needs = delegate.needs(&conf.conf, previous.as_ref())?;
+        needs.extend(steps::needs(call)?);
         let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
         let observed = if needs.is_empty() { Observed::default() } else { executor.observe(&needs)? };
         Self::new(Some(delegate), previous, observed, Some(executor))
@@ -85,6 +86,7 @@ impl Stage {
             })?,
             _ => ipam_alone(addressing),
         };
+        steps::extend(call, &mut plan, &self.observed)?;
         if let Some(executor) = &self.executor {
             plan.container = executor.container_identity()?;
         }

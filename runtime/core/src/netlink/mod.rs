@@ -16,6 +16,7 @@
 mod check;
 mod error;
 mod identity;
+mod mass;
 mod netns;
 mod nft;
 mod observe;

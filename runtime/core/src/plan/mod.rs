@@ -10,11 +10,13 @@
 
 mod facts;
 mod links;
+mod neighbour;
 mod op;
 mod result;
 
 pub use facts::{LinkInfo, Need, Observed};
 pub use links::{CreateDummy, CreateIpvlan, CreateVlan, IpvlanMode};
+pub use neighbour::ForgetNeighbours;
 pub use op::{Family, MacvlanMode, Op, Teardown};
 pub use result::{ResultShape, ShapeIp};
 

@@ -6,6 +6,7 @@
 mod address;
 mod child;
 mod link;
+mod neighbour;
 mod route;
 mod socket;
 
@@ -49,7 +50,7 @@ pub(super) struct Rtnl {
 
 /// How a request changes things.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum How {
+pub(in crate::netlink) enum How {
     /// Changes something that is there.
     Set,
     /// Makes something; an error if it is there.
@@ -77,7 +78,7 @@ impl Rtnl {
     }
 
     /// Sends a request that changes something and waits for the acknowledgement.
-    pub(super) fn change(&self, message: RouteNetlinkMessage, how: How) -> Result<(), Fault> {
+    pub(in crate::netlink) fn change(&self, message: RouteNetlinkMessage, how: How) -> Result<(), Fault> {
         self.exchange(message, how.flags() | NLM_F_ACK).map(drop)
     }
 
