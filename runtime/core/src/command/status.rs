@@ -47,7 +47,8 @@ fn parents(needs: &[Need]) -> Result<(), CommandError> {
         .filter(|need| match need {
             Need::Parent(link) => link.side == Side::Host,
             Need::DefaultRouteLink(side) => *side == Side::Host,
-            Need::Link(_) => false,
+            // A device that is away is another container's, and not missing.
+            Need::Link(_) | Need::Device(_) => false,
         })
         .cloned()
         .collect();

@@ -6,6 +6,7 @@
 mod addressing;
 mod bridge;
 mod dummy;
+mod host_device;
 mod ipvlan;
 mod loopback;
 mod macvlan;
@@ -154,6 +155,7 @@ const REGISTRY: &[&dyn Delegate] = &[
     &ipvlan::Ipvlan,
     &vlan::Vlan,
     &dummy::Dummy,
+    &host_device::HostDevice,
     &loopback::Loopback,
 ];
 

@@ -72,6 +72,12 @@ pub enum NetlinkError {
         /// The link.
         link: LinkRef,
     },
+    /// A device of the host does not say what it was called there.
+    #[error("failed to find original ifname for {link:?} (alias is not set)")]
+    NoAlias {
+        /// Its name in the container.
+        link: String,
+    },
     /// A link has the bridge's name but is no bridge.
     #[error("failed to create bridge {name:?}: {name:?} already exists but is not a bridge")]
     NotABridge {

@@ -14,6 +14,7 @@
 //! Not here: what a plan should be (`delegate`), when one is applied (`command`).
 
 mod check;
+mod device;
 mod error;
 mod identity;
 mod mass;
@@ -24,6 +25,7 @@ mod ops;
 mod presence;
 mod rtnl;
 mod sysctl;
+mod sysfs;
 mod teardown;
 mod undo;
 

@@ -1,6 +1,6 @@
 //! Answers what delegates need to know of the host.
 
-use super::Executor;
+use super::{Executor, device};
 use super::error::{Doing, NetlinkError};
 use super::rtnl::{DEFAULT_TABLE, Link, Lookup, RouteSpec, Rtnl};
 use crate::plan::{Family, LinkRef, Need, Observed, Side};
@@ -19,6 +19,7 @@ impl Executor {
                     let found = rtnl.link(Lookup::Name(&link.name)).doing(|| format!("failed to lookup {link}"))?;
                     note(&mut observed, rtnl, link.clone(), found)?;
                 }
+                Need::Device(query) => observed.device = Some(device::find(&self.host, query)?),
                 Need::DefaultRouteLink(side) => {
                     let rtnl = self.side(*side, &"finding the default route")?;
                     let Some(index) = default_route(rtnl)? else { continue };

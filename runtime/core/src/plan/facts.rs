@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::{LinkRef, Mac, Side};
+use super::{DeviceQuery, FoundDevice, LinkRef, Mac, Side};
 
 /// Something a delegate needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum Need {
     Link(LinkRef),
     /// As `Link`, of a link without which there can be no attachment: STATUS reports where it is gone.
     Parent(LinkRef),
+    /// A device of the host. Does not fail when there is none.
+    Device(DeviceQuery),
 }
 
 /// A link as netlink shows it.
@@ -41,4 +43,6 @@ pub struct Observed {
     pub default_route_links: BTreeMap<Side, String>,
     /// Links asked for that exist. The links of default routes are in here too.
     pub links: BTreeMap<LinkRef, LinkInfo>,
+    /// The device that was asked for.
+    pub device: Option<FoundDevice>,
 }

@@ -8,12 +8,14 @@
 //! puts that back. *Teardown* (`Op::teardown`) needs the plan alone, and is what DEL and GC do, maybe after a crash half
 //! way through ADD: it removes what belongs to the attachment and leaves what others share (a bridge, its address).
 
+mod device;
 mod facts;
 mod links;
 mod neighbour;
 mod op;
 mod result;
 
+pub use device::{DeviceLink, DeviceQuery, FoundDevice, TakeDevice};
 pub use facts::{LinkInfo, Need, Observed};
 pub use links::{CreateDummy, CreateIpvlan, CreateVlan, IpvlanMode};
 pub use neighbour::ForgetNeighbours;

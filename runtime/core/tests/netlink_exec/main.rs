@@ -6,6 +6,7 @@
 mod addresses;
 mod bench;
 mod concurrency;
+mod devices;
 mod filters;
 mod links;
 mod namespaces;
@@ -33,6 +34,7 @@ fn main() {
         namespaces::tests(),
         neighbours::tests(),
         links::tests(),
+        devices::tests(),
         addresses::tests(),
         routes::tests(),
         sysctls::tests(),

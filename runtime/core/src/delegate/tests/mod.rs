@@ -4,6 +4,7 @@
 mod bridge;
 mod dummy;
 mod fuzz;
+mod host_device;
 mod ipvlan;
 mod loopback;
 mod macvlan;
@@ -15,7 +16,7 @@ use weft_host_abi::types::{Attachment, Dns, Route};
 
 use super::*;
 use crate::cni::{Object, read_dns};
-use crate::plan::{LinkInfo, LinkRef, Side, Teardown};
+use crate::plan::{DeviceLink, FoundDevice, LinkInfo, LinkRef, Side, Teardown};
 
 /// A call of a delegate; tests change what they are about.
 struct Call {
@@ -53,6 +54,10 @@ impl Call {
 
     fn sees(mut self, link: LinkRef, kind: &str, mtu: u32) -> Self {
         let info = LinkInfo { index: 7, mtu, mac: None, kind: kind.to_owned(), up: true, addresses: Vec::new() };
+        if link.side == Side::Host {
+            let (name, hardware, mac, alias) = (link.name.clone(), None, None, None);
+            self.observed.device = Some(FoundDevice::Link(DeviceLink { name, hardware, mac, mtu, alias, physical: false }));
+        }
         self.observed.links.insert(link, info);
         self
     }
@@ -104,7 +109,7 @@ fn and(mut conf: Value, key: &str, value: Value) -> Value {
 
 #[test]
 fn every_delegate_is_found_by_its_name() {
-    let all = ["bridge", "ptp", "macvlan", "ipvlan", "vlan", "dummy", "loopback"];
+    let all = ["bridge", "ptp", "macvlan", "ipvlan", "vlan", "dummy", "host-device", "loopback"];
     assert_eq!(kinds().collect::<Vec<_>>(), all);
     for kind in kinds() {
         assert_eq!(find(kind).unwrap().kind(), kind);
@@ -117,9 +122,10 @@ fn every_delegate_is_found_by_its_name() {
 fn the_bare_op_tears_the_same_link_down() {
     for kind in kinds() {
         let delegate = find(kind).unwrap();
-        let call = Call::new(kind, json!({"master": "p"})).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[]);
+        let call = Call::new(kind, json!({"master": "p", "device": "p"})).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[]);
         let plan = call.sees(LinkRef::host("p"), "", 1500).plan().unwrap();
         let links = |teardown: Teardown| match teardown {
+            Teardown::ReturnDevice(taken) => Some((taken.link(), "")),
             Teardown::DeleteLink { container, kind, .. } => Some((container, kind)),
             Teardown::LinkDown(link) => Some((link, "")),
             _ => None,
@@ -141,7 +147,7 @@ fn a_plan_survives_the_journal() {
 #[test]
 fn an_empty_address_list_is_an_error_for_all_that_take_addresses() {
     for kind in kinds().filter(|kind| find(kind).is_some_and(|delegate| delegate.ipam() != IpamUse::Never)) {
-        let call = Call::new(kind, json!({"master": "p"})).with(&[], &[]).sees(LinkRef::host("p"), "", 1500);
+        let call = Call::new(kind, json!({"master": "p", "device": "p"})).with(&[], &[]).sees(LinkRef::host("p"), "", 1500);
         assert_eq!(call.error(), "IPAM plugin returned missing IP config", "{kind}");
     }
 }

@@ -1,6 +1,7 @@
 //! CHECK: what of a plan netlink does not show.
 
 mod children;
+mod device;
 mod difference;
 
 pub use children::ChildDifference;
@@ -47,6 +48,7 @@ impl Executor {
             }
             Op::CreateIpvlan(op) => self.check_ipvlan(op, found),
             Op::CreateVlan(op) => self.check_vlan(op, found),
+            Op::TakeDevice(op) => self.check_device(op, found),
             Op::CreateDummy(op) => {
                 self.check_container_link(&LinkRef::container(op.name.as_str()), "dummy", None, found).map(drop)
             }

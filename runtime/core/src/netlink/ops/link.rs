@@ -127,7 +127,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn container_fd(&self, op: &impl ToString) -> Result<i32, NetlinkError> {
+    pub(super) fn container_fd(&self, op: &impl ToString) -> Result<i32, NetlinkError> {
         let container = self.executor.container.as_ref();
         container
             .map(|container| container.netns.raw_fd())

@@ -7,6 +7,7 @@
 mod address;
 mod bridge;
 mod children;
+mod device;
 mod link;
 mod neighbour;
 mod route;
@@ -111,6 +112,7 @@ impl Session<'_> {
             Op::CreateIpvlan(op) => self.create_ipvlan(op),
             Op::CreateVlan(op) => self.create_vlan(op),
             Op::CreateDummy(op) => self.create_dummy(op),
+            Op::TakeDevice(op) => self.take_device(op),
             Op::BridgePort { link, bridge, hairpin, isolated } => self.bridge_port(link, bridge, *hairpin, *isolated),
             Op::BridgeVlans { link, drop_existing, pvid, tagged } => {
                 self.bridge_vlans(link, *drop_existing, *pvid, tagged)
@@ -165,6 +167,9 @@ impl Session<'_> {
     fn result_links(&mut self) -> Result<BTreeMap<LinkRef, LinkInfo>, NetlinkError> {
         let shape = &self.plan.result;
         let mut found = BTreeMap::new();
+        if shape.unmanaged {
+            return Ok(found);
+        }
         for (at, link) in shape.interfaces.iter().enumerate() {
             let index = self.index(link)?;
             let rtnl = self.rtnl(link)?;

@@ -32,6 +32,12 @@ pub(in crate::netlink) struct Link {
     pub(in crate::netlink) hairpin: bool,
     pub(in crate::netlink) isolated: bool,
     pub(in crate::netlink) child: Option<Child>,
+    /// `ifalias`.
+    pub(in crate::netlink) alias: Option<String>,
+    /// The hardware address, of whatever length.
+    pub(in crate::netlink) hardware: Vec<u8>,
+    /// The hardware address that is burnt in, if any.
+    pub(in crate::netlink) permanent: Vec<u8>,
 }
 
 /// How a link is found.
@@ -92,11 +98,19 @@ impl Link {
             hairpin: false,
             isolated: false,
             child: None,
+            alias: None,
+            hardware: Vec::new(),
+            permanent: Vec::new(),
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
-                LinkAttribute::Address(octets) => link.mac = <[u8; 6]>::try_from(octets).ok().map(Mac),
+                LinkAttribute::Address(octets) => {
+                    link.mac = <[u8; 6]>::try_from(octets.as_slice()).ok().map(Mac);
+                    link.hardware = octets;
+                }
+                LinkAttribute::PermAddress(octets) => link.permanent = octets,
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias).filter(|alias| !alias.is_empty()),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::OperState(state) => link.state = state,
                 LinkAttribute::Controller(index) => link.master = Some(index),
