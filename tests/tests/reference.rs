@@ -46,6 +46,9 @@ fn add(suite: &mut Suite, case: &Case, general: &[Differs], shared: &Shared) {
     }
     let conf: Value = serde_json::from_str(&case.conf).unwrap_or_default();
     let kind = conf.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if !kind.is_empty() {
+        needs.push(Need::ReferencePlugin(case.env.plugin.clone().unwrap_or_else(|| kind.clone())));
+    }
     needs.extend(KINDS.iter().filter(|(name, _)| *name == kind).map(|(_, link)| Need::LinkKind(link)));
     for version in case.versions() {
         let (case, general, shared) = (case.clone(), general.to_vec(), Arc::clone(shared));

@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Ptp,
     /// macvlan on a parent.
     Macvlan,
+    /// A tap device, as for a virtual machine.
+    Tap,
     /// Addresses alone.
     Ipam,
 }
@@ -66,6 +68,7 @@ impl Network {
                 ip(&["link", "set", "parent1", "up"])?;
                 json!({ "master": "parent0", "mode": "bridge" })
             }
+            Kind::Tap => json!({ "mtu": 1400 }),
             Kind::Ipam => json!({}),
         };
         if let (Some(conf), Value::Object(own)) = (conf.as_object_mut(), own) {
@@ -109,6 +112,7 @@ impl Kind {
             Self::Bridge => "bridge",
             Self::Ptp => "ptp",
             Self::Macvlan => "macvlan",
+            Self::Tap => "tap",
             Self::Ipam => "host-local",
         }
     }

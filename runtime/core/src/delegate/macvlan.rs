@@ -2,7 +2,7 @@
 
 use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY};
 use super::parent::{Parent, bounded_mtu, check_mtu};
-use super::{Delegate, DelegateError, Input, IpamUse};
+use super::{Delegate, DelegateError, Input, IpamUse, mac};
 use crate::cni::{CniResult, Object};
 use crate::keys;
 use crate::plan::{LinkRef, Mac, MacvlanMode, Need, Op, Plan, ResultShape, Side};
@@ -24,7 +24,7 @@ impl Settings {
         Ok(Self {
             parent: Parent::read(conf)?,
             mode: mode(conf.str("mode").map_err(keys::mistyped)?.unwrap_or_default())?,
-            mac: mac(conf, cni_args)?,
+            mac: mac::asked(conf, cni_args)?,
             bc_queue_len: conf.u32("bcqueuelen").map_err(keys::mistyped)?.filter(|length| *length != 0),
         })
     }
@@ -38,18 +38,6 @@ fn mode(name: &str) -> Result<MacvlanMode, DelegateError> {
         "passthru" => MacvlanMode::Passthru,
         other => return Err(DelegateError::Conf(format!("unknown macvlan mode: {other:?}"))),
     })
-}
-
-/// The MAC that is asked for: by the runtime, then by `CNI_ARGS`, then by the configuration.
-fn mac(conf: &Object, cni_args: &[(String, String)]) -> Result<Option<Mac>, DelegateError> {
-    let asked = match keys::runtime_mac(conf)?.or_else(|| keys::cni_args_mac(cni_args)) {
-        None => conf.text("mac").map_err(keys::mistyped)?.map(ToOwned::to_owned),
-        found => found,
-    };
-    let parse = |text: String| {
-        keys::parse_mac(&text).map_err(|why| DelegateError::Conf(format!("invalid args {text} for MAC addr: {why}")))
-    };
-    asked.map(parse).transpose()
 }
 
 impl Delegate for Macvlan {

@@ -9,9 +9,11 @@ mod dummy;
 mod host_device;
 mod ipvlan;
 mod loopback;
+mod mac;
 mod macvlan;
 mod parent;
 mod ptp;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod vlan;
@@ -156,6 +158,7 @@ const REGISTRY: &[&dyn Delegate] = &[
     &vlan::Vlan,
     &dummy::Dummy,
     &host_device::HostDevice,
+    &tap::Tap,
     &loopback::Loopback,
 ];
 

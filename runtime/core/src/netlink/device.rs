@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use rtnetlink::packet_route::address::AddressMessage;
-use rtnetlink::packet_route::link::LinkMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 
 use super::error::{Doing, Fault, NetlinkError};
@@ -21,7 +21,7 @@ use super::netns::OWN;
 use super::rtnl::{Link, Lookup, Rtnl, change};
 use super::sysfs::{Sysfs, Target};
 use super::{Executor, sysctl};
-use crate::plan::{DeviceLink, DeviceQuery, FoundDevice, TakeDevice};
+use crate::plan::{DeviceLink, DeviceQuery, FoundDevice, LinkRef, TakeDevice};
 
 /// A namespace ends in the background; how long a physical device is waited for.
 const HOMECOMING: Duration = Duration::from_secs(5);
@@ -92,7 +92,8 @@ pub(super) fn is_taken(op: &TakeDevice, link: &Link) -> bool {
     by_alias || (op.hardware.is_some() && hardware(link) == op.hardware)
 }
 
-/// The message that moves a link to another namespace and gives it its name there. It arrives down.
+/// The message that moves a link to another namespace and gives it its name there. It arrives down, and keeps its index where
+/// that is free.
 pub(super) fn relocation(index: u32, netns: i32, name: &str) -> LinkMessage {
     change(index).setns_by_fd(netns).name(name).build()
 }
@@ -107,7 +108,7 @@ impl Executor {
         if let Some(found) = container.link(Lookup::Name(&op.name)).doing(doing)? {
             if is_taken(op, &found) {
                 let original = self.original_name(op, &found)?;
-                return self.send_home(op, &found, &original);
+                return self.send_home(op, &found, &original, None);
             }
             if op.device.is_empty() {
                 return Err(NetlinkError::NoAlias { link: op.name.clone() });
@@ -123,7 +124,14 @@ impl Executor {
         name.ok_or_else(|| NetlinkError::NoAlias { link: op.name.clone() })
     }
 
-    fn send_home(&self, op: &TakeDevice, found: &Link, original: &str) -> Result<(), NetlinkError> {
+    /// Moves a device from the container to the host; back to the index it had there, where that is known.
+    fn send_home(
+        &self,
+        op: &TakeDevice,
+        found: &Link,
+        original: &str,
+        index: Option<u32>,
+    ) -> Result<(), NetlinkError> {
         let Some(container) = self.container.as_ref().map(|container| &container.rtnl) else { return Ok(()) };
         let moving = || format!("failed to move {original:?} to host netns");
         // Checked first: the kernel would move it and then refuse the name.
@@ -131,8 +139,15 @@ impl Executor {
             return Err(Fault::Refused(Errno::EEXIST, None).doing(moving()));
         }
         let host = File::open(OWN).doing(|| format!("failed to open {OWN}"))?;
-        let message = relocation(found.index, host.as_raw_fd(), original);
-        match container.set_link(message) {
+        let plain = relocation(found.index, host.as_raw_fd(), original);
+        let mut message = plain.clone();
+        message.attributes.extend(index.and_then(|index| i32::try_from(index).ok()).map(LinkAttribute::NewIfIndex));
+        let outcome = match container.set_link(message) {
+            // Another link has got the index meanwhile. It is nice to have, no more.
+            Err(fault) if index.is_some() && fault.errno() == Some(Errno::EBUSY) => container.set_link(plain),
+            outcome => outcome,
+        };
+        match outcome {
             // It went meanwhile.
             Err(fault) if fault.is_absent() => return Ok(()),
             other => other.doing(moving)?,
@@ -193,15 +208,15 @@ impl Executor {
             for name in [&op.name, &op.device] {
                 let found = container.link(Lookup::Name(name)).doing(|| format!("failed to find {name:?}"))?;
                 if let Some(found) = found.filter(|found| is_taken(op, found)) {
-                    self.send_home(op, &found, &op.device)?;
+                    self.send_home(op, &found, &op.device, Some(before.index))?;
                     break;
                 }
             }
         }
         let doing = || format!("failed to restore {:?}", op.device);
         let home = self.host.link(Lookup::Name(&op.device)).doing(doing)?;
-        let index = home.ok_or_else(|| NetlinkError::NoLink { link: crate::plan::LinkRef::host(op.device.as_str()) })?.index;
-        self.host.set_link(change(index).alias(op.alias.as_deref().unwrap_or_default()).build()).doing(doing)?;
+        let index = home.ok_or_else(|| NetlinkError::NoLink { link: LinkRef::host(op.device.as_str()) })?.index;
+        self.host.set_link(change(index).alias(before.alias.as_deref().unwrap_or_default()).build()).doing(doing)?;
         for (key, value) in sysctls {
             // Some keys are only there to be read.
             if sysctl::read(key)?.is_some_and(|now| now != *value) {

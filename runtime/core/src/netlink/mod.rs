@@ -27,6 +27,7 @@ mod rtnl;
 mod sysctl;
 mod sysfs;
 mod teardown;
+mod tun;
 mod undo;
 
 pub use check::{ChildDifference, Difference};

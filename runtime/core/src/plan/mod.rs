@@ -14,6 +14,7 @@ mod links;
 mod neighbour;
 mod op;
 mod result;
+mod tap;
 
 pub use device::{DeviceLink, DeviceQuery, FoundDevice, TakeDevice};
 pub use facts::{LinkInfo, Need, Observed};
@@ -21,6 +22,7 @@ pub use links::{CreateDummy, CreateIpvlan, CreateVlan, IpvlanMode};
 pub use neighbour::ForgetNeighbours;
 pub use op::{Family, MacvlanMode, Op, Teardown};
 pub use result::{ResultShape, ShapeIp};
+pub use tap::CreateTap;
 
 use std::fmt;
 use std::str::FromStr;

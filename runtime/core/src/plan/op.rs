@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_host_abi::types::Route;
 
-use super::{CreateDummy, CreateIpvlan, CreateVlan, ForgetNeighbours, LinkRef, Mac, Side, TakeDevice};
+use super::{CreateDummy, CreateIpvlan, CreateTap, CreateVlan, ForgetNeighbours, LinkRef, Mac, Side, TakeDevice};
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -91,6 +91,8 @@ pub enum Op {
     CreateVlan(CreateVlan),
     /// A dummy made directly in the container's namespace, down.
     CreateDummy(CreateDummy),
+    /// A tap device made in the container's namespace, down.
+    CreateTap(CreateTap),
     /// A device of the host is moved into the container.
     TakeDevice(TakeDevice),
     /// A link of the host becomes a port of a bridge, with these flags written either way.
@@ -269,6 +271,7 @@ impl Op {
             Self::CreateIpvlan(op) => op.teardown(),
             Self::CreateVlan(op) => op.teardown(),
             Self::CreateDummy(op) => op.teardown(),
+            Self::CreateTap(op) => op.teardown(),
             Self::TakeDevice(op) => op.teardown(),
             // Only loopback is brought up without having been made by the plan; for the others the link is gone by then.
             Self::LinkUp { link } if link.name == "lo" => Teardown::LinkDown(link.clone()),
@@ -317,6 +320,7 @@ impl fmt::Display for Op {
             Self::CreateIpvlan(op) => op.fmt(f),
             Self::CreateVlan(op) => op.fmt(f),
             Self::CreateDummy(op) => op.fmt(f),
+            Self::CreateTap(op) => op.fmt(f),
             Self::TakeDevice(op) => op.fmt(f),
             Self::BridgePort { link, bridge, .. } => write!(f, "make {link} a port of {bridge}"),
             Self::BridgeVlans { link, .. } => write!(f, "set the VLANs of port {link}"),

@@ -27,6 +27,8 @@ pub(crate) fn tests() -> Vec<crate::Test> {
 fn with_device() -> (Ns, Ns, TakeDevice) {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh("ip link add d0 mtu 1400 address 02:00:00:00:0d:00 type veth peer name peer0 && ip link set d0 alias before");
+    // The other end notices when the device comes up.
+    host.sh("ip link set peer0 addrgenmode none");
     let op = TakeDevice {
         name: "net1".into(),
         device: "d0".into(),
@@ -57,7 +59,8 @@ fn there_and_back_again() {
     host.sh("ip link add br0 type bridge && ip link set br0 up && ip link set peer0 up");
     // Down and plain, and with all there is to lose.
     for line in [
-        "true",
+        // Up once, so that the other end has had a carrier.
+        "ip link set d0 up && sleep 0.3 && ip link set d0 down",
         "ip link set d0 up && ip addr add 192.0.2.1/24 dev d0 && ip addr add 2001:db8::1/64 dev d0 nodad && \
          ip route add 198.51.100.0/24 via 192.0.2.9 && ip -6 route add 2001:db8:9::/48 via 2001:db8::9 && \
          sysctl -qw net.ipv4.conf.d0.rp_filter=2 net.ipv6.conf.d0.accept_ra=0 net.ipv6.conf.d0.hop_limit=7",
@@ -102,7 +105,7 @@ fn refused_names() {
     let gone = TakeDevice { device: "nope".into(), ..op.clone() };
     assert_eq!(refused(&host, &pod, take(&gone)), (0, "failed to lookup nope: Link not found".to_owned()));
     host.sh("ip link add br0 type bridge");
-    let fixed = TakeDevice { device: "br0".into(), name: "net2".into(), ..op };
+    let fixed = TakeDevice { device: "br0".into(), name: "net2".into(), alias: None, ..op };
     let (at, text) = refused(&host, &pod, take(&fixed));
     assert!(at == 0 && text.starts_with("failed to move link \"br0\": invalid argument"), "{text}");
 }

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod bench;
+mod children;
 mod concurrency;
 mod devices;
 mod filters;
@@ -16,6 +17,7 @@ mod rollback;
 mod routes;
 mod support;
 mod sysctls;
+mod taps;
 mod teardown;
 mod traffic;
 mod vlans;
@@ -35,6 +37,8 @@ fn main() {
         neighbours::tests(),
         links::tests(),
         devices::tests(),
+        children::tests(),
+        taps::tests(),
         addresses::tests(),
         routes::tests(),
         sysctls::tests(),

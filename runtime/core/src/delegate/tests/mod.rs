@@ -9,6 +9,7 @@ mod ipvlan;
 mod loopback;
 mod macvlan;
 mod ptp;
+mod tap;
 mod vlan;
 
 use serde_json::{Value, json};
@@ -109,7 +110,7 @@ fn and(mut conf: Value, key: &str, value: Value) -> Value {
 
 #[test]
 fn every_delegate_is_found_by_its_name() {
-    let all = ["bridge", "ptp", "macvlan", "ipvlan", "vlan", "dummy", "host-device", "loopback"];
+    let all = ["bridge", "ptp", "macvlan", "ipvlan", "vlan", "dummy", "host-device", "tap", "loopback"];
     assert_eq!(kinds().collect::<Vec<_>>(), all);
     for kind in kinds() {
         assert_eq!(find(kind).unwrap().kind(), kind);

@@ -104,7 +104,7 @@ impl Executor {
     }
 }
 
-fn check_mtu(there: &Link, want: Option<u32>, found: &mut Vec<Difference>) {
+pub(super) fn check_mtu(there: &Link, want: Option<u32>, found: &mut Vec<Difference>) {
     if let Some(want) = want.filter(|want| *want != there.mtu) {
         found.push(Difference::Child(ChildDifference::Mtu { link: there.name.clone(), want, have: there.mtu }));
     }

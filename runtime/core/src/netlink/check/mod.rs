@@ -3,6 +3,7 @@
 mod children;
 mod device;
 mod difference;
+mod tap;
 
 pub use children::ChildDifference;
 pub use difference::Difference;
@@ -48,6 +49,7 @@ impl Executor {
             }
             Op::CreateIpvlan(op) => self.check_ipvlan(op, found),
             Op::CreateVlan(op) => self.check_vlan(op, found),
+            Op::CreateTap(op) => self.check_tap(op, found),
             Op::TakeDevice(op) => self.check_device(op, found),
             Op::CreateDummy(op) => {
                 self.check_container_link(&LinkRef::container(op.name.as_str()), "dummy", None, found).map(drop)

@@ -12,6 +12,7 @@ mod link;
 mod neighbour;
 mod route;
 mod sysctls;
+mod tap;
 mod vlan;
 mod wait;
 
@@ -112,6 +113,7 @@ impl Session<'_> {
             Op::CreateIpvlan(op) => self.create_ipvlan(op),
             Op::CreateVlan(op) => self.create_vlan(op),
             Op::CreateDummy(op) => self.create_dummy(op),
+            Op::CreateTap(op) => self.create_tap(op),
             Op::TakeDevice(op) => self.take_device(op),
             Op::BridgePort { link, bridge, hairpin, isolated } => self.bridge_port(link, bridge, *hairpin, *isolated),
             Op::BridgeVlans { link, drop_existing, pvid, tagged } => {

@@ -80,11 +80,14 @@ impl<'a> Sysfs<'a> {
             return self.of_pci(address);
         }
         let Some(id) = auxiliary else { return Err("failed to find physical interface".to_owned()) };
+        // Newer versions of the stock plugin, which alone know these devices, have other words for the same.
         let dir = Path::new(AUXILIARY).join(id).join("net");
-        if !self.at(&dir).exists() {
-            return Err(format!("no net directory under auxiliary device {id}"));
-        }
-        self.first(&dir, || format!("failed to find device name for auxiliary device {id}"))
+        let names = self.names(&dir).map_err(|why| {
+            let path = dir.display();
+            format!("failed to read directory {path}: {:?}", format!("open {path}: {}", words(&why)))
+        })?;
+        let first = names.into_iter().next().map(Target::Name);
+        first.ok_or_else(|| format!("failed to find network device in path {}", dir.display()))
     }
 
     fn of_pci(self, address: &str) -> Result<Target, String> {

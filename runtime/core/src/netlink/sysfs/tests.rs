@@ -106,11 +106,12 @@ fn an_id_is_a_pci_address_or_an_auxiliary_device() {
     let fake = Fake::new();
     assert_eq!(fake.id("0000:00:04.0"), name("enp0s4"));
     assert_eq!(fake.id("mlx5_core.sf.6"), name("eth6"));
-    assert_eq!(
-        fake.id("mlx5_core.sf.7"),
-        failed("failed to find device name for auxiliary device mlx5_core.sf.7")
-    );
-    assert_eq!(fake.id("mlx5_core.sf.8"), failed("no net directory under auxiliary device mlx5_core.sf.8"));
+    let dir = |id: &str| format!("/sys/bus/auxiliary/devices/{id}/net");
+    let empty = format!("failed to find network device in path {}", dir("mlx5_core.sf.7"));
+    assert_eq!(fake.id("mlx5_core.sf.7"), failed(&empty));
+    let path = dir("mlx5_core.sf.8");
+    let none = format!("failed to read directory {path}: \"open {path}: no such file or directory\"");
+    assert_eq!(fake.id("mlx5_core.sf.8"), failed(&none));
     for id in ["0000:00:1f.0", "..", "../drivers", ""] {
         assert_eq!(fake.id(id), Err(format!("runtime config DeviceID {id} not found or unsupported")));
     }
