@@ -188,16 +188,18 @@ impl Executor {
         Ok(true)
     }
 
-    /// Puts back what else a device had.
+    /// Puts back what else a device had. Its alias must go, since that marks it as taken; MTU and MAC are a courtesy, which no
+    /// device may turn into a DEL that never succeeds.
     fn tidy(&self, op: &TakeDevice, home: &Link, original: &str) -> Result<(), NetlinkError> {
-        let mut message = change(home.index).alias(op.alias.as_deref().unwrap_or_default());
+        let doing = || format!("failed to restore the alias of {original:?}");
+        self.host.set_link(change(home.index).alias(op.alias.as_deref().unwrap_or_default()).build()).doing(doing)?;
         if let Some(mtu) = op.mtu.filter(|mtu| *mtu != home.mtu) {
-            message = message.mtu(mtu);
+            self.host.set_link(change(home.index).mtu(mtu).build()).ok();
         }
         if let Some(mac) = op.mac.filter(|mac| Some(*mac) != home.mac) {
-            message = message.address(mac.0.to_vec());
+            self.host.set_link(change(home.index).address(mac.0.to_vec()).build()).ok();
         }
-        self.host.set_link(message.build()).doing(|| format!("failed to restore the settings of {original:?}"))
+        Ok(())
     }
 
     /// Undo: the device is again what it was on the host, at whichever point taking it ended.
