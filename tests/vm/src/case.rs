@@ -55,6 +55,9 @@ pub struct Attach {
     /// `CNI_ARGS`.
     #[serde(default)]
     pub args: String,
+    /// A plugin of a chain: ADD gets the result of the attachment before it as `prevResult`.
+    #[serde(default)]
+    pub chained: bool,
     /// ADD must fail, with this in its message; there is then no CHECK.
     #[serde(default)]
     pub error: Option<String>,

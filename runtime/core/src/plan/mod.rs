@@ -14,15 +14,23 @@ mod links;
 mod neighbour;
 mod op;
 mod result;
+mod sbr;
+mod shaping;
 mod tap;
+mod tuning;
+mod vrf;
 
 pub use device::{DeviceLink, DeviceQuery, FoundDevice, TakeDevice};
-pub use facts::{LinkInfo, Need, Observed};
+pub use facts::{LinkInfo, Need, Observed, Peer};
 pub use links::{CreateDummy, CreateIpvlan, CreateVlan, IpvlanMode};
 pub use neighbour::ForgetNeighbours;
 pub use op::{Family, MacvlanMode, Op, Teardown};
 pub use result::{ResultShape, ShapeIp};
+pub use sbr::{Source, SourceRoutes};
+pub use shaping::{CreateIfb, LimitRate, RedirectIngress};
 pub use tap::CreateTap;
+pub use tuning::{LinkAttributes, TuneLink, TuneSysctl};
+pub use vrf::JoinVrf;
 
 use std::fmt;
 use std::str::FromStr;

@@ -15,6 +15,9 @@ mod neighbours;
 mod plans;
 mod rollback;
 mod routes;
+mod steps_sbr;
+mod steps_shaping;
+mod steps_tuning;
 mod support;
 mod sysctls;
 mod taps;
@@ -49,6 +52,9 @@ fn main() {
         concurrency::tests(),
         traffic::tests(),
         vlans::tests(root),
+        steps_tuning::tests(),
+        steps_sbr::tests(),
+        steps_shaping::tests(),
         bench::tests(),
     ];
     let trials = tests.into_iter().flatten().map(|(name, missing, test)| {

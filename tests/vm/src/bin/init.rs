@@ -115,7 +115,12 @@ fn play(run: &Run, machine: &File, steps: &mut Vec<Step>) -> Result<()> {
     }
     let mut results = BTreeMap::new();
     for (number, attach) in case.attach.iter().enumerate() {
-        let step = stage.call(Verb::Add, number, &attach.conf, What::Add(number))?;
+        let before = number.checked_sub(1).filter(|_| attach.chained).and_then(|before| results.get(&before));
+        let conf = match before {
+            Some(result) => after(&attach.conf, result)?,
+            None => attach.conf.clone(),
+        };
+        let step = stage.call(Verb::Add, number, &conf, What::Add(number))?;
         if step.code == Some(0) {
             results.insert(number, step.stdout.clone());
         }
@@ -126,10 +131,7 @@ fn play(run: &Run, machine: &File, steps: &mut Vec<Step>) -> Result<()> {
     }
     for (number, result) in &results {
         let Some(attach) = case.attach.get(*number) else { continue };
-        let mut conf = attach.conf.clone();
-        let result: Value = serde_json::from_str(result).context("read a result")?;
-        conf.as_object_mut().context("a conf is an object")?.insert("prevResult".to_owned(), result);
-        steps.push(stage.call(Verb::Check, *number, &conf, What::Check(*number))?);
+        steps.push(stage.call(Verb::Check, *number, &after(&attach.conf, result)?, What::Check(*number))?);
     }
     for attach in case.attach.iter().filter(|attach| attach.gone) {
         scene.remove_netns(stage.netns.get(&attach.container).context("no such container")?)?;
@@ -149,6 +151,14 @@ fn play(run: &Run, machine: &File, steps: &mut Vec<Step>) -> Result<()> {
         steps.push(stage.look(if attach.gone { "host" } else { &attach.container }, line, what)?);
     }
     Ok(())
+}
+
+/// A configuration with what came before.
+fn after(conf: &Value, result: &str) -> Result<Value> {
+    let mut conf = conf.clone();
+    let result: Value = serde_json::from_str(result).context("read a result")?;
+    conf.as_object_mut().context("a conf is an object")?.insert("prevResult".to_owned(), result);
+    Ok(conf)
 }
 
 /// Where a run plays: its containers and its plugins.

@@ -54,7 +54,7 @@ impl Call {
     }
 
     fn sees(mut self, link: LinkRef, kind: &str, mtu: u32) -> Self {
-        let info = LinkInfo { index: 7, mtu, mac: None, kind: kind.to_owned(), up: true, addresses: Vec::new() };
+        let info = LinkInfo { index: 7, mtu, kind: kind.to_owned(), up: true, ..LinkInfo::default() };
         if link.side == Side::Host {
             let (name, hardware, mac, alias) = (link.name.clone(), None, None, None);
             self.observed.device = Some(FoundDevice::Link(DeviceLink { name, hardware, mac, mtu, alias, physical: false }));

@@ -11,10 +11,17 @@ mod device;
 mod link;
 mod neighbour;
 mod route;
+mod sbr;
+mod shaping;
 mod sysctls;
 mod tap;
+mod tuning;
 mod vlan;
+mod vrf;
 mod wait;
+
+pub(super) use sbr::{FIRST_TABLE, Placed, table_of};
+pub(super) use tuning::changes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -142,8 +149,14 @@ impl Session<'_> {
                 Ok(())
             }
             Op::Announce { link, addresses } => self.announce(&LinkRef::container(link.as_str()), addresses),
+            Op::TuneLink(op) => self.tune_link(op),
+            Op::SourceRoutes(op) => self.source_routes(op),
+            Op::JoinVrf(op) => self.join_vrf(op),
+            Op::LimitRate(op) => self.limit_rate(op),
+            Op::CreateIfb(op) => self.create_ifb(op),
+            Op::RedirectIngress(op) => self.redirect_ingress(op),
             // Only reached without a container: with one, these ran on its thread.
-            Op::EnableIpv6 { .. } => Err(NetlinkError::NoContainer { op: op.to_string() }),
+            Op::EnableIpv6 { .. } | Op::TuneSysctl(_) => Err(NetlinkError::NoContainer { op: op.to_string() }),
         }
     }
 

@@ -3,8 +3,8 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use rtnetlink::packet_route::link::{
-    InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo as Info,
-    LinkMessage, State,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVrf, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader,
+    LinkInfo as Info, LinkMessage, State,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkBridgePort, LinkUnspec};
@@ -23,7 +23,11 @@ pub(in crate::netlink) struct Link {
     pub(in crate::netlink) mac: Option<Mac>,
     pub(in crate::netlink) mtu: u32,
     pub(in crate::netlink) up: bool,
+    /// Switched on by somebody; `promiscuity` also counts bridges and captures that need it.
     pub(in crate::netlink) promisc: bool,
+    pub(in crate::netlink) promiscuity: u32,
+    pub(in crate::netlink) allmulti: bool,
+    pub(in crate::netlink) tx_queue_length: u32,
     pub(in crate::netlink) state: State,
     /// Index of the bridge it is a port of.
     pub(in crate::netlink) master: Option<u32>,
@@ -38,6 +42,8 @@ pub(in crate::netlink) struct Link {
     pub(in crate::netlink) hardware: Vec<u8>,
     /// The hardware address that is burnt in, if any.
     pub(in crate::netlink) permanent: Vec<u8>,
+    /// The routing table of a VRF.
+    pub(in crate::netlink) vrf_table: Option<u32>,
 }
 
 /// How a link is found.
@@ -92,6 +98,9 @@ impl Link {
             mtu: 0,
             up: flags.contains(LinkFlags::Up),
             promisc: flags.contains(LinkFlags::Promisc),
+            promiscuity: 0,
+            allmulti: flags.contains(LinkFlags::Allmulti),
+            tx_queue_length: 0,
             state: State::Unknown,
             master: None,
             other: None,
@@ -101,6 +110,7 @@ impl Link {
             alias: None,
             hardware: Vec::new(),
             permanent: Vec::new(),
+            vrf_table: None,
         };
         for attribute in message.attributes {
             match attribute {
@@ -112,6 +122,8 @@ impl Link {
                 LinkAttribute::PermAddress(octets) => link.permanent = octets,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias).filter(|alias| !alias.is_empty()),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Promiscuity(count) => link.promiscuity = count,
+                LinkAttribute::TxQueueLen(length) => link.tx_queue_length = length,
                 LinkAttribute::OperState(state) => link.state = state,
                 LinkAttribute::Controller(index) => link.master = Some(index),
                 LinkAttribute::Link(index) => link.other = Some(index),
@@ -127,6 +139,12 @@ impl Link {
             match info {
                 Info::Kind(InfoKind::Other(kind)) => self.kind = kind,
                 Info::Kind(kind) => self.kind = kind.to_string(),
+                Info::Data(InfoData::Vrf(items)) => {
+                    self.vrf_table = items.iter().find_map(|item| match item {
+                        InfoVrf::TableId(table) => Some(*table),
+                        _ => None,
+                    });
+                }
                 Info::Data(data) => self.child = Child::read(&data),
                 Info::PortData(InfoPortData::BridgePort(port)) => {
                     for item in port {
@@ -144,7 +162,17 @@ impl Link {
 
     /// As other modules see it.
     pub(in crate::netlink) fn info(&self, addresses: Vec<ipnet::IpNet>) -> LinkInfo {
-        LinkInfo { index: self.index, mtu: self.mtu, mac: self.mac, kind: self.kind.clone(), up: self.up, addresses }
+        LinkInfo {
+            index: self.index,
+            mtu: self.mtu,
+            mac: self.mac,
+            kind: self.kind.clone(),
+            up: self.up,
+            promiscuous: self.promisc,
+            all_multicast: self.allmulti,
+            tx_queue_length: self.tx_queue_length,
+            addresses,
+        }
     }
 }
 
