@@ -12,7 +12,7 @@ use crate::conf::{Network, Object};
 use crate::delegate;
 use crate::ledger::{Entry, Key, NodeStore, Role};
 use crate::netlink::{self, Executor};
-use crate::plan::{LinkRef, Op, Plan, Side};
+use crate::plan::Plan;
 
 pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     let mut store = call.open_store()?;
@@ -161,24 +161,11 @@ fn unknown(call: &mut Call<'_>) -> Result<Vec<String>, CommandError> {
         }
         return Ok(Vec::new());
     };
-    let ifname = call.env.ifname.clone();
-    let op = match delegate.kind() {
-        "macvlan" => Op::CreateMacvlan {
-            name: ifname,
-            parent: LinkRef { side: Side::Host, name: String::new() },
-            mode: crate::plan::MacvlanMode::Bridge,
-            mtu: None,
-            mac: None,
-            bc_queue_len: None,
-        },
-        "loopback" => Op::LinkUp { link: LinkRef::container("lo") },
-        _ => Op::CreateVeth { container: ifname, host: String::new(), mtu: None, mac: None },
-    };
     let Some(path) = container(&call.env.netns, None)? else { return Ok(Vec::new()) };
     let mut executor = Executor::open(Some(path))?;
     if executor.same_netns() {
         return Ok(Vec::new());
     }
-    let plan = Plan { ops: vec![op], ..Plan::default() };
+    let plan = Plan { ops: vec![delegate.bare(&call.env.ifname)], ..Plan::default() };
     Ok(executor.teardown(&plan, &BTreeSet::new()).iter().map(|left| in_full(left)).collect())
 }

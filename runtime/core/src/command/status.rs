@@ -18,7 +18,7 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
         match delegate::find(&conf.kind) {
             Some(delegate) => {
                 delegate.validate(&conf.conf, &call.pairs)?;
-                parents(&delegate.needs(&conf.conf)?)?;
+                parents(&delegate.needs(&conf.conf, None)?)?;
             }
             // flannel's plugin asks its delegate nothing.
             None if call.persona == Persona::Flannel => {}
@@ -52,7 +52,8 @@ fn parents(needs: &[Need]) -> Result<(), CommandError> {
         .filter(|need| match need {
             Need::Parent(link) => link.side == Side::Host,
             Need::DefaultRouteLink(side) => *side == Side::Host,
-            Need::Link(_) | Need::Peer(_) | Need::File(_) => false,
+            // A device that is away is another container's, and not missing.
+            Need::Link(_) | Need::Peer(_) | Need::File(_) | Need::Device(_) => false,
         })
         .cloned()
         .collect();

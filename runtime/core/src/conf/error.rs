@@ -94,8 +94,11 @@ pub enum ConfError {
     #[error("IPAM config missing 'ipam' key")]
     MissingIpam,
     /// No `ipam.type` for a plugin that cannot do without.
-    #[error("no plugin name provided")]
-    NoPlugin,
+    #[error("{text}")]
+    NoPlugin {
+        /// In the stock plugin's words.
+        text: &'static str,
+    },
     /// A plugin name that would leave `CNI_PATH`.
     #[error("invalid plugin name: {0}")]
     PluginName(String),
@@ -180,7 +183,7 @@ impl ConfError {
             | Self::DelegateName { .. }
             | Self::Flannel(_)
             | Self::MissingIpam
-            | Self::NoPlugin
+            | Self::NoPlugin { .. }
             | Self::PluginName(_)
             | Self::NoIpamWanted { .. }
             | Self::UnknownPolicy { .. }

@@ -291,7 +291,10 @@ impl Network {
 
     fn check_ipam_use(&self, persona: Persona) -> Result<(), ConfError> {
         match (self.ipam_use(), &self.ipam, &self.delegate) {
-            (IpamUse::Required, None, _) => Err(ConfError::NoPlugin),
+            (IpamUse::Required, None, Some(delegate)) => {
+                let text = delegate::find(&delegate.kind).map(delegate::Delegate::without_ipam);
+                Err(ConfError::NoPlugin { text: text.unwrap_or_default() })
+            }
             (IpamUse::Never, Some(_), Some(delegate)) if persona == Persona::Weft => {
                 Err(ConfError::NoIpamWanted { kind: delegate.kind.clone() })
             }

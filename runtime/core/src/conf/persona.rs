@@ -106,7 +106,8 @@ mod tests {
         assert_eq!(
             text,
             "called as \"calico\", which is none of the names weft answers to: \
-             weft, weft-ipam, bridge, ptp, macvlan, loopback, host-local, static, flannel"
+             weft, weft-ipam, bridge, ptp, macvlan, ipvlan, vlan, dummy, host-device, tap, loopback, host-local, static, \
+             tuning, bandwidth, sbr, vrf, flannel"
         );
         assert!(Persona::from_argv0(OsStr::new("")).is_err());
     }
