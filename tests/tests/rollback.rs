@@ -98,7 +98,11 @@ fn cases() -> Vec<Case> {
         Case { name: "tap_layer2", host: &[], conf: conf("tap", json!({ "mac": "02:00:00:00:00:01" })) },
         // Kinds that few kernels have built in; the virtual machine runs them too.
         Case { name: "ipvlan", host: parent, conf: conf("ipvlan", json!({ "master": "up0", "ipam": dual_stack() })) },
-        Case { name: "vlan", host: parent, conf: conf("vlan", json!({ "master": "up0", "vlanId": 7, "ipam": dual_stack() })) },
+        Case {
+            name: "vlan",
+            host: parent,
+            conf: conf("vlan", json!({ "master": "up0", "vlanId": 7, "ipam": dual_stack() })),
+        },
         Case { name: "dummy", host: &[], conf: conf("dummy", json!({ "ipam": dual_stack() })) },
         Case { name: "steps_after_ptp", host: &[], conf: conf("weft", after_ptp()) },
     ]

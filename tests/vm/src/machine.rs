@@ -136,7 +136,8 @@ fn image(kernel: &Kernel, parts: &Parts, task: &mut Task) -> Result<Image> {
     if let Some(failing) = &parts.failing {
         let inside = "/weft/dist/weft-failing";
         image.program(failing, Some(Path::new(inside)))?;
-        let link = format!("mkdir {FAILING_DIR}; for f in {WEFT_DIR}/*; do ln -s {inside} {FAILING_DIR}/${{f##*/}}; done");
+        let link =
+            format!("mkdir {FAILING_DIR}; for f in {WEFT_DIR}/*; do ln -s {inside} {FAILING_DIR}/${{f##*/}}; done");
         task.prepare.push(link);
     }
     // Directories that must be there: a file makes its directory.

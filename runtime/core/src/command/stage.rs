@@ -27,7 +27,9 @@ pub(super) struct Stage {
 impl Stage {
     /// Validates the delegate's configuration, opens the namespaces, and looks at the host. Changes nothing.
     pub(super) fn read(call: &Call<'_>) -> Result<Self, CommandError> {
-        let Some(conf) = call.network.delegate.as_ref() else { return Self::new(None, None, Observed::default(), None) };
+        let Some(conf) = call.network.delegate.as_ref() else {
+            return Self::new(None, None, Observed::default(), None);
+        };
         let delegate = delegate::find(&conf.kind).ok_or_else(|| CommandError::UnknownDelegate(conf.kind.clone()))?;
         delegate.validate(&conf.conf, &call.pairs)?;
         let has_ipam = call.network.ipam.is_some();

@@ -125,7 +125,11 @@ impl Delegate for HostDevice {
                 return Ok(Plan { result: ResultShape { unmanaged: true, ..result }, ..Plan::default() });
             }
             Some(FoundDevice::Missing(text)) => return Err(DelegateError::Host(text.clone())),
-            None => return Err(DelegateError::Host("failed to find host device: failed to find physical interface".to_owned())),
+            None => {
+                return Err(DelegateError::Host(
+                    "failed to find host device: failed to find physical interface".to_owned(),
+                ));
+            }
         };
         let mut ops = vec![Op::TakeDevice(take(name, device))];
         if let (Some(addressing), Some(ips)) = (input.addressing, ips) {

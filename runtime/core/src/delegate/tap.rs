@@ -62,7 +62,8 @@ impl Delegate for Tap {
         let Some(addressing) = input.addressing else {
             ops.push(Op::LinkUp { link: LinkRef::container(name) });
             let interfaces = vec![LinkRef::container(name)];
-            let result = ResultShape { interfaces, dns: input.dns.cloned().unwrap_or_default(), ..ResultShape::default() };
+            let result =
+                ResultShape { interfaces, dns: input.dns.cloned().unwrap_or_default(), ..ResultShape::default() };
             return Ok(Plan { ops, result, ..Plan::default() });
         };
         let ips = addressing::required(addressing)?;

@@ -125,13 +125,7 @@ impl Executor {
     }
 
     /// Moves a device from the container to the host; back to the index it had there, where that is known.
-    fn send_home(
-        &self,
-        op: &TakeDevice,
-        found: &Link,
-        original: &str,
-        index: Option<u32>,
-    ) -> Result<(), NetlinkError> {
+    fn send_home(&self, op: &TakeDevice, found: &Link, original: &str, index: Option<u32>) -> Result<(), NetlinkError> {
         let Some(container) = self.container.as_ref().map(|container| &container.rtnl) else { return Ok(()) };
         let moving = || format!("failed to move {original:?} to host netns");
         // Checked first: the kernel would move it and then refuse the name.

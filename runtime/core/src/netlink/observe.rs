@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::{fs, io};
 
-use super::{Executor, device};
 use super::error::{Doing, NetlinkError};
 use super::rtnl::{DEFAULT_TABLE, Link, Lookup, RouteSpec, Rtnl};
+use super::{Executor, device};
 use crate::plan::{Family, LinkRef, Need, Observed, Peer, Side};
 
 impl Executor {

@@ -14,7 +14,11 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("children::vlan_of_a_parent", vlan, vlan_of_a_parent),
         ("children::dummy_alone", dummy, dummy_alone),
         ("children::beside_a_host_link_of_that_name", None, beside_a_host_link_of_that_name),
-        ("children::unknown_kinds", if ipvlan.is_some() { None } else { Some("this kernel has ipvlan") }, unknown_kinds),
+        (
+            "children::unknown_kinds",
+            if ipvlan.is_some() { None } else { Some("this kernel has ipvlan") },
+            unknown_kinds,
+        ),
     ]
 }
 

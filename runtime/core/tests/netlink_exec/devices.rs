@@ -26,7 +26,9 @@ pub(crate) fn tests() -> Vec<crate::Test> {
 /// A host with a device `d0`, and what `describe` would say of it.
 fn with_device() -> (Ns, Ns, TakeDevice) {
     let (host, pod) = (Ns::new(), Ns::new());
-    host.sh("ip link add d0 mtu 1400 address 02:00:00:00:0d:00 type veth peer name peer0 && ip link set d0 alias before");
+    host.sh(
+        "ip link add d0 mtu 1400 address 02:00:00:00:0d:00 type veth peer name peer0 && ip link set d0 alias before",
+    );
     // The other end notices when the device comes up.
     host.sh("ip link set peer0 addrgenmode none");
     let op = TakeDevice {
@@ -138,7 +140,8 @@ fn home_is_taken() {
     host.sh("ip link add d0 type veth peer name other");
     let before = (host.snapshot(), pod.snapshot());
     let wrong = tear_down(&host, Some(&pod), Op::TakeDevice(op.clone()));
-    let text = "could not tear down: move d0 into the container as net1: failed to move \"d0\" to host netns: file exists";
+    let text =
+        "could not tear down: move d0 into the container as net1: failed to move \"d0\" to host netns: file exists";
     assert_eq!(wrong, [text]);
     assert_eq!((host.snapshot(), pod.snapshot()), before);
     host.sh("ip link del d0");

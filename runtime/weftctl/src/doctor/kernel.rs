@@ -47,7 +47,11 @@ fn pairs_and_bridges() -> Vec<Probe> {
             needed_by: "delegates bridge and ptp",
             op: Op::CreateVeth { container: "probe2".into(), host: "probe3".into(), mtu: None, mac: None },
         },
-        Probe { what: "dummy", needed_by: "delegate dummy", op: Op::CreateDummy(CreateDummy { name: "probe4".into() }) },
+        Probe {
+            what: "dummy",
+            needed_by: "delegate dummy",
+            op: Op::CreateDummy(CreateDummy { name: "probe4".into() }),
+        },
         Probe {
             what: "tap",
             needed_by: "delegate tap",

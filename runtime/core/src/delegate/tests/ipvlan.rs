@@ -31,7 +31,9 @@ fn layer_3() {
         .with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
     assert_eq!(
         call.only("create-ipvlan"),
-        [json!({"op": "create-ipvlan", "name": "eth0", "parent": {"side": "host", "name": "eth1"}, "mode": "l3", "mtu": 1400})]
+        [
+            json!({"op": "create-ipvlan", "name": "eth0", "parent": {"side": "host", "name": "eth1"}, "mode": "l3", "mtu": 1400})
+        ]
     );
     assert_eq!(
         call.lines(),

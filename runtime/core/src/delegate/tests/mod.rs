@@ -57,7 +57,8 @@ impl Call {
         let info = LinkInfo { index: 7, mtu, kind: kind.to_owned(), up: true, ..LinkInfo::default() };
         if link.side == Side::Host {
             let (name, hardware, mac, alias) = (link.name.clone(), None, None, None);
-            self.observed.device = Some(FoundDevice::Link(DeviceLink { name, hardware, mac, mtu, alias, physical: false }));
+            self.observed.device =
+                Some(FoundDevice::Link(DeviceLink { name, hardware, mac, mtu, alias, physical: false }));
         }
         self.observed.links.insert(link, info);
         self
@@ -123,7 +124,8 @@ fn every_delegate_is_found_by_its_name() {
 fn the_bare_op_tears_the_same_link_down() {
     for kind in kinds() {
         let delegate = find(kind).unwrap();
-        let call = Call::new(kind, json!({"master": "p", "device": "p"})).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[]);
+        let call =
+            Call::new(kind, json!({"master": "p", "device": "p"})).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[]);
         let plan = call.sees(LinkRef::host("p"), "", 1500).plan().unwrap();
         let links = |teardown: Teardown| match teardown {
             Teardown::ReturnDevice(taken) => Some((taken.link(), "")),
@@ -148,7 +150,8 @@ fn a_plan_survives_the_journal() {
 #[test]
 fn an_empty_address_list_is_an_error_for_all_that_take_addresses() {
     for kind in kinds().filter(|kind| find(kind).is_some_and(|delegate| delegate.ipam() != IpamUse::Never)) {
-        let call = Call::new(kind, json!({"master": "p", "device": "p"})).with(&[], &[]).sees(LinkRef::host("p"), "", 1500);
+        let call =
+            Call::new(kind, json!({"master": "p", "device": "p"})).with(&[], &[]).sees(LinkRef::host("p"), "", 1500);
         assert_eq!(call.error(), "IPAM plugin returned missing IP config", "{kind}");
     }
 }

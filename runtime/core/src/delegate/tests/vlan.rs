@@ -14,7 +14,9 @@ fn plan() {
     let call = call(conf).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[("0.0.0.0/0", None)]);
     assert_eq!(
         call.only("create-vlan"),
-        [json!({"op": "create-vlan", "name": "eth0", "parent": {"side": "host", "name": "eth1"}, "id": 33, "mtu": 1400})]
+        [
+            json!({"op": "create-vlan", "name": "eth0", "parent": {"side": "host", "name": "eth1"}, "id": 33, "mtu": 1400})
+        ]
     );
     assert_eq!(
         call.lines(),

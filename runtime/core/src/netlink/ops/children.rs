@@ -52,13 +52,7 @@ impl Session<'_> {
     }
 
     /// Sends the message that makes a link of the container. `parent` is the side whose indexes it speaks of.
-    fn make_inside(
-        &mut self,
-        parent: Side,
-        message: &LinkMessage,
-        name: &str,
-        kind: &str,
-    ) -> Result<(), NetlinkError> {
+    fn make_inside(&mut self, parent: Side, message: &LinkMessage, name: &str, kind: &str) -> Result<(), NetlinkError> {
         let link = LinkRef::container(name);
         let doing = || format!("failed to create {kind} {name:?}");
         let announced = match parent {

@@ -13,8 +13,8 @@ mod socket;
 mod tc;
 
 pub(super) use self::socket::PromptSocket;
-pub(super) use child::Child;
 pub(super) use address::{Address, address_message, overlap};
+pub(super) use child::Child;
 pub(super) use link::{Link, Lookup, change, high_mac, port_flags, random_mac};
 pub(super) use route::{DEFAULT_TABLE, RouteSpec, in_table, route_message};
 pub(super) use rule::rule_message;

@@ -96,7 +96,8 @@ impl<'a> Sysfs<'a> {
         if !self.at(&dir).exists() {
             // A virtio device has a bus of its own below the PCI one.
             let entries = self.names(&device).unwrap_or_default();
-            let mut virtio = entries.iter().filter(|name| name.starts_with("virtio")).map(|name| device.join(name).join("net"));
+            let mut virtio =
+                entries.iter().filter(|name| name.starts_with("virtio")).map(|name| device.join(name).join("net"));
             dir = virtio
                 .find(|dir| self.at(dir).exists())
                 .ok_or_else(|| format!("no net directory under pci device {address}"))?;
@@ -106,7 +107,8 @@ impl<'a> Sysfs<'a> {
 
     fn first(self, dir: &Path, none: impl FnOnce() -> String) -> Result<Target, String> {
         let names = self.names(dir);
-        let names = names.map_err(|why| format!("failed to read net directory {}: {:?}", dir.display(), words(&why)))?;
+        let names =
+            names.map_err(|why| format!("failed to read net directory {}: {:?}", dir.display(), words(&why)))?;
         names.into_iter().next().map(Target::Name).ok_or_else(none)
     }
 
@@ -116,7 +118,8 @@ impl<'a> Sysfs<'a> {
             return Err(format!("{address:?} is not a PCI address"));
         }
         let link = Path::new(PCI).join(address).join("driver");
-        let driver = fs::canonicalize(self.at(&link)).map_err(|why| format!("lstat {}: {}", link.display(), words(&why)))?;
+        let driver =
+            fs::canonicalize(self.at(&link)).map_err(|why| format!("lstat {}: {}", link.display(), words(&why)))?;
         let name = driver.file_name().unwrap_or_default().to_string_lossy();
         Ok(USER_SPACE_DRIVERS.contains(&name.as_ref()))
     }

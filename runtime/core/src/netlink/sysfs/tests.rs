@@ -115,7 +115,8 @@ fn an_id_is_a_pci_address_or_an_auxiliary_device() {
     for id in ["0000:00:1f.0", "..", "../drivers", ""] {
         assert_eq!(fake.id(id), Err(format!("runtime config DeviceID {id} not found or unsupported")));
     }
-    let both = |id: &str| DeviceQuery { pci: Some("0000:00:05.0".into()), id: Some(id.into()), ..DeviceQuery::default() };
+    let both =
+        |id: &str| DeviceQuery { pci: Some("0000:00:05.0".into()), id: Some(id.into()), ..DeviceQuery::default() };
     assert_eq!(fake.resolve(&both("0000:00:04.0")), name("enp0s4"), "before the configuration's");
     assert_eq!(fake.resolve(&both("mlx5_core.sf.6")), name("eth6"), "instead of the configuration's");
 }
