@@ -24,6 +24,8 @@ pub(crate) enum Kind {
     Ptp,
     /// macvlan on a parent.
     Macvlan,
+    /// weft's own: point to point, and steps in the same process.
+    Steps,
     /// Addresses alone.
     Ipam,
 }
@@ -66,6 +68,15 @@ impl Network {
                 ip(&["link", "set", "parent1", "up"])?;
                 json!({ "master": "parent0", "mode": "bridge" })
             }
+            Kind::Steps => json!({
+                "delegate": { "type": "ptp" },
+                "steps": [
+                    { "type": "tuning", "mtu": 1400, "sysctl": { "net.ipv4.conf.IFNAME.arp_filter": "1" } },
+                    { "type": "bandwidth", "ingressRate": 80_000_000, "ingressBurst": 8_000_000,
+                      "egressRate": 80_000_000, "egressBurst": 8_000_000 },
+                    { "type": "sbr" },
+                ],
+            }),
             Kind::Ipam => json!({}),
         };
         if let (Some(conf), Value::Object(own)) = (conf.as_object_mut(), own) {
@@ -109,6 +120,7 @@ impl Kind {
             Self::Bridge => "bridge",
             Self::Ptp => "ptp",
             Self::Macvlan => "macvlan",
+            Self::Steps => "weft",
             Self::Ipam => "host-local",
         }
     }
