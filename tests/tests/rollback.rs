@@ -19,6 +19,12 @@ use weft_tests::world::{Attach, Subject, World};
 /// More ops than any plan has.
 const MOST_OPS: usize = 64;
 
+/// Kinds of links that the virtual machine has where this kernel does not (`tests/vm`, which rolls their cases back as well).
+const VM_KINDS: [&str; 3] = ["ipvlan", "vlan", "dummy"];
+
+/// The address that a device is found by.
+const DEVICE_MAC: &str = "02:00:00:00:0d:00";
+
 /// A delegate's configuration, and what the host needs beforehand.
 struct Case {
     name: &'static str,
@@ -42,6 +48,17 @@ fn cases() -> Vec<Case> {
     let everything = json!({ "bridge": "roll0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
                              "macspoofchk": true, "mtu": 1400, "ipam": dual_stack() });
     let parent: &[&str] = &["ip link add up0 type veth peer name up1", "ip link set up0 up", "ip link set up1 up"];
+    // A device with all that moving it loses. Its other end must not notice that it comes up elsewhere.
+    let device: &[&str] = &[
+        "ip link add dev0 address 02:00:00:00:0d:00 mtu 1400 type veth peer name dev1",
+        "ip link set dev1 addrgenmode none",
+        "ip link set dev1 up",
+        "ip link set dev0 alias before",
+        "ip link set dev0 up",
+        "ip address add 192.0.2.1/24 dev dev0",
+        "ip address add 2001:db8::1/64 dev dev0 nodad",
+        "ip route add 198.51.100.0/24 via 192.0.2.9",
+    ];
     vec![
         Case { name: "bridge", host: &[], conf: conf("bridge", everything.clone()) },
         Case {
@@ -67,6 +84,26 @@ fn cases() -> Vec<Case> {
         Case { name: "macvlan", host: parent, conf: conf("macvlan", json!({ "master": "up0", "ipam": dual_stack() })) },
         Case { name: "macvlan_layer2", host: parent, conf: conf("macvlan", json!({ "master": "up0" })) },
         Case { name: "loopback", host: &[], conf: conf("loopback", json!({})) },
+        Case {
+            name: "host_device",
+            host: device,
+            conf: conf("host-device", json!({ "device": "dev0", "ipam": dual_stack() })),
+        },
+        Case { name: "host_device_layer2", host: device, conf: conf("host-device", json!({ "hwaddr": DEVICE_MAC })) },
+        Case {
+            name: "tap",
+            host: &[],
+            conf: conf("tap", json!({ "multiQueue": true, "owner": 0, "group": 0, "mtu": 1400, "ipam": dual_stack() })),
+        },
+        Case { name: "tap_layer2", host: &[], conf: conf("tap", json!({ "mac": "02:00:00:00:00:01" })) },
+        // Kinds that few kernels have built in; the virtual machine runs them too.
+        Case { name: "ipvlan", host: parent, conf: conf("ipvlan", json!({ "master": "up0", "ipam": dual_stack() })) },
+        Case {
+            name: "vlan",
+            host: parent,
+            conf: conf("vlan", json!({ "master": "up0", "vlanId": 7, "ipam": dual_stack() })),
+        },
+        Case { name: "dummy", host: &[], conf: conf("dummy", json!({ "ipam": dual_stack() })) },
         Case { name: "steps_after_ptp", host: &[], conf: conf("weft", after_ptp()) },
     ]
 }
@@ -129,7 +166,9 @@ fn main() -> ExitCode {
     sandbox::enter();
     let mut suite = Suite::new();
     for case in cases() {
-        let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::WeftFailing, Need::Tool("sqlite3")];
+        let mut needs = vec![Need::Sandbox, Need::Weft, Need::Weftctl, Need::WeftFailing, Need::Tool("sqlite3")];
+        let kind = case.conf["type"].as_str().unwrap_or_default();
+        needs.extend(VM_KINDS.iter().find(|known| **known == kind).map(|kind| Need::LinkKindOrVm(kind)));
         suite.test(case.name, &needs, move || every_index(&case));
     }
     let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::WeftFailing, Need::Tool("sqlite3")];

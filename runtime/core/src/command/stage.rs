@@ -5,8 +5,10 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 
 use super::call::Call;
+use super::trace::Trace;
 use super::{CommandError, result, steps};
-use crate::delegate::{self, Addressing, Delegate, Input, IpamUse};
+use crate::cni::{CniError, CniResult};
+use crate::delegate::{self, Addressing, Delegate, DelegateError, Input, IpamUse};
 use crate::ledger::{Claimed, Record};
 use crate::netlink::Executor;
 use crate::plan::{Mac, Observed, Plan, ResultShape, ShapeIp};
@@ -14,6 +16,8 @@ use crate::plan::{Mac, Observed, Plan, ResultShape, ShapeIp};
 /// A delegate with everything it may look at.
 pub(super) struct Stage {
     delegate: Option<&'static dyn Delegate>,
+    /// What came before in the list of plugins, where the delegate looks at it.
+    previous: Option<CniResult>,
     observed: Observed,
     /// Open sockets to the host and the container; `None` for IPAM alone, which touches no link.
     pub(super) executor: Option<Executor>,
@@ -24,22 +28,26 @@ pub(super) struct Stage {
 impl Stage {
     /// Validates the delegate's configuration, opens the namespaces, and looks at the host. Changes nothing.
     pub(super) fn read(call: &Call<'_>) -> Result<Self, CommandError> {
-        let Some(conf) = call.network.delegate.as_ref() else { return Self::new(None, Observed::default(), None) };
+        let Some(conf) = call.network.delegate.as_ref() else {
+            return Self::new(None, None, Observed::default(), None);
+        };
         let delegate = delegate::find(&conf.kind).ok_or_else(|| CommandError::UnknownDelegate(conf.kind.clone()))?;
         delegate.validate(&conf.conf, &call.pairs)?;
         let has_ipam = call.network.ipam.is_some();
         if delegate.ipam() == IpamUse::Required && !has_ipam {
             return Err(CommandError::IpamRequired { delegate: delegate.kind() });
         }
-        let mut needs = delegate.needs(&conf.conf)?;
+        let previous = if delegate.is_chained() { previous(call)? } else { None };
+        let mut needs = delegate.needs(&conf.conf, previous.as_ref())?;
         needs.extend(steps::needs(call)?);
         let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
         let observed = if needs.is_empty() { Observed::default() } else { executor.observe(&needs)? };
-        Self::new(Some(delegate), observed, Some(executor))
+        Self::new(Some(delegate), previous, observed, Some(executor))
     }
 
     fn new(
         delegate: Option<&'static dyn Delegate>,
+        previous: Option<CniResult>,
         observed: Observed,
         executor: Option<Executor>,
     ) -> Result<Self, CommandError> {
@@ -51,6 +59,7 @@ impl Stage {
         mac[0] = (mac[0] | 0x02) & 0xfe;
         Ok(Self {
             delegate,
+            previous,
             observed,
             executor,
             fresh_ifname: format!("veth{a:02x}{b:02x}{c:02x}{d:02x}"),
@@ -72,6 +81,7 @@ impl Stage {
                 attachment: &call.attachment(),
                 cni_args: &call.pairs,
                 addressing,
+                previous: self.previous.as_ref(),
                 observed: &self.observed,
                 dns: call.network.dns.as_ref(),
                 fresh_ifname: &self.fresh_ifname,
@@ -89,15 +99,23 @@ impl Stage {
     }
 
     /// The journal's record of a plan.
-    pub(super) fn record(call: &Call<'_>, plan: &Plan, trace: String) -> Result<Record, CommandError> {
+    pub(super) fn record(call: &Call<'_>, plan: &Plan, decision: Option<Trace>) -> Result<Record, CommandError> {
         Ok(Record {
             netns: call.env.netns.clone(),
             plan: serde_json::to_string(plan).map_err(CommandError::Encode)?,
             externals: String::new(),
-            trace,
+            trace: call.traces(decision)?,
             shared: plan.shared(),
         })
     }
+}
+
+/// What came before, for a delegate that builds on it.
+fn previous(call: &Call<'_>) -> Result<Option<CniResult>, CommandError> {
+    let Some(value) = &call.network.prev_result else { return Ok(None) };
+    let read = CniResult::from_json(value, call.network.version);
+    let unreadable = |error: CniError| DelegateError::Conf(format!("could not parse prevResult: {}", error.msg));
+    Ok(Some(read.map_err(unreadable)?))
 }
 
 /// The result of IPAM alone has no interfaces, and nothing is done.

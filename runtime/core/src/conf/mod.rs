@@ -6,12 +6,14 @@
 
 mod attachments;
 mod error;
+mod flannel;
 mod ipam;
 mod network;
 mod persona;
 mod pod;
 mod ranges;
 mod requested;
+mod select;
 #[cfg(test)]
 mod tests;
 mod weft;
@@ -22,4 +24,5 @@ pub use ipam::{IpamConf, IpamKind};
 pub use network::{DelegateConf, Network, StepConf};
 pub use persona::Persona;
 pub use ranges::RangeProblem;
+pub use select::{FileConf, SelectConf};
 pub use weft::{GrantsConf, LedgerKind, LimitsConf};

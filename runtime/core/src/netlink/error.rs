@@ -72,6 +72,26 @@ pub enum NetlinkError {
         /// The link.
         link: LinkRef,
     },
+    /// A device of the host does not say what it was called there.
+    #[error("failed to find original ifname for {link:?} (alias is not set)")]
+    NoAlias {
+        /// Its name in the container.
+        link: String,
+    },
+    /// The bridge that a tap device should be a port of is not in the container.
+    #[error("failed to get bridge {bridge}: Link not found")]
+    NoBridgeInside {
+        /// Its name.
+        bridge: String,
+    },
+    /// A context is asked for, and nothing here knows contexts.
+    #[error(
+        "failed set socket label: selinuxContext is {context:?}, but SELinux is not switched on here; remove selinuxContext"
+    )]
+    NoSelinux {
+        /// The context.
+        context: String,
+    },
     /// A link has the bridge's name but is no bridge.
     #[error("failed to create bridge {name:?}: {name:?} already exists but is not a bridge")]
     NotABridge {
@@ -306,7 +326,7 @@ impl NetlinkError {
     /// Whether the thing is not there.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::NoLink { .. }) || self.errno().is_some_and(means_absent)
+        matches!(self, Self::NoLink { .. } | Self::NoBridgeInside { .. }) || self.errno().is_some_and(means_absent)
     }
 }
 

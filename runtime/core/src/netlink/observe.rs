@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::{fs, io};
 
-use super::Executor;
 use super::error::{Doing, NetlinkError};
 use super::rtnl::{DEFAULT_TABLE, Link, Lookup, RouteSpec, Rtnl};
+use super::{Executor, device};
 use crate::plan::{Family, LinkRef, Need, Observed, Peer, Side};
 
 impl Executor {
@@ -22,6 +22,7 @@ impl Executor {
                     let found = rtnl.link(Lookup::Name(&link.name)).doing(|| format!("failed to lookup {link}"))?;
                     note(&mut observed, rtnl, link.clone(), found)?;
                 }
+                Need::Device(query) => observed.device = Some(device::find(&self.host, query)?),
                 Need::Peer(link) => {
                     let peer = self.peer(link)?;
                     observed.peers.insert(link.clone(), peer);

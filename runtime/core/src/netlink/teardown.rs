@@ -23,6 +23,7 @@ impl Executor {
                 Teardown::DeleteLink { container, host_peer, kind } => {
                     self.delete_attachment(&container, host_peer, kind)
                 }
+                Teardown::ReturnDevice(taken) => self.return_device(&taken),
                 Teardown::LinkDown(link) => self.link_down(&link),
                 Teardown::DeleteHostLink { name, kind } => self.delete_by_name(&LinkRef::host(name), kind).map(drop),
                 Teardown::RemoveQdisc { link, kind } => self.drop_qdisc(plan, &link, kind),

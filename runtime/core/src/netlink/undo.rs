@@ -9,6 +9,7 @@ use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::tc::{TcHandle, TcMessage};
 
+use super::device::Taken;
 use super::error::{Doing, NetlinkError, UndoError};
 use super::nft::Added;
 use super::ops::Placed;
@@ -30,6 +31,8 @@ pub(super) struct Logged {
 /// The inverse of something that was done.
 #[derive(Debug)]
 pub(super) enum Inverse {
+    /// Bring a device back to the host that was moved into the container.
+    Device(Box<Taken>),
     /// Delete a link that was made. Only the host's are named here: the other end of a veth pair goes with it.
     DeleteLink { side: Side, index: u32 },
     /// Take a link down, and off it the addresses that came with its being up (loopback's `127.0.0.1`).
@@ -129,6 +132,7 @@ impl Executor {
             Inverse::Elements(added) => self.nft()?.undo(&added),
             Inverse::Sysctls { side, old } => self.write_back(side, old),
             Inverse::BridgeMac { index, mac } => self.restore_bridge_mac(index, mac),
+            Inverse::Device(taken) => self.bring_back(&taken),
             Inverse::Vlans { index, before } => self.restore_vlans(index, before),
             Inverse::DeleteLink { side, .. }
             | Inverse::LinkDown { side, .. }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::{LinkRef, Mac, Side};
+use super::{DeviceQuery, FoundDevice, LinkRef, Mac, Side};
 
 /// Something a delegate or step needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Need {
     Link(LinkRef),
     /// As `Link`, of a link without which there can be no attachment: STATUS reports where it is gone.
     Parent(LinkRef),
+    /// A device of the host. Does not fail when there is none.
+    Device(DeviceQuery),
     /// The host's end of a container link that is a veth.
     Peer(LinkRef),
     /// The text of a file of the host.
@@ -65,6 +67,8 @@ pub struct Observed {
     pub default_route_links: BTreeMap<Side, String>,
     /// Links asked for that exist. The links of default routes are in here too.
     pub links: BTreeMap<LinkRef, LinkInfo>,
+    /// The device that was asked for.
+    pub device: Option<FoundDevice>,
     /// Other ends of the links whose peers were asked for.
     pub peers: BTreeMap<LinkRef, Peer>,
     /// Files asked for that exist.

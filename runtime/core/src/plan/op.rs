@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use weft_host_abi::types::Route;
 
 use super::{
-    CreateIfb, ForgetNeighbours, JoinVrf, LimitRate, LinkAttributes, LinkRef, Mac, RedirectIngress, Side, SourceRoutes,
-    TuneLink, TuneSysctl,
+    CreateDummy, CreateIfb, CreateIpvlan, CreateTap, CreateVlan, ForgetNeighbours, JoinVrf, LimitRate, LinkAttributes,
+    LinkRef, Mac, RedirectIngress, Side, SourceRoutes, TakeDevice, TuneLink, TuneSysctl,
 };
 
 /// An address family.
@@ -88,6 +88,16 @@ pub enum Op {
         /// `IFLA_MACVLAN_BC_QUEUE_LEN`.
         bc_queue_len: Option<u32>,
     },
+    /// An ipvlan made directly in the container's namespace, down.
+    CreateIpvlan(CreateIpvlan),
+    /// A VLAN of a link made directly in the container's namespace, down.
+    CreateVlan(CreateVlan),
+    /// A dummy made directly in the container's namespace, down.
+    CreateDummy(CreateDummy),
+    /// A tap device made in the container's namespace, down.
+    CreateTap(CreateTap),
+    /// A device of the host is moved into the container.
+    TakeDevice(TakeDevice),
     /// A link of the host becomes a port of a bridge, with these flags written either way.
     BridgePort {
         /// Name of the host link.
@@ -254,6 +264,8 @@ pub enum Teardown {
         /// Its kind, as `ip -d link` names it: a link of another kind is not ours and stays.
         kind: &'static str,
     },
+    /// Gives a device back to the host under the name it had there, down; missing is success.
+    ReturnDevice(TakeDevice),
     /// Takes a link down; missing is success.
     LinkDown(LinkRef),
     /// Removes nftables elements; missing is success.
@@ -299,6 +311,11 @@ impl Op {
             Self::CreateMacvlan { name, .. } => {
                 Teardown::DeleteLink { container: LinkRef::container(name.as_str()), host_peer: None, kind: "macvlan" }
             }
+            Self::CreateIpvlan(op) => op.teardown(),
+            Self::CreateVlan(op) => op.teardown(),
+            Self::CreateDummy(op) => op.teardown(),
+            Self::CreateTap(op) => op.teardown(),
+            Self::TakeDevice(op) => op.teardown(),
             // Only loopback is brought up without having been made by the plan; for the others the link is gone by then.
             Self::LinkUp { link } if link.name == "lo" => Teardown::LinkDown(link.clone()),
             Self::Masquerade { .. } | Self::MacSpoofCheck { .. } => Teardown::Elements,
@@ -353,6 +370,11 @@ impl fmt::Display for Op {
             Self::CreateMacvlan { name, parent, .. } => {
                 write!(f, "create macvlan {name} (in the container) on {parent}")
             }
+            Self::CreateIpvlan(op) => op.fmt(f),
+            Self::CreateVlan(op) => op.fmt(f),
+            Self::CreateDummy(op) => op.fmt(f),
+            Self::CreateTap(op) => op.fmt(f),
+            Self::TakeDevice(op) => op.fmt(f),
             Self::BridgePort { link, bridge, .. } => write!(f, "make {link} a port of {bridge}"),
             Self::BridgeVlans { link, .. } => write!(f, "set the VLANs of port {link}"),
             Self::EnsureVlanGateway { bridge, vlan, name, .. } => {

@@ -5,7 +5,9 @@
 
 mod addresses;
 mod bench;
+mod children;
 mod concurrency;
+mod devices;
 mod filters;
 mod links;
 mod namespaces;
@@ -18,6 +20,7 @@ mod steps_shaping;
 mod steps_tuning;
 mod support;
 mod sysctls;
+mod taps;
 mod teardown;
 mod traffic;
 mod vlans;
@@ -36,6 +39,9 @@ fn main() {
         namespaces::tests(),
         neighbours::tests(),
         links::tests(),
+        devices::tests(),
+        children::tests(),
+        taps::tests(),
         addresses::tests(),
         routes::tests(),
         sysctls::tests(),

@@ -4,6 +4,7 @@
 mod docs;
 mod fuzz;
 mod ipam;
+mod select;
 mod stock;
 mod weft;
 

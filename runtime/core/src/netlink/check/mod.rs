@@ -1,10 +1,14 @@
 //! CHECK: what of a plan netlink does not show.
 
+mod children;
+mod device;
 mod difference;
 mod since;
 mod step_difference;
 mod steps;
+mod tap;
 
+pub use children::ChildDifference;
 pub use difference::Difference;
 pub use since::Since;
 pub use step_difference::StepDifference;
@@ -58,6 +62,13 @@ impl Executor {
             Op::CreateMacvlan { name, mac, .. } => {
                 let link = LinkRef::container(name.as_str());
                 self.check_container_link(&link, "macvlan", since.mac(name, *mac), found).map(drop)
+            }
+            Op::CreateIpvlan(op) => self.check_ipvlan(op, found),
+            Op::CreateVlan(op) => self.check_vlan(op, found),
+            Op::CreateTap(op) => self.check_tap(op, found),
+            Op::TakeDevice(op) => self.check_device(op, found),
+            Op::CreateDummy(op) => {
+                self.check_container_link(&LinkRef::container(op.name.as_str()), "dummy", None, found).map(drop)
             }
             Op::BridgePort { link, bridge, hairpin, isolated } => {
                 self.check_port(link, bridge, (*hairpin, *isolated), found)

@@ -6,12 +6,15 @@
 
 mod address;
 mod bridge;
+mod children;
+mod device;
 mod link;
 mod neighbour;
 mod route;
 mod sbr;
 mod shaping;
 mod sysctls;
+mod tap;
 mod tuning;
 mod vlan;
 mod vrf;
@@ -114,6 +117,11 @@ impl Session<'_> {
             }
             Op::CreateVeth { container, host, mtu, mac } => self.create_veth(container, host, *mtu, *mac),
             Op::CreateMacvlan { .. } => self.create_macvlan(op),
+            Op::CreateIpvlan(op) => self.create_ipvlan(op),
+            Op::CreateVlan(op) => self.create_vlan(op),
+            Op::CreateDummy(op) => self.create_dummy(op),
+            Op::CreateTap(op) => self.create_tap(op),
+            Op::TakeDevice(op) => self.take_device(op),
             Op::BridgePort { link, bridge, hairpin, isolated } => self.bridge_port(link, bridge, *hairpin, *isolated),
             Op::BridgeVlans { link, drop_existing, pvid, tagged } => {
                 self.bridge_vlans(link, *drop_existing, *pvid, tagged)
@@ -174,6 +182,9 @@ impl Session<'_> {
     fn result_links(&mut self) -> Result<BTreeMap<LinkRef, LinkInfo>, NetlinkError> {
         let shape = &self.plan.result;
         let mut found = BTreeMap::new();
+        if shape.unmanaged {
+            return Ok(found);
+        }
         for (at, link) in shape.interfaces.iter().enumerate() {
             let index = self.index(link)?;
             let rtnl = self.rtnl(link)?;

@@ -9,7 +9,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkBridgePort, LinkUnspec};
 
-use super::{How, Rtnl};
+use super::{Child, How, Rtnl};
 use crate::netlink::error::Fault;
 use crate::plan::{LinkInfo, Mac};
 
@@ -35,6 +35,13 @@ pub(in crate::netlink) struct Link {
     pub(in crate::netlink) other: Option<u32>,
     pub(in crate::netlink) hairpin: bool,
     pub(in crate::netlink) isolated: bool,
+    pub(in crate::netlink) child: Option<Child>,
+    /// `ifalias`.
+    pub(in crate::netlink) alias: Option<String>,
+    /// The hardware address, of whatever length.
+    pub(in crate::netlink) hardware: Vec<u8>,
+    /// The hardware address that is burnt in, if any.
+    pub(in crate::netlink) permanent: Vec<u8>,
     /// The routing table of a VRF.
     pub(in crate::netlink) vrf_table: Option<u32>,
 }
@@ -99,12 +106,21 @@ impl Link {
             other: None,
             hairpin: false,
             isolated: false,
+            child: None,
+            alias: None,
+            hardware: Vec::new(),
+            permanent: Vec::new(),
             vrf_table: None,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
-                LinkAttribute::Address(octets) => link.mac = <[u8; 6]>::try_from(octets).ok().map(Mac),
+                LinkAttribute::Address(octets) => {
+                    link.mac = <[u8; 6]>::try_from(octets.as_slice()).ok().map(Mac);
+                    link.hardware = octets;
+                }
+                LinkAttribute::PermAddress(octets) => link.permanent = octets,
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias).filter(|alias| !alias.is_empty()),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Promiscuity(count) => link.promiscuity = count,
                 LinkAttribute::TxQueueLen(length) => link.tx_queue_length = length,
@@ -129,6 +145,7 @@ impl Link {
                         _ => None,
                     });
                 }
+                Info::Data(data) => self.child = Child::read(&data),
                 Info::PortData(InfoPortData::BridgePort(port)) => {
                     for item in port {
                         match item {

@@ -4,6 +4,7 @@
 //! not look like success), and the kernel's own explanation of a refusal is kept.
 
 mod address;
+mod child;
 mod link;
 mod neighbour;
 mod route;
@@ -13,6 +14,7 @@ mod tc;
 
 pub(super) use self::socket::PromptSocket;
 pub(super) use address::{Address, address_message, overlap};
+pub(super) use child::Child;
 pub(super) use link::{Link, Lookup, change, high_mac, port_flags, random_mac};
 pub(super) use route::{DEFAULT_TABLE, RouteSpec, in_table, route_message};
 pub(super) use rule::rule_message;
