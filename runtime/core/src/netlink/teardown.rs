@@ -14,6 +14,9 @@ impl Executor {
     /// Works without the container's namespace too: what is on the host goes, and what was inside went with it.
     pub fn teardown(&mut self, plan: &Plan, keep_shared: &BTreeSet<String>) -> Vec<UndoError> {
         let mut leftovers = Vec::new();
+        if plan.ops.iter().any(|op| matches!(op.teardown(), Teardown::DeleteHostLink { .. })) {
+            self.delete_together([plan]);
+        }
         // Links first: while one carries traffic its filters must hold.
         for op in plan.ops.iter().rev() {
             let outcome = match op.teardown() {
