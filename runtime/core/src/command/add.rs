@@ -6,7 +6,7 @@
 use super::call::Call;
 use super::error::in_full;
 use super::stage::{Stage, given};
-use super::{CommandError, decide, external, result};
+use super::{CommandError, decide, external, result, steps};
 use crate::conf::IpamKind;
 use crate::delegate::Addressing;
 use crate::ledger::{ClaimAsk, ClaimError, NodeStore};
@@ -17,6 +17,9 @@ use weft_host_abi::types::ReleaseRule;
 pub(super) fn run(call: &mut Call<'_>) -> Result<String, CommandError> {
     // The reference finds out when the work is done, and leaves it there.
     call.refuse_own_netns()?;
+    if call.network.steps_alone {
+        return steps::add(call);
+    }
     if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
         return external::add_by_delegate(call);
     }

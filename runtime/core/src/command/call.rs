@@ -59,7 +59,11 @@ impl<'a> Call<'a> {
 
     /// The journal key of this call.
     pub(super) fn key(&self) -> Key {
-        let role = if self.persona.is_ipam() { Role::Ipam } else { Role::Attachment };
+        let role = match self.persona {
+            persona if persona.is_ipam() => Role::Ipam,
+            _ if self.network.steps_alone => Role::Steps,
+            _ => Role::Attachment,
+        };
         Key { attachment: self.attachment(), role }
     }
 

@@ -4,13 +4,16 @@
 use std::path::Path;
 
 use super::call::Call;
-use super::{CommandError, external};
+use super::{CommandError, external, steps};
 use crate::cni::CniResult;
 use crate::ledger::{Entry, Role};
 use crate::netlink::Executor;
 use crate::plan::Plan;
 
 pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
+    if call.network.steps_alone {
+        return steps::check(call);
+    }
     let store = call.open_store()?;
     let entry = store.entry(&call.key())?;
     if call.key().role == Role::Ipam {

@@ -2,11 +2,12 @@
 //!
 //! Order: links first, then other plugins, then the ledger: an address is off the link before it leaves the ledger.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::call::Call;
 use super::error::in_full;
-use super::{CommandError, external};
+use super::{CommandError, external, steps};
 use crate::delegate;
 use crate::ledger::{Entry, Key, NodeStore, Role};
 use crate::netlink::{self, Executor};
@@ -17,17 +18,17 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     let key = call.key();
     let mut problems = Vec::new();
     let own = store.entry(&key)?;
-    if own.is_none() {
-        problems.extend(unknown(call)?);
-    }
-    // An attachment whose IPAM ran under its own name (an external delegate, or a claim imported from the stock plugin's
-    // directory) has a second entry. It goes with the attachment.
-    let ipam = match key.role {
-        Role::Attachment => store.entry(&Key { role: Role::Ipam, ..key })?,
-        Role::Ipam => None,
-    };
-    for entry in own.into_iter().chain(ipam) {
-        problems.extend(remove(call, &mut store, &entry));
+    if key.role == Role::Steps {
+        let name = call.persona.name();
+        problems.extend(own.map(|entry| steps::remove(call, &mut store, &entry, Some(name))).into_iter().flatten());
+    } else {
+        if own.is_none() {
+            problems.extend(unknown(call)?);
+        }
+        let (steps, ipam) = companions(&store, &key)?;
+        for entry in steps.into_iter().chain(own).chain(ipam) {
+            problems.extend(remove(call, &mut store, &entry));
+        }
     }
     if !problems.is_empty() {
         return Err(CommandError::Teardown { problems });
@@ -35,8 +36,22 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     call.refuse_own_netns()
 }
 
+/// Other entries that go with an attachment. What chained steps did goes first: by now the runtime has called DEL of those it
+/// still knows, and the link is still there. An attachment whose IPAM ran under its own name (an external delegate, or a
+/// claim imported from the stock plugin's directory) has an entry for that.
+fn companions(store: &NodeStore, key: &Key) -> Result<(Option<Entry>, Option<Entry>), CommandError> {
+    if key.role != Role::Attachment {
+        return Ok((None, None));
+    }
+    let other = |role| store.entry(&Key { role, ..key.clone() });
+    Ok((other(Role::Steps)?, other(Role::Ipam)?))
+}
+
 /// Undoes what an entry says and removes it, unless something is left. Returns what went wrong.
 pub(super) fn remove(call: &mut Call<'_>, store: &mut NodeStore, entry: &Entry) -> Vec<String> {
+    if entry.key.role == Role::Steps {
+        return steps::remove(call, store, entry, None);
+    }
     let mut problems = tear_down(call, store, entry);
     problems.extend(external::del_stored(call, entry));
     if !problems.is_empty() {
@@ -54,15 +69,28 @@ fn tear_down(call: &mut Call<'_>, store: &NodeStore, entry: &Entry) -> Vec<Strin
         Ok(plan) => plan,
         Err(error) => return vec![format!("the journal entry of {} is damaged: {error}", call.env.container_id)],
     };
+    tear_down_plan(call, store, entry, &entry.record.netns, &plan, BTreeSet::new())
+}
+
+/// Tears one plan of an entry down; `netns` is the path at its ADD. `needed` names shared things that stay, besides those
+/// that other entries hold.
+pub(super) fn tear_down_plan(
+    call: &mut Call<'_>,
+    store: &NodeStore,
+    entry: &Entry,
+    netns: &str,
+    plan: &Plan,
+    needed: BTreeSet<String>,
+) -> Vec<String> {
     if plan.ops.is_empty() {
         return Vec::new();
     }
     let keep = match store.shared_elsewhere(&entry.key, &plan.shared()) {
-        Ok(keep) => keep,
+        Ok(keep) => keep.into_iter().chain(needed).collect(),
         Err(error) => return vec![error.to_string()],
     };
-    let netns = if call.env.netns.is_empty() { &entry.record.netns } else { &call.env.netns };
-    let executor = match container(netns, plan.container.as_deref()) {
+    let netns = if call.env.netns.is_empty() { netns } else { &call.env.netns }.to_owned();
+    let executor = match container(&netns, plan.container.as_deref()) {
         Ok(path) => Executor::open(path),
         Err(error) => {
             // An unusable path must not keep the host's side from being cleaned.
@@ -71,7 +99,7 @@ fn tear_down(call: &mut Call<'_>, store: &NodeStore, entry: &Entry) -> Vec<Strin
         }
     };
     match executor {
-        Ok(mut executor) => executor.teardown(&plan, &keep).iter().map(|left| in_full(left)).collect(),
+        Ok(mut executor) => executor.teardown(plan, &keep).iter().map(|left| in_full(left)).collect(),
         Err(error) => vec![CommandError::from(error).chain()],
     }
 }
@@ -116,5 +144,5 @@ fn unknown(call: &mut Call<'_>) -> Result<Vec<String>, CommandError> {
         return Ok(Vec::new());
     }
     let plan = Plan { ops: vec![op], ..Plan::default() };
-    Ok(executor.teardown(&plan, &std::collections::BTreeSet::new()).iter().map(|left| in_full(left)).collect())
+    Ok(executor.teardown(&plan, &BTreeSet::new()).iter().map(|left| in_full(left)).collect())
 }

@@ -16,6 +16,7 @@ use crate::facts::FactsError;
 use crate::ledger::LedgerError;
 use crate::netlink::NetlinkError;
 use crate::policy::{Class, PolicyError};
+use crate::step::StepError;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,9 @@ pub enum CommandError {
     /// A delegate refused.
     #[error(transparent)]
     Delegate(#[from] DelegateError),
+    /// A step refused.
+    #[error(transparent)]
+    Step(#[from] StepError),
     /// A fact could not be had.
     #[error(transparent)]
     Facts(#[from] FactsError),
@@ -224,6 +228,7 @@ impl CommandError {
             | Self::NoIpam
             | Self::NoDelegate
             | Self::Delegate(DelegateError::Conf(_))
+            | Self::Step(StepError::Conf(_) | StepError::Previous(_))
             | Self::Denied { denial: Denial::InvalidConfig(_), .. }
             | Self::PolicyConf { .. }
             | Self::PrevResultMissing
@@ -246,7 +251,7 @@ impl CommandError {
                     103
                 }
             }
-            Self::Delegate(DelegateError::Host(_)) => 103,
+            Self::Delegate(DelegateError::Host(_)) | Self::Step(StepError::Host(_)) => 103,
             Self::Leftovers { .. } | Self::Teardown { .. } => 104,
             Self::Differs { .. } => 105,
             Self::Encode(_) | Self::Journal { .. } | Self::NoPlan => 999,

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::add::{give_back, journal};
 use super::call::Call;
 use super::stage::Stage;
-use super::{CommandError, decide};
+use super::{CommandError, decide, steps};
 use crate::cni::{CniError, CniResult};
 use crate::conf::{IpamKind, Object};
 use crate::delegate::{Addressing, Given};
@@ -103,11 +103,13 @@ pub(super) fn add_by_delegate(call: &mut Call<'_>) -> Result<String, CommandErro
     }
     let mut store = call.open_store()?;
     let record = intent(call, &plugin, &conf)?;
-    journal(call, &mut store, || Ok(record))?;
-    let outcome = exec(&plugin, "ADD", &env(call), &conf)
-        .and_then(|document| parse_result(&plugin, &document, call))
-        .and_then(|result| Ok(result.to_json(call.network.version)?));
-    outcome.map_err(|cause| give_back(call, &mut store, cause, Vec::new()))
+    journal(call, &mut store, || Ok(record.clone()))?;
+    let outcome = exec(&plugin, "ADD", &env(call), &conf).and_then(|document| parse_result(&plugin, &document, call));
+    let outcome = match outcome {
+        Ok(result) => steps::on_top(call, &mut store, record, result),
+        Err(cause) => Err(cause.into()),
+    };
+    outcome.map_err(|failed| give_back(call, &mut store, *failed.cause, failed.leftovers))
 }
 
 /// DEL of an external delegate the journal knows nothing of.

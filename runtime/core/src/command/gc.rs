@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::call::Call;
-use super::{CommandError, del, external};
+use super::{CommandError, del, external, steps};
 use crate::ledger::Role;
 
 pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
@@ -16,7 +16,10 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     let network = call.network.name.clone();
     let own_role = call.key().role;
     let mut problems = Vec::new();
-    for entry in store.entries(Some(&network))? {
+    let mut entries = store.entries(Some(&network))?;
+    // What chained steps did to a link goes before the link.
+    entries.sort_by_key(|entry| entry.key.role != Role::Steps);
+    for entry in entries {
         let attachment = &entry.key.attachment;
         // A claim imported from the stock plugin's oldest files has no interface name: its container decides.
         let listed = if attachment.ifname.is_empty() {
@@ -24,12 +27,15 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
         } else {
             valid.contains(&(attachment.container_id.as_str(), attachment.ifname.as_str()))
         };
-        // As an IPAM plugin weft is asked about addresses; the links are another plugin's.
-        let in_charge = own_role == Role::Attachment || entry.key.role == Role::Ipam;
+        // As an IPAM plugin weft is asked about addresses; the links are another plugin's. So they are for a step.
+        let in_charge = own_role == Role::Attachment || entry.key.role == own_role;
         if listed || !in_charge {
             continue;
         }
-        let left = del::remove(call, &mut store, &entry);
+        let left = match own_role {
+            Role::Steps => steps::remove(call, &mut store, &entry, Some(call.persona.name())),
+            Role::Attachment | Role::Ipam => del::remove(call, &mut store, &entry),
+        };
         problems.extend(left.into_iter().map(|problem| {
             format!("{} {}: {problem}", entry.key.attachment.container_id, entry.key.attachment.ifname)
         }));

@@ -3,7 +3,7 @@
 use weft_host_abi::types::Problem;
 
 use super::call::Call;
-use super::{CommandError, Context, decide};
+use super::{CommandError, Context, decide, steps};
 use crate::cni::{Environment, Verb};
 use crate::conf::{IpamKind, Persona};
 use crate::delegate;
@@ -26,6 +26,7 @@ pub fn check_conf(context: &Context, persona: Persona, stdin: &[u8]) -> Problems
     let mut log = String::new();
     let found = Call::new(context, persona, env, stdin, &mut log).and_then(|call| {
         delegate_conf(&call)?;
+        steps::validate(&call)?;
         policy_conf(&call)
     });
     found.unwrap_or_else(|error| vec![Problem { at: String::new(), message: error.chain() }])

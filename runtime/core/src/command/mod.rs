@@ -17,6 +17,7 @@ mod process;
 mod result;
 mod stage;
 mod status;
+mod steps;
 mod trace;
 
 use std::path::{Path, PathBuf};

@@ -3,7 +3,7 @@
 use super::call::Call;
 use super::decide::{self, decide_with};
 use super::stage::Stage;
-use super::{CommandError, Context, Trace};
+use super::{CommandError, Context, Trace, steps};
 use crate::cni::Environment;
 use crate::conf::{IpamKind, Persona};
 use crate::delegate::{Addressing, Given};
@@ -38,6 +38,9 @@ pub fn preview(
         notes
             .push(format!("the links are made by the external delegate {:?}, whose plan only it knows", delegate.kind));
         return Ok(Preview { plan: Plan::default(), trace: None, notes });
+    }
+    if call.network.steps_alone {
+        return Ok(Preview { plan: steps::preview(&call)?, trace: None, notes });
     }
     let stage = Stage::read(&call)?;
     let kind = call.network.ipam.as_ref().map(|ipam| ipam.kind.clone());

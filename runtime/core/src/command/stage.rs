@@ -5,7 +5,7 @@ use std::path::Path;
 use nix::fcntl::OFlag;
 
 use super::call::Call;
-use super::{CommandError, result};
+use super::{CommandError, result, steps};
 use crate::delegate::{self, Addressing, Delegate, Input, IpamUse};
 use crate::ledger::{Claimed, Record};
 use crate::netlink::Executor;
@@ -31,7 +31,8 @@ impl Stage {
         if delegate.ipam() == IpamUse::Required && !has_ipam {
             return Err(CommandError::IpamRequired { delegate: delegate.kind() });
         }
-        let needs = delegate.needs(&conf.conf)?;
+        let mut needs = delegate.needs(&conf.conf)?;
+        needs.extend(steps::needs(call)?);
         let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
         let observed = if needs.is_empty() { Observed::default() } else { executor.observe(&needs)? };
         Self::new(Some(delegate), observed, Some(executor))
@@ -78,6 +79,7 @@ impl Stage {
             })?,
             _ => ipam_alone(addressing),
         };
+        steps::extend(call, &mut plan, &self.observed)?;
         if let Some(executor) = &self.executor {
             plan.container = executor.container_identity()?;
         }

@@ -3,7 +3,7 @@
 use weft_host_abi::types::{LedgerView, RangeSet};
 
 use super::call::Call;
-use super::{CommandError, decide, external};
+use super::{CommandError, decide, external, steps};
 use crate::conf::IpamKind;
 use crate::delegate;
 use crate::ledger::NodeStore;
@@ -20,6 +20,7 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
             None => external::status(call, &conf.kind, &conf.conf)?,
         }
     }
+    steps::validate(call)?;
     let Some(ipam) = call.network.ipam.clone() else { return Ok(()) };
     if let IpamKind::External(kind) = &ipam.kind {
         let conf = call.conf.clone();

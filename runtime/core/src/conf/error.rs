@@ -41,6 +41,14 @@ pub enum ConfError {
         /// What to do.
         hint: String,
     },
+    /// A step that does not exist.
+    #[error("unknown step {kind:?} in \"steps\": weft has {known}; another plugin belongs into the list beside weft")]
+    UnknownStep {
+        /// Its type.
+        kind: String,
+        /// The steps there are.
+        known: String,
+    },
     /// Something that is designed but not built.
     #[error("{what} is not supported by this version of weft; {hint}")]
     NotSupported {
@@ -140,6 +148,7 @@ impl ConfError {
             Self::Mistyped(_)
             | Self::BadValue { .. }
             | Self::UnknownKey { .. }
+            | Self::UnknownStep { .. }
             | Self::Missing { .. }
             | Self::MissingIpam
             | Self::NoPlugin

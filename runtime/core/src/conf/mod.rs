@@ -19,7 +19,7 @@ mod weft;
 pub use crate::cni::Object;
 pub use error::ConfError;
 pub use ipam::{IpamConf, IpamKind};
-pub use network::{DelegateConf, Network};
+pub use network::{DelegateConf, Network, StepConf};
 pub use persona::Persona;
 pub use ranges::RangeProblem;
 pub use weft::{GrantsConf, LedgerKind, LimitsConf};

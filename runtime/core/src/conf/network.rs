@@ -10,6 +10,7 @@ use super::weft;
 use super::{ConfError, GrantsConf, IpamConf, IpamKind, LedgerKind, LimitsConf, Object, Persona};
 use crate::cni::{Version, check_known, read_dns};
 use crate::delegate::{self, IpamUse};
+use crate::step;
 
 /// What builds the interface.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +23,15 @@ pub struct DelegateConf {
     pub builtin: bool,
 }
 
+/// One step, done to what the delegate or the plugin before made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepConf {
+    /// Its type; always one of `step`.
+    pub kind: String,
+    /// Its configuration, as the plugin of that type would get it on stdin.
+    pub conf: Object,
+}
+
 /// A network configuration, read. See `conf`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {
@@ -29,8 +39,12 @@ pub struct Network {
     pub version: Version,
     /// Name of the network.
     pub name: String,
-    /// What builds the interface; `None` when called for IPAM alone.
+    /// What builds the interface; `None` when called for IPAM or steps alone.
     pub delegate: Option<DelegateConf>,
+    /// What is done to the interface afterwards, in order.
+    pub steps: Vec<StepConf>,
+    /// There are steps and no delegate: a chained plugin.
+    pub steps_alone: bool,
     /// Who decides about addresses; `None` for layer 2.
     ///
     /// With an external delegate that one calls its IPAM plugin itself: its `conf` says `weft-ipam` where this is ours.
@@ -71,7 +85,7 @@ impl Network {
         is_shipped: &dyn Fn(&str) -> bool,
     ) -> Result<Self, ConfError> {
         let mut network = Self::bare(object);
-        network.version = Version::reconcile(object.str("cniVersion")?.unwrap_or_default())?;
+        network.version = Version::reconcile_since(object.str("cniVersion")?.unwrap_or_default(), persona.oldest())?;
         if persona == Persona::Weft {
             weft::check_keys(object)?;
         }
@@ -86,10 +100,17 @@ impl Network {
         };
         network.ipam = network.read_ipam(persona, object, cni_args, is_shipped)?;
         network.delegate = match persona {
+            Persona::Weft if weft::steps_alone(object) => None,
             Persona::Weft => Some(weft::delegate(object, network.ipam.as_ref())?),
             Persona::Delegate(kind) => Some(stock_delegate(kind, object)),
-            Persona::WeftIpam | Persona::Ipam(_) => None,
+            Persona::WeftIpam | Persona::Ipam(_) | Persona::Step(_) => None,
         };
+        network.steps = match persona {
+            Persona::Weft => weft::steps(object)?,
+            Persona::Step(kind) => vec![StepConf { kind: kind.to_owned(), conf: object.clone() }],
+            Persona::WeftIpam | Persona::Ipam(_) | Persona::Delegate(_) => Vec::new(),
+        };
+        network.steps_alone = network.delegate.is_none() && !network.steps.is_empty();
         network.check_ipam_use(persona)?;
         network.check_cni_args(persona, cni_args)?;
 
@@ -119,9 +140,15 @@ impl Network {
         let kind = ipam::kind(persona, &ipam, is_shipped).ok().flatten();
         network.ipam = kind.map(|kind| IpamConf::bare(kind, ipam, &network.name));
         network.delegate = match persona {
+            Persona::Weft if weft::steps_alone(object) => None,
             Persona::Weft => weft::delegate(object, network.ipam.as_ref()).ok(),
             Persona::Delegate(kind) => Some(stock_delegate(kind, object)),
-            Persona::WeftIpam | Persona::Ipam(_) => None,
+            Persona::WeftIpam | Persona::Ipam(_) | Persona::Step(_) => None,
+        };
+        network.steps_alone = match persona {
+            Persona::Weft => weft::steps_alone(object),
+            Persona::Step(_) => true,
+            Persona::WeftIpam | Persona::Ipam(_) | Persona::Delegate(_) => false,
         };
         if network.ipam_use() == IpamUse::Never {
             network.ipam = None;
@@ -150,6 +177,8 @@ impl Network {
             version: Version::reconcile(version).unwrap_or(Version::CURRENT),
             name: object.str("name").ok().flatten().unwrap_or_default().to_owned(),
             delegate: None,
+            steps: Vec::new(),
+            steps_alone: false,
             ipam: None,
             dns: None,
             runtime_config: inner(object, "runtimeConfig"),
@@ -172,7 +201,12 @@ impl Network {
         is_shipped: &dyn Fn(&str) -> bool,
     ) -> Result<Option<IpamConf>, ConfError> {
         let uses_none = |kind| delegate::find(kind).is_some_and(|found| found.ipam() == IpamUse::Never);
-        if matches!(persona, Persona::Delegate(kind) if uses_none(kind)) {
+        let ignored = match persona {
+            Persona::Delegate(kind) => uses_none(kind),
+            Persona::Step(_) => true,
+            Persona::Weft | Persona::WeftIpam | Persona::Ipam(_) => false,
+        };
+        if ignored {
             return Ok(None);
         }
         let ipam = match object.object("ipam")? {
@@ -218,6 +252,7 @@ impl Network {
             known.extend(found.cni_args());
         }
         known.extend(self.ipam.iter().flat_map(|ipam| ipam.kind.cni_args()));
+        known.extend(self.steps.iter().filter_map(|conf| step::find(&conf.kind)).flat_map(step::Step::cni_args));
         if known.is_empty() {
             return Ok(());
         }

@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use super::ConfError;
-use crate::delegate;
+use crate::cni::Version;
+use crate::{delegate, step};
 
 /// Stock IPAM plugins that weft stands in for.
 const IPAM_NAMES: [&str; 2] = ["host-local", "static"];
@@ -20,6 +21,8 @@ pub enum Persona {
     Delegate(&'static str),
     /// The name of a stock IPAM plugin: that plugin.
     Ipam(&'static str),
+    /// The name of a step: that stock plugin, chained after another.
+    Step(&'static str),
 }
 
 impl Persona {
@@ -38,7 +41,9 @@ impl Persona {
     /// Every persona there is.
     pub fn all() -> impl Iterator<Item = Self> {
         let own = [Self::Weft, Self::WeftIpam].into_iter();
-        own.chain(delegate::kinds().map(Self::Delegate)).chain(IPAM_NAMES.map(Self::Ipam))
+        own.chain(delegate::kinds().map(Self::Delegate))
+            .chain(IPAM_NAMES.map(Self::Ipam))
+            .chain(step::kinds().map(Self::Step))
     }
 
     /// The name of its program.
@@ -47,7 +52,7 @@ impl Persona {
         match self {
             Self::Weft => "weft",
             Self::WeftIpam => "weft-ipam",
-            Self::Delegate(name) | Self::Ipam(name) => name,
+            Self::Delegate(name) | Self::Ipam(name) | Self::Step(name) => name,
         }
     }
 
@@ -57,10 +62,19 @@ impl Persona {
         matches!(self, Self::WeftIpam | Self::Ipam(_))
     }
 
+    /// The oldest version of the specification it speaks: where it stands in for a stock plugin, that plugin's.
+    #[must_use]
+    pub fn oldest(self) -> Version {
+        match self {
+            Self::Step(kind) => step::find(kind).map_or(Version::V0_1_0, step::Step::oldest),
+            Self::Weft | Self::WeftIpam | Self::Delegate(_) | Self::Ipam(_) => Version::V0_1_0,
+        }
+    }
+
     /// Whether it stands in for a stock plugin, and so is as lenient as that.
     #[must_use]
     pub fn is_stock(self) -> bool {
-        matches!(self, Self::Delegate(_) | Self::Ipam(_))
+        matches!(self, Self::Delegate(_) | Self::Ipam(_) | Self::Step(_))
     }
 }
 

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::ipam::plugin_name;
-use super::{ConfError, DelegateConf, IpamConf, Object};
-use crate::delegate;
+use super::{ConfError, DelegateConf, IpamConf, Object, StepConf};
+use crate::{delegate, step};
 
 /// Top-level keys of a `"type": "weft"` configuration: the specification's, then ours.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 18] = [
     "cniVersion",
     "cniVersions",
     "name",
@@ -22,16 +22,20 @@ const KEYS: [&str; 17] = [
     "loadOnlyInlinedPlugins",
     "delegate",
     "ipam",
+    "steps",
     "ledger",
     "limits",
     "grants",
 ];
 
 /// Keys that the design has and this version does not.
-const LATER: [&str; 3] = ["delegates", "select", "steps"];
+const LATER: [&str; 2] = ["delegates", "select"];
 
 /// Keys of the whole configuration that a delegate sees as its own.
 const SHARED: [&str; 6] = ["name", "cniVersion", "runtimeConfig", "args", "dns", "ipam"];
+
+/// Keys of the whole configuration that a step sees as its own.
+const STEP_SHARED: [&str; 4] = ["name", "cniVersion", "runtimeConfig", "args"];
 
 /// Prefix of keys that the specification reserves for runtimes.
 const RESERVED: &str = "cni.dev/";
@@ -142,9 +146,12 @@ pub(super) fn check_keys(object: &Object) -> Result<(), ConfError> {
     }
     let known = |key: &&str| key.starts_with(RESERVED) || KEYS.iter().any(|known| same(known, key));
     let Some(key) = object.keys().find(|key| !known(key)) else { return Ok(()) };
-    let hint = if delegate::kinds().filter_map(delegate::find).any(|kind| kind.keys().iter().any(|own| same(own, key)))
-    {
+    let of_delegate = |kind: &dyn delegate::Delegate| kind.keys().iter().any(|own| same(own, key));
+    let of_step = |kind: &dyn step::Step| kind.keys().iter().any(|own| same(own, key));
+    let hint = if delegate::kinds().filter_map(delegate::find).any(of_delegate) {
         "it belongs into \"delegate\"".to_owned()
+    } else if step::kinds().filter_map(step::find).any(of_step) {
+        "it belongs into an entry of \"steps\"".to_owned()
     } else if same(key, "plugins") {
         "this is a list of plugins, and weft wants one of them".to_owned()
     } else {
@@ -180,6 +187,47 @@ pub(super) fn delegate(object: &Object, ipam: Option<&IpamConf>) -> Result<Deleg
         }
     }
     Ok(DelegateConf { kind, conf, builtin: found.is_some() })
+}
+
+/// Whether a configuration has steps and says nothing of a delegate: it is chained after what made the link.
+pub(super) fn steps_alone(object: &Object) -> bool {
+    let has = |wanted: &str| object.keys().any(|key| key.eq_ignore_ascii_case(wanted));
+    object.list("steps").is_ok_and(|steps| steps.is_some_and(|steps| !steps.is_empty()))
+        && !has("delegate")
+        && !has("delegates")
+        && !has("ipam")
+}
+
+/// Reads `steps`, each as the plugin of its type would see it.
+pub(super) fn steps(object: &Object) -> Result<Vec<StepConf>, ConfError> {
+    let listed = object.objects("steps")?.unwrap_or_default();
+    listed.into_iter().map(|own| step(object, own)).collect()
+}
+
+fn step(object: &Object, own: Object) -> Result<StepConf, ConfError> {
+    let hint = "name a step, as in \"steps\": [{\"type\": \"portmap\"}]";
+    let kind = own.text("type")?.ok_or(ConfError::Missing { key: "steps.type", hint })?.to_owned();
+    let Some(found) = step::find(&kind) else {
+        let known = step::kinds().collect::<Vec<_>>().join(", ");
+        return Err(ConfError::UnknownStep { kind, known });
+    };
+    let mut known = vec!["type"];
+    known.extend(found.keys());
+    if let Some(key) = own.first_unknown(&known) {
+        let hint = if STEP_SHARED.iter().any(|shared| shared.eq_ignore_ascii_case(key)) {
+            "it belongs beside \"steps\"".to_owned()
+        } else {
+            format!("a {kind} knows {}", known.join(", "))
+        };
+        return Err(ConfError::UnknownKey { key: key.to_owned(), place: " in \"steps\"".to_owned(), hint });
+    }
+    let mut conf = own.into_root();
+    for key in STEP_SHARED {
+        if let Some(value) = object.get(key) {
+            conf.set(key, value.clone());
+        }
+    }
+    Ok(StepConf { kind, conf })
 }
 
 fn check_delegate_keys(own: &Object, found: &dyn delegate::Delegate) -> Result<(), ConfError> {

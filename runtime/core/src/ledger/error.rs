@@ -189,6 +189,23 @@ pub enum ClaimError<E> {
     Ledger(#[source] LedgerError),
 }
 
+/// Why an entry was not amended.
+#[derive(Debug, thiserror::Error)]
+pub enum AmendError<E> {
+    /// The caller's own error.
+    #[error("cannot amend the journal entry")]
+    Change(#[source] E),
+    /// The store failed.
+    #[error("cannot write the journal entry")]
+    Ledger(#[source] LedgerError),
+}
+
+impl<E> From<LedgerError> for AmendError<E> {
+    fn from(error: LedgerError) -> Self {
+        Self::Ledger(error)
+    }
+}
+
 impl<E> From<LedgerError> for ClaimError<E> {
     fn from(error: LedgerError) -> Self {
         Self::Ledger(error)

@@ -14,7 +14,7 @@ use weft_host_abi::types::{Attachment, ReleaseRule};
 
 use super::addr::Stored;
 use super::store::{Fault, NodeStore, Stop};
-use super::{Entry, Key, LedgerError, Record, Role};
+use super::{AmendError, Entry, Key, LedgerError, Record, Role};
 
 /// Columns of an entry, in the order `read` wants them.
 const COLUMNS: &str = "id, network, container_id, ifname, role, created, boot_id, release, shared, \
@@ -25,6 +25,7 @@ impl Role {
         match self {
             Self::Attachment => 0,
             Self::Ipam => 1,
+            Self::Steps => 2,
         }
     }
 
@@ -32,6 +33,7 @@ impl Role {
         match code {
             0 => Ok(Self::Attachment),
             1 => Ok(Self::Ipam),
+            2 => Ok(Self::Steps),
             other => Err(Fault::Damaged(format!("a journal entry has role {other}, which does not exist"))),
         }
     }
@@ -75,20 +77,38 @@ impl NodeStore {
             let Some(id) = find(conn, key)? else {
                 return Err(Stop::Tell(LedgerError::NoEntry { key: Box::new(key.clone()) }));
             };
-            let shared: String = conn.query_row("SELECT shared FROM journal WHERE id = ?1", [id], |row| row.get(0))?;
-            unshare(conn, id, &names(&shared)?)?;
-            conn.prepare_cached(
-                "UPDATE journal SET shared = ?2, netns = ?3, plan = ?4, externals = ?5, trace = ?6 WHERE id = ?1",
-            )?
-            .execute(params![
-                id,
-                text(&record.shared)?,
-                record.netns,
-                record.plan,
-                record.externals,
-                record.trace
-            ])?;
-            share(conn, id, &record.shared)?;
+            Ok(replace(conn, id, record)?)
+        })
+    }
+
+    /// Reads an entry's record, lets `change` turn it into another, and writes that, in one transaction: for entries
+    /// that several calls write. `None` is no entry, before and after. The entry must hold no claims.
+    ///
+    /// # Errors
+    /// `Change` with the caller's own error, `Ledger` when the store cannot be read or written.
+    pub fn amend<E>(
+        &mut self,
+        key: &Key,
+        now: u64,
+        change: impl FnOnce(Option<Record>) -> Result<Option<Record>, E>,
+    ) -> Result<(), AmendError<E>> {
+        let boot_id = self.writable()?.to_owned();
+        self.write("amend a journal entry", |conn| {
+            let id = find(conn, key)?;
+            let before = match id {
+                Some(id) => by_id(conn, id)?.map(|entry| entry.record),
+                None => None,
+            };
+            let known = before.as_ref().map(|record| record.shared.clone()).unwrap_or_default();
+            let after = change(before).map_err(|error| Stop::Tell(AmendError::Change(error)))?;
+            match (id, after) {
+                (Some(id), Some(record)) => replace(conn, id, &record)?,
+                (Some(id), None) => delete(conn, id, &known)?,
+                (None, Some(record)) => {
+                    insert(conn, key, &record, &ReleaseRule::Free, (&boot_id, now))?;
+                }
+                (None, None) => {}
+            }
             Ok(())
         })
     }
@@ -200,6 +220,18 @@ pub(super) fn insert(
     let id = conn.last_insert_rowid();
     share(conn, id, &record.shared)?;
     Ok(id)
+}
+
+/// Writes another record over an entry's.
+fn replace(conn: &Connection, id: i64, record: &Record) -> Result<(), Fault> {
+    let shared: String = conn.query_row("SELECT shared FROM journal WHERE id = ?1", [id], |row| row.get(0))?;
+    unshare(conn, id, &names(&shared)?)?;
+    conn.prepare_cached(
+        "UPDATE journal SET shared = ?2, netns = ?3, plan = ?4, externals = ?5, trace = ?6 WHERE id = ?1",
+    )?
+    .execute(params![id, text(&record.shared)?, record.netns, record.plan, record.externals, record.trace])?;
+    share(conn, id, &record.shared)?;
+    Ok(())
 }
 
 /// Removes an entry whose claims are gone or released.

@@ -72,7 +72,7 @@ fn keys_of_the_specification_and_of_runtimes_are_known() {
 
 #[test]
 fn what_comes_later_says_so() {
-    for key in ["delegates", "select", "steps"] {
+    for key in ["delegates", "select"] {
         let error = err(json!({key: []}));
         assert_eq!(error.code(), 2);
         assert!(error.to_string().contains(&format!("key \"{key}\" is not supported by this version")), "{error}");
@@ -84,7 +84,17 @@ fn what_comes_later_says_so() {
 }
 
 #[test]
+fn steps_are_objects_with_a_type_that_exists() {
+    assert_eq!(ok(json!({"steps": []})).steps, []);
+    assert!(err(json!({"steps": {}})).to_string().starts_with("failed to load netconf: "));
+    assert!(err(json!({"steps": [{}]})).to_string().starts_with("steps.type is missing"));
+    let text = err(json!({"steps": [{"type": "nonsense"}]})).to_string();
+    assert!(text.starts_with("unknown step \"nonsense\" in \"steps\": weft has "), "{text}");
+}
+
+#[test]
 fn a_delegate_is_required_and_named() {
+    assert!(err(json!({"delegate": null, "steps": []})).to_string().starts_with("delegate is missing"));
     assert!(err(json!({"delegate": null})).to_string().starts_with("delegate is missing: say what to build"));
     assert!(err(json!({"delegate": {}})).to_string().starts_with("delegate.type is missing"));
     assert_eq!(err(json!({"delegate": {"type": "../sh"}})).to_string(), "invalid plugin name: ../sh");
