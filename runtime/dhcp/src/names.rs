@@ -89,9 +89,15 @@ mod tests {
 
     #[test]
     fn loops_forward_pointers_and_odd_labels_are_refused() {
-        for bytes in
-            [&b"\xc0\x00"[..], b"\x01a\xc0\x00\xc0", b"\x01a\xc0\x04\x01b\x00", b"\x05ab", b"\x02a b\x00", b"\x80a", b"\x03a b\x00"]
-        {
+        for bytes in [
+            &b"\xc0\x00"[..],
+            b"\x01a\xc0\x00\xc0",
+            b"\x01a\xc0\x04\x01b\x00",
+            b"\x05ab",
+            b"\x02a b\x00",
+            b"\x80a",
+            b"\x03a b\x00",
+        ] {
             assert_eq!(read(bytes), None, "{bytes:?}");
         }
         assert_eq!(read(b"\x00").unwrap(), Vec::<String>::new());

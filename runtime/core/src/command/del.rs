@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::call::Call;
 use super::error::in_full;
-use super::{CommandError, external, steps};
+use super::{CommandError, external, lease, steps};
 use crate::delegate;
 use crate::ledger::{Entry, Key, NodeStore, Role};
 use crate::netlink::{self, Executor};
@@ -23,6 +23,7 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
         problems.extend(own.map(|entry| steps::remove(call, &mut store, &entry, Some(name))).into_iter().flatten());
     } else {
         if own.is_none() {
+            lease::release_unknown(call);
             problems.extend(unknown(call)?);
         }
         let (steps, ipam) = companions(&store, &key)?;
@@ -69,6 +70,8 @@ fn tear_down(call: &mut Call<'_>, store: &NodeStore, entry: &Entry) -> Vec<Strin
         Ok(plan) => plan,
         Err(error) => return vec![format!("the journal entry of {} is damaged: {error}", call.env.container_id)],
     };
+    // Through the link, so before it goes.
+    lease::release(call, &entry.key.attachment, plan.lease.as_ref());
     tear_down_plan(call, store, entry, &entry.record.netns, &plan, BTreeSet::new())
 }
 

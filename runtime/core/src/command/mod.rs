@@ -11,6 +11,7 @@ mod del;
 mod error;
 mod external;
 mod gc;
+mod lease;
 mod lint;
 mod preview;
 mod process;

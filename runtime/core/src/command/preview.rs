@@ -51,6 +51,13 @@ pub fn preview(
             ));
             Ok(Preview { plan: Plan::default(), trace: None, notes })
         }
+        Some(IpamKind::Dhcp) if !stage.ignores_ipam() => {
+            notes.push(
+                "addresses come from a DHCP server, asked through the link once it is up; a preview does not"
+                    .to_owned(),
+            );
+            Ok(Preview { plan: stage.links(&call)?, trace: None, notes })
+        }
         Some(_) if !stage.ignores_ipam() => by_policy(&mut call, &stage, notes),
         _ => Ok(Preview { plan: stage.plan(&call, None)?, trace: None, notes }),
     }

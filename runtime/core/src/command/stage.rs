@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
+use ipnet::Ipv4Net;
 use nix::fcntl::OFlag;
 
 use super::call::Call;
-use super::{CommandError, result, steps};
-use crate::delegate::{self, Addressing, Delegate, Input, IpamUse};
+use super::{CommandError, lease, result, steps};
+use crate::delegate::{self, Addressing, Delegate, Given, Input, IpamUse};
 use crate::ledger::{Claimed, Record};
 use crate::netlink::Executor;
-use crate::plan::{Mac, Observed, Plan, ResultShape, ShapeIp};
+use crate::plan::{LinkRef, Mac, Observed, Op, Plan, ResultShape, ShapeIp};
 
 /// A delegate with everything it may look at.
 pub(super) struct Stage {
@@ -63,10 +64,40 @@ impl Stage {
         self.delegate.is_some_and(|delegate| delegate.ipam() == IpamUse::Never)
     }
 
+    /// The part of the plan that takes no address: the link, up, for a DHCP server to be asked through it.
+    pub(super) fn links(&self, call: &Call<'_>) -> Result<Plan, CommandError> {
+        let ifname = call.env.ifname.as_str();
+        let plan = match self.delegate {
+            // It plans with addresses or not at all: with one that stands for those to come, up to where that is used.
+            Some(delegate) if delegate.ipam() == IpamUse::Required => {
+                let stand_in = Given { address: Ipv4Net::default().into(), gateway: None };
+                let addressing = Addressing { ips: vec![stand_in], ..Addressing::default() };
+                let refused = |_without_gateway| CommandError::NoDhcp { delegate: delegate.kind() };
+                let mut plan = self.describe(call, Some(&addressing)).map_err(refused)?;
+                let uses = |op: &Op| matches!(op, Op::Sysctl { .. } | Op::AddAddress { .. } | Op::LinkUp { .. });
+                plan.ops.truncate(plan.ops.iter().position(uses).unwrap_or(plan.ops.len()));
+                plan.ops.push(Op::LinkUp { link: LinkRef::container(ifname) });
+                plan
+            }
+            _ => self.describe(call, None)?,
+        };
+        // Its result is not the attachment's: that one has addresses.
+        self.complete(call, Plan { result: ResultShape::default(), ..plan })
+    }
+
     /// Conf and addresses to a plan. Pure. Also makes sure that the result can be said in the configuration's CNI version
     /// at all, while nothing has been changed yet; the stock plugins find out when it is too late.
     pub(super) fn plan(&self, call: &Call<'_>, addressing: Option<&Addressing>) -> Result<Plan, CommandError> {
-        let mut plan = match (self.delegate, call.network.delegate.as_ref()) {
+        let mut plan = self.describe(call, addressing)?;
+        steps::extend(call, &mut plan, &self.observed)?;
+        let plan = self.complete(call, plan)?;
+        result::preflight(call, &plan)?;
+        Ok(plan)
+    }
+
+    /// The delegate's plan.
+    fn describe(&self, call: &Call<'_>, addressing: Option<&Addressing>) -> Result<Plan, CommandError> {
+        Ok(match (self.delegate, call.network.delegate.as_ref()) {
             (Some(delegate), Some(conf)) => delegate.plan(&Input {
                 conf: &conf.conf,
                 attachment: &call.attachment(),
@@ -78,13 +109,16 @@ impl Stage {
                 fresh_mac: self.fresh_mac,
             })?,
             _ => ipam_alone(addressing),
-        };
-        steps::extend(call, &mut plan, &self.observed)?;
+        })
+    }
+
+    /// What every plan has besides.
+    fn complete(&self, call: &Call<'_>, mut plan: Plan) -> Result<Plan, CommandError> {
         if let Some(executor) = &self.executor {
             plan.container = executor.container_identity()?;
         }
+        plan.lease = lease::of(call);
         (call.context.plan_hook)(&mut plan);
-        result::preflight(call, &plan)?;
         Ok(plan)
     }
 

@@ -65,6 +65,20 @@ pub enum ConfError {
         /// What to write.
         hint: &'static str,
     },
+    /// An option of `ipam.provide` or `ipam.request` that is none.
+    #[error("Can not parse option {text:?}: Can not parse option: strconv.ParseUint: parsing {text:?}: {why}")]
+    DhcpOption {
+        /// The option as written.
+        text: String,
+        /// In the words of the stock plugin's library.
+        why: &'static str,
+    },
+    /// A value that does not fit into an option.
+    #[error("the value for DHCP option {option:?} is longer than 255 bytes")]
+    DhcpValue {
+        /// The option as written.
+        option: String,
+    },
     /// No `ipam` for an IPAM plugin.
     #[error("IPAM config missing 'ipam' key")]
     MissingIpam,
@@ -150,6 +164,8 @@ impl ConfError {
             | Self::UnknownKey { .. }
             | Self::UnknownStep { .. }
             | Self::Missing { .. }
+            | Self::DhcpOption { .. }
+            | Self::DhcpValue { .. }
             | Self::MissingIpam
             | Self::NoPlugin
             | Self::PluginName(_)

@@ -8,7 +8,7 @@ use crate::cni::Version;
 use crate::{delegate, step};
 
 /// Stock IPAM plugins that weft stands in for.
-const IPAM_NAMES: [&str; 2] = ["host-local", "static"];
+const IPAM_NAMES: [&str; 3] = ["host-local", "static", "dhcp"];
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

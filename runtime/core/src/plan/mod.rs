@@ -9,10 +9,12 @@
 //! way through ADD: it removes what belongs to the attachment and leaves what others share (a bridge, its address).
 
 mod facts;
+mod lease;
 mod op;
 mod result;
 
 pub use facts::{LinkInfo, Need, Observed};
+pub use lease::AgentLease;
 pub use op::{Family, MacvlanMode, Op, Teardown};
 pub use result::{ResultShape, ShapeIp};
 
@@ -32,9 +34,21 @@ pub struct Plan {
     /// The result to print once all ops are applied.
     #[serde(default)]
     pub result: ResultShape,
+    /// The agent holds a lease for the attachment, or may: it is asked for through the plan's link. DEL gives it back while
+    /// the link is there.
+    #[serde(default)]
+    pub lease: Option<AgentLease>,
 }
 
 impl Plan {
+    /// What is left to do of this plan when `done` has been applied. Both come from the same conf and host, so an op of both
+    /// is the same thing.
+    #[must_use]
+    pub fn beyond(&self, done: &Self) -> Self {
+        let ops = self.ops.iter().filter(|op| !done.ops.contains(op)).cloned().collect();
+        Self { ops, ..self.clone() }
+    }
+
     /// Names of things of this plan that other attachments may need too (an nftables element for an address, say).
     /// Teardown leaves those alone that another journal entry names as well.
     #[must_use]

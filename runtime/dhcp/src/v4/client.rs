@@ -365,7 +365,9 @@ impl Client {
             outputs.extend(self.lose(Lost::Moved(ack.yiaddr.into())));
             return outputs;
         }
-        let lease = Lease::of(ack, server, mac, self.asked);
+        // An answer to a renewal comes through a socket that does not tell.
+        let known = self.lease.as_ref().filter(|lease| lease.server == server).and_then(|lease| lease.server_mac);
+        let lease = Lease::of(ack, server, mac.or(known), self.asked);
         self.purpose = Purpose::Keep(lease.address);
         self.next = lease.renew.unwrap_or(Millis::MAX);
         self.lease = Some(lease);

@@ -101,9 +101,9 @@ fn pseudo_header(from: Ipv4Addr, to: Ipv4Addr, length: usize) -> u32 {
 
 /// Adds up words; a packet has too few of them to overflow.
 fn sum(bytes: &[u8], start: u32) -> u32 {
-    bytes.chunks(2).fold(start, |sum, pair| {
-        sum + (u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)))
-    })
+    bytes
+        .chunks(2)
+        .fold(start, |sum, pair| sum + (u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0))))
 }
 
 fn fold(mut sum: u32) -> u16 {

@@ -87,17 +87,7 @@ impl Message {
     pub fn of(kind: Kind, xid: u32, mac: [u8; 6]) -> Self {
         let none = Ipv4Addr::UNSPECIFIED;
         let options = BTreeMap::from([(option::MESSAGE_TYPE, vec![kind as u8])]);
-        Self {
-            reply: false,
-            xid,
-            secs: 0,
-            broadcast: false,
-            ciaddr: none,
-            yiaddr: none,
-            giaddr: none,
-            mac,
-            options,
-        }
+        Self { reply: false, xid, secs: 0, broadcast: false, ciaddr: none, yiaddr: none, giaddr: none, mac, options }
     }
 
     /// Its kind, where it says one.

@@ -343,7 +343,10 @@ fn routes_come_from_routers_static_routes_or_classless_ones() {
     let want = ["0.0.0.0/0 via 192.168.1.9", "10.1.2.128/25 via 192.168.1.4", "10.9.9.9/32"];
     assert_eq!(routes(&[(33, fixed), (121, classless)]), want);
     // A length that cannot be ends the list; nothing is guessed.
-    assert_eq!(routes(&[(121, &[24, 10, 0, 0, 1, 1, 1, 1, 33, 1, 1, 1, 1, 1, 2, 2, 2, 2])]), ["10.0.0.0/24 via 1.1.1.1"]);
+    assert_eq!(
+        routes(&[(121, &[24, 10, 0, 0, 1, 1, 1, 1, 33, 1, 1, 1, 1, 1, 2, 2, 2, 2])]),
+        ["10.0.0.0/24 via 1.1.1.1"]
+    );
     assert_eq!(routes(&[(121, &[24, 10])]), Vec::<String>::new());
 }
 
