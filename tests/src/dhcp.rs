@@ -117,7 +117,8 @@ impl Server {
             netns.line(line)?;
         }
         if let Some(bridge) = bridge {
-            host.line(&format!("ip link add {bridge} type bridge"))?;
+            // A MAC that stays: Debian's bridge compares it in CHECK.
+            host.line(&format!("ip link add {bridge} address 02:00:00:00:01:00 type bridge"))?;
             host.line(&format!("ip link set {bridge} up"))?;
             host.line(&format!("ip link set up0 master {bridge}"))?;
         }

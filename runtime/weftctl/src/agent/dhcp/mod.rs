@@ -104,6 +104,7 @@ impl Leases {
             return failed(Fault::Place, &format!("there is no network namespace at {}", netns.display()));
         };
         let place = Place { netns, identity, ifname: attachment.ifname.clone() };
+        self.sweep();
         let known = self.held.borrow().get(&attachment).cloned();
         let held = match known {
             Some(held) if held.place == place && held.wish == wish && held.is_alive() => held,
@@ -155,8 +156,15 @@ impl Leases {
 
     /// All attachments.
     pub(super) fn status(&self) -> AgentStatus {
+        self.sweep();
         let leases = self.held.borrow().iter().map(|(attachment, held)| held.status(attachment)).collect();
         AgentStatus { version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id(), leases }
+    }
+
+    /// Drops attachments whose tasks ended by themselves: what their leases were for is gone.
+    fn sweep(&self) {
+        let over = |held: &Held| held.sessions.iter().all(|session| session.state() == State::Ended);
+        self.held.borrow_mut().retain(|_attachment, held| !over(held));
     }
 
     /// Starts the tasks of an attachment.

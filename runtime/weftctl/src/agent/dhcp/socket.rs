@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, bind, recvfrom,
-    sendto, setsockopt, socket, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrIn6, SockaddrLike, bind, recvfrom, sendto,
+    setsockopt, socket, sockopt,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -30,7 +30,6 @@ pub(super) enum Opened {
         fd: OwnedFd,
         index: u32,
     },
-    Udp4(OwnedFd),
     Udp6 {
         fd: OwnedFd,
         index: u32,
@@ -47,7 +46,6 @@ pub(super) struct Socket {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Packet(u32),
-    Udp4,
     Udp6(u32),
 }
 
@@ -68,14 +66,6 @@ pub(super) fn open_packet(index: u32) -> io::Result<Opened> {
     filter(&fd)?;
     bind(fd.as_raw_fd(), &link_address(index, None)?)?;
     Ok(Opened::Packet { fd, index })
-}
-
-/// A datagram socket at the client's address.
-pub(super) fn open_udp4(address: Ipv4Addr, ifname: &str) -> io::Result<Opened> {
-    let udp = UdpSocket::bind(SocketAddrV4::new(address, v4::CLIENT_PORT))?;
-    setsockopt(&udp, sockopt::BindToDevice, &ifname.into())?;
-    udp.set_nonblocking(true)?;
-    Ok(Opened::Udp4(udp.into()))
 }
 
 /// A datagram socket at the link's own IPv6 address, which is waited for.
@@ -181,13 +171,31 @@ fn link_address(index: u32, mac: Option<[u8; 6]>) -> io::Result<LinkAddr> {
     address.ok_or_else(|| io::Error::other("a link address is none"))
 }
 
+/// Sends datagrams from the client's address; nobody reads what comes back to it.
+#[derive(Debug)]
+pub(super) struct Sender(UdpSocket);
+
+impl Sender {
+    /// Opens it inside a namespace. With the port taken, the kernel does not call answers unreachable.
+    pub(super) fn open(address: Ipv4Addr, ifname: &str) -> io::Result<Self> {
+        let udp = UdpSocket::bind(SocketAddrV4::new(address, v4::CLIENT_PORT))?;
+        setsockopt(&udp, sockopt::BindToDevice, &ifname.into())?;
+        udp.set_nonblocking(true)?;
+        Ok(Self(udp))
+    }
+
+    /// Sends a DHCPv4 message to a server.
+    pub(super) fn send(&self, to: Ipv4Addr, message: &[u8]) -> io::Result<()> {
+        self.0.send_to(message, SocketAddrV4::new(to, v4::SERVER_PORT)).map(drop)
+    }
+}
+
 // === on the event loop ===
 
 impl Socket {
     pub(super) fn new(opened: Opened) -> io::Result<Self> {
         let (fd, kind) = match opened {
             Opened::Packet { fd, index } => (fd, Kind::Packet(index)),
-            Opened::Udp4(fd) => (fd, Kind::Udp4),
             Opened::Udp6 { fd, index } => (fd, Kind::Udp6(index)),
         };
         #[expect(unsafe_code, reason = "tokio wants it said that a descriptor stays open")]
@@ -195,11 +203,6 @@ impl Socket {
         // registration.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
         Ok(Self { fd, kind })
-    }
-
-    /// Whether it takes packets off the link.
-    pub(super) fn is_packet(&self) -> bool {
-        matches!(self.kind, Kind::Packet(_))
     }
 
     /// Sends a DHCPv4 message through a packet socket, to a neighbour or to all of them.
@@ -213,13 +216,6 @@ impl Socket {
         let frame = v4::write_frame(from, to, message);
         let neighbour = link_address(index, Some(mac.unwrap_or(ETHERNET_BROADCAST)))?;
         sendto(self.fd.as_raw_fd(), &frame, &neighbour, MsgFlags::empty())?;
-        Ok(())
-    }
-
-    /// Sends a DHCPv4 message to a server's address.
-    pub(super) fn send_to(&self, to: Ipv4Addr, message: &[u8]) -> io::Result<()> {
-        let server = SockaddrIn::from(SocketAddrV4::new(to, v4::SERVER_PORT));
-        sendto(self.fd.as_raw_fd(), message, &server, MsgFlags::empty())?;
         Ok(())
     }
 
@@ -256,7 +252,7 @@ impl Socket {
                 let mac = from.and_then(|from| from.addr());
                 Ok(Some(Incoming { payload: datagram.payload.to_vec(), mac }))
             }
-            Kind::Udp4 | Kind::Udp6(_) => {
+            Kind::Udp6(_) => {
                 let (length, _from) = recvfrom::<()>(raw, &mut buffer)?;
                 Ok(Some(Incoming { payload: buffer.get(..length).unwrap_or_default().to_vec(), mac: None }))
             }

@@ -8,7 +8,7 @@ use super::{Command, Event, Failure, Opener, Session, Start};
 use crate::agent::clock;
 use crate::agent::dhcp::client_id;
 use crate::agent::dhcp::place::{Link, Place, PlaceError};
-use crate::agent::dhcp::socket::{open_packet, open_udp4};
+use crate::agent::dhcp::socket::{Opened, Sender, open_packet};
 use crate::agent::store::AnyLease;
 
 pub(super) async fn run(mut session: Session, start: Start) {
@@ -87,7 +87,7 @@ async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>)
                 if let Some(lease) = client.lease() {
                     session.bound(AnyLease::V4(lease.clone()));
                 }
-                session.socket = None;
+                session.close();
                 Ok(())
             }
             Output::GaveUp(text) => {
@@ -95,7 +95,7 @@ async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>)
                 return false;
             }
             Output::Lost(why) => {
-                session.socket = None;
+                session.close();
                 session.lost(true, &why).await;
                 return false;
             }
@@ -131,30 +131,38 @@ async fn frame(
     mac: Option<[u8; 6]>,
     bytes: &[u8],
 ) -> Result<(), PlaceError> {
-    if !session.socket.as_ref().is_some_and(super::Socket::is_packet) {
-        let opener = |_place: &Place, link: &Link| -> Opener {
-            let index = link.index;
-            Box::new(move || open_packet(index))
-        };
-        session.open(opener).await?;
-    }
-    session.asked();
+    listen(session).await?;
     let socket = session.socket.as_ref().ok_or_else(|| PlaceError::Failed("no socket is open".to_owned()))?;
     socket.send_frame(ends, mac, bytes).map_err(|error| failed(&session.subject.place.ifname, &error))
 }
 
-/// Sends through a datagram socket at the client's address.
+/// Sends a datagram from the client's address. The packet socket listens for the answer: a server that refuses may do so to
+/// everybody, which a socket at an address does not hear.
 async fn datagram(session: &mut Session, from: Ipv4Addr, to: Ipv4Addr, bytes: &[u8]) -> Result<(), PlaceError> {
-    if session.socket.as_ref().is_none_or(super::Socket::is_packet) {
-        let opener = move |place: &Place, _link: &Link| -> Opener {
+    listen(session).await?;
+    if session.sender.is_none() {
+        let opener = move |place: &Place, _link: &Link| -> Opener<Sender> {
             let ifname = place.ifname.clone();
-            Box::new(move || open_udp4(from, &ifname))
+            Box::new(move || Sender::open(from, &ifname))
         };
-        session.open(opener).await?;
+        session.sender = Some(session.open(opener).await?.1);
+    }
+    let sender = session.sender.as_ref().ok_or_else(|| PlaceError::Failed("no socket is open".to_owned()))?;
+    sender.send(to, bytes).map_err(|error| failed(&session.subject.place.ifname, &error))
+}
+
+/// Opens the packet socket if it is not open.
+async fn listen(session: &mut Session) -> Result<(), PlaceError> {
+    if session.socket.is_none() {
+        let opener = |_place: &Place, link: &Link| -> Opener<Opened> {
+            let index = link.index;
+            Box::new(move || open_packet(index))
+        };
+        let (_link, opened) = session.open(opener).await?;
+        session.listen(opened)?;
     }
     session.asked();
-    let socket = session.socket.as_ref().ok_or_else(|| PlaceError::Failed("no socket is open".to_owned()))?;
-    socket.send_to(to, bytes).map_err(|error| failed(&session.subject.place.ifname, &error))
+    Ok(())
 }
 
 fn failed(ifname: &str, error: &std::io::Error) -> PlaceError {

@@ -20,7 +20,7 @@ use weft_host_abi::types::Attachment;
 
 use super::Shared;
 use super::place::{Link, Place, PlaceError};
-use super::socket::{Incoming, Opened, Socket};
+use super::socket::{Incoming, Opened, Sender, Socket};
 use crate::agent::clock;
 use crate::agent::store::{AnyLease, Row};
 
@@ -143,14 +143,17 @@ struct Session {
     subject: Subject,
     commands: mpsc::Receiver<Command>,
     state: watch::Sender<State>,
+    /// What answers come through.
     socket: Option<Socket>,
+    /// What renewals go out through.
+    sender: Option<Sender>,
     /// When an idle socket is closed.
     open_until: Millis,
     mac: [u8; 6],
 }
 
 /// Opens a socket, once inside.
-type Opener = Box<dyn FnOnce() -> std::io::Result<Opened> + Send>;
+type Opener<T> = Box<dyn FnOnce() -> std::io::Result<T> + Send>;
 
 /// What a task waits for.
 enum Event {
@@ -166,14 +169,14 @@ impl Session {
         commands: mpsc::Receiver<Command>,
         state: watch::Sender<State>,
     ) -> Self {
-        Self { shared, subject, commands, state, socket: None, open_until: 0, mac: [0; 6] }
+        Self { shared, subject, commands, state, socket: None, sender: None, open_until: 0, mac: [0; 6] }
     }
 
     /// Waits for whatever comes first. With nothing that is ever due it is a command.
     async fn wait(&mut self, next: Option<Millis>) -> Event {
         let now = clock::now();
         if self.socket.is_some() && now >= self.open_until {
-            self.socket = None;
+            self.close();
         }
         let mut until = next.unwrap_or(Millis::MAX).min(now.saturating_add(NAP));
         if self.socket.is_some() {
@@ -197,21 +200,29 @@ impl Session {
     }
 
     /// Looks at the link and opens a socket in its namespace.
-    async fn open(
-        &mut self,
-        opener: impl FnOnce(&Place, &Link) -> Opener + Send + 'static,
-    ) -> Result<Link, PlaceError> {
+    async fn open<T: Send + 'static>(
+        &self,
+        opener: impl FnOnce(&Place, &Link) -> Opener<T> + Send + 'static,
+    ) -> Result<(Link, T), PlaceError> {
         let place = self.subject.place.clone();
         let visit = move || {
             let link = place.look()?;
             let opened = place.inside(opener(&place, &link))?;
             Ok((link, opened))
         };
-        let (link, opened) = self.shared.visits.run(visit).await?;
-        let socket = Socket::new(opened).map_err(|error| PlaceError::Failed(error.to_string()))?;
-        self.socket = Some(socket);
-        self.open_until = clock::now().saturating_add(OPEN);
-        Ok(link)
+        self.shared.visits.run(visit).await
+    }
+
+    /// Listens on a socket.
+    fn listen(&mut self, opened: Opened) -> Result<(), PlaceError> {
+        self.socket = Some(Socket::new(opened).map_err(|error| PlaceError::Failed(error.to_string()))?);
+        self.asked();
+        Ok(())
+    }
+
+    /// Closes what is open.
+    fn close(&mut self) {
+        (self.socket, self.sender) = (None, None);
     }
 
     /// A question went out: keep listening for a while.

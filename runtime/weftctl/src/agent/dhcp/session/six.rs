@@ -8,7 +8,7 @@ use super::{Command, Event, Failure, Opener, Session, Start};
 use crate::agent::clock;
 use crate::agent::dhcp::duid;
 use crate::agent::dhcp::place::{Link, Place, PlaceError};
-use crate::agent::dhcp::socket::open_udp6;
+use crate::agent::dhcp::socket::{Opened, open_udp6};
 use crate::agent::store::AnyLease;
 
 /// The client has one IA; its DUID is its own already.
@@ -74,14 +74,14 @@ async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>,
                 if let Some(lease) = client.lease() {
                     session.bound(AnyLease::V6(lease.clone()));
                 }
-                session.socket = None;
+                session.close();
             }
             Output::GaveUp(text) => {
                 session.failed(Failure::NoServer(text));
                 return false;
             }
             Output::Lost(why) => {
-                session.socket = None;
+                session.close();
                 session.lost(false, &why).await;
                 return false;
             }
@@ -105,11 +105,13 @@ fn leaving(session: &Session, told: Option<Command>) -> bool {
 
 async fn send(session: &mut Session, bytes: &[u8]) -> Result<(), PlaceError> {
     if session.socket.is_none() {
-        let opener = |place: &Place, link: &Link| -> Opener {
+        let opener = |place: &Place, link: &Link| -> Opener<Opened> {
             let (index, ifname) = (link.index, place.ifname.clone());
             Box::new(move || open_udp6(index, &ifname))
         };
-        session.mac = session.open(opener).await?.mac;
+        let (link, opened) = session.open(opener).await?;
+        session.mac = link.mac;
+        session.listen(opened)?;
     }
     session.asked();
     let socket = session.socket.as_ref().ok_or_else(|| PlaceError::Failed("no socket is open".to_owned()))?;
