@@ -17,6 +17,7 @@ mod check;
 mod error;
 mod identity;
 mod inside;
+mod mass;
 mod netns;
 mod nft;
 mod observe;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::error::{Doing, NetlinkError, UndoError};
 use super::rtnl::{Link, Lookup, change};
 use super::{Executor, nft};
-use crate::plan::{LinkRef, Op, Plan, Teardown};
+use crate::plan::{LinkRef, Op, Plan, Side, Teardown};
 
 impl Executor {
     /// Removes what belongs to the attachment, as far as it is there, and leaves what others share. `keep_shared` names
@@ -40,6 +40,23 @@ impl Executor {
         leftovers
     }
 
+    /// Deletes the host's links of many plans at once, as a beginning of their teardown: the kernel's wait is one then instead
+    /// of one each. What cannot be deleted here is for `teardown` to report.
+    pub fn delete_together<'a>(&self, plans: impl IntoIterator<Item = &'a Plan>) {
+        let ends = plans.into_iter().flat_map(|plan| &plan.ops).filter_map(|op| match op.teardown() {
+            Teardown::DeleteLink { host_peer: Some(name), kind, .. } => Some((name, kind)),
+            _ => None,
+        });
+        let index = |(name, kind): (String, &str)| match self.host.link(Lookup::Name(&name)) {
+            Ok(Some(link)) if link.kind == kind => Some(link.index),
+            _ => None,
+        };
+        let indexes: Vec<u32> = ends.filter_map(index).collect();
+        if indexes.len() > 1 {
+            self.host.delete_all(&indexes).ok();
+        }
+    }
+
     /// By the host's end where there is one: its name is random, so nothing else has it, and it finds the pair even where
     /// the container's end was renamed.
     fn delete_attachment(&self, container: &LinkRef, peer: Option<String>, kind: &str) -> Result<(), NetlinkError> {
@@ -57,7 +74,11 @@ impl Executor {
         let Some(rtnl) = self.rtnl(link.side) else { return Ok(false) };
         let doing = || format!("failed to delete {:?}", link.name);
         match rtnl.link(Lookup::Name(&link.name)).doing(doing)? {
-            Some(Link { index, kind: found, .. }) if found == kind => rtnl.delete_link(index).doing(doing),
+            Some(Link { index, kind: found, .. }) if found == kind => match link.side {
+                Side::Host => rtnl.delete_in_turn(index).doing(doing),
+                // Each DEL has a namespace of its own to delete in.
+                Side::Container => rtnl.delete_link(index).doing(doing),
+            },
             _ => Ok(false),
         }
     }

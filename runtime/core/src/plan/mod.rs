@@ -10,11 +10,13 @@
 
 mod facts;
 mod lease;
+mod neighbour;
 mod op;
 mod result;
 
 pub use facts::{LinkInfo, Need, Observed};
 pub use lease::AgentLease;
+pub use neighbour::ForgetNeighbours;
 pub use op::{Family, MacvlanMode, Op, Teardown};
 pub use result::{ResultShape, ShapeIp};
 

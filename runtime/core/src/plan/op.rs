@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_host_abi::types::Route;
 
-use super::{LinkRef, Mac, Side};
+use super::{ForgetNeighbours, LinkRef, Mac, Side};
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -211,6 +211,8 @@ pub enum Op {
         /// Name of the host link.
         link: String,
     },
+    /// The host forgets who had the attachment's addresses before.
+    ForgetNeighbours(ForgetNeighbours),
     /// Tells neighbours where the link's addresses live now: gratuitous ARP and unsolicited neighbour advertisements. Best
     /// effort.
     Announce {
@@ -272,6 +274,7 @@ impl Op {
             | Self::PinMac { .. }
             | Self::Forwarding { .. }
             | Self::WaitPort { .. }
+            | Self::ForgetNeighbours(_)
             | Self::Announce { .. } => Teardown::Nothing,
         }
     }
@@ -322,6 +325,7 @@ impl fmt::Display for Op {
             Self::Masquerade { address } => write!(f, "masquerade {address}"),
             Self::MacSpoofCheck { link, mac } => write!(f, "admit only {mac} through {link}"),
             Self::WaitPort { link } => write!(f, "wait for port {link} to come up"),
+            Self::ForgetNeighbours(op) => op.fmt(f),
             Self::Announce { link, .. } => write!(f, "announce the addresses of {link} (in the container)"),
         }
     }

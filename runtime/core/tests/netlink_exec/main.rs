@@ -9,6 +9,7 @@ mod concurrency;
 mod filters;
 mod links;
 mod namespaces;
+mod neighbours;
 mod plans;
 mod rollback;
 mod routes;
@@ -30,6 +31,7 @@ fn main() {
     let required = std::env::var_os("REQUIRE_NETNS").is_some();
     let tests = [
         namespaces::tests(),
+        neighbours::tests(),
         links::tests(),
         addresses::tests(),
         routes::tests(),

@@ -41,6 +41,7 @@ fn gateway_with_masquerade() {
             {"op": "forwarding", "family": "v4"},
             {"op": "masquerade", "address": "10.0.0.2/24"},
             {"op": "wait-port", "link": HOST},
+            { "op": "forget-neighbours", "link": "br7", "addresses": ["10.0.0.2"], "mac": null },
             {"op": "announce", "link": "eth0", "addresses": ["10.0.0.2"]},
         ])
     );
@@ -81,6 +82,7 @@ fn both_families_with_a_vlan_gateway() {
             "pin the MAC address of cni0.100",
             "enable IPv6 forwarding",
             "wait for port veth01020304 to come up",
+            "forget who had the attachment's addresses on cni0.100",
             "announce the addresses of eth0 (in the container)",
         ]
     );

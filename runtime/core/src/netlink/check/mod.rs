@@ -92,6 +92,7 @@ impl Executor {
             | Op::DropConnectedRoute { .. }
             | Op::PinMac { .. }
             | Op::WaitPort { .. }
+            | Op::ForgetNeighbours(_)
             | Op::Announce { .. } => Ok(()),
         }
     }

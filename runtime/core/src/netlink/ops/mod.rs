@@ -7,6 +7,7 @@
 mod address;
 mod bridge;
 mod link;
+mod neighbour;
 mod route;
 mod sysctls;
 mod vlan;
@@ -105,7 +106,14 @@ impl Session<'_> {
     }
 
     fn apply(&mut self, at: usize, op: &Op) -> Result<(), NetlinkError> {
-        if !matches!(op, Op::WaitPort { .. } | Op::WaitAddresses { .. } | Op::Announce { .. } | Op::PinMac { .. }) {
+        if !matches!(
+            op,
+            Op::WaitPort { .. }
+                | Op::WaitAddresses { .. }
+                | Op::ForgetNeighbours(_)
+                | Op::Announce { .. }
+                | Op::PinMac { .. }
+        ) {
             self.settled.clear();
         }
         match op {
@@ -136,6 +144,10 @@ impl Session<'_> {
             Op::Forwarding { family } => self.forwarding(*family),
             Op::Masquerade { .. } | Op::MacSpoofCheck { .. } => self.filters(),
             Op::WaitPort { link } => self.wait_port(link),
+            Op::ForgetNeighbours(op) => {
+                self.forget_neighbours(op);
+                Ok(())
+            }
             Op::Announce { link, addresses } => self.announce(&LinkRef::container(link.as_str()), addresses),
             // Only reached without a container: with one, these ran on its thread.
             Op::EnableIpv6 { .. } => Err(NetlinkError::NoContainer { op: op.to_string() }),

@@ -5,6 +5,7 @@
 
 mod address;
 mod link;
+mod neighbour;
 mod route;
 mod socket;
 
@@ -47,7 +48,7 @@ pub(super) struct Rtnl {
 
 /// How a request changes things.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum How {
+pub(in crate::netlink) enum How {
     /// Changes something that is there.
     Set,
     /// Makes something; an error if it is there.
@@ -75,7 +76,7 @@ impl Rtnl {
     }
 
     /// Sends a request that changes something and waits for the acknowledgement.
-    pub(super) fn change(&self, message: RouteNetlinkMessage, how: How) -> Result<(), Fault> {
+    pub(in crate::netlink) fn change(&self, message: RouteNetlinkMessage, how: How) -> Result<(), Fault> {
         self.exchange(message, how.flags() | NLM_F_ACK).map(drop)
     }
 
