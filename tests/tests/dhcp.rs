@@ -43,6 +43,7 @@ fn main() -> ExitCode {
     suite.test("refused-at-renewal", &needs, refused_at_renewal);
     suite.test("agent-killed", &needs, agent_killed);
     suite.test("agent-killed-while-asking", &needs, agent_killed_while_asking);
+    suite.test("weft-killed-while-asking", &needs, weft_killed_while_asking);
     suite.test("agent-stopped", &needs, agent_stopped);
     suite.test("agent-away", &needs, agent_away);
     suite.test("agent-away-at-del", &needs, agent_away_at_del);
@@ -153,6 +154,16 @@ impl Lan {
         Ok(dhcp::status(&self.world.borrow())?.as_array().cloned().unwrap_or_default())
     }
 
+    /// A call that is killed after a while, as a runtime does that has lost patience.
+    fn cut_short(&self, verb: &str, container: &str, after: Duration) -> Result<()> {
+        let mut world = self.world.borrow_mut();
+        let mut call = world.prepare(verb, &Attach::eth0(container), &self.conf)?;
+        call.limit = after;
+        let error = world.run(&call, "weft").err().map(|error| format!("{error:#}")).unwrap_or_default();
+        ensure!(error.contains("did not end within"), "{error}");
+        Ok(())
+    }
+
     fn inside(&self, container: &str, line: &str) -> Result<Value> {
         let output = self.world.borrow_mut().container(container)?.line(line)?;
         serde_json::from_str(&output.text()).with_context(|| format!("{line}: {}", output.text()))
@@ -197,8 +208,9 @@ fn life(lan: &Lan, prefix: &str) -> Result<()> {
     ensure!(listed.iter().any(|info| info["local"] == json!(own) && info["prefixlen"] == json!(24)), "{shown}");
     ensure!(lan.world.borrow_mut().reaches("a", "192.168.1.1")?, "a reaches the server");
     lan.quiet("CHECK", "a", Some(&result))?;
-    let status = lan.status()?;
-    ensure!(status.len() == 1 && status[0]["state"] == json!("leased"), "{status:?}");
+    let socket = dhcp::socket(&lan.world.borrow()).display().to_string();
+    let status = lan.world.borrow().weftctl(&["agent", "--status", "--socket", &socket])?;
+    ensure!(status.pointer("/leases/0/state") == Some(&json!("is running")), "{status}");
     // The stock daemon's client identifier.
     let want = b"\0cid-a/lan/eth0".iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":");
     let file = fs::read_to_string(lan.world.borrow().scratch().join("dnsmasq/leases"))?;
@@ -378,7 +390,7 @@ fn agent_killed_while_asking() -> Result<()> {
     };
     let asking = std::thread::spawn(move || call.run(&plugin, &place));
     wait(Duration::from_secs(10), "the agent to ask", || {
-        Ok(lan.status()?.iter().any(|lease| lease["state"] == json!("asking")))
+        Ok(lan.status()?.iter().any(|lease| lease["state"] == json!("is being asked for")))
     })?;
     lan.kill_agent();
     let Ok(reply) = asking.join() else { bail!("the call panicked") };
@@ -389,6 +401,23 @@ fn agent_killed_while_asking() -> Result<()> {
     lan.quiet("DEL", "b", None)?;
     lan.quiet("DEL", "a", None)?;
     lan.leases_become(&[])
+}
+
+/// weft dies under an ADD, with its link made: DEL finds it in the journal, and the agent stops asking.
+fn weft_killed_while_asking() -> Result<()> {
+    let lan = Lan::with(&[ONE], &[])?;
+    lan.add("a")?;
+    lan.cut_short("ADD", "b", Duration::from_secs(3))?;
+    let up = lan.inside("b", "ip -j link show eth0")?.to_string();
+    ensure!(up.contains("\"UP\""), "no link was made: {up}");
+    lan.quiet("DEL", "b", None)?;
+    ensure!(lan.world.borrow_mut().container("b")?.line("ip link show eth0").is_err(), "b still has its link");
+    ensure!(lan.status()?.len() == 1, "{:?}", lan.status());
+    lan.quiet("DEL", "a", None)?;
+    lan.leases_become(&[])?;
+    // And with an address to be had, it is.
+    lan.add("b")?;
+    lan.quiet("DEL", "b", None)
 }
 
 /// SIGTERM: leases stay, the socket goes.

@@ -39,7 +39,7 @@ pub enum Lost {
     #[error("it expired, and no server prolonged it")]
     Expired,
     /// A server refused it and gave no second chance.
-    #[error("the server refused it{}", if .0.is_empty() { String::new() } else { format!(": {}", .0) })]
+    #[error("the server refused it{}", if .0.is_empty() { String::new() } else { format!(": {:?}", .0) })]
     Refused(String),
     /// The server would only give another address, which the container cannot change to.
     #[error("the server gives {0} instead, and a container cannot change its address")]

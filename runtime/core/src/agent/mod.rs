@@ -113,7 +113,7 @@ pub struct AgentStatus {
 pub struct LeaseStatus {
     /// The attachment.
     pub attachment: Attachment,
-    /// `asking`, `leased`, or why it is over.
+    /// `is running`, `is being asked for`, or why it is over.
     pub state: String,
     /// Its addresses.
     pub addresses: Vec<IpNet>,

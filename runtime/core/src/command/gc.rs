@@ -60,8 +60,8 @@ fn of(entry: &Entry, left: Vec<String>) -> impl Iterator<Item = String> {
     left.into_iter().map(move |problem| format!("{container_id} {ifname}: {problem}"))
 }
 
-/// The links of all that is going away, at once, but for those that another plugin or a DHCP server may still be told through. Each entry's own
-/// teardown then finds its link gone, or says why not.
+/// The links of all that is going away, at once, but for those that another plugin may still need, or a DHCP server be told
+/// through. Each entry's own teardown then finds its link gone, or says why not.
 fn delete_links(entries: &[Entry]) {
     let alone = entries.iter().filter(|entry| entry.record.externals.is_empty());
     let plans = alone.filter_map(|entry| serde_json::from_str(&entry.record.plan).ok());

@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(
             text,
             "called as \"flannel\", which is none of the names weft answers to: \
-             weft, weft-ipam, bridge, ptp, macvlan, loopback, host-local, static"
+             weft, weft-ipam, bridge, ptp, macvlan, loopback, host-local, static, dhcp"
         );
         assert!(Persona::from_argv0(OsStr::new("")).is_err());
     }

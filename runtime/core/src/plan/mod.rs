@@ -151,3 +151,25 @@ impl fmt::Display for Mac {
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beyond_a_plan_is_what_it_does_not_have() {
+        let up = Op::LinkUp { link: LinkRef::container("eth0") };
+        let port = Op::WaitPort { link: "veth0".to_owned() };
+        let pin = Op::PinMac { link: "br0".to_owned() };
+        let done = Plan { ops: vec![port.clone(), up.clone()], ..Plan::default() };
+        let full = Plan { ops: vec![port, pin.clone(), up], container: Some("4:7".to_owned()), ..Plan::default() };
+        assert_eq!(full.beyond(&done), Plan { ops: vec![pin], ..full.clone() });
+        assert_eq!(full.beyond(&Plan::default()), full);
+    }
+
+    #[test]
+    fn plans_of_before_leases_are_read() {
+        let plan: Plan = serde_json::from_str(r#"{"ops": []}"#).unwrap_or_default();
+        assert_eq!(plan.lease, None);
+    }
+}

@@ -307,6 +307,18 @@ fn after_a_restart_what_became_due_is_due_now() {
 }
 
 #[test]
+fn broadcast_answers_are_asked_for_until_there_is_an_address() {
+    let settings = Settings { broadcast: true, ..settings() };
+    let mut client = Client::acquire(settings, Purpose::Any(None), 1, 0);
+    let discover = sent(&client.tick(0)[0]);
+    let request = sent(&client.receive(0, &answer(&discover, Kind::Offer, ADDRESS), None)[0]);
+    client.receive(0, &answer(&request, Kind::Ack, ADDRESS), None);
+    assert_eq!((discover.broadcast, request.broadcast), (true, true));
+    let (_, outputs) = run(&mut client);
+    assert!(!sent(&outputs[0]).broadcast);
+}
+
+#[test]
 fn a_remembered_address_is_asked_for_first_and_another_is_taken() {
     let mut client = Client::acquire(settings(), Purpose::Any(Some(ADDRESS)), 1, 0);
     let request = sent(&client.tick(0)[0]);

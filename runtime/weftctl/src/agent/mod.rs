@@ -21,8 +21,9 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
-use weft_core::agent::SOCKET;
+use weft_core::agent::{self, Reply, Request, SOCKET};
 use weft_dhcp::Pace;
+use weft_host_abi::types::Attachment;
 
 use self::dhcp::Leases;
 use self::store::LeaseStore;
@@ -33,6 +34,9 @@ pub(crate) struct AgentArgs {
     /// The unix socket to listen on.
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     socket: PathBuf,
+    /// Show the leases of the agent that is running there, and end.
+    #[arg(long)]
+    status: bool,
     /// Put before every namespace path, for an agent that sees the host's files elsewhere.
     #[arg(long, value_name = "DIR")]
     hostprefix: Option<PathBuf>,
@@ -60,8 +64,28 @@ impl Log {
     }
 }
 
+/// The leases of a running agent.
+fn show(socket: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let limit = Some(Duration::from_secs(10));
+    let Reply::Status(status) = agent::ask(socket, &Request::Status, limit)? else {
+        anyhow::bail!("the agent at {} answered something else", socket.display())
+    };
+    let cells = status.leases.iter().map(|lease| {
+        let Attachment { network, container_id, ifname } = &lease.attachment;
+        let addresses = lease.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let expires = lease.expires_in.map_or_else(String::new, |seconds| format!("{seconds}s"));
+        vec![network.clone(), container_id.clone(), ifname.clone(), addresses, lease.state.clone(), expires]
+    });
+    let rows = cells.collect();
+    output.table(&status, &["network", "container", "interface", "addresses", "lease", "expires"], rows)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Runs until a signal ends it.
 pub(crate) fn run(args: &AgentArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    if args.status {
+        return show(&args.socket, output);
+    }
     let log = Log(output);
     let store = LeaseStore::open(state)?;
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);

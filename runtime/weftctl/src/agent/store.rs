@@ -1,5 +1,5 @@
 //! Leases on disk: one SQLite file of the agent's own beside the ledger, which CNI calls never open
-//! (docs/decisions/0008-agent-store.md).
+//! (docs/decisions/0009-dhcp-agent.md).
 //!
 //! Invariant: one agent per file. It holds the file's lock for as long as it lives, so a second one fails at once.
 

@@ -133,15 +133,9 @@ impl Leases {
         let Some(held) = self.held.borrow().get(attachment).cloned() else {
             return failed(Fault::Unknown, &format!("the agent knows no DHCP lease of {}", name(attachment)));
         };
-        let over = held.sessions.iter().find_map(|session| match session.state() {
-            State::Bound(_) => None,
-            State::Asking => Some("it is being asked for".to_owned()),
-            State::Lost(why) | State::Failed(Failure::NoServer(why) | Failure::Place(why)) => Some(why),
-            State::Ended => Some("it was given back".to_owned()),
-        });
-        match over {
+        match held.trouble() {
             None => Reply::Done,
-            Some(why) => failed(Fault::Lost, &format!("the DHCP lease of {} is over: {why}", name(attachment))),
+            Some(why) => failed(Fault::Lost, &format!("the DHCP lease of {} {why}", name(attachment))),
         }
     }
 
@@ -221,6 +215,18 @@ impl Held {
         self.sessions.iter().all(|session| matches!(session.state(), State::Asking | State::Bound(_)))
     }
 
+    /// What keeps it from having all its leases, as the end of a sentence.
+    fn trouble(&self) -> Option<String> {
+        self.sessions.iter().find_map(|session| match session.state() {
+            State::Bound(_) => None,
+            State::Asking => Some("is being asked for".to_owned()),
+            State::Lost(why) | State::Failed(Failure::NoServer(why) | Failure::Place(why)) => {
+                Some(format!("is over: {why}"))
+            }
+            State::Ended => Some("was given back".to_owned()),
+        })
+    }
+
     /// Waits until all leases are there, or one is not to be had.
     async fn settled(&self) -> Result<Vec<AnyLease>, (Fault, String)> {
         let mut leases = Vec::new();
@@ -248,15 +254,9 @@ impl Held {
         });
         let now = clock::now();
         let ends = bound.clone().filter_map(AnyLease::expires).min();
-        let state = states.iter().find_map(|state| match state {
-            State::Bound(_) => None,
-            State::Asking => Some("asking".to_owned()),
-            State::Lost(why) | State::Failed(Failure::NoServer(why) | Failure::Place(why)) => Some(why.clone()),
-            State::Ended => Some("given back".to_owned()),
-        });
         LeaseStatus {
             attachment: attachment.clone(),
-            state: state.unwrap_or_else(|| "leased".to_owned()),
+            state: self.trouble().unwrap_or_else(|| "is running".to_owned()),
             addresses: bound.map(network).collect(),
             expires_in: ends.map(|end| end.saturating_sub(now) / 1_000),
         }

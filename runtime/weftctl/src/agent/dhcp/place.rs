@@ -76,13 +76,13 @@ impl Visits {
 }
 
 impl Place {
-    /// Finds the link, and brings it up if it is down. Blocks.
-    pub(super) fn look(&self) -> Result<Link, PlaceError> {
+    /// Finds the link, and brings it up if it is down and `bring_up` says so. Blocks.
+    pub(super) fn look(&self, bring_up: bool) -> Result<Link, PlaceError> {
         let (executor, found) = self.find()?;
         let Some(mac) = found.mac else {
             return Err(PlaceError::Failed(format!("{} has no Ethernet address", self.ifname)));
         };
-        if !found.up {
+        if bring_up && !found.up {
             executor.switch(&self.link(), found.index, true)?;
         }
         Ok(Link { index: found.index, mac: mac.0, is_ipvlan: found.kind == "ipvlan" })

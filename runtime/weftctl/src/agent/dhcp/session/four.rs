@@ -51,7 +51,7 @@ async fn begin(session: &mut Session, start: Start) -> Result<Client, PlaceError
         Start::Resume { .. } => Err(PlaceError::Gone("a lease of the other family".to_owned())),
         Start::Acquire(wanted) => {
             let place = session.subject.place.clone();
-            let link = session.shared.visits.run(move || place.look()).await?;
+            let link = session.shared.visits.run(move || place.look(true)).await?;
             let wanted = wanted.and_then(|address| match address {
                 IpAddr::V4(address) => Some(address),
                 IpAddr::V6(_) => None,

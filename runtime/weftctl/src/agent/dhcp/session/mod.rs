@@ -204,9 +204,10 @@ impl Session {
         &self,
         opener: impl FnOnce(&Place, &Link) -> Opener<T> + Send + 'static,
     ) -> Result<(Link, T), PlaceError> {
-        let place = self.subject.place.clone();
+        // Whoever took the link down while it was in use had a reason.
+        let (place, bring_up) = (self.subject.place.clone(), self.is_new());
         let visit = move || {
-            let link = place.look()?;
+            let link = place.look(bring_up)?;
             let opened = place.inside(opener(&place, &link))?;
             Ok((link, opened))
         };
