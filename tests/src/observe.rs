@@ -206,6 +206,7 @@ fn netns(netns: &NetNs, side: &str, links: &[Link]) -> Result<Value> {
         }
     }
     state.insert("rules".to_owned(), Value::Object(rules));
+    state.insert("shaping".to_owned(), shaping(netns)?);
     state.insert("vlans".to_owned(), vlans(netns)?);
     state.insert("sysctls".to_owned(), sysctls(netns)?);
     state.insert("nft".to_owned(), ruleset(netns)?);
@@ -307,6 +308,27 @@ fn route_key(family: &str, mut route: Value) -> String {
 
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Queueing disciplines that somebody asked for, and where ingress hooks redirect to first.
+fn shaping(netns: &NetNs) -> Result<Value> {
+    let mut out = Map::new();
+    for qdisc in list(netns, &["tc", "-j", "qdisc", "show"])? {
+        let text = |key: &str| qdisc.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (dev, kind, handle) = (text("dev"), text("kind"), text("handle"));
+        // The kernel's own have none.
+        if handle == "0:" {
+            continue;
+        }
+        let key = format!("{dev} {kind} {handle} {}", if kind == "ingress" { String::new() } else { text("parent") });
+        out.insert(key, qdisc.get("options").cloned().unwrap_or_default());
+        if kind == "ingress" {
+            let filters = netns.run(&["tc", "filter", "show", "dev", &dev, "parent", "ffff:"])?.text();
+            let target = filters.split_once("Redirect to device ").and_then(|(_, rest)| rest.split_once(')'));
+            out.insert(format!("{dev} redirects to"), json!(target.map(|(name, _)| name)));
+        }
+    }
+    Ok(Value::Object(out))
 }
 
 fn vlans(netns: &NetNs) -> Result<Value> {

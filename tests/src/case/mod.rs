@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! about.md       one line: what the case is about
-//! conf.json      the PluginConf; `$SCRATCH` is a directory of the run
+//! conf.json      the PluginConf, or a list of them (`plugins`) that is run as libcni does; `$SCRATCH` is a directory of the run
 //! env.json       optional: CNI versions, arguments, preparations, steps (`Env`)
 //! want.json      optional: values that both transcripts must have, by JSON pointer
 //! differs.json   optional: where weft means to differ from the reference, each with a reason
@@ -10,6 +10,7 @@
 //! A case runs once for each of its CNI versions. The run's *transcript* has what every call answered and what the kernel
 //! had; the reference's and weft's must be equal but for the listed differences, and a listed difference must exist.
 
+mod chain;
 mod compare;
 mod leftovers;
 mod page;
@@ -133,7 +134,7 @@ pub struct Step {
     pub args: Option<String>,
     /// Interface name.
     pub ifname: Option<String>,
-    /// Merged into the configuration (JSON merge patch).
+    /// Merged into the configuration (JSON merge patch); of a list, by the plugins' types.
     pub conf: Option<Value>,
     /// `CNI_NETNS` instead of the container's.
     pub netns: Option<String>,
@@ -193,6 +194,15 @@ pub struct Differs {
 }
 
 impl Case {
+    /// The types of the plugins it calls.
+    ///
+    /// # Errors
+    /// The configuration cannot be understood.
+    pub fn kinds(&self) -> Result<Vec<String>> {
+        let chain = chain::Chain::read(&self.conf, "1.0.0")?;
+        Ok(chain.kinds().map(str::to_owned).collect())
+    }
+
     /// The CNI versions it runs for.
     #[must_use]
     pub fn versions(&self) -> Vec<String> {

@@ -6,6 +6,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
+use super::chain::{self, Chain};
 use super::{Case, Step, leftovers};
 use crate::cni::Reply;
 use crate::names::Names;
@@ -63,7 +64,7 @@ struct Runner<'a> {
     subject: &'a Subject,
     world: World,
     names: Names,
-    conf: Value,
+    chain: Chain,
     /// Raw state before anything was done.
     before: Value,
     transcript: Map<String, Value>,
@@ -106,12 +107,7 @@ impl<'a> Runner<'a> {
         for run in &case.env.setup {
             world.netns(&run.place)?.line(&run.line)?;
         }
-        let mut conf: Value = serde_json::from_str(&case.conf.replace("$SCRATCH", &scratch)).context("conf.json")?;
-        if conf.get("cniVersion").is_none_or(|given| given != "none") {
-            conf["cniVersion"] = json!(version);
-        } else if let Some(fields) = conf.as_object_mut() {
-            fields.remove("cniVersion");
-        }
+        let chain = Chain::read(&case.conf.replace("$SCRATCH", &scratch), version)?;
         let mut names = Names::default();
         names.keep(&case.conf);
         names.keep(case.env.args.as_deref().unwrap_or_default());
@@ -136,7 +132,7 @@ impl<'a> Runner<'a> {
             subject,
             world,
             names,
-            conf,
+            chain,
             before,
             transcript: Map::new(),
             added: BTreeMap::new(),
@@ -210,29 +206,38 @@ impl<'a> Runner<'a> {
         Ok(json!({ "ok": true, "keys": keys(&result), "result": result }))
     }
 
-    /// Makes the call as libcni would: the version's `prevResult` with CHECK and DEL.
+    /// Makes the call as libcni would: plugin after plugin with the result of the one before, or, with CHECK and DEL, with
+    /// the version's `prevResult`. The answer is that of the plugin it ended with.
     fn send(&mut self, verb: &str, container: &str, ifname: &str, step: &Step) -> Result<Reply> {
-        let mut conf = self.conf.clone();
-        if let Some(patch) = &step.conf {
-            merge(&mut conf, patch);
+        let mut plugins = self.chain.patched(step.conf.as_ref())?;
+        if verb == "DEL" {
+            plugins.reverse();
         }
-        let previous = self.added.get(&(container.to_owned(), ifname.to_owned()));
-        if let Some(previous) = previous
-            && verb != "ADD"
-            && self.version >= CHECK_SINCE
-            && !step.bare
-        {
-            conf["prevResult"] = previous.result.clone();
+        let added = self.added.get(&(container.to_owned(), ifname.to_owned()));
+        let known = added.filter(|_| verb != "ADD" && self.version >= CHECK_SINCE && !step.bare);
+        let mut previous = known.map(|added| added.result.clone());
+        let args = step.args.clone().or_else(|| self.case.env.args.clone());
+        let mut last = None;
+        for mut conf in plugins {
+            if let Some(previous) = &previous {
+                conf["prevResult"] = previous.clone();
+            }
+            let attach = Attach { container, ifname, args: args.as_deref() };
+            let kind = self.case.env.plugin.clone().unwrap_or_else(|| chain::kind(&conf).to_owned());
+            let mut call = self.world.prepare(verb, &attach, &conf)?;
+            if let Some(netns) = &step.netns {
+                call.netns = Some(netns.clone());
+            }
+            let reply = self.world.run(&call, &kind)?;
+            if !reply.ok() {
+                return Ok(reply);
+            }
+            if verb == "ADD" {
+                previous = Some(reply.json()?);
+            }
+            last = Some(reply);
         }
-        let args = step.args.as_deref().or(self.case.env.args.as_deref());
-        let attach = Attach { container, ifname, args };
-        let own = self.case.env.plugin.as_deref();
-        let kind = own.or_else(|| conf.get("type").and_then(Value::as_str)).unwrap_or_default().to_owned();
-        let mut call = self.world.prepare(verb, &attach, &conf)?;
-        if let Some(netns) = &step.netns {
-            call.netns = Some(netns.clone());
-        }
-        self.world.run(&call, &kind)
+        last.context("a list without plugins")
     }
 
     /// Deletes what the steps left attached and looks for leftovers.
@@ -278,24 +283,5 @@ fn keys(value: &Value) -> String {
         }
         Value::Array(items) => format!("[{}]", items.iter().map(keys).collect::<Vec<_>>().join(" ")),
         _ => String::new(),
-    }
-}
-
-/// RFC 7396.
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(changes) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    let Some(fields) = target.as_object_mut() else { return };
-    for (key, change) in changes {
-        if change.is_null() {
-            fields.remove(key);
-        } else {
-            merge(fields.entry(key.clone()).or_insert(Value::Null), change);
-        }
     }
 }

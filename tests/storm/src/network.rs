@@ -1,5 +1,6 @@
 //! The networks of the storm: small pools, so that addresses come round soon.
 
+use std::borrow::Cow;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -7,6 +8,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 use weft_bench::scene::Scene;
 
+use crate::devices::Devices;
 use crate::subject::Subject;
 
 /// The network's name.
@@ -24,6 +26,10 @@ pub(crate) enum Kind {
     Ptp,
     /// macvlan on a parent.
     Macvlan,
+    /// A tap device, as for a virtual machine.
+    Tap,
+    /// A device of the host, of which each container has its own.
+    HostDevice,
     /// Addresses alone.
     Ipam,
 }
@@ -33,6 +39,7 @@ pub(crate) enum Kind {
 pub(crate) struct Network {
     pub(crate) kind: Kind,
     conf: Value,
+    devices: Devices,
 }
 
 // === impl Network ===
@@ -66,17 +73,35 @@ impl Network {
                 ip(&["link", "set", "parent1", "up"])?;
                 json!({ "master": "parent0", "mode": "bridge" })
             }
+            Kind::Tap => json!({ "mtu": 1400 }),
+            // Each call says which.
+            Kind::HostDevice => json!({ "device": "none" }),
             Kind::Ipam => json!({}),
         };
         if let (Some(conf), Value::Object(own)) = (conf.as_object_mut(), own) {
             conf.extend(own);
         }
-        Ok(Self { kind, conf })
+        Ok(Self { kind, conf, devices: Devices::default() })
     }
 
     /// What a call gets on stdin.
     pub(crate) fn conf(&self) -> String {
         self.conf.to_string()
+    }
+
+    /// A configuration as a container's calls have it.
+    pub(crate) fn conf_of<'a>(&self, conf: &'a str, container: &str) -> Result<Cow<'a, str>> {
+        if self.kind != Kind::HostDevice {
+            return Ok(Cow::Borrowed(conf));
+        }
+        let mut value: Value = serde_json::from_str(conf).context("read a configuration")?;
+        value["device"] = self.devices.of(container)?.into();
+        Ok(Cow::Owned(value.to_string()))
+    }
+
+    /// Takes away what a container had of the host; whether it was all there.
+    pub(crate) fn take_away(&self, container: &str) -> Result<bool> {
+        self.devices.take_away(container)
     }
 
     /// With the result of the ADD.
@@ -109,6 +134,8 @@ impl Kind {
             Self::Bridge => "bridge",
             Self::Ptp => "ptp",
             Self::Macvlan => "macvlan",
+            Self::Tap => "tap",
+            Self::HostDevice => "host-device",
             Self::Ipam => "host-local",
         }
     }

@@ -4,6 +4,7 @@
 //! for its plugins. Not here: what a PluginConf means (`conf`), weft's own error codes (`command`).
 
 mod args;
+mod document;
 mod environment;
 mod error;
 mod names;

@@ -32,7 +32,8 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     lease::check(&entry.key.attachment, &plan)?;
     let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
     let mut differences = compare(call, &plan, &previous);
-    differences.extend(executor.check(&plan)?.iter().map(ToString::to_string));
+    let since = steps::since(&store, &call.attachment())?;
+    differences.extend(executor.check_since(&plan, &since)?.iter().map(ToString::to_string));
     if differences.is_empty() { Ok(()) } else { Err(CommandError::Differs { differences }) }
 }
 

@@ -80,6 +80,24 @@ pub enum CommandError {
         /// What it said.
         problem: Problem,
     },
+    /// A delegate policy set something that the delegate, or whoever reads it, does not take.
+    #[error("policy {policy:?} set {} of the delegate {delegate:?}, which then cannot be used: {cause}", keys.join(", "))]
+    BadSettings {
+        /// The policy.
+        policy: String,
+        /// The delegate it chose.
+        delegate: String,
+        /// What it set.
+        keys: Vec<String>,
+        /// Why that cannot be used.
+        cause: Box<CommandError>,
+    },
+    /// flannel's delegate failed. The reference plugin's text.
+    #[error("failed to delegate add: {cause}")]
+    DelegateAdd {
+        /// Why.
+        cause: Box<CommandError>,
+    },
     /// A policy repeats an answer whose addresses are all taken.
     #[error("policy {policy:?} offers only addresses that are taken ({}); correct the policy", list(.addresses))]
     OffersTaken {
@@ -153,13 +171,13 @@ pub enum CommandError {
     /// The same, in the words of the stock plugin.
     #[error("{}", .0.stock_text())]
     StockAgent(#[source] AgentError),
-    /// A delegate whose link cannot be there before its addresses.
-    #[error(
-        "delegate {delegate:?} cannot get its addresses by DHCP: it needs their gateway to make its link; use another"
-    )]
+    /// A delegate whose link cannot be there before its addresses, or through which no server can be asked.
+    #[error("delegate {delegate:?} cannot get its addresses by DHCP: {why}")]
     NoDhcp {
         /// The delegate.
         delegate: &'static str,
+        /// Why not, and what to do.
+        why: &'static str,
     },
     /// CHECK found differences.
     #[error("{}", .differences.first().map_or("the attachment differs from what ADD made", String::as_str))]
@@ -259,7 +277,8 @@ impl CommandError {
                 Class::Host => 5,
                 Class::Node | Class::Policy => 101,
             },
-            Self::OffersTaken { .. } | Self::Delegate(DelegateError::Addressing(_)) => 101,
+            Self::DelegateAdd { cause } => cause.code(),
+            Self::OffersTaken { .. } | Self::BadSettings { .. } | Self::Delegate(DelegateError::Addressing(_)) => 101,
             Self::Denied { denial: Denial::Exhausted(_), .. } => 102,
             Self::Netlink(error) | Self::Op { source: error, .. } => {
                 if error.is_netns() {
@@ -296,6 +315,7 @@ impl CommandError {
         match self {
             Self::Cni(error) => error.details.clone(),
             Self::Op { op, source } => join(&[format!("while trying to {op}"), causes(source)]),
+            Self::BadSettings { cause, .. } | Self::DelegateAdd { cause } => cause.details(),
             Self::Leftovers { cause, leftovers } => join(&[
                 cause.details(),
                 format!("not everything could be undone, DEL or GC will try again: {}", leftovers.join("; ")),

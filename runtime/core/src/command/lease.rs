@@ -50,7 +50,7 @@ pub(super) fn add(call: &mut Call<'_>, stage: &mut Stage, store: &mut NodeStore)
     let lease = of(call).ok_or(CommandError::NoPlan)?;
     // Before anything changes: without the agent it would all be undone again.
     agent::reach(&lease.socket).map_err(|error| told(call, error))?;
-    let fresh = match journal(call, store, || Stage::record(call, &links, String::new())) {
+    let fresh = match journal(call, store, || Stage::record(call, &links, None)) {
         Ok(()) => true,
         // IPAM alone: the stock plugin tells the running lease again.
         Err(CommandError::Exists { .. }) if stage.executor.is_none() => false,
@@ -92,7 +92,7 @@ fn get(
     if call.network.dns.is_none() {
         plan.result.dns = addressing.dns;
     }
-    store.update_record(&call.key(), &Stage::record(call, &plan, String::new())?)?;
+    store.update_record(&call.key(), &Stage::record(call, &plan, None)?)?;
     let Some(executor) = &mut stage.executor else { return result::render(call, &plan, None) };
     extend(executor, applied, &plan.beyond(links))?;
     result::render(call, &plan, Some(applied))

@@ -7,12 +7,14 @@
 mod attachments;
 mod dhcp;
 mod error;
+mod flannel;
 mod ipam;
 mod network;
 mod persona;
 mod pod;
 mod ranges;
 mod requested;
+mod select;
 #[cfg(test)]
 mod tests;
 mod weft;
@@ -24,4 +26,5 @@ pub use ipam::{IpamConf, IpamKind};
 pub use network::{DelegateConf, Network, StepConf};
 pub use persona::Persona;
 pub use ranges::RangeProblem;
+pub use select::{FileConf, SelectConf};
 pub use weft::{GrantsConf, LedgerKind, LimitsConf};

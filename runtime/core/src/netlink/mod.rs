@@ -14,9 +14,11 @@
 //! Not here: what a plan should be (`delegate`), when one is applied (`command`).
 
 mod check;
+mod device;
 mod error;
 mod identity;
 mod inside;
+mod lock;
 mod mass;
 mod netns;
 mod nft;
@@ -25,10 +27,14 @@ mod ops;
 mod presence;
 mod rtnl;
 mod sysctl;
+mod sysfs;
 mod teardown;
+mod teardown_steps;
+mod tun;
 mod undo;
+mod undo_steps;
 
-pub use check::Difference;
+pub use check::{ChildDifference, Difference, Since, StepDifference};
 pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
 pub use identity::{in_new_netns, is_own_netns, netns_identity};
 pub use inside::in_netns;

@@ -20,7 +20,13 @@ impl Executor {
                 Teardown::DeleteLink { container, host_peer, kind } => {
                     self.delete_attachment(&container, host_peer, kind)
                 }
+                Teardown::ReturnDevice(taken) => self.return_device(&taken),
                 Teardown::LinkDown(link) => self.link_down(&link),
+                Teardown::DeleteHostLink { name, kind } => self.delete_by_name(&LinkRef::host(name), kind).map(drop),
+                Teardown::RemoveQdisc { link, kind } => self.drop_qdisc(plan, &link, kind),
+                Teardown::RestoreLink { link, before } => self.restore_link(&link, &before),
+                Teardown::RemoveRules(routes) => self.remove_rules(&routes),
+                Teardown::LeaveVrf(join) => self.leave_vrf(&join),
                 Teardown::Nothing | Teardown::Elements => Ok(()),
             };
             leftovers.extend(outcome.err().map(|cause| UndoError { what: format!("tear down: {op}"), cause }));
@@ -44,7 +50,9 @@ impl Executor {
     /// of one each. What cannot be deleted here is for `teardown` to report.
     pub fn delete_together<'a>(&self, plans: impl IntoIterator<Item = &'a Plan>) {
         let ends = plans.into_iter().flat_map(|plan| &plan.ops).filter_map(|op| match op.teardown() {
-            Teardown::DeleteLink { host_peer: Some(name), kind, .. } => Some((name, kind)),
+            Teardown::DeleteLink { host_peer: Some(name), kind, .. } | Teardown::DeleteHostLink { name, kind } => {
+                Some((name, kind))
+            }
             _ => None,
         });
         let index = |(name, kind): (String, &str)| match self.host.link(Lookup::Name(&name)) {

@@ -8,17 +8,31 @@
 //! puts that back. *Teardown* (`Op::teardown`) needs the plan alone, and is what DEL and GC do, maybe after a crash half
 //! way through ADD: it removes what belongs to the attachment and leaves what others share (a bridge, its address).
 
+mod device;
 mod facts;
 mod lease;
+mod links;
 mod neighbour;
 mod op;
 mod result;
+mod sbr;
+mod shaping;
+mod tap;
+mod tuning;
+mod vrf;
 
-pub use facts::{LinkInfo, Need, Observed};
+pub use device::{DeviceLink, DeviceQuery, FoundDevice, TakeDevice};
+pub use facts::{LinkInfo, Need, Observed, Peer};
 pub use lease::AgentLease;
+pub use links::{CreateDummy, CreateIpvlan, CreateVlan, IpvlanMode};
 pub use neighbour::ForgetNeighbours;
 pub use op::{Family, MacvlanMode, Op, Teardown};
 pub use result::{ResultShape, ShapeIp};
+pub use sbr::{Source, SourceRoutes};
+pub use shaping::{CreateIfb, LimitRate, RedirectIngress};
+pub use tap::CreateTap;
+pub use tuning::{LinkAttributes, TuneLink, TuneSysctl};
+pub use vrf::JoinVrf;
 
 use std::fmt;
 use std::str::FromStr;

@@ -5,13 +5,20 @@
 //! same step serves a chained plugin of its name, where the links are there already, and an entry of `"steps"` of a
 //! `weft` configuration, where the delegate's plan makes them just before.
 
+mod bandwidth;
+mod sbr;
+#[cfg(test)]
+mod tests;
+mod tuning;
+mod vrf;
+
 use std::net::IpAddr;
 
 use weft_host_abi::types::{Attachment, Route};
 
 use crate::cni::{Object, Version};
 use crate::keys::KeyError;
-use crate::plan::{LinkRef, Mac, Need, Observed, Op, ShapeIp, Side};
+use crate::plan::{LinkRef, Mac, Need, Observed, Op, ShapeIp, Side, Teardown};
 
 /// What came before the step: the result of the plugin before it, or what the delegate's plan will make.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -114,7 +121,7 @@ pub trait Step: Sync {
 }
 
 /// All steps, by name.
-const REGISTRY: &[&dyn Step] = &[];
+const REGISTRY: &[&dyn Step] = &[&tuning::Tuning, &bandwidth::Bandwidth, &sbr::Sbr, &vrf::Vrf];
 
 /// The step of that name.
 #[must_use]
@@ -125,6 +132,18 @@ pub fn find(kind: &str) -> Option<&'static dyn Step> {
 /// Names of all steps.
 pub fn kinds() -> impl Iterator<Item = &'static str> {
     REGISTRY.iter().map(|step| step.kind())
+}
+
+// === impl StepInput ===
+
+impl StepInput<'_> {
+    /// Whether the interface is one that the same plan makes: what is observed of it, if anything, is from before.
+    fn interface_is_made(&self) -> bool {
+        let interface = LinkRef::container(self.attachment.ifname.as_str());
+        self.before
+            .iter()
+            .any(|op| matches!(op.teardown(), Teardown::DeleteLink { container, .. } if container == interface))
+    }
 }
 
 // === impl Previous ===

@@ -72,11 +72,6 @@ fn keys_of_the_specification_and_of_runtimes_are_known() {
 
 #[test]
 fn what_comes_later_says_so() {
-    for key in ["delegates", "select"] {
-        let error = err(json!({key: []}));
-        assert_eq!(error.code(), 2);
-        assert!(error.to_string().contains(&format!("key \"{key}\" is not supported by this version")), "{error}");
-    }
     let error = err(json!({"ledger": {"type": "kubernetes"}}));
     assert_eq!((error.code(), error.to_string().contains("ledger type \"kubernetes\"")), (2, true));
     assert_eq!(err(json!({"ledger": {"type": "redis"}})).code(), 7);

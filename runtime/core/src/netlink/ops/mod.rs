@@ -6,12 +6,22 @@
 
 mod address;
 mod bridge;
+mod children;
+mod device;
 mod link;
 mod neighbour;
 mod route;
+mod sbr;
+mod shaping;
 mod sysctls;
+mod tap;
+mod tuning;
 mod vlan;
+mod vrf;
 mod wait;
+
+pub(super) use sbr::{FIRST_TABLE, Placed, table_of};
+pub(super) use tuning::changes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -122,6 +132,11 @@ impl Session<'_> {
             }
             Op::CreateVeth { container, host, mtu, mac } => self.create_veth(container, host, *mtu, *mac),
             Op::CreateMacvlan { .. } => self.create_macvlan(op),
+            Op::CreateIpvlan(op) => self.create_ipvlan(op),
+            Op::CreateVlan(op) => self.create_vlan(op),
+            Op::CreateDummy(op) => self.create_dummy(op),
+            Op::CreateTap(op) => self.create_tap(op),
+            Op::TakeDevice(op) => self.take_device(op),
             Op::BridgePort { link, bridge, hairpin, isolated } => self.bridge_port(link, bridge, *hairpin, *isolated),
             Op::BridgeVlans { link, drop_existing, pvid, tagged } => {
                 self.bridge_vlans(link, *drop_existing, *pvid, tagged)
@@ -149,8 +164,14 @@ impl Session<'_> {
                 Ok(())
             }
             Op::Announce { link, addresses } => self.announce(&LinkRef::container(link.as_str()), addresses),
+            Op::TuneLink(op) => self.tune_link(op),
+            Op::SourceRoutes(op) => self.source_routes(op),
+            Op::JoinVrf(op) => self.join_vrf(op),
+            Op::LimitRate(op) => self.limit_rate(op),
+            Op::CreateIfb(op) => self.create_ifb(op),
+            Op::RedirectIngress(op) => self.redirect_ingress(op),
             // Only reached without a container: with one, these ran on its thread.
-            Op::EnableIpv6 { .. } => Err(NetlinkError::NoContainer { op: op.to_string() }),
+            Op::EnableIpv6 { .. } | Op::TuneSysctl(_) => Err(NetlinkError::NoContainer { op: op.to_string() }),
         }
     }
 
@@ -176,6 +197,9 @@ impl Session<'_> {
     fn result_links(&mut self) -> Result<BTreeMap<LinkRef, LinkInfo>, NetlinkError> {
         let shape = &self.plan.result;
         let mut found = BTreeMap::new();
+        if shape.unmanaged {
+            return Ok(found);
+        }
         for (at, link) in shape.interfaces.iter().enumerate() {
             let index = self.index(link)?;
             let rtnl = self.rtnl(link)?;
