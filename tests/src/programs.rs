@@ -29,6 +29,7 @@ pub const NAMES: &[&str] = &[
     "loopback",
     "host-local",
     "static",
+    "dhcp",
     "tuning",
     "sbr",
     "vrf",

@@ -3,7 +3,7 @@
 use weft_host_abi::types::{LedgerView, RangeSet};
 
 use super::call::Call;
-use super::{CommandError, choose, decide, external, steps};
+use super::{CommandError, choose, decide, external, lease, steps};
 use crate::conf::{IpamKind, Persona};
 use crate::delegate;
 use crate::ledger::NodeStore;
@@ -30,6 +30,9 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     if let IpamKind::External(kind) = &ipam.kind {
         let conf = call.conf.clone();
         return external::status(call, kind, &conf);
+    }
+    if ipam.kind == IpamKind::Dhcp {
+        return lease::status(call);
     }
     let policy = decide::load(call).map_err(|error| CommandError::NotReady { reason: error.chain() })?;
     let problems = policy.validate(&ipam.text, &decide::limits(call))?;

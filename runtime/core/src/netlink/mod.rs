@@ -17,6 +17,7 @@ mod check;
 mod device;
 mod error;
 mod identity;
+mod inside;
 mod lock;
 mod mass;
 mod netns;
@@ -36,9 +37,10 @@ mod undo_steps;
 pub use check::{ChildDifference, Difference, Since, StepDifference};
 pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
 pub use identity::{in_new_netns, is_own_netns, netns_identity};
+pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -48,7 +50,7 @@ use self::error::Doing;
 use self::netns::{Netns, Worker};
 use self::nft::Nft;
 use self::presence::Presence;
-use self::rtnl::{PromptSocket, Rtnl};
+use self::rtnl::{Link, PromptSocket, Rtnl};
 use self::undo::Logged;
 use crate::plan::{LinkInfo, LinkRef, Side};
 
@@ -73,12 +75,15 @@ struct Container {
 }
 
 /// A plan that was applied.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Applied {
     /// The links of `plan.result.interfaces`, read after the last op. Addresses are read only where the result asks for
     /// them (`observed_addresses`), since each link would cost a request more.
     pub links: BTreeMap<LinkRef, LinkInfo>,
     log: Vec<Logged>,
+    /// What was looked up and made, for an `extend`.
+    known: BTreeMap<LinkRef, Link>,
+    made: BTreeSet<LinkRef>,
 }
 
 impl Executor {

@@ -55,26 +55,41 @@ impl Executor {
     /// # Errors
     /// The op that failed and why. Everything before it is undone by then; what could not be is in the error.
     pub fn apply(&mut self, plan: &Plan) -> Result<Applied, ApplyError> {
+        let mut applied = Applied::default();
+        match self.extend(&mut applied, plan) {
+            Ok(()) => Ok(applied),
+            Err(error) => Err(ApplyError { leftovers: self.undo(applied), ..error }),
+        }
+    }
+
+    /// Applies more on top of what was applied, for a plan whose addresses only its link can tell.
+    ///
+    /// # Errors
+    /// The op that failed and why. Nothing is undone: `applied` has what there is to undo.
+    pub fn extend(&mut self, applied: &mut Applied, plan: &Plan) -> Result<(), ApplyError> {
         if self.presence.is_none() {
             self.presence = Presence::enter();
         }
         let mut session = Session {
             executor: self,
             plan,
-            links: BTreeMap::new(),
-            made: BTreeSet::new(),
+            links: std::mem::take(&mut applied.known),
+            made: std::mem::take(&mut applied.made),
             pins: Vec::new(),
             settled: BTreeMap::new(),
             filtered: false,
-            log: Vec::new(),
+            log: std::mem::take(&mut applied.log),
         };
         let outcome = session.run();
-        let log = session.log;
+        (applied.known, applied.made, applied.log) = (session.links, session.made, session.log);
         match outcome {
-            Ok(links) => Ok(Applied { links, log }),
+            Ok(links) => {
+                applied.links = links;
+                Ok(())
+            }
             Err((at, cause)) => {
                 let op = plan.ops.get(at).map_or_else(|| "read the links of the result".to_owned(), Op::to_string);
-                Err(ApplyError { at, op, cause, leftovers: self.roll_back(log) })
+                Err(ApplyError { at, op, cause, leftovers: Vec::new() })
             }
         }
     }
