@@ -132,7 +132,8 @@ fn late(link: &Link, links: &[Link]) -> bool {
         flags.into_iter().flatten().any(|flag| flag == "UP")
     };
     let (own, other_end) = (link.number("ifindex"), link.number("link_index"));
-    let peer = |other: &&Link| other.kind() == "veth" && other.number("ifindex") == other_end && other.side != link.side;
+    let peer =
+        |other: &&Link| other.kind() == "veth" && other.number("ifindex") == other_end && other.side != link.side;
     let same_side = |other: &&Link| {
         let index = link.raw.get("link").and_then(Value::as_str);
         other.kind() == "veth" && other.side == link.side && Some(other.name()) == index
@@ -140,12 +141,13 @@ fn late(link: &Link, links: &[Link]) -> bool {
     if link.kind() != "veth" || !up(link) {
         return false;
     }
-    match links.iter().find(peer).or_else(|| links.iter().find(same_side)) {
-        Some(other) if up(other) => link.text("operstate") != "UP",
-        // The kernel says "lower layer" where the two have different indexes.
-        Some(_) => link.text("operstate") == "DOWN" && own != other_end,
-        None => false,
+    // Indexes are numbers of a namespace: more than one link may look like the other end.
+    let ends: Vec<&Link> = links.iter().filter(|other| peer(other) || same_side(other)).collect();
+    if ends.iter().any(|other| up(other)) {
+        return link.text("operstate") != "UP";
     }
+    // The kernel says "lower layer" where the two have different indexes.
+    !ends.is_empty() && link.text("operstate") == "DOWN" && own != other_end
 }
 
 /// Lists all links and learns their random names and MAC addresses.
