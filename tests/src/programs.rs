@@ -15,7 +15,29 @@ use crate::process::{self, Place};
 use crate::sandbox;
 
 /// The names weft answers to, as far as they are built in.
-pub const NAMES: &[&str] = &["weft", "weft-ipam", "bridge", "ptp", "macvlan", "loopback", "host-local", "static"];
+pub const NAMES: &[&str] = &[
+    "weft",
+    "weft-ipam",
+    "bridge",
+    "ptp",
+    "macvlan",
+    "ipvlan",
+    "vlan",
+    "dummy",
+    "host-device",
+    "tap",
+    "loopback",
+    "host-local",
+    "static",
+    "dhcp",
+    "tuning",
+    "sbr",
+    "vrf",
+    "bandwidth",
+    "flannel",
+    "portmap",
+    "firewall",
+];
 
 /// Where Debian's `containernetworking-plugins` is.
 const REFERENCE: &str = "/usr/lib/cni";

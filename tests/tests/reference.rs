@@ -48,6 +48,9 @@ fn add(suite: &mut Suite, case: &Case, general: &[Differs], shared: &Shared) {
     let kinds = case.kinds().unwrap_or_default();
     needs
         .extend(KINDS.iter().filter(|(name, _)| kinds.iter().any(|kind| kind == name)).map(|(_, l)| Need::LinkKind(l)));
+    if case.env.plugin.is_none() {
+        needs.extend(kinds.iter().cloned().map(Need::ReferencePlugin));
+    }
     for version in case.versions() {
         let (case, general, shared) = (case.clone(), general.to_vec(), Arc::clone(shared));
         suite.test(format!("{}/{version}", case.name), &needs, move || compare(&case, &version, &general, &shared));

@@ -6,11 +6,13 @@
 mod add;
 mod call;
 mod check;
+mod choose;
 mod decide;
 mod del;
 mod error;
 mod external;
 mod gc;
+mod lease;
 mod lint;
 mod preview;
 mod process;
@@ -27,9 +29,10 @@ pub use external::ExternalCall;
 pub use lint::{Problems, check_conf};
 pub use preview::{Preview, preview};
 pub use process::{Output, main, run};
-pub use trace::Trace;
+pub use trace::{ChoiceTrace, Trace, Traces};
 
 use crate::plan::Plan;
+use crate::policy::PolicyRef;
 
 /// Where weft keeps its state, unless `WEFT_STATE_DIR` says otherwise.
 pub const STATE_DIR: &str = "/var/lib/weft";
@@ -57,5 +60,10 @@ impl Context {
             compile: Box::new(move |component| process::compile_with_weftctl(&compile_into, component)),
             plan_hook: Box::new(|_plan| ()),
         }
+    }
+
+    /// Whether a policy of this name is installed.
+    fn has_policy(&self, name: &str) -> bool {
+        PolicyRef::shipped(name).is_ok_and(|policy| policy.path(&self.state_dir).is_file())
     }
 }

@@ -13,10 +13,11 @@ use super::call::Call;
 use super::error::in_full;
 use super::{CommandError, del};
 use crate::cni::{CniResult, Interface};
-use crate::ledger::{AmendError, Entry, NodeStore, Record};
-use crate::netlink::{Applied, ApplyError, Executor};
+use crate::ledger::{AmendError, Entry, Key, NodeStore, Record, Role};
+use crate::netlink::{Applied, ApplyError, Executor, Since};
 use crate::plan::{LinkRef, Mac, Need, Observed, Op, Plan, ResultShape, ShapeIp, Side};
 use crate::step::{self, Previous, StepInput, StepPlan};
+use weft_host_abi::types::Attachment;
 
 /// One chained call, as it stands in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,7 +149,7 @@ fn plan_on(call: &Call<'_>, before: Option<&CniResult>) -> Result<Option<Planned
     }
     let container = executor.container_identity()?;
     let result = ResultShape { interfaces, ..ResultShape::default() };
-    let mut plan = Plan { ops, container, result };
+    let mut plan = Plan { ops, container, result, ..Plan::default() };
     (call.context.plan_hook)(&mut plan);
     Ok(Some(Planned { executor, plan, mac }))
 }
@@ -244,7 +245,7 @@ pub(super) fn listed(entry: &Entry) -> Result<Vec<Chained>, CommandError> {
     read(&entry.record, &entry.key.attachment)
 }
 
-fn read(record: &Record, attachment: &weft_host_abi::types::Attachment) -> Result<Vec<Chained>, CommandError> {
+fn read(record: &Record, attachment: &Attachment) -> Result<Vec<Chained>, CommandError> {
     serde_json::from_str(&record.plan)
         .map_err(|source| CommandError::Journal { attachment: attachment.clone(), source })
 }
@@ -332,6 +333,13 @@ pub(super) fn remove(call: &mut Call<'_>, store: &mut NodeStore, entry: &Entry, 
 
 // === CHECK ===
 
+/// What the chained steps of an attachment changed of what was there before them.
+pub(super) fn since(store: &NodeStore, attachment: &Attachment) -> Result<Since, CommandError> {
+    let key = Key { attachment: attachment.clone(), role: Role::Steps };
+    let listed = store.entry(&key)?.map_or(Ok(Vec::new()), |entry| listed(&entry))?;
+    Ok(Since::default().and(listed.iter().flat_map(|chained| &chained.plan.ops)))
+}
+
 /// CHECK as a chained plugin: what its calls did is still there. Where the journal knows of none, there must have been
 /// nothing to do.
 pub(super) fn check(call: &mut Call<'_>) -> Result<(), CommandError> {
@@ -344,6 +352,7 @@ pub(super) fn check(call: &mut Call<'_>) -> Result<(), CommandError> {
     let store = call.open_store()?;
     let name = call.persona.name();
     let listed = store.entry(&call.key())?.map_or(Ok(Vec::new()), |entry| listed(&entry))?;
+    let since = Since::default().and(listed.iter().flat_map(|chained| &chained.plan.ops));
     let mine: Vec<Chained> = listed.into_iter().filter(|chained| chained.by == name).collect();
     if mine.is_empty() {
         return match plan_on(call, before.as_ref())? {
@@ -357,7 +366,7 @@ pub(super) fn check(call: &mut Call<'_>) -> Result<(), CommandError> {
     let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
     let mut differences = Vec::new();
     for chained in &mine {
-        differences.extend(executor.check(&chained.plan)?.iter().map(ToString::to_string));
+        differences.extend(executor.check_since(&chained.plan, &since)?.iter().map(ToString::to_string));
     }
     if differences.is_empty() { Ok(()) } else { Err(CommandError::Differs { differences }) }
 }

@@ -15,9 +15,12 @@
 
 mod check;
 mod conntrack;
+mod device;
 mod error;
 mod firewalld;
 mod identity;
+mod inside;
+mod lock;
 mod mass;
 mod netns;
 mod nft;
@@ -26,15 +29,20 @@ mod ops;
 mod presence;
 mod rtnl;
 mod sysctl;
+mod sysfs;
 mod teardown;
+mod teardown_steps;
+mod tun;
 mod undo;
+mod undo_steps;
 
-pub use check::Difference;
+pub use check::{ChildDifference, Difference, Since, StepDifference};
 pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
 pub use identity::{in_new_netns, is_own_netns, netns_identity};
+pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -44,7 +52,7 @@ use self::error::Doing;
 use self::netns::{Netns, Worker};
 use self::nft::Nft;
 use self::presence::Presence;
-use self::rtnl::{PromptSocket, Rtnl};
+use self::rtnl::{Link, PromptSocket, Rtnl};
 use self::undo::Logged;
 use crate::plan::{LinkInfo, LinkRef, Side};
 
@@ -69,12 +77,15 @@ struct Container {
 }
 
 /// A plan that was applied.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Applied {
     /// The links of `plan.result.interfaces`, read after the last op. Addresses are read only where the result asks for
     /// them (`observed_addresses`), since each link would cost a request more.
     pub links: BTreeMap<LinkRef, LinkInfo>,
     log: Vec<Logged>,
+    /// What was looked up and made, for an `extend`.
+    known: BTreeMap<LinkRef, Link>,
+    made: BTreeSet<LinkRef>,
 }
 
 impl Executor {

@@ -113,6 +113,11 @@ impl Netns {
         }
     }
 
+    /// The same open file once more.
+    pub(super) fn duplicate(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// For `IFLA_NET_NS_FD`: the kernel looks the number up in the file table of the calling process.
     pub(super) fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()

@@ -15,6 +15,9 @@ impl Executor {
     /// Works without the container's namespace too: what is on the host goes, and what was inside went with it.
     pub fn teardown(&mut self, plan: &Plan, keep_shared: &BTreeSet<String>) -> Vec<UndoError> {
         let mut leftovers = Vec::new();
+        if plan.ops.iter().any(|op| matches!(op.teardown(), Teardown::DeleteHostLink { .. })) {
+            self.delete_together([plan]);
+        }
         let kept = |op: &Op| op.shared().is_some_and(|name| keep_shared.contains(&name));
         // Links first: while one carries traffic its filters must hold.
         for op in plan.ops.iter().rev() {
@@ -22,7 +25,13 @@ impl Executor {
                 Teardown::DeleteLink { container, host_peer, kind } => {
                     self.delete_attachment(&container, host_peer, kind)
                 }
+                Teardown::ReturnDevice(taken) => self.return_device(&taken),
                 Teardown::LinkDown(link) => self.link_down(&link),
+                Teardown::DeleteHostLink { name, kind } => self.delete_by_name(&LinkRef::host(name), kind).map(drop),
+                Teardown::RemoveQdisc { link, kind } => self.drop_qdisc(plan, &link, kind),
+                Teardown::RestoreLink { link, before } => self.restore_link(&link, &before),
+                Teardown::RemoveRules(routes) => self.remove_rules(&routes),
+                Teardown::LeaveVrf(join) => self.leave_vrf(&join),
                 Teardown::Firewalld(_) if kept(op) => Ok(()),
                 Teardown::Firewalld(source) => firewalld::remove(&source),
                 Teardown::Nothing | Teardown::Elements => Ok(()),
@@ -52,7 +61,9 @@ impl Executor {
     /// of one each. What cannot be deleted here is for `teardown` to report.
     pub fn delete_together<'a>(&self, plans: impl IntoIterator<Item = &'a Plan>) {
         let ends = plans.into_iter().flat_map(|plan| &plan.ops).filter_map(|op| match op.teardown() {
-            Teardown::DeleteLink { host_peer: Some(name), kind, .. } => Some((name, kind)),
+            Teardown::DeleteLink { host_peer: Some(name), kind, .. } | Teardown::DeleteHostLink { name, kind } => {
+                Some((name, kind))
+            }
             _ => None,
         });
         let index = |(name, kind): (String, &str)| match self.host.link(Lookup::Name(&name)) {

@@ -5,9 +5,15 @@
 //! same step serves a chained plugin of its name, where the links are there already, and an entry of `"steps"` of a
 //! `weft` configuration, where the delegate's plan makes them just before.
 
+mod bandwidth;
 mod firewall;
 mod portmap;
+mod sbr;
 mod tag;
+#[cfg(test)]
+mod tests;
+mod tuning;
+mod vrf;
 
 use std::net::IpAddr;
 
@@ -16,7 +22,7 @@ use weft_host_abi::types::{Attachment, Route};
 
 use crate::cni::{Object, Version};
 use crate::keys::KeyError;
-use crate::plan::{LinkRef, Mac, Need, Observed, Op, ShapeIp, Side};
+use crate::plan::{LinkRef, Mac, Need, Observed, Op, ShapeIp, Side, Teardown};
 
 /// What came before the step: the result of the plugin before it, or what the delegate's plan will make.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -119,7 +125,8 @@ pub trait Step: Sync {
 }
 
 /// All steps, by name.
-const REGISTRY: &[&dyn Step] = &[&portmap::Portmap, &firewall::Firewall];
+const REGISTRY: &[&dyn Step] =
+    &[&portmap::Portmap, &firewall::Firewall, &tuning::Tuning, &bandwidth::Bandwidth, &sbr::Sbr, &vrf::Vrf];
 
 /// The step of that name.
 #[must_use]
@@ -130,6 +137,18 @@ pub fn find(kind: &str) -> Option<&'static dyn Step> {
 /// Names of all steps.
 pub fn kinds() -> impl Iterator<Item = &'static str> {
     REGISTRY.iter().map(|step| step.kind())
+}
+
+// === impl StepInput ===
+
+impl StepInput<'_> {
+    /// Whether the interface is one that the same plan makes: what is observed of it, if anything, is from before.
+    fn interface_is_made(&self) -> bool {
+        let interface = LinkRef::container(self.attachment.ifname.as_str());
+        self.before
+            .iter()
+            .any(|op| matches!(op.teardown(), Teardown::DeleteLink { container, .. } if container == interface))
+    }
 }
 
 // === impl Previous ===

@@ -5,7 +5,9 @@
 
 mod addresses;
 mod bench;
+mod children;
 mod concurrency;
+mod devices;
 mod filters;
 mod hostports;
 mod links;
@@ -14,8 +16,12 @@ mod neighbours;
 mod plans;
 mod rollback;
 mod routes;
+mod steps_sbr;
+mod steps_shaping;
+mod steps_tuning;
 mod support;
 mod sysctls;
+mod taps;
 mod teardown;
 mod traffic;
 mod vlans;
@@ -34,6 +40,9 @@ fn main() {
         namespaces::tests(),
         neighbours::tests(),
         links::tests(),
+        devices::tests(),
+        children::tests(),
+        taps::tests(),
         addresses::tests(),
         routes::tests(),
         sysctls::tests(),
@@ -45,6 +54,9 @@ fn main() {
         concurrency::tests(),
         traffic::tests(),
         vlans::tests(root),
+        steps_tuning::tests(),
+        steps_sbr::tests(),
+        steps_shaping::tests(),
         bench::tests(),
     ];
     let trials = tests.into_iter().flatten().map(|(name, missing, test)| {

@@ -11,7 +11,7 @@ use weft_host_abi::types::Route;
 use self::settings::Settings;
 use super::addressing::{self, ARP_NOTIFY, Dad};
 use super::{Addressing, Delegate, DelegateError, Given, Input, IpamUse};
-use crate::cni::Object;
+use crate::cni::{CniResult, Object};
 use crate::plan::{Family, ForgetNeighbours, LinkRef, Need, Op, Plan, ResultShape};
 
 /// See the module.
@@ -58,9 +58,13 @@ impl Delegate for Bridge {
         Settings::read(conf, cni_args).map(|_settings| ())
     }
 
-    fn needs(&self, conf: &Object) -> Result<Vec<Need>, DelegateError> {
+    fn needs(&self, conf: &Object, _previous: Option<&CniResult>) -> Result<Vec<Need>, DelegateError> {
         let settings = Settings::read(conf, &[])?;
         Ok(vec![Need::Link(LinkRef::host(settings.bridge))])
+    }
+
+    fn bare(&self, ifname: &str) -> Op {
+        Op::CreateVeth { container: ifname.to_owned(), host: String::new(), mtu: None, mac: None }
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {

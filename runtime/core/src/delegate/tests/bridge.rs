@@ -263,7 +263,7 @@ fn dns_of_the_configuration_wins_only_where_it_is_set() {
 
 #[test]
 fn what_is_there_under_the_bridges_name_must_be_a_bridge() {
-    let needs = find("bridge").unwrap().needs(&Object::default()).unwrap();
+    let needs = find("bridge").unwrap().needs(&Object::default(), None).unwrap();
     assert_eq!(needs, [Need::Link(LinkRef::host("cni0"))]);
     assert!(layer2(json!({})).sees(LinkRef::host("cni0"), "bridge", 1500).plan().is_ok());
     let other = layer2(json!({})).sees(LinkRef::host("cni0"), "veth", 1500);

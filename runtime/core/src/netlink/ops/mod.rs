@@ -6,13 +6,23 @@
 
 mod address;
 mod bridge;
+mod children;
+mod device;
 mod filter;
 mod link;
 mod neighbour;
 mod route;
+mod sbr;
+mod shaping;
 mod sysctls;
+mod tap;
+mod tuning;
 mod vlan;
+mod vrf;
 mod wait;
+
+pub(super) use sbr::{FIRST_TABLE, Placed, table_of};
+pub(super) use tuning::changes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,26 +56,41 @@ impl Executor {
     /// # Errors
     /// The op that failed and why. Everything before it is undone by then; what could not be is in the error.
     pub fn apply(&mut self, plan: &Plan) -> Result<Applied, ApplyError> {
+        let mut applied = Applied::default();
+        match self.extend(&mut applied, plan) {
+            Ok(()) => Ok(applied),
+            Err(error) => Err(ApplyError { leftovers: self.undo(applied), ..error }),
+        }
+    }
+
+    /// Applies more on top of what was applied, for a plan whose addresses only its link can tell.
+    ///
+    /// # Errors
+    /// The op that failed and why. Nothing is undone: `applied` has what there is to undo.
+    pub fn extend(&mut self, applied: &mut Applied, plan: &Plan) -> Result<(), ApplyError> {
         if self.presence.is_none() {
             self.presence = Presence::enter();
         }
         let mut session = Session {
             executor: self,
             plan,
-            links: BTreeMap::new(),
-            made: BTreeSet::new(),
+            links: std::mem::take(&mut applied.known),
+            made: std::mem::take(&mut applied.made),
             pins: Vec::new(),
             settled: BTreeMap::new(),
             filtered: false,
-            log: Vec::new(),
+            log: std::mem::take(&mut applied.log),
         };
         let outcome = session.run();
-        let log = session.log;
+        (applied.known, applied.made, applied.log) = (session.links, session.made, session.log);
         match outcome {
-            Ok(links) => Ok(Applied { links, log }),
+            Ok(links) => {
+                applied.links = links;
+                Ok(())
+            }
             Err((at, cause)) => {
                 let op = plan.ops.get(at).map_or_else(|| "read the links of the result".to_owned(), Op::to_string);
-                Err(ApplyError { at, op, cause, leftovers: self.roll_back(log) })
+                Err(ApplyError { at, op, cause, leftovers: Vec::new() })
             }
         }
     }
@@ -108,6 +133,11 @@ impl Session<'_> {
             }
             Op::CreateVeth { container, host, mtu, mac } => self.create_veth(container, host, *mtu, *mac),
             Op::CreateMacvlan { .. } => self.create_macvlan(op),
+            Op::CreateIpvlan(op) => self.create_ipvlan(op),
+            Op::CreateVlan(op) => self.create_vlan(op),
+            Op::CreateDummy(op) => self.create_dummy(op),
+            Op::CreateTap(op) => self.create_tap(op),
+            Op::TakeDevice(op) => self.take_device(op),
             Op::BridgePort { link, bridge, hairpin, isolated } => self.bridge_port(link, bridge, *hairpin, *isolated),
             Op::BridgeVlans { link, drop_existing, pvid, tagged } => {
                 self.bridge_vlans(link, *drop_existing, *pvid, tagged)
@@ -141,8 +171,14 @@ impl Session<'_> {
                 Ok(())
             }
             Op::Announce { link, addresses } => self.announce(&LinkRef::container(link.as_str()), addresses),
+            Op::TuneLink(op) => self.tune_link(op),
+            Op::SourceRoutes(op) => self.source_routes(op),
+            Op::JoinVrf(op) => self.join_vrf(op),
+            Op::LimitRate(op) => self.limit_rate(op),
+            Op::CreateIfb(op) => self.create_ifb(op),
+            Op::RedirectIngress(op) => self.redirect_ingress(op),
             // Only reached without a container: with one, these ran on its thread.
-            Op::EnableIpv6 { .. } => Err(NetlinkError::NoContainer { op: op.to_string() }),
+            Op::EnableIpv6 { .. } | Op::TuneSysctl(_) => Err(NetlinkError::NoContainer { op: op.to_string() }),
         }
     }
 
@@ -173,6 +209,9 @@ impl Session<'_> {
     fn result_links(&mut self) -> Result<BTreeMap<LinkRef, LinkInfo>, NetlinkError> {
         let shape = &self.plan.result;
         let mut found = BTreeMap::new();
+        if shape.unmanaged {
+            return Ok(found);
+        }
         for (at, link) in shape.interfaces.iter().enumerate() {
             let index = self.index(link)?;
             let rtnl = self.rtnl(link)?;

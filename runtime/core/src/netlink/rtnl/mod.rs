@@ -4,23 +4,29 @@
 //! not look like success), and the kernel's own explanation of a refusal is kept.
 
 mod address;
+mod child;
 mod link;
 mod neighbour;
 mod route;
+mod rule;
 mod socket;
+mod tc;
 
 pub(super) use self::socket::PromptSocket;
 pub(super) use address::{Address, address_message, overlap};
+pub(super) use child::Child;
 pub(super) use link::{Link, Lookup, change, high_mac, port_flags, random_mac};
-pub(super) use route::{DEFAULT_TABLE, RouteSpec, route_message};
+pub(super) use route::{DEFAULT_TABLE, RouteSpec, in_table, route_message};
+pub(super) use rule::rule_message;
+pub(super) use tc::{Qdisc, Tbf, ingress_message, qdisc_selector, redirect_message, redirect_targets, tbf_message};
 
 use std::cell::Cell;
 use std::rc::Rc;
 
 use futures_util::StreamExt;
 use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_EXCL,
-    NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    ErrorMessage, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO,
+    NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use nix::errno::Errno;
 use rtnetlink::Handle;
@@ -55,6 +61,10 @@ pub(in crate::netlink) enum How {
     Create,
     /// Makes something; whether the same being there is an error is up to the kind of thing (routes).
     Append,
+    /// As `Append`, behind the others of its kind: of routes to the same destination the first counts.
+    Behind,
+    /// Makes something, instead of what is in its place.
+    Replace,
 }
 
 // === impl Rtnl ===
@@ -87,6 +97,11 @@ impl Rtnl {
         how: How,
     ) -> Result<Option<RouteNetlinkMessage>, Fault> {
         self.exchange(message, how.flags() | NLM_F_ACK | NLM_F_ECHO).map(|answers| answers.into_iter().next())
+    }
+
+    /// Asks for one thing that the kernel shows by announcing it, which it does to the one who asks only on demand.
+    pub(super) fn ask_echo(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Fault> {
+        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | NLM_F_ECHO)
     }
 
     /// Asks for one thing.
@@ -183,6 +198,8 @@ impl How {
                 Self::Set => 0,
                 Self::Create => NLM_F_CREATE | NLM_F_EXCL,
                 Self::Append => NLM_F_CREATE,
+                Self::Behind => NLM_F_CREATE | NLM_F_APPEND,
+                Self::Replace => NLM_F_CREATE | NLM_F_REPLACE,
             }
     }
 }

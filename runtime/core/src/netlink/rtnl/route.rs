@@ -62,6 +62,17 @@ pub(in crate::netlink) fn route_message(route: &RouteSpec) -> RouteMessage {
     message
 }
 
+/// The same route in another table.
+pub(in crate::netlink) fn in_table(mut message: RouteMessage, table: u32) -> RouteMessage {
+    message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    // Its age and use are the kernel's to tell.
+    message
+        .attributes
+        .retain(|attribute| !matches!(attribute, RouteAttribute::Table(_) | RouteAttribute::CacheInfo(_)));
+    message.attributes.push(RouteAttribute::Table(table));
+    message
+}
+
 fn packed(address: IpAddr) -> RouteAddress {
     address.into()
 }
@@ -175,6 +186,18 @@ impl Rtnl {
     pub(in crate::netlink) fn add_route(&self, mut message: RouteMessage) -> Result<(), Fault> {
         message.header.flags &= RouteFlags::Onlink;
         self.change(RouteNetlinkMessage::NewRoute(message), How::Append)
+    }
+
+    /// As `add_route`, behind those to the same destination with the same priority.
+    pub(in crate::netlink) fn add_route_behind(&self, mut message: RouteMessage) -> Result<(), Fault> {
+        message.header.flags &= RouteFlags::Onlink;
+        self.change(RouteNetlinkMessage::NewRoute(message), How::Behind)
+    }
+
+    /// Adds a route in place of the one to the same destination with the same priority, where there is one.
+    pub(in crate::netlink) fn replace_route(&self, mut message: RouteMessage) -> Result<(), Fault> {
+        message.header.flags &= RouteFlags::Onlink;
+        self.change(RouteNetlinkMessage::NewRoute(message), How::Replace)
     }
 
     /// Removes a route; `false` when it is not there.

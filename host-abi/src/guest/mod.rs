@@ -1,4 +1,10 @@
 //! A linked policy: its exports as functions over native types, and what a store must offer it.
+//!
+//! There are two worlds, and everything but the exports is one: [`World`] is what loading and calling a policy need to know
+//! of the difference.
+
+mod choice;
+mod ipam;
 
 use std::marker::PhantomData;
 use std::net::IpAddr;
@@ -6,10 +12,13 @@ use std::net::IpAddr;
 use wasmtime::AsContextMut;
 use wasmtime::component::{Component, HasData, Linker};
 
+pub use choice::{Choice, ChoiceInstance};
+pub use ipam::{Ipam, IpamInstance};
+
 use crate::bindings::ipam::weft::policy::{ledger, log, types as wit};
-use crate::bindings::ipam::{IpamPolicy as Bound, IpamPolicyPre as BoundPre};
+use crate::contract::Kind;
 use crate::convert::{self, ConvertError};
-use crate::types::{ClaimInfo, Decision, Denial, LastClaim, Problem, Range, Request, Usage};
+use crate::types::{ClaimInfo, LastClaim, Range, Usage};
 
 /// How much a line of the guest matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,70 +82,40 @@ pub enum CallError {
     Malformed(#[source] ConvertError),
 }
 
-/// A policy whose imports are resolved and whose exports have the contract's types.
-pub struct IpamPolicy<T: 'static>(BoundPre<T>);
+/// A world of the contract: what is linked, and what an instance can be asked.
+pub trait World: 'static {
+    /// What its policies decide.
+    const KIND: Kind;
 
-/// An instance of a policy, for one call.
-pub struct IpamInstance(Bound);
+    /// A policy whose imports are resolved and whose exports have the contract's types.
+    type Linked<T: 'static>: Send + Sync;
 
-// === impl IpamPolicy ===
+    /// An instance of a policy, for one call.
+    type Instance;
 
-impl<T: Host + 'static> IpamPolicy<T> {
     /// Resolves a component's imports: the contract's, and whatever `linker` already holds.
     ///
     /// # Errors
     ///
     /// wasmtime's, naming the import that is missing or the export whose type differs.
-    pub fn link(component: &Component, linker: &mut Linker<T>) -> wasmtime::Result<Self> {
-        Bound::add_to_linker::<T, Link<T>>(linker, |host| Adapter(host))?;
-        Ok(Self(BoundPre::new(linker.instantiate_pre(component)?)?))
-    }
+    fn link<T: Host + 'static>(component: &Component, linker: &mut Linker<T>) -> wasmtime::Result<Self::Linked<T>>;
 
     /// A fresh instance in `store`.
     ///
     /// # Errors
     ///
     /// wasmtime's: the guest's start code trapped or hit a limit.
-    pub fn instantiate(&self, store: impl AsContextMut<Data = T>) -> wasmtime::Result<IpamInstance> {
-        Ok(IpamInstance(self.0.instantiate(store)?))
-    }
-}
+    fn instantiate<T: Send>(
+        linked: &Self::Linked<T>,
+        store: impl AsContextMut<Data = T>,
+    ) -> wasmtime::Result<Self::Instance>;
 
-// === impl IpamInstance ===
-
-impl IpamInstance {
-    /// `ipam.allocate`.
+    /// `config-schema` of the exported interface.
     ///
     /// # Errors
     ///
     /// [`CallError`] when there is no usable answer.
-    pub fn allocate(&self, store: impl AsContextMut, request: &Request) -> Result<Result<Decision, Denial>, CallError> {
-        let request = convert::request(request);
-        let answer = self.0.weft_policy_ipam().call_allocate(store, &request).map_err(CallError::Ended)?;
-        match answer {
-            Ok(decision) => convert::decision(decision).map(Ok).map_err(CallError::Malformed),
-            Err(denial) => Ok(Err(convert::denial(denial))),
-        }
-    }
-
-    /// `ipam.validate`.
-    ///
-    /// # Errors
-    ///
-    /// [`CallError`] when there is no usable answer.
-    pub fn validate(&self, store: impl AsContextMut, config: &str) -> Result<Vec<Problem>, CallError> {
-        let problems = self.0.weft_policy_ipam().call_validate(store, config).map_err(CallError::Ended)?;
-        Ok(problems.into_iter().map(convert::problem).collect())
-    }
-
-    /// `ipam.config-schema`.
-    ///
-    /// # Errors
-    ///
-    /// [`CallError`] when there is no usable answer.
-    pub fn config_schema(&self, store: impl AsContextMut) -> Result<String, CallError> {
-        self.0.weft_policy_ipam().call_config_schema(store).map_err(CallError::Ended)
-    }
+    fn config_schema(instance: &Self::Instance, store: impl AsContextMut) -> Result<String, CallError>;
 }
 
 /// Lets the generated traits be implemented for any [`Host`].
