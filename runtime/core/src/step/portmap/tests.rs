@@ -158,7 +158,7 @@ fn what_the_reference_refuses() {
         ),
         (
             json!({ "snat": 1 }),
-            "failed to parse network configuration: json: cannot unmarshal number into field snat of type bool",
+            "failed to parse network configuration: json: cannot unmarshal number 1 into field snat of type bool",
         ),
     ] {
         assert_eq!(bad(conf), format!("failed to parse config: {text}"));
