@@ -83,6 +83,20 @@ fn cases() -> Vec<Case> {
         Case { name: "ptp", host: &[], conf: conf("ptp", json!({ "ipMasq": true, "ipam": dual_stack() })) },
         Case { name: "macvlan", host: parent, conf: conf("macvlan", json!({ "master": "up0", "ipam": dual_stack() })) },
         Case { name: "macvlan_layer2", host: parent, conf: conf("macvlan", json!({ "master": "up0" })) },
+        Case {
+            name: "host_ports_and_firewall",
+            host: &[],
+            conf: conf(
+                "weft",
+                json!({ "delegate": { "type": "bridge", "bridge": "roll0", "isDefaultGateway": true, "ipMasq": true },
+                        "ipam": dual_stack(),
+                        "steps": [{ "type": "portmap", "conditionsV6": ["ip6 saddr != 2001:db8::/32"] },
+                                  { "type": "firewall", "backend": "iptables", "ingressPolicy": "isolated" }],
+                        "runtimeConfig": { "portMappings": [
+                            { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
+                            { "hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1" }] } }),
+            ),
+        },
         Case { name: "loopback", host: &[], conf: conf("loopback", json!({})) },
         Case {
             name: "host_device",
