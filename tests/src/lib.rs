@@ -25,4 +25,5 @@ pub mod process;
 pub mod programs;
 pub mod sandbox;
 pub mod suite;
+pub mod talk;
 pub mod world;

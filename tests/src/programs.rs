@@ -35,6 +35,8 @@ pub const NAMES: &[&str] = &[
     "vrf",
     "bandwidth",
     "flannel",
+    "portmap",
+    "firewall",
 ];
 
 /// Where Debian's `containernetworking-plugins` is.

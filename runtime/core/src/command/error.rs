@@ -253,6 +253,9 @@ impl CommandError {
             Self::Cni(error) => error.code,
             Self::UnknownAttachment(_) | Self::NoClaim { .. } => 3,
             Self::Exists { .. } => 4,
+            Self::Ledger(LedgerError::Taken { .. })
+            | Self::Netlink(NetlinkError::Taken { .. })
+            | Self::Op { source: NetlinkError::Taken { .. }, .. } => 106,
             Self::Stdin(_) | Self::Ledger(_) | Self::Facts(_) | Self::Random(_) | Self::PluginExec { .. } => 5,
             Self::StdinTooLarge { .. } | Self::PluginAnswer { .. } => 6,
             Self::Conf(error) => error.code(),

@@ -56,7 +56,7 @@ fn parents(needs: &[Need]) -> Result<(), CommandError> {
             Need::Parent(link) => link.side == Side::Host,
             Need::DefaultRouteLink(side) => *side == Side::Host,
             // A device that is away is another container's, and not missing.
-            Need::Link(_) | Need::Peer(_) | Need::File(_) | Need::Device(_) => false,
+            Need::Link(_) | Need::Peer(_) | Need::File(_) | Need::Device(_) | Need::Firewalld => false,
         })
         .cloned()
         .collect();

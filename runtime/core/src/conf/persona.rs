@@ -107,7 +107,7 @@ mod tests {
             text,
             "called as \"calico\", which is none of the names weft answers to: \
              weft, weft-ipam, bridge, ptp, macvlan, ipvlan, vlan, dummy, host-device, tap, loopback, host-local, static, dhcp, \
-             tuning, bandwidth, sbr, vrf, flannel"
+             portmap, firewall, tuning, bandwidth, sbr, vrf, flannel"
         );
         assert!(Persona::from_argv0(OsStr::new("")).is_err());
     }

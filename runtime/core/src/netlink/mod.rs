@@ -1,6 +1,6 @@
 //! The executor: applies plans to the kernel, undoes them, tears them down, compares them with what is there.
 //!
-//! All of it is netlink and `/proc/sys`; no process is ever started. One [`Executor`] serves one invocation: it opens the
+//! All of it is netlink and `/proc/sys` (and D-Bus, for firewalld); no process is ever started. One [`Executor`] serves one invocation: it opens the
 //! sockets it needs once, and enters the container's network namespace on one thread of its own.
 //!
 //! Invariants:
@@ -14,8 +14,10 @@
 //! Not here: what a plan should be (`delegate`), when one is applied (`command`).
 
 mod check;
+mod conntrack;
 mod device;
 mod error;
+mod firewalld;
 mod identity;
 mod inside;
 mod lock;

@@ -10,6 +10,7 @@
 
 mod device;
 mod facts;
+mod filter;
 mod lease;
 mod links;
 mod neighbour;
@@ -23,6 +24,9 @@ mod vrf;
 
 pub use device::{DeviceLink, DeviceQuery, FoundDevice, TakeDevice};
 pub use facts::{LinkInfo, Need, Observed, Peer};
+pub use filter::{
+    Accept, Condition, EXCLUSIVE, FirewalldSource, HostPort, Ingress, IngressPolicy, Protocol, RouteLocalnet, Subject,
+};
 pub use lease::AgentLease;
 pub use links::{CreateDummy, CreateIpvlan, CreateVlan, IpvlanMode};
 pub use neighbour::ForgetNeighbours;
@@ -66,7 +70,8 @@ impl Plan {
     }
 
     /// Names of things of this plan that other attachments may need too (an nftables element for an address, say).
-    /// Teardown leaves those alone that another journal entry names as well.
+    /// Teardown leaves those alone that another journal entry names as well. A name that begins with [`EXCLUSIVE`] is the other
+    /// way round: two entries never hold it at once.
     #[must_use]
     pub fn shared(&self) -> Vec<String> {
         self.ops.iter().filter_map(Op::shared).collect()

@@ -8,6 +8,7 @@ mod address;
 mod bridge;
 mod children;
 mod device;
+mod filter;
 mod link;
 mod neighbour;
 mod route;
@@ -30,7 +31,7 @@ use super::presence::Presence;
 use super::rtnl::{Link, Lookup, Rtnl};
 use super::undo::{Inverse, Logged, Newcomers};
 use super::{Applied, Executor, nft};
-use crate::plan::{LinkInfo, LinkRef, Op, Plan, Side};
+use crate::plan::{HostPort, LinkInfo, LinkRef, Op, Plan, Side, Teardown};
 
 /// A plan being applied.
 struct Session<'a> {
@@ -157,7 +158,13 @@ impl Session<'_> {
                 Ok(())
             }
             Op::Forwarding { family } => self.forwarding(*family),
-            Op::Masquerade { .. } | Op::MacSpoofCheck { .. } => self.filters(),
+            Op::Masquerade { .. }
+            | Op::MacSpoofCheck { .. }
+            | Op::HostPort(_)
+            | Op::Accept(_)
+            | Op::IngressPolicy(_) => self.filters(),
+            Op::RouteLocalnet(route) => self.route_localnet(route),
+            Op::FirewalldSource(source) => self.firewalld_source(source),
             Op::WaitPort { link } => self.wait_port(link),
             Op::ForgetNeighbours(op) => {
                 self.forget_neighbours(op);
@@ -181,15 +188,20 @@ impl Session<'_> {
         if std::mem::replace(&mut self.filtered, true) {
             return Ok(());
         }
-        let elements: Vec<_> = self.plan.ops.iter().flat_map(nft::elements).collect();
-        let added = self.executor.nft()?.add(&elements)?;
+        let added = self.executor.nft()?.add(&nft::Content::of(&self.plan.ops))?;
+        // Undone in the other order: flows are forgotten once nothing leads them here any more.
+        let ports: Vec<HostPort> = self.host_ports().cloned().collect();
+        if !ports.is_empty() {
+            self.log("forget flows to the host ports", Inverse::Flows(ports));
+        }
         self.log("remove the nftables elements", Inverse::Elements(added));
+        self.forget_flows();
         Ok(())
     }
 
     /// `filters`, before its time; an error comes with the op it belongs to.
     fn filters_ahead(&mut self) -> Result<(), (usize, NetlinkError)> {
-        let first = self.plan.ops.iter().position(|op| matches!(op, Op::Masquerade { .. } | Op::MacSpoofCheck { .. }));
+        let first = self.plan.ops.iter().position(|op| op.teardown() == Teardown::Elements);
         first.map_or(Ok(()), |at| self.filters().map_err(|error| (at, error)))
     }
 
