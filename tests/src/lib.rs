@@ -5,6 +5,7 @@
 //! programs  where weft, weftctl and the reference plugins are; an installation of weft to test
 //! world     one scratch machine: a "host" netns, container netns, an optional outside netns, private state
 //! cni       one call: CNI_* environment and stdin in, exit status and one JSON document out
+//! dhcp      a DHCP server and the agent on a world
 //! containerd  a real runtime on a world
 //! observe   what the kernel has, through ip, bridge and nft
 //! names     replaces what differs from run to run (MACs, indexes, random names, paths) by what it stands for
@@ -16,6 +17,7 @@
 pub mod case;
 pub mod cni;
 pub mod containerd;
+pub mod dhcp;
 pub mod names;
 pub mod netns;
 pub mod observe;
@@ -23,4 +25,5 @@ pub mod process;
 pub mod programs;
 pub mod sandbox;
 pub mod suite;
+pub mod talk;
 pub mod world;

@@ -29,11 +29,14 @@ pub const NAMES: &[&str] = &[
     "loopback",
     "host-local",
     "static",
+    "dhcp",
     "tuning",
     "sbr",
     "vrf",
     "bandwidth",
     "flannel",
+    "portmap",
+    "firewall",
 ];
 
 /// Where Debian's `containernetworking-plugins` is.

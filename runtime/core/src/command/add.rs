@@ -6,7 +6,7 @@
 use super::call::Call;
 use super::error::in_full;
 use super::stage::{Stage, given};
-use super::{CommandError, choose, decide, external, result, steps};
+use super::{CommandError, choose, decide, external, lease, result, steps};
 use crate::conf::{IpamKind, SelectConf};
 use crate::delegate::Addressing;
 use crate::ledger::{ClaimAsk, ClaimError, NodeStore};
@@ -34,8 +34,13 @@ fn attach(call: &mut Call<'_>) -> Result<String, CommandError> {
     }
     let mut stage = Stage::read(call)?;
     let mut store = call.open_store()?;
+    if lease::is_wanted(call, &stage) {
+        return lease::add(call, &mut stage, &mut store);
+    }
     let plan = match call.network.ipam.as_ref().map(|ipam| &ipam.kind) {
         _ if stage.ignores_ipam() => claim_nothing(call, &stage, &mut store)?,
+        // Asked after its link is made, above.
+        Some(IpamKind::Dhcp) => return Err(CommandError::NoPlan),
         Some(IpamKind::External(_)) => external::claim_by_plugin(call, &stage, &mut store)?,
         Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => claim_by_policy(call, &stage, &mut store)?,
         None => claim_nothing(call, &stage, &mut store)?,

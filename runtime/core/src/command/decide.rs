@@ -73,7 +73,7 @@ fn reference(ipam: &IpamConf) -> Result<PolicyRef, CommandError> {
     match &ipam.kind {
         IpamKind::Shipped(name) => Ok(PolicyRef::Shipped(name.clone())),
         IpamKind::Wasm { policy } => Ok(PolicyRef::parse(policy)?),
-        IpamKind::External(_) => Err(CommandError::NoIpam),
+        IpamKind::Dhcp | IpamKind::External(_) => Err(CommandError::NoIpam),
     }
 }
 

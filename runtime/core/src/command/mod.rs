@@ -12,6 +12,7 @@ mod del;
 mod error;
 mod external;
 mod gc;
+mod lease;
 mod lint;
 mod preview;
 mod process;

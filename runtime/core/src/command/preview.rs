@@ -59,6 +59,13 @@ fn resolved(call: &mut Call<'_>) -> Result<Preview, CommandError> {
             ));
             Ok(Preview { plan: Plan::default(), choice: None, trace: None, notes })
         }
+        Some(IpamKind::Dhcp) if !stage.ignores_ipam() => {
+            notes.push(
+                "addresses come from a DHCP server, asked through the link once it is up; a preview does not"
+                    .to_owned(),
+            );
+            Ok(Preview { plan: stage.links(call)?, choice: None, trace: None, notes })
+        }
         Some(_) if !stage.ignores_ipam() => by_policy(call, &stage, notes),
         _ => Ok(Preview { plan: stage.plan(call, None)?, choice: None, trace: None, notes }),
     }

@@ -2,16 +2,17 @@
 
 use std::path::Path;
 
+use ipnet::Ipv4Net;
 use nix::fcntl::OFlag;
 
 use super::call::Call;
 use super::trace::Trace;
-use super::{CommandError, result, steps};
+use super::{CommandError, lease, result, steps};
 use crate::cni::{CniError, CniResult};
-use crate::delegate::{self, Addressing, Delegate, DelegateError, Input, IpamUse};
+use crate::delegate::{self, Addressing, Delegate, DelegateError, Given, Input, IpamUse};
 use crate::ledger::{Claimed, Record};
 use crate::netlink::Executor;
-use crate::plan::{Mac, Observed, Plan, ResultShape, ShapeIp};
+use crate::plan::{IpvlanMode, LinkRef, Mac, Observed, Op, Plan, ResultShape, ShapeIp};
 
 /// A delegate with everything it may look at.
 pub(super) struct Stage {
@@ -72,10 +73,53 @@ impl Stage {
         self.delegate.is_some_and(|delegate| delegate.ipam() == IpamUse::Never)
     }
 
+    /// The part of the plan that takes no address: the link, up, for a DHCP server to be asked through it.
+    pub(super) fn links(&self, call: &Call<'_>) -> Result<Plan, CommandError> {
+        let without = self.describe(call, None).ok();
+        let plan = match without.filter(|plan| !plan.ops.iter().any(|op| matches!(op, Op::AddAddress { .. }))) {
+            Some(plan) => plan,
+            None => self.up_to_addresses(call)?,
+        };
+        let is_layer_3 = |op: &Op| matches!(op, Op::CreateIpvlan(link) if link.mode != IpvlanMode::L2);
+        if plan.ops.iter().any(is_layer_3) {
+            let why = "in its layer 3 modes it passes no broadcasts; use mode l2";
+            return Err(CommandError::NoDhcp { delegate: "ipvlan", why });
+        }
+        // Its result is not the attachment's: that one has addresses.
+        self.complete(call, Plan { result: ResultShape::default(), ..plan })
+    }
+
+    /// The same of a delegate that plans with addresses or not at all: with one that stands for those to come, as far as it
+    /// is not used.
+    fn up_to_addresses(&self, call: &Call<'_>) -> Result<Plan, CommandError> {
+        let stand_in = Given { address: Ipv4Net::default().into(), gateway: None };
+        let addressing = Addressing { ips: vec![stand_in], ..Addressing::default() };
+        let mut plan = self.describe(call, Some(&addressing)).map_err(|error| match (error, self.delegate) {
+            (CommandError::Delegate(DelegateError::Addressing(_)), Some(delegate)) => {
+                let why = "it needs their gateway to make its link; use another";
+                CommandError::NoDhcp { delegate: delegate.kind(), why }
+            }
+            (other, _) => other,
+        })?;
+        let uses = |op: &Op| matches!(op, Op::Sysctl { .. } | Op::AddAddress { .. } | Op::LinkUp { .. });
+        plan.ops.truncate(plan.ops.iter().position(uses).unwrap_or(plan.ops.len()));
+        plan.ops.push(Op::LinkUp { link: LinkRef::container(call.env.ifname.as_str()) });
+        Ok(plan)
+    }
+
     /// Conf and addresses to a plan. Pure. Also makes sure that the result can be said in the configuration's CNI version
     /// at all, while nothing has been changed yet; the stock plugins find out when it is too late.
     pub(super) fn plan(&self, call: &Call<'_>, addressing: Option<&Addressing>) -> Result<Plan, CommandError> {
-        let mut plan = match (self.delegate, call.network.delegate.as_ref()) {
+        let mut plan = self.describe(call, addressing)?;
+        steps::extend(call, &mut plan, &self.observed)?;
+        let plan = self.complete(call, plan)?;
+        result::preflight(call, &plan)?;
+        Ok(plan)
+    }
+
+    /// The delegate's plan.
+    fn describe(&self, call: &Call<'_>, addressing: Option<&Addressing>) -> Result<Plan, CommandError> {
+        Ok(match (self.delegate, call.network.delegate.as_ref()) {
             (Some(delegate), Some(conf)) => delegate.plan(&Input {
                 conf: &conf.conf,
                 attachment: &call.attachment(),
@@ -88,13 +132,16 @@ impl Stage {
                 fresh_mac: self.fresh_mac,
             })?,
             _ => ipam_alone(addressing),
-        };
-        steps::extend(call, &mut plan, &self.observed)?;
+        })
+    }
+
+    /// What every plan has besides.
+    fn complete(&self, call: &Call<'_>, mut plan: Plan) -> Result<Plan, CommandError> {
         if let Some(executor) = &self.executor {
             plan.container = executor.container_identity()?;
         }
+        plan.lease = lease::of(call);
         (call.context.plan_hook)(&mut plan);
-        result::preflight(call, &plan)?;
         Ok(plan)
     }
 

@@ -176,7 +176,7 @@ impl Network {
     fn read_policy_terms(&mut self, persona: Persona, object: &Object) -> Result<(), ConfError> {
         let ours = match &self.ipam {
             _ if persona == Persona::Weft => object,
-            Some(ipam) if !matches!(ipam.kind, IpamKind::External(_)) => &ipam.object,
+            Some(ipam) if ipam.kind.is_policy() => &ipam.object,
             _ => return Ok(()),
         };
         self.limits = LimitsConf::read(ours)?;
@@ -274,6 +274,7 @@ impl Network {
         };
         let Some(kind) = ipam::kind(persona, &ipam, is_shipped)? else { return Ok(None) };
         let context = Context {
+            persona,
             network: &self.name,
             version: self.version,
             args: &self.args,

@@ -201,6 +201,14 @@ pub enum NetlinkError {
         /// How long was waited.
         millis: u128,
     },
+    /// Something that one attachment only can have is another's.
+    #[error("{what} is taken: it leads to {by}")]
+    Taken {
+        /// What it is.
+        what: String,
+        /// Where it leads to.
+        by: String,
+    },
     /// A sysctl key that leaves `/proc/sys/net`.
     #[error("{key:?} is not a key below /proc/sys/net")]
     BadSysctl {
@@ -363,6 +371,11 @@ impl Fault {
     /// Whether the thing is not there.
     pub(super) fn is_absent(&self) -> bool {
         self.errno().is_some_and(means_absent)
+    }
+
+    /// Whether there is no route to an address, or one that leads nowhere.
+    pub(super) fn is_no_way(&self) -> bool {
+        matches!(self.errno(), Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL))
     }
 }
 

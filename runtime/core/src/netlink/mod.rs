@@ -1,6 +1,6 @@
 //! The executor: applies plans to the kernel, undoes them, tears them down, compares them with what is there.
 //!
-//! All of it is netlink and `/proc/sys`; no process is ever started. One [`Executor`] serves one invocation: it opens the
+//! All of it is netlink and `/proc/sys` (and D-Bus, for firewalld); no process is ever started. One [`Executor`] serves one invocation: it opens the
 //! sockets it needs once, and enters the container's network namespace on one thread of its own.
 //!
 //! Invariants:
@@ -14,9 +14,12 @@
 //! Not here: what a plan should be (`delegate`), when one is applied (`command`).
 
 mod check;
+mod conntrack;
 mod device;
 mod error;
+mod firewalld;
 mod identity;
+mod inside;
 mod lock;
 mod mass;
 mod netns;
@@ -36,9 +39,10 @@ mod undo_steps;
 pub use check::{ChildDifference, Difference, Since, StepDifference};
 pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
 pub use identity::{in_new_netns, is_own_netns, netns_identity};
+pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 
@@ -48,7 +52,7 @@ use self::error::Doing;
 use self::netns::{Netns, Worker};
 use self::nft::Nft;
 use self::presence::Presence;
-use self::rtnl::{PromptSocket, Rtnl};
+use self::rtnl::{Link, PromptSocket, Rtnl};
 use self::undo::Logged;
 use crate::plan::{LinkInfo, LinkRef, Side};
 
@@ -73,12 +77,15 @@ struct Container {
 }
 
 /// A plan that was applied.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Applied {
     /// The links of `plan.result.interfaces`, read after the last op. Addresses are read only where the result asks for
     /// them (`observed_addresses`), since each link would cost a request more.
     pub links: BTreeMap<LinkRef, LinkInfo>,
     log: Vec<Logged>,
+    /// What was looked up and made, for an `extend`.
+    known: BTreeMap<LinkRef, Link>,
+    made: BTreeSet<LinkRef>,
 }
 
 impl Executor {

@@ -3,6 +3,7 @@
 mod children;
 mod device;
 mod difference;
+mod filter;
 mod since;
 mod step_difference;
 mod steps;
@@ -104,15 +105,18 @@ impl Executor {
                 }
                 Ok(())
             }
-            Op::Masquerade { .. } | Op::MacSpoofCheck { .. } => {
-                for element in nft::elements(op) {
-                    if !self.nft()?.has(&element)? {
-                        found.push(Difference::Elements { op: op.to_string() });
-                        break;
-                    }
+            Op::Masquerade { .. }
+            | Op::MacSpoofCheck { .. }
+            | Op::HostPort(_)
+            | Op::Accept(_)
+            | Op::IngressPolicy(_) => {
+                if !self.nft()?.has(&nft::Content::of([op]))? {
+                    found.push(Difference::Elements { op: op.to_string() });
                 }
                 Ok(())
             }
+            Op::RouteLocalnet(route) => self.check_route_localnet(route, found),
+            Op::FirewalldSource(source) => self.check_firewalld(source, found),
             Op::Sysctl { .. }
             | Op::EnableIpv6 { .. }
             | Op::WaitAddresses { .. }
