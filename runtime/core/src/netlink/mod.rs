@@ -33,15 +33,12 @@ pub use netns::{boot_id, netns_exists};
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::rc::Rc;
-
-use tokio::runtime::{Builder, Runtime};
 
 use self::error::Doing;
 use self::netns::{Netns, Worker};
 use self::nft::Nft;
 use self::presence::Presence;
-use self::rtnl::{PromptSocket, Rtnl};
+use self::rtnl::{RouteSocket, Rtnl};
 use self::undo::Logged;
 use crate::plan::{LinkInfo, LinkRef, Side};
 
@@ -82,17 +79,16 @@ impl Executor {
     /// No socket is to be had, or the path is no network namespace or cannot be entered.
     pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
         let Some(path) = container_netns else {
-            let host = Rtnl::serve(&start_runtime()?, open_socket()?);
+            let host = open_host()?;
             return Ok(Self { host, container: None, nft: None, same: false, presence: None });
         };
         let fail = |fault| NetlinkError::OpenNetns { path: path.to_owned(), fault };
         let netns = Netns::open(path)?;
         // The thread needs a while to get going: the host's side is opened meanwhile.
-        let (worker, opening) = Worker::enter(&netns, PromptSocket::open).map_err(fail)?;
+        let (worker, opening) = Worker::enter(&netns, RouteSocket::open).map_err(fail)?;
         let same = netns.is_own()?;
-        let runtime = start_runtime()?;
-        let host = Rtnl::serve(&runtime, open_socket()?);
-        let rtnl = Rtnl::serve(&runtime, opening.wait()?.map_err(fail)?);
+        let host = open_host()?;
+        let rtnl = Rtnl::over(opening.wait()?.map_err(fail)?);
         let container = Some(Container { rtnl, worker, netns });
         Ok(Self { host, container, nft: None, same, presence: None })
     }
@@ -134,10 +130,6 @@ impl Executor {
     }
 }
 
-fn start_runtime() -> Result<Rc<Runtime>, NetlinkError> {
-    Builder::new_current_thread().build().map(Rc::new).doing(|| "failed to start the netlink runtime")
-}
-
-fn open_socket() -> Result<PromptSocket, NetlinkError> {
-    PromptSocket::open().doing(|| "failed to open the routing netlink socket")
+fn open_host() -> Result<Rtnl, NetlinkError> {
+    RouteSocket::open().map(Rtnl::over).doing(|| "failed to open the routing netlink socket")
 }

@@ -77,7 +77,7 @@ fn check(path: &Path) -> Result<(), NetnsFault> {
     if found == NSFS_MAGIC || found == PROC_SUPER_MAGIC {
         Ok(())
     } else {
-        Err(NetnsFault::Magic(path.to_owned(), found.0))
+        Err(NetnsFault::Magic(path.to_owned(), found))
     }
 }
 
