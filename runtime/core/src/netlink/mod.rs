@@ -1,7 +1,8 @@
 //! The executor: applies plans to the kernel, undoes them, tears them down, compares them with what is there.
 //!
 //! All of it is netlink and `/proc/sys`; no process is ever started. One [`Executor`] serves one invocation: it opens the
-//! sockets it needs once, and enters the container's network namespace on one thread of its own.
+//! sockets it needs once. The container's, and the directories of its links' sysctls, are opened on a thread of its own that
+//! enters the container's network namespace for that and ends.
 //!
 //! Invariants:
 //! - Every op that changed something left its exact inverse in the undo log before the next op ran. A failed ADD leaves
@@ -32,13 +33,15 @@ pub use identity::{in_new_netns, is_own_netns, netns_identity};
 pub use netns::{boot_id, netns_exists};
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 use self::error::Doing;
-use self::netns::{Netns, Worker};
+use self::netns::Netns;
 use self::nft::Nft;
 use self::presence::Presence;
 use self::rtnl::{RouteSocket, Rtnl};
+use self::sysctl::Confs;
 use self::undo::Logged;
 use crate::plan::{LinkInfo, LinkRef, Side};
 
@@ -58,7 +61,7 @@ pub struct Executor {
 #[derive(Debug)]
 struct Container {
     rtnl: Rtnl,
-    worker: Worker,
+    confs: Confs,
     netns: Netns,
 }
 
@@ -72,8 +75,8 @@ pub struct Applied {
 }
 
 impl Executor {
-    /// Opens the host's netlink socket and, where given, the container's: entered on a thread of its own that ends when
-    /// the executor is dropped.
+    /// Opens the host's netlink socket and, where given, the container's: on a thread of its own that enters the namespace
+    /// and ends.
     ///
     /// # Errors
     /// No socket is to be had, or the path is no network namespace or cannot be entered.
@@ -85,11 +88,12 @@ impl Executor {
         let fail = |fault| NetlinkError::OpenNetns { path: path.to_owned(), fault };
         let netns = Netns::open(path)?;
         // The thread needs a while to get going: the host's side is opened meanwhile.
-        let (worker, opening) = Worker::enter(&netns, RouteSocket::open).map_err(fail)?;
+        let opening = netns.start_inside(|| Ok((RouteSocket::open()?, Confs::open()?))).map_err(fail)?;
         let same = netns.is_own()?;
         let host = open_host()?;
-        let rtnl = Rtnl::over(opening.wait()?.map_err(fail)?);
-        let container = Some(Container { rtnl, worker, netns });
+        let opened: io::Result<_> = opening.wait()?.map_err(fail)?;
+        let (socket, confs) = opened.map_err(|error| fail(NetnsFault::Inside(error.to_string())))?;
+        let container = Some(Container { rtnl: Rtnl::over(socket), confs, netns });
         Ok(Self { host, container, nft: None, same, presence: None })
     }
 

@@ -8,7 +8,7 @@ use rtnetlink::{LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use super::Session;
 use crate::netlink::error::{Doing, NetlinkError};
 use crate::netlink::rtnl::{Link, Lookup, change, random_mac};
-use crate::netlink::sysctl;
+use crate::netlink::sysctl::{self, Of};
 use crate::netlink::undo::Inverse;
 use crate::plan::{LinkRef, Mac, MacvlanMode, Op, Side};
 
@@ -149,13 +149,12 @@ impl Session<'_> {
         };
         let (Some(mac), Some(container)) = (mac, &self.executor.container) else { return Ok(()) };
         let keys = [format!("ipv4/conf/{}/arp_notify", link.name), format!("ipv6/conf/{}/ndisc_notify", link.name)];
-        let switched = container.worker.run(move || {
-            let off = keys.into_iter().filter(|key| matches!(sysctl::read(key), Ok(Some(value)) if value == "0"));
-            off.filter(|key| sysctl::write(key, "1").is_ok()).collect::<Vec<_>>()
-        })?;
+        let of = Of::Other(&container.confs);
+        let off = keys.iter().filter(|key| matches!(of.read(key), Ok(Some(value)) if value == "0"));
+        let switched: Vec<_> = off.filter(|key| of.write(key, "1").is_ok()).collect();
         container.rtnl.set_link(change(index).address(mac.0.to_vec()).build()).ok();
-        if !switched.is_empty() {
-            container.worker.run(move || switched.iter().for_each(|key| drop(sysctl::write(key, "0"))))?;
+        for key in switched {
+            of.write(key, "0").ok();
         }
         Ok(())
     }

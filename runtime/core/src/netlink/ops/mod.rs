@@ -1,8 +1,7 @@
 //! Applying a plan: one method per op, all over the same [`Session`].
 //!
 //! Few round trips is the point: a link is looked up once and remembered, a new one is known from the kernel's
-//! announcement of it, a port joins its bridge in the message that makes it, runs of sysctls in the container are one
-//! visit to its thread, and all nftables elements of the plan are one transaction.
+//! announcement of it, a port joins its bridge in the message that makes it, and all nftables elements of the plan are one transaction.
 
 mod address;
 mod bridge;
@@ -122,7 +121,7 @@ impl Session<'_> {
             Op::Masquerade { .. } | Op::MacSpoofCheck { .. } => self.filters(),
             Op::WaitPort { link } => self.wait_port(link),
             Op::Announce { link, addresses } => self.announce(&LinkRef::container(link.as_str()), addresses),
-            // Only reached without a container: with one, these ran on its thread.
+            // Only reached without a container: with one, these were a run of sysctls.
             Op::EnableIpv6 { .. } => Err(NetlinkError::NoContainer { op: op.to_string() }),
         }
     }
@@ -137,12 +136,6 @@ impl Session<'_> {
         let added = self.executor.nft()?.add(&elements)?;
         self.log("remove the nftables elements", Inverse::Elements(added));
         Ok(())
-    }
-
-    /// `filters`, before its time; an error comes with the op it belongs to.
-    fn filters_ahead(&mut self) -> Result<(), (usize, NetlinkError)> {
-        let first = self.plan.ops.iter().position(|op| matches!(op, Op::Masquerade { .. } | Op::MacSpoofCheck { .. }));
-        first.map_or(Ok(()), |at| self.filters().map_err(|error| (at, error)))
     }
 
     /// Reads the links of the result.
