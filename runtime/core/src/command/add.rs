@@ -4,6 +4,7 @@
 //! before it are taken back.
 
 use super::call::Call;
+use super::decide::Loading;
 use super::error::in_full;
 use super::stage::{Stage, given};
 use super::{CommandError, decide, external, result};
@@ -20,20 +21,30 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<String, CommandError> {
     if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
         return external::add_by_delegate(call);
     }
-    let mut stage = Stage::read(call)?;
+    // Three things that do not depend on one another: the namespaces, the policy, the ledger.
+    let setting = Stage::set(call)?;
+    let loading = if setting.ignores_ipam() { None } else { Loading::start(call) };
     let mut store = call.open_store()?;
+    let mut stage = setting.wait()?;
     let plan = match call.network.ipam.as_ref().map(|ipam| &ipam.kind) {
         _ if stage.ignores_ipam() => claim_nothing(call, &stage, &mut store)?,
         Some(IpamKind::External(_)) => external::claim_by_plugin(call, &stage, &mut store)?,
-        Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => claim_by_policy(call, &stage, &mut store)?,
+        Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => claim_by_policy(call, &stage, &mut store, loading)?,
         None => claim_nothing(call, &stage, &mut store)?,
     };
-    apply(call, &mut stage, &mut store, &plan)
+    let outcome = apply(call, &mut stage, &mut store, &plan);
+    call.context.leave((stage, store));
+    outcome
 }
 
 /// Policy, verify, ledger: asks again when another process was faster, for a bounded number of times.
-fn claim_by_policy(call: &mut Call<'_>, stage: &Stage, store: &mut NodeStore) -> Result<Plan, CommandError> {
-    let policy = decide::load(call)?;
+fn claim_by_policy(
+    call: &mut Call<'_>,
+    stage: &Stage,
+    store: &mut NodeStore,
+    loading: Option<Loading>,
+) -> Result<Plan, CommandError> {
+    let policy = Loading::wait(loading, call)?;
     let mut race = decide::Race::default();
     loop {
         let decided = decide::decide(call, &policy, store)?;
@@ -60,7 +71,10 @@ fn claim_by_policy(call: &mut Call<'_>, stage: &Stage, store: &mut NodeStore) ->
             Ok(record)
         });
         match outcome {
-            Ok(_claimed) => return planned.ok_or(CommandError::NoPlan),
+            Ok(_claimed) => {
+                call.context.leave(policy);
+                return planned.ok_or(CommandError::NoPlan);
+            }
             Err(ClaimError::Lost { want }) => race.lost(&policy, &decided, want)?,
             Err(ClaimError::Exists { addresses, .. }) => return Err(exists(call, &addresses)),
             Err(ClaimError::Record(error)) => return Err(error),

@@ -1,6 +1,8 @@
 //! Facts to request, request to decision, decision to something the ledger can claim.
 
 use std::net::IpAddr;
+use std::path::Path;
+use std::thread::{self, JoinHandle};
 
 use weft_host_abi::types::{ClaimInfo, Dns, LastClaim, LedgerView, Range, ReleaseRule, Request, Route, Usage};
 
@@ -39,12 +41,42 @@ impl Decided {
     }
 }
 
+/// A policy that is being loaded in the background, if it can be loaded as things are.
+pub(super) struct Loading(JoinHandle<Option<Loaded>>);
+
+impl Loading {
+    /// Begins to load the network's policy, where it has one. That is as much work as opening the ledger and looking at the
+    /// links, and depends on neither.
+    pub(super) fn start(call: &Call<'_>) -> Option<Self> {
+        let reference = reference(ipam(call).ok()?).ok()?;
+        let (grants, state_dir) = (grants(call), call.context.state_dir.clone());
+        let load = move || {
+            // The compiler is the caller's, and so are errors: both come with the second attempt.
+            let declined = |_component: &Path| Err(String::new());
+            PolicyStore::new(&state_dir).and_then(|store| store.load(&reference, &grants, &declined)).ok()
+        };
+        thread::Builder::new().name("policy".to_owned()).spawn(load).ok().map(Self)
+    }
+
+    /// Waits for the policy; where the background had no luck, it is loaded here and now.
+    pub(super) fn wait(loading: Option<Self>, call: &Call<'_>) -> Result<Loaded, CommandError> {
+        match loading.and_then(|loading| loading.0.join().ok().flatten()) {
+            Some(loaded) => Ok(loaded),
+            None => load(call),
+        }
+    }
+}
+
 /// Finds and loads the network's policy.
 pub(super) fn load(call: &Call<'_>) -> Result<Loaded, CommandError> {
     let reference = reference(ipam(call)?)?;
-    let grants = Grants { wasi: call.network.grants.wasi, data: call.network.grants.data.clone() };
+    let grants = grants(call);
     let store = PolicyStore::new(&call.context.state_dir)?;
     Ok(store.load(&reference, &grants, &call.context.compile)?)
+}
+
+fn grants(call: &Call<'_>) -> Grants {
+    Grants { wasi: call.network.grants.wasi, data: call.network.grants.data.clone() }
 }
 
 /// Limits of a policy call: the defaults, and what the network sets.

@@ -8,7 +8,7 @@ use super::call::Call;
 use super::{CommandError, result};
 use crate::delegate::{self, Addressing, Delegate, Input, IpamUse};
 use crate::ledger::{Claimed, Record};
-use crate::netlink::Executor;
+use crate::netlink::{Executor, Opening};
 use crate::plan::{Mac, Observed, Plan, ResultShape, ShapeIp};
 
 /// A delegate with everything it may look at.
@@ -21,10 +21,36 @@ pub(super) struct Stage {
     fresh_mac: Mac,
 }
 
+/// A stage on which the namespaces are still being opened and looked at, in the background.
+pub(super) struct Setting {
+    delegate: Option<&'static dyn Delegate>,
+    opening: Option<Opening>,
+}
+
+impl Setting {
+    /// The delegate never uses IPAM, whatever the configuration says (loopback).
+    pub(super) fn ignores_ipam(&self) -> bool {
+        ignores_ipam(self.delegate)
+    }
+
+    pub(super) fn wait(self) -> Result<Stage, CommandError> {
+        let (executor, observed) = match self.opening {
+            Some(opening) => opening.wait().map(|(executor, observed)| (Some(executor), observed))?,
+            None => (None, Observed::default()),
+        };
+        Stage::new(self.delegate, observed, executor)
+    }
+}
+
 impl Stage {
     /// Validates the delegate's configuration, opens the namespaces, and looks at the host. Changes nothing.
     pub(super) fn read(call: &Call<'_>) -> Result<Self, CommandError> {
-        let Some(conf) = call.network.delegate.as_ref() else { return Self::new(None, Observed::default(), None) };
+        Self::set(call)?.wait()
+    }
+
+    /// As `read`, but does not wait for the namespaces.
+    pub(super) fn set(call: &Call<'_>) -> Result<Setting, CommandError> {
+        let Some(conf) = call.network.delegate.as_ref() else { return Ok(Setting { delegate: None, opening: None }) };
         let delegate = delegate::find(&conf.kind).ok_or_else(|| CommandError::UnknownDelegate(conf.kind.clone()))?;
         delegate.validate(&conf.conf, &call.pairs)?;
         let has_ipam = call.network.ipam.is_some();
@@ -32,9 +58,8 @@ impl Stage {
             return Err(CommandError::IpamRequired { delegate: delegate.kind() });
         }
         let needs = delegate.needs(&conf.conf)?;
-        let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
-        let observed = if needs.is_empty() { Observed::default() } else { executor.observe(&needs)? };
-        Self::new(Some(delegate), observed, Some(executor))
+        let opening = Executor::start(Path::new(&call.env.netns), needs)?;
+        Ok(Setting { delegate: Some(delegate), opening: Some(opening) })
     }
 
     fn new(
@@ -59,7 +84,7 @@ impl Stage {
 
     /// The delegate never uses IPAM, whatever the configuration says (loopback).
     pub(super) fn ignores_ipam(&self) -> bool {
-        self.delegate.is_some_and(|delegate| delegate.ipam() == IpamUse::Never)
+        ignores_ipam(self.delegate)
     }
 
     /// Conf and addresses to a plan. Pure. Also makes sure that the result can be said in the configuration's CNI version
@@ -96,6 +121,10 @@ impl Stage {
             shared: plan.shared(),
         })
     }
+}
+
+fn ignores_ipam(delegate: Option<&'static dyn Delegate>) -> bool {
+    delegate.is_some_and(|delegate| delegate.ipam() == IpamUse::Never)
 }
 
 /// The result of IPAM alone has no interfaces, and nothing is done.

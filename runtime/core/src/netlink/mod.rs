@@ -34,16 +34,16 @@ pub use netns::{boot_id, netns_exists};
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use self::error::Doing;
-use self::netns::Netns;
+use self::netns::{Netns, Running};
 use self::nft::Nft;
 use self::presence::Presence;
 use self::rtnl::{RouteSocket, Rtnl};
 use self::sysctl::Confs;
 use self::undo::Logged;
-use crate::plan::{LinkInfo, LinkRef, Side};
+use crate::plan::{LinkInfo, LinkRef, Need, Observed, Side};
 
 /// Applies, undoes, tears down and checks plans. One per invocation; bound to its thread, whose network namespace is the
 /// host's for it.
@@ -57,7 +57,7 @@ pub struct Executor {
     presence: Option<Presence>,
 }
 
-/// What is open inside the container's network namespace.
+/// What is open of the container's network namespace.
 #[derive(Debug)]
 struct Container {
     rtnl: Rtnl,
@@ -74,6 +74,23 @@ pub struct Applied {
     log: Vec<Logged>,
 }
 
+/// An executor that is being opened in the background.
+#[derive(Debug)]
+pub struct Opening {
+    path: PathBuf,
+    running: Running<Result<(Executor, Observed), NetlinkError>>,
+}
+
+impl Opening {
+    /// Waits for the executor and for what was observed.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered or nothing can be opened inside; a need cannot be looked up.
+    pub fn wait(self) -> Result<(Executor, Observed), NetlinkError> {
+        self.running.wait()?.map_err(|fault| NetlinkError::OpenNetns { path: self.path, fault })?
+    }
+}
+
 impl Executor {
     /// Opens the host's netlink socket and, where given, the container's: on a thread of its own that enters the namespace
     /// and ends.
@@ -81,20 +98,38 @@ impl Executor {
     /// # Errors
     /// No socket is to be had, or the path is no network namespace or cannot be entered.
     pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
-        let Some(path) = container_netns else {
-            let host = open_host()?;
-            return Ok(Self { host, container: None, nft: None, same: false, presence: None });
+        match container_netns {
+            Some(path) => Self::start(path, Vec::new())?.wait().map(|(executor, _nothing)| executor),
+            None => Ok(Self { host: open_host()?, container: None, nft: None, same: false, presence: None }),
+        }
+    }
+
+    /// Begins to open the sockets of both sides and to observe what is needed to know of them. That takes a thread of its own
+    /// anyway, and the caller has other things to do until it is through.
+    ///
+    /// # Errors
+    /// The path is no network namespace, or no socket is to be had.
+    pub fn start(container_netns: &Path, needs: Vec<Need>) -> Result<Opening, NetlinkError> {
+        let path = container_netns.to_owned();
+        let fail = {
+            let path = path.clone();
+            move |fault| NetlinkError::OpenNetns { path: path.clone(), fault }
         };
-        let fail = |fault| NetlinkError::OpenNetns { path: path.to_owned(), fault };
-        let netns = Netns::open(path)?;
-        // The thread needs a while to get going: the host's side is opened meanwhile.
-        let opening = netns.start_inside(|| Ok((RouteSocket::open()?, Confs::open()?))).map_err(fail)?;
+        let netns = Netns::open(container_netns)?;
         let same = netns.is_own()?;
         let host = open_host()?;
-        let opened: io::Result<_> = opening.wait()?.map_err(fail)?;
-        let (socket, confs) = opened.map_err(|error| fail(NetnsFault::Inside(error.to_string())))?;
-        let container = Some(Container { rtnl: Rtnl::over(socket), confs, netns });
-        Ok(Self { host, container, nft: None, same, presence: None })
+        let inside = netns.try_clone().map_err(&fail)?;
+        let fail_inside = fail.clone();
+        let open = move || {
+            let open = || Ok((RouteSocket::open()?, Confs::open()?));
+            let (socket, confs) =
+                open().map_err(|error: io::Error| fail_inside(NetnsFault::Inside(error.to_string())))?;
+            let container = Some(Container { rtnl: Rtnl::over(socket), confs, netns: inside });
+            let mut executor = Self { host, container, nft: None, same, presence: None };
+            let observed = executor.observe(&needs)?;
+            Ok((executor, observed))
+        };
+        Ok(Opening { path, running: netns.start_inside(open).map_err(fail)? })
     }
 
     /// Whether `CNI_NETNS` is the namespace weft itself runs in.

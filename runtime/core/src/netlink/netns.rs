@@ -104,6 +104,12 @@ impl Netns {
         }
     }
 
+    /// A second handle on the same namespace.
+    pub(super) fn try_clone(&self) -> Result<Self, NetnsFault> {
+        let inside = |error: io::Error| NetnsFault::Inside(format!("cannot work inside it: {error}"));
+        self.file.try_clone().map(|file| Self { file }).map_err(inside)
+    }
+
     /// Starts a thread that enters the namespace, runs a closure there, and ends.
     pub(super) fn start_inside<T: Send + 'static>(
         &self,

@@ -9,7 +9,7 @@ mod no_ledger;
 mod wasi;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use wasmtime::component::{Component, Linker};
 use wasmtime::{CallHook, Engine, Store};
@@ -52,6 +52,9 @@ pub struct Loaded {
     policy: Arc<IpamPolicy<Ctx>>,
     imports: contract::Imports,
     grants: Grants,
+    /// The guest that was called last. Taking down its memory takes a fair part of the time of a call, and who makes only one
+    /// has no need of it.
+    spent: Mutex<Option<Store<Ctx>>>,
 }
 
 /// A value a policy gave, and what it cost.
@@ -88,7 +91,7 @@ impl Loaded {
         let policy = IpamPolicy::link(component, &mut linker)
             .map_err(|error| PolicyError::Link { policy: name.clone(), source: cause(&error) })?;
         let (engine, policy) = (engine.clone(), Arc::new(policy));
-        Ok(Self { name, digest, engine, policy, imports, grants: grants.clone() })
+        Ok(Self { name, digest, engine, policy, imports, grants: grants.clone(), spent: Mutex::new(None) })
     }
 
     /// The policy as the network names it.
@@ -218,7 +221,10 @@ impl Loaded {
             .map_err(|error| ended::explain(&self.name, store.data_mut(), limits, error))?;
         let left = store.get_fuel().map_err(|error| PolicyError::Engine { source: cause(&error) })?;
         let ctx = store.data_mut();
-        Ok(Outcome { value, fuel: limits.fuel.saturating_sub(left), calls: ctx.calls, log: ctx.take_log() })
+        let outcome = Outcome { value, fuel: limits.fuel.saturating_sub(left), calls: ctx.calls, log: ctx.take_log() };
+        ctx.close_ledger();
+        *self.spent.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
+        Ok(outcome)
     }
 
     fn store(&self, ctx: Ctx, limits: &Limits) -> Result<Store<Ctx>, PolicyError> {
