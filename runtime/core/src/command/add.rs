@@ -44,10 +44,11 @@ fn claim_by_policy(
     store: &mut NodeStore,
     loading: Option<Loading>,
 ) -> Result<Plan, CommandError> {
+    let mut request = decide::gather(call, store)?;
     let policy = Loading::wait(loading, call)?;
     let mut race = decide::Race::default();
     loop {
-        let decided = decide::decide(call, &policy, store)?;
+        let decided = decide::decide(call, &policy, Some(store), request)?;
         let key = call.key();
         let ask = ClaimAsk {
             key: &key,
@@ -75,7 +76,10 @@ fn claim_by_policy(
                 call.context.leave(policy);
                 return planned.ok_or(CommandError::NoPlan);
             }
-            Err(ClaimError::Lost { want }) => race.lost(&policy, &decided, want)?,
+            Err(ClaimError::Lost { want }) => {
+                race.lost(&policy, &decided, want)?;
+                request = decide::gather(call, store)?;
+            }
             Err(ClaimError::Exists { addresses, .. }) => return Err(exists(call, &addresses)),
             Err(ClaimError::Record(error)) => return Err(error),
             Err(ClaimError::Ledger(error)) => return Err(error.into()),

@@ -107,23 +107,23 @@ fn reference(ipam: &IpamConf) -> Result<PolicyRef, CommandError> {
     }
 }
 
-/// Asks the policy once and verifies what it says.
-pub(super) fn decide(call: &mut Call<'_>, policy: &Loaded, store: &mut NodeStore) -> Result<Decided, CommandError> {
+/// Gathers what the policy is to be asked.
+pub(super) fn gather(call: &Call<'_>, store: &mut NodeStore) -> Result<Request, CommandError> {
     let now = facts::now()?;
     if store.has_expired(now)? {
         store.purge_expired(now)?;
     }
-    decide_with(call, policy, Some(store), now)
+    request(call, Some(store), now)
 }
 
-/// As `decide`, without writing to the store, which may not even be there (`weftctl plan`).
-pub(super) fn decide_with(
+/// Asks the policy once and verifies what it says. The store need not even be there (`weftctl plan`).
+pub(super) fn decide(
     call: &mut Call<'_>,
     policy: &Loaded,
     store: Option<&NodeStore>,
-    now: u64,
+    request: Request,
 ) -> Result<Decided, CommandError> {
-    let request = request(call, store, now)?;
+    let now = request.now;
     let scope = ipam(call)?.scope.clone();
     let view: Box<dyn LedgerView + Send> = match store {
         Some(store) => Box::new(store.view(&scope, now)?),
@@ -144,11 +144,11 @@ pub(super) fn decide_with(
         claimed: Vec::new(),
         fuel: answer.fuel,
         host_calls: answer.calls,
-        request: request.clone(),
+        request,
     };
     Ok(Decided {
         scope,
-        identities: request.identities,
+        identities: trace.request.identities.clone(),
         wants: verified
             .wants
             .into_iter()
@@ -162,7 +162,7 @@ pub(super) fn decide_with(
     })
 }
 
-fn request(call: &Call<'_>, store: Option<&NodeStore>, now: u64) -> Result<Request, CommandError> {
+pub(super) fn request(call: &Call<'_>, store: Option<&NodeStore>, now: u64) -> Result<Request, CommandError> {
     let ipam = ipam(call)?;
     let attachment = call.attachment();
     let pod = call.pod();
