@@ -7,45 +7,158 @@
 //! replaced together; C's blocks start with a header, since C does not say how large what it frees is.
 
 use std::alloc::{GlobalAlloc, Layout};
+use std::cell::UnsafeCell;
 use std::ffi::{c_int, c_void};
+use std::hint::spin_loop;
 use std::ptr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::yield_now;
 
-use dlmalloc::Dlmalloc;
+use dlmalloc::{Allocator, Dlmalloc};
+
+use crate::arena;
 
 #[global_allocator]
-static HEAP: Heap = Heap(Mutex::new(Dlmalloc::new()));
+static HEAP: Heap =
+    Heap { locked: AtomicBool::new(false), inner: UnsafeCell::new(Dlmalloc::new_with_allocator(Pages)) };
 
-struct Heap(Mutex<Dlmalloc>);
+/// The first memory that is given out: a call needs less, and no system call under the lock. What is not touched costs nothing.
+const FIRST: usize = 2 << 20;
+
+#[repr(align(4096))]
+struct Region(UnsafeCell<[u8; FIRST]>);
+
+#[expect(unsafe_code, reason = "an allocator is")]
+// SAFETY: nobody looks at it but who is given a part of it by the heap.
+unsafe impl Sync for Region {}
+
+static REGION: Region = Region(UnsafeCell::new([0; FIRST]));
+static REGION_GIVEN: AtomicBool = AtomicBool::new(false);
+
+/// Where the heap has its memory from: the region, then the kernel.
+struct Pages;
+
+#[expect(unsafe_code, reason = "an allocator is")]
+// SAFETY: memory is given out once, by the region's flag and by the kernel. The region is marked as foreign, so that nothing of
+// it is ever given back.
+unsafe impl Allocator for Pages {
+    fn alloc(&self, size: usize) -> (*mut u8, usize, u32) {
+        const FOREIGN: u32 = 1;
+        if size <= FIRST && !REGION_GIVEN.swap(true, Ordering::Relaxed) {
+            return (REGION.0.get().cast(), FIRST, FOREIGN);
+        }
+        // SAFETY: new memory, wherever the kernel likes.
+        let start = unsafe {
+            let (rights, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            libc::mmap(ptr::null_mut(), size, rights, kind, -1, 0)
+        };
+        if start == libc::MAP_FAILED { (ptr::null_mut(), 0, 0) } else { (start.cast(), size, 0) }
+    }
+
+    fn remap(&self, at: *mut u8, old: usize, new: usize, can_move: bool) -> *mut u8 {
+        let flags = if can_move { libc::MREMAP_MAYMOVE } else { 0 };
+        // SAFETY: the heap has it from `alloc`, and from the kernel, since it does not ask to remap what is foreign.
+        let start = unsafe { libc::mremap(at.cast(), old, new, flags) };
+        if start == libc::MAP_FAILED { ptr::null_mut() } else { start.cast() }
+    }
+
+    fn free_part(&self, at: *mut u8, old: usize, new: usize) -> bool {
+        // SAFETY: as for `remap`; the heap is done with what lies beyond `new`.
+        unsafe { libc::munmap(at.add(new).cast(), old - new) == 0 }
+    }
+
+    fn free(&self, at: *mut u8, size: usize) -> bool {
+        // SAFETY: as for `remap`; the heap is done with it.
+        unsafe { libc::munmap(at.cast(), size) == 0 }
+    }
+
+    fn can_release_part(&self, _flags: u32) -> bool {
+        true
+    }
+
+    fn allocates_zeros(&self) -> bool {
+        true
+    }
+
+    fn page_size(&self) -> usize {
+        4096
+    }
+}
+
+/// One heap for all threads. They hold the lock for some dozen nanoseconds: whoever finds it taken waits for it awake, since
+/// being put to sleep and woken takes a thousand times that.
+struct Heap {
+    locked: AtomicBool,
+    inner: UnsafeCell<Dlmalloc<Pages>>,
+}
+
+#[expect(unsafe_code, reason = "an allocator is")]
+// SAFETY: `with` is the only way to the inside, and lets one thread in at a time.
+unsafe impl Sync for Heap {}
 
 impl Heap {
-    fn lock(&self) -> MutexGuard<'_, Dlmalloc> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    #[expect(unsafe_code, reason = "an allocator is")]
+    fn with<T>(&self, work: impl FnOnce(&mut Dlmalloc<Pages>) -> T) -> T {
+        let mut tries = 0_u32;
+        while self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            tries = tries.wrapping_add(1);
+            // The holder may not be running: this may be the only processor.
+            if tries.is_multiple_of(256) { yield_now() } else { spin_loop() }
+        }
+        // SAFETY: whoever set the flag is alone here until it is cleared. dlmalloc calls nothing of ours back but `Pages`.
+        let value = work(unsafe { &mut *self.inner.get() });
+        self.locked.store(false, Ordering::Release);
+        value
     }
 }
 
 #[expect(unsafe_code, reason = "an allocator is")]
-// SAFETY: dlmalloc's contract is `GlobalAlloc`'s, with size and alignment spelled out. It does not unwind, and neither do a
-// lock and an unlock.
+// SAFETY: dlmalloc's contract is `GlobalAlloc`'s, with size and alignment spelled out. It does not unwind, and neither does
+// the lock.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if let Some(start) = arena::alloc(layout) {
+            return start;
+        }
         // SAFETY: any size and power of two will do.
-        unsafe { self.lock().malloc(layout.size(), layout.align()) }
+        self.with(|heap| unsafe { heap.malloc(layout.size(), layout.align()) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if let Some(start) = arena::alloc(layout) {
+            // SAFETY: all of it was just given to us; an arena may give the same memory a second time.
+            unsafe { start.write_bytes(0, layout.size()) };
+            return start;
+        }
         // SAFETY: as in `alloc`.
-        unsafe { self.lock().calloc(layout.size(), layout.align()) }
+        self.with(|heap| unsafe { heap.calloc(layout.size(), layout.align()) })
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        if arena::has(at) {
+            return arena::dealloc(at, layout);
+        }
         // SAFETY: the caller has it from us, with this layout.
-        unsafe { self.lock().free(at, layout.size(), layout.align()) }
+        self.with(|heap| unsafe { heap.free(at, layout.size(), layout.align()) });
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if arena::has(at) {
+            if arena::grow(at, layout, size) {
+                return at;
+            }
+            // SAFETY: the caller's word that the new size makes a layout; both blocks are as large as what is copied.
+            return unsafe {
+                let start = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
+                if !start.is_null() {
+                    ptr::copy_nonoverlapping(at, start, layout.size().min(size));
+                    arena::dealloc(at, layout);
+                }
+                start
+            };
+        }
         // SAFETY: the caller has it from us, with this layout.
-        unsafe { self.lock().realloc(at, layout.size(), layout.align(), size) }
+        self.with(|heap| unsafe { heap.realloc(at, layout.size(), layout.align(), size) })
     }
 }
 

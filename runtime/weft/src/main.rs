@@ -1,6 +1,8 @@
 //! The CNI binary. Everything is in `weft-core`; what it does depends on the name it is called by.
 
 #[cfg(target_env = "musl")]
+mod arena;
+#[cfg(target_env = "musl")]
 mod heap;
 
 use std::process::ExitCode;
