@@ -2,6 +2,8 @@
 
 #[cfg(target_env = "musl")]
 mod arena;
+#[cfg(all(target_env = "musl", target_arch = "x86_64"))]
+mod entry;
 #[cfg(target_env = "musl")]
 mod heap;
 

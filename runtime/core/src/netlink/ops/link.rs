@@ -2,9 +2,7 @@
 
 use std::net::IpAddr;
 
-use rtnetlink::packet_route::link::{
-    InfoData, InfoMacVlan, InfoVeth, LinkAttribute, LinkMessage, MacVlanMode, State,
-};
+use rtnetlink::packet_route::link::{InfoData, InfoMacVlan, InfoVeth, LinkAttribute, LinkMessage, MacVlanMode, State};
 use rtnetlink::{LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::Session;
