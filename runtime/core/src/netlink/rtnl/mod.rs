@@ -174,7 +174,7 @@ fn answers(mut rest: &[u8], sequence: u32) -> impl Iterator<Item = Result<Answer
         let answer = Answer { kind: u16::from_ne_bytes([e, f]), flags: u16::from_ne_bytes([g, h]), whole };
         Some(Ok((u32::from_ne_bytes([i, j, k, l]), answer)))
     };
-    std::iter::from_fn(move || next()).filter_map(move |numbered| match numbered {
+    std::iter::from_fn(next).filter_map(move |numbered| match numbered {
         Ok((number, answer)) => (number == sequence).then_some(Ok(answer)),
         Err(fault) => Some(Err(fault)),
     })
