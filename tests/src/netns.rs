@@ -12,7 +12,7 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::process::{self, Output, Place};
 
@@ -56,6 +56,22 @@ impl NetNs {
                       echo 0 > $d/dad_transmits; echo 0 > $d/router_solicitation_delay; \
                       echo 0 > $d/router_solicitations; done";
         self.run(&["sh", "-c", script]).map(drop)
+    }
+
+    /// Starts a thread inside, which ends there.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn inside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<thread::JoinHandle<Result<T>>> {
+        let fd = Arc::clone(&self.fd);
+        let body = move || {
+            setns(&*fd, CloneFlags::CLONE_NEWNET).context("enter the namespace")?;
+            work()
+        };
+        thread::Builder::new().name(self.name.clone()).spawn(body).context("start a thread")
     }
 
     /// Its name, as `ip netns` knows it.

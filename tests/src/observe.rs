@@ -125,19 +125,29 @@ pub fn settle(world: &World) -> Result<()> {
     anyhow::bail!("an address is still tentative after ten seconds")
 }
 
-/// A veth that is up, with the other end up, and not yet operational.
+/// A veth that is up, and whose operational state does not yet follow from its other end's.
 fn late(link: &Link, links: &[Link]) -> bool {
     let up = |link: &Link| {
         let flags = link.raw.get("flags").and_then(Value::as_array);
         flags.into_iter().flatten().any(|flag| flag == "UP")
     };
-    let peer = |other: &&Link| {
-        other.kind() == "veth" && other.number("ifindex") == link.number("link_index") && other.side != link.side
+    let (own, other_end) = (link.number("ifindex"), link.number("link_index"));
+    let peer =
+        |other: &&Link| other.kind() == "veth" && other.number("ifindex") == other_end && other.side != link.side;
+    let same_side = |other: &&Link| {
+        let index = link.raw.get("link").and_then(Value::as_str);
+        other.kind() == "veth" && other.side == link.side && Some(other.name()) == index
     };
-    link.kind() == "veth"
-        && up(link)
-        && link.text("operstate") != "UP"
-        && links.iter().any(|other| peer(&other) && up(other))
+    if link.kind() != "veth" || !up(link) {
+        return false;
+    }
+    // Indexes are numbers of a namespace: more than one link may look like the other end.
+    let ends: Vec<&Link> = links.iter().filter(|other| peer(other) || same_side(other)).collect();
+    if ends.iter().any(|other| up(other)) {
+        return link.text("operstate") != "UP";
+    }
+    // The kernel says "lower layer" where the two have different indexes.
+    !ends.is_empty() && link.text("operstate") == "DOWN" && own != other_end
 }
 
 /// Lists all links and learns their random names and MAC addresses.
@@ -206,6 +216,7 @@ fn netns(netns: &NetNs, side: &str, links: &[Link]) -> Result<Value> {
         }
     }
     state.insert("rules".to_owned(), Value::Object(rules));
+    state.insert("shaping".to_owned(), shaping(netns)?);
     state.insert("vlans".to_owned(), vlans(netns)?);
     state.insert("sysctls".to_owned(), sysctls(netns)?);
     state.insert("nft".to_owned(), ruleset(netns)?);
@@ -307,6 +318,27 @@ fn route_key(family: &str, mut route: Value) -> String {
 
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Queueing disciplines that somebody asked for, and where ingress hooks redirect to first.
+fn shaping(netns: &NetNs) -> Result<Value> {
+    let mut out = Map::new();
+    for qdisc in list(netns, &["tc", "-j", "qdisc", "show"])? {
+        let text = |key: &str| qdisc.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (dev, kind, handle) = (text("dev"), text("kind"), text("handle"));
+        // The kernel's own have none.
+        if handle == "0:" {
+            continue;
+        }
+        let key = format!("{dev} {kind} {handle} {}", if kind == "ingress" { String::new() } else { text("parent") });
+        out.insert(key, qdisc.get("options").cloned().unwrap_or_default());
+        if kind == "ingress" {
+            let filters = netns.run(&["tc", "filter", "show", "dev", &dev, "parent", "ffff:"])?.text();
+            let target = filters.split_once("Redirect to device ").and_then(|(_, rest)| rest.split_once(')'));
+            out.insert(format!("{dev} redirects to"), json!(target.map(|(name, _)| name)));
+        }
+    }
+    Ok(Value::Object(out))
 }
 
 fn vlans(netns: &NetNs) -> Result<Value> {

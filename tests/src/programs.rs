@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +16,29 @@ use crate::process::{self, Place};
 use crate::sandbox;
 
 /// The names weft answers to, as far as they are built in.
-pub const NAMES: &[&str] = &["weft", "weft-ipam", "bridge", "ptp", "macvlan", "loopback", "host-local", "static"];
+pub const NAMES: &[&str] = &[
+    "weft",
+    "weft-ipam",
+    "bridge",
+    "ptp",
+    "macvlan",
+    "ipvlan",
+    "vlan",
+    "dummy",
+    "host-device",
+    "tap",
+    "loopback",
+    "host-local",
+    "static",
+    "dhcp",
+    "tuning",
+    "sbr",
+    "vrf",
+    "bandwidth",
+    "flannel",
+    "portmap",
+    "firewall",
+];
 
 /// Where Debian's `containernetworking-plugins` is.
 const REFERENCE: &str = "/usr/lib/cni";
@@ -103,11 +126,25 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// Installs weft into a scratch directory.
+    /// weft as installed, in a scratch directory. `weftctl install` runs once per process: compiling the policies takes longer
+    /// than most tests; the others get a copy.
     ///
     /// # Errors
     /// A binary is missing, or `weftctl install` fails.
     pub fn new() -> Result<Self> {
+        static FIRST: Mutex<Option<Installation>> = Mutex::new(None);
+        let mut first = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
+        let pristine = match &*first {
+            Some(pristine) => pristine,
+            None => first.insert(Self::install()?),
+        };
+        let (root, bin, state) = layout()?;
+        copy_tree(&pristine.bin, &bin)?;
+        copy_tree(&pristine.state, &state)?;
+        Ok(Self { _root: root, bin, state })
+    }
+
+    fn install() -> Result<Self> {
         let weftctl = weftctl().map_err(anyhow::Error::msg)?;
         let weft = weft().map_err(anyhow::Error::msg)?;
         let (root, bin, state) = layout()?;

@@ -26,9 +26,18 @@ pub enum Need {
     Tool(&'static str),
     /// A kind of link the kernel must know.
     LinkKind(&'static str),
+    /// As `LinkKind`, where the virtual machine does the same for kernels without it: never a failure.
+    LinkKindOrVm(&'static str),
+    /// A plugin that old reference plugins lack: never a failure.
+    ReferencePlugin(String),
 }
 
 impl Need {
+    /// Whether it may be missing even where everything is required.
+    fn is_optional(&self) -> bool {
+        matches!(self, Self::LinkKindOrVm(_) | Self::ReferencePlugin(_))
+    }
+
     /// Why this need is not met.
     fn missing(&self) -> Option<String> {
         match self {
@@ -42,6 +51,11 @@ impl Need {
                 Some(reason) => Some(reason),
                 None => crate::netns::kernel_lacks(kind),
             },
+            Self::LinkKindOrVm(kind) => Self::LinkKind(kind).missing(),
+            Self::ReferencePlugin(kind) => {
+                let found = programs::reference_dir().is_ok_and(|dir| dir.join(kind).is_file());
+                (!found).then(|| format!("this reference has no {kind} plugin"))
+            }
         }
     }
 }
@@ -66,8 +80,8 @@ impl Suite {
     {
         let needs = needs.to_vec();
         self.trials.push(Trial::ignorable_test(name, move || {
-            if let Some(reason) = needs.iter().find_map(Need::missing) {
-                return if std::env::var_os("WEFT_REQUIRE_ALL").is_some() {
+            if let Some((need, reason)) = needs.iter().find_map(|need| Some((need, need.missing()?))) {
+                return if std::env::var_os("WEFT_REQUIRE_ALL").is_some() && !need.is_optional() {
                     Err(Failed::from(format!("cannot run here: {reason}")))
                 } else {
                     Ok(Completion::ignored_with(reason))

@@ -44,9 +44,13 @@ fn add(suite: &mut Suite, case: &Case, general: &[Differs], shared: &Shared) {
     if !alone() {
         needs.extend([Need::Weft, Need::Weftctl]);
     }
-    let conf: Value = serde_json::from_str(&case.conf).unwrap_or_default();
-    let kind = conf.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    needs.extend(KINDS.iter().filter(|(name, _)| *name == kind).map(|(_, link)| Need::LinkKind(link)));
+    // What cannot be understood fails when it runs.
+    let kinds = case.kinds().unwrap_or_default();
+    needs
+        .extend(KINDS.iter().filter(|(name, _)| kinds.iter().any(|kind| kind == name)).map(|(_, l)| Need::LinkKind(l)));
+    if case.env.plugin.is_none() {
+        needs.extend(kinds.iter().cloned().map(Need::ReferencePlugin));
+    }
     for version in case.versions() {
         let (case, general, shared) = (case.clone(), general.to_vec(), Arc::clone(shared));
         suite.test(format!("{}/{version}", case.name), &needs, move || compare(&case, &version, &general, &shared));

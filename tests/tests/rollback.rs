@@ -19,6 +19,12 @@ use weft_tests::world::{Attach, Subject, World};
 /// More ops than any plan has.
 const MOST_OPS: usize = 64;
 
+/// Kinds of links that the virtual machine has where this kernel does not (`tests/vm`, which rolls their cases back as well).
+const VM_KINDS: [&str; 3] = ["ipvlan", "vlan", "dummy"];
+
+/// The address that a device is found by.
+const DEVICE_MAC: &str = "02:00:00:00:0d:00";
+
 /// A delegate's configuration, and what the host needs beforehand.
 struct Case {
     name: &'static str,
@@ -31,17 +37,32 @@ fn dual_stack() -> Value {
             "routes": [{ "dst": "192.0.2.0/24" }] })
 }
 
+/// A parent link, up on both ends.
+const PARENT: &[&str] = &["ip link add up0 type veth peer name up1", "ip link set up0 up", "ip link set up1 up"];
+
+/// A device with all that moving it loses. Its other end must not notice that it comes up elsewhere.
+const DEVICE: &[&str] = &[
+    "ip link add dev0 address 02:00:00:00:0d:00 mtu 1400 type veth peer name dev1",
+    "ip link set dev1 addrgenmode none",
+    "ip link set dev1 up",
+    "ip link set dev0 alias before",
+    "ip link set dev0 up",
+    "ip address add 192.0.2.1/24 dev dev0",
+    "ip address add 2001:db8::1/64 dev dev0 nodad",
+    "ip route add 198.51.100.0/24 via 192.0.2.9",
+];
+
+fn conf(kind: &str, more: Value) -> Value {
+    let mut conf = json!({ "cniVersion": "1.0.0", "name": "roll", "type": kind });
+    if let (Some(conf), Value::Object(more)) = (conf.as_object_mut(), more) {
+        conf.extend(more);
+    }
+    conf
+}
+
 fn cases() -> Vec<Case> {
-    let conf = |kind: &str, more: Value| {
-        let mut conf = json!({ "cniVersion": "1.0.0", "name": "roll", "type": kind });
-        if let (Some(conf), Some(more)) = (conf.as_object_mut(), more.as_object()) {
-            conf.extend(more.clone());
-        }
-        conf
-    };
     let everything = json!({ "bridge": "roll0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
                              "macspoofchk": true, "mtu": 1400, "ipam": dual_stack() });
-    let parent: &[&str] = &["ip link add up0 type veth peer name up1", "ip link set up0 up", "ip link set up1 up"];
     vec![
         Case { name: "bridge", host: &[], conf: conf("bridge", everything.clone()) },
         Case {
@@ -64,19 +85,122 @@ fn cases() -> Vec<Case> {
         },
         Case { name: "bridge_layer2", host: &[], conf: conf("bridge", json!({ "bridge": "roll0" })) },
         Case { name: "ptp", host: &[], conf: conf("ptp", json!({ "ipMasq": true, "ipam": dual_stack() })) },
-        Case { name: "macvlan", host: parent, conf: conf("macvlan", json!({ "master": "up0", "ipam": dual_stack() })) },
-        Case { name: "macvlan_layer2", host: parent, conf: conf("macvlan", json!({ "master": "up0" })) },
+        Case { name: "macvlan", host: PARENT, conf: conf("macvlan", json!({ "master": "up0", "ipam": dual_stack() })) },
+        Case { name: "macvlan_layer2", host: PARENT, conf: conf("macvlan", json!({ "master": "up0" })) },
         Case { name: "loopback", host: &[], conf: conf("loopback", json!({})) },
+        Case { name: "steps_after_ptp", host: &[], conf: conf("weft", after_ptp()) },
     ]
+}
+
+/// Steps that filter.
+fn filters() -> Vec<Case> {
+    vec![Case {
+        name: "host_ports_and_firewall",
+        host: &[],
+        conf: conf(
+            "weft",
+            json!({ "delegate": { "type": "bridge", "bridge": "roll0", "isDefaultGateway": true, "ipMasq": true },
+                        "ipam": dual_stack(),
+                        "steps": [{ "type": "portmap", "conditionsV6": ["ip6 saddr != 2001:db8::/32"] },
+                                  { "type": "firewall", "backend": "iptables", "ingressPolicy": "isolated" }],
+                        "runtimeConfig": { "portMappings": [
+                            { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
+                            { "hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1" }] } }),
+        ),
+    }]
+}
+
+/// Delegates whose link is not made of a pair or a bridge.
+fn children_and_devices() -> Vec<Case> {
+    vec![
+        Case {
+            name: "host_device",
+            host: DEVICE,
+            conf: conf("host-device", json!({ "device": "dev0", "ipam": dual_stack() })),
+        },
+        Case { name: "host_device_layer2", host: DEVICE, conf: conf("host-device", json!({ "hwaddr": DEVICE_MAC })) },
+        Case {
+            name: "tap",
+            host: &[],
+            conf: conf("tap", json!({ "multiQueue": true, "owner": 0, "group": 0, "mtu": 1400, "ipam": dual_stack() })),
+        },
+        Case { name: "tap_layer2", host: &[], conf: conf("tap", json!({ "mac": "02:00:00:00:00:01" })) },
+        // Kinds that few kernels have built in; the virtual machine runs them too.
+        Case { name: "ipvlan", host: PARENT, conf: conf("ipvlan", json!({ "master": "up0", "ipam": dual_stack() })) },
+        Case {
+            name: "vlan",
+            host: PARENT,
+            conf: conf("vlan", json!({ "master": "up0", "vlanId": 7, "ipam": dual_stack() })),
+        },
+        Case { name: "dummy", host: &[], conf: conf("dummy", json!({ "ipam": dual_stack() })) },
+    ]
+}
+
+/// Every step, in one process with its delegate.
+fn after_ptp() -> Value {
+    json!({ "delegate": { "type": "ptp" }, "ipam": dual_stack(), "steps": steps() })
+}
+
+fn steps() -> Value {
+    json!([
+        { "type": "tuning", "mac": "c2:11:22:33:44:55", "promisc": true, "mtu": 1400, "allmulti": true, "txQLen": 7,
+          "sysctl": { "net.core.somaxconn": "500", "net.ipv4.conf.IFNAME.arp_filter": "1" } },
+        { "type": "bandwidth", "ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 8_000_000,
+          "egressBurst": 800_000 },
+        { "type": "sbr", "addSourceHints": true },
+    ])
+}
+
+/// What something else made before chained steps: a pair with addresses and routes of its own.
+const PAIR: &[&str] = &["ip address add 10.61.0.1/24 dev veth1", "ip link set veth1 up"];
+const POD: &[&str] = &[
+    "ip link set eth0 up",
+    "ip address add 10.61.0.2/24 dev eth0",
+    "ip address add fd61::2/64 dev eth0 nodad",
+    "ip route add default via 10.61.0.1",
+    "ip route add 192.0.2.0/24 via 10.61.0.1",
+    "ip link add other type veth peer name far",
+    "ip link set other up",
+    "ip link set far up",
+    "ip address add 10.61.0.9/24 dev other",
+];
+
+/// Steps on what is there already. The link stays, so that everything on it has to be put back.
+fn chained() -> Result<()> {
+    let installation = Installation::new()?;
+    failing(&installation)?;
+    let mut world = World::new(&Subject::weft(&installation))?;
+    let pod = world.container("pod")?.name().to_owned();
+    world.host().line(&format!("ip link add veth1 type veth peer name eth0 netns {pod}"))?;
+    for line in PAIR {
+        world.host().line(line)?;
+    }
+    for line in POD {
+        world.netns("pod")?.line(line)?;
+    }
+    let sandbox = world.netns("pod")?.path().display().to_string();
+    let previous = json!({
+        "cniVersion": "1.0.0",
+        "interfaces": [{ "name": "veth1" }, { "name": "eth0", "sandbox": sandbox }],
+        "ips": [{ "address": "10.61.0.2/24", "gateway": "10.61.0.1", "interface": 1 },
+                { "address": "fd61::2/64", "interface": 1 }],
+    });
+    let conf =
+        json!({ "cniVersion": "1.0.0", "name": "roll", "type": "weft", "steps": steps(), "prevResult": previous });
+    every_index_in(&mut world, "chained steps", &conf)
 }
 
 fn main() -> ExitCode {
     sandbox::enter();
     let mut suite = Suite::new();
-    for case in cases() {
-        let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::WeftFailing, Need::Tool("sqlite3")];
+    for case in cases().into_iter().chain(filters()).chain(children_and_devices()) {
+        let mut needs = vec![Need::Sandbox, Need::Weft, Need::Weftctl, Need::WeftFailing, Need::Tool("sqlite3")];
+        let kind = case.conf["type"].as_str().unwrap_or_default();
+        needs.extend(VM_KINDS.iter().find(|known| **known == kind).map(|kind| Need::LinkKindOrVm(kind)));
         suite.test(case.name, &needs, move || every_index(&case));
     }
+    let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::WeftFailing, Need::Tool("sqlite3")];
+    suite.test("chained_steps", &needs, chained);
     suite.run()
 }
 
@@ -96,12 +220,16 @@ fn every_index(case: &Case) -> Result<()> {
         world.host().line(line)?;
     }
     world.container("pod")?;
+    every_index_in(&mut world, case.name, &case.conf)
+}
+
+fn every_index_in(world: &mut World, name: &str, conf: &Value) -> Result<()> {
     for at in 0..MOST_OPS {
-        let before = snapshot(&world)?;
-        let reply = add(&mut world, &case.conf, at)?;
+        let before = snapshot(world)?;
+        let reply = add(world, conf, at)?;
         if reply.ok() {
-            ensure!(at > 0, "the plan of {} is empty", case.name);
-            return delete(&mut world, &case.conf);
+            ensure!(at > 0, "the plan of {name} is empty");
+            return delete(world, conf);
         }
         let error = reply.error()?;
         ensure!(
@@ -110,14 +238,14 @@ fn every_index(case: &Case) -> Result<()> {
             error.msg,
             error.details
         );
-        let after = snapshot(&world)?;
+        let after = snapshot(world)?;
         if before != after {
             let mut lines = Vec::new();
             differences("", &before, &after, &mut lines);
             bail!("op {at}: not as before ({}: {})\n{}", error.code, error.details, lines.join("\n"));
         }
     }
-    bail!("no ADD of {} succeeded", case.name)
+    bail!("no ADD of {name} succeeded")
 }
 
 /// One line for each value that is not the same.

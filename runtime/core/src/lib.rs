@@ -11,18 +11,21 @@
 //!    |  verify     the host distrusts it
 //!    |  ledger     claim + journal in one atomic commit
 //!  Claim
-//!    |  delegate   pure: conf + claim -> Plan(Vec<Op>)
+//!    |  delegate   pure: conf + claim -> Plan(Vec<Op>); steps add their ops
 //!  Plan
 //!    |  netlink    apply, each op with its inverse in an undo log
 //!  Applied -> CNI result JSON on stdout
 //! ```
 
+pub mod agent;
 pub mod cni;
 pub mod command;
 pub mod conf;
 pub mod delegate;
 pub mod facts;
+pub(crate) mod keys;
 pub mod ledger;
 pub mod netlink;
 pub mod plan;
 pub mod policy;
+pub mod step;

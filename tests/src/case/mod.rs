@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! about.md       one line: what the case is about
-//! conf.json      the PluginConf; `$SCRATCH` is a directory of the run
+//! conf.json      the PluginConf, or a list of them (`plugins`) that is run as libcni does; `$SCRATCH` is a directory of the run
 //! env.json       optional: CNI versions, arguments, preparations, steps (`Env`)
 //! want.json      optional: values that both transcripts must have, by JSON pointer
 //! differs.json   optional: where weft means to differ from the reference, each with a reason
@@ -10,6 +10,7 @@
 //! A case runs once for each of its CNI versions. The run's *transcript* has what every call answered and what the kernel
 //! had; the reference's and weft's must be equal but for the listed differences, and a listed difference must exist.
 
+mod chain;
 mod compare;
 mod leftovers;
 mod page;
@@ -17,11 +18,14 @@ mod script;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::talk::Protocol;
 
 pub use compare::{Difference, differences, judge};
 pub use page::differences_page;
@@ -111,7 +115,34 @@ pub struct Ping {
     pub to: String,
 }
 
-/// One step: exactly one of the first eight keys, and details of a call.
+/// A server that runs from here on, and answers with the address it sees.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Serve {
+    /// `host`, `outside` or a container.
+    #[serde(rename = "in")]
+    pub place: String,
+    /// Address and port.
+    pub at: SocketAddr,
+    /// `tcp` or `udp`.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// A question to a server; the answer is the address that the server sees.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ask {
+    /// `host`, `outside` or a container.
+    pub from: String,
+    /// Address and port.
+    pub to: SocketAddr,
+    /// `tcp` or `udp`.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// One step: exactly one of the keys up to `remove`, and details of a call.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Step {
@@ -125,6 +156,10 @@ pub struct Step {
     pub observe: bool,
     /// Whether an address answers.
     pub ping: Option<Ping>,
+    /// Starts a server.
+    pub serve: Option<Serve>,
+    /// Who is seen by a server, if it is reached.
+    pub ask: Option<Ask>,
     /// Runs a command line, which must succeed.
     pub run: Option<Run>,
     /// Removes a container's namespace.
@@ -133,7 +168,7 @@ pub struct Step {
     pub args: Option<String>,
     /// Interface name.
     pub ifname: Option<String>,
-    /// Merged into the configuration (JSON merge patch).
+    /// Merged into the configuration (JSON merge patch); of a list, by the plugins' types.
     pub conf: Option<Value>,
     /// `CNI_NETNS` instead of the container's.
     pub netns: Option<String>,
@@ -193,6 +228,15 @@ pub struct Differs {
 }
 
 impl Case {
+    /// The types of the plugins it calls.
+    ///
+    /// # Errors
+    /// The configuration cannot be understood.
+    pub fn kinds(&self) -> Result<Vec<String>> {
+        let chain = chain::Chain::read(&self.conf, "1.0.0")?;
+        Ok(chain.kinds().map(str::to_owned).collect())
+    }
+
     /// The CNI versions it runs for.
     #[must_use]
     pub fn versions(&self) -> Vec<String> {

@@ -6,10 +6,12 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
+use super::chain::{self, Chain};
 use super::{Case, Step, leftovers};
 use crate::cni::Reply;
 use crate::names::Names;
 use crate::observe;
+use crate::talk::{self, Server};
 use crate::world::{Attach, Subject, World};
 
 /// First CNI version with CHECK and with `prevResult` on DEL.
@@ -63,7 +65,7 @@ struct Runner<'a> {
     subject: &'a Subject,
     world: World,
     names: Names,
-    conf: Value,
+    chain: Chain,
     /// Raw state before anything was done.
     before: Value,
     transcript: Map<String, Value>,
@@ -71,6 +73,7 @@ struct Runner<'a> {
     added: BTreeMap<(String, String), Added>,
     /// Every address that was handed out.
     addresses: Vec<String>,
+    servers: Vec<Server>,
 }
 
 impl Step {
@@ -78,6 +81,12 @@ impl Step {
     fn label(&self) -> String {
         if let Some((verb, container)) = self.call() {
             return format!("{verb} {container}");
+        }
+        if let Some(ask) = &self.ask {
+            return format!("ask {} {}", ask.from, ask.to);
+        }
+        if let Some(serve) = &self.serve {
+            return format!("serve {}", serve.place);
         }
         match (&self.ping, &self.run, &self.remove) {
             (Some(ping), ..) => format!("ping {} {}", ping.from, ping.to.replace('/', "_")),
@@ -106,12 +115,7 @@ impl<'a> Runner<'a> {
         for run in &case.env.setup {
             world.netns(&run.place)?.line(&run.line)?;
         }
-        let mut conf: Value = serde_json::from_str(&case.conf.replace("$SCRATCH", &scratch)).context("conf.json")?;
-        if conf.get("cniVersion").is_none_or(|given| given != "none") {
-            conf["cniVersion"] = json!(version);
-        } else if let Some(fields) = conf.as_object_mut() {
-            fields.remove("cniVersion");
-        }
+        let chain = Chain::read(&case.conf.replace("$SCRATCH", &scratch), version)?;
         let mut names = Names::default();
         names.keep(&case.conf);
         names.keep(case.env.args.as_deref().unwrap_or_default());
@@ -136,11 +140,12 @@ impl<'a> Runner<'a> {
             subject,
             world,
             names,
-            conf,
+            chain,
             before,
             transcript: Map::new(),
             added: BTreeMap::new(),
             addresses: Vec::new(),
+            servers: Vec::new(),
         })
     }
 
@@ -150,6 +155,15 @@ impl<'a> Runner<'a> {
         }
         if let Some(ping) = &step.ping {
             return Ok(json!({ "answer": self.world.reaches(&ping.from, &ping.to)? }));
+        }
+        if let Some(serve) = &step.serve {
+            let server = talk::serve(self.world.netns(&serve.place)?, serve.protocol, serve.at)?;
+            self.servers.push(server);
+            return Ok(json!({}));
+        }
+        if let Some(ask) = &step.ask {
+            let answer = talk::ask(self.world.netns(&ask.from)?, ask.protocol, ask.to, 3)?;
+            return Ok(json!({ "answer": answer }));
         }
         if let Some(run) = &step.run {
             self.world.netns(&run.place)?.line(&run.line)?;
@@ -210,29 +224,38 @@ impl<'a> Runner<'a> {
         Ok(json!({ "ok": true, "keys": keys(&result), "result": result }))
     }
 
-    /// Makes the call as libcni would: the version's `prevResult` with CHECK and DEL.
+    /// Makes the call as libcni would: plugin after plugin with the result of the one before, or, with CHECK and DEL, with
+    /// the version's `prevResult`. The answer is that of the plugin it ended with.
     fn send(&mut self, verb: &str, container: &str, ifname: &str, step: &Step) -> Result<Reply> {
-        let mut conf = self.conf.clone();
-        if let Some(patch) = &step.conf {
-            merge(&mut conf, patch);
+        let mut plugins = self.chain.patched(step.conf.as_ref())?;
+        if verb == "DEL" {
+            plugins.reverse();
         }
-        let previous = self.added.get(&(container.to_owned(), ifname.to_owned()));
-        if let Some(previous) = previous
-            && verb != "ADD"
-            && self.version >= CHECK_SINCE
-            && !step.bare
-        {
-            conf["prevResult"] = previous.result.clone();
+        let added = self.added.get(&(container.to_owned(), ifname.to_owned()));
+        let known = added.filter(|_| verb != "ADD" && self.version >= CHECK_SINCE && !step.bare);
+        let mut previous = known.map(|added| added.result.clone());
+        let args = step.args.clone().or_else(|| self.case.env.args.clone());
+        let mut last = None;
+        for mut conf in plugins {
+            if let Some(previous) = &previous {
+                conf["prevResult"] = previous.clone();
+            }
+            let attach = Attach { container, ifname, args: args.as_deref() };
+            let kind = self.case.env.plugin.clone().unwrap_or_else(|| chain::kind(&conf).to_owned());
+            let mut call = self.world.prepare(verb, &attach, &conf)?;
+            if let Some(netns) = &step.netns {
+                call.netns = Some(netns.clone());
+            }
+            let reply = self.world.run(&call, &kind)?;
+            if !reply.ok() {
+                return Ok(reply);
+            }
+            if verb == "ADD" {
+                previous = Some(reply.json()?);
+            }
+            last = Some(reply);
         }
-        let args = step.args.as_deref().or(self.case.env.args.as_deref());
-        let attach = Attach { container, ifname, args };
-        let own = self.case.env.plugin.as_deref();
-        let kind = own.or_else(|| conf.get("type").and_then(Value::as_str)).unwrap_or_default().to_owned();
-        let mut call = self.world.prepare(verb, &attach, &conf)?;
-        if let Some(netns) = &step.netns {
-            call.netns = Some(netns.clone());
-        }
-        self.world.run(&call, &kind)
+        last.context("a list without plugins")
     }
 
     /// Deletes what the steps left attached and looks for leftovers.
@@ -278,24 +301,5 @@ fn keys(value: &Value) -> String {
         }
         Value::Array(items) => format!("[{}]", items.iter().map(keys).collect::<Vec<_>>().join(" ")),
         _ => String::new(),
-    }
-}
-
-/// RFC 7396.
-fn merge(target: &mut Value, patch: &Value) {
-    let Value::Object(changes) = patch else {
-        *target = patch.clone();
-        return;
-    };
-    if !target.is_object() {
-        *target = json!({});
-    }
-    let Some(fields) = target.as_object_mut() else { return };
-    for (key, change) in changes {
-        if change.is_null() {
-            fields.remove(key);
-        } else {
-            merge(fields.entry(key.clone()).or_insert(Value::Null), change);
-        }
     }
 }

@@ -11,6 +11,7 @@
 
 mod clean;
 mod collector;
+mod devices;
 mod network;
 mod oracle;
 mod storm;

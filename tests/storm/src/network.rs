@@ -1,5 +1,6 @@
 //! The networks of the storm: small pools, so that addresses come round soon.
 
+use std::borrow::Cow;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -7,6 +8,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 use weft_bench::scene::Scene;
 
+use crate::devices::Devices;
 use crate::subject::Subject;
 
 /// The network's name.
@@ -24,6 +26,12 @@ pub(crate) enum Kind {
     Ptp,
     /// macvlan on a parent.
     Macvlan,
+    /// A tap device, as for a virtual machine.
+    Tap,
+    /// A device of the host, of which each container has its own.
+    HostDevice,
+    /// weft's own: point to point, and steps in the same process.
+    Steps,
     /// Addresses alone.
     Ipam,
 }
@@ -33,6 +41,7 @@ pub(crate) enum Kind {
 pub(crate) struct Network {
     pub(crate) kind: Kind,
     conf: Value,
+    devices: Devices,
 }
 
 // === impl Network ===
@@ -66,17 +75,44 @@ impl Network {
                 ip(&["link", "set", "parent1", "up"])?;
                 json!({ "master": "parent0", "mode": "bridge" })
             }
+            Kind::Tap => json!({ "mtu": 1400 }),
+            // Each call says which.
+            Kind::HostDevice => json!({ "device": "none" }),
+            Kind::Steps => json!({
+                "delegate": { "type": "ptp" },
+                "steps": [
+                    { "type": "tuning", "mtu": 1400, "sysctl": { "net.ipv4.conf.IFNAME.arp_filter": "1" } },
+                    { "type": "bandwidth", "ingressRate": 80_000_000, "ingressBurst": 8_000_000,
+                      "egressRate": 80_000_000, "egressBurst": 8_000_000 },
+                    { "type": "sbr" },
+                ],
+            }),
             Kind::Ipam => json!({}),
         };
         if let (Some(conf), Value::Object(own)) = (conf.as_object_mut(), own) {
             conf.extend(own);
         }
-        Ok(Self { kind, conf })
+        Ok(Self { kind, conf, devices: Devices::default() })
     }
 
     /// What a call gets on stdin.
     pub(crate) fn conf(&self) -> String {
         self.conf.to_string()
+    }
+
+    /// A configuration as a container's calls have it.
+    pub(crate) fn conf_of<'a>(&self, conf: &'a str, container: &str) -> Result<Cow<'a, str>> {
+        if self.kind != Kind::HostDevice {
+            return Ok(Cow::Borrowed(conf));
+        }
+        let mut value: Value = serde_json::from_str(conf).context("read a configuration")?;
+        value["device"] = self.devices.of(container)?.into();
+        Ok(Cow::Owned(value.to_string()))
+    }
+
+    /// Takes away what a container had of the host; whether it was all there.
+    pub(crate) fn take_away(&self, container: &str) -> Result<bool> {
+        self.devices.take_away(container)
     }
 
     /// With the result of the ADD.
@@ -109,6 +145,9 @@ impl Kind {
             Self::Bridge => "bridge",
             Self::Ptp => "ptp",
             Self::Macvlan => "macvlan",
+            Self::Tap => "tap",
+            Self::HostDevice => "host-device",
+            Self::Steps => "weft",
             Self::Ipam => "host-local",
         }
     }

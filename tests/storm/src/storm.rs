@@ -123,6 +123,7 @@ impl<'a> Storm<'a> {
                 Ended::Well(..) => {}
                 other => bail!("DEL failed before anything was killed: {other:?}"),
             }
+            self.must_be_bare(&target, &slot)?;
         }
         if self.subject.collects {
             collector::collect(self, &BTreeSet::new(), None)?;
@@ -202,6 +203,9 @@ impl<'a> Storm<'a> {
         if !left.is_empty() {
             self.tally.violation(format!("{} is deleted and its netns still has {left:?}", target.container));
         }
+        if !self.network.take_away(&target.container)? {
+            self.tally.violation(format!("{} is deleted and its device is not back", target.container));
+        }
         Ok(())
     }
 
@@ -215,7 +219,8 @@ impl<'a> Storm<'a> {
         strike: Option<Duration>,
     ) -> Result<Ended> {
         let command = self.subject.plugins.command(self.network.kind.plugin(), verb, target);
-        let ended = run(command, conf, strike, |start| {
+        let conf = self.network.conf_of(conf, &target.container)?;
+        let ended = run(command, &conf, strike, |start| {
             let _guard = slot.hold();
             start()
         })?;

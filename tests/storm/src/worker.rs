@@ -79,6 +79,8 @@ impl<'a> Worker<'a> {
             self.let_go(target);
             self.storm.oracle.discard(self.storm.scene, &self.slot)?;
             self.delete(target)?;
+            // It may have ended with the sandbox.
+            self.storm.network.take_away(&target.container)?;
             self.slot = self.storm.oracle.slot(self.storm.scene)?;
             return Ok(());
         }

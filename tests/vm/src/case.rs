@@ -29,6 +29,13 @@ pub struct Case {
     /// its binary knows it.
     #[serde(default)]
     pub reference_needs: Option<String>,
+    /// First let weft fail at every op of every attachment: nothing may be left of it.
+    #[serde(default)]
+    pub rollback: bool,
+    /// The host is the network namespace that the machine was booted with, and not one made for the run: where devices come
+    /// home to from a namespace that ends.
+    #[serde(default)]
+    pub on_machine: bool,
     /// Why this case is not for the reference at all.
     #[serde(default)]
     pub not_reference: Option<String>,
@@ -48,9 +55,15 @@ pub struct Attach {
     /// `CNI_ARGS`.
     #[serde(default)]
     pub args: String,
+    /// A plugin of a chain: ADD gets the result of the attachment before it as `prevResult`.
+    #[serde(default)]
+    pub chained: bool,
     /// ADD must fail, with this in its message; there is then no CHECK.
     #[serde(default)]
     pub error: Option<String>,
+    /// Its container's netns is removed before DEL.
+    #[serde(default)]
+    pub gone: bool,
     /// The reference's CHECK may fail here although nothing is wrong, with this in its message.
     #[serde(default)]
     pub reference_check: Option<String>,
@@ -152,6 +165,8 @@ pub struct Step {
 pub enum What {
     /// A command of `setup`.
     Setup(usize),
+    /// Failing at every op of an attachment's ADD.
+    Rollback(usize),
     /// ADD of an attachment.
     Add(usize),
     /// A look.

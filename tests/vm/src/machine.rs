@@ -16,6 +16,8 @@ use crate::kernel::{Kernel, contents};
 pub const REFERENCE_DIR: &str = "/reference/bin";
 /// weft under its names.
 pub const WEFT_DIR: &str = "/weft/bin";
+/// `weft-failing` under weft's names.
+pub const FAILING_DIR: &str = "/weft/failing";
 /// weft's state.
 pub const STATE_DIR: &str = "/var/lib/weft";
 /// The task, as JSON.
@@ -54,13 +56,15 @@ const MODULES: &[&str] = &[
     "cls_u32",
     "act_mirred",
     "af_packet",
+    "virtio_pci",
+    "virtio_net",
 ];
 
-/// Programs the cases look with, and that the reference starts.
-const PROGRAMS: &[&str] = &["ip", "bridge", "nft", "tc"];
+/// Programs the cases look with, that the reference starts, and a DHCP server.
+const PROGRAMS: &[&str] = &["ip", "bridge", "nft", "tc", "dnsmasq"];
 
 /// The longest a machine may run, over all cases.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Binaries that go into the machine.
 #[derive(Debug)]
@@ -71,6 +75,8 @@ pub struct Parts {
     pub reference: Option<PathBuf>,
     /// weft and weftctl, if they are built.
     pub weft: Option<(PathBuf, PathBuf)>,
+    /// `weft-failing`, if it is built: weft that fails at a given op.
+    pub failing: Option<PathBuf>,
 }
 
 /// Builds the image, boots it, and reads what it tells.
@@ -127,6 +133,13 @@ fn image(kernel: &Kernel, parts: &Parts, task: &mut Task) -> Result<Image> {
         task.prepare
             .push(format!("/weft/dist/weftctl install --bin-dir {WEFT_DIR} --ctl-dir /weft/sbin >/dev/kmsg 2>&1"));
     }
+    if let Some(failing) = &parts.failing {
+        let inside = "/weft/dist/weft-failing";
+        image.program(failing, Some(Path::new(inside)))?;
+        let link =
+            format!("mkdir {FAILING_DIR}; for f in {WEFT_DIR}/*; do ln -s {inside} {FAILING_DIR}/${{f##*/}}; done");
+        task.prepare.push(link);
+    }
     // Directories that must be there: a file makes its directory.
     for directory in ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/lib", "/etc"] {
         image.bytes(format!("{directory}/.keep"), Vec::new(), 0o644);
@@ -157,6 +170,9 @@ fn boot(kernel: &Path, initramfs: &Path, console: &Path, results: &Path) -> Resu
     qemu.args(["-accel", &accelerator, "-cpu", "max", "-smp", "2", "-m", "1024"]);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
+    // A network card, for cases about devices. Nothing answers on it.
+    qemu.args(["-netdev", "user,id=card,restrict=on", "-device"]);
+    qemu.arg("virtio-net-pci,netdev=card,mac=02:00:00:00:ff:01,addr=7,romfile=");
     qemu.args(["-append", "console=ttyS0 quiet loglevel=4 panic=-1 rdinit=/init"]);
     qemu.arg("-serial").arg(serial(console)).arg("-serial").arg(serial(results));
     qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);

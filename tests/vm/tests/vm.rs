@@ -156,6 +156,9 @@ fn lacking(parts: &Parts, case: &Case, subject: Subject) -> Option<Lack> {
         Subject::Weft if parts.weft.is_none() => {
             Some(Lack::Unbuilt("weft or weftctl is not built (cargo weft; cargo weftctl)".to_owned()))
         }
+        Subject::Weft if case.rollback && parts.failing.is_none() => Some(Lack::Unbuilt(
+            "weft-failing is not built (cargo build --release -p weft-core --example weft-failing)".to_owned(),
+        )),
         Subject::Weft => None,
         Subject::Reference => {
             let Some(dir) = &parts.reference else {
@@ -191,7 +194,9 @@ fn parts() -> Parts {
     let (weft, weftctl) =
         (named("WEFT_BIN", "../x86_64-unknown-linux-musl/release/weft"), named("WEFTCTL_BIN", "weftctl"));
     let reference = env::var_os("CNI_REFERENCE_DIR").map_or_else(|| PathBuf::from("/usr/lib/cni"), PathBuf::from);
+    let failing = named("WEFT_FAILING_BIN", "examples/weft-failing");
     Parts {
+        failing: failing.is_file().then_some(failing),
         init: PathBuf::from(env!("CARGO_BIN_EXE_weft-vm-init")),
         reference: reference.join("bridge").is_file().then_some(reference),
         weft: (weft.is_file() && weftctl.is_file()).then_some((weft, weftctl)),

@@ -4,6 +4,7 @@
 //! for its plugins. Not here: what a PluginConf means (`conf`), weft's own error codes (`command`).
 
 mod args;
+mod document;
 mod environment;
 mod error;
 mod names;
@@ -13,7 +14,7 @@ mod result;
 mod text;
 mod version;
 
-pub use args::{check_known, parse_pairs};
+pub use args::{check_known, parse_pairs, usable_pairs};
 pub use environment::{Environment, Invoked, Verb, read_environment};
 pub use error::{CniError, code};
 pub use names::{check_container_id, check_ifname, check_name};

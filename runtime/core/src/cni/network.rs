@@ -1,7 +1,5 @@
 //! stdin: a JSON object with a well-formed name. What else is in it is `conf`'s business.
 
-use serde_json::Value;
-
 use super::{CniError, Object, check_name, code};
 
 /// Reads what stdin had.
@@ -11,8 +9,7 @@ use super::{CniError, Object, check_name, code};
 pub fn read_network(stdin: &[u8]) -> Result<Object, CniError> {
     let decode =
         |why: &dyn std::fmt::Display| CniError::new(code::DECODE, format!("error unmarshall network config: {why}"));
-    let value: Value = serde_json::from_slice(stdin).map_err(|e| decode(&e))?;
-    let object = Object::from_value(value).map_err(|e| decode(&e))?;
+    let object = Object::from_text(stdin).map_err(|e| decode(&e))?;
     check_name(object.str("name").map_err(|e| decode(&e))?.unwrap_or_default())?;
     Ok(object)
 }

@@ -28,11 +28,13 @@ pub struct Object {
     value: Value,
     /// Keys that lead here, for error texts; empty at the top.
     path: String,
+    /// Where in here a key is written more than once.
+    repeated: Vec<KeyPath>,
 }
 
 impl Default for Object {
     fn default() -> Self {
-        Self { value: Value::Object(Map::new()), path: String::new() }
+        Self { value: Value::Object(Map::new()), path: String::new(), repeated: Vec::new() }
     }
 }
 
@@ -54,7 +56,7 @@ impl Object {
     /// As `from_value`, for an object that error texts find at `path`.
     pub(crate) fn at(value: Value, path: &str) -> Result<Self, Mistyped> {
         match value {
-            Value::Object(_) => Ok(Self { value, path: path.to_owned() }),
+            Value::Object(_) => Ok(Self { value, path: path.to_owned(), repeated: Vec::new() }),
             Value::Null => Ok(Self { path: path.to_owned(), ..Self::default() }),
             other => Err(mistyped(if path.is_empty() { "(document)" } else { path }, &other, "object")),
         }
@@ -146,7 +148,9 @@ impl Object {
     /// # Errors
     /// The value has another type.
     pub fn object(&self, key: &str) -> Result<Option<Object>, Mistyped> {
-        self.get(key).map(|value| Self::at(value.clone(), &self.path_of(key))).transpose()
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let inner = Self::at(value.clone(), &self.path_of(key))?;
+        Ok(Some(Self { repeated: below(&self.repeated, key), ..inner }))
     }
 
     /// An object inside this one; an empty one where there is none.
@@ -189,9 +193,41 @@ impl Object {
     /// The value, or an item of it, has another type.
     pub fn objects(&self, key: &str) -> Result<Option<Vec<Object>>, Mistyped> {
         let Some(items) = self.list(key)? else { return Ok(None) };
-        let object =
-            |(index, item): (usize, &Value)| Self::at(item.clone(), &format!("{}[{index}]", self.path_of(key)));
+        let repeated = below(&self.repeated, key);
+        let object = |(index, item): (usize, &Value)| {
+            let inner = Self::at(item.clone(), &format!("{}[{index}]", self.path_of(key)))?;
+            Ok(Self { repeated: below(&repeated, &index.to_string()), ..inner })
+        };
         items.iter().enumerate().map(object).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Reads a document. Unlike `from_value` this notices keys that are written more than once.
+    ///
+    /// # Errors
+    /// It is no JSON, or no object.
+    pub fn from_text(text: &[u8]) -> Result<Self, String> {
+        let document = super::document::read(text).map_err(|error| error.to_string())?;
+        let object = Self::from_value(document.value).map_err(|error| error.to_string())?;
+        Ok(Self { repeated: document.repeated, ..object })
+    }
+
+    /// Whether one of its own keys is written more than once, in the very same way. (The last one counts.)
+    #[must_use]
+    pub fn repeats_a_key(&self) -> bool {
+        self.repeated.iter().any(Vec::is_empty)
+    }
+
+    /// All values of an object of texts, in order, with their keys as they are written; a `null` is an empty text.
+    ///
+    /// # Errors
+    /// A value has another type.
+    pub fn texts(&self) -> Result<Vec<(String, String)>, Mistyped> {
+        let text = |(key, value): (&String, &Value)| match value {
+            Value::String(text) => Ok((key.clone(), text.clone())),
+            Value::Null => Ok((key.clone(), String::new())),
+            other => Err(self.wrong(key, other, "string")),
+        };
+        self.entries().map(text).collect()
     }
 
     /// The keys, as they are written.
@@ -256,6 +292,15 @@ impl Object {
     pub fn place(&self, key: &str) -> String {
         self.path_of(key)
     }
+}
+
+/// Keys, and indexes of lists, that lead to an object.
+pub(super) type KeyPath = Vec<String>;
+
+/// Those paths that lead through a key, from there on.
+fn below(paths: &[KeyPath], key: &str) -> Vec<KeyPath> {
+    let through = paths.iter().filter_map(|path| path.split_first());
+    through.filter(|(first, _)| first.eq_ignore_ascii_case(key)).map(|(_, rest)| rest.to_vec()).collect()
 }
 
 /// Longest excerpt of a wrong value in an error text, in characters.

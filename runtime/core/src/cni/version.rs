@@ -70,9 +70,18 @@ impl Version {
     /// # Errors
     /// There is no such version (code 1). As for the reference, `1.0` is not `1.0.0`.
     pub fn reconcile(text: &str) -> Result<Self, CniError> {
+        Self::reconcile_since(text, Self::V0_1_0)
+    }
+
+    /// As `reconcile`, for a plugin that does not speak the versions before `oldest`.
+    ///
+    /// # Errors
+    /// There is no such version, or the plugin does not speak it (code 1).
+    pub fn reconcile_since(text: &str, oldest: Self) -> Result<Self, CniError> {
         let wanted = if text.is_empty() { Self::V0_1_0.to_string() } else { text.to_owned() };
-        Self::ALL.into_iter().find(|version| version.to_string() == wanted).ok_or_else(|| {
-            let supported = quoted_list(&Self::ALL.map(|version| version.to_string()));
+        let spoken = || Self::ALL.into_iter().filter(move |version| *version >= oldest);
+        spoken().find(|version| version.to_string() == wanted).ok_or_else(|| {
+            let supported = quoted_list(&spoken().map(|version| version.to_string()).collect::<Vec<_>>());
             CniError::new(code::INCOMPATIBLE_VERSION, "incompatible CNI versions")
                 .with_details(format!("config is {wanted:?}, plugin supports {supported}"))
         })
@@ -121,17 +130,19 @@ impl fmt::Display for Version {
     }
 }
 
-/// What VERSION prints: one line.
+/// What VERSION prints for a plugin that speaks everything from `oldest` on: one line.
 #[must_use]
-pub fn version_document() -> String {
-    let versions: Vec<String> = Version::ALL.iter().map(|version| format!("\"{version}\"")).collect();
+pub fn version_document(oldest: Version) -> String {
+    let versions: Vec<String> =
+        Version::ALL.iter().filter(|version| **version >= oldest).map(|version| format!("\"{version}\"")).collect();
     format!("{{\"cniVersion\":\"{}\",\"supportedVersions\":[{}]}}\n", Version::CURRENT, versions.join(","))
 }
 
 /// What a call without `CNI_COMMAND` says on stderr; it ends in success.
 #[must_use]
-pub fn about(program: &str) -> String {
-    let versions: Vec<String> = Version::ALL.iter().map(ToString::to_string).collect();
+pub fn about(program: &str, oldest: Version) -> String {
+    let versions: Vec<String> =
+        Version::ALL.iter().filter(|version| **version >= oldest).map(ToString::to_string).collect();
     format!("{program}\nCNI protocol versions supported: {}\n", versions.join(", "))
 }
 
@@ -192,9 +203,15 @@ mod tests {
     #[test]
     fn the_version_document_is_one_line() {
         assert_eq!(
-            version_document(),
+            version_document(Version::V0_1_0),
             "{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"0.1.0\",\"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n"
         );
-        assert!(about("CNI weft").ends_with("supported: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n"));
+        assert!(
+            about("CNI weft", Version::V0_1_0)
+                .ends_with("supported: 0.1.0, 0.2.0, 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0\n")
+        );
+        assert!(about("CNI firewall", Version::V0_4_0).ends_with("supported: 0.4.0, 1.0.0, 1.1.0\n"));
+        let refused = Version::reconcile_since("0.3.1", Version::V0_4_0).unwrap_err();
+        assert_eq!(refused.details, r#"config is "0.3.1", plugin supports ["0.4.0" "1.0.0" "1.1.0"]"#);
     }
 }

@@ -1,4 +1,4 @@
-//! ADD. Reads like the figure in `lib.rs`: facts, policy, verify, ledger, delegate, netlink, result.
+//! ADD. Reads like the figure in `lib.rs`: facts, policies, verify, ledger, delegate, netlink, result.
 //!
 //! Above the claim nothing has a side effect; from the claim on, everything has an inverse, and whichever step fails, those
 //! before it are taken back.
@@ -7,8 +7,8 @@ use super::call::Call;
 use super::decide::Loading;
 use super::error::in_full;
 use super::stage::{Stage, given};
-use super::{CommandError, decide, external, result};
-use crate::conf::IpamKind;
+use super::{CommandError, choose, decide, external, lease, result, steps};
+use crate::conf::{IpamKind, SelectConf};
 use crate::delegate::Addressing;
 use crate::ledger::{ClaimAsk, ClaimError, NodeStore};
 use crate::netlink::ApplyError;
@@ -18,6 +18,18 @@ use weft_host_abi::types::ReleaseRule;
 pub(super) fn run(call: &mut Call<'_>) -> Result<String, CommandError> {
     // The reference finds out when the work is done, and leaves it there.
     call.refuse_own_netns()?;
+    let stock = call.network.select.as_ref().is_some_and(SelectConf::is_stock);
+    choose::resolve(call)?;
+    let added = attach(call);
+    // flannel's own words for whatever its delegate says.
+    if stock { added.map_err(|cause| CommandError::DelegateAdd { cause: Box::new(cause) }) } else { added }
+}
+
+/// ADD with the delegate that there is.
+fn attach(call: &mut Call<'_>) -> Result<String, CommandError> {
+    if call.network.steps_alone {
+        return steps::add(call);
+    }
     if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
         return external::add_by_delegate(call);
     }
@@ -26,8 +38,13 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<String, CommandError> {
     let loading = if setting.ignores_ipam() { None } else { Loading::start(call) };
     let mut store = call.open_store()?;
     let mut stage = setting.wait()?;
+    if lease::is_wanted(call, &stage) {
+        return lease::add(call, &mut stage, &mut store);
+    }
     let plan = match call.network.ipam.as_ref().map(|ipam| &ipam.kind) {
         _ if stage.ignores_ipam() => claim_nothing(call, &stage, &mut store)?,
+        // Asked after its link is made, above.
+        Some(IpamKind::Dhcp) => return Err(CommandError::NoPlan),
         Some(IpamKind::External(_)) => external::claim_by_plugin(call, &stage, &mut store)?,
         Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => claim_by_policy(call, &stage, &mut store, loading)?,
         None => claim_nothing(call, &stage, &mut store)?,
@@ -67,7 +84,7 @@ fn claim_by_policy(
                 unique: true,
             };
             let plan = stage.plan(call, Some(&addressing))?;
-            let record = Stage::record(call, &plan, decided.trace(claimed)?)?;
+            let record = Stage::record(call, &plan, Some(decided.trace(claimed)))?;
             planned = Some(plan);
             Ok(record)
         });
@@ -90,7 +107,7 @@ fn claim_by_policy(
 /// A layer 2 attachment: only the journal entry.
 fn claim_nothing(call: &mut Call<'_>, stage: &Stage, store: &mut NodeStore) -> Result<Plan, CommandError> {
     let plan = stage.plan(call, None)?;
-    journal(call, store, || Stage::record(call, &plan, String::new()))?;
+    journal(call, store, || Stage::record(call, &plan, None))?;
     Ok(plan)
 }
 

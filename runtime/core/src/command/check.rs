@@ -4,13 +4,17 @@
 use std::path::Path;
 
 use super::call::Call;
-use super::{CommandError, external};
+use super::{CommandError, external, lease, steps};
 use crate::cni::CniResult;
+use crate::conf::IpamKind;
 use crate::ledger::{Entry, Role};
 use crate::netlink::Executor;
 use crate::plan::Plan;
 
 pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
+    if call.network.steps_alone {
+        return steps::check(call);
+    }
     let store = call.open_store()?;
     let entry = store.entry(&call.key())?;
     if call.key().role == Role::Ipam {
@@ -25,9 +29,11 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     }
     let plan: Plan = serde_json::from_str(&entry.record.plan)
         .map_err(|source| CommandError::Journal { attachment: call.attachment(), source })?;
+    lease::check(&entry.key.attachment, &plan)?;
     let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
     let mut differences = compare(call, &plan, &previous);
-    differences.extend(executor.check(&plan)?.iter().map(ToString::to_string));
+    let since = steps::since(&store, &call.attachment())?;
+    differences.extend(executor.check_since(&plan, &since)?.iter().map(ToString::to_string));
     if differences.is_empty() { Ok(()) } else { Err(CommandError::Differs { differences }) }
 }
 
@@ -52,6 +58,12 @@ fn compare(call: &Call<'_>, plan: &Plan, previous: &CniResult) -> Vec<String> {
 }
 
 fn check_ipam(call: &Call<'_>, entry: Option<&Entry>) -> Result<(), CommandError> {
+    if call.network.ipam.as_ref().is_some_and(|ipam| ipam.kind == IpamKind::Dhcp) {
+        let Some(entry) = entry else { return Err(CommandError::UnknownAttachment(call.attachment())) };
+        let plan: Plan = serde_json::from_str(&entry.record.plan)
+            .map_err(|source| CommandError::Journal { attachment: call.attachment(), source })?;
+        return lease::check(&entry.key.attachment, &plan);
+    }
     let Some(entry) = entry else { return Err(CommandError::NoClaim { container_id: call.env.container_id.clone() }) };
     // Which addresses they are only matters where the runtime says which it knows of.
     let Some(previous) = &call.network.prev_result else { return Ok(()) };

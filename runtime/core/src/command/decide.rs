@@ -12,7 +12,7 @@ use super::trace::Trace;
 use crate::conf::{IpamConf, IpamKind};
 use crate::facts;
 use crate::ledger::{Claimed, NodeStore, Want};
-use crate::policy::{self, Grants, Limits, Loaded, PolicyRef, PolicyStore};
+use crate::policy::{self, Grants, Limits, Loaded, PolicyRef};
 
 /// How often a policy is asked again after it lost a race.
 const ASKS: u32 = 16;
@@ -30,10 +30,9 @@ pub(super) struct Decided {
 }
 
 impl Decided {
-    /// The decision trace as it goes into the journal.
-    pub(super) fn trace(&self, claimed: &[Claimed]) -> Result<String, CommandError> {
-        let claimed = claimed.iter().map(|claim| claim.address).collect();
-        serde_json::to_string(&Trace { claimed, ..self.trace.clone() }).map_err(CommandError::Encode)
+    /// The decision trace, with what came of it.
+    pub(super) fn trace(&self, claimed: &[Claimed]) -> Trace {
+        Trace { claimed: claimed.iter().map(|claim| claim.address).collect(), ..self.trace.clone() }
     }
 
     pub(super) fn into_trace(self) -> Trace {
@@ -49,11 +48,11 @@ impl Loading {
     /// links, and depends on neither.
     pub(super) fn start(call: &Call<'_>) -> Option<Self> {
         let reference = reference(ipam(call).ok()?).ok()?;
-        let (grants, state_dir) = (grants(call), call.context.state_dir.clone());
+        let (grants, policies) = (grants(call), call.policies.clone());
         let load = move || {
             // The compiler is the caller's, and so are errors: both come with the second attempt.
             let declined = |_component: &Path| Err(String::new());
-            PolicyStore::new(&state_dir).and_then(|store| store.load(&reference, &grants, &declined)).ok()
+            policies.get().ok()?.load(&reference, &grants, &declined).ok()
         };
         thread::Builder::new().name("policy".to_owned()).spawn(load).ok().map(Self)
     }
@@ -70,12 +69,11 @@ impl Loading {
 /// Finds and loads the network's policy.
 pub(super) fn load(call: &Call<'_>) -> Result<Loaded, CommandError> {
     let reference = reference(ipam(call)?)?;
-    let grants = grants(call);
-    let store = PolicyStore::new(&call.context.state_dir)?;
-    Ok(store.load(&reference, &grants, &call.context.compile)?)
+    Ok(call.policies()?.load(&reference, &grants(call), &call.context.compile)?)
 }
 
-fn grants(call: &Call<'_>) -> Grants {
+/// What the network grants its policies.
+pub(super) fn grants(call: &Call<'_>) -> Grants {
     Grants { wasi: call.network.grants.wasi, data: call.network.grants.data.clone() }
 }
 
@@ -103,7 +101,7 @@ fn reference(ipam: &IpamConf) -> Result<PolicyRef, CommandError> {
     match &ipam.kind {
         IpamKind::Shipped(name) => Ok(PolicyRef::Shipped(name.clone())),
         IpamKind::Wasm { policy } => Ok(PolicyRef::parse(policy)?),
-        IpamKind::External(_) => Err(CommandError::NoIpam),
+        IpamKind::Dhcp | IpamKind::External(_) => Err(CommandError::NoIpam),
     }
 }
 
@@ -166,7 +164,7 @@ pub(super) fn request(call: &Call<'_>, store: Option<&NodeStore>, now: u64) -> R
     let ipam = ipam(call)?;
     let attachment = call.attachment();
     let pod = call.pod();
-    let node = facts::node();
+    let node = facts::node(&call.context.state_dir)?;
     let identities = facts::identities(&attachment, pod.as_ref());
     Ok(Request {
         held: match store {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::add::{give_back, journal};
 use super::call::Call;
 use super::stage::Stage;
-use super::{CommandError, decide};
+use super::{CommandError, decide, steps};
 use crate::cni::{CniError, CniResult};
 use crate::conf::{IpamKind, Object};
 use crate::delegate::{Addressing, Given};
@@ -86,7 +86,7 @@ fn plan_from_plugin(
         unique: false,
     };
     let plan = stage.plan(call, Some(&addressing))?;
-    let record = Record { externals: intent.externals, ..Stage::record(call, &plan, String::new())? };
+    let record = Record { externals: intent.externals, ..Stage::record(call, &plan, None)? };
     store.update_record(&call.key(), &record)?;
     Ok(plan)
 }
@@ -96,18 +96,20 @@ fn plan_from_plugin(
 pub(super) fn add_by_delegate(call: &mut Call<'_>) -> Result<String, CommandError> {
     let (plugin, conf) = delegate_conf(call)?;
     if let Some(ipam) = &call.network.ipam
-        && !matches!(ipam.kind, IpamKind::External(_))
+        && ipam.kind.is_policy()
     {
         // Fail before anything is changed where the policy does not even load.
         decide::load(call)?;
     }
     let mut store = call.open_store()?;
     let record = intent(call, &plugin, &conf)?;
-    journal(call, &mut store, || Ok(record))?;
-    let outcome = exec(&plugin, "ADD", &env(call), &conf)
-        .and_then(|document| parse_result(&plugin, &document, call))
-        .and_then(|result| Ok(result.to_json(call.network.version)?));
-    outcome.map_err(|cause| give_back(call, &mut store, cause, Vec::new()))
+    journal(call, &mut store, || Ok(record.clone()))?;
+    let outcome = exec(&plugin, "ADD", &env(call), &conf).and_then(|document| parse_result(&plugin, &document, call));
+    let outcome = match outcome {
+        Ok(result) => steps::on_top(call, &mut store, record, result),
+        Err(cause) => Err(cause.into()),
+    };
+    outcome.map_err(|failed| give_back(call, &mut store, *failed.cause, failed.leftovers))
 }
 
 /// DEL of an external delegate the journal knows nothing of.
@@ -162,7 +164,9 @@ pub(super) fn status(call: &Call<'_>, plugin: &str, conf: &Object) -> Result<(),
 /// GC goes on to external plugins with the same list.
 pub(super) fn forward_gc(call: &mut Call<'_>) -> Vec<String> {
     let mut targets = Vec::new();
-    if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
+    if let Some(select) = &call.network.select {
+        targets.extend(select.external().into_iter().map(|delegate| (delegate.kind, delegate.conf.as_value().clone())));
+    } else if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
         targets.extend(delegate_conf(call).ok());
     } else if let Some(IpamKind::External(plugin)) = call.network.ipam.as_ref().map(|ipam| &ipam.kind) {
         targets.push((plugin.clone(), call.conf.as_value().clone()));
@@ -194,7 +198,10 @@ fn delegate_conf(call: &Call<'_>) -> Result<(String, Value), CommandError> {
     Ok((delegate.kind.clone(), delegate.conf.as_value().clone()))
 }
 
+/// What the journal says before the plugin's ADD runs. A plugin that is not there has done nothing and can undo nothing: an
+/// entry for it would only keep DEL from succeeding.
 fn intent(call: &Call<'_>, plugin: &str, conf: &Value) -> Result<Record, CommandError> {
+    find(plugin, &call.env.path)?;
     let mut conf = conf.clone();
     if let Some(object) = conf.as_object_mut() {
         object.remove("prevResult");
@@ -207,7 +214,8 @@ fn intent(call: &Call<'_>, plugin: &str, conf: &Value) -> Result<Record, Command
         netns: call.env.netns.clone(),
     };
     let externals = serde_json::to_string(&[external]).map_err(CommandError::Encode)?;
-    Ok(Record { netns: call.env.netns.clone(), externals, ..Record::default() })
+    let trace = call.traces(None)?;
+    Ok(Record { netns: call.env.netns.clone(), externals, trace, ..Record::default() })
 }
 
 fn env<'a>(call: &'a Call<'_>) -> Env<'a> {

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use weft_host_abi::types::Attachment;
+
 use super::call::Call;
-use super::{CommandError, del, external};
-use crate::ledger::Role;
+use super::{CommandError, del, external, steps};
+use crate::ledger::{Entry, Role};
+use crate::netlink::Executor;
+use crate::plan::Plan;
 
 pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     // Without the key nothing is said about which attachments live; the reference runtime leaves it out when it does not
@@ -16,27 +20,56 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     let network = call.network.name.clone();
     let own_role = call.key().role;
     let mut problems = Vec::new();
-    for entry in store.entries(Some(&network))? {
-        let attachment = &entry.key.attachment;
-        // A claim imported from the stock plugin's oldest files has no interface name: its container decides.
-        let listed = if attachment.ifname.is_empty() {
-            valid.iter().any(|(container, _)| *container == attachment.container_id)
-        } else {
-            valid.contains(&(attachment.container_id.as_str(), attachment.ifname.as_str()))
+    let (steps, others): (Vec<Entry>, Vec<Entry>) = store
+        .entries(Some(&network))?
+        .into_iter()
+        .filter(|entry| !is_listed(&valid, &entry.key.attachment))
+        // As an IPAM plugin weft is asked about addresses; the links are another plugin's. So they are for a step.
+        .filter(|entry| own_role == Role::Attachment || entry.key.role == own_role)
+        .partition(|entry| entry.key.role == Role::Steps);
+    // What chained steps did to a link goes before the link.
+    for entry in steps {
+        let left = match own_role {
+            Role::Steps => steps::remove(call, &mut store, &entry, Some(call.persona.name())),
+            Role::Attachment | Role::Ipam => del::remove(call, &mut store, &entry),
         };
-        // As an IPAM plugin weft is asked about addresses; the links are another plugin's.
-        let in_charge = own_role == Role::Attachment || entry.key.role == Role::Ipam;
-        if listed || !in_charge {
-            continue;
-        }
+        problems.extend(of(&entry, left));
+    }
+    delete_links(&others);
+    for entry in others {
         let left = del::remove(call, &mut store, &entry);
-        problems.extend(left.into_iter().map(|problem| {
-            format!("{} {}: {problem}", entry.key.attachment.container_id, entry.key.attachment.ifname)
-        }));
+        problems.extend(of(&entry, left));
     }
     problems.extend(external::forward_gc(call));
     let now = crate::facts::now()?;
     store.purge_expired(now)?;
     store.maintain()?;
     if problems.is_empty() { Ok(()) } else { Err(CommandError::Teardown { problems }) }
+}
+
+/// A claim imported from the stock plugin's oldest files has no interface name: its container decides.
+fn is_listed(valid: &BTreeSet<(&str, &str)>, attachment: &Attachment) -> bool {
+    if attachment.ifname.is_empty() {
+        return valid.iter().any(|(container, _)| *container == attachment.container_id);
+    }
+    valid.contains(&(attachment.container_id.as_str(), attachment.ifname.as_str()))
+}
+
+fn of(entry: &Entry, left: Vec<String>) -> impl Iterator<Item = String> {
+    let Attachment { container_id, ifname, .. } = &entry.key.attachment;
+    left.into_iter().map(move |problem| format!("{container_id} {ifname}: {problem}"))
+}
+
+/// The links of all that is going away, at once, but for those that another plugin may still need, or a DHCP server be told
+/// through. Each entry's own teardown then finds its link gone, or says why not.
+fn delete_links(entries: &[Entry]) {
+    let alone = entries.iter().filter(|entry| entry.record.externals.is_empty());
+    let plans = alone.filter_map(|entry| serde_json::from_str(&entry.record.plan).ok());
+    // A lease is given back through the link.
+    let plans: Vec<Plan> = plans.filter(|plan: &Plan| plan.lease.is_none()).collect();
+    if plans.len() > 1
+        && let Ok(executor) = Executor::open(None)
+    {
+        executor.delete_together(&plans);
+    }
 }

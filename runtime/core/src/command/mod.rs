@@ -6,17 +6,20 @@
 mod add;
 mod call;
 mod check;
+mod choose;
 mod decide;
 mod del;
 mod error;
 mod external;
 mod gc;
+mod lease;
 mod lint;
 mod preview;
 mod process;
 mod result;
 mod stage;
 mod status;
+mod steps;
 mod trace;
 
 use std::path::{Path, PathBuf};
@@ -26,9 +29,10 @@ pub use external::ExternalCall;
 pub use lint::{Problems, check_conf};
 pub use preview::{Preview, preview};
 pub use process::{Output, main, run};
-pub use trace::Trace;
+pub use trace::{ChoiceTrace, Trace, Traces};
 
 use crate::plan::Plan;
+use crate::policy::PolicyRef;
 
 /// Where weft keeps its state, unless `WEFT_STATE_DIR` says otherwise.
 pub const STATE_DIR: &str = "/var/lib/weft";
@@ -67,5 +71,10 @@ impl Context {
         if self.short_lived {
             std::mem::forget(thing);
         }
+    }
+
+    /// Whether a policy of this name is installed.
+    fn has_policy(&self, name: &str) -> bool {
+        PolicyRef::shipped(name).is_ok_and(|policy| policy.path(&self.state_dir).is_file())
     }
 }

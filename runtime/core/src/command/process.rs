@@ -93,12 +93,15 @@ fn answer(
         Invoked::Cni(environment) => environment,
         // A person runs us by hand: the stock plugins say what they are, on stderr.
         Invoked::About => {
-            log.push_str(&cni::about(&format!("CNI {} plugin, in weft {}", persona.name(), env!("CARGO_PKG_VERSION"))));
+            log.push_str(&cni::about(
+                &format!("CNI {} plugin, in weft {}", persona.name(), env!("CARGO_PKG_VERSION")),
+                persona.oldest(),
+            ));
             return Ok(String::new());
         }
     };
     if environment.verb == Verb::Version {
-        return Ok(cni::version_document());
+        return Ok(cni::version_document(persona.oldest()));
     }
     let mut bytes = Vec::new();
     stdin.take(STDIN_LIMIT + 1).read_to_end(&mut bytes).map_err(CommandError::Stdin)?;
@@ -112,7 +115,7 @@ fn answer(
         Verb::Check => check::run(&mut call).map(|()| String::new()),
         Verb::Gc => gc::run(&mut call).map(|()| String::new()),
         Verb::Status => status::run(&mut call).map(|()| String::new()),
-        Verb::Version => Ok(cni::version_document()),
+        Verb::Version => Ok(cni::version_document(persona.oldest())),
     }
 }
 

@@ -41,6 +41,14 @@ pub enum ConfError {
         /// What to do.
         hint: String,
     },
+    /// A step that does not exist.
+    #[error("unknown step {kind:?} in \"steps\": weft has {known}; another plugin belongs into the list beside weft")]
+    UnknownStep {
+        /// Its type.
+        kind: String,
+        /// The steps there are.
+        known: String,
+    },
     /// Something that is designed but not built.
     #[error("{what} is not supported by this version of weft; {hint}")]
     NotSupported {
@@ -57,12 +65,54 @@ pub enum ConfError {
         /// What to write.
         hint: &'static str,
     },
+    /// An option of `ipam.provide` or `ipam.request` that is none.
+    #[error("Can not parse option {text:?}: Can not parse option: strconv.ParseUint: parsing {text:?}: {why}")]
+    DhcpOption {
+        /// The option as written.
+        text: String,
+        /// In the words of the stock plugin's library.
+        why: &'static str,
+    },
+    /// A value that does not fit into an option.
+    #[error("the value for DHCP option {option:?} is longer than 255 bytes")]
+    DhcpValue {
+        /// The option as written.
+        option: String,
+    },
+    /// Two keys of which one has to go.
+    #[error("both {one:?} and {other:?} are there: keep one of them")]
+    Either {
+        /// The one.
+        one: &'static str,
+        /// The other.
+        other: &'static str,
+    },
+    /// Two delegates of the same name.
+    #[error("two delegates have the name {name:?}")]
+    DelegateName {
+        /// The name.
+        name: String,
+    },
+    /// One of several delegates.
+    #[error("delegate {name:?}: {error}")]
+    Entry {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        error: Box<ConfError>,
+    },
+    /// What flannel says of its own keys.
+    #[error("{0}")]
+    Flannel(&'static str),
     /// No `ipam` for an IPAM plugin.
     #[error("IPAM config missing 'ipam' key")]
     MissingIpam,
     /// No `ipam.type` for a plugin that cannot do without.
-    #[error("no plugin name provided")]
-    NoPlugin,
+    #[error("{text}")]
+    NoPlugin {
+        /// In the stock plugin's words.
+        text: &'static str,
+    },
     /// A plugin name that would leave `CNI_PATH`.
     #[error("invalid plugin name: {0}")]
     PluginName(String),
@@ -137,12 +187,19 @@ impl ConfError {
             Self::UnknownPersona { .. } => code::INVALID_ENVIRONMENT,
             Self::Wire(error) => error.code,
             Self::NotSupported { .. } => code::UNSUPPORTED_FIELD,
+            Self::Entry { error, .. } => error.code(),
             Self::Mistyped(_)
             | Self::BadValue { .. }
             | Self::UnknownKey { .. }
+            | Self::UnknownStep { .. }
             | Self::Missing { .. }
+            | Self::DhcpOption { .. }
+            | Self::DhcpValue { .. }
+            | Self::Either { .. }
+            | Self::DelegateName { .. }
+            | Self::Flannel(_)
             | Self::MissingIpam
-            | Self::NoPlugin
+            | Self::NoPlugin { .. }
             | Self::PluginName(_)
             | Self::NoIpamWanted { .. }
             | Self::UnknownPolicy { .. }

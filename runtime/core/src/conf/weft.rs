@@ -1,13 +1,14 @@
-//! Keys of ours: `delegate`, `ledger`, `limits`, `grants`. An unknown one is an error.
+//! Keys of ours: `delegate`, `ledger`, `limits`, `grants`; `delegates` and `select` are read in `select`. An unknown one is an
+//! error.
 
 use std::path::PathBuf;
 
 use super::ipam::plugin_name;
-use super::{ConfError, DelegateConf, IpamConf, Object};
-use crate::delegate;
+use super::{ConfError, DelegateConf, IpamConf, Object, StepConf};
+use crate::{delegate, step};
 
 /// Top-level keys of a `"type": "weft"` configuration: the specification's, then ours.
-const KEYS: [&str; 17] = [
+const KEYS: [&str; 20] = [
     "cniVersion",
     "cniVersions",
     "name",
@@ -21,17 +22,20 @@ const KEYS: [&str; 17] = [
     "disableGC",
     "loadOnlyInlinedPlugins",
     "delegate",
+    "delegates",
+    "select",
     "ipam",
+    "steps",
     "ledger",
     "limits",
     "grants",
 ];
 
-/// Keys that the design has and this version does not.
-const LATER: [&str; 3] = ["delegates", "select", "steps"];
-
 /// Keys of the whole configuration that a delegate sees as its own.
 const SHARED: [&str; 6] = ["name", "cniVersion", "runtimeConfig", "args", "dns", "ipam"];
+
+/// Keys of the whole configuration that a step sees as its own.
+const STEP_SHARED: [&str; 4] = ["name", "cniVersion", "runtimeConfig", "args"];
 
 /// Prefix of keys that the specification reserves for runtimes.
 const RESERVED: &str = "cni.dev/";
@@ -137,14 +141,14 @@ fn strict(object: &Object, key: &str, known: &[&str]) -> Result<Object, ConfErro
 /// Refuses unknown keys at the top.
 pub(super) fn check_keys(object: &Object) -> Result<(), ConfError> {
     let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
-    if let Some(key) = object.keys().find(|key| LATER.iter().any(|later| same(later, key))) {
-        return Err(ConfError::NotSupported { what: format!("key {key:?}"), hint: "use one \"delegate\"" });
-    }
     let known = |key: &&str| key.starts_with(RESERVED) || KEYS.iter().any(|known| same(known, key));
     let Some(key) = object.keys().find(|key| !known(key)) else { return Ok(()) };
-    let hint = if delegate::kinds().filter_map(delegate::find).any(|kind| kind.keys().iter().any(|own| same(own, key)))
-    {
+    let of_delegate = |kind: &dyn delegate::Delegate| kind.keys().iter().any(|own| same(own, key));
+    let of_step = |kind: &dyn step::Step| kind.keys().iter().any(|own| same(own, key));
+    let hint = if delegate::kinds().filter_map(delegate::find).any(of_delegate) {
         "it belongs into \"delegate\"".to_owned()
+    } else if step::kinds().filter_map(step::find).any(of_step) {
+        "it belongs into an entry of \"steps\"".to_owned()
     } else if same(key, "plugins") {
         "this is a list of plugins, and weft wants one of them".to_owned()
     } else {
@@ -161,7 +165,7 @@ pub(super) fn delegate(object: &Object, ipam: Option<&IpamConf>) -> Result<Deleg
     let kind = plugin_name(own.text("type")?.ok_or(ConfError::Missing { key: "delegate.type", hint })?)?;
     let found = delegate::find(&kind);
     if let Some(found) = found {
-        check_delegate_keys(&own, found)?;
+        check_delegate_keys(&own, found, " in \"delegate\"")?;
     }
     let mut conf = own.into_root();
     for key in SHARED {
@@ -182,7 +186,49 @@ pub(super) fn delegate(object: &Object, ipam: Option<&IpamConf>) -> Result<Deleg
     Ok(DelegateConf { kind, conf, builtin: found.is_some() })
 }
 
-fn check_delegate_keys(own: &Object, found: &dyn delegate::Delegate) -> Result<(), ConfError> {
+/// Whether a configuration has steps and says nothing of a delegate: it is chained after what made the link.
+pub(super) fn steps_alone(object: &Object) -> bool {
+    let has = |wanted: &str| object.keys().any(|key| key.eq_ignore_ascii_case(wanted));
+    object.list("steps").is_ok_and(|steps| steps.is_some_and(|steps| !steps.is_empty()))
+        && !has("delegate")
+        && !has("delegates")
+        && !has("ipam")
+}
+
+/// Reads `steps`, each as the plugin of its type would see it.
+pub(super) fn steps(object: &Object) -> Result<Vec<StepConf>, ConfError> {
+    let listed = object.objects("steps")?.unwrap_or_default();
+    listed.into_iter().map(|own| step(object, own)).collect()
+}
+
+fn step(object: &Object, own: Object) -> Result<StepConf, ConfError> {
+    let hint = "name a step, as in \"steps\": [{\"type\": \"portmap\"}]";
+    let kind = own.text("type")?.ok_or(ConfError::Missing { key: "steps.type", hint })?.to_owned();
+    let Some(found) = step::find(&kind) else {
+        let known = step::kinds().collect::<Vec<_>>().join(", ");
+        return Err(ConfError::UnknownStep { kind, known });
+    };
+    let mut known = vec!["type"];
+    known.extend(found.keys());
+    if let Some(key) = own.first_unknown(&known) {
+        let hint = if STEP_SHARED.iter().any(|shared| shared.eq_ignore_ascii_case(key)) {
+            "it belongs beside \"steps\"".to_owned()
+        } else {
+            format!("a {kind} knows {}", known.join(", "))
+        };
+        return Err(ConfError::UnknownKey { key: key.to_owned(), place: " in \"steps\"".to_owned(), hint });
+    }
+    let mut conf = own.into_root();
+    for key in STEP_SHARED {
+        if let Some(value) = object.get(key) {
+            conf.set(key, value.clone());
+        }
+    }
+    Ok(StepConf { kind, conf })
+}
+
+/// Refuses keys that the delegate does not know; `place` says where they are.
+pub(super) fn check_delegate_keys(own: &Object, found: &dyn delegate::Delegate, place: &str) -> Result<(), ConfError> {
     let mut known = vec!["type"];
     known.extend(found.keys());
     let Some(key) = own.first_unknown(&known) else { return Ok(()) };
@@ -191,7 +237,7 @@ fn check_delegate_keys(own: &Object, found: &dyn delegate::Delegate) -> Result<(
     } else {
         format!("a {} knows {}", found.kind(), known.join(", "))
     };
-    Err(ConfError::UnknownKey { key: key.to_owned(), place: " in \"delegate\"".to_owned(), hint })
+    Err(ConfError::UnknownKey { key: key.to_owned(), place: place.to_owned(), hint })
 }
 
 /// `ipam` for an external delegate whose addresses a policy decides: it execs `weft-ipam`, which then finds everything it

@@ -3,10 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
-use weft_host_abi::types::Route;
+use weft_host_abi::types::{Dns, Route};
 
 use super::{Addressing, DelegateError, Given};
-use crate::plan::{Family, LinkRef, Op, ShapeIp, Side};
+use crate::plan::{Family, LinkRef, Op, ResultShape, ShapeIp, Side};
 
 /// What is done about duplicate address detection on the container's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,9 @@ pub(super) struct Link<'a> {
     /// Sysctls that announce address changes: `ipv4/conf/*/arp_notify` and the like, without the link.
     pub(super) notify: &'a [(&'static str, &'static str)],
 }
+
+/// `RT_SCOPE_LINK`.
+const SCOPE_LINK: u32 = 253;
 
 /// `arp_notify` of a link: the kernel sends a gratuitous ARP when it comes up.
 pub(super) const ARP_NOTIFY: (&str, &str) = ("ipv4", "arp_notify");
@@ -84,7 +87,10 @@ impl Link<'_> {
     /// The second part of `configure`: a route without next hop goes through the first gateway of its family.
     pub(super) fn add_routes(&self, ops: &mut Vec<Op>) {
         for route in self.routes {
-            let gw = route.gw.or_else(|| self.first_gateway(Family::of(route.dst.addr())));
+            // A route of scope link has no next hop; the kernel refuses it with one.
+            let gateway =
+                || self.first_gateway(Family::of(route.dst.addr())).filter(|_| route.scope != Some(SCOPE_LINK));
+            let gw = route.gw.or_else(gateway);
             let (link, route) = (LinkRef::container(self.name), Route { gw, ..route.clone() });
             ops.push(Op::AddRoute { link, route, src: None, existing_ok: false });
         }
@@ -116,6 +122,26 @@ pub(super) fn required(addressing: &Addressing) -> Result<&[Given], DelegateErro
         return Err(DelegateError::Addressing("IPAM plugin returned missing IP config".to_owned()));
     }
     Ok(&addressing.ips)
+}
+
+/// What there is where IPAM gave nothing.
+pub(super) static NONE: Addressing = Addressing {
+    ips: Vec::new(),
+    routes: Vec::new(),
+    dns: Dns { nameservers: Vec::new(), domain: None, search: Vec::new(), options: Vec::new() },
+    unique: false,
+};
+
+/// The result of a delegate whose only interface is the container's: all addresses are its. `dns` is the configuration's, set or
+/// not; that of IPAM is dropped, as the stock plugins have it.
+pub(super) fn only_link(name: &str, addressing: &Addressing, dns: Option<&Dns>) -> ResultShape {
+    ResultShape {
+        interfaces: vec![LinkRef::container(name)],
+        ips: shape(&addressing.ips, 0),
+        routes: addressing.routes.clone(),
+        dns: dns.cloned().unwrap_or_default(),
+        ..ResultShape::default()
+    }
 }
 
 /// The addresses as the result lists them.

@@ -3,7 +3,7 @@
 //! Not here: with a `prevResult`, that is what is printed (`command`).
 
 use super::{Delegate, DelegateError, Input, IpamUse};
-use crate::cni::Object;
+use crate::cni::{CniResult, Object};
 use crate::plan::{LinkRef, Need, Op, Plan, ResultShape};
 
 /// The container's loopback link.
@@ -33,8 +33,12 @@ impl Delegate for Loopback {
         Ok(())
     }
 
-    fn needs(&self, _conf: &Object) -> Result<Vec<Need>, DelegateError> {
+    fn needs(&self, _conf: &Object, _previous: Option<&CniResult>) -> Result<Vec<Need>, DelegateError> {
         Ok(vec![Need::Link(LinkRef::container(LO))])
+    }
+
+    fn bare(&self, _ifname: &str) -> Op {
+        Op::LinkUp { link: LinkRef::container(LO) }
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {

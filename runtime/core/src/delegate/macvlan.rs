@@ -1,59 +1,32 @@
 //! `macvlan`: a link with a MAC of its own on a parent link of the host (or of the container).
 
 use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY};
-use super::{Delegate, DelegateError, Input, IpamUse, keys};
-use crate::cni::Object;
-use crate::plan::{LinkRef, Mac, MacvlanMode, Need, Observed, Op, Plan, ResultShape, Side};
+use super::parent::{Parent, bounded_mtu, check_mtu};
+use super::{Delegate, DelegateError, Input, IpamUse, mac};
+use crate::cni::{CniResult, Object};
+use crate::keys;
+use crate::plan::{LinkRef, Mac, MacvlanMode, Need, Op, Plan, ResultShape, Side};
 
 /// See the module.
 pub(super) struct Macvlan;
 
 /// The configuration, checked by itself.
 struct Settings {
-    master: Option<String>,
-    side: Side,
+    parent: Parent,
     mode: MacvlanMode,
-    mtu: i64,
     mac: Option<Mac>,
     bc_queue_len: Option<u32>,
 }
 
 impl Settings {
     fn read(conf: &Object, cni_args: &[(String, String)]) -> Result<Self, DelegateError> {
-        let in_container = keys::flag(conf, "linkInContainer")?;
+        check_mtu(conf)?;
         Ok(Self {
-            master: conf.text("master").map_err(keys::mistyped)?.map(ToOwned::to_owned),
-            side: if in_container { Side::Container } else { Side::Host },
+            parent: Parent::read(conf)?,
             mode: mode(conf.str("mode").map_err(keys::mistyped)?.unwrap_or_default())?,
-            mtu: conf.int("mtu").map_err(keys::mistyped)?.unwrap_or_default(),
-            mac: mac(conf, cni_args)?,
+            mac: mac::asked(conf, cni_args)?,
             bc_queue_len: conf.u32("bcqueuelen").map_err(keys::mistyped)?.filter(|length| *length != 0),
         })
-    }
-
-    /// The parent, as it was found; without `master` it is the link of the default route.
-    fn parent(&self, observed: &Observed) -> Result<LinkRef, DelegateError> {
-        let name = match &self.master {
-            Some(name) => name,
-            None => observed
-                .default_route_links
-                .get(&self.side)
-                .ok_or_else(|| DelegateError::Host("no default route interface found".to_owned()))?,
-        };
-        Ok(LinkRef { side: self.side, name: name.clone() })
-    }
-
-    /// The MTU, where one is asked for; the parent's bounds it.
-    fn mtu(&self, parent: &LinkRef, observed: &Observed) -> Result<Option<u32>, DelegateError> {
-        let Some(found) = observed.links.get(parent) else {
-            let text = format!("failed to lookup master {:?}: Link not found", parent.name);
-            return Err(DelegateError::Host(text));
-        };
-        let fits = u32::try_from(self.mtu).ok().filter(|mtu| *mtu <= found.mtu);
-        let mtu = fits.ok_or_else(|| {
-            DelegateError::Conf(format!("invalid MTU {}, must be [0, master MTU({})]", self.mtu, found.mtu))
-        })?;
-        Ok((mtu != 0).then_some(mtu))
     }
 }
 
@@ -65,18 +38,6 @@ fn mode(name: &str) -> Result<MacvlanMode, DelegateError> {
         "passthru" => MacvlanMode::Passthru,
         other => return Err(DelegateError::Conf(format!("unknown macvlan mode: {other:?}"))),
     })
-}
-
-/// The MAC that is asked for: by the runtime, then by `CNI_ARGS`, then by the configuration.
-fn mac(conf: &Object, cni_args: &[(String, String)]) -> Result<Option<Mac>, DelegateError> {
-    let asked = match keys::runtime_mac(conf)?.or_else(|| keys::cni_args_mac(cni_args)) {
-        None => conf.text("mac").map_err(keys::mistyped)?.map(ToOwned::to_owned),
-        found => found,
-    };
-    let parse = |text: String| {
-        keys::parse_mac(&text).map_err(|why| DelegateError::Conf(format!("invalid args {text} for MAC addr: {why}")))
-    };
-    asked.map(parse).transpose()
 }
 
 impl Delegate for Macvlan {
@@ -100,22 +61,29 @@ impl Delegate for Macvlan {
         Settings::read(conf, cni_args).map(|_settings| ())
     }
 
-    fn needs(&self, conf: &Object) -> Result<Vec<Need>, DelegateError> {
-        let settings = Settings::read(conf, &[])?;
-        Ok(vec![match settings.master {
-            Some(name) => Need::Parent(LinkRef { side: settings.side, name }),
-            None => Need::DefaultRouteLink(settings.side),
-        }])
+    fn needs(&self, conf: &Object, _previous: Option<&CniResult>) -> Result<Vec<Need>, DelegateError> {
+        Ok(vec![Settings::read(conf, &[])?.parent.need()])
+    }
+
+    fn bare(&self, ifname: &str) -> Op {
+        Op::CreateMacvlan {
+            name: ifname.to_owned(),
+            parent: LinkRef { side: Side::Host, name: String::new() },
+            mode: MacvlanMode::Bridge,
+            mtu: None,
+            mac: None,
+            bc_queue_len: None,
+        }
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {
         let settings = Settings::read(input.conf, input.cni_args)?;
-        let parent = settings.parent(input.observed)?;
+        let (parent, of_parent) = settings.parent.found(input.observed)?;
         let name = input.attachment.ifname.as_str();
         let mut ops = vec![Op::CreateMacvlan {
             name: name.to_owned(),
             mode: settings.mode,
-            mtu: settings.mtu(&parent, input.observed)?,
+            mtu: bounded_mtu(input.conf, of_parent)?,
             parent,
             mac: settings.mac,
             bc_queue_len: settings.bc_queue_len,

@@ -5,19 +5,26 @@
 
 mod addressing;
 mod bridge;
-mod keys;
+mod dummy;
+mod host_device;
+mod ipvlan;
 mod loopback;
+mod mac;
 mod macvlan;
+mod parent;
 mod ptp;
+mod tap;
 #[cfg(test)]
 mod tests;
+mod vlan;
 
 use ipnet::IpNet;
 use std::net::IpAddr;
 use weft_host_abi::types::{Attachment, Dns, Route};
 
-use crate::cni::Object;
-use crate::plan::{Mac, Need, Observed, Plan};
+use crate::cni::{CniResult, Object};
+use crate::keys::KeyError;
+use crate::plan::{Mac, Need, Observed, Op, Plan};
 
 /// An address the attachment has been given, by our ledger or by an external IPAM plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +59,8 @@ pub struct Input<'a> {
     pub cni_args: &'a [(String, String)],
     /// The addresses; `None` where the network has no IPAM (layer 2).
     pub addressing: Option<&'a Addressing>,
+    /// What came before in the list of plugins, for a delegate that looks at it (`Delegate::is_chained`).
+    pub previous: Option<&'a CniResult>,
     /// What was found on the host.
     pub observed: &'a Observed,
     /// `dns` of the configuration, where it is set at all (an empty list counts).
@@ -76,6 +85,12 @@ pub enum DelegateError {
     Addressing(String),
 }
 
+impl From<KeyError> for DelegateError {
+    fn from(error: KeyError) -> Self {
+        Self::Conf(error.0)
+    }
+}
+
 /// A kind of interface.
 pub trait Delegate: Sync {
     /// Its name in `type`.
@@ -87,6 +102,16 @@ pub trait Delegate: Sync {
     /// Whether the network cannot do without IPAM (ptp), may (bridge, macvlan), or never uses it (loopback).
     fn ipam(&self) -> IpamUse;
 
+    /// What is said where IPAM is required and there is none: the stock plugin's words.
+    fn without_ipam(&self) -> &'static str {
+        "no plugin name provided"
+    }
+
+    /// Whether it builds on what came before it in a list of plugins, so that `prevResult` must be readable.
+    fn is_chained(&self) -> bool {
+        false
+    }
+
     /// Keys of `CNI_ARGS` it reads. A plugin that reads any refuses others, unless they say `IgnoreUnknown`.
     fn cni_args(&self) -> &'static [&'static str];
 
@@ -96,11 +121,15 @@ pub trait Delegate: Sync {
     /// `DelegateError::Conf` with the stock plugin's text.
     fn validate(&self, conf: &Object, cni_args: &[(String, String)]) -> Result<(), DelegateError>;
 
-    /// What must be known of the host to plan.
+    /// What must be known of the host to plan. `previous` is as in [`Input`]; STATUS has none.
     ///
     /// # Errors
-    /// As `validate`.
-    fn needs(&self, conf: &Object) -> Result<Vec<Need>, DelegateError>;
+    /// As `validate`; also where what came before is not what it needs.
+    fn needs(&self, conf: &Object, previous: Option<&CniResult>) -> Result<Vec<Need>, DelegateError>;
+
+    /// The op that makes the attachment's link, with no more than the link's name in it: its teardown is what DEL does where
+    /// the journal has no plan, because the stock plugin made the link before the node was switched to weft.
+    fn bare(&self, ifname: &str) -> Op;
 
     /// Describes what ADD does.
     ///
@@ -121,7 +150,17 @@ pub enum IpamUse {
 }
 
 /// All delegates, by name.
-const REGISTRY: &[&dyn Delegate] = &[&bridge::Bridge, &ptp::Ptp, &macvlan::Macvlan, &loopback::Loopback];
+const REGISTRY: &[&dyn Delegate] = &[
+    &bridge::Bridge,
+    &ptp::Ptp,
+    &macvlan::Macvlan,
+    &ipvlan::Ipvlan,
+    &vlan::Vlan,
+    &dummy::Dummy,
+    &host_device::HostDevice,
+    &tap::Tap,
+    &loopback::Loopback,
+];
 
 /// The delegate of that name, if it is built in.
 #[must_use]

@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use weft_host_abi::types::Route;
 
 use super::addressing::{self, Dad, single};
-use super::{Delegate, DelegateError, Given, Input, IpamUse, keys};
-use crate::cni::Object;
+use super::{Delegate, DelegateError, Given, Input, IpamUse};
+use crate::cni::{CniResult, Object};
+use crate::keys;
 use crate::plan::{Family, LinkRef, Need, Op, Plan, ResultShape, Side};
 
 /// Kernel scope of a route to something on the link.
@@ -48,8 +49,12 @@ impl Delegate for Ptp {
         Ok(())
     }
 
-    fn needs(&self, _conf: &Object) -> Result<Vec<Need>, DelegateError> {
+    fn needs(&self, _conf: &Object, _previous: Option<&CniResult>) -> Result<Vec<Need>, DelegateError> {
         Ok(Vec::new())
+    }
+
+    fn bare(&self, ifname: &str) -> Op {
+        Op::CreateVeth { container: ifname.to_owned(), host: String::new(), mtu: None, mac: None }
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {

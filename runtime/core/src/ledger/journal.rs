@@ -1,7 +1,8 @@
 //! The journal: one entry per attachment and role, with what DEL needs to take it down again.
 //!
 //! Invariants: an entry and its claims are written and removed in one transaction; what `Record::shared` names is also a row
-//! each in `shared`, which is how one entry finds out whether another needs the same thing.
+//! each in `shared`, which is how one entry finds out whether another needs the same thing. Names that begin with
+//! `plan::EXCLUSIVE` are held by one entry at a time: writing a second one is refused.
 //!
 //! An entry imported from host-local's oldest files has no interface name: those files hold a container id alone. The
 //! key of an attachment finds it when there is no entry of its own, as host-local does.
@@ -14,7 +15,8 @@ use weft_host_abi::types::{Attachment, ReleaseRule};
 
 use super::addr::Stored;
 use super::store::{Fault, NodeStore, Stop};
-use super::{Entry, Key, LedgerError, Record, Role};
+use super::{AmendError, Entry, Key, LedgerError, Record, Role};
+use crate::plan::EXCLUSIVE;
 
 /// Columns of an entry, in the order `read` wants them.
 const COLUMNS: &str = "id, network, container_id, ifname, role, created, boot_id, release, shared, \
@@ -25,6 +27,7 @@ impl Role {
         match self {
             Self::Attachment => 0,
             Self::Ipam => 1,
+            Self::Steps => 2,
         }
     }
 
@@ -32,6 +35,7 @@ impl Role {
         match code {
             0 => Ok(Self::Attachment),
             1 => Ok(Self::Ipam),
+            2 => Ok(Self::Steps),
             other => Err(Fault::Damaged(format!("a journal entry has role {other}, which does not exist"))),
         }
     }
@@ -75,20 +79,38 @@ impl NodeStore {
             let Some(id) = find(conn, key)? else {
                 return Err(Stop::Tell(LedgerError::NoEntry { key: Box::new(key.clone()) }));
             };
-            let shared: String = conn.query_row("SELECT shared FROM journal WHERE id = ?1", [id], |row| row.get(0))?;
-            unshare(conn, id, &names(&shared)?)?;
-            conn.prepare_cached(
-                "UPDATE journal SET shared = ?2, netns = ?3, plan = ?4, externals = ?5, trace = ?6 WHERE id = ?1",
-            )?
-            .execute(params![
-                id,
-                text(&record.shared)?,
-                record.netns,
-                record.plan,
-                record.externals,
-                record.trace
-            ])?;
-            share(conn, id, &record.shared)?;
+            Ok(replace(conn, id, record)?)
+        })
+    }
+
+    /// Reads an entry's record, lets `change` turn it into another, and writes that, in one transaction: for entries
+    /// that several calls write. `None` is no entry, before and after. The entry must hold no claims.
+    ///
+    /// # Errors
+    /// `Change` with the caller's own error, `Ledger` when the store cannot be read or written.
+    pub fn amend<E>(
+        &mut self,
+        key: &Key,
+        now: u64,
+        change: impl FnOnce(Option<Record>) -> Result<Option<Record>, E>,
+    ) -> Result<(), AmendError<E>> {
+        let boot_id = self.writable()?.to_owned();
+        self.write("amend a journal entry", |conn| {
+            let id = find(conn, key)?;
+            let before = match id {
+                Some(id) => by_id(conn, id)?.map(|entry| entry.record),
+                None => None,
+            };
+            let known = before.as_ref().map(|record| record.shared.clone()).unwrap_or_default();
+            let after = change(before).map_err(|error| Stop::Tell(AmendError::Change(error)))?;
+            match (id, after) {
+                (Some(id), Some(record)) => replace(conn, id, &record)?,
+                (Some(id), None) => delete(conn, id, &known)?,
+                (None, Some(record)) => {
+                    insert(conn, key, &record, &ReleaseRule::Free, (&boot_id, now))?;
+                }
+                (None, None) => {}
+            }
             Ok(())
         })
     }
@@ -202,6 +224,18 @@ pub(super) fn insert(
     Ok(id)
 }
 
+/// Writes another record over an entry's.
+fn replace(conn: &Connection, id: i64, record: &Record) -> Result<(), Fault> {
+    let shared: String = conn.query_row("SELECT shared FROM journal WHERE id = ?1", [id], |row| row.get(0))?;
+    unshare(conn, id, &names(&shared)?)?;
+    conn.prepare_cached(
+        "UPDATE journal SET shared = ?2, netns = ?3, plan = ?4, externals = ?5, trace = ?6 WHERE id = ?1",
+    )?
+    .execute(params![id, text(&record.shared)?, record.netns, record.plan, record.externals, record.trace])?;
+    share(conn, id, &record.shared)?;
+    Ok(())
+}
+
 /// Removes an entry whose claims are gone or released.
 pub(super) fn delete(conn: &Connection, id: i64, shared: &[String]) -> Result<(), Fault> {
     unshare(conn, id, shared)?;
@@ -209,9 +243,34 @@ pub(super) fn delete(conn: &Connection, id: i64, shared: &[String]) -> Result<()
     Ok(())
 }
 
-fn share(conn: &Connection, id: i64, shared: &[String]) -> rusqlite::Result<()> {
+fn share(conn: &Connection, id: i64, shared: &[String]) -> Result<(), Fault> {
     let mut statement = conn.prepare_cached("INSERT OR IGNORE INTO shared (name, entry) VALUES (?1, ?2)")?;
-    shared.iter().try_for_each(|name| statement.execute(params![name, id]).map(|_rows| ()))
+    for name in shared {
+        if name.starts_with(EXCLUSIVE) {
+            is_free(conn, id, name)?;
+        }
+        statement.execute(params![name, id])?;
+    }
+    Ok(())
+}
+
+/// Whether no other entry holds an exclusive name, or one that it is at odds with: `a/*` is with every `a/...`.
+fn is_free(conn: &Connection, id: i64, name: &str) -> Result<(), Fault> {
+    let (stem, last) = name.rsplit_once('/').unwrap_or((name, ""));
+    let holder: Option<i64> = if last == "*" {
+        // Everything that begins with `a/`: `0` follows `/`.
+        conn.prepare_cached("SELECT entry FROM shared WHERE name >= ?1 AND name < ?2 AND entry <> ?3 LIMIT 1")?
+            .query_row(params![format!("{stem}/"), format!("{stem}0"), id], |row| row.get(0))
+            .optional()?
+    } else {
+        conn.prepare_cached("SELECT entry FROM shared WHERE name IN (?1, ?2) AND entry <> ?3 LIMIT 1")?
+            .query_row(params![name, format!("{stem}/*"), id], |row| row.get(0))
+            .optional()?
+    };
+    let Some(holder) = holder else { return Ok(()) };
+    let holder = by_id(conn, holder)?.map(|entry| entry.key.attachment);
+    let holder = holder.ok_or_else(|| Fault::Damaged(format!("nobody holds the shared name {name:?}")))?;
+    Err(Fault::Taken { name: name.to_owned(), holder: Box::new(holder) })
 }
 
 fn unshare(conn: &Connection, id: i64, shared: &[String]) -> rusqlite::Result<()> {

@@ -20,7 +20,7 @@ mod schema;
 mod store;
 mod view;
 
-pub use error::{ClaimError, LedgerError};
+pub use error::{AmendError, ClaimError, LedgerError};
 pub use host_local::{
     ExportReport, HostLocalExport, HostLocalImport, ImportReport, LeftOut, NetworkExport, NetworkImport, SkipReason,
     Skipped,
@@ -38,13 +38,15 @@ use ipnet::IpNet;
 use weft_host_abi::types::{Attachment, Range, ReleaseRule};
 
 /// Which part of the program owns a journal entry. One attachment may have one of each: an external delegate that calls
-/// weft back for its IPAM leaves both.
+/// weft back for its IPAM leaves two, and chained steps leave one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Role {
     /// Called as `weft` or as a delegate's name: a link and maybe addresses.
     Attachment,
     /// Called as `weft-ipam`, `host-local` or `static`: addresses only.
     Ipam,
+    /// Called as the names of steps, in a chain: what they all did to the attachment's link.
+    Steps,
 }
 
 /// Key of a journal entry.

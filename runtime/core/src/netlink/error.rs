@@ -73,6 +73,26 @@ pub enum NetlinkError {
         /// The link.
         link: LinkRef,
     },
+    /// A device of the host does not say what it was called there.
+    #[error("failed to find original ifname for {link:?} (alias is not set)")]
+    NoAlias {
+        /// Its name in the container.
+        link: String,
+    },
+    /// The bridge that a tap device should be a port of is not in the container.
+    #[error("failed to get bridge {bridge}: Link not found")]
+    NoBridgeInside {
+        /// Its name.
+        bridge: String,
+    },
+    /// A context is asked for, and nothing here knows contexts.
+    #[error(
+        "failed set socket label: selinuxContext is {context:?}, but SELinux is not switched on here; remove selinuxContext"
+    )]
+    NoSelinux {
+        /// The context.
+        context: String,
+    },
     /// A link has the bridge's name but is no bridge.
     #[error("failed to create bridge {name:?}: {name:?} already exists but is not a bridge")]
     NotABridge {
@@ -132,6 +152,63 @@ pub enum NetlinkError {
         family: &'static str,
         /// Its name.
         name: &'static str,
+    },
+    /// Somebody holds the lock of a network namespace.
+    #[error("the container's network namespace has been locked by another process for {seconds} seconds")]
+    NetnsBusy {
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// Every routing table is taken.
+    #[error("no routing table is free")]
+    NoTable,
+    /// Somebody else uses the place where ingress is redirected.
+    #[error("create ingress qdisc: {link:?} has a {kind} qdisc with other filters already")]
+    HookTaken {
+        /// The link.
+        link: String,
+        /// What is there.
+        kind: String,
+    },
+    /// A link has the VRF's name but is no VRF.
+    #[error("cmdAdd failed: Netlink {name} is not a VRF")]
+    NotAVrf {
+        /// The name.
+        name: String,
+    },
+    /// The VRF is there with another table.
+    #[error("cmdAdd failed: VRF {name} already exist with different routing table {table}")]
+    OtherTable {
+        /// The VRF.
+        name: String,
+        /// The table it has.
+        table: u32,
+    },
+    /// A link belongs to something else already.
+    #[error("cmdAdd failed: interface {link} has already a master set: {master}")]
+    HasMaster {
+        /// The link.
+        link: String,
+        /// What it belongs to.
+        master: String,
+    },
+    /// The kernel did not make the local route of an address in a VRF's table.
+    #[error("cmdAdd failed: no local route for {address} in table {table} within {millis} ms")]
+    NoLocalRoute {
+        /// The address.
+        address: std::net::IpAddr,
+        /// The table.
+        table: u32,
+        /// How long was waited.
+        millis: u128,
+    },
+    /// Something that one attachment only can have is another's.
+    #[error("{what} is taken: it leads to {by}")]
+    Taken {
+        /// What it is.
+        what: String,
+        /// Where it leads to.
+        by: String,
     },
     /// A sysctl key that leaves `/proc/sys/net`.
     #[error("{key:?} is not a key below /proc/sys/net")]
@@ -252,13 +329,13 @@ impl NetlinkError {
 
     /// Whether the kernel has nothing of the kind.
     pub(super) fn is_unsupported(&self) -> bool {
-        matches!(self.errno(), Some(Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT))
+        self.errno().is_some_and(means_unsupported)
     }
 
     /// Whether the thing is not there.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::NoLink { .. }) || self.errno().is_some_and(means_absent)
+        matches!(self, Self::NoLink { .. } | Self::NoBridgeInside { .. }) || self.errno().is_some_and(means_absent)
     }
 }
 
@@ -272,6 +349,11 @@ impl Fault {
             Self::Refused(errno, hint) => NetlinkError::Refused { doing, errno, hint },
             Self::Broken(problem) => NetlinkError::Broken { doing, problem },
         }
+    }
+
+    /// Whether the kernel has nothing of the kind.
+    pub(super) fn is_unsupported(&self) -> bool {
+        self.errno().is_some_and(means_unsupported)
     }
 
     /// The kernel's errno.
@@ -291,6 +373,11 @@ impl Fault {
     pub(super) fn is_absent(&self) -> bool {
         self.errno().is_some_and(means_absent)
     }
+
+    /// Whether there is no route to an address, or one that leads nowhere.
+    pub(super) fn is_no_way(&self) -> bool {
+        matches!(self.errno(), Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL))
+    }
 }
 
 /// Gives the error of a request its context.
@@ -309,6 +396,11 @@ impl<T> Doing<T> for io::Result<T> {
     fn doing<S: Into<String>>(self, doing: impl FnOnce() -> S) -> Result<T, NetlinkError> {
         self.map_err(|io| NetlinkError::File { doing: doing().into(), io })
     }
+}
+
+/// What the kernel answers for what it has nothing of.
+fn means_unsupported(errno: Errno) -> bool {
+    matches!(errno, Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT)
 }
 
 /// What the kernel answers when a link, address (`EADDRNOTAVAIL`), route (`ESRCH`) or nftables thing is not there.

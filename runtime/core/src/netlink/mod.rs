@@ -1,8 +1,8 @@
 //! The executor: applies plans to the kernel, undoes them, tears them down, compares them with what is there.
 //!
-//! All of it is netlink and `/proc/sys`; no process is ever started. One [`Executor`] serves one invocation: it opens the
-//! sockets it needs once. The container's, and the directories of its links' sysctls, are opened on a thread of its own that
-//! enters the container's network namespace for that and ends.
+//! All of it is netlink and `/proc/sys` (and D-Bus, for firewalld); no process is ever started. One [`Executor`] serves one
+//! invocation: it opens the sockets it needs once. The container's, and the directories of its links' sysctls, are opened on a
+//! thread of its own that enters the container's network namespace for that and ends.
 //!
 //! Invariants:
 //! - Every op that changed something left its exact inverse in the undo log before the next op ran. A failed ADD leaves
@@ -15,8 +15,14 @@
 //! Not here: what a plan should be (`delegate`), when one is applied (`command`).
 
 mod check;
+mod conntrack;
+mod device;
 mod error;
+mod firewalld;
 mod identity;
+mod inside;
+mod lock;
+mod mass;
 mod netns;
 mod nft;
 mod observe;
@@ -24,15 +30,20 @@ mod ops;
 mod presence;
 mod rtnl;
 mod sysctl;
+mod sysfs;
 mod teardown;
+mod teardown_steps;
+mod tun;
 mod undo;
+mod undo_steps;
 
-pub use check::Difference;
+pub use check::{ChildDifference, Difference, Since, StepDifference};
 pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
 pub use identity::{in_new_netns, is_own_netns, netns_identity};
+pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -40,7 +51,7 @@ use self::error::Doing;
 use self::netns::{Netns, Running};
 use self::nft::Nft;
 use self::presence::Presence;
-use self::rtnl::{RouteSocket, Rtnl};
+use self::rtnl::{Link, RouteSocket, Rtnl};
 use self::sysctl::Confs;
 use self::undo::Logged;
 use crate::plan::{LinkInfo, LinkRef, Need, Observed, Side};
@@ -66,12 +77,15 @@ struct Container {
 }
 
 /// A plan that was applied.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Applied {
     /// The links of `plan.result.interfaces`, read after the last op. Addresses are read only where the result asks for
     /// them (`observed_addresses`), since each link would cost a request more.
     pub links: BTreeMap<LinkRef, LinkInfo>,
     log: Vec<Logged>,
+    /// What was looked up and made, for an `extend`.
+    known: BTreeMap<LinkRef, Link>,
+    made: BTreeSet<LinkRef>,
 }
 
 /// An executor that is being opened in the background.

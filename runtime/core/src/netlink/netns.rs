@@ -104,6 +104,11 @@ impl Netns {
         }
     }
 
+    /// The same open file once more.
+    pub(super) fn duplicate(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// A second handle on the same namespace.
     pub(super) fn try_clone(&self) -> Result<Self, NetnsFault> {
         let inside = |error: io::Error| NetnsFault::Inside(format!("cannot work inside it: {error}"));

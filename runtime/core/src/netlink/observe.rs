@@ -1,9 +1,12 @@
-//! Answers what delegates need to know of the host.
+//! Answers what delegates and steps need to know of the host.
 
-use super::Executor;
+use std::path::Path;
+use std::{fs, io};
+
 use super::error::{Doing, NetlinkError};
 use super::rtnl::{DEFAULT_TABLE, Link, Lookup, RouteSpec, Rtnl};
-use crate::plan::{Family, LinkRef, Need, Observed, Side};
+use super::{Executor, device, firewalld};
+use crate::plan::{Family, LinkRef, Need, Observed, Peer, Side};
 
 impl Executor {
     /// Looks things up. What is not there is left out.
@@ -19,6 +22,17 @@ impl Executor {
                     let found = rtnl.link(Lookup::Name(&link.name)).doing(|| format!("failed to lookup {link}"))?;
                     note(&mut observed, rtnl, link.clone(), found)?;
                 }
+                Need::Device(query) => observed.device = Some(device::find(&self.host, query)?),
+                Need::Peer(link) => {
+                    let peer = self.peer(link)?;
+                    observed.peers.insert(link.clone(), peer);
+                }
+                Need::File(path) => {
+                    if let Some(text) = file(path)? {
+                        observed.files.insert(path.clone(), text);
+                    }
+                }
+                Need::Firewalld => observed.firewalld = firewalld::is_running(),
                 Need::DefaultRouteLink(side) => {
                     let rtnl = self.side(*side, &"finding the default route")?;
                     let Some(index) = default_route(rtnl)? else { continue };
@@ -34,8 +48,30 @@ impl Executor {
         Ok(observed)
     }
 
+    /// The host's end of a veth. `IFLA_LINK` is an index in the other end's namespace, so the host's link of that index has
+    /// to point back. (Kernels before 4.1 have no `IFLA_LINK` here; the reference plugin asks ethtool there.)
+    fn peer(&self, link: &LinkRef) -> Result<Peer, NetlinkError> {
+        let doing = || format!("failed to lookup {link}");
+        let Some(found) = self.side(link.side, link)?.link(Lookup::Name(&link.name)).doing(doing)? else {
+            return Ok(Peer::NoLink);
+        };
+        let Some(other) = found.other.filter(|_| found.kind == "veth") else { return Ok(Peer::NotVeth) };
+        let near = self.host.link(Lookup::Index(other)).doing(doing)?;
+        let near = near.filter(|near| near.kind == "veth" && near.other == Some(found.index));
+        Ok(near.map_or(Peer::Elsewhere(other), |near| Peer::Host(near.name)))
+    }
+
     fn side(&self, side: Side, what: &impl ToString) -> Result<&Rtnl, NetlinkError> {
         self.rtnl(side).ok_or_else(|| NetlinkError::NoContainer { op: what.to_string() })
+    }
+}
+
+/// Reads a file; `None` where there is none.
+fn file(path: &Path) -> Result<Option<String>, NetlinkError> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(io) => Err(NetlinkError::File { doing: format!("open {}", path.display()), io }),
     }
 }
 

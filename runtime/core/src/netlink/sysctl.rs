@@ -15,8 +15,10 @@ use nix::sys::stat::Mode;
 
 use super::error::NetlinkError;
 
-/// Longer than any value below `/proc/sys/net`.
-const MAX_VALUE: usize = 256;
+/// Longer than nearly any value below `/proc/sys/net`.
+const USUAL_VALUE: usize = 256;
+/// What the kernel accepts for a value at most is a few pages less.
+const LONGEST_VALUE: usize = 1 << 17;
 
 const ROOT: &str = "/proc/sys/net";
 
@@ -47,6 +49,11 @@ pub(super) fn read(key: &str) -> Result<Option<String>, NetlinkError> {
 /// Writes a key of the calling thread's namespace.
 pub(super) fn write(key: &str, value: &str) -> Result<(), NetlinkError> {
     Of::Own.write(key, value)
+}
+
+/// Whether a key is there but not to be read: there are some that only do something when they are written.
+pub(super) fn is_forbidden(error: &NetlinkError) -> bool {
+    matches!(error, NetlinkError::File { io, .. } if io.kind() == io::ErrorKind::PermissionDenied)
 }
 
 // === impl Confs ===
@@ -89,14 +96,22 @@ fn below<'a>(key: &'a str, dir: &str) -> Option<&'a str> {
 impl Of<'_> {
     /// Reads a key; `None` where the kernel has no such key.
     pub(super) fn read(self, key: &str) -> Result<Option<String>, NetlinkError> {
-        let mut bytes = [0; MAX_VALUE];
-        // One `read` gets all of a sysctl; `fs::read_to_string` would ask for the size and for the end as well.
-        let value = self.open(key, OFlag::O_RDONLY)?.and_then(|mut file| file.read(&mut bytes));
-        match value {
-            Ok(length) => {
-                let text = String::from_utf8_lossy(bytes.get(..length).unwrap_or_default());
-                Ok(Some(text.trim_end().to_owned()))
-            }
+        let read = |length: usize| -> Result<io::Result<Vec<u8>>, NetlinkError> {
+            Ok(self.open(key, OFlag::O_RDONLY)?.and_then(|mut file| {
+                let mut bytes = vec![0; length];
+                // One `read` gets all of a sysctl; `fs::read_to_string` would ask for the size and for the end as well.
+                let length = file.read(&mut bytes)?;
+                bytes.truncate(length);
+                Ok(bytes)
+            }))
+        };
+        let mut outcome = read(USUAL_VALUE)?;
+        if outcome.as_ref().is_ok_and(|value| value.len() == USUAL_VALUE) {
+            // A list of ports can be longer, and the kernel only tells it from its beginning.
+            outcome = read(LONGEST_VALUE)?;
+        }
+        match outcome {
+            Ok(value) => Ok(Some(String::from_utf8_lossy(&value).trim_end().to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(io) => Err(failed(key, io)),
         }

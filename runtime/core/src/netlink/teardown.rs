@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use super::conntrack::{self, Flows};
 use super::error::{Doing, NetlinkError, UndoError};
 use super::rtnl::{Link, Lookup, change};
-use super::{Executor, nft};
-use crate::plan::{LinkRef, Op, Plan, Teardown};
+use super::{Executor, firewalld, nft};
+use crate::plan::{LinkRef, Op, Plan, Side, Teardown};
 
 impl Executor {
     /// Removes what belongs to the attachment, as far as it is there, and leaves what others share. `keep_shared` names
@@ -14,37 +15,70 @@ impl Executor {
     /// Works without the container's namespace too: what is on the host goes, and what was inside went with it.
     pub fn teardown(&mut self, plan: &Plan, keep_shared: &BTreeSet<String>) -> Vec<UndoError> {
         let mut leftovers = Vec::new();
+        if plan.ops.iter().any(|op| matches!(op.teardown(), Teardown::DeleteHostLink { .. })) {
+            self.delete_together([plan]);
+        }
+        let kept = |op: &Op| op.shared().is_some_and(|name| keep_shared.contains(&name));
         // Links first: while one carries traffic its filters must hold.
         for op in plan.ops.iter().rev() {
             let outcome = match op.teardown() {
-                Teardown::DeleteLink { container, host_peer } => self.delete_attachment(op, &container, host_peer),
+                Teardown::DeleteLink { container, host_peer, kind } => {
+                    self.delete_attachment(&container, host_peer, kind)
+                }
+                Teardown::ReturnDevice(taken) => self.return_device(&taken),
                 Teardown::LinkDown(link) => self.link_down(&link),
+                Teardown::DeleteHostLink { name, kind } => self.delete_by_name(&LinkRef::host(name), kind).map(drop),
+                Teardown::RemoveQdisc { link, kind } => self.drop_qdisc(plan, &link, kind),
+                Teardown::RestoreLink { link, before } => self.restore_link(&link, &before),
+                Teardown::RemoveRules(routes) => self.remove_rules(&routes),
+                Teardown::LeaveVrf(join) => self.leave_vrf(&join),
+                Teardown::Firewalld(_) if kept(op) => Ok(()),
+                Teardown::Firewalld(source) => firewalld::remove(&source),
                 Teardown::Nothing | Teardown::Elements => Ok(()),
             };
             leftovers.extend(outcome.err().map(|cause| UndoError { what: format!("tear down: {op}"), cause }));
         }
-        let kept = |op: &&Op| op.shared().is_some_and(|name| keep_shared.contains(&name));
         let ours = plan.ops.iter().filter(|op| op.teardown() == Teardown::Elements && !kept(op));
-        let elements: Vec<_> = ours.flat_map(nft::elements).collect();
-        if !elements.is_empty() {
-            let outcome = match self.nft().and_then(|nft| nft.remove(&elements)) {
+        let content = nft::Content::of(ours);
+        if !content.is_empty() {
+            let outcome = match self.nft().and_then(|nft| nft.remove(&content)) {
                 // Without nftables there are no elements; the ADD failed at them.
                 Err(error) if error.is_unsupported() => Ok(()),
                 outcome => outcome,
             };
             let what = || "remove the attachment's nftables elements".to_owned();
             leftovers.extend(outcome.err().map(|cause| UndoError { what: what(), cause }));
+            let ports = plan.ops.iter().filter_map(|op| match op {
+                Op::HostPort(port) => Some(port),
+                _ => None,
+            });
+            conntrack::forget(ports, Flows::Here);
         }
         leftovers
     }
 
+    /// Deletes the host's links of many plans at once, as a beginning of their teardown: the kernel's wait is one then instead
+    /// of one each. What cannot be deleted here is for `teardown` to report.
+    pub fn delete_together<'a>(&self, plans: impl IntoIterator<Item = &'a Plan>) {
+        let ends = plans.into_iter().flat_map(|plan| &plan.ops).filter_map(|op| match op.teardown() {
+            Teardown::DeleteLink { host_peer: Some(name), kind, .. } | Teardown::DeleteHostLink { name, kind } => {
+                Some((name, kind))
+            }
+            _ => None,
+        });
+        let index = |(name, kind): (String, &str)| match self.host.link(Lookup::Name(&name)) {
+            Ok(Some(link)) if link.kind == kind => Some(link.index),
+            _ => None,
+        };
+        let indexes: Vec<u32> = ends.filter_map(index).collect();
+        if indexes.len() > 1 {
+            self.host.delete_all(&indexes).ok();
+        }
+    }
+
     /// By the host's end where there is one: its name is random, so nothing else has it, and it finds the pair even where
     /// the container's end was renamed.
-    fn delete_attachment(&self, op: &Op, container: &LinkRef, peer: Option<String>) -> Result<(), NetlinkError> {
-        let kind = match op {
-            Op::CreateMacvlan { .. } => "macvlan",
-            _ => "veth",
-        };
+    fn delete_attachment(&self, container: &LinkRef, peer: Option<String>, kind: &str) -> Result<(), NetlinkError> {
         let host = peer.map(LinkRef::host);
         for link in host.iter().chain([container]) {
             if self.delete_by_name(link, kind)? {
@@ -59,7 +93,11 @@ impl Executor {
         let Some(rtnl) = self.rtnl(link.side) else { return Ok(false) };
         let doing = || format!("failed to delete {:?}", link.name);
         match rtnl.link(Lookup::Name(&link.name)).doing(doing)? {
-            Some(Link { index, kind: found, .. }) if found == kind => rtnl.delete_link(index).doing(doing),
+            Some(Link { index, kind: found, .. }) if found == kind => match link.side {
+                Side::Host => rtnl.delete_in_turn(index).doing(doing),
+                // Each DEL has a namespace of its own to delete in.
+                Side::Container => rtnl.delete_link(index).doing(doing),
+            },
             _ => Ok(false),
         }
     }

@@ -6,14 +6,19 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{BridgeVlanInfo, LinkMessage};
 use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::packet_route::rule::RuleMessage;
+use rtnetlink::packet_route::tc::{TcHandle, TcMessage};
 
+use super::conntrack::{self, Flows};
+use super::device::Taken;
 use super::error::{Doing, NetlinkError, UndoError};
 use super::nft::Added;
+use super::ops::Placed;
 use super::presence::Presence;
 use super::rtnl::{Address, Lookup, change, port_flags};
 use super::sysctl::{Confs, Of};
-use super::{Applied, Executor};
-use crate::plan::{Mac, Side};
+use super::{Applied, Executor, firewalld};
+use crate::plan::{FirewalldSource, HostPort, Mac, Side};
 
 /// One entry of the log.
 #[derive(Debug)]
@@ -28,6 +33,8 @@ pub(super) struct Logged {
 /// The inverse of something that was done.
 #[derive(Debug)]
 pub(super) enum Inverse {
+    /// Bring a device back to the host that was moved into the container.
+    Device(Box<Taken>),
     /// Delete a link that was made. Only the host's are named here: the other end of a veth pair goes with it.
     DeleteLink { side: Side, index: u32 },
     /// Take a link down, and off it the addresses that came with its being up (loopback's `127.0.0.1`).
@@ -50,8 +57,26 @@ pub(super) enum Inverse {
     RestoreRoute { side: Side, message: RouteMessage },
     /// Write old values back, in order.
     Sysctls { side: Side, old: Vec<(String, String)> },
-    /// Remove nftables elements that were added, and tables that were made and are empty again.
+    /// Remove a rule of the container that was added.
+    DeleteRule { message: Box<RuleMessage> },
+    /// Remove the routes of a container link from a table that had none.
+    EmptyTable { index: u32, table: u32 },
+    /// Make the routes of a container link in the main table what they were.
+    MainRoutes { index: u32, routes: Vec<Placed> },
+    /// Delete a VRF of the container that was made, unless others use it.
+    DeleteIdleVrf { index: u32 },
+    /// Remove a queueing discipline of a host link that was added.
+    RemoveQdisc { index: u32, parent: TcHandle },
+    /// Put a queueing discipline of a host link back that was in the way.
+    RestoreQdisc { message: Box<TcMessage> },
+    /// Put the ingress hook of a host link back, and where it redirected to.
+    RestoreIngress { index: u32, targets: Vec<u32> },
+    /// Remove nftables elements and rules that were added, and parts that were made and are empty again.
     Elements(Added),
+    /// Forget the flows that came to these ports meanwhile.
+    Flows(Vec<HostPort>),
+    /// Remove a source from a zone of firewalld.
+    Firewalld(FirewalldSource),
 }
 
 /// How to tell whether another attachment may have come to rely on a shared thing since it was changed.
@@ -111,8 +136,14 @@ impl Executor {
     fn perform(&mut self, inverse: Inverse) -> Result<(), NetlinkError> {
         match inverse {
             Inverse::Elements(added) => self.nft()?.undo(&added),
+            Inverse::Flows(ports) => {
+                conntrack::forget(ports.iter(), Flows::Here);
+                Ok(())
+            }
+            Inverse::Firewalld(source) => firewalld::remove(&source),
             Inverse::Sysctls { side, old } => self.write_back(side, old),
             Inverse::BridgeMac { index, mac } => self.restore_bridge_mac(index, mac),
+            Inverse::Device(taken) => self.bring_back(&taken),
             Inverse::Vlans { index, before } => self.restore_vlans(index, before),
             Inverse::DeleteLink { side, .. }
             | Inverse::LinkDown { side, .. }
@@ -122,6 +153,7 @@ impl Executor {
             | Inverse::RemoveRoute { side, .. }
             | Inverse::RestoreRoute { side, .. } => self.perform_on(side, inverse),
             Inverse::Port { .. } => self.perform_on(Side::Host, inverse),
+            step => self.perform_step(step),
         }
     }
 

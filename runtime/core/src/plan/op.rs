@@ -9,7 +9,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_host_abi::types::Route;
 
-use super::{LinkRef, Mac, Side};
+use super::{
+    Accept, CreateDummy, CreateIfb, CreateIpvlan, CreateTap, CreateVlan, FirewalldSource, ForgetNeighbours, HostPort,
+    IngressPolicy, JoinVrf, LimitRate, LinkAttributes, LinkRef, Mac, RedirectIngress, RouteLocalnet, Side,
+    SourceRoutes, TakeDevice, TuneLink, TuneSysctl,
+};
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -85,6 +89,16 @@ pub enum Op {
         /// `IFLA_MACVLAN_BC_QUEUE_LEN`.
         bc_queue_len: Option<u32>,
     },
+    /// An ipvlan made directly in the container's namespace, down.
+    CreateIpvlan(CreateIpvlan),
+    /// A VLAN of a link made directly in the container's namespace, down.
+    CreateVlan(CreateVlan),
+    /// A dummy made directly in the container's namespace, down.
+    CreateDummy(CreateDummy),
+    /// A tap device made in the container's namespace, down.
+    CreateTap(CreateTap),
+    /// A device of the host is moved into the container.
+    TakeDevice(TakeDevice),
     /// A link of the host becomes a port of a bridge, with these flags written either way.
     BridgePort {
         /// Name of the host link.
@@ -211,6 +225,8 @@ pub enum Op {
         /// Name of the host link.
         link: String,
     },
+    /// The host forgets who had the attachment's addresses before.
+    ForgetNeighbours(ForgetNeighbours),
     /// Tells neighbours where the link's addresses live now: gratuitous ARP and unsolicited neighbour advertisements. Best
     /// effort.
     Announce {
@@ -219,6 +235,30 @@ pub enum Op {
         /// The addresses; the kernel announces whatever the link has, so none here means that there is nothing to tell.
         addresses: Vec<IpAddr>,
     },
+    /// See [`TuneSysctl`].
+    TuneSysctl(TuneSysctl),
+    /// See [`TuneLink`].
+    TuneLink(TuneLink),
+    /// See [`SourceRoutes`].
+    SourceRoutes(SourceRoutes),
+    /// See [`JoinVrf`].
+    JoinVrf(JoinVrf),
+    /// See [`LimitRate`].
+    LimitRate(LimitRate),
+    /// See [`CreateIfb`].
+    CreateIfb(CreateIfb),
+    /// See [`RedirectIngress`].
+    RedirectIngress(RedirectIngress),
+    /// A port of the host leads to one of the container.
+    HostPort(HostPort),
+    /// 127.0.0.1 may be routed to a container.
+    RouteLocalnet(RouteLocalnet),
+    /// Forwarded traffic of a container is accepted.
+    Accept(Accept),
+    /// An ingress policy of a bridge.
+    IngressPolicy(IngressPolicy),
+    /// An address is a source of a zone of firewalld.
+    FirewalldSource(FirewalldSource),
 }
 
 /// What DEL does about an op, from the journal alone.
@@ -232,11 +272,43 @@ pub enum Teardown {
         container: LinkRef,
         /// Its other end on the host: deleted instead where the container's namespace is gone or was never entered.
         host_peer: Option<String>,
+        /// Its kind, as `ip -d link` names it: a link of another kind is not ours and stays.
+        kind: &'static str,
     },
+    /// Gives a device back to the host under the name it had there, down; missing is success.
+    ReturnDevice(TakeDevice),
     /// Takes a link down; missing is success.
     LinkDown(LinkRef),
-    /// Removes nftables elements; missing is success.
+    /// Removes nftables elements and rules; missing is success.
     Elements,
+    /// Deletes a link of the host that belongs to the attachment alone; missing is success.
+    DeleteHostLink {
+        /// Its name.
+        name: String,
+        /// Its kind: a link of another kind is not ours and stays.
+        kind: &'static str,
+    },
+    /// Removes a host link's queueing discipline of this kind; missing is success, and so is a link that the plan made,
+    /// with which it goes.
+    RemoveQdisc {
+        /// The host's link.
+        link: String,
+        /// `tbf` at the root, or `ingress`.
+        kind: &'static str,
+    },
+    /// Puts attributes of a container link back; missing is success.
+    RestoreLink {
+        /// The link in the container.
+        link: String,
+        /// What it had.
+        before: LinkAttributes,
+    },
+    /// Removes the rules for addresses of the container; missing is success.
+    RemoveRules(SourceRoutes),
+    /// Takes a link out of a VRF and deletes that with its last slave; missing is success.
+    LeaveVrf(JoinVrf),
+    /// Removes a source from a zone of firewalld; missing is success, and so is firewalld not running.
+    Firewalld(FirewalldSource),
 }
 
 impl Op {
@@ -247,13 +319,32 @@ impl Op {
             Self::CreateVeth { container, host, .. } => Teardown::DeleteLink {
                 container: LinkRef::container(container.as_str()),
                 host_peer: Some(host.clone()),
+                kind: "veth",
             },
             Self::CreateMacvlan { name, .. } => {
-                Teardown::DeleteLink { container: LinkRef::container(name.as_str()), host_peer: None }
+                Teardown::DeleteLink { container: LinkRef::container(name.as_str()), host_peer: None, kind: "macvlan" }
             }
+            Self::CreateIpvlan(op) => op.teardown(),
+            Self::CreateVlan(op) => op.teardown(),
+            Self::CreateDummy(op) => op.teardown(),
+            Self::CreateTap(op) => op.teardown(),
+            Self::TakeDevice(op) => op.teardown(),
             // Only loopback is brought up without having been made by the plan; for the others the link is gone by then.
             Self::LinkUp { link } if link.name == "lo" => Teardown::LinkDown(link.clone()),
-            Self::Masquerade { .. } | Self::MacSpoofCheck { .. } => Teardown::Elements,
+            Self::TuneLink(tune) if !tune.before.is_empty() => {
+                Teardown::RestoreLink { link: tune.link.clone(), before: tune.before.clone() }
+            }
+            Self::SourceRoutes(routes) => Teardown::RemoveRules(routes.clone()),
+            Self::JoinVrf(join) => Teardown::LeaveVrf(join.clone()),
+            Self::LimitRate(limit) => Teardown::RemoveQdisc { link: limit.link.clone(), kind: "tbf" },
+            Self::CreateIfb(ifb) => Teardown::DeleteHostLink { name: ifb.name.clone(), kind: "ifb" },
+            Self::RedirectIngress(redirect) => Teardown::RemoveQdisc { link: redirect.from.clone(), kind: "ingress" },
+            Self::Masquerade { .. }
+            | Self::MacSpoofCheck { .. }
+            | Self::HostPort(_)
+            | Self::Accept(_)
+            | Self::IngressPolicy(_) => Teardown::Elements,
+            Self::FirewalldSource(source) => Teardown::Firewalld(source.clone()),
             Self::EnsureBridge { .. }
             | Self::BridgePort { .. }
             | Self::BridgeVlans { .. }
@@ -269,7 +360,11 @@ impl Op {
             | Self::PinMac { .. }
             | Self::Forwarding { .. }
             | Self::WaitPort { .. }
-            | Self::Announce { .. } => Teardown::Nothing,
+            | Self::ForgetNeighbours(_)
+            | Self::Announce { .. }
+            | Self::TuneSysctl(_)
+            | Self::TuneLink(_) => Teardown::Nothing,
+            Self::RouteLocalnet(_) => Teardown::Nothing,
         }
     }
 
@@ -278,6 +373,9 @@ impl Op {
     pub fn shared(&self) -> Option<String> {
         match self {
             Self::Masquerade { address } => Some(format!("masquerade {address}")),
+            Self::HostPort(port) => Some(port.exclusive()),
+            Self::IngressPolicy(policy) => Some(policy.shared()),
+            Self::FirewalldSource(source) => Some(source.shared()),
             _ => None,
         }
     }
@@ -294,6 +392,11 @@ impl fmt::Display for Op {
             Self::CreateMacvlan { name, parent, .. } => {
                 write!(f, "create macvlan {name} (in the container) on {parent}")
             }
+            Self::CreateIpvlan(op) => op.fmt(f),
+            Self::CreateVlan(op) => op.fmt(f),
+            Self::CreateDummy(op) => op.fmt(f),
+            Self::CreateTap(op) => op.fmt(f),
+            Self::TakeDevice(op) => op.fmt(f),
             Self::BridgePort { link, bridge, .. } => write!(f, "make {link} a port of {bridge}"),
             Self::BridgeVlans { link, .. } => write!(f, "set the VLANs of port {link}"),
             Self::EnsureVlanGateway { bridge, vlan, name, .. } => {
@@ -319,7 +422,20 @@ impl fmt::Display for Op {
             Self::Masquerade { address } => write!(f, "masquerade {address}"),
             Self::MacSpoofCheck { link, mac } => write!(f, "admit only {mac} through {link}"),
             Self::WaitPort { link } => write!(f, "wait for port {link} to come up"),
+            Self::ForgetNeighbours(op) => op.fmt(f),
             Self::Announce { link, .. } => write!(f, "announce the addresses of {link} (in the container)"),
+            Self::TuneSysctl(op) => op.fmt(f),
+            Self::TuneLink(op) => op.fmt(f),
+            Self::SourceRoutes(op) => op.fmt(f),
+            Self::JoinVrf(op) => op.fmt(f),
+            Self::LimitRate(op) => op.fmt(f),
+            Self::CreateIfb(op) => op.fmt(f),
+            Self::RedirectIngress(op) => op.fmt(f),
+            Self::HostPort(port) => port.fmt(f),
+            Self::RouteLocalnet(route) => route.fmt(f),
+            Self::Accept(accept) => accept.fmt(f),
+            Self::IngressPolicy(policy) => policy.fmt(f),
+            Self::FirewalldSource(source) => source.fmt(f),
         }
     }
 }

@@ -33,4 +33,7 @@ pub struct ResultShape {
     /// Also list the first IPv4 and the first IPv6 address found on interface 0 (loopback).
     #[serde(default)]
     pub observed_addresses: bool,
+    /// The interfaces are no links of the kernel (a device driven from user space), so there is nothing to read of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unmanaged: bool,
 }

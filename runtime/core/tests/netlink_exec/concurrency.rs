@@ -13,11 +13,49 @@ pub(crate) fn tests() -> Vec<crate::Test> {
     vec![
         ("concurrency::many_at_once", None, many_at_once),
         ("concurrency::some_fail", None, some_fail),
+        ("concurrency::teardowns_together", None, teardowns_together),
+        ("concurrency::plans_deleted_together", None, plans_deleted_together),
         ("concurrency::tables_come_and_go", None, tables_come_and_go),
     ]
 }
 
 const COUNT: usize = 8;
+
+/// Whoever has answered has its own link gone; what a crashed DEL left in the group goes along, and nothing else does.
+fn teardowns_together() {
+    let host = Ns::new();
+    let pods: Vec<Ns> = (0..COUNT).map(|_| Ns::new()).collect();
+    for round in 0..5 {
+        all(&host, &pods, |at, executor| drop(applied(executor, &nth(at))));
+        host.sh("ip link add doomed0 type veth peer name doomed1; ip link set doomed0 group 2003134068");
+        host.sh(&format!("ip link add other{round} type veth peer name keep{round}; ip link set other{round} group 5"));
+        let gone = all(&host, &pods, |at, executor| {
+            let errors = executor.teardown(&nth(at), &BTreeSet::new());
+            assert!(errors.is_empty(), "{errors:?}");
+            executor.check(&nth(at)).expect("check").iter().any(|line| line.to_string().contains("eth0"))
+        });
+        assert_eq!(gone, [true; COUNT]);
+        assert!(host.link(&format!("other{round}")).is_some(), "another group is another's");
+        assert!(host.link("weft0").is_some(), "the bridge is in no group");
+        if host.link("doomed0").is_some() {
+            // All went by themselves this time, one after the other.
+            host.sh("ip link del doomed0");
+        }
+    }
+}
+
+fn plans_deleted_together() {
+    let host = Ns::new();
+    let pods: Vec<Ns> = (0..COUNT).map(|_| Ns::new()).collect();
+    all(&host, &pods, |at, executor| drop(applied(executor, &nth(at))));
+    let plans: Vec<Plan> = (1..COUNT).map(nth).collect();
+    host.run(|| Executor::open(None).expect("open").delete_together(&plans));
+    assert!(host.link("veth00000000").is_some(), "not of these plans");
+    for at in 1..COUNT {
+        assert!(host.link(&format!("veth0000000{at}")).is_none(), "{at}");
+    }
+    all(&host, &pods, |at, executor| assert!(executor.teardown(&nth(at), &BTreeSet::new()).is_empty()));
+}
 
 fn nth(at: usize) -> Plan {
     let name = format!("veth0000000{at}");

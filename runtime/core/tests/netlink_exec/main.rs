@@ -5,15 +5,23 @@
 
 mod addresses;
 mod bench;
+mod children;
 mod concurrency;
+mod devices;
 mod filters;
+mod hostports;
 mod links;
 mod namespaces;
+mod neighbours;
 mod plans;
 mod rollback;
 mod routes;
+mod steps_sbr;
+mod steps_shaping;
+mod steps_tuning;
 mod support;
 mod sysctls;
+mod taps;
 mod teardown;
 mod traffic;
 mod vlans;
@@ -30,17 +38,25 @@ fn main() {
     let required = std::env::var_os("REQUIRE_NETNS").is_some();
     let tests = [
         namespaces::tests(),
+        neighbours::tests(),
         links::tests(),
+        devices::tests(),
+        children::tests(),
+        taps::tests(),
         addresses::tests(),
         routes::tests(),
         sysctls::tests(),
         filters::tests(),
+        hostports::tests(),
         whole::tests(),
         teardown::tests(),
         rollback::tests(),
         concurrency::tests(),
         traffic::tests(),
         vlans::tests(root),
+        steps_tuning::tests(),
+        steps_sbr::tests(),
+        steps_shaping::tests(),
         bench::tests(),
     ];
     let trials = tests.into_iter().flatten().map(|(name, missing, test)| {

@@ -99,7 +99,8 @@ impl Ns {
 
     pub(crate) fn sysctl(&self, key: &str) -> String {
         let key = key.to_owned();
-        self.run(move || fs::read_to_string(format!("/proc/sys/net/{key}")).expect(&key).trim().to_owned())
+        // In one read: a list of ports is only told from its beginning.
+        self.sh(&format!("cat /proc/sys/net/{key}")).trim().to_owned()
     }
 
     pub(crate) fn set_sysctl(&self, key: &str, value: &str) {
@@ -114,11 +115,23 @@ impl Ns {
             "addr": self.json("ip -j addr"),
             "route4": self.json("ip -j -4 route show table all"),
             "route6": self.json("ip -j -6 route show table all"),
+            "rule4": self.json("ip -j -4 rule"),
+            "rule6": self.json("ip -j -6 rule"),
+            "shaping": self.shaping(),
             "ruleset": self.json("nft -j list ruleset"),
             "sysctl": self.run(sysctls),
         });
         settle(&mut all);
         all
+    }
+
+    /// Queueing disciplines that somebody asked for; the kernel's own have no handle.
+    fn shaping(&self) -> Value {
+        let all = self.json("tc -j qdisc");
+        let asked = all.as_array().expect("list").iter().filter(|qdisc| qdisc["handle"] != "0:");
+        // How many packets it has seen of late is not what it is.
+        let own = asked.map(|qdisc| json!([qdisc["dev"], qdisc["kind"], qdisc["handle"], qdisc["options"]]));
+        own.collect()
     }
 
     /// Waits until the kernel has done what it does in the background for links that just came up.

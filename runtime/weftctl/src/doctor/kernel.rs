@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use weft_core::netlink::{Executor, NetlinkError, in_new_netns};
-use weft_core::plan::{LinkRef, Mac, MacvlanMode, Op, Plan, Side};
+use weft_core::plan::{
+    CreateDummy, CreateIpvlan, CreateTap, CreateVlan, IpvlanMode, LinkRef, Mac, MacvlanMode, Op, Plan, Side,
+};
 
 use super::Finding;
 
@@ -24,6 +26,13 @@ pub(super) fn look() -> Vec<Finding> {
 }
 
 fn probes() -> Vec<Probe> {
+    let mut probes = pairs_and_bridges();
+    probes.extend(children());
+    probes.extend(filters());
+    probes
+}
+
+fn pairs_and_bridges() -> Vec<Probe> {
     let bridge =
         |name: &str, vlan_filtering| Op::EnsureBridge { name: name.into(), mtu: None, vlan_filtering, promisc: false };
     vec![
@@ -39,17 +48,54 @@ fn probes() -> Vec<Probe> {
             op: Op::CreateVeth { container: "probe2".into(), host: "probe3".into(), mtu: None, mac: None },
         },
         Probe {
+            what: "dummy",
+            needed_by: "delegate dummy",
+            op: Op::CreateDummy(CreateDummy { name: "probe4".into() }),
+        },
+        Probe {
+            what: "tap",
+            needed_by: "delegate tap",
+            op: Op::CreateTap(CreateTap { name: "probe5".into(), ..CreateTap::default() }),
+        },
+    ]
+}
+
+/// Children of the veth pair above. A parent has macvlans or ipvlans, not both.
+fn children() -> Vec<Probe> {
+    let parent = |name: &str| LinkRef { side: Side::Host, name: name.into() };
+    vec![
+        Probe {
             what: "macvlan",
             needed_by: "delegate macvlan",
             op: Op::CreateMacvlan {
-                name: "probe4".into(),
-                parent: LinkRef { side: Side::Host, name: "probe3".into() },
+                name: "probe6".into(),
+                parent: parent("probe3"),
                 mode: MacvlanMode::Bridge,
                 mtu: None,
                 mac: None,
                 bc_queue_len: None,
             },
         },
+        Probe {
+            what: "ipvlan",
+            needed_by: "delegate ipvlan",
+            op: Op::CreateIpvlan(CreateIpvlan {
+                name: "probe7".into(),
+                parent: parent("probe2"),
+                mode: IpvlanMode::L2,
+                mtu: None,
+            }),
+        },
+        Probe {
+            what: "vlan",
+            needed_by: "delegate vlan",
+            op: Op::CreateVlan(CreateVlan { name: "probe8".into(), parent: parent("probe3"), id: 7, mtu: None }),
+        },
+    ]
+}
+
+fn filters() -> Vec<Probe> {
+    vec![
         Probe {
             what: "nftables NAT",
             needed_by: "key ipMasq",

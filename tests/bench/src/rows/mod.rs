@@ -2,6 +2,7 @@
 
 mod bridge;
 mod burst;
+mod chain;
 mod footprint;
 mod ipam;
 mod policy;
@@ -23,6 +24,7 @@ type Measure = fn(&Scene, &Ready) -> Result<Vec<Row>>;
 pub(crate) const ALL: &[(&str, Measure)] = &[
     ("bridge", bridge::measure),
     ("bridge ipMasq", bridge::measure_masquerade),
+    ("chain", chain::measure),
     ("ipam claims", ipam::measure),
     ("policy call", policy::measure),
     ("burst of DELs", burst::measure),

@@ -14,8 +14,8 @@ use crate::contenders::{Ready, bridge_conf};
 use crate::table::{Budget, Figure, Row};
 
 /// Counts of one call.
-struct Counts {
-    started: f64,
+pub(super) struct Counts {
+    pub(super) started: f64,
     calls: f64,
     flushes: f64,
 }
@@ -43,14 +43,22 @@ fn counts(scene: &Scene, plugins: &Plugins, bridge: &str, subnet: &str) -> Resul
     network.add(&target)?;
     network.del(&target)?;
     let log = scene.dir().join("strace");
-    Ok([traced(&network, Verb::Add, &target, &log)?, traced(&network, Verb::Del, &target, &log)?])
+    let once = |verb| traced(plugins, network.plugin, &network.conf, (verb, &target), &log).map(|(counts, _)| counts);
+    Ok([once(Verb::Add)?, once(Verb::Del)?])
 }
 
-fn traced(network: &Network<'_>, verb: Verb, target: &Target, log: &Path) -> Result<Counts> {
+/// One call under strace: its counts, and what it printed.
+pub(super) fn traced(
+    plugins: &Plugins,
+    plugin: &str,
+    conf: &str,
+    (verb, target): (Verb, &Target),
+    log: &Path,
+) -> Result<(Counts, String)> {
     let mut command = Command::new("strace");
-    network.plugins.prepare(&mut command, verb, target);
-    command.args(["-f", "-qq", "-o"]).arg(log).arg(network.plugins.dir.join(network.plugin));
-    let outcome = run(command, &network.conf).context("strace (Debian: apt-get install strace)")?;
+    plugins.prepare(&mut command, verb, target);
+    command.args(["-f", "-qq", "-o"]).arg(log).arg(plugins.dir.join(plugin));
+    let outcome = run(command, conf).context("strace (Debian: apt-get install strace)")?;
     if !outcome.status.success() {
         bail!("{} under strace failed: {} {}", verb.name(), outcome.stdout.trim(), outcome.stderr.trim());
     }
@@ -58,12 +66,13 @@ fn traced(network: &Network<'_>, verb: Verb, target: &Target, log: &Path) -> Res
     let count = |wanted: &dyn Fn(&str) -> bool| {
         f64::from(u32::try_from(calls(&text).filter(|c| wanted(c)).count()).unwrap_or(u32::MAX))
     };
-    Ok(Counts {
+    let counts = Counts {
         // The call itself is one.
         started: count(&|call| call.starts_with("execve") && call.ends_with("= 0")) - 1.0,
         calls: count(&|_| true),
         flushes: count(&|call| call.starts_with("fsync(") || call.starts_with("fdatasync(")),
-    })
+    };
+    Ok((counts, outcome.stdout))
 }
 
 /// System calls in an strace log, each once: `<pid> name(...) = result`. A call that was interrupted by another thread's

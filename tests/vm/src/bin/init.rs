@@ -16,15 +16,25 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::reboot::{RebootMode, reboot};
 use serde_json::Value;
 use weft_bench::call::{Plugins, Target, Verb, run};
 use weft_bench::scene::{Scene, inside};
-use weft_vm::case::{Run, Step, Task, Transcript, What};
-use weft_vm::machine::{STATE_DIR, TASK, plugins_of};
+use weft_vm::case::{Run, Step, Subject, Task, Transcript, What};
+use weft_vm::machine::{FAILING_DIR, STATE_DIR, TASK, plugins_of};
 
 /// The second serial port. The first is the console, where the kernel may talk at any moment.
 const RESULTS: &str = "/dev/ttyS1";
+
+/// More ops than any plan has.
+const MOST_OPS: usize = 64;
+
+/// Links, addresses, routes and rules, once the kernel has caught up. A queueing discipline stays once a link was up, and a
+/// parent's segmentation limits are its children's business.
+const EVERYTHING: &str = "for i in 1 2 3 4 5 6 7 8; do ip addr | grep -q tentative || break; sleep 0.5; done; \
+     { ip -d -o link && ip -o addr && ip route show table all && ip -6 route show table all && nft list ruleset; } \
+     | sed -E 's/qdisc [a-z_]+//; s/tso_max_[a-z]+ [0-9]+//g; s/[a-z_]+_lft [0-9a-z]+//g'";
 
 /// iproute2 and nftables first: busybox has an `ip` too.
 const PATH: &str = "/usr/bin:/bin";
@@ -40,6 +50,7 @@ fn main() -> ExitCode {
 
 fn work() -> Result<()> {
     mounts()?;
+    let machine = File::open("/proc/self/ns/net").context("open the machine's own netns")?;
     let task: Task = serde_json::from_slice(&fs::read(TASK).context("read the task")?).context("read the task")?;
     for module in &task.modules {
         load(Path::new(module))?;
@@ -50,7 +61,7 @@ fn work() -> Result<()> {
     }
     let mut results = OpenOptions::new().write(true).open(RESULTS).with_context(|| format!("open {RESULTS}"))?;
     for run in &task.runs {
-        let transcript = transcript(run);
+        let transcript = transcript(run, &machine);
         let mut line = serde_json::to_string(&transcript).context("write a transcript")?;
         line.push('\n');
         results.write_all(line.as_bytes()).with_context(|| format!("write to {RESULTS}"))?;
@@ -77,38 +88,41 @@ fn load(module: &Path) -> Result<()> {
     finit_module(file, c"", ModuleInitFlags::empty()).with_context(|| format!("load {}", module.display()))
 }
 
-fn transcript(run: &Run) -> Transcript {
+fn transcript(run: &Run, machine: &File) -> Transcript {
     let mut steps = Vec::new();
-    let trouble = play(run, &mut steps).err().map(|error| format!("{error:#}"));
+    let trouble = play(run, machine, &mut steps).err().map(|error| format!("{error:#}"));
     Transcript { name: run.name.clone(), subject: run.subject, trouble, steps }
 }
 
 /// One case for one subject.
-fn play(run: &Run, steps: &mut Vec<Step>) -> Result<()> {
+fn play(run: &Run, machine: &File, steps: &mut Vec<Step>) -> Result<()> {
     let scene = Scene::enter()?;
-    must(&mut shell("ip link set lo up"))?;
     let case = &run.case;
+    if case.on_machine {
+        setns(machine, CloneFlags::CLONE_NEWNET).context("enter the machine's own netns")?;
+        let none: Option<&str> = None;
+        mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).context("mount its /sys")?;
+    }
+    must(&mut shell("ip link set lo up"))?;
     for (number, line) in case.setup.iter().enumerate() {
         steps.push(watch(What::Setup(number), line)?);
     }
     let stage = Stage::new(run, &scene)?;
-    let mut results = BTreeMap::new();
-    for (number, attach) in case.attach.iter().enumerate() {
-        let step = stage.call(Verb::Add, number, &attach.conf, What::Add(number))?;
-        if step.code == Some(0) {
-            results.insert(number, step.stdout.clone());
+    if case.rollback && run.subject == Subject::Weft {
+        for (number, attach) in case.attach.iter().enumerate().filter(|(_, attach)| attach.error.is_none()) {
+            steps.push(stage.roll_back(number, &attach.conf)?);
         }
-        steps.push(step);
     }
+    let results = stage.attach_all(steps)?;
     for (number, look) in case.look.iter().enumerate() {
         steps.push(stage.look(&look.place, &look.run, What::Look(number))?);
     }
     for (number, result) in &results {
         let Some(attach) = case.attach.get(*number) else { continue };
-        let mut conf = attach.conf.clone();
-        let result: Value = serde_json::from_str(result).context("read a result")?;
-        conf.as_object_mut().context("a conf is an object")?.insert("prevResult".to_owned(), result);
-        steps.push(stage.call(Verb::Check, *number, &conf, What::Check(*number))?);
+        steps.push(stage.call(Verb::Check, *number, &after(&attach.conf, result)?, What::Check(*number))?);
+    }
+    for attach in case.attach.iter().filter(|attach| attach.gone) {
+        scene.remove_netns(stage.netns.get(&attach.container).context("no such container")?)?;
     }
     for (number, attach) in case.attach.iter().enumerate().rev() {
         steps.push(stage.call(Verb::Del, number, &attach.conf, What::Del(number))?);
@@ -119,9 +133,20 @@ fn play(run: &Run, steps: &mut Vec<Step>) -> Result<()> {
     }
     steps.push(stage.look("host", "ip -j link show", What::HostLinks)?);
     for (number, attach) in case.attach.iter().enumerate() {
-        steps.push(stage.look(&attach.container, "ip -j link show", What::ContainerLinks(number))?);
+        let what = What::ContainerLinks(number);
+        // A netns that is gone has no links.
+        let line = if attach.gone { "echo []" } else { "ip -j link show" };
+        steps.push(stage.look(if attach.gone { "host" } else { &attach.container }, line, what)?);
     }
     Ok(())
+}
+
+/// A configuration with what came before.
+fn after(conf: &Value, result: &str) -> Result<Value> {
+    let mut conf = conf.clone();
+    let result: Value = serde_json::from_str(result).context("read a result")?;
+    conf.as_object_mut().context("a conf is an object")?.insert("prevResult".to_owned(), result);
+    Ok(conf)
 }
 
 /// Where a run plays: its containers and its plugins.
@@ -146,6 +171,70 @@ impl<'a> Stage<'a> {
             env: vec![("WEFT_STATE_DIR".to_owned(), STATE_DIR.to_owned()), ("PATH".to_owned(), PATH.to_owned())],
         };
         Ok(Self { run, plugins, netns })
+    }
+
+    /// ADD of all attachments; the results of those that succeeded.
+    fn attach_all(&self, steps: &mut Vec<Step>) -> Result<BTreeMap<usize, String>> {
+        let mut results: BTreeMap<usize, String> = BTreeMap::new();
+        for (number, attach) in self.run.case.attach.iter().enumerate() {
+            let before = number.checked_sub(1).filter(|_| attach.chained).and_then(|before| results.get(&before));
+            let conf = match before {
+                Some(result) => after(&attach.conf, result)?,
+                None => attach.conf.clone(),
+            };
+            let step = self.call(Verb::Add, number, &conf, What::Add(number))?;
+            if step.code == Some(0) {
+                results.insert(number, step.stdout.clone());
+            }
+            steps.push(step);
+        }
+        Ok(results)
+    }
+
+    /// Fails at each op of an attachment's plan in turn, until one ADD has none left to fail at. Nothing may be left, ever.
+    fn roll_back(&self, number: usize, conf: &Value) -> Result<Step> {
+        let attach = self.run.case.attach.get(number).context("no such attachment")?;
+        let mut failing = Self { run: self.run, plugins: self.plugins.clone(), netns: self.netns.clone() };
+        failing.plugins.dir = PathBuf::from(FAILING_DIR);
+        let what = What::Rollback(number);
+        let told = |code, stdout| Step { what, code: Some(code), stdout, stderr: String::new(), millis: 0 };
+        let before = self.everything(&attach.container)?;
+        for at in 0..MOST_OPS {
+            let fail_at = ("WEFT_FAIL_AT".to_owned(), at.to_string());
+            failing.plugins.env.retain(|(key, _)| *key != fail_at.0);
+            failing.plugins.env.push(fail_at);
+            let added = failing.call(Verb::Add, number, conf, what)?;
+            if added.code == Some(0) {
+                let deleted = failing.call(Verb::Del, number, conf, what)?;
+                let enough = at > 2 && deleted.code == Some(0);
+                return Ok(told(i32::from(!enough), format!("{at} ops; {}", deleted.stdout)));
+            }
+            if !added.stdout.contains("no-such-link") {
+                return Ok(told(1, format!("op {at} fails for another reason: {}", added.stdout)));
+            }
+            let after = self.everything(&attach.container)?;
+            if after != before {
+                let lines = |one: &str, two: &str| -> Vec<String> {
+                    one.lines().filter(|line| !two.lines().any(|other| other == *line)).map(str::to_owned).collect()
+                };
+                let (gone, left) = (lines(&before, &after), lines(&after, &before));
+                return Ok(told(1, format!("op {at}: gone: {gone:#?}, left: {left:#?}")));
+            }
+        }
+        bail!("no ADD succeeded in {MOST_OPS} attempts")
+    }
+
+    /// What an ADD that failed must leave alone, on the host and in a container.
+    fn everything(&self, container: &str) -> Result<String> {
+        let mut text = String::new();
+        for place in ["host", container] {
+            let step = self.look(place, EVERYTHING, What::Setup(0))?;
+            if step.code != Some(0) {
+                bail!("looking at {place} failed: {}", step.stderr);
+            }
+            text.push_str(&step.stdout);
+        }
+        Ok(text)
     }
 
     fn call(&self, verb: Verb, number: usize, conf: &Value, what: What) -> Result<Step> {

@@ -72,11 +72,6 @@ fn keys_of_the_specification_and_of_runtimes_are_known() {
 
 #[test]
 fn what_comes_later_says_so() {
-    for key in ["delegates", "select", "steps"] {
-        let error = err(json!({key: []}));
-        assert_eq!(error.code(), 2);
-        assert!(error.to_string().contains(&format!("key \"{key}\" is not supported by this version")), "{error}");
-    }
     let error = err(json!({"ledger": {"type": "kubernetes"}}));
     assert_eq!((error.code(), error.to_string().contains("ledger type \"kubernetes\"")), (2, true));
     assert_eq!(err(json!({"ledger": {"type": "redis"}})).code(), 7);
@@ -84,7 +79,17 @@ fn what_comes_later_says_so() {
 }
 
 #[test]
+fn steps_are_objects_with_a_type_that_exists() {
+    assert_eq!(ok(json!({"steps": []})).steps, []);
+    assert!(err(json!({"steps": {}})).to_string().starts_with("failed to load netconf: "));
+    assert!(err(json!({"steps": [{}]})).to_string().starts_with("steps.type is missing"));
+    let text = err(json!({"steps": [{"type": "nonsense"}]})).to_string();
+    assert!(text.starts_with("unknown step \"nonsense\" in \"steps\": weft has "), "{text}");
+}
+
+#[test]
 fn a_delegate_is_required_and_named() {
+    assert!(err(json!({"delegate": null, "steps": []})).to_string().starts_with("delegate is missing"));
     assert!(err(json!({"delegate": null})).to_string().starts_with("delegate is missing: say what to build"));
     assert!(err(json!({"delegate": {}})).to_string().starts_with("delegate.type is missing"));
     assert_eq!(err(json!({"delegate": {"type": "../sh"}})).to_string(), "invalid plugin name: ../sh");
@@ -175,7 +180,7 @@ fn the_kind_of_ipam_follows_its_type() {
     assert_eq!(kind(json!({})), None);
     assert_eq!(kind(json!({"type": ""})), None);
     assert_eq!(kind(json!({"type": "by-label"})), Some(IpamKind::Shipped("by-label".to_owned())));
-    assert_eq!(kind(json!({"type": "dhcp"})), Some(IpamKind::External("dhcp".to_owned())));
+    assert_eq!(kind(json!({"type": "dhcp"})), Some(IpamKind::Dhcp));
     let url = "oci://registry/repo:tag";
     assert_eq!(kind(json!({"type": "wasm", "policy": url})), Some(IpamKind::Wasm { policy: url.to_owned() }));
     assert_eq!(kind(json!({"type": "weft-ipam", "policy": "static"})), Some(IpamKind::Shipped("static".to_owned())));
@@ -193,7 +198,7 @@ fn del_reads_what_it_can() {
     let network = Network::parse_for_del(Persona::Weft, &conf, &is_shipped);
     assert_eq!(network.name, "net");
     assert_eq!(network.delegate.unwrap().kind, "ovs");
-    assert_eq!(network.ipam.unwrap().kind, IpamKind::External("dhcp".to_owned()));
+    assert_eq!(network.ipam.unwrap().kind, IpamKind::Dhcp);
     assert_eq!(network.prev_result, Some(json!({"a": 1})));
     for persona in Persona::all() {
         let network =

@@ -3,14 +3,16 @@
 mod settings;
 mod vlan;
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use weft_host_abi::types::Route;
 
 use self::settings::Settings;
 use super::addressing::{self, ARP_NOTIFY, Dad};
 use super::{Addressing, Delegate, DelegateError, Given, Input, IpamUse};
-use crate::cni::Object;
-use crate::plan::{Family, LinkRef, Need, Op, Plan, ResultShape};
+use crate::cni::{CniResult, Object};
+use crate::plan::{Family, ForgetNeighbours, LinkRef, Need, Op, Plan, ResultShape};
 
 /// See the module.
 pub(super) struct Bridge;
@@ -56,9 +58,13 @@ impl Delegate for Bridge {
         Settings::read(conf, cni_args).map(|_settings| ())
     }
 
-    fn needs(&self, conf: &Object) -> Result<Vec<Need>, DelegateError> {
+    fn needs(&self, conf: &Object, _previous: Option<&CniResult>) -> Result<Vec<Need>, DelegateError> {
         let settings = Settings::read(conf, &[])?;
         Ok(vec![Need::Link(LinkRef::host(settings.bridge))])
+    }
+
+    fn bare(&self, ifname: &str) -> Op {
+        Op::CreateVeth { container: ifname.to_owned(), host: String::new(), mtu: None, mac: None }
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {
@@ -83,6 +89,7 @@ impl Delegate for Bridge {
         if !settings.link_stays_down {
             ops.push(Op::WaitPort { link: host.to_owned() });
         }
+        ops.extend(settings.forget(input.addressing));
         if let Some(addressing) = input.addressing {
             ops.push(addressing::announce(name, &addressing.ips));
         }
@@ -119,6 +126,18 @@ impl Settings {
             ops.push(Op::MacSpoofCheck { link: host, mac });
         }
         ops
+    }
+
+    /// What the host may have learned of the addresses and of a MAC that was asked for. A random one is new to everybody.
+    fn forget(&self, addressing: Option<&Addressing>) -> Option<Op> {
+        let addresses: Vec<IpAddr> =
+            addressing.iter().flat_map(|addressing| &addressing.ips).map(|given| given.address.addr()).collect();
+        let mac = self.mac.map(|mac| (self.bridge.clone(), mac));
+        if addresses.is_empty() && mac.is_none() {
+            return None;
+        }
+        let link = if self.is_gateway && self.vlan != 0 { self.vlan_gateway() } else { self.bridge.clone() };
+        Some(Op::ForgetNeighbours(ForgetNeighbours { link, addresses, mac }))
     }
 
     /// Addresses and routes inside, and the gateway outside.

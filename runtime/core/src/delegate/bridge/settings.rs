@@ -2,7 +2,8 @@
 
 use super::vlan;
 use crate::cni::{Object, check_ifname};
-use crate::delegate::{DelegateError, keys};
+use crate::delegate::DelegateError;
+use crate::keys;
 use crate::plan::Mac;
 
 /// Name of the bridge where none is given.

@@ -6,7 +6,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::settings::Settings;
 use crate::cni::Object;
-use crate::delegate::{DelegateError, keys};
+use crate::delegate::DelegateError;
+use crate::keys;
 use crate::plan::Op;
 
 /// Highest VLAN id there is.

@@ -41,6 +41,7 @@ fn gateway_with_masquerade() {
             {"op": "forwarding", "family": "v4"},
             {"op": "masquerade", "address": "10.0.0.2/24"},
             {"op": "wait-port", "link": HOST},
+            { "op": "forget-neighbours", "link": "br7", "addresses": ["10.0.0.2"], "mac": null },
             {"op": "announce", "link": "eth0", "addresses": ["10.0.0.2"]},
         ])
     );
@@ -81,6 +82,7 @@ fn both_families_with_a_vlan_gateway() {
             "pin the MAC address of cni0.100",
             "enable IPv6 forwarding",
             "wait for port veth01020304 to come up",
+            "forget who had the attachment's addresses on cni0.100",
             "announce the addresses of eth0 (in the container)",
         ]
     );
@@ -261,7 +263,7 @@ fn dns_of_the_configuration_wins_only_where_it_is_set() {
 
 #[test]
 fn what_is_there_under_the_bridges_name_must_be_a_bridge() {
-    let needs = find("bridge").unwrap().needs(&Object::default()).unwrap();
+    let needs = find("bridge").unwrap().needs(&Object::default(), None).unwrap();
     assert_eq!(needs, [Need::Link(LinkRef::host("cni0"))]);
     assert!(layer2(json!({})).sees(LinkRef::host("cni0"), "bridge", 1500).plan().is_ok());
     let other = layer2(json!({})).sees(LinkRef::host("cni0"), "veth", 1500);

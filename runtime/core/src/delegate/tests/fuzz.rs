@@ -55,7 +55,7 @@ proptest! {
         let delegate = find(kind).unwrap();
         let valid = delegate.validate(&object, &[]);
         if valid.is_ok() {
-            prop_assert!(delegate.needs(&object).is_ok(), "what validates can say what it needs");
+            prop_assert!(delegate.needs(&object, None).is_ok(), "what validates can say what it needs");
         }
         let dns_ok = read_dns(&object).is_ok();
         prop_assume!(dns_ok);

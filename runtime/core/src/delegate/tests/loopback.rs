@@ -11,7 +11,7 @@ fn brings_lo_up_whatever_the_interface_name_is() {
     assert_eq!(serde_json::to_value(&plan.ops).unwrap(), json!([{"op": "link-up", "link": lo}]));
     assert_eq!(plan.result.interfaces, std::slice::from_ref(&lo));
     assert!(plan.result.observed_addresses);
-    assert_eq!(find("loopback").unwrap().needs(&Object::default()).unwrap(), [Need::Link(lo)]);
+    assert_eq!(find("loopback").unwrap().needs(&Object::default(), None).unwrap(), [Need::Link(lo)]);
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn dns_is_always_the_configurations() {
 
 #[test]
 fn the_parent_may_be_the_default_routes_link_on_either_side() {
-    let needs = |conf| find("macvlan").unwrap().needs(&Object::from_value(conf).unwrap()).unwrap();
+    let needs = |conf| find("macvlan").unwrap().needs(&Object::from_value(conf).unwrap(), None).unwrap();
     assert_eq!(needs(json!({"master": ""})), [Need::DefaultRouteLink(Side::Host)]);
     assert_eq!(needs(json!({"linkInContainer": true})), [Need::DefaultRouteLink(Side::Container)]);
     let inside = json!({"linkInContainer": true, "master": "net0"});

@@ -2,17 +2,22 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod bridge;
+mod dummy;
 mod fuzz;
+mod host_device;
+mod ipvlan;
 mod loopback;
 mod macvlan;
 mod ptp;
+mod tap;
+mod vlan;
 
 use serde_json::{Value, json};
 use weft_host_abi::types::{Attachment, Dns, Route};
 
 use super::*;
 use crate::cni::{Object, read_dns};
-use crate::plan::{LinkInfo, LinkRef, Side};
+use crate::plan::{DeviceLink, FoundDevice, LinkInfo, LinkRef, Side, Teardown};
 
 /// A call of a delegate; tests change what they are about.
 struct Call {
@@ -20,12 +25,13 @@ struct Call {
     conf: Value,
     cni_args: Vec<(String, String)>,
     addressing: Option<Addressing>,
+    previous: Option<CniResult>,
     observed: Observed,
 }
 
 impl Call {
     fn new(kind: &'static str, conf: Value) -> Self {
-        Self { kind, conf, cni_args: Vec::new(), addressing: None, observed: Observed::default() }
+        Self { kind, conf, cni_args: Vec::new(), addressing: None, previous: None, observed: Observed::default() }
     }
 
     fn with(mut self, ips: &[(&str, Option<&str>)], routes: &[(&str, Option<&str>)]) -> Self {
@@ -48,7 +54,11 @@ impl Call {
     }
 
     fn sees(mut self, link: LinkRef, kind: &str, mtu: u32) -> Self {
-        let info = LinkInfo { index: 7, mtu, mac: None, kind: kind.to_owned(), up: true, addresses: Vec::new() };
+        let info = LinkInfo { index: 7, mtu, kind: kind.to_owned(), up: true, ..LinkInfo::default() };
+        if link.side == Side::Host {
+            let name = link.name.clone();
+            self.observed.device = Some(FoundDevice::Link(DeviceLink { name, mtu, ..DeviceLink::default() }));
+        }
         self.observed.links.insert(link, info);
         self
     }
@@ -65,6 +75,7 @@ impl Call {
             attachment: &attachment,
             cni_args: &self.cni_args,
             addressing: self.addressing.as_ref(),
+            previous: self.previous.as_ref(),
             observed: &self.observed,
             dns: dns.as_ref(),
             fresh_ifname: "veth01020304",
@@ -99,11 +110,31 @@ fn and(mut conf: Value, key: &str, value: Value) -> Value {
 
 #[test]
 fn every_delegate_is_found_by_its_name() {
-    assert_eq!(kinds().collect::<Vec<_>>(), ["bridge", "ptp", "macvlan", "loopback"]);
+    let all = ["bridge", "ptp", "macvlan", "ipvlan", "vlan", "dummy", "host-device", "tap", "loopback"];
+    assert_eq!(kinds().collect::<Vec<_>>(), all);
     for kind in kinds() {
         assert_eq!(find(kind).unwrap().kind(), kind);
     }
-    assert!(find("ipvlan").is_none());
+    assert!(find("ovs").is_none());
+}
+
+/// What DEL does for an attachment that the stock plugin made is what it does for one of ours.
+#[test]
+fn the_bare_op_tears_the_same_link_down() {
+    for kind in kinds() {
+        let delegate = find(kind).unwrap();
+        let call =
+            Call::new(kind, json!({"master": "p", "device": "p"})).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[]);
+        let plan = call.sees(LinkRef::host("p"), "", 1500).plan().unwrap();
+        let links = |teardown: Teardown| match teardown {
+            Teardown::ReturnDevice(taken) => Some((taken.link(), "")),
+            Teardown::DeleteLink { container, kind, .. } => Some((container, kind)),
+            Teardown::LinkDown(link) => Some((link, "")),
+            _ => None,
+        };
+        let ours: Vec<_> = plan.ops.iter().filter_map(|op| links(op.teardown())).collect();
+        assert_eq!(ours, [links(delegate.bare("eth0").teardown()).unwrap()], "{kind}");
+    }
 }
 
 #[test]
@@ -117,16 +148,17 @@ fn a_plan_survives_the_journal() {
 
 #[test]
 fn an_empty_address_list_is_an_error_for_all_that_take_addresses() {
-    for kind in ["bridge", "ptp", "macvlan"] {
-        let call = Call::new(kind, json!({"master": "p"})).with(&[], &[]).sees(LinkRef::host("p"), "", 1500);
+    for kind in kinds().filter(|kind| find(kind).is_some_and(|delegate| delegate.ipam() != IpamUse::Never)) {
+        let call =
+            Call::new(kind, json!({"master": "p", "device": "p"})).with(&[], &[]).sees(LinkRef::host("p"), "", 1500);
         assert_eq!(call.error(), "IPAM plugin returned missing IP config", "{kind}");
     }
 }
 
 #[test]
 fn a_wrong_type_is_told_in_the_stock_words() {
-    for kind in ["bridge", "ptp", "macvlan"] {
-        let text = Call::new(kind, json!({"mtu": "big"})).error();
+    for kind in kinds().filter(|kind| find(kind).is_some_and(|delegate| delegate.keys().contains(&"mtu"))) {
+        let text = Call::new(kind, json!({"mtu": "big", "master": "p"})).error();
         assert_eq!(
             text, "failed to load netconf: json: cannot unmarshal string \"big\" into field mtu of type int",
             "{kind}"

@@ -119,5 +119,5 @@ fn where_addresses_may_clash_detection_is_waited_for_once() {
 
 #[test]
 fn nothing_is_looked_up_beforehand() {
-    assert!(find("ptp").unwrap().needs(&Object::default()).unwrap().is_empty());
+    assert!(find("ptp").unwrap().needs(&Object::default(), None).unwrap().is_empty());
 }

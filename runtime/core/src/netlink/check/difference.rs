@@ -5,6 +5,7 @@ use std::fmt;
 use ipnet::IpNet;
 use weft_host_abi::types::Route;
 
+use super::{ChildDifference, StepDifference};
 use crate::plan::{Family, LinkRef, Mac};
 
 /// Something that is not as the plan left it. Displays as the reference plugins would say it.
@@ -103,11 +104,29 @@ pub enum Difference {
         /// The family.
         family: Family,
     },
+    /// A child of another link is not as it was made.
+    Child(ChildDifference),
+    /// A sysctl that the host depends on has another value.
+    Sysctl {
+        /// Its path below `/proc/sys/net`.
+        key: String,
+        /// The value it should have.
+        want: String,
+    },
+    /// An address is no source of a zone of firewalld.
+    NoSource {
+        /// The address.
+        address: std::net::IpAddr,
+        /// The zone.
+        zone: String,
+    },
     /// Elements of the nftables sets are missing.
     Elements {
         /// What they are for.
         op: String,
     },
+    /// Something that a step did.
+    Step(StepDifference),
 }
 
 impl fmt::Display for Difference {
@@ -149,6 +168,10 @@ impl fmt::Display for Difference {
             }
             Self::Forwarding { family: Family::V4 } => write!(f, "IPv4 forwarding is off"),
             Self::Forwarding { family: Family::V6 } => write!(f, "IPv6 forwarding is off"),
+            Self::Child(difference) => difference.fmt(f),
+            Self::Step(difference) => difference.fmt(f),
+            Self::Sysctl { key, want } => write!(f, "net/{key} is not {want}"),
+            Self::NoSource { address, zone } => write!(f, "failed to find the address {address} in {zone} zone"),
             Self::Elements { op } => write!(f, "nftables elements are missing: {op}"),
         }
     }

@@ -1,15 +1,25 @@
 //! CHECK: what of a plan netlink does not show.
 
+mod children;
+mod device;
 mod difference;
+mod filter;
+mod since;
+mod step_difference;
+mod steps;
+mod tap;
 
+pub use children::ChildDifference;
 pub use difference::Difference;
+pub use since::Since;
+pub use step_difference::StepDifference;
 
 use ipnet::IpNet;
 use weft_host_abi::types::Route;
 
+use super::Executor;
 use super::error::{Doing, NetlinkError};
 use super::rtnl::{DEFAULT_TABLE, Link, Lookup, RouteSpec};
-use super::{Executor, nft, sysctl};
 use crate::plan::{Family, LinkRef, Mac, Op, Plan};
 
 impl Executor {
@@ -20,9 +30,18 @@ impl Executor {
     /// # Errors
     /// The kernel refuses to show something.
     pub fn check(&mut self, plan: &Plan) -> Result<Vec<Difference>, NetlinkError> {
+        self.check_since(plan, &Since::default())
+    }
+
+    /// As `check`, of a plan after which other plugins of the chain had their turn.
+    ///
+    /// # Errors
+    /// As `check`.
+    pub fn check_since(&mut self, plan: &Plan, since: &Since) -> Result<Vec<Difference>, NetlinkError> {
+        let since = since.clone().and(&plan.ops);
         let mut differences = Vec::new();
         for op in &plan.ops {
-            self.check_op(op, &mut differences)?;
+            self.check_op(op, &since, &mut differences)?;
         }
         for difference in &mut differences {
             if let Difference::NoHostLink { name, bridge } = difference {
@@ -35,13 +54,22 @@ impl Executor {
         Ok(differences)
     }
 
-    fn check_op(&mut self, op: &Op, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check_op(&mut self, op: &Op, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
         match op {
             Op::EnsureBridge { name, promisc, .. } => self.check_bridge(name, *promisc, found),
-            Op::CreateVeth { container, host, mac, .. } => self.check_veth(container, host, *mac, found),
+            Op::CreateVeth { container, host, mac, .. } => {
+                self.check_veth(container, host, since.mac(container, *mac), found)
+            }
             Op::CreateMacvlan { name, mac, .. } => {
                 let link = LinkRef::container(name.as_str());
-                self.check_container_link(&link, "macvlan", *mac, found).map(drop)
+                self.check_container_link(&link, "macvlan", since.mac(name, *mac), found).map(drop)
+            }
+            Op::CreateIpvlan(op) => self.check_ipvlan(op, found),
+            Op::CreateVlan(op) => self.check_vlan(op, found),
+            Op::CreateTap(op) => self.check_tap(op, found),
+            Op::TakeDevice(op) => self.check_device(op, found),
+            Op::CreateDummy(op) => {
+                self.check_container_link(&LinkRef::container(op.name.as_str()), "dummy", None, found).map(drop)
             }
             Op::BridgePort { link, bridge, hairpin, isolated } => {
                 self.check_port(link, bridge, (*hairpin, *isolated), found)
@@ -54,46 +82,39 @@ impl Executor {
                 }
                 Ok(())
             }
-            Op::AddAddress { link, address } => self.check_address(link, *address, true, found),
+            Op::AddAddress { link, address } => self.check_address(link, *address, Some(since), found),
             Op::EnsureAddress { link, address, .. } => {
-                self.check_address(&LinkRef::host(link.as_str()), *address, false, found)
+                self.check_address(&LinkRef::host(link.as_str()), *address, None, found)
             }
-            Op::LinkUp { link } => {
-                match self.look(link)? {
-                    Some(there) if there.up => {}
-                    Some(_) => found.push(Difference::Down { link: link.clone() }),
-                    None => found.push(Difference::NoLink { link: link.clone() }),
-                }
-                Ok(())
-            }
-            Op::AddRoute { link, route, .. } => self.check_route(link, route, found),
-            Op::Forwarding { family } => {
-                let key = match family {
-                    Family::V4 => "ipv4/ip_forward",
-                    Family::V6 => "ipv6/conf/all/forwarding",
-                };
-                if sysctl::read(key)?.as_deref() != Some("1") {
-                    found.push(Difference::Forwarding { family: *family });
-                }
-                Ok(())
-            }
-            Op::Masquerade { .. } | Op::MacSpoofCheck { .. } => {
-                for element in nft::elements(op) {
-                    if !self.nft()?.has(&element)? {
-                        found.push(Difference::Elements { op: op.to_string() });
-                        break;
-                    }
-                }
-                Ok(())
-            }
+            Op::LinkUp { link } => self.check_up(link, found),
+            Op::AddRoute { link, route, .. } => self.check_route(link, route, since, found),
+            Op::Forwarding { family } => filter::check_forwarding(*family, found),
+            Op::Masquerade { .. }
+            | Op::MacSpoofCheck { .. }
+            | Op::HostPort(_)
+            | Op::Accept(_)
+            | Op::IngressPolicy(_) => self.check_filters(op, found),
+            Op::RouteLocalnet(route) => self.check_route_localnet(route, found),
+            Op::FirewalldSource(source) => self.check_firewalld(source, found),
             Op::Sysctl { .. }
             | Op::EnableIpv6 { .. }
             | Op::WaitAddresses { .. }
             | Op::DropConnectedRoute { .. }
             | Op::PinMac { .. }
             | Op::WaitPort { .. }
+            | Op::ForgetNeighbours(_)
             | Op::Announce { .. } => Ok(()),
+            step => self.check_step(step, found),
         }
+    }
+
+    fn check_up(&self, link: &LinkRef, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        match self.look(link)? {
+            Some(there) if there.up => {}
+            Some(_) => found.push(Difference::Down { link: link.clone() }),
+            None => found.push(Difference::NoLink { link: link.clone() }),
+        }
+        Ok(())
     }
 
     fn look(&self, link: &LinkRef) -> Result<Option<Link>, NetlinkError> {
@@ -192,7 +213,7 @@ impl Executor {
         &self,
         link: &LinkRef,
         address: IpNet,
-        routed: bool,
+        routed: Option<&Since>,
         found: &mut Vec<Difference>,
     ) -> Result<(), NetlinkError> {
         // A missing link is reported by its own op; the address is missing either way.
@@ -205,8 +226,9 @@ impl Executor {
         let addresses = rtnl.addresses(there.index, Some(family)).doing(doing)?;
         if !addresses.iter().any(|one| one.net == address) {
             found.push(Difference::Address { address, link: link.clone() });
-        } else if routed {
-            let routes = rtnl.routes(family, Some(DEFAULT_TABLE), None).doing(|| "failed to list routes")?;
+        } else if let Some(since) = routed {
+            let routes =
+                rtnl.routes(family, since.table(link, DEFAULT_TABLE), None).doing(|| "failed to list routes")?;
             let network = address.trunc();
             // The network of a host address has no route of its own in IPv4.
             let host = address.prefix_len() == address.max_prefix_len();
@@ -217,13 +239,19 @@ impl Executor {
         Ok(())
     }
 
-    fn check_route(&self, link: &LinkRef, route: &Route, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    fn check_route(
+        &self,
+        link: &LinkRef,
+        route: &Route,
+        since: &Since,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         let Some(rtnl) = self.rtnl(link.side) else {
             return Err(NetlinkError::NoContainer { op: format!("looking at {link}") });
         };
         let table = route.table.unwrap_or(DEFAULT_TABLE);
         let family = Family::of(route.dst.addr());
-        let routes = rtnl.routes(family, Some(table), None).doing(|| "failed to list routes")?;
+        let routes = rtnl.routes(family, since.table(link, table), None).doing(|| "failed to list routes")?;
         let default = route.dst.prefix_len() == 0;
         // The gateway of a default route is not compared, as in the reference plugins.
         let same = |there: RouteSpec| {

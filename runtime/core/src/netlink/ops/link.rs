@@ -1,16 +1,16 @@
-//! Links of the container: veth pairs, macvlans, bringing them up, announcing them.
+//! Links of the container: veth pairs, bringing links up, announcing them. Children of a parent are in `children`.
 
 use std::net::IpAddr;
 
-use rtnetlink::packet_route::link::{InfoData, InfoMacVlan, InfoVeth, LinkAttribute, LinkMessage, MacVlanMode, State};
-use rtnetlink::{LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, State};
+use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::Session;
 use crate::netlink::error::{Doing, NetlinkError};
 use crate::netlink::rtnl::{Link, Lookup, change, random_mac};
 use crate::netlink::sysctl::{self, Of};
 use crate::netlink::undo::Inverse;
-use crate::plan::{LinkRef, Mac, MacvlanMode, Op, Side};
+use crate::plan::{LinkRef, Mac, Side};
 
 /// How many queues of either kind a link has.
 const TX: fn(u32) -> LinkAttribute = LinkAttribute::NumTxQueues;
@@ -83,39 +83,6 @@ impl Session<'_> {
         Ok(())
     }
 
-    pub(super) fn create_macvlan(&mut self, op: &Op) -> Result<(), NetlinkError> {
-        let Op::CreateMacvlan { name, parent, mode, mtu, mac, bc_queue_len } = op else { return Ok(()) };
-        let netns = self.container_fd(op)?;
-        let lower = self.index(parent)?;
-        let mut builder = LinkMacVlan::new(name, lower, kernel_mode(*mode));
-        if let Some(mtu) = mtu {
-            builder = builder.mtu(*mtu);
-        }
-        if let Some(mac) = mac {
-            builder = builder.address(mac.0.to_vec());
-        }
-        if let Some(length) = bc_queue_len {
-            builder = builder.append_info_data(InfoMacVlan::BcQueueLen(*length));
-        }
-        let link = LinkRef::container(name.as_str());
-        let announced = match parent.side {
-            // Announced in the container's namespace, where the asking socket hears nothing.
-            Side::Host => self.make(Side::Host, builder.setns_by_fd(netns).build(), &link)?.filter(|_announced| false),
-            Side::Container => self.make(Side::Container, builder.build(), &link)?,
-        };
-        let found = match announced {
-            Some(found) => found,
-            None => self.link(&link)?.clone(),
-        };
-        self.log(format!("delete {link}"), Inverse::DeleteLink { side: Side::Container, index: found.index });
-        self.made(link, found);
-        Ok(())
-    }
-
-    fn make(&self, side: Side, message: LinkMessage, link: &LinkRef) -> Result<Option<Link>, NetlinkError> {
-        self.side(side, link)?.create_link(message).doing(|| format!("failed to create macvlan {:?}", link.name))
-    }
-
     pub(super) fn link_up(&mut self, link: &LinkRef) -> Result<(), NetlinkError> {
         let made = self.is_made(link);
         let found = self.link(link)?;
@@ -168,20 +135,11 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn container_fd(&self, op: &impl ToString) -> Result<i32, NetlinkError> {
+    pub(super) fn container_fd(&self, op: &impl ToString) -> Result<i32, NetlinkError> {
         let container = self.executor.container.as_ref();
         container
             .map(|container| container.netns.raw_fd())
             .ok_or_else(|| NetlinkError::NoContainer { op: op.to_string() })
-    }
-}
-
-fn kernel_mode(mode: MacvlanMode) -> MacVlanMode {
-    match mode {
-        MacvlanMode::Bridge => MacVlanMode::Bridge,
-        MacvlanMode::Private => MacVlanMode::Private,
-        MacvlanMode::Vepa => MacVlanMode::Vepa,
-        MacvlanMode::Passthru => MacVlanMode::Passthrough,
     }
 }
 

@@ -5,11 +5,23 @@
 
 mod address;
 mod bridge;
+mod children;
+mod device;
+mod filter;
 mod link;
+mod neighbour;
 mod route;
+mod sbr;
+mod shaping;
 mod sysctls;
+mod tap;
+mod tuning;
 mod vlan;
+mod vrf;
 mod wait;
+
+pub(super) use sbr::{FIRST_TABLE, Placed, table_of};
+pub(super) use tuning::changes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +30,7 @@ use super::presence::Presence;
 use super::rtnl::{Link, Lookup, Rtnl};
 use super::undo::{Inverse, Logged, Newcomers};
 use super::{Applied, Executor, nft};
-use crate::plan::{LinkInfo, LinkRef, Op, Plan, Side};
+use crate::plan::{HostPort, LinkInfo, LinkRef, Op, Plan, Side};
 
 /// A plan being applied.
 struct Session<'a> {
@@ -43,26 +55,41 @@ impl Executor {
     /// # Errors
     /// The op that failed and why. Everything before it is undone by then; what could not be is in the error.
     pub fn apply(&mut self, plan: &Plan) -> Result<Applied, ApplyError> {
+        let mut applied = Applied::default();
+        match self.extend(&mut applied, plan) {
+            Ok(()) => Ok(applied),
+            Err(error) => Err(ApplyError { leftovers: self.undo(applied), ..error }),
+        }
+    }
+
+    /// Applies more on top of what was applied, for a plan whose addresses only its link can tell.
+    ///
+    /// # Errors
+    /// The op that failed and why. Nothing is undone: `applied` has what there is to undo.
+    pub fn extend(&mut self, applied: &mut Applied, plan: &Plan) -> Result<(), ApplyError> {
         if self.presence.is_none() {
             self.presence = Presence::enter();
         }
         let mut session = Session {
             executor: self,
             plan,
-            links: BTreeMap::new(),
-            made: BTreeSet::new(),
+            links: std::mem::take(&mut applied.known),
+            made: std::mem::take(&mut applied.made),
             pins: Vec::new(),
             settled: BTreeMap::new(),
             filtered: false,
-            log: Vec::new(),
+            log: std::mem::take(&mut applied.log),
         };
         let outcome = session.run();
-        let log = session.log;
+        (applied.known, applied.made, applied.log) = (session.links, session.made, session.log);
         match outcome {
-            Ok(links) => Ok(Applied { links, log }),
+            Ok(links) => {
+                applied.links = links;
+                Ok(())
+            }
             Err((at, cause)) => {
                 let op = plan.ops.get(at).map_or_else(|| "read the links of the result".to_owned(), Op::to_string);
-                Err(ApplyError { at, op, cause, leftovers: self.roll_back(log) })
+                Err(ApplyError { at, op, cause, leftovers: Vec::new() })
             }
         }
     }
@@ -89,7 +116,14 @@ impl Session<'_> {
     }
 
     fn apply(&mut self, at: usize, op: &Op) -> Result<(), NetlinkError> {
-        if !matches!(op, Op::WaitPort { .. } | Op::WaitAddresses { .. } | Op::Announce { .. } | Op::PinMac { .. }) {
+        if !matches!(
+            op,
+            Op::WaitPort { .. }
+                | Op::WaitAddresses { .. }
+                | Op::ForgetNeighbours(_)
+                | Op::Announce { .. }
+                | Op::PinMac { .. }
+        ) {
             self.settled.clear();
         }
         match op {
@@ -98,6 +132,11 @@ impl Session<'_> {
             }
             Op::CreateVeth { container, host, mtu, mac } => self.create_veth(container, host, *mtu, *mac),
             Op::CreateMacvlan { .. } => self.create_macvlan(op),
+            Op::CreateIpvlan(op) => self.create_ipvlan(op),
+            Op::CreateVlan(op) => self.create_vlan(op),
+            Op::CreateDummy(op) => self.create_dummy(op),
+            Op::CreateTap(op) => self.create_tap(op),
+            Op::TakeDevice(op) => self.take_device(op),
             Op::BridgePort { link, bridge, hairpin, isolated } => self.bridge_port(link, bridge, *hairpin, *isolated),
             Op::BridgeVlans { link, drop_existing, pvid, tagged } => {
                 self.bridge_vlans(link, *drop_existing, *pvid, tagged)
@@ -118,11 +157,27 @@ impl Session<'_> {
                 Ok(())
             }
             Op::Forwarding { family } => self.forwarding(*family),
-            Op::Masquerade { .. } | Op::MacSpoofCheck { .. } => self.filters(),
+            Op::Masquerade { .. }
+            | Op::MacSpoofCheck { .. }
+            | Op::HostPort(_)
+            | Op::Accept(_)
+            | Op::IngressPolicy(_) => self.filters(),
+            Op::RouteLocalnet(route) => self.route_localnet(route),
+            Op::FirewalldSource(source) => self.firewalld_source(source),
             Op::WaitPort { link } => self.wait_port(link),
+            Op::ForgetNeighbours(op) => {
+                self.forget_neighbours(op);
+                Ok(())
+            }
             Op::Announce { link, addresses } => self.announce(&LinkRef::container(link.as_str()), addresses),
+            Op::TuneLink(op) => self.tune_link(op),
+            Op::SourceRoutes(op) => self.source_routes(op),
+            Op::JoinVrf(op) => self.join_vrf(op),
+            Op::LimitRate(op) => self.limit_rate(op),
+            Op::CreateIfb(op) => self.create_ifb(op),
+            Op::RedirectIngress(op) => self.redirect_ingress(op),
             // Only reached without a container: with one, these were a run of sysctls.
-            Op::EnableIpv6 { .. } => Err(NetlinkError::NoContainer { op: op.to_string() }),
+            Op::EnableIpv6 { .. } | Op::TuneSysctl(_) => Err(NetlinkError::NoContainer { op: op.to_string() }),
         }
     }
 
@@ -132,9 +187,14 @@ impl Session<'_> {
         if std::mem::replace(&mut self.filtered, true) {
             return Ok(());
         }
-        let elements: Vec<_> = self.plan.ops.iter().flat_map(nft::elements).collect();
-        let added = self.executor.nft()?.add(&elements)?;
+        let added = self.executor.nft()?.add(&nft::Content::of(&self.plan.ops))?;
+        // Undone in the other order: flows are forgotten once nothing leads them here any more.
+        let ports: Vec<HostPort> = self.host_ports().cloned().collect();
+        if !ports.is_empty() {
+            self.log("forget flows to the host ports", Inverse::Flows(ports));
+        }
         self.log("remove the nftables elements", Inverse::Elements(added));
+        self.forget_flows();
         Ok(())
     }
 
@@ -142,6 +202,9 @@ impl Session<'_> {
     fn result_links(&mut self) -> Result<BTreeMap<LinkRef, LinkInfo>, NetlinkError> {
         let shape = &self.plan.result;
         let mut found = BTreeMap::new();
+        if shape.unmanaged {
+            return Ok(found);
+        }
         for (at, link) in shape.interfaces.iter().enumerate() {
             let index = self.index(link)?;
             let rtnl = self.rtnl(link)?;

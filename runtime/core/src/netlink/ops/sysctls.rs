@@ -13,6 +13,8 @@ use crate::plan::{Family, LinkRef, Op, Side};
 pub(super) enum Job {
     /// One key.
     Write { key: String, value: String, required: bool, remember: bool },
+    /// One key that a configuration names: it may be one that can only be written, or whose writing does something.
+    Tune { key: String, value: String, remember: bool },
     /// IPv6 for a link.
     Ipv6 { link: String, remember: bool },
 }
@@ -27,7 +29,7 @@ impl Session<'_> {
             return Vec::new();
         }
         let run = self.plan.ops.iter().skip(at).map_while(|op| match op {
-            Op::Sysctl { side: Side::Container, .. } | Op::EnableIpv6 { .. } => self.job(op),
+            Op::Sysctl { side: Side::Container, .. } | Op::EnableIpv6 { .. } | Op::TuneSysctl(_) => self.job(op),
             _ => None,
         });
         run.collect()
@@ -74,10 +76,12 @@ impl Session<'_> {
     fn job(&self, op: &Op) -> Option<Job> {
         match op {
             Op::Sysctl { side, key, value, required } => {
-                // Keys of a link that the plan made go away with it.
-                let made =
-                    link_of(key).is_some_and(|name| self.is_made(&LinkRef { side: *side, name: name.to_owned() }));
-                Some(Job::Write { key: key.clone(), value: value.clone(), required: *required, remember: !made })
+                let remember = !self.goes_with_link(*side, key);
+                Some(Job::Write { key: key.clone(), value: value.clone(), required: *required, remember })
+            }
+            Op::TuneSysctl(tune) => {
+                let remember = !self.goes_with_link(Side::Container, &tune.key);
+                Some(Job::Tune { key: tune.key.clone(), value: tune.value.clone(), remember })
             }
             Op::EnableIpv6 { link } => {
                 let made = self.is_made(&LinkRef::container(link.as_str()));
@@ -85,6 +89,11 @@ impl Session<'_> {
             }
             _ => None,
         }
+    }
+
+    /// Keys of a link that the plan made go away with it.
+    fn goes_with_link(&self, side: Side, key: &str) -> bool {
+        link_of(key).is_some_and(|name| self.is_made(&LinkRef { side, name: name.to_owned() }))
     }
 
     fn remember(&mut self, side: Side, mut old: Old) {
@@ -109,7 +118,7 @@ impl Job {
     /// Whether it needs no other keys than those of links.
     fn is_of_a_link(&self) -> bool {
         match self {
-            Self::Write { key, .. } => Confs::has(key),
+            Self::Write { key, .. } | Self::Tune { key, .. } => Confs::has(key),
             Self::Ipv6 { .. } => true,
         }
     }
@@ -121,6 +130,7 @@ impl Job {
                 let outcome = write(of, (key, value), *remember, old);
                 if *required { outcome } else { outcome.or(Ok(())) }
             }
+            Self::Tune { key, value, remember } => tune(of, (key, value), *remember, old),
             Self::Ipv6 { link, remember } => enable_ipv6(of, link, *remember, old),
         }
     }
@@ -139,6 +149,18 @@ fn write(of: Of<'_>, (key, value): (&str, &str), remember: bool, old: &mut Old) 
             Ok(())
         }
     }
+}
+
+/// Writes a key whatever it has now.
+fn tune(of: Of<'_>, (key, value): (&str, &str), remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
+    let now = match of.read(key) {
+        Ok(now) => now,
+        Err(error) if sysctl::is_forbidden(&error) => None,
+        Err(error) => return Err(error),
+    };
+    of.write(key, value)?;
+    old.extend(now.filter(|now| remember && now != value).map(|now| (key.to_owned(), now)));
+    Ok(())
 }
 
 /// What the reference plugins do before a link gets its first IPv6 address.

@@ -3,13 +3,13 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use rtnetlink::packet_route::link::{
-    InfoBridgePort, InfoKind, InfoPortData, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo as Info,
-    LinkMessage, State,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVrf, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader,
+    LinkInfo as Info, LinkMessage, State,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkBridgePort, LinkUnspec};
 
-use super::{How, Rtnl};
+use super::{Child, How, Rtnl};
 use crate::netlink::error::Fault;
 use crate::plan::{LinkInfo, Mac};
 
@@ -23,7 +23,11 @@ pub(in crate::netlink) struct Link {
     pub(in crate::netlink) mac: Option<Mac>,
     pub(in crate::netlink) mtu: u32,
     pub(in crate::netlink) up: bool,
+    /// Switched on by somebody; `promiscuity` also counts bridges and captures that need it.
     pub(in crate::netlink) promisc: bool,
+    pub(in crate::netlink) promiscuity: u32,
+    pub(in crate::netlink) allmulti: bool,
+    pub(in crate::netlink) tx_queue_length: u32,
     pub(in crate::netlink) state: State,
     /// Index of the bridge it is a port of.
     pub(in crate::netlink) master: Option<u32>,
@@ -31,6 +35,15 @@ pub(in crate::netlink) struct Link {
     pub(in crate::netlink) other: Option<u32>,
     pub(in crate::netlink) hairpin: bool,
     pub(in crate::netlink) isolated: bool,
+    pub(in crate::netlink) child: Option<Child>,
+    /// `ifalias`.
+    pub(in crate::netlink) alias: Option<String>,
+    /// The hardware address, of whatever length.
+    pub(in crate::netlink) hardware: Vec<u8>,
+    /// The hardware address that is burnt in, if any.
+    pub(in crate::netlink) permanent: Vec<u8>,
+    /// The routing table of a VRF.
+    pub(in crate::netlink) vrf_table: Option<u32>,
 }
 
 /// How a link is found.
@@ -85,17 +98,32 @@ impl Link {
             mtu: 0,
             up: flags.contains(LinkFlags::Up),
             promisc: flags.contains(LinkFlags::Promisc),
+            promiscuity: 0,
+            allmulti: flags.contains(LinkFlags::Allmulti),
+            tx_queue_length: 0,
             state: State::Unknown,
             master: None,
             other: None,
             hairpin: false,
             isolated: false,
+            child: None,
+            alias: None,
+            hardware: Vec::new(),
+            permanent: Vec::new(),
+            vrf_table: None,
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
-                LinkAttribute::Address(octets) => link.mac = <[u8; 6]>::try_from(octets).ok().map(Mac),
+                LinkAttribute::Address(octets) => {
+                    link.mac = <[u8; 6]>::try_from(octets.as_slice()).ok().map(Mac);
+                    link.hardware = octets;
+                }
+                LinkAttribute::PermAddress(octets) => link.permanent = octets,
+                LinkAttribute::IfAlias(alias) => link.alias = Some(alias).filter(|alias| !alias.is_empty()),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::Promiscuity(count) => link.promiscuity = count,
+                LinkAttribute::TxQueueLen(length) => link.tx_queue_length = length,
                 LinkAttribute::OperState(state) => link.state = state,
                 LinkAttribute::Controller(index) => link.master = Some(index),
                 LinkAttribute::Link(index) => link.other = Some(index),
@@ -111,6 +139,13 @@ impl Link {
             match info {
                 Info::Kind(InfoKind::Other(kind)) => self.kind = kind,
                 Info::Kind(kind) => self.kind = kind.to_string(),
+                Info::Data(InfoData::Vrf(items)) => {
+                    self.vrf_table = items.iter().find_map(|item| match item {
+                        InfoVrf::TableId(table) => Some(*table),
+                        _ => None,
+                    });
+                }
+                Info::Data(data) => self.child = Child::read(&data),
                 Info::PortData(InfoPortData::BridgePort(port)) => {
                     for item in port {
                         match item {
@@ -127,7 +162,17 @@ impl Link {
 
     /// As other modules see it.
     pub(in crate::netlink) fn info(&self, addresses: Vec<ipnet::IpNet>) -> LinkInfo {
-        LinkInfo { index: self.index, mtu: self.mtu, mac: self.mac, kind: self.kind.clone(), up: self.up, addresses }
+        LinkInfo {
+            index: self.index,
+            mtu: self.mtu,
+            mac: self.mac,
+            kind: self.kind.clone(),
+            up: self.up,
+            promiscuous: self.promisc,
+            all_multicast: self.allmulti,
+            tx_queue_length: self.tx_queue_length,
+            addresses,
+        }
     }
 }
 

@@ -4,20 +4,27 @@
 //! not look like success), and the kernel's own explanation of a refusal is kept.
 
 mod address;
+mod child;
 mod link;
+mod neighbour;
 mod route;
+mod rule;
 mod socket;
+mod tc;
 
 pub(super) use self::socket::RouteSocket;
 pub(super) use address::{Address, address_message, overlap};
+pub(super) use child::Child;
 pub(super) use link::{Link, Lookup, change, high_mac, port_flags, random_mac};
-pub(super) use route::{DEFAULT_TABLE, RouteSpec, route_message};
+pub(super) use route::{DEFAULT_TABLE, RouteSpec, in_table, route_message};
+pub(super) use rule::rule_message;
+pub(super) use tc::{Qdisc, Tbf, ingress_message, qdisc_selector, redirect_message, redirect_targets, tbf_message};
 
 use std::cell::{Cell, RefCell};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REQUEST,
-    NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_EXCL,
+    NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use nix::errno::Errno;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -55,13 +62,17 @@ struct Answer<'a> {
 
 /// How a request changes things.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum How {
+pub(in crate::netlink) enum How {
     /// Changes something that is there.
     Set,
     /// Makes something; an error if it is there.
     Create,
     /// Makes something; whether the same being there is an error is up to the kind of thing (routes).
     Append,
+    /// As `Append`, behind the others of its kind: of routes to the same destination the first counts.
+    Behind,
+    /// Makes something, instead of what is in its place.
+    Replace,
 }
 
 // === impl Rtnl ===
@@ -78,7 +89,7 @@ impl Rtnl {
     }
 
     /// Sends a request that changes something and waits for the acknowledgement.
-    pub(super) fn change(&self, message: RouteNetlinkMessage, how: How) -> Result<(), Fault> {
+    pub(in crate::netlink) fn change(&self, message: RouteNetlinkMessage, how: How) -> Result<(), Fault> {
         self.exchange(message, how.flags() | NLM_F_ACK).map(drop)
     }
 
@@ -89,6 +100,11 @@ impl Rtnl {
         how: How,
     ) -> Result<Option<RouteNetlinkMessage>, Fault> {
         self.exchange(message, how.flags() | NLM_F_ACK | NLM_F_ECHO).map(|answers| answers.into_iter().next())
+    }
+
+    /// Asks for one thing that the kernel shows by announcing it, which it does to the one who asks only on demand.
+    pub(super) fn ask_echo(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Fault> {
+        self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | NLM_F_ECHO)
     }
 
     /// Asks for one thing.
@@ -163,7 +179,7 @@ impl Rtnl {
 
 /// The messages of one datagram that answer the request with this number.
 fn answers(mut rest: &[u8], sequence: u32) -> impl Iterator<Item = Result<Answer<'_>, Fault>> {
-    let mut next = move || {
+    let next = move || {
         let &[a, b, c, d, e, f, g, h, i, j, k, l, ..] = rest else { return None };
         let length = u32::from_ne_bytes([a, b, c, d]) as usize;
         let Some(whole) = rest.get(..length).filter(|_| length >= NLMSG_HEADER) else {
@@ -226,6 +242,8 @@ impl How {
                 Self::Set => 0,
                 Self::Create => NLM_F_CREATE | NLM_F_EXCL,
                 Self::Append => NLM_F_CREATE,
+                Self::Behind => NLM_F_CREATE | NLM_F_APPEND,
+                Self::Replace => NLM_F_CREATE | NLM_F_REPLACE,
             }
     }
 }

@@ -62,6 +62,17 @@ pub(in crate::netlink) fn route_message(route: &RouteSpec) -> RouteMessage {
     message
 }
 
+/// The same route in another table.
+pub(in crate::netlink) fn in_table(mut message: RouteMessage, table: u32) -> RouteMessage {
+    message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    // Its age and use are the kernel's to tell.
+    message
+        .attributes
+        .retain(|attribute| !matches!(attribute, RouteAttribute::Table(_) | RouteAttribute::CacheInfo(_)));
+    message.attributes.push(RouteAttribute::Table(table));
+    message
+}
+
 fn packed(address: IpAddr) -> RouteAddress {
     address.into()
 }
@@ -152,12 +163,41 @@ impl Rtnl {
             .collect())
     }
 
+    /// Index of the link by which the host would reach an address; `None` where it has no route there.
+    pub(in crate::netlink) fn way_to(&self, address: Ipv4Addr) -> Result<Option<u32>, Fault> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.destination_prefix_length = 32;
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(address)));
+        let answer = match self.get(RouteNetlinkMessage::GetRoute(message)) {
+            Err(fault) if fault.is_no_way() => return Ok(None),
+            other => other?,
+        };
+        let RouteNetlinkMessage::NewRoute(message) = answer else { return Ok(None) };
+        Ok(message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        }))
+    }
+
     /// Adds a route next to those that are there; the very same one is refused.
     /// A message that was listed may be given as it came: what the kernel noted on it (no carrier just now, offloaded) it
     /// does not take back, only what somebody asked for.
     pub(in crate::netlink) fn add_route(&self, mut message: RouteMessage) -> Result<(), Fault> {
         message.header.flags &= RouteFlags::Onlink;
         self.change(RouteNetlinkMessage::NewRoute(message), How::Append)
+    }
+
+    /// As `add_route`, behind those to the same destination with the same priority.
+    pub(in crate::netlink) fn add_route_behind(&self, mut message: RouteMessage) -> Result<(), Fault> {
+        message.header.flags &= RouteFlags::Onlink;
+        self.change(RouteNetlinkMessage::NewRoute(message), How::Behind)
+    }
+
+    /// Adds a route in place of the one to the same destination with the same priority, where there is one.
+    pub(in crate::netlink) fn replace_route(&self, mut message: RouteMessage) -> Result<(), Fault> {
+        message.header.flags &= RouteFlags::Onlink;
+        self.change(RouteNetlinkMessage::NewRoute(message), How::Replace)
     }
 
     /// Removes a route; `false` when it is not there.

@@ -1,0 +1,56 @@
+//! `dummy`: a link that leads nowhere, to carry addresses.
+
+use super::addressing::{self, Dad};
+use super::{Delegate, DelegateError, Input, IpamUse};
+use crate::cni::{CniResult, Object};
+use crate::plan::{CreateDummy, Need, Op, Plan};
+
+/// See the module.
+pub(super) struct Dummy;
+
+impl Delegate for Dummy {
+    fn kind(&self) -> &'static str {
+        "dummy"
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn ipam(&self) -> IpamUse {
+        IpamUse::Required
+    }
+
+    fn without_ipam(&self) -> &'static str {
+        "dummy interface requires an IPAM configuration"
+    }
+
+    fn cni_args(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn validate(&self, _conf: &Object, _cni_args: &[(String, String)]) -> Result<(), DelegateError> {
+        Ok(())
+    }
+
+    fn needs(&self, _conf: &Object, _previous: Option<&CniResult>) -> Result<Vec<Need>, DelegateError> {
+        Ok(Vec::new())
+    }
+
+    fn bare(&self, ifname: &str) -> Op {
+        Op::CreateDummy(CreateDummy { name: ifname.to_owned() })
+    }
+
+    fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {
+        let addressing = input.addressing.unwrap_or(&addressing::NONE);
+        let ips = addressing::required(addressing)?;
+        let name = input.attachment.ifname.as_str();
+        let mut ops = vec![self.bare(name)];
+        let (routes, dad) = (&addressing.routes, Dad::for_addresses(addressing));
+        // Nobody is there to be told of the addresses.
+        addressing::Link { name, ips, routes, dad, notify: &[] }.configure(&mut ops);
+        // The one stock plugin that keeps IPAM's DNS, whatever the configuration says.
+        let result = addressing::only_link(name, addressing, Some(&addressing.dns));
+        Ok(Plan { ops, result, ..Plan::default() })
+    }
+}

@@ -1,0 +1,145 @@
+//! `host-device`: a device of the host goes to the container as it is. What is driven from user space (DPDK) stays where it is,
+//! and only gets addresses.
+
+use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY};
+use super::{Delegate, DelegateError, Input, IpamUse};
+use crate::cni::{CniResult, Object};
+use crate::keys;
+use crate::plan::{DeviceLink, DeviceQuery, FoundDevice, LinkRef, Need, Op, Plan, ResultShape, TakeDevice};
+
+/// See the module.
+pub(super) struct HostDevice;
+
+fn read(conf: &Object) -> Result<DeviceQuery, DelegateError> {
+    let text = |key: &str| Ok::<_, DelegateError>(conf.text(key).map_err(keys::mistyped)?.map(ToOwned::to_owned));
+    let (name, hardware) = (text("device")?, text("hwaddr")?);
+    let (kernel_path, pci) = (text("kernelpath")?, text("pciBusID")?);
+    let runtime = conf.object_or_empty("runtimeConfig").map_err(keys::mistyped)?;
+    let id = runtime.text("deviceID").map_err(keys::mistyped)?.map(ToOwned::to_owned);
+    // A field of the stock plugin that has no name of its own in JSON, and is read all the same.
+    let user_space = keys::flag(conf, "DPDKMode")?;
+    if [&name, &hardware, &kernel_path, &pci, &id].iter().all(|key| key.is_none()) {
+        let text = "specify either \"device\", \"hwaddr\", \"kernelpath\" or \"pciBusID\"".to_owned();
+        return Err(DelegateError::Conf(text));
+    }
+    // What a key that comes later says is not looked at.
+    let hardware = hardware.filter(|_| name.is_none()).map(|text| parse_hardware(&text)).transpose()?;
+    if let Some(path) = kernel_path.as_ref().filter(|_| name.is_none() && hardware.is_none()) {
+        check_path(path)?;
+    }
+    Ok(DeviceQuery { name, hardware, kernel_path, pci, id, user_space })
+}
+
+fn check_path(path: &str) -> Result<(), DelegateError> {
+    if path.starts_with("/sys/devices/") && !path.split('/').any(|part| part == "..") {
+        return Ok(());
+    }
+    let why = format!("kernel device path {path:?} must be absolute and begin with /sys/devices/");
+    Err(DelegateError::Conf(format!("failed to find host device: {why}")))
+}
+
+/// A hardware address as Go reads one: 6, 8 or 20 octets (Ethernet, EUI-64, InfiniBand), in groups of two digits between colons
+/// or dashes, or of four between dots.
+fn parse_hardware(text: &str) -> Result<Vec<u8>, DelegateError> {
+    let separator = text.chars().find(|c| !c.is_ascii_hexdigit());
+    let (separator, digits) = match separator {
+        Some(found @ (':' | '-')) => (found, 2),
+        _ => ('.', 4),
+    };
+    let mut octets = Vec::new();
+    let mut valid = true;
+    for group in text.split(separator) {
+        valid &= group.len() == digits && group.bytes().all(|c| c.is_ascii_hexdigit());
+        for pair in group.as_bytes().chunks(2) {
+            let octet = std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
+            octets.extend(octet);
+        }
+    }
+    if valid && matches!(octets.len(), 6 | 8 | 20) {
+        return Ok(octets);
+    }
+    let why = format!("failed to parse MAC address {text:?}: address {text}: invalid MAC address");
+    Err(DelegateError::Conf(format!("failed to find host device: {why}")))
+}
+
+fn take(name: &str, device: &DeviceLink) -> TakeDevice {
+    TakeDevice {
+        name: name.to_owned(),
+        device: device.name.clone(),
+        hardware: device.hardware.clone(),
+        mac: device.mac,
+        mtu: Some(device.mtu),
+        alias: device.alias.clone(),
+        physical: device.physical,
+    }
+}
+
+impl Delegate for HostDevice {
+    fn kind(&self) -> &'static str {
+        "host-device"
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &["device", "hwaddr", "kernelpath", "pciBusID", "DPDKMode"]
+    }
+
+    fn ipam(&self) -> IpamUse {
+        IpamUse::Optional
+    }
+
+    fn cni_args(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn validate(&self, conf: &Object, _cni_args: &[(String, String)]) -> Result<(), DelegateError> {
+        read(conf).map(|_query| ())
+    }
+
+    fn needs(&self, conf: &Object, _previous: Option<&CniResult>) -> Result<Vec<Need>, DelegateError> {
+        Ok(vec![Need::Device(read(conf)?)])
+    }
+
+    fn bare(&self, ifname: &str) -> Op {
+        Op::TakeDevice(TakeDevice {
+            name: ifname.to_owned(),
+            device: String::new(),
+            hardware: None,
+            mac: None,
+            mtu: None,
+            alias: None,
+            physical: false,
+        })
+    }
+
+    fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {
+        let name = input.attachment.ifname.as_str();
+        let ips = input.addressing.map(addressing::required).transpose()?;
+        let result = match input.addressing {
+            Some(addressing) => addressing::only_link(name, addressing, input.dns),
+            // The one stock plugin that says nothing of DNS at layer 2.
+            None => ResultShape { interfaces: vec![LinkRef::container(name)], ..ResultShape::default() },
+        };
+        let device = match &input.observed.device {
+            Some(FoundDevice::Link(device)) => device,
+            Some(FoundDevice::UserSpace) => {
+                return Ok(Plan { result: ResultShape { unmanaged: true, ..result }, ..Plan::default() });
+            }
+            Some(FoundDevice::Missing(text)) => return Err(DelegateError::Host(text.clone())),
+            None => {
+                return Err(DelegateError::Host(
+                    "failed to find host device: failed to find physical interface".to_owned(),
+                ));
+            }
+        };
+        let mut ops = vec![Op::TakeDevice(take(name, device))];
+        if let (Some(addressing), Some(ips)) = (input.addressing, ips) {
+            let (routes, dad) = (&addressing.routes, Dad::for_addresses(addressing));
+            // The kernel announces the addresses when the device comes up. Not by writing its MAC (`Announce`): not every device
+            // takes one.
+            addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY, NDISC_NOTIFY] }.configure(&mut ops);
+        } else {
+            ops.push(Op::LinkUp { link: LinkRef::container(name) });
+        }
+        Ok(Plan { ops, result, ..Plan::default() })
+    }
+}

@@ -1,0 +1,65 @@
+//! Configuration keys that several delegates and steps have, read one way. Pure.
+
+use crate::cni::{Mistyped, Object};
+use crate::plan::Mac;
+
+/// A key that cannot be used, in the stock plugins' words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct KeyError(pub String);
+
+/// A value of the wrong type, in the stock plugins' words.
+pub(crate) fn mistyped(error: Mistyped) -> KeyError {
+    KeyError(format!("failed to load netconf: {error}"))
+}
+
+/// `mtu`; 0 leaves it to the kernel.
+pub(crate) fn mtu(conf: &Object) -> Result<Option<u32>, KeyError> {
+    let Some(mtu) = conf.int("mtu").map_err(mistyped)? else { return Ok(None) };
+    let fits = u32::try_from(mtu).ok().filter(|mtu| i32::try_from(*mtu).is_ok());
+    let mtu = fits.ok_or_else(|| KeyError(format!("invalid MTU {mtu}, must be 0 or more")))?;
+    Ok((mtu != 0).then_some(mtu))
+}
+
+/// `ipMasq`, and that `ipMasqBackend` is one there is. Both backends mean the same here: weft always uses nftables.
+pub(crate) fn masquerade(conf: &Object) -> Result<bool, KeyError> {
+    match conf.str("ipMasqBackend").map_err(mistyped)? {
+        None | Some("iptables" | "nftables") => {}
+        Some(other) => return Err(KeyError(format!("unknown ipmasq backend {other:?}"))),
+    }
+    flag(conf, "ipMasq")
+}
+
+/// A boolean that is false where it is not set.
+pub(crate) fn flag(conf: &Object, key: &str) -> Result<bool, KeyError> {
+    Ok(conf.bool(key).map_err(mistyped)?.unwrap_or_default())
+}
+
+/// Whether the configuration names an IPAM plugin.
+pub(crate) fn has_ipam(conf: &Object) -> Result<bool, KeyError> {
+    let ipam = conf.object_or_empty("ipam").map_err(mistyped)?;
+    Ok(ipam.text("type").map_err(mistyped)?.is_some())
+}
+
+/// `runtimeConfig.mac`, the `mac` capability.
+pub(crate) fn runtime_mac(conf: &Object) -> Result<Option<String>, KeyError> {
+    let runtime = conf.object_or_empty("runtimeConfig").map_err(mistyped)?;
+    Ok(runtime.text("mac").map_err(mistyped)?.map(ToOwned::to_owned))
+}
+
+/// `args.cni.mac`.
+pub(crate) fn args_mac(conf: &Object) -> Result<Option<String>, KeyError> {
+    let args = conf.object_or_empty("args").map_err(mistyped)?.object_or_empty("cni").map_err(mistyped)?;
+    Ok(args.text("mac").map_err(mistyped)?.map(ToOwned::to_owned))
+}
+
+/// `MAC` of `CNI_ARGS`; of several the last, as the stock plugins have it.
+pub(crate) fn cni_args_mac(cni_args: &[(String, String)]) -> Option<String> {
+    let found = cni_args.iter().rev().find(|(key, _)| key == "MAC");
+    found.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
+}
+
+/// A MAC address out of a text; what is wrong with it is said in Go's words.
+pub(crate) fn parse_mac(text: &str) -> Result<Mac, String> {
+    text.parse().map_err(|_bad: crate::plan::BadMac| format!("address {text}: invalid MAC address"))
+}

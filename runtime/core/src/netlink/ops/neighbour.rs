@@ -1,0 +1,28 @@
+//! Forgetting who had an address before.
+
+use super::Session;
+use crate::plan::{ForgetNeighbours, LinkRef};
+
+impl Session<'_> {
+    /// Best effort: what could not be forgotten times out.
+    pub(super) fn forget_neighbours(&mut self, op: &ForgetNeighbours) {
+        let ForgetNeighbours { link, addresses, mac } = op;
+        let link = LinkRef::host(link.as_str());
+        // A link that this plan made has met nobody.
+        if !self.is_made(&link)
+            && let Ok(index) = self.index(&link)
+        {
+            for address in addresses {
+                self.executor.host.forget_neighbour(index, *address).ok();
+            }
+        }
+        let Some((bridge, mac)) = mac else { return };
+        let bridge = LinkRef::host(bridge.as_str());
+        if !self.is_made(&bridge)
+            && let Ok(index) = self.index(&bridge)
+        {
+            let ours = self.links.iter().find(|(_, link)| link.master == Some(index)).map(|(_, link)| link.index);
+            self.executor.host.forget_port_of(index, *mac, ours).ok();
+        }
+    }
+}

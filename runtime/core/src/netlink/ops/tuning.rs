@@ -1,0 +1,103 @@
+//! Attributes of container links that are there already.
+
+use rtnetlink::packet_route::link::LinkMessage;
+
+use super::Session;
+use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::rtnl::{DEFAULT_TABLE, Link, Lookup, change};
+use crate::netlink::undo::Inverse;
+use crate::plan::{Family, LinkAttributes, LinkRef, Mac, Side, TuneLink};
+
+/// A link with a smaller MTU has no IPv6: the kernel takes its addresses and routes away.
+const LEAST_IPV6_MTU: u32 = 1280;
+
+/// One attribute to be written.
+#[derive(Debug)]
+pub(in crate::netlink) struct Change {
+    /// What it is called in error texts.
+    pub(in crate::netlink) what: String,
+    pub(in crate::netlink) there: LinkMessage,
+    /// Writes what the link has now.
+    back: LinkMessage,
+    mac: Option<Mac>,
+    mtu: Option<u32>,
+}
+
+impl Session<'_> {
+    pub(super) fn tune_link(&mut self, tune: &TuneLink) -> Result<(), NetlinkError> {
+        let link = LinkRef::container(tune.link.as_str());
+        let made = self.is_made(&link);
+        let index = self.index(&link)?;
+        // What is remembered is from before other ops.
+        let doing = || format!("failed to lookup {link}");
+        let found = self.rtnl(&link)?.link(Lookup::Index(index)).doing(doing)?;
+        let found = found.ok_or_else(|| NetlinkError::NoLink { link: link.clone() })?;
+        for change in changes(&tune.set, &found) {
+            if !made {
+                self.remember_ipv6(&link, &found, change.mtu)?;
+                let inverse = Inverse::SetLink { side: Side::Container, message: Box::new(change.back) };
+                self.log(format!("restore the {} of {link}", change.what), inverse);
+            }
+            let doing = || format!("failed to set the {} of {:?}", change.what, link.name);
+            self.rtnl(&link)?.set_link(change.there).doing(doing)?;
+            if let Some(known) = self.links.get_mut(&link) {
+                known.mac = change.mac.or(known.mac);
+                known.mtu = change.mtu.unwrap_or(known.mtu);
+            }
+        }
+        Ok(())
+    }
+
+    /// Addresses and routes that a small MTU costs.
+    fn remember_ipv6(&mut self, link: &LinkRef, found: &Link, mtu: Option<u32>) -> Result<(), NetlinkError> {
+        if !mtu.is_some_and(|mtu| mtu < LEAST_IPV6_MTU && found.mtu >= LEAST_IPV6_MTU) {
+            return Ok(());
+        }
+        let rtnl = self.rtnl(link)?;
+        let family = Family::V6;
+        let doing = || format!("failed to list the addresses of {link}");
+        let addresses = rtnl.addresses(found.index, Some(family)).doing(doing)?;
+        let doing = || format!("failed to list the routes of {link}");
+        let routes = rtnl.routes(family, Some(DEFAULT_TABLE), Some(found.index)).doing(doing)?;
+        let addresses = addresses.into_iter().map(|address| address.message).collect();
+        let inverse = Inverse::RestoreAddresses { side: Side::Container, addresses, routes };
+        self.log(format!("put the IPv6 addresses of {link} back"), inverse);
+        Ok(())
+    }
+}
+
+/// What has to be written for a link to have these attributes, in the reference plugin's order. What it has already is not
+/// written.
+pub(in crate::netlink) fn changes(set: &LinkAttributes, now: &Link) -> Vec<Change> {
+    let index = now.index;
+    let of = |what: &str, there: LinkMessage, back: LinkMessage| Change {
+        what: what.to_owned(),
+        there,
+        back,
+        mac: None,
+        mtu: None,
+    };
+    let mut changes = Vec::new();
+    if let Some(mac) = set.mac.filter(|mac| now.mac != Some(*mac)) {
+        let back = now.mac.map_or_else(|| change(index), |mac| change(index).address(mac.0.to_vec()));
+        let there = change(index).address(mac.0.to_vec()).build();
+        changes.push(Change { mac: Some(mac), ..of("MAC address", there, back.build()) });
+    }
+    if let Some(on) = set.promiscuous.filter(|on| now.promisc != *on) {
+        let (there, back) = (change(index).promiscuous(on), change(index).promiscuous(!on));
+        changes.push(of("promiscuous mode", there.build(), back.build()));
+    }
+    if let Some(mtu) = set.mtu.filter(|mtu| now.mtu != *mtu) {
+        let (there, back) = (change(index).mtu(mtu), change(index).mtu(now.mtu));
+        changes.push(Change { mtu: Some(mtu), ..of("MTU", there.build(), back.build()) });
+    }
+    if let Some(on) = set.all_multicast.filter(|on| now.allmulti != *on) {
+        let (there, back) = (change(index).allmulticast(on), change(index).allmulticast(!on));
+        changes.push(of("all-multicast mode", there.build(), back.build()));
+    }
+    if let Some(length) = set.tx_queue_length.filter(|length| now.tx_queue_length != *length) {
+        let (there, back) = (change(index).txqueuelen(length), change(index).txqueuelen(now.tx_queue_length));
+        changes.push(of("transmit queue length", there.build(), back.build()));
+    }
+    changes
+}
