@@ -1,4 +1,4 @@
-//! Where the programs are: weft and weftctl next to the test binary, the reference plugins where Debian puts them.
+//! Where the programs are: weft and weftctl where cargo puts them, the reference plugins where Debian puts them.
 //!
 //! `WEFT_BIN`, `WEFTCTL_BIN` and `CNI_REFERENCE_DIR` name other places.
 
@@ -48,7 +48,7 @@ const REFERENCE: &str = "/usr/lib/cni";
 /// # Errors
 /// Says how to build it.
 pub fn weft() -> Result<PathBuf, String> {
-    binary("WEFT_BIN", "weft")
+    binary("WEFT_BIN", "../x86_64-unknown-linux-musl/release/weft")
 }
 
 /// The `weftctl` binary.
@@ -80,7 +80,7 @@ fn binary(variable: &str, name: &str) -> Result<PathBuf, String> {
     if path.is_file() {
         Ok(path)
     } else {
-        Err(format!("{name} is not built (cargo build --release -p {name}, or set {variable})"))
+        Err(format!("there is no {} (cargo weft && cargo weftctl, or set {variable})", path.display()))
     }
 }
 
