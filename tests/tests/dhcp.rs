@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use weft_tests::cni::Reply;
 use weft_tests::dhcp::{self, Daemon, Server, wait};
-use weft_tests::programs::{Installation, reference_dir};
+use weft_tests::process::{self, Place};
+use weft_tests::programs::{self, Installation, reference_dir};
 use weft_tests::sandbox;
 use weft_tests::suite::{Need, Suite};
 use weft_tests::world::{Attach, Subject, World};
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool("dnsmasq")];
     let macvlan = [&needs[..], &[Need::LinkKind("macvlan")]].concat();
     let reference = [&needs[..], &[Need::Reference]].concat();
+    let failing = [&needs[..], &[Need::WeftFailing, Need::Tool("sqlite3")]].concat();
     let stranger = [&needs[..], &[Need::Tool("perl"), Need::Tool("setpriv")]].concat();
     let mut suite = Suite::new();
     suite.test("bridge/life", &needs, || life(&Lan::bridge("weft")?, "192.168.1."));
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
     suite.test("gc", &needs, gc);
     suite.test("many-at-once", &needs, many_at_once);
     suite.test("late-failure-gives-back", &needs, late_failure_gives_back);
+    suite.test("rollback-at-every-op", &failing, rollback_at_every_op);
     suite.test("ptp-is-refused", &needs, ptp_is_refused);
     suite.test("ipv6", &needs, ipv6);
     suite.test("both-families", &needs, both_families);
@@ -210,6 +213,15 @@ fn life(lan: &Lan, prefix: &str) -> Result<()> {
     lan.quiet("CHECK", "a", Some(&result))?;
     let socket = dhcp::socket(&lan.world.borrow()).display().to_string();
     let status = lan.world.borrow().weftctl(&["agent", "--status", "--socket", &socket])?;
+    let text = [
+        "/usr/local/bin/weftctl",
+        "--state-dir",
+        &lan.world.borrow().state().display().to_string(),
+        "explain",
+        "cid-a",
+    ];
+    let explained = process::run(&lan.world.borrow().place()?, &text)?.text();
+    ensure!(explained.contains("a DHCP server") && explained.contains(&own), "{explained}");
     ensure!(status.pointer("/leases/0/state") == Some(&json!("is running")), "{status}");
     // The stock daemon's client identifier.
     let want = b"\0cid-a/lan/eth0".iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":");
@@ -477,7 +489,7 @@ fn two_agents() -> Result<()> {
     ] {
         let (state, socket) = (state.display().to_string(), socket.display().to_string());
         let argv = ["/usr/local/bin/weftctl", "--state-dir", &state, "agent", "--socket", &socket];
-        let error = weft_tests::process::run(&place, &argv).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        let error = process::run(&place, &argv).err().map(|error| format!("{error:#}")).unwrap_or_default();
         ensure!(error.contains(want), "{error}");
     }
     Ok(())
@@ -498,7 +510,7 @@ fn socket_is_for_root() -> Result<()> {
     let script = "$s = IO::Socket::UNIX->new(Peer => shift) or die; print <$s>";
     let path = socket.display().to_string();
     let argv = ["setpriv", "--reuid=65534", "--clear-groups", "perl", "-MIO::Socket::UNIX", "-e", script, &path];
-    let said = weft_tests::process::run(&world.place()?, &argv)?.text();
+    let said = process::run(&world.place()?, &argv)?.text();
     ensure!(said.contains("only root"), "{said}");
     Ok(())
 }
@@ -648,6 +660,50 @@ fn late_failure_gives_back() -> Result<()> {
     ensure!(lan.world.borrow_mut().container("a")?.line("ip link show eth0").is_err(), "the link is still there");
     ensure!(lan.world.borrow().claims()?.is_empty(), "claims");
     lan.quiet("DEL", "a", None)
+}
+
+/// Fails at each op in turn, of the link's plan and of what comes on top: nothing is left on the host, in the container, with
+/// the agent or with the server, until an ADD has no op left to fail at.
+fn rollback_at_every_op() -> Result<()> {
+    const MOST_OPS: usize = 40;
+    let mut lan = Lan::with(&[ONE, "--dhcp-option=121,10.7.0.0/16,192.168.1.9"], &[])?;
+    lan.conf["delegate"]["isGateway"] = json!(false);
+    let weft = lan.world.borrow().plugin("weft");
+    fs::remove_file(&weft).context("remove weft")?;
+    std::os::unix::fs::symlink(programs::weft_failing().map_err(anyhow::Error::msg)?, &weft)?;
+    let links = |place: &str| -> Result<String> {
+        let mut world = lan.world.borrow_mut();
+        // Names and MAC addresses. The state in between follows a port that went with a delay.
+        let text = world.netns(place)?.line("ip -br link")?.text();
+        let columns = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        Ok(columns.map(|line| format!("{:?} {:?}\n", line.first(), line.get(2))).collect())
+    };
+    let before = (links("host")?, links("a")?);
+    let mut asked = 0;
+    for at in 0..MOST_OPS {
+        let mut call = lan.world.borrow_mut().prepare("ADD", &Attach::eth0("a"), &lan.conf)?;
+        call.env.push(("WEFT_FAIL_AT".into(), at.to_string().into()));
+        let reply = lan.world.borrow().run(&call, "weft")?;
+        let acks = lan.server.borrow().count("DHCPACK", "192.168.1.5");
+        if reply.ok() {
+            ensure!(at > 5 && asked > 3, "only {at} ops, {asked} of them with a lease");
+            lan.quiet("DEL", "a", None)?;
+            return lan.leases_become(&[]);
+        }
+        let error = reply.error()?;
+        ensure!(error.msg.contains("no-such-link"), "op {at} fails for another reason: {error:?}");
+        ensure!((links("host")?, links("a")?) == before, "op {at}: links are left");
+        ensure!(lan.status()?.is_empty(), "op {at}: {:?}", lan.status());
+        let releases = lan.server.borrow().count("DHCPRELEASE", "192.168.1.5");
+        ensure!(releases == acks, "op {at}: {acks} leases and {releases} releases");
+        lan.leases_become(&[]).with_context(|| format!("op {at}"))?;
+        let store = lan.world.borrow().state().join("weft.db").display().to_string();
+        let journal =
+            process::run(&Place::default(), &["sqlite3", "-readonly", &store, "SELECT * FROM journal"])?.text();
+        ensure!(journal.is_empty(), "op {at}: {journal}");
+        asked = acks;
+    }
+    bail!("no ADD succeeded")
 }
 
 /// A link that needs its gateway first.

@@ -155,9 +155,11 @@ impl Leases {
         AgentStatus { version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id(), leases }
     }
 
-    /// Drops attachments whose tasks ended by themselves: what their leases were for is gone.
+    /// Drops attachments whose tasks ended by themselves: what their leases were for is gone, or there were none to be had and
+    /// nobody is left to be told. Lost leases stay for CHECK.
     fn sweep(&self) {
-        let over = |held: &Held| held.sessions.iter().all(|session| session.state() == State::Ended);
+        let done = |session: &Handle| matches!(session.state(), State::Ended | State::Failed(_));
+        let over = |held: &Held| held.sessions.iter().all(done);
         self.held.borrow_mut().retain(|_attachment, held| !over(held));
     }
 
@@ -236,7 +238,7 @@ impl Held {
             leases.push(match session.state() {
                 State::Bound(lease) => lease,
                 State::Failed(Failure::NoServer(text)) => return Err((Fault::NoLease, text)),
-                State::Failed(Failure::Place(text)) => return Err((Fault::Place, text)),
+                State::Failed(Failure::Place(text)) => return Err((Fault::Internal, text)),
                 State::Lost(text) => return Err((Fault::NoLease, text)),
                 State::Asking | State::Ended => {
                     return Err((Fault::NoLease, "it was given back while it was asked for".to_owned()));
