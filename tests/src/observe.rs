@@ -125,19 +125,29 @@ pub fn settle(world: &World) -> Result<()> {
     anyhow::bail!("an address is still tentative after ten seconds")
 }
 
-/// A veth that is up, with the other end up, and not yet operational.
+/// A veth that is up, and whose operational state does not yet follow from its other end's.
 fn late(link: &Link, links: &[Link]) -> bool {
     let up = |link: &Link| {
         let flags = link.raw.get("flags").and_then(Value::as_array);
         flags.into_iter().flatten().any(|flag| flag == "UP")
     };
-    let peer = |other: &&Link| {
-        other.kind() == "veth" && other.number("ifindex") == link.number("link_index") && other.side != link.side
+    let (own, other_end) = (link.number("ifindex"), link.number("link_index"));
+    let peer =
+        |other: &&Link| other.kind() == "veth" && other.number("ifindex") == other_end && other.side != link.side;
+    let same_side = |other: &&Link| {
+        let index = link.raw.get("link").and_then(Value::as_str);
+        other.kind() == "veth" && other.side == link.side && Some(other.name()) == index
     };
-    link.kind() == "veth"
-        && up(link)
-        && link.text("operstate") != "UP"
-        && links.iter().any(|other| peer(&other) && up(other))
+    if link.kind() != "veth" || !up(link) {
+        return false;
+    }
+    // Indexes are numbers of a namespace: more than one link may look like the other end.
+    let ends: Vec<&Link> = links.iter().filter(|other| peer(other) || same_side(other)).collect();
+    if ends.iter().any(|other| up(other)) {
+        return link.text("operstate") != "UP";
+    }
+    // The kernel says "lower layer" where the two have different indexes.
+    !ends.is_empty() && link.text("operstate") == "DOWN" && own != other_end
 }
 
 /// Lists all links and learns their random names and MAC addresses.

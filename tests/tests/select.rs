@@ -70,6 +70,7 @@ fn main() -> ExitCode {
     test("settings", settings);
     test("status", status);
     test("other-world", other_world);
+    test("with-steps", with_steps);
     let with_reference = [&needs[..], &[Need::Reference]].concat();
     let own = guests.clone();
     suite.test("external", &with_reference, move || external(&own));
@@ -388,6 +389,27 @@ fn other_world(guests: &Guests) -> Result<()> {
     let error = node.call("ADD", "b", &missing)?.error()?;
     ensure!(error.code == 7 && error.msg.contains("/nowhere/p.wasm"), "{error:?}");
     node.del_bare("a", "own")
+}
+
+/// Steps belong to the network: they are done to whatever delegate is chosen.
+fn with_steps(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("pick-first")?)?;
+    let mut conf = node.conf(&json!({}));
+    conf["steps"] = json!([{ "type": "tuning", "mtu": 1350 }]);
+    node.add("a", &conf)?;
+    fs::write(&node.policy, guests.get("pick-last")?)?;
+    ensure!(node.add("b", &conf)? == "10.78.0.2/24", "the last");
+    for container in ["a", "b"] {
+        let link = node.eth0(container)?;
+        ensure!(link["mtu"] == 1350, "{container}: {link}");
+    }
+    conf["steps"] = json!([{ "type": "tuning", "mtuu": 1 }]);
+    let error = node.call("ADD", "c", &conf)?.error()?;
+    ensure!(error.code == 7 && error.msg.contains("unknown key \"mtuu\" in \"steps\""), "{error:?}");
+    node.del_bare("a", "own")?;
+    node.del_bare("b", "own")?;
+    ensure!(node.world.claims()?.is_empty(), "claims are left");
+    Ok(())
 }
 
 /// The chosen delegate may be another plugin's: it is exec'ed, calls weft back for addresses, and DEL knows it.

@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::json;
 use weft_core::command::{ChoiceTrace, Traces};
 use weft_core::ledger::{Entry, NodeStore};
+use weft_core::plan::Plan;
 
 use crate::output::Output;
 
@@ -68,7 +69,11 @@ fn document(entry: &Entry, traces: &Traces) -> serde_json::Value {
 
 fn describe(entry: &Entry, traces: &Traces) -> Vec<String> {
     let attachment = &entry.key.attachment;
-    let addresses = entry.claims.iter().map(|(_, address)| address.to_string()).collect::<Vec<_>>();
+    let plan: Plan = serde_json::from_str(&entry.record.plan).unwrap_or_default();
+    let mut addresses = entry.claims.iter().map(|(_, address)| address.to_string()).collect::<Vec<_>>();
+    if plan.lease.is_some() {
+        addresses.extend(plan.result.ips.iter().map(|ip| ip.address.to_string()));
+    }
     let mut lines = vec![
         format!(
             "attachment {} of container {} on network {}",
@@ -77,6 +82,11 @@ fn describe(entry: &Entry, traces: &Traces) -> Vec<String> {
         format!("  addresses   {}", if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") }),
     ];
     lines.extend(traces.choice.iter().flat_map(choice));
+    if let Some(lease) = &plan.lease {
+        let by = format!("a DHCP server, by way of the agent at {}", lease.socket.display());
+        lines.push(format!("  decided by  {by} (`weftctl agent --status`)"));
+        return lines;
+    }
     let Some(trace) = &traces.decision else {
         lines.push(
             "  decided by  no policy of weft's (layer 2, an external IPAM plugin, or an imported claim)".to_owned(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::call::Call;
 use super::error::in_full;
-use super::{CommandError, external, steps};
+use super::{CommandError, external, lease, steps};
 use crate::conf::{Network, Object};
 use crate::delegate;
 use crate::ledger::{Entry, Key, NodeStore, Role};
@@ -24,6 +24,7 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
         problems.extend(own.map(|entry| steps::remove(call, &mut store, &entry, Some(name))).into_iter().flatten());
     } else {
         if own.is_none() {
+            lease::release_unknown(call);
             problems.extend(match left_behind(call) {
                 Some(file) => made_by_stock(call, &file)?,
                 None => unknown(call)?,
@@ -73,6 +74,8 @@ fn tear_down(call: &mut Call<'_>, store: &NodeStore, entry: &Entry) -> Vec<Strin
         Ok(plan) => plan,
         Err(error) => return vec![format!("the journal entry of {} is damaged: {error}", call.env.container_id)],
     };
+    // Through the link, so before it goes.
+    lease::release(call, &entry.key.attachment, plan.lease.as_ref());
     tear_down_plan(call, store, entry, &entry.record.netns, &plan, BTreeSet::new())
 }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use weft_host_abi::types::{Attachment, Denial, Problem};
 
+use crate::agent::AgentError;
 use crate::cni::CniError;
 use crate::conf::ConfError;
 use crate::delegate::DelegateError;
@@ -164,6 +165,20 @@ pub enum CommandError {
         /// The container.
         container_id: String,
     },
+    /// The node's agent could not do what it was asked.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// The same, in the words of the stock plugin.
+    #[error("{}", .0.stock_text())]
+    StockAgent(#[source] AgentError),
+    /// A delegate whose link cannot be there before its addresses, or through which no server can be asked.
+    #[error("delegate {delegate:?} cannot get its addresses by DHCP: {why}")]
+    NoDhcp {
+        /// The delegate.
+        delegate: &'static str,
+        /// Why not, and what to do.
+        why: &'static str,
+    },
     /// CHECK found differences.
     #[error("{}", .differences.first().map_or("the attachment differs from what ADD made", String::as_str))]
     Differs {
@@ -238,12 +253,17 @@ impl CommandError {
             Self::Cni(error) => error.code,
             Self::UnknownAttachment(_) | Self::NoClaim { .. } => 3,
             Self::Exists { .. } => 4,
+            Self::Ledger(LedgerError::Taken { .. })
+            | Self::Netlink(NetlinkError::Taken { .. })
+            | Self::Op { source: NetlinkError::Taken { .. }, .. } => 106,
             Self::Stdin(_) | Self::Ledger(_) | Self::Facts(_) | Self::Random(_) | Self::PluginExec { .. } => 5,
             Self::StdinTooLarge { .. } | Self::PluginAnswer { .. } => 6,
             Self::Conf(error) => error.code(),
+            Self::Agent(error) | Self::StockAgent(error) => error.code(),
             Self::UnknownDelegate(_)
             | Self::IpamRequired { .. }
             | Self::NoIpam
+            | Self::NoDhcp { .. }
             | Self::NoDelegate
             | Self::Delegate(DelegateError::Conf(_))
             | Self::Step(StepError::Conf(_) | StepError::Previous(_))

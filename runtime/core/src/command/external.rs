@@ -96,7 +96,7 @@ fn plan_from_plugin(
 pub(super) fn add_by_delegate(call: &mut Call<'_>) -> Result<String, CommandError> {
     let (plugin, conf) = delegate_conf(call)?;
     if let Some(ipam) = &call.network.ipam
-        && !matches!(ipam.kind, IpamKind::External(_))
+        && ipam.kind.is_policy()
     {
         // Fail before anything is changed where the policy does not even load.
         decide::load(call)?;

@@ -5,7 +5,7 @@ use weft_host_abi::types::Problem;
 use super::call::Call;
 use super::{CommandError, Context, choose, decide, steps};
 use crate::cni::{Environment, Verb};
-use crate::conf::{IpamKind, Network, Persona};
+use crate::conf::{Network, Persona};
 use crate::delegate;
 
 /// Problems of a configuration; empty when there is none.
@@ -59,7 +59,7 @@ pub(super) fn delegate_conf(network: &Network, cni_args: &[(String, String)]) ->
 
 /// The policy's own opinion; none where another plugin does IPAM.
 pub(super) fn policy_conf(call: &Call<'_>) -> Result<Problems, CommandError> {
-    let Some(ipam) = call.network.ipam.as_ref().filter(|ipam| !matches!(ipam.kind, IpamKind::External(_))) else {
+    let Some(ipam) = call.network.ipam.as_ref().filter(|ipam| ipam.kind.is_policy()) else {
         return Ok(Vec::new());
     };
     let policy = decide::load(call)?;

@@ -1,7 +1,7 @@
 //! What ADD would do, without doing it: for `weftctl plan`.
 
 use super::call::Call;
-use super::decide::{self, decide_with};
+use super::decide;
 use super::stage::Stage;
 use super::{ChoiceTrace, CommandError, Context, Trace, choose, steps};
 use crate::cni::Environment;
@@ -59,6 +59,13 @@ fn resolved(call: &mut Call<'_>) -> Result<Preview, CommandError> {
             ));
             Ok(Preview { plan: Plan::default(), choice: None, trace: None, notes })
         }
+        Some(IpamKind::Dhcp) if !stage.ignores_ipam() => {
+            notes.push(
+                "addresses come from a DHCP server, asked through the link once it is up; a preview does not"
+                    .to_owned(),
+            );
+            Ok(Preview { plan: stage.links(call)?, choice: None, trace: None, notes })
+        }
         Some(_) if !stage.ignores_ipam() => by_policy(call, &stage, notes),
         _ => Ok(Preview { plan: stage.plan(call, None)?, choice: None, trace: None, notes }),
     }
@@ -74,7 +81,8 @@ fn by_policy(call: &mut Call<'_>, stage: &Stage, mut notes: Vec<String>) -> Resu
             None
         }
     };
-    let decided = decide_with(call, &policy, store.as_ref(), now)?;
+    let request = decide::request(call, store.as_ref(), now)?;
+    let decided = decide::decide(call, &policy, store.as_ref(), request)?;
     let first = decided.wants.iter().filter_map(|want| {
         want.candidates.first().map(|(address, _)| Given { address: *address, gateway: want.gateway })
     });

@@ -3,7 +3,7 @@
 use weft_host_abi::types::{LedgerView, RangeSet};
 
 use super::call::Call;
-use super::{CommandError, choose, decide, external, steps};
+use super::{CommandError, choose, decide, external, lease, steps};
 use crate::conf::{IpamKind, Persona};
 use crate::delegate;
 use crate::ledger::NodeStore;
@@ -31,6 +31,9 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
         let conf = call.conf.clone();
         return external::status(call, kind, &conf);
     }
+    if ipam.kind == IpamKind::Dhcp {
+        return lease::status(call);
+    }
     let policy = decide::load(call).map_err(|error| CommandError::NotReady { reason: error.chain() })?;
     let problems = policy.validate(&ipam.text, &decide::limits(call))?;
     if let Some(problem) = problems.first() {
@@ -53,7 +56,7 @@ fn parents(needs: &[Need]) -> Result<(), CommandError> {
             Need::Parent(link) => link.side == Side::Host,
             Need::DefaultRouteLink(side) => *side == Side::Host,
             // A device that is away is another container's, and not missing.
-            Need::Link(_) | Need::Peer(_) | Need::File(_) | Need::Device(_) => false,
+            Need::Link(_) | Need::Peer(_) | Need::File(_) | Need::Device(_) | Need::Firewalld => false,
         })
         .cloned()
         .collect();

@@ -65,6 +65,20 @@ pub enum ConfError {
         /// What to write.
         hint: &'static str,
     },
+    /// An option of `ipam.provide` or `ipam.request` that is none.
+    #[error("Can not parse option {text:?}: Can not parse option: strconv.ParseUint: parsing {text:?}: {why}")]
+    DhcpOption {
+        /// The option as written.
+        text: String,
+        /// In the words of the stock plugin's library.
+        why: &'static str,
+    },
+    /// A value that does not fit into an option.
+    #[error("the value for DHCP option {option:?} is longer than 255 bytes")]
+    DhcpValue {
+        /// The option as written.
+        option: String,
+    },
     /// Two keys of which one has to go.
     #[error("both {one:?} and {other:?} are there: keep one of them")]
     Either {
@@ -179,6 +193,8 @@ impl ConfError {
             | Self::UnknownKey { .. }
             | Self::UnknownStep { .. }
             | Self::Missing { .. }
+            | Self::DhcpOption { .. }
+            | Self::DhcpValue { .. }
             | Self::Either { .. }
             | Self::DelegateName { .. }
             | Self::Flannel(_)

@@ -5,6 +5,7 @@
 //! (`delegate`), and a policy's own keys (the policy).
 
 mod attachments;
+mod dhcp;
 mod error;
 mod flannel;
 mod ipam;
@@ -19,6 +20,7 @@ mod tests;
 mod weft;
 
 pub use crate::cni::Object;
+pub use dhcp::DhcpConf;
 pub use error::ConfError;
 pub use ipam::{IpamConf, IpamKind};
 pub use network::{DelegateConf, Network, StepConf};

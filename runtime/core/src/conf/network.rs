@@ -103,13 +103,13 @@ impl Network {
         };
         network.select = read_select(persona, object, is_shipped)?;
         if let Some(select) = &network.select {
+            if persona == Persona::Weft {
+                network.steps = weft::steps(object)?;
+            }
             // What nothing can be set in has to be sound as it stands; of the others that shows when they are chosen.
             for (name, conf) in select.fixed() {
                 Self::parse(Persona::Weft, &conf, cni_args, is_shipped)
                     .map_err(|error| ConfError::Entry { name: name.to_owned(), error: Box::new(error) })?;
-            }
-            if persona == Persona::Weft {
-                network.steps = weft::steps(object)?;
             }
             network.read_policy_terms(persona, object)?;
             return Ok(network);
@@ -176,7 +176,7 @@ impl Network {
     fn read_policy_terms(&mut self, persona: Persona, object: &Object) -> Result<(), ConfError> {
         let ours = match &self.ipam {
             _ if persona == Persona::Weft => object,
-            Some(ipam) if !matches!(ipam.kind, IpamKind::External(_)) => &ipam.object,
+            Some(ipam) if ipam.kind.is_policy() => &ipam.object,
             _ => return Ok(()),
         };
         self.limits = LimitsConf::read(ours)?;
@@ -274,6 +274,7 @@ impl Network {
         };
         let Some(kind) = ipam::kind(persona, &ipam, is_shipped)? else { return Ok(None) };
         let context = Context {
+            persona,
             network: &self.name,
             version: self.version,
             args: &self.args,

@@ -8,7 +8,7 @@ use crate::cni::Version;
 use crate::{delegate, step};
 
 /// Stock IPAM plugins that weft stands in for.
-const IPAM_NAMES: [&str; 2] = ["host-local", "static"];
+const IPAM_NAMES: [&str; 3] = ["host-local", "static", "dhcp"];
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,8 +106,8 @@ mod tests {
         assert_eq!(
             text,
             "called as \"calico\", which is none of the names weft answers to: \
-             weft, weft-ipam, bridge, ptp, macvlan, ipvlan, vlan, dummy, host-device, tap, loopback, host-local, static, \
-             tuning, bandwidth, sbr, vrf, flannel"
+             weft, weft-ipam, bridge, ptp, macvlan, ipvlan, vlan, dummy, host-device, tap, loopback, host-local, static, dhcp, \
+             portmap, firewall, tuning, bandwidth, sbr, vrf, flannel"
         );
         assert!(Persona::from_argv0(OsStr::new("")).is_err());
     }

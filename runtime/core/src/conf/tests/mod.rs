@@ -1,6 +1,7 @@
 //! Reading configurations as each persona.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod dhcp;
 mod docs;
 mod fuzz;
 mod ipam;

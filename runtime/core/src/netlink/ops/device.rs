@@ -3,6 +3,7 @@
 use std::fs;
 
 use nix::errno::Errno;
+use rtnetlink::packet_route::route::RouteProtocol;
 
 use super::Session;
 use crate::netlink::device::{Taken, relocation};
@@ -48,7 +49,9 @@ impl Session<'_> {
         let mut routes = Vec::new();
         if before.up {
             for family in [Family::V4, Family::V6] {
-                routes.extend(host.routes(family, None, Some(before.index)).doing(doing)?);
+                let listed = host.routes(family, None, Some(before.index)).doing(doing)?;
+                // The kernel makes its own again when the addresses are back.
+                routes.extend(listed.into_iter().filter(|route| route.header.protocol != RouteProtocol::Kernel));
             }
         }
         let addresses = addresses.into_iter().map(|address| address.message).collect();

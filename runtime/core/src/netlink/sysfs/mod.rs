@@ -118,8 +118,13 @@ impl<'a> Sysfs<'a> {
             return Err(format!("{address:?} is not a PCI address"));
         }
         let link = Path::new(PCI).join(address).join("driver");
-        let driver =
-            fs::canonicalize(self.at(&link)).map_err(|why| format!("lstat {}: {}", link.display(), words(&why)))?;
+        let driver = fs::canonicalize(self.at(&link)).map_err(|why| {
+            // Go goes down the path, and names the first part that is not there.
+            let mut parts: Vec<&Path> = link.ancestors().collect();
+            parts.reverse();
+            let missing = parts.into_iter().find(|part| fs::symlink_metadata(self.at(part)).is_err());
+            format!("lstat {}: {}", missing.unwrap_or(&link).display(), words(&why))
+        })?;
         let name = driver.file_name().unwrap_or_default().to_string_lossy();
         Ok(USER_SPACE_DRIVERS.contains(&name.as_ref()))
     }

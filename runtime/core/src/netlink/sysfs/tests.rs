@@ -97,6 +97,9 @@ fn a_pci_device_must_have_a_driver() {
     let path = "/sys/bus/pci/devices/0000:00:09.0/driver";
     let text = format!("error with host device: lstat {path}: no such file or directory");
     assert_eq!(Fake::new().pci("0000:00:09.0"), Err(text));
+    let path = "/sys/bus/pci/devices/0000:00:1f.0";
+    let text = format!("error with host device: lstat {path}: no such file or directory");
+    assert_eq!(Fake::new().pci("0000:00:1f.0"), Err(text), "no such device either");
     let text = "error with host device: \"../../etc\" is not a PCI address";
     assert_eq!(Fake::new().pci("../../etc"), Err(text.to_owned()));
 }
