@@ -281,7 +281,8 @@ fn send(address: &str, offered: f64, stop: &AtomicBool) -> Result<()> {
     socket.connect((address, 7000)).context("connect")?;
     let (start, mut sent) = (Instant::now(), 0_f64);
     while !stop.load(Ordering::Relaxed) {
-        while sent < offered * start.elapsed().as_secs_f64() {
+        // A full queue holds the sender up: it may never catch up.
+        while sent < offered * start.elapsed().as_secs_f64() && !stop.load(Ordering::Relaxed) {
             // Nobody listens yet, or the queue is full: both are as they should be.
             drop(socket.send(&[0; PAYLOAD]));
             sent += ON_THE_WIRE as f64 * 8.0;
