@@ -19,6 +19,8 @@ cargo weft || exit 1
 cargo weftctl || exit 1
 
 run cargo test --release --locked --no-fail-fast -p weft-host-abi -p weft-core --features weft-core/compile
+run cargo test --release --locked --no-fail-fast -p weft-dhcp
+run cargo test --release --locked --no-fail-fast -p weftctl
 run cargo test --release --locked --no-fail-fast --manifest-path guest-plugins/Cargo.toml
 run cargo test --release --locked --no-fail-fast -p weft-tests
 run cargo test --release --locked --no-fail-fast -p weft-bench

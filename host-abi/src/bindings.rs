@@ -22,4 +22,6 @@ pub(crate) mod delegate {
             "weft:policy/log": super::ipam::weft::policy::log,
         },
     });
+
+    pub(crate) use exports::weft::policy::delegate_choice::{Candidate, Choice, ChoiceRequest, File};
 }

@@ -26,17 +26,107 @@ pub enum ContractError {
     },
     /// It decides something else.
     #[error(
-        "it is a delegate policy (it exports {0}), not one that picks addresses: name it under \"select\", not \"ipam\""
+        "it is {} (it exports {export}), not one that {}: name it under {:?}, not {:?}",
+        .found.noun(), .wanted.verb(), .found.key(), .wanted.key()
     )]
-    Delegate(String),
+    OtherWorld {
+        /// What was wanted.
+        wanted: Kind,
+        /// What it is.
+        found: Kind,
+        /// Full name of the interface that shows it.
+        export: String,
+    },
     /// It is a component, but no policy.
     #[error(
-        "it is no policy: it exports {exports}, where {PACKAGE}/ipam@{VERSION} is wanted; build it for the world {PACKAGE}/ipam-policy"
+        "it is no policy: it exports {exports}, where {PACKAGE}/{}@{VERSION} is wanted; build it for the world {PACKAGE}/{}",
+        .wanted.interface(), .wanted.world()
     )]
     NoPolicy {
+        /// What was wanted.
+        wanted: Kind,
         /// What it exports instead.
         exports: String,
     },
+}
+
+/// What a policy decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Which addresses an attachment gets.
+    Ipam,
+    /// Which delegate builds it.
+    Choice,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// Both of them.
+    pub const ALL: [Self; 2] = [Self::Ipam, Self::Choice];
+
+    /// The interface its policies export.
+    #[must_use]
+    pub fn interface(self) -> &'static str {
+        match self {
+            Self::Ipam => "ipam",
+            Self::Choice => "delegate-choice",
+        }
+    }
+
+    /// The world its policies are built for.
+    #[must_use]
+    pub fn world(self) -> &'static str {
+        match self {
+            Self::Ipam => "ipam-policy",
+            Self::Choice => "delegate-policy",
+        }
+    }
+
+    /// The key of a network's configuration that names such a policy.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Ipam => "ipam",
+            Self::Choice => "select",
+        }
+    }
+
+    /// Such a policy, in words.
+    #[must_use]
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Ipam => "an IPAM policy",
+            Self::Choice => "a delegate policy",
+        }
+    }
+
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Ipam => "picks addresses",
+            Self::Choice => "picks a delegate",
+        }
+    }
+
+    /// Interfaces of the contract its policies may import.
+    fn imports(self) -> &'static [&'static str] {
+        match self {
+            Self::Ipam => &["ledger", "log", "types"],
+            Self::Choice => &["log", "types"],
+        }
+    }
+
+    /// What a component with these exports decides, as far as its names tell; `None` where it is no policy.
+    #[must_use]
+    pub fn of(exports: &[String]) -> Option<Self> {
+        let exported = |kind: &Self| {
+            exports.iter().any(|name| {
+                let (package, interface, _version) = split(name);
+                package == PACKAGE && interface == kind.interface()
+            })
+        };
+        Self::ALL.into_iter().find(exported)
+    }
 }
 
 /// What a component imports beside the contract.
@@ -83,17 +173,17 @@ pub fn describe(component: &[u8]) -> Result<Description, String> {
     Ok(Description { imports: import_names(&component, &engine), exports: export_names(&component, &engine) })
 }
 
-/// Checks that a component is an IPAM policy for this host's contract, and lists what else it imports.
+/// Checks that a component is a policy of a kind for this host's contract, and lists what else it imports.
 ///
 /// # Errors
 ///
 /// [`ContractError`] says in words what the component is instead.
-pub fn check_ipam(component: &Component, engine: &Engine) -> Result<Imports, ContractError> {
-    check_exports(&export_names(component, engine))?;
+pub fn check(component: &Component, engine: &Engine, kind: Kind) -> Result<Imports, ContractError> {
+    check_exports(&export_names(component, engine), kind)?;
     let mut imports = Imports::default();
     for name in import_names(component, engine) {
         match split(&name) {
-            (PACKAGE, "ledger" | "log" | "types", version) => check_version(&name, version)?,
+            (PACKAGE, interface, version) if kind.imports().contains(&interface) => check_version(&name, version)?,
             (package, _, _) if package.starts_with("wasi:") => imports.wasi.push(name),
             _ => imports.unknown.push(name),
         }
@@ -101,19 +191,22 @@ pub fn check_ipam(component: &Component, engine: &Engine) -> Result<Imports, Con
     Ok(imports)
 }
 
-fn check_exports(exports: &[String]) -> Result<(), ContractError> {
-    let mut delegate = None;
+fn check_exports(exports: &[String], wanted: Kind) -> Result<(), ContractError> {
+    let mut other = None;
     for name in exports {
-        match split(name) {
-            (PACKAGE, "ipam", version) => return check_version(name, version),
-            (PACKAGE, "delegate-choice", _) => delegate = Some(name.clone()),
-            _ => {}
+        let (package, interface, version) = split(name);
+        if package != PACKAGE {
+            continue;
         }
+        if interface == wanted.interface() {
+            return check_version(name, version);
+        }
+        other = other.or_else(|| Some((Kind::ALL.into_iter().find(|kind| kind.interface() == interface)?, name)));
     }
-    match delegate {
-        Some(name) => Err(ContractError::Delegate(name)),
-        None if exports.is_empty() => Err(ContractError::NoPolicy { exports: "nothing".to_owned() }),
-        None => Err(ContractError::NoPolicy { exports: exports.join(", ") }),
+    match other {
+        Some((found, export)) => Err(ContractError::OtherWorld { wanted, found, export: export.clone() }),
+        None if exports.is_empty() => Err(ContractError::NoPolicy { wanted, exports: "nothing".to_owned() }),
+        None => Err(ContractError::NoPolicy { wanted, exports: exports.join(", ") }),
     }
 }
 
@@ -157,7 +250,7 @@ mod tests {
 
     #[test]
     fn other_versions_are_refused_in_words() {
-        let export = |version: &str| check_exports(&[format!("weft:policy/ipam@{version}")]);
+        let export = |version: &str| check_exports(&[format!("weft:policy/ipam@{version}")], Kind::Ipam);
         export("0.1.0").expect("same");
         export("0.1.7").expect("newer patch");
         for version in ["0.2.0", "1.0.0", "0.1.0-rc.1"] {
@@ -169,12 +262,34 @@ mod tests {
 
     #[test]
     fn other_components_are_named_for_what_they_are() {
-        let text = |names: &[&str]| {
+        let text = |wanted: Kind, names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            check_exports(&names).expect_err("no policy").to_string()
+            check_exports(&names, wanted).expect_err("no policy").to_string()
         };
-        assert!(text(&["weft:policy/delegate-choice@0.1.0"]).contains("delegate policy"));
-        assert!(text(&["wasi:cli/run@0.2.6"]).contains("exports wasi:cli/run@0.2.6"));
-        assert!(text(&[]).contains("exports nothing"));
+        assert_eq!(
+            text(Kind::Ipam, &["weft:policy/delegate-choice@0.1.0"]),
+            "it is a delegate policy (it exports weft:policy/delegate-choice@0.1.0), not one that picks addresses: name it \
+             under \"select\", not \"ipam\""
+        );
+        assert_eq!(
+            text(Kind::Choice, &["weft:policy/ipam@0.1.0"]),
+            "it is an IPAM policy (it exports weft:policy/ipam@0.1.0), not one that picks a delegate: name it under \"ipam\", \
+             not \"select\""
+        );
+        assert!(text(Kind::Ipam, &["wasi:cli/run@0.2.6"]).contains("exports wasi:cli/run@0.2.6"));
+        assert!(text(Kind::Choice, &[]).contains("exports nothing, where weft:policy/delegate-choice@0.1.0 is wanted"));
+    }
+
+    #[test]
+    fn kinds_are_told_by_exports() {
+        let of = |name: &str| Kind::of(&[name.to_owned()]);
+        assert_eq!(of("weft:policy/ipam@0.1.0"), Some(Kind::Ipam));
+        assert_eq!(of("weft:policy/delegate-choice@9.9.9"), Some(Kind::Choice));
+        assert_eq!(of("acme:policy/ipam@0.1.0"), None);
+        for kind in Kind::ALL {
+            let wit = include_str!("../wit/policy.wit");
+            assert!(wit.contains(&format!("world {} {{", kind.world())), "{kind:?}");
+            assert!(wit.contains(&format!("    export {};", kind.interface())), "{kind:?}");
+        }
     }
 }

@@ -251,6 +251,64 @@ pub struct Decision {
     pub reason: String,
 }
 
+/// A delegate the operator allows, as a delegate policy sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The name the operator gave it.
+    pub name: String,
+    /// Its configuration as JSON text, `ipam` included.
+    pub config: String,
+    /// Keys of it that the policy may set; those of `ipam` as `ipam.KEY`.
+    pub settable: Vec<String>,
+}
+
+/// A file whose content the operator hands to a delegate policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeclaredFile {
+    /// The name the operator gave it.
+    pub name: String,
+    /// Where it is.
+    pub path: String,
+    /// What is in it; `None` where there is no such file.
+    pub content: Option<String>,
+}
+
+/// Everything a delegate policy may know of the attachment it chooses for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChoiceRequest {
+    /// The attachment.
+    pub attachment: Attachment,
+    /// Its pod, where the runtime named one.
+    pub pod: Option<Pod>,
+    /// The node.
+    pub node: Node,
+    /// The pairs of `CNI_ARGS`.
+    pub cni_args: Vec<(String, String)>,
+    /// The delegates to choose from.
+    pub candidates: Vec<Candidate>,
+    /// The declared files.
+    pub files: Vec<DeclaredFile>,
+    /// The network's `select` object, as JSON text.
+    pub config: String,
+    /// CNI version of the configuration.
+    pub cni_version: String,
+    /// Seconds since 1970.
+    pub now: u64,
+    /// The only source of randomness a policy has.
+    pub seed: u64,
+}
+
+/// A delegate policy's answer, not yet verified.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chosen {
+    /// Name of the chosen candidate.
+    pub name: String,
+    /// Values for settable keys, each as JSON text.
+    pub settings: Vec<(String, String)>,
+    /// One line that says why.
+    pub reason: String,
+}
+
 /// A policy's refusal; each text reaches the user as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

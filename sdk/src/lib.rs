@@ -1,7 +1,8 @@
 //! What the author of a weft policy uses.
 //!
 //! A policy is a pure function from a [`Request`] to a [`Decision`] or a [`Denial`]. Implement [`Policy`] on a type of your
-//! own and hand it to [`policy!`]; build the crate as a `cdylib` for `wasm32-unknown-unknown` (`weftctl policy build`).
+//! own and hand it to [`policy!`]; build the crate as a `cdylib` for `wasm32-unknown-unknown` (`weftctl policy build`). A
+//! policy that picks the delegate instead of the addresses implements [`DelegatePolicy`]: see [`choice`].
 //!
 //! ```ignore
 //! struct First;
@@ -19,6 +20,7 @@
 //! same request and ledger always lead to the same decision, so a saved trace can be replayed.
 
 pub mod address;
+pub mod choice;
 pub mod log;
 
 /// The generated bindings; [`policy!`] needs them, an author rarely does.
@@ -33,6 +35,8 @@ pub mod bindings {
         additional_derives: [PartialEq, Eq],
     });
 }
+
+pub use choice::DelegatePolicy;
 
 pub use bindings::weft::policy::ledger::{LastClaim, RangeUsage};
 pub use bindings::weft::policy::types::{

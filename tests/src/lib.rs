@@ -5,9 +5,12 @@
 //! programs  where weft, weftctl and the reference plugins are; an installation of weft to test
 //! world     one scratch machine: a "host" netns, container netns, an optional outside netns, private state
 //! cni       one call: CNI_* environment and stdin in, exit status and one JSON document out
+//! dhcp      a DHCP server and the agent on a world
 //! containerd  a real runtime on a world
 //! observe   what the kernel has, through ip, bridge and nft
 //! names     replaces what differs from run to run (MACs, indexes, random names, paths) by what it stands for
+//! talk      servers and questions over TCP and UDP, between namespaces
+//! firewalld  a firewalld on a real D-Bus
 //! case      data-driven cases: a directory each, run through the reference and through weft, compared
 //! suite     trials for libtest-mimic, ignored with a reason where a machine cannot run them
 //! ```
@@ -16,6 +19,8 @@
 pub mod case;
 pub mod cni;
 pub mod containerd;
+pub mod dhcp;
+pub mod firewalld;
 pub mod names;
 pub mod netns;
 pub mod observe;
@@ -23,4 +28,5 @@ pub mod process;
 pub mod programs;
 pub mod sandbox;
 pub mod suite;
+pub mod talk;
 pub mod world;

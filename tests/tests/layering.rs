@@ -36,6 +36,7 @@ const BANNED: &[&str] = &[
     "h2",
     "ring",
     "aws-lc",
+    "weft-dhcp",
 ];
 
 fn main() -> ExitCode {
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
     suite.test("every-file-says-what-it-owns", &[], || every_file(&opens_with_a_purpose));
     suite.test("file-sizes", &[], || every_file(&short_enough));
     suite.test("star", &[], star);
+    suite.test("dhcp-does-no-io", &[], dhcp_does_no_io);
     suite.test("plan-imports-no-part", &[], plan_imports_no_part);
     suite.test("namespaces", &[], namespaces);
     suite.test("error-codes", &[], error_codes);
@@ -127,11 +129,26 @@ fn star() -> Result<()> {
             for other in STAR.iter().filter(|other| *other != part) {
                 wrong.extend(imports(&file, other)?);
             }
-            wrong.extend(imports(&file, "command")?);
+            for joined in ["command", "agent"] {
+                wrong.extend(imports(&file, joined)?);
+            }
         }
     }
     if found < 4 {
         bail!("only {found} of {STAR:?} exist in runtime/core/src");
+    }
+    all_well(wrong)
+}
+
+/// Clients of `weft-dhcp` are given packets and the time: nothing there opens, reads a clock, or waits.
+fn dhcp_does_no_io() -> Result<()> {
+    let doers = ["std::fs", "std::time", "std::thread", "std::io", "std::process", "Socket", "tokio", "nix::"];
+    let mut wrong = Vec::new();
+    for file in rust_files(&repository().join("runtime/dhcp/src"))? {
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let does = |line: &&str| doers.iter().any(|doer| line.contains(doer));
+        wrong.extend(code.filter(does).map(|line| format!("{}: {}", short(&file), line.trim())));
     }
     all_well(wrong)
 }

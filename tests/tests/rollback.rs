@@ -92,6 +92,24 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Steps that filter.
+fn filters() -> Vec<Case> {
+    vec![Case {
+        name: "host_ports_and_firewall",
+        host: &[],
+        conf: conf(
+            "weft",
+            json!({ "delegate": { "type": "bridge", "bridge": "roll0", "isDefaultGateway": true, "ipMasq": true },
+                        "ipam": dual_stack(),
+                        "steps": [{ "type": "portmap", "conditionsV6": ["ip6 saddr != 2001:db8::/32"] },
+                                  { "type": "firewall", "backend": "iptables", "ingressPolicy": "isolated" }],
+                        "runtimeConfig": { "portMappings": [
+                            { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
+                            { "hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1" }] } }),
+        ),
+    }]
+}
+
 /// Delegates whose link is not made of a pair or a bridge.
 fn children_and_devices() -> Vec<Case> {
     vec![
@@ -175,7 +193,7 @@ fn chained() -> Result<()> {
 fn main() -> ExitCode {
     sandbox::enter();
     let mut suite = Suite::new();
-    for case in cases().into_iter().chain(children_and_devices()) {
+    for case in cases().into_iter().chain(filters()).chain(children_and_devices()) {
         let mut needs = vec![Need::Sandbox, Need::Weft, Need::Weftctl, Need::WeftFailing, Need::Tool("sqlite3")];
         let kind = case.conf["type"].as_str().unwrap_or_default();
         needs.extend(VM_KINDS.iter().find(|known| **known == kind).map(|kind| Need::LinkKindOrVm(kind)));

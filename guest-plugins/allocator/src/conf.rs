@@ -67,6 +67,28 @@ impl<'a> Object<'a> {
         value.filter(|value| !value.is_null())
     }
 
+    /// Refuses keys that are none of `known`.
+    ///
+    /// # Errors
+    ///
+    /// Names the first of them, with those there are.
+    pub fn only(&self, known: &[&str]) -> Result<(), Problem> {
+        let is_known = |key: &&String| known.iter().any(|known| known.eq_ignore_ascii_case(key));
+        match self.map.keys().find(|key| !is_known(key)) {
+            None => Ok(()),
+            Some(key) => {
+                let place = self.place(key);
+                let message = format!("unknown key {place}: known are {}", known.join(", "));
+                Err(problem(place, message))
+            }
+        }
+    }
+
+    /// All pairs of this object.
+    pub fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        self.map.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
     /// The pairs of this object, for maps of names to texts.
     ///
     /// # Errors
@@ -199,7 +221,7 @@ pub fn mistyped(at: String, wanted: &str, got: &Value) -> Problem {
         shown.truncate(cut);
         shown.push_str("...");
     }
-    let place = if at.is_empty() { "the ipam object" } else { &at };
+    let place = if at.is_empty() { "the configuration" } else { &at };
     let message = format!("{place} must be {wanted}, got {shown}");
     problem(at, message)
 }

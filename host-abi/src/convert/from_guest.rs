@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 
 use super::ConvertError;
+use crate::bindings::delegate;
 use crate::bindings::ipam::exports::weft::policy::ipam as export;
 use crate::bindings::ipam::weft::policy::types as wit;
 use crate::types as native;
@@ -92,6 +93,15 @@ pub(crate) fn denial(denial: wit::Denial) -> native::Denial {
         wit::Denial::Exhausted(text) => native::Denial::Exhausted(text),
         wit::Denial::InvalidConfig(text) => native::Denial::InvalidConfig(text),
         wit::Denial::TryAgain(text) => native::Denial::TryAgain(text),
+    }
+}
+
+pub(crate) fn chosen(choice: delegate::Choice) -> native::Chosen {
+    let pair = |pair: wit::Pair| (pair.key, pair.value);
+    native::Chosen {
+        name: choice.name,
+        settings: choice.settings.into_iter().map(pair).collect(),
+        reason: choice.reason,
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::bindings::delegate;
 use crate::bindings::ipam::weft::policy::types as wit;
 use crate::types as native;
 
@@ -104,6 +105,33 @@ pub(crate) fn request(request: &native::Request) -> wit::Request {
         held: request.held.iter().map(claim).collect(),
         range_sets: request.range_sets.iter().map(range_set).collect(),
         resolver: request.resolver.as_ref().map(dns),
+        config: request.config.clone(),
+        cni_version: request.cni_version.clone(),
+        now: request.now,
+        seed: request.seed,
+    }
+}
+
+pub(crate) fn candidate(candidate: &native::Candidate) -> delegate::Candidate {
+    delegate::Candidate {
+        name: candidate.name.clone(),
+        config: candidate.config.clone(),
+        settable: candidate.settable.clone(),
+    }
+}
+
+fn file(file: &native::DeclaredFile) -> delegate::File {
+    delegate::File { name: file.name.clone(), path: file.path.clone(), content: file.content.clone() }
+}
+
+pub(crate) fn choice_request(request: &native::ChoiceRequest) -> delegate::ChoiceRequest {
+    delegate::ChoiceRequest {
+        attachment: attachment(&request.attachment),
+        pod: request.pod.as_ref().map(pod),
+        node: node(&request.node),
+        cni_args: pairs(&request.cni_args),
+        candidates: request.candidates.iter().map(candidate).collect(),
+        files: request.files.iter().map(file).collect(),
         config: request.config.clone(),
         cni_version: request.cni_version.clone(),
         now: request.now,

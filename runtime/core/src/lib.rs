@@ -17,6 +17,7 @@
 //!  Applied -> CNI result JSON on stdout
 //! ```
 
+pub mod agent;
 pub mod cni;
 pub mod command;
 pub mod conf;

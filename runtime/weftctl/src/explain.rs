@@ -6,8 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
-use weft_core::command::Trace;
+use weft_core::command::{ChoiceTrace, Traces};
 use weft_core::ledger::{Entry, NodeStore};
+use weft_core::plan::Plan;
 
 use crate::output::Output;
 
@@ -34,12 +35,9 @@ pub(crate) fn run(args: &ExplainArgs, state: &Path, output: Output) -> anyhow::R
     let mut documents = Vec::new();
     let mut lines = Vec::new();
     for entry in &found {
-        let trace: Option<Trace> = match entry.record.trace.as_str() {
-            "" => None,
-            text => Some(serde_json::from_str(text).context("the decision trace is damaged")?),
-        };
-        lines.extend(describe(entry, trace.as_ref()));
-        documents.push(document(entry, trace.as_ref()));
+        let traces = Traces::parse(&entry.record.trace).context("the decision trace is damaged")?;
+        lines.extend(describe(entry, &traces));
+        documents.push(document(entry, &traces));
     }
     output.lines(&documents, &lines)?;
     Ok(ExitCode::SUCCESS)
@@ -52,7 +50,7 @@ fn matches(entry: &Entry, args: &ExplainArgs) -> bool {
         && args.ifname.as_ref().is_none_or(|ifname| *ifname == attachment.ifname)
 }
 
-fn document(entry: &Entry, trace: Option<&Trace>) -> serde_json::Value {
+fn document(entry: &Entry, traces: &Traces) -> serde_json::Value {
     let attachment = &entry.key.attachment;
     let addresses: Vec<_> =
         entry.claims.iter().map(|(scope, address)| json!({ "scope": scope, "address": address })).collect();
@@ -64,13 +62,18 @@ fn document(entry: &Entry, trace: Option<&Trace>) -> serde_json::Value {
         "created": entry.created,
         "addresses": addresses,
         "release": entry.release,
-        "decision": trace,
+        "choice": traces.choice,
+        "decision": traces.decision,
     })
 }
 
-fn describe(entry: &Entry, trace: Option<&Trace>) -> Vec<String> {
+fn describe(entry: &Entry, traces: &Traces) -> Vec<String> {
     let attachment = &entry.key.attachment;
-    let addresses = entry.claims.iter().map(|(_, address)| address.to_string()).collect::<Vec<_>>();
+    let plan: Plan = serde_json::from_str(&entry.record.plan).unwrap_or_default();
+    let mut addresses = entry.claims.iter().map(|(_, address)| address.to_string()).collect::<Vec<_>>();
+    if plan.lease.is_some() {
+        addresses.extend(plan.result.ips.iter().map(|ip| ip.address.to_string()));
+    }
     let mut lines = vec![
         format!(
             "attachment {} of container {} on network {}",
@@ -78,7 +81,13 @@ fn describe(entry: &Entry, trace: Option<&Trace>) -> Vec<String> {
         ),
         format!("  addresses   {}", if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") }),
     ];
-    let Some(trace) = trace else {
+    lines.extend(traces.choice.iter().flat_map(choice));
+    if let Some(lease) = &plan.lease {
+        let by = format!("a DHCP server, by way of the agent at {}", lease.socket.display());
+        lines.push(format!("  decided by  {by} (`weftctl agent --status`)"));
+        return lines;
+    }
+    let Some(trace) = &traces.decision else {
         lines.push(
             "  decided by  no policy of weft's (layer 2, an external IPAM plugin, or an imported claim)".to_owned(),
         );
@@ -96,6 +105,19 @@ fn describe(entry: &Entry, trace: Option<&Trace>) -> Vec<String> {
         let labels = pod.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
         lines.push(format!("  pod         {}/{} {}", pod.namespace, pod.name, labels.join(",")));
     }
+    lines
+}
+
+/// How the delegate was chosen.
+fn choice(choice: &ChoiceTrace) -> Vec<String> {
+    let names = choice.request.candidates.iter().map(|candidate| candidate.name.as_str()).collect::<Vec<_>>();
+    let mut lines = vec![
+        format!("  delegate    {} of {}", choice.delegate, names.join(", ")),
+        format!("  chosen by   {} ({})", choice.policy, choice.digest),
+        format!("  because     {}", choice.reason),
+    ];
+    lines.extend(choice.settings.iter().map(|(key, value)| format!("  set         {key} = {value}")));
+    lines.push(format!("  cost        {} fuel, {} log lines", choice.fuel, choice.host_calls));
     lines
 }
 

@@ -1,5 +1,6 @@
 //! The operator's tool. One file per command; what is asked for is printed as a table for people, or as JSON with `--json`.
 
+mod agent;
 mod doctor;
 mod explain;
 mod install;
@@ -45,6 +46,8 @@ enum Command {
     /// Look at the ledger, and move it.
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    /// Run the node's daemon: DHCP leases for attachments.
+    Agent(agent::AgentArgs),
     /// Check this node, with a remedy for whatever is wrong.
     Doctor(doctor::DoctorArgs),
 }
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args, &state, output),
         Command::Policy(command) => policy::run(&command, &state, output),
         Command::Ledger(command) => ledger::run(&command, &state, output),
+        Command::Agent(args) => agent::run(&args, &state, output),
         Command::Doctor(args) => doctor::run(&args, &state, output),
     };
     match done {

@@ -75,11 +75,16 @@ fn plugin_type(conf: &[u8]) -> anyhow::Result<String> {
 }
 
 fn document(preview: &Preview) -> serde_json::Value {
-    json!({ "plan": preview.plan, "decision": preview.trace, "notes": preview.notes })
+    json!({ "plan": preview.plan, "choice": preview.choice, "decision": preview.trace, "notes": preview.notes })
 }
 
 fn lines(preview: &Preview) -> Vec<String> {
     let mut lines = Vec::new();
+    if let Some(choice) = &preview.choice {
+        lines.push(format!("delegate   {}, chosen by {} ({})", choice.delegate, choice.policy, choice.digest));
+        lines.push(format!("reason     {}", choice.reason));
+        lines.extend(choice.settings.iter().map(|(key, value)| format!("set        {key} = {value}")));
+    }
     if let Some(trace) = &preview.trace {
         lines.push(format!("policy     {} ({})", trace.policy, trace.digest));
         lines.push(format!("reason     {}", trace.reason));

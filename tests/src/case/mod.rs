@@ -18,11 +18,14 @@ mod script;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::talk::Protocol;
 
 pub use compare::{Difference, differences, judge};
 pub use page::differences_page;
@@ -112,7 +115,34 @@ pub struct Ping {
     pub to: String,
 }
 
-/// One step: exactly one of the first eight keys, and details of a call.
+/// A server that runs from here on, and answers with the address it sees.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Serve {
+    /// `host`, `outside` or a container.
+    #[serde(rename = "in")]
+    pub place: String,
+    /// Address and port.
+    pub at: SocketAddr,
+    /// `tcp` or `udp`.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// A question to a server; the answer is the address that the server sees.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ask {
+    /// `host`, `outside` or a container.
+    pub from: String,
+    /// Address and port.
+    pub to: SocketAddr,
+    /// `tcp` or `udp`.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// One step: exactly one of the keys up to `remove`, and details of a call.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Step {
@@ -126,6 +156,10 @@ pub struct Step {
     pub observe: bool,
     /// Whether an address answers.
     pub ping: Option<Ping>,
+    /// Starts a server.
+    pub serve: Option<Serve>,
+    /// Who is seen by a server, if it is reached.
+    pub ask: Option<Ask>,
     /// Runs a command line, which must succeed.
     pub run: Option<Run>,
     /// Removes a container's namespace.

@@ -11,6 +11,7 @@ use super::{Case, Step, leftovers};
 use crate::cni::Reply;
 use crate::names::Names;
 use crate::observe;
+use crate::talk::{self, Server};
 use crate::world::{Attach, Subject, World};
 
 /// First CNI version with CHECK and with `prevResult` on DEL.
@@ -72,6 +73,7 @@ struct Runner<'a> {
     added: BTreeMap<(String, String), Added>,
     /// Every address that was handed out.
     addresses: Vec<String>,
+    servers: Vec<Server>,
 }
 
 impl Step {
@@ -79,6 +81,12 @@ impl Step {
     fn label(&self) -> String {
         if let Some((verb, container)) = self.call() {
             return format!("{verb} {container}");
+        }
+        if let Some(ask) = &self.ask {
+            return format!("ask {} {}", ask.from, ask.to);
+        }
+        if let Some(serve) = &self.serve {
+            return format!("serve {}", serve.place);
         }
         match (&self.ping, &self.run, &self.remove) {
             (Some(ping), ..) => format!("ping {} {}", ping.from, ping.to.replace('/', "_")),
@@ -137,6 +145,7 @@ impl<'a> Runner<'a> {
             transcript: Map::new(),
             added: BTreeMap::new(),
             addresses: Vec::new(),
+            servers: Vec::new(),
         })
     }
 
@@ -146,6 +155,15 @@ impl<'a> Runner<'a> {
         }
         if let Some(ping) = &step.ping {
             return Ok(json!({ "answer": self.world.reaches(&ping.from, &ping.to)? }));
+        }
+        if let Some(serve) = &step.serve {
+            let server = talk::serve(self.world.netns(&serve.place)?, serve.protocol, serve.at)?;
+            self.servers.push(server);
+            return Ok(json!({}));
+        }
+        if let Some(ask) = &step.ask {
+            let answer = talk::ask(self.world.netns(&ask.from)?, ask.protocol, ask.to, 3)?;
+            return Ok(json!({ "answer": answer }));
         }
         if let Some(run) = &step.run {
             self.world.netns(&run.place)?.line(&run.line)?;

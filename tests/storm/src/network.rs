@@ -30,6 +30,8 @@ pub(crate) enum Kind {
     Tap,
     /// A device of the host, of which each container has its own.
     HostDevice,
+    /// weft's own: point to point, and steps in the same process.
+    Steps,
     /// Addresses alone.
     Ipam,
 }
@@ -76,6 +78,15 @@ impl Network {
             Kind::Tap => json!({ "mtu": 1400 }),
             // Each call says which.
             Kind::HostDevice => json!({ "device": "none" }),
+            Kind::Steps => json!({
+                "delegate": { "type": "ptp" },
+                "steps": [
+                    { "type": "tuning", "mtu": 1400, "sysctl": { "net.ipv4.conf.IFNAME.arp_filter": "1" } },
+                    { "type": "bandwidth", "ingressRate": 80_000_000, "ingressBurst": 8_000_000,
+                      "egressRate": 80_000_000, "egressBurst": 8_000_000 },
+                    { "type": "sbr" },
+                ],
+            }),
             Kind::Ipam => json!({}),
         };
         if let (Some(conf), Value::Object(own)) = (conf.as_object_mut(), own) {
@@ -136,6 +147,7 @@ impl Kind {
             Self::Macvlan => "macvlan",
             Self::Tap => "tap",
             Self::HostDevice => "host-device",
+            Self::Steps => "weft",
             Self::Ipam => "host-local",
         }
     }

@@ -12,8 +12,15 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 const STORM: &str = env!("CARGO_BIN_EXE_weft-storm");
 
 /// The kinds of network, and rounds that take a few seconds.
-const KINDS: &[(&str, &str)] =
-    &[("bridge", "300"), ("ptp", "300"), ("macvlan", "300"), ("tap", "300"), ("host-device", "300"), ("ipam", "600")];
+const KINDS: &[(&str, &str)] = &[
+    ("bridge", "300"),
+    ("ptp", "300"),
+    ("macvlan", "300"),
+    ("tap", "300"),
+    ("host-device", "300"),
+    ("steps", "200"),
+    ("ipam", "600"),
+];
 
 /// Bugs, the kind of network they show in, and words of the violation that must be told.
 const BUGS: &[(&str, &str, &str)] = &[

@@ -60,8 +60,8 @@ const MODULES: &[&str] = &[
     "virtio_net",
 ];
 
-/// Programs the cases look with, and that the reference starts.
-const PROGRAMS: &[&str] = &["ip", "bridge", "nft", "tc"];
+/// Programs the cases look with, that the reference starts, and a DHCP server.
+const PROGRAMS: &[&str] = &["ip", "bridge", "nft", "tc", "dnsmasq"];
 
 /// The longest a machine may run, over all cases.
 const PATIENCE: Duration = Duration::from_secs(600);

@@ -53,7 +53,7 @@ fn wrong_types_say_where_and_what() {
         ),
         (r#"{"routes": {}}"#, "/routes", "/routes must be a list, got {}"),
         (r#"{"routes": [7]}"#, "/routes/0", "/routes/0 must be an object, got 7"),
-        ("[]", "", "the ipam object must be an object, got []"),
+        ("[]", "", "the configuration must be an object, got []"),
     ] {
         let problem = read(config, conf::routes).expect_err(config);
         assert_eq!((problem.at.as_str(), problem.message.as_str()), (at, message));

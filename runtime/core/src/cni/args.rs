@@ -22,6 +22,13 @@ pub fn parse_pairs(args: &str) -> Result<Vec<(String, String)>, CniError> {
     args.split(';').map(pair).collect()
 }
 
+/// The pairs among the parts, for a plugin that leaves out what is none.
+#[must_use]
+pub fn usable_pairs(args: &str) -> Vec<(String, String)> {
+    let pairs = args.split(';').filter_map(|part| part.split_once('='));
+    pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
 /// Refuses keys that are none of `known` (case matters) unless the pairs say `IgnoreUnknown`.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ mod result;
 mod text;
 mod version;
 
-pub use args::{check_known, parse_pairs};
+pub use args::{check_known, parse_pairs, usable_pairs};
 pub use environment::{Environment, Invoked, Verb, read_environment};
 pub use error::{CniError, code};
 pub use names::{check_container_id, check_ifname, check_name};

@@ -1,13 +1,14 @@
-//! ADD. Reads like the figure in `lib.rs`: facts, policy, verify, ledger, delegate, netlink, result.
+//! ADD. Reads like the figure in `lib.rs`: facts, policies, verify, ledger, delegate, netlink, result.
 //!
 //! Above the claim nothing has a side effect; from the claim on, everything has an inverse, and whichever step fails, those
 //! before it are taken back.
 
 use super::call::Call;
+use super::decide::Loading;
 use super::error::in_full;
 use super::stage::{Stage, given};
-use super::{CommandError, decide, external, result, steps};
-use crate::conf::IpamKind;
+use super::{CommandError, choose, decide, external, lease, result, steps};
+use crate::conf::{IpamKind, SelectConf};
 use crate::delegate::Addressing;
 use crate::ledger::{ClaimAsk, ClaimError, NodeStore};
 use crate::netlink::ApplyError;
@@ -17,29 +18,54 @@ use weft_host_abi::types::ReleaseRule;
 pub(super) fn run(call: &mut Call<'_>) -> Result<String, CommandError> {
     // The reference finds out when the work is done, and leaves it there.
     call.refuse_own_netns()?;
+    let stock = call.network.select.as_ref().is_some_and(SelectConf::is_stock);
+    choose::resolve(call)?;
+    let added = attach(call);
+    // flannel's own words for whatever its delegate says.
+    if stock { added.map_err(|cause| CommandError::DelegateAdd { cause: Box::new(cause) }) } else { added }
+}
+
+/// ADD with the delegate that there is.
+fn attach(call: &mut Call<'_>) -> Result<String, CommandError> {
     if call.network.steps_alone {
         return steps::add(call);
     }
     if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
         return external::add_by_delegate(call);
     }
-    let mut stage = Stage::read(call)?;
+    // Three things that do not depend on one another: the namespaces, the policy, the ledger.
+    let setting = Stage::set(call)?;
+    let loading = if setting.ignores_ipam() { None } else { Loading::start(call) };
     let mut store = call.open_store()?;
+    let mut stage = setting.wait()?;
+    if lease::is_wanted(call, &stage) {
+        return lease::add(call, &mut stage, &mut store);
+    }
     let plan = match call.network.ipam.as_ref().map(|ipam| &ipam.kind) {
         _ if stage.ignores_ipam() => claim_nothing(call, &stage, &mut store)?,
+        // Asked after its link is made, above.
+        Some(IpamKind::Dhcp) => return Err(CommandError::NoPlan),
         Some(IpamKind::External(_)) => external::claim_by_plugin(call, &stage, &mut store)?,
-        Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => claim_by_policy(call, &stage, &mut store)?,
+        Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => claim_by_policy(call, &stage, &mut store, loading)?,
         None => claim_nothing(call, &stage, &mut store)?,
     };
-    apply(call, &mut stage, &mut store, &plan)
+    let outcome = apply(call, &mut stage, &mut store, &plan);
+    call.context.leave((stage, store));
+    outcome
 }
 
 /// Policy, verify, ledger: asks again when another process was faster, for a bounded number of times.
-fn claim_by_policy(call: &mut Call<'_>, stage: &Stage, store: &mut NodeStore) -> Result<Plan, CommandError> {
-    let policy = decide::load(call)?;
+fn claim_by_policy(
+    call: &mut Call<'_>,
+    stage: &Stage,
+    store: &mut NodeStore,
+    loading: Option<Loading>,
+) -> Result<Plan, CommandError> {
+    let mut request = decide::gather(call, store)?;
+    let policy = Loading::wait(loading, call)?;
     let mut race = decide::Race::default();
     loop {
-        let decided = decide::decide(call, &policy, store)?;
+        let decided = decide::decide(call, &policy, Some(store), request)?;
         let key = call.key();
         let ask = ClaimAsk {
             key: &key,
@@ -58,13 +84,19 @@ fn claim_by_policy(call: &mut Call<'_>, stage: &Stage, store: &mut NodeStore) ->
                 unique: true,
             };
             let plan = stage.plan(call, Some(&addressing))?;
-            let record = Stage::record(call, &plan, decided.trace(claimed)?)?;
+            let record = Stage::record(call, &plan, Some(decided.trace(claimed)))?;
             planned = Some(plan);
             Ok(record)
         });
         match outcome {
-            Ok(_claimed) => return planned.ok_or(CommandError::NoPlan),
-            Err(ClaimError::Lost { want }) => race.lost(&policy, &decided, want)?,
+            Ok(_claimed) => {
+                call.context.leave(policy);
+                return planned.ok_or(CommandError::NoPlan);
+            }
+            Err(ClaimError::Lost { want }) => {
+                race.lost(&policy, &decided, want)?;
+                request = decide::gather(call, store)?;
+            }
             Err(ClaimError::Exists { addresses, .. }) => return Err(exists(call, &addresses)),
             Err(ClaimError::Record(error)) => return Err(error),
             Err(ClaimError::Ledger(error)) => return Err(error.into()),
@@ -75,7 +107,7 @@ fn claim_by_policy(call: &mut Call<'_>, stage: &Stage, store: &mut NodeStore) ->
 /// A layer 2 attachment: only the journal entry.
 fn claim_nothing(call: &mut Call<'_>, stage: &Stage, store: &mut NodeStore) -> Result<Plan, CommandError> {
     let plan = stage.plan(call, None)?;
-    journal(call, store, || Stage::record(call, &plan, String::new()))?;
+    journal(call, store, || Stage::record(call, &plan, None))?;
     Ok(plan)
 }
 

@@ -1,13 +1,15 @@
 //! One CNI call with its inputs read: the environment, the configuration, the store.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
+use super::trace::{ChoiceTrace, Trace, Traces};
 use super::{CommandError, Context};
 use crate::cni::{self, Environment, Verb};
 use crate::conf::{Network, Object, Persona};
 use crate::ledger::{Key, NodeStore, Role};
 use crate::netlink;
-use crate::policy::PolicyRef;
+use crate::policy::PolicyStore;
 use weft_host_abi::types::{Attachment, Pod};
 
 /// What every verb starts from.
@@ -19,7 +21,29 @@ pub(super) struct Call<'a> {
     /// The configuration as it stood on stdin.
     pub(super) conf: Object,
     pub(super) network: Network,
+    /// How the delegate was chosen, once it is: `conf` and `network` are then those of the choice.
+    pub(super) choice: Option<ChoiceTrace>,
+    pub(super) policies: Policies,
     pub(super) log: &'a mut String,
+}
+
+/// The node's policies, opened by whichever thread wants them first. One store per process: it has the one engine.
+#[derive(Clone)]
+pub(super) struct Policies(Arc<(PathBuf, OnceLock<PolicyStore>)>);
+
+impl Policies {
+    fn new(context: &Context) -> Self {
+        Self(Arc::new((context.state_dir.clone(), OnceLock::new())))
+    }
+
+    pub(super) fn get(&self) -> Result<&PolicyStore, CommandError> {
+        let (state_dir, store) = &*self.0;
+        if let Some(store) = store.get() {
+            return Ok(store);
+        }
+        let new = PolicyStore::new(state_dir)?;
+        Ok(store.get_or_init(|| new))
+    }
 }
 
 impl<'a> Call<'a> {
@@ -37,16 +61,17 @@ impl<'a> Call<'a> {
         let pairs = match cni::parse_pairs(&env.args) {
             Ok(pairs) => pairs,
             Err(_unusable) if lenient => Vec::new(),
+            // That stock plugin takes what it can.
+            Err(_unusable) if persona == Persona::Ipam("dhcp") => cni::usable_pairs(&env.args),
             Err(error) => return Err(error.into()),
         };
-        let is_shipped =
-            |name: &str| PolicyRef::shipped(name).is_ok_and(|policy| policy.path(&context.state_dir).is_file());
+        let is_shipped = |name: &str| context.has_policy(name);
         let network = match env.verb {
             Verb::Del => Network::parse_for_del(persona, &conf, &is_shipped),
             Verb::Gc => Network::parse_for_gc(persona, &conf, &is_shipped)?,
             _ => Network::parse(persona, &conf, &pairs, &is_shipped)?,
         };
-        Ok(Self { context, persona, env, pairs, conf, network, log })
+        Ok(Self { context, persona, env, pairs, conf, network, choice: None, policies: Policies::new(context), log })
     }
 
     pub(super) fn attachment(&self) -> Attachment {
@@ -69,6 +94,16 @@ impl<'a> Call<'a> {
 
     pub(super) fn pod(&self) -> Option<Pod> {
         self.network.pod(&self.pairs)
+    }
+
+    /// The node's policies.
+    pub(super) fn policies(&self) -> Result<&PolicyStore, CommandError> {
+        self.policies.get()
+    }
+
+    /// The journal's text about how this attachment came to be what it is.
+    pub(super) fn traces(&self, decision: Option<Trace>) -> Result<String, CommandError> {
+        Traces { choice: self.choice.clone(), decision }.to_text().map_err(CommandError::Encode)
     }
 
     /// Opens the store. The first call after a boot releases what the boot before left: its namespaces, links and nftables

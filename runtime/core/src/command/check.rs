@@ -4,8 +4,9 @@
 use std::path::Path;
 
 use super::call::Call;
-use super::{CommandError, external, steps};
+use super::{CommandError, external, lease, steps};
 use crate::cni::CniResult;
+use crate::conf::IpamKind;
 use crate::ledger::{Entry, Role};
 use crate::netlink::Executor;
 use crate::plan::Plan;
@@ -28,6 +29,7 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     }
     let plan: Plan = serde_json::from_str(&entry.record.plan)
         .map_err(|source| CommandError::Journal { attachment: call.attachment(), source })?;
+    lease::check(&entry.key.attachment, &plan)?;
     let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
     let mut differences = compare(call, &plan, &previous);
     let since = steps::since(&store, &call.attachment())?;
@@ -56,6 +58,12 @@ fn compare(call: &Call<'_>, plan: &Plan, previous: &CniResult) -> Vec<String> {
 }
 
 fn check_ipam(call: &Call<'_>, entry: Option<&Entry>) -> Result<(), CommandError> {
+    if call.network.ipam.as_ref().is_some_and(|ipam| ipam.kind == IpamKind::Dhcp) {
+        let Some(entry) = entry else { return Err(CommandError::UnknownAttachment(call.attachment())) };
+        let plan: Plan = serde_json::from_str(&entry.record.plan)
+            .map_err(|source| CommandError::Journal { attachment: call.attachment(), source })?;
+        return lease::check(&entry.key.attachment, &plan);
+    }
     let Some(entry) = entry else { return Err(CommandError::NoClaim { container_id: call.env.container_id.clone() }) };
     // Which addresses they are only matters where the runtime says which it knows of.
     let Some(previous) = &call.network.prev_result else { return Ok(()) };

@@ -1,6 +1,8 @@
 //! Facts to request, request to decision, decision to something the ledger can claim.
 
 use std::net::IpAddr;
+use std::path::Path;
+use std::thread::{self, JoinHandle};
 
 use weft_host_abi::types::{ClaimInfo, Dns, LastClaim, LedgerView, Range, ReleaseRule, Request, Route, Usage};
 
@@ -10,7 +12,7 @@ use super::trace::Trace;
 use crate::conf::{IpamConf, IpamKind};
 use crate::facts;
 use crate::ledger::{Claimed, NodeStore, Want};
-use crate::policy::{self, Grants, Limits, Loaded, PolicyRef, PolicyStore};
+use crate::policy::{self, Grants, Limits, Loaded, PolicyRef};
 
 /// How often a policy is asked again after it lost a race.
 const ASKS: u32 = 16;
@@ -28,10 +30,9 @@ pub(super) struct Decided {
 }
 
 impl Decided {
-    /// The decision trace as it goes into the journal.
-    pub(super) fn trace(&self, claimed: &[Claimed]) -> Result<String, CommandError> {
-        let claimed = claimed.iter().map(|claim| claim.address).collect();
-        serde_json::to_string(&Trace { claimed, ..self.trace.clone() }).map_err(CommandError::Encode)
+    /// The decision trace, with what came of it.
+    pub(super) fn trace(&self, claimed: &[Claimed]) -> Trace {
+        Trace { claimed: claimed.iter().map(|claim| claim.address).collect(), ..self.trace.clone() }
     }
 
     pub(super) fn into_trace(self) -> Trace {
@@ -39,12 +40,41 @@ impl Decided {
     }
 }
 
+/// A policy that is being loaded in the background, if it can be loaded as things are.
+pub(super) struct Loading(JoinHandle<Option<Loaded>>);
+
+impl Loading {
+    /// Begins to load the network's policy, where it has one. That is as much work as opening the ledger and looking at the
+    /// links, and depends on neither.
+    pub(super) fn start(call: &Call<'_>) -> Option<Self> {
+        let reference = reference(ipam(call).ok()?).ok()?;
+        let (grants, policies) = (grants(call), call.policies.clone());
+        let load = move || {
+            // The compiler is the caller's, and so are errors: both come with the second attempt.
+            let declined = |_component: &Path| Err(String::new());
+            policies.get().ok()?.load(&reference, &grants, &declined).ok()
+        };
+        thread::Builder::new().name("policy".to_owned()).spawn(load).ok().map(Self)
+    }
+
+    /// Waits for the policy; where the background had no luck, it is loaded here and now.
+    pub(super) fn wait(loading: Option<Self>, call: &Call<'_>) -> Result<Loaded, CommandError> {
+        match loading.and_then(|loading| loading.0.join().ok().flatten()) {
+            Some(loaded) => Ok(loaded),
+            None => load(call),
+        }
+    }
+}
+
 /// Finds and loads the network's policy.
 pub(super) fn load(call: &Call<'_>) -> Result<Loaded, CommandError> {
     let reference = reference(ipam(call)?)?;
-    let grants = Grants { wasi: call.network.grants.wasi, data: call.network.grants.data.clone() };
-    let store = PolicyStore::new(&call.context.state_dir)?;
-    Ok(store.load(&reference, &grants, &call.context.compile)?)
+    Ok(call.policies()?.load(&reference, &grants(call), &call.context.compile)?)
+}
+
+/// What the network grants its policies.
+pub(super) fn grants(call: &Call<'_>) -> Grants {
+    Grants { wasi: call.network.grants.wasi, data: call.network.grants.data.clone() }
 }
 
 /// Limits of a policy call: the defaults, and what the network sets.
@@ -71,27 +101,27 @@ fn reference(ipam: &IpamConf) -> Result<PolicyRef, CommandError> {
     match &ipam.kind {
         IpamKind::Shipped(name) => Ok(PolicyRef::Shipped(name.clone())),
         IpamKind::Wasm { policy } => Ok(PolicyRef::parse(policy)?),
-        IpamKind::External(_) => Err(CommandError::NoIpam),
+        IpamKind::Dhcp | IpamKind::External(_) => Err(CommandError::NoIpam),
     }
 }
 
-/// Asks the policy once and verifies what it says.
-pub(super) fn decide(call: &mut Call<'_>, policy: &Loaded, store: &mut NodeStore) -> Result<Decided, CommandError> {
+/// Gathers what the policy is to be asked.
+pub(super) fn gather(call: &Call<'_>, store: &mut NodeStore) -> Result<Request, CommandError> {
     let now = facts::now()?;
     if store.has_expired(now)? {
         store.purge_expired(now)?;
     }
-    decide_with(call, policy, Some(store), now)
+    request(call, Some(store), now)
 }
 
-/// As `decide`, without writing to the store, which may not even be there (`weftctl plan`).
-pub(super) fn decide_with(
+/// Asks the policy once and verifies what it says. The store need not even be there (`weftctl plan`).
+pub(super) fn decide(
     call: &mut Call<'_>,
     policy: &Loaded,
     store: Option<&NodeStore>,
-    now: u64,
+    request: Request,
 ) -> Result<Decided, CommandError> {
-    let request = request(call, store, now)?;
+    let now = request.now;
     let scope = ipam(call)?.scope.clone();
     let view: Box<dyn LedgerView + Send> = match store {
         Some(store) => Box::new(store.view(&scope, now)?),
@@ -112,11 +142,11 @@ pub(super) fn decide_with(
         claimed: Vec::new(),
         fuel: answer.fuel,
         host_calls: answer.calls,
-        request: request.clone(),
+        request,
     };
     Ok(Decided {
         scope,
-        identities: request.identities,
+        identities: trace.request.identities.clone(),
         wants: verified
             .wants
             .into_iter()
@@ -130,11 +160,11 @@ pub(super) fn decide_with(
     })
 }
 
-fn request(call: &Call<'_>, store: Option<&NodeStore>, now: u64) -> Result<Request, CommandError> {
+pub(super) fn request(call: &Call<'_>, store: Option<&NodeStore>, now: u64) -> Result<Request, CommandError> {
     let ipam = ipam(call)?;
     let attachment = call.attachment();
     let pod = call.pod();
-    let node = facts::node();
+    let node = facts::node(&call.context.state_dir)?;
     let identities = facts::identities(&attachment, pod.as_ref());
     Ok(Request {
         held: match store {

@@ -3,11 +3,12 @@
 //! Order: links first, then other plugins, then the ledger: an address is off the link before it leaves the ledger.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::call::Call;
 use super::error::in_full;
-use super::{CommandError, external, steps};
+use super::{CommandError, external, lease, steps};
+use crate::conf::{Network, Object};
 use crate::delegate;
 use crate::ledger::{Entry, Key, NodeStore, Role};
 use crate::netlink::{self, Executor};
@@ -23,7 +24,11 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
         problems.extend(own.map(|entry| steps::remove(call, &mut store, &entry, Some(name))).into_iter().flatten());
     } else {
         if own.is_none() {
-            problems.extend(unknown(call)?);
+            lease::release_unknown(call);
+            problems.extend(match left_behind(call) {
+                Some(file) => made_by_stock(call, &file)?,
+                None => unknown(call)?,
+            });
         }
         let (steps, ipam) = companions(&store, &key)?;
         for entry in steps.into_iter().chain(own).chain(ipam) {
@@ -69,6 +74,8 @@ fn tear_down(call: &mut Call<'_>, store: &NodeStore, entry: &Entry) -> Vec<Strin
         Ok(plan) => plan,
         Err(error) => return vec![format!("the journal entry of {} is damaged: {error}", call.env.container_id)],
     };
+    // Through the link, so before it goes.
+    lease::release(call, &entry.key.attachment, plan.lease.as_ref());
     tear_down_plan(call, store, entry, &entry.record.netns, &plan, BTreeSet::new())
 }
 
@@ -114,6 +121,38 @@ fn container<'a>(netns: &'a str, identity: Option<&str>) -> Result<Option<&'a Pa
     let found = netlink::netns_identity(path)?;
     let same = found.is_some() && (identity.is_none() || found.as_deref() == identity);
     Ok(same.then_some(path))
+}
+
+/// The file a stock plugin with delegates left of this container; the journal knows nothing of its attachments.
+fn left_behind(call: &Call<'_>) -> Option<PathBuf> {
+    let file = call.network.select.as_ref()?.left_behind(&call.env.container_id)?;
+    file.is_file().then_some(file)
+}
+
+/// DEL of what the stock plugin made before the node was switched to weft: its file has the delegate's configuration. One that
+/// cannot be read says nothing, and the plugin goes on too.
+fn made_by_stock(call: &mut Call<'_>, file: &Path) -> Result<Vec<String>, CommandError> {
+    let network = std::fs::read(file)
+        .map_err(|error| error.to_string())
+        .and_then(|text| serde_json::from_slice(&text).map_err(|error| error.to_string()))
+        .and_then(|value| Object::from_value(value).map_err(|error| error.to_string()))
+        .and_then(|conf| {
+            let network = Network::chosen_for_del(&conf, &|name| call.context.has_policy(name));
+            Ok((network.map_err(|error| error.to_string())?, conf))
+        });
+    match network {
+        Ok((network, conf)) => (call.network, call.conf) = (network, conf),
+        Err(error) => {
+            call.say(&format!("failed to parse netconf {}: {error}", file.display()));
+            return Ok(Vec::new());
+        }
+    }
+    let problems = unknown(call)?;
+    if problems.is_empty() {
+        // It may be gone already; what matters is done.
+        drop(std::fs::remove_file(file));
+    }
+    Ok(problems)
 }
 
 /// DEL of an attachment the journal does not know: it is gone already, or the stock plugin made it before the node was

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use weft_host_abi::types::{Attachment, Denial, Problem};
 
+use crate::agent::AgentError;
 use crate::cni::CniError;
 use crate::conf::ConfError;
 use crate::delegate::DelegateError;
@@ -79,6 +80,24 @@ pub enum CommandError {
         /// What it said.
         problem: Problem,
     },
+    /// A delegate policy set something that the delegate, or whoever reads it, does not take.
+    #[error("policy {policy:?} set {} of the delegate {delegate:?}, which then cannot be used: {cause}", keys.join(", "))]
+    BadSettings {
+        /// The policy.
+        policy: String,
+        /// The delegate it chose.
+        delegate: String,
+        /// What it set.
+        keys: Vec<String>,
+        /// Why that cannot be used.
+        cause: Box<CommandError>,
+    },
+    /// flannel's delegate failed. The reference plugin's text.
+    #[error("failed to delegate add: {cause}")]
+    DelegateAdd {
+        /// Why.
+        cause: Box<CommandError>,
+    },
     /// A policy repeats an answer whose addresses are all taken.
     #[error("policy {policy:?} offers only addresses that are taken ({}); correct the policy", list(.addresses))]
     OffersTaken {
@@ -145,6 +164,20 @@ pub enum CommandError {
     NoClaim {
         /// The container.
         container_id: String,
+    },
+    /// The node's agent could not do what it was asked.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// The same, in the words of the stock plugin.
+    #[error("{}", .0.stock_text())]
+    StockAgent(#[source] AgentError),
+    /// A delegate whose link cannot be there before its addresses, or through which no server can be asked.
+    #[error("delegate {delegate:?} cannot get its addresses by DHCP: {why}")]
+    NoDhcp {
+        /// The delegate.
+        delegate: &'static str,
+        /// Why not, and what to do.
+        why: &'static str,
     },
     /// CHECK found differences.
     #[error("{}", .differences.first().map_or("the attachment differs from what ADD made", String::as_str))]
@@ -220,12 +253,17 @@ impl CommandError {
             Self::Cni(error) => error.code,
             Self::UnknownAttachment(_) | Self::NoClaim { .. } => 3,
             Self::Exists { .. } => 4,
+            Self::Ledger(LedgerError::Taken { .. })
+            | Self::Netlink(NetlinkError::Taken { .. })
+            | Self::Op { source: NetlinkError::Taken { .. }, .. } => 106,
             Self::Stdin(_) | Self::Ledger(_) | Self::Facts(_) | Self::Random(_) | Self::PluginExec { .. } => 5,
             Self::StdinTooLarge { .. } | Self::PluginAnswer { .. } => 6,
             Self::Conf(error) => error.code(),
+            Self::Agent(error) | Self::StockAgent(error) => error.code(),
             Self::UnknownDelegate(_)
             | Self::IpamRequired { .. }
             | Self::NoIpam
+            | Self::NoDhcp { .. }
             | Self::NoDelegate
             | Self::Delegate(DelegateError::Conf(_))
             | Self::Step(StepError::Conf(_) | StepError::Previous(_))
@@ -242,7 +280,8 @@ impl CommandError {
                 Class::Host => 5,
                 Class::Node | Class::Policy => 101,
             },
-            Self::OffersTaken { .. } | Self::Delegate(DelegateError::Addressing(_)) => 101,
+            Self::DelegateAdd { cause } => cause.code(),
+            Self::OffersTaken { .. } | Self::BadSettings { .. } | Self::Delegate(DelegateError::Addressing(_)) => 101,
             Self::Denied { denial: Denial::Exhausted(_), .. } => 102,
             Self::Netlink(error) | Self::Op { source: error, .. } => {
                 if error.is_netns() {
@@ -279,6 +318,7 @@ impl CommandError {
         match self {
             Self::Cni(error) => error.details.clone(),
             Self::Op { op, source } => join(&[format!("while trying to {op}"), causes(source)]),
+            Self::BadSettings { cause, .. } | Self::DelegateAdd { cause } => cause.details(),
             Self::Leftovers { cause, leftovers } => join(&[
                 cause.details(),
                 format!("not everything could be undone, DEL or GC will try again: {}", leftovers.join("; ")),

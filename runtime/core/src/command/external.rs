@@ -86,7 +86,7 @@ fn plan_from_plugin(
         unique: false,
     };
     let plan = stage.plan(call, Some(&addressing))?;
-    let record = Record { externals: intent.externals, ..Stage::record(call, &plan, String::new())? };
+    let record = Record { externals: intent.externals, ..Stage::record(call, &plan, None)? };
     store.update_record(&call.key(), &record)?;
     Ok(plan)
 }
@@ -96,7 +96,7 @@ fn plan_from_plugin(
 pub(super) fn add_by_delegate(call: &mut Call<'_>) -> Result<String, CommandError> {
     let (plugin, conf) = delegate_conf(call)?;
     if let Some(ipam) = &call.network.ipam
-        && !matches!(ipam.kind, IpamKind::External(_))
+        && ipam.kind.is_policy()
     {
         // Fail before anything is changed where the policy does not even load.
         decide::load(call)?;
@@ -164,7 +164,9 @@ pub(super) fn status(call: &Call<'_>, plugin: &str, conf: &Object) -> Result<(),
 /// GC goes on to external plugins with the same list.
 pub(super) fn forward_gc(call: &mut Call<'_>) -> Vec<String> {
     let mut targets = Vec::new();
-    if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
+    if let Some(select) = &call.network.select {
+        targets.extend(select.external().into_iter().map(|delegate| (delegate.kind, delegate.conf.as_value().clone())));
+    } else if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
         targets.extend(delegate_conf(call).ok());
     } else if let Some(IpamKind::External(plugin)) = call.network.ipam.as_ref().map(|ipam| &ipam.kind) {
         targets.push((plugin.clone(), call.conf.as_value().clone()));
@@ -196,7 +198,10 @@ fn delegate_conf(call: &Call<'_>) -> Result<(String, Value), CommandError> {
     Ok((delegate.kind.clone(), delegate.conf.as_value().clone()))
 }
 
+/// What the journal says before the plugin's ADD runs. A plugin that is not there has done nothing and can undo nothing: an
+/// entry for it would only keep DEL from succeeding.
 fn intent(call: &Call<'_>, plugin: &str, conf: &Value) -> Result<Record, CommandError> {
+    find(plugin, &call.env.path)?;
     let mut conf = conf.clone();
     if let Some(object) = conf.as_object_mut() {
         object.remove("prevResult");
@@ -209,7 +214,8 @@ fn intent(call: &Call<'_>, plugin: &str, conf: &Value) -> Result<Record, Command
         netns: call.env.netns.clone(),
     };
     let externals = serde_json::to_string(&[external]).map_err(CommandError::Encode)?;
-    Ok(Record { netns: call.env.netns.clone(), externals, ..Record::default() })
+    let trace = call.traces(None)?;
+    Ok(Record { netns: call.env.netns.clone(), externals, trace, ..Record::default() })
 }
 
 fn env<'a>(call: &'a Call<'_>) -> Env<'a> {

@@ -60,11 +60,13 @@ fn of(entry: &Entry, left: Vec<String>) -> impl Iterator<Item = String> {
     left.into_iter().map(move |problem| format!("{container_id} {ifname}: {problem}"))
 }
 
-/// The links of all that is going away, at once, but for those that another plugin may still need. Each entry's own
-/// teardown then finds its link gone, or says why not.
+/// The links of all that is going away, at once, but for those that another plugin may still need, or a DHCP server be told
+/// through. Each entry's own teardown then finds its link gone, or says why not.
 fn delete_links(entries: &[Entry]) {
     let alone = entries.iter().filter(|entry| entry.record.externals.is_empty());
-    let plans: Vec<Plan> = alone.filter_map(|entry| serde_json::from_str(&entry.record.plan).ok()).collect();
+    let plans = alone.filter_map(|entry| serde_json::from_str(&entry.record.plan).ok());
+    // A lease is given back through the link.
+    let plans: Vec<Plan> = plans.filter(|plan: &Plan| plan.lease.is_none()).collect();
     if plans.len() > 1
         && let Ok(executor) = Executor::open(None)
     {

@@ -6,11 +6,13 @@
 mod add;
 mod call;
 mod check;
+mod choose;
 mod decide;
 mod del;
 mod error;
 mod external;
 mod gc;
+mod lease;
 mod lint;
 mod preview;
 mod process;
@@ -27,9 +29,10 @@ pub use external::ExternalCall;
 pub use lint::{Problems, check_conf};
 pub use preview::{Preview, preview};
 pub use process::{Output, main, run};
-pub use trace::Trace;
+pub use trace::{ChoiceTrace, Trace, Traces};
 
 use crate::plan::Plan;
+use crate::policy::PolicyRef;
 
 /// Where weft keeps its state, unless `WEFT_STATE_DIR` says otherwise.
 pub const STATE_DIR: &str = "/var/lib/weft";
@@ -45,6 +48,9 @@ pub struct Context {
     pub compile: Compile,
     /// Sees each plan before it is journalled. The rollback suite puts an impossible op in here; the programs leave it alone.
     pub plan_hook: Box<dyn Fn(&mut Plan)>,
+    /// The process ends with the call. What the kernel takes back by itself then (memory, descriptors, locks) is not given
+    /// back piece by piece before.
+    pub short_lived: bool,
 }
 
 impl Context {
@@ -56,6 +62,19 @@ impl Context {
             state_dir,
             compile: Box::new(move |component| process::compile_with_weftctl(&compile_into, component)),
             plan_hook: Box::new(|_plan| ()),
+            short_lived: false,
         }
+    }
+
+    /// Is done with something.
+    fn leave<T>(&self, thing: T) {
+        if self.short_lived {
+            std::mem::forget(thing);
+        }
+    }
+
+    /// Whether a policy of this name is installed.
+    fn has_policy(&self, name: &str) -> bool {
+        PolicyRef::shipped(name).is_ok_and(|policy| policy.path(&self.state_dir).is_file())
     }
 }

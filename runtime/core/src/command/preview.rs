@@ -1,9 +1,9 @@
 //! What ADD would do, without doing it: for `weftctl plan`.
 
 use super::call::Call;
-use super::decide::{self, decide_with};
+use super::decide;
 use super::stage::Stage;
-use super::{CommandError, Context, Trace, steps};
+use super::{ChoiceTrace, CommandError, Context, Trace, choose, steps};
 use crate::cni::Environment;
 use crate::conf::{IpamKind, Persona};
 use crate::delegate::{Addressing, Given};
@@ -15,6 +15,8 @@ use crate::plan::Plan;
 pub struct Preview {
     /// The ops in order, and the result's shape.
     pub plan: Plan,
+    /// How the delegate was chosen, where a policy did.
+    pub choice: Option<ChoiceTrace>,
     /// How the policy decided, where one did.
     pub trace: Option<Trace>,
     /// What cannot be known without doing it.
@@ -33,26 +35,39 @@ pub fn preview(
     log: &mut String,
 ) -> Result<Preview, CommandError> {
     let mut call = Call::new(context, persona, env, stdin, log)?;
+    choose::resolve(&mut call)?;
+    let choice = call.choice.clone();
+    Ok(Preview { choice, ..resolved(&mut call)? })
+}
+
+fn resolved(call: &mut Call<'_>) -> Result<Preview, CommandError> {
     let mut notes = Vec::new();
     if let Some(delegate) = call.network.delegate.as_ref().filter(|delegate| !delegate.builtin) {
         notes
             .push(format!("the links are made by the external delegate {:?}, whose plan only it knows", delegate.kind));
-        return Ok(Preview { plan: Plan::default(), trace: None, notes });
+        return Ok(Preview { plan: Plan::default(), choice: None, trace: None, notes });
     }
     if call.network.steps_alone {
-        return Ok(Preview { plan: steps::preview(&call)?, trace: None, notes });
+        return Ok(Preview { plan: steps::preview(call)?, choice: None, trace: None, notes });
     }
-    let stage = Stage::read(&call)?;
+    let stage = Stage::read(call)?;
     let kind = call.network.ipam.as_ref().map(|ipam| ipam.kind.clone());
     match kind {
         Some(IpamKind::External(plugin)) if !stage.ignores_ipam() => {
             notes.push(format!(
                 "addresses come from the external IPAM plugin {plugin:?}, which is not asked by a preview"
             ));
-            Ok(Preview { plan: Plan::default(), trace: None, notes })
+            Ok(Preview { plan: Plan::default(), choice: None, trace: None, notes })
         }
-        Some(_) if !stage.ignores_ipam() => by_policy(&mut call, &stage, notes),
-        _ => Ok(Preview { plan: stage.plan(&call, None)?, trace: None, notes }),
+        Some(IpamKind::Dhcp) if !stage.ignores_ipam() => {
+            notes.push(
+                "addresses come from a DHCP server, asked through the link once it is up; a preview does not"
+                    .to_owned(),
+            );
+            Ok(Preview { plan: stage.links(call)?, choice: None, trace: None, notes })
+        }
+        Some(_) if !stage.ignores_ipam() => by_policy(call, &stage, notes),
+        _ => Ok(Preview { plan: stage.plan(call, None)?, choice: None, trace: None, notes }),
     }
 }
 
@@ -66,12 +81,13 @@ fn by_policy(call: &mut Call<'_>, stage: &Stage, mut notes: Vec<String>) -> Resu
             None
         }
     };
-    let decided = decide_with(call, &policy, store.as_ref(), now)?;
+    let request = decide::request(call, store.as_ref(), now)?;
+    let decided = decide::decide(call, &policy, store.as_ref(), request)?;
     let first = decided.wants.iter().filter_map(|want| {
         want.candidates.first().map(|(address, _)| Given { address: *address, gateway: want.gateway })
     });
     let addressing =
         Addressing { ips: first.collect(), routes: decided.routes.clone(), dns: decided.dns.clone(), unique: true };
     let plan = stage.plan(call, Some(&addressing))?;
-    Ok(Preview { plan, trace: Some(decided.into_trace()), notes })
+    Ok(Preview { plan, choice: None, trace: Some(decided.into_trace()), notes })
 }

@@ -2,15 +2,17 @@
 
 use std::path::Path;
 
+use ipnet::Ipv4Net;
 use nix::fcntl::OFlag;
 
 use super::call::Call;
-use super::{CommandError, result, steps};
+use super::trace::Trace;
+use super::{CommandError, lease, result, steps};
 use crate::cni::{CniError, CniResult};
-use crate::delegate::{self, Addressing, Delegate, DelegateError, Input, IpamUse};
+use crate::delegate::{self, Addressing, Delegate, DelegateError, Given, Input, IpamUse};
 use crate::ledger::{Claimed, Record};
-use crate::netlink::Executor;
-use crate::plan::{Mac, Observed, Plan, ResultShape, ShapeIp};
+use crate::netlink::{Executor, Opening};
+use crate::plan::{IpvlanMode, LinkRef, Mac, Observed, Op, Plan, ResultShape, ShapeIp};
 
 /// A delegate with everything it may look at.
 pub(super) struct Stage {
@@ -24,11 +26,38 @@ pub(super) struct Stage {
     fresh_mac: Mac,
 }
 
+/// A stage on which the namespaces are still being opened and looked at, in the background.
+pub(super) struct Setting {
+    delegate: Option<&'static dyn Delegate>,
+    previous: Option<CniResult>,
+    opening: Option<Opening>,
+}
+
+impl Setting {
+    /// The delegate never uses IPAM, whatever the configuration says (loopback).
+    pub(super) fn ignores_ipam(&self) -> bool {
+        ignores_ipam(self.delegate)
+    }
+
+    pub(super) fn wait(self) -> Result<Stage, CommandError> {
+        let (executor, observed) = match self.opening {
+            Some(opening) => opening.wait().map(|(executor, observed)| (Some(executor), observed))?,
+            None => (None, Observed::default()),
+        };
+        Stage::new(self.delegate, self.previous, observed, executor)
+    }
+}
+
 impl Stage {
     /// Validates the delegate's configuration, opens the namespaces, and looks at the host. Changes nothing.
     pub(super) fn read(call: &Call<'_>) -> Result<Self, CommandError> {
+        Self::set(call)?.wait()
+    }
+
+    /// As `read`, but does not wait for the namespaces.
+    pub(super) fn set(call: &Call<'_>) -> Result<Setting, CommandError> {
         let Some(conf) = call.network.delegate.as_ref() else {
-            return Self::new(None, None, Observed::default(), None);
+            return Ok(Setting { delegate: None, previous: None, opening: None });
         };
         let delegate = delegate::find(&conf.kind).ok_or_else(|| CommandError::UnknownDelegate(conf.kind.clone()))?;
         delegate.validate(&conf.conf, &call.pairs)?;
@@ -39,9 +68,8 @@ impl Stage {
         let previous = if delegate.is_chained() { previous(call)? } else { None };
         let mut needs = delegate.needs(&conf.conf, previous.as_ref())?;
         needs.extend(steps::needs(call)?);
-        let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
-        let observed = if needs.is_empty() { Observed::default() } else { executor.observe(&needs)? };
-        Self::new(Some(delegate), previous, observed, Some(executor))
+        let opening = Executor::start(Path::new(&call.env.netns), needs)?;
+        Ok(Setting { delegate: Some(delegate), previous, opening: Some(opening) })
     }
 
     fn new(
@@ -68,13 +96,56 @@ impl Stage {
 
     /// The delegate never uses IPAM, whatever the configuration says (loopback).
     pub(super) fn ignores_ipam(&self) -> bool {
-        self.delegate.is_some_and(|delegate| delegate.ipam() == IpamUse::Never)
+        ignores_ipam(self.delegate)
+    }
+
+    /// The part of the plan that takes no address: the link, up, for a DHCP server to be asked through it.
+    pub(super) fn links(&self, call: &Call<'_>) -> Result<Plan, CommandError> {
+        let without = self.describe(call, None).ok();
+        let plan = match without.filter(|plan| !plan.ops.iter().any(|op| matches!(op, Op::AddAddress { .. }))) {
+            Some(plan) => plan,
+            None => self.up_to_addresses(call)?,
+        };
+        let is_layer_3 = |op: &Op| matches!(op, Op::CreateIpvlan(link) if link.mode != IpvlanMode::L2);
+        if plan.ops.iter().any(is_layer_3) {
+            let why = "in its layer 3 modes it passes no broadcasts; use mode l2";
+            return Err(CommandError::NoDhcp { delegate: "ipvlan", why });
+        }
+        // Its result is not the attachment's: that one has addresses.
+        self.complete(call, Plan { result: ResultShape::default(), ..plan })
+    }
+
+    /// The same of a delegate that plans with addresses or not at all: with one that stands for those to come, as far as it
+    /// is not used.
+    fn up_to_addresses(&self, call: &Call<'_>) -> Result<Plan, CommandError> {
+        let stand_in = Given { address: Ipv4Net::default().into(), gateway: None };
+        let addressing = Addressing { ips: vec![stand_in], ..Addressing::default() };
+        let mut plan = self.describe(call, Some(&addressing)).map_err(|error| match (error, self.delegate) {
+            (CommandError::Delegate(DelegateError::Addressing(_)), Some(delegate)) => {
+                let why = "it needs their gateway to make its link; use another";
+                CommandError::NoDhcp { delegate: delegate.kind(), why }
+            }
+            (other, _) => other,
+        })?;
+        let uses = |op: &Op| matches!(op, Op::Sysctl { .. } | Op::AddAddress { .. } | Op::LinkUp { .. });
+        plan.ops.truncate(plan.ops.iter().position(uses).unwrap_or(plan.ops.len()));
+        plan.ops.push(Op::LinkUp { link: LinkRef::container(call.env.ifname.as_str()) });
+        Ok(plan)
     }
 
     /// Conf and addresses to a plan. Pure. Also makes sure that the result can be said in the configuration's CNI version
     /// at all, while nothing has been changed yet; the stock plugins find out when it is too late.
     pub(super) fn plan(&self, call: &Call<'_>, addressing: Option<&Addressing>) -> Result<Plan, CommandError> {
-        let mut plan = match (self.delegate, call.network.delegate.as_ref()) {
+        let mut plan = self.describe(call, addressing)?;
+        steps::extend(call, &mut plan, &self.observed)?;
+        let plan = self.complete(call, plan)?;
+        result::preflight(call, &plan)?;
+        Ok(plan)
+    }
+
+    /// The delegate's plan.
+    fn describe(&self, call: &Call<'_>, addressing: Option<&Addressing>) -> Result<Plan, CommandError> {
+        Ok(match (self.delegate, call.network.delegate.as_ref()) {
             (Some(delegate), Some(conf)) => delegate.plan(&Input {
                 conf: &conf.conf,
                 attachment: &call.attachment(),
@@ -87,26 +158,33 @@ impl Stage {
                 fresh_mac: self.fresh_mac,
             })?,
             _ => ipam_alone(addressing),
-        };
-        steps::extend(call, &mut plan, &self.observed)?;
+        })
+    }
+
+    /// What every plan has besides.
+    fn complete(&self, call: &Call<'_>, mut plan: Plan) -> Result<Plan, CommandError> {
         if let Some(executor) = &self.executor {
             plan.container = executor.container_identity()?;
         }
+        plan.lease = lease::of(call);
         (call.context.plan_hook)(&mut plan);
-        result::preflight(call, &plan)?;
         Ok(plan)
     }
 
     /// The journal's record of a plan.
-    pub(super) fn record(call: &Call<'_>, plan: &Plan, trace: String) -> Result<Record, CommandError> {
+    pub(super) fn record(call: &Call<'_>, plan: &Plan, decision: Option<Trace>) -> Result<Record, CommandError> {
         Ok(Record {
             netns: call.env.netns.clone(),
             plan: serde_json::to_string(plan).map_err(CommandError::Encode)?,
             externals: String::new(),
-            trace,
+            trace: call.traces(decision)?,
             shared: plan.shared(),
         })
     }
+}
+
+fn ignores_ipam(delegate: Option<&'static dyn Delegate>) -> bool {
+    delegate.is_some_and(|delegate| delegate.ipam() == IpamUse::Never)
 }
 
 /// What came before, for a delegate that builds on it.

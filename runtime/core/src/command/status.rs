@@ -3,20 +3,25 @@
 use weft_host_abi::types::{LedgerView, RangeSet};
 
 use super::call::Call;
-use super::{CommandError, decide, external, steps};
-use crate::conf::IpamKind;
+use super::{CommandError, choose, decide, external, lease, steps};
+use crate::conf::{IpamKind, Persona};
 use crate::delegate;
 use crate::ledger::NodeStore;
 use crate::netlink::Executor;
 use crate::plan::{Need, Side};
 
 pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
+    if !choose::status(call)? {
+        return Ok(());
+    }
     if let Some(conf) = call.network.delegate.clone() {
         match delegate::find(&conf.kind) {
             Some(delegate) => {
                 delegate.validate(&conf.conf, &call.pairs)?;
                 parents(&delegate.needs(&conf.conf, None)?)?;
             }
+            // flannel's plugin asks its delegate nothing.
+            None if call.persona == Persona::Flannel => {}
             None => external::status(call, &conf.kind, &conf.conf)?,
         }
     }
@@ -25,6 +30,9 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     if let IpamKind::External(kind) = &ipam.kind {
         let conf = call.conf.clone();
         return external::status(call, kind, &conf);
+    }
+    if ipam.kind == IpamKind::Dhcp {
+        return lease::status(call);
     }
     let policy = decide::load(call).map_err(|error| CommandError::NotReady { reason: error.chain() })?;
     let problems = policy.validate(&ipam.text, &decide::limits(call))?;
@@ -48,7 +56,7 @@ fn parents(needs: &[Need]) -> Result<(), CommandError> {
             Need::Parent(link) => link.side == Side::Host,
             Need::DefaultRouteLink(side) => *side == Side::Host,
             // A device that is away is another container's, and not missing.
-            Need::Link(_) | Need::Peer(_) | Need::File(_) | Need::Device(_) => false,
+            Need::Link(_) | Need::Peer(_) | Need::File(_) | Need::Device(_) | Need::Firewalld => false,
         })
         .cloned()
         .collect();

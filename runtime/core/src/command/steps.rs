@@ -149,7 +149,7 @@ fn plan_on(call: &Call<'_>, before: Option<&CniResult>) -> Result<Option<Planned
     }
     let container = executor.container_identity()?;
     let result = ResultShape { interfaces, ..ResultShape::default() };
-    let mut plan = Plan { ops, container, result };
+    let mut plan = Plan { ops, container, result, ..Plan::default() };
     (call.context.plan_hook)(&mut plan);
     Ok(Some(Planned { executor, plan, mac }))
 }

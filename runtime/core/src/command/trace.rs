@@ -1,8 +1,10 @@
-//! The decision trace: why an attachment has its addresses. Written to the journal with the claim, read by `weftctl explain`.
+//! The decision trace: why an attachment has its addresses and its delegate. Written to the journal with the claim, read by
+//! `weftctl explain`.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use weft_host_abi::types::Request;
+use serde_json::Value;
+use weft_host_abi::types::{ChoiceRequest, Request};
 
 /// How a decision came about. It holds the whole request, so that it can be replayed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,4 +25,151 @@ pub struct Trace {
     pub host_calls: u32,
     /// What it was asked.
     pub request: Request,
+}
+
+/// How a delegate was chosen. It holds the whole request, the declared files with their content among it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChoiceTrace {
+    /// Name or URL of the policy.
+    pub policy: String,
+    /// SHA-256 of its component.
+    pub digest: String,
+    /// SHA-256 of the granted data directory, where the policy could read one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_digest: Option<String>,
+    /// The delegate it chose.
+    pub delegate: String,
+    /// What it set, in its order.
+    pub settings: Vec<(String, Value)>,
+    /// The policy's own line.
+    pub reason: String,
+    /// Fuel the call burnt.
+    pub fuel: u64,
+    /// Lines it logged.
+    pub host_calls: u32,
+    /// What it was asked.
+    pub request: ChoiceRequest,
+}
+
+/// What the journal says about an attachment: `choice` beside the keys of the decision.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Traces {
+    /// How its delegate was chosen, where a policy did.
+    pub choice: Option<ChoiceTrace>,
+    /// How its addresses were decided, where a policy did.
+    pub decision: Option<Trace>,
+}
+
+/// The key of the choice.
+const CHOICE: &str = "choice";
+
+// === impl Traces ===
+
+impl Traces {
+    /// Reads the journal's text; an empty one says nothing.
+    ///
+    /// # Errors
+    /// The text is damaged.
+    pub fn parse(text: &str) -> serde_json::Result<Self> {
+        if text.is_empty() {
+            return Ok(Self::default());
+        }
+        let mut value: Value = serde_json::from_str(text)?;
+        let choice = value.as_object_mut().and_then(|object| object.remove(CHOICE));
+        let choice = choice.map(serde_json::from_value).transpose()?;
+        let nothing_more = value.as_object().is_some_and(serde_json::Map::is_empty);
+        let decision = if nothing_more { None } else { Some(serde_json::from_value(value)?) };
+        Ok(Self { choice, decision })
+    }
+
+    /// The journal's text.
+    ///
+    /// # Errors
+    /// None that these types can have.
+    pub fn to_text(&self) -> serde_json::Result<String> {
+        let mut value = match &self.decision {
+            None => Value::Object(serde_json::Map::new()),
+            Some(decision) => serde_json::to_value(decision)?,
+        };
+        match &self.choice {
+            None if self.decision.is_none() => return Ok(String::new()),
+            None => {}
+            Some(choice) => value[CHOICE] = serde_json::to_value(choice)?,
+        }
+        serde_json::to_string(&value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn decision() -> Trace {
+        let attachment = json!({"network": "n", "container_id": "c", "ifname": "eth0"});
+        let request = json!({
+            "attachment": attachment, "pod": null, "node": {"name": "n", "labels": []}, "identities": [], "requested": [],
+            "mac": null, "cni_args": [], "held": [], "range_sets": [], "resolver": null, "config": "{}",
+            "cni_version": "1.1.0", "now": 1, "seed": 2,
+        });
+        Trace {
+            policy: "p".into(),
+            digest: "d".into(),
+            reason: "r".into(),
+            candidates: Vec::new(),
+            claimed: Vec::new(),
+            fuel: 1,
+            host_calls: 2,
+            request: serde_json::from_value(request).expect("a request"),
+        }
+    }
+
+    fn choice() -> ChoiceTrace {
+        let decision = decision().request;
+        ChoiceTrace {
+            policy: "p".into(),
+            digest: "d".into(),
+            data_digest: None,
+            delegate: "lan".into(),
+            settings: vec![("mtu".into(), json!(9000))],
+            reason: "r".into(),
+            fuel: 1,
+            host_calls: 0,
+            request: ChoiceRequest {
+                attachment: decision.attachment,
+                pod: None,
+                node: decision.node,
+                cni_args: Vec::new(),
+                candidates: Vec::new(),
+                files: Vec::new(),
+                config: "{}".into(),
+                cni_version: "1.1.0".into(),
+                now: 1,
+                seed: 2,
+            },
+        }
+    }
+
+    #[test]
+    fn all_that_there_can_be_survives_the_journal() {
+        for choice in [None, Some(choice())] {
+            for decision in [None, Some(decision())] {
+                let traces = Traces { choice: choice.clone(), decision };
+                assert_eq!(Traces::parse(&traces.to_text().expect("a text")).expect("whole"), traces);
+            }
+        }
+        assert_eq!(Traces::default().to_text().expect("a text"), "");
+    }
+
+    #[test]
+    fn a_decision_by_itself_reads_as_it_always_did() {
+        let text = serde_json::to_string(&decision()).expect("a text");
+        let traces = Traces::parse(&text).expect("whole");
+        assert_eq!((traces.choice, traces.decision), (None, Some(decision())));
+        Traces::parse("{\"policy\": 1}").expect_err("damaged");
+        Traces::parse("nonsense").expect_err("damaged");
+    }
 }

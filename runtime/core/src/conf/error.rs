@@ -65,6 +65,45 @@ pub enum ConfError {
         /// What to write.
         hint: &'static str,
     },
+    /// An option of `ipam.provide` or `ipam.request` that is none.
+    #[error("Can not parse option {text:?}: Can not parse option: strconv.ParseUint: parsing {text:?}: {why}")]
+    DhcpOption {
+        /// The option as written.
+        text: String,
+        /// In the words of the stock plugin's library.
+        why: &'static str,
+    },
+    /// A value that does not fit into an option.
+    #[error("the value for DHCP option {option:?} is longer than 255 bytes")]
+    DhcpValue {
+        /// The option as written.
+        option: String,
+    },
+    /// Two keys of which one has to go.
+    #[error("both {one:?} and {other:?} are there: keep one of them")]
+    Either {
+        /// The one.
+        one: &'static str,
+        /// The other.
+        other: &'static str,
+    },
+    /// Two delegates of the same name.
+    #[error("two delegates have the name {name:?}")]
+    DelegateName {
+        /// The name.
+        name: String,
+    },
+    /// One of several delegates.
+    #[error("delegate {name:?}: {error}")]
+    Entry {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        error: Box<ConfError>,
+    },
+    /// What flannel says of its own keys.
+    #[error("{0}")]
+    Flannel(&'static str),
     /// No `ipam` for an IPAM plugin.
     #[error("IPAM config missing 'ipam' key")]
     MissingIpam,
@@ -148,11 +187,17 @@ impl ConfError {
             Self::UnknownPersona { .. } => code::INVALID_ENVIRONMENT,
             Self::Wire(error) => error.code,
             Self::NotSupported { .. } => code::UNSUPPORTED_FIELD,
+            Self::Entry { error, .. } => error.code(),
             Self::Mistyped(_)
             | Self::BadValue { .. }
             | Self::UnknownKey { .. }
             | Self::UnknownStep { .. }
             | Self::Missing { .. }
+            | Self::DhcpOption { .. }
+            | Self::DhcpValue { .. }
+            | Self::Either { .. }
+            | Self::DelegateName { .. }
+            | Self::Flannel(_)
             | Self::MissingIpam
             | Self::NoPlugin { .. }
             | Self::PluginName(_)

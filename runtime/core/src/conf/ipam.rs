@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use weft_host_abi::types::{RangeSet, Requested};
 
-use super::{ConfError, Object, Persona, ranges, requested};
+use super::{ConfError, DhcpConf, Object, Persona, ranges, requested};
 use crate::cni::Version;
 
 /// Where host-local keeps its files by default. The ledger needs no directory, but a conf that names another one means
@@ -22,6 +22,8 @@ pub enum IpamKind {
         /// Where it is.
         policy: String,
     },
+    /// A DHCP server, by way of the node's agent.
+    Dhcp,
     /// An IPAM plugin of that name in `CNI_PATH`.
     External(String),
 }
@@ -33,11 +35,17 @@ impl IpamKind {
         matches!(self, Self::Shipped(own) if own == name)
     }
 
+    /// Whether a policy decides.
+    #[must_use]
+    pub fn is_policy(&self) -> bool {
+        self.policy().is_some()
+    }
+
     /// What `ipam.policy` has to say for `weft-ipam` to do the same.
     pub(super) fn policy(&self) -> Option<&str> {
         match self {
             Self::Shipped(policy) | Self::Wasm { policy } => Some(policy),
-            Self::External(_) => None,
+            Self::Dhcp | Self::External(_) => None,
         }
     }
 
@@ -70,10 +78,13 @@ pub struct IpamConf {
     pub resolv_conf: Option<PathBuf>,
     /// The address domain: in it, an address is taken once.
     pub scope: String,
+    /// What a DHCP server is asked; for that kind only, and not for DEL.
+    pub dhcp: Option<DhcpConf>,
 }
 
 /// Everything besides the `ipam` object that reading it takes.
 pub(super) struct Context<'a> {
+    pub(super) persona: Persona,
     pub(super) network: &'a str,
     pub(super) version: Version,
     pub(super) args: &'a Object,
@@ -94,13 +105,20 @@ impl IpamConf {
             requested: Vec::new(),
             resolv_conf: None,
             scope,
+            dhcp: None,
         }
     }
 
     pub(super) fn read(kind: IpamKind, object: Object, context: &Context<'_>) -> Result<Self, ConfError> {
         let mut conf = Self::bare(kind, object, context.network);
-        if matches!(conf.kind, IpamKind::External(_)) {
-            return Ok(conf);
+        match conf.kind {
+            IpamKind::External(_) => return Ok(conf),
+            IpamKind::Dhcp => {
+                let strict = !context.persona.is_stock();
+                conf.dhcp = Some(DhcpConf::read(&conf.object, context.cni_args, strict)?);
+                return Ok(conf);
+            }
+            IpamKind::Shipped(_) | IpamKind::Wasm { .. } => {}
         }
         // Each of the two stock plugins ignores the other's keys; a policy of another name has both.
         if !conf.kind.is_shipped("static") {
@@ -154,10 +172,12 @@ pub(super) fn kind(
 ) -> Result<Option<IpamKind>, ConfError> {
     let named = ipam.text("type")?;
     let kind = match (persona, named) {
+        (Persona::Ipam("dhcp"), _) => IpamKind::Dhcp,
         (Persona::Ipam(name), _) => IpamKind::Shipped(name.to_owned()),
         (Persona::WeftIpam, _) | (_, Some("weft-ipam")) => by_policy(ipam, is_shipped)?,
         (_, None) => return Ok(None),
         (_, Some("wasm")) => wasm(ipam)?,
+        (_, Some("dhcp")) => IpamKind::Dhcp,
         (_, Some(name)) if is_shipped(name) => IpamKind::Shipped(name.to_owned()),
         (_, Some(name)) => IpamKind::External(plugin_name(name)?),
     };

@@ -5,21 +5,26 @@
 //! (`delegate`), and a policy's own keys (the policy).
 
 mod attachments;
+mod dhcp;
 mod error;
+mod flannel;
 mod ipam;
 mod network;
 mod persona;
 mod pod;
 mod ranges;
 mod requested;
+mod select;
 #[cfg(test)]
 mod tests;
 mod weft;
 
 pub use crate::cni::Object;
+pub use dhcp::DhcpConf;
 pub use error::ConfError;
 pub use ipam::{IpamConf, IpamKind};
 pub use network::{DelegateConf, Network, StepConf};
 pub use persona::Persona;
 pub use ranges::RangeProblem;
+pub use select::{FileConf, SelectConf};
 pub use weft::{GrantsConf, LedgerKind, LimitsConf};

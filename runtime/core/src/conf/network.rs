@@ -6,8 +6,9 @@ use weft_host_abi::types::Dns;
 use super::attachments::valid_attachments;
 use super::ipam::{self, Context};
 use super::pod::labels;
-use super::weft;
+use super::select::{self, SelectConf};
 use super::{ConfError, GrantsConf, IpamConf, IpamKind, LedgerKind, LimitsConf, Object, Persona};
+use super::{flannel, weft};
 use crate::cni::{Version, check_known, read_dns};
 use crate::delegate::{self, IpamUse};
 use crate::step;
@@ -41,6 +42,8 @@ pub struct Network {
     pub name: String,
     /// What builds the interface; `None` when called for IPAM or steps alone.
     pub delegate: Option<DelegateConf>,
+    /// Who picks the delegate, where a policy does. `delegate` and `ipam` are then `None` until it has: see [`Network::chosen`].
+    pub select: Option<SelectConf>,
     /// What is done to the interface afterwards, in order.
     pub steps: Vec<StepConf>,
     /// There are steps and no delegate: a chained plugin.
@@ -98,17 +101,30 @@ impl Network {
             Err(_not_read) if persona.is_stock() => Vec::new(),
             read => read?,
         };
+        network.select = read_select(persona, object, is_shipped)?;
+        if let Some(select) = &network.select {
+            if persona == Persona::Weft {
+                network.steps = weft::steps(object)?;
+            }
+            // What nothing can be set in has to be sound as it stands; of the others that shows when they are chosen.
+            for (name, conf) in select.fixed() {
+                Self::parse(Persona::Weft, &conf, cni_args, is_shipped)
+                    .map_err(|error| ConfError::Entry { name: name.to_owned(), error: Box::new(error) })?;
+            }
+            network.read_policy_terms(persona, object)?;
+            return Ok(network);
+        }
         network.ipam = network.read_ipam(persona, object, cni_args, is_shipped)?;
         network.delegate = match persona {
             Persona::Weft if weft::steps_alone(object) => None,
             Persona::Weft => Some(weft::delegate(object, network.ipam.as_ref())?),
             Persona::Delegate(kind) => Some(stock_delegate(kind, object)),
-            Persona::WeftIpam | Persona::Ipam(_) | Persona::Step(_) => None,
+            Persona::WeftIpam | Persona::Ipam(_) | Persona::Step(_) | Persona::Flannel => None,
         };
         network.steps = match persona {
             Persona::Weft => weft::steps(object)?,
             Persona::Step(kind) => vec![StepConf { kind: kind.to_owned(), conf: object.clone() }],
-            Persona::WeftIpam | Persona::Ipam(_) | Persona::Delegate(_) => Vec::new(),
+            Persona::WeftIpam | Persona::Ipam(_) | Persona::Delegate(_) | Persona::Flannel => Vec::new(),
         };
         network.steps_alone = network.delegate.is_none() && !network.steps.is_empty();
         network.check_ipam_use(persona)?;
@@ -118,12 +134,49 @@ impl Network {
         Ok(network)
     }
 
+    /// Reads the configuration that a choice of the delegate policy led to ([`SelectConf::chosen`]).
+    ///
+    /// # Errors
+    /// As `parse`.
+    pub fn chosen(
+        &self,
+        conf: &Object,
+        cni_args: &[(String, String)],
+        is_shipped: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, ConfError> {
+        if !self.select.as_ref().is_some_and(SelectConf::is_stock) {
+            return Self::parse(Persona::Weft, conf, cni_args, is_shipped);
+        }
+        let kind = select::stock_kind(conf)?;
+        let mut network = match delegate::find(&kind) {
+            Some(found) => Self::parse(Persona::Delegate(found.kind()), conf, cni_args, is_shipped)?,
+            // An external delegate calls its IPAM plugin itself.
+            None => Self { delegate: Some(select::by_kind(kind, conf.clone())), ..Self::bare(conf) },
+        };
+        network.version = self.version;
+        // The plugin hands its delegate no `args`, but labels are facts about the pod.
+        network.labels.clone_from(&self.labels);
+        Ok(network)
+    }
+
+    /// As `chosen`, for DEL of what a stock plugin made by handing a delegate this configuration.
+    ///
+    /// # Errors
+    /// It names no plugin.
+    pub fn chosen_for_del(conf: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result<Self, ConfError> {
+        let kind = select::stock_kind(conf)?;
+        Ok(match delegate::find(&kind) {
+            Some(found) => Self::parse_for_del(Persona::Delegate(found.kind()), conf, is_shipped),
+            None => Self { delegate: Some(select::by_kind(kind, conf.clone())), ..Self::bare(conf) },
+        })
+    }
+
     /// `limits`, `grants` and `ledger`: ours at the top of a `weft` configuration. Elsewhere the top is another plugin's,
     /// so they are in `ipam`, where that is ours.
     fn read_policy_terms(&mut self, persona: Persona, object: &Object) -> Result<(), ConfError> {
         let ours = match &self.ipam {
             _ if persona == Persona::Weft => object,
-            Some(ipam) if !matches!(ipam.kind, IpamKind::External(_)) => &ipam.object,
+            Some(ipam) if ipam.kind.is_policy() => &ipam.object,
             _ => return Ok(()),
         };
         self.limits = LimitsConf::read(ours)?;
@@ -136,6 +189,10 @@ impl Network {
     #[must_use]
     pub fn parse_for_del(persona: Persona, object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Self {
         let mut network = Self::bare(object);
+        network.select = read_select(persona, object, is_shipped).unwrap_or_default();
+        if network.select.is_some() {
+            return network;
+        }
         let ipam = object.object_or_empty("ipam").unwrap_or_default();
         let kind = ipam::kind(persona, &ipam, is_shipped).ok().flatten();
         network.ipam = kind.map(|kind| IpamConf::bare(kind, ipam, &network.name));
@@ -143,12 +200,12 @@ impl Network {
             Persona::Weft if weft::steps_alone(object) => None,
             Persona::Weft => weft::delegate(object, network.ipam.as_ref()).ok(),
             Persona::Delegate(kind) => Some(stock_delegate(kind, object)),
-            Persona::WeftIpam | Persona::Ipam(_) | Persona::Step(_) => None,
+            Persona::WeftIpam | Persona::Ipam(_) | Persona::Step(_) | Persona::Flannel => None,
         };
         network.steps_alone = match persona {
             Persona::Weft => weft::steps_alone(object),
             Persona::Step(_) => true,
-            Persona::WeftIpam | Persona::Ipam(_) | Persona::Delegate(_) => false,
+            Persona::WeftIpam | Persona::Ipam(_) | Persona::Delegate(_) | Persona::Flannel => false,
         };
         if network.ipam_use() == IpamUse::Never {
             network.ipam = None;
@@ -177,6 +234,7 @@ impl Network {
             version: Version::reconcile(version).unwrap_or(Version::CURRENT),
             name: object.str("name").ok().flatten().unwrap_or_default().to_owned(),
             delegate: None,
+            select: None,
             steps: Vec::new(),
             steps_alone: false,
             ipam: None,
@@ -204,7 +262,7 @@ impl Network {
         let ignored = match persona {
             Persona::Delegate(kind) => uses_none(kind),
             Persona::Step(_) => true,
-            Persona::Weft | Persona::WeftIpam | Persona::Ipam(_) => false,
+            Persona::Weft | Persona::WeftIpam | Persona::Ipam(_) | Persona::Flannel => false,
         };
         if ignored {
             return Ok(None);
@@ -216,6 +274,7 @@ impl Network {
         };
         let Some(kind) = ipam::kind(persona, &ipam, is_shipped)? else { return Ok(None) };
         let context = Context {
+            persona,
             network: &self.name,
             version: self.version,
             args: &self.args,
@@ -269,6 +328,18 @@ impl Network {
             Some(IpamKind::External(name)) => Some(name),
             _ => None,
         }
+    }
+}
+
+fn read_select(
+    persona: Persona,
+    object: &Object,
+    is_shipped: &dyn Fn(&str) -> bool,
+) -> Result<Option<SelectConf>, ConfError> {
+    match persona {
+        Persona::Weft => select::read(object, is_shipped),
+        Persona::Flannel => flannel::read(object).map(Some),
+        Persona::WeftIpam | Persona::Delegate(_) | Persona::Ipam(_) | Persona::Step(_) => Ok(None),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::cni::Version;
 use crate::{delegate, step};
 
 /// Stock IPAM plugins that weft stands in for.
-const IPAM_NAMES: [&str; 2] = ["host-local", "static"];
+const IPAM_NAMES: [&str; 3] = ["host-local", "static", "dhcp"];
 
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum Persona {
     Ipam(&'static str),
     /// The name of a step: that stock plugin, chained after another.
     Step(&'static str),
+    /// `flannel`: a delegate whose configuration comes from flanneld.
+    Flannel,
 }
 
 impl Persona {
@@ -44,6 +46,7 @@ impl Persona {
         own.chain(delegate::kinds().map(Self::Delegate))
             .chain(IPAM_NAMES.map(Self::Ipam))
             .chain(step::kinds().map(Self::Step))
+            .chain([Self::Flannel])
     }
 
     /// The name of its program.
@@ -53,6 +56,7 @@ impl Persona {
             Self::Weft => "weft",
             Self::WeftIpam => "weft-ipam",
             Self::Delegate(name) | Self::Ipam(name) | Self::Step(name) => name,
+            Self::Flannel => "flannel",
         }
     }
 
@@ -67,14 +71,14 @@ impl Persona {
     pub fn oldest(self) -> Version {
         match self {
             Self::Step(kind) => step::find(kind).map_or(Version::V0_1_0, step::Step::oldest),
-            Self::Weft | Self::WeftIpam | Self::Delegate(_) | Self::Ipam(_) => Version::V0_1_0,
+            Self::Weft | Self::WeftIpam | Self::Delegate(_) | Self::Ipam(_) | Self::Flannel => Version::V0_1_0,
         }
     }
 
     /// Whether it stands in for a stock plugin, and so is as lenient as that.
     #[must_use]
     pub fn is_stock(self) -> bool {
-        matches!(self, Self::Delegate(_) | Self::Ipam(_) | Self::Step(_))
+        matches!(self, Self::Delegate(_) | Self::Ipam(_) | Self::Step(_) | Self::Flannel)
     }
 }
 
@@ -89,6 +93,7 @@ mod tests {
         assert_eq!(of("/opt/cni/bin/weft"), Ok(Persona::Weft));
         assert_eq!(of("weft-ipam"), Ok(Persona::WeftIpam));
         assert_eq!(of("./bridge"), Ok(Persona::Delegate("bridge")));
+        assert_eq!(of("flannel"), Ok(Persona::Flannel));
         assert_eq!(of("host-local"), Ok(Persona::Ipam("host-local")));
         for persona in Persona::all() {
             assert_eq!(of(persona.name()), Ok(persona));
@@ -97,11 +102,12 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_told_with_those_there_are() {
-        let text = Persona::from_argv0(OsStr::new("/bin/flannel")).unwrap_err().to_string();
+        let text = Persona::from_argv0(OsStr::new("/bin/calico")).unwrap_err().to_string();
         assert_eq!(
             text,
-            "called as \"flannel\", which is none of the names weft answers to: \
-             weft, weft-ipam, bridge, ptp, macvlan, ipvlan, vlan, dummy, host-device, tap, loopback, host-local, static"
+            "called as \"calico\", which is none of the names weft answers to: \
+             weft, weft-ipam, bridge, ptp, macvlan, ipvlan, vlan, dummy, host-device, tap, loopback, host-local, static, dhcp, \
+             portmap, firewall, tuning, bandwidth, sbr, vrf, flannel"
         );
         assert!(Persona::from_argv0(OsStr::new("")).is_err());
     }

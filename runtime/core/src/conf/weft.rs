@@ -1,4 +1,5 @@
-//! Keys of ours: `delegate`, `ledger`, `limits`, `grants`. An unknown one is an error.
+//! Keys of ours: `delegate`, `ledger`, `limits`, `grants`; `delegates` and `select` are read in `select`. An unknown one is an
+//! error.
 
 use std::path::PathBuf;
 
@@ -7,7 +8,7 @@ use super::{ConfError, DelegateConf, IpamConf, Object, StepConf};
 use crate::{delegate, step};
 
 /// Top-level keys of a `"type": "weft"` configuration: the specification's, then ours.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 20] = [
     "cniVersion",
     "cniVersions",
     "name",
@@ -21,15 +22,14 @@ const KEYS: [&str; 18] = [
     "disableGC",
     "loadOnlyInlinedPlugins",
     "delegate",
+    "delegates",
+    "select",
     "ipam",
     "steps",
     "ledger",
     "limits",
     "grants",
 ];
-
-/// Keys that the design has and this version does not.
-const LATER: [&str; 2] = ["delegates", "select"];
 
 /// Keys of the whole configuration that a delegate sees as its own.
 const SHARED: [&str; 6] = ["name", "cniVersion", "runtimeConfig", "args", "dns", "ipam"];
@@ -141,9 +141,6 @@ fn strict(object: &Object, key: &str, known: &[&str]) -> Result<Object, ConfErro
 /// Refuses unknown keys at the top.
 pub(super) fn check_keys(object: &Object) -> Result<(), ConfError> {
     let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
-    if let Some(key) = object.keys().find(|key| LATER.iter().any(|later| same(later, key))) {
-        return Err(ConfError::NotSupported { what: format!("key {key:?}"), hint: "use one \"delegate\"" });
-    }
     let known = |key: &&str| key.starts_with(RESERVED) || KEYS.iter().any(|known| same(known, key));
     let Some(key) = object.keys().find(|key| !known(key)) else { return Ok(()) };
     let of_delegate = |kind: &dyn delegate::Delegate| kind.keys().iter().any(|own| same(own, key));
@@ -168,7 +165,7 @@ pub(super) fn delegate(object: &Object, ipam: Option<&IpamConf>) -> Result<Deleg
     let kind = plugin_name(own.text("type")?.ok_or(ConfError::Missing { key: "delegate.type", hint })?)?;
     let found = delegate::find(&kind);
     if let Some(found) = found {
-        check_delegate_keys(&own, found)?;
+        check_delegate_keys(&own, found, " in \"delegate\"")?;
     }
     let mut conf = own.into_root();
     for key in SHARED {
@@ -230,7 +227,8 @@ fn step(object: &Object, own: Object) -> Result<StepConf, ConfError> {
     Ok(StepConf { kind, conf })
 }
 
-fn check_delegate_keys(own: &Object, found: &dyn delegate::Delegate) -> Result<(), ConfError> {
+/// Refuses keys that the delegate does not know; `place` says where they are.
+pub(super) fn check_delegate_keys(own: &Object, found: &dyn delegate::Delegate, place: &str) -> Result<(), ConfError> {
     let mut known = vec!["type"];
     known.extend(found.keys());
     let Some(key) = own.first_unknown(&known) else { return Ok(()) };
@@ -239,7 +237,7 @@ fn check_delegate_keys(own: &Object, found: &dyn delegate::Delegate) -> Result<(
     } else {
         format!("a {} knows {}", found.kind(), known.join(", "))
     };
-    Err(ConfError::UnknownKey { key: key.to_owned(), place: " in \"delegate\"".to_owned(), hint })
+    Err(ConfError::UnknownKey { key: key.to_owned(), place: place.to_owned(), hint })
 }
 
 /// `ipam` for an external delegate whose addresses a policy decides: it execs `weft-ipam`, which then finds everything it

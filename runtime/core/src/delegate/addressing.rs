@@ -42,6 +42,9 @@ pub(super) struct Link<'a> {
     pub(super) notify: &'a [(&'static str, &'static str)],
 }
 
+/// `RT_SCOPE_LINK`.
+const SCOPE_LINK: u32 = 253;
+
 /// `arp_notify` of a link: the kernel sends a gratuitous ARP when it comes up.
 pub(super) const ARP_NOTIFY: (&str, &str) = ("ipv4", "arp_notify");
 /// Its counterpart for IPv6.
@@ -84,7 +87,10 @@ impl Link<'_> {
     /// The second part of `configure`: a route without next hop goes through the first gateway of its family.
     pub(super) fn add_routes(&self, ops: &mut Vec<Op>) {
         for route in self.routes {
-            let gw = route.gw.or_else(|| self.first_gateway(Family::of(route.dst.addr())));
+            // A route of scope link has no next hop; the kernel refuses it with one.
+            let gateway =
+                || self.first_gateway(Family::of(route.dst.addr())).filter(|_| route.scope != Some(SCOPE_LINK));
+            let gw = route.gw.or_else(gateway);
             let (link, route) = (LinkRef::container(self.name), Route { gw, ..route.clone() });
             ops.push(Op::AddRoute { link, route, src: None, existing_ok: false });
         }

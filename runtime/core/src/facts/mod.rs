@@ -2,6 +2,8 @@
 //!
 //! Not here: links and routes (`netlink::Executor::observe`), claims (`ledger`).
 
+mod file;
+mod node;
 mod resolver;
 
 use std::path::{Path, PathBuf};
@@ -10,6 +12,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use sha2::{Digest, Sha256};
 use weft_host_abi::types::{Attachment, Node, Pod};
 
+pub use file::declared_file;
+pub use node::node;
 pub use resolver::parse_resolver;
 
 /// A fact that could not be had.
@@ -24,6 +28,34 @@ pub enum FactsError {
         #[source]
         source: std::io::Error,
     },
+    /// A file that decides something.
+    #[error("cannot read {path:?}; make it readable or name another file")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that is there and must not decide anything.
+    #[error("cannot use {path:?}: {what}; {remedy}")]
+    FileUnusable {
+        /// The file.
+        path: PathBuf,
+        /// What is off.
+        what: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// What the state directory says of the node.
+    #[error("cannot read {path:?}: it has to be {{\"labels\": {{...}}}}; correct it or remove it")]
+    Node {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
     /// The node's clock.
     #[error("the clock of this node is before 1970; set it")]
     Clock,
@@ -35,14 +67,6 @@ pub enum FactsError {
 /// `FactsError::Clock` where the clock is before 1970.
 pub fn now() -> Result<u64, FactsError> {
     SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).map_err(|_before_epoch| FactsError::Clock)
-}
-
-/// The node, as far as it can be known without Kubernetes: its host name.
-#[must_use]
-pub fn node() -> Node {
-    let uname = nix::sys::utsname::uname();
-    let name = uname.map(|uname| uname.nodename().to_string_lossy().into_owned()).unwrap_or_default();
-    Node { name, labels: Vec::new() }
 }
 
 /// Identities the host attests for an attachment, most lasting first. They decide whose kept addresses it may take, so

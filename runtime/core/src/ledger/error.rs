@@ -3,7 +3,20 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use weft_host_abi::types::Attachment;
+
 use super::Key;
+use crate::plan::EXCLUSIVE;
+
+/// An exclusive name as people would say it.
+fn told(name: &str) -> String {
+    let name = name.strip_prefix(EXCLUSIVE).unwrap_or(name);
+    match name.rsplit_once('/') {
+        Some((what, "*")) => what.to_owned(),
+        Some((what, which)) => format!("{what} address {which}"),
+        None => name.to_owned(),
+    }
+}
 
 /// A failure of the ledger or the journal.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +49,17 @@ pub enum LedgerError {
         /// What SQLite says, where it is not a database at all.
         #[source]
         source: Option<rusqlite::Error>,
+    },
+    /// Another attachment has what only one can have.
+    #[error(
+        "{} is taken by container {:?} ({} on network {:?})",
+        told(name), holder.container_id, holder.ifname, holder.network
+    )]
+    Taken {
+        /// The shared name.
+        name: String,
+        /// The attachment.
+        holder: Box<Attachment>,
     },
     /// A newer weft wrote the file.
     #[error("the ledger {path:?} has format {found}, this weft knows up to {known}; run the newer weft again")]

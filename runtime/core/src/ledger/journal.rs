@@ -1,7 +1,8 @@
 //! The journal: one entry per attachment and role, with what DEL needs to take it down again.
 //!
 //! Invariants: an entry and its claims are written and removed in one transaction; what `Record::shared` names is also a row
-//! each in `shared`, which is how one entry finds out whether another needs the same thing.
+//! each in `shared`, which is how one entry finds out whether another needs the same thing. Names that begin with
+//! `plan::EXCLUSIVE` are held by one entry at a time: writing a second one is refused.
 //!
 //! An entry imported from host-local's oldest files has no interface name: those files hold a container id alone. The
 //! key of an attachment finds it when there is no entry of its own, as host-local does.
@@ -15,6 +16,7 @@ use weft_host_abi::types::{Attachment, ReleaseRule};
 use super::addr::Stored;
 use super::store::{Fault, NodeStore, Stop};
 use super::{AmendError, Entry, Key, LedgerError, Record, Role};
+use crate::plan::EXCLUSIVE;
 
 /// Columns of an entry, in the order `read` wants them.
 const COLUMNS: &str = "id, network, container_id, ifname, role, created, boot_id, release, shared, \
@@ -241,9 +243,34 @@ pub(super) fn delete(conn: &Connection, id: i64, shared: &[String]) -> Result<()
     Ok(())
 }
 
-fn share(conn: &Connection, id: i64, shared: &[String]) -> rusqlite::Result<()> {
+fn share(conn: &Connection, id: i64, shared: &[String]) -> Result<(), Fault> {
     let mut statement = conn.prepare_cached("INSERT OR IGNORE INTO shared (name, entry) VALUES (?1, ?2)")?;
-    shared.iter().try_for_each(|name| statement.execute(params![name, id]).map(|_rows| ()))
+    for name in shared {
+        if name.starts_with(EXCLUSIVE) {
+            is_free(conn, id, name)?;
+        }
+        statement.execute(params![name, id])?;
+    }
+    Ok(())
+}
+
+/// Whether no other entry holds an exclusive name, or one that it is at odds with: `a/*` is with every `a/...`.
+fn is_free(conn: &Connection, id: i64, name: &str) -> Result<(), Fault> {
+    let (stem, last) = name.rsplit_once('/').unwrap_or((name, ""));
+    let holder: Option<i64> = if last == "*" {
+        // Everything that begins with `a/`: `0` follows `/`.
+        conn.prepare_cached("SELECT entry FROM shared WHERE name >= ?1 AND name < ?2 AND entry <> ?3 LIMIT 1")?
+            .query_row(params![format!("{stem}/"), format!("{stem}0"), id], |row| row.get(0))
+            .optional()?
+    } else {
+        conn.prepare_cached("SELECT entry FROM shared WHERE name IN (?1, ?2) AND entry <> ?3 LIMIT 1")?
+            .query_row(params![name, format!("{stem}/*"), id], |row| row.get(0))
+            .optional()?
+    };
+    let Some(holder) = holder else { return Ok(()) };
+    let holder = by_id(conn, holder)?.map(|entry| entry.key.attachment);
+    let holder = holder.ok_or_else(|| Fault::Damaged(format!("nobody holds the shared name {name:?}")))?;
+    Err(Fault::Taken { name: name.to_owned(), holder: Box::new(holder) })
 }
 
 fn unshare(conn: &Connection, id: i64, shared: &[String]) -> rusqlite::Result<()> {

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
 
+use weft_host_abi::types::Attachment;
+
 use super::file::{self, FILE, PATIENCE, checkpoint, log_path};
 use super::{LedgerError, schema};
 
@@ -54,6 +56,11 @@ pub struct NodeStore {
 pub(super) enum Fault {
     Sql(rusqlite::Error),
     Damaged(String),
+    /// An entry of another attachment has what only one can have.
+    Taken {
+        name: String,
+        holder: Box<Attachment>,
+    },
 }
 
 impl From<rusqlite::Error> for Fault {
@@ -200,6 +207,7 @@ impl Db {
         match fault {
             Fault::Damaged(detail) => LedgerError::Damaged { path, detail },
             Fault::Sql(source) => explain_sql(path, action, source),
+            Fault::Taken { name, holder } => LedgerError::Taken { name, holder },
         }
     }
 

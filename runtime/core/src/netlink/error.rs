@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use nix::errno::Errno;
+use nix::sys::statfs::FsType;
 
 use crate::plan::{LinkRef, Mac};
 
@@ -201,6 +202,14 @@ pub enum NetlinkError {
         /// How long was waited.
         millis: u128,
     },
+    /// Something that one attachment only can have is another's.
+    #[error("{what} is taken: it leads to {by}")]
+    Taken {
+        /// What it is.
+        what: String,
+        /// Where it leads to.
+        by: String,
+    },
     /// A sysctl key that leaves `/proc/sys/net`.
     #[error("{key:?} is not a key below /proc/sys/net")]
     BadSysctl {
@@ -224,7 +233,7 @@ pub enum NetnsFault {
     /// It cannot be looked at, mostly: it is not there.
     Statfs(PathBuf, Errno),
     /// It is there but lies on a file system that has no namespaces.
-    Magic(PathBuf, i64),
+    Magic(PathBuf, FsType),
     /// It cannot be opened.
     Open(PathBuf, Errno),
     /// It cannot be entered.
@@ -237,7 +246,7 @@ impl fmt::Display for NetnsFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Statfs(path, errno) => write!(f, "failed to Statfs {path:?}: {}", Lower(*errno)),
-            Self::Magic(path, magic) => write!(f, "unknown FS magic on {path:?}: {magic:x}"),
+            Self::Magic(path, magic) => write!(f, "unknown FS magic on {path:?}: {:x}", magic.0),
             Self::Open(path, errno) => write!(f, "open {}: {}", path.display(), Lower(*errno)),
             Self::Enter(errno) => write!(f, "cannot enter it: {}", Lower(*errno)),
             Self::Inside(problem) => write!(f, "{problem}"),
@@ -363,6 +372,11 @@ impl Fault {
     /// Whether the thing is not there.
     pub(super) fn is_absent(&self) -> bool {
         self.errno().is_some_and(means_absent)
+    }
+
+    /// Whether there is no route to an address, or one that leads nowhere.
+    pub(super) fn is_no_way(&self) -> bool {
+        matches!(self.errno(), Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL))
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::conntrack::{self, Flows};
 use super::error::{Doing, NetlinkError, UndoError};
 use super::rtnl::{Link, Lookup, change};
-use super::{Executor, nft};
+use super::{Executor, firewalld, nft};
 use crate::plan::{LinkRef, Op, Plan, Side, Teardown};
 
 impl Executor {
@@ -14,6 +15,10 @@ impl Executor {
     /// Works without the container's namespace too: what is on the host goes, and what was inside went with it.
     pub fn teardown(&mut self, plan: &Plan, keep_shared: &BTreeSet<String>) -> Vec<UndoError> {
         let mut leftovers = Vec::new();
+        if plan.ops.iter().any(|op| matches!(op.teardown(), Teardown::DeleteHostLink { .. })) {
+            self.delete_together([plan]);
+        }
+        let kept = |op: &Op| op.shared().is_some_and(|name| keep_shared.contains(&name));
         // Links first: while one carries traffic its filters must hold.
         for op in plan.ops.iter().rev() {
             let outcome = match op.teardown() {
@@ -27,21 +32,27 @@ impl Executor {
                 Teardown::RestoreLink { link, before } => self.restore_link(&link, &before),
                 Teardown::RemoveRules(routes) => self.remove_rules(&routes),
                 Teardown::LeaveVrf(join) => self.leave_vrf(&join),
+                Teardown::Firewalld(_) if kept(op) => Ok(()),
+                Teardown::Firewalld(source) => firewalld::remove(&source),
                 Teardown::Nothing | Teardown::Elements => Ok(()),
             };
             leftovers.extend(outcome.err().map(|cause| UndoError { what: format!("tear down: {op}"), cause }));
         }
-        let kept = |op: &&Op| op.shared().is_some_and(|name| keep_shared.contains(&name));
         let ours = plan.ops.iter().filter(|op| op.teardown() == Teardown::Elements && !kept(op));
-        let elements: Vec<_> = ours.flat_map(nft::elements).collect();
-        if !elements.is_empty() {
-            let outcome = match self.nft().and_then(|nft| nft.remove(&elements)) {
+        let content = nft::Content::of(ours);
+        if !content.is_empty() {
+            let outcome = match self.nft().and_then(|nft| nft.remove(&content)) {
                 // Without nftables there are no elements; the ADD failed at them.
                 Err(error) if error.is_unsupported() => Ok(()),
                 outcome => outcome,
             };
             let what = || "remove the attachment's nftables elements".to_owned();
             leftovers.extend(outcome.err().map(|cause| UndoError { what: what(), cause }));
+            let ports = plan.ops.iter().filter_map(|op| match op {
+                Op::HostPort(port) => Some(port),
+                _ => None,
+            });
+            conntrack::forget(ports, Flows::Here);
         }
         leftovers
     }

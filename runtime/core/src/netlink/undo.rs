@@ -9,14 +9,16 @@ use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::tc::{TcHandle, TcMessage};
 
+use super::conntrack::{self, Flows};
 use super::device::Taken;
 use super::error::{Doing, NetlinkError, UndoError};
 use super::nft::Added;
 use super::ops::Placed;
 use super::presence::Presence;
 use super::rtnl::{Address, Lookup, change, port_flags};
-use super::{Applied, Executor, sysctl};
-use crate::plan::{Mac, Side};
+use super::sysctl::{Confs, Of};
+use super::{Applied, Executor, firewalld};
+use crate::plan::{FirewalldSource, HostPort, Mac, Side};
 
 /// One entry of the log.
 #[derive(Debug)]
@@ -69,8 +71,12 @@ pub(super) enum Inverse {
     RestoreQdisc { message: Box<TcMessage> },
     /// Put the ingress hook of a host link back, and where it redirected to.
     RestoreIngress { index: u32, targets: Vec<u32> },
-    /// Remove nftables elements that were added, and tables that were made and are empty again.
+    /// Remove nftables elements and rules that were added, and parts that were made and are empty again.
     Elements(Added),
+    /// Forget the flows that came to these ports meanwhile.
+    Flows(Vec<HostPort>),
+    /// Remove a source from a zone of firewalld.
+    Firewalld(FirewalldSource),
 }
 
 /// How to tell whether another attachment may have come to rely on a shared thing since it was changed.
@@ -130,6 +136,11 @@ impl Executor {
     fn perform(&mut self, inverse: Inverse) -> Result<(), NetlinkError> {
         match inverse {
             Inverse::Elements(added) => self.nft()?.undo(&added),
+            Inverse::Flows(ports) => {
+                conntrack::forget(ports.iter(), Flows::Here);
+                Ok(())
+            }
+            Inverse::Firewalld(source) => firewalld::remove(&source),
             Inverse::Sysctls { side, old } => self.write_back(side, old),
             Inverse::BridgeMac { index, mac } => self.restore_bridge_mac(index, mac),
             Inverse::Device(taken) => self.bring_back(&taken),
@@ -188,10 +199,11 @@ impl Executor {
     }
 
     fn write_back(&self, side: Side, old: Vec<(String, String)>) -> Result<(), NetlinkError> {
-        let write = move || {
+        let of_links = old.iter().all(|(key, _value)| Confs::has(key));
+        let write = move |of: Of<'_>| {
             let mut first = Ok(());
             for (key, value) in old {
-                match sysctl::write(&key, &value) {
+                match of.write(&key, &value) {
                     Err(error) if !error.is_not_found() => first = first.and(Err(error)),
                     _ => {}
                 }
@@ -199,8 +211,9 @@ impl Executor {
             first
         };
         match (side, &self.container) {
-            (Side::Host, _) => write(),
-            (Side::Container, Some(container)) => container.worker.run(write)?,
+            (Side::Host, _) => write(Of::Own),
+            (Side::Container, Some(container)) if of_links => write(Of::Other(&container.confs)),
+            (Side::Container, Some(container)) => container.netns.run_inside(move || write(Of::Own))?,
             (Side::Container, None) => Ok(()),
         }
     }

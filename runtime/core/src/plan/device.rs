@@ -35,7 +35,7 @@ pub enum FoundDevice {
 }
 
 /// A device as the host has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeviceLink {
     /// Name of the link.
     pub name: String,
@@ -45,6 +45,12 @@ pub struct DeviceLink {
     pub mac: Option<Mac>,
     /// MTU.
     pub mtu: u32,
+    /// Promiscuous mode, where somebody switched it on.
+    pub promiscuous: bool,
+    /// All-multicast mode, likewise.
+    pub all_multicast: bool,
+    /// Length of the transmit queue.
+    pub tx_queue_length: u32,
     /// `ifalias`.
     pub alias: Option<String>,
     /// Whether it outlives the namespace it is in: the kernel gives it back to the host when a namespace ends. Links that were

@@ -22,6 +22,8 @@ pub enum Need {
     Peer(LinkRef),
     /// The text of a file of the host.
     File(PathBuf),
+    /// Whether firewalld runs.
+    Firewalld,
 }
 
 /// What was found when the host's end of a container link was looked for.
@@ -73,4 +75,6 @@ pub struct Observed {
     pub peers: BTreeMap<LinkRef, Peer>,
     /// Files asked for that exist.
     pub files: BTreeMap<PathBuf, String>,
+    /// firewalld runs; only where that was asked for.
+    pub firewalld: bool,
 }

@@ -10,6 +10,8 @@
 
 mod device;
 mod facts;
+mod filter;
+mod lease;
 mod links;
 mod neighbour;
 mod op;
@@ -22,6 +24,10 @@ mod vrf;
 
 pub use device::{DeviceLink, DeviceQuery, FoundDevice, TakeDevice};
 pub use facts::{LinkInfo, Need, Observed, Peer};
+pub use filter::{
+    Accept, Condition, EXCLUSIVE, FirewalldSource, HostPort, Ingress, IngressPolicy, Protocol, RouteLocalnet, Subject,
+};
+pub use lease::AgentLease;
 pub use links::{CreateDummy, CreateIpvlan, CreateVlan, IpvlanMode};
 pub use neighbour::ForgetNeighbours;
 pub use op::{Family, MacvlanMode, Op, Teardown};
@@ -48,11 +54,24 @@ pub struct Plan {
     /// The result to print once all ops are applied.
     #[serde(default)]
     pub result: ResultShape,
+    /// The agent holds a lease for the attachment, or may: it is asked for through the plan's link. DEL gives it back while
+    /// the link is there.
+    #[serde(default)]
+    pub lease: Option<AgentLease>,
 }
 
 impl Plan {
+    /// What is left to do of this plan when `done` has been applied. Both come from the same conf and host, so an op of both
+    /// is the same thing.
+    #[must_use]
+    pub fn beyond(&self, done: &Self) -> Self {
+        let ops = self.ops.iter().filter(|op| !done.ops.contains(op)).cloned().collect();
+        Self { ops, ..self.clone() }
+    }
+
     /// Names of things of this plan that other attachments may need too (an nftables element for an address, say).
-    /// Teardown leaves those alone that another journal entry names as well.
+    /// Teardown leaves those alone that another journal entry names as well. A name that begins with [`EXCLUSIVE`] is the other
+    /// way round: two entries never hold it at once.
     #[must_use]
     pub fn shared(&self) -> Vec<String> {
         self.ops.iter().filter_map(Op::shared).collect()
@@ -149,5 +168,27 @@ impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beyond_a_plan_is_what_it_does_not_have() {
+        let up = Op::LinkUp { link: LinkRef::container("eth0") };
+        let port = Op::WaitPort { link: "veth0".to_owned() };
+        let pin = Op::PinMac { link: "br0".to_owned() };
+        let done = Plan { ops: vec![port.clone(), up.clone()], ..Plan::default() };
+        let full = Plan { ops: vec![port, pin.clone(), up], container: Some("4:7".to_owned()), ..Plan::default() };
+        assert_eq!(full.beyond(&done), Plan { ops: vec![pin], ..full.clone() });
+        assert_eq!(full.beyond(&Plan::default()), full);
+    }
+
+    #[test]
+    fn plans_of_before_leases_are_read() {
+        let plan: Plan = serde_json::from_str(r#"{"ops": []}"#).unwrap_or_default();
+        assert_eq!(plan.lease, None);
     }
 }

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use weft_host_abi::types::Route;
 
 use super::{
-    CreateDummy, CreateIfb, CreateIpvlan, CreateTap, CreateVlan, ForgetNeighbours, JoinVrf, LimitRate, LinkAttributes,
-    LinkRef, Mac, RedirectIngress, Side, SourceRoutes, TakeDevice, TuneLink, TuneSysctl,
+    Accept, CreateDummy, CreateIfb, CreateIpvlan, CreateTap, CreateVlan, FirewalldSource, ForgetNeighbours, HostPort,
+    IngressPolicy, JoinVrf, LimitRate, LinkAttributes, LinkRef, Mac, RedirectIngress, RouteLocalnet, Side,
+    SourceRoutes, TakeDevice, TuneLink, TuneSysctl,
 };
 
 /// An address family.
@@ -248,6 +249,16 @@ pub enum Op {
     CreateIfb(CreateIfb),
     /// See [`RedirectIngress`].
     RedirectIngress(RedirectIngress),
+    /// A port of the host leads to one of the container.
+    HostPort(HostPort),
+    /// 127.0.0.1 may be routed to a container.
+    RouteLocalnet(RouteLocalnet),
+    /// Forwarded traffic of a container is accepted.
+    Accept(Accept),
+    /// An ingress policy of a bridge.
+    IngressPolicy(IngressPolicy),
+    /// An address is a source of a zone of firewalld.
+    FirewalldSource(FirewalldSource),
 }
 
 /// What DEL does about an op, from the journal alone.
@@ -268,7 +279,7 @@ pub enum Teardown {
     ReturnDevice(TakeDevice),
     /// Takes a link down; missing is success.
     LinkDown(LinkRef),
-    /// Removes nftables elements; missing is success.
+    /// Removes nftables elements and rules; missing is success.
     Elements,
     /// Deletes a link of the host that belongs to the attachment alone; missing is success.
     DeleteHostLink {
@@ -296,6 +307,8 @@ pub enum Teardown {
     RemoveRules(SourceRoutes),
     /// Takes a link out of a VRF and deletes that with its last slave; missing is success.
     LeaveVrf(JoinVrf),
+    /// Removes a source from a zone of firewalld; missing is success, and so is firewalld not running.
+    Firewalld(FirewalldSource),
 }
 
 impl Op {
@@ -318,7 +331,6 @@ impl Op {
             Self::TakeDevice(op) => op.teardown(),
             // Only loopback is brought up without having been made by the plan; for the others the link is gone by then.
             Self::LinkUp { link } if link.name == "lo" => Teardown::LinkDown(link.clone()),
-            Self::Masquerade { .. } | Self::MacSpoofCheck { .. } => Teardown::Elements,
             Self::TuneLink(tune) if !tune.before.is_empty() => {
                 Teardown::RestoreLink { link: tune.link.clone(), before: tune.before.clone() }
             }
@@ -327,6 +339,12 @@ impl Op {
             Self::LimitRate(limit) => Teardown::RemoveQdisc { link: limit.link.clone(), kind: "tbf" },
             Self::CreateIfb(ifb) => Teardown::DeleteHostLink { name: ifb.name.clone(), kind: "ifb" },
             Self::RedirectIngress(redirect) => Teardown::RemoveQdisc { link: redirect.from.clone(), kind: "ingress" },
+            Self::Masquerade { .. }
+            | Self::MacSpoofCheck { .. }
+            | Self::HostPort(_)
+            | Self::Accept(_)
+            | Self::IngressPolicy(_) => Teardown::Elements,
+            Self::FirewalldSource(source) => Teardown::Firewalld(source.clone()),
             Self::EnsureBridge { .. }
             | Self::BridgePort { .. }
             | Self::BridgeVlans { .. }
@@ -346,6 +364,7 @@ impl Op {
             | Self::Announce { .. }
             | Self::TuneSysctl(_)
             | Self::TuneLink(_) => Teardown::Nothing,
+            Self::RouteLocalnet(_) => Teardown::Nothing,
         }
     }
 
@@ -354,6 +373,9 @@ impl Op {
     pub fn shared(&self) -> Option<String> {
         match self {
             Self::Masquerade { address } => Some(format!("masquerade {address}")),
+            Self::HostPort(port) => Some(port.exclusive()),
+            Self::IngressPolicy(policy) => Some(policy.shared()),
+            Self::FirewalldSource(source) => Some(source.shared()),
             _ => None,
         }
     }
@@ -409,6 +431,11 @@ impl fmt::Display for Op {
             Self::LimitRate(op) => op.fmt(f),
             Self::CreateIfb(op) => op.fmt(f),
             Self::RedirectIngress(op) => op.fmt(f),
+            Self::HostPort(port) => port.fmt(f),
+            Self::RouteLocalnet(route) => route.fmt(f),
+            Self::Accept(accept) => accept.fmt(f),
+            Self::IngressPolicy(policy) => policy.fmt(f),
+            Self::FirewalldSource(source) => source.fmt(f),
         }
     }
 }

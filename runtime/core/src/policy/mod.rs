@@ -1,12 +1,13 @@
-//! Policies: sandboxed WASM components that decide which addresses an attachment gets.
+//! Policies: sandboxed WASM components that decide which addresses an attachment gets, or which delegate builds it.
 //!
 //! ```text
-//!  PolicyRef --PolicyStore::load--> Loaded --allocate--> Answer{Decision | Denial} --verify--> Verified
-//!   source          cache                       run                                 verify
+//!  PolicyRef --PolicyStore::load--> Loaded<Ipam> --allocate--> Answer{Decision | Denial} --verify--> Verified
+//!   source          cache           Loaded<Choice> --choose--> ChoiceAnswer{Chosen | Denial} --verify_choice--> VerifiedChoice
+//!                                          run                                                 verify
 //! ```
 //! Invariants: nothing is compiled in this process unless the feature `compile` is on; only cache entries that root alone
 //! can have written are mapped; a policy gets exactly the imports its network grants; every call has its own store and ends
-//! within its [`Limits`]; a decision is worth nothing before [`verify`].
+//! within its [`Limits`]; a decision is worth nothing before [`verify`], a choice nothing before [`verify_choice`].
 //!
 //! Not here: the ledger. A policy sees it through `weft_host_abi::types::LedgerView`, and whether an address is taken is
 //! decided by the ledger's commit, never here.
@@ -22,7 +23,7 @@ mod verify;
 pub use cache::Compiled;
 pub use cache::{CacheEntry, PolicyStore};
 pub use error::{Cause, Class, PolicyError};
-pub use run::{Answer, Grants, Limits, Loaded, LogLine};
+pub use run::{Answer, ChoiceAnswer, Grants, Limits, Loaded, LogLine};
 pub use source::PolicyRef;
-pub use verify::{Refusal, Verified, VerifiedWant, verify};
-pub use weft_host_abi::guest::LogLevel;
+pub use verify::{Refusal, Setting, Verified, VerifiedChoice, VerifiedWant, verify, verify_choice};
+pub use weft_host_abi::guest::{Choice, Ipam, LogLevel};

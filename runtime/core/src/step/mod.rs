@@ -6,7 +6,10 @@
 //! `weft` configuration, where the delegate's plan makes them just before.
 
 mod bandwidth;
+mod firewall;
+mod portmap;
 mod sbr;
+mod tag;
 #[cfg(test)]
 mod tests;
 mod tuning;
@@ -14,6 +17,7 @@ mod vrf;
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use weft_host_abi::types::{Attachment, Route};
 
 use crate::cni::{Object, Version};
@@ -121,7 +125,8 @@ pub trait Step: Sync {
 }
 
 /// All steps, by name.
-const REGISTRY: &[&dyn Step] = &[&tuning::Tuning, &bandwidth::Bandwidth, &sbr::Sbr, &vrf::Vrf];
+const REGISTRY: &[&dyn Step] =
+    &[&portmap::Portmap, &firewall::Firewall, &tuning::Tuning, &bandwidth::Bandwidth, &sbr::Sbr, &vrf::Vrf];
 
 /// The step of that name.
 #[must_use]
@@ -152,10 +157,15 @@ impl Previous {
     /// Addresses of the attachment's interface: those whose index is absent, points nowhere, or names that interface in the
     /// container, as the stock plugins have it.
     pub fn addresses<'a>(&'a self, ifname: &'a str) -> impl Iterator<Item = IpAddr> + 'a {
+        self.nets(ifname).map(|net| net.addr())
+    }
+
+    /// The same with the lengths of their networks.
+    pub fn nets<'a>(&'a self, ifname: &'a str) -> impl Iterator<Item = IpNet> + 'a {
         let ours = move |ip: &&ShapeIp| match ip.interface.and_then(|index| self.interfaces.get(index)) {
             None => true,
             Some(link) => link.side == Side::Container && link.name == ifname,
         };
-        self.ips.iter().filter(ours).map(|ip| ip.address.addr())
+        self.ips.iter().filter(ours).map(|ip| ip.address)
     }
 }

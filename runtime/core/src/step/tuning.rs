@@ -10,7 +10,7 @@ use weft_host_abi::types::Attachment;
 use super::{Step, StepError, StepInput, StepPlan};
 use crate::cni::Object;
 use crate::keys;
-use crate::plan::{LinkAttributes, LinkInfo, LinkRef, Need, Op, TuneLink, TuneSysctl};
+use crate::plan::{DeviceLink, FoundDevice, LinkAttributes, LinkRef, Need, Op, TuneLink, TuneSysctl};
 
 /// Patterns of the sysctls that configurations may name; without the file all may be.
 const ALLOWLIST: &str = "/etc/cni/tuning/allowlist.conf";
@@ -69,15 +69,11 @@ impl Step for Tuning {
             return Ok(plan);
         }
         plan.mac = set.mac;
-        let link = LinkRef::container(ifname.as_str());
-        let before = match input.observed.links.get(&link) {
+        let before = match found(input) {
             // What sits on a link that the plan makes goes with it.
             _ if input.interface_is_made() => LinkAttributes::default(),
-            Some(found) => had(&set, found),
-            None if input.before.is_empty() => {
-                return Err(StepError::Host(format!("failed to get {ifname:?}: Link not found")));
-            }
-            None => LinkAttributes::default(),
+            Some(found) => had(&set, &found),
+            None => return Err(StepError::Host(format!("failed to get {ifname:?}: Link not found"))),
         };
         plan.ops.push(Op::TuneLink(TuneLink { link: ifname.clone(), set, before }));
         let addresses: Vec<_> = previous.addresses(ifname).collect();
@@ -89,14 +85,33 @@ impl Step for Tuning {
     }
 }
 
-/// Those of the attributes that are to be set, as the link has them now.
-fn had(set: &LinkAttributes, now: &LinkInfo) -> LinkAttributes {
+/// The attributes of the interface before the plan: in the container, or on the host from where the plan takes it.
+fn found(input: &StepInput<'_>) -> Option<LinkAttributes> {
+    let ifname = &input.attachment.ifname;
+    let all = |mac, promiscuous, mtu, all_multicast, tx_queue_length| LinkAttributes {
+        mac,
+        promiscuous: Some(promiscuous),
+        mtu: Some(mtu),
+        all_multicast: Some(all_multicast),
+        tx_queue_length: Some(tx_queue_length),
+    };
+    if input.before.iter().any(|op| matches!(op, Op::TakeDevice(taken) if taken.name == *ifname)) {
+        let Some(FoundDevice::Link(device)) = &input.observed.device else { return None };
+        let DeviceLink { mac, promiscuous, mtu, all_multicast, tx_queue_length, .. } = *device;
+        return Some(all(mac, promiscuous, mtu, all_multicast, tx_queue_length));
+    }
+    let link = input.observed.links.get(&LinkRef::container(ifname.as_str()))?;
+    Some(all(link.mac, link.promiscuous, link.mtu, link.all_multicast, link.tx_queue_length))
+}
+
+/// Those of the attributes that are to be set, as they were.
+fn had(set: &LinkAttributes, was: &LinkAttributes) -> LinkAttributes {
     LinkAttributes {
-        mac: set.mac.and(now.mac),
-        promiscuous: set.promiscuous.map(|_| now.promiscuous),
-        mtu: set.mtu.map(|_| now.mtu),
-        all_multicast: set.all_multicast.map(|_| now.all_multicast),
-        tx_queue_length: set.tx_queue_length.map(|_| now.tx_queue_length),
+        mac: set.mac.and(was.mac),
+        promiscuous: set.promiscuous.and(was.promiscuous),
+        mtu: set.mtu.and(was.mtu),
+        all_multicast: set.all_multicast.and(was.all_multicast),
+        tx_queue_length: set.tx_queue_length.and(was.tx_queue_length),
     }
 }
 

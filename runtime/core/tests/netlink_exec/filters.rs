@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use weft_core::netlink::Executor;
-use weft_core::plan::{Op, Plan};
+use weft_core::plan::{Ingress, IngressPolicy, Op, Plan};
 
 use crate::plans::*;
 use crate::support::*;
@@ -48,7 +48,19 @@ fn as_nft_would() {
     other.sh("nft add element inet weft masq6_local '{ fd00:88::2 . fd00:88::/64 }'");
     other.sh("nft add element bridge weft spoof_ports '{ \"vethcafe0001\" }'");
     other.sh("nft add element bridge weft spoof_macs '{ \"vethcafe0001\" . 02:00:00:00:00:01 }'");
-    let ops = vec![masq("10.88.0.2/24"), masq("fd00:88::2/64"), spoof(HOST_VETH, "02:00:00:00:00:01")];
+    other.sh("nft add element inet weft hostport4 '{ tcp . 8080 : 10.88.0.2 . 80 }'");
+    other.sh("nft add element inet weft hostip6 '{ 2001:db8::1 . udp . 53 : fd00:88::2 . 5353 }'");
+    other.sh("nft add element inet weft hostport_snat4 '{ tcp . 10.88.0.2 . 80 . 8080 . 10.88.0.0/24 }'");
+    other.sh("nft add element inet weft isolated '{ \"weft0\" . \"weft0\" }'");
+    other.sh("nft add element inet weft guarded '{ \"weft0\" }'");
+    let ops = vec![
+        masq("10.88.0.2/24"),
+        masq("fd00:88::2/64"),
+        spoof(HOST_VETH, "02:00:00:00:00:01"),
+        host_port("tcp", None, 8080, "10.88.0.2:80", &["10.88.0.0/24"]),
+        host_port("udp", Some("2001:db8::1"), 53, "[fd00:88::2]:5353", &[]),
+        Op::IngressPolicy(IngressPolicy { bridge: "weft0".into(), policy: Ingress::Isolated }),
+    ];
     there_and_back(&host, &pod, ops, || {
         assert_eq!(host.ruleset(), other.ruleset());
     });
@@ -168,12 +180,17 @@ fn flushed_by_somebody() {
 
 fn foreign_table() {
     let (host, pod) = (Ns::new(), Ns::new());
-    host.sh("nft add table inet weft");
+    host.sh("nft add table inet weft && nft add chain inet weft postrouting");
     let (at, text) = refused(&host, &pod, vec![bridge("weft0"), masq("10.88.0.2/24")]);
     assert_eq!(
         (at, text.as_str()),
         (1, r#"nftables table "inet weft" is not as weft makes it; delete it and try again"#)
     );
+    // A set of our name that is another one.
+    let (host, pod) = (Ns::new(), Ns::new());
+    host.sh("nft add table inet weft && nft add set inet weft masq6 '{ type inet_service; }'");
+    let (_, text) = refused(&host, &pod, vec![masq("10.88.0.2/24")]);
+    assert!(text.contains("is not as weft makes it"), "{text}");
 }
 
 fn missing_elements() {

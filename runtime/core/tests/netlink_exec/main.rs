@@ -9,6 +9,7 @@ mod children;
 mod concurrency;
 mod devices;
 mod filters;
+mod hostports;
 mod links;
 mod namespaces;
 mod neighbours;
@@ -46,6 +47,7 @@ fn main() {
         routes::tests(),
         sysctls::tests(),
         filters::tests(),
+        hostports::tests(),
         whole::tests(),
         teardown::tests(),
         rollback::tests(),

@@ -1,7 +1,7 @@
 //! Plans like those the delegates write.
 
 use ipnet::IpNet;
-use weft_core::plan::{Family, LinkRef, Mac, MacvlanMode, Op, Plan, ResultShape, Side};
+use weft_core::plan::{Family, HostPort, LinkRef, Mac, MacvlanMode, Op, Plan, Protocol, ResultShape, Side};
 use weft_host_abi::types::Route;
 
 pub(crate) const HOST_VETH: &str = "vethcafe0001";
@@ -49,6 +49,23 @@ pub(crate) fn sysctl(side: Side, key: &str, value: &str) -> Op {
 
 pub(crate) fn ensure(link: &str, address: &str, force: bool) -> Op {
     Op::EnsureAddress { link: link.into(), address: net(address), force }
+}
+
+/// A mapping of a port of the host.
+pub(crate) fn host_port(protocol: &str, host: Option<&str>, port: u16, to: &str, masquerade: &[&str]) -> Op {
+    Op::HostPort(HostPort {
+        protocol: match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => Protocol::Sctp,
+        },
+        host_ip: host.map(|text| text.parse().expect("address")),
+        host_port: port,
+        to: to.parse().expect("address and port"),
+        masquerade: masquerade.iter().map(|text| net(text)).collect(),
+        conditions: Vec::new(),
+        tag: String::new(),
+    })
 }
 
 /// An op that nothing can make succeed.

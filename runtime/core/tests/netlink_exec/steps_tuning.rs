@@ -192,8 +192,8 @@ fn check() {
         differences(broken),
         [
             "Error: Tuning configured value of /proc/sys/net/core/somaxconn is 500, current value is 7",
+            "Error: Tuning link eth0 configured promisc is true, current value is 0",
             "Error: Tuning configured Ethernet of eth0 is c2:11:22:33:44:55, current value is 02:00:00:00:00:08",
-            "Error: Tuning configured promiscuous mode of eth0 is true, current value is false",
             "Error: Tuning configured MTU of eth0 is 1400, current value is 1300",
             "Error: Tuning configured all-multicast mode of eth0 is true, current value is false",
             "Error: Tuning configured transmit queue length of eth0 is 77, current value is 5",

@@ -21,7 +21,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
 }
 
 /// The outside world: a namespace behind a link of the host, which does not know the containers' networks.
-fn outside(host: &Ns) -> Ns {
+pub(crate) fn outside(host: &Ns) -> Ns {
     let world = Ns::new();
     let place = world.path().display().to_string();
     // `ip` takes a process id or a name; the link is moved by file descriptor through a name of its own.

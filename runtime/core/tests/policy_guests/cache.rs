@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use weft_core::policy::{Grants, PolicyError, PolicyRef};
+use weft_core::policy::{Grants, Ipam, PolicyError, PolicyRef};
 
 use super::support::{State, call, chain, scripted, shipped};
 
@@ -95,12 +95,14 @@ fn a_fifo_in_place_of_an_entry_does_not_hang() {
 fn what_is_off_is_named_where_the_compiler_cannot_help() {
     let (state, policy, entry) = compiled();
     fs::set_permissions(&entry, fs::Permissions::from_mode(0o644)).unwrap();
-    let error =
-        state.store.load(&policy, &Grants::default(), &|_| Err("no compiler here".to_owned())).expect_err("off");
+    let error = state
+        .store
+        .load::<Ipam>(&policy, &Grants::default(), &|_| Err("no compiler here".to_owned()))
+        .expect_err("off");
     let text = error.to_string();
     assert!(text.contains("has mode 0644") && text.contains("no compiler here"), "{text}");
     assert!(text.contains("weftctl policy compile"), "{text}");
-    let lied = state.store.load(&policy, &Grants::default(), &|_| Ok(())).expect_err("nothing was compiled");
+    let lied = state.store.load::<Ipam>(&policy, &Grants::default(), &|_| Ok(())).expect_err("nothing was compiled");
     assert!(lied.to_string().contains("the compiler reported success, but"), "{lied}");
     let entries = state.store.cache_entries().unwrap();
     assert!(entries.len() == 1 && !entries[0].usable, "{entries:?}");

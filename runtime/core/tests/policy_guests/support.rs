@@ -9,7 +9,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use weft_core::policy::{Answer, Grants, Limits, Loaded, PolicyError, PolicyRef, PolicyStore};
+use weft_core::policy::{Answer, Choice, Grants, Limits, Loaded, PolicyError, PolicyRef, PolicyStore};
+use weft_host_abi::guest::World;
 use weft_host_abi::guest_build::{BuiltGuest, build_guests, clean_command, componentize};
 use weft_host_abi::types::{
     Attachment, ClaimInfo, ClaimState, LastClaim, LedgerView, Node, Range, RangeSet, Request, Usage,
@@ -58,6 +59,25 @@ pub(crate) fn ambient() -> Vec<u8> {
 
 /// A policy from the body of its `allocate` and more module fields, in the text format.
 pub(crate) fn handwritten(fields: &str, allocate: &str) -> Vec<u8> {
+    let exports = format!(
+        r#"(func $allocate (export "weft:policy/ipam@0.1.0#allocate") (param i32) (result i32) {allocate})
+           (func (export "weft:policy/ipam@0.1.0#validate") (param i32 i32) (result i32) unreachable)
+           (func (export "weft:policy/ipam@0.1.0#config-schema") (result i32) unreachable)"#
+    );
+    component("ipam-policy", fields, &exports)
+}
+
+/// A delegate policy from the body of its `choose` and more module fields, in the text format.
+pub(crate) fn handwritten_choice(fields: &str, choose: &str) -> Vec<u8> {
+    let exports = format!(
+        r#"(func $choose (export "weft:policy/delegate-choice@0.1.0#choose") (param i32) (result i32) {choose})
+           (func (export "weft:policy/delegate-choice@0.1.0#validate") (param i32 i32 i32 i32) (result i32) unreachable)
+           (func (export "weft:policy/delegate-choice@0.1.0#config-schema") (result i32) unreachable)"#
+    );
+    component("delegate-policy", fields, &exports)
+}
+
+fn component(world: &str, fields: &str, exports: &str) -> Vec<u8> {
     let text = format!(
         r#"(module
             {fields}
@@ -67,14 +87,12 @@ pub(crate) fn handwritten(fields: &str, allocate: &str) -> Vec<u8> {
                 (local.set $at (i32.and (i32.add (global.get $free) (i32.const 7)) (i32.const -8)))
                 (global.set $free (i32.add (local.get $at) (local.get 3)))
                 (local.get $at))
-            (func $allocate (export "weft:policy/ipam@0.1.0#allocate") (param i32) (result i32) {allocate})
-            (func (export "weft:policy/ipam@0.1.0#validate") (param i32 i32) (result i32) unreachable)
-            (func (export "weft:policy/ipam@0.1.0#config-schema") (result i32) unreachable))"#
+            {exports})"#
     );
     let mut module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"));
     let mut resolve = wit_parser::Resolve::default();
     let (package, _files) = resolve.push_dir(manifest_dir().join("../../host-abi/wit")).expect("the contract");
-    let world = resolve.select_world(&[package], Some("ipam-policy")).expect("the world");
+    let world = resolve.select_world(&[package], Some(world)).expect("the world");
     let encoding = wit_component::StringEncoding::UTF8;
     wit_component::embed_component_metadata(&mut module, &resolve, world, encoding).expect("metadata");
     componentize(&module).unwrap_or_else(|error| panic!("{error}"))
@@ -105,12 +123,17 @@ impl State {
         policy
     }
 
-    pub(crate) fn load_with(&self, policy: &PolicyRef, grants: &Grants) -> Result<Loaded, PolicyError> {
+    pub(crate) fn load_with<W: World>(&self, policy: &PolicyRef, grants: &Grants) -> Result<Loaded<W>, PolicyError> {
         self.store
             .load(policy, grants, &|path| self.store.compile_into_cache(path).map(drop).map_err(|error| chain(&error)))
     }
 
     pub(crate) fn load(&self, policy: &PolicyRef) -> Result<Loaded, PolicyError> {
+        self.load_with(policy, &Grants::default())
+    }
+
+    /// Loads a policy that picks a delegate.
+    pub(crate) fn load_choice(&self, policy: &PolicyRef) -> Result<Loaded<Choice>, PolicyError> {
         self.load_with(policy, &Grants::default())
     }
 
@@ -136,6 +159,14 @@ pub(crate) fn loaded(component: &[u8]) -> (State, Loaded) {
     let state = State::new();
     let policy = state.install("p", component);
     let loaded = state.load(&policy).unwrap_or_else(|error| panic!("{}", chain(&error)));
+    (state, loaded)
+}
+
+/// As [`loaded`], of one that picks a delegate.
+pub(crate) fn loaded_choice(component: &[u8]) -> (State, Loaded<Choice>) {
+    let state = State::new();
+    let policy = state.install("p", component);
+    let loaded = state.load_choice(&policy).unwrap_or_else(|error| panic!("{}", chain(&error)));
     (state, loaded)
 }
 

@@ -1,9 +1,12 @@
-//! The store: is it whole, and does it hold attachments whose container is gone?
+//! The store: is it whole, does it hold attachments whose container is gone, and is the agent there for those that need it?
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use weft_core::agent;
 use weft_core::ledger::NodeStore;
 use weft_core::netlink;
+use weft_core::plan::Plan;
 
 use super::Finding;
 
@@ -24,6 +27,7 @@ pub(super) fn look(state: &Path) -> Vec<Finding> {
         Err(error) => findings.push(broken(&error)),
     }
     findings.push(stale(&store));
+    findings.extend(agents(&store));
     findings
 }
 
@@ -40,6 +44,24 @@ fn broken(error: &dyn std::error::Error) -> Finding {
         detail,
         "see docs/ledger-format.md; a damaged store can be moved away, then import what is known",
     )
+}
+
+/// The agents that attachments have their leases from: without them leases end, and links go down.
+fn agents(store: &NodeStore) -> Vec<Finding> {
+    let entries = store.entries(None).unwrap_or_default();
+    let plans = entries.iter().filter_map(|entry| serde_json::from_str::<Plan>(&entry.record.plan).ok());
+    let mut leases: BTreeMap<PathBuf, usize> = BTreeMap::new();
+    for lease in plans.filter_map(|plan| plan.lease) {
+        *leases.entry(lease.socket).or_default() += 1;
+    }
+    let finding = |(socket, count): (PathBuf, usize)| match agent::reach(&socket) {
+        Ok(()) => Finding::ok("agent", format!("at {}, for {count} attachments with DHCP", socket.display())),
+        Err(error) => {
+            let detail = format!("away, and {count} attachments have their addresses by DHCP: {error}");
+            Finding::fail("agent", detail, "start `weftctl agent` (docs/dhcp.md has a unit for systemd)")
+        }
+    };
+    leases.into_iter().map(finding).collect()
 }
 
 /// Entries whose namespace is gone, or that another boot wrote: their addresses are held for nobody.

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use serde_json::{Value, json};
-use weft_core::policy::{Grants, Limits, PolicyRef, PolicyStore};
+use weft_core::policy::{Choice, Grants, Ipam, Limits, PolicyRef, PolicyStore};
+use weft_host_abi::contract::Kind;
+use weft_host_abi::guest::World;
 use weft_host_abi::{contract, engine};
 
 use crate::output::Output;
@@ -16,20 +18,25 @@ pub(super) fn run(component: &str, state: &Path, output: Output) -> anyhow::Resu
     let path = reference.path(state);
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let types = contract::describe(&bytes).map_err(|reason| anyhow::anyhow!("{}: {reason}", path.display()))?;
-    let verdict = verdict(&reference, state);
+    let kind = Kind::of(&types.exports);
+    let verdict = match kind {
+        Some(Kind::Choice) => verdict::<Choice>(&reference, state),
+        Some(Kind::Ipam) | None => verdict::<Ipam>(&reference, state),
+    };
     let (digest, schema) = match &verdict {
         Ok((digest, schema)) => (digest.clone(), schema.clone()),
         Err(_refused) => (String::new(), None),
     };
     let usable = verdict.as_ref().err().map(|error| format!("{error:#}"));
     let document = json!({
-        "path": path, "size": bytes.len(), "digest": digest, "imports": types.imports, "exports": types.exports,
+        "path": path, "kind": kind.map(Kind::world), "size": bytes.len(), "digest": digest, "imports": types.imports, "exports": types.exports,
         "contract": contract::VERSION, "engine": engine::artifact_key(), "schema": schema, "refused": usable,
     });
     let mut lines = vec![
         format!("component  {}", path.display()),
         format!("size       {} bytes", bytes.len()),
         format!("digest     {}", if digest.is_empty() { "(not loaded)" } else { &digest }),
+        format!("kind       {}", kind.map_or("no policy", Kind::noun)),
         format!("exports    {}", or_nothing(&types.exports)),
         format!("imports    {}", or_nothing(&types.imports)),
         reach(&types.imports),
@@ -55,13 +62,13 @@ fn reference(component: &str) -> anyhow::Result<PolicyRef> {
 }
 
 /// Loads it as a network without grants would, and asks for its schema.
-fn verdict(reference: &PolicyRef, state: &Path) -> anyhow::Result<(String, Option<Value>)> {
+fn verdict<W: World>(reference: &PolicyRef, state: &Path) -> anyhow::Result<(String, Option<Value>)> {
     let store = PolicyStore::new(state)?;
     let compile = |component: &Path| {
         let compiled = PolicyStore::new(state).and_then(|store| store.compile_into_cache(component));
         compiled.map(drop).map_err(|error| error.to_string())
     };
-    let loaded = store.load(reference, &Grants::default(), &compile)?;
+    let loaded = store.load::<W>(reference, &Grants::default(), &compile)?;
     let schema = loaded.config_schema(&Limits::default())?;
     Ok((loaded.digest().to_owned(), serde_json::from_str(&schema).ok()))
 }

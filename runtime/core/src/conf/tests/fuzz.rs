@@ -7,11 +7,16 @@ use super::*;
 use crate::cni::CniError;
 
 /// Keys at some level of a configuration.
-const KEYS: [&str; 40] = [
+const KEYS: [&str; 45] = [
     "cniVersion",
     "name",
     "type",
     "delegate",
+    "delegates",
+    "select",
+    "settable",
+    "files",
+    "subnetFile",
     "ipam",
     "ledger",
     "limits",
@@ -104,7 +109,13 @@ fn conf() -> impl Strategy<Value = Value> {
         (Just(conf), fixed).prop_map(|(mut conf, (fix, ipam))| {
             if fix {
                 conf["cniVersion"] = json!("1.1.0");
-                conf["delegate"] = json!({"type": "bridge"});
+                if conf["select"].is_object() {
+                    conf["select"]["policy"] = json!("by-label");
+                    let entry = json!({"name": "a", "type": "bridge", "settable": ["mtu", "ipam.ranges", "ipam.type"]});
+                    conf["delegates"] = json!([entry, {"name": "b", "type": ipam}]);
+                } else {
+                    conf["delegate"] = json!({"type": "bridge"});
+                }
                 if conf["ipam"].is_object() {
                     conf["ipam"]["type"] = json!(ipam);
                 }
@@ -188,6 +199,12 @@ proptest! {
                 Ok(network) => {
                     let _pod = network.pod(&pairs);
                     let _mac = network.requested_mac(&pairs);
+                    for candidate in network.select.iter().flat_map(SelectConf::candidates) {
+                        let settings = candidate.settable.iter().map(|key| (key.as_str(), conf.as_value()));
+                        let select = network.select.as_ref().unwrap();
+                        let chosen = select.chosen(&candidate.name, settings).unwrap();
+                        let _read = network.chosen(&chosen, &pairs, &is_shipped);
+                    }
                 }
                 Err(error) => {
                     let document = CniError::new(error.code(), error.to_string()).to_json();

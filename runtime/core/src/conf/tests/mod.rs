@@ -1,9 +1,11 @@
 //! Reading configurations as each persona.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod dhcp;
 mod docs;
 mod fuzz;
 mod ipam;
+mod select;
 mod stock;
 mod weft;
 

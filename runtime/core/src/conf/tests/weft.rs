@@ -72,11 +72,6 @@ fn keys_of_the_specification_and_of_runtimes_are_known() {
 
 #[test]
 fn what_comes_later_says_so() {
-    for key in ["delegates", "select"] {
-        let error = err(json!({key: []}));
-        assert_eq!(error.code(), 2);
-        assert!(error.to_string().contains(&format!("key \"{key}\" is not supported by this version")), "{error}");
-    }
     let error = err(json!({"ledger": {"type": "kubernetes"}}));
     assert_eq!((error.code(), error.to_string().contains("ledger type \"kubernetes\"")), (2, true));
     assert_eq!(err(json!({"ledger": {"type": "redis"}})).code(), 7);
@@ -185,7 +180,7 @@ fn the_kind_of_ipam_follows_its_type() {
     assert_eq!(kind(json!({})), None);
     assert_eq!(kind(json!({"type": ""})), None);
     assert_eq!(kind(json!({"type": "by-label"})), Some(IpamKind::Shipped("by-label".to_owned())));
-    assert_eq!(kind(json!({"type": "dhcp"})), Some(IpamKind::External("dhcp".to_owned())));
+    assert_eq!(kind(json!({"type": "dhcp"})), Some(IpamKind::Dhcp));
     let url = "oci://registry/repo:tag";
     assert_eq!(kind(json!({"type": "wasm", "policy": url})), Some(IpamKind::Wasm { policy: url.to_owned() }));
     assert_eq!(kind(json!({"type": "weft-ipam", "policy": "static"})), Some(IpamKind::Shipped("static".to_owned())));
@@ -203,7 +198,7 @@ fn del_reads_what_it_can() {
     let network = Network::parse_for_del(Persona::Weft, &conf, &is_shipped);
     assert_eq!(network.name, "net");
     assert_eq!(network.delegate.unwrap().kind, "ovs");
-    assert_eq!(network.ipam.unwrap().kind, IpamKind::External("dhcp".to_owned()));
+    assert_eq!(network.ipam.unwrap().kind, IpamKind::Dhcp);
     assert_eq!(network.prev_result, Some(json!({"a": 1})));
     for persona in Persona::all() {
         let network =

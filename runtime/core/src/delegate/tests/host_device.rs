@@ -11,8 +11,8 @@ fn call(conf: Value) -> Call {
         hardware: Some("02:00:00:00:00:04".to_owned()),
         mac: Some(Mac([2, 0, 0, 0, 0, 4])),
         mtu: 9000,
-        alias: None,
         physical: true,
+        ..DeviceLink::default()
     };
     let mut call = Call::new("host-device", conf);
     call.observed.device = Some(FoundDevice::Link(device));

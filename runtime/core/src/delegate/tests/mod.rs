@@ -56,9 +56,8 @@ impl Call {
     fn sees(mut self, link: LinkRef, kind: &str, mtu: u32) -> Self {
         let info = LinkInfo { index: 7, mtu, kind: kind.to_owned(), up: true, ..LinkInfo::default() };
         if link.side == Side::Host {
-            let (name, hardware, mac, alias) = (link.name.clone(), None, None, None);
-            self.observed.device =
-                Some(FoundDevice::Link(DeviceLink { name, hardware, mac, mtu, alias, physical: false }));
+            let name = link.name.clone();
+            self.observed.device = Some(FoundDevice::Link(DeviceLink { name, mtu, ..DeviceLink::default() }));
         }
         self.observed.links.insert(link, info);
         self

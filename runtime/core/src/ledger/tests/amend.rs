@@ -1,6 +1,6 @@
 //! Entries that several calls write: the chained steps of an attachment.
 
-use super::super::AmendError;
+use super::super::{AmendError, LedgerError};
 use super::*;
 
 fn steps() -> Key {
@@ -47,5 +47,33 @@ fn an_error_leaves_the_entry_as_it_was() {
     let refused = disk.store.amend(&steps(), 6, |_| Err("no"));
     assert!(matches!(refused, Err(AmendError::Change("no"))), "{refused:?}");
     assert_eq!(disk.store.entry(&steps()).unwrap().unwrap().record, record("one", &["x"]));
+    assert_sound(disk.dir.path());
+}
+
+#[test]
+fn what_only_one_can_have() {
+    let mut disk = OnDisk::new();
+    let other = Key { role: Role::Steps, ..key("b") };
+    let mut hold = |key: &Key, names: &[&str]| disk.store.amend(key, 5, |_| Ok::<_, ()>(Some(record("plan", names))));
+    hold(&steps(), &["only port 80/tcp on IPv4/*", "only port 81/tcp on IPv4/192.0.2.1", "masquerade x"]).unwrap();
+    // The same entry again, other ports, another address, and what is shared by nature.
+    hold(&steps(), &["only port 80/tcp on IPv4/*", "only port 81/tcp on IPv4/192.0.2.1"]).unwrap();
+    hold(&other, &["only port 8/tcp on IPv4/*", "only port 800/tcp on IPv4/*", "only port 80/udp on IPv4/*"]).unwrap();
+    hold(&other, &["only port 81/tcp on IPv4/192.0.2.2", "only port 80/tcp on IPv6/*", "masquerade x"]).unwrap();
+    for (name, told) in [
+        ("only port 80/tcp on IPv4/*", "port 80/tcp on IPv4"),
+        ("only port 80/tcp on IPv4/192.0.2.9", "port 80/tcp on IPv4 address 192.0.2.9"),
+        ("only port 81/tcp on IPv4/*", "port 81/tcp on IPv4"),
+        ("only port 81/tcp on IPv4/192.0.2.1", "port 81/tcp on IPv4 address 192.0.2.1"),
+    ] {
+        let Err(AmendError::Ledger(error @ LedgerError::Taken { .. })) = hold(&other, &["x", name]) else {
+            panic!("{name} was not refused")
+        };
+        assert_eq!(error.to_string(), format!("{told} is taken by container \"a\" (eth0 on network \"net\")"));
+    }
+    // A refusal leaves what was held.
+    assert_eq!(disk.store.entry(&other).unwrap().unwrap().record.shared.len(), 3);
+    disk.store.amend(&steps(), 7, |_| Ok::<_, ()>(None)).unwrap();
+    disk.store.amend(&other, 8, |_| Ok::<_, ()>(Some(record("plan", &["only port 80/tcp on IPv4/*"])))).unwrap();
     assert_sound(disk.dir.path());
 }

@@ -106,6 +106,20 @@ pub enum Difference {
     },
     /// A child of another link is not as it was made.
     Child(ChildDifference),
+    /// A sysctl that the host depends on has another value.
+    Sysctl {
+        /// Its path below `/proc/sys/net`.
+        key: String,
+        /// The value it should have.
+        want: String,
+    },
+    /// An address is no source of a zone of firewalld.
+    NoSource {
+        /// The address.
+        address: std::net::IpAddr,
+        /// The zone.
+        zone: String,
+    },
     /// Elements of the nftables sets are missing.
     Elements {
         /// What they are for.
@@ -156,6 +170,8 @@ impl fmt::Display for Difference {
             Self::Forwarding { family: Family::V6 } => write!(f, "IPv6 forwarding is off"),
             Self::Child(difference) => difference.fmt(f),
             Self::Step(difference) => difference.fmt(f),
+            Self::Sysctl { key, want } => write!(f, "net/{key} is not {want}"),
+            Self::NoSource { address, zone } => write!(f, "failed to find the address {address} in {zone} zone"),
             Self::Elements { op } => write!(f, "nftables elements are missing: {op}"),
         }
     }

@@ -32,6 +32,15 @@ pub enum StepDifference {
         /// What it is.
         have: String,
     },
+    /// Promiscuous mode was switched.
+    Promisc {
+        /// The link.
+        name: String,
+        /// What was configured.
+        want: bool,
+        /// How many want it on.
+        have: u32,
+    },
     /// The rule for an address is gone.
     Rule {
         /// The address.
@@ -94,6 +103,9 @@ impl fmt::Display for StepDifference {
             Self::NoTunedLink { name } => write!(f, "Cannot find container link {name}"),
             Self::Attribute { name, what, want, have } => {
                 write!(f, "Error: Tuning configured {what} of {name} is {want}, current value is {have}")
+            }
+            Self::Promisc { name, want, have } => {
+                write!(f, "Error: Tuning link {name} configured promisc is {want}, current value is {have}")
             }
             Self::Rule { source } => write!(f, "no rule for source address {source}"),
             Self::SourceDefault { source, gateway, table } => {

@@ -51,7 +51,7 @@ impl Executor {
             return Err(NetlinkError::NoContainer { op: tune.to_string() });
         };
         let key = tune.key.clone();
-        let now = match container.worker.run(move || sysctl::read(&key))? {
+        let now = match container.netns.run_inside(move || sysctl::read(&key))? {
             // One that can only be written keeps no value.
             Err(error) if sysctl::is_forbidden(&error) => return Ok(None),
             other => other?,
@@ -70,14 +70,15 @@ impl Executor {
             return Ok(());
         };
         let set = &tune.set;
+        // Not the other way round, as the reference plugin has it: a capture in the container is its own business.
+        if let Some(want) = set.promiscuous.filter(|want| link.promisc != *want) {
+            found.push(StepDifference::Promisc { name: name.clone(), want, have: link.promiscuity });
+        }
         let mut differs = |what: &'static str, want: String, have: String| {
             found.push(StepDifference::Attribute { name: name.clone(), what, want, have });
         };
         if let Some(want) = set.mac.filter(|want| link.mac != Some(*want)) {
             differs("Ethernet", want.to_string(), link.mac.map_or_else(String::new, |mac| mac.to_string()));
-        }
-        if let Some(want) = set.promiscuous.filter(|want| link.promisc != *want) {
-            differs("promiscuous mode", want.to_string(), link.promisc.to_string());
         }
         if let Some(want) = set.mtu.filter(|want| link.mtu != *want) {
             differs("MTU", want.to_string(), link.mtu.to_string());

@@ -1,4 +1,4 @@
-//! The static tables: their sets, chains and rules. Written as `nft` would show them:
+//! The static parts: their sets, chains and rules. All of them, written as `nft` would show them:
 //!
 //! ```text
 //! table inet weft {
@@ -6,6 +6,19 @@
 //!   set masq6       { type ipv6_addr; }
 //!   set masq4_local { type ipv4_addr . ipv4_addr; flags interval; }
 //!   set masq6_local { type ipv6_addr . ipv6_addr; flags interval; }
+//!   map hostport4 { type inet_proto . inet_service : ipv4_addr . inet_service; }
+//!   map hostport6 { type inet_proto . inet_service : ipv6_addr . inet_service; }
+//!   map hostip4   { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; }
+//!   map hostip6   { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
+//!   set hostport_snat4 {
+//!     type inet_proto . ipv4_addr . inet_service . inet_service . ipv4_addr; flags interval;
+//!   }
+//!   set hostport_snat6 {
+//!     type inet_proto . ipv6_addr . inet_service . inet_service . ipv6_addr; flags interval;
+//!   }
+//!   set isolated    { type ifname . ifname; }
+//!   set same_bridge { type ifname . ifname; }
+//!   set guarded     { type ifname; }
 //!   chain postrouting {
 //!     type nat hook postrouting priority srcnat; policy accept;
 //!     ip daddr 224.0.0.0/4 return
@@ -14,6 +27,44 @@
 //!     ip saddr @masq4 masquerade
 //!     ip6 saddr . ip6 daddr @masq6_local return
 //!     ip6 saddr @masq6 masquerade
+//!   }
+//!   chain hostports_prerouting {
+//!     type nat hook prerouting priority dstnat; policy accept;
+//!     fib daddr type local jump hostports
+//!   }
+//!   chain hostports_output {
+//!     type nat hook output priority -100; policy accept;
+//!     fib daddr type local jump hostports
+//!   }
+//!   chain hostports_postrouting {
+//!     type nat hook postrouting priority 99; policy accept;
+//!     ct status dnat jump hostports_snat
+//!   }
+//!   chain hostports_conditional {
+//!   }
+//!   chain hostports {
+//!     jump hostports_conditional
+//!     dnat ip to ip daddr . meta l4proto . th dport map @hostip4
+//!     dnat ip to meta l4proto . th dport map @hostport4
+//!     dnat ip6 to ip6 daddr . meta l4proto . th dport map @hostip6
+//!     dnat ip6 to meta l4proto . th dport map @hostport6
+//!   }
+//!   chain hostports_snat {
+//!     meta l4proto tcp meta l4proto . ip daddr . tcp dport . ct original proto-dst . ip saddr @hostport_snat4 masquerade
+//!     meta l4proto udp meta l4proto . ip daddr . udp dport . ct original proto-dst . ip saddr @hostport_snat4 masquerade
+//!     meta l4proto sctp meta l4proto . ip daddr . sctp dport . ct original proto-dst . ip saddr @hostport_snat4 masquerade
+//!     meta l4proto tcp meta l4proto . ip6 daddr . tcp dport . ct original proto-dst . ip6 saddr @hostport_snat6 masquerade
+//!     meta l4proto udp meta l4proto . ip6 daddr . udp dport . ct original proto-dst . ip6 saddr @hostport_snat6 masquerade
+//!     meta l4proto sctp meta l4proto . ip6 daddr . sctp dport . ct original proto-dst . ip6 saddr @hostport_snat6 masquerade
+//!   }
+//!   chain forward {
+//!     type filter hook forward priority filter; policy accept;
+//!     jump admin
+//!     iifname . oifname @isolated drop
+//!     iifname . oifname @same_bridge accept
+//!     iifname @guarded oifname @guarded drop
+//!   }
+//!   chain admin {
 //!   }
 //! }
 //! table bridge weft {
@@ -25,257 +76,279 @@
 //!   }
 //! }
 //! ```
+//!
+//! A part is made when the first attachment needs it, whole or not at all: its first chain is what nobody else may have made
+//! meanwhile. So a table that an older weft made grows by the parts it lacks; a part that changes in a later version gets
+//! another name for its first chain. `hostports_conditional` holds rules of attachments, `admin` those of the operator, which
+//! weft never touches.
 
-use netlink_packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, Nla};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
-    Bitwise, ChainAttribute, ChainMessage, Cmp, DataAttribute, Expressions, Hook, Immediate, InetHookNumber,
-    ListAttribute, Lookup, Meta, MetaKey, NfTablesMessage, Operator, Payload, Register, RuleAttribute, RuleMessage,
-    SetAttribute, SetDescription, SetFlags, SetMessage, Verdict, VerdictAttribute,
+    ChainAttribute, ChainMessage, Hook, InetHookNumber, ListAttribute, MetaKey, NfTablesMessage, Register,
+    RuleAttribute, RuleMessage, Verdict,
 };
 
+use super::expr::{
+    DROP, End, Rule, address, equal, ether_source, family_is, first_byte_of_destination6, for_this_host, jump, lookup,
+    mask, masquerade, meta, original_port, port, protocol_is, redirect_by, verdict, was_redirected,
+};
+use super::set::{
+    GUARDED, HOSTIP4, HOSTIP6, HOSTPORT4, HOSTPORT6, ISOLATED, MASQ4, MASQ4_LOCAL, MASQ6, MASQ6_LOCAL, SAME_BRIDGE,
+    SNAT4, SNAT6, SPOOF_MACS, SPOOF_PORTS, SetSpec,
+};
 use super::socket::Item;
-use super::{TABLE, Table};
+use super::{Part, Table};
+use crate::plan::{Family, Protocol};
 
-/// What `nft` calls a set; the kernel keeps types and user data for it without looking at them.
-#[derive(Debug)]
-pub(super) struct SetSpec {
-    pub(super) table: Table,
-    pub(super) name: &'static str,
-    /// Identifies the set inside the transaction that makes it.
-    id: u32,
-    fields: &'static [Field],
-    interval: bool,
+/// The chain for rules of attachments that have conditions.
+pub(super) const CONDITIONAL: &str = "hostports_conditional";
+
+const HOSTPORTS: &str = "hostports";
+const HOSTPORTS_SNAT: &str = "hostports_snat";
+const ADMIN: &str = "admin";
+
+/// Policy of a base chain: `NF_ACCEPT`.
+const POLICY_ACCEPT: u32 = 1;
+
+/// A chain of a part.
+struct Chain {
+    name: &'static str,
+    /// Type, hook and priority of a base chain.
+    hook: Option<(&'static str, InetHookNumber, i32)>,
+    rules: Vec<Rule>,
 }
 
-/// A data type of `nft`: its number there and its length in bytes.
-#[derive(Debug)]
-struct Field {
-    number: u32,
-    length: u32,
-    order: ByteOrder,
-}
+// === impl Part ===
 
-/// `nft`'s byte orders.
-#[derive(Debug, Clone, Copy)]
-enum ByteOrder {
-    Host = 1,
-    Network = 2,
-}
+impl Part {
+    /// Its sets.
+    pub(super) fn sets(self) -> &'static [SetSpec] {
+        match self {
+            Self::Masquerade => &[MASQ4, MASQ6, MASQ4_LOCAL, MASQ6_LOCAL],
+            Self::SpoofCheck => &[SPOOF_PORTS, SPOOF_MACS],
+            Self::HostPorts => &[HOSTPORT4, HOSTPORT6, HOSTIP4, HOSTIP6, SNAT4, SNAT6],
+            Self::Ingress => &[ISOLATED, SAME_BRIDGE, GUARDED],
+        }
+    }
 
-const IPV4: Field = Field { number: 7, length: 4, order: ByteOrder::Network };
-const IPV6: Field = Field { number: 8, length: 16, order: ByteOrder::Network };
-const ETHER: Field = Field { number: 9, length: 6, order: ByteOrder::Network };
-const IFNAME: Field = Field { number: 41, length: 16, order: ByteOrder::Host };
-/// Bits per type in the number of a concatenation.
-const TYPE_BITS: u32 = 6;
+    /// Names of its chains.
+    pub(super) fn chain_names(self) -> impl Iterator<Item = &'static str> {
+        self.chains().into_iter().map(|chain| chain.name)
+    }
 
-const fn set(table: Table, name: &'static str, id: u32, fields: &'static [Field], interval: bool) -> SetSpec {
-    SetSpec { table, name, id, fields, interval }
-}
+    /// Chains in which others put rules.
+    pub(super) fn open_chains(self) -> &'static [&'static str] {
+        match self {
+            Self::HostPorts => &[CONDITIONAL],
+            Self::Ingress => &[ADMIN],
+            Self::Masquerade | Self::SpoofCheck => &[],
+        }
+    }
 
-pub(super) const MASQ4: SetSpec = set(Table::Inet, "masq4", 1, &[IPV4], false);
-pub(super) const MASQ6: SetSpec = set(Table::Inet, "masq6", 2, &[IPV6], false);
-pub(super) const MASQ4_LOCAL: SetSpec = set(Table::Inet, "masq4_local", 3, &[IPV4, IPV4], true);
-pub(super) const MASQ6_LOCAL: SetSpec = set(Table::Inet, "masq6_local", 4, &[IPV6, IPV6], true);
-pub(super) const SPOOF_PORTS: SetSpec = set(Table::Bridge, "spoof_ports", 5, &[IFNAME], false);
-pub(super) const SPOOF_MACS: SetSpec = set(Table::Bridge, "spoof_macs", 6, &[IFNAME, ETHER], false);
+    /// The request that asks whether it is there.
+    pub(super) fn question(self) -> Item {
+        let name = self.chains().first().map(|chain| chain.name).unwrap_or_default();
+        chain_item(self.table(), NfTablesMessage::GetChain(chain_name(self.table(), name)), 0)
+    }
 
-const INET_SETS: &[SetSpec] = &[MASQ4, MASQ6, MASQ4_LOCAL, MASQ6_LOCAL];
-const BRIDGE_SETS: &[SetSpec] = &[SPOOF_PORTS, SPOOF_MACS];
+    /// The requests that make it, in a table that may be there. Fail if the part is: rules would double otherwise.
+    pub(super) fn items(self) -> Vec<Item> {
+        let exclusive = NLM_F_CREATE | NLM_F_EXCL;
+        let table = self.table();
+        let mut items = vec![table.creation()];
+        items.extend(self.sets().iter().map(|set| set.creation(exclusive)));
+        // Rules jump to chains: all of those first.
+        let chains = self.chains();
+        // An operator may have made `admin` already.
+        let flags = |chain: &Chain| if chain.name == ADMIN { NLM_F_CREATE } else { exclusive };
+        items.extend(chains.iter().map(|chain| chain.creation(table, flags(chain))));
+        for chain in chains {
+            items.extend(chain.rules.into_iter().map(|rule| rule_item(table, chain.name, rule)));
+        }
+        items
+    }
 
-/// `NF_ACCEPT` and `NF_DROP`.
-const ACCEPT: u32 = 1;
-const DROP: Verdict = Verdict::Other(0);
+    /// The requests that delete it.
+    pub(super) fn deletions(self) -> Vec<Item> {
+        let table = self.table();
+        let names: Vec<&'static str> = self.chain_names().collect();
+        let rules = names.iter().map(|name| {
+            let attributes =
+                vec![RuleAttribute::Table(table.name().to_owned()), RuleAttribute::Chain((*name).to_owned())];
+            Item { table, message: NfTablesMessage::DeleteRule(RuleMessage { attributes }), flags: 0 }
+        });
+        let chains =
+            names.iter().map(|name| chain_item(table, NfTablesMessage::DeleteChain(chain_name(table, name)), 0));
+        rules.chain(chains).chain(self.sets().iter().map(SetSpec::deletion)).collect()
+    }
 
-/// `NFPROTO_IPV4` and `NFPROTO_IPV6`, as `meta nfproto` yields them.
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
-
-/// Headers that payload offsets count from.
-const LINK_LAYER: u32 = 0;
-const NETWORK: u32 = 1;
-
-/// The sets of a table.
-pub(super) fn sets(table: Table) -> &'static [SetSpec] {
-    match table {
-        Table::Inet => INET_SETS,
-        Table::Bridge => BRIDGE_SETS,
+    fn chains(self) -> Vec<Chain> {
+        let base = |name, kind, hook, priority, rules| Chain { name, hook: Some((kind, hook, priority)), rules };
+        let plain = |name, rules| Chain { name, hook: None, rules };
+        let to_hostports = || vec![[for_this_host(), vec![jump(HOSTPORTS)]].concat()];
+        match self {
+            Self::Masquerade => {
+                vec![base("postrouting", "nat", InetHookNumber::PostRouting, 100, masquerading())]
+            }
+            // The bridge family has the numbers of its hooks in common with the inet family.
+            Self::SpoofCheck => {
+                vec![base("prerouting", "filter", InetHookNumber::PreRouting, -300, vec![spoof_rule()])]
+            }
+            Self::HostPorts => {
+                let redirected = vec![[was_redirected(), vec![jump(HOSTPORTS_SNAT)]].concat()];
+                vec![
+                    base("hostports_prerouting", "nat", InetHookNumber::PreRouting, -100, to_hostports()),
+                    base("hostports_output", "nat", InetHookNumber::LocalOut, -100, to_hostports()),
+                    // Before chains that masquerade by source: the first one that says anything decides.
+                    base("hostports_postrouting", "nat", InetHookNumber::PostRouting, 99, redirected),
+                    plain(CONDITIONAL, Vec::new()),
+                    plain(HOSTPORTS, redirecting()),
+                    plain(HOSTPORTS_SNAT, snat_rules()),
+                ]
+            }
+            Self::Ingress => {
+                vec![base("forward", "filter", InetHookNumber::Forward, 0, ingress_rules()), plain(ADMIN, Vec::new())]
+            }
+        }
     }
 }
 
-/// The requests that make a table with all that belongs in it. Fails if the table is there: rules would double otherwise.
-pub(super) fn items(table: Table) -> Vec<Item> {
-    let exclusive = NLM_F_CREATE | NLM_F_EXCL;
-    let item = |message, flags| Item { table, message, flags };
-    let mut items = vec![item(NfTablesMessage::NewTable(table.message()), exclusive)];
-    items.extend(sets(table).iter().map(|set| item(NfTablesMessage::NewSet(set.message()), exclusive)));
-    let (name, kind, hook, priority, rules) = match table {
-        Table::Inet => ("postrouting", "nat", InetHookNumber::PostRouting, 100, inet_rules()),
-        // The bridge family has the numbers of its hooks in common with the inet family.
-        Table::Bridge => ("prerouting", "filter", InetHookNumber::PreRouting, -300, vec![spoof_rule()]),
-    };
-    let attributes = vec![
-        ChainAttribute::Table(TABLE.to_owned()),
-        ChainAttribute::Name(name.to_owned()),
-        ChainAttribute::Hook(vec![Hook::Number(hook.into()), Hook::Priority(i32::cast_unsigned(priority))]),
-        ChainAttribute::Policy(ACCEPT),
-        ChainAttribute::Type(kind.to_owned()),
-    ];
-    items.push(item(NfTablesMessage::NewChain(ChainMessage { attributes }), exclusive));
-    items.extend(rules.into_iter().map(|expressions| {
-        let attributes = vec![
-            RuleAttribute::Table(TABLE.to_owned()),
-            RuleAttribute::Chain(name.to_owned()),
-            RuleAttribute::Expressions(expressions.into_iter().map(ListAttribute::from).collect()),
-        ];
-        item(NfTablesMessage::NewRule(RuleMessage { attributes }), NLM_F_CREATE | NLM_F_APPEND)
-    }));
-    items
+impl Chain {
+    fn creation(&self, table: Table, flags: u16) -> Item {
+        let mut message = chain_name(table, self.name);
+        if let Some((kind, hook, priority)) = self.hook {
+            message.attributes.extend([
+                ChainAttribute::Hook(vec![Hook::Number(hook.into()), Hook::Priority(i32::cast_unsigned(priority))]),
+                ChainAttribute::Policy(POLICY_ACCEPT),
+                ChainAttribute::Type(kind.to_owned()),
+            ]);
+        }
+        chain_item(table, NfTablesMessage::NewChain(message), flags)
+    }
 }
 
-fn inet_rules() -> Vec<Vec<Expressions>> {
-    let family = |protocol| vec![meta(MetaKey::Nfproto, Register::Reg1), equal(vec![protocol])];
-    let rule = |protocol, rest: Vec<Expressions>| [family(protocol), rest].concat();
-    // Source and destination address of IPv4: bytes 12 and 16; of IPv6: 8 and 24. A 16-byte register is four 4-byte ones.
-    let source4 = payload(NETWORK, 12, 4, Register::Reg1);
-    let target4 = payload(NETWORK, 16, 4, Register::Reg32_01);
-    let source6 = payload(NETWORK, 8, 16, Register::Reg1);
-    let target6 = payload(NETWORK, 24, 16, Register::Reg2);
+/// The request that makes a chain without a hook, where it is missing.
+pub(super) fn plain_chain(table: Table, name: &str) -> Item {
+    chain_item(table, NfTablesMessage::NewChain(chain_name(table, name)), NLM_F_CREATE)
+}
+
+pub(super) fn chain_item(table: Table, message: NfTablesMessage, flags: u16) -> Item {
+    Item { table, message, flags }
+}
+
+pub(super) fn chain_name(table: Table, name: &str) -> ChainMessage {
+    let attributes = vec![ChainAttribute::Table(table.name().to_owned()), ChainAttribute::Name(name.to_owned())];
+    ChainMessage { attributes }
+}
+
+fn rule_item(table: Table, chain: &str, rule: Rule) -> Item {
+    let attributes = vec![
+        RuleAttribute::Table(table.name().to_owned()),
+        RuleAttribute::Chain(chain.to_owned()),
+        RuleAttribute::Expressions(rule.into_iter().map(ListAttribute::from).collect()),
+    ];
+    let message = NfTablesMessage::NewRule(RuleMessage { attributes });
+    Item { table, message, flags: NLM_F_CREATE | NLM_F_APPEND }
+}
+
+fn of_family(family: Family, rest: Rule) -> Rule {
+    [family_is(family), rest].concat()
+}
+
+fn masquerading() -> Vec<Rule> {
+    use Family::{V4, V6};
     let returns = || verdict(Verdict::Return);
+    let source4 = || address(V4, End::Source, Register::Reg1);
+    let target4 = address(V4, End::Destination, Register::Reg32_01);
+    let source6 = || address(V6, End::Source, Register::Reg1);
+    let target6 = address(V6, End::Destination, Register::Reg2);
+    let multicast4 = vec![
+        address(V4, End::Destination, Register::Reg1),
+        mask(vec![0xf0, 0, 0, 0]),
+        equal(vec![0xe0, 0, 0, 0]),
+        returns(),
+    ];
+    let multicast6 = vec![first_byte_of_destination6(Register::Reg1), equal(vec![0xff]), returns()];
     vec![
-        rule(
-            NFPROTO_IPV4,
-            vec![
-                payload(NETWORK, 16, 4, Register::Reg1),
-                mask(vec![0xf0, 0, 0, 0]),
-                equal(vec![0xe0, 0, 0, 0]),
-                returns(),
-            ],
-        ),
-        rule(NFPROTO_IPV6, vec![payload(NETWORK, 24, 1, Register::Reg1), equal(vec![0xff]), returns()]),
-        rule(NFPROTO_IPV4, vec![source4.clone(), target4, lookup(&MASQ4_LOCAL, false), returns()]),
-        rule(NFPROTO_IPV4, vec![source4, lookup(&MASQ4, false), masquerade()]),
-        rule(NFPROTO_IPV6, vec![source6.clone(), target6, lookup(&MASQ6_LOCAL, false), returns()]),
-        rule(NFPROTO_IPV6, vec![source6, lookup(&MASQ6, false), masquerade()]),
+        of_family(V4, multicast4),
+        of_family(V6, multicast6),
+        of_family(V4, vec![source4(), target4, lookup(&MASQ4_LOCAL, false), returns()]),
+        of_family(V4, vec![source4(), lookup(&MASQ4, false), masquerade()]),
+        of_family(V6, vec![source6(), target6, lookup(&MASQ6_LOCAL, false), returns()]),
+        of_family(V6, vec![source6(), lookup(&MASQ6, false), masquerade()]),
     ]
 }
 
-fn spoof_rule() -> Vec<Expressions> {
+fn spoof_rule() -> Rule {
     vec![
         meta(MetaKey::Iifname, Register::Reg1),
         lookup(&SPOOF_PORTS, false),
         meta(MetaKey::Iifname, Register::Reg1),
-        payload(LINK_LAYER, 6, 6, Register::Reg2),
+        ether_source(Register::Reg2),
         lookup(&SPOOF_MACS, true),
         verdict(DROP),
     ]
 }
 
-fn meta(key: MetaKey, to: Register) -> Expressions {
-    Expressions::Meta(vec![Meta::Key(key), Meta::DestinationRegister(to)])
-}
-
-fn payload(header: u32, offset: u32, length: u32, to: Register) -> Expressions {
-    Expressions::Payload(vec![
-        Payload::DestinationRegister(to),
-        Payload::Base(header),
-        Payload::Offset(offset),
-        Payload::Len(length),
-    ])
-}
-
-fn equal(value: Vec<u8>) -> Expressions {
-    Expressions::Cmp(vec![
-        Cmp::SourceRegister(Register::Reg1),
-        Cmp::Op(Operator::Equal),
-        Cmp::Data(DataAttribute::Value(value)),
-    ])
-}
-
-/// `reg 1 = reg 1 & mask`.
-fn mask(mask: Vec<u8>) -> Expressions {
-    let zero = vec![0; mask.len()];
-    let length = u32::try_from(mask.len()).unwrap_or(u32::MAX);
-    Expressions::Bitwise(vec![
-        Bitwise::SourceRegister(Register::Reg1),
-        Bitwise::DestinationRegister(Register::Reg1),
-        Bitwise::Length(length),
-        Bitwise::Mask(DataAttribute::Value(mask)),
-        Bitwise::Xor(DataAttribute::Value(zero)),
-    ])
-}
-
-fn lookup(set: &SetSpec, inverted: bool) -> Expressions {
-    let mut attributes = vec![
-        Lookup::Set(set.name.to_owned()),
-        Lookup::SourceRegister(Register::Reg1),
-        // The set is made in the same transaction.
-        Lookup::SetId(set.id),
-    ];
-    if inverted {
-        // NFT_LOOKUP_F_INV
-        attributes.push(Lookup::Flags(1));
-    }
-    Expressions::Lookup(attributes)
-}
-
-fn verdict(verdict: Verdict) -> Expressions {
-    Expressions::Immediate(vec![
-        Immediate::DestinationRegister(Register::Verdict),
-        Immediate::Data(DataAttribute::Verdict(vec![VerdictAttribute::Code(verdict)])),
-    ])
-}
-
-fn masquerade() -> Expressions {
-    Expressions::Other { expression_type: "masq".to_owned(), attributes: Vec::new() }
-}
-
-// === impl SetSpec ===
-
-impl SetSpec {
-    /// The request that asks whether it is there.
-    pub(super) fn question(&self) -> Item {
-        let attributes = vec![SetAttribute::Table(TABLE.to_owned()), SetAttribute::Name(self.name.to_owned())];
-        Item { table: self.table, message: NfTablesMessage::GetSet(SetMessage { attributes }), flags: 0 }
-    }
-
-    fn message(&self) -> SetMessage {
-        let number = self.fields.iter().fold(0, |number, field| (number << TYPE_BITS) | field.number);
-        let length = self.fields.iter().map(|field| field.length.next_multiple_of(4)).sum();
-        let mut flags = SetFlags::empty();
-        if self.interval {
-            flags |= SetFlags::Interval;
-        }
-        let mut attributes = vec![
-            SetAttribute::Table(TABLE.to_owned()),
-            SetAttribute::Name(self.name.to_owned()),
-            SetAttribute::KeyType(number),
-            SetAttribute::KeyLen(length),
-            SetAttribute::Id(self.id),
+/// The first map that has the packet's key decides; a mapping for one address of the host comes before one for all.
+fn redirecting() -> Vec<Rule> {
+    let by_address = |family, map, behind: (Register, Register)| {
+        let key = vec![
+            address(family, End::Destination, Register::Reg1),
+            meta(MetaKey::L4Proto, behind.0),
+            port(End::Destination, behind.1),
         ];
-        if let [field] = self.fields {
-            // Without it `nft` prints interface names backwards. Type 0 (NFTNL_UDATA_SET_KEYBYTEORDER), length, number.
-            let order = (field.order as u32).to_ne_bytes();
-            attributes.push(SetAttribute::UserData([&[0, 4], order.as_slice()].concat()));
-        } else {
-            flags |= SetFlags::Concat;
-            attributes.push(SetAttribute::Description(vec![SetDescription::Concat(
-                self.fields.iter().map(Field::nla).collect(),
-            )]));
-        }
-        attributes.push(SetAttribute::Flags(flags));
-        SetMessage { attributes }
-    }
+        of_family(family, [key, redirect_by(family, map)].concat())
+    };
+    // `dnat` by itself acts on packets of its family only.
+    let by_port = |family, map| {
+        let key = vec![meta(MetaKey::L4Proto, Register::Reg1), port(End::Destination, Register::Reg32_01)];
+        [key, redirect_by(family, map)].concat()
+    };
+    vec![
+        vec![jump(CONDITIONAL)],
+        by_address(Family::V4, &HOSTIP4, (Register::Reg32_01, Register::Reg32_02)),
+        by_port(Family::V4, &HOSTPORT4),
+        by_address(Family::V6, &HOSTIP6, (Register::Reg2, Register::Reg32_05)),
+        by_port(Family::V6, &HOSTPORT6),
+    ]
 }
 
-impl Field {
-    /// `NFTA_LIST_ELEM { NFTA_SET_FIELD_LEN }`, which the message crate leaves raw.
-    fn nla(&self) -> DefaultNla {
-        const LIST_ELEM: u16 = 1;
-        const FIELD_LEN: u16 = 1;
-        let field = DefaultNla::new(FIELD_LEN, self.length.to_be_bytes().to_vec());
-        let mut nested = vec![0; field.value_len() + 4];
-        netlink_packet_core::Emitable::emit(&field, &mut nested);
-        DefaultNla::new(LIST_ELEM | NLA_F_NESTED, nested)
-    }
+/// By what connection tracking knows of the original destination, so that no packet mark is needed. One rule for each
+/// protocol, because `nft` reads a port of the original direction only where it knows whose it is.
+fn snat_rules() -> Vec<Rule> {
+    let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+    let rule = |family, protocol| {
+        let (set, [b, c, d]) = match family {
+            Family::V4 => (&SNAT4, [Register::Reg32_02, Register::Reg32_03, Register::Reg32_04]),
+            Family::V6 => (&SNAT6, [Register::Reg32_05, Register::Reg32_06, Register::Reg32_07]),
+        };
+        let key = vec![
+            meta(MetaKey::L4Proto, Register::Reg1),
+            address(family, End::Destination, Register::Reg32_01),
+            port(End::Destination, b),
+            original_port(c),
+            address(family, End::Source, d),
+            lookup(set, false),
+            masquerade(),
+        ];
+        [protocol_is(protocol), family_is(family), key].concat()
+    };
+    [Family::V4, Family::V6].into_iter().flat_map(|family| protocols.map(|protocol| rule(family, protocol))).collect()
+}
+
+fn ingress_rules() -> Vec<Rule> {
+    let both = || vec![meta(MetaKey::Iifname, Register::Reg1), meta(MetaKey::Oifname, Register::Reg2)];
+    vec![
+        vec![jump(ADMIN)],
+        [both(), vec![lookup(&ISOLATED, false), verdict(DROP)]].concat(),
+        [both(), vec![lookup(&SAME_BRIDGE, false), verdict(super::expr::ACCEPT)]].concat(),
+        vec![
+            meta(MetaKey::Iifname, Register::Reg1),
+            lookup(&GUARDED, false),
+            meta(MetaKey::Oifname, Register::Reg1),
+            lookup(&GUARDED, false),
+            verdict(DROP),
+        ],
+    ]
 }

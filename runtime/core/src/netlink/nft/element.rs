@@ -1,4 +1,4 @@
-//! The elements that stand for an attachment.
+//! The elements that stand for an attachment, and those that attachments share.
 
 use std::net::IpAddr;
 
@@ -8,10 +8,14 @@ use netlink_packet_netfilter::nftables::{
     DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList, SetElementMessage,
 };
 
-use super::base::{MASQ4, MASQ4_LOCAL, MASQ6, MASQ6_LOCAL, SPOOF_MACS, SPOOF_PORTS, SetSpec};
+use super::expr::octets;
+use super::set::{
+    GUARDED, HOSTIP4, HOSTIP6, HOSTPORT4, HOSTPORT6, ISOLATED, MASQ4, MASQ4_LOCAL, MASQ6, MASQ6_LOCAL, SAME_BRIDGE,
+    SNAT4, SNAT6, SPOOF_MACS, SPOOF_PORTS, SetSpec,
+};
 use super::socket::Item;
-use super::{ADD_FLAGS, TABLE, Table};
-use crate::plan::{Mac, Op};
+use super::{ADD_FLAGS, Part};
+use crate::plan::{HostPort, Ingress, IngressPolicy, Mac, Op};
 
 /// `IFNAMSIZ`: names in keys are padded with zeros to this length.
 const IFNAMSIZ: usize = 16;
@@ -22,11 +26,13 @@ const DATA_VALUE: u16 = 1;
 /// An element of a set of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::netlink) struct Element {
-    pub(in crate::netlink) table: Table,
+    pub(super) part: Part,
     set: &'static str,
     key: Vec<u8>,
     /// Last key of an interval.
     end: Option<Vec<u8>>,
+    /// What a map leads to.
+    data: Option<Vec<u8>>,
 }
 
 /// What is asked about an element.
@@ -38,10 +44,12 @@ pub(super) enum Change {
 }
 
 /// The elements of an op; none for ops that have nothing to do with nftables.
-pub(in crate::netlink) fn elements(op: &Op) -> Vec<Element> {
+pub(super) fn elements(op: &Op) -> Vec<Element> {
     match op {
         Op::Masquerade { address } => masquerade(*address),
         Op::MacSpoofCheck { link, mac } => spoof_check(link, *mac),
+        Op::HostPort(port) => host_port(port),
+        Op::IngressPolicy(policy) => ingress(policy),
         _ => Vec::new(),
     }
 }
@@ -57,26 +65,101 @@ fn masquerade(net: IpNet) -> Vec<Element> {
 
 /// The port is checked, and this is the one MAC that it may send from.
 fn spoof_check(link: &str, mac: Mac) -> Vec<Element> {
-    let mut port = link.as_bytes().to_vec();
-    port.resize(IFNAMSIZ, 0);
-    let mut both = [port.as_slice(), &mac.0].concat();
-    // Every field of a concatenation fills whole 32-bit registers.
-    both.resize(both.len().next_multiple_of(4), 0);
+    let port = link_name(link);
+    let both = concatenated(&[&port, &mac.0]);
     vec![Element::new(&SPOOF_PORTS, port, None), Element::new(&SPOOF_MACS, both, None)]
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
+/// Where the port leads, unless a rule with conditions says so; and whose connections to there are masqueraded.
+fn host_port(port: &HostPort) -> Vec<Element> {
+    let v4 = port.to.is_ipv4();
+    let protocol = [port.protocol.number()];
+    let (outer, inner) = (port.host_port.to_be_bytes(), port.to.port().to_be_bytes());
+    let to = octets(port.to.ip());
+    let mut elements = Vec::new();
+    if port.conditions.is_empty() {
+        let (map, key) = match port.host_ip {
+            Some(address) => {
+                (if v4 { &HOSTIP4 } else { &HOSTIP6 }, concatenated(&[&octets(address), &protocol, &outer]))
+            }
+            None => (if v4 { &HOSTPORT4 } else { &HOSTPORT6 }, concatenated(&[&protocol, &outer])),
+        };
+        elements.push(Element { data: Some(concatenated(&[&to, &inner])), ..Element::new(map, key, None) });
     }
+    let key = |source: IpAddr| concatenated(&[&protocol, &to, &inner, &outer, &octets(source)]);
+    let snat = if v4 { &SNAT4 } else { &SNAT6 };
+    let sources = port.masquerade.iter();
+    elements.extend(sources.map(|net| Element::new(snat, key(net.network()), Some(key(net.broadcast())))));
+    elements
+}
+
+fn ingress(policy: &IngressPolicy) -> Vec<Element> {
+    let bridge = link_name(&policy.bridge);
+    let within = match policy.policy {
+        Ingress::Isolated => &ISOLATED,
+        Ingress::SameBridge => &SAME_BRIDGE,
+    };
+    let both = concatenated(&[&bridge, &bridge]);
+    vec![Element::new(within, both, None), Element::new(&GUARDED, bridge, None)]
+}
+
+/// A link's name as a key.
+fn link_name(name: &str) -> Vec<u8> {
+    let mut padded = name.as_bytes().to_vec();
+    padded.resize(IFNAMSIZ, 0);
+    padded
+}
+
+/// Every field of a concatenation fills whole 32-bit registers.
+fn concatenated(fields: &[&[u8]]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for field in fields {
+        all.extend_from_slice(field);
+        all.resize(all.len().next_multiple_of(4), 0);
+    }
+    all
+}
+
+/// The address and port that a map leads to.
+pub(super) fn destination(data: &[u8]) -> Option<String> {
+    let (address, port): (IpAddr, &[u8]) = match data.len() {
+        8 => (<[u8; 4]>::try_from(data.get(..4)?).ok()?.into(), data.get(4..6)?),
+        20 => (<[u8; 16]>::try_from(data.get(..16)?).ok()?.into(), data.get(16..18)?),
+        _ => return None,
+    };
+    let port = u16::from_be_bytes(port.try_into().ok()?);
+    Some(std::net::SocketAddr::new(address, port).to_string())
 }
 
 // === impl Element ===
 
 impl Element {
     fn new(set: &SetSpec, key: Vec<u8>, end: Option<Vec<u8>>) -> Self {
-        Self { table: set.table, set: set.name, key, end }
+        Self { part: set.part, set: set.name, key, end, data: None }
+    }
+
+    /// What a map leads to for it.
+    pub(super) fn data(&self) -> Option<&[u8]> {
+        self.data.as_deref()
+    }
+
+    /// What it stands for, for the error that says that somebody has it.
+    pub(super) fn describe(&self) -> String {
+        let from_end = |at: usize| self.key.len().checked_sub(at).and_then(|start| self.key.get(start..));
+        // Maps have protocol and port last, each in a register of its own.
+        match (&self.data, from_end(8)) {
+            (Some(_), Some(&[protocol, _, _, _, a, b, ..])) => {
+                let port = u16::from_be_bytes([a, b]);
+                let name = match protocol {
+                    6 => "tcp",
+                    17 => "udp",
+                    132 => "sctp",
+                    _ => "protocol",
+                };
+                format!("host port {port}/{name}")
+            }
+            _ => format!("an element of {}", self.set),
+        }
     }
 
     /// Whether this is the element of that set (no two tables have one of the same name) with that key.
@@ -84,15 +167,18 @@ impl Element {
         self.set == set && self.key == key
     }
 
-    /// The request about it.
+    /// The request about it. What a map leads to is given with a new element only: the key is enough to find one.
     pub(super) fn item(&self, change: Change) -> Item {
         let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(self.key.clone()))];
         if let Some(end) = &self.end {
             attributes.push(SetElementAttribute::KeyEnd(vec![DefaultNla::new(DATA_VALUE, end.clone())]));
         }
+        if let Some(data) = self.data.as_ref().filter(|_| change == Change::Add) {
+            attributes.push(SetElementAttribute::Data(DataAttribute::Value(data.clone())));
+        }
         let list = SetElementMessage {
             attributes: vec![
-                SetElementList::Table(TABLE.to_owned()),
+                SetElementList::Table(self.part.table().name().to_owned()),
                 SetElementList::Set(self.set.to_owned()),
                 SetElementList::Elements(vec![ListAttribute::Element(attributes)]),
             ],
@@ -102,7 +188,7 @@ impl Element {
             Change::Remove => (NfTablesMessage::DeleteSetElement(list), 0),
             Change::Get => (NfTablesMessage::GetSetElement(list), 0),
         };
-        Item { table: self.table, message, flags }
+        Item { table: self.part.table(), message, flags }
     }
 }
 

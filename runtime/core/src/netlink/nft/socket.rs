@@ -10,8 +10,8 @@ use netlink_packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_netfilter::nftables::{
-    DataAttribute, GenAttribute, GenMessage, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList,
-    SetElementMessage,
+    ChainAttribute, ChainMessage, DataAttribute, GenAttribute, GenMessage, ListAttribute, NfTablesMessage,
+    SetElementAttribute, SetElementList, SetElementMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
@@ -20,7 +20,8 @@ use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
 use nix::libc::MSG_DONTWAIT;
 
-use super::{TABLE, Table};
+use super::Table;
+use super::rule::{self, FoundRule};
 use crate::netlink::error::Fault;
 use crate::netlink::rtnl::explanation;
 
@@ -82,6 +83,11 @@ struct Answer<'a> {
 impl Outcome {
     pub(super) fn is_absent(&self) -> bool {
         self.refused.as_ref().is_some_and(|(errno, _)| *errno == Errno::ENOENT)
+    }
+
+    /// Whether the key is there and leads elsewhere.
+    pub(super) fn is_clash(&self) -> bool {
+        self.refused.as_ref().is_some_and(|(errno, _)| matches!(errno, Errno::EEXIST | Errno::EBUSY))
     }
 
     pub(super) fn fault(&self) -> Option<Fault> {
@@ -175,11 +181,49 @@ impl Socket {
 
     /// The keys of all elements of a set.
     pub(super) fn dump_elements(&mut self, table: Table, set: &str) -> Result<Vec<Vec<u8>>, Fault> {
-        let attributes = vec![SetElementList::Table(TABLE.to_owned()), SetElementList::Set(set.to_owned())];
+        let attributes = vec![SetElementList::Table(table.name().to_owned()), SetElementList::Set(set.to_owned())];
         let message = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
         let item = Item { table, message, flags: 0 };
         let answers = self.question(item.message(), NLM_F_REQUEST | NLM_F_DUMP)?;
         Ok(answers.into_iter().flat_map(elements_of).map(|(_set, key)| key).collect())
+    }
+
+    /// The rules of a chain, in order; none where there is no such chain.
+    pub(super) fn rules(&mut self, table: Table, chain: &str) -> Result<Vec<FoundRule>, Fault> {
+        let item = rule::listing(table, chain);
+        match self.question(item.message(), NLM_F_REQUEST | NLM_F_DUMP) {
+            Err(fault) if fault.is_absent() => Ok(Vec::new()),
+            other => Ok(other?.into_iter().filter_map(|answer| rule::read(answer, chain)).collect()),
+        }
+    }
+
+    /// The names of the chains of a table.
+    pub(super) fn chains(&mut self, table: Table) -> Result<Vec<String>, Fault> {
+        let message = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
+        let item = Item { table, message, flags: 0 };
+        let answers = self.question(item.message(), NLM_F_REQUEST | NLM_F_DUMP)?;
+        let name = |answer| {
+            let NfTablesMessage::NewChain(ChainMessage { attributes }) = answer else { return None };
+            let (mut of, mut name) = (String::new(), None);
+            for attribute in attributes {
+                match attribute {
+                    ChainAttribute::Table(table) => of = table,
+                    ChainAttribute::Name(chain) => name = Some(chain),
+                    _ => {}
+                }
+            }
+            name.filter(|_| of == table.name())
+        };
+        Ok(answers.into_iter().filter_map(name).collect())
+    }
+
+    /// What a map has for the key of an element; `None` where it has no such key.
+    pub(super) fn data(&mut self, question: &Item) -> Result<Option<Vec<u8>>, Fault> {
+        match self.question(question.message(), NLM_F_REQUEST | question.flags) {
+            Ok(answers) => Ok(answers.into_iter().find_map(data_of)),
+            Err(fault) if fault.is_absent() => Ok(None),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// Sends one message, and reads answers to it up to the last one.
@@ -276,6 +320,23 @@ fn elements_of(message: NfTablesMessage) -> Vec<(String, Vec<u8>)> {
     keys.into_iter().map(|key| (set.clone(), key)).collect()
 }
 
+/// What the first element of a message leads to.
+fn data_of(message: NfTablesMessage) -> Option<Vec<u8>> {
+    let NfTablesMessage::NewSetElement(SetElementMessage { attributes }) = message else { return None };
+    let lists = attributes.into_iter().filter_map(|attribute| match attribute {
+        SetElementList::Elements(elements) => Some(elements),
+        _ => None,
+    });
+    let elements = lists.flatten().filter_map(|element| match element {
+        ListAttribute::Element(attributes) => Some(attributes),
+        _ => None,
+    });
+    elements.flatten().find_map(|attribute| match attribute {
+        SetElementAttribute::Data(DataAttribute::Value(data)) => Some(data),
+        _ => None,
+    })
+}
+
 fn key_of(element: ListAttribute<SetElementAttribute>) -> Option<Vec<u8>> {
     let ListAttribute::Element(attributes) = element else { return None };
     attributes.into_iter().find_map(|attribute| match attribute {
@@ -291,6 +352,8 @@ impl Item {
         let family = match self.table {
             Table::Inet => NetfilterProtoFamily::Inet,
             Table::Bridge => NetfilterProtoFamily::Bridge,
+            Table::Filter4 => NetfilterProtoFamily::IPv4,
+            Table::Filter6 => NetfilterProtoFamily::IPv6,
         };
         NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), self.message.clone())
     }

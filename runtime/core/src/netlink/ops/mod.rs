@@ -1,13 +1,13 @@
 //! Applying a plan: one method per op, all over the same [`Session`].
 //!
 //! Few round trips is the point: a link is looked up once and remembered, a new one is known from the kernel's
-//! announcement of it, a port joins its bridge in the message that makes it, runs of sysctls in the container are one
-//! visit to its thread, and all nftables elements of the plan are one transaction.
+//! announcement of it, a port joins its bridge in the message that makes it, and all nftables elements of the plan are one transaction.
 
 mod address;
 mod bridge;
 mod children;
 mod device;
+mod filter;
 mod link;
 mod neighbour;
 mod route;
@@ -30,7 +30,7 @@ use super::presence::Presence;
 use super::rtnl::{Link, Lookup, Rtnl};
 use super::undo::{Inverse, Logged, Newcomers};
 use super::{Applied, Executor, nft};
-use crate::plan::{LinkInfo, LinkRef, Op, Plan, Side};
+use crate::plan::{HostPort, LinkInfo, LinkRef, Op, Plan, Side};
 
 /// A plan being applied.
 struct Session<'a> {
@@ -55,26 +55,41 @@ impl Executor {
     /// # Errors
     /// The op that failed and why. Everything before it is undone by then; what could not be is in the error.
     pub fn apply(&mut self, plan: &Plan) -> Result<Applied, ApplyError> {
+        let mut applied = Applied::default();
+        match self.extend(&mut applied, plan) {
+            Ok(()) => Ok(applied),
+            Err(error) => Err(ApplyError { leftovers: self.undo(applied), ..error }),
+        }
+    }
+
+    /// Applies more on top of what was applied, for a plan whose addresses only its link can tell.
+    ///
+    /// # Errors
+    /// The op that failed and why. Nothing is undone: `applied` has what there is to undo.
+    pub fn extend(&mut self, applied: &mut Applied, plan: &Plan) -> Result<(), ApplyError> {
         if self.presence.is_none() {
             self.presence = Presence::enter();
         }
         let mut session = Session {
             executor: self,
             plan,
-            links: BTreeMap::new(),
-            made: BTreeSet::new(),
+            links: std::mem::take(&mut applied.known),
+            made: std::mem::take(&mut applied.made),
             pins: Vec::new(),
             settled: BTreeMap::new(),
             filtered: false,
-            log: Vec::new(),
+            log: std::mem::take(&mut applied.log),
         };
         let outcome = session.run();
-        let log = session.log;
+        (applied.known, applied.made, applied.log) = (session.links, session.made, session.log);
         match outcome {
-            Ok(links) => Ok(Applied { links, log }),
+            Ok(links) => {
+                applied.links = links;
+                Ok(())
+            }
             Err((at, cause)) => {
                 let op = plan.ops.get(at).map_or_else(|| "read the links of the result".to_owned(), Op::to_string);
-                Err(ApplyError { at, op, cause, leftovers: self.roll_back(log) })
+                Err(ApplyError { at, op, cause, leftovers: Vec::new() })
             }
         }
     }
@@ -142,7 +157,13 @@ impl Session<'_> {
                 Ok(())
             }
             Op::Forwarding { family } => self.forwarding(*family),
-            Op::Masquerade { .. } | Op::MacSpoofCheck { .. } => self.filters(),
+            Op::Masquerade { .. }
+            | Op::MacSpoofCheck { .. }
+            | Op::HostPort(_)
+            | Op::Accept(_)
+            | Op::IngressPolicy(_) => self.filters(),
+            Op::RouteLocalnet(route) => self.route_localnet(route),
+            Op::FirewalldSource(source) => self.firewalld_source(source),
             Op::WaitPort { link } => self.wait_port(link),
             Op::ForgetNeighbours(op) => {
                 self.forget_neighbours(op);
@@ -155,7 +176,7 @@ impl Session<'_> {
             Op::LimitRate(op) => self.limit_rate(op),
             Op::CreateIfb(op) => self.create_ifb(op),
             Op::RedirectIngress(op) => self.redirect_ingress(op),
-            // Only reached without a container: with one, these ran on its thread.
+            // Only reached without a container: with one, these were a run of sysctls.
             Op::EnableIpv6 { .. } | Op::TuneSysctl(_) => Err(NetlinkError::NoContainer { op: op.to_string() }),
         }
     }
@@ -166,16 +187,15 @@ impl Session<'_> {
         if std::mem::replace(&mut self.filtered, true) {
             return Ok(());
         }
-        let elements: Vec<_> = self.plan.ops.iter().flat_map(nft::elements).collect();
-        let added = self.executor.nft()?.add(&elements)?;
+        let added = self.executor.nft()?.add(&nft::Content::of(&self.plan.ops))?;
+        // Undone in the other order: flows are forgotten once nothing leads them here any more.
+        let ports: Vec<HostPort> = self.host_ports().cloned().collect();
+        if !ports.is_empty() {
+            self.log("forget flows to the host ports", Inverse::Flows(ports));
+        }
         self.log("remove the nftables elements", Inverse::Elements(added));
+        self.forget_flows();
         Ok(())
-    }
-
-    /// `filters`, before its time; an error comes with the op it belongs to.
-    fn filters_ahead(&mut self) -> Result<(), (usize, NetlinkError)> {
-        let first = self.plan.ops.iter().position(|op| matches!(op, Op::Masquerade { .. } | Op::MacSpoofCheck { .. }));
-        first.map_or(Ok(()), |at| self.filters().map_err(|error| (at, error)))
     }
 
     /// Reads the links of the result.

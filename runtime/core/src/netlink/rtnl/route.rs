@@ -163,6 +163,23 @@ impl Rtnl {
             .collect())
     }
 
+    /// Index of the link by which the host would reach an address; `None` where it has no route there.
+    pub(in crate::netlink) fn way_to(&self, address: Ipv4Addr) -> Result<Option<u32>, Fault> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.destination_prefix_length = 32;
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(address)));
+        let answer = match self.get(RouteNetlinkMessage::GetRoute(message)) {
+            Err(fault) if fault.is_no_way() => return Ok(None),
+            other => other?,
+        };
+        let RouteNetlinkMessage::NewRoute(message) = answer else { return Ok(None) };
+        Ok(message.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Oif(index) => Some(*index),
+            _ => None,
+        }))
+    }
+
     /// Adds a route next to those that are there; the very same one is refused.
     /// A message that was listed may be given as it came: what the kernel noted on it (no carrier just now, offloaded) it
     /// does not take back, only what somebody asked for.

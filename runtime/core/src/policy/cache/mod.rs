@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use weft_host_abi::engine;
+use weft_host_abi::guest::World;
 
 #[cfg(feature = "compile")]
 pub use compile::Compiled;
@@ -86,18 +87,18 @@ impl PolicyStore {
         names
     }
 
-    /// Loads a policy. When it is not compiled for this weft, `compiler` is asked once to compile the component at a path
+    /// Loads a policy of a world. When it is not compiled for this weft, `compiler` is asked once to compile the component at a path
     /// into this cache (`weftctl policy compile PATH` does).
     ///
     /// # Errors
     ///
     /// [`PolicyError`]: the policy is not there, cannot be compiled, is none, or wants more than `grants`.
-    pub fn load(
+    pub fn load<W: World>(
         &self,
         policy: &PolicyRef,
         grants: &Grants,
         compiler: &dyn Fn(&Path) -> Result<(), String>,
-    ) -> Result<Loaded, PolicyError> {
+    ) -> Result<Loaded<W>, PolicyError> {
         let path = policy.path(&self.state_dir);
         let mut digest = self.digest(policy, &path)?;
         let found = match self.map(&digest)? {

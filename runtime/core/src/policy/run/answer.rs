@@ -1,6 +1,6 @@
 //! The size of an answer, and its texts made fit to be shown.
 
-use weft_host_abi::types::{Decision, Denial};
+use weft_host_abi::types::{Chosen, Decision, Denial};
 
 use super::Limits;
 use crate::policy::PolicyError;
@@ -12,20 +12,47 @@ pub(super) fn bounded(
     answer: Result<Decision, Denial>,
     limits: &Limits,
 ) -> Result<Result<Decision, Denial>, PolicyError> {
-    let text = |text: String| clean(&text, limits.text_bytes);
     match answer {
         Ok(decision) => sized(policy, decision, limits).map(Ok),
-        Err(Denial::Denied(why)) => Ok(Err(Denial::Denied(text(why)))),
-        Err(Denial::Exhausted(why)) => Ok(Err(Denial::Exhausted(text(why)))),
-        Err(Denial::InvalidConfig(why)) => Ok(Err(Denial::InvalidConfig(text(why)))),
-        Err(Denial::TryAgain(why)) => Ok(Err(Denial::TryAgain(text(why)))),
+        Err(denial) => Ok(Err(shown(denial, limits))),
     }
 }
 
-fn sized(policy: &str, decision: Decision, limits: &Limits) -> Result<Decision, PolicyError> {
-    let at_most = |what, count, max| {
-        if count <= max { Ok(()) } else { Err(PolicyError::Oversized { policy: policy.to_owned(), what, count, max }) }
+/// As [`bounded`], of a choice.
+pub(super) fn bounded_choice(
+    policy: &str,
+    answer: Result<Chosen, Denial>,
+    limits: &Limits,
+) -> Result<Result<Chosen, Denial>, PolicyError> {
+    let choice = match answer {
+        Ok(choice) => choice,
+        Err(denial) => return Ok(Err(shown(denial, limits))),
     };
+    at_most(policy, "bytes in the name of a delegate", choice.name.len(), limits.text_bytes)?;
+    at_most(policy, "settings", choice.settings.len(), limits.settings)?;
+    for (key, value) in &choice.settings {
+        at_most(policy, "bytes in the key of a setting", key.len(), limits.text_bytes)?;
+        at_most(policy, "bytes in a setting", value.len(), limits.setting_bytes)?;
+    }
+    Ok(Ok(choice))
+}
+
+fn shown(denial: Denial, limits: &Limits) -> Denial {
+    let text = |text: String| clean(&text, limits.text_bytes);
+    match denial {
+        Denial::Denied(why) => Denial::Denied(text(why)),
+        Denial::Exhausted(why) => Denial::Exhausted(text(why)),
+        Denial::InvalidConfig(why) => Denial::InvalidConfig(text(why)),
+        Denial::TryAgain(why) => Denial::TryAgain(text(why)),
+    }
+}
+
+fn at_most(policy: &str, what: &'static str, count: usize, max: usize) -> Result<(), PolicyError> {
+    if count <= max { Ok(()) } else { Err(PolicyError::Oversized { policy: policy.to_owned(), what, count, max }) }
+}
+
+fn sized(policy: &str, decision: Decision, limits: &Limits) -> Result<Decision, PolicyError> {
+    let at_most = |what, count, max| at_most(policy, what, count, max);
     at_most("addresses", decision.addresses.len(), limits.addresses)?;
     for wanted in &decision.addresses {
         at_most("candidates for one address", wanted.candidates.len(), limits.candidates)?;

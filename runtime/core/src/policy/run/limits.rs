@@ -38,6 +38,10 @@ pub struct Limits {
     pub routes: usize,
     /// DNS entries of a decision, all together.
     pub dns_entries: usize,
+    /// Settings of a choice.
+    pub settings: usize,
+    /// Bytes of a setting's value.
+    pub setting_bytes: usize,
     /// Bytes of a configuration schema.
     pub schema_bytes: usize,
 }
@@ -61,6 +65,8 @@ impl Default for Limits {
             candidates: 256,
             routes: 1024,
             dns_entries: 64,
+            settings: 64,
+            setting_bytes: 64 << 10,
             schema_bytes: 256 << 10,
         }
     }

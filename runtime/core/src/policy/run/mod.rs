@@ -1,6 +1,9 @@
-//! Running a policy: one call, one store, one instance, within limits.
+//! Running a policy: one call, one store, one instance, within limits. A policy of either world is loaded and run the same
+//! way; what it can be asked is in `choose` and `allocate`.
 
+mod allocate;
 mod answer;
+mod choose;
 mod ctx;
 mod data;
 mod ended;
@@ -9,14 +12,16 @@ mod no_ledger;
 mod wasi;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Mutex, PoisonError};
 
 use wasmtime::component::{Component, Linker};
 use wasmtime::{CallHook, Engine, Store};
 use weft_host_abi::contract;
-use weft_host_abi::guest::{CallError, IpamInstance, IpamPolicy};
-use weft_host_abi::types::{Decision, Denial, LedgerView, Problem, Request};
+use weft_host_abi::guest::{CallError, Ipam, World};
+use weft_host_abi::types::{LedgerView, Problem};
 
+pub use allocate::Answer;
+pub use choose::ChoiceAnswer;
 pub use ctx::LogLine;
 pub use limits::{Grants, Limits};
 
@@ -27,31 +32,17 @@ use ctx::Ctx;
 use no_ledger::NoLedger;
 use wasi::WasiState;
 
-/// What a policy said, and what it cost.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// The decision (not yet verified), or the refusal.
-    pub outcome: Result<Decision, Denial>,
-    /// Fuel the call used; the same for the same request, ledger and component.
-    pub fuel: u64,
-    /// Calls of the host, log lines included.
-    pub calls: u32,
-    /// What the policy logged.
-    pub log: Vec<LogLine>,
-    /// `sha256:...` of the component.
-    pub digest: String,
-    /// `sha256:...` of the granted data directory, where one was granted to a component that can read it.
-    pub data_digest: Option<String>,
-}
-
 /// A policy that is checked, linked and ready to be called, any number of times.
-pub struct Loaded {
+pub struct Loaded<W: World = Ipam> {
     name: String,
     digest: String,
     engine: Engine,
-    policy: Arc<IpamPolicy<Ctx>>,
+    policy: W::Linked<Ctx>,
     imports: contract::Imports,
     grants: Grants,
+    /// The guest that was called last. Taking down its memory takes a fair part of the time of a call, and who makes only one
+    /// has no need of it.
+    spent: Mutex<Option<Store<Ctx>>>,
 }
 
 /// A value a policy gave, and what it cost.
@@ -64,7 +55,7 @@ struct Outcome<T> {
 
 // === impl Loaded ===
 
-impl Loaded {
+impl<W: World> Loaded<W> {
     /// Checks what a component is and wants before anything of it runs.
     pub(super) fn new(
         name: String,
@@ -73,7 +64,7 @@ impl Loaded {
         component: &Component,
         grants: &Grants,
     ) -> Result<Self, PolicyError> {
-        let imports = contract::check_ipam(component, engine)
+        let imports = contract::check(component, engine, W::KIND)
             .map_err(|what| PolicyError::Contract { policy: name.clone(), what })?;
         if !imports.unknown.is_empty() {
             return Err(PolicyError::ImportsUnknown { policy: name, imports: imports.unknown });
@@ -85,10 +76,17 @@ impl Loaded {
             }
             wasi::link(&mut linker).map_err(|error| PolicyError::Engine { source: cause(&error) })?;
         }
-        let policy = IpamPolicy::link(component, &mut linker)
+        let policy = W::link(component, &mut linker)
             .map_err(|error| PolicyError::Link { policy: name.clone(), source: cause(&error) })?;
-        let (engine, policy) = (engine.clone(), Arc::new(policy));
-        Ok(Self { name, digest, engine, policy, imports, grants: grants.clone() })
+        Ok(Self {
+            name,
+            digest,
+            engine: engine.clone(),
+            policy,
+            imports,
+            grants: grants.clone(),
+            spent: Mutex::new(None),
+        })
     }
 
     /// The policy as the network names it.
@@ -109,48 +107,15 @@ impl Loaded {
         &self.imports.wasi
     }
 
-    /// Asks for a decision.
+    /// Asks for the JSON Schema of its configuration.
     ///
     /// # Errors
     ///
-    /// [`PolicyError`] when there is no answer within the limits, or none that is a value of the contract.
-    pub fn allocate(
-        &self,
-        request: &Request,
-        ledger: Box<dyn LedgerView + Send>,
-        limits: &Limits,
-    ) -> Result<Answer, PolicyError> {
-        let data_digest = self.data_digest()?;
-        let wasi = self.wasi(request.now, request.seed)?;
-        let Outcome { value, fuel, calls, log } =
-            self.call(ledger, limits, wasi, |policy, store| policy.allocate(store, request))?;
-        let outcome = answer::bounded(&self.name, value, limits)?;
-        Ok(Answer { outcome, fuel, calls, log, digest: self.digest.clone(), data_digest })
-    }
-
-    /// Asks what is wrong with an `ipam` object, given as JSON text.
-    ///
-    /// # Errors
-    ///
-    /// As [`Loaded::allocate`].
-    pub fn validate(&self, config: &str, limits: &Limits) -> Result<Vec<Problem>, PolicyError> {
-        let wasi = self.wasi(0, 0)?;
-        let problems = self.call(Box::new(NoLedger), limits, wasi, |policy, store| policy.validate(store, config))?;
-        let tidy = |problem: Problem| Problem {
-            at: clean(&problem.at, limits.text_bytes),
-            message: clean(&problem.message, limits.text_bytes),
-        };
-        Ok(problems.value.into_iter().map(tidy).collect())
-    }
-
-    /// Asks for the JSON Schema of the `ipam` object.
-    ///
-    /// # Errors
-    ///
-    /// As [`Loaded::allocate`].
+    /// [`PolicyError`] when there is no answer within the limits.
     pub fn config_schema(&self, limits: &Limits) -> Result<String, PolicyError> {
         let wasi = self.wasi(0, 0)?;
-        let schema = self.call(Box::new(NoLedger), limits, wasi, |policy, store| policy.config_schema(store))?.value;
+        let schema =
+            self.call(Box::new(NoLedger), limits, wasi, |policy, store| W::config_schema(policy, store))?.value;
         if schema.len() > limits.schema_bytes {
             let (count, max) = (schema.len(), limits.schema_bytes);
             return Err(PolicyError::Oversized { policy: self.name.clone(), what: "bytes of schema", count, max });
@@ -185,7 +150,7 @@ impl Loaded {
         ledger: Box<dyn LedgerView + Send>,
         limits: &Limits,
         wasi: Option<WasiState>,
-        export: impl FnOnce(&IpamInstance, &mut Store<Ctx>) -> Result<T, CallError> + Send,
+        export: impl FnOnce(&W::Instance, &mut Store<Ctx>) -> Result<T, CallError> + Send,
     ) -> Result<Outcome<T>, PolicyError> {
         // WASI's host functions block inside a tokio runtime of their own, which must not happen on a thread that is
         // already inside one.
@@ -208,17 +173,24 @@ impl Loaded {
         &self,
         mut store: Store<Ctx>,
         limits: &Limits,
-        export: impl FnOnce(&IpamInstance, &mut Store<Ctx>) -> Result<T, CallError>,
+        export: impl FnOnce(&W::Instance, &mut Store<Ctx>) -> Result<T, CallError>,
     ) -> Result<Outcome<T>, PolicyError> {
-        let value = self
-            .policy
-            .instantiate(&mut store)
+        let value = W::instantiate(&self.policy, &mut store)
             .map_err(CallError::Ended)
             .and_then(|instance| export(&instance, &mut store))
             .map_err(|error| ended::explain(&self.name, store.data_mut(), limits, error))?;
         let left = store.get_fuel().map_err(|error| PolicyError::Engine { source: cause(&error) })?;
         let ctx = store.data_mut();
-        Ok(Outcome { value, fuel: limits.fuel.saturating_sub(left), calls: ctx.calls, log: ctx.take_log() })
+        let outcome = Outcome { value, fuel: limits.fuel.saturating_sub(left), calls: ctx.calls, log: ctx.take_log() };
+        ctx.close_ledger();
+        *self.spent.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
+        Ok(outcome)
+    }
+
+    /// Texts of problems made fit to be shown.
+    fn tidy(problems: Vec<Problem>, limits: &Limits) -> Vec<Problem> {
+        let text = |text: &str| clean(text, limits.text_bytes);
+        problems.into_iter().map(|problem| Problem { at: text(&problem.at), message: text(&problem.message) }).collect()
     }
 
     fn store(&self, ctx: Ctx, limits: &Limits) -> Result<Store<Ctx>, PolicyError> {
@@ -240,7 +212,7 @@ impl Loaded {
     }
 }
 
-impl std::fmt::Debug for Loaded {
+impl<W: World> std::fmt::Debug for Loaded<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Loaded").field("name", &self.name).field("digest", &self.digest).finish_non_exhaustive()
     }

@@ -3,6 +3,7 @@
 //! Invariant: every candidate of a [`Verified`] lies in a declared range (and is no declared gateway), or is an address that
 //! the configuration or the runtime named outright. Whether it is *free* is the ledger's commit to say, not this.
 
+mod choice;
 mod refusal;
 mod rules;
 
@@ -11,6 +12,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use weft_host_abi::types::{Decision, Dns, Range, ReleaseRule, Request, Route, Wanted};
 
+pub use choice::{Setting, VerifiedChoice, verify_choice};
 pub use refusal::Refusal;
 
 use super::PolicyError;

@@ -132,4 +132,40 @@ pub enum Refusal {
         /// The text.
         text: String,
     },
+    /// A delegate that was not declared.
+    #[error("chose the delegate {name:?}, which is none of those declared ({})", known.join(", "))]
+    NoSuchDelegate {
+        /// The name.
+        name: String,
+        /// The names there are.
+        known: Vec<String>,
+    },
+    /// A key the operator did not open.
+    #[error("set {key:?} of the delegate {delegate:?}, which is not settable ({})", settable_text(settable))]
+    NotSettable {
+        /// The key.
+        key: String,
+        /// The delegate.
+        delegate: String,
+        /// The keys that are settable.
+        settable: Vec<String>,
+    },
+    /// One key with two values.
+    #[error("set {key:?} twice")]
+    SetTwice {
+        /// The key.
+        key: String,
+    },
+    /// A value that is no JSON.
+    #[error("set {key:?} to a text that is not JSON: {reason}")]
+    NotJson {
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+fn settable_text(settable: &[String]) -> String {
+    if settable.is_empty() { "nothing of it is".to_owned() } else { format!("settable are {}", settable.join(", ")) }
 }

@@ -1,9 +1,11 @@
+//! Sysctls and attributes: where they come from, what is allowed, what is restored.
+
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use super::{Call, Mac, macvlan, veth};
-use crate::plan::{LinkRef, Op};
+use crate::plan::{DeviceLink, FoundDevice, LinkRef, Op};
 
 fn tuning(conf: Value) -> Call {
     Call::new("tuning", &conf)
@@ -100,6 +102,26 @@ fn what_the_plan_makes_needs_no_restoring() {
     let mut call = tuning(json!({"mtu": 1400}));
     call.before = serde_json::from_value(json!([{"op": "tune-sysctl", "key": "a", "value": "1"}])).unwrap();
     assert_eq!(call.ops()[0]["before"], json!({"mtu": 1500}));
+}
+
+/// A device that the same plan takes from the host goes back there with what it had.
+#[test]
+fn what_the_plan_takes_is_restored() {
+    let taken = json!([{"op": "take-device", "name": "eth0", "device": "enp0s4"}]);
+    let mut call = tuning(json!({"mtu": 1400, "promisc": true, "allmulti": false, "txQLen": 5}));
+    call.before = serde_json::from_value(taken).unwrap();
+    call.observed = crate::plan::Observed::default();
+    call.observed.device = Some(FoundDevice::Link(DeviceLink {
+        name: "enp0s4".to_owned(),
+        mtu: 9000,
+        all_multicast: true,
+        tx_queue_length: 1000,
+        ..DeviceLink::default()
+    }));
+    assert_eq!(
+        call.ops()[0]["before"],
+        json!({"mtu": 9000, "promiscuous": false, "all_multicast": true, "tx_queue_length": 1000})
+    );
 }
 
 #[test]

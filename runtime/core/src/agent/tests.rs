@@ -1,0 +1,81 @@
+//! The client against agents that are away, silent, slow, strangers, or say something.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixListener;
+use std::thread;
+
+use super::*;
+
+/// Listens once, reads the request, and answers pieces with pauses in between.
+fn agent(pieces: &'static [&'static str], pause: Duration) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        let _request: Request = serde_json::from_str(&line).unwrap();
+        for piece in pieces {
+            (&stream).write_all(piece.as_bytes()).unwrap();
+            thread::sleep(pause);
+        }
+    });
+    (dir, socket)
+}
+
+fn asked(pieces: &'static [&'static str]) -> Result<Reply, AgentError> {
+    let (_dir, socket) = agent(pieces, Duration::from_millis(20));
+    ask(&socket, &Request::Status, None)
+}
+
+#[test]
+fn a_reply_may_come_late_and_in_pieces() {
+    assert_eq!(asked(&["\n", "\n", "\"do", "ne\"\n"]).unwrap(), Reply::Done);
+}
+
+#[test]
+fn what_is_wrong_is_told_apart() {
+    let nowhere = ask(std::path::Path::new("/nonexistent/agent.sock"), &Request::Status, None).unwrap_err();
+    assert_eq!(nowhere.code(), 11);
+    assert_eq!(
+        nowhere.to_string(),
+        "error dialing DHCP daemon: dial unix /nonexistent/agent.sock: connect: no such file or directory; \
+         start \"weftctl agent\" on this node"
+    );
+    assert!(matches!(asked(&["\n"]).unwrap_err(), AgentError::Broken { .. }));
+    let stock = asked(&["HTTP/1.1 400 Bad Request\r\n\r\n"]).unwrap_err();
+    assert!(stock.to_string().contains("the stock DHCP daemon"), "{stock}");
+    let refused = asked(&[r#"{"failed": {"fault": "no-lease", "message": "nobody answered"}}"#]).unwrap_err();
+    assert_eq!((refused.to_string().as_str(), refused.code()), ("nobody answered", 11));
+    assert_eq!(refused.stock_text(), "error calling DHCP.Allocate: no more tries");
+    let (_dir, socket) = agent(&["\n", "\n", "\n", "\n"], Duration::from_millis(200));
+    let silent = ask(&socket, &Request::Status, Some(Duration::from_millis(300))).unwrap_err();
+    assert!(matches!(silent, AgentError::Silent { .. }), "{silent}");
+}
+
+#[test]
+fn messages_survive_the_way() {
+    let attachment = Attachment { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() };
+    let wish = Wish { ipv4: true, provide: [(12, "web".into())].into(), request: vec![1, 3], ..Wish::default() };
+    let requests = [
+        Request::Allocate(Allocate { attachment: attachment.clone(), netns: "/run/netns/x".into(), wish }),
+        Request::Check(attachment.clone()),
+        Request::Release(attachment),
+        Request::Status,
+    ];
+    for request in requests {
+        let text = serde_json::to_string(&request).unwrap();
+        assert!(!text.contains('\n'));
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+    }
+    let leased = Leased {
+        ips: vec![("192.168.1.5/24".parse().unwrap(), Some("192.168.1.1".parse().unwrap()))],
+        routes: vec![Route::new("0.0.0.0/0".parse().unwrap(), None)],
+        dns: Dns::default(),
+    };
+    let reply = Reply::Leased(leased);
+    assert_eq!(serde_json::from_str::<Reply>(&serde_json::to_string(&reply).unwrap()).unwrap(), reply);
+}

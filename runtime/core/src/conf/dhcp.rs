@@ -1,0 +1,135 @@
+//! `ipam` of type `dhcp`: the stock plugin's keys, and a few of ours.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use super::{ConfError, Object};
+use crate::agent::{self, Wish};
+
+/// Every key.
+const KEYS: [&str; 8] = ["type", "daemonSocketPath", "provide", "request", "priority", "ipv4", "ipv6", "broadcast"];
+
+/// Options by name, as the stock plugin has them.
+const NAMES: [(&str, u8); 6] = [
+    ("dhcp-client-identifier", 61),
+    ("subnet-mask", 1),
+    ("routers", 3),
+    ("host-name", 12),
+    ("user-class", 77),
+    ("vendor-class-identifier", 60),
+];
+
+/// What is asked for besides what the configuration says: mask, classless routes (before routers, RFC 3442), routers, static
+/// routes, name servers, domain, search list.
+const DEFAULT_REQUEST: [u8; 7] = [1, 121, 3, 33, 6, 15, 119];
+
+/// Options that make the conversation what it is; setting them by hand would break it.
+const RESERVED: [u8; 7] = [0, 50, 52, 53, 54, 55, 255];
+
+/// `ipam` of type `dhcp`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DhcpConf {
+    /// Where the agent listens.
+    pub socket: PathBuf,
+    /// What it is asked for.
+    pub wish: Wish,
+}
+
+impl DhcpConf {
+    /// Reads it; where it is `strict`, unknown keys are errors.
+    pub(super) fn read(object: &Object, cni_args: &[(String, String)], strict: bool) -> Result<Self, ConfError> {
+        if let Some(key) = object.first_unknown(&KEYS).filter(|_| strict) {
+            return Err(ConfError::UnknownKey {
+                key: key.to_owned(),
+                place: " in \"ipam\"".to_owned(),
+                hint: format!("known are {}", KEYS.join(", ")),
+            });
+        }
+        let wish = Wish {
+            ipv4: object.bool("ipv4")?.unwrap_or(true),
+            ipv6: object.bool("ipv6")?.unwrap_or(false),
+            provide: provide(object, cni_args)?,
+            request: request(object)?,
+            broadcast: object.bool("broadcast")?.unwrap_or_default(),
+            // The stock plugin's 0 means that none is set.
+            priority: object.u32("priority")?.filter(|priority| *priority != 0),
+        };
+        if !wish.ipv4 && !wish.ipv6 {
+            return Err(ConfError::BadValue {
+                key: object.place("ipv4"),
+                value: "false".to_owned(),
+                want: "true unless ipv6 is: no address would be asked for",
+            });
+        }
+        Ok(Self { socket: Self::socket(object)?, wish })
+    }
+
+    /// Where the agent listens.
+    pub(crate) fn socket(object: &Object) -> Result<PathBuf, ConfError> {
+        let path = PathBuf::from(object.text("daemonSocketPath")?.unwrap_or(agent::SOCKET));
+        if path.is_absolute() {
+            return Ok(path);
+        }
+        let value = path.to_string_lossy().into_owned();
+        Err(ConfError::BadValue { key: object.place("daemonSocketPath"), value, want: "an absolute path" })
+    }
+}
+
+/// `provide`: what `CNI_ARGS` says goes before what stands in the configuration.
+fn provide(object: &Object, cni_args: &[(String, String)]) -> Result<BTreeMap<u8, String>, ConfError> {
+    let mut provided = BTreeMap::new();
+    for item in object.objects("provide")?.unwrap_or_default() {
+        let (name, code) = option(&item)?;
+        if RESERVED.contains(&code) {
+            let want = "an option that a client may choose: this one is set by weft";
+            return Err(ConfError::BadValue { key: item.place("option"), value: name, want });
+        }
+        let from_arg = item.text("fromArg")?.and_then(|key| cni_args.iter().rfind(|(name, _)| name == key));
+        let own = item.str("value")?.filter(|value| !value.is_empty());
+        let Some(value) = from_arg.map(|(_, value)| value.as_str()).or(own) else { continue };
+        if value.len() > usize::from(u8::MAX) {
+            return Err(ConfError::DhcpValue { option: name });
+        }
+        provided.insert(code, value.to_owned());
+    }
+    Ok(provided)
+}
+
+/// `request`: with `skipDefault` nothing but what is listed.
+fn request(object: &Object) -> Result<Vec<u8>, ConfError> {
+    let items = object.objects("request")?.unwrap_or_default();
+    let mut skip = false;
+    let mut listed = Vec::new();
+    for item in &items {
+        skip |= item.bool("skipDefault")?.unwrap_or_default();
+        // `skipDefault` may stand alone.
+        if item.get("option").is_some_and(|value| !value.is_null()) || !skip {
+            listed.push(option(item)?.1);
+        }
+    }
+    let mut codes = if skip { Vec::new() } else { DEFAULT_REQUEST.to_vec() };
+    for code in listed {
+        if !codes.contains(&code) {
+            codes.push(code);
+        }
+    }
+    Ok(codes)
+}
+
+/// `option`: a name or a number, given as text or as a number.
+fn option(item: &Object) -> Result<(String, u8), ConfError> {
+    let text = match item.get("option") {
+        Some(Value::Number(number)) => number.to_string(),
+        _ => item.str("option")?.unwrap_or_default().to_owned(),
+    };
+    if let Some((_, code)) = NAMES.iter().find(|(name, _)| *name == text) {
+        return Ok((text, *code));
+    }
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse() {
+        Ok(code) if digits => Ok((text, code)),
+        _ => Err(ConfError::DhcpOption { why: if digits { "value out of range" } else { "invalid syntax" }, text }),
+    }
+}

@@ -1,0 +1,65 @@
+//! Called as `flannel`: its configuration as one delegate that the `flannel` policy fills in.
+//!
+//! The plugin hands its delegate a configuration with nothing of its own but `name`, `cniVersion`, `runtimeConfig` and `ipam`;
+//! what it takes from its file is the policy's part. Keys of `delegate` and `ipam` are looked up as the plugin does, exactly.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::select::{Entry, FileConf, Frame, SelectConf};
+use super::{ConfError, Object};
+
+/// The policy that reads the file.
+pub(super) const POLICY: &str = "flannel";
+
+/// The file's name for the policy.
+const FILE: &str = "subnet.env";
+
+/// Where flanneld leaves it.
+const SUBNET_FILE: &str = "/run/flannel/subnet.env";
+
+/// Where the plugin keeps what it needs for DEL.
+const DATA_DIR: &str = "/var/lib/cni/flannel";
+
+/// What the policy sets.
+const SETTABLE: [&str; 6] = ["ipMasq", "mtu", "isGateway", "ipam.type", "ipam.ranges", "ipam.routes"];
+
+/// Reads the plugin's configuration.
+pub(super) fn read(object: &Object) -> Result<SelectConf, ConfError> {
+    let file = PathBuf::from(object.str("subnetFile")?.unwrap_or(SUBNET_FILE));
+    let data_dir = PathBuf::from(object.str("dataDir")?.unwrap_or(DATA_DIR));
+    let mut own = object.object_or_empty("delegate")?.into_root();
+    let has = |key: &str| own.as_value().get(key).is_some();
+    if own.as_value().get("type").is_some_and(|kind| !kind.is_string()) {
+        return Err(ConfError::Flannel("'delegate' dictionary, if present, must have (string) 'type' field"));
+    }
+    if has("name") {
+        return Err(ConfError::Flannel("'delegate' dictionary must not have 'name' field, it'll be set by flannel"));
+    }
+    if has("ipam") {
+        return Err(ConfError::Flannel("'delegate' dictionary must not have 'ipam' field, it'll be set by flannel"));
+    }
+    if !has("type") {
+        own.set("type", "bridge");
+    }
+    let mut more = Object::default().with("name", object.str("name")?.unwrap_or_default());
+    if let Some(version) = object.text("cniVersion")? {
+        more.set("cniVersion", version);
+    }
+    if let Some(runtime_config) = object.object("runtimeConfig")? {
+        more.set("runtimeConfig", runtime_config.as_value().clone());
+    }
+    Ok(SelectConf {
+        policy: POLICY.to_owned(),
+        text: json!({ "policy": POLICY, "files": { FILE: file.to_string_lossy() } }).to_string(),
+        files: vec![FileConf { name: FILE.to_owned(), path: file }],
+        entries: vec![Entry {
+            name: "delegate".to_owned(),
+            settable: SETTABLE.map(str::to_owned).to_vec(),
+            own,
+            ipam: object.object("ipam")?.map(Object::into_root),
+        }],
+        frame: Frame::Stock { more, data_dir },
+    })
+}

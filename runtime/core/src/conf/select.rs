@@ -1,0 +1,283 @@
+//! `delegates` and `select`: a policy picks one of several delegates, and may set the keys that the operator opens.
+//!
+//! What a choice leads to is a configuration like any other: [`SelectConf::chosen`] writes it, and it is read and checked
+//! again as if the operator had written it.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use weft_host_abi::types::Candidate;
+
+use super::ipam::plugin_name;
+use super::{ConfError, DelegateConf, Object, weft};
+use crate::delegate;
+
+/// How a key of the `ipam` object is written in `settable`.
+const IPAM: &str = "ipam.";
+
+/// Keys of an entry that are about the entry itself.
+const OWN: [&str; 3] = ["name", "settable", "ipam"];
+
+/// Keys that no policy may set: what the entry is, and what is the runtime's or the network's to say.
+const FIXED: [&str; 9] =
+    ["type", "name", "settable", "cniVersion", "runtimeConfig", "args", "prevResult", "capabilities", "ipam"];
+
+/// Most files a network may declare.
+const FILES_MAX: usize = 8;
+
+/// A file the operator hands to the policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileConf {
+    /// Its name for the policy.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// One of the delegates.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    /// Keys the policy may set; those of `ipam` as `ipam.KEY`.
+    pub(super) settable: Vec<String>,
+    /// The delegate's own keys, `type` among them.
+    pub(super) own: Object,
+    /// The `ipam` object that goes with it: its own, or the network's.
+    pub(super) ipam: Option<Object>,
+}
+
+/// Whose configuration a choice is written into.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Frame {
+    /// A `"type": "weft"` network: this, with `delegate` in place of `delegates` and `select`.
+    Weft(Object),
+    /// A stock plugin that hands its delegate a configuration of its own.
+    Stock {
+        /// Keys it adds to the delegate's.
+        more: Object,
+        /// Where it keeps what it needs for DEL, by container id.
+        data_dir: PathBuf,
+    },
+}
+
+/// A network whose delegate is picked by a policy.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SelectConf {
+    /// The policy: the name of a shipped one, or a URL.
+    pub policy: String,
+    /// The `select` object as JSON text.
+    pub text: String,
+    /// Files the policy is given, sorted by name.
+    pub files: Vec<FileConf>,
+    pub(super) entries: Vec<Entry>,
+    pub(super) frame: Frame,
+}
+
+// === impl SelectConf ===
+
+impl SelectConf {
+    /// What the policy chooses from.
+    #[must_use]
+    pub fn candidates(&self) -> Vec<Candidate> {
+        let candidate = |entry: &Entry| {
+            let mut conf = entry.own.clone();
+            if let Some(ipam) = &entry.ipam {
+                conf.set("ipam", ipam.as_value().clone());
+            }
+            Candidate { name: entry.name.clone(), config: conf.to_text(), settable: entry.settable.clone() }
+        };
+        self.entries.iter().map(candidate).collect()
+    }
+
+    /// Whether this is a stock plugin's way to a delegate, whose errors are told as that plugin's.
+    #[must_use]
+    pub fn is_stock(&self) -> bool {
+        matches!(self.frame, Frame::Stock { .. })
+    }
+
+    /// Where the stock plugin that weft stands in for left the delegate's configuration of a container, if it made it.
+    #[must_use]
+    pub fn left_behind(&self, container_id: &str) -> Option<PathBuf> {
+        let Frame::Stock { data_dir, .. } = &self.frame else { return None };
+        let plain =
+            !container_id.is_empty() && !container_id.contains('/') && container_id != "." && container_id != "..";
+        plain.then(|| data_dir.join(container_id))
+    }
+
+    /// The configuration that a choice leads to. The keys are settable ones (`policy::verify_choice`); `None` where no
+    /// delegate has the name.
+    #[must_use]
+    pub fn chosen<'a>(&self, name: &str, settings: impl IntoIterator<Item = (&'a str, &'a Value)>) -> Option<Object> {
+        let entry = self.entries.iter().find(|entry| entry.name == name)?;
+        let (mut own, mut ipam) = (entry.own.clone(), entry.ipam.clone());
+        for (key, value) in settings {
+            match ipam_key(key) {
+                Some(key) => ipam.get_or_insert_default().set(key, value.clone()),
+                None => own.set(key, value.clone()),
+            }
+        }
+        Some(self.written(own, ipam))
+    }
+
+    fn written(&self, own: Object, ipam: Option<Object>) -> Object {
+        let mut conf = match &self.frame {
+            Frame::Weft(network) => network.clone().with("delegate", own.as_value().clone()),
+            Frame::Stock { more, .. } => {
+                let mut conf = own;
+                for (key, value) in more.as_value().as_object().into_iter().flatten() {
+                    conf.set(key, value.clone());
+                }
+                conf
+            }
+        };
+        conf.remove("ipam");
+        if let Some(ipam) = ipam {
+            conf.set("ipam", ipam.as_value().clone());
+        }
+        conf
+    }
+
+    /// Names and configurations of the delegates in which nothing can be set: they are what they are.
+    pub(super) fn fixed(&self) -> impl Iterator<Item = (&str, Object)> {
+        let fixed = self.entries.iter().filter(|entry| entry.settable.is_empty());
+        fixed.map(|entry| (entry.name.as_str(), self.written(entry.own.clone(), entry.ipam.clone())))
+    }
+
+    /// The configurations of the delegates in which nothing can be set, as `chosen` writes them.
+    pub fn fixed_confs(&self) -> impl Iterator<Item = Object> {
+        self.fixed().map(|(_name, conf)| conf)
+    }
+
+    /// The external delegates, as they would get their configuration without settings: for GC, which knows no choice. A
+    /// stock plugin hands no GC on.
+    #[must_use]
+    pub fn external(&self) -> Vec<DelegateConf> {
+        if self.is_stock() {
+            return Vec::new();
+        }
+        let confs = self.entries.iter().map(|entry| self.written(entry.own.clone(), entry.ipam.clone()));
+        confs.filter_map(|conf| weft::delegate(&conf, None).ok()).filter(|delegate| !delegate.builtin).collect()
+    }
+}
+
+/// The type of a stock plugin's delegate.
+pub(super) fn stock_kind(conf: &Object) -> Result<String, ConfError> {
+    plugin_name(conf.str("type")?.unwrap_or_default())
+}
+
+/// A delegate whose configuration is all its own.
+pub(super) fn by_kind(kind: String, conf: Object) -> DelegateConf {
+    let builtin = delegate::find(&kind).is_some();
+    DelegateConf { kind, conf, builtin }
+}
+
+/// `KEY` of `ipam.KEY`.
+fn ipam_key(key: &str) -> Option<&str> {
+    let (prefix, rest) = key.split_at_checked(IPAM.len())?;
+    prefix.eq_ignore_ascii_case(IPAM).then_some(rest)
+}
+
+/// Reads `delegates` and `select`; `None` where there is neither.
+pub(super) fn read(object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result<Option<SelectConf>, ConfError> {
+    let (delegates, select) = match (object.objects("delegates")?, object.object("select")?) {
+        (None, None) => return Ok(None),
+        (Some(_), None) => {
+            let hint = "name the policy that picks one of them, as in \"select\": {\"policy\": \"by-label-delegate\"}";
+            return Err(ConfError::Missing { key: "select", hint });
+        }
+        (None, Some(_)) => {
+            let hint =
+                "list what the policy picks from, as in \"delegates\": [{\"name\": \"a\", \"type\": \"bridge\"}]";
+            return Err(ConfError::Missing { key: "delegates", hint });
+        }
+        (Some(delegates), Some(select)) => (delegates, select),
+    };
+    if object.get("delegate").is_some() {
+        return Err(ConfError::Either { one: "delegate", other: "delegates" });
+    }
+    let network = object.object("ipam")?;
+    let mut entries: Vec<Entry> = Vec::with_capacity(delegates.len());
+    for entry in delegates {
+        let entry = read_entry(&entry, network.as_ref())?;
+        if entries.iter().any(|other| other.name == entry.name) {
+            return Err(ConfError::DelegateName { name: entry.name });
+        }
+        entries.push(entry);
+    }
+    if entries.is_empty() {
+        let hint = "an empty list leaves nothing to pick";
+        return Err(ConfError::Missing { key: "delegates", hint });
+    }
+    let hint = "name a policy that comes with weft, or say where yours is, as in \"file:///etc/weft/policy.wasm\"";
+    let policy = select.text("policy")?.ok_or(ConfError::Missing { key: "select.policy", hint })?.to_owned();
+    if !policy.contains("://") && !is_shipped(&policy) {
+        return Err(ConfError::UnknownPolicy { key: "select.policy", policy });
+    }
+    let mut rest = object.clone();
+    rest.remove("delegates");
+    rest.remove("select");
+    Ok(Some(SelectConf { policy, text: select.to_text(), files: files(&select)?, entries, frame: Frame::Weft(rest) }))
+}
+
+fn read_entry(entry: &Object, network: Option<&Object>) -> Result<Entry, ConfError> {
+    let missing = |key: &'static str, hint| ConfError::Missing { key, hint };
+    let name = entry.text("name")?;
+    let name = name.ok_or(missing("delegates[].name", "the policy picks a delegate by its name"))?.to_owned();
+    let hint = "name a kind of interface, or a plugin in CNI_PATH";
+    let kind = plugin_name(entry.text("type")?.ok_or(missing("delegates[].type", hint))?)?;
+    let mut own = entry.clone();
+    for key in OWN {
+        own.remove(key);
+    }
+    let found = delegate::find(&kind);
+    if let Some(found) = found {
+        weft::check_delegate_keys(&own, found, &format!(" of the delegate {name:?}"))?;
+    }
+    let settable = entry.strings("settable")?.unwrap_or_default();
+    for key in &settable {
+        check_settable(key, &entry.place("settable"), found)?;
+    }
+    let ipam = entry.object("ipam")?.or_else(|| network.cloned()).map(Object::into_root);
+    Ok(Entry { name, settable, own: own.into_root(), ipam })
+}
+
+/// A key the policy may set has to be one that the delegate knows.
+fn check_settable(key: &str, place: &str, found: Option<&'static dyn delegate::Delegate>) -> Result<(), ConfError> {
+    let same = |known: &&str| known.eq_ignore_ascii_case(key);
+    let bad = |want| Err(ConfError::BadValue { key: place.to_owned(), value: key.to_owned(), want });
+    if let Some(rest) = ipam_key(key) {
+        return if rest.is_empty() { bad("ipam.KEY, with a key of the ipam object") } else { Ok(()) };
+    }
+    if key.is_empty() || FIXED.iter().any(same) || key.starts_with("cni.dev/") {
+        return bad("a key of the delegate, or ipam.KEY; what an entry is and what the runtime says cannot be set");
+    }
+    match found {
+        Some(found) if !found.keys().iter().any(same) => Err(ConfError::UnknownKey {
+            key: key.to_owned(),
+            place: format!(" in {place:?}"),
+            hint: format!("a {} knows {}", found.kind(), found.keys().join(", ")),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// `select.files`: names and absolute paths.
+fn files(select: &Object) -> Result<Vec<FileConf>, ConfError> {
+    let object = select.object_or_empty("files")?;
+    let mut files = Vec::new();
+    // Names are the policy's, and case-sensitive, so they are not looked up by name.
+    for (name, value) in object.as_value().as_object().into_iter().flatten() {
+        let bad = |want| ConfError::BadValue { key: object.place(name), value: value.to_string(), want };
+        let path = value.as_str().map(PathBuf::from).ok_or_else(|| bad("a path"))?;
+        if !path.is_absolute() {
+            return Err(bad("an absolute path"));
+        }
+        files.push(FileConf { name: name.clone(), path });
+    }
+    if files.len() > FILES_MAX {
+        let (key, value) = (select.place("files"), format!("{} files", files.len()));
+        return Err(ConfError::BadValue { key, value, want: "at most 8 files" });
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(files)
+}

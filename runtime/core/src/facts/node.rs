@@ -1,0 +1,56 @@
+//! The node, as far as it can be known without Kubernetes: its host name, and the labels in a file of the state directory.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+use weft_host_abi::types::Node;
+
+use super::FactsError;
+use super::file::declared_file;
+
+/// In the state directory: what root, or whoever knows the API server, says of this node.
+const FILE: &str = "node.json";
+
+/// The content of the file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Told {
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+/// The node.
+///
+/// # Errors
+/// The file with its labels is there and cannot be used.
+pub fn node(state_dir: &Path) -> Result<Node, FactsError> {
+    let uname = nix::sys::utsname::uname();
+    let name = uname.map(|uname| uname.nodename().to_string_lossy().into_owned()).unwrap_or_default();
+    let path = state_dir.join(FILE);
+    let told: Told = match declared_file(&path)? {
+        None => Told::default(),
+        Some(text) => serde_json::from_str(&text).map_err(|source| FactsError::Node { path, source })?,
+    };
+    Ok(Node { name, labels: told.labels.into_iter().collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn labels_come_from_the_state_directory() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert!(node(dir.path()).expect("no file").labels.is_empty());
+        let write = |text: &str| std::fs::write(dir.path().join(FILE), text).expect("a file");
+        write(r#"{"labels": {"zone": "b", "rack": "a"}}"#);
+        let labels = node(dir.path()).expect("labels").labels;
+        assert_eq!(labels, [("rack".to_owned(), "a".to_owned()), ("zone".to_owned(), "b".to_owned())]);
+        write(r#"{"lables": {}}"#);
+        let error = node(dir.path()).expect_err("a typing mistake");
+        assert!(error.to_string().contains("node.json"), "{error}");
+    }
+}

@@ -1,0 +1,233 @@
+//! Connection tracking: forgetting UDP flows of host ports. The kernel decides where a flow goes at its first packet, so one
+//! that began before a port was mapped, or while another container had it, would go on to where it went.
+//!
+//! Best effort: a kernel without the netlink side of connection tracking has nothing to forget, or cannot be told.
+
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{
+    DefaultNla, NLA_F_NESTED, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, Nla,
+};
+use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_sys::SocketAddr;
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use nix::libc::MSG_DONTWAIT;
+
+use crate::plan::{Family, HostPort, Protocol};
+
+/// `CTA_ID`, `CTA_ZONE`, `CTA_FILTER`, and `CTA_FILTER_ORIG_FLAGS`: the protocol's number and the destination port.
+const CTA_ID: u16 = 12;
+const CTA_ZONE: u16 = 18;
+const CTA_FILTER: u16 = 25;
+const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+const BY_PROTOCOL_AND_PORT: u32 = (1 << 3) | (1 << 5);
+
+const UDP: u8 = 17;
+
+/// More than any one datagram the kernel sends here.
+const BUFFER: usize = 64 << 10;
+
+/// Whose flows are forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flows {
+    /// Those to anywhere else than the container.
+    Elsewhere,
+    /// Those to the container.
+    Here,
+}
+
+/// A tracked flow, as far as it matters.
+#[derive(Debug, Default)]
+struct Flow {
+    original: Vec<Tuple>,
+    /// What makes it this very flow: identifier and zone, as the kernel wrote them.
+    identity: Vec<ConntrackAttribute>,
+    destination: Option<IpAddr>,
+    port: Option<u16>,
+    protocol: Option<u8>,
+    /// Where answers come from.
+    answers_from: Option<IpAddr>,
+}
+
+/// Forgets flows of the UDP ports among these.
+pub(super) fn forget<'a>(ports: impl Iterator<Item = &'a HostPort>, which: Flows) {
+    let mut conversation = None;
+    for port in ports.filter(|port| port.protocol == Protocol::Udp) {
+        if conversation.is_none() {
+            conversation = Conversation::open().ok();
+        }
+        let Some(open) = &mut conversation else { return };
+        if open.forget(port, which).is_err() {
+            return;
+        }
+    }
+}
+
+/// A socket of connection tracking.
+struct Conversation {
+    socket: netlink_sys::Socket,
+    sequence: u32,
+}
+
+impl Conversation {
+    fn open() -> io::Result<Self> {
+        Ok(Self { socket: netlink_sys::Socket::new(NETLINK_NETFILTER)?, sequence: 0 })
+    }
+
+    fn forget(&mut self, port: &HostPort, which: Flows) -> io::Result<()> {
+        let family = match Family::of(port.to.ip()) {
+            Family::V4 => NetfilterProtoFamily::IPv4,
+            Family::V6 => NetfilterProtoFamily::IPv6,
+        };
+        // Kernels before 5.8 do not filter, and may say so.
+        let filtered = self.ask(family, ConntrackMessage::Get(filter(port.host_port)), NLM_F_DUMP);
+        let listed = match filtered {
+            Ok(listed) => listed,
+            Err(_unfiltered) => self.ask(family, ConntrackMessage::Get(Vec::new()), NLM_F_DUMP)?,
+        };
+        let flows = listed.into_iter().filter_map(Flow::read).filter(|flow| flow.matches(port, which));
+        for flow in flows {
+            let mut attributes = vec![ConntrackAttribute::CtaTupleOrig(flow.original)];
+            attributes.extend(flow.identity);
+            // One that ended meanwhile is forgotten already.
+            self.ask(family, ConntrackMessage::Delete(attributes), NLM_F_ACK).ok();
+        }
+        Ok(())
+    }
+
+    /// Sends one message and reads answers to it up to the last one. The kernel answers before `send` returns.
+    fn ask(
+        &mut self,
+        family: NetfilterProtoFamily,
+        message: ConntrackMessage,
+        flags: u16,
+    ) -> io::Result<Vec<ConntrackMessage>> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let message = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), message);
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        let mut found = Vec::new();
+        let mut buffer = Vec::with_capacity(BUFFER);
+        loop {
+            buffer.clear();
+            self.socket.recv(&mut buffer, MSG_DONTWAIT)?;
+            let mut rest = buffer.as_slice();
+            while let Some(length) = rest.first_chunk::<4>().map(|length| u32::from_ne_bytes(*length) as usize) {
+                let Some(whole) = rest.get(..length).filter(|_| length >= 16) else {
+                    return Err(io::ErrorKind::InvalidData.into());
+                };
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+                if self.read(whole, &mut found)? {
+                    return Ok(found);
+                }
+            }
+        }
+    }
+
+    /// Reads one message of an answer; whether it was the last.
+    fn read(&self, whole: &[u8], found: &mut Vec<ConntrackMessage>) -> io::Result<bool> {
+        let message = NetlinkMessage::<NetfilterMessage>::deserialize(whole).map_err(io::Error::other)?;
+        if message.header.sequence_number != self.sequence {
+            return Ok(false);
+        }
+        match message.payload {
+            NetlinkPayload::Done(_) => Ok(true),
+            NetlinkPayload::Error(error) => match error.code {
+                Some(_) => Err(error.to_io()),
+                None => Ok(true),
+            },
+            NetlinkPayload::InnerMessage(NetfilterMessage {
+                inner: NetfilterMessageInner::Conntrack(thing), ..
+            }) => {
+                found.push(thing);
+                Ok(false)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+/// UDP to that port.
+fn filter(port: u16) -> Vec<ConntrackAttribute> {
+    let flags = DefaultNla::new(CTA_FILTER_ORIG_FLAGS, BY_PROTOCOL_AND_PORT.to_ne_bytes().to_vec());
+    let mut nested = vec![0; netlink_packet_core::Emitable::buffer_len(&flags)];
+    netlink_packet_core::Emitable::emit(&flags, &mut nested);
+    vec![
+        ConntrackAttribute::CtaTupleOrig(vec![Tuple::Proto(vec![
+            ProtoTuple::Protocol(UDP.into()),
+            ProtoTuple::DestinationPort(port),
+        ])]),
+        ConntrackAttribute::Other(DefaultNla::new(CTA_FILTER | NLA_F_NESTED, nested)),
+    ]
+}
+
+// === impl Flow ===
+
+impl Flow {
+    fn read(message: ConntrackMessage) -> Option<Self> {
+        let ConntrackMessage::New(attributes) = message else { return None };
+        let mut flow = Self::default();
+        for attribute in attributes {
+            match attribute {
+                ConntrackAttribute::CtaTupleOrig(tuple) => {
+                    for part in &tuple {
+                        flow.note(part);
+                    }
+                    flow.original = tuple;
+                }
+                ConntrackAttribute::CtaTupleReply(tuple) => {
+                    let addresses = tuple.into_iter().filter_map(|part| match part {
+                        Tuple::Ip(addresses) => Some(addresses),
+                        _ => None,
+                    });
+                    flow.answers_from = addresses.flatten().find_map(|address| match address {
+                        IPTuple::SourceAddress(address) => Some(address),
+                        _ => None,
+                    });
+                }
+                ConntrackAttribute::Other(other) if matches!(other.kind(), CTA_ID | CTA_ZONE) => {
+                    flow.identity.push(ConntrackAttribute::Other(other));
+                }
+                _ => {}
+            }
+        }
+        Some(flow)
+    }
+
+    fn note(&mut self, part: &Tuple) {
+        match part {
+            Tuple::Ip(addresses) => {
+                self.destination = addresses.iter().find_map(|address| match address {
+                    IPTuple::DestinationAddress(address) => Some(*address),
+                    _ => None,
+                });
+            }
+            Tuple::Proto(fields) => {
+                for field in fields {
+                    match field {
+                        ProtoTuple::Protocol(protocol) => self.protocol = Some((*protocol).into()),
+                        ProtoTuple::DestinationPort(port) => self.port = Some(*port),
+                        _ => {}
+                    }
+                }
+            }
+            Tuple::Other(_) | _ => {}
+        }
+    }
+
+    fn matches(&self, port: &HostPort, which: Flows) -> bool {
+        let here = self.answers_from == Some(port.to.ip());
+        self.protocol == Some(UDP)
+            && self.port == Some(port.host_port)
+            && port.host_ip.is_none_or(|host| self.destination == Some(host))
+            && here == (which == Flows::Here)
+    }
+}

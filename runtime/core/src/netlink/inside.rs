@@ -1,0 +1,49 @@
+//! A container's namespace for the agent: sockets opened inside, a link looked at and switched.
+//!
+//! Not here: plans. The agent changes nothing but the link's up flag, as the stock DHCP daemon does.
+
+use std::path::Path;
+
+use super::Executor;
+use super::error::NetnsFault;
+use super::error::{Doing, NetlinkError};
+use super::netns::Netns;
+use super::rtnl::{Lookup, change};
+use crate::plan::{LinkInfo, LinkRef};
+
+/// Runs a closure inside the namespace at a path, on a thread that ends with it. Sockets that it opens and returns stay in
+/// that namespace.
+///
+/// # Errors
+/// There is no namespace at the path, it cannot be entered, or the closure failed.
+pub fn in_netns<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, NetlinkError> {
+    let fail = |fault| NetlinkError::OpenNetns { path: path.to_owned(), fault };
+    let netns = Netns::open(path)?;
+    let worked = netns.start_inside(work).map_err(fail)?.wait()?.map_err(fail)?;
+    worked.map_err(|error| fail(NetnsFault::Inside(error.to_string())))
+}
+
+impl Executor {
+    /// A link, where it is there.
+    ///
+    /// # Errors
+    /// The kernel refuses, or the link is the container's and its namespace is not open.
+    pub fn look_at(&self, link: &LinkRef) -> Result<Option<LinkInfo>, NetlinkError> {
+        let rtnl = self.rtnl(link.side).ok_or_else(|| NetlinkError::NoContainer { op: link.to_string() })?;
+        let found = rtnl.link(Lookup::Name(&link.name)).doing(|| format!("failed to lookup {link}"))?;
+        Ok(found.map(|found| found.info(Vec::new())))
+    }
+
+    /// Switches a link by its index.
+    ///
+    /// # Errors
+    /// As `look_at`; also where the link is gone.
+    pub fn switch(&self, link: &LinkRef, index: u32, up: bool) -> Result<(), NetlinkError> {
+        let rtnl = self.rtnl(link.side).ok_or_else(|| NetlinkError::NoContainer { op: link.to_string() })?;
+        let message = if up { change(index).up().build() } else { change(index).down().build() };
+        rtnl.set_link(message).doing(|| format!("failed to set {:?} {}", link.name, if up { "UP" } else { "DOWN" }))
+    }
+}

@@ -1,0 +1,323 @@
+//! Ops of the node's packet filter: host ports, forwarding, ingress policies.
+
+use std::fmt::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::Family;
+
+/// What a shared name begins with that only one attachment may hold (`Plan::shared`). Its last part, behind the last `/`,
+/// may be `*`: then it is at odds with every name that is the same up to there.
+pub const EXCLUSIVE: &str = "only ";
+
+/// A transport protocol with ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// A port of the host leads to one of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPort {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The host's address; any of the container's family where there is none.
+    #[serde(default)]
+    pub host_ip: Option<IpAddr>,
+    /// The host's port.
+    pub host_port: u16,
+    /// The container's address and port.
+    pub to: SocketAddr,
+    /// Connections from these networks get an address of the host as their source: an answer would not pass the host
+    /// otherwise.
+    #[serde(default)]
+    pub masquerade: Vec<IpNet>,
+    /// Only what meets all of these, where there are any.
+    #[serde(default)]
+    pub conditions: Vec<Condition>,
+    /// Names the rule that conditions need; unique to attachment and mapping.
+    #[serde(default)]
+    pub tag: String,
+}
+
+/// What a packet has to be like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// What is looked at.
+    #[serde(flatten)]
+    pub subject: Subject,
+    /// The opposite is wanted.
+    #[serde(default)]
+    pub not: bool,
+}
+
+/// What a condition looks at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "of", rename_all = "kebab-case")]
+pub enum Subject {
+    /// The source address is in one of these networks.
+    Source {
+        /// The networks.
+        nets: Vec<IpNet>,
+    },
+    /// The destination address is in one of these networks.
+    Destination {
+        /// The networks.
+        nets: Vec<IpNet>,
+    },
+    /// The link it came in through; a `*` at the end of a name stands for anything.
+    Input {
+        /// The names.
+        links: Vec<String>,
+    },
+    /// The link it goes out of: the host's own packets only.
+    Output {
+        /// The names.
+        links: Vec<String>,
+    },
+    /// The packet mark, masked.
+    Mark {
+        /// The bits wanted.
+        value: u32,
+        /// The bits looked at.
+        mask: u32,
+    },
+    /// The type of the source address (`RTN_*` of the kernel).
+    SourceType {
+        /// The type.
+        kind: u8,
+    },
+    /// The source port is one of these ranges.
+    SourcePort {
+        /// First and last ports.
+        ranges: Vec<(u16, u16)>,
+    },
+}
+
+/// 127.0.0.1 may be routed to a container: `route_localnet` on the host's link that leads there. Shared: teardown leaves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteLocalnet {
+    /// The container's address.
+    pub address: Ipv4Addr,
+}
+
+/// What the host forwards from a container, and the answers to it, is accepted where iptables would drop it by policy: two
+/// rules in `CNI-FORWARD` of the `filter` table that `iptables` manages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accept {
+    /// The container's address.
+    pub address: IpAddr,
+    /// The chain of the same table in which the operator may decide first.
+    pub admin_chain: String,
+    /// Names the rules; unique to the attachment.
+    pub tag: String,
+}
+
+/// Who may be reached from behind other bridges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ingress {
+    /// Containers of the same bridge, but not of other bridges that have a policy.
+    SameBridge,
+    /// Nobody.
+    Isolated,
+}
+
+/// An ingress policy of a bridge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IngressPolicy {
+    /// The bridge.
+    pub bridge: String,
+    /// The policy.
+    pub policy: Ingress,
+}
+
+/// An address is a source of a zone of firewalld, told over D-Bus.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirewalldSource {
+    /// The zone.
+    pub zone: String,
+    /// The container's address.
+    pub address: IpAddr,
+}
+
+// === impl Protocol ===
+
+impl Protocol {
+    /// Its number in IP headers.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+// === impl HostPort ===
+
+impl HostPort {
+    /// What one attachment has to itself: the port, on the address or on all. Mappings with conditions are at odds only where
+    /// they have the very same ones: a packet cannot be told to meet two sets of conditions at once.
+    #[must_use]
+    pub fn exclusive(&self) -> String {
+        let family = match Family::of(self.to.ip()) {
+            Family::V4 => "IPv4",
+            Family::V6 => "IPv6",
+        };
+        let mut name = format!("{EXCLUSIVE}host port {}/{} on {family}", self.host_port, self.protocol);
+        if !self.conditions.is_empty() {
+            let conditions: Vec<String> = self.conditions.iter().map(ToString::to_string).collect();
+            // Writing to a `String` cannot fail.
+            write!(name, " if {}", conditions.join(" and ").replace('/', ":")).ok();
+        }
+        let address = self.host_ip.map_or_else(|| "*".to_owned(), |address| address.to_string());
+        format!("{name}/{address}")
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "map host port {}/{}", self.host_port, self.protocol)?;
+        if let Some(address) = self.host_ip {
+            write!(f, " of {address}")?;
+        }
+        write!(f, " to {}", self.to)?;
+        for (at, condition) in self.conditions.iter().enumerate() {
+            write!(f, " {} {condition}", if at == 0 { "if" } else { "and" })?;
+        }
+        Ok(())
+    }
+}
+
+// === impl Condition ===
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, values) = match &self.subject {
+            Subject::Source { nets } => ("source", list(nets)),
+            Subject::Destination { nets } => ("destination", list(nets)),
+            Subject::Input { links } => ("input", list(links)),
+            Subject::Output { links } => ("output", list(links)),
+            Subject::Mark { value, mask } => ("mark", format!("{value:#x} of {mask:#x}")),
+            Subject::SourceType { kind } => ("source type", kind.to_string()),
+            Subject::SourcePort { ranges } => {
+                let each = ranges.iter().map(|(first, last)| format!("{first}-{last}"));
+                ("source port", each.collect::<Vec<_>>().join(" or "))
+            }
+        };
+        write!(f, "{what} is {}{values}", if self.not { "not " } else { "" })
+    }
+}
+
+fn list<T: ToString>(values: &[T]) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ")
+}
+
+// === the others ===
+
+impl fmt::Display for RouteLocalnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "let 127.0.0.1 be routed to {}", self.address)
+    }
+}
+
+impl fmt::Display for Accept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "accept forwarded traffic of {}", self.address)
+    }
+}
+
+impl fmt::Display for IngressPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.policy {
+            Ingress::SameBridge => write!(f, "admit to {} only what comes from the same bridge", self.bridge),
+            Ingress::Isolated => write!(f, "admit nothing between containers of {}", self.bridge),
+        }
+    }
+}
+
+impl IngressPolicy {
+    /// Every attachment of the bridge asks for the same.
+    #[must_use]
+    pub fn shared(&self) -> String {
+        let policy = match self.policy {
+            Ingress::SameBridge => "same-bridge",
+            Ingress::Isolated => "isolated",
+        };
+        format!("ingress {policy} {}", self.bridge)
+    }
+}
+
+impl FirewalldSource {
+    /// Two attachments with one address are one source.
+    #[must_use]
+    pub fn shared(&self) -> String {
+        format!("firewalld source {} {}", self.zone, self.address)
+    }
+}
+
+impl fmt::Display for FirewalldSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "add {} to zone {} of firewalld", self.address, self.zone)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn port(host_ip: Option<&str>, conditions: Vec<Condition>) -> HostPort {
+        HostPort {
+            protocol: Protocol::Tcp,
+            host_ip: host_ip.map(|text| text.parse().unwrap()),
+            host_port: 8080,
+            to: "10.1.2.3:80".parse().unwrap(),
+            masquerade: Vec::new(),
+            conditions,
+            tag: String::new(),
+        }
+    }
+
+    #[test]
+    fn names_of_host_ports() {
+        assert_eq!(port(None, vec![]).exclusive(), "only host port 8080/tcp on IPv4/*");
+        assert_eq!(port(Some("192.0.2.1"), vec![]).exclusive(), "only host port 8080/tcp on IPv4/192.0.2.1");
+        let from = Subject::Source { nets: vec!["10.0.0.0/8".parse().unwrap()] };
+        let conditional = port(None, vec![Condition { subject: from, not: true }]);
+        assert_eq!(conditional.exclusive(), "only host port 8080/tcp on IPv4 if source is not 10.0.0.0:8/*");
+        assert_eq!(conditional.to_string(), "map host port 8080/tcp to 10.1.2.3:80 if source is not 10.0.0.0/8");
+    }
+
+    /// The storage format, and that what was added to it later may be missing.
+    #[test]
+    fn stored() {
+        let text = r#"{"protocol":"tcp","host_port":8080,"to":"10.1.2.3:80"}"#;
+        assert_eq!(serde_json::from_str::<HostPort>(text).unwrap(), port(None, vec![]));
+        let input = Condition { subject: Subject::Input { links: vec!["eth*".to_owned()] }, not: false };
+        let text = serde_json::to_string(&input).unwrap();
+        assert_eq!(text, r#"{"of":"input","links":["eth*"],"not":false}"#);
+        assert_eq!(serde_json::from_str::<Condition>(&text).unwrap(), input);
+    }
+}

@@ -1,0 +1,581 @@
+//! Host ports, what is accepted, ingress policies: what packets see, and what is left in nftables.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use weft_core::netlink::Executor;
+use weft_core::plan::{
+    Accept, Condition, Family, HostPort, Ingress, IngressPolicy, LinkRef, Op, Plan, RouteLocalnet, Subject,
+};
+
+use crate::plans::*;
+use crate::support::*;
+
+pub(crate) fn tests() -> Vec<crate::Test> {
+    vec![
+        ("hostports::everywhere", None, everywhere),
+        ("hostports::taken", None, taken),
+        ("hostports::conditions", None, conditions),
+        ("hostports::udp_flows", None, udp_flows),
+        ("hostports::older_table", None, older_table),
+        ("hostports::undone", None, undone),
+        ("hostports::torn_down", None, torn_down),
+        ("hostports::sctp", None, sctp),
+        ("hostports::localnet_is_put_back", None, localnet_is_put_back),
+        ("accept::forward_drops", None, forward_drops),
+        ("accept::as_iptables", None, as_iptables),
+        ("accept::many_at_once", None, many_at_once),
+        ("accept::others_stay", None, others_stay),
+        ("ingress::policies", None, policies),
+        ("ingress::operator_decides_first", None, operator_decides_first),
+    ]
+}
+
+/// A bridge with its gateway, and a container on it.
+fn attach(host: &Ns, pod: &Ns, bridge_name: &str, veth_name: &str, net: u8, number: u8) {
+    let gateway = format!("10.{net}.0.1");
+    let ops = vec![
+        bridge(bridge_name),
+        veth("eth0", veth_name),
+        Op::BridgePort { link: veth_name.into(), bridge: bridge_name.into(), hairpin: true, isolated: false },
+        Op::EnableIpv6 { link: "eth0".into() },
+        sysctl(weft_core::plan::Side::Container, "ipv6/conf/eth0/accept_dad", "0"),
+        address(eth0(), &format!("10.{net}.0.{number}/24")),
+        address(eth0(), &format!("fd00:{net}::{number}/64")),
+        up(eth0()),
+        Op::WaitAddresses { link: eth0() },
+        route(eth0(), "0.0.0.0/0", Some(&gateway)),
+        ensure(bridge_name, &format!("{gateway}/24"), false),
+        ensure(bridge_name, &format!("fd00:{net}::1/64"), false),
+        route(eth0(), "::/0", Some(&format!("fd00:{net}::1"))),
+        Op::Forwarding { family: Family::V4 },
+        Op::Forwarding { family: Family::V6 },
+    ];
+    apply(host, pod, ops);
+    host.sh("ip link set lo up");
+}
+
+/// Answers every caller with the address it sees, until dropped.
+struct Server {
+    stop: Arc<AtomicBool>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().map(thread::JoinHandle::join);
+    }
+}
+
+fn serve_tcp(ns: &Ns, port: u16) -> Server {
+    let listener = ns.run(|| TcpListener::bind(("::", port)).expect("listen"));
+    listener.set_nonblocking(true).expect("nonblocking");
+    let stop = Arc::new(AtomicBool::new(false));
+    let ends = Arc::clone(&stop);
+    let thread = thread::spawn(move || {
+        while !ends.load(Ordering::Relaxed) {
+            match listener.accept() {
+                Ok((mut stream, from)) => drop(write!(stream, "{}", from.ip().to_canonical())),
+                Err(_) => thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    });
+    Server { stop, thread: Some(thread) }
+}
+
+fn serve_udp(ns: &Ns, port: u16) -> Server {
+    let socket = ns.run(|| UdpSocket::bind(("::", port)).expect("bind"));
+    socket.set_read_timeout(Some(Duration::from_millis(5))).expect("timeout");
+    let stop = Arc::new(AtomicBool::new(false));
+    let ends = Arc::clone(&stop);
+    let thread = thread::spawn(move || {
+        let mut buffer = [0; 16];
+        while !ends.load(Ordering::Relaxed) {
+            if let Ok((_, from)) = socket.recv_from(&mut buffer) {
+                socket.send_to(from.ip().to_canonical().to_string().as_bytes(), from).ok();
+            }
+        }
+    });
+    Server { stop, thread: Some(thread) }
+}
+
+/// Who the server behind an address sees; `None` where nobody answers.
+fn ask(from: &Ns, to: &str) -> Option<String> {
+    let to: SocketAddr = to.parse().expect("address and port");
+    let stream = from.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(700)));
+    let mut stream = stream.ok()?;
+    stream.set_read_timeout(Some(Duration::from_millis(700))).expect("timeout");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+fn client(from: &Ns) -> UdpSocket {
+    let socket = from.run(|| UdpSocket::bind("0.0.0.0:0").expect("bind"));
+    socket.set_read_timeout(Some(Duration::from_millis(300))).expect("timeout");
+    socket
+}
+
+fn ask_udp(socket: &UdpSocket, to: &str) -> Option<String> {
+    let mut buffer = [0; 64];
+    for _try in 0..3 {
+        socket.send_to(b"?", to).expect("send");
+        if let Ok((length, _)) = socket.recv_from(&mut buffer) {
+            return Some(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        }
+    }
+    None
+}
+
+fn seen(from: &Ns, to: &str, want: &str) {
+    eventually(&format!("{to} answers with {want}"), || ask(from, to).as_deref() == Some(want));
+}
+
+fn localnet(address: &str) -> Op {
+    Op::RouteLocalnet(RouteLocalnet { address: address.parse().expect("address") })
+}
+
+fn everywhere() {
+    let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
+    let world = crate::traffic::outside(&host);
+    attach(&host, &pod, "weft0", "vetha", 88, 2);
+    attach(&host, &other, "weft0", "vethb", 88, 3);
+    let _server = (serve_tcp(&pod, 80), serve_tcp(&other, 80));
+    let four = |port, to: &str| host_port("tcp", None, port, to, &["10.88.0.0/24", "127.0.0.1/32"]);
+    let six = |port, to: &str| host_port("tcp", None, port, to, &["fd00:88::/64"]);
+    apply(&host, &pod, vec![four(8080, "10.88.0.2:80"), six(8080, "[fd00:88::2]:80"), localnet("10.88.0.2")]);
+    apply(&host, &other, vec![four(8081, "10.88.0.3:80"), six(8081, "[fd00:88::3]:80"), localnet("10.88.0.3")]);
+    for port in [8080, 8081] {
+        seen(&world, &format!("203.0.113.1:{port}"), "203.0.113.2");
+        seen(&world, &format!("[2001:db8::1]:{port}"), "2001:db8::2");
+        seen(&host, &format!("127.0.0.1:{port}"), "10.88.0.1");
+        // From the host's own address: the route to the container picks it.
+        seen(&host, &format!("10.88.0.1:{port}"), "10.88.0.1");
+        for from in [&pod, &other] {
+            seen(from, &format!("203.0.113.1:{port}"), "10.88.0.1");
+            seen(from, &format!("[2001:db8::1]:{port}"), "fd00:88::1");
+        }
+    }
+    assert_eq!(ask(&world, "203.0.113.1:80"), None, "the container's own port is not the host's");
+    // Directly, nobody is masqueraded, the port that was mapped included.
+    seen(&other, "10.88.0.2:80", "10.88.0.3");
+}
+
+/// The kernel holds a key once, whatever the journal says.
+fn taken() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    apply(&host, &pod, vec![host_port("tcp", None, 8080, "10.88.0.2:80", &["10.88.0.0/24"])]);
+    apply(&host, &pod, vec![host_port("udp", Some("192.0.2.1"), 53, "10.88.0.2:5353", &[])]);
+    let (at, text) =
+        refused(&host, &pod, vec![bridge("weft0"), host_port("tcp", None, 8080, "10.88.0.3:80", &["10.88.0.0/24"])]);
+    assert_eq!((at, text.as_str()), (1, "host port 8080/tcp is taken: it leads to 10.88.0.2:80"));
+    let (_, text) = refused(&host, &pod, vec![host_port("udp", Some("192.0.2.1"), 53, "10.88.0.3:53", &[])]);
+    assert_eq!(text, "host port 53/udp is taken: it leads to 10.88.0.2:5353");
+    // The same again is the same; other protocols and addresses are others.
+    there_and_back(
+        &host,
+        &pod,
+        vec![
+            host_port("tcp", None, 8080, "10.88.0.2:80", &["10.88.0.0/24"]),
+            host_port("udp", None, 8080, "10.88.0.3:80", &[]),
+            host_port("sctp", None, 8080, "10.88.0.3:80", &[]),
+            host_port("udp", Some("192.0.2.2"), 53, "10.88.0.3:53", &[]),
+            host_port("tcp", None, 8080, "[fd00::3]:80", &[]),
+        ],
+        || {},
+    );
+    assert!(host.ruleset().contains("tcp . 8080 : 10.88.0.2 . 80"), "{}", host.ruleset());
+}
+
+fn with_conditions(port: u16, to: &str, tag: &str, conditions: Vec<(Subject, bool)>) -> Op {
+    let Op::HostPort(mapping) = host_port("tcp", None, port, to, &[]) else { unreachable!() };
+    let conditions = conditions.into_iter().map(|(subject, not)| Condition { subject, not }).collect();
+    Op::HostPort(HostPort { conditions, tag: tag.to_owned(), ..mapping })
+}
+
+fn nets(list: &[&str]) -> Vec<ipnet::IpNet> {
+    list.iter().map(|text| net(text)).collect()
+}
+
+fn conditions() {
+    let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
+    let world = crate::traffic::outside(&host);
+    attach(&host, &pod, "weft0", "vetha", 88, 2);
+    attach(&host, &other, "weft0", "vethb", 88, 3);
+    let _server = (serve_tcp(&pod, 80), serve_tcp(&other, 80));
+    world.sh("ip addr add 203.0.113.7/32 dev world0");
+    let from = |address: &str, to: &str| {
+        world.sh(&format!("ip route replace 203.0.113.1/32 dev world0 src {address}"));
+        ask(&world, to)
+    };
+    let to_host = "203.0.113.1:8080";
+    let sources = |list: &[&str], not| vec![(Subject::Source { nets: nets(list) }, not)];
+    // The same port leads to either container, by who asks.
+    let first = with_conditions(8080, "10.88.0.2:80", "weft 1", sources(&["203.0.113.2/32", "192.0.2.0/24"], false));
+    let second = with_conditions(8080, "10.88.0.3:80", "weft 2", sources(&["203.0.113.2/32", "192.0.2.0/24"], true));
+    let before = host.snapshot();
+    there_and_back(&host, &pod, vec![first.clone(), second.clone()], || {
+        let listed = host.sh("nft list chain inet weft hostports_conditional");
+        assert!(
+            listed.contains("ip saddr 203.0.113.2 tcp dport 8080 dnat ip to 10.88.0.2:80 comment \"weft 1\""),
+            "{listed}"
+        );
+        assert!(
+            listed.contains("ip saddr 192.0.2.0/24 tcp dport 8080 dnat ip to 10.88.0.2:80 comment \"weft 1 (2)\""),
+            "{listed}"
+        );
+        assert!(listed.contains("ip saddr != 203.0.113.2 ip saddr != 192.0.2.0/24 tcp dport 8080"), "{listed}");
+        assert_eq!(from("203.0.113.2", to_host).as_deref(), Some("203.0.113.2"));
+        assert_eq!(from("203.0.113.7", to_host).as_deref(), Some("203.0.113.7"));
+    });
+    host.assert_snapshot(&before, "host");
+    let plans = [plan(vec![first]), plan(vec![second])];
+    // Again changes nothing, and teardown of one leaves the other.
+    for plan in [&plans[0], &plans[1], &plans[0]] {
+        with(&host, &pod, |executor| drop(applied(executor, plan)));
+    }
+    assert_eq!(host.sh("nft list chain inet weft hostports_conditional").matches("comment").count(), 3);
+    let differences = |plan: &Plan| with(&host, &pod, |executor| executor.check(plan).expect("check").len());
+    assert_eq!((differences(&plans[0]), differences(&plans[1])), (0, 0));
+    assert!(host.run(|| Executor::open(None).expect("open").teardown(&plans[0], &BTreeSet::new())).is_empty());
+    assert_eq!((differences(&plans[0]), differences(&plans[1])), (1, 0));
+    assert_eq!(from("203.0.113.2", to_host), None);
+    assert_eq!(from("203.0.113.7", to_host).as_deref(), Some("203.0.113.7"));
+    // Links, marks and ports, all in one rule.
+    let all = vec![
+        (Subject::Input { links: vec!["out*".into()] }, false),
+        (Subject::Output { links: vec!["lo".into()] }, true),
+        (Subject::Mark { value: 0, mask: 0xff }, false),
+        (Subject::SourceType { kind: 2 }, true),
+        (Subject::SourcePort { ranges: vec![(1, 9)] }, true),
+        (Subject::Destination { nets: nets(&["203.0.113.1/32"]) }, false),
+    ];
+    apply(&host, &pod, vec![with_conditions(8082, "10.88.0.2:80", "weft 3", all)]);
+    assert_eq!(from("203.0.113.2", "203.0.113.1:8082").as_deref(), Some("203.0.113.2"));
+    assert_eq!(ask(&other, "10.88.0.1:8082"), None, "another link");
+}
+
+/// A flow that began before its port was mapped, or while another container had it, goes to the new container.
+fn udp_flows() {
+    let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
+    let world = crate::traffic::outside(&host);
+    attach(&host, &pod, "weft0", "vetha", 88, 2);
+    attach(&host, &other, "weft0", "vethb", 88, 3);
+    let socket = client(&world);
+    let (first, second) = (serve_udp(&pod, 53), serve_udp(&other, 53));
+    let to = "203.0.113.1:5353";
+    // Somebody has to track connections before there is a mapping, or there is no flow to forget.
+    apply(&host, &pod, vec![host_port("udp", None, 1, "10.88.0.9:1", &[])]);
+    assert_eq!(ask_udp(&socket, to), None);
+    let plan = plan(vec![host_port("udp", None, 5353, "10.88.0.2:53", &[])]);
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    assert_eq!(ask_udp(&socket, to).as_deref(), Some("203.0.113.2"));
+    drop(first);
+    assert_eq!(ask_udp(&socket, to), None);
+    assert!(host.run(|| Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new())).is_empty());
+    apply(&host, &other, vec![host_port("udp", None, 5353, "10.88.0.3:53", &[])]);
+    assert_eq!(ask_udp(&socket, to).as_deref(), Some("203.0.113.2"), "the same socket, the other container");
+    drop(second);
+}
+
+/// A table that an older weft made has masquerading only. It grows; what is in it stays and is not doubled.
+fn older_table() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    apply(&host, &pod, vec![Op::Masquerade { address: net("10.88.0.2/24") }]);
+    let old = host.sh("nft list table inet weft");
+    assert!(!old.contains("hostport"), "{old}");
+    there_and_back(&host, &pod, vec![host_port("tcp", None, 8080, "10.88.0.2:80", &["10.88.0.0/24"])], || {
+        let grown = host.sh("nft list table inet weft");
+        assert!(grown.contains("tcp . 8080 : 10.88.0.2 . 80"), "{grown}");
+        assert_eq!(grown.matches("ip saddr @masq4 masquerade").count(), 1, "{grown}");
+    });
+    assert_eq!(host.sh("nft list table inet weft"), old);
+    // Eight at once find a part missing; one makes it.
+    let pods: Vec<Ns> = (0..8).map(|_| Ns::new()).collect();
+    thread::scope(|scope| {
+        for (at, pod) in pods.iter().enumerate() {
+            let host = host.path().to_owned();
+            scope.spawn(move || {
+                let file = std::fs::File::open(&host).expect("host");
+                nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
+                let mut executor = Executor::open(Some(pod.path())).expect("executor");
+                let port = u16::try_from(8000 + at).expect("port");
+                let to = format!("10.88.0.{}:80", at + 2);
+                drop(applied(&mut executor, &plan(vec![host_port("tcp", None, port, &to, &["10.88.0.0/24"])])));
+            });
+        }
+    });
+    let rules = host.ruleset();
+    assert_eq!(rules.matches("jump hostports\n").count(), 2, "{rules}");
+    assert!((0..8).all(|at| rules.contains(&format!("tcp . 800{at} :"))), "{rules}");
+    // An operator's own chain of the name that ingress policies leave to operators is taken as it is.
+    host.sh("nft add chain inet weft admin && nft add rule inet weft admin counter");
+    let policy = Op::IngressPolicy(IngressPolicy { bridge: "weft0".into(), policy: Ingress::Isolated });
+    apply(&host, &pod, vec![policy]);
+    assert!(host.sh("nft list chain inet weft admin").contains("counter"));
+}
+
+fn undone() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    host.sh("nft add table inet weft");
+    there_and_back(
+        &host,
+        &pod,
+        vec![
+            host_port("tcp", None, 8080, "10.88.0.2:80", &["10.88.0.0/24"]),
+            host_port("udp", Some("2001:db8::1"), 53, "[fd00:88::2]:5353", &["::/0"]),
+            with_conditions(
+                8081,
+                "10.88.0.2:80",
+                "weft 1",
+                vec![(Subject::Source { nets: nets(&["10.0.0.0/8"]) }, true)],
+            ),
+            Op::IngressPolicy(IngressPolicy { bridge: "weft0".into(), policy: Ingress::SameBridge }),
+            accept("10.88.0.2", "weft 2"),
+            accept("fd00:88::2", "weft 3"),
+        ],
+        || assert!(host.ruleset().contains("CNI-FORWARD")),
+    );
+    assert_eq!(host.ruleset(), "table inet weft {\n}\n", "the table that was there stays");
+}
+
+fn torn_down() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let plan = plan(vec![
+        host_port("tcp", None, 8080, "10.88.0.2:80", &["10.88.0.0/24", "127.0.0.1/32"]),
+        host_port("udp", Some("192.0.2.1"), 53, "10.88.0.2:53", &[]),
+        with_conditions(8081, "10.88.0.2:80", "weft 1", vec![(Subject::Source { nets: nets(&["10.0.0.0/8"]) }, true)]),
+        Op::IngressPolicy(IngressPolicy { bridge: "weft0".into(), policy: Ingress::SameBridge }),
+        accept("10.88.0.2", "weft 2"),
+    ]);
+    let gone = |what: &str| {
+        let left = host.run(|| Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new()));
+        assert!(left.is_empty(), "{what}: {left:?}");
+        let rules = host.ruleset();
+        assert!(!rules.contains("elements") && !rules.contains("10.88.0.2"), "{what}: {rules}");
+    };
+    gone("never added");
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    gone("added");
+    gone("again");
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    host.sh("nft flush chain ip filter CNI-FORWARD; nft delete element inet weft hostport4 '{ tcp . 8080 }'");
+    gone("half of it gone");
+    with(&host, &pod, |executor| {
+        applied(executor, &plan);
+        let keep: BTreeSet<String> = plan.shared().into_iter().filter(|name| name.starts_with("ingress")).collect();
+        assert_eq!(keep.len(), 1);
+        assert!(executor.teardown(&plan, &keep).is_empty());
+    });
+    assert!(
+        host.ruleset().contains("elements = { \"weft0\" . \"weft0\" }"),
+        "another container of the bridge needs it"
+    );
+    host.sh("nft flush ruleset");
+    gone("flushed");
+}
+
+fn sctp() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    there_and_back(&host, &pod, vec![host_port("sctp", None, 9, "10.88.0.2:9", &["0.0.0.0/0"])], || {
+        let rules = host.ruleset();
+        assert!(rules.contains("sctp . 9 : 10.88.0.2 . 9"), "{rules}");
+        assert!(rules.contains("sctp . 10.88.0.2 . 9 . 9 . 0.0.0.0/0"), "{rules}");
+    });
+}
+
+fn localnet_is_put_back() {
+    let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
+    attach(&host, &pod, "weft0", "vetha", 88, 2);
+    host.settle();
+    there_and_back(&host, &other, vec![localnet("10.88.0.2")], || {
+        assert_eq!(host.sysctl("ipv4/conf/weft0/route_localnet"), "1");
+    });
+    // Nowhere to route to: nothing to do.
+    there_and_back(&host, &other, vec![localnet("192.0.2.77")], || {});
+    let plan = plan(vec![localnet("10.88.0.2")]);
+    with(&host, &other, |executor| {
+        applied(executor, &plan);
+        assert_eq!(executor.check(&plan).expect("check"), []);
+        sh("echo 0 > /proc/sys/net/ipv4/conf/weft0/route_localnet");
+        let found = executor.check(&plan).expect("check");
+        assert_eq!(found[0].to_string(), "net/ipv4/conf/weft0/route_localnet is not 1");
+    });
+}
+
+fn accept(address: &str, tag: &str) -> Op {
+    let address: IpAddr = address.parse().expect("address");
+    Op::Accept(Accept { address, admin_chain: "CNI-ADMIN".into(), tag: tag.into() })
+}
+
+fn reaches(from: &Ns, to: &str) -> bool {
+    from.sh(&format!("ping -c1 -W1 {to} >/dev/null 2>&1 && echo yes || echo no")).trim() == "yes"
+}
+
+/// As docker leaves a node.
+fn forward_drops() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let world = crate::traffic::outside(&host);
+    attach(&host, &pod, "weft0", "vetha", 88, 2);
+    world.sh("ip route add 10.88.0.0/24 via 203.0.113.1; ip route add fd00:88::/64 via 2001:db8::1");
+    host.sh("iptables -P FORWARD DROP; ip6tables -P FORWARD DROP");
+    assert!(!reaches(&pod, "203.0.113.2") && !reaches(&pod, "2001:db8::2"));
+    let plan = plan(vec![accept("10.88.0.2", "weft 4"), accept("fd00:88::2", "weft 6")]);
+    with(&host, &pod, |executor| {
+        applied(executor, &plan);
+        assert_eq!(executor.check(&plan).expect("check"), []);
+    });
+    eventually("v4 gets out", || reaches(&pod, "203.0.113.2"));
+    eventually("v6 gets out", || reaches(&pod, "2001:db8::2"));
+    assert!(!reaches(&world, "10.88.0.2"), "strangers do not get in");
+    // The policy comes after the accept, too.
+    host.sh("iptables -F FORWARD");
+    assert!(!reaches(&pod, "203.0.113.2"));
+    with(&host, &pod, |executor| {
+        assert_eq!(executor.check(&plan).expect("check").len(), 1);
+        applied(executor, &plan);
+    });
+    eventually("repaired by the next ADD", || reaches(&pod, "203.0.113.2"));
+    host.run(|| assert!(Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new()).is_empty()));
+    assert!(!reaches(&pod, "203.0.113.2") && !reaches(&pod, "2001:db8::2"));
+}
+
+/// `iptables` reads what was written, and finds it to be what it would have written.
+fn as_iptables() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    there_and_back(&host, &pod, vec![accept("10.88.0.2", "weft 4")], || {
+        let listed = host.sh("iptables -S");
+        let want = [
+            "-P INPUT ACCEPT",
+            "-P FORWARD ACCEPT",
+            "-P OUTPUT ACCEPT",
+            "-N CNI-ADMIN",
+            "-N CNI-FORWARD",
+            "-A FORWARD -m comment --comment \"CNI firewall plugin rules\" -j CNI-FORWARD",
+            "-A CNI-FORWARD -m comment --comment \"CNI firewall plugin admin overrides\" -j CNI-ADMIN",
+            "-A CNI-FORWARD -d 10.88.0.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment \"weft 4 (answers)\" -j ACCEPT",
+            "-A CNI-FORWARD -s 10.88.0.2/32 -m comment --comment \"weft 4\" -j ACCEPT",
+        ];
+        let mut lines: Vec<&str> = listed.lines().collect();
+        lines.sort_unstable();
+        let mut sorted = want.to_vec();
+        sorted.sort_unstable();
+        assert_eq!(lines, sorted);
+        host.sh("iptables -C FORWARD -m comment --comment 'CNI firewall plugin rules' -j CNI-FORWARD");
+        host.sh("iptables -C CNI-FORWARD -m comment --comment 'CNI firewall plugin admin overrides' -j CNI-ADMIN");
+        host.sh("iptables -C CNI-FORWARD -s 10.88.0.2/32 -m comment --comment 'weft 4' -j ACCEPT");
+        host.sh("iptables -C CNI-FORWARD -d 10.88.0.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment 'weft 4 (answers)' -j ACCEPT");
+    });
+    assert_eq!(host.ruleset(), "");
+    // What `iptables` saves it can restore, and DEL still finds it.
+    let plan = plan(vec![accept("10.88.0.2", "weft 4")]);
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    let before = host.sh("iptables -S");
+    host.sh("f=$(mktemp) && iptables-save -t filter > $f && iptables-restore < $f && rm $f");
+    assert_eq!(host.sh("iptables -S"), before);
+    host.run(|| assert!(Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new()).is_empty()));
+    assert!(!host.ruleset().contains("10.88.0.2"), "{}", host.ruleset());
+}
+
+/// Eight attachments find nothing and make it, once.
+fn many_at_once() {
+    let host = Ns::new();
+    let pods: Vec<Ns> = (0..8).map(|_| Ns::new()).collect();
+    thread::scope(|scope| {
+        for (at, pod) in pods.iter().enumerate() {
+            let host = host.path().to_owned();
+            scope.spawn(move || {
+                let file = std::fs::File::open(&host).expect("host");
+                nix::sched::setns(&file, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
+                let mut executor = Executor::open(Some(pod.path())).expect("executor");
+                let plan = plan(vec![accept(&format!("10.88.0.{}", at + 2), &format!("weft {at}"))]);
+                for _round in 0..3 {
+                    drop(applied(&mut executor, &plan));
+                    assert!(executor.teardown(&plan, &BTreeSet::new()).is_empty());
+                }
+                drop(applied(&mut executor, &plan));
+            });
+        }
+    });
+    let listed = host.sh("iptables -S");
+    assert_eq!(listed.matches("-j CNI-FORWARD").count(), 1, "{listed}");
+    assert_eq!(listed.matches("-j CNI-ADMIN").count(), 1, "{listed}");
+    assert_eq!(listed.matches("-j ACCEPT").count(), 16, "{listed}");
+}
+
+/// A failed ADD leaves what was there before it, and what came meanwhile.
+fn others_stay() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    host.sh(
+        "iptables -A FORWARD -s 192.0.2.1 -j ACCEPT; iptables -N CNI-ADMIN; iptables -A CNI-ADMIN -s 192.0.2.2 -j DROP",
+    );
+    there_and_back(&host, &pod, vec![accept("10.88.0.2", "weft 4")], || {});
+    with(&host, &pod, |executor| {
+        let first = applied(executor, &plan(vec![accept("10.88.0.2", "weft 4"), accept("fd00::2", "weft 6")]));
+        applied(executor, &plan(vec![accept("10.88.0.3", "weft 5")]));
+        assert!(executor.undo(first).is_empty());
+    });
+    let listed = host.sh("iptables -S");
+    assert!(listed.contains("-s 10.88.0.3/32") && !listed.contains("10.88.0.2"), "{listed}");
+    assert!(listed.contains("-j CNI-FORWARD") && listed.contains("192.0.2.2"), "{listed}");
+    assert!(!host.ruleset().contains("table ip6"), "{}", host.ruleset());
+}
+
+fn policy(bridge: &str, policy: Ingress) -> Op {
+    Op::IngressPolicy(IngressPolicy { bridge: bridge.into(), policy })
+}
+
+/// Three bridges: what each policy blocks and admits. Between ports of one bridge the host does not forward, unless the
+/// kernel is told to show it bridged packets.
+fn policies() {
+    let host = Ns::new();
+    let pods: Vec<Ns> = (0..4).map(|_| Ns::new()).collect();
+    for (at, (bridge, net, number)) in
+        [("brone", 81, 2), ("brone", 81, 3), ("brtwo", 82, 2), ("brthree", 83, 2)].into_iter().enumerate()
+    {
+        attach(&host, &pods[at], bridge, &format!("veth{at}"), net, number);
+    }
+    let bridged = std::path::Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables").exists();
+    let [one, neighbour, two, three] = &pods[..] else { unreachable!() };
+    eventually("all reach all", || {
+        reaches(one, "10.82.0.2") && reaches(two, "10.81.0.2") && reaches(three, "10.81.0.2")
+    });
+    apply(&host, one, vec![policy("brone", Ingress::SameBridge), policy("brtwo", Ingress::SameBridge)]);
+    assert!(!reaches(one, "10.82.0.2") && !reaches(two, "10.81.0.2"), "two bridges with a policy");
+    assert!(!reaches(one, "fd00:82::2"), "IPv6 too");
+    assert!(reaches(one, "10.81.0.3") && reaches(neighbour, "10.81.0.2"), "the same bridge");
+    assert!(
+        reaches(one, "10.83.0.2") && reaches(three, "10.81.0.2"),
+        "a bridge without a policy, as with the reference"
+    );
+    assert!(reaches(one, "10.81.0.1"), "the host");
+    with(&host, one, |executor| {
+        let plan = plan(vec![policy("brone", Ingress::Isolated)]);
+        applied(executor, &plan);
+        assert_eq!(executor.check(&plan).expect("check"), []);
+        if bridged {
+            assert!(!reaches(one, "10.81.0.3"), "isolated");
+        }
+        assert!(executor.teardown(&plan, &BTreeSet::new()).is_empty());
+    });
+}
+
+fn operator_decides_first() {
+    let (host, one, two) = (Ns::new(), Ns::new(), Ns::new());
+    attach(&host, &one, "brone", "veth1", 81, 2);
+    attach(&host, &two, "brtwo", "veth2", 82, 2);
+    apply(&host, &one, vec![policy("brone", Ingress::SameBridge), policy("brtwo", Ingress::SameBridge)]);
+    eventually("blocked", || !reaches(&one, "10.82.0.2"));
+    host.sh("nft add rule inet weft admin ip saddr 10.81.0.2 accept; nft add rule inet weft admin ip daddr 10.81.0.2 accept");
+    eventually("the operator's accept", || reaches(&one, "10.82.0.2"));
+    apply(&host, &two, vec![policy("brtwo", Ingress::SameBridge)]);
+    assert!(host.sh("nft list chain inet weft admin").contains("10.81.0.2"));
+    let links = [LinkRef::host("brone"), LinkRef::host("brtwo")];
+    assert!(links.iter().all(|link| host.link(&link.name).is_some()));
+}

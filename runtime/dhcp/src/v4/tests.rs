@@ -1,0 +1,494 @@
+//! The v4 client against a small server, in simulated time; and malformed packets.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::net::Ipv4Addr;
+
+use super::*;
+use crate::{Lost, Millis, Pace};
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 5);
+
+fn settings() -> Settings {
+    Settings {
+        mac: MAC,
+        client_id: b"\0cid/net/eth0".to_vec(),
+        provide: [(option::HOST_NAME, b"web-0".to_vec())].into(),
+        request: vec![1, 3],
+        broadcast: false,
+        pace: Pace::default(),
+    }
+}
+
+/// The message that an output sends.
+fn sent(output: &Output) -> Message {
+    match output {
+        Output::Broadcast { bytes, .. } | Output::Unicast { bytes, .. } => Message::read(bytes).unwrap(),
+        other => panic!("{other:?} sends nothing"),
+    }
+}
+
+fn answer(to: &Message, kind: Kind, address: Ipv4Addr) -> Message {
+    let mut message = Message::of(kind, to.xid, to.mac);
+    message.reply = true;
+    message.yiaddr = address;
+    message.options.insert(option::SERVER_ID, SERVER.octets().to_vec());
+    if kind != Kind::Nak {
+        message.options.insert(option::LEASE_TIME, 120_u32.to_be_bytes().to_vec());
+        message.options.insert(option::SUBNET_MASK, vec![255, 255, 255, 0]);
+        message.options.insert(option::ROUTERS, vec![192, 168, 1, 1]);
+    }
+    message
+}
+
+/// A client with a lease of two minutes that it asked for at time 1000.
+fn bound() -> Client {
+    let mut client = Client::acquire(settings(), Purpose::Any(None), 1, 1_000);
+    let discover = sent(&client.tick(1_000)[0]);
+    let request = sent(&client.receive(1_000, &answer(&discover, Kind::Offer, ADDRESS), None)[0]);
+    let done = client.receive(1_100, &answer(&request, Kind::Ack, ADDRESS), Some([2, 0, 0, 0, 0, 9]));
+    assert_eq!(done, [Output::Bound]);
+    client
+}
+
+/// Lets time pass until the client does something.
+fn run(client: &mut Client) -> (Millis, Vec<Output>) {
+    let now = client.next().unwrap();
+    (now, client.tick(now))
+}
+
+#[test]
+fn discover_offer_request_ack() {
+    let mut client = Client::acquire(settings(), Purpose::Any(None), 1, 1_000);
+    assert_eq!(client.listen(), Listen::Link);
+    let outputs = client.tick(1_000);
+    let Output::Broadcast { from, .. } = &outputs[0] else { panic!("{outputs:?}") };
+    assert!(from.is_unspecified());
+    let discover = sent(&outputs[0]);
+    assert_eq!((discover.kind(), discover.secs, discover.broadcast), (Some(Kind::Discover), 0, false));
+    assert_eq!(discover.options[&option::CLIENT_ID], b"\0cid/net/eth0");
+    assert_eq!(discover.options[&option::HOST_NAME], b"web-0");
+    assert_eq!(discover.options[&option::PARAMETERS], [1, 3]);
+    let request = sent(&client.receive(3_000, &answer(&discover, Kind::Offer, ADDRESS), None)[0]);
+    assert_eq!((request.kind(), request.secs, request.xid), (Some(Kind::Request), 2, discover.xid));
+    assert_eq!(request.address(option::REQUESTED_ADDRESS), Some(ADDRESS));
+    assert_eq!(request.address(option::SERVER_ID), Some(SERVER));
+    assert!(request.ciaddr.is_unspecified());
+    assert_eq!(client.receive(3_100, &answer(&request, Kind::Ack, ADDRESS), Some(MAC)), [Output::Bound]);
+    let lease = client.lease().unwrap();
+    assert_eq!(lease.network().unwrap().to_string(), "192.168.1.5/24");
+    assert_eq!((lease.renew, lease.rebind, lease.expires), (Some(63_000), Some(105_000), Some(123_000)));
+    assert_eq!(lease.server_mac, Some(MAC));
+    assert_eq!((client.listen(), client.next()), (Listen::Nowhere, Some(63_000)));
+}
+
+#[test]
+fn what_is_not_an_answer_changes_nothing() {
+    let mut client = Client::acquire(settings(), Purpose::Any(None), 1, 0);
+    let discover = sent(&client.tick(0)[0]);
+    let good = answer(&discover, Kind::Offer, ADDRESS);
+    let mut wrong = vec![
+        Message { xid: good.xid ^ 1, ..good.clone() },
+        Message { mac: [2, 0, 0, 0, 0, 2], ..good.clone() },
+        Message { reply: false, ..good.clone() },
+        Message { yiaddr: Ipv4Addr::UNSPECIFIED, ..good.clone() },
+        answer(&discover, Kind::Ack, ADDRESS),
+        answer(&discover, Kind::Nak, ADDRESS),
+    ];
+    let mut nameless = good.clone();
+    nameless.options.remove(&option::SERVER_ID);
+    wrong.push(nameless);
+    for message in &wrong {
+        assert_eq!(client.receive(10, message, None), [], "{message:?}");
+    }
+    assert_eq!(sent(&client.receive(10, &good, None)[0]).kind(), Some(Kind::Request));
+}
+
+#[test]
+fn silence_is_asked_again_quickly_then_slower_and_given_up_in_time() {
+    let mut client = Client::acquire(settings(), Purpose::Any(None), 3, 0);
+    let mut times = Vec::new();
+    let text = loop {
+        let (now, outputs) = run(&mut client);
+        match &outputs[..] {
+            [Output::GaveUp(text)] => break text.clone(),
+            [one] => {
+                let message = sent(one);
+                assert_eq!(message.kind(), Some(Kind::Discover));
+                assert_eq!(u64::from(message.secs), now / 1_000);
+                times.push(now);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(now <= 208_000);
+    };
+    assert!(times[4] <= 12_000 && times.len() >= 9, "{times:?}");
+    assert_eq!(text, "no DHCP server offered an address within 208 s");
+    assert_eq!(client.next(), None);
+}
+
+#[test]
+fn an_offer_that_is_never_confirmed_is_forgotten() {
+    let mut client = Client::acquire(settings(), Purpose::Any(None), 1, 0);
+    let discover = sent(&client.tick(0)[0]);
+    client.receive(0, &answer(&discover, Kind::Offer, ADDRESS), None);
+    let mut requests = 0;
+    loop {
+        let (now, outputs) = run(&mut client);
+        let message = sent(&outputs[0]);
+        if message.kind() == Some(Kind::Discover) {
+            assert!((10_000..10_001).contains(&now), "{now}");
+            assert_ne!(message.xid, discover.xid);
+            break;
+        }
+        requests += 1;
+    }
+    assert!(requests >= 3, "{requests}");
+}
+
+#[test]
+fn a_refused_request_starts_over_and_does_not_spin() {
+    let mut client = Client::acquire(settings(), Purpose::Any(None), 1, 0);
+    let mut discover = sent(&client.tick(0)[0]);
+    let (mut now, mut rounds) = (0, 0);
+    let text = loop {
+        let request = sent(&client.receive(now, &answer(&discover, Kind::Offer, ADDRESS), None)[0]);
+        let mut nak = answer(&request, Kind::Nak, Ipv4Addr::UNSPECIFIED);
+        nak.options.insert(option::TEXT, b"address in use".to_vec());
+        let mut outputs = client.receive(now, &nak, None);
+        if outputs.is_empty() {
+            (now, outputs) = run(&mut client);
+        }
+        match &outputs[0] {
+            Output::GaveUp(text) => break text.clone(),
+            one => discover = sent(one),
+        }
+        rounds += 1;
+        assert!(rounds < 200, "a circle");
+    };
+    assert!(text.contains("address in use"), "{text}");
+}
+
+#[test]
+fn a_lease_is_renewed_with_its_server() {
+    let mut client = bound();
+    let (now, outputs) = run(&mut client);
+    assert_eq!(now, 61_000);
+    let Output::Unicast { from, to, .. } = &outputs[0] else { panic!("{outputs:?}") };
+    assert_eq!((*from, *to, client.listen()), (ADDRESS, SERVER, Listen::Address(ADDRESS)));
+    let request = sent(&outputs[0]);
+    assert_eq!((request.ciaddr, request.secs), (ADDRESS, 0));
+    assert!(!request.options.contains_key(&option::REQUESTED_ADDRESS));
+    assert!(!request.options.contains_key(&option::SERVER_ID));
+    assert_eq!(client.receive(now + 5, &answer(&request, Kind::Ack, ADDRESS), None), [Output::Bound]);
+    assert_eq!(client.lease().unwrap().expires, Some(now + 120_000));
+    assert_eq!(client.next(), Some(now + 60_000));
+}
+
+#[test]
+fn a_silent_server_leads_to_rebinding_and_then_to_the_end() {
+    let mut client = bound();
+    let (mut renewals, mut rebindings) = (0, 0);
+    let end = loop {
+        let (now, outputs) = run(&mut client);
+        match &outputs[0] {
+            Output::Unicast { .. } => {
+                assert!((61_000..103_000).contains(&now), "{now}");
+                renewals += 1;
+            }
+            Output::Broadcast { from, bytes } => {
+                assert!((103_000..121_000).contains(&now), "{now}");
+                assert_eq!(*from, ADDRESS);
+                assert_eq!(Message::read(bytes).unwrap().ciaddr, ADDRESS);
+                assert_eq!(client.listen(), Listen::Link);
+                rebindings += 1;
+            }
+            Output::Lost(Lost::Expired) => break now,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(end, 121_000);
+    assert!(renewals >= 3 && rebindings >= 2, "{renewals} {rebindings}");
+    assert_eq!((client.next(), client.lease()), (None, None));
+}
+
+#[test]
+fn another_server_may_rebind() {
+    let mut client = bound();
+    let request = loop {
+        let (_, outputs) = run(&mut client);
+        if let Output::Broadcast { .. } = outputs[0] {
+            break sent(&outputs[0]);
+        }
+    };
+    let mut ack = answer(&request, Kind::Ack, ADDRESS);
+    ack.options.insert(option::SERVER_ID, vec![192, 168, 1, 2]);
+    assert_eq!(client.receive(104_000, &ack, None), [Output::Bound]);
+    assert_eq!(client.lease().unwrap().server, Ipv4Addr::new(192, 168, 1, 2));
+}
+
+#[test]
+fn a_refused_renewal_gets_one_chance_for_the_same_address() {
+    for same in [true, false] {
+        let mut client = bound();
+        let (now, outputs) = run(&mut client);
+        let nak = answer(&sent(&outputs[0]), Kind::Nak, Ipv4Addr::UNSPECIFIED);
+        let discover = sent(&client.receive(now, &nak, None)[0]);
+        assert_eq!(discover.kind(), Some(Kind::Discover));
+        assert_eq!(discover.address(option::REQUESTED_ADDRESS), Some(ADDRESS));
+        let offered = if same { ADDRESS } else { Ipv4Addr::new(192, 168, 1, 77) };
+        let outputs = client.receive(now, &answer(&discover, Kind::Offer, offered), None);
+        if same {
+            let ack = answer(&sent(&outputs[0]), Kind::Ack, ADDRESS);
+            assert_eq!(client.receive(now, &ack, None), [Output::Bound]);
+        } else {
+            assert_eq!(outputs, []);
+            let end = loop {
+                let (end, outputs) = run(&mut client);
+                if let [Output::Lost(Lost::Refused(_))] = &outputs[..] {
+                    break end;
+                }
+            };
+            assert_eq!(end, now + 10_000);
+        }
+    }
+}
+
+#[test]
+fn an_address_that_changes_is_given_back_and_the_lease_is_over() {
+    let mut client = bound();
+    let (now, outputs) = run(&mut client);
+    let other = Ipv4Addr::new(192, 168, 1, 9);
+    let outputs = client.receive(now, &answer(&sent(&outputs[0]), Kind::Ack, other), None);
+    let release = sent(&outputs[0]);
+    assert_eq!((release.kind(), release.ciaddr), (Some(Kind::Release), other));
+    assert_eq!(outputs[1], Output::Lost(Lost::Moved(other.into())));
+}
+
+#[test]
+fn a_release_names_address_and_server() {
+    let Some(output) = bound().release() else { panic!("nothing to release") };
+    let Output::Unicast { from, to, mac, .. } = &output else { panic!("{output:?}") };
+    assert_eq!((*from, *to, *mac), (ADDRESS, SERVER, Some([2, 0, 0, 0, 0, 9])));
+    let release = sent(&output);
+    assert_eq!((release.kind(), release.ciaddr), (Some(Kind::Release), ADDRESS));
+    assert_eq!(release.address(option::SERVER_ID), Some(SERVER));
+    assert_eq!(release.options[&option::CLIENT_ID], b"\0cid/net/eth0");
+    assert!(Client::acquire(settings(), Purpose::Any(None), 1, 0).release().is_none());
+}
+
+#[test]
+fn after_a_restart_what_became_due_is_due_now() {
+    let lease = bound().lease().unwrap().clone();
+    let mut early = Client::resume(settings(), lease.clone(), 2, 30_000);
+    assert_eq!(early.tick(30_000), []);
+    assert_eq!(early.next(), Some(61_000));
+    let mut renew = Client::resume(settings(), lease.clone(), 2, 70_000);
+    assert!(matches!(renew.tick(70_000)[..], [Output::Unicast { .. }]));
+    let mut rebind = Client::resume(settings(), lease.clone(), 2, 110_000);
+    assert!(matches!(rebind.tick(110_000)[..], [Output::Broadcast { .. }]));
+    // Over, but the address is still on the link: one question, then it is over for good.
+    let mut late = Client::resume(settings(), lease, 2, 500_000);
+    let request = sent(&late.tick(500_000)[0]);
+    assert_eq!((request.kind(), request.ciaddr), (Some(Kind::Request), Ipv4Addr::UNSPECIFIED));
+    assert_eq!(request.address(option::REQUESTED_ADDRESS), Some(ADDRESS));
+    assert!(!request.options.contains_key(&option::SERVER_ID));
+    let mut lucky = late.clone();
+    assert_eq!(lucky.receive(500_001, &answer(&request, Kind::Ack, ADDRESS), None), [Output::Bound]);
+    let end = loop {
+        let (now, outputs) = run(&mut late);
+        if outputs == [Output::Lost(Lost::Expired)] {
+            break now;
+        }
+    };
+    assert_eq!(end, 510_000);
+}
+
+#[test]
+fn broadcast_answers_are_asked_for_until_there_is_an_address() {
+    let settings = Settings { broadcast: true, ..settings() };
+    let mut client = Client::acquire(settings, Purpose::Any(None), 1, 0);
+    let discover = sent(&client.tick(0)[0]);
+    let request = sent(&client.receive(0, &answer(&discover, Kind::Offer, ADDRESS), None)[0]);
+    client.receive(0, &answer(&request, Kind::Ack, ADDRESS), None);
+    assert_eq!((discover.broadcast, request.broadcast), (true, true));
+    let (_, outputs) = run(&mut client);
+    assert!(!sent(&outputs[0]).broadcast);
+}
+
+#[test]
+fn a_remembered_address_is_asked_for_first_and_another_is_taken() {
+    let mut client = Client::acquire(settings(), Purpose::Any(Some(ADDRESS)), 1, 0);
+    let request = sent(&client.tick(0)[0]);
+    assert_eq!(request.kind(), Some(Kind::Request));
+    let nak = answer(&request, Kind::Nak, Ipv4Addr::UNSPECIFIED);
+    let discover = sent(&client.receive(10, &nak, None)[0]);
+    assert_eq!((discover.kind(), discover.address(option::REQUESTED_ADDRESS)), (Some(Kind::Discover), None));
+    let other = Ipv4Addr::new(192, 168, 1, 8);
+    let request = sent(&client.receive(10, &answer(&discover, Kind::Offer, other), None)[0]);
+    assert_eq!(client.receive(10, &answer(&request, Kind::Ack, other), None), [Output::Bound]);
+}
+
+fn lease(options: &[(u8, &[u8])]) -> Lease {
+    let mut message = answer(&Message::of(Kind::Request, 1, MAC), Kind::Ack, ADDRESS);
+    message.options.extend(options.iter().map(|(code, value)| (*code, value.to_vec())));
+    Lease::of(&message, SERVER, None, 0)
+}
+
+fn routes(options: &[(u8, &[u8])]) -> Vec<String> {
+    let text = |(net, router): &(ipnet::Ipv4Net, Option<Ipv4Addr>)| match router {
+        Some(router) => format!("{net} via {router}"),
+        None => net.to_string(),
+    };
+    lease(options).routes().iter().map(text).collect()
+}
+
+#[test]
+fn routes_come_from_routers_static_routes_or_classless_ones() {
+    assert_eq!(routes(&[]), ["0.0.0.0/0 via 192.168.1.1"]);
+    let fixed: &[u8] = &[10, 0, 0, 0, 192, 168, 1, 2, 172, 16, 5, 0, 192, 168, 1, 3, 0, 0, 0, 0, 1, 1, 1, 1];
+    let want = ["10.0.0.0/8 via 192.168.1.2", "172.16.0.0/16 via 192.168.1.3", "0.0.0.0/0 via 192.168.1.1"];
+    assert_eq!(routes(&[(33, fixed)]), want);
+    let classless: &[u8] = &[0, 192, 168, 1, 9, 25, 10, 1, 2, 128, 192, 168, 1, 4, 32, 10, 9, 9, 9, 0, 0, 0, 0];
+    let want = ["0.0.0.0/0 via 192.168.1.9", "10.1.2.128/25 via 192.168.1.4", "10.9.9.9/32"];
+    assert_eq!(routes(&[(33, fixed), (121, classless)]), want);
+    // A length that cannot be ends the list; nothing is guessed.
+    assert_eq!(
+        routes(&[(121, &[24, 10, 0, 0, 1, 1, 1, 1, 33, 1, 1, 1, 1, 1, 2, 2, 2, 2])]),
+        ["10.0.0.0/24 via 1.1.1.1"]
+    );
+    assert_eq!(routes(&[(121, &[24, 10])]), Vec::<String>::new());
+}
+
+#[test]
+fn dns_and_masks_are_read() {
+    let lease = lease(&[(6, &[9, 9, 9, 9, 1, 1, 1, 1, 7]), (15, b"lan"), (119, b"\x01a\x03lan\0")]);
+    assert_eq!(lease.name_servers(), [Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::new(1, 1, 1, 1)]);
+    assert_eq!((lease.domain().as_deref(), lease.search()), (Some("lan"), vec!["a.lan".to_owned()]));
+    let mut bare = lease;
+    for (mask, length) in [(vec![255, 255, 255, 128], Some(25)), (vec![255, 0, 255, 0], None), (vec![255], None)] {
+        bare.options.insert(option::SUBNET_MASK, mask);
+        assert_eq!(bare.network().map(|net| net.prefix_len()), length);
+    }
+}
+
+#[test]
+fn times_that_make_no_sense_are_replaced() {
+    let times = |options: &[(u8, &[u8])]| {
+        let lease = lease(options);
+        (lease.renew, lease.rebind, lease.expires)
+    };
+    let word = |value: u32| value.to_be_bytes();
+    assert_eq!(times(&[]), (Some(60_000), Some(102_000), Some(120_000)));
+    assert_eq!(times(&[(58, &word(30)), (59, &word(90))]), (Some(30_000), Some(90_000), Some(120_000)));
+    assert_eq!(times(&[(58, &word(100)), (59, &word(90))]), (Some(60_000), Some(90_000), Some(120_000)));
+    assert_eq!(times(&[(59, &word(500))]), (Some(60_000), Some(102_000), Some(120_000)));
+    assert_eq!(times(&[(51, &word(u32::MAX))]), (None, None, None));
+    assert_eq!(times(&[(51, &[1])]), (Some(1_800_000), Some(3_060_000), Some(3_600_000)));
+}
+
+#[test]
+fn long_options_are_split_and_joined_and_overloaded_fields_are_read() {
+    let mut message = Message::of(Kind::Offer, 9, MAC);
+    message.options.insert(43, (0..=u8::MAX).chain(0..44).collect());
+    let bytes = message.write();
+    assert_eq!(Message::read(&bytes).unwrap(), message);
+    let mut bytes = Message::of(Kind::Offer, 9, MAC).write();
+    bytes.splice(240..300, [52, 1, 3, 53, 1, 2, 255]);
+    bytes[108..115].copy_from_slice(&[3, 4, 10, 0, 0, 1, 255]);
+    bytes[44..49].copy_from_slice(&[15, 2, b'a', b'b', 255]);
+    let read = Message::read(&bytes).unwrap();
+    assert_eq!((read.options[&3].as_slice(), read.options[&15].as_slice()), (&[10, 0, 0, 1][..], &b"ab"[..]));
+}
+
+#[test]
+fn frames_carry_messages() {
+    let frame = write_frame(Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, b"payload");
+    assert_eq!(frame.len(), 35);
+    // Ours go to the server's port; a server's the other way.
+    assert_eq!(read_frame(&frame), Err(crate::Malformed::NotOurs));
+    let mut back = frame.clone();
+    back[20..24].copy_from_slice(&[0, 67, 0, 68]);
+    assert_eq!(read_frame(&back).unwrap().payload, b"payload");
+    let mut padded = back.clone();
+    padded.extend([0; 20]);
+    assert_eq!(read_frame(&padded).unwrap().payload, b"payload");
+    let mut damaged = back.clone();
+    damaged[30] ^= 1;
+    assert_eq!(read_frame(&damaged), Err(crate::Malformed::Checksum));
+    let mut damaged = back.clone();
+    damaged[12] ^= 1;
+    assert_eq!(read_frame(&damaged), Err(crate::Malformed::Checksum));
+    // Left to the hardware: the pseudo header's sum, or nothing at all.
+    let pseudo: u32 = 0xffff + 0xffff + 17 + 15;
+    let mut partial = back.clone();
+    partial[26..28].copy_from_slice(&u16::try_from((pseudo & 0xffff) + (pseudo >> 16)).unwrap().to_be_bytes());
+    assert!(read_frame(&partial).is_ok());
+    back[26..28].copy_from_slice(&[0, 0]);
+    assert!(read_frame(&back).is_ok());
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..700)) {
+        if let Ok(datagram) = read_frame(&bytes) {
+            proptest::prop_assert!(datagram.payload.len() < bytes.len());
+        }
+        if let Ok(message) = Message::read(&bytes) {
+            let again = Message::read(&message.write()).unwrap();
+            proptest::prop_assert_eq!(again.options.len(), message.options.len());
+        }
+    }
+
+    #[test]
+    fn any_options_are_read_or_refused(tail in proptest::collection::vec(proptest::num::u8::ANY, 0..500)) {
+        let mut client = Client::acquire(settings(), Purpose::Any(None), 1, 0);
+        let discover = sent(&client.tick(0)[0]);
+        let mut bytes = answer(&discover, Kind::Offer, ADDRESS).write();
+        bytes.truncate(240);
+        bytes.extend([53, 1, 2, 54, 4, 1, 2, 3, 4]);
+        bytes.extend(&tail);
+        if let Ok(offer) = Message::read(&bytes) {
+            client.receive(1, &offer, None);
+            let mut ack = offer.clone();
+            ack.options.insert(option::MESSAGE_TYPE, vec![5]);
+            client.receive(2, &ack, None);
+            if let Some(lease) = client.lease() {
+                proptest::prop_assert!(lease.network().is_none_or(|net| net.addr() == lease.address));
+                proptest::prop_assert!(lease.routes().len() <= 250);
+                let names = lease.search().len() + lease.domain().map_or(0, |domain| domain.len());
+                proptest::prop_assert!(names + lease.name_servers().len() < 10_000);
+            }
+        }
+    }
+
+    /// However answers and time are mixed, the client goes on or ends: it neither panics nor stands still.
+    #[test]
+    fn any_course_of_events_ends(events in proptest::collection::vec((0_u8..8, 0_u64..200_000), 1..60)) {
+        let mut client = Client::acquire(settings(), Purpose::Any(None), 5, 0);
+        let mut now = 0;
+        let mut last: Option<Message> = None;
+        for (event, wait) in events {
+            now += wait;
+            let outputs = match (event, &last) {
+                (0, Some(last)) => client.receive(now, &answer(last, Kind::Offer, ADDRESS), None),
+                (1 | 2, Some(last)) => client.receive(now, &answer(last, Kind::Ack, ADDRESS), None),
+                (3, Some(last)) => client.receive(now, &answer(last, Kind::Nak, Ipv4Addr::UNSPECIFIED), None),
+                (4, Some(last)) => client.receive(now, &answer(last, Kind::Ack, Ipv4Addr::new(192, 168, 1, 9)), None),
+                _ => client.tick(now),
+            };
+            for output in &outputs {
+                if let Output::Broadcast { .. } | Output::Unicast { .. } = output {
+                    last = Some(sent(output));
+                }
+            }
+            let ended = outputs.iter().any(|output| matches!(output, Output::GaveUp(_) | Output::Lost(_)));
+            proptest::prop_assert_eq!(client.next().is_none(), ended);
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! DHCP: the leases of this node's attachments.
+//!
+//! Invariants: an attachment has one task per family at a time, and one answer: asked again, it tells the lease that is running.
+//! A release is answered when its packet is out, whoever else asks for the same meanwhile.
+
+mod answer;
+mod place;
+mod session;
+mod socket;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+use weft_core::agent::{AgentStatus, Allocate, Fault, LeaseStatus, Reply, Wish};
+use weft_core::netlink;
+use weft_dhcp::Pace;
+use weft_host_abi::types::Attachment;
+
+use self::place::{Place, Visits};
+use self::session::{Command, Failure, Handle, Start, State, Subject};
+use super::server::failed;
+use super::store::{AnyLease, LeaseStore};
+use super::{Log, clock};
+
+/// How long a release may take before it is answered all the same.
+const RELEASE: Duration = Duration::from_secs(4);
+/// The longest client identifier, its type octet aside.
+const MAX_ID: usize = 254;
+
+/// What every task may use.
+struct Shared {
+    store: LeaseStore,
+    visits: Visits,
+    pace: Pace,
+    boot_id: String,
+    log: Log,
+}
+
+/// An attachment with its tasks.
+struct Held {
+    place: Place,
+    wish: Wish,
+    sessions: Vec<Handle>,
+}
+
+/// All leases.
+pub(super) struct Leases {
+    shared: Rc<Shared>,
+    held: RefCell<BTreeMap<Attachment, Rc<Held>>>,
+    prefix: Option<PathBuf>,
+}
+
+impl Leases {
+    pub(super) fn new(store: LeaseStore, pace: Pace, prefix: Option<PathBuf>, log: Log) -> Rc<Self> {
+        let boot_id = netlink::boot_id().unwrap_or_default();
+        let shared = Rc::new(Shared { store, visits: Visits::new(), pace, boot_id, log });
+        Rc::new(Self { shared, held: RefCell::default(), prefix })
+    }
+
+    /// Goes on with what the agent before this one held. Leases of another boot, or of a namespace that is gone, are
+    /// forgotten: nobody could give them back from where they were used, and they end by themselves.
+    pub(super) fn resume(&self) -> anyhow::Result<()> {
+        let (mut resumed, mut forgotten) = (0, 0);
+        for row in self.shared.store.all()? {
+            let is_v4 = row.lease.address().is_ipv4();
+            let there = row.boot_id == self.shared.boot_id && identity(&row.netns).as_ref() == Some(&row.identity);
+            if !there {
+                self.shared.store.remove(&row.attachment, is_v4)?;
+                forgotten += 1;
+                continue;
+            }
+            let place = Place { netns: row.netns, identity: row.identity, ifname: row.attachment.ifname.clone() };
+            let start = Start::Resume { lease: row.lease, mac: row.mac };
+            let handle = self.start(&row.attachment, &place, &row.wish, is_v4, start);
+            let mut held = self.held.borrow_mut();
+            let mut sessions = vec![handle];
+            if let Some(other) = held.remove(&row.attachment).and_then(Rc::into_inner) {
+                sessions.splice(0..0, other.sessions);
+            }
+            held.insert(row.attachment, Rc::new(Held { place, wish: row.wish, sessions }));
+            resumed += 1;
+        }
+        if resumed + forgotten > 0 {
+            self.shared.log.say(&format!("{resumed} leases go on, {forgotten} were of namespaces that are gone"));
+        }
+        Ok(())
+    }
+
+    /// A lease for an attachment.
+    pub(super) async fn allocate(&self, ask: Allocate) -> Reply {
+        let Allocate { attachment, netns, wish } = ask;
+        let netns = match &self.prefix {
+            Some(prefix) => prefix.join(netns.strip_prefix("/").unwrap_or(&netns)),
+            None => netns,
+        };
+        let Some(identity) = identity(&netns) else {
+            return failed(Fault::Place, &format!("there is no network namespace at {}", netns.display()));
+        };
+        let place = Place { netns, identity, ifname: attachment.ifname.clone() };
+        self.sweep();
+        let known = self.held.borrow().get(&attachment).cloned();
+        let held = match known {
+            Some(held) if held.place == place && held.wish == wish && held.is_alive() => held,
+            // Of the same name, and another one: the server may well give it the same addresses again.
+            Some(before) => {
+                let remembered = before.sessions.iter().filter_map(|session| address(&session.state())).collect();
+                self.end(&attachment, &before, Command::Leave).await;
+                self.begin(&attachment, &place, &wish, remembered)
+            }
+            None => self.begin(&attachment, &place, &wish, Vec::new()),
+        };
+        let outcome = held.settled().await;
+        let (fault, text) = match outcome
+            .and_then(|leases| answer::leased(&leases, &held.wish).map_err(|text| (Fault::Answer, text)))
+        {
+            Ok(leased) => return Reply::Leased(leased),
+            Err(failure) => failure,
+        };
+        // Half of what was asked for is nothing.
+        self.end(&attachment, &held, Command::Release).await;
+        failed(fault, &text)
+    }
+
+    /// Whether an attachment has all its leases.
+    pub(super) fn check(&self, attachment: &Attachment) -> Reply {
+        let Some(held) = self.held.borrow().get(attachment).cloned() else {
+            return failed(Fault::Unknown, &format!("the agent knows no DHCP lease of {}", name(attachment)));
+        };
+        match held.trouble() {
+            None => Reply::Done,
+            Some(why) => failed(Fault::Lost, &format!("the DHCP lease of {} {why}", name(attachment))),
+        }
+    }
+
+    /// Gives an attachment's leases back.
+    pub(super) async fn release(&self, attachment: &Attachment) -> Reply {
+        let known = self.held.borrow().get(attachment).cloned();
+        if let Some(held) = known {
+            self.end(attachment, &held, Command::Release).await;
+        }
+        Reply::Done
+    }
+
+    /// All attachments.
+    pub(super) fn status(&self) -> AgentStatus {
+        self.sweep();
+        let leases = self.held.borrow().iter().map(|(attachment, held)| held.status(attachment)).collect();
+        AgentStatus { version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id(), leases }
+    }
+
+    /// Drops attachments whose tasks ended by themselves: what their leases were for is gone, or there were none to be had and
+    /// nobody is left to be told. Lost leases stay for CHECK.
+    fn sweep(&self) {
+        let done = |session: &Handle| matches!(session.state(), State::Ended | State::Failed(_));
+        let over = |held: &Held| held.sessions.iter().all(done);
+        self.held.borrow_mut().retain(|_attachment, held| !over(held));
+    }
+
+    /// Starts the tasks of an attachment.
+    fn begin(&self, attachment: &Attachment, place: &Place, wish: &Wish, remembered: Vec<IpAddr>) -> Rc<Held> {
+        let families = [(true, wish.ipv4), (false, wish.ipv6)];
+        let start = |is_v4| {
+            let wanted = remembered.iter().copied().find(|address| address.is_ipv4() == is_v4);
+            self.start(attachment, place, wish, is_v4, Start::Acquire(wanted))
+        };
+        let sessions = families.into_iter().filter(|(_, wanted)| *wanted).map(|(is_v4, _)| start(is_v4)).collect();
+        let held = Rc::new(Held { place: place.clone(), wish: wish.clone(), sessions });
+        self.held.borrow_mut().insert(attachment.clone(), Rc::clone(&held));
+        held
+    }
+
+    fn start(&self, attachment: &Attachment, place: &Place, wish: &Wish, is_v4: bool, start: Start) -> Handle {
+        let subject = Subject { attachment: attachment.clone(), place: place.clone(), wish: wish.clone() };
+        if is_v4 {
+            session::start_v4(&self.shared, subject, start)
+        } else {
+            session::start_v6(&self.shared, subject, start)
+        }
+    }
+
+    /// Ends the tasks of an attachment and waits until they have said their last word.
+    async fn end(&self, attachment: &Attachment, held: &Rc<Held>, command: Command) {
+        for session in &held.sessions {
+            session.tell(command);
+        }
+        for session in &held.sessions {
+            let mut watch = session.watch();
+            // The sender goes with the task, so this ends when the task does.
+            let gone = async { while watch.changed().await.is_ok() {} };
+            if timeout(RELEASE, gone).await.is_err() {
+                self.shared.log.say(&format!("giving back the lease of {} takes too long", name(attachment)));
+            }
+            // A task that ended before it was told to, with its lease lost or not to be had.
+            if command == Command::Release
+                && let Err(error) = self.shared.store.remove(attachment, session.is_v4)
+            {
+                self.shared.log.say(&format!("{error:#}"));
+            }
+        }
+        let mut all = self.held.borrow_mut();
+        if all.get(attachment).is_some_and(|present| Rc::ptr_eq(present, held)) {
+            all.remove(attachment);
+        }
+    }
+}
+
+impl Held {
+    /// Whether its leases are there or on the way.
+    fn is_alive(&self) -> bool {
+        self.sessions.iter().all(|session| matches!(session.state(), State::Asking | State::Bound(_)))
+    }
+
+    /// What keeps it from having all its leases, as the end of a sentence.
+    fn trouble(&self) -> Option<String> {
+        self.sessions.iter().find_map(|session| match session.state() {
+            State::Bound(_) => None,
+            State::Asking => Some("is being asked for".to_owned()),
+            State::Lost(why) | State::Failed(Failure::NoServer(why) | Failure::Place(why)) => {
+                Some(format!("is over: {why}"))
+            }
+            State::Ended => Some("was given back".to_owned()),
+        })
+    }
+
+    /// Waits until all leases are there, or one is not to be had.
+    async fn settled(&self) -> Result<Vec<AnyLease>, (Fault, String)> {
+        let mut leases = Vec::new();
+        for session in &self.sessions {
+            let mut watch = session.watch();
+            while matches!(session.state(), State::Asking) && watch.changed().await.is_ok() {}
+            leases.push(match session.state() {
+                State::Bound(lease) => lease,
+                State::Failed(Failure::NoServer(text)) => return Err((Fault::NoLease, text)),
+                State::Failed(Failure::Place(text)) => return Err((Fault::Internal, text)),
+                State::Lost(text) => return Err((Fault::NoLease, text)),
+                State::Asking | State::Ended => {
+                    return Err((Fault::NoLease, "it was given back while it was asked for".to_owned()));
+                }
+            });
+        }
+        Ok(leases)
+    }
+
+    fn status(&self, attachment: &Attachment) -> LeaseStatus {
+        let states: Vec<State> = self.sessions.iter().map(Handle::state).collect();
+        let bound = states.iter().filter_map(|state| match state {
+            State::Bound(lease) => Some(lease),
+            _ => None,
+        });
+        let now = clock::now();
+        let ends = bound.clone().filter_map(AnyLease::expires).min();
+        LeaseStatus {
+            attachment: attachment.clone(),
+            state: self.trouble().unwrap_or_else(|| "is running".to_owned()),
+            addresses: bound.map(network).collect(),
+            expires_in: ends.map(|end| end.saturating_sub(now) / 1_000),
+        }
+    }
+}
+
+fn network(lease: &AnyLease) -> IpNet {
+    match lease {
+        AnyLease::V4(lease) => lease.network().map_or_else(|| IpNet::from(IpAddr::from(lease.address)), IpNet::from),
+        AnyLease::V6(lease) => IpNet::from(IpAddr::from(lease.address)),
+    }
+}
+
+fn address(state: &State) -> Option<IpAddr> {
+    match state {
+        State::Bound(lease) => Some(lease.address()),
+        _ => None,
+    }
+}
+
+fn name(attachment: &Attachment) -> String {
+    let Attachment { network, container_id, ifname } = attachment;
+    format!("{ifname} of container {container_id} on {network:?}")
+}
+
+/// Which namespace is at a path; `None` where there is none that can be used.
+fn identity(netns: &Path) -> Option<String> {
+    netlink::netns_identity(netns).ok().flatten()
+}
+
+/// `<container id>/<network>/<interface>`: what servers know the attachment by, the stock daemon's way.
+fn id_text(attachment: &Attachment) -> String {
+    format!("{}/{}/{}", attachment.container_id, attachment.network, attachment.ifname)
+}
+
+/// The client identifier (option 61), with a type octet that says that it is no hardware address.
+fn client_id(attachment: &Attachment) -> Vec<u8> {
+    let text = id_text(attachment);
+    let mut id = vec![0];
+    id.extend(text.bytes().take(MAX_ID));
+    id
+}
+
+/// The DUID: one per attachment, since to a server every container is a client of its own. A DUID-UUID (RFC 6355) made from
+/// the same text as the client identifier, so it lasts as long as the attachment does without being kept anywhere.
+fn duid(attachment: &Attachment) -> Vec<u8> {
+    let digest = Sha256::digest(id_text(attachment).as_bytes());
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&digest[..16]);
+    // Version 8 (made in a way of one's own), variant 1.
+    uuid[6] = (uuid[6] & 0x0f) | 0x80;
+    uuid[8] = (uuid[8] & 0x3f) | 0x80;
+    let mut duid = vec![0, 4];
+    duid.extend(uuid);
+    duid
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_know_an_attachment_by_its_name() {
+        let mut attachment = Attachment { network: "net".into(), container_id: "cid".into(), ifname: "eth0".into() };
+        assert_eq!(client_id(&attachment), b"\0cid/net/eth0");
+        let one = duid(&attachment);
+        assert_eq!((one.len(), &one[..2], one == duid(&attachment)), (18, &[0, 4][..], true));
+        attachment.ifname = "eth1".into();
+        assert_ne!(one, duid(&attachment));
+        attachment.container_id = "x".repeat(300);
+        assert_eq!(client_id(&attachment).len(), 255);
+    }
+}

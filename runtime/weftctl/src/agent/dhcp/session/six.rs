@@ -1,0 +1,120 @@
+//! The IPv6 half: one datagram socket at the link's own address, everything to all servers of the link.
+
+use std::net::IpAddr;
+
+use weft_dhcp::v6::{Client, Message, Output, Settings};
+
+use super::{Command, Event, Failure, Opener, Session, Start};
+use crate::agent::clock;
+use crate::agent::dhcp::duid;
+use crate::agent::dhcp::place::{Link, Place, PlaceError};
+use crate::agent::dhcp::socket::{Opened, open_udp6};
+use crate::agent::store::AnyLease;
+
+/// The client has one IA; its DUID is its own already.
+const IAID: u32 = 1;
+
+pub(super) async fn run(mut session: Session, start: Start) {
+    let now = clock::now();
+    let (pace, seed) = (session.shared.pace, clock::seed());
+    let settings = Settings { duid: duid(&session.subject.attachment), iaid: IAID, pace };
+    let mut client = match start {
+        Start::Resume { lease: AnyLease::V6(lease), mac } => {
+            session.mac = mac;
+            Client::resume(settings, lease, seed, now)
+        }
+        Start::Resume { .. } => return,
+        Start::Acquire(wanted) => {
+            let wanted = wanted.and_then(|address| match address {
+                IpAddr::V6(address) => Some(address),
+                IpAddr::V4(_) => None,
+            });
+            Client::acquire(settings, wanted, seed, now)
+        }
+    };
+    let mut told = None;
+    let mut outputs = client.tick(clock::now());
+    loop {
+        if !carry_out(&mut session, &client, outputs, told).await {
+            return;
+        }
+        outputs = match session.wait(client.next()).await {
+            Event::Due => client.tick(clock::now()),
+            Event::Incoming(incoming) => match Message::read(&incoming.payload) {
+                Ok(message) => client.receive(clock::now(), &message),
+                Err(_not_ours) => Vec::new(),
+            },
+            Event::Told(Command::Release) if told.is_none() && client.release(clock::now()) => {
+                told = Some(Command::Release);
+                client.tick(clock::now())
+            }
+            // On its way out already; or without a lease.
+            Event::Told(Command::Release) if told.is_some() => Vec::new(),
+            Event::Told(command) => {
+                session.ended(false, told.unwrap_or(command));
+                return;
+            }
+        };
+    }
+}
+
+/// Does what the client says; whether there is anything left to do after that.
+async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>, told: Option<Command>) -> bool {
+    for output in outputs {
+        match output {
+            Output::Send(bytes) => {
+                if let Err(error) = send(session, &bytes).await
+                    && !leaving(session, told)
+                    && !session.displaced(false, &error)
+                {
+                    return false;
+                }
+            }
+            Output::Bound => {
+                if let Some(lease) = client.lease() {
+                    session.bound(AnyLease::V6(lease.clone()));
+                }
+                session.close();
+            }
+            Output::GaveUp(text) => {
+                session.failed(Failure::NoServer(text));
+                return false;
+            }
+            Output::Lost(why) => {
+                session.close();
+                session.lost(false, &why).await;
+                return false;
+            }
+            Output::Released => {
+                session.shared.log.say(&format!("{} gave its IPv6 lease back", session.subject.name()));
+                session.ended(false, Command::Release);
+                return false;
+            }
+        }
+    }
+    true
+}
+
+/// Nothing can go wrong any more with a lease that is being given back: the client ends by itself.
+fn leaving(session: &Session, told: Option<Command>) -> bool {
+    if told.is_some() {
+        session.shared.log.say(&format!("{} could not give its IPv6 lease back", session.subject.name()));
+    }
+    told.is_some()
+}
+
+async fn send(session: &mut Session, bytes: &[u8]) -> Result<(), PlaceError> {
+    if session.socket.is_none() {
+        let opener = |place: &Place, link: &Link| -> Opener<Opened> {
+            let (index, ifname) = (link.index, place.ifname.clone());
+            Box::new(move || open_udp6(index, &ifname))
+        };
+        let (link, opened) = session.open(opener).await?;
+        session.mac = link.mac;
+        session.listen(opened)?;
+    }
+    session.asked();
+    let socket = session.socket.as_ref().ok_or_else(|| PlaceError::Failed("no socket is open".to_owned()))?;
+    let ifname = &session.subject.place.ifname;
+    socket.send_to_all(bytes).map_err(|error| PlaceError::Failed(format!("cannot send on {ifname}: {error}")))
+}

@@ -1,0 +1,85 @@
+//! What the author of a delegate policy uses: a pure function from a [`ChoiceRequest`] to a [`Choice`] or a [`Denial`].
+//!
+//! ```ignore
+//! struct Always;
+//!
+//! impl weft_sdk::DelegatePolicy for Always {
+//!     fn choose(request: &ChoiceRequest) -> Result<Choice, Denial> {
+//!         Ok(Choice { name: "lan".into(), settings: Vec::new(), reason: "there is no other".into() })
+//!     }
+//!     fn validate(config: &str, candidates: &[Candidate]) -> Vec<Problem> { Vec::new() }
+//!     fn config_schema() -> String { r#"{"type": "object"}"#.to_owned() }
+//! }
+//!
+//! weft_sdk::delegate_policy!(Always);
+//! ```
+//!
+//! A delegate policy sees no ledger. Files it depends on are declared by the operator (`"select": {"files": {...}}`) and
+//! arrive as text in [`ChoiceRequest::files`].
+
+use crate::{Denial, Problem};
+
+/// The generated bindings; [`delegate_policy!`](crate::delegate_policy) needs them, an author rarely does.
+#[doc(hidden)]
+#[allow(missing_docs, reason = "generated; the WIT file is the documentation")]
+pub mod bindings {
+    wit_bindgen::generate!({
+        path: "../host-abi/wit",
+        world: "delegate-policy",
+        pub_export_macro: true,
+        default_bindings_module: "weft_sdk::choice::bindings",
+        additional_derives: [PartialEq, Eq],
+        with: {
+            "weft:policy/types@0.1.0": crate::bindings::weft::policy::types,
+            "weft:policy/log@0.1.0": crate::bindings::weft::policy::log,
+        },
+    });
+}
+
+pub use bindings::exports::weft::policy::delegate_choice::{Candidate, Choice, ChoiceRequest, File};
+
+/// What a delegate policy exports.
+pub trait DelegatePolicy {
+    /// Chooses a delegate.
+    ///
+    /// # Errors
+    ///
+    /// A refusal, whose text reaches the user as it is.
+    fn choose(request: &ChoiceRequest) -> Result<Choice, Denial>;
+
+    /// Finds what is wrong with a `select` object, given as JSON text, beside these delegates.
+    fn validate(config: &str, candidates: &[Candidate]) -> Vec<Problem>;
+
+    /// JSON Schema of the `select` object.
+    fn config_schema() -> String;
+}
+
+/// Exports a [`DelegatePolicy`] from a component. Once per crate.
+#[macro_export]
+macro_rules! delegate_policy {
+    ($policy:ty) => {
+        #[doc(hidden)]
+        struct WeftPolicyExport;
+
+        impl $crate::choice::bindings::exports::weft::policy::delegate_choice::Guest for WeftPolicyExport {
+            fn choose(request: $crate::choice::ChoiceRequest) -> Result<$crate::choice::Choice, $crate::Denial> {
+                $crate::log::panics_too();
+                <$policy as $crate::DelegatePolicy>::choose(&request)
+            }
+
+            fn validate(
+                config: ::std::string::String,
+                candidates: ::std::vec::Vec<$crate::choice::Candidate>,
+            ) -> ::std::vec::Vec<$crate::Problem> {
+                $crate::log::panics_too();
+                <$policy as $crate::DelegatePolicy>::validate(&config, &candidates)
+            }
+
+            fn config_schema() -> ::std::string::String {
+                <$policy as $crate::DelegatePolicy>::config_schema()
+            }
+        }
+
+        $crate::choice::bindings::export!(WeftPolicyExport with_types_in $crate::choice::bindings);
+    };
+}

@@ -1,0 +1,254 @@
+//! A network with a DHCP server, and the agent that asks it: dnsmasq in a namespace behind the host's `up0`, `weftctl agent` on
+//! the host.
+//!
+//! Both are ended with the value, however a test ends.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::netns::NetNs;
+use crate::process::{Place, kill_group};
+use crate::world::World;
+
+/// A program that runs beside a test, with its log in a file.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts it in a place.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(place: &Place, argv: &[String], log: &Path) -> Result<Self> {
+        use std::os::unix::process::CommandExt;
+        let (program, arguments) = argv.split_first().context("empty command line")?;
+        let mut command = Command::new(program);
+        let file = File::options().create(true).append(true).open(log).context("open a log")?;
+        command.args(arguments).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
+        place.apply(&mut command);
+        let child = command.spawn().with_context(|| format!("start {program}"))?;
+        Ok(Self { child, log: log.to_owned() })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it said so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Ends it without warning.
+    pub fn kill(mut self) {
+        kill_group(&mut self.child);
+    }
+
+    /// Asks it to end, and waits.
+    ///
+    /// # Errors
+    /// It does not, or not well.
+    pub fn stop(mut self) -> Result<()> {
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).context("send SIGTERM")?;
+        let child = &mut self.child;
+        let mut status = None;
+        wait(Duration::from_secs(10), "the end of a daemon", || {
+            status = child.try_wait()?;
+            Ok(status.is_some())
+        })?;
+        ensure!(status.is_some_and(|status| status.success()), "ended with {status:?}: {}", self.log());
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        kill_group(&mut self.child);
+    }
+}
+
+/// Waits for something to become true.
+///
+/// # Errors
+/// It does not in time, or looking fails.
+pub fn wait(limit: Duration, what: &str, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
+    let end = Instant::now() + limit;
+    while !look()? {
+        if Instant::now() >= end {
+            bail!("waited {limit:?} in vain for {what}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// A DHCP server: 192.168.1.1 and fd00:1::1 in a namespace of its own, behind `up0` of a world's host.
+#[derive(Debug)]
+pub struct Server {
+    netns: NetNs,
+    dir: PathBuf,
+    running: Option<Daemon>,
+}
+
+impl Server {
+    /// Connects the namespace; with `bridge`, `up0` is a port of that bridge, made here.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn connect(world: &World, bridge: Option<&str>) -> Result<Self> {
+        let netns = NetNs::new("dhcp-server")?;
+        let host = world.host();
+        host.line(&format!("ip link add up0 type veth peer name lan0 netns {}", netns.name()))?;
+        for line in
+            ["ip addr add 192.168.1.1/24 dev lan0", "ip addr add fd00:1::1/64 dev lan0 nodad", "ip link set lan0 up"]
+        {
+            netns.line(line)?;
+        }
+        if let Some(bridge) = bridge {
+            // A MAC that stays: Debian's bridge compares it in CHECK.
+            host.line(&format!("ip link add {bridge} address 02:00:00:00:01:00 type bridge"))?;
+            host.line(&format!("ip link set {bridge} up"))?;
+            host.line(&format!("ip link set up0 master {bridge}"))?;
+        }
+        host.line("ip link set up0 up")?;
+        let dir = world.scratch().join("dnsmasq");
+        fs::create_dir_all(&dir).context("create dnsmasq")?;
+        Ok(Self { netns, dir, running: None })
+    }
+
+    /// Starts dnsmasq with these options on top. It is killed first where it runs; its leases stay.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start(&mut self, options: &[&str]) -> Result<()> {
+        self.stop();
+        let mut argv: Vec<String> = [
+            "/usr/sbin/dnsmasq",
+            "--keep-in-foreground",
+            "--log-facility=-",
+            "--log-dhcp",
+            "--conf-file=/dev/null",
+            "--port=0",
+            "--pid-file=",
+            "--user=root",
+            "--group=root",
+            "--interface=lan0",
+            "--except-interface=lo",
+            "--bind-interfaces",
+            "--no-ping",
+            "--no-hosts",
+            "--no-resolv",
+            "--dhcp-authoritative",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        argv.push(format!("--dhcp-leasefile={}", self.lease_file().display()));
+        argv.extend(options.iter().map(|option| (*option).to_owned()));
+        let daemon = Daemon::start(&self.netns.place(), &argv, &self.dir.join("log"))?;
+        let lines = daemon.log().lines().count();
+        wait(Duration::from_secs(10), "dnsmasq", || {
+            Ok(daemon.log().lines().skip(lines).any(|line| line.contains("started")))
+        })
+        .or_else(|error| if daemon.log().contains("started") { Ok(()) } else { Err(error) })
+        .with_context(|| daemon.log())?;
+        self.running = Some(daemon);
+        Ok(())
+    }
+
+    /// Kills dnsmasq; the link stays.
+    pub fn stop(&mut self) {
+        self.running = None;
+    }
+
+    /// Where the server is.
+    #[must_use]
+    pub fn netns(&self) -> &NetNs {
+        &self.netns
+    }
+
+    /// Everything it logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// How often it logged a message about an address.
+    #[must_use]
+    pub fn count(&self, message: &str, address: &str) -> usize {
+        let about = |line: &&str| line.contains(&format!("{message}(lan0)")) && line.contains(address);
+        self.log().lines().filter(about).count()
+    }
+
+    /// Addresses in its lease file.
+    #[must_use]
+    pub fn leases(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.lease_file()).unwrap_or_default();
+        let mut addresses: Vec<String> = text
+            .lines()
+            .filter(|line| !line.starts_with("duid"))
+            .filter_map(|line| line.split(' ').nth(2))
+            .map(str::to_owned)
+            .collect();
+        addresses.sort();
+        addresses
+    }
+
+    fn lease_file(&self) -> PathBuf {
+        self.dir.join("leases")
+    }
+}
+
+/// Where a world's agent listens.
+#[must_use]
+pub fn socket(world: &World) -> PathBuf {
+    world.scratch().join("agent/agent.sock")
+}
+
+/// Starts the agent of a world and waits until it listens.
+///
+/// # Errors
+/// It does not come up.
+pub fn agent(world: &World, options: &[&str]) -> Result<Daemon> {
+    let socket = socket(world);
+    let mut argv =
+        vec!["/usr/local/bin/weftctl".to_owned(), "--state-dir".to_owned(), world.state().display().to_string()];
+    argv.extend(["agent".to_owned(), "--socket".to_owned(), socket.display().to_string()]);
+    argv.extend(options.iter().map(|option| (*option).to_owned()));
+    // Not in the world's own mount namespace: namespaces of containers to come are mounts.
+    let daemon = Daemon::start(&world.host().place(), &argv, &world.scratch().join("agent.log"))?;
+    wait(Duration::from_secs(15), "the agent", || Ok(std::os::unix::net::UnixStream::connect(&socket).is_ok()))
+        .with_context(|| daemon.log())?;
+    Ok(daemon)
+}
+
+/// An `ipam` section that asks a world's agent.
+#[must_use]
+pub fn ipam(world: &World) -> Value {
+    json!({ "type": "dhcp", "daemonSocketPath": socket(world) })
+}
+
+/// What the agent says about its leases.
+///
+/// # Errors
+/// It does not answer.
+pub fn status(world: &World) -> Result<Value> {
+    use std::io::{Read, Write};
+    let mut stream = std::os::unix::net::UnixStream::connect(socket(world)).context("connect to the agent")?;
+    stream.write_all(b"\"status\"\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let value: Value = serde_json::from_str(&text).with_context(|| format!("the agent answered {text:?}"))?;
+    value.pointer("/status/leases").cloned().with_context(|| format!("no leases in {value}"))
+}
