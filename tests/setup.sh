@@ -9,6 +9,7 @@ set -euo pipefail
 
 base=(
     "cc            gcc                       # SQLite is compiled"
+    "musl-gcc      musl-tools                # once more, for weft"
     "ip            iproute2                  # namespaces, and looking at links"
     "ping          iputils-ping              # to see that packets pass"
 )
@@ -72,8 +73,8 @@ if ! command -v cargo >/dev/null; then
     echo "Rust is missing: install it with rustup (https://rustup.rs), then come back" >&2
     exit 1
 fi
-# Policies are WASM; one test policy imports WASI, to see that it is refused.
-targets=(wasm32-unknown-unknown)
+# Policies are WASM; weft is linked against musl; one test policy imports WASI, to see that it is refused.
+targets=(wasm32-unknown-unknown x86_64-unknown-linux-musl)
 [ "${1:-all}" = base ] || targets+=(wasm32-wasip2)
 sysroot=$(rustc --print sysroot)
 for target in "${targets[@]}"; do

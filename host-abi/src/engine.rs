@@ -37,8 +37,14 @@ const SWITCHES: &[Switch] = &[
 /// Native stack a guest may use, in bytes: recursion ends in a trap well before the thread's own stack does.
 const WASM_STACK: usize = 512 * 1024;
 
+/// Code is compiled for what every processor of the architecture has. Asking the processor what more it has takes ten
+/// instructions that each trap into a hypervisor, where there is one: more time than a policy could save. And the code may
+/// move with the machine.
+const BASELINE: &str = "baseline=true;";
+
 static KEY: LazyLock<String> = LazyLock::new(|| {
     let mut hash = Sha256::new();
+    hash.update(BASELINE);
     for (name, on, _set) in SWITCHES {
         hash.update(format!("{name}={on};"));
     }
@@ -72,6 +78,9 @@ pub fn engine_config() -> wasmtime::Result<Config> {
     // The bits of a NaN differ between processors; a replayed decision must not.
     #[cfg(feature = "compile")]
     config.cranelift_nan_canonicalization(true);
+    // Naming the target is what makes it the baseline.
+    #[cfg(feature = "compile")]
+    config.target(&format!("{}-unknown-linux-gnu", std::env::consts::ARCH))?;
     config.max_wasm_stack(WASM_STACK);
     config.module_version(ModuleVersionStrategy::Custom(artifact_key().to_owned()))?;
     Ok(config)

@@ -9,6 +9,8 @@
 //! containerd  a real runtime on a world
 //! observe   what the kernel has, through ip, bridge and nft
 //! names     replaces what differs from run to run (MACs, indexes, random names, paths) by what it stands for
+//! talk      servers and questions over TCP and UDP, between namespaces
+//! firewalld  a firewalld on a real D-Bus
 //! case      data-driven cases: a directory each, run through the reference and through weft, compared
 //! suite     trials for libtest-mimic, ignored with a reason where a machine cannot run them
 //! ```
@@ -18,6 +20,7 @@ pub mod case;
 pub mod cni;
 pub mod containerd;
 pub mod dhcp;
+pub mod firewalld;
 pub mod names;
 pub mod netns;
 pub mod observe;

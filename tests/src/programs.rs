@@ -1,4 +1,4 @@
-//! Where the programs are: weft and weftctl next to the test binary, the reference plugins where Debian puts them.
+//! Where the programs are: weft and weftctl where cargo puts them, the reference plugins where Debian puts them.
 //!
 //! `WEFT_BIN`, `WEFTCTL_BIN` and `CNI_REFERENCE_DIR` name other places.
 
@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -47,7 +48,7 @@ const REFERENCE: &str = "/usr/lib/cni";
 /// # Errors
 /// Says how to build it.
 pub fn weft() -> Result<PathBuf, String> {
-    binary("WEFT_BIN", "weft")
+    binary("WEFT_BIN", "../x86_64-unknown-linux-musl/release/weft")
 }
 
 /// The `weftctl` binary.
@@ -79,7 +80,7 @@ fn binary(variable: &str, name: &str) -> Result<PathBuf, String> {
     if path.is_file() {
         Ok(path)
     } else {
-        Err(format!("{name} is not built (cargo build --release -p {name}, or set {variable})"))
+        Err(format!("there is no {} (cargo weft && cargo weftctl, or set {variable})", path.display()))
     }
 }
 
@@ -125,11 +126,25 @@ pub struct Installation {
 }
 
 impl Installation {
-    /// Installs weft into a scratch directory.
+    /// weft as installed, in a scratch directory. `weftctl install` runs once per process: compiling the policies takes longer
+    /// than most tests; the others get a copy.
     ///
     /// # Errors
     /// A binary is missing, or `weftctl install` fails.
     pub fn new() -> Result<Self> {
+        static FIRST: Mutex<Option<Installation>> = Mutex::new(None);
+        let mut first = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
+        let pristine = match &*first {
+            Some(pristine) => pristine,
+            None => first.insert(Self::install()?),
+        };
+        let (root, bin, state) = layout()?;
+        copy_tree(&pristine.bin, &bin)?;
+        copy_tree(&pristine.state, &state)?;
+        Ok(Self { _root: root, bin, state })
+    }
+
+    fn install() -> Result<Self> {
         let weftctl = weftctl().map_err(anyhow::Error::msg)?;
         let weft = weft().map_err(anyhow::Error::msg)?;
         let (root, bin, state) = layout()?;

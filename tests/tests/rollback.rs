@@ -37,28 +37,32 @@ fn dual_stack() -> Value {
             "routes": [{ "dst": "192.0.2.0/24" }] })
 }
 
+/// A parent link, up on both ends.
+const PARENT: &[&str] = &["ip link add up0 type veth peer name up1", "ip link set up0 up", "ip link set up1 up"];
+
+/// A device with all that moving it loses. Its other end must not notice that it comes up elsewhere.
+const DEVICE: &[&str] = &[
+    "ip link add dev0 address 02:00:00:00:0d:00 mtu 1400 type veth peer name dev1",
+    "ip link set dev1 addrgenmode none",
+    "ip link set dev1 up",
+    "ip link set dev0 alias before",
+    "ip link set dev0 up",
+    "ip address add 192.0.2.1/24 dev dev0",
+    "ip address add 2001:db8::1/64 dev dev0 nodad",
+    "ip route add 198.51.100.0/24 via 192.0.2.9",
+];
+
+fn conf(kind: &str, more: Value) -> Value {
+    let mut conf = json!({ "cniVersion": "1.0.0", "name": "roll", "type": kind });
+    if let (Some(conf), Value::Object(more)) = (conf.as_object_mut(), more) {
+        conf.extend(more);
+    }
+    conf
+}
+
 fn cases() -> Vec<Case> {
-    let conf = |kind: &str, more: Value| {
-        let mut conf = json!({ "cniVersion": "1.0.0", "name": "roll", "type": kind });
-        if let (Some(conf), Some(more)) = (conf.as_object_mut(), more.as_object()) {
-            conf.extend(more.clone());
-        }
-        conf
-    };
     let everything = json!({ "bridge": "roll0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true,
                              "macspoofchk": true, "mtu": 1400, "ipam": dual_stack() });
-    let parent: &[&str] = &["ip link add up0 type veth peer name up1", "ip link set up0 up", "ip link set up1 up"];
-    // A device with all that moving it loses. Its other end must not notice that it comes up elsewhere.
-    let device: &[&str] = &[
-        "ip link add dev0 address 02:00:00:00:0d:00 mtu 1400 type veth peer name dev1",
-        "ip link set dev1 addrgenmode none",
-        "ip link set dev1 up",
-        "ip link set dev0 alias before",
-        "ip link set dev0 up",
-        "ip address add 192.0.2.1/24 dev dev0",
-        "ip address add 2001:db8::1/64 dev dev0 nodad",
-        "ip route add 198.51.100.0/24 via 192.0.2.9",
-    ];
     vec![
         Case { name: "bridge", host: &[], conf: conf("bridge", everything.clone()) },
         Case {
@@ -81,15 +85,40 @@ fn cases() -> Vec<Case> {
         },
         Case { name: "bridge_layer2", host: &[], conf: conf("bridge", json!({ "bridge": "roll0" })) },
         Case { name: "ptp", host: &[], conf: conf("ptp", json!({ "ipMasq": true, "ipam": dual_stack() })) },
-        Case { name: "macvlan", host: parent, conf: conf("macvlan", json!({ "master": "up0", "ipam": dual_stack() })) },
-        Case { name: "macvlan_layer2", host: parent, conf: conf("macvlan", json!({ "master": "up0" })) },
+        Case { name: "macvlan", host: PARENT, conf: conf("macvlan", json!({ "master": "up0", "ipam": dual_stack() })) },
+        Case { name: "macvlan_layer2", host: PARENT, conf: conf("macvlan", json!({ "master": "up0" })) },
         Case { name: "loopback", host: &[], conf: conf("loopback", json!({})) },
+        Case { name: "steps_after_ptp", host: &[], conf: conf("weft", after_ptp()) },
+    ]
+}
+
+/// Steps that filter.
+fn filters() -> Vec<Case> {
+    vec![Case {
+        name: "host_ports_and_firewall",
+        host: &[],
+        conf: conf(
+            "weft",
+            json!({ "delegate": { "type": "bridge", "bridge": "roll0", "isDefaultGateway": true, "ipMasq": true },
+                        "ipam": dual_stack(),
+                        "steps": [{ "type": "portmap", "conditionsV6": ["ip6 saddr != 2001:db8::/32"] },
+                                  { "type": "firewall", "backend": "iptables", "ingressPolicy": "isolated" }],
+                        "runtimeConfig": { "portMappings": [
+                            { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
+                            { "hostPort": 53, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1" }] } }),
+        ),
+    }]
+}
+
+/// Delegates whose link is not made of a pair or a bridge.
+fn children_and_devices() -> Vec<Case> {
+    vec![
         Case {
             name: "host_device",
-            host: device,
+            host: DEVICE,
             conf: conf("host-device", json!({ "device": "dev0", "ipam": dual_stack() })),
         },
-        Case { name: "host_device_layer2", host: device, conf: conf("host-device", json!({ "hwaddr": DEVICE_MAC })) },
+        Case { name: "host_device_layer2", host: DEVICE, conf: conf("host-device", json!({ "hwaddr": DEVICE_MAC })) },
         Case {
             name: "tap",
             host: &[],
@@ -97,14 +126,13 @@ fn cases() -> Vec<Case> {
         },
         Case { name: "tap_layer2", host: &[], conf: conf("tap", json!({ "mac": "02:00:00:00:00:01" })) },
         // Kinds that few kernels have built in; the virtual machine runs them too.
-        Case { name: "ipvlan", host: parent, conf: conf("ipvlan", json!({ "master": "up0", "ipam": dual_stack() })) },
+        Case { name: "ipvlan", host: PARENT, conf: conf("ipvlan", json!({ "master": "up0", "ipam": dual_stack() })) },
         Case {
             name: "vlan",
-            host: parent,
+            host: PARENT,
             conf: conf("vlan", json!({ "master": "up0", "vlanId": 7, "ipam": dual_stack() })),
         },
         Case { name: "dummy", host: &[], conf: conf("dummy", json!({ "ipam": dual_stack() })) },
-        Case { name: "steps_after_ptp", host: &[], conf: conf("weft", after_ptp()) },
     ]
 }
 
@@ -165,7 +193,7 @@ fn chained() -> Result<()> {
 fn main() -> ExitCode {
     sandbox::enter();
     let mut suite = Suite::new();
-    for case in cases() {
+    for case in cases().into_iter().chain(filters()).chain(children_and_devices()) {
         let mut needs = vec![Need::Sandbox, Need::Weft, Need::Weftctl, Need::WeftFailing, Need::Tool("sqlite3")];
         let kind = case.conf["type"].as_str().unwrap_or_default();
         needs.extend(VM_KINDS.iter().find(|known| **known == kind).map(|kind| Need::LinkKindOrVm(kind)));

@@ -62,15 +62,15 @@ impl Contenders {
     pub(crate) fn find(options: &Options) -> Result<Self> {
         let found = Self {
             options: options.clone(),
-            weft: binary("WEFT_BIN", "weft")?,
+            weft: binary("WEFT_BIN", "../x86_64-unknown-linux-musl/release/weft")?,
             weftctl: binary("WEFTCTL_BIN", "weftctl")?,
             raw: beside("weft-bench-raw")?,
             policy_cold: beside("examples/policy_cold")?,
         };
         let mut needed = vec![(found.raw.as_path(), "cargo build --release -p weft-bench")];
         if found.options.instead.is_none() {
-            needed.push((&found.weft, "cargo build --release -p weft"));
-            needed.push((&found.weftctl, "cargo build --release -p weftctl"));
+            needed.push((&found.weft, "cargo weft"));
+            needed.push((&found.weftctl, "cargo weftctl"));
             needed.push((&found.policy_cold, "cargo build --release -p weft-core --example policy_cold"));
         }
         for (path, remedy) in needed {

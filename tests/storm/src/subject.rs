@@ -86,7 +86,7 @@ impl Subject {
         let weftctl = beside("WEFTCTL_BIN", "weftctl");
         let (binary, remedy) = match who {
             Who::Weft => {
-                (beside("WEFT_BIN", "weft"), "cargo build --release -p weft && cargo build --release -p weftctl")
+                (beside("WEFT_BIN", "../x86_64-unknown-linux-musl/release/weft"), "cargo weft && cargo weftctl")
             }
             Who::Reference => (reference().join("bridge"), "apt-get install containernetworking-plugins"),
             Who::Fake => (own.with_file_name("weft-storm-fake"), "cargo build --release -p weft-storm"),

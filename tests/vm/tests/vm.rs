@@ -153,9 +153,9 @@ impl Lack {
 
 fn lacking(parts: &Parts, case: &Case, subject: Subject) -> Option<Lack> {
     match subject {
-        Subject::Weft if parts.weft.is_none() => Some(Lack::Unbuilt(
-            "weft or weftctl is not built (cargo build --release -p weft; cargo build --release -p weftctl)".to_owned(),
-        )),
+        Subject::Weft if parts.weft.is_none() => {
+            Some(Lack::Unbuilt("weft or weftctl is not built (cargo weft; cargo weftctl)".to_owned()))
+        }
         Subject::Weft if case.rollback && parts.failing.is_none() => Some(Lack::Unbuilt(
             "weft-failing is not built (cargo build --release -p weft-core --example weft-failing)".to_owned(),
         )),
@@ -191,7 +191,8 @@ fn knows(plugin: &Path, key: &str) -> Result<bool> {
 fn parts() -> Parts {
     let beside = |name: &str| Path::new(env!("CARGO_BIN_EXE_weft-vm-init")).with_file_name(name);
     let named = |variable: &str, name: &str| env::var_os(variable).map_or_else(|| beside(name), PathBuf::from);
-    let (weft, weftctl) = (named("WEFT_BIN", "weft"), named("WEFTCTL_BIN", "weftctl"));
+    let (weft, weftctl) =
+        (named("WEFT_BIN", "../x86_64-unknown-linux-musl/release/weft"), named("WEFTCTL_BIN", "weftctl"));
     let reference = env::var_os("CNI_REFERENCE_DIR").map_or_else(|| PathBuf::from("/usr/lib/cni"), PathBuf::from);
     let failing = named("WEFT_FAILING_BIN", "examples/weft-failing");
     Parts {

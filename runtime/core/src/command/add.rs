@@ -4,6 +4,7 @@
 //! before it are taken back.
 
 use super::call::Call;
+use super::decide::Loading;
 use super::error::in_full;
 use super::stage::{Stage, given};
 use super::{CommandError, choose, decide, external, lease, result, steps};
@@ -32,8 +33,11 @@ fn attach(call: &mut Call<'_>) -> Result<String, CommandError> {
     if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
         return external::add_by_delegate(call);
     }
-    let mut stage = Stage::read(call)?;
+    // Three things that do not depend on one another: the namespaces, the policy, the ledger.
+    let setting = Stage::set(call)?;
+    let loading = if setting.ignores_ipam() { None } else { Loading::start(call) };
     let mut store = call.open_store()?;
+    let mut stage = setting.wait()?;
     if lease::is_wanted(call, &stage) {
         return lease::add(call, &mut stage, &mut store);
     }
@@ -42,18 +46,26 @@ fn attach(call: &mut Call<'_>) -> Result<String, CommandError> {
         // Asked after its link is made, above.
         Some(IpamKind::Dhcp) => return Err(CommandError::NoPlan),
         Some(IpamKind::External(_)) => external::claim_by_plugin(call, &stage, &mut store)?,
-        Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => claim_by_policy(call, &stage, &mut store)?,
+        Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => claim_by_policy(call, &stage, &mut store, loading)?,
         None => claim_nothing(call, &stage, &mut store)?,
     };
-    apply(call, &mut stage, &mut store, &plan)
+    let outcome = apply(call, &mut stage, &mut store, &plan);
+    call.context.leave((stage, store));
+    outcome
 }
 
 /// Policy, verify, ledger: asks again when another process was faster, for a bounded number of times.
-fn claim_by_policy(call: &mut Call<'_>, stage: &Stage, store: &mut NodeStore) -> Result<Plan, CommandError> {
-    let policy = decide::load(call)?;
+fn claim_by_policy(
+    call: &mut Call<'_>,
+    stage: &Stage,
+    store: &mut NodeStore,
+    loading: Option<Loading>,
+) -> Result<Plan, CommandError> {
+    let mut request = decide::gather(call, store)?;
+    let policy = Loading::wait(loading, call)?;
     let mut race = decide::Race::default();
     loop {
-        let decided = decide::decide(call, &policy, store)?;
+        let decided = decide::decide(call, &policy, Some(store), request)?;
         let key = call.key();
         let ask = ClaimAsk {
             key: &key,
@@ -77,8 +89,14 @@ fn claim_by_policy(call: &mut Call<'_>, stage: &Stage, store: &mut NodeStore) ->
             Ok(record)
         });
         match outcome {
-            Ok(_claimed) => return planned.ok_or(CommandError::NoPlan),
-            Err(ClaimError::Lost { want }) => race.lost(&policy, &decided, want)?,
+            Ok(_claimed) => {
+                call.context.leave(policy);
+                return planned.ok_or(CommandError::NoPlan);
+            }
+            Err(ClaimError::Lost { want }) => {
+                race.lost(&policy, &decided, want)?;
+                request = decide::gather(call, store)?;
+            }
             Err(ClaimError::Exists { addresses, .. }) => return Err(exists(call, &addresses)),
             Err(ClaimError::Record(error)) => return Err(error),
             Err(ClaimError::Ledger(error)) => return Err(error.into()),

@@ -1,7 +1,7 @@
 //! One CNI call with its inputs read: the environment, the configuration, the store.
 
-use std::cell::OnceCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use super::trace::{ChoiceTrace, Trace, Traces};
 use super::{CommandError, Context};
@@ -23,9 +23,27 @@ pub(super) struct Call<'a> {
     pub(super) network: Network,
     /// How the delegate was chosen, once it is: `conf` and `network` are then those of the choice.
     pub(super) choice: Option<ChoiceTrace>,
-    /// See `policies`.
-    policies: OnceCell<PolicyStore>,
+    pub(super) policies: Policies,
     pub(super) log: &'a mut String,
+}
+
+/// The node's policies, opened by whichever thread wants them first. One store per process: it has the one engine.
+#[derive(Clone)]
+pub(super) struct Policies(Arc<(PathBuf, OnceLock<PolicyStore>)>);
+
+impl Policies {
+    fn new(context: &Context) -> Self {
+        Self(Arc::new((context.state_dir.clone(), OnceLock::new())))
+    }
+
+    pub(super) fn get(&self) -> Result<&PolicyStore, CommandError> {
+        let (state_dir, store) = &*self.0;
+        if let Some(store) = store.get() {
+            return Ok(store);
+        }
+        let new = PolicyStore::new(state_dir)?;
+        Ok(store.get_or_init(|| new))
+    }
 }
 
 impl<'a> Call<'a> {
@@ -53,7 +71,7 @@ impl<'a> Call<'a> {
             Verb::Gc => Network::parse_for_gc(persona, &conf, &is_shipped)?,
             _ => Network::parse(persona, &conf, &pairs, &is_shipped)?,
         };
-        Ok(Self { context, persona, env, pairs, conf, network, choice: None, policies: OnceCell::new(), log })
+        Ok(Self { context, persona, env, pairs, conf, network, choice: None, policies: Policies::new(context), log })
     }
 
     pub(super) fn attachment(&self) -> Attachment {
@@ -78,13 +96,9 @@ impl<'a> Call<'a> {
         self.network.pod(&self.pairs)
     }
 
-    /// The node's policies. One store per process: it has the one engine.
+    /// The node's policies.
     pub(super) fn policies(&self) -> Result<&PolicyStore, CommandError> {
-        if let Some(store) = self.policies.get() {
-            return Ok(store);
-        }
-        let store = PolicyStore::new(&self.context.state_dir)?;
-        Ok(self.policies.get_or_init(|| store))
+        self.policies.get()
     }
 
     /// The journal's text about how this attachment came to be what it is.

@@ -1,6 +1,8 @@
 //! Facts to request, request to decision, decision to something the ledger can claim.
 
 use std::net::IpAddr;
+use std::path::Path;
+use std::thread::{self, JoinHandle};
 
 use weft_host_abi::types::{ClaimInfo, Dns, LastClaim, LedgerView, Range, ReleaseRule, Request, Route, Usage};
 
@@ -35,6 +37,32 @@ impl Decided {
 
     pub(super) fn into_trace(self) -> Trace {
         self.trace
+    }
+}
+
+/// A policy that is being loaded in the background, if it can be loaded as things are.
+pub(super) struct Loading(JoinHandle<Option<Loaded>>);
+
+impl Loading {
+    /// Begins to load the network's policy, where it has one. That is as much work as opening the ledger and looking at the
+    /// links, and depends on neither.
+    pub(super) fn start(call: &Call<'_>) -> Option<Self> {
+        let reference = reference(ipam(call).ok()?).ok()?;
+        let (grants, policies) = (grants(call), call.policies.clone());
+        let load = move || {
+            // The compiler is the caller's, and so are errors: both come with the second attempt.
+            let declined = |_component: &Path| Err(String::new());
+            policies.get().ok()?.load(&reference, &grants, &declined).ok()
+        };
+        thread::Builder::new().name("policy".to_owned()).spawn(load).ok().map(Self)
+    }
+
+    /// Waits for the policy; where the background had no luck, it is loaded here and now.
+    pub(super) fn wait(loading: Option<Self>, call: &Call<'_>) -> Result<Loaded, CommandError> {
+        match loading.and_then(|loading| loading.0.join().ok().flatten()) {
+            Some(loaded) => Ok(loaded),
+            None => load(call),
+        }
     }
 }
 
@@ -77,23 +105,23 @@ fn reference(ipam: &IpamConf) -> Result<PolicyRef, CommandError> {
     }
 }
 
-/// Asks the policy once and verifies what it says.
-pub(super) fn decide(call: &mut Call<'_>, policy: &Loaded, store: &mut NodeStore) -> Result<Decided, CommandError> {
+/// Gathers what the policy is to be asked.
+pub(super) fn gather(call: &Call<'_>, store: &mut NodeStore) -> Result<Request, CommandError> {
     let now = facts::now()?;
     if store.has_expired(now)? {
         store.purge_expired(now)?;
     }
-    decide_with(call, policy, Some(store), now)
+    request(call, Some(store), now)
 }
 
-/// As `decide`, without writing to the store, which may not even be there (`weftctl plan`).
-pub(super) fn decide_with(
+/// Asks the policy once and verifies what it says. The store need not even be there (`weftctl plan`).
+pub(super) fn decide(
     call: &mut Call<'_>,
     policy: &Loaded,
     store: Option<&NodeStore>,
-    now: u64,
+    request: Request,
 ) -> Result<Decided, CommandError> {
-    let request = request(call, store, now)?;
+    let now = request.now;
     let scope = ipam(call)?.scope.clone();
     let view: Box<dyn LedgerView + Send> = match store {
         Some(store) => Box::new(store.view(&scope, now)?),
@@ -114,11 +142,11 @@ pub(super) fn decide_with(
         claimed: Vec::new(),
         fuel: answer.fuel,
         host_calls: answer.calls,
-        request: request.clone(),
+        request,
     };
     Ok(Decided {
         scope,
-        identities: request.identities,
+        identities: trace.request.identities.clone(),
         wants: verified
             .wants
             .into_iter()
@@ -132,7 +160,7 @@ pub(super) fn decide_with(
     })
 }
 
-fn request(call: &Call<'_>, store: Option<&NodeStore>, now: u64) -> Result<Request, CommandError> {
+pub(super) fn request(call: &Call<'_>, store: Option<&NodeStore>, now: u64) -> Result<Request, CommandError> {
     let ipam = ipam(call)?;
     let attachment = call.attachment();
     let pod = call.pod();

@@ -48,6 +48,9 @@ pub struct Context {
     pub compile: Compile,
     /// Sees each plan before it is journalled. The rollback suite puts an impossible op in here; the programs leave it alone.
     pub plan_hook: Box<dyn Fn(&mut Plan)>,
+    /// The process ends with the call. What the kernel takes back by itself then (memory, descriptors, locks) is not given
+    /// back piece by piece before.
+    pub short_lived: bool,
 }
 
 impl Context {
@@ -59,6 +62,14 @@ impl Context {
             state_dir,
             compile: Box::new(move |component| process::compile_with_weftctl(&compile_into, component)),
             plan_hook: Box::new(|_plan| ()),
+            short_lived: false,
+        }
+    }
+
+    /// Is done with something.
+    fn leave<T>(&self, thing: T) {
+        if self.short_lived {
+            std::mem::forget(thing);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What ADD would do, without doing it: for `weftctl plan`.
 
 use super::call::Call;
-use super::decide::{self, decide_with};
+use super::decide;
 use super::stage::Stage;
 use super::{ChoiceTrace, CommandError, Context, Trace, choose, steps};
 use crate::cni::Environment;
@@ -81,7 +81,8 @@ fn by_policy(call: &mut Call<'_>, stage: &Stage, mut notes: Vec<String>) -> Resu
             None
         }
     };
-    let decided = decide_with(call, &policy, store.as_ref(), now)?;
+    let request = decide::request(call, store.as_ref(), now)?;
+    let decided = decide::decide(call, &policy, store.as_ref(), request)?;
     let first = decided.wants.iter().filter_map(|want| {
         want.candidates.first().map(|(address, _)| Given { address: *address, gateway: want.gateway })
     });

@@ -39,7 +39,7 @@ impl Output {
 pub fn main() -> ExitCode {
     let program = std::env::args_os().next().unwrap_or_default();
     let state_dir = std::env::var_os("WEFT_STATE_DIR").map_or_else(|| PathBuf::from(STATE_DIR), PathBuf::from);
-    let context = Context::new(state_dir);
+    let context = Context { short_lived: true, ..Context::new(state_dir) };
     let output = without_panics(|| {
         let mut stdin = std::io::stdin().lock();
         run(&program, &|name| std::env::var_os(name), &mut stdin, &context)

@@ -11,7 +11,7 @@ use super::{CommandError, lease, result, steps};
 use crate::cni::{CniError, CniResult};
 use crate::delegate::{self, Addressing, Delegate, DelegateError, Given, Input, IpamUse};
 use crate::ledger::{Claimed, Record};
-use crate::netlink::Executor;
+use crate::netlink::{Executor, Opening};
 use crate::plan::{IpvlanMode, LinkRef, Mac, Observed, Op, Plan, ResultShape, ShapeIp};
 
 /// A delegate with everything it may look at.
@@ -26,11 +26,38 @@ pub(super) struct Stage {
     fresh_mac: Mac,
 }
 
+/// A stage on which the namespaces are still being opened and looked at, in the background.
+pub(super) struct Setting {
+    delegate: Option<&'static dyn Delegate>,
+    previous: Option<CniResult>,
+    opening: Option<Opening>,
+}
+
+impl Setting {
+    /// The delegate never uses IPAM, whatever the configuration says (loopback).
+    pub(super) fn ignores_ipam(&self) -> bool {
+        ignores_ipam(self.delegate)
+    }
+
+    pub(super) fn wait(self) -> Result<Stage, CommandError> {
+        let (executor, observed) = match self.opening {
+            Some(opening) => opening.wait().map(|(executor, observed)| (Some(executor), observed))?,
+            None => (None, Observed::default()),
+        };
+        Stage::new(self.delegate, self.previous, observed, executor)
+    }
+}
+
 impl Stage {
     /// Validates the delegate's configuration, opens the namespaces, and looks at the host. Changes nothing.
     pub(super) fn read(call: &Call<'_>) -> Result<Self, CommandError> {
+        Self::set(call)?.wait()
+    }
+
+    /// As `read`, but does not wait for the namespaces.
+    pub(super) fn set(call: &Call<'_>) -> Result<Setting, CommandError> {
         let Some(conf) = call.network.delegate.as_ref() else {
-            return Self::new(None, None, Observed::default(), None);
+            return Ok(Setting { delegate: None, previous: None, opening: None });
         };
         let delegate = delegate::find(&conf.kind).ok_or_else(|| CommandError::UnknownDelegate(conf.kind.clone()))?;
         delegate.validate(&conf.conf, &call.pairs)?;
@@ -41,9 +68,8 @@ impl Stage {
         let previous = if delegate.is_chained() { previous(call)? } else { None };
         let mut needs = delegate.needs(&conf.conf, previous.as_ref())?;
         needs.extend(steps::needs(call)?);
-        let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
-        let observed = if needs.is_empty() { Observed::default() } else { executor.observe(&needs)? };
-        Self::new(Some(delegate), previous, observed, Some(executor))
+        let opening = Executor::start(Path::new(&call.env.netns), needs)?;
+        Ok(Setting { delegate: Some(delegate), previous, opening: Some(opening) })
     }
 
     fn new(
@@ -70,7 +96,7 @@ impl Stage {
 
     /// The delegate never uses IPAM, whatever the configuration says (loopback).
     pub(super) fn ignores_ipam(&self) -> bool {
-        self.delegate.is_some_and(|delegate| delegate.ipam() == IpamUse::Never)
+        ignores_ipam(self.delegate)
     }
 
     /// The part of the plan that takes no address: the link, up, for a DHCP server to be asked through it.
@@ -155,6 +181,10 @@ impl Stage {
             shared: plan.shared(),
         })
     }
+}
+
+fn ignores_ipam(delegate: Option<&'static dyn Delegate>) -> bool {
+    delegate.is_some_and(|delegate| delegate.ipam() == IpamUse::Never)
 }
 
 /// What came before, for a delegate that builds on it.

@@ -103,13 +103,13 @@ impl Network {
         };
         network.select = read_select(persona, object, is_shipped)?;
         if let Some(select) = &network.select {
+            if persona == Persona::Weft {
+                network.steps = weft::steps(object)?;
+            }
             // What nothing can be set in has to be sound as it stands; of the others that shows when they are chosen.
             for (name, conf) in select.fixed() {
                 Self::parse(Persona::Weft, &conf, cni_args, is_shipped)
                     .map_err(|error| ConfError::Entry { name: name.to_owned(), error: Box::new(error) })?;
-            }
-            if persona == Persona::Weft {
-                network.steps = weft::steps(object)?;
             }
             network.read_policy_terms(persona, object)?;
             return Ok(network);

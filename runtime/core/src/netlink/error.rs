@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use nix::errno::Errno;
+use nix::sys::statfs::FsType;
 
 use crate::plan::{LinkRef, Mac};
 
@@ -232,7 +233,7 @@ pub enum NetnsFault {
     /// It cannot be looked at, mostly: it is not there.
     Statfs(PathBuf, Errno),
     /// It is there but lies on a file system that has no namespaces.
-    Magic(PathBuf, i64),
+    Magic(PathBuf, FsType),
     /// It cannot be opened.
     Open(PathBuf, Errno),
     /// It cannot be entered.
@@ -245,7 +246,7 @@ impl fmt::Display for NetnsFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Statfs(path, errno) => write!(f, "failed to Statfs {path:?}: {}", Lower(*errno)),
-            Self::Magic(path, magic) => write!(f, "unknown FS magic on {path:?}: {magic:x}"),
+            Self::Magic(path, magic) => write!(f, "unknown FS magic on {path:?}: {:x}", magic.0),
             Self::Open(path, errno) => write!(f, "open {}: {}", path.display(), Lower(*errno)),
             Self::Enter(errno) => write!(f, "cannot enter it: {}", Lower(*errno)),
             Self::Inside(problem) => write!(f, "{problem}"),

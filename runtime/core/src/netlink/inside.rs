@@ -5,8 +5,9 @@
 use std::path::Path;
 
 use super::Executor;
+use super::error::NetnsFault;
 use super::error::{Doing, NetlinkError};
-use super::netns::{Netns, Worker};
+use super::netns::Netns;
 use super::rtnl::{Lookup, change};
 use crate::plan::{LinkInfo, LinkRef};
 
@@ -21,8 +22,8 @@ pub fn in_netns<T: Send + 'static>(
 ) -> Result<T, NetlinkError> {
     let fail = |fault| NetlinkError::OpenNetns { path: path.to_owned(), fault };
     let netns = Netns::open(path)?;
-    let (_worker, running) = Worker::enter(&netns, work).map_err(fail)?;
-    running.wait()?.map_err(fail)
+    let worked = netns.start_inside(work).map_err(fail)?.wait()?.map_err(fail)?;
+    worked.map_err(|error| fail(NetnsFault::Inside(error.to_string())))
 }
 
 impl Executor {

@@ -1,7 +1,8 @@
 //! The executor: applies plans to the kernel, undoes them, tears them down, compares them with what is there.
 //!
-//! All of it is netlink and `/proc/sys` (and D-Bus, for firewalld); no process is ever started. One [`Executor`] serves one invocation: it opens the
-//! sockets it needs once, and enters the container's network namespace on one thread of its own.
+//! All of it is netlink and `/proc/sys` (and D-Bus, for firewalld); no process is ever started. One [`Executor`] serves one
+//! invocation: it opens the sockets it needs once. The container's, and the directories of its links' sysctls, are opened on a
+//! thread of its own that enters the container's network namespace for that and ends.
 //!
 //! Invariants:
 //! - Every op that changed something left its exact inverse in the undo log before the next op ran. A failed ADD leaves
@@ -43,18 +44,17 @@ pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::rc::Rc;
-
-use tokio::runtime::{Builder, Runtime};
+use std::io;
+use std::path::{Path, PathBuf};
 
 use self::error::Doing;
-use self::netns::{Netns, Worker};
+use self::netns::{Netns, Running};
 use self::nft::Nft;
 use self::presence::Presence;
-use self::rtnl::{Link, PromptSocket, Rtnl};
+use self::rtnl::{Link, RouteSocket, Rtnl};
+use self::sysctl::Confs;
 use self::undo::Logged;
-use crate::plan::{LinkInfo, LinkRef, Side};
+use crate::plan::{LinkInfo, LinkRef, Need, Observed, Side};
 
 /// Applies, undoes, tears down and checks plans. One per invocation; bound to its thread, whose network namespace is the
 /// host's for it.
@@ -68,11 +68,11 @@ pub struct Executor {
     presence: Option<Presence>,
 }
 
-/// What is open inside the container's network namespace.
+/// What is open of the container's network namespace.
 #[derive(Debug)]
 struct Container {
     rtnl: Rtnl,
-    worker: Worker,
+    confs: Confs,
     netns: Netns,
 }
 
@@ -88,27 +88,62 @@ pub struct Applied {
     made: BTreeSet<LinkRef>,
 }
 
+/// An executor that is being opened in the background.
+#[derive(Debug)]
+pub struct Opening {
+    path: PathBuf,
+    running: Running<Result<(Executor, Observed), NetlinkError>>,
+}
+
+impl Opening {
+    /// Waits for the executor and for what was observed.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered or nothing can be opened inside; a need cannot be looked up.
+    pub fn wait(self) -> Result<(Executor, Observed), NetlinkError> {
+        self.running.wait()?.map_err(|fault| NetlinkError::OpenNetns { path: self.path, fault })?
+    }
+}
+
 impl Executor {
-    /// Opens the host's netlink socket and, where given, the container's: entered on a thread of its own that ends when
-    /// the executor is dropped.
+    /// Opens the host's netlink socket and, where given, the container's: on a thread of its own that enters the namespace
+    /// and ends.
     ///
     /// # Errors
     /// No socket is to be had, or the path is no network namespace or cannot be entered.
     pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
-        let Some(path) = container_netns else {
-            let host = Rtnl::serve(&start_runtime()?, open_socket()?);
-            return Ok(Self { host, container: None, nft: None, same: false, presence: None });
+        match container_netns {
+            Some(path) => Self::start(path, Vec::new())?.wait().map(|(executor, _nothing)| executor),
+            None => Ok(Self { host: open_host()?, container: None, nft: None, same: false, presence: None }),
+        }
+    }
+
+    /// Begins to open the sockets of both sides and to observe what is needed to know of them. That takes a thread of its own
+    /// anyway, and the caller has other things to do until it is through.
+    ///
+    /// # Errors
+    /// The path is no network namespace, or no socket is to be had.
+    pub fn start(container_netns: &Path, needs: Vec<Need>) -> Result<Opening, NetlinkError> {
+        let path = container_netns.to_owned();
+        let fail = {
+            let path = path.clone();
+            move |fault| NetlinkError::OpenNetns { path: path.clone(), fault }
         };
-        let fail = |fault| NetlinkError::OpenNetns { path: path.to_owned(), fault };
-        let netns = Netns::open(path)?;
-        // The thread needs a while to get going: the host's side is opened meanwhile.
-        let (worker, opening) = Worker::enter(&netns, PromptSocket::open).map_err(fail)?;
+        let netns = Netns::open(container_netns)?;
         let same = netns.is_own()?;
-        let runtime = start_runtime()?;
-        let host = Rtnl::serve(&runtime, open_socket()?);
-        let rtnl = Rtnl::serve(&runtime, opening.wait()?.map_err(fail)?);
-        let container = Some(Container { rtnl, worker, netns });
-        Ok(Self { host, container, nft: None, same, presence: None })
+        let host = open_host()?;
+        let inside = netns.try_clone().map_err(&fail)?;
+        let fail_inside = fail.clone();
+        let open = move || {
+            let open = || Ok((RouteSocket::open()?, Confs::open()?));
+            let (socket, confs) =
+                open().map_err(|error: io::Error| fail_inside(NetnsFault::Inside(error.to_string())))?;
+            let container = Some(Container { rtnl: Rtnl::over(socket), confs, netns: inside });
+            let mut executor = Self { host, container, nft: None, same, presence: None };
+            let observed = executor.observe(&needs)?;
+            Ok((executor, observed))
+        };
+        Ok(Opening { path, running: netns.start_inside(open).map_err(fail)? })
     }
 
     /// Whether `CNI_NETNS` is the namespace weft itself runs in.
@@ -148,10 +183,6 @@ impl Executor {
     }
 }
 
-fn start_runtime() -> Result<Rc<Runtime>, NetlinkError> {
-    Builder::new_current_thread().build().map(Rc::new).doing(|| "failed to start the netlink runtime")
-}
-
-fn open_socket() -> Result<PromptSocket, NetlinkError> {
-    PromptSocket::open().doing(|| "failed to open the routing netlink socket")
+fn open_host() -> Result<Rtnl, NetlinkError> {
+    RouteSocket::open().map(Rtnl::over).doing(|| "failed to open the routing netlink socket")
 }

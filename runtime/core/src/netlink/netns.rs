@@ -1,4 +1,4 @@
-//! Network namespaces: opening and telling them apart, and the one thread that works inside the container's.
+//! Network namespaces: opening and telling them apart, and the threads that do something inside one.
 //!
 //! Invariant: `setns` is called here and nowhere else, on a thread that was started for it and ends there. Nothing of
 //! the program's other threads ever changes its namespace.
@@ -31,20 +31,11 @@ pub(super) struct Netns {
     file: File,
 }
 
-/// A thread inside a network namespace that runs closures one after the other.
-#[derive(Debug)]
-pub(super) struct Worker {
-    jobs: Option<mpsc::Sender<Job>>,
-    thread: Option<thread::JoinHandle<()>>,
-}
-
-/// A closure that runs on a [`Worker`].
+/// A closure that runs on a thread of its own inside a network namespace.
 #[derive(Debug)]
 pub(super) struct Running<T> {
-    reported: mpsc::Receiver<T>,
+    reported: mpsc::Receiver<Result<T, NetnsFault>>,
 }
-
-type Job = Box<dyn FnOnce() + Send>;
 
 /// Whether there is a network namespace at that path.
 ///
@@ -77,7 +68,7 @@ fn check(path: &Path) -> Result<(), NetnsFault> {
     if found == NSFS_MAGIC || found == PROC_SUPER_MAGIC {
         Ok(())
     } else {
-        Err(NetnsFault::Magic(path.to_owned(), found.0))
+        Err(NetnsFault::Magic(path.to_owned(), found))
     }
 }
 
@@ -118,76 +109,50 @@ impl Netns {
         self.file.try_clone()
     }
 
+    /// A second handle on the same namespace.
+    pub(super) fn try_clone(&self) -> Result<Self, NetnsFault> {
+        let inside = |error: io::Error| NetnsFault::Inside(format!("cannot work inside it: {error}"));
+        self.file.try_clone().map(|file| Self { file }).map_err(inside)
+    }
+
+    /// Starts a thread that enters the namespace, runs a closure there, and ends.
+    pub(super) fn start_inside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<Running<T>, NetnsFault> {
+        let inside = |error: io::Error| NetnsFault::Inside(format!("cannot work inside it: {error}"));
+        let file = self.file.try_clone().map_err(inside)?;
+        let (report, reported) = mpsc::sync_channel(1);
+        let body = move || {
+            let entered = setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(NetnsFault::Enter);
+            // Nobody waits any more where an error ended the waiting.
+            report.send(entered.map(|()| work())).ok();
+        };
+        // Closures open some files; the default of 2 MiB of address space is not needed.
+        let thread = thread::Builder::new().name("container-netns".to_owned()).stack_size(256 << 10).spawn(body);
+        thread.map(|_detached| Running { reported }).map_err(inside)
+    }
+
+    /// Runs a closure inside the namespace and waits for what it returns.
+    pub(super) fn run_inside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NetlinkError> {
+        let fail = |fault| NetlinkError::BadNetns { fault };
+        self.start_inside(work).map_err(fail)?.wait()?.map_err(fail)
+    }
+
     /// For `IFLA_NET_NS_FD`: the kernel looks the number up in the file table of the calling process.
     pub(super) fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
 }
 
-// === impl Worker ===
-
-impl Worker {
-    /// Starts a thread that enters the namespace and runs `first` there. It is of no use before that has succeeded.
-    pub(super) fn enter<T: Send + 'static>(
-        netns: &Netns,
-        first: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> Result<(Self, Running<Result<T, NetnsFault>>), NetnsFault> {
-        let inside = |error: io::Error| NetnsFault::Inside(format!("cannot work inside it: {error}"));
-        let file = netns.file.try_clone().map_err(inside)?;
-        let (jobs, queue) = mpsc::channel::<Job>();
-        let (report, reported) = mpsc::sync_channel(1);
-        let body = move || {
-            let entered = setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(NetnsFault::Enter);
-            let outcome = entered.and_then(|()| first().map_err(|error| NetnsFault::Inside(error.to_string())));
-            let usable = outcome.is_ok();
-            // Whoever waits for the report is the one who started this thread; without it there is nobody to serve.
-            if report.send(outcome).is_err() || !usable {
-                return;
-            }
-            while let Ok(job) = queue.recv() {
-                job();
-            }
-        };
-        // Jobs are a few file writes; the default of 2 MiB of address space is not needed.
-        let thread = thread::Builder::new().name("container-netns".to_owned()).stack_size(256 << 10).spawn(body);
-        Ok((Self { jobs: Some(jobs), thread: Some(thread.map_err(inside)?) }, Running { reported }))
-    }
-
-    /// Runs a closure inside the namespace and waits for what it returns.
-    pub(super) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, NetlinkError> {
-        self.start(job)?.wait()
-    }
-
-    /// Starts a closure inside the namespace.
-    pub(super) fn start<T: Send + 'static>(
-        &self,
-        job: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<Running<T>, NetlinkError> {
-        let (report, reported) = mpsc::sync_channel(1);
-        let job = Box::new(move || {
-            // Nobody waits any more where an error ended the waiting.
-            report.send(job()).ok();
-        });
-        let jobs = self.jobs.as_ref().ok_or(NetlinkError::ContainerThread)?;
-        jobs.send(job).map_err(|_ended| NetlinkError::ContainerThread)?;
-        Ok(Running { reported })
-    }
-}
+// === impl Running ===
 
 impl<T> Running<T> {
-    /// Waits for what the closure returns.
-    pub(super) fn wait(self) -> Result<T, NetlinkError> {
+    /// Waits for what the closure returns, or for why it could not run. The thread ends by itself right after.
+    pub(super) fn wait(self) -> Result<Result<T, NetnsFault>, NetlinkError> {
         self.reported.recv().map_err(|_ended| NetlinkError::ContainerThread)
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // Closing the queue ends the loop, and with the thread its stay in the namespace.
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic in a job was already reported to whoever waited for it.
-            thread.join().ok();
-        }
     }
 }

@@ -1,8 +1,17 @@
-//! `/proc/sys/net`, which is that of the calling thread's network namespace.
+//! `/proc/sys/net`: that of the calling thread's network namespace, and the links' part of another one's.
+//!
+//! Which namespace's keys a path leads to is decided when it is looked up, but only once: below `net` the kernel keeps a
+//! tree for each namespace, and what the common tree has in their place are links that are followed for whoever looks. A
+//! directory beyond such a link (`ipv4/conf`, `ipv6/conf`) is its namespace's own and stays so, as a socket does, whoever
+//! looks up names in it. So it can be opened inside and handed back, and needs no thread inside for every write.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::sys::stat::Mode;
 
 use super::error::NetlinkError;
 
@@ -11,37 +20,35 @@ const USUAL_VALUE: usize = 256;
 /// What the kernel accepts for a value at most is a few pages less.
 const LONGEST_VALUE: usize = 1 << 17;
 
-/// Path of a key such as `ipv4/conf/eth0/arp_notify`.
-fn path(key: &str) -> Result<PathBuf, NetlinkError> {
-    let clean = !key.is_empty() && key.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
-    if clean {
-        Ok(PathBuf::from("/proc/sys/net").join(key))
-    } else {
-        Err(NetlinkError::BadSysctl { key: key.to_owned() })
-    }
+const ROOT: &str = "/proc/sys/net";
+
+/// Directories with the keys of a namespace's links.
+const CONFS: [&str; 2] = ["ipv4/conf", "ipv6/conf"];
+
+/// The keys of the links of one network namespace, for whoever holds this.
+#[derive(Debug)]
+pub(super) struct Confs {
+    /// In the order of `CONFS`; none where the kernel has no such protocol.
+    dirs: [Option<OwnedFd>; 2],
 }
 
-/// Reads a key; `None` where the kernel has no such key.
+/// Whose keys are meant.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Of<'a> {
+    /// Those of the calling thread's namespace.
+    Own,
+    /// Those of another one. Only keys of links: see [`Confs::has`].
+    Other(&'a Confs),
+}
+
+/// Reads a key of the calling thread's namespace; `None` where the kernel has no such key.
 pub(super) fn read(key: &str) -> Result<Option<String>, NetlinkError> {
-    let path = path(key)?;
-    let mut bytes = [0; USUAL_VALUE];
-    // One `read` gets all of a sysctl; `fs::read_to_string` would ask for the size and for the end as well.
-    let mut outcome =
-        File::open(&path).and_then(|mut file| file.read(&mut bytes).map(|length| bytes[..length].to_vec()));
-    if outcome.as_ref().is_ok_and(|value| value.len() == USUAL_VALUE) {
-        // A list of ports can be longer, and the kernel only tells it from its beginning.
-        let mut bytes = vec![0; LONGEST_VALUE];
-        outcome = File::open(&path).and_then(|mut file| {
-            let length = file.read(&mut bytes)?;
-            bytes.truncate(length);
-            Ok(bytes)
-        });
-    }
-    match outcome {
-        Ok(value) => Ok(Some(String::from_utf8_lossy(&value).trim_end().to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(io) => Err(NetlinkError::File { doing: format!("open {}", path.display()), io }),
-    }
+    Of::Own.read(key)
+}
+
+/// Writes a key of the calling thread's namespace.
+pub(super) fn write(key: &str, value: &str) -> Result<(), NetlinkError> {
+    Of::Own.write(key, value)
 }
 
 /// Whether a key is there but not to be read: there are some that only do something when they are written.
@@ -49,9 +56,87 @@ pub(super) fn is_forbidden(error: &NetlinkError) -> bool {
     matches!(error, NetlinkError::File { io, .. } if io.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Writes a key.
-pub(super) fn write(key: &str, value: &str) -> Result<(), NetlinkError> {
-    let path = path(key)?;
-    // `fs::write` truncates and creates, which procfs ignores.
-    fs::write(&path, value).map_err(|io| NetlinkError::File { doing: format!("open {}", path.display()), io })
+// === impl Confs ===
+
+impl Confs {
+    /// Those of the calling thread's namespace, which they stay.
+    pub(super) fn open() -> io::Result<Self> {
+        let open = |path: &str| match openat(AT_FDCWD, format!("{ROOT}/{path}").as_str(), DIRECTORY, Mode::empty()) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(io::Error::from(errno)),
+        };
+        let [v4, v6] = CONFS;
+        Ok(Self { dirs: [open(v4)?, open(v6)?] })
+    }
+
+    /// Whether a key is one of those.
+    pub(super) fn has(key: &str) -> bool {
+        CONFS.iter().any(|dir| below(key, dir).is_some())
+    }
+
+    fn open_key(&self, key: &str, flags: OFlag) -> nix::Result<OwnedFd> {
+        let mut places = CONFS.iter().zip(&self.dirs).filter_map(|(dir, fd)| below(key, dir).map(|rest| (rest, fd)));
+        match places.next() {
+            Some((rest, Some(dir))) => openat(dir.as_fd(), rest, flags, Mode::empty()),
+            _ => Err(Errno::ENOENT),
+        }
+    }
+}
+
+const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// What follows a directory in a key.
+fn below<'a>(key: &'a str, dir: &str) -> Option<&'a str> {
+    key.strip_prefix(dir)?.strip_prefix('/')
+}
+
+// === impl Of ===
+
+impl Of<'_> {
+    /// Reads a key; `None` where the kernel has no such key.
+    pub(super) fn read(self, key: &str) -> Result<Option<String>, NetlinkError> {
+        let read = |length: usize| -> Result<io::Result<Vec<u8>>, NetlinkError> {
+            Ok(self.open(key, OFlag::O_RDONLY)?.and_then(|mut file| {
+                let mut bytes = vec![0; length];
+                // One `read` gets all of a sysctl; `fs::read_to_string` would ask for the size and for the end as well.
+                let length = file.read(&mut bytes)?;
+                bytes.truncate(length);
+                Ok(bytes)
+            }))
+        };
+        let mut outcome = read(USUAL_VALUE)?;
+        if outcome.as_ref().is_ok_and(|value| value.len() == USUAL_VALUE) {
+            // A list of ports can be longer, and the kernel only tells it from its beginning.
+            outcome = read(LONGEST_VALUE)?;
+        }
+        match outcome {
+            Ok(value) => Ok(Some(String::from_utf8_lossy(&value).trim_end().to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(io) => Err(failed(key, io)),
+        }
+    }
+
+    /// Writes a key.
+    pub(super) fn write(self, key: &str, value: &str) -> Result<(), NetlinkError> {
+        let written = self.open(key, OFlag::O_WRONLY)?.and_then(|mut file| file.write_all(value.as_bytes()));
+        written.map_err(|io| failed(key, io))
+    }
+
+    fn open(self, key: &str, flags: OFlag) -> Result<io::Result<File>, NetlinkError> {
+        let clean = !key.is_empty() && key.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+        if !clean {
+            return Err(NetlinkError::BadSysctl { key: key.to_owned() });
+        }
+        let flags = flags | OFlag::O_CLOEXEC;
+        let opened = match self {
+            Self::Own => openat(AT_FDCWD, format!("{ROOT}/{key}").as_str(), flags, Mode::empty()),
+            Self::Other(confs) => confs.open_key(key, flags),
+        };
+        Ok(opened.map(File::from).map_err(io::Error::from))
+    }
+}
+
+fn failed(key: &str, io: io::Error) -> NetlinkError {
+    NetlinkError::File { doing: format!("open {ROOT}/{key}"), io }
 }

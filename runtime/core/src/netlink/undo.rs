@@ -16,7 +16,8 @@ use super::nft::Added;
 use super::ops::Placed;
 use super::presence::Presence;
 use super::rtnl::{Address, Lookup, change, port_flags};
-use super::{Applied, Executor, firewalld, sysctl};
+use super::sysctl::{Confs, Of};
+use super::{Applied, Executor, firewalld};
 use crate::plan::{FirewalldSource, HostPort, Mac, Side};
 
 /// One entry of the log.
@@ -198,10 +199,11 @@ impl Executor {
     }
 
     fn write_back(&self, side: Side, old: Vec<(String, String)>) -> Result<(), NetlinkError> {
-        let write = move || {
+        let of_links = old.iter().all(|(key, _value)| Confs::has(key));
+        let write = move |of: Of<'_>| {
             let mut first = Ok(());
             for (key, value) in old {
-                match sysctl::write(&key, &value) {
+                match of.write(&key, &value) {
                     Err(error) if !error.is_not_found() => first = first.and(Err(error)),
                     _ => {}
                 }
@@ -209,8 +211,9 @@ impl Executor {
             first
         };
         match (side, &self.container) {
-            (Side::Host, _) => write(),
-            (Side::Container, Some(container)) => container.worker.run(write)?,
+            (Side::Host, _) => write(Of::Own),
+            (Side::Container, Some(container)) if of_links => write(Of::Other(&container.confs)),
+            (Side::Container, Some(container)) => container.netns.run_inside(move || write(Of::Own))?,
             (Side::Container, None) => Ok(()),
         }
     }

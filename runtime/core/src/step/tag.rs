@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn tags_are_unique_and_short() {
         let one = tag(&attachment("net", "cid-a"), "");
-        assert_eq!(one.split_at(21), ("weft ecd88b06ae85d56b", " eth0 of cid-a on net"));
+        assert_eq!(one.split_at(21), ("weft ebf7cabb31e26ca8", " eth0 of cid-a on net"));
         assert_ne!(one, tag(&attachment("net", "cid-a"), "port 80"));
         assert_ne!(one.get(..21), tag(&attachment("net", "cid-b"), "").get(..21));
         let long = tag(&attachment(&"n".repeat(300), &"c\"é".repeat(64)), "");

@@ -393,6 +393,7 @@ fn sctp() {
 fn localnet_is_put_back() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
     attach(&host, &pod, "weft0", "vetha", 88, 2);
+    host.settle();
     there_and_back(&host, &other, vec![localnet("10.88.0.2")], || {
         assert_eq!(host.sysctl("ipv4/conf/weft0/route_localnet"), "1");
     });
@@ -470,11 +471,16 @@ fn as_iptables() {
         host.sh("iptables -C CNI-FORWARD -m comment --comment 'CNI firewall plugin admin overrides' -j CNI-ADMIN");
         host.sh("iptables -C CNI-FORWARD -s 10.88.0.2/32 -m comment --comment 'weft 4' -j ACCEPT");
         host.sh("iptables -C CNI-FORWARD -d 10.88.0.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment 'weft 4 (answers)' -j ACCEPT");
-        // What it saves it can restore.
-        host.sh("iptables-save -t filter | iptables-restore");
-        assert_eq!(host.sh("iptables -S").lines().count(), want.len());
     });
     assert_eq!(host.ruleset(), "");
+    // What `iptables` saves it can restore, and DEL still finds it.
+    let plan = plan(vec![accept("10.88.0.2", "weft 4")]);
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    let before = host.sh("iptables -S");
+    host.sh("f=$(mktemp) && iptables-save -t filter > $f && iptables-restore < $f && rm $f");
+    assert_eq!(host.sh("iptables -S"), before);
+    host.run(|| assert!(Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new()).is_empty()));
+    assert!(!host.ruleset().contains("10.88.0.2"), "{}", host.ruleset());
 }
 
 /// Eight attachments find nothing and make it, once.

@@ -65,14 +65,18 @@ pub(crate) fn install(args: &InstallArgs, state: &Path, output: Output) -> anyho
     carry_out(&steps, args.places.dry_run, output)
 }
 
+/// The weft that belongs to this program: beside it, or where `cargo weft` puts it when cargo built both.
+fn weft_of(own: &Path) -> PathBuf {
+    let of_cargo =
+        own.parent().and_then(Path::parent).map(|target| target.join("x86_64-unknown-linux-musl/release/weft"));
+    of_cargo.filter(|path| path.is_file()).unwrap_or_else(|| own.with_file_name("weft"))
+}
+
 fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> {
     let own = std::env::current_exe().context("cannot find this program's own file")?;
-    let weft = args.weft.clone().unwrap_or_else(|| own.with_file_name("weft"));
+    let weft = args.weft.clone().unwrap_or_else(|| weft_of(&own));
     if !weft.is_file() {
-        bail!(
-            "{} does not exist; build it with `cargo build --release -p weft` or name it with --weft",
-            weft.display()
-        );
+        bail!("{} does not exist; build it with `cargo weft` or name it with --weft", weft.display());
     }
     let places = &args.places;
     let mut steps = vec![

@@ -125,12 +125,18 @@ fn create_veth(
 ) -> Result<(u32, u32)> {
     let mut peer = LinkMessage::default();
     // Not up yet: the kernel would open the peer before it knows its other end (ENOTCONN).
-    peer.attributes =
-        vec![LinkAttribute::IfName(ifname.to_owned()), LinkAttribute::NetNsFd(places.container.as_raw_fd())];
+    peer.attributes = vec![
+        LinkAttribute::IfName(ifname.to_owned()),
+        LinkAttribute::NetNsFd(places.container.as_raw_fd()),
+        LinkAttribute::NumTxQueues(1),
+        LinkAttribute::NumRxQueues(1),
+    ];
     let mut link = up(0);
     link.attributes = vec![
         LinkAttribute::IfName(hostname.to_owned()),
         LinkAttribute::Controller(bridge),
+        LinkAttribute::NumTxQueues(1),
+        LinkAttribute::NumRxQueues(1),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),

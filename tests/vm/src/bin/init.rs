@@ -113,19 +113,7 @@ fn play(run: &Run, machine: &File, steps: &mut Vec<Step>) -> Result<()> {
             steps.push(stage.roll_back(number, &attach.conf)?);
         }
     }
-    let mut results = BTreeMap::new();
-    for (number, attach) in case.attach.iter().enumerate() {
-        let before = number.checked_sub(1).filter(|_| attach.chained).and_then(|before| results.get(&before));
-        let conf = match before {
-            Some(result) => after(&attach.conf, result)?,
-            None => attach.conf.clone(),
-        };
-        let step = stage.call(Verb::Add, number, &conf, What::Add(number))?;
-        if step.code == Some(0) {
-            results.insert(number, step.stdout.clone());
-        }
-        steps.push(step);
-    }
+    let results = stage.attach_all(steps)?;
     for (number, look) in case.look.iter().enumerate() {
         steps.push(stage.look(&look.place, &look.run, What::Look(number))?);
     }
@@ -183,6 +171,24 @@ impl<'a> Stage<'a> {
             env: vec![("WEFT_STATE_DIR".to_owned(), STATE_DIR.to_owned()), ("PATH".to_owned(), PATH.to_owned())],
         };
         Ok(Self { run, plugins, netns })
+    }
+
+    /// ADD of all attachments; the results of those that succeeded.
+    fn attach_all(&self, steps: &mut Vec<Step>) -> Result<BTreeMap<usize, String>> {
+        let mut results: BTreeMap<usize, String> = BTreeMap::new();
+        for (number, attach) in self.run.case.attach.iter().enumerate() {
+            let before = number.checked_sub(1).filter(|_| attach.chained).and_then(|before| results.get(&before));
+            let conf = match before {
+                Some(result) => after(&attach.conf, result)?,
+                None => attach.conf.clone(),
+            };
+            let step = self.call(Verb::Add, number, &conf, What::Add(number))?;
+            if step.code == Some(0) {
+                results.insert(number, step.stdout.clone());
+            }
+            steps.push(step);
+        }
+        Ok(results)
     }
 
     /// Fails at each op of an attachment's plan in turn, until one ADD has none left to fail at. Nothing may be left, ever.

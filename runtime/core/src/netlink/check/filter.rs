@@ -1,11 +1,18 @@
-//! CHECK of what is more to host ports and firewalls than nftables.
+//! CHECK of forwarding, of what is in nftables, and of what is more to host ports and firewalls.
 
 use super::Difference;
 use crate::netlink::error::NetlinkError;
-use crate::netlink::{Executor, firewalld, sysctl};
-use crate::plan::{FirewalldSource, RouteLocalnet};
+use crate::netlink::{Executor, firewalld, nft, sysctl};
+use crate::plan::{Family, FirewalldSource, Op, RouteLocalnet};
 
 impl Executor {
+    pub(super) fn check_filters(&mut self, op: &Op, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        if !self.nft()?.has(&nft::Content::of([op]))? {
+            found.push(Difference::Elements { op: op.to_string() });
+        }
+        Ok(())
+    }
+
     pub(super) fn check_route_localnet(
         &self,
         route: &RouteLocalnet,
@@ -28,4 +35,15 @@ impl Executor {
         }
         Ok(())
     }
+}
+
+pub(super) fn check_forwarding(family: Family, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    let key = match family {
+        Family::V4 => "ipv4/ip_forward",
+        Family::V6 => "ipv6/conf/all/forwarding",
+    };
+    if sysctl::read(key)?.as_deref() != Some("1") {
+        found.push(Difference::Forwarding { family });
+    }
+    Ok(())
 }

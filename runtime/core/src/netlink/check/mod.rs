@@ -17,9 +17,9 @@ pub use step_difference::StepDifference;
 use ipnet::IpNet;
 use weft_host_abi::types::Route;
 
+use super::Executor;
 use super::error::{Doing, NetlinkError};
 use super::rtnl::{DEFAULT_TABLE, Link, Lookup, RouteSpec};
-use super::{Executor, nft, sysctl};
 use crate::plan::{Family, LinkRef, Mac, Op, Plan};
 
 impl Executor {
@@ -86,35 +86,14 @@ impl Executor {
             Op::EnsureAddress { link, address, .. } => {
                 self.check_address(&LinkRef::host(link.as_str()), *address, None, found)
             }
-            Op::LinkUp { link } => {
-                match self.look(link)? {
-                    Some(there) if there.up => {}
-                    Some(_) => found.push(Difference::Down { link: link.clone() }),
-                    None => found.push(Difference::NoLink { link: link.clone() }),
-                }
-                Ok(())
-            }
+            Op::LinkUp { link } => self.check_up(link, found),
             Op::AddRoute { link, route, .. } => self.check_route(link, route, since, found),
-            Op::Forwarding { family } => {
-                let key = match family {
-                    Family::V4 => "ipv4/ip_forward",
-                    Family::V6 => "ipv6/conf/all/forwarding",
-                };
-                if sysctl::read(key)?.as_deref() != Some("1") {
-                    found.push(Difference::Forwarding { family: *family });
-                }
-                Ok(())
-            }
+            Op::Forwarding { family } => filter::check_forwarding(*family, found),
             Op::Masquerade { .. }
             | Op::MacSpoofCheck { .. }
             | Op::HostPort(_)
             | Op::Accept(_)
-            | Op::IngressPolicy(_) => {
-                if !self.nft()?.has(&nft::Content::of([op]))? {
-                    found.push(Difference::Elements { op: op.to_string() });
-                }
-                Ok(())
-            }
+            | Op::IngressPolicy(_) => self.check_filters(op, found),
             Op::RouteLocalnet(route) => self.check_route_localnet(route, found),
             Op::FirewalldSource(source) => self.check_firewalld(source, found),
             Op::Sysctl { .. }
@@ -127,6 +106,15 @@ impl Executor {
             | Op::Announce { .. } => Ok(()),
             step => self.check_step(step, found),
         }
+    }
+
+    fn check_up(&self, link: &LinkRef, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        match self.look(link)? {
+            Some(there) if there.up => {}
+            Some(_) => found.push(Difference::Down { link: link.clone() }),
+            None => found.push(Difference::NoLink { link: link.clone() }),
+        }
+        Ok(())
     }
 
     fn look(&self, link: &LinkRef) -> Result<Option<Link>, NetlinkError> {

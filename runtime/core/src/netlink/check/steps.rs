@@ -51,7 +51,7 @@ impl Executor {
             return Err(NetlinkError::NoContainer { op: tune.to_string() });
         };
         let key = tune.key.clone();
-        let now = match container.worker.run(move || sysctl::read(&key))? {
+        let now = match container.netns.run_inside(move || sysctl::read(&key))? {
             // One that can only be written keeps no value.
             Err(error) if sysctl::is_forbidden(&error) => return Ok(None),
             other => other?,

@@ -25,25 +25,23 @@ pub(super) fn is_running() -> bool {
 
 /// Adds a source; whether it was not there.
 pub(super) fn add(source: &FirewalldSource) -> Result<bool, NetlinkError> {
-    let address = source.address.to_string();
     let what = || format!("failed to add the address {} to {} zone", with_length(source), source.zone);
     match call("addSource", source, &with_length(source)) {
         Ok(_) => Ok(true),
         Err(CallError::Refused { text, .. }) if text.contains(ALREADY_SET) => Ok(false),
-        Err(error) => Err(refused(what(), error, &address)),
+        Err(error) => Err(refused(what(), error)),
     }
 }
 
 /// Removes a source. One that is not there, and firewalld not running, are no errors.
 pub(super) fn remove(source: &FirewalldSource) -> Result<(), NetlinkError> {
-    let address = source.address.to_string();
     match call("removeSource", source, &with_length(source)) {
         Ok(_) => Ok(()),
         Err(CallError::Refused { text, .. }) if text.contains(NOT_SET) => Ok(()),
         Err(error) if error.is_away() => Ok(()),
         Err(error) => {
             let what = format!("failed to remove the address {} from {} zone", with_length(source), source.zone);
-            Err(refused(what, error, &address))
+            Err(refused(what, error))
         }
     }
 }
@@ -54,7 +52,7 @@ pub(super) fn has(source: &FirewalldSource) -> Result<bool, NetlinkError> {
         Ok(answer) => Ok(answer.unwrap_or(false)),
         Err(error) => {
             let what = format!("failed to find the address {} in {} zone", with_length(source), source.zone);
-            Err(refused(what, error, &source.address.to_string()))
+            Err(refused(what, error))
         }
     }
 }
@@ -71,7 +69,7 @@ fn with_length(source: &FirewalldSource) -> String {
     format!("{}/{}", source.address, if source.address.is_ipv4() { 32 } else { 128 })
 }
 
-fn refused(doing: String, error: CallError, _address: &str) -> NetlinkError {
+fn refused(doing: String, error: CallError) -> NetlinkError {
     match error {
         CallError::Io(io) => NetlinkError::File { doing: format!("{doing}: D-Bus"), io },
         CallError::Refused { name, text } => {

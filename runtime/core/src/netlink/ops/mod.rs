@@ -1,8 +1,7 @@
 //! Applying a plan: one method per op, all over the same [`Session`].
 //!
 //! Few round trips is the point: a link is looked up once and remembered, a new one is known from the kernel's
-//! announcement of it, a port joins its bridge in the message that makes it, runs of sysctls in the container are one
-//! visit to its thread, and all nftables elements of the plan are one transaction.
+//! announcement of it, a port joins its bridge in the message that makes it, and all nftables elements of the plan are one transaction.
 
 mod address;
 mod bridge;
@@ -31,7 +30,7 @@ use super::presence::Presence;
 use super::rtnl::{Link, Lookup, Rtnl};
 use super::undo::{Inverse, Logged, Newcomers};
 use super::{Applied, Executor, nft};
-use crate::plan::{HostPort, LinkInfo, LinkRef, Op, Plan, Side, Teardown};
+use crate::plan::{HostPort, LinkInfo, LinkRef, Op, Plan, Side};
 
 /// A plan being applied.
 struct Session<'a> {
@@ -177,7 +176,7 @@ impl Session<'_> {
             Op::LimitRate(op) => self.limit_rate(op),
             Op::CreateIfb(op) => self.create_ifb(op),
             Op::RedirectIngress(op) => self.redirect_ingress(op),
-            // Only reached without a container: with one, these ran on its thread.
+            // Only reached without a container: with one, these were a run of sysctls.
             Op::EnableIpv6 { .. } | Op::TuneSysctl(_) => Err(NetlinkError::NoContainer { op: op.to_string() }),
         }
     }
@@ -197,12 +196,6 @@ impl Session<'_> {
         self.log("remove the nftables elements", Inverse::Elements(added));
         self.forget_flows();
         Ok(())
-    }
-
-    /// `filters`, before its time; an error comes with the op it belongs to.
-    fn filters_ahead(&mut self) -> Result<(), (usize, NetlinkError)> {
-        let first = self.plan.ops.iter().position(|op| op.teardown() == Teardown::Elements);
-        first.map_or(Ok(()), |at| self.filters().map_err(|error| (at, error)))
     }
 
     /// Reads the links of the result.

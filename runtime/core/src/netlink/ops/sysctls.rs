@@ -4,11 +4,11 @@ use std::fs;
 
 use super::Session;
 use crate::netlink::error::NetlinkError;
-use crate::netlink::sysctl;
+use crate::netlink::sysctl::{self, Confs, Of};
 use crate::netlink::undo::Inverse;
 use crate::plan::{Family, LinkRef, Op, Side};
 
-/// A write that can run on either thread.
+/// A write to either side.
 #[derive(Debug)]
 pub(super) enum Job {
     /// One key.
@@ -23,7 +23,7 @@ pub(super) enum Job {
 type Old = Vec<(String, String)>;
 
 impl Session<'_> {
-    /// The run of ops at `at` that are nothing but sysctls of the container, so that one visit to its thread does all.
+    /// The run of ops at `at` that are nothing but sysctls of the container, so that one visit to it does all.
     pub(super) fn container_sysctls(&self, at: usize) -> Vec<Job> {
         if self.executor.container.is_none() {
             return Vec::new();
@@ -35,20 +35,16 @@ impl Session<'_> {
         run.collect()
     }
 
-    /// Runs the jobs of the ops from `at` on. The other thread takes a while to wake up, so meanwhile this one does what
-    /// the plan has for nftables, which depends on nothing.
+    /// Runs the jobs of the ops from `at` on.
     pub(super) fn run_in_container(&mut self, at: usize, jobs: Vec<Job>) -> Result<(), (usize, NetlinkError)> {
         let Some(container) = &self.executor.container else { return Ok(()) };
-        let work = move || {
-            let mut old = Vec::new();
-            let failed = jobs.iter().enumerate().find_map(|(job, work)| Some((job, work.run(&mut old).err()?)));
-            (old, failed)
+        let (old, failed) = if jobs.iter().all(Job::is_of_a_link) {
+            run_all(&jobs, Of::Other(&container.confs))
+        } else {
+            container.netns.run_inside(move || run_all(&jobs, Of::Own)).map_err(|error| (at, error))?
         };
-        let running = container.worker.start(work).map_err(|error| (at, error))?;
-        let filters = self.filters_ahead();
-        let (old, failed) = running.wait().map_err(|error| (at, error))?;
         self.remember(Side::Container, old);
-        failed.map_or(filters, |(job, error)| Err((at + job, error)))
+        failed.map_or(Ok(()), |(job, error)| Err((at + job, error)))
     }
 
     pub(super) fn host_sysctl(&mut self, op: &Op) -> Result<(), NetlinkError> {
@@ -57,7 +53,7 @@ impl Session<'_> {
         }
         let Some(job) = self.job(op) else { return Ok(()) };
         let mut old = Vec::new();
-        let outcome = job.run(&mut old);
+        let outcome = job.run(Of::Own, &mut old);
         self.remember(Side::Host, old);
         outcome
     }
@@ -111,29 +107,44 @@ impl Session<'_> {
 
 // === impl Job ===
 
+/// Runs jobs up to the first that fails; returns which one did.
+fn run_all(jobs: &[Job], of: Of<'_>) -> (Old, Option<(usize, NetlinkError)>) {
+    let mut old = Vec::new();
+    let failed = jobs.iter().enumerate().find_map(|(at, job)| Some((at, job.run(of, &mut old).err()?)));
+    (old, failed)
+}
+
 impl Job {
-    /// Runs on the thread of the namespace it is for. Values to be restored go to `old`, those of a failed job too.
-    fn run(&self, old: &mut Old) -> Result<(), NetlinkError> {
+    /// Whether it needs no other keys than those of links.
+    fn is_of_a_link(&self) -> bool {
+        match self {
+            Self::Write { key, .. } | Self::Tune { key, .. } => Confs::has(key),
+            Self::Ipv6 { .. } => true,
+        }
+    }
+
+    /// Values to be restored go to `old`, those of a failed job too.
+    fn run(&self, of: Of<'_>, old: &mut Old) -> Result<(), NetlinkError> {
         match self {
             Self::Write { key, value, required, remember } => {
-                let outcome = write(key, value, *remember, old);
+                let outcome = write(of, (key, value), *remember, old);
                 if *required { outcome } else { outcome.or(Ok(())) }
             }
-            Self::Tune { key, value, remember } => tune(key, value, *remember, old),
-            Self::Ipv6 { link, remember } => enable_ipv6(link, *remember, old),
+            Self::Tune { key, value, remember } => tune(of, (key, value), *remember, old),
+            Self::Ipv6 { link, remember } => enable_ipv6(of, link, *remember, old),
         }
     }
 }
 
 /// Writes a key that does not have the value yet.
-fn write(key: &str, value: &str, remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
+fn write(of: Of<'_>, (key, value): (&str, &str), remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
     if !remember {
-        return sysctl::write(key, value);
+        return of.write(key, value);
     }
-    match sysctl::read(key)? {
+    match of.read(key)? {
         Some(now) if now == value => Ok(()),
         now => {
-            sysctl::write(key, value)?;
+            of.write(key, value)?;
             old.extend(now.map(|now| (key.to_owned(), now)));
             Ok(())
         }
@@ -141,25 +152,25 @@ fn write(key: &str, value: &str, remember: bool, old: &mut Old) -> Result<(), Ne
 }
 
 /// Writes a key whatever it has now.
-fn tune(key: &str, value: &str, remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
-    let now = match sysctl::read(key) {
+fn tune(of: Of<'_>, (key, value): (&str, &str), remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
+    let now = match of.read(key) {
         Ok(now) => now,
         Err(error) if sysctl::is_forbidden(&error) => None,
         Err(error) => return Err(error),
     };
-    sysctl::write(key, value)?;
+    of.write(key, value)?;
     old.extend(now.filter(|now| remember && now != value).map(|now| (key.to_owned(), now)));
     Ok(())
 }
 
 /// What the reference plugins do before a link gets its first IPv6 address.
-fn enable_ipv6(link: &str, remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
+fn enable_ipv6(of: Of<'_>, link: &str, remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
     for name in ["lo", link] {
         let key = format!("ipv6/conf/{name}/disable_ipv6");
         // Unreadable means no IPv6 in this kernel: adding the address will say so.
-        match sysctl::read(&key) {
+        match of.read(&key) {
             Ok(Some(value)) if value != "0" => {
-                sysctl::write(&key, "0")?;
+                of.write(&key, "0")?;
                 if remember || name == "lo" {
                     old.push((key, value));
                 }
@@ -168,7 +179,7 @@ fn enable_ipv6(link: &str, remember: bool, old: &mut Old) -> Result<(), NetlinkE
             Ok(None) | Err(_) => return Ok(()),
         }
     }
-    write(&format!("ipv6/conf/{link}/keep_addr_on_down"), "1", remember, old)
+    write(of, (&format!("ipv6/conf/{link}/keep_addr_on_down"), "1"), remember, old)
 }
 
 /// The link that a key such as `ipv4/conf/eth0/arp_notify` is about.

@@ -14,7 +14,7 @@ impl Session<'_> {
         };
         let link = LinkRef::container(op.name.as_str());
         let made = op.clone();
-        container.worker.run(move || tun::create(&made))??;
+        container.netns.run_inside(move || tun::create(&made))??;
         let found = self.link(&link)?.clone();
         let index = found.index;
         self.log(format!("delete {link}"), Inverse::DeleteLink { side: Side::Container, index });

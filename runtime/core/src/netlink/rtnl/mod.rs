@@ -12,7 +12,7 @@ mod rule;
 mod socket;
 mod tc;
 
-pub(super) use self::socket::PromptSocket;
+pub(super) use self::socket::RouteSocket;
 pub(super) use address::{Address, address_message, overlap};
 pub(super) use child::Child;
 pub(super) use link::{Link, Lookup, change, high_mac, port_flags, random_mac};
@@ -20,26 +20,26 @@ pub(super) use route::{DEFAULT_TABLE, RouteSpec, in_table, route_message};
 pub(super) use rule::rule_message;
 pub(super) use tc::{Qdisc, Tbf, ingress_message, qdisc_selector, redirect_message, redirect_targets, tbf_message};
 
-use std::cell::Cell;
-use std::rc::Rc;
+use std::cell::{Cell, RefCell};
 
-use futures_util::StreamExt;
 use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO,
-    NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_EXCL,
+    NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use nix::errno::Errno;
-use rtnetlink::Handle;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use tokio::runtime::Runtime;
 
+use self::socket::BUFFER;
 use super::error::Fault;
 
 /// A dump that others changed things under is asked for again this often; then it is used as it is.
 const DUMP_ATTEMPTS: usize = 5;
 
-/// Header length of the request that an error message repeats, after which the kernel's attributes follow.
-const ECHOED_HEADER: usize = 16;
+/// Kinds of messages that end the answers to a request.
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+
+const NLMSG_HEADER: usize = 16;
 
 /// `NLMSGERR_ATTR_MSG`: the explanation, a C string.
 const ATTR_MSG: u16 = 1;
@@ -47,9 +47,17 @@ const ATTR_MSG: u16 = 1;
 /// A routing netlink socket in one network namespace.
 #[derive(Debug)]
 pub(super) struct Rtnl {
-    runtime: Rc<Runtime>,
-    handle: Handle,
-    sent: Cell<u32>,
+    socket: RouteSocket,
+    /// Of the last request; there were as many.
+    sequence: Cell<u32>,
+    buffer: RefCell<Vec<u8>>,
+}
+
+/// One message that came back, taken apart as far as every kind has it.
+struct Answer<'a> {
+    kind: u16,
+    flags: u16,
+    whole: &'a [u8],
 }
 
 /// How a request changes things.
@@ -70,19 +78,14 @@ pub(in crate::netlink) enum How {
 // === impl Rtnl ===
 
 impl Rtnl {
-    /// Has the runtime serve a socket.
-    pub(super) fn serve(runtime: &Rc<Runtime>, socket: PromptSocket) -> Self {
-        let (mut connection, handle, _multicast) = rtnetlink::from_socket(socket);
-        // Otherwise an acknowledgement and a dead connection look the same to the requester.
-        connection.set_forward_ack(true);
-        connection.set_forward_done(true);
-        runtime.spawn(connection);
-        Self { runtime: Rc::clone(runtime), handle, sent: Cell::new(0) }
+    /// Requests over a socket, wherever it was opened.
+    pub(super) fn over(socket: RouteSocket) -> Self {
+        Self { socket, sequence: Cell::new(0), buffer: RefCell::new(Vec::new()) }
     }
 
     /// How many requests were sent so far.
     pub(super) fn sent(&self) -> u32 {
-        self.sent.get()
+        self.sequence.get()
     }
 
     /// Sends a request that changes something and waits for the acknowledgement.
@@ -132,49 +135,90 @@ impl Rtnl {
         flags: u16,
         tolerant: bool,
     ) -> Result<Vec<RouteNetlinkMessage>, Fault> {
-        let mut request = NetlinkMessage::from(message);
-        request.header.flags = flags;
-        self.sent.set(self.sent.get().wrapping_add(1));
-        let mut handle = self.handle.clone();
-        let mut answers = handle.request(request).map_err(|_closed| Fault::Broken("a closed connection"))?;
+        let sequence = self.send(message, flags)?;
         let one = flags & (NLM_F_ACK | NLM_F_DUMP) == 0;
-        self.runtime.block_on(async {
-            let mut things = Vec::new();
-            let mut torn = false;
-            loop {
-                let Some(answer) = answers.next().await else {
-                    return Err(Fault::Broken("a closed connection"));
-                };
-                torn |= answer.header.flags & NLM_F_DUMP_INTR != 0;
-                let explained = answer.header.flags & NLM_F_ACK_TLVS != 0;
-                let ended = match answer.payload {
-                    NetlinkPayload::InnerMessage(thing) => {
-                        things.push(thing);
+        let mut buffer = self.buffer.borrow_mut();
+        buffer.reserve(BUFFER);
+        let (mut things, mut torn) = (Vec::new(), false);
+        loop {
+            self.socket.receive(&mut buffer)?;
+            for answer in answers(&buffer, sequence) {
+                let answer = answer?;
+                torn |= answer.flags & NLM_F_DUMP_INTR != 0;
+                let ended = match answer.kind {
+                    NLMSG_ERROR | NLMSG_DONE => answer.verdict().map(|()| true)?,
+                    _ => {
+                        // Of a dump, what cannot be read is left out: it is something newer than this program.
+                        match answer.thing() {
+                            Err(fault) if one => return Err(fault),
+                            thing => things.extend(thing.ok()),
+                        }
                         one
                     }
-                    NetlinkPayload::Error(error) => refusal(&error, explained).map(|()| true)?,
-                    NetlinkPayload::Done(done) if done.code == 0 => true,
-                    NetlinkPayload::Done(done) => {
-                        return Err(Fault::Refused(Errno::from_raw(done.code.saturating_abs()), None));
-                    }
-                    NetlinkPayload::Overrun(_) => return Err(Fault::Broken("an overrun")),
-                    _ => false,
                 };
                 if ended {
-                    break;
+                    return if torn && !tolerant { Err(Fault::Refused(Errno::EINTR, None)) } else { Ok(things) };
                 }
             }
-            if torn && !tolerant { Err(Fault::Refused(Errno::EINTR, None)) } else { Ok(things) }
-        })
+        }
+    }
+
+    /// Sends a request and says which number it got.
+    fn send(&self, message: RouteNetlinkMessage, flags: u16) -> Result<u32, Fault> {
+        let sequence = self.sequence.get().wrapping_add(1);
+        self.sequence.set(sequence);
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = flags;
+        request.header.sequence_number = sequence;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.socket.send(&bytes).map(|()| sequence)
     }
 }
 
-/// Turns an error message into the refusal it may be; an acknowledgement has no code.
-fn refusal(error: &ErrorMessage, explained: bool) -> Result<(), Fault> {
-    let Some(code) = error.code else { return Ok(()) };
-    let errno = Errno::from_raw(code.get().saturating_abs());
-    let attributes = error.header.get(ECHOED_HEADER..).filter(|_| explained);
-    Err(Fault::Refused(errno, attributes.and_then(explanation)))
+/// The messages of one datagram that answer the request with this number.
+fn answers(mut rest: &[u8], sequence: u32) -> impl Iterator<Item = Result<Answer<'_>, Fault>> {
+    let next = move || {
+        let &[a, b, c, d, e, f, g, h, i, j, k, l, ..] = rest else { return None };
+        let length = u32::from_ne_bytes([a, b, c, d]) as usize;
+        let Some(whole) = rest.get(..length).filter(|_| length >= NLMSG_HEADER) else {
+            rest = &[];
+            return Some(Err(Fault::Broken("a cut-off answer")));
+        };
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let answer = Answer { kind: u16::from_ne_bytes([e, f]), flags: u16::from_ne_bytes([g, h]), whole };
+        Some(Ok((u32::from_ne_bytes([i, j, k, l]), answer)))
+    };
+    std::iter::from_fn(next).filter_map(move |numbered| match numbered {
+        Ok((number, answer)) => (number == sequence).then_some(Ok(answer)),
+        Err(fault) => Some(Err(fault)),
+    })
+}
+
+impl Answer<'_> {
+    /// How the request ended: errors and ends of dumps start with a code, which is zero where all is well.
+    fn verdict(&self) -> Result<(), Fault> {
+        let Some(&[a, b, c, d]) = self.whole.get(NLMSG_HEADER..NLMSG_HEADER + 4) else {
+            return Err(Fault::Broken("a cut-off answer"));
+        };
+        let code = i32::from_ne_bytes([a, b, c, d]);
+        if code == 0 {
+            return Ok(());
+        }
+        // An error repeats the header of the request before it explains.
+        let explained = self.kind == NLMSG_ERROR && self.flags & NLM_F_ACK_TLVS != 0;
+        let attributes = self.whole.get(NLMSG_HEADER + 4 + NLMSG_HEADER..).filter(|_| explained);
+        Err(Fault::Refused(Errno::from_raw(code.saturating_abs()), attributes.and_then(explanation)))
+    }
+
+    fn thing(&self) -> Result<RouteNetlinkMessage, Fault> {
+        let unreadable = Fault::Broken("an unreadable answer");
+        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(self.whole) {
+            Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(thing), .. }) => Ok(thing),
+            _ => Err(unreadable),
+        }
+    }
 }
 
 /// `NLMSGERR_ATTR_MSG` among the attributes of an error message.

@@ -1,34 +1,34 @@
-//! The socket under the connection: one that knows that the kernel answers at once.
+//! The socket itself: bytes out, datagrams of answers in.
 //!
 //! Routing netlink works a request off, and queues all answers to it, before `send` returns. So there is nothing to wait
-//! for with epoll: after a send the answers are simply read. That halves the system calls per request, and leaves the
-//! runtime without an I/O driver to set up.
+//! for with epoll, and nothing for another task to do meanwhile: after a send the answers are simply read. A call makes a
+//! dozen requests; an event loop around them took as long as the kernel did.
 
-use std::cell::Cell;
 use std::io;
 use std::os::fd::AsFd;
-use std::task::{Context, Poll};
 
-use bytes::BufMut;
 use netlink_sys::protocols::NETLINK_ROUTE;
-use netlink_sys::{AsyncSocket, Socket, SocketAddr};
+use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::libc::MSG_DONTWAIT;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::netlink::error::Fault;
+
 /// How long an answer may be late, should a kernel ever queue one after `send`.
 const PATIENCE_MILLIS: u16 = 5_000;
 
-/// A netlink socket whose answers are there when `send` returns.
+/// More than any one datagram the kernel sends here: it cuts dumps at 32 KiB.
+pub(super) const BUFFER: usize = 64 << 10;
+
+/// A routing netlink socket. Stays in the network namespace it was opened in.
 #[derive(Debug)]
-pub(in crate::netlink) struct PromptSocket {
+pub(in crate::netlink) struct RouteSocket {
     socket: Socket,
-    /// Something was sent, and nothing has come back yet.
-    owed: Cell<bool>,
 }
 
-impl PromptSocket {
-    /// Opens one in the calling thread's network namespace, where it stays.
+impl RouteSocket {
+    /// Opens one in the calling thread's network namespace.
     pub(in crate::netlink) fn open() -> io::Result<Self> {
         let socket = Socket::new(NETLINK_ROUTE)?;
         // Reasons for refusals, without the whole request repeated. Strict checking makes the kernel filter dumps. Kernels
@@ -36,81 +36,43 @@ impl PromptSocket {
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         socket.set_netlink_get_strict_chk(true).ok();
-        Ok(Self { socket, owed: Cell::new(false) })
+        Ok(Self { socket })
     }
 
-    fn sent(&self, cx: &Context<'_>, outcome: io::Result<usize>) -> Poll<io::Result<usize>> {
-        self.owed.set(true);
-        // The connection reads before it sends: have it come back for the answer.
-        cx.waker().wake_by_ref();
-        Poll::Ready(outcome)
+    /// Sends one datagram to the kernel, which works it off before this returns.
+    pub(super) fn send(&self, bytes: &[u8]) -> Result<(), Fault> {
+        let sent = self.socket.send_to(bytes, &SocketAddr::new(0, 0), 0).map_err(|error| fault(&error))?;
+        if sent == bytes.len() { Ok(()) } else { Err(Fault::Broken("a short write")) }
     }
 
-    /// Waits for an answer; zero means that none came.
-    fn readable(&self) -> nix::Result<i32> {
+    /// Reads one datagram into an empty buffer of [`BUFFER`] bytes.
+    pub(super) fn receive(&self, buffer: &mut Vec<u8>) -> Result<(), Fault> {
+        buffer.clear();
+        let mut received = self.socket.recv(buffer, MSG_DONTWAIT);
+        if matches!(&received, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            self.wait()?;
+            received = self.socket.recv(buffer, MSG_DONTWAIT);
+        }
+        match received {
+            Ok(_length) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => Err(Fault::Broken("an overrun")),
+            Err(error) => Err(fault(&error)),
+        }
+    }
+
+    fn wait(&self) -> Result<(), Fault> {
         loop {
             let mut readable = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             match poll(&mut readable, PollTimeout::from(PATIENCE_MILLIS)) {
+                Ok(0) => return Err(Fault::Broken("no answer")),
+                Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
-                outcome => return outcome,
-            }
-        }
-    }
-
-    fn receive<T>(&self, mut receive: impl FnMut() -> io::Result<T>) -> Poll<io::Result<T>> {
-        let mut outcome = receive();
-        if self.owed.get() && matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
-            outcome = match self.readable() {
-                Ok(0) => Err(io::ErrorKind::TimedOut.into()),
-                Ok(_) => receive(),
-                Err(errno) => Err(errno.into()),
-            };
-        }
-        match outcome {
-            // Nothing is owed: the connection is polled again when something was sent.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-            outcome => {
-                self.owed.set(false);
-                Poll::Ready(outcome)
+                Err(errno) => return Err(Fault::Refused(errno, None)),
             }
         }
     }
 }
 
-impl AsyncSocket for PromptSocket {
-    fn socket_ref(&self) -> &Socket {
-        &self.socket
-    }
-
-    fn socket_mut(&mut self) -> &mut Socket {
-        &mut self.socket
-    }
-
-    fn new(protocol: isize) -> io::Result<Self> {
-        Ok(Self { socket: Socket::new(protocol)?, owed: Cell::new(false) })
-    }
-
-    fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.sent(cx, self.socket.send(bytes, 0))
-    }
-
-    fn poll_send_to(&self, cx: &mut Context<'_>, bytes: &[u8], to: &SocketAddr) -> Poll<io::Result<usize>> {
-        self.sent(cx, self.socket.send_to(bytes, to, 0))
-    }
-
-    fn poll_recv<B: BufMut>(&self, _cx: &mut Context<'_>, buffer: &mut B) -> Poll<io::Result<()>> {
-        self.receive(|| self.socket.recv(buffer, MSG_DONTWAIT).map(drop))
-    }
-
-    fn poll_recv_from<B: BufMut>(&self, _cx: &mut Context<'_>, buffer: &mut B) -> Poll<io::Result<SocketAddr>> {
-        self.receive(|| self.socket.recv_from(buffer, MSG_DONTWAIT).map(|(_length, from)| from))
-    }
-
-    fn poll_recv_from_full(&self, _cx: &mut Context<'_>) -> Poll<io::Result<(Vec<u8>, SocketAddr)>> {
-        self.receive(|| {
-            let mut nothing = [0; 0];
-            self.socket.recv_from(&mut nothing.as_mut_slice(), MSG_DONTWAIT | nix::libc::MSG_PEEK)?;
-            self.socket.recv_from_full()
-        })
-    }
+fn fault(error: &io::Error) -> Fault {
+    Fault::Refused(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw), None)
 }

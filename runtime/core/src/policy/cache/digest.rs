@@ -1,7 +1,7 @@
 //! The digest of a component, and how not to compute it on every ADD.
 //!
-//! A component is small for Rust (tens of kilobytes) and large for Python (18 MB). Large ones are hashed once: a note in the
-//! cache keeps (device, inode, size, mtime, ctime) with the digest. Only root can write the cache, and ctime cannot be set
+//! A component is small for Rust (a hundred kilobytes) and large for Python (18 MB); both are worth hashing only once: a note in
+//! the cache keeps (device, inode, size, mtime, ctime) with the digest. Only root can write the cache, and ctime cannot be set
 //! by anybody, so a note is as good as the hash, with one exception that is excluded: a file that changes twice within the
 //! clock's granularity. Hence no note is taken of a file that changed in the last seconds.
 
@@ -20,8 +20,8 @@ use sha2::{Digest as _, Sha256};
 use super::secure::SecureDir;
 use crate::policy::PolicyError;
 
-/// Components below this size are hashed every time; it takes less than reading a note.
-const NOTE_FROM: u64 = 512 << 10;
+/// Components below this size are hashed every time; it takes less than reading a note (some 15 microseconds).
+const NOTE_FROM: u64 = 16 << 10;
 
 /// A component larger than this is refused rather than read.
 const COMPONENT_MAX: u64 = 256 << 20;

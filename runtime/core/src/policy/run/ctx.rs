@@ -8,6 +8,7 @@ use weft_host_abi::guest::{Host, LogLevel};
 use weft_host_abi::types::{ClaimInfo, LastClaim, LedgerView, Range, Usage};
 
 use super::Limits;
+use super::no_ledger::NoLedger;
 use super::wasi::WasiState;
 use crate::policy::text::clean;
 
@@ -64,6 +65,11 @@ impl Ctx {
             log.push(LogLine { level: LogLevel::Warn, text: format!("{} more lines were dropped", self.dropped) });
         }
         log
+    }
+
+    /// Lets go of the ledger: its view is a snapshot that somebody may want to see the end of.
+    pub(super) fn close_ledger(&mut self) {
+        self.ledger = Box::new(NoLedger);
     }
 
     fn keep(&mut self, level: LogLevel, message: &str) {

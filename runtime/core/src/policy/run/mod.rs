@@ -12,6 +12,7 @@ mod no_ledger;
 mod wasi;
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use wasmtime::component::{Component, Linker};
 use wasmtime::{CallHook, Engine, Store};
@@ -39,6 +40,9 @@ pub struct Loaded<W: World = Ipam> {
     policy: W::Linked<Ctx>,
     imports: contract::Imports,
     grants: Grants,
+    /// The guest that was called last. Taking down its memory takes a fair part of the time of a call, and who makes only one
+    /// has no need of it.
+    spent: Mutex<Option<Store<Ctx>>>,
 }
 
 /// A value a policy gave, and what it cost.
@@ -74,7 +78,15 @@ impl<W: World> Loaded<W> {
         }
         let policy = W::link(component, &mut linker)
             .map_err(|error| PolicyError::Link { policy: name.clone(), source: cause(&error) })?;
-        Ok(Self { name, digest, engine: engine.clone(), policy, imports, grants: grants.clone() })
+        Ok(Self {
+            name,
+            digest,
+            engine: engine.clone(),
+            policy,
+            imports,
+            grants: grants.clone(),
+            spent: Mutex::new(None),
+        })
     }
 
     /// The policy as the network names it.
@@ -169,7 +181,10 @@ impl<W: World> Loaded<W> {
             .map_err(|error| ended::explain(&self.name, store.data_mut(), limits, error))?;
         let left = store.get_fuel().map_err(|error| PolicyError::Engine { source: cause(&error) })?;
         let ctx = store.data_mut();
-        Ok(Outcome { value, fuel: limits.fuel.saturating_sub(left), calls: ctx.calls, log: ctx.take_log() })
+        let outcome = Outcome { value, fuel: limits.fuel.saturating_sub(left), calls: ctx.calls, log: ctx.take_log() };
+        ctx.close_ledger();
+        *self.spent.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
+        Ok(outcome)
     }
 
     /// Texts of problems made fit to be shown.

@@ -1,3 +1,5 @@
+//! Rates to qdiscs: every key, every refusal.
+
 use serde_json::{Value, json};
 
 use super::{Call, macvlan, veth};

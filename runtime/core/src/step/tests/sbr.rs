@@ -1,3 +1,5 @@
+//! Gateways and tables to rules and routes.
+
 use serde_json::{Value, json};
 
 use super::{Call, veth};

@@ -1,3 +1,5 @@
+//! Sysctls and attributes: where they come from, what is allowed, what is restored.
+
 use std::path::PathBuf;
 
 use serde_json::{Value, json};

@@ -1,3 +1,5 @@
+//! Names and tables of VRFs.
+
 use serde_json::json;
 
 use super::{Call, veth};

@@ -1,0 +1,299 @@
+//! The allocator of the statically linked binary, for Rust and for C (SQLite) alike.
+//!
+//! musl's own gives memory back to the kernel whenever it can, and then faults it in again: 220 system calls and 150 page
+//! faults in one ADD, a fifth of its time. dlmalloc keeps what it has, which for a process of some milliseconds is right.
+//!
+//! Invariants: one heap under one lock, entered by Rust through `GlobalAlloc` and by C through the functions that musl wants
+//! replaced together; C's blocks start with a header, since C does not say how large what it frees is.
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::cell::UnsafeCell;
+use std::ffi::{c_int, c_void};
+use std::hint::spin_loop;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::yield_now;
+
+use dlmalloc::{Allocator, Dlmalloc};
+
+use crate::arena;
+
+#[global_allocator]
+static HEAP: Heap =
+    Heap { locked: AtomicBool::new(false), inner: UnsafeCell::new(Dlmalloc::new_with_allocator(Pages)) };
+
+/// The first memory that is given out: a call needs less, and no system call under the lock. What is not touched costs nothing.
+const FIRST: usize = 2 << 20;
+
+#[repr(align(4096))]
+struct Region(UnsafeCell<[u8; FIRST]>);
+
+#[expect(unsafe_code, reason = "an allocator is")]
+// SAFETY: nobody looks at it but who is given a part of it by the heap.
+unsafe impl Sync for Region {}
+
+static REGION: Region = Region(UnsafeCell::new([0; FIRST]));
+static REGION_GIVEN: AtomicBool = AtomicBool::new(false);
+
+/// Where the heap has its memory from: the region, then the kernel.
+struct Pages;
+
+#[expect(unsafe_code, reason = "an allocator is")]
+// SAFETY: memory is given out once, by the region's flag and by the kernel. The region is marked as foreign, so that nothing of
+// it is ever given back.
+unsafe impl Allocator for Pages {
+    fn alloc(&self, size: usize) -> (*mut u8, usize, u32) {
+        const FOREIGN: u32 = 1;
+        if size <= FIRST && !REGION_GIVEN.swap(true, Ordering::Relaxed) {
+            return (REGION.0.get().cast(), FIRST, FOREIGN);
+        }
+        // SAFETY: new memory, wherever the kernel likes.
+        let start = unsafe {
+            let (rights, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+            libc::mmap(ptr::null_mut(), size, rights, kind, -1, 0)
+        };
+        if start == libc::MAP_FAILED { (ptr::null_mut(), 0, 0) } else { (start.cast(), size, 0) }
+    }
+
+    fn remap(&self, at: *mut u8, old: usize, new: usize, can_move: bool) -> *mut u8 {
+        let flags = if can_move { libc::MREMAP_MAYMOVE } else { 0 };
+        // SAFETY: the heap has it from `alloc`, and from the kernel, since it does not ask to remap what is foreign.
+        let start = unsafe { libc::mremap(at.cast(), old, new, flags) };
+        if start == libc::MAP_FAILED { ptr::null_mut() } else { start.cast() }
+    }
+
+    fn free_part(&self, at: *mut u8, old: usize, new: usize) -> bool {
+        // SAFETY: as for `remap`; the heap is done with what lies beyond `new`.
+        unsafe { libc::munmap(at.add(new).cast(), old - new) == 0 }
+    }
+
+    fn free(&self, at: *mut u8, size: usize) -> bool {
+        // SAFETY: as for `remap`; the heap is done with it.
+        unsafe { libc::munmap(at.cast(), size) == 0 }
+    }
+
+    fn can_release_part(&self, _flags: u32) -> bool {
+        true
+    }
+
+    fn allocates_zeros(&self) -> bool {
+        true
+    }
+
+    fn page_size(&self) -> usize {
+        4096
+    }
+}
+
+/// One heap for all threads. They hold the lock for some dozen nanoseconds: whoever finds it taken waits for it awake, since
+/// being put to sleep and woken takes a thousand times that.
+struct Heap {
+    locked: AtomicBool,
+    inner: UnsafeCell<Dlmalloc<Pages>>,
+}
+
+#[expect(unsafe_code, reason = "an allocator is")]
+// SAFETY: `with` is the only way to the inside, and lets one thread in at a time.
+unsafe impl Sync for Heap {}
+
+impl Heap {
+    #[expect(unsafe_code, reason = "an allocator is")]
+    fn with<T>(&self, work: impl FnOnce(&mut Dlmalloc<Pages>) -> T) -> T {
+        let mut tries = 0_u32;
+        while self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            tries = tries.wrapping_add(1);
+            // The holder may not be running: this may be the only processor.
+            if tries.is_multiple_of(256) { yield_now() } else { spin_loop() }
+        }
+        // SAFETY: whoever set the flag is alone here until it is cleared. dlmalloc calls nothing of ours back but `Pages`.
+        let value = work(unsafe { &mut *self.inner.get() });
+        self.locked.store(false, Ordering::Release);
+        value
+    }
+}
+
+#[expect(unsafe_code, reason = "an allocator is")]
+// SAFETY: dlmalloc's contract is `GlobalAlloc`'s, with size and alignment spelled out. It does not unwind, and neither does
+// the lock.
+unsafe impl GlobalAlloc for Heap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if let Some(start) = arena::alloc(layout) {
+            return start;
+        }
+        // SAFETY: any size and power of two will do.
+        self.with(|heap| unsafe { heap.malloc(layout.size(), layout.align()) })
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if let Some(start) = arena::alloc(layout) {
+            // SAFETY: all of it was just given to us; an arena may give the same memory a second time.
+            unsafe { start.write_bytes(0, layout.size()) };
+            return start;
+        }
+        // SAFETY: as in `alloc`.
+        self.with(|heap| unsafe { heap.calloc(layout.size(), layout.align()) })
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        if arena::has(at) {
+            return arena::dealloc(at, layout);
+        }
+        // SAFETY: the caller has it from us, with this layout.
+        self.with(|heap| unsafe { heap.free(at, layout.size(), layout.align()) });
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if arena::has(at) {
+            if arena::grow(at, layout, size) {
+                return at;
+            }
+            // SAFETY: the caller's word that the new size makes a layout; both blocks are as large as what is copied.
+            return unsafe {
+                let start = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
+                if !start.is_null() {
+                    ptr::copy_nonoverlapping(at, start, layout.size().min(size));
+                    arena::dealloc(at, layout);
+                }
+                start
+            };
+        }
+        // SAFETY: the caller has it from us, with this layout.
+        self.with(|heap| unsafe { heap.realloc(at, layout.size(), layout.align(), size) })
+    }
+}
+
+/// What stands before a block of C's.
+#[derive(Clone, Copy)]
+#[repr(C, align(16))]
+struct Header {
+    /// Of the block as the heap knows it.
+    whole: Layout,
+    /// From its start to what C got.
+    offset: usize,
+    /// What C asked for.
+    size: usize,
+}
+
+const HEADER: usize = size_of::<Header>();
+
+/// What every object of C is content with.
+const ALIGN: usize = align_of::<Header>();
+
+#[expect(unsafe_code, reason = "an allocator is")]
+fn give(size: usize, align: usize, zeroed: bool) -> *mut c_void {
+    let align = align.max(ALIGN);
+    // A multiple of the alignment, so that what follows is aligned as well.
+    let offset = HEADER.next_multiple_of(align);
+    let Some(Ok(whole)) = size.checked_add(offset).map(|size| Layout::from_size_align(size, align)) else {
+        return ptr::null_mut();
+    };
+    // SAFETY: the layout has a size, that of the header at least. The header lies within the block, right before what C gets.
+    unsafe {
+        let start = if zeroed { HEAP.alloc_zeroed(whole) } else { HEAP.alloc(whole) };
+        if start.is_null() {
+            return ptr::null_mut();
+        }
+        let given = start.add(offset);
+        given.cast::<Header>().sub(1).write(Header { whole, offset, size });
+        given.cast()
+    }
+}
+
+/// # Safety
+/// It came from `give`, and not back yet.
+#[expect(unsafe_code, reason = "an allocator is")]
+unsafe fn header(given: *mut c_void) -> Header {
+    // SAFETY: `give` put one there.
+    unsafe { given.cast::<Header>().sub(1).read() }
+}
+
+#[expect(unsafe_code, reason = "libc's name")]
+#[unsafe(no_mangle)]
+extern "C" fn malloc(size: usize) -> *mut c_void {
+    give(size, ALIGN, false)
+}
+
+#[expect(unsafe_code, reason = "libc's name")]
+#[unsafe(no_mangle)]
+extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
+    count.checked_mul(size).map_or(ptr::null_mut(), |size| give(size, ALIGN, true))
+}
+
+/// # Safety
+/// As C has it: null, or what one of these functions gave.
+#[expect(unsafe_code, reason = "libc's name")]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn free(given: *mut c_void) {
+    if given.is_null() {
+        return;
+    }
+    // SAFETY: the caller's word; the block is the heap's, with the layout it was asked for with.
+    unsafe {
+        let Header { whole, offset, .. } = header(given);
+        HEAP.dealloc(given.cast::<u8>().sub(offset), whole);
+    }
+}
+
+/// # Safety
+/// As for `free`.
+#[expect(unsafe_code, reason = "libc's name")]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn realloc(given: *mut c_void, size: usize) -> *mut c_void {
+    if given.is_null() {
+        return malloc(size);
+    }
+    // SAFETY: the caller's word. The header moves with the block; only what it says of sizes changes.
+    unsafe {
+        let Header { whole, offset, .. } = header(given);
+        let Some(Ok(wanted)) = size.checked_add(offset).map(|size| Layout::from_size_align(size, whole.align())) else {
+            return ptr::null_mut();
+        };
+        let start = HEAP.realloc(given.cast::<u8>().sub(offset), whole, wanted.size());
+        if start.is_null() {
+            return ptr::null_mut();
+        }
+        let given = start.add(offset);
+        given.cast::<Header>().sub(1).write(Header { whole: wanted, offset, size });
+        given.cast()
+    }
+}
+
+#[expect(unsafe_code, reason = "libc's name")]
+#[unsafe(no_mangle)]
+extern "C" fn aligned_alloc(align: usize, size: usize) -> *mut c_void {
+    if align.is_power_of_two() { give(size, align, false) } else { ptr::null_mut() }
+}
+
+#[expect(unsafe_code, reason = "libc's name")]
+#[unsafe(no_mangle)]
+extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
+    aligned_alloc(align, size)
+}
+
+/// # Safety
+/// As C has it: `out` is a place for a pointer.
+#[expect(unsafe_code, reason = "libc's name")]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
+    const EINVAL: c_int = 22;
+    const ENOMEM: c_int = 12;
+    if !align.is_power_of_two() || align < size_of::<*mut c_void>() {
+        return EINVAL;
+    }
+    let given = give(size, align, false);
+    if given.is_null() {
+        return ENOMEM;
+    }
+    // SAFETY: the caller's word.
+    unsafe { out.write(given) };
+    0
+}
+
+/// # Safety
+/// As for `free`.
+#[expect(unsafe_code, reason = "libc's name")]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn malloc_usable_size(given: *mut c_void) -> usize {
+    // SAFETY: the caller's word.
+    if given.is_null() { 0 } else { unsafe { header(given) }.size }
+}

@@ -1,0 +1,353 @@
+//! portmap and firewall as whole programs: chained and in one process, with firewalld, and that no program is ever started.
+
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_tests::cni::{Call, Reply};
+use weft_tests::firewalld::Firewalld;
+use weft_tests::process::{self, Place};
+use weft_tests::programs::Installation;
+use weft_tests::sandbox;
+use weft_tests::suite::{Need, Suite};
+use weft_tests::talk::{self, Protocol};
+use weft_tests::world::{Attach, Subject, World, container_id};
+
+fn main() -> ExitCode {
+    sandbox::enter();
+    let needs = [Need::Sandbox, Need::Weft, Need::Weftctl];
+    let with = |more: Need| [needs.as_slice(), &[more]].concat();
+    let mut suite = Suite::new();
+    suite.test("no_program_is_started", &with(Need::Tool("strace")), no_program_is_started);
+    suite.test("in_one_process", &needs, in_one_process);
+    suite.test("conflicts_are_told", &needs, conflicts_are_told);
+    suite.test("gc_cleans_filters", &needs, gc_cleans_filters);
+    let bus = [with(Need::Tool("dbus-daemon")), vec![Need::Reference]].concat();
+    suite.test("firewalld_as_the_reference", &bus, firewalld_as_the_reference);
+    suite.test("firewalld_comes_and_goes", &with(Need::Tool("dbus-daemon")), firewalld_comes_and_goes);
+    suite.test("stock_rules_beside_ours", &with(Need::Reference), stock_rules_beside_ours);
+    suite.run()
+}
+
+fn world() -> Result<(Installation, World)> {
+    let installation = Installation::new()?;
+    let mut world = World::new(&Subject::weft(&installation))?;
+    world.add_outside()?;
+    Ok((installation, world))
+}
+
+fn ipam() -> Value {
+    json!({ "type": "host-local", "ranges": [[{ "subnet": "10.64.0.0/24" }], [{ "subnet": "fd64::/64" }]] })
+}
+
+fn mappings(port: u16) -> Value {
+    json!([{ "hostPort": port, "containerPort": 80, "protocol": "tcp" },
+           { "hostPort": port, "containerPort": 53, "protocol": "udp" }])
+}
+
+/// The chain as three plugins, as a runtime would call them.
+fn chain(port: u16) -> Vec<Value> {
+    let all = |mut conf: Value| {
+        conf["cniVersion"] = json!("1.1.0");
+        conf["name"] = json!("net");
+        conf
+    };
+    vec![
+        all(
+            json!({ "type": "bridge", "bridge": "flt0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true, "ipam": ipam() }),
+        ),
+        all(json!({ "type": "portmap", "runtimeConfig": { "portMappings": mappings(port) } })),
+        all(json!({ "type": "firewall", "ingressPolicy": "same-bridge" })),
+    ]
+}
+
+/// The same in one.
+fn whole(port: u16) -> Value {
+    json!({ "cniVersion": "1.1.0", "name": "net", "type": "weft",
+            "delegate": { "type": "bridge", "bridge": "flt0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true },
+            "ipam": ipam(),
+            "steps": [{ "type": "portmap" }, { "type": "firewall", "ingressPolicy": "same-bridge" }],
+            "runtimeConfig": { "portMappings": mappings(port) } })
+}
+
+fn ok(reply: &Reply, what: &str) -> Result<()> {
+    ensure!(reply.ok(), "{what}: {} {}", String::from_utf8_lossy(&reply.stdout), reply.stderr);
+    Ok(())
+}
+
+/// Runs a verb through a list as libcni does; `run` makes each call.
+fn through(
+    world: &mut World,
+    verb: &str,
+    container: &str,
+    list: &[Value],
+    previous: Option<Value>,
+    run: &mut dyn FnMut(&World, &Call, &str) -> Result<Reply>,
+) -> Result<Option<Value>> {
+    let mut previous = previous;
+    let mut list = list.to_vec();
+    if verb == "DEL" {
+        list.reverse();
+    }
+    for mut conf in list {
+        if let Some(previous) = &previous {
+            conf["prevResult"] = previous.clone();
+        }
+        let kind = conf["type"].as_str().context("type")?.to_owned();
+        let call = world.prepare(verb, &Attach::eth0(container), &conf)?;
+        let reply = run(world, &call, &kind)?;
+        ok(&reply, &format!("{verb} by {kind}"))?;
+        if verb == "ADD" {
+            previous = Some(reply.json()?);
+        }
+    }
+    Ok(previous)
+}
+
+fn plainly(world: &World, call: &Call, kind: &str) -> Result<Reply> {
+    world.run(call, kind)
+}
+
+/// Programs started during a call, weft itself included.
+fn traced(world: &World, call: &Call, kind: &str) -> Result<(Reply, Vec<String>)> {
+    let log = world.scratch().join("execve.strace");
+    let scripts = world.scratch().join("traced");
+    fs::create_dir_all(&scripts).context("make a directory for scripts")?;
+    let script = scripts.join(kind);
+    let plugin = world.plugin(kind);
+    // Called by the plugin's name: strace passes that on.
+    let body = format!(
+        "#!/bin/sh\nexec strace -f -qq -e trace=execve,execveat,fork,vfork -o {} {}\n",
+        log.display(),
+        plugin.display()
+    );
+    fs::write(&script, body).context("write the script")?;
+    process::run(&Place::default(), &["chmod".to_owned(), "755".to_owned(), script.display().to_string()])?;
+    let reply = call.run(&script, &world.place()?)?;
+    let lines = fs::read_to_string(&log).context("read the trace")?.lines().map(str::to_owned).collect();
+    Ok((reply, lines))
+}
+
+/// Not one, for ADD, CHECK and DEL of the whole chain, chained and in one process. The reference starts dozens.
+fn no_program_is_started() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let mut started = Vec::new();
+    let mut run = |world: &World, call: &Call, kind: &str| {
+        let (reply, lines) = traced(world, call, kind)?;
+        ensure!(lines.iter().any(|line| line.contains("execve")), "strace saw nothing: {lines:?}");
+        started.push((kind.to_owned(), lines));
+        Ok(reply)
+    };
+    let result = through(&mut world, "ADD", "a", &chain(8080), None, &mut run)?;
+    through(&mut world, "CHECK", "a", &chain(8080), result.clone(), &mut run)?;
+    through(&mut world, "DEL", "a", &chain(8080), result, &mut run)?;
+    let result = through(&mut world, "ADD", "b", &[whole(8080)], None, &mut run)?;
+    through(&mut world, "CHECK", "b", &[whole(8080)], result.clone(), &mut run)?;
+    through(&mut world, "DEL", "b", &[whole(8080)], result, &mut run)?;
+    ensure!(started.len() == 12, "{} calls", started.len());
+    for (kind, lines) in started {
+        let execs: Vec<&String> =
+            lines.iter().filter(|line| line.contains("execve") && !line.contains("= -1")).collect();
+        ensure!(execs.len() == 1, "{kind} started programs:\n{}", lines.join("\n"));
+    }
+    Ok(())
+}
+
+fn answers(world: &mut World, from: &str, protocol: Protocol, to: &str) -> Result<Option<String>> {
+    talk::ask(world.netns(from)?, protocol, to.parse()?, 3)
+}
+
+/// `"steps"` of one configuration do what the chain does, and one DEL takes all of it away.
+fn in_one_process() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    world.host().line("iptables -P FORWARD DROP")?;
+    let reply = world.call("ADD", &Attach::eth0("a"), &whole(8080))?;
+    ok(&reply, "ADD")?;
+    let server = talk::serve(world.netns("a")?, Protocol::Tcp, "[::]:80".parse()?)?;
+    let datagrams = talk::serve(world.netns("a")?, Protocol::Udp, "[::]:53".parse()?)?;
+    // Into the container nothing is accepted by firewall itself, host ports included: as with the reference.
+    ensure!(answers(&mut world, "outside", Protocol::Tcp, "203.0.113.1:8080")?.is_none(), "let in past the policy");
+    world.host().line("iptables -P FORWARD ACCEPT")?;
+    for (from, to, want) in [
+        ("outside", "203.0.113.1:8080", "203.0.113.2"),
+        ("outside", "[2001:db8:ff::1]:8080", "2001:db8:ff::2"),
+        ("host", "127.0.0.1:8080", "10.64.0.1"),
+        ("a", "203.0.113.1:8080", "10.64.0.1"),
+    ] {
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let seen = answers(&mut world, from, protocol, to)?;
+            ensure!(seen.as_deref() == Some(want), "{from} asks {to} over {protocol:?}: {seen:?}, want {want}");
+        }
+    }
+    drop((server, datagrams));
+    let mut check = whole(8080);
+    check["prevResult"] = reply.json()?;
+    ok(&world.call("CHECK", &Attach::eth0("a"), &check)?, "CHECK")?;
+    world.host().line("nft flush map inet weft hostport4")?;
+    let error = world.call("CHECK", &Attach::eth0("a"), &check)?.error()?;
+    ensure!(error.code == 105 && error.msg.contains("host port 8080"), "{error:?}");
+    world.remove_container("a");
+    ok(&world.call("DEL", &Attach::eth0("a"), &whole(8080))?, "DEL")?;
+    empty(&world)
+}
+
+/// No element and no rule of an attachment is left.
+fn empty(world: &World) -> Result<()> {
+    let rules = world.host().line("nft list ruleset")?.text();
+    ensure!(!rules.contains("elements = ") && !rules.contains("10.64.0.2"), "left behind: {rules}");
+    Ok(())
+}
+
+/// Who has the port is named, nothing of the loser stays, and it works once the port is free.
+fn conflicts_are_told() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    ok(&world.call("ADD", &Attach::eth0("a"), &whole(8080))?, "ADD a")?;
+    let told = |error: weft_tests::cni::CniError| {
+        let text = format!(
+            "host port 8080/tcp on IPv4 is taken by container {:?} (eth0 on network \"net\")",
+            container_id("a")
+        );
+        ensure!(error.code == 106 && error.msg == text, "{error:?}");
+        Ok(())
+    };
+    told(world.call("ADD", &Attach::eth0("b"), &whole(8080))?.error()?)?;
+    // Chained as well, also for one address only.
+    let mut list = chain(8080);
+    list.truncate(1);
+    let result = through(&mut world, "ADD", "c", &list, None, &mut plainly)?.context("a result")?;
+    let mut portmap = chain(8080)[1].clone();
+    portmap["runtimeConfig"]["portMappings"][0]["hostIP"] = json!("203.0.113.1");
+    portmap["prevResult"] = result.clone();
+    let error = world.call("ADD", &Attach::eth0("c"), &portmap)?.error()?;
+    ensure!(error.code == 106 && error.msg.contains("is taken by container"), "{error:?}");
+    through(&mut world, "DEL", "c", &chain(8080), Some(result), &mut plainly)?;
+    ok(&world.call("DEL", &Attach::eth0("b"), &whole(8080))?, "DEL b")?;
+    ensure!(world.claims()?.len() == 2, "the loser gave its addresses back: {:?}", world.claims()?);
+    ok(&world.call("DEL", &Attach::eth0("a"), &whole(8080))?, "DEL a")?;
+    ok(&world.call("ADD", &Attach::eth0("b"), &whole(8080))?, "ADD b")?;
+    ok(&world.call("DEL", &Attach::eth0("b"), &whole(8080))?, "DEL b")?;
+    empty(&world)
+}
+
+/// GC of the first plugin of the chain takes away what all of them did for who is not listed.
+fn gc_cleans_filters() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    for (container, port) in [("a", 8080), ("b", 8081)] {
+        through(&mut world, "ADD", container, &chain(port), None, &mut plainly)?;
+    }
+    for mut conf in chain(8080) {
+        conf["cni.dev/valid-attachments"] = json!([{ "containerID": container_id("b"), "ifname": "eth0" }]);
+        let call = world.prepare("GC", &Attach::eth0("a"), &conf)?;
+        let kind = conf["type"].as_str().context("type")?;
+        ok(&world.run(&call, kind)?, "GC")?;
+    }
+    let rules = world.host().line("nft list ruleset")?.text();
+    ensure!(!rules.contains("10.64.0.2") && rules.contains("tcp . 8081 : 10.64.0.3 . 80"), "{rules}");
+    ensure!(rules.contains("\"flt0\" . \"flt0\""), "the policy is needed by the other: {rules}");
+    through(&mut world, "DEL", "b", &chain(8081), None, &mut plainly)?;
+    empty(&world)
+}
+
+fn firewall(more: &Value) -> Value {
+    let mut conf = json!({ "cniVersion": "1.0.0", "name": "net", "type": "firewall",
+        "prevResult": { "cniVersion": "1.0.0", "interfaces": [{ "name": "flt0" }],
+                        "ips": [{ "address": "10.64.0.2/24" }, { "address": "fd64::2/64" }] } });
+    if let (Some(conf), Some(more)) = (conf.as_object_mut(), more.as_object()) {
+        conf.extend(more.clone());
+    }
+    conf
+}
+
+fn on_bus(world: &mut World, bus: &Firewalld, verb: &str, conf: &Value) -> Result<Reply> {
+    let mut call = world.prepare(verb, &Attach::eth0("a"), conf)?;
+    call.env.push(("DBUS_SYSTEM_BUS_ADDRESS".into(), bus.address().into()));
+    world.run(&call, "firewall")
+}
+
+/// Debian's plugin and weft tell the same firewalld the same, asked for by name or found running.
+fn firewalld_as_the_reference() -> Result<()> {
+    let installation = Installation::new()?;
+    for subject in [Subject::reference()?, Subject::weft(&installation)] {
+        let mut world = World::new(&subject)?;
+        let bus = Firewalld::start(world.scratch())?;
+        for (more, zone) in
+            [(json!({ "backend": "firewalld" }), "trusted"), (json!({ "firewalldZone": "pods" }), "pods")]
+        {
+            let conf = firewall(&more);
+            let name = subject.name;
+            ok(&on_bus(&mut world, &bus, "ADD", &conf)?, name)?;
+            let want = ["10.64.0.2/32", "fd64::2/128"].map(|address| (zone.to_owned(), address.to_owned()));
+            ensure!(bus.sources() == want.into_iter().collect(), "{name}: {:?}", bus.sources());
+            ok(&on_bus(&mut world, &bus, "ADD", &conf)?, "ADD again")?;
+            ok(&on_bus(&mut world, &bus, "CHECK", &conf)?, "CHECK")?;
+            ok(&on_bus(&mut world, &bus, "DEL", &conf)?, name)?;
+            ensure!(bus.sources().is_empty(), "{name} left {:?}", bus.sources());
+            ok(&on_bus(&mut world, &bus, "DEL", &conf)?, "DEL again")?;
+            ensure!(!world.host().line("nft list ruleset")?.text().contains("CNI-FORWARD"), "{name}: iptables too");
+        }
+    }
+    Ok(())
+}
+
+/// CHECK misses a source that is gone; a DEL with firewalld gone succeeds; without firewalld its backend is an error.
+fn firewalld_comes_and_goes() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let bus = Firewalld::start(world.scratch())?;
+    let conf = firewall(&json!({ "backend": "firewalld" }));
+    ok(&on_bus(&mut world, &bus, "ADD", &conf)?, "ADD")?;
+    let address = bus.address();
+    let removed = world.host().run(&[
+        "gdbus",
+        "call",
+        "--address",
+        &address,
+        "--dest",
+        "org.fedoraproject.FirewallD1",
+        "--object-path",
+        "/org/fedoraproject/FirewallD1",
+        "--method",
+        "org.fedoraproject.FirewallD1.zone.removeSource",
+        "trusted",
+        "10.64.0.2/32",
+    ]);
+    ensure!(removed.is_ok(), "{removed:?}");
+    let error = on_bus(&mut world, &bus, "CHECK", &conf)?.error()?;
+    ensure!(error.msg == "failed to find the address 10.64.0.2 in trusted zone", "{error:?}");
+    let gone = bus.address();
+    drop(bus);
+    let mut call = world.prepare("DEL", &Attach::eth0("a"), &conf)?;
+    call.env.push(("DBUS_SYSTEM_BUS_ADDRESS".into(), gone.into()));
+    ok(&world.run(&call, "firewall")?, "DEL without firewalld")?;
+    call = world.prepare("ADD", &Attach::eth0("a"), &conf)?;
+    call.env.push(("DBUS_SYSTEM_BUS_ADDRESS".into(), "unix:path=/nonexistent/bus".into()));
+    let error = world.run(&call, "firewall")?.error()?;
+    ensure!(error.msg.starts_with("failed to add the address 10.64.0.2/32 to trusted zone"), "{error:?}");
+    // Nothing is left in the journal of what failed.
+    call = world.prepare("DEL", &Attach::eth0("a"), &conf)?;
+    ok(&world.run(&call, "firewall")?, "DEL of nothing")
+}
+
+/// On a node where the stock plugin has been, its chains are used as they are, and it uses ours.
+fn stock_rules_beside_ours() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let stock = Subject::reference()?.bin.join("firewall");
+    let conf = firewall(&json!({ "backend": "iptables" }));
+    let mut other = conf.clone();
+    other["prevResult"]["ips"] = json!([{ "address": "10.64.0.9/24" }]);
+    let call = world.prepare("ADD", &Attach::eth0("old"), &other)?;
+    ok(&call.run(&stock, &world.place()?)?, "stock ADD")?;
+    ok(&world.call("ADD", &Attach::eth0("new"), &conf)?, "ADD")?;
+    let listed = |world: &World| Ok::<_, anyhow::Error>(world.host().line("iptables -S")?.text());
+    let rules = listed(&world)?;
+    ensure!(rules.matches("-j CNI-FORWARD").count() == 1 && rules.matches("-j CNI-ADMIN").count() == 1, "{rules}");
+    let call = world.prepare("ADD", &Attach::eth0("old"), &other)?;
+    ok(&call.run(&stock, &world.place()?)?, "stock ADD again")?;
+    ensure!(listed(&world)? == rules, "the stock plugin wrote more: {}", listed(&world)?);
+    let call = world.prepare("CHECK", &Attach::eth0("old"), &other)?;
+    ok(&call.run(&stock, &world.place()?)?, "stock CHECK")?;
+    ok(&world.call("DEL", &Attach::eth0("new"), &conf)?, "DEL")?;
+    let rules = listed(&world)?;
+    ensure!(rules.contains("10.64.0.9") && !rules.contains("10.64.0.2"), "{rules}");
+    Ok(())
+}
