@@ -4,13 +4,15 @@ mod client;
 mod frame;
 mod lease;
 mod message;
+mod terms;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Client, Listen, Output, Purpose, Settings};
+pub use client::Client;
 pub use frame::{CLIENT_PORT, Datagram, SERVER_PORT, read_frame, write_frame};
 pub use lease::Lease;
 pub use message::{Kind, Message};
+pub use terms::{Listen, Output, Purpose, Settings};
 
 /// Option codes that are named here.
 pub mod option {

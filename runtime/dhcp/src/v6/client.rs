@@ -3,9 +3,9 @@
 //! Everything is sent to all servers of the link, as the protocol has it; which one is meant stands in the message.
 
 use super::message::Status;
-use super::{IaAddress, IaNa, Kind, Lease, Message};
+use super::{IaAddress, IaNa, Kind, Lease, Message, Output, Purpose, Settings};
 use crate::pace::Jitter;
-use crate::{Lost, Millis, Pace};
+use crate::{Lost, Millis};
 
 /// First delay of SOLICIT, REQUEST and RELEASE.
 const FIRST: Millis = 1_000;
@@ -24,35 +24,6 @@ const BEST: u8 = 255;
 
 const SUCCESS: u16 = 0;
 const NO_BINDING: u16 = 3;
-
-/// What does not change while a client lives.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// The client's DUID.
-    pub duid: Vec<u8>,
-    /// Its name for its one IA.
-    pub iaid: u32,
-    /// Times; of them, `resend_timeout` and `resend_max` count here.
-    pub pace: Pace,
-}
-
-/// What the client is after.
-pub type Purpose = Option<std::net::Ipv6Addr>;
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// Send to all servers of the link.
-    Send(Vec<u8>),
-    /// There is a lease, new or prolonged: keep it.
-    Bound,
-    /// There is none, and none to be had. The client has ended.
-    GaveUp(String),
-    /// The address must not be used any more. The client has ended.
-    Lost(Lost),
-    /// The release is confirmed, or was said often enough. The client has ended.
-    Released,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {

@@ -3,12 +3,14 @@
 mod client;
 mod lease;
 mod message;
+mod terms;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Client, Output, Purpose, Settings};
+pub use client::Client;
 pub use lease::Lease;
 pub use message::{IaAddress, IaNa, Kind, Message, Status};
+pub use terms::{Output, Purpose, Settings};
 
 use std::net::Ipv6Addr;
 
