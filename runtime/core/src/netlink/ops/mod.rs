@@ -152,10 +152,7 @@ impl Session<'_> {
             Op::DropConnectedRoute { link, dst } => self.drop_connected_route(link, *dst),
             Op::EnsureAddress { link, address, force } => self.ensure_address(link, *address, *force),
             // Done last: it has no inverse.
-            Op::PinMac { link } => {
-                self.pins.push((at, link.clone()));
-                Ok(())
-            }
+            Op::PinMac { link } => self.pin_later(at, link),
             Op::Forwarding { family } => self.forwarding(*family),
             Op::Masquerade { .. }
             | Op::MacSpoofCheck { .. }
@@ -179,6 +176,12 @@ impl Session<'_> {
             // Only reached without a container: with one, these were a run of sysctls.
             Op::EnableIpv6 { .. } | Op::TuneSysctl(_) => Err(NetlinkError::NoContainer { op: op.to_string() }),
         }
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "one of the ops")]
+    fn pin_later(&mut self, at: usize, link: &str) -> Result<(), NetlinkError> {
+        self.pins.push((at, link.to_owned()));
+        Ok(())
     }
 
     /// All nftables ops of the plan at once. Elements name links by name and match nothing until there is traffic, so
