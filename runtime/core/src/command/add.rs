@@ -146,7 +146,7 @@ fn apply(call: &mut Call<'_>, stage: &mut Stage, store: &mut NodeStore, plan: &P
     let applied = match executor.apply(plan) {
         Ok(applied) => applied,
         Err(ApplyError { op, cause, leftovers, .. }) => {
-            let cause = CommandError::Op { op, source: cause };
+            let cause = CommandError::Op { op: op.into(), source: cause };
             return Err(give_back(call, store, cause, leftovers.iter().map(|left| in_full(left)).collect()));
         }
     };

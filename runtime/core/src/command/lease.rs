@@ -99,7 +99,9 @@ fn get(
 }
 
 fn extend(executor: &mut Executor, applied: &mut Applied, plan: &Plan) -> Result<(), CommandError> {
-    executor.extend(applied, plan).map_err(|ApplyError { op, cause, .. }| CommandError::Op { op, source: cause })
+    executor
+        .extend(applied, plan)
+        .map_err(|ApplyError { op, cause, .. }| CommandError::Op { op: op.into(), source: cause })
 }
 
 fn allocate(call: &Call<'_>) -> Result<Leased, CommandError> {

@@ -214,7 +214,7 @@ fn apply(call: &Call<'_>, planned: &mut Planned, before: CniResult) -> Result<St
             Ok(document) => return Ok(document),
             Err(cause) => (cause.into(), planned.executor.undo(applied)),
         },
-        Err(ApplyError { op, cause, leftovers, .. }) => (CommandError::Op { op, source: cause }, leftovers),
+        Err(ApplyError { op, cause, leftovers, .. }) => (CommandError::Op { op: op.into(), source: cause }, leftovers),
     };
     let leftovers = leftovers.iter().map(|left| in_full(left)).collect();
     Err(Failed { cause: Box::new(cause), leftovers })

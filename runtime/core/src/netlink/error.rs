@@ -261,7 +261,7 @@ pub struct ApplyError {
     /// Index of the op in the plan.
     pub at: usize,
     /// The op, as `Display` shows it.
-    pub op: String,
+    pub op: Box<str>,
     /// Why it failed.
     #[source]
     pub cause: NetlinkError,

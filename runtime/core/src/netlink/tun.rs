@@ -170,13 +170,11 @@ impl Blueprint {
 
     /// Makes the device that this open file stands for, and lets it outlive the file.
     fn make(&self, fd: RawFd) -> Outcome {
+        let mut request = self.request;
         #[expect(unsafe_code, reason = "TUNSETIFF has no safe wrapper")]
         // SAFETY: TUNSETIFF reads and writes a `struct ifreq` at the pointer, which has the length of one; the copy lives until
         // the call returns.
-        let made = {
-            let mut request = self.request;
-            Errno::result(unsafe { libc::ioctl(fd, TUNSETIFF, request.as_mut_ptr()) })
-        };
+        let made = Errno::result(unsafe { libc::ioctl(fd, TUNSETIFF, request.as_mut_ptr()) });
         made.map_err(|errno| (Stage::Make, errno))?;
         if let Some(owner) = self.owner {
             set(fd, TUNSETOWNER, owner).map_err(|errno| (Stage::Owner, errno))?;

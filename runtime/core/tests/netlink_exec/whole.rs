@@ -74,7 +74,7 @@ fn errors_name_the_op() {
     let error = with(&host, &pod, |executor| {
         executor.apply(&plan(vec![bridge("weft0"), impossible()])).expect_err("impossible")
     });
-    assert_eq!((error.at, error.op.as_str()), (1, "bring no-such-link up"));
+    assert_eq!((error.at, &*error.op), (1, "bring no-such-link up"));
     assert_eq!(error.to_string(), "failed to bring no-such-link up");
     assert_eq!(error.cause.to_string(), "failed to lookup no-such-link: Link not found");
     assert!(error.cause.is_not_found() && !error.cause.is_exists());
@@ -83,7 +83,7 @@ fn errors_name_the_op() {
     plan.result.interfaces.push(LinkRef::host("absent"));
     let before = host.snapshot();
     let error = with(&host, &pod, |executor| executor.apply(&plan).expect_err("no such link"));
-    assert_eq!((error.at, error.op.as_str()), (plan.ops.len(), "read the links of the result"));
+    assert_eq!((error.at, &*error.op), (plan.ops.len(), "read the links of the result"));
     host.assert_snapshot(&before, "host");
 }
 

@@ -22,9 +22,8 @@ impl Executor {
             Op::JoinVrf(join) => differences.extend(self.check_vrf(join)?),
             Op::LimitRate(limit) => differences.extend(self.check_rate(limit)?),
             Op::CreateIfb(CreateIfb { name, .. }) => {
-                if self.host_link(name)?.is_none_or(|link| link.kind != "ifb") {
-                    differences.push(StepDifference::NoHostLink { name: name.clone() });
-                }
+                let missing = self.host_link(name)?.is_none_or(|link| link.kind != "ifb");
+                differences.extend(missing.then(|| StepDifference::NoHostLink { name: name.clone() }));
             }
             Op::RedirectIngress(redirect) => differences.extend(self.check_redirect(redirect)?),
             _ => {}

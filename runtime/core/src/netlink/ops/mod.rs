@@ -89,7 +89,7 @@ impl Executor {
             }
             Err((at, cause)) => {
                 let op = plan.ops.get(at).map_or_else(|| "read the links of the result".to_owned(), Op::to_string);
-                Err(ApplyError { at, op, cause, leftovers: Vec::new() })
+                Err(ApplyError { at, op: op.into(), cause, leftovers: Vec::new() })
             }
         }
     }

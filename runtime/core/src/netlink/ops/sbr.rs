@@ -22,7 +22,7 @@ impl Session<'_> {
     pub(super) fn source_routes(&mut self, op: &SourceRoutes) -> Result<(), NetlinkError> {
         let _lock = self.executor.lock_container(op)?;
         if let Some(table) = op.table {
-            return op.sources.iter().try_for_each(|source| self.add_source_rule(source.address.addr(), table));
+            return op.sources.iter().try_for_each(|source| self.ensure_source_rule(source.address.addr(), table));
         }
         let link = LinkRef::container(op.link.as_str());
         let made = self.is_made(&link);
@@ -54,10 +54,21 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// With a table of the configuration the rule may be there already. It is looked for, since not every kernel refuses the
+    /// same rule twice where the priority is left to it.
+    fn ensure_source_rule(&mut self, source: IpAddr, table: u32) -> Result<(), NetlinkError> {
+        let rtnl = self.side(Side::Container, &"adding a rule")?;
+        let rules = rtnl.rules(Family::of(source)).doing(|| "Failed to list all rules")?;
+        if rules.iter().any(|rule| rule.source == Some(source) && rule.table == Some(table)) {
+            return Ok(());
+        }
+        self.add_source_rule(source, table)
+    }
+
     fn add_source_rule(&mut self, source: IpAddr, table: u32) -> Result<(), NetlinkError> {
         let rtnl = self.side(Side::Container, &"adding a rule")?;
         let message = match rtnl.add_rule(rule_message(source, table)) {
-            // Only with a table of the configuration: what is wanted is there.
+            // Somebody was faster: what is wanted is there.
             Err(fault) if fault.is_exists() => return Ok(()),
             other => other.doing(|| "Failed to add rule")?,
         };
