@@ -221,9 +221,9 @@ fn huge_answers_are_too_much() {
     assert!(error.to_string().contains("5000 bytes in the name of a delegate, at most 1024"), "{error}");
     let error = fails(TEXTS, &answering((8, 3), 65, (56, 3), (32, 6)));
     assert!(error.to_string().contains("65 settings, at most 64"), "{error}");
-    let error = fails(TEXTS, &answering((8, 3), 1, (0, 2000), (32, 6)));
+    let error = fails(TEXTS, &answering((8, 3), 1, (131_072, 2000), (32, 6)));
     assert!(error.to_string().contains("2000 bytes in the key of a setting"), "{error}");
-    let error = fails(TEXTS, &answering((8, 3), 1, (56, 3), (0, 70_000)));
+    let error = fails(TEXTS, &answering((8, 3), 1, (56, 3), (131_072, 70_000)));
     assert!(error.to_string().contains("70000 bytes in a setting, at most 65536"), "{error}");
     // A million settings, all of them the same 16 bytes.
     let many = "(i32.store (i32.const 512) (i32.const 0)) (i32.store (i32.const 516) (i32.const 8)) (i32.store (i32.const 520) (i32.const 3))
