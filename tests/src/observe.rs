@@ -237,6 +237,10 @@ fn shape(link: &Link, links: &[Link]) -> Value {
     if link.kind() == "bridge" {
         out.remove("operstate");
     }
+    // Which of the two the kernel says depends on whether both ends have the same index, each in its namespace, by chance.
+    if link.text("operstate") == "LOWERLAYERDOWN" {
+        out.insert("operstate".to_owned(), Value::String("DOWN".to_owned()));
+    }
     out.insert("mac".to_owned(), Value::String(mac_of(link, links)));
     if let Some(master) = link.raw.get("master") {
         out.insert("master".to_owned(), master.clone());
