@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::trace::{ChoiceTrace, Trace, Traces};
 use super::{CommandError, Context};
-use crate::cni::{self, Environment, Verb};
+use crate::cni::{self, CniError, CniResult, Environment, Verb};
 use crate::conf::{Network, Object, Persona};
 use crate::ledger::{Key, NodeStore, Role};
 use crate::netlink;
@@ -80,6 +80,12 @@ impl<'a> Call<'a> {
             container_id: self.env.container_id.clone(),
             ifname: self.env.ifname.clone(),
         }
+    }
+
+    /// What the plugin before this one printed, where the runtime sent it.
+    pub(super) fn previous(&self) -> Result<Option<CniResult>, CniError> {
+        let read = |value| CniResult::from_json(value, self.network.version);
+        self.network.prev_result.as_ref().map(read).transpose()
     }
 
     /// The journal key of this call.

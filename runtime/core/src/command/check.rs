@@ -20,8 +20,7 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     if call.key().role == Role::Ipam {
         return check_ipam(call, entry.as_ref());
     }
-    let previous = call.network.prev_result.as_ref().ok_or(CommandError::PrevResultMissing)?;
-    let previous = CniResult::from_json(previous, call.network.version)?;
+    let previous = call.previous()?.ok_or(CommandError::PrevResultMissing)?;
     let Some(entry) = entry else { return Err(CommandError::UnknownAttachment(call.attachment())) };
     external::check_stored(call, &entry)?;
     if entry.record.plan.is_empty() {
@@ -66,8 +65,7 @@ fn check_ipam(call: &Call<'_>, entry: Option<&Entry>) -> Result<(), CommandError
     }
     let Some(entry) = entry else { return Err(CommandError::NoClaim { container_id: call.env.container_id.clone() }) };
     // Which addresses they are only matters where the runtime says which it knows of.
-    let Some(previous) = &call.network.prev_result else { return Ok(()) };
-    let previous = CniResult::from_json(previous, call.network.version)?;
+    let Some(previous) = call.previous()? else { return Ok(()) };
     let differences: Vec<String> = entry
         .claims
         .iter()

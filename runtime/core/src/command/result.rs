@@ -20,9 +20,8 @@ pub(super) fn preflight(call: &Call<'_>, plan: &Plan) -> Result<(), CommandError
 /// The document for stdout.
 pub(super) fn render(call: &Call<'_>, plan: &Plan, applied: Option<&Applied>) -> Result<String, CommandError> {
     if prints_previous(call)
-        && let Some(previous) = &call.network.prev_result
+        && let Some(previous) = call.previous()?
     {
-        let previous = CniResult::from_json(previous, call.network.version)?;
         return Ok(previous.to_json(call.network.version)?);
     }
     let links = applied.map(|applied| &applied.links);

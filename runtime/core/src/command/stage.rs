@@ -189,10 +189,8 @@ fn ignores_ipam(delegate: Option<&'static dyn Delegate>) -> bool {
 
 /// What came before, for a delegate that builds on it.
 fn previous(call: &Call<'_>) -> Result<Option<CniResult>, CommandError> {
-    let Some(value) = &call.network.prev_result else { return Ok(None) };
-    let read = CniResult::from_json(value, call.network.version);
     let unreadable = |error: CniError| DelegateError::Conf(format!("could not parse prevResult: {}", error.msg));
-    Ok(Some(read.map_err(unreadable)?))
+    Ok(call.previous().map_err(unreadable)?)
 }
 
 /// The result of IPAM alone has no interfaces, and nothing is done.

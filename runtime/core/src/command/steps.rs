@@ -158,20 +158,14 @@ fn plan_on(call: &Call<'_>, before: Option<&CniResult>) -> Result<Option<Planned
 
 /// What a chained ADD would do, without doing it.
 pub(super) fn preview(call: &Call<'_>) -> Result<Plan, CommandError> {
-    let before = match &call.network.prev_result {
-        Some(value) => Some(CniResult::from_json(value, call.network.version)?),
-        None => None,
-    };
+    let before = call.previous()?;
     Ok(plan_on(call, before.as_ref())?.map(|planned| planned.plan).unwrap_or_default())
 }
 
 /// ADD as a chained plugin: prints what came before, with what the steps changed in it.
 pub(super) fn add(call: &mut Call<'_>) -> Result<String, CommandError> {
     let version = call.network.version;
-    let before = match &call.network.prev_result {
-        Some(value) => Some(CniResult::from_json(value, version)?),
-        None => None,
-    };
+    let before = call.previous()?;
     let Some(mut planned) = plan_on(call, before.as_ref())? else {
         return Ok(before.unwrap_or_default().to_json(version)?);
     };
@@ -343,11 +337,7 @@ pub(super) fn since(store: &NodeStore, attachment: &Attachment) -> Result<Since,
 /// CHECK as a chained plugin: what its calls did is still there. Where the journal knows of none, there must have been
 /// nothing to do.
 pub(super) fn check(call: &mut Call<'_>) -> Result<(), CommandError> {
-    let version = call.network.version;
-    let before = match &call.network.prev_result {
-        Some(value) => Some(CniResult::from_json(value, version)?),
-        None => None,
-    };
+    let before = call.previous()?;
     validate(call)?;
     let store = call.open_store()?;
     let name = call.persona.name();

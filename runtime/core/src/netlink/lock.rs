@@ -1,8 +1,11 @@
-//! The lock of the container's network namespace: whoever picks a free number there (a routing table, say) holds it from
-//! looking to taking.
+//! Locks on network namespaces: `flock` on the namespace itself, so that there is no file to be kept anywhere, processes in
+//! different namespaces do not meet, and the kernel drops the lock however a process ends. (`presence` uses locks of another
+//! kind on the host's; the two do not see each other.)
 //!
-//! It is `flock` on the namespace itself, as the reference `sbr` does with `CNI_NETNS`: weft and it wait for one another,
-//! by whatever path each came, and the kernel drops the lock however a process ends.
+//! The container's is held by whoever picks a free number there (a routing table, say), from looking to taking. The reference
+//! `sbr` does the same with `CNI_NETNS`: weft and it wait for one another, by whatever path each came.
+//!
+//! Nobody waits forever: somebody else's program may sit on a lock.
 
 use std::fs::File;
 use std::thread::sleep;
@@ -14,14 +17,35 @@ use nix::fcntl::{Flock, FlockArg};
 use super::Executor;
 use super::error::NetlinkError;
 
-/// Whoever holds it needs milliseconds.
+/// Whoever holds the container's needs milliseconds.
 const PATIENCE_SECONDS: u64 = 10;
-const STEP: Duration = Duration::from_millis(2);
+const FIRST_STEP: Duration = Duration::from_millis(1);
+const LAST_STEP: Duration = Duration::from_millis(8);
 
-/// Held until dropped.
+/// A lock of a namespace, held until dropped.
 #[derive(Debug)]
 pub(super) struct NetnsLock {
     _file: Flock<File>,
+}
+
+impl NetnsLock {
+    /// Takes the lock of an open namespace, waiting for as long as `patience`; `None` where it is not to be had by then.
+    pub(super) fn take(mut file: File, patience: Duration) -> Result<Option<Self>, Errno> {
+        let deadline = Instant::now() + patience;
+        let mut step = FIRST_STEP;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(locked) => return Ok(Some(Self { _file: locked })),
+                Err((back, Errno::EWOULDBLOCK | Errno::EINTR)) => file = back,
+                Err((_file, errno)) => return Err(errno),
+            }
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            sleep(step);
+            step = (step * 2).min(LAST_STEP);
+        }
+    }
 }
 
 impl Executor {
@@ -29,18 +53,9 @@ impl Executor {
     pub(super) fn lock_container(&self, op: &impl ToString) -> Result<NetnsLock, NetlinkError> {
         let container = self.container.as_ref().ok_or_else(|| NetlinkError::NoContainer { op: op.to_string() })?;
         let fail = |io| NetlinkError::File { doing: "failed to lock the container's network namespace".to_owned(), io };
-        let mut file = container.netns.duplicate().map_err(fail)?;
-        let deadline = Instant::now() + Duration::from_secs(PATIENCE_SECONDS);
-        loop {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(locked) => return Ok(NetnsLock { _file: locked }),
-                Err((back, Errno::EWOULDBLOCK | Errno::EINTR)) => file = back,
-                Err((_file, errno)) => return Err(fail(errno.into())),
-            }
-            if Instant::now() >= deadline {
-                return Err(NetlinkError::NetnsBusy { seconds: PATIENCE_SECONDS });
-            }
-            sleep(STEP);
-        }
+        let file = container.netns.try_clone().map_err(|fault| NetlinkError::BadNetns { fault })?.into_file();
+        let locked =
+            NetnsLock::take(file, Duration::from_secs(PATIENCE_SECONDS)).map_err(|errno| fail(errno.into()))?;
+        locked.ok_or(NetlinkError::NetnsBusy { seconds: PATIENCE_SECONDS })
     }
 }

@@ -9,14 +9,14 @@
 //! - Nobody waits for others for longer than [`PATIENCE`]; then it deletes its own link by itself.
 
 use std::fs::File;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 
 use super::error::Fault;
+use super::lock::NetnsLock;
 use super::netns::OWN;
 use super::rtnl::{How, Lookup, Rtnl, change};
 
@@ -26,42 +26,21 @@ const DOOMED: u32 = 0x7765_6674;
 /// How long a DEL waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The turn: a lock on the host's network namespace itself, so there is no file to be kept anywhere and the kernel drops it
-/// however a process ends. (`presence` uses locks of another kind on it; the two do not see each other.)
-struct Turn {
-    _lock: Flock<File>,
-}
-
-impl Turn {
-    /// The turn, if nobody has it.
-    fn take() -> Option<Self> {
-        let namespace = File::open(OWN).ok()?;
-        Flock::lock(namespace, FlockArg::LockExclusiveNonblock).ok().map(|lock| Self { _lock: lock })
-    }
-
-    fn wait() -> Option<Self> {
-        let start = Instant::now();
-        let mut pause = Duration::from_millis(1);
-        loop {
-            match Self::take() {
-                None if start.elapsed() < PATIENCE => std::thread::sleep(pause),
-                turn => return turn,
-            }
-            pause = (pause * 2).min(Duration::from_millis(8));
-        }
-    }
+/// The turn is the lock of the host's namespace; without it everybody deletes by himself.
+fn turn(patience: Duration) -> Option<NetnsLock> {
+    NetnsLock::take(File::open(OWN).ok()?, patience).ok().flatten()
 }
 
 impl Rtnl {
     /// Deletes a link of the host, together with those of other DELs that are waiting; `false` when there is none.
     pub(super) fn delete_in_turn(&self, index: u32) -> Result<bool, Fault> {
-        if let Some(_turn) = Turn::take() {
+        if let Some(_turn) = turn(Duration::ZERO) {
             return self.delete_link(index);
         }
         if !self.doom(index)? {
             return Ok(false);
         }
-        let _turn = Turn::wait();
+        let _turn = turn(PATIENCE);
         match self.link(Lookup::Index(index))? {
             // Whoever was before us took it along.
             None => Ok(true),
@@ -78,7 +57,7 @@ impl Rtnl {
             }
         }
         let Some(last) = last else { return Ok(()) };
-        let _turn = Turn::wait();
+        let _turn = turn(PATIENCE);
         self.delete_doomed(last)?;
         indexes.iter().try_for_each(|&index| self.delete_link(index).map(drop))
     }

@@ -104,15 +104,15 @@ impl Netns {
         }
     }
 
-    /// The same open file once more.
-    pub(super) fn duplicate(&self) -> io::Result<File> {
-        self.file.try_clone()
-    }
-
     /// A second handle on the same namespace.
     pub(super) fn try_clone(&self) -> Result<Self, NetnsFault> {
         let inside = |error: io::Error| NetnsFault::Inside(format!("cannot work inside it: {error}"));
         self.file.try_clone().map(|file| Self { file }).map_err(inside)
+    }
+
+    /// The open file alone, to be locked.
+    pub(super) fn into_file(self) -> File {
+        self.file
     }
 
     /// Starts a thread that enters the namespace, runs a closure there, and ends.

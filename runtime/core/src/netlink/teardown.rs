@@ -15,11 +15,19 @@ impl Executor {
     /// Works without the container's namespace too: what is on the host goes, and what was inside went with it.
     pub fn teardown(&mut self, plan: &Plan, keep_shared: &BTreeSet<String>) -> Vec<UndoError> {
         let mut leftovers = Vec::new();
+        let kept = |op: &Op| op.shared().is_some_and(|name| keep_shared.contains(&name));
+        let ours = || plan.ops.iter().filter(|op| op.teardown() == Teardown::Elements && !kept(op));
+        // What admits or rewrites goes before the link: the kernel clears such elements away while it waits for the link to
+        // go, where otherwise whoever closes the socket last waits for that by itself, and keeps others from their own
+        // elements meanwhile. What forbids holds for as long as there is traffic. Either way it is one transaction.
+        let first = !ours().any(Op::forbids);
+        if first {
+            leftovers.extend(self.remove_elements(plan, nft::Content::of(ours())));
+        }
+        // Two links of the host (a pair's end, and the device its traffic is shaped on): one wait for both.
         if plan.ops.iter().any(|op| matches!(op.teardown(), Teardown::DeleteHostLink { .. })) {
             self.delete_together([plan]);
         }
-        let kept = |op: &Op| op.shared().is_some_and(|name| keep_shared.contains(&name));
-        // Links first: while one carries traffic its filters must hold.
         for op in plan.ops.iter().rev() {
             let outcome = match op.teardown() {
                 Teardown::DeleteLink { container, host_peer, kind } => {
@@ -38,23 +46,27 @@ impl Executor {
             };
             leftovers.extend(outcome.err().map(|cause| UndoError { what: format!("tear down: {op}"), cause }));
         }
-        let ours = plan.ops.iter().filter(|op| op.teardown() == Teardown::Elements && !kept(op));
-        let content = nft::Content::of(ours);
-        if !content.is_empty() {
-            let outcome = match self.nft().and_then(|nft| nft.remove(&content)) {
-                // Without nftables there are no elements; the ADD failed at them.
-                Err(error) if error.is_unsupported() => Ok(()),
-                outcome => outcome,
-            };
-            let what = || "remove the attachment's nftables elements".to_owned();
-            leftovers.extend(outcome.err().map(|cause| UndoError { what: what(), cause }));
-            let ports = plan.ops.iter().filter_map(|op| match op {
-                Op::HostPort(port) => Some(port),
-                _ => None,
-            });
-            conntrack::forget(ports, Flows::Here);
+        if !first {
+            leftovers.extend(self.remove_elements(plan, nft::Content::of(ours())));
         }
         leftovers
+    }
+
+    fn remove_elements(&mut self, plan: &Plan, content: nft::Content) -> Option<UndoError> {
+        if content.is_empty() {
+            return None;
+        }
+        let outcome = match self.nft().and_then(|nft| nft.remove(&content)) {
+            // Without nftables there are no elements; the ADD failed at them.
+            Err(error) if error.is_unsupported() => Ok(()),
+            outcome => outcome,
+        };
+        let ports = plan.ops.iter().filter_map(|op| match op {
+            Op::HostPort(port) => Some(port),
+            _ => None,
+        });
+        conntrack::forget(ports, Flows::Here);
+        outcome.err().map(|cause| UndoError { what: "remove the attachment's nftables elements".to_owned(), cause })
     }
 
     /// Deletes the host's links of many plans at once, as a beginning of their teardown: the kernel's wait is one then instead

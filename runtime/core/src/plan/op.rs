@@ -368,6 +368,12 @@ impl Op {
         }
     }
 
+    /// Whether what it sets up keeps traffic out: it must not end before the attachment's traffic does.
+    #[must_use]
+    pub fn forbids(&self) -> bool {
+        matches!(self, Self::MacSpoofCheck { .. } | Self::IngressPolicy(_))
+    }
+
     /// A name for what this op sets up, where another attachment may need the very same thing and teardown would remove it.
     #[must_use]
     pub fn shared(&self) -> Option<String> {

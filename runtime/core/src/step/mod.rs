@@ -15,9 +15,6 @@ mod tests;
 mod tuning;
 mod vrf;
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
 use weft_host_abi::types::{Attachment, Route};
 
 use crate::cni::{Object, Version};
@@ -156,16 +153,10 @@ impl StepInput<'_> {
 impl Previous {
     /// Addresses of the attachment's interface: those whose index is absent, points nowhere, or names that interface in the
     /// container, as the stock plugins have it.
-    pub fn addresses<'a>(&'a self, ifname: &'a str) -> impl Iterator<Item = IpAddr> + 'a {
-        self.nets(ifname).map(|net| net.addr())
-    }
-
-    /// The same with the lengths of their networks.
-    pub fn nets<'a>(&'a self, ifname: &'a str) -> impl Iterator<Item = IpNet> + 'a {
-        let ours = move |ip: &&ShapeIp| match ip.interface.and_then(|index| self.interfaces.get(index)) {
-            None => true,
-            Some(link) => link.side == Side::Container && link.name == ifname,
-        };
-        self.ips.iter().filter(ours).map(|ip| ip.address)
+    pub fn own<'a>(&'a self, ifname: &'a str) -> impl Iterator<Item = &'a ShapeIp> {
+        self.ips.iter().filter(move |ip| {
+            let link = ip.interface.and_then(|index| self.interfaces.get(index));
+            link.is_none_or(|link| link.side == Side::Container && link.name == ifname)
+        })
     }
 }

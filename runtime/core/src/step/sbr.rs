@@ -6,7 +6,7 @@ use weft_host_abi::types::Attachment;
 
 use super::{Previous, Step, StepError, StepInput, StepPlan};
 use crate::cni::{Mistyped, Object};
-use crate::plan::{Need, Op, Side, Source, SourceRoutes};
+use crate::plan::{Need, Op, ShapeIp, Source, SourceRoutes};
 
 /// See the module.
 pub(super) struct Sbr;
@@ -54,17 +54,12 @@ impl Step for Sbr {
     }
 }
 
-/// Addresses whose interface is not given, is none of those there are, or is the container's own.
 fn sources(previous: &Previous, ifname: &str, settings: &Settings) -> Vec<Source> {
-    let ours = previous.ips.iter().filter(|ip| {
-        let link = ip.interface.and_then(|index| previous.interfaces.get(index));
-        link.is_none_or(|link| link.side == Side::Container && link.name == ifname)
-    });
-    ours.map(|ip| {
+    let source = |ip: &ShapeIp| {
         let fixed = if ip.address.addr().is_ipv4() { settings.gateway_v4 } else { settings.gateway_v6 };
         Source { address: ip.address, gateway: fixed.or(ip.gateway) }
-    })
-    .collect()
+    };
+    previous.own(ifname).map(source).collect()
 }
 
 fn mistyped(error: Mistyped) -> StepError {
