@@ -25,6 +25,8 @@ all=(
     "tcpdump       tcpdump                   # announcements on the wire"
     "sqlite3       sqlite3                   # the ledger, seen from outside"
     "dnsmasq       dnsmasq-base              # a DHCP server"
+    "dbus-daemon   dbus-daemon               # a bus for a stand-in of firewalld"
+    "python3       python3                   # opens a tap device"
     "jq            jq                        # JSON in scripts"
     "strace        strace                    # no child process is started"
     "hyperfine     hyperfine                 # benchmarks by hand"

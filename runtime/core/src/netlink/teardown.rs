@@ -22,7 +22,7 @@ impl Executor {
         // elements meanwhile. What forbids holds for as long as there is traffic. Either way it is one transaction.
         let first = !ours().any(Op::forbids);
         if first {
-            leftovers.extend(self.remove_elements(plan, nft::Content::of(ours())));
+            leftovers.extend(self.remove_elements(nft::Content::of(ours())));
         }
         // Two links of the host (a pair's end, and the device its traffic is shaped on): one wait for both.
         if plan.ops.iter().any(|op| matches!(op.teardown(), Teardown::DeleteHostLink { .. })) {
@@ -47,12 +47,18 @@ impl Executor {
             leftovers.extend(outcome.err().map(|cause| UndoError { what: format!("tear down: {op}"), cause }));
         }
         if !first {
-            leftovers.extend(self.remove_elements(plan, nft::Content::of(ours())));
+            leftovers.extend(self.remove_elements(nft::Content::of(ours())));
         }
+        // Last: nothing leads flows here any more, and closing a socket of connection tracking waits like that of nftables.
+        let ports = plan.ops.iter().filter(|op| !kept(op)).filter_map(|op| match op {
+            Op::HostPort(port) => Some(port),
+            _ => None,
+        });
+        conntrack::forget(ports, Flows::Here);
         leftovers
     }
 
-    fn remove_elements(&mut self, plan: &Plan, content: nft::Content) -> Option<UndoError> {
+    fn remove_elements(&mut self, content: nft::Content) -> Option<UndoError> {
         if content.is_empty() {
             return None;
         }
@@ -61,11 +67,6 @@ impl Executor {
             Err(error) if error.is_unsupported() => Ok(()),
             outcome => outcome,
         };
-        let ports = plan.ops.iter().filter_map(|op| match op {
-            Op::HostPort(port) => Some(port),
-            _ => None,
-        });
-        conntrack::forget(ports, Flows::Here);
         outcome.err().map(|cause| UndoError { what: "remove the attachment's nftables elements".to_owned(), cause })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use weft_core::netlink::Executor;
-use weft_core::plan::{LinkRef, Plan};
+use weft_core::plan::{LinkRef, Op, Plan};
 
 use crate::plans::*;
 use crate::support::*;
@@ -21,6 +21,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("teardown::foreign_links", None, foreign_links),
         ("teardown::half_applied", None, half_applied),
         ("teardown::failures_are_collected", None, failures_are_collected),
+        ("teardown::filters_that_forbid_go_last", None, filters_that_forbid_go_last),
     ]
 }
 
@@ -174,4 +175,48 @@ fn failures_are_collected() {
     let text = errors[0].to_string();
     assert!(text.starts_with("could not tear down: create veth eth1"), "{text}");
     assert!(host.link(HOST_VETH).is_none() && !host.ruleset().contains("elements"));
+}
+
+/// What admits or rewrites is gone from nftables before the link is, so that the kernel clears both away in one wait; what
+/// forbids is there for as long as the link is. Seen by listeners of the kernel's own announcements.
+fn filters_that_forbid_go_last() {
+    let order = |ops: fn() -> Vec<Op>| -> Vec<&'static str> {
+        let (host, pod) = (Ns::new(), Ns::new());
+        let plan = Plan { ops: ops(), ..Plan::default() };
+        with(&host, &pod, |executor| drop(applied(executor, &plan)));
+        let log = tempfile::NamedTempFile::new().expect("log").into_temp_path();
+        let listen = format!(
+            "for what in 'nft monitor elements' 'ip monitor link'; do stdbuf -oL timeout 20 $what >>{0} 2>/dev/null & done",
+            log.display()
+        );
+        host.sh(&listen);
+        // Both listen once they tell of a change that is not ours.
+        eventually("the listeners hear", || {
+            host.sh("ip link add ear0 type veth peer name ear1; ip link del ear0; nft add element inet weft masq4 '{ 192.0.2.1 }'");
+            let text = std::fs::read_to_string(&log).unwrap_or_default();
+            text.contains("ear0") && text.contains("192.0.2.1")
+        });
+        tear_down(&host, &pod, &plan);
+        let mut seen = Vec::new();
+        eventually("both changes are heard", || {
+            let text = std::fs::read_to_string(&log).expect("log");
+            let line = |line: &str| match line {
+                line if line.contains("delete element") && line.contains("10.88.0.2") => Some("elements"),
+                line if line.starts_with("Deleted") && line.contains(HOST_VETH) => Some("link"),
+                _ => None,
+            };
+            seen = text.lines().filter_map(line).collect();
+            seen.dedup();
+            seen.len() == 2
+        });
+        seen
+    };
+    let admitting = || vec![bridge("weft0"), veth("eth0", HOST_VETH), Op::Masquerade { address: net("10.88.0.2/24") }];
+    assert_eq!(order(admitting), ["elements", "link"]);
+    let forbidding = || {
+        let mac = mac("02:00:00:00:00:01");
+        let check = Op::MacSpoofCheck { link: HOST_VETH.into(), mac };
+        vec![bridge("weft0"), veth("eth0", HOST_VETH), check, Op::Masquerade { address: net("10.88.0.2/24") }]
+    };
+    assert_eq!(order(forbidding), ["link", "elements"]);
 }
