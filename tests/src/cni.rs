@@ -112,6 +112,16 @@ pub struct CniError {
     pub details: String,
 }
 
+/// That a call succeeded; otherwise an error with what it said.
+///
+/// # Errors
+/// It did not.
+pub fn ok(reply: &Reply, what: &str) -> Result<()> {
+    let said = String::from_utf8_lossy(&reply.stdout);
+    anyhow::ensure!(reply.ok(), "{what}: {said} {}", reply.stderr);
+    Ok(())
+}
+
 impl Reply {
     /// Whether the plugin says that it succeeded.
     #[must_use]

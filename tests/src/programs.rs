@@ -2,11 +2,12 @@
 //!
 //! `WEFT_BIN`, `WEFTCTL_BIN` and `CNI_REFERENCE_DIR` name other places.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -132,16 +133,21 @@ impl Installation {
     /// # Errors
     /// A binary is missing, or `weftctl install` fails.
     pub fn new() -> Result<Self> {
-        static FIRST: Mutex<Option<Installation>> = Mutex::new(None);
-        let mut first = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
-        let pristine = match &*first {
-            Some(pristine) => pristine,
-            None => first.insert(Self::install()?),
-        };
+        let pristine = Self::pristine()?;
         let (root, bin, state) = layout()?;
         copy_tree(&pristine.bin, &bin)?;
         copy_tree(&pristine.state, &state)?;
         Ok(Self { _root: root, bin, state })
+    }
+
+    /// The installation that all others of this process are copies of, for who changes nothing in it.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn pristine() -> Result<&'static Self> {
+        static FIRST: OnceLock<Result<Installation, String>> = OnceLock::new();
+        let first = FIRST.get_or_init(|| Self::install().map_err(|error| format!("{error:#}")));
+        first.as_ref().map_err(|error| anyhow::Error::msg(error.clone()))
     }
 
     fn install() -> Result<Self> {
@@ -205,6 +211,26 @@ pub fn build_guest(name: &str) -> Result<Vec<u8>> {
     command.args(["policy", "build"]).arg(repository().join("tests/guests").join(name)).arg("--out").arg(&file);
     process::output(&Place::default(), command, b"", Duration::from_secs(300))?.success("weftctl policy build")?;
     fs::read(&file).with_context(|| format!("read {}", file.display()))
+}
+
+/// Policies of `tests/guests`, built when they are first asked for. Cargo builds one at a time anyway.
+#[derive(Debug, Clone, Default)]
+pub struct Guests(Arc<Mutex<BTreeMap<&'static str, Vec<u8>>>>);
+
+impl Guests {
+    /// The component.
+    ///
+    /// # Errors
+    /// It does not build.
+    pub fn get(&self, name: &'static str) -> Result<Vec<u8>> {
+        let mut built = self.0.lock().map_err(|_poison| anyhow::anyhow!("building a policy panicked"))?;
+        if let Some(component) = built.get(name) {
+            return Ok(component.clone());
+        }
+        let component = build_guest(name)?;
+        built.insert(name, component.clone());
+        Ok(component)
+    }
 }
 
 /// A scratch directory with a place for executables and one for state.

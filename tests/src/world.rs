@@ -78,6 +78,16 @@ pub struct World {
 }
 
 impl World {
+    /// A machine with an empty host and weft installed. The installation goes with the value.
+    ///
+    /// # Errors
+    /// As `new`; also where weft or weftctl is not built.
+    pub fn installed() -> Result<(Installation, Self)> {
+        let installation = Installation::new()?;
+        let world = Self::new(&Subject::weft(&installation))?;
+        Ok((installation, world))
+    }
+
     /// A machine with an empty host and the subject installed.
     ///
     /// # Errors

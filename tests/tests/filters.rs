@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_tests::cni::{Call, Reply};
+use weft_tests::cni::{Call, Reply, ok};
 use weft_tests::firewalld::Firewalld;
 use weft_tests::process::{self, Place};
 use weft_tests::programs::Installation;
@@ -31,8 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn world() -> Result<(Installation, World)> {
-    let installation = Installation::new()?;
-    let mut world = World::new(&Subject::weft(&installation))?;
+    let (installation, mut world) = World::installed()?;
     world.add_outside()?;
     Ok((installation, world))
 }
@@ -69,11 +68,6 @@ fn whole(port: u16) -> Value {
             "ipam": ipam(),
             "steps": [{ "type": "portmap" }, { "type": "firewall", "ingressPolicy": "same-bridge" }],
             "runtimeConfig": { "portMappings": mappings(port) } })
-}
-
-fn ok(reply: &Reply, what: &str) -> Result<()> {
-    ensure!(reply.ok(), "{what}: {} {}", String::from_utf8_lossy(&reply.stdout), reply.stderr);
-    Ok(())
 }
 
 /// Runs a verb through a list as libcni does; `run` makes each call.

@@ -5,9 +5,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::OnceLock;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_tests::case::differences;
 use weft_tests::cni::Reply;
@@ -58,13 +57,6 @@ fn main() -> ExitCode {
     suite.run_threads(Some(4))
 }
 
-/// weft installed once for all tests; every world starts with a copy of its state.
-fn installed() -> Result<Subject> {
-    static ONCE: OnceLock<Result<Installation, String>> = OnceLock::new();
-    let once = ONCE.get_or_init(|| Installation::new().map_err(|error| format!("{error:#}")));
-    once.as_ref().map(Subject::weft).map_err(|error| anyhow!(error.clone()))
-}
-
 struct Node {
     world: World,
     file: PathBuf,
@@ -72,7 +64,7 @@ struct Node {
 
 impl Node {
     fn new(subnet: &str) -> Result<Self> {
-        let world = World::new(&installed()?)?;
+        let world = World::new(&Subject::weft(Installation::pristine()?))?;
         let file = world.scratch().join("subnet.env");
         fs::write(&file, subnet).context("write subnet.env")?;
         Ok(Self { world, file })
@@ -333,7 +325,7 @@ fn beside(subnet: &str, more: &Value, rendered: &Value) -> Result<()> {
         }
         Ok(conf)
     };
-    let ours = transcript(&installed()?, &flannel)?;
+    let ours = transcript(&Subject::weft(Installation::pristine()?), &flannel)?;
     let theirs = transcript(&Subject::reference()?, &|_world| Ok(rendered.clone()))?;
     // What weft's bridge does differently from 1.1.1 by intent is told, with its reasons, by the cases of `reference`.
     let intended = |at: &str| {

@@ -6,14 +6,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use weft_tests::cni::{Call, Reply};
+use weft_tests::cni::{Call, ok};
 use weft_tests::names::Names;
 use weft_tests::observe;
 use weft_tests::process::{self, Place};
-use weft_tests::programs::Installation;
 use weft_tests::sandbox;
 use weft_tests::suite::{Need, Suite};
-use weft_tests::world::{Attach, Subject, World};
+use weft_tests::world::{Attach, World};
 
 fn main() -> ExitCode {
     sandbox::enter();
@@ -35,17 +34,6 @@ fn conf() -> Value {
     json!({ "cniVersion": "1.1.0", "name": "inv", "type": "weft",
             "delegate": { "type": "bridge", "bridge": "inv0", "isGateway": true, "ipMasq": true },
             "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.62.0.0/24" }]] } })
-}
-
-fn world() -> Result<(Installation, World)> {
-    let installation = Installation::new()?;
-    let world = World::new(&Subject::weft(&installation))?;
-    Ok((installation, world))
-}
-
-fn ok(reply: &Reply, what: &str) -> Result<()> {
-    ensure!(reply.ok(), "{what}: {}", String::from_utf8_lossy(&reply.stdout));
-    Ok(())
 }
 
 /// The system calls of one call, in order, with decoded netlink messages and file names.
@@ -74,7 +62,7 @@ fn last(trace: &[String], what: &str, matches: impl Fn(&str) -> bool) -> Result<
 
 /// Invariants 1 and 2 on ADD: all of the journal is written before the first link is made, and nothing after.
 fn journal_before_change() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     // The first call makes the store, which is written for that as well.
     ok(&world.call("ADD", &Attach::eth0("first"), &conf())?, "first ADD")?;
     let trace = traced(&mut world, "ADD")?;
@@ -87,7 +75,7 @@ fn journal_before_change() -> Result<()> {
 
 /// Invariant 2 on DEL: the link is gone before the ledger is written.
 fn ledger_outlives_link() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "ADD")?;
     let trace = traced(&mut world, "DEL")?;
     let unlinked = last(&trace, "RTM_DELLINK", |line| line.contains("RTM_DELLINK"))?;
@@ -112,7 +100,7 @@ fn kernel(world: &World) -> Result<Value> {
 
 /// Invariant 1: where the journal cannot be written, nothing happens.
 fn no_change_without_a_journal() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     world.container("pod")?;
     fs::write(world.state().join("weft.db"), "this is no store").context("spoil the store")?;
     let before = kernel(&world)?;
@@ -156,7 +144,7 @@ fn lose_everything(world: &mut World, container: &str) -> Result<()> {
 
 /// Invariant 4.
 fn del_needs_the_journal_alone() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "ADD")?;
     let mut call = world.prepare("DEL", &Attach::eth0("pod"), &json!({ "cniVersion": "1.1.0", "name": "inv" }))?;
     call.netns = None;
@@ -179,7 +167,7 @@ fn gc_call(world: &World, valid: &Value) -> Call {
 }
 
 fn gc_needs_the_journal_alone() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     for container in ["stays", "goes", "went"] {
         ok(&world.call("ADD", &Attach::eth0(container), &conf())?, container)?;
     }
@@ -198,7 +186,7 @@ fn gc_needs_the_journal_alone() -> Result<()> {
 
 /// A failure is reported, the rest is done, and repeating finishes.
 fn del_goes_on_past_failures() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     let conf = json!({ "cniVersion": "1.0.0", "name": "inv", "type": "bridge", "bridge": "inv0",
                        "ipam": { "type": "ext-ipam" } });
     let plugin = world.scratch().join("plugins");
@@ -226,7 +214,7 @@ fn del_goes_on_past_failures() -> Result<()> {
 }
 
 fn reboot() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     let capacity = json!({ "cniVersion": "1.1.0", "name": "inv", "type": "weft",
         "delegate": { "type": "bridge", "bridge": "inv0" },
         "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.62.0.0/24", "rangeStart": "10.62.0.10", "rangeEnd": "10.62.0.11" }]] } });
@@ -251,7 +239,7 @@ fn reboot() -> Result<()> {
 
 /// DEL by a path that names another container's namespace by now must not touch that container.
 fn reused_path() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     let conf = json!({ "cniVersion": "1.1.0", "name": "inv", "type": "weft", "delegate": { "type": "macvlan", "master": "up0" },
                        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.62.0.0/24" }]] } });
     world.host().line("ip link add up0 type veth peer name up1")?;

@@ -3,18 +3,16 @@
 //!
 //! The policies are `tests/guests`, built here as their authors would.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_tests::cni::Reply;
 use weft_tests::observe;
-use weft_tests::programs::{Installation, build_guest};
+use weft_tests::programs::{Guests, Installation};
 use weft_tests::sandbox;
 use weft_tests::suite::{Need, Suite};
 use weft_tests::world::{Attach, Subject, World, container_id};
@@ -44,22 +42,6 @@ const LIES: &[Lie] = &[
 
 /// Whatever a policy does, its caller has an answer by then.
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// Components built so far. Cargo builds one at a time anyway.
-#[derive(Clone, Default)]
-struct Guests(Arc<Mutex<BTreeMap<&'static str, Vec<u8>>>>);
-
-impl Guests {
-    fn get(&self, name: &'static str) -> Result<Vec<u8>> {
-        let mut built = self.0.lock().map_err(|_poison| anyhow::anyhow!("building a policy panicked"))?;
-        if let Some(component) = built.get(name) {
-            return Ok(component.clone());
-        }
-        let component = build_guest(name)?;
-        built.insert(name, component.clone());
-        Ok(component)
-    }
-}
 
 fn main() -> ExitCode {
     sandbox::enter();

@@ -1,16 +1,14 @@
 //! Delegate policies end to end: pods of one network get one delegate or another, a new file picks from the next ADD on, and
 //! what a hostile one answers is refused within the limits. flannel's own program is `flannel.rs`.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, OnceLock};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_tests::cni::Reply;
-use weft_tests::programs::{Installation, build_guest};
+use weft_tests::programs::{Guests, Installation};
 use weft_tests::sandbox;
 use weft_tests::suite::{Need, Suite};
 use weft_tests::world::{Attach, Subject, World, container_id};
@@ -36,22 +34,6 @@ const LIES: &[(&str, u64, &str)] = &[
     ("try-again", 11, "not yet"),
     ("no-one", 100, "nobody gets anything"),
 ];
-
-/// Components built so far. Cargo builds one at a time anyway.
-#[derive(Clone, Default)]
-struct Guests(Arc<Mutex<BTreeMap<&'static str, Vec<u8>>>>);
-
-impl Guests {
-    fn get(&self, name: &'static str) -> Result<Vec<u8>> {
-        let mut built = self.0.lock().map_err(|_poison| anyhow::anyhow!("building a policy panicked"))?;
-        if let Some(component) = built.get(name) {
-            return Ok(component.clone());
-        }
-        let component = build_guest(name)?;
-        built.insert(name, component.clone());
-        Ok(component)
-    }
-}
 
 fn main() -> ExitCode {
     sandbox::enter();
@@ -87,16 +69,9 @@ struct Node {
     policy: PathBuf,
 }
 
-/// weft installed once for all tests; every world starts with a copy of its state.
-fn installed() -> Result<Subject> {
-    static ONCE: OnceLock<Result<Installation, String>> = OnceLock::new();
-    let once = ONCE.get_or_init(|| Installation::new().map_err(|error| format!("{error:#}")));
-    once.as_ref().map(Subject::weft).map_err(|error| anyhow!(error.clone()))
-}
-
 impl Node {
     fn new() -> Result<Self> {
-        let world = World::new(&installed()?)?;
+        let world = World::new(&Subject::weft(Installation::pristine()?))?;
         let policy = world.scratch().join("policy.wasm");
         Ok(Self { world, policy })
     }

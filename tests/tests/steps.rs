@@ -10,14 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use weft_tests::cni::Reply;
+use weft_tests::cni::ok;
 use weft_tests::names::Names;
 use weft_tests::netns::NetNs;
 use weft_tests::observe;
-use weft_tests::programs::Installation;
 use weft_tests::sandbox;
 use weft_tests::suite::{Need, Suite};
-use weft_tests::world::{Attach, Subject, World};
+use weft_tests::world::{Attach, World};
 
 fn main() -> ExitCode {
     sandbox::enter();
@@ -34,17 +33,6 @@ fn main() -> ExitCode {
     suite.test("a_device_of_the_host_gets_its_attributes_back", &needs, attributes_come_back);
     // The allow-list is one file for all of them, and rates want the machine for themselves.
     suite.run_threads(Some(1))
-}
-
-fn world() -> Result<(Installation, World)> {
-    let installation = Installation::new()?;
-    let world = World::new(&Subject::weft(&installation))?;
-    Ok((installation, world))
-}
-
-fn ok(reply: &Reply, what: &str) -> Result<()> {
-    ensure!(reply.ok(), "{what}: {}", String::from_utf8_lossy(&reply.stdout));
-    Ok(())
 }
 
 fn kernel(world: &World) -> Result<Value> {
@@ -102,7 +90,7 @@ fn one_process_is_as_good_as_a_chain() -> Result<()> {
     let ptp = json!({ "type": "ptp", "ipMasq": true });
     let eth0 = Attach::eth0("pod");
 
-    let (_installation, mut together) = world()?;
+    let (_installation, mut together) = World::installed()?;
     together.container("pod")?;
     let empty = kernel(&together)?;
     let conf = whole(ptp.clone(), ipam(), &steps);
@@ -116,7 +104,7 @@ fn one_process_is_as_good_as_a_chain() -> Result<()> {
         expect_same(&without_forwarding(&empty), &without_forwarding(&kernel(&together)?), "after DEL in one process")?;
     }
 
-    let (_installation, mut apart) = world()?;
+    let (_installation, mut apart) = World::installed()?;
     let mut delegate = ptp;
     delegate["ipam"] = ipam();
     let mut plugins = vec![delegate];
@@ -184,7 +172,7 @@ fn differences(at: &str, a: &Value, b: &Value, lines: &mut Vec<String>) {
 
 /// CHECK of the whole knows what its own steps changed, and finds what somebody else did.
 fn check_in_one_process() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     let bridge = json!({ "type": "bridge", "bridge": "st0", "isDefaultGateway": true });
     let conf = whole(bridge, ipam(), &[tuning(), bandwidth(8_000_000, 800_000), sbr()]);
     let eth0 = Attach::eth0("pod");
@@ -222,7 +210,7 @@ fn check_in_one_process() -> Result<()> {
 
 /// GC of a chained step goes by the journal: no prevResult, no rates in its configuration.
 fn gc_removes_chained_steps() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     let ptp = json!({ "type": "ptp", "ipam": ipam() });
     let mut kept = Vec::new();
     for pod in ["keep", "stale"] {
@@ -295,7 +283,7 @@ fn send(address: &str, offered: f64, stop: &AtomicBool) -> Result<()> {
 /// Within a tenth of what was configured, by what arrives. A machine that is busy elsewhere gets another chance.
 fn rates_hold_both_ways() -> Result<()> {
     const RATE: f64 = 20e6;
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     let conf = whole(
         json!({ "type": "ptp" }),
         json!({ "type": "host-local", "ranges": [[{ "subnet": "10.63.0.0/24" }]] }),
@@ -335,7 +323,7 @@ fn rates_hold_both_ways() -> Result<()> {
 /// The default route leads to a network where nobody answers. Who asks through the other interface gets an answer only if
 /// it leaves there again.
 fn sbr_answers_where_it_was_asked() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     world.add_outside()?;
     world.netns("outside")?.line("ip route add 10.65.0.0/24 via 203.0.113.1")?;
     world.netns("outside")?.line("ip -6 route add fd65::/64 via 2001:db8:ff::1")?;
@@ -368,7 +356,7 @@ fn sbr_answers_where_it_was_asked() -> Result<()> {
 
 /// Two interfaces whose networks are the same range: each source address leaves by its own.
 fn two_networks_with_one_range() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     for (ifname, bridge, address) in [("net1", "ov1", "10.66.0.5"), ("net2", "ov2", "10.66.0.6")] {
         let ipam =
             json!({ "type": "static", "addresses": [{ "address": format!("{address}/24"), "gateway": "10.66.0.1" }] });
@@ -391,7 +379,7 @@ fn two_networks_with_one_range() -> Result<()> {
 
 /// `/etc/cni/tuning/allowlist.conf`, which is this process's own here.
 fn only_listed_sysctls() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     let list = std::path::Path::new("/etc/cni/tuning/allowlist.conf");
     fs::create_dir_all(list.parent().context("a directory")?).context("create the directory")?;
     fs::write(list, "^net\\.core\\.somaxconn$\n\nnet.ipv4.conf.IFNAME\n").context("write the list")?;
@@ -414,7 +402,7 @@ fn only_listed_sysctls() -> Result<()> {
 
 /// A key written twice is refused, which only the text of the configuration shows.
 fn repeated_sysctls() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     let texts = [
         (
             "tuning",
@@ -443,7 +431,7 @@ fn repeated_sysctls() -> Result<()> {
 
 /// A link that something else put into the container stays after DEL, with what it had before.
 fn attributes_come_back() -> Result<()> {
-    let (_installation, mut world) = world()?;
+    let (_installation, mut world) = World::installed()?;
     world.netns("pod")?.line("ip link add eth0 address 02:00:00:00:00:09 txqueuelen 500 type veth peer name far")?;
     world.netns("pod")?.line("ip link set eth0 up")?;
     let before = kernel(&world)?;
