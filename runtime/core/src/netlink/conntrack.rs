@@ -11,10 +11,9 @@ use netlink_packet_core::{
 };
 use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
-use netlink_sys::SocketAddr;
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use nix::libc::MSG_DONTWAIT;
 
+use super::error::Fault;
+use super::wire::{NLMSG_DONE, NLMSG_ERROR, Wire};
 use crate::plan::{Family, HostPort, Protocol};
 
 /// `CTA_ID`, `CTA_ZONE`, `CTA_FILTER`, and `CTA_FILTER_ORIG_FLAGS`: the protocol's number and the destination port.
@@ -25,9 +24,6 @@ const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 const BY_PROTOCOL_AND_PORT: u32 = (1 << 3) | (1 << 5);
 
 const UDP: u8 = 17;
-
-/// More than any one datagram the kernel sends here.
-const BUFFER: usize = 64 << 10;
 
 /// Whose flows are forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,16 +63,16 @@ pub(super) fn forget<'a>(ports: impl Iterator<Item = &'a HostPort>, which: Flows
 
 /// A socket of connection tracking.
 struct Conversation {
-    socket: netlink_sys::Socket,
+    wire: Wire,
     sequence: u32,
 }
 
 impl Conversation {
     fn open() -> io::Result<Self> {
-        Ok(Self { socket: netlink_sys::Socket::new(NETLINK_NETFILTER)?, sequence: 0 })
+        Ok(Self { wire: Wire::netfilter()?, sequence: 0 })
     }
 
-    fn forget(&mut self, port: &HostPort, which: Flows) -> io::Result<()> {
+    fn forget(&mut self, port: &HostPort, which: Flows) -> Result<(), Fault> {
         let family = match Family::of(port.to.ip()) {
             Family::V4 => NetfilterProtoFamily::IPv4,
             Family::V6 => NetfilterProtoFamily::IPv6,
@@ -97,13 +93,13 @@ impl Conversation {
         Ok(())
     }
 
-    /// Sends one message and reads answers to it up to the last one. The kernel answers before `send` returns.
+    /// Sends one message and reads answers to it up to the last one.
     fn ask(
         &mut self,
         family: NetfilterProtoFamily,
         message: ConntrackMessage,
         flags: u16,
-    ) -> io::Result<Vec<ConntrackMessage>> {
+    ) -> Result<Vec<ConntrackMessage>, Fault> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
@@ -113,44 +109,26 @@ impl Conversation {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        self.socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        self.wire.send(&bytes)?;
         let mut found = Vec::new();
-        let mut buffer = Vec::with_capacity(BUFFER);
+        let mut buffer = Vec::new();
         loop {
-            buffer.clear();
-            self.socket.recv(&mut buffer, MSG_DONTWAIT)?;
-            let mut rest = buffer.as_slice();
-            while let Some(length) = rest.first_chunk::<4>().map(|length| u32::from_ne_bytes(*length) as usize) {
-                let Some(whole) = rest.get(..length).filter(|_| length >= 16) else {
-                    return Err(io::ErrorKind::InvalidData.into());
-                };
-                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-                if self.read(whole, &mut found)? {
-                    return Ok(found);
+            for answer in self.wire.receive(&mut buffer)? {
+                let answer = answer?;
+                if answer.sequence != self.sequence {
+                    continue;
+                }
+                if matches!(answer.kind, NLMSG_ERROR | NLMSG_DONE) {
+                    return answer.verdict().map(|()| found);
+                }
+                // What cannot be read is something newer than this program.
+                if let Ok(message) = NetlinkMessage::<NetfilterMessage>::deserialize(answer.whole)
+                    && let NetlinkPayload::InnerMessage(NetfilterMessage { inner, .. }) = message.payload
+                    && let NetfilterMessageInner::Conntrack(thing) = inner
+                {
+                    found.push(thing);
                 }
             }
-        }
-    }
-
-    /// Reads one message of an answer; whether it was the last.
-    fn read(&self, whole: &[u8], found: &mut Vec<ConntrackMessage>) -> io::Result<bool> {
-        let message = NetlinkMessage::<NetfilterMessage>::deserialize(whole).map_err(io::Error::other)?;
-        if message.header.sequence_number != self.sequence {
-            return Ok(false);
-        }
-        match message.payload {
-            NetlinkPayload::Done(_) => Ok(true),
-            NetlinkPayload::Error(error) => match error.code {
-                Some(_) => Err(error.to_io()),
-                None => Ok(true),
-            },
-            NetlinkPayload::InnerMessage(NetfilterMessage {
-                inner: NetfilterMessageInner::Conntrack(thing), ..
-            }) => {
-                found.push(thing);
-                Ok(false)
-            }
-            _ => Ok(false),
         }
     }
 }

@@ -18,6 +18,7 @@ mod check;
 mod conntrack;
 mod device;
 mod error;
+mod fault;
 mod firewalld;
 mod identity;
 mod inside;
@@ -36,6 +37,7 @@ mod teardown_steps;
 mod tun;
 mod undo;
 mod undo_steps;
+mod wire;
 
 pub use check::{ChildDifference, Difference, Since, StepDifference};
 pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
@@ -51,9 +53,10 @@ use self::error::Doing;
 use self::netns::{Netns, Running};
 use self::nft::Nft;
 use self::presence::Presence;
-use self::rtnl::{Link, RouteSocket, Rtnl};
+use self::rtnl::{Link, Rtnl};
 use self::sysctl::Confs;
 use self::undo::Logged;
+use self::wire::Wire;
 use crate::plan::{LinkInfo, LinkRef, Need, Observed, Side};
 
 /// Applies, undoes, tears down and checks plans. One per invocation; bound to its thread, whose network namespace is the
@@ -135,7 +138,7 @@ impl Executor {
         let inside = netns.try_clone().map_err(&fail)?;
         let fail_inside = fail.clone();
         let open = move || {
-            let open = || Ok((RouteSocket::open()?, Confs::open()?));
+            let open = || Ok((Wire::route()?, Confs::open()?));
             let (socket, confs) =
                 open().map_err(|error: io::Error| fail_inside(NetnsFault::Inside(error.to_string())))?;
             let container = Some(Container { rtnl: Rtnl::over(socket), confs, netns: inside });
@@ -184,5 +187,5 @@ impl Executor {
 }
 
 fn open_host() -> Result<Rtnl, NetlinkError> {
-    RouteSocket::open().map(Rtnl::over).doing(|| "failed to open the routing netlink socket")
+    Wire::route().map(Rtnl::over).doing(|| "failed to open the routing netlink socket")
 }

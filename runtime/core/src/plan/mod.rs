@@ -19,6 +19,7 @@ mod result;
 mod sbr;
 mod shaping;
 mod tap;
+mod teardown;
 mod tuning;
 mod vrf;
 
@@ -30,11 +31,12 @@ pub use filter::{
 pub use lease::AgentLease;
 pub use links::{CreateDummy, CreateIpvlan, CreateVlan, IpvlanMode};
 pub use neighbour::ForgetNeighbours;
-pub use op::{Family, MacvlanMode, Op, Teardown};
+pub use op::{Family, MacvlanMode, Op};
 pub use result::{ResultShape, ShapeIp};
 pub use sbr::{Source, SourceRoutes};
 pub use shaping::{CreateIfb, LimitRate, RedirectIngress};
 pub use tap::CreateTap;
+pub use teardown::Teardown;
 pub use tuning::{LinkAttributes, TuneLink, TuneSysctl};
 pub use vrf::JoinVrf;
 

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use sha2::{Digest, Sha512};
 use weft_host_abi::types::Attachment;
 
-use super::{Previous, Step, StepError, StepInput, StepPlan};
-use crate::cni::{Mistyped, Object, Version};
+use super::{Previous, Step, StepError, StepInput, StepPlan, mistyped};
+use crate::cni::{Object, Version};
 use crate::plan::{CreateIfb, LimitRate, LinkRef, Need, Op, Peer, RedirectIngress, Side};
 
 /// Keys of the configuration, which are also those of `runtimeConfig.bandwidth`.
@@ -127,10 +127,6 @@ fn ifb_name(attachment: &Attachment) -> String {
     }
     name.truncate(IFB_LENGTH);
     name
-}
-
-fn mistyped(error: Mistyped) -> StepError {
-    StepError::Conf(format!("failed to parse network configuration: {error}"))
 }
 
 impl Settings {

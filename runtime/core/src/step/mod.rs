@@ -17,7 +17,7 @@ mod vrf;
 
 use weft_host_abi::types::{Attachment, Route};
 
-use crate::cni::{Object, Version};
+use crate::cni::{Mistyped, Object, Version};
 use crate::keys::KeyError;
 use crate::plan::{LinkRef, Mac, Need, Observed, Op, ShapeIp, Side, Teardown};
 
@@ -83,6 +83,11 @@ impl From<KeyError> for StepError {
     }
 }
 
+/// A value of the wrong type, in the words of the stock plugins that are steps.
+fn mistyped(error: Mistyped) -> StepError {
+    StepError::Conf(format!("failed to parse network configuration: {error}"))
+}
+
 /// A kind of step.
 pub trait Step: Sync {
     /// Its name in `type`.
@@ -112,7 +117,9 @@ pub trait Step: Sync {
     ///
     /// # Errors
     /// As `validate`.
-    fn needs(&self, conf: &Object, attachment: &Attachment) -> Result<Vec<Need>, StepError>;
+    fn needs(&self, _conf: &Object, _attachment: &Attachment) -> Result<Vec<Need>, StepError> {
+        Ok(Vec::new())
+    }
 
     /// Describes what ADD does.
     ///

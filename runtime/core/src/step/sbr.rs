@@ -2,11 +2,9 @@
 
 use std::net::IpAddr;
 
-use weft_host_abi::types::Attachment;
-
-use super::{Previous, Step, StepError, StepInput, StepPlan};
-use crate::cni::{Mistyped, Object};
-use crate::plan::{Need, Op, ShapeIp, Source, SourceRoutes};
+use super::{Previous, Step, StepError, StepInput, StepPlan, mistyped};
+use crate::cni::Object;
+use crate::plan::{Op, ShapeIp, Source, SourceRoutes};
 
 /// See the module.
 pub(super) struct Sbr;
@@ -33,10 +31,6 @@ impl Step for Sbr {
         Settings::read(conf).map(drop)
     }
 
-    fn needs(&self, _conf: &Object, _attachment: &Attachment) -> Result<Vec<Need>, StepError> {
-        Ok(Vec::new())
-    }
-
     fn plan(&self, input: &StepInput<'_>) -> Result<StepPlan, StepError> {
         let settings = Settings::read(input.conf)?;
         let missing = || StepError::Previous("This plugin must be called as chained plugin".to_owned());
@@ -60,10 +54,6 @@ fn sources(previous: &Previous, ifname: &str, settings: &Settings) -> Vec<Source
         Source { address: ip.address, gateway: fixed.or(ip.gateway) }
     };
     previous.own(ifname).map(source).collect()
-}
-
-fn mistyped(error: Mistyped) -> StepError {
-    StepError::Conf(format!("failed to parse network configuration: {error}"))
 }
 
 impl Settings {

@@ -1,11 +1,9 @@
 //! `vrf`: puts the interface into a VRF of the container, which is made for the first and goes with the last.
 
-use weft_host_abi::types::Attachment;
-
 use super::{Step, StepError, StepInput, StepPlan};
 use crate::cni::{Object, Version};
 use crate::keys;
-use crate::plan::{JoinVrf, Need, Op};
+use crate::plan::{JoinVrf, Op};
 
 /// See the module.
 pub(super) struct Vrf;
@@ -25,10 +23,6 @@ impl Step for Vrf {
 
     fn validate(&self, conf: &Object, _cni_args: &[(String, String)]) -> Result<(), StepError> {
         read(conf).map(drop)
-    }
-
-    fn needs(&self, _conf: &Object, _attachment: &Attachment) -> Result<Vec<Need>, StepError> {
-        Ok(Vec::new())
     }
 
     fn plan(&self, input: &StepInput<'_>) -> Result<StepPlan, StepError> {

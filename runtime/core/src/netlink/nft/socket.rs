@@ -1,13 +1,12 @@
 //! The netfilter netlink socket: batches with one outcome per message.
 //!
-//! The kernel works a batch off, and queues all answers to it, before `send` returns. So answers are read without
-//! waiting, and an answer that is missing is an error rather than a hang.
+//! Sending and receiving are `wire`'s.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_netfilter::nftables::{
     ChainAttribute, ChainMessage, DataAttribute, GenAttribute, GenMessage, ListAttribute, NfTablesMessage,
@@ -15,15 +14,12 @@ use netlink_packet_netfilter::nftables::{
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
-use netlink_sys::SocketAddr;
-use netlink_sys::protocols::NETLINK_NETFILTER;
 use nix::errno::Errno;
-use nix::libc::MSG_DONTWAIT;
 
 use super::Table;
 use super::rule::{self, FoundRule};
 use crate::netlink::error::Fault;
-use crate::netlink::rtnl::explanation;
+use crate::netlink::wire::{NLMSG_ERROR, Refusal, Wire};
 
 /// `NFNL_SUBSYS_NFTABLES`, which a batch names as its subsystem.
 const SUBSYSTEM: u16 = 10;
@@ -31,12 +27,6 @@ const SUBSYSTEM: u16 = 10;
 /// `NFNL_MSG_BATCH_BEGIN` and its attribute `NFNL_BATCH_GENID`.
 const BATCH_BEGIN: u8 = 16;
 const BATCH_GENID: u16 = 1;
-
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_HEADER: usize = 16;
-
-/// More than any one datagram the kernel sends here.
-const BUFFER: usize = 64 << 10;
 
 /// One request.
 #[derive(Debug, Clone)]
@@ -59,23 +49,15 @@ pub(super) struct Transaction {
 /// What became of one request of a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
-    refused: Option<(Errno, Option<String>)>,
+    refused: Option<Refusal>,
 }
 
 /// The socket.
 #[derive(Debug)]
 pub(super) struct Socket {
-    socket: netlink_sys::Socket,
+    wire: Wire,
     sequence: u32,
     sent: u32,
-}
-
-/// One message that came back, taken apart as far as every kind has it.
-struct Answer<'a> {
-    sequence: u32,
-    kind: u16,
-    flags: u16,
-    whole: &'a [u8],
 }
 
 // === impl Outcome ===
@@ -99,10 +81,7 @@ impl Outcome {
 
 impl Socket {
     pub(super) fn open() -> io::Result<Self> {
-        let socket = netlink_sys::Socket::new(NETLINK_NETFILTER)?;
-        socket.set_ext_ack(true)?;
-        socket.set_cap_ack(true)?;
-        Ok(Self { socket, sequence: 0, sent: 0 })
+        Ok(Self { wire: Wire::netfilter()?, sequence: 0, sent: 0 })
     }
 
     pub(super) fn sent(&self) -> u32 {
@@ -129,12 +108,12 @@ impl Socket {
             open.insert(sequence, at);
         }
         self.append(&mut bytes, control(ControlMessage::BatchEnd), NLM_F_REQUEST);
-        self.send(&bytes)?;
+        self.wire.send(&bytes)?;
 
         let mut done = Transaction { outcomes: vec![Outcome::default(); items.len()], announced: Vec::new() };
-        let mut buffer = Vec::with_capacity(BUFFER);
+        let mut buffer = Vec::new();
         while !open.is_empty() {
-            for answer in self.receive(&mut buffer)? {
+            for answer in self.wire.receive(&mut buffer)? {
                 let answer = answer?;
                 let refused = answer.refusal()?;
                 if answer.sequence == begin
@@ -230,18 +209,16 @@ impl Socket {
     fn question(&mut self, message: NetfilterMessage, flags: u16) -> Result<Vec<NfTablesMessage>, Fault> {
         let mut bytes = Vec::new();
         let sequence = self.append(&mut bytes, message, flags);
-        self.send(&bytes)?;
+        self.wire.send(&bytes)?;
         let mut things = Vec::new();
-        let mut buffer = Vec::with_capacity(BUFFER);
+        let mut buffer = Vec::new();
         loop {
-            for answer in self.receive(&mut buffer)? {
+            for answer in self.wire.receive(&mut buffer)? {
                 let answer = answer?;
                 if answer.sequence != sequence {
                     continue;
                 }
-                if let Some((errno, hint)) = answer.refusal()? {
-                    return Err(Fault::Refused(errno, hint));
-                }
+                answer.verdict()?;
                 match parse(answer.whole)? {
                     NetlinkPayload::Done(_) => return Ok(things),
                     NetlinkPayload::InnerMessage(NetfilterMessage {
@@ -272,24 +249,6 @@ impl Socket {
         message.serialize(&mut bytes[start..]);
         self.sequence
     }
-
-    fn send(&self, bytes: &[u8]) -> Result<(), Fault> {
-        let sent = self.socket.send_to(bytes, &SocketAddr::new(0, 0), 0).map_err(|error| refused(&error))?;
-        if sent == bytes.len() { Ok(()) } else { Err(Fault::Broken("a short write")) }
-    }
-
-    fn receive<'a>(&self, buffer: &'a mut Vec<u8>) -> Result<Answers<'a>, Fault> {
-        buffer.clear();
-        match self.socket.recv(buffer, MSG_DONTWAIT) {
-            Ok(_) => Ok(Answers { rest: buffer }),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(Fault::Broken("no answer")),
-            Err(error) => Err(refused(&error)),
-        }
-    }
-}
-
-fn refused(error: &io::Error) -> Fault {
-    Fault::Refused(error.raw_os_error().map_or(Errno::EIO, Errno::from_raw), None)
 }
 
 fn parse(whole: &[u8]) -> Result<NetlinkPayload<NetfilterMessage>, Fault> {
@@ -356,105 +315,5 @@ impl Item {
             Table::Filter6 => NetfilterProtoFamily::IPv6,
         };
         NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), self.message.clone())
-    }
-}
-
-// === impl Answer ===
-
-/// The messages of one datagram.
-struct Answers<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Iterator for Answers<'a> {
-    type Item = Result<Answer<'a>, Fault>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let &[a, b, c, d, e, f, g, h, i, j, k, l, ..] = self.rest else { return None };
-        let length = u32::from_ne_bytes([a, b, c, d]) as usize;
-        let Some(whole) = self.rest.get(..length).filter(|_| length >= NLMSG_HEADER) else {
-            self.rest = &[];
-            return Some(Err(Fault::Broken("a cut-off answer")));
-        };
-        self.rest = self.rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Ok(Answer {
-            kind: u16::from_ne_bytes([e, f]),
-            flags: u16::from_ne_bytes([g, h]),
-            sequence: u32::from_ne_bytes([i, j, k, l]),
-            whole,
-        }))
-    }
-}
-
-impl Answer<'_> {
-    /// The refusal it is; `None` for acknowledgements and for everything else.
-    fn refusal(&self) -> Result<Option<(Errno, Option<String>)>, Fault> {
-        if self.kind != NLMSG_ERROR {
-            return Ok(None);
-        }
-        let Some(&[a, b, c, d]) = self.whole.get(NLMSG_HEADER..NLMSG_HEADER + 4) else {
-            return Err(Fault::Broken("a cut-off answer"));
-        };
-        let code = i32::from_ne_bytes([a, b, c, d]);
-        if code == 0 {
-            return Ok(None);
-        }
-        // The error repeats the header of the request; the kernel's attributes follow that.
-        let attributes = self.whole.get(NLMSG_HEADER + 4 + NLMSG_HEADER..);
-        let attributes = attributes.filter(|_| self.flags & NLM_F_ACK_TLVS != 0);
-        Ok(Some((Errno::from_raw(code.saturating_abs()), attributes.and_then(explanation))))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn error(code: i32, flags: u16, attributes: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(36 + attributes.len()).unwrap();
-        let mut bytes = length.to_ne_bytes().to_vec();
-        bytes.extend([NLMSG_ERROR.to_ne_bytes(), flags.to_ne_bytes()].concat());
-        bytes.extend([7, 0, 0, 0, 0, 0, 0, 0]);
-        bytes.extend(code.to_ne_bytes());
-        bytes.extend([0; NLMSG_HEADER]);
-        bytes.extend(attributes);
-        bytes
-    }
-
-    fn refusals(bytes: &[u8]) -> Vec<Option<(Errno, Option<String>)>> {
-        Answers { rest: bytes }.map(|answer| answer.unwrap().refusal().unwrap()).collect()
-    }
-
-    #[test]
-    fn refusals_and_acknowledgements() {
-        let text = [9, 0, 1, 0, b'w', b'h', b'y', b'!', 0, 0, 0, 0];
-        let bytes =
-            [error(0, 0, &[]), error(-2, 0, &[]), error(-17, NLM_F_ACK_TLVS, &text), error(-1, 0, &text)].concat();
-        assert_eq!(
-            refusals(&bytes),
-            [
-                None,
-                Some((Errno::ENOENT, None)),
-                Some((Errno::EEXIST, Some("why!".to_owned()))),
-                Some((Errno::EPERM, None)),
-            ]
-        );
-    }
-
-    proptest! {
-        /// Whatever comes in, it is taken apart or refused, and the end is reached.
-        #[test]
-        fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            for answer in (Answers { rest: &bytes }) {
-                let Ok(answer) = answer else { break };
-                answer.refusal().ok();
-                parse(answer.whole).ok();
-            }
-            explanation(&bytes);
-        }
     }
 }

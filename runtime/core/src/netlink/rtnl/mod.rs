@@ -9,10 +9,8 @@ mod link;
 mod neighbour;
 mod route;
 mod rule;
-mod socket;
 mod tc;
 
-pub(super) use self::socket::RouteSocket;
 pub(super) use address::{Address, address_message, overlap};
 pub(super) use child::Child;
 pub(super) use link::{Link, Lookup, change, high_mac, port_flags, random_mac};
@@ -23,41 +21,25 @@ pub(super) use tc::{Qdisc, Tbf, ingress_message, qdisc_selector, redirect_messag
 use std::cell::{Cell, RefCell};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_EXCL,
-    NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_ECHO, NLM_F_EXCL, NLM_F_REPLACE,
+    NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
 use nix::errno::Errno;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-use self::socket::BUFFER;
 use super::error::Fault;
+use super::wire::{Answer, NLMSG_DONE, NLMSG_ERROR, Wire};
 
 /// A dump that others changed things under is asked for again this often; then it is used as it is.
 const DUMP_ATTEMPTS: usize = 5;
 
-/// Kinds of messages that end the answers to a request.
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-
-const NLMSG_HEADER: usize = 16;
-
-/// `NLMSGERR_ATTR_MSG`: the explanation, a C string.
-const ATTR_MSG: u16 = 1;
-
 /// A routing netlink socket in one network namespace.
 #[derive(Debug)]
 pub(super) struct Rtnl {
-    socket: RouteSocket,
+    socket: Wire,
     /// Of the last request; there were as many.
     sequence: Cell<u32>,
     buffer: RefCell<Vec<u8>>,
-}
-
-/// One message that came back, taken apart as far as every kind has it.
-struct Answer<'a> {
-    kind: u16,
-    flags: u16,
-    whole: &'a [u8],
 }
 
 /// How a request changes things.
@@ -79,7 +61,7 @@ pub(in crate::netlink) enum How {
 
 impl Rtnl {
     /// Requests over a socket, wherever it was opened.
-    pub(super) fn over(socket: RouteSocket) -> Self {
+    pub(super) fn over(socket: Wire) -> Self {
         Self { socket, sequence: Cell::new(0), buffer: RefCell::new(Vec::new()) }
     }
 
@@ -138,18 +120,19 @@ impl Rtnl {
         let sequence = self.send(message, flags)?;
         let one = flags & (NLM_F_ACK | NLM_F_DUMP) == 0;
         let mut buffer = self.buffer.borrow_mut();
-        buffer.reserve(BUFFER);
         let (mut things, mut torn) = (Vec::new(), false);
         loop {
-            self.socket.receive(&mut buffer)?;
-            for answer in answers(&buffer, sequence) {
+            for answer in self.socket.receive(&mut buffer)? {
                 let answer = answer?;
-                torn |= answer.flags & NLM_F_DUMP_INTR != 0;
+                if answer.sequence != sequence {
+                    continue;
+                }
+                torn |= answer.has(NLM_F_DUMP_INTR);
                 let ended = match answer.kind {
                     NLMSG_ERROR | NLMSG_DONE => answer.verdict().map(|()| true)?,
                     _ => {
                         // Of a dump, what cannot be read is left out: it is something newer than this program.
-                        match answer.thing() {
+                        match thing(&answer) {
                             Err(fault) if one => return Err(fault),
                             thing => things.extend(thing.ok()),
                         }
@@ -177,62 +160,11 @@ impl Rtnl {
     }
 }
 
-/// The messages of one datagram that answer the request with this number.
-fn answers(mut rest: &[u8], sequence: u32) -> impl Iterator<Item = Result<Answer<'_>, Fault>> {
-    let next = move || {
-        let &[a, b, c, d, e, f, g, h, i, j, k, l, ..] = rest else { return None };
-        let length = u32::from_ne_bytes([a, b, c, d]) as usize;
-        let Some(whole) = rest.get(..length).filter(|_| length >= NLMSG_HEADER) else {
-            rest = &[];
-            return Some(Err(Fault::Broken("a cut-off answer")));
-        };
-        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        let answer = Answer { kind: u16::from_ne_bytes([e, f]), flags: u16::from_ne_bytes([g, h]), whole };
-        Some(Ok((u32::from_ne_bytes([i, j, k, l]), answer)))
-    };
-    std::iter::from_fn(next).filter_map(move |numbered| match numbered {
-        Ok((number, answer)) => (number == sequence).then_some(Ok(answer)),
-        Err(fault) => Some(Err(fault)),
-    })
-}
-
-impl Answer<'_> {
-    /// How the request ended: errors and ends of dumps start with a code, which is zero where all is well.
-    fn verdict(&self) -> Result<(), Fault> {
-        let Some(&[a, b, c, d]) = self.whole.get(NLMSG_HEADER..NLMSG_HEADER + 4) else {
-            return Err(Fault::Broken("a cut-off answer"));
-        };
-        let code = i32::from_ne_bytes([a, b, c, d]);
-        if code == 0 {
-            return Ok(());
-        }
-        // An error repeats the header of the request before it explains.
-        let explained = self.kind == NLMSG_ERROR && self.flags & NLM_F_ACK_TLVS != 0;
-        let attributes = self.whole.get(NLMSG_HEADER + 4 + NLMSG_HEADER..).filter(|_| explained);
-        Err(Fault::Refused(Errno::from_raw(code.saturating_abs()), attributes.and_then(explanation)))
+fn thing(answer: &Answer<'_>) -> Result<RouteNetlinkMessage, Fault> {
+    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(answer.whole) {
+        Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(thing), .. }) => Ok(thing),
+        _ => Err(Fault::Broken("an unreadable answer")),
     }
-
-    fn thing(&self) -> Result<RouteNetlinkMessage, Fault> {
-        let unreadable = Fault::Broken("an unreadable answer");
-        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(self.whole) {
-            Ok(NetlinkMessage { payload: NetlinkPayload::InnerMessage(thing), .. }) => Ok(thing),
-            _ => Err(unreadable),
-        }
-    }
-}
-
-/// `NLMSGERR_ATTR_MSG` among the attributes of an error message.
-pub(super) fn explanation(mut attributes: &[u8]) -> Option<String> {
-    while let [a, b, c, d, ..] = *attributes {
-        let length = usize::from(u16::from_ne_bytes([a, b]));
-        let value = attributes.get(4..length)?;
-        if u16::from_ne_bytes([c, d]) == ATTR_MSG {
-            let text = value.strip_suffix(&[0]).unwrap_or(value);
-            return Some(String::from_utf8_lossy(text).into_owned());
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
-    }
-    None
 }
 
 impl How {

@@ -15,7 +15,7 @@ use weft_host_abi::types::Attachment;
 use super::tag::tag;
 use super::{Step, StepError, StepInput, StepPlan};
 use crate::cni::{Mistyped, Object};
-use crate::plan::{Condition, Family, HostPort, Need, Op, Protocol, RouteLocalnet};
+use crate::plan::{Condition, Family, HostPort, Op, Protocol, RouteLocalnet};
 
 /// The step.
 #[derive(Debug)]
@@ -51,10 +51,6 @@ impl Step for Portmap {
 
     fn validate(&self, conf: &Object, _cni_args: &[(String, String)]) -> Result<(), StepError> {
         Settings::read(conf).map(drop)
-    }
-
-    fn needs(&self, _conf: &Object, _attachment: &Attachment) -> Result<Vec<Need>, StepError> {
-        Ok(Vec::new())
     }
 
     fn plan(&self, input: &StepInput<'_>) -> Result<StepPlan, StepError> {
@@ -171,7 +167,7 @@ impl Dialect {
 }
 
 fn mistyped(error: Mistyped) -> String {
-    format!("failed to parse network configuration: {error}")
+    super::mistyped(error).to_string()
 }
 
 /// The first character tells: only options of iptables begin like that.
