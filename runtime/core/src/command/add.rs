@@ -33,9 +33,9 @@ fn attach(call: &mut Call<'_>) -> Result<String, CommandError> {
     if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
         return external::add_by_delegate(call);
     }
-    // Three things that do not depend on one another: the namespaces, the policy, the ledger.
-    let setting = Stage::set(call)?;
-    let loading = if setting.ignores_ipam() { None } else { Loading::start(call) };
+    // Three things that do not depend on one another: the namespaces and then the policy, and meanwhile the ledger.
+    let (loading, load) = Loading::prepare(call).unzip();
+    let setting = Stage::set(call, load)?;
     let mut store = call.open_store()?;
     let mut stage = setting.wait()?;
     if lease::is_wanted(call, &stage) {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc::{self, Receiver};
 
 use weft_host_abi::types::{ClaimInfo, Dns, LastClaim, LedgerView, Range, ReleaseRule, Request, Route, Usage};
 
@@ -12,6 +12,7 @@ use super::trace::Trace;
 use crate::conf::{IpamConf, IpamKind};
 use crate::facts;
 use crate::ledger::{Claimed, NodeStore, Want};
+use crate::netlink::Job;
 use crate::policy::{self, Grants, Limits, Loaded, PolicyRef};
 
 /// How often a policy is asked again after it lost a race.
@@ -41,25 +42,28 @@ impl Decided {
 }
 
 /// A policy that is being loaded in the background, if it can be loaded as things are.
-pub(super) struct Loading(JoinHandle<Option<Loaded>>);
+pub(super) struct Loading(Receiver<Option<Loaded>>);
 
 impl Loading {
-    /// Begins to load the network's policy, where it has one. That is as much work as opening the ledger and looking at the
-    /// links, and depends on neither.
-    pub(super) fn start(call: &Call<'_>) -> Option<Self> {
+    /// Prepares to load the network's policy in the background, where it has one. That is as much work as opening the
+    /// ledger, and depends on it in nothing.
+    pub(super) fn prepare(call: &Call<'_>) -> Option<(Self, Job)> {
         let reference = reference(ipam(call).ok()?).ok()?;
         let (grants, policies) = (grants(call), call.policies.clone());
+        let (report, loaded) = mpsc::sync_channel(1);
         let load = move || {
             // The compiler is the caller's, and so are errors: both come with the second attempt.
             let declined = |_component: &Path| Err(String::new());
-            policies.get().ok()?.load(&reference, &grants, &declined).ok()
+            let loaded = policies.get().ok().and_then(|store| store.load(&reference, &grants, &declined).ok());
+            // Nobody waits any more where something else failed first.
+            report.send(loaded).ok();
         };
-        thread::Builder::new().name("policy".to_owned()).spawn(load).ok().map(Self)
+        Some((Self(loaded), Box::new(load)))
     }
 
     /// Waits for the policy; where the background had no luck, it is loaded here and now.
     pub(super) fn wait(loading: Option<Self>, call: &Call<'_>) -> Result<Loaded, CommandError> {
-        match loading.and_then(|loading| loading.0.join().ok().flatten()) {
+        match loading.and_then(|loading| loading.0.recv().ok().flatten()) {
             Some(loaded) => Ok(loaded),
             None => load(call),
         }

@@ -1,6 +1,7 @@
 //! What ADD knows once the read-only part is over: the delegate, the host as observed, and how to make a plan of it.
 
 use std::path::Path;
+use std::thread;
 
 use ipnet::Ipv4Net;
 use nix::fcntl::OFlag;
@@ -11,7 +12,7 @@ use super::{CommandError, lease, result, steps};
 use crate::cni::{CniError, CniResult};
 use crate::delegate::{self, Addressing, Delegate, DelegateError, Given, Input, IpamUse};
 use crate::ledger::{Claimed, Record};
-use crate::netlink::{Executor, Opening};
+use crate::netlink::{Executor, Job, Opening};
 use crate::plan::{IpvlanMode, LinkRef, Mac, Observed, Op, Plan, ResultShape, ShapeIp};
 
 /// A delegate with everything it may look at.
@@ -34,11 +35,6 @@ pub(super) struct Setting {
 }
 
 impl Setting {
-    /// The delegate never uses IPAM, whatever the configuration says (loopback).
-    pub(super) fn ignores_ipam(&self) -> bool {
-        ignores_ipam(self.delegate)
-    }
-
     pub(super) fn wait(self) -> Result<Stage, CommandError> {
         let (executor, observed) = match self.opening {
             Some(opening) => opening.wait().map(|(executor, observed)| (Some(executor), observed))?,
@@ -51,12 +47,18 @@ impl Setting {
 impl Stage {
     /// Validates the delegate's configuration, opens the namespaces, and looks at the host. Changes nothing.
     pub(super) fn read(call: &Call<'_>) -> Result<Self, CommandError> {
-        Self::set(call)?.wait()
+        Self::set(call, None)?.wait()
     }
 
-    /// As `read`, but does not wait for the namespaces.
-    pub(super) fn set(call: &Call<'_>) -> Result<Setting, CommandError> {
+    /// As `read`, but does not wait for the namespaces. What opens them does a job afterwards: a second thread would cost
+    /// more to start than it saves, and compete for a processor with the caller. A job that loads a policy is dropped
+    /// where the delegate uses none.
+    pub(super) fn set(call: &Call<'_>, then: Option<Job>) -> Result<Setting, CommandError> {
         let Some(conf) = call.network.delegate.as_ref() else {
+            if let Some(job) = then {
+                // Where no thread is to be had, the job is done in the foreground, by who waits for it.
+                thread::Builder::new().name("policy".to_owned()).spawn(job).ok();
+            }
             return Ok(Setting { delegate: None, previous: None, opening: None });
         };
         let delegate = delegate::find(&conf.kind).ok_or_else(|| CommandError::UnknownDelegate(conf.kind.clone()))?;
@@ -68,7 +70,8 @@ impl Stage {
         let previous = if delegate.is_chained() { previous(call)? } else { None };
         let mut needs = delegate.needs(&conf.conf, previous.as_ref())?;
         needs.extend(steps::needs(call)?);
-        let opening = Executor::start(Path::new(&call.env.netns), needs)?;
+        let then = then.filter(|_load| !ignores_ipam(Some(delegate)));
+        let opening = Executor::start(Path::new(&call.env.netns), needs, then)?;
         Ok(Setting { delegate: Some(delegate), previous, opening: Some(opening) })
     }
 

@@ -22,7 +22,7 @@ pub fn in_netns<T: Send + 'static>(
 ) -> Result<T, NetlinkError> {
     let fail = |fault| NetlinkError::OpenNetns { path: path.to_owned(), fault };
     let netns = Netns::open(path)?;
-    let worked = netns.start_inside(work).map_err(fail)?.wait()?.map_err(fail)?;
+    let worked = netns.start_inside(work, None).map_err(fail)?.wait()?.map_err(fail)?;
     worked.map_err(|error| fail(NetnsFault::Inside(error.to_string())))
 }
 

@@ -43,7 +43,7 @@ pub use check::{ChildDifference, Difference, Since, StepDifference};
 pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
 pub use identity::{in_new_netns, is_own_netns, netns_identity};
 pub use inside::in_netns;
-pub use netns::{boot_id, netns_exists};
+pub use netns::{Job, boot_id, netns_exists};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -116,17 +116,18 @@ impl Executor {
     /// No socket is to be had, or the path is no network namespace or cannot be entered.
     pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
         match container_netns {
-            Some(path) => Self::start(path, Vec::new())?.wait().map(|(executor, _nothing)| executor),
+            Some(path) => Self::start(path, Vec::new(), None)?.wait().map(|(executor, _nothing)| executor),
             None => Ok(Self { host: open_host()?, container: None, nft: None, same: false, presence: None }),
         }
     }
 
     /// Begins to open the sockets of both sides and to observe what is needed to know of them. That takes a thread of its own
-    /// anyway, and the caller has other things to do until it is through.
+    /// anyway, and the caller has other things to do until it is through. A job that is done `then`, on the same thread, must
+    /// not mind which network namespace it is in.
     ///
     /// # Errors
     /// The path is no network namespace, or no socket is to be had.
-    pub fn start(container_netns: &Path, needs: Vec<Need>) -> Result<Opening, NetlinkError> {
+    pub fn start(container_netns: &Path, needs: Vec<Need>, then: Option<Job>) -> Result<Opening, NetlinkError> {
         let path = container_netns.to_owned();
         let fail = {
             let path = path.clone();
@@ -146,7 +147,7 @@ impl Executor {
             let observed = executor.observe(&needs)?;
             Ok((executor, observed))
         };
-        Ok(Opening { path, running: netns.start_inside(open).map_err(fail)? })
+        Ok(Opening { path, running: netns.start_inside(open, then).map_err(fail)? })
     }
 
     /// Whether `CNI_NETNS` is the namespace weft itself runs in.

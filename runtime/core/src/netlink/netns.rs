@@ -31,6 +31,9 @@ pub(super) struct Netns {
     file: File,
 }
 
+/// Something else to do for a thread that was started for a namespace.
+pub type Job = Box<dyn FnOnce() + Send>;
+
 /// A closure that runs on a thread of its own inside a network namespace.
 #[derive(Debug)]
 pub(super) struct Running<T> {
@@ -115,10 +118,11 @@ impl Netns {
         self.file
     }
 
-    /// Starts a thread that enters the namespace, runs a closure there, and ends.
+    /// Starts a thread that enters the namespace, runs a closure there, reports what it returns, does another job, and ends.
     pub(super) fn start_inside<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
+        then: Option<Job>,
     ) -> Result<Running<T>, NetnsFault> {
         let inside = |error: io::Error| NetnsFault::Inside(format!("cannot work inside it: {error}"));
         let file = self.file.try_clone().map_err(inside)?;
@@ -127,9 +131,11 @@ impl Netns {
             let entered = setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(NetnsFault::Enter);
             // Nobody waits any more where an error ended the waiting.
             report.send(entered.map(|()| work())).ok();
+            if let Some(job) = then {
+                job();
+            }
         };
-        // Closures open some files; the default of 2 MiB of address space is not needed.
-        let thread = thread::Builder::new().name("container-netns".to_owned()).stack_size(256 << 10).spawn(body);
+        let thread = thread::Builder::new().name("container-netns".to_owned()).spawn(body);
         thread.map(|_detached| Running { reported }).map_err(inside)
     }
 
@@ -139,7 +145,7 @@ impl Netns {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NetlinkError> {
         let fail = |fault| NetlinkError::BadNetns { fault };
-        self.start_inside(work).map_err(fail)?.wait()?.map_err(fail)
+        self.start_inside(work, None).map_err(fail)?.wait()?.map_err(fail)
     }
 
     /// For `IFLA_NET_NS_FD`: the kernel looks the number up in the file table of the calling process.
