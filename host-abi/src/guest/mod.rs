@@ -91,7 +91,7 @@ pub trait World: 'static {
     type Linked<T: 'static>: Send + Sync;
 
     /// An instance of a policy, for one call.
-    type Instance;
+    type Instance: Send;
 
     /// Resolves a component's imports: the contract's, and whatever `linker` already holds.
     ///

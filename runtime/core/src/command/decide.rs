@@ -49,12 +49,15 @@ impl Loading {
     /// ledger, and depends on it in nothing.
     pub(super) fn prepare(call: &Call<'_>) -> Option<(Self, Job)> {
         let reference = reference(ipam(call).ok()?).ok()?;
-        let (grants, policies) = (grants(call), call.policies.clone());
+        let (grants, limits, policies) = (grants(call), limits(call), call.policies.clone());
         let (report, loaded) = mpsc::sync_channel(1);
         let load = move || {
             // The compiler is the caller's, and so are errors: both come with the second attempt.
             let declined = |_component: &Path| Err(String::new());
             let loaded = policies.get().ok().and_then(|store| store.load(&reference, &grants, &declined).ok());
+            if let Some(policy) = &loaded {
+                policy.warm_up(&limits);
+            }
             // Nobody waits any more where something else failed first.
             report.send(loaded).ok();
         };

@@ -148,6 +148,8 @@ fn create_file(state_dir: &Path, path: &Path) -> Result<(), LedgerError> {
 /// Settings that a connection has, as opposed to the file.
 fn configure(conn: &mut Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // Each statement runs a time or two here: planning it anew for the first values bound to it only costs.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     wait_for_others(conn, PATIENCE)?;
     // A commit is not flushed (docs/decisions/0006-no-flush-per-commit.md): what it says holds for this boot only.
     conn.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0")

@@ -14,6 +14,7 @@
 //!
 //! Not here: what a plan should be (`delegate`), when one is applied (`command`).
 
+mod apart;
 mod check;
 mod conntrack;
 mod device;
@@ -91,20 +92,27 @@ pub struct Applied {
     made: BTreeSet<LinkRef>,
 }
 
-/// An executor that is being opened in the background.
+/// An executor of which the container's side is being opened in the background.
 #[derive(Debug)]
 pub struct Opening {
     path: PathBuf,
-    running: Running<Result<(Executor, Observed), NetlinkError>>,
+    needs: Vec<Need>,
+    host: Rtnl,
+    same: bool,
+    container: Running<Result<Container, NetlinkError>>,
 }
 
 impl Opening {
-    /// Waits for the executor and for what was observed.
+    /// Waits for the executor, and observes what is needed to know.
     ///
     /// # Errors
     /// The namespace cannot be entered or nothing can be opened inside; a need cannot be looked up.
     pub fn wait(self) -> Result<(Executor, Observed), NetlinkError> {
-        self.running.wait()?.map_err(|fault| NetlinkError::OpenNetns { path: self.path, fault })?
+        let opened = self.container.wait()?.map_err(|fault| NetlinkError::OpenNetns { path: self.path, fault })?;
+        let mut executor =
+            Executor { host: self.host, container: Some(opened?), nft: None, same: self.same, presence: None };
+        let observed = executor.observe(&self.needs)?;
+        Ok((executor, observed))
     }
 }
 
@@ -121,7 +129,7 @@ impl Executor {
         }
     }
 
-    /// Begins to open the sockets of both sides and to observe what is needed to know of them. That takes a thread of its own
+    /// Begins to open the sockets of both sides, after which there are things to observe. That takes a thread of its own
     /// anyway, and the caller has other things to do until it is through. A job that is done `then`, on the same thread, must
     /// not mind which network namespace it is in.
     ///
@@ -142,12 +150,10 @@ impl Executor {
             let open = || Ok((Wire::route()?, Confs::open()?));
             let (socket, confs) =
                 open().map_err(|error: io::Error| fail_inside(NetnsFault::Inside(error.to_string())))?;
-            let container = Some(Container { rtnl: Rtnl::over(socket), confs, netns: inside });
-            let mut executor = Self { host, container, nft: None, same, presence: None };
-            let observed = executor.observe(&needs)?;
-            Ok((executor, observed))
+            Ok(Container { rtnl: Rtnl::over(socket), confs, netns: inside })
         };
-        Ok(Opening { path, running: netns.start_inside(open, then).map_err(fail)? })
+        let container = netns.start_inside(open, then).map_err(fail)?;
+        Ok(Opening { path, needs, host, same, container })
     }
 
     /// Whether `CNI_NETNS` is the namespace weft itself runs in.

@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, statfs};
 
+use super::apart::move_apart;
 use super::error::{NetlinkError, NetnsFault};
 
 /// File systems that namespaces live on. A plain file or directory at the path (a bind mount that went away leaves one)
@@ -127,6 +128,8 @@ impl Netns {
         let inside = |error: io::Error| NetnsFault::Inside(format!("cannot work inside it: {error}"));
         let file = self.file.try_clone().map_err(inside)?;
         let (report, reported) = mpsc::sync_channel(1);
+        // Who asks for nothing else waits for it, and may as well lend it the processor.
+        let in_parallel = then.is_some();
         let body = move || {
             let entered = setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(NetnsFault::Enter);
             // Nobody waits any more where an error ended the waiting.
@@ -135,8 +138,11 @@ impl Netns {
                 job();
             }
         };
-        let thread = thread::Builder::new().name("container-netns".to_owned()).spawn(body);
-        thread.map(|_detached| Running { reported }).map_err(inside)
+        let thread = thread::Builder::new().name("container-netns".to_owned()).spawn(body).map_err(inside)?;
+        if in_parallel {
+            move_apart(&thread);
+        }
+        Ok(Running { reported })
     }
 
     /// Runs a closure inside the namespace and waits for what it returns.

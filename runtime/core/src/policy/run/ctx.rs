@@ -55,6 +55,12 @@ impl Ctx {
         Self { ledger, limits: limits.clone(), deadline, calls: 0, log: Vec::new(), dropped: 0, fault: None, wasi }
     }
 
+    /// The call begins: here is its ledger, and its time runs from now on.
+    pub(super) fn begin(&mut self, ledger: Box<dyn LedgerView + Send>) {
+        self.ledger = ledger;
+        self.deadline = Instant::now() + self.limits.deadline;
+    }
+
     /// The log, with what WASI's standard streams received and a last line about lines that did not fit.
     pub(super) fn take_log(&mut self) -> Vec<LogLine> {
         for line in self.wasi.as_ref().map(WasiState::output).unwrap_or_default() {

@@ -40,9 +40,18 @@ pub struct Loaded<W: World = Ipam> {
     policy: W::Linked<Ctx>,
     imports: contract::Imports,
     grants: Grants,
+    /// An instance made ahead.
+    spare: Mutex<Option<Spare<W>>>,
     /// The guest that was called last. Taking down its memory takes a fair part of the time of a call, and who makes only one
     /// has no need of it.
     spent: Mutex<Option<Store<Ctx>>>,
+}
+
+/// A guest that is ready to be called, and the limits that it was made with.
+struct Spare<W: World> {
+    limits: Limits,
+    store: Store<Ctx>,
+    instance: W::Instance,
 }
 
 /// A value a policy gave, and what it cost.
@@ -85,6 +94,7 @@ impl<W: World> Loaded<W> {
             policy,
             imports,
             grants: grants.clone(),
+            spare: Mutex::new(None),
             spent: Mutex::new(None),
         })
     }
@@ -105,6 +115,28 @@ impl<W: World> Loaded<W> {
     #[must_use]
     pub fn wasi_imports(&self) -> &[String] {
         &self.imports.wasi
+    }
+
+    /// Makes the instance for the next call ahead of it, while the caller has other things to do. What goes wrong here is left
+    /// for that call to run into: it then makes its own.
+    pub fn warm_up(&self, limits: &Limits) {
+        // WASI's clock and random numbers are the request's, which is still to come.
+        if !self.imports.wasi.is_empty() {
+            return;
+        }
+        let Ok(mut store) = self.store(Ctx::new(Box::new(NoLedger), limits, None), limits) else { return };
+        let Ok(instance) = W::instantiate(&self.policy, &mut store) else { return };
+        // What a guest does while it is instantiated is part of its call. One that asked the host for something then has
+        // no answer from the ledger yet.
+        if store.data().calls == 0 {
+            let spare = Spare { limits: limits.clone(), store, instance };
+            *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(spare);
+        }
+    }
+
+    fn take_spare(&self, limits: &Limits) -> Option<Spare<W>> {
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
+        spare.filter(|spare| spare.limits == *limits)
     }
 
     /// Asks for the JSON Schema of its configuration.
@@ -155,7 +187,15 @@ impl<W: World> Loaded<W> {
         // WASI's host functions block inside a tokio runtime of their own, which must not happen on a thread that is
         // already inside one.
         let own_thread = wasi.is_some();
+        if let Some(Spare { mut store, instance, .. }) = self.take_spare(limits).filter(|_spare| !own_thread) {
+            store.data_mut().begin(ledger);
+            return self.call_in(store, limits, |store| export(&instance, store));
+        }
         let store = self.store(Ctx::new(ledger, limits, wasi), limits)?;
+        let export = |store: &mut Store<Ctx>| {
+            let instance = W::instantiate(&self.policy, &mut *store).map_err(CallError::Ended)?;
+            export(&instance, store)
+        };
         if !own_thread {
             return self.call_in(store, limits, export);
         }
@@ -173,12 +213,9 @@ impl<W: World> Loaded<W> {
         &self,
         mut store: Store<Ctx>,
         limits: &Limits,
-        export: impl FnOnce(&W::Instance, &mut Store<Ctx>) -> Result<T, CallError>,
+        export: impl FnOnce(&mut Store<Ctx>) -> Result<T, CallError>,
     ) -> Result<Outcome<T>, PolicyError> {
-        let value = W::instantiate(&self.policy, &mut store)
-            .map_err(CallError::Ended)
-            .and_then(|instance| export(&instance, &mut store))
-            .map_err(|error| ended::explain(&self.name, store.data_mut(), limits, error))?;
+        let value = export(&mut store).map_err(|error| ended::explain(&self.name, store.data_mut(), limits, error))?;
         let left = store.get_fuel().map_err(|error| PolicyError::Engine { source: cause(&error) })?;
         let ctx = store.data_mut();
         let outcome = Outcome { value, fuel: limits.fuel.saturating_sub(left), calls: ctx.calls, log: ctx.take_log() };
