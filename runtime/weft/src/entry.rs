@@ -1,7 +1,8 @@
 //! Where the process begins: before the C library, which comes next.
 //!
 //! A position independent program relocates itself first. That writes to each of its seventy pages of pointers, and each write
-//! is a page fault of its own. One system call has the kernel copy all of them at once.
+//! is a page fault of its own. One system call has the kernel copy all of them at once, and with them the first pages of the
+//! heap (`heap.rs`), which lies behind them and which every call uses.
 
 #![expect(unsafe_code, reason = "assembly is; SAFETY is argued at the instructions")]
 
@@ -19,6 +20,8 @@ global_asm!(
     "lea rsi, [rip + _edata]",
     "and rdi, -4096",
     "sub rsi, rdi",
+    // 64 pages of the heap: an ADD uses more. Where it is smaller, the kernel stops at its end.
+    "add rsi, 0x40000",
     // MADV_POPULATE_WRITE
     "mov edx, 23",
     // madvise

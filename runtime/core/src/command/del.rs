@@ -166,7 +166,7 @@ fn unknown(call: &mut Call<'_>) -> Result<Vec<String>, CommandError> {
     };
     let Some(path) = container(&call.env.netns, None)? else { return Ok(Vec::new()) };
     let mut executor = Executor::open(Some(path))?;
-    if executor.same_netns() {
+    if executor.same_netns()? {
         return Ok(Vec::new());
     }
     let plan = Plan { ops: vec![delegate.bare(&call.env.ifname)], ..Plan::default() };

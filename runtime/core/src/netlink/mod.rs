@@ -67,7 +67,6 @@ pub struct Executor {
     host: Rtnl,
     container: Option<Container>,
     nft: Option<Nft>,
-    same: bool,
     /// From the first `apply` on.
     presence: Option<Presence>,
 }
@@ -98,7 +97,6 @@ pub struct Opening {
     path: PathBuf,
     needs: Vec<Need>,
     host: Rtnl,
-    same: bool,
     container: Running<Result<Container, NetlinkError>>,
 }
 
@@ -109,8 +107,7 @@ impl Opening {
     /// The namespace cannot be entered or nothing can be opened inside; a need cannot be looked up.
     pub fn wait(self) -> Result<(Executor, Observed), NetlinkError> {
         let opened = self.container.wait()?.map_err(|fault| NetlinkError::OpenNetns { path: self.path, fault })?;
-        let mut executor =
-            Executor { host: self.host, container: Some(opened?), nft: None, same: self.same, presence: None };
+        let mut executor = Executor { host: self.host, container: Some(opened?), nft: None, presence: None };
         let observed = executor.observe(&self.needs)?;
         Ok((executor, observed))
     }
@@ -125,7 +122,7 @@ impl Executor {
     pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
         match container_netns {
             Some(path) => Self::start(path, Vec::new(), None)?.wait().map(|(executor, _nothing)| executor),
-            None => Ok(Self { host: open_host()?, container: None, nft: None, same: false, presence: None }),
+            None => Ok(Self { host: open_host()?, container: None, nft: None, presence: None }),
         }
     }
 
@@ -142,7 +139,6 @@ impl Executor {
             move |fault| NetlinkError::OpenNetns { path: path.clone(), fault }
         };
         let netns = Netns::open(container_netns)?;
-        let same = netns.is_own()?;
         let host = open_host()?;
         let inside = netns.try_clone().map_err(&fail)?;
         let fail_inside = fail.clone();
@@ -153,13 +149,15 @@ impl Executor {
             Ok(Container { rtnl: Rtnl::over(socket), confs, netns: inside })
         };
         let container = netns.start_inside(open, then).map_err(fail)?;
-        Ok(Opening { path, needs, host, same, container })
+        Ok(Opening { path, needs, host, container })
     }
 
-    /// Whether `CNI_NETNS` is the namespace weft itself runs in.
-    #[must_use]
-    pub fn same_netns(&self) -> bool {
-        self.same
+    /// Whether the container's namespace is the one weft itself runs in.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn same_netns(&self) -> Result<bool, NetlinkError> {
+        self.container.as_ref().map_or(Ok(false), |container| container.netns.is_own())
     }
 
     /// What tells the container's namespace from others, where one is open.

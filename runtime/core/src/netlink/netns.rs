@@ -139,7 +139,7 @@ impl Netns {
             }
         };
         let thread = thread::Builder::new().name("container-netns".to_owned()).spawn(body).map_err(inside)?;
-        if in_parallel {
+        if in_parallel && !thread.is_finished() {
             move_apart(&thread);
         }
         Ok(Running { reported })

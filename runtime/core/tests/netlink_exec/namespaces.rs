@@ -50,9 +50,9 @@ fn open_errors() {
 
 fn same() {
     let (host, pod) = (Ns::new(), Ns::new());
-    assert!(with(&host, &host, |executor| executor.same_netns()));
-    assert!(!with(&host, &pod, |executor| executor.same_netns()));
-    assert!(!host.run(|| Executor::open(None).expect("open").same_netns()));
+    assert!(with(&host, &host, |executor| executor.same_netns().expect("look")));
+    assert!(!with(&host, &pod, |executor| executor.same_netns().expect("look")));
+    assert!(!host.run(|| Executor::open(None).expect("open").same_netns().expect("look")));
     // One namespace as both host and container, as the override variable of the spec allows.
     there_and_back(&host, &host, vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), up(eth0())], || {
         assert_eq!(host.addresses("eth0").first().map(String::as_str), Some("10.1.2.3/24"));

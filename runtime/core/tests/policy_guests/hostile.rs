@@ -12,6 +12,9 @@ fn fails(fields: &str, allocate: &str) -> PolicyError {
     let (_state, policy) = loaded(&handwritten(fields, allocate));
     let start = Instant::now();
     let error = call(&policy, "{}").expect_err("it is hostile");
+    policy.warm_up(&Limits::default());
+    let again = call(&policy, "{}").expect_err("it is no better for having been looked at before");
+    assert_eq!(again.to_string(), error.to_string());
     assert!(start.elapsed() < Duration::from_secs(5), "{error} took {:?}", start.elapsed());
     assert!(error.to_string().starts_with("policy \"p\" "), "{error}");
     let (_state, sound) = loaded(&scripted());

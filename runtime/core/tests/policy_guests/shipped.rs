@@ -1,8 +1,8 @@
 //! The shipped policies, through WASM: they behave as in their native tests, import nothing, and decide reproducibly.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use weft_core::policy::{Grants, Limits, Loaded, PolicyStore, Verified, verify};
+use weft_core::policy::{Grants, Limits, Loaded, PolicyError, PolicyStore, Verified, verify};
 use weft_host_abi::contract::{export_names, import_names};
 use weft_host_abi::types::{Denial, Pod, RangeSet, ReleaseRule, Request, RequestSource, Requested};
 
@@ -125,6 +125,8 @@ fn the_same_request_gives_the_same_decision_for_the_same_fuel() {
         let answer = call(&policy);
         assert!(answer.outcome.is_ok(), "{name}: {:?}", answer.outcome);
         assert_eq!(call(&policy), answer, "{name}");
+        policy.warm_up(&Limits::default());
+        assert_eq!(call(&policy), answer, "{name}, with an instance made ahead");
         // Another process would have another engine.
         let elsewhere = PolicyStore::new(state.dir.path()).expect("an engine");
         let reference = weft_core::policy::PolicyRef::shipped("p").expect("a name");
@@ -133,6 +135,20 @@ fn the_same_request_gives_the_same_decision_for_the_same_fuel() {
         println!("{name}: {} fuel, {} host calls", answer.fuel, answer.calls);
         assert!(answer.fuel < 2_000_000, "{name} takes {} fuel", answer.fuel);
     }
+}
+
+#[test]
+fn an_instance_made_ahead_is_held_to_the_limits_of_its_call() {
+    let (_state, policy) = loaded(&shipped("host-local"));
+    let limits = Limits { deadline: Duration::from_secs(1), ..Limits::default() };
+    let ask = |limits: &Limits| policy.allocate(&request("{}"), Box::new(Ledger::default()), limits);
+    policy.warm_up(&limits);
+    // The time of the call has not begun yet.
+    std::thread::sleep(limits.deadline + Duration::from_millis(100));
+    ask(&limits).expect("an answer in time");
+    policy.warm_up(&limits);
+    let error = ask(&Limits { fuel: 100, ..limits }).expect_err("an instance of its own");
+    assert!(matches!(error, PolicyError::OutOfFuel { .. }), "{error:?}");
 }
 
 #[test]
