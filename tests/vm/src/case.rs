@@ -29,7 +29,7 @@ pub struct Case {
     /// its binary knows it.
     #[serde(default)]
     pub reference_needs: Option<String>,
-    /// First let weft fail at every op of every attachment: nothing may be left of it.
+    /// First let weft fail at every op of every attachment, and kill it at many instants: nothing may be left of it.
     #[serde(default)]
     pub rollback: bool,
     /// The host is the network namespace that the machine was booted with, and not one made for the run: where devices come
@@ -167,6 +167,8 @@ pub enum What {
     Setup(usize),
     /// Failing at every op of an attachment's ADD.
     Rollback(usize),
+    /// Killing ADD and DEL of an attachment.
+    Killed(usize),
     /// ADD of an attachment.
     Add(usize),
     /// A look.

@@ -66,7 +66,7 @@ fn judge_step(case: &Case, transcript: &Transcript, step: &Step) -> Result<()> {
         {
             Ok(())
         }
-        What::Rollback(_) | What::Setup(_) | What::Del(_) | What::DelAgain(_) => exits(step, 0),
+        What::Rollback(_) | What::Killed(_) | What::Setup(_) | What::Del(_) | What::DelAgain(_) => exits(step, 0),
     }
 }
 
@@ -141,6 +141,7 @@ fn describe(case: &Case, what: What) -> String {
     match what {
         What::Setup(number) => format!("setup: {}", case.setup.get(number).map_or("", String::as_str)),
         What::Rollback(number) => format!("failing at every op of ADD of {}", attachment(number)),
+        What::Killed(number) => format!("killing ADD and DEL of {}", attachment(number)),
         What::Add(number) => format!("ADD of {}", attachment(number)),
         What::Look(number) => look(&case.look, number),
         What::Check(number) => format!("CHECK of {}", attachment(number)),

@@ -5,6 +5,8 @@
 
 #![allow(clippy::print_stderr, reason = "the console")]
 
+mod kill;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -111,6 +113,7 @@ fn play(run: &Run, machine: &File, steps: &mut Vec<Step>) -> Result<()> {
     if case.rollback && run.subject == Subject::Weft {
         for (number, attach) in case.attach.iter().enumerate().filter(|(_, attach)| attach.error.is_none()) {
             steps.push(stage.roll_back(number, &attach.conf)?);
+            steps.push(kill::sweep(&stage, number, &attach.conf)?);
         }
     }
     let results = stage.attach_all(steps)?;
@@ -214,11 +217,7 @@ impl<'a> Stage<'a> {
             }
             let after = self.everything(&attach.container)?;
             if after != before {
-                let lines = |one: &str, two: &str| -> Vec<String> {
-                    one.lines().filter(|line| !two.lines().any(|other| other == *line)).map(str::to_owned).collect()
-                };
-                let (gone, left) = (lines(&before, &after), lines(&after, &before));
-                return Ok(told(1, format!("op {at}: gone: {gone:#?}, left: {left:#?}")));
+                return Ok(told(1, format!("op {at}: {}", difference(&before, &after))));
             }
         }
         bail!("no ADD succeeded in {MOST_OPS} attempts")
@@ -238,6 +237,13 @@ impl<'a> Stage<'a> {
     }
 
     fn call(&self, verb: Verb, number: usize, conf: &Value, what: What) -> Result<Step> {
+        let outcome = run(self.command(verb, number, conf)?, &conf.to_string())?;
+        let millis = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
+        Ok(Step { what, code: outcome.status.code(), stdout: outcome.stdout, stderr: outcome.stderr, millis })
+    }
+
+    /// The command of a call about an attachment.
+    fn command(&self, verb: Verb, number: usize, conf: &Value) -> Result<Command> {
         let attach = self.run.case.attach.get(number).context("no such attachment")?;
         let netns = self.netns.get(&attach.container).context("no such container")?;
         let target =
@@ -247,9 +253,7 @@ impl<'a> Stage<'a> {
         if !attach.args.is_empty() {
             command.env("CNI_ARGS", &attach.args);
         }
-        let outcome = run(command, &conf.to_string())?;
-        let millis = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
-        Ok(Step { what, code: outcome.status.code(), stdout: outcome.stdout, stderr: outcome.stderr, millis })
+        Ok(command)
     }
 
     fn look(&self, place: &str, line: &str, what: What) -> Result<Step> {
@@ -258,6 +262,14 @@ impl<'a> Stage<'a> {
             container => inside(self.netns.get(container).context("no such container")?, || watch(what, line)),
         }
     }
+}
+
+/// What one description has and the other lacks.
+fn difference(before: &str, after: &str) -> String {
+    let lines = |one: &str, two: &str| -> Vec<String> {
+        one.lines().filter(|line| !two.lines().any(|other| other == *line)).map(str::to_owned).collect()
+    };
+    format!("gone: {:#?}, left: {:#?}", lines(before, after), lines(after, before))
 }
 
 /// Runs a shell command where this thread is.
