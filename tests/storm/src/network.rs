@@ -1,7 +1,9 @@
 //! The networks of the storm: small pools, so that addresses come round soon.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -42,6 +44,7 @@ pub(crate) struct Network {
     pub(crate) kind: Kind,
     conf: Value,
     devices: Devices,
+    ports: Mutex<BTreeMap<String, usize>>,
 }
 
 // === impl Network ===
@@ -85,6 +88,9 @@ impl Network {
                     { "type": "bandwidth", "ingressRate": 80_000_000, "ingressBurst": 8_000_000,
                       "egressRate": 80_000_000, "egressBurst": 8_000_000 },
                     { "type": "sbr" },
+                    { "type": "firewall" },
+                    // Each call says which.
+                    { "type": "portmap" },
                 ],
             }),
             Kind::Ipam => json!({}),
@@ -92,7 +98,7 @@ impl Network {
         if let (Some(conf), Value::Object(own)) = (conf.as_object_mut(), own) {
             conf.extend(own);
         }
-        Ok(Self { kind, conf, devices: Devices::default() })
+        Ok(Self { kind, conf, devices: Devices::default(), ports: Mutex::default() })
     }
 
     /// What a call gets on stdin.
@@ -102,12 +108,22 @@ impl Network {
 
     /// A configuration as a container's calls have it.
     pub(crate) fn conf_of<'a>(&self, conf: &'a str, container: &str) -> Result<Cow<'a, str>> {
-        if self.kind != Kind::HostDevice {
-            return Ok(Cow::Borrowed(conf));
-        }
+        let (key, own) = match self.kind {
+            Kind::HostDevice => ("device", self.devices.of(container)?.into()),
+            Kind::Steps => ("runtimeConfig", json!({ "portMappings": [self.port_of(container)] })),
+            _ => return Ok(Cow::Borrowed(conf)),
+        };
         let mut value: Value = serde_json::from_str(conf).context("read a configuration")?;
-        value["device"] = self.devices.of(container)?.into();
+        value[key] = own;
         Ok(Cow::Owned(value.to_string()))
+    }
+
+    /// A host port that no other container of the last sixty thousand has.
+    fn port_of(&self, container: &str) -> Value {
+        let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = ports.len();
+        let port = 1024 + *ports.entry(container.to_owned()).or_insert(next) % 60_000;
+        json!({ "hostPort": port, "containerPort": 80, "protocol": "tcp" })
     }
 
     /// Takes away what a container had of the host; whether it was all there.
