@@ -28,4 +28,5 @@ pub mod ledger;
 pub mod netlink;
 pub mod plan;
 pub mod policy;
+pub(crate) mod random;
 pub mod step;

@@ -217,9 +217,6 @@ pub enum CommandError {
         #[source]
         source: serde_json::Error,
     },
-    /// The kernel's random numbers.
-    #[error("cannot read random numbers from the kernel")]
-    Random(#[source] std::io::Error),
     /// Something of ours could not be written as JSON.
     #[error("cannot encode the journal entry")]
     Encode(#[source] serde_json::Error),
@@ -256,7 +253,7 @@ impl CommandError {
             Self::Ledger(LedgerError::Taken { .. })
             | Self::Netlink(NetlinkError::Taken { .. })
             | Self::Op { source: NetlinkError::Taken { .. }, .. } => 106,
-            Self::Stdin(_) | Self::Ledger(_) | Self::Facts(_) | Self::Random(_) | Self::PluginExec { .. } => 5,
+            Self::Stdin(_) | Self::Ledger(_) | Self::Facts(_) | Self::PluginExec { .. } => 5,
             Self::StdinTooLarge { .. } | Self::PluginAnswer { .. } => 6,
             Self::Conf(error) => error.code(),
             Self::Agent(error) | Self::StockAgent(error) => error.code(),

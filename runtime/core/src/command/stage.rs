@@ -4,7 +4,6 @@ use std::path::Path;
 use std::thread;
 
 use ipnet::Ipv4Net;
-use nix::fcntl::OFlag;
 
 use super::call::Call;
 use super::trace::Trace;
@@ -14,6 +13,7 @@ use crate::delegate::{self, Addressing, Delegate, DelegateError, Given, Input, I
 use crate::ledger::{Claimed, Record};
 use crate::netlink::{Executor, Job, Opening};
 use crate::plan::{IpvlanMode, LinkRef, Mac, Observed, Op, Plan, ResultShape, ShapeIp};
+use crate::random;
 
 /// A delegate with everything it may look at.
 pub(super) struct Stage {
@@ -81,9 +81,7 @@ impl Stage {
         observed: Observed,
         executor: Option<Executor>,
     ) -> Result<Self, CommandError> {
-        let mut random = [0_u8; 10];
-        fill_random(&mut random).map_err(CommandError::Random)?;
-        let [a, b, c, d, mac @ ..] = random;
+        let [a, b, c, d, mac @ ..]: [u8; 10] = random::octets();
         let mut mac: [u8; 6] = mac;
         // Locally administered, unicast.
         mac[0] = (mac[0] | 0x02) & 0xfe;
@@ -212,10 +210,4 @@ fn ipam_alone(addressing: Option<&Addressing>) -> Plan {
 /// Claims of our ledger as a delegate sees them.
 pub(super) fn given(claimed: &[Claimed]) -> Vec<delegate::Given> {
     claimed.iter().map(|claim| delegate::Given { address: claim.address, gateway: claim.gateway }).collect()
-}
-
-fn fill_random(bytes: &mut [u8]) -> std::io::Result<()> {
-    use std::io::Read;
-    let fd = nix::fcntl::open("/dev/urandom", OFlag::O_RDONLY | OFlag::O_CLOEXEC, nix::sys::stat::Mode::empty())?;
-    std::fs::File::from(fd).read_exact(bytes)
 }

@@ -87,16 +87,18 @@ impl Traces {
     /// # Errors
     /// None that these types can have.
     pub fn to_text(&self) -> serde_json::Result<String> {
-        let mut value = match &self.decision {
-            None => Value::Object(serde_json::Map::new()),
-            Some(decision) => serde_json::to_value(decision)?,
-        };
-        match &self.choice {
-            None if self.decision.is_none() => return Ok(String::new()),
-            None => {}
-            Some(choice) => value[CHOICE] = serde_json::to_value(choice)?,
+        #[derive(Serialize)]
+        struct Text<'a> {
+            #[serde(flatten)]
+            decision: &'a Option<Trace>,
+            // `CHOICE`
+            #[serde(skip_serializing_if = "Option::is_none")]
+            choice: &'a Option<ChoiceTrace>,
         }
-        serde_json::to_string(&value)
+        match self {
+            Self { choice: None, decision: None } => Ok(String::new()),
+            Self { choice, decision } => serde_json::to_string(&Text { decision, choice }),
+        }
     }
 }
 

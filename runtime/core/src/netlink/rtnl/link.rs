@@ -1,7 +1,5 @@
 //! Links: what is read of them, and the small messages that change them.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVrf, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader,
     LinkInfo as Info, LinkMessage, State,
@@ -12,6 +10,7 @@ use rtnetlink::{LinkBridgePort, LinkUnspec};
 use super::{Child, How, Rtnl};
 use crate::netlink::error::Fault;
 use crate::plan::{LinkInfo, Mac};
+use crate::random;
 
 /// A link as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +65,7 @@ pub(in crate::netlink) fn port_flags(index: u32, hairpin: bool, isolated: bool) 
 /// A random MAC for a link of the host. Given at creation it is there to stay: one that the kernel makes up may be
 /// written over by udev (`MACAddressPolicy=persistent`) at any moment.
 pub(in crate::netlink) fn random_mac() -> Mac {
-    let mut octets = random_octets();
+    let mut octets: [u8; 6] = random::octets();
     // Locally administered, unicast; below all of `high_mac`'s.
     octets[0] = (octets[0] & 0x7c) | 0x02;
     Mac(octets)
@@ -74,15 +73,9 @@ pub(in crate::netlink) fn random_mac() -> Mac {
 
 /// A random MAC for a bridge, above those of ports. See `pin_mac`.
 pub(in crate::netlink) fn high_mac() -> Mac {
-    let mut octets = random_octets();
+    let mut octets: [u8; 6] = random::octets();
     octets[0] = 0xfe;
     Mac(octets)
-}
-
-fn random_octets() -> [u8; 6] {
-    // The keys of a fresh `RandomState` are random.
-    let [a, b, c, d, e, f, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
-    [a, b, c, d, e, f]
 }
 
 // === impl Link ===

@@ -1,0 +1,29 @@
+//! Random octets for names and hardware addresses: things that must not meet by chance, and are no secret.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+/// Some random octets. The standard library asks the kernel for randomness once per thread, and tells its hashers apart by
+/// their keys from then on.
+pub(crate) fn octets<const N: usize>() -> [u8; N] {
+    let mut octets = [0; N];
+    for chunk in octets.chunks_mut(8) {
+        let random = RandomState::new().build_hasher().finish().to_ne_bytes();
+        chunk.copy_from_slice(random.get(..chunk.len()).unwrap_or_default());
+    }
+    octets
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_are_the_same() {
+        let many: BTreeSet<[u8; 10]> = (0..10_000).map(|_| octets()).collect();
+        assert_eq!(many.len(), 10_000);
+        // Nor is any part of them.
+        assert!(many.iter().filter(|octets| octets[8..] == [0, 0]).count() < 10);
+    }
+}
