@@ -50,6 +50,7 @@ fn main() -> ExitCode {
     suite.test("error-codes", &[], error_codes);
     suite.test("dependency-tree", &[], dependency_tree);
     suite.test("differences-doc", &[], differences_doc);
+    suite.test("every-kind-is-failed-and-killed", &[], every_kind_is_failed_and_killed);
     suite.run()
 }
 
@@ -299,6 +300,47 @@ fn differences_doc() -> Result<()> {
         bail!("docs/differences.md is not what tests/cases say; BLESS=1 writes it");
     }
     Ok(())
+}
+
+/// Every delegate and step is in the rollback suite and in the crash storm, or in a case of the virtual machine that does
+/// both.
+fn every_kind_is_failed_and_killed() -> Result<()> {
+    let repository = repository();
+    let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
+    let rollback = read(&repository.join("tests/tests/rollback.rs"))?;
+    let storm = read(&repository.join("tests/storm/src/network.rs"))?;
+    let mut machine = String::new();
+    for entry in fs::read_dir(repository.join("tests/vm/cases")).context("read the cases of the virtual machine")? {
+        let case = read(&entry.context("read a directory")?.path())?;
+        if case.contains("\"rollback\": true") {
+            machine.push_str(&case);
+        }
+    }
+    let mut wrong = Vec::new();
+    let mut kinds = Vec::new();
+    for module in ["delegate", "step"] {
+        for file in rust_files(&repository.join("runtime/core/src").join(module))? {
+            let text = read(&file)?;
+            let mut after = text.split("fn kind(&self) -> &'static str {").skip(1);
+            kinds.extend(
+                after.find_map(|body| body.trim_start().strip_prefix('"')?.split('"').next().map(str::to_owned)),
+            );
+        }
+    }
+    for kind in &kinds {
+        let has = |text: &str| text.contains(&format!("\"{kind}\""));
+        if !has(&machine) && !has(&rollback) {
+            wrong.push(format!("{kind} is not failed at every op: tests/tests/rollback.rs"));
+        }
+        // What loopback does is the same however often it is done.
+        if !has(&machine) && !has(&storm) && kind != "loopback" {
+            wrong.push(format!("{kind} is never killed: tests/storm/src/network.rs"));
+        }
+    }
+    if kinds.len() < 15 {
+        wrong.push(format!("only {kinds:?} were found"));
+    }
+    all_well(wrong)
 }
 
 /// All Rust files below a directory, build output aside.
