@@ -7,7 +7,8 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use netlink_packet_core::NLM_F_ACK_TLVS;
+use netlink_packet_core::{ErrorBuffer, NLM_F_ACK_TLVS, NetlinkBuffer, NlasIterator};
+pub(super) use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR};
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
@@ -22,11 +23,11 @@ const PATIENCE_MILLIS: u16 = 5_000;
 /// More than any one datagram the kernel sends: it cuts dumps at 32 KiB.
 const BUFFER: usize = 64 << 10;
 
-/// Kinds of messages that end the answers to a request.
-pub(super) const NLMSG_ERROR: u16 = 2;
-pub(super) const NLMSG_DONE: u16 = 3;
-
+/// Of a message, and of the request that an error repeats before it explains.
 const HEADER: usize = 16;
+
+/// What is wrong with an answer that ends too early.
+const CUT_OFF: &str = "a cut-off answer";
 
 /// `NLMSGERR_ATTR_MSG`: the explanation, a C string.
 const ATTR_MSG: u16 = 1;
@@ -124,18 +125,18 @@ impl<'a> Iterator for Answers<'a> {
     type Item = Result<Answer<'a>, Fault>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let &[a, b, c, d, e, f, g, h, i, j, k, l, ..] = self.rest else { return None };
-        let length = u32::from_ne_bytes([a, b, c, d]) as usize;
-        let Some(whole) = self.rest.get(..length).filter(|_| length >= HEADER) else {
-            self.rest = &[];
-            return Some(Err(Fault::Broken("a cut-off answer")));
-        };
-        self.rest = self.rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let rest = std::mem::take(&mut self.rest);
+        if rest.is_empty() {
+            return None;
+        }
+        let Ok(message) = NetlinkBuffer::new_checked(rest) else { return Some(Err(Fault::Broken(CUT_OFF))) };
+        let length = message.length() as usize;
+        self.rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(Ok(Answer {
-            kind: u16::from_ne_bytes([e, f]),
-            flags: u16::from_ne_bytes([g, h]),
-            sequence: u32::from_ne_bytes([i, j, k, l]),
-            whole,
+            kind: message.message_type(),
+            flags: message.flags(),
+            sequence: message.sequence_number(),
+            whole: rest.get(..length).unwrap_or(rest),
         }))
     }
 }
@@ -153,17 +154,12 @@ impl Answer<'_> {
             return Ok(None);
         }
         // Both start with a code, which is zero where all is well.
-        let Some(&[a, b, c, d]) = self.whole.get(HEADER..HEADER + 4) else {
-            return Err(Fault::Broken("a cut-off answer"));
-        };
-        let code = i32::from_ne_bytes([a, b, c, d]);
-        if code == 0 {
-            return Ok(None);
-        }
-        // An error repeats the header of the request before it explains.
+        let body = self.whole.get(HEADER..).and_then(|body| ErrorBuffer::new_checked(body).ok());
+        let body = body.ok_or(Fault::Broken(CUT_OFF))?;
+        let Some(code) = body.code() else { return Ok(None) };
         let explained = self.kind == NLMSG_ERROR && self.has(NLM_F_ACK_TLVS);
-        let attributes = self.whole.get(HEADER + 4 + HEADER..).filter(|_| explained);
-        Ok(Some((Errno::from_raw(code.saturating_abs()), attributes.and_then(explanation))))
+        let attributes = body.payload().get(HEADER..).filter(|_| explained);
+        Ok(Some((Errno::from_raw(code.get().saturating_abs()), attributes.and_then(explanation))))
     }
 
     /// `refusal` as an error.
@@ -176,15 +172,88 @@ impl Answer<'_> {
 }
 
 /// `NLMSGERR_ATTR_MSG` among the attributes of an error message.
-fn explanation(mut attributes: &[u8]) -> Option<String> {
-    while let [a, b, c, d, ..] = *attributes {
-        let length = usize::from(u16::from_ne_bytes([a, b]));
-        let value = attributes.get(4..length)?;
-        if u16::from_ne_bytes([c, d]) == ATTR_MSG {
-            let text = value.strip_suffix(&[0]).unwrap_or(value);
-            return Some(String::from_utf8_lossy(text).into_owned());
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..)?;
+fn explanation(attributes: &[u8]) -> Option<String> {
+    let message = NlasIterator::new(attributes).map_while(Result::ok).find(|attribute| attribute.kind() == ATTR_MSG)?;
+    let text = message.value();
+    Some(String::from_utf8_lossy(text.strip_suffix(&[0]).unwrap_or(text)).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ending(kind: u16, code: i32, flags: u16, attributes: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(36 + attributes.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend([kind.to_ne_bytes(), flags.to_ne_bytes()].concat());
+        bytes.extend([7, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend(code.to_ne_bytes());
+        bytes.extend([0; HEADER]);
+        bytes.extend(attributes);
+        bytes
     }
-    None
+
+    fn refusals(bytes: &[u8]) -> Vec<Option<Refusal>> {
+        Answers { rest: bytes }.map(|answer| answer.unwrap().refusal().unwrap()).collect()
+    }
+
+    #[test]
+    fn refusals_and_acknowledgements() {
+        let text = [9, 0, 1, 0, b'w', b'h', b'y', b'!', 0, 0, 0, 0];
+        let bytes = [
+            ending(NLMSG_ERROR, 0, 0, &[]),
+            ending(NLMSG_ERROR, -2, 0, &[]),
+            ending(NLMSG_ERROR, -17, NLM_F_ACK_TLVS, &text),
+            ending(NLMSG_ERROR, -1, 0, &text),
+            ending(NLMSG_DONE, 0, 0, &[]),
+            ending(NLMSG_DONE, -4, NLM_F_ACK_TLVS, &text),
+        ];
+        let wanted = [
+            None,
+            Some((Errno::ENOENT, None)),
+            Some((Errno::EEXIST, Some("why!".to_owned()))),
+            Some((Errno::EPERM, None)),
+            None,
+            Some((Errno::EINTR, None)),
+        ];
+        assert_eq!(refusals(&bytes.concat()), wanted);
+    }
+
+    #[test]
+    fn cut_off() {
+        let whole = ending(NLMSG_ERROR, 0, 0, &[]);
+        for length in 1..whole.len() {
+            let answers: Vec<_> = Answers { rest: &whole[..length] }.collect();
+            assert!(matches!(answers[..], [Err(Fault::Broken(_))]), "{length} bytes");
+        }
+        let mut short = whole;
+        short.truncate(HEADER);
+        short[0] = 16;
+        assert!(Answers { rest: &short }.next().unwrap().unwrap().refusal().is_err());
+    }
+
+    proptest! {
+        /// Whatever comes in, it is taken apart or refused, and the end is reached.
+        #[test]
+        fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            for answer in (Answers { rest: &bytes }) {
+                let Ok(answer) = answer else { break };
+                answer.verdict().ok();
+            }
+            explanation(&bytes);
+        }
+
+        /// The same of what looks like an error message.
+        #[test]
+        fn any_error(code: i32, flags: u16, attributes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let bytes = ending(NLMSG_ERROR, code, flags, &attributes);
+            let answers: Vec<_> = Answers { rest: &bytes }.map(|answer| answer.unwrap().refusal().unwrap()).collect();
+            assert_eq!(answers.len(), 1);
+            assert_eq!(answers[0].is_none(), code == 0);
+        }
+    }
 }
