@@ -18,6 +18,7 @@
 //! ```
 
 pub mod agent;
+pub(crate) mod background;
 pub mod cni;
 pub mod command;
 pub mod conf;

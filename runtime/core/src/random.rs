@@ -8,7 +8,7 @@ pub(crate) fn octets<const N: usize>() -> [u8; N] {
     let mut octets = [0; N];
     for chunk in octets.chunks_mut(8) {
         let random = RandomState::new().build_hasher().finish().to_ne_bytes();
-        chunk.copy_from_slice(random.get(..chunk.len()).unwrap_or_default());
+        chunk.iter_mut().zip(random).for_each(|(octet, random)| *octet = random);
     }
     octets
 }

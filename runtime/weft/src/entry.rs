@@ -1,6 +1,6 @@
 //! Where the process begins: before the C library, which comes next.
 //!
-//! A position independent program relocates itself first. That writes to each of its seventy pages of pointers, and each write
+//! A position independent program relocates itself first. That writes to each of its dozens of pages of pointers, and each write
 //! is a page fault of its own. One system call has the kernel copy all of them at once, and with them the first pages of the
 //! heap (`heap.rs`), which lies behind them and which every call uses.
 

@@ -9,10 +9,10 @@ use weft_host_abi::types::{ClaimInfo, Dns, LastClaim, LedgerView, Range, Release
 use super::CommandError;
 use super::call::Call;
 use super::trace::Trace;
+use crate::background::Job;
 use crate::conf::{IpamConf, IpamKind};
 use crate::facts;
 use crate::ledger::{Claimed, NodeStore, Want};
-use crate::netlink::Job;
 use crate::policy::{self, Grants, Limits, Loaded, PolicyRef};
 
 /// How often a policy is asked again after it lost a race.

@@ -1,17 +1,17 @@
 //! What ADD knows once the read-only part is over: the delegate, the host as observed, and how to make a plan of it.
 
 use std::path::Path;
-use std::thread;
 
 use ipnet::Ipv4Net;
 
 use super::call::Call;
 use super::trace::Trace;
 use super::{CommandError, lease, result, steps};
+use crate::background::{self, Job};
 use crate::cni::{CniError, CniResult};
 use crate::delegate::{self, Addressing, Delegate, DelegateError, Given, Input, IpamUse};
 use crate::ledger::{Claimed, Record};
-use crate::netlink::{Executor, Job, Opening};
+use crate::netlink::{Executor, Opening};
 use crate::plan::{IpvlanMode, LinkRef, Mac, Observed, Op, Plan, ResultShape, ShapeIp};
 use crate::random;
 
@@ -57,7 +57,7 @@ impl Stage {
         let Some(conf) = call.network.delegate.as_ref() else {
             if let Some(job) = then {
                 // Where no thread is to be had, the job is done in the foreground, by who waits for it.
-                thread::Builder::new().name("policy".to_owned()).spawn(job).ok();
+                background::start("policy", job).ok();
             }
             return Ok(Setting { delegate: None, previous: None, opening: None });
         };

@@ -14,7 +14,6 @@
 //!
 //! Not here: what a plan should be (`delegate`), when one is applied (`command`).
 
-mod apart;
 mod check;
 mod conntrack;
 mod device;
@@ -40,11 +39,12 @@ mod undo;
 mod undo_steps;
 mod wire;
 
+pub use crate::background::Job;
 pub use check::{ChildDifference, Difference, Since, StepDifference};
 pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
 pub use identity::{in_new_netns, is_own_netns, netns_identity};
 pub use inside::in_netns;
-pub use netns::{Job, boot_id, netns_exists};
+pub use netns::{boot_id, netns_exists};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

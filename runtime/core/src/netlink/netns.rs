@@ -15,8 +15,8 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, statfs};
 
-use super::apart::move_apart;
 use super::error::{NetlinkError, NetnsFault};
+use crate::background::{self, Job};
 
 /// File systems that namespaces live on. A plain file or directory at the path (a bind mount that went away leaves one)
 /// has another.
@@ -31,9 +31,6 @@ pub(super) const OWN: &str = "/proc/thread-self/ns/net";
 pub(super) struct Netns {
     file: File,
 }
-
-/// Something else to do for a thread that was started for a namespace.
-pub type Job = Box<dyn FnOnce() + Send>;
 
 /// A closure that runs on a thread of its own inside a network namespace.
 #[derive(Debug)]
@@ -128,21 +125,21 @@ impl Netns {
         let inside = |error: io::Error| NetnsFault::Inside(format!("cannot work inside it: {error}"));
         let file = self.file.try_clone().map_err(inside)?;
         let (report, reported) = mpsc::sync_channel(1);
-        // Who asks for nothing else waits for it, and may as well lend it the processor.
-        let in_parallel = then.is_some();
         let body = move || {
             let entered = setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(NetnsFault::Enter);
             // Nobody waits any more where an error ended the waiting.
             report.send(entered.map(|()| work())).ok();
-            if let Some(job) = then {
-                job();
-            }
         };
-        let thread = thread::Builder::new().name("container-netns".to_owned()).spawn(body).map_err(inside)?;
-        if in_parallel && !thread.is_finished() {
-            move_apart(&thread);
-        }
-        Ok(Running { reported })
+        let name = "container-netns";
+        let started = match then {
+            Some(job) => background::start(name, move || {
+                body();
+                job();
+            }),
+            // Who asks for nothing else waits for it, and may as well lend it the processor.
+            None => thread::Builder::new().name(name.to_owned()).spawn(body).map(drop),
+        };
+        started.map(|()| Running { reported }).map_err(inside)
     }
 
     /// Runs a closure inside the namespace and waits for what it returns.

@@ -5,6 +5,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::terms::usable;
 use super::{Kind, Lease, Listen, Message, Output, Purpose, Settings, option};
 use crate::pace::Jitter;
 use crate::{Lost, Millis};
@@ -394,9 +395,4 @@ impl Client {
         message.options.insert(option::CLIENT_ID, own.clone());
         Output::Unicast { from: address, to: server, mac, bytes: message.write() }
     }
-}
-
-/// An address that a container can have.
-fn usable(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified() || address.is_broadcast() || address.is_multicast() || address.is_loopback())
 }

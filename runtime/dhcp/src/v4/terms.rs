@@ -71,3 +71,8 @@ pub enum Listen {
     /// At the client's own address.
     Address(Ipv4Addr),
 }
+
+/// An address that a container can have.
+pub(super) fn usable(address: Ipv4Addr) -> bool {
+    !(address.is_unspecified() || address.is_broadcast() || address.is_multicast() || address.is_loopback())
+}

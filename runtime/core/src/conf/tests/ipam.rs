@@ -215,7 +215,7 @@ fn another_data_dir_is_another_scope() {
     assert_eq!(scope(Value::Null), "net");
     assert_eq!(scope(json!("/var/lib/cni/networks")), "net");
     assert_eq!(scope(json!("/var/lib/cni/networks/")), "net");
-    assert_eq!(scope(json!("/tmp/x")), "net@/tmp/x");
+    assert_eq!(scope(json!("/data/x")), "net@/data/x");
     assert!(ipam_error(json!({"type": "host-local", "subnet": "10.0.0.0/24", "dataDir": 5})).contains("ipam.dataDir"));
 }
 

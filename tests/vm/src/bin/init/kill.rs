@@ -1,5 +1,6 @@
 //! ADD and DEL killed at instants that sweep over the time they take. Whatever was done by then, a DEL that runs to its end
-//! leaves nothing of it.
+//! leaves nothing of it: neither in the kernel, which is looked at each time, nor in the ledger, or the ADD of the case itself, with
+//! the same addresses, would fail.
 
 use std::thread::sleep;
 use std::time::Duration;

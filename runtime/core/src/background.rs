@@ -1,0 +1,113 @@
+//! A helper thread that works while its maker goes on.
+//!
+//! The kernel often queues a new thread on its maker's processor, above all in a virtual machine, where an idle processor looks
+//! like one that the host has taken away. The helper then begins when its maker first waits: nothing is done at the same
+//! time, and the thread was made for nothing. So it is kept off that processor.
+//!
+//! Invariant: a helper does not end before it has been moved. A thread that ended has the number 0, by which the kernel
+//! understands whoever calls: the maker would move itself, and what it starts later inherits that.
+//!
+//! Not here: pinning. The helper may run on any processor of this process but one, and lives for a millisecond.
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::unix::thread::JoinHandleExt;
+use std::sync::mpsc::{self, Receiver};
+use std::thread::{Builder, JoinHandle};
+
+use nix::libc::{CPU_CLR, CPU_COUNT, cpu_set_t, pthread_setaffinity_np, sched_getaffinity, sched_getcpu};
+
+/// What a helper does.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// At its end, waits until the other side is dropped.
+struct Until(Receiver<()>);
+
+impl Drop for Until {
+    fn drop(&mut self) {
+        self.0.recv().ok();
+    }
+}
+
+/// Starts a helper. It ends by itself.
+///
+/// # Errors
+/// There is no thread to be had.
+pub(crate) fn start(name: &str, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let (not_yet_moved, moved) = mpsc::sync_channel::<()>(0);
+    let helper = Builder::new().name(name.to_owned()).spawn(move || {
+        // Made in here: a closure that no thread is found for is dropped by the maker, who must not wait for itself.
+        let _moved = Until(moved);
+        job();
+    })?;
+    move_apart(&helper);
+    drop(not_yet_moved);
+    Ok(())
+}
+
+/// Keeps a thread off the processor that the caller is on, where this process may use another. A matter of speed alone: what
+/// goes wrong here leaves the thread where it is.
+#[expect(unsafe_code, reason = "a thread that has not run yet can only be named by its pthread_t")]
+fn move_apart(helper: &JoinHandle<()>) {
+    const SIZE: usize = size_of::<cpu_set_t>();
+    // SAFETY: all zeroes is the empty set.
+    let mut allowed: cpu_set_t = unsafe { zeroed() };
+    // SAFETY: the set is ours and as large as we say; 0 is the calling thread.
+    let asked = unsafe { sched_getaffinity(0, SIZE, &raw mut allowed) };
+    // SAFETY: takes nothing.
+    let Ok(here) = usize::try_from(unsafe { sched_getcpu() }) else { return };
+    if asked != 0 || here >= SIZE * 8 {
+        return;
+    }
+    // SAFETY: the number is within the set, which is initialised.
+    let others = unsafe {
+        CPU_CLR(here, &mut allowed);
+        CPU_COUNT(&allowed)
+    };
+    if others > 0 {
+        // SAFETY: the handle was neither joined nor detached, so the name is valid; the thread has not ended (`Until`).
+        unsafe { pthread_setaffinity_np(helper.as_pthread_t() as _, SIZE, &raw const allowed) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use nix::sched::{CpuSet, sched_getaffinity};
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    /// Processors of the calling thread.
+    fn own() -> Vec<usize> {
+        let set = sched_getaffinity(Pid::from_raw(0)).unwrap();
+        (0..CpuSet::count()).filter(|at| set.is_set(*at).unwrap()).collect()
+    }
+
+    #[test]
+    fn helpers_are_kept_off_one_processor() {
+        let all = own();
+        let (go, wait) = mpsc::sync_channel::<()>(0);
+        let (report, reported) = mpsc::sync_channel(1);
+        start("helper", move || {
+            wait.recv().ok();
+            report.send(own()).unwrap();
+        })
+        .unwrap();
+        drop(go);
+        let helper = reported.recv().unwrap();
+        assert_eq!(helper.len(), (all.len() - 1).max(1));
+        assert!(helper.iter().all(|at| all.contains(at)));
+    }
+
+    /// Helpers that are through at once, most of them before they can be moved.
+    #[test]
+    fn the_maker_stays_where_it_may_be() {
+        let all = own();
+        for _ in 0..5_000 {
+            start("helper", || ()).unwrap();
+            assert_eq!(own(), all);
+        }
+    }
+}
