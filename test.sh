@@ -22,6 +22,7 @@ run cargo test --release --locked --no-fail-fast -p weft-host-abi -p weft-core -
 # Two of them need programs that tests/setup.sh has just installed, and are marked as ignored for those who run cargo by hand.
 run cargo test --release --locked -p weft-host-abi -p weft-core --features weft-core/compile --lib -- --ignored the_real_plugin the_sqlite3
 run cargo test --release --locked --no-fail-fast -p weft-dhcp
+run cargo test --release --locked --no-fail-fast -p weft-agent
 run cargo test --release --locked --no-fail-fast -p weftctl
 run cargo test --release --locked --no-fail-fast --manifest-path guest-plugins/Cargo.toml
 run cargo test --release --locked --no-fail-fast -p weft-tests

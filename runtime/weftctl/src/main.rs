@@ -8,6 +8,7 @@ mod ledger;
 mod output;
 mod plan;
 mod policy;
+mod timespan;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

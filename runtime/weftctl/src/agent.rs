@@ -1,33 +1,16 @@
-//! `weftctl agent`: the node's daemon. One thread, one event loop, one unix socket.
-//!
-//! Its one job today is DHCP: what takes longer than a CNI call, and outlives it. A further job is a module beside `dhcp`, with
-//! its requests in `weft_core::agent`.
-//!
-//! Invariants: what a caller was told is in the store before the reply leaves; ending the agent, however it ends, releases
-//! nothing; namespaces are entered on threads of their own (`weft_core::netlink`), never on the loop's.
-
-mod clock;
-mod dhcp;
-mod server;
-mod signals;
-mod store;
-mod timespan;
+//! `weftctl agent`: runs the node's daemon, or shows what it looks after.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::Args;
-use tokio::runtime::Builder;
-use tokio::task::LocalSet;
+use weft_agent::{Options, Pace};
 use weft_core::agent::{self, Reply, Request, SOCKET};
-use weft_dhcp::Pace;
 use weft_host_abi::types::Attachment;
 
-use self::dhcp::Leases;
-use self::store::LeaseStore;
 use crate::output::Output;
+use crate::timespan;
 
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
@@ -54,16 +37,6 @@ pub(crate) struct AgentArgs {
     resendtimeout: Duration,
 }
 
-/// A line for the log, which is stderr: whoever starts the agent keeps it.
-#[derive(Debug, Clone, Copy)]
-struct Log(Output);
-
-impl Log {
-    fn say(self, line: &str) {
-        self.0.note(line);
-    }
-}
-
 /// The leases of a running agent.
 fn show(socket: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let limit = Some(Duration::from_secs(10));
@@ -86,39 +59,17 @@ pub(crate) fn run(args: &AgentArgs, state: &Path, output: Output) -> anyhow::Res
     if args.status {
         return show(&args.socket, output);
     }
-    let log = Log(output);
-    let store = LeaseStore::open(state)?;
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let pace = Pace {
-        timeout: millis(args.timeout),
-        resend_max: millis(args.resendmax),
-        resend_timeout: millis(args.resendtimeout),
+    let options = Options {
+        socket: args.socket.clone(),
+        host_prefix: args.hostprefix.clone(),
+        pid_file: args.pidfile.clone(),
+        pace: Pace {
+            timeout: millis(args.timeout),
+            resend_max: millis(args.resendmax),
+            resend_timeout: millis(args.resendtimeout),
+        },
     };
-    // Before any thread starts, so that all of them have it blocked.
-    let signals = signals::block()?;
-    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
-    let local = LocalSet::new();
-    let ended = local.block_on(&runtime, async {
-        let leases = Leases::new(store, pace, args.hostprefix.clone(), log);
-        // Before the socket is there: whoever asks finds what was known.
-        leases.resume()?;
-        let listener = server::listen(&args.socket)?;
-        if let Some(file) = &args.pidfile {
-            std::fs::write(file, format!("{}\n", std::process::id()))
-                .with_context(|| format!("cannot write {}", file.display()))?;
-        }
-        log.say(&format!("listening on {}", args.socket.display()));
-        tokio::task::spawn_local(server::serve(listener, leases, log));
-        signals::wait(signals).await
-    });
-    // Only what is ours: another agent may have the path by now.
-    if ended.is_ok() {
-        std::fs::remove_file(&args.socket).ok();
-        if let Some(file) = &args.pidfile {
-            std::fs::remove_file(file).ok();
-        }
-    }
-    let signal = ended?;
-    log.say(&format!("ended by {signal}; leases go on with the next start"));
+    weft_agent::run(&options, state)?;
     Ok(ExitCode::SUCCESS)
 }

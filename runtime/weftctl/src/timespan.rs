@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads one. A time of nothing at all is refused.
-pub(super) fn parse(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time; write for example 10s, 1m2s or 1500ms");
     let mut rest = text;
     let mut total = Duration::ZERO;
