@@ -22,7 +22,7 @@ use crate::world::World;
 pub const IMAGE: &str = "weft.test/busybox:latest";
 
 /// How long a container may take to start or end on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Programs of busybox the image has.
 const APPLETS: &[&str] = &["sh", "sleep", "ping", "ip", "cat", "true"];

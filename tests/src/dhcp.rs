@@ -64,7 +64,7 @@ impl Daemon {
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).context("send SIGTERM")?;
         let child = &mut self.child;
         let mut status = None;
-        wait(Duration::from_secs(10), "the end of a daemon", || {
+        wait(PATIENCE, "the end of a daemon", || {
             status = child.try_wait()?;
             Ok(status.is_some())
         })?;
@@ -78,6 +78,9 @@ impl Drop for Daemon {
         kill_group(&mut self.child);
     }
 }
+
+/// How long something may take that takes a second on a quiet machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits for something to become true.
 ///
@@ -158,11 +161,9 @@ impl Server {
         argv.extend(options.iter().map(|option| (*option).to_owned()));
         let daemon = Daemon::start(&self.netns.place(), &argv, &self.dir.join("log"))?;
         let lines = daemon.log().lines().count();
-        wait(Duration::from_secs(10), "dnsmasq", || {
-            Ok(daemon.log().lines().skip(lines).any(|line| line.contains("started")))
-        })
-        .or_else(|error| if daemon.log().contains("started") { Ok(()) } else { Err(error) })
-        .with_context(|| daemon.log())?;
+        wait(PATIENCE, "dnsmasq", || Ok(daemon.log().lines().skip(lines).any(|line| line.contains("started"))))
+            .or_else(|error| if daemon.log().contains("started") { Ok(()) } else { Err(error) })
+            .with_context(|| daemon.log())?;
         self.running = Some(daemon);
         Ok(())
     }
@@ -228,7 +229,7 @@ pub fn agent(world: &World, options: &[&str]) -> Result<Daemon> {
     argv.extend(options.iter().map(|option| (*option).to_owned()));
     // Not in the world's own mount namespace: namespaces of containers to come are mounts.
     let daemon = Daemon::start(&world.host().place(), &argv, &world.scratch().join("agent.log"))?;
-    wait(Duration::from_secs(15), "the agent", || Ok(std::os::unix::net::UnixStream::connect(&socket).is_ok()))
+    wait(PATIENCE, "the agent", || Ok(std::os::unix::net::UnixStream::connect(&socket).is_ok()))
         .with_context(|| daemon.log())?;
     Ok(daemon)
 }

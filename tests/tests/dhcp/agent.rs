@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
-use weft_tests::dhcp::{self, wait};
+use weft_tests::dhcp::{self, PATIENCE, wait};
 use weft_tests::process;
 use weft_tests::world::Attach;
 
@@ -26,13 +26,13 @@ pub(super) fn agent_killed() -> Result<()> {
     let status = lan.status()?;
     ensure!(status.len() == 1 && status[0]["addresses"] == json!([format!("{own}/24")]), "{status:?}");
     let acks = || lan.server.borrow().count("DHCPACK", &own);
-    wait(Duration::from_secs(20), "a renewal by the new agent", || Ok(acks() >= 2)).with_context(|| lan.log())?;
+    wait(PATIENCE, "a renewal by the new agent", || Ok(acks() >= 2)).with_context(|| lan.log())?;
     lan.kill_agent();
     // T1 passes while there is no agent: the next one renews at once.
     std::thread::sleep(Duration::from_secs(7));
     let before = acks();
     lan.start_agent(&[])?;
-    wait(Duration::from_secs(3), "the renewal that was due", || Ok(acks() > before)).with_context(|| lan.log())?;
+    wait(Duration::from_secs(5), "the renewal that was due", || Ok(acks() > before)).with_context(|| lan.log())?;
     lan.quiet("DEL", "a", None)?;
     lan.leases_become(&[])?;
     ensure!(lan.server.borrow().count("DHCPRELEASE", &own) == 1, "{}", lan.server.borrow().log());
@@ -49,7 +49,7 @@ pub(super) fn agent_killed_while_asking() -> Result<()> {
         (call, world.place()?, world.plugin("weft"))
     };
     let asking = std::thread::spawn(move || call.run(&plugin, &place));
-    wait(Duration::from_secs(10), "the agent to ask", || {
+    wait(PATIENCE, "the agent to ask", || {
         Ok(lan.status()?.iter().any(|lease| lease["state"] == json!("is being asked for")))
     })?;
     lan.kill_agent();
@@ -120,7 +120,7 @@ pub(super) fn agent_away_at_del() -> Result<()> {
     ensure!(reply.stderr.contains("ends by itself"), "stderr {:?}", reply.stderr);
     ensure!(lan.world.borrow_mut().container("a")?.line("ip link show eth0").is_err(), "the link is still there");
     lan.start_agent(&[])?;
-    wait(Duration::from_secs(15), "the agent to forget", || Ok(lan.status()?.is_empty())).with_context(|| lan.log())?;
+    wait(PATIENCE, "the agent to forget", || Ok(lan.status()?.is_empty())).with_context(|| lan.log())?;
     ensure!(lan.log().contains("forgot the lease"), "{}", lan.log());
     Ok(())
 }

@@ -1,12 +1,11 @@
 //! Attachments with leases: whatever happens to them, the lease is given back.
 
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use weft_tests::cni::Reply;
-use weft_tests::dhcp::{self, wait};
+use weft_tests::dhcp::{self, PATIENCE, wait};
 use weft_tests::process::{self, Place};
 use weft_tests::programs;
 use weft_tests::world::Attach;
@@ -19,7 +18,7 @@ pub(super) fn netns_gone() -> Result<()> {
     lan.add("a")?;
     lan.add("b")?;
     lan.world.borrow_mut().remove_container("a");
-    wait(Duration::from_secs(15), "the agent to forget", || Ok(lan.status()?.len() == 1)).with_context(|| lan.log())?;
+    wait(PATIENCE, "the agent to forget", || Ok(lan.status()?.len() == 1)).with_context(|| lan.log())?;
     lan.world.borrow_mut().remove_container("b");
     lan.kill_agent();
     lan.start_agent(&[])?;

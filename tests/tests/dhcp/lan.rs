@@ -1,11 +1,9 @@
 //! A network with a DHCP server and an agent, and what is looked at in it.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_tests::cni::Reply;
-use weft_tests::dhcp::{self, Daemon, Server, wait};
+use weft_tests::dhcp::{self, Daemon, PATIENCE, Server, wait};
 use weft_tests::programs::Installation;
 use weft_tests::world::{Attach, Subject, World};
 
@@ -128,7 +126,7 @@ impl Lan {
 
     /// What the server has noted becomes that, soon: it writes its file after it answers.
     pub(super) fn leases_become(&self, want: &[&str]) -> Result<()> {
-        let outcome = wait(Duration::from_secs(5), "the server's lease file", || Ok(self.leases() == want));
+        let outcome = wait(PATIENCE, "the server's lease file", || Ok(self.leases() == want));
         outcome.with_context(|| {
             format!("want {want:?}, have {:?}\n{}\n{}", self.leases(), self.server.borrow().log(), self.log())
         })

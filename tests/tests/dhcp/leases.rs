@@ -1,11 +1,10 @@
 //! What servers say, and what becomes of it: options, renewal, refusal, both families.
 
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_tests::dhcp::{self, wait};
+use weft_tests::dhcp::{self, PATIENCE, wait};
 use weft_tests::process;
 use weft_tests::world::Attach;
 
@@ -156,7 +155,7 @@ pub(super) fn renewed() -> Result<()> {
     let own = address(&result)?;
     let server = || lan.server.borrow().count("DHCPACK", &own);
     ensure!(server() == 1, "{}", lan.server.borrow().log());
-    wait(Duration::from_secs(20), "two renewals", || Ok(server() >= 3))
+    wait(PATIENCE, "two renewals", || Ok(server() >= 3))
         .with_context(|| format!("{}\n{}", lan.server.borrow().log(), lan.log()))?;
     // By datagrams: a renewal has nothing to discover.
     ensure!(lan.server.borrow().count("DHCPDISCOVER", "") == 1, "{}", lan.server.borrow().log());
@@ -176,7 +175,7 @@ pub(super) fn refused_at_renewal() -> Result<()> {
         server.start(&["--dhcp-range=192.168.1.100,192.168.1.110,255.255.255.0,2m"])?;
     }
     let down = || Ok(!lan.inside("a", "ip -j link show eth0")?.to_string().contains("\"UP\""));
-    wait(Duration::from_secs(20), "the link to go down", down)
+    wait(PATIENCE, "the link to go down", down)
         .with_context(|| format!("{}\n{}", lan.server.borrow().log(), lan.log()))?;
     ensure!(lan.log().contains("is over: the server refused it"), "{}", lan.log());
     let error = lan.call("CHECK", "a", Some(&result))?.error()?;

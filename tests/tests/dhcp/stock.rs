@@ -1,11 +1,10 @@
 //! Beside Debian's plugins and their daemon.
 
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use weft_tests::dhcp::{self, Daemon, Server, wait};
+use weft_tests::dhcp::{self, Daemon, PATIENCE, Server, wait};
 use weft_tests::programs::{Installation, reference_dir};
 use weft_tests::world::{Attach, Subject, World};
 
@@ -52,7 +51,7 @@ pub(super) fn stock_daemon(lan: &Lan) -> Result<Daemon> {
     let argv =
         [program.display().to_string(), "daemon".to_owned(), "-socketpath".to_owned(), socket.display().to_string()];
     let daemon = Daemon::start(&world.host().place(), &argv, &world.scratch().join("stock.log"))?;
-    wait(Duration::from_secs(15), "the stock daemon", || Ok(socket.exists())).with_context(|| daemon.log())?;
+    wait(PATIENCE, "the stock daemon", || Ok(socket.exists())).with_context(|| daemon.log())?;
     Ok(daemon)
 }
 

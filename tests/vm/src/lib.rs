@@ -2,7 +2,7 @@
 //! machine's may lack them.
 //!
 //! ```text
-//!  cases/*.json -> kernel (Debian's package, unpacked) -> image (initramfs) -> machine (QEMU, one boot)
+//!  cases/*.json -> kernel (Debian's package, unpacked) -> image (initramfs) -> machines (QEMU, side by side)
 //!                                                             |
 //!                                        init (src/bin) runs each case for each subject
 //!                                                             v
@@ -13,6 +13,7 @@
 //! A new case is one file in `cases/` (fields: [`case::Case`]).
 
 pub mod case;
+pub mod fleet;
 pub mod image;
 pub mod judge;
 pub mod kernel;

@@ -1,4 +1,4 @@
-//! The cases of `cases/` as tests, from one boot of the virtual machine: `<case>::reference`, `<case>::weft`, and
+//! The cases of `cases/` as tests, from the virtual machines' records: `<case>::reference`, `<case>::weft`, and
 //! `<case>::same` where both made the same of it.
 //!
 //! Ignored with the reason where QEMU or Debian's kernel package cannot be had; `WEFT_REQUIRE_ALL=1` makes that a failure.
@@ -12,10 +12,11 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, bail};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
-use weft_vm::case::{self, Case, Run, Subject, Task, Transcript};
+use weft_vm::case::{self, Case, Run, Subject};
+use weft_vm::fleet;
 use weft_vm::judge::{judge, same};
 use weft_vm::kernel::Kernel;
-use weft_vm::machine::{self, Parts};
+use weft_vm::machine::Parts;
 
 const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/cases");
 const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/vm");
@@ -24,7 +25,7 @@ const CACHE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/vm");
 const VIEWS: [(&str, View); 3] =
     [("reference", View::One(Subject::Reference)), ("weft", View::One(Subject::Weft)), ("same", View::Same)];
 
-/// One boot, shared by all trials.
+/// The machines' records, shared by all trials.
 struct Lab {
     parts: Parts,
     runs: Vec<Run>,
@@ -32,10 +33,10 @@ struct Lab {
 }
 
 enum Outcome {
-    /// It cannot be booted here.
+    /// No machine can be booted here.
     Impossible(String),
     Failed(String),
-    Told(Vec<Transcript>),
+    Recorded(fleet::Outcome),
 }
 
 /// What a trial looks at.
@@ -96,19 +97,20 @@ impl Lab {
         if let Some(reason) = subjects.iter().find_map(|subject| lacking(&self.parts, case, *subject)) {
             return reason.tell();
         }
-        let transcripts = match self.boot.get_or_init(|| self.boot()) {
+        let recorded = match self.boot.get_or_init(|| self.boot()) {
             Outcome::Impossible(reason) => return Lack::Machine(reason.clone()).tell(),
             Outcome::Failed(error) => return Err(error.into()),
-            Outcome::Told(transcripts) => transcripts,
+            Outcome::Recorded(recorded) => recorded,
         };
-        let of = |subject| {
-            let mut all = transcripts.iter();
-            all.find(|told| told.name == name && told.subject == subject).context("nothing was told of it")
+        let transcript = |subject| {
+            let mut all = recorded.transcripts.iter();
+            all.find(|one| one.name == name && one.subject == subject)
+                .with_context(|| format!("no machine recorded it\n{}", recorded.failures.join("\n")))
         };
         let outcome = match view {
-            View::One(subject) => of(subject).and_then(|transcript| judge(case, transcript)),
-            View::Same => of(Subject::Reference)
-                .and_then(|reference| of(Subject::Weft).and_then(|weft| same(case, reference, weft))),
+            View::One(subject) => transcript(subject).and_then(|transcript| judge(case, transcript)),
+            View::Same => transcript(Subject::Reference)
+                .and_then(|reference| transcript(Subject::Weft).and_then(|weft| same(case, reference, weft))),
         };
         outcome.map(|()| Completion::Completed).map_err(|error| format!("{}\n{error:#}", case.about).into())
     }
@@ -121,9 +123,8 @@ impl Lab {
             Ok(kernel) => kernel,
             Err(error) => return Outcome::Impossible(format!("no kernel: {error:#}")),
         };
-        let task = Task { modules: Vec::new(), prepare: Vec::new(), runs: self.runs.clone() };
-        match machine::run(&kernel, &self.parts, task, Path::new(CACHE)) {
-            Ok(transcripts) => Outcome::Told(transcripts),
+        match fleet::run(&kernel, &self.parts, &self.runs, Path::new(CACHE)) {
+            Ok(recorded) => Outcome::Recorded(recorded),
             Err(error) => Outcome::Failed(format!("{error:#}")),
         }
     }

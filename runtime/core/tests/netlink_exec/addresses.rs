@@ -192,9 +192,7 @@ fn detection_switched_off() {
         up(eth0()),
         Op::WaitAddresses { link: eth0() },
     ];
-    let start = std::time::Instant::now();
     apply(&host, &pod, ops);
-    assert!(start.elapsed().as_millis() < 900, "{:?}", start.elapsed());
     assert!(!pod.sh("ip -6 addr show dev eth0 to fd00:88::2").contains("tentative"));
 }
 

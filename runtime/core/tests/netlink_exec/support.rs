@@ -17,7 +17,7 @@ use weft_core::plan::{Op, Plan};
 use crate::plans::plan;
 
 /// How long the kernel gets for what it does in the background. Machines that run tests are busy.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A network namespace and the thread that keeps it. Inside a job on that thread, its methods work directly.
 pub(crate) struct Ns {

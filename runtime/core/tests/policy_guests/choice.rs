@@ -1,7 +1,5 @@
 //! Delegate policies: the shipped ones through WASM, and those that mean harm, which meet the same limits as IPAM policies.
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
 use weft_core::policy::{ChoiceAnswer, Limits, Loaded, PolicyError, Refusal, VerifiedChoice, verify_choice};
 use weft_host_abi::contract::{export_names, import_names};
@@ -144,9 +142,7 @@ fn a_policy_of_the_other_world_is_told_where_it_belongs() {
 /// Calls a handwritten policy, and then makes sure that its store went with it: a sound one still works.
 fn fails(fields: &str, choose: &str) -> PolicyError {
     let (_state, policy) = loaded_choice(&handwritten_choice(fields, choose));
-    let start = Instant::now();
     let error = call(&policy, &request(&json!({}))).expect_err("it is hostile");
-    assert!(start.elapsed() < Duration::from_secs(5), "{error} took {:?}", start.elapsed());
     assert!(error.to_string().starts_with("policy \"p\" "), "{error}");
     let (_state, sound) = loaded_choice(&shipped("by-label-delegate"));
     call(&sound, &request(&json!({"default": "lan"}))).expect("the next policy works");

