@@ -18,17 +18,13 @@ tests/setup.sh all || exit 1
 cargo weft || exit 1
 cargo weftctl || exit 1
 
-run cargo test --release --locked --no-fail-fast -p weft-host-abi -p weft-core --features weft-core/compile
+# All packages but weft in one call: cargo unifies their features, so what they share is compiled once.
+packages=(-p weft-host-abi -p weft-core -p weft-dhcp -p weft-agent -p weftctl
+    -p weft-kit -p weft-tests -p weft-bench -p weft-storm -p weft-vm --features weft-core/compile)
+run cargo test --release --locked --no-fail-fast "${packages[@]}"
 # Two of them need programs that tests/setup.sh has just installed, and are marked as ignored for those who run cargo by hand.
-run cargo test --release --locked -p weft-host-abi -p weft-core --features weft-core/compile --lib -- --ignored the_real_plugin the_sqlite3
-run cargo test --release --locked --no-fail-fast -p weft-dhcp
-run cargo test --release --locked --no-fail-fast -p weft-agent
-run cargo test --release --locked --no-fail-fast -p weftctl
+run cargo test --release --locked "${packages[@]}" --lib -- --ignored the_real_plugin the_sqlite3
 run cargo test --release --locked --no-fail-fast --manifest-path guest-plugins/Cargo.toml
-run cargo test --release --locked --no-fail-fast -p weft-tests
-run cargo test --release --locked --no-fail-fast -p weft-bench
-run cargo test --release --locked --no-fail-fast -p weft-storm
-run cargo test --release --locked --no-fail-fast -p weft-vm
 
 awk '/^test result:/ { passed += $4; failures += $6; ignored += $8 }
      END { printf "\n%d passed, %d failed, %d skipped\n", passed, failures, ignored }' "$log"

@@ -5,14 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_tests::cni::{Call, Reply, ok};
-use weft_tests::firewalld::Firewalld;
-use weft_tests::process::{self, Place};
-use weft_tests::programs::Installation;
-use weft_tests::sandbox;
-use weft_tests::suite::{Need, Suite};
-use weft_tests::talk::{self, Protocol};
-use weft_tests::world::{Attach, Subject, World, container_id};
+use weft_kit::cni::{Call, Reply, ok};
+use weft_kit::firewalld::Firewalld;
+use weft_kit::process::{self, Place};
+use weft_kit::programs::Installation;
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::talk::{self, Protocol};
+use weft_kit::world::{Attach, Subject, World, container_id};
 
 fn main() -> ExitCode {
     sandbox::enter();
@@ -197,7 +197,7 @@ fn empty(world: &World) -> Result<()> {
 fn conflicts_are_told() -> Result<()> {
     let (_installation, mut world) = world()?;
     ok(&world.call("ADD", &Attach::eth0("a"), &whole(8080))?, "ADD a")?;
-    let told = |error: weft_tests::cni::CniError| {
+    let told = |error: weft_kit::cni::CniError| {
         let text = format!(
             "host port 8080/tcp on IPv4 is taken by container {:?} (eth0 on network \"net\")",
             container_id("a")

@@ -8,14 +8,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_tests::case::differences;
-use weft_tests::cni::Reply;
-use weft_tests::names::Names;
-use weft_tests::observe;
-use weft_tests::programs::{Installation, reference_dir};
-use weft_tests::sandbox;
-use weft_tests::suite::{Need, Suite};
-use weft_tests::world::{Attach, Subject, World, container_id};
+use weft_kit::case::differences;
+use weft_kit::cni::Reply;
+use weft_kit::names::Names;
+use weft_kit::observe;
+use weft_kit::programs::{Installation, reference_dir};
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Attach, Subject, World, container_id};
 
 const V4: &str = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.7.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
 

@@ -6,13 +6,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use weft_tests::cni::{Call, ok};
-use weft_tests::names::Names;
-use weft_tests::observe;
-use weft_tests::process::{self, Place};
-use weft_tests::sandbox;
-use weft_tests::suite::{Need, Suite};
-use weft_tests::world::{Attach, World};
+use weft_kit::cni::{Call, ok};
+use weft_kit::names::Names;
+use weft_kit::observe;
+use weft_kit::process::{self, Place};
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Attach, World};
 
 fn main() -> ExitCode {
     sandbox::enter();

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use weft_tests::names::Names;
-use weft_tests::observe;
-use weft_tests::programs::{Installation, reference_dir};
-use weft_tests::sandbox;
-use weft_tests::suite::{Need, Suite};
-use weft_tests::world::{Attach, Subject, World};
+use weft_kit::names::Names;
+use weft_kit::observe;
+use weft_kit::programs::{Installation, reference_dir};
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Attach, Subject, World};
 
 fn main() -> ExitCode {
     sandbox::enter();

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
-use weft_tests::programs::repository;
-use weft_tests::suite::Suite;
+use weft_kit::programs::repository;
+use weft_kit::suite::Suite;
 
 /// Where Rust source is.
 const TREES: &[&str] = &["host-abi", "sdk", "guest-plugins", "runtime", "tests"];
@@ -291,7 +291,7 @@ fn dependency_tree() -> Result<()> {
 /// docs/differences.md is what the cases' differs.json say. `BLESS=1` writes it.
 fn differences_doc() -> Result<()> {
     let path = repository().join("docs/differences.md");
-    let want = weft_tests::case::differences_page()?;
+    let want = weft_kit::case::differences_page()?;
     if std::env::var_os("BLESS").is_some() {
         return fs::write(&path, want).with_context(|| format!("write {}", path.display()));
     }

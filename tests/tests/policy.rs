@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_tests::cni::Reply;
-use weft_tests::observe;
-use weft_tests::programs::{Guests, Installation};
-use weft_tests::sandbox;
-use weft_tests::suite::{Need, Suite};
-use weft_tests::world::{Attach, Subject, World, container_id};
+use weft_kit::cni::Reply;
+use weft_kit::observe;
+use weft_kit::programs::{Guests, Installation};
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Attach, Subject, World, container_id};
 
 /// A hostile policy's configuration, the codes of its error, and a word that `msg` or `details` must have.
 type Lie = (&'static str, &'static [u64], &'static str);
@@ -283,7 +283,7 @@ fn del_without_policy(guests: &Guests) -> Result<()> {
     call.netns = Some(String::new());
     node.world.run(&call, "weft")?.quiet()?;
     ensure!(node.world.claims()?.is_empty(), "claims are left");
-    let state = observe::world(&node.world, &mut weft_tests::names::Names::default())?;
+    let state = observe::world(&node.world, &mut weft_kit::names::Names::default())?;
     ensure!(observe::random_links(&state).is_empty(), "links are left: {:?}", observe::random_links(&state));
     Ok(())
 }

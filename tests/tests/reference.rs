@@ -7,11 +7,11 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use weft_tests::case::{self, Case, Differs};
-use weft_tests::programs::Installation;
-use weft_tests::sandbox;
-use weft_tests::suite::{Need, Suite};
-use weft_tests::world::Subject;
+use weft_kit::case::{self, Case, Differs};
+use weft_kit::programs::Installation;
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::Subject;
 
 /// Link kinds by the plugin that makes them.
 const KINDS: &[(&str, &str)] = &[("macvlan", "macvlan"), ("bridge", "bridge"), ("ptp", "veth")];

@@ -8,13 +8,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use weft_tests::names::Names;
-use weft_tests::observe;
-use weft_tests::process::{self, Place};
-use weft_tests::programs::{self, Installation};
-use weft_tests::sandbox;
-use weft_tests::suite::{Need, Suite};
-use weft_tests::world::{Attach, Subject, World};
+use weft_kit::names::Names;
+use weft_kit::observe;
+use weft_kit::process::{self, Place};
+use weft_kit::programs::{self, Installation};
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Attach, Subject, World};
 
 /// More ops than any plan has.
 const MOST_OPS: usize = 64;
@@ -262,7 +262,7 @@ fn differences(at: &str, before: &Value, after: &Value, lines: &mut Vec<String>)
     }
 }
 
-fn add(world: &mut World, conf: &Value, at: usize) -> Result<weft_tests::cni::Reply> {
+fn add(world: &mut World, conf: &Value, at: usize) -> Result<weft_kit::cni::Reply> {
     let mut call = world.prepare("ADD", &Attach::eth0("pod"), conf)?;
     call.env.push(("WEFT_FAIL_AT".into(), at.to_string().into()));
     let kind = conf["type"].as_str().context("type")?;

@@ -6,12 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_tests::containerd::Containerd;
-use weft_tests::names::is_random_veth;
-use weft_tests::programs::Installation;
-use weft_tests::sandbox;
-use weft_tests::suite::{Need, Suite};
-use weft_tests::world::{Subject, World};
+use weft_kit::containerd::Containerd;
+use weft_kit::names::is_random_veth;
+use weft_kit::programs::Installation;
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Subject, World};
 
 fn main() -> ExitCode {
     sandbox::enter();

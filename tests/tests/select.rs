@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_tests::cni::Reply;
-use weft_tests::programs::{Guests, Installation};
-use weft_tests::sandbox;
-use weft_tests::suite::{Need, Suite};
-use weft_tests::world::{Attach, Subject, World, container_id};
+use weft_kit::cni::Reply;
+use weft_kit::programs::{Guests, Installation};
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Attach, Subject, World, container_id};
 
 /// A lie of `pick-first`, the code of the error it leads to, and words of its `msg`.
 const LIES: &[(&str, u64, &str)] = &[
@@ -235,7 +235,7 @@ fn check_and_plan() -> Result<()> {
         // Problems are a failure of the command, and on its standard output all the same.
         let mut command = std::process::Command::new("/usr/local/bin/weftctl");
         command.args(["--json", "--state-dir"]).arg(node.world.state()).args(["policy", "check", &path]);
-        let output = weft_tests::process::output(&node.world.place()?, command, b"", weft_tests::process::LIMIT)?;
+        let output = weft_kit::process::output(&node.world.place()?, command, b"", weft_kit::process::LIMIT)?;
         ensure!(output.status == Some(1), "{}", output.text());
         Ok(output.text())
     };
@@ -393,7 +393,7 @@ fn external(guests: &Guests) -> Result<()> {
     let bin = node.world.scratch().join("plugins");
     fs::create_dir(&bin)?;
     std::os::unix::fs::symlink(node.world.plugin("weft"), bin.join("weft"))?;
-    let bridge = weft_tests::programs::reference_dir().map_err(anyhow::Error::msg)?.join("bridge");
+    let bridge = weft_kit::programs::reference_dir().map_err(anyhow::Error::msg)?.join("bridge");
     fs::copy(bridge, bin.join("their-bridge"))?;
     node.world.add_path(&bin);
     let mut conf = node.conf(&json!({}));

@@ -16,12 +16,12 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use weft_tests::cni::{Call, Reply};
-use weft_tests::process::Place;
-use weft_tests::programs::{Installation, NAMES, reference_dir};
-use weft_tests::sandbox;
-use weft_tests::suite::{Need, Suite};
-use weft_tests::world::{Attach, Subject, World};
+use weft_kit::cni::{Call, Reply};
+use weft_kit::process::Place;
+use weft_kit::programs::{Installation, NAMES, reference_dir};
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Attach, Subject, World};
 
 /// Every version of the specification.
 const VERSIONS: &[&str] = &["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];

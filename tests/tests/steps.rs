@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use weft_tests::cni::ok;
-use weft_tests::names::Names;
-use weft_tests::netns::NetNs;
-use weft_tests::observe;
-use weft_tests::sandbox;
-use weft_tests::suite::{Need, Suite};
-use weft_tests::world::{Attach, World};
+use weft_kit::cni::ok;
+use weft_kit::names::Names;
+use weft_kit::netns::NetNs;
+use weft_kit::observe;
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Attach, World};
 
 fn main() -> ExitCode {
     sandbox::enter();

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_tests::process::{self, Output, Place};
-use weft_tests::programs::{self, Installation};
-use weft_tests::sandbox;
-use weft_tests::suite::{Need, Suite};
-use weft_tests::world::{Attach, Subject, World};
+use weft_kit::process::{self, Output, Place};
+use weft_kit::programs::{self, Installation};
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Attach, Subject, World};
 
 fn main() -> ExitCode {
     sandbox::enter();

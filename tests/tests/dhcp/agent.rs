@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
-use weft_tests::dhcp::{self, PATIENCE, wait};
-use weft_tests::process;
-use weft_tests::world::Attach;
+use weft_kit::dhcp::{self, PATIENCE, wait};
+use weft_kit::process;
+use weft_kit::world::Attach;
 
 use super::lan::{Lan, ONE, RANGE, address};
 use super::stock::{stock_daemon, stock_socket};

@@ -4,11 +4,11 @@ use std::fs;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
-use weft_tests::cni::Reply;
-use weft_tests::dhcp::{self, PATIENCE, wait};
-use weft_tests::process::{self, Place};
-use weft_tests::programs;
-use weft_tests::world::Attach;
+use weft_kit::cni::Reply;
+use weft_kit::dhcp::{self, PATIENCE, wait};
+use weft_kit::process::{self, Place};
+use weft_kit::programs;
+use weft_kit::world::Attach;
 
 use super::lan::{Lan, ONE, RANGE, address};
 

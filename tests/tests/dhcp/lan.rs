@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_tests::cni::Reply;
-use weft_tests::dhcp::{self, Daemon, PATIENCE, Server, wait};
-use weft_tests::programs::Installation;
-use weft_tests::world::{Attach, Subject, World};
+use weft_kit::cni::Reply;
+use weft_kit::dhcp::{self, Daemon, PATIENCE, Server, wait};
+use weft_kit::programs::Installation;
+use weft_kit::world::{Attach, Subject, World};
 
 /// Ten addresses for two minutes, dnsmasq's shortest time.
 pub(super) const RANGE: &str = "--dhcp-range=192.168.1.5,192.168.1.14,255.255.255.0,2m";

@@ -4,9 +4,9 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use weft_tests::dhcp::{self, PATIENCE, wait};
-use weft_tests::process;
-use weft_tests::world::Attach;
+use weft_kit::dhcp::{self, PATIENCE, wait};
+use weft_kit::process;
+use weft_kit::world::Attach;
 
 use super::lan::{Lan, ONE, QUICK, RANGE, RANGE6, address};
 

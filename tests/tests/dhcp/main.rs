@@ -9,8 +9,8 @@ mod stock;
 
 use std::process::ExitCode;
 
-use weft_tests::sandbox;
-use weft_tests::suite::{Need, Suite};
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
 
 use crate::lan::Lan;
 

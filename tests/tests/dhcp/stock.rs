@@ -4,9 +4,9 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use weft_tests::dhcp::{self, Daemon, PATIENCE, Server, wait};
-use weft_tests::programs::{Installation, reference_dir};
-use weft_tests::world::{Attach, Subject, World};
+use weft_kit::dhcp::{self, Daemon, PATIENCE, Server, wait};
+use weft_kit::programs::{Installation, reference_dir};
+use weft_kit::world::{Attach, Subject, World};
 
 use super::lan::{Lan, ONE, QUICK, RANGE};
 

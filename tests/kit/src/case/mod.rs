@@ -250,7 +250,7 @@ impl Case {
 /// The directory of the cases.
 #[must_use]
 pub fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("cases")
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("cases")
 }
 
 /// Differences that hold wherever they apply, from `tests/cases/differs.json`.

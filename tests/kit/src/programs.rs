@@ -114,7 +114,7 @@ pub fn tool(name: &str) -> Result<PathBuf, String> {
 /// The top of the repository.
 #[must_use]
 pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("/"), Path::to_owned)
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map_or_else(|| PathBuf::from("/"), Path::to_owned)
 }
 
 /// weft as `weftctl install` lays it out, in a directory of its own.
