@@ -1,5 +1,7 @@
 //! A network with a DHCP server and an agent, and what is looked at in it.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_kit::cni::Reply;

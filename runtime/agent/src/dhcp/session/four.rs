@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use weft_dhcp::v4::{Client, Listen, Message, Output, Purpose, Settings};
 
 use super::{Command, Event, Failure, Opener, Session, Start};
-use crate::agent::clock;
-use crate::agent::dhcp::client_id;
-use crate::agent::dhcp::place::{Link, Place, PlaceError};
-use crate::agent::dhcp::socket::{Opened, Sender, open_packet};
-use crate::agent::store::AnyLease;
+use crate::clock;
+use crate::dhcp::client_id;
+use crate::dhcp::place::{Link, Place, PlaceError};
+use crate::dhcp::socket::{Opened, Sender, open_packet};
+use crate::store::AnyLease;
 
 pub(super) async fn run(mut session: Session, start: Start) {
     let mut client = match begin(&mut session, start).await {

@@ -21,8 +21,8 @@ use weft_host_abi::types::Attachment;
 use super::Shared;
 use super::place::{Link, Place, PlaceError};
 use super::socket::{Incoming, Opened, Sender, Socket};
-use crate::agent::clock;
-use crate::agent::store::{AnyLease, Row};
+use crate::clock;
+use crate::store::{AnyLease, Row};
 
 /// The clock of sleeps stops while the node sleeps, that of leases does not: look at least this often.
 const NAP: Millis = 60_000;

@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use weft_dhcp::v6::{Client, Message, Output, Settings};
 
 use super::{Command, Event, Failure, Opener, Session, Start};
-use crate::agent::clock;
-use crate::agent::dhcp::duid;
-use crate::agent::dhcp::place::{Link, Place, PlaceError};
-use crate::agent::dhcp::socket::{Opened, open_udp6};
-use crate::agent::store::AnyLease;
+use crate::clock;
+use crate::dhcp::duid;
+use crate::dhcp::place::{Link, Place, PlaceError};
+use crate::dhcp::socket::{Opened, open_udp6};
+use crate::store::AnyLease;
 
 /// The client has one IA; its DUID is its own already.
 const IAID: u32 = 1;
