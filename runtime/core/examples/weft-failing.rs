@@ -6,7 +6,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use weft_core::command::{Context, run};
+use weft_core::attach::Context;
+use weft_core::command::run;
 use weft_core::plan::{LinkRef, Op, Plan};
 
 fn main() -> ExitCode {

@@ -1,4 +1,4 @@
-//! weft's library. The modules form a star: only `command` knows all the parts.
+//! weft's library. Only `attach` knows all the parts.
 //!
 //! ```text
 //!  stdin JSON + CNI_* env
@@ -18,6 +18,7 @@
 //! ```
 
 pub mod agent;
+pub mod attach;
 pub(crate) mod background;
 pub mod cni;
 pub mod command;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
-use weft_core::command::{ChoiceTrace, Traces};
+use weft_core::attach::{ChoiceTrace, Traces};
 use weft_core::ledger::{Entry, NodeStore};
 use weft_core::plan::Plan;
 

@@ -1,7 +1,7 @@
 //! The wire: environment and stdin in, one JSON document out. Pure; knows the CNI specification and nothing of weft's parts.
 //!
 //! Texts, error codes and the shapes of documents are those of the reference implementation, so that weft can stand in
-//! for its plugins. Not here: what a PluginConf means (`conf`), weft's own error codes (`command`).
+//! for its plugins. Not here: what a PluginConf means (`conf`), which error has which code (`attach`).
 
 mod args;
 mod document;

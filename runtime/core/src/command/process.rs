@@ -5,13 +5,13 @@
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Mutex;
 
-use super::call::Call;
-use super::{CommandError, Context, STATE_DIR, add, check, del, gc, status};
-use crate::cni::{self, CniError, Invoked, Verb};
+use super::STATE_DIR;
+use crate::attach::{self, AttachError, Call, Context, Node};
+use crate::cni::{self, CniError, Invoked, Verb, code};
 use crate::conf::Persona;
 
 /// No network configuration is larger than this; more is refused instead of filling memory.
@@ -62,7 +62,7 @@ fn without_panics(call: impl FnOnce() -> Output) -> Output {
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_payload| {
         let details = MESSAGE.lock().map(|message| message.clone()).unwrap_or_default();
         let msg = "internal error in weft: please report it with these details; DEL cleans up what this call left";
-        Output::failure(&CniError::new(cni::code::INTERNAL, msg).with_details(details))
+        Output::failure(&CniError::new(code::INTERNAL, msg).with_details(details))
     })
 }
 
@@ -77,7 +77,7 @@ pub fn run(
     let answer = answer(program, env, stdin, context, &mut log);
     match answer {
         Ok(stdout) => Output { stdout, stderr: log, ok: true },
-        Err(error) => Output { stderr: log, ..Output::failure(&error.to_cni()) },
+        Err(error) => Output { stderr: log, ..Output::failure(&error) },
     }
 }
 
@@ -87,8 +87,8 @@ fn answer(
     stdin: &mut dyn Read,
     context: &Context,
     log: &mut String,
-) -> Result<String, CommandError> {
-    let persona = Persona::from_argv0(program)?;
+) -> Result<String, CniError> {
+    let persona = Persona::from_argv0(program).map_err(|error| AttachError::from(error).to_cni())?;
     let environment = match cni::read_environment(env)? {
         Invoked::Cni(environment) => environment,
         // A person runs us by hand: the stock plugins say what they are, on stderr.
@@ -103,51 +103,41 @@ fn answer(
     if environment.verb == Verb::Version {
         return Ok(cni::version_document(persona.oldest()));
     }
+    let verb = environment.verb;
+    let stdin = read_stdin(stdin)?;
+    let call = Call::read(context, persona, environment, &stdin).map_err(|error| error.to_cni())?;
+    let mut node = Node::new(context);
+    let answer = carry_out(verb, &mut node, &call);
+    log.push_str(&node.take_log());
+    node.leave();
+    answer
+}
+
+/// Reads the configuration.
+fn read_stdin(stdin: &mut dyn Read) -> Result<Vec<u8>, CniError> {
     let mut bytes = Vec::new();
-    stdin.take(STDIN_LIMIT + 1).read_to_end(&mut bytes).map_err(CommandError::Stdin)?;
+    stdin.take(STDIN_LIMIT + 1).read_to_end(&mut bytes).map_err(|error| {
+        CniError::new(code::IO, "cannot read the network configuration from stdin").with_details(error.to_string())
+    })?;
     if bytes.len() as u64 > STDIN_LIMIT {
-        return Err(CommandError::StdinTooLarge { limit: STDIN_LIMIT });
+        let msg = format!("the network configuration on stdin is larger than {STDIN_LIMIT} bytes");
+        return Err(CniError::new(code::DECODE, msg));
     }
-    let mut call = Call::new(context, persona, environment, &bytes, log)?;
-    match call.env.verb {
-        Verb::Add => add::run(&mut call),
-        Verb::Del => del::run(&mut call).map(|()| String::new()),
-        Verb::Check => check::run(&mut call).map(|()| String::new()),
-        Verb::Gc => gc::run(&mut call).map(|()| String::new()),
-        Verb::Status => status::run(&mut call).map(|()| String::new()),
-        Verb::Version => Ok(cni::version_document(persona.oldest())),
-    }
+    Ok(bytes)
 }
 
-/// Compiles a component by running `weftctl policy compile` once.
-///
-/// # Errors
-/// A text that says which program was run and what it answered.
-pub(super) fn compile_with_weftctl(state_dir: &Path, component: &Path) -> Result<(), String> {
-    let weftctl = find_weftctl();
-    let output = Command::new(&weftctl)
-        .arg("policy")
-        .arg("compile")
-        .arg("--state-dir")
-        .arg(state_dir)
-        .arg(component)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("cannot run {} ({error}); install it with `weftctl install`", weftctl.display()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(format!("{} policy compile failed: {}", weftctl.display(), said.trim()))
-}
-
-/// `weftctl` beside weft itself, or where `weftctl install` puts it. PATH is not asked: this runs as root.
-fn find_weftctl() -> PathBuf {
-    let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("weftctl"));
-    match beside {
-        Some(path) if path.is_file() => path,
-        _ => PathBuf::from("/usr/local/bin/weftctl"),
-    }
+/// The document of a verb; empty where CNI prints none.
+fn carry_out(verb: Verb, node: &mut Node<'_>, call: &Call) -> Result<String, CniError> {
+    let outcome = match verb {
+        Verb::Add => return attach::add(node, call).map_err(|error| error.to_cni())?.to_json(call.version()),
+        Verb::Del => attach::del(node, call),
+        Verb::Check => attach::check(node, call),
+        Verb::Gc => attach::gc(node, call),
+        Verb::Status => attach::status(node, call),
+        // It has no configuration, and was answered before one was read.
+        Verb::Version => Ok(()),
+    };
+    outcome.map(|()| String::new()).map_err(|error| error.to_cni())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `loopback`: brings `lo` of the container up, whatever `CNI_IFNAME` says.
 //!
-//! Not here: with a `prevResult`, that is what is printed (`command`).
+//! Not here: with a `prevResult`, that is what is printed (`attach`).
 
 use super::{Delegate, DelegateError, Input, IpamUse};
 use crate::cni::{CniResult, Object};

@@ -1,7 +1,7 @@
 //! Delegates: pure functions from configuration and addresses to a plan. One file per kind, one registry line here.
 //!
 //! A delegate touches nothing: what it must know of the host it asks for (`needs`), what it wants done it returns
-//! (`plan`). Not here: external delegates, which are other binaries (`command`).
+//! (`plan`). Not here: external delegates, which are other binaries (`attach`).
 
 mod addressing;
 mod bridge;

@@ -4,7 +4,7 @@
 //! Invariants: a successful ADD is one write transaction that holds its claims and its journal entry; an address has at most
 //! one claim per scope; finding a free address is O(log n) in the number of claims for both families.
 //!
-//! Not here: what plans and traces mean. They are texts to this module; `command` knows their types.
+//! Not here: what plans and traces mean. They are texts to this module; `attach` knows their types.
 
 mod addr;
 mod check;
@@ -94,7 +94,7 @@ pub struct Claimed {
     pub gateway: Option<IpAddr>,
 }
 
-/// What `command` writes about an attachment. Texts are JSON that only `command` understands.
+/// What `attach` writes about an attachment. Texts are JSON that only `attach` understands.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Record {
     /// `CNI_NETNS` of the ADD.

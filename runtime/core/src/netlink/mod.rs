@@ -12,7 +12,7 @@
 //!   undo: breaking a neighbour is worse than a leftover it needs.
 //! - Teardown needs the plan alone, takes nothing for granted, and never deletes a link of another kind than the plan's.
 //!
-//! Not here: what a plan should be (`delegate`), when one is applied (`command`).
+//! Not here: what a plan should be (`delegate`), when one is applied (`attach`).
 
 mod check;
 mod conntrack;

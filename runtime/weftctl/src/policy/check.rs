@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 use serde_json::Value;
-use weft_core::command::{Context, Problems, check_conf};
+use weft_core::attach::{Context, Problems, check_conf};
 use weft_core::conf::Persona;
 
 use crate::output::Output;

@@ -1,41 +1,39 @@
-//! From a plan and what the kernel shows to the CNI result on stdout.
+//! From a plan and what the kernel shows to the result of ADD.
 
 use std::collections::BTreeMap;
 
-use super::CommandError;
 use super::call::Call;
+use super::error::AttachError;
 use crate::cni::{CniResult, Interface, Ip};
 use crate::netlink::Applied;
 use crate::plan::{LinkInfo, LinkRef, Plan, Side};
 
-/// Fails where the result could not be said in the configuration's CNI version, before anything is changed.
-pub(super) fn preflight(call: &Call<'_>, plan: &Plan) -> Result<(), CommandError> {
+/// Fails where the result has no form in the configuration's CNI version, before anything is changed.
+pub(super) fn preflight(call: &Call, plan: &Plan) -> Result<(), AttachError> {
     // Loopback's addresses are only known once `lo` is up; it always has 127.0.0.1, which every version can say.
     if plan.result.observed_addresses || prints_previous(call) {
         return Ok(());
     }
-    shape(call, plan, &BTreeMap::new()).to_json(call.network.version).map(drop).map_err(CommandError::Cni)
+    Ok(shape(call, plan, &BTreeMap::new()).check_version(call.network.version)?)
 }
 
-/// The document for stdout.
-pub(super) fn render(call: &Call<'_>, plan: &Plan, applied: Option<&Applied>) -> Result<String, CommandError> {
+/// The result of an applied plan.
+pub(super) fn of_plan(call: &Call, plan: &Plan, applied: &Applied) -> Result<CniResult, AttachError> {
     if prints_previous(call)
         && let Some(previous) = call.previous()?
     {
-        return Ok(previous.to_json(call.network.version)?);
+        return Ok(previous);
     }
-    let links = applied.map(|applied| &applied.links);
-    let result = shape(call, plan, links.unwrap_or(&BTreeMap::new()));
-    Ok(result.to_json(call.network.version)?)
+    Ok(shape(call, plan, &applied.links))
 }
 
 /// Loopback in a chain prints what came before it.
-fn prints_previous(call: &Call<'_>) -> bool {
+fn prints_previous(call: &Call) -> bool {
     call.network.prev_result.is_some()
         && call.network.delegate.as_ref().is_some_and(|delegate| delegate.kind == "loopback")
 }
 
-fn shape(call: &Call<'_>, plan: &Plan, links: &BTreeMap<LinkRef, LinkInfo>) -> CniResult {
+fn shape(call: &Call, plan: &Plan, links: &BTreeMap<LinkRef, LinkInfo>) -> CniResult {
     let shape = &plan.result;
     let interfaces = shape
         .interfaces

@@ -5,22 +5,28 @@ use std::collections::BTreeSet;
 use weft_host_abi::types::Attachment;
 
 use super::call::Call;
-use super::{CommandError, del, external, steps};
+use super::error::AttachError;
+use super::node::Node;
+use super::{chained, external, remove};
 use crate::ledger::{Entry, Role};
 use crate::netlink::Executor;
 use crate::plan::Plan;
 
-pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
+/// Removes what belongs to no valid attachment of the network.
+///
+/// # Errors
+/// What could not be removed; it stays in the journal, and GC can be repeated.
+pub fn gc(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     // Without the key nothing is said about which attachments live; the reference runtime leaves it out when it does not
     // know. An empty list is different: nothing lives.
     let Some(valid) = call.network.valid_attachments.clone() else { return Ok(()) };
     let valid: BTreeSet<(&str, &str)> =
         valid.iter().map(|(container, ifname)| (container.as_str(), ifname.as_str())).collect();
-    let mut store = call.open_store()?;
     let network = call.network.name.clone();
     let own_role = call.key().role;
     let mut problems = Vec::new();
-    let (steps, others): (Vec<Entry>, Vec<Entry>) = store
+    let (steps, others): (Vec<Entry>, Vec<Entry>) = node
+        .store()?
         .entries(Some(&network))?
         .into_iter()
         .filter(|entry| !is_listed(&valid, &entry.key.attachment))
@@ -30,21 +36,22 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     // What chained steps did to a link goes before the link.
     for entry in steps {
         let left = match own_role {
-            Role::Steps => steps::remove(call, &mut store, &entry, Some(call.persona.name())),
-            Role::Attachment | Role::Ipam => del::remove(call, &mut store, &entry),
+            Role::Steps => chained::remove(node, call, &entry, Some(call.persona.name())),
+            Role::Attachment | Role::Ipam => remove::entry(node, call, &entry),
         };
-        problems.extend(of(&entry, left));
+        problems.extend(named(&entry, left));
     }
     delete_links(&others);
     for entry in others {
-        let left = del::remove(call, &mut store, &entry);
-        problems.extend(of(&entry, left));
+        let left = remove::entry(node, call, &entry);
+        problems.extend(named(&entry, left));
     }
     problems.extend(external::forward_gc(call));
     let now = crate::facts::now()?;
+    let store = node.store()?;
     store.purge_expired(now)?;
     store.maintain()?;
-    if problems.is_empty() { Ok(()) } else { Err(CommandError::Teardown { problems }) }
+    if problems.is_empty() { Ok(()) } else { Err(AttachError::Teardown { problems }) }
 }
 
 /// A claim imported from the stock plugin's oldest files has no interface name: its container decides.
@@ -55,13 +62,13 @@ fn is_listed(valid: &BTreeSet<(&str, &str)>, attachment: &Attachment) -> bool {
     valid.contains(&(attachment.container_id.as_str(), attachment.ifname.as_str()))
 }
 
-fn of(entry: &Entry, left: Vec<String>) -> impl Iterator<Item = String> {
+fn named(entry: &Entry, left: Vec<String>) -> impl Iterator<Item = String> {
     let Attachment { container_id, ifname, .. } = &entry.key.attachment;
     left.into_iter().map(move |problem| format!("{container_id} {ifname}: {problem}"))
 }
 
-/// The links of all that is going away, at once, but for those that another plugin may still need, or a DHCP server be told
-/// through. Each entry's own teardown then finds its link gone, or says why not.
+/// Deletes the links of all that is going away, at once, but for those that another plugin may still need, or through which a
+/// DHCP server is told. Each entry's own teardown then finds its link gone, or says why not.
 fn delete_links(entries: &[Entry]) {
     let alone = entries.iter().filter(|entry| entry.record.externals.is_empty());
     let plans = alone.filter_map(|entry| serde_json::from_str(&entry.record.plan).ok());

@@ -21,19 +21,10 @@ use crate::step::StepError;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
-pub enum CommandError {
+pub enum AttachError {
     /// An error that is in CNI form already: the wire's own, or another plugin's, passed on as it is.
     #[error("{}", .0.msg)]
     Cni(CniError),
-    /// stdin could not be read.
-    #[error("cannot read the network configuration from stdin")]
-    Stdin(#[source] std::io::Error),
-    /// stdin is far larger than any configuration.
-    #[error("the network configuration on stdin is larger than {limit} bytes")]
-    StdinTooLarge {
-        /// The limit in bytes.
-        limit: u64,
-    },
     /// The configuration cannot be used.
     #[error(transparent)]
     Conf(#[from] ConfError),
@@ -90,13 +81,13 @@ pub enum CommandError {
         /// What it set.
         keys: Vec<String>,
         /// Why that cannot be used.
-        cause: Box<CommandError>,
+        cause: Box<AttachError>,
     },
     /// flannel's delegate failed. The reference plugin's text.
     #[error("failed to delegate add: {cause}")]
     DelegateAdd {
         /// Why.
-        cause: Box<CommandError>,
+        cause: Box<AttachError>,
     },
     /// A policy repeats an answer whose addresses are all taken.
     #[error("policy {policy:?} offers only addresses that are taken ({}); correct the policy", list(.addresses))]
@@ -140,7 +131,7 @@ pub enum CommandError {
     #[error("{cause}")]
     Leftovers {
         /// Why ADD failed.
-        cause: Box<CommandError>,
+        cause: Box<AttachError>,
         /// What is left; DEL and GC try again.
         leftovers: Vec<String>,
     },
@@ -234,15 +225,15 @@ pub enum CommandError {
     NoPlan,
 }
 
-impl From<CniError> for CommandError {
+impl From<CniError> for AttachError {
     fn from(error: CniError) -> Self {
         Self::Cni(error)
     }
 }
 
-// === impl CommandError ===
+// === impl AttachError ===
 
-impl CommandError {
+impl AttachError {
     /// The CNI error code. This match is the only map.
     #[must_use]
     pub fn code(&self) -> u32 {
@@ -253,8 +244,8 @@ impl CommandError {
             Self::Ledger(LedgerError::Taken { .. })
             | Self::Netlink(NetlinkError::Taken { .. })
             | Self::Op { source: NetlinkError::Taken { .. }, .. } => 106,
-            Self::Stdin(_) | Self::Ledger(_) | Self::Facts(_) | Self::PluginExec { .. } => 5,
-            Self::StdinTooLarge { .. } | Self::PluginAnswer { .. } => 6,
+            Self::Ledger(_) | Self::Facts(_) | Self::PluginExec { .. } => 5,
+            Self::PluginAnswer { .. } => 6,
             Self::Conf(error) => error.code(),
             Self::Agent(error) | Self::StockAgent(error) => error.code(),
             Self::UnknownDelegate(_)

@@ -3,17 +3,27 @@
 use weft_host_abi::types::{LedgerView, RangeSet};
 
 use super::call::Call;
-use super::{CommandError, choose, decide, external, lease, steps};
+use super::error::AttachError;
+use super::node::Node;
+use super::{choose, external, lease, policies, steps};
 use crate::conf::{IpamKind, Persona};
 use crate::delegate;
 use crate::ledger::NodeStore;
 use crate::netlink::Executor;
 use crate::plan::{Need, Side};
 
-pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
-    if !choose::status(call)? {
-        return Ok(());
+/// Tells whether an ADD would work now.
+///
+/// # Errors
+/// Why it would not.
+pub fn status(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
+    match choose::status(node, call)? {
+        Some(call) => of_network(node, &call),
+        None => Ok(()),
     }
+}
+
+fn of_network(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     if let Some(conf) = call.network.delegate.clone() {
         match delegate::find(&conf.kind) {
             Some(delegate) => {
@@ -34,21 +44,21 @@ pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
     if ipam.kind == IpamKind::Dhcp {
         return lease::status(call);
     }
-    let policy = decide::load(call).map_err(|error| CommandError::NotReady { reason: error.chain() })?;
-    let problems = policy.validate(&ipam.text, &decide::limits(call))?;
+    let policy = policies::load(node, call).map_err(|error| AttachError::NotReady { reason: error.chain() })?;
+    let problems = policy.validate(&ipam.text, &policies::limits(&call.network))?;
     if let Some(problem) = problems.first() {
-        return Err(CommandError::PolicyConf { policy: policy.name().to_owned(), problem: problem.clone() });
+        return Err(AttachError::PolicyConf { policy: policy.name().to_owned(), problem: problem.clone() });
     }
     let now = crate::facts::now()?;
-    let mut store = call.open_store()?;
+    let store = node.store()?;
     if store.has_expired(now)? {
         store.purge_expired(now)?;
     }
-    room(&store, &ipam.scope, &ipam.range_sets, now)
+    room(store, &ipam.scope, &ipam.range_sets, now)
 }
 
 /// The links a delegate builds on have to be there.
-fn parents(needs: &[Need]) -> Result<(), CommandError> {
+fn parents(needs: &[Need]) -> Result<(), AttachError> {
     // Only the host's side can be looked at: STATUS names no container.
     let host: Vec<Need> = needs
         .iter()
@@ -72,19 +82,19 @@ fn parents(needs: &[Need]) -> Result<(), CommandError> {
             }
             _ => continue,
         };
-        return Err(CommandError::NotReady { reason: missing });
+        return Err(AttachError::NotReady { reason: missing });
     }
     Ok(())
 }
 
 /// Each declared set needs a free address. With named sets a policy chooses among them, so one with room is enough.
-fn room(store: &NodeStore, scope: &str, sets: &[RangeSet], now: u64) -> Result<(), CommandError> {
+fn room(store: &NodeStore, scope: &str, sets: &[RangeSet], now: u64) -> Result<(), AttachError> {
     let view = store.view(scope, now)?;
     let mut full = Vec::new();
     for set in sets {
         let mut free = false;
         for range in &set.ranges {
-            let usage = view.usage(range).map_err(|text| CommandError::NotReady { reason: text })?;
+            let usage = view.usage(range).map_err(|text| AttachError::NotReady { reason: text })?;
             let gateway = u64::from(range.gateway.is_some_and(|gateway| range.contains(gateway)));
             free |= usage.taken + gateway < usage.size;
         }
@@ -97,7 +107,7 @@ fn room(store: &NodeStore, scope: &str, sets: &[RangeSet], now: u64) -> Result<(
     match full.first() {
         Some(set) if blocked => {
             let ranges = set.ranges.iter().map(|range| format!("{}-{}", range.first, range.last)).collect::<Vec<_>>();
-            Err(CommandError::NotReady {
+            Err(AttachError::NotReady {
                 reason: format!("no IP addresses available in range set: {}", ranges.join(",")),
             })
         }

@@ -3,9 +3,11 @@
 use weft_host_abi::types::Problem;
 
 use super::call::Call;
-use super::{CommandError, Context, choose, decide, steps};
+use super::error::AttachError;
+use super::node::{Context, Node};
+use super::{policies, steps};
 use crate::cni::{Environment, Verb};
-use crate::conf::{Network, Persona};
+use crate::conf::{Network, Persona, SelectConf};
 use crate::delegate;
 
 /// Problems of a configuration; empty when there is none.
@@ -23,32 +25,37 @@ pub fn check_conf(context: &Context, persona: Persona, stdin: &[u8]) -> Problems
         path: Vec::new(),
         netns_override: false,
     };
-    let mut log = String::new();
-    let found = Call::new(context, persona, env, stdin, &mut log).and_then(|mut call| check(&mut call));
+    let found = Call::read(context, persona, env, stdin).and_then(|call| check(&Node::new(context), &call));
     found.unwrap_or_else(|error| vec![Problem { at: String::new(), message: error.chain() }])
 }
 
-fn check(call: &mut Call<'_>) -> Result<Problems, CommandError> {
-    let Some(select) = call.network.select.clone() else {
+fn check(node: &Node<'_>, call: &Call) -> Result<Problems, AttachError> {
+    let Some(select) = &call.network.select else {
         delegate_conf(&call.network, &call.pairs)?;
         steps::validate(call)?;
-        return policy_conf(call);
+        return policy_conf(node, call);
     };
     steps::validate(call)?;
-    let policy = choose::load(call, &select)?;
-    let mut problems = policy.validate(&select.text, &select.candidates(), &decide::limits(call))?;
+    let policy = policies::load_choice(node, call, select)?;
+    let mut problems = policy.validate(&select.text, &select.candidates(), &policies::limits(&call.network))?;
     // What can be set in the others shows when they are chosen.
-    for network in choose::fixed(call)? {
+    for network in fixed(node.context, call)? {
         delegate_conf(&network, &call.pairs)?;
-        call.network = network;
-        let found = policy_conf(call)?;
+        let found = policy_conf(node, &call.with_conf(call.conf.clone(), network))?;
         problems.extend(found.into_iter().filter(|problem| !problems.contains(problem)).collect::<Vec<_>>());
     }
     Ok(problems)
 }
 
+/// The networks of the delegates in which nothing can be set.
+fn fixed(context: &Context, call: &Call) -> Result<Vec<Network>, AttachError> {
+    let confs = call.network.select.iter().flat_map(SelectConf::fixed_confs);
+    let read = |conf| call.network.chosen(&conf, &call.pairs, &|name| context.has_policy(name));
+    Ok(confs.map(read).collect::<Result<_, _>>()?)
+}
+
 /// The delegate's own opinion.
-pub(super) fn delegate_conf(network: &Network, cni_args: &[(String, String)]) -> Result<(), CommandError> {
+pub(super) fn delegate_conf(network: &Network, cni_args: &[(String, String)]) -> Result<(), AttachError> {
     if let Some(conf) = &network.delegate
         && let Some(delegate) = delegate::find(&conf.kind)
     {
@@ -58,10 +65,10 @@ pub(super) fn delegate_conf(network: &Network, cni_args: &[(String, String)]) ->
 }
 
 /// The policy's own opinion; none where another plugin does IPAM.
-pub(super) fn policy_conf(call: &Call<'_>) -> Result<Problems, CommandError> {
+fn policy_conf(node: &Node<'_>, call: &Call) -> Result<Problems, AttachError> {
     let Some(ipam) = call.network.ipam.as_ref().filter(|ipam| ipam.kind.is_policy()) else {
         return Ok(Vec::new());
     };
-    let policy = decide::load(call)?;
-    Ok(policy.validate(&ipam.text, &decide::limits(call))?)
+    let policy = policies::load(node, call)?;
+    Ok(policy.validate(&ipam.text, &policies::limits(&call.network))?)
 }

@@ -4,40 +4,41 @@
 use std::path::Path;
 
 use super::call::Call;
-use super::{CommandError, external, lease, steps};
+use super::error::AttachError;
+use super::node::Node;
+use super::{chain, chained, external, lease, record};
 use crate::cni::CniResult;
 use crate::conf::IpamKind;
 use crate::ledger::{Entry, Role};
 use crate::netlink::Executor;
 use crate::plan::Plan;
 
-pub(super) fn run(call: &mut Call<'_>) -> Result<(), CommandError> {
+/// Compares an attachment with what its ADD made.
+///
+/// # Errors
+/// The differences, or that the attachment is not known.
+pub fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     if call.network.steps_alone {
-        return steps::check(call);
+        return chained::check(node, call);
     }
-    let store = call.open_store()?;
-    let entry = store.entry(&call.key())?;
+    let entry = node.store()?.entry(&call.key())?;
     if call.key().role == Role::Ipam {
         return check_ipam(call, entry.as_ref());
     }
-    let previous = call.previous()?.ok_or(CommandError::PrevResultMissing)?;
-    let Some(entry) = entry else { return Err(CommandError::UnknownAttachment(call.attachment())) };
+    let previous = call.previous()?.ok_or(AttachError::PrevResultMissing)?;
+    let Some(entry) = entry else { return Err(AttachError::UnknownAttachment(call.attachment())) };
     external::check_stored(call, &entry)?;
-    if entry.record.plan.is_empty() {
-        return Ok(());
-    }
-    let plan: Plan = serde_json::from_str(&entry.record.plan)
-        .map_err(|source| CommandError::Journal { attachment: call.attachment(), source })?;
+    let Some(plan) = record::plan(&entry)? else { return Ok(()) };
     lease::check(&entry.key.attachment, &plan)?;
     let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
     let mut differences = compare(call, &plan, &previous);
-    let since = steps::since(&store, &call.attachment())?;
+    let since = chain::since(node.store()?, &call.attachment())?;
     differences.extend(executor.check_since(&plan, &since)?.iter().map(ToString::to_string));
-    if differences.is_empty() { Ok(()) } else { Err(CommandError::Differs { differences }) }
+    if differences.is_empty() { Ok(()) } else { Err(AttachError::Differs { differences }) }
 }
 
 /// The stock plugins' comparison of prevResult with the call, and of prevResult with what ADD returned.
-fn compare(call: &Call<'_>, plan: &Plan, previous: &CniResult) -> Vec<String> {
+fn compare(call: &Call, plan: &Plan, previous: &CniResult) -> Vec<String> {
     let mut differences = Vec::new();
     let netns = &call.env.netns;
     if !plan.result.interfaces.is_empty() && !plan.result.observed_addresses {
@@ -56,14 +57,15 @@ fn compare(call: &Call<'_>, plan: &Plan, previous: &CniResult) -> Vec<String> {
     differences
 }
 
-fn check_ipam(call: &Call<'_>, entry: Option<&Entry>) -> Result<(), CommandError> {
+fn check_ipam(call: &Call, entry: Option<&Entry>) -> Result<(), AttachError> {
     if call.network.ipam.as_ref().is_some_and(|ipam| ipam.kind == IpamKind::Dhcp) {
-        let Some(entry) = entry else { return Err(CommandError::UnknownAttachment(call.attachment())) };
-        let plan: Plan = serde_json::from_str(&entry.record.plan)
-            .map_err(|source| CommandError::Journal { attachment: call.attachment(), source })?;
-        return lease::check(&entry.key.attachment, &plan);
+        let Some(entry) = entry else { return Err(AttachError::UnknownAttachment(call.attachment())) };
+        return match record::plan(entry)? {
+            Some(plan) => lease::check(&entry.key.attachment, &plan),
+            None => Ok(()),
+        };
     }
-    let Some(entry) = entry else { return Err(CommandError::NoClaim { container_id: call.env.container_id.clone() }) };
+    let Some(entry) = entry else { return Err(AttachError::NoClaim { container_id: call.env.container_id.clone() }) };
     // Which addresses they are only matters where the runtime says which it knows of.
     let Some(previous) = call.previous()? else { return Ok(()) };
     let differences: Vec<String> = entry
@@ -74,5 +76,5 @@ fn check_ipam(call: &Call<'_>, entry: Option<&Entry>) -> Result<(), CommandError
             format!("prevResult lacks {address}, which is claimed for container {}", call.env.container_id)
         })
         .collect();
-    if differences.is_empty() { Ok(()) } else { Err(CommandError::Differs { differences }) }
+    if differences.is_empty() { Ok(()) } else { Err(AttachError::Differs { differences }) }
 }

@@ -5,94 +5,94 @@ use std::path::Path;
 use ipnet::Ipv4Net;
 
 use super::call::Call;
-use super::trace::Trace;
-use super::{CommandError, lease, result, steps};
+use super::error::AttachError;
+use super::node::Context;
+use super::{result, steps};
 use crate::background::{self, Job};
 use crate::cni::{CniError, CniResult};
 use crate::delegate::{self, Addressing, Delegate, DelegateError, Given, Input, IpamUse};
-use crate::ledger::{Claimed, Record};
 use crate::netlink::{Executor, Opening};
 use crate::plan::{IpvlanMode, LinkRef, Mac, Observed, Op, Plan, ResultShape, ShapeIp};
 use crate::random;
 
 /// A delegate with everything it may look at.
-pub(super) struct Stage {
+pub(super) struct Stage<'a> {
+    context: &'a Context,
     delegate: Option<&'static dyn Delegate>,
     /// What came before in the list of plugins, where the delegate looks at it.
     previous: Option<CniResult>,
     observed: Observed,
-    /// Open sockets to the host and the container; `None` for IPAM alone, which touches no link.
-    pub(super) executor: Option<Executor>,
+    /// Identity of the container's namespace; `None` for IPAM alone, which touches no link.
+    container: Option<String>,
     fresh_ifname: String,
     fresh_mac: Mac,
 }
 
 /// A stage on which the namespaces are still being opened and looked at, in the background.
-pub(super) struct Setting {
+pub(super) struct Setting<'a> {
+    context: &'a Context,
     delegate: Option<&'static dyn Delegate>,
     previous: Option<CniResult>,
     opening: Option<Opening>,
 }
 
-impl Setting {
-    pub(super) fn wait(self) -> Result<Stage, CommandError> {
+impl<'a> Setting<'a> {
+    /// Waits for the stage, and for the executor with the sockets to host and container; none where no link is touched.
+    pub(super) fn wait(self) -> Result<(Stage<'a>, Option<Executor>), AttachError> {
         let (executor, observed) = match self.opening {
             Some(opening) => opening.wait().map(|(executor, observed)| (Some(executor), observed))?,
             None => (None, Observed::default()),
         };
-        Stage::new(self.delegate, self.previous, observed, executor)
+        let container = match &executor {
+            Some(executor) => executor.container_identity()?,
+            None => None,
+        };
+        let [a, b, c, d, mac @ ..]: [u8; 10] = random::octets();
+        let mut mac: [u8; 6] = mac;
+        // Locally administered, unicast.
+        mac[0] = (mac[0] | 0x02) & 0xfe;
+        let stage = Stage {
+            context: self.context,
+            delegate: self.delegate,
+            previous: self.previous,
+            observed,
+            container,
+            fresh_ifname: format!("veth{a:02x}{b:02x}{c:02x}{d:02x}"),
+            fresh_mac: Mac(mac),
+        };
+        Ok((stage, executor))
     }
 }
 
-impl Stage {
+impl<'a> Stage<'a> {
     /// Validates the delegate's configuration, opens the namespaces, and looks at the host. Changes nothing.
-    pub(super) fn read(call: &Call<'_>) -> Result<Self, CommandError> {
-        Self::set(call, None)?.wait()
+    pub(super) fn read(context: &'a Context, call: &Call) -> Result<Self, AttachError> {
+        Self::set(context, call, None)?.wait().map(|(stage, _executor)| stage)
     }
 
-    /// As `read`, but does not wait for the namespaces. What opens them does a job afterwards: a second thread would cost
-    /// more to start than it saves, and compete for a processor with the caller. A job that loads a policy is dropped
+    /// As `read`, but does not wait for the namespaces. The thread that opens them does a job afterwards: a second thread would
+    /// cost more to start than it saves, and compete for a processor with the caller. A job that loads a policy is dropped
     /// where the delegate uses none.
-    pub(super) fn set(call: &Call<'_>, then: Option<Job>) -> Result<Setting, CommandError> {
+    pub(super) fn set(context: &'a Context, call: &Call, then: Option<Job>) -> Result<Setting<'a>, AttachError> {
         let Some(conf) = call.network.delegate.as_ref() else {
             if let Some(job) = then {
-                // Where no thread is to be had, the job is done in the foreground, by who waits for it.
+                // Without a thread, the job is done in the foreground, by the caller that waits for it.
                 background::start("policy", job).ok();
             }
-            return Ok(Setting { delegate: None, previous: None, opening: None });
+            return Ok(Setting { context, delegate: None, previous: None, opening: None });
         };
-        let delegate = delegate::find(&conf.kind).ok_or_else(|| CommandError::UnknownDelegate(conf.kind.clone()))?;
+        let delegate = delegate::find(&conf.kind).ok_or_else(|| AttachError::UnknownDelegate(conf.kind.clone()))?;
         delegate.validate(&conf.conf, &call.pairs)?;
         let has_ipam = call.network.ipam.is_some();
         if delegate.ipam() == IpamUse::Required && !has_ipam {
-            return Err(CommandError::IpamRequired { delegate: delegate.kind() });
+            return Err(AttachError::IpamRequired { delegate: delegate.kind() });
         }
         let previous = if delegate.is_chained() { previous(call)? } else { None };
         let mut needs = delegate.needs(&conf.conf, previous.as_ref())?;
         needs.extend(steps::needs(call)?);
         let then = then.filter(|_load| !ignores_ipam(Some(delegate)));
         let opening = Executor::start(Path::new(&call.env.netns), needs, then)?;
-        Ok(Setting { delegate: Some(delegate), previous, opening: Some(opening) })
-    }
-
-    fn new(
-        delegate: Option<&'static dyn Delegate>,
-        previous: Option<CniResult>,
-        observed: Observed,
-        executor: Option<Executor>,
-    ) -> Result<Self, CommandError> {
-        let [a, b, c, d, mac @ ..]: [u8; 10] = random::octets();
-        let mut mac: [u8; 6] = mac;
-        // Locally administered, unicast.
-        mac[0] = (mac[0] | 0x02) & 0xfe;
-        Ok(Self {
-            delegate,
-            previous,
-            observed,
-            executor,
-            fresh_ifname: format!("veth{a:02x}{b:02x}{c:02x}{d:02x}"),
-            fresh_mac: Mac(mac),
-        })
+        Ok(Setting { context, delegate: Some(delegate), previous, opening: Some(opening) })
     }
 
     /// The delegate never uses IPAM, whatever the configuration says (loopback).
@@ -101,7 +101,7 @@ impl Stage {
     }
 
     /// The part of the plan that takes no address: the link, up, for a DHCP server to be asked through it.
-    pub(super) fn links(&self, call: &Call<'_>) -> Result<Plan, CommandError> {
+    pub(super) fn links(&self, call: &Call) -> Result<Plan, AttachError> {
         let without = self.describe(call, None).ok();
         let plan = match without.filter(|plan| !plan.ops.iter().any(|op| matches!(op, Op::AddAddress { .. }))) {
             Some(plan) => plan,
@@ -110,21 +110,21 @@ impl Stage {
         let is_layer_3 = |op: &Op| matches!(op, Op::CreateIpvlan(link) if link.mode != IpvlanMode::L2);
         if plan.ops.iter().any(is_layer_3) {
             let why = "in its layer 3 modes it passes no broadcasts; use mode l2";
-            return Err(CommandError::NoDhcp { delegate: "ipvlan", why });
+            return Err(AttachError::NoDhcp { delegate: "ipvlan", why });
         }
         // Its result is not the attachment's: that one has addresses.
-        self.complete(call, Plan { result: ResultShape::default(), ..plan })
+        Ok(self.complete(call, Plan { result: ResultShape::default(), ..plan }))
     }
 
     /// The same of a delegate that plans with addresses or not at all: with one that stands for those to come, as far as it
     /// is not used.
-    fn up_to_addresses(&self, call: &Call<'_>) -> Result<Plan, CommandError> {
+    fn up_to_addresses(&self, call: &Call) -> Result<Plan, AttachError> {
         let stand_in = Given { address: Ipv4Net::default().into(), gateway: None };
         let addressing = Addressing { ips: vec![stand_in], ..Addressing::default() };
         let mut plan = self.describe(call, Some(&addressing)).map_err(|error| match (error, self.delegate) {
-            (CommandError::Delegate(DelegateError::Addressing(_)), Some(delegate)) => {
+            (AttachError::Delegate(DelegateError::Addressing(_)), Some(delegate)) => {
                 let why = "it needs their gateway to make its link; use another";
-                CommandError::NoDhcp { delegate: delegate.kind(), why }
+                AttachError::NoDhcp { delegate: delegate.kind(), why }
             }
             (other, _) => other,
         })?;
@@ -136,16 +136,16 @@ impl Stage {
 
     /// Conf and addresses to a plan. Pure. Also makes sure that the result can be said in the configuration's CNI version
     /// at all, while nothing has been changed yet; the stock plugins find out when it is too late.
-    pub(super) fn plan(&self, call: &Call<'_>, addressing: Option<&Addressing>) -> Result<Plan, CommandError> {
+    pub(super) fn plan(&self, call: &Call, addressing: Option<&Addressing>) -> Result<Plan, AttachError> {
         let mut plan = self.describe(call, addressing)?;
         steps::extend(call, &mut plan, &self.observed)?;
-        let plan = self.complete(call, plan)?;
+        let plan = self.complete(call, plan);
         result::preflight(call, &plan)?;
         Ok(plan)
     }
 
     /// The delegate's plan.
-    fn describe(&self, call: &Call<'_>, addressing: Option<&Addressing>) -> Result<Plan, CommandError> {
+    fn describe(&self, call: &Call, addressing: Option<&Addressing>) -> Result<Plan, AttachError> {
         Ok(match (self.delegate, call.network.delegate.as_ref()) {
             (Some(delegate), Some(conf)) => delegate.plan(&Input {
                 conf: &conf.conf,
@@ -163,24 +163,11 @@ impl Stage {
     }
 
     /// What every plan has besides.
-    fn complete(&self, call: &Call<'_>, mut plan: Plan) -> Result<Plan, CommandError> {
-        if let Some(executor) = &self.executor {
-            plan.container = executor.container_identity()?;
-        }
-        plan.lease = lease::of(call);
-        (call.context.plan_hook)(&mut plan);
-        Ok(plan)
-    }
-
-    /// The journal's record of a plan.
-    pub(super) fn record(call: &Call<'_>, plan: &Plan, decision: Option<Trace>) -> Result<Record, CommandError> {
-        Ok(Record {
-            netns: call.env.netns.clone(),
-            plan: serde_json::to_string(plan).map_err(CommandError::Encode)?,
-            externals: String::new(),
-            trace: call.traces(decision)?,
-            shared: plan.shared(),
-        })
+    fn complete(&self, call: &Call, mut plan: Plan) -> Plan {
+        plan.container.clone_from(&self.container);
+        plan.lease = call.lease();
+        (self.context.plan_hook)(&mut plan);
+        plan
     }
 }
 
@@ -189,7 +176,7 @@ fn ignores_ipam(delegate: Option<&'static dyn Delegate>) -> bool {
 }
 
 /// What came before, for a delegate that builds on it.
-fn previous(call: &Call<'_>) -> Result<Option<CniResult>, CommandError> {
+fn previous(call: &Call) -> Result<Option<CniResult>, AttachError> {
     let unreadable = |error: CniError| DelegateError::Conf(format!("could not parse prevResult: {}", error.msg));
     Ok(call.previous().map_err(unreadable)?)
 }
@@ -205,9 +192,4 @@ fn ipam_alone(addressing: Option<&Addressing>) -> Plan {
     let result =
         ResultShape { ips, routes: addressing.routes.clone(), dns: addressing.dns.clone(), ..ResultShape::default() };
     Plan { result, ..Plan::default() }
-}
-
-/// Claims of our ledger as a delegate sees them.
-pub(super) fn given(claimed: &[Claimed]) -> Vec<delegate::Given> {
-    claimed.iter().map(|claim| delegate::Given { address: claim.address, gateway: claim.gateway }).collect()
 }

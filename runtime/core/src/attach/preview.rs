@@ -1,9 +1,11 @@
 //! What ADD would do, without doing it: for `weftctl plan`.
 
 use super::call::Call;
-use super::decide;
+use super::error::AttachError;
+use super::node::{Context, Node};
 use super::stage::Stage;
-use super::{ChoiceTrace, CommandError, Context, Trace, choose, steps};
+use super::trace::{ChoiceTrace, Trace};
+use super::{choose, decide, policies, steps};
 use crate::cni::Environment;
 use crate::conf::{IpamKind, Persona};
 use crate::delegate::{Addressing, Given};
@@ -33,14 +35,16 @@ pub fn preview(
     env: Environment,
     stdin: &[u8],
     log: &mut String,
-) -> Result<Preview, CommandError> {
-    let mut call = Call::new(context, persona, env, stdin, log)?;
-    choose::resolve(&mut call)?;
-    let choice = call.choice.clone();
-    Ok(Preview { choice, ..resolved(&mut call)? })
+) -> Result<Preview, AttachError> {
+    let call = Call::read(context, persona, env, stdin)?;
+    let mut node = Node::new(context);
+    let previewed = choose::resolve(&mut node, &call)
+        .and_then(|call| Ok(Preview { choice: call.choice.clone(), ..resolved(&mut node, &call)? }));
+    log.push_str(&node.take_log());
+    previewed
 }
 
-fn resolved(call: &mut Call<'_>) -> Result<Preview, CommandError> {
+fn resolved(node: &mut Node<'_>, call: &Call) -> Result<Preview, AttachError> {
     let mut notes = Vec::new();
     if let Some(delegate) = call.network.delegate.as_ref().filter(|delegate| !delegate.builtin) {
         notes
@@ -48,9 +52,9 @@ fn resolved(call: &mut Call<'_>) -> Result<Preview, CommandError> {
         return Ok(Preview { plan: Plan::default(), choice: None, trace: None, notes });
     }
     if call.network.steps_alone {
-        return Ok(Preview { plan: steps::preview(call)?, choice: None, trace: None, notes });
+        return Ok(Preview { plan: chained_steps(node.context, call)?, choice: None, trace: None, notes });
     }
-    let stage = Stage::read(call)?;
+    let stage = Stage::read(node.context, call)?;
     let kind = call.network.ipam.as_ref().map(|ipam| ipam.kind.clone());
     match kind {
         Some(IpamKind::External(plugin)) if !stage.ignores_ipam() => {
@@ -66,23 +70,28 @@ fn resolved(call: &mut Call<'_>) -> Result<Preview, CommandError> {
             );
             Ok(Preview { plan: stage.links(call)?, choice: None, trace: None, notes })
         }
-        Some(_) if !stage.ignores_ipam() => by_policy(call, &stage, notes),
+        Some(_) if !stage.ignores_ipam() => by_policy(node, call, &stage, notes),
         _ => Ok(Preview { plan: stage.plan(call, None)?, choice: None, trace: None, notes }),
     }
 }
 
-fn by_policy(call: &mut Call<'_>, stage: &Stage, mut notes: Vec<String>) -> Result<Preview, CommandError> {
-    let policy = decide::load(call)?;
+fn by_policy(
+    node: &mut Node<'_>,
+    call: &Call,
+    stage: &Stage<'_>,
+    mut notes: Vec<String>,
+) -> Result<Preview, AttachError> {
+    let policy = policies::load(node, call)?;
     let now = crate::facts::now()?;
-    let store = match NodeStore::open_read_only(&call.context.state_dir)? {
+    let store = match NodeStore::open_read_only(&node.context.state_dir)? {
         Some(store) => Some(store),
         None => {
             notes.push("this node has no ledger yet; the plan is made against an empty one".to_owned());
             None
         }
     };
-    let request = decide::request(call, store.as_ref(), now)?;
-    let decided = decide::decide(call, &policy, store.as_ref(), request)?;
+    let request = decide::request(node.context, call, store.as_ref(), now)?;
+    let decided = decide::decide(call, &policy, store.as_ref(), request, &mut node.log)?;
     let first = decided.wants.iter().filter_map(|want| {
         want.candidates.first().map(|(address, _)| Given { address: *address, gateway: want.gateway })
     });
@@ -90,4 +99,10 @@ fn by_policy(call: &mut Call<'_>, stage: &Stage, mut notes: Vec<String>) -> Resu
         Addressing { ips: first.collect(), routes: decided.routes.clone(), dns: decided.dns.clone(), unique: true };
     let plan = stage.plan(call, Some(&addressing))?;
     Ok(Preview { plan, choice: None, trace: Some(decided.into_trace()), notes })
+}
+
+/// What a chained ADD would do.
+fn chained_steps(context: &Context, call: &Call) -> Result<Plan, AttachError> {
+    let before = call.previous()?;
+    Ok(steps::plan_on(context, call, before.as_ref())?.map(|planned| planned.plan).unwrap_or_default())
 }

@@ -1,0 +1,56 @@
+//! ADD. Reads like the figure in `lib.rs`: choose, facts, policy, verify, ledger, delegate, netlink, result.
+//!
+//! Above the claim nothing has a side effect; from the claim on, everything has an inverse (`finish`).
+
+use super::call::Call;
+use super::error::AttachError;
+use super::finish::{self, Work, Written};
+use super::node::Node;
+use super::policies::Loading;
+use super::stage::Stage;
+use super::{chained, choose, claim, entry, external_add, lease_add};
+use crate::cni::CniResult;
+use crate::conf::{IpamKind, SelectConf};
+
+/// Makes an attachment.
+///
+/// # Errors
+/// See [`AttachError`]. The node is as it was, unless the error says what is left; DEL removes that.
+pub fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
+    // The reference finds out when the work is done, and leaves it there.
+    call.refuse_own_netns()?;
+    let stock = call.network.select.as_ref().is_some_and(SelectConf::is_stock);
+    let call = choose::resolve(node, call)?;
+    let added = attach(node, &call);
+    // flannel's own words for an error of its delegate.
+    if stock { added.map_err(|cause| AttachError::DelegateAdd { cause: Box::new(cause) }) } else { added }
+}
+
+/// ADD with the delegate that there is.
+fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
+    if call.network.steps_alone {
+        return chained::add(node, call);
+    }
+    if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
+        return external_add::by_delegate(node, call);
+    }
+    // Three things that do not depend on one another: the namespaces and then the policy, and meanwhile the ledger.
+    let (loading, load) = Loading::prepare(node, call).unzip();
+    let setting = Stage::set(node.context, call, load)?;
+    node.store()?;
+    let (stage, executor) = setting.wait()?;
+
+    let ipam = call.network.ipam.as_ref().filter(|_ipam| !stage.ignores_ipam());
+    let plan = match ipam.map(|ipam| &ipam.kind) {
+        // The link comes first, and the addresses through it.
+        Some(IpamKind::Dhcp) => return lease_add::add(node, call, &stage, executor),
+        Some(IpamKind::External(plugin)) => return external_add::by_ipam(node, call, (stage, executor), plugin),
+        Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => claim::by_policy(node, call, &stage, loading)?,
+        None => {
+            let plan = stage.plan(call, None)?;
+            entry::write(call, node.store()?, entry::record(call, &plan, None)?)?;
+            plan
+        }
+    };
+    finish::apply(node, call, Work::new(executor, Written::Entry), &plan)
+}

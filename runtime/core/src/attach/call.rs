@@ -1,0 +1,123 @@
+//! One CNI call, read: the environment and the configuration. It never changes; where a policy picks the delegate, a new one
+//! takes its place.
+
+use std::path::Path;
+
+use super::error::AttachError;
+use super::node::Context;
+use super::trace::{ChoiceTrace, Trace, Traces};
+use crate::cni::{self, CniError, CniResult, Environment, Verb, Version};
+use crate::conf::{DhcpConf, Network, Object, Persona};
+use crate::ledger::{Key, Role};
+use crate::netlink;
+use crate::plan::AgentLease;
+use weft_host_abi::types::{Attachment, Pod};
+
+/// What every verb starts from.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub(super) persona: Persona,
+    pub(super) env: Environment,
+    pub(super) pairs: Vec<(String, String)>,
+    /// The configuration as it stood on stdin, or as the choice of the delegate made it.
+    pub(super) conf: Object,
+    pub(super) network: Network,
+    /// How the delegate was chosen, once it is: `conf` and `network` are then those of the choice.
+    pub(super) choice: Option<ChoiceTrace>,
+}
+
+impl Call {
+    /// Reads the configuration as the verb needs it: DEL and GC take what they can get (invariant 4), the others insist.
+    ///
+    /// # Errors
+    /// The configuration or `CNI_ARGS` cannot be used.
+    pub fn read(context: &Context, persona: Persona, env: Environment, stdin: &[u8]) -> Result<Self, AttachError> {
+        let conf = cni::read_network(stdin)?;
+        cni::Version::of(&conf, env.verb)?;
+        let lenient = matches!(env.verb, Verb::Del | Verb::Gc);
+        let pairs = match cni::parse_pairs(&env.args) {
+            Ok(pairs) => pairs,
+            Err(_unusable) if lenient => Vec::new(),
+            // That stock plugin takes what it can.
+            Err(_unusable) if persona == Persona::Ipam("dhcp") => cni::usable_pairs(&env.args),
+            Err(error) => return Err(error.into()),
+        };
+        let is_shipped = |name: &str| context.has_policy(name);
+        let network = match env.verb {
+            Verb::Del => Network::parse_for_del(persona, &conf, &is_shipped),
+            Verb::Gc => Network::parse_for_gc(persona, &conf, &is_shipped)?,
+            _ => Network::parse(persona, &conf, &pairs, &is_shipped)?,
+        };
+        Ok(Self { persona, env, pairs, conf, network, choice: None })
+    }
+
+    /// The same call with another configuration.
+    pub(super) fn with_conf(&self, conf: Object, network: Network) -> Self {
+        let Self { persona, env, pairs, choice, .. } = self.clone();
+        Self { persona, env, pairs, conf, network, choice }
+    }
+
+    /// The version that the result is printed in.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.network.version
+    }
+
+    /// What the call is about.
+    #[must_use]
+    pub fn attachment(&self) -> Attachment {
+        Attachment {
+            network: self.network.name.clone(),
+            container_id: self.env.container_id.clone(),
+            ifname: self.env.ifname.clone(),
+        }
+    }
+
+    /// What the plugin before this one printed, where the runtime sent it.
+    pub(super) fn previous(&self) -> Result<Option<CniResult>, CniError> {
+        let read = |value| CniResult::from_json(value, self.network.version);
+        self.network.prev_result.as_ref().map(read).transpose()
+    }
+
+    /// The journal key of this call.
+    pub(super) fn key(&self) -> Key {
+        let role = match self.persona {
+            persona if persona.is_ipam() => Role::Ipam,
+            _ if self.network.steps_alone => Role::Steps,
+            _ => Role::Attachment,
+        };
+        Key { attachment: self.attachment(), role }
+    }
+
+    /// The pod that the runtime says the container is of.
+    pub(super) fn pod(&self) -> Option<Pod> {
+        self.network.pod(&self.pairs)
+    }
+
+    /// How the addresses are asked for, where a DHCP server gives them.
+    pub(super) fn dhcp(&self) -> Option<&DhcpConf> {
+        self.network.ipam.as_ref().and_then(|ipam| ipam.dhcp.as_ref())
+    }
+
+    /// What a plan of this call says about its lease.
+    pub(super) fn lease(&self) -> Option<AgentLease> {
+        self.dhcp().map(|conf| AgentLease { socket: conf.socket.clone() })
+    }
+
+    /// The journal's text about how this attachment came to be what it is.
+    pub(super) fn traces(&self, decision: Option<Trace>) -> Result<String, AttachError> {
+        Traces { choice: self.choice.clone(), decision }.to_text().map_err(AttachError::Encode)
+    }
+
+    /// The reference implementation's check: CNI_NETNS must not be the plugin's own namespace, unless the caller says so. A
+    /// path that cannot be opened is not its business.
+    pub(super) fn refuse_own_netns(&self) -> Result<(), AttachError> {
+        if self.env.netns_override || self.env.netns.is_empty() {
+            return Ok(());
+        }
+        match netlink::is_own_netns(Path::new(&self.env.netns)) {
+            Ok(true) => Err(AttachError::SameNetns),
+            Ok(false) | Err(_) => Ok(()),
+        }
+    }
+}

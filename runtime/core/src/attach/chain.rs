@@ -1,0 +1,71 @@
+//! The journal entry of chained steps: one list of calls per attachment, in the order of their ADDs.
+
+use std::collections::BTreeSet;
+
+use weft_host_abi::types::Attachment;
+
+use super::call::Call;
+use super::error::AttachError;
+use super::record::{self, Chained};
+use crate::ledger::{AmendError, Entry, Key, NodeStore, Record, Role};
+use crate::netlink::Since;
+
+/// The chained steps of an entry.
+pub(super) fn listed(entry: &Entry) -> Result<Vec<Chained>, AttachError> {
+    record::chained(&entry.record, &entry.key.attachment)
+}
+
+fn write(listed: &[Chained]) -> Result<Option<Record>, AttachError> {
+    let Some(first) = listed.first() else { return Ok(None) };
+    let shared: BTreeSet<String> = listed.iter().flat_map(|chained| chained.plan.shared()).collect();
+    Ok(Some(Record {
+        netns: first.netns.clone(),
+        plan: serde_json::to_string(listed).map_err(AttachError::Encode)?,
+        shared: shared.into_iter().collect(),
+        ..Record::default()
+    }))
+}
+
+/// Adds a call to the entry; whether it was not there. The very same call again (a runtime that repeats itself) is the same
+/// thing, and stays if this time fails.
+pub(super) fn note(call: &Call, store: &mut NodeStore, mine: &Chained) -> Result<bool, AttachError> {
+    let key = call.key();
+    let mut fresh = true;
+    let amended = store.amend(&key, crate::facts::now()?, |record| {
+        let mut listed = record.map_or(Ok(Vec::new()), |record| record::chained(&record, &key.attachment))?;
+        fresh = !listed.contains(mine);
+        if fresh {
+            listed.push(mine.clone());
+        }
+        write(&listed)
+    });
+    amended.map_err(amend_failed).map(|()| fresh)
+}
+
+fn amend_failed(error: AmendError<AttachError>) -> AttachError {
+    match error {
+        AmendError::Change(error) => error,
+        AmendError::Ledger(error) => error.into(),
+    }
+}
+
+/// Drops calls from an entry; the entry goes with the last one.
+pub(super) fn drop_calls(
+    store: &mut NodeStore,
+    key: &Key,
+    is_gone: impl Fn(&Chained) -> bool,
+) -> Result<(), AttachError> {
+    let amended = store.amend(key, crate::facts::now()?, |record| {
+        let mut listed = record.map_or(Ok(Vec::new()), |record| record::chained(&record, &key.attachment))?;
+        listed.retain(|chained| !is_gone(chained));
+        write(&listed)
+    });
+    amended.map_err(amend_failed)
+}
+
+/// What the chained steps of an attachment changed of what was there before them.
+pub(super) fn since(store: &NodeStore, attachment: &Attachment) -> Result<Since, AttachError> {
+    let key = Key { attachment: attachment.clone(), role: Role::Steps };
+    let listed = store.entry(&key)?.map_or(Ok(Vec::new()), |entry| listed(&entry))?;
+    Ok(Since::default().and(listed.iter().flat_map(|chained| &chained.plan.ops)))
+}

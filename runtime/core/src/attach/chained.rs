@@ -1,0 +1,94 @@
+//! Steps called as chained plugins. All of an attachment's chained steps share one journal entry.
+//!
+//! Invariants: that entry lists them in the order of their ADDs, and they are torn down the other way round; what failed and
+//! was undone leaves it as it was.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::call::Call;
+use super::error::AttachError;
+use super::finish::{self, Work, Written};
+use super::node::Node;
+use super::record::Chained;
+use super::{chain, steps, teardown};
+use crate::cni::CniResult;
+use crate::ledger::Entry;
+use crate::netlink::{Executor, Since};
+
+// === ADD ===
+
+/// ADD as a chained plugin: the result is what came before, with what the steps changed in it.
+pub(super) fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
+    let before = call.previous()?;
+    let planned = steps::plan_on(node.context, call, before.as_ref())?;
+    let before = before.unwrap_or_default();
+    // Whether it has a form in this version at all, while nothing has been changed.
+    before.check_version(call.network.version)?;
+    let Some(steps::Planned { executor, plan, mac }) = planned else { return Ok(before) };
+    let mine = Chained { by: call.persona.name().to_owned(), netns: call.env.netns.clone(), plan };
+    let fresh = chain::note(call, node.store()?, &mine)?;
+    let plan = mine.plan.clone();
+    let written = if fresh { Written::Chained(Box::new(mine)) } else { Written::Nothing };
+    finish::finish(node, call, Work::new(Some(executor), written), |_node, work| {
+        work.apply(&plan)?;
+        Ok(steps::changed(call, before, &plan, mac, work.applied()))
+    })
+}
+
+// === DEL, GC ===
+
+/// Undoes the calls of an entry that were made under a name, or all of them, last first. Returns what went wrong; what
+/// is left stays in the entry.
+pub(super) fn remove(node: &mut Node<'_>, call: &Call, entry: &Entry, by: Option<&str>) -> Vec<String> {
+    let listed = match chain::listed(entry) {
+        Ok(listed) => listed,
+        Err(error) => return vec![error.chain()],
+    };
+    let ours = |chained: &Chained| by.is_none_or(|name| chained.by == name);
+    let mut problems = Vec::new();
+    let mut left = Vec::new();
+    for (at, chained) in listed.iter().enumerate().rev().filter(|(_, chained)| ours(chained)) {
+        let others = listed.iter().enumerate().filter(|(other, _)| *other < at || !ours(&listed[*other]));
+        let needed: BTreeSet<String> = others.flat_map(|(_, other)| other.plan.shared()).collect();
+        let found = teardown::plan(node, call, entry, (&chained.netns, &chained.plan), needed);
+        if !found.is_empty() {
+            left.push(chained.clone());
+        }
+        problems.extend(found);
+    }
+    let dropped = node
+        .store()
+        .and_then(|store| chain::drop_calls(store, &entry.key, |chained| ours(chained) && !left.contains(chained)));
+    problems.extend(dropped.err().map(|error| error.chain()));
+    problems
+}
+
+// === CHECK ===
+
+
+/// CHECK as a chained plugin: what its calls did is still there. Where the journal knows of none, there must have been
+/// nothing to do.
+pub(super) fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
+    let before = call.previous()?;
+    steps::validate(call)?;
+    let name = call.persona.name();
+    let listed = node.store()?.entry(&call.key())?.map_or(Ok(Vec::new()), |entry| chain::listed(&entry))?;
+    let since = Since::default().and(listed.iter().flat_map(|chained| &chained.plan.ops));
+    let mine: Vec<Chained> = listed.into_iter().filter(|chained| chained.by == name).collect();
+    if mine.is_empty() {
+        return match steps::plan_on(node.context, call, before.as_ref())? {
+            None => Ok(()),
+            Some(_) => Err(AttachError::UnknownAttachment(call.attachment())),
+        };
+    }
+    if before.is_none() {
+        return Err(AttachError::PrevResultMissing);
+    }
+    let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
+    let mut differences = Vec::new();
+    for chained in &mine {
+        differences.extend(executor.check_since(&chained.plan, &since)?.iter().map(ToString::to_string));
+    }
+    if differences.is_empty() { Ok(()) } else { Err(AttachError::Differs { differences }) }
+}

@@ -1,0 +1,108 @@
+//! Which delegate: facts to request, request to choice, choice to a configuration like any other.
+//!
+//! Everything here comes before the claim and has no side effect. DEL and GC never get here (invariant 4).
+
+use std::borrow::Cow;
+
+use weft_host_abi::types::{ChoiceRequest, DeclaredFile, Denial};
+
+use super::call::Call;
+use super::error::AttachError;
+use super::node::{Context, Node};
+use super::trace::ChoiceTrace;
+use super::{lint, policies};
+use crate::conf::SelectConf;
+use crate::facts;
+use crate::policy::verify_choice;
+
+/// The call with the delegate that there is: where a policy picks it, asks the policy, verifies the answer, and makes a call of
+/// the configuration chosen.
+pub(super) fn resolve<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Cow<'c, Call>, AttachError> {
+    let Some(select) = &call.network.select else { return Ok(Cow::Borrowed(call)) };
+    let policy = policies::load_choice(node, call, select)?;
+    let request = request(node.context, call, select)?;
+    let answer = policy.choose(&request, &policies::limits(&call.network))?;
+    for line in &answer.log {
+        node.log(&format!("policy {:?}: {}", policy.name(), line.text));
+    }
+    let choice = answer.outcome.map_err(|denial| AttachError::Denied { policy: policy.name().to_owned(), denial })?;
+    let verified = verify_choice(policy.name(), &choice, &request.candidates)?;
+    let settings: Vec<_> = verified.settings.into_iter().map(|setting| (setting.key, setting.value)).collect();
+    let trace = ChoiceTrace {
+        policy: policy.name().to_owned(),
+        digest: answer.digest,
+        data_digest: answer.data_digest,
+        delegate: verified.name,
+        settings,
+        reason: verified.reason,
+        fuel: answer.fuel,
+        host_calls: answer.calls,
+        request,
+    };
+    let chosen = chosen(node.context, call, select, &trace).map_err(|cause| unusable(select, &trace, cause))?;
+    Ok(Cow::Owned(Call { choice: Some(trace), ..chosen }))
+}
+
+/// The call with the configuration that the choice led to.
+fn chosen(context: &Context, call: &Call, select: &SelectConf, trace: &ChoiceTrace) -> Result<Call, AttachError> {
+    let settings = trace.settings.iter().map(|(key, value)| (key.as_str(), value));
+    // Verified: there is a delegate of that name.
+    let conf = select.chosen(&trace.delegate, settings).ok_or(AttachError::NoDelegate)?;
+    let network = call.network.chosen(&conf, &call.pairs, &|name| context.has_policy(name))?;
+    lint::delegate_conf(&network, &call.pairs)?;
+    Ok(call.with_conf(conf, network))
+}
+
+/// The error of a choice that cannot be used. It is the policy's fault where the policy set something.
+fn unusable(select: &SelectConf, trace: &ChoiceTrace, cause: AttachError) -> AttachError {
+    if select.is_stock() {
+        return AttachError::DelegateAdd { cause: Box::new(cause) };
+    }
+    if trace.settings.is_empty() {
+        return cause;
+    }
+    let keys = trace.settings.iter().map(|(key, _value)| key.clone()).collect();
+    let (policy, delegate) = (trace.policy.clone(), trace.delegate.clone());
+    AttachError::BadSettings { policy, delegate, keys, cause: Box::new(cause) }
+}
+
+fn request(context: &Context, call: &Call, select: &SelectConf) -> Result<ChoiceRequest, AttachError> {
+    let attachment = call.attachment();
+    let node = facts::node(&context.state_dir)?;
+    let file = |file: &crate::conf::FileConf| {
+        let content = facts::declared_file(&file.path)?;
+        Ok(DeclaredFile { name: file.name.clone(), path: file.path.to_string_lossy().into_owned(), content })
+    };
+    Ok(ChoiceRequest {
+        seed: facts::seed(&node, &attachment),
+        attachment,
+        pod: call.pod(),
+        node,
+        cni_args: call.pairs.clone(),
+        candidates: select.candidates(),
+        files: select.files.iter().map(file).collect::<Result<_, AttachError>>()?,
+        config: select.text.clone(),
+        cni_version: call.network.version.to_string(),
+        now: facts::now()?,
+    })
+}
+
+/// STATUS: does the policy like its configuration, and would it choose? Returns the call with the delegate chosen for a pod
+/// without labels, since STATUS knows of no pod; `None` where the policy denies that one. It may admit others.
+pub(super) fn status<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Option<Cow<'c, Call>>, AttachError> {
+    let Some(select) = &call.network.select else { return Ok(Some(Cow::Borrowed(call))) };
+    let policy = policies::load_choice(node, call, select)
+        .map_err(|error| AttachError::NotReady { reason: error.chain() })?;
+    let problems = policy.validate(&select.text, &select.candidates(), &policies::limits(&call.network))?;
+    if let Some(problem) = problems.into_iter().next() {
+        return Err(AttachError::PolicyConf { policy: policy.name().to_owned(), problem });
+    }
+    match resolve(node, call) {
+        Err(AttachError::Denied { denial: Denial::Denied(_), .. }) => Ok(None),
+        Err(AttachError::Denied { denial: Denial::TryAgain(reason) | Denial::Exhausted(reason), .. }) => {
+            Err(AttachError::NotReady { reason })
+        }
+        Err(error @ AttachError::Facts(_)) => Err(AttachError::NotReady { reason: error.chain() }),
+        other => other.map(Some),
+    }
+}

@@ -1,0 +1,66 @@
+//! Addresses by policy: decide, verify, claim. Asks again when another process was faster, for a bounded number of times.
+
+use super::call::Call;
+use super::decide::{self, Decided};
+use super::entry;
+use super::error::AttachError;
+use super::node::Node;
+use super::policies::Loading;
+use super::stage::Stage;
+use crate::delegate::{Addressing, Given};
+use crate::ledger::{ClaimAsk, ClaimError, Claimed};
+use crate::plan::Plan;
+
+/// Claims what the policy decides and writes the journal entry with it, in one transaction.
+pub(super) fn by_policy(
+    node: &mut Node<'_>,
+    call: &Call,
+    stage: &Stage<'_>,
+    loading: Option<Loading>,
+) -> Result<Plan, AttachError> {
+    let context = node.context;
+    let mut request = decide::gather(context, call, node.store()?)?;
+    let policy = Loading::wait(loading, node, call)?;
+    let (store, log) = node.store_and_log()?;
+    let mut race = decide::Race::default();
+    loop {
+        let decided = decide::decide(call, &policy, Some(store), request, log)?;
+        let key = call.key();
+        let ask = ClaimAsk {
+            key: &key,
+            scope: &decided.scope,
+            identities: &decided.identities,
+            wants: &decided.wants,
+            release: &decided.release,
+            now: decided.now,
+        };
+        let mut planned = None;
+        let outcome = store.claim(&ask, |claimed| -> Result<_, AttachError> {
+            let plan = stage.plan(call, Some(&addressing(&decided, claimed)))?;
+            let record = entry::record(call, &plan, Some(decided.trace(claimed)))?;
+            planned = Some(plan);
+            Ok(record)
+        });
+        match outcome {
+            Ok(_claimed) => {
+                context.discard(policy);
+                return planned.ok_or(AttachError::NoPlan);
+            }
+            Err(ClaimError::Lost { want }) => {
+                race.lost(&policy, &decided, want)?;
+                request = decide::gather(context, call, store)?;
+            }
+            Err(other) => return Err(entry::refused(call, other)),
+        }
+    }
+}
+
+/// Claims as a delegate sees them.
+fn addressing(decided: &Decided, claimed: &[Claimed]) -> Addressing {
+    Addressing {
+        ips: claimed.iter().map(|claim| Given { address: claim.address, gateway: claim.gateway }).collect(),
+        routes: decided.routes.clone(),
+        dns: decided.dns.clone(),
+        unique: true,
+    }
+}

@@ -1,0 +1,104 @@
+//! DEL: needs the journal alone. Goes on past failures, reports all of them, can be repeated.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::call::Call;
+use super::error::{AttachError, in_full};
+use super::node::{Context, Node};
+use super::{chained, external, lease, remove, teardown};
+use crate::conf::{Network, Object};
+use crate::delegate;
+use crate::ledger::{Entry, Key, NodeStore, Role};
+use crate::netlink::Executor;
+use crate::plan::Plan;
+
+/// Removes an attachment.
+///
+/// # Errors
+/// What could not be removed; it stays in the journal, and DEL can be repeated.
+pub fn del(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
+    let key = call.key();
+    let mut problems = Vec::new();
+    let own = node.store()?.entry(&key)?;
+    if key.role == Role::Steps {
+        let name = call.persona.name();
+        problems.extend(own.map(|entry| chained::remove(node, call, &entry, Some(name))).into_iter().flatten());
+    } else {
+        if own.is_none() {
+            lease::release_unknown(&mut node.log, call);
+            problems.extend(match left_behind(call) {
+                Some(file) => made_by_stock(node, call, &file)?,
+                None => unknown(call)?,
+            });
+        }
+        let (steps, ipam) = companions(node.store()?, &key)?;
+        for entry in steps.into_iter().chain(own).chain(ipam) {
+            problems.extend(remove::entry(node, call, &entry));
+        }
+    }
+    if !problems.is_empty() {
+        return Err(AttachError::Teardown { problems });
+    }
+    call.refuse_own_netns()
+}
+
+/// Other entries that go with an attachment. What chained steps did goes first: by now the runtime has called DEL of those it
+/// still knows, and the link is still there. An attachment whose IPAM ran under its own name (an external delegate, or a
+/// claim imported from the stock plugin's directory) has an entry for that.
+fn companions(store: &NodeStore, key: &Key) -> Result<(Option<Entry>, Option<Entry>), AttachError> {
+    if key.role != Role::Attachment {
+        return Ok((None, None));
+    }
+    let other = |role| store.entry(&Key { role, ..key.clone() });
+    Ok((other(Role::Steps)?, other(Role::Ipam)?))
+}
+
+/// The file a stock plugin with delegates left of this container; the journal knows nothing of its attachments.
+fn left_behind(call: &Call) -> Option<PathBuf> {
+    let file = call.network.select.as_ref()?.left_behind(&call.env.container_id)?;
+    file.is_file().then_some(file)
+}
+
+/// DEL of what the stock plugin made before the node was switched to weft: its file has the delegate's configuration. One that
+/// cannot be read says nothing, and the plugin goes on too.
+fn made_by_stock(node: &mut Node<'_>, call: &Call, file: &Path) -> Result<Vec<String>, AttachError> {
+    let problems = match stock_delegate(node.context, call, file) {
+        Ok(delegated) => unknown(&delegated)?,
+        Err(error) => {
+            node.log(&format!("failed to parse netconf {}: {error}", file.display()));
+            return Ok(Vec::new());
+        }
+    };
+    if problems.is_empty() {
+        // It may be gone already; what matters is done.
+        drop(std::fs::remove_file(file));
+    }
+    Ok(problems)
+}
+
+fn stock_delegate(context: &Context, call: &Call, file: &Path) -> Result<Call, String> {
+    let text = std::fs::read(file).map_err(|error| error.to_string())?;
+    let value = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let conf = Object::from_value(value).map_err(|error| error.to_string())?;
+    let network = Network::chosen_for_del(&conf, &|name| context.has_policy(name));
+    Ok(call.with_conf(conf, network.map_err(|error| error.to_string())?))
+}
+
+/// DEL of an attachment the journal does not know: it is gone already, or the stock plugin made it before the node was
+/// switched to weft. In the second case its link is deleted as that plugin would; addresses come from an imported ledger.
+fn unknown(call: &Call) -> Result<Vec<String>, AttachError> {
+    let Some(delegate) = call.network.delegate.as_ref().and_then(|conf| delegate::find(&conf.kind)) else {
+        if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
+            return Ok(external::del_unknown(call));
+        }
+        return Ok(Vec::new());
+    };
+    let Some(path) = teardown::container(&call.env.netns, None)? else { return Ok(Vec::new()) };
+    let mut executor = Executor::open(Some(path))?;
+    if executor.same_netns()? {
+        return Ok(Vec::new());
+    }
+    let plan = Plan { ops: vec![delegate.bare(&call.env.ifname)], ..Plan::default() };
+    Ok(executor.teardown(&plan, &BTreeSet::new()).iter().map(|left| in_full(left)).collect())
+}

@@ -1,0 +1,144 @@
+//! External plugins: a `delegate` or `ipam` type that weft does not have is another CNI binary, exec'ed from CNI_PATH as the
+//! specification's delegation says.
+//!
+//! The journal names the plugin and its configuration before its ADD runs, so DEL and GC find it whatever happens. Not
+//! here: `dhcp`, which weft asks its own agent for.
+
+use serde_json::Value;
+
+use super::call::Call;
+use super::error::AttachError;
+use super::plugin::{self, Env, exec};
+use super::record::{self, ExternalCall};
+use crate::cni::CniResult;
+use crate::conf::{IpamKind, Object};
+use crate::ledger::{Entry, Record};
+
+/// ADD of a plugin: its result.
+pub(super) fn add(call: &Call, plugin: &str, conf: &Value) -> Result<CniResult, AttachError> {
+    let document = exec(plugin, "ADD", &env(call), conf)?;
+    let value: Value = serde_json::from_slice(&document)
+        .map_err(|source| AttachError::PluginAnswer { plugin: plugin.to_owned(), source })?;
+    Ok(CniResult::from_json(&value, call.network.version)?)
+}
+
+/// DEL of an external delegate the journal knows nothing of.
+pub(super) fn del_unknown(call: &Call) -> Vec<String> {
+    match delegate_conf(call).and_then(|(plugin, conf)| exec(&plugin, "DEL", &env(call), &conf)) {
+        Ok(_) => Vec::new(),
+        Err(error) => vec![error.chain()],
+    }
+}
+
+/// DEL of every external plugin of an entry; returns what went wrong.
+pub(super) fn del_stored(call: &Call, entry: &Entry) -> Vec<String> {
+    let attachment = &entry.key.attachment;
+    let calls = match record::external_calls(entry) {
+        Ok(calls) => calls,
+        Err(error) => return vec![error.chain()],
+    };
+    let mut problems = Vec::new();
+    for external in calls.iter().rev() {
+        let env = Env {
+            container_id: &attachment.container_id,
+            ifname: &attachment.ifname,
+            netns: if call.env.netns.is_empty() { &external.netns } else { &call.env.netns },
+            args: &external.args,
+            // The runtime's path first: plugins may have moved since.
+            path: &call.env.path.iter().chain(&external.path).cloned().collect::<Vec<_>>(),
+        };
+        if let Err(error) = exec(&external.plugin, "DEL", &env, &with_previous(call, &external.conf)) {
+            problems.push(error.chain());
+        }
+    }
+    problems
+}
+
+/// CHECK of every external plugin of an entry.
+pub(super) fn check_stored(call: &Call, entry: &Entry) -> Result<(), AttachError> {
+    for external in record::external_calls(entry)? {
+        exec(&external.plugin, "CHECK", &env(call), &with_previous(call, &external.conf))?;
+    }
+    Ok(())
+}
+
+/// STATUS of an external plugin.
+pub(super) fn status(call: &Call, plugin: &str, conf: &Object) -> Result<(), AttachError> {
+    exec(plugin, "STATUS", &env(call), conf.as_value()).map(drop)
+}
+
+/// GC goes on to external plugins with the same list.
+pub(super) fn forward_gc(call: &Call) -> Vec<String> {
+    let mut targets = Vec::new();
+    if let Some(select) = &call.network.select {
+        targets.extend(select.external().into_iter().map(|delegate| (delegate.kind, delegate.conf.as_value().clone())));
+    } else if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
+        targets.extend(delegate_conf(call).ok());
+    } else if let Some(IpamKind::External(plugin)) = call.network.ipam.as_ref().map(|ipam| &ipam.kind) {
+        targets.push((plugin.clone(), call.conf.as_value().clone()));
+    }
+    let mut problems = Vec::new();
+    for (plugin, mut conf) in targets {
+        if let (Some(object), Some(given)) = (conf.as_object_mut(), call.conf.as_value().as_object()) {
+            object.extend(
+                given.iter().filter(|(key, _)| key.starts_with("cni.dev/")).map(|(k, v)| (k.clone(), v.clone())),
+            );
+        }
+        if let Err(error) = exec(&plugin, "GC", &env(call), &conf) {
+            problems.push(error.chain());
+        }
+    }
+    problems
+}
+
+/// What the plugin of `ipam.type` gets: the whole configuration, as the specification says; under `"type": "weft"` that is
+/// what a stock plugin would have passed on.
+pub(super) fn ipam_conf(call: &Call) -> Value {
+    call.conf.as_value().clone()
+}
+
+/// What an external delegate gets: `conf` has the network's common keys, the delegate's own, and `ipam` pointing back at weft
+/// where the policy is ours.
+pub(super) fn delegate_conf(call: &Call) -> Result<(String, Value), AttachError> {
+    let delegate = call.network.delegate.as_ref().ok_or(AttachError::NoDelegate)?;
+    Ok((delegate.kind.clone(), delegate.conf.as_value().clone()))
+}
+
+/// What the journal says before the plugin's ADD runs. A plugin that is not there has done nothing and can undo nothing: an
+/// entry for it would only keep DEL from succeeding.
+pub(super) fn intent(call: &Call, plugin: &str, conf: &Value) -> Result<Record, AttachError> {
+    plugin::find(plugin, &call.env.path)?;
+    let mut conf = conf.clone();
+    if let Some(object) = conf.as_object_mut() {
+        object.remove("prevResult");
+    }
+    let external = ExternalCall {
+        plugin: plugin.to_owned(),
+        conf,
+        path: call.env.path.clone(),
+        args: call.env.args.clone(),
+        netns: call.env.netns.clone(),
+    };
+    let externals = serde_json::to_string(&[external]).map_err(AttachError::Encode)?;
+    let trace = call.traces(None)?;
+    Ok(Record { netns: call.env.netns.clone(), externals, trace, ..Record::default() })
+}
+
+/// A plugin's stored configuration with the runtime's prevResult.
+fn with_previous(call: &Call, conf: &Value) -> Value {
+    let mut conf = conf.clone();
+    if let (Some(object), Some(previous)) = (conf.as_object_mut(), &call.network.prev_result) {
+        object.insert("prevResult".to_owned(), previous.clone());
+    }
+    conf
+}
+
+fn env(call: &Call) -> Env<'_> {
+    Env {
+        container_id: &call.env.container_id,
+        ifname: &call.env.ifname,
+        netns: &call.env.netns,
+        args: &call.env.args,
+        path: &call.env.path,
+    }
+}

@@ -1,0 +1,127 @@
+//! The one ending of every ADD: from the journal entry to the result.
+//!
+//! Invariant: whichever step fails, what was applied is undone, external plugins are called with DEL, and the entry with its
+//! claims is taken back. What cannot be put back stays in the journal for DEL or GC.
+
+use super::call::Call;
+use super::error::{AttachError, in_full};
+use super::node::Node;
+use super::record::Chained;
+use super::{chain, external, lease, result};
+use crate::cni::CniResult;
+use crate::netlink::{Applied, ApplyError, Executor};
+use crate::plan::{AgentLease, Plan};
+
+/// What this ADD wrote into the journal, and takes out of it when it fails.
+pub(super) enum Written {
+    /// An entry of its own.
+    Entry,
+    /// One of the chained calls of an entry.
+    Chained(Box<Chained>),
+    /// Nothing: the same call was made before.
+    Nothing,
+}
+
+/// An ADD that has its entry in the journal.
+pub(super) struct Work {
+    /// `None` where no link is touched.
+    executor: Option<Executor>,
+    applied: Applied,
+    lease: Option<AgentLease>,
+    written: Written,
+}
+
+// === impl Work ===
+
+impl Work {
+    /// Work on the links of an executor, where one is open by now.
+    pub(super) fn new(executor: Option<Executor>, written: Written) -> Self {
+        Self { executor, applied: Applied::default(), lease: None, written }
+    }
+
+    /// A lease is asked for, and given back on failure.
+    pub(super) fn leases(self, lease: AgentLease) -> Self {
+        Self { lease: Some(lease), ..self }
+    }
+
+    /// The executor, where none was open before.
+    pub(super) fn open(&mut self, executor: Executor) {
+        self.executor = Some(executor);
+    }
+
+    /// Applies a plan on top of what was applied.
+    pub(super) fn apply(&mut self, plan: &Plan) -> Result<(), AttachError> {
+        let Some(executor) = &mut self.executor else { return Ok(()) };
+        executor
+            .extend(&mut self.applied, plan)
+            .map_err(|ApplyError { op, cause, .. }| AttachError::Op { op: op.into(), source: cause })
+    }
+
+    /// What was applied.
+    pub(super) fn applied(&self) -> &Applied {
+        &self.applied
+    }
+}
+
+/// Applies a plan and makes the result of it.
+pub(super) fn apply(node: &mut Node<'_>, call: &Call, work: Work, plan: &Plan) -> Result<CniResult, AttachError> {
+    finish(node, call, work, |_node, work| {
+        work.apply(plan)?;
+        result::of_plan(call, plan, work.applied())
+    })
+}
+
+/// Does the rest of an ADD, and takes everything back where that fails.
+pub(super) fn finish<'n>(
+    node: &mut Node<'n>,
+    call: &Call,
+    mut work: Work,
+    rest: impl FnOnce(&mut Node<'n>, &mut Work) -> Result<CniResult, AttachError>,
+) -> Result<CniResult, AttachError> {
+    let outcome = rest(node, &mut work).and_then(|result| {
+        result.check_version(call.network.version)?;
+        Ok(result)
+    });
+    match outcome {
+        Ok(result) => {
+            node.context.discard(work);
+            Ok(result)
+        }
+        Err(cause) => Err(take_back(node, call, work, cause)),
+    }
+}
+
+/// Takes back what was done: the lease while the link is there, then links, then other plugins, then the entry.
+fn take_back(node: &mut Node<'_>, call: &Call, work: Work, cause: AttachError) -> AttachError {
+    let Work { executor, applied, lease, written } = work;
+    if !matches!(written, Written::Nothing) {
+        lease::release(&mut node.log, &call.attachment(), lease.as_ref());
+    }
+    let undone = executor.map(|mut executor| executor.undo(applied)).unwrap_or_default();
+    let mut leftovers: Vec<String> = undone.iter().map(|left| in_full(left)).collect();
+    match written {
+        Written::Entry => take_back_entry(node, call, &mut leftovers),
+        Written::Chained(mine) if leftovers.is_empty() => {
+            let forgotten = node.store().and_then(|store| chain::drop_calls(store, &call.key(), |listed| *listed == *mine));
+            leftovers.extend(forgotten.err().map(|error| error.chain()));
+        }
+        Written::Chained(_) | Written::Nothing => {}
+    }
+    if leftovers.is_empty() { cause } else { AttachError::Leftovers { cause: Box::new(cause), leftovers } }
+}
+
+/// Takes back claims and journal entry, unless something is left that DEL has to know of.
+fn take_back_entry(node: &mut Node<'_>, call: &Call, leftovers: &mut Vec<String>) {
+    let key = call.key();
+    let entry = node.store().and_then(|store| Ok(store.entry(&key)?));
+    match entry {
+        Ok(Some(entry)) => leftovers.extend(external::del_stored(call, &entry)),
+        Ok(None) => {}
+        Err(error) => leftovers.push(error.chain()),
+    }
+    if leftovers.is_empty() {
+        let now = crate::facts::now().map_err(AttachError::from);
+        let taken_back = now.and_then(|now| Ok(node.store()?.abandon(&key, now)?));
+        leftovers.extend(taken_back.err().map(|error| error.chain()));
+    }
+}

@@ -1,0 +1,79 @@
+//! The lease of an attachment whose addresses a DHCP server gives: what the node's agent is asked. The flow of its ADD is
+//! `lease_add`.
+//!
+//! An agent that is away fails an ADD, and not a DEL: the lease ends by itself, and the agent forgets what has no link.
+
+use std::path::Path;
+use std::time::Duration;
+
+use weft_host_abi::types::Attachment;
+
+use super::call::Call;
+use super::error::{AttachError, in_full};
+use super::node::Log;
+use crate::agent::{self, AgentError, Allocate, Leased, Reply, Request};
+use crate::conf::{DhcpConf, IpamKind};
+use crate::plan::{AgentLease, Plan};
+
+/// How long DEL waits for the agent. The agent says goodbye to servers within half of that.
+const RELEASE_LIMIT: Duration = Duration::from_secs(10);
+/// How long CHECK and STATUS wait.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
+
+/// Whether an agent is there at all.
+pub(super) fn reach(call: &Call, lease: &AgentLease) -> Result<(), AttachError> {
+    agent::reach(&lease.socket).map_err(|error| failed(call, error))
+}
+
+/// Asks for a lease.
+pub(super) fn allocate(call: &Call) -> Result<Leased, AttachError> {
+    let conf = call.dhcp().ok_or(AttachError::NoIpam)?;
+    let netns = Path::new(&call.env.netns).to_owned();
+    let ask = Allocate { attachment: call.attachment(), netns, wish: conf.wish.clone() };
+    match agent::ask(&conf.socket, &Request::Allocate(ask), None) {
+        Ok(Reply::Leased(leased)) => Ok(leased),
+        Ok(_other) => Err(AttachError::NoPlan),
+        Err(error) => Err(failed(call, error)),
+    }
+}
+
+/// Under a stock plugin's name, its texts.
+fn failed(call: &Call, error: AgentError) -> AttachError {
+    if call.persona.is_stock() { AttachError::StockAgent(error) } else { AttachError::Agent(error) }
+}
+
+/// CHECK: the lease is running.
+pub(super) fn check(attachment: &Attachment, plan: &Plan) -> Result<(), AttachError> {
+    let Some(lease) = &plan.lease else { return Ok(()) };
+    agent::ask(&lease.socket, &Request::Check(attachment.clone()), Some(LOOK_LIMIT))?;
+    Ok(())
+}
+
+/// Gives the lease back, while the link is there. Whatever is wrong with the agent, DEL goes on.
+pub(super) fn release(log: &mut Log, attachment: &Attachment, lease: Option<&AgentLease>) {
+    let Some(AgentLease { socket }) = lease else { return };
+    if let Err(error) = agent::ask(socket, &Request::Release(attachment.clone()), Some(RELEASE_LIMIT)) {
+        let Attachment { network, container_id, ifname } = attachment;
+        log.line(&format!(
+            "the DHCP lease of {ifname} of container {container_id} on {network:?} was not given back and ends by itself: {}",
+            in_full(&error)
+        ));
+    }
+}
+
+/// DEL of IPAM alone that the journal does not know: the agent may.
+pub(super) fn release_unknown(log: &mut Log, call: &Call) {
+    let ipam = call.network.ipam.as_ref().filter(|ipam| call.persona.is_ipam() && ipam.kind == IpamKind::Dhcp);
+    if let Some(socket) = ipam.and_then(|ipam| DhcpConf::socket(&ipam.object).ok()) {
+        release(log, &call.attachment(), Some(&AgentLease { socket }));
+    }
+}
+
+/// STATUS: the agent is there.
+pub(super) fn status(call: &Call) -> Result<(), AttachError> {
+    let conf = call.dhcp().ok_or(AttachError::NoIpam)?;
+    match agent::ask(&conf.socket, &Request::Status, Some(LOOK_LIMIT)) {
+        Ok(_status) => Ok(()),
+        Err(error) => Err(AttachError::NotReady { reason: in_full(&error) }),
+    }
+}

@@ -1,0 +1,54 @@
+//! One attachment's life: choose a delegate, decide, claim, apply, give back, check, remove. The only room that knows all the
+//! parts below; it returns typed results, and a [`Node`] lets several attachments run one after the other in one process.
+//!
+//! Invariants:
+//! - Above the claim nothing has a side effect; from the claim on everything has an inverse.
+//! - Every ADD, however its addresses come, ends in `finish`: it applies, and gives back on failure.
+//! - A [`Call`] never changes. Where a policy picks the delegate, `choose` makes a new one.
+//!
+//! Not here: environment, stdin and stdout (`command`), several attachments of a pod (`pod`).
+
+mod add;
+mod call;
+mod chain;
+mod chained;
+mod check;
+mod choose;
+mod claim;
+mod compiler;
+mod decide;
+mod del;
+mod entry;
+mod error;
+mod external;
+mod external_add;
+mod finish;
+mod gc;
+mod lease;
+mod lease_add;
+mod lint;
+mod node;
+mod plugin;
+mod policies;
+mod preview;
+mod record;
+mod remove;
+mod result;
+mod stage;
+mod status;
+mod steps;
+mod teardown;
+mod trace;
+
+pub use add::add;
+pub use call::Call;
+pub use check::check;
+pub use del::del;
+pub use error::AttachError;
+pub use gc::gc;
+pub use lint::{Problems, check_conf};
+pub use node::{Compile, Context, Node};
+pub use preview::{Preview, preview};
+pub use record::ExternalCall;
+pub use status::status;
+pub use trace::{ChoiceTrace, Trace, Traces};

@@ -1,0 +1,152 @@
+//! What the attachments of one process share: the state directory, the policy engine, the open store, the log.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use super::compiler;
+use super::error::AttachError;
+use crate::ledger::NodeStore;
+use crate::netlink;
+use crate::plan::Plan;
+use crate::policy::{PolicyRef, PolicyStore};
+
+/// Compiles the component at a path into the cache, or says why not.
+pub type Compile = Box<dyn Fn(&Path) -> Result<(), String>>;
+
+/// What calls need from the program around them.
+pub struct Context {
+    /// The state directory: store, policies, compiled cache.
+    pub state_dir: PathBuf,
+    /// Compiles a component into the cache. `weft` has no compiler and runs `weftctl`.
+    pub compile: Compile,
+    /// Sees each plan before it is journalled. The rollback suite puts an impossible op in here; the programs leave it alone.
+    pub plan_hook: Box<dyn Fn(&mut Plan)>,
+    /// The process ends with the call. What the kernel takes back by itself then (memory, descriptors, locks) is not given
+    /// back piece by piece before.
+    pub short_lived: bool,
+}
+
+impl Context {
+    /// A context for a state directory, with `weftctl` as the compiler.
+    #[must_use]
+    pub fn new(state_dir: PathBuf) -> Self {
+        let compile_into = state_dir.clone();
+        Self {
+            state_dir,
+            compile: Box::new(move |component| compiler::compile_with_weftctl(&compile_into, component)),
+            plan_hook: Box::new(|_plan| ()),
+            short_lived: false,
+        }
+    }
+
+    /// Drops something, or leaves that to the end of the process.
+    pub(super) fn discard<T>(&self, thing: T) {
+        if self.short_lived {
+            std::mem::forget(thing);
+        }
+    }
+
+    /// Whether a policy of this name is installed.
+    pub(super) fn has_policy(&self, name: &str) -> bool {
+        PolicyRef::shipped(name).is_ok_and(|policy| policy.path(&self.state_dir).is_file())
+    }
+}
+
+/// The node, for the calls of one process: one policy engine, one open store, one log. Both are opened when they are first
+/// needed.
+pub struct Node<'a> {
+    pub(super) context: &'a Context,
+    pub(super) policies: Policies,
+    pub(super) log: Log,
+    store: Option<NodeStore>,
+}
+
+/// Lines for the log.
+#[derive(Debug, Default)]
+pub(super) struct Log(String);
+
+/// The node's policies, opened by the thread that wants them first. One store per process: it has the one engine.
+#[derive(Clone)]
+pub(super) struct Policies(Arc<(PathBuf, OnceLock<PolicyStore>)>);
+
+// === impl Node ===
+
+impl<'a> Node<'a> {
+    /// A node of which nothing is open yet.
+    #[must_use]
+    pub fn new(context: &'a Context) -> Self {
+        let policies = Policies(Arc::new((context.state_dir.clone(), OnceLock::new())));
+        Self { context, policies, log: Log::default(), store: None }
+    }
+
+    /// What the program around gave.
+    #[must_use]
+    pub fn context(&self) -> &'a Context {
+        self.context
+    }
+
+    /// Adds a line to the log.
+    pub fn log(&mut self, line: &str) {
+        self.log.line(line);
+    }
+
+    /// Takes the log's lines.
+    #[must_use]
+    pub fn take_log(&mut self) -> String {
+        std::mem::take(&mut self.log.0)
+    }
+
+    /// The store; opened by the first caller. The first open after a boot releases what the boot before left: its namespaces,
+    /// links and nftables elements went with that kernel. Entries that other plugins hold something for stay until DEL or GC.
+    ///
+    /// # Errors
+    /// When the store cannot be opened.
+    pub fn store(&mut self) -> Result<&mut NodeStore, AttachError> {
+        self.store_and_log().map(|(store, _log)| store)
+    }
+
+    /// The store, with the log beside it.
+    pub(super) fn store_and_log(&mut self) -> Result<(&mut NodeStore, &mut Log), AttachError> {
+        let store = match self.store.take() {
+            Some(store) => store,
+            None => self.open_store()?,
+        };
+        Ok((self.store.insert(store), &mut self.log))
+    }
+
+    /// Closes everything, or leaves that to the end of the process.
+    pub fn leave(self) {
+        self.context.discard(self);
+    }
+
+    fn open_store(&mut self) -> Result<NodeStore, AttachError> {
+        let mut store = NodeStore::open(&self.context.state_dir, &netlink::boot_id()?)?;
+        let now = crate::facts::now()?;
+        let reaped = store.reap_previous_boots(&|entry| !entry.record.externals.is_empty(), now)?;
+        if !reaped.is_empty() {
+            self.log(&format!("released {} attachments that ended with the previous boot", reaped.len()));
+        }
+        Ok(store)
+    }
+}
+
+impl Policies {
+    /// The policies; opened by the first caller.
+    pub(super) fn get(&self) -> Result<&PolicyStore, AttachError> {
+        let (state_dir, store) = &*self.0;
+        if let Some(store) = store.get() {
+            return Ok(store);
+        }
+        let new = PolicyStore::new(state_dir)?;
+        Ok(store.get_or_init(|| new))
+    }
+}
+
+impl Log {
+    /// Adds a line.
+    pub(super) fn line(&mut self, line: &str) {
+        self.0.push_str("weft: ");
+        self.0.push_str(line);
+        self.0.push('\n');
+    }
+}

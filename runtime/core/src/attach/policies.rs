@@ -1,0 +1,93 @@
+//! Finding and loading the policies that a network names, with the limits and grants that it sets.
+
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
+
+use super::call::Call;
+use super::error::AttachError;
+use super::node::Node;
+use crate::background::Job;
+use crate::conf::{IpamConf, IpamKind, Network, SelectConf};
+use crate::policy::{Choice, Grants, Limits, Loaded, PolicyRef};
+
+/// What the network grants its policies.
+pub(super) fn grants(network: &Network) -> Grants {
+    Grants { wasi: network.grants.wasi, data: network.grants.data.clone() }
+}
+
+/// Limits of a policy call: the defaults, and what the network sets.
+pub(super) fn limits(network: &Network) -> Limits {
+    let conf = &network.limits;
+    let mut limits = Limits::default();
+    if let Some(fuel) = conf.fuel {
+        limits.fuel = fuel;
+    }
+    if let Some(mib) = conf.memory_mib {
+        limits.memory = usize::try_from(u64::from(mib) << 20).unwrap_or(usize::MAX);
+    }
+    if let Some(millis) = conf.deadline_ms {
+        limits.deadline = Duration::from_millis(u64::from(millis));
+    }
+    limits
+}
+
+/// The network's `ipam` section.
+pub(super) fn ipam(call: &Call) -> Result<&IpamConf, AttachError> {
+    call.network.ipam.as_ref().ok_or(AttachError::NoIpam)
+}
+
+/// Loads the policy that decides about the network's addresses.
+pub(super) fn load(node: &Node<'_>, call: &Call) -> Result<Loaded, AttachError> {
+    let reference = reference(ipam(call)?)?;
+    Ok(node.policies.get()?.load(&reference, &grants(&call.network), &node.context.compile)?)
+}
+
+/// Loads the policy that picks the delegate.
+pub(super) fn load_choice(node: &Node<'_>, call: &Call, select: &SelectConf) -> Result<Loaded<Choice>, AttachError> {
+    let reference = match select.policy.as_str() {
+        url if url.contains("://") => PolicyRef::parse(url)?,
+        name => PolicyRef::shipped(name)?,
+    };
+    Ok(node.policies.get()?.load(&reference, &grants(&call.network), &node.context.compile)?)
+}
+
+fn reference(ipam: &IpamConf) -> Result<PolicyRef, AttachError> {
+    match &ipam.kind {
+        IpamKind::Shipped(name) => Ok(PolicyRef::Shipped(name.clone())),
+        IpamKind::Wasm { policy } => Ok(PolicyRef::parse(policy)?),
+        IpamKind::Dhcp | IpamKind::External(_) => Err(AttachError::NoIpam),
+    }
+}
+
+/// A policy that is being loaded in the background, if it can be loaded without compiling it.
+pub(super) struct Loading(Receiver<Option<Loaded>>);
+
+impl Loading {
+    /// Prepares to load the network's policy in the background, where it has one. That is as much work as opening the
+    /// ledger, and does not depend on it.
+    pub(super) fn prepare(node: &Node<'_>, call: &Call) -> Option<(Self, Job)> {
+        let reference = reference(ipam(call).ok()?).ok()?;
+        let (grants, limits, policies) = (grants(&call.network), limits(&call.network), node.policies.clone());
+        let (report, loaded) = mpsc::sync_channel(1);
+        let load = move || {
+            // The compiler is the caller's, and so are errors: both come with the second attempt.
+            let declined = |_component: &Path| Err(String::new());
+            let loaded = policies.get().ok().and_then(|store| store.load(&reference, &grants, &declined).ok());
+            if let Some(policy) = &loaded {
+                policy.warm_up(&limits);
+            }
+            // Nobody waits any more where something else failed first.
+            report.send(loaded).ok();
+        };
+        Some((Self(loaded), Box::new(load)))
+    }
+
+    /// Waits for the policy; where it could not be loaded in the background, it is loaded now.
+    pub(super) fn wait(loading: Option<Self>, node: &Node<'_>, call: &Call) -> Result<Loaded, AttachError> {
+        match loading.and_then(|loading| loading.0.recv().ok().flatten()) {
+            Some(loaded) => Ok(loaded),
+            None => load(node, call),
+        }
+    }
+}

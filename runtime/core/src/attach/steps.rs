@@ -1,0 +1,150 @@
+//! Planning steps: the ops they add to a delegate's plan (`extend`), or a plan of their own on what is there already
+//! (`plan_on`).
+
+use std::path::Path;
+
+use super::call::Call;
+use super::error::AttachError;
+use super::node::Context;
+use crate::cni::{CniResult, Interface, Object};
+use crate::netlink::{Applied, Executor};
+use crate::plan::{LinkRef, Mac, Need, Observed, Op, Plan, ResultShape, ShapeIp, Side};
+use crate::step::{self, Previous, StepInput, StepPlan};
+
+/// Steps planned on what is there already.
+pub(super) struct Planned {
+    pub(super) executor: Executor,
+    pub(super) plan: Plan,
+    /// The MAC address that the attachment's link will have, where a step sets it.
+    pub(super) mac: Option<Mac>,
+}
+
+/// Checks the configuration of every step by itself.
+pub(super) fn validate(call: &Call) -> Result<(), AttachError> {
+    each(call).try_for_each(|(step, conf)| Ok(step.validate(conf, &call.pairs)?))
+}
+
+/// What the steps have to know of the host.
+pub(super) fn needs(call: &Call) -> Result<Vec<Need>, AttachError> {
+    let attachment = call.attachment();
+    let mut needs = Vec::new();
+    for (step, conf) in each(call) {
+        step.validate(conf, &call.pairs)?;
+        needs.extend(step.needs(conf, &attachment)?);
+    }
+    Ok(needs)
+}
+
+/// Adds the ops of the steps to a delegate's plan.
+pub(super) fn extend(call: &Call, plan: &mut Plan, observed: &Observed) -> Result<(), AttachError> {
+    if call.network.steps.is_empty() {
+        return Ok(());
+    }
+    let mut previous = Previous {
+        interfaces: plan.result.interfaces.clone(),
+        ips: plan.result.ips.clone(),
+        routes: plan.result.routes.clone(),
+    };
+    let StepPlan { interfaces, .. } = plan_all(call, Some(&mut previous), &mut plan.ops, observed)?;
+    plan.result.interfaces.extend(interfaces);
+    Ok(())
+}
+
+/// All steps in order; each sees what those before it add. `ops` has what will have run before them, and gets theirs.
+fn plan_all(
+    call: &Call,
+    mut previous: Option<&mut Previous>,
+    ops: &mut Vec<Op>,
+    observed: &Observed,
+) -> Result<StepPlan, AttachError> {
+    let attachment = call.attachment();
+    let mut all = StepPlan::default();
+    for (step, conf) in each(call) {
+        let planned = step.plan(&StepInput {
+            conf,
+            attachment: &attachment,
+            netns: &call.env.netns,
+            cni_args: &call.pairs,
+            previous: previous.as_deref(),
+            before: ops,
+            observed,
+        })?;
+        if let Some(previous) = previous.as_deref_mut() {
+            previous.interfaces.extend(planned.interfaces.iter().cloned());
+        }
+        ops.extend(planned.ops);
+        all.interfaces.extend(planned.interfaces);
+        all.mac = planned.mac.or(all.mac);
+    }
+    Ok(all)
+}
+
+fn each<'a>(call: &'a Call) -> impl Iterator<Item = (&'static dyn step::Step, &'a Object)> {
+    call.network.steps.iter().filter_map(|conf| Some((step::find(&conf.kind)?, &conf.conf)))
+}
+
+fn previous(result: &CniResult) -> Previous {
+    let link = |interface: &Interface| LinkRef {
+        side: if interface.sandbox.as_ref().is_some_and(|path| !path.is_empty()) {
+            Side::Container
+        } else {
+            Side::Host
+        },
+        name: interface.name.clone(),
+    };
+    Previous {
+        interfaces: result.interfaces.iter().map(link).collect(),
+        ips: result
+            .ips
+            .iter()
+            .map(|ip| ShapeIp { address: ip.address, gateway: ip.gateway, interface: ip.interface })
+            .collect(),
+        routes: result.routes.clone(),
+    }
+}
+
+/// The steps as a plan of their own; `None` where there is nothing to do.
+pub(super) fn plan_on(
+    context: &Context,
+    call: &Call,
+    before: Option<&CniResult>,
+) -> Result<Option<Planned>, AttachError> {
+    let needs = needs(call)?;
+    let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
+    let observed = if needs.is_empty() { Observed::default() } else { executor.observe(&needs)? };
+    let mut seen = before.map(previous);
+    let mut ops = Vec::new();
+    let StepPlan { interfaces, mac, .. } = plan_all(call, seen.as_mut(), &mut ops, &observed)?;
+    if ops.is_empty() {
+        return Ok(None);
+    }
+    let container = executor.container_identity()?;
+    let result = ResultShape { interfaces, ..ResultShape::default() };
+    let mut plan = Plan { ops, container, result, ..Plan::default() };
+    (context.plan_hook)(&mut plan);
+    Ok(Some(Planned { executor, plan, mac }))
+}
+
+/// What came before, with the steps' changes.
+pub(super) fn changed(
+    call: &Call,
+    mut result: CniResult,
+    plan: &Plan,
+    mac: Option<Mac>,
+    applied: &Applied,
+) -> CniResult {
+    for link in &plan.result.interfaces {
+        result.interfaces.push(Interface {
+            name: link.name.clone(),
+            mac: applied.links.get(link).and_then(|info| info.mac).map(|mac| mac.to_string()),
+            sandbox: (link.side == Side::Container).then(|| call.env.netns.clone()),
+            ..Interface::default()
+        });
+    }
+    if let Some(mac) = mac {
+        for interface in result.interfaces.iter_mut().filter(|interface| interface.name == call.env.ifname) {
+            interface.mac = Some(mac.to_string());
+        }
+    }
+    result
+}
