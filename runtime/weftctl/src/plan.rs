@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
-use weft_core::cni::{Environment, Verb};
 use weft_core::attach::{Context, Preview, preview};
+use weft_core::cni::{Environment, Verb};
 use weft_core::conf::Persona;
 
 use crate::output::Output;

@@ -66,7 +66,6 @@ pub(super) fn remove(node: &mut Node<'_>, call: &Call, entry: &Entry, by: Option
 
 // === CHECK ===
 
-
 /// CHECK as a chained plugin: what its calls did is still there. Where the journal knows of none, there must have been
 /// nothing to do.
 pub(super) fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {

@@ -91,8 +91,8 @@ fn request(context: &Context, call: &Call, select: &SelectConf) -> Result<Choice
 /// without labels, since STATUS knows of no pod; `None` where the policy denies that one. It may admit others.
 pub(super) fn status<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Option<Cow<'c, Call>>, AttachError> {
     let Some(select) = &call.network.select else { return Ok(Some(Cow::Borrowed(call))) };
-    let policy = policies::load_choice(node, call, select)
-        .map_err(|error| AttachError::NotReady { reason: error.chain() })?;
+    let policy =
+        policies::load_choice(node, call, select).map_err(|error| AttachError::NotReady { reason: error.chain() })?;
     let problems = policy.validate(&select.text, &select.candidates(), &policies::limits(&call.network))?;
     if let Some(problem) = problems.into_iter().next() {
         return Err(AttachError::PolicyConf { policy: policy.name().to_owned(), problem });

@@ -66,8 +66,7 @@ pub(super) fn decide(
     for line in &answer.log {
         log.line(&format!("policy {:?}: {}", policy.name(), line.text));
     }
-    let decision =
-        answer.outcome.map_err(|denial| AttachError::Denied { policy: policy.name().to_owned(), denial })?;
+    let decision = answer.outcome.map_err(|denial| AttachError::Denied { policy: policy.name().to_owned(), denial })?;
     let verified = policy::verify(policy.name(), &decision, &request, &ipam(call)?.declared)?;
     let trace = Trace {
         policy: policy.name().to_owned(),

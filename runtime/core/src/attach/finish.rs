@@ -102,7 +102,8 @@ fn take_back(node: &mut Node<'_>, call: &Call, work: Work, cause: AttachError) -
     match written {
         Written::Entry => take_back_entry(node, call, &mut leftovers),
         Written::Chained(mine) if leftovers.is_empty() => {
-            let forgotten = node.store().and_then(|store| chain::drop_calls(store, &call.key(), |listed| *listed == *mine));
+            let forgotten =
+                node.store().and_then(|store| chain::drop_calls(store, &call.key(), |listed| *listed == *mine));
             leftovers.extend(forgotten.err().map(|error| error.chain()));
         }
         Written::Chained(_) | Written::Nothing => {}

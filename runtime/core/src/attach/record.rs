@@ -59,6 +59,5 @@ pub(super) fn external_calls(entry: &Entry) -> Result<Vec<ExternalCall>, AttachE
 
 /// The chained steps of a record.
 pub(super) fn chained(record: &Record, attachment: &Attachment) -> Result<Vec<Chained>, AttachError> {
-    serde_json::from_str(&record.plan)
-        .map_err(|source| AttachError::Journal { attachment: attachment.clone(), source })
+    serde_json::from_str(&record.plan).map_err(|source| AttachError::Journal { attachment: attachment.clone(), source })
 }
