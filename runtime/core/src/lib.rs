@@ -29,6 +29,7 @@ pub(crate) mod keys;
 pub mod ledger;
 pub mod netlink;
 pub mod plan;
+pub mod pod;
 pub mod policy;
 pub(crate) mod random;
 pub mod step;

@@ -5,6 +5,8 @@
 //! come from one build, so the messages need no versions, and unknown fields are ignored.
 
 mod client;
+pub mod pod;
+pub mod status;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,63 @@
+//! Service `status`: what an ADD did becomes the pod's network-status annotation and events.
+
+use serde::{Deserialize, Serialize};
+
+/// What is to be written of one pod.
+///
+/// The agent writes the annotation through the pod's `status` subresource before it replies, and retries after the
+/// deadline by itself; events are sent without being waited for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StatusRequest {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The pod's uid. A pod of that name with another uid is left alone.
+    pub uid: String,
+    /// The text of `k8s.v1.cni.cncf.io/network-status`; `None`: only events.
+    pub annotation: Option<String>,
+    /// Events, in order.
+    pub events: Vec<Event>,
+}
+
+/// An event on a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: EventKind,
+    /// Its reason, in Multus' words: `AddedInterface`, `NoNetworkFound`, ...
+    pub reason: String,
+    /// Its message.
+    pub message: String,
+}
+
+/// The type of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EventKind {
+    /// Something went as it should.
+    Normal,
+    /// Something needs attention.
+    Warning,
+}
+
+/// The reply to a [`StatusRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StatusReply {
+    /// The annotation is written, or there was none to write.
+    Written,
+    /// Not yet; the agent goes on trying. The reason is for the log.
+    Later {
+        /// Why it could not be written yet.
+        reason: String,
+    },
+    /// There is no pod of that name, or it has another uid: there is nobody to report to.
+    Gone,
+    /// The API server refuses it, a missing right for example, and will do so again.
+    Refused {
+        /// The API server's words.
+        message: String,
+    },
+}

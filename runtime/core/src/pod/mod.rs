@@ -1,0 +1,14 @@
+//! The networks of a pod: what Multus does. Selection annotations and NetworkAttachmentDefinitions become a list of
+//! attachments, and their results become the network-status annotation.
+//!
+//! `docs/weft-pod.md` has the configuration and what differs from Multus; the rules R1 to R41 that tests are named after are
+//! those of the multi-network de-facto standard v1.3 and of Multus.
+
+mod references;
+mod selection;
+
+#[cfg(test)]
+mod tests;
+
+pub use references::{full_name, references};
+pub use selection::{DEFAULT_NETWORK, NETWORKS, Selection, SelectionError, parse_selection};

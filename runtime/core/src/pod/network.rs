@@ -1,0 +1,139 @@
+//! The configuration of one network: `spec.config` of a definition, a file on the node, or an inline delegate. Pure.
+//!
+//! A single plugin and a list become the same thing: plugins in order, each with the object that it gets on stdin. `name`
+//! and `cniVersion` are put in where they are missing (R5, R35).
+
+use serde_json::{Map, Value};
+
+use crate::cni::{Object, Version, check_name};
+
+/// A network's configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NetworkConf {
+    /// Its CNI name.
+    pub name: String,
+    /// Its CNI version.
+    pub version: Version,
+    /// Its plugins in order, each as it stands in the configuration, with `name` and `cniVersion`.
+    pub plugins: Vec<Map<String, Value>>,
+    /// CHECK must not be called.
+    pub disable_check: bool,
+    /// GC must not be called.
+    pub disable_gc: bool,
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {why}")]
+pub struct NetworkError {
+    /// Where the configuration comes from.
+    pub place: String,
+    /// What is wrong.
+    pub why: String,
+}
+
+impl NetworkConf {
+    /// Reads a configuration from its text.
+    ///
+    /// `place` is for error texts. `fallback_name` is the network's name where the configuration has none, and
+    /// `fallback_version` its version.
+    ///
+    /// # Errors
+    /// It is no configuration of a plugin or a list of plugins.
+    pub fn read(
+        place: &str,
+        text: &str,
+        fallback_name: Option<&str>,
+        fallback_version: Version,
+    ) -> Result<Self, NetworkError> {
+        let wrong = |why: String| NetworkError { place: place.to_owned(), why };
+        let value: Value = serde_json::from_str(text).map_err(|error| wrong(format!("not JSON: {error}")))?;
+        Self::from_value(value, fallback_name, fallback_version).map_err(wrong)
+    }
+
+    /// As `read`, of a value.
+    ///
+    /// # Errors
+    /// As `read`; the text does not say where.
+    pub fn from_value(
+        value: Value,
+        fallback_name: Option<&str>,
+        fallback_version: Version,
+    ) -> Result<Self, String> {
+        if !value.is_object() {
+            return Err("it is no JSON object".to_owned());
+        }
+        let object = Object::from_value(value).map_err(|error| error.to_string())?;
+        let text = |key| object.text(key).map_err(|error| error.to_string());
+        let name = match (text("name")?, fallback_name) {
+            (Some(name), _) | (None, Some(name)) => name.to_owned(),
+            (None, None) => return Err("missing network name".to_owned()),
+        };
+        check_name(&name).map_err(|error| format!("network name {name:?}: {error}"))?;
+        let version = version(&object, fallback_version)?;
+        let plugins = match object.objects("plugins").map_err(|error| error.to_string())? {
+            None => vec![object.clone()],
+            Some(plugins) if plugins.is_empty() => return Err("its list of plugins is empty".to_owned()),
+            Some(plugins) => plugins,
+        };
+        let flag = |key| Ok::<_, String>(object.bool(key).map_err(|error| error.to_string())?.unwrap_or(false));
+        Ok(Self {
+            version,
+            plugins: plugins.iter().map(|plugin| complete(plugin, &name, version)).collect::<Result<_, _>>()?,
+            disable_check: flag("disableCheck")?,
+            disable_gc: flag("disableGC")?,
+            name,
+        })
+    }
+
+    /// The names of the plugins in order.
+    pub fn types(&self) -> impl Iterator<Item = &str> {
+        self.plugins.iter().map(plugin_type)
+    }
+
+    /// Whether a plugin declares a capability.
+    #[must_use]
+    pub fn is_capable_of(&self, capability: &str) -> bool {
+        self.plugins.iter().any(|plugin| declares(plugin, capability))
+    }
+}
+
+/// `type` of a plugin's configuration.
+#[must_use]
+pub fn plugin_type(plugin: &Map<String, Value>) -> &str {
+    plugin.get("type").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Whether a plugin's configuration declares a capability. One that is set to `false` is not declared.
+#[must_use]
+pub fn declares(plugin: &Map<String, Value>, capability: &str) -> bool {
+    plugin.get("capabilities").and_then(|all| all.get(capability)).is_some_and(|value| value == true)
+}
+
+/// The highest version of `cniVersions` that exists, else `cniVersion`, else the fallback.
+fn version(object: &Object, fallback: Version) -> Result<Version, String> {
+    let listed = object.strings("cniVersions").map_err(|error| error.to_string())?.unwrap_or_default();
+    let single = object.text("cniVersion").map_err(|error| error.to_string())?;
+    let known = listed.iter().filter_map(|version| Version::reconcile(version).ok()).max();
+    match (known, single) {
+        (Some(known), Some(single)) => Ok(Version::reconcile(single).map_or(known, |single| single.max(known))),
+        (Some(known), None) => Ok(known),
+        (None, Some(single)) => {
+            Version::reconcile(single).map_err(|_unknown| format!("there is no CNI version {single:?}"))
+        }
+        (None, None) => Ok(fallback),
+    }
+}
+
+/// A plugin's object with `name`, `cniVersion`; its keys keep their order.
+fn complete(plugin: &Object, name: &str, version: Version) -> Result<Map<String, Value>, String> {
+    if plugin.text("type").map_err(|error| error.to_string())?.is_none() {
+        return Err("a plugin has no \"type\"".to_owned());
+    }
+    let mut map = plugin.as_value().as_object().cloned().unwrap_or_default();
+    map.insert("name".to_owned(), Value::String(name.to_owned()));
+    map.insert("cniVersion".to_owned(), Value::String(version.to_string()));
+    // Keys of a list that a single plugin may carry; a plugin gets one version.
+    map.remove("cniVersions");
+    Ok(map)
+}

@@ -1,0 +1,188 @@
+//! `weft-pod`'s own configuration, with Multus' keys. Pure.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::agent::pod::References;
+use crate::cni::{CniError, Object, Version, code};
+
+/// The agent's socket key; ours.
+const AGENT_SOCKET: &str = "agentSocket";
+
+/// Keys that mean something here, or that belong to CNI.
+const KNOWN: &[&str] = &[
+    "cniVersion", "name", "type", "capabilities", "runtimeConfig", "prevResult", "args", "disableCheck", "disableGC",
+    "clusterNetwork", "defaultNetworks", "delegates", "confDir", "binDir", "multusNamespace", "systemNamespaces",
+    "namespaceIsolation", "globalNamespaces", "readinessindicatorfile", AGENT_SOCKET, "externalPlugins",
+    "pluginTimeoutSeconds", "statusDeadlineMs",
+];
+
+/// Keys of Multus that have no meaning here and do no harm: where its credentials, its cache and its log are, how its
+/// daemon runs. `docs/weft-pod.md` says what takes their place.
+const WITHOUT_MEANING: &[&str] = &[
+    "kubeconfig", "cniDir", "logFile", "logLevel", "logToStderr", "logOptions", "retryDeleteOnError", "chrootDir",
+    "socketDir", "daemonSocketDir", "cniConfigDir", "multusConfigFile", "multusAutoconfigDir", "multusMasterCNI",
+    "forceCNIVersion", "overrideNetworkName", "metricsPort", "enablePprof", "connectionLimit", "perNodeCertificate",
+];
+
+/// How a network of the configuration is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkRef {
+    /// A NetworkAttachmentDefinition in `multusNamespace`, or else the `name` in a file of `confDir`.
+    Name(String),
+    /// A file, or a directory whose first file counts.
+    Path(PathBuf),
+}
+
+impl NetworkRef {
+    fn new(text: &str) -> Self {
+        if text.contains('/') { Self::Path(PathBuf::from(text)) } else { Self::Name(text.to_owned()) }
+    }
+
+    fn name(&self) -> Option<String> {
+        match self {
+            Self::Name(name) => Some(name.clone()),
+            Self::Path(_) => None,
+        }
+    }
+}
+
+/// The networks that every pod gets.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Networks {
+    /// `clusterNetwork`, then `defaultNetworks`.
+    Named {
+        /// The default network.
+        cluster: NetworkRef,
+        /// Further ones; pods of system namespaces do not get them.
+        further: Vec<NetworkRef>,
+    },
+    /// `delegates`: configurations in place; the first is the default network.
+    Inline(Vec<Value>),
+}
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The version of the configuration and of the answer.
+    pub version: Version,
+    /// The networks that every pod gets.
+    pub networks: Networks,
+    /// Where configurations of networks are looked up by name.
+    pub conf_dir: PathBuf,
+    /// Where plugins are looked up before CNI_PATH.
+    pub bin_dir: PathBuf,
+    /// Where definitions without a namespace are looked up.
+    pub namespace: String,
+    /// Namespaces whose pods get no further default networks and no status.
+    pub system_namespaces: Vec<String>,
+    /// A pod may name definitions of its own namespace and of `global_namespaces` only.
+    pub namespace_isolation: bool,
+    /// Namespaces that isolation leaves open to all.
+    pub global_namespaces: Vec<String>,
+    /// A file that is there once the default network is ready.
+    pub readiness_file: Option<PathBuf>,
+    /// The agent's socket.
+    pub agent_socket: PathBuf,
+    /// Plugins that are exec'ed although weft has one of that name.
+    pub external_plugins: Vec<String>,
+    /// How long an external plugin may take.
+    pub plugin_timeout_seconds: u64,
+    /// How long an ADD waits for the status annotation to be written.
+    pub status_deadline_ms: u64,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+impl Settings {
+    /// Reads the configuration on stdin.
+    ///
+    /// # Errors
+    /// Code 7: a key has the wrong type, or no default network is named.
+    pub fn read(object: &Object, version: Version) -> Result<Self, CniError> {
+        let invalid = |why: String| CniError::new(code::INVALID_CONFIG, why);
+        let mistyped = |error: crate::cni::Mistyped| invalid(error.to_string());
+        let text = |key: &str| Ok::<_, CniError>(object.text(key).map_err(mistyped)?.map(ToOwned::to_owned));
+        let path = |key: &str, fallback: &str| Ok::<_, CniError>(PathBuf::from(text(key)?.unwrap_or(fallback.to_owned())));
+        let list = |key: &str| Ok::<_, CniError>(object.strings(key).map_err(mistyped)?);
+        let number = |key: &str, fallback: u64| Ok::<_, CniError>(object.u64(key).map_err(mistyped)?.unwrap_or(fallback));
+
+        let delegates = object.list("delegates").map_err(mistyped)?.unwrap_or_default();
+        let networks = match text("clusterNetwork")? {
+            Some(cluster) => Networks::Named {
+                cluster: NetworkRef::new(&cluster),
+                further: list("defaultNetworks")?.unwrap_or_default().iter().map(|name| NetworkRef::new(name)).collect(),
+            },
+            None if delegates.is_empty() => {
+                let why = "no default network: set \"clusterNetwork\" to the name of a NetworkAttachmentDefinition or to \
+                           the path of a CNI configuration, or put the configuration into \"delegates\"";
+                return Err(invalid(why.to_owned()));
+            }
+            None => Networks::Inline(delegates.to_vec()),
+        };
+        let mut warnings = Vec::new();
+        for key in object.keys().filter(|key| !known(key)) {
+            warnings.push(format!("key {key:?} of the configuration is unknown and has no effect"));
+        }
+        if object.text("auxiliaryCNIChainName").map_err(mistyped)?.is_some() {
+            let instead = "list the plugins of that chain in the network's own configuration";
+            warnings.push(format!("auxiliaryCNIChainName has no effect: {instead}"));
+        }
+        Ok(Self {
+            version,
+            networks,
+            conf_dir: path("confDir", "/etc/cni/multus/net.d")?,
+            bin_dir: path("binDir", "/opt/cni/bin")?,
+            namespace: text("multusNamespace")?.unwrap_or_else(|| "kube-system".to_owned()),
+            system_namespaces: list("systemNamespaces")?
+                .filter(|list| !list.is_empty())
+                .unwrap_or_else(|| vec!["kube-system".to_owned()]),
+            namespace_isolation: object.bool("namespaceIsolation").map_err(mistyped)?.unwrap_or(false),
+            global_namespaces: match text("globalNamespaces")? {
+                None => vec!["default".to_owned()],
+                Some(list) => list.split(',').map(|name| name.trim().to_owned()).collect(),
+            },
+            readiness_file: text("readinessindicatorfile")?.map(PathBuf::from),
+            agent_socket: path(AGENT_SOCKET, crate::agent::SOCKET)?,
+            external_plugins: list("externalPlugins")?.unwrap_or_default(),
+            plugin_timeout_seconds: number("pluginTimeoutSeconds", 120)?.max(1),
+            status_deadline_ms: number("statusDeadlineMs", 3000)?,
+            warnings,
+        })
+    }
+
+    /// What the agent looks up besides the pod's annotations.
+    #[must_use]
+    pub fn references(&self) -> References {
+        let (cluster_network, default_networks) = match &self.networks {
+            Networks::Named { cluster, further } => {
+                (cluster.name(), further.iter().filter_map(NetworkRef::name).collect())
+            }
+            Networks::Inline(_) => (None, Vec::new()),
+        };
+        References { cluster_network, default_networks, namespace: self.namespace.clone() }
+    }
+
+    /// Whether pods of a namespace get neither `defaultNetworks` nor a status.
+    #[must_use]
+    pub fn is_system(&self, namespace: &str) -> bool {
+        self.system_namespaces.iter().any(|system| system == namespace)
+    }
+
+    /// Whether a pod of a namespace may use a definition of another.
+    #[must_use]
+    pub fn may_use(&self, pod_namespace: &str, namespace: &str) -> bool {
+        !self.namespace_isolation
+            || pod_namespace == namespace
+            || self.global_namespaces.iter().any(|global| global == namespace)
+    }
+}
+
+fn known(key: &str) -> bool {
+    let is = |known: &&str| known.eq_ignore_ascii_case(key);
+    key.starts_with("cni.dev/")
+        || KNOWN.iter().any(|known| is(&known))
+        || WITHOUT_MEANING.iter().any(|known| is(&known))
+        || key.eq_ignore_ascii_case("auxiliaryCNIChainName")
+}

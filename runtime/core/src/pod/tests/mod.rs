@@ -1,0 +1,5 @@
+//! One test per rule, named after it.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod annotation;
