@@ -53,7 +53,7 @@ pub struct References {
 #[serde(rename_all = "kebab-case")]
 pub enum PodReply {
     /// The pod of that namespace and name. Its uid may be another one than asked for, if that is what a live read says.
-    Pod(Box<PodFacts>),
+    Pod(Box<PodInfo>),
     /// A live read says that there is no such pod.
     NotFound,
     /// Definitions, by `NAMESPACE/NAME`.
@@ -63,7 +63,7 @@ pub enum PodReply {
 /// What is known of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct PodFacts {
+pub struct PodInfo {
     /// Its uid.
     pub uid: String,
     /// Its labels.

@@ -20,7 +20,7 @@ const SINGLES: [&str; 3] = ["conf", "config", "json"];
 ///
 /// # Errors
 /// The file that has the name is wrong otherwise.
-pub fn find_by_name(
+pub(super) fn find_by_name(
     dir: &Path,
     name: &str,
     fallback_version: Version,
@@ -48,7 +48,7 @@ pub fn find_by_name(
 ///
 /// # Errors
 /// There is none, or it is wrong.
-pub fn read_path(path: &Path, fallback_version: Version) -> Result<NetworkConf, NetworkError> {
+pub(super) fn read_path(path: &Path, fallback_version: Version) -> Result<NetworkConf, NetworkError> {
     let wrong = |why: String| NetworkError { place: path.display().to_string(), why };
     let file = if path.is_dir() {
         let all: Vec<&str> = LISTS.iter().chain(&SINGLES).copied().collect();

@@ -55,11 +55,7 @@ impl NetworkConf {
     ///
     /// # Errors
     /// As `read`; the text does not say where.
-    pub fn from_value(
-        value: Value,
-        fallback_name: Option<&str>,
-        fallback_version: Version,
-    ) -> Result<Self, String> {
+    pub fn from_value(value: Value, fallback_name: Option<&str>, fallback_version: Version) -> Result<Self, String> {
         if !value.is_object() {
             return Err("it is no JSON object".to_owned());
         }
@@ -100,13 +96,13 @@ impl NetworkConf {
 
 /// `type` of a plugin's configuration.
 #[must_use]
-pub fn plugin_type(plugin: &Map<String, Value>) -> &str {
+pub(super) fn plugin_type(plugin: &Map<String, Value>) -> &str {
     plugin.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Whether a plugin's configuration declares a capability. One that is set to `false` is not declared.
 #[must_use]
-pub fn declares(plugin: &Map<String, Value>, capability: &str) -> bool {
+pub(super) fn declares(plugin: &Map<String, Value>, capability: &str) -> bool {
     plugin.get("capabilities").and_then(|all| all.get(capability)).is_some_and(|value| value == true)
 }
 

@@ -80,7 +80,8 @@ pub fn parse_selection(annotation: &'static str, text: &str) -> Result<Vec<Selec
     if text.is_empty() {
         return Ok(Vec::new());
     }
-    let parsed = if text.contains(['[', '{', '"']) { from_json(annotation, text)? } else { from_list(annotation, text)? };
+    let parsed =
+        if text.contains(['[', '{', '"']) { from_json(annotation, text)? } else { from_list(annotation, text)? };
     check_together(annotation, &parsed)?;
     Ok(parsed)
 }
@@ -127,9 +128,7 @@ fn from_json(annotation: &'static str, text: &str) -> Result<Vec<Selection>, Sel
 }
 
 fn from_object(object: &Object) -> Result<Selection, String> {
-    let text = |key: &str| {
-        object.text(key).map(|text| text.map(ToOwned::to_owned)).map_err(|error| error.to_string())
-    };
+    let text = |key: &str| object.text(key).map(|text| text.map(ToOwned::to_owned)).map_err(|error| error.to_string());
     let selection = Selection {
         name: text("name")?.unwrap_or_default(),
         namespace: text("namespace")?,
@@ -200,7 +199,10 @@ fn port_mappings(object: &Object) -> Result<Vec<Value>, String> {
     let mapping = |item: &Object| {
         let port = |key: &str| {
             let port = item.int(key).map_err(wrong)?.unwrap_or_default();
-            u16::try_from(port).ok().filter(|port| *port != 0).ok_or_else(|| format!("portMappings: {key} {port} is no port"))
+            u16::try_from(port)
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or_else(|| format!("portMappings: {key} {port} is no port"))
         };
         let mut out = Map::new();
         out.insert("hostPort".to_owned(), json!(port("hostPort")?));

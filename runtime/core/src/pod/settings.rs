@@ -12,18 +12,54 @@ const AGENT_SOCKET: &str = "agentSocket";
 
 /// Keys that mean something here, or that belong to CNI.
 const KNOWN: &[&str] = &[
-    "cniVersion", "name", "type", "capabilities", "runtimeConfig", "prevResult", "args", "disableCheck", "disableGC",
-    "clusterNetwork", "defaultNetworks", "delegates", "confDir", "binDir", "multusNamespace", "systemNamespaces",
-    "namespaceIsolation", "globalNamespaces", "readinessindicatorfile", AGENT_SOCKET, "externalPlugins",
-    "pluginTimeoutSeconds", "statusDeadlineMs",
+    "cniVersion",
+    "name",
+    "type",
+    "capabilities",
+    "runtimeConfig",
+    "prevResult",
+    "args",
+    "disableCheck",
+    "disableGC",
+    "clusterNetwork",
+    "defaultNetworks",
+    "delegates",
+    "confDir",
+    "binDir",
+    "multusNamespace",
+    "systemNamespaces",
+    "namespaceIsolation",
+    "globalNamespaces",
+    "readinessindicatorfile",
+    AGENT_SOCKET,
+    "externalPlugins",
+    "pluginTimeoutSeconds",
+    "statusDeadlineMs",
 ];
 
 /// Keys of Multus that have no meaning here and do no harm: where its credentials, its cache and its log are, how its
 /// daemon runs. `docs/weft-pod.md` says what takes their place.
 const WITHOUT_MEANING: &[&str] = &[
-    "kubeconfig", "cniDir", "logFile", "logLevel", "logToStderr", "logOptions", "retryDeleteOnError", "chrootDir",
-    "socketDir", "daemonSocketDir", "cniConfigDir", "multusConfigFile", "multusAutoconfigDir", "multusMasterCNI",
-    "forceCNIVersion", "overrideNetworkName", "metricsPort", "enablePprof", "connectionLimit", "perNodeCertificate",
+    "kubeconfig",
+    "cniDir",
+    "logFile",
+    "logLevel",
+    "logToStderr",
+    "logOptions",
+    "retryDeleteOnError",
+    "chrootDir",
+    "socketDir",
+    "daemonSocketDir",
+    "cniConfigDir",
+    "multusConfigFile",
+    "multusAutoconfigDir",
+    "multusMasterCNI",
+    "forceCNIVersion",
+    "overrideNetworkName",
+    "metricsPort",
+    "enablePprof",
+    "connectionLimit",
+    "perNodeCertificate",
 ];
 
 /// How a network of the configuration is named.
@@ -104,15 +140,21 @@ impl Settings {
         let invalid = |why: String| CniError::new(code::INVALID_CONFIG, why);
         let mistyped = |error: crate::cni::Mistyped| invalid(error.to_string());
         let text = |key: &str| Ok::<_, CniError>(object.text(key).map_err(mistyped)?.map(ToOwned::to_owned));
-        let path = |key: &str, fallback: &str| Ok::<_, CniError>(PathBuf::from(text(key)?.unwrap_or(fallback.to_owned())));
+        let path =
+            |key: &str, fallback: &str| Ok::<_, CniError>(PathBuf::from(text(key)?.unwrap_or(fallback.to_owned())));
         let list = |key: &str| Ok::<_, CniError>(object.strings(key).map_err(mistyped)?);
-        let number = |key: &str, fallback: u64| Ok::<_, CniError>(object.u64(key).map_err(mistyped)?.unwrap_or(fallback));
+        let number =
+            |key: &str, fallback: u64| Ok::<_, CniError>(object.u64(key).map_err(mistyped)?.unwrap_or(fallback));
 
         let delegates = object.list("delegates").map_err(mistyped)?.unwrap_or_default();
         let networks = match text("clusterNetwork")? {
             Some(cluster) => Networks::Named {
                 cluster: NetworkRef::new(&cluster),
-                further: list("defaultNetworks")?.unwrap_or_default().iter().map(|name| NetworkRef::new(name)).collect(),
+                further: list("defaultNetworks")?
+                    .unwrap_or_default()
+                    .iter()
+                    .map(|name| NetworkRef::new(name))
+                    .collect(),
             },
             None if delegates.is_empty() => {
                 let why = "no default network: set \"clusterNetwork\" to the name of a NetworkAttachmentDefinition or to \

@@ -109,7 +109,8 @@ fn r14_cni_args_are_an_object() {
 
 #[test]
 fn r15_port_mappings_have_ports_and_a_protocol() {
-    let read = one(r#""portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": "192.0.2.1"},
+    let read =
+        one(r#""portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "TCP", "hostIP": "192.0.2.1"},
                                        {"hostPort": 53, "containerPort": 53}]"#);
     assert_eq!(
         json!(read.port_mappings),

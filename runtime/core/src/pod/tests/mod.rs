@@ -3,3 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod annotation;
+mod list;
+mod settings;
+mod status;

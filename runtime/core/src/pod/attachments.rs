@@ -1,0 +1,461 @@
+//! From a pod's annotations and the configuration to the list of attachments: which networks, in which order, each plugin
+//! with the exact object that it gets on stdin. Reads files on the node (`files`), changes nothing.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::device_info;
+use super::error::PodError;
+use super::files;
+use super::network::{NetworkConf, declares, plugin_type};
+use super::references::full_name;
+use super::selection::{DEFAULT_NETWORK, NETWORKS, Selection, parse_selection};
+use super::settings::{NetworkRef, Networks, Settings};
+use crate::agent::pod::{Definition, PodInfo};
+
+/// The annotation of a definition that names the resource whose devices its attachments get.
+pub const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
+
+/// One network of a pod, ready to be attached. This is what the journal keeps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PodAttachment {
+    /// Its name in status and events: `NAMESPACE/NAME` of the definition, or the CNI name.
+    pub label: String,
+    /// Its CNI name.
+    pub network: String,
+    /// Its interface.
+    pub ifname: String,
+    /// CNI version of its configuration.
+    pub version: String,
+    /// Its plugins in order.
+    pub plugins: Vec<PluginCall>,
+    /// `CNI_ARGS`.
+    pub args: String,
+    /// It is the pod's default network.
+    #[serde(default)]
+    pub is_default: bool,
+    /// Gateways of the pod's default route, where this attachment is to have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_route: Option<Vec<IpAddr>>,
+    /// Where its device is described.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_info: Option<DeviceInfoFiles>,
+    /// CHECK must not be called.
+    #[serde(default)]
+    pub disable_check: bool,
+    /// GC must not be called.
+    #[serde(default)]
+    pub disable_gc: bool,
+    /// How far it got.
+    #[serde(default)]
+    pub progress: Progress,
+    /// What its last plugin answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<Value>,
+}
+
+/// A plugin of an attachment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PluginCall {
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The JSON text that it gets on stdin, without `prevResult`.
+    pub conf: String,
+    /// It is another vendor's binary; otherwise it runs in process.
+    pub external: bool,
+}
+
+/// Files that describe an attachment's device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceInfoFiles {
+    /// The device plugin's file, where the device came from a resource.
+    pub device_plugin: Option<PathBuf>,
+    /// The attachment's file.
+    pub attachment: PathBuf,
+}
+
+/// How far an attachment got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Progress {
+    /// Nothing was called for it.
+    #[default]
+    Planned,
+    /// A plugin was or is about to be called.
+    Attempted,
+    /// It is done.
+    Done,
+}
+
+/// What the list is made of.
+pub struct Input<'a> {
+    /// `weft-pod`'s configuration.
+    pub settings: &'a Settings,
+    /// Its name: the network's name of inline delegates that have none.
+    pub conf_name: &'a str,
+    /// `runtimeConfig` of the runtime.
+    pub runtime_config: &'a Map<String, Value>,
+    /// `CNI_CONTAINERID`.
+    pub container_id: &'a str,
+    /// `CNI_IFNAME`.
+    pub ifname: &'a str,
+    /// `CNI_ARGS` in pairs.
+    pub args: &'a [(String, String)],
+    /// The pod's namespace.
+    pub namespace: &'a str,
+    /// What the agent says of the pod.
+    pub facts: &'a PodInfo,
+    /// Whether weft has a plugin of that name.
+    pub is_ours: &'a dyn Fn(&str) -> bool,
+}
+
+/// A network with what is asked of it.
+struct Wanted {
+    label: String,
+    conf: NetworkConf,
+    selection: Selection,
+    resource: Option<String>,
+}
+
+/// The attachments of a pod, the default network first (R28).
+///
+/// # Errors
+/// An annotation, a definition or a configuration is wrong or missing; nothing of the pod may be attached then.
+pub fn attachments(input: &Input<'_>, warnings: &mut Vec<String>) -> Result<Vec<PodAttachment>, PodError> {
+    let mut builder = Builder { input, warnings, devices: BTreeMap::new() };
+    let mut wanted = builder.default_networks()?;
+    builder.replace_default(&mut wanted)?;
+    wanted.extend(builder.selected()?);
+    let mut list: Vec<PodAttachment> = Vec::with_capacity(wanted.len());
+    for (index, wanted) in wanted.into_iter().enumerate() {
+        let attachment = builder.attachment(index, wanted)?;
+        if let Some(other) = list.iter().find(|other| other.ifname == attachment.ifname) {
+            let PodAttachment { label, ifname, .. } = attachment;
+            return Err(PodError::NameTaken { network: label, ifname, by: other.label.clone() });
+        }
+        list.push(attachment);
+    }
+    Ok(list)
+}
+
+/// The default network's configuration as far as it is known without a pod: for STATUS and GC.
+///
+/// # Errors
+/// It is not there, or it is wrong.
+pub fn default_network(
+    settings: &Settings,
+    conf_name: &str,
+    definitions: &BTreeMap<String, Definition>,
+    warnings: &mut Vec<String>,
+) -> Result<NetworkConf, PodError> {
+    match &settings.networks {
+        Networks::Inline(delegates) => inline(settings, conf_name, delegates.first()),
+        Networks::Named { cluster, .. } => {
+            named(settings, cluster, definitions, warnings).map(|wanted| wanted.conf).map_err(not_ready)
+        }
+    }
+}
+
+struct Builder<'a, 'w> {
+    input: &'a Input<'a>,
+    warnings: &'w mut Vec<String>,
+    /// Devices of each resource that are left.
+    devices: BTreeMap<String, std::vec::IntoIter<String>>,
+}
+
+impl Builder<'_, '_> {
+    /// Those that every pod gets.
+    fn default_networks(&mut self) -> Result<Vec<Wanted>, PodError> {
+        let Input { settings, conf_name, namespace, facts, .. } = *self.input;
+        let (cluster, further) = match &settings.networks {
+            Networks::Inline(delegates) => {
+                let read = |delegate| {
+                    let conf = inline(settings, conf_name, Some(delegate))?;
+                    Ok(Wanted { label: conf.name.clone(), conf, selection: Selection::default(), resource: None })
+                };
+                return delegates.iter().map(read).collect();
+            }
+            Networks::Named { cluster, further } => (cluster, further),
+        };
+        let mut wanted = vec![named(settings, cluster, &facts.networks, self.warnings).map_err(not_ready)?];
+        if !settings.is_system(namespace) {
+            for network in further {
+                wanted.push(named(settings, network, &facts.networks, self.warnings)?);
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// `v1.multus-cni.io/default-network` puts another network into the first place.
+    fn replace_default(&mut self, wanted: &mut [Wanted]) -> Result<(), PodError> {
+        let Input { settings, facts, ifname, .. } = *self.input;
+        let text = facts.annotations.get(DEFAULT_NETWORK).map(String::as_str).unwrap_or_default();
+        let mut selections = parse_selection(DEFAULT_NETWORK, text)?;
+        let count = selections.len();
+        let (Some(selection), 1) = (selections.pop(), count) else {
+            return if count == 0 { Ok(()) } else { Err(PodError::DefaultCount { count }) };
+        };
+        if let Some(asked) = selection.interface.as_deref().filter(|asked| *asked != ifname) {
+            return Err(PodError::DefaultInterface { asked: asked.to_owned(), ifname: ifname.to_owned() });
+        }
+        let replacement = self.defined(selection, &settings.namespace)?;
+        if let Some(first) = wanted.first_mut() {
+            *first = replacement;
+        }
+        Ok(())
+    }
+
+    /// Those of the pod's annotation.
+    fn selected(&mut self) -> Result<Vec<Wanted>, PodError> {
+        let Input { facts, namespace, .. } = *self.input;
+        let text = facts.annotations.get(NETWORKS).map(String::as_str).unwrap_or_default();
+        let selections = parse_selection(NETWORKS, text)?;
+        selections.into_iter().map(|selection| self.defined(selection, namespace)).collect()
+    }
+
+    /// The network of an element; names without a namespace are looked up in `namespace`.
+    fn defined(&mut self, selection: Selection, namespace: &str) -> Result<Wanted, PodError> {
+        let Input { settings, facts, .. } = *self.input;
+        let definition = full_name(&selection, namespace);
+        let target = selection.namespace.clone().unwrap_or_else(|| namespace.to_owned());
+        // A network that the operator put into multusNamespace for this annotation is open to all.
+        let is_of_operator = selection.namespace.is_none() && target == settings.namespace;
+        if !is_of_operator && !settings.may_use(self.input.namespace, &target) {
+            return Err(PodError::Isolated {
+                pod_namespace: self.input.namespace.to_owned(),
+                definition,
+                namespace: target,
+            });
+        }
+        let (conf, resource) = by_definition(settings, &selection.name, &target, &facts.networks, self.warnings)?;
+        Ok(Wanted { label: definition, conf, selection, resource })
+    }
+
+    fn attachment(&mut self, index: usize, wanted: Wanted) -> Result<PodAttachment, PodError> {
+        let is_default = index == 0;
+        let Wanted { label, conf, selection, resource } = wanted;
+        let ifname = match &selection.interface {
+            _ if is_default => self.input.ifname.to_owned(),
+            Some(interface) => interface.clone(),
+            None => format!("net{index}"),
+        };
+        check_capabilities(&label, &conf, &selection)?;
+        let device = self.device(&label, resource.as_deref(), &selection)?;
+        let device_info = device.as_deref().map(|device| DeviceInfoFiles {
+            device_plugin: resource.as_deref().map(|resource| device_info::device_plugin_file(resource, device)),
+            attachment: device_info::attachment_file(&label, self.input.container_id, &ifname),
+        });
+        let mut runtime = if is_default { self.input.runtime_config.clone() } else { Map::new() };
+        runtime.extend(requested(&selection, device.as_deref(), device_info.as_ref()));
+        let resource_device = device.as_deref().filter(|_device| resource.is_some());
+        let plugin = |plugin: &Map<String, Value>| {
+            let kind = plugin_type(plugin).to_owned();
+            let external = !(self.input.is_ours)(&kind) || self.input.settings.external_plugins.contains(&kind);
+            let conf = plugin_conf(plugin, &selection, &runtime, resource_device);
+            PluginCall { kind, conf: Value::Object(conf).to_string(), external }
+        };
+        Ok(PodAttachment {
+            plugins: conf.plugins.iter().map(plugin).collect(),
+            args: args(self.input.args, is_default, &selection),
+            label,
+            ifname,
+            version: conf.version.to_string(),
+            network: conf.name,
+            is_default,
+            default_route: selection.default_route,
+            device_info,
+            disable_check: conf.disable_check,
+            disable_gc: conf.disable_gc,
+            progress: Progress::Planned,
+            result: None,
+        })
+    }
+
+    /// The next device of the resource, else the one that the annotation names. A resource without a device left gives
+    /// none, as with Multus.
+    fn device(
+        &mut self,
+        label: &str,
+        resource: Option<&str>,
+        selection: &Selection,
+    ) -> Result<Option<String>, PodError> {
+        let Some(resource) = resource else { return Ok(selection.device_id.clone()) };
+        let facts = self.input.facts;
+        if let Some(why) = &facts.devices_fault {
+            let (network, resource, why) = (label.to_owned(), resource.to_owned(), why.clone());
+            return Err(PodError::Devices { network, resource, why });
+        }
+        let left = self.devices.entry(resource.to_owned()).or_insert_with(|| {
+            let mut devices = facts.devices.get(resource).cloned().unwrap_or_default();
+            devices.sort();
+            devices.into_iter()
+        });
+        Ok(left.next().or_else(|| selection.device_id.clone()))
+    }
+}
+
+fn not_ready(error: PodError) -> PodError {
+    match error {
+        PodError::NotFound { .. } | PodError::NoFile { .. } | PodError::Network(_) => {
+            PodError::DefaultNotReady { why: error.to_string() }
+        }
+        other => other,
+    }
+}
+
+fn inline(settings: &Settings, conf_name: &str, delegate: Option<&Value>) -> Result<NetworkConf, PodError> {
+    let value = delegate.cloned().unwrap_or(Value::Null);
+    let read = NetworkConf::from_value(value, Some(conf_name), settings.version);
+    read.map_err(|why| {
+        super::network::NetworkError { place: "\"delegates\" of the configuration".to_owned(), why }.into()
+    })
+}
+
+/// A network of the configuration: a path, a definition, or a name in a file of `confDir`.
+fn named(
+    settings: &Settings,
+    network: &NetworkRef,
+    definitions: &BTreeMap<String, Definition>,
+    warnings: &mut Vec<String>,
+) -> Result<Wanted, PodError> {
+    let selection = Selection::default();
+    let name = match network {
+        NetworkRef::Path(path) => {
+            let conf = files::read_path(path, settings.version)?;
+            return Ok(Wanted { label: conf.name.clone(), conf, selection, resource: None });
+        }
+        NetworkRef::Name(name) => name,
+    };
+    match by_definition(settings, name, &settings.namespace, definitions, warnings) {
+        Ok((conf, resource)) => {
+            Ok(Wanted { label: format!("{}/{name}", settings.namespace), conf, selection, resource })
+        }
+        Err(missing @ PodError::NotFound { .. }) => {
+            match files::find_by_name(&settings.conf_dir, name, settings.version, warnings)? {
+                Some(conf) => Ok(Wanted { label: conf.name.clone(), conf, selection, resource: None }),
+                None => Err(missing),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The configuration of a definition, and its resource. One without a config takes the node's file of that name (R4).
+fn by_definition(
+    settings: &Settings,
+    name: &str,
+    namespace: &str,
+    definitions: &BTreeMap<String, Definition>,
+    warnings: &mut Vec<String>,
+) -> Result<(NetworkConf, Option<String>), PodError> {
+    let full = format!("{namespace}/{name}");
+    let missing = |why: String| PodError::NotFound { name: name.to_owned(), namespace: namespace.to_owned(), why };
+    let (config, annotations) = match definitions.get(&full) {
+        Some(Definition::Found { config, annotations }) => (config, annotations),
+        Some(Definition::Failed { message }) => return Err(missing(message.clone())),
+        Some(Definition::NotFound) | None => {
+            return Err(missing(format!("network-attachment-definitions.k8s.cni.cncf.io {name:?} not found")));
+        }
+    };
+    let conf = match config.as_deref().filter(|config| !config.is_empty()) {
+        Some(config) => {
+            let place = format!("spec.config of NetworkAttachmentDefinition {full}");
+            NetworkConf::read(&place, config, Some(name), settings.version)?
+        }
+        None => files::find_by_name(&settings.conf_dir, name, settings.version, warnings)?.ok_or_else(|| {
+            PodError::NoFile { definition: full, name: name.to_owned(), dir: settings.conf_dir.display().to_string() }
+        })?,
+    };
+    Ok((conf, annotations.get(RESOURCE_NAME).filter(|resource| !resource.is_empty()).cloned()))
+}
+
+/// R11, R12, R15, R16, R18: what is asked for must be declared by a plugin of the network.
+fn check_capabilities(label: &str, conf: &NetworkConf, selection: &Selection) -> Result<(), PodError> {
+    let asked = [
+        ("ips", "ips", !selection.ips.is_empty()),
+        ("mac", "mac", selection.mac.is_some()),
+        ("portMappings", "portMappings", !selection.port_mappings.is_empty()),
+        ("bandwidth", "bandwidth", selection.bandwidth.is_some()),
+        ("infiniband-guid", "infinibandGUID", selection.guid.is_some()),
+    ];
+    match asked.into_iter().find(|(_, capability, asked)| *asked && !conf.is_capable_of(capability)) {
+        Some((key, capability, _)) => Err(PodError::Incapable { network: label.to_owned(), key, capability }),
+        None => Ok(()),
+    }
+}
+
+/// `runtimeConfig` of what an element asks for.
+fn requested(selection: &Selection, device: Option<&str>, device_info: Option<&DeviceInfoFiles>) -> Map<String, Value> {
+    let mut map = Map::new();
+    let mut put = |key: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            map.insert(key.to_owned(), value);
+        }
+    };
+    let list = |list: &[Value]| (!list.is_empty()).then(|| json!(list));
+    put("ips", (!selection.ips.is_empty()).then(|| json!(selection.ips)));
+    put("mac", selection.mac.as_ref().map(|mac| json!(mac)));
+    put("portMappings", list(&selection.port_mappings));
+    put("bandwidth", selection.bandwidth.clone());
+    put("infinibandGUID", selection.guid.as_ref().map(|guid| json!(guid)));
+    put("deviceID", device.map(|device| json!(device)));
+    put("CNIDeviceInfoFile", device_info.map(|files| json!(files.attachment)));
+    map
+}
+
+/// What a plugin gets on stdin: its own keys, `args.cni` of the element (R14), the device, and of `runtimeConfig` what it
+/// declares.
+fn plugin_conf(
+    plugin: &Map<String, Value>,
+    selection: &Selection,
+    runtime: &Map<String, Value>,
+    resource_device: Option<&str>,
+) -> Map<String, Value> {
+    let mut conf = plugin.clone();
+    if let Some(cni_args) = &selection.cni_args {
+        merge_args(&mut conf, cni_args.clone());
+    }
+    if let Some(claim) = &selection.ipam_claim {
+        let claim = Map::from_iter([("ipam-claim-reference".to_owned(), json!(claim))]);
+        merge_args(&mut conf, claim);
+    }
+    if let Some(device) = resource_device {
+        conf.insert("deviceID".to_owned(), json!(device));
+        conf.insert("pciBusID".to_owned(), json!(device));
+    }
+    let declared: Map<String, Value> = runtime
+        .iter()
+        .filter(|(key, _)| declares(plugin, key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    if !declared.is_empty() {
+        conf.insert("runtimeConfig".to_owned(), Value::Object(declared));
+    }
+    conf
+}
+
+/// Puts keys into `args.cni`, over those that are there.
+fn merge_args(conf: &mut Map<String, Value>, more: Map<String, Value>) {
+    let mut args = conf.get("args").and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut cni = args.get("cni").and_then(Value::as_object).cloned().unwrap_or_default();
+    cni.extend(more);
+    args.insert("cni".to_owned(), Value::Object(cni));
+    conf.insert("args".to_owned(), Value::Object(args));
+}
+
+/// `CNI_ARGS` of an attachment: those of the runtime, then what the element asks for, for plugins that look there. What the
+/// runtime asks of the pod's own interface stays with the default network (R34).
+fn args(runtime: &[(String, String)], is_default: bool, selection: &Selection) -> String {
+    let of_runtime = runtime.iter().filter(|(key, _)| is_default || !matches!(key.as_str(), "IP" | "MAC"));
+    let mut parts: Vec<String> = of_runtime.map(|(key, value)| format!("{key}={value}")).collect();
+    parts.extend(selection.mac.as_ref().map(|mac| format!("MAC={mac}")));
+    if !selection.ips.is_empty() {
+        parts.push(format!("IP={}", selection.ips.join(",")));
+    }
+    parts.join(";")
+}

@@ -1,0 +1,439 @@
+//! R1, R4 to R6, R10 to R22, R28, R33 to R36: the list of attachments.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::agent::pod::{Definition, PodInfo};
+use crate::cni::{Object, Version, parse_pairs};
+use crate::pod::{DEFAULT_NETWORK, Input, NETWORKS, PodAttachment, PodError, RESOURCE_NAME, Settings, attachments};
+
+/// A pod, a configuration and a node.
+struct Case {
+    conf: Value,
+    facts: PodInfo,
+    namespace: &'static str,
+    runtime_config: Value,
+    args: &'static str,
+    node: tempfile::TempDir,
+}
+
+impl Case {
+    /// A pod with a networks annotation, on a node with the inline default network `default-net`.
+    fn new(networks: &str) -> Self {
+        let mut case = Self {
+            conf: json!({"cniVersion": "1.0.0", "name": "pods", "type": "weft-pod",
+                         "delegates": [{"cniVersion": "1.0.0", "name": "default-net", "type": "calico"}]}),
+            facts: PodInfo::default(),
+            namespace: "default",
+            runtime_config: json!({}),
+            args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=p",
+            node: tempfile::tempdir().unwrap(),
+        };
+        case.annotate(NETWORKS, networks);
+        case.conf["confDir"] = json!(case.node.path());
+        case
+    }
+
+    fn annotate(&mut self, key: &str, value: &str) {
+        self.facts.annotations.insert(key.to_owned(), value.to_owned());
+    }
+
+    fn conf(mut self, key: &str, value: Value) -> Self {
+        self.conf[key] = value;
+        self
+    }
+
+    fn nad(self, name: &str, config: Value) -> Self {
+        self.nad_text(name, Some(config.to_string()))
+    }
+
+    fn nad_text(mut self, name: &str, config: Option<String>) -> Self {
+        let found = Definition::Found { config, annotations: BTreeMap::new() };
+        self.facts.networks.insert(name.to_owned(), found);
+        self
+    }
+
+    fn resource(mut self, nad: &str, resource: &str, devices: &[&str]) -> Self {
+        if let Some(Definition::Found { annotations, .. }) = self.facts.networks.get_mut(nad) {
+            annotations.insert(RESOURCE_NAME.to_owned(), resource.to_owned());
+        }
+        self.facts.devices.insert(resource.to_owned(), devices.iter().map(ToString::to_string).collect());
+        self
+    }
+
+    fn file(self, name: &str, text: &str) -> Self {
+        let path = self.node.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        self
+    }
+
+    fn build(&self) -> Result<(Vec<PodAttachment>, Vec<String>), PodError> {
+        let object = Object::from_value(self.conf.clone()).unwrap();
+        let settings = Settings::read(&object, Version::V1_0_0).unwrap();
+        let runtime_config: Map<String, Value> = self.runtime_config.as_object().cloned().unwrap();
+        let mut warnings = Vec::new();
+        let input = Input {
+            settings: &settings,
+            conf_name: "pods",
+            runtime_config: &runtime_config,
+            container_id: "c1",
+            ifname: "eth0",
+            args: &parse_pairs(self.args).unwrap(),
+            namespace: self.namespace,
+            facts: &self.facts,
+            is_ours: &|kind| ["bridge", "macvlan", "portmap", "weft"].contains(&kind),
+        };
+        attachments(&input, &mut warnings).map(|list| (list, warnings))
+    }
+
+    fn list(&self) -> Vec<PodAttachment> {
+        self.build().unwrap().0
+    }
+
+    fn error(&self) -> String {
+        self.build().unwrap_err().to_string()
+    }
+
+    /// What the plugins of the second attachment get.
+    fn second(&self) -> Vec<Value> {
+        confs(&self.list()[1])
+    }
+}
+
+fn confs(attachment: &PodAttachment) -> Vec<Value> {
+    attachment.plugins.iter().map(|plugin| serde_json::from_str(&plugin.conf).unwrap()).collect()
+}
+
+fn names(list: &[PodAttachment]) -> Vec<(&str, &str)> {
+    list.iter().map(|attachment| (attachment.label.as_str(), attachment.ifname.as_str())).collect()
+}
+
+fn plain(name: &str) -> Value {
+    json!({"cniVersion": "1.0.0", "name": name, "type": "bridge"})
+}
+
+#[test]
+fn r1_spec_config_must_be_json_of_a_plugin_or_a_list() {
+    let error = |config: &str| Case::new("a").nad_text("default/a", Some(config.to_owned())).error();
+    assert!(error("{ oops").starts_with("spec.config of NetworkAttachmentDefinition default/a: not JSON"));
+    assert!(error("[]").contains("it is no JSON object"));
+    assert!(error("{}").contains("a plugin has no \"type\""));
+    assert!(error(r#"{"plugins": []}"#).contains("its list of plugins is empty"));
+    assert!(error(r#"{"plugins": [1]}"#).contains("plugins[0]"));
+    assert!(error(r#"{"cniVersion": "9.9.9", "type": "x"}"#).contains("there is no CNI version \"9.9.9\""));
+}
+
+#[test]
+fn r4_spec_config_wins_over_a_file_of_that_name() {
+    let case = Case::new("a")
+        .nad("default/a", plain("a"))
+        .file("10-a.conf", r#"{"cniVersion": "1.0.0", "name": "a", "type": "macvlan"}"#);
+    assert_eq!(case.list()[1].plugins[0].kind, "bridge");
+}
+
+#[test]
+fn r4_an_empty_definition_takes_the_file_whose_name_it_has() {
+    for config in [None, Some(String::new())] {
+        let case = Case::new("a")
+            .nad_text("default/a", config)
+            .file("10-a.json", r#"{"cniVersion": "1.0.0", "name": "b", "type": "macvlan"}"#)
+            .file("20-x.conf", r#"{"cniVersion": "1.0.0", "name": "a", "type": "bridge", "from": "file"}"#);
+        assert_eq!(case.second(), [json!({"cniVersion": "1.0.0", "name": "a", "type": "bridge", "from": "file"})]);
+    }
+    let nothing = Case::new("a").nad_text("default/a", None).error();
+    assert!(nothing.contains("has no config, and no file in"), "{nothing}");
+}
+
+#[test]
+fn r4_lists_come_before_single_plugins() {
+    let case = Case::new("a")
+        .nad_text("default/a", None)
+        .file("10-a.conf", r#"{"name": "a", "type": "macvlan"}"#)
+        .file("20-a.conflist", r#"{"name": "a", "plugins": [{"type": "bridge"}, {"type": "portmap"}]}"#);
+    let kinds: Vec<String> = case.list()[1].plugins.iter().map(|plugin| plugin.kind.clone()).collect();
+    assert_eq!(kinds, ["bridge", "portmap"]);
+    let old_name = Case::new("a")
+        .nad_text("default/a", None)
+        .file("20-a.configlist", r#"{"name": "a", "plugins": [{"type": "bridge"}]}"#);
+    assert_eq!(old_name.list()[1].plugins[0].kind, "bridge");
+}
+
+#[test]
+fn r4_a_malformed_file_does_no_harm_to_others() {
+    let case = Case::new("a")
+        .nad_text("default/a", None)
+        .file("05-broken.conf", "{ oops")
+        .file("06-broken.conflist", "")
+        .file("10-a.conf", r#"{"name": "a", "type": "bridge"}"#);
+    let (list, warnings) = case.build().unwrap();
+    assert_eq!(list[1].plugins[0].kind, "bridge");
+    assert_eq!(warnings.len(), 2);
+    assert!(warnings[0].contains("06-broken.conflist") && warnings[1].contains("05-broken.conf"), "{warnings:?}");
+}
+
+#[test]
+fn r4_a_list_in_a_file_for_one_plugin_is_an_error() {
+    let case = Case::new("a")
+        .nad_text("default/a", None)
+        .file("10-a.conf", r#"{"name": "a", "plugins": [{"type": "bridge"}]}"#);
+    assert!(case.error().contains("it has no \"type\"; a list of plugins belongs into a .conflist file"));
+}
+
+#[test]
+fn r5_the_definition_gives_the_name_where_there_is_none() {
+    for name in [json!(null), json!("")] {
+        let case = Case::new("a").nad("default/a", json!({"cniVersion": "1.0.0", "name": name, "type": "bridge"}));
+        assert_eq!(case.list()[1].network, "a");
+        assert_eq!(case.second()[0]["name"], "a");
+    }
+}
+
+#[test]
+fn r6_the_cni_name_may_differ_and_the_label_stays() {
+    let list = Case::new("a").nad("default/a", plain("wire-7")).list();
+    assert_eq!((list[1].label.as_str(), list[1].network.as_str()), ("default/a", "wire-7"));
+}
+
+#[test]
+fn r10_a_namespace_is_looked_up_there() {
+    let case = Case::new("infra/x").nad("infra/x", plain("x"));
+    assert_eq!(names(&case.list()), [("default-net", "eth0"), ("infra/x", "net1")]);
+    let missing = Case::new("x").nad("infra/x", plain("x"));
+    let error = missing.build().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot find a network-attachment-definition (x) in namespace (default): \
+         network-attachment-definitions.k8s.cni.cncf.io \"x\" not found"
+    );
+    assert_eq!(error.event().reason, "NoNetworkFound");
+}
+
+#[test]
+fn r11_r12_r15_r16_r18_a_request_needs_a_plugin_that_declares_it() {
+    for (keys, capability) in [
+        (r#""ips": ["10.0.0.5/24"]"#, "ips"),
+        (r#""mac": "02:00:00:00:00:01""#, "mac"),
+        (r#""portMappings": [{"hostPort": 1, "containerPort": 2}]"#, "portMappings"),
+        (r#""bandwidth": {"ingressRate": 1}"#, "bandwidth"),
+        (r#""infiniband-guid": "24:8a:07:03:00:8d:ae:2e""#, "infinibandGUID"),
+    ] {
+        let annotation = format!("[{{\"name\": \"a\", {keys}}}]");
+        let refused = Case::new(&annotation).nad("default/a", plain("a"));
+        assert!(matches!(refused.build(), Err(PodError::Incapable { .. })), "{capability}");
+        let off = json!({"name": "a", "type": "bridge", "capabilities": {capability: false}});
+        assert!(refused.nad("default/a", off).error().contains("no plugin of its configuration declares"));
+        let list = json!({"name": "a", "plugins": [
+            {"type": "bridge"}, {"type": "portmap", "capabilities": {capability: true}}]});
+        let second = Case::new(&annotation).nad("default/a", list).second();
+        assert_eq!(second[0].get("runtimeConfig"), None, "a plugin gets what it declares");
+        assert!(second[1]["runtimeConfig"].get(capability).is_some(), "{capability}");
+    }
+}
+
+#[test]
+fn r11_r12_addresses_are_in_cni_args_too() {
+    let conf = json!({"name": "a", "type": "bridge", "capabilities": {"ips": true, "mac": true}});
+    let annotation = r#"[{"name": "a", "ips": ["10.0.0.5/24", "fd00::5"], "mac": "02:00:00:00:00:01"}]"#;
+    let list = Case::new(annotation).nad("default/a", conf).list();
+    assert!(list[1].args.ends_with(";MAC=02:00:00:00:00:01;IP=10.0.0.5/24,fd00::5"), "{}", list[1].args);
+    assert!(!list[0].args.contains("IP="));
+}
+
+#[test]
+fn r13_names_that_clash_are_refused_before_anything_is_called() {
+    let nads = |annotation| Case::new(annotation).nad("default/a", plain("a")).nad("default/b", plain("b"));
+    assert!(nads("a@eth0").error().contains("interface \"eth0\" is used by network default-net already"));
+    // The second one would be net2 by its position.
+    assert!(nads("a@net2, b").error().contains("network default/b: interface \"net2\" is used by network default/a"));
+}
+
+#[test]
+fn r14_cni_args_reach_every_plugin_and_win_over_the_definition() {
+    let conf = json!({"name": "a", "plugins": [
+        {"type": "bridge", "args": {"cni": {"a": "nad", "z": 9}, "other": {"k": 1}}}, {"type": "portmap"}]});
+    let case = Case::new(r#"[{"name": "a", "cni-args": {"a": "pod", "b": 1}}]"#).nad("default/a", conf);
+    let second = case.second();
+    assert_eq!(second[0]["args"], json!({"cni": {"a": "pod", "z": 9, "b": 1}, "other": {"k": 1}}));
+    assert_eq!(second[1]["args"], json!({"cni": {"a": "pod", "b": 1}}));
+}
+
+#[test]
+fn r19_a_claim_is_handed_on() {
+    let case = Case::new(r#"[{"name": "a", "ipam-claim-reference": "claim-1"}]"#).nad("default/a", plain("a"));
+    assert_eq!(case.second()[0]["args"]["cni"], json!({"ipam-claim-reference": "claim-1"}));
+}
+
+#[test]
+fn r21_r22_numbers_count_positions_over_all() {
+    let case = Case::new("a, a@x1, a, a")
+        .nad("default/a", plain("a"))
+        .conf("delegates", json!([{"name": "d", "type": "bridge"}]));
+    let list = case.list();
+    let ifnames: Vec<&str> = list.iter().map(|attachment| attachment.ifname.as_str()).collect();
+    assert_eq!(ifnames, ["eth0", "net1", "x1", "net3", "net4"]);
+}
+
+#[test]
+fn r28_the_default_network_comes_first_from_wherever_it_is() {
+    let named = |cluster: &str| {
+        let mut case = Case::new("a").nad("default/a", plain("a"));
+        case.conf.as_object_mut().unwrap().remove("delegates");
+        case.conf("clusterNetwork", json!(cluster)).conf("defaultNetworks", json!(["more"]))
+    };
+    let case = named("main").nad("kube-system/main", plain("main")).nad("kube-system/more", plain("more"));
+    assert_eq!(
+        names(&case.list()),
+        [("kube-system/main", "eth0"), ("kube-system/more", "net1"), ("default/a", "net2")]
+    );
+    let system = Case { namespace: "kube-system", ..case };
+    let system = system.nad("kube-system/a", plain("a"));
+    assert_eq!(names(&system.list()), [("kube-system/main", "eth0"), ("kube-system/a", "net1")]);
+
+    let by_file = named("main").conf("defaultNetworks", json!([])).file("10-m.conf", &plain("main").to_string());
+    assert_eq!(names(&by_file.list())[0], ("main", "eth0"));
+
+    let file = |name: &str| {
+        let case = named("x").conf("defaultNetworks", json!([]));
+        let path = case.node.path().join("d").join(name);
+        let case = case
+            .file("d/20-b.conf", r#"{"name": "second", "type": "bridge"}"#)
+            .file("d/10-a.conflist", r#"{"name": "first", "plugins": [{"type": "bridge"}]}"#)
+            .file("d/first/50-more.conf", r#"{"type": "portmap"}"#);
+        case.conf("clusterNetwork", json!(path))
+    };
+    let kinds = |case: &Case| {
+        let list = case.list();
+        (list[0].label.clone(), list[0].plugins.iter().map(|plugin| plugin.kind.clone()).collect::<Vec<_>>())
+    };
+    assert_eq!(kinds(&file("20-b.conf")), ("second".to_owned(), vec!["bridge".to_owned()]));
+    // The directory of the list's name adds plugins, as the reference library has it.
+    let chain = vec!["bridge".to_owned(), "portmap".to_owned()];
+    assert_eq!(kinds(&file("10-a.conflist")), ("first".to_owned(), chain.clone()));
+    assert_eq!(kinds(&file("")), ("first".to_owned(), chain));
+}
+
+#[test]
+fn r28_a_missing_default_network_is_never_replaced() {
+    let mut case = Case::new("").file("10-other.conf", &plain("other").to_string());
+    case.conf.as_object_mut().unwrap().remove("delegates");
+    for cluster in ["main", "/nowhere/10-a.conflist"] {
+        case.conf["clusterNetwork"] = json!(cluster);
+        let error = case.build().unwrap_err();
+        assert_eq!(error.code(), 11, "{error}");
+        assert!(error.to_string().starts_with("the default network is not ready: "), "{error}");
+    }
+}
+
+#[test]
+fn r28_a_pod_may_name_another_default_network() {
+    let with = |annotation: &str| {
+        let mut case = Case::new("a").nad("default/a", plain("a")).nad("kube-system/alt", plain("alt"));
+        case.annotate(DEFAULT_NETWORK, annotation);
+        case
+    };
+    assert_eq!(names(&with("alt").list()), [("kube-system/alt", "eth0"), ("default/a", "net1")]);
+    assert!(with("alt, alt").error().contains("names 2 networks; it must name one"));
+    assert!(with("alt@big0").error().contains("the default network's interface is \"eth0\""));
+    assert!(with("missing").error().contains("cannot find a network-attachment-definition (missing)"));
+    let asks = with(r#"[{"name": "alt", "ips": ["10.1.1.1/24"]}]"#)
+        .nad("kube-system/alt", json!({"name": "alt", "type": "bridge", "capabilities": {"ips": true}}));
+    assert_eq!(confs(&asks.list()[0])[0]["runtimeConfig"], json!({"ips": ["10.1.1.1/24"]}));
+}
+
+#[test]
+fn r33_isolation_closes_other_namespaces() {
+    let with = |conf: Value| {
+        Case::new("infra/x")
+            .nad("infra/x", plain("x"))
+            .conf("namespaceIsolation", json!(true))
+            .conf("globalNamespaces", conf)
+    };
+    let refused = with(json!(null)).build().unwrap_err();
+    assert!(matches!(refused, PodError::Isolated { .. }), "{refused}");
+    assert_eq!(with(json!("other, infra")).list().len(), 2);
+    let mut default = with(json!(null));
+    default.annotate(NETWORKS, "");
+    default.annotate(DEFAULT_NETWORK, "infra/x");
+    assert!(matches!(default.build(), Err(PodError::Isolated { .. })));
+}
+
+#[test]
+fn r34_what_the_runtime_asks_goes_to_the_default_network_only() {
+    let all = json!({"ips": true, "mac": true, "portMappings": true, "bandwidth": true});
+    let mut case = Case::new(r#"[{"name": "a", "ips": ["10.0.0.5/24"]}]"#)
+        .nad("default/a", json!({"name": "a", "type": "bridge", "capabilities": all}))
+        .conf("delegates", json!([{"name": "d", "type": "calico", "capabilities": all}]));
+    case.runtime_config = json!({"portMappings": [{"hostPort": 1, "containerPort": 2}], "ips": ["10.9.9.9/24"]});
+    case.args = "IgnoreUnknown=1;IP=10.9.9.9;MAC=02:00:00:00:00:09";
+    let list = case.list();
+    assert_eq!(confs(&list[0])[0]["runtimeConfig"], case.runtime_config);
+    assert_eq!(confs(&list[1])[0]["runtimeConfig"], json!({"ips": ["10.0.0.5/24"]}));
+    assert_eq!(list[0].args, "IgnoreUnknown=1;IP=10.9.9.9;MAC=02:00:00:00:00:09");
+    assert_eq!(list[1].args, "IgnoreUnknown=1;IP=10.0.0.5/24");
+}
+
+#[test]
+fn r35_every_plugin_gets_name_and_version_and_keeps_its_keys() {
+    let list = json!({"name": "a", "plugins": [{"type": "bridge", "mtu": 9000, "x.y/z": {"k": null}}, {"type": "b"}]});
+    let case = Case::new("a").nad("default/a", list);
+    assert_eq!(
+        case.second(),
+        [
+            json!({"type": "bridge", "mtu": 9000, "x.y/z": {"k": null}, "name": "a", "cniVersion": "1.0.0"}),
+            json!({"type": "b", "name": "a", "cniVersion": "1.0.0"})
+        ]
+    );
+    assert_eq!(case.list()[1].plugins.iter().map(|plugin| plugin.external).collect::<Vec<_>>(), [false, true]);
+    let exact = Case::new("a").nad_text(
+        "default/a",
+        Some(r#"{"cniVersion": "1.0.0", "name": "a", "type": "bridge", "big": 12345678901234567890}"#.to_owned()),
+    );
+    assert!(exact.list()[1].plugins[0].conf.contains("12345678901234567890"));
+    let versions = json!({"name": "a", "cniVersions": ["0.4.0", "1.1.0", "7.0.0"], "plugins": [{"type": "bridge"}]});
+    assert_eq!(Case::new("a").nad("default/a", versions).second()[0]["cniVersion"], "1.1.0");
+    let inline = Case::new("").conf("delegates", json!([{"type": "calico"}]));
+    assert_eq!(confs(&inline.list()[0])[0], json!({"type": "calico", "name": "pods", "cniVersion": "1.0.0"}));
+}
+
+#[test]
+fn r36_devices_are_sorted_and_taken_in_order() {
+    let conf = json!({"name": "a", "type": "bridge", "capabilities": {"deviceID": true, "CNIDeviceInfoFile": true}});
+    let case = Case::new(r#"[{"name": "a", "deviceID": "x"}, {"name": "a"}, {"name": "a"}]"#)
+        .nad("default/a", conf)
+        .resource("default/a", "vendor.com/nic", &["0000:03:02.1", "0000:03:02.0"]);
+    let list = case.list();
+    for (index, device) in [(1, "0000:03:02.0"), (2, "0000:03:02.1")] {
+        let conf = confs(&list[index]).remove(0);
+        assert_eq!((&conf["deviceID"], &conf["pciBusID"]), (&json!(device), &json!(device)));
+        let file = format!("/var/run/k8s.cni.cncf.io/devinfo/cni/default-a-c1_net{index}");
+        assert_eq!(conf["runtimeConfig"], json!({"deviceID": device, "CNIDeviceInfoFile": file}));
+    }
+    // None is left: it runs without one.
+    assert_eq!(confs(&list[3])[0].get("deviceID"), None);
+    assert_eq!(
+        list[1].device_info.as_ref().unwrap().device_plugin.as_deref(),
+        Some(Path::new("/var/run/k8s.cni.cncf.io/devinfo/dp/vendor.com-nic-0000:03:02.0-device.json"))
+    );
+    let mut fault = case;
+    fault.facts.devices_fault = Some("no socket".to_owned());
+    assert!(fault.error().contains("cannot read the devices of resource \"vendor.com/nic\": no socket"));
+}
+
+#[test]
+fn r20_a_device_of_the_annotation_is_a_capability_only() {
+    let conf = json!({"name": "a", "type": "bridge", "capabilities": {"deviceID": true}});
+    let case = Case::new(r#"[{"name": "a", "deviceID": "0000:03:02.3"}]"#).nad("default/a", conf);
+    let conf = case.second().remove(0);
+    assert_eq!(conf["runtimeConfig"], json!({"deviceID": "0000:03:02.3"}));
+    assert_eq!(conf.get("deviceID"), None);
+}
+
+#[test]
+fn plugins_of_a_name_of_ours_can_be_kept_external() {
+    let case = Case::new("a").nad("default/a", plain("a")).conf("externalPlugins", json!(["bridge"]));
+    assert!(case.list()[1].plugins[0].external);
+}
