@@ -16,7 +16,7 @@ const TREES: &[&str] = &["host-abi", "sdk", "guest-plugins", "runtime", "tests"]
 const LONGEST: usize = 600;
 
 /// Modules of `runtime/core/src` of which none may import another.
-const STAR: &[&str] = &["policy", "ledger", "delegate", "step", "netlink", "kube"];
+const STAR: &[&str] = &["policy", "ledger", "journal", "delegate", "step", "netlink", "kube"];
 
 /// What `weft`, exec'ed as root for every CNI call, must not contain: a compiler, cluster clients, TLS.
 const BANNED: &[&str] = &[
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
     suite.test("star", &[], star);
     suite.test("dhcp-does-no-io", &[], dhcp_does_no_io);
     suite.test("plan-imports-no-part", &[], plan_imports_no_part);
+    suite.test("store-is-below-ledger-and-journal", &[], store_is_below);
     suite.test("namespaces", &[], namespaces);
     suite.test("error-codes", &[], error_codes);
     suite.test("dependency-tree", &[], dependency_tree);
@@ -115,7 +116,7 @@ fn is_test(file: &Path) -> bool {
     file.starts_with(tests.join("tests")) || file.file_name().is_some_and(|name| name == "tests.rs")
 }
 
-/// `policy`, `ledger`, `delegate`, `netlink` and `kube` know nothing of one another: only `attach` joins them.
+/// `policy`, `ledger`, `journal`, `delegate`, `step` and `netlink` know nothing of one another: only `attach` joins them.
 fn star() -> Result<()> {
     let core = repository().join("runtime/core/src");
     let mut wrong = Vec::new();
@@ -130,7 +131,7 @@ fn star() -> Result<()> {
             for other in STAR.iter().filter(|other| *other != part) {
                 wrong.extend(imports(&file, other)?);
             }
-            for joined in ["command", "attach", "agent"] {
+            for joined in ["command", "attach", "commit", "agent"] {
                 wrong.extend(imports(&file, joined)?);
             }
         }
@@ -159,6 +160,23 @@ fn plan_imports_no_part() -> Result<()> {
     let mut wrong = Vec::new();
     for file in rust_files(&repository().join("runtime/core/src/plan"))? {
         for other in STAR.iter().chain(&["command", "attach", "conf", "cni", "facts"]) {
+            wrong.extend(imports(&file, other)?);
+        }
+    }
+    all_well(wrong)
+}
+
+/// The store knows neither claims nor entries; the transactions of both know nothing of the parts above.
+fn store_is_below() -> Result<()> {
+    let core = repository().join("runtime/core/src");
+    let mut wrong = Vec::new();
+    for file in rust_files(&core.join("store"))? {
+        for other in STAR.iter().chain(&["command", "attach", "commit", "conf", "cni", "facts", "agent"]) {
+            wrong.extend(imports(&file, other)?);
+        }
+    }
+    for file in rust_files(&core.join("commit"))? {
+        for other in ["policy", "delegate", "step", "netlink", "command", "attach", "conf", "cni", "facts", "agent"] {
             wrong.extend(imports(&file, other)?);
         }
     }

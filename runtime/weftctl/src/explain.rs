@@ -7,8 +7,9 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
 use weft_core::attach::{ChoiceTrace, Traces};
-use weft_core::ledger::{Entry, NodeStore};
+use weft_core::journal::Entry;
 use weft_core::plan::Plan;
+use weft_core::store::NodeStore;
 
 use crate::output::Output;
 

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::json;
-use weft_core::ledger::{
-    ClaimFilter, ClaimRow, HostLocalExport, HostLocalImport, NetworkExport, NetworkImport, NodeStore, Record,
-};
+use weft_core::commit::HostLocalImport;
+use weft_core::journal::Record;
+use weft_core::ledger::{ClaimFilter, ClaimRow, HostLocalExport, NetworkExport, NetworkImport};
+use weft_core::store::NodeStore;
 use weft_host_abi::types::ClaimState;
 
 use crate::output::Output;

@@ -8,9 +8,9 @@ use super::node::Context;
 use super::trace::{ChoiceTrace, Trace, Traces};
 use crate::cni::{self, CniError, CniResult, Environment, Verb, Version};
 use crate::conf::{DhcpConf, Network, Object, Persona};
-use crate::ledger::{Key, Role};
 use crate::netlink;
 use crate::plan::AgentLease;
+use crate::store::{Key, Role};
 use weft_host_abi::types::{Attachment, Pod};
 
 /// What every verb starts from.

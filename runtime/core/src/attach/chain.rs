@@ -7,8 +7,9 @@ use weft_host_abi::types::Attachment;
 use super::call::Call;
 use super::error::AttachError;
 use super::record::{self, Chained};
-use crate::ledger::{AmendError, Entry, Key, NodeStore, Record, Role};
+use crate::journal::{AmendError, Entry, Record};
 use crate::netlink::Since;
+use crate::store::{Key, NodeStore, Role};
 
 /// The chained steps of an entry.
 pub(super) fn listed(entry: &Entry) -> Result<Vec<Chained>, AttachError> {

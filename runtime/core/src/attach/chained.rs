@@ -13,7 +13,7 @@ use super::node::Node;
 use super::record::Chained;
 use super::{chain, steps, teardown};
 use crate::cni::CniResult;
-use crate::ledger::Entry;
+use crate::journal::Entry;
 use crate::netlink::{Executor, Since};
 
 // === ADD ===

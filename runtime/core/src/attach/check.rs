@@ -9,9 +9,10 @@ use super::node::Node;
 use super::{chain, chained, external, lease, record};
 use crate::cni::CniResult;
 use crate::conf::IpamKind;
-use crate::ledger::{Entry, Role};
+use crate::journal::Entry;
 use crate::netlink::Executor;
 use crate::plan::Plan;
+use crate::store::Role;
 
 /// Compares an attachment with what its ADD made.
 ///

@@ -7,8 +7,9 @@ use super::error::AttachError;
 use super::node::Node;
 use super::policies::Loading;
 use super::stage::Stage;
+use crate::commit::ClaimError;
 use crate::delegate::{Addressing, Given};
-use crate::ledger::{ClaimAsk, ClaimError, Claimed};
+use crate::ledger::{ClaimAsk, Claimed};
 use crate::plan::Plan;
 
 /// Claims what the policy decides and writes the journal entry with it, in one transaction.

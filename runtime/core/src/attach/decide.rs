@@ -10,8 +10,9 @@ use super::node::{Context, Log};
 use super::policies::{ipam, limits};
 use super::trace::Trace;
 use crate::facts;
-use crate::ledger::{Claimed, NodeStore, Want};
+use crate::ledger::{Claimed, Want};
 use crate::policy::{self, Loaded};
+use crate::store::NodeStore;
 
 /// How often a policy is asked again after it lost a race.
 const ASKS: u32 = 16;

@@ -9,9 +9,10 @@ use super::node::{Context, Node};
 use super::{chained, external, lease, remove, teardown};
 use crate::conf::{Network, Object};
 use crate::delegate;
-use crate::ledger::{Entry, Key, NodeStore, Role};
+use crate::journal::Entry;
 use crate::netlink::Executor;
 use crate::plan::Plan;
+use crate::store::{Key, NodeStore, Role};
 
 /// Removes an attachment.
 ///

@@ -7,8 +7,11 @@ use weft_host_abi::types::ReleaseRule;
 use super::call::Call;
 use super::error::AttachError;
 use super::trace::Trace;
-use crate::ledger::{ClaimAsk, ClaimError, NodeStore, Record};
+use crate::commit::ClaimError;
+use crate::journal::Record;
+use crate::ledger::ClaimAsk;
 use crate::plan::Plan;
+use crate::store::NodeStore;
 
 /// The journal's record of a plan.
 pub(super) fn record(call: &Call, plan: &Plan, decision: Option<Trace>) -> Result<Record, AttachError> {

@@ -14,10 +14,10 @@ use crate::cni::CniError;
 use crate::conf::ConfError;
 use crate::delegate::DelegateError;
 use crate::facts::FactsError;
-use crate::ledger::LedgerError;
 use crate::netlink::NetlinkError;
 use crate::policy::{Class, PolicyError};
 use crate::step::StepError;
+use crate::store::StoreError;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +115,7 @@ pub enum AttachError {
     },
     /// The ledger or journal could not be read or written.
     #[error(transparent)]
-    Ledger(#[from] LedgerError),
+    Ledger(#[from] StoreError),
     /// Netlink or a netns failed while reading.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
@@ -241,7 +241,7 @@ impl AttachError {
             Self::Cni(error) => error.code,
             Self::UnknownAttachment(_) | Self::NoClaim { .. } => 3,
             Self::Exists { .. } => 4,
-            Self::Ledger(LedgerError::Taken { .. })
+            Self::Ledger(StoreError::Taken { .. })
             | Self::Netlink(NetlinkError::Taken { .. })
             | Self::Op { source: NetlinkError::Taken { .. }, .. } => 106,
             Self::Ledger(_) | Self::Facts(_) | Self::PluginExec { .. } => 5,

@@ -12,7 +12,7 @@ use super::plugin::{self, Env, exec};
 use super::record::{self, ExternalCall};
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, Object};
-use crate::ledger::{Entry, Record};
+use crate::journal::{Entry, Record};
 
 /// ADD of a plugin: its result.
 pub(super) fn add(call: &Call, plugin: &str, conf: &Value) -> Result<CniResult, AttachError> {

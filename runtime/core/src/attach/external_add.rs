@@ -8,7 +8,7 @@ use super::stage::Stage;
 use super::{entry, external, policies, result, steps};
 use crate::cni::CniResult;
 use crate::delegate::{Addressing, Given};
-use crate::ledger::Record;
+use crate::journal::Record;
 use crate::netlink::Executor;
 
 /// Addresses by an external IPAM plugin.

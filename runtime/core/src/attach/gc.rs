@@ -8,9 +8,10 @@ use super::call::Call;
 use super::error::AttachError;
 use super::node::Node;
 use super::{chained, external, remove};
-use crate::ledger::{Entry, Role};
+use crate::journal::Entry;
 use crate::netlink::Executor;
 use crate::plan::Plan;
+use crate::store::Role;
 
 /// Removes what belongs to no valid attachment of the network.
 ///

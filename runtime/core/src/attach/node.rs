@@ -5,10 +5,10 @@ use std::sync::{Arc, OnceLock};
 
 use super::compiler;
 use super::error::AttachError;
-use crate::ledger::NodeStore;
 use crate::netlink;
 use crate::plan::Plan;
 use crate::policy::{PolicyRef, PolicyStore};
+use crate::store::NodeStore;
 
 /// Compiles the component at a path into the cache, or says why not.
 pub type Compile = Box<dyn Fn(&Path) -> Result<(), String>>;

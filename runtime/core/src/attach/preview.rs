@@ -9,8 +9,8 @@ use super::{choose, decide, policies, steps};
 use crate::cni::Environment;
 use crate::conf::{IpamKind, Persona};
 use crate::delegate::{Addressing, Given};
-use crate::ledger::NodeStore;
 use crate::plan::Plan;
+use crate::store::NodeStore;
 
 /// An ADD that was thought through and not done.
 #[derive(Debug, Clone)]

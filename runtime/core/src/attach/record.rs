@@ -10,7 +10,7 @@ use serde_json::Value;
 use weft_host_abi::types::Attachment;
 
 use super::error::AttachError;
-use crate::ledger::{Entry, Record};
+use crate::journal::{Entry, Record};
 use crate::plan::Plan;
 
 /// A call of another plugin.

@@ -7,7 +7,8 @@ use super::call::Call;
 use super::error::AttachError;
 use super::node::Node;
 use super::{chained, external, lease, record, teardown};
-use crate::ledger::{Entry, Role};
+use crate::journal::Entry;
+use crate::store::Role;
 
 /// Undoes what an entry says and removes it, unless something is left. Returns what went wrong.
 pub(super) fn entry(node: &mut Node<'_>, call: &Call, entry: &Entry) -> Vec<String> {

@@ -8,9 +8,9 @@ use super::node::Node;
 use super::{choose, external, lease, policies, steps};
 use crate::conf::{IpamKind, Persona};
 use crate::delegate;
-use crate::ledger::NodeStore;
 use crate::netlink::Executor;
 use crate::plan::{Need, Side};
+use crate::store::NodeStore;
 
 /// Tells whether an ADD would work now.
 ///

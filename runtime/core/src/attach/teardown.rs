@@ -6,7 +6,7 @@ use std::path::Path;
 use super::call::Call;
 use super::error::{AttachError, in_full};
 use super::node::Node;
-use crate::ledger::Entry;
+use crate::journal::Entry;
 use crate::netlink::{self, Executor};
 use crate::plan::Plan;
 

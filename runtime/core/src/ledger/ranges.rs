@@ -12,12 +12,11 @@ use std::net::IpAddr;
 use rusqlite::{Connection, OptionalExtension, params};
 use weft_host_abi::types::{LastClaim, Range};
 
-use super::addr::{self, Blob, Stored};
 use super::runs;
-use super::store::Fault;
+use crate::store::{self, Blob, Fault, Stored};
 
 /// Most declared ranges that are kept per scope; a claim looks at each.
-pub(super) const MOST: usize = 256;
+pub(crate) const MOST: usize = 256;
 
 /// How many addresses of a range are taken.
 pub(super) fn taken(conn: &Connection, scope: &str, range: &Range) -> rusqlite::Result<u64> {
@@ -56,7 +55,7 @@ fn last_known(conn: &Connection, scope: &str, first: IpAddr, last: IpAddr) -> ru
              UNION ALL SELECT sequence, address FROM slots WHERE scope = ?1
          ) WHERE length(address) = length(?2) AND address BETWEEN ?2 AND ?3 ORDER BY sequence DESC LIMIT 1",
     )?
-    .query_row(params![scope, Blob::of(first), Blob::of(last)], |row| {
+    .query_row(params![scope, Blob::new(first), Blob::new(last)], |row| {
         Ok(last_claim(row.get(0)?, row.get::<_, Stored>(1)?.0))
     })
     .optional()
@@ -67,7 +66,7 @@ fn last_claim(sequence: i64, address: IpAddr) -> LastClaim {
 }
 
 fn key(scope: &str, first: IpAddr, last: IpAddr) -> (&str, u8, Blob, Blob) {
-    (scope, addr::family(first), Blob::of(first), Blob::of(last))
+    (scope, store::family(first), Blob::new(first), Blob::new(last))
 }
 
 /// A row of `ranges` during a transaction.
@@ -91,7 +90,7 @@ impl Declared {
 /// All bookkeeping of one write transaction: everything that adds or removes a row of `claims` says so here, and the counters
 /// are written once, at the end.
 #[derive(Debug)]
-pub(super) struct Books<'c> {
+pub(crate) struct Books<'c> {
     conn: &'c Connection,
     scopes: BTreeMap<String, Scope>,
 }
@@ -104,12 +103,12 @@ struct Scope {
 }
 
 impl<'c> Books<'c> {
-    pub(super) fn new(conn: &'c Connection) -> Self {
+    pub(crate) fn new(conn: &'c Connection) -> Self {
         Self { conn, scopes: BTreeMap::new() }
     }
 
     /// Makes a range known, so that questions about it are lookups from now on.
-    pub(super) fn declare(&mut self, scope: &str, range: &Range) -> Result<(), Fault> {
+    pub(crate) fn declare(&mut self, scope: &str, range: &Range) -> Result<(), Fault> {
         if range.first > range.last || range.first.is_ipv4() != range.last.is_ipv4() {
             return Ok(());
         }
@@ -136,7 +135,7 @@ impl<'c> Books<'c> {
     }
 
     /// A row of `claims` was added.
-    pub(super) fn taken(&mut self, scope: &str, address: IpAddr) -> Result<(), Fault> {
+    pub(crate) fn taken(&mut self, scope: &str, address: IpAddr) -> Result<(), Fault> {
         runs::add(self.conn, scope, address)?;
         for row in self.scope(scope)?.ranges.iter_mut().filter(|row| row.contains(address)) {
             row.taken = row.taken.saturating_add(1);
@@ -147,7 +146,7 @@ impl<'c> Books<'c> {
 
     /// An address, which has its row, is the last one that was claimed. `slot`: its place in the result, where it came from
     /// a declared range.
-    pub(super) fn claimed(&mut self, scope: &str, address: IpAddr, slot: Option<usize>) -> Result<(), Fault> {
+    pub(crate) fn claimed(&mut self, scope: &str, address: IpAddr, slot: Option<usize>) -> Result<(), Fault> {
         let conn = self.conn;
         let book = self.scope(scope)?;
         book.sequence = book.sequence.saturating_add(1);
@@ -163,7 +162,7 @@ impl<'c> Books<'c> {
     }
 
     /// A row of `claims` was deleted.
-    pub(super) fn freed(&mut self, scope: &str, address: IpAddr) -> Result<(), Fault> {
+    pub(crate) fn freed(&mut self, scope: &str, address: IpAddr) -> Result<(), Fault> {
         runs::remove(self.conn, scope, address)?;
         for row in self.scope(scope)?.ranges.iter_mut().filter(|row| row.contains(address)) {
             row.taken = row.taken.saturating_sub(1);
@@ -173,7 +172,7 @@ impl<'c> Books<'c> {
     }
 
     /// host-local said that this was the last address it gave out in its range set number `slot`. A claim of ours is newer.
-    pub(super) fn remember(&mut self, scope: &str, slot: usize, address: IpAddr) -> Result<(), Fault> {
+    pub(crate) fn remember(&mut self, scope: &str, slot: usize, address: IpAddr) -> Result<(), Fault> {
         let conn = self.conn;
         let book = self.scope(scope)?;
         let known = conn
@@ -193,7 +192,7 @@ impl<'c> Books<'c> {
     }
 
     /// Writes what changed.
-    pub(super) fn close(self) -> Result<(), Fault> {
+    pub(crate) fn close(self) -> Result<(), Fault> {
         let mut statement = self.conn.prepare_cached(
             "INSERT OR REPLACE INTO ranges (scope, family, first, last, taken, used, sequence, address)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
@@ -203,7 +202,7 @@ impl<'c> Books<'c> {
                 let (scope, family, first, last) = key(scope, row.first, row.last);
                 let taken = i64::try_from(row.taken).unwrap_or(i64::MAX);
                 let (sequence, address) = row.latest.unzip();
-                let address = address.map(Blob::of);
+                let address = address.map(Blob::new);
                 statement.execute(params![scope, family, first, last, taken, row.used, sequence, address])?;
             }
         }
@@ -222,7 +221,7 @@ impl<'c> Books<'c> {
 fn set_slot(conn: &Connection, scope: &str, slot: usize, sequence: i64, address: IpAddr) -> rusqlite::Result<()> {
     let slot = i64::try_from(slot).unwrap_or(i64::MAX);
     conn.prepare_cached("INSERT OR REPLACE INTO slots (scope, slot, sequence, address) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![scope, slot, sequence, Blob::of(address)])
+        .execute(params![scope, slot, sequence, Blob::new(address)])
         .map(|_rows| ())
 }
 

@@ -9,8 +9,7 @@ use std::net::IpAddr;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::addr::{self, Blob, Stored};
-use super::store::Fault;
+use crate::store::{self, Blob, Fault, Stored};
 
 /// A run, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +23,7 @@ fn at_or_below(conn: &Connection, scope: &str, address: IpAddr) -> rusqlite::Res
     conn.prepare_cached(
         "SELECT first, last FROM runs WHERE scope = ?1 AND family = ?2 AND first <= ?3 ORDER BY first DESC LIMIT 1",
     )?
-    .query_row(params![scope, addr::family(address), Blob::of(address)], read)
+    .query_row(params![scope, store::family(address), Blob::new(address)], read)
     .optional()
 }
 
@@ -35,7 +34,7 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Run> {
 /// The lowest address not below `from` that no claim has; none where everything up to the family's end is taken.
 pub(super) fn next_free(conn: &Connection, scope: &str, from: IpAddr) -> rusqlite::Result<Option<IpAddr>> {
     Ok(match at_or_below(conn, scope, from)? {
-        Some(run) if run.last >= from => addr::next(run.last),
+        Some(run) if run.last >= from => store::next(run.last),
         _ => Some(from),
     })
 }
@@ -43,16 +42,16 @@ pub(super) fn next_free(conn: &Connection, scope: &str, from: IpAddr) -> rusqlit
 /// How many addresses from `first` to `last` are taken; walks the runs between them.
 pub(super) fn taken(conn: &Connection, scope: &str, first: IpAddr, last: IpAddr) -> rusqlite::Result<u64> {
     let mut sum = match at_or_below(conn, scope, first)? {
-        Some(run) => addr::count(first, run.last.min(last)),
+        Some(run) => store::count(first, run.last.min(last)),
         None => 0,
     };
     let mut statement = conn.prepare_cached(
         "SELECT first, last FROM runs WHERE scope = ?1 AND family = ?2 AND first > ?3 AND first <= ?4",
     )?;
-    let ends = params![scope, addr::family(first), Blob::of(first), Blob::of(last)];
+    let ends = params![scope, store::family(first), Blob::new(first), Blob::new(last)];
     for run in statement.query_map(ends, read)? {
         let run = run?;
-        sum = sum.saturating_add(addr::count(run.first, run.last.min(last)));
+        sum = sum.saturating_add(store::count(run.first, run.last.min(last)));
     }
     Ok(sum)
 }
@@ -65,8 +64,8 @@ pub(super) fn add(conn: &Connection, scope: &str, address: IpAddr) -> Result<(),
             "{address} in scope {scope:?} is in a run of taken addresses, but unclaimed"
         )));
     }
-    let left = below.filter(|run| addr::next(run.last) == Some(address));
-    let right = match addr::next(address) {
+    let left = below.filter(|run| store::next(run.last) == Some(address));
+    let right = match store::next(address) {
         Some(after) => starting_at(conn, scope, after)?,
         None => None,
     };
@@ -86,11 +85,11 @@ pub(super) fn remove(conn: &Connection, scope: &str, address: IpAddr) -> Result<
     let run = at_or_below(conn, scope, address)?.filter(|run| run.last >= address).ok_or_else(|| {
         Fault::Damaged(format!("{address} in scope {scope:?} is claimed, but in no run of taken addresses"))
     })?;
-    match addr::previous(address).filter(|_| address > run.first) {
+    match store::previous(address).filter(|_| address > run.first) {
         Some(before) => set_last(conn, scope, run.first, before)?,
         None => delete(conn, scope, run.first)?,
     }
-    if let Some(after) = addr::next(address).filter(|after| *after <= run.last) {
+    if let Some(after) = store::next(address).filter(|after| *after <= run.last) {
         insert(conn, scope, Run { first: after, last: run.last })?;
     }
     Ok(())
@@ -98,24 +97,24 @@ pub(super) fn remove(conn: &Connection, scope: &str, address: IpAddr) -> Result<
 
 fn starting_at(conn: &Connection, scope: &str, first: IpAddr) -> rusqlite::Result<Option<Run>> {
     conn.prepare_cached("SELECT first, last FROM runs WHERE scope = ?1 AND family = ?2 AND first = ?3")?
-        .query_row(params![scope, addr::family(first), Blob::of(first)], read)
+        .query_row(params![scope, store::family(first), Blob::new(first)], read)
         .optional()
 }
 
 pub(super) fn insert(conn: &Connection, scope: &str, run: Run) -> rusqlite::Result<()> {
     conn.prepare_cached("INSERT INTO runs (scope, family, first, last) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![scope, addr::family(run.first), Blob::of(run.first), Blob::of(run.last)])
+        .execute(params![scope, store::family(run.first), Blob::new(run.first), Blob::new(run.last)])
         .map(|_rows| ())
 }
 
 fn delete(conn: &Connection, scope: &str, first: IpAddr) -> rusqlite::Result<()> {
     conn.prepare_cached("DELETE FROM runs WHERE scope = ?1 AND family = ?2 AND first = ?3")?
-        .execute(params![scope, addr::family(first), Blob::of(first)])
+        .execute(params![scope, store::family(first), Blob::new(first)])
         .map(|_rows| ())
 }
 
 fn set_last(conn: &Connection, scope: &str, first: IpAddr, last: IpAddr) -> rusqlite::Result<()> {
     conn.prepare_cached("UPDATE runs SET last = ?4 WHERE scope = ?1 AND family = ?2 AND first = ?3")?
-        .execute(params![scope, addr::family(first), Blob::of(first), Blob::of(last)])
+        .execute(params![scope, store::family(first), Blob::new(first), Blob::new(last)])
         .map(|_rows| ())
 }

@@ -6,10 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use weft_host_abi::types::{ClaimInfo, ClaimState, LastClaim, LedgerView, Range, Usage};
 
-use super::addr::{self, Blob, Stored};
 use super::claim::state;
-use super::store::{Db, Fault, NodeStore};
-use super::{LedgerError, journal, ranges, runs};
+use super::{ranges, runs};
+use crate::store::{self, Blob, Db, Fault, NodeStore, StoreError, Stored};
 
 /// Most claims that are listed for one holder.
 pub(super) const MOST_HELD: i64 = 256;
@@ -66,7 +65,7 @@ impl NodeStore {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn view(&self, scope: &str, now: u64) -> Result<View, LedgerError> {
+    pub fn view(&self, scope: &str, now: u64) -> Result<View, StoreError> {
         let mut db = self.lock();
         if db.conn.is_autocommit() {
             db.conn.execute_batch("BEGIN").map_err(|source| db.explain("begin a snapshot", source.into()))?;
@@ -79,7 +78,7 @@ impl NodeStore {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn held(&self, scope: &str, identities: &[String], container_id: &str) -> Result<Vec<ClaimInfo>, LedgerError> {
+    pub fn held(&self, scope: &str, identities: &[String], container_id: &str) -> Result<Vec<ClaimInfo>, StoreError> {
         self.read("look up held claims", |conn| {
             let mut held = active_of(conn, scope, container_id)?;
             for identity in identities {
@@ -95,7 +94,7 @@ impl NodeStore {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn claims(&self, filter: &ClaimFilter) -> Result<Vec<ClaimRow>, LedgerError> {
+    pub fn claims(&self, filter: &ClaimFilter) -> Result<Vec<ClaimRow>, StoreError> {
         self.read("list the claims", |conn| {
             let mut statement = conn.prepare_cached(
                 "SELECT * FROM (
@@ -105,7 +104,7 @@ impl NodeStore {
                  ) WHERE (?1 IS NULL OR scope = ?1) AND (?2 IS NULL OR network = ?2)
                      AND (?3 IS NULL OR address = ?3) AND (?4 IS NULL OR owner = ?4)",
             )?;
-            let address = filter.address.map(Blob::of);
+            let address = filter.address.map(Blob::new);
             let rows = statement
                 .query_map(params![filter.scope, filter.network, address, filter.owner], |row| Ok(list_row(row)))?;
             let mut claims = rows.map(|row| row?).collect::<Result<Vec<_>, Fault>>()?;
@@ -202,13 +201,13 @@ impl LedgerView for View {
                     "SELECT c.state, c.until, coalesce(j.container_id, c.owner, ''), coalesce(j.ifname, '')
                      FROM claims c LEFT JOIN journal j ON j.id = c.entry WHERE c.scope = ?1 AND c.address = ?2",
                 )?
-                .query_row(params![self.scope, Blob::of(address)], |row| {
+                .query_row(params![self.scope, Blob::new(address)], |row| {
                     Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?, row.get(2)?, row.get(3)?))
                 })
                 .optional()?;
             let Some((code, until, owner, ifname)) = row else { return Ok(None) };
             let state = state(code)?;
-            if state == ClaimState::Cooldown && until.is_some_and(|until| until <= journal::seconds(self.now)) {
+            if state == ClaimState::Cooldown && until.is_some_and(|until| until <= store::seconds(self.now)) {
                 return Ok(None);
             }
             Ok(Some(ClaimInfo { address, owner, ifname, state }))
@@ -228,7 +227,7 @@ impl LedgerView for View {
     }
 
     fn usage(&self, range: &Range) -> Result<Usage, String> {
-        let size = addr::count(range.first, range.last);
+        let size = store::count(range.first, range.last);
         if size == 0 {
             return Ok(Usage::default());
         }
@@ -237,7 +236,7 @@ impl LedgerView for View {
     }
 
     fn last_claimed(&self, range: &Range) -> Result<Option<LastClaim>, String> {
-        if addr::count(range.first, range.last) == 0 {
+        if store::count(range.first, range.last) == 0 {
             return Ok(None);
         }
         self.ask(|conn| ranges::last_claimed(conn, &self.scope, range))

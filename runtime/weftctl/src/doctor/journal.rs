@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use weft_core::agent;
-use weft_core::ledger::NodeStore;
 use weft_core::netlink;
 use weft_core::plan::Plan;
+use weft_core::store::NodeStore;
 
 use super::Finding;
 

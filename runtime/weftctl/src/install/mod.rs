@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use weft_core::conf::Persona;
-use weft_core::ledger::NodeStore;
+use weft_core::store::NodeStore;
 
 use self::step::{SAVED, Step};
 use crate::output::Output;

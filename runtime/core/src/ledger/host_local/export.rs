@@ -9,12 +9,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
+use weft_host_abi::types::ClaimState;
 
-use super::super::addr::Stored;
-use super::super::store::{Fault, NodeStore};
 use super::super::{ClaimFilter, LedgerError};
 use super::{LAST_RESERVED, LINE_BREAK, failed, file_name, lock};
-use weft_host_abi::types::ClaimState;
+use crate::store::{Fault, NodeStore, Stored};
 
 /// A file is written under this name first. Should a crash leave it, host-local takes it for nothing.
 const TEMPORARY: &str = ".weft-export";

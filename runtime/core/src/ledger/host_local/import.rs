@@ -1,4 +1,4 @@
-//! From host-local's files to claims and journal entries.
+//! Reading host-local's files. `commit` makes claims and journal entries of them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,29 +6,11 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
-use weft_host_abi::types::{Attachment, ReleaseRule};
-
-use super::super::ranges::Books;
-use super::super::store::{NodeStore, Stop};
-use super::super::{Key, LedgerError, Record, Role, claim, journal};
-use super::{LINE_BREAK, Name, failed, lock};
+use super::super::LedgerError;
+use super::{LINE_BREAK, Name, failed};
 
 /// Larger files are not host-local's: a container id and an interface name are a few dozen bytes.
 const MOST_BYTES: u64 = 4096;
-
-/// What to import.
-#[derive(Clone, Copy)]
-pub struct HostLocalImport<'a> {
-    /// A network's directory, or the one that holds all of them (`/var/lib/cni/networks`).
-    pub dir: &'a Path,
-    /// The scope a network's addresses are claimed in.
-    pub scope_of: &'a dyn Fn(&str) -> String,
-    /// What the journal says of each imported attachment: a plan that does nothing.
-    pub record: &'a Record,
-    /// Seconds since 1970.
-    pub now: u64,
-}
 
 /// What was imported.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -88,120 +70,15 @@ impl fmt::Display for SkipReason {
 
 /// What a network's directory says.
 #[derive(Debug, Default)]
-struct Found {
+pub(crate) struct Found {
     /// (container id, interface name or nothing) to addresses with their files.
-    attachments: BTreeMap<(String, String), BTreeMap<IpAddr, PathBuf>>,
-    last_reserved: BTreeMap<usize, IpAddr>,
-    skipped: Vec<Skipped>,
+    pub(crate) attachments: BTreeMap<(String, String), BTreeMap<IpAddr, PathBuf>>,
+    pub(crate) last_reserved: BTreeMap<usize, IpAddr>,
+    pub(crate) skipped: Vec<Skipped>,
 }
-
-// === impl NodeStore ===
-
-impl NodeStore {
-    /// Claims what a host-local directory says is taken. Each container and interface becomes a journal entry of
-    /// `Role::Ipam`, so that its DEL or a GC releases it; one of the oldest files, which name no interface, is found by any
-    /// interface of its container. Each network is one transaction.
-    ///
-    /// # Errors
-    /// When the directory is not host-local's or cannot be read, or the store cannot be written. Networks before the
-    /// failing one are imported then; importing again is fine.
-    pub fn import_host_local(&mut self, ask: &HostLocalImport<'_>) -> Result<ImportReport, LedgerError> {
-        self.writable()?;
-        let mut report = ImportReport::default();
-        for dir in networks_in(ask.dir)? {
-            let network = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            report.networks.push(self.import_network(ask, &dir, network)?);
-        }
-        Ok(report)
-    }
-
-    fn import_network(
-        &mut self,
-        ask: &HostLocalImport<'_>,
-        dir: &Path,
-        network: String,
-    ) -> Result<NetworkImport, LedgerError> {
-        let scope = (ask.scope_of)(&network);
-        let locked = lock(dir)?;
-        let Found { attachments, last_reserved, skipped } = look(dir)?;
-        let boot_id = self.writable()?.to_owned();
-        let mut report =
-            NetworkImport { network: network.clone(), scope: scope.clone(), imported: 0, already: 0, skipped };
-        self.write::<_, LedgerError>("import claims", |conn| {
-            let mut books = Books::new(conn);
-            for ((container_id, ifname), addresses) in attachments {
-                let attachment = Attachment { network: network.clone(), container_id, ifname };
-                let key = Key { attachment, role: Role::Ipam };
-                let mut entry = Importing { conn, key: &key, id: exact(conn, &key)?, ask, boot_id: &boot_id };
-                for (address, file) in addresses {
-                    entry.claim(&mut books, &mut report, (address, file))?;
-                }
-            }
-            for (slot, address) in last_reserved {
-                books.remember(&scope, slot, address)?;
-            }
-            books.close().map_err(Stop::from)
-        })?;
-        drop(locked);
-        report.skipped.sort_by(|a, b| a.file.cmp(&b.file));
-        Ok(report)
-    }
-}
-
-/// One attachment that is being imported.
-struct Importing<'a> {
-    conn: &'a Connection,
-    key: &'a Key,
-    /// Its entry, where there is one by now.
-    id: Option<i64>,
-    ask: &'a HostLocalImport<'a>,
-    boot_id: &'a str,
-}
-
-impl Importing<'_> {
-    fn claim(
-        &mut self,
-        books: &mut Books<'_>,
-        report: &mut NetworkImport,
-        (address, file): (IpAddr, PathBuf),
-    ) -> Result<(), Stop<LedgerError>> {
-        let held = match self.id {
-            Some(id) => journal::claims(self.conn, id)?,
-            None => Vec::new(),
-        };
-        if held.iter().any(|(scope, other)| *scope == report.scope && *other == address) {
-            report.already += 1;
-            return Ok(());
-        }
-        if claim::exists(self.conn, &report.scope, address)? {
-            report.skipped.push(Skipped { file, reason: SkipReason::Taken });
-            return Ok(());
-        }
-        let id = match self.id {
-            Some(id) => id,
-            None => {
-                let when = (self.boot_id, self.ask.now);
-                journal::insert(self.conn, self.key, self.ask.record, &ReleaseRule::Free, when)?
-            }
-        };
-        self.id = Some(id);
-        claim::put(self.conn, &report.scope, address, (id, held.len(), self.ask.now))?;
-        books.taken(&report.scope, address)?;
-        report.imported += 1;
-        Ok(())
-    }
-}
-
-/// The entry of exactly this key: one without an interface name is not the entry of an interface here.
-fn exact(conn: &Connection, key: &Key) -> Result<Option<i64>, Stop<LedgerError>> {
-    let Some(id) = journal::find(conn, key)? else { return Ok(None) };
-    Ok(journal::by_id(conn, id)?.filter(|entry| entry.key == *key).map(|_entry| id))
-}
-
-// === reading the directory ===
 
 /// The directories of networks: the given one, or those in it.
-fn networks_in(dir: &Path) -> Result<Vec<PathBuf>, LedgerError> {
+pub(crate) fn networks_in(dir: &Path) -> Result<Vec<PathBuf>, LedgerError> {
     // `.` and `..` have no file name, and the file name is the network's.
     let dir = &fs::canonicalize(dir).map_err(failed("find", dir))?;
     if is_network(dir)? {
@@ -234,7 +111,8 @@ fn is_network(dir: &Path) -> Result<bool, LedgerError> {
     Ok(false)
 }
 
-fn look(dir: &Path) -> Result<Found, LedgerError> {
+/// What the files of a network's directory say.
+pub(crate) fn look(dir: &Path) -> Result<Found, LedgerError> {
     let mut found = Found::default();
     for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
         let entry = entry.map_err(failed("list", dir))?;
@@ -287,12 +165,6 @@ fn parse_contents(text: &str) -> Result<(String, String), SkipReason> {
         return Err(SkipReason::UnknownContents);
     }
     Ok((container_id.to_owned(), ifname.to_owned()))
-}
-
-impl fmt::Debug for HostLocalImport<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HostLocalImport").field("dir", &self.dir).field("now", &self.now).finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ mod export;
 mod import;
 
 pub use export::{ExportReport, HostLocalExport, LeftOut, NetworkExport};
-pub use import::{HostLocalImport, ImportReport, NetworkImport, SkipReason, Skipped};
+pub(crate) use import::{Found, look, networks_in};
+pub use import::{ImportReport, NetworkImport, SkipReason, Skipped};
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -73,7 +74,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Ledger
 /// Takes a network's lock, making the file with the plugin's mode where it is missing.
 ///
 /// `None` on a read-only file system without one: nobody can change anything there.
-fn lock(dir: &Path) -> Result<Option<Flock<File>>, LedgerError> {
+pub(crate) fn lock(dir: &Path) -> Result<Option<Flock<File>>, LedgerError> {
     let path = dir.join(LOCK);
     let opened = OpenOptions::new().read(true).custom_flags(nix::libc::O_CREAT).mode(0o750).open(&path);
     let mut file = match opened {

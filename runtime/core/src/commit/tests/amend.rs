@@ -1,7 +1,8 @@
 //! Entries that several calls write: the chained steps of an attachment.
 
-use super::super::{AmendError, LedgerError};
 use super::*;
+use crate::journal::AmendError;
+use crate::store::StoreError;
 
 fn steps() -> Key {
     Key { role: Role::Steps, ..key("a") }
@@ -66,7 +67,7 @@ fn what_only_one_can_have() {
         ("only port 81/tcp on IPv4/*", "port 81/tcp on IPv4"),
         ("only port 81/tcp on IPv4/192.0.2.1", "port 81/tcp on IPv4 address 192.0.2.1"),
     ] {
-        let Err(AmendError::Ledger(error @ LedgerError::Taken { .. })) = hold(&other, &["x", name]) else {
+        let Err(AmendError::Ledger(error @ StoreError::Taken { .. })) = hold(&other, &["x", name]) else {
             panic!("{name} was not refused")
         };
         assert_eq!(error.to_string(), format!("{told} is taken by container \"a\" (eth0 on network \"net\")"));

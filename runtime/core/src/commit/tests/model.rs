@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use weft_host_abi::types::{ClaimInfo, ClaimState, LastClaim, LedgerView, Range, ReleaseRule, Usage};
 
-use super::super::addr;
 use super::{ClaimAsk, Claimed, Entry, Key, Record, Refused, Subject};
+use crate::store;
 
 #[derive(Debug, Clone)]
 enum Held {
@@ -218,14 +218,14 @@ impl LedgerView for Snapshot {
             if !self.claims.contains_key(&address) {
                 return Ok(Some(address));
             }
-            at = addr::next(address);
+            at = store::next(address);
         }
         Ok(None)
     }
 
     fn usage(&self, range: &Range) -> Result<Usage, String> {
         let taken = self.claims.keys().filter(|address| range.contains(**address)).count() as u64;
-        Ok(Usage { size: addr::count(range.first, range.last), taken })
+        Ok(Usage { size: store::count(range.first, range.last), taken })
     }
 
     fn last_claimed(&self, range: &Range) -> Result<Option<LastClaim>, String> {

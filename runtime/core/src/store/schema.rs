@@ -7,14 +7,14 @@
 use rusqlite::Connection;
 
 /// `PRAGMA application_id`: "weft".
-pub(super) const APPLICATION_ID: i64 = 0x7765_6674;
+pub(crate) const APPLICATION_ID: i64 = 0x7765_6674;
 
 /// The version this program reads and writes.
-pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
+pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// Bytes in a page. A transaction touches about ten pages, whatever their size, and the log holds each of them whole: half of
 /// SQLite's usual size lets twice as many transactions share the flush that writes the log back.
-pub(super) const PAGE_SIZE: i64 = 2048;
+pub(crate) const PAGE_SIZE: i64 = 2048;
 
 /// Entry `n` takes a store from version `n` to `n + 1`. Each runs inside the transaction that also sets the version.
 const MIGRATIONS: &[&str] = &[V1];
@@ -96,31 +96,31 @@ CREATE TABLE shared (
 
 /// What a file says about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
-    pub(super) application_id: i64,
-    pub(super) version: i64,
+pub(crate) struct Stamp {
+    pub(crate) application_id: i64,
+    pub(crate) version: i64,
 }
 
 impl Stamp {
     /// Reads both numbers; they live in the file's first page, so this is also what notices that a file is no database.
-    pub(super) fn read(conn: &Connection) -> rusqlite::Result<Self> {
+    pub(crate) fn read(conn: &Connection) -> rusqlite::Result<Self> {
         let pragma = |name: &str| conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
         Ok(Self { version: pragma("user_version")?, application_id: pragma("application_id")? })
     }
 
     /// An empty file, or one that nothing has written a stamp into.
-    pub(super) fn is_blank(self) -> bool {
+    pub(crate) fn is_blank(self) -> bool {
         self == Self { application_id: 0, version: 0 }
     }
 
     /// Whether the file is ours and has the tables this program knows.
-    pub(super) fn is_current(self) -> bool {
+    pub(crate) fn is_current(self) -> bool {
         self == Self { application_id: APPLICATION_ID, version: VERSION }
     }
 }
 
 /// Brings the tables from `version` to ours; the caller has a write transaction open.
-pub(super) fn migrate(conn: &Connection, version: i64) -> rusqlite::Result<()> {
+pub(crate) fn migrate(conn: &Connection, version: i64) -> rusqlite::Result<()> {
     for step in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
         conn.execute_batch(step)?;
     }

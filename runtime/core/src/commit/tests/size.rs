@@ -2,22 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::ranges::Books;
-use super::super::store::Stop;
-use super::super::{LedgerError, claim, journal};
 use super::*;
+use crate::journal;
+use crate::ledger::{self, Books};
+use crate::store::{Stop, StoreError};
 
 /// Claims addresses without a transaction each.
 pub(super) fn fill(store: &mut NodeStore, scope: &str, addresses: &[IpAddr]) {
     for (batch, addresses) in addresses.chunks(1000).enumerate() {
         store
-            .write::<_, LedgerError>("fill", |conn| {
+            .write::<_, StoreError>("fill", |conn| {
                 let mut books = Books::new(conn);
                 for (index, address) in addresses.iter().enumerate() {
                     let key = key(&format!("{:064}", batch * 1000 + index));
                     let record = Record { plan: "x".repeat(1500), trace: "y".repeat(500), ..Record::default() };
                     let id = journal::insert(conn, &key, &record, &ReleaseRule::Free, ("boot-1", 1000))?;
-                    claim::put(conn, scope, *address, (id, 0, 1000))?;
+                    ledger::put(conn, scope, *address, (id, 0, 1000))?;
                     books.taken(scope, *address)?;
                 }
                 books.close().map_err(Stop::from)

@@ -1,6 +1,6 @@
 //! The file itself: finding, making, opening and stamping it, and what a connection to it is set to.
 //!
-//! Not here: what is written (`store` and the others).
+//! Not here: what is written (`schema`, and the rooms above).
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
-use super::LedgerError;
+use super::StoreError;
+use super::node_store::{BOOT, explain_sql, set_meta};
 use super::schema::{self, Stamp};
-use super::store::{BOOT, explain_sql, set_meta};
 
 /// Name of the store in the state directory.
-pub(super) const FILE: &str = "weft.db";
+pub(crate) const FILE: &str = "weft.db";
 
 /// How long a process waits for another one's transaction.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Opens the file for writing, making directory, file and tables where they are missing.
-pub(super) fn open(state_dir: &Path, path: &Path, boot_id: &str) -> Result<Connection, LedgerError> {
+pub(super) fn open(state_dir: &Path, path: &Path, boot_id: &str) -> Result<Connection, StoreError> {
     let failed = |source| open_error(path, source);
     let mut conn = match connect(path) {
         // The usual case costs no system call for the directory.
@@ -37,7 +37,7 @@ pub(super) fn open(state_dir: &Path, path: &Path, boot_id: &str) -> Result<Conne
         // process made it in between, this is all that is wrong.
         conn = connect(path).map_err(failed)?;
         if conn.is_readonly(rusqlite::MAIN_DB).map_err(failed)? {
-            return Err(LedgerError::ReadOnly { path: path.to_owned() });
+            return Err(StoreError::ReadOnly { path: path.to_owned() });
         }
     }
     configure(&mut conn).map_err(failed)?;
@@ -52,10 +52,10 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Opens the file for reading; `None` where there is none, or nothing in it.
-pub(super) fn open_read_only(path: &Path) -> Result<Option<Connection>, LedgerError> {
+pub(super) fn open_read_only(path: &Path) -> Result<Option<Connection>, StoreError> {
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(LedgerError::Directory { path: path.to_owned(), source }),
+        Err(source) => return Err(StoreError::Directory { path: path.to_owned(), source }),
         Ok(_) => {}
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -68,11 +68,11 @@ pub(super) fn open_read_only(path: &Path) -> Result<Option<Connection>, LedgerEr
     match survey(&conn, path)? {
         Content::Nothing => Ok(None),
         Content::Ours(schema::VERSION) => Ok(Some(conn)),
-        Content::Ours(found) => Err(LedgerError::Older { path: path.to_owned(), found, known: schema::VERSION }),
+        Content::Ours(found) => Err(StoreError::Older { path: path.to_owned(), found, known: schema::VERSION }),
     }
 }
 
-fn open_error(path: &Path, source: rusqlite::Error) -> LedgerError {
+fn open_error(path: &Path, source: rusqlite::Error) -> StoreError {
     match source.sqlite_error_code() {
         Some(
             ErrorCode::DatabaseBusy
@@ -81,7 +81,7 @@ fn open_error(path: &Path, source: rusqlite::Error) -> LedgerError {
             | ErrorCode::NotADatabase
             | ErrorCode::DatabaseCorrupt,
         ) => explain_sql(path.to_owned(), "open", source),
-        _ => LedgerError::Open { path: path.to_owned(), source },
+        _ => StoreError::Open { path: path.to_owned(), source },
     }
 }
 
@@ -96,7 +96,7 @@ enum Content {
 /// Looks at a file that is not plainly a store of our version.
 ///
 /// In one transaction: between two looks another process may have made the tables.
-fn survey(conn: &Connection, path: &Path) -> Result<Content, LedgerError> {
+fn survey(conn: &Connection, path: &Path) -> Result<Content, StoreError> {
     let failed = |source| open_error(path, source);
     retrying(|| conn.execute_batch("BEGIN")).map_err(failed)?;
     let found = content(conn, path);
@@ -105,7 +105,7 @@ fn survey(conn: &Connection, path: &Path) -> Result<Content, LedgerError> {
 }
 
 /// As `survey`, inside a transaction of the caller's.
-fn content(conn: &Connection, path: &Path) -> Result<Content, LedgerError> {
+fn content(conn: &Connection, path: &Path) -> Result<Content, StoreError> {
     let failed = |source| open_error(path, source);
     let stamp = retrying(|| Stamp::read(conn)).map_err(failed)?;
     if stamp.is_blank() {
@@ -113,28 +113,28 @@ fn content(conn: &Connection, path: &Path) -> Result<Content, LedgerError> {
         return if conn.query_row(empty, [], |row| row.get(0)).map_err(failed)? {
             Ok(Content::Nothing)
         } else {
-            Err(LedgerError::NotAStore { path: path.to_owned(), source: None })
+            Err(StoreError::NotAStore { path: path.to_owned(), source: None })
         };
     }
     if stamp.application_id != schema::APPLICATION_ID {
-        Err(LedgerError::NotAStore { path: path.to_owned(), source: None })
+        Err(StoreError::NotAStore { path: path.to_owned(), source: None })
     } else if stamp.version > schema::VERSION {
-        Err(LedgerError::Newer { path: path.to_owned(), found: stamp.version, known: schema::VERSION })
+        Err(StoreError::Newer { path: path.to_owned(), found: stamp.version, known: schema::VERSION })
     } else {
         Ok(Content::Ours(stamp.version))
     }
 }
 
 /// SQLite's log beside the store file.
-pub(super) fn log_path(path: &Path) -> PathBuf {
+pub(crate) fn log_path(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");
     PathBuf::from(name)
 }
 
 /// Makes directory and file with the modes they must have. SQLite gives its own files the mode of the store file.
-fn create_file(state_dir: &Path, path: &Path) -> Result<(), LedgerError> {
-    let failed = |path: &Path, source| LedgerError::Directory { path: path.to_owned(), source };
+fn create_file(state_dir: &Path, path: &Path) -> Result<(), StoreError> {
+    let failed = |path: &Path, source| StoreError::Directory { path: path.to_owned(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|source| failed(state_dir, source))?;
     // Never opens a file that exists: closing it again would drop the locks other stores of this process have on it.
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
@@ -188,7 +188,7 @@ fn retrying<T>(mut step: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Resul
 }
 
 /// Makes or upgrades the tables. Any number of processes may do so at once.
-fn initialise(conn: &Connection, path: &Path, boot_id: &str) -> Result<(), LedgerError> {
+fn initialise(conn: &Connection, path: &Path, boot_id: &str) -> Result<(), StoreError> {
     let failed = |source| open_error(path, source);
     // Before anything about the file is changed.
     survey(conn, path)?;

@@ -6,8 +6,9 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::super::{HostLocalExport, HostLocalImport, ImportReport, LedgerError, SkipReason};
+use super::super::HostLocalImport;
 use super::*;
+use crate::ledger::{ExportReport, HostLocalExport, ImportReport, LedgerError, SkipReason};
 
 fn scope_of(network: &str) -> String {
     format!("scope of {network}")
@@ -18,11 +19,7 @@ fn import(store: &mut NodeStore, dir: &Path) -> Result<ImportReport, LedgerError
     store.import_host_local(&HostLocalImport { dir, scope_of: &scope_of, record: &record, now: 1000 })
 }
 
-fn export(
-    store: &NodeStore,
-    dir: &Path,
-    networks: Option<&[String]>,
-) -> Result<super::super::ExportReport, LedgerError> {
+fn export(store: &NodeStore, dir: &Path, networks: Option<&[String]>) -> Result<ExportReport, LedgerError> {
     store.export_host_local(&HostLocalExport { dir, networks, scope_of: &scope_of })
 }
 

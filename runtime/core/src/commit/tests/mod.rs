@@ -18,7 +18,10 @@ use std::path::Path;
 use ipnet::IpNet;
 use weft_host_abi::types::{Attachment, ClaimInfo, LedgerView, Range, ReleaseRule, Usage};
 
-use super::{ClaimAsk, ClaimError, Claimed, Entry, Key, NodeStore, Record, Role, Want};
+use super::ClaimError;
+use crate::journal::{Entry, Record};
+use crate::ledger::{ClaimAsk, Claimed, Want};
+use crate::store::{Key, NodeStore, Role};
 
 /// What the suite asks of an implementation.
 pub(super) trait Subject {

@@ -7,11 +7,10 @@ use std::path::PathBuf;
 use proptest::prelude::*;
 use rusqlite::Connection;
 
-use super::super::file::{FILE, log_path};
-use super::super::store::LOG_LIMIT;
-use super::super::{ClaimFilter, LedgerError, schema};
 use super::size::{every, fill};
 use super::*;
+use crate::ledger::{self, ClaimFilter};
+use crate::store::{APPLICATION_ID, FILE, LOG_LIMIT, StoreError, VERSION, log_path};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -55,11 +54,11 @@ fn a_reader_sees_everything_and_writes_nothing() {
     assert_eq!(reader.entries(None).unwrap().len(), 1);
     let wants = [want(&[ip("10.0.0.2")], &pool())];
     let claimed = reader.claim(&ask(&key("b"), &wants, &ReleaseRule::Free), |_| Ok::<_, ()>(Record::default()));
-    assert!(matches!(claimed, Err(ClaimError::Ledger(LedgerError::ReadOnly { .. }))), "{claimed:?}");
-    assert!(matches!(reader.release(&key("a"), 1), Err(LedgerError::ReadOnly { .. })));
-    assert!(matches!(reader.purge_expired(1), Err(LedgerError::ReadOnly { .. })));
-    assert!(matches!(reader.reap_previous_boots(&|_| false, 1), Err(LedgerError::ReadOnly { .. })));
-    assert!(matches!(reader.maintain(), Err(LedgerError::ReadOnly { .. })));
+    assert!(matches!(claimed, Err(ClaimError::Ledger(StoreError::ReadOnly { .. }))), "{claimed:?}");
+    assert!(matches!(reader.release(&key("a"), 1), Err(StoreError::ReadOnly { .. })));
+    assert!(matches!(reader.purge_expired(1), Err(StoreError::ReadOnly { .. })));
+    assert!(matches!(reader.reap_previous_boots(&|_| false, 1), Err(StoreError::ReadOnly { .. })));
+    assert!(matches!(reader.maintain(), Err(StoreError::ReadOnly { .. })));
 }
 
 #[test]
@@ -84,10 +83,10 @@ fn what_is_no_store_is_named_and_left_alone() {
             [NodeStore::open(dir.path(), "boot-1").unwrap_err(), NodeStore::open_read_only(dir.path()).unwrap_err()]
         {
             match error {
-                LedgerError::NotAStore { .. } => {
+                StoreError::NotAStore { .. } => {
                     assert!(error.to_string().contains("weftctl ledger import"), "{error}")
                 }
-                LedgerError::Open { .. } => assert_eq!(name, "a directory", "{error}"),
+                StoreError::Open { .. } => assert_eq!(name, "a directory", "{error}"),
                 other => panic!("{name}: {other:?}"),
             }
         }
@@ -100,27 +99,27 @@ fn a_state_directory_that_is_none_is_an_error() {
     let dir = scratch();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    assert!(matches!(NodeStore::open(&file, "boot-1"), Err(LedgerError::Directory { .. })));
-    assert!(matches!(NodeStore::open_read_only(&file), Err(LedgerError::Directory { .. })));
+    assert!(matches!(NodeStore::open(&file, "boot-1"), Err(StoreError::Directory { .. })));
+    assert!(matches!(NodeStore::open_read_only(&file), Err(StoreError::Directory { .. })));
 }
 
 #[test]
 fn a_newer_format_is_refused_and_an_older_one_is_upgraded_by_writing_only() {
     let disk = OnDisk::new();
     let raw = Connection::open(disk.store.path()).unwrap();
-    raw.execute_batch(&format!("PRAGMA user_version = {}", schema::VERSION + 1)).unwrap();
+    raw.execute_batch(&format!("PRAGMA user_version = {}", VERSION + 1)).unwrap();
     for error in [
         NodeStore::open(disk.dir.path(), "boot-1").unwrap_err(),
         NodeStore::open_read_only(disk.dir.path()).unwrap_err(),
     ] {
-        assert!(matches!(error, LedgerError::Newer { found, known, .. } if found == known + 1), "{error:?}");
+        assert!(matches!(error, StoreError::Newer { found, known, .. } if found == known + 1), "{error:?}");
     }
     // The only older format there is: ours before the first table.
     let dir = scratch();
     let raw = Connection::open(dir.path().join(FILE)).unwrap();
-    raw.execute_batch(&format!("PRAGMA application_id = {}", schema::APPLICATION_ID)).unwrap();
+    raw.execute_batch(&format!("PRAGMA application_id = {}", APPLICATION_ID)).unwrap();
     drop(raw);
-    assert!(matches!(NodeStore::open_read_only(dir.path()), Err(LedgerError::Older { found: 0, .. })));
+    assert!(matches!(NodeStore::open_read_only(dir.path()), Err(StoreError::Older { found: 0, .. })));
     NodeStore::open(dir.path(), "boot-1").unwrap();
     assert_sound(dir.path());
 }
@@ -160,7 +159,7 @@ fn a_record_can_be_replaced() {
     disk.store.update_record(&key("a"), &Record::default()).unwrap();
     assert!(disk.store.shared_elsewhere(&key("b"), &record.shared).unwrap().is_empty());
     let error = disk.store.update_record(&key("b"), &record).unwrap_err();
-    assert!(matches!(error, LedgerError::NoEntry { .. }), "{error:?}");
+    assert!(matches!(error, StoreError::NoEntry { .. }), "{error:?}");
     assert_sound(disk.dir.path());
 }
 
@@ -199,7 +198,7 @@ fn a_scope_forgets_the_range_that_was_not_declared_for_longest() {
         let first = every(&range("10.0.0.0", "10.255.255.255"), n + 1, 16)[n];
         Range { subnet: host(first), first, last: first, gateway: None }
     };
-    let count = super::super::ranges::MOST + 10;
+    let count = ledger::MOST + 10;
     for n in 0..count {
         let pool = nth(n);
         let wants = [want(&[pool.first], &pool)];
@@ -207,7 +206,7 @@ fn a_scope_forgets_the_range_that_was_not_declared_for_longest() {
     }
     let raw = Connection::open(disk.store.path()).unwrap();
     let rows: isize = raw.query_row("SELECT count(*) FROM ranges", [], |row| row.get(0)).unwrap();
-    assert_eq!(rows.unsigned_abs(), super::super::ranges::MOST);
+    assert_eq!(rows.unsigned_abs(), ledger::MOST);
     let view = disk.store.view("s", 1000).unwrap();
     assert_eq!(view.last_claimed(&nth(count - 1)).unwrap().unwrap().address, nth(count - 1).first);
     assert_eq!(view.last_claimed(&nth(0)).unwrap(), None, "forgotten");
@@ -320,7 +319,7 @@ fn a_full_disk_is_an_error_and_changes_nothing() {
     let wants = [want(&[ip("10.0.0.2")], &pool())];
     let record = Record { plan: "x".repeat(100_000), ..Record::default() };
     let error = disk.store.claim(&ask(&key("b"), &wants, &ReleaseRule::Free), |_| Ok::<_, ()>(record.clone()));
-    assert!(matches!(error, Err(ClaimError::Ledger(LedgerError::Full { .. }))), "{error:?}");
+    assert!(matches!(error, Err(ClaimError::Ledger(StoreError::Full { .. }))), "{error:?}");
     assert_eq!(disk.store.claims(&ClaimFilter::default()).unwrap(), before);
     most_pages(&disk.store, u32::MAX - 1);
     disk.claim(&ask(&key("b"), &wants, &ReleaseRule::Free), record).unwrap();
@@ -342,7 +341,7 @@ fn a_writer_waits_for_another_and_says_so_when_it_gives_up() {
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     disk.store.lock().conn.busy_timeout(std::time::Duration::from_millis(20)).unwrap();
     let error = disk.store.release(&key("a"), 1000).unwrap_err();
-    assert!(matches!(error, LedgerError::Busy { .. }), "{error:?}");
+    assert!(matches!(error, StoreError::Busy { .. }), "{error:?}");
 }
 
 // === damage ===

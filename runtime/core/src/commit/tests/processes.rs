@@ -7,18 +7,17 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
-use super::super::file::{FILE, log_path};
-use super::super::store::LOG_LIMIT;
-use super::super::{ClaimFilter, LedgerError};
 use super::size::every;
 use super::*;
+use crate::ledger::ClaimFilter;
+use crate::store::{FILE, LOG_LIMIT, StoreError, log_path};
 
 /// Holds what a child has to do: directory, name, how often, and in which way.
 const TASK: &str = "WEFT_LEDGER_TEST_TASK";
 
 fn spawn(dir: &Path, name: &str, count: usize, way: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "ledger::tests::processes::child", "--ignored"])
+        .args(["--exact", "commit::tests::processes::child", "--ignored"])
         .env(TASK, format!("{}\n{name}\n{count}\n{way}", dir.display()))
         .stdout(Stdio::piped())
         .spawn()
@@ -231,7 +230,7 @@ fn integrity_of_a_copy(state: &Path) -> Vec<String> {
     match NodeStore::open_read_only(copy.path()) {
         Ok(Some(store)) => store.integrity().unwrap(),
         Ok(None) => Vec::new(),
-        Err(error @ LedgerError::NotAStore { .. }) => panic!("{error:?}"),
+        Err(error @ StoreError::NotAStore { .. }) => panic!("{error:?}"),
         Err(error) => vec![error.to_string()],
     }
 }

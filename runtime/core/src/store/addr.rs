@@ -9,13 +9,13 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, 
 
 /// An address as a column value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Blob {
+pub(crate) struct Blob {
     bytes: [u8; 16],
     len: usize,
 }
 
 impl Blob {
-    pub(super) fn of(address: IpAddr) -> Self {
+    pub(crate) fn new(address: IpAddr) -> Self {
         let mut bytes = [0; 16];
         match address {
             IpAddr::V4(v4) => {
@@ -35,7 +35,7 @@ impl ToSql for Blob {
 
 /// An address read from a column; a blob of any other length is an error, not a panic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stored(pub(super) IpAddr);
+pub(crate) struct Stored(pub(crate) IpAddr);
 
 impl FromSql for Stored {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
@@ -51,12 +51,12 @@ impl FromSql for Stored {
 }
 
 /// The family column: 4 or 6.
-pub(super) fn family(address: IpAddr) -> u8 {
+pub(crate) fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { 4 } else { 6 }
 }
 
 /// The address after this one, or none after the last of its family.
-pub(super) fn next(address: IpAddr) -> Option<IpAddr> {
+pub(crate) fn next(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => u32::from(v4).checked_add(1).map(|bits| IpAddr::V4(bits.into())),
         IpAddr::V6(v6) => u128::from(v6).checked_add(1).map(|bits| IpAddr::V6(bits.into())),
@@ -64,7 +64,7 @@ pub(super) fn next(address: IpAddr) -> Option<IpAddr> {
 }
 
 /// The address before this one, or none before the first of its family.
-pub(super) fn previous(address: IpAddr) -> Option<IpAddr> {
+pub(crate) fn previous(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => u32::from(v4).checked_sub(1).map(|bits| IpAddr::V4(bits.into())),
         IpAddr::V6(v6) => u128::from(v6).checked_sub(1).map(|bits| IpAddr::V6(bits.into())),
@@ -73,7 +73,7 @@ pub(super) fn previous(address: IpAddr) -> Option<IpAddr> {
 
 /// How many addresses lie from `first` to `last`, both included; saturating; 0 where they are the wrong way round or of
 /// two families.
-pub(super) fn count(first: IpAddr, last: IpAddr) -> u64 {
+pub(crate) fn count(first: IpAddr, last: IpAddr) -> u64 {
     let wide = match (first, last) {
         (IpAddr::V4(a), IpAddr::V4(b)) => u128::from(u32::from(b)).checked_sub(u128::from(u32::from(a))),
         (IpAddr::V6(a), IpAddr::V6(b)) => u128::from(b).checked_sub(u128::from(a)),
@@ -96,7 +96,7 @@ mod tests {
     fn blobs_read_back_and_keep_the_family() {
         for text in ["0.0.0.0", "255.255.255.255", "10.1.2.3", "::", "::ffff:10.1.2.3", "2001:db8::1"] {
             let address = ip(text);
-            let blob = Blob::of(address);
+            let blob = Blob::new(address);
             let ToSqlOutput::Borrowed(value) = blob.to_sql().unwrap() else { panic!("not borrowed") };
             assert_eq!(Stored::column_result(value).unwrap(), Stored(address));
         }

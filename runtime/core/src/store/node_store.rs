@@ -21,11 +21,11 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, Transactio
 use weft_host_abi::types::Attachment;
 
 use super::file::{self, FILE, PATIENCE, checkpoint, log_path};
-use super::{LedgerError, schema};
+use super::{StoreError, schema};
 
 /// The log is written back once it is larger than this. Rebuilding the index of a log of this size takes a
 /// fraction of a millisecond; writing it back costs one flush, shared by the ADDs and DELs that filled it.
-pub(super) const LOG_LIMIT: u64 = 256 * 1024;
+pub(crate) const LOG_LIMIT: u64 = 256 * 1024;
 
 /// How long `maintain` waits for readers.
 const READERS: Duration = Duration::from_secs(2);
@@ -35,14 +35,14 @@ const LOG_OVERDUE: u64 = 16 * LOG_LIMIT;
 
 /// A connection with what errors need to know. Shared by a `NodeStore` and its views.
 #[derive(Debug)]
-pub(super) struct Db {
-    pub(super) conn: Connection,
-    pub(super) path: PathBuf,
+pub(crate) struct Db {
+    pub(crate) conn: Connection,
+    pub(crate) path: PathBuf,
     /// Views alive; while there is one and no write came between, the connection is inside a read transaction.
-    pub(super) views: usize,
+    pub(crate) views: usize,
 }
 
-/// The node's ledger and journal.
+/// The node's store, open: one connection. What `ledger`, `journal` and `commit` do with it are further methods of this type.
 #[derive(Debug)]
 pub struct NodeStore {
     db: Arc<Mutex<Db>>,
@@ -53,7 +53,7 @@ pub struct NodeStore {
 
 /// A failure inside this module, before it is known in which file and while doing what.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     Sql(rusqlite::Error),
     Damaged(String),
     /// An entry of another attachment has what only one can have.
@@ -71,7 +71,7 @@ impl From<rusqlite::Error> for Fault {
 
 /// Why a transaction is rolled back: a fault of the store, or something the caller has to be told.
 #[derive(Debug)]
-pub(super) enum Stop<E> {
+pub(crate) enum Stop<E> {
     Fault(Fault),
     Tell(E),
 }
@@ -97,7 +97,7 @@ impl NodeStore {
     ///
     /// # Errors
     /// When the directory or file cannot be used, is something else, or was written by a newer weft.
-    pub fn open(state_dir: &Path, boot_id: &str) -> Result<Self, LedgerError> {
+    pub fn open(state_dir: &Path, boot_id: &str) -> Result<Self, StoreError> {
         let path = state_dir.join(FILE);
         let conn = file::open(state_dir, &path, boot_id)?;
         Ok(Self::new(conn, path, Some(boot_id.to_owned())))
@@ -108,7 +108,7 @@ impl NodeStore {
     ///
     /// # Errors
     /// As `open`; also when the store is of an older format, since reading does not upgrade it.
-    pub fn open_read_only(state_dir: &Path) -> Result<Option<Self>, LedgerError> {
+    pub fn open_read_only(state_dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = state_dir.join(FILE);
         Ok(file::open_read_only(&path)?.map(|conn| Self::new(conn, path, None)))
     }
@@ -134,43 +134,43 @@ impl NodeStore {
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn maintain(&mut self) -> Result<(), LedgerError> {
+    pub fn maintain(&mut self) -> Result<(), StoreError> {
         self.writable()?;
         let mut db = self.lock();
         checkpoint(&mut db.conn, READERS).map_err(|source| db.explain("write the log back", source.into()))
     }
 
     /// Puts everything committed so far on disk.
-    pub(super) fn flush(&self) -> Result<(), LedgerError> {
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
         self.lock().flush()
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Db> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Db> {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn share(&self) -> Arc<Mutex<Db>> {
+    pub(crate) fn share(&self) -> Arc<Mutex<Db>> {
         Arc::clone(&self.db)
     }
 
     /// The boot id, where this store may write.
-    pub(super) fn writable(&self) -> Result<&str, LedgerError> {
-        self.boot_id.as_deref().ok_or_else(|| LedgerError::ReadOnly { path: self.path.clone() })
+    pub(crate) fn writable(&self) -> Result<&str, StoreError> {
+        self.boot_id.as_deref().ok_or_else(|| StoreError::ReadOnly { path: self.path.clone() })
     }
 
     /// Reads something.
-    pub(super) fn read<T>(
+    pub(crate) fn read<T>(
         &self,
         action: &'static str,
         look: impl FnOnce(&Connection) -> Result<T, Fault>,
-    ) -> Result<T, LedgerError> {
+    ) -> Result<T, StoreError> {
         let db = self.lock();
         look(&db.conn).map_err(|fault| db.explain(action, fault))
     }
 
     /// Runs one write transaction; whatever `change` returns as an error rolls it back. On `Ok` it survives the end of every
     /// process, but not of the boot unless `flush` is called.
-    pub(super) fn write<T, E: From<LedgerError>>(
+    pub(crate) fn write<T, E: From<StoreError>>(
         &mut self,
         action: &'static str,
         change: impl FnOnce(&Connection) -> Result<T, Stop<E>>,
@@ -202,18 +202,18 @@ impl NodeStore {
 
 impl Db {
     /// Says what happened, to which file, and what to do.
-    pub(super) fn explain(&self, action: &'static str, fault: Fault) -> LedgerError {
+    pub(crate) fn explain(&self, action: &'static str, fault: Fault) -> StoreError {
         let path = self.path.clone();
         match fault {
-            Fault::Damaged(detail) => LedgerError::Damaged { path, detail },
+            Fault::Damaged(detail) => StoreError::Damaged { path, detail },
             Fault::Sql(source) => explain_sql(path, action, source),
-            Fault::Taken { name, holder } => LedgerError::Taken { name, holder },
+            Fault::Taken { name, holder } => StoreError::Taken { name, holder },
         }
     }
 
     /// Puts the log on disk, with its name: for what has to survive a power cut.
-    fn flush(&self) -> Result<(), LedgerError> {
-        let failed = |source| LedgerError::Directory { path: self.path.clone(), source };
+    fn flush(&self) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Directory { path: self.path.clone(), source };
         // Not the store file itself: closing it would drop the locks this process has on it.
         fs::File::open(log_path(&self.path)).and_then(|log| log.sync_all()).map_err(failed)?;
         let dir = self.path.parent().unwrap_or(Path::new("."));
@@ -240,34 +240,39 @@ impl Db {
     }
 }
 
-pub(super) fn explain_sql(path: PathBuf, action: &'static str, source: rusqlite::Error) -> LedgerError {
+pub(crate) fn explain_sql(path: PathBuf, action: &'static str, source: rusqlite::Error) -> StoreError {
     use rusqlite::Error;
     match source.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            return LedgerError::Busy { path, seconds: PATIENCE.as_secs() };
+            return StoreError::Busy { path, seconds: PATIENCE.as_secs() };
         }
-        Some(ErrorCode::DiskFull) => return LedgerError::Full { path, source },
-        Some(ErrorCode::NotADatabase) => return LedgerError::NotAStore { path, source: Some(source) },
-        Some(ErrorCode::DatabaseCorrupt) => return LedgerError::Damaged { path, detail: source.to_string() },
-        Some(ErrorCode::ReadOnly) => return LedgerError::ReadOnly { path },
+        Some(ErrorCode::DiskFull) => return StoreError::Full { path, source },
+        Some(ErrorCode::NotADatabase) => return StoreError::NotAStore { path, source: Some(source) },
+        Some(ErrorCode::DatabaseCorrupt) => return StoreError::Damaged { path, detail: source.to_string() },
+        Some(ErrorCode::ReadOnly) => return StoreError::ReadOnly { path },
         _ => {}
     }
     match source {
         Error::FromSqlConversionFailure(..)
         | Error::IntegralValueOutOfRange(..)
         | Error::InvalidColumnType(..)
-        | Error::Utf8Error(..) => LedgerError::Damaged { path, detail: source.to_string() },
-        source => LedgerError::Sql { path, action, source },
+        | Error::Utf8Error(..) => StoreError::Damaged { path, detail: source.to_string() },
+        source => StoreError::Sql { path, action, source },
     }
 }
 
 /// Key in `meta` of the boot that the journal was last reaped in.
-pub(super) const BOOT: &str = "boot_id";
+pub(crate) const BOOT: &str = "boot_id";
 
-pub(super) fn meta(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+pub(crate) fn meta(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
     conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
 }
 
-pub(super) fn set_meta(conn: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+pub(crate) fn set_meta(conn: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
     conn.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", [key, value]).map(|_rows| ())
+}
+
+/// Times are 64-bit and signed in SQLite.
+pub(crate) fn seconds(now: u64) -> i64 {
+    i64::try_from(now).unwrap_or(i64::MAX)
 }

@@ -23,7 +23,7 @@ fn pools() -> Vec<Range> {
 fn nth(pool: &Range, offset: u8) -> IpAddr {
     let mut address = pool.first;
     for _ in 0..offset {
-        address = super::super::addr::next(address).filter(|next| pool.contains(*next)).unwrap_or(pool.first);
+        address = crate::store::next(address).filter(|next| pool.contains(*next)).unwrap_or(pool.first);
     }
     address
 }

@@ -1,0 +1,39 @@
+//! Why a claim was not made.
+
+use std::net::IpAddr;
+
+use crate::store::{Key, StoreError};
+
+/// Why a claim was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError<E> {
+    /// Every candidate of a want is taken; the policy must be asked again.
+    #[error("every address proposed for address number {want} is taken by now")]
+    Lost {
+        /// Its place in the ask.
+        want: usize,
+    },
+    /// The attachment has a journal entry already.
+    #[error(
+        "interface {} of container {} is attached to network {} already; delete that attachment first",
+        key.attachment.ifname, key.attachment.container_id, key.attachment.network
+    )]
+    Exists {
+        /// The key.
+        key: Box<Key>,
+        /// What the existing entry holds.
+        addresses: Vec<IpAddr>,
+    },
+    /// The caller's record could not be made.
+    #[error("cannot plan the attachment")]
+    Record(#[source] E),
+    /// The store failed.
+    #[error("cannot write the claim")]
+    Ledger(#[source] StoreError),
+}
+
+impl<E> From<StoreError> for ClaimError<E> {
+    fn from(error: StoreError) -> Self {
+        Self::Ledger(error)
+    }
+}

@@ -1,0 +1,134 @@
+//! From host-local's files to claims and journal entries.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+use weft_host_abi::types::{Attachment, ReleaseRule};
+
+use crate::journal::{self, Record};
+use crate::ledger::{self, Books, Found, ImportReport, LedgerError, NetworkImport, SkipReason, Skipped};
+use crate::store::{Key, NodeStore, Role, Stop};
+
+/// What to import.
+#[derive(Clone, Copy)]
+pub struct HostLocalImport<'a> {
+    /// A network's directory, or the one that holds all of them (`/var/lib/cni/networks`).
+    pub dir: &'a Path,
+    /// The scope a network's addresses are claimed in.
+    pub scope_of: &'a dyn Fn(&str) -> String,
+    /// What the journal says of each imported attachment: a plan that does nothing.
+    pub record: &'a Record,
+    /// Seconds since 1970.
+    pub now: u64,
+}
+
+// === impl NodeStore ===
+
+impl NodeStore {
+    /// Claims what a host-local directory says is taken. Each container and interface becomes a journal entry of
+    /// `Role::Ipam`, so that its DEL or a GC releases it; one of the oldest files, which name no interface, is found by any
+    /// interface of its container. Each network is one transaction.
+    ///
+    /// # Errors
+    /// When the directory is not host-local's or cannot be read, or the store cannot be written. Networks before the
+    /// failing one are imported then; importing again is fine.
+    pub fn import_host_local(&mut self, ask: &HostLocalImport<'_>) -> Result<ImportReport, LedgerError> {
+        self.writable()?;
+        let mut report = ImportReport::default();
+        for dir in ledger::networks_in(ask.dir)? {
+            let network = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            report.networks.push(self.import_network(ask, &dir, network)?);
+        }
+        Ok(report)
+    }
+
+    fn import_network(
+        &mut self,
+        ask: &HostLocalImport<'_>,
+        dir: &Path,
+        network: String,
+    ) -> Result<NetworkImport, LedgerError> {
+        let scope = (ask.scope_of)(&network);
+        let locked = ledger::lock(dir)?;
+        let Found { attachments, last_reserved, skipped } = ledger::look(dir)?;
+        let boot_id = self.writable()?.to_owned();
+        let mut report =
+            NetworkImport { network: network.clone(), scope: scope.clone(), imported: 0, already: 0, skipped };
+        self.write::<_, LedgerError>("import claims", |conn| {
+            let mut books = Books::new(conn);
+            for ((container_id, ifname), addresses) in attachments {
+                let attachment = Attachment { network: network.clone(), container_id, ifname };
+                let key = Key { attachment, role: Role::Ipam };
+                let mut entry = Importing { conn, key: &key, id: exact(conn, &key)?, ask, boot_id: &boot_id };
+                for (address, file) in addresses {
+                    entry.claim(&mut books, &mut report, (address, file))?;
+                }
+            }
+            for (slot, address) in last_reserved {
+                books.remember(&scope, slot, address)?;
+            }
+            books.close().map_err(Stop::from)
+        })?;
+        drop(locked);
+        report.skipped.sort_by(|a, b| a.file.cmp(&b.file));
+        Ok(report)
+    }
+}
+
+/// One attachment that is being imported.
+struct Importing<'a> {
+    conn: &'a Connection,
+    key: &'a Key,
+    /// Its entry, where there is one by now.
+    id: Option<i64>,
+    ask: &'a HostLocalImport<'a>,
+    boot_id: &'a str,
+}
+
+impl Importing<'_> {
+    fn claim(
+        &mut self,
+        books: &mut Books<'_>,
+        report: &mut NetworkImport,
+        (address, file): (IpAddr, PathBuf),
+    ) -> Result<(), Stop<LedgerError>> {
+        let held = match self.id {
+            Some(id) => journal::claims(self.conn, id)?,
+            None => Vec::new(),
+        };
+        if held.iter().any(|(scope, other)| *scope == report.scope && *other == address) {
+            report.already += 1;
+            return Ok(());
+        }
+        if ledger::exists(self.conn, &report.scope, address)? {
+            report.skipped.push(Skipped { file, reason: SkipReason::Taken });
+            return Ok(());
+        }
+        let id = match self.id {
+            Some(id) => id,
+            None => {
+                let when = (self.boot_id, self.ask.now);
+                journal::insert(self.conn, self.key, self.ask.record, &ReleaseRule::Free, when)?
+            }
+        };
+        self.id = Some(id);
+        ledger::put(self.conn, &report.scope, address, (id, held.len(), self.ask.now))?;
+        books.taken(&report.scope, address)?;
+        report.imported += 1;
+        Ok(())
+    }
+}
+
+/// The entry of exactly this key: one without an interface name is not the entry of an interface here.
+fn exact(conn: &Connection, key: &Key) -> Result<Option<i64>, Stop<LedgerError>> {
+    let Some(id) = journal::find(conn, key)? else { return Ok(None) };
+    Ok(journal::by_id(conn, id)?.filter(|entry| entry.key == *key).map(|_entry| id))
+}
+
+impl fmt::Debug for HostLocalImport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HostLocalImport").field("dir", &self.dir).field("now", &self.now).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,16 @@
+//! The transactions that change claims and journal entries together: an ADD's claim, a release, what an earlier boot left, an
+//! import. Also the check of both.
+//!
+//! Invariant: a successful ADD is one write transaction that holds its claims and its journal entry.
+
+mod check;
+mod claim;
+mod error;
+mod import;
+mod release;
+
+pub use error::ClaimError;
+pub use import::HostLocalImport;
+
+#[cfg(test)]
+mod tests;

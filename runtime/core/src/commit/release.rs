@@ -1,0 +1,140 @@
+//! An attachment goes: its claims by their rule, and its journal entry with them. What earlier boots left, and what an operator
+//! gives back by hand.
+
+use std::net::IpAddr;
+
+use rusqlite::{Connection, OptionalExtension, params};
+use weft_host_abi::types::ReleaseRule;
+
+use crate::journal::{self, Entry};
+use crate::ledger::{self, Books, LedgerError, Released, Releasing};
+use crate::store::{self, Blob, Fault, Key, NodeStore, Role, Stop, StoreError};
+
+// === impl NodeStore ===
+
+impl NodeStore {
+    /// Applies an entry's release rule to its claims and removes it. `None` where there is no such entry; that costs no
+    /// write.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn release(&mut self, key: &Key, now: u64) -> Result<Option<Released>, StoreError> {
+        self.writable()?;
+        if self.read("look up a journal entry", |conn| journal::find(conn, key))?.is_none() {
+            return Ok(None);
+        }
+        self.write("release an attachment", |conn| {
+            let Some(id) = journal::find(conn, key)? else { return Ok(None) };
+            let mut books = Books::new(conn);
+            let released = release_entry(conn, &mut books, id, now)?;
+            books.close()?;
+            Ok(Some(released))
+        })
+    }
+
+    /// Takes an entry and its claims back as if they had never been, for an ADD that failed and was undone. Nobody has used
+    /// the addresses, so no cooldown begins; what was kept for its owner stays kept.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn abandon(&mut self, key: &Key, now: u64) -> Result<(), StoreError> {
+        self.write("take back a claim", |conn| {
+            let Some(id) = journal::find(conn, key)? else { return Ok(()) };
+            let rule: String = conn.query_row("SELECT release FROM journal WHERE id = ?1", [id], |row| row.get(0))?;
+            if matches!(journal::rule(&rule)?, ReleaseRule::Cooldown(_)) {
+                conn.execute("UPDATE journal SET release = '\"free\"' WHERE id = ?1", [id])?;
+            }
+            let mut books = Books::new(conn);
+            release_entry(conn, &mut books, id, now)?;
+            books.close()?;
+            Ok(())
+        })
+    }
+
+    /// Releases what earlier boots left: their links, namespaces and nftables state are gone. Entries for which `keep` says
+    /// so stay (an external plugin still has to be told); those that were removed are returned. Does something once per
+    /// boot, by whichever process comes first, and is one lookup otherwise.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn reap_previous_boots(&mut self, keep: &dyn Fn(&Entry) -> bool, now: u64) -> Result<Vec<Entry>, StoreError> {
+        let boot_id = self.writable()?.to_owned();
+        let seen = |conn: &Connection| Ok::<_, Fault>(store::meta(conn, store::BOOT)?.as_deref() == Some(&boot_id));
+        if self.read("look up the last boot", seen)? {
+            return Ok(Vec::new());
+        }
+        self.write("release what earlier boots left", |conn| {
+            if seen(conn)? {
+                return Ok(Vec::new());
+            }
+            let old: Vec<i64> = conn
+                .prepare_cached("SELECT id FROM journal WHERE boot_id <> ?1 ORDER BY id")?
+                .query_map([&boot_id], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            let mut books = Books::new(conn);
+            let mut reaped = Vec::new();
+            for id in old {
+                let Some(entry) = journal::by_id(conn, id)? else { continue };
+                if !keep(&entry) {
+                    release_entry(conn, &mut books, id, now)?;
+                    reaped.push(entry);
+                }
+            }
+            books.close()?;
+            store::set_meta(conn, store::BOOT, &boot_id)?;
+            Ok(reaped)
+        })
+    }
+
+    /// Frees one address at an operator's word, whatever its release rule. One that an attachment uses is freed only with
+    /// `force`; an entry that was for addresses only and has none left goes with it.
+    ///
+    /// # Errors
+    /// `NotClaimed`, `InUse`, or when the store cannot be written.
+    pub fn release_address(&mut self, scope: &str, address: IpAddr, force: bool) -> Result<(), LedgerError> {
+        self.write("release an address", |conn| {
+            let row = conn
+                .prepare_cached("SELECT entry FROM claims WHERE scope = ?1 AND address = ?2")?
+                .query_row(params![scope, Blob::new(address)], |row| row.get::<_, Option<i64>>(0))
+                .optional()?;
+            let Some(entry) = row else {
+                return Err(Stop::Tell(LedgerError::NotClaimed { scope: scope.to_owned(), address }));
+            };
+            let entry = match entry {
+                Some(id) => journal::by_id(conn, id)?.map(|entry| (id, entry)),
+                None => None,
+            };
+            if let Some((_id, entry)) = &entry
+                && !force
+            {
+                let container_id = entry.key.attachment.container_id.clone();
+                return Err(Stop::Tell(LedgerError::InUse { scope: scope.to_owned(), address, container_id }));
+            }
+            let mut books = Books::new(conn);
+            ledger::free(conn, &mut books, scope, address)?;
+            books.close()?;
+            if let Some((id, entry)) = entry
+                && entry.key.role == Role::Ipam
+                && journal::claims(conn, id)?.is_empty()
+            {
+                journal::delete(conn, id, &entry.record.shared)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// Applies the rule of an entry to its claims and removes the entry.
+fn release_entry(conn: &Connection, books: &mut Books<'_>, id: i64, now: u64) -> Result<Released, Fault> {
+    let (network, container_id, rule, shared) = conn
+        .prepare_cached("SELECT network, container_id, release, shared FROM journal WHERE id = ?1")?
+        .query_row([id], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get::<_, String>(3)?))
+        })?;
+    let rule = journal::rule(&rule)?;
+    let claims = journal::claims(conn, id)?;
+    let entry = Releasing { network: &network, container_id: &container_id, rule: &rule, now };
+    ledger::apply_rule(conn, books, &claims, entry)?;
+    journal::delete(conn, id, &journal::names(&shared)?)?;
+    Ok(Released { claims, rule })
+}

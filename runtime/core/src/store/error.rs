@@ -1,0 +1,140 @@
+//! What can go wrong with the store. Each text says which file and what to do.
+
+use std::path::PathBuf;
+
+use weft_host_abi::types::Attachment;
+
+use super::Key;
+use crate::plan::EXCLUSIVE;
+
+/// An exclusive name as people would say it.
+fn exclusive_name(name: &str) -> String {
+    let name = name.strip_prefix(EXCLUSIVE).unwrap_or(name);
+    match name.rsplit_once('/') {
+        Some((what, "*")) => what.to_owned(),
+        Some((what, which)) => format!("{what} address {which}"),
+        None => name.to_owned(),
+    }
+}
+
+/// A failure of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The state directory or a file in it cannot be made or read.
+    #[error(
+        "cannot use the state directory {path:?}; check that it is a directory of root's on a writable file system"
+    )]
+    Directory {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// SQLite cannot open the file.
+    #[error("cannot open the ledger {path:?}; check its owner and mode, and that its file system is writable")]
+    Open {
+        /// The store file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The file is something else.
+    #[error("{path:?} is not a weft store; move it away, then bring its claims back with `weftctl ledger import`")]
+    NotAStore {
+        /// The store file.
+        path: PathBuf,
+        /// What SQLite says, where it is not a database at all.
+        #[source]
+        source: Option<rusqlite::Error>,
+    },
+    /// Another attachment has what only one can have.
+    #[error(
+        "{} is taken by container {:?} ({} on network {:?})",
+        exclusive_name(name), holder.container_id, holder.ifname, holder.network
+    )]
+    Taken {
+        /// The shared name.
+        name: String,
+        /// The attachment.
+        holder: Box<Attachment>,
+    },
+    /// A newer weft wrote the file.
+    #[error("the ledger {path:?} has format {found}, this weft knows up to {known}; run the newer weft again")]
+    Newer {
+        /// The store file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The file is older than this program, and may not be written now.
+    #[error(
+        "the ledger {path:?} has format {found}, this weft reads {known}; any ADD or `weftctl ledger ls` as root upgrades it"
+    )]
+    Older {
+        /// The store file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// Another process held the store for too long.
+    #[error(
+        "the ledger {path:?} was locked by another process for {seconds} s; look for a stuck weft or sqlite3 process"
+    )]
+    Busy {
+        /// The store file.
+        path: PathBuf,
+        /// How long this process waited.
+        seconds: u64,
+    },
+    /// The disk is full.
+    #[error("no space left for the ledger {path:?}; free some on its file system")]
+    Full {
+        /// The store file.
+        path: PathBuf,
+        /// What SQLite says.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The file's contents contradict each other.
+    #[error(
+        "the ledger {path:?} is damaged ({detail}); move it away, then bring its claims back with `weftctl ledger import`"
+    )]
+    Damaged {
+        /// The store file.
+        path: PathBuf,
+        /// What was found.
+        detail: String,
+    },
+    /// A statement failed.
+    #[error("cannot {action} in the ledger {path:?}")]
+    Sql {
+        /// The store file.
+        path: PathBuf,
+        /// What was being done.
+        action: &'static str,
+        /// What SQLite says.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A write where only reading is possible.
+    #[error("cannot write the ledger {path:?}: it was opened for reading only, or its file system is read-only")]
+    ReadOnly {
+        /// The store file.
+        path: PathBuf,
+    },
+    /// There is no journal entry to update.
+    #[error(
+        "the journal has no entry for interface {} of container {} on network {}",
+        key.attachment.ifname, key.attachment.container_id, key.attachment.network
+    )]
+    NoEntry {
+        /// Its key.
+        key: Box<Key>,
+    },
+}

@@ -1,0 +1,27 @@
+//! The node's one SQLite file, `<state dir>/weft.db`: finding, making and opening it, its tables and their versions,
+//! transactions, the write-ahead log, and what its failures mean.
+//!
+//! Invariants: safe under many processes and `kill -9` at any instruction; a commit survives the end of the process; a file
+//! that is no store, or of a newer version, is never written.
+//!
+//! Not here: what the rows mean. `ledger` owns claims, `journal` owns entries, `commit` owns the transactions that change both.
+
+mod addr;
+mod error;
+mod file;
+mod key;
+mod node_store;
+mod schema;
+
+pub use error::StoreError;
+pub use key::{Key, Role};
+pub use node_store::NodeStore;
+
+pub(crate) use addr::{Blob, Stored, count, family, next, previous};
+pub(crate) use node_store::{BOOT, Db, Fault, Stop, meta, seconds, set_meta};
+#[cfg(test)]
+pub(crate) use {
+    file::{FILE, log_path},
+    node_store::LOG_LIMIT,
+    schema::{APPLICATION_ID, VERSION},
+};
