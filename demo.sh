@@ -10,8 +10,9 @@ say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
 say "set up"
 tests/setup.sh base
-cargo weft
-cargo weftctl
+# Both at once and in a profile that compiles quickly: what is shared is compiled once. An installed weft is built apart
+# (`cargo weft`), optimised and without the compiler that is in weftctl.
+cargo build --profile demo --locked -p weft -p weftctl --no-default-features
 
 work=$(mktemp -d)
 node="weft-demo-node-$$" pod="weft-demo-pod-$$"
@@ -31,7 +32,7 @@ ctl="$work/sbin/weftctl"
 on_node() { ip netns exec "$node" "$@"; }
 
 say "weftctl install"
-target/release/weftctl install --bin-dir "$bin" --ctl-dir "$work/sbin"
+target/demo/weftctl install --weft target/demo/weft --bin-dir "$bin" --ctl-dir "$work/sbin"
 
 say "what the policy is, and what it may reach"
 "$ctl" policy inspect by-label

@@ -1,4 +1,4 @@
-//! The arrows, sizes and lists that the design promises, checked on the source itself.
+//! Sizes and lists that the design promises, checked on the source itself. The suite `rooms` checks what uses what.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,9 +14,6 @@ const TREES: &[&str] = &["host-abi", "sdk", "guest-plugins", "runtime", "tests"]
 
 /// A file that is longer than this, tests aside, has stopped being about one thing.
 const LONGEST: usize = 600;
-
-/// Modules of `runtime/core/src` of which none may import another.
-const STAR: &[&str] = &["policy", "ledger", "journal", "delegate", "step", "netlink", "kube"];
 
 /// What `weft`, exec'ed as root for every CNI call, must not contain: a compiler, cluster clients, TLS.
 const BANNED: &[&str] = &[
@@ -43,10 +40,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::new();
     suite.test("every-file-says-what-it-owns", &[], || every_file(&opens_with_a_purpose));
     suite.test("file-sizes", &[], || every_file(&short_enough));
-    suite.test("star", &[], star);
     suite.test("dhcp-does-no-io", &[], dhcp_does_no_io);
-    suite.test("plan-imports-no-part", &[], plan_imports_no_part);
-    suite.test("store-is-below-ledger-and-journal", &[], store_is_below);
     suite.test("namespaces", &[], namespaces);
     suite.test("error-codes", &[], error_codes);
     suite.test("dependency-tree", &[], dependency_tree);
@@ -116,32 +110,6 @@ fn is_test(file: &Path) -> bool {
     file.starts_with(tests.join("tests")) || file.file_name().is_some_and(|name| name == "tests.rs")
 }
 
-/// `policy`, `ledger`, `journal`, `delegate`, `step` and `netlink` know nothing of one another: only `attach` joins them.
-fn star() -> Result<()> {
-    let core = repository().join("runtime/core/src");
-    let mut wrong = Vec::new();
-    let mut found = 0;
-    for part in STAR {
-        let dir = core.join(part);
-        if !dir.exists() && *part == "kube" {
-            continue;
-        }
-        found += 1;
-        for file in rust_files(&dir)? {
-            for other in STAR.iter().filter(|other| *other != part) {
-                wrong.extend(imports(&file, other)?);
-            }
-            for joined in ["command", "attach", "commit", "agent"] {
-                wrong.extend(imports(&file, joined)?);
-            }
-        }
-    }
-    if found < 4 {
-        bail!("only {found} of {STAR:?} exist in runtime/core/src");
-    }
-    all_well(wrong)
-}
-
 /// Clients of `weft-dhcp` are given packets and the time: nothing there opens, reads a clock, or waits.
 fn dhcp_does_no_io() -> Result<()> {
     let doers = ["std::fs", "std::time", "std::thread", "std::io", "std::process", "Socket", "tokio", "nix::"];
@@ -153,77 +121,6 @@ fn dhcp_does_no_io() -> Result<()> {
         wrong.extend(code.filter(does).map(|line| format!("{}: {}", short(&file), line.trim())));
     }
     all_well(wrong)
-}
-
-/// Delegates write plans and netlink reads them; plans know neither.
-fn plan_imports_no_part() -> Result<()> {
-    let mut wrong = Vec::new();
-    for file in rust_files(&repository().join("runtime/core/src/plan"))? {
-        for other in STAR.iter().chain(&["command", "attach", "conf", "cni", "facts"]) {
-            wrong.extend(imports(&file, other)?);
-        }
-    }
-    all_well(wrong)
-}
-
-/// The store knows neither claims nor entries; the transactions of both know nothing of the parts above.
-fn store_is_below() -> Result<()> {
-    let core = repository().join("runtime/core/src");
-    let mut wrong = Vec::new();
-    for file in rust_files(&core.join("store"))? {
-        for other in STAR.iter().chain(&["command", "attach", "commit", "conf", "cni", "facts", "agent"]) {
-            wrong.extend(imports(&file, other)?);
-        }
-    }
-    for file in rust_files(&core.join("commit"))? {
-        for other in ["policy", "delegate", "step", "netlink", "command", "attach", "conf", "cni", "facts", "agent"] {
-            wrong.extend(imports(&file, other)?);
-        }
-    }
-    all_well(wrong)
-}
-
-/// Lines of code that name `crate::<module>`, in whatever form.
-fn imports(file: &Path, module: &str) -> Result<Vec<String>> {
-    let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-    let named = format!("crate::{module}");
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-    let whole = |line: &str| {
-        line.match_indices(&named)
-            .any(|(at, _)| !line[at + named.len()..].starts_with(|c: char| c.is_alphanumeric() || c == '_'))
-    };
-    let grouped = text.contains("use crate::{") && in_group(&text, module);
-    let mut wrong: Vec<String> =
-        code.filter(|line| whole(line)).map(|line| format!("{}: {}", short(file), line.trim())).collect();
-    if grouped {
-        wrong.push(format!("{}: use crate::{{.. {module} ..}}", short(file)));
-    }
-    Ok(wrong)
-}
-
-/// Whether a `use crate::{...}` group names the module at its first level.
-fn in_group(text: &str, module: &str) -> bool {
-    text.split("use crate::{").skip(1).any(|group| {
-        let mut depth = 0;
-        let mut word = String::new();
-        for c in group.chars() {
-            match c {
-                '{' => depth += 1,
-                '}' if depth == 0 => return word == module,
-                '}' => depth -= 1,
-                ',' if depth == 0 => {
-                    if word == module {
-                        return true;
-                    }
-                    word.clear();
-                }
-                ':' if depth == 0 && word == module => return true,
-                c if depth == 0 && (c.is_alphanumeric() || c == '_' || c == ':') => word.push(c),
-                _ => {}
-            }
-        }
-        false
-    })
 }
 
 /// The codes that the code can answer are the ones that docs/error-codes.md explains.

@@ -1,5 +1,6 @@
 //! The operator's tool. One file per command; what is asked for is printed as a table for people, or as JSON with `--json`.
 
+#[cfg(feature = "agent")]
 mod agent;
 mod doctor;
 mod explain;
@@ -8,6 +9,7 @@ mod ledger;
 mod output;
 mod plan;
 mod policy;
+#[cfg(feature = "agent")]
 mod timespan;
 
 use std::path::PathBuf;
@@ -48,6 +50,7 @@ enum Command {
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
     /// Run the node's daemon: DHCP leases for attachments.
+    #[cfg(feature = "agent")]
     Agent(agent::AgentArgs),
     /// Check this node, with a remedy for whatever is wrong.
     Doctor(doctor::DoctorArgs),
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args, &state, output),
         Command::Policy(command) => policy::run(&command, &state, output),
         Command::Ledger(command) => ledger::run(&command, &state, output),
+        #[cfg(feature = "agent")]
         Command::Agent(args) => agent::run(&args, &state, output),
         Command::Doctor(args) => doctor::run(&args, &state, output),
     };
