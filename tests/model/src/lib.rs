@@ -1,0 +1,21 @@
+//! The cluster ledger's protocol as an explicit-state model.
+//!
+//! The checker visits every state that a few ADDs, agents, nodes and one API server can reach, in any order of their steps
+//! and with a bounded number of faults. It reports the shortest trace to a state that breaks an invariant, and every state
+//! from which a clean one can no longer be reached without further faults (a leak).
+//!
+//! Rules and transitions have the names that the code in `runtime/agent/src/claim` and `runtime/core/src/ledger/remote` uses.
+//! Each rule can be left out, and the tests show what goes wrong then.
+//!
+//! Actors step independently of one another, so an agent that is idle for a while is also a node that is cut off. A request
+//! stays under way after its client gave up, and may be executed late or twice; answers may be lost.
+//!
+//! Not modelled: cooldown, dual stack, hints, the runtime's list of sandboxes, and the order of the controller's reads.
+
+pub mod checker;
+mod protocol;
+pub mod rules;
+pub mod scenario;
+mod state;
+
+pub use protocol::Protocol;

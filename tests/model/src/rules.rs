@@ -1,0 +1,86 @@
+//! The rules of the protocol, by name. Each can be left out, to see what it is for.
+
+/// A rule of the cluster ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Rule {
+    /// The intent, with its nonce and every address that will be tried, is on disk before the first request.
+    IntentFirst,
+    /// A request for a nonce is sent only while its row is an intent.
+    SendRow,
+    /// An intent becomes an entry only if it still is that intent.
+    CommitCas,
+    /// ADD holds a lock until its links are up or undone; a doomed row becomes a tombstone only when the lock is free.
+    AddLock,
+    /// DEL of a sandbox whose ADD has no row yet leaves a mark, so that its intent fails.
+    DelMark,
+    /// Links are removed before the row becomes a tombstone.
+    LinkFirst,
+    /// Updates and deletes carry the uid they were decided on.
+    Uid,
+    /// Updates and deletes carry the resource version they were decided on.
+    ResourceVersion,
+    /// A tombstone acts only on a holder that has its nonce.
+    Nonce,
+    /// Taking over an existing claim is a write.
+    AdoptWrite,
+    /// A claim that a pod owns is adopted only from a holder on this machine.
+    AdoptOwn,
+    /// A pod's new sandbox takes over the row and addresses of the old one.
+    Supersede,
+    /// Only once the old row's lock is free.
+    SupersedeWaits,
+    /// The agent removes holders of its machine that its store does not know.
+    ReverseSweep,
+    /// It lists the holders first and looks into its store then.
+    ListFirst,
+    /// It judges only holders of its own store or of another boot of its machine.
+    StoreId,
+    /// It judges only holders of its own machine, whatever the node is called.
+    MachineId,
+    /// The controller removes a holder only if its machine is fenced.
+    Fence,
+    /// A claim that an IPAMClaim owns is deleted only when no holder is left.
+    HoldersEmpty,
+    /// The first holder writes the IPAMClaim's status under its resource version before its links.
+    StatusCas,
+    /// An IPAMClaim that is gone at a live read gives no address.
+    OwnerLive,
+    /// No claims are granted after a restore until every node has re-asserted its entries.
+    Freeze,
+    /// An agent that sees the history go back uses no grant from before.
+    Doubt,
+    /// After a restore, entries whose claim is missing are claimed again.
+    Reassert,
+    /// A node has re-asserted only when every entry has its own claim again.
+    ConfirmStrict,
+    /// A node that has re-asserted has no intent left from before.
+    DropIntents,
+    /// After a restore the IPAMClaim's status is written again.
+    StatusAgain,
+    /// The IPAMClaim's status is not written while the ledger is frozen.
+    StatusFrozen,
+    /// A claim without holders yields to an entry that is re-asserted.
+    HolderlessYields,
+}
+
+/// A set of rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules(u32);
+
+impl Rules {
+    /// All rules.
+    pub const ALL: Self = Self(u32::MAX);
+
+    /// Whether a rule is in force.
+    #[must_use]
+    pub fn has(self, rule: Rule) -> bool {
+        self.0 & 1 << rule as u8 != 0
+    }
+
+    /// The same rules without one of them.
+    #[must_use]
+    pub fn without(self, rule: Rule) -> Self {
+        Self(self.0 & !(1 << rule as u8))
+    }
+}
