@@ -1,26 +1,27 @@
 //! The node's daemon as a library: one thread, one event loop, one unix socket. `weftctl agent` runs it.
 //!
-//! Its first service is DHCP: what takes longer than a CNI call, and outlives it. Another service is a module beside `dhcp`,
-//! with its requests in `weft_core::agent`.
+//! A service is a module here that implements [`server::Handler`], its message types in `weft_core::agent`, and one line in
+//! [`run`]. `dhcp` is the service `lease`: what takes longer than a CNI call, and outlives it.
 //!
-//! Invariants: what a caller was told is in the store before the reply leaves; ending the agent, however it ends, releases
+//! Invariants: each service fails alone; what a caller was answered is in the store before the reply leaves; ending the agent, however it ends, releases
 //! nothing; namespaces are entered on threads of their own (`weft_core::netlink`), never on the loop's.
 
-mod clock;
 mod dhcp;
-mod server;
+mod log;
+pub mod server;
 mod signals;
-mod store;
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::Context as _;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 pub use weft_dhcp::Pace;
 
-use self::dhcp::Leases;
-use self::store::LeaseStore;
+use self::dhcp::{LeaseStore, Leases};
+pub use self::log::Log;
+use self::server::Services;
 
 /// What an agent is started with.
 #[derive(Debug, Clone)]
@@ -33,17 +34,6 @@ pub struct Options {
     pub pid_file: Option<PathBuf>,
     /// How long DHCP exchanges are tried.
     pub pace: Pace,
-}
-
-/// A line for the log, which is stderr: the program that starts the agent keeps it.
-#[derive(Debug, Clone, Copy)]
-struct Log;
-
-impl Log {
-    #[expect(clippy::print_stderr, reason = "the agent's log")]
-    fn say(self, line: &str) {
-        eprintln!("weft agent: {line}");
-    }
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -61,13 +51,14 @@ pub fn run(options: &Options, state: &Path) -> anyhow::Result<()> {
         let leases = Leases::new(store, options.pace, options.host_prefix.clone(), log);
         // Before the socket is there, so that the first caller finds the leases that were known.
         leases.resume()?;
+        let services = Services::default().with(leases);
         let listener = server::listen(&options.socket)?;
         if let Some(file) = &options.pid_file {
             std::fs::write(file, format!("{}\n", std::process::id()))
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }
-        log.say(&format!("listening on {}", options.socket.display()));
-        tokio::task::spawn_local(server::serve(listener, leases, log));
+        log.info(&format!("listening on {}", options.socket.display()));
+        tokio::task::spawn_local(server::serve(listener, Rc::new(services), log));
         signals::wait(signals).await
     });
     // Only what is ours: another agent may have the path by now.
@@ -78,6 +69,6 @@ pub fn run(options: &Options, state: &Path) -> anyhow::Result<()> {
         }
     }
     let signal = ended?;
-    log.say(&format!("ended by {signal}; leases go on with the next start"));
+    log.info(&format!("ended by {signal}; leases go on with the next start"));
     Ok(())
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 use weft_agent::{Options, Pace};
-use weft_core::agent::{self, Reply, Request, SOCKET};
+use weft_core::agent::lease::{Reply, Request};
+use weft_core::agent::{self, Lease, SOCKET};
 use weft_host_abi::types::Attachment;
 
 use crate::output::Output;
@@ -40,7 +41,7 @@ pub(crate) struct AgentArgs {
 /// The leases of a running agent.
 fn show(socket: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let limit = Some(Duration::from_secs(10));
-    let Reply::Status(status) = agent::ask(socket, &Request::Status, limit)? else {
+    let Reply::Status(status) = agent::ask::<Lease>(socket, &Request::Status, limit)? else {
         anyhow::bail!("the agent at {} answered something else", socket.display())
     };
     let cells = status.leases.iter().map(|lease| {

@@ -7,7 +7,7 @@ use weft_core::agent::{Leased, Wish};
 use weft_dhcp::{v4, v6};
 use weft_host_abi::types::{Dns, Route};
 
-use crate::store::AnyLease;
+use crate::dhcp::store::AnyLease;
 
 /// `RT_SCOPE_LINK`: a destination that is reached without a router.
 const SCOPE_LINK: u32 = 253;

@@ -1,12 +1,14 @@
-//! DHCP: the leases of this node's attachments.
+//! Service `lease`: the DHCP leases of this node's attachments.
 //!
-//! Invariants: an attachment has one task per family at a time, and one answer: asked again, it tells the lease that is running.
+//! Invariants: an attachment has one task per family at a time, and one answer: asked again, it returns the lease that is running.
 //! A release is answered when its packet is out, whoever else asks for the same meanwhile.
 
 mod answer;
+mod clock;
 mod place;
 mod session;
 mod socket;
+mod store;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,16 +20,18 @@ use std::time::Duration;
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
-use weft_core::agent::{AgentStatus, Allocate, Fault, LeaseStatus, Reply, Wish};
+use weft_core::agent::lease::{Reply, Request};
+use weft_core::agent::{AgentStatus, Allocate, Fault, Lease, LeaseStatus, Refusal, Wish};
 use weft_core::netlink;
 use weft_dhcp::Pace;
 use weft_host_abi::types::Attachment;
 
 use self::place::{Place, Visits};
 use self::session::{Command, Failure, Handle, Start, State, Subject};
-use super::server::failed;
-use super::store::{AnyLease, LeaseStore};
-use super::{Log, clock};
+use self::store::AnyLease;
+pub(crate) use self::store::LeaseStore;
+use super::Log;
+use super::server::{Deadline, Handler};
 
 /// How long a release may take before it is answered all the same.
 const RELEASE: Duration = Duration::from_secs(4);
@@ -88,20 +92,21 @@ impl Leases {
             resumed += 1;
         }
         if resumed + forgotten > 0 {
-            self.shared.log.say(&format!("{resumed} leases go on, {forgotten} were of namespaces that are gone"));
+            self.shared.log.info(&format!("{resumed} leases go on, {forgotten} were of namespaces that are gone"));
         }
         Ok(())
     }
 
     /// A lease for an attachment.
-    pub(super) async fn allocate(&self, ask: Allocate) -> Reply {
+    async fn allocate(&self, ask: Allocate) -> Result<Reply, Refusal> {
         let Allocate { attachment, netns, wish } = ask;
         let netns = match &self.prefix {
             Some(prefix) => prefix.join(netns.strip_prefix("/").unwrap_or(&netns)),
             None => netns,
         };
         let Some(identity) = identity(&netns) else {
-            return failed(Fault::Place, &format!("there is no network namespace at {}", netns.display()));
+            let text = format!("there is no network namespace at {}", netns.display());
+            return Err(Refusal::new(Fault::Place, text));
         };
         let place = Place { netns, identity, ifname: attachment.ifname.clone() };
         self.sweep();
@@ -120,27 +125,28 @@ impl Leases {
         let (fault, text) = match outcome
             .and_then(|leases| answer::leased(&leases, &held.wish).map_err(|text| (Fault::Answer, text)))
         {
-            Ok(leased) => return Reply::Leased(leased),
+            Ok(leased) => return Ok(Reply::Leased(leased)),
             Err(failure) => failure,
         };
         // Half of what was asked for is nothing.
         self.end(&attachment, &held, Command::Release).await;
-        failed(fault, &text)
+        Err(Refusal::new(fault, text))
     }
 
     /// Whether an attachment has all its leases.
-    pub(super) fn check(&self, attachment: &Attachment) -> Reply {
+    fn check(&self, attachment: &Attachment) -> Result<Reply, Refusal> {
         let Some(held) = self.held.borrow().get(attachment).cloned() else {
-            return failed(Fault::Unknown, &format!("the agent knows no DHCP lease of {}", name(attachment)));
+            let text = format!("the agent knows no DHCP lease of {}", name(attachment));
+            return Err(Refusal::new(Fault::Unknown, text));
         };
         match held.trouble() {
-            None => Reply::Done,
-            Some(why) => failed(Fault::Lost, &format!("the DHCP lease of {} {why}", name(attachment))),
+            None => Ok(Reply::Done),
+            Some(why) => Err(Refusal::new(Fault::Lost, format!("the DHCP lease of {} {why}", name(attachment)))),
         }
     }
 
     /// Gives an attachment's leases back.
-    pub(super) async fn release(&self, attachment: &Attachment) -> Reply {
+    async fn release(&self, attachment: &Attachment) -> Reply {
         let known = self.held.borrow().get(attachment).cloned();
         if let Some(held) = known {
             self.end(attachment, &held, Command::Release).await;
@@ -149,7 +155,7 @@ impl Leases {
     }
 
     /// All attachments.
-    pub(super) fn status(&self) -> AgentStatus {
+    fn status(&self) -> AgentStatus {
         self.sweep();
         let leases = self.held.borrow().iter().map(|(attachment, held)| held.status(attachment)).collect();
         AgentStatus { version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id(), leases }
@@ -195,18 +201,31 @@ impl Leases {
             // The sender goes with the task, so this ends when the task does.
             let gone = async { while watch.changed().await.is_ok() {} };
             if timeout(RELEASE, gone).await.is_err() {
-                self.shared.log.say(&format!("giving back the lease of {} takes too long", name(attachment)));
+                self.shared.log.info(&format!("giving back the lease of {} takes too long", name(attachment)));
             }
             // A task that ended before it was told to, with its lease lost or not to be had.
             if command == Command::Release
                 && let Err(error) = self.shared.store.remove(attachment, session.is_v4)
             {
-                self.shared.log.say(&format!("{error:#}"));
+                self.shared.log.info(&format!("{error:#}"));
             }
         }
         let mut all = self.held.borrow_mut();
         if all.get(attachment).is_some_and(|present| Rc::ptr_eq(present, held)) {
             all.remove(attachment);
+        }
+    }
+}
+
+impl Handler for Leases {
+    type Service = Lease;
+
+    async fn handle(&self, request: Request, _deadline: Deadline) -> Result<Reply, Refusal> {
+        match request {
+            Request::Allocate(ask) => self.allocate(ask).await,
+            Request::Check(attachment) => self.check(&attachment),
+            Request::Release(attachment) => Ok(self.release(&attachment).await),
+            Request::Status => Ok(Reply::Status(self.status())),
         }
     }
 }

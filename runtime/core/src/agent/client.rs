@@ -1,37 +1,36 @@
-//! Saying something to the agent, and telling its absence, its silence and its refusals apart.
+//! One call to the agent. Its absence, its silence and its refusals are different errors.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Fault, HEARTBEAT, Reply, Request};
+use super::lease::Lease;
+use super::{Answer, Envelope, Fault, HEARTBEAT, Outcome, Refusal, Service};
 
 /// More than any reply.
-const LIMIT: usize = 1 << 20;
+const LIMIT: usize = 16 << 20;
 
 /// Why the agent did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// It is not there. Begins with the stock plugin's text.
-    #[error(
-        "error dialing DHCP daemon: dial unix {}: connect: {}; start \"weftctl agent\" on this node",
-        .socket.display(),
-        plain(.source)
-    )]
+    /// Nobody listens there.
+    #[error("{}: dial unix {}: connect: {}; start \"weftctl agent\" on this node", dialing(.service), .socket.display(), plain(.source))]
     Away {
+        /// The service that was asked.
+        service: &'static str,
         /// Its socket.
         socket: PathBuf,
         /// What the kernel says.
         source: io::Error,
     },
     /// It does not answer.
-    #[error("the agent at {} has not answered for {seconds} seconds; restart \"weftctl agent\"", .socket.display())]
+    #[error("the agent at {} has not answered for {} ms; if that lasts, restart \"weftctl agent\"", .socket.display(), .waited.as_millis())]
     Silent {
         /// Its socket.
         socket: PathBuf,
-        /// How long it was waited for.
-        seconds: u64,
+        /// How long the caller waited.
+        waited: Duration,
     },
     /// The connection broke.
     #[error("the connection to the agent at {} broke; try again", .socket.display())]
@@ -43,21 +42,31 @@ pub enum AgentError {
         source: io::Error,
     },
     /// Something else listens there.
-    #[error(
-        "what listens at {} is not \"weftctl agent\"{}; correct ipam.daemonSocketPath",
-        .socket.display(),
-        if *.stock { " but the stock DHCP daemon" } else { "" }
-    )]
+    #[error("what listens at {} is not \"weftctl agent\"{}; {}", .socket.display(), if *.stock { " but the stock DHCP daemon" } else { "" },
+        if *.service == Lease::NAME { "correct ipam.daemonSocketPath" } else { "stop it, or name the socket of the agent" })]
     Stranger {
+        /// The service that was asked.
+        service: &'static str,
         /// The socket.
         socket: PathBuf,
         /// It speaks HTTP, as the stock daemon does.
         stock: bool,
     },
-    /// It said no.
+    /// It answered with something that is not a reply of this service.
+    #[error("the agent at {} answered {service} with something this program cannot read; use weft and weftctl of one release", .socket.display())]
+    Unreadable {
+        /// The service that was asked.
+        service: &'static str,
+        /// The socket.
+        socket: PathBuf,
+        /// What is wrong with the answer.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// It refused.
     #[error("{message}")]
     Refused {
-        /// In which way.
+        /// The kind of refusal.
         fault: Fault,
         /// Its text.
         message: String,
@@ -70,20 +79,13 @@ impl AgentError {
     pub fn code(&self) -> u32 {
         match self {
             Self::Away { .. } | Self::Silent { .. } | Self::Broken { .. } => 11,
+            Self::Unreadable { .. } => 5,
             Self::Stranger { .. } => 7,
-            Self::Refused { fault, .. } => match fault {
-                Fault::NoLease => 11,
-                Fault::Unknown => 3,
-                Fault::Lost => 105,
-                Fault::Place => 8,
-                Fault::Answer => 11,
-                Fault::Request => 7,
-                Fault::Internal => 5,
-            },
+            Self::Refused { fault, .. } => fault.code(),
         }
     }
 
-    /// What the stock plugin would say where a server gave no lease; its users look for that.
+    /// The stock DHCP plugin's text for the same failure; its users look for that.
     #[must_use]
     pub fn stock_text(&self) -> String {
         match self {
@@ -94,45 +96,65 @@ impl AgentError {
     }
 }
 
+/// The stock DHCP plugin's text for the service that replaces it.
+fn dialing(service: &str) -> &'static str {
+    if service == Lease::NAME { "error dialing DHCP daemon" } else { "cannot reach the agent" }
+}
+
 /// The kernel's text without the number.
 fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
-/// Finds out whether an agent is there, without asking it anything.
+/// Whether an agent listens there. Asks it nothing.
 ///
 /// # Errors
 /// `AgentError::Away`.
-pub fn reach(socket: &Path) -> Result<(), AgentError> {
-    connect(socket).map(drop)
+pub fn reach<S: Service>(socket: &Path) -> Result<(), AgentError> {
+    connect::<S>(socket).map(drop)
 }
 
-fn connect(socket: &Path) -> Result<UnixStream, AgentError> {
-    UnixStream::connect(socket).map_err(|source| AgentError::Away { socket: socket.to_owned(), source })
+fn connect<S: Service>(socket: &Path) -> Result<UnixStream, AgentError> {
+    UnixStream::connect(socket).map_err(|source| AgentError::Away {
+        service: S::NAME,
+        socket: socket.to_owned(),
+        source,
+    })
 }
 
-/// Asks the agent something and waits for the reply: as long as it shows that it is at work, and no longer than `limit`
-/// where there is one.
+/// Sends one request to a service and waits for its reply: as long as the agent shows that it is at work, and no longer
+/// than `limit`.
 ///
 /// # Errors
-/// See [`AgentError`]; a `Reply::Failed` is one too.
-pub fn ask(socket: &Path, request: &Request, limit: Option<Duration>) -> Result<Reply, AgentError> {
-    let broken = |source| AgentError::Broken { socket: socket.to_owned(), source };
-    let mut stream = connect(socket)?;
-    let patience = HEARTBEAT * 5;
-    stream.set_write_timeout(Some(patience)).map_err(broken)?;
-    let mut line = serde_json::to_vec(request).map_err(|error| broken(error.into()))?;
-    line.push(b'\n');
-    stream.write_all(&line).map_err(broken)?;
+/// See [`AgentError`].
+pub fn ask<S: Service>(socket: &Path, request: &S::Request, limit: Option<Duration>) -> Result<S::Reply, AgentError> {
     let began = Instant::now();
+    let broken = |source| AgentError::Broken { socket: socket.to_owned(), source };
+    let envelope = Envelope {
+        v: S::VERSION,
+        service: S::NAME.to_owned(),
+        deadline_ms: limit.map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
+        request: serde_json::to_value(request).map_err(|error| broken(error.into()))?,
+    };
+    let mut line = serde_json::to_vec(&envelope).map_err(|error| broken(error.into()))?;
+    line.push(b'\n');
+    let mut stream = connect::<S>(socket)?;
+    let patience = HEARTBEAT * 5;
+    let write_limit = limit.map_or(patience, |limit| limit.min(patience)).max(Duration::from_millis(1));
+    stream.set_write_timeout(Some(write_limit)).map_err(broken)?;
+    let silent = || AgentError::Silent { socket: socket.to_owned(), waited: began.elapsed() };
+    match stream.write_all(&line) {
+        Ok(()) => {}
+        Err(error) if is_timeout(&error) => return Err(silent()),
+        Err(error) => return Err(broken(error)),
+    }
     let mut bytes = Vec::new();
     loop {
         let left = match limit {
             Some(limit) => limit.saturating_sub(began.elapsed()).min(patience),
             None => patience,
         };
-        let silent = || AgentError::Silent { socket: socket.to_owned(), seconds: began.elapsed().as_secs() };
         if left.is_zero() {
             return Err(silent());
         }
@@ -142,26 +164,35 @@ pub fn ask(socket: &Path, request: &Request, limit: Option<Duration>) -> Result<
             Ok(0) => break,
             Ok(length) => bytes.extend(piece.iter().take(length)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                return Err(silent());
-            }
+            Err(error) if is_timeout(&error) => return Err(silent()),
             Err(error) => return Err(broken(error)),
         }
         if bytes.len() > LIMIT {
-            return Err(AgentError::Stranger { socket: socket.to_owned(), stock: false });
+            return Err(AgentError::Stranger { service: S::NAME, socket: socket.to_owned(), stock: false });
         }
     }
-    read(socket, &bytes)
+    read::<S>(socket, &bytes)
 }
 
-fn read(socket: &Path, bytes: &[u8]) -> Result<Reply, AgentError> {
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
+
+fn read<S: Service>(socket: &Path, bytes: &[u8]) -> Result<S::Reply, AgentError> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         let source = io::ErrorKind::UnexpectedEof.into();
         return Err(AgentError::Broken { socket: socket.to_owned(), source });
     }
+    let unreadable = |source| AgentError::Unreadable { service: S::NAME, socket: socket.to_owned(), source };
     match serde_json::from_slice(bytes) {
-        Ok(Reply::Failed { fault, message }) => Err(AgentError::Refused { fault, message }),
-        Ok(reply) => Ok(reply),
-        Err(_not_ours) => Err(AgentError::Stranger { socket: socket.to_owned(), stock: bytes.starts_with(b"HTTP/") }),
+        Ok(Answer { outcome: Outcome::Reply(reply), .. }) => serde_json::from_value(reply).map_err(unreadable),
+        Ok(Answer { outcome: Outcome::Error(Refusal { fault, message }), .. }) => {
+            Err(AgentError::Refused { fault, message })
+        }
+        Err(_not_ours) => Err(AgentError::Stranger {
+            service: S::NAME,
+            socket: socket.to_owned(),
+            stock: bytes.starts_with(b"HTTP/"),
+        }),
     }
 }

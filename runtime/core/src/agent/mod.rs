@@ -1,144 +1,85 @@
-//! The node's agent as a CNI call sees it: where it is, what is said to it, and the saying of it.
+//! The client side of the node's agent: the envelope of its socket, and one file of message types per service.
 //!
-//! One JSON request and one JSON reply per connection of a unix socket. While the agent works on a request it sends a newline
-//! now and then, so that a slow answer and a dead agent look different. The agent itself is `weftctl agent`; both programs
-//! come from one build, so the messages need no versions, and unknown fields are ignored.
+//! One request and one reply per connection of a unix socket, each one line of JSON:
+//!
+//! ```text
+//! {"v": 1, "service": "lease", "deadline_ms": 10000, "request": ...}
+//! {"v": 1, "reply": ...}    or    {"v": 1, "error": {"fault": "not-found", "message": "..."}}
+//! ```
+//!
+//! `v` is the version of the service's messages. While the agent works it sends an empty line every [`HEARTBEAT`], so a
+//! slow answer and a dead agent look different. An agent outlives an upgrade of `weft`, and the other way round: unknown
+//! fields are ignored, and a service or a version that the agent does not speak is answered with an error that says so. A
+//! change that an older side would misread raises the service's `VERSION`.
+//!
+//! Nothing here knows Kubernetes. The server side is the crate `weft-agent`.
 
 mod client;
+mod fault;
+pub mod lease;
 pub mod pod;
 pub mod status;
 #[cfg(test)]
 mod tests;
 
 pub use client::{AgentError, ask, reach};
+pub use fault::{Fault, Refusal};
+pub use lease::{AgentStatus, Allocate, Lease, LeaseStatus, Leased, Wish};
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use weft_host_abi::types::{Attachment, Dns, Route};
+use serde_json::Value;
 
-/// Where the agent listens, unless it or the configuration says otherwise.
+/// Where the agent listens, unless its flag or the configuration names another path.
 pub const SOCKET: &str = "/run/weft/agent.sock";
 
-/// How often the agent says that it is still at work.
+/// How often the agent shows that it is still at work.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
 
-/// A request of a CNI call.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A service of the agent: its name on the wire and its message types.
+pub trait Service {
+    /// Its name in the envelope.
+    const NAME: &'static str;
+    /// The version of its messages.
+    const VERSION: u32;
+    /// What a caller sends.
+    type Request: Serialize + DeserializeOwned + 'static;
+    /// What the agent answers.
+    type Reply: Serialize + DeserializeOwned + 'static;
+}
+
+/// The line a caller sends.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Version of the service's messages.
+    pub v: u32,
+    /// The service's name.
+    pub service: String,
+    /// How long the caller waits, in milliseconds from the arrival of the request. Absent: as long as it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// The request, as the service defines it.
+    pub request: Value,
+}
+
+/// The line the agent answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The version that was asked for.
+    pub v: u32,
+    /// What the service answered or refused.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+/// The content of an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Request {
-    /// Gets a lease for an attachment, or tells the one it has.
-    Allocate(Allocate),
-    /// Is there a running lease?
-    Check(Attachment),
-    /// Gives the lease back; one that is not known is given back already.
-    Release(Attachment),
-    /// What the agent looks after.
-    Status,
-}
-
-/// What a lease is asked for with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Allocate {
-    /// The attachment.
-    pub attachment: Attachment,
-    /// `CNI_NETNS`.
-    pub netns: PathBuf,
-    /// What the configuration says.
-    pub wish: Wish,
-}
-
-/// The configuration of a lease.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Wish {
-    /// An IPv4 address is wanted.
-    pub ipv4: bool,
-    /// An IPv6 address is wanted.
-    pub ipv6: bool,
-    /// DHCPv4 options to send, by code.
-    pub provide: BTreeMap<u8, String>,
-    /// DHCPv4 options to ask for.
-    pub request: Vec<u8>,
-    /// Ask servers to broadcast, whatever the link.
-    pub broadcast: bool,
-    /// Metric of every route.
-    pub priority: Option<u32>,
-}
-
-/// The agent's reply.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reply {
-    /// A lease.
-    Leased(Leased),
-    /// Done, and nothing to say.
-    Done,
-    /// What the agent looks after.
-    Status(AgentStatus),
-    /// It could not be done.
-    Failed {
-        /// In which way.
-        fault: Fault,
-        /// What a person can read and act on.
-        message: String,
-    },
-}
-
-/// What the leases of an attachment give it.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Leased {
-    /// Addresses with their gateways, IPv4 first.
-    pub ips: Vec<(IpNet, Option<IpAddr>)>,
-    /// Routes in order.
-    pub routes: Vec<Route>,
-    /// Name resolution.
-    pub dns: Dns,
-}
-
-/// What the agent looks after.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct AgentStatus {
-    /// Its version.
-    pub version: String,
-    /// Its process id.
-    pub pid: u32,
-    /// Every attachment with a lease, or on the way to one.
-    pub leases: Vec<LeaseStatus>,
-}
-
-/// An attachment's leases.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeaseStatus {
-    /// The attachment.
-    pub attachment: Attachment,
-    /// `is running`, `is being asked for`, or why it is over.
-    pub state: String,
-    /// Its addresses.
-    pub addresses: Vec<IpNet>,
-    /// Seconds until the first lease ends, where it has an end.
-    pub expires_in: Option<u64>,
-}
-
-/// In which way a request failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Fault {
-    /// No server gave a lease.
-    NoLease,
-    /// The lease that was there is over.
-    Lost,
-    /// The attachment has no lease.
-    Unknown,
-    /// The network namespace or the link in it cannot be used.
-    Place,
-    /// What the server gave cannot be used.
-    Answer,
-    /// The request makes no sense to the agent.
-    Request,
-    /// The agent's own trouble.
-    Internal,
+pub enum Outcome {
+    /// The reply, as the service defines it.
+    Reply(Value),
+    /// Why there is none.
+    Error(Refusal),
 }

@@ -7,6 +7,19 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::Service;
+
+/// The service.
+#[derive(Debug, Clone, Copy)]
+pub struct Pod;
+
+impl Service for Pod {
+    const NAME: &'static str = "pod";
+    const VERSION: u32 = 1;
+    type Request = PodRequest;
+    type Reply = PodReply;
+}
+
 /// A request of this service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -2,6 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Service;
+
+/// The service.
+#[derive(Debug, Clone, Copy)]
+pub struct Status;
+
+impl Service for Status {
+    const NAME: &'static str = "status";
+    const VERSION: u32 = 1;
+    type Request = StatusRequest;
+    type Reply = StatusReply;
+}
+
 /// What is to be written of one pod.
 ///
 /// The agent writes the annotation through the pod's `status` subresource before it replies, and retries after the

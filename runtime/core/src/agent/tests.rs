@@ -1,11 +1,15 @@
-//! The client against agents that are away, silent, slow, strangers, or say something.
+//! The client against agents that are away, silent, slow, of another program, of another version, or that answer.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::thread;
 
+use weft_host_abi::types::{Attachment, Dns, Route};
+
+use super::lease::{Reply, Request};
 use super::*;
 
 /// Listens once, reads the request, and answers pieces with pauses in between.
@@ -17,7 +21,9 @@ fn agent(pieces: &'static [&'static str], pause: Duration) -> (tempfile::TempDir
         let (stream, _) = listener.accept().unwrap();
         let mut line = String::new();
         BufReader::new(&stream).read_line(&mut line).unwrap();
-        let _request: Request = serde_json::from_str(&line).unwrap();
+        let envelope: Envelope = serde_json::from_str(&line).unwrap();
+        assert_eq!((envelope.v, envelope.service.as_str()), (1, "lease"));
+        let _request: Request = serde_json::from_value(envelope.request).unwrap();
         for piece in pieces {
             (&stream).write_all(piece.as_bytes()).unwrap();
             thread::sleep(pause);
@@ -28,17 +34,17 @@ fn agent(pieces: &'static [&'static str], pause: Duration) -> (tempfile::TempDir
 
 fn asked(pieces: &'static [&'static str]) -> Result<Reply, AgentError> {
     let (_dir, socket) = agent(pieces, Duration::from_millis(20));
-    ask(&socket, &Request::Status, None)
+    ask::<Lease>(&socket, &Request::Status, None)
 }
 
 #[test]
 fn a_reply_may_come_late_and_in_pieces() {
-    assert_eq!(asked(&["\n", "\n", "\"do", "ne\"\n"]).unwrap(), Reply::Done);
+    assert_eq!(asked(&["\n", "\n", r#"{"v": 1, "reply": "do"#, "ne\"}\n"]).unwrap(), Reply::Done);
 }
 
 #[test]
-fn what_is_wrong_is_told_apart() {
-    let nowhere = ask(std::path::Path::new("/nonexistent/agent.sock"), &Request::Status, None).unwrap_err();
+fn failures_are_different_errors() {
+    let nowhere = ask::<Lease>(Path::new("/nonexistent/agent.sock"), &Request::Status, None).unwrap_err();
     assert_eq!(nowhere.code(), 11);
     assert_eq!(
         nowhere.to_string(),
@@ -48,16 +54,20 @@ fn what_is_wrong_is_told_apart() {
     assert!(matches!(asked(&["\n"]).unwrap_err(), AgentError::Broken { .. }));
     let stock = asked(&["HTTP/1.1 400 Bad Request\r\n\r\n"]).unwrap_err();
     assert!(stock.to_string().contains("the stock DHCP daemon"), "{stock}");
-    let refused = asked(&[r#"{"failed": {"fault": "no-lease", "message": "nobody answered"}}"#]).unwrap_err();
+    let refused = asked(&[r#"{"v": 1, "error": {"fault": "no-lease", "message": "nobody answered"}}"#]).unwrap_err();
     assert_eq!((refused.to_string().as_str(), refused.code()), ("nobody answered", 11));
     assert_eq!(refused.stock_text(), "error calling DHCP.Allocate: no more tries");
+    let newer = asked(&[r#"{"v": 1, "error": {"fault": "of-next-year", "message": "no"}}"#]).unwrap_err();
+    assert!(matches!(newer, AgentError::Refused { fault: Fault::Other, .. }), "{newer:?}");
+    let other = asked(&[r#"{"v": 1, "reply": {"pod": {}}}"#]).unwrap_err();
+    assert!(other.to_string().contains("of one release"), "{other}");
     let (_dir, socket) = agent(&["\n", "\n", "\n", "\n"], Duration::from_millis(200));
-    let silent = ask(&socket, &Request::Status, Some(Duration::from_millis(300))).unwrap_err();
+    let silent = ask::<Lease>(&socket, &Request::Status, Some(Duration::from_millis(300))).unwrap_err();
     assert!(matches!(silent, AgentError::Silent { .. }), "{silent}");
 }
 
 #[test]
-fn messages_survive_the_way() {
+fn messages_survive_the_wire() {
     let attachment = Attachment { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() };
     let wish = Wish { ipv4: true, provide: [(12, "web".into())].into(), request: vec![1, 3], ..Wish::default() };
     let requests = [

@@ -11,7 +11,8 @@ use weft_host_abi::types::Attachment;
 use super::call::Call;
 use super::error::{AttachError, in_full};
 use super::node::Log;
-use crate::agent::{self, AgentError, Allocate, Leased, Reply, Request};
+use crate::agent::lease::{Reply, Request};
+use crate::agent::{self, AgentError, Allocate, Lease, Leased};
 use crate::conf::{DhcpConf, IpamKind};
 use crate::plan::{AgentLease, Plan};
 
@@ -22,7 +23,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Whether an agent is there at all.
 pub(super) fn reach(call: &Call, lease: &AgentLease) -> Result<(), AttachError> {
-    agent::reach(&lease.socket).map_err(|error| failed(call, error))
+    agent::reach::<Lease>(&lease.socket).map_err(|error| failed(call, error))
 }
 
 /// Asks for a lease.
@@ -30,7 +31,7 @@ pub(super) fn allocate(call: &Call) -> Result<Leased, AttachError> {
     let conf = call.dhcp().ok_or(AttachError::NoIpam)?;
     let netns = Path::new(&call.env.netns).to_owned();
     let ask = Allocate { attachment: call.attachment(), netns, wish: conf.wish.clone() };
-    match agent::ask(&conf.socket, &Request::Allocate(ask), None) {
+    match agent::ask::<Lease>(&conf.socket, &Request::Allocate(ask), None) {
         Ok(Reply::Leased(leased)) => Ok(leased),
         Ok(_other) => Err(AttachError::NoPlan),
         Err(error) => Err(failed(call, error)),
@@ -45,14 +46,14 @@ fn failed(call: &Call, error: AgentError) -> AttachError {
 /// CHECK: the lease is running.
 pub(super) fn check(attachment: &Attachment, plan: &Plan) -> Result<(), AttachError> {
     let Some(lease) = &plan.lease else { return Ok(()) };
-    agent::ask(&lease.socket, &Request::Check(attachment.clone()), Some(LOOK_LIMIT))?;
+    agent::ask::<Lease>(&lease.socket, &Request::Check(attachment.clone()), Some(LOOK_LIMIT))?;
     Ok(())
 }
 
 /// Gives the lease back, while the link is there. Whatever is wrong with the agent, DEL goes on.
 pub(super) fn release(log: &mut Log, attachment: &Attachment, lease: Option<&AgentLease>) {
     let Some(AgentLease { socket }) = lease else { return };
-    if let Err(error) = agent::ask(socket, &Request::Release(attachment.clone()), Some(RELEASE_LIMIT)) {
+    if let Err(error) = agent::ask::<Lease>(socket, &Request::Release(attachment.clone()), Some(RELEASE_LIMIT)) {
         let Attachment { network, container_id, ifname } = attachment;
         log.line(&format!(
             "the DHCP lease of {ifname} of container {container_id} on {network:?} was not given back and ends by itself: {}",
@@ -72,7 +73,7 @@ pub(super) fn release_unknown(log: &mut Log, call: &Call) {
 /// STATUS: the agent is there.
 pub(super) fn status(call: &Call) -> Result<(), AttachError> {
     let conf = call.dhcp().ok_or(AttachError::NoIpam)?;
-    match agent::ask(&conf.socket, &Request::Status, Some(LOOK_LIMIT)) {
+    match agent::ask::<Lease>(&conf.socket, &Request::Status, Some(LOOK_LIMIT)) {
         Ok(_status) => Ok(()),
         Err(error) => Err(AttachError::NotReady { reason: in_full(&error) }),
     }

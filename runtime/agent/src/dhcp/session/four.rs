@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use weft_dhcp::v4::{Client, Listen, Message, Output, Purpose, Settings};
 
 use super::{Command, Event, Failure, Opener, Session, Start};
-use crate::clock;
 use crate::dhcp::client_id;
+use crate::dhcp::clock;
 use crate::dhcp::place::{Link, Place, PlaceError};
 use crate::dhcp::socket::{Opened, Sender, open_packet};
-use crate::store::AnyLease;
+use crate::dhcp::store::AnyLease;
 
 pub(super) async fn run(mut session: Session, start: Start) {
     let mut client = match begin(&mut session, start).await {
@@ -118,7 +118,7 @@ async fn release(session: &mut Session, client: Client) {
         None => datagram(session, from, to, &bytes).await,
     };
     let name = session.subject.name();
-    session.shared.log.say(&match sent {
+    session.shared.log.info(&match sent {
         Ok(()) => format!("{name} gave {from} back to {to}"),
         Err(error) => format!("{name} could not give {from} back to {to}: {error}"),
     });

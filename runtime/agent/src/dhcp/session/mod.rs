@@ -21,8 +21,8 @@ use weft_host_abi::types::Attachment;
 use super::Shared;
 use super::place::{Link, Place, PlaceError};
 use super::socket::{Incoming, Opened, Sender, Socket};
-use crate::clock;
-use crate::store::{AnyLease, Row};
+use crate::dhcp::clock;
+use crate::dhcp::store::{AnyLease, Row};
 
 /// The clock of sleeps stops while the node sleeps, that of leases does not: look at least this often.
 const NAP: Millis = 60_000;
@@ -250,10 +250,12 @@ impl Session {
         };
         if let Err(error) = self.shared.store.put(&row) {
             // It is used all the same: with a full disk, an address that is not renewed after a restart is the lesser evil.
-            self.shared.log.say(&format!("the lease of {} will not survive a restart: {error:#}", self.subject.name()));
+            self.shared
+                .log
+                .info(&format!("the lease of {} will not survive a restart: {error:#}", self.subject.name()));
         }
         if new {
-            self.shared.log.say(&format!("{} has {}", self.subject.name(), lease.address()));
+            self.shared.log.info(&format!("{} has {}", self.subject.name(), lease.address()));
         }
         self.state.send_replace(State::Bound(lease));
     }
@@ -261,7 +263,7 @@ impl Session {
     /// No lease was to be had.
     fn failed(&self, failure: Failure) {
         let (Failure::NoServer(text) | Failure::Place(text)) = &failure;
-        self.shared.log.say(&format!("{} got no address: {text}", self.subject.name()));
+        self.shared.log.info(&format!("{} got no address: {text}", self.subject.name()));
         self.state.send_replace(State::Failed(failure));
     }
 
@@ -274,7 +276,7 @@ impl Session {
             Err(error) => format!("its link could not be taken down: {error}"),
         };
         let family = if is_v4 { "IPv4" } else { "IPv6" };
-        self.shared.log.say(&format!("the {family} lease of {} is over: {why}; {link}", self.subject.name()));
+        self.shared.log.info(&format!("the {family} lease of {} is over: {why}; {link}", self.subject.name()));
         self.forget(is_v4);
         self.state.send_replace(State::Lost(why.to_string()));
     }
@@ -287,13 +289,13 @@ impl Session {
         }
         match error {
             PlaceError::Gone(_) => {
-                self.shared.log.say(&format!("forgot the lease of {}: {error}", self.subject.name()));
+                self.shared.log.info(&format!("forgot the lease of {}: {error}", self.subject.name()));
                 self.forget(is_v4);
                 self.state.send_replace(State::Ended);
                 false
             }
             PlaceError::Failed(_) => {
-                self.shared.log.say(&format!("cannot renew the lease of {}: {error}", self.subject.name()));
+                self.shared.log.info(&format!("cannot renew the lease of {}: {error}", self.subject.name()));
                 true
             }
         }
@@ -301,7 +303,7 @@ impl Session {
 
     fn forget(&self, is_v4: bool) {
         if let Err(error) = self.shared.store.remove(&self.subject.attachment, is_v4) {
-            self.shared.log.say(&format!("{error:#}"));
+            self.shared.log.info(&format!("{error:#}"));
         }
     }
 

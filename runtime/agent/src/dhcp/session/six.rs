@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use weft_dhcp::v6::{Client, Message, Output, Settings};
 
 use super::{Command, Event, Failure, Opener, Session, Start};
-use crate::clock;
+use crate::dhcp::clock;
 use crate::dhcp::duid;
 use crate::dhcp::place::{Link, Place, PlaceError};
 use crate::dhcp::socket::{Opened, open_udp6};
-use crate::store::AnyLease;
+use crate::dhcp::store::AnyLease;
 
 /// The client has one IA; its DUID is its own already.
 const IAID: u32 = 1;
@@ -86,7 +86,7 @@ async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>,
                 return false;
             }
             Output::Released => {
-                session.shared.log.say(&format!("{} gave its IPv6 lease back", session.subject.name()));
+                session.shared.log.info(&format!("{} gave its IPv6 lease back", session.subject.name()));
                 session.ended(false, Command::Release);
                 return false;
             }
@@ -98,7 +98,7 @@ async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>,
 /// Nothing can go wrong any more with a lease that is being given back: the client ends by itself.
 fn leaving(session: &Session, told: Option<Command>) -> bool {
     if told.is_some() {
-        session.shared.log.say(&format!("{} could not give its IPv6 lease back", session.subject.name()));
+        session.shared.log.info(&format!("{} could not give its IPv6 lease back", session.subject.name()));
     }
     told.is_some()
 }

@@ -93,14 +93,14 @@ pub(super) struct Row {
 
 /// The file.
 #[derive(Debug)]
-pub(super) struct LeaseStore {
+pub(crate) struct LeaseStore {
     conn: Connection,
     path: PathBuf,
 }
 
 impl LeaseStore {
     /// Opens it, making it where it is missing.
-    pub(super) fn open(state: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(state: &Path) -> anyhow::Result<Self> {
         let path = state.join(FILE);
         let shown = path.display();
         std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)

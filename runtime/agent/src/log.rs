@@ -1,0 +1,46 @@
+//! The agent's log: one line each on stderr. The program that starts the agent (systemd, kubelet) keeps it.
+
+use std::fmt::Write as _;
+
+/// Where log lines go.
+#[derive(Debug, Clone, Copy)]
+pub struct Log;
+
+impl Log {
+    /// Something that happened. Control characters of foreign texts are escaped.
+    pub fn info(self, line: &str) {
+        write("info", line);
+    }
+
+    /// Something that a person may have to look at.
+    pub fn warn(self, line: &str) {
+        write("warning", line);
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the agent's log")]
+fn write(level: &str, line: &str) {
+    eprintln!("weft agent: {level}: {}", printable(line));
+}
+
+/// The text without raw control characters, on one line.
+fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            // Writing to a string does not fail.
+            write!(out, "{}", c.escape_default()).ok();
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_foreign_text_stays_on_its_line() {
+        assert_eq!(super::printable("a\n\u{1b}[2Jb \u{202e}ü"), "a\\n\\u{1b}[2Jb \\u{202e}ü");
+    }
+}

@@ -1,0 +1,81 @@
+//! The ways in which the agent refuses a request. All services share them, so that one table maps them to CNI codes.
+
+use serde::{Deserialize, Serialize};
+
+/// The kind of a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// No DHCP server gave a lease.
+    NoLease,
+    /// The lease that was there is over.
+    Lost,
+    /// The agent knows nothing of this attachment.
+    Unknown,
+    /// The network namespace or the link in it cannot be used.
+    Place,
+    /// What a DHCP server gave cannot be used.
+    Answer,
+    /// The request makes no sense to the agent.
+    Request,
+    /// The agent's own trouble.
+    Internal,
+    /// The agent does not have this service: it is older than the caller, or the service is switched off.
+    UnknownService,
+    /// The agent has this service, but does not speak this version.
+    UnknownVersion,
+    /// What was asked for does not exist.
+    NotFound,
+    /// What the service needs (an API server, kubelet) does not answer.
+    Unavailable,
+    /// The caller's deadline passed.
+    Deadline,
+    /// The rules forbid it.
+    Denied,
+    /// Somebody else was faster or has it.
+    Conflict,
+    /// There is nothing left to give.
+    Exhausted,
+    /// A kind that this program does not know: the agent is newer.
+    #[serde(other)]
+    Other,
+}
+
+impl Fault {
+    /// The CNI error code of this kind.
+    #[must_use]
+    pub fn code(self) -> u32 {
+        match self {
+            Self::Unknown | Self::NotFound => 3,
+            Self::Internal | Self::Other => 5,
+            Self::Request => 7,
+            Self::Place => 8,
+            Self::NoLease
+            | Self::Answer
+            | Self::UnknownService
+            | Self::UnknownVersion
+            | Self::Unavailable
+            | Self::Deadline
+            | Self::Conflict => 11,
+            Self::Denied => 100,
+            Self::Exhausted => 102,
+            Self::Lost => 105,
+        }
+    }
+}
+
+/// A refusal: its kind, and a text that a person can act on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Its kind.
+    pub fault: Fault,
+    /// Names the thing, the value, and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub fn new(fault: Fault, message: impl Into<String>) -> Self {
+        Self { fault, message: message.into() }
+    }
+}
