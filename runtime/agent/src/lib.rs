@@ -3,25 +3,59 @@
 //! A service is a module here that implements [`server::Handler`], its message types in `weft_core::agent`, and one line in
 //! [`run`]. `dhcp` is the service `lease`: what takes longer than a CNI call, and outlives it.
 //!
-//! Invariants: each service fails alone; what a caller was answered is in the store before the reply leaves; ending the agent, however it ends, releases
-//! nothing; namespaces are entered on threads of their own (`weft_core::netlink`), never on the loop's.
+//! Invariants: each service fails alone, so a panic or an API server that is away in one never hurts another; what a caller
+//! was answered is in the store before the reply leaves; ending the agent, however it ends, releases nothing; what blocks runs
+//! on threads of its own, never on the loop's, and namespaces are entered there only.
 
+mod cluster;
+mod devices;
 mod dhcp;
+mod events;
+mod gauges;
+mod grpc;
+mod health;
+pub mod keep;
 mod log;
+mod pause;
+mod pod;
+mod probes;
 pub mod server;
 mod signals;
+mod status;
+mod sweep;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
+use weft_core::agent::counters::{Collector, Totals};
+use weft_core::agent::{pod as pod_messages, status as status_messages};
 pub use weft_dhcp::Pace;
 
+use self::cluster::Cluster;
+pub use self::cluster::Source;
+use self::devices::Devices;
 use self::dhcp::{LeaseStore, Leases};
+use self::events::Events;
+use self::gauges::Sources;
+use self::health::{Health, HealthHandler};
+use self::keep::Keeper;
 pub use self::log::Log;
+use self::pod::Pods;
+pub use self::probes::ProbeAddress;
+use self::probes::Probes;
 use self::server::Services;
+use self::status::Statuses;
+use self::sweep::Sweep;
+pub use self::sweep::SweepOptions;
+
+/// How often the counts of one-shot processes are collected.
+const COLLECT: Duration = Duration::from_secs(5);
+/// What a caller is told who asks for a service that needs a cluster.
+const NO_CLUSTER: &str = "start \"weftctl agent\" with --node-name, and with --kubeconfig outside of a pod";
 
 /// What an agent is started with.
 #[derive(Debug, Clone)]
@@ -34,6 +68,23 @@ pub struct Options {
     pub pid_file: Option<PathBuf>,
     /// How long DHCP exchanges are tried.
     pub pace: Pace,
+    /// The cluster to serve, if any.
+    pub kubernetes: Option<KubernetesOptions>,
+    /// Where to serve probes and metrics.
+    pub probes: Option<ProbeAddress>,
+    /// How to sweep; not at all where absent.
+    pub sweep: Option<SweepOptions>,
+}
+
+/// How an agent serves a cluster.
+#[derive(Debug, Clone)]
+pub struct KubernetesOptions {
+    /// The name of this node's Node object. It is never guessed from the host name.
+    pub node: String,
+    /// Where credentials come from.
+    pub source: Source,
+    /// kubelet's directory, usually `/var/lib/kubelet`.
+    pub kubelet: PathBuf,
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -51,13 +102,14 @@ pub fn run(options: &Options, state: &Path) -> anyhow::Result<()> {
         let leases = Leases::new(store, options.pace, options.host_prefix.clone(), log);
         // Before the socket is there, so that the first caller finds the leases that were known.
         leases.resume()?;
-        let services = Services::default().with(leases);
+        let services = start(options, state, leases, log).await?;
         let listener = server::listen(&options.socket)?;
         if let Some(file) = &options.pid_file {
             std::fs::write(file, format!("{}\n", std::process::id()))
                 .with_context(|| format!("cannot write {}", file.display()))?;
         }
-        log.info(&format!("listening on {}", options.socket.display()));
+        let names = services.names().collect::<Vec<_>>().join(", ");
+        log.info(&format!("listening on {}, services: {names}", options.socket.display()));
         tokio::task::spawn_local(server::serve(listener, Rc::new(services), log));
         signals::wait(signals).await
     });
@@ -70,5 +122,74 @@ pub fn run(options: &Options, state: &Path) -> anyhow::Result<()> {
     }
     let signal = ended?;
     log.info(&format!("ended by {signal}; leases go on with the next start"));
+    // A thread that is stuck in the node must not keep the agent.
+    runtime.shutdown_background();
     Ok(())
+}
+
+/// Starts every part that the options ask for.
+async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) -> anyhow::Result<Services> {
+    let health: Rc<Health> = Rc::default();
+    let mut services = Services::default().with(leases);
+    let (mut cluster, mut statuses, mut events) = (None, None, None);
+    if let Some(KubernetesOptions { node, source, kubelet }) = &options.kubernetes {
+        let its = Cluster::start(source.clone(), node, log);
+        report_first_sync(&its, &health);
+        let its_events = Events::start(Rc::clone(&its), log);
+        let its_statuses = Statuses::start(Rc::clone(&its), its_events.clone(), state, log);
+        services =
+            services.with(Pods::new(Rc::clone(&its), Rc::new(Devices::new(kubelet)))).with(Rc::clone(&its_statuses));
+        (cluster, statuses, events) = (Some(its), Some(its_statuses), Some((its_events, node.clone())));
+    } else {
+        services = services.without::<pod_messages::Pod>(NO_CLUSTER).without::<status_messages::Status>(NO_CLUSTER);
+    }
+    let node = options.kubernetes.as_ref().map(|kubernetes| kubernetes.node.clone());
+    services = services.with(Rc::new(HealthHandler { health: Rc::clone(&health), node }));
+    let keeper = Keeper::start(state, Rc::clone(&health), events, log);
+    let sweep = options
+        .sweep
+        .clone()
+        .map(|sweep| Sweep::start(sweep, state, options.host_prefix.clone(), cluster.clone(), log));
+    let counters = collect_counters(state, log);
+    if let Some(address) = &options.probes {
+        let sources = Sources { health: Rc::clone(&health), cluster, statuses, sweep, keeper, counters };
+        let probes = Probes { health, metrics: Rc::new(move || sources.collect()) };
+        probes::start(address, Rc::new(probes), log).await?;
+    }
+    Ok(services)
+}
+
+/// Until the first lists have arrived the node is not ready. Afterwards the copies serve, whatever the API server does.
+fn report_first_sync(cluster: &Rc<Cluster>, health: &Rc<Health>) {
+    let (cluster, health) = (Rc::clone(cluster), Rc::clone(health));
+    tokio::task::spawn_local(async move {
+        while !cluster.is_synced() {
+            let text = cluster.client().err().map(|error| error.to_string());
+            let waiting = "pods and networks were not read from the API server yet".to_owned();
+            health.set("cluster", Some(text.unwrap_or(waiting)));
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        health.set("cluster", None);
+    });
+}
+
+fn collect_counters(state: &Path, log: Log) -> Rc<Totals> {
+    let totals: Rc<Totals> = Rc::default();
+    let collector = match Collector::open(state) {
+        Ok(collector) => collector,
+        Err(error) => {
+            log.warn(&format!("cannot collect counters in {}: {error}", state.display()));
+            return totals;
+        }
+    };
+    let collecting = Rc::clone(&totals);
+    tokio::task::spawn_local(async move {
+        loop {
+            tokio::time::sleep(COLLECT).await;
+            if let Err(error) = collector.collect(&collecting) {
+                log.warn(&format!("cannot collect counters: {error}"));
+            }
+        }
+    });
+    totals
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use weft_agent::{Options, Pace};
+use weft_agent::{KubernetesOptions, Options, Pace, ProbeAddress, Source, SweepOptions};
 use weft_core::agent::lease::{Reply, Request};
 use weft_core::agent::{self, Lease, SOCKET};
 use weft_host_abi::types::Attachment;
@@ -33,6 +33,30 @@ pub(crate) struct AgentArgs {
     /// The longest delay between two tries to get a lease.
     #[arg(long, value_name = "TIME", default_value = "62s", value_parser = timespan::parse)]
     resendmax: Duration,
+    /// The name of this node's Node object; with it the agent serves Kubernetes: pods, networks, statuses.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: Option<String>,
+    /// Credentials for the API server [default: the service account of the pod that the agent runs in].
+    #[arg(long, value_name = "FILE", requires = "node_name")]
+    kubeconfig: Option<PathBuf>,
+    /// kubelet's directory, for devices.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet")]
+    kubelet_dir: PathBuf,
+    /// Serve /livez, /readyz and /metrics there: ADDRESS:PORT, :PORT, or the path of a unix socket.
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<ProbeAddress>,
+    /// Remove attachments that no runtime will send a DEL for.
+    #[arg(long)]
+    sweep: bool,
+    /// The time between two looks of the sweep.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = timespan::parse)]
+    sweep_interval: Duration,
+    /// How long an attachment must look abandoned before the sweep removes it.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = timespan::parse)]
+    sweep_grace: Duration,
+    /// The container runtime's CRI socket [default: the usual ones].
+    #[arg(long, value_name = "PATH")]
+    runtime_socket: Option<PathBuf>,
     /// After this an attachment without a lease fails.
     #[arg(long, value_name = "TIME", default_value = "208s", value_parser = timespan::parse)]
     resendtimeout: Duration,
@@ -61,7 +85,20 @@ pub(crate) fn run(args: &AgentArgs, state: &Path, output: Output) -> anyhow::Res
         return show(&args.socket, output);
     }
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let kubernetes = args.node_name.clone().filter(|name| !name.is_empty()).map(|node| KubernetesOptions {
+        node,
+        source: args.kubeconfig.clone().map_or(Source::InCluster, Source::Kubeconfig),
+        kubelet: args.kubelet_dir.clone(),
+    });
+    let sweep = SweepOptions {
+        every: args.sweep_interval.max(Duration::from_secs(1)),
+        grace: args.sweep_grace,
+        runtime: args.runtime_socket.clone(),
+    };
     let options = Options {
+        kubernetes,
+        probes: args.http.clone(),
+        sweep: args.sweep.then_some(sweep),
         socket: args.socket.clone(),
         host_prefix: args.hostprefix.clone(),
         pid_file: args.pidfile.clone(),

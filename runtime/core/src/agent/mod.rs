@@ -15,7 +15,9 @@
 //! Nothing here knows Kubernetes. The server side is the crate `weft-agent`.
 
 mod client;
+pub mod counters;
 mod fault;
+pub mod health;
 pub mod lease;
 pub mod pod;
 pub mod status;

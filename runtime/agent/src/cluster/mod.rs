@@ -1,0 +1,286 @@
+//! The Kubernetes cluster as this node's agent sees it: one client whose credentials may change, and small copies of what
+//! CNI calls need: this node's pods, all NetworkAttachmentDefinitions, all namespaces' labels, this node's labels.
+//!
+//! Invariants: a copy holds metadata and the configuration of NADs, never specs or statuses; what a copy does not know is
+//! read live before anybody is told that it does not exist; nothing here waits longer than its caller's deadline.
+
+mod cache;
+mod credentials;
+mod objects;
+mod watch;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use kube::Client;
+use kube::core::Status;
+use tokio::time::timeout;
+use weft_core::agent::{Fault, Refusal};
+
+use self::cache::Cache;
+use self::credentials::Credentials;
+pub use self::credentials::Source;
+use self::objects::NadObject;
+pub(crate) use self::objects::Pod;
+use crate::Log;
+use crate::server::Deadline;
+
+/// How long a live read may take where the caller has no deadline.
+const READ: Duration = Duration::from_secs(10);
+
+/// The cluster.
+pub(crate) struct Cluster {
+    /// The name of this node's Node object.
+    node: String,
+    credentials: Credentials,
+    pods: Cache<Pod>,
+    nads: Cache<objects::Nad>,
+    namespaces: Cache<objects::Labels>,
+    nodes: Cache<objects::Labels>,
+    log: Log,
+}
+
+/// Why something could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClusterError {
+    /// No usable credentials.
+    #[error("the agent has no usable credentials for the API server: {0}")]
+    NoClient(String),
+    /// The API server answered with an error.
+    #[error("the API server refused to {what}: {} (code {})", .status.message, .status.code)]
+    Refused {
+        /// What was tried.
+        what: String,
+        /// Its answer.
+        status: Box<Status>,
+    },
+    /// The API server did not answer as it should.
+    #[error("cannot {what}: the API server does not answer")]
+    Unreachable {
+        /// What was tried.
+        what: String,
+        /// How it failed.
+        #[source]
+        source: Box<kube::Error>,
+    },
+    /// Time was up.
+    #[error("cannot {what} within {} ms: the API server does not answer", .limit.as_millis())]
+    Late {
+        /// What was tried.
+        what: String,
+        /// The time it had.
+        limit: Duration,
+    },
+}
+
+impl ClusterError {
+    pub(crate) fn from_kube(what: &str, error: kube::Error) -> Self {
+        let what = what.to_owned();
+        match error {
+            kube::Error::Api(status) => Self::Refused { what, status },
+            other => Self::Unreachable { what, source: Box::new(other) },
+        }
+    }
+
+    /// The HTTP code of the API server's answer.
+    #[must_use]
+    pub(crate) fn http_code(&self) -> Option<u16> {
+        match self {
+            Self::Refused { status, .. } => Some(status.code),
+            _ => None,
+        }
+    }
+
+    /// Whether the same request would be refused again, for lack of rights or because it makes no sense.
+    #[must_use]
+    pub(crate) fn is_final(&self) -> bool {
+        // 408, 409, 429 pass; 401 passes when credentials were rotated.
+        self.http_code().is_some_and(|code| (400..500).contains(&code) && ![401, 408, 409, 429].contains(&code))
+    }
+
+    /// The error with its causes, on one line.
+    #[must_use]
+    pub(crate) fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(error) = source {
+            let next = error.to_string();
+            if !text.ends_with(&next) {
+                text = format!("{text}: {next}");
+            }
+            source = error.source();
+        }
+        text
+    }
+}
+
+impl From<ClusterError> for Refusal {
+    fn from(error: ClusterError) -> Self {
+        let fault = match &error {
+            ClusterError::Late { .. } => Fault::Deadline,
+            ClusterError::Refused { status, .. } if status.code == 404 => Fault::NotFound,
+            ClusterError::Refused { status, .. } if status.code == 403 => Fault::Denied,
+            _ => Fault::Unavailable,
+        };
+        Self::new(fault, error.chain())
+    }
+}
+
+impl Cluster {
+    /// The cluster that `source` has credentials for. Starts tasks on the current `LocalSet`.
+    #[must_use]
+    pub(crate) fn start(source: Source, node: &str, log: Log) -> Rc<Self> {
+        let cluster = Rc::new(Self {
+            node: node.to_owned(),
+            credentials: Credentials::start(source, log),
+            pods: Cache::default(),
+            nads: Cache::default(),
+            namespaces: Cache::default(),
+            nodes: Cache::default(),
+            log,
+        });
+        watch::start(&cluster);
+        cluster
+    }
+
+    /// The name of this node.
+    #[must_use]
+    pub(crate) fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// A client with the newest credentials.
+    ///
+    /// # Errors
+    /// `ClusterError::NoClient`.
+    pub(crate) fn client(&self) -> Result<Client, ClusterError> {
+        self.credentials.client().map_err(ClusterError::NoClient)
+    }
+
+    /// Whether the first list of every kind has arrived.
+    #[must_use]
+    pub(crate) fn is_synced(&self) -> bool {
+        self.pods.is_synced() && self.nads.is_synced() && self.namespaces.is_synced() && self.nodes.is_synced()
+    }
+
+    /// How many pods, NADs and namespaces are kept.
+    #[must_use]
+    pub(crate) fn sizes(&self) -> (usize, usize, usize) {
+        (self.pods.len(), self.nads.len(), self.namespaces.len())
+    }
+
+    /// The pod of a namespace and name; where `uid` is given and the copy has another one, or none, by a live read.
+    ///
+    /// # Errors
+    /// The copy does not know it and the live read failed. `None`: a live read says that there is no such pod.
+    pub(crate) async fn pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        deadline: Deadline,
+    ) -> Result<Option<Rc<Pod>>, ClusterError> {
+        if let Some(pod) = self.pods.get(namespace, name)
+            && (uid.is_empty() || pod.has_uid(uid))
+        {
+            return Ok(Some(pod));
+        }
+        let what = format!("read pod {namespace}/{name}");
+        let api: kube::Api<objects::PodMeta> = kube::Api::namespaced(self.client()?, namespace);
+        let found = self.bounded(&what, deadline, api.get_opt(name)).await?;
+        Ok(found.map(|object| Rc::new(Pod::from(object.metadata))))
+    }
+
+    /// A pod by a live read, for what must not rest on a copy.
+    ///
+    /// # Errors
+    /// The read failed.
+    pub(crate) async fn live_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<Option<Pod>, ClusterError> {
+        let what = format!("read pod {namespace}/{name}");
+        let api: kube::Api<objects::PodMeta> = kube::Api::namespaced(self.client()?, namespace);
+        let found = self.bounded(&what, deadline, api.get_opt(name)).await?;
+        Ok(found.map(|object| Pod::from(object.metadata)))
+    }
+
+    /// A NetworkAttachmentDefinition from the copy.
+    #[must_use]
+    pub(crate) fn known_nad(&self, namespace: &str, name: &str) -> Option<Rc<objects::Nad>> {
+        self.nads.get(namespace, name)
+    }
+
+    /// A NetworkAttachmentDefinition; by a live read where the copy does not know it.
+    ///
+    /// # Errors
+    /// The copy does not know it and the live read failed.
+    pub(crate) async fn nad(
+        &self,
+        namespace: &str,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<Option<Rc<objects::Nad>>, ClusterError> {
+        if let Some(nad) = self.nads.get(namespace, name) {
+            return Ok(Some(nad));
+        }
+        let what = format!("read NetworkAttachmentDefinition {namespace}/{name}");
+        let api: kube::Api<NadObject> = kube::Api::namespaced_with(self.client()?, namespace, &objects::nad_resource());
+        let found = self.bounded(&what, deadline, api.get_opt(name)).await?;
+        Ok(found.map(|object| Rc::new(objects::Nad::from(object))))
+    }
+
+    /// The labels of a namespace.
+    ///
+    /// # Errors
+    /// The copy does not know it and the live read failed.
+    pub(crate) async fn namespace_labels(
+        &self,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<Rc<objects::Labels>, ClusterError> {
+        if let Some(labels) = self.namespaces.get("", name) {
+            return Ok(labels);
+        }
+        let api: kube::Api<objects::NamespaceMeta> = kube::Api::all(self.client()?);
+        let found = self.bounded(&format!("read namespace {name}"), deadline, api.get_opt(name)).await?;
+        Ok(Rc::new(found.map(|object| objects::Labels::from(object.metadata)).unwrap_or_default()))
+    }
+
+    /// The labels of this node.
+    ///
+    /// # Errors
+    /// The copy does not know it and the live read failed, or there is no Node of this name.
+    pub(crate) async fn node_labels(&self, deadline: Deadline) -> Result<Rc<objects::Labels>, ClusterError> {
+        if let Some(labels) = self.nodes.get("", &self.node) {
+            return Ok(labels);
+        }
+        let api: kube::Api<objects::NodeMeta> = kube::Api::all(self.client()?);
+        let what = format!("read node {}", self.node);
+        let object = self.bounded(&what, deadline, api.get(&self.node)).await?;
+        Ok(Rc::new(objects::Labels::from(object.metadata)))
+    }
+
+    /// Runs a request against the API server within the caller's deadline. An answer 401 has the credentials read again.
+    pub(crate) async fn bounded<T>(
+        &self,
+        what: &str,
+        deadline: Deadline,
+        request: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, ClusterError> {
+        let limit = deadline.left(READ);
+        match timeout(limit, request).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => {
+                let error = ClusterError::from_kube(what, error);
+                if error.http_code() == Some(401) {
+                    self.credentials.reload();
+                }
+                Err(error)
+            }
+            Err(_elapsed) => Err(ClusterError::Late { what: what.to_owned(), limit }),
+        }
+    }
+}

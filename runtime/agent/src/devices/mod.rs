@@ -1,0 +1,96 @@
+//! The devices that kubelet gave a pod: from its podresources socket, or from its checkpoint file where the socket is not
+//! there or does not answer.
+//!
+//! Ids are sorted: `weft-pod` hands them out in this order, one per attachment that names the resource, as Multus does.
+
+mod checkpoint;
+mod podresources;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::server::Deadline;
+
+/// How long kubelet may take.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Ids by resource name, sorted.
+pub(crate) type Ids = BTreeMap<String, Vec<String>>;
+
+/// Where kubelet says which devices it gave to whom.
+#[derive(Debug, Clone)]
+pub(crate) struct Devices {
+    socket: PathBuf,
+    checkpoint: PathBuf,
+}
+
+/// Why the devices of a pod are not known.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DevicesError {
+    /// Neither source can be used.
+    #[error(
+        "cannot read the devices of the pod: {socket}: {first}; {checkpoint}: {second}; mount kubelet's directory into the agent"
+    )]
+    NoSource {
+        /// The socket's path.
+        socket: String,
+        /// What is wrong with it.
+        first: String,
+        /// The checkpoint's path.
+        checkpoint: String,
+        /// What is wrong with it.
+        second: String,
+    },
+}
+
+impl Devices {
+    /// The sources below kubelet's directory, usually `/var/lib/kubelet`.
+    pub(crate) fn new(kubelet: &std::path::Path) -> Self {
+        Self {
+            socket: kubelet.join("pod-resources/kubelet.sock"),
+            checkpoint: kubelet.join("device-plugins/kubelet_internal_checkpoint"),
+        }
+    }
+
+    /// The devices of a pod. The socket knows pods by name, the checkpoint by uid.
+    pub(crate) async fn of_pod(
+        &self,
+        namespace: &str,
+        name: &str,
+        uids: &[&str],
+        deadline: Deadline,
+    ) -> Result<Ids, DevicesError> {
+        // Half of the time is left for the second source, which is a file.
+        let limit = deadline.left(LIMIT) / 2;
+        let first = match timeout(limit, podresources::list(&self.socket)).await {
+            Ok(Ok(pods)) => return Ok(podresources::of_pod(pods, namespace, name)),
+            Ok(Err(text)) => text,
+            Err(_elapsed) => format!("no answer within {} ms", limit.as_millis()),
+        };
+        let read = std::fs::read(&self.checkpoint).and_then(|bytes| {
+            checkpoint::of_pod(&bytes, uids).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+        });
+        read.map_err(|error| DevicesError::NoSource {
+            socket: self.socket.display().to_string(),
+            first,
+            checkpoint: self.checkpoint.display().to_string(),
+            second: error.to_string(),
+        })
+    }
+}
+
+/// Adds ids of a resource; `sort` ends it.
+fn add(ids: &mut Ids, resource: String, more: impl IntoIterator<Item = String>) {
+    ids.entry(resource).or_default().extend(more);
+}
+
+fn sort(ids: &mut Ids) {
+    for list in ids.values_mut() {
+        list.sort();
+        list.dedup();
+    }
+}

@@ -1,0 +1,81 @@
+//! The agent's metrics, collected when somebody asks.
+
+use std::rc::Rc;
+
+use weft_core::agent::counters;
+
+use crate::cluster::Cluster;
+use crate::health::Health;
+use crate::keep::Keeper;
+use crate::probes::{Kind, Metrics};
+use crate::status::Statuses;
+use crate::sweep::Sweep;
+
+/// The parts that have something to tell.
+pub(crate) struct Sources {
+    pub(crate) health: Rc<Health>,
+    pub(crate) cluster: Option<Rc<Cluster>>,
+    pub(crate) statuses: Option<Rc<Statuses>>,
+    pub(crate) sweep: Option<Rc<Sweep>>,
+    pub(crate) keeper: Rc<Keeper>,
+    pub(crate) counters: Rc<counters::Totals>,
+}
+
+impl Sources {
+    pub(crate) fn collect(&self) -> Metrics {
+        let mut metrics = Metrics::default();
+        metrics.add(
+            "weft_build_info",
+            Kind::Gauge,
+            "The agent's version.",
+            &[("version", env!("CARGO_PKG_VERSION"))],
+            1.0,
+        );
+        let faults = number(self.health.faults().len());
+        metrics.add("weft_ready_faults", Kind::Gauge, "What keeps this node from being ready.", &[], faults);
+        if let Some(cluster) = &self.cluster {
+            let (pods, nads, namespaces) = cluster.sizes();
+            for (kind, count) in [("pods", pods), ("networks", nads), ("namespaces", namespaces)] {
+                let help = "Objects of the API server that the agent keeps a copy of.";
+                metrics.add("weft_agent_objects", Kind::Gauge, help, &[("kind", kind)], number(count));
+            }
+        }
+        if let Some(statuses) = &self.statuses {
+            let help = "Network statuses of pods that wait to be written.";
+            metrics.add("weft_statuses_waiting", Kind::Gauge, help, &[], number(statuses.waiting()));
+        }
+        if let Some(sweep) = &self.sweep {
+            let swept = sweep.swept();
+            let help = "Attachments that look abandoned.";
+            metrics.add("weft_gc_candidates", Kind::Gauge, help, &[], number(swept.candidates));
+            for (reason, count) in &swept.removed {
+                let help = "Attachments that the sweep removed.";
+                metrics.add("weft_gc_reclaimed_total", Kind::Counter, help, &[("reason", reason)], large(*count));
+            }
+            metrics.add("weft_gc_failures_total", Kind::Counter, "Removals that failed.", &[], large(swept.failed));
+        }
+        let kept = self.keeper.kept();
+        let help = "Files put back that another program had changed.";
+        metrics.add("weft_files_restored_total", Kind::Counter, help, &[], large(kept.restored));
+        for ((verb, network, code), count) in self.counters.requests() {
+            let labels = [("verb", verb.as_str()), ("network", network.as_str()), ("code", code.as_str())];
+            let help = "CNI calls by their outcome; code 0 is success.";
+            metrics.add("weft_cni_requests_total", Kind::Counter, help, &labels, large(count));
+        }
+        for (verb, (count, seconds)) in self.counters.durations() {
+            let labels = [("verb", verb.as_str())];
+            metrics.add("weft_cni_duration_seconds_sum", Kind::Counter, "Time spent in CNI calls.", &labels, seconds);
+            metrics.add("weft_cni_duration_seconds_count", Kind::Counter, "CNI calls.", &labels, large(count));
+        }
+        metrics
+    }
+}
+
+fn number(count: usize) -> f64 {
+    large(u64::try_from(count).unwrap_or(u64::MAX))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floats")]
+fn large(count: u64) -> f64 {
+    count as f64
+}

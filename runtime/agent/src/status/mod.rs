@@ -1,0 +1,212 @@
+//! Service `status`: the network-status annotation of a pod, and events.
+//!
+//! Invariants: an annotation that was not written before the caller's deadline is in a file before the caller is told so, and
+//! is retried, by the next agent too, until it is written or the pod is gone; a pod of the same name with another uid is
+//! never touched; of several annotations for one pod the newest wins.
+
+mod pending;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use weft_core::agent::Refusal;
+use weft_core::agent::status::{Status, StatusReply, StatusRequest};
+
+use self::pending::Pending;
+use crate::Log;
+use crate::cluster::{Cluster, ClusterError};
+use crate::events::{Events, Subject};
+use crate::pause::Pause;
+use crate::server::{Deadline, Handler};
+
+/// The annotation.
+const ANNOTATION: &str = "k8s.v1.cni.cncf.io/network-status";
+/// How long an ADD waits at most for its annotation, where it has no deadline.
+const WAIT: Duration = Duration::from_secs(10);
+/// Kept back of the caller's time, to answer in.
+const RESERVE: Duration = Duration::from_millis(100);
+/// How long one try may take.
+const TRY: Duration = Duration::from_secs(15);
+
+/// The service.
+pub(crate) struct Statuses(Rc<Shared>);
+
+struct Shared {
+    cluster: Rc<Cluster>,
+    pending: Pending,
+    /// The newest request per pod; an older task ends when it finds itself replaced.
+    newest: RefCell<BTreeMap<(String, String), u64>>,
+    events: Events,
+    log: Log,
+}
+
+/// How a task is getting on.
+#[derive(Debug, Clone)]
+enum Progress {
+    Trying,
+    Failed(String),
+    Ended(StatusReply),
+}
+
+impl Statuses {
+    /// The service, with what the agent before this one could not write.
+    pub(crate) fn start(cluster: Rc<Cluster>, events: Events, state: &Path, log: Log) -> Rc<Self> {
+        let pending = Pending::open(&state.join("agent").join("status"), log);
+        let shared = Rc::new(Shared { cluster, pending, newest: RefCell::default(), events, log });
+        let statuses = Rc::new(Self(shared));
+        for request in statuses.0.pending.all() {
+            statuses.begin(request);
+        }
+        statuses
+    }
+
+    /// How many annotations wait to be written.
+    pub(crate) fn waiting(&self) -> usize {
+        self.0.newest.borrow().len()
+    }
+
+    fn begin(&self, request: StatusRequest) -> watch::Receiver<Progress> {
+        let key = (request.namespace.clone(), request.name.clone());
+        let turn = {
+            let mut newest = self.0.newest.borrow_mut();
+            let turn = newest.entry(key).or_default();
+            *turn += 1;
+            *turn
+        };
+        let (sender, receiver) = watch::channel(Progress::Trying);
+        let shared = Rc::clone(&self.0);
+        tokio::task::spawn_local(async move { shared.write_until_done(request, turn, &sender).await });
+        receiver
+    }
+}
+
+impl Shared {
+    async fn write_until_done(&self, request: StatusRequest, turn: u64, progress: &watch::Sender<Progress>) {
+        let key = (request.namespace.clone(), request.name.clone());
+        let mut pause = Pause::new(Duration::from_millis(200), Duration::from_secs(60));
+        loop {
+            if self.newest.borrow().get(&key) != Some(&turn) {
+                return;
+            }
+            let outcome = self.write(&request).await;
+            match outcome {
+                Ok(reply) => {
+                    let mut newest = self.newest.borrow_mut();
+                    if newest.get(&key) == Some(&turn) {
+                        newest.remove(&key);
+                        self.pending.remove(&request);
+                    }
+                    if let StatusReply::Refused { message } = &reply {
+                        self.log.warn(message);
+                    }
+                    progress.send_replace(Progress::Ended(reply));
+                    return;
+                }
+                Err(error) => {
+                    progress.send_replace(Progress::Failed(error.chain()));
+                }
+            }
+            sleep(pause.next()).await;
+        }
+    }
+
+    /// One try. An error is worth another one.
+    async fn write(&self, request: &StatusRequest) -> Result<StatusReply, ClusterError> {
+        let StatusRequest { namespace, name, uid, annotation, .. } = request;
+        let deadline = Deadline::after(Some(TRY));
+        let Some(text) = annotation else { return Ok(StatusReply::Written) };
+        let uid = match self.api_uid(namespace, name, uid, deadline).await? {
+            Some(uid) => uid,
+            None => return Ok(StatusReply::Gone),
+        };
+        let what = format!("write the network status of pod {namespace}/{name}");
+        let api: Api<v1::Pod> = Api::namespaced(self.cluster.client()?, namespace);
+        // A uid in a patch is a precondition: 409 where the pod of that name is another one by now.
+        // https://github.com/kubernetes/kubernetes/blob/v1.33.0/staging/src/k8s.io/apiserver/pkg/registry/rest/update.go
+        let patch = json!({"metadata": {"uid": uid, "annotations": {(ANNOTATION): text}}});
+        let params = PatchParams::default();
+        match self.cluster.bounded(&what, deadline, api.patch_status(name, &params, &Patch::Merge(&patch))).await {
+            Ok(_pod) => Ok(StatusReply::Written),
+            Err(error) if error.http_code() == Some(404) => Ok(StatusReply::Gone),
+            Err(error) if error.http_code() == Some(409) => {
+                match self.cluster.live_pod(namespace, name, deadline).await? {
+                    Some(pod) if pod.uid == uid => Err(error),
+                    _other => Ok(StatusReply::Gone),
+                }
+            }
+            Err(error) if error.is_final() => Ok(StatusReply::Refused { message: error.chain() }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The uid of the object in the API: that of the mirror for a static pod. `None`: another pod has the name.
+    async fn api_uid(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        deadline: Deadline,
+    ) -> Result<Option<String>, ClusterError> {
+        let pod = self.cluster.pod(namespace, name, uid, deadline).await?;
+        Ok(pod.filter(|pod| uid.is_empty() || pod.has_uid(uid)).map(|pod| pod.uid.clone()))
+    }
+
+    fn send_events(&self, request: &StatusRequest) {
+        for event in &request.events {
+            let subject = Subject {
+                kind: "Pod",
+                namespace: request.namespace.clone(),
+                name: request.name.clone(),
+                uid: request.uid.clone(),
+            };
+            self.events.send(subject, event.clone());
+        }
+    }
+}
+
+impl Handler for Statuses {
+    type Service = Status;
+
+    async fn handle(&self, request: StatusRequest, deadline: Deadline) -> Result<StatusReply, Refusal> {
+        self.0.send_events(&request);
+        if request.annotation.is_none() {
+            return Ok(StatusReply::Written);
+        }
+        let mut progress = self.begin(request.clone());
+        let limit = deadline.left(WAIT).saturating_sub(RESERVE);
+        let ended = async {
+            loop {
+                if let Progress::Ended(reply) = progress.borrow_and_update().clone() {
+                    return Some(reply);
+                }
+                if progress.changed().await.is_err() {
+                    return None;
+                }
+            }
+        };
+        match timeout(limit, ended).await {
+            Ok(Some(reply)) => return Ok(reply),
+            // A newer request for the same pod took over.
+            Ok(None) => {
+                return Ok(StatusReply::Later { reason: "a newer status of this pod is being written".to_owned() });
+            }
+            Err(_elapsed) => {}
+        }
+        let reason = match &*progress.borrow() {
+            Progress::Failed(reason) => reason.clone(),
+            Progress::Trying => "the API server does not answer".to_owned(),
+            Progress::Ended(reply) => return Ok(reply.clone()),
+        };
+        self.0.pending.put(&request);
+        Ok(StatusReply::Later { reason })
+    }
+}

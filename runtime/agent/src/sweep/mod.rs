@@ -1,0 +1,255 @@
+//! The sweep: journal entries that no runtime will send a DEL for are removed as a DEL would.
+//!
+//! No released containerd calls GC, and a runtime that dies between ADD and saving its result never calls DEL
+//! (containerd#12923). `judge` has the rules.
+//!
+//! Invariants: an entry goes through `attach::del`, so links, rules and claims go in its order, and what cannot be removed
+//! stays in the journal; the event loop never waits for the node: looking and removing run on a thread.
+
+mod judge;
+mod runtime;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use weft_core::attach::{self, Call, Context, Node};
+use weft_core::cni::{Environment, Verb};
+use weft_core::conf::Persona;
+use weft_core::netlink;
+use weft_host_abi::types::Attachment;
+
+use self::judge::{Candidates, Reason, Signs};
+use self::runtime::Sandboxes;
+use crate::Log;
+use crate::cluster::Cluster;
+use crate::pause::jittered;
+use crate::server::Deadline;
+
+/// Where other vendors' plugins are, for entries that have some.
+const PLUGINS: &str = "/opt/cni/bin";
+
+/// How the sweep works.
+#[derive(Debug, Clone)]
+pub struct SweepOptions {
+    /// The time between two looks.
+    pub every: Duration,
+    /// How long an entry must look abandoned.
+    pub grace: Duration,
+    /// The runtime's CRI socket; the usual ones are tried where none is named.
+    pub runtime: Option<PathBuf>,
+}
+
+impl Default for SweepOptions {
+    fn default() -> Self {
+        Self { every: Duration::from_secs(30), grace: Duration::from_secs(60), runtime: None }
+    }
+}
+
+/// What the sweep has done, for metrics.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Swept {
+    /// Entries that look abandoned now.
+    pub(crate) candidates: usize,
+    /// Entries removed since the start, by reason.
+    pub(crate) removed: BTreeMap<&'static str, u64>,
+    /// Removals that failed since the start.
+    pub(crate) failed: u64,
+}
+
+/// The sweep.
+pub(crate) struct Sweep {
+    options: SweepOptions,
+    state: PathBuf,
+    prefix: Option<PathBuf>,
+    cluster: Option<Rc<Cluster>>,
+    swept: RefCell<Swept>,
+    log: Log,
+}
+
+/// A journal entry, as far as the sweep cares.
+#[derive(Debug, Clone)]
+struct Found {
+    attachment: Attachment,
+    netns: String,
+    has_netns: Option<bool>,
+    pod: Option<PodName>,
+    age: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct PodName {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+impl Sweep {
+    pub(crate) fn start(
+        options: SweepOptions,
+        state: &Path,
+        prefix: Option<PathBuf>,
+        cluster: Option<Rc<Cluster>>,
+        log: Log,
+    ) -> Rc<Self> {
+        let sweep = Rc::new(Self { options, state: state.to_owned(), prefix, cluster, swept: RefCell::default(), log });
+        let running = Rc::clone(&sweep);
+        tokio::task::spawn_local(async move { running.run().await });
+        sweep
+    }
+
+    pub(crate) fn swept(&self) -> Swept {
+        self.swept.borrow().clone()
+    }
+
+    async fn run(&self) {
+        let mut candidates = Candidates::default();
+        let mut last_fault = None;
+        loop {
+            sleep(jittered(self.options.every)).await;
+            let fault = self.look(&mut candidates).await.err();
+            if let Some(text) = fault.as_ref().filter(|text| last_fault.as_ref() != Some(*text)) {
+                self.log.warn(&format!("sweep: {text}"));
+            }
+            last_fault = fault;
+        }
+    }
+
+    async fn look(&self, candidates: &mut Candidates) -> Result<(), String> {
+        let (state, prefix) = (self.state.clone(), self.prefix.clone());
+        let found =
+            spawn_blocking(move || entries(&state, prefix.as_deref())).await.map_err(|error| error.to_string())??;
+        let (sandboxes, fault) = Sandboxes::list(self.options.runtime.as_deref()).await;
+        let mut seen = Vec::new();
+        let mut gone: BTreeMap<PodName, bool> = BTreeMap::new();
+        for entry in &found {
+            let sandbox = sandboxes.of(&entry.attachment.container_id);
+            let mut signs =
+                Signs { netns: entry.has_netns, sandbox, of_pod: entry.pod.is_some(), pod_gone: false, age: entry.age };
+            let mut reason = judge::reason(&signs);
+            // The live read only where it could decide.
+            if reason.is_none()
+                && let Some(pod) = &entry.pod
+                && judge::reason(&Signs { pod_gone: true, ..signs }).is_some()
+            {
+                signs.pod_gone = match gone.get(pod) {
+                    Some(known) => *known,
+                    None => {
+                        let is_gone = self.is_gone(pod).await;
+                        gone.insert(pod.clone(), is_gone);
+                        is_gone
+                    }
+                };
+                reason = judge::reason(&signs);
+            }
+            seen.extend(reason.map(|reason| (entry.attachment.clone(), reason)));
+        }
+        let due = candidates.look(seen, Instant::now(), self.options.grace);
+        self.swept.borrow_mut().candidates = candidates.len();
+        for (attachment, reason) in due {
+            let Some(entry) = found.iter().find(|entry| entry.attachment == attachment).cloned() else { continue };
+            self.remove(entry, reason).await;
+        }
+        fault.map_or(Ok(()), Err)
+    }
+
+    /// Whether a live read says that the pod is gone; a read that fails says nothing.
+    async fn is_gone(&self, pod: &PodName) -> bool {
+        let Some(cluster) = &self.cluster else { return false };
+        match cluster.live_pod(&pod.namespace, &pod.name, Deadline::after(Some(Duration::from_secs(5)))).await {
+            Ok(Some(live)) => !live.has_uid(&pod.uid),
+            Ok(None) => true,
+            Err(_unknown) => false,
+        }
+    }
+
+    async fn remove(&self, entry: Found, reason: Reason) {
+        let Attachment { network, container_id, ifname } = entry.attachment.clone();
+        let state = self.state.clone();
+        let removed = spawn_blocking(move || delete(&state, &entry)).await;
+        let mut swept = self.swept.borrow_mut();
+        match removed.map_err(|error| error.to_string()).and_then(|done| done) {
+            Ok(()) => {
+                *swept.removed.entry(reason.name()).or_default() += 1;
+                self.log.info(&format!("swept {ifname} of container {container_id} on {network:?}: {}", reason.name()));
+            }
+            Err(text) => {
+                swept.failed += 1;
+                self.log.warn(&format!("cannot sweep {ifname} of container {container_id} on {network:?}: {text}"));
+            }
+        }
+    }
+}
+
+/// The entries of the journal. Runs on a thread.
+fn entries(state: &Path, prefix: Option<&Path>) -> Result<Vec<Found>, String> {
+    let context = Context::new(state.to_owned());
+    let mut node = Node::new(&context);
+    let store = node.store().map_err(|error| error.to_string())?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    for entry in store.entries(None).map_err(|error| error.to_string())? {
+        let attachment = entry.key.attachment;
+        // Entries that go with another one: its DEL takes them along.
+        if !seen.insert(attachment.clone()) {
+            continue;
+        }
+        let netns = entry.record.netns;
+        found.push(Found {
+            has_netns: has_netns(&netns, prefix),
+            pod: pod_of(&entry.record.trace),
+            age: Duration::from_secs(now.saturating_sub(entry.created)),
+            attachment,
+            netns,
+        });
+    }
+    Ok(found)
+}
+
+fn has_netns(path: &str, prefix: Option<&Path>) -> Option<bool> {
+    if path.is_empty() {
+        return None;
+    }
+    let path = match prefix {
+        Some(prefix) => prefix.join(path.trim_start_matches('/')),
+        None => PathBuf::from(path),
+    };
+    // Where even the directory is not visible, the agent looks from another mount namespace and knows nothing.
+    if !path.parent().is_some_and(Path::is_dir) && !path.starts_with("/proc") {
+        return None;
+    }
+    netlink::netns_identity(&path).ok().map(|identity| identity.is_some())
+}
+
+/// The pod that a decision's request names.
+fn pod_of(trace: &str) -> Option<PodName> {
+    let trace: Value = serde_json::from_str(trace).ok()?;
+    let pod = trace.pointer("/request/pod").or_else(|| trace.pointer("/choice/request/pod"))?;
+    let text = |key: &str| pod.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+    Some(PodName { namespace: text("namespace")?, name: text("name")?, uid: text("uid")? })
+}
+
+/// What the runtime's DEL would do. Runs on a thread.
+fn delete(state: &Path, entry: &Found) -> Result<(), String> {
+    let Attachment { network, container_id, ifname } = &entry.attachment;
+    let context = Context::new(state.to_owned());
+    let conf = json!({"cniVersion": "1.1.0", "name": network, "type": "weft"}).to_string();
+    let env = Environment {
+        verb: Verb::Del,
+        container_id: container_id.clone(),
+        netns: entry.netns.clone(),
+        ifname: ifname.clone(),
+        args: String::new(),
+        path: vec![PathBuf::from(PLUGINS)],
+        netns_override: false,
+    };
+    let call = Call::read(&context, Persona::Weft, env, conf.as_bytes()).map_err(|error| error.to_string())?;
+    let mut node = Node::new(&context);
+    attach::del(&mut node, &call).map_err(|error| error.to_string())
+}

@@ -1,0 +1,81 @@
+//! Which sandboxes the container runtime knows: `ListPodSandbox` of the CRI.
+//!
+//! <https://github.com/kubernetes/cri-api/blob/v0.33.0/pkg/apis/runtime/v1/api.proto>
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::judge::Sandbox;
+use crate::grpc;
+
+/// Sockets of runtimes, where none is named.
+const SOCKETS: [&str; 4] = [
+    "/run/containerd/containerd.sock",
+    "/run/k3s/containerd/containerd.sock",
+    "/run/crio/crio.sock",
+    "/var/run/crio/crio.sock",
+];
+/// How long a runtime may take.
+const LIMIT: Duration = Duration::from_secs(10);
+/// The largest answer.
+const SIZE: usize = 16 << 20;
+/// `SANDBOX_READY`.
+const READY: i32 = 0;
+
+/// No filter: all sandboxes.
+#[derive(Clone, PartialEq, ::prost::Message)]
+struct ListRequest {}
+
+#[derive(Clone, PartialEq, ::prost::Message)]
+struct ListResponse {
+    #[prost(message, repeated, tag = "1")]
+    items: Vec<PodSandbox>,
+}
+
+#[derive(Clone, PartialEq, ::prost::Message)]
+struct PodSandbox {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(int32, tag = "3")]
+    state: i32,
+}
+
+/// The sandboxes of a node.
+#[derive(Debug, Default)]
+pub(super) struct Sandboxes(Option<BTreeMap<String, bool>>);
+
+impl Sandboxes {
+    /// Asks the runtime.
+    pub(super) async fn list(socket: Option<&Path>) -> (Self, Option<String>) {
+        let Some(socket) = socket.map(Path::to_owned).or_else(find) else { return (Self(None), None) };
+        let request = ListRequest {};
+        let call = grpc::call(&socket, "/runtime.v1.RuntimeService/ListPodSandbox", request, SIZE);
+        let answer: Result<ListResponse, String> = match timeout(LIMIT, call).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+        };
+        match answer {
+            Ok(list) => (Self(Some(list.items.into_iter().map(|item| (item.id, item.state == READY)).collect())), None),
+            Err(text) => (Self(None), Some(format!("cannot list sandboxes at {}: {text}", socket.display()))),
+        }
+    }
+
+    /// What the runtime says about one.
+    pub(super) fn of(&self, container_id: &str) -> Sandbox {
+        match &self.0 {
+            None => Sandbox::Unknown,
+            Some(known) => match known.get(container_id) {
+                Some(true) => Sandbox::Ready,
+                Some(false) => Sandbox::NotReady,
+                None => Sandbox::Unlisted,
+            },
+        }
+    }
+}
+
+fn find() -> Option<PathBuf> {
+    SOCKETS.iter().map(PathBuf::from).find(|path| path.exists())
+}

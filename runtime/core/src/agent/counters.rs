@@ -1,0 +1,169 @@
+//! Counters of one-shot processes: each call appends one line to a file that the agent made, and the agent adds them up.
+//!
+//! A node without an agent has no such file, and a call then writes nothing. A write of one short line with `O_APPEND` is
+//! whole; a lost line is a lost count, nothing more.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// In the state directory.
+const FILE: &str = "counters";
+/// Where the agent reads a full file from.
+const TAKEN: &str = "counters.taken";
+/// Nobody reads it any more: an agent that ended.
+const LARGEST: u64 = 1 << 20;
+/// Different outcomes that are counted apart.
+const DISTINCT: usize = 2_000;
+
+/// Verb, network, code.
+pub type Outcome = (String, String, String);
+
+/// Counts one call, where an agent collects counts. Fails silently: a call must not fail for its count.
+pub fn count(state: &Path, verb: &str, network: &str, code: u32, took: Duration) {
+    let Ok(mut file) = OpenOptions::new().append(true).open(state.join(FILE)) else { return };
+    if file.metadata().is_ok_and(|meta| meta.len() > LARGEST) {
+        return;
+    }
+    let name: String = network.chars().filter(|c| !c.is_control()).take(64).collect();
+    let line = format!("{verb}\t{name}\t{code}\t{}\n", took.as_micros());
+    file.write_all(line.as_bytes()).ok();
+}
+
+/// What was counted since the agent started.
+#[derive(Debug, Default)]
+pub struct Totals {
+    requests: RefCell<BTreeMap<Outcome, u64>>,
+    durations: RefCell<BTreeMap<String, (u64, f64)>>,
+}
+
+/// The agent's side: takes what calls have counted.
+#[derive(Debug)]
+pub struct Collector {
+    file: PathBuf,
+    taken: PathBuf,
+}
+
+// === impl Collector ===
+
+impl Collector {
+    /// Makes the file, so that calls begin to count.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn open(state: &Path) -> io::Result<Self> {
+        let collector = Self { file: state.join(FILE), taken: state.join(TAKEN) };
+        collector.make()?;
+        Ok(collector)
+    }
+
+    fn make(&self) -> io::Result<()> {
+        OpenOptions::new().create(true).append(true).mode(0o600).open(&self.file).map(drop)
+    }
+
+    /// Adds what was counted since the last time. A call that opened the file before it was taken may be counted next time or
+    /// not at all.
+    ///
+    /// # Errors
+    /// The files cannot be read or written.
+    pub fn collect(&self, totals: &Totals) -> io::Result<()> {
+        // What was taken the last time is complete by now.
+        match fs::read_to_string(&self.taken) {
+            Ok(text) => {
+                text.lines().for_each(|line| totals.add(line));
+                fs::remove_file(&self.taken)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        if fs::metadata(&self.file).is_ok_and(|meta| meta.len() > 0) {
+            fs::rename(&self.file, &self.taken)?;
+        }
+        self.make()
+    }
+}
+
+// === impl Totals ===
+
+impl Totals {
+    fn add(&self, line: &str) {
+        let mut parts = line.split('\t');
+        let (Some(verb), Some(network), Some(code), Some(micros)) =
+            (parts.next(), parts.next(), parts.next(), parts.next().and_then(|text| text.parse::<u32>().ok()))
+        else {
+            return;
+        };
+        let mut requests = self.requests.borrow_mut();
+        let mut outcome = (verb.to_owned(), network.to_owned(), code.to_owned());
+        if requests.len() >= DISTINCT && !requests.contains_key(&outcome) {
+            outcome.1 = "others".to_owned();
+        }
+        *requests.entry(outcome).or_default() += 1;
+        let mut durations = self.durations.borrow_mut();
+        let (count, seconds) = durations.entry(verb.to_owned()).or_default();
+        *count += 1;
+        *seconds += f64::from(micros) / 1e6;
+    }
+
+    /// Calls by verb, network and code.
+    #[must_use]
+    pub fn requests(&self) -> Vec<(Outcome, u64)> {
+        self.requests.borrow().iter().map(|(outcome, count)| (outcome.clone(), *count)).collect()
+    }
+
+    /// Number of calls and seconds spent, by verb.
+    #[must_use]
+    pub fn durations(&self) -> Vec<(String, (u64, f64))> {
+        self.durations.borrow().iter().map(|(verb, sum)| (verb.clone(), *sum)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn counts_of_processes_add_up_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let took = Duration::from_millis(250);
+        // No agent, no file.
+        count(dir.path(), "ADD", "net", 0, took);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let collector = Collector::open(dir.path()).unwrap();
+        let totals = Totals::default();
+        count(dir.path(), "ADD", "net", 0, took);
+        count(dir.path(), "ADD", "net", 0, took);
+        count(dir.path(), "DEL", "a\tb\nc", 11, took);
+        collector.collect(&totals).unwrap();
+        count(dir.path(), "ADD", "net", 0, took);
+        for _ in 0..3 {
+            collector.collect(&totals).unwrap();
+        }
+        let of = |verb: &str, network: &str, code: &str| (verb.to_owned(), network.to_owned(), code.to_owned());
+        assert_eq!(totals.requests(), [(of("ADD", "net", "0"), 3), (of("DEL", "abc", "11"), 1)]);
+        assert_eq!(totals.durations()[0], ("ADD".to_owned(), (3, 0.75)));
+    }
+
+    #[test]
+    fn the_file_is_bounded_and_so_are_the_outcomes() {
+        let dir = tempfile::tempdir().unwrap();
+        let collector = Collector::open(dir.path()).unwrap();
+        fs::write(dir.path().join(FILE), vec![b'x'; usize::try_from(LARGEST).unwrap() + 1]).unwrap();
+        count(dir.path(), "ADD", "net", 0, Duration::ZERO);
+        assert_eq!(fs::metadata(dir.path().join(FILE)).unwrap().len(), LARGEST + 1);
+        let totals = Totals::default();
+        collector.collect(&totals).unwrap();
+        collector.collect(&totals).unwrap();
+        assert!(totals.requests().is_empty());
+        for index in 0..DISTINCT * 2 {
+            totals.add(&format!("ADD\tn{index}\t0\t1"));
+        }
+        assert_eq!(totals.requests().len(), DISTINCT + 1);
+    }
+}
