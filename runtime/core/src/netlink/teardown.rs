@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::conntrack::{self, Flows};
 use super::error::{Doing, NetlinkError, UndoError};
+use super::locate::{Place, Wanted};
 use super::rtnl::{Link, Lookup, change};
 use super::{Executor, firewalld, nft};
 use crate::plan::{LinkRef, Op, Plan, Side, Teardown};
@@ -30,12 +31,15 @@ impl Executor {
         }
         for op in plan.ops.iter().rev() {
             let outcome = match op.teardown() {
-                Teardown::DeleteLink { container, host_peer, kind } => {
-                    self.delete_attachment(&container, host_peer, kind)
+                Teardown::DeleteLink { container, host_peer, kind, parent } => {
+                    let (name, parent) = (container.name.as_str(), parent.as_ref());
+                    // No end of a pair has a chosen index.
+                    let index = plan.link_index.filter(|_| host_peer.is_none());
+                    self.delete_attachment(&Wanted { name, index, kind, parent }, host_peer)
                 }
-                Teardown::ReturnDevice(taken) => self.return_device(&taken),
+                Teardown::ReturnDevice(taken) => self.return_device(&taken, plan.link_index),
                 Teardown::LinkDown(link) => self.link_down(&link),
-                Teardown::DeleteHostLink { name, kind } => self.delete_by_name(&LinkRef::host(name), kind).map(drop),
+                Teardown::DeleteHostLink { name, kind } => self.delete_by_name(&name, kind).map(drop),
                 Teardown::RemoveQdisc { link, kind } => self.drop_qdisc(plan, &link, kind),
                 Teardown::RestoreLink { link, before } => self.restore_link(&link, &before),
                 Teardown::RemoveRules(routes) => self.remove_rules(&routes),
@@ -90,27 +94,35 @@ impl Executor {
     }
 
     /// By the host's end where there is one: its name is random, so nothing else has it, and it finds the pair even where
-    /// the container's end was renamed.
-    fn delete_attachment(&self, container: &LinkRef, peer: Option<String>, kind: &str) -> Result<(), NetlinkError> {
-        let host = peer.map(LinkRef::host);
-        for link in host.iter().chain([container]) {
-            if self.delete_by_name(link, kind)? {
-                break;
+    /// the container's end was renamed or moved.
+    fn delete_attachment(&self, wanted: &Wanted<'_>, peer: Option<String>) -> Result<(), NetlinkError> {
+        if let Some(peer) = peer {
+            if self.delete_by_name(&peer, wanted.kind)? {
+                return Ok(());
             }
         }
-        Ok(())
+        let Some(container) = self.rtnl(Side::Container) else { return Ok(()) };
+        let doing = || format!("failed to delete {:?}", wanted.name);
+        let link = wanted.name.to_owned();
+        match self.locate(wanted)? {
+            Place::Here(found) => container.delete_link(found.index).map(drop).doing(doing),
+            Place::Elsewhere(netns, found) => match container.delete_link_in(netns, found.index) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(NetlinkError::MovedOn { link, certain: true }),
+            },
+            Place::Unclear => Err(NetlinkError::MovedOn { link, certain: false }),
+            Place::Gone => Ok(()),
+        }
     }
 
-    /// Deletes a link if it is there and of that kind; whether it did.
-    fn delete_by_name(&self, link: &LinkRef, kind: &str) -> Result<bool, NetlinkError> {
-        let Some(rtnl) = self.rtnl(link.side) else { return Ok(false) };
-        let doing = || format!("failed to delete {:?}", link.name);
-        match rtnl.link(Lookup::Name(&link.name)).doing(doing)? {
-            Some(Link { index, kind: found, .. }) if found == kind => match link.side {
-                Side::Host => rtnl.delete_in_turn(index).doing(doing),
-                // Each DEL has a namespace of its own to delete in.
-                Side::Container => rtnl.delete_link(index).doing(doing),
-            },
+    /// Deletes a link of the host if it is there and of that kind; whether it did.
+    fn delete_by_name(&self, name: &str, kind: &str) -> Result<bool, NetlinkError> {
+        if name.is_empty() {
+            return Ok(false);
+        }
+        let doing = || format!("failed to delete {name:?}");
+        match self.host.link(Lookup::Name(name)).doing(doing)? {
+            Some(Link { index, kind: found, .. }) if found == kind => self.host.delete_in_turn(index).doing(doing),
             _ => Ok(false),
         }
     }

@@ -64,25 +64,25 @@ pub struct CreateDummy {
 }
 
 /// The container's link goes, if it is of that kind.
-pub(super) fn delete(name: &str, kind: &'static str) -> Teardown {
-    Teardown::DeleteLink { container: LinkRef::container(name), host_peer: None, kind }
+pub(super) fn delete(name: &str, kind: &'static str, parent: Option<&LinkRef>) -> Teardown {
+    Teardown::DeleteLink { container: LinkRef::container(name), host_peer: None, kind, parent: parent.cloned() }
 }
 
 impl CreateIpvlan {
     pub(super) fn teardown(&self) -> Teardown {
-        delete(&self.name, "ipvlan")
+        delete(&self.name, "ipvlan", Some(&self.parent))
     }
 }
 
 impl CreateVlan {
     pub(super) fn teardown(&self) -> Teardown {
-        delete(&self.name, "vlan")
+        delete(&self.name, "vlan", Some(&self.parent))
     }
 }
 
 impl CreateDummy {
     pub(super) fn teardown(&self) -> Teardown {
-        delete(&self.name, "dummy")
+        delete(&self.name, "dummy", None)
     }
 }
 

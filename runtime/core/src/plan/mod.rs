@@ -53,6 +53,10 @@ pub struct Plan {
     /// What tells the container's namespace from others (`netlink::netns_identity`): a path may name another one later.
     #[serde(default)]
     pub container: Option<String>,
+    /// The index that the link which the plan makes in the container gets, or the device that it moves there: chosen ahead, so
+    /// that the journal knows the link before there is one. Not of a veth pair, which is known by its end on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_index: Option<u32>,
     /// The result to print once all ops are applied.
     #[serde(default)]
     pub result: ResultShape,

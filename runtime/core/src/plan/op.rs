@@ -270,10 +270,9 @@ impl Op {
                 container: LinkRef::container(container.as_str()),
                 host_peer: Some(host.clone()),
                 kind: "veth",
+                parent: None,
             },
-            Self::CreateMacvlan { name, .. } => {
-                Teardown::DeleteLink { container: LinkRef::container(name.as_str()), host_peer: None, kind: "macvlan" }
-            }
+            Self::CreateMacvlan { name, parent, .. } => super::links::delete(name, "macvlan", Some(parent)),
             Self::CreateIpvlan(op) => op.teardown(),
             Self::CreateVlan(op) => op.teardown(),
             Self::CreateDummy(op) => op.teardown(),

@@ -37,7 +37,7 @@ pub struct CreateTap {
 
 impl CreateTap {
     pub(super) fn teardown(&self) -> Teardown {
-        delete(&self.name, "tun")
+        delete(&self.name, "tun", None)
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Teardown {
         host_peer: Option<String>,
         /// Its kind, as `ip -d link` names it: a link of another kind is not ours and stays.
         kind: &'static str,
+        /// Its parent, if it has one.
+        parent: Option<LinkRef>,
     },
     /// Gives a device back to the host under the name it had there, down; missing is success.
     ReturnDevice(TakeDevice),

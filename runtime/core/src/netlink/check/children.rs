@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Difference;
+use super::{Difference, Made, Since};
 use crate::netlink::Executor;
 use crate::netlink::error::NetlinkError;
 use crate::netlink::rtnl::{Child, Link};
@@ -66,10 +66,16 @@ impl fmt::Display for ChildDifference {
 }
 
 impl Executor {
-    pub(super) fn check_ipvlan(&self, op: &CreateIpvlan, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    pub(super) fn check_ipvlan(
+        &self,
+        op: &CreateIpvlan,
+        since: &Since,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         self.check_parent(&op.parent, found)?;
         let link = LinkRef::container(op.name.as_str());
-        let Some(there) = self.check_container_link(&link, "ipvlan", None, found)? else { return Ok(()) };
+        let made = Made { kind: "ipvlan", index: since.link_index(), mac: None };
+        let Some(there) = self.check_container_link(&link, &made, found)? else { return Ok(()) };
         let have = match there.child {
             Some(Child::Ipvlan(mode)) => mode,
             _ => None,
@@ -81,10 +87,16 @@ impl Executor {
         Ok(())
     }
 
-    pub(super) fn check_vlan(&self, op: &CreateVlan, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    pub(super) fn check_vlan(
+        &self,
+        op: &CreateVlan,
+        since: &Since,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
         self.check_parent(&op.parent, found)?;
         let link = LinkRef::container(op.name.as_str());
-        let Some(there) = self.check_container_link(&link, "vlan", None, found)? else { return Ok(()) };
+        let made = Made { kind: "vlan", index: since.link_index(), mac: None };
+        let Some(there) = self.check_container_link(&link, &made, found)? else { return Ok(()) };
         let have = match there.child {
             Some(Child::Vlan(id)) => Some(id),
             _ => None,

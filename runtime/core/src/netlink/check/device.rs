@@ -7,8 +7,13 @@ use crate::netlink::error::NetlinkError;
 use crate::plan::TakeDevice;
 
 impl Executor {
-    pub(super) fn check_device(&self, op: &TakeDevice, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
-        if !self.look(&op.link())?.is_some_and(|there| is_taken(op, &there)) {
+    pub(super) fn check_device(
+        &self,
+        op: &TakeDevice,
+        index: Option<u32>,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
+        if !self.look(&op.link())?.is_some_and(|there| is_taken(op, index, &there)) {
             found.push(Difference::NoContainerLink { name: op.name.clone() });
         }
         Ok(())

@@ -22,6 +22,14 @@ use super::error::{Doing, NetlinkError};
 use super::rtnl::{DEFAULT_TABLE, Link, Lookup, RouteSpec};
 use crate::plan::{Family, LinkRef, Mac, Op, Plan};
 
+/// What a container link was made as.
+struct Made {
+    kind: &'static str,
+    /// Its chosen index, if it has one.
+    index: Option<u32>,
+    mac: Option<Mac>,
+}
+
 impl Executor {
     /// Compares a plan that was applied with what netlink shows.
     ///
@@ -38,7 +46,7 @@ impl Executor {
     /// # Errors
     /// As `check`.
     pub fn check_since(&mut self, plan: &Plan, since: &Since) -> Result<Vec<Difference>, NetlinkError> {
-        let since = since.clone().and(&plan.ops);
+        let since = since.clone().and(&plan.ops).with_link_index(plan.link_index);
         let mut differences = Vec::new();
         for op in &plan.ops {
             self.check_op(op, &since, &mut differences)?;
@@ -62,14 +70,16 @@ impl Executor {
             }
             Op::CreateMacvlan { name, mac, .. } => {
                 let link = LinkRef::container(name.as_str());
-                self.check_container_link(&link, "macvlan", since.mac(name, *mac), found).map(drop)
+                let made = Made { kind: "macvlan", index: since.link_index(), mac: since.mac(name, *mac) };
+                self.check_container_link(&link, &made, found).map(drop)
             }
-            Op::CreateIpvlan(op) => self.check_ipvlan(op, found),
-            Op::CreateVlan(op) => self.check_vlan(op, found),
-            Op::CreateTap(op) => self.check_tap(op, found),
-            Op::TakeDevice(op) => self.check_device(op, found),
+            Op::CreateIpvlan(op) => self.check_ipvlan(op, since, found),
+            Op::CreateVlan(op) => self.check_vlan(op, since, found),
+            Op::CreateTap(op) => self.check_tap(op, since, found),
+            Op::TakeDevice(op) => self.check_device(op, since.link_index(), found),
             Op::CreateDummy(op) => {
-                self.check_container_link(&LinkRef::container(op.name.as_str()), "dummy", None, found).map(drop)
+                let made = Made { kind: "dummy", index: since.link_index(), mac: None };
+                self.check_container_link(&LinkRef::container(op.name.as_str()), &made, found).map(drop)
             }
             Op::BridgePort { link, bridge, hairpin, isolated } => {
                 self.check_port(link, bridge, (*hairpin, *isolated), found)
@@ -142,7 +152,9 @@ impl Executor {
         mac: Option<Mac>,
         found: &mut Vec<Difference>,
     ) -> Result<(), NetlinkError> {
-        let far = self.check_container_link(&LinkRef::container(container), "veth", mac, found)?;
+        // Known by its other end.
+        let made = Made { kind: "veth", index: None, mac };
+        let far = self.check_container_link(&LinkRef::container(container), &made, found)?;
         let near = self.look(&LinkRef::host(host))?.filter(|near| near.kind == "veth");
         match (near, far) {
             (None, _) => found.push(Difference::NoHostLink { name: host.to_owned(), bridge: None }),
@@ -157,12 +169,12 @@ impl Executor {
     fn check_container_link(
         &self,
         link: &LinkRef,
-        kind: &str,
-        mac: Option<Mac>,
+        made: &Made,
         found: &mut Vec<Difference>,
     ) -> Result<Option<Link>, NetlinkError> {
-        let there = self.look(link)?.filter(|there| there.kind == kind);
-        match (&there, mac) {
+        let same = |there: &Link| there.kind == made.kind && made.index.is_none_or(|index| there.index == index);
+        let there = self.look(link)?.filter(same);
+        match (&there, made.mac) {
             (None, _) => found.push(Difference::NoContainerLink { name: link.name.clone() }),
             (Some(there), Some(want)) if there.mac != Some(want) => {
                 found.push(Difference::Mac { link: link.clone(), want, have: there.mac });

@@ -12,6 +12,8 @@ pub struct Since {
     macs: BTreeMap<String, Mac>,
     /// Container links whose routes moved to tables of their own.
     moved: BTreeSet<String>,
+    /// The index that was chosen for the plan's link in the container.
+    link_index: Option<u32>,
 }
 
 impl Since {
@@ -27,6 +29,16 @@ impl Since {
             }
         }
         self
+    }
+
+    /// For a plan that chose this index for its link.
+    pub(super) fn with_link_index(self, link_index: Option<u32>) -> Self {
+        Self { link_index, ..self }
+    }
+
+    /// The index that was chosen for the plan's link in the container.
+    pub(super) fn link_index(&self) -> Option<u32> {
+        self.link_index
     }
 
     /// The MAC address a container link should have by now, where it was given one.

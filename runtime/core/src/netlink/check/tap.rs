@@ -1,15 +1,21 @@
 //! CHECK of a tap device: it is there, with its MTU and MAC, and a port of its bridge.
 
-use super::Difference;
+use super::{Difference, Made, Since};
 use crate::netlink::Executor;
 use crate::netlink::check::children::check_mtu;
 use crate::netlink::error::NetlinkError;
 use crate::plan::{CreateTap, LinkRef};
 
 impl Executor {
-    pub(super) fn check_tap(&self, op: &CreateTap, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    pub(super) fn check_tap(
+        &self,
+        op: &CreateTap,
+        since: &Since,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
+        let made = Made { kind: "tun", index: since.link_index(), mac: op.mac };
         let link = LinkRef::container(op.name.as_str());
-        let Some(there) = self.check_container_link(&link, "tun", op.mac, found)? else { return Ok(()) };
+        let Some(there) = self.check_container_link(&link, &made, found)? else { return Ok(()) };
         check_mtu(&there, op.mtu, found);
         if let Some(bridge) = &op.bridge {
             let master = self.look(&LinkRef::container(bridge.as_str()))?;

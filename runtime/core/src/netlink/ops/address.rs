@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use super::Session;
 use crate::netlink::error::{Doing, NetlinkError};
-use crate::netlink::rtnl::{Address, address_message, overlap};
+use crate::netlink::rtnl::{Address, address_message, overlap, without_detection};
 use crate::netlink::undo::{Inverse, Newcomers};
 use crate::plan::{Family, LinkRef, Side};
 
@@ -48,7 +48,14 @@ impl Session<'_> {
         if !in_the_way.is_empty() {
             self.displace(&link, index, in_the_way, unless.clone())?;
         }
-        let message = address_message(index, address);
+        let mut message = address_message(index, address);
+        // Detection takes a second or two, in which the gateway does not answer. Nobody is there yet who could have the address.
+        if family == Family::V6
+            && self.is_made(&link)
+            && self.links.get(&link).is_some_and(|found| found.kind == "bridge")
+        {
+            message = without_detection(message);
+        }
         match self.executor.host.add_address(message.clone()) {
             // Another ADD was faster.
             Err(fault) if fault.is_exists() => return Ok(()),

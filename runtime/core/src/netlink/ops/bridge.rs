@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use rtnetlink::packet_route::link::InfoBridge;
+use rtnetlink::packet_route::link::{InfoBridge, LinkMessage};
 use rtnetlink::{LinkBridge, LinkMessageBuilder};
 
 use super::Session;
@@ -34,7 +34,7 @@ impl Session<'_> {
             if let Some(link) = self.executor.host.link(Lookup::Name(name)).doing(doing)? {
                 return self.use_bridge(name, link, promisc);
             }
-            let message = self.new_bridge(name, mtu, vlan_filtering, promisc);
+            let message = Self::new_bridge(name, mtu, vlan_filtering, promisc);
             match self.executor.host.create_link(message) {
                 Ok(announced) => return self.note_bridge(name, announced),
                 // Another ADD made it just now.
@@ -45,13 +45,7 @@ impl Session<'_> {
         Err(NetlinkError::NoLink { link: LinkRef::host(name) })
     }
 
-    fn new_bridge(
-        &self,
-        name: &str,
-        mtu: Option<u32>,
-        vlan_filtering: bool,
-        promisc: bool,
-    ) -> rtnetlink::packet_route::link::LinkMessage {
+    fn new_bridge(name: &str, mtu: Option<u32>, vlan_filtering: bool, promisc: bool) -> LinkMessage {
         let mut builder: LinkMessageBuilder<LinkBridge> = LinkBridge::new(name).up();
         if promisc {
             builder = builder.promiscuous(true);
@@ -62,10 +56,8 @@ impl Session<'_> {
         if vlan_filtering {
             builder = builder.append_info_data(InfoBridge::VlanFiltering(true));
         }
-        if self.plan.ops.iter().any(|op| matches!(op, Op::PinMac { link } if link == name)) {
-            builder = builder.address(high_mac().0.to_vec());
-        }
-        builder.build()
+        // One that the kernel makes up follows the ports, and udev may write over it (`MACAddressPolicy`).
+        builder.address(high_mac().0.to_vec()).build()
     }
 
     fn note_bridge(&mut self, name: &str, announced: Option<Link>) -> Result<(), NetlinkError> {

@@ -55,8 +55,10 @@ impl Session<'_> {
     fn make_inside(&mut self, parent: Side, message: &LinkMessage, name: &str, kind: &str) -> Result<(), NetlinkError> {
         let link = LinkRef::container(name);
         let doing = || format!("failed to create {kind} {name:?}");
+        let mut message = message.clone();
+        message.header.index = self.plan.link_index.unwrap_or_default();
         let announced = match parent {
-            Side::Container => self.rtnl(&link)?.create_link(message.clone()).doing(doing)?,
+            Side::Container => self.rtnl(&link)?.create_link(message).doing(doing)?,
             Side::Host => {
                 self.rtnl(&link)?;
                 // Announced in the container's namespace, where the asking socket hears nothing.
@@ -66,7 +68,7 @@ impl Session<'_> {
         };
         let found = match announced {
             Some(found) => found,
-            None => self.link(&link)?.clone(),
+            None => self.made_link(&link)?,
         };
         self.log(format!("delete {link}"), Inverse::DeleteLink { side: Side::Container, index: found.index });
         self.made(link, found);
@@ -76,13 +78,14 @@ impl Session<'_> {
     /// Has the host make a link in the container.
     ///
     /// Kernels before 6.15 look for the new link's name in the namespace that asks, so that a host which has an `eth0` could not
-    /// make one elsewhere. They look for its index instead where the message has one, so it gets one that nobody has.
-    fn make_from_host(&self, message: &LinkMessage, link: &LinkRef) -> Result<(), Fault> {
+    /// make one elsewhere. They look for its index instead where the message has one (`__rtnl_newlink` in
+    /// <https://elixir.bootlin.com/linux/v6.12/source/net/core/rtnetlink.c>), so a plan without one gets one that nobody has.
+    fn make_from_host(&self, mut message: LinkMessage, link: &LinkRef) -> Result<(), Fault> {
         let Some(container) = &self.executor.container else { return Err(Fault::Broken("no container")) };
-        let mut message = message.clone();
         message.attributes.push(LinkAttribute::NetNsFd(container.netns.raw_fd()));
         let mut outcome = self.executor.host.create_link(message.clone()).map(drop);
-        for _attempt in 0..ATTEMPTS {
+        let attempts = if self.plan.link_index.is_some() { 0 } else { ATTEMPTS };
+        for _attempt in 0..attempts {
             match &outcome {
                 Err(fault) if in_the_way(fault) && container.rtnl.link(Lookup::Name(&link.name))?.is_none() => {
                     message.header.index = free_index();

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use rtnetlink::packet_route::route::RouteProtocol;
 
 use super::Session;
-use crate::netlink::device::{Taken, relocation};
+use crate::netlink::device::{Taken, is_taken, relocation};
 use crate::netlink::error::{Doing, Fault, NetlinkError};
 use crate::netlink::rtnl::{Link, Lookup, change};
 use crate::netlink::sysctl;
@@ -27,19 +27,33 @@ impl Session<'_> {
         if self.rtnl(&far)?.link(Lookup::Name(&op.name)).doing(renaming)?.is_some() {
             return Err(Fault::Refused(Errno::EEXIST, None).doing(renaming()));
         }
-        let index = before.index;
+        let (index, chosen) = (before.index, self.plan.link_index);
         let taken = self.remember_device(op, before)?;
         self.log(format!("bring {} back", op.device), Inverse::Device(Box::new(taken)));
         let marking = || format!("failed to set alias to {:?}", op.device);
         self.executor.host.set_link(change(index).alias(op.device.as_str()).build()).doing(marking)?;
         let moving = || format!("failed to move link {:?}", op.device);
-        self.executor.host.set_link(relocation(index, netns, &op.name)).doing(moving)?;
+        self.executor.host.set_link(relocation(index, netns, &op.name, chosen)).doing(moving)?;
         self.links.remove(&near);
-        // Its index may be another one there.
-        let found = self.link(&far)?.clone();
+        let found = self.arrived(op, &far)?;
         // What it gets from here on stays behind when it is moved back.
         self.made(far, Link { up: false, ..found });
         Ok(())
+    }
+
+    /// The device in the container. A kernel without `IFLA_NEW_IFINDEX` has left it the index it had, or given it another.
+    fn arrived(&mut self, op: &TakeDevice, link: &LinkRef) -> Result<Link, NetlinkError> {
+        match self.made_link(link) {
+            Ok(found) => Ok(found),
+            Err(error) if !error.is_not_found() => Err(error),
+            Err(_) => {
+                let found = self.link(link)?.clone();
+                if is_taken(op, self.plan.link_index, &found) {
+                    return Ok(found);
+                }
+                Err(NetlinkError::NoLink { link: link.clone() })
+            }
+        }
     }
 
     fn remember_device(&self, op: &TakeDevice, before: Link) -> Result<Taken, NetlinkError> {
@@ -55,7 +69,8 @@ impl Session<'_> {
             }
         }
         let addresses = addresses.into_iter().map(|address| address.message).collect();
-        Ok(Taken { op: op.clone(), before, addresses, routes, sysctls: link_sysctls(&op.device)? })
+        let index = self.plan.link_index;
+        Ok(Taken { op: op.clone(), index, before, addresses, routes, sysctls: link_sysctls(&op.device)? })
     }
 }
 

@@ -259,6 +259,13 @@ impl Session<'_> {
         self.link(link).map(|found| found.index)
     }
 
+    /// The link that was just made in the container: by its chosen index, since the container may rename it at once.
+    fn made_link(&mut self, link: &LinkRef) -> Result<Link, NetlinkError> {
+        let Some(index) = self.plan.link_index else { return self.link(link).cloned() };
+        let found = self.rtnl(link)?.link(Lookup::Index(index)).doing(|| format!("failed to lookup {link}"))?;
+        found.ok_or_else(|| NetlinkError::NoLink { link: link.clone() })
+    }
+
     /// Remembers a link that the plan made.
     fn made(&mut self, link: LinkRef, found: Link) {
         self.made.insert(link.clone());

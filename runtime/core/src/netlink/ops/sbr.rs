@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
 
 use super::Session;
@@ -181,7 +182,10 @@ impl Rtnl {
             for message in self.routes(family, Some(DEFAULT_TABLE), None).doing(|| "Unable to list routes")? {
                 let Some(route) = RouteSpec::read(&message) else { continue };
                 let place = (route.dst, route.priority);
-                if leaves_by(&message, index) {
+                if let Some(hop) = own_hop(&message, index) {
+                    found.push(Placed { message: hop, behind: true });
+                    others.insert(place);
+                } else if leaves_by(&message, index) {
                     found.push(Placed { message, behind: others.contains(&place) });
                 } else {
                     others.insert(place);
@@ -191,6 +195,29 @@ impl Rtnl {
         found.sort_by_key(|route| has_gateway(&route.message));
         Ok(found)
     }
+}
+
+/// A link's part of an IPv6 route that other links share: the kernel joins routes to one destination with one metric, and
+/// deletes or adds each hop as a route of its own (`ip6_route_del` in
+/// <https://elixir.bootlin.com/linux/v6.12/source/net/ipv6/route.c>). An IPv4 route with several hops is one that somebody asked
+/// for, and is left alone.
+fn own_hop(message: &RouteMessage, index: u32) -> Option<RouteMessage> {
+    if message.header.address_family != AddressFamily::Inet6 {
+        return None;
+    }
+    let hops = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => Some(hops),
+        _ => None,
+    })?;
+    let own = hops.iter().find(|hop| hop.interface_index == index)?;
+    if hops.iter().all(|hop| hop.interface_index == index) {
+        return None;
+    }
+    let mut single = message.clone();
+    single.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::MultiPath(_)));
+    single.attributes.push(RouteAttribute::Oif(index));
+    single.attributes.extend(own.attributes.iter().filter(|a| matches!(a, RouteAttribute::Gateway(_))).cloned());
+    Some(single)
 }
 
 fn has_gateway(message: &RouteMessage) -> bool {

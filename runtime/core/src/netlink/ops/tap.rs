@@ -13,9 +13,9 @@ impl Session<'_> {
             return Err(NetlinkError::NoContainer { op: Op::CreateTap(op.clone()).to_string() });
         };
         let link = LinkRef::container(op.name.as_str());
-        let made = op.clone();
-        container.netns.run_inside(move || tun::create(&made))??;
-        let found = self.link(&link)?.clone();
+        let (made, index) = (op.clone(), self.plan.link_index);
+        container.netns.run_inside(move || tun::create(&made, index))??;
+        let found = self.made_link(&link)?;
         let index = found.index;
         self.log(format!("delete {link}"), Inverse::DeleteLink { side: Side::Container, index });
         self.made(link.clone(), found);
