@@ -34,10 +34,8 @@ mod rtnl;
 mod sysctl;
 mod sysfs;
 mod teardown;
-mod teardown_steps;
 mod tun;
 mod undo;
-mod undo_steps;
 mod wire;
 
 pub use crate::background::Job;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LinkRef, Mac, Teardown};
+use super::{LinkRef, Mac};
 
 /// Which device of the host is meant. Of those set, the first counts, except that a PCI device's driver is always looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -94,10 +94,6 @@ pub struct TakeDevice {
 }
 
 impl TakeDevice {
-    pub(super) fn teardown(&self) -> Teardown {
-        Teardown::ReturnDevice(self.clone())
-    }
-
     /// Where it is in the container.
     #[must_use]
     pub fn link(&self) -> LinkRef {

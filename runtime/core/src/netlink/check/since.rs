@@ -32,22 +32,22 @@ impl Since {
     }
 
     /// For a plan that chose this index for its link.
-    pub(super) fn with_link_index(self, link_index: Option<u32>) -> Self {
+    pub(in crate::netlink) fn with_link_index(self, link_index: Option<u32>) -> Self {
         Self { link_index, ..self }
     }
 
     /// The index that was chosen for the plan's link in the container.
-    pub(super) fn link_index(&self) -> Option<u32> {
+    pub(in crate::netlink) fn link_index(&self) -> Option<u32> {
         self.link_index
     }
 
     /// The MAC address a container link should have by now, where it was given one.
-    pub(super) fn mac(&self, link: &str, given: Option<Mac>) -> Option<Mac> {
+    pub(in crate::netlink) fn mac(&self, link: &str, given: Option<Mac>) -> Option<Mac> {
         self.macs.get(link).copied().or(given)
     }
 
     /// The table to look for a route in; all, where those of the link moved.
-    pub(super) fn table(&self, link: &LinkRef, table: u32) -> Option<u32> {
+    pub(in crate::netlink) fn table(&self, link: &LinkRef, table: u32) -> Option<u32> {
         let moved = table == DEFAULT_TABLE && link.side == Side::Container && self.moved.contains(&link.name);
         (!moved).then_some(table)
     }
