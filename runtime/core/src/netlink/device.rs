@@ -13,6 +13,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::utsname::uname;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
@@ -104,13 +105,22 @@ pub(super) fn is_taken(op: &TakeDevice, index: Option<u32>, link: &Link) -> bool
     match index {
         // An address that is burnt in counts besides; another may have been changed.
         Some(index) if link.index == index => link.permanent.is_empty() || op.hardware.is_none() || same_hardware,
-        // A kernel that takes no index for a move leaves it the old one, as long as that is free.
-        Some(_) => same_hardware && (!link.permanent.is_empty() || Some(link.index) == op.host_index),
+        Some(_) if !link.permanent.is_empty() => same_hardware,
+        // A kernel that takes no index for a move leaves the device its old one, as long as that is free.
+        Some(_) => !moves_take_an_index() && same_hardware && Some(link.index) == op.host_index,
         None => {
             let by_alias = link.alias.as_ref().is_some_and(|alias| op.device.is_empty() || *alias == op.device);
             by_alias || same_hardware
         }
     }
+}
+
+/// Whether the kernel knows `IFLA_NEW_IFINDEX`: 5.13 and later. Others ignore it.
+fn moves_take_an_index() -> bool {
+    let Ok(system) = uname() else { return true };
+    let release = system.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    numbers.next().zip(numbers.next()).is_none_or(|version| version >= (5, 13))
 }
 
 /// The message that moves a link to another namespace and gives it its name there. It arrives down, with the new
