@@ -167,10 +167,15 @@ pub struct Description {
 /// A text, when the bytes are no component.
 #[cfg(feature = "compile")]
 pub fn describe(component: &[u8]) -> Result<Description, String> {
-    let text = |error: wasmtime::Error| format!("{error:#}");
-    let engine = crate::engine::new_engine().map_err(text)?;
-    let component = Component::from_binary(&engine, component).map_err(text)?;
-    Ok(Description { imports: import_names(&component, &engine), exports: export_names(&component, &engine) })
+    // Read, not compiled: the component may be one that keeps a compiler busy.
+    let decoded = wit_component::decode(component).map_err(|error| format!("{error:#}"))?;
+    let wit_component::DecodedWasm::Component(resolve, world) = decoded else {
+        return Err("it is a WIT package, not a component".to_owned());
+    };
+    let world = resolve.worlds.get(world).ok_or("it has no world")?;
+    let imports = world.imports.keys().map(|key| resolve.name_world_key(key)).collect();
+    let exports = world.exports.keys().map(|key| resolve.name_world_key(key)).collect();
+    Ok(Description { imports, exports })
 }
 
 /// Checks that a component is a policy of a kind for this host's contract, and lists what else it imports.

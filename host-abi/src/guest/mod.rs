@@ -9,6 +9,7 @@ mod ipam;
 use std::marker::PhantomData;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
 use wasmtime::AsContextMut;
 use wasmtime::component::{Component, HasData, Linker};
 
@@ -21,7 +22,8 @@ use crate::convert::{self, ConvertError};
 use crate::types::{ClaimInfo, LastClaim, Range, Usage};
 
 /// How much a line of the guest matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum LogLevel {
     /// For whoever debugs the policy.
     Debug,

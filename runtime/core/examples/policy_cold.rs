@@ -11,7 +11,9 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use weft_core::policy::{Grants, Limits, PolicyRef, PolicyStore};
+use weft_core::policy::{CompileError, Grants, Limits, PolicyRef, PolicyStore};
+#[cfg(feature = "compile")]
+use weft_core::policy::{Waiting, compiler::compile_in_process};
 use weft_host_abi::types::{Attachment, ClaimInfo, LastClaim, LedgerView, Node, Range, RangeSet, Request, Usage};
 
 /// Nothing is taken.
@@ -72,18 +74,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let (state, policy) = (Path::new(state), PolicyRef::shipped(name)?);
     #[cfg(feature = "compile")]
-    PolicyStore::new(state)?.compile_into_cache(&policy.path(state))?;
+    PolicyStore::new(state)?
+        .compile_into_cache(name, &policy.path(state), Waiting::Wait, &|wasm, _| compile_in_process(wasm))?;
     let request = request()?;
     let limits = Limits::default();
     let start = Instant::now();
     let store = PolicyStore::new(state)?;
     let engine = start.elapsed();
-    let loaded = store.load(&policy, &Grants::default(), &|_component| Err("compile it first".to_owned()))?;
+    let loaded =
+        store.load(&policy, &Grants::default(), &|_ask| Err(CompileError::Failed("compile it first".to_owned())))?;
     let load = start.elapsed() - engine;
-    let answer = loaded.allocate(&request, Box::new(Empty), &limits)?;
+    let answer = loaded.allocate(&request, Box::new(Empty), &limits).answered()?;
     let total = start.elapsed();
     let again = Instant::now();
-    loaded.allocate(&request, Box::new(Empty), &limits)?;
+    loaded.allocate(&request, Box::new(Empty), &limits).answered()?;
     let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
     println!(
         "total {:.3} ms: engine {:.3}, load {:.3}, call {:.3} (again {:.3}); fuel {}, host calls {}",

@@ -65,6 +65,11 @@ impl Output {
     }
 }
 
+/// A bare line to stderr, for a program that reads it.
+pub(crate) fn plain_error(line: &str) {
+    eprintln!("{line}");
+}
+
 fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
     println!("{}", serde_json::to_string_pretty(value).context("cannot encode the answer")?);
     Ok(())

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
-use weft_core::attach::{Context, Preview, preview};
+use weft_core::attach::{Preview, preview};
 use weft_core::cni::{Environment, Verb};
 use weft_core::conf::Persona;
 
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &PlanArgs, state: &Path, output: Output) -> anyhow::Resu
         path: Vec::new(),
         netns_override: false,
     };
-    let context = Context::new(state.to_owned());
+    let context = crate::policy::context(state);
     let mut log = String::new();
     let preview = preview(&context, persona, env, &conf, &mut log);
     for line in log.lines() {

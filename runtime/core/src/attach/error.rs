@@ -267,6 +267,7 @@ impl AttachError {
                 Class::Config => 7,
                 Class::Host => 5,
                 Class::Node | Class::Policy => 101,
+                Class::Passing => 11,
             },
             Self::DelegateAdd { cause } => cause.code(),
             Self::OffersTaken { .. } | Self::BadSettings { .. } | Self::Delegate(DelegateError::Addressing(_)) => 101,

@@ -1,17 +1,18 @@
 //! What the attachments of one process share: the state directory, the policy engine, the open store, the log.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use super::compiler;
 use super::error::AttachError;
+use super::trace::Attempt;
 use crate::netlink;
 use crate::plan::Plan;
-use crate::policy::{PolicyRef, PolicyStore};
+use crate::policy::compiler::compile_with_weftctl;
+use crate::policy::{CompileAsk, CompileError, Evidence, PolicyRef, PolicyStore};
 use crate::store::NodeStore;
 
-/// Compiles the component at a path into the cache, or says why not.
-pub type Compile = Box<dyn Fn(&Path) -> Result<(), String>>;
+/// Compiles a component into the cache, or says why not or not yet.
+pub type Compile = Box<dyn Fn(&CompileAsk<'_>) -> Result<(), CompileError>>;
 
 /// What calls need from the program around them.
 pub struct Context {
@@ -33,7 +34,7 @@ impl Context {
         let compile_into = state_dir.clone();
         Self {
             state_dir,
-            compile: Box::new(move |component| compiler::compile_with_weftctl(&compile_into, component)),
+            compile: Box::new(move |ask| compile_with_weftctl(&compile_into, ask)),
             plan_hook: Box::new(|_plan| ()),
             short_lived: false,
         }
@@ -61,9 +62,12 @@ pub struct Node<'a> {
     store: Option<NodeStore>,
 }
 
-/// Lines for the log.
+/// Lines for the log, and what a policy was asked last: the record of an ADD that fails.
 #[derive(Debug, Default)]
-pub(super) struct Log(String);
+pub(super) struct Log {
+    lines: String,
+    pub(super) attempt: Option<Attempt>,
+}
 
 /// The node's policies, opened by the thread that wants them first. One store per process: it has the one engine.
 #[derive(Clone)]
@@ -93,7 +97,7 @@ impl<'a> Node<'a> {
     /// Takes the log's lines.
     #[must_use]
     pub fn take_log(&mut self) -> String {
-        std::mem::take(&mut self.log.0)
+        std::mem::take(&mut self.log.lines)
     }
 
     /// The store; opened by the first caller. The first open after a boot releases what the boot before left: its namespaces,
@@ -143,10 +147,17 @@ impl Policies {
 }
 
 impl Log {
+    /// Adds what a policy logged.
+    pub(super) fn policy(&mut self, name: &str, evidence: &Evidence) {
+        for line in &evidence.log {
+            self.line(&format!("policy {name:?}: {}", line.text));
+        }
+    }
+
     /// Adds a line.
     pub(super) fn line(&mut self, line: &str) {
-        self.0.push_str("weft: ");
-        self.0.push_str(line);
-        self.0.push('\n');
+        self.lines.push_str("weft: ");
+        self.lines.push_str(line);
+        self.lines.push('\n');
     }
 }

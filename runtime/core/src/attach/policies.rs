@@ -1,6 +1,5 @@
 //! Finding and loading the policies that a network names, with the limits and grants that it sets.
 
-use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use super::error::AttachError;
 use super::node::Node;
 use crate::background::Job;
 use crate::conf::{IpamConf, IpamKind, Network, SelectConf};
-use crate::policy::{Choice, Grants, Limits, Loaded, PolicyRef};
+use crate::policy::{Choice, CompileAsk, CompileError, Grants, Limits, Loaded, PolicyRef};
 
 /// What the network grants its policies.
 pub(super) fn grants(network: &Network) -> Grants {
@@ -72,7 +71,7 @@ impl Loading {
         let (report, loaded) = mpsc::sync_channel(1);
         let load = move || {
             // The compiler is the caller's, and so are errors: both come with the second attempt.
-            let declined = |_component: &Path| Err(String::new());
+            let declined = |_ask: &CompileAsk<'_>| Err(CompileError::Failed(String::new()));
             let loaded = policies.get().ok().and_then(|store| store.load(&reference, &grants, &declined).ok());
             if let Some(policy) = &loaded {
                 policy.warm_up(&limits);

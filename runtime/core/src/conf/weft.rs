@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use super::ipam::plugin_name;
 use super::{ConfError, DelegateConf, IpamConf, Object, StepConf};
 use crate::{delegate, step};
@@ -58,6 +60,8 @@ pub struct GrantsConf {
     pub wasi: bool,
     /// A directory it may read.
     pub data: Option<PathBuf>,
+    /// Prefixes inside which it may make routes of its own, beside default routes and declared ones.
+    pub routes: Vec<IpNet>,
 }
 
 /// Where claims are kept.
@@ -98,13 +102,19 @@ impl LimitsConf {
 impl GrantsConf {
     /// Reads `grants` of an object.
     pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
-        let grants = strict(object, "grants", &["wasi", "data"])?;
+        let grants = strict(object, "grants", &["wasi", "data", "routes"])?;
         let data = grants.text("data")?.map(PathBuf::from);
         if let Some(dir) = data.as_ref().filter(|dir| !dir.is_absolute()) {
             let value = dir.to_string_lossy().into_owned();
             return Err(ConfError::BadValue { key: grants.place("data"), value, want: "an absolute path" });
         }
-        Ok(Self { wasi: grants.bool("wasi")?.unwrap_or_default(), data })
+        let routes = grants.strings("routes")?.unwrap_or_default().into_iter().map(|text| {
+            let prefix = text.parse::<IpNet>().map(|prefix| prefix.trunc());
+            let want = "prefixes such as 10.0.0.0/8";
+            prefix.map_err(|_no_prefix| ConfError::BadValue { key: grants.place("routes"), value: text, want })
+        });
+        let routes = routes.collect::<Result<_, _>>()?;
+        Ok(Self { wasi: grants.bool("wasi")?.unwrap_or_default(), data, routes })
     }
 }
 

@@ -24,6 +24,8 @@ pub enum Class {
     Policy,
     /// The host could not answer the policy's questions.
     Host,
+    /// It passes with time: the runtime should try again.
+    Passing,
 }
 
 /// Why a policy gave no usable decision.
@@ -38,13 +40,48 @@ pub enum PolicyError {
         /// What is wrong.
         reason: &'static str,
     },
-    /// The policy is somewhere weft does not fetch from.
-    #[error("weft cannot fetch {reference} by itself: {remedy} and name it as file:///path/of/component.wasm")]
-    Unfetchable {
+    /// The policy is elsewhere, and the reference does not say which version.
+    #[error(
+        "{reference} has no digest: an ADD never fetches, so say which version it is, as in {reference}@sha256:... (`weftctl policy digest FILE` prints it)"
+    )]
+    Unpinned {
         /// The reference.
         reference: String,
-        /// What to do.
-        remedy: String,
+    },
+    /// A component cannot be added under a reference without a digest.
+    #[error("{policy} has no digest; a component is added as oci://... or configmap://... with @sha256:...")]
+    NotPinned {
+        /// The policy.
+        policy: String,
+    },
+    /// The component is not the one that the reference names.
+    #[error("policy {policy:?} is not what it should be: {place} has the digest {found}, not {wanted}")]
+    WrongDigest {
+        /// The policy.
+        policy: String,
+        /// What was hashed.
+        place: String,
+        /// The digest it should have.
+        wanted: String,
+        /// The digest it has.
+        found: String,
+    },
+    /// A component could not be put where policies are.
+    #[error("cannot write {}", path.display())]
+    Store {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A compiler is at work.
+    #[error("policy {policy:?} is being compiled: {progress}; `weftctl policy ls` shows how far it is")]
+    Compiling {
+        /// The policy.
+        policy: String,
+        /// How far it is.
+        progress: String,
     },
     /// There is no such policy.
     #[error("policy {policy:?} is not there: no file {}; {hint}", path.display())]
@@ -90,7 +127,7 @@ pub enum PolicyError {
     },
     /// Others than root can change the cache.
     #[error(
-        "the policy cache at {} is not safe to use: {what}; as root, restore owner and mode (root, 0700; 0755 for the directory above) and delete its files (`weftctl install` does all of it)",
+        "the policy cache at {} is not safe to use: {what}; as root, run `weftctl policy prune --reset`, which makes it anew with the right owner and mode (root, 0700)",
         path.display()
     )]
     CacheUnsafe {
@@ -100,7 +137,7 @@ pub enum PolicyError {
         what: String,
     },
     /// The compiler failed.
-    #[error("policy {policy:?} is not compiled for this weft and could not be: {reason}; run `weftctl policy compile {}` to see why", path.display())]
+    #[error("policy {policy:?} cannot be compiled: {reason}; `weftctl policy compile {}` tries again", path.display())]
     NotCompiled {
         /// The policy.
         policy: String,
@@ -290,23 +327,28 @@ impl PolicyError {
     pub fn class(&self) -> Class {
         match self {
             Self::Reference { .. }
-            | Self::Unfetchable { .. }
+            | Self::Unpinned { .. }
+            | Self::NotPinned { .. }
             | Self::NotFound { .. }
             | Self::ImportsNotGranted { .. }
             | Self::ImportsUnknown { .. }
             | Self::Data { .. }
             | Self::Contract { .. }
             | Self::Link { .. }
+            | Self::WrongDigest { .. }
             | Self::NotComponent { .. } => Class::Config,
             Self::Unreadable { .. }
             | Self::Unsafe { .. }
             | Self::Cache { .. }
             | Self::CacheUnsafe { .. }
             | Self::NotCompiled { .. }
+            | Self::Store { .. }
             | Self::Engine { .. } => Class::Node,
+            Self::Compiling { .. } => Class::Passing,
             Self::Trap { .. }
             | Self::OutOfFuel { .. }
             | Self::Stack { .. }
+            | Self::Deadline { .. }
             | Self::Memory { .. }
             | Self::Table { .. }
             | Self::TooManyCalls { .. }
@@ -314,7 +356,7 @@ impl PolicyError {
             | Self::Malformed { .. }
             | Self::Oversized { .. }
             | Self::Refused { .. } => Class::Policy,
-            Self::Deadline { .. } | Self::Ledger { .. } => Class::Host,
+            Self::Ledger { .. } => Class::Host,
         }
     }
 }

@@ -13,17 +13,19 @@
 //! decided by the ledger's commit, never here.
 
 mod cache;
+pub mod compiler;
 mod error;
 mod run;
 mod source;
 mod text;
 mod verify;
 
+pub use cache::{CacheEntry, Digest, PolicyRow, PolicyState, PolicyStore, add_pinned};
 #[cfg(feature = "compile")]
-pub use cache::Compiled;
-pub use cache::{CacheEntry, PolicyStore};
+pub use cache::{Compiled, Compiler, Pruned, Waiting};
+pub use compiler::{CompileAsk, CompileError, CompileFailure};
 pub use error::{Cause, Class, PolicyError};
-pub use run::{Answer, ChoiceAnswer, Grants, Limits, Loaded, LogLine};
-pub use source::PolicyRef;
-pub use verify::{Refusal, Setting, Verified, VerifiedChoice, VerifiedWant, verify, verify_choice};
+pub use run::{Answer, Called, Evidence, Exchange, Exchanges, Grants, Limits, Loaded, LogLine, ReplayLedger};
+pub use source::{Artifact, PolicyRef};
+pub use verify::{Refusal, Setting, Verified, VerifiedChoice, VerifiedWant, verify, verify_choice, verify_routes};
 pub use weft_host_abi::guest::{Choice, Ipam, LogLevel};

@@ -3,15 +3,35 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::PolicyError;
+use super::{Digest, PolicyError};
 
 /// Where a policy comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PolicyRef {
     /// Installed with weft: `<state>/policies/<name>.wasm`. There is no list of names; the files are the list.
     Shipped(String),
-    /// A component on this node.
+    /// A component on this node, whatever it is at the time of a call.
     File(PathBuf),
+    /// A component of which the network says the digest. An ADD takes it from this node and nowhere else.
+    Pinned {
+        /// The reference as the network has it, digest included.
+        reference: String,
+        /// The digest in it.
+        digest: Digest,
+        /// Whose digest that is, and where it comes from.
+        artifact: Artifact,
+    },
+}
+
+/// What a pinned reference's digest is of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Artifact {
+    /// A component in a file of this node.
+    File(PathBuf),
+    /// A component under a key of a ConfigMap.
+    ConfigMap,
+    /// The manifest of an OCI artifact, which names the component.
+    Manifest,
 }
 
 /// Longest name of a shipped policy: it becomes a file name.
@@ -40,46 +60,57 @@ impl PolicyRef {
         !name.is_empty() && name.len() <= NAME_MAX && !name.starts_with('-') && name.bytes().all(fits)
     }
 
-    /// The value of a `"policy"` key: `file:///path/of/component.wasm`.
+    /// The value of a `"policy"` key: `file:///path/of/component.wasm`, or a reference with a digest, which may be
+    /// `file:///PATH@sha256:HEX`, `configmap://NAMESPACE/NAME/KEY@sha256:HEX` or `oci://REGISTRY/REPOSITORY[:TAG]@sha256:HEX`.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Reference`] for what is no reference, [`PolicyError::Unfetchable`] for one to a place that weft
-    /// does not reach by itself.
+    /// [`PolicyError::Reference`] for what is no reference, [`PolicyError::Unpinned`] for one to another place without a
+    /// digest.
     pub fn parse(reference: &str) -> Result<Self, PolicyError> {
         let bad = |reason| PolicyError::Reference { reference: reference.to_owned(), reason };
-        let away = |remedy: String| PolicyError::Unfetchable { reference: reference.to_owned(), remedy };
-        if let Some(path) = reference.strip_prefix("file://") {
-            return file(path)
-                .ok_or_else(|| bad("a file reference has an absolute path, as in file:///opt/policy.wasm"));
-        }
-        if let Some(image) = reference.strip_prefix("oci://") {
-            if image.is_empty() {
+        let (place, digest) = match reference.rsplit_once("@sha256:") {
+            None => (reference, None),
+            Some((place, hex)) => {
+                let digest = Digest::from_hex(hex);
+                let reason = "a digest is sha256: and 64 lower-case hexadecimal digits";
+                (place, Some(digest.ok_or_else(|| bad(reason))?))
+            }
+        };
+        let artifact = if let Some(path) = place.strip_prefix("file://") {
+            let reason = "a file reference has an absolute path, as in file:///opt/policy.wasm";
+            Artifact::File(absolute(path).ok_or_else(|| bad(reason))?)
+        } else if let Some(image) = place.strip_prefix("oci://") {
+            if image.is_empty() || !image.contains('/') {
                 return Err(bad("an oci reference names an image, as in oci://registry/repository:tag@sha256:..."));
             }
-            return Err(away(format!("pull the component onto the node (`oras pull {image}`)")));
-        }
-        if let Some(place) = reference.strip_prefix("configmap://") {
+            Artifact::Manifest
+        } else if let Some(place) = place.strip_prefix("configmap://") {
             let parts: Vec<&str> = place.split('/').collect();
-            let [namespace, name, key] = parts.as_slice() else {
-                return Err(bad("a configmap reference is configmap://NAMESPACE/NAME/KEY"));
-            };
-            if [namespace, name, key].iter().any(|part| part.is_empty()) {
-                return Err(bad("a configmap reference is configmap://NAMESPACE/NAME/KEY"));
+            if parts.len() != 3 || parts.iter().any(|part| part.is_empty()) {
+                return Err(bad("a configmap reference is configmap://NAMESPACE/NAME/KEY@sha256:..."));
             }
-            return Err(away(format!(
-                "copy the component onto the node (`kubectl -n {namespace} get configmap {name} -o go-template='{{{{index .binaryData \"{key}\"}}}}' | base64 -d`)"
-            )));
+            Artifact::ConfigMap
+        } else {
+            return Err(bad("use file:///path/of/component.wasm, oci://... or configmap://..."));
+        };
+        match (digest, artifact) {
+            (Some(digest), artifact) => Ok(Self::Pinned { reference: reference.to_owned(), digest, artifact }),
+            (None, Artifact::File(path)) => Ok(Self::File(path)),
+            (None, Artifact::ConfigMap | Artifact::Manifest) => {
+                Err(PolicyError::Unpinned { reference: reference.to_owned() })
+            }
         }
-        Err(bad("use file:///path/of/component.wasm, oci://... or configmap://..."))
     }
 
-    /// The component's file.
+    /// The component's file. A pinned component is found by its digest instead: this is where it comes from, as far as
+    /// that is a file.
     #[must_use]
     pub fn path(&self, state_dir: &Path) -> PathBuf {
         match self {
             Self::Shipped(name) => policies_dir(state_dir).join(format!("{name}.wasm")),
-            Self::File(path) => path.clone(),
+            Self::File(path) | Self::Pinned { artifact: Artifact::File(path), .. } => path.clone(),
+            Self::Pinned { .. } => PathBuf::new(),
         }
     }
 }
@@ -90,6 +121,7 @@ impl fmt::Display for PolicyRef {
         match self {
             Self::Shipped(name) => f.write_str(name),
             Self::File(path) => write!(f, "file://{}", path.display()),
+            Self::Pinned { reference, .. } => f.write_str(reference),
         }
     }
 }
@@ -99,9 +131,9 @@ pub(super) fn policies_dir(state_dir: &Path) -> PathBuf {
     state_dir.join("policies")
 }
 
-fn file(path: &str) -> Option<PolicyRef> {
+fn absolute(path: &str) -> Option<PathBuf> {
     let absolute = path.starts_with('/') && path.len() > 1 && !path.ends_with('/') && !path.contains('\0');
-    absolute.then(|| PolicyRef::File(PathBuf::from(path)))
+    absolute.then(|| PathBuf::from(path))
 }
 
 #[cfg(test)]
@@ -133,15 +165,34 @@ mod tests {
     }
 
     #[test]
-    fn what_weft_cannot_fetch_says_what_to_do() {
-        let text = |reference: &str| PolicyRef::parse(reference).expect_err("not here").to_string();
-        let oci = text("oci://example.org/p:1");
-        assert!(
-            oci.contains("cannot fetch oci://example.org/p:1") && oci.contains("oras pull example.org/p:1"),
-            "{oci}"
-        );
-        let map = text("configmap://kube-system/policies/mine.wasm");
-        assert!(map.contains("kubectl -n kube-system get configmap policies"), "{map}");
-        assert!(text("configmap://a/b").contains("configmap://NAMESPACE/NAME/KEY"));
+    fn digests_pin() {
+        let hex = "ab".repeat(32);
+        let parse = |place: &str| PolicyRef::parse(&format!("{place}@sha256:{hex}"));
+        for (place, wanted) in [
+            ("file:///opt/p.wasm", Artifact::File("/opt/p.wasm".into())),
+            ("oci://example.org/team/p:1", Artifact::Manifest),
+            ("oci://example.org:5000/p", Artifact::Manifest),
+            ("configmap://kube-system/policies/mine.wasm", Artifact::ConfigMap),
+        ] {
+            let PolicyRef::Pinned { reference, digest, artifact } = parse(place).expect(place) else {
+                panic!("{place}")
+            };
+            assert_eq!((reference, digest.hex(), artifact), (format!("{place}@sha256:{hex}"), hex.clone(), wanted));
+        }
+        for place in ["configmap://a/b", "configmap://a//c", "oci://", "oci://p", "file://p", "http://x/p"] {
+            assert!(matches!(parse(place), Err(PolicyError::Reference { .. })), "{place}");
+        }
+        for hex in ["", "ab", &"AB".repeat(32)] {
+            let text = format!("configmap://a/b/c@sha256:{hex}");
+            assert!(matches!(PolicyRef::parse(&text), Err(PolicyError::Reference { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_elsewhere_needs_a_digest() {
+        for reference in ["oci://example.org/p:1", "configmap://kube-system/policies/mine.wasm"] {
+            let text = PolicyRef::parse(reference).expect_err("no digest").to_string();
+            assert!(text.contains(reference) && text.contains("@sha256:"), "{text}");
+        }
     }
 }

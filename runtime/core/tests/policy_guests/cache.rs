@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use weft_core::policy::{Grants, Ipam, PolicyError, PolicyRef};
+use weft_core::policy::{CompileError, Grants, Ipam, PolicyError, PolicyRef};
 
 use super::support::{State, call, chain, scripted, shipped};
 
@@ -14,7 +14,7 @@ use super::support::{State, call, chain, scripted, shipped};
 fn compiled() -> (State, PolicyRef, PathBuf) {
     let state = State::new();
     let policy = state.install("p", &scripted());
-    let made = state.store.compile_into_cache(&policy.path(state.dir.path())).expect("compiles");
+    let made = state.compile(&policy.path(state.dir.path())).expect("compiles");
     assert!(made.fresh && made.entry.is_file());
     (state, policy, made.entry)
 }
@@ -22,9 +22,9 @@ fn compiled() -> (State, PolicyRef, PathBuf) {
 /// Loads a policy, telling whether the compiler was asked.
 fn load_counting(state: &State, policy: &PolicyRef) -> bool {
     let asked = Cell::new(false);
-    let loaded = state.store.load(policy, &Grants::default(), &|path| {
+    let loaded = state.store.load(policy, &Grants::default(), &|ask| {
         asked.set(true);
-        state.store.compile_into_cache(path).map(drop).map_err(|error| chain(&error))
+        state.compile_ask(ask)
     });
     let loaded = loaded.unwrap_or_else(|error| panic!("{}", chain(&error)));
     call(&loaded, r#"{"deny": {"denied": "works"}}"#).expect("works");
@@ -40,19 +40,25 @@ fn a_hit_needs_no_compiler_and_no_write() {
     let before = (meta(&entry).ino(), meta(&entry).mtime_nsec());
     assert!(!load_counting(&state, &policy));
     assert_eq!((meta(&entry).ino(), meta(&entry).mtime_nsec()), before);
-    let again = state.store.compile_into_cache(&policy.path(state.dir.path())).expect("compiles");
+    let again = state.compile(&policy.path(state.dir.path())).expect("compiles");
     assert!(!again.fresh, "a usable entry is not compiled again");
 }
 
 #[test]
 fn whatever_is_off_is_made_anew() {
     type Tamper = fn(&State, &PathBuf);
-    let off: [(&str, Tamper); 9] = [
+    let off: [(&str, Tamper); 10] = [
+        ("one bit of the code flipped", |_, entry| {
+            let mut bytes = fs::read(entry).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(entry, bytes).unwrap();
+        }),
         ("gone", |_, entry| fs::remove_file(entry).unwrap()),
         ("wrong bytes", |_, entry| fs::write(entry, b"\x7fELF forged").unwrap()),
         ("forged with the right seal", |_, entry| {
             let old = fs::read(entry).unwrap();
-            let forged = [vec![0x90; 4096], old[old.len() - 48..].to_vec()].concat();
+            let forged = [vec![0x90; 4096], old[old.len() - 80..].to_vec()].concat();
             fs::write(entry, forged).unwrap();
         }),
         ("cut short", |_, entry| {
@@ -61,7 +67,7 @@ fn whatever_is_off_is_made_anew() {
         }),
         ("another component's", |state, entry| {
             let other = state.install("other", &shipped("static"));
-            let other = state.store.compile_into_cache(&other.path(state.dir.path())).unwrap().entry;
+            let other = state.compile(&other.path(state.dir.path())).unwrap().entry;
             fs::rename(other, entry).unwrap();
         }),
         ("writable for others", |_, entry| fs::set_permissions(entry, fs::Permissions::from_mode(0o666)).unwrap()),
@@ -97,7 +103,7 @@ fn what_is_off_is_named_where_the_compiler_cannot_help() {
     fs::set_permissions(&entry, fs::Permissions::from_mode(0o644)).unwrap();
     let error = state
         .store
-        .load::<Ipam>(&policy, &Grants::default(), &|_| Err("no compiler here".to_owned()))
+        .load::<Ipam>(&policy, &Grants::default(), &|_| Err(CompileError::Failed("no compiler here".to_owned())))
         .expect_err("off");
     let text = error.to_string();
     assert!(text.contains("has mode 0644") && text.contains("no compiler here"), "{text}");
@@ -128,7 +134,7 @@ fn a_directory_that_others_can_write_is_refused() {
         tamper(&state);
         let error = state.load(&policy).expect_err(what);
         assert!(matches!(error, PolicyError::CacheUnsafe { .. }), "{what}: {error:?}");
-        assert!(error.to_string().contains("weftctl install"), "{error}");
+        assert!(error.to_string().contains("weftctl policy prune --reset"), "{error}");
         state.store.reset_cache().unwrap_or_else(|error| panic!("{what}: {}", chain(&error)));
         assert!(load_counting(&state, &policy), "{what}: nothing of the old cache is used");
     }
@@ -219,7 +225,7 @@ fn many_at_once_compile_once() {
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let made = state.store.compile_into_cache(&policy.path(state.dir.path())).expect("compiles");
+                let made = state.compile(&policy.path(state.dir.path())).expect("compiles");
                 fresh.fetch_add(usize::from(made.fresh), Ordering::Relaxed);
             });
         }
@@ -236,7 +242,7 @@ fn pruning_leaves_what_is_of_use() {
     fs::write(state.cache().join(".compiling"), b"killed").unwrap();
     let entries = state.store.cache_entries().unwrap();
     assert_eq!(entries.iter().filter(|entry| entry.usable).count(), 1, "{entries:?}");
-    assert_eq!(state.store.prune_cache().unwrap(), 2);
+    assert_eq!(state.store.prune_cache().unwrap().files, 2);
     assert!(entry.is_file() && !of_another_build.exists());
     assert!(!load_counting(&state, &policy));
 }

@@ -1,9 +1,9 @@
 //! Delegate policies: the shipped ones through WASM, and those that mean harm, which meet the same limits as IPAM policies.
 
 use serde_json::{Value, json};
-use weft_core::policy::{ChoiceAnswer, Limits, Loaded, PolicyError, Refusal, VerifiedChoice, verify_choice};
+use weft_core::policy::{Answer, Limits, Loaded, PolicyError, Refusal, VerifiedChoice, verify_choice};
 use weft_host_abi::contract::{export_names, import_names};
-use weft_host_abi::types::{Attachment, Candidate, ChoiceRequest, DeclaredFile, Denial, Node, Pod};
+use weft_host_abi::types::{Attachment, Candidate, ChoiceRequest, Chosen, DeclaredFile, Denial, Node, Pod};
 
 use super::support::{MEMORY, State, chain, handwritten, handwritten_choice, loaded_choice, shipped};
 
@@ -32,8 +32,8 @@ fn request(config: &Value) -> ChoiceRequest {
     }
 }
 
-fn call(policy: &Loaded<weft_core::policy::Choice>, request: &ChoiceRequest) -> Result<ChoiceAnswer, PolicyError> {
-    policy.choose(request, &Limits::default())
+fn call(policy: &Loaded<weft_core::policy::Choice>, request: &ChoiceRequest) -> Result<Answer<Chosen>, PolicyError> {
+    policy.choose(request, &Limits::default()).answered()
 }
 
 fn chosen(policy: &Loaded<weft_core::policy::Choice>, request: &ChoiceRequest) -> Result<VerifiedChoice, Denial> {

@@ -152,7 +152,10 @@ fn a_slow_ledger_meets_the_deadline() {
     let (_state, policy) = loaded(&scripted());
     let ledger = Ledger { delay: Duration::from_millis(30), ..Ledger::default() };
     let limits = Limits { deadline: Duration::from_millis(200), ..Limits::default() };
-    let error = policy.allocate(&request(r#"{"do": ["flood-ledger"]}"#), Box::new(ledger), &limits).expect_err("late");
+    let error = policy
+        .allocate(&request(r#"{"do": ["flood-ledger"]}"#), Box::new(ledger), &limits)
+        .answered()
+        .expect_err("late");
     assert!(matches!(error, PolicyError::Deadline { .. }), "{error:?}");
 }
 
@@ -161,7 +164,7 @@ fn a_failing_ledger_ends_the_call_with_its_words() {
     let (_state, policy) = loaded(&scripted());
     let ledger = Ledger { fails: true, ..Ledger::default() };
     let asked = request(r#"{"do": ["ask"], "deny": {"denied": "never"}}"#);
-    let error = policy.allocate(&asked, Box::new(ledger), &Limits::default()).expect_err("no ledger");
+    let error = policy.allocate(&asked, Box::new(ledger), &Limits::default()).answered().expect_err("no ledger");
     assert_eq!(error.to_string(), "policy \"p\" could not be answered by the ledger: the disk is on fire");
 }
 
@@ -228,7 +231,8 @@ fn bad_addresses_are_refused_after_the_call() {
     ];
     for (addresses, expected) in answers {
         let request = request(&format!(r#"{{"answer": {{"addresses": {addresses}}}}}"#));
-        let answer = policy.allocate(&request, Box::new(Ledger::default()), &Limits::default()).expect("an answer");
+        let answer =
+            policy.allocate(&request, Box::new(Ledger::default()), &Limits::default()).answered().expect("an answer");
         let error = verify(policy.name(), &answer.outcome.expect("a decision"), &request, &[]).expect_err(addresses);
         assert!(matches!(&error, PolicyError::Refused { refusal, .. } if expected(refusal)), "{error:?}");
     }

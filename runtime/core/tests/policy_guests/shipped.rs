@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weft_core::policy::{Grants, Limits, Loaded, PolicyError, PolicyStore, Verified, verify};
+use weft_core::policy::{CompileError, Grants, Limits, Loaded, PolicyError, PolicyStore, Verified, verify};
 use weft_host_abi::contract::{export_names, import_names};
 use weft_host_abi::types::{Denial, Pod, RangeSet, ReleaseRule, Request, RequestSource, Requested};
 
@@ -11,7 +11,7 @@ use super::support::{Ledger, State, loaded, range, request, shipped};
 const ALL: [&str; 3] = ["by-label", "host-local", "static"];
 
 fn decide(policy: &Loaded, request: &Request, ledger: &Ledger) -> Result<Verified, Denial> {
-    let answer = policy.allocate(request, Box::new(ledger.clone()), &Limits::default()).expect("an answer");
+    let answer = policy.allocate(request, Box::new(ledger.clone()), &Limits::default()).answered().expect("an answer");
     let singles = ["10.3.0.5/24".parse().expect("a net")];
     answer.outcome.map(|decision| verify(policy.name(), &decision, request, &singles).expect("sound"))
 }
@@ -120,8 +120,9 @@ fn the_same_request_gives_the_same_decision_for_the_same_fuel() {
             },
             _ => request,
         };
-        let call =
-            |policy: &Loaded| policy.allocate(&request, Box::new(Ledger::default()), &Limits::default()).expect(name);
+        let call = |policy: &Loaded| {
+            policy.allocate(&request, Box::new(Ledger::default()), &Limits::default()).answered().expect(name)
+        };
         let answer = call(&policy);
         assert!(answer.outcome.is_ok(), "{name}: {:?}", answer.outcome);
         assert_eq!(call(&policy), answer, "{name}");
@@ -130,7 +131,9 @@ fn the_same_request_gives_the_same_decision_for_the_same_fuel() {
         // Another process would have another engine.
         let elsewhere = PolicyStore::new(state.dir.path()).expect("an engine");
         let reference = weft_core::policy::PolicyRef::shipped("p").expect("a name");
-        let reloaded = elsewhere.load(&reference, &Grants::default(), &|_| Err("cached".to_owned())).expect("cached");
+        let reloaded = elsewhere
+            .load(&reference, &Grants::default(), &|_| Err(CompileError::Failed("cached".to_owned())))
+            .expect("cached");
         assert_eq!(call(&reloaded), answer, "{name}");
         println!("{name}: {} fuel, {} host calls", answer.fuel, answer.calls);
         assert!(answer.fuel < 2_000_000, "{name} takes {} fuel", answer.fuel);
@@ -141,7 +144,7 @@ fn the_same_request_gives_the_same_decision_for_the_same_fuel() {
 fn an_instance_made_ahead_is_held_to_the_limits_of_its_call() {
     let (_state, policy) = loaded(&shipped("host-local"));
     let limits = Limits { deadline: Duration::from_secs(1), ..Limits::default() };
-    let ask = |limits: &Limits| policy.allocate(&request("{}"), Box::new(Ledger::default()), limits);
+    let ask = |limits: &Limits| policy.allocate(&request("{}"), Box::new(Ledger::default()), limits).answered();
     policy.warm_up(&limits);
     // The time of the call has not begun yet.
     std::thread::sleep(limits.deadline + Duration::from_millis(100));
@@ -173,6 +176,8 @@ fn a_cached_policy_is_not_compiled() {
     let reference = state.install("p", &shipped("host-local"));
     state.load(&reference).expect("compiled");
     let store = PolicyStore::new(state.dir.path()).expect("an engine");
-    let policy = store.load(&reference, &Grants::default(), &|_| Err("cached".to_owned())).expect("cached");
-    policy.allocate(&request("{}"), Box::new(Ledger::default()), &Limits::default()).expect("an answer");
+    let policy = store
+        .load(&reference, &Grants::default(), &|_| Err(CompileError::Failed("cached".to_owned())))
+        .expect("cached");
+    policy.allocate(&request("{}"), Box::new(Ledger::default()), &Limits::default()).answered().expect("an answer");
 }

@@ -9,11 +9,15 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use weft_core::policy::{Answer, Choice, Grants, Limits, Loaded, PolicyError, PolicyRef, PolicyStore};
+use weft_core::policy::compiler::compile_in_process;
+use weft_core::policy::{
+    Answer, Choice, CompileAsk, CompileError, Compiled, Grants, Limits, Loaded, PolicyError, PolicyRef, PolicyStore,
+    Waiting,
+};
 use weft_host_abi::guest::World;
 use weft_host_abi::guest_build::{BuiltGuest, build_guests, clean_command, componentize};
 use weft_host_abi::types::{
-    Attachment, ClaimInfo, ClaimState, LastClaim, LedgerView, Node, Range, RangeSet, Request, Usage,
+    Attachment, ClaimInfo, ClaimState, Decision, LastClaim, LedgerView, Node, Range, RangeSet, Request, Usage,
 };
 
 fn manifest_dir() -> &'static Path {
@@ -124,8 +128,17 @@ impl State {
     }
 
     pub(crate) fn load_with<W: World>(&self, policy: &PolicyRef, grants: &Grants) -> Result<Loaded<W>, PolicyError> {
-        self.store
-            .load(policy, grants, &|path| self.store.compile_into_cache(path).map(drop).map_err(|error| chain(&error)))
+        self.store.load(policy, grants, &|ask| self.compile_ask(ask))
+    }
+
+    /// Compiles in this process.
+    pub(crate) fn compile(&self, path: &Path) -> Result<Compiled, PolicyError> {
+        self.store.compile_into_cache("p", path, Waiting::Wait, &|wasm, _bounds| compile_in_process(wasm))
+    }
+
+    /// What `load` asks for.
+    pub(crate) fn compile_ask(&self, ask: &CompileAsk<'_>) -> Result<(), CompileError> {
+        self.compile(ask.component).map(drop).map_err(|error| CompileError::Failed(chain(&error)))
     }
 
     pub(crate) fn load(&self, policy: &PolicyRef) -> Result<Loaded, PolicyError> {
@@ -260,6 +273,6 @@ pub(crate) fn request(config: &str) -> Request {
 }
 
 /// Calls a policy with default limits and an empty ledger.
-pub(crate) fn call(loaded: &Loaded, config: &str) -> Result<Answer, PolicyError> {
-    loaded.allocate(&request(config), Box::new(Ledger::default()), &Limits::default())
+pub(crate) fn call(loaded: &Loaded, config: &str) -> Result<Answer<Decision>, PolicyError> {
+    loaded.allocate(&request(config), Box::new(Ledger::default()), &Limits::default()).answered()
 }

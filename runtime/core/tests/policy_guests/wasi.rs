@@ -23,7 +23,7 @@ fn granted(data: bool) -> (State, Loaded) {
 }
 
 fn say(policy: &Loaded, config: &str) -> Result<String, PolicyError> {
-    let answer = policy.allocate(&request(config), Box::new(Ledger::default()), &Limits::default())?;
+    let answer = policy.allocate(&request(config), Box::new(Ledger::default()), &Limits::default()).answered()?;
     match answer.outcome.expect_err("it always denies") {
         Denial::Denied(text) => Ok(text),
         other => panic!("{other:?}"),
@@ -48,7 +48,7 @@ fn there_is_nothing_to_see_and_time_stands_still() {
     assert!(text.contains("socket Err(") && !text.contains("rack 1"), "{text}");
     assert_eq!(say(&policy, "look").expect("answers"), text, "the same request, the same randomness");
     let other = weft_host_abi::types::Request { seed: 7, ..request("look") };
-    let answer = policy.allocate(&other, Box::new(Ledger::default()), &Limits::default()).expect("answers");
+    let answer = policy.allocate(&other, Box::new(Ledger::default()), &Limits::default()).answered().expect("answers");
     assert_ne!(answer.outcome.expect_err("denied"), Denial::Denied(text), "another seed, other randomness");
 }
 
@@ -61,7 +61,7 @@ fn the_granted_directory_can_be_read_and_no_more() {
     assert!(!state.dir.path().join("data/new").exists());
     assert_eq!(say(&policy, "escape").expect("answers"), "escape: false");
     let digest = || {
-        let answer = policy.allocate(&request("look"), Box::new(Ledger::default()), &Limits::default());
+        let answer = policy.allocate(&request("look"), Box::new(Ledger::default()), &Limits::default()).answered();
         answer.expect("answers").data_digest.expect("it has data")
     };
     let before = digest();
@@ -85,14 +85,20 @@ fn sleeping_and_waiting_take_no_time() {
 fn reading_forever_meets_the_deadline() {
     let (_state, policy) = granted(true);
     let limits = Limits { deadline: Duration::from_millis(300), fuel: u64::MAX / 2, ..Limits::default() };
-    let error = policy.allocate(&request("read-forever"), Box::new(Ledger::default()), &limits).expect_err("forever");
+    let error = policy
+        .allocate(&request("read-forever"), Box::new(Ledger::default()), &limits)
+        .answered()
+        .expect_err("forever");
     assert!(matches!(error, PolicyError::Deadline { .. }), "{error:?}");
 }
 
 #[test]
 fn output_goes_to_the_log() {
     let (_state, policy) = granted(false);
-    let answer = policy.allocate(&request("print"), Box::new(Ledger::default()), &Limits::default()).expect("answers");
+    let answer = policy
+        .allocate(&request("print"), Box::new(Ledger::default()), &Limits::default())
+        .answered()
+        .expect("answers");
     let lines: Vec<&str> = answer.log.iter().map(|line| line.text.as_str()).collect();
     assert_eq!(lines, ["to standard output", "to standard error"]);
 }

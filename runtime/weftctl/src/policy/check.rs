@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 use serde_json::Value;
-use weft_core::attach::{Context, Problems, check_conf};
+use weft_core::attach::{Problems, check_conf};
 use weft_core::conf::Persona;
 
 use crate::output::Output;
@@ -63,7 +63,7 @@ pub(crate) fn check_file(path: &Path, state: &Path) -> anyhow::Result<Checked> {
 
 fn check_bytes(bytes: &[u8], state: &Path) -> anyhow::Result<Checked> {
     let value: Value = serde_json::from_slice(bytes).context("the configuration is not JSON")?;
-    let context = Context::new(state.to_owned());
+    let context = crate::policy::context(state);
     let mut checked = Checked { plugins: 0, problems: Vec::new() };
     for plugin in plugins(&value) {
         let kind = plugin.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();

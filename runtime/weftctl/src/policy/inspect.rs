@@ -53,7 +53,7 @@ pub(super) fn run(component: &str, state: &Path, output: Output) -> anyhow::Resu
 }
 
 /// A file where it looks like one, else the name of a shipped policy.
-fn reference(component: &str) -> anyhow::Result<PolicyRef> {
+pub(super) fn reference(component: &str) -> anyhow::Result<PolicyRef> {
     if PolicyRef::is_name(component) && !Path::new(component).exists() {
         return Ok(PolicyRef::shipped(component)?);
     }
@@ -64,11 +64,7 @@ fn reference(component: &str) -> anyhow::Result<PolicyRef> {
 /// Loads it as a network without grants would, and asks for its schema.
 fn verdict<W: World>(reference: &PolicyRef, state: &Path) -> anyhow::Result<(String, Option<Value>)> {
     let store = PolicyStore::new(state)?;
-    let compile = |component: &Path| {
-        let compiled = PolicyStore::new(state).and_then(|store| store.compile_into_cache(component));
-        compiled.map(drop).map_err(|error| error.to_string())
-    };
-    let loaded = store.load::<W>(reference, &Grants::default(), &compile)?;
+    let loaded = store.load::<W>(reference, &Grants::default(), &|ask| super::compile::by_hand(state, ask))?;
     let schema = loaded.config_schema(&Limits::default())?;
     Ok((loaded.digest().to_owned(), serde_json::from_str(&schema).ok()))
 }

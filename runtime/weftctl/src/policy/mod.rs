@@ -1,7 +1,10 @@
 //! `weftctl policy`: from an author's crate to something `weft` can run.
 
+mod cache;
 mod check;
+mod compile;
 mod inspect;
+mod replay;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,10 +13,10 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use serde_json::json;
-use weft_core::policy::{Compiled, PolicyStore};
 use weft_host_abi::guest_build;
 
 pub(crate) use self::check::check_file;
+pub(crate) use self::compile::{by_hand, compile_file, is_compiled};
 use crate::output::Output;
 
 /// Components of `guest-plugins/`, built by build.rs: (name, component).
@@ -31,10 +34,23 @@ pub(crate) enum PolicyCommand {
         out: Option<PathBuf>,
     },
     /// Compile a component into the cache, so that the first ADD need not wait.
-    Compile {
+    Compile(compile::CompileArgs),
+    /// Compile a component from standard input to standard output. What `compile` runs.
+    #[command(hide = true)]
+    CompileWorker(compile::WorkerArgs),
+    /// List the policies of this node, and how far each is on the way to code that runs.
+    Ls,
+    /// Remove compiled code that nobody can use, and what was not used for long.
+    Prune(cache::PruneArgs),
+    /// Print the digest that a network names a component by.
+    Digest {
         /// The component.
         component: PathBuf,
     },
+    /// Add a fetched component under the reference that networks name it by, digest included.
+    Add(cache::AddArgs),
+    /// Run a recorded policy call again, also with another policy, and show the difference.
+    Replay(replay::ReplayArgs),
     /// Show what a component is and what it reaches.
     Inspect {
         /// The component, or the name of a shipped policy.
@@ -50,7 +66,13 @@ pub(crate) enum PolicyCommand {
 pub(crate) fn run(command: &PolicyCommand, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     match command {
         PolicyCommand::Build { dir, out } => build(dir, out.as_deref(), output),
-        PolicyCommand::Compile { component } => compile(component, state, output),
+        PolicyCommand::Compile(args) => compile::run(args, state, output),
+        PolicyCommand::CompileWorker(args) => Ok(compile::worker(args)),
+        PolicyCommand::Ls => cache::ls(state, output),
+        PolicyCommand::Prune(args) => cache::prune(args, state, output),
+        PolicyCommand::Digest { component } => cache::digest(component, output),
+        PolicyCommand::Add(args) => cache::add(args, state, output),
+        PolicyCommand::Replay(args) => replay::run(args, state, output),
         PolicyCommand::Inspect { component } => inspect::run(component, state, output),
         PolicyCommand::Check { conf } => check::run(conf, state, output),
     }
@@ -78,20 +100,9 @@ fn build(dir: &Path, out: Option<&Path>, output: Output) -> anyhow::Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-fn compile(component: &Path, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let compiled = compile_file(component, state)?;
-    let how = if compiled.fresh { "compiled" } else { "was compiled already" };
-    let document = json!({ "digest": compiled.digest, "entry": compiled.entry, "fresh": compiled.fresh });
-    output.lines(&document, &[format!("{} {how}: {}", compiled.digest, compiled.entry.display())])?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Compiles a component into the cache.
-pub(crate) fn compile_file(component: &Path, state: &Path) -> anyhow::Result<Compiled> {
-    Ok(PolicyStore::new(state)?.compile_into_cache(component)?)
-}
-
-/// Whether the cache has a usable entry for a component.
-pub(crate) fn is_compiled(component: &[u8], state: &Path) -> anyhow::Result<bool> {
-    Ok(PolicyStore::new(state)?.is_compiled(component)?)
+/// What calls need from this program: the compiler is its own, and a person waits for it.
+pub(crate) fn context(state: &Path) -> weft_core::attach::Context {
+    let own = state.to_owned();
+    let compile = Box::new(move |ask: &weft_core::policy::CompileAsk<'_>| by_hand(&own, ask));
+    weft_core::attach::Context { compile, ..weft_core::attach::Context::new(state.to_owned()) }
 }

@@ -1,22 +1,25 @@
 //! Compiling into the cache. Only `weftctl` has this.
 //!
 //! Invariants: an entry appears whole, by rename, under a name nobody maps yet or in place of one (whose mappings keep the
-//! old file); one compilation at a time, so that a burst of ADDs on a cold cache compiles once.
+//! old file); one compilation per component at a time, so that a burst of ADDs on a cold cache compiles once, and one
+//! component's compiler never keeps another's waiting; a bounded number in the background.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::{Flock, FlockArg, OFlag, openat, renameat};
+use nix::fcntl::{OFlag, openat, renameat};
 use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
-use weft_host_abi::engine;
 
-use super::digest::{self, Digest};
+use super::digest::{ComponentFile, Digest};
+use super::lock::Lock;
 use super::secure::SecureDir;
+use super::status::Status;
 use super::{PolicyStore, entry_name, seal};
-use crate::policy::error::cause;
+use crate::policy::compiler::Bounds;
 use crate::policy::{Cause, PolicyError};
 
 /// What compiling a policy led to.
@@ -30,8 +33,23 @@ pub struct Compiled {
     pub fresh: bool,
 }
 
-const LOCK: &str = "lock";
-const TEMPORARY: &str = ".compiling";
+/// Turns a component into code for this engine, within bounds, or says why it cannot.
+pub type Compiler<'a> = &'a dyn Fn(&[u8], &Bounds) -> Result<Vec<u8>, Cause>;
+
+/// What to do while another process compiles the same component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// Wait for it: a person asked.
+    Wait,
+    /// Come back with [`PolicyError::Compiling`], as also where too many compilers are at work in the background.
+    Decline,
+}
+
+/// Mode of the state directory and the cache. `weftctl install` and the ledger make it with the same.
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// How a file that is being written is called, before the entry's name.
+pub(super) const TEMPORARY: &str = ".compiling-";
 
 impl PolicyStore {
     /// Whether there is a usable entry for a component.
@@ -40,68 +58,76 @@ impl PolicyStore {
     ///
     /// [`PolicyError`] when the cache itself cannot be used.
     pub fn is_compiled(&self, component: &[u8]) -> Result<bool, PolicyError> {
-        Ok(self.map(&Digest::of(component))?.is_ok())
+        match SecureDir::open(&self.cache_dir())? {
+            Some(dir) => Ok(self.map_in(&dir, &Digest::new(component), None)?.is_ok()),
+            None => Ok(false),
+        }
     }
 
-    /// Compiles the component at a path into the cache, unless a usable entry is there.
+    /// Compiles the component at a path into the cache, unless a usable entry is there. `name` is what the policy is called
+    /// in messages.
     ///
     /// # Errors
     ///
     /// [`PolicyError`]: the file cannot be read or compiled, or the cache cannot be written.
-    pub fn compile_into_cache(&self, component: &Path) -> Result<Compiled, PolicyError> {
-        let name = component.display().to_string();
-        let wasm = digest::read_component(&name, component)?;
-        let digest = Digest::of(&wasm);
+    pub fn compile_into_cache(
+        &self,
+        name: &str,
+        component: &Path,
+        waiting: Waiting,
+        compiler: Compiler<'_>,
+    ) -> Result<Compiled, PolicyError> {
+        let file = ComponentFile::open(name, component, || "nothing to compile".to_owned())?;
+        let wasm = file.read(name, component)?;
+        let digest = Digest::new(&wasm);
+        let bounds = Bounds::for_size(wasm.len());
         let dir = self.make_cache()?;
-        let _lock = lock(&dir)?;
         let entry = self.cache_dir().join(entry_name(&digest));
-        if self.map_in(&dir, &digest)?.is_ok() {
-            return Ok(Compiled { digest: digest.to_string(), entry, fresh: false });
+        let there = Compiled { digest: digest.to_string(), entry: entry.clone(), fresh: false };
+        let busy = |progress: &str| PolicyError::Compiling { policy: name.to_owned(), progress: progress.to_owned() };
+        let deadline = match waiting {
+            Waiting::Wait => Instant::now() + bounds.deadline + Duration::from_secs(5),
+            Waiting::Decline => Instant::now(),
+        };
+        let Some(_lock) = Lock::digest_by(&dir, &digest, deadline)? else {
+            return Err(busy("another process is at it"));
+        };
+        if self.map_in(&dir, &digest, None)?.is_ok() {
+            return Ok(there);
         }
-        let not_component = |source: Cause| PolicyError::NotComponent { path: component.to_owned(), source };
-        // wasmtime would accept the text format too, were that feature on; a component is binary.
-        if !wasm.starts_with(b"\0asm") {
-            return Err(not_component(Cause("it is not WebAssembly".to_owned())));
-        }
-        if wasm.get(4..8) == Some(&[1, 0, 0, 0]) {
-            let hint = "it is a core module, not a component: `weftctl policy build` makes components";
-            return Err(not_component(Cause(hint.to_owned())));
-        }
-        let code = self.engine.precompile_component(&wasm).map_err(|error| not_component(cause(&error)))?;
-        publish(&dir, &entry_name(&digest), &[&code, &seal::of(&digest)])?;
-        match self.map_in(&dir, &digest)? {
-            Ok(_component) => Ok(Compiled { digest: digest.to_string(), entry, fresh: true }),
-            Err(off) => Err(PolicyError::NotCompiled { policy: name, path: entry, reason: off.to_string() }),
-        }
-    }
-
-    /// Removes what no build of this version can use: entries of other builds, unusable ones, and what a killed compiler
-    /// left. Returns how many files went.
-    ///
-    /// # Errors
-    ///
-    /// [`PolicyError::Cache`] or [`PolicyError::CacheUnsafe`].
-    pub fn prune_cache(&self) -> Result<usize, PolicyError> {
-        let Some(dir) = SecureDir::open(&self.cache_dir())? else { return Ok(0) };
-        let _lock = lock(&dir)?;
-        let suffix = format!("-{}.cwasm", engine::artifact_key());
-        let mut gone = 0;
-        for (name, _size) in dir.list()? {
-            let digest = name.strip_suffix(&suffix).and_then(Digest::from_hex);
-            let usable = match digest {
-                Some(digest) => self.map_in(&dir, &digest)?.is_ok(),
-                None => !name.ends_with(".cwasm") && name != TEMPORARY,
-            };
-            if !usable {
-                unlinkat(dir.fd(), name.as_str(), UnlinkatFlags::NoRemoveDir).map_err(|e| dir.cannot(e.into()))?;
-                gone += 1;
+        let _slot = match waiting {
+            Waiting::Wait => None,
+            Waiting::Decline => {
+                Some(Lock::slot(&dir)?.ok_or_else(|| busy("it waits for other policies that are being compiled"))?)
             }
+        };
+        let mut status = Status {
+            policy: name.to_owned(),
+            path: component.to_owned(),
+            began: now(),
+            limit: bounds.deadline.as_secs(),
+            ended: None,
+            failure: None,
+        };
+        status.write(&dir, &digest)?;
+        let code = is_component(&wasm).and_then(|()| compiler(&wasm, &bounds));
+        status.ended = Some(now());
+        status.failure = code.as_ref().err().map(|cause| cause.0.clone());
+        let published = code
+            .map_err(|source| PolicyError::NotComponent { path: component.to_owned(), source })
+            .and_then(|code| publish(&dir, &entry_name(&digest), &[&code, &seal::new(&digest, &code)]));
+        status.write(&dir, &digest)?;
+        published?;
+        // What cannot be removed now is removed with the next one.
+        self.prune_in(&dir).ok();
+        match self.map_in(&dir, &digest, None)? {
+            Ok(_component) => Ok(Compiled { fresh: true, ..there }),
+            Err(off) => Err(PolicyError::NotCompiled { policy: name.to_owned(), path: entry, reason: off.to_string() }),
         }
-        Ok(gone)
     }
 
     /// Makes the cache anew, empty and safe, whatever it was: what `weftctl install` does about
-    /// [`PolicyError::CacheUnsafe`]. Whoever has a removed entry mapped keeps it.
+    /// [`PolicyError::CacheUnsafe`]. A process that has a removed entry mapped keeps it.
     ///
     /// # Errors
     ///
@@ -116,7 +142,7 @@ impl PolicyStore {
             Err(error) => return Err(cannot(error)),
         }
         if self.state_dir.is_dir() {
-            fs::set_permissions(&self.state_dir, Permissions::from_mode(0o755)).map_err(cannot)?;
+            fs::set_permissions(&self.state_dir, Permissions::from_mode(DIRECTORY_MODE)).map_err(cannot)?;
         }
         self.make_cache().map(drop)
     }
@@ -125,8 +151,8 @@ impl PolicyStore {
     fn make_cache(&self) -> Result<SecureDir, PolicyError> {
         let path = self.cache_dir();
         let cannot = |source| PolicyError::Cache { path: path.clone(), source };
-        DirBuilder::new().recursive(true).mode(0o755).create(&self.state_dir).map_err(cannot)?;
-        match DirBuilder::new().mode(0o700).create(&path) {
+        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(&self.state_dir).map_err(cannot)?;
+        match DirBuilder::new().mode(DIRECTORY_MODE).create(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             Err(error) => return Err(cannot(error)),
@@ -135,26 +161,44 @@ impl PolicyStore {
     }
 }
 
-/// Held while the cache is changed; ends with the process, however it ends.
-fn lock(dir: &SecureDir) -> Result<Flock<File>, PolicyError> {
-    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd = openat(dir.fd(), LOCK, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| dir.cannot(errno.into()))?;
-    Flock::lock(File::from(fd), FlockArg::LockExclusive).map_err(|(_file, errno)| dir.cannot(errno.into()))
+/// What can be said without a compiler.
+fn is_component(wasm: &[u8]) -> Result<(), Cause> {
+    // wasmtime would accept the text format too, were that feature on; a component is binary.
+    if !wasm.starts_with(b"\0asm") {
+        return Err(Cause("it is not WebAssembly".to_owned()));
+    }
+    if wasm.get(4..8) == Some(&[1, 0, 0, 0]) {
+        let hint = "it is a core module, not a component: `weftctl policy build` makes components";
+        return Err(Cause(hint.to_owned()));
+    }
+    Ok(())
 }
 
-/// Writes a file beside its place and moves it there. The caller holds the lock, so one temporary name is enough and
-/// whatever has it was left by a killed compiler.
+impl Status {
+    fn write(&self, dir: &SecureDir, digest: &Digest) -> Result<(), PolicyError> {
+        let text = serde_json::to_vec(self).map_err(|error| dir.cannot(error.into()))?;
+        publish(dir, &Self::name(&entry_name(digest)), &[&text])
+    }
+}
+
+/// Writes a file beside its place and moves it there. The caller holds the digest's lock, so one temporary name per file is
+/// enough; what has it already was left by a killed compiler.
 fn publish(dir: &SecureDir, name: &str, parts: &[&[u8]]) -> Result<(), PolicyError> {
-    match unlinkat(dir.fd(), TEMPORARY, UnlinkatFlags::NoRemoveDir) {
+    let temporary = format!("{TEMPORARY}{name}");
+    match unlinkat(dir.fd(), temporary.as_str(), UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(nix::errno::Errno::ENOENT) => {}
         Err(errno) => return Err(dir.cannot(errno.into())),
     }
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd =
-        openat(dir.fd(), TEMPORARY, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|errno| dir.cannot(errno.into()))?;
+    let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+    let fd = openat(dir.fd(), temporary.as_str(), flags, mode).map_err(|errno| dir.cannot(errno.into()))?;
     let mut file = File::from(fd);
     let written = parts.iter().try_for_each(|part| file.write_all(part)).and_then(|()| file.sync_all());
     written.map_err(|error| dir.cannot(error))?;
-    renameat(dir.fd(), TEMPORARY, dir.fd(), name).map_err(|errno| dir.cannot(errno.into()))?;
+    renameat(dir.fd(), temporary.as_str(), dir.fd(), name).map_err(|errno| dir.cannot(errno.into()))?;
     fsync(dir.fd()).map_err(|errno| dir.cannot(errno.into()))
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs())
 }

@@ -1,17 +1,26 @@
 //! From a policy's component to code that can be called: the compiled cache, `<state>/cache/`.
 //!
 //! An entry is `<sha256 of the component>-<artifact key>.cwasm`: what the compiler made of that component, followed by a
-//! [`seal`] that repeats the digest, so that an entry under another's name is noticed. A compiled component is native code
-//! that runs as root, so an entry counts only if nobody but us can have written it: the directory is ours with mode 0700,
-//! the entry is a regular file of ours with mode 0600 or 0400 and one link, reached without symbolic links. An entry that is
-//! off is compiled anew, never trusted and never changed in place (a mapped file must not change; truncating it kills whoever
-//! has it mapped). Nothing here compiles unless the feature `compile` is on.
+//! [`seal`] over both. A compiled component is native code that runs as root, so an entry counts only if nobody but us can
+//! have written it: the directory is ours with mode 0700, the entry is a regular file of ours with mode 0600 or 0400 and one
+//! link, reached without symbolic links. An entry that is off is compiled anew, never trusted and never changed in place (a
+//! mapped file must not change; truncating it kills the process that has it mapped). A [`note`] remembers which state of an
+//! entry was checked. Nothing here compiles unless the feature `compile` is on.
 
 #[cfg(feature = "compile")]
 mod compile;
 mod digest;
+mod list;
+#[cfg(feature = "compile")]
+mod lock;
+mod note;
+mod pinned;
+#[cfg(feature = "compile")]
+mod prune;
 mod seal;
 mod secure;
+mod stamp;
+mod status;
 
 use std::ffi::OsStr;
 use std::os::fd::AsRawFd;
@@ -23,13 +32,19 @@ use weft_host_abi::engine;
 use weft_host_abi::guest::World;
 
 #[cfg(feature = "compile")]
-pub use compile::Compiled;
-pub(super) use digest::Digest;
+pub use compile::{Compiled, Compiler, Waiting};
+pub use digest::Digest;
+pub use list::{CacheEntry, PolicyRow, PolicyState};
+pub use pinned::add_pinned;
+#[cfg(feature = "compile")]
+pub use prune::Pruned;
 
 use super::error::cause;
 use super::run::{Grants, Loaded};
 use super::source::policies_dir;
-use super::{PolicyError, PolicyRef};
+use super::{CompileAsk, CompileError, PolicyError, PolicyRef};
+use digest::ComponentFile;
+use note::Note;
 use secure::{Entry, Off, SecureDir};
 
 /// Directory of compiled components inside the state directory.
@@ -39,19 +54,6 @@ const CACHE: &str = "cache";
 pub struct PolicyStore {
     state_dir: PathBuf,
     engine: Engine,
-}
-
-/// A file of the cache, for `weftctl doctor`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CacheEntry {
-    /// Its name.
-    pub name: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// Whether this build of weft could use it: its name has our artifact key, and nothing about the file is off.
-    pub usable: bool,
-    /// What is off, if anything.
-    pub problem: Option<String>,
 }
 
 // === impl PolicyStore ===
@@ -87,89 +89,97 @@ impl PolicyStore {
         names
     }
 
-    /// Loads a policy of a world. When it is not compiled for this weft, `compiler` is asked once to compile the component at a path
-    /// into this cache (`weftctl policy compile PATH` does).
+    /// Loads a policy of a world. When it is not compiled for this weft, `compiler` is asked once to compile the component
+    /// at a path into this cache (`weftctl policy compile PATH` does).
     ///
     /// # Errors
     ///
     /// [`PolicyError`]: the policy is not there, cannot be compiled, is none, or wants more than `grants`.
+    /// [`PolicyError::Compiling`] passes with time.
     pub fn load<W: World>(
         &self,
         policy: &PolicyRef,
         grants: &Grants,
-        compiler: &dyn Fn(&Path) -> Result<(), String>,
+        compiler: &dyn Fn(&CompileAsk<'_>) -> Result<(), CompileError>,
     ) -> Result<Loaded<W>, PolicyError> {
-        let path = policy.path(&self.state_dir);
-        let mut digest = self.digest(policy, &path)?;
-        let found = match self.map(&digest)? {
-            Ok(component) => Ok(component),
-            Err(off) => {
+        let (digest, component) = match self.find(policy)? {
+            (digest, _path, Ok(component)) => (digest, component),
+            (digest, path, Err(off)) => {
                 let failed =
                     |reason| PolicyError::NotCompiled { policy: policy.to_string(), path: path.clone(), reason };
-                compiler(&path).map_err(|error| failed(format!("{off}; {error}")))?;
+                let failure = self.last_failure(&digest);
+                let ask = CompileAsk { component: &path, name: &policy.to_string(), failure };
+                compiler(&ask).map_err(|error| match error {
+                    CompileError::Running(progress) => PolicyError::Compiling { policy: policy.to_string(), progress },
+                    CompileError::Failed(error) => failed(format!("{off}; {error}")),
+                })?;
                 // The component may have been replaced since; what was compiled is what is there now.
-                digest = self.digest(policy, &path)?;
-                self.map(&digest)?.map_err(|off| failed(format!("the compiler reported success, but {off}")))
+                let (digest, _path, component) = self.find(policy)?;
+                let lied = |off| failed(format!("the compiler reported success, but {off}"));
+                (digest, component.map_err(lied)?)
             }
         };
-        Loaded::new(policy.to_string(), digest.to_string(), &self.engine, &found?, grants)
+        Loaded::new(policy.to_string(), digest.to_string(), &self.engine, &component, grants)
     }
 
-    /// The files of the cache. Empty where there is no cache yet.
-    ///
-    /// # Errors
-    ///
-    /// [`PolicyError::Cache`] or [`PolicyError::CacheUnsafe`].
-    pub fn cache_entries(&self) -> Result<Vec<CacheEntry>, PolicyError> {
-        let Some(dir) = SecureDir::open(&self.cache_dir())? else { return Ok(Vec::new()) };
-        let mut entries = Vec::new();
-        for (name, size) in dir.list()? {
-            let Some(parts) = name.strip_suffix(".cwasm").and_then(|stem| stem.split_once('-')) else { continue };
-            let problem = match parts {
-                (digest, key) if key == engine::artifact_key() => match Digest::from_hex(digest) {
-                    Some(digest) => self.map_in(&dir, &digest)?.err().map(|off| off.to_string()),
-                    None => Some("its name has no digest".to_owned()),
-                },
-                (_, key) => Some(format!("it was compiled by another build ({key})")),
-            };
-            entries.push(CacheEntry { usable: problem.is_none(), name, size, problem });
-        }
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(entries)
+    /// The component's digest, its file, and its compiled form or why there is none that can be used.
+    fn find(&self, policy: &PolicyRef) -> Result<(Digest, PathBuf, Result<Component, Off>), PolicyError> {
+        let (name, path) = (policy.to_string(), self.locate(policy));
+        let mut file = ComponentFile::open(&name, &path, || self.hint(policy))?;
+        let cache = SecureDir::open(&self.cache_dir())?;
+        let note = cache.as_ref().and_then(|cache| Note::read(cache, &file.stamp));
+        let (digest, unchanged) = match &note {
+            Some(note) => (note.digest, true),
+            None => file.hash(&name, &path)?,
+        };
+        self.check_pin(policy, &path, &digest)?;
+        let Some(cache) = cache else { return Ok((digest, path, Err(Off::Absent))) };
+        let mapped = self.map_in(&cache, &digest, note.as_ref())?.map(|(component, entry)| {
+            if unchanged && note.is_none_or(|note| !note.knows(&entry.stamp)) {
+                // Only speed is lost without the note.
+                Note::write(&cache, &file.stamp, &digest, &entry.stamp).ok();
+            }
+            component
+        });
+        Ok((digest, path, mapped))
     }
 
     fn cache_dir(&self) -> PathBuf {
         self.state_dir.join(CACHE)
     }
 
-    fn digest(&self, policy: &PolicyRef, path: &Path) -> Result<Digest, PolicyError> {
-        let hint = || match policy {
+    fn hint(&self, policy: &PolicyRef) -> String {
+        match policy {
             PolicyRef::Shipped(_) => match self.shipped().as_slice() {
                 [] => "no policies are installed: run `weftctl install`".to_owned(),
                 names => format!("installed are {}", names.join(", ")),
             },
-            PolicyRef::File(_) => "put the component there or change the network's configuration".to_owned(),
-        };
-        digest::of_component(&policy.to_string(), path, SecureDir::open(&self.cache_dir())?.as_ref(), hint)
-    }
-
-    /// The compiled form of a component, or why there is none that can be used.
-    fn map(&self, digest: &Digest) -> Result<Result<Component, Off>, PolicyError> {
-        match SecureDir::open(&self.cache_dir())? {
-            Some(dir) => self.map_in(&dir, digest),
-            None => Ok(Err(Off::Absent)),
+            PolicyRef::File { .. } => "put the component there or change the network's configuration".to_owned(),
+            PolicyRef::Pinned { .. } => format!(
+                "it was not fetched yet: an ADD never fetches, the node's agent does (`weftctl agent`), or add a file with `weftctl policy add {policy} FILE`"
+            ),
         }
     }
 
-    fn map_in(&self, dir: &SecureDir, digest: &Digest) -> Result<Result<Component, Off>, PolicyError> {
+    /// The compiled form of a component, or why there is none that can be used. A note about the entry spares the check of
+    /// its seal.
+    fn map_in(
+        &self,
+        dir: &SecureDir,
+        digest: &Digest,
+        note: Option<&Note>,
+    ) -> Result<Result<(Component, Entry), Off>, PolicyError> {
         let entry = match dir.entry(&entry_name(digest))? {
             Ok(entry) => entry,
             Err(off) => return Ok(Err(off)),
         };
-        if let Err(off) = seal::check(&entry.file, entry.size, digest) {
+        if !note.is_some_and(|note| note.knows(&entry.stamp))
+            && let Err(off) = seal::check(&entry.file, entry.stamp.size, digest)
+        {
             return Ok(Err(off));
         }
-        Ok(deserialize(&self.engine, &entry).map_err(|error| Off::Unloadable(format!("{error:#}"))))
+        let component = deserialize(&self.engine, &entry).map_err(|error| Off::Unloadable(format!("{error:#}")));
+        Ok(component.map(|component| (component, entry)))
     }
 }
 
@@ -188,7 +198,7 @@ fn deserialize(engine: &Engine, entry: &Entry) -> wasmtime::Result<Component> {
     let path = format!("/proc/self/fd/{}", entry.file.as_raw_fd());
     // SAFETY: the file is native code that a compiler of ours wrote. `SecureDir` has established that the directory and
     // the file belong to this process's user, that nobody else may write either, and that the file has no second name;
-    // `seal::check` that it was written for this component. Entries are published whole by rename and never modified, so
-    // the mapping does not change under us.
+    // `seal::check`, now or (by the note) in exactly this state of the file, that its bytes are those the compiler wrote
+    // for this component. Entries are published whole by rename and never modified, so the mapping does not change under us.
     unsafe { Component::deserialize_file(engine, path) }
 }

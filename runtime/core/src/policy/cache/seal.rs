@@ -1,38 +1,58 @@
-//! The last bytes of a cache entry: which component it was compiled from.
+//! The last bytes of a cache entry: which component it was compiled from, and the digest of the code.
 //!
-//! The name says so too, but a name can be given to another entry by whoever copies files about; the seal travels with
-//! the code. It is not a signature: who can write the directory can write a seal, and who can write it is checked first.
+//! The name of an entry says which component it is of, but a name can be given to another entry; the seal travels with the
+//! code. It is not a signature: who can write the directory can write a seal, and who can write it is checked first. It
+//! tells an entry that a disk, a copy or a person damaged, before a byte of it is run.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+
+use sha2::{Digest as _, Sha256};
 
 use super::digest::Digest;
 use super::secure::Off;
 
 /// What a seal starts with.
-const MAGIC: &[u8; 16] = b"weft-component\x00\x01";
+const MAGIC: &[u8; 16] = b"weft-component\x00\x02";
 
-/// Bytes of a seal.
-const LENGTH: usize = MAGIC.len() + Digest::LENGTH;
+/// Bytes of a seal: the magic, the component's digest, the digest of code and component digest.
+const LENGTH: usize = MAGIC.len() + 2 * Digest::LENGTH;
 
 /// The seal of code compiled from a component. wasmtime finds everything in the ELF file by offsets from its start, so
 /// bytes at its end do not disturb it.
 #[cfg(feature = "compile")]
-pub(super) fn of(digest: &Digest) -> Vec<u8> {
-    [MAGIC.as_slice(), digest.bytes()].concat()
+pub(super) fn new(digest: &Digest, code: &[u8]) -> Vec<u8> {
+    let hash = Sha256::new().chain_update(code).chain_update(digest.bytes()).finalize();
+    [MAGIC.as_slice(), digest.bytes(), &hash].concat()
 }
 
-/// Whether a file of this size ends with the seal of this component.
+/// Reads a whole file of this size and compares it with its seal, which must be one of this component.
 pub(super) fn check(file: &File, size: u64, digest: &Digest) -> Result<(), Off> {
-    let Some(at) = size.checked_sub(LENGTH as u64).filter(|at| *at > 0) else {
+    let Some(code) = size.checked_sub(LENGTH as u64).filter(|code| *code > 0) else {
         return Err(Off::Unsealed("it is cut short"));
     };
     let mut seal = [0_u8; LENGTH];
-    if file.read_exact_at(&mut seal, at).is_err() || !seal.starts_with(MAGIC) {
+    if file.read_exact_at(&mut seal, code).is_err() || !seal.starts_with(MAGIC) {
         return Err(Off::Unsealed("it has no seal"));
     }
-    if seal.get(MAGIC.len()..) != Some(digest.bytes().as_slice()) {
+    let (of_component, of_code) = seal.split_at(MAGIC.len()).1.split_at(Digest::LENGTH);
+    if of_component != digest.bytes() {
         return Err(Off::Unsealed("it was compiled from another component"));
+    }
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 256 << 10];
+    let mut at = 0;
+    while at < code {
+        let room = usize::try_from(code - at).unwrap_or(usize::MAX).min(buffer.len());
+        let piece = buffer.get_mut(..room).unwrap_or_default();
+        if file.read_exact_at(piece, at).is_err() {
+            return Err(Off::Unsealed("it cannot be read"));
+        }
+        hash.update(piece);
+        at += room as u64;
+    }
+    if hash.chain_update(digest.bytes()).finalize().as_slice() != of_code {
+        return Err(Off::Unsealed("its bytes are not those that the compiler wrote"));
     }
     Ok(())
 }

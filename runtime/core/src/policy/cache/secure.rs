@@ -13,6 +13,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{FileStat, SFlag, fstat};
 use nix::unistd::geteuid;
 
+use super::stamp::Stamp;
 use crate::policy::PolicyError;
 
 /// Why a cache entry cannot be used. Each leads to compiling it anew. Reads on from "because".
@@ -22,7 +23,7 @@ pub(super) enum Off {
     Absent,
     /// The file's owner, mode, kind or links are not as they were made.
     Tampered(String),
-    /// It was made for another component, or is cut short.
+    /// It was made for another component, or is not what the compiler wrote.
     Unsealed(&'static str),
     /// wasmtime refuses it.
     Unloadable(String),
@@ -48,7 +49,7 @@ pub(super) struct SecureDir {
 /// A file of it, open for reading.
 pub(super) struct Entry {
     pub(super) file: File,
-    pub(super) size: u64,
+    pub(super) stamp: Stamp,
 }
 
 // === impl SecureDir ===
@@ -102,8 +103,8 @@ impl SecureDir {
         if stat.st_nlink != 1 {
             return tampered(&format!("it has {} links", stat.st_nlink));
         }
-        let size = u64::try_from(stat.st_size).unwrap_or(0);
-        Ok(Ok(Entry { file, size }))
+        let stamp = Stamp::new(&file.metadata().map_err(|error| self.cannot(error))?);
+        Ok(Ok(Entry { file, stamp }))
     }
 
     /// Names and sizes of what is in the directory.

@@ -3,17 +3,19 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 use weft_host_abi::guest::{Host, LogLevel};
 use weft_host_abi::types::{ClaimInfo, LastClaim, LedgerView, Range, Usage};
 
 use super::Limits;
+use super::evidence::{Evidence, Exchange, Exchanges};
 use super::no_ledger::NoLedger;
 use super::wasi::WasiState;
 use crate::policy::text::clean;
 
 /// A line a policy logged; control characters are escaped.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
     /// How much it matters.
     pub level: LogLevel,
@@ -41,7 +43,8 @@ pub(super) struct Ctx {
     limits: Limits,
     deadline: Instant,
     pub(super) calls: u32,
-    pub(super) log: Vec<LogLine>,
+    log: Vec<LogLine>,
+    exchanges: Exchanges,
     dropped: usize,
     pub(super) fault: Option<Fault>,
     pub(super) wasi: Option<WasiState>,
@@ -52,7 +55,17 @@ pub(super) struct Ctx {
 impl Ctx {
     pub(super) fn new(ledger: Box<dyn LedgerView + Send>, limits: &Limits, wasi: Option<WasiState>) -> Self {
         let deadline = Instant::now() + limits.deadline;
-        Self { ledger, limits: limits.clone(), deadline, calls: 0, log: Vec::new(), dropped: 0, fault: None, wasi }
+        Self {
+            ledger,
+            limits: limits.clone(),
+            deadline,
+            calls: 0,
+            log: Vec::new(),
+            exchanges: Exchanges::default(),
+            dropped: 0,
+            fault: None,
+            wasi,
+        }
     }
 
     /// The call begins: here is its ledger, and its time runs from now on.
@@ -62,7 +75,7 @@ impl Ctx {
     }
 
     /// The log, with what WASI's standard streams received and a last line about lines that did not fit.
-    pub(super) fn take_log(&mut self) -> Vec<LogLine> {
+    fn take_log(&mut self) -> Vec<LogLine> {
         for line in self.wasi.as_ref().map(WasiState::output).unwrap_or_default() {
             self.keep(LogLevel::Info, &line);
         }
@@ -71,6 +84,18 @@ impl Ctx {
             log.push(LogLine { level: LogLevel::Warn, text: format!("{} more lines were dropped", self.dropped) });
         }
         log
+    }
+
+    /// The last warning of the log: of a Rust guest that panicked, its message.
+    pub(super) fn last_warning(&self) -> Option<String> {
+        self.log.iter().rev().find(|line| line.level == LogLevel::Warn).map(|line| line.text.clone())
+    }
+
+    /// What the call left behind, with the fuel that it had left at its end.
+    pub(super) fn evidence(&mut self, fuel_left: u64) -> Evidence {
+        let fuel = self.limits.fuel.saturating_sub(fuel_left);
+        let ledger = std::mem::take(&mut self.exchanges);
+        Evidence { fuel, calls: self.calls, log: self.take_log(), ledger }
     }
 
     /// Lets go of the ledger: its view is a snapshot that somebody may want to see the end of.
@@ -102,13 +127,23 @@ impl Ctx {
         if self.calls > self.limits.calls { self.end(Fault::Calls) } else { Ok(()) }
     }
 
-    /// One question to the ledger.
-    fn ask<T>(&mut self, question: impl FnOnce(&dyn LedgerView) -> Result<T, String>) -> wasmtime::Result<T> {
+    /// One question to the ledger, recorded.
+    fn ask<T: Clone>(
+        &mut self,
+        question: impl FnOnce(&dyn LedgerView) -> Result<T, String>,
+        record: impl FnOnce(T) -> Exchange,
+    ) -> wasmtime::Result<T> {
         self.count()?;
-        question(self.ledger.as_ref()).or_else(|reason| {
-            let reason = clean(&reason, self.limits.text_bytes);
-            self.end(Fault::Ledger(reason))
-        })
+        match question(self.ledger.as_ref()) {
+            Ok(answer) => {
+                self.exchanges.record(record(answer.clone()));
+                Ok(answer)
+            }
+            Err(reason) => {
+                let reason = clean(&reason, self.limits.text_bytes);
+                self.end(Fault::Ledger(reason))
+            }
+        }
     }
 
     /// The WASI context. Linked host functions are the only callers, and they are linked only where there is one.
@@ -119,23 +154,25 @@ impl Ctx {
 
 impl Host for Ctx {
     fn claimed_by(&mut self, address: IpAddr) -> wasmtime::Result<Option<ClaimInfo>> {
-        self.ask(|ledger| ledger.claimed_by(address))
+        self.ask(|ledger| ledger.claimed_by(address), |answer| Exchange::ClaimedBy { address, answer })
     }
 
     fn next_free(&mut self, range: &Range, from: IpAddr) -> wasmtime::Result<Option<IpAddr>> {
-        self.ask(|ledger| ledger.next_free(range, from))
+        let record = |answer| Exchange::NextFree { range: range.clone(), from, answer };
+        self.ask(|ledger| ledger.next_free(range, from), record)
     }
 
     fn usage(&mut self, range: &Range) -> wasmtime::Result<Usage> {
-        self.ask(|ledger| ledger.usage(range))
+        self.ask(|ledger| ledger.usage(range), |answer| Exchange::Usage { range: range.clone(), answer })
     }
 
     fn last_claimed(&mut self, range: &Range) -> wasmtime::Result<Option<LastClaim>> {
-        self.ask(|ledger| ledger.last_claimed(range))
+        let record = |answer| Exchange::LastClaimed { range: range.clone(), answer };
+        self.ask(|ledger| ledger.last_claimed(range), record)
     }
 
     fn held_by(&mut self, owner: &str) -> wasmtime::Result<Vec<ClaimInfo>> {
-        self.ask(|ledger| ledger.held_by(owner))
+        self.ask(|ledger| ledger.held_by(owner), |answer| Exchange::HeldBy { owner: owner.to_owned(), answer })
     }
 
     fn log(&mut self, level: LogLevel, message: &str) -> wasmtime::Result<()> {

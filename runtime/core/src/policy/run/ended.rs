@@ -2,7 +2,7 @@
 
 use wasmtime::Trap;
 use weft_host_abi::convert::ConvertError;
-use weft_host_abi::guest::{CallError, LogLevel};
+use weft_host_abi::guest::CallError;
 
 use super::Limits;
 use super::ctx::{Ctx, Fault};
@@ -37,8 +37,7 @@ pub(super) fn explain(name: &str, ctx: &mut Ctx, limits: &Limits, error: CallErr
         Some(Trap::OutOfFuel) => PolicyError::OutOfFuel { policy, fuel: limits.fuel },
         Some(Trap::StackOverflow) => PolicyError::Stack { policy },
         trap => {
-            let log = ctx.take_log();
-            let said = log.into_iter().rev().find(|line| line.level == LogLevel::Warn).map(|line| line.text);
+            let said = ctx.last_warning();
             let what =
                 trap.map_or_else(|| clean(&error.root_cause().to_string(), limits.text_bytes), ToString::to_string);
             PolicyError::Trap { policy, what, said, source }

@@ -7,6 +7,7 @@ mod choose;
 mod ctx;
 mod data;
 mod ended;
+mod evidence;
 mod limits;
 mod no_ledger;
 mod wasi;
@@ -18,11 +19,10 @@ use wasmtime::component::{Component, Linker};
 use wasmtime::{CallHook, Engine, Store};
 use weft_host_abi::contract;
 use weft_host_abi::guest::{CallError, Ipam, World};
-use weft_host_abi::types::{LedgerView, Problem};
+use weft_host_abi::types::{Denial, LedgerView, Problem};
 
-pub use allocate::Answer;
-pub use choose::ChoiceAnswer;
 pub use ctx::LogLine;
+pub use evidence::{Answer, Called, Evidence, Exchange, Exchanges, ReplayLedger};
 pub use limits::{Grants, Limits};
 
 use super::error::cause;
@@ -52,14 +52,6 @@ struct Spare<W: World> {
     limits: Limits,
     store: Store<Ctx>,
     instance: W::Instance,
-}
-
-/// A value a policy gave, and what it cost.
-struct Outcome<T> {
-    value: T,
-    fuel: u64,
-    calls: u32,
-    log: Vec<LogLine>,
 }
 
 // === impl Loaded ===
@@ -146,8 +138,7 @@ impl<W: World> Loaded<W> {
     /// [`PolicyError`] when there is no answer within the limits.
     pub fn config_schema(&self, limits: &Limits) -> Result<String, PolicyError> {
         let wasi = self.wasi(0, 0)?;
-        let schema =
-            self.call(Box::new(NoLedger), limits, wasi, |policy, store| W::config_schema(policy, store))?.value;
+        let schema = self.call(Box::new(NoLedger), limits, wasi, |policy, store| W::config_schema(policy, store)).0?;
         if schema.len() > limits.schema_bytes {
             let (count, max) = (schema.len(), limits.schema_bytes);
             return Err(PolicyError::Oversized { policy: self.name.clone(), what: "bytes of schema", count, max });
@@ -183,7 +174,7 @@ impl<W: World> Loaded<W> {
         limits: &Limits,
         wasi: Option<WasiState>,
         export: impl FnOnce(&W::Instance, &mut Store<Ctx>) -> Result<T, CallError> + Send,
-    ) -> Result<Outcome<T>, PolicyError> {
+    ) -> (Result<T, PolicyError>, Evidence) {
         // WASI's host functions block inside a tokio runtime of their own, which must not happen on a thread that is
         // already inside one.
         let own_thread = wasi.is_some();
@@ -191,7 +182,11 @@ impl<W: World> Loaded<W> {
             store.data_mut().begin(ledger);
             return self.call_in(store, limits, |store| export(&instance, store));
         }
-        let store = self.store(Ctx::new(ledger, limits, wasi), limits)?;
+        let nothing = |error| (Err(error), Evidence::default());
+        let store = match self.store(Ctx::new(ledger, limits, wasi), limits) {
+            Ok(store) => store,
+            Err(error) => return nothing(error),
+        };
         let export = |store: &mut Store<Ctx>| {
             let instance = W::instantiate(&self.policy, &mut *store).map_err(CallError::Ended)?;
             export(&instance, store)
@@ -203,8 +198,8 @@ impl<W: World> Loaded<W> {
             let called = std::thread::Builder::new().spawn_scoped(scope, || self.call_in(store, limits, export));
             match called.map(std::thread::ScopedJoinHandle::join) {
                 Ok(Ok(outcome)) => outcome,
-                Ok(Err(_panic)) => Err(self.engine_error("a host function panicked")),
-                Err(error) => Err(self.engine_error(&format!("no thread to run it on: {error}"))),
+                Ok(Err(_panic)) => nothing(self.engine_error("a host function panicked")),
+                Err(error) => nothing(self.engine_error(&format!("no thread to run it on: {error}"))),
             }
         })
     }
@@ -214,14 +209,23 @@ impl<W: World> Loaded<W> {
         mut store: Store<Ctx>,
         limits: &Limits,
         export: impl FnOnce(&mut Store<Ctx>) -> Result<T, CallError>,
-    ) -> Result<Outcome<T>, PolicyError> {
-        let value = export(&mut store).map_err(|error| ended::explain(&self.name, store.data_mut(), limits, error))?;
-        let left = store.get_fuel().map_err(|error| PolicyError::Engine { source: cause(&error) })?;
-        let ctx = store.data_mut();
-        let outcome = Outcome { value, fuel: limits.fuel.saturating_sub(left), calls: ctx.calls, log: ctx.take_log() };
-        ctx.close_ledger();
+    ) -> (Result<T, PolicyError>, Evidence) {
+        let value = export(&mut store).map_err(|error| ended::explain(&self.name, store.data_mut(), limits, error));
+        // Every store of ours counts fuel.
+        let left = store.get_fuel().unwrap_or_default();
+        let evidence = store.data_mut().evidence(left);
+        store.data_mut().close_ledger();
         *self.spent.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
-        Ok(outcome)
+        (value, evidence)
+    }
+
+    /// A call whose outcome may be a refusal, with all that belongs to its record.
+    fn called<T>(
+        &self,
+        data_digest: Option<String>,
+        (outcome, evidence): (Result<Result<T, Denial>, PolicyError>, Evidence),
+    ) -> Called<T> {
+        Called { outcome, evidence, digest: self.digest.clone(), data_digest }
     }
 
     /// Texts of problems made fit to be shown.

@@ -5,6 +5,7 @@
 
 mod choice;
 mod refusal;
+mod routes;
 mod rules;
 
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use weft_host_abi::types::{Decision, Dns, Range, ReleaseRule, Request, Route, Wa
 
 pub use choice::{Setting, VerifiedChoice, verify_choice};
 pub use refusal::Refusal;
+pub use routes::verify_routes;
 
 use super::PolicyError;
 use super::text::clean;

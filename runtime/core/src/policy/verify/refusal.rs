@@ -124,6 +124,20 @@ pub enum Refusal {
         /// The scope.
         scope: u32,
     },
+    /// A route that nobody declared.
+    #[error(
+        "answered with a route to {dst}, which is neither a default route nor one of the network's \"routes\"; the network opens more with \"grants\": {{\"routes\": [\"{dst}\"]}}"
+    )]
+    RouteUndeclared {
+        /// The destination.
+        dst: IpNet,
+    },
+    /// A name server that is no address.
+    #[error("answered with the name server {text:?}, which is no address")]
+    NameServer {
+        /// The text.
+        text: String,
+    },
     /// DNS texts that would break the file they go into.
     #[error("answered with a DNS {what} that is empty or has control characters: {text:?}")]
     Dns {

@@ -1,0 +1,160 @@
+//! Components that were fetched by digest: `<state>/policies/pinned/`.
+//!
+//! ```text
+//!  sha256-<component digest>.wasm   a component
+//!  oci-sha256-<manifest digest>     the digest of the component that this OCI manifest names
+//! ```
+//! An ADD looks here only. The agent (or `weftctl policy add`) fetches, verifies, has the component compiled, and puts it
+//! here last, by one rename: until then the network has what it had before.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::PolicyStore;
+use super::digest::Digest;
+use crate::policy::source::{Artifact, policies_dir};
+use crate::policy::{PolicyError, PolicyRef};
+
+/// Directory of fetched components.
+fn pinned_dir(state_dir: &Path) -> PathBuf {
+    policies_dir(state_dir).join("pinned")
+}
+
+/// A component's file.
+fn component_file(state_dir: &Path, digest: &Digest) -> PathBuf {
+    pinned_dir(state_dir).join(format!("sha256-{}.wasm", digest.hex()))
+}
+
+/// The file that says which component a manifest names.
+fn manifest_file(state_dir: &Path, digest: &Digest) -> PathBuf {
+    pinned_dir(state_dir).join(format!("oci-sha256-{}", digest.hex()))
+}
+
+/// Adds a fetched component. It is verified, compiled by `compile` (which gets the component's file), and only then used, by
+/// one atomic rename.
+///
+/// `component_digest` is what the manifest says of its layer, for `oci://` references, whose own digest is the manifest's and
+/// was verified by the caller.
+///
+/// # Errors
+///
+/// [`PolicyError::NotPinned`] where the reference has no digest, [`PolicyError::WrongDigest`],
+/// [`PolicyError::Store`] where the disk refuses, and what `compile` says.
+pub fn add_pinned(
+    state_dir: &Path,
+    reference: &PolicyRef,
+    component: &[u8],
+    component_digest: Option<&Digest>,
+    compile: &dyn Fn(&Path) -> Result<(), PolicyError>,
+) -> Result<PathBuf, PolicyError> {
+    let policy = reference.to_string();
+    let PolicyRef::Pinned { digest: pin, artifact, .. } = reference else {
+        return Err(PolicyError::NotPinned { policy });
+    };
+    let found = Digest::new(component);
+    let wanted = match artifact {
+        Artifact::Manifest => component_digest.copied().unwrap_or(found),
+        Artifact::File(_) | Artifact::ConfigMap => *pin,
+    };
+    if found != wanted {
+        let (wanted, found) = (wanted.to_string(), found.to_string());
+        return Err(PolicyError::WrongDigest { policy, place: "what was fetched".to_owned(), wanted, found });
+    }
+    let dir = pinned_dir(state_dir);
+    let stored = |path: &Path| {
+        let path = path.to_owned();
+        move |source| PolicyError::Store { path, source }
+    };
+    DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(stored(&dir))?;
+    let file = component_file(state_dir, &found);
+    if !file.is_file() {
+        let incoming = dir.join(format!(".incoming-{}-{}.wasm", found.hex(), std::process::id()));
+        let added = write(&incoming, component)
+            .map_err(stored(&incoming))
+            .and_then(|()| compile(&incoming))
+            .and_then(|()| rename(&incoming, &file).map_err(stored(&file)));
+        if added.is_err() {
+            fs::remove_file(&incoming).ok();
+        }
+        added?;
+    } else {
+        compile(&file)?;
+    }
+    if *artifact == Artifact::Manifest {
+        let pointer = manifest_file(state_dir, pin);
+        let incoming = dir.join(format!(".incoming-{}-{}", pin.hex(), std::process::id()));
+        write(&incoming, found.to_string().as_bytes())
+            .and_then(|()| rename(&incoming, &pointer))
+            .map_err(stored(&pointer))?;
+    }
+    Ok(file)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    match to.parent() {
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+// === impl PolicyStore ===
+
+impl PolicyStore {
+    /// The component's file. For a pinned one, that is where it would be, whether it is there or not.
+    pub(super) fn locate(&self, policy: &PolicyRef) -> PathBuf {
+        let PolicyRef::Pinned { digest, artifact, .. } = policy else { return policy.path(&self.state_dir) };
+        match artifact {
+            Artifact::ConfigMap => component_file(&self.state_dir, digest),
+            Artifact::Manifest => {
+                let pointer = manifest_file(&self.state_dir, digest);
+                let named = fs::read_to_string(&pointer).ok().and_then(|text| Digest::parse(text.trim()));
+                named.map_or(pointer, |component| component_file(&self.state_dir, &component))
+            }
+            Artifact::File(path) => {
+                let pinned = component_file(&self.state_dir, digest);
+                if pinned.is_file() { pinned } else { path.clone() }
+            }
+        }
+    }
+
+    /// Whether a component is the one that the reference pins.
+    pub(super) fn check_pin(&self, policy: &PolicyRef, path: &Path, found: &Digest) -> Result<(), PolicyError> {
+        let PolicyRef::Pinned { digest, artifact, .. } = policy else { return Ok(()) };
+        let wanted = match artifact {
+            Artifact::File(_) | Artifact::ConfigMap => Some(*digest),
+            // The file's name is the digest that the manifest named.
+            Artifact::Manifest => {
+                path.file_stem().and_then(|stem| Digest::from_hex(stem.to_str()?.strip_prefix("sha256-")?))
+            }
+        };
+        if wanted == Some(*found) {
+            return Ok(());
+        }
+        let wanted = wanted.map_or_else(|| "another".to_owned(), |wanted| wanted.to_string());
+        let place = path.display().to_string();
+        Err(PolicyError::WrongDigest { policy: policy.to_string(), place, wanted, found: found.to_string() })
+    }
+
+    /// Names and files of the components that were fetched.
+    pub(super) fn pinned(&self) -> Vec<(String, PathBuf)> {
+        let files = fs::read_dir(pinned_dir(&self.state_dir)).into_iter().flatten().flatten();
+        let mut pinned: Vec<_> = files
+            .filter_map(|file| {
+                let name = file.file_name();
+                let digest = Digest::from_hex(name.to_str()?.strip_prefix("sha256-")?.strip_suffix(".wasm")?)?;
+                Some((digest.to_string(), file.path()))
+            })
+            .collect();
+        pinned.sort();
+        pinned
+    }
+}

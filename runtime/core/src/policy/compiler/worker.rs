@@ -1,0 +1,174 @@
+//! The compiler in a process of its own: component on standard input, code on standard output, limits on everything.
+
+use std::io::{Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::ScopedJoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
+use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setresgid, setresuid};
+use weft_host_abi::engine;
+
+use super::Bounds;
+use crate::policy::error::cause;
+use crate::policy::{Cause, text};
+
+/// How often the worker is looked at.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Bytes of the worker's messages that are kept.
+const MESSAGE_MAX: usize = 2048;
+
+/// Who the worker becomes: it needs no file and no right.
+const NOBODY: u32 = 65534;
+
+/// Compiles a component in this process. For tests, and for the worker: nothing bounds it.
+///
+/// # Errors
+///
+/// Why it cannot be compiled. A panic of the compiler is an error like others.
+pub fn compile_in_process(component: &[u8]) -> Result<Vec<u8>, Cause> {
+    let compile = || {
+        let engine = engine::new_engine()?;
+        engine.precompile_component(component)
+    };
+    match catch_unwind(AssertUnwindSafe(compile)) {
+        Ok(compiled) => compiled.map_err(|error| cause(&error)),
+        Err(payload) => {
+            let what = payload.downcast_ref::<String>().map(String::as_str);
+            let what = what.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            Err(Cause(format!("the compiler panicked: {}", text::clean(what, MESSAGE_MAX))))
+        }
+    }
+}
+
+/// What `weftctl policy compile-worker` does: reads a component, writes code or a reason.
+///
+/// `parent` is the process that watches this one, `memory` in bytes.
+///
+/// # Errors
+///
+/// Why it cannot be compiled.
+pub fn worker_main(parent: i32, cpu_seconds: u64, memory: u64) -> Result<(), Cause> {
+    let failed = |what: &'static str| move |error: std::io::Error| Cause(format!("cannot {what}: {error}"));
+    confine(parent, cpu_seconds, memory).map_err(|errno| Cause(format!("cannot bound the compiler: {errno}")))?;
+    let mut component = Vec::new();
+    std::io::stdin().lock().read_to_end(&mut component).map_err(failed("read the component"))?;
+    let code = compile_in_process(&component)?;
+    std::io::stdout().lock().write_all(&code).map_err(failed("hand over the code"))
+}
+
+/// Gives up all rights and sets the limits, before a byte of the component is read.
+fn confine(parent: i32, cpu: u64, memory: u64) -> nix::Result<()> {
+    setrlimit(Resource::RLIMIT_CPU, cpu, cpu + 1)?;
+    // RLIMIT_DATA counts what can be written, not the address space that allocators reserve per thread.
+    setrlimit(Resource::RLIMIT_DATA, memory, memory)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    setrlimit(Resource::RLIMIT_FSIZE, 0, 0)?;
+    prctl::set_no_new_privs()?;
+    if Uid::effective().is_root() {
+        // In a user namespace that has no such user it stays root of that namespace.
+        let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        setgroups(&[]).and_then(|()| setresgid(group, group, group)).and_then(|()| setresuid(user, user, user)).ok();
+    }
+    // A change of user clears it, so it comes last; and the parent may have died before.
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() != Pid::from_raw(parent) {
+        return Err(nix::errno::Errno::ESRCH);
+    }
+    Ok(())
+}
+
+/// Compiles a component in a worker: `program policy compile-worker`.
+///
+/// # Errors
+///
+/// Why it cannot be compiled, or which bound the worker ran into.
+pub fn compile_in_worker(program: &Path, component: &[u8], bounds: &Bounds) -> Result<Vec<u8>, Cause> {
+    let mut worker = Command::new(program)
+        .args(["policy", "compile-worker"])
+        .arg(format!("--parent={}", std::process::id()))
+        .arg(format!("--cpu-seconds={}", bounds.cpu.as_secs()))
+        .arg(format!("--memory={}", bounds.memory))
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| Cause(format!("cannot run {}: {error}", program.display())))?;
+    let pipes = (worker.stdin.take(), worker.stdout.take(), worker.stderr.take());
+    let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
+        return Err(Cause("the compiler has no pipes".to_owned()));
+    };
+    std::thread::scope(|scope| {
+        // A worker that ended reads no more; its status says why.
+        scope.spawn(move || stdin.write_all(component).ok());
+        let code = scope.spawn(move || read(stdout, bounds.code));
+        let said = scope.spawn(move || read(stderr, MESSAGE_MAX));
+        let status = wait(&mut worker, bounds.deadline);
+        let (code, said) = (joined(code), joined(said));
+        let status = status.map_err(|error| Cause(format!("cannot wait for the compiler: {error}")))?;
+        let failed = |what: String| Err(Cause(what));
+        let said = text::clean(String::from_utf8_lossy(&said).trim(), MESSAGE_MAX);
+        match status {
+            None => failed(format!("the compiler took longer than {} s and was ended", bounds.deadline.as_secs())),
+            Some(status) if status.success() && code.len() < bounds.code => Ok(code),
+            Some(status) if status.success() => failed(format!("it compiles to more than {} bytes", bounds.code)),
+            Some(status) => failed(explain(status, said, bounds)),
+        }
+    })
+}
+
+/// The first `max` bytes; the rest is read and dropped, so that the writer does not wait.
+fn read(mut from: impl Read, max: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let kept = (&mut from).take(max as u64).read_to_end(&mut bytes);
+    if kept.is_ok() {
+        std::io::copy(&mut from, &mut std::io::sink()).ok();
+    }
+    bytes
+}
+
+fn joined(reader: ScopedJoinHandle<'_, Vec<u8>>) -> Vec<u8> {
+    reader.join().unwrap_or_default()
+}
+
+/// The worker's status, or `None` where it was ended at the deadline.
+fn wait(worker: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = worker.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            worker.kill()?;
+            worker.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Why a worker failed, by how it ended and what it said.
+fn explain(status: ExitStatus, said: String, bounds: &Bounds) -> String {
+    let signal = status.signal().and_then(|signal| Signal::try_from(signal).ok());
+    match signal {
+        Some(Signal::SIGXCPU) => {
+            format!(
+                "compiling it took more than {} s of processor time, which no ordinary policy needs",
+                bounds.cpu.as_secs()
+            )
+        }
+        Some(Signal::SIGABRT) if said.contains("memory allocation") => {
+            format!("compiling it took more than {} MiB of memory, which no ordinary policy needs", bounds.memory >> 20)
+        }
+        Some(signal) => format!("the compiler was ended by {signal}; {said}"),
+        None if said.is_empty() => format!("the compiler ended with {status}"),
+        None => said,
+    }
+}

@@ -1,0 +1,256 @@
+//! `weftctl policy replay`: a recorded policy call, run again: with the same component to see that it decides the same, or
+//! with another one to see what that would have decided.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::{Map, Value, json};
+use weft_core::attach::{self, Asked, Attempt, ChoiceTrace, Trace, Traces};
+use weft_core::policy::{Called, Choice, Exchanges, Grants, Ipam, Limits, PolicyRef, PolicyStore, ReplayLedger};
+use weft_core::store::NodeStore;
+use weft_host_abi::guest::World;
+use weft_host_abi::types::{Chosen, Decision};
+
+use crate::output::Output;
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// A file with a trace (from `explain --json`), or a container id or its beginning.
+    trace: String,
+    /// Another policy: a component, or the name of a shipped one. By default the one of the trace.
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<String>,
+    /// The data directory that its network grants.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Let it import WASI, as its network does.
+    #[arg(long)]
+    wasi: bool,
+}
+
+/// A recorded call.
+struct Case {
+    policy: String,
+    digest: String,
+    data_digest: Option<String>,
+    asked: Asked,
+    ledger: Exchanges,
+    /// What came of it, in the terms of `answer`.
+    recorded: Map<String, Value>,
+}
+
+pub(super) fn run(args: &ReplayArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let cases = cases(&args.trace, state)?;
+    if cases.is_empty() {
+        bail!("no recorded policy call matches {:?}; `weftctl ledger ls` shows what attachments there are", args.trace);
+    }
+    let store = PolicyStore::new(state)?;
+    let mut documents = Vec::new();
+    let mut lines = Vec::new();
+    let mut same = true;
+    for case in &cases {
+        let (digest, now) = replay(&store, case, args, state)?;
+        let differences = differences(&case.recorded, &now);
+        same &= differences.is_empty();
+        lines.push(format!("recorded  {} ({})", case.policy, case.digest));
+        lines.push(format!("replayed  {} ({digest})", args.policy.as_deref().unwrap_or(&case.policy)));
+        for (key, before, after) in &differences {
+            lines.push(format!("- {key}: {before}"));
+            lines.push(format!("+ {key}: {after}"));
+        }
+        if differences.is_empty() {
+            lines.push("same      it decides as it did then".to_owned());
+        }
+        documents.push(json!({
+            "policy": case.policy, "recorded": case.recorded, "recordedDigest": case.digest,
+            "replayed": now, "replayedDigest": digest, "same": differences.is_empty(),
+        }));
+    }
+    output.lines(&documents, &lines)?;
+    Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The recorded calls of a file or of a container's attachments, failed ones included.
+fn cases(which: &str, state: &Path) -> anyhow::Result<Vec<Case>> {
+    if Path::new(which).is_file() {
+        let text = std::fs::read(which).with_context(|| format!("cannot read {which}"))?;
+        let value: Value = serde_json::from_slice(&text).with_context(|| format!("{which} is not JSON"))?;
+        return from_document(value).with_context(|| format!("{which} holds no trace"));
+    }
+    let mut cases = Vec::new();
+    if let Some(store) = NodeStore::open_read_only(state)? {
+        for entry in store.entries(None)?.iter().filter(|entry| entry.key.attachment.container_id.starts_with(which)) {
+            let traces = Traces::parse(&entry.record.trace).context("the decision trace is damaged")?;
+            cases.extend(traces.choice.map(of_choice));
+            cases.extend(traces.decision.map(of_decision));
+        }
+    }
+    for failure in
+        attach::failures(state)?.into_iter().filter(|failure| failure.attachment.container_id.starts_with(which))
+    {
+        cases.extend(failure.attempt.map(|attempt| of_attempt(attempt, &failure.msg)));
+    }
+    Ok(cases)
+}
+
+/// What `explain --json` prints, one element of it, or a bare trace.
+fn from_document(value: Value) -> anyhow::Result<Vec<Case>> {
+    if let Value::Array(values) = value {
+        let cases = values.into_iter().map(from_document).collect::<anyhow::Result<Vec<_>>>()?;
+        return Ok(cases.into_iter().flatten().collect());
+    }
+    let mut cases = Vec::new();
+    let part = |key: &str| value.get(key).filter(|part| !part.is_null()).cloned();
+    if let Some(failure) = part("failure") {
+        let failure: attach::Failure = serde_json::from_value(failure)?;
+        cases.extend(failure.attempt.map(|attempt| of_attempt(attempt, &failure.msg)));
+    }
+    cases.extend(part("choice").map(serde_json::from_value).transpose()?.map(of_choice));
+    cases.extend(part("decision").map(serde_json::from_value).transpose()?.map(of_decision));
+    if cases.is_empty() {
+        cases.push(of_decision(serde_json::from_value(value)?));
+    }
+    Ok(cases)
+}
+
+fn of_decision(trace: Trace) -> Case {
+    let recorded = map(json!({
+        "candidates": trace.candidates, "routes": trace.routes, "dns": trace.dns, "release": trace.release,
+        "reason": trace.reason,
+    }));
+    Case {
+        policy: trace.policy,
+        digest: trace.digest,
+        data_digest: trace.data_digest,
+        asked: Asked::Addresses(trace.request),
+        ledger: trace.ledger,
+        recorded,
+    }
+}
+
+fn of_choice(trace: ChoiceTrace) -> Case {
+    let settings: Vec<_> = trace.settings.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect();
+    let recorded = map(json!({ "delegate": trace.delegate, "settings": settings, "reason": trace.reason }));
+    Case {
+        policy: trace.policy,
+        digest: trace.digest,
+        data_digest: trace.data_digest,
+        asked: Asked::Delegate(trace.request),
+        ledger: Exchanges::default(),
+        recorded,
+    }
+}
+
+fn of_attempt(attempt: Attempt, error: &str) -> Case {
+    let recorded = match attempt.denial {
+        Some(denial) => json!({ "denial": denial }),
+        None => json!({ "error": error }),
+    };
+    Case {
+        policy: attempt.policy,
+        digest: attempt.digest,
+        data_digest: attempt.data_digest,
+        asked: attempt.asked,
+        ledger: attempt.ledger,
+        recorded: map(recorded),
+    }
+}
+
+/// Runs a case: the digest of what ran, and what came of it.
+fn replay(
+    store: &PolicyStore,
+    case: &Case,
+    args: &ReplayArgs,
+    state: &Path,
+) -> anyhow::Result<(String, Map<String, Value>)> {
+    let grants = Grants { wasi: args.wasi || args.data.is_some(), data: args.data.clone() };
+    let limits = Limits::default();
+    let replayed = match &case.asked {
+        Asked::Addresses(request) => {
+            let policy = load::<Ipam>(store, case, args, &grants, state)?;
+            outcome(policy.allocate(request, Box::new(ReplayLedger::new(case.ledger.clone())), &limits), decided)
+        }
+        Asked::Delegate(request) => {
+            outcome(load::<Choice>(store, case, args, &grants, state)?.choose(request, &limits), chosen)
+        }
+    };
+    let (digest, data_digest, now) = replayed;
+    if data_digest != case.data_digest && args.policy.is_none() {
+        bail!(
+            "the policy read a data directory with the digest {}; name that directory with --data (now {})",
+            case.data_digest.as_deref().unwrap_or("(none)"),
+            data_digest.as_deref().unwrap_or("none is given")
+        );
+    }
+    Ok((digest, now))
+}
+
+fn load<W: World>(
+    store: &PolicyStore,
+    case: &Case,
+    args: &ReplayArgs,
+    grants: &Grants,
+    state: &Path,
+) -> anyhow::Result<weft_core::policy::Loaded<W>> {
+    let reference = match &args.policy {
+        Some(other) => super::inspect::reference(other)?,
+        None if case.policy.contains("://") => PolicyRef::parse(&case.policy)?,
+        None => PolicyRef::shipped(&case.policy)?,
+    };
+    let loaded = store.load::<W>(&reference, grants, &|ask| super::by_hand(state, ask))?;
+    if args.policy.is_none() && loaded.digest() != case.digest {
+        bail!(
+            "{} is another version now ({}); name the component with the digest {} with --policy, or any other to compare",
+            case.policy,
+            loaded.digest(),
+            case.digest
+        );
+    }
+    Ok(loaded)
+}
+
+type Replayed = (String, Option<String>, Map<String, Value>);
+
+fn outcome<T>(called: Called<T>, answer: impl FnOnce(T) -> Value) -> Replayed {
+    let value = match called.outcome {
+        Ok(Ok(value)) => answer(value),
+        Ok(Err(denial)) => json!({ "denial": denial }),
+        Err(error) => json!({ "error": error.to_string() }),
+    };
+    (called.digest, called.data_digest, map(value))
+}
+
+fn decided(decision: Decision) -> Value {
+    let candidates: Vec<_> = decision.addresses.into_iter().map(|wanted| wanted.candidates).collect();
+    json!({
+        "candidates": candidates, "routes": decision.routes, "dns": decision.dns, "release": decision.release,
+        "reason": decision.reason,
+    })
+}
+
+fn chosen(choice: Chosen) -> Value {
+    // Recorded settings are parsed; the policy gives texts.
+    let parse = |text: String| serde_json::from_str(&text).unwrap_or(Value::String(text));
+    let settings: Vec<_> =
+        choice.settings.into_iter().map(|(key, value)| json!({ "key": key, "value": parse(value) })).collect();
+    json!({ "delegate": choice.name, "settings": settings, "reason": choice.reason })
+}
+
+fn map(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+/// Keys whose values differ, with both.
+fn differences(before: &Map<String, Value>, after: &Map<String, Value>) -> Vec<(String, String, String)> {
+    let mut keys: Vec<&String> = before.keys().chain(after.keys().filter(|key| !before.contains_key(*key))).collect();
+    keys.dedup();
+    let text =
+        |map: &Map<String, Value>, key: &String| map.get(key).map_or_else(|| "(none)".to_owned(), Value::to_string);
+    let differ = keys.into_iter().filter(|key| before.get(*key) != after.get(*key));
+    differ.map(|key| (key.clone(), text(before, key), text(after, key))).collect()
+}
