@@ -1,4 +1,5 @@
-//! `weftctl explain`: why an attachment has its addresses, from the decision trace in the journal.
+//! `weftctl explain`: why an attachment has its addresses, from the decision trace in the journal; and why there is none,
+//! from the records of failed ADDs.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -6,16 +7,17 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
-use weft_core::attach::{ChoiceTrace, Traces};
+use weft_core::attach::{self, ChoiceTrace, Failure, Traces};
 use weft_core::journal::Entry;
 use weft_core::plan::Plan;
+use weft_core::policy::{LogLevel, LogLine};
 use weft_core::store::NodeStore;
 
 use crate::output::Output;
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// Container id, its beginning, or an address.
+    /// Container id, its beginning, an address, or a pod's name (`NAME` or `NAMESPACE/NAME`).
     which: String,
     /// Only this interface.
     #[arg(long, value_name = "NAME")]
@@ -26,19 +28,29 @@ pub(crate) struct ExplainArgs {
 }
 
 pub(crate) fn run(args: &ExplainArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let store = NodeStore::open_read_only(state)?
-        .with_context(|| format!("there is no ledger in {} yet; no attachment was made", state.display()))?;
-    let found: Vec<Entry> =
-        store.entries(args.network.as_deref())?.into_iter().filter(|entry| matches(entry, args)).collect();
-    if found.is_empty() {
-        bail!("no attachment matches {:?}; `weftctl ledger ls` shows what there is", args.which);
-    }
+    let entries = match NodeStore::open_read_only(state)? {
+        Some(store) => store.entries(args.network.as_deref())?,
+        None => Vec::new(),
+    };
     let mut documents = Vec::new();
     let mut lines = Vec::new();
-    for entry in &found {
-        let traces = Traces::parse(&entry.record.trace).context("the decision trace is damaged")?;
-        lines.extend(describe(entry, &traces));
-        documents.push(document(entry, &traces));
+    for entry in &entries {
+        let traces = Traces::parse(&entry.record.trace).context("the decision trace is damaged");
+        // A damaged trace of another attachment hides nothing.
+        let pod = traces.as_ref().ok().and_then(pod_of);
+        if matches(entry, args) || pod.is_some_and(|pod| is_pod(&args.which, &pod)) {
+            let traces = traces?;
+            lines.extend(describe(entry, &traces));
+            documents.push(document(entry, &traces));
+        }
+    }
+    let failures = attach::failures(state).context("cannot read the records of failed ADDs")?;
+    for failure in failures.iter().filter(|failure| is_about(failure, args)) {
+        lines.extend(failed(failure));
+        documents.push(json!({ "failure": failure }));
+    }
+    if documents.is_empty() {
+        bail!("no attachment and no failed ADD matches {:?}; `weftctl ledger ls` shows what there is", args.which);
     }
     output.lines(&documents, &lines)?;
     Ok(ExitCode::SUCCESS)
@@ -49,6 +61,64 @@ fn matches(entry: &Entry, args: &ExplainArgs) -> bool {
     let by_address = entry.claims.iter().any(|(_, address)| address.to_string() == args.which);
     (by_address || attachment.container_id.starts_with(&args.which))
         && args.ifname.as_ref().is_none_or(|ifname| *ifname == attachment.ifname)
+}
+
+/// `NAMESPACE/NAME` of the pod that a policy was asked about.
+fn pod_of(traces: &Traces) -> Option<String> {
+    let decision = traces.decision.as_ref().and_then(|trace| trace.request.pod.as_ref());
+    let pod = decision.or_else(|| traces.choice.as_ref()?.request.pod.as_ref())?;
+    (!pod.name.is_empty()).then(|| format!("{}/{}", pod.namespace, pod.name))
+}
+
+fn is_pod(which: &str, pod: &str) -> bool {
+    pod == which || pod.split_once('/').is_some_and(|(_namespace, name)| name == which)
+}
+
+fn is_about(failure: &Failure, args: &ExplainArgs) -> bool {
+    let attachment = &failure.attachment;
+    let named = attachment.container_id.starts_with(&args.which)
+        || failure.pod.as_ref().is_some_and(|pod| is_pod(&args.which, pod));
+    named
+        && args.ifname.as_ref().is_none_or(|ifname| *ifname == attachment.ifname)
+        && args.network.as_ref().is_none_or(|network| *network == attachment.network)
+}
+
+/// Why there is no attachment.
+fn failed(failure: &Failure) -> Vec<String> {
+    let attachment = &failure.attachment;
+    let ago = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |now| now.as_secs().saturating_sub(failure.time));
+    let mut lines = vec![
+        format!(
+            "failed ADD of {} of container {} on network {}, {ago} s ago",
+            attachment.ifname, attachment.container_id, attachment.network
+        ),
+        format!("  error       {} (code {})", failure.msg, failure.code),
+    ];
+    if !failure.details.is_empty() {
+        lines.push(format!("  details     {}", failure.details));
+    }
+    lines.extend(failure.pod.iter().map(|pod| format!("  pod         {pod}")));
+    if let Some(attempt) = &failure.attempt {
+        lines.push(format!("  asked       {} ({})", attempt.policy, attempt.digest));
+        lines.push(format!("  cost        {} fuel, {} host calls", attempt.fuel, attempt.host_calls));
+        lines.extend(logged(&attempt.log));
+    }
+    lines
+}
+
+/// What a policy logged.
+fn logged(log: &[LogLine]) -> impl Iterator<Item = String> + '_ {
+    log.iter().map(|line| format!("  log         {}: {}", level(line.level), line.text))
+}
+
+fn level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Debug => "debug",
+        LogLevel::Info => "info",
+        LogLevel::Warn => "warn",
+    }
 }
 
 fn document(entry: &Entry, traces: &Traces) -> serde_json::Value {
@@ -101,6 +171,7 @@ fn describe(entry: &Entry, traces: &Traces) -> Vec<String> {
         lines.push(format!("  candidate   {claimed} was number {place} of {} offered", candidates.len()));
     }
     lines.push(format!("  cost        {} fuel, {} host calls", trace.fuel, trace.host_calls));
+    lines.extend(logged(&trace.log));
     lines.push(format!("  on release  {}", release(entry)));
     if let Some(pod) = &trace.request.pod {
         let labels = pod.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
@@ -119,6 +190,7 @@ fn choice(choice: &ChoiceTrace) -> Vec<String> {
     ];
     lines.extend(choice.settings.iter().map(|(key, value)| format!("  set         {key} = {value}")));
     lines.push(format!("  cost        {} fuel, {} log lines", choice.fuel, choice.host_calls));
+    lines.extend(logged(&choice.log));
     lines
 }
 

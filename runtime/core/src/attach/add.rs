@@ -8,15 +8,24 @@ use super::finish::{self, Work, Written};
 use super::node::Node;
 use super::policies::Loading;
 use super::stage::Stage;
-use super::{chained, choose, claim, entry, external_add, lease_add};
+use super::{chained, choose, claim, entry, external_add, failures, lease_add};
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, SelectConf};
 
-/// Makes an attachment.
+/// Makes an attachment. A failure is kept for `weftctl explain`.
 ///
 /// # Errors
 /// See [`AttachError`]. The node is as it was, unless the error says what is left; DEL removes that.
 pub fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
+    node.log.attempt = None;
+    let added = add_unrecorded(node, call);
+    if let Err(error) = &added {
+        failures::keep(node, call, error);
+    }
+    added
+}
+
+fn add_unrecorded(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
     // The reference finds out when the work is done, and leaves it there.
     call.refuse_own_netns()?;
     let stock = call.network.select.as_ref().is_some_and(SelectConf::is_stock);

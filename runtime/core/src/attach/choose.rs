@@ -9,7 +9,7 @@ use weft_host_abi::types::{ChoiceRequest, DeclaredFile, Denial};
 use super::call::Call;
 use super::error::AttachError;
 use super::node::{Context, Node};
-use super::trace::ChoiceTrace;
+use super::trace::{Asked, Attempt, ChoiceTrace};
 use super::{lint, policies};
 use crate::conf::SelectConf;
 use crate::facts;
@@ -21,22 +21,37 @@ pub(super) fn resolve<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Cow<'c,
     let Some(select) = &call.network.select else { return Ok(Cow::Borrowed(call)) };
     let policy = policies::load_choice(node, call, select)?;
     let request = request(node.context, call, select)?;
-    let answer = policy.choose(&request, &policies::limits(&call.network))?;
-    for line in &answer.log {
-        node.log(&format!("policy {:?}: {}", policy.name(), line.text));
-    }
-    let choice = answer.outcome.map_err(|denial| AttachError::Denied { policy: policy.name().to_owned(), denial })?;
-    let verified = verify_choice(policy.name(), &choice, &request.candidates)?;
+    let called = policy.choose(&request, &policies::limits(&call.network));
+    node.log.policy(policy.name(), &called.evidence);
+    let outcome = match called.outcome {
+        Ok(Ok(choice)) => verify_choice(policy.name(), &choice, &request.candidates).map_err(AttachError::from),
+        Ok(Err(denial)) => Err(AttachError::Denied { policy: policy.name().to_owned(), denial }),
+        Err(error) => Err(error.into()),
+    };
+    let verified = match outcome {
+        Ok(verified) => verified,
+        Err(error) => {
+            let asked = Asked::Delegate(request);
+            let (name, digest) = (policy.name().to_owned(), called.digest);
+            let mut attempt = Attempt::new(name, digest, called.data_digest, called.evidence, asked);
+            if let AttachError::Denied { denial, .. } = &error {
+                attempt.denial = Some(denial.clone());
+            }
+            node.log.attempt = Some(attempt);
+            return Err(error);
+        }
+    };
     let settings: Vec<_> = verified.settings.into_iter().map(|setting| (setting.key, setting.value)).collect();
     let trace = ChoiceTrace {
         policy: policy.name().to_owned(),
-        digest: answer.digest,
-        data_digest: answer.data_digest,
+        digest: called.digest,
+        data_digest: called.data_digest,
         delegate: verified.name,
         settings,
         reason: verified.reason,
-        fuel: answer.fuel,
-        host_calls: answer.calls,
+        fuel: called.evidence.fuel,
+        host_calls: called.evidence.calls,
+        log: called.evidence.log,
         request,
     };
     let chosen = chosen(node.context, call, select, &trace).map_err(|cause| unusable(select, &trace, cause))?;

@@ -8,10 +8,10 @@ use super::call::Call;
 use super::error::AttachError;
 use super::node::{Context, Log};
 use super::policies::{ipam, limits};
-use super::trace::Trace;
+use super::trace::{Asked, Attempt, Trace};
 use crate::facts;
 use crate::ledger::{Claimed, Want};
-use crate::policy::{self, Loaded};
+use crate::policy::{self, Evidence, Loaded};
 use crate::store::NodeStore;
 
 /// How often a policy is asked again after it lost a race.
@@ -63,20 +63,52 @@ pub(super) fn decide(
         Some(store) => Box::new(store.view(&scope, now)?),
         None => Box::new(EmptyLedger),
     };
-    let answer = policy.allocate(&request, view, &limits(&call.network))?;
-    for line in &answer.log {
-        log.line(&format!("policy {:?}: {}", policy.name(), line.text));
-    }
-    let decision = answer.outcome.map_err(|denial| AttachError::Denied { policy: policy.name().to_owned(), denial })?;
-    let verified = policy::verify(policy.name(), &decision, &request, &ipam(call)?.declared)?;
+    let called = policy.allocate(&request, view, &limits(&call.network));
+    log.policy(policy.name(), &called.evidence);
+    let (name, digest) = (policy.name().to_owned(), called.digest.clone());
+    let failed = |log: &mut Log, request: Request, evidence: Evidence, data_digest: Option<String>| {
+        log.attempt =
+            Some(Attempt::new(name.clone(), digest.clone(), data_digest, evidence, Asked::Addresses(request)));
+    };
+    let decision = match called.outcome {
+        Ok(Ok(decision)) => decision,
+        Ok(Err(denial)) => {
+            failed(log, request, called.evidence, called.data_digest);
+            if let Some(attempt) = &mut log.attempt {
+                attempt.denial = Some(denial.clone());
+            }
+            return Err(AttachError::Denied { policy: name, denial });
+        }
+        Err(error) => {
+            failed(log, request, called.evidence, called.data_digest);
+            return Err(error.into());
+        }
+    };
+    let verified = policy::verify(policy.name(), &decision, &request, &ipam(call)?.declared).and_then(|verified| {
+        policy::verify_routes(policy.name(), &verified, &request, &call.network.grants.routes)?;
+        Ok(verified)
+    });
+    let verified = match verified {
+        Ok(verified) => verified,
+        Err(error) => {
+            failed(log, request, called.evidence, called.data_digest);
+            return Err(error.into());
+        }
+    };
     let trace = Trace {
         policy: policy.name().to_owned(),
-        digest: policy.digest().to_owned(),
+        digest: called.digest,
+        data_digest: called.data_digest,
         reason: verified.reason.clone(),
         candidates: decision.addresses.iter().map(|wanted| wanted.candidates.clone()).collect(),
+        routes: decision.routes,
+        dns: decision.dns,
+        release: decision.release,
         claimed: Vec::new(),
-        fuel: answer.fuel,
-        host_calls: answer.calls,
+        fuel: called.evidence.fuel,
+        host_calls: called.evidence.calls,
+        log: called.evidence.log,
+        ledger: called.evidence.ledger,
         request,
     };
     Ok(Decided {

@@ -4,7 +4,9 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use weft_host_abi::types::{ChoiceRequest, Request};
+use weft_host_abi::types::{ChoiceRequest, Denial, Dns, ReleaseRule, Request, Route};
+
+use crate::policy::{Evidence, Exchanges, LogLine};
 
 /// How a decision came about. It holds the whole request, so that it can be replayed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,16 +15,34 @@ pub struct Trace {
     pub policy: String,
     /// SHA-256 of its component, in hexadecimal.
     pub digest: String,
+    /// SHA-256 of the granted data directory, where the policy could read one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_digest: Option<String>,
     /// The policy's own line.
     pub reason: String,
     /// What it offered, per wanted address, best first.
     pub candidates: Vec<Vec<IpNet>>,
+    /// Routes of its decision.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// DNS of its decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<Dns>,
+    /// What it said about the release.
+    #[serde(default)]
+    pub release: ReleaseRule,
     /// What was claimed, in the same order.
     pub claimed: Vec<IpNet>,
-    /// Fuel the call burnt.
+    /// Fuel the call used.
     pub fuel: u64,
     /// Questions it put to the ledger and lines it logged.
     pub host_calls: u32,
+    /// What it logged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<LogLine>,
+    /// What it asked the ledger, with the answers.
+    #[serde(default)]
+    pub ledger: Exchanges,
     /// What it was asked.
     pub request: Request,
 }
@@ -43,12 +63,65 @@ pub struct ChoiceTrace {
     pub settings: Vec<(String, Value)>,
     /// The policy's own line.
     pub reason: String,
-    /// Fuel the call burnt.
+    /// Fuel the call used.
     pub fuel: u64,
-    /// Lines it logged.
+    /// How many lines it logged.
     pub host_calls: u32,
+    /// What it logged.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<LogLine>,
     /// What it was asked.
     pub request: ChoiceRequest,
+}
+
+/// What a policy was asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Asked {
+    /// Which addresses.
+    Addresses(Request),
+    /// Which delegate.
+    Delegate(ChoiceRequest),
+}
+
+/// A policy call that led to no attachment. It replays as a [`Trace`] does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Name or URL of the policy.
+    pub policy: String,
+    /// SHA-256 of its component.
+    pub digest: String,
+    /// SHA-256 of the granted data directory, where the policy could read one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_digest: Option<String>,
+    /// Fuel the call used.
+    pub fuel: u64,
+    /// Questions it put to the ledger and lines it logged.
+    pub host_calls: u32,
+    /// What it logged.
+    pub log: Vec<LogLine>,
+    /// What it asked the ledger, with the answers.
+    pub ledger: Exchanges,
+    /// What it was asked.
+    pub asked: Asked,
+    /// Its refusal, where that is what it answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub denial: Option<Denial>,
+}
+
+// === impl Attempt ===
+
+impl Attempt {
+    pub(super) fn new(
+        policy: String,
+        digest: String,
+        data_digest: Option<String>,
+        evidence: Evidence,
+        asked: Asked,
+    ) -> Self {
+        let Evidence { fuel, calls, log, ledger } = evidence;
+        Self { policy, digest, data_digest, fuel, host_calls: calls, log, ledger, asked, denial: None }
+    }
 }
 
 /// What the journal says about an attachment: `choice` beside the keys of the decision.
@@ -122,9 +195,15 @@ mod tests {
             digest: "d".into(),
             reason: "r".into(),
             candidates: Vec::new(),
+            data_digest: Some("d".into()),
+            routes: Vec::new(),
+            dns: None,
+            release: ReleaseRule::Free,
             claimed: Vec::new(),
             fuel: 1,
             host_calls: 2,
+            log: vec![LogLine { level: crate::policy::LogLevel::Warn, text: "w".into() }],
+            ledger: Exchanges::default(),
             request: serde_json::from_value(request).expect("a request"),
         }
     }
@@ -140,6 +219,7 @@ mod tests {
             reason: "r".into(),
             fuel: 1,
             host_calls: 0,
+            log: Vec::new(),
             request: ChoiceRequest {
                 attachment: decision.attachment,
                 pod: None,

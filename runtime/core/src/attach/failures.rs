@@ -1,0 +1,162 @@
+//! Failed ADDs, for the question "why was it denied?": the last of them in `<state>/failures/`, one file each.
+//!
+//! Nothing depends on these files. What cannot be written is not kept; their number and size are bounded.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use weft_host_abi::types::Attachment;
+
+use super::call::Call;
+use super::error::AttachError;
+use super::node::Node;
+use super::trace::Attempt;
+
+/// Directory inside the state directory.
+const DIRECTORY: &str = "failures";
+
+/// Files that are kept.
+const FILES_MAX: usize = 64;
+
+/// Bytes of a file. A larger record loses what the policy was asked.
+const SIZE_MAX: usize = 64 << 10;
+
+/// How a file's name ends.
+const SUFFIX: &str = ".json";
+
+/// A failed ADD.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Seconds since 1970.
+    pub time: u64,
+    /// What was to be made.
+    pub attachment: Attachment,
+    /// `NAMESPACE/NAME` of the pod, where the runtime named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// CNI code of the error.
+    pub code: u32,
+    /// The error.
+    pub msg: String,
+    /// Its causes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub details: String,
+    /// What a policy was asked, where it was a policy that failed or refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<Attempt>,
+}
+
+/// Keeps the record of a failed ADD, with the policy call that led to it.
+pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) {
+    let document = error.to_cni();
+    let pod = call.pod().filter(|pod| !pod.name.is_empty());
+    let mut failure = Failure {
+        time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        attachment: call.attachment(),
+        pod: pod.map(|pod| format!("{}/{}", pod.namespace, pod.name)),
+        code: document.code,
+        msg: document.msg,
+        details: document.details,
+        attempt: node.log.attempt.take(),
+    };
+    let Ok(mut text) = serde_json::to_vec(&failure) else { return };
+    if text.len() > SIZE_MAX {
+        failure.attempt = None;
+        let Ok(smaller) = serde_json::to_vec(&failure) else { return };
+        text = smaller;
+    }
+    if text.len() <= SIZE_MAX
+        && let Err(error) = write(&node.context.state_dir, &text)
+    {
+        node.log(&format!("cannot keep the record of this failure: {error}"));
+    }
+}
+
+fn write(state_dir: &Path, text: &[u8]) -> io::Result<()> {
+    let dir = state_dir.join(DIRECTORY);
+    match DirBuilder::new().mode(0o700).create(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let mut files = files(&dir)?;
+    let excess = (files.len() + 1).saturating_sub(FILES_MAX);
+    for old in files.drain(..excess) {
+        match fs::remove_file(&old) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let name = format!("{nanos:020}-{}", std::process::id());
+    let temporary = dir.join(format!(".{name}"));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+    let written = file.write_all(text).and_then(|()| fs::rename(&temporary, dir.join(format!("{name}{SUFFIX}"))));
+    if written.is_err() {
+        fs::remove_file(&temporary).ok();
+    }
+    written
+}
+
+/// The kept files and what was left half written, oldest first: their names begin with the time.
+fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        files.push(entry?.path());
+    }
+    files.sort_by_key(|path| path.file_name().map(|name| name.to_string_lossy().trim_start_matches('.').to_owned()));
+    Ok(files)
+}
+
+/// The failed ADDs that are kept, oldest first. A damaged record is left out.
+///
+/// # Errors
+/// The directory is there and cannot be read.
+pub fn failures(state_dir: &Path) -> io::Result<Vec<Failure>> {
+    let dir = state_dir.join(DIRECTORY);
+    if !dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let kept = files(&dir)?.into_iter().filter(|path| path.to_string_lossy().ends_with(SUFFIX));
+    Ok(kept.filter_map(|path| read(&path)).collect())
+}
+
+fn read(path: &Path) -> Option<Failure> {
+    let mut text = Vec::new();
+    File::open(path).ok()?.take(SIZE_MAX as u64).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn the_last_ones_are_kept_and_a_damaged_one_hides_no_other() {
+        let state = tempfile::tempdir().unwrap();
+        assert!(failures(state.path()).unwrap().is_empty());
+        for time in 0..u64::try_from(FILES_MAX).unwrap() + 9 {
+            let attachment = Attachment { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() };
+            let failure = Failure {
+                time,
+                attachment,
+                pod: None,
+                code: 100,
+                msg: "no".into(),
+                details: String::new(),
+                attempt: None,
+            };
+            write(state.path(), &serde_json::to_vec(&failure).unwrap()).unwrap();
+        }
+        let kept = failures(state.path()).unwrap();
+        assert_eq!((kept.len(), kept[0].time, kept[FILES_MAX - 1].time), (FILES_MAX, 9, 72));
+        let first = files(&state.path().join(DIRECTORY)).unwrap().swap_remove(0);
+        fs::write(first, "{").unwrap();
+        assert_eq!(failures(state.path()).unwrap().len(), FILES_MAX - 1);
+    }
+}
