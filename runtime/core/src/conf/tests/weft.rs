@@ -140,7 +140,10 @@ fn limits_and_grants() {
         "grants": {"wasi": true, "data": "/etc/weft/racks"},
     }));
     assert_eq!(network.limits, LimitsConf { fuel: Some(1_000_000), memory_mib: Some(8), deadline_ms: Some(50) });
-    assert_eq!(network.grants, GrantsConf { wasi: true, data: Some("/etc/weft/racks".into()), ..GrantsConf::default() });
+    assert_eq!(
+        network.grants,
+        GrantsConf { wasi: true, data: Some("/etc/weft/racks".into()), ..GrantsConf::default() }
+    );
     assert_eq!(
         err(json!({"limits": {"fuel": 0}})).to_string(),
         "limits.fuel is \"0\", but has to be more than 0, since a policy could do nothing"
