@@ -20,7 +20,7 @@ cargo weftctl || exit 1
 
 # All packages but weft in one call: cargo unifies their features, so what they share is compiled once.
 packages=(-p weft-host-abi -p weft-core -p weft-dhcp -p weft-agent -p weftctl
-    -p weft-kit -p weft-tests -p weft-bench -p weft-storm -p weft-vm -p weft-model --features weft-core/compile)
+    -p weft-kit -p weft-tests -p weft-bench -p weft-storm -p weft-vm -p weft-model -p weft-cluster --features weft-core/compile)
 run cargo test --release --locked --no-fail-fast "${packages[@]}"
 # Two of them need programs that tests/setup.sh has just installed, and are marked as ignored for those who run cargo by hand.
 run cargo test --release --locked "${packages[@]}" --lib -- --ignored the_real_plugin the_sqlite3

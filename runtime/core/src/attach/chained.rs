@@ -25,14 +25,14 @@ pub(super) fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachE
     let before = before.unwrap_or_default();
     // Whether it has a form in this version at all, while nothing has been changed.
     before.check_version(call.network.version)?;
-    let Some(steps::Planned { executor, plan, mac }) = planned else { return Ok(before) };
+    let Some(steps::Planned { executor, plan, changes }) = planned else { return Ok(before) };
     let mine = Chained { by: call.persona.name().to_owned(), netns: call.env.netns.clone(), plan };
     let fresh = chain::note(call, node.store()?, &mine)?;
     let plan = mine.plan.clone();
     let written = if fresh { Written::Chained(Box::new(mine)) } else { Written::Nothing };
     finish::finish(node, call, Work::new(Some(executor), written), |_node, work| {
         work.apply(&plan)?;
-        Ok(steps::changed(call, before, &plan, mac, work.applied()))
+        Ok(steps::changed(call, before, &plan, changes, work.applied()))
     })
 }
 

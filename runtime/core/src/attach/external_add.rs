@@ -60,6 +60,6 @@ pub(super) fn by_delegate(node: &mut Node<'_>, call: &Call) -> Result<CniResult,
         node.store()?.update_record(&call.key(), &record)?;
         work.open(planned.executor);
         work.apply(&planned.plan)?;
-        Ok(steps::changed(call, made, &planned.plan, planned.mac, work.applied()))
+        Ok(steps::changed(call, made, &planned.plan, planned.changes, work.applied()))
     })
 }

@@ -31,6 +31,8 @@ pub fn gc(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
         .entries(Some(&network))?
         .into_iter()
         .filter(|entry| !is_listed(&valid, &entry.key.attachment))
+        // The list of a pod's attachments is `weft-pod`'s.
+        .filter(|entry| entry.key.role != Role::Pod)
         // As an IPAM plugin weft is asked about addresses; the links are another plugin's. So they are for a step.
         .filter(|entry| own_role == Role::Attachment || entry.key.role == own_role)
         .partition(|entry| entry.key.role == Role::Steps);
@@ -38,7 +40,7 @@ pub fn gc(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     for entry in steps {
         let left = match own_role {
             Role::Steps => chained::remove(node, call, &entry, Some(call.persona.name())),
-            Role::Attachment | Role::Ipam => remove::entry(node, call, &entry),
+            Role::Attachment | Role::Ipam | Role::Pod => remove::entry(node, call, &entry),
         };
         problems.extend(named(&entry, left));
     }

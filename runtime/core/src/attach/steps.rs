@@ -10,13 +10,21 @@ use crate::cni::{CniResult, Interface, Object};
 use crate::netlink::{Applied, Executor};
 use crate::plan::{LinkRef, Mac, Need, Observed, Op, Plan, ResultShape, ShapeIp, Side};
 use crate::step::{self, Previous, StepInput, StepPlan};
+use weft_host_abi::types::Route;
 
 /// Steps planned on what is there already.
 pub(super) struct Planned {
     pub(super) executor: Executor,
     pub(super) plan: Plan,
+    pub(super) changes: Changes,
+}
+
+/// What steps change in the result that came before.
+pub(super) struct Changes {
     /// The MAC address that the attachment's link will have, where a step sets it.
-    pub(super) mac: Option<Mac>,
+    mac: Option<Mac>,
+    /// The routes, where a step changes them.
+    routes: Option<Vec<Route>>,
 }
 
 /// Checks the configuration of every step by itself.
@@ -45,8 +53,11 @@ pub(super) fn extend(call: &Call, plan: &mut Plan, observed: &Observed) -> Resul
         ips: plan.result.ips.clone(),
         routes: plan.result.routes.clone(),
     };
-    let StepPlan { interfaces, .. } = plan_all(call, Some(&mut previous), &mut plan.ops, observed)?;
+    let StepPlan { interfaces, routes, .. } = plan_all(call, Some(&mut previous), &mut plan.ops, observed)?;
     plan.result.interfaces.extend(interfaces);
+    if let Some(routes) = routes {
+        plan.result.routes = routes;
+    }
     Ok(())
 }
 
@@ -71,10 +82,14 @@ fn plan_all(
         })?;
         if let Some(previous) = previous.as_deref_mut() {
             previous.interfaces.extend(planned.interfaces.iter().cloned());
+            if let Some(routes) = &planned.routes {
+                previous.routes.clone_from(routes);
+            }
         }
         ops.extend(planned.ops);
         all.interfaces.extend(planned.interfaces);
         all.mac = planned.mac.or(all.mac);
+        all.routes = planned.routes.or(all.routes);
     }
     Ok(all)
 }
@@ -114,7 +129,7 @@ pub(super) fn plan_on(
     let observed = if needs.is_empty() { Observed::default() } else { executor.observe(&needs)? };
     let mut seen = before.map(previous);
     let mut ops = Vec::new();
-    let StepPlan { interfaces, mac, .. } = plan_all(call, seen.as_mut(), &mut ops, &observed)?;
+    let StepPlan { interfaces, mac, routes, .. } = plan_all(call, seen.as_mut(), &mut ops, &observed)?;
     if ops.is_empty() {
         return Ok(None);
     }
@@ -122,7 +137,7 @@ pub(super) fn plan_on(
     let result = ResultShape { interfaces, ..ResultShape::default() };
     let mut plan = Plan { ops, container, result, ..Plan::default() };
     (context.plan_hook)(&mut plan);
-    Ok(Some(Planned { executor, plan, mac }))
+    Ok(Some(Planned { executor, plan, changes: Changes { mac, routes } }))
 }
 
 /// What came before, with the steps' changes.
@@ -130,7 +145,7 @@ pub(super) fn changed(
     call: &Call,
     mut result: CniResult,
     plan: &Plan,
-    mac: Option<Mac>,
+    Changes { mac, routes }: Changes,
     applied: &Applied,
 ) -> CniResult {
     for link in &plan.result.interfaces {
@@ -145,6 +160,9 @@ pub(super) fn changed(
         for interface in result.interfaces.iter_mut().filter(|interface| interface.name == call.env.ifname) {
             interface.mac = Some(mac.to_string());
         }
+    }
+    if let Some(routes) = routes {
+        result.routes = routes;
     }
     result
 }

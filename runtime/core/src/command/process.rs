@@ -13,6 +13,7 @@ use super::STATE_DIR;
 use crate::attach::{self, AttachError, Call, Context, Node};
 use crate::cni::{self, CniError, Invoked, Verb, code};
 use crate::conf::Persona;
+use crate::pod::{self, PodCall};
 
 /// No network configuration is larger than this; more is refused instead of filling memory.
 const STDIN_LIMIT: u64 = 16 << 20;
@@ -105,9 +106,13 @@ fn answer(
     }
     let verb = environment.verb;
     let stdin = read_stdin(stdin)?;
-    let call = Call::read(context, persona, environment, &stdin).map_err(|error| error.to_cni())?;
     let mut node = Node::new(context);
-    let answer = carry_out(verb, &mut node, &call);
+    let answer = if let Persona::Pod(_) = persona {
+        PodCall::read(environment, &stdin).and_then(|call| carry_out_for_pod(&mut node, &call))
+    } else {
+        let call = Call::read(context, persona, environment, &stdin).map_err(|error| error.to_cni());
+        call.and_then(|call| carry_out(verb, &mut node, &call))
+    };
     log.push_str(&node.take_log());
     node.leave();
     answer
@@ -138,6 +143,19 @@ fn carry_out(verb: Verb, node: &mut Node<'_>, call: &Call) -> Result<String, Cni
         Verb::Version => Ok(()),
     };
     outcome.map(|()| String::new()).map_err(|error| error.to_cni())
+}
+
+/// As `carry_out`, for all networks of a pod.
+fn carry_out_for_pod(node: &mut Node<'_>, call: &PodCall) -> Result<String, CniError> {
+    let outcome = match call.verb() {
+        Verb::Add => return pod::add(node, call),
+        Verb::Del => pod::del(node, call),
+        Verb::Check => pod::check(node, call),
+        Verb::Gc => pod::gc(node, call),
+        Verb::Status => pod::status(node, call),
+        Verb::Version => Ok(()),
+    };
+    outcome.map(|()| String::new())
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub use dhcp::DhcpConf;
 pub use error::ConfError;
 pub use ipam::{IpamConf, IpamKind};
 pub use network::{DelegateConf, Network, StepConf};
-pub use persona::Persona;
+pub use persona::{POD_NAMES, Persona};
 pub use ranges::RangeProblem;
 pub use select::{FileConf, SelectConf};
 pub use weft::{GrantsConf, LedgerKind, LimitsConf};

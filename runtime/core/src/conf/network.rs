@@ -119,12 +119,14 @@ impl Network {
             Persona::Weft if weft::steps_alone(object) => None,
             Persona::Weft => Some(weft::delegate(object, network.ipam.as_ref())?),
             Persona::Delegate(kind) => Some(stock_delegate(kind, object)),
-            Persona::WeftIpam | Persona::Ipam(_) | Persona::Step(_) | Persona::Flannel => None,
+            Persona::WeftIpam | Persona::Pod(_) | Persona::Ipam(_) | Persona::Step(_) | Persona::Flannel => None,
         };
         network.steps = match persona {
             Persona::Weft => weft::steps(object)?,
             Persona::Step(kind) => vec![StepConf { kind: kind.to_owned(), conf: object.clone() }],
-            Persona::WeftIpam | Persona::Ipam(_) | Persona::Delegate(_) | Persona::Flannel => Vec::new(),
+            Persona::WeftIpam | Persona::Pod(_) | Persona::Ipam(_) | Persona::Delegate(_) | Persona::Flannel => {
+                Vec::new()
+            }
         };
         network.steps_alone = network.delegate.is_none() && !network.steps.is_empty();
         network.check_ipam_use(persona)?;
@@ -200,12 +202,12 @@ impl Network {
             Persona::Weft if weft::steps_alone(object) => None,
             Persona::Weft => weft::delegate(object, network.ipam.as_ref()).ok(),
             Persona::Delegate(kind) => Some(stock_delegate(kind, object)),
-            Persona::WeftIpam | Persona::Ipam(_) | Persona::Step(_) | Persona::Flannel => None,
+            Persona::WeftIpam | Persona::Pod(_) | Persona::Ipam(_) | Persona::Step(_) | Persona::Flannel => None,
         };
         network.steps_alone = match persona {
             Persona::Weft => weft::steps_alone(object),
             Persona::Step(_) => true,
-            Persona::WeftIpam | Persona::Ipam(_) | Persona::Delegate(_) | Persona::Flannel => false,
+            Persona::WeftIpam | Persona::Pod(_) | Persona::Ipam(_) | Persona::Delegate(_) | Persona::Flannel => false,
         };
         if network.ipam_use() == IpamUse::Never {
             network.ipam = None;
@@ -262,7 +264,7 @@ impl Network {
         let ignored = match persona {
             Persona::Delegate(kind) => uses_none(kind),
             Persona::Step(_) => true,
-            Persona::Weft | Persona::WeftIpam | Persona::Ipam(_) | Persona::Flannel => false,
+            Persona::Weft | Persona::WeftIpam | Persona::Pod(_) | Persona::Ipam(_) | Persona::Flannel => false,
         };
         if ignored {
             return Ok(None);
@@ -339,7 +341,7 @@ fn read_select(
     match persona {
         Persona::Weft => select::read(object, is_shipped),
         Persona::Flannel => flannel::read(object).map(Some),
-        Persona::WeftIpam | Persona::Delegate(_) | Persona::Ipam(_) | Persona::Step(_) => Ok(None),
+        Persona::WeftIpam | Persona::Pod(_) | Persona::Delegate(_) | Persona::Ipam(_) | Persona::Step(_) => Ok(None),
     }
 }
 

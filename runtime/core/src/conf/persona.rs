@@ -10,6 +10,9 @@ use crate::{delegate, step};
 /// Stock IPAM plugins that weft stands in for.
 const IPAM_NAMES: [&str; 3] = ["host-local", "static", "dhcp"];
 
+/// Names for all networks of a pod.
+pub const POD_NAMES: [&str; 3] = ["weft-pod", "multus", "multus-shim"];
+
 /// See the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Persona {
@@ -17,6 +20,8 @@ pub enum Persona {
     Weft,
     /// `weft-ipam`: IPAM for other plugins, by policy.
     WeftIpam,
+    /// All networks of a pod: `weft-pod`, or Multus under its own names.
+    Pod(&'static str),
     /// The name of a delegate: that stock plugin.
     Delegate(&'static str),
     /// The name of a stock IPAM plugin: that plugin.
@@ -43,7 +48,8 @@ impl Persona {
     /// Every persona there is.
     pub fn all() -> impl Iterator<Item = Self> {
         let own = [Self::Weft, Self::WeftIpam].into_iter();
-        own.chain(delegate::kinds().map(Self::Delegate))
+        own.chain(POD_NAMES.map(Self::Pod))
+            .chain(delegate::kinds().map(Self::Delegate))
             .chain(IPAM_NAMES.map(Self::Ipam))
             .chain(step::kinds().map(Self::Step))
             .chain([Self::Flannel])
@@ -55,7 +61,7 @@ impl Persona {
         match self {
             Self::Weft => "weft",
             Self::WeftIpam => "weft-ipam",
-            Self::Delegate(name) | Self::Ipam(name) | Self::Step(name) => name,
+            Self::Pod(name) | Self::Delegate(name) | Self::Ipam(name) | Self::Step(name) => name,
             Self::Flannel => "flannel",
         }
     }
@@ -71,7 +77,9 @@ impl Persona {
     pub fn oldest(self) -> Version {
         match self {
             Self::Step(kind) => step::find(kind).map_or(Version::V0_1_0, step::Step::oldest),
-            Self::Weft | Self::WeftIpam | Self::Delegate(_) | Self::Ipam(_) | Self::Flannel => Version::V0_1_0,
+            Self::Weft | Self::WeftIpam | Self::Pod(_) | Self::Delegate(_) | Self::Ipam(_) | Self::Flannel => {
+                Version::V0_1_0
+            }
         }
     }
 
@@ -106,7 +114,7 @@ mod tests {
         assert_eq!(
             text,
             "called as \"calico\", which is none of the names weft answers to: \
-             weft, weft-ipam, bridge, ptp, macvlan, ipvlan, vlan, dummy, host-device, tap, loopback, host-local, static, dhcp, \
+             weft, weft-ipam, weft-pod, multus, multus-shim, bridge, ptp, macvlan, ipvlan, vlan, dummy, host-device, tap, loopback, host-local, static, dhcp, \
              portmap, firewall, tuning, bandwidth, sbr, vrf, flannel"
         );
         assert!(Persona::from_argv0(OsStr::new("")).is_err());

@@ -71,8 +71,6 @@ fn take(name: &str, device: &DeviceLink) -> TakeDevice {
         mtu: Some(device.mtu),
         alias: device.alias.clone(),
         physical: device.physical,
-        kind: Some(device.kind.clone()),
-        host_index: Some(device.index),
     }
 }
 
@@ -102,7 +100,15 @@ impl Delegate for HostDevice {
     }
 
     fn bare(&self, ifname: &str) -> Op {
-        Op::TakeDevice(TakeDevice { name: ifname.to_owned(), ..TakeDevice::default() })
+        Op::TakeDevice(TakeDevice {
+            name: ifname.to_owned(),
+            device: String::new(),
+            hardware: None,
+            mac: None,
+            mtu: None,
+            alias: None,
+            physical: false,
+        })
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {

@@ -34,6 +34,20 @@ impl NodeStore {
         })
     }
 
+    /// All entries of a container, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn entries_of_container(&self, container_id: &str) -> Result<Vec<Entry>, StoreError> {
+        self.read("list the journal of a container", |conn| {
+            let ids: Vec<i64> = conn
+                .prepare_cached("SELECT id FROM journal WHERE container_id = ?1 ORDER BY id")?
+                .query_map([container_id], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            ids.into_iter().filter_map(|id| by_id(conn, id).transpose()).collect()
+        })
+    }
+
     /// Replaces what was written about an attachment; its claims and release rule stay. Only external plugins need
     /// this second write.
     ///

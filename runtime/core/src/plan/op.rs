@@ -12,7 +12,7 @@ use weft_host_abi::types::Route;
 use super::{
     Accept, CreateDummy, CreateIfb, CreateIpvlan, CreateTap, CreateVlan, FirewalldSource, ForgetNeighbours, HostPort,
     IngressPolicy, JoinVrf, LimitRate, LinkRef, Mac, RedirectIngress, RouteLocalnet, Side, SourceRoutes, TakeDevice,
-    TuneLink, TuneSysctl,
+    Teardown, TuneLink, TuneSysctl,
 };
 
 /// An address family.
@@ -187,6 +187,13 @@ pub enum Op {
         /// The network.
         dst: IpNet,
     },
+    /// All default routes of a link in the main table are deleted.
+    DropDefaultRoutes {
+        /// The link.
+        link: LinkRef,
+        /// Of which family.
+        family: Family,
+    },
     /// An address is on a shared link (a bridge's gateway). Any other IPv4 address there, or an overlapping IPv6 one, is an
     /// error, or is replaced where `force`.
     EnsureAddress {
@@ -262,27 +269,60 @@ pub enum Op {
 }
 
 impl Op {
-    /// Name and kind of the link that this op makes in the container.
+    /// What DEL does about this op.
     #[must_use]
-    pub fn made_link(&self) -> Option<(&str, &'static str)> {
+    pub fn teardown(&self) -> Teardown {
         match self {
-            Self::CreateVeth { container, .. } => Some((container, "veth")),
-            Self::CreateMacvlan { name, .. } => Some((name, "macvlan")),
-            Self::CreateIpvlan(op) => Some((&op.name, "ipvlan")),
-            Self::CreateVlan(op) => Some((&op.name, "vlan")),
-            Self::CreateDummy(op) => Some((&op.name, "dummy")),
-            Self::CreateTap(op) => Some((&op.name, "tun")),
-            _ => None,
-        }
-    }
-
-    /// Name and kind of the link that this op makes on the host for the attachment alone.
-    #[must_use]
-    pub fn made_host_link(&self) -> Option<(&str, &'static str)> {
-        match self {
-            Self::CreateVeth { host, .. } => Some((host, "veth")),
-            Self::CreateIfb(ifb) => Some((&ifb.name, "ifb")),
-            _ => None,
+            Self::CreateVeth { container, host, .. } => Teardown::DeleteLink {
+                container: LinkRef::container(container.as_str()),
+                host_peer: Some(host.clone()),
+                kind: "veth",
+            },
+            Self::CreateMacvlan { name, .. } => {
+                Teardown::DeleteLink { container: LinkRef::container(name.as_str()), host_peer: None, kind: "macvlan" }
+            }
+            Self::CreateIpvlan(op) => op.teardown(),
+            Self::CreateVlan(op) => op.teardown(),
+            Self::CreateDummy(op) => op.teardown(),
+            Self::CreateTap(op) => op.teardown(),
+            Self::TakeDevice(op) => op.teardown(),
+            // Only loopback is brought up without having been made by the plan; for the others the link is gone by then.
+            Self::LinkUp { link } if link.name == "lo" => Teardown::LinkDown(link.clone()),
+            Self::TuneLink(tune) if !tune.before.is_empty() => {
+                Teardown::RestoreLink { link: tune.link.clone(), before: tune.before.clone() }
+            }
+            Self::SourceRoutes(routes) => Teardown::RemoveRules(routes.clone()),
+            Self::JoinVrf(join) => Teardown::LeaveVrf(join.clone()),
+            Self::LimitRate(limit) => Teardown::RemoveQdisc { link: limit.link.clone(), kind: "tbf" },
+            Self::CreateIfb(ifb) => Teardown::DeleteHostLink { name: ifb.name.clone(), kind: "ifb" },
+            Self::RedirectIngress(redirect) => Teardown::RemoveQdisc { link: redirect.from.clone(), kind: "ingress" },
+            Self::Masquerade { .. }
+            | Self::MacSpoofCheck { .. }
+            | Self::HostPort(_)
+            | Self::Accept(_)
+            | Self::IngressPolicy(_) => Teardown::Elements,
+            Self::FirewalldSource(source) => Teardown::Firewalld(source.clone()),
+            Self::EnsureBridge { .. }
+            | Self::BridgePort { .. }
+            | Self::BridgeVlans { .. }
+            | Self::EnsureVlanGateway { .. }
+            | Self::Sysctl { .. }
+            | Self::EnableIpv6 { .. }
+            | Self::AddAddress { .. }
+            | Self::LinkUp { .. }
+            | Self::WaitAddresses { .. }
+            | Self::AddRoute { .. }
+            | Self::DropConnectedRoute { .. }
+            | Self::DropDefaultRoutes { .. }
+            | Self::EnsureAddress { .. }
+            | Self::PinMac { .. }
+            | Self::Forwarding { .. }
+            | Self::WaitPort { .. }
+            | Self::ForgetNeighbours(_)
+            | Self::Announce { .. }
+            | Self::TuneSysctl(_)
+            | Self::TuneLink(_) => Teardown::Nothing,
+            Self::RouteLocalnet(_) => Teardown::Nothing,
         }
     }
 
@@ -338,6 +378,10 @@ impl fmt::Display for Op {
                 Some(gw) => write!(f, "add route to {} via {gw} on {link}", route.dst),
                 None => write!(f, "add route to {} on {link}", route.dst),
             },
+            Self::DropDefaultRoutes { link, family } => {
+                let version = if *family == Family::V4 { "IPv4" } else { "IPv6" };
+                write!(f, "drop the {version} default routes on {link}")
+            }
             Self::DropConnectedRoute { link, dst } => write!(f, "drop the connected route to {dst} on {link}"),
             Self::EnsureAddress { link, address, .. } => write!(f, "ensure address {address} on {link}"),
             Self::PinMac { link } => write!(f, "pin the MAC address of {link}"),

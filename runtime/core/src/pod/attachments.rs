@@ -2,95 +2,23 @@
 //! with the exact object that it gets on stdin. Reads files on the node (`files`), changes nothing.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::attachment::{DeviceInfoFiles, PluginCall, PodAttachment, Progress};
 use super::device_info;
 use super::error::PodError;
 use super::files;
-use super::network::{NetworkConf, declares, plugin_type};
+use super::network::{NetworkConf, NetworkError, plugin_type};
 use super::references::full_name;
+use super::request::{DefaultRoute, args, check_capabilities, plugin_conf, requested};
 use super::selection::{DEFAULT_NETWORK, NETWORKS, Selection, parse_selection};
 use super::settings::{NetworkRef, Networks, Settings};
 use crate::agent::pod::{Definition, PodInfo};
+use crate::conf::POD_NAMES;
 
 /// The annotation of a definition that names the resource whose devices its attachments get.
 pub const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
-
-/// One network of a pod, ready to be attached. This is what the journal keeps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PodAttachment {
-    /// Its name in status and events: `NAMESPACE/NAME` of the definition, or the CNI name.
-    pub label: String,
-    /// Its CNI name.
-    pub network: String,
-    /// Its interface.
-    pub ifname: String,
-    /// CNI version of its configuration.
-    pub version: String,
-    /// Its plugins in order.
-    pub plugins: Vec<PluginCall>,
-    /// `CNI_ARGS`.
-    pub args: String,
-    /// It is the pod's default network.
-    #[serde(default)]
-    pub is_default: bool,
-    /// Gateways of the pod's default route, where this attachment is to have it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default_route: Option<Vec<IpAddr>>,
-    /// Where its device is described.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub device_info: Option<DeviceInfoFiles>,
-    /// CHECK must not be called.
-    #[serde(default)]
-    pub disable_check: bool,
-    /// GC must not be called.
-    #[serde(default)]
-    pub disable_gc: bool,
-    /// How far it got.
-    #[serde(default)]
-    pub progress: Progress,
-    /// What its last plugin answered.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub result: Option<Value>,
-}
-
-/// A plugin of an attachment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PluginCall {
-    /// Its type.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// The JSON text that it gets on stdin, without `prevResult`.
-    pub conf: String,
-    /// It is another vendor's binary; otherwise it runs in process.
-    pub external: bool,
-}
-
-/// Files that describe an attachment's device.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceInfoFiles {
-    /// The device plugin's file, where the device came from a resource.
-    pub device_plugin: Option<PathBuf>,
-    /// The attachment's file.
-    pub attachment: PathBuf,
-}
-
-/// How far an attachment got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Progress {
-    /// Nothing was called for it.
-    #[default]
-    Planned,
-    /// A plugin was or is about to be called.
-    Attempted,
-    /// It is done.
-    Done,
-}
 
 /// What the list is made of.
 pub struct Input<'a> {
@@ -131,9 +59,11 @@ pub fn attachments(input: &Input<'_>, warnings: &mut Vec<String>) -> Result<Vec<
     let mut wanted = builder.default_networks()?;
     builder.replace_default(&mut wanted)?;
     wanted.extend(builder.selected()?);
+    let default_route = DefaultRoute::of(wanted.iter().map(|wanted| &wanted.selection));
     let mut list: Vec<PodAttachment> = Vec::with_capacity(wanted.len());
     for (index, wanted) in wanted.into_iter().enumerate() {
-        let attachment = builder.attachment(index, wanted)?;
+        let mut attachment = builder.attachment(index, wanted)?;
+        attachment.plugins.extend(default_route.as_ref().and_then(|route| route.step(index, &attachment)));
         if let Some(other) = list.iter().find(|other| other.ifname == attachment.ifname) {
             let PodAttachment { label, ifname, .. } = attachment;
             return Err(PodError::NameTaken { network: label, ifname, by: other.label.clone() });
@@ -244,6 +174,10 @@ impl Builder<'_, '_> {
             Some(interface) => interface.clone(),
             None => format!("net{index}"),
         };
+        if let Some(own) = conf.types().find(|kind| POD_NAMES.contains(kind)) {
+            let why = format!("a network of a pod cannot be of type {own:?}, which attaches all networks of a pod");
+            return Err(NetworkError { place: format!("network {label}"), why }.into());
+        }
         check_capabilities(&label, &conf, &selection)?;
         let device = self.device(&label, resource.as_deref(), &selection)?;
         let device_info = device.as_deref().map(|device| DeviceInfoFiles {
@@ -267,7 +201,6 @@ impl Builder<'_, '_> {
             version: conf.version.to_string(),
             network: conf.name,
             is_default,
-            default_route: selection.default_route,
             device_info,
             disable_check: conf.disable_check,
             disable_gc: conf.disable_gc,
@@ -372,90 +305,4 @@ fn by_definition(
         })?,
     };
     Ok((conf, annotations.get(RESOURCE_NAME).filter(|resource| !resource.is_empty()).cloned()))
-}
-
-/// R11, R12, R15, R16, R18: what is asked for must be declared by a plugin of the network.
-fn check_capabilities(label: &str, conf: &NetworkConf, selection: &Selection) -> Result<(), PodError> {
-    let asked = [
-        ("ips", "ips", !selection.ips.is_empty()),
-        ("mac", "mac", selection.mac.is_some()),
-        ("portMappings", "portMappings", !selection.port_mappings.is_empty()),
-        ("bandwidth", "bandwidth", selection.bandwidth.is_some()),
-        ("infiniband-guid", "infinibandGUID", selection.guid.is_some()),
-    ];
-    match asked.into_iter().find(|(_, capability, asked)| *asked && !conf.is_capable_of(capability)) {
-        Some((key, capability, _)) => Err(PodError::Incapable { network: label.to_owned(), key, capability }),
-        None => Ok(()),
-    }
-}
-
-/// `runtimeConfig` of what an element asks for.
-fn requested(selection: &Selection, device: Option<&str>, device_info: Option<&DeviceInfoFiles>) -> Map<String, Value> {
-    let mut map = Map::new();
-    let mut put = |key: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            map.insert(key.to_owned(), value);
-        }
-    };
-    let list = |list: &[Value]| (!list.is_empty()).then(|| json!(list));
-    put("ips", (!selection.ips.is_empty()).then(|| json!(selection.ips)));
-    put("mac", selection.mac.as_ref().map(|mac| json!(mac)));
-    put("portMappings", list(&selection.port_mappings));
-    put("bandwidth", selection.bandwidth.clone());
-    put("infinibandGUID", selection.guid.as_ref().map(|guid| json!(guid)));
-    put("deviceID", device.map(|device| json!(device)));
-    put("CNIDeviceInfoFile", device_info.map(|files| json!(files.attachment)));
-    map
-}
-
-/// What a plugin gets on stdin: its own keys, `args.cni` of the element (R14), the device, and of `runtimeConfig` what it
-/// declares.
-fn plugin_conf(
-    plugin: &Map<String, Value>,
-    selection: &Selection,
-    runtime: &Map<String, Value>,
-    resource_device: Option<&str>,
-) -> Map<String, Value> {
-    let mut conf = plugin.clone();
-    if let Some(cni_args) = &selection.cni_args {
-        merge_args(&mut conf, cni_args.clone());
-    }
-    if let Some(claim) = &selection.ipam_claim {
-        let claim = Map::from_iter([("ipam-claim-reference".to_owned(), json!(claim))]);
-        merge_args(&mut conf, claim);
-    }
-    if let Some(device) = resource_device {
-        conf.insert("deviceID".to_owned(), json!(device));
-        conf.insert("pciBusID".to_owned(), json!(device));
-    }
-    let declared: Map<String, Value> = runtime
-        .iter()
-        .filter(|(key, _)| declares(plugin, key))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect();
-    if !declared.is_empty() {
-        conf.insert("runtimeConfig".to_owned(), Value::Object(declared));
-    }
-    conf
-}
-
-/// Puts keys into `args.cni`, over those that are there.
-fn merge_args(conf: &mut Map<String, Value>, more: Map<String, Value>) {
-    let mut args = conf.get("args").and_then(Value::as_object).cloned().unwrap_or_default();
-    let mut cni = args.get("cni").and_then(Value::as_object).cloned().unwrap_or_default();
-    cni.extend(more);
-    args.insert("cni".to_owned(), Value::Object(cni));
-    conf.insert("args".to_owned(), Value::Object(args));
-}
-
-/// `CNI_ARGS` of an attachment: those of the runtime, then what the element asks for, for plugins that look there. What the
-/// runtime asks of the pod's own interface stays with the default network (R34).
-fn args(runtime: &[(String, String)], is_default: bool, selection: &Selection) -> String {
-    let of_runtime = runtime.iter().filter(|(key, _)| is_default || !matches!(key.as_str(), "IP" | "MAC"));
-    let mut parts: Vec<String> = of_runtime.map(|(key, value)| format!("{key}={value}")).collect();
-    parts.extend(selection.mac.as_ref().map(|mac| format!("MAC={mac}")));
-    if !selection.ips.is_empty() {
-        parts.push(format!("IP={}", selection.ips.join(",")));
-    }
-    parts.join(";")
 }

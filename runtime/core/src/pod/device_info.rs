@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::attachments::DeviceInfoFiles;
+use super::attachment::DeviceInfoFiles;
 
 /// Where the files are.
 const DIR: &str = "/var/run/k8s.cni.cncf.io/devinfo";

@@ -21,7 +21,7 @@ pub enum PodError {
         why: String,
     },
     /// The annotation for the default network must name exactly one.
-    #[error("annotation {} names {count} networks; it must name one", super::DEFAULT_NETWORK)]
+    #[error("annotation {} names {count} networks; it must name one", super::selection::DEFAULT_NETWORK)]
     DefaultCount {
         /// How many it names.
         count: usize,
@@ -29,7 +29,7 @@ pub enum PodError {
     /// The runtime wants the default network under a name of its own.
     #[error(
         "annotation {}: interface {asked:?}: the default network's interface is {ifname:?}; leave \"interface\" out",
-        super::DEFAULT_NETWORK
+        super::selection::DEFAULT_NETWORK
     )]
     DefaultInterface {
         /// What the annotation asks for.

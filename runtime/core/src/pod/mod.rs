@@ -1,27 +1,48 @@
 //! The networks of a pod: what Multus does. Selection annotations and NetworkAttachmentDefinitions become a list of
 //! attachments, and their results become the network-status annotation.
 //!
+//! ADD asks the agent, makes the list, writes it into the journal and runs one attachment after the other on one `Node`; DEL
+//! walks the list backwards and needs neither the agent nor the API server.
+//!
 //! `docs/weft-pod.md` has the configuration and what differs from Multus; the rules R1 to R41 that tests are named after are
 //! those of the multi-network de-facto standard v1.3 and of Multus.
 
+mod add;
+mod attachment;
 mod attachments;
+mod call;
+mod check;
+mod del;
 mod device_info;
 mod error;
+mod exec;
 mod files;
+mod gc;
 mod network;
+mod plugin;
+mod ready;
+mod record;
 mod references;
+mod request;
 mod selection;
 mod settings;
 mod status;
+mod versions;
 
 #[cfg(test)]
 mod tests;
 
-pub use attachments::{
-    DeviceInfoFiles, Input, PluginCall, PodAttachment, Progress, RESOURCE_NAME, attachments, default_network,
-};
+pub use add::add;
+pub use attachment::{DeviceInfoFiles, PluginCall, PodAttachment, Progress};
+pub use attachments::{Input, RESOURCE_NAME, attachments, default_network};
+pub use call::PodCall;
+pub use check::check;
+pub use del::{del, remove_pod};
 pub use error::PodError;
+pub use gc::gc;
 pub use network::{NetworkConf, NetworkError};
+pub use ready::status;
+pub use record::PodRecord;
 pub use references::{full_name, references};
 pub use selection::{DEFAULT_NETWORK, NETWORKS, Selection, SelectionError, parse_selection};
 pub use settings::{NetworkRef, Networks, Settings};

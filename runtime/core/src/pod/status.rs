@@ -2,6 +2,9 @@
 //!
 //! One entry per attachment, always; `default: true` once. Tools parse the text, so order and indentation are Multus' too.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use serde::Serialize as _;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Map, Value, json};
@@ -39,11 +42,19 @@ pub fn status_text(attached: &[Attached<'_>]) -> String {
 #[must_use]
 pub fn added_event(attached: &Attached<'_>) -> Event {
     let (name, _) = interface(attached);
-    let ips: Vec<String> = attached.result.ips.iter().map(|ip| ip.address.to_string()).collect();
+    let ips: Vec<String> = attached.result.ips.iter().map(|ip| canonical(ip.address)).collect();
     Event {
         kind: EventKind::Normal,
         reason: "AddedInterface".to_owned(),
         message: format!("Add {name} [{}] from {}", ips.join(" "), attached.label),
+    }
+}
+
+/// An address with its prefix length; one of IPv4 in the form of IPv6 is shown as what it is.
+fn canonical(address: IpNet) -> String {
+    match (address.addr().to_canonical(), address.prefix_len().checked_sub(96)) {
+        (IpAddr::V4(plain), Some(length)) if !address.addr().is_ipv4() => format!("{plain}/{length}"),
+        _ => address.to_string(),
     }
 }
 
@@ -102,8 +113,12 @@ fn dns(result: &CniResult) -> Value {
     let mut map = Map::new();
     let list = |list: &Vec<String>| (!list.is_empty()).then(|| json!(list));
     let domain = result.dns.domain.as_ref().filter(|domain| !domain.is_empty()).map(|domain| json!(domain));
-    let values =
-        [("nameservers", list(&result.dns.nameservers)), ("domain", domain), ("search", list(&result.dns.search))];
+    let values = [
+        ("nameservers", list(&result.dns.nameservers)),
+        ("domain", domain),
+        ("search", list(&result.dns.search)),
+        ("options", list(&result.dns.options)),
+    ];
     for (key, value) in values {
         if let Some(value) = value {
             map.insert(key.to_owned(), value);

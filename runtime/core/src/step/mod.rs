@@ -6,6 +6,7 @@
 //! `weft` configuration, where the delegate's plan makes them just before.
 
 mod bandwidth;
+mod default_route;
 mod firewall;
 mod portmap;
 mod sbr;
@@ -19,7 +20,7 @@ use weft_host_abi::types::{Attachment, Route};
 
 use crate::cni::{Mistyped, Object, Version};
 use crate::keys::KeyError;
-use crate::plan::{LinkRef, Mac, Need, Observed, Op, ShapeIp, Side};
+use crate::plan::{LinkRef, Mac, Need, Observed, Op, ShapeIp, Side, Teardown};
 
 /// What came before the step: the result of the plugin before it, or what the delegate's plan will make.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -61,6 +62,8 @@ pub struct StepPlan {
     pub interfaces: Vec<LinkRef>,
     /// A MAC address that it gives the attachment's interface, for the result.
     pub mac: Option<Mac>,
+    /// The result's routes, where it changes them.
+    pub routes: Option<Vec<Route>>,
 }
 
 /// What a step refuses. The texts are the stock plugins'.
@@ -106,6 +109,11 @@ pub trait Step: Sync {
         Version::V0_1_0
     }
 
+    /// Whether there is a stock plugin of that name, so that weft answers to it.
+    fn is_program(&self) -> bool {
+        true
+    }
+
     /// Checks the configuration by itself: called for every verb but DEL, before anything else is looked at.
     ///
     /// # Errors
@@ -129,8 +137,15 @@ pub trait Step: Sync {
 }
 
 /// All steps, by name.
-const REGISTRY: &[&dyn Step] =
-    &[&portmap::Portmap, &firewall::Firewall, &tuning::Tuning, &bandwidth::Bandwidth, &sbr::Sbr, &vrf::Vrf];
+const REGISTRY: &[&dyn Step] = &[
+    &portmap::Portmap,
+    &firewall::Firewall,
+    &tuning::Tuning,
+    &bandwidth::Bandwidth,
+    &sbr::Sbr,
+    &vrf::Vrf,
+    &default_route::DefaultRoute,
+];
 
 /// The step of that name.
 #[must_use]
@@ -138,9 +153,9 @@ pub fn find(kind: &str) -> Option<&'static dyn Step> {
     REGISTRY.iter().copied().find(|step| step.kind() == kind)
 }
 
-/// Names of all steps.
+/// Names of the steps that are stock plugins.
 pub fn kinds() -> impl Iterator<Item = &'static str> {
-    REGISTRY.iter().map(|step| step.kind())
+    REGISTRY.iter().filter(|step| step.is_program()).map(|step| step.kind())
 }
 
 // === impl StepInput ===
@@ -148,7 +163,10 @@ pub fn kinds() -> impl Iterator<Item = &'static str> {
 impl StepInput<'_> {
     /// Whether the interface is one that the same plan makes: what is observed of it, if anything, is from before.
     fn interface_is_made(&self) -> bool {
-        self.before.iter().any(|op| op.made_link().is_some_and(|(name, _kind)| name == self.attachment.ifname))
+        let interface = LinkRef::container(self.attachment.ifname.as_str());
+        self.before
+            .iter()
+            .any(|op| matches!(op.teardown(), Teardown::DeleteLink { container, .. } if container == interface))
     }
 }
 

@@ -14,6 +14,8 @@ pub enum Role {
     Ipam,
     /// Called as the names of steps, in a chain: what they all did to the attachment's link.
     Steps,
+    /// Called as `weft-pod`: the list of a pod's attachments, each of which has entries of its own.
+    Pod,
 }
 
 /// Key of a journal entry.
@@ -31,6 +33,7 @@ impl Role {
             Self::Attachment => 0,
             Self::Ipam => 1,
             Self::Steps => 2,
+            Self::Pod => 3,
         }
     }
 
@@ -39,6 +42,7 @@ impl Role {
             0 => Ok(Self::Attachment),
             1 => Ok(Self::Ipam),
             2 => Ok(Self::Steps),
+            3 => Ok(Self::Pod),
             other => Err(Fault::Damaged(format!("a journal entry has role {other}, which does not exist"))),
         }
     }

@@ -10,7 +10,6 @@ mod concurrency;
 mod devices;
 mod filters;
 mod hostports;
-mod identity;
 mod links;
 mod namespaces;
 mod neighbours;
@@ -42,7 +41,6 @@ fn main() {
         neighbours::tests(),
         links::tests(),
         devices::tests(),
-        identity::tests(),
         children::tests(),
         taps::tests(),
         addresses::tests(),

@@ -102,13 +102,18 @@ fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> 
 /// The names to answer to: all of them, or those asked for, which have to exist.
 fn names(args: &InstallArgs) -> anyhow::Result<Vec<&'static str>> {
     let all: Vec<&'static str> = Persona::all().map(Persona::name).filter(|name| *name != "weft").collect();
-    let Some(wanted) = &args.names else { return Ok(all) };
+    // Another program's names: only where the operator asks for them.
+    let is_multus = |name: &&'static str| name.starts_with("multus");
+    let Some(wanted) = &args.names else { return Ok(all.into_iter().filter(|name| !is_multus(name)).collect()) };
     for name in wanted {
         if !all.contains(&name.as_str()) {
             bail!("weft does not answer to the name {name:?}; it knows {}", all.join(", "));
         }
     }
-    Ok(all.into_iter().filter(|name| *name == "weft-ipam" || wanted.iter().any(|want| want == name)).collect())
+    Ok(all
+        .into_iter()
+        .filter(|name| ["weft-ipam", "weft-pod"].contains(name) || wanted.iter().any(|want| want == name))
+        .collect())
 }
 
 /// Uninstalls.

@@ -6,9 +6,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::route::{RouteProtocol, RouteScope};
 use weft_host_abi::types::Route;
 
-use super::{Operation, Session};
-use crate::netlink::Executor;
-use crate::netlink::check::{Difference, Since};
+use super::Session;
 use crate::netlink::error::{Doing, NetlinkError};
 use crate::netlink::rtnl::{DEFAULT_TABLE, RouteSpec, route_message};
 use crate::netlink::undo::Inverse;
@@ -16,36 +14,6 @@ use crate::plan::{Family, LinkRef};
 
 /// `RT_SCOPE_LINK`: what a route without gateway has unless told otherwise, so that gateways behind it can be used.
 const SCOPE_LINK: u8 = 253;
-
-/// A route.
-pub(super) struct Add<'a> {
-    pub(super) link: &'a LinkRef,
-    pub(super) route: &'a Route,
-    pub(super) src: Option<IpAddr>,
-    pub(super) existing_ok: bool,
-}
-
-/// The route that the kernel made for an address goes.
-pub(super) struct DropConnected<'a> {
-    pub(super) link: &'a LinkRef,
-    pub(super) dst: IpNet,
-}
-
-impl Operation for Add<'_> {
-    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
-        session.add_route(self.link, self.route, self.src, self.existing_ok)
-    }
-
-    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
-        executor.check_route(self.link, self.route, since, found)
-    }
-}
-
-impl Operation for DropConnected<'_> {
-    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
-        session.drop_connected_route(self.link, self.dst)
-    }
-}
 
 impl Session<'_> {
     pub(super) fn add_route(
@@ -63,7 +31,7 @@ impl Session<'_> {
             Err(fault) => return Err(fault.doing(describe(link, route))),
         }
         if !self.is_made(link) {
-            let inverse = Inverse::request(link.side, move |rtnl| rtnl.delete_route(message).map(drop));
+            let inverse = Inverse::RemoveRoute { side: link.side, message };
             self.log(format!("remove the route to {} from {link}", route.dst), inverse);
         }
         Ok(())
@@ -89,8 +57,30 @@ impl Session<'_> {
             return Err(NetlinkError::Refused { doing: doing(), errno: nix::errno::Errno::ESRCH, hint: None });
         }
         for message in there {
-            let inverse = Inverse::request(link.side, move |rtnl| rtnl.add_route(message));
-            self.log(format!("put the route to {dst} back on {link}"), inverse);
+            self.log(
+                format!("put the route to {dst} back on {link}"),
+                Inverse::RestoreRoute { side: link.side, message },
+            );
+        }
+        Ok(())
+    }
+
+    pub(super) fn drop_default_routes(&mut self, link: &LinkRef, family: Family) -> Result<(), NetlinkError> {
+        let index = self.index(link)?;
+        let doing = || format!("failed to delete the default routes of {:?}", link.name);
+        let made = self.is_made(link);
+        let rtnl = self.rtnl(link)?;
+        let there = rtnl.routes(family, Some(DEFAULT_TABLE), Some(index)).doing(doing)?;
+        let is_default = |route: RouteSpec| route.dst.prefix_len() == 0;
+        let mut deleted = Vec::new();
+        for message in there.into_iter().filter(|message| RouteSpec::read(message).is_some_and(is_default)) {
+            // One that has gone by itself meanwhile need not be put back.
+            if rtnl.delete_route(message.clone()).doing(doing)? {
+                deleted.push(message);
+            }
+        }
+        for message in deleted.into_iter().filter(|_message| !made) {
+            self.log(format!("put a default route back on {link}"), Inverse::RestoreRoute { side: link.side, message });
         }
         Ok(())
     }
@@ -117,30 +107,4 @@ pub(in crate::netlink) fn spec(index: u32, route: &Route, src: Option<IpAddr>) -
 fn describe(link: &LinkRef, route: &Route) -> String {
     let via = route.gw.map_or_else(|| "<nil>".to_owned(), |gw| gw.to_string());
     format!("failed to add route '{} via {via} dev {}'", route.dst, link.name)
-}
-
-impl Executor {
-    fn check_route(
-        &self,
-        link: &LinkRef,
-        route: &Route,
-        since: &Since,
-        found: &mut Vec<Difference>,
-    ) -> Result<(), NetlinkError> {
-        let Some(rtnl) = self.rtnl(link.side) else {
-            return Err(NetlinkError::NoContainer { op: format!("looking at {link}") });
-        };
-        let table = route.table.unwrap_or(DEFAULT_TABLE);
-        let family = Family::of(route.dst.addr());
-        let routes = rtnl.routes(family, since.table(link, table), None).doing(|| "failed to list routes")?;
-        let default = route.dst.prefix_len() == 0;
-        // The gateway of a default route is not compared, as in the reference plugins.
-        let same = |there: RouteSpec| {
-            there.dst == route.dst.trunc() && (default || route.gw.is_none() || there.gw == route.gw)
-        };
-        if !routes.iter().filter_map(RouteSpec::read).any(same) {
-            found.push(Difference::Route { route: route.clone() });
-        }
-        Ok(())
-    }
 }

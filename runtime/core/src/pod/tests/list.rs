@@ -437,3 +437,32 @@ fn plugins_of_a_name_of_ours_can_be_kept_external() {
     let case = Case::new("a").nad("default/a", plain("a")).conf("externalPlugins", json!(["bridge"]));
     assert!(case.list()[1].plugins[0].external);
 }
+
+#[test]
+fn r17_the_default_route_is_chained_to_all_attachments() {
+    let steps = |annotation: &str| -> Vec<Option<Value>> {
+        let case = Case::new(annotation).nad("default/a", plain("a")).nad("default/b", plain("b"));
+        let step = |attachment: &PodAttachment| confs(attachment).get(1).map(|conf| conf["steps"][0].clone());
+        case.list().iter().map(step).collect()
+    };
+    assert_eq!(steps("a, b"), [None, None, None]);
+    let drop = |families: Value, gateways: Value| {
+        Some(json!({"type": "default-route", "drop": families, "gateways": gateways}))
+    };
+    assert_eq!(
+        steps(r#"[{"name": "a", "default-route": ["10.0.0.1"]}, {"name": "b"}]"#),
+        [drop(json!(["4"]), json!([])), drop(json!(["4"]), json!(["10.0.0.1"])), drop(json!(["4"]), json!([]))]
+    );
+    assert_eq!(
+        steps(r#"[{"name": "a"}, {"name": "b", "default-route": []}]"#),
+        [drop(json!(["4", "6"]), json!([])), drop(json!(["4", "6"]), json!([])), None]
+    );
+}
+
+#[test]
+fn a_network_that_is_weft_pod_itself_is_refused() {
+    for kind in ["weft-pod", "multus"] {
+        let case = Case::new("a").nad("default/a", json!({"name": "a", "type": kind}));
+        assert!(case.error().contains("cannot be of type"), "{kind}");
+    }
+}

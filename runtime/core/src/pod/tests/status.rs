@@ -66,7 +66,7 @@ fn r25_dns_mtu_and_gateways() {
     assert_eq!(
         full,
         json!({"name": "default/a", "interface": "net1", "mtu": 9000,
-               "dns": {"nameservers": ["192.0.2.53"], "domain": "example.com", "search": ["a"]},
+               "dns": {"nameservers": ["192.0.2.53"], "domain": "example.com", "search": ["a"], "options": ["x"]},
                "gateway": ["10.5.0.254", "fd05::ff"]})
     );
 }
@@ -90,12 +90,12 @@ fn r26_device_info_is_shown() {
 fn events_have_the_words_of_multus() {
     let result = result(json!({
         "interfaces": [{"name": "net1", "sandbox": "/n"}],
-        "ips": [{"address": "10.5.0.1/24"}, {"address": "fd05::1/64"}]}));
+        "ips": [{"address": "10.5.0.1/24"}, {"address": "fd05::1/64"}, {"address": "::ffff:10.5.0.3/120"}]}));
     let attached =
         Attached { label: "default/a", ifname: "net1", is_default: false, result: &result, device_info: None };
     let event = added_event(&attached);
     assert_eq!(
         (event.reason.as_str(), event.message.as_str()),
-        ("AddedInterface", "Add net1 [10.5.0.1/24 fd05::1/64] from default/a")
+        ("AddedInterface", "Add net1 [10.5.0.1/24 fd05::1/64 10.5.0.3/24] from default/a")
     );
 }

@@ -8,7 +8,6 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::cni::read_net;
 use crate::plan::{Condition, Family, Subject};
 
 /// Names of address types, in the order of their numbers (`RTN_*`).
@@ -43,7 +42,7 @@ fn address(text: &str, family: Family) -> Result<IpNet, String> {
             let mask: IpAddr = mask.parse().map_err(|_bad| bad())?;
             IpNet::with_netmask(start, mask).map_err(|_bad| bad())?
         }
-        Some(_) => read_net(text).ok_or_else(bad)?,
+        Some(_) => text.parse().map_err(|_bad| bad())?,
     };
     if Family::of(net.addr()) == family { Ok(net.trunc()) } else { Err(format!("{text:?} is of the other family")) }
 }

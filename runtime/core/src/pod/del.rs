@@ -1,0 +1,128 @@
+//! DEL of a pod: needs the journal alone. Attachments go last first, failures do not stop it, all are reported, and what
+//! failed stays in the journal for the next DEL (R31).
+
+use std::time::Duration;
+
+use super::attachment::Progress;
+use super::call::PodCall;
+use super::device_info;
+use super::plugin::{self, Sandbox};
+use super::record::{self, PodRecord, Unchanged};
+use crate::attach::Node;
+use crate::cni::{CniError, code};
+use crate::journal::Entry;
+use crate::store::Key;
+
+/// Detaches a pod from all its networks.
+///
+/// # Errors
+/// What could not be removed, the last attachment first; DEL can be repeated.
+pub fn del(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
+    let Some(entry) = record::find(node, &call.key()).map_err(|error| error.to_cni())? else { return Ok(()) };
+    let record = PodRecord::read(&entry)?;
+    let sandbox = Sandbox { netns: call.env.netns.clone(), ..sandbox_of(call, &record) };
+    remove_entry(node, &sandbox, &entry.key, record)
+}
+
+/// Where the plugins of a record run. The runtime's path comes first: plugins may have moved since.
+pub(super) fn sandbox_of(call: &PodCall, record: &PodRecord) -> Sandbox {
+    let mut path = call.path();
+    path.extend(record.path.iter().filter(|dir| !call.path().contains(dir)).cloned().collect::<Vec<_>>());
+    Sandbox {
+        netns: record.netns.clone(),
+        path,
+        limit: Duration::from_secs(record.plugin_timeout_seconds.max(1)),
+        ..call.sandbox()
+    }
+}
+
+/// Removes what an entry says, and the entry with it unless something is left.
+pub(super) fn remove_entry(
+    node: &mut Node<'_>,
+    sandbox: &Sandbox,
+    key: &Key,
+    record: PodRecord,
+) -> Result<(), CniError> {
+    // Taken over before anything is removed: an ADD that is still at work finds at its next step that it no longer counts.
+    let taken = PodRecord { nonce: PodRecord::new(Vec::new()).nonce, ..record.clone() };
+    match record::replace(node, key, &record.nonce, Some(&taken)) {
+        Ok(()) => {}
+        // Another DEL is at it, or the ADD has just taken everything back.
+        Err(Unchanged::Superseded) => return Ok(()),
+        Err(Unchanged::Failed(error)) => return Err(error),
+    }
+    let nonce = taken.nonce.clone();
+    let (left, mut problems) = remove(node, sandbox, taken, Scope::Everything);
+    let kept = left.is_attempted().then_some(&left);
+    if let Err(Unchanged::Failed(error)) = record::replace(node, key, &nonce, kept) {
+        problems.push(error);
+    }
+    match problems.as_slice() {
+        [] => Ok(()),
+        [only] => Err(only.clone()),
+        many => {
+            let texts: Vec<String> = many.iter().map(ToString::to_string).collect();
+            let number = many.iter().map(|error| error.code).find(|code| *code == code::TRY_AGAIN);
+            Err(CniError::new(number.unwrap_or(LEFTOVERS), texts.join(" / ")))
+        }
+    }
+}
+
+/// weft's own code for what could not be removed.
+pub(super) const LEFTOVERS: u32 = 104;
+
+/// What a removal has to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// What this process called.
+    Attempted,
+    /// Also what an ADD that is still at work, or was killed, may have called since it wrote its entry.
+    Everything,
+}
+
+/// Removes the attachments, last first. Returns the record of those that are left, and why.
+pub(super) fn remove(
+    node: &mut Node<'_>,
+    sandbox: &Sandbox,
+    mut record: PodRecord,
+    scope: Scope,
+) -> (PodRecord, Vec<CniError>) {
+    let mut problems = Vec::new();
+    let mut left = Vec::new();
+    for mut attachment in std::mem::take(&mut record.attachments).into_iter().rev() {
+        // An external plugin is called only after the entry says so. Of our own the journal knows what they did.
+        let maybe = scope == Scope::Everything && !PodRecord::has_external(&attachment);
+        if attachment.progress == Progress::Planned && !maybe {
+            continue;
+        }
+        let mut found = plugin::del(node, sandbox, &attachment);
+        if let Some(error) = attachment.device_info.as_ref().and_then(|files| device_info::remove(files).err()) {
+            let msg = format!("cannot remove the device info of {}: {error}", attachment.label);
+            found.push(CniError::new(code::IO, msg));
+        }
+        if !found.is_empty() {
+            attachment.progress = Progress::Attempted;
+            left.push(attachment);
+        }
+        problems.extend(found);
+    }
+    left.reverse();
+    record.attachments = left;
+    (record, problems)
+}
+
+/// Removes a pod that no runtime asks about any more: for the agent's sweep and the operator's tool.
+///
+/// # Errors
+/// What could not be removed; it stays in the journal.
+pub fn remove_pod(node: &mut Node<'_>, entry: &Entry) -> Result<(), CniError> {
+    let record = PodRecord::read(entry)?;
+    let sandbox = Sandbox {
+        container_id: entry.key.attachment.container_id.clone(),
+        netns: record.netns.clone(),
+        path: record.path.clone(),
+        limit: Duration::from_secs(record.plugin_timeout_seconds.max(1)),
+        deadline: None,
+    };
+    remove_entry(node, &sandbox, &entry.key, record)
+}

@@ -1,0 +1,294 @@
+//! Another vendor's plugin: exec'ed as a runtime execs it, never for longer than a limit.
+//!
+//! The plugin is a process group of its own, and all of it is killed at the limit. A program that leaves children behind
+//! with our pipes open does not keep us: what counts is that the plugin itself has ended.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::cni::{CniError, code};
+
+/// How often a plugin that has closed nothing yet is looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+/// More than any answer of a plugin.
+const ANSWER_LIMIT: usize = 8 << 20;
+
+/// A call of a plugin.
+#[derive(Debug, Clone)]
+pub(super) struct ExecCall<'a> {
+    /// The plugin's name.
+    pub(super) plugin: &'a str,
+    /// `CNI_COMMAND`.
+    pub(super) verb: &'a str,
+    /// `CNI_CONTAINERID`.
+    pub(super) container_id: &'a str,
+    /// `CNI_NETNS`.
+    pub(super) netns: &'a str,
+    /// `CNI_IFNAME`.
+    pub(super) ifname: &'a str,
+    /// `CNI_ARGS`.
+    pub(super) args: &'a str,
+    /// Directories of `CNI_PATH`.
+    pub(super) path: &'a [PathBuf],
+    /// Standard input.
+    pub(super) stdin: &'a str,
+    /// How long it may take.
+    pub(super) limit: Duration,
+}
+
+/// What a plugin that succeeded said.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Answer {
+    /// Its document.
+    pub(super) stdout: Vec<u8>,
+    /// Lines for the log.
+    pub(super) stderr: Vec<u8>,
+}
+
+/// Runs a plugin.
+///
+/// # Errors
+/// It is not there, cannot be run, takes too long (code 11), or says no (its own error).
+pub(super) fn exec(call: &ExecCall<'_>) -> Result<Answer, CniError> {
+    let binary = find(call.plugin, call.path)?;
+    let failed =
+        |error: io::Error| CniError::new(code::INTERNAL, format!("cannot run plugin {}: {error}", binary.display()));
+    let mut command = Command::new(&binary);
+    command
+        .env("CNI_COMMAND", call.verb)
+        .env("CNI_CONTAINERID", call.container_id)
+        .env("CNI_NETNS", call.netns)
+        .env("CNI_IFNAME", call.ifname)
+        .env("CNI_ARGS", call.args)
+        .env("CNI_PATH", std::env::join_paths(call.path).unwrap_or_default())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
+    let mut child = spawn(&mut command).map_err(failed)?;
+    let deadline = Instant::now() + call.limit;
+    let mut answer = Answer::default();
+    let ended = talk(&mut child, call.stdin.as_bytes(), &mut answer, deadline);
+    let status = match ended {
+        Ok(Some(status)) => status,
+        Ok(None) => {
+            kill(&mut child);
+            let msg = format!(
+                "plugin {:?} did not answer {} within {} s and was killed; try again, or look at what it waits for",
+                call.plugin,
+                call.verb,
+                call.limit.as_secs_f32()
+            );
+            return Err(CniError::new(code::TRY_AGAIN, msg));
+        }
+        Err(error) => {
+            kill(&mut child);
+            return Err(failed(error));
+        }
+    };
+    if status.success() {
+        return Ok(answer);
+    }
+    let how = match status.signal() {
+        Some(signal) => format!("plugin {:?}, signal {signal}", call.plugin),
+        None => format!("plugin {:?}, exit status {}", call.plugin, status.code().unwrap_or_default()),
+    };
+    Err(CniError::parse(&answer.stdout, &answer.stderr, &how))
+}
+
+/// The first regular file of that name in the path.
+///
+/// # Errors
+/// There is none; the text is the reference library's.
+pub(super) fn find(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, CniError> {
+    let usable = !plugin.is_empty() && !plugin.contains('/') && plugin != "." && plugin != "..";
+    let found = path.iter().map(|dir| dir.join(plugin)).find(|file| usable && Path::is_file(file));
+    found.ok_or_else(|| {
+        let dirs: Vec<String> = path.iter().map(|dir| dir.display().to_string()).collect();
+        let msg = format!("failed to find plugin {plugin:?} in path [{}]", dirs.join(" "));
+        CniError::new(code::INVALID_CONFIG, msg)
+    })
+}
+
+/// A binary that is being replaced cannot be executed for a moment ("text file busy"); the reference runtime waits too.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    const TRIES: u32 = 20;
+    for _ in 0..TRIES {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            other => return other,
+        }
+    }
+    command.spawn()
+}
+
+fn kill(child: &mut Child) {
+    if let Ok(group) = i32::try_from(child.id()) {
+        // It may have ended meanwhile; then there is nobody to kill.
+        killpg(Pid::from_raw(group), Signal::SIGKILL).ok();
+    }
+    child.wait().ok();
+}
+
+/// Feeds a plugin and collects what it says until it ends; `None` at the deadline.
+fn talk(child: &mut Child, stdin: &[u8], answer: &mut Answer, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+    let (mut input, mut output, mut errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    for fd in [input.as_ref().map(AsFd::as_fd), output.as_ref().map(AsFd::as_fd), errors.as_ref().map(AsFd::as_fd)] {
+        if let Some(fd) = fd {
+            fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+    }
+    let mut left = stdin;
+    loop {
+        if left.is_empty() {
+            input = None;
+        }
+        if output.is_none() && errors.is_none() {
+            // It has closed both: it is about to end.
+            input = None;
+        }
+        let now = Instant::now();
+        if now >= deadline {
+            return Ok(None);
+        }
+        wait_for(
+            &[
+                (input.as_ref().map(AsFd::as_fd), PollFlags::POLLOUT),
+                (output.as_ref().map(AsFd::as_fd), PollFlags::POLLIN),
+                (errors.as_ref().map(AsFd::as_fd), PollFlags::POLLIN),
+            ],
+            TICK.min(deadline - now),
+        )?;
+        if let Some(pipe) = input.as_mut() {
+            match pipe.write(left) {
+                Ok(length) => left = left.get(length..).unwrap_or_default(),
+                Err(error) if is_passing(&error) => {}
+                // It does not want to read it all.
+                Err(_broken) => input = None,
+            }
+        }
+        if drain(output.as_mut(), &mut answer.stdout)? {
+            output = None;
+        }
+        if drain(errors.as_mut(), &mut answer.stderr)? {
+            errors = None;
+        }
+        if let Some(status) = child.try_wait()? {
+            drain(output.as_mut(), &mut answer.stdout)?;
+            drain(errors.as_mut(), &mut answer.stderr)?;
+            return Ok(Some(status));
+        }
+    }
+}
+
+/// Waits until one of the pipes is ready, or for a tick.
+fn wait_for(pipes: &[(Option<BorrowedFd<'_>>, PollFlags)], tick: Duration) -> io::Result<()> {
+    let mut fds: Vec<PollFd<'_>> =
+        pipes.iter().filter_map(|(fd, flags)| fd.map(|fd| PollFd::new(fd, *flags))).collect();
+    let tick = if fds.is_empty() { Duration::from_millis(1) } else { tick };
+    let timeout = PollTimeout::try_from(tick).unwrap_or(PollTimeout::from(20_u8));
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads what is there; whether that was the end.
+fn drain(pipe: Option<&mut impl Read>, into: &mut Vec<u8>) -> io::Result<bool> {
+    let Some(pipe) = pipe else { return Ok(false) };
+    let mut piece = [0; 8192];
+    loop {
+        match pipe.read(&mut piece) {
+            Ok(0) => return Ok(true),
+            Ok(length) => into.extend(piece.iter().take(length)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_passing(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        if into.len() > ANSWER_LIMIT {
+            return Err(io::Error::other("it says more than any plugin should"));
+        }
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn run(script: &str, stdin: &str, limit: Duration) -> Result<Answer, CniError> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("plugin");
+        fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = [dir.path().to_owned()];
+        exec(&ExecCall {
+            plugin: "plugin",
+            verb: "ADD",
+            container_id: "c1",
+            netns: "/n",
+            ifname: "eth0",
+            args: "A=b",
+            path: &path,
+            stdin,
+            limit,
+        })
+    }
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn stdin_and_environment_reach_the_plugin() {
+        let answer = run(r#"cat; echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_NETNS $CNI_IFNAME $CNI_ARGS""#, "{}", LONG);
+        assert_eq!(answer.unwrap().stdout, b"{}ADD c1 /n eth0 A=b\n");
+        let long = "x".repeat(300_000);
+        assert_eq!(run("cat", &long, LONG).unwrap().stdout.len(), long.len());
+        assert!(run("exit 0", &long, LONG).is_ok(), "a plugin need not read its stdin");
+    }
+
+    #[test]
+    fn a_plugin_that_hangs_is_killed_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("mark");
+        let script = format!("(sleep 1; touch {}) & sleep 600", mark.display());
+        let error = run(&script, "{}", Duration::from_millis(300)).unwrap_err();
+        assert_eq!(error.code, 11);
+        assert!(error.msg.starts_with("plugin \"plugin\" did not answer ADD within 0.3 s"), "{}", error.msg);
+        std::thread::sleep(Duration::from_millis(1500));
+        assert!(!mark.exists(), "its child lived on");
+    }
+
+    #[test]
+    fn a_child_that_keeps_the_pipes_open_is_not_waited_for() {
+        let answer = run("echo '{}'; sleep 600 &", "{}", LONG).unwrap();
+        assert_eq!(answer.stdout, b"{}\n");
+    }
+
+    #[test]
+    fn errors_are_those_of_the_plugin() {
+        let own = run(r#"echo '{"code": 50, "msg": "no", "details": "d"}'; exit 1"#, "{}", LONG).unwrap_err();
+        assert_eq!(own, CniError::new(50, "no").with_details("d"));
+        let silent = run("echo boom >&2; exit 3", "{}", LONG).unwrap_err();
+        assert_eq!(silent.msg, "netplugin failed: \"boom\\n\": plugin \"plugin\", exit status 3");
+        let missing = find("calico", &["/nowhere".into(), "/elsewhere".into()]).unwrap_err();
+        assert_eq!(missing.msg, "failed to find plugin \"calico\" in path [/nowhere /elsewhere]");
+    }
+}

@@ -1,0 +1,186 @@
+//! The journal's entry of a pod: the list of its attachments, with the exact text that each plugin gets.
+//!
+//! Invariants: the entry is written before the first plugin is called, and every later change of it by the ADD that wrote it
+//! happens only while it is still that ADD's (its nonce). A DEL that takes the entry away thereby tells a running ADD.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use weft_host_abi::types::{Attachment, ReleaseRule};
+
+use super::attachment::{PodAttachment, Progress};
+use crate::attach::{AttachError, Node};
+use crate::cni::{CniError, code};
+use crate::commit::ClaimError;
+use crate::journal::{AmendError, Entry, Record};
+use crate::ledger::ClaimAsk;
+use crate::random;
+use crate::store::{Key, Role};
+
+/// What is written of a pod.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PodRecord {
+    /// Version of this text.
+    pub v: u32,
+    /// Which ADD wrote it.
+    pub nonce: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The pod's uid.
+    pub uid: String,
+    /// `CNI_NETNS` at ADD.
+    pub netns: String,
+    /// Where plugins are found.
+    pub path: Vec<PathBuf>,
+    /// How long an external plugin may take.
+    pub plugin_timeout_seconds: u64,
+    /// Its attachments in order.
+    pub attachments: Vec<PodAttachment>,
+}
+
+/// The version of the text that this program writes.
+const VERSION: u32 = 1;
+
+impl PodRecord {
+    /// A record of a new ADD.
+    pub(super) fn new(attachments: Vec<PodAttachment>) -> Self {
+        let nonce: [u8; 16] = random::octets();
+        Self {
+            v: VERSION,
+            nonce: nonce.iter().map(|octet| format!("{octet:02x}")).collect(),
+            namespace: String::new(),
+            name: String::new(),
+            uid: String::new(),
+            netns: String::new(),
+            path: Vec::new(),
+            plugin_timeout_seconds: 0,
+            attachments,
+        }
+    }
+
+    /// Reads an entry's record.
+    ///
+    /// # Errors
+    /// It is damaged, or of a later version.
+    pub fn read(entry: &Entry) -> Result<Self, CniError> {
+        let Attachment { container_id, .. } = &entry.key.attachment;
+        let damaged = |why: String| {
+            let msg = format!("the journal entry of the pod of container {container_id} cannot be read");
+            CniError::new(code::INTERNAL, msg).with_details(why)
+        };
+        let record: Self = serde_json::from_str(&entry.record.plan).map_err(|error| damaged(error.to_string()))?;
+        if record.v > VERSION {
+            return Err(damaged(format!("it has version {}, this program knows up to {VERSION}", record.v)));
+        }
+        Ok(record)
+    }
+
+    fn write(&self) -> Result<Record, CniError> {
+        let encode =
+            |error: serde_json::Error| CniError::new(code::INTERNAL, format!("cannot encode the pod: {error}"));
+        let external: Vec<&str> = self
+            .attachments
+            .iter()
+            .flat_map(|attachment| &attachment.plugins)
+            .filter(|plugin| plugin.external)
+            .map(|plugin| plugin.kind.as_str())
+            .collect();
+        Ok(Record {
+            netns: self.netns.clone(),
+            plan: serde_json::to_string(self).map_err(encode)?,
+            // Entries with external plugins survive a reboot: what those did on disk is still there.
+            externals: if external.is_empty() {
+                String::new()
+            } else {
+                serde_json::to_string(&external).map_err(encode)?
+            },
+            ..Record::default()
+        })
+    }
+
+    /// Whether another vendor's plugin has to do with it.
+    pub(super) fn has_external(attachment: &PodAttachment) -> bool {
+        attachment.plugins.iter().any(|plugin| plugin.external)
+    }
+
+    /// Whether anything was called.
+    pub(super) fn is_attempted(&self) -> bool {
+        self.attachments.iter().any(|attachment| attachment.progress != Progress::Planned)
+    }
+}
+
+/// The key of a pod's entry.
+pub(super) fn key(network: &str, container_id: &str, ifname: &str) -> Key {
+    let attachment =
+        Attachment { network: network.to_owned(), container_id: container_id.to_owned(), ifname: ifname.to_owned() };
+    Key { attachment, role: Role::Pod }
+}
+
+/// The pod entry of a sandbox: the one of this key, else the one of the container under another name of the configuration.
+pub(super) fn find(node: &mut Node<'_>, key: &Key) -> Result<Option<Entry>, AttachError> {
+    let store = node.store()?;
+    if let Some(entry) = store.entry(key)? {
+        return Ok(Some(entry));
+    }
+    let Attachment { container_id, ifname, .. } = &key.attachment;
+    let others = store.entries_of_container(container_id)?;
+    Ok(others.into_iter().find(|entry| entry.key.role == Role::Pod && entry.key.attachment.ifname == *ifname))
+}
+
+/// All pod entries of the node.
+pub(super) fn all(node: &mut Node<'_>) -> Result<Vec<Entry>, AttachError> {
+    let entries = node.store()?.entries(None)?;
+    Ok(entries.into_iter().filter(|entry| entry.key.role == Role::Pod).collect())
+}
+
+/// Writes the entry of a new ADD.
+///
+/// # Errors
+/// There is one already.
+pub(super) fn insert(node: &mut Node<'_>, key: &Key, record: &PodRecord) -> Result<(), CniError> {
+    let text = record.write()?;
+    let now = crate::facts::now().map_err(|error| AttachError::from(error).to_cni())?;
+    let ask =
+        ClaimAsk { key, scope: &key.attachment.network, identities: &[], wants: &[], release: &ReleaseRule::Free, now };
+    let store = node.store().map_err(|error| error.to_cni())?;
+    match store.claim(&ask, |_nothing| Ok::<_, CniError>(text)) {
+        Ok(_nothing) => Ok(()),
+        Err(ClaimError::Exists { .. }) => {
+            let msg = format!("container {} has its networks already; DEL it first", key.attachment.container_id);
+            Err(CniError::new(code::INVALID_ENVIRONMENT, msg))
+        }
+        Err(ClaimError::Record(error)) => Err(error),
+        Err(ClaimError::Ledger(error)) => Err(AttachError::from(error).to_cni()),
+        Err(ClaimError::Lost { .. }) => Err(CniError::new(code::INTERNAL, "an entry without addresses lost a race")),
+    }
+}
+
+/// Why an entry was not changed.
+pub(super) enum Unchanged {
+    /// A DEL took it, or another ADD has it: this ADD no longer counts.
+    Superseded,
+    /// The store failed.
+    Failed(CniError),
+}
+
+/// Replaces the entry, or removes it with `None`, while it is still that of `nonce`.
+pub(super) fn replace(
+    node: &mut Node<'_>,
+    key: &Key,
+    nonce: &str,
+    record: Option<&PodRecord>,
+) -> Result<(), Unchanged> {
+    let text = record.map(PodRecord::write).transpose().map_err(Unchanged::Failed)?;
+    let now = crate::facts::now().map_err(|error| Unchanged::Failed(AttachError::from(error).to_cni()))?;
+    let store = node.store().map_err(|error| Unchanged::Failed(error.to_cni()))?;
+    let amended = store.amend(key, now, |found| {
+        let found = found.and_then(|found| serde_json::from_str::<PodRecord>(&found.plan).ok());
+        if found.is_some_and(|found| found.nonce == nonce) { Ok(text) } else { Err(()) }
+    });
+    amended.map_err(|error| match error {
+        AmendError::Change(()) => Unchanged::Superseded,
+        AmendError::Ledger(error) => Unchanged::Failed(AttachError::from(error).to_cni()),
+    })
+}

@@ -1,0 +1,85 @@
+//! `default-route`: who has the pod's default route. On the attachment that gets it, its own default routes make room for
+//! those through given gateways; on all others they go.
+//!
+//! There is no plugin of that name: `weft-pod` chains it to attachments where a pod's annotation says `default-route`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use weft_host_abi::types::Route;
+
+use super::{Step, StepError, StepInput, StepPlan};
+use crate::cni::Object;
+use crate::keys;
+use crate::plan::{Family, LinkRef, Op};
+
+/// The metric that the kernel gives an IPv6 route which names none.
+const DEFAULT_METRIC: u32 = 1024;
+
+/// See the module.
+pub(super) struct DefaultRoute;
+
+impl Step for DefaultRoute {
+    fn kind(&self) -> &'static str {
+        "default-route"
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &["drop", "gateways"]
+    }
+
+    fn is_program(&self) -> bool {
+        false
+    }
+
+    fn validate(&self, conf: &Object, _cni_args: &[(String, String)]) -> Result<(), StepError> {
+        read(conf).map(drop)
+    }
+
+    fn plan(&self, input: &StepInput<'_>) -> Result<StepPlan, StepError> {
+        let (drop, gateways) = read(input.conf)?;
+        let link = LinkRef::container(input.attachment.ifname.as_str());
+        let mut ops: Vec<Op> =
+            drop.iter().map(|family| Op::DropDefaultRoutes { link: link.clone(), family: *family }).collect();
+        let dropped = |route: &Route| route.dst.prefix_len() == 0 && drop.contains(&Family::of(route.dst.addr()));
+        let before = input.previous.map(|previous| previous.routes.clone()).unwrap_or_default();
+        let mut routes: Vec<Route> = before.into_iter().filter(|route| !dropped(route)).collect();
+        for (index, gateway) in gateways.iter().enumerate() {
+            let earlier = gateways.iter().take(index).filter(|other| other.is_ipv4() == gateway.is_ipv4()).count();
+            let route = default_route(*gateway, u32::try_from(earlier).unwrap_or(u32::MAX));
+            ops.push(Op::AddRoute { link: link.clone(), route: route.clone(), src: None, existing_ok: false });
+            routes.push(route);
+        }
+        Ok(StepPlan { ops, routes: Some(routes), ..StepPlan::default() })
+    }
+}
+
+/// A default route; those after the first of a family have a higher metric each.
+fn default_route(gateway: IpAddr, earlier: u32) -> Route {
+    let (any, first) = match gateway {
+        IpAddr::V4(_) => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        IpAddr::V6(_) => (IpAddr::V6(Ipv6Addr::UNSPECIFIED), DEFAULT_METRIC),
+    };
+    let priority = (earlier > 0).then(|| first.saturating_add(earlier));
+    // A prefix length of 0 is one of every family.
+    let dst = IpNet::new_assert(any, 0);
+    Route { priority, ..Route::new(dst, Some(gateway)) }
+}
+
+/// Families whose default routes go, and gateways of new ones.
+fn read(conf: &Object) -> Result<(Vec<Family>, Vec<IpAddr>), StepError> {
+    let families = conf.strings("drop").map_err(keys::mistyped)?.unwrap_or_default();
+    let family = |text: &String| match text.as_str() {
+        "4" => Ok(Family::V4),
+        "6" => Ok(Family::V6),
+        other => Err(StepError::Conf(format!("drop: {other:?} is none of \"4\" and \"6\""))),
+    };
+    let gateways = conf.strings("gateways").map_err(keys::mistyped)?.unwrap_or_default();
+    let gateway = |text: &String| {
+        text.parse().map_err(|_not_an_address| StepError::Conf(format!("gateways: {text:?} is no address")))
+    };
+    Ok((
+        families.iter().map(family).collect::<Result<_, _>>()?,
+        gateways.iter().map(gateway).collect::<Result<_, _>>()?,
+    ))
+}

@@ -1,0 +1,15 @@
+//! `weft-pod` among what it works with: an agent, plugins of other vendors, an API server, nodes.
+//!
+//! ```text
+//! fake      a plugin that writes down how it is called and answers by rules
+//! api       pods, definitions and their status, as the tests change and read them
+//! standin   an agent and an API server in one process, for tests of weft-pod alone
+//! pods      one node with weft-pod: sandboxes, calls as containerd makes them
+//! golden    recorded cases of Multus, replayed and compared
+//! ```
+
+pub mod api;
+pub mod fake;
+pub mod golden;
+pub mod pods;
+pub mod standin;
