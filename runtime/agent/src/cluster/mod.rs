@@ -270,7 +270,8 @@ impl Cluster {
         deadline: Deadline,
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, ClusterError> {
-        let limit = deadline.left(READ);
+        // A little earlier than the caller's deadline: the answer names what did not answer.
+        let limit = deadline.left(READ).mul_f32(0.9);
         match timeout(limit, request).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => {

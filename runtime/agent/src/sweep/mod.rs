@@ -8,6 +8,8 @@
 
 mod judge;
 mod runtime;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

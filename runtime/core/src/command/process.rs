@@ -8,8 +8,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::time::Instant;
 
 use super::STATE_DIR;
+use crate::agent::counters;
 use crate::attach::{self, AttachError, Call, Context, Node};
 use crate::cni::{self, CniError, Invoked, Verb, code};
 use crate::conf::Persona;
@@ -105,14 +107,22 @@ fn answer(
         return Ok(cni::version_document(persona.oldest()));
     }
     let verb = environment.verb;
+    let began = Instant::now();
     let stdin = read_stdin(stdin)?;
     let mut node = Node::new(context);
+    // A pod's call is counted under the program's name, whatever networks it has.
+    let mut network = persona.name().to_owned();
     let answer = if let Persona::Pod(_) = persona {
         PodCall::read(environment, &stdin).and_then(|call| carry_out_for_pod(&mut node, &call))
     } else {
         let call = Call::read(context, persona, environment, &stdin).map_err(|error| error.to_cni());
-        call.and_then(|call| carry_out(verb, &mut node, &call))
+        call.and_then(|call| {
+            network = call.attachment().network;
+            carry_out(verb, &mut node, &call)
+        })
     };
+    let code = answer.as_ref().err().map_or(0, |error| error.code);
+    counters::count(&context.state_dir, verb.name(), &network, code, began.elapsed());
     log.push_str(&node.take_log());
     node.leave();
     answer

@@ -4,6 +4,8 @@
 //! repeated, `--dry-run` prints the very list, and a file of somebody else's is never overwritten (`--replace` moves it aside
 //! and `uninstall` moves it back).
 
+#[cfg(feature = "agent")]
+mod kubernetes;
 mod step;
 
 use std::path::{Path, PathBuf};
@@ -21,15 +23,25 @@ use crate::policy::SHIPPED;
 /// Where things go.
 #[derive(Debug, Args)]
 pub(crate) struct Places {
-    /// Directory of CNI plugins.
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
-    bin_dir: PathBuf,
-    /// Directory for weftctl itself.
-    #[arg(long, value_name = "DIR", default_value = "/usr/local/bin")]
-    ctl_dir: PathBuf,
+    /// Directory of CNI plugins [default: /opt/cni/bin, or that of --preset].
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
+    /// Directory for weftctl itself [default: /usr/local/bin, or with --kubernetes the directory of CNI plugins].
+    #[arg(long, value_name = "DIR")]
+    ctl_dir: Option<PathBuf>,
     /// Show the steps, change nothing.
     #[arg(long)]
     dry_run: bool,
+}
+
+impl Places {
+    fn bin_dir(&self, preset: Option<PathBuf>) -> PathBuf {
+        self.bin_dir.clone().or(preset).unwrap_or_else(|| PathBuf::from("/opt/cni/bin"))
+    }
+
+    fn ctl_dir(&self, fallback: Option<&Path>) -> PathBuf {
+        self.ctl_dir.clone().unwrap_or_else(|| fallback.unwrap_or(Path::new("/usr/local/bin")).to_owned())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -45,6 +57,9 @@ pub(crate) struct InstallArgs {
     /// Move plugins of those names that are already there aside, instead of leaving them in charge.
     #[arg(long)]
     replace: bool,
+    #[cfg(feature = "agent")]
+    #[command(flatten)]
+    kubernetes: kubernetes::KubernetesArgs,
 }
 
 #[derive(Debug, Args)]
@@ -78,25 +93,62 @@ fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> 
     if !weft.is_file() {
         bail!("{} does not exist; build it with `cargo weft` or name it with --weft", weft.display());
     }
-    let places = &args.places;
+    #[cfg(feature = "agent")]
+    let (preset, kubernetes) = (args.kubernetes.bin_dir(), args.kubernetes.kubernetes);
+    #[cfg(not(feature = "agent"))]
+    let (preset, kubernetes) = (None, false);
+    let bin_dir = args.places.bin_dir(preset);
+    // weft finds weftctl beside itself, in every distribution.
+    let ctl_dir = args.places.ctl_dir(kubernetes.then_some(bin_dir.as_path()));
     let mut steps = vec![
-        Step::directory(&places.bin_dir, 0o755, false)?,
-        Step::directory(&places.ctl_dir, 0o755, false)?,
+        Step::directory(&bin_dir, 0o755, false)?,
+        Step::directory(&ctl_dir, 0o755, false)?,
         Step::directory(state, 0o700, true)?,
         Step::directory(&state.join("policies"), 0o700, true)?,
         Step::directory(&state.join("cache"), 0o700, true)?,
-        Step::copy(&weft, &places.bin_dir.join("weft"), 0o755)?,
-        Step::copy(&own, &places.ctl_dir.join("weftctl"), 0o755)?,
+        Step::copy(&weft, &bin_dir.join("weft"), 0o755)?,
+        Step::copy(&own, &ctl_dir.join("weftctl"), 0o755)?,
     ];
-    for name in names(args)? {
-        steps.push(Step::name(&places.bin_dir.join(name), args.replace)?);
+    let names = names(args)?;
+    for name in &names {
+        steps.push(Step::name(&bin_dir.join(name), args.replaces())?);
     }
     for (name, component) in SHIPPED {
         let file = state.join("policies").join(format!("{name}.wasm"));
         steps.push(Step::write(&file, component, 0o600)?);
         steps.push(Step::compile(&file, component, state)?);
     }
+    #[cfg(feature = "agent")]
+    if kubernetes {
+        let programs = [(&weft, bin_dir.join("weft")), (&own, ctl_dir.join("weftctl"))];
+        let read = |(from, to): (&PathBuf, PathBuf)| -> anyhow::Result<(PathBuf, Vec<u8>)> {
+            Ok((to, std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?))
+        };
+        let programs = programs.into_iter().map(read).collect::<anyhow::Result<Vec<_>>>()?;
+        let names: Vec<PathBuf> = names.iter().map(|name| bin_dir.join(name)).collect();
+        steps.extend(args.kubernetes.steps(state, &programs, &names)?);
+    }
     Ok(steps)
+}
+
+impl InstallArgs {
+    /// Whether plugins of other vendors are moved aside.
+    fn replaces(&self) -> bool {
+        #[cfg(feature = "agent")]
+        if !self.kubernetes.take_over.is_empty() {
+            return true;
+        }
+        self.replace
+    }
+
+    /// The stock names that were asked for. On a Kubernetes node other installers own those names: none, unless taken over.
+    fn wanted_names(&self) -> Option<&[String]> {
+        #[cfg(feature = "agent")]
+        if self.kubernetes.kubernetes && self.names.is_none() {
+            return Some(&self.kubernetes.take_over);
+        }
+        self.names.as_deref()
+    }
 }
 
 /// The names to answer to: all of them, or those asked for, which have to exist.
@@ -104,7 +156,9 @@ fn names(args: &InstallArgs) -> anyhow::Result<Vec<&'static str>> {
     let all: Vec<&'static str> = Persona::all().map(Persona::name).filter(|name| *name != "weft").collect();
     // Another program's names: only where the operator asks for them.
     let is_multus = |name: &&'static str| name.starts_with("multus");
-    let Some(wanted) = &args.names else { return Ok(all.into_iter().filter(|name| !is_multus(name)).collect()) };
+    let Some(wanted) = args.wanted_names() else {
+        return Ok(all.into_iter().filter(|name| !is_multus(name)).collect());
+    };
     for name in wanted {
         if !all.contains(&name.as_str()) {
             bail!("weft does not answer to the name {name:?}; it knows {}", all.join(", "));
@@ -118,17 +172,21 @@ fn names(args: &InstallArgs) -> anyhow::Result<Vec<&'static str>> {
 
 /// Uninstalls.
 pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let bin = &args.places.bin_dir;
+    #[cfg(feature = "agent")]
+    let (mut steps, bin) = kubernetes::removal(state)?;
+    #[cfg(not(feature = "agent"))]
+    let (mut steps, bin) = (Vec::new(), None);
+    let kept_beside = bin.clone();
+    let bin = &args.places.bin_dir(bin);
     if args.purge && !args.force {
         refuse_with_attachments(state)?;
     }
-    let mut steps = Vec::new();
     for name in Persona::all().map(Persona::name).filter(|name| *name != "weft") {
         steps.push(Step::remove_name(&bin.join(name))?);
         steps.push(Step::restore(&bin.join(format!("{name}{SAVED}")), &bin.join(name))?);
     }
     steps.push(Step::remove_file(&bin.join("weft"))?);
-    steps.push(Step::remove_file(&args.places.ctl_dir.join("weftctl"))?);
+    steps.push(Step::remove_file(&args.places.ctl_dir(kept_beside.as_deref()).join("weftctl"))?);
     if args.purge {
         steps.push(Step::remove_tree(state)?);
     }

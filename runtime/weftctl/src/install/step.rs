@@ -196,7 +196,9 @@ fn write_whole(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(content)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        fs::rename(&temporary, path)?;
+        // A power cut must not undo the rename.
+        fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
     })();
     if written.is_err() {
         // Best effort: what matters is the error that is already on its way.

@@ -1,0 +1,19 @@
+{{- define "weft.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag }}
+{{- end -}}
+{{- end -}}
+
+{{- define "weft.binDir" -}}
+{{- get (dict "default" "/opt/cni/bin" "rke2" "/opt/cni/bin" "talos" "/opt/cni/bin" "k3s" "/var/lib/rancher/k3s/data/cni" "gke" "/home/kubernetes/bin" "openshift" "/var/lib/cni/bin") .Values.preset -}}
+{{- end -}}
+
+{{- define "weft.confDir" -}}
+{{- get (dict "default" "/etc/cni/net.d" "rke2" "/etc/cni/net.d" "talos" "/etc/cni/net.d" "k3s" "/var/lib/rancher/k3s/agent/etc/cni/net.d" "gke" "/etc/cni/net.d" "openshift" "/etc/kubernetes/cni/net.d") .Values.preset -}}
+{{- end -}}
+
+{{- define "weft.runtimeDir" -}}
+{{- get (dict "default" "/run/containerd" "talos" "/run/containerd" "gke" "/run/containerd" "k3s" "/run/k3s/containerd" "rke2" "/run/k3s/containerd" "openshift" "/run/crio") .Values.preset -}}
+{{- end -}}

@@ -1,0 +1,105 @@
+//! The sweep over a real store: a journal entry whose namespace is gone goes, one whose namespace is there stays.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use tokio::task::LocalSet;
+use weft_core::journal::Record;
+use weft_core::plan::Plan;
+use weft_core::store::{Key, NodeStore, Role};
+
+use super::*;
+
+fn attachment(container: &str) -> Attachment {
+    Attachment { network: "net".into(), container_id: container.into(), ifname: "eth0".into() }
+}
+
+fn put(state: &Path, container: &str, netns: &Path) {
+    let mut store = NodeStore::open(state, &netlink::boot_id().unwrap()).unwrap();
+    let record = Record {
+        netns: netns.display().to_string(),
+        plan: serde_json::to_string(&Plan::default()).unwrap(),
+        ..Record::default()
+    };
+    let key = Key { attachment: attachment(container), role: Role::Attachment };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    store.amend(&key, now, |_none| Ok::<_, ()>(Some(record))).unwrap();
+}
+
+fn containers(state: &Path) -> Vec<String> {
+    entries(state, None).unwrap().into_iter().map(|entry| entry.attachment.container_id).collect()
+}
+
+fn sweep(state: &Path, grace: Duration) -> Sweep {
+    Sweep {
+        options: SweepOptions { every: Duration::from_secs(1), grace, runtime: Some(state.join("no-runtime.sock")) },
+        state: state.to_owned(),
+        prefix: None,
+        cluster: None,
+        swept: RefCell::default(),
+        log: Log,
+    }
+}
+
+#[test]
+fn what_has_no_namespace_goes_at_the_second_look_and_the_rest_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    put(&state, "dead", &dir.path().join("gone"));
+    // This process's own namespace is there.
+    put(&state, "alive", Path::new("/proc/self/ns/net"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let sweep = sweep(&state, Duration::ZERO);
+        let mut candidates = Candidates::default();
+        // No runtime answers; the looks go on all the same, and say so.
+        assert!(sweep.look(&mut candidates).await.unwrap_err().contains("no-runtime.sock"));
+        assert_eq!((containers(&state).len(), sweep.swept().candidates), (2, 1));
+        assert!(sweep.look(&mut candidates).await.is_err());
+        assert_eq!(containers(&state), ["alive"]);
+        assert_eq!(sweep.swept().removed, BTreeMap::from([("netns-gone", 1)]));
+        assert!(sweep.look(&mut candidates).await.is_err());
+        assert_eq!((containers(&state).len(), sweep.swept().failed), (1, 0));
+    });
+}
+
+#[test]
+fn a_grace_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    put(dir.path(), "dead", &dir.path().join("gone"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    LocalSet::new().block_on(&runtime, async {
+        let sweep = sweep(dir.path(), Duration::from_secs(3_600));
+        let mut candidates = Candidates::default();
+        for _look in 0..3 {
+            assert!(sweep.look(&mut candidates).await.is_err());
+        }
+        assert_eq!(containers(dir.path()), ["dead"]);
+    });
+}
+
+#[test]
+fn a_namespace_that_cannot_be_seen_is_not_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let gone = dir.path().join("gone").display().to_string();
+    assert_eq!(has_netns(&gone, None), Some(false));
+    // The agent's mount namespace does not have the directory.
+    assert_eq!(has_netns("/nowhere/at/all/ns", None), None);
+    assert_eq!(has_netns("", None), None);
+    assert_eq!(has_netns("/proc/self/ns/net", None), Some(true));
+    // A file that is no namespace: the runtime's mount is gone, or is not visible from the agent's mount namespace.
+    std::fs::write(dir.path().join("plain"), "").unwrap();
+    assert_eq!(has_netns(&dir.path().join("plain").display().to_string(), None), None);
+}
+
+#[test]
+fn the_pod_of_an_entry_is_that_of_its_request() {
+    let pod = |text: &str| pod_of(text).map(|pod| format!("{}/{} {}", pod.namespace, pod.name, pod.uid));
+    let trace = r#"{"request": {"pod": {"namespace": "a", "name": "b", "uid": "c", "labels": []}}}"#;
+    assert_eq!(pod(trace), Some("a/b c".to_owned()));
+    assert_eq!(pod(r#"{"choice": {"request": {"pod": {"namespace": "a", "name": "b", "uid": "c"}}}}"#), Some("a/b c".to_owned()));
+    // Without a uid nobody can say that it is gone.
+    assert_eq!(pod(r#"{"request": {"pod": {"namespace": "a", "name": "b", "uid": ""}}}"#), None);
+    assert_eq!(pod(r#"{"request": {"pod": null}}"#), None);
+    assert_eq!(pod(""), None);
+}

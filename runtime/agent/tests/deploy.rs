@@ -1,0 +1,92 @@
+//! `deploy/`: the image recipe, and that the chart and the manifests say the same.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy")
+}
+
+/// The head of a static x86-64 program.
+fn program(path: &Path, last: u8) {
+    let mut bytes = vec![0_u8; 64];
+    bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    (bytes[16], bytes[18], bytes[20], bytes[52]) = (2, 62, 1, 64);
+    bytes.push(last);
+    fs::write(path, bytes).unwrap();
+}
+
+fn build(dir: &Path, weft: &Path, out: &str) -> Output {
+    let mut command = Command::new(deploy().join("image/build.sh"));
+    command.arg("--weft").arg(weft).arg("--weftctl").arg(dir.join("weftctl")).arg(dir.join(out));
+    command.output().unwrap()
+}
+
+#[test]
+fn the_image_is_reproducible_and_holds_two_programs() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    program(&dir.join("weft"), 1);
+    program(&dir.join("weftctl"), 2);
+    for out in ["a.tar", "b.tar"] {
+        let built = build(dir, &dir.join("weft"), out);
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    }
+    assert_eq!(fs::read(dir.join("a.tar")).unwrap(), fs::read(dir.join("b.tar")).unwrap());
+    let run = |args: &[&str]| {
+        let output = Command::new("tar").current_dir(dir).args(args).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let manifest: serde_json::Value = serde_json::from_str(&run(&["-xOf", "a.tar", "manifest.json"])).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&run(&["-xOf", "a.tar", "config.json"])).unwrap();
+    let layer = manifest[0]["Layers"][0].as_str().unwrap();
+    let digest = config["rootfs"]["diff_ids"][0].as_str().unwrap();
+    assert_eq!(format!("sha256:{}", layer.trim_end_matches(".tar")), digest);
+    assert_eq!(config["architecture"], "amd64");
+    run(&["-xf", "a.tar", layer]);
+    let files = run(&["-tf", layer]);
+    let files: Vec<&str> = files.lines().filter(|name| !name.ends_with('/')).collect();
+    assert_eq!(files, ["./etc/passwd", "./usr/local/bin/weft", "./usr/local/bin/weftctl", "./var/run"]);
+}
+
+#[test]
+fn a_program_that_needs_a_loader_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    program(&dir.join("weftctl"), 2);
+    // This very program is linked to the machine's C library.
+    let built = build(dir, &std::env::current_exe().unwrap(), "a.tar");
+    assert!(!built.status.success());
+    assert!(String::from_utf8_lossy(&built.stderr).contains("is not static"));
+    assert!(!dir.join("a.tar").exists());
+}
+
+#[test]
+fn chart_and_manifests_give_the_same_rights() {
+    let rules = |path: &str| {
+        let text = fs::read_to_string(deploy().join(path)).unwrap();
+        let from = text.find("rules:").unwrap();
+        text[from..].split("---").next().unwrap().trim().to_owned()
+    };
+    assert_eq!(rules("kubernetes/rbac.yaml"), rules("helm/weft/templates/rbac.yaml"));
+}
+
+#[test]
+fn the_values_schema_knows_every_value() {
+    let chart = deploy().join("helm/weft");
+    let schema: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(chart.join("values.schema.json")).unwrap()).unwrap();
+    let values = fs::read_to_string(chart.join("values.yaml")).unwrap();
+    let keys: Vec<&str> = values
+        .lines()
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_lowercase()))
+        .filter_map(|line| line.split(':').next())
+        .collect();
+    assert!(keys.len() >= 6, "{keys:?}");
+    for key in keys {
+        assert!(schema["properties"].get(key).is_some(), "{key}");
+    }
+}

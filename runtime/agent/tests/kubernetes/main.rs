@@ -1,0 +1,311 @@
+//! A whole agent on its socket, against an API server that hangs, refuses, forgets and rotates tokens.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests")]
+
+mod api;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use weft_agent::{KubernetesOptions, Options, Pace, ProbeAddress, Source, SweepOptions};
+use weft_core::agent::health::{Health, HealthRequest};
+use weft_core::agent::lease::{self, Lease};
+use weft_core::agent::pod::{Definition, Pod, PodInfo, PodQuery, PodReply, PodRequest, References};
+use weft_core::agent::status::{Event, EventKind, Status, StatusReply, StatusRequest};
+use weft_core::agent::{AgentError, Fault, ask};
+
+use self::api::Api;
+
+const NODE: &str = "n1";
+/// What a caller that is in no hurry waits.
+const LONG: Option<Duration> = Some(Duration::from_secs(20));
+
+/// An agent with its API server.
+struct Place {
+    dir: tempfile::TempDir,
+    api: Api,
+    socket: PathBuf,
+}
+
+impl Place {
+    /// The agent runs on a thread until the test program ends.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let api = Api::start();
+        api.put("nodes", json!({"metadata": {"name": NODE, "labels": {"zone": "a"}}}));
+        api.put("nodes", json!({"metadata": {"name": "n2", "labels": {"zone": "b"}}}));
+        api.put("namespaces", json!({"metadata": {"name": "team", "labels": {"tier": "gold"}}}));
+        let place = Self { socket: dir.path().join("agent.sock"), dir, api };
+        place.start();
+        place
+    }
+
+    fn start(&self) {
+        std::fs::write(self.dir.path().join("token"), "one").unwrap();
+        let kubeconfig = self.dir.path().join("kubeconfig");
+        let server = format!("http://{}", self.api.address);
+        let text = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "x",
+            "clusters": [{"name": "c", "cluster": {"server": server}}],
+            "users": [{"name": "u", "user": {"tokenFile": self.dir.path().join("token")}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        });
+        std::fs::write(&kubeconfig, text.to_string()).unwrap();
+        let options = Options {
+            socket: self.socket.clone(),
+            host_prefix: None,
+            pid_file: None,
+            pace: Pace { timeout: 1_000, resend_max: 1_000, resend_timeout: 1_000 },
+            kubernetes: Some(KubernetesOptions {
+                node: NODE.to_owned(),
+                source: Source::Kubeconfig(kubeconfig),
+                kubelet: self.dir.path().join("kubelet"),
+            }),
+            probes: Some(ProbeAddress::Unix(self.dir.path().join("http.sock"))),
+            sweep: None::<SweepOptions>,
+        };
+        let state = self.dir.path().join("state");
+        std::fs::create_dir_all(&state).unwrap();
+        thread::spawn(move || weft_agent::run(&options, &state).unwrap());
+        until("the agent is ready", || {
+            ask::<Health>(&self.socket, &HealthRequest {}, LONG).is_ok_and(|health| health.faults.is_empty())
+        });
+    }
+
+    fn pod(&self, name: &str, uid: &str, annotations: Value) {
+        self.api.put("pods", json!({
+            "metadata": {"namespace": "team", "name": name, "uid": uid, "labels": {"app": name}, "annotations": annotations},
+            "spec": {"nodeName": NODE},
+        }));
+    }
+
+    fn nad(&self, name: &str, config: &str, annotations: Value) {
+        self.api.put(
+            "network-attachment-definitions",
+            json!({
+                "apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+                "metadata": {"namespace": "team", "name": name, "annotations": annotations}, "spec": {"config": config},
+            }),
+        );
+    }
+
+    fn query(&self, name: &str, uid: &str, limit: Option<Duration>) -> Result<PodReply, AgentError> {
+        let query = PodQuery {
+            namespace: "team".to_owned(),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            container_id: "c".to_owned(),
+            references: References {
+                cluster_network: Some("main".to_owned()),
+                default_networks: Vec::new(),
+                namespace: "team".to_owned(),
+            },
+        };
+        ask::<Pod>(&self.socket, &PodRequest::Pod(query), limit)
+    }
+
+    fn info(&self, name: &str, uid: &str) -> PodInfo {
+        match self.query(name, uid, LONG).unwrap() {
+            PodReply::Pod(info) => *info,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn report(&self, uid: &str, text: &str, limit: Duration) -> StatusReply {
+        let request = StatusRequest {
+            namespace: "team".to_owned(),
+            name: "web".to_owned(),
+            uid: uid.to_owned(),
+            annotation: Some(text.to_owned()),
+            events: vec![Event {
+                kind: EventKind::Normal,
+                reason: "AddedInterface".to_owned(),
+                message: "Add net1 [10.0.0.5/24] from team/a".to_owned(),
+            }],
+        };
+        ask::<Status>(&self.socket, &request, Some(limit)).unwrap()
+    }
+
+    /// Annotations that were written, with the uid of the patch.
+    fn annotations(&self) -> Vec<(String, String)> {
+        let state = self.api.state();
+        let patches = state.written.iter().filter(|(resource, _)| resource == "pods/status");
+        patches
+            .map(|(_, patch)| {
+                let annotation = &patch["metadata"]["annotations"]["k8s.v1.cni.cncf.io/network-status"];
+                (patch["metadata"]["uid"].as_str().unwrap().to_owned(), annotation.as_str().unwrap().to_owned())
+            })
+            .collect()
+    }
+}
+
+/// Waits for something, for as long as a busy machine may take.
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{what}: not within a minute");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn one_round_trip_has_everything_an_add_needs() {
+    let place = Place::new();
+    place.nad("main", "{\"main\": 1}", json!({}));
+    place.nad("a", "{}", json!({"k8s.v1.cni.cncf.io/resourceName": "v/nic"}));
+    place.pod("web", "u1", json!({"k8s.v1.cni.cncf.io/networks": "a, missing"}));
+    let checkpoint = place.dir.path().join("kubelet/device-plugins");
+    std::fs::create_dir_all(&checkpoint).unwrap();
+    let entries = json!([{"PodUID": "u1", "ResourceName": "v/nic", "DeviceIDs": {"0": ["2", "1"]}}, {"PodUID": "u1", "ResourceName": "v/gpu", "DeviceIDs": {"0": ["9"]}}]);
+    std::fs::write(
+        checkpoint.join("kubelet_internal_checkpoint"),
+        json!({"Data": {"PodDeviceEntries": entries}}).to_string(),
+    )
+    .unwrap();
+    let info = place.info("web", "u1");
+    assert_eq!((info.uid.as_str(), info.node.as_str()), ("u1", NODE));
+    assert_eq!(info.labels, labels(&[("app", "web")]));
+    assert_eq!(info.namespace_labels, labels(&[("tier", "gold")]));
+    assert_eq!(info.node_labels, labels(&[("zone", "a")]));
+    assert_eq!(info.networks.keys().collect::<Vec<_>>(), ["team/a", "team/main", "team/missing"]);
+    assert!(
+        matches!(&info.networks["team/main"], Definition::Found { config: Some(text), .. } if text == "{\"main\": 1}")
+    );
+    assert_eq!(info.networks["team/missing"], Definition::NotFound);
+    assert_eq!(info.devices, BTreeMap::from([("v/nic".to_owned(), vec!["1".to_owned(), "2".to_owned()])]));
+    assert_eq!(info.devices_fault, None);
+}
+
+#[test]
+fn a_pod_is_known_by_its_uid_and_read_live_otherwise() {
+    let place = Place::new();
+    assert_eq!(place.query("web", "u1", LONG).unwrap(), PodReply::NotFound);
+    place.pod("web", "u1", json!({}));
+    assert_eq!(place.info("web", "u1").uid, "u1");
+    // Deleted and made anew under the same name: the caller asks with the new uid at once.
+    place.api.delete("pods", "team/web");
+    place.pod("web", "u2", json!({}));
+    assert_eq!(place.info("web", "u2").uid, "u2");
+    // A runtime that still tells the old uid learns that it is another pod now.
+    assert_eq!(place.info("web", "u1").uid, "u2");
+    // A static pod: the runtime has the hash of its file, the API the uid of its mirror.
+    place.pod("static", "mirror", json!({"kubernetes.io/config.hash": "hash"}));
+    assert_eq!(place.info("static", "hash").uid, "hash");
+}
+
+#[test]
+fn an_api_server_that_hangs_stops_nobody_who_is_known_and_no_other_service() {
+    let place = Place::new();
+    place.nad("main", "{}", json!({}));
+    place.pod("web", "u1", json!({}));
+    until("the copy has the pod", || {
+        place.api.state().asked.clear();
+        place.info("web", "u1");
+        place.api.state().asked.is_empty()
+    });
+    place.api.change(|state| state.hangs = true);
+    assert_eq!(place.info("web", "u1").uid, "u1");
+    let began = Instant::now();
+    match place.query("new", "u9", Some(Duration::from_millis(700))).unwrap_err() {
+        AgentError::Refused { fault, message } => {
+            assert_eq!(fault, Fault::Deadline, "{message}");
+            assert!(message.contains("API server"), "{message}");
+        }
+        other => panic!("{other}"),
+    }
+    // Not a measure of speed: without a deadline it would hang for ever.
+    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(ask::<Lease>(&place.socket, &lease::Request::Status, LONG).is_ok());
+    assert!(ask::<Health>(&place.socket, &HealthRequest {}, LONG).unwrap().faults.is_empty());
+    place.api.change(|state| state.hangs = false);
+    place.pod("new", "u9", json!({}));
+    assert_eq!(place.info("new", "u9").uid, "u9");
+}
+
+#[test]
+fn a_status_is_one_write_and_is_retried_until_it_is_there() {
+    let place = Place::new();
+    place.pod("web", "u1", json!({}));
+    assert_eq!(place.report("u1", "[1]", Duration::from_secs(20)), StatusReply::Written);
+    assert_eq!(place.annotations(), [("u1".to_owned(), "[1]".to_owned())]);
+    until("the event is sent", || place.api.state().written.iter().any(|(resource, _)| resource == "events"));
+    place.api.change(|state| state.hangs = true);
+    let late = place.report("u1", "[2]", Duration::from_millis(600));
+    assert!(matches!(late, StatusReply::Later { .. }), "{late:?}");
+    // It would survive the agent.
+    let kept = place.dir.path().join("state/agent/status");
+    assert_eq!(std::fs::read_dir(&kept).unwrap().count(), 1);
+    let newer = place.report("u1", "[3]", Duration::from_millis(600));
+    assert!(matches!(newer, StatusReply::Later { .. }), "{newer:?}");
+    place.api.change(|state| state.hangs = false);
+    until("the newest status is written", || place.annotations().iter().any(|(_, text)| text == "[3]"));
+    until("nothing is left to write", || std::fs::read_dir(&kept).unwrap().count() == 0);
+}
+
+#[test]
+fn another_pod_of_the_name_is_never_touched_and_a_missing_right_is_said() {
+    let place = Place::new();
+    place.pod("web", "u2", json!({}));
+    assert_eq!(place.report("u1", "[]", Duration::from_secs(20)), StatusReply::Gone);
+    assert!(place.annotations().is_empty());
+    place.api.change(|state| state.forbidden.push(("patch".to_owned(), "pods/status".to_owned())));
+    match place.report("u2", "[]", Duration::from_secs(20)) {
+        StatusReply::Refused { message } => {
+            assert!(message.contains("team/web") && message.contains("403"), "{message}")
+        }
+        other => panic!("{other:?}"),
+    }
+    place.api.change(|state| state.forbidden = vec![("get".to_owned(), "network-attachment-definitions".to_owned())]);
+    place.pod("web", "u2", json!({"k8s.v1.cni.cncf.io/networks": "a"}));
+    until("the definition cannot be read", || {
+        matches!(place.info("web", "u2").networks.get("team/a"), Some(Definition::Failed { .. }))
+    });
+}
+
+#[test]
+fn a_rotated_token_is_used_and_an_empty_file_does_no_harm() {
+    let place = Place::new();
+    let token = place.dir.path().join("token");
+    std::fs::write(&token, "").unwrap();
+    place.pod("one", "u1", json!({}));
+    assert_eq!(place.info("one", "u1").uid, "u1");
+    place.api.change(|state| state.token = "two".to_owned());
+    std::fs::write(&token, "two").unwrap();
+    place.pod("two", "u2", json!({}));
+    until("the new token is used", || place.query("two", "u2", LONG).is_ok());
+}
+
+#[test]
+fn only_the_listed_rights_are_used_and_pods_of_other_nodes_are_never_listed() {
+    let place = Place::new();
+    place.pod("web", "u1", json!({"k8s.v1.cni.cncf.io/networks": "missing"}));
+    place.info("web", "u1");
+    place.report("u1", "[]", Duration::from_secs(20));
+    until("the event is sent", || place.api.state().written.iter().any(|(resource, _)| resource == "events"));
+    // The API server gives exactly the rights of deploy/kubernetes/rbac.yaml: everything above worked with them.
+    let asked = place.api.state().asked.clone();
+    for (verb, resource) in
+        [("watch", "pods"), ("list", "network-attachment-definitions"), ("patch", "pods/status"), ("create", "events")]
+    {
+        assert!(asked.contains(&(verb.to_owned(), resource.to_owned())), "{verb} {resource}");
+    }
+    let metrics = http(&place.dir.path().join("http.sock"), "/metrics");
+    assert!(metrics.contains("weft_agent_objects{kind=\"namespaces\"} 1"), "{metrics}");
+    assert!(http(&place.dir.path().join("http.sock"), "/livez").contains("200 OK"));
+}
+
+fn http(socket: &Path, path: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
