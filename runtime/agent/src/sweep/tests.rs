@@ -97,7 +97,10 @@ fn the_pod_of_an_entry_is_that_of_its_request() {
     let pod = |text: &str| pod_of(text).map(|pod| format!("{}/{} {}", pod.namespace, pod.name, pod.uid));
     let trace = r#"{"request": {"pod": {"namespace": "a", "name": "b", "uid": "c", "labels": []}}}"#;
     assert_eq!(pod(trace), Some("a/b c".to_owned()));
-    assert_eq!(pod(r#"{"choice": {"request": {"pod": {"namespace": "a", "name": "b", "uid": "c"}}}}"#), Some("a/b c".to_owned()));
+    assert_eq!(
+        pod(r#"{"choice": {"request": {"pod": {"namespace": "a", "name": "b", "uid": "c"}}}}"#),
+        Some("a/b c".to_owned())
+    );
     // Without a uid nobody can say that it is gone.
     assert_eq!(pod(r#"{"request": {"pod": {"namespace": "a", "name": "b", "uid": ""}}}"#), None);
     assert_eq!(pod(r#"{"request": {"pod": null}}"#), None);

@@ -15,32 +15,32 @@ use serde_json::{Value, json};
 type Change = (u64, &'static str, Value);
 
 #[derive(Default)]
-pub struct State {
+pub(crate) struct State {
     /// Objects by resource (`pods`), then `namespace/name`.
     objects: BTreeMap<String, BTreeMap<String, Value>>,
     changes: BTreeMap<String, Vec<Change>>,
     version: u64,
     /// Requests are read and not answered.
-    pub hangs: bool,
+    pub(crate) hangs: bool,
     /// The token that is accepted.
-    pub token: String,
+    pub(crate) token: String,
     /// `(verb, resource)` of every request that was answered.
-    pub asked: Vec<(String, String)>,
+    pub(crate) asked: Vec<(String, String)>,
     /// Bodies of patches and creates by resource.
-    pub written: Vec<(String, Value)>,
+    pub(crate) written: Vec<(String, Value)>,
     /// Rights that are taken away: answers are 403.
-    pub forbidden: Vec<(String, String)>,
+    pub(crate) forbidden: Vec<(String, String)>,
     rights: Vec<(String, String)>,
 }
 
 #[derive(Clone)]
-pub struct Api {
-    pub address: SocketAddr,
+pub(crate) struct Api {
+    pub(crate) address: SocketAddr,
     shared: Arc<(Mutex<State>, Condvar)>,
 }
 
 impl Api {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let state = State { token: "one".to_owned(), rights: rights(), ..State::default() };
         let api =
@@ -55,18 +55,18 @@ impl Api {
         api
     }
 
-    pub fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.shared.0.lock().unwrap()
     }
 
     /// Changes something and wakes watches and requests that hang.
-    pub fn change(&self, change: impl FnOnce(&mut State)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state());
         self.shared.1.notify_all();
     }
 
     /// Creates or replaces an object.
-    pub fn put(&self, resource: &str, mut object: Value) {
+    pub(crate) fn put(&self, resource: &str, mut object: Value) {
         self.change(|state| {
             state.version += 1;
             object["metadata"]["resourceVersion"] = json!(state.version.to_string());
@@ -77,7 +77,7 @@ impl Api {
         });
     }
 
-    pub fn delete(&self, resource: &str, key: &str) {
+    pub(crate) fn delete(&self, resource: &str, key: &str) {
         self.change(|state| {
             state.version += 1;
             let gone = state.objects.get_mut(resource).and_then(|known| known.remove(key)).unwrap();

@@ -3,6 +3,8 @@
 mod files;
 mod journal;
 mod kernel;
+#[cfg(feature = "agent")]
+mod kubernetes;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -63,6 +65,8 @@ pub(crate) fn run(args: &DoctorArgs, state: &Path, output: Output) -> anyhow::Re
     let mut findings = kernel::look();
     findings.extend(files::look(args, state));
     findings.extend(journal::look(state));
+    #[cfg(feature = "agent")]
+    findings.extend(kubernetes::look(state));
     let rows = findings.iter().map(|finding| {
         let state = match finding.state {
             State::Ok => "ok",
