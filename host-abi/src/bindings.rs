@@ -19,6 +19,7 @@ pub(crate) mod delegate {
         imports: { default: trappable },
         with: {
             "weft:policy/types": super::ipam::weft::policy::types,
+            "weft:policy/facts": super::ipam::weft::policy::facts,
             "weft:policy/log": super::ipam::weft::policy::log,
         },
     });

@@ -7,8 +7,10 @@ use wasmtime::component::Component;
 /// The package of the contract, without its version.
 pub const PACKAGE: &str = "weft:policy";
 
-/// The contract version this host speaks. Components built for the same `MAJOR.MINOR` (while major is 0) load.
-pub const VERSION: &str = "0.1.0";
+/// The contract version this host speaks. Components built for an older version load as long as it is compatible: while the
+/// contract is 0.x, of the same minor version; from 1.0 on, of the same major version. Newer ones load as well, as long as
+/// they import nothing that this host does not have.
+pub const VERSION: &str = "0.1.1";
 
 /// Why a component is not a policy this host can run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -111,8 +113,8 @@ impl Kind {
     /// Interfaces of the contract its policies may import.
     fn imports(self) -> &'static [&'static str] {
         match self {
-            Self::Ipam => &["ledger", "log", "types"],
-            Self::Choice => &["log", "types"],
+            Self::Ipam => &["ledger", "facts", "log", "types"],
+            Self::Choice => &["facts", "log", "types"],
         }
     }
 
@@ -282,7 +284,7 @@ mod tests {
              not \"select\""
         );
         assert!(text(Kind::Ipam, &["wasi:cli/run@0.2.6"]).contains("exports wasi:cli/run@0.2.6"));
-        assert!(text(Kind::Choice, &[]).contains("exports nothing, where weft:policy/delegate-choice@0.1.0 is wanted"));
+        assert!(text(Kind::Choice, &[]).contains("exports nothing, where weft:policy/delegate-choice@0.1.1 is wanted"));
     }
 
     #[test]

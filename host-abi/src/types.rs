@@ -120,6 +120,23 @@ pub struct Pod {
     pub labels: Vec<(String, String)>,
     /// Annotations, sorted by key.
     pub annotations: Vec<(String, String)>,
+    /// Labels of its namespace, sorted by key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespace_labels: Vec<(String, String)>,
+    /// Where labels and annotations come from.
+    #[serde(default)]
+    pub source: FactSource,
+}
+
+/// Where labels and annotations of a pod come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FactSource {
+    /// The container runtime and the network's configuration.
+    #[default]
+    Runtime,
+    /// The API server.
+    ApiServer,
 }
 
 /// The node the attachment is made on.

@@ -30,8 +30,9 @@ pub mod bindings {
         default_bindings_module: "weft_sdk::choice::bindings",
         additional_derives: [PartialEq, Eq],
         with: {
-            "weft:policy/types@0.1.0": crate::bindings::weft::policy::types,
-            "weft:policy/log@0.1.0": crate::bindings::weft::policy::log,
+            "weft:policy/types@0.1.1": crate::bindings::weft::policy::types,
+            "weft:policy/facts@0.1.1": crate::bindings::weft::policy::facts,
+            "weft:policy/log@0.1.1": crate::bindings::weft::policy::log,
         },
     });
 }

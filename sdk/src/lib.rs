@@ -16,11 +16,12 @@
 //! weft_sdk::policy!(First);
 //! ```
 //!
-//! There is no clock, no randomness and no I/O beside [`Request::now`], [`Request::seed`], the [`Ledger`] and [`log`]: the
+//! There is no clock, no randomness and no I/O beside [`Request::now`], [`Request::seed`], the [`Ledger`], [`facts`] and [`log`]: the
 //! same request and ledger always lead to the same decision, so a saved trace can be replayed.
 
 pub mod address;
 pub mod choice;
+pub mod facts;
 pub mod log;
 
 /// The generated bindings; [`policy!`] needs them, an author rarely does.

@@ -2,7 +2,7 @@
 
 use crate::bindings::weft::policy::log::{Level, write};
 
-/// For whoever debugs the policy.
+/// For debugging the policy.
 pub fn debug(message: &str) {
     write(Level::Debug, message);
 }

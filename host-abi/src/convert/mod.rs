@@ -8,7 +8,7 @@ mod to_guest;
 use std::net::IpAddr;
 
 pub(crate) use from_guest::{address, chosen, decision, denial, problem, range};
-pub(crate) use to_guest::{address as to_address, candidate, choice_request, claim, request};
+pub(crate) use to_guest::{address as to_address, candidate, choice_request, claim, pairs, request};
 
 /// What a guest handed over is not a value of the contract.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -41,7 +41,7 @@ fn dns(dns: &native::Dns) -> wit::Dns {
     }
 }
 
-fn pairs(pairs: &[(String, String)]) -> Vec<wit::Pair> {
+pub(crate) fn pairs(pairs: &[(String, String)]) -> Vec<wit::Pair> {
     pairs.iter().map(|(key, value)| wit::Pair { key: key.clone(), value: value.clone() }).collect()
 }
 

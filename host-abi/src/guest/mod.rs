@@ -16,10 +16,10 @@ use wasmtime::component::{Component, HasData, Linker};
 pub use choice::{Choice, ChoiceInstance};
 pub use ipam::{Ipam, IpamInstance};
 
-use crate::bindings::ipam::weft::policy::{ledger, log, types as wit};
+use crate::bindings::ipam::weft::policy::{facts, ledger, log, types as wit};
 use crate::contract::Kind;
 use crate::convert::{self, ConvertError};
-use crate::types::{ClaimInfo, LastClaim, Range, Usage};
+use crate::types::{ClaimInfo, FactSource, LastClaim, Range, Usage};
 
 /// How much a line of the guest matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -65,6 +65,18 @@ pub trait Host {
     ///
     /// As [`Host::claimed_by`].
     fn held_by(&mut self, owner: &str) -> wasmtime::Result<Vec<ClaimInfo>>;
+    /// `facts.source`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::claimed_by`].
+    fn fact_source(&mut self) -> wasmtime::Result<FactSource>;
+    /// `facts.namespace-labels`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::claimed_by`].
+    fn namespace_labels(&mut self) -> wasmtime::Result<Vec<(String, String)>>;
     /// `log.write`.
     ///
     /// # Errors
@@ -156,6 +168,19 @@ impl<T: Host> ledger::Host for Adapter<'_, T> {
 
     fn held_by(&mut self, owner: String) -> wasmtime::Result<Vec<wit::Claim>> {
         Ok(self.0.held_by(&owner)?.iter().map(convert::claim).collect())
+    }
+}
+
+impl<T: Host> facts::Host for Adapter<'_, T> {
+    fn source(&mut self) -> wasmtime::Result<facts::FactSource> {
+        Ok(match self.0.fact_source()? {
+            FactSource::Runtime => facts::FactSource::Runtime,
+            FactSource::ApiServer => facts::FactSource::ApiServer,
+        })
+    }
+
+    fn namespace_labels(&mut self) -> wasmtime::Result<Vec<wit::Pair>> {
+        Ok(convert::pairs(&self.0.namespace_labels()?))
     }
 }
 

@@ -8,10 +8,11 @@ use super::node::Context;
 use super::trace::{ChoiceTrace, Trace, Traces};
 use crate::cni::{self, CniError, CniResult, Environment, Verb, Version};
 use crate::conf::{DhcpConf, Network, Object, Persona};
+use crate::facts::{self, FactsError, PodFacts};
 use crate::netlink;
 use crate::plan::AgentLease;
 use crate::store::{Key, Role};
-use weft_host_abi::types::{Attachment, Pod};
+use weft_host_abi::types::{Attachment, Node, Pod};
 
 /// What every verb starts from.
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub struct Call {
     pub(super) network: Network,
     /// How the delegate was chosen, once it is: `conf` and `network` are then those of the choice.
     pub(super) choice: Option<ChoiceTrace>,
+    /// What the API server says about the pod, where it was asked.
+    pub(super) facts: Option<PodFacts>,
 }
 
 impl Call {
@@ -48,13 +51,19 @@ impl Call {
             Verb::Gc => Network::parse_for_gc(persona, &conf, &is_shipped)?,
             _ => Network::parse(persona, &conf, &pairs, &is_shipped)?,
         };
-        Ok(Self { persona, env, pairs, conf, network, choice: None })
+        Ok(Self { persona, env, pairs, conf, network, choice: None, facts: None })
+    }
+
+    /// The same call with what the API server says about its pod. Labels in `CNI_ARGS` and in the configuration then do not
+    /// count.
+    #[must_use]
+    pub fn with_facts(self, facts: PodFacts) -> Self {
+        Self { facts: Some(facts), ..self }
     }
 
     /// The same call with another configuration.
     pub(super) fn with_conf(&self, conf: Object, network: Network) -> Self {
-        let Self { persona, env, pairs, choice, .. } = self.clone();
-        Self { persona, env, pairs, conf, network, choice }
+        Self { conf, network, ..self.clone() }
     }
 
     /// The version that the result is printed in.
@@ -89,9 +98,22 @@ impl Call {
         Key { attachment: self.attachment(), role }
     }
 
-    /// The pod that the runtime says the container is of.
+    /// The pod that the runtime says the container is of, with the facts of the API server where there are some.
     pub(super) fn pod(&self) -> Option<Pod> {
-        self.network.pod(&self.pairs)
+        let named = self.network.pod(&self.pairs);
+        match &self.facts {
+            Some(facts) => Some(facts.pod(named)),
+            None => named,
+        }
+    }
+
+    /// The node as policies see it.
+    pub(super) fn node(&self, state_dir: &Path) -> Result<Node, FactsError> {
+        let node = facts::node(state_dir)?;
+        Ok(match &self.facts {
+            Some(facts) => facts.node(node),
+            None => node,
+        })
     }
 
     /// How the addresses are asked for, where a DHCP server gives them.

@@ -20,7 +20,7 @@ impl Network {
             name: arg("K8S_POD_NAME"),
             uid: arg("K8S_POD_UID"),
             labels: self.labels.clone(),
-            annotations: Vec::new(),
+            ..Pod::default()
         };
         (pod != Pod::default()).then_some(pod)
     }

@@ -4,6 +4,7 @@
 
 mod file;
 mod node;
+mod pod;
 mod resolver;
 
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use weft_host_abi::types::{Attachment, Node, Pod};
 
 pub use file::declared_file;
 pub use node::node;
+pub use pod::PodFacts;
 pub use resolver::parse_resolver;
 
 /// A fact that could not be had.

@@ -49,10 +49,10 @@ fn they_import_the_log_and_nothing_else() {
         assert!(bytes.len() < 200 << 10, "{name} has {} bytes", bytes.len());
         let component = wasmtime::component::Component::new(&engine, bytes).expect(name);
         for import in import_names(&component, &engine) {
-            let known = ["weft:policy/log@0.1.0", "weft:policy/types@0.1.0"];
+            let known = ["weft:policy/log@0.1.1", "weft:policy/types@0.1.1"];
             assert!(known.contains(&import.as_str()), "{name} imports {import}");
         }
-        assert_eq!(export_names(&component, &engine), ["weft:policy/delegate-choice@0.1.0"], "{name}");
+        assert_eq!(export_names(&component, &engine), ["weft:policy/delegate-choice@0.1.1"], "{name}");
     }
 }
 

@@ -89,7 +89,7 @@ fn a_denial_of_two_megabytes_is_too_much_data() {
 fn another_contract_version_is_named() {
     let mut component = scripted();
     // What a component built against a later contract has in place of each name.
-    let (from, to) = (b"@0.1.0", b"@0.2.0");
+    let (from, to) = (b"@0.1.1", b"@0.2.0");
     let mut at = 0;
     while let Some(found) = component[at..].windows(from.len()).position(|window| window == from) {
         component[at + found..at + found + to.len()].copy_from_slice(to);

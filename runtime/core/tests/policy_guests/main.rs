@@ -7,6 +7,7 @@
 
 mod cache;
 mod choice;
+mod contract;
 mod hostile;
 mod shipped;
 mod support;

@@ -26,9 +26,9 @@ fn they_import_the_contract_and_nothing_else() {
     for name in ALL {
         let component = wasmtime::component::Component::new(&engine, shipped(name)).expect(name);
         for import in import_names(&component, &engine) {
-            assert!(import.starts_with("weft:policy/") && import.ends_with("@0.1.0"), "{name} imports {import}");
+            assert!(import.starts_with("weft:policy/") && import.ends_with("@0.1.1"), "{name} imports {import}");
         }
-        assert_eq!(export_names(&component, &engine), ["weft:policy/ipam@0.1.0"], "{name}");
+        assert_eq!(export_names(&component, &engine), ["weft:policy/ipam@0.1.1"], "{name}");
     }
 }
 

@@ -64,9 +64,9 @@ pub(crate) fn ambient() -> Vec<u8> {
 /// A policy from the body of its `allocate` and more module fields, in the text format.
 pub(crate) fn handwritten(fields: &str, allocate: &str) -> Vec<u8> {
     let exports = format!(
-        r#"(func $allocate (export "weft:policy/ipam@0.1.0#allocate") (param i32) (result i32) {allocate})
-           (func (export "weft:policy/ipam@0.1.0#validate") (param i32 i32) (result i32) unreachable)
-           (func (export "weft:policy/ipam@0.1.0#config-schema") (result i32) unreachable)"#
+        r#"(func $allocate (export "weft:policy/ipam@0.1.1#allocate") (param i32) (result i32) {allocate})
+           (func (export "weft:policy/ipam@0.1.1#validate") (param i32 i32) (result i32) unreachable)
+           (func (export "weft:policy/ipam@0.1.1#config-schema") (result i32) unreachable)"#
     );
     component("ipam-policy", fields, &exports)
 }
@@ -74,9 +74,9 @@ pub(crate) fn handwritten(fields: &str, allocate: &str) -> Vec<u8> {
 /// A delegate policy from the body of its `choose` and more module fields, in the text format.
 pub(crate) fn handwritten_choice(fields: &str, choose: &str) -> Vec<u8> {
     let exports = format!(
-        r#"(func $choose (export "weft:policy/delegate-choice@0.1.0#choose") (param i32) (result i32) {choose})
-           (func (export "weft:policy/delegate-choice@0.1.0#validate") (param i32 i32 i32 i32) (result i32) unreachable)
-           (func (export "weft:policy/delegate-choice@0.1.0#config-schema") (result i32) unreachable)"#
+        r#"(func $choose (export "weft:policy/delegate-choice@0.1.1#choose") (param i32) (result i32) {choose})
+           (func (export "weft:policy/delegate-choice@0.1.1#validate") (param i32 i32 i32 i32) (result i32) unreachable)
+           (func (export "weft:policy/delegate-choice@0.1.1#config-schema") (result i32) unreachable)"#
     );
     component("delegate-policy", fields, &exports)
 }

@@ -3,7 +3,7 @@
 use weft_host_abi::guest::Ipam;
 use weft_host_abi::types::{Decision, LedgerView, Problem, Request};
 
-use super::no_ledger::NoLedger;
+use super::ctx::Asked;
 use super::{Called, Evidence, Limits, Loaded, answer};
 use crate::policy::PolicyError;
 
@@ -15,7 +15,8 @@ impl Loaded<Ipam> {
             Ok(prepared) => prepared,
             Err(error) => return self.called(None, (Err(error), Evidence::default())),
         };
-        let (value, evidence) = self.call(ledger, limits, wasi, |policy, store| policy.allocate(store, request));
+        let asked = Asked::new(ledger, request.pod.as_ref());
+        let (value, evidence) = self.call(asked, limits, wasi, |policy, store| policy.allocate(store, request));
         let outcome = value.and_then(|value| answer::bounded(&self.name, value, limits));
         self.called(data_digest, (outcome, evidence))
     }
@@ -27,7 +28,7 @@ impl Loaded<Ipam> {
     /// [`PolicyError`] when there is no answer within the limits, or none that is a value of the contract.
     pub fn validate(&self, config: &str, limits: &Limits) -> Result<Vec<Problem>, PolicyError> {
         let wasi = self.wasi(0, 0)?;
-        let problems = self.call(Box::new(NoLedger), limits, wasi, |policy, store| policy.validate(store, config)).0?;
+        let problems = self.call(Asked::nothing(), limits, wasi, |policy, store| policy.validate(store, config)).0?;
         Ok(Self::tidy(problems, limits))
     }
 }

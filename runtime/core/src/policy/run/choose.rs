@@ -3,6 +3,7 @@
 use weft_host_abi::guest::Choice;
 use weft_host_abi::types::{Candidate, ChoiceRequest, Chosen, Problem};
 
+use super::ctx::Asked;
 use super::no_ledger::NoLedger;
 use super::{Called, Evidence, Limits, Loaded, answer};
 use crate::policy::PolicyError;
@@ -16,8 +17,8 @@ impl Loaded<Choice> {
             Err(error) => return self.called(None, (Err(error), Evidence::default())),
         };
         // The world has no ledger to import.
-        let (value, evidence) =
-            self.call(Box::new(NoLedger), limits, wasi, |policy, store| policy.choose(store, request));
+        let asked = Asked::new(Box::new(NoLedger), request.pod.as_ref());
+        let (value, evidence) = self.call(asked, limits, wasi, |policy, store| policy.choose(store, request));
         let outcome = value.and_then(|value| answer::bounded_choice(&self.name, value, limits));
         self.called(data_digest, (outcome, evidence))
     }
@@ -35,7 +36,7 @@ impl Loaded<Choice> {
     ) -> Result<Vec<Problem>, PolicyError> {
         let wasi = self.wasi(0, 0)?;
         let call =
-            self.call(Box::new(NoLedger), limits, wasi, |policy, store| policy.validate(store, config, candidates));
+            self.call(Asked::nothing(), limits, wasi, |policy, store| policy.validate(store, config, candidates));
         Ok(Self::tidy(call.0?, limits))
     }
 }

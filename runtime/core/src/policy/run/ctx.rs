@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 use weft_host_abi::guest::{Host, LogLevel};
-use weft_host_abi::types::{ClaimInfo, LastClaim, LedgerView, Range, Usage};
+use weft_host_abi::types::{ClaimInfo, FactSource, LastClaim, LedgerView, Pod, Range, Usage};
 
 use super::Limits;
 use super::evidence::{Evidence, Exchange, Exchanges};
@@ -38,8 +38,27 @@ pub(super) enum Fault {
 #[error("ended by the host: {0:?}")]
 struct Ended(Fault);
 
+/// What a call may ask the host about.
+pub(super) struct Asked {
+    ledger: Box<dyn LedgerView + Send>,
+    pod: Option<Pod>,
+}
+
+impl Asked {
+    /// A ledger and a pod.
+    pub(super) fn new(ledger: Box<dyn LedgerView + Send>, pod: Option<&Pod>) -> Self {
+        Self { ledger, pod: pod.cloned() }
+    }
+
+    /// Nothing: for calls that are about a configuration only.
+    pub(super) fn nothing() -> Self {
+        Self { ledger: Box::new(NoLedger), pod: None }
+    }
+}
+
 pub(super) struct Ctx {
     ledger: Box<dyn LedgerView + Send>,
+    pod: Option<Pod>,
     limits: Limits,
     deadline: Instant,
     pub(super) calls: u32,
@@ -53,10 +72,12 @@ pub(super) struct Ctx {
 // === impl Ctx ===
 
 impl Ctx {
-    pub(super) fn new(ledger: Box<dyn LedgerView + Send>, limits: &Limits, wasi: Option<WasiState>) -> Self {
+    pub(super) fn new(asked: Asked, limits: &Limits, wasi: Option<WasiState>) -> Self {
         let deadline = Instant::now() + limits.deadline;
+        let Asked { ledger, pod } = asked;
         Self {
             ledger,
+            pod,
             limits: limits.clone(),
             deadline,
             calls: 0,
@@ -68,9 +89,10 @@ impl Ctx {
         }
     }
 
-    /// The call begins: here is its ledger, and its time runs from now on.
-    pub(super) fn begin(&mut self, ledger: Box<dyn LedgerView + Send>) {
-        self.ledger = ledger;
+    /// The call begins: here is what it may ask about, and its time runs from now on.
+    pub(super) fn begin(&mut self, asked: Asked) {
+        self.ledger = asked.ledger;
+        self.pod = asked.pod;
         self.deadline = Instant::now() + self.limits.deadline;
     }
 
@@ -173,6 +195,16 @@ impl Host for Ctx {
 
     fn held_by(&mut self, owner: &str) -> wasmtime::Result<Vec<ClaimInfo>> {
         self.ask(|ledger| ledger.held_by(owner), |answer| Exchange::HeldBy { owner: owner.to_owned(), answer })
+    }
+
+    fn fact_source(&mut self) -> wasmtime::Result<FactSource> {
+        self.count()?;
+        Ok(self.pod.as_ref().map(|pod| pod.source).unwrap_or_default())
+    }
+
+    fn namespace_labels(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
+        self.count()?;
+        Ok(self.pod.as_ref().map(|pod| pod.namespace_labels.clone()).unwrap_or_default())
     }
 
     fn log(&mut self, level: LogLevel, message: &str) -> wasmtime::Result<()> {

@@ -19,7 +19,7 @@ use wasmtime::component::{Component, Linker};
 use wasmtime::{CallHook, Engine, Store};
 use weft_host_abi::contract;
 use weft_host_abi::guest::{CallError, Ipam, World};
-use weft_host_abi::types::{Denial, LedgerView, Problem};
+use weft_host_abi::types::{Denial, Problem};
 
 pub use ctx::LogLine;
 pub use evidence::{Answer, Called, Evidence, Exchange, Exchanges, ReplayLedger};
@@ -28,8 +28,7 @@ pub use limits::{Grants, Limits};
 use super::error::cause;
 use super::text::clean;
 use super::{Cause, PolicyError};
-use ctx::Ctx;
-use no_ledger::NoLedger;
+use ctx::{Asked, Ctx};
 use wasi::WasiState;
 
 /// A policy that is checked, linked and ready to be called, any number of times.
@@ -116,7 +115,7 @@ impl<W: World> Loaded<W> {
         if !self.imports.wasi.is_empty() {
             return;
         }
-        let Ok(mut store) = self.store(Ctx::new(Box::new(NoLedger), limits, None), limits) else { return };
+        let Ok(mut store) = self.store(Ctx::new(Asked::nothing(), limits, None), limits) else { return };
         let Ok(instance) = W::instantiate(&self.policy, &mut store) else { return };
         // What a guest does while it is instantiated is part of its call. One that asked the host for something then has
         // no answer from the ledger yet.
@@ -138,7 +137,7 @@ impl<W: World> Loaded<W> {
     /// [`PolicyError`] when there is no answer within the limits.
     pub fn config_schema(&self, limits: &Limits) -> Result<String, PolicyError> {
         let wasi = self.wasi(0, 0)?;
-        let schema = self.call(Box::new(NoLedger), limits, wasi, |policy, store| W::config_schema(policy, store)).0?;
+        let schema = self.call(Asked::nothing(), limits, wasi, |policy, store| W::config_schema(policy, store)).0?;
         if schema.len() > limits.schema_bytes {
             let (count, max) = (schema.len(), limits.schema_bytes);
             return Err(PolicyError::Oversized { policy: self.name.clone(), what: "bytes of schema", count, max });
@@ -170,7 +169,7 @@ impl<W: World> Loaded<W> {
     /// One call in a store of its own.
     fn call<T: Send>(
         &self,
-        ledger: Box<dyn LedgerView + Send>,
+        asked: Asked,
         limits: &Limits,
         wasi: Option<WasiState>,
         export: impl FnOnce(&W::Instance, &mut Store<Ctx>) -> Result<T, CallError> + Send,
@@ -179,11 +178,11 @@ impl<W: World> Loaded<W> {
         // already inside one.
         let own_thread = wasi.is_some();
         if let Some(Spare { mut store, instance, .. }) = self.take_spare(limits).filter(|_spare| !own_thread) {
-            store.data_mut().begin(ledger);
+            store.data_mut().begin(asked);
             return self.call_in(store, limits, |store| export(&instance, store));
         }
         let nothing = |error| (Err(error), Evidence::default());
-        let store = match self.store(Ctx::new(ledger, limits, wasi), limits) {
+        let store = match self.store(Ctx::new(asked, limits, wasi), limits) {
             Ok(store) => store,
             Err(error) => return nothing(error),
         };

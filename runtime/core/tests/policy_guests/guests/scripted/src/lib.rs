@@ -4,7 +4,7 @@
 
 use weft_allocator::conf::{self, Object, Value, entries, object};
 use weft_sdk::{
-    Decision, Denial, IpAddress, IpPrefix, IpRange, Ledger, Policy, Problem, ReleaseRule, Request, WantedAddress, log,
+    Decision, Denial, IpAddress, IpPrefix, IpRange, Ledger, Policy, Problem, ReleaseRule, Request, WantedAddress, facts, log,
 };
 
 struct Scripted;
@@ -73,8 +73,17 @@ fn answer(answer: &Object<'_>) -> Decision {
         routes: conf::routes(answer).expect("routes"),
         dns: conf::dns(answer).expect("dns"),
         release: text("keep").map_or(ReleaseRule::Free, ReleaseRule::Keep),
-        reason: text("reason").unwrap_or_default(),
+        reason: match text("reason") {
+            Some(reason) if reason == "the facts" => facts(),
+            reason => reason.unwrap_or_default(),
+        },
     }
+}
+
+/// What the host knows of the pod.
+fn facts() -> String {
+    let labels: Vec<_> = facts::namespace_labels().into_iter().map(|pair| format!("{}={}", pair.key, pair.value)).collect();
+    format!("{:?}: {}", facts::source(), labels.join(","))
 }
 
 /// Any length goes, and `mapped` is an IPv4 address in IPv6 form: the point is to say what must not be said.
