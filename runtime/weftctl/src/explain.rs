@@ -165,6 +165,9 @@ fn describe(entry: &Entry, traces: &Traces) -> Vec<String> {
         return lines;
     };
     lines.push(format!("  decided by  {} ({})", trace.policy, trace.digest));
+    if let Some(fallback) = &trace.fallback {
+        lines.push(format!("  instead of  {}: {}", fallback.instead_of, fallback.because));
+    }
     lines.push(format!("  because     {}", trace.reason));
     for (candidates, claimed) in trace.candidates.iter().zip(&trace.claimed) {
         let place = candidates.iter().position(|candidate| candidate == claimed).map_or(0, |place| place + 1);

@@ -83,7 +83,7 @@ fn unusable(select: &SelectConf, trace: &ChoiceTrace, cause: AttachError) -> Att
 
 fn request(context: &Context, call: &Call, select: &SelectConf) -> Result<ChoiceRequest, AttachError> {
     let attachment = call.attachment();
-    let node = facts::node(&context.state_dir)?;
+    let node = call.node(&context.state_dir)?;
     let file = |file: &crate::conf::FileConf| {
         let content = facts::declared_file(&file.path)?;
         Ok(DeclaredFile { name: file.name.clone(), path: file.path.to_string_lossy().into_owned(), content })

@@ -4,6 +4,7 @@ use super::call::Call;
 use super::decide::{self, Decided};
 use super::entry;
 use super::error::AttachError;
+use super::fallback::Standing;
 use super::node::Node;
 use super::policies::Loading;
 use super::stage::Stage;
@@ -21,11 +22,20 @@ pub(super) fn by_policy(
 ) -> Result<Plan, AttachError> {
     let context = node.context;
     let mut request = decide::gather(context, call, node.store()?)?;
-    let policy = Loading::wait(loading, node, call)?;
+    let mut policy = Standing::new(node, call, Loading::wait(loading, node, call))?;
+    let policies = node.policies.clone();
     let (store, log) = node.store_and_log()?;
     let mut race = decide::Race::default();
     loop {
-        let decided = decide::decide(call, &policy, Some(store), request, log)?;
+        let decided = match decide::decide(call, policy.loaded(), Some(store), request.clone(), log) {
+            Err(AttachError::Policy(error)) if policy.may_be_replaced(&error) => {
+                policy = policy.replace(context, &policies, call, &error)?;
+                log.line(&policy.line());
+                decide::decide(call, policy.loaded(), Some(store), request, log)?
+            }
+            decided => decided?,
+        };
+        let decided = decided.by_fallback(policy.fallback());
         let key = call.key();
         let ask = ClaimAsk {
             key: &key,
@@ -44,11 +54,12 @@ pub(super) fn by_policy(
         });
         match outcome {
             Ok(_claimed) => {
+                policy.remember(&policies, call, log);
                 context.discard(policy);
                 return planned.ok_or(AttachError::NoPlan);
             }
             Err(ClaimError::Lost { want }) => {
-                race.lost(&policy, &decided, want)?;
+                race.lost(policy.loaded(), &decided, want)?;
                 request = decide::gather(context, call, store)?;
             }
             Err(other) => return Err(entry::refused(call, other)),

@@ -8,7 +8,7 @@ use super::call::Call;
 use super::error::AttachError;
 use super::node::{Context, Log};
 use super::policies::{ipam, limits};
-use super::trace::{Asked, Attempt, Trace};
+use super::trace::{Asked, Attempt, Fallback, Trace};
 use crate::facts;
 use crate::ledger::{Claimed, Want};
 use crate::policy::{self, Evidence, Loaded};
@@ -33,6 +33,12 @@ impl Decided {
     /// The decision trace, with what came of it.
     pub(super) fn trace(&self, claimed: &[Claimed]) -> Trace {
         Trace { claimed: claimed.iter().map(|claim| claim.address).collect(), ..self.trace.clone() }
+    }
+
+    /// The decision of a policy that stands in for another.
+    pub(super) fn by_fallback(mut self, fallback: Option<Fallback>) -> Self {
+        self.trace.fallback = fallback;
+        self
     }
 
     pub(super) fn into_trace(self) -> Trace {
@@ -109,6 +115,7 @@ pub(super) fn decide(
         host_calls: called.evidence.calls,
         log: called.evidence.log,
         ledger: called.evidence.ledger,
+        fallback: None,
         request,
     };
     Ok(Decided {
@@ -137,7 +144,7 @@ pub(super) fn request(
     let ipam = ipam(call)?;
     let attachment = call.attachment();
     let pod = call.pod();
-    let node = facts::node(&context.state_dir)?;
+    let node = call.node(&context.state_dir)?;
     let identities = facts::identities(&attachment, pod.as_ref());
     Ok(Request {
         held: match store {

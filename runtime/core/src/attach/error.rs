@@ -55,6 +55,18 @@ pub enum AttachError {
     /// A policy could not be loaded, failed, or answered something that cannot be used.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The policy could not be used, and its fallback could not either.
+    #[error("{because}; the network's fallback cannot stand in for {policy}: {reason}")]
+    NoFallback {
+        /// The network's policy.
+        policy: String,
+        /// Why it could not be used.
+        because: String,
+        /// Why its fallback could not.
+        reason: String,
+        /// What kind of error that is.
+        code: Class,
+    },
     /// A policy said no. The text is the policy's.
     #[error("{}", denial_text(.denial))]
     Denied {
@@ -263,12 +275,8 @@ impl AttachError {
             Self::Contended { .. } | Self::Denied { denial: Denial::TryAgain(_), .. } => 11,
             Self::NotReady { .. } => 50,
             Self::Denied { denial: Denial::Denied(_), .. } => 100,
-            Self::Policy(error) => match error.class() {
-                Class::Config => 7,
-                Class::Host => 5,
-                Class::Node | Class::Policy => 101,
-                Class::Passing => 11,
-            },
+            Self::Policy(error) => class_code(error.class()),
+            Self::NoFallback { code, .. } => class_code(*code),
             Self::DelegateAdd { cause } => cause.code(),
             Self::OffersTaken { .. } | Self::BadSettings { .. } | Self::Delegate(DelegateError::Addressing(_)) => 101,
             Self::Denied { denial: Denial::Exhausted(_), .. } => 102,
@@ -323,6 +331,16 @@ impl AttachError {
             ),
             other => causes(other),
         }
+    }
+}
+
+/// The code of a policy's error.
+fn class_code(class: Class) -> u32 {
+    match class {
+        Class::Config => 7,
+        Class::Host => 5,
+        Class::Node | Class::Policy => 101,
+        Class::Passing => 11,
     }
 }
 

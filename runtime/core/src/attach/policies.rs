@@ -51,7 +51,7 @@ pub(super) fn load_choice(node: &Node<'_>, call: &Call, select: &SelectConf) -> 
     Ok(node.policies.get()?.load(&reference, &grants(&call.network), &node.context.compile)?)
 }
 
-fn reference(ipam: &IpamConf) -> Result<PolicyRef, AttachError> {
+pub(super) fn reference(ipam: &IpamConf) -> Result<PolicyRef, AttachError> {
     match &ipam.kind {
         IpamKind::Shipped(name) => Ok(PolicyRef::Shipped(name.clone())),
         IpamKind::Wasm { policy } => Ok(PolicyRef::parse(policy)?),

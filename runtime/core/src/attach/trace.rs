@@ -43,6 +43,9 @@ pub struct Trace {
     /// What it asked the ledger, with the answers.
     #[serde(default)]
     pub ledger: Exchanges,
+    /// Why it was asked in place of the network's own policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
     /// What it was asked.
     pub request: Request,
 }
@@ -72,6 +75,15 @@ pub struct ChoiceTrace {
     pub log: Vec<LogLine>,
     /// What it was asked.
     pub request: ChoiceRequest,
+}
+
+/// Why a policy was asked in place of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fallback {
+    /// The policy that the network names.
+    pub instead_of: String,
+    /// Why it could not be used.
+    pub because: String,
 }
 
 /// What a policy was asked.
@@ -204,6 +216,7 @@ mod tests {
             host_calls: 2,
             log: vec![LogLine { level: crate::policy::LogLevel::Warn, text: "w".into() }],
             ledger: Exchanges::default(),
+            fallback: None,
             request: serde_json::from_value(request).expect("a request"),
         }
     }

@@ -27,4 +27,4 @@ pub use network::{DelegateConf, Network, StepConf};
 pub use persona::{POD_NAMES, Persona};
 pub use ranges::RangeProblem;
 pub use select::{FileConf, SelectConf};
-pub use weft::{GrantsConf, LedgerKind, LimitsConf};
+pub use weft::{FallbackConf, GrantsConf, LedgerKind, LimitsConf};

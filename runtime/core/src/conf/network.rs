@@ -7,7 +7,7 @@ use super::attachments::valid_attachments;
 use super::ipam::{self, Context};
 use super::pod::labels;
 use super::select::{self, SelectConf};
-use super::{ConfError, GrantsConf, IpamConf, IpamKind, LedgerKind, LimitsConf, Object, Persona};
+use super::{ConfError, FallbackConf, GrantsConf, IpamConf, IpamKind, LedgerKind, LimitsConf, Object, Persona};
 use super::{flannel, weft};
 use crate::cni::{Version, check_known, read_dns};
 use crate::delegate::{self, IpamUse};
@@ -68,6 +68,8 @@ pub struct Network {
     pub grants: GrantsConf,
     /// Where claims are kept.
     pub ledger: LedgerKind,
+    /// What is used where a policy cannot be.
+    pub fallback: FallbackConf,
     /// Labels of the pod, from `args.cni.labels`, sorted by key.
     pub labels: Vec<(String, String)>,
     /// The configuration as it came.
@@ -173,7 +175,7 @@ impl Network {
         })
     }
 
-    /// `limits`, `grants` and `ledger`: ours at the top of a `weft` configuration. Elsewhere the top is another plugin's,
+    /// `limits`, `grants`, `ledger` and `fallback`: ours at the top of a `weft` configuration. Elsewhere the top is another plugin's,
     /// so they are in `ipam`, where that is ours.
     fn read_policy_terms(&mut self, persona: Persona, object: &Object) -> Result<(), ConfError> {
         let ours = match &self.ipam {
@@ -184,6 +186,7 @@ impl Network {
         self.limits = LimitsConf::read(ours)?;
         self.grants = GrantsConf::read(ours)?;
         self.ledger = LedgerKind::read(ours)?;
+        self.fallback = FallbackConf::read(ours)?;
         Ok(())
     }
 
@@ -248,6 +251,7 @@ impl Network {
             limits: LimitsConf::default(),
             grants: GrantsConf::default(),
             ledger: LedgerKind::default(),
+            fallback: FallbackConf::default(),
             labels: Vec::new(),
             raw: object.as_value().clone(),
         }

@@ -10,7 +10,7 @@ use super::{ConfError, DelegateConf, IpamConf, Object, StepConf};
 use crate::{delegate, step};
 
 /// Top-level keys of a `"type": "weft"` configuration: the specification's, then ours.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "cniVersion",
     "cniVersions",
     "name",
@@ -31,6 +31,7 @@ const KEYS: [&str; 20] = [
     "ledger",
     "limits",
     "grants",
+    "fallback",
 ];
 
 /// Keys of the whole configuration that a delegate sees as its own.
@@ -62,6 +63,19 @@ pub struct GrantsConf {
     pub data: Option<PathBuf>,
     /// Prefixes inside which it may make routes of its own, beside default routes and declared ones.
     pub routes: Vec<IpNet>,
+}
+
+/// What is used where a network's policy cannot be: its component is not on this node, does not compile, or its call traps or
+/// runs out of fuel or time. A refusal is an answer and never leads here.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum FallbackConf {
+    /// Nothing: ADD fails.
+    #[default]
+    Fail,
+    /// The component that decided last in this network.
+    LastGood,
+    /// A shipped policy.
+    Shipped(String),
 }
 
 /// Where claims are kept.
@@ -115,6 +129,21 @@ impl GrantsConf {
         });
         let routes = routes.collect::<Result<_, _>>()?;
         Ok(Self { wasi: grants.bool("wasi")?.unwrap_or_default(), data, routes })
+    }
+}
+
+impl FallbackConf {
+    /// Reads `fallback` of an object.
+    pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
+        Ok(match object.text("fallback")? {
+            None | Some("fail") => Self::Fail,
+            Some("last-good") => Self::LastGood,
+            Some(name) if !name.is_empty() && !name.contains([':', '/']) => Self::Shipped(name.to_owned()),
+            Some(other) => {
+                let want = "\"fail\", \"last-good\" or the name of a shipped policy";
+                return Err(ConfError::BadValue { key: object.place("fallback"), value: other.to_owned(), want });
+            }
+        })
     }
 }
 

@@ -322,6 +322,45 @@ pub enum PolicyError {
 // === impl PolicyError ===
 
 impl PolicyError {
+    /// Whether the policy could not be used at all, so that a network's `fallback` takes its place. What it answered, and the
+    /// ledger's faults, are not such errors.
+    #[must_use]
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::NotFound { .. }
+            | Self::Unreadable { .. }
+            | Self::Unsafe { .. }
+            | Self::WrongDigest { .. }
+            | Self::Compiling { .. }
+            | Self::NotCompiled { .. }
+            | Self::NotComponent { .. }
+            | Self::Contract { .. }
+            | Self::Link { .. }
+            | Self::Trap { .. }
+            | Self::OutOfFuel { .. }
+            | Self::Stack { .. }
+            | Self::Deadline { .. }
+            | Self::Memory { .. }
+            | Self::Table { .. }
+            | Self::TooManyCalls { .. }
+            | Self::TooMuchData { .. }
+            | Self::Malformed { .. } => true,
+            Self::Reference { .. }
+            | Self::Unpinned { .. }
+            | Self::NotPinned { .. }
+            | Self::Store { .. }
+            | Self::Cache { .. }
+            | Self::CacheUnsafe { .. }
+            | Self::Engine { .. }
+            | Self::ImportsNotGranted { .. }
+            | Self::ImportsUnknown { .. }
+            | Self::Data { .. }
+            | Self::Ledger { .. }
+            | Self::Oversized { .. }
+            | Self::Refused { .. } => false,
+        }
+    }
+
     /// Whose move it is.
     #[must_use]
     pub fn class(&self) -> Class {

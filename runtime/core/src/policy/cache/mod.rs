@@ -10,6 +10,7 @@
 #[cfg(feature = "compile")]
 mod compile;
 mod digest;
+mod last_good;
 mod list;
 #[cfg(feature = "compile")]
 mod lock;

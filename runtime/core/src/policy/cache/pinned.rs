@@ -92,6 +92,26 @@ pub fn add_pinned(
     Ok(file)
 }
 
+/// Keeps a component under its digest.
+pub(super) fn keep(state_dir: &Path, digest: &Digest, component: &[u8]) -> Result<(), PolicyError> {
+    let file = component_file(state_dir, digest);
+    if file.is_file() { Ok(()) } else { replace(&file, component) }
+}
+
+/// Writes a file whole, by rename, in a directory that is made if need be.
+pub(super) fn replace(file: &Path, bytes: &[u8]) -> Result<(), PolicyError> {
+    let stored = |source| PolicyError::Store { path: file.to_owned(), source };
+    let dir = file.parent().unwrap_or(file);
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(stored)?;
+    let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let incoming = dir.join(format!(".incoming-{name}-{}", std::process::id()));
+    let written = write(&incoming, bytes).and_then(|()| rename(&incoming, file));
+    if written.is_err() {
+        fs::remove_file(&incoming).ok();
+    }
+    written.map_err(stored)
+}
+
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;

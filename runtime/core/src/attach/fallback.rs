@@ -1,0 +1,111 @@
+//! What decides where a network's policy cannot be used: the same rule for a component that is not here, does not compile, or
+//! whose call traps or runs out of fuel or time. Never for an answer, which is an answer also where it is a refusal.
+
+use super::call::Call;
+use super::error::AttachError;
+use super::node::{Context, Log, Node, Policies};
+use super::policies::{self, grants, ipam};
+use super::trace::Fallback;
+use crate::conf::FallbackConf;
+use crate::policy::{Loaded, PolicyError, PolicyRef};
+
+/// The policy that decides: the network's own, or the one that stands in for it.
+pub(super) struct Standing {
+    loaded: Loaded,
+    may_fall_back: bool,
+    fallback: Option<Fallback>,
+}
+
+// === impl Standing ===
+
+impl Standing {
+    /// What came of loading the network's policy, or its fallback.
+    pub(super) fn new(
+        node: &mut Node<'_>,
+        call: &Call,
+        loaded: Result<Loaded, AttachError>,
+    ) -> Result<Self, AttachError> {
+        let may_fall_back = call.network.fallback != FallbackConf::Fail;
+        match loaded {
+            Ok(loaded) => Ok(Self { loaded, may_fall_back, fallback: None }),
+            Err(AttachError::Policy(error)) if may_fall_back && error.is_unavailable() => {
+                let standing = stand_in(node.context, &node.policies, call, &error)?;
+                node.log.line(&standing.line());
+                Ok(standing)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn loaded(&self) -> &Loaded {
+        &self.loaded
+    }
+
+    /// Why this is not the network's own policy.
+    pub(super) fn fallback(&self) -> Option<Fallback> {
+        self.fallback.clone()
+    }
+
+    /// Whether an error of the call leads to the fallback. A fallback has none.
+    pub(super) fn may_be_replaced(&self, error: &PolicyError) -> bool {
+        self.may_fall_back && self.fallback.is_none() && error.is_unavailable()
+    }
+
+    /// The network's fallback in its place.
+    pub(super) fn replace(
+        self,
+        context: &Context,
+        policies: &Policies,
+        call: &Call,
+        error: &PolicyError,
+    ) -> Result<Self, AttachError> {
+        stand_in(context, policies, call, error)
+    }
+
+    /// For the log.
+    pub(super) fn line(&self) -> String {
+        match &self.fallback {
+            Some(Fallback { instead_of, because }) => {
+                format!("{} decides instead of {instead_of}: {because}", self.loaded.name())
+            }
+            None => format!("{} decides", self.loaded.name()),
+        }
+    }
+
+    /// Remembers the network's own policy as one that decided. Only the next failure depends on it.
+    pub(super) fn remember(&self, policies: &Policies, call: &Call, log: &mut Log) {
+        if call.network.fallback != FallbackConf::LastGood || self.fallback.is_some() {
+            return;
+        }
+        let remembered = ipam(call).and_then(policies::reference).and_then(|reference| {
+            Ok(policies.get()?.remember_good(&call.network.name, &reference, self.loaded.digest())?)
+        });
+        if let Err(error) = remembered {
+            log.line(&format!("cannot remember the policy that decided: {}", error.chain()));
+        }
+    }
+}
+
+/// Loads the fallback. Where that fails too, the error of the network's own policy is what counts.
+fn stand_in(context: &Context, policies: &Policies, call: &Call, error: &PolicyError) -> Result<Standing, AttachError> {
+    let store = policies.get()?;
+    let named = policies::reference(ipam(call)?)?;
+    let because = error.to_string();
+    let failed = |reason: String| AttachError::NoFallback {
+        policy: named.to_string(),
+        because: because.clone(),
+        reason,
+        code: error.class(),
+    };
+    let reference = match &call.network.fallback {
+        FallbackConf::Fail => return Err(failed("the network has none".to_owned())),
+        FallbackConf::LastGood => store
+            .last_good(&call.network.name)
+            .ok_or_else(|| failed("no policy has decided in this network yet".to_owned()))?,
+        FallbackConf::Shipped(name) => PolicyRef::shipped(name).map_err(|error| failed(error.to_string()))?,
+    };
+    let loaded =
+        store.load(&reference, &grants(&call.network), &context.compile).map_err(|error| failed(error.to_string()))?;
+    let fallback = Fallback { instead_of: named.to_string(), because };
+    Ok(Standing { loaded, may_fall_back: true, fallback: Some(fallback) })
+}
