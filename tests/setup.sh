@@ -75,6 +75,19 @@ if ! command -v cargo >/dev/null; then
     echo "Rust is missing: install it with rustup (https://rustup.rs), then come back" >&2
     exit 1
 fi
+# Policies in other languages: without these, their tests show as ignored.
+if [ "${1:-all}" = all ]; then
+    tools=/usr/local/lib/weft-test-tools
+    if ! command -v componentize-qjs >/dev/null && command -v npm >/dev/null; then
+        npm install --no-audit --no-fund --prefix "$tools/js" componentize-qjs@0.4.5 >/dev/null &&
+            ln -sf "$tools/js/node_modules/.bin/componentize-qjs" /usr/local/bin/ || echo "no componentize-qjs: npm failed" >&2
+    fi
+    if ! command -v componentize-py >/dev/null && python3 -m venv --help >/dev/null 2>&1; then
+        { [ -x "$tools/py/bin/pip" ] || python3 -m venv "$tools/py"; } && "$tools/py/bin/pip" install -q componentize-py==0.25.1 &&
+            ln -sf "$tools/py/bin/componentize-py" /usr/local/bin/ || echo "no componentize-py: pip failed" >&2
+    fi
+fi
+
 # Policies are WASM; weft is linked against musl; one test policy imports WASI, to see that it is refused.
 targets=(wasm32-unknown-unknown x86_64-unknown-linux-musl)
 [ "${1:-all}" = base ] || targets+=(wasm32-wasip2)

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_kit::cni::Reply;
 use weft_kit::observe;
-use weft_kit::programs::{Guests, Installation};
+use weft_kit::programs::{Guests, Installation, build_script_guest};
 use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 use weft_kit::world::{Attach, Subject, World, container_id};
@@ -61,6 +61,11 @@ fn main() -> ExitCode {
     test("no-component", no_component);
     test("del-without-policy", del_without_policy);
     test("status", status);
+    test("fallback/shipped", fallback_shipped);
+    test("fallback/last-good", fallback_last_good);
+    test("pinned", pinned);
+    test("replay", replay);
+    test("routes", routes);
     for lie in LIES {
         let guests = guests.clone();
         suite.test(format!("hostile/{}", lie.0), &needs, move || hostile(&guests, lie));
@@ -69,6 +74,10 @@ fn main() -> ExitCode {
     suite.test("by-label", &shipped, by_label);
     let traced = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool("strace"), Need::Reference];
     suite.test("no-child-process", &traced, no_child_process);
+    for (language, tool) in [("javascript", "componentize-qjs"), ("python", "componentize-py")] {
+        let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool(tool)];
+        suite.test(format!("script/{language}"), &needs, move || script(language));
+    }
     suite.run_threads(Some(4))
 }
 
@@ -311,6 +320,133 @@ fn status(guests: &Guests) -> Result<()> {
     ensure!(error.code == 50, "code {} ({})", error.code, error.msg);
     node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
     node.world.run(&call, "weft")?.quiet()
+}
+
+/// The configuration with a key beside `ipam`.
+fn with(conf: &Value, key: &str, value: &Value) -> Value {
+    let mut conf = conf.clone();
+    conf[key] = value.clone();
+    conf
+}
+
+/// Where the policy is not there, or crashes, the named one decides, and the trace says so. A refusal stays one.
+fn fallback_shipped(guests: &Guests) -> Result<()> {
+    let mut node = Node::new()?;
+    let conf = with(&node.conf(&json!({})), "fallback", &json!("host-local"));
+    let result = node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
+    ensure!(result.pointer("/ips/0/address") == Some(&json!("10.77.0.2/24")), "{result}");
+    let why = node.world.weftctl(&["explain", "cid-a"])?.to_string();
+    ensure!(why.contains("instead_of") && why.contains("is not there"), "{why}");
+    fs::write(&node.policy, guests.get("hostile")?)?;
+    for lie in ["trap", "loop"] {
+        let conf = with(&node.conf(&json!({ "lie": lie })), "fallback", &json!("host-local"));
+        node.call("ADD", &Attach::eth0("b"), &conf)?.result()?;
+        node.call("DEL", &Attach::eth0("b"), &conf)?.quiet()?;
+    }
+    let conf = with(&node.conf(&json!({ "lie": "outside" })), "fallback", &json!("host-local"));
+    let error = node.call("ADD", &Attach::eth0("b"), &conf)?.error()?;
+    ensure!(error.code == 101, "a decision that is refused is no fault: {error:?}");
+    let conf = with(&node.conf(&json!({ "lie": "trap" })), "fallback", &json!("no-such-policy"));
+    let error = node.call("ADD", &Attach::eth0("b"), &conf)?.error()?;
+    ensure!(error.code == 101 && error.msg.contains("no-such-policy"), "{error:?}");
+    node.clean_of("b")?;
+    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
+}
+
+/// The component that decided last stays in use when the file is replaced by one that cannot be used.
+fn fallback_last_good(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(b"nothing yet")?;
+    let conf = with(&node.conf(&json!({})), "fallback", &json!("last-good"));
+    let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
+    ensure!(error.code == 101 && error.msg.contains("no policy has decided"), "{error:?}");
+    replace_by_rename(&node.policy, &guests.get("low")?)?;
+    node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
+    replace_by_rename(&node.policy, b"not WebAssembly")?;
+    let result = node.call("ADD", &Attach::eth0("b"), &conf)?.result()?;
+    ensure!(result.pointer("/ips/0/address") == Some(&json!("10.77.0.3/24")), "{result}");
+    let why = node.world.weftctl(&["explain", "cid-b"])?.to_string();
+    ensure!(why.contains("last-good") && why.contains("not WebAssembly"), "{why}");
+    for container in ["a", "b"] {
+        node.call("DEL", &Attach::eth0(container), &conf)?.quiet()?;
+    }
+    Ok(())
+}
+
+/// A policy named by its digest is taken from this node only, and is the one with that digest.
+fn pinned(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("high")?)?;
+    let file = node.policy.display().to_string();
+    let digest = node.world.weftctl(&["policy", "digest", &file])?;
+    let digest = digest.get("digest").and_then(Value::as_str).context("a digest")?.to_owned();
+    let reference = format!("configmap://kube-system/policies/high.wasm@{digest}");
+    let named = |reference: &str| {
+        let mut conf = node.conf(&json!({}));
+        conf["ipam"]["policy"] = json!(reference);
+        conf
+    };
+    let (conf, tag) = (named(&reference), named("oci://example.org/high:1"));
+    let error = node.call("ADD", &Attach::eth0("a"), &tag)?.error()?;
+    ensure!(error.code == 7 && error.msg.contains("has no digest"), "{error:?}");
+    let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
+    ensure!(error.code == 7 && error.msg.contains("an ADD never fetches"), "{error:?}");
+    fs::write(&node.policy, guests.get("low")?)?;
+    ensure!(node.world.weftctl(&["policy", "add", &reference, &file]).is_err(), "another component is refused");
+    fs::write(&node.policy, guests.get("high")?)?;
+    node.world.weftctl(&["policy", "add", &reference, &file])?;
+    let result = node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
+    ensure!(result.pointer("/ips/0/address") == Some(&json!("10.77.0.254/24")), "{result}");
+    let listed = node.world.weftctl(&["policy", "ls"])?.to_string();
+    ensure!(listed.contains(&digest) && listed.contains("ready"), "{listed}");
+    node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
+}
+
+/// A recorded decision replays to the same, and another policy shows what it would have decided.
+fn replay(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("low")?)?;
+    node.add("a")?;
+    let same = node.world.weftctl(&["policy", "replay", "cid-a"])?;
+    ensure!(same.pointer("/0/same") == Some(&json!(true)), "{same}");
+    let other = node.world.scratch().join("high.wasm").display().to_string();
+    fs::write(&other, guests.get("high")?)?;
+    ensure!(node.world.weftctl(&["policy", "replay", "cid-a", "--policy", &other]).is_err(), "it decides otherwise");
+    node.del("a")
+}
+
+/// A policy leads traffic where its network says, and nowhere else.
+fn routes(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("hostile")?)?;
+    let conf = node.conf(&json!({ "lie": "route" }));
+    let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
+    ensure!(error.code == 101 && error.msg.contains("169.254.169.254/32"), "{error:?}");
+    let error = node.call("ADD", &Attach::eth0("a"), &node.conf(&json!({ "lie": "name-server" })))?.error()?;
+    ensure!(error.code == 101 && error.msg.contains("evil.example"), "{error:?}");
+    node.clean_of("a")?;
+    let opened = with(&conf, "grants", &json!({ "routes": ["169.254.0.0/16"] }));
+    let result = node.call("ADD", &Attach::eth0("a"), &opened)?.result()?;
+    ensure!(result.to_string().contains("169.254.169.254/32"), "{result}");
+    node.call("DEL", &Attach::eth0("a"), &opened)?.quiet()
+}
+
+/// A policy in a scripting language, with the default limits. The first ADD does not wait for its compiler.
+fn script(language: &str) -> Result<()> {
+    let mut node = Node::with(&build_script_guest(language)?)?;
+    let conf = node.conf(&json!({}));
+    let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
+    ensure!(error.code == 11, "code {} ({} / {})", error.code, error.msg, error.details);
+    node.clean_of("a")?;
+    let component = node.policy.display().to_string();
+    node.world.weftctl(&["policy", "compile", &component])?;
+    ensure!(node.add("a")? == "10.77.0.2/24", "the first address");
+    ensure!(node.add("b")? == "10.77.0.3/24", "the second address");
+    let why = node.world.weftctl(&["explain", "cid-b"])?.to_string();
+    ensure!(why.contains("offers 10.77.0.3"), "its log is in {why}");
+    let conf = node.conf(&json!({ "deny": "not today" }));
+    let error = node.call("ADD", &Attach::eth0("c"), &conf)?.error()?;
+    ensure!(error.code == 100 && error.msg == "not today", "code {} ({})", error.code, error.msg);
+    let why = node.world.weftctl(&["explain", "cid-c"])?.to_string();
+    ensure!(why.contains("not today"), "the refusal is in {why}");
+    node.del("a")?;
+    node.del("b")
 }
 
 /// The shipped policy that picks a set by the pod's labels.

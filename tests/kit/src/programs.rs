@@ -233,6 +233,40 @@ impl Guests {
     }
 }
 
+/// Builds the JavaScript policy of `tests/guests/javascript`, or the Python one, as its author would.
+///
+/// # Errors
+/// It does not build.
+pub fn build_script_guest(language: &str) -> Result<Vec<u8>> {
+    let dir = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
+    let guest = repository().join("tests/guests").join(language);
+    let wit = repository().join("host-abi/wit").display().to_string();
+    let out = dir.path().join("policy.wasm");
+    let (here, to) = (guest.display().to_string(), out.display().to_string());
+    let script = format!("{here}/policy.js");
+    let command: &[&str] = match language {
+        "javascript" => {
+            &["componentize-qjs", "-w", &wit, "-j", &script, "-n", "ipam-policy", "--sync", "--stub-wasi", "-o", &to]
+        }
+        _ => &[
+            "componentize-py",
+            "-d",
+            &wit,
+            "-w",
+            "ipam-policy",
+            "componentize",
+            "--stub-wasi",
+            "-p",
+            &here,
+            "policy",
+            "-o",
+            &to,
+        ],
+    };
+    process::run(&Place::default(), command)?;
+    fs::read(&out).with_context(|| format!("read {to}"))
+}
+
 /// A scratch directory with a place for executables and one for state.
 fn layout() -> Result<(TempDir, PathBuf, PathBuf)> {
     let root = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;

@@ -2,7 +2,8 @@
 
 use weft_sdk::address::{next, number};
 use weft_sdk::{
-    Decision, Denial, IpAddress, IpPrefix, IpRange, Ledger, Policy, Problem, ReleaseRule, Request, WantedAddress,
+    Decision, Denial, Dns, IpAddress, IpPrefix, IpRange, Ledger, Policy, Problem, ReleaseRule, Request, Route,
+    WantedAddress,
 };
 
 struct Hostile;
@@ -42,6 +43,21 @@ impl Policy for Hostile {
             "thief" => {
                 let mut decision = one(address(10, 77, 0, 9), &range);
                 decision.release = ReleaseRule::Keep("pod:kube-system/somebody-else".to_owned());
+                Ok(decision)
+            }
+            "route" => {
+                let mut decision = one(address(10, 77, 0, 9), &range);
+                let dst = IpPrefix { address: address(169, 254, 169, 254), length: 32 };
+                let route =
+                    Route { dst, gw: None, mtu: None, advmss: None, priority: None, table: None, scope: None };
+                decision.routes.push(route);
+                Ok(decision)
+            }
+            "name-server" => {
+                let mut decision = one(address(10, 77, 0, 9), &range);
+                let nameservers = vec!["evil.example".to_owned()];
+                decision.dns =
+                    Some(Dns { nameservers, domain: None, search: Vec::new(), options: Vec::new() });
                 Ok(decision)
             }
             "trap" => panic!("on purpose"),
