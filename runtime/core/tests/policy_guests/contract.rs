@@ -29,10 +29,7 @@ fn facts_reach_a_policy_that_asks_for_them() {
         called.outcome.expect("answers").expect("decides").reason
     };
     assert_eq!(reason(None), "FactSource::Runtime: ");
-    let facts = PodFacts {
-        namespace_labels: [("team".to_owned(), "red".to_owned())].into(),
-        ..PodFacts::default()
-    };
+    let facts = PodFacts { namespace_labels: [("team".to_owned(), "red".to_owned())].into(), ..PodFacts::default() };
     assert_eq!(reason(Some(facts.pod(None))), "FactSource::ApiServer: team=red");
 }
 
