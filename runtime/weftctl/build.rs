@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     watch(&repository)?;
     let manifest = repository.join("guest-plugins/Cargo.toml");
-    let guests = guest_build::build_guests(&manifest, &out.join("guests"))?;
+    let guests = guest_build::build_guests(&manifest, &guests_dir(&out))?;
 
     let policies = out.join("policies");
     // A policy that is gone from the sources must not be shipped by what an earlier build left.
@@ -35,6 +35,12 @@ fn main() -> Result<()> {
     list.push_str("]\n");
     fs::write(out.join("policies.rs"), list)?;
     Ok(())
+}
+
+/// Where the guests are compiled: one directory for all variants of this build (checked, tested, built), so that they and what
+/// they depend on are compiled once. `OUT_DIR` is `<target>/<profile>/build/<package>/out`.
+fn guests_dir(out: &Path) -> PathBuf {
+    out.ancestors().nth(4).unwrap_or(out).join("guests")
 }
 
 /// Everything a component is made of. Not `guest-plugins` as a whole: it may hold a `target` directory of the author's.

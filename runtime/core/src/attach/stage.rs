@@ -26,6 +26,7 @@ pub(super) struct Stage<'a> {
     container: Option<String>,
     fresh_ifname: String,
     fresh_mac: Mac,
+    fresh_index: u32,
 }
 
 /// A stage on which the namespaces are still being opened and looked at, in the background.
@@ -47,7 +48,7 @@ impl<'a> Setting<'a> {
             Some(executor) => executor.container_identity()?,
             None => None,
         };
-        let [a, b, c, d, mac @ ..]: [u8; 10] = random::octets();
+        let [a, b, c, d, i, j, k, mac @ ..]: [u8; 13] = random::octets();
         let mut mac: [u8; 6] = mac;
         // Locally administered, unicast.
         mac[0] = (mac[0] | 0x02) & 0xfe;
@@ -59,6 +60,8 @@ impl<'a> Setting<'a> {
             container,
             fresh_ifname: format!("veth{a:02x}{b:02x}{c:02x}{d:02x}"),
             fresh_mac: Mac(mac),
+            // Far above what kernels count up to by themselves.
+            fresh_index: u32::from_be_bytes([1, i, j, k]),
         };
         Ok((stage, executor))
     }
@@ -165,6 +168,7 @@ impl<'a> Stage<'a> {
     /// What every plan has besides.
     fn complete(&self, call: &Call, mut plan: Plan) -> Plan {
         plan.container.clone_from(&self.container);
+        plan.link_index = self.container.is_some().then_some(self.fresh_index);
         plan.lease = call.lease();
         (self.context.plan_hook)(&mut plan);
         plan

@@ -56,6 +56,11 @@ pub fn check_ifname(name: &str) -> Result<(), CniError> {
     if name.chars().any(|c| matches!(c, '/' | ':' | '\0') || c.is_whitespace()) {
         return Err(bad("interface name contains / or : or whitespace characters"));
     }
+    // For a new link the kernel takes `%d` as a pattern, and any other % is refused (`dev_alloc_name` in
+    // <https://elixir.bootlin.com/linux/v6.12/source/net/core/dev.c>): no link has such a name.
+    if name.contains('%') {
+        return Err(bad("interface name contains %"));
+    }
     Ok(())
 }
 
@@ -75,6 +80,7 @@ mod tests {
             assert_eq!(error(name).msg, "interface name contains / or : or whitespace characters");
         }
         assert!(check_ifname("abcdefghijklmno").is_ok());
+        assert_eq!(error("eth%d").msg, "interface name contains %");
         assert!(check_ifname("...").is_ok());
     }
 

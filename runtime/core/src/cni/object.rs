@@ -134,6 +134,16 @@ impl Object {
         fits.map(Some).ok_or_else(|| self.wrong(key, value, "uint32"))
     }
 
+    /// An integer from −2³¹ to 2³¹−1.
+    ///
+    /// # Errors
+    /// The value has another type, or does not fit.
+    pub fn i32(&self, key: &str) -> Result<Option<i32>, Mistyped> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let fits = value.as_i64().and_then(|number| i32::try_from(number).ok());
+        fits.map(Some).ok_or_else(|| self.wrong(key, value, "int"))
+    }
+
     /// An integer from 0 to 2⁶⁴−1.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use weft_host_abi::types::{RangeSet, Requested};
 
 use super::{ConfError, DhcpConf, Object, Persona, ranges, requested};
-use crate::cni::Version;
+use crate::cni::{Version, read_net};
 
 /// Where host-local keeps its files by default. The ledger needs no directory, but a conf that names another one means
 /// another address domain.
@@ -155,7 +155,7 @@ fn declared(ipam: &Object) -> Result<Vec<IpNet>, ConfError> {
     let items = ipam.objects("addresses")?.unwrap_or_default();
     let net = |item: &Object| {
         let text = item.str("address")?.unwrap_or_default();
-        text.parse().map_err(|_not_cidr| ConfError::DeclaredAddress { text: text.to_owned() })
+        read_net(text).ok_or_else(|| ConfError::DeclaredAddress { text: text.to_owned() })
     };
     items.iter().map(net).collect()
 }

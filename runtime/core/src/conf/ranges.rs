@@ -10,7 +10,7 @@ use serde_json::Value;
 use weft_host_abi::types::{Range, RangeSet};
 
 use super::ConfError;
-use crate::cni::{Mistyped, Object, Version};
+use crate::cni::{Mistyped, Object, Version, read_net};
 
 /// What can be wrong with a range set, in host-local's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -179,7 +179,7 @@ fn overlap(a: &Range, b: &Range) -> bool {
 fn read_range(object: &Object) -> Result<Range, RangeProblem> {
     let text = object.text("subnet")?.ok_or(RangeProblem::NoSubnet)?;
     let bad = || RangeProblem::BadText { key: "subnet", what: "CIDR", text: text.to_owned() };
-    let subnet: IpNet = text.parse().map_err(|_not_cidr| bad())?;
+    let subnet = read_net(text).ok_or_else(bad)?;
     check_subnet(subnet)?;
     let (second, last) = ends(subnet);
     let gateway = read_address(object, "gateway")?.unwrap_or(second);

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use weft_host_abi::types::{RequestSource, Requested};
 
 use super::{ConfError, IpamKind};
-use crate::cni::Object;
+use crate::cni::{Object, read_net};
 
 /// Reads them all. host-local takes a single `IP`; for the others it is a list with commas. A text that is no address is
 /// host-local's error here, and the policy's to judge otherwise.
@@ -49,7 +49,7 @@ fn parse(source: RequestSource, text: String) -> Requested {
     let (address, length) = match text.split_once('/') {
         None => (text.parse::<IpAddr>().ok(), None),
         Some(_) => {
-            let net = text.parse::<ipnet::IpNet>().ok();
+            let net = read_net(&text);
             (net.map(|net| net.addr()), net.map(|net| net.prefix_len()))
         }
     };

@@ -71,6 +71,8 @@ fn take(name: &str, device: &DeviceLink) -> TakeDevice {
         mtu: Some(device.mtu),
         alias: device.alias.clone(),
         physical: device.physical,
+        kind: Some(device.kind.clone()),
+        host_index: Some(device.index),
     }
 }
 
@@ -100,15 +102,7 @@ impl Delegate for HostDevice {
     }
 
     fn bare(&self, ifname: &str) -> Op {
-        Op::TakeDevice(TakeDevice {
-            name: ifname.to_owned(),
-            device: String::new(),
-            hardware: None,
-            mac: None,
-            mtu: None,
-            alias: None,
-            physical: false,
-        })
+        Op::TakeDevice(TakeDevice { name: ifname.to_owned(), ..TakeDevice::default() })
     }
 
     fn plan(&self, input: &Input<'_>) -> Result<Plan, DelegateError> {

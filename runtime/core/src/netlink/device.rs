@@ -1,8 +1,9 @@
 //! Devices of the host that containers get: found, taken back when an ADD fails, given back by DEL.
 //!
-//! A device is known by its alias, which is its name on the host from before it leaves until it is back, or else by its hardware
-//! address. So it is found wherever it is: under its name in the container; on the host under whatever name, when the container's
-//! namespace ended and the kernel gave it back.
+//! A device gets an index of weft's choice when it leaves (`IFLA_NEW_IFINDEX`, Linux 5.13), keeps it wherever that is free, and
+//! gets its old one back at home. Neither the container nor the end of its namespace changes it; name, alias and MAC address are
+//! the container's to set. Where no index was noted (a plan of an older version, an older kernel), a device is known by its
+//! hardware address, and one that nothing was noted of (another plugin's) by its alias, which is its name on the host.
 
 use std::fmt::Write;
 use std::fs::File;
@@ -12,11 +13,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sys::utsname::uname;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 
 use super::error::{Doing, Fault, NetlinkError};
+use super::locate::Place;
 use super::netns::OWN;
 use super::rtnl::{Link, Lookup, Rtnl, change};
 use super::sysfs::{Sysfs, Target};
@@ -31,6 +34,8 @@ const HOMECOMING_STEP: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) op: TakeDevice,
+    /// The index that was chosen for it.
+    pub(super) index: Option<u32>,
     pub(super) before: Link,
     pub(super) addresses: Vec<AddressMessage>,
     pub(super) routes: Vec<RouteMessage>,
@@ -73,6 +78,8 @@ fn describe(link: Link) -> DeviceLink {
         tx_queue_length: link.tx_queue_length,
         alias: link.alias,
         physical: link.kind.is_empty(),
+        index: link.index,
+        kind: link.kind,
         name: link.name,
     }
 }
@@ -89,35 +96,67 @@ fn hardware(link: &Link) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-/// Whether this link is the device that was taken.
-pub(super) fn is_taken(op: &TakeDevice, link: &Link) -> bool {
-    let by_alias = link.alias.as_ref().is_some_and(|alias| op.device.is_empty() || *alias == op.device);
-    by_alias || (op.hardware.is_some() && hardware(link) == op.hardware)
+/// Whether this link is the device that was taken. `index` is the one that was chosen for it.
+pub(super) fn is_taken(op: &TakeDevice, index: Option<u32>, link: &Link) -> bool {
+    if op.kind.as_ref().is_some_and(|kind| *kind != link.kind) {
+        return false;
+    }
+    let same_hardware = op.hardware.is_some() && hardware(link) == op.hardware;
+    match index {
+        // An address that is burnt in counts besides; another may have been changed.
+        Some(index) if link.index == index => link.permanent.is_empty() || op.hardware.is_none() || same_hardware,
+        Some(_) if !link.permanent.is_empty() => same_hardware,
+        // A kernel that takes no index for a move leaves the device its old one, as long as that is free.
+        Some(_) => !moves_take_an_index() && same_hardware && Some(link.index) == op.host_index,
+        None => {
+            let by_alias = link.alias.as_ref().is_some_and(|alias| op.device.is_empty() || *alias == op.device);
+            by_alias || same_hardware
+        }
+    }
 }
 
-/// The message that moves a link to another namespace and gives it its name there. It arrives down, and keeps its index where
-/// that is free.
-pub(super) fn relocation(index: u32, netns: i32, name: &str) -> LinkMessage {
-    change(index).setns_by_fd(netns).name(name).build()
+/// Whether the kernel knows `IFLA_NEW_IFINDEX`: 5.13 and later. Others ignore it.
+fn moves_take_an_index() -> bool {
+    let Ok(system) = uname() else { return true };
+    let release = system.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    numbers.next().zip(numbers.next()).is_none_or(|version| version >= (5, 13))
+}
+
+/// The message that moves a link to another namespace and gives it its name there. It arrives down, with the new
+/// index, or else with its own where that is free.
+pub(super) fn relocation(index: u32, netns: i32, name: &str, new_index: Option<u32>) -> LinkMessage {
+    let mut message = change(index).setns_by_fd(netns).name(name).build();
+    message.attributes.extend(new_index.and_then(|index| i32::try_from(index).ok()).map(LinkAttribute::NewIfIndex));
+    message
 }
 
 impl Executor {
     /// DEL: the device goes home, from wherever it is, and gets back what it had: name, alias, MTU, MAC. It stays down.
-    pub(super) fn return_device(&self, op: &TakeDevice) -> Result<(), NetlinkError> {
+    pub(super) fn return_device(&self, op: &TakeDevice, index: Option<u32>) -> Result<(), NetlinkError> {
         let Some(container) = self.container.as_ref().map(|container| &container.rtnl) else {
-            return self.await_homecoming(op);
+            return self.await_homecoming(op, index);
         };
-        let doing = || format!("failed to find {:?}", op.name);
-        if let Some(found) = container.link(Lookup::Name(&op.name)).doing(doing)? {
-            if is_taken(op, &found) {
-                let original = self.original_name(op, &found)?;
-                return self.send_home(op, &found, &original, None);
-            }
-            if op.device.is_empty() {
-                return Err(NetlinkError::NoAlias { link: op.name.clone() });
-            }
+        if let Some(found) = find_inside(container, op, index, &[&op.name])? {
+            let original = self.original_name(op, &found)?;
+            return self.send_home(op, &found, &original, op.host_index);
         }
-        self.settle_in(op).map(drop)
+        if op.device.is_empty() && container.link(Lookup::Name(&op.name)).doing(|| finding(op))?.is_some() {
+            return Err(NetlinkError::NoAlias { link: op.name.clone() });
+        }
+        if self.settle_in(op, index)? {
+            return Ok(());
+        }
+        let Some(index) = index else { return Ok(()) };
+        // It may have another index there, but neither kind nor burnt-in address.
+        let fits = |link: &Link, _host| {
+            is_taken(op, Some(link.index), link) && (link.index == index || op.hardware == hardware(link))
+        };
+        match self.locate_elsewhere(&op.name, index, &fits)? {
+            Place::Elsewhere(..) => Err(NetlinkError::MovedOn { link: op.name.clone(), certain: true }),
+            Place::Unclear => Err(NetlinkError::MovedOn { link: op.name.clone(), certain: false }),
+            Place::Here(_) | Place::Gone => Ok(()),
+        }
     }
 
     /// The name it had on the host.
@@ -136,12 +175,10 @@ impl Executor {
             return Err(Fault::Refused(Errno::EEXIST, None).doing(moving()));
         }
         let host = File::open(OWN).doing(|| format!("failed to open {OWN}"))?;
-        let plain = relocation(found.index, host.as_raw_fd(), original);
-        let mut message = plain.clone();
-        message.attributes.extend(index.and_then(|index| i32::try_from(index).ok()).map(LinkAttribute::NewIfIndex));
-        let outcome = match container.set_link(message) {
+        let home = |index| relocation(found.index, host.as_raw_fd(), original, index);
+        let outcome = match container.set_link(home(index)) {
             // Another link has got the index meanwhile. It is nice to have, no more.
-            Err(fault) if index.is_some() && fault.errno() == Some(Errno::EBUSY) => container.set_link(plain),
+            Err(fault) if index.is_some() && fault.errno() == Some(Errno::EBUSY) => container.set_link(home(None)),
             outcome => outcome,
         };
         match outcome {
@@ -156,33 +193,50 @@ impl Executor {
     }
 
     /// Waits for a device that the kernel brings back, and gives it its name. Links that were made ended with the namespace.
-    fn await_homecoming(&self, op: &TakeDevice) -> Result<(), NetlinkError> {
+    fn await_homecoming(&self, op: &TakeDevice, index: Option<u32>) -> Result<(), NetlinkError> {
         let deadline = Instant::now() + HOMECOMING;
-        while !self.settle_in(op)? && op.physical && Instant::now() < deadline {
+        while !self.settle_in(op, index)? && op.physical && Instant::now() < deadline {
             sleep(HOMECOMING_STEP);
         }
         Ok(())
     }
 
     /// Gives a device that is on the host its name back; whether it was there.
-    fn settle_in(&self, op: &TakeDevice) -> Result<bool, NetlinkError> {
+    fn settle_in(&self, op: &TakeDevice, index: Option<u32>) -> Result<bool, NetlinkError> {
         if op.device.is_empty() {
             return Ok(true);
         }
         let doing = || format!("failed to restore {:?} to original name {:?}", op.name, op.device);
-        let links = self.host.links(None).doing(doing)?;
-        let marked = |link: &&Link| link.alias.as_deref() == Some(op.device.as_str()) && is_same(op, link);
-        let Some(found) = links.iter().find(marked) else {
+        let Some(found) = self.find_at_home(op, index).doing(doing)? else { return Ok(false) };
+        if found.index != index.unwrap_or_default()
+            && found.name == op.device
+            && found.alias.as_ref() != Some(&op.device)
+        {
             // Back already, or never away.
-            return Ok(links.iter().any(|link| link.name == op.device && is_same(op, link)));
-        };
+            return Ok(true);
+        }
         if found.name != op.device {
             // A link can only be renamed while it is down, before Linux 6.2.
             self.host.set_link(change(found.index).down().build()).doing(doing)?;
             self.host.set_link(change(found.index).name(op.device.as_str()).build()).doing(doing)?;
         }
-        self.tidy(op, found, &op.device)?;
+        self.tidy(op, &found, &op.device)?;
         Ok(true)
+    }
+
+    /// A device that is on the host: by its index, under its name, or marked by its alias.
+    fn find_at_home(&self, op: &TakeDevice, index: Option<u32>) -> Result<Option<Link>, Fault> {
+        if let Some(index) = index
+            && let Some(found) = self.host.link(Lookup::Index(index))?.filter(|link| is_taken(op, Some(index), link))
+        {
+            return Ok(Some(found));
+        }
+        let named = self.host.link(Lookup::Name(&op.device))?.filter(|link| is_same(op, link));
+        if named.as_ref().is_some_and(|link| link.alias.as_ref() == Some(&op.device)) {
+            return Ok(named);
+        }
+        let marked = |link: &Link| link.alias.as_ref() == Some(&op.device) && is_same(op, link);
+        Ok(self.host.links(None)?.into_iter().find(marked).or(named))
     }
 
     /// Puts back what else a device had. Its alias must go, since that marks it as taken; MTU and MAC are a courtesy, which no
@@ -201,15 +255,11 @@ impl Executor {
 
     /// Undo: the device is again what it was on the host, at whichever point taking it ended.
     pub(super) fn bring_back(&self, taken: &Taken) -> Result<(), NetlinkError> {
-        let Taken { op, before, addresses, routes, sysctls } = taken;
+        let Taken { op, index, before, addresses, routes, sysctls } = taken;
         if let Some(container) = self.container.as_ref().map(|container| &container.rtnl) {
             // Under its new name, or, where the kernel moved it and then refused that, under its old one.
-            for name in [&op.name, &op.device] {
-                let found = container.link(Lookup::Name(name)).doing(|| format!("failed to find {name:?}"))?;
-                if let Some(found) = found.filter(|found| is_taken(op, found)) {
-                    self.send_home(op, &found, &op.device, Some(before.index))?;
-                    break;
-                }
+            if let Some(found) = find_inside(container, op, *index, &[&op.name, &op.device])? {
+                self.send_home(op, &found, &op.device, Some(before.index))?;
             }
         }
         let doing = || format!("failed to restore {:?}", op.device);
@@ -242,6 +292,27 @@ impl Executor {
         }
         Ok(())
     }
+}
+
+/// Finds a taken device in the container: by its index, or else under one of these names.
+fn find_inside(
+    container: &Rtnl,
+    op: &TakeDevice,
+    index: Option<u32>,
+    names: &[&str],
+) -> Result<Option<Link>, NetlinkError> {
+    let by_index = index.map(Lookup::Index);
+    for lookup in by_index.into_iter().chain(names.iter().map(|name| Lookup::Name(name))) {
+        let found = container.link(lookup).doing(|| finding(op))?;
+        if let Some(found) = found.filter(|found| is_taken(op, index, found)) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn finding(op: &TakeDevice) -> String {
+    format!("failed to find {:?}", op.name)
 }
 
 /// Whether a link of the host that has the right alias or name is that device, and not another that was called so.

@@ -75,6 +75,17 @@ pub enum NetlinkError {
         /// The link.
         link: LinkRef,
     },
+    /// The container moved its link to another namespace, or may have.
+    #[error(
+        "{link:?} is no longer in the container, and {}; end that namespace or move the link back, then try again",
+        if *.certain { "was moved to another network namespace" } else { "may be in another network namespace" }
+    )]
+    MovedOn {
+        /// Its name.
+        link: String,
+        /// It was found there.
+        certain: bool,
+    },
     /// A device of the host does not say what it was called there.
     #[error("failed to find original ifname for {link:?} (alias is not set)")]
     NoAlias {

@@ -10,7 +10,7 @@
 //! - What sits on a link that the plan made goes away with the link, and so needs no inverse of its own.
 //! - What others may have come to rely on meanwhile (a bridge that has got another port, forwarding) is left alone by
 //!   undo: breaking a neighbour is worse than a leftover it needs.
-//! - Teardown needs the plan alone, takes nothing for granted, and never deletes a link of another kind than the plan's.
+//! - Teardown needs the plan alone, takes nothing for granted, and knows a link by what the container cannot set (`locate`).
 //!
 //! Not here: what a plan should be (`delegate`), when one is applied (`attach`).
 
@@ -22,6 +22,7 @@ mod fault;
 mod firewalld;
 mod identity;
 mod inside;
+mod locate;
 mod lock;
 mod mass;
 mod netns;
@@ -33,10 +34,8 @@ mod rtnl;
 mod sysctl;
 mod sysfs;
 mod teardown;
-mod teardown_steps;
 mod tun;
 mod undo;
-mod undo_steps;
 mod wire;
 
 pub use crate::background::Job;

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 
 use super::conntrack::{self, Flows};
 use super::error::{Doing, NetlinkError, UndoError};
-use super::rtnl::{Link, Lookup, change};
-use super::{Executor, firewalld, nft};
-use crate::plan::{LinkRef, Op, Plan, Side, Teardown};
+use super::locate::{Place, Wanted};
+use super::ops::operation;
+use super::rtnl::{Link, Lookup};
+use super::{Executor, nft};
+use crate::plan::{Op, Plan, Side};
 
 impl Executor {
     /// Removes what belongs to the attachment, as far as it is there, and leaves what others share. `keep_shared` names
@@ -16,7 +18,7 @@ impl Executor {
     pub fn teardown(&mut self, plan: &Plan, keep_shared: &BTreeSet<String>) -> Vec<UndoError> {
         let mut leftovers = Vec::new();
         let kept = |op: &Op| op.shared().is_some_and(|name| keep_shared.contains(&name));
-        let ours = || plan.ops.iter().filter(|op| op.teardown() == Teardown::Elements && !kept(op));
+        let ours = || plan.ops.iter().filter(|op| !kept(op));
         // What admits or rewrites goes before the link: the kernel clears such elements away while it waits for the link to
         // go, where otherwise whoever closes the socket last waits for that by itself, and keeps others from their own
         // elements meanwhile. What forbids holds for as long as there is traffic. Either way it is one transaction.
@@ -25,25 +27,11 @@ impl Executor {
             leftovers.extend(self.remove_elements(nft::Content::of(ours())));
         }
         // Two links of the host (a pair's end, and the device its traffic is shaped on): one wait for both.
-        if plan.ops.iter().any(|op| matches!(op.teardown(), Teardown::DeleteHostLink { .. })) {
+        if plan.ops.iter().filter_map(Op::made_host_link).count() > 1 {
             self.delete_together([plan]);
         }
-        for op in plan.ops.iter().rev() {
-            let outcome = match op.teardown() {
-                Teardown::DeleteLink { container, host_peer, kind } => {
-                    self.delete_attachment(&container, host_peer, kind)
-                }
-                Teardown::ReturnDevice(taken) => self.return_device(&taken),
-                Teardown::LinkDown(link) => self.link_down(&link),
-                Teardown::DeleteHostLink { name, kind } => self.delete_by_name(&LinkRef::host(name), kind).map(drop),
-                Teardown::RemoveQdisc { link, kind } => self.drop_qdisc(plan, &link, kind),
-                Teardown::RestoreLink { link, before } => self.restore_link(&link, &before),
-                Teardown::RemoveRules(routes) => self.remove_rules(&routes),
-                Teardown::LeaveVrf(join) => self.leave_vrf(&join),
-                Teardown::Firewalld(_) if kept(op) => Ok(()),
-                Teardown::Firewalld(source) => firewalld::remove(&source),
-                Teardown::Nothing | Teardown::Elements => Ok(()),
-            };
+        for op in plan.ops.iter().rev().filter(|op| !kept(op)) {
+            let outcome = operation(op).tear_down(self, plan);
             leftovers.extend(outcome.err().map(|cause| UndoError { what: format!("tear down: {op}"), cause }));
         }
         if !first {
@@ -73,13 +61,8 @@ impl Executor {
     /// Deletes the host's links of many plans at once, as a beginning of their teardown: the kernel's wait is one then instead
     /// of one each. What cannot be deleted here is for `teardown` to report.
     pub fn delete_together<'a>(&self, plans: impl IntoIterator<Item = &'a Plan>) {
-        let ends = plans.into_iter().flat_map(|plan| &plan.ops).filter_map(|op| match op.teardown() {
-            Teardown::DeleteLink { host_peer: Some(name), kind, .. } | Teardown::DeleteHostLink { name, kind } => {
-                Some((name, kind))
-            }
-            _ => None,
-        });
-        let index = |(name, kind): (String, &str)| match self.host.link(Lookup::Name(&name)) {
+        let ends = plans.into_iter().flat_map(|plan| &plan.ops).filter_map(Op::made_host_link);
+        let index = |(name, kind)| match self.host.link(Lookup::Name(name)) {
             Ok(Some(link)) if link.kind == kind => Some(link.index),
             _ => None,
         };
@@ -89,39 +72,31 @@ impl Executor {
         }
     }
 
-    /// By the host's end where there is one: its name is random, so nothing else has it, and it finds the pair even where
-    /// the container's end was renamed.
-    fn delete_attachment(&self, container: &LinkRef, peer: Option<String>, kind: &str) -> Result<(), NetlinkError> {
-        let host = peer.map(LinkRef::host);
-        for link in host.iter().chain([container]) {
-            if self.delete_by_name(link, kind)? {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Deletes a link if it is there and of that kind; whether it did.
-    fn delete_by_name(&self, link: &LinkRef, kind: &str) -> Result<bool, NetlinkError> {
-        let Some(rtnl) = self.rtnl(link.side) else { return Ok(false) };
-        let doing = || format!("failed to delete {:?}", link.name);
-        match rtnl.link(Lookup::Name(&link.name)).doing(doing)? {
-            Some(Link { index, kind: found, .. }) if found == kind => match link.side {
-                Side::Host => rtnl.delete_in_turn(index).doing(doing),
-                // Each DEL has a namespace of its own to delete in.
-                Side::Container => rtnl.delete_link(index).doing(doing),
+    /// Deletes a link that the plan made in the container, wherever the container has put it.
+    pub(super) fn delete_container_link(&self, wanted: &Wanted<'_>) -> Result<(), NetlinkError> {
+        let Some(container) = self.rtnl(Side::Container) else { return Ok(()) };
+        let doing = || format!("failed to delete {:?}", wanted.name);
+        let link = wanted.name.to_owned();
+        match self.locate(wanted)? {
+            Place::Here(found) => container.delete_link(found.index).map(drop).doing(doing),
+            Place::Elsewhere(netns, found) => match container.delete_link_in(netns, found.index) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(NetlinkError::MovedOn { link, certain: true }),
             },
-            _ => Ok(false),
+            Place::Unclear => Err(NetlinkError::MovedOn { link, certain: false }),
+            Place::Gone => Ok(()),
         }
     }
 
-    fn link_down(&self, link: &LinkRef) -> Result<(), NetlinkError> {
-        let Some(rtnl) = self.rtnl(link.side) else { return Ok(()) };
-        let doing = || format!("failed to set {:?} down", link.name);
-        let Some(found) = rtnl.link(Lookup::Name(&link.name)).doing(doing)? else { return Ok(()) };
-        match rtnl.set_link(change(found.index).down().build()) {
-            Err(fault) if fault.is_absent() => Ok(()),
-            other => other.doing(doing),
+    /// Deletes a link of the host if it is there and of that kind; whether it did.
+    pub(super) fn delete_host_link(&self, name: &str, kind: &str) -> Result<bool, NetlinkError> {
+        if name.is_empty() {
+            return Ok(false);
+        }
+        let doing = || format!("failed to delete {name:?}");
+        match self.host.link(Lookup::Name(name)).doing(doing)? {
+            Some(Link { index, kind: found, .. }) if found == kind => self.host.delete_in_turn(index).doing(doing),
+            _ => Ok(false),
         }
     }
 }

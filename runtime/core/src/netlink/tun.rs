@@ -24,6 +24,7 @@ const TUNSETIFF: libc::Ioctl = 0x4004_54ca;
 const TUNSETPERSIST: libc::Ioctl = 0x4004_54cb;
 const TUNSETOWNER: libc::Ioctl = 0x4004_54cc;
 const TUNSETGROUP: libc::Ioctl = 0x4004_54ce;
+const TUNSETIFINDEX: libc::Ioctl = 0x4004_54da;
 
 const IFF_TAP: u16 = 0x0002;
 const IFF_MULTI_QUEUE: u16 = 0x0100;
@@ -44,6 +45,8 @@ const CONTEXT: &CStr = c"/proc/thread-self/attr/current";
 #[derive(Debug)]
 struct Blueprint {
     request: [u8; REQUEST],
+    /// The index it gets; the kernel's choice otherwise.
+    index: Option<u32>,
     owner: Option<u32>,
     group: Option<u32>,
 }
@@ -63,8 +66,8 @@ enum Stage {
 type Outcome = Result<(), (Stage, Errno)>;
 
 /// Makes the device in the namespace of the calling thread, persistent.
-pub(super) fn create(op: &CreateTap) -> Result<(), NetlinkError> {
-    let blueprint = Blueprint::of(op)?;
+pub(super) fn create(op: &CreateTap, index: Option<u32>) -> Result<(), NetlinkError> {
+    let blueprint = Blueprint::new(op, index)?;
     let outcome = match &op.selinux_context {
         None => open().and_then(|file| blueprint.make(file.as_raw_fd())),
         Some(context) => in_context(context, &blueprint)?,
@@ -155,7 +158,7 @@ fn selinux_is_on() -> bool {
 // === impl Blueprint ===
 
 impl Blueprint {
-    fn of(op: &CreateTap) -> Result<Self, NetlinkError> {
+    fn new(op: &CreateTap, index: Option<u32>) -> Result<Self, NetlinkError> {
         let name = op.name.as_bytes();
         let mut request = [0; REQUEST];
         match request.get_mut(..name.len()) {
@@ -165,11 +168,17 @@ impl Blueprint {
         if let Some([low, high]) = request.get_mut(NAME..NAME + 2) {
             [*low, *high] = flags(op).to_ne_bytes();
         }
-        Ok(Self { request, owner: op.owner, group: op.group })
+        Ok(Self { request, index, owner: op.owner, group: op.group })
     }
 
     /// Makes the device that this open file stands for, and lets it outlive the file.
     fn make(&self, fd: RawFd) -> Outcome {
+        if let Some(index) = self.index {
+            #[expect(unsafe_code, reason = "TUNSETIFINDEX has no safe wrapper")]
+            // SAFETY: it reads an `unsigned int` at the pointer, which is a local that lives until the call returns.
+            let chosen = Errno::result(unsafe { libc::ioctl(fd, TUNSETIFINDEX, &raw const index) });
+            chosen.map_err(|errno| (Stage::Make, errno))?;
+        }
         let mut request = self.request;
         #[expect(unsafe_code, reason = "TUNSETIFF has no safe wrapper")]
         // SAFETY: TUNSETIFF reads and writes a `struct ifreq` at the pointer, which has the length of one; the copy lives until
@@ -252,11 +261,11 @@ mod tests {
 
     #[test]
     fn a_request_has_the_name_and_the_flags() {
-        let blueprint = Blueprint::of(&tap()).unwrap();
+        let blueprint = Blueprint::new(&tap(), None).unwrap();
         assert_eq!(blueprint.request[..5], *b"eth0\0");
         assert_eq!(blueprint.request[16..18], flags(&tap()).to_ne_bytes());
         let long = CreateTap { name: "sixteen-letters-".into(), ..tap() };
-        assert!(Blueprint::of(&long).is_err());
+        assert!(Blueprint::new(&long, None).is_err());
     }
 
     #[test]
@@ -274,7 +283,7 @@ mod tests {
         let outcome = enter(c"no:such:context");
         assert!(matches!(outcome, Err((Stage::Context, _))), "{outcome:?}");
         let op = CreateTap { selinux_context: Some("a:b:c".into()), ..tap() };
-        let text = create(&op).unwrap_err().to_string();
+        let text = create(&op, None).unwrap_err().to_string();
         assert_eq!(text.contains("SELinux is not switched on"), !selinux_is_on(), "{text}");
     }
 }

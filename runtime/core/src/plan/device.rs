@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LinkRef, Mac, Teardown};
+use super::{LinkRef, Mac};
 
 /// Which device of the host is meant. Of those set, the first counts, except that a PCI device's driver is always looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -51,6 +51,10 @@ pub struct DeviceLink {
     pub all_multicast: bool,
     /// Length of the transmit queue.
     pub tx_queue_length: u32,
+    /// Its index.
+    pub index: u32,
+    /// Kind as `ip -d link` names it; empty for a physical one.
+    pub kind: String,
     /// `ifalias`.
     pub alias: Option<String>,
     /// Whether it outlives the namespace it is in: the kernel gives it back to the host when a namespace ends. Links that were
@@ -60,7 +64,7 @@ pub struct DeviceLink {
 
 /// A device of the host goes to the container, under the attachment's name and down. Its name on the host becomes its alias, as
 /// the stock plugin has it, so that whoever finds it knows what it was.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TakeDevice {
     /// Its name in the container.
     pub name: String,
@@ -81,13 +85,15 @@ pub struct TakeDevice {
     /// As in [`DeviceLink`].
     #[serde(default)]
     pub physical: bool,
+    /// Its kind. `None` where that was not noted.
+    #[serde(default)]
+    pub kind: Option<String>,
+    /// The index it had on the host.
+    #[serde(default)]
+    pub host_index: Option<u32>,
 }
 
 impl TakeDevice {
-    pub(super) fn teardown(&self) -> Teardown {
-        Teardown::ReturnDevice(self.clone())
-    }
-
     /// Where it is in the container.
     #[must_use]
     pub fn link(&self) -> LinkRef {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LinkRef, Teardown};
+use super::LinkRef;
 
 /// At which layer an ipvlan divides its parent's traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,29 +61,6 @@ pub struct CreateVlan {
 pub struct CreateDummy {
     /// Its name in the container.
     pub name: String,
-}
-
-/// The container's link goes, if it is of that kind.
-pub(super) fn delete(name: &str, kind: &'static str) -> Teardown {
-    Teardown::DeleteLink { container: LinkRef::container(name), host_peer: None, kind }
-}
-
-impl CreateIpvlan {
-    pub(super) fn teardown(&self) -> Teardown {
-        delete(&self.name, "ipvlan")
-    }
-}
-
-impl CreateVlan {
-    pub(super) fn teardown(&self) -> Teardown {
-        delete(&self.name, "vlan")
-    }
-}
-
-impl CreateDummy {
-    pub(super) fn teardown(&self) -> Teardown {
-        delete(&self.name, "dummy")
-    }
 }
 
 impl fmt::Display for CreateIpvlan {

@@ -5,7 +5,7 @@
 //! storage format: add fields with `#[serde(default)]`, never rename.
 //!
 //! Each op has two inverses. *Undo* is exact: the executor records what it found before it changed it, and a failed ADD
-//! puts that back. *Teardown* (`Op::teardown`) needs the plan alone, and is what DEL and GC do, maybe after a crash half
+//! puts that back. *Teardown* needs the plan alone, and is what DEL and GC do, maybe after a crash half
 //! way through ADD: it removes what belongs to the attachment and leaves what others share (a bridge, its address).
 
 mod device;
@@ -19,7 +19,6 @@ mod result;
 mod sbr;
 mod shaping;
 mod tap;
-mod teardown;
 mod tuning;
 mod vrf;
 
@@ -36,7 +35,6 @@ pub use result::{ResultShape, ShapeIp};
 pub use sbr::{Source, SourceRoutes};
 pub use shaping::{CreateIfb, LimitRate, RedirectIngress};
 pub use tap::CreateTap;
-pub use teardown::Teardown;
 pub use tuning::{LinkAttributes, TuneLink, TuneSysctl};
 pub use vrf::JoinVrf;
 
@@ -53,6 +51,10 @@ pub struct Plan {
     /// What tells the container's namespace from others (`netlink::netns_identity`): a path may name another one later.
     #[serde(default)]
     pub container: Option<String>,
+    /// The index that the link which the plan makes in the container gets, or the device that it moves there: chosen ahead, so
+    /// that the journal knows the link before there is one. Not of a veth pair, which is known by its end on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link_index: Option<u32>,
     /// The result to print once all ops are applied.
     #[serde(default)]
     pub result: ResultShape,

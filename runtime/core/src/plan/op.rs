@@ -12,7 +12,7 @@ use weft_host_abi::types::Route;
 use super::{
     Accept, CreateDummy, CreateIfb, CreateIpvlan, CreateTap, CreateVlan, FirewalldSource, ForgetNeighbours, HostPort,
     IngressPolicy, JoinVrf, LimitRate, LinkRef, Mac, RedirectIngress, RouteLocalnet, Side, SourceRoutes, TakeDevice,
-    Teardown, TuneLink, TuneSysctl,
+    TuneLink, TuneSysctl,
 };
 
 /// An address family.
@@ -269,60 +269,27 @@ pub enum Op {
 }
 
 impl Op {
-    /// What DEL does about this op.
+    /// Name and kind of the link that this op makes in the container.
     #[must_use]
-    pub fn teardown(&self) -> Teardown {
+    pub fn made_link(&self) -> Option<(&str, &'static str)> {
         match self {
-            Self::CreateVeth { container, host, .. } => Teardown::DeleteLink {
-                container: LinkRef::container(container.as_str()),
-                host_peer: Some(host.clone()),
-                kind: "veth",
-            },
-            Self::CreateMacvlan { name, .. } => {
-                Teardown::DeleteLink { container: LinkRef::container(name.as_str()), host_peer: None, kind: "macvlan" }
-            }
-            Self::CreateIpvlan(op) => op.teardown(),
-            Self::CreateVlan(op) => op.teardown(),
-            Self::CreateDummy(op) => op.teardown(),
-            Self::CreateTap(op) => op.teardown(),
-            Self::TakeDevice(op) => op.teardown(),
-            // Only loopback is brought up without having been made by the plan; for the others the link is gone by then.
-            Self::LinkUp { link } if link.name == "lo" => Teardown::LinkDown(link.clone()),
-            Self::TuneLink(tune) if !tune.before.is_empty() => {
-                Teardown::RestoreLink { link: tune.link.clone(), before: tune.before.clone() }
-            }
-            Self::SourceRoutes(routes) => Teardown::RemoveRules(routes.clone()),
-            Self::JoinVrf(join) => Teardown::LeaveVrf(join.clone()),
-            Self::LimitRate(limit) => Teardown::RemoveQdisc { link: limit.link.clone(), kind: "tbf" },
-            Self::CreateIfb(ifb) => Teardown::DeleteHostLink { name: ifb.name.clone(), kind: "ifb" },
-            Self::RedirectIngress(redirect) => Teardown::RemoveQdisc { link: redirect.from.clone(), kind: "ingress" },
-            Self::Masquerade { .. }
-            | Self::MacSpoofCheck { .. }
-            | Self::HostPort(_)
-            | Self::Accept(_)
-            | Self::IngressPolicy(_) => Teardown::Elements,
-            Self::FirewalldSource(source) => Teardown::Firewalld(source.clone()),
-            Self::EnsureBridge { .. }
-            | Self::BridgePort { .. }
-            | Self::BridgeVlans { .. }
-            | Self::EnsureVlanGateway { .. }
-            | Self::Sysctl { .. }
-            | Self::EnableIpv6 { .. }
-            | Self::AddAddress { .. }
-            | Self::LinkUp { .. }
-            | Self::WaitAddresses { .. }
-            | Self::AddRoute { .. }
-            | Self::DropConnectedRoute { .. }
-            | Self::DropDefaultRoutes { .. }
-            | Self::EnsureAddress { .. }
-            | Self::PinMac { .. }
-            | Self::Forwarding { .. }
-            | Self::WaitPort { .. }
-            | Self::ForgetNeighbours(_)
-            | Self::Announce { .. }
-            | Self::TuneSysctl(_)
-            | Self::TuneLink(_) => Teardown::Nothing,
-            Self::RouteLocalnet(_) => Teardown::Nothing,
+            Self::CreateVeth { container, .. } => Some((container, "veth")),
+            Self::CreateMacvlan { name, .. } => Some((name, "macvlan")),
+            Self::CreateIpvlan(op) => Some((&op.name, "ipvlan")),
+            Self::CreateVlan(op) => Some((&op.name, "vlan")),
+            Self::CreateDummy(op) => Some((&op.name, "dummy")),
+            Self::CreateTap(op) => Some((&op.name, "tun")),
+            _ => None,
+        }
+    }
+
+    /// Name and kind of the link that this op makes on the host for the attachment alone.
+    #[must_use]
+    pub fn made_host_link(&self) -> Option<(&str, &'static str)> {
+        match self {
+            Self::CreateVeth { host, .. } => Some((host, "veth")),
+            Self::CreateIfb(ifb) => Some((&ifb.name, "ifb")),
+            _ => None,
         }
     }
 

@@ -4,8 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::links::delete;
-use super::{Mac, Teardown};
+use super::Mac;
 
 /// A tap device made in the container's namespace, persistent and down: a program opens it later and is its wire.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -33,12 +32,6 @@ pub struct CreateTap {
     /// A bridge in the container that it becomes a port of.
     #[serde(default)]
     pub bridge: Option<String>,
-}
-
-impl CreateTap {
-    pub(super) fn teardown(&self) -> Teardown {
-        delete(&self.name, "tun")
-    }
 }
 
 impl fmt::Display for CreateTap {

@@ -20,7 +20,7 @@ use weft_host_abi::types::{Attachment, Route};
 
 use crate::cni::{Mistyped, Object, Version};
 use crate::keys::KeyError;
-use crate::plan::{LinkRef, Mac, Need, Observed, Op, ShapeIp, Side, Teardown};
+use crate::plan::{LinkRef, Mac, Need, Observed, Op, ShapeIp, Side};
 
 /// What came before the step: the result of the plugin before it, or what the delegate's plan will make.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -163,10 +163,7 @@ pub fn kinds() -> impl Iterator<Item = &'static str> {
 impl StepInput<'_> {
     /// Whether the interface is one that the same plan makes: what is observed of it, if anything, is from before.
     fn interface_is_made(&self) -> bool {
-        let interface = LinkRef::container(self.attachment.ifname.as_str());
-        self.before
-            .iter()
-            .any(|op| matches!(op.teardown(), Teardown::DeleteLink { container, .. } if container == interface))
+        self.before.iter().any(|op| op.made_link().is_some_and(|(name, _kind)| name == self.attachment.ifname))
     }
 }
 

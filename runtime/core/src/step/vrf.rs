@@ -1,7 +1,7 @@
 //! `vrf`: puts the interface into a VRF of the container, which is made for the first and goes with the last.
 
 use super::{Step, StepError, StepInput, StepPlan};
-use crate::cni::{Object, Version};
+use crate::cni::{Object, Version, check_ifname};
 use crate::keys;
 use crate::plan::{JoinVrf, Op};
 
@@ -40,5 +40,7 @@ fn read(conf: &Object) -> Result<(String, Option<u32>), StepError> {
     let table = conf.u32("table").map_err(keys::mistyped)?.filter(|table| *table != 0);
     let name = conf.text("vrfname").map_err(keys::mistyped)?;
     let name = name.ok_or_else(|| StepError::Conf("configuration is expected to have a valid vrf name".to_owned()))?;
+    check_ifname(name)
+        .map_err(|error| StepError::Conf(format!("vrfname {name:?} cannot be a link's: {}", error.msg)))?;
     Ok((name.to_owned(), table))
 }

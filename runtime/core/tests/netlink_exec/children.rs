@@ -23,7 +23,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
 }
 
 /// Whether the kernel can make links of a kind.
-fn has(kind: &str) -> bool {
+pub(crate) fn has(kind: &str) -> bool {
     if !nix::unistd::geteuid().is_root() {
         return false;
     }

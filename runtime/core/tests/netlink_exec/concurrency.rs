@@ -14,6 +14,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("concurrency::many_at_once", None, many_at_once),
         ("concurrency::some_fail", None, some_fail),
         ("concurrency::teardowns_together", None, teardowns_together),
+        ("concurrency::group_of_an_operator", None, group_of_an_operator),
         ("concurrency::plans_deleted_together", None, plans_deleted_together),
         ("concurrency::tables_come_and_go", None, tables_come_and_go),
     ]
@@ -21,13 +22,13 @@ pub(crate) fn tests() -> Vec<crate::Test> {
 
 const COUNT: usize = 8;
 
-/// Whoever has answered has its own link gone; what a crashed DEL left in the group goes along, and nothing else does.
+/// A DEL that has answered has its own link gone. What a crashed DEL marked goes along, and nothing else does.
 fn teardowns_together() {
     let host = Ns::new();
     let pods: Vec<Ns> = (0..COUNT).map(|_| Ns::new()).collect();
     for round in 0..5 {
         all(&host, &pods, |at, executor| drop(applied(executor, &nth(at))));
-        host.sh("ip link add doomed0 type veth peer name doomed1; ip link set doomed0 group 2003134068");
+        host.sh("ip link add doomed0 type veth peer name doomed1; ip link set doomed0 group 2003134068 alias 'weft: being deleted'");
         host.sh(&format!("ip link add other{round} type veth peer name keep{round}; ip link set other{round} group 5"));
         let gone = all(&host, &pods, |at, executor| {
             let errors = executor.teardown(&nth(at), &BTreeSet::new());
@@ -42,6 +43,20 @@ fn teardowns_together() {
             host.sh("ip link del doomed0");
         }
     }
+}
+
+/// An operator's link that happens to be in the group stays, and the DELs do without the group.
+fn group_of_an_operator() {
+    let host = Ns::new();
+    let pods: Vec<Ns> = (0..COUNT).map(|_| Ns::new()).collect();
+    host.sh("ip link add foreign type veth peer name other && ip link set foreign group 2003134068");
+    all(&host, &pods, |at, executor| drop(applied(executor, &nth(at))));
+    let plans: Vec<Plan> = (0..COUNT / 2).map(nth).collect();
+    host.run(|| Executor::open(None).expect("open").delete_together(&plans));
+    assert!(host.link("foreign").is_some() && host.link("veth00000000").is_none());
+    all(&host, &pods, |at, executor| assert!(executor.teardown(&nth(at), &BTreeSet::new()).is_empty()));
+    assert!(host.link("foreign").is_some());
+    assert!((0..COUNT).all(|at| host.link(&format!("veth0000000{at}")).is_none()));
 }
 
 fn plans_deleted_together() {

@@ -38,7 +38,7 @@ fn with_device() -> (Ns, Ns, TakeDevice) {
         mac: Some(mac("02:00:00:00:0d:00")),
         mtu: Some(1400),
         alias: Some("before".into()),
-        physical: false,
+        ..TakeDevice::default()
     };
     (host, pod, op)
 }
@@ -152,7 +152,7 @@ fn home_is_taken() {
 /// The journal knows nothing: the stock plugin made the attachment.
 fn by_alias_alone() {
     let (host, pod, op) = with_device();
-    let nothing = TakeDevice { device: String::new(), hardware: None, mac: None, mtu: None, alias: None, ..op };
+    let nothing = TakeDevice { name: op.name, ..TakeDevice::default() };
     let down = || tear_down(&host, Some(&pod), Op::TakeDevice(nothing.clone()));
     assert_eq!(down(), [""; 0], "no link");
     host.run(|| sh(&format!("ip link set d0 name net1 netns {}", netns_of(&pod))));

@@ -10,6 +10,8 @@ use crate::support::*;
 pub(crate) fn tests() -> Vec<crate::Test> {
     vec![
         ("links::new_bridge", None, new_bridge),
+        ("links::new_bridge_keeps_its_mac", None, new_bridge_keeps_its_mac),
+        ("links::new_bridge_answers_at_once", None, new_bridge_answers_at_once),
         ("links::existing_bridge", None, existing_bridge),
         ("links::existing_bridge_keeps_its_mac", None, existing_bridge_keeps_its_mac),
         ("links::not_a_bridge", None, not_a_bridge),
@@ -41,6 +43,30 @@ fn new_bridge() {
         assert_eq!(host.sysctl("ipv6/conf/weft0/accept_ra"), "0");
     });
     assert!(host.link("weft0").is_none());
+}
+
+/// A MAC that the kernel made up would follow a port with a lower one.
+fn new_bridge_keeps_its_mac() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    apply(&host, &pod, vec![bridge("weft0")]);
+    let before = host.link("weft0").expect("bridge")["address"].clone();
+    host.sh("ip link add low address 00:00:00:00:00:01 type veth peer name far && ip link set low master weft0 up");
+    assert_eq!(host.link("weft0").expect("bridge")["address"], before);
+}
+
+/// No other port is there, so nobody could have the gateway's address.
+fn new_bridge_answers_at_once() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    apply(&host, &pod, vec![bridge("weft0"), ensure("weft0", "fd00:66::1/64", false)]);
+    let infos = host.json("ip -j -6 addr show dev weft0 scope global");
+    let info = &infos[0]["addr_info"][0];
+    assert_eq!((&info["local"], &info["nodad"]), (&"fd00:66::1".into(), &true.into()), "{infos}");
+    assert!(info["tentative"].is_null(), "{info}");
+    // One that was there may have other machines behind it.
+    host.sh("ip link add weft1 type bridge && ip link set weft1 up");
+    apply(&host, &pod, vec![bridge("weft1"), ensure("weft1", "fd00:67::1/64", false)]);
+    let infos = host.json("ip -j -6 addr show dev weft1 scope global");
+    assert!(infos[0]["addr_info"][0]["nodad"].is_null(), "{infos}");
 }
 
 fn existing_bridge() {

@@ -10,6 +10,7 @@ mod concurrency;
 mod devices;
 mod filters;
 mod hostports;
+mod identity;
 mod links;
 mod namespaces;
 mod neighbours;
@@ -41,6 +42,7 @@ fn main() {
         neighbours::tests(),
         links::tests(),
         devices::tests(),
+        identity::tests(),
         children::tests(),
         taps::tests(),
         addresses::tests(),

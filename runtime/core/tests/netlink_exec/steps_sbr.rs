@@ -12,6 +12,7 @@ use crate::support::*;
 pub(crate) fn tests() -> Vec<crate::Test> {
     vec![
         ("sbr::routes_move", None, routes_move),
+        ("sbr::shared_ipv6_default", None, shared_ipv6_default),
         ("sbr::source_hints", None, source_hints),
         ("sbr::one_table_of_the_operator", None, given_table),
         ("sbr::free_tables", None, free_tables),
@@ -113,6 +114,28 @@ fn routes_move() {
         assert!(main.iter().all(|route| route.contains("dev eth0")) && main.len() == 2, "{main:?}");
         assert!(table(&pod, "-6", "main").iter().all(|route| !route.contains("net1")));
     });
+}
+
+/// The kernel makes one route of several links of the defaults of two links (containernetworking/plugins issue 1253).
+fn shared_ipv6_default() {
+    let (host, pod) = pod_with_links();
+    pod.sh("ip addr add fd00::109/64 dev eth0 nodad && ip -6 route add default via fd00::1 dev eth0 metric 1024");
+    pod.sh("ip -6 route append default via fd01::1 dev net1 metric 1024");
+    let defaults = || {
+        let text = pod.sh("ip -6 route show table main");
+        let shared = text.lines().skip_while(|line| !line.starts_with("default"));
+        let hops = shared.take_while(|line| line.starts_with("default") || line.starts_with("\tnexthop"));
+        let link = |line: &str| line.split_whitespace().skip_while(|word| *word != "dev").nth(1).map(str::to_owned);
+        let mut links: Vec<String> = hops.filter_map(link).collect();
+        links.sort();
+        links
+    };
+    assert_eq!(defaults(), ["eth0", "net1"]);
+    there_and_back(&host, &pod, vec![sbr(sources(), None, false)], || {
+        assert_eq!(defaults(), ["eth0"]);
+        assert!(table(&pod, "-6", "102").contains(&"default gateway fd01::1 dev net1".to_owned()));
+    });
+    assert_eq!(defaults(), ["eth0", "net1"]);
 }
 
 fn source_hints() {

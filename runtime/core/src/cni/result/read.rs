@@ -8,7 +8,7 @@ use weft_host_abi::types::{Dns, Route};
 
 use super::{CniResult, Interface, Ip};
 use crate::cni::object::mistyped;
-use crate::cni::{CniError, Mistyped, Object, Version, code};
+use crate::cni::{CniError, Mistyped, Object, Version, code, read_net};
 
 impl CniResult {
     /// Reads a result. `fallback` is the version of one that names none; `null` is an empty result.
@@ -64,7 +64,8 @@ fn interface(object: &Object) -> Result<Interface, Mistyped> {
 }
 
 fn ip(object: &Object) -> Result<Ip, Mistyped> {
-    let interface = object.u32("interface")?;
+    // A Go `int`: a negative one stands for no interface.
+    let interface = object.i32("interface")?;
     Ok(Ip {
         address: need_net(object, "address")?,
         gateway: addr(object, "gateway")?,
@@ -119,7 +120,7 @@ fn addr(object: &Object, key: &str) -> Result<Option<IpAddr>, Mistyped> {
 
 fn need_net(object: &Object, key: &str) -> Result<IpNet, Mistyped> {
     let text = object.str(key)?.unwrap_or_default();
-    text.parse().map_err(|_not_cidr| wrong(object, key, text, "CIDR address"))
+    read_net(text).ok_or_else(|| wrong(object, key, text, "CIDR address"))
 }
 
 fn wrong(object: &Object, key: &str, text: &str, want: &'static str) -> Mistyped {

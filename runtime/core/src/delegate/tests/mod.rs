@@ -17,7 +17,7 @@ use weft_host_abi::types::{Attachment, Dns, Route};
 
 use super::*;
 use crate::cni::{Object, read_dns};
-use crate::plan::{DeviceLink, FoundDevice, LinkInfo, LinkRef, Side, Teardown};
+use crate::plan::{DeviceLink, FoundDevice, LinkInfo, LinkRef, Op, Side};
 
 /// A call of a delegate; tests change what they are about.
 struct Call {
@@ -126,14 +126,13 @@ fn the_bare_op_tears_the_same_link_down() {
         let call =
             Call::new(kind, json!({"master": "p", "device": "p"})).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[]);
         let plan = call.sees(LinkRef::host("p"), "", 1500).plan().unwrap();
-        let links = |teardown: Teardown| match teardown {
-            Teardown::ReturnDevice(taken) => Some((taken.link(), "")),
-            Teardown::DeleteLink { container, kind, .. } => Some((container, kind)),
-            Teardown::LinkDown(link) => Some((link, "")),
-            _ => None,
+        let links = |op: &Op| match op {
+            Op::TakeDevice(taken) => Some((taken.link(), "")),
+            Op::LinkUp { link } if link.name == "lo" => Some((link.clone(), "")),
+            op => op.made_link().map(|(name, kind)| (LinkRef::container(name), kind)),
         };
-        let ours: Vec<_> = plan.ops.iter().filter_map(|op| links(op.teardown())).collect();
-        assert_eq!(ours, [links(delegate.bare("eth0").teardown()).unwrap()], "{kind}");
+        let ours: Vec<_> = plan.ops.iter().filter_map(links).collect();
+        assert_eq!(ours, [links(&delegate.bare("eth0")).unwrap()], "{kind}");
     }
 }
 

@@ -1,12 +1,8 @@
-//! CHECK of children of a parent: the parent is there, and the child has the mode, the VLAN, the MTU it was made with.
+//! What CHECK can find wrong with children of a parent.
 
 use std::fmt;
 
-use super::Difference;
-use crate::netlink::Executor;
-use crate::netlink::error::NetlinkError;
-use crate::netlink::rtnl::{Child, Link};
-use crate::plan::{CreateIpvlan, CreateVlan, IpvlanMode, LinkRef};
+use crate::plan::{IpvlanMode, LinkRef};
 
 /// What CHECK can find of a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,50 +58,5 @@ impl fmt::Display for ChildDifference {
                 write!(f, "Error: Tuning configured MTU of {link} is {want}, current value is {have}")
             }
         }
-    }
-}
-
-impl Executor {
-    pub(super) fn check_ipvlan(&self, op: &CreateIpvlan, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
-        self.check_parent(&op.parent, found)?;
-        let link = LinkRef::container(op.name.as_str());
-        let Some(there) = self.check_container_link(&link, "ipvlan", None, found)? else { return Ok(()) };
-        let have = match there.child {
-            Some(Child::Ipvlan(mode)) => mode,
-            _ => None,
-        };
-        if have != Some(op.mode) {
-            found.push(Difference::Child(ChildDifference::Mode { want: op.mode, have }));
-        }
-        check_mtu(&there, op.mtu, found);
-        Ok(())
-    }
-
-    pub(super) fn check_vlan(&self, op: &CreateVlan, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
-        self.check_parent(&op.parent, found)?;
-        let link = LinkRef::container(op.name.as_str());
-        let Some(there) = self.check_container_link(&link, "vlan", None, found)? else { return Ok(()) };
-        let have = match there.child {
-            Some(Child::Vlan(id)) => Some(id),
-            _ => None,
-        };
-        if have != Some(op.id) {
-            found.push(Difference::Child(ChildDifference::Vlan { link: op.name.clone(), want: op.id, have }));
-        }
-        check_mtu(&there, op.mtu, found);
-        Ok(())
-    }
-
-    fn check_parent(&self, parent: &LinkRef, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
-        if self.look(parent)?.is_none() {
-            found.push(Difference::Child(ChildDifference::NoParent { parent: parent.clone() }));
-        }
-        Ok(())
-    }
-}
-
-pub(super) fn check_mtu(there: &Link, want: Option<u32>, found: &mut Vec<Difference>) {
-    if let Some(want) = want.filter(|want| *want != there.mtu) {
-        found.push(Difference::Child(ChildDifference::Mtu { link: there.name.clone(), want, have: there.mtu }));
     }
 }

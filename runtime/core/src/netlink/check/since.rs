@@ -12,6 +12,8 @@ pub struct Since {
     macs: BTreeMap<String, Mac>,
     /// Container links whose routes moved to tables of their own.
     moved: BTreeSet<String>,
+    /// The index that was chosen for the plan's link in the container.
+    link_index: Option<u32>,
     /// Links that gave up their default routes of a family.
     dropped: Vec<(LinkRef, Family)>,
 }
@@ -32,18 +34,28 @@ impl Since {
         self
     }
 
+    /// For a plan that chose this index for its link.
+    pub(in crate::netlink) fn with_link_index(self, link_index: Option<u32>) -> Self {
+        Self { link_index, ..self }
+    }
+
+    /// The index that was chosen for the plan's link in the container.
+    pub(in crate::netlink) fn link_index(&self) -> Option<u32> {
+        self.link_index
+    }
+
     /// The MAC address a container link should have by now, where it was given one.
-    pub(super) fn mac(&self, link: &str, given: Option<Mac>) -> Option<Mac> {
+    pub(in crate::netlink) fn mac(&self, link: &str, given: Option<Mac>) -> Option<Mac> {
         self.macs.get(link).copied().or(given)
     }
 
     /// Whether a link gave up its default routes of a family.
-    pub(super) fn dropped_default_routes(&self, link: &LinkRef, family: Family) -> bool {
+    pub(in crate::netlink) fn dropped_default_routes(&self, link: &LinkRef, family: Family) -> bool {
         self.dropped.iter().any(|(dropped, of)| dropped == link && *of == family)
     }
 
     /// The table to look for a route in; all, where those of the link moved.
-    pub(super) fn table(&self, link: &LinkRef, table: u32) -> Option<u32> {
+    pub(in crate::netlink) fn table(&self, link: &LinkRef, table: u32) -> Option<u32> {
         let moved = table == DEFAULT_TABLE && link.side == Side::Container && self.moved.contains(&link.name);
         (!moved).then_some(table)
     }

@@ -2,18 +2,73 @@
 
 use std::collections::BTreeMap;
 
-use rtnetlink::packet_route::link::InfoBridge;
+use rtnetlink::packet_route::link::{InfoBridge, LinkMessage};
 use rtnetlink::{LinkBridge, LinkMessageBuilder};
 
-use super::Session;
+use super::sysctls::restore_sysctls;
+use super::{Operation, Session};
+use crate::netlink::check::{Difference, Since};
 use crate::netlink::error::{Doing, NetlinkError};
 use crate::netlink::rtnl::{Link, Lookup, change, high_mac, port_flags};
-use crate::netlink::sysctl;
 use crate::netlink::undo::Inverse;
+use crate::netlink::{Executor, sysctl};
 use crate::plan::{LinkInfo, LinkRef, Mac, Op, Side};
 
 /// How often a bridge may vanish between "it exists" and looking at it.
 const ATTEMPTS: usize = 4;
+
+/// A bridge of the host exists.
+pub(super) struct Ensure<'a> {
+    pub(super) name: &'a str,
+    pub(super) mtu: Option<u32>,
+    pub(super) vlan_filtering: bool,
+    pub(super) promisc: bool,
+}
+
+/// A link of the host is a port of a bridge.
+pub(super) struct Port<'a> {
+    pub(super) link: &'a str,
+    pub(super) bridge: &'a str,
+    pub(super) hairpin: bool,
+    pub(super) isolated: bool,
+}
+
+/// A bridge keeps its MAC.
+pub(super) struct PinMac<'a> {
+    pub(super) link: &'a str,
+}
+
+impl Operation for Ensure<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.ensure_bridge(self.name, self.mtu, self.vlan_filtering, self.promisc)
+    }
+
+    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        executor.check_bridge(self.name, self.promisc, found)
+    }
+}
+
+impl Operation for Port<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.bridge_port(self.link, self.bridge, self.hairpin, self.isolated)
+    }
+
+    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        executor.check_port(self.link, self.bridge, (self.hairpin, self.isolated), found)
+    }
+}
+
+impl Operation for PinMac<'_> {
+    /// Done last: it has no inverse.
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.pins.push((session.at, self.link.to_owned()));
+        Ok(())
+    }
+
+    fn changes_links(&self) -> bool {
+        false
+    }
+}
 
 impl Session<'_> {
     pub(super) fn ensure_bridge(
@@ -34,7 +89,7 @@ impl Session<'_> {
             if let Some(link) = self.executor.host.link(Lookup::Name(name)).doing(doing)? {
                 return self.use_bridge(name, link, promisc);
             }
-            let message = self.new_bridge(name, mtu, vlan_filtering, promisc);
+            let message = Self::new_bridge(name, mtu, vlan_filtering, promisc);
             match self.executor.host.create_link(message) {
                 Ok(announced) => return self.note_bridge(name, announced),
                 // Another ADD made it just now.
@@ -45,13 +100,7 @@ impl Session<'_> {
         Err(NetlinkError::NoLink { link: LinkRef::host(name) })
     }
 
-    fn new_bridge(
-        &self,
-        name: &str,
-        mtu: Option<u32>,
-        vlan_filtering: bool,
-        promisc: bool,
-    ) -> rtnetlink::packet_route::link::LinkMessage {
+    fn new_bridge(name: &str, mtu: Option<u32>, vlan_filtering: bool, promisc: bool) -> LinkMessage {
         let mut builder: LinkMessageBuilder<LinkBridge> = LinkBridge::new(name).up();
         if promisc {
             builder = builder.promiscuous(true);
@@ -62,10 +111,8 @@ impl Session<'_> {
         if vlan_filtering {
             builder = builder.append_info_data(InfoBridge::VlanFiltering(true));
         }
-        if self.plan.ops.iter().any(|op| matches!(op, Op::PinMac { link } if link == name)) {
-            builder = builder.address(high_mac().0.to_vec());
-        }
-        builder.build()
+        // One that the kernel makes up follows the ports, and udev may write over it (`MACAddressPolicy`).
+        builder.address(high_mac().0.to_vec()).build()
     }
 
     fn note_bridge(&mut self, name: &str, announced: Option<Link>) -> Result<(), NetlinkError> {
@@ -76,7 +123,7 @@ impl Session<'_> {
         };
         // Not if another ADD has a port on it, or is about to get one.
         let unless = self.executor.newcomers_to(found.index);
-        let inverse = Inverse::DeleteLink { side: Side::Host, index: found.index };
+        let inverse = Inverse::delete_link(Side::Host, found.index);
         self.log_shared(format!("delete bridge {name}"), inverse, unless);
         self.made(link, found);
         // A container must not become the host's router by sending advertisements (CVE-2020-10749). There is no such key
@@ -93,7 +140,8 @@ impl Session<'_> {
         let index = found.index;
         let (raise, promisc) = (!found.up, promisc && !found.promisc);
         if let Some(mac) = found.mac.filter(is_usable) {
-            self.log(format!("restore the MAC address of {name}"), Inverse::BridgeMac { index, mac });
+            let inverse = Inverse::with(move |executor| executor.restore_bridge_mac(index, mac));
+            self.log(format!("restore the MAC address of {name}"), inverse);
         }
         self.links.insert(LinkRef::host(name), found);
         if raise || promisc {
@@ -106,7 +154,7 @@ impl Session<'_> {
                 (there, back) = (there.promiscuous(true), back.promiscuous(false));
             }
             self.executor.host.set_link(there.build()).doing(|| format!("failed to set {name:?} UP"))?;
-            let inverse = Inverse::SetLink { side: Side::Host, message: Box::new(back.build()) };
+            let inverse = Inverse::set_link(Side::Host, back.build());
             self.log_shared(format!("restore the flags of {name}"), inverse, unless);
         }
         // As for a new one. A key that cannot be read or written is one of a kernel without IPv6.
@@ -116,7 +164,7 @@ impl Session<'_> {
         {
             let unless = self.executor.newcomers(Some(index))?;
             if sysctl::write(&key, "0").is_ok() {
-                let inverse = Inverse::Sysctls { side: Side::Host, old: vec![(key, old)] };
+                let inverse = restore_sysctls(Side::Host, vec![(key, old)]);
                 self.log_shared(format!("restore accept_ra of {name}"), inverse, unless);
             }
         }
@@ -143,8 +191,7 @@ impl Session<'_> {
         let (hairpin_now, isolated_now) =
             if found.master == Some(master) && !made { (found.hairpin, found.isolated) } else { (false, false) };
         if !made {
-            let inverse =
-                Inverse::Port { index, master: found.master, hairpin: found.hairpin, isolated: found.isolated };
+            let inverse = restore_port(&found);
             self.log(format!("take {name} off {bridge}"), inverse);
         }
         if (hairpin, isolated) != (hairpin_now, isolated_now) {
@@ -224,4 +271,60 @@ fn is_usable(mac: &Mac) -> bool {
 
 fn accept_ra(name: &str) -> String {
     format!("ipv6/conf/{name}/accept_ra")
+}
+
+impl Executor {
+    /// With other ports the kernel has already gone back to the MAC from before.
+    fn restore_bridge_mac(&self, index: u32, mac: Mac) -> Result<(), NetlinkError> {
+        let doing = || "failed to restore the MAC address of the bridge";
+        let Some(found) = self.host.link(Lookup::Index(index)).doing(doing)? else { return Ok(()) };
+        if found.mac == Some(mac) || !self.host.links(Some(index)).doing(doing)?.is_empty() {
+            return Ok(());
+        }
+        self.host.set_link(change(index).address(mac.0.to_vec()).build()).doing(doing)
+    }
+}
+
+/// Writes a port's bridge and flags back.
+fn restore_port(before: &Link) -> Inverse {
+    let Link { index, master, hairpin, isolated, .. } = *before;
+    Inverse::request(Side::Host, move |rtnl| {
+        rtnl.set_link(change(index).controller(master.unwrap_or(0)).build())?;
+        match master {
+            Some(_) => rtnl.set_link(port_flags(index, hairpin, isolated)),
+            None => Ok(()),
+        }
+    })
+}
+
+impl Executor {
+    fn check_bridge(&self, name: &str, promisc: bool, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        let name = name.to_owned();
+        match self.look(&LinkRef::host(name.as_str()))? {
+            None => found.push(Difference::NoBridge { name }),
+            Some(link) if link.kind != "bridge" => found.push(Difference::NotABridge { name }),
+            Some(link) if promisc && !link.promisc => found.push(Difference::Promisc { name }),
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    fn check_port(
+        &self,
+        link: &str,
+        bridge: &str,
+        flags: (bool, bool),
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
+        // A missing one is reported by the ops that made them.
+        let (Some(port), Some(master)) = (self.look(&LinkRef::host(link))?, self.look(&LinkRef::host(bridge))?) else {
+            return Ok(());
+        };
+        if port.master != Some(master.index) {
+            found.push(Difference::NotAPort { link: link.to_owned(), bridge: bridge.to_owned() });
+        } else if (port.hairpin, port.isolated) != flags {
+            found.push(Difference::PortFlags { link: link.to_owned() });
+        }
+        Ok(())
+    }
 }

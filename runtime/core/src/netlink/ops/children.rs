@@ -6,14 +6,87 @@ use nix::errno::Errno;
 use rtnetlink::packet_route::link::{InfoMacVlan, IpVlanMode, LinkAttribute, LinkMessage, MacVlanMode};
 use rtnetlink::{LinkDummy, LinkIpVlan, LinkMacVlan, LinkVlan};
 
-use super::Session;
+use super::{Operation, Session};
+use crate::netlink::Executor;
+use crate::netlink::check::{ChildDifference, Difference, Made, Since, check_mtu};
 use crate::netlink::error::{Doing, Fault, NetlinkError};
-use crate::netlink::rtnl::{Lookup, random_mac};
+use crate::netlink::locate::Wanted;
+use crate::netlink::rtnl::{Child, Lookup, random_mac};
 use crate::netlink::undo::Inverse;
-use crate::plan::{CreateDummy, CreateIpvlan, CreateVlan, IpvlanMode, LinkRef, MacvlanMode, Op, Side};
+use crate::plan::{CreateDummy, CreateIpvlan, CreateVlan, IpvlanMode, LinkRef, Mac, MacvlanMode, Op, Plan, Side};
 
 /// How often an index is tried.
 const ATTEMPTS: usize = 4;
+
+/// A macvlan.
+pub(super) struct Macvlan<'a> {
+    pub(super) op: &'a Op,
+    pub(super) name: &'a str,
+    pub(super) parent: &'a LinkRef,
+    pub(super) mac: Option<Mac>,
+}
+
+impl Operation for Macvlan<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.create_macvlan(self.op)
+    }
+
+    fn tear_down(&self, executor: &mut Executor, plan: &Plan) -> Result<(), NetlinkError> {
+        let (name, index, parent) = (self.name, plan.link_index, Some(self.parent));
+        executor.delete_container_link(&Wanted { name, index, kind: "macvlan", parent })
+    }
+
+    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        let made = Made { kind: "macvlan", index: since.link_index(), mac: since.mac(self.name, self.mac) };
+        executor.check_container_link(&LinkRef::container(self.name), &made, found).map(drop)
+    }
+}
+
+impl Operation for CreateIpvlan {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.create_ipvlan(self)
+    }
+
+    fn tear_down(&self, executor: &mut Executor, plan: &Plan) -> Result<(), NetlinkError> {
+        let (name, index, parent) = (self.name.as_str(), plan.link_index, Some(&self.parent));
+        executor.delete_container_link(&Wanted { name, index, kind: "ipvlan", parent })
+    }
+
+    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        executor.check_ipvlan(self, since, found)
+    }
+}
+
+impl Operation for CreateVlan {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.create_vlan(self)
+    }
+
+    fn tear_down(&self, executor: &mut Executor, plan: &Plan) -> Result<(), NetlinkError> {
+        let (name, index, parent) = (self.name.as_str(), plan.link_index, Some(&self.parent));
+        executor.delete_container_link(&Wanted { name, index, kind: "vlan", parent })
+    }
+
+    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        executor.check_vlan(self, since, found)
+    }
+}
+
+impl Operation for CreateDummy {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.create_dummy(self)
+    }
+
+    fn tear_down(&self, executor: &mut Executor, plan: &Plan) -> Result<(), NetlinkError> {
+        let (name, index) = (self.name.as_str(), plan.link_index);
+        executor.delete_container_link(&Wanted { name, index, kind: "dummy", parent: None })
+    }
+
+    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        let made = Made { kind: "dummy", index: since.link_index(), mac: None };
+        executor.check_container_link(&LinkRef::container(self.name.as_str()), &made, found).map(drop)
+    }
+}
 
 impl Session<'_> {
     pub(super) fn create_macvlan(&mut self, op: &Op) -> Result<(), NetlinkError> {
@@ -55,8 +128,10 @@ impl Session<'_> {
     fn make_inside(&mut self, parent: Side, message: &LinkMessage, name: &str, kind: &str) -> Result<(), NetlinkError> {
         let link = LinkRef::container(name);
         let doing = || format!("failed to create {kind} {name:?}");
+        let mut message = message.clone();
+        message.header.index = self.plan.link_index.unwrap_or_default();
         let announced = match parent {
-            Side::Container => self.rtnl(&link)?.create_link(message.clone()).doing(doing)?,
+            Side::Container => self.rtnl(&link)?.create_link(message).doing(doing)?,
             Side::Host => {
                 self.rtnl(&link)?;
                 // Announced in the container's namespace, where the asking socket hears nothing.
@@ -66,9 +141,9 @@ impl Session<'_> {
         };
         let found = match announced {
             Some(found) => found,
-            None => self.link(&link)?.clone(),
+            None => self.made_link(&link)?,
         };
-        self.log(format!("delete {link}"), Inverse::DeleteLink { side: Side::Container, index: found.index });
+        self.log(format!("delete {link}"), Inverse::delete_link(Side::Container, found.index));
         self.made(link, found);
         Ok(())
     }
@@ -76,13 +151,14 @@ impl Session<'_> {
     /// Has the host make a link in the container.
     ///
     /// Kernels before 6.15 look for the new link's name in the namespace that asks, so that a host which has an `eth0` could not
-    /// make one elsewhere. They look for its index instead where the message has one, so it gets one that nobody has.
-    fn make_from_host(&self, message: &LinkMessage, link: &LinkRef) -> Result<(), Fault> {
+    /// make one elsewhere. They look for its index instead where the message has one (`__rtnl_newlink` in
+    /// <https://elixir.bootlin.com/linux/v6.12/source/net/core/rtnetlink.c>), so a plan without one gets one that nobody has.
+    fn make_from_host(&self, mut message: LinkMessage, link: &LinkRef) -> Result<(), Fault> {
         let Some(container) = &self.executor.container else { return Err(Fault::Broken("no container")) };
-        let mut message = message.clone();
         message.attributes.push(LinkAttribute::NetNsFd(container.netns.raw_fd()));
         let mut outcome = self.executor.host.create_link(message.clone()).map(drop);
-        for _attempt in 0..ATTEMPTS {
+        let attempts = if self.plan.link_index.is_some() { 0 } else { ATTEMPTS };
+        for _attempt in 0..attempts {
             match &outcome {
                 Err(fault) if in_the_way(fault) && container.rtnl.link(Lookup::Name(&link.name))?.is_none() => {
                     message.header.index = free_index();
@@ -120,5 +196,46 @@ fn ipvlan_mode(mode: IpvlanMode) -> IpVlanMode {
         IpvlanMode::L2 => IpVlanMode::L2,
         IpvlanMode::L3 => IpVlanMode::L3,
         IpvlanMode::L3s => IpVlanMode::L3S,
+    }
+}
+
+impl Executor {
+    fn check_ipvlan(&self, op: &CreateIpvlan, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        self.check_parent(&op.parent, found)?;
+        let link = LinkRef::container(op.name.as_str());
+        let made = Made { kind: "ipvlan", index: since.link_index(), mac: None };
+        let Some(there) = self.check_container_link(&link, &made, found)? else { return Ok(()) };
+        let have = match there.child {
+            Some(Child::Ipvlan(mode)) => mode,
+            _ => None,
+        };
+        if have != Some(op.mode) {
+            found.push(Difference::Child(ChildDifference::Mode { want: op.mode, have }));
+        }
+        check_mtu(&there, op.mtu, found);
+        Ok(())
+    }
+
+    fn check_vlan(&self, op: &CreateVlan, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        self.check_parent(&op.parent, found)?;
+        let link = LinkRef::container(op.name.as_str());
+        let made = Made { kind: "vlan", index: since.link_index(), mac: None };
+        let Some(there) = self.check_container_link(&link, &made, found)? else { return Ok(()) };
+        let have = match there.child {
+            Some(Child::Vlan(id)) => Some(id),
+            _ => None,
+        };
+        if have != Some(op.id) {
+            found.push(Difference::Child(ChildDifference::Vlan { link: op.name.clone(), want: op.id, have }));
+        }
+        check_mtu(&there, op.mtu, found);
+        Ok(())
+    }
+
+    fn check_parent(&self, parent: &LinkRef, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        if self.look(parent)?.is_none() {
+            found.push(Difference::Child(ChildDifference::NoParent { parent: parent.clone() }));
+        }
+        Ok(())
     }
 }

@@ -5,16 +5,31 @@ use std::fs;
 use nix::errno::Errno;
 use rtnetlink::packet_route::route::RouteProtocol;
 
-use super::Session;
-use crate::netlink::device::{Taken, relocation};
+use super::{Operation, Session};
+use crate::netlink::check::{Difference, Since};
+use crate::netlink::device::{Taken, is_taken, relocation};
 use crate::netlink::error::{Doing, Fault, NetlinkError};
 use crate::netlink::rtnl::{Link, Lookup, change};
-use crate::netlink::sysctl;
 use crate::netlink::undo::Inverse;
-use crate::plan::{Family, LinkRef, Op, TakeDevice};
+use crate::netlink::{Executor, sysctl};
+use crate::plan::{Family, LinkRef, Op, Plan, TakeDevice};
 
 /// What the kernel keeps for each link, and makes anew where the link arrives.
 const TREES: [&str; 4] = ["ipv4/conf", "ipv6/conf", "ipv4/neigh", "ipv6/neigh"];
+
+impl Operation for TakeDevice {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.take_device(self)
+    }
+
+    fn tear_down(&self, executor: &mut Executor, plan: &Plan) -> Result<(), NetlinkError> {
+        executor.return_device(self, plan.link_index)
+    }
+
+    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        executor.check_device(self, since.link_index(), found)
+    }
+}
 
 impl Session<'_> {
     /// Two messages: the mark by which the device is found wherever it gets to, and then the move, which also renames it: the
@@ -27,19 +42,34 @@ impl Session<'_> {
         if self.rtnl(&far)?.link(Lookup::Name(&op.name)).doing(renaming)?.is_some() {
             return Err(Fault::Refused(Errno::EEXIST, None).doing(renaming()));
         }
-        let index = before.index;
+        let (index, chosen) = (before.index, self.plan.link_index);
         let taken = self.remember_device(op, before)?;
-        self.log(format!("bring {} back", op.device), Inverse::Device(Box::new(taken)));
+        let inverse = Inverse::with(move |executor| executor.bring_back(&taken));
+        self.log(format!("bring {} back", op.device), inverse);
         let marking = || format!("failed to set alias to {:?}", op.device);
         self.executor.host.set_link(change(index).alias(op.device.as_str()).build()).doing(marking)?;
         let moving = || format!("failed to move link {:?}", op.device);
-        self.executor.host.set_link(relocation(index, netns, &op.name)).doing(moving)?;
+        self.executor.host.set_link(relocation(index, netns, &op.name, chosen)).doing(moving)?;
         self.links.remove(&near);
-        // Its index may be another one there.
-        let found = self.link(&far)?.clone();
+        let found = self.arrived(op, &far)?;
         // What it gets from here on stays behind when it is moved back.
         self.made(far, Link { up: false, ..found });
         Ok(())
+    }
+
+    /// The device in the container. A kernel without `IFLA_NEW_IFINDEX` has left it the index it had, or given it another.
+    fn arrived(&mut self, op: &TakeDevice, link: &LinkRef) -> Result<Link, NetlinkError> {
+        match self.made_link(link) {
+            Ok(found) => Ok(found),
+            Err(error) if !error.is_not_found() => Err(error),
+            Err(_) => {
+                let found = self.link(link)?.clone();
+                if is_taken(op, self.plan.link_index, &found) {
+                    return Ok(found);
+                }
+                Err(NetlinkError::NoLink { link: link.clone() })
+            }
+        }
     }
 
     fn remember_device(&self, op: &TakeDevice, before: Link) -> Result<Taken, NetlinkError> {
@@ -55,7 +85,8 @@ impl Session<'_> {
             }
         }
         let addresses = addresses.into_iter().map(|address| address.message).collect();
-        Ok(Taken { op: op.clone(), before, addresses, routes, sysctls: link_sysctls(&op.device)? })
+        let index = self.plan.link_index;
+        Ok(Taken { op: op.clone(), index, before, addresses, routes, sysctls: link_sysctls(&op.device)? })
     }
 }
 
@@ -75,4 +106,18 @@ fn link_sysctls(name: &str) -> Result<Vec<(String, String)>, NetlinkError> {
         }
     }
     Ok(all)
+}
+
+impl Executor {
+    fn check_device(
+        &self,
+        op: &TakeDevice,
+        index: Option<u32>,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
+        if !self.look(&op.link())?.is_some_and(|there| is_taken(op, index, &there)) {
+            found.push(Difference::NoContainerLink { name: op.name.clone() });
+        }
+        Ok(())
+    }
 }

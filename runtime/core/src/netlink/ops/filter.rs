@@ -2,13 +2,53 @@
 
 use std::net::Ipv4Addr;
 
-use super::Session;
+use super::sysctls::restore_sysctls;
+use super::{Operation, Session};
+use crate::netlink::check::{Difference, Since};
 use crate::netlink::conntrack::{self, Flows};
 use crate::netlink::error::{Doing, NetlinkError};
 use crate::netlink::rtnl::{Link, Lookup};
 use crate::netlink::undo::Inverse;
-use crate::netlink::{Executor, firewalld, sysctl};
-use crate::plan::{FirewalldSource, HostPort, LinkRef, Op, RouteLocalnet, Side};
+use crate::netlink::{Executor, firewalld, nft, sysctl};
+use crate::plan::{FirewalldSource, HostPort, LinkRef, Op, Plan, RouteLocalnet, Side};
+
+/// An op that is elements or rules of nftables: all of a plan are added and removed together, before or after its links
+/// (`teardown`).
+pub(super) struct Elements<'a>(pub(super) &'a Op);
+
+impl Operation for Elements<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.filters()
+    }
+
+    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        executor.check_filters(self.0, found)
+    }
+}
+
+impl Operation for RouteLocalnet {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.route_localnet(self)
+    }
+
+    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        executor.check_route_localnet(self, found)
+    }
+}
+
+impl Operation for FirewalldSource {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.firewalld_source(self)
+    }
+
+    fn tear_down(&self, _executor: &mut Executor, _plan: &Plan) -> Result<(), NetlinkError> {
+        firewalld::remove(self)
+    }
+
+    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        executor.check_firewalld(self, found)
+    }
+}
 
 impl Executor {
     /// The host's link that leads to an address, and its switch for 127.0.0.0/8; `None` where there is no way there.
@@ -36,7 +76,7 @@ impl Session<'_> {
         let unless = if made { None } else { Some(self.executor.newcomers(bridge)?) };
         sysctl::write(&key, "1")?;
         if let Some(unless) = unless {
-            let inverse = Inverse::Sysctls { side: Side::Host, old: vec![(key, old)] };
+            let inverse = restore_sysctls(Side::Host, vec![(key, old)]);
             self.log_shared(format!("restore route_localnet of {}", link.name), inverse, unless);
         }
         Ok(())
@@ -59,5 +99,48 @@ impl Session<'_> {
     /// Flows to mapped ports that began earlier and go elsewhere come to the container from now on.
     pub(super) fn forget_flows(&self) {
         conntrack::forget(self.host_ports(), Flows::Elsewhere);
+    }
+}
+
+impl Executor {
+    fn check_filters(&mut self, op: &Op, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        if !self.nft()?.has(&nft::Content::of([op]))? {
+            found.push(Difference::Elements { op: op.to_string() });
+        }
+        Ok(())
+    }
+
+    fn check_route_localnet(&self, route: &RouteLocalnet, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        let Some((_link, key)) = self.localnet_switch(route.address)? else { return Ok(()) };
+        if sysctl::read(&key)?.is_some_and(|value| value != "1") {
+            found.push(Difference::Sysctl { key, want: "1".to_owned() });
+        }
+        Ok(())
+    }
+
+    fn check_firewalld(&self, source: &FirewalldSource, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        if !firewalld::has(source)? {
+            found.push(Difference::NoSource { address: source.address, zone: source.zone.clone() });
+        }
+        Ok(())
+    }
+}
+
+impl Session<'_> {
+    /// All nftables ops of the plan at once. Elements name links by name and match nothing until there is traffic, so
+    /// the first op is early enough for all of them, and never too early.
+    pub(super) fn filters(&mut self) -> Result<(), NetlinkError> {
+        if std::mem::replace(&mut self.filtered, true) {
+            return Ok(());
+        }
+        let added = self.executor.nft()?.add(&nft::Content::of(&self.plan.ops))?;
+        // Undone in the other order: flows are forgotten once nothing leads them here any more.
+        let ports: Vec<HostPort> = self.host_ports().cloned().collect();
+        if !ports.is_empty() {
+            self.log("forget flows to the host ports", Inverse::Flows(ports));
+        }
+        self.log("remove the nftables elements", Inverse::Elements(added));
+        self.forget_flows();
+        Ok(())
     }
 }

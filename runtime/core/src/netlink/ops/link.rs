@@ -2,19 +2,86 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, State};
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::Session;
+use super::{Operation, Session};
+use crate::netlink::check::{Difference, Made, Since};
 use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::locate::Wanted;
 use crate::netlink::rtnl::{Link, Lookup, change, random_mac};
-use crate::netlink::sysctl::{self, Of};
+use crate::netlink::sysctl::Of;
 use crate::netlink::undo::Inverse;
-use crate::plan::{LinkRef, Mac, Side};
+use crate::netlink::{Executor, sysctl};
+use crate::plan::{LinkRef, Mac, Plan, Side};
 
 /// How many queues of either kind a link has.
 const TX: fn(u32) -> LinkAttribute = LinkAttribute::NumTxQueues;
 const RX: fn(u32) -> LinkAttribute = LinkAttribute::NumRxQueues;
+
+/// A veth pair.
+pub(super) struct Veth<'a> {
+    pub(super) container: &'a str,
+    pub(super) host: &'a str,
+    pub(super) mtu: Option<u32>,
+    pub(super) mac: Option<Mac>,
+}
+
+/// A link comes up.
+pub(super) struct Up<'a> {
+    pub(super) link: &'a LinkRef,
+}
+
+/// Neighbours learn the addresses of a link.
+pub(super) struct Announce<'a> {
+    pub(super) link: &'a str,
+    pub(super) addresses: &'a [IpAddr],
+}
+
+impl Operation for Veth<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.create_veth(self.container, self.host, self.mtu, self.mac)
+    }
+
+    /// By the host's end where there is one: its name is random, so nothing else has it, and it finds the pair even where the
+    /// container's end was renamed or moved.
+    fn tear_down(&self, executor: &mut Executor, _plan: &Plan) -> Result<(), NetlinkError> {
+        if executor.delete_host_link(self.host, "veth")? {
+            return Ok(());
+        }
+        executor.delete_container_link(&Wanted { name: self.container, index: None, kind: "veth", parent: None })
+    }
+
+    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        executor.check_veth(self.container, self.host, since.mac(self.container, self.mac), found)
+    }
+}
+
+impl Operation for Up<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.link_up(self.link)
+    }
+
+    /// Only loopback comes up without having been made by the plan; others are gone by now.
+    fn tear_down(&self, executor: &mut Executor, _plan: &Plan) -> Result<(), NetlinkError> {
+        if self.link.name == "lo" { executor.link_down(self.link) } else { Ok(()) }
+    }
+
+    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        executor.check_up(self.link, found)
+    }
+}
+
+impl Operation for Announce<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.announce(&LinkRef::container(self.link), self.addresses)
+    }
+
+    fn changes_links(&self) -> bool {
+        false
+    }
+}
 
 impl Session<'_> {
     /// One message makes both ends, each in its namespace, and puts the host's on its bridge: a move would cost a grace
@@ -58,7 +125,7 @@ impl Session<'_> {
             None => self.link(&near)?.clone(),
         };
         // Made means undone, whatever comes next.
-        self.log(format!("delete {host}"), Inverse::DeleteLink { side: Side::Host, index: found.index });
+        self.log(format!("delete {host}"), Inverse::delete_link(Side::Host, found.index));
         // The announcement is from before it joined the bridge.
         found.master = master;
         if let Some(index) = found.other {
@@ -99,7 +166,7 @@ impl Session<'_> {
         }
         if !made {
             let before = before.into_iter().map(|address| address.net).collect();
-            self.log(format!("take {link} down"), Inverse::LinkDown { side: link.side, index, before });
+            self.log(format!("take {link} down"), down_again(link.side, index, before));
         }
         Ok(())
     }
@@ -154,5 +221,59 @@ pub(super) fn state_name(state: State) -> String {
         State::Dormant => "dormant".to_owned(),
         State::Up => "up".to_owned(),
         other => other.to_string(),
+    }
+}
+
+/// Takes a link down, and off it the addresses that came with its being up (loopback's `127.0.0.1`).
+fn down_again(side: Side, index: u32, before: Vec<IpNet>) -> Inverse {
+    Inverse::request(side, move |rtnl| {
+        rtnl.set_link(change(index).down().build())?;
+        let now = rtnl.addresses(index, None)?;
+        let new = now.into_iter().filter(|address| !before.contains(&address.net));
+        new.into_iter().try_for_each(|address| rtnl.delete_address(address.message).map(drop))
+    })
+}
+
+impl Executor {
+    fn check_up(&self, link: &LinkRef, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        match self.look(link)? {
+            Some(there) if there.up => {}
+            Some(_) => found.push(Difference::Down { link: link.clone() }),
+            None => found.push(Difference::NoLink { link: link.clone() }),
+        }
+        Ok(())
+    }
+
+    fn check_veth(
+        &self,
+        container: &str,
+        host: &str,
+        mac: Option<Mac>,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
+        // Known by its other end.
+        let made = Made { kind: "veth", index: None, mac };
+        let far = self.check_container_link(&LinkRef::container(container), &made, found)?;
+        let near = self.look(&LinkRef::host(host))?.filter(|near| near.kind == "veth");
+        match (near, far) {
+            (None, _) => found.push(Difference::NoHostLink { name: host.to_owned(), bridge: None }),
+            (Some(near), Some(far)) if near.other != Some(far.index) || far.other != Some(near.index) => {
+                found.push(Difference::NotPeers { container: container.to_owned(), host: host.to_owned() });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Executor {
+    fn link_down(&self, link: &LinkRef) -> Result<(), NetlinkError> {
+        let Some(rtnl) = self.rtnl(link.side) else { return Ok(()) };
+        let doing = || format!("failed to set {:?} down", link.name);
+        let Some(found) = rtnl.link(Lookup::Name(&link.name)).doing(doing)? else { return Ok(()) };
+        match rtnl.set_link(change(found.index).down().build()) {
+            Err(fault) if fault.is_absent() => Ok(()),
+            other => other.doing(doing),
+        }
     }
 }

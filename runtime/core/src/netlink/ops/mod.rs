@@ -1,4 +1,4 @@
-//! Applying a plan: one method per op, all over the same [`Session`].
+//! The ops: one file for each kind, with how it is applied, undone, torn down and checked ([`Operation`]); and applying a plan.
 //!
 //! Few round trips is the point: a link is looked up once and remembered, a new one is known from the kernel's
 //! announcement of it, a port joins its bridge in the message that makes it, and all nftables elements of the plan are one transaction.
@@ -20,22 +20,121 @@ mod vlan;
 mod vrf;
 mod wait;
 
-pub(super) use sbr::{FIRST_TABLE, Placed, table_of};
-pub(super) use tuning::changes;
-
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::check::{Difference, Since};
 use super::error::{ApplyError, Doing, NetlinkError};
 use super::presence::Presence;
 use super::rtnl::{Link, Lookup, Rtnl};
 use super::undo::{Inverse, Logged, Newcomers};
-use super::{Applied, Executor, nft};
-use crate::plan::{HostPort, LinkInfo, LinkRef, Op, Plan, Side};
+use super::{Applied, Executor};
+use crate::plan::{LinkInfo, LinkRef, Op, Plan, Side};
+
+/// All that the executor knows about one kind of op. Its inverse it records when it is applied.
+pub(super) trait Operation {
+    /// Does it, and logs what takes it back.
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError>;
+
+    /// Whether applying it may change what is read of a link.
+    fn changes_links(&self) -> bool {
+        true
+    }
+
+    /// Removes what belongs to the attachment, for DEL and GC, which have the plan alone; missing is success. Nothing for what is
+    /// shared, and for what goes away with a link of the plan.
+    fn tear_down(&self, _executor: &mut Executor, _plan: &Plan) -> Result<(), NetlinkError> {
+        Ok(())
+    }
+
+    /// Adds what netlink does not show of it. Nothing for what leaves no trace, or is the container's own business.
+    fn check(
+        &self,
+        _executor: &mut Executor,
+        _since: &Since,
+        _found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
+        Ok(())
+    }
+}
+
+/// What an op of a plan is for the executor.
+pub(super) fn operation(op: &Op) -> Box<dyn Operation + '_> {
+    match op {
+        Op::EnsureBridge { name, mtu, vlan_filtering, promisc } => {
+            Box::new(bridge::Ensure { name, mtu: *mtu, vlan_filtering: *vlan_filtering, promisc: *promisc })
+        }
+        Op::CreateVeth { container, host, mtu, mac } => Box::new(link::Veth { container, host, mtu: *mtu, mac: *mac }),
+        Op::CreateMacvlan { name, parent, mac, .. } => Box::new(children::Macvlan { op, name, parent, mac: *mac }),
+        Op::CreateIpvlan(op) => Box::new(op),
+        Op::CreateVlan(op) => Box::new(op),
+        Op::CreateDummy(op) => Box::new(op),
+        Op::CreateTap(op) => Box::new(op),
+        Op::TakeDevice(op) => Box::new(op),
+        Op::BridgePort { link, bridge, hairpin, isolated } => {
+            Box::new(bridge::Port { link, bridge, hairpin: *hairpin, isolated: *isolated })
+        }
+        Op::BridgeVlans { link, drop_existing, pvid, tagged } => {
+            Box::new(vlan::Port { link, drop_existing: *drop_existing, pvid: *pvid, tagged })
+        }
+        Op::EnsureVlanGateway { bridge, vlan, name, peer, drop_existing } => {
+            Box::new(vlan::Gateway { bridge, vlan: *vlan, name, peer, drop_existing: *drop_existing })
+        }
+        Op::Sysctl { .. } | Op::EnableIpv6 { .. } => Box::new(sysctls::Write(op)),
+        Op::TuneSysctl(op) => Box::new(op),
+        Op::AddAddress { link, address } => Box::new(address::Add { link, address: *address }),
+        Op::EnsureAddress { link, address, force } => {
+            Box::new(address::Ensure { link, address: *address, force: *force })
+        }
+        Op::LinkUp { link } => Box::new(link::Up { link }),
+        Op::WaitAddresses { link } => Box::new(wait::Addresses { link }),
+        Op::WaitPort { link } => Box::new(wait::Port { link }),
+        Op::AddRoute { link, route, src, existing_ok } => {
+            Box::new(route::Add { link, route, src: *src, existing_ok: *existing_ok })
+        }
+        Op::DropConnectedRoute { link, dst } => Box::new(route::DropConnected { link, dst: *dst }),
+        Op::DropDefaultRoutes { link, family } => Box::new(route::DropDefaults { link, family: *family }),
+        Op::PinMac { link } => Box::new(bridge::PinMac { link }),
+        Op::Forwarding { family } => Box::new(sysctls::Forwarding(*family)),
+        Op::Masquerade { .. } | Op::MacSpoofCheck { .. } | Op::HostPort(_) | Op::Accept(_) | Op::IngressPolicy(_) => {
+            Box::new(filter::Elements(op))
+        }
+        Op::RouteLocalnet(op) => Box::new(op),
+        Op::FirewalldSource(op) => Box::new(op),
+        Op::ForgetNeighbours(op) => Box::new(op),
+        Op::Announce { link, addresses } => Box::new(link::Announce { link, addresses }),
+        Op::TuneLink(op) => Box::new(op),
+        Op::SourceRoutes(op) => Box::new(op),
+        Op::JoinVrf(op) => Box::new(op),
+        Op::LimitRate(op) => Box::new(op),
+        Op::CreateIfb(op) => Box::new(op),
+        Op::RedirectIngress(op) => Box::new(op),
+    }
+}
+
+impl<T: Operation + ?Sized> Operation for &T {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        T::apply(self, session)
+    }
+
+    fn changes_links(&self) -> bool {
+        T::changes_links(self)
+    }
+
+    fn tear_down(&self, executor: &mut Executor, plan: &Plan) -> Result<(), NetlinkError> {
+        T::tear_down(self, executor, plan)
+    }
+
+    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        T::check(self, executor, since, found)
+    }
+}
 
 /// A plan being applied.
-struct Session<'a> {
+pub(super) struct Session<'a> {
     executor: &'a mut Executor,
     plan: &'a Plan,
+    /// Which op of the plan is being applied.
+    at: usize,
     /// Links looked up or made so far, as they were then.
     links: BTreeMap<LinkRef, Link>,
     /// Those that this plan made.
@@ -73,6 +172,7 @@ impl Executor {
         let mut session = Session {
             executor: self,
             plan,
+            at: 0,
             links: std::mem::take(&mut applied.known),
             made: std::mem::take(&mut applied.made),
             pins: Vec::new(),
@@ -103,7 +203,8 @@ impl Session<'_> {
         while let Some(op) = plan.ops.get(at) {
             let jobs = self.container_sysctls(at);
             if jobs.is_empty() {
-                self.apply(at, op).map_err(|error| (at, error))?;
+                self.at = at;
+                self.apply(op).map_err(|error| (at, error))?;
                 at += 1;
             } else {
                 let count = jobs.len();
@@ -115,91 +216,12 @@ impl Session<'_> {
         self.pin_macs(links)
     }
 
-    fn apply(&mut self, at: usize, op: &Op) -> Result<(), NetlinkError> {
-        if !matches!(
-            op,
-            Op::WaitPort { .. }
-                | Op::WaitAddresses { .. }
-                | Op::ForgetNeighbours(_)
-                | Op::Announce { .. }
-                | Op::PinMac { .. }
-        ) {
+    fn apply(&mut self, op: &Op) -> Result<(), NetlinkError> {
+        let operation = operation(op);
+        if operation.changes_links() {
             self.settled.clear();
         }
-        match op {
-            Op::EnsureBridge { name, mtu, vlan_filtering, promisc } => {
-                self.ensure_bridge(name, *mtu, *vlan_filtering, *promisc)
-            }
-            Op::CreateVeth { container, host, mtu, mac } => self.create_veth(container, host, *mtu, *mac),
-            Op::CreateMacvlan { .. } => self.create_macvlan(op),
-            Op::CreateIpvlan(op) => self.create_ipvlan(op),
-            Op::CreateVlan(op) => self.create_vlan(op),
-            Op::CreateDummy(op) => self.create_dummy(op),
-            Op::CreateTap(op) => self.create_tap(op),
-            Op::TakeDevice(op) => self.take_device(op),
-            Op::BridgePort { link, bridge, hairpin, isolated } => self.bridge_port(link, bridge, *hairpin, *isolated),
-            Op::BridgeVlans { link, drop_existing, pvid, tagged } => {
-                self.bridge_vlans(link, *drop_existing, *pvid, tagged)
-            }
-            Op::EnsureVlanGateway { bridge, vlan, name, peer, drop_existing } => {
-                self.ensure_vlan_gateway(bridge, (*vlan, *drop_existing), name, peer)
-            }
-            Op::Sysctl { .. } => self.host_sysctl(op),
-            Op::AddAddress { link, address } => self.add_address(link, *address),
-            Op::LinkUp { link } => self.link_up(link),
-            Op::WaitAddresses { link } => self.wait_addresses(link),
-            Op::AddRoute { link, route, src, existing_ok } => self.add_route(link, route, *src, *existing_ok),
-            Op::DropConnectedRoute { link, dst } => self.drop_connected_route(link, *dst),
-            Op::DropDefaultRoutes { link, family } => self.drop_default_routes(link, *family),
-            Op::EnsureAddress { link, address, force } => self.ensure_address(link, *address, *force),
-            // Done last: it has no inverse.
-            Op::PinMac { link } => self.pin_later(at, link),
-            Op::Forwarding { family } => self.forwarding(*family),
-            Op::Masquerade { .. }
-            | Op::MacSpoofCheck { .. }
-            | Op::HostPort(_)
-            | Op::Accept(_)
-            | Op::IngressPolicy(_) => self.filters(),
-            Op::RouteLocalnet(route) => self.route_localnet(route),
-            Op::FirewalldSource(source) => self.firewalld_source(source),
-            Op::WaitPort { link } => self.wait_port(link),
-            Op::ForgetNeighbours(op) => {
-                self.forget_neighbours(op);
-                Ok(())
-            }
-            Op::Announce { link, addresses } => self.announce(&LinkRef::container(link.as_str()), addresses),
-            Op::TuneLink(op) => self.tune_link(op),
-            Op::SourceRoutes(op) => self.source_routes(op),
-            Op::JoinVrf(op) => self.join_vrf(op),
-            Op::LimitRate(op) => self.limit_rate(op),
-            Op::CreateIfb(op) => self.create_ifb(op),
-            Op::RedirectIngress(op) => self.redirect_ingress(op),
-            // Only reached without a container: with one, these were a run of sysctls.
-            Op::EnableIpv6 { .. } | Op::TuneSysctl(_) => Err(NetlinkError::NoContainer { op: op.to_string() }),
-        }
-    }
-
-    #[expect(clippy::unnecessary_wraps, reason = "one of the ops")]
-    fn pin_later(&mut self, at: usize, link: &str) -> Result<(), NetlinkError> {
-        self.pins.push((at, link.to_owned()));
-        Ok(())
-    }
-
-    /// All nftables ops of the plan at once. Elements name links by name and match nothing until there is traffic, so
-    /// the first op is early enough for all of them, and never too early.
-    fn filters(&mut self) -> Result<(), NetlinkError> {
-        if std::mem::replace(&mut self.filtered, true) {
-            return Ok(());
-        }
-        let added = self.executor.nft()?.add(&nft::Content::of(&self.plan.ops))?;
-        // Undone in the other order: flows are forgotten once nothing leads them here any more.
-        let ports: Vec<HostPort> = self.host_ports().cloned().collect();
-        if !ports.is_empty() {
-            self.log("forget flows to the host ports", Inverse::Flows(ports));
-        }
-        self.log("remove the nftables elements", Inverse::Elements(added));
-        self.forget_flows();
-        Ok(())
+        operation.apply(self)
     }
 
     /// Reads the links of the result.
@@ -258,6 +280,13 @@ impl Session<'_> {
 
     fn index(&mut self, link: &LinkRef) -> Result<u32, NetlinkError> {
         self.link(link).map(|found| found.index)
+    }
+
+    /// The link that was just made in the container: by its chosen index, since the container may rename it at once.
+    fn made_link(&mut self, link: &LinkRef) -> Result<Link, NetlinkError> {
+        let Some(index) = self.plan.link_index else { return self.link(link).cloned() };
+        let found = self.rtnl(link)?.link(Lookup::Index(index)).doing(|| format!("failed to lookup {link}"))?;
+        found.ok_or_else(|| NetlinkError::NoLink { link: link.clone() })
     }
 
     /// Remembers a link that the plan made.

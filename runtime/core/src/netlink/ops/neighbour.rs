@@ -1,7 +1,19 @@
 //! Forgetting who had an address before.
 
-use super::Session;
+use super::{Operation, Session};
+use crate::netlink::error::NetlinkError;
 use crate::plan::{ForgetNeighbours, LinkRef};
+
+impl Operation for ForgetNeighbours {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.forget_neighbours(self);
+        Ok(())
+    }
+
+    fn changes_links(&self) -> bool {
+        false
+    }
+}
 
 impl Session<'_> {
     /// Best effort: what could not be forgotten times out.

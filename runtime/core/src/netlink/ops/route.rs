@@ -6,7 +6,9 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::route::{RouteProtocol, RouteScope};
 use weft_host_abi::types::Route;
 
-use super::Session;
+use super::{Operation, Session};
+use crate::netlink::Executor;
+use crate::netlink::check::{Difference, Since};
 use crate::netlink::error::{Doing, NetlinkError};
 use crate::netlink::rtnl::{DEFAULT_TABLE, RouteSpec, route_message};
 use crate::netlink::undo::Inverse;
@@ -14,6 +16,48 @@ use crate::plan::{Family, LinkRef};
 
 /// `RT_SCOPE_LINK`: what a route without gateway has unless told otherwise, so that gateways behind it can be used.
 const SCOPE_LINK: u8 = 253;
+
+/// A route.
+pub(super) struct Add<'a> {
+    pub(super) link: &'a LinkRef,
+    pub(super) route: &'a Route,
+    pub(super) src: Option<IpAddr>,
+    pub(super) existing_ok: bool,
+}
+
+/// The route that the kernel made for an address goes.
+pub(super) struct DropConnected<'a> {
+    pub(super) link: &'a LinkRef,
+    pub(super) dst: IpNet,
+}
+
+/// The default routes of a link go.
+pub(super) struct DropDefaults<'a> {
+    pub(super) link: &'a LinkRef,
+    pub(super) family: Family,
+}
+
+impl Operation for DropDefaults<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.drop_default_routes(self.link, self.family)
+    }
+}
+
+impl Operation for Add<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.add_route(self.link, self.route, self.src, self.existing_ok)
+    }
+
+    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        executor.check_route(self.link, self.route, since, found)
+    }
+}
+
+impl Operation for DropConnected<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.drop_connected_route(self.link, self.dst)
+    }
+}
 
 impl Session<'_> {
     pub(super) fn add_route(
@@ -31,7 +75,7 @@ impl Session<'_> {
             Err(fault) => return Err(fault.doing(describe(link, route))),
         }
         if !self.is_made(link) {
-            let inverse = Inverse::RemoveRoute { side: link.side, message };
+            let inverse = Inverse::request(link.side, move |rtnl| rtnl.delete_route(message).map(drop));
             self.log(format!("remove the route to {} from {link}", route.dst), inverse);
         }
         Ok(())
@@ -57,10 +101,8 @@ impl Session<'_> {
             return Err(NetlinkError::Refused { doing: doing(), errno: nix::errno::Errno::ESRCH, hint: None });
         }
         for message in there {
-            self.log(
-                format!("put the route to {dst} back on {link}"),
-                Inverse::RestoreRoute { side: link.side, message },
-            );
+            let inverse = Inverse::request(link.side, move |rtnl| rtnl.add_route(message));
+            self.log(format!("put the route to {dst} back on {link}"), inverse);
         }
         Ok(())
     }
@@ -80,7 +122,8 @@ impl Session<'_> {
             }
         }
         for message in deleted.into_iter().filter(|_message| !made) {
-            self.log(format!("put a default route back on {link}"), Inverse::RestoreRoute { side: link.side, message });
+            let inverse = Inverse::request(link.side, move |rtnl| rtnl.add_route(message));
+            self.log(format!("put a default route back on {link}"), inverse);
         }
         Ok(())
     }
@@ -107,4 +150,33 @@ pub(in crate::netlink) fn spec(index: u32, route: &Route, src: Option<IpAddr>) -
 fn describe(link: &LinkRef, route: &Route) -> String {
     let via = route.gw.map_or_else(|| "<nil>".to_owned(), |gw| gw.to_string());
     format!("failed to add route '{} via {via} dev {}'", route.dst, link.name)
+}
+
+impl Executor {
+    fn check_route(
+        &self,
+        link: &LinkRef,
+        route: &Route,
+        since: &Since,
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
+        let Some(rtnl) = self.rtnl(link.side) else {
+            return Err(NetlinkError::NoContainer { op: format!("looking at {link}") });
+        };
+        let table = route.table.unwrap_or(DEFAULT_TABLE);
+        let family = Family::of(route.dst.addr());
+        let routes = rtnl.routes(family, since.table(link, table), None).doing(|| "failed to list routes")?;
+        let default = route.dst.prefix_len() == 0;
+        if default && since.dropped_default_routes(link, family) {
+            return Ok(());
+        }
+        // The gateway of a default route is not compared, as in the reference plugins.
+        let same = |there: RouteSpec| {
+            there.dst == route.dst.trunc() && (default || route.gw.is_none() || there.gw == route.gw)
+        };
+        if !routes.iter().filter_map(RouteSpec::read).any(same) {
+            found.push(Difference::Route { route: route.clone() });
+        }
+        Ok(())
+    }
 }

@@ -4,19 +4,39 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
 
-use super::Session;
+use super::{Operation, Session};
+use crate::netlink::Executor;
+use crate::netlink::check::{Difference, Since, StepDifference};
 use crate::netlink::error::{Doing, NetlinkError};
 use crate::netlink::rtnl::{DEFAULT_TABLE, RouteSpec, Rtnl, in_table, route_message, rule_message};
-use crate::netlink::undo::Inverse;
-use crate::plan::{Family, LinkRef, Side, Source, SourceRoutes};
+use crate::netlink::undo::{Inverse, unless_absent};
+use crate::plan::{Family, LinkRef, Plan, Side, Source, SourceRoutes};
 
 /// Where the search for a free table begins.
 pub(in crate::netlink) const FIRST_TABLE: u32 = 100;
 
 /// `RT_SCOPE_LINK`.
 const SCOPE_LINK: u8 = 253;
+
+impl Operation for SourceRoutes {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.source_routes(self)
+    }
+
+    fn tear_down(&self, executor: &mut Executor, _plan: &Plan) -> Result<(), NetlinkError> {
+        executor.remove_rules(self)
+    }
+
+    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        let mut differences = Vec::new();
+        executor.check_source_routes(self, &mut differences)?;
+        found.extend(differences.into_iter().map(Difference::Step));
+        Ok(())
+    }
+}
 
 impl Session<'_> {
     pub(super) fn source_routes(&mut self, op: &SourceRoutes) -> Result<(), NetlinkError> {
@@ -31,14 +51,15 @@ impl Session<'_> {
         let mut taken = taken_tables(rtnl)?;
         let routes = rtnl.main_routes(index)?;
         if !made {
-            let inverse = Inverse::MainRoutes { index, routes: routes.clone() };
+            let inverse = restore_main_routes(index, routes.clone());
             self.log(format!("put the routes of {link} back into the main table"), inverse);
         }
         for source in &op.sources {
             let table = free_table(&taken)?;
             taken.insert(table);
             if !made {
-                self.log(format!("empty routing table {table}"), Inverse::EmptyTable { index, table });
+                let inverse = in_container(move |rtnl| empty_table(rtnl, index, table));
+                self.log(format!("empty routing table {table}"), inverse);
             }
             self.add_source_rule(source.address.addr(), table)?;
             let rtnl = self.rtnl(&link)?;
@@ -72,7 +93,7 @@ impl Session<'_> {
             Err(fault) if fault.is_exists() => return Ok(()),
             other => other.doing(|| "Failed to add rule")?,
         };
-        let inverse = Inverse::DeleteRule { message: Box::new(message) };
+        let inverse = Inverse::request(Side::Container, move |rtnl| rtnl.delete_rule(message).map(drop));
         self.log(format!("remove the rule for {source}"), inverse);
         Ok(())
     }
@@ -181,7 +202,10 @@ impl Rtnl {
             for message in self.routes(family, Some(DEFAULT_TABLE), None).doing(|| "Unable to list routes")? {
                 let Some(route) = RouteSpec::read(&message) else { continue };
                 let place = (route.dst, route.priority);
-                if leaves_by(&message, index) {
+                if let Some(hop) = own_hop(&message, index) {
+                    found.push(Placed { message: hop, behind: true });
+                    others.insert(place);
+                } else if leaves_by(&message, index) {
                     found.push(Placed { message, behind: others.contains(&place) });
                 } else {
                     others.insert(place);
@@ -191,6 +215,29 @@ impl Rtnl {
         found.sort_by_key(|route| has_gateway(&route.message));
         Ok(found)
     }
+}
+
+/// A link's part of an IPv6 route that other links share: the kernel joins routes to one destination with one metric, and
+/// deletes or adds each hop as a route of its own (`ip6_route_del` in
+/// <https://elixir.bootlin.com/linux/v6.12/source/net/ipv6/route.c>). An IPv4 route with several hops is one that somebody asked
+/// for, and is left alone.
+fn own_hop(message: &RouteMessage, index: u32) -> Option<RouteMessage> {
+    if message.header.address_family != AddressFamily::Inet6 {
+        return None;
+    }
+    let hops = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::MultiPath(hops) => Some(hops),
+        _ => None,
+    })?;
+    let own = hops.iter().find(|hop| hop.interface_index == index)?;
+    if hops.iter().all(|hop| hop.interface_index == index) {
+        return None;
+    }
+    let mut single = message.clone();
+    single.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::MultiPath(_)));
+    single.attributes.push(RouteAttribute::Oif(index));
+    single.attributes.extend(own.attributes.iter().filter(|a| matches!(a, RouteAttribute::Gateway(_))).cloned());
+    Some(single)
 }
 
 fn has_gateway(message: &RouteMessage) -> bool {
@@ -206,4 +253,94 @@ fn leaves_by(message: &RouteMessage, index: u32) -> bool {
         RouteAttribute::MultiPath(hops) => hops.iter().all(|hop| hop.interface_index == index),
         _ => true,
     })
+}
+
+impl Executor {
+    /// Removes rules that are about one of the addresses and nothing else: those of the table that the configuration
+    /// names, else those of tables that could have been picked.
+    pub(super) fn remove_rules(&self, op: &SourceRoutes) -> Result<(), NetlinkError> {
+        let Some(rtnl) = self.rtnl(Side::Container) else { return Ok(()) };
+        let mut first = Ok(());
+        for family in [Family::V4, Family::V6] {
+            let rules = rtnl.rules(family).doing(|| "Failed to list all rules to tidy")?;
+            let ours = rules.into_iter().filter(|rule| {
+                let source = rule.source.is_some_and(|from| op.sources.iter().any(|own| own.address.addr() == from));
+                source && rule.table.is_some_and(|table| op.table.map_or(table >= FIRST_TABLE, |own| own == table))
+            });
+            for rule in ours {
+                let outcome = rtnl.delete_rule(rule.message).map(drop).doing(|| "Failed to delete rule");
+                first = first.and(outcome);
+            }
+        }
+        first
+    }
+
+    fn check_source_routes(&self, op: &SourceRoutes, found: &mut Vec<StepDifference>) -> Result<(), NetlinkError> {
+        let Some(rtnl) = self.rtnl(Side::Container) else {
+            return Err(NetlinkError::NoContainer { op: op.to_string() });
+        };
+        for Source { address, gateway } in &op.sources {
+            let (source, family) = (address.addr(), Family::of(address.addr()));
+            let rules = rtnl.rules(family).doing(|| "Failed to list all rules")?;
+            let mut rules = rules.into_iter().filter(|rule| rule.source == Some(source));
+            let rule = rules.find(|rule| op.table.is_none_or(|table| rule.table == Some(table)));
+            let Some(table) = rule.and_then(|rule| rule.table) else {
+                found.push(StepDifference::Rule { source });
+                continue;
+            };
+            if let Some(gateway) = gateway.filter(|_| op.table.is_none()) {
+                let routes = rtnl.routes(family, Some(table), None).doing(|| "failed to list routes")?;
+                // Which gateway is not compared: a default route of the link's own took its place.
+                let default = |route: RouteSpec| route.dst.prefix_len() == 0 && route.gw.is_some();
+                if !routes.iter().filter_map(RouteSpec::read).any(default) {
+                    found.push(StepDifference::SourceDefault { source, gateway, table });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes the routes of a link from a table that had none.
+fn empty_table(rtnl: &Rtnl, index: u32, table: u32) -> Result<(), NetlinkError> {
+    for family in [Family::V4, Family::V6] {
+        let routes = rtnl.routes(family, Some(table), Some(index)).doing(|| "failed to list routes")?;
+        for message in routes.into_iter().filter(|message| table_of(message) == table) {
+            unless_absent(rtnl.delete_route(message).map(drop)).doing(|| "the kernel refused")?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the routes of a link in the main table what they were, and where they were.
+fn put_back(rtnl: &Rtnl, index: u32, before: Vec<Placed>) -> Result<(), NetlinkError> {
+    let now = rtnl.main_routes(index)?;
+    let wanted: BTreeSet<_> = before.iter().map(identity).collect();
+    let there: BTreeSet<_> = now.iter().map(identity).collect();
+    for Placed { message, .. } in now.into_iter().filter(|route| !wanted.contains(&identity(route))) {
+        unless_absent(rtnl.delete_route(message).map(drop)).doing(|| "the kernel refused")?;
+    }
+    for route in before.into_iter().filter(|route| !there.contains(&identity(route))) {
+        let outcome = if route.behind { rtnl.add_route_behind(route.message) } else { rtnl.add_route(route.message) };
+        match outcome {
+            Err(fault) if fault.is_exists() => {}
+            outcome => unless_absent(outcome).doing(|| "the kernel refused")?,
+        }
+    }
+    Ok(())
+}
+
+/// What tells routes of one table apart.
+fn identity(route: &Placed) -> String {
+    format!("{:?} {:?}", RouteSpec::read(&route.message), route.message.header.protocol)
+}
+
+/// Makes the routes of a container link in the main table what they were.
+pub(super) fn restore_main_routes(index: u32, routes: Vec<Placed>) -> Inverse {
+    in_container(move |rtnl| put_back(rtnl, index, routes))
+}
+
+/// An inverse that needs the container, and nothing where that is gone.
+fn in_container(undo: impl FnOnce(&Rtnl) -> Result<(), NetlinkError> + Send + 'static) -> Inverse {
+    Inverse::with(move |executor| executor.rtnl(Side::Container).map_or(Ok(()), undo))
 }

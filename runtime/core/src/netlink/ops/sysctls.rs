@@ -2,11 +2,13 @@
 
 use std::fs;
 
-use super::Session;
+use super::{Operation, Session};
+use crate::netlink::check::{Difference, Since, StepDifference};
 use crate::netlink::error::NetlinkError;
-use crate::netlink::sysctl::{self, Confs, Of};
+use crate::netlink::sysctl::{Confs, Of};
 use crate::netlink::undo::Inverse;
-use crate::plan::{Family, LinkRef, Op, Side};
+use crate::netlink::{Executor, sysctl};
+use crate::plan::{Family, LinkRef, Op, Side, TuneSysctl};
 
 /// A write to either side.
 #[derive(Debug)]
@@ -21,6 +23,43 @@ pub(super) enum Job {
 
 /// Keys with the values they had.
 type Old = Vec<(String, String)>;
+
+/// A sysctl, or those that IPv6 on a link needs. Those of the container come in runs (`container_sysctls`); one of the container
+/// that gets here has none.
+pub(super) struct Write<'a>(pub(super) &'a Op);
+
+/// Forwarding is on for the host.
+pub(super) struct Forwarding(pub(super) Family);
+
+impl Operation for Write<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        match self.0 {
+            Op::Sysctl { side: Side::Host, .. } => session.host_sysctl(self.0),
+            op => Err(NetlinkError::NoContainer { op: op.to_string() }),
+        }
+    }
+}
+
+impl Operation for TuneSysctl {
+    fn apply(&self, _session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        Err(NetlinkError::NoContainer { op: self.to_string() })
+    }
+
+    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        found.extend(executor.check_sysctl(self)?.map(Difference::Step));
+        Ok(())
+    }
+}
+
+impl Operation for Forwarding {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.forwarding(self.0)
+    }
+
+    fn check(&self, _executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        check_forwarding(self.0, found)
+    }
+}
 
 impl Session<'_> {
     /// The run of ops at `at` that are nothing but sysctls of the container, so that one visit to it does all.
@@ -69,7 +108,7 @@ impl Session<'_> {
         let unless = self.executor.newcomers(None)?;
         let old = forwarding_state(switch, tree)?;
         sysctl::write(switch, "1")?;
-        self.log_shared("restore forwarding", Inverse::Sysctls { side: Side::Host, old }, unless);
+        self.log_shared("restore forwarding", restore_sysctls(Side::Host, old), unless);
         Ok(())
     }
 
@@ -100,7 +139,7 @@ impl Session<'_> {
         if !old.is_empty() {
             // Last written, first restored.
             old.reverse();
-            self.log("restore sysctls", Inverse::Sysctls { side, old });
+            self.log("restore sysctls", restore_sysctls(side, old));
         }
     }
 }
@@ -209,6 +248,64 @@ fn forwarding_state(switch: &str, tree: &str) -> Result<Old, NetlinkError> {
         }
     }
     Ok(old)
+}
+
+impl Executor {
+    /// Values of several numbers are compared by the numbers: what is written with blanks reads back with tabs.
+    fn check_sysctl(&self, tune: &TuneSysctl) -> Result<Option<StepDifference>, NetlinkError> {
+        let Some(container) = &self.container else {
+            return Err(NetlinkError::NoContainer { op: tune.to_string() });
+        };
+        let key = tune.key.clone();
+        let now = match container.netns.run_inside(move || sysctl::read(&key))? {
+            // One that can only be written keeps no value.
+            Err(error) if sysctl::is_forbidden(&error) => return Ok(None),
+            other => other?,
+        };
+        let same = |now: &str| now.split_whitespace().eq(tune.value.split_whitespace());
+        Ok(match now {
+            Some(now) if same(&now) => None,
+            now => Some(StepDifference::Sysctl { key: tune.key.clone(), want: tune.value.clone(), have: now }),
+        })
+    }
+}
+
+impl Executor {
+    pub(in crate::netlink) fn write_back(&self, side: Side, old: Vec<(String, String)>) -> Result<(), NetlinkError> {
+        let of_links = old.iter().all(|(key, _value)| Confs::has(key));
+        let write = move |of: Of<'_>| {
+            let mut first = Ok(());
+            for (key, value) in old {
+                match of.write(&key, &value) {
+                    Err(error) if !error.is_not_found() => first = first.and(Err(error)),
+                    _ => {}
+                }
+            }
+            first
+        };
+        match (side, &self.container) {
+            (Side::Host, _) => write(Of::Own),
+            (Side::Container, Some(container)) if of_links => write(Of::Other(&container.confs)),
+            (Side::Container, Some(container)) => container.netns.run_inside(move || write(Of::Own))?,
+            (Side::Container, None) => Ok(()),
+        }
+    }
+}
+
+/// Writes old values back, in order.
+pub(super) fn restore_sysctls(side: Side, old: Old) -> Inverse {
+    Inverse::with(move |executor| executor.write_back(side, old))
+}
+
+fn check_forwarding(family: Family, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+    let key = match family {
+        Family::V4 => "ipv4/ip_forward",
+        Family::V6 => "ipv6/conf/all/forwarding",
+    };
+    if sysctl::read(key)?.as_deref() != Some("1") {
+        found.push(Difference::Forwarding { family });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

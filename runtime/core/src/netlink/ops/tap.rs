@@ -1,11 +1,28 @@
 //! Tap devices of the container.
 
-use super::Session;
+use super::{Operation, Session};
+use crate::netlink::check::{Difference, Made, Since, check_mtu};
 use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::locate::Wanted;
 use crate::netlink::rtnl::{Lookup, change};
-use crate::netlink::tun;
 use crate::netlink::undo::Inverse;
-use crate::plan::{CreateTap, LinkRef, Op, Side};
+use crate::netlink::{Executor, tun};
+use crate::plan::{CreateTap, LinkRef, Op, Plan, Side};
+
+impl Operation for CreateTap {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.create_tap(self)
+    }
+
+    fn tear_down(&self, executor: &mut Executor, plan: &Plan) -> Result<(), NetlinkError> {
+        let (name, index) = (self.name.as_str(), plan.link_index);
+        executor.delete_container_link(&Wanted { name, index, kind: "tun", parent: None })
+    }
+
+    fn check(&self, executor: &mut Executor, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        executor.check_tap(self, since, found)
+    }
+}
 
 impl Session<'_> {
     pub(super) fn create_tap(&mut self, op: &CreateTap) -> Result<(), NetlinkError> {
@@ -13,11 +30,11 @@ impl Session<'_> {
             return Err(NetlinkError::NoContainer { op: Op::CreateTap(op.clone()).to_string() });
         };
         let link = LinkRef::container(op.name.as_str());
-        let made = op.clone();
-        container.netns.run_inside(move || tun::create(&made))??;
-        let found = self.link(&link)?.clone();
+        let (made, index) = (op.clone(), self.plan.link_index);
+        container.netns.run_inside(move || tun::create(&made, index))??;
+        let found = self.made_link(&link)?;
         let index = found.index;
-        self.log(format!("delete {link}"), Inverse::DeleteLink { side: Side::Container, index });
+        self.log(format!("delete {link}"), Inverse::delete_link(Side::Container, index));
         self.made(link.clone(), found);
         let mut message = change(index);
         if let Some(mtu) = op.mtu {
@@ -42,5 +59,21 @@ impl Session<'_> {
         let found = found.ok_or_else(|| NetlinkError::NoBridgeInside { bridge: bridge.to_owned() })?;
         let doing = || format!("failed to set tap {} as a port of bridge {bridge}", link.name);
         rtnl.set_link(change(index).controller(found.index).build()).doing(doing)
+    }
+}
+
+impl Executor {
+    fn check_tap(&self, op: &CreateTap, since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        let made = Made { kind: "tun", index: since.link_index(), mac: op.mac };
+        let link = LinkRef::container(op.name.as_str());
+        let Some(there) = self.check_container_link(&link, &made, found)? else { return Ok(()) };
+        check_mtu(&there, op.mtu, found);
+        if let Some(bridge) = &op.bridge {
+            let master = self.look(&LinkRef::container(bridge.as_str()))?;
+            if master.is_none_or(|master| there.master != Some(master.index)) {
+                found.push(Difference::NotAPort { link: op.name.clone(), bridge: bridge.clone() });
+            }
+        }
+        Ok(())
     }
 }

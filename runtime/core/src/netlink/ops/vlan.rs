@@ -6,12 +6,12 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::{LinkBridgeVlan, LinkUnspec, LinkVeth};
 
-use super::Session;
-use crate::netlink::Executor;
+use super::{Operation, Session};
+use crate::netlink::check::{Difference, Since};
 use crate::netlink::error::{Doing, Fault, NetlinkError};
 use crate::netlink::rtnl::{How, Lookup, Rtnl, change};
-use crate::netlink::sysctl;
 use crate::netlink::undo::Inverse;
+use crate::netlink::{Executor, sysctl};
 use crate::plan::{LinkRef, Side};
 
 /// All VLANs there can be.
@@ -20,6 +20,47 @@ const LAST: u16 = 4094;
 
 /// Largest number of VLANs in one message: one attribute each, well below a page.
 const BATCH: usize = 256;
+
+/// VLANs of a bridge port.
+pub(super) struct Port<'a> {
+    pub(super) link: &'a str,
+    pub(super) drop_existing: bool,
+    pub(super) pvid: Option<u16>,
+    pub(super) tagged: &'a [u16],
+}
+
+/// The host veth that carries a VLAN's gateway.
+pub(super) struct Gateway<'a> {
+    pub(super) bridge: &'a str,
+    pub(super) vlan: u16,
+    pub(super) name: &'a str,
+    pub(super) peer: &'a str,
+    pub(super) drop_existing: bool,
+}
+
+impl Operation for Port<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.bridge_vlans(self.link, self.drop_existing, self.pvid, self.tagged)
+    }
+
+    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        executor.check_vlans(self.link, self.pvid, self.tagged, found)
+    }
+}
+
+impl Operation for Gateway<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.ensure_vlan_gateway(self.bridge, (self.vlan, self.drop_existing), self.name, self.peer)
+    }
+
+    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        let link = LinkRef::host(self.name);
+        if executor.look(&link)?.is_none() {
+            found.push(Difference::NoLink { link });
+        }
+        Ok(())
+    }
+}
 
 impl Session<'_> {
     pub(super) fn bridge_vlans(
@@ -34,7 +75,8 @@ impl Session<'_> {
         let host = &self.executor.host;
         if !self.is_made(&link) {
             let before = host.port_vlans(index).doing(|| format!("failed to list the VLANs of {name:?}"))?;
-            self.log(format!("restore the VLANs of {name}"), Inverse::Vlans { index, before });
+            let inverse = Inverse::with(move |executor| executor.restore_vlans(index, before));
+            self.log(format!("restore the VLANs of {name}"), inverse);
         }
         let host = &self.executor.host;
         if drop_existing {
@@ -80,7 +122,7 @@ impl Session<'_> {
             Some(found) => found,
             None => self.link(&near)?.clone(),
         };
-        let inverse = Inverse::DeleteLink { side: Side::Host, index: found.index };
+        let inverse = Inverse::delete_link(Side::Host, found.index);
         self.made(near, found);
         let index = self.index(&LinkRef::host(peer));
         // The port that is about to join the bridge is this op's own, not somebody's who relies on the gateway.
@@ -155,5 +197,35 @@ impl Executor {
             Err(fault) if fault.is_absent() => Ok(()),
             other => other.doing(doing),
         }
+    }
+}
+
+impl Executor {
+    /// Whether a link is there.
+    fn exists(&self, side: Side, lookup: Lookup<'_>) -> Result<bool, NetlinkError> {
+        match self.rtnl(side) {
+            Some(rtnl) => Ok(rtnl.link(lookup).doing(|| "failed to lookup a link")?.is_some()),
+            None => Ok(false),
+        }
+    }
+}
+
+impl Executor {
+    fn check_vlans(
+        &self,
+        name: &str,
+        pvid: Option<u16>,
+        tagged: &[u16],
+        found: &mut Vec<Difference>,
+    ) -> Result<(), NetlinkError> {
+        use rtnetlink::packet_route::link::BridgeVlanInfoFlags as Flags;
+        let Some(port) = self.look(&LinkRef::host(name))? else { return Ok(()) };
+        let there = self.host.port_vlans(port.index).doing(|| format!("failed to list the VLANs of {name:?}"))?;
+        let access = |vid: u16| there.iter().any(|vlan| vlan.vid == vid && vlan.flags.contains(Flags::Pvid));
+        let member = |vid: &u16| there.iter().any(|vlan| vlan.vid == *vid);
+        if !pvid.is_none_or(access) || !tagged.iter().all(member) {
+            found.push(Difference::Vlans { link: name.to_owned() });
+        }
+        Ok(())
     }
 }

@@ -9,12 +9,15 @@ use rtnetlink::LinkVrf;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 
-use super::Session;
-use super::sbr::{Placed, table_of};
+use super::address::restore_addresses;
+use super::sbr::{Placed, restore_main_routes, table_of};
+use super::{Operation, Session};
+use crate::netlink::Executor;
+use crate::netlink::check::{Difference, Since, StepDifference};
 use crate::netlink::error::{Doing, NetlinkError};
 use crate::netlink::rtnl::{Address, DEFAULT_TABLE, Link, Lookup, Rtnl, change, in_table};
 use crate::netlink::undo::Inverse;
-use crate::plan::{Family, JoinVrf, LinkRef, Side};
+use crate::plan::{Family, JoinVrf, LinkRef, Plan, Side};
 
 /// `default`, `main` and `local`: no table for a VRF.
 const RESERVED_TABLES: std::ops::RangeInclusive<u32> = 253..=DEFAULT_TABLE + 1;
@@ -22,6 +25,21 @@ const RESERVED_TABLES: std::ops::RangeInclusive<u32> = 253..=DEFAULT_TABLE + 1;
 /// Waiting for local routes: the reference plugin's steps, which double from 10 ms, 2.55 s in all.
 const FIRST_STEP: Duration = Duration::from_millis(10);
 const STEPS: u32 = 8;
+
+impl Operation for JoinVrf {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.join_vrf(self)
+    }
+
+    fn tear_down(&self, executor: &mut Executor, _plan: &Plan) -> Result<(), NetlinkError> {
+        executor.leave_vrf(self)
+    }
+
+    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
+        found.extend(executor.check_vrf(self)?.map(Difference::Step));
+        Ok(())
+    }
+}
 
 impl Session<'_> {
     pub(super) fn join_vrf(&mut self, op: &JoinVrf) -> Result<(), NetlinkError> {
@@ -37,12 +55,12 @@ impl Session<'_> {
         let routes = rtnl.main_routes(index)?;
         if !made {
             let addresses = before.iter().map(|address| address.message.clone()).collect();
-            self.log(format!("put the routes of {link} back"), Inverse::MainRoutes { index, routes: routes.clone() });
-            let inverse = Inverse::RestoreAddresses { side: Side::Container, addresses, routes: Vec::new() };
+            self.log(format!("put the routes of {link} back"), restore_main_routes(index, routes.clone()));
+            let inverse = restore_addresses(Side::Container, addresses, Vec::new());
             self.log(format!("put the addresses of {link} back"), inverse);
         }
-        let back = Box::new(change(index).nocontroller().build());
-        self.log(format!("take {link} out of {}", op.vrf), Inverse::SetLink { side: Side::Container, message: back });
+        let back = change(index).nocontroller().build();
+        self.log(format!("take {link} out of {}", op.vrf), Inverse::set_link(Side::Container, back));
         let rtnl = self.rtnl(&link)?;
         let doing = || format!("cmdAdd failed: could not set vrf {} as master of {}", op.vrf, op.link);
         rtnl.set_link(change(index).controller(vrf.index).build()).doing(doing)?;
@@ -98,7 +116,12 @@ impl Session<'_> {
             None => rtnl.link(Lookup::Name(&op.vrf)).doing(doing)?,
         };
         let found = found.ok_or(NetlinkError::NoLink { link })?;
-        self.log(format!("delete VRF {}", op.vrf), Inverse::DeleteIdleVrf { index: found.index });
+        let index = found.index;
+        let inverse = Inverse::with(move |executor| {
+            let _lock = executor.lock_container(&"deleting a VRF")?;
+            executor.delete_idle_vrf(index, None)
+        });
+        self.log(format!("delete VRF {}", op.vrf), inverse);
         Ok(Link { vrf_table: Some(table), ..found })
     }
 }
@@ -156,6 +179,44 @@ fn is_local(message: &RouteMessage, table: u32, address: IpAddr) -> bool {
     message.header.kind == RouteType::Local
         && table_of(message) == table
         && message.attributes.contains(&RouteAttribute::Destination(address.into()))
+}
+
+impl Executor {
+    /// Takes a link out of a VRF; the last one takes the VRF along.
+    pub(super) fn leave_vrf(&self, op: &JoinVrf) -> Result<(), NetlinkError> {
+        let Some(rtnl) = self.rtnl(Side::Container) else { return Ok(()) };
+        let doing = || format!("failed to lookup VRF {}", op.vrf);
+        let _lock = self.lock_container(op)?;
+        let Some(vrf) = rtnl.link(Lookup::Name(&op.vrf)).doing(doing)?.filter(|vrf| vrf.kind == "vrf") else {
+            return Ok(());
+        };
+        let link = rtnl.link(Lookup::Name(&op.link)).doing(|| format!("failed to lookup {:?}", op.link))?;
+        let slave = link.filter(|link| link.master == Some(vrf.index)).map(|link| link.index);
+        if let Some(index) = slave {
+            let doing = || format!("resetMaster: could reset master to {}", op.link);
+            rtnl.set_link(change(index).nocontroller().build()).doing(doing)?;
+        }
+        self.delete_idle_vrf(vrf.index, slave)
+    }
+
+    /// Deletes a VRF of the container unless it has slaves other than `leaving`. The lock is the caller's.
+    pub(super) fn delete_idle_vrf(&self, index: u32, leaving: Option<u32>) -> Result<(), NetlinkError> {
+        let Some(rtnl) = self.rtnl(Side::Container) else { return Ok(()) };
+        let slaves = rtnl.links(Some(index)).doing(|| "failed to list the links of a VRF")?;
+        if slaves.iter().any(|slave| Some(slave.index) != leaving) {
+            return Ok(());
+        }
+        rtnl.delete_link(index).map(drop).doing(|| "failed to delete a VRF")
+    }
+
+    fn check_vrf(&self, op: &JoinVrf) -> Result<Option<StepDifference>, NetlinkError> {
+        let Some(vrf) = self.look(&LinkRef::container(op.vrf.as_str()))?.filter(|vrf| vrf.kind == "vrf") else {
+            return Ok(Some(StepDifference::NoVrf { name: op.vrf.clone() }));
+        };
+        let member =
+            self.look(&LinkRef::container(op.link.as_str()))?.is_some_and(|link| link.master == Some(vrf.index));
+        Ok((!member).then(|| StepDifference::NotInVrf { name: op.link.clone(), vrf: op.vrf.clone() }))
+    }
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use rtnetlink::packet_route::link::State;
 
-use super::Session;
 use super::link::state_name;
+use super::{Operation, Session};
 use crate::netlink::error::{Doing, NetlinkError};
 use crate::netlink::rtnl::Lookup;
 use crate::plan::{Family, LinkRef};
@@ -21,6 +21,36 @@ const DAD_SECONDS: u64 = 5;
 /// it run. The total is that of the reference plugin's sleeps: 0, 50, 500, 1000 and 1000 ms.
 const PORT_STEP: Duration = Duration::from_millis(1);
 const PORT_TOTAL: Duration = Duration::from_millis(2550);
+
+/// Waits until duplicate address detection is over.
+pub(super) struct Addresses<'a> {
+    pub(super) link: &'a LinkRef,
+}
+
+/// Waits until a bridge port is up.
+pub(super) struct Port<'a> {
+    pub(super) link: &'a str,
+}
+
+impl Operation for Addresses<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.wait_addresses(self.link)
+    }
+
+    fn changes_links(&self) -> bool {
+        false
+    }
+}
+
+impl Operation for Port<'_> {
+    fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
+        session.wait_port(self.link)
+    }
+
+    fn changes_links(&self) -> bool {
+        false
+    }
+}
 
 impl Session<'_> {
     pub(super) fn wait_addresses(&mut self, link: &LinkRef) -> Result<(), NetlinkError> {

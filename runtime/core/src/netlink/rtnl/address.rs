@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rtnetlink::AddressMessageBuilder;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{How, Rtnl};
@@ -36,6 +36,13 @@ pub(in crate::netlink) fn address_message(index: u32, net: IpNet) -> AddressMess
             .address(net.addr(), net.prefix_len())
             .build(),
     }
+}
+
+/// The same address, taken to be unique (`IFA_F_NODAD`).
+pub(in crate::netlink) fn without_detection(mut message: AddressMessage) -> AddressMessage {
+    message.header.flags |= AddressHeaderFlags::Nodad;
+    message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    message
 }
 
 // === impl Address ===

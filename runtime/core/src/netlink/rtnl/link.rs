@@ -7,7 +7,7 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkBridgePort, LinkUnspec};
 
-use super::{Child, How, Rtnl};
+use super::{Child, How, Nsid, Rtnl};
 use crate::netlink::error::Fault;
 use crate::plan::{LinkInfo, Mac};
 use crate::random;
@@ -32,9 +32,13 @@ pub(in crate::netlink) struct Link {
     pub(in crate::netlink) master: Option<u32>,
     /// `IFLA_LINK`: the other end of a veth, the parent of a macvlan; in whichever namespace that one is.
     pub(in crate::netlink) other: Option<u32>,
+    /// `IFLA_LINK_NETNSID`: the namespace that `other` is in, where that is not the link's own.
+    pub(in crate::netlink) other_netns: Option<Nsid>,
     pub(in crate::netlink) hairpin: bool,
     pub(in crate::netlink) isolated: bool,
     pub(in crate::netlink) child: Option<Child>,
+    /// `IFLA_GROUP`.
+    pub(in crate::netlink) group: u32,
     /// `ifalias`.
     pub(in crate::netlink) alias: Option<String>,
     /// The hardware address, of whatever length.
@@ -97,9 +101,11 @@ impl Link {
             state: State::Unknown,
             master: None,
             other: None,
+            other_netns: None,
             hairpin: false,
             isolated: false,
             child: None,
+            group: 0,
             alias: None,
             hardware: Vec::new(),
             permanent: Vec::new(),
@@ -113,6 +119,7 @@ impl Link {
                     link.hardware = octets;
                 }
                 LinkAttribute::PermAddress(octets) => link.permanent = octets,
+                LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias).filter(|alias| !alias.is_empty()),
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 LinkAttribute::Promiscuity(count) => link.promiscuity = count,
@@ -120,6 +127,7 @@ impl Link {
                 LinkAttribute::OperState(state) => link.state = state,
                 LinkAttribute::Controller(index) => link.master = Some(index),
                 LinkAttribute::Link(index) => link.other = Some(index),
+                LinkAttribute::LinkNetNsId(id) => link.other_netns = Some(Nsid(id)),
                 LinkAttribute::LinkInfo(infos) => link.read_info(infos),
                 _ => {}
             }

@@ -7,13 +7,15 @@ mod address;
 mod child;
 mod link;
 mod neighbour;
+mod nsid;
 mod route;
 mod rule;
 mod tc;
 
-pub(super) use address::{Address, address_message, overlap};
+pub(super) use address::{Address, address_message, overlap, without_detection};
 pub(super) use child::Child;
 pub(super) use link::{Link, Lookup, change, high_mac, port_flags, random_mac};
+pub(super) use nsid::Nsid;
 pub(super) use route::{DEFAULT_TABLE, RouteSpec, in_table, route_message};
 pub(super) use rule::rule_message;
 pub(super) use tc::{Qdisc, Tbf, ingress_message, qdisc_selector, redirect_message, redirect_targets, tbf_message};

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::cni::read_net;
 use crate::plan::{Condition, Family, Subject};
 
 /// Names of address types, in the order of their numbers (`RTN_*`).
@@ -42,7 +43,7 @@ fn address(text: &str, family: Family) -> Result<IpNet, String> {
             let mask: IpAddr = mask.parse().map_err(|_bad| bad())?;
             IpNet::with_netmask(start, mask).map_err(|_bad| bad())?
         }
-        Some(_) => text.parse().map_err(|_bad| bad())?,
+        Some(_) => read_net(text).ok_or_else(bad)?,
     };
     if Family::of(net.addr()) == family { Ok(net.trunc()) } else { Err(format!("{text:?} is of the other family")) }
 }

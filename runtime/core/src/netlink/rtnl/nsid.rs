@@ -1,0 +1,72 @@
+//! Network namespaces as one namespace numbers them (nsids), and links of those others.
+//!
+//! A namespace numbers another one when a link moves there (`__dev_change_net_namespace` calls `peernet2id_alloc`,
+//! <https://elixir.bootlin.com/linux/v6.12/source/net/core/dev.c>), and keeps the number while both live. Nobody can
+//! take it back. So the namespaces that a link may have left for are known, and links there can be read and deleted
+//! (`IFLA_TARGET_NETNSID`, Linux 4.20) without a way in.
+
+use rtnetlink::LinkUnspec;
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask};
+use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
+
+use super::{How, Link, Rtnl};
+use crate::netlink::error::Fault;
+
+/// A namespace as the socket's own namespace numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::netlink) struct Nsid(pub(in crate::netlink) i32);
+
+impl Rtnl {
+    /// The number of the namespace behind an open file; `None` where it has none.
+    pub(in crate::netlink) fn nsid_of(&self, netns: i32) -> Result<Option<Nsid>, Fault> {
+        let mut message = NsidMessage::default();
+        message.attributes.push(NsidAttribute::Fd(u32::try_from(netns).unwrap_or_default()));
+        match self.get(RouteNetlinkMessage::GetNsId(message))? {
+            RouteNetlinkMessage::NewNsId(answer) => Ok(id(&answer)),
+            _ => Err(Fault::Broken("no namespace id for an answer")),
+        }
+    }
+
+    /// All namespaces that have a number.
+    pub(in crate::netlink) fn nsids(&self) -> Result<Vec<Nsid>, Fault> {
+        let answers = self.dump(RouteNetlinkMessage::GetNsId(NsidMessage::default()))?;
+        let ids = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewNsId(message) => id(&message),
+            _ => None,
+        });
+        Ok(ids.collect())
+    }
+
+    /// All links of another namespace. Their `other_netns` is numbered by the socket's own.
+    pub(in crate::netlink) fn links_in(&self, netns: Nsid) -> Result<Vec<Link>, Fault> {
+        let message = LinkUnspec::new_with_index(0)
+            .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
+            .append_extra_attribute(LinkAttribute::IfNetnsId(netns.0));
+        let answers = self.dump(RouteNetlinkMessage::GetLink(message.build()))?;
+        let links = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => Some(Link::read(message)),
+            _ => None,
+        });
+        Ok(links.collect())
+    }
+
+    /// Deletes a link of another namespace; `false` when there is none.
+    pub(in crate::netlink) fn delete_link_in(&self, netns: Nsid, index: u32) -> Result<bool, Fault> {
+        let message = LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::IfNetnsId(netns.0));
+        match self.change(RouteNetlinkMessage::DelLink(message.build()), How::Set) {
+            Ok(()) => Ok(true),
+            Err(fault) if fault.is_absent() => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+}
+
+/// `NETNSA_NSID`; -1 stands for none.
+fn id(message: &NsidMessage) -> Option<Nsid> {
+    let found = message.attributes.iter().find_map(|attribute| match attribute {
+        NsidAttribute::Id(id) => Some(*id),
+        _ => None,
+    });
+    found.filter(|id| *id >= 0).map(Nsid)
+}
