@@ -25,6 +25,7 @@ impl NodeStore {
     ) -> Result<Vec<Claimed>, ClaimError<E>> {
         let boot_id = self.writable()?.to_owned();
         let mut outlives_the_boot = false;
+        let mut count = 0;
         let claimed = self.write("claim addresses", |conn| {
             if let Some(id) = journal::find(conn, ask.key)? {
                 let addresses = journal::claims(conn, id)?.into_iter().map(|(_scope, address)| address).collect();
@@ -39,8 +40,10 @@ impl NodeStore {
             outlives_the_boot = !record.externals.is_empty();
             let id = journal::insert(conn, ask.key, &record, ask.release, (&boot_id, ask.now))?;
             ledger::take(conn, ask, id, &chosen)?;
+            count = Self::count_claim(conn)?;
             Ok(claimed)
         })?;
+        self.mark(count);
         if outlives_the_boot {
             self.flush()?;
         }

@@ -56,7 +56,7 @@ impl NodeStore {
         let boot_id = self.writable()?.to_owned();
         let mut report =
             NetworkImport { network: network.clone(), scope: scope.clone(), imported: 0, already: 0, skipped };
-        self.write::<_, LedgerError>("import claims", |conn| {
+        let count = self.write::<_, LedgerError>("import claims", |conn| {
             let mut books = Books::new(conn);
             for ((container_id, ifname), addresses) in attachments {
                 let attachment = Attachment { network: network.clone(), container_id, ifname };
@@ -69,8 +69,10 @@ impl NodeStore {
             for (slot, address) in last_reserved {
                 books.remember(&scope, slot, address)?;
             }
-            books.close().map_err(Stop::from)
+            books.close()?;
+            Ok::<_, Stop<LedgerError>>(Self::count_claim(conn)?)
         })?;
+        self.mark(count);
         drop(locked);
         report.skipped.sort_by(|a, b| a.file.cmp(&b.file));
         Ok(report)

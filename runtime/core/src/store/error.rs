@@ -60,6 +60,23 @@ pub enum StoreError {
         /// The attachment.
         holder: Box<Attachment>,
     },
+    /// The file has a second name, or is none.
+    #[error("{path:?} is a link, or no plain file; put the store itself there (to keep it elsewhere, link its directory)")]
+    Link {
+        /// The store file.
+        path: PathBuf,
+    },
+    /// There was a store that knew more.
+    #[error(
+        "the ledger {path:?} has lost what it knew ({what}); addresses of running pods would be handed out again. \
+         `weftctl ledger rebuild` takes over what runs on this node; a reboot ends it as well"
+    )]
+    Lost {
+        /// The store file.
+        path: PathBuf,
+        /// How that is known.
+        what: String,
+    },
     /// A newer weft wrote the file.
     #[error("the ledger {path:?} has format {found}, this weft knows up to {known}; run the newer weft again")]
     Newer {

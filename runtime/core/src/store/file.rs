@@ -1,19 +1,24 @@
 //! The file itself: finding, making, opening and stamping it, and what a connection to it is set to.
 //!
+//! Invariants: a new store gets its name when its tables are in it and on disk, so a file of that name without tables has lost
+//! them; where there are signs of a store that was there (its log, its marker), no new one is made.
+//!
 //! Not here: what is written (`schema`, and the rooms above).
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
-use super::StoreError;
-use super::node_store::{BOOT, explain_sql, set_meta};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::node_store::{BOOT, CLAIMED, explain_sql, meta, set_meta};
 use super::schema::{self, Stamp};
+use super::{StoreError, marker, space};
 
 /// Name of the store in the state directory.
 pub(crate) const FILE: &str = "weft.db";
@@ -21,30 +26,135 @@ pub(crate) const FILE: &str = "weft.db";
 /// How long a process waits for another one's transaction.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Opens the file for writing, making directory, file and tables where they are missing.
-pub(super) fn open(state_dir: &Path, path: &Path, boot_id: &str) -> Result<Connection, StoreError> {
+/// The name of a store that is being made.
+const UNFINISHED: &str = "weft.db.new";
+
+/// Opens the file for writing, making directory, file and tables where they are missing. `may_create` is asked before a new
+/// store is made.
+pub(super) fn open(
+    state_dir: &Path,
+    path: &Path,
+    boot_id: &str,
+    may_create: &dyn Fn() -> Result<(), String>,
+) -> Result<Connection, StoreError> {
     let failed = |source| open_error(path, source);
-    let mut conn = match connect(path) {
-        // The usual case costs no system call for the directory.
-        Ok(conn) => conn,
-        Err(_missing_or_worse) => {
-            create_file(state_dir, path)?;
-            connect(path).map_err(failed)?
-        }
-    };
+    if !has_content(path)? {
+        create(state_dir, path, boot_id, may_create)?;
+    }
+    // Before the store is read: what it counts is then at least this.
+    let marked = marker::read(path, boot_id).map_err(|source| directory_error(path, source))?;
+    let mut conn = connect(path).map_err(failed)?;
     if conn.is_readonly(rusqlite::MAIN_DB).map_err(failed)? {
-        // SQLite tries again for reading when opening for writing fails. If it failed because there was no file, and another
-        // process made it in between, this is all that is wrong.
-        conn = connect(path).map_err(failed)?;
-        if conn.is_readonly(rusqlite::MAIN_DB).map_err(failed)? {
-            return Err(StoreError::ReadOnly { path: path.to_owned() });
-        }
+        return Err(StoreError::ReadOnly { path: path.to_owned() });
     }
     configure(&mut conn).map_err(failed)?;
     if !retrying(|| Stamp::read(&conn)).map_err(failed)?.is_current() {
-        initialise(&conn, path, boot_id)?;
+        upgrade(&conn, path)?;
     }
+    refuse_if_lost(&conn, path, boot_id, marked)?;
     Ok(conn)
+}
+
+/// Whether there is a file with something in it. A link is refused: SQLite's log goes by the name of the file, so under a second
+/// name the store is another one.
+fn has_content(path: &Path) -> Result<bool, StoreError> {
+    let meta = match path.symlink_metadata() {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => return Err(directory_error(path, source)),
+    };
+    if !meta.is_file() || meta.nlink() > 1 {
+        return Err(StoreError::Link { path: path.to_owned() });
+    }
+    Ok(meta.len() > 0)
+}
+
+fn directory_error(path: &Path, source: io::Error) -> StoreError {
+    StoreError::Directory { path: path.to_owned(), source }
+}
+
+/// The store has all that was claimed in this boot.
+fn refuse_if_lost(conn: &Connection, path: &Path, boot_id: &str, marked: Option<u64>) -> Result<(), StoreError> {
+    let failed = |source| open_error(path, source);
+    let found = retrying(|| claimed(conn)).map_err(failed)?;
+    let lost = |what: String| Err(StoreError::Lost { path: path.to_owned(), what });
+    match marked {
+        Some(marked) if marked > found => {
+            lost(format!("it knows {found} claims, {marked} were made; its log was lost, or an older copy put in its place"))
+        }
+        None if found > 0 && meta(conn, BOOT).map_err(failed)?.as_deref() == Some(boot_id) => {
+            lost("its marker is missing, so nobody can tell whether it is whole".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How many commits claimed something. An older weft did not count.
+pub(super) fn claimed(conn: &Connection) -> rusqlite::Result<u64> {
+    Ok(meta(conn, CLAIMED)?.and_then(|text| text.parse().ok()).unwrap_or(0))
+}
+
+/// What says that there was a store where there is none now; `None` where nothing does.
+pub(super) fn signs_of_loss(path: &Path, boot_id: &str) -> Result<Option<String>, StoreError> {
+    let failed = |source| directory_error(path, source);
+    match log_path(path).symlink_metadata() {
+        Ok(log) if log.len() > 0 => return Ok(Some("the file is missing or empty, and its log is there".to_owned())),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        Ok(_) | Err(_) => {}
+    }
+    let marked = marker::read(path, boot_id).map_err(failed)?.unwrap_or(0);
+    Ok((marked > 0).then(|| format!("the file is missing or empty, and {marked} claims were made since the node started")))
+}
+
+/// Makes a new store: under another name first, with all its tables, on disk; then it gets its name.
+fn create(
+    state_dir: &Path,
+    path: &Path,
+    boot_id: &str,
+    may_create: &dyn Fn() -> Result<(), String>,
+) -> Result<(), StoreError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|e| directory_error(state_dir, e))?;
+    let dir = File::open(state_dir).map_err(|source| directory_error(state_dir, source))?;
+    let dir = Flock::lock(dir, FlockArg::LockExclusive)
+        .map_err(|(_dir, errno)| directory_error(state_dir, errno.into()))?;
+    if has_content(path)? {
+        // Another process was faster.
+        return Ok(());
+    }
+    if let Some(what) = signs_of_loss(path, boot_id)? {
+        return Err(StoreError::Lost { path: path.to_owned(), what });
+    }
+    may_create().map_err(|what| StoreError::Lost { path: path.to_owned(), what })?;
+    make(&path.with_file_name(UNFINISHED), path, boot_id)?;
+    dir.sync_all().map_err(|source| directory_error(state_dir, source))
+}
+
+/// Makes the file under one name and moves it to the other. The caller holds the lock of the directory.
+pub(super) fn make(unfinished: &Path, path: &Path, boot_id: &str) -> Result<(), StoreError> {
+    let failed = |source| directory_error(unfinished, source);
+    let sql = |source| open_error(unfinished, source);
+    for leftover in [unfinished.to_owned(), log_path(unfinished), side(unfinished, "-shm"), side(unfinished, "-journal")] {
+        match fs::remove_file(&leftover) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished).map_err(failed)?;
+    space::reserve_store(&file);
+    // SQLite must not find its own lock dropped by our closing.
+    drop(file);
+    let conn = connect(unfinished).map_err(sql)?;
+    // Both are properties of the file; the page size only takes effect on an empty one. SQLite writes tables and all into the file
+    // itself: only then it is switched to the log.
+    conn.execute_batch(&format!("PRAGMA page_size = {}", schema::PAGE_SIZE)).map_err(sql)?;
+    let transaction = Transaction::new_unchecked(&conn, TransactionBehavior::Immediate).map_err(sql)?;
+    schema::migrate(&transaction, 0).map_err(sql)?;
+    set_meta(&transaction, BOOT, boot_id).map_err(sql)?;
+    transaction.commit().map_err(sql)?;
+    conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)).map_err(sql)?;
+    conn.close().map_err(|(_conn, source)| sql(source))?;
+    File::open(unfinished).and_then(|file| file.sync_all()).map_err(failed)?;
+    fs::rename(unfinished, path).map_err(failed)
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
@@ -53,10 +163,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 
 /// Opens the file for reading; `None` where there is none, or nothing in it.
 pub(super) fn open_read_only(path: &Path) -> Result<Option<Connection>, StoreError> {
-    match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(StoreError::Directory { path: path.to_owned(), source }),
-        Ok(_) => {}
+    if !has_content(path)? {
+        return Ok(None);
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let failed = |source| open_error(path, source);
@@ -127,22 +235,13 @@ fn content(conn: &Connection, path: &Path) -> Result<Content, StoreError> {
 
 /// SQLite's log beside the store file.
 pub(crate) fn log_path(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
-    PathBuf::from(name)
+    side(path, "-wal")
 }
 
-/// Makes directory and file with the modes they must have. SQLite gives its own files the mode of the store file.
-fn create_file(state_dir: &Path, path: &Path) -> Result<(), StoreError> {
-    let failed = |path: &Path, source| StoreError::Directory { path: path.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|source| failed(state_dir, source))?;
-    // Never opens a file that exists: closing it again would drop the locks other stores of this process have on it.
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(file) => drop(file),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(source) => return Err(failed(path, source)),
-    }
-    File::open(state_dir).and_then(|dir| dir.sync_all()).map_err(|source| failed(state_dir, source))
+fn side(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// Settings that a connection has, as opposed to the file.
@@ -187,23 +286,20 @@ fn retrying<T>(mut step: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Resul
     }
 }
 
-/// Makes or upgrades the tables. Any number of processes may do so at once.
-fn initialise(conn: &Connection, path: &Path, boot_id: &str) -> Result<(), StoreError> {
+/// Upgrades the tables. Any number of processes may do so at once.
+fn upgrade(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     let failed = |source| open_error(path, source);
     // Before anything about the file is changed.
-    survey(conn, path)?;
-    // Both are properties of the file; the page size only takes effect on an empty one.
-    conn.execute_batch(&format!("PRAGMA page_size = {}", schema::PAGE_SIZE)).map_err(failed)?;
+    if survey(conn, path)? == Content::Nothing {
+        return Err(StoreError::NotAStore { path: path.to_owned(), source: None });
+    }
     retrying(|| conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0))).map_err(failed)?;
     let transaction = Transaction::new_unchecked(conn, TransactionBehavior::Immediate).map_err(failed)?;
     match content(&transaction, path)? {
         // Somebody else was faster.
         Content::Ours(schema::VERSION) => return transaction.rollback().map_err(failed),
         Content::Ours(older) => schema::migrate(&transaction, older).map_err(failed)?,
-        Content::Nothing => {
-            schema::migrate(&transaction, 0).map_err(failed)?;
-            set_meta(&transaction, BOOT, boot_id).map_err(failed)?;
-        }
+        Content::Nothing => return Err(StoreError::NotAStore { path: path.to_owned(), source: None }),
     }
     transaction.commit().map_err(failed)
 }

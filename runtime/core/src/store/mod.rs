@@ -10,8 +10,10 @@ mod addr;
 mod error;
 mod file;
 mod key;
+mod marker;
 mod node_store;
 mod schema;
+mod space;
 
 pub use error::StoreError;
 pub use key::{Key, Role};

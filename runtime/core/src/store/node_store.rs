@@ -21,7 +21,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, Transactio
 use weft_host_abi::types::Attachment;
 
 use super::file::{self, FILE, PATIENCE, checkpoint, log_path};
-use super::{StoreError, schema};
+use super::{StoreError, marker, schema, space};
 
 /// The log is written back once it is larger than this. Rebuilding the index of a log of this size takes a
 /// fraction of a millisecond; writing it back costs one flush, shared by the ADDs and DELs that filled it.
@@ -98,8 +98,21 @@ impl NodeStore {
     /// # Errors
     /// When the directory or file cannot be used, is something else, or was written by a newer weft.
     pub fn open(state_dir: &Path, boot_id: &str) -> Result<Self, StoreError> {
+        Self::open_unless(state_dir, boot_id, &|| Ok(()))
+    }
+
+    /// As `open`, but asks before it makes a new store: where the node has what an older one must have known of, a new one would
+    /// hand out addresses that are in use. An `Err` says what was found.
+    ///
+    /// # Errors
+    /// As `open`; `Lost` with what `may_create` said.
+    pub fn open_unless(
+        state_dir: &Path,
+        boot_id: &str,
+        may_create: &dyn Fn() -> Result<(), String>,
+    ) -> Result<Self, StoreError> {
         let path = state_dir.join(FILE);
-        let conn = file::open(state_dir, &path, boot_id)?;
+        let conn = file::open(state_dir, &path, boot_id, may_create)?;
         Ok(Self::new(conn, path, Some(boot_id.to_owned())))
     }
 
@@ -168,6 +181,21 @@ impl NodeStore {
         look(&db.conn).map_err(|fault| db.explain(action, fault))
     }
 
+    /// Counts a commit that claims something; to be called inside its transaction. `mark` says so outside the store.
+    pub(crate) fn count_claim(conn: &Connection) -> rusqlite::Result<u64> {
+        let count = file::claimed(conn)?.saturating_add(1);
+        set_meta(conn, CLAIMED, &count.to_string())?;
+        Ok(count)
+    }
+
+    /// Notes in the marker that the commit with this count was made. Where that fails, a loss of this very commit would not be
+    /// noticed; the claim stands.
+    pub(crate) fn mark(&self, count: u64) {
+        if let Some(boot_id) = &self.boot_id {
+            drop(marker::write(&self.path, boot_id, count));
+        }
+    }
+
     /// Runs one write transaction; whatever `change` returns as an error rolls it back. On `Ok` it survives the end of every
     /// process, but not of the boot unless `flush` is called.
     pub(crate) fn write<T, E: From<StoreError>>(
@@ -223,8 +251,11 @@ impl Db {
     /// Keeps the log short. The commit is done already, so a failure here is not the caller's: the next process tries
     /// again, and `maintain` reports it.
     fn settle(&mut self) {
-        let size = fs::metadata(log_path(&self.path)).map_or(0, |meta| meta.len());
+        let log = log_path(&self.path);
+        let Ok(meta) = fs::metadata(&log) else { return };
+        let size = meta.len();
         if size <= LOG_LIMIT {
+            space::reserve_log(&log, &meta);
             return;
         }
         // Where processes overlap, the log may be large and yet written back for the most part: the next writer that finds
@@ -237,6 +268,10 @@ impl Db {
         }
         let patience = if size > LOG_OVERDUE { Duration::from_millis(200) } else { Duration::ZERO };
         drop(checkpoint(&mut self.conn, patience));
+        // What was cut off is wanted again, and somebody else may fill the disk meanwhile.
+        if let Ok(meta) = fs::metadata(&log) {
+            space::reserve_log(&log, &meta);
+        }
     }
 }
 
@@ -260,6 +295,9 @@ pub(crate) fn explain_sql(path: PathBuf, action: &'static str, source: rusqlite:
         source => StoreError::Sql { path, action, source },
     }
 }
+
+/// Key in `meta` of how many commits claimed something.
+pub(crate) const CLAIMED: &str = "claimed";
 
 /// Key in `meta` of the boot that the journal was last reaped in.
 pub(crate) const BOOT: &str = "boot_id";

@@ -5,6 +5,7 @@
 
 mod amend;
 mod host_local;
+mod lost;
 mod model;
 mod processes;
 mod random;
