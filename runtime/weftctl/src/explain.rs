@@ -11,7 +11,7 @@ use weft_core::attach::{self, ChoiceTrace, Failure, Traces};
 use weft_core::journal::Entry;
 use weft_core::plan::Plan;
 use weft_core::policy::{LogLevel, LogLine};
-use weft_core::store::NodeStore;
+use weft_core::store::{NodeStore, Role};
 
 use crate::output::Output;
 
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &ExplainArgs, state: &Path, output: Output) -> anyhow::R
         let pod = traces.as_ref().ok().and_then(pod_of);
         if matches(entry, args) || pod.is_some_and(|pod| is_pod(&args.which, &pod)) {
             let traces = traces?;
-            lines.extend(describe(entry, &traces));
+            lines.extend(describe(entry, &traces)?);
             documents.push(document(entry, &traces));
         }
     }
@@ -138,9 +138,15 @@ fn document(entry: &Entry, traces: &Traces) -> serde_json::Value {
     })
 }
 
-fn describe(entry: &Entry, traces: &Traces) -> Vec<String> {
+fn describe(entry: &Entry, traces: &Traces) -> anyhow::Result<Vec<String>> {
     let attachment = &entry.key.attachment;
-    let plan: Plan = serde_json::from_str(&entry.record.plan).unwrap_or_default();
+    let plan: Plan = match entry.record.plan.as_str() {
+        // What chained steps did is a list, and there is no lease in it.
+        "" => Plan::default(),
+        _ if entry.key.role == Role::Steps => Plan::default(),
+        text => serde_json::from_str(text)
+            .with_context(|| format!("the plan of container {} in the journal is damaged", attachment.container_id))?,
+    };
     let mut addresses = entry.claims.iter().map(|(_, address)| address.to_string()).collect::<Vec<_>>();
     if plan.lease.is_some() {
         addresses.extend(plan.result.ips.iter().map(|ip| ip.address.to_string()));
@@ -156,13 +162,13 @@ fn describe(entry: &Entry, traces: &Traces) -> Vec<String> {
     if let Some(lease) = &plan.lease {
         let by = format!("a DHCP server, by way of the agent at {}", lease.socket.display());
         lines.push(format!("  decided by  {by} (`weftctl agent --status`)"));
-        return lines;
+        return Ok(lines);
     }
     let Some(trace) = &traces.decision else {
         lines.push(
             "  decided by  no policy of weft's (layer 2, an external IPAM plugin, or an imported claim)".to_owned(),
         );
-        return lines;
+        return Ok(lines);
     };
     lines.push(format!("  decided by  {} ({})", trace.policy, trace.digest));
     if let Some(fallback) = &trace.fallback {
@@ -180,7 +186,7 @@ fn describe(entry: &Entry, traces: &Traces) -> Vec<String> {
         let labels = pod.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
         lines.push(format!("  pod         {}/{} {}", pod.namespace, pod.name, labels.join(",")));
     }
-    lines
+    Ok(lines)
 }
 
 /// How the delegate was chosen.

@@ -2,10 +2,13 @@
 
 #[cfg(feature = "agent")]
 mod agent;
+mod attachments;
+mod detach;
 mod doctor;
 mod explain;
 mod install;
 mod ledger;
+mod networks;
 mod output;
 mod plan;
 mod policy;
@@ -41,6 +44,16 @@ enum Command {
     Uninstall(install::UninstallArgs),
     /// Show what ADD would do, without doing it.
     Plan(plan::PlanArgs),
+    /// List attachments: pod, network, addresses, ports, and whether they are alive.
+    Ps(attachments::PsArgs),
+    /// Show who has an address.
+    WhoHas(attachments::WhoHasArgs),
+    /// Show how full the pools are.
+    Pools,
+    /// Remove attachments whose network namespace is gone.
+    Gc(detach::GcArgs),
+    /// Remove a container's attachments by hand.
+    Detach(detach::DetachArgs),
     /// Show why an attachment has its addresses.
     Explain(explain::ExplainArgs),
     /// Build, compile, inspect and check policies.
@@ -64,6 +77,11 @@ fn main() -> ExitCode {
         Command::Install(args) => install::install(&args, &state, output),
         Command::Uninstall(args) => install::uninstall(&args, &state, output),
         Command::Plan(args) => plan::run(&args, &state, output),
+        Command::Ps(args) => attachments::ps(&args, &state, output),
+        Command::WhoHas(args) => attachments::who_has(&args, &state, output),
+        Command::Pools => attachments::pools(&state, output),
+        Command::Gc(args) => detach::gc(&args, &state, output),
+        Command::Detach(args) => detach::detach(&args, &state, output),
         Command::Explain(args) => explain::run(&args, &state, output),
         Command::Policy(command) => policy::run(&command, &state, output),
         Command::Ledger(command) => ledger::run(&command, &state, output),

@@ -9,6 +9,7 @@
 //! Not here: environment, stdin and stdout (`command`), several attachments of a pod (`pod`).
 
 mod add;
+mod alive;
 mod call;
 mod chain;
 mod chained;
@@ -42,6 +43,7 @@ mod teardown;
 mod trace;
 
 pub use add::add;
+pub use alive::{NetnsState, netns_state};
 pub use call::Call;
 pub use check::check;
 pub use del::del;
@@ -49,7 +51,7 @@ pub use error::AttachError;
 pub use failures::{Failure, failures};
 pub use gc::gc;
 pub use lint::{Problems, check_conf};
-pub use node::{Compile, Context, Node};
+pub use node::{Compile, Context, Node, no_attachments};
 pub use preview::{Preview, preview};
 pub use record::ExternalCall;
 pub use status::status;

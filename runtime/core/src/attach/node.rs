@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use super::alive::{self, NetnsState};
 use super::error::AttachError;
 use super::trace::Attempt;
+use crate::journal::Entry;
 use crate::netlink;
 use crate::plan::Plan;
 use crate::policy::compiler::compile_with_weftctl;
@@ -124,13 +126,34 @@ impl<'a> Node<'a> {
     }
 
     fn open_store(&mut self) -> Result<NodeStore, AttachError> {
-        let mut store = NodeStore::open(&self.context.state_dir, &netlink::boot_id()?)?;
+        let boot_id = netlink::boot_id()?;
+        let mut store = NodeStore::open_unless(&self.context.state_dir, &boot_id, &no_attachments)?;
         let now = crate::facts::now()?;
-        let reaped = store.reap_previous_boots(&|entry| !entry.record.externals.is_empty(), now)?;
+        let reaped = store.reap_previous_boots(&|entry| !entry.record.externals.is_empty() || is_there(entry), now)?;
         if !reaped.is_empty() {
             self.log(&format!("released {} attachments that ended with the previous boot", reaped.len()));
         }
         Ok(store)
+    }
+}
+
+/// Whether an entry of another boot has its namespace: then the boot id changed and not the kernel (a state directory that two
+/// containers share, a `/proc` of another make).
+fn is_there(entry: &Entry) -> bool {
+    alive::netns_state(entry) == NetnsState::There
+}
+
+/// Asked before a new store is made: a node that has attachments had a store that knew of them.
+///
+/// # Errors
+/// What was found.
+pub fn no_attachments() -> Result<(), String> {
+    if let Ok(Some((link, label))) = netlink::first_labelled() {
+        return Err(format!("there is no ledger, and the link {link} belongs to an attachment ({label})"));
+    }
+    match netlink::has_elements() {
+        Ok(true) => Err("there is no ledger, and nftables has elements of attachments (table weft)".to_owned()),
+        Ok(false) | Err(_) => Ok(()),
     }
 }
 

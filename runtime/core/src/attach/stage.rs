@@ -11,7 +11,7 @@ use super::{result, steps};
 use crate::background::{self, Job};
 use crate::cni::{CniError, CniResult};
 use crate::delegate::{self, Addressing, Delegate, DelegateError, Given, Input, IpamUse};
-use crate::netlink::{Executor, Opening};
+use crate::netlink::{self, Executor, Opening};
 use crate::plan::{IpvlanMode, LinkRef, Mac, Observed, Op, Plan, ResultShape, ShapeIp};
 use crate::random;
 
@@ -170,6 +170,8 @@ impl<'a> Stage<'a> {
         plan.container.clone_from(&self.container);
         plan.link_index = self.container.is_some().then_some(self.fresh_index);
         plan.lease = call.lease();
+        let attachment = call.attachment();
+        plan.label = netlink::label(&attachment.network, &attachment.container_id, &attachment.ifname);
         (self.context.plan_hook)(&mut plan);
         plan
     }

@@ -9,7 +9,7 @@ use weft_host_abi::types::{Attachment, ReleaseRule};
 
 use crate::journal::{self, Record};
 use crate::ledger::{self, Books, Found, ImportReport, LedgerError, NetworkImport, SkipReason, Skipped};
-use crate::store::{Key, NodeStore, Role, Stop};
+use crate::store::{Fault, Key, NodeStore, Role, Stop};
 
 /// What to import.
 #[derive(Clone, Copy)]
@@ -20,6 +20,8 @@ pub struct HostLocalImport<'a> {
     pub scope_of: &'a dyn Fn(&str) -> String,
     /// What the journal says of each imported attachment: a plan that does nothing.
     pub record: &'a Record,
+    /// Whether the attachment that a file names is gone, given network, container id, interface name and address.
+    pub is_stale: &'a dyn Fn(&Attachment, IpAddr) -> bool,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -102,6 +104,11 @@ impl Importing<'_> {
         };
         if held.iter().any(|(scope, other)| *scope == report.scope && *other == address) {
             report.already += 1;
+            return Ok(self.note(&file)?);
+        }
+        if (self.ask.is_stale)(&self.key.attachment, address) {
+            self.note(&file)?;
+            report.skipped.push(Skipped { file, reason: SkipReason::Stale });
             return Ok(());
         }
         if ledger::exists(self.conn, &report.scope, address)? {
@@ -119,7 +126,14 @@ impl Importing<'_> {
         ledger::put(self.conn, &report.scope, address, (id, held.len(), self.ask.now))?;
         books.taken(&report.scope, address)?;
         report.imported += 1;
-        Ok(())
+        Ok(self.note(&file)?)
+    }
+
+    /// Remembers the file: an export knows then that it says nothing new.
+    fn note(&self, file: &Path) -> Result<(), Fault> {
+        let Attachment { container_id, ifname, .. } = &self.key.attachment;
+        let contents = if ifname.is_empty() { container_id.clone() } else { format!("{container_id}\r\n{ifname}") };
+        ledger::note_imported(self.conn, &ledger::real(file), &contents)
     }
 }
 

@@ -7,10 +7,12 @@ mod check;
 mod claim;
 mod error;
 mod import;
+mod rebuild;
 mod release;
 
 pub use error::ClaimError;
 pub use import::HostLocalImport;
+pub use rebuild::{RebuildReport, Running};
 
 #[cfg(test)]
 mod tests;

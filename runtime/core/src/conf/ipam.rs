@@ -143,11 +143,22 @@ impl IpamConf {
 }
 
 fn scope(ipam: &Object, network: &str) -> String {
-    let dir = ipam.text("dataDir").ok().flatten().map(|dir| dir.trim_end_matches('/'));
-    match dir {
+    scope_of(network, ipam.text("dataDir").ok().flatten())
+}
+
+/// The address domain of a network: with a `dataDir` of its own, host-local knows nothing of what it gave out elsewhere.
+#[must_use]
+pub fn scope_of(network: &str, data_dir: Option<&str>) -> String {
+    match data_dir.map(|dir| dir.trim_end_matches('/')) {
         Some(dir) if dir != DEFAULT_DATA_DIR => format!("{network}@{dir}"),
         _ => network.to_owned(),
     }
+}
+
+/// The directory in which host-local keeps the addresses of a scope of a network.
+#[must_use]
+pub fn data_dir_of<'a>(network: &str, scope: &'a str) -> &'a str {
+    scope.strip_prefix(network).and_then(|rest| rest.strip_prefix('@')).unwrap_or(DEFAULT_DATA_DIR)
 }
 
 /// `addresses[].address`.

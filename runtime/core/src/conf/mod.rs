@@ -22,7 +22,7 @@ mod weft;
 pub use crate::cni::Object;
 pub use dhcp::DhcpConf;
 pub use error::ConfError;
-pub use ipam::{IpamConf, IpamKind};
+pub use ipam::{IpamConf, IpamKind, data_dir_of, scope_of};
 pub use network::{DelegateConf, Network, StepConf};
 pub use persona::{POD_NAMES, Persona};
 pub use ranges::RangeProblem;

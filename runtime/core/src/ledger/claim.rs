@@ -75,17 +75,25 @@ pub(crate) fn choose(conn: &Connection, ask: &ClaimAsk<'_>) -> Result<Result<Vec
     Ok(Ok(chosen))
 }
 
+/// Whether a cooldown is over. One that began later than now was written under a clock that ran ahead: nobody knows how long it
+/// has lasted, and its end may be years away.
+pub(super) fn has_rested(since: i64, until: Option<i64>, now: u64) -> bool {
+    let now = store::seconds(now);
+    since > now || until.is_some_and(|until| until <= now)
+}
+
 fn standing(conn: &Connection, ask: &ClaimAsk<'_>, address: IpAddr) -> Result<Standing, Fault> {
     let row = conn
-        .prepare_cached("SELECT state, until, owner FROM claims WHERE scope = ?1 AND address = ?2")?
+        .prepare_cached("SELECT state, until, owner, since FROM claims WHERE scope = ?1 AND address = ?2")?
         .query_row(params![ask.scope, Blob::new(address)], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, Option<String>>(2)?))
+            let owner: Option<String> = row.get(2)?;
+            Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?, owner, row.get::<_, i64>(3)?))
         })
         .optional()?;
-    let Some((code, until, owner)) = row else { return Ok(Standing::Free) };
+    let Some((code, until, owner, since)) = row else { return Ok(Standing::Free) };
     Ok(match state(code)? {
         ClaimState::Kept if owner.is_some_and(|owner| ask.identities.contains(&owner)) => Standing::Takeable,
-        ClaimState::Cooldown if until.is_some_and(|until| until <= store::seconds(ask.now)) => Standing::Takeable,
+        ClaimState::Cooldown if has_rested(since, until, ask.now) => Standing::Takeable,
         ClaimState::Active | ClaimState::Kept | ClaimState::Cooldown => Standing::Taken,
     })
 }
@@ -127,4 +135,12 @@ pub(crate) fn exists(conn: &Connection, scope: &str, address: IpAddr) -> Result<
     Ok(conn
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM claims WHERE scope = ?1 AND address = ?2)")?
         .query_row(params![scope, Blob::new(address)], |row| row.get(0))?)
+}
+
+/// Whose an address is: `None` where it is free, `Some(None)` where it is kept or rests, else the journal entry that has it.
+pub(crate) fn occupant(conn: &Connection, scope: &str, address: IpAddr) -> Result<Option<Option<i64>>, Fault> {
+    Ok(conn
+        .prepare_cached("SELECT entry FROM claims WHERE scope = ?1 AND address = ?2")?
+        .query_row(params![scope, Blob::new(address)], |row| row.get(0))
+        .optional()?)
 }

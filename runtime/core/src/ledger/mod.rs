@@ -20,11 +20,11 @@ pub use host_local::{
     ExportReport, HostLocalExport, ImportReport, LeftOut, NetworkExport, NetworkImport, SkipReason, Skipped,
 };
 pub use release::Released;
-pub use view::{ClaimFilter, ClaimRow, View};
+pub use view::{ClaimFilter, ClaimRow, Pool, View};
 
 pub(crate) use check::{inspect, rebuild};
-pub(crate) use claim::{AllTaken, choose, exists, put, take};
-pub(crate) use host_local::{Found, lock, look, networks_in};
+pub(crate) use claim::{AllTaken, choose, exists, occupant, put, take};
+pub(crate) use host_local::{Found, lock, look, networks_in, note_imported, real};
 pub(crate) use ranges::Books;
 #[cfg(test)]
 pub(crate) use ranges::MOST;

@@ -50,7 +50,11 @@ impl NodeStore {
         }
         self.write("free addresses whose cooldown has ended", |conn| {
             let ended: Vec<(String, IpAddr)> = conn
-                .prepare_cached("SELECT scope, address FROM claims INDEXED BY claims_until WHERE until <= ?1")?
+                .prepare_cached(
+                    "SELECT scope, address FROM claims INDEXED BY claims_until WHERE until <= ?1
+                     UNION SELECT scope, address FROM claims INDEXED BY claims_since
+                         WHERE until IS NOT NULL AND since > ?1",
+                )?
                 .query_map([store::seconds(now)], |row| Ok((row.get(0)?, row.get::<_, Stored>(1)?.0)))?
                 .collect::<Result<_, _>>()?;
             let mut books = Books::new(conn);
@@ -64,8 +68,11 @@ impl NodeStore {
 }
 
 fn expired(conn: &Connection, now: u64) -> rusqlite::Result<bool> {
-    conn.prepare_cached("SELECT EXISTS (SELECT 1 FROM claims INDEXED BY claims_until WHERE until <= ?1)")?
-        .query_row([store::seconds(now)], |row| row.get(0))
+    conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM claims INDEXED BY claims_until WHERE until <= ?1)
+             OR EXISTS (SELECT 1 FROM claims INDEXED BY claims_since WHERE until IS NOT NULL AND since > ?1)",
+    )?
+    .query_row([store::seconds(now)], |row| row.get(0))
 }
 
 /// Applies a release rule to the claims of an entry that is going.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use weft_host_abi::types::{ClaimInfo, ClaimState, LastClaim, LedgerView, Range, Usage};
 
-use super::claim::state;
+use super::claim::{has_rested, state};
 use super::{ranges, runs};
 use crate::store::{self, Blob, Db, Fault, NodeStore, StoreError, Stored};
 
@@ -90,6 +90,24 @@ impl NodeStore {
         })
     }
 
+    /// The ranges that networks declared, by scope and first address.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn pools(&self) -> Result<Vec<Pool>, StoreError> {
+        self.read("list the pools", |conn| {
+            let mut statement = conn.prepare("SELECT scope, first, last, taken FROM ranges")?;
+            let rows = statement.query_map([], |row| {
+                let (first, last) = (row.get::<_, Stored>(1)?.0, row.get::<_, Stored>(2)?.0);
+                let taken = u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0);
+                Ok(Pool { scope: row.get(0)?, first, last, size: store::count(first, last), taken })
+            })?;
+            let mut pools: Vec<Pool> = rows.collect::<Result<_, _>>()?;
+            pools.sort_by(|a, b| (&a.scope, a.first, a.last).cmp(&(&b.scope, b.first, b.last)));
+            Ok(pools)
+        })
+    }
+
     /// Lists claims by scope and address.
     ///
     /// # Errors
@@ -112,6 +130,21 @@ impl NodeStore {
             Ok(claims)
         })
     }
+}
+
+/// A declared range with how much of it is taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// The address domain.
+    pub scope: String,
+    /// Its first address.
+    pub first: IpAddr,
+    /// Its last address.
+    pub last: IpAddr,
+    /// How many addresses it has, as far as that can be counted.
+    pub size: u64,
+    /// How many of them are taken.
+    pub taken: u64,
 }
 
 fn list_row(row: &Row<'_>) -> Result<ClaimRow, Fault> {
@@ -198,16 +231,16 @@ impl LedgerView for View {
         self.ask(|conn| {
             let row = conn
                 .prepare_cached(
-                    "SELECT c.state, c.until, coalesce(j.container_id, c.owner, ''), coalesce(j.ifname, '')
+                    "SELECT c.state, c.until, coalesce(j.container_id, c.owner, ''), coalesce(j.ifname, ''), c.since
                      FROM claims c LEFT JOIN journal j ON j.id = c.entry WHERE c.scope = ?1 AND c.address = ?2",
                 )?
                 .query_row(params![self.scope, Blob::new(address)], |row| {
-                    Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?, row.get(2)?, row.get(3)?))
+                    Ok((row.get(0)?, row.get::<_, Option<i64>>(1)?, row.get(2)?, row.get(3)?, row.get::<_, i64>(4)?))
                 })
                 .optional()?;
-            let Some((code, until, owner, ifname)) = row else { return Ok(None) };
+            let Some((code, until, owner, ifname, since)) = row else { return Ok(None) };
             let state = state(code)?;
-            if state == ClaimState::Cooldown && until.is_some_and(|until| until <= store::seconds(self.now)) {
+            if state == ClaimState::Cooldown && has_rested(since, until, self.now) {
                 return Ok(None);
             }
             Ok(Some(ClaimInfo { address, owner, ifname, state }))

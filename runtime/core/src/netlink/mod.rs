@@ -31,6 +31,7 @@ mod observe;
 mod ops;
 mod presence;
 mod rtnl;
+mod survey;
 mod sysctl;
 mod sysfs;
 mod teardown;
@@ -44,6 +45,7 @@ pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
 pub use identity::{in_new_netns, is_own_netns, netns_identity};
 pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
+pub use survey::{Survivor, addresses_in_use, first_labelled, has_elements, label, parse_label, survivors};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

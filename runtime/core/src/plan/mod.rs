@@ -58,6 +58,9 @@ pub struct Plan {
     /// The result to print once all ops are applied.
     #[serde(default)]
     pub result: ResultShape,
+    /// The `ifalias` of the links it makes, by which they are known as weft's (`netlink::label`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
     /// The agent holds a lease for the attachment, or may: it is asked for through the plan's link. DEL gives it back while
     /// the link is there.
     #[serde(default)]

@@ -41,7 +41,9 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// The file is something else.
-    #[error("{path:?} is not a weft store; move it away, then bring its claims back with `weftctl ledger import`")]
+    #[error(
+        "{path:?} is not a weft store; `weftctl ledger rebuild` moves it aside and takes over what runs on this node"
+    )]
     NotAStore {
         /// The store file.
         path: PathBuf,
@@ -61,7 +63,9 @@ pub enum StoreError {
         holder: Box<Attachment>,
     },
     /// The file has a second name, or is none.
-    #[error("{path:?} is a link, or no plain file; put the store itself there (to keep it elsewhere, link its directory)")]
+    #[error(
+        "{path:?} is a link, or no plain file; put the store itself there (to keep it elsewhere, link its directory)"
+    )]
     Link {
         /// The store file.
         path: PathBuf,
@@ -120,7 +124,7 @@ pub enum StoreError {
     },
     /// The file's contents contradict each other.
     #[error(
-        "the ledger {path:?} is damaged ({detail}); move it away, then bring its claims back with `weftctl ledger import`"
+        "the ledger {path:?} is damaged ({detail}); `weftctl ledger repair` mends indexes, `weftctl ledger rebuild` takes over what runs on this node"
     )]
     Damaged {
         /// The store file.

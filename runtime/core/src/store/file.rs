@@ -55,6 +55,27 @@ pub(super) fn open(
     Ok(conn)
 }
 
+/// As `open` looks for losses, but changes nothing.
+pub(super) fn check_loss(
+    path: &Path,
+    boot_id: &str,
+    may_create: &dyn Fn() -> Result<(), String>,
+) -> Result<(), StoreError> {
+    let lost = |what: String| StoreError::Lost { path: path.to_owned(), what };
+    let marked = marker::read(path, boot_id).map_err(|source| directory_error(path, source))?;
+    let Some(conn) = open_read_only(path)? else {
+        if let Some(what) = signs_of_loss(path, boot_id)? {
+            return Err(lost(what));
+        }
+        return may_create().map_err(lost);
+    };
+    let found = retrying(|| claimed(&conn)).map_err(|source| open_error(path, source))?;
+    match marked {
+        Some(marked) if marked > found => Err(lost(format!("it knows {found} claims, {marked} were made"))),
+        _ => Ok(()),
+    }
+}
+
 /// Whether there is a file with something in it. A link is refused: SQLite's log goes by the name of the file, so under a second
 /// name the store is another one.
 fn has_content(path: &Path) -> Result<bool, StoreError> {
@@ -78,15 +99,24 @@ fn refuse_if_lost(conn: &Connection, path: &Path, boot_id: &str, marked: Option<
     let failed = |source| open_error(path, source);
     let found = retrying(|| claimed(conn)).map_err(failed)?;
     let lost = |what: String| Err(StoreError::Lost { path: path.to_owned(), what });
-    match marked {
-        Some(marked) if marked > found => {
-            lost(format!("it knows {found} claims, {marked} were made; its log was lost, or an older copy put in its place"))
-        }
-        None if found > 0 && meta(conn, BOOT).map_err(failed)?.as_deref() == Some(boot_id) => {
-            lost("its marker is missing, so nobody can tell whether it is whole".to_owned())
-        }
-        _ => Ok(()),
+    if let Some(marked) = marked {
+        return if marked > found {
+            lost(format!(
+                "it knows {found} claims, {marked} were made; its log was lost, or an older copy put in its place"
+            ))
+        } else {
+            Ok(())
+        };
     }
+    let is_new_boot = meta(conn, BOOT).map_err(failed)?.as_deref() != Some(boot_id);
+    // Looked for again: another process may have made it, and claimed something, in between.
+    let absent = |source| directory_error(path, source);
+    if found > 0 && !is_new_boot && marker::read(path, boot_id).map_err(absent)?.is_none() {
+        return lost("its marker is missing, so nobody can tell whether it is whole".to_owned());
+    }
+    // Before anything is claimed by this process. What cannot be written now is tried again with each claim.
+    drop(marker::write(path, boot_id, found));
+    Ok(())
 }
 
 /// How many commits claimed something. An older weft did not count.
@@ -103,7 +133,8 @@ pub(super) fn signs_of_loss(path: &Path, boot_id: &str) -> Result<Option<String>
         Ok(_) | Err(_) => {}
     }
     let marked = marker::read(path, boot_id).map_err(failed)?.unwrap_or(0);
-    Ok((marked > 0).then(|| format!("the file is missing or empty, and {marked} claims were made since the node started")))
+    Ok((marked > 0)
+        .then(|| format!("the file is missing or empty, and {marked} claims were made since the node started")))
 }
 
 /// Makes a new store: under another name first, with all its tables, on disk; then it gets its name.
@@ -115,8 +146,8 @@ fn create(
 ) -> Result<(), StoreError> {
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|e| directory_error(state_dir, e))?;
     let dir = File::open(state_dir).map_err(|source| directory_error(state_dir, source))?;
-    let dir = Flock::lock(dir, FlockArg::LockExclusive)
-        .map_err(|(_dir, errno)| directory_error(state_dir, errno.into()))?;
+    let dir =
+        Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_dir, errno)| directory_error(state_dir, errno.into()))?;
     if has_content(path)? {
         // Another process was faster.
         return Ok(());
@@ -129,11 +160,68 @@ fn create(
     dir.sync_all().map_err(|source| directory_error(state_dir, source))
 }
 
+/// Opens a store whatever it has lost, or makes a new one after moving aside what is no store.
+pub(super) fn recover(state_dir: &Path, path: &Path, boot_id: &str) -> Result<(Connection, Vec<PathBuf>), StoreError> {
+    let failed = |source| open_error(path, source);
+    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|e| directory_error(state_dir, e))?;
+    let dir = File::open(state_dir).map_err(|source| directory_error(state_dir, source))?;
+    let dir =
+        Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_dir, errno)| directory_error(state_dir, errno.into()))?;
+    let mut moved = Vec::new();
+    if !is_usable(path) {
+        moved = move_aside(path)?;
+        make(&path.with_file_name(UNFINISHED), path, boot_id)?;
+    }
+    dir.sync_all().map_err(|source| directory_error(state_dir, source))?;
+    let mut conn = connect(path).map_err(failed)?;
+    configure(&mut conn).map_err(failed)?;
+    if !Stamp::read(&conn).map_err(failed)?.is_current() {
+        upgrade(&conn, path)?;
+    }
+    Ok((conn, moved))
+}
+
+/// Whether a file is a store of a version we know, and SQLite finds nothing wrong with it.
+fn is_usable(path: &Path) -> bool {
+    let check = || -> Result<bool, StoreError> {
+        if !has_content(path)? {
+            return Ok(false);
+        }
+        let failed = |source| open_error(path, source);
+        let mut conn = connect(path).map_err(failed)?;
+        configure(&mut conn).map_err(failed)?;
+        if survey(&conn, path)? == Content::Nothing {
+            return Ok(false);
+        }
+        let found: String = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+        Ok(found == "ok")
+    };
+    check().unwrap_or(false)
+}
+
+/// Gives the files of a store other names.
+fn move_aside(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let taken = |number: u32| side(path, &format!(".lost-{number}")).symlink_metadata().is_ok();
+    let number = (1..u32::MAX).find(|number| !taken(*number)).unwrap_or(u32::MAX);
+    let mut moved = Vec::new();
+    for suffix in ["", "-wal", "-shm"] {
+        let (from, to) = (side(path, suffix), side(path, &format!(".lost-{number}{suffix}")));
+        match fs::rename(&from, &to) {
+            Ok(()) => moved.push(to),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(directory_error(&from, source)),
+        }
+    }
+    Ok(moved)
+}
+
 /// Makes the file under one name and moves it to the other. The caller holds the lock of the directory.
 pub(super) fn make(unfinished: &Path, path: &Path, boot_id: &str) -> Result<(), StoreError> {
     let failed = |source| directory_error(unfinished, source);
     let sql = |source| open_error(unfinished, source);
-    for leftover in [unfinished.to_owned(), log_path(unfinished), side(unfinished, "-shm"), side(unfinished, "-journal")] {
+    for leftover in
+        [unfinished.to_owned(), log_path(unfinished), side(unfinished, "-shm"), side(unfinished, "-journal")]
+    {
         match fs::remove_file(&leftover) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             Ok(()) | Err(_) => {}

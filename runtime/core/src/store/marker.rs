@@ -8,6 +8,8 @@
 //! Invariants: the marker is written after its commit and before anything is changed on the node, so it never runs ahead of a
 //! whole store; what another boot wrote into it says nothing (a power cut may lose commits, and all links with them).
 //!
+//! The marker is there before the first claim of any process, so one that is missing was taken away.
+//!
 //! Processes write at the same time and without a lock: the count decides which slot a process writes, so a slow writer
 //! never hides the mark of a faster one.
 

@@ -116,6 +116,18 @@ impl NodeStore {
         Ok(Self::new(conn, path, Some(boot_id.to_owned())))
     }
 
+    /// Whether a store has lost something, or where there is none, whether there must have been one. Changes nothing.
+    ///
+    /// # Errors
+    /// `Lost` with what was found; otherwise when the store cannot be read.
+    pub fn check_loss(
+        state_dir: &Path,
+        boot_id: &str,
+        may_create: &dyn Fn() -> Result<(), String>,
+    ) -> Result<(), StoreError> {
+        file::check_loss(&state_dir.join(FILE), boot_id, may_create)
+    }
+
     /// Opens the store for reading only; `None` where there is none yet. Changes no data (SQLite may still make its
     /// `-shm` index file).
     ///
@@ -124,6 +136,14 @@ impl NodeStore {
     pub fn open_read_only(state_dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = state_dir.join(FILE);
         Ok(file::open_read_only(&path)?.map(|conn| Self::new(conn, path, None)))
+    }
+
+    /// Opens what is left of a store that has lost something, or makes a new one beside it; says where files that are no store
+    /// were moved.
+    pub(crate) fn recover(state_dir: &Path, boot_id: &str) -> Result<(Self, Vec<PathBuf>), StoreError> {
+        let path = state_dir.join(FILE);
+        let (conn, moved) = file::recover(state_dir, &path, boot_id)?;
+        Ok((Self::new(conn, path, Some(boot_id.to_owned())), moved))
     }
 
     fn new(conn: Connection, path: PathBuf, boot_id: Option<String>) -> Self {
@@ -184,6 +204,14 @@ impl NodeStore {
     /// Counts a commit that claims something; to be called inside its transaction. `mark` says so outside the store.
     pub(crate) fn count_claim(conn: &Connection) -> rusqlite::Result<u64> {
         let count = file::claimed(conn)?.saturating_add(1);
+        set_meta(conn, CLAIMED, &count.to_string())?;
+        Ok(count)
+    }
+
+    /// Counts past whatever the marker says, so that the store is whole from here on.
+    pub(crate) fn count_past_mark(conn: &Connection, state_dir: &Path, boot_id: &str) -> rusqlite::Result<u64> {
+        let marked = marker::read(&state_dir.join(FILE), boot_id).ok().flatten().unwrap_or(0);
+        let count = file::claimed(conn)?.max(marked).saturating_add(1);
         set_meta(conn, CLAIMED, &count.to_string())?;
         Ok(count)
     }

@@ -17,7 +17,7 @@ pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
 pub(crate) const PAGE_SIZE: i64 = 2048;
 
 /// Entry `n` takes a store from version `n` to `n + 1`. Each runs inside the transaction that also sets the version.
-const MIGRATIONS: &[&str] = &[V1];
+const MIGRATIONS: &[&str] = &[V1, V2];
 
 /// Small columns come first, so that reading them never follows the overflow pages of the long texts.
 const V1: &str = "
@@ -91,6 +91,16 @@ CREATE TABLE shared (
     name TEXT NOT NULL,
     entry INTEGER NOT NULL,
     PRIMARY KEY (name, entry)
+) WITHOUT ROWID;
+";
+
+/// Cooldowns that began later than now (the clock was set back), and files of host-local that were taken over.
+const V2: &str = "
+CREATE INDEX claims_since ON claims (since) WHERE until IS NOT NULL;
+
+CREATE TABLE imported (
+    file TEXT NOT NULL PRIMARY KEY,
+    contents TEXT NOT NULL
 ) WITHOUT ROWID;
 ";
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use weft_core::agent;
+use weft_core::attach::{NetnsState, netns_state, no_attachments};
+use weft_core::journal::Entry;
 use weft_core::netlink;
 use weft_core::plan::Plan;
 use weft_core::store::NodeStore;
@@ -13,22 +15,40 @@ use super::Finding;
 pub(super) fn look(state: &Path) -> Vec<Finding> {
     let store = match NodeStore::open_read_only(state) {
         Ok(Some(store)) => store,
-        Ok(None) => return vec![Finding::ok("ledger", "none yet: no attachment was made")],
+        Ok(None) => {
+            return vec![lost(state).unwrap_or_else(|| Finding::ok("ledger", "none yet: no attachment was made"))];
+        }
         Err(error) => return vec![broken(&error)],
     };
     let mut findings = Vec::new();
+    findings.extend(lost(state));
     match store.integrity() {
         Ok(problems) if problems.is_empty() => findings.push(Finding::ok("ledger", "whole")),
         Ok(problems) => findings.push(Finding::fail(
             "ledger",
             problems.join("; "),
-            "export it (`weftctl ledger export host-local DIR`), move weft.db away, and import it again",
+            "`weftctl ledger repair` makes indexes and counters again; what is left then: docs/ledger-format.md",
         )),
         Err(error) => findings.push(broken(&error)),
     }
-    findings.push(stale(&store));
-    findings.extend(agents(&store));
+    match store.entries(None) {
+        Ok(entries) => {
+            findings.push(stale(&entries));
+            findings.extend(unreadable(&entries));
+            findings.extend(agents(&entries));
+        }
+        Err(error) => findings.push(broken(&error)),
+    }
     findings
+}
+
+/// A store that was lost, or that has lost something. Making a new one is refused then, so this makes none.
+fn lost(state: &Path) -> Option<Finding> {
+    let boot_id = netlink::boot_id().ok()?;
+    match NodeStore::check_loss(state, &boot_id, &no_attachments) {
+        Ok(()) => None,
+        Err(error) => Some(Finding::fail("ledger", error.to_string(), "weftctl ledger rebuild")),
+    }
 }
 
 fn broken(error: &dyn std::error::Error) -> Finding {
@@ -47,8 +67,7 @@ fn broken(error: &dyn std::error::Error) -> Finding {
 }
 
 /// The agents that attachments have their leases from: without them leases end, and links go down.
-fn agents(store: &NodeStore) -> Vec<Finding> {
-    let entries = store.entries(None).unwrap_or_default();
+fn agents(entries: &[Entry]) -> Vec<Finding> {
     let plans = entries.iter().filter_map(|entry| serde_json::from_str::<Plan>(&entry.record.plan).ok());
     let mut leases: BTreeMap<PathBuf, usize> = BTreeMap::new();
     for lease in plans.filter_map(|plan| plan.lease) {
@@ -64,34 +83,43 @@ fn agents(store: &NodeStore) -> Vec<Finding> {
     leases.into_iter().map(finding).collect()
 }
 
-/// Entries whose namespace is gone, or that another boot wrote: their addresses are held for nobody.
-fn stale(store: &NodeStore) -> Finding {
-    let entries = match store.entries(None) {
-        Ok(entries) => entries,
-        Err(error) => return broken(&error),
-    };
-    let boot = netlink::boot_id().unwrap_or_default();
+/// Entries whose namespace is gone: their addresses are held for nobody.
+fn stale(entries: &[Entry]) -> Finding {
     let total = entries.len();
-    let stale: Vec<_> = entries
-        .into_iter()
-        .filter(|entry| {
-            let netns = &entry.record.netns;
-            entry.boot_id != boot || (!netns.is_empty() && !Path::new(netns).exists())
-        })
-        .collect();
+    let stale: Vec<&Entry> = entries.iter().filter(|entry| netns_state(entry) == NetnsState::Gone).collect();
     let Some(first) = stale.first() else {
-        return Finding::ok("journal", format!("{total} attachments, all with their namespace"));
+        return Finding::ok("journal", format!("{total} entries, none has lost its namespace"));
     };
     let attachment = &first.key.attachment;
     Finding::warn(
         "journal",
         format!(
-            "{} of {total} attachments have lost their namespace, such as {} of container {} on {:?}",
+            "{} of {total} entries have lost their namespace, such as {} of container {} on {:?}",
             stale.len(),
             attachment.ifname,
             attachment.container_id,
             attachment.network
         ),
-        "the runtime's DEL or GC releases them; by hand: `weftctl ledger release NETWORK ADDRESS`",
+        "the runtime's DEL or GC removes them; by hand: `weftctl gc --dry-run`, then `weftctl gc`",
     )
+}
+
+/// Entries whose plan or external calls cannot be read: DEL fails for them, and says so.
+fn unreadable(entries: &[Entry]) -> Option<Finding> {
+    let is_json = |text: &str| text.is_empty() || serde_json::from_str::<serde_json::Value>(text).is_ok();
+    let readable = |entry: &&Entry| {
+        is_json(&entry.record.plan) && is_json(&entry.record.externals) && is_json(&entry.record.trace)
+    };
+    let damaged: Vec<&Entry> = entries.iter().filter(|entry| !readable(entry)).collect();
+    let first = damaged.first()?;
+    Some(Finding::fail(
+        "journal",
+        format!(
+            "{} entries cannot be read, such as that of container {} on {:?}",
+            damaged.len(),
+            first.key.attachment.container_id,
+            first.key.attachment.network
+        ),
+        "stop that container, then free its addresses with `weftctl ledger release --force`; docs/ledger-format.md",
+    ))
 }

@@ -8,6 +8,7 @@
 mod kubernetes;
 mod step;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -15,9 +16,10 @@ use anyhow::{Context, bail};
 use clap::Args;
 use weft_core::conf::Persona;
 use weft_core::store::NodeStore;
+use weft_host_abi::types::Attachment;
 
 use self::step::{SAVED, Step};
-use crate::output::Output;
+use crate::output::{Output, clean};
 use crate::policy::SHIPPED;
 
 /// Where things go.
@@ -69,7 +71,7 @@ pub(crate) struct UninstallArgs {
     /// Also remove the state directory: ledger, journal, policies.
     #[arg(long)]
     purge: bool,
-    /// Purge although attachments exist.
+    /// Although attachments exist.
     #[arg(long)]
     force: bool,
 }
@@ -178,7 +180,7 @@ pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> a
     let (mut steps, bin) = (Vec::new(), None);
     let kept_beside = bin.clone();
     let bin = &args.places.bin_dir(bin);
-    if args.purge && !args.force {
+    if !args.force && !args.places.dry_run {
         refuse_with_attachments(state)?;
     }
     for name in Persona::all().map(Persona::name).filter(|name| *name != "weft") {
@@ -193,18 +195,28 @@ pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> a
     carry_out(&steps, args.places.dry_run, output)
 }
 
-/// Without the journal nobody could undo what weft made, and without the ledger addresses would be handed out twice.
+/// Without weft nobody undoes what it made, and the stock plugins, back in their places, hand out its addresses again.
 fn refuse_with_attachments(state: &Path) -> anyhow::Result<()> {
+    /// So many are named.
+    const NAMED: usize = 10;
     let Some(store) = NodeStore::open_read_only(state)? else { return Ok(()) };
-    let attachments = store.entries(None)?.len();
-    if attachments > 0 {
-        bail!(
-            "{attachments} attachments are in the journal of {}; delete their containers first, export the ledger with \
-             `weftctl ledger export`, or purge with --force",
-            state.display()
-        );
+    let attachments: BTreeSet<Attachment> =
+        store.entries(None)?.into_iter().map(|entry| entry.key.attachment).collect();
+    if attachments.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let mut text = format!("{} attachments are in the journal of {}:", attachments.len(), state.display());
+    for Attachment { network, container_id, ifname } in attachments.iter().take(NAMED) {
+        text.push_str(&format!("\n  {} of container {} on {}", clean(ifname), clean(container_id), clean(network)));
+    }
+    if attachments.len() > NAMED {
+        text.push_str(&format!("\n  and {} more (`weftctl ps`)", attachments.len() - NAMED));
+    }
+    bail!(
+        "{text}\nDrain the node (`kubectl drain NODE --ignore-daemonsets`, or stop the containers), then uninstall. To leave \
+         containers running under the stock plugins, write the claims for those first (`weftctl ledger export host-local`) and \
+         use --force; host ports and masquerading of running containers then stay until a reboot"
+    );
 }
 
 fn carry_out(steps: &[Step], dry_run: bool, output: Output) -> anyhow::Result<ExitCode> {

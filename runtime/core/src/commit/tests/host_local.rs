@@ -16,11 +16,19 @@ fn scope_of(network: &str) -> String {
 
 fn import(store: &mut NodeStore, dir: &Path) -> Result<ImportReport, LedgerError> {
     let record = Record { plan: "{}".into(), ..Record::default() };
-    store.import_host_local(&HostLocalImport { dir, scope_of: &scope_of, record: &record, now: 1000 })
+    store.import_host_local(&HostLocalImport {
+        dir,
+        scope_of: &scope_of,
+        record: &record,
+        is_stale: &|attachment, _address| attachment.container_id == "gone",
+        now: 1000,
+    })
 }
 
 fn export(store: &NodeStore, dir: &Path, networks: Option<&[String]>) -> Result<ExportReport, LedgerError> {
-    store.export_host_local(&HostLocalExport { dir, networks, scope_of: &scope_of })
+    let dir_of = |network: &str, _scope: &str| dir.join(network);
+    let is_gone = |_network: &str, container_id: &str| container_id == "gone";
+    store.export_host_local(&HostLocalExport { dir_of: &dir_of, networks, scope_of: &scope_of, is_gone: &is_gone })
 }
 
 /// A network's directory with these files.
@@ -302,4 +310,62 @@ fn a_large_directory_is_imported_in_one_go() {
     assert_eq!(view.next_free(&pool, ip("10.1.0.4")).unwrap(), Some(ip("10.1.0.5")));
     drop(view);
     assert_sound(disk.dir.path());
+}
+
+#[test]
+fn stale_files_are_not_imported_and_are_deleted_by_an_export() {
+    let from = scratch();
+    let dir = network(from.path(), "blue", &[("10.1.0.2", "live\r\neth0"), ("10.1.0.3", "gone\r\neth0"), ("lock", "")]);
+    let mut disk = OnDisk::new();
+    let report = import(&mut disk.store, from.path()).unwrap();
+    assert_eq!(report.networks[0].imported, 1);
+    let skipped: Vec<_> = report.networks[0].skipped.iter().map(|file| &file.reason).collect();
+    assert_eq!(skipped, [&SkipReason::Stale]);
+    let report = export(&disk.store, from.path(), None).unwrap();
+    assert_eq!((report.networks[0].unchanged, report.networks[0].removed), (1, 1));
+    assert!(dir.join("10.1.0.2").exists() && !dir.join("10.1.0.3").exists());
+    assert_sound(disk.dir.path());
+}
+
+#[test]
+fn an_export_says_what_became_of_imported_claims() {
+    let from = scratch();
+    let dir = network(from.path(), "blue", &[("10.1.0.2", "id1\r\neth0"), ("10.1.0.3", "id2\r\neth0"), ("lock", "")]);
+    let mut disk = OnDisk::new();
+    import(&mut disk.store, from.path()).unwrap();
+    // Both are released by weft, and one address is given to another container.
+    for id in ["id1", "id2"] {
+        disk.store.release(&ipam("blue", id, "eth0"), 1000).unwrap().unwrap();
+    }
+    let (scope, new) = (scope_of("blue"), ipam("blue", "new", "eth0"));
+    let wants = [want(&[ip("10.1.0.2")], &range("10.1.0.1", "10.1.0.254"))];
+    disk.claim(&ClaimAsk { scope: &scope, ..ask(&new, &wants, &ReleaseRule::Free) }, Record::default()).unwrap();
+    // A file that host-local made since then is its own business.
+    fs::write(dir.join("10.1.0.9"), "stock\r\neth0").unwrap();
+    let report = export(&disk.store, from.path(), None).unwrap();
+    assert_eq!(
+        (report.networks[0].written, report.networks[0].removed),
+        (2, 1),
+        "the address, and the last one given out"
+    );
+    assert_eq!(fs::read_to_string(dir.join("10.1.0.2")).unwrap(), "new\r\neth0");
+    assert!(!dir.join("10.1.0.3").exists());
+    assert!(dir.join("10.1.0.9").exists());
+}
+
+#[test]
+fn scopes_of_one_network_go_to_their_own_directories() {
+    let top = scratch();
+    let mut disk = OnDisk::new();
+    for (scope, id, address) in [("net", "a", "10.1.0.2"), ("net@/data/x", "b", "10.1.0.2")] {
+        let key = ipam("net", id, "eth0");
+        let wants = [want(&[ip(address)], &range("10.1.0.1", "10.1.0.254"))];
+        disk.claim(&ClaimAsk { scope, ..ask(&key, &wants, &ReleaseRule::Free) }, Record::default()).unwrap();
+    }
+    let dir_of = |network: &str, scope: &str| top.path().join(scope.replace(['@', '/'], "_")).join(network);
+    let ask = HostLocalExport { dir_of: &dir_of, networks: None, scope_of: &str::to_owned, is_gone: &|_, _| false };
+    let report = disk.store.export_host_local(&ask).unwrap();
+    assert_eq!(report.networks.len(), 2);
+    assert_eq!(fs::read_to_string(top.path().join("net/net/10.1.0.2")).unwrap(), "a\r\neth0");
+    assert_eq!(fs::read_to_string(top.path().join("net__data_x/net/10.1.0.2")).unwrap(), "b\r\neth0");
 }

@@ -5,6 +5,7 @@ use std::os::unix::fs::symlink;
 
 use rusqlite::Connection;
 
+use super::super::Running;
 use super::*;
 use crate::store::{FILE, StoreError, log_path};
 
@@ -195,4 +196,59 @@ fn leftovers_of_a_process_that_died_making_the_store_are_no_store() {
     drop(open(dir.path()).unwrap());
     assert_sound(dir.path());
     assert_eq!(files(dir.path()).iter().filter(|name| name.contains(".new")).count(), 0);
+}
+
+/// Attachments that run: their containers have these addresses.
+fn running(claims: &[(&str, &str)]) -> Vec<Running> {
+    let one = |(owner, address): &(&str, &str)| Running {
+        key: key(owner),
+        scope: "s".to_owned(),
+        addresses: vec![ip(address)],
+        record: Record { netns: "/run/netns/x".into(), ..Record::default() },
+    };
+    claims.iter().map(one).collect()
+}
+
+#[test]
+fn a_lost_store_is_rebuilt_from_what_runs() {
+    type Lose<'a> = &'a dyn Fn(&Path);
+    let ways: [(&str, Lose<'_>); 5] = [
+        ("the log is deleted", &|dir| fs::remove_file(log_path(&dir.join(FILE))).unwrap()),
+        ("the file is emptied", &|dir| fs::write(dir.join(FILE), "").unwrap()),
+        ("the file is garbage", &|dir| fs::write(dir.join(FILE), "no store".repeat(1000)).unwrap()),
+        ("the file is deleted", &|dir| fs::remove_file(dir.join(FILE)).unwrap()),
+        ("the file is a link", &|dir| {
+            fs::remove_file(dir.join(FILE)).unwrap();
+            symlink("/dev/null", dir.join(FILE)).unwrap();
+        }),
+    ];
+    for (way, lose) in ways {
+        let dir = node();
+        lose(dir.path());
+        open(dir.path()).expect_err(way);
+        let live = running(&[("a", "10.0.0.1"), ("c", "10.0.0.3")]);
+        let report = NodeStore::rebuild(dir.path(), "boot-1", 2000, &live).unwrap();
+        assert_eq!((report.entries, report.claims, report.taken.len()), (2, 2, 0), "{way}");
+        assert_eq!(report.moved.is_empty(), way == "the log is deleted", "{way}: {:?}", report.moved);
+        let mut disk = OnDisk { store: open(dir.path()).unwrap(), dir };
+        assert_eq!(claim_next(&mut disk, &key("d"), &pool()), Some(ip("10.0.0.2")), "{way}");
+        assert_eq!(claim_next(&mut disk, &key("e"), &pool()), Some(ip("10.0.0.4")), "{way}");
+        assert_eq!(disk.store.entry(&key("a")).unwrap().unwrap().record, live[0].record);
+        assert_sound(disk.dir.path());
+        // Twice is the same.
+        drop(disk.store);
+        let again = NodeStore::rebuild(disk.dir.path(), "boot-1", 2000, &live).unwrap();
+        assert_eq!((again.entries, again.claims, again.moved.len()), (0, 0, 0), "{way}");
+        assert_eq!(open(disk.dir.path()).unwrap().entries(None).unwrap().len(), 4);
+    }
+}
+
+#[test]
+fn rebuilding_takes_nothing_from_another_attachment() {
+    let dir = node();
+    let report =
+        NodeStore::rebuild(dir.path(), "boot-1", 2000, &running(&[("z", "10.0.0.1"), ("b", "10.0.0.2")])).unwrap();
+    assert_eq!((report.entries, report.claims), (1, 0));
+    assert_eq!(report.taken, [("s".to_owned(), ip("10.0.0.1"))]);
+    assert_sound(dir.path());
 }

@@ -13,7 +13,7 @@ use crate::store;
 #[derive(Debug, Clone)]
 enum Held {
     Active(Key),
-    Cooldown { owner: String, until: u64 },
+    Cooldown { owner: String, since: u64, until: u64 },
     Kept(String),
 }
 
@@ -47,7 +47,7 @@ impl Model {
                 ReleaseRule::Cooldown(rest) => {
                     let owner = key.attachment.container_id.clone();
                     let until = now + u64::from(*rest);
-                    state.claims.insert(at.clone(), Held::Cooldown { owner, until });
+                    state.claims.insert(at.clone(), Held::Cooldown { owner, since: now, until });
                 }
                 ReleaseRule::Keep(owner) => {
                     state.claims.insert(at.clone(), Held::Kept(owner.clone()));
@@ -72,7 +72,7 @@ impl Subject for Model {
                     && match state.claims.get(&(ask.scope.to_owned(), candidate.addr())) {
                         None => true,
                         Some(Held::Active(_)) => false,
-                        Some(Held::Cooldown { until, .. }) => *until <= ask.now,
+                        Some(Held::Cooldown { since, until, .. }) => *until <= ask.now || *since > ask.now,
                         Some(Held::Kept(owner)) => ask.identities.contains(owner),
                     }
             });
@@ -123,7 +123,9 @@ impl Subject for Model {
     fn purge_expired(&mut self, now: u64) -> u64 {
         let mut state = self.state.borrow_mut();
         let before = state.claims.len();
-        state.claims.retain(|_, held| !matches!(held, Held::Cooldown { until, .. } if *until <= now));
+        state
+            .claims
+            .retain(|_, held| !matches!(held, Held::Cooldown { since, until, .. } if *until <= now || *since > now));
         (before - state.claims.len()) as u64
     }
 
@@ -176,7 +178,10 @@ impl Subject for Model {
             expired: state
                 .claims
                 .iter()
-                .filter(|(at, held)| at.0 == scope && matches!(held, Held::Cooldown { until, .. } if *until <= now))
+                .filter(|(at, held)| {
+                    at.0 == scope
+                        && matches!(held, Held::Cooldown { since, until, .. } if *until <= now || *since > now)
+                })
                 .map(|(at, _)| at.1)
                 .collect(),
             history: state.history.get(scope).cloned().unwrap_or_default(),

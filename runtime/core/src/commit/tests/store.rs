@@ -84,7 +84,7 @@ fn what_is_no_store_is_named_and_left_alone() {
         {
             match error {
                 StoreError::NotAStore { .. } => {
-                    assert!(error.to_string().contains("weftctl ledger import"), "{error}")
+                    assert!(error.to_string().contains("weftctl ledger rebuild"), "{error}")
                 }
                 StoreError::Link { .. } => assert_eq!(name, "a directory", "{error}"),
                 other => panic!("{name}: {other:?}"),
@@ -443,4 +443,29 @@ proptest! {
             prop_assert!(!error.to_string().is_empty());
         }
     }
+}
+
+#[test]
+fn a_cooldown_that_began_in_the_future_is_over() {
+    let mut disk = OnDisk::new();
+    let year = 365 * 86_400;
+    let wants = [want(&[ip("10.0.0.1")], &pool())];
+    let rule = ReleaseRule::Cooldown(60);
+    disk.claim(&ask(&key("a"), &wants, &rule), Record::default()).unwrap();
+    disk.release(&key("a"), 1000 + 16 * year).unwrap();
+    // The clock is right again.
+    assert!(disk.store.has_expired(1000).unwrap());
+    let view = disk.store.view("s", 1000).unwrap();
+    assert_eq!(view.claimed_by(ip("10.0.0.1")).unwrap(), None);
+    drop(view);
+    disk.claim(&ask(&key("b"), &wants, &rule), Record::default()).expect("it may be taken over");
+    disk.release(&key("b"), 1000 + 16 * year).unwrap();
+    assert_eq!(disk.store.purge_expired(1000).unwrap(), 1);
+    assert_eq!(disk.store.claims(&ClaimFilter::default()).unwrap(), []);
+    // One that began now has not.
+    disk.claim(&ask(&key("c"), &wants, &rule), Record::default()).unwrap();
+    disk.release(&key("c"), 1000).unwrap();
+    assert!(!disk.store.has_expired(1000).unwrap());
+    assert!(disk.claim(&ask(&key("d"), &wants, &rule), Record::default()).is_err());
+    assert_sound(disk.dir.path());
 }

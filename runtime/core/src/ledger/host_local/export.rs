@@ -1,6 +1,6 @@
 //! From claims to host-local's files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use weft_host_abi::types::ClaimState;
 
-use super::super::{ClaimFilter, LedgerError};
-use super::{LAST_RESERVED, LINE_BREAK, failed, file_name, lock};
+use super::super::{ClaimFilter, ClaimRow, LedgerError};
+use super::{LAST_RESERVED, LINE_BREAK, Name, failed, file_name, lock};
 use crate::store::{Fault, NodeStore, Stored};
 
 /// A file is written under this name first. Should a crash leave it, host-local takes it for nothing.
@@ -21,18 +21,20 @@ const TEMPORARY: &str = ".weft-export";
 /// What to export.
 #[derive(Clone, Copy)]
 pub struct HostLocalExport<'a> {
-    /// The directory that holds one directory per network (`/var/lib/cni/networks`); made where it is missing.
-    pub dir: &'a Path,
+    /// The directory of a network's scope, given both; made where it is missing.
+    pub dir_of: &'a dyn Fn(&str, &str) -> PathBuf,
     /// These networks; absent means all that have a journal entry.
     pub networks: Option<&'a [String]>,
     /// The scope a network's addresses are claimed in.
     pub scope_of: &'a dyn Fn(&str) -> String,
+    /// Whether a container of a network is known to be gone, so that a file that names it holds an address for nobody.
+    pub is_gone: &'a dyn Fn(&str, &str) -> bool,
 }
 
 /// What was exported.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExportReport {
-    /// One per network, by name.
+    /// One per network and directory, by name.
     pub networks: Vec<NetworkExport>,
 }
 
@@ -47,6 +49,8 @@ pub struct NetworkExport {
     pub written: usize,
     /// Files that were there with the right contents.
     pub unchanged: usize,
+    /// Files that were deleted: what they said was taken over and has been released since.
+    pub removed: usize,
     /// Claims that host-local cannot have.
     pub left_out: Vec<LeftOut>,
 }
@@ -66,8 +70,9 @@ type Files = BTreeMap<String, String>;
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// Writes the active claims of networks as host-local would have. Nothing of a network is written when a file of an
-    /// address is there already for another container.
+    /// Writes the active claims of networks as host-local would have, and deletes files that were imported and whose claims were
+    /// released since: afterwards its directory says what the ledger says. Nothing of a directory is changed when a file of
+    /// an address is there for another container that may be there.
     ///
     /// # Errors
     /// When a file cannot be written or is there with other contents, or a network's name is no file name. Networks before the
@@ -79,52 +84,134 @@ impl NodeStore {
         };
         let mut report = ExportReport::default();
         for network in networks {
-            report.networks.push(self.export_network(ask, network)?);
+            report.networks.extend(self.export_network(ask, &network)?);
         }
         Ok(report)
     }
 
-    fn export_network(&self, ask: &HostLocalExport<'_>, network: String) -> Result<NetworkExport, LedgerError> {
+    fn export_network(&self, ask: &HostLocalExport<'_>, network: &str) -> Result<Vec<NetworkExport>, LedgerError> {
         if network.is_empty() || network == "." || network == ".." || network.contains(['/', '\0']) {
-            return Err(LedgerError::BadNetworkName { network });
+            return Err(LedgerError::BadNetworkName { network: network.to_owned() });
         }
-        let dir = ask.dir.join(&network);
+        let rows = self.claims(&ClaimFilter { network: Some(network.to_owned()), ..ClaimFilter::default() })?;
+        let own_scope = (ask.scope_of)(network);
+        let mut scopes: BTreeMap<PathBuf, BTreeSet<&str>> = BTreeMap::new();
+        for scope in rows.iter().map(|row| row.scope.as_str()).chain([own_scope.as_str()]) {
+            scopes.entry((ask.dir_of)(network, scope)).or_default().insert(scope);
+        }
+        let several = scopes.len() > 1;
+        let mut reports = Vec::new();
+        for (dir, scopes) in scopes {
+            let rows: Vec<&ClaimRow> = rows.iter().filter(|row| scopes.contains(row.scope.as_str())).collect();
+            if rows.is_empty() && !dir.exists() && several {
+                continue;
+            }
+            let mut hints = Files::new();
+            for scope in &scopes {
+                hints.extend(self.read("look up last claims", |conn| last_reserved(conn, scope))?);
+            }
+            reports.push(self.export_directory(ask, network, dir, (&rows, hints))?);
+        }
+        Ok(reports)
+    }
+
+    fn export_directory(
+        &self,
+        ask: &HostLocalExport<'_>,
+        network: &str,
+        dir: PathBuf,
+        (rows, hints): (&[&ClaimRow], Files),
+    ) -> Result<NetworkExport, LedgerError> {
         DirBuilder::new().recursive(true).mode(0o755).create(&dir).map_err(failed("make", &dir))?;
         let locked = lock(&dir)?;
-        let (addresses, left_out) = self.address_files(&network)?;
-        let scope = (ask.scope_of)(&network);
-        let hints = self.read("look up last claims", |conn| last_reserved(conn, &scope))?;
-        let mut report = NetworkExport { network, dir, written: 0, unchanged: 0, left_out };
-        let pending = compare(&mut report, addresses, hints)?;
+        let (addresses, left_out) = address_files(rows);
+        let mut report =
+            NetworkExport { network: network.to_owned(), dir, written: 0, unchanged: 0, removed: 0, left_out };
+        let stale = self.stale_files(ask, &report, &addresses)?;
+        let pending = compare(&mut report, addresses, hints, &stale)?;
         for (name, contents) in &pending {
             write(&report.dir, name, contents)?;
             report.written += 1;
+        }
+        for name in stale.iter().filter(|name| !pending.contains_key(*name)) {
+            let path = report.dir.join(name);
+            fs::remove_file(&path).map_err(failed("delete", &path))?;
+            report.removed += 1;
         }
         File::open(&report.dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", &report.dir))?;
         drop(locked);
         Ok(report)
     }
 
-    /// The files of a network's addresses, and the claims that cannot be files.
-    fn address_files(&self, network: &str) -> Result<(Files, Vec<LeftOut>), LedgerError> {
-        let mut files = Files::new();
-        let mut left_out = Vec::new();
-        for row in self.claims(&ClaimFilter { network: Some(network.to_owned()), ..ClaimFilter::default() })? {
-            let mut leave = |reason| left_out.push(LeftOut { address: row.address, reason });
-            let Some(name) = file_name(row.address) else {
-                leave("IPv4-mapped IPv6 address: host-local has none");
+    /// Files of addresses that say something else than the ledger and whose container is gone: it was imported and has been
+    /// released since, or is known to be gone.
+    fn stale_files(
+        &self,
+        ask: &HostLocalExport<'_>,
+        report: &NetworkExport,
+        addresses: &Files,
+    ) -> Result<BTreeSet<String>, LedgerError> {
+        let mut stale = BTreeSet::new();
+        for entry in fs::read_dir(&report.dir).map_err(failed("list", &report.dir))? {
+            let entry = entry.map_err(failed("list", &report.dir))?;
+            let path = entry.path();
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            if !matches!(Name::parse(&name), Name::Address(_)) {
                 continue;
-            };
-            match row.state {
-                ClaimState::Cooldown => leave("resting after its release: host-local would hand it out at once"),
-                ClaimState::Kept => leave("kept for its owner: host-local would hand it out to anybody"),
-                ClaimState::Active if files.contains_key(&name) => leave("claimed in two scopes of this network"),
-                ClaimState::Active if row.ifname.is_empty() => drop(files.insert(name, row.owner)),
-                ClaimState::Active => drop(files.insert(name, format!("{}{LINE_BREAK}{}", row.owner, row.ifname))),
+            }
+            let contents = String::from_utf8_lossy(&fs::read(&path).map_err(failed("read", &path))?).into_owned();
+            if addresses.get(&name) == Some(&contents) {
+                continue;
+            }
+            let container_id = contents.trim().split(LINE_BREAK).next().unwrap_or_default();
+            let known = real(&path);
+            if self.read("look up an imported file", |conn| was_imported(conn, &known, &contents))?
+                || (ask.is_gone)(&report.network, container_id)
+            {
+                stale.insert(name);
             }
         }
-        Ok((files, left_out))
+        Ok(stale)
     }
+}
+
+/// A path without links, as it is remembered.
+pub(crate) fn real(path: &Path) -> String {
+    fs::canonicalize(path).unwrap_or_else(|_missing| path.to_owned()).to_string_lossy().into_owned()
+}
+
+fn was_imported(conn: &Connection, file: &str, contents: &str) -> Result<bool, Fault> {
+    Ok(conn
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM imported WHERE file = ?1 AND contents = ?2)")?
+        .query_row([file, contents], |row| row.get(0))?)
+}
+
+/// Remembers a file that was taken over.
+pub(crate) fn note_imported(conn: &Connection, file: &str, contents: &str) -> Result<(), Fault> {
+    conn.prepare_cached("INSERT OR REPLACE INTO imported (file, contents) VALUES (?1, ?2)")?
+        .execute([file, contents])?;
+    Ok(())
+}
+
+/// The files of claims, and the claims that cannot be files.
+fn address_files(rows: &[&ClaimRow]) -> (Files, Vec<LeftOut>) {
+    let mut files = Files::new();
+    let mut left_out = Vec::new();
+    for row in rows {
+        let mut leave = |reason| left_out.push(LeftOut { address: row.address, reason });
+        let Some(name) = file_name(row.address) else {
+            leave("IPv4-mapped IPv6 address: host-local has none");
+            continue;
+        };
+        match row.state {
+            ClaimState::Cooldown => leave("resting after its release: host-local would hand it out at once"),
+            ClaimState::Kept => leave("kept for its owner: host-local would hand it out to anybody"),
+            ClaimState::Active if files.contains_key(&name) => leave("claimed in two scopes of this network"),
+            ClaimState::Active if row.ifname.is_empty() => drop(files.insert(name, row.owner.clone())),
+            ClaimState::Active => drop(files.insert(name, format!("{}{LINE_BREAK}{}", row.owner, row.ifname))),
+        }
+    }
+    (files, left_out)
 }
 
 fn networks(conn: &Connection) -> Result<Vec<String>, Fault> {
@@ -147,7 +234,12 @@ fn last_reserved(conn: &Connection, scope: &str) -> Result<Files, Fault> {
 }
 
 /// What has to be written. A file of an address that says something else is an error; a hint is replaced.
-fn compare(report: &mut NetworkExport, addresses: Files, hints: Files) -> Result<Files, LedgerError> {
+fn compare(
+    report: &mut NetworkExport,
+    addresses: Files,
+    hints: Files,
+    stale: &BTreeSet<String>,
+) -> Result<Files, LedgerError> {
     let mut pending = Files::new();
     for (is_hint, (name, contents)) in
         addresses.into_iter().map(|file| (false, file)).chain(hints.into_iter().map(|file| (true, file)))
@@ -155,11 +247,11 @@ fn compare(report: &mut NetworkExport, addresses: Files, hints: Files) -> Result
         let path = report.dir.join(&name);
         match fs::read(&path) {
             Ok(found) if found == contents.as_bytes() => report.unchanged += 1,
-            Ok(_other) if is_hint => drop(pending.insert(name, contents)),
+            Ok(_other) if is_hint || stale.contains(&name) => drop(pending.insert(name, contents)),
             Ok(_other) => {
                 return Err(failed("export over", &path)(io::Error::new(
                     io::ErrorKind::AlreadyExists,
-                    "another container has it there; release it on one side first",
+                    "another container has it there, and may be running; release it on one side first",
                 )));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => drop(pending.insert(name, contents)),
@@ -183,9 +275,6 @@ fn write(dir: &Path, name: &str, contents: &str) -> Result<(), LedgerError> {
 
 impl fmt::Debug for HostLocalExport<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HostLocalExport")
-            .field("dir", &self.dir)
-            .field("networks", &self.networks)
-            .finish_non_exhaustive()
+        f.debug_struct("HostLocalExport").field("networks", &self.networks).finish_non_exhaustive()
     }
 }

@@ -55,6 +55,8 @@ pub enum SkipReason {
     UnknownContents,
     /// The address is claimed here already, for something else.
     Taken,
+    /// Its container is gone.
+    Stale,
 }
 
 impl fmt::Display for SkipReason {
@@ -63,6 +65,7 @@ impl fmt::Display for SkipReason {
             Self::Empty => "empty: left by an interrupted host-local, the address is free",
             Self::UnknownName => "not a file of host-local's",
             Self::UnknownContents => "its contents are not host-local's",
+            Self::Stale => "stale: no link of this node has the address, and the runtime knows no such attachment",
             Self::Taken => "the address is claimed already, by another attachment",
         })
     }

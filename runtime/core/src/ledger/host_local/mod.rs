@@ -9,6 +9,7 @@ mod export;
 mod import;
 
 pub use export::{ExportReport, HostLocalExport, LeftOut, NetworkExport};
+pub(crate) use export::{note_imported, real};
 pub(crate) use import::{Found, look, networks_in};
 pub use import::{ImportReport, NetworkImport, SkipReason, Skipped};
 

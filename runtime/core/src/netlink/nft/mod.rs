@@ -126,6 +126,21 @@ impl Nft {
         Ok(true)
     }
 
+    /// Whether any of the sets and maps has an element.
+    pub(super) fn has_any(&mut self) -> Result<bool, NetlinkError> {
+        for part in [Part::Masquerade, Part::HostPorts, Part::Ingress, Part::SpoofCheck] {
+            for set in part.sets() {
+                match self.socket.dump_elements(part.table(), set.name) {
+                    Ok(keys) if keys.is_empty() => {}
+                    Ok(_keys) => return Ok(true),
+                    Err(fault) if fault.is_absent() => {}
+                    Err(fault) => return Err(fault.doing("failed to list nftables elements")),
+                }
+            }
+        }
+        Ok(false)
+    }
+
     fn generation(&mut self) -> Result<u32, NetlinkError> {
         self.socket.generation().doing(|| "failed to read the nftables generation")
     }

@@ -27,7 +27,7 @@ use super::error::{ApplyError, Doing, NetlinkError};
 use super::presence::Presence;
 use super::rtnl::{Link, Lookup, Rtnl};
 use super::undo::{Inverse, Logged, Newcomers};
-use super::{Applied, Executor};
+use super::{Applied, Executor, survey};
 use crate::plan::{LinkInfo, LinkRef, Op, Plan, Side};
 
 /// All that the executor knows about one kind of op. Its inverse it records when it is applied.
@@ -212,8 +212,20 @@ impl Session<'_> {
                 at += count;
             }
         }
+        self.label();
         let links = self.result_links().map_err(|error| (plan.ops.len(), error))?;
         self.pin_macs(links)
+    }
+
+    /// Labels the links that the plan made, each with one message.
+    fn label(&self) {
+        let Some(label) = &self.plan.label else { return };
+        let ours = self.plan.ops.iter().filter_map(survey::labelled).filter(|link| self.made.contains(link));
+        for link in ours {
+            if let (Some(found), Ok(rtnl)) = (self.links.get(&link), self.rtnl(&link)) {
+                rtnl.label(found.index, label);
+            }
+        }
     }
 
     fn apply(&mut self, op: &Op) -> Result<(), NetlinkError> {

@@ -1,0 +1,240 @@
+//! What of weft the kernel shows: links that carry a label, elements of its nftables sets, and the addresses in every network
+//! namespace. For a ledger that was lost; nothing that a CNI call waits for.
+//!
+//! A label is the `ifalias` of a link that an attachment made: `weft:NETWORK/CONTAINER/IFNAME`. It is on the host's end of a veth
+//! pair, where the container cannot change it, and on the link itself where the host has no end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+
+use super::error::{Doing, NetlinkError};
+use super::netns::{Netns, OWN};
+use super::nft::Nft;
+use super::rtnl::{Link, Nsid, Rtnl, change};
+use super::wire::Wire;
+use crate::plan::{LinkRef, Op};
+
+/// Where network namespaces have names.
+const NAMED: &[&str] = &["/run/netns", "/run/docker/netns"];
+
+/// An attachment as its label and the kernel tell of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survivor {
+    /// The network.
+    pub network: String,
+    /// The container.
+    pub container_id: String,
+    /// The interface.
+    pub ifname: String,
+    /// The kind of its link.
+    pub kind: String,
+    /// The host's end of its link, where it has one.
+    pub host_link: Option<String>,
+    /// Its namespace: a path that leads there, and what tells it from others. None where no path was found.
+    pub netns: Option<(PathBuf, String)>,
+    /// Addresses of its link in the container.
+    pub addresses: Vec<IpNet>,
+}
+
+/// A network namespace with its links.
+struct Found {
+    path: PathBuf,
+    identity: String,
+    /// The number that the own namespace has for it.
+    id: Option<Nsid>,
+    links: Vec<(Link, Vec<IpNet>)>,
+}
+
+/// The label of an attachment's links; `None` where it would be longer than the kernel takes.
+#[must_use]
+pub fn label(network: &str, container_id: &str, ifname: &str) -> Option<String> {
+    /// `IFALIASZ`, with its closing zero.
+    const MOST: usize = 255;
+    let label = format!("{LABEL}{network}/{container_id}/{ifname}");
+    (label.len() <= MOST && !label.contains('\0')).then_some(label)
+}
+
+/// Network, container id and interface name of a label.
+#[must_use]
+pub fn parse_label(alias: &str) -> Option<(&str, &str, &str)> {
+    let (network, rest) = alias.strip_prefix(LABEL)?.split_once('/')?;
+    let (container_id, ifname) = rest.split_once('/')?;
+    (!network.is_empty() && !container_id.is_empty()).then_some((network, container_id, ifname))
+}
+
+const LABEL: &str = "weft:";
+
+/// The link of an op that carries the attachment's label.
+pub(super) fn labelled(op: &Op) -> Option<LinkRef> {
+    match op {
+        Op::CreateVeth { host, .. } => Some(LinkRef::host(host.as_str())),
+        Op::CreateMacvlan { name, .. } => Some(LinkRef::container(name.as_str())),
+        Op::CreateIpvlan(link) => Some(LinkRef::container(link.name.as_str())),
+        Op::CreateVlan(link) => Some(LinkRef::container(link.name.as_str())),
+        Op::CreateDummy(link) => Some(LinkRef::container(link.name.as_str())),
+        Op::CreateTap(link) => Some(LinkRef::container(link.name.as_str())),
+        _ => None,
+    }
+}
+
+impl Rtnl {
+    /// Writes a label. Best effort: it says whose the link is, and nothing depends on it while the ledger is whole.
+    pub(super) fn label(&self, index: u32, label: &str) {
+        self.set_link(change(index).alias(label).build()).ok();
+    }
+}
+
+/// The name and label of a link of the host that an attachment made; `None` where there is none.
+///
+/// # Errors
+/// The kernel does not list its links.
+pub fn first_labelled() -> Result<Option<(String, String)>, NetlinkError> {
+    let links = host_links(&open_route()?)?;
+    Ok(links.into_iter().find(is_labelled).map(|link| (link.name, link.alias.unwrap_or_default())))
+}
+
+fn is_labelled(link: &Link) -> bool {
+    link.alias.as_deref().is_some_and(|alias| parse_label(alias).is_some())
+}
+
+fn open_route() -> Result<Rtnl, NetlinkError> {
+    Wire::route().map(Rtnl::over).doing(|| "failed to open the routing netlink socket")
+}
+
+fn host_links(rtnl: &Rtnl) -> Result<Vec<Link>, NetlinkError> {
+    rtnl.links(None).doing(|| "failed to list links")
+}
+
+/// Whether a set of weft's nftables tables has elements.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn has_elements() -> Result<bool, NetlinkError> {
+    Nft::open()?.has_any()
+}
+
+/// The attachments whose links carry a label, as far as the host or a namespace with a path shows them.
+///
+/// # Errors
+/// The kernel does not list the host's links.
+pub fn survivors() -> Result<Vec<Survivor>, NetlinkError> {
+    let rtnl = open_route()?;
+    let namespaces = namespaces(&rtnl)?;
+    let mut found = Vec::new();
+    for link in host_links(&rtnl)?.into_iter().filter(is_labelled) {
+        let inside = namespaces.iter().find(|netns| netns.id.is_some() && netns.id == link.other_netns);
+        let end = inside.and_then(|netns| netns.links.iter().find(|(end, _)| Some(end.index) == link.other));
+        let addresses = end.map(|(_link, addresses)| addresses.clone()).unwrap_or_default();
+        let netns = inside.map(|netns| (netns.path.clone(), netns.identity.clone()));
+        found.extend(survivor(&link, Some(link.name.clone()), netns, addresses));
+    }
+    for netns in &namespaces {
+        for (link, addresses) in netns.links.iter().filter(|(link, _)| is_labelled(link)) {
+            let place = Some((netns.path.clone(), netns.identity.clone()));
+            found.extend(survivor(link, None, place, addresses.clone()));
+        }
+    }
+    Ok(found)
+}
+
+/// The addresses in every network namespace that a path leads to, but the calling thread's own.
+///
+/// # Errors
+/// The own namespace cannot be told.
+pub fn addresses_in_use() -> Result<BTreeSet<IpAddr>, NetlinkError> {
+    let namespaces = namespaces(&open_route()?)?;
+    let links = namespaces.into_iter().flat_map(|netns| netns.links);
+    Ok(links.flat_map(|(_link, addresses)| addresses).map(|net| net.addr()).collect())
+}
+
+fn survivor(
+    link: &Link,
+    host_link: Option<String>,
+    netns: Option<(PathBuf, String)>,
+    addresses: Vec<IpNet>,
+) -> Option<Survivor> {
+    let (network, container_id, ifname) = parse_label(link.alias.as_deref()?)?;
+    Some(Survivor {
+        network: network.to_owned(),
+        container_id: container_id.to_owned(),
+        ifname: ifname.to_owned(),
+        kind: link.kind.clone(),
+        host_link,
+        netns,
+        addresses,
+    })
+}
+
+/// Every network namespace that a name or a process leads to, but the own one. One that goes away meanwhile, or cannot be
+/// entered, is left out.
+fn namespaces(host: &Rtnl) -> Result<Vec<Found>, NetlinkError> {
+    let own = Netns::open(Path::new(OWN))?.identity()?;
+    let mut found: BTreeMap<String, Found> = BTreeMap::new();
+    for path in paths() {
+        let Ok(netns) = Netns::open(&path) else { continue };
+        let Ok(identity) = netns.identity() else { continue };
+        if identity == own || found.contains_key(&identity) {
+            continue;
+        }
+        if let Ok(Ok(links)) = netns.run_inside(links_here) {
+            let id = host.nsid_of(netns.raw_fd()).ok().flatten();
+            found.insert(identity.clone(), Found { path, identity, id, links });
+        }
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Names first: a process' path ends with the process.
+fn paths() -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for dir in NAMED {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        let mut named: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        named.sort();
+        paths.extend(named);
+    }
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    paths.extend(
+        processes
+            .filter(|entry| entry.file_name().to_str().is_some_and(is_process))
+            .map(|entry| entry.path().join("ns/net")),
+    );
+    paths
+}
+
+/// The links of the calling thread's namespace with their addresses, loopback and link-local ones left out.
+fn links_here() -> Result<Vec<(Link, Vec<IpNet>)>, NetlinkError> {
+    let rtnl = open_route()?;
+    let mut found = Vec::new();
+    for link in host_links(&rtnl)? {
+        if link.name == "lo" {
+            continue;
+        }
+        let addresses = rtnl.addresses(link.index, None).doing(|| "failed to list addresses")?;
+        let of_the_link = |net: &IpNet| matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local());
+        let nets = addresses.into_iter().map(|address| address.net).filter(|net| !of_the_link(net)).collect();
+        found.push((link, nets));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_read_back_and_are_never_too_long() {
+        let text = label("net", "0123abcd", "eth0").unwrap();
+        assert_eq!(text, "weft:net/0123abcd/eth0");
+        assert_eq!(parse_label(&text), Some(("net", "0123abcd", "eth0")));
+        assert_eq!(label(&"n".repeat(250), "id", "eth0"), None);
+        for other in ["eth1", "weft:", "weft:net", "weft:net/id", "weft://eth0"] {
+            assert_eq!(parse_label(other), None, "{other}");
+        }
+    }
+}

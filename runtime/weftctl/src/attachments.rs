@@ -1,0 +1,260 @@
+//! `weftctl ps`, `who-has`, `pools`: what the node's attachments have.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::json;
+use weft_core::attach::{NetnsState, Traces, netns_state};
+use weft_core::journal::Entry;
+use weft_core::ledger::{ClaimFilter, Pool};
+use weft_core::plan::{Op, Plan};
+use weft_core::store::{NodeStore, Role};
+use weft_host_abi::types::Attachment;
+
+use crate::output::{Output, ago};
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Only of this network.
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+    /// Only of this pod: its name, or namespace/name.
+    #[arg(long, value_name = "POD")]
+    pod: Option<String>,
+    /// Only of containers whose id begins so.
+    #[arg(long, value_name = "ID")]
+    container: Option<String>,
+    /// Only those whose namespace is gone.
+    #[arg(long)]
+    dead: bool,
+    /// Container ids and namespaces as well.
+    #[arg(long)]
+    wide: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WhoHasArgs {
+    /// The address.
+    address: IpAddr,
+}
+
+/// An attachment as it is shown.
+struct Row {
+    attachment: Attachment,
+    role: &'static str,
+    /// Namespace and name.
+    pod: Option<String>,
+    addresses: Vec<IpAddr>,
+    ports: Vec<String>,
+    netns: String,
+    created: u64,
+    state: NetnsState,
+}
+
+impl Row {
+    fn read(entry: &Entry) -> anyhow::Result<Self> {
+        let plans = plans(entry)?;
+        let mut addresses: Vec<IpAddr> = entry.claims.iter().map(|(_scope, address)| *address).collect();
+        if addresses.is_empty() {
+            addresses.extend(plans.iter().flat_map(|plan| &plan.result.ips).map(|ip| ip.address.addr()));
+        }
+        let ports = plans.iter().flat_map(|plan| &plan.ops).filter_map(|op| match op {
+            Op::HostPort(port) => Some(format!("{}:{}/{}", port.host_port, port.to.port(), port.protocol)),
+            _ => None,
+        });
+        let mut ports: Vec<String> = ports.collect();
+        ports.dedup();
+        let traces = Traces::parse(&entry.record.trace)?;
+        let pod =
+            traces.decision.and_then(|trace| trace.request.pod).map(|pod| format!("{}/{}", pod.namespace, pod.name));
+        Ok(Self {
+            attachment: entry.key.attachment.clone(),
+            role: match entry.key.role {
+                Role::Ipam => "ipam",
+                Role::Steps => "steps",
+                _ => "attachment",
+            },
+            pod,
+            addresses,
+            ports,
+            netns: entry.record.netns.clone(),
+            created: entry.created,
+            state: netns_state(entry),
+        })
+    }
+
+    fn alive(&self) -> &'static str {
+        match self.state {
+            NetnsState::There => "yes",
+            NetnsState::Gone => "no",
+            NetnsState::Unknown => "unknown",
+        }
+    }
+
+    fn document(&self) -> serde_json::Value {
+        json!({ "pod": self.pod, "network": self.attachment.network, "containerID": self.attachment.container_id,
+                "ifname": self.attachment.ifname, "kind": self.role, "addresses": self.addresses, "ports": self.ports,
+                "netns": self.netns, "created": self.created, "alive": self.alive() })
+    }
+
+    /// The first of several names that people know an attachment by.
+    fn name(&self) -> String {
+        self.pod.clone().unwrap_or_else(|| self.attachment.container_id.chars().take(12).collect())
+    }
+}
+
+/// The plans of an entry; chained steps have several.
+fn plans(entry: &Entry) -> anyhow::Result<Vec<Plan>> {
+    let text = &entry.record.plan;
+    let of_whom = || format!("the journal entry of container {} is damaged", entry.key.attachment.container_id);
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    if entry.key.role != Role::Steps {
+        return Ok(vec![serde_json::from_str(text).map_err(|error| anyhow::Error::new(error).context(of_whom()))?]);
+    }
+    let calls: Vec<serde_json::Value> =
+        serde_json::from_str(text).map_err(|error| anyhow::Error::new(error).context(of_whom()))?;
+    let plans = calls.into_iter().map(|mut call| serde_json::from_value(call["plan"].take()));
+    plans.collect::<Result<_, _>>().map_err(|error| anyhow::Error::new(error).context(of_whom()))
+}
+
+fn rows(state: &Path, network: Option<&str>) -> anyhow::Result<Vec<Row>> {
+    let Some(store) = NodeStore::open_read_only(state)? else { return Ok(Vec::new()) };
+    store.entries(network)?.iter().map(Row::read).collect()
+}
+
+pub(crate) fn ps(args: &PsArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let of_pod = |row: &Row, wanted: &str| {
+        row.pod.as_deref().is_some_and(|pod| pod == wanted || pod.rsplit('/').next() == Some(wanted))
+    };
+    let shown: Vec<Row> = rows(state, args.network.as_deref())?
+        .into_iter()
+        .filter(|row| args.pod.as_deref().is_none_or(|pod| of_pod(row, pod)))
+        .filter(|row| args.container.as_deref().is_none_or(|id| row.attachment.container_id.starts_with(id)))
+        .filter(|row| !args.dead || row.state == NetnsState::Gone)
+        .collect();
+    let document: Vec<_> = shown.iter().map(Row::document).collect();
+    let cells = shown.iter().map(|row| {
+        let addresses = row.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ");
+        let mut cells = vec![
+            row.name(),
+            row.attachment.network.clone(),
+            row.attachment.ifname.clone(),
+            addresses,
+            row.ports.join(" "),
+            ago(row.created),
+            row.alive().to_owned(),
+        ];
+        if args.wide {
+            cells.extend([row.attachment.container_id.clone(), row.netns.clone()]);
+        }
+        cells
+    });
+    let head = ["pod", "network", "if", "addresses", "ports", "age", "alive", "container", "netns"];
+    let count = if args.wide { head.len() } else { head.len() - 2 };
+    output.fitted(&document, &head[..count], cells.collect(), args.wide)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Exit code 1 where nobody has it.
+pub(crate) fn who_has(args: &WhoHasArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let claims = match NodeStore::open_read_only(state)? {
+        Some(store) => store.claims(&ClaimFilter { address: Some(args.address), ..ClaimFilter::default() })?,
+        None => Vec::new(),
+    };
+    let attachments = rows(state, None)?;
+    let mut lines = Vec::new();
+    let mut documents = Vec::new();
+    for claim in &claims {
+        let holder = attachments.iter().find(|row| {
+            row.attachment.container_id == claim.owner
+                && row.attachment.ifname == claim.ifname
+                && row.attachment.network == claim.network
+                && row.addresses.contains(&claim.address)
+        });
+        let state = super::ledger::state_text(claim);
+        lines.push(match holder {
+            Some(row) => format!(
+                "{} on {}: {} of {} (container {}), {state} for {}, namespace {} ({})",
+                claim.address,
+                claim.scope,
+                row.attachment.ifname,
+                row.name(),
+                row.attachment.container_id,
+                ago(claim.since),
+                row.netns,
+                if row.state == NetnsState::Gone { "gone" } else { row.alive() }
+            ),
+            None => format!(
+                "{} on {}: {state} for {:?}, since {}",
+                claim.address,
+                claim.scope,
+                claim.owner,
+                ago(claim.since)
+            ),
+        });
+        documents
+            .push(json!({ "scope": claim.scope, "address": claim.address, "state": claim.state, "owner": claim.owner,
+                               "since": claim.since, "attachment": holder.map(Row::document) }));
+    }
+    if claims.is_empty() {
+        lines.push(format!("nobody on this node has {}", args.address));
+    }
+    output.lines(&documents, &lines)?;
+    Ok(if claims.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+pub(crate) fn pools(state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let pools = match NodeStore::open_read_only(state)? {
+        Some(store) => store.pools()?,
+        None => Vec::new(),
+    };
+    let documents: Vec<_> = pools
+        .iter()
+        .map(|pool| {
+            json!({ "scope": pool.scope, "first": pool.first, "last": pool.last, "size": pool.size,
+                            "taken": pool.taken })
+        })
+        .collect();
+    let cells = pools.iter().map(|pool| {
+        vec![
+            pool.scope.clone(),
+            format!("{}-{}", pool.first, pool.last),
+            format!("{} of {}", pool.taken, pool.size),
+            bar(pool),
+        ]
+    });
+    output.fitted(&documents, &["network", "range", "taken", "usage"], cells.collect(), false)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// How full a pool is: anything taken shows, and only a full one looks full.
+fn bar(pool: &Pool) -> String {
+    const WIDTH: u64 = 20;
+    let parts = |whole: u64| u128::from(pool.taken.min(pool.size)) * u128::from(whole) / u128::from(pool.size.max(1));
+    let filled = u64::try_from(parts(WIDTH)).unwrap_or(WIDTH).max(u64::from(pool.taken > 0));
+    let (full, empty) =
+        ("#".repeat(usize::try_from(filled).unwrap_or(0)), ".".repeat(usize::try_from(WIDTH - filled).unwrap_or(0)));
+    format!("{full}{empty} {:>3}%", parts(100))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bars_show_the_first_and_the_last_address() {
+        let bar_of = |taken, size| {
+            bar(&Pool { scope: "n".into(), first: [10, 0, 0, 1].into(), last: [10, 0, 0, 2].into(), size, taken })
+        };
+        assert_eq!(bar_of(0, 254), "....................   0%");
+        assert_eq!(bar_of(1, 254), "#...................   0%");
+        assert_eq!(bar_of(127, 254), "##########..........  50%");
+        assert_eq!(bar_of(253, 254), "###################.  99%");
+        assert_eq!(bar_of(254, 254), "#################### 100%");
+        assert_eq!(bar_of(u64::MAX, u64::MAX), "#################### 100%");
+    }
+}

@@ -1,0 +1,128 @@
+//! `weftctl gc` and `detach`: removing attachments by hand, as a runtime's DEL does.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Args;
+use serde_json::json;
+use weft_core::attach::{self, Call, Context, NetnsState, Node, netns_state};
+use weft_core::cni::{Environment, Verb};
+use weft_core::conf::Persona;
+use weft_core::journal::Entry;
+use weft_core::store::NodeStore;
+use weft_host_abi::types::Attachment;
+
+use crate::output::Output;
+
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// Show what would be removed, change nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DetachArgs {
+    /// Container id, or its beginning where that says which.
+    container: String,
+    /// Only this interface.
+    #[arg(long, value_name = "NAME")]
+    ifname: Option<String>,
+    /// Only this network.
+    #[arg(long, value_name = "NAME")]
+    network: Option<String>,
+    /// Although the container's namespace exists.
+    #[arg(long)]
+    force: bool,
+    /// Show what would be removed, change nothing.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Removes all attachments whose namespace is gone.
+pub(crate) fn gc(args: &GcArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let entries = entries(state)?;
+    let with = |wanted: NetnsState| {
+        entries.iter().filter(move |entry| netns_state(entry) == wanted).map(|entry| entry.key.attachment.clone())
+    };
+    // One attachment may have several entries, and one of them may know more than the others.
+    let alive: BTreeSet<Attachment> = with(NetnsState::There).collect();
+    let dead: BTreeSet<Attachment> = with(NetnsState::Gone).filter(|attachment| !alive.contains(attachment)).collect();
+    remove(dead, args.dry_run, state, output)
+}
+
+pub(crate) fn detach(args: &DetachArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let mut entries = entries(state)?;
+    entries.retain(|entry| {
+        let Attachment { network, container_id, ifname } = &entry.key.attachment;
+        container_id.starts_with(&args.container)
+            && args.ifname.as_ref().is_none_or(|wanted| wanted == ifname)
+            && args.network.as_ref().is_none_or(|wanted| wanted == network)
+    });
+    let containers: BTreeSet<&str> = entries.iter().map(|entry| entry.key.attachment.container_id.as_str()).collect();
+    match containers.len() {
+        0 => bail!("no attachment matches {:?}; `weftctl ps --wide` shows what there is", args.container),
+        1 => {}
+        count => bail!("{count} containers begin with {:?}; write more of the id", args.container),
+    }
+    if let Some(entry) = entries.iter().find(|entry| netns_state(entry) == NetnsState::There)
+        && !args.force
+        && !args.dry_run
+    {
+        bail!(
+            "the namespace {} of container {} exists; stop the container, or use --force to cut it off",
+            entry.record.netns,
+            entry.key.attachment.container_id
+        );
+    }
+    remove(entries.into_iter().map(|entry| entry.key.attachment).collect(), args.dry_run, state, output)
+}
+
+fn entries(state: &Path) -> anyhow::Result<Vec<Entry>> {
+    match NodeStore::open_read_only(state)? {
+        Some(store) => Ok(store.entries(None)?),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// DEL of each; a failure is reported and the others are removed all the same.
+fn remove(attachments: BTreeSet<Attachment>, dry_run: bool, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let (mut lines, mut documents, mut failed) = (Vec::new(), Vec::new(), 0_usize);
+    let context = Context::new(state.to_owned());
+    let mut node = Node::new(&context);
+    for attachment in &attachments {
+        let outcome = if dry_run { Ok(()) } else { del(&mut node, &context, attachment) };
+        let state = match &outcome {
+            Ok(()) if dry_run => "would be removed".to_owned(),
+            Ok(()) => "removed".to_owned(),
+            Err(error) => format!("not removed: {error:#}"),
+        };
+        failed += usize::from(outcome.is_err());
+        let Attachment { network, container_id, ifname } = attachment;
+        lines.push(format!("{ifname} of container {container_id} on {network}: {state}"));
+        documents.push(json!({ "network": network, "containerID": container_id, "ifname": ifname,
+                               "removed": outcome.is_ok() && !dry_run, "error": outcome.err().map(|error| format!("{error:#}")) }));
+    }
+    if lines.is_empty() {
+        lines.push("no attachment has lost its namespace".to_owned());
+    }
+    output.lines(&documents, &lines)?;
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn del(node: &mut Node<'_>, context: &Context, attachment: &Attachment) -> anyhow::Result<()> {
+    let env = Environment {
+        verb: Verb::Del,
+        container_id: attachment.container_id.clone(),
+        netns: String::new(),
+        ifname: attachment.ifname.clone(),
+        args: String::new(),
+        path: Vec::new(),
+        netns_override: true,
+    };
+    let conf = json!({ "cniVersion": "1.0.0", "name": attachment.network, "type": "weft" });
+    let call = Call::read(context, Persona::Weft, env, conf.to_string().as_bytes())?;
+    attach::del(node, &call).map_err(|error| anyhow::anyhow!("{}", error.chain()))
+}

@@ -1,0 +1,78 @@
+//! What the runtimes' library keeps of each attachment that it has not deleted (libcni's `/var/lib/cni/results`).
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+/// Where libcni keeps them.
+pub(super) const DIR: &str = "/var/lib/cni/results";
+
+/// An attachment of the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cached {
+    pub(super) network: String,
+    pub(super) container_id: String,
+    pub(super) ifname: String,
+    /// The namespace, where the result names it.
+    pub(super) netns: Option<String>,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+/// Reads all of them. A file that is none of libcni's, or of an attachment without a result, is left out.
+pub(super) fn read(dir: &Path) -> Vec<Cached> {
+    let files = fs::read_dir(dir).into_iter().flatten().flatten();
+    let documents = files.filter_map(|file| serde_json::from_slice(&fs::read(file.path()).ok()?).ok());
+    documents.filter_map(|document| attachment(&document)).collect()
+}
+
+fn attachment(document: &Value) -> Option<Cached> {
+    let text = |key: &str| document.get(key).and_then(Value::as_str).map(str::to_owned);
+    let result = document.get("result")?;
+    let ips = result.get("ips").and_then(Value::as_array).into_iter().flatten();
+    let listed = ips.filter_map(|ip| ip.get("address"));
+    // Results before 0.3.0.
+    let old = ["/ip4/ip", "/ip6/ip"].into_iter().filter_map(|at| result.pointer(at));
+    let addresses = listed.chain(old).filter_map(|text| Some(text.as_str()?.parse::<IpNet>().ok()?.addr())).collect();
+    let interfaces = result.get("interfaces").and_then(Value::as_array).into_iter().flatten();
+    let netns = interfaces.filter_map(|link| link.get("sandbox")?.as_str()).find(|path| !path.is_empty());
+    Some(Cached {
+        network: text("networkName")?,
+        container_id: text("containerId")?,
+        ifname: text("ifName")?,
+        netns: netns.map(str::to_owned),
+        addresses,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_versions_are_read_and_other_files_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        write(
+            "net-id-eth0",
+            r#"{"kind": "cniCacheV1", "containerId": "id", "ifName": "eth0", "networkName": "net", "config": "e30=",
+                "result": {"ips": [{"address": "10.1.0.2/24"}, {"address": "2001:db8::2/64"}],
+                           "interfaces": [{"name": "br0"}, {"name": "eth0", "sandbox": "/run/netns/x"}]}}"#,
+        );
+        write(
+            "old-id-eth1",
+            r#"{"containerId": "id", "ifName": "eth1", "networkName": "old", "result": {"ip4": {"ip": "10.2.0.2/24"}}}"#,
+        );
+        write("other", "{}");
+        write("broken", "{");
+        let mut found = read(dir.path());
+        found.sort_by(|a, b| a.network.cmp(&b.network));
+        assert_eq!(found.len(), 2);
+        assert_eq!(found[0].netns.as_deref(), Some("/run/netns/x"));
+        assert_eq!(found[0].addresses.len(), 2);
+        assert_eq!(found[1].addresses, ["10.2.0.2".parse::<IpAddr>().unwrap()]);
+        assert!(read(Path::new("/nonexistent")).is_empty());
+    }
+}

@@ -1,0 +1,162 @@
+//! `weftctl ledger`: what is claimed, giving an address back by hand, and moving to and from the stock plugin's directory.
+
+mod cached;
+mod host_local;
+mod rebuild;
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use serde_json::json;
+use weft_core::attach::{NetnsState, netns_state};
+use weft_core::ledger::{ClaimFilter, ClaimRow};
+use weft_core::netlink;
+use weft_core::store::NodeStore;
+use weft_host_abi::types::ClaimState;
+
+use crate::output::{Output, ago};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LedgerCommand {
+    /// List claims.
+    Ls {
+        /// Only this network.
+        #[arg(long, value_name = "NAME")]
+        network: Option<String>,
+    },
+    /// Give an address back by hand, for an attachment that is gone for good.
+    Release {
+        /// The network (the ledger's scope, as `ls` shows it).
+        network: String,
+        /// The address.
+        address: IpAddr,
+        /// Although the container's namespace still exists.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make again what is derived from claims and journal (indexes, counters), where `doctor` finds only those to be off.
+    Repair,
+    /// Make a lost ledger again, from what runs on this node.
+    Rebuild(rebuild::RebuildArgs),
+    /// Take over the claims of another IPAM.
+    #[command(subcommand)]
+    Import(ImportCommand),
+    /// Write the claims in another IPAM's form.
+    #[command(subcommand)]
+    Export(ExportCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImportCommand {
+    /// From the stock host-local plugin's directory.
+    HostLocal(host_local::ImportArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExportCommand {
+    /// As the stock host-local plugin's directory.
+    HostLocal(host_local::ExportArgs),
+}
+
+pub(crate) fn run(command: &LedgerCommand, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    match command {
+        LedgerCommand::Ls { network } => list(network.as_deref(), state, output)?,
+        LedgerCommand::Release { network, address, force } => release(network, *address, *force, state, output)?,
+        LedgerCommand::Rebuild(args) => rebuild::run(args, state, output)?,
+        LedgerCommand::Repair => repair(state, output)?,
+        LedgerCommand::Import(ImportCommand::HostLocal(args)) => host_local::import(args, state, output)?,
+        LedgerCommand::Export(ExportCommand::HostLocal(args)) => host_local::export(args, state, output)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(state: &Path) -> anyhow::Result<NodeStore> {
+    Ok(NodeStore::open_unless(state, &weft_core::netlink::boot_id()?, &weft_core::attach::no_attachments)?)
+}
+
+fn existing(state: &Path) -> anyhow::Result<NodeStore> {
+    NodeStore::open_read_only(state)?.with_context(|| format!("there is no ledger in {} yet", state.display()))
+}
+
+fn list(network: Option<&str>, state: &Path, output: Output) -> anyhow::Result<()> {
+    let rows = match NodeStore::open_read_only(state)? {
+        Some(store) => store.claims(&ClaimFilter { network: network.map(str::to_owned), ..ClaimFilter::default() })?,
+        None => Vec::new(),
+    };
+    let cells = rows.iter().map(|row| {
+        vec![
+            row.scope.clone(),
+            row.address.to_string(),
+            state_text(row),
+            row.owner.clone(),
+            row.ifname.clone(),
+            ago(row.since),
+        ]
+    });
+    let document: Vec<_> = rows.iter().map(row_document).collect();
+    output.table(&document, &["network", "address", "state", "owner", "interface", "age"], cells.collect())
+}
+
+fn row_document(row: &ClaimRow) -> serde_json::Value {
+    json!({ "scope": row.scope, "network": row.network, "address": row.address, "state": row.state, "owner": row.owner,
+            "ifname": row.ifname, "since": row.since, "until": row.until })
+}
+
+pub(crate) fn state_text(row: &ClaimRow) -> String {
+    match row.state {
+        ClaimState::Active => "active".to_owned(),
+        ClaimState::Kept => "kept".to_owned(),
+        ClaimState::Cooldown => {
+            let now = weft_core::facts::now().unwrap_or_default();
+            format!("cooldown {}s", row.until.unwrap_or_default().saturating_sub(now))
+        }
+    }
+}
+
+/// An address that a container uses would be handed out twice.
+fn release(network: &str, address: IpAddr, force: bool, state: &Path, output: Output) -> anyhow::Result<()> {
+    // Looked for first, so that a mistyped command does not make a store.
+    drop(existing(state)?);
+    let mut store = open(state)?;
+    let holder = store
+        .entries(None)?
+        .into_iter()
+        .find(|entry| entry.claims.iter().any(|(scope, claimed)| scope == network && *claimed == address));
+    if let Some(entry) = holder.filter(|_| !force) {
+        let container_id = &entry.key.attachment.container_id;
+        if netns_state(&entry) == NetnsState::There {
+            bail!(
+                "{address} is in use: the namespace {} of container {container_id} exists; delete the container, or use --force",
+                entry.record.netns,
+            );
+        }
+        if netlink::addresses_in_use()?.contains(&address) {
+            bail!(
+                "{address} is in use: a link in a network namespace has it; delete container {container_id}, or use --force"
+            );
+        }
+    }
+    store.release_address(network, address, true)?;
+    let document = json!({ "network": network, "address": address, "released": true });
+    output.lines(&document, &[format!("released {address} on {network}")])
+}
+
+fn repair(state: &Path, output: Output) -> anyhow::Result<()> {
+    drop(existing(state)?);
+    let mut store = open(state)?;
+    let before = store.integrity()?;
+    store.repair()?;
+    let after = store.integrity()?;
+    let mut lines: Vec<String> = before.iter().map(|problem| format!("found: {problem}")).collect();
+    lines.extend(after.iter().map(|problem| format!("still wrong: {problem}")));
+    lines.push(format!("{} problems found, {} left", before.len(), after.len()));
+    output.lines(&json!({ "found": before, "left": after }), &lines)?;
+    if after.is_empty() {
+        Ok(())
+    } else {
+        bail!("the ledger is damaged beyond its indexes; docs/ledger-format.md says what to do")
+    }
+}
