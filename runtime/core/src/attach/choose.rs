@@ -33,11 +33,8 @@ pub(super) fn resolve<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Cow<'c,
         Err(error) => {
             let asked = Asked::Delegate(request);
             let (name, digest) = (policy.name().to_owned(), called.digest);
-            let mut attempt = Attempt::new(name, digest, called.data_digest, called.evidence, asked);
-            if let AttachError::Denied { denial, .. } = &error {
-                attempt.denial = Some(denial.clone());
-            }
-            node.log.attempt = Some(attempt);
+            let attempt = Attempt::new(name, digest, called.data_digest, called.evidence, asked);
+            node.log.attempt = Some(attempt.refused_with(&error));
             return Err(error);
         }
     };

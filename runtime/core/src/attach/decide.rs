@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use weft_host_abi::types::{ClaimInfo, Dns, LastClaim, LedgerView, Range, ReleaseRule, Request, Route, Usage};
+use weft_host_abi::types::{ClaimInfo, Decision, Denial, Dns, LastClaim, LedgerView, Range, ReleaseRule, Request, Route, Usage};
 
 use super::call::Call;
 use super::error::AttachError;
@@ -11,7 +11,7 @@ use super::policies::{ipam, limits};
 use super::trace::{Asked, Attempt, Fallback, Trace};
 use crate::facts;
 use crate::ledger::{Claimed, Want};
-use crate::policy::{self, Evidence, Loaded};
+use crate::policy::{self, Called, Loaded, PolicyError, Verified};
 use crate::store::NodeStore;
 
 /// How often a policy is asked again after it lost a race.
@@ -69,52 +69,31 @@ pub(super) fn decide(
         Some(store) => Box::new(store.view(&scope, now)?),
         None => Box::new(EmptyLedger),
     };
-    let called = policy.allocate(&request, view, &limits(&call.network));
-    log.policy(policy.name(), &called.evidence);
-    let (name, digest) = (policy.name().to_owned(), called.digest.clone());
-    let failed = |log: &mut Log, request: Request, evidence: Evidence, data_digest: Option<String>| {
-        log.attempt =
-            Some(Attempt::new(name.clone(), digest.clone(), data_digest, evidence, Asked::Addresses(request)));
-    };
-    let decision = match called.outcome {
-        Ok(Ok(decision)) => decision,
-        Ok(Err(denial)) => {
-            failed(log, request, called.evidence, called.data_digest);
-            if let Some(attempt) = &mut log.attempt {
-                attempt.denial = Some(denial.clone());
-            }
-            return Err(AttachError::Denied { policy: name, denial });
-        }
+    let Called { outcome, evidence, digest, data_digest } = policy.allocate(&request, view, &limits(&call.network));
+    log.policy(policy.name(), &evidence);
+    let (decision, verified) = match judge(call, policy.name(), &request, outcome) {
+        Ok(sound) => sound,
         Err(error) => {
-            failed(log, request, called.evidence, called.data_digest);
-            return Err(error.into());
-        }
-    };
-    let verified = policy::verify(policy.name(), &decision, &request, &ipam(call)?.declared).and_then(|verified| {
-        policy::verify_routes(policy.name(), &verified, &request, &call.network.grants.routes)?;
-        Ok(verified)
-    });
-    let verified = match verified {
-        Ok(verified) => verified,
-        Err(error) => {
-            failed(log, request, called.evidence, called.data_digest);
-            return Err(error.into());
+            let name = policy.name().to_owned();
+            let attempt = Attempt::new(name, digest, data_digest, evidence, Asked::Addresses(request));
+            log.attempt = Some(attempt.refused_with(&error));
+            return Err(error);
         }
     };
     let trace = Trace {
         policy: policy.name().to_owned(),
-        digest: called.digest,
-        data_digest: called.data_digest,
+        digest,
+        data_digest,
         reason: verified.reason.clone(),
         candidates: decision.addresses.iter().map(|wanted| wanted.candidates.clone()).collect(),
         routes: decision.routes,
         dns: decision.dns,
         release: decision.release,
         claimed: Vec::new(),
-        fuel: called.evidence.fuel,
-        host_calls: called.evidence.calls,
-        log: called.evidence.log,
-        ledger: called.evidence.ledger,
+        fuel: evidence.fuel,
+        host_calls: evidence.calls,
+        log: evidence.log,
+        ledger: evidence.ledger,
         fallback: None,
         request,
     };
@@ -132,6 +111,19 @@ pub(super) fn decide(
         now,
         trace,
     })
+}
+
+/// What a policy answered, as far as it may be used.
+fn judge(
+    call: &Call,
+    policy: &str,
+    request: &Request,
+    outcome: Result<Result<Decision, Denial>, PolicyError>,
+) -> Result<(Decision, Verified), AttachError> {
+    let decision = outcome?.map_err(|denial| AttachError::Denied { policy: policy.to_owned(), denial })?;
+    let verified = policy::verify(policy, &decision, request, &ipam(call)?.declared)?;
+    policy::verify_routes(policy, &verified, request, &call.network.grants.routes)?;
+    Ok((decision, verified))
 }
 
 /// As `gather`, without changing anything; the store need not be there.

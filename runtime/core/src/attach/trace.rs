@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weft_host_abi::types::{ChoiceRequest, Denial, Dns, ReleaseRule, Request, Route};
 
+use super::error::AttachError;
 use crate::policy::{Evidence, Exchanges, LogLine};
 
 /// How a decision came about. It holds the whole request, so that it can be replayed.
@@ -133,6 +134,15 @@ impl Attempt {
     ) -> Self {
         let Evidence { fuel, calls, log, ledger } = evidence;
         Self { policy, digest, data_digest, fuel, host_calls: calls, log, ledger, asked, denial: None }
+    }
+
+    /// With the policy's refusal, where that is what the error is.
+    pub(super) fn refused_with(self, error: &AttachError) -> Self {
+        let denial = match error {
+            AttachError::Denied { denial, .. } => Some(denial.clone()),
+            _ => None,
+        };
+        Self { denial, ..self }
     }
 }
 
