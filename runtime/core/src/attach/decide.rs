@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use weft_host_abi::types::{ClaimInfo, Decision, Denial, Dns, LastClaim, LedgerView, Range, ReleaseRule, Request, Route, Usage};
+use weft_host_abi::types::{
+    ClaimInfo, Decision, Denial, Dns, LastClaim, LedgerView, Range, ReleaseRule, Request, Route, Usage,
+};
 
 use super::call::Call;
 use super::error::AttachError;
