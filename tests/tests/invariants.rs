@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     suite.test("del_goes_on_past_failures", &needs, del_goes_on_past_failures);
     suite.test("a_reboot_releases_what_the_old_boot_left", &needs, reboot);
     suite.test("a_reused_netns_path_is_left_alone", &needs, reused_path);
+    suite.test("a_device_that_came_home_is_found", &needs, device_that_came_home);
     suite.run()
 }
 
@@ -254,5 +255,23 @@ fn reused_path() -> Result<()> {
     if world.container("new")?.line("ip link show eth0").is_err() {
         bail!("DEL of the old attachment deleted the new container's link");
     }
+    Ok(())
+}
+
+/// The kernel gives a device back under any name when its namespace ends, before any DEL. The next ADD finds it by the journal.
+fn device_that_came_home() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let conf = json!({ "cniVersion": "1.1.0", "name": "inv", "type": "weft",
+                       "delegate": { "type": "host-device", "device": "dev0" } });
+    world.host().line("ip link add dev0 type veth peer name peer0")?;
+    let home = world.host().path().display().to_string();
+    ok(&world.call("ADD", &Attach::eth0("old"), &conf)?, "ADD old")?;
+    let old = world.container("old")?;
+    for line in ["ip link set eth0 down", "ip link set eth0 name dev37", &format!("ip link set dev37 netns {home}")] {
+        old.line(line)?;
+    }
+    world.remove_container("old");
+    ok(&world.call("ADD", &Attach::eth0("new"), &conf)?, "ADD new")?;
+    ensure!(world.container("new")?.line("ip link show eth0").is_ok(), "the new container has the device");
     Ok(())
 }

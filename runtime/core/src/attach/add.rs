@@ -8,7 +8,7 @@ use super::finish::{self, Work, Written};
 use super::node::Node;
 use super::policies::Loading;
 use super::stage::Stage;
-use super::{chained, choose, claim, entry, external_add, failures, lease_add};
+use super::{chained, choose, claim, entry, external_add, failures, homecoming, lease_add};
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, SelectConf};
 
@@ -47,7 +47,12 @@ fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
     let (loading, load) = Loading::prepare(node, call).unzip();
     let setting = Stage::set(node.context, call, load)?;
     node.store()?;
-    let (stage, executor) = setting.wait()?;
+    let (mut stage, mut executor) = setting.wait()?;
+    if let Some(name) = stage.missing_device()
+        && homecoming::restore_device(node, &name)?
+    {
+        (stage, executor) = Stage::set(node.context, call, None)?.wait()?;
+    }
 
     let ipam = call.network.ipam.as_ref().filter(|_ipam| !stage.ignores_ipam());
     let plan = match ipam.map(|ipam| &ipam.kind) {

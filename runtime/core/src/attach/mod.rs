@@ -26,6 +26,7 @@ mod failures;
 mod fallback;
 mod finish;
 mod gc;
+mod homecoming;
 mod lease;
 mod lease_add;
 mod lint;

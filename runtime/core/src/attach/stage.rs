@@ -12,7 +12,7 @@ use crate::background::{self, Job};
 use crate::cni::{CniError, CniResult};
 use crate::delegate::{self, Addressing, Delegate, DelegateError, Given, Input, IpamUse};
 use crate::netlink::{self, Executor, Opening};
-use crate::plan::{IpvlanMode, LinkRef, Mac, Observed, Op, Plan, ResultShape, ShapeIp};
+use crate::plan::{FoundDevice, IpvlanMode, LinkRef, Mac, Need, Observed, Op, Plan, ResultShape, ShapeIp};
 use crate::random;
 
 /// A delegate with everything it may look at.
@@ -22,6 +22,8 @@ pub(super) struct Stage<'a> {
     /// What came before in the list of plugins, where the delegate looks at it.
     previous: Option<CniResult>,
     observed: Observed,
+    /// As in [`Setting`].
+    device: Option<String>,
     /// Identity of the container's namespace; `None` for IPAM alone, which touches no link.
     container: Option<String>,
     fresh_ifname: String,
@@ -35,6 +37,8 @@ pub(super) struct Setting<'a> {
     delegate: Option<&'static dyn Delegate>,
     previous: Option<CniResult>,
     opening: Option<Opening>,
+    /// Name of the device of the host that the delegate wants, if it wants one by its name.
+    device: Option<String>,
 }
 
 impl<'a> Setting<'a> {
@@ -57,6 +61,7 @@ impl<'a> Setting<'a> {
             delegate: self.delegate,
             previous: self.previous,
             observed,
+            device: self.device,
             container,
             fresh_ifname: format!("veth{a:02x}{b:02x}{c:02x}{d:02x}"),
             fresh_mac: Mac(mac),
@@ -82,7 +87,7 @@ impl<'a> Stage<'a> {
                 // Without a thread, the job is done in the foreground, by the caller that waits for it.
                 background::start("policy", job).ok();
             }
-            return Ok(Setting { context, delegate: None, previous: None, opening: None });
+            return Ok(Setting { context, delegate: None, previous: None, opening: None, device: None });
         };
         let delegate = delegate::find(&conf.kind).ok_or_else(|| AttachError::UnknownDelegate(conf.kind.clone()))?;
         delegate.validate(&conf.conf, &call.pairs)?;
@@ -94,8 +99,18 @@ impl<'a> Stage<'a> {
         let mut needs = delegate.needs(&conf.conf, previous.as_ref())?;
         needs.extend(steps::needs(call)?);
         let then = then.filter(|_load| !ignores_ipam(Some(delegate)));
+        let device = needs.iter().find_map(|need| match need {
+            Need::Device(query) => query.name.clone(),
+            _ => None,
+        });
         let opening = Executor::start(Path::new(&call.env.netns), needs, then)?;
-        Ok(Setting { context, delegate: Some(delegate), previous, opening: Some(opening) })
+        Ok(Setting { context, delegate: Some(delegate), previous, opening: Some(opening), device })
+    }
+
+    /// Name of the device that the delegate wants, where the host has no such link.
+    pub(super) fn missing_device(&self) -> Option<String> {
+        let missing = matches!(self.observed.device, Some(FoundDevice::Missing(_)));
+        self.device.clone().filter(|_| missing)
     }
 
     /// The delegate never uses IPAM, whatever the configuration says (loopback).

@@ -58,6 +58,9 @@ fn new_bridge_keeps_its_mac() {
 fn new_bridge_answers_at_once() {
     let (host, pod) = (Ns::new(), Ns::new());
     apply(&host, &pod, vec![bridge("weft0"), ensure("weft0", "fd00:66::1/64", false)]);
+    host.sh("ip link add port0 type veth peer name far0 && ip link set far0 up && ip link set port0 master weft0 up");
+    eventually("a link-local address", || host.addresses("weft0").iter().any(|text| text.starts_with("fe80")));
+    assert!(!host.sh("ip -6 addr show dev weft0").contains("tentative"));
     let infos = host.json("ip -j -6 addr show dev weft0 scope global");
     let info = &infos[0]["addr_info"][0];
     assert_eq!((&info["local"], &info["nodad"]), (&"fd00:66::1".into(), &true.into()), "{infos}");

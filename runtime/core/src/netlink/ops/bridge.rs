@@ -129,6 +129,9 @@ impl Session<'_> {
         // A container must not become the host's router by sending advertisements (CVE-2020-10749). There is no such key
         // where the kernel has no IPv6.
         sysctl::write(&accept_ra(name), "0").ok();
+        // Nor may it keep the host from an address by answering duplicate address detection, which takes a second or two besides. It
+        // begins with the first port (`addrconf_notify` in <https://elixir.bootlin.com/linux/v6.12/source/net/ipv6/addrconf.c>).
+        sysctl::write(&format!("ipv6/conf/{name}/accept_dad"), "0").ok();
         Ok(())
     }
 

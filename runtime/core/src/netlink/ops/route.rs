@@ -111,19 +111,14 @@ impl Session<'_> {
         let index = self.index(link)?;
         let doing = || format!("failed to delete the default routes of {:?}", link.name);
         let made = self.is_made(link);
-        let rtnl = self.rtnl(link)?;
-        let there = rtnl.routes(family, Some(DEFAULT_TABLE), Some(index)).doing(doing)?;
+        let there = self.rtnl(link)?.routes(family, Some(DEFAULT_TABLE), Some(index)).doing(doing)?;
         let is_default = |route: RouteSpec| route.dst.prefix_len() == 0;
-        let mut deleted = Vec::new();
         for message in there.into_iter().filter(|message| RouteSpec::read(message).is_some_and(is_default)) {
             // One that has gone by itself meanwhile need not be put back.
-            if rtnl.delete_route(message.clone()).doing(doing)? {
-                deleted.push(message);
+            if self.rtnl(link)?.delete_route(message.clone()).doing(doing)? && !made {
+                let inverse = Inverse::request(link.side, move |rtnl| rtnl.add_route(message));
+                self.log(format!("put a default route back on {link}"), inverse);
             }
-        }
-        for message in deleted.into_iter().filter(|_message| !made) {
-            let inverse = Inverse::request(link.side, move |rtnl| rtnl.add_route(message));
-            self.log(format!("put a default route back on {link}"), inverse);
         }
         Ok(())
     }
