@@ -3,6 +3,7 @@
 //!
 //! Best effort: a kernel without the netlink side of connection tracking has nothing to forget, or cannot be told.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 
@@ -21,7 +22,8 @@ const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_FILTER: u16 = 25;
 const CTA_FILTER_ORIG_FLAGS: u16 = 1;
-const BY_PROTOCOL_AND_PORT: u32 = (1 << 3) | (1 << 5);
+const BY_PROTOCOL: u32 = 1 << 3;
+const BY_PORT: u32 = 1 << 5;
 
 const UDP: u8 = 17;
 
@@ -49,13 +51,14 @@ struct Flow {
 
 /// Forgets flows of the UDP ports among these.
 pub(super) fn forget<'a>(ports: impl Iterator<Item = &'a HostPort>, which: Flows) {
-    let mut conversation = None;
-    for port in ports.filter(|port| port.protocol == Protocol::Udp) {
-        if conversation.is_none() {
-            conversation = Conversation::open().ok();
-        }
-        let Some(open) = &mut conversation else { return };
-        if open.forget(port, which).is_err() {
+    let ports: Vec<&HostPort> = ports.filter(|port| port.protocol == Protocol::Udp).collect();
+    if ports.is_empty() {
+        return;
+    }
+    let Ok(mut conversation) = Conversation::open() else { return };
+    for family in [Family::V4, Family::V6] {
+        let of_family = ports.iter().copied().filter(|port| Family::of(port.to.ip()) == family);
+        if conversation.forget(family, &of_family.collect::<Vec<_>>(), which).is_err() {
             return;
         }
     }
@@ -72,18 +75,31 @@ impl Conversation {
         Ok(Self { wire: Wire::netfilter()?, sequence: 0 })
     }
 
-    fn forget(&mut self, port: &HostPort, which: Flows) -> Result<(), Fault> {
-        let family = match Family::of(port.to.ip()) {
+    /// The kernel walks all of its flows for each question, so many ports are one question for all UDP flows.
+    fn forget(&mut self, family: Family, ports: &[&HostPort], which: Flows) -> Result<(), Fault> {
+        let family = match family {
             Family::V4 => NetfilterProtoFamily::IPv4,
             Family::V6 => NetfilterProtoFamily::IPv6,
         };
+        let question = match ports {
+            [] => return Ok(()),
+            [port] => filter(Some(port.host_port)),
+            _ => filter(None),
+        };
+        let mut by_port: BTreeMap<u16, Vec<&HostPort>> = BTreeMap::new();
+        for port in ports {
+            by_port.entry(port.host_port).or_default().push(port);
+        }
         // Kernels before 5.8 do not filter, and may say so.
-        let filtered = self.ask(family, ConntrackMessage::Get(filter(port.host_port)), NLM_F_DUMP);
-        let listed = match filtered {
+        let listed = match self.ask(family, ConntrackMessage::Get(question), NLM_F_DUMP) {
             Ok(listed) => listed,
             Err(_unfiltered) => self.ask(family, ConntrackMessage::Get(Vec::new()), NLM_F_DUMP)?,
         };
-        let flows = listed.into_iter().filter_map(Flow::read).filter(|flow| flow.matches(port, which));
+        let own = |flow: &Flow| {
+            let ports = flow.port.and_then(|port| by_port.get(&port));
+            ports.is_some_and(|ports| ports.iter().any(|port| flow.matches(port, which)))
+        };
+        let flows: Vec<Flow> = listed.into_iter().filter_map(Flow::read).filter(own).collect();
         for flow in flows {
             let mut attributes = vec![ConntrackAttribute::CtaTupleOrig(flow.original)];
             attributes.extend(flow.identity);
@@ -133,15 +149,16 @@ impl Conversation {
     }
 }
 
-/// UDP to that port.
-fn filter(port: u16) -> Vec<ConntrackAttribute> {
-    let flags = DefaultNla::new(CTA_FILTER_ORIG_FLAGS, BY_PROTOCOL_AND_PORT.to_ne_bytes().to_vec());
+/// UDP, to that port or to any.
+fn filter(port: Option<u16>) -> Vec<ConntrackAttribute> {
+    let bits = if port.is_some() { BY_PROTOCOL | BY_PORT } else { BY_PROTOCOL };
+    let flags = DefaultNla::new(CTA_FILTER_ORIG_FLAGS, bits.to_ne_bytes().to_vec());
     let mut nested = vec![0; netlink_packet_core::Emitable::buffer_len(&flags)];
     netlink_packet_core::Emitable::emit(&flags, &mut nested);
     vec![
         ConntrackAttribute::CtaTupleOrig(vec![Tuple::Proto(vec![
             ProtoTuple::Protocol(UDP.into()),
-            ProtoTuple::DestinationPort(port),
+            ProtoTuple::DestinationPort(port.unwrap_or_default()),
         ])]),
         ConntrackAttribute::Other(DefaultNla::new(CTA_FILTER | NLA_F_NESTED, nested)),
     ]

@@ -223,6 +223,30 @@ pub enum NetlinkError {
         /// Where it leads to.
         by: String,
     },
+    /// A container of the stock plugin has the port.
+    #[error(
+        "host port {port} is mapped by the stock portmap plugin already ({by}); delete that container, or drain the node, before the port is used again"
+    )]
+    StockPort {
+        /// Port and protocol.
+        port: String,
+        /// The comment of the rule that maps it.
+        by: String,
+    },
+    /// Another process of weft holds the lock of what attachments share.
+    #[error("another weft process has held the lock of shared firewall state ({path:?}) for {seconds} seconds")]
+    SharedBusy {
+        /// The lock's file.
+        path: PathBuf,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The journal does not say whether another attachment needs a shared thing.
+    #[error("cannot tell whether other attachments need the same: {text}")]
+    Undecided {
+        /// Why not.
+        text: String,
+    },
     /// A sysctl key that leaves `/proc/sys/net`.
     #[error("{key:?} is not a key below /proc/sys/net")]
     BadSysctl {

@@ -11,8 +11,10 @@ use super::error::NetlinkError;
 pub(super) enum Fault {
     /// The kernel said no.
     Refused(Errno, Option<String>),
-    /// No answer, or one that makes no sense.
+    /// An answer that makes no sense.
     Broken(&'static str),
+    /// The answer was lost: more was queued than the receive buffer holds, or none came. What was asked for may have been done.
+    Lost,
 }
 
 // === impl Fault ===
@@ -24,6 +26,7 @@ impl Fault {
         match self {
             Self::Refused(errno, hint) => NetlinkError::Refused { doing, errno, hint },
             Self::Broken(problem) => NetlinkError::Broken { doing, problem },
+            Self::Lost => NetlinkError::Broken { doing, problem: "no answer, or more than its buffer holds" },
         }
     }
 
@@ -36,7 +39,7 @@ impl Fault {
     pub(super) fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused(errno, _) => Some(*errno),
-            Self::Broken(_) => None,
+            Self::Broken(_) | Self::Lost => None,
         }
     }
 

@@ -19,7 +19,7 @@ use super::error::NetlinkError;
 
 /// Whoever holds the container's needs milliseconds.
 const PATIENCE_SECONDS: u64 = 10;
-const FIRST_STEP: Duration = Duration::from_millis(1);
+const FIRST_STEP: Duration = Duration::from_micros(200);
 const LAST_STEP: Duration = Duration::from_millis(8);
 
 /// A lock of a namespace, held until dropped.

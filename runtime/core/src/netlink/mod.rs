@@ -31,6 +31,7 @@ mod observe;
 mod ops;
 mod presence;
 mod rtnl;
+mod sharing;
 mod survey;
 mod sysctl;
 mod sysfs;
@@ -45,6 +46,7 @@ pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
 pub use identity::{in_new_netns, is_own_netns, netns_identity};
 pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
+pub use sharing::Decide;
 pub use survey::{Survivor, addresses_in_use, first_labelled, has_elements, label, parse_label, survivors};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +72,8 @@ pub struct Executor {
     nft: Option<Nft>,
     /// From the first `apply` on.
     presence: Option<Presence>,
+    /// File of the lock under which things change that attachments share.
+    shared_lock: Option<PathBuf>,
 }
 
 /// What is open of the container's network namespace.
@@ -108,7 +112,8 @@ impl Opening {
     /// The namespace cannot be entered or nothing can be opened inside; a need cannot be looked up.
     pub fn wait(self) -> Result<(Executor, Observed), NetlinkError> {
         let opened = self.container.wait()?.map_err(|fault| NetlinkError::OpenNetns { path: self.path, fault })?;
-        let mut executor = Executor { host: self.host, container: Some(opened?), nft: None, presence: None };
+        let mut executor =
+            Executor { host: self.host, container: Some(opened?), nft: None, presence: None, shared_lock: None };
         let observed = executor.observe(&self.needs)?;
         Ok((executor, observed))
     }
@@ -123,7 +128,7 @@ impl Executor {
     pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
         match container_netns {
             Some(path) => Self::start(path, Vec::new(), None)?.wait().map(|(executor, _nothing)| executor),
-            None => Ok(Self { host: open_host()?, container: None, nft: None, presence: None }),
+            None => Ok(Self { host: open_host()?, container: None, nft: None, presence: None, shared_lock: None }),
         }
     }
 

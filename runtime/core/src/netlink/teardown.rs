@@ -7,55 +7,63 @@ use super::error::{Doing, NetlinkError, UndoError};
 use super::locate::{Place, Wanted};
 use super::ops::operation;
 use super::rtnl::{Link, Lookup};
-use super::{Executor, nft};
+use super::Executor;
+use super::sharing::Decide;
 use crate::plan::{Op, Plan, Side};
 
 impl Executor {
-    /// Removes what belongs to the attachment, as far as it is there, and leaves what others share. `keep_shared` names
-    /// things ([`Plan::shared`]) that another attachment still needs. Goes on past failures and reports all of them.
+    /// [`Self::teardown_among`] where the caller knows which shared names other attachments need.
+    pub fn teardown(&mut self, plan: &Plan, keep_shared: &BTreeSet<String>) -> Vec<UndoError> {
+        self.teardown_among(plan, &mut |names| {
+            Ok(names.iter().filter(|name| keep_shared.contains(*name)).cloned().collect())
+        })
+    }
+
+    /// Removes what belongs to the attachment, as far as it is there, and leaves what others share. `decide` is asked about
+    /// things ([`Plan::shared`]) that another attachment may need. Goes on past failures and reports all of them.
     ///
     /// Works without the container's namespace too: what is on the host goes, and what was inside went with it.
-    pub fn teardown(&mut self, plan: &Plan, keep_shared: &BTreeSet<String>) -> Vec<UndoError> {
+    pub fn teardown_among(&mut self, plan: &Plan, decide: Decide<'_>) -> Vec<UndoError> {
         let mut leftovers = Vec::new();
-        let kept = |op: &Op| op.shared().is_some_and(|name| keep_shared.contains(&name));
-        let ours = || plan.ops.iter().filter(|op| !kept(op));
         // What admits or rewrites goes before the link: the kernel clears such elements away while it waits for the link to
-        // go, where otherwise whoever closes the socket last waits for that by itself, and keeps others from their own
-        // elements meanwhile. What forbids holds for as long as there is traffic. Either way it is one transaction.
-        let first = !ours().any(Op::forbids);
+        // go, where otherwise the process that closes the socket last waits for that by itself, and keeps others from their own
+        // elements meanwhile. What forbids holds for as long as there is traffic.
+        let first = !plan.ops.iter().any(Op::forbids);
+        let filters_left = |cause| UndoError { what: "remove the attachment's nftables elements".to_owned(), cause };
         if first {
-            leftovers.extend(self.remove_elements(nft::Content::of(ours())));
+            leftovers.extend(self.remove_filters(plan.ops.iter(), &mut *decide).err().map(filters_left));
         }
         // Two links of the host (a pair's end, and the device its traffic is shaped on): one wait for both.
         if plan.ops.iter().filter_map(Op::made_host_link).count() > 1 {
             self.delete_together([plan]);
         }
-        for op in plan.ops.iter().rev().filter(|op| !kept(op)) {
-            let outcome = operation(op).tear_down(self, plan);
+        for op in plan.ops.iter().rev() {
+            let outcome = match op {
+                Op::FirewalldSource(source) => self.remove_source(source, &mut *decide),
+                op => operation(op).tear_down(self, plan),
+            };
             leftovers.extend(outcome.err().map(|cause| UndoError { what: format!("tear down: {op}"), cause }));
         }
         if !first {
-            leftovers.extend(self.remove_elements(nft::Content::of(ours())));
+            leftovers.extend(self.remove_filters(plan.ops.iter(), &mut *decide).err().map(filters_left));
         }
         // Last: nothing leads flows here any more, and closing a socket of connection tracking waits like that of nftables.
-        let ports = plan.ops.iter().filter(|op| !kept(op)).filter_map(|op| match op {
-            Op::HostPort(port) => Some(port),
-            _ => None,
-        });
-        conntrack::forget(ports, Flows::Here);
+        conntrack::forget(plan.ops.iter().filter_map(Op::host_port), Flows::Here);
         leftovers
     }
 
-    fn remove_elements(&mut self, content: nft::Content) -> Option<UndoError> {
-        if content.is_empty() {
-            return None;
+    /// Whether a link of the host that a plan made, and that belongs to its attachment alone, is still there.
+    ///
+    /// # Errors
+    /// The kernel refuses to show links.
+    pub fn has_host_link(&self, plan: &Plan) -> Result<bool, NetlinkError> {
+        for (name, kind) in plan.ops.iter().filter_map(Op::made_host_link) {
+            let found = self.host.link(Lookup::Name(name)).doing(|| format!("failed to lookup {name}"))?;
+            if found.is_some_and(|link| link.kind == kind) {
+                return Ok(true);
+            }
         }
-        let outcome = match self.nft().and_then(|nft| nft.remove(&content)) {
-            // Without nftables there are no elements; the ADD failed at them.
-            Err(error) if error.is_unsupported() => Ok(()),
-            outcome => outcome,
-        };
-        outcome.err().map(|cause| UndoError { what: "remove the attachment's nftables elements".to_owned(), cause })
+        Ok(false)
     }
 
     /// Deletes the host's links of many plans at once, as a beginning of their teardown: the kernel's wait is one then instead

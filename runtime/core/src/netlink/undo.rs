@@ -8,9 +8,9 @@ use rtnetlink::packet_route::link::LinkMessage;
 
 use super::conntrack::{self, Flows};
 use super::error::{Doing, Fault, NetlinkError, UndoError};
-use super::nft::Added;
 use super::presence::Presence;
 use super::rtnl::Rtnl;
+use super::sharing::{Decide, Filters};
 use super::{Applied, Executor, firewalld};
 use crate::plan::{FirewalldSource, HostPort, Side};
 
@@ -32,11 +32,11 @@ pub(super) enum Inverse {
     /// What the op's own file says.
     Op(Undo),
     /// Remove nftables elements and rules that were added, and parts that were made and are empty again.
-    Elements(Added),
+    Filters(Filters),
     /// Forget the flows that came to these ports meanwhile.
     Flows(Vec<HostPort>),
-    /// Remove a source from a zone of firewalld.
-    Firewalld(FirewalldSource),
+    /// Remove a source from a zone of firewalld, where it was not there before.
+    Firewalld { source: FirewalldSource, added: bool },
 }
 
 impl Inverse {
@@ -68,9 +68,9 @@ impl fmt::Debug for Inverse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Op(_) => f.write_str("Op"),
-            Self::Elements(added) => f.debug_tuple("Elements").field(added).finish(),
+            Self::Filters(filters) => f.debug_tuple("Filters").field(filters).finish(),
             Self::Flows(ports) => f.debug_tuple("Flows").field(ports).finish(),
-            Self::Firewalld(source) => f.debug_tuple("Firewalld").field(source).finish(),
+            Self::Firewalld { source, added } => f.debug_tuple("Firewalld").field(source).field(added).finish(),
         }
     }
 }
@@ -98,15 +98,24 @@ pub(super) struct Newcomers {
 impl Executor {
     /// Takes back what `apply` did, last first. What cannot be taken back is reported; the others are taken back all the same.
     pub fn undo(&mut self, applied: Applied) -> Vec<UndoError> {
-        self.roll_back(applied.log)
+        self.roll_back(applied.log, None)
     }
 
-    pub(super) fn roll_back(&mut self, log: Vec<Logged>) -> Vec<UndoError> {
+    /// As `undo`, where the journal says which shared things other attachments need.
+    pub fn undo_among(&mut self, applied: Applied, decide: Decide<'_>) -> Vec<UndoError> {
+        self.roll_back(applied.log, Some(decide))
+    }
+
+    fn roll_back(&mut self, log: Vec<Logged>, mut decide: Option<Decide<'_>>) -> Vec<UndoError> {
         let mut leftovers = Vec::new();
         for Logged { what, inverse, unless } in log.into_iter().rev() {
             let outcome = match unless.map_or(Ok(false), |newcomers| self.any(&newcomers)) {
                 Ok(true) => Ok(()),
-                Ok(false) => self.perform(inverse),
+                Ok(false) => match (inverse, &mut decide) {
+                    (Inverse::Filters(filters), Some(decide)) => self.undo_filters(filters, Some(&mut **decide)),
+                    (Inverse::Firewalld { source, .. }, Some(decide)) => self.remove_source(&source, &mut **decide),
+                    (inverse, _) => self.perform(inverse),
+                },
                 Err(cause) => Err(cause),
             };
             leftovers.extend(outcome.err().map(|cause| UndoError { what, cause }));
@@ -140,12 +149,13 @@ impl Executor {
     fn perform(&mut self, inverse: Inverse) -> Result<(), NetlinkError> {
         match inverse {
             Inverse::Op(undo) => undo(self),
-            Inverse::Elements(added) => self.nft()?.undo(&added),
+            Inverse::Filters(filters) => self.undo_filters(filters, None),
             Inverse::Flows(ports) => {
                 conntrack::forget(ports.iter(), Flows::Here);
                 Ok(())
             }
-            Inverse::Firewalld(source) => firewalld::remove(&source),
+            Inverse::Firewalld { source, added: true } => firewalld::remove(&source),
+            Inverse::Firewalld { added: false, .. } => Ok(()),
         }
     }
 }

@@ -14,6 +14,7 @@ use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 use nix::libc::MSG_DONTWAIT;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use super::error::Fault;
 
@@ -75,6 +76,35 @@ impl Wire {
         Ok(Self { socket })
     }
 
+    /// Makes the receive buffer as large as is wanted, or as the system allows, and says how large it is. The kernel counts
+    /// twice what is asked for, and for each message more than its length (`SO_RCVBUF` in socket(7)).
+    pub(super) fn enlarge(&self, bytes: usize) -> usize {
+        let now = || getsockopt(&self.socket, sockopt::RcvBuf).unwrap_or_default();
+        if now() < bytes {
+            let half = bytes / 2;
+            // Beyond the system's limit only in the first user namespace.
+            setsockopt(&self.socket, sockopt::RcvBufForce, &half)
+                .or_else(|_refused| setsockopt(&self.socket, sockopt::RcvBuf, &half))
+                .ok();
+        }
+        now()
+    }
+
+    /// Throws away all answers that are queued.
+    pub(super) fn drain(&self) {
+        let mut buffer: Vec<u8> = Vec::with_capacity(BUFFER);
+        // An overrun is reported once, and what was queued before it comes after the report.
+        let mut overruns = 0;
+        while overruns < 2 {
+            buffer.clear();
+            match self.socket.recv(&mut buffer, MSG_DONTWAIT) {
+                Ok(_length) => {}
+                Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => overruns += 1,
+                Err(_empty) => return,
+            }
+        }
+    }
+
     /// Sends one datagram to the kernel, which works it off before this returns.
     pub(super) fn send(&self, bytes: &[u8]) -> Result<(), Fault> {
         let sent = self.socket.send_to(bytes, &SocketAddr::new(0, 0), 0).map_err(|error| fault(&error))?;
@@ -92,7 +122,7 @@ impl Wire {
         }
         match received {
             Ok(_length) => Ok(Answers { rest: buffer }),
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => Err(Fault::Broken("an overrun")),
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => Err(Fault::Lost),
             Err(error) => Err(fault(&error)),
         }
     }
@@ -101,7 +131,7 @@ impl Wire {
         loop {
             let mut readable = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
             match poll(&mut readable, PollTimeout::from(PATIENCE_MILLIS)) {
-                Ok(0) => return Err(Fault::Broken("no answer")),
+                Ok(0) => return Err(Fault::Lost),
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(Fault::Refused(errno, None)),

@@ -161,6 +161,12 @@ impl Protocol {
             Self::Sctp => 132,
         }
     }
+
+    /// The protocol of a number in IP headers.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|protocol| protocol.number() == number)
+    }
 }
 
 impl fmt::Display for Protocol {

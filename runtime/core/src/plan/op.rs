@@ -293,6 +293,15 @@ impl Op {
         }
     }
 
+    /// The mapping, of an op that maps a host port.
+    #[must_use]
+    pub fn host_port(&self) -> Option<&HostPort> {
+        match self {
+            Self::HostPort(port) => Some(port),
+            _ => None,
+        }
+    }
+
     /// Whether what it sets up keeps traffic out: it must not end before the attachment's traffic does.
     #[must_use]
     pub fn forbids(&self) -> bool {

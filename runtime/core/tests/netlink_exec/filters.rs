@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use weft_core::netlink::Executor;
-use weft_core::plan::{Ingress, IngressPolicy, Op, Plan};
+use weft_core::plan::{Ingress, IngressPolicy, Op, Plan, RouteLocalnet};
 
 use crate::plans::*;
 use crate::support::*;
@@ -60,6 +60,7 @@ fn as_nft_would() {
         host_port("tcp", None, 8080, "10.88.0.2:80", &["10.88.0.0/24"]),
         host_port("udp", Some("2001:db8::1"), 53, "[fd00:88::2]:5353", &[]),
         Op::IngressPolicy(IngressPolicy { bridge: "weft0".into(), policy: Ingress::Isolated }),
+        Op::RouteLocalnet(RouteLocalnet { address: "10.88.0.2".parse().expect("address") }),
     ];
     there_and_back(&host, &pod, ops, || {
         assert_eq!(host.ruleset(), other.ruleset());

@@ -27,6 +27,10 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("hostports::torn_down", None, torn_down),
         ("hostports::sctp", None, sctp),
         ("hostports::localnet_is_put_back", None, localnet_is_put_back),
+        ("hostports::localhost_stays_local", None, localhost_stays_local),
+        ("hostports::forwarded_traffic_passes", None, forwarded_traffic_passes),
+        ("hostports::stock_ports", None, stock_ports),
+        ("accept::older_rules", None, older_rules),
         ("accept::forward_drops", None, forward_drops),
         ("accept::as_iptables", None, as_iptables),
         ("accept::many_at_once", None, many_at_once),
@@ -219,6 +223,7 @@ fn conditions() {
     // The same port leads to either container, by who asks.
     let first = with_conditions(8080, "10.88.0.2:80", "weft 1", sources(&["203.0.113.2/32", "192.0.2.0/24"], false));
     let second = with_conditions(8080, "10.88.0.3:80", "weft 2", sources(&["203.0.113.2/32", "192.0.2.0/24"], true));
+    host.settle();
     let before = host.snapshot();
     there_and_back(&host, &pod, vec![first.clone(), second.clone()], || {
         let listed = host.sh("nft list chain inet weft hostports_conditional");
@@ -409,6 +414,100 @@ fn localnet_is_put_back() {
     });
 }
 
+/// With `route_localnet` on the bridge the kernel lets in what containers send to 127.0.0.1.
+fn localhost_stays_local() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    attach(&host, &pod, "weft0", "vetha", 88, 2);
+    let secret = host.run(|| TcpListener::bind("127.0.0.1:7777").expect("listen"));
+    pod.sh("ip addr del 127.0.0.1/8 dev lo; ip route add 127.0.0.1 via 10.88.0.1");
+    pod.sh("ip route flush table local 127.0.0.0/8 || true");
+    pod.set_sysctl("ipv4/conf/eth0/route_localnet", "1");
+    let reaches = || {
+        pod.run(|| TcpStream::connect_timeout(&"127.0.0.1:7777".parse().expect("address"), Duration::from_millis(700)))
+            .is_ok()
+    };
+    assert!(!reaches(), "the kernel's own rule");
+    host.set_sysctl("ipv4/conf/weft0/route_localnet", "1");
+    assert!(reaches(), "the switch alone opens 127.0.0.1 to containers");
+    let plan = plan(vec![localnet("10.88.0.2")]);
+    with(&host, &pod, |executor| {
+        applied(executor, &plan);
+        assert_eq!(executor.check(&plan).expect("check"), []);
+    });
+    assert!(!reaches(), "a container reaches what listens on 127.0.0.1 only");
+    drop(secret);
+}
+
+/// A mapping for an address that is not this host's is not about what the host forwards to it.
+fn forwarded_traffic_passes() {
+    let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
+    let world = crate::traffic::outside(&host);
+    attach(&host, &pod, "weft0", "vetha", 88, 2);
+    attach(&host, &other, "weft0", "vethb", 88, 3);
+    world.sh("ip route add 10.88.0.0/24 via 203.0.113.1; ip addr add 203.0.113.77/32 dev world0; ip link set lo up");
+    host.sh("ip route add 203.0.113.77/32 dev out0");
+    let _server = (serve_tcp(&pod, 80), serve_tcp(&world, 8080));
+    apply(&host, &pod, vec![host_port("tcp", Some("203.0.113.77"), 8080, "10.88.0.2:80", &[])]);
+    seen(&other, "203.0.113.77:8080", "10.88.0.3");
+    apply(&host, &pod, vec![host_port("tcp", None, 8081, "10.88.0.2:80", &[])]);
+    assert_eq!(ask(&other, "203.0.113.77:8081"), None, "nobody listens there, and it is not the host's");
+    // Once the address is the host's, the mapping is about it.
+    world.sh("ip addr del 203.0.113.77/32 dev world0");
+    host.sh("ip route del 203.0.113.77/32 dev out0; ip addr add 203.0.113.77/32 dev out0");
+    seen(&world, "203.0.113.77:8080", "203.0.113.2");
+}
+
+/// Ports that the stock plugin mapped, by either of its backends.
+fn stock_ports() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    host.sh("iptables -t nat -N CNI-HOSTPORT-DNAT; iptables -t nat -N CNI-DN-0123456789abcdef01234");
+    host.sh(
+        "iptables -t nat -A CNI-HOSTPORT-DNAT -p tcp -m comment --comment 'dnat name: \"net\" id: \"old\"' -m multiport --destination-ports 8081,8082 -j CNI-DN-0123456789abcdef01234",
+    );
+    host.sh(
+        "iptables -t nat -A CNI-DN-0123456789abcdef01234 -p tcp --dport 8081 -j DNAT --to-destination 10.99.0.2:80",
+    );
+    host.sh(
+        "iptables -t nat -A CNI-DN-0123456789abcdef01234 -p tcp --dport 8082 -d 192.0.2.1 -j DNAT --to-destination 10.99.0.2:81",
+    );
+    host.sh("nft 'add table ip6 cni_hostport; add chain ip6 cni_hostport hostports; add chain ip6 cni_hostport hostip_hostports'");
+    host.sh("nft 'add rule ip6 cni_hostport hostports udp dport 53 dnat to [fd00:99::2]:5353 comment \"old6\"'");
+    let says = |op: Op| refused(&host, &pod, vec![bridge("weft0"), op]).1;
+    assert_eq!(
+        says(host_port("tcp", None, 8081, "10.88.0.2:80", &[])),
+        "host port 8081/tcp is mapped by the stock portmap plugin already (dnat name: \"net\" id: \"old\"); delete that container, or drain the node, before the port is used again"
+    );
+    assert!(says(host_port("tcp", None, 8082, "10.88.0.2:80", &[])).contains("8082/tcp is mapped"));
+    assert!(says(host_port("tcp", Some("192.0.2.1"), 8082, "10.88.0.2:80", &[])).contains("8082/tcp is mapped"));
+    assert!(says(host_port("udp", None, 53, "[fd00:88::2]:53", &[])).contains("(old6)"));
+    // Other protocols, addresses, families and ports are free.
+    there_and_back(
+        &host,
+        &pod,
+        vec![
+            host_port("udp", None, 8081, "10.88.0.2:80", &[]),
+            host_port("tcp", Some("192.0.2.2"), 8082, "10.88.0.2:80", &[]),
+            host_port("tcp", None, 8081, "[fd00:88::2]:80", &[]),
+            host_port("udp", None, 53, "10.88.0.2:53", &[]),
+            host_port("tcp", None, 8083, "10.88.0.2:80", &[]),
+        ],
+        || {},
+    );
+}
+
+/// Rules that an older version wrote straight into `CNI-FORWARD` are found.
+fn older_rules() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let plan = plan(vec![accept("10.88.0.2", "weft 4")]);
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    host.sh("iptables -F WEFT-FORWARD-2");
+    host.sh("iptables -A CNI-FORWARD -d 10.88.0.2 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment 'weft 4 (answers)' -j ACCEPT");
+    host.sh("iptables -A CNI-FORWARD -s 10.88.0.2 -m comment --comment 'weft 4' -j ACCEPT");
+    with(&host, &pod, |executor| assert_eq!(executor.check(&plan).expect("check"), []));
+    assert!(host.run(|| Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new())).is_empty());
+    assert!(!host.sh("iptables -S").contains("10.88.0.2"));
+}
+
 fn accept(address: &str, tag: &str) -> Op {
     let address: IpAddr = address.parse().expect("address");
     Op::Accept(Accept { address, admin_chain: "CNI-ADMIN".into(), tag: tag.into() })
@@ -459,8 +558,11 @@ fn as_iptables() {
             "-N CNI-FORWARD",
             "-A FORWARD -m comment --comment \"CNI firewall plugin rules\" -j CNI-FORWARD",
             "-A CNI-FORWARD -m comment --comment \"CNI firewall plugin admin overrides\" -j CNI-ADMIN",
-            "-A CNI-FORWARD -d 10.88.0.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment \"weft 4 (answers)\" -j ACCEPT",
-            "-A CNI-FORWARD -s 10.88.0.2/32 -m comment --comment \"weft 4\" -j ACCEPT",
+            "-N WEFT-FORWARD-2",
+            "-A CNI-FORWARD -d 0.0.0.2/0.0.0.15 -j WEFT-FORWARD-2",
+            "-A CNI-FORWARD -s 0.0.0.2/0.0.0.15 -j WEFT-FORWARD-2",
+            "-A WEFT-FORWARD-2 -d 10.88.0.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment \"weft 4 (answers)\" -j ACCEPT",
+            "-A WEFT-FORWARD-2 -s 10.88.0.2/32 -m comment --comment \"weft 4\" -j ACCEPT",
         ];
         let mut lines: Vec<&str> = listed.lines().collect();
         lines.sort_unstable();
@@ -469,8 +571,8 @@ fn as_iptables() {
         assert_eq!(lines, sorted);
         host.sh("iptables -C FORWARD -m comment --comment 'CNI firewall plugin rules' -j CNI-FORWARD");
         host.sh("iptables -C CNI-FORWARD -m comment --comment 'CNI firewall plugin admin overrides' -j CNI-ADMIN");
-        host.sh("iptables -C CNI-FORWARD -s 10.88.0.2/32 -m comment --comment 'weft 4' -j ACCEPT");
-        host.sh("iptables -C CNI-FORWARD -d 10.88.0.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment 'weft 4 (answers)' -j ACCEPT");
+        host.sh("iptables -C WEFT-FORWARD-2 -s 10.88.0.2/32 -m comment --comment 'weft 4' -j ACCEPT");
+        host.sh("iptables -C WEFT-FORWARD-2 -d 10.88.0.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment 'weft 4 (answers)' -j ACCEPT");
     });
     assert_eq!(host.ruleset(), "");
     // What `iptables` saves it can restore, and DEL still finds it.

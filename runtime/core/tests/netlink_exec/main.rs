@@ -9,6 +9,7 @@ mod children;
 mod concurrency;
 mod devices;
 mod filters;
+mod filters_many;
 mod hostports;
 mod identity;
 mod links;
@@ -49,6 +50,7 @@ fn main() {
         routes::tests(),
         sysctls::tests(),
         filters::tests(),
+        filters_many::tests(),
         hostports::tests(),
         whole::tests(),
         teardown::tests(),

@@ -42,7 +42,11 @@ impl Executor {
     pub fn check_since(&mut self, plan: &Plan, since: &Since) -> Result<Vec<Difference>, NetlinkError> {
         let since = since.clone().and(&plan.ops).with_link_index(plan.link_index);
         let mut differences = Vec::new();
-        for op in &plan.ops {
+        let lost = self.lost_filters(std::slice::from_ref(plan))?.into_iter().next().unwrap_or_default();
+        for (at, op) in plan.ops.iter().enumerate() {
+            if lost.contains(&at) {
+                differences.push(Difference::of_filter(op));
+            }
             operation(op).check(self, &since, &mut differences)?;
         }
         for difference in &mut differences {

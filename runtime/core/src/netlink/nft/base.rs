@@ -66,6 +66,11 @@
 //!   }
 //!   chain admin {
 //!   }
+//!   chain localnet {
+//!     type filter hook prerouting priority raw; policy accept;
+//!     iifname != "lo" ip saddr 127.0.0.0/8 drop
+//!     iifname != "lo" ip daddr 127.0.0.0/8 drop
+//!   }
 //! }
 //! table bridge weft {
 //!   set spoof_ports { type ifname; }
@@ -77,6 +82,10 @@
 //! }
 //! ```
 //!
+//! `localnet` takes the place of the kernel's own rule that no packet with such an address comes in through a link, which
+//! `route_localnet` switches off for a link of containers: they could reach what listens on 127.0.0.1 only. It comes before
+//! connection tracking, so answers to what the host itself sent from 127.0.0.1 pass: they are translated later.
+//!
 //! A part is made when the first attachment needs it, whole or not at all: its first chain is what nobody else may have made
 //! meanwhile. So a table that an older weft made grows by the parts it lacks; a part that changes in a later version gets
 //! another name for its first chain. `hostports_conditional` holds rules of attachments, `admin` those of the operator, which
@@ -84,13 +93,13 @@
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, Hook, InetHookNumber, ListAttribute, MetaKey, NfTablesMessage, Register,
+    ChainAttribute, ChainMessage, Hook, InetHookNumber, ListAttribute, MetaKey, NfTablesMessage, Operator, Register,
     RuleAttribute, RuleMessage, Verdict,
 };
 
 use super::expr::{
-    DROP, End, Rule, address, equal, ether_source, family_is, first_byte_of_destination6, for_this_host, jump, lookup,
-    mask, masquerade, meta, original_port, port, protocol_is, redirect_by, verdict, was_redirected,
+    DROP, End, Rule, address, compare, equal, ether_source, family_is, first_byte_of_destination6, for_this_host, jump,
+    lookup, mask, masquerade, meta, original_port, port, protocol_is, redirect_by, verdict, was_redirected,
 };
 use super::set::{
     GUARDED, HOSTIP4, HOSTIP6, HOSTPORT4, HOSTPORT6, ISOLATED, MASQ4, MASQ4_LOCAL, MASQ6, MASQ6_LOCAL, SAME_BRIDGE,
@@ -107,6 +116,9 @@ const HOSTPORTS: &str = "hostports";
 const HOSTPORTS_SNAT: &str = "hostports_snat";
 const ADMIN: &str = "admin";
 
+/// `IFNAMSIZ`.
+const IFNAMSIZ: usize = 16;
+
 /// Policy of a base chain: `NF_ACCEPT`.
 const POLICY_ACCEPT: u32 = 1;
 
@@ -116,6 +128,8 @@ struct Chain {
     /// Type, hook and priority of a base chain.
     hook: Option<(&'static str, InetHookNumber, i32)>,
     rules: Vec<Rule>,
+    /// How many rules of the part jump to it.
+    jumps: u32,
 }
 
 // === impl Part ===
@@ -128,6 +142,7 @@ impl Part {
             Self::SpoofCheck => &[SPOOF_PORTS, SPOOF_MACS],
             Self::HostPorts => &[HOSTPORT4, HOSTPORT6, HOSTIP4, HOSTIP6, SNAT4, SNAT6],
             Self::Ingress => &[ISOLATED, SAME_BRIDGE, GUARDED],
+            Self::Localnet => &[],
         }
     }
 
@@ -141,14 +156,34 @@ impl Part {
         match self {
             Self::HostPorts => &[CONDITIONAL],
             Self::Ingress => &[ADMIN],
-            Self::Masquerade | Self::SpoofCheck => &[],
+            Self::Masquerade | Self::SpoofCheck | Self::Localnet => &[],
         }
     }
 
     /// The request that asks whether it is there.
     pub(super) fn question(self) -> Item {
         let name = self.chains().first().map(|chain| chain.name).unwrap_or_default();
-        chain_item(self.table(), NfTablesMessage::GetChain(chain_name(self.table(), name)), 0)
+        chain_question(self.table(), name)
+    }
+
+    /// The requests that ask for each of its chains, and how often each is used where it is as weft made it: by its own rules,
+    /// and by those that jump to it. Rules of others, in open chains, come on top.
+    pub(super) fn chain_questions(self) -> Vec<(Item, u32)> {
+        let uses = |chain: &Chain| chain.jumps + u32::try_from(chain.rules.len()).unwrap_or(u32::MAX);
+        self.chains().iter().map(|chain| (chain_question(self.table(), chain.name), uses(chain))).collect()
+    }
+
+    /// The requests that give it its rules again where somebody took them away. Chains and sets are there; what is in open
+    /// chains stays.
+    pub(super) fn rules_again(self) -> Vec<Item> {
+        let table = self.table();
+        let chains = self.chains();
+        let emptied = chains.iter().filter(|chain| !chain.rules.is_empty()).map(|chain| flush_item(table, chain.name));
+        let mut items: Vec<Item> = emptied.collect();
+        for chain in chains {
+            items.extend(chain.rules.into_iter().map(|rule| rule_item(table, chain.name, rule)));
+        }
+        items
     }
 
     /// The requests that make it, in a table that may be there. Fail if the part is: rules would double otherwise.
@@ -172,19 +207,16 @@ impl Part {
     pub(super) fn deletions(self) -> Vec<Item> {
         let table = self.table();
         let names: Vec<&'static str> = self.chain_names().collect();
-        let rules = names.iter().map(|name| {
-            let attributes =
-                vec![RuleAttribute::Table(table.name().to_owned()), RuleAttribute::Chain((*name).to_owned())];
-            Item { table, message: NfTablesMessage::DeleteRule(RuleMessage { attributes }), flags: 0 }
-        });
+        let rules = names.iter().map(|name| flush_item(table, name));
         let chains =
             names.iter().map(|name| chain_item(table, NfTablesMessage::DeleteChain(chain_name(table, name)), 0));
         rules.chain(chains).chain(self.sets().iter().map(SetSpec::deletion)).collect()
     }
 
     fn chains(self) -> Vec<Chain> {
-        let base = |name, kind, hook, priority, rules| Chain { name, hook: Some((kind, hook, priority)), rules };
-        let plain = |name, rules| Chain { name, hook: None, rules };
+        let base =
+            |name, kind, hook, priority, rules| Chain { name, hook: Some((kind, hook, priority)), rules, jumps: 0 };
+        let plain = |name, rules, jumps| Chain { name, hook: None, rules, jumps };
         let to_hostports = || vec![[for_this_host(), vec![jump(HOSTPORTS)]].concat()];
         match self {
             Self::Masquerade => {
@@ -201,13 +233,19 @@ impl Part {
                     base("hostports_output", "nat", InetHookNumber::LocalOut, -100, to_hostports()),
                     // Before chains that masquerade by source: the first one that says anything decides.
                     base("hostports_postrouting", "nat", InetHookNumber::PostRouting, 99, redirected),
-                    plain(CONDITIONAL, Vec::new()),
-                    plain(HOSTPORTS, redirecting()),
-                    plain(HOSTPORTS_SNAT, snat_rules()),
+                    plain(CONDITIONAL, Vec::new(), 1),
+                    plain(HOSTPORTS, redirecting(), 2),
+                    plain(HOSTPORTS_SNAT, snat_rules(), 1),
                 ]
             }
             Self::Ingress => {
-                vec![base("forward", "filter", InetHookNumber::Forward, 0, ingress_rules()), plain(ADMIN, Vec::new())]
+                vec![
+                    base("forward", "filter", InetHookNumber::Forward, 0, ingress_rules()),
+                    plain(ADMIN, Vec::new(), 1),
+                ]
+            }
+            Self::Localnet => {
+                vec![base("localnet", "filter", InetHookNumber::PreRouting, -300, localnet_rules())]
             }
         }
     }
@@ -230,6 +268,17 @@ impl Chain {
 /// The request that makes a chain without a hook, where it is missing.
 pub(super) fn plain_chain(table: Table, name: &str) -> Item {
     chain_item(table, NfTablesMessage::NewChain(chain_name(table, name)), NLM_F_CREATE)
+}
+
+/// The request that asks for a chain.
+pub(super) fn chain_question(table: Table, name: &str) -> Item {
+    chain_item(table, NfTablesMessage::GetChain(chain_name(table, name)), 0)
+}
+
+/// The request that deletes all rules of a chain.
+fn flush_item(table: Table, chain: &str) -> Item {
+    let attributes = vec![RuleAttribute::Table(table.name().to_owned()), RuleAttribute::Chain(chain.to_owned())];
+    Item { table, message: NfTablesMessage::DeleteRule(RuleMessage { attributes }), flags: 0 }
 }
 
 pub(super) fn chain_item(table: Table, message: NfTablesMessage, flags: u16) -> Item {
@@ -335,6 +384,18 @@ fn snat_rules() -> Vec<Rule> {
         [protocol_is(protocol), family_is(family), key].concat()
     };
     [Family::V4, Family::V6].into_iter().flat_map(|family| protocols.map(|protocol| rule(family, protocol))).collect()
+}
+
+/// What comes in through a link with an address of 127.0.0.0/8, as source or as destination.
+fn localnet_rules() -> Vec<Rule> {
+    let mut loopback = b"lo".to_vec();
+    loopback.resize(IFNAMSIZ, 0);
+    let rule = |end| {
+        let outside = vec![meta(MetaKey::Iifname, Register::Reg1), compare(Operator::NotEqual, loopback.clone())];
+        let local = vec![address(Family::V4, end, Register::Reg1), mask(vec![255, 0, 0, 0]), equal(vec![127, 0, 0, 0])];
+        [outside, family_is(Family::V4), local, vec![verdict(DROP)]].concat()
+    };
+    vec![rule(End::Source), rule(End::Destination)]
 }
 
 fn ingress_rules() -> Vec<Rule> {

@@ -24,7 +24,7 @@ const IFNAMSIZ: usize = 16;
 const DATA_VALUE: u16 = 1;
 
 /// An element of a set of ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(in crate::netlink) struct Element {
     pub(super) part: Part,
     set: &'static str,
@@ -162,9 +162,9 @@ impl Element {
         }
     }
 
-    /// Whether this is the element of that set (no two tables have one of the same name) with that key.
-    pub(super) fn is(&self, set: &str, key: &[u8]) -> bool {
-        self.set == set && self.key == key
+    /// Set (no two tables have one of the same name) and key, as the kernel announces them.
+    pub(super) fn announcement(&self) -> (String, Vec<u8>) {
+        (self.set.to_owned(), self.key.clone())
     }
 
     /// The request about it. What a map leads to is given with a new element only: the key is enough to find one.

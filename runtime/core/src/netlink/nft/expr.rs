@@ -291,18 +291,3 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
         IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
-
-/// What an xt match says, if it is a comment.
-pub(super) fn xt_comment(attributes: &[DefaultNla]) -> Option<String> {
-    let value = |kind: u16| {
-        let found = attributes.iter().find(|attribute| netlink_packet_core::Nla::kind(*attribute) == kind)?;
-        let mut bytes = vec![0; netlink_packet_core::Nla::value_len(found)];
-        netlink_packet_core::Nla::emit_value(found, &mut bytes);
-        Some(bytes)
-    };
-    let until_zero = |bytes: Vec<u8>| {
-        let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-        String::from_utf8_lossy(text).into_owned()
-    };
-    (until_zero(value(1)?) == "comment").then(|| value(3).map(until_zero)).flatten()
-}

@@ -1,22 +1,25 @@
 //! Accepting where it counts. A packet passes when no base chain of the forward hook drops it, so accepting in a table of
-//! ours means nothing to a `FORWARD` chain with policy drop, as docker leaves one. Hence this, in the tables `ip filter` and
-//! `ip6 filter` that `iptables` manages, exactly as the reference plugin makes `iptables` write it:
+//! weft's own means nothing to a `FORWARD` chain with policy drop, as docker leaves one. Hence this, in the tables `ip filter`
+//! and `ip6 filter` that `iptables` manages, beside what the reference plugin makes `iptables` write:
 //!
 //! ```text
 //! -A FORWARD -m comment --comment "CNI firewall plugin rules" -j CNI-FORWARD            (first)
 //! -A CNI-FORWARD -m comment --comment "CNI firewall plugin admin overrides" -j CNI-ADMIN (first)
-//! -A CNI-FORWARD -d 10.1.2.3/32 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment TAG -j ACCEPT
-//! -A CNI-FORWARD -s 10.1.2.3/32 -m comment --comment TAG -j ACCEPT
+//! -A CNI-FORWARD -d 0.0.0.3/0.0.0.15 -j WEFT-FORWARD-3
+//! -A CNI-FORWARD -s 0.0.0.3/0.0.0.15 -j WEFT-FORWARD-3
+//! -A WEFT-FORWARD-3 -d 10.1.2.3/32 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment TAG -j ACCEPT
+//! -A WEFT-FORWARD-3 -s 10.1.2.3/32 -m comment --comment TAG -j ACCEPT
 //! ```
 //!
 //! `iptables` reads no sets, and refuses to work on a table with expressions that it does not know. So these are rules
-//! for each address, with the matches of iptables. What is there is looked at first; what is missing of the first two lines
-//! is added in the one transaction, on the condition that nothing was changed since the look.
+//! for each address, with the matches of iptables. The kernel finds a rule by its handle only, so ADD and DEL list the chain
+//! that it is in: the last four bits of an address say which of 16 chains that is, and a packet passes a sixteenth of
+//! the rules. What is there is looked at first; what is missing of the first four lines is added in the one transaction, on the
+//! condition that nothing was changed since the look. A chain stays when its last address goes, like the others.
 //!
 //! Not here: the tables of `iptables-legacy`, which nftables cannot reach.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_netfilter::nftables::{
@@ -24,19 +27,24 @@ use netlink_packet_netfilter::nftables::{
 };
 
 use super::Table;
-use super::base::{chain_item, chain_name, plain_chain};
-use super::expr::{self, End, Rule, address, counter, equal, is_answer, jump, octets, verdict, xt_match};
-use super::rule::{FoundRule, TaggedRule, XT_COMMENT, addition, deletion};
-use super::socket::{Item, Socket};
+use super::answer::FoundRule;
+use super::base::{chain_item, chain_name, chain_question, plain_chain};
+use super::expr::{self, End, Rule, address, counter, equal, is_answer, jump, mask, octets, verdict, xt_match};
+use super::listing::Listing;
+use super::rule::{TaggedRule, XT_COMMENT, addition, deletion};
+use super::socket::Item;
 use crate::netlink::error::Fault;
-use crate::plan::{Accept, Family, Op};
+use crate::plan::{Accept, Family};
 
 /// The chains of the first line.
 const FORWARD: &str = "FORWARD";
-const CHAIN: &str = "CNI-FORWARD";
+pub(super) const CHAIN: &str = "CNI-FORWARD";
 
 const FORWARD_COMMENT: &str = "CNI firewall plugin rules";
 const ADMIN_COMMENT: &str = "CNI firewall plugin admin overrides";
+
+/// The bits of an address's last byte that say which chain its rules are in.
+const BUCKET_BITS: u8 = 0x0f;
 
 /// `struct xt_conntrack_mtinfo3` padded to 8 bytes, its `match_flags` and `state_mask`, and `XT_CONNTRACK_STATE` and the bits
 /// of RELATED and ESTABLISHED in them.
@@ -46,11 +54,12 @@ const CONNTRACK_STATES: usize = 150;
 const XT_CONNTRACK_STATE: u16 = 1;
 const XT_ANSWERS: u16 = 6;
 
-/// What rules of a family need around them.
+/// What rules of an address need around them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Gate {
+pub(in crate::netlink) struct Gate {
     table: Table,
     admin: String,
+    bucket: u8,
 }
 
 /// What of a gate was made.
@@ -67,6 +76,8 @@ enum Piece {
     Forward,
     Chain,
     Admin,
+    Bucket,
+    BucketJumps,
     AdminJump,
     Jump,
 }
@@ -74,36 +85,27 @@ enum Piece {
 /// The two rules of an address.
 pub(super) fn rules(accept: &Accept) -> Vec<TaggedRule> {
     let family = Family::of(accept.address);
+    let gate = Gate {
+        table: Table::filter(family),
+        admin: accept.admin_chain.clone(),
+        bucket: octets(accept.address).last().copied().unwrap_or_default() & BUCKET_BITS,
+    };
     let rule = |end, tag: String, matches: Rule, natively: Rule| {
-        let subject = is_address(family, end, accept.address);
+        let subject = vec![address(family, end, Register::Reg1), equal(octets(accept.address))];
         let last = vec![counter(), verdict(expr::ACCEPT)];
         TaggedRule {
-            table: Table::filter(family),
-            chain: CHAIN.to_owned(),
+            table: gate.table,
+            chain: gate.bucket_chain(),
             expressions: [subject.clone(), matches, vec![comment(&tag)], last.clone()].concat(),
             otherwise: Some([subject, natively, last].concat()),
             tag,
+            gate: Some(gate.clone()),
         }
     };
     vec![
         rule(End::Destination, format!("{} (answers)", accept.tag), vec![answers()], is_answer()),
         rule(End::Source, accept.tag.clone(), Vec::new(), Vec::new()),
     ]
-}
-
-/// The gates that ops need.
-pub(super) fn needed<'a>(ops: impl Iterator<Item = &'a Op>) -> BTreeSet<Gate> {
-    let gate = |op| match op {
-        &Op::Accept(Accept { address, ref admin_chain, .. }) => {
-            Some(Gate { table: Table::filter(Family::of(address)), admin: admin_chain.clone() })
-        }
-        _ => None,
-    };
-    ops.filter_map(gate).collect()
-}
-
-fn is_address(family: Family, end: End, value: IpAddr) -> Rule {
-    vec![address(family, end, Register::Reg1), equal(octets(value))]
 }
 
 fn comment(text: &str) -> Expressions {
@@ -123,67 +125,87 @@ fn answers() -> Expressions {
 }
 
 /// A rule that jumps, at the beginning of its chain.
-fn jump_first(table: Table, chain: &str, target: &str, says: &str, plain: bool) -> Item {
+fn jump_first(table: Table, chain: &str, target: &str, text: &str, plain: bool) -> Item {
     let last = vec![counter(), jump(target)];
     let item = if plain {
-        addition(table, chain, last, Some(says))
+        addition(table, chain, last, Some(text))
     } else {
-        addition(table, chain, [vec![comment(says)], last].concat(), None)
+        addition(table, chain, [vec![comment(text)], last].concat(), None)
     };
     Item { flags: NLM_F_CREATE, ..item }
+}
+
+fn jumps<'a>(rules: &'a [FoundRule], to: &'a str) -> impl Iterator<Item = &'a FoundRule> {
+    rules.iter().filter(move |rule| rule.jump.as_deref() == Some(to))
 }
 
 // === impl Gate ===
 
 impl Gate {
+    fn bucket_chain(&self) -> String {
+        format!("WEFT-FORWARD-{:x}", self.bucket)
+    }
+
     /// Whether its pieces are all there.
-    pub(super) fn is_whole(&self, socket: &mut Socket) -> Result<bool, Fault> {
-        Ok(self.missing(socket)?.is_empty())
+    pub(super) fn is_whole(&self, listing: &mut Listing<'_>) -> Result<bool, Fault> {
+        Ok(self.missing(listing)?.is_empty())
     }
 
     /// The pieces that are missing.
-    fn missing(&self, socket: &mut Socket) -> Result<BTreeSet<Piece>, Fault> {
-        let jumps = |rules: &[FoundRule], to: &str| rules.iter().any(|rule| rule.jump.as_deref() == Some(to));
+    fn missing(&self, listing: &mut Listing<'_>) -> Result<BTreeSet<Piece>, Fault> {
         let mut missing = BTreeSet::new();
-        if !jumps(&socket.rules(self.table, FORWARD)?, CHAIN) {
+        if jumps(listing.rules(self.table, FORWARD)?, CHAIN).next().is_none() {
             missing.insert(Piece::Jump);
         }
-        if !jumps(&socket.rules(self.table, CHAIN)?, &self.admin) {
+        let inside = listing.rules(self.table, CHAIN)?;
+        if jumps(inside, &self.admin).next().is_none() {
             missing.insert(Piece::AdminJump);
+        }
+        if jumps(inside, &self.bucket_chain()).count() < 2 {
+            missing.insert(Piece::BucketJumps);
         }
         if missing.is_empty() {
             // Nothing can jump to a chain that is not there.
             return Ok(missing);
         }
-        for (piece, question) in [
+        let (pieces, questions): (Vec<Piece>, Vec<Item>) = [
             (Piece::Table, self.table.question()),
-            (Piece::Forward, self.question(FORWARD)),
-            (Piece::Chain, self.question(CHAIN)),
-            (Piece::Admin, self.question(&self.admin)),
-        ] {
-            if !socket.has(&question)? {
-                missing.insert(piece);
-            }
-        }
+            (Piece::Forward, chain_question(self.table, FORWARD)),
+            (Piece::Chain, chain_question(self.table, CHAIN)),
+            (Piece::Admin, chain_question(self.table, &self.admin)),
+            (Piece::Bucket, chain_question(self.table, &self.bucket_chain())),
+        ]
+        .into_iter()
+        .unzip();
+        let there = listing.socket().ask_each(&questions, |_answer| ())?;
+        missing.extend(pieces.into_iter().zip(there).filter(|(_, there)| there.is_none()).map(|(piece, _)| piece));
         Ok(missing)
     }
 
-    fn question(&self, chain: &str) -> Item {
-        chain_item(self.table, NfTablesMessage::GetChain(chain_name(self.table, chain)), 0)
-    }
-
-    /// The requests that make what is missing, and what that is.
-    pub(super) fn build(&self, socket: &mut Socket, plain: bool) -> Result<(Vec<Item>, Built), Fault> {
-        let made = self.missing(socket)?;
-        let items = made.iter().map(|piece| match piece {
-            Piece::Table => self.table.creation(),
-            Piece::Forward => self.forward(),
-            Piece::Chain => plain_chain(self.table, CHAIN),
-            Piece::Admin => plain_chain(self.table, &self.admin),
-            Piece::AdminJump => jump_first(self.table, CHAIN, &self.admin, ADMIN_COMMENT, plain),
-            Piece::Jump => jump_first(self.table, FORWARD, CHAIN, FORWARD_COMMENT, plain),
-        });
-        Ok((items.collect(), Built { gate: self.clone(), made }))
+    /// The requests that make what is missing, and what that is. `before` has what the same transaction makes for other
+    /// addresses.
+    pub(super) fn build(
+        &self,
+        listing: &mut Listing<'_>,
+        plain: bool,
+        before: &[Built],
+    ) -> Result<(Vec<Item>, Built), Fault> {
+        let mut made = self.missing(listing)?;
+        made.retain(|piece| !before.iter().any(|built| built.has(self, *piece)));
+        let mut items = Vec::new();
+        for piece in &made {
+            match piece {
+                Piece::Table => items.push(self.table.creation()),
+                Piece::Forward => items.push(self.forward()),
+                Piece::Chain => items.push(plain_chain(self.table, CHAIN)),
+                Piece::Admin => items.push(plain_chain(self.table, &self.admin)),
+                Piece::Bucket => items.push(plain_chain(self.table, &self.bucket_chain())),
+                Piece::BucketJumps => items.extend(self.bucket_jumps(plain)),
+                Piece::AdminJump => items.push(jump_first(self.table, CHAIN, &self.admin, ADMIN_COMMENT, plain)),
+                Piece::Jump => items.push(jump_first(self.table, FORWARD, CHAIN, FORWARD_COMMENT, plain)),
+            }
+        }
+        Ok((items, Built { gate: self.clone(), made }))
     }
 
     /// The base chain, as `iptables` makes it.
@@ -196,6 +218,23 @@ impl Gate {
         ]);
         chain_item(self.table, NfTablesMessage::NewChain(message), NLM_F_CREATE)
     }
+
+    /// What leads to the chain of the address: by the last bits of the destination, and of the source.
+    fn bucket_jumps(&self, plain: bool) -> [Item; 2] {
+        let family = if self.table == Table::filter(Family::V4) { Family::V4 } else { Family::V6 };
+        let length = if family == Family::V4 { 4 } else { 16 };
+        let last_byte = |byte: u8| [vec![0; length - 1], vec![byte]].concat();
+        [End::Destination, End::Source].map(|end| {
+            let rule = vec![
+                address(family, end, Register::Reg1),
+                mask(last_byte(BUCKET_BITS)),
+                equal(last_byte(self.bucket)),
+                counter(),
+                jump(&self.bucket_chain()),
+            ];
+            addition(self.table, CHAIN, rule, plain.then_some("weft"))
+        })
+    }
 }
 
 // === impl Built ===
@@ -205,37 +244,68 @@ impl Built {
         self.made.is_empty()
     }
 
+    /// Whether the piece of a gate is among what was made.
+    fn has(&self, gate: &Gate, piece: Piece) -> bool {
+        let same = self.gate.table == gate.table
+            && match piece {
+                Piece::Admin | Piece::AdminJump => self.gate.admin == gate.admin,
+                Piece::Bucket | Piece::BucketJumps => self.gate.bucket == gate.bucket,
+                Piece::Table | Piece::Forward | Piece::Chain | Piece::Jump => true,
+            };
+        same && self.made.contains(&piece)
+    }
+
     /// The requests that take back what was made, as far as nobody else uses it by now. `ours` are the tags of rules that go
-    /// in the same transaction.
-    pub(super) fn deletions(&self, socket: &mut Socket, ours: &BTreeSet<&str>) -> Result<Vec<Item>, Fault> {
-        let Self { gate: Gate { table, admin }, made } = self;
-        let of_others = |rule: &FoundRule| match (&rule.tag, &rule.jump) {
-            (_, Some(to)) => to != admin,
-            (Some(tag), None) => !ours.contains(tag.as_str()),
-            (None, None) => true,
-        };
-        let inside = socket.rules(*table, CHAIN)?;
-        let decided_by_admin = made.contains(&Piece::Admin) && !socket.rules(*table, admin)?.is_empty();
-        if decided_by_admin || inside.iter().any(of_others) {
+    /// in the same transaction, `all` everything that was made with it.
+    pub(super) fn deletions(
+        &self,
+        listing: &mut Listing<'_>,
+        ours: &BTreeSet<&str>,
+        all: &[Self],
+    ) -> Result<Vec<Item>, Fault> {
+        let Self { gate, made } = self;
+        let (table, admin, bucket) = (gate.table, gate.admin.as_str(), gate.bucket_chain());
+        let is_ours = |rule: &FoundRule| rule.tag.as_ref().is_some_and(|tag| ours.contains(tag.as_str()));
+        if !listing.rules(table, &bucket)?.iter().all(is_ours) {
             return Ok(Vec::new());
         }
-        let outside = socket.rules(*table, FORWARD)?;
-        let jump_of = |rules: &[FoundRule], to: &str| {
-            rules.iter().find(|rule| rule.jump.as_deref() == Some(to)).map(|rule| rule.handle)
-        };
+        // The chains of addresses that go with it.
+        let mut buckets = BTreeSet::new();
+        for built in all.iter().filter(|built| built.gate.table == table && built.made.contains(&Piece::BucketJumps)) {
+            let chain = built.gate.bucket_chain();
+            if listing.rules(table, &chain)?.iter().all(is_ours) {
+                buckets.insert(chain);
+            }
+        }
+        let inside = listing.rules(table, CHAIN)?.to_vec();
+        // Others' rules, and jumps to chains of other addresses.
+        let is_used = inside.iter().any(|rule| match &rule.jump {
+            Some(to) => to != admin && !buckets.contains(to),
+            None => !is_ours(rule),
+        });
+        let decided_by_admin = made.contains(&Piece::Admin) && !listing.rules(table, admin)?.is_empty();
+        let outside = listing.rules(table, FORWARD)?.to_vec();
         let mut items = Vec::new();
         for piece in made.iter().rev() {
             match piece {
-                Piece::Jump => items.extend(jump_of(&outside, CHAIN).map(|at| deletion(*table, FORWARD, at))),
-                Piece::AdminJump => items.extend(jump_of(&inside, admin).map(|at| deletion(*table, CHAIN, at))),
-                Piece::Admin => items.push(chain_deletion(*table, admin)),
-                Piece::Chain => items.push(chain_deletion(*table, CHAIN)),
+                Piece::BucketJumps => {
+                    items.extend(jumps(&inside, &bucket).map(|rule| deletion(table, CHAIN, rule.handle)));
+                }
+                Piece::Bucket => items.push(chain_deletion(table, &bucket)),
+                _ if is_used || decided_by_admin => {}
+                Piece::Jump => {
+                    items.extend(jumps(&outside, CHAIN).map(|rule| deletion(table, FORWARD, rule.handle)));
+                }
+                Piece::AdminJump => items.extend(jumps(&inside, admin).map(|rule| deletion(table, CHAIN, rule.handle))),
+                Piece::Admin => items.push(chain_deletion(table, admin)),
+                Piece::Chain => items.push(chain_deletion(table, CHAIN)),
                 // Somebody else's rules came into it.
                 Piece::Forward if outside.len() > 1 => return Ok(items),
-                Piece::Forward => items.push(chain_deletion(*table, FORWARD)),
+                Piece::Forward => items.push(chain_deletion(table, FORWARD)),
                 Piece::Table => {
-                    let chains = [FORWARD, CHAIN, admin.as_str()];
-                    if socket.chains(*table)?.iter().all(|chain| chains.contains(&chain.as_str())) {
+                    let chains = listing.socket().chains(table)?;
+                    let is_made = |name: &str| [FORWARD, CHAIN, admin].contains(&name) || buckets.contains(name);
+                    if chains.iter().all(|chain| is_made(&chain.name)) {
                         items.push(table.deletion());
                     }
                 }

@@ -2,30 +2,38 @@
 //!
 //! The rules are static (`base`); an attachment is only elements of their sets (`element`), so adding one is cheap,
 //! repeating it changes nothing, and taking it away needs no search. The exceptions are rules of attachments (`rule`): host
-//! ports with conditions, and what is accepted in the table of `iptables` (`gate`). All that one verb changes is one
-//! transaction: the kernel takes all of it or nothing.
+//! ports with conditions, and what is accepted in the table of `iptables` (`gate`).
 //!
-//! The base is made by whoever first finds a part of it missing. It stays when the last attachment goes, as an empty bridge
-//! does, but a failed ADD takes away what of it it made, unless another attachment moved in.
+//! A transaction is all or nothing, but its answers must fit the socket's buffer, so what one attachment wants is one
+//! transaction only up to some hundred elements. Beyond that it is several ([`Content::batches`]), each with its own inverse.
+//!
+//! The base is made when a part of it is first found missing. It stays when the last attachment goes, as an empty bridge
+//! does, but a failed ADD takes away what of it it made, unless another attachment moved in. Where somebody took rules of the
+//! base away (`nft flush table`), the next ADD puts them back.
 
 mod add;
+mod answer;
 mod base;
 mod condition;
 mod element;
 mod expr;
 mod gate;
+mod listing;
 mod remove;
 mod rule;
 mod set;
 mod socket;
+mod stock;
+mod survey;
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO};
 
 use self::element::{Change, Element};
 use self::gate::{Built, Gate};
+use self::listing::Listing;
 use self::rule::TaggedRule;
 use self::socket::{Outcome, Socket};
 use self::table::{Part, Table};
@@ -35,12 +43,15 @@ use crate::plan::Op;
 /// How often a transaction is tried again after somebody else's came between.
 const ATTEMPTS: u32 = 32;
 
+/// A rule is as long as several elements.
+const RULE_WEIGHT: usize = 4;
+
 /// What ops want to have in nftables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Content {
     elements: Vec<Element>,
     rules: Vec<TaggedRule>,
-    gates: BTreeSet<Gate>,
+    parts: BTreeSet<Part>,
 }
 
 /// What one transaction really changed; enough to take it back exactly.
@@ -69,19 +80,45 @@ pub(super) struct Nft {
 impl Content {
     /// What these ops want, each thing once.
     pub(super) fn of<'a>(ops: impl IntoIterator<Item = &'a Op>) -> Self {
-        let ops: Vec<&Op> = ops.into_iter().collect();
-        let mut elements: Vec<Element> = Vec::new();
-        for element in ops.iter().flat_map(|op| element::elements(op)) {
-            if !elements.contains(&element) {
-                elements.push(element);
-            }
+        let mut content = Self::default();
+        let mut known = HashSet::new();
+        for op in ops {
+            content.parts.extend(Part::needed_by(op));
+            content.elements.extend(element::elements(op).into_iter().filter(|element| known.insert(element.clone())));
+            content.rules.extend(rule::rules(op));
         }
-        let rules = ops.iter().flat_map(|op| rule::rules(op)).collect();
-        Self { elements, rules, gates: gate::needed(ops.iter().copied()) }
+        content
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.elements.is_empty() && self.rules.is_empty()
+        self.elements.is_empty() && self.rules.is_empty() && self.parts.is_empty()
+    }
+
+    /// The gates of its rules.
+    fn gates(&self) -> BTreeSet<Gate> {
+        self.rules.iter().filter_map(|rule| rule.gate.clone()).collect()
+    }
+
+    /// Pieces of which each is one transaction of about `most` requests.
+    fn batches(self, most: usize) -> Vec<Self> {
+        let Self { elements, rules, parts } = self;
+        if elements.len() + rules.len() * RULE_WEIGHT <= most {
+            return vec![Self { elements, rules, parts }];
+        }
+        // Each makes the parts that are missing by then.
+        let empty = || Self { parts: parts.clone(), ..Self::default() };
+        let elements = elements.chunks(most).map(|piece| Self { elements: piece.to_vec(), ..empty() });
+        let rules = rules.chunks((most / RULE_WEIGHT).max(1)).map(|piece| Self { rules: piece.to_vec(), ..empty() });
+        elements.chain(rules).collect()
+    }
+}
+
+// === impl Added ===
+
+impl Added {
+    /// What was made around elements and rules.
+    pub(super) fn base_only(self) -> Self {
+        Self { elements: Vec::new(), rules: Vec::new(), ..self }
     }
 }
 
@@ -99,31 +136,53 @@ impl Nft {
         self.socket.sent()
     }
 
+    /// The content in pieces of one transaction each.
+    pub(super) fn batches(&mut self, content: Content) -> Vec<Content> {
+        let few = content.elements.len() + content.rules.len() * RULE_WEIGHT <= socket::FEW;
+        if few { vec![content] } else { content.batches(self.socket.capacity()) }
+    }
+
     /// Whether all of it is there.
     pub(super) fn has(&mut self, content: &Content) -> Result<bool, NetlinkError> {
         let doing = || "failed to look up an nftables element";
-        for element in &content.elements {
-            let item = element.item(Change::Get);
-            let there = match element.data() {
-                None => self.socket.has(&item).doing(doing)?,
-                Some(data) => self.socket.data(&item).doing(doing)?.as_deref() == Some(data),
-            };
-            if !there {
-                return Ok(false);
+        Ok(self.lacks(std::slice::from_ref(content)).doing(doing)?.is_empty())
+    }
+
+    /// Which of these are not there as a whole, by their places.
+    pub(super) fn missing(&mut self, contents: &[Content]) -> Result<BTreeSet<usize>, NetlinkError> {
+        self.lacks(contents).doing(|| "failed to look up nftables elements and rules")
+    }
+
+    fn lacks(&mut self, contents: &[Content]) -> Result<BTreeSet<usize>, Fault> {
+        let mut lacking = BTreeSet::new();
+        let parts: BTreeSet<Part> = contents.iter().flat_map(|content| content.parts.iter().copied()).collect();
+        let broken = self.survey(&parts)?.into_keys().collect::<BTreeSet<Part>>();
+        let elements: Vec<(usize, &Element)> = contents
+            .iter()
+            .enumerate()
+            .flat_map(|(at, content)| content.elements.iter().map(move |e| (at, e)))
+            .collect();
+        let questions: Vec<_> = elements.iter().map(|(_, element)| element.item(Change::Get)).collect();
+        let found = self.socket.ask_each(&questions, answer::element_data)?;
+        for ((at, element), found) in elements.iter().zip(found) {
+            if !found.is_some_and(|data| element.data().is_none() || element.data() == data.as_deref()) {
+                lacking.insert(*at);
             }
         }
-        for rule in &content.rules {
-            let there = self.socket.rules(rule.table, &rule.chain).doing(doing)?;
-            if !there.iter().any(|found| found.tag.as_ref() == Some(&rule.tag)) {
-                return Ok(false);
+        let mut listing = Listing::new(&mut self.socket);
+        for (at, content) in contents.iter().enumerate() {
+            let mut is_whole = content.parts.is_disjoint(&broken);
+            for rule in &content.rules {
+                is_whole &= find_rule(&mut listing, rule)?.next().is_some();
+            }
+            for gate in content.gates() {
+                is_whole &= gate.is_whole(&mut listing)?;
+            }
+            if !is_whole {
+                lacking.insert(at);
             }
         }
-        for gate in &content.gates {
-            if !gate.is_whole(&mut self.socket).doing(doing)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(lacking)
     }
 
     /// Whether any of the sets and maps has an element.
@@ -146,6 +205,22 @@ impl Nft {
     }
 }
 
+/// Where a rule is: chain and handle of each that has its tag.
+fn find_rule<'a>(
+    listing: &mut Listing<'_>,
+    rule: &'a TaggedRule,
+) -> Result<impl Iterator<Item = (&'a str, u64)> + use<'a>, Fault> {
+    let mut found = Vec::new();
+    for chain in rule.places() {
+        let there = listing.rules(rule.table, chain)?.iter().filter(|there| there.tag.as_ref() == Some(&rule.tag));
+        found.extend(there.map(|there| (chain, there.handle)));
+        if !found.is_empty() {
+            break;
+        }
+    }
+    Ok(found.into_iter())
+}
+
 fn first_fault(outcomes: &[Outcome]) -> Option<(usize, Fault)> {
     outcomes.iter().enumerate().find_map(|(at, outcome)| Some((at, outcome.fault()?)))
 }
@@ -153,3 +228,23 @@ fn first_fault(outcomes: &[Outcome]) -> Option<(usize, Fault)> {
 /// Flags of a request that adds an element: no `NLM_F_EXCL`, so that one that is there is no error. The kernel echoes only
 /// those that it really added.
 const ADD_FLAGS: u16 = NLM_F_CREATE | NLM_F_ECHO;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Op;
+
+    #[test]
+    fn batches_are_bounded_and_whole() {
+        let address =
+            |at: u8| Op::Masquerade { address: ipnet::IpNet::new([10, 0, 0, at].into(), 24).unwrap_or_default() };
+        let ops: Vec<Op> = (1..=50).map(address).collect();
+        let content = Content::of(ops.iter().chain(&ops));
+        assert_eq!(content.elements.len(), 100, "each once");
+        let batches = content.clone().batches(16);
+        assert!(batches.iter().all(|batch| batch.elements.len() <= 16));
+        assert!(batches.iter().all(|batch| batch.parts == content.parts));
+        let joined: Vec<Element> = batches.into_iter().flat_map(|batch| batch.elements).collect();
+        assert_eq!(joined, content.elements);
+    }
+}

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use nix::errno::Errno;
 
 use super::element::Change;
+use super::listing::Listing;
 use super::rule::{self, TaggedRule};
 use super::socket::{Item, Outcome};
-use super::{ATTEMPTS, Added, Content, Nft, Part, Table, first_fault};
+use super::{ATTEMPTS, Added, Content, Nft, Part, Table, answer, find_rule, first_fault};
 use crate::netlink::error::{Doing, Fault, NetlinkError};
 
 const DOING_REMOVE: &str = "failed to remove nftables elements";
@@ -15,24 +16,26 @@ const DOING_REMOVE: &str = "failed to remove nftables elements";
 impl Nft {
     /// Removes elements and rules; those that are not there are no error.
     pub(in crate::netlink) fn remove(&mut self, content: &Content) -> Result<(), NetlinkError> {
-        let mut items = Vec::new();
-        for element in &content.elements {
-            // A key that leads elsewhere is somebody else's by now.
-            let ours = match element.data() {
-                None => true,
-                Some(data) => {
-                    let found = self.socket.data(&element.item(Change::Get)).doing(|| DOING_REMOVE)?;
-                    found.as_deref() == Some(data)
-                }
-            };
-            items.extend(ours.then(|| element.item(Change::Remove)));
-        }
-        items.extend(self.rule_deletions(&content.rules)?);
-        self.take_away(items, None).map(drop)
+        let doing = || DOING_REMOVE;
+        // A key that leads elsewhere is another attachment's by now.
+        let (keys, maps): (Vec<_>, Vec<_>) = content.elements.iter().partition(|element| element.data().is_none());
+        let questions: Vec<Item> = maps.iter().map(|element| element.item(Change::Get)).collect();
+        let found = self.socket.ask_each(&questions, answer::element_data).doing(doing)?;
+        let ours = maps
+            .into_iter()
+            .zip(found)
+            .filter(|(element, data)| data.as_ref().is_some_and(|data| data.as_deref() == element.data()));
+        let elements = keys.into_iter().chain(ours.map(|(element, _)| element));
+        let mut items: Vec<Item> = elements.map(|element| element.item(Change::Remove)).collect();
+        let mut listing = Listing::new(&mut self.socket);
+        items.extend(rule_deletions(&mut listing, &content.rules).doing(doing)?);
+        let most = if items.len() <= super::socket::FEW { super::socket::FEW } else { self.socket.capacity() };
+        items.chunks(most).try_for_each(|items| self.take_away(items.to_vec(), None).map(drop))
     }
 
     /// Takes back what `add` did.
     pub(in crate::netlink) fn undo(&mut self, added: &Added) -> Result<(), NetlinkError> {
+        let doing = || DOING_REMOVE;
         let of_base = !added.parts.is_empty() || !added.built.is_empty();
         for _attempt in 0..ATTEMPTS {
             // The generation holds off a transaction that comes between the look and the deletion.
@@ -47,10 +50,11 @@ impl Nft {
             let mut items: Vec<Item> = kept.map(|element| element.item(Change::Remove)).collect();
             let in_part = |rule: &&TaggedRule| rule.table == Table::Inet && unused.contains(&Part::HostPorts);
             let rules: Vec<TaggedRule> = added.rules.iter().filter(|rule| !in_part(rule)).cloned().collect();
-            items.extend(self.rule_deletions(&rules)?);
             let tags: BTreeSet<&str> = added.rules.iter().map(|rule| rule.tag.as_str()).collect();
-            for built in &added.built {
-                items.extend(built.deletions(&mut self.socket, &tags).doing(|| DOING_REMOVE)?);
+            let mut listing = Listing::new(&mut self.socket);
+            items.extend(rule_deletions(&mut listing, &rules).doing(doing)?);
+            for built in added.built.iter().rev() {
+                items.extend(built.deletions(&mut listing, &tags, &added.built).doing(doing)?);
             }
             items.extend(self.part_deletions(&unused, &added.tables)?);
             if self.take_away(items, generation)? {
@@ -58,17 +62,6 @@ impl Nft {
             }
         }
         Err(NetlinkError::Contended { doing: DOING_REMOVE.to_owned(), attempts: ATTEMPTS })
-    }
-
-    /// The requests that delete rules, as far as they are there.
-    fn rule_deletions(&mut self, rules: &[TaggedRule]) -> Result<Vec<Item>, NetlinkError> {
-        let mut items = Vec::new();
-        for rule in rules {
-            let there = self.socket.rules(rule.table, &rule.chain).doing(|| DOING_REMOVE)?;
-            let ours = there.iter().filter(|found| found.tag.as_ref() == Some(&rule.tag));
-            items.extend(ours.map(|found| rule::deletion(rule.table, &rule.chain, found.handle)));
-        }
-        Ok(items)
     }
 
     /// The requests that delete parts, and with them those new tables in which nothing else is.
@@ -79,7 +72,7 @@ impl Nft {
             let parts: Vec<Part> = unused.iter().copied().filter(|part| part.table() == table).collect();
             let chains: Vec<&str> = parts.iter().flat_map(|part| part.chain_names()).collect();
             let there = self.socket.chains(table).doing(|| DOING_REMOVE)?;
-            if new.contains(&table) && there.iter().all(|chain| chains.contains(&chain.as_str())) {
+            if new.contains(&table) && there.iter().all(|chain| chains.contains(&chain.name.as_str())) {
                 items.push(table.deletion());
             } else {
                 items.extend(parts.iter().flat_map(|part| part.deletions()));
@@ -90,9 +83,17 @@ impl Nft {
 
     /// One transaction of deletions; `false` when the generation was no longer that one.
     fn take_away(&mut self, mut items: Vec<Item>, generation: Option<u32>) -> Result<bool, NetlinkError> {
+        let mut lost = 0;
         while !items.is_empty() {
             let outcomes = match self.socket.transact(&items, generation) {
                 Err(Fault::Refused(Errno::ERESTART, _)) => return Ok(false),
+                // Done or not: those that are gone are said to be missing next time.
+                Err(Fault::Lost) if lost < ATTEMPTS && generation.is_none() => {
+                    lost += 1;
+                    continue;
+                }
+                // If it was done, the next look finds nothing left to delete.
+                Err(Fault::Lost) if generation.is_some() => return Ok(false),
                 other => other.doing(|| DOING_REMOVE)?.outcomes,
             };
             let Some((_, fault)) = first_fault(&outcomes) else { break };
@@ -110,13 +111,13 @@ impl Nft {
     /// Whether a part holds nothing but what was added.
     fn holds_only(&mut self, part: Part, added: &Added) -> Result<bool, NetlinkError> {
         let doing = || "failed to list nftables elements";
+        let ours: BTreeSet<_> = added.elements.iter().map(super::element::Element::announcement).collect();
         for set in part.sets() {
             let keys = match self.socket.dump_elements(part.table(), set.name) {
                 Err(fault) if fault.is_absent() => continue,
                 other => other.doing(doing)?,
             };
-            let ours = |key: &[u8]| added.elements.iter().any(|element| element.is(set.name, key));
-            if !keys.iter().all(|key| ours(key)) {
+            if !keys.iter().all(|key| ours.contains(key)) {
                 return Ok(false);
             }
         }
@@ -128,4 +129,13 @@ impl Nft {
         }
         Ok(true)
     }
+}
+
+/// The requests that delete rules, as far as they are there.
+fn rule_deletions(listing: &mut Listing<'_>, rules: &[TaggedRule]) -> Result<Vec<Item>, Fault> {
+    let mut items = Vec::new();
+    for rule in rules {
+        items.extend(find_rule(listing, rule)?.map(|(chain, handle)| rule::deletion(rule.table, chain, handle)));
+    }
+    Ok(items)
 }

@@ -2,13 +2,12 @@
 //! tables) or `iptables` (in its) shows a comment: that is how it is found again, whatever happened to the rules around it.
 
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE};
-use netlink_packet_netfilter::nftables::{
-    ExpressionAttribute, Expressions, ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage,
-};
+use netlink_packet_netfilter::nftables::{Expressions, ListAttribute, NfTablesMessage, RuleAttribute, RuleMessage};
 
 use super::base::CONDITIONAL;
+use super::gate::Gate;
 use super::socket::Item;
-use super::{Table, condition, expr, gate};
+use super::{Table, condition, gate};
 use crate::plan::Op;
 
 /// Type of a comment in a rule's user data (`NFTNL_UDATA_RULE_COMMENT`).
@@ -26,15 +25,8 @@ pub(in crate::netlink) struct TaggedRule {
     pub(super) expressions: Vec<Expressions>,
     /// For a kernel without the matches of iptables.
     pub(super) otherwise: Option<Vec<Expressions>>,
-}
-
-/// A rule that is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct FoundRule {
-    pub(super) handle: u64,
-    pub(super) tag: Option<String>,
-    /// The chain it jumps to.
-    pub(super) jump: Option<String>,
+    /// What must be around it.
+    pub(super) gate: Option<Gate>,
 }
 
 /// The rules of an op; none for ops that are elements only.
@@ -49,6 +41,7 @@ pub(super) fn rules(op: &Op) -> Vec<TaggedRule> {
                 tag: tag(at),
                 expressions,
                 otherwise: None,
+                gate: None,
             };
             variants.into_iter().enumerate().map(rule).collect()
         }
@@ -91,73 +84,21 @@ pub(super) fn deletion(table: Table, chain: &str, handle: u64) -> Item {
     Item { table, message: NfTablesMessage::DeleteRule(RuleMessage { attributes }), flags: 0 }
 }
 
-/// Reads a rule out of a listing of `chain`; older kernels list those of other chains too.
-pub(super) fn read(message: NfTablesMessage, chain: &str) -> Option<FoundRule> {
-    let NfTablesMessage::NewRule(RuleMessage { attributes }) = message else { return None };
-    let mut found = FoundRule { handle: 0, tag: None, jump: None };
-    let mut ours = false;
-    for attribute in attributes {
-        match attribute {
-            RuleAttribute::Chain(name) => ours = name == chain,
-            RuleAttribute::Handle(handle) => found.handle = handle,
-            RuleAttribute::UserData(data) => found.tag = found.tag.or_else(|| read_comment(&data)),
-            RuleAttribute::Expressions(expressions) => {
-                for expression in expressions.into_iter().filter_map(data_of) {
-                    read_expression(expression, &mut found);
-                }
-            }
-            _ => {}
-        }
-    }
-    ours.then_some(found)
-}
-
-fn data_of(element: ListAttribute<ExpressionAttribute>) -> Option<Expressions> {
-    let ListAttribute::Element(attributes) = element else { return None };
-    attributes.into_iter().find_map(|attribute| match attribute {
-        ExpressionAttribute::Data(data) => Some(data),
-        _ => None,
-    })
-}
-
-fn read_expression(expression: Expressions, found: &mut FoundRule) {
-    use netlink_packet_netfilter::nftables::{DataAttribute, Immediate, VerdictAttribute};
-    match expression {
-        Expressions::Other { expression_type, attributes } if expression_type == "match" => {
-            if let Some(text) = expr::xt_comment(&attributes) {
-                found.tag = Some(text);
-            }
-        }
-        Expressions::Immediate(attributes) => {
-            let verdicts = attributes.into_iter().filter_map(|attribute| match attribute {
-                Immediate::Data(DataAttribute::Verdict(verdict)) => Some(verdict),
-                _ => None,
-            });
-            found.jump = verdicts.flatten().find_map(|attribute| match attribute {
-                VerdictAttribute::Chain(name) => Some(name),
-                _ => None,
-            });
-        }
-        _ => {}
-    }
-}
-
 /// A comment as `nft` stores it: type, length, text with a zero at its end.
 fn comment_data(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
     [&[UDATA_COMMENT, length], text.as_bytes(), &[0]].concat()
 }
 
-fn read_comment(data: &[u8]) -> Option<String> {
-    let [UDATA_COMMENT, length, rest @ ..] = data else { return None };
-    let text = rest.get(..usize::from(*length))?;
-    let text = text.split(|byte| *byte == 0).next().unwrap_or_default();
-    Some(String::from_utf8_lossy(text).into_owned())
-}
-
 // === impl TaggedRule ===
 
 impl TaggedRule {
+    /// The chains it may be in: its own, and the one in which older versions put it.
+    pub(super) fn places(&self) -> impl Iterator<Item = &str> {
+        let older = self.gate.as_ref().map(|_gate| gate::CHAIN);
+        [self.chain.as_str()].into_iter().chain(older)
+    }
+
     /// The request that adds it.
     pub(super) fn addition(&self, plain: bool) -> Item {
         match &self.otherwise {
@@ -170,14 +111,15 @@ impl TaggedRule {
 
 #[cfg(test)]
 mod tests {
+    use super::super::answer;
     use super::*;
 
     #[test]
     fn comments() {
         let data = comment_data("weft 0123");
         assert_eq!(data, b"\0\x0aweft 0123\0");
-        assert_eq!(read_comment(&data).as_deref(), Some("weft 0123"));
-        assert_eq!(read_comment(&[0, 200, b'x']), None);
-        assert_eq!(read_comment(&[]), None);
+        assert_eq!(answer::comment(&data).as_deref(), Some("weft 0123"));
+        assert_eq!(answer::comment(&[0, 200, b'x']), None);
+        assert_eq!(answer::comment(&[]), None);
     }
 }

@@ -1,25 +1,25 @@
-//! The netfilter netlink socket: batches with one outcome per message.
+//! The netfilter netlink socket: batches with one outcome per request, and questions.
 //!
-//! Sending and receiving are `wire`'s.
+//! Sending and receiving are `wire`'s. The kernel queues all answers to a datagram before `send` returns, so what one datagram
+//! asks must fit the receive buffer: a batch has at most [`Socket::capacity`] requests, and questions go out a few at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 
 use netlink_packet_core::{
-    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_netfilter::nftables::{
-    ChainAttribute, ChainMessage, DataAttribute, GenAttribute, GenMessage, ListAttribute, NfTablesMessage,
-    SetElementAttribute, SetElementList, SetElementMessage,
+    ChainMessage, GenMessage, NfTablesMessage, SetElementList, SetElementMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use nix::errno::Errno;
 
-use super::Table;
-use super::rule::{self, FoundRule};
+use super::answer::{self, FoundChain, FoundRule};
+use super::{ATTEMPTS, Table, rule};
 use crate::netlink::error::Fault;
-use crate::netlink::wire::{NLMSG_ERROR, Refusal, Wire};
+use crate::netlink::wire::{NLMSG_DONE, NLMSG_ERROR, Refusal, Wire};
 
 /// `NFNL_SUBSYS_NFTABLES`, which a batch names as its subsystem.
 const SUBSYSTEM: u16 = 10;
@@ -28,12 +28,26 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u8 = 16;
 const BATCH_GENID: u16 = 1;
 
+/// What the kernel counts for the answers to one request at most: an announcement in a buffer of a page and a bit
+/// (`NLMSG_GOODSIZE`), and an acknowledgement or a refusal.
+const ANSWER_BYTES: usize = 6 << 10;
+
+/// Requests of a batch where the receive buffer may be as large as we like, and the least where it may not.
+const MOST: usize = 256;
+const LEAST: usize = 8;
+
+/// So many are never too many: the system's usual receive buffer takes their answers.
+pub(super) const FEW: usize = 16;
+
+/// Questions of one datagram.
+const QUESTIONS: usize = 24;
+
 /// One request.
 #[derive(Debug, Clone)]
 pub(super) struct Item {
     pub(super) table: Table,
     pub(super) message: NfTablesMessage,
-    /// Besides `NLM_F_REQUEST` and `NLM_F_ACK`.
+    /// Besides `NLM_F_REQUEST`.
     pub(super) flags: u16,
 }
 
@@ -43,7 +57,7 @@ pub(super) struct Transaction {
     /// One for each request.
     pub(super) outcomes: Vec<Outcome>,
     /// Set and key of the elements that the kernel tells of as new ones; it does for requests with `NLM_F_ECHO`.
-    pub(super) announced: Vec<(String, Vec<u8>)>,
+    pub(super) announced: HashSet<(String, Vec<u8>)>,
 }
 
 /// What became of one request of a batch.
@@ -58,6 +72,8 @@ pub(super) struct Socket {
     wire: Wire,
     sequence: u32,
     sent: u32,
+    /// Requests that a batch may have; known once it was asked for.
+    capacity: Option<usize>,
 }
 
 // === impl Outcome ===
@@ -81,15 +97,24 @@ impl Outcome {
 
 impl Socket {
     pub(super) fn open() -> io::Result<Self> {
-        Ok(Self { wire: Wire::netfilter()?, sequence: 0, sent: 0 })
+        Ok(Self { wire: Wire::netfilter()?, sequence: 0, sent: 0, capacity: None })
     }
 
     pub(super) fn sent(&self) -> u32 {
         self.sent
     }
 
+    /// How many requests a batch may have, so that all answers fit the receive buffer, which this makes large. A process that
+    /// may not enlarge it beyond the system's limit sends smaller batches.
+    pub(super) fn capacity(&mut self) -> usize {
+        let wire = &self.wire;
+        *self.capacity.get_or_insert_with(|| (wire.enlarge(MOST * ANSWER_BYTES) / ANSWER_BYTES).clamp(LEAST, MOST))
+    }
+
     /// One transaction. An error is about the batch as a whole, an outcome about one of its requests; any refused one
-    /// means that nothing was changed.
+    /// means that nothing was changed. [`Fault::Lost`] means that it is not known whether anything was.
+    ///
+    /// Only the last request asks for an acknowledgement: refusals come unasked, and the kernel sends all of them in order.
     pub(super) fn transact(&mut self, items: &[Item], generation: Option<u32>) -> Result<Transaction, Fault> {
         let mut bytes = Vec::with_capacity(4096);
         let control =
@@ -102,18 +127,29 @@ impl Socket {
             },
         };
         let begin = self.append(&mut bytes, control(begin), NLM_F_REQUEST);
-        let mut open = BTreeMap::new();
+        let mut requests = BTreeMap::new();
+        let mut last = begin;
         for (at, item) in items.iter().enumerate() {
-            let sequence = self.append(&mut bytes, item.message(), NLM_F_REQUEST | NLM_F_ACK | item.flags);
-            open.insert(sequence, at);
+            let ack = if at + 1 == items.len() { NLM_F_ACK } else { 0 };
+            last = self.append(&mut bytes, item.message(), NLM_F_REQUEST | ack | item.flags);
+            requests.insert(last, at);
         }
         self.append(&mut bytes, control(ControlMessage::BatchEnd), NLM_F_REQUEST);
         self.wire.send(&bytes)?;
 
-        let mut done = Transaction { outcomes: vec![Outcome::default(); items.len()], announced: Vec::new() };
+        let mut done = Transaction { outcomes: vec![Outcome::default(); items.len()], announced: HashSet::new() };
         let mut buffer = Vec::new();
-        while !open.is_empty() {
-            for answer in self.wire.receive(&mut buffer)? {
+        let mut is_complete = items.is_empty();
+        while !is_complete {
+            let answers = match self.wire.receive(&mut buffer) {
+                Err(Fault::Lost) => {
+                    // What is still queued belongs to this batch, and would be taken for answers to the next one.
+                    self.wire.drain();
+                    return Err(Fault::Lost);
+                }
+                other => other?,
+            };
+            for answer in answers {
                 let answer = answer?;
                 let refused = answer.refusal()?;
                 if answer.sequence == begin
@@ -122,10 +158,11 @@ impl Socket {
                     return Err(Fault::Refused(errno, hint));
                 }
                 if answer.kind != NLMSG_ERROR {
-                    // Announcements have no sequence number; they come before the acknowledgements.
-                    done.announced.extend(announced_elements(answer.whole)?);
-                } else if let Some(outcome) = open.remove(&answer.sequence).and_then(|at| done.outcomes.get_mut(at)) {
+                    // Announcements have no sequence number; they come before the acknowledgement.
+                    answer::elements(answer.whole, &mut done.announced);
+                } else if let Some(outcome) = requests.get(&answer.sequence).and_then(|at| done.outcomes.get_mut(*at)) {
                     outcome.refused = refused;
+                    is_complete |= answer.sequence == last;
                 }
             }
         }
@@ -134,84 +171,63 @@ impl Socket {
 
     /// Whether the thing that a question asks for is there.
     pub(super) fn has(&mut self, question: &Item) -> Result<bool, Fault> {
-        match self.question(question.message(), NLM_F_REQUEST | question.flags) {
-            Ok(_) => Ok(true),
-            Err(fault) if fault.is_absent() => Ok(false),
-            Err(fault) => Err(fault),
-        }
+        Ok(self.ask_each(std::slice::from_ref(question), |_answer| ())?.iter().any(Option::is_some))
     }
 
-    /// Number of the ruleset as it is now; every transaction changes it.
-    pub(super) fn generation(&mut self) -> Result<u32, Fault> {
-        let question = NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() });
-        let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0);
-        let answers = self.question(NetfilterMessage::new(header, question), NLM_F_REQUEST)?;
-        let id = answers.into_iter().find_map(|answer| match answer {
-            NfTablesMessage::NewGen(GenMessage { attributes }) => {
-                attributes.into_iter().find_map(|attribute| match attribute {
-                    GenAttribute::Id(id) => Some(id),
-                    _ => None,
-                })
+    /// What `read` makes of the answer to each question; `None` where the thing is not there.
+    pub(super) fn ask_each<T>(
+        &mut self,
+        questions: &[Item],
+        read: impl Fn(&[u8]) -> T,
+    ) -> Result<Vec<Option<T>>, Fault> {
+        let mut found: Vec<Option<T>> = Vec::with_capacity(questions.len());
+        for questions in questions.chunks(QUESTIONS) {
+            let mut bytes = Vec::new();
+            let mut open = BTreeMap::new();
+            for question in questions {
+                let sequence = self.append(&mut bytes, question.message(), NLM_F_REQUEST | question.flags);
+                open.insert(sequence, found.len());
+                found.push(None);
             }
-            _ => None,
-        });
-        id.ok_or(Fault::Broken("no generation"))
-    }
-
-    /// The keys of all elements of a set.
-    pub(super) fn dump_elements(&mut self, table: Table, set: &str) -> Result<Vec<Vec<u8>>, Fault> {
-        let attributes = vec![SetElementList::Table(table.name().to_owned()), SetElementList::Set(set.to_owned())];
-        let message = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
-        let item = Item { table, message, flags: 0 };
-        let answers = self.question(item.message(), NLM_F_REQUEST | NLM_F_DUMP)?;
-        Ok(answers.into_iter().flat_map(elements_of).map(|(_set, key)| key).collect())
-    }
-
-    /// The rules of a chain, in order; none where there is no such chain.
-    pub(super) fn rules(&mut self, table: Table, chain: &str) -> Result<Vec<FoundRule>, Fault> {
-        let item = rule::listing(table, chain);
-        match self.question(item.message(), NLM_F_REQUEST | NLM_F_DUMP) {
-            Err(fault) if fault.is_absent() => Ok(Vec::new()),
-            other => Ok(other?.into_iter().filter_map(|answer| rule::read(answer, chain)).collect()),
-        }
-    }
-
-    /// The names of the chains of a table.
-    pub(super) fn chains(&mut self, table: Table) -> Result<Vec<String>, Fault> {
-        let message = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
-        let item = Item { table, message, flags: 0 };
-        let answers = self.question(item.message(), NLM_F_REQUEST | NLM_F_DUMP)?;
-        let name = |answer| {
-            let NfTablesMessage::NewChain(ChainMessage { attributes }) = answer else { return None };
-            let (mut of, mut name) = (String::new(), None);
-            for attribute in attributes {
-                match attribute {
-                    ChainAttribute::Table(table) => of = table,
-                    ChainAttribute::Name(chain) => name = Some(chain),
-                    _ => {}
+            self.wire.send(&bytes)?;
+            let mut buffer = Vec::new();
+            while !open.is_empty() {
+                for answer in self.wire.receive(&mut buffer)? {
+                    let answer = answer?;
+                    let Some(at) = open.remove(&answer.sequence) else { continue };
+                    match answer.verdict() {
+                        Err(fault) if fault.is_absent() => {}
+                        verdict => {
+                            verdict?;
+                            if let Some(place) = found.get_mut(at) {
+                                *place = Some(read(answer.whole));
+                            }
+                        }
+                    }
                 }
             }
-            name.filter(|_| of == table.name())
-        };
-        Ok(answers.into_iter().filter_map(name).collect())
-    }
-
-    /// What a map has for the key of an element; `None` where it has no such key.
-    pub(super) fn data(&mut self, question: &Item) -> Result<Option<Vec<u8>>, Fault> {
-        match self.question(question.message(), NLM_F_REQUEST | question.flags) {
-            Ok(answers) => Ok(answers.into_iter().find_map(data_of)),
-            Err(fault) if fault.is_absent() => Ok(None),
-            Err(fault) => Err(fault),
         }
+        Ok(found)
     }
 
-    /// Sends one message, and reads answers to it up to the last one.
-    fn question(&mut self, message: NetfilterMessage, flags: u16) -> Result<Vec<NfTablesMessage>, Fault> {
+    /// What `read` makes of each message of a dump. One that somebody's transaction came between is torn: it is asked for
+    /// again.
+    fn dump<T>(&mut self, item: &Item, read: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Fault> {
+        for _attempt in 0..ATTEMPTS {
+            if let Some(things) = self.try_dump(item, &read)? {
+                return Ok(things);
+            }
+        }
+        Err(Fault::Broken("torn dumps"))
+    }
+
+    fn try_dump<T>(&mut self, item: &Item, read: &impl Fn(&[u8]) -> Option<T>) -> Result<Option<Vec<T>>, Fault> {
         let mut bytes = Vec::new();
-        let sequence = self.append(&mut bytes, message, flags);
+        let sequence = self.append(&mut bytes, item.message(), NLM_F_REQUEST | NLM_F_DUMP);
         self.wire.send(&bytes)?;
         let mut things = Vec::new();
         let mut buffer = Vec::new();
+        let mut is_torn = false;
         loop {
             for answer in self.wire.receive(&mut buffer)? {
                 let answer = answer?;
@@ -219,21 +235,49 @@ impl Socket {
                     continue;
                 }
                 answer.verdict()?;
-                match parse(answer.whole)? {
-                    NetlinkPayload::Done(_) => return Ok(things),
-                    NetlinkPayload::InnerMessage(NetfilterMessage {
-                        inner: NetfilterMessageInner::NfTables(thing),
-                        ..
-                    }) => {
-                        things.push(thing);
-                        if flags & NLM_F_DUMP == 0 {
-                            return Ok(things);
-                        }
-                    }
-                    _ => return Err(Fault::Broken("an unexpected answer")),
+                is_torn |= answer.has(NLM_F_DUMP_INTR);
+                if answer.kind == NLMSG_DONE {
+                    return Ok((!is_torn).then_some(things));
                 }
+                things.extend(read(answer.whole));
             }
         }
+    }
+
+    /// Number of the ruleset as it is now; every transaction changes it.
+    pub(super) fn generation(&mut self) -> Result<u32, Fault> {
+        // The family is not looked at.
+        let message = NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() });
+        let answers = self.ask_each(&[Item { table: Table::Inet, message, flags: 0 }], answer::generation)?;
+        answers.into_iter().flatten().flatten().next().ok_or(Fault::Broken("no generation"))
+    }
+
+    /// The keys of all elements of a set.
+    pub(super) fn dump_elements(&mut self, table: Table, set: &str) -> Result<HashSet<(String, Vec<u8>)>, Fault> {
+        let attributes = vec![SetElementList::Table(table.name().to_owned()), SetElementList::Set(set.to_owned())];
+        let message = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
+        let keys = self.dump(&Item { table, message, flags: 0 }, |message| {
+            let mut keys = HashSet::new();
+            answer::elements(message, &mut keys);
+            Some(keys)
+        })?;
+        Ok(keys.into_iter().flatten().collect())
+    }
+
+    /// The rules of a chain, in order; none where there is no such chain.
+    pub(super) fn rules(&mut self, table: Table, chain: &str) -> Result<Vec<FoundRule>, Fault> {
+        match self.dump(&rule::listing(table, chain), |message| answer::rule(message, chain)) {
+            Err(fault) if fault.is_absent() => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// The chains of a table.
+    pub(super) fn chains(&mut self, table: Table) -> Result<Vec<FoundChain>, Fault> {
+        let message = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
+        self.dump(&Item { table, message, flags: 0 }, |message| {
+            Some(answer::chain(message)).filter(|chain| chain.table == table.name())
+        })
     }
 
     fn append(&mut self, bytes: &mut Vec<u8>, message: NetfilterMessage, flags: u16) -> u32 {
@@ -251,69 +295,10 @@ impl Socket {
     }
 }
 
-fn parse(whole: &[u8]) -> Result<NetlinkPayload<NetfilterMessage>, Fault> {
-    let parsed = NetlinkMessage::<NetfilterMessage>::deserialize(whole);
-    parsed.map(|message| message.payload).map_err(|_decode| Fault::Broken("an unreadable answer"))
-}
-
-fn announced_elements(whole: &[u8]) -> Result<Vec<(String, Vec<u8>)>, Fault> {
-    Ok(match parse(whole)? {
-        NetlinkPayload::InnerMessage(NetfilterMessage { inner: NetfilterMessageInner::NfTables(thing), .. }) => {
-            elements_of(thing)
-        }
-        _ => Vec::new(),
-    })
-}
-
-/// Set and key of the elements a message lists.
-fn elements_of(message: NfTablesMessage) -> Vec<(String, Vec<u8>)> {
-    let NfTablesMessage::NewSetElement(SetElementMessage { attributes }) = message else { return Vec::new() };
-    let (mut set, mut keys) = (String::new(), Vec::new());
-    for attribute in attributes {
-        match attribute {
-            SetElementList::Set(name) => set = name,
-            SetElementList::Elements(elements) => keys.extend(elements.into_iter().filter_map(key_of)),
-            _ => {}
-        }
-    }
-    keys.into_iter().map(|key| (set.clone(), key)).collect()
-}
-
-/// What the first element of a message leads to.
-fn data_of(message: NfTablesMessage) -> Option<Vec<u8>> {
-    let NfTablesMessage::NewSetElement(SetElementMessage { attributes }) = message else { return None };
-    let lists = attributes.into_iter().filter_map(|attribute| match attribute {
-        SetElementList::Elements(elements) => Some(elements),
-        _ => None,
-    });
-    let elements = lists.flatten().filter_map(|element| match element {
-        ListAttribute::Element(attributes) => Some(attributes),
-        _ => None,
-    });
-    elements.flatten().find_map(|attribute| match attribute {
-        SetElementAttribute::Data(DataAttribute::Value(data)) => Some(data),
-        _ => None,
-    })
-}
-
-fn key_of(element: ListAttribute<SetElementAttribute>) -> Option<Vec<u8>> {
-    let ListAttribute::Element(attributes) = element else { return None };
-    attributes.into_iter().find_map(|attribute| match attribute {
-        SetElementAttribute::Key(DataAttribute::Value(key)) => Some(key),
-        _ => None,
-    })
-}
-
 // === impl Item ===
 
 impl Item {
     fn message(&self) -> NetfilterMessage {
-        let family = match self.table {
-            Table::Inet => NetfilterProtoFamily::Inet,
-            Table::Bridge => NetfilterProtoFamily::Bridge,
-            Table::Filter4 => NetfilterProtoFamily::IPv4,
-            Table::Filter6 => NetfilterProtoFamily::IPv6,
-        };
-        NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), self.message.clone())
+        NetfilterMessage::new(NetfilterHeader::new(self.table.family(), 0, 0), self.message.clone())
     }
 }

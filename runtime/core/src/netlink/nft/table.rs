@@ -1,23 +1,32 @@
 //! Tables and the parts of ours, by name.
 
 use netlink_packet_core::NLM_F_CREATE;
+use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{NfTablesMessage, TableAttribute, TableMessage};
 
 use super::socket::Item;
 use crate::netlink::error::NetlinkError;
 use crate::plan::Family;
 
-/// A table by its family; ours are called `weft`, those of `iptables` `filter`.
+/// A table. Ours are called `weft`; the others are those of `iptables`, and those of the stock `portmap`, which are read only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::netlink) enum Table {
     /// Masquerading, host ports, ingress policies.
     Inet,
     /// Source MAC checks.
     Bridge,
-    /// The one of `iptables`.
+    /// `filter` of `iptables`.
     Filter4,
-    /// The one of `ip6tables`.
+    /// `filter` of `ip6tables`.
     Filter6,
+    /// `nat` of `iptables`.
+    Nat4,
+    /// `nat` of `ip6tables`.
+    Nat6,
+    /// The IPv4 table of the stock `portmap` with its nftables backend.
+    StockHostPorts4,
+    /// The IPv6 one.
+    StockHostPorts6,
 }
 
 /// A part of the base, made as a whole.
@@ -26,6 +35,7 @@ pub(in crate::netlink) enum Part {
     Masquerade,
     HostPorts,
     Ingress,
+    Localnet,
     SpoofCheck,
 }
 
@@ -36,7 +46,7 @@ impl Part {
     pub(super) fn table(self) -> Table {
         match self {
             Self::SpoofCheck => Table::Bridge,
-            Self::Masquerade | Self::HostPorts | Self::Ingress => Table::Inet,
+            Self::Masquerade | Self::HostPorts | Self::Ingress | Self::Localnet => Table::Inet,
         }
     }
 
@@ -57,13 +67,22 @@ impl Table {
         }
     }
 
+    pub(super) fn family(self) -> NetfilterProtoFamily {
+        match self {
+            Self::Inet => NetfilterProtoFamily::Inet,
+            Self::Bridge => NetfilterProtoFamily::Bridge,
+            Self::Filter4 | Self::Nat4 | Self::StockHostPorts4 => NetfilterProtoFamily::IPv4,
+            Self::Filter6 | Self::Nat6 | Self::StockHostPorts6 => NetfilterProtoFamily::IPv6,
+        }
+    }
+
     /// As `nft` calls the family.
     pub(super) fn family_name(self) -> &'static str {
         match self {
             Self::Inet => "inet",
             Self::Bridge => "bridge",
-            Self::Filter4 => "ip",
-            Self::Filter6 => "ip6",
+            Self::Filter4 | Self::Nat4 | Self::StockHostPorts4 => "ip",
+            Self::Filter6 | Self::Nat6 | Self::StockHostPorts6 => "ip6",
         }
     }
 
@@ -71,6 +90,8 @@ impl Table {
         match self {
             Self::Inet | Self::Bridge => "weft",
             Self::Filter4 | Self::Filter6 => "filter",
+            Self::Nat4 | Self::Nat6 => "nat",
+            Self::StockHostPorts4 | Self::StockHostPorts6 => "cni_hostport",
         }
     }
 

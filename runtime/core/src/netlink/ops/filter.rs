@@ -8,21 +8,18 @@ use crate::netlink::check::{Difference, Since};
 use crate::netlink::conntrack::{self, Flows};
 use crate::netlink::error::{Doing, NetlinkError};
 use crate::netlink::rtnl::{Link, Lookup};
+use crate::netlink::sharing::{Filters, is_filter};
 use crate::netlink::undo::Inverse;
 use crate::netlink::{Executor, firewalld, nft, sysctl};
-use crate::plan::{FirewalldSource, HostPort, LinkRef, Op, Plan, RouteLocalnet, Side};
+use crate::plan::{FirewalldSource, HostPort, LinkRef, Op, RouteLocalnet, Side};
 
-/// An op that is elements or rules of nftables: all of a plan are added and removed together, before or after its links
-/// (`teardown`).
-pub(super) struct Elements<'a>(pub(super) &'a Op);
+/// An op that is elements or rules of nftables: all of a plan are added, compared and removed together, before or after its
+/// links (`sharing`, `teardown`, `check`).
+pub(super) struct Elements;
 
-impl Operation for Elements<'_> {
+impl Operation for Elements {
     fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
         session.filters()
-    }
-
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
-        executor.check_filters(self.0, found)
     }
 }
 
@@ -36,17 +33,20 @@ impl Operation for RouteLocalnet {
     }
 }
 
+/// Its removal and its comparison need the journal (`teardown`), or go together with others (`check`).
 impl Operation for FirewalldSource {
     fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
         session.firewalld_source(self)
     }
+}
 
-    fn tear_down(&self, _executor: &mut Executor, _plan: &Plan) -> Result<(), NetlinkError> {
-        firewalld::remove(self)
-    }
-
-    fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
-        executor.check_firewalld(self, found)
+impl Difference {
+    /// That what an op has in nftables or in firewalld is not there.
+    pub(in crate::netlink) fn of_filter(op: &Op) -> Self {
+        match op {
+            Op::FirewalldSource(source) => Self::NoSource { address: source.address, zone: source.zone.clone() },
+            op => Self::Elements { op: op.to_string() },
+        }
     }
 }
 
@@ -69,6 +69,8 @@ impl Executor {
 impl Session<'_> {
     /// The link is found now, when the links, addresses and routes of the plan are there.
     pub(super) fn route_localnet(&mut self, route: &RouteLocalnet) -> Result<(), NetlinkError> {
+        // Before the switch: what keeps containers away from what listens on 127.0.0.1.
+        self.filters()?;
         let Some((link, key)) = self.executor.localnet_switch(route.address)? else { return Ok(()) };
         let Some(old) = sysctl::read(&key)?.filter(|value| value != "1") else { return Ok(()) };
         let bridge = (link.kind == "bridge").then_some(link.index);
@@ -83,44 +85,24 @@ impl Session<'_> {
     }
 
     pub(super) fn firewalld_source(&mut self, source: &FirewalldSource) -> Result<(), NetlinkError> {
-        if firewalld::add(source)? {
-            self.log(format!("remove {} from firewalld", source.address), Inverse::Firewalld(source.clone()));
-        }
+        let _lock = self.executor.lock_shared()?;
+        let added = firewalld::add(source)?;
+        let inverse = Inverse::Firewalld { source: source.clone(), added };
+        self.log(format!("remove {} from firewalld", source.address), inverse);
         Ok(())
-    }
-
-    pub(super) fn host_ports(&self) -> impl Iterator<Item = &HostPort> {
-        self.plan.ops.iter().filter_map(|op| match op {
-            Op::HostPort(port) => Some(port),
-            _ => None,
-        })
     }
 
     /// Flows to mapped ports that began earlier and go elsewhere come to the container from now on.
     pub(super) fn forget_flows(&self) {
-        conntrack::forget(self.host_ports(), Flows::Elsewhere);
+        conntrack::forget(self.plan.ops.iter().filter_map(Op::host_port), Flows::Elsewhere);
     }
 }
 
 impl Executor {
-    fn check_filters(&mut self, op: &Op, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
-        if !self.nft()?.has(&nft::Content::of([op]))? {
-            found.push(Difference::Elements { op: op.to_string() });
-        }
-        Ok(())
-    }
-
     fn check_route_localnet(&self, route: &RouteLocalnet, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
         let Some((_link, key)) = self.localnet_switch(route.address)? else { return Ok(()) };
         if sysctl::read(&key)?.is_some_and(|value| value != "1") {
             found.push(Difference::Sysctl { key, want: "1".to_owned() });
-        }
-        Ok(())
-    }
-
-    fn check_firewalld(&self, source: &FirewalldSource, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
-        if !firewalld::has(source)? {
-            found.push(Difference::NoSource { address: source.address, zone: source.zone.clone() });
         }
         Ok(())
     }
@@ -133,13 +115,31 @@ impl Session<'_> {
         if std::mem::replace(&mut self.filtered, true) {
             return Ok(());
         }
-        let added = self.executor.nft()?.add(&nft::Content::of(&self.plan.ops))?;
+        let ops: Vec<Op> = self.plan.ops.iter().filter(|op| is_filter(op)).cloned().collect();
+        let ports: Vec<HostPort> = self.plan.ops.iter().filter_map(Op::host_port).cloned().collect();
+        let _lock = self.executor.lock_shared()?;
+        let nft = self.executor.nft()?;
+        if !ports.is_empty() {
+            nft.refuse_stock_ports(&ports.iter().collect::<Vec<_>>())?;
+        }
+        let batches = nft.batches(nft::Content::of(&ops));
         // Undone in the other order: flows are forgotten once nothing leads them here any more.
-        let ports: Vec<HostPort> = self.host_ports().cloned().collect();
         if !ports.is_empty() {
             self.log("forget flows to the host ports", Inverse::Flows(ports));
         }
-        self.log("remove the nftables elements", Inverse::Elements(added));
+        let mut filters = Filters { ops, added: Vec::new() };
+        let mut outcome = Ok(());
+        for batch in batches {
+            match self.executor.nft()?.add(&batch) {
+                Ok(added) => filters.added.push(added),
+                Err(error) => {
+                    outcome = Err(error);
+                    break;
+                }
+            }
+        }
+        self.log("remove the nftables elements", Inverse::Filters(filters));
+        outcome?;
         self.forget_flows();
         Ok(())
     }

@@ -96,7 +96,7 @@ pub(super) fn operation(op: &Op) -> Box<dyn Operation + '_> {
         Op::PinMac { link } => Box::new(bridge::PinMac { link }),
         Op::Forwarding { family } => Box::new(sysctls::Forwarding(*family)),
         Op::Masquerade { .. } | Op::MacSpoofCheck { .. } | Op::HostPort(_) | Op::Accept(_) | Op::IngressPolicy(_) => {
-            Box::new(filter::Elements(op))
+            Box::new(filter::Elements)
         }
         Op::RouteLocalnet(op) => Box::new(op),
         Op::FirewalldSource(op) => Box::new(op),

@@ -1,0 +1,36 @@
+//! Rules of chains as they were when they were first asked for: one transaction looks at a chain once, however many of its
+//! rules are there.
+
+use std::collections::BTreeMap;
+
+use super::Table;
+use super::answer::FoundRule;
+use super::socket::Socket;
+use crate::netlink::error::Fault;
+
+/// The chains that were listed so far.
+pub(super) struct Listing<'a> {
+    socket: &'a mut Socket,
+    chains: BTreeMap<(Table, String), Vec<FoundRule>>,
+}
+
+impl<'a> Listing<'a> {
+    pub(super) fn new(socket: &'a mut Socket) -> Self {
+        Self { socket, chains: BTreeMap::new() }
+    }
+
+    /// The socket, for other questions.
+    pub(super) fn socket(&mut self) -> &mut Socket {
+        self.socket
+    }
+
+    /// The rules of a chain, in order; none where there is no such chain.
+    pub(super) fn rules(&mut self, table: Table, chain: &str) -> Result<&[FoundRule], Fault> {
+        let key = (table, chain.to_owned());
+        if !self.chains.contains_key(&key) {
+            let rules = self.socket.rules(table, chain)?;
+            self.chains.insert(key.clone(), rules);
+        }
+        Ok(self.chains.get(&key).map(Vec::as_slice).unwrap_or_default())
+    }
+}

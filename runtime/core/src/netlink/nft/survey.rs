@@ -1,0 +1,55 @@
+//! What is there of the parts of the base. A part may be missing, or somebody may have taken its rules away and left chains and
+//! sets (`nft flush table inet weft`): the kernel counts what uses a chain, so one question for each chain tells.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::socket::Item;
+use super::{Nft, Part, answer};
+use crate::netlink::error::Fault;
+use crate::plan::Op;
+
+/// What is wrong with a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// Its first chain is not there.
+    Missing,
+    /// Rules of it are gone.
+    Emptied,
+}
+
+impl Part {
+    /// The part that an op is in, if it is in one.
+    pub(super) fn needed_by(op: &Op) -> Option<Self> {
+        match op {
+            Op::Masquerade { .. } => Some(Self::Masquerade),
+            Op::HostPort(_) => Some(Self::HostPorts),
+            Op::IngressPolicy(_) => Some(Self::Ingress),
+            Op::RouteLocalnet(_) => Some(Self::Localnet),
+            Op::MacSpoofCheck { .. } => Some(Self::SpoofCheck),
+            _ => None,
+        }
+    }
+}
+
+impl Nft {
+    /// What is wrong with these parts; nothing for those that are whole.
+    pub(super) fn survey(&mut self, parts: &BTreeSet<Part>) -> Result<BTreeMap<Part, Condition>, Fault> {
+        let chains: Vec<(Part, Item, u32)> = parts
+            .iter()
+            .flat_map(|part| part.chain_questions().into_iter().map(move |(item, uses)| (*part, item, uses)))
+            .collect();
+        let questions: Vec<Item> = chains.iter().map(|(_, item, _)| item.clone()).collect();
+        let found = self.socket.ask_each(&questions, |message| answer::chain(message).uses)?;
+        let mut wrong = BTreeMap::new();
+        let mut seen = BTreeSet::new();
+        for ((part, _, uses), found) in chains.into_iter().zip(found) {
+            let is_first = seen.insert(part);
+            match found {
+                None if is_first => drop(wrong.insert(part, Condition::Missing)),
+                Some(found) if found >= uses => {}
+                _ => drop(wrong.entry(part).or_insert(Condition::Emptied)),
+            }
+        }
+        Ok(wrong)
+    }
+}

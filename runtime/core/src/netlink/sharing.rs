@@ -1,0 +1,190 @@
+//! What several attachments need at once: an element for an address or a bridge, a source of firewalld ([`Op::shared`]).
+//!
+//! The journal says who needs one, the kernel has it, and the two must be changed together. An ADD writes its entry, takes the
+//! lock, and adds what is missing. A DEL takes the lock, asks the journal who else needs the thing, gives up its own need
+//! there, and removes the thing where nobody does. So a DEL either sees the entry of an ADD beside it, or its removal comes
+//! before that ADD looks; and of two DELs the second one sees that the first needs nothing any more.
+//!
+//! The lock is a file of the state directory, because the journal is there. It is held for one look and one transaction, and the
+//! kernel drops it however a process ends. Nobody waits forever: a process that holds it may have been stopped.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::error::NetlinkError;
+use super::lock::NetnsLock;
+use super::{Executor, firewalld, nft};
+use crate::plan::{FirewalldSource, Op, Plan};
+
+/// How long a process waits for its turn. Each turn takes milliseconds.
+const PATIENCE_SECONDS: u64 = 10;
+
+/// Name of the lock's file in the state directory.
+const LOCK: &str = "shared.lock";
+
+/// Says which of these shared names other attachments need, and gives up this attachment's need of them. Called under the lock.
+pub type Decide<'a> = &'a mut dyn FnMut(&[String]) -> Result<BTreeSet<String>, String>;
+
+/// The nftables ops of a plan, and what adding them changed.
+#[derive(Debug)]
+pub(super) struct Filters {
+    pub(super) ops: Vec<Op>,
+    /// One for each transaction.
+    pub(super) added: Vec<nft::Added>,
+}
+
+/// Whether an op is elements or rules of nftables, or needs a part of the base.
+pub(super) fn is_filter(op: &Op) -> bool {
+    is_own(op) || matches!(op, Op::RouteLocalnet(_))
+}
+
+/// Whether an op has elements or rules of its own.
+fn is_own(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Masquerade { .. } | Op::MacSpoofCheck { .. } | Op::HostPort(_) | Op::Accept(_) | Op::IngressPolicy(_)
+    )
+}
+
+impl Executor {
+    /// Takes the lock in this state directory for changes of shared things. Without one, nobody else is there.
+    pub fn share_in(&mut self, state_dir: &Path) {
+        self.shared_lock = Some(state_dir.join(LOCK));
+    }
+
+    /// Waits for the lock of shared things.
+    pub(super) fn lock_shared(&self) -> Result<Option<NetnsLock>, NetlinkError> {
+        let Some(path) = &self.shared_lock else { return Ok(None) };
+        let fail = |io| NetlinkError::File { doing: format!("failed to lock {}", path.display()), io };
+        let file = File::options().create(true).truncate(false).write(true).open(path).map_err(fail)?;
+        let locked =
+            NetnsLock::take(file, Duration::from_secs(PATIENCE_SECONDS)).map_err(|errno| fail(errno.into()))?;
+        let busy = || NetlinkError::SharedBusy { path: PathBuf::from(path), seconds: PATIENCE_SECONDS };
+        locked.map(Some).ok_or_else(busy)
+    }
+
+    /// Removes the elements and rules of a plan that no other attachment needs.
+    pub(super) fn remove_filters<'p>(
+        &mut self,
+        ops: impl Iterator<Item = &'p Op>,
+        decide: Decide<'_>,
+    ) -> Result<(), NetlinkError> {
+        let ops: Vec<&Op> = ops.filter(|op| is_own(op)).collect();
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let _lock = self.lock_shared()?;
+        let kept = ask(ops.iter().copied(), decide)?;
+        let gone = ops.into_iter().filter(|op| op.shared().is_none_or(|name| !kept.contains(&name)));
+        let content = nft::Content::of(gone);
+        if content.is_empty() {
+            return Ok(());
+        }
+        match self.nft().and_then(|nft| nft.remove(&content)) {
+            // Without nftables there are no elements; the ADD failed at them.
+            Err(error) if error.is_unsupported() => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// Removes a source of firewalld that no other attachment needs.
+    pub(super) fn remove_source(&self, source: &FirewalldSource, decide: Decide<'_>) -> Result<(), NetlinkError> {
+        let _lock = self.lock_shared()?;
+        let name = source.shared();
+        let kept = decide(std::slice::from_ref(&name)).map_err(|text| NetlinkError::Undecided { text })?;
+        if kept.contains(&name) { Ok(()) } else { firewalld::remove(source) }
+    }
+
+    /// Takes back what was added, exactly. With the journal at hand, what the attachment wanted goes even where it was there
+    /// before: a DEL may have left it for this attachment's sake.
+    pub(super) fn undo_filters(&mut self, filters: Filters, decide: Option<Decide<'_>>) -> Result<(), NetlinkError> {
+        let Some(decide) = decide else {
+            let nft = self.nft()?;
+            return filters.added.iter().rev().try_for_each(|added| nft.undo(added));
+        };
+        self.remove_filters(filters.ops.iter(), decide)?;
+        let _lock = self.lock_shared()?;
+        let nft = self.nft()?;
+        filters.added.into_iter().rev().map(nft::Added::base_only).try_for_each(|added| nft.undo(&added))
+    }
+
+    /// Which ops of these plans have elements, rules or sources that are not there, by their places. Dead attachments are for
+    /// the caller to leave out.
+    ///
+    /// # Errors
+    /// The kernel or firewalld refuses to show something.
+    pub fn lost_filters(&mut self, plans: &[Plan]) -> Result<Vec<BTreeSet<usize>>, NetlinkError> {
+        let places = || {
+            plans
+                .iter()
+                .enumerate()
+                .flat_map(|(at, plan)| plan.ops.iter().enumerate().map(move |(op, it)| (at, op, it)))
+        };
+        let mut lost = vec![BTreeSet::new(); plans.len()];
+        let mut note = |at: usize, op: usize| {
+            if let Some(ops) = lost.get_mut(at) {
+                ops.insert(op);
+            }
+        };
+        let filters: Vec<(usize, usize, &Op)> = places().filter(|(_, _, op)| is_filter(op)).collect();
+        if !filters.is_empty() {
+            let contents: Vec<nft::Content> = filters.iter().map(|(_, _, op)| nft::Content::of([*op])).collect();
+            for missing in self.nft()?.missing(&contents)? {
+                if let Some((at, op, _)) = filters.get(missing) {
+                    note(*at, *op);
+                }
+            }
+        }
+        for (at, op, it) in places() {
+            if let Op::FirewalldSource(source) = it
+                && !firewalld::has(source)?
+            {
+                note(at, op);
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Removes elements, rules and sources of a plan, and nothing else of it.
+    ///
+    /// # Errors
+    /// What could not be removed, and why.
+    pub fn teardown_filters(&mut self, plan: &Plan, decide: Decide<'_>) -> Result<(), NetlinkError> {
+        self.remove_filters(plan.ops.iter(), &mut *decide)?;
+        plan.ops.iter().try_for_each(|op| match op {
+            Op::FirewalldSource(source) => self.remove_source(source, &mut *decide),
+            _ => Ok(()),
+        })
+    }
+
+    /// Puts back elements, rules and sources of a plan that was applied before. What is there stays.
+    ///
+    /// # Errors
+    /// What could not be put back, and why.
+    pub fn restore_filters(&mut self, plan: &Plan) -> Result<(), NetlinkError> {
+        let _lock = self.lock_shared()?;
+        let content = nft::Content::of(&plan.ops);
+        if !content.is_empty() {
+            let nft = self.nft()?;
+            for batch in nft.batches(content) {
+                nft.add(&batch)?;
+            }
+        }
+        for op in &plan.ops {
+            if let Op::FirewalldSource(source) = op {
+                firewalld::add(source)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn ask<'p>(ops: impl Iterator<Item = &'p Op>, decide: Decide<'_>) -> Result<BTreeSet<String>, NetlinkError> {
+    let names: Vec<String> = ops.filter_map(Op::shared).collect();
+    if names.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    decide(&names).map_err(|text| NetlinkError::Undecided { text })
+}
