@@ -12,6 +12,7 @@ mod networks;
 mod output;
 mod plan;
 mod policy;
+mod repair;
 #[cfg(feature = "agent")]
 mod timespan;
 
@@ -65,6 +66,8 @@ enum Command {
     /// Run the node's daemon: DHCP leases for attachments.
     #[cfg(feature = "agent")]
     Agent(agent::AgentArgs),
+    /// Put back what others took out of the packet filter.
+    Repair(repair::RepairArgs),
     /// Check this node, with a remedy for whatever is wrong.
     Doctor(doctor::DoctorArgs),
 }
@@ -87,6 +90,7 @@ fn main() -> ExitCode {
         Command::Ledger(command) => ledger::run(&command, &state, output),
         #[cfg(feature = "agent")]
         Command::Agent(args) => agent::run(&args, &state, output),
+        Command::Repair(args) => repair::run(&args, &state, output),
         Command::Doctor(args) => doctor::run(&args, &state, output),
     };
     match done {

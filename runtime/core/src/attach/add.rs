@@ -8,7 +8,7 @@ use super::finish::{self, Work, Written};
 use super::node::Node;
 use super::policies::Loading;
 use super::stage::Stage;
-use super::{chained, choose, claim, entry, external_add, failures, homecoming, lease_add};
+use super::{chained, choose, claim, entry, external_add, failures, homecoming, lease_add, takeover};
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, SelectConf};
 
@@ -30,7 +30,13 @@ fn add_unrecorded(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachE
     call.refuse_own_netns()?;
     let stock = call.network.select.as_ref().is_some_and(SelectConf::is_stock);
     let call = choose::resolve(node, call)?;
-    let added = attach(node, &call);
+    let mut added = attach(node, &call);
+    // Nothing of it is left, so it can be tried again; each time there is one dead attachment less.
+    while let Err(refusal) = &added
+        && takeover::remove_dead_holder(node, &call, refusal)
+    {
+        added = attach(node, &call);
+    }
     // flannel's own words for an error of its delegate.
     if stock { added.map_err(|cause| AttachError::DelegateAdd { cause: Box::new(cause) }) } else { added }
 }

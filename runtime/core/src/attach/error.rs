@@ -254,8 +254,9 @@ impl AttachError {
             Self::UnknownAttachment(_) | Self::NoClaim { .. } => 3,
             Self::Exists { .. } => 4,
             Self::Ledger(StoreError::Taken { .. })
-            | Self::Netlink(NetlinkError::Taken { .. })
-            | Self::Op { source: NetlinkError::Taken { .. }, .. } => 106,
+            | Self::Netlink(NetlinkError::Taken { .. } | NetlinkError::StockPort { .. })
+            | Self::Op { source: NetlinkError::Taken { .. } | NetlinkError::StockPort { .. }, .. } => 106,
+            Self::Op { source: NetlinkError::SharedBusy { .. }, .. } => 11,
             Self::Ledger(_) | Self::Facts(_) | Self::PluginExec { .. } => 5,
             Self::PluginAnswer { .. } => 6,
             Self::Conf(error) => error.code(),

@@ -3,13 +3,15 @@
 //! Invariant: whichever step fails, what was applied is undone, external plugins are called with DEL, and the entry with its
 //! claims is taken back. What cannot be put back stays in the journal for DEL or GC.
 
+use std::collections::BTreeSet;
+
 use super::call::Call;
 use super::error::{AttachError, in_full};
 use super::node::Node;
 use super::record::Chained;
-use super::{chain, external, lease, result};
+use super::{chain, external, lease, result, sharing};
 use crate::cni::CniResult;
-use crate::netlink::{Applied, ApplyError, Executor};
+use crate::netlink::{Applied, ApplyError, Executor, UndoError};
 use crate::plan::{AgentLease, Plan};
 
 /// What this ADD wrote into the journal, and takes out of it when it fails.
@@ -97,7 +99,7 @@ fn take_back(node: &mut Node<'_>, call: &Call, work: Work, cause: AttachError) -
     if !matches!(written, Written::Nothing) {
         lease::release(&mut node.log, &call.attachment(), lease.as_ref());
     }
-    let undone = executor.map(|mut executor| executor.undo(applied)).unwrap_or_default();
+    let undone = executor.map(|executor| undo(node, call, executor, applied, &written)).unwrap_or_default();
     let mut leftovers: Vec<String> = undone.iter().map(|left| in_full(left)).collect();
     match written {
         Written::Entry => take_back_entry(node, call, &mut leftovers),
@@ -109,6 +111,29 @@ fn take_back(node: &mut Node<'_>, call: &Call, work: Work, cause: AttachError) -
         Written::Chained(_) | Written::Nothing => {}
     }
     if leftovers.is_empty() { cause } else { AttachError::Leftovers { cause: Box::new(cause), leftovers } }
+}
+
+/// Undoes what was applied. What other attachments need stays, as the journal says; without an entry of this ADD, that is what
+/// was there before.
+fn undo(
+    node: &mut Node<'_>,
+    call: &Call,
+    mut executor: Executor,
+    applied: Applied,
+    written: &Written,
+) -> Vec<UndoError> {
+    let key = call.key();
+    let needed = match written {
+        Written::Nothing => return executor.undo(applied),
+        Written::Entry => Ok(BTreeSet::new()),
+        Written::Chained(mine) => sharing::of_other_calls(node, &key, mine),
+    };
+    let mut decide = |names: &[String]| {
+        let needed = needed.as_ref().map_err(AttachError::chain)?;
+        let kept = node.store().and_then(|store| sharing::decide(store, &key, needed, names));
+        kept.map_err(|error| error.chain())
+    };
+    executor.undo_among(applied, &mut decide)
 }
 
 /// Takes back claims and journal entry, unless something is left that DEL has to know of.

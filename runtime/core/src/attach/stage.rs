@@ -45,7 +45,11 @@ impl<'a> Setting<'a> {
     /// Waits for the stage, and for the executor with the sockets to host and container; none where no link is touched.
     pub(super) fn wait(self) -> Result<(Stage<'a>, Option<Executor>), AttachError> {
         let (executor, observed) = match self.opening {
-            Some(opening) => opening.wait().map(|(executor, observed)| (Some(executor), observed))?,
+            Some(opening) => {
+                let (mut executor, observed) = opening.wait()?;
+                executor.share_in(&self.context.state_dir);
+                (Some(executor), observed)
+            }
             None => (None, Observed::default()),
         };
         let container = match &executor {

@@ -126,6 +126,7 @@ pub(super) fn plan_on(
 ) -> Result<Option<Planned>, AttachError> {
     let needs = needs(call)?;
     let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
+    executor.share_in(&context.state_dir);
     let observed = if needs.is_empty() { Observed::default() } else { executor.observe(&needs)? };
     let mut seen = before.map(previous);
     let mut ops = Vec::new();

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::call::Call;
 use super::error::{AttachError, in_full};
 use super::node::Node;
+use super::sharing;
 use crate::journal::Entry;
 use crate::netlink::{self, Executor};
 use crate::plan::Plan;
@@ -22,12 +23,9 @@ pub(super) fn plan(
     if plan.ops.is_empty() {
         return Vec::new();
     }
-    let keep = node.store().and_then(|store| Ok(store.shared_elsewhere(&entry.key, &plan.shared())?));
-    let keep = match keep {
-        Ok(keep) => keep.into_iter().chain(needed).collect(),
-        Err(error) => return vec![error.chain()],
-    };
-    let netns = if call.env.netns.is_empty() { netns } else { &call.env.netns }.to_owned();
+    // The path of a call is that of its own attachment.
+    let is_own = entry.key.attachment == call.attachment() && !call.env.netns.is_empty();
+    let netns = if is_own { &call.env.netns } else { netns }.to_owned();
     let executor = match container(&netns, plan.container.as_deref()) {
         Ok(path) => Executor::open(path),
         Err(error) => {
@@ -36,10 +34,16 @@ pub(super) fn plan(
             Executor::open(None)
         }
     };
-    match executor {
-        Ok(mut executor) => executor.teardown(plan, &keep).iter().map(|left| in_full(left)).collect(),
-        Err(error) => vec![AttachError::from(error).chain()],
-    }
+    let mut executor = match executor {
+        Ok(executor) => executor,
+        Err(error) => return vec![AttachError::from(error).chain()],
+    };
+    executor.share_in(&node.context.state_dir);
+    let mut decide = |names: &[String]| {
+        let kept = node.store().and_then(|store| sharing::decide(store, &entry.key, &needed, names));
+        kept.map_err(|error| error.chain())
+    };
+    executor.teardown_among(plan, &mut decide).iter().map(|left| in_full(left)).collect()
 }
 
 /// The path of the attachment's namespace, while it is that one. A namespace that is gone took its links along, and one

@@ -134,7 +134,7 @@ pub(crate) fn rule(text: &str) -> Result<ReleaseRule, Fault> {
         .map_err(|error| Fault::Damaged(format!("a journal entry's release rule {text:?} is none: {error}")))
 }
 
-fn text(shared: &[String]) -> Result<String, Fault> {
+pub(super) fn text(shared: &[String]) -> Result<String, Fault> {
     serde_json::to_string(shared).map_err(|error| Fault::Damaged(format!("shared names cannot be written: {error}")))
 }
 

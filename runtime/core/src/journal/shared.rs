@@ -4,13 +4,35 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::rows::{by_id, find};
+use super::rows::{by_id, find, names, text};
 use crate::plan::EXCLUSIVE;
-use crate::store::{Fault, Key, NodeStore, StoreError};
+use crate::store::{Fault, Key, NodeStore, Stop, StoreError};
 
 // === impl NodeStore ===
 
 impl NodeStore {
+    /// Names among `shared` that another entry holds too. Of those the entry gives up its own share, so that the other's
+    /// DEL does not wait for this one's; names that it holds alone, and exclusive ones, it keeps until it goes.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn give_up_shared(&mut self, key: &Key, shared: &[String]) -> Result<BTreeSet<String>, StoreError> {
+        let elsewhere = self.shared_elsewhere(key, shared)?;
+        let given_up: Vec<String> = elsewhere.iter().filter(|name| !name.starts_with(EXCLUSIVE)).cloned().collect();
+        if !given_up.is_empty() {
+            self.write("give up shared names", |conn| {
+                let Some(id) = find(conn, key)? else { return Ok(()) };
+                let held =
+                    conn.query_row("SELECT shared FROM journal WHERE id = ?1", [id], |row| row.get::<_, String>(0))?;
+                let mut held = names(&held)?;
+                held.retain(|name| !given_up.contains(name));
+                conn.execute("UPDATE journal SET shared = ?2 WHERE id = ?1", params![id, text(&held)?])?;
+                Ok::<_, Stop<StoreError>>(unshare(conn, id, &given_up)?)
+            })?;
+        }
+        Ok(elsewhere)
+    }
+
     /// Names among `shared` that another entry holds too.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! `weftctl doctor`: what could keep weft from working on this node, each finding with its remedy. Changes nothing.
 
 mod files;
+mod filters;
 mod journal;
 mod kernel;
 #[cfg(feature = "agent")]
@@ -65,6 +66,7 @@ pub(crate) fn run(args: &DoctorArgs, state: &Path, output: Output) -> anyhow::Re
     let mut findings = kernel::look();
     findings.extend(files::look(args, state));
     findings.extend(journal::look(state));
+    findings.extend(filters::look(state));
     #[cfg(feature = "agent")]
     findings.extend(kubernetes::look(state));
     let rows = findings.iter().map(|finding| {

@@ -1,0 +1,48 @@
+//! Taking over what a dead attachment holds alone. A runtime that lost a pod calls no DEL, and the pod's host port would stay
+//! taken until GC: where its namespace and its links are gone, an ADD that wants the port removes it as DEL would.
+
+use super::call::Call;
+use super::error::AttachError;
+use super::node::Node;
+use super::{liveness, remove};
+use crate::journal::Entry;
+use crate::netlink::Executor;
+use crate::store::{Key, Role, StoreError};
+use weft_host_abi::types::Attachment;
+
+/// Removes the attachment that an ADD was refused for, if it is dead; whether that ADD may be tried again.
+pub(super) fn remove_dead_holder(node: &mut Node<'_>, call: &Call, refusal: &AttachError) -> bool {
+    let AttachError::Ledger(StoreError::Taken { name, holder }) = refusal else { return false };
+    match try_to_remove(node, call, holder) {
+        Ok(true) => {
+            let Attachment { network, container_id, ifname } = &**holder;
+            node.log(&format!(
+                "took over {name:?}: container {container_id} ({ifname} on {network:?}) has lost its namespace and links"
+            ));
+            true
+        }
+        Ok(false) => false,
+        Err(error) => {
+            node.log(&format!("cannot take over {name:?} from container {}: {}", holder.container_id, error.chain()));
+            false
+        }
+    }
+}
+
+fn try_to_remove(node: &mut Node<'_>, call: &Call, holder: &Attachment) -> Result<bool, AttachError> {
+    let host = Executor::open(None)?;
+    let mut entries: Vec<Entry> = Vec::new();
+    // In the order in which DEL removes them.
+    for role in [Role::Steps, Role::Attachment, Role::Ipam] {
+        entries.extend(node.store()?.entry(&Key { attachment: holder.clone(), role })?);
+    }
+    for entry in &entries {
+        for plan in liveness::plans(entry)? {
+            if liveness::is_alive(&host, &plan)? {
+                return Ok(false);
+            }
+        }
+    }
+    let problems: Vec<String> = entries.iter().flat_map(|entry| remove::entry(node, call, entry)).collect();
+    if problems.is_empty() { Ok(!entries.is_empty()) } else { Err(AttachError::Teardown { problems }) }
+}
