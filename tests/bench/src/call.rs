@@ -28,6 +28,8 @@ pub enum Verb {
     Check,
     /// `GC`
     Gc,
+    /// `STATUS`
+    Status,
 }
 
 /// Whom a call is about.
@@ -65,6 +67,7 @@ impl Verb {
             Self::Del => "DEL",
             Self::Check => "CHECK",
             Self::Gc => "GC",
+            Self::Status => "STATUS",
         }
     }
 }

@@ -57,7 +57,7 @@ fn raw_round(program: &Path, netns: &[PathBuf]) -> Result<Vec<Duration>> {
     at_once(netns, |netns| raw_del(program, netns))
 }
 
-fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<Duration> + Sync) -> Result<Vec<Duration>> {
+pub(super) fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<Duration> + Sync) -> Result<Vec<Duration>> {
     let work = &work;
     let start = Instant::now();
     thread::scope(|scope| {

@@ -16,8 +16,8 @@ use crate::table::{Budget, Figure, Row};
 
 /// The plugins of a list, each with its configuration.
 pub(super) struct List<'a> {
-    plugins: &'a Plugins,
-    entries: Vec<(&'static str, Value)>,
+    pub(super) plugins: &'a Plugins,
+    pub(super) entries: Vec<(&'static str, Value)>,
 }
 
 /// Timings of the list, and the processes it starts.
@@ -98,7 +98,7 @@ fn started(scene: &Scene, lists: &[List<'_>; 3]) -> Result<Vec<Row>> {
 
 impl List<'_> {
     /// ADD of each in order, with the result of the one before; the last result.
-    fn add(&self, target: &Target) -> Result<Value> {
+    pub(super) fn add(&self, target: &Target) -> Result<Value> {
         self.each(false, Value::Null, &mut |plugin, conf, result| {
             let outcome: Outcome = self.plugins.must(plugin, Verb::Add, target, conf)?;
             *result = serde_json::from_str(&outcome.stdout).context("a result")?;
@@ -106,8 +106,16 @@ impl List<'_> {
         })
     }
 
+    /// CHECK of each in order, with the final result.
+    pub(super) fn check(&self, target: &Target, result: &Value) -> Result<()> {
+        let check = &mut |plugin: &str, conf: &str, _result: &mut Value| {
+            self.plugins.must(plugin, Verb::Check, target, conf).map(drop)
+        };
+        self.each(false, result.clone(), check).map(drop)
+    }
+
     /// DEL of each, last first, with the final result.
-    fn del(&self, target: &Target, result: &Value) -> Result<()> {
+    pub(super) fn del(&self, target: &Target, result: &Value) -> Result<()> {
         let del = &mut |plugin: &str, conf: &str, _result: &mut Value| {
             self.plugins.must(plugin, Verb::Del, target, conf).map(drop)
         };

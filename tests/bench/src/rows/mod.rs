@@ -7,6 +7,7 @@ mod footprint;
 mod ipam;
 mod policy;
 mod processes;
+mod scale;
 
 use std::path::Path;
 
@@ -28,6 +29,9 @@ pub(crate) const ALL: &[(&str, Measure)] = &[
     ("ipam claims", ipam::measure),
     ("policy call", policy::measure),
     ("burst of DELs", burst::measure),
+    ("scale", scale::measure),
+    ("1,001 host ports", scale::measure_ports),
+    ("burst of ADDs", scale::measure_adds),
     ("processes", processes::measure),
     ("footprint", footprint::measure),
 ];

@@ -1,5 +1,7 @@
 //! portmap and firewall as whole programs: chained and in one process, with firewalld, and that no program is ever started.
 
+mod state;
+
 use std::fs;
 use std::process::ExitCode;
 
@@ -27,6 +29,15 @@ fn main() -> ExitCode {
     suite.test("firewalld_as_the_reference", &bus, firewalld_as_the_reference);
     suite.test("firewalld_comes_and_goes", &with(Need::Tool("dbus-daemon")), firewalld_comes_and_goes);
     suite.test("stock_rules_beside_ours", &with(Need::Reference), stock_rules_beside_ours);
+    let faults = with(Need::Tool("strace"));
+    suite.test("thousand_ports", &needs, state::thousand_ports);
+    suite.test("lost_answers", &faults, state::lost_answers);
+    suite.test("two_dels_take_the_guard", &needs, state::two_dels_take_the_guard);
+    suite.test("add_beside_the_last_del", &faults, state::add_beside_the_last_del);
+    suite.test("flushed_and_repaired", &needs, state::flushed_and_repaired);
+    suite.test("a_dead_holder_gives_way", &needs, state::a_dead_holder_gives_way);
+    suite.test("stock_ports_are_refused", &with(Need::Reference), state::stock_ports_are_refused);
+    suite.test("firewall_reads_its_own_part", &faults, state::firewall_reads_its_own_part);
     suite.run()
 }
 

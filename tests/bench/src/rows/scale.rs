@@ -1,0 +1,232 @@
+//! What must not grow: the chain of a pod with 500 pods on the node beside one with 5, GC of many, 1,001 host ports of one pod, and
+//! 16 ADDs at once.
+//!
+//! Both nodes are there at the same time, each with its own namespace and state directory, and take turns.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use weft_bench::call::{Plugins, Target, Verb};
+use weft_bench::scene::{Scene, inside};
+
+use super::burst::at_once;
+use super::chain::List;
+use super::target;
+use crate::contenders::{Ready, bridge_conf};
+use crate::sample::{Sample, Turn, interleave};
+use crate::table::{Budget, Figure, Row};
+
+const FEW: usize = 5;
+const MANY: usize = 500;
+
+/// As many ports as `32000-33000:32000-33000`.
+const PORTS: u16 = 1001;
+
+const AT_ONCE: usize = 16;
+
+/// A node of its own: a network namespace and a state directory.
+struct Node {
+    netns: PathBuf,
+    plugins: Plugins,
+}
+
+impl Node {
+    fn new(scene: &Scene, ready: &Ready, name: &str) -> Result<Option<Self>> {
+        let Some((_, state)) = ready.weft.env.iter().find(|(key, _)| key == "WEFT_STATE_DIR") else {
+            // Something else is measured in weft's place.
+            return Ok(None);
+        };
+        let own = scene.dir().join(format!("state-{name}"));
+        let copied = Command::new("cp").arg("-a").args([Path::new(state), &own]).status().context("start cp")?;
+        ensure!(copied.success(), "cannot copy the state directory");
+        let env = vec![("WEFT_STATE_DIR".to_owned(), own.display().to_string())];
+        let netns = scene.netns(name)?;
+        Ok(Some(Self { netns, plugins: Plugins { dir: ready.weft.dir.clone(), env } }))
+    }
+
+    fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        inside(&self.netns, work)
+    }
+}
+
+/// ADD, CHECK and DEL of the chain on a node with few and on one with many pods; GC of each.
+pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
+    let (Some(few), Some(many)) = (Node::new(scene, ready, "few")?, Node::new(scene, ready, "many")?) else {
+        return Ok(Vec::new());
+    };
+    let lists = [chain(&few.plugins, scene, 30000), chain(&many.plugins, scene, 30000)];
+    let pods = (0..MANY).map(|index| scene.netns(&format!("scale-{index}"))).collect::<Result<Vec<_>>>()?;
+    for (node, count) in [(&few, FEW), (&many, MANY)] {
+        fill(scene, node, pods.get(..count).unwrap_or_default())?;
+    }
+    let turns = [turn(scene, "scale-few", &few, &lists[0])?, turn(scene, "scale-many", &many, &lists[1])?];
+    let [few_samples, many_samples] = interleave(ready.rounds.div_ceil(2), turns)?;
+    let figure = |samples: &[Sample], at: usize| samples.get(at).map(Figure::of).context("no timing");
+    let mut rows = Vec::new();
+    for (at, verb) in ["ADD", "CHECK", "DEL"].into_iter().enumerate() {
+        let base = ("5 pods", figure(&few_samples, at)?);
+        let what = format!("chain {verb} with 500 pods on the node");
+        rows.push(Row::against(&what, figure(&many_samples, at)?, base, Some(1.3)));
+    }
+    rows.push(Row::against("chain CHECK", figure(&few_samples, 1)?, ("its ADD", figure(&few_samples, 0)?), Some(0.25)));
+    rows.push(Row::alone("STATUS of a bridge network", status(&few, scene, ready)?, Some(Budget::Figure(3.0))));
+    collect(&few, scene)?;
+    let fifty = pods.get(..50).unwrap_or_default();
+    fill(scene, &few, fifty)?;
+    let fifty = per_pod(collect(&few, scene)?, fifty.len());
+    let many_left = per_pod(collect(&many, scene)?, MANY);
+    rows.push(Row::against("GC of 500 pods, each", many_left, ("GC of 50, each", fifty), Some(1.3)));
+    Ok(rows)
+}
+
+/// 1,001 host ports in one pod, beside the reference, which is called once.
+pub(super) fn measure_ports(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
+    let ports: Vec<Value> = (0..PORTS)
+        .map(|at| json!({ "hostPort": 32000 + at, "containerPort": 32000 + at, "protocol": "tcp" }))
+        .collect();
+    let mut figures = Vec::new();
+    for (plugins, name, subnet, rounds) in
+        [(&ready.weft, "bp-weft", "10.95.0.0/16", 5), (&ready.reference, "bp-ref", "10.96.0.0/16", 1)]
+    {
+        let list = List {
+            plugins,
+            entries: vec![
+                ("bridge", bridge_conf(name, subnet, &scene.dir().join("host-local"), false)),
+                ("portmap", step(name, "portmap", &json!({ "portMappings": ports }))),
+            ],
+        };
+        let netns = scene.netns(name)?;
+        let (mut added, mut deleted) = (Sample::default(), Sample::default());
+        for round in 0..rounds {
+            let target = target(&format!("pod-{round}"), &netns);
+            let start = Instant::now();
+            let result = list.add(&target)?;
+            added.push(start.elapsed());
+            let start = Instant::now();
+            list.del(&target, &result)?;
+            deleted.push(start.elapsed());
+        }
+        figures.push([Figure::of(&added), Figure::of(&deleted)]);
+    }
+    let [[add, del], [reference_add, reference_del]] = &figures[..] else { bail!("two contenders") };
+    Ok(vec![
+        Row::against("bridge + 1,001 host ports ADD", add.clone(), ("reference", reference_add.clone()), Some(0.05)),
+        Row::against("bridge + 1,001 host ports DEL", del.clone(), ("reference", reference_del.clone()), None),
+    ])
+}
+
+/// 16 ADDs of the chain at once: from the first one started to the last one done.
+pub(super) fn measure_adds(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
+    let netns = (0..AT_ONCE).map(|index| scene.netns(&format!("adds-{index}"))).collect::<Result<Vec<_>>>()?;
+    let turn = |plugins, name: &'static str, subnet: &'static str| -> Turn<'_> {
+        let netns = &netns;
+        Box::new(move |_round| {
+            let pods: Vec<(Target, List<'_>)> = netns
+                .iter()
+                .enumerate()
+                .map(|(at, netns)| {
+                    let port = 9000 + u16::try_from(at).unwrap_or_default();
+                    (target(&format!("pod-{at}"), netns), named_chain(plugins, scene, (name, subnet), port))
+                })
+                .collect();
+            let took = at_once(&pods, |(target, list)| {
+                let start = Instant::now();
+                list.add(target).map(|_result| start.elapsed())
+            })?;
+            pods.iter().try_for_each(|(target, list)| list.del(target, &Value::Null))?;
+            Ok(took)
+        })
+    };
+    let turns = [turn(&ready.weft, "ba-weft", "10.97.0.0/16"), turn(&ready.reference, "ba-ref", "10.98.0.0/16")];
+    let [weft, reference] = interleave(ready.rounds.div_ceil(8), turns)?;
+    let figure = |samples: &[Sample]| samples.first().map(Figure::of).context("no timing");
+    Ok(vec![Row::against(
+        "16 ADDs of the chain at once",
+        figure(&weft)?,
+        ("reference", figure(&reference)?),
+        Some(0.1),
+    )])
+}
+
+fn step(name: &str, kind: &str, runtime: &Value) -> Value {
+    json!({ "cniVersion": "1.0.0", "name": name, "type": kind, "runtimeConfig": runtime })
+}
+
+fn chain<'a>(plugins: &'a Plugins, scene: &Scene, port: u16) -> List<'a> {
+    named_chain(plugins, scene, ("bs-scale", "10.94.0.0/16"), port)
+}
+
+/// Bridge with masquerading, portmap with one port, firewall.
+fn named_chain<'a>(plugins: &'a Plugins, scene: &Scene, (name, subnet): (&str, &str), port: u16) -> List<'a> {
+    let mapping = json!({ "portMappings": [{ "hostPort": port, "containerPort": 80, "protocol": "tcp" }] });
+    List {
+        plugins,
+        entries: vec![
+            ("bridge", bridge_conf(name, subnet, &scene.dir().join("host-local"), true)),
+            ("portmap", step(name, "portmap", &mapping)),
+            ("firewall", step(name, "firewall", &json!({}))),
+        ],
+    }
+}
+
+/// Gives a node pods that stay.
+fn fill(scene: &Scene, node: &Node, pods: &[PathBuf]) -> Result<()> {
+    node.run(|| {
+        pods.iter().enumerate().try_for_each(|(at, netns)| {
+            let port = 10000 + u16::try_from(at).unwrap_or_default();
+            let list = chain(&node.plugins, scene, port);
+            // Both nodes use the same namespaces, each for a link of its own.
+            let name = node.netns.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let target = Target { ifname: name, ..target(&format!("stays-{at}"), netns) };
+            list.add(&target).map(drop)
+        })
+    })
+}
+
+fn turn<'a>(scene: &Scene, name: &str, node: &'a Node, list: &'a List<'a>) -> Result<Turn<'a>> {
+    let netns = scene.netns(name)?;
+    Ok(Box::new(move |round| {
+        let target = target(&format!("pod-{round}"), &netns);
+        node.run(|| {
+            let timed = |work: &dyn Fn() -> Result<()>| -> Result<Duration> {
+                let start = Instant::now();
+                work()?;
+                Ok(start.elapsed())
+            };
+            let start = Instant::now();
+            let result = list.add(&target)?;
+            let added = start.elapsed();
+            let checked = timed(&|| list.check(&target, &result))?;
+            let deleted = timed(&|| list.del(&target, &result))?;
+            Ok(vec![added, checked, deleted])
+        })
+    }))
+}
+
+/// GC of everything on a node, as one call.
+fn collect(node: &Node, scene: &Scene) -> Result<Duration> {
+    let mut conf = bridge_conf("bs-scale", "10.94.0.0/16", &scene.dir().join("host-local"), true);
+    conf["cniVersion"] = json!("1.1.0");
+    conf["cni.dev/valid-attachments"] = json!([]);
+    node.run(|| Ok(node.plugins.must("bridge", Verb::Gc, &target("", Path::new("")), &conf.to_string())?.took))
+}
+
+fn per_pod(took: Duration, pods: usize) -> Figure {
+    let pods = u32::try_from(pods).unwrap_or(u32::MAX);
+    Figure::one(took.as_secs_f64() * 1000.0 / f64::from(pods), "ms")
+}
+
+fn status(node: &Node, scene: &Scene, ready: &Ready) -> Result<Figure> {
+    let mut conf = bridge_conf("bs-scale", "10.94.0.0/16", &scene.dir().join("host-local"), true);
+    conf["cniVersion"] = json!("1.1.0");
+    let conf = conf.to_string();
+    let mut sample = Sample::default();
+    for _round in 0..ready.rounds {
+        let target = target("", Path::new(""));
+        sample.push(node.run(|| Ok(node.plugins.must("bridge", Verb::Status, &target, &conf)?.took))?);
+    }
+    Ok(Figure::of(&sample))
+}

@@ -1,0 +1,297 @@
+//! Firewall state and the journal: many ports at once, what attachments share, what somebody flushed, and who holds a port.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_kit::cni::{Call, Reply, ok};
+use weft_kit::process;
+use weft_kit::world::{Attach, Subject, World, container_id};
+
+use super::{chain, empty, plainly, through, whole, world};
+
+/// As many as `32000-33000:32000-33000`, in both families, as a chain and in one process.
+pub(super) fn thousand_ports() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let ports: Vec<Value> =
+        (0..1001).map(|at| json!({ "hostPort": 32000 + at, "containerPort": 32000 + at, "protocol": "tcp" })).collect();
+    let mut list = chain(8080);
+    list[1]["runtimeConfig"]["portMappings"] = json!(ports);
+    let result = through(&mut world, "ADD", "a", &list, None, &mut plainly)?;
+    through(&mut world, "CHECK", "a", &list, result.clone(), &mut plainly)?;
+    let rules = world.host().line("nft list ruleset")?.text();
+    ensure!(rules.contains("tcp . 33000 : 10.64.0.2 . 33000") && rules.contains("tcp . 33000 : fd64::2 . 33000"));
+    through(&mut world, "DEL", "a", &list, result, &mut plainly)?;
+    empty(&world)?;
+    let mut conf = whole(8080);
+    conf["runtimeConfig"]["portMappings"] = json!(ports);
+    ok(&world.call("ADD", &Attach::eth0("b"), &conf)?, "ADD")?;
+    ok(&world.call("DEL", &Attach::eth0("b"), &conf)?, "DEL")?;
+    empty(&world)
+}
+
+/// Runs a plugin under strace with faults injected.
+fn with_faults(world: &World, call: &Call, kind: &str, faults: &[&str]) -> Result<Reply> {
+    let script = world.scratch().join(format!("faulty-{kind}"));
+    let plugin = world.plugin(kind);
+    let injected: String = faults.iter().map(|fault| format!(" -e inject={fault}")).collect();
+    let log = world.scratch().join("faults.strace");
+    let body = format!(
+        "#!/bin/sh\nexec strace -f -qq -o {} -e trace=sendto,recvfrom{injected} {}\n",
+        log.display(),
+        plugin.display()
+    );
+    fs::write(&script, body).context("write the script")?;
+    process::run(&process::Place::default(), &["chmod".to_owned(), "755".to_owned(), script.display().to_string()])?;
+    call.run(&script, &world.place()?)
+}
+
+/// The answer to a transaction is lost, at whichever receive: the ADD looks at what was done, and either all is there or
+/// nothing is left.
+pub(super) fn lost_answers() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let list = chain(8080);
+    let base = through(&mut world, "ADD", "a", &list[..1], None, &mut plainly)?.context("a result")?;
+    let mut portmap = list[1].clone();
+    portmap["prevResult"] = base;
+    let before = world.host().line("nft list ruleset")?.text();
+    let mut succeeded = 0;
+    for when in 1..=40 {
+        let call = world.prepare("ADD", &Attach::eth0("a"), &portmap)?;
+        let reply = with_faults(&world, &call, "portmap", &[&format!("recvfrom:error=ENOBUFS:when={when}")])?;
+        if reply.ok() {
+            succeeded += 1;
+            ok(&world.call("CHECK", &Attach::eth0("a"), &portmap)?, "CHECK after a lost answer")?;
+        }
+        // A failed ADD has left nothing that DEL does not know of.
+        ok(&world.call("DEL", &Attach::eth0("a"), &portmap)?, "DEL")?;
+        let rules = world.host().line("nft list ruleset")?.text();
+        ensure!(!rules.contains("tcp . 8080"), "receive {when} left: {rules}");
+    }
+    ensure!(succeeded > 0 && !before.contains("8080"), "every ADD failed");
+    Ok(())
+}
+
+fn guarded(world: &World) -> Result<bool> {
+    Ok(world.host().line("nft list ruleset")?.text().contains("elements = { \"flt0\" }"))
+}
+
+fn attach(world: &mut World, container: &str) -> Result<Option<Value>> {
+    through(world, "ADD", container, &without_ports(), None, &mut plainly)
+}
+
+/// Bridge and firewall.
+fn without_ports() -> Vec<Value> {
+    let [bridge, _portmap, firewall] = <[Value; 3]>::try_from(chain(8080)).unwrap_or_default();
+    vec![bridge, firewall]
+}
+
+/// The last two containers of a bridge with an ingress policy go at once: its guard goes with them.
+pub(super) fn two_dels_take_the_guard() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let [bridge, firewall] = <[Value; 2]>::try_from(without_ports()).unwrap_or_default();
+    for round in 0..8 {
+        let names = [format!("a{round}"), format!("b{round}")];
+        let mut calls = Vec::new();
+        for name in &names {
+            attach(&mut world, name)?;
+            calls.push([("firewall", &firewall), ("bridge", &bridge)].map(|(kind, conf)| (kind, conf.clone())));
+        }
+        ensure!(guarded(&world)?, "round {round}: no guard");
+        let mut prepared = Vec::new();
+        for (name, calls) in names.iter().zip(calls) {
+            for (kind, conf) in calls {
+                prepared.push((name.clone(), kind, world.prepare("DEL", &Attach::eth0(name), &conf)?));
+            }
+        }
+        let (world_ref, prepared) = (&world, &prepared);
+        thread::scope(|scope| {
+            let dels: Vec<_> = names
+                .iter()
+                .map(|name| {
+                    scope.spawn(move || {
+                        prepared
+                            .iter()
+                            .filter(|(of, ..)| of == name)
+                            .try_for_each(|(_, kind, call)| ok(&plainly(world_ref, call, kind)?, "DEL"))
+                    })
+                })
+                .collect();
+            dels.into_iter().try_for_each(|del| del.join().unwrap_or_else(|_panic| anyhow::bail!("a DEL panicked")))
+        })?;
+        ensure!(!guarded(&world)?, "round {round}: the guard outlives its last container");
+    }
+    Ok(())
+}
+
+/// The firewall's DEL of a bridge's last container beside the ADD of the next: wherever one is held up, the next has its guard.
+pub(super) fn add_beside_the_last_del() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let [bridge, firewall] = <[Value; 2]>::try_from(without_ports()).unwrap_or_default();
+    for when in 1..=6 {
+        let (old, new) = (format!("old{when}"), format!("new{when}"));
+        attach(&mut world, &old)?;
+        let result = through(&mut world, "ADD", &new, std::slice::from_ref(&bridge), None, &mut plainly)?;
+        let mut conf = firewall.clone();
+        conf["prevResult"] = result.context("a result")?;
+        let del = world.prepare("DEL", &Attach::eth0(&old), &firewall)?;
+        let add = world.prepare("ADD", &Attach::eth0(&new), &conf)?;
+        let check = world.prepare("CHECK", &Attach::eth0(&new), &conf)?;
+        let world_ref = &world;
+        let (deleted, added) = thread::scope(|scope| {
+            let held_up = format!("sendto:delay_enter=300000:when={when}");
+            let deleting = scope.spawn(move || with_faults(world_ref, &del, "firewall", &[&held_up]));
+            thread::sleep(std::time::Duration::from_millis(150));
+            let added = plainly(world_ref, &add, "firewall");
+            (deleting.join(), added)
+        });
+        ok(&added?, "ADD beside the DEL")?;
+        ok(&deleted.map_err(|_panic| anyhow::anyhow!("the DEL panicked"))??, "DEL")?;
+        ok(&plainly(&world, &check, "firewall")?, "CHECK: the bridge is not guarded")?;
+        ensure!(guarded(&world)?, "send {when}: no guard");
+        for (name, kind, conf) in [(&old, "bridge", &bridge), (&new, "firewall", &firewall), (&new, "bridge", &bridge)]
+        {
+            let call = world.prepare("DEL", &Attach::eth0(name), conf)?;
+            ok(&plainly(&world, &call, kind)?, "DEL")?;
+        }
+        ensure!(!guarded(&world)?, "send {when}: the guard stays");
+    }
+    Ok(())
+}
+
+/// firewalld's reload and Debian's `nftables.service` flush all rules: CHECK, doctor and repair know what living containers had.
+pub(super) fn flushed_and_repaired() -> Result<()> {
+    let (installation, mut world) = world()?;
+    let result = through(&mut world, "ADD", "a", &chain(8080), None, &mut plainly)?;
+    ok(&world.call("ADD", &Attach::eth0("b"), &whole(8081))?, "ADD b")?;
+    through(&mut world, "ADD", "dead", &chain(8082), None, &mut plainly)?;
+    world.remove_container("dead");
+    let rules = |world: &World| Ok::<_, anyhow::Error>(world.host().line("nft list ruleset")?.text());
+    let before = rules(&world)?;
+    world.host().line("nft flush ruleset")?;
+    let list = chain(8080);
+    let mut check = list[1].clone();
+    check["prevResult"] = result.clone().context("a result")?;
+    ensure!(!world.call("CHECK", &Attach::eth0("a"), &check)?.ok(), "CHECK sees nothing");
+    // A look changes nothing, and says what is missing.
+    let weftctl = |world: &World, arguments: &[&str]| -> Result<process::Output> {
+        let mut command = Command::new(installation.weftctl());
+        command.args(arguments).env("WEFT_STATE_DIR", world.state());
+        process::output(&world.place()?, command, b"", process::LIMIT)
+    };
+    let looked = weftctl(&world, &["repair"])?;
+    ensure!(looked.status == Some(1) && looked.text().contains("missing: map host port 8080/tcp"), "{looked:?}");
+    ensure!(rules(&world)?.is_empty(), "the look wrote: {}", rules(&world)?);
+    let doctor = weftctl(&world, &["doctor"])?;
+    ensure!(
+        doctor.text().contains("nftables elements or rules are missing for 2 of 2 attachments"),
+        "{}",
+        doctor.text()
+    );
+    let repaired = weftctl(&world, &["repair", "--apply"])?;
+    ensure!(repaired.status == Some(0) && repaired.text().contains("put back: map host port 8081/tcp"), "{repaired:?}");
+    through(&mut world, "CHECK", "a", &chain(8080), result, &mut plainly)?;
+    let after = rules(&world)?;
+    ensure!(!after.contains("8082"), "a dead container's port is back: {after}");
+    for port in ["tcp . 8080 : 10.64.0.2 . 80", "tcp . 8081 : 10.64.0.3 . 80", "ip saddr @masq4 masquerade"] {
+        ensure!(before.contains(port) && after.contains(port), "{port}: {after}");
+    }
+    let again = weftctl(&world, &["repair"])?;
+    ensure!(again.status == Some(0), "{again:?}");
+    Ok(())
+}
+
+/// A container whose namespace and links are gone gives its host port to the next one; one that lives does not.
+pub(super) fn a_dead_holder_gives_way() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    through(&mut world, "ADD", "a", &chain(8080), None, &mut plainly)?;
+    ok(&world.call("ADD", &Attach::eth0("b"), &whole(8081))?, "ADD b")?;
+    let refused = world.call("ADD", &Attach::eth0("c"), &whole(8080))?.error()?;
+    ensure!(refused.code == 106, "{refused:?}");
+    world.remove_container("a");
+    world.remove_container("b");
+    // The kernel takes the links away in the background.
+    let gone = || -> Result<bool> { Ok(!world.host().line("ip -o link")?.text().contains("veth")) };
+    for _look in 0..100 {
+        if gone()? {
+            break;
+        }
+        thread::sleep(std::time::Duration::from_millis(50));
+    }
+    ensure!(gone()?, "the links of dead namespaces stay");
+    let mut both = whole(8080);
+    both["runtimeConfig"]["portMappings"] = json!([
+        { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
+        { "hostPort": 8081, "containerPort": 80, "protocol": "tcp" },
+    ]);
+    ok(&world.call("ADD", &Attach::eth0("c"), &both)?, "ADD takes both over")?;
+    let rules = world.host().line("nft list ruleset")?.text();
+    ensure!(rules.matches("tcp . 8080 : 10.64.0.").count() == 1, "{rules}");
+    // Their late DELs find nothing, and take nothing away.
+    through(&mut world, "DEL", "a", &chain(8080), None, &mut plainly)?;
+    ok(&world.call("DEL", &Attach::eth0("b"), &whole(8081))?, "DEL b")?;
+    ensure!(world.host().line("nft list ruleset")?.text().contains("tcp . 8081 : 10.64.0."), "the new holder's port");
+    ok(&world.call("DEL", &Attach::eth0("c"), &both)?, "DEL c")?;
+    empty(&world)
+}
+
+/// A port that Debian's portmap mapped before the switch is refused, and is free once that container is gone.
+pub(super) fn stock_ports_are_refused() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let stock = Subject::reference()?.bin.join("portmap");
+    let mut conf = chain(8080)[1].clone();
+    conf["cniVersion"] = json!("1.0.0");
+    conf["prevResult"] = json!({ "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "sandbox": "/proc/self/ns/net" }],
+        "ips": [{ "address": "10.64.0.99/24", "interface": 0 }] });
+    let call = world.prepare("ADD", &Attach::eth0("old"), &conf)?;
+    ok(&call.run(&stock, &world.place()?)?, "stock ADD")?;
+    let error = world.call("ADD", &Attach::eth0("new"), &whole(8080))?.error()?;
+    ensure!(
+        error.code == 106
+            && error.msg.contains("is mapped by the stock portmap plugin already")
+            && error.msg.contains(&container_id("old")),
+        "{error:?}"
+    );
+    ok(&world.call("DEL", &Attach::eth0("new"), &whole(8080))?, "DEL of what failed")?;
+    let call = world.prepare("DEL", &Attach::eth0("old"), &conf)?;
+    ok(&call.run(&stock, &world.place()?)?, "stock DEL")?;
+    ok(&world.call("ADD", &Attach::eth0("new"), &whole(8080))?, "ADD")?;
+    ok(&world.call("DEL", &Attach::eth0("new"), &whole(8080))?, "DEL")
+}
+
+/// What a call receives from the kernel, in bytes.
+fn received(world: &World, call: &Call, kind: &str) -> Result<u64> {
+    ok(&with_faults(world, call, kind, &[])?, kind)?;
+    let log = fs::read_to_string(world.scratch().join("faults.strace")).context("read the trace")?;
+    let bytes =
+        log.lines().filter(|line| line.contains("recvfrom(")).filter_map(|line| line.rsplit("= ").next()?.parse().ok());
+    Ok(bytes.filter(|bytes: &i64| *bytes > 0).map(i64::unsigned_abs).sum())
+}
+
+/// A firewall call reads a bounded part of the node's rules, however many containers there are.
+pub(super) fn firewall_reads_its_own_part() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let firewall = |at: u32| {
+        json!({ "cniVersion": "1.0.0", "name": "net", "type": "firewall", "backend": "iptables",
+            "prevResult": { "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "sandbox": "/proc/self/ns/net" }],
+                            "ips": [{ "address": format!("10.64.{}.{}/16", at / 200, at % 200 + 2), "interface": 0 }] } })
+    };
+    let mut sizes = Vec::new();
+    for at in 0..128 {
+        let call = world.prepare("ADD", &Attach::eth0(&format!("c{at}")), &firewall(at))?;
+        // With all 16 chains there, and with eight containers in each.
+        if at == 16 || at == 127 {
+            sizes.push(received(&world, &call, "firewall")?);
+        } else {
+            ok(&plainly(&world, &call, "firewall")?, "ADD")?;
+        }
+    }
+    let [few, many] = sizes[..] else { anyhow::bail!("{sizes:?}") };
+    ensure!(many < few * 3, "{few} bytes with 16 containers, {many} with 127");
+    let call = world.prepare("DEL", &Attach::eth0("c5"), &firewall(5))?;
+    let deleted = received(&world, &call, "firewall")?;
+    ensure!(deleted < few * 3, "{few} bytes for an ADD with 16 containers, {deleted} for a DEL with 128");
+    Ok(())
+}
