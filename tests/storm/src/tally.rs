@@ -61,7 +61,8 @@ impl Tally {
             Verb::Add => add,
             Verb::Del => del,
             Verb::Check => check,
-            Verb::Gc => gc,
+            // STATUS changes nothing, and is not struck.
+            Verb::Gc | Verb::Status => gc,
         }
     }
 

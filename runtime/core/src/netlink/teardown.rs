@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use super::Executor;
 use super::conntrack::{self, Flows};
 use super::error::{Doing, NetlinkError, UndoError};
 use super::locate::{Place, Wanted};
 use super::ops::operation;
 use super::rtnl::{Link, Lookup};
-use super::Executor;
 use super::sharing::Decide;
 use crate::plan::{Op, Plan, Side};
 
