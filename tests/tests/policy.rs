@@ -25,6 +25,8 @@ const LIES: &[Lie] = &[
     ("outside", &[101], "203.0.113.7"),
     ("family", &[101], "fd00::7"),
     ("gateway", &[101], "10.77.0.1"),
+    ("gateway-of-a-pod", &[101], "10.77.0.2"),
+    ("gateway-of-the-next-pod", &[101], "10.77.0.3"),
     ("network", &[101], "10.77.0.0"),
     ("taken", &[101], "10.77.0.2"),
     ("length", &[101], "10.77.0.9"),
@@ -66,6 +68,8 @@ fn main() -> ExitCode {
     test("pinned", pinned);
     test("replay", replay);
     test("routes", routes);
+    test("gateway-on-ptp", gateway_on_ptp);
+    test("gateway-that-a-bridge-takes", gateway_that_a_bridge_takes);
     for lie in LIES {
         let guests = guests.clone();
         suite.test(format!("hostile/{}", lie.0), &needs, move || hostile(&guests, lie));
@@ -210,6 +214,46 @@ fn hostile(guests: &Guests, (lie, codes, word): &Lie) -> Result<()> {
     ensure!(node.world.reaches("b", "10.77.0.2")?, "and its container is reachable");
     node.del("a")?;
     node.del("b")
+}
+
+/// With ptp the host end carries the gateway and each address is routed to its own: a policy cannot redirect another pod's
+/// traffic by naming its address.
+fn gateway_on_ptp(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("hostile")?)?;
+    let mut honest = node.conf(&json!({}));
+    honest["delegate"] = json!({ "type": "ptp" });
+    node.call("ADD", &Attach::eth0("a"), &honest)?.result()?;
+    let route = |node: &Node| -> Result<String> { Ok(node.world.host().line("ip route get 10.77.0.2")?.text()) };
+    let before = (route(&node)?, links(&node)?);
+    for lie in ["gateway-of-a-pod", "gateway-of-the-next-pod"] {
+        let mut conf = honest.clone();
+        conf["ipam"]["lie"] = json!(lie);
+        let error = node.call("ADD", &Attach::eth0("b"), &conf)?.error()?;
+        ensure!(error.code == 101 && error.msg.contains("gateway"), "{lie}: {} {}", error.code, error.msg);
+        ensure!((route(&node)?, links(&node)?) == before, "{lie}: the host changed: {}", route(&node)?);
+        node.clean_of("b")?;
+    }
+    Ok(())
+}
+
+/// Where IPAM names no gateway, a bridge takes the first address of the subnet. That may be a pod's, where the operator
+/// declared another one.
+fn gateway_that_a_bridge_takes(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("hostile")?)?;
+    let ranges = json!([[{ "subnet": "10.77.0.0/24", "gateway": "10.77.0.254" }]]);
+    let lie = node.conf(&json!({ "ranges": ranges, "lie": "no-gateway" }));
+    let error = node.call("ADD", &Attach::eth0("a"), &lie)?.error()?;
+    ensure!(error.code == 101 && error.msg.contains("10.77.0.1,"), "{} {}", error.code, error.msg);
+    node.clean_of("a")?;
+    let honest = node.conf(&json!({ "ranges": ranges }));
+    node.call("ADD", &Attach::eth0("a"), &honest)?.result()?;
+    let address = node.world.host().line("ip -br address show own0")?.text();
+    ensure!(address.contains("10.77.0.254/24"), "{address}");
+    // Without a gateway on the host, a policy may leave it out.
+    let mut layer2 = node.conf(&json!({ "ranges": ranges, "lie": "no-gateway" }));
+    layer2["delegate"]["isGateway"] = json!(false);
+    node.call("ADD", &Attach::eth0("b"), &layer2)?.result()?;
+    Ok(())
 }
 
 fn links(node: &Node) -> Result<String> {

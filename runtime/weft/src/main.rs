@@ -7,8 +7,13 @@ mod entry;
 #[cfg(target_env = "musl")]
 mod heap;
 
+mod faults;
+
 use std::process::ExitCode;
 
+use weft_core::command::{self, Surroundings};
+
 fn main() -> ExitCode {
-    weft_core::command::main()
+    faults::install();
+    command::main(&Surroundings { stdout_closed: faults::is_stdout_closed(), before_print: faults::before_print })
 }

@@ -5,10 +5,13 @@
 use super::call::Call;
 use super::error::AttachError;
 use super::finish::{self, Work, Written};
+use super::lock::Lock;
 use super::node::Node;
 use super::policies::Loading;
 use super::stage::Stage;
-use super::{chained, choose, claim, entry, external_add, failures, homecoming, lease_add, takeover};
+use super::{
+    chained, choose, claim, entry, external_add, failures, homecoming, lease_add, remove, supersede, takeover,
+};
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, SelectConf};
 
@@ -30,6 +33,7 @@ fn add_unrecorded(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachE
     call.refuse_own_netns()?;
     let stock = call.network.select.as_ref().is_some_and(SelectConf::is_stock);
     let call = choose::resolve(node, call)?;
+    let lock = Lock::for_add(&node.context.state_dir, &call.key())?;
     let mut added = attach(node, &call);
     // Nothing of it is left, so it can be tried again; each time there is one dead attachment less.
     while let Err(refusal) = &added
@@ -37,6 +41,9 @@ fn add_unrecorded(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachE
     {
         added = attach(node, &call);
     }
+    drop(lock);
+    // A DEL from now on finds no ADD at work, and one before has left its mark.
+    let added = remove::if_marked(node, &call).and(added);
     // flannel's own words for an error of its delegate.
     if stock { added.map_err(|cause| AttachError::DelegateAdd { cause: Box::new(cause) }) } else { added }
 }
@@ -47,11 +54,13 @@ fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
         return chained::add(node, call);
     }
     if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
+        supersede::earlier_tries(node, call)?;
         return external_add::by_delegate(node, call);
     }
     // Three things that do not depend on one another: the namespaces and then the policy, and meanwhile the ledger.
     let (loading, load) = Loading::prepare(node, call).unzip();
     let setting = Stage::set(node.context, call, load)?;
+    supersede::earlier_tries(node, call)?;
     node.store()?;
     let (mut stage, mut executor) = setting.wait()?;
     if let Some(name) = stage.missing_device()

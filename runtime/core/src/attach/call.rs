@@ -2,6 +2,7 @@
 //! takes its place.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::error::AttachError;
 use super::node::Context;
@@ -27,6 +28,8 @@ pub struct Call {
     pub(super) choice: Option<ChoiceTrace>,
     /// What the API server says about the pod, where it was asked.
     pub(super) facts: Option<PodFacts>,
+    /// Time of an external plugin.
+    pub(super) plugin_limit: Duration,
 }
 
 impl Call {
@@ -51,7 +54,8 @@ impl Call {
             Verb::Gc => Network::parse_for_gc(persona, &conf, &is_shipped)?,
             _ => Network::parse(persona, &conf, &pairs, &is_shipped)?,
         };
-        Ok(Self { persona, env, pairs, conf, network, choice: None, facts: None })
+        let plugin_limit = context.plugin_limit;
+        Ok(Self { persona, env, pairs, conf, network, choice: None, facts: None, plugin_limit })
     }
 
     /// The same call with what the API server says about its pod. Labels in `CNI_ARGS` and in the configuration then do not
@@ -64,6 +68,14 @@ impl Call {
     /// The same call with another configuration.
     pub(super) fn with_conf(&self, conf: Object, network: Network) -> Self {
         Self { conf, network, ..self.clone() }
+    }
+
+    /// The same call for attachments that it does not name: without what the runtime said of its own.
+    pub(super) fn about_others(&self) -> Self {
+        let mut call = self.clone();
+        call.env.netns.clear();
+        call.network.prev_result = None;
+        call
     }
 
     /// The version that the result is printed in.
@@ -114,6 +126,14 @@ impl Call {
             Some(facts) => facts.node(node),
             None => node,
         })
+    }
+
+    /// The name that journal entries of one pod's interface on this network share, whatever the container: it finds those of
+    /// earlier tries.
+    pub(super) fn pod_name(&self) -> Option<String> {
+        let uid = self.pod()?.uid;
+        let (ifname, network) = (&self.env.ifname, &self.network.name);
+        (!uid.is_empty()).then(|| format!("pod {uid} {ifname} on {network}"))
     }
 
     /// How the addresses are asked for, where a DHCP server gives them.

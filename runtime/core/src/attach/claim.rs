@@ -48,6 +48,7 @@ pub(super) fn by_policy(
         let mut planned = None;
         let outcome = store.claim(&ask, |claimed| -> Result<_, AttachError> {
             let plan = stage.plan(call, Some(&addressing(&decided, claimed)))?;
+            decided.check_plan(call, &plan)?;
             let record = entry::record(call, &plan, Some(decided.trace(claimed)))?;
             planned = Some(plan);
             Ok(record)

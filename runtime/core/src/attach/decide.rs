@@ -11,9 +11,11 @@ use super::error::AttachError;
 use super::node::{Context, Log};
 use super::policies::{ipam, limits};
 use super::trace::{Asked, Attempt, Fallback, Trace};
+use crate::delegate::first_host;
 use crate::facts;
 use crate::ledger::{Claimed, Want};
-use crate::policy::{self, Called, Loaded, PolicyError, Verified};
+use crate::plan::{Op, Plan, Side};
+use crate::policy::{self, Called, Loaded, Named, PolicyError, Verified};
 use crate::store::NodeStore;
 
 /// How often a policy is asked again after it lost a race.
@@ -28,10 +30,27 @@ pub(super) struct Decided {
     pub(super) dns: Dns,
     pub(super) release: ReleaseRule,
     pub(super) now: u64,
+    /// Gateways that nobody declared and nobody holds.
+    free_gateways: Vec<IpAddr>,
     trace: Trace,
 }
 
 impl Decided {
+    /// Refuses a plan that puts an address on the host that a policy may not put there.
+    pub(super) fn check_plan(&self, call: &Call, plan: &Plan) -> Result<(), AttachError> {
+        let on_host = plan.ops.iter().filter_map(|op| match op {
+            Op::EnsureAddress { address, .. } => Some(address.addr()),
+            Op::AddAddress { link, address } if link.side == Side::Host => Some(address.addr()),
+            _ => None,
+        });
+        let policy = &self.trace.policy;
+        let undeclared = policy::verify_host_addresses(policy, on_host, &self.trace.request, named(call)?)?;
+        match undeclared.into_iter().find(|address| !self.free_gateways.contains(address)) {
+            Some(held) => Err(policy::claimed_gateway(policy, held).into()),
+            None => Ok(()),
+        }
+    }
+
     /// The decision trace, with what came of it.
     pub(super) fn trace(&self, claimed: &[Claimed]) -> Trace {
         Trace { claimed: claimed.iter().map(|claim| claim.address).collect(), ..self.trace.clone() }
@@ -73,7 +92,7 @@ pub(super) fn decide(
     };
     let Called { outcome, evidence, digest, data_digest } = policy.allocate(&request, view, &limits(&call.network));
     log.policy(policy.name(), &evidence);
-    let (decision, verified) = match judge(call, policy.name(), &request, outcome) {
+    let (decision, verified, free_gateways) = match judge(call, policy.name(), &request, store, outcome) {
         Ok(sound) => sound,
         Err(error) => {
             let name = policy.name().to_owned();
@@ -111,21 +130,59 @@ pub(super) fn decide(
         dns: verified.dns.unwrap_or_default(),
         release: verified.release,
         now,
+        free_gateways,
         trace,
     })
 }
 
-/// What a policy answered, as far as it may be used.
+/// What a policy answered, as far as it may be used, with the gateways that nobody declared and nobody holds.
 fn judge(
     call: &Call,
     policy: &str,
     request: &Request,
+    store: Option<&NodeStore>,
     outcome: Result<Result<Decision, Denial>, PolicyError>,
-) -> Result<(Decision, Verified), AttachError> {
+) -> Result<(Decision, Verified, Vec<IpAddr>), AttachError> {
     let decision = outcome?.map_err(|denial| AttachError::Denied { policy: policy.to_owned(), denial })?;
     let verified = policy::verify(policy, &decision, request, &ipam(call)?.declared)?;
     policy::verify_routes(policy, &verified, request, &call.network.grants.routes)?;
-    Ok((decision, verified))
+    let free_gateways = free_gateways(call, policy, store, &verified, request)?;
+    Ok((decision, verified, free_gateways))
+}
+
+/// What the network names outright, besides ranges.
+fn named(call: &Call) -> Result<Named<'_>, AttachError> {
+    let ipam = ipam(call)?;
+    Ok(Named { addresses: &ipam.declared, gateways: &ipam.gateways })
+}
+
+/// Gateways that nobody declared and nobody has as its address, in any network: those of the decision, which are refused
+/// otherwise, and those that a bridge takes where the decision has none.
+fn free_gateways(
+    call: &Call,
+    policy: &str,
+    store: Option<&NodeStore>,
+    verified: &Verified,
+    request: &Request,
+) -> Result<Vec<IpAddr>, AttachError> {
+    let is_held = |gateway| store.map_or(Ok(false), |store| store.is_claimed_anywhere(gateway));
+    let mut free = Vec::new();
+    for gateway in policy::verify_gateways(policy, verified, request, named(call)?)? {
+        if is_held(gateway)? {
+            return Err(policy::claimed_gateway(policy, gateway).into());
+        }
+        free.push(gateway);
+    }
+    let takes_default = call.network.delegate.as_ref().is_some_and(|delegate| delegate.kind == "bridge");
+    let without = verified.wants.iter().filter(|want| takes_default && want.gateway.is_none());
+    for (candidate, _range) in without.flat_map(|want| &want.candidates) {
+        if let Some(gateway) = first_host(*candidate).filter(|gateway| !free.contains(gateway))
+            && !is_held(gateway)?
+        {
+            free.push(gateway);
+        }
+    }
+    Ok(free)
 }
 
 /// As `gather`, without changing anything; the store need not be there.

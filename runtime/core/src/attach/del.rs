@@ -5,26 +5,46 @@ use std::path::{Path, PathBuf};
 
 use super::call::Call;
 use super::error::{AttachError, in_full};
+use super::lock::Lock;
 use super::node::{Context, Node};
 use super::{chained, external, lease, remove, teardown};
 use crate::conf::{Network, Object};
 use crate::delegate;
-use crate::journal::Entry;
 use crate::netlink::Executor;
 use crate::plan::Plan;
-use crate::store::{Key, NodeStore, Role};
+use crate::store::{Key, Role};
 
-/// Removes an attachment.
+/// Removes an attachment. Never waits for an ADD of it that is at work: see `remove`.
 ///
 /// # Errors
 /// What could not be removed; it stays in the journal, and DEL can be repeated.
 pub fn del(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     let key = call.key();
+    let problems = match Lock::for_removal(&node.context.state_dir, &key)? {
+        Some(_lock) => present(node, call, &key)?,
+        None => {
+            remove::mark(node, call, &key)?;
+            match Lock::for_removal(&node.context.state_dir, &key)? {
+                Some(_lock) => present(node, call, &key)?,
+                None => Vec::new(),
+            }
+        }
+    };
+    remove::all_marked(node, call)?;
+    if !problems.is_empty() {
+        return Err(AttachError::Teardown { problems });
+    }
+    call.refuse_own_netns()
+}
+
+/// DEL where no ADD is at work.
+fn present(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Vec<String>, AttachError> {
     let mut problems = Vec::new();
-    let own = node.store()?.entry(&key)?;
+    let own = node.store()?.entry(key)?;
     if key.role == Role::Steps {
-        let name = call.persona.name();
-        problems.extend(own.map(|entry| chained::remove(node, call, &entry, Some(name))).into_iter().flatten());
+        // A mark stands for DELs of other steps as well.
+        let only = (!node.store()?.is_marked_removed(key)?).then(|| call.persona.name());
+        problems.extend(own.map(|entry| chained::remove(node, call, &entry, only)).into_iter().flatten());
     } else {
         if own.is_none() {
             lease::release_unknown(&mut node.log, call);
@@ -33,26 +53,12 @@ pub fn del(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
                 None => unknown(call)?,
             });
         }
-        let (steps, ipam) = companions(node.store()?, &key)?;
-        for entry in steps.into_iter().chain(own).chain(ipam) {
-            problems.extend(remove::entry(node, call, &entry));
-        }
+        problems.extend(remove::with_companions(node, call, key)?);
     }
-    if !problems.is_empty() {
-        return Err(AttachError::Teardown { problems });
+    if problems.is_empty() {
+        problems.extend(remove::clear_mark(node, key));
     }
-    call.refuse_own_netns()
-}
-
-/// Other entries that go with an attachment. What chained steps did goes first: by now the runtime has called DEL of those it
-/// still knows, and the link is still there. An attachment whose IPAM ran under its own name (an external delegate, or a
-/// claim imported from the stock plugin's directory) has an entry for that.
-fn companions(store: &NodeStore, key: &Key) -> Result<(Option<Entry>, Option<Entry>), AttachError> {
-    if key.role != Role::Attachment {
-        return Ok((None, None));
-    }
-    let other = |role| store.entry(&Key { role, ..key.clone() });
-    Ok((other(Role::Steps)?, other(Role::Ipam)?))
+    Ok(problems)
 }
 
 /// The file a stock plugin with delegates left of this container; the journal knows nothing of its attachments.

@@ -20,8 +20,13 @@ pub(super) fn record(call: &Call, plan: &Plan, decision: Option<Trace>) -> Resul
         plan: serde_json::to_string(plan).map_err(AttachError::Encode)?,
         externals: String::new(),
         trace: call.traces(decision)?,
-        shared: plan.shared(),
+        shared: shared(call, plan),
     })
+}
+
+/// The names that the entry shares with others: what its plan needs, and its pod.
+pub(super) fn shared(call: &Call, plan: &Plan) -> Vec<String> {
+    plan.shared().into_iter().chain(call.pod_name()).collect()
 }
 
 /// Writes an entry that claims no address.

@@ -125,6 +125,26 @@ pub enum AttachError {
         /// Its first address.
         address: Option<IpAddr>,
     },
+    /// Another process works on the same attachment.
+    #[error(
+        "another call has worked on interface {} of container {} on network {:?} for {seconds} seconds; try again",
+        .attachment.ifname, .attachment.container_id, .attachment.network
+    )]
+    AtWork {
+        /// Which.
+        attachment: Attachment,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// The file of the attachments' locks.
+    #[error("cannot lock {path:?}; correct its owner and mode, or the directory's")]
+    LockFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The ledger or journal could not be read or written.
     #[error(transparent)]
     Ledger(#[from] StoreError),
@@ -220,6 +240,26 @@ pub enum AttachError {
         #[source]
         source: serde_json::Error,
     },
+    /// The plugin did not end in time.
+    #[error(
+        "CNI plugin {plugin:?} did not end its {verb} within {seconds} seconds and was killed; try again, or repair it"
+    )]
+    PluginTimeout {
+        /// The type.
+        plugin: String,
+        /// What it was asked.
+        verb: String,
+        /// Its time.
+        seconds: f32,
+    },
+    /// The plugin's answer is far larger than any result.
+    #[error("CNI plugin {plugin:?} answered more than {limit} bytes and was killed")]
+    PluginTooLarge {
+        /// The type.
+        plugin: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
     /// Something of ours could not be written as JSON.
     #[error("cannot encode the journal entry")]
     Encode(#[source] serde_json::Error),
@@ -256,9 +296,14 @@ impl AttachError {
             Self::Ledger(StoreError::Taken { .. })
             | Self::Netlink(NetlinkError::Taken { .. } | NetlinkError::StockPort { .. })
             | Self::Op { source: NetlinkError::Taken { .. } | NetlinkError::StockPort { .. }, .. } => 106,
-            Self::Op { source: NetlinkError::SharedBusy { .. }, .. } => 11,
-            Self::Ledger(_) | Self::Facts(_) | Self::PluginExec { .. } => 5,
-            Self::PluginAnswer { .. } => 6,
+            Self::Contended { .. }
+            | Self::AtWork { .. }
+            | Self::PluginTimeout { .. }
+            | Self::Ledger(StoreError::Removed { .. })
+            | Self::Op { source: NetlinkError::SharedBusy { .. }, .. }
+            | Self::Denied { denial: Denial::TryAgain(_), .. } => 11,
+            Self::LockFile { .. } | Self::Ledger(_) | Self::Facts(_) | Self::PluginExec { .. } => 5,
+            Self::PluginTooLarge { .. } | Self::PluginAnswer { .. } => 6,
             Self::Conf(error) => error.code(),
             Self::Agent(error) | Self::StockAgent(error) => error.code(),
             Self::UnknownDelegate(_)
@@ -273,7 +318,6 @@ impl AttachError {
             | Self::PrevResultMissing
             | Self::PluginNotFound { .. } => 7,
             Self::SameNetns => 8,
-            Self::Contended { .. } | Self::Denied { denial: Denial::TryAgain(_), .. } => 11,
             Self::NotReady { .. } => 50,
             Self::Denied { denial: Denial::Denied(_), .. } => 100,
             Self::Policy(error) => class_code(error.class()),

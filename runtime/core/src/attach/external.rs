@@ -46,6 +46,7 @@ pub(super) fn del_stored(call: &Call, entry: &Entry) -> Vec<String> {
             args: &external.args,
             // The runtime's path first: plugins may have moved since.
             path: &call.env.path.iter().chain(&external.path).cloned().collect::<Vec<_>>(),
+            limit: call.plugin_limit,
         };
         if let Err(error) = exec(&external.plugin, "DEL", &env, &with_previous(call, &external.conf)) {
             problems.push(error.chain());
@@ -64,7 +65,10 @@ pub(super) fn check_stored(call: &Call, entry: &Entry) -> Result<(), AttachError
 
 /// STATUS of an external plugin.
 pub(super) fn status(call: &Call, plugin: &str, conf: &Object) -> Result<(), AttachError> {
-    exec(plugin, "STATUS", &env(call), conf.as_value()).map(drop)
+    match exec(plugin, "STATUS", &env(call), conf.as_value()) {
+        Err(error @ AttachError::PluginTimeout { .. }) => Err(AttachError::NotReady { reason: error.to_string() }),
+        other => other.map(drop),
+    }
 }
 
 /// GC goes on to external plugins with the same list.
@@ -121,7 +125,8 @@ pub(super) fn intent(call: &Call, plugin: &str, conf: &Value) -> Result<Record, 
     };
     let externals = serde_json::to_string(&[external]).map_err(AttachError::Encode)?;
     let trace = call.traces(None)?;
-    Ok(Record { netns: call.env.netns.clone(), externals, trace, ..Record::default() })
+    let shared = call.pod_name().into_iter().collect();
+    Ok(Record { netns: call.env.netns.clone(), externals, trace, shared, ..Record::default() })
 }
 
 /// A plugin's stored configuration with the runtime's prevResult.
@@ -140,5 +145,6 @@ fn env(call: &Call) -> Env<'_> {
         netns: &call.env.netns,
         args: &call.env.args,
         path: &call.env.path,
+        limit: call.plugin_limit,
     }
 }

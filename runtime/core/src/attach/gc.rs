@@ -6,12 +6,13 @@ use weft_host_abi::types::Attachment;
 
 use super::call::Call;
 use super::error::AttachError;
+use super::lock::RemovalLocks;
 use super::node::Node;
 use super::{chained, external, remove};
 use crate::journal::Entry;
 use crate::netlink::Executor;
 use crate::plan::Plan;
-use crate::store::Role;
+use crate::store::{Key, Role};
 
 /// Removes what belongs to no valid attachment of the network.
 ///
@@ -26,16 +27,21 @@ pub fn gc(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     let network = call.network.name.clone();
     let own_role = call.key().role;
     let mut problems = Vec::new();
-    let (steps, others): (Vec<Entry>, Vec<Entry>) = node
-        .store()?
-        .entries(Some(&network))?
-        .into_iter()
-        .filter(|entry| !is_listed(&valid, &entry.key.attachment))
+    let locks = RemovalLocks::open(&node.context.state_dir)?;
+    let mut unlisted = Vec::new();
+    for entry in node.store()?.entries(Some(&network))? {
         // The list of a pod's attachments is `weft-pod`'s.
-        .filter(|entry| entry.key.role != Role::Pod)
+        if entry.key.role == Role::Pod {
+            continue;
+        }
         // As an IPAM plugin weft is asked about addresses; the links are another plugin's. So they are for a step.
-        .filter(|entry| own_role == Role::Attachment || entry.key.role == own_role)
-        .partition(|entry| entry.key.role == Role::Steps);
+        let asked = own_role == Role::Attachment || entry.key.role == own_role;
+        if asked && !is_listed(&valid, &entry.key.attachment) && lock(&locks, &entry.key)? {
+            unlisted.push(entry);
+        }
+    }
+    let (steps, others): (Vec<Entry>, Vec<Entry>) =
+        unlisted.into_iter().partition(|entry| entry.key.role == Role::Steps);
     // What chained steps did to a link goes before the link.
     for entry in steps {
         let left = match own_role {
@@ -49,12 +55,20 @@ pub fn gc(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
         let left = remove::entry(node, call, &entry);
         problems.extend(named(&entry, left));
     }
+    drop(locks);
+    remove::all_marked(node, call)?;
     problems.extend(external::forward_gc(call));
     let now = crate::facts::now()?;
     let store = node.store()?;
     store.purge_expired(now)?;
     store.maintain()?;
     if problems.is_empty() { Ok(()) } else { Err(AttachError::Teardown { problems }) }
+}
+
+/// Locks an entry against its ADD; `false` where that is at work, by now or still: the next GC sees what came of it. The addresses
+/// of an external delegate have an entry of their own, which goes with the attachment's.
+fn lock(locks: &RemovalLocks, key: &Key) -> Result<bool, AttachError> {
+    Ok(locks.lock(key)? && locks.lock(&Key { role: Role::Attachment, ..key.clone() })?)
 }
 
 /// A claim imported from the stock plugin's oldest files has no interface name: its container decides.

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::alive::{self, NetnsState};
 use super::error::AttachError;
+use super::plugin;
 use super::trace::Attempt;
 use crate::journal::Entry;
 use crate::netlink;
@@ -24,6 +26,8 @@ pub struct Context {
     pub compile: Compile,
     /// Sees each plan before it is journalled. The rollback suite puts an impossible op in here; the programs leave it alone.
     pub plan_hook: Box<dyn Fn(&mut Plan)>,
+    /// Time that an external plugin has for one call.
+    pub plugin_limit: Duration,
     /// The process ends with the call. What the kernel takes back by itself then (memory, descriptors, locks) is not given
     /// back piece by piece before.
     pub short_lived: bool,
@@ -38,6 +42,7 @@ impl Context {
             state_dir,
             compile: Box::new(move |ask| compile_with_weftctl(&compile_into, ask)),
             plan_hook: Box::new(|_plan| ()),
+            plugin_limit: plugin::LIMIT,
             short_lived: false,
         }
     }
@@ -109,6 +114,11 @@ impl<'a> Node<'a> {
     /// When the store cannot be opened.
     pub fn store(&mut self) -> Result<&mut NodeStore, AttachError> {
         self.store_and_log().map(|(store, _log)| store)
+    }
+
+    /// Whether the store is open by now.
+    pub(super) fn has_store(&self) -> bool {
+        self.store.is_some()
     }
 
     /// The store, with the log beside it.

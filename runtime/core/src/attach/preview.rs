@@ -98,6 +98,7 @@ fn by_policy(
     let addressing =
         Addressing { ips: first.collect(), routes: decided.routes.clone(), dns: decided.dns.clone(), unique: true };
     let plan = stage.plan(call, Some(&addressing))?;
+    decided.check_plan(call, &plan)?;
     Ok(Preview { plan, choice: None, trace: Some(decided.into_trace()), notes })
 }
 

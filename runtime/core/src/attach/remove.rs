@@ -1,28 +1,138 @@
 //! Removing an attachment by its journal entry: links first, then other plugins, then the ledger. An address is off the link
 //! before it leaves the ledger.
+//!
+//! Invariant: an entry goes only under the attachment's lock, so never while an ADD of it is at work. Where one is, what is
+//! there already is removed and the attachment marked; the ADD, or the next DEL or GC after its death, removes the rest.
 
 use std::collections::BTreeSet;
 
 use super::call::Call;
 use super::error::AttachError;
+use super::lock::Lock;
 use super::node::Node;
 use super::{chained, external, lease, record, teardown};
 use crate::journal::Entry;
-use crate::store::Role;
+use crate::store::{Key, Role, StoreError};
 
-/// Undoes what an entry says and removes it, unless something is left. Returns what went wrong.
+/// Undoes what an entry says and removes it, unless something is left. Returns what went wrong. The caller has the lock.
 pub(super) fn entry(node: &mut Node<'_>, call: &Call, entry: &Entry) -> Vec<String> {
     if entry.key.role == Role::Steps {
         return chained::remove(node, call, entry, None);
     }
-    let mut problems = links(node, call, entry);
-    problems.extend(external::del_stored(call, entry));
+    let problems = but_claims(node, call, entry);
     if !problems.is_empty() {
         return problems;
     }
     let now = crate::facts::now().map_err(AttachError::from);
     let released = now.and_then(|now| Ok(node.store()?.release(&entry.key, now)?));
     released.err().map(|error| error.chain()).into_iter().collect()
+}
+
+/// The first part of `entry`: links and what other plugins have. Returns what is left.
+pub(super) fn but_claims(node: &mut Node<'_>, call: &Call, entry: &Entry) -> Vec<String> {
+    let mut problems = links(node, call, entry);
+    problems.extend(external::del_stored(call, entry));
+    problems
+}
+
+/// As `entry`, where no ADD is at work on it; else `mark`.
+pub(super) fn entry_unless_busy(node: &mut Node<'_>, call: &Call, found: &Entry) -> Vec<String> {
+    match Lock::for_removal(&node.context.state_dir, &found.key) {
+        Ok(Some(_lock)) => {
+            let problems = entry(node, call, found);
+            if problems.is_empty() { clear_mark(node, &found.key) } else { problems }
+        }
+        Ok(None) => mark(node, call, &found.key).err().map(|error| error.chain()).into_iter().collect(),
+        Err(error) => vec![error.chain()],
+    }
+}
+
+/// An ADD is at work: marks the attachment as removed, then removes the links that are there already.
+pub(super) fn mark(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<(), AttachError> {
+    let now = crate::facts::now()?;
+    node.store()?.mark_removed(key, now)?;
+    if let Some(entry) = node.store()?.entry(key)?
+        && entry.key.role != Role::Steps
+    {
+        for left in links(node, call, &entry) {
+            node.log(&left);
+        }
+    }
+    Ok(())
+}
+
+/// Drops the mark of an attachment of which nothing is left.
+pub(super) fn clear_mark(node: &mut Node<'_>, key: &Key) -> Vec<String> {
+    let cleared = node.store().and_then(|store| Ok(store.clear_removal_mark(key)?));
+    cleared.err().map(|error| error.chain()).into_iter().collect()
+}
+
+/// The end of an ADD: was it deleted meanwhile? Then what it made is removed, unless another process does that now.
+pub(super) fn if_marked(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
+    let key = call.key();
+    if !node.has_store() || !node.store()?.is_marked_removed(&key)? {
+        return Ok(());
+    }
+    let removed = AttachError::Ledger(StoreError::Removed { key: Box::new(key.clone()) });
+    let leftovers = marked(node, call, &key);
+    Err(if leftovers.is_empty() { removed } else { AttachError::Leftovers { cause: Box::new(removed), leftovers } })
+}
+
+/// Removes what is left of attachments whose DEL came while their ADD was at work, where that has ended by now (it was killed,
+/// say). They are other attachments than the call's, and their trouble is not its own: it goes to the log.
+pub(super) fn all_marked(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
+    let marks = node.store()?.removal_marks()?;
+    if marks.is_empty() {
+        return Ok(());
+    }
+    let call = call.about_others();
+    for key in marks {
+        for left in marked(node, &call, &key) {
+            node.log(&format!("{} {}: {left}", key.attachment.container_id, key.attachment.ifname));
+        }
+    }
+    Ok(())
+}
+
+/// Removes a marked attachment and its companions, where no ADD is at work on it.
+fn marked(node: &mut Node<'_>, call: &Call, key: &Key) -> Vec<String> {
+    match Lock::for_removal(&node.context.state_dir, key) {
+        Ok(Some(_lock)) => match with_companions(node, call, key) {
+            Ok(problems) if problems.is_empty() => clear_mark(node, key),
+            Ok(problems) => problems,
+            Err(error) => vec![error.chain()],
+        },
+        Ok(None) => Vec::new(),
+        Err(error) => vec![error.chain()],
+    }
+}
+
+/// Removes the entry of a key, and others that go with an attachment. The caller has the lock of the key.
+pub(super) fn with_companions(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Vec<String>, AttachError> {
+    // What chained steps did goes first: by now the runtime has called DEL of those it still knows, and the link is still there.
+    let mut problems = companion(node, call, key, Role::Steps)?;
+    if let Some(own) = node.store()?.entry(key)? {
+        problems.extend(entry(node, call, &own));
+    }
+    problems.extend(companion(node, call, key, Role::Ipam)?);
+    Ok(problems)
+}
+
+/// Removes the entries that go with an attachment, but not its own.
+pub(super) fn companions(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Vec<String>, AttachError> {
+    let mut problems = companion(node, call, key, Role::Steps)?;
+    problems.extend(companion(node, call, key, Role::Ipam)?);
+    Ok(problems)
+}
+
+/// Chained steps of an attachment, or its addresses where IPAM ran under its own name (an external delegate, or a claim imported
+/// from the stock plugin's directory), have an entry of their own.
+fn companion(node: &mut Node<'_>, call: &Call, key: &Key, role: Role) -> Result<Vec<String>, AttachError> {
+    if key.role != Role::Attachment {
+        return Ok(Vec::new());
+    }
+    let found = node.store()?.entry(&Key { role, ..key.clone() })?;
+    Ok(found.map(|found| entry_unless_busy(node, call, &found)).unwrap_or_default())
 }
 
 fn links(node: &mut Node<'_>, call: &Call, entry: &Entry) -> Vec<String> {

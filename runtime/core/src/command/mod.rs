@@ -4,8 +4,6 @@
 //! lines go to stderr only.
 
 mod process;
+mod stdin;
 
-pub use process::{Output, main, run};
-
-/// Where weft keeps its state, unless `WEFT_STATE_DIR` says otherwise.
-pub const STATE_DIR: &str = "/var/lib/weft";
+pub use process::{Output, STATE_DIR, Surroundings, main, run};

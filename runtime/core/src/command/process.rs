@@ -3,19 +3,22 @@
 //! Invariant 8 lives here: stdout is written once, at the very end, whatever happened, panics included.
 
 use std::ffi::OsString;
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read as _, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::STATE_DIR;
+use super::stdin::Stdin;
 use crate::agent::counters;
 use crate::attach::{self, AttachError, Call, Context, Node};
 use crate::cni::{self, CniError, Invoked, Verb, code};
 use crate::conf::Persona;
 use crate::pod::{self, PodCall};
+
+/// Where weft keeps its state, unless `WEFT_STATE_DIR` says otherwise.
+pub const STATE_DIR: &str = "/var/lib/weft";
 
 /// No network configuration is larger than this; more is refused instead of filling memory.
 const STDIN_LIMIT: u64 = 16 << 20;
@@ -31,26 +34,83 @@ pub struct Output {
     pub ok: bool,
 }
 
+/// A call with its configuration read.
+enum Read {
+    One(Box<Call>),
+    Pod(Box<PodCall>),
+}
+
 impl Output {
     fn failure(error: &CniError) -> Self {
         Self { stdout: error.to_json(), stderr: String::new(), ok: false }
     }
 }
 
+/// What the program around knows of the process, and wants to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings {
+    /// The process was started with stdout closed.
+    pub stdout_closed: bool,
+    /// Called before the document is printed.
+    pub before_print: fn(),
+}
+
 /// The `main` of the CNI binary.
 #[must_use]
-pub fn main() -> ExitCode {
+pub fn main(surroundings: &Surroundings) -> ExitCode {
     let program = std::env::args_os().next().unwrap_or_default();
     let state_dir = std::env::var_os("WEFT_STATE_DIR").map_or_else(|| PathBuf::from(STATE_DIR), PathBuf::from);
-    let context = Context { short_lived: true, ..Context::new(state_dir) };
+    let mut context = Context { short_lived: true, ..Context::new(state_dir) };
+    if let Some(limit) = plugin_limit(std::env::var_os(PLUGIN_TIMEOUT)) {
+        context.plugin_limit = limit;
+    }
+    if surroundings.stdout_closed && std::env::var_os("CNI_COMMAND").is_some_and(|verb| verb == "ADD") {
+        log("weft: stdout is closed, so the result would be lost; nothing was done\n");
+        return ExitCode::FAILURE;
+    }
+    let mut made = None;
     let output = without_panics(|| {
-        let mut stdin = std::io::stdin().lock();
-        run(&program, &|name| std::env::var_os(name), &mut stdin, &context)
+        let mut stdin = Stdin::default();
+        let (output, call) = run_call(&program, &|name| std::env::var_os(name), &mut stdin, &context);
+        made = call;
+        output
     });
-    // Nothing can be reported where stderr or stdout are closed; the exit code still tells.
-    let _logged = std::io::stderr().write_all(output.stderr.as_bytes());
+    log(&output.stderr);
+    (surroundings.before_print)();
     let written = std::io::stdout().write_all(output.stdout.as_bytes()).and_then(|()| std::io::stdout().flush());
+    if let (Err(error), true, Some(call)) = (&written, output.ok, made) {
+        log(&format!("weft: the result could not be written ({error}); the attachment is removed again\n"));
+        log(&without_panics(|| take_back(&context, &call)).stderr);
+    }
     if output.ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Where stderr is closed, nothing can be reported; the exit code still tells.
+fn log(text: &str) {
+    let _logged = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// Removes what an ADD made whose result nobody has.
+fn take_back(context: &Context, call: &Read) -> Output {
+    let mut node = Node::new(context);
+    let removed = match call {
+        Read::One(call) => attach::del(&mut node, call).map_err(|error| error.to_cni()),
+        Read::Pod(call) => pod::del(&mut node, call),
+    };
+    let mut stderr = node.take_log();
+    if let Err(error) = removed {
+        stderr.push_str(&format!("weft: {} {}\n", error.msg, error.details));
+    }
+    Output { stdout: String::new(), stderr, ok: false }
+}
+
+/// The variable that sets how many seconds an external plugin has.
+const PLUGIN_TIMEOUT: &str = "WEFT_PLUGIN_TIMEOUT";
+
+/// A whole number of seconds from 1 to 3600; anything else leaves the default.
+fn plugin_limit(value: Option<OsString>) -> Option<Duration> {
+    let seconds = value?.to_str()?.parse::<u64>().ok()?;
+    (1..=3600).contains(&seconds).then(|| Duration::from_secs(seconds))
 }
 
 /// Turns a panic into error 999, so that the runtime still gets its document. The hook keeps the message off stdout and
@@ -73,23 +133,34 @@ fn without_panics(call: impl FnOnce() -> Output) -> Output {
 pub fn run(
     program: &std::ffi::OsStr,
     env: &dyn Fn(&str) -> Option<OsString>,
-    stdin: &mut dyn Read,
+    stdin: &mut dyn io::Read,
     context: &Context,
 ) -> Output {
+    run_call(program, env, stdin, context).0
+}
+
+/// As `run`; also the call of an ADD that succeeded.
+fn run_call(
+    program: &std::ffi::OsStr,
+    env: &dyn Fn(&str) -> Option<OsString>,
+    stdin: &mut dyn io::Read,
+    context: &Context,
+) -> (Output, Option<Read>) {
     let mut log = String::new();
-    let answer = answer(program, env, stdin, context, &mut log);
+    let mut made = None;
+    let answer = answer(program, env, stdin, context, (&mut log, &mut made));
     match answer {
-        Ok(stdout) => Output { stdout, stderr: log, ok: true },
-        Err(error) => Output { stderr: log, ..Output::failure(&error) },
+        Ok(stdout) => (Output { stdout, stderr: log, ok: true }, made),
+        Err(error) => (Output { stderr: log, ..Output::failure(&error) }, None),
     }
 }
 
 fn answer(
     program: &std::ffi::OsStr,
     env: &dyn Fn(&str) -> Option<OsString>,
-    stdin: &mut dyn Read,
+    stdin: &mut dyn io::Read,
     context: &Context,
-    log: &mut String,
+    (log, made): (&mut String, &mut Option<Read>),
 ) -> Result<String, CniError> {
     let persona = Persona::from_argv0(program).map_err(|error| AttachError::from(error).to_cni())?;
     let environment = match cni::read_environment(env)? {
@@ -112,15 +183,23 @@ fn answer(
     let mut node = Node::new(context);
     // A pod's call is counted under the program's name, whatever networks it has.
     let mut network = persona.name().to_owned();
-    let answer = if let Persona::Pod(_) = persona {
-        PodCall::read(environment, &stdin).and_then(|call| carry_out_for_pod(&mut node, &call))
+    let read = if let Persona::Pod(_) = persona {
+        PodCall::read(environment, &stdin).map(|call| Read::Pod(Box::new(call)))
     } else {
         let call = Call::read(context, persona, environment, &stdin).map_err(|error| error.to_cni());
-        call.and_then(|call| {
-            network = call.attachment().network;
-            carry_out(verb, &mut node, &call)
-        })
+        call.map(|call| Read::One(Box::new(call)))
     };
+    let answer = read.and_then(|call| {
+        let answer = match &call {
+            Read::One(call) => {
+                network = call.attachment().network;
+                carry_out(verb, &mut node, call)
+            }
+            Read::Pod(call) => carry_out_for_pod(&mut node, call),
+        };
+        *made = (verb == Verb::Add).then_some(call);
+        answer
+    });
     let code = answer.as_ref().err().map_or(0, |error| error.code);
     counters::count(&context.state_dir, verb.name(), &network, code, began.elapsed());
     log.push_str(&node.take_log());
@@ -129,10 +208,14 @@ fn answer(
 }
 
 /// Reads the configuration.
-fn read_stdin(stdin: &mut dyn Read) -> Result<Vec<u8>, CniError> {
+fn read_stdin(stdin: &mut dyn io::Read) -> Result<Vec<u8>, CniError> {
     let mut bytes = Vec::new();
     stdin.take(STDIN_LIMIT + 1).read_to_end(&mut bytes).map_err(|error| {
-        CniError::new(code::IO, "cannot read the network configuration from stdin").with_details(error.to_string())
+        let msg = match error.kind() {
+            ErrorKind::TimedOut => "the network configuration on stdin does not end; close stdin after it",
+            _ => "cannot read the network configuration from stdin",
+        };
+        CniError::new(code::IO, msg).with_details(error.to_string())
     })?;
     if bytes.len() as u64 > STDIN_LIMIT {
         let msg = format!("the network configuration on stdin is larger than {STDIN_LIMIT} bytes");

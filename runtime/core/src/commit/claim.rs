@@ -17,7 +17,7 @@ impl NodeStore {
     ///
     /// # Errors
     /// `Lost` when all candidates of a want are taken, `Exists` when the key has an entry, `Record` with the caller's own
-    /// error, `Ledger` when the store fails.
+    /// error, `Ledger` when the store fails, or with `Removed` when the key is marked as removed.
     pub fn claim<E>(
         &mut self,
         ask: &ClaimAsk<'_>,
@@ -27,6 +27,9 @@ impl NodeStore {
         let mut outlives_the_boot = false;
         let mut count = 0;
         let claimed = self.write("claim addresses", |conn| {
+            if journal::is_marked(conn, ask.key)? {
+                return Err(Stop::Tell(StoreError::Removed { key: Box::new(ask.key.clone()) }.into()));
+            }
             if let Some(id) = journal::find(conn, ask.key)? {
                 let addresses = journal::claims(conn, id)?.into_iter().map(|(_scope, address)| address).collect();
                 return Err(Stop::Tell(ClaimError::Exists { key: Box::new(ask.key.clone()), addresses }));

@@ -26,9 +26,24 @@ impl NodeStore {
         self.write("release an attachment", |conn| {
             let Some(id) = journal::find(conn, key)? else { return Ok(None) };
             let mut books = Books::new(conn);
-            let released = release_entry(conn, &mut books, id, now)?;
+            let released = release_entry(conn, &mut books, id, (now, None))?;
             books.close()?;
             Ok(Some(released))
+        })
+    }
+
+    /// As `release`, but keeps the addresses for an identity until a time, unless the rule keeps them anyway: for an attachment
+    /// whose pod is being retried, and gets them again.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn release_reserved(&mut self, key: &Key, (owner, until): (&str, u64), now: u64) -> Result<(), StoreError> {
+        self.write("release an attachment", |conn| {
+            let Some(id) = journal::find(conn, key)? else { return Ok(()) };
+            let mut books = Books::new(conn);
+            release_entry(conn, &mut books, id, (now, Some((owner, until))))?;
+            books.close()?;
+            Ok(())
         })
     }
 
@@ -45,7 +60,7 @@ impl NodeStore {
                 conn.execute("UPDATE journal SET release = '\"free\"' WHERE id = ?1", [id])?;
             }
             let mut books = Books::new(conn);
-            release_entry(conn, &mut books, id, now)?;
+            release_entry(conn, &mut books, id, (now, None))?;
             books.close()?;
             Ok(())
         })
@@ -76,7 +91,7 @@ impl NodeStore {
             for id in old {
                 let Some(entry) = journal::by_id(conn, id)? else { continue };
                 if !keep(&entry) {
-                    release_entry(conn, &mut books, id, now)?;
+                    release_entry(conn, &mut books, id, (now, None))?;
                     reaped.push(entry);
                 }
             }
@@ -125,7 +140,12 @@ impl NodeStore {
 }
 
 /// Applies the rule of an entry to its claims and removes the entry.
-fn release_entry(conn: &Connection, books: &mut Books<'_>, id: i64, now: u64) -> Result<Released, Fault> {
+fn release_entry(
+    conn: &Connection,
+    books: &mut Books<'_>,
+    id: i64,
+    (now, reserve): (u64, Option<(&str, u64)>),
+) -> Result<Released, Fault> {
     let (network, container_id, rule, shared) = conn
         .prepare_cached("SELECT network, container_id, release, shared FROM journal WHERE id = ?1")?
         .query_row([id], |row| {
@@ -133,7 +153,7 @@ fn release_entry(conn: &Connection, books: &mut Books<'_>, id: i64, now: u64) ->
         })?;
     let rule = journal::rule(&rule)?;
     let claims = journal::claims(conn, id)?;
-    let entry = Releasing { network: &network, container_id: &container_id, rule: &rule, now };
+    let entry = Releasing { network: &network, container_id: &container_id, rule: &rule, reserve, now };
     ledger::apply_rule(conn, books, &claims, entry)?;
     journal::delete(conn, id, &journal::names(&shared)?)?;
     Ok(Released { claims, rule })

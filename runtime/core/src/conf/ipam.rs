@@ -1,9 +1,10 @@
 //! The `ipam` object: who decides, and what the operator declared.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
-use weft_host_abi::types::{RangeSet, Requested};
+use weft_host_abi::types::{RangeSet, RequestSource, Requested};
 
 use super::{ConfError, DhcpConf, Object, Persona, ranges, requested};
 use crate::cni::{Version, read_net};
@@ -72,6 +73,8 @@ pub struct IpamConf {
     pub range_sets: Vec<RangeSet>,
     /// Single addresses that may be given out besides.
     pub declared: Vec<IpNet>,
+    /// Gateways that the configuration (`addresses[].gateway`) or `CNI_ARGS` (`GATEWAY`) name.
+    pub gateways: Vec<IpAddr>,
     /// Addresses that somebody asked for.
     pub requested: Vec<Requested>,
     /// `resolvConf`: the file with the container's DNS.
@@ -102,6 +105,7 @@ impl IpamConf {
             object,
             range_sets: Vec::new(),
             declared: Vec::new(),
+            gateways: Vec::new(),
             requested: Vec::new(),
             resolv_conf: None,
             scope,
@@ -130,9 +134,15 @@ impl IpamConf {
             }
             ranges::check_version(&conf.range_sets, context.version)?;
         } else {
-            conf.declared = declared(&conf.object)?;
+            conf.gateways = gateways(&conf.object, context.cni_args);
         }
         conf.requested = requested::read(&conf.kind, context.cni_args, context.args, context.runtime_config)?;
+        if !conf.kind.is_shipped("host-local") {
+            let declared = declared(&conf.object);
+            // As in the stock plugin, addresses that the runtime replaces need not be well-formed.
+            let replaced = conf.kind.is_shipped("static") && conf.requested.iter().any(replaces);
+            conf.declared = if replaced { declared.unwrap_or_default() } else { declared? };
+        }
         if conf.range_sets.is_empty() {
             conf.declared.extend(conf.requested.iter().filter_map(as_net));
         }
@@ -169,6 +179,21 @@ fn declared(ipam: &Object) -> Result<Vec<IpNet>, ConfError> {
         read_net(text).ok_or_else(|| ConfError::DeclaredAddress { text: text.to_owned() })
     };
     items.iter().map(net).collect()
+}
+
+/// Gateways that are named; what is no address is the policy's to refuse.
+fn gateways(ipam: &Object, cni_args: &[(String, String)]) -> Vec<IpAddr> {
+    let items = ipam.objects("addresses").ok().flatten().unwrap_or_default();
+    let of_addresses = items.iter().filter_map(|item| item.str("gateway").ok().flatten().map(str::to_owned));
+    let last = cni_args.iter().rev().find(|(key, _)| key == "GATEWAY").map(|(_, value)| value.as_str());
+    let of_args = last.into_iter().flat_map(|list| list.split(',')).map(|text| text.trim().to_owned());
+    let parsed = of_addresses.chain(of_args).filter_map(|text| text.parse::<IpAddr>().ok());
+    parsed.map(|address| address.to_canonical()).collect()
+}
+
+/// Whether a wish replaces the addresses of a `static` configuration: all but those of `CNI_ARGS` do.
+fn replaces(asked: &Requested) -> bool {
+    asked.source != RequestSource::CniArgs
 }
 
 fn as_net(asked: &Requested) -> Option<IpNet> {

@@ -151,7 +151,7 @@ pub(super) fn shape(ips: &[Given], interface: usize) -> Vec<ShapeIp> {
 }
 
 /// The first address of a network after its own: what a gateway is by default.
-pub(super) fn first_host(net: IpNet) -> Option<IpAddr> {
+pub fn first_host(net: IpNet) -> Option<IpAddr> {
     match net.network() {
         IpAddr::V4(base) => u32::from(base).checked_add(1).map(|next| Ipv4Addr::from(next).into()),
         IpAddr::V6(base) => u128::from(base).checked_add(1).map(|next| Ipv6Addr::from(next).into()),

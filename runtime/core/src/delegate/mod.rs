@@ -18,6 +18,8 @@ mod tap;
 mod tests;
 mod vlan;
 
+pub use addressing::first_host;
+
 use ipnet::IpNet;
 use std::net::IpAddr;
 use weft_host_abi::types::{Attachment, Dns, Route};

@@ -3,7 +3,7 @@
 use weft_host_abi::types::ReleaseRule;
 
 use super::rows::{by_id, delete, find, insert, replace};
-use super::{AmendError, Entry, Record};
+use super::{AmendError, Entry, Record, is_marked};
 use crate::store::{Key, NodeStore, Stop, StoreError};
 
 // === impl NodeStore ===
@@ -52,12 +52,15 @@ impl NodeStore {
     /// this second write.
     ///
     /// # Errors
-    /// `NoEntry` when there is none; otherwise when the store cannot be written.
+    /// `NoEntry` when there is none, `Removed` when it is marked as removed; otherwise when the store cannot be written.
     pub fn update_record(&mut self, key: &Key, record: &Record) -> Result<(), StoreError> {
         self.write("update a journal entry", |conn| {
             let Some(id) = find(conn, key)? else {
                 return Err(Stop::Tell(StoreError::NoEntry { key: Box::new(key.clone()) }));
             };
+            if is_marked(conn, key)? {
+                return Err(Stop::Tell(StoreError::Removed { key: Box::new(key.clone()) }));
+            }
             Ok(replace(conn, id, record)?)
         })
     }

@@ -7,12 +7,14 @@
 mod check;
 mod entries;
 mod error;
+mod marks;
 mod rows;
 mod shared;
 
 pub use error::AmendError;
 
 pub(crate) use check::{inspect, rebuild};
+pub(crate) use marks::is_marked;
 pub(crate) use rows::{by_id, claims, delete, find, insert, names, rule};
 
 use std::net::IpAddr;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::Entry;
 use super::rows::{by_id, find, names, text};
 use crate::plan::EXCLUSIVE;
 use crate::store::{Fault, Key, NodeStore, Stop, StoreError};
@@ -31,6 +32,20 @@ impl NodeStore {
             })?;
         }
         Ok(elsewhere)
+    }
+
+    /// Entries that hold a name.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn entries_sharing(&self, name: &str) -> Result<Vec<Entry>, StoreError> {
+        self.read("look up a shared name", |conn| {
+            let ids: Vec<i64> = conn
+                .prepare_cached("SELECT entry FROM shared WHERE name = ?1")?
+                .query_map([name], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            ids.into_iter().filter_map(|id| by_id(conn, id).transpose()).collect()
+        })
     }
 
     /// Names among `shared` that another entry holds too.

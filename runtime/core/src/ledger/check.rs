@@ -59,9 +59,7 @@ fn claim_rows(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault
                 Some("active, with leftovers of a release")
             }
             COOLDOWN if until.is_none() || entry.is_some() => Some("resting, but without an end or with an entry"),
-            KEPT if owner.is_none() || entry.is_some() || until.is_some() => {
-                Some("kept, but for nobody, with an end or with an entry")
-            }
+            KEPT if owner.is_none() || entry.is_some() => Some("kept, but for nobody or with an entry"),
             _ => None,
         };
         if let Some(wrong) = wrong {

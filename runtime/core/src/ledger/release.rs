@@ -24,6 +24,8 @@ pub(crate) struct Releasing<'a> {
     pub(crate) network: &'a str,
     pub(crate) container_id: &'a str,
     pub(crate) rule: &'a ReleaseRule,
+    /// Keep the addresses for this identity until this time at least: its next attachment follows at once.
+    pub(crate) reserve: Option<(&'a str, u64)>,
     pub(crate) now: u64,
 }
 
@@ -83,15 +85,16 @@ pub(crate) fn apply_rule(
     entry: Releasing<'_>,
 ) -> Result<(), Fault> {
     for (scope, address) in claims {
-        let (state, owner, until) = match entry.rule {
-            ReleaseRule::Free | ReleaseRule::Cooldown(0) => {
+        let rested = |rest: u32| entry.now.saturating_add(u64::from(rest));
+        let (state, owner, until) = match (entry.rule, entry.reserve) {
+            (ReleaseRule::Cooldown(rest), Some((owner, until))) => (KEPT, owner, Some(until.max(rested(*rest)))),
+            (ReleaseRule::Free, Some((owner, until))) => (KEPT, owner, Some(until)),
+            (ReleaseRule::Free | ReleaseRule::Cooldown(0), None) => {
                 free(conn, books, scope, *address)?;
                 continue;
             }
-            ReleaseRule::Cooldown(rest) => {
-                (COOLDOWN, entry.container_id, Some(entry.now.saturating_add(u64::from(*rest))))
-            }
-            ReleaseRule::Keep(owner) => (KEPT, owner.as_str(), None),
+            (ReleaseRule::Cooldown(rest), None) => (COOLDOWN, entry.container_id, Some(rested(*rest))),
+            (ReleaseRule::Keep(owner), _) => (KEPT, owner.as_str(), None),
         };
         conn.prepare_cached(
             "UPDATE claims SET state = ?3, since = ?4, until = ?5, owner = ?6, network = ?7, entry = NULL, slot = NULL

@@ -108,6 +108,24 @@ impl NodeStore {
         })
     }
 
+    /// Whether any scope has a claim on an address, active or not.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn is_claimed_anywhere(&self, address: IpAddr) -> Result<bool, StoreError> {
+        self.read("look up an address", |conn| {
+            // One step per scope, however many claims there are.
+            let sql = "WITH RECURSIVE scopes (scope) AS (
+                           SELECT min(scope) FROM claims
+                           UNION ALL
+                           SELECT (SELECT min(c.scope) FROM claims c WHERE c.scope > scopes.scope) FROM scopes
+                           WHERE scope IS NOT NULL)
+                       SELECT EXISTS (SELECT 1 FROM scopes CROSS JOIN claims c
+                                      WHERE c.scope = scopes.scope AND c.address = ?1)";
+            Ok(conn.prepare_cached(sql)?.query_row([Blob::new(address)], |row| row.get(0))?)
+        })
+    }
+
     /// Lists claims by scope and address.
     ///
     /// # Errors

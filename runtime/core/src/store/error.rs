@@ -158,4 +158,13 @@ pub enum StoreError {
         /// Its key.
         key: Box<Key>,
     },
+    /// A DEL of the attachment came while its ADD was at work.
+    #[error(
+        "interface {} of container {} on network {} was deleted while it was being added; everything was undone",
+        key.attachment.ifname, key.attachment.container_id, key.attachment.network
+    )]
+    Removed {
+        /// Its key.
+        key: Box<Key>,
+    },
 }

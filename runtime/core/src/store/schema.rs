@@ -17,7 +17,7 @@ pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
 pub(crate) const PAGE_SIZE: i64 = 2048;
 
 /// Entry `n` takes a store from version `n` to `n + 1`. Each runs inside the transaction that also sets the version.
-const MIGRATIONS: &[&str] = &[V1, V2];
+const MIGRATIONS: &[&str] = &[V1, V2, V3];
 
 /// Small columns come first, so that reading them never follows the overflow pages of the long texts.
 const V1: &str = "
@@ -101,6 +101,18 @@ CREATE INDEX claims_since ON claims (since) WHERE until IS NOT NULL;
 CREATE TABLE imported (
     file TEXT NOT NULL PRIMARY KEY,
     contents TEXT NOT NULL
+) WITHOUT ROWID;
+";
+
+/// Attachments that a DEL removed while their ADD was at work.
+const V3: &str = "
+CREATE TABLE removal_marks (
+    container_id TEXT NOT NULL,
+    network TEXT NOT NULL,
+    ifname TEXT NOT NULL,
+    role INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    PRIMARY KEY (container_id, network, ifname, role)
 ) WITHOUT ROWID;
 ";
 

@@ -18,6 +18,9 @@ impl Policy for Hostile {
             "outside" => Ok(one(address(203, 0, 113, 7), &range)),
             "family" => Ok(one(IpAddress::Ipv6((0xfd00, 0, 0, 0, 0, 0, 0, 7)), &range)),
             "gateway" => Ok(one(range.gateway.unwrap_or(range.first), &range)),
+            "gateway-of-a-pod" => Ok(by_gateway(Some(address(10, 77, 0, 2)), &range)),
+            "gateway-of-the-next-pod" => Ok(by_gateway(Some(address(10, 77, 0, 3)), &range)),
+            "no-gateway" => Ok(by_gateway(None, &range)),
             "network" => Ok(one(range.subnet.address, &range)),
             "taken" => Ok(one(address(10, 77, 0, 2), &range)),
             "length" => {
@@ -113,6 +116,13 @@ fn one(address: IpAddress, range: &IpRange) -> Decision {
         release: ReleaseRule::Free,
         reason: "a lie".to_owned(),
     }
+}
+
+/// An address that is sound, with another gateway than its range's.
+fn by_gateway(gateway: Option<IpAddress>, range: &IpRange) -> Decision {
+    let mut decision = one(address(10, 77, 0, 9), range);
+    decision.addresses[0].gateway = gateway;
+    decision
 }
 
 fn endless(start: u128) -> ! {

@@ -4,6 +4,7 @@
 //! the configuration or the runtime named outright. Whether it is *free* is the ledger's commit to say, not this.
 
 mod choice;
+mod gateway;
 mod refusal;
 mod routes;
 mod rules;
@@ -14,6 +15,7 @@ use ipnet::IpNet;
 use weft_host_abi::types::{Decision, Dns, Range, ReleaseRule, Request, Route, Wanted};
 
 pub use choice::{Setting, VerifiedChoice, verify_choice};
+pub use gateway::{Named, claimed_gateway, verify_gateways, verify_host_addresses};
 pub use refusal::Refusal;
 pub use routes::verify_routes;
 

@@ -84,6 +84,32 @@ pub enum Refusal {
         /// Subnet of the range.
         subnet: IpNet,
     },
+    /// Another gateway than the range's.
+    #[error(
+        "gave the gateway {gateway} to {answer}, whose range has the gateway {declared}; a policy cannot choose another"
+    )]
+    GatewayNotDeclared {
+        /// The gateway.
+        gateway: IpAddr,
+        /// The candidate.
+        answer: IpNet,
+        /// The range's gateway, declared or the default.
+        declared: IpAddr,
+    },
+    /// A gateway that another attachment could get as its address.
+    #[error(
+        "leads to the gateway {gateway}, which can be handed out as an address; declare it as the gateway of its range"
+    )]
+    GatewayClaimable {
+        /// The gateway.
+        gateway: IpAddr,
+    },
+    /// A gateway that another attachment has as its address.
+    #[error("leads to the gateway {gateway}, which another attachment holds as its address")]
+    GatewayClaimed {
+        /// The gateway.
+        gateway: IpAddr,
+    },
     /// The address itself as its gateway.
     #[error("gave {answer} itself as its gateway")]
     GatewayIsAddress {

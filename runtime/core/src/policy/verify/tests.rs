@@ -105,6 +105,51 @@ fn every_bad_candidate_has_its_own_message() {
     }
 }
 
+fn gateways(wants: &[Want<'_>], request: &Request, named: Named<'_>) -> Result<Vec<IpAddr>, String> {
+    let verified = verify("p", &decision(wants), request, named.addresses).expect("sound but for the gateway");
+    verify_gateways("p", &verified, request, named).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_range_has_the_gateway_that_was_declared() {
+    let ask = |gateway| gateways(&[(&["10.1.0.4/24"], gateway)], &request(), Named::default());
+    assert_eq!(ask(Some("10.1.0.1")), Ok(Vec::new()));
+    assert_eq!(ask(None), Ok(Vec::new()));
+    let error = ask(Some("10.1.0.9")).expect_err("another pod's, maybe");
+    assert!(error.contains("10.1.0.9") && error.contains("10.1.0.1;"), "{error}");
+}
+
+#[test]
+fn an_undeclared_gateway_is_one_that_nobody_can_get() {
+    let mut request = request();
+    let v4 = &mut request.range_sets[0].ranges[0];
+    (v4.first, v4.last, v4.gateway) = (ip("10.1.0.16"), ip("10.1.0.31"), None);
+    let ask = |gateway| gateways(&[(&["10.1.0.20/24"], Some(gateway))], &request, Named::default());
+    assert_eq!(ask("10.1.0.1"), Ok(vec![ip("10.1.0.1")]), "the ledger has the last word");
+    assert!(ask("10.1.0.30").expect_err("in the range").contains("can be handed out"));
+}
+
+#[test]
+fn a_single_has_a_named_gateway() {
+    let request = Request { range_sets: Vec::new(), ..request() };
+    let (addresses, gateway) = ([net("192.0.2.7/28"), net("192.0.2.9/28")], [ip("198.51.100.1")]);
+    let named = Named { addresses: &addresses, gateways: &gateway };
+    let ask = |gateway| gateways(&[(&["192.0.2.7/28"], Some(gateway))], &request, named);
+    assert_eq!(ask("198.51.100.1"), Ok(Vec::new()));
+    assert_eq!(ask("192.0.2.1"), Ok(vec![ip("192.0.2.1")]));
+    assert!(ask("192.0.2.9").expect_err("another single").contains("can be handed out"));
+}
+
+#[test]
+fn what_a_plan_puts_on_the_host_is_a_gateway() {
+    let request = request();
+    let ask = |address| verify_host_addresses("p", [ip(address)], &request, Named::default());
+    assert_eq!(ask("10.1.0.1").expect("declared"), Vec::<IpAddr>::new());
+    assert_eq!(ask("2001:db8::1").expect("declared"), Vec::<IpAddr>::new());
+    assert_eq!(ask("192.0.2.1").expect("in no range"), [ip("192.0.2.1")]);
+    assert!(ask("10.1.0.7").expect_err("a pod's").to_string().contains("can be handed out"));
+}
+
 #[test]
 fn singles_pass_exactly() {
     let mut request = request();

@@ -1,0 +1,198 @@
+//! Who works on an attachment: one lock per journal key (rules `add_lock` and `del_mark` of DESIGN section 7).
+//!
+//! An ADD holds the lock alone, from its first step until its links are up or undone. Removers (DEL, GC) share it among
+//! themselves and never wait: one that finds an ADD at work leaves a removal mark.
+//!
+//! The locks are byte ranges of one file, `locks` in the state directory, of the kind that belongs to an open file
+//! ([open file description locks](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html)): the kernel drops a lock however
+//! its process ends, children do not inherit it (the file is closed on exec), and no file per attachment is left over. The byte is
+//! a hash of the key; two keys with one hash would wait for each other, which is slow once in 2^62 and never wrong.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use weft_host_abi::types::Attachment;
+
+use super::error::AttachError;
+use crate::store::Key;
+
+/// In the state directory.
+const FILE: &str = "locks";
+
+/// How long an ADD waits for another ADD, or for removers, of the same attachment.
+const PATIENCE: Duration = Duration::from_secs(10);
+const FIRST_STEP: Duration = Duration::from_millis(1);
+const LAST_STEP: Duration = Duration::from_millis(32);
+
+/// A lock of an attachment, held until dropped.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// The lock of an ADD. Waits for a while for others that work on the attachment.
+    ///
+    /// # Errors
+    /// Others are still at work, or the file cannot be used.
+    pub fn for_add(state_dir: &Path, key: &Key) -> Result<Self, AttachError> {
+        Self::wait(state_dir, key, libc::F_WRLCK)
+    }
+
+    /// The lock of an ADD on another attachment, which it removes. Waits for a while for an ADD of that.
+    ///
+    /// # Errors
+    /// That is still at work, or the file cannot be used.
+    pub(super) fn for_takeover(state_dir: &Path, key: &Key) -> Result<Self, AttachError> {
+        Self::wait(state_dir, key, libc::F_RDLCK)
+    }
+
+    fn wait(state_dir: &Path, key: &Key, kind: libc::c_int) -> Result<Self, AttachError> {
+        let path = state_dir.join(FILE);
+        let file = open(state_dir, &path).map_err(|source| unusable(&path, source))?;
+        let deadline = Instant::now() + PATIENCE;
+        let mut step = FIRST_STEP;
+        loop {
+            if lock(&file, key, kind).map_err(|source| unusable(&path, source))? {
+                return Ok(Self { _file: file });
+            }
+            if Instant::now() >= deadline {
+                let attachment = key.attachment.clone();
+                return Err(AttachError::AtWork { attachment, seconds: PATIENCE.as_secs() });
+            }
+            sleep(step);
+            step = (step * 2).min(LAST_STEP);
+        }
+    }
+
+    /// The lock of a remover; `None` where an ADD is at work.
+    ///
+    /// # Errors
+    /// The file cannot be used.
+    pub fn for_removal(state_dir: &Path, key: &Key) -> Result<Option<Self>, AttachError> {
+        let locks = RemovalLocks::open(state_dir)?;
+        Ok(locks.lock(key)?.then_some(Self { _file: locks.file }))
+    }
+}
+
+/// Locks of a remover on many attachments, held until dropped.
+#[derive(Debug)]
+pub(super) struct RemovalLocks {
+    path: PathBuf,
+    file: File,
+}
+
+impl RemovalLocks {
+    /// No lock yet.
+    pub(super) fn open(state_dir: &Path) -> Result<Self, AttachError> {
+        let path = state_dir.join(FILE);
+        let file = open(state_dir, &path).map_err(|source| unusable(&path, source))?;
+        Ok(Self { path, file })
+    }
+
+    /// Locks one more; `false` where an ADD is at work.
+    pub(super) fn lock(&self, key: &Key) -> Result<bool, AttachError> {
+        lock(&self.file, key, libc::F_RDLCK).map_err(|source| unusable(&self.path, source))
+    }
+}
+
+fn unusable(path: &Path, source: io::Error) -> AttachError {
+    AttachError::LockFile { path: PathBuf::from(path), source }
+}
+
+fn open(state_dir: &Path, path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
+            options.open(path)
+        }
+        other => other,
+    }
+}
+
+/// Tries to lock; whether that worked.
+fn lock(file: &File, key: &Key, kind: libc::c_int) -> io::Result<bool> {
+    let range = libc::flock {
+        l_type: libc::c_short::try_from(kind).map_err(io::Error::other)?,
+        l_whence: 0,
+        l_start: place(key),
+        l_len: 1,
+        // Has to be 0 for this kind of lock.
+        l_pid: 0,
+    };
+    loop {
+        match fcntl(file, FcntlArg::F_OFD_SETLK(&range)) {
+            Ok(_) => return Ok(true),
+            Err(Errno::EAGAIN | Errno::EACCES) => return Ok(false),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// The byte of a key: FNV-1a, which is the same in every build, as processes of two builds meet during an upgrade.
+fn place(key: &Key) -> i64 {
+    let Attachment { network, container_id, ifname } = &key.attachment;
+    let role = [key.role as u8];
+    let parts = [container_id.as_bytes(), network.as_bytes(), ifname.as_bytes(), &role];
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for byte in parts.iter().flat_map(|part| part.iter().chain(&[0])) {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    // A file has 2^63 bytes at most, the last of which cannot be locked.
+    i64::try_from(hash >> 2).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::store::Role;
+
+    fn key(container: &str, ifname: &str, role: Role) -> Key {
+        let attachment =
+            Attachment { network: "n".to_owned(), container_id: container.to_owned(), ifname: ifname.to_owned() };
+        Key { attachment, role }
+    }
+
+    #[test]
+    fn an_add_excludes_and_removers_share() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("not/there/yet");
+        let (one, other) = (key("c", "eth0", Role::Attachment), key("c", "eth0", Role::Ipam));
+        let add = Lock::for_add(&state, &one).unwrap();
+        assert!(Lock::for_removal(&state, &one).unwrap().is_none());
+        // An external delegate's ADD calls weft back for addresses, under the same names.
+        drop(Lock::for_add(&state, &other).unwrap());
+        drop(add);
+        let removers = [Lock::for_removal(&state, &one).unwrap(), Lock::for_removal(&state, &one).unwrap()];
+        assert!(removers.iter().all(Option::is_some));
+        drop(removers);
+        drop(Lock::for_add(&state, &one).unwrap());
+        let left: Vec<_> = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["locks"], "no file per attachment");
+    }
+
+    #[test]
+    fn what_differs_has_another_byte() {
+        let keys = [
+            key("ab", "c", Role::Attachment),
+            key("a", "bc", Role::Attachment),
+            key("ab", "c", Role::Steps),
+            key("ab", "d", Role::Attachment),
+        ];
+        let places: std::collections::BTreeSet<i64> = keys.iter().map(place).collect();
+        assert_eq!(places.len(), keys.len());
+        assert!(places.iter().all(|place| *place >= 0));
+    }
+}

@@ -1,0 +1,61 @@
+//! A pod that is retried: the runtime makes a new sandbox for the same pod, with a new container id, and may never delete the
+//! earlier ones. An ADD removes what is left of those, and gets their addresses again (rules `supersede` and `supersede_waits`).
+//!
+//! An earlier attachment counts as left over when its network namespace is gone: while that lives, the pod may still use it.
+
+use super::call::Call;
+use super::error::AttachError;
+use super::lock::Lock;
+use super::node::Node;
+use super::{record, remove, teardown};
+use crate::journal::Entry;
+use crate::store::Role;
+
+/// How long the addresses wait for the ADD that removes their attachment, in seconds. It follows at once; where it fails, the pod
+/// is tried again within that time, or they are free for others.
+const RESERVED: u64 = 60;
+
+/// Removes what earlier tries of the same pod left of this attachment.
+pub(super) fn earlier_tries(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
+    let (Some(name), Some(pod)) = (call.pod_name(), call.pod()) else { return Ok(()) };
+    let key = call.key();
+    let entries = node.store()?.entries_sharing(&name)?;
+    let others = entries.into_iter().filter(|entry| entry.key != key && entry.key.role == key.role);
+    let owner = format!("uid:{}/{}", pod.uid, call.env.ifname);
+    for entry in others {
+        if !is_left_over(&entry)? {
+            continue;
+        }
+        let _lock = Lock::for_takeover(&node.context.state_dir, &entry.key)?;
+        let left = take_over(node, &call.about_others(), &entry, &owner)?;
+        for problem in left {
+            node.log(&format!("what is left of {}: {problem}", entry.key.attachment.container_id));
+        }
+    }
+    Ok(())
+}
+
+/// Removes one, and keeps its addresses for the pod. Returns what could not be removed; the entry then stays.
+fn take_over(node: &mut Node<'_>, call: &Call, entry: &Entry, owner: &str) -> Result<Vec<String>, AttachError> {
+    let mut problems = Vec::new();
+    if entry.key.role == Role::Attachment {
+        problems.extend(remove::companions(node, call, &entry.key)?);
+    }
+    problems.extend(remove::but_claims(node, call, entry));
+    if problems.is_empty() {
+        let now = crate::facts::now()?;
+        node.store()?.release_reserved(&entry.key, (owner, now.saturating_add(RESERVED)), now)?;
+        problems.extend(remove::clear_mark(node, &entry.key));
+    }
+    Ok(problems)
+}
+
+fn is_left_over(entry: &Entry) -> Result<bool, AttachError> {
+    if entry.record.netns.is_empty() {
+        return Ok(false);
+    }
+    let identity = record::plan(entry)?.and_then(|plan| plan.container);
+    // What cannot be looked at is not known to be gone.
+    let found = teardown::container(&entry.record.netns, identity.as_deref());
+    Ok(found.is_ok_and(|found| found.is_none()))
+}

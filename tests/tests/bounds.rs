@@ -1,0 +1,155 @@
+//! What nobody else bounds: external plugins that hang, a stdin that never ends, a stdout that nobody reads, a fault.
+
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_kit::cni::{Reply, ok};
+use weft_kit::process::{self, Place};
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Attach, World};
+
+fn main() -> ExitCode {
+    sandbox::enter();
+    let needs = [Need::Sandbox, Need::Weft, Need::Weftctl];
+    let mut suite = Suite::new();
+    suite.test("a_plugin_that_hangs_is_killed", &needs, hanging_plugin);
+    suite.test("a_plugin_that_answers_without_end_is_killed", &needs, endless_plugin);
+    suite.test("status_of_a_plugin_that_hangs", &needs, hanging_status);
+    suite.test("stdin_that_never_ends", &needs, endless_stdin);
+    suite.test("stdout_that_is_full", &needs, || lost_stdout("full", "> /dev/full"));
+    suite.test("stdout_that_nobody_reads", &needs, || lost_stdout("unread", "| true"));
+    suite.test("stdout_that_is_closed", &needs, || lost_stdout("closed", ">&-"));
+    suite.test("stdout_that_is_thrown_away", &needs, dev_null);
+    suite.test("a_fault_has_one_document", &needs, fault);
+    suite.run()
+}
+
+fn conf() -> Value {
+    json!({ "cniVersion": "1.1.0", "name": "bounds", "type": "weft",
+            "delegate": { "type": "bridge", "bridge": "bnd0", "isGateway": true },
+            "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.64.0.0/24" }]] } })
+}
+
+/// Puts a plugin into CNI_PATH.
+fn plugin(world: &mut World, name: &str, body: &str) -> Result<()> {
+    let dir = world.scratch().join("plugins");
+    fs::create_dir_all(&dir).context("make the directory")?;
+    executable(&dir.join(name), body)?;
+    world.add_path(&dir);
+    Ok(())
+}
+
+fn executable(path: &std::path::Path, body: &str) -> Result<()> {
+    fs::write(path, format!("#!/bin/sh\n{body}\n")).context("write a script")?;
+    process::run(&Place::default(), &["chmod".to_owned(), "755".to_owned(), path.display().to_string()])?;
+    Ok(())
+}
+
+/// Runs weft through a shell line, in which `weft` is `$W` and a file with the configuration `$C`.
+fn shell(world: &mut World, verb: &str, container: &str, line: &str) -> Result<Reply> {
+    let call = world.prepare(verb, &Attach::eth0(container), &conf())?;
+    let (script, file) = (world.scratch().join("line.sh"), world.scratch().join("conf.json"));
+    fs::write(&file, conf().to_string()).context("write the configuration")?;
+    let scratch = world.scratch().display().to_string();
+    let weft = world.plugin("weft").display().to_string();
+    executable(&script, &format!("W={weft}; C={}; D={scratch}\n{line}", file.display()))?;
+    call.run(&script, &world.place()?)
+}
+
+/// Nothing of a container is on the node.
+fn is_clean(world: &mut World, container: &str) -> Result<()> {
+    ensure!(world.container(container)?.line("ip link show eth0").is_err(), "{container} has an eth0");
+    ensure!(world.claims()?.is_empty(), "claims {:?}", world.claims()?);
+    let links = world.host().line("ip -br link show type veth")?.text();
+    ensure!(links.is_empty(), "links left: {links}");
+    Ok(())
+}
+
+/// The plugin and what it started are gone, the ADD is undone, and its DEL was called.
+fn hanging_plugin() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let notes = world.scratch().display().to_string();
+    let body = format!(
+        "cat > /dev/null; [ $CNI_COMMAND = DEL ] && {{ touch {notes}/deleted; exit 0; }}\n\
+         sleep 987 & echo $! > {notes}/child; wait"
+    );
+    plugin(&mut world, "hangs", &body)?;
+    let mut conf = conf();
+    conf["ipam"] = json!({ "type": "hangs" });
+    let mut call = world.prepare("ADD", &Attach::eth0("pod"), &conf)?;
+    call.env.push(("WEFT_PLUGIN_TIMEOUT".into(), "1".into()));
+    let error = world.run(&call, "weft")?.error()?;
+    ensure!(error.code == 11 && error.msg.contains("\"hangs\" did not end its ADD"), "{} {}", error.code, error.msg);
+    ensure!(world.scratch().join("deleted").exists(), "its DEL was not called");
+    let child = fs::read_to_string(world.scratch().join("child")).context("read the child's number")?;
+    let state = fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
+    ensure!(state.is_empty() || state.contains(") Z "), "the plugin's child lives on: {state}");
+    is_clean(&mut world, "pod")
+}
+
+fn endless_plugin() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    plugin(&mut world, "endless", "cat > /dev/null; [ $CNI_COMMAND = DEL ] && exit 0; exec yes")?;
+    let mut conf = conf();
+    conf["ipam"] = json!({ "type": "endless" });
+    let error = world.call("ADD", &Attach::eth0("pod"), &conf)?.error()?;
+    ensure!(error.code == 6 && error.msg.contains("more than"), "{} {}", error.code, error.msg);
+    is_clean(&mut world, "pod")
+}
+
+fn hanging_status() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    plugin(&mut world, "hangs", "exec sleep 987")?;
+    let mut conf = conf();
+    conf["ipam"] = json!({ "type": "hangs" });
+    let error = world.call("STATUS", &Attach::eth0("pod"), &conf)?.error()?;
+    ensure!(error.code == 50 && error.msg.contains("hangs"), "{} {}", error.code, error.msg);
+    Ok(())
+}
+
+fn endless_stdin() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let line = "mkfifo $D/fifo; exec 3<>$D/fifo; cat $C >&3; exec $W <&3";
+    let error = shell(&mut world, "ADD", "pod", line)?.error()?;
+    ensure!(error.code == 5 && error.msg.contains("does not end"), "{} {}", error.code, error.msg);
+    is_clean(&mut world, "pod")
+}
+
+/// A result that nobody has is an attachment that nobody deletes.
+fn lost_stdout(container: &str, to: &str) -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    // In a pipe, the reader is gone by the time that weft writes.
+    let line = format!("{{ sleep 0.3; $W < $C; echo $? > $D/status; }} {to}");
+    let line = if to == ">&-" { "$W < $C >&-; echo $? > $D/status".to_owned() } else { line };
+    shell(&mut world, "ADD", container, &line)?;
+    let status = fs::read_to_string(world.scratch().join("status")).context("read the status")?;
+    ensure!(status.trim() == "1", "exit status {status}");
+    is_clean(&mut world, container)
+}
+
+/// Whoever throws the result away on purpose keeps the attachment.
+fn dev_null() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    ok(&shell(&mut world, "ADD", "pod", "$W < $C > /dev/null")?, "ADD")?;
+    ensure!(world.claims()?.len() == 1, "claims {:?}", world.claims()?);
+    Ok(())
+}
+
+fn fault() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    for (signal, code) in [("SEGV", 999), ("BUS", 999), ("ABRT", 5)] {
+        let line = format!(
+            "rm -f $D/fifo; mkfifo $D/fifo; exec 3<>$D/fifo; $W <&3 & sleep 0.3; kill -{signal} $!; wait $!; \
+             echo $? > $D/status"
+        );
+        let reply = shell(&mut world, "ADD", "pod", &line)?;
+        let document = reply.json().with_context(|| format!("SIG{signal}"))?;
+        ensure!(document["code"] == code, "SIG{signal}: {document}");
+        let status = fs::read_to_string(world.scratch().join("status")).context("read the status")?;
+        ensure!(status.trim() != "0", "exit status {status}");
+    }
+    Ok(())
+}
