@@ -28,7 +28,7 @@ pub use error::{Cause, Class, PolicyError};
 pub use run::{Answer, Called, Evidence, Exchange, Exchanges, Grants, Limits, Loaded, LogLine, ReplayLedger};
 pub use source::{Artifact, PolicyRef};
 pub use verify::{
-    Named, Refusal, Setting, Verified, VerifiedChoice, VerifiedWant, claimed_gateway, verify, verify_choice, verify_gateways,
-    verify_host_addresses, verify_routes,
+    Named, Refusal, Setting, Verified, VerifiedChoice, VerifiedWant, claimed_gateway, verify, verify_choice,
+    verify_gateways, verify_host_addresses, verify_routes,
 };
 pub use weft_host_abi::guest::{Choice, Ipam, LogLevel};
