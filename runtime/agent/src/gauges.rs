@@ -3,10 +3,12 @@
 use std::rc::Rc;
 
 use weft_core::agent::counters;
+use weft_core::agent::policy::PolicyState;
 
 use crate::cluster::Cluster;
 use crate::health::Health;
 use crate::keep::Keeper;
+use crate::policies::Policies;
 use crate::probes::{Kind, Metrics};
 use crate::status::Statuses;
 use crate::sweep::Sweep;
@@ -16,6 +18,7 @@ pub(crate) struct Sources {
     pub(crate) health: Rc<Health>,
     pub(crate) cluster: Option<Rc<Cluster>>,
     pub(crate) statuses: Option<Rc<Statuses>>,
+    pub(crate) policies: Option<Rc<Policies>>,
     pub(crate) sweep: Option<Rc<Sweep>>,
     pub(crate) keeper: Rc<Keeper>,
     pub(crate) counters: Rc<counters::Totals>,
@@ -53,6 +56,19 @@ impl Sources {
                 metrics.add("weft_gc_reclaimed_total", Kind::Counter, help, &[("reason", reason)], large(*count));
             }
             metrics.add("weft_gc_failures_total", Kind::Counter, "Removals that failed.", &[], large(swept.failed));
+        }
+        for row in self.policies.iter().flat_map(|policies| policies.rows()) {
+            let digest = row.reference.rsplit_once('@').map_or("", |(_place, digest)| digest);
+            let state = match row.state {
+                PolicyState::Fetching => "fetching",
+                PolicyState::Ready => "ready",
+                PolicyState::Failed { .. } => "failed",
+            };
+            for network in &row.networks {
+                let labels = [("network", network.as_str()), ("digest", digest), ("state", state)];
+                let help = "Policies that networks name by digest.";
+                metrics.add("weft_policy_digest_info", Kind::Gauge, help, &labels, 1.0);
+            }
         }
         let kept = self.keeper.kept();
         let help = "Files put back that another program had changed.";

@@ -18,6 +18,7 @@ pub mod keep;
 mod log;
 mod pause;
 mod pod;
+mod policies;
 mod probes;
 pub mod server;
 mod signals;
@@ -32,7 +33,7 @@ use anyhow::Context as _;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use weft_core::agent::counters::{Collector, Totals};
-use weft_core::agent::{pod as pod_messages, status as status_messages};
+use weft_core::agent::{pod as pod_messages, policy as policy_messages, status as status_messages};
 pub use weft_dhcp::Pace;
 
 use self::cluster::Cluster;
@@ -45,6 +46,7 @@ use self::health::{Health, HealthHandler};
 use self::keep::Keeper;
 pub use self::log::Log;
 use self::pod::Pods;
+use self::policies::Policies;
 pub use self::probes::ProbeAddress;
 use self::probes::Probes;
 use self::server::Services;
@@ -131,17 +133,22 @@ pub fn run(options: &Options, state: &Path) -> anyhow::Result<()> {
 async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) -> anyhow::Result<Services> {
     let health: Rc<Health> = Rc::default();
     let mut services = Services::default().with(leases);
-    let (mut cluster, mut statuses, mut events) = (None, None, None);
+    let (mut cluster, mut statuses, mut events, mut policies) = (None, None, None, None);
     if let Some(KubernetesOptions { node, source, kubelet }) = &options.kubernetes {
         let its = Cluster::start(source.clone(), node, log);
         report_first_sync(&its, &health);
         let its_events = Events::start(Rc::clone(&its), log);
+        let its_policies = Policies::start(Rc::clone(&its), state, log);
         let its_statuses = Statuses::start(Rc::clone(&its), its_events.clone(), state, log);
         services =
             services.with(Pods::new(Rc::clone(&its), Rc::new(Devices::new(kubelet)))).with(Rc::clone(&its_statuses));
         (cluster, statuses, events) = (Some(its), Some(its_statuses), Some((its_events, node.clone())));
+        policies = Some(its_policies);
     } else {
-        services = services.without::<pod_messages::Pod>(NO_CLUSTER).without::<status_messages::Status>(NO_CLUSTER);
+        services = services
+            .without::<pod_messages::Pod>(NO_CLUSTER)
+            .without::<policy_messages::Policy>(NO_CLUSTER)
+            .without::<status_messages::Status>(NO_CLUSTER);
     }
     let node = options.kubernetes.as_ref().map(|kubernetes| kubernetes.node.clone());
     services = services.with(Rc::new(HealthHandler { health: Rc::clone(&health), node }));
@@ -152,7 +159,7 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
         .map(|sweep| Sweep::start(sweep, state, options.host_prefix.clone(), cluster.clone(), log));
     let counters = collect_counters(state, log);
     if let Some(address) = &options.probes {
-        let sources = Sources { health: Rc::clone(&health), cluster, statuses, sweep, keeper, counters };
+        let sources = Sources { health: Rc::clone(&health), cluster, statuses, policies, sweep, keeper, counters };
         let probes = Probes { health, metrics: Rc::new(move || sources.collect()) };
         probes::start(address, Rc::new(probes), log).await?;
     }

@@ -15,17 +15,27 @@ pub(super) struct Cache<V> {
     /// What a new list has brought so far; it replaces `known` when it is complete.
     listing: RefCell<HashMap<Key, Rc<V>>>,
     synced: Cell<bool>,
+    version: Cell<u64>,
 }
 
 impl<V> Default for Cache<V> {
     fn default() -> Self {
-        Self { known: RefCell::default(), listing: RefCell::default(), synced: Cell::new(false) }
+        Self { known: RefCell::default(), listing: RefCell::default(), synced: Cell::new(false), version: Cell::new(0) }
     }
 }
 
 impl<V> Cache<V> {
     pub(super) fn get(&self, namespace: &str, name: &str) -> Option<Rc<V>> {
         self.known.borrow().get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<(Key, Rc<V>)> {
+        self.known.borrow().iter().map(|(key, value)| (key.clone(), Rc::clone(value))).collect()
+    }
+
+    /// Grows with every change.
+    pub(super) fn version(&self) -> u64 {
+        self.version.get()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -55,6 +65,7 @@ impl<V> Cache<V> {
                 self.known.borrow_mut().remove(&key);
             }
         }
+        self.version.set(self.version.get() + 1);
     }
 }
 

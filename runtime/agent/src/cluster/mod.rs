@@ -213,6 +213,18 @@ impl Cluster {
         self.nads.get(namespace, name)
     }
 
+    /// All NetworkAttachmentDefinitions that are known, by namespace and name.
+    #[must_use]
+    pub(crate) fn nads(&self) -> Vec<((String, String), Rc<objects::Nad>)> {
+        self.nads.all()
+    }
+
+    /// A number that grows with every change of a definition.
+    #[must_use]
+    pub(crate) fn nads_version(&self) -> u64 {
+        self.nads.version()
+    }
+
     /// A NetworkAttachmentDefinition; by a live read where the copy does not know it.
     ///
     /// # Errors

@@ -23,7 +23,10 @@ use tokio::time::sleep;
 use weft_core::attach::{self, Call, Context, Node};
 use weft_core::cni::{Environment, Verb};
 use weft_core::conf::Persona;
+use weft_core::journal::Entry;
 use weft_core::netlink;
+use weft_core::pod::remove_pod;
+use weft_core::store::{Key, Role};
 use weft_host_abi::types::Attachment;
 
 use self::judge::{Candidates, Reason, Signs};
@@ -78,6 +81,8 @@ pub(crate) struct Sweep {
 #[derive(Debug, Clone)]
 struct Found {
     attachment: Attachment,
+    /// It is the entry of a whole pod.
+    is_pod: bool,
     netns: String,
     has_netns: Option<bool>,
     pod: Option<PodName>,
@@ -194,18 +199,24 @@ fn entries(state: &Path, prefix: Option<&Path>) -> Result<Vec<Found>, String> {
     let mut node = Node::new(&context);
     let store = node.store().map_err(|error| error.to_string())?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let entries = store.entries(None).map_err(|error| error.to_string())?;
+    let is_pod = |entry: &&Entry| entry.key.role == Role::Pod;
+    let pods: BTreeSet<String> =
+        entries.iter().filter(is_pod).map(|entry| entry.key.attachment.container_id.clone()).collect();
     let mut seen = BTreeSet::new();
     let mut found = Vec::new();
-    for entry in store.entries(None).map_err(|error| error.to_string())? {
+    for entry in entries {
+        let is_pod = is_pod(&&entry);
         let attachment = entry.key.attachment;
-        // Entries that go with another one: its DEL takes them along.
-        if !seen.insert(attachment.clone()) {
+        // Entries that go with another one: its DEL takes them along, and a pod's takes all of its sandbox.
+        if !is_pod && (pods.contains(&attachment.container_id) || !seen.insert(attachment.clone())) {
             continue;
         }
         let netns = entry.record.netns;
         found.push(Found {
             has_netns: has_netns(&netns, prefix),
-            pod: pod_of(&entry.record.trace),
+            pod: if is_pod { pod_of_record(&entry.record.plan) } else { pod_of(&entry.record.trace) },
+            is_pod,
             age: Duration::from_secs(now.saturating_sub(entry.created)),
             attachment,
             netns,
@@ -232,7 +243,15 @@ fn has_netns(path: &str, prefix: Option<&Path>) -> Option<bool> {
 /// The pod that a decision's request names.
 fn pod_of(trace: &str) -> Option<PodName> {
     let trace: Value = serde_json::from_str(trace).ok()?;
-    let pod = trace.pointer("/request/pod").or_else(|| trace.pointer("/choice/request/pod"))?;
+    named(trace.pointer("/request/pod").or_else(|| trace.pointer("/choice/request/pod"))?)
+}
+
+/// The pod of a whole pod's entry.
+fn pod_of_record(record: &str) -> Option<PodName> {
+    named(&serde_json::from_str(record).ok()?)
+}
+
+fn named(pod: &Value) -> Option<PodName> {
     let text = |key: &str| pod.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
     Some(PodName { namespace: text("namespace")?, name: text("name")?, uid: text("uid")? })
 }
@@ -241,6 +260,12 @@ fn pod_of(trace: &str) -> Option<PodName> {
 fn delete(state: &Path, entry: &Found) -> Result<(), String> {
     let Attachment { network, container_id, ifname } = &entry.attachment;
     let context = Context::new(state.to_owned());
+    let mut node = Node::new(&context);
+    if entry.is_pod {
+        let key = Key { attachment: entry.attachment.clone(), role: Role::Pod };
+        let known = node.store().map_err(|error| error.to_string())?.entry(&key).map_err(|error| error.to_string())?;
+        return known.map_or(Ok(()), |known| remove_pod(&mut node, &known).map_err(|error| error.to_string()));
+    }
     let conf = json!({"cniVersion": "1.1.0", "name": network, "type": "weft"}).to_string();
     let env = Environment {
         verb: Verb::Del,
@@ -252,6 +277,5 @@ fn delete(state: &Path, entry: &Found) -> Result<(), String> {
         netns_override: false,
     };
     let call = Call::read(&context, Persona::Weft, env, conf.as_bytes()).map_err(|error| error.to_string())?;
-    let mut node = Node::new(&context);
     attach::del(&mut node, &call).map_err(|error| error.to_string())
 }

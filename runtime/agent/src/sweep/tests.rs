@@ -64,6 +64,32 @@ fn what_has_no_namespace_goes_at_the_second_look_and_the_rest_stays() {
 }
 
 #[test]
+fn a_pod_goes_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let gone = dir.path().join("gone").display().to_string();
+    put(dir.path(), "sandbox", Path::new(&gone));
+    let plan = serde_json::json!({
+        "v": 1, "nonce": "n", "namespace": "a", "name": "b", "uid": "c", "netns": gone, "path": [],
+        "plugin_timeout_seconds": 1, "attachments": [],
+    });
+    {
+        let mut store = NodeStore::open(dir.path(), &netlink::boot_id().unwrap()).unwrap();
+        let key = Key { attachment: Attachment { network: "pods".into(), ..attachment("sandbox") }, role: Role::Pod };
+        let record = Record { netns: gone, plan: plan.to_string(), ..Record::default() };
+        store.amend(&key, 1, |_none| Ok::<_, ()>(Some(record))).unwrap();
+    }
+    let found = entries(dir.path(), None).unwrap();
+    // One candidate for the sandbox, with the pod's name.
+    assert_eq!(found.len(), 1);
+    assert!(found[0].is_pod);
+    assert_eq!(found[0].pod.as_ref().map(|pod| pod.uid.as_str()), Some("c"));
+    delete(dir.path(), &found[0]).unwrap();
+    // What the pod's entry did not name is an entry of its own for the next look.
+    let left = entries(dir.path(), None).unwrap();
+    assert!(left.len() == 1 && !left[0].is_pod, "{left:?}");
+}
+
+#[test]
 fn a_grace_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), "dead", &dir.path().join("gone"));

@@ -14,6 +14,7 @@ use weft_agent::{KubernetesOptions, Options, Pace, ProbeAddress, Source, SweepOp
 use weft_core::agent::health::{Health, HealthRequest};
 use weft_core::agent::lease::{self, Lease};
 use weft_core::agent::pod::{Definition, Pod, PodInfo, PodQuery, PodReply, PodRequest, References};
+use weft_core::agent::policy::{Policy, PolicyRequest, PolicyState};
 use weft_core::agent::status::{Event, EventKind, Status, StatusReply, StatusRequest};
 use weft_core::agent::{AgentError, Fault, ask};
 
@@ -280,6 +281,35 @@ fn a_rotated_token_is_used_and_an_empty_file_does_no_harm() {
     std::fs::write(&token, "two").unwrap();
     place.pod("two", "u2", json!({}));
     until("the new token is used", || place.query("two", "u2", LONG).is_ok());
+}
+
+#[test]
+fn a_policy_whose_digest_is_wrong_is_never_put_in_place() {
+    let place = Place::new();
+    let pin = format!("configmap://team/policies/rack@sha256:{}", "a".repeat(64));
+    place.nad("racks", &json!({"type": "weft", "ipam": {"type": "wasm", "policy": pin}}).to_string(), json!({}));
+    let state = || {
+        let reply = ask::<Policy>(&place.socket, &PolicyRequest {}, LONG).unwrap();
+        reply.policies.into_iter().find(|row| row.reference == pin)
+    };
+    let reason = |part: &str| {
+        state().is_some_and(|row| matches!(&row.state, PolicyState::Failed { reason } if reason.contains(part)))
+    };
+    until("the ConfigMap is missed", || reason("there is no ConfigMap team/policies"));
+    assert_eq!(state().unwrap().networks, ["team/racks"]);
+    place.api.put(
+        "configmaps",
+        json!({"metadata": {"namespace": "team", "name": "policies"}, "data": {"rack": "tampered"}}),
+    );
+    until("the digest is found to be wrong", || reason("sha256:"));
+    let pinned = place.dir.path().join("state/policies/pinned");
+    assert!(std::fs::read_dir(pinned).map_or(0, Iterator::count) == 0);
+    let metrics = http(&place.dir.path().join("http.sock"), "/metrics");
+    assert!(metrics.contains("state=\"failed\""), "{metrics}");
+    // A fault of one policy is no fault of the node.
+    assert!(ask::<Health>(&place.socket, &HealthRequest {}, LONG).unwrap().faults.is_empty());
+    place.api.delete("network-attachment-definitions", "team/racks");
+    until("the policy is not named any more", || state().is_none());
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod fault;
 pub mod health;
 pub mod lease;
 pub mod pod;
+pub mod policy;
 pub mod status;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,89 @@
+//! Which policies networks name by digest. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use weft_core::policy::{Artifact, PolicyRef};
+
+/// A policy in a ConfigMap.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) key: String,
+}
+
+impl Place {
+    /// Where a reference points; `None` for what is no pinned reference to a ConfigMap.
+    pub(super) fn of(reference: &str) -> Option<Self> {
+        let pinned = PolicyRef::parse(reference).ok()?;
+        if !matches!(pinned, PolicyRef::Pinned { artifact: Artifact::ConfigMap, .. }) {
+            return None;
+        }
+        let place = reference.strip_prefix("configmap://")?.rsplit_once('@')?.0;
+        let mut parts = place.splitn(3, '/').map(str::to_owned);
+        Some(Self { namespace: parts.next()?, name: parts.next()?, key: parts.next()? })
+    }
+}
+
+/// References with the networks that name them, from the configurations of definitions. One that cannot be read names none:
+/// that is its pods' trouble, and no other network's.
+pub(super) fn collect<'a>(networks: impl Iterator<Item = (String, &'a str)>) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (network, config) in networks {
+        // Most definitions have none; they need not be parsed.
+        if !config.contains("configmap://") {
+            continue;
+        }
+        let Ok(value) = serde_json::from_str::<Value>(config) else { continue };
+        let mut references = Vec::new();
+        search(&value, &mut references);
+        for reference in references {
+            found.entry(reference).or_default().insert(network.clone());
+        }
+    }
+    found
+}
+
+/// Values of `"policy"` keys, wherever they are: in `ipam`, `select`, `monitor`, in an entry of a list.
+fn search(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(object) => {
+            for (key, value) in object {
+                match value {
+                    Value::String(text) if key == "policy" && Place::of(text).is_some() => found.push(text.clone()),
+                    other => search(other, found),
+                }
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|value| search(value, found)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn policies_are_found_wherever_a_network_names_them() {
+        let pin = format!("configmap://infra/policies/rack.wasm@sha256:{}", "a".repeat(64));
+        let list = format!(
+            r#"{{"plugins": [{{"type": "weft", "ipam": {{"policy": "{pin}"}}, "select": {{"policy": "file:///x.wasm"}}}}]}}"#
+        );
+        let plain = format!(r#"{{"ipam": {{"policy": "{pin}"}}, "note": "configmap://a/b/c"}}"#);
+        let unpinned = r#"{"ipam": {"policy": "configmap://a/b/c"}}"#;
+        let broken = format!(r#"{{"ipam": {{"policy": "{pin}"}}"#);
+        let networks = [("t/a", list.as_str()), ("t/b", &plain), ("t/c", unpinned), ("t/d", &broken), ("t/e", "{}")];
+        let found = collect(networks.into_iter().map(|(name, text)| (name.to_owned(), text)));
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[&pin].iter().collect::<Vec<_>>(), ["t/a", "t/b"]);
+        let place = Place::of(&pin).unwrap();
+        assert_eq!(
+            (place.namespace.as_str(), place.name.as_str(), place.key.as_str()),
+            ("infra", "policies", "rack.wasm")
+        );
+    }
+}
