@@ -140,8 +140,10 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
         let its_events = Events::start(Rc::clone(&its), log);
         let its_policies = Policies::start(Rc::clone(&its), state, log);
         let its_statuses = Statuses::start(Rc::clone(&its), its_events.clone(), state, log);
-        services =
-            services.with(Pods::new(Rc::clone(&its), Rc::new(Devices::new(kubelet)))).with(Rc::clone(&its_statuses));
+        services = services
+            .with(Pods::new(Rc::clone(&its), Rc::new(Devices::new(kubelet))))
+            .with(Rc::clone(&its_policies))
+            .with(Rc::clone(&its_statuses));
         (cluster, statuses, events) = (Some(its), Some(its_statuses), Some((its_events, node.clone())));
         policies = Some(its_policies);
     } else {
