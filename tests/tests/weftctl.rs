@@ -25,6 +25,11 @@ fn main() -> ExitCode {
     suite.test("explain_says_why", &needs, explain);
     suite.test("ledger_ls_and_release", &needs, ledger);
     suite.test("ledger_import_and_export_round_trip", &needs, import_export);
+    suite.test("a_lost_ledger_is_refused_and_rebuilt", &needs, lost_ledger);
+    suite.test("del_and_gc_on_a_full_disk", &needs, full_disk);
+    suite.test("ps_pools_gc_and_detach", &needs, ps_and_gc);
+    suite.test("a_pipe_that_nobody_reads_is_no_panic", &needs, broken_pipe);
+    suite.test("import_and_export_honour_data_dir", &needs, data_dir);
     suite.test("policy_inspect_compile_check", &needs, policy);
     suite.test("doctor_finds_what_is_wrong", &needs, doctor);
     suite.test("mistakes_are_told_on_stderr_and_in_json", &needs, mistakes);
@@ -305,5 +310,153 @@ fn mistakes() -> Result<()> {
     ensure!(output.status == Some(1), "exit code");
     ensure!(json_of(&output)?["error"].is_string(), "{}", text(&output));
     ensure!(output.stderr.starts_with("weftctl: "), "stderr");
+    Ok(())
+}
+
+/// The address that an ADD gave.
+fn address(reply: &weft_kit::cni::Reply) -> Result<String> {
+    let document = reply.json()?;
+    Ok(document["ips"][0]["address"].as_str().context("no address")?.to_owned())
+}
+
+/// Every way of losing the store: ADD is refused, `rebuild` takes over what runs, and DEL takes it down.
+fn lost_ledger() -> Result<()> {
+    type Lose<'a> = &'a dyn Fn(&Path) -> std::io::Result<()>;
+    let ways: [(&str, Lose<'_>); 3] = [
+        ("the log deleted", &|state| fs::remove_file(state.join("weft.db-wal"))),
+        ("the file truncated", &|state| fs::write(state.join("weft.db"), "")),
+        ("all of it deleted", &|state| {
+            for name in ["weft.db", "weft.db-wal", "weft.db-shm", "ledger.mark"] {
+                fs::remove_file(state.join(name))?;
+            }
+            Ok(())
+        }),
+    ];
+    for (way, lose) in ways {
+        let (installation, mut world) = world()?;
+        let first: Vec<String> = ["a", "b"]
+            .iter()
+            .map(|name| address(&world.call("ADD", &Attach::eth0(name), &conf())?))
+            .collect::<Result<_>>()?;
+        ensure!(first == ["10.63.0.2/24", "10.63.0.3/24"], "{first:?}");
+        let links: Value = serde_json::from_str(&world.host().line("ip -j link")?.text())?;
+        let labels = links.as_array().into_iter().flatten().filter_map(|link| link["ifalias"].as_str());
+        ensure!(labels.filter(|label| label.starts_with("weft:ctl/cid-")).count() == 2, "no labels: {links:#}");
+        lose(&world.state()).with_context(|| way.to_owned())?;
+        let refused = world.call("ADD", &Attach::eth0("c"), &conf())?;
+        ensure!(!refused.ok(), "{way}: an address was handed out");
+        let error = refused.json()?;
+        ensure!(error["code"] == 5, "{way}: {error:#}");
+        ensure!(error.to_string().contains("weftctl ledger rebuild"), "{way}: {error:#}");
+        let state = world.state().display().to_string();
+        let doctor = run(&world.place()?, &installation.weftctl(), &["--state-dir", &state, "doctor"])?;
+        ensure!(text(&doctor).contains("weftctl ledger rebuild"), "{way}: doctor says nothing: {}", text(&doctor));
+        let rebuild = ["--json", "--state-dir", &state, "ledger", "rebuild"];
+        let rebuilt = run(&world.place()?, &installation.weftctl(), &rebuild)?;
+        ensure!(rebuilt.status == Some(0), "{way}: {}", rebuilt.stderr);
+        ensure!(json_of(&rebuilt)?["claims"] == 2, "{way}: {}", text(&rebuilt));
+        let third = address(&world.call("ADD", &Attach::eth0("c"), &conf())?)?;
+        ensure!(third == "10.63.0.4/24", "{way}: {third}");
+        let (_, who) = both(&world, &installation.weftctl(), &["who-has", "10.63.0.2"])?;
+        ensure!(who[0]["attachment"]["containerID"] == "cid-a", "{way}: {who:#}");
+        for name in ["a", "b", "c"] {
+            ensure!(world.call("DEL", &Attach::eth0(name), &conf())?.ok(), "{way}: DEL {name}");
+        }
+        ensure!(world.claims()?.is_empty(), "{way}: claims are left");
+        let links = world.host().line("ip -j link")?.text();
+        ensure!(!links.contains("weft:ctl"), "{way}: links are left: {links}");
+    }
+    Ok(())
+}
+
+/// kubelet evicts pods when the disk is full: what they hold has to be released then.
+fn full_disk() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let (state, copy) = (world.state(), world.scratch().join("copy"));
+    let sh = |script: String| -> Result<()> {
+        let output = Command::new("sh").args(["-c", &script]).output()?;
+        ensure!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    };
+    let (at, copy) = (state.display(), copy.display());
+    sh(format!("cp -a {at} {copy} && mount -t tmpfs -o size=32m,mode=700 weft-full {at} && cp -a {copy}/. {at}/"))?;
+    let mut evict = || -> Result<()> {
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+        for name in names {
+            ensure!(world.call("ADD", &Attach::eth0(name), &conf())?.ok(), "ADD {name}");
+        }
+        drop(Command::new("dd").args(["if=/dev/zero", &format!("of={at}/fill"), "bs=4k"]).output()?);
+        ensure!(fs::write(state.join("more"), vec![1; 8192]).is_err(), "the disk is not full");
+        for name in &names[..4] {
+            let reply = world.call("DEL", &Attach::eth0(name), &conf())?;
+            ensure!(reply.ok(), "DEL {name}: {}", String::from_utf8_lossy(&reply.stdout));
+        }
+        let mut gc = conf();
+        gc["cni.dev/valid-attachments"] = json!([]);
+        let reply = world.call("GC", &Attach::eth0("a"), &gc)?;
+        ensure!(reply.ok(), "GC: {}", String::from_utf8_lossy(&reply.stdout));
+        ensure!(world.claims()?.is_empty(), "claims are left");
+        Ok(())
+    };
+    let outcome = evict();
+    sh(format!("umount {at}"))?;
+    outcome
+}
+
+fn ps_and_gc() -> Result<()> {
+    let (installation, mut world) = world()?;
+    for name in ["a", "b"] {
+        ensure!(world.call("ADD", &Attach::eth0(name), &conf())?.ok(), "ADD {name}");
+    }
+    let weftctl = installation.weftctl();
+    let (table, document) = both(&world, &weftctl, &["ps"])?;
+    ensure!(table.contains("10.63.0.2") && table.contains("yes"), "{table}");
+    ensure!(table.lines().all(|line| line.chars().count() <= 80), "wider than 80 columns:\n{table}");
+    ensure!(document[0]["alive"] == "yes" && document[0]["addresses"][0] == "10.63.0.2", "{document:#}");
+    let (table, pools) = both(&world, &weftctl, &["pools"])?;
+    ensure!(table.contains("2 of 254") && pools[0]["taken"] == 2, "{table}");
+    let state = world.state().display().to_string();
+    let refused = run(&world.place()?, &weftctl, &["--state-dir", &state, "detach", "cid-a"])?;
+    ensure!(refused.status == Some(1) && refused.stderr.contains("--force"), "{}", refused.stderr);
+    world.remove_container("a");
+    let (_, dead) = both(&world, &weftctl, &["ps", "--dead"])?;
+    ensure!(dead.as_array().is_some_and(|rows| rows.len() == 1), "{dead:#}");
+    let (table, _) = both(&world, &weftctl, &["gc", "--dry-run"])?;
+    ensure!(table.contains("would be removed") && world.claims()?.len() == 2, "{table}");
+    let gone = run(&world.place()?, &weftctl, &["--state-dir", &state, "gc"])?;
+    ensure!(gone.status == Some(0) && world.claims()?.len() == 1, "{} {}", text(&gone), gone.stderr);
+    let detached = run(&world.place()?, &weftctl, &["--state-dir", &state, "detach", "cid-b", "--force"])?;
+    ensure!(detached.status == Some(0) && world.claims()?.is_empty(), "{} {}", text(&detached), detached.stderr);
+    let inside = world.container("b")?.line("ip -j link")?.text();
+    ensure!(!inside.contains("eth0"), "the link is left: {inside}");
+    Ok(())
+}
+
+/// A pipe that nobody reads ends the program as it does any other.
+fn broken_pipe() -> Result<()> {
+    let installation = Installation::new()?;
+    let script =
+        format!("{} doctor | head -1 >/dev/null; {0} --help | head -1 >/dev/null", installation.weftctl().display());
+    let output = Command::new("sh").args(["-c", &script]).output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!stderr.contains("panicked"), "{stderr}");
+    Ok(())
+}
+
+/// A network with a `dataDir` of its own keeps its addresses through an import, and gets its files back where the stock plugin looks.
+fn data_dir() -> Result<()> {
+    let (installation, mut world) = world()?;
+    let data = world.scratch().join("data");
+    let mut conf = conf();
+    conf["ipam"]["dataDir"] = json!(data.display().to_string());
+    fs::create_dir_all(data.join("ctl"))?;
+    for address in ["10.63.0.2", "10.63.0.3"] {
+        fs::write(data.join("ctl").join(address), "stock\r\neth0")?;
+    }
+    both(&world, &installation.weftctl(), &["ledger", "import", "host-local", &data.display().to_string()])?;
+    let given = address(&world.call("ADD", &Attach::eth0("a"), &conf)?)?;
+    ensure!(given == "10.63.0.4/24", "an imported address was handed out: {given}");
+    both(&world, &installation.weftctl(), &["ledger", "export", "host-local"])?;
+    ensure!(fs::read_to_string(data.join("ctl/10.63.0.4"))? == "cid-a\r\neth0", "not where the stock plugin looks");
     Ok(())
 }

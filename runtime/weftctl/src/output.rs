@@ -67,7 +67,7 @@ impl Output {
             table.add_row(row.iter().map(|cell| clean(cell)).collect::<Vec<_>>());
         }
         for line in table.to_string().lines() {
-            print(line.trim_end())?;
+            print(line.strip_prefix(' ').unwrap_or(line).trim_end())?;
         }
         Ok(())
     }
@@ -90,7 +90,7 @@ impl Output {
         for row in rows {
             table.add_row(row.iter().map(|cell| clean(cell)).collect::<Vec<_>>());
         }
-        table.to_string().lines().try_for_each(|line| print(line.trim_end()))
+        table.to_string().lines().try_for_each(|line| print(line.strip_prefix(' ').unwrap_or(line).trim_end()))
     }
 
     /// Prints lines, or the value as JSON.
