@@ -36,11 +36,9 @@ impl Networks {
         let Some(network) = conf.get("name").and_then(Value::as_str) else { return };
         let plugins =
             conf.get("plugins").and_then(Value::as_array).map_or_else(|| vec![conf], |list| list.iter().collect());
-        for plugin in plugins {
-            if let Some(dir) = plugin.pointer("/ipam/dataDir").and_then(Value::as_str) {
-                self.data_dirs.entry(network.to_owned()).or_default().push(dir.to_owned());
-            }
-        }
+        let dirs =
+            plugins.into_iter().filter_map(|plugin| plugin.pointer("/ipam/dataDir")?.as_str().map(str::to_owned));
+        self.data_dirs.entry(network.to_owned()).or_default().extend(dirs);
     }
 
     /// The scope of a network as its configuration has it; its name where none says otherwise.
@@ -48,14 +46,17 @@ impl Networks {
         scope_of(network, self.data_dirs.get(network).and_then(|dirs| dirs.first()).map(String::as_str))
     }
 
-    /// The scope of a network whose files lie below a directory: as a configuration that means this directory writes it, or
-    /// as the directory is named.
-    pub(crate) fn scope_in(&self, network: &str, data_dir: &Path) -> String {
-        let same = |dir: &&String| same_directory(Path::new(dir.as_str()), data_dir);
-        let configured = self.data_dirs.get(network).and_then(|dirs| dirs.iter().find(same));
-        match configured {
+    /// The scope of a network whose files lie below a directory, as the network's configuration writes it: a directory that it
+    /// does not name is a copy. Without a configuration the directory is taken for the `dataDir`; where only the network's own
+    /// directory is named (no `data_dir`), for a copy.
+    pub(crate) fn scope_in(&self, network: &str, data_dir: Option<&Path>) -> String {
+        let Some(dirs) = self.data_dirs.get(network) else {
+            return data_dir.map_or_else(|| network.to_owned(), |dir| scope_of(network, dir.to_str()));
+        };
+        let same = |dir: &&String| data_dir.is_some_and(|data_dir| same_directory(Path::new(dir.as_str()), data_dir));
+        match dirs.iter().find(same) {
             Some(dir) => scope_of(network, Some(dir)),
-            None => scope_of(network, data_dir.to_str()),
+            None => self.scope(network),
         }
     }
 }
@@ -84,8 +85,11 @@ mod tests {
         assert_eq!(networks.scope("a"), format!("a@{dir}"));
         assert_eq!(networks.scope("b"), "b");
         assert_eq!(networks.scope("unknown"), "unknown");
-        assert_eq!(networks.scope_in("a", &data.path().join(".")), format!("a@{dir}"));
-        assert_eq!(networks.scope_in("b", Path::new("/var/lib/cni/networks")), "b");
-        assert_eq!(networks.scope_in("b", Path::new("/data/x")), "b@/data/x");
+        assert_eq!(networks.scope_in("a", Some(&data.path().join("."))), format!("a@{dir}"));
+        assert_eq!(networks.scope_in("a", Some(Path::new("/copy"))), format!("a@{dir}"));
+        assert_eq!(networks.scope_in("b", Some(Path::new("/copy"))), "b");
+        assert_eq!(networks.scope_in("unknown", Some(Path::new("/var/lib/cni/networks"))), "unknown");
+        assert_eq!(networks.scope_in("unknown", Some(Path::new("/data/x"))), "unknown@/data/x");
+        assert_eq!(networks.scope_in("unknown", None), "unknown");
     }
 }

@@ -70,13 +70,10 @@ impl Known {
     }
 }
 
-/// The directory that holds those of networks: the given one, or the one that a network's own directory lies in.
-fn data_dir(dir: &Path, network: &str) -> PathBuf {
+/// The directory that holds those of networks; `None` where the given one is a network's own.
+fn data_dir(dir: &Path, network: &str) -> Option<PathBuf> {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_unusable| dir.to_owned());
-    match (absolute.file_name(), absolute.parent()) {
-        (Some(name), Some(parent)) if name == network && !absolute.join(network).is_dir() => parent.to_owned(),
-        _ => absolute,
-    }
+    absolute.join(network).is_dir().then_some(absolute)
 }
 
 pub(super) fn import(args: &ImportArgs, state: &Path, output: Output) -> anyhow::Result<()> {
@@ -85,7 +82,7 @@ pub(super) fn import(args: &ImportArgs, state: &Path, output: Output) -> anyhow:
     let record = Record::default();
     let report = open(state)?.import_host_local(&HostLocalImport {
         dir: &args.dir,
-        scope_of: &|network| networks.scope_in(network, &data_dir(&args.dir, network)),
+        scope_of: &|network| networks.scope_in(network, data_dir(&args.dir, network).as_deref()),
         record: &record,
         is_stale: &|attachment, address| known.is_stale(attachment, address),
         now: weft_core::facts::now()?,
@@ -163,7 +160,7 @@ mod tests {
     fn a_networks_own_directory_lies_in_the_data_directory() {
         let top = tempfile::tempdir().unwrap();
         std::fs::create_dir(top.path().join("blue")).unwrap();
-        assert_eq!(data_dir(&top.path().join("blue"), "blue"), top.path());
-        assert_eq!(data_dir(top.path(), "blue"), top.path());
+        assert_eq!(data_dir(&top.path().join("blue"), "blue"), None);
+        assert_eq!(data_dir(top.path(), "blue").as_deref(), Some(top.path()));
     }
 }
