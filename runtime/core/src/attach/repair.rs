@@ -50,6 +50,14 @@ struct Living {
     unreadable: Vec<String>,
 }
 
+/// A plan of which something is missing.
+struct Broken {
+    /// Its attachment's place in `Repair::lost`.
+    place: usize,
+    key: Key,
+    plan: Plan,
+}
+
 /// What living attachments have lost of the packet filter. Changes nothing.
 ///
 /// # Errors
@@ -69,9 +77,9 @@ pub fn repair(node: &mut Node<'_>) -> Result<Repair, AttachError> {
     host.share_in(&node.context.state_dir);
     let living = living(&host, node.store()?)?;
     let (mut repair, broken) = look(&mut host, living)?;
-    for (at, key, plan) in &broken {
+    for Broken { place, key, plan } in &broken {
         let restored = host.restore_filters(plan).map_err(AttachError::from);
-        if let (Err(error), Some(lost)) = (restored, repair.lost.get_mut(*at)) {
+        if let (Err(error), Some(lost)) = (restored, repair.lost.get_mut(*place)) {
             lost.problem = Some(error.chain());
         }
         // A DEL may have been faster: what it removed must not come back.
@@ -109,8 +117,8 @@ fn living_plans(host: &Executor, entry: &Entry) -> Result<Vec<Plan>, AttachError
     Ok(alive)
 }
 
-/// What is missing, and the plans that miss something, each with its place in `Repair::lost`.
-fn look(host: &mut Executor, living: Living) -> Result<(Repair, Vec<(usize, Key, Plan)>), AttachError> {
+/// What is missing, and the plans that miss something.
+fn look(host: &mut Executor, living: Living) -> Result<(Repair, Vec<Broken>), AttachError> {
     let Living { plans, unreadable } = living;
     let (keys, plans): (Vec<Key>, Vec<Plan>) = plans.into_iter().unzip();
     let missing = host.lost_filters(&plans)?;
@@ -123,15 +131,15 @@ fn look(host: &mut Executor, living: Living) -> Result<(Repair, Vec<(usize, Key,
     let mut places = BTreeMap::new();
     let mut broken = Vec::new();
     for ((key, plan), missing) in keys.into_iter().zip(plans).zip(missing).filter(|(_, missing)| !missing.is_empty()) {
-        let at = *places.entry(names(&key)).or_insert_with(|| {
+        let place = *places.entry(names(&key)).or_insert_with(|| {
             let (network, container_id, ifname) = names(&key);
             repair.lost.push(LostFilters { network, container_id, ifname, missing: Vec::new(), problem: None });
             repair.lost.len() - 1
         });
-        if let Some(lost) = repair.lost.get_mut(at) {
+        if let Some(lost) = repair.lost.get_mut(place) {
             lost.missing.extend(missing.iter().filter_map(|at| plan.ops.get(*at)).map(ToString::to_string));
         }
-        broken.push((at, key, plan));
+        broken.push(Broken { place, key, plan });
     }
     Ok((repair, broken))
 }
