@@ -1,7 +1,9 @@
 //! weft, but with an op that cannot succeed put into its plan. It answers to the same names as weft.
 //!
-//! `WEFT_FAIL_AT` is the index the op gets; past the end of the plan nothing is put in.
+//! `WEFT_FAIL_AT` is the index the op gets; past the end of the plan nothing is put in. `WEFT_FAIL_PLAN` is the index of the plan,
+//! where one process makes several (`weft-pod`); without it every plan gets the op.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,9 +15,12 @@ use weft_core::plan::{LinkRef, Op, Plan};
 fn main() -> ExitCode {
     let state = std::env::var_os("WEFT_STATE_DIR").map_or_else(|| PathBuf::from("/nonexistent"), PathBuf::from);
     let at = std::env::var("WEFT_FAIL_AT").ok().and_then(|text| text.parse::<usize>().ok());
+    let only = std::env::var("WEFT_FAIL_PLAN").ok().and_then(|text| text.parse::<usize>().ok());
+    let plans = Cell::new(0);
     let mut context = Context::new(state);
     context.plan_hook = Box::new(move |plan: &mut Plan| {
-        if let Some(at) = at.filter(|at| *at <= plan.ops.len()) {
+        let index = plans.replace(plans.get() + 1);
+        if let Some(at) = at.filter(|at| *at <= plan.ops.len() && only.is_none_or(|only| only == index)) {
             plan.ops.insert(at, Op::LinkUp { link: LinkRef::host("no-such-link") });
         }
     });

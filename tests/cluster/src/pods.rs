@@ -37,12 +37,19 @@ impl PodNode {
     /// # Errors
     /// weft is not built, or the kernel refuses.
     pub fn new(state: Option<&Path>) -> Result<Self> {
+        Self::running(&programs::weft().map_err(anyhow::Error::msg)?, state)
+    }
+
+    /// As `new`, with another program in weft's place.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn running(weft: &Path, state: Option<&Path>) -> Result<Self> {
         let scratch = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
         let bin = scratch.path().join("bin");
         fs::create_dir(&bin).context("create bin")?;
-        let weft = programs::weft().map_err(anyhow::Error::msg)?;
         for name in ["weft-pod", "multus"] {
-            symlink(&weft, bin.join(name)).context("link weft-pod")?;
+            symlink(weft, bin.join(name)).context("link weft-pod")?;
         }
         let own = scratch.path().join("state");
         match state {

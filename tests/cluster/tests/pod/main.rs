@@ -31,6 +31,11 @@ fn main() -> ExitCode {
     suite.test("r17-several-gateways-and-families", &ours, || with_policies(ours::default_route_many));
     suite.test("r17-an-unreachable-gateway-takes-all-back", &ours, || with_policies(ours::default_route_unreachable));
     suite.test("r30-a-failure-takes-back-those-before", &ours, || with_policies(ours::rollback));
+    let failing = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::WeftFailing];
+    suite.test("rollback-at-every-op-of-four-networks", &failing, || {
+        let weft = weft_kit::programs::weft_failing().map_err(anyhow::Error::msg)?;
+        ours::rollback_at_every_op(Scene::running(&weft, Some(Installation::pristine()?.state()))?)
+    });
     suite.test("r31-del-needs-the-journal-alone", &ours, || with_policies(ours::del_alone));
     suite.test("r31-a-failed-del-is-retried", &theirs, || bare(theirs::retried_del));
     suite.test("field-11-dels-of-what-was-never-added", &theirs, || bare(theirs::never_added));
@@ -87,9 +92,14 @@ fn vendor(name: &str) -> Value {
 
 impl Scene {
     fn new(state: Option<&Path>) -> Result<Self> {
+        Self::running(&weft_kit::programs::weft().map_err(anyhow::Error::msg)?, state)
+    }
+
+    /// With another program in weft's place.
+    fn running(weft: &Path, state: Option<&Path>) -> Result<Self> {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_weft-cluster-fake"));
         fake::install(&program, Path::new("/opt/cni/bin"), &["fake", "fake-b"])?;
-        let node = PodNode::new(state)?;
+        let node = PodNode::running(weft, state)?;
         let api = StandIn::start(&node.scratch().join("agent.sock"))?;
         let default = match state {
             Some(_) => bridge("main", 10, &json!({"isDefaultGateway": true})),
@@ -120,6 +130,14 @@ impl Scene {
 
     fn run(&self, verb: &str) -> Result<Reply> {
         let env = PodNode::env(verb, &self.sandbox, ("team", "pod-1", &self.uid));
+        self.node.call(&env, &self.conf)
+    }
+
+    /// ADD that fails at an op of one of its plans.
+    fn failing_add(&self, plan: usize, op: usize) -> Result<Reply> {
+        let mut env = PodNode::env("ADD", &self.sandbox, ("team", "pod-1", &self.uid));
+        env.insert("WEFT_FAIL_PLAN".to_owned(), Some(plan.to_string()));
+        env.insert("WEFT_FAIL_AT".to_owned(), Some(op.to_string()));
         self.node.call(&env, &self.conf)
     }
 

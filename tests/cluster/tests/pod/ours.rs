@@ -120,6 +120,37 @@ pub(crate) fn rollback(mut scene: Scene) -> Result<()> {
     scene.run("DEL")?.quiet()
 }
 
+/// Whichever op of whichever network fails, nothing of the pod is left.
+pub(crate) fn rollback_at_every_op(mut scene: Scene) -> Result<()> {
+    scene.nad("wire", &bridge("wire", 20, &json!({"ipMasq": true})))?;
+    scene.nad("blue", &bridge("blue", 30, &json!({})))?;
+    scene.pod(r#"[{"name": "wire", "default-route": ["10.20.0.1"]}, {"name": "blue"}, {"name": "wire"}]"#)?;
+    let mut failed = 0;
+    for plan in 0.. {
+        let mut ops = 0;
+        loop {
+            let reply = scene.failing_add(plan, ops)?;
+            if reply.ok() {
+                scene.run("DEL")?.quiet()?;
+                break;
+            }
+            let links = scene.links()?;
+            ensure!(links.is_empty(), "plan {plan}, op {ops}: links {links:?}");
+            scene.nothing_left().with_context(|| format!("plan {plan}, op {ops}"))?;
+            ops += 1;
+        }
+        scene.nothing_left()?;
+        if ops == 0 {
+            // Four networks, each with its own plan and that of its default route.
+            ensure!(plan >= 8, "only {plan} plans failed");
+            break;
+        }
+        failed += ops;
+    }
+    ensure!(failed > 30, "only {failed} ops failed");
+    Ok(())
+}
+
 pub(crate) fn del_alone(mut scene: Scene) -> Result<()> {
     scene.nad("wire", &bridge("wire", 20, &json!({})))?;
     scene.pod("wire")?;
