@@ -20,6 +20,7 @@ use crate::agent::{self, AgentError};
 use crate::attach::Node;
 use crate::cni::{CniError, CniResult, code};
 use crate::conf::Persona;
+use crate::facts::PodFacts;
 use crate::netlink::Executor;
 use crate::plan::{LinkRef, Need};
 use crate::store::Key;
@@ -48,7 +49,7 @@ pub fn add(node: &mut Node<'_>, call: &PodCall) -> Result<String, CniError> {
         return Err(CniError::new(code::TRY_AGAIN, msg));
     }
     let info = ask_for_pod(call, namespace, name)?;
-    let pod = Pod { call, namespace, name, uid: &info.uid };
+    let pod = Pod { call, namespace, name, uid: &info.uid, facts: facts(&info) };
     let list = match list(node, call, &info) {
         Ok(list) => list,
         Err(error) => {
@@ -65,6 +66,7 @@ struct Pod<'a> {
     namespace: &'a str,
     name: &'a str,
     uid: &'a str,
+    facts: PodFacts,
 }
 
 impl Pod<'_> {
@@ -124,6 +126,17 @@ fn ask_for_pod(call: &PodCall, namespace: &str, name: &str) -> Result<PodInfo, C
     Ok(*info)
 }
 
+/// What policies see of the pod.
+fn facts(info: &PodInfo) -> PodFacts {
+    PodFacts {
+        uid: info.uid.clone(),
+        labels: info.labels.clone(),
+        annotations: info.annotations.clone(),
+        namespace_labels: info.namespace_labels.clone(),
+        node_labels: info.node_labels.clone(),
+    }
+}
+
 fn list(node: &mut Node<'_>, call: &PodCall, info: &PodInfo) -> Result<Vec<PodAttachment>, super::error::PodError> {
     let settings = call.settings()?;
     let mut warnings = Vec::new();
@@ -149,7 +162,7 @@ fn list(node: &mut Node<'_>, call: &PodCall, info: &PodInfo) -> Result<Vec<PodAt
 /// From the entry on.
 fn attach_all(node: &mut Node<'_>, pod: &Pod<'_>, list: Vec<PodAttachment>) -> Result<String, CniError> {
     let call = pod.call;
-    let sandbox = call.sandbox();
+    let sandbox = Sandbox { facts: Some(pod.facts.clone()), ..call.sandbox() };
     let key = call.key();
     let mut record = PodRecord {
         namespace: pod.namespace.to_owned(),

@@ -109,6 +109,7 @@ impl PodCall {
             path: self.path(),
             limit: Duration::from_secs(seconds),
             deadline: None,
+            facts: None,
         }
     }
 }

@@ -123,6 +123,7 @@ pub fn remove_pod(node: &mut Node<'_>, entry: &Entry) -> Result<(), CniError> {
         path: record.path.clone(),
         limit: Duration::from_secs(record.plugin_timeout_seconds.max(1)),
         deadline: None,
+        facts: None,
     };
     remove_entry(node, &sandbox, &entry.key, record)
 }

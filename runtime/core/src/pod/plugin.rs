@@ -12,6 +12,7 @@ use super::versions;
 use crate::attach::{self, Call, Node};
 use crate::cni::{CniError, CniResult, Environment, Verb, Version, code};
 use crate::conf::Persona;
+use crate::facts::PodFacts;
 
 /// Whose attachments.
 #[derive(Debug, Clone)]
@@ -26,6 +27,8 @@ pub(super) struct Sandbox {
     pub(super) limit: Duration,
     /// When everything must be over.
     pub(super) deadline: Option<Instant>,
+    /// What the API server says of the pod, for the policies of an ADD. Labels from elsewhere do not count then.
+    pub(super) facts: Option<PodFacts>,
 }
 
 impl Sandbox {
@@ -233,7 +236,11 @@ fn in_process(
         path: sandbox.path.clone(),
         netns_override: false,
     };
-    Call::read(node.context(), persona, env, stdin.as_bytes()).map_err(|error| error.to_cni())
+    let call = Call::read(node.context(), persona, env, stdin.as_bytes()).map_err(|error| error.to_cni())?;
+    Ok(match &sandbox.facts {
+        Some(facts) => call.with_facts(facts.clone()),
+        None => call,
+    })
 }
 
 fn external(

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     suite.test("r17-empty-list-keeps-its-own", &ours, || with_policies(ours::default_route_empty));
     suite.test("r17-several-gateways-and-families", &ours, || with_policies(ours::default_route_many));
     suite.test("r17-an-unreachable-gateway-takes-all-back", &ours, || with_policies(ours::default_route_unreachable));
+    suite.test("policies-see-the-labels-of-the-api-server", &ours, || with_policies(ours::labels));
     suite.test("r30-a-failure-takes-back-those-before", &ours, || with_policies(ours::rollback));
     let failing = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::WeftFailing];
     suite.test("rollback-at-every-op-of-four-networks", &failing, || {
@@ -114,6 +115,15 @@ impl Scene {
     fn pod(&mut self, networks: &str) -> Result<()> {
         let annotations = BTreeMap::from([("k8s.v1.cni.cncf.io/networks".to_owned(), networks.to_owned())]);
         let pod = Pod { namespace: "team".to_owned(), name: "pod-1".to_owned(), annotations, ..Pod::default() };
+        self.uid = self.api.create_pod(&pod)?;
+        Ok(())
+    }
+
+    /// A pod with labels.
+    fn labelled_pod(&mut self, networks: &str, labels: &[(&str, &str)]) -> Result<()> {
+        let annotations = BTreeMap::from([("k8s.v1.cni.cncf.io/networks".to_owned(), networks.to_owned())]);
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let pod = Pod { namespace: "team".to_owned(), name: "pod-1".to_owned(), annotations, labels };
         self.uid = self.api.create_pod(&pod)?;
         Ok(())
     }

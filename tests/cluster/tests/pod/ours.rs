@@ -120,6 +120,36 @@ pub(crate) fn rollback(mut scene: Scene) -> Result<()> {
     scene.run("DEL")?.quiet()
 }
 
+/// A policy decides by the pod's labels as the API server has them; what the annotation or the definition says about labels
+/// counts for nothing, and a denial reaches the pod's events.
+pub(crate) fn labels(mut scene: Scene) -> Result<()> {
+    let tiers = json!({"type": "by-label", "ranges": [
+        {"name": "gold", "ranges": [{"subnet": "10.40.0.0/24"}]}, {"name": "bronze", "ranges": [{"subnet": "10.41.0.0/24"}]}],
+        "rules": [{"matchLabels": {"tier": "gold"}, "set": "gold"}, {"matchLabels": {"tier": "bronze"}, "set": "bronze"}]});
+    let conf = json!({"cniVersion": "1.1.0", "name": "tiers", "type": "weft", "args": {"cni": {"labels": {"tier": "gold"}}},
+        "delegate": {"type": "bridge", "bridge": "br-tiers"}, "ipam": tiers});
+    scene.nad("tiers", &conf)?;
+    let lie = r#"[{"name": "tiers", "cni-args": {"labels": {"tier": "gold"}}}]"#;
+    for (tier, address) in [("gold", "10.40.0."), ("bronze", "10.41.0.")] {
+        scene.labelled_pod(lie, &[("tier", tier)])?;
+        scene.add()?;
+        let status = network_status(&scene.api, "team", "pod-1")?.context("no status")?;
+        let given = status[1]["ips"][0].as_str().unwrap_or_default();
+        ensure!(given.starts_with(address), "tier {tier}: {status}");
+        scene.run("DEL")?.quiet()?;
+    }
+    scene.labelled_pod(lie, &[])?;
+    scene.api.take_events()?;
+    let error = scene.run("ADD")?.error()?;
+    ensure!(
+        error.code == 100 && error.msg.contains("no rule matches the labels of the pod (it has none)"),
+        "{error:?}"
+    );
+    let events = scene.api.take_events()?;
+    ensure!(events.iter().any(|event| event.message.contains("no rule matches the labels")), "{events:?}");
+    scene.nothing_left()
+}
+
 /// Whichever op of whichever network fails, nothing of the pod is left.
 pub(crate) fn rollback_at_every_op(mut scene: Scene) -> Result<()> {
     scene.nad("wire", &bridge("wire", 20, &json!({"ipMasq": true})))?;
@@ -138,6 +168,7 @@ pub(crate) fn rollback_at_every_op(mut scene: Scene) -> Result<()> {
             ensure!(links.is_empty(), "plan {plan}, op {ops}: links {links:?}");
             scene.nothing_left().with_context(|| format!("plan {plan}, op {ops}"))?;
             ops += 1;
+            ensure!(ops < 40, "plan {plan} fails whatever op is failed: {}", String::from_utf8_lossy(&reply.stdout));
         }
         scene.nothing_left()?;
         if ops == 0 {
