@@ -94,7 +94,7 @@ fn plan_all(
     Ok(all)
 }
 
-fn each<'a>(call: &'a Call) -> impl Iterator<Item = (&'static dyn step::Step, &'a Object)> {
+fn each(call: &Call) -> impl Iterator<Item = (&'static dyn step::Step, &Object)> {
     call.network.steps.iter().filter_map(|conf| Some((step::find(&conf.kind)?, &conf.conf)))
 }
 
