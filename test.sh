@@ -23,7 +23,7 @@ packages=(-p weft-host-abi -p weft-core -p weft-dhcp -p weft-agent -p weftctl
     -p weft-kit -p weft-tests -p weft-bench -p weft-storm -p weft-vm -p weft-model -p weft-cluster --features weft-core/compile)
 run cargo test --release --locked --no-fail-fast "${packages[@]}"
 # Two of them need programs that tests/setup.sh has just installed, and are marked as ignored for those who run cargo by hand.
-run cargo test --release --locked "${packages[@]}" --lib -- --ignored the_real_plugin the_sqlite3
+run cargo test --release --locked "${packages[@]}" --lib -- --ignored the_real_plugin the_sqlite3 real_etcd
 run cargo test --release --locked --no-fail-fast --manifest-path guest-plugins/Cargo.toml
 
 awk '/^test result:/ { passed += $4; failures += $6; ignored += $8 }

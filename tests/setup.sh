@@ -24,6 +24,7 @@ all=(
     "skopeo        skopeo                    # images, copied"
     "tcpdump       tcpdump                   # announcements on the wire"
     "sqlite3       sqlite3                   # the ledger, seen from outside"
+    "etcd          etcd-server               # a cluster ledger"
     "dnsmasq       dnsmasq-base              # a DHCP server"
     "dbus-daemon   dbus-daemon               # a bus for a stand-in of firewalld"
     "python3       python3                   # opens a tap device"

@@ -7,6 +7,7 @@
 //! was answered is in the store before the reply leaves; ending the agent, however it ends, releases nothing; what blocks runs
 //! on threads of its own, never on the loop's, and namespaces are entered there only.
 
+pub mod claim;
 mod cluster;
 mod devices;
 mod dhcp;
@@ -32,10 +33,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
+use weft_core::agent::claim::ClusterClaims;
 use weft_core::agent::counters::{Collector, Totals};
 use weft_core::agent::{pod as pod_messages, policy as policy_messages, status as status_messages};
 pub use weft_dhcp::Pace;
 
+use self::claim::{Claims, ClientSource};
 use self::cluster::Cluster;
 pub use self::cluster::Source;
 use self::devices::Devices;
@@ -56,6 +59,8 @@ pub use self::sweep::SweepOptions;
 
 /// How often the counts of one-shot processes are collected.
 const COLLECT: Duration = Duration::from_secs(5);
+/// The host's name.
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 /// What a caller is told who asks for a service that needs a cluster.
 const NO_CLUSTER: &str = "start \"weftctl agent\" with --node-name, and with --kubeconfig outside of a pod";
 
@@ -153,6 +158,14 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
             .without::<status_messages::Status>(NO_CLUSTER);
     }
     let node = options.kubernetes.as_ref().map(|kubernetes| kubernetes.node.clone());
+    services = match claims(state, node.as_deref(), cluster.as_ref(), log) {
+        Ok(claims) => services.with(claims),
+        // The other services go on.
+        Err(error) => {
+            log.warn(&format!("cluster ledgers are not served: {error:#}"));
+            services.without::<ClusterClaims>(&format!("{error:#}; restart the agent once that is mended"))
+        }
+    };
     services = services.with(Rc::new(HealthHandler { health: Rc::clone(&health), node }));
     let keeper = Keeper::start(state, Rc::clone(&health), events, log);
     let sweep = options
@@ -166,6 +179,24 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
         probes::start(address, Rc::new(probes), log).await?;
     }
     Ok(services)
+}
+
+/// Cluster ledgers: the cluster's own, and those in etcd that networks name.
+fn claims(state: &Path, node: Option<&str>, cluster: Option<&Rc<Cluster>>, log: Log) -> anyhow::Result<Rc<Claims>> {
+    let node = match node {
+        Some(node) => node.to_owned(),
+        // Without Kubernetes the name is for people; the machine's id is what counts.
+        None => {
+            std::fs::read_to_string(HOST_NAME).with_context(|| format!("cannot read {HOST_NAME}"))?.trim().to_owned()
+        }
+    };
+    let client = cluster.map(|cluster| -> ClientSource {
+        let cluster = Rc::clone(cluster);
+        Rc::new(move || cluster.client().map_err(|error| error.to_string()))
+    });
+    let claims = Claims::open(state, &node, client, log)?;
+    tokio::task::spawn_local(Rc::clone(&claims).work());
+    Ok(claims)
 }
 
 /// Until the first lists have arrived the node is not ready. Afterwards the copies serve, whatever the API server does.

@@ -3,6 +3,8 @@
 #[cfg(feature = "agent")]
 mod agent;
 mod attachments;
+#[cfg(feature = "agent")]
+mod cluster;
 mod detach;
 mod doctor;
 mod explain;

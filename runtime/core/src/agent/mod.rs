@@ -14,6 +14,7 @@
 //!
 //! Nothing here knows Kubernetes. The server side is the crate `weft-agent`.
 
+pub mod claim;
 mod client;
 pub mod counters;
 mod fault;

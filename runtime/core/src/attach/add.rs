@@ -10,10 +10,10 @@ use super::node::Node;
 use super::policies::Loading;
 use super::stage::Stage;
 use super::{
-    chained, choose, claim, entry, external_add, failures, homecoming, lease_add, remove, supersede, takeover,
+    chained, choose, claim, cluster, entry, external_add, failures, homecoming, lease_add, remove, supersede, takeover,
 };
 use crate::cni::CniResult;
-use crate::conf::{IpamKind, SelectConf};
+use crate::conf::{IpamKind, LedgerKind, SelectConf};
 
 /// Makes an attachment. A failure is kept for `weftctl explain`.
 ///
@@ -74,7 +74,10 @@ fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
         // The link comes first, and the addresses through it.
         Some(IpamKind::Dhcp) => return lease_add::add(node, call, &stage, executor),
         Some(IpamKind::External(plugin)) => return external_add::by_ipam(node, call, (stage, executor), plugin),
-        Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => claim::by_policy(node, call, &stage, loading)?,
+        Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => match &call.network.ledger {
+            LedgerKind::Node => claim::by_policy(node, call, &stage, loading)?,
+            LedgerKind::Cluster(conf) => cluster::by_policy(node, call, &stage, (loading, conf))?,
+        },
         None => {
             let plan = stage.plan(call, None)?;
             entry::write(call, node.store()?, entry::record(call, &plan, None)?)?;

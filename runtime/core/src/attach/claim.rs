@@ -69,7 +69,7 @@ pub(super) fn by_policy(
 }
 
 /// Claims as a delegate sees them.
-fn addressing(decided: &Decided, claimed: &[Claimed]) -> Addressing {
+pub(super) fn addressing(decided: &Decided, claimed: &[Claimed]) -> Addressing {
     Addressing {
         ips: claimed.iter().map(|claim| Given { address: claim.address, gateway: claim.gateway }).collect(),
         routes: decided.routes.clone(),

@@ -13,6 +13,7 @@ use super::policies::{ipam, limits};
 use super::trace::{Asked, Attempt, Fallback, Trace};
 use crate::delegate::first_host;
 use crate::facts;
+use crate::ledger::remote::{RemoteView, Runs};
 use crate::ledger::{Claimed, Want};
 use crate::plan::{Op, Plan, Side};
 use crate::policy::{self, Called, Loaded, Named, PolicyError, Verified};
@@ -84,10 +85,22 @@ pub(super) fn decide(
     request: Request,
     log: &mut Log,
 ) -> Result<Decided, AttachError> {
+    decide_beside(call, policy, (store, Runs::default()), request, log)
+}
+
+/// The same where others have addresses that this node's store does not know of.
+pub(super) fn decide_beside(
+    call: &Call,
+    policy: &Loaded,
+    (store, others): (Option<&NodeStore>, Runs),
+    request: Request,
+    log: &mut Log,
+) -> Result<Decided, AttachError> {
     let now = request.now;
     let scope = ipam(call)?.scope.clone();
     let view: Box<dyn LedgerView + Send> = match store {
-        Some(store) => Box::new(store.view(&scope, now)?),
+        Some(store) if others == Runs::default() => Box::new(store.view(&scope, now)?),
+        Some(store) => Box::new(RemoteView::new(store.view(&scope, now)?, others)),
         None => Box::new(EmptyLedger),
     };
     let Called { outcome, evidence, digest, data_digest } = policy.allocate(&request, view, &limits(&call.network));

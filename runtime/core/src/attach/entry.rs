@@ -52,6 +52,7 @@ pub(super) fn refused(call: &Call, error: ClaimError<AttachError>) -> AttachErro
         ClaimError::Exists { addresses, .. } => exists(call, &addresses),
         ClaimError::Record(error) => error,
         ClaimError::Ledger(error) => error.into(),
+        ClaimError::Withdrawn => AttachError::Withdrawn,
         ClaimError::Lost { .. } => AttachError::NoPlan,
     }
 }

@@ -117,6 +117,25 @@ pub enum AttachError {
         /// The last candidates.
         addresses: Vec<IpAddr>,
     },
+    /// An address of a cluster ledger is somebody else's, and the policy offers no other one.
+    #[error("{address} is taken in the cluster by {holder}; try again once that is deleted")]
+    TakenInCluster {
+        /// The address.
+        address: IpAddr,
+        /// Who has it.
+        holder: String,
+    },
+    /// The policy wants an address kept, which a cluster ledger does for IPAMClaims only.
+    #[error(
+        "policy {policy:?} keeps addresses on release, which a cluster ledger does not; use \"free\" or \"cooldown\""
+    )]
+    KeptInCluster {
+        /// The policy.
+        policy: String,
+    },
+    /// DEL or GC ended the attachment before it was made, or the cluster ledger took too long.
+    #[error("the attachment was deleted while it was made, or that took too long; try again")]
+    Withdrawn,
     /// The attachment is there already.
     #[error("{}", exists_text(.attachment, *.address))]
     Exists {
@@ -297,6 +316,8 @@ impl AttachError {
             | Self::Netlink(NetlinkError::Taken { .. } | NetlinkError::StockPort { .. })
             | Self::Op { source: NetlinkError::Taken { .. } | NetlinkError::StockPort { .. }, .. } => 106,
             Self::Contended { .. }
+            | Self::TakenInCluster { .. }
+            | Self::Withdrawn
             | Self::AtWork { .. }
             | Self::PluginTimeout { .. }
             | Self::Ledger(StoreError::Removed { .. })
@@ -315,6 +336,7 @@ impl AttachError {
             | Self::Step(StepError::Conf(_) | StepError::Previous(_))
             | Self::Denied { denial: Denial::InvalidConfig(_), .. }
             | Self::PolicyConf { .. }
+            | Self::KeptInCluster { .. }
             | Self::PrevResultMissing
             | Self::PluginNotFound { .. } => 7,
             Self::SameNetns => 8,

@@ -16,6 +16,7 @@ mod chained;
 mod check;
 mod choose;
 mod claim;
+mod cluster;
 mod decide;
 mod del;
 mod entry;

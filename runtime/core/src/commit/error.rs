@@ -24,6 +24,9 @@ pub enum ClaimError<E> {
         /// What the existing entry holds.
         addresses: Vec<IpAddr>,
     },
+    /// The intent was given up before it could become an entry.
+    #[error("the request for an address was withdrawn while the cluster ledger answered; try again")]
+    Withdrawn,
     /// The caller's record could not be made.
     #[error("cannot plan the attachment")]
     Record(#[source] E),

@@ -9,6 +9,7 @@ mod error;
 mod import;
 mod rebuild;
 mod release;
+mod remote;
 
 pub use error::ClaimError;
 pub use import::HostLocalImport;

@@ -59,6 +59,7 @@ impl NodeStore {
             if matches!(journal::rule(&rule)?, ReleaseRule::Cooldown(_)) {
                 conn.execute("UPDATE journal SET release = '\"free\"' WHERE id = ?1", [id])?;
             }
+            ledger::remote::abandon(conn, id)?;
             let mut books = Books::new(conn);
             release_entry(conn, &mut books, id, (now, None))?;
             books.close()?;
@@ -151,7 +152,9 @@ fn release_entry(
         .query_row([id], |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get::<_, String>(3)?))
         })?;
-    let rule = journal::rule(&rule)?;
+    // The rule of what is held in a cluster ledger is applied there.
+    let in_cluster = ledger::remote::release(conn, id, now)?;
+    let rule = if in_cluster { ReleaseRule::Free } else { journal::rule(&rule)? };
     let claims = journal::claims(conn, id)?;
     let entry = Releasing { network: &network, container_id: &container_id, rule: &rule, reserve, now };
     ledger::apply_rule(conn, books, &claims, entry)?;

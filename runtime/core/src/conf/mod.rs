@@ -5,6 +5,7 @@
 //! (`delegate`), and a policy's own keys (the policy).
 
 mod attachments;
+mod cluster;
 mod dhcp;
 mod error;
 mod flannel;
@@ -20,6 +21,7 @@ mod tests;
 mod weft;
 
 pub use crate::cni::Object;
+pub use cluster::{ClusterConf, LedgerKind};
 pub use dhcp::DhcpConf;
 pub use error::ConfError;
 pub use ipam::{IpamConf, IpamKind, data_dir_of, scope_of};
@@ -27,4 +29,4 @@ pub use network::{DelegateConf, Network, StepConf};
 pub use persona::{POD_NAMES, Persona};
 pub use ranges::RangeProblem;
 pub use select::{FileConf, SelectConf};
-pub use weft::{FallbackConf, GrantsConf, LedgerKind, LimitsConf};
+pub use weft::{FallbackConf, GrantsConf, LimitsConf};

@@ -187,6 +187,9 @@ impl Network {
         self.grants = GrantsConf::read(ours)?;
         self.ledger = LedgerKind::read(ours)?;
         self.fallback = FallbackConf::read(ours)?;
+        if let (LedgerKind::Cluster(cluster), Some(ipam)) = (&self.ledger, &mut self.ipam) {
+            ipam.scope = cluster.scope();
+        }
         Ok(())
     }
 

@@ -78,14 +78,6 @@ pub enum FallbackConf {
     Shipped(String),
 }
 
-/// Where claims are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LedgerKind {
-    /// On the node.
-    #[default]
-    Node,
-}
-
 impl LimitsConf {
     /// Reads `limits` of an object.
     pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
@@ -144,23 +136,6 @@ impl FallbackConf {
                 return Err(ConfError::BadValue { key: object.place("fallback"), value: other.to_owned(), want });
             }
         })
-    }
-}
-
-impl LedgerKind {
-    /// Reads `ledger` of an object.
-    pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
-        let ledger = strict(object, "ledger", &["type"])?;
-        match ledger.text("type")? {
-            None | Some("node") => Ok(Self::Node),
-            Some(kind @ ("kubernetes" | "etcd")) => Err(ConfError::NotSupported {
-                what: format!("ledger type {kind:?}"),
-                hint: "remove \"ledger\" to keep claims on the node",
-            }),
-            Some(other) => {
-                Err(ConfError::BadValue { key: ledger.place("type"), value: other.to_owned(), want: "\"node\"" })
-            }
-        }
     }
 }
 

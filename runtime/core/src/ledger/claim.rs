@@ -82,6 +82,21 @@ pub(super) fn has_rested(since: i64, until: Option<i64>, now: u64) -> bool {
     since > now || until.is_some_and(|until| until <= now)
 }
 
+/// Addresses that a cluster ledger granted: whatever the node's own rows say about them, they are this attachment's.
+pub(crate) fn granted(conn: &Connection, ask: &ClaimAsk<'_>, claimed: &[Claimed]) -> Result<Vec<Chosen>, Fault> {
+    let declared = |claim: &Claimed| {
+        let mut candidates = ask.wants.iter().flat_map(|want| &want.candidates);
+        candidates.any(|(net, range)| *net == claim.address && range.is_some())
+    };
+    claimed
+        .iter()
+        .map(|claim| {
+            let fresh = !exists(conn, ask.scope, claim.address.addr())?;
+            Ok(Chosen { claimed: claim.clone(), fresh, declared: declared(claim) })
+        })
+        .collect()
+}
+
 fn standing(conn: &Connection, ask: &ClaimAsk<'_>, address: IpAddr) -> Result<Standing, Fault> {
     let row = conn
         .prepare_cached("SELECT state, until, owner, since FROM claims WHERE scope = ?1 AND address = ?2")?

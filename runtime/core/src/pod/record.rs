@@ -153,7 +153,9 @@ pub(super) fn insert(node: &mut Node<'_>, key: &Key, record: &PodRecord) -> Resu
         }
         Err(ClaimError::Record(error)) => Err(error),
         Err(ClaimError::Ledger(error)) => Err(AttachError::from(error).to_cni()),
-        Err(ClaimError::Lost { .. }) => Err(CniError::new(code::INTERNAL, "an entry without addresses lost a race")),
+        Err(ClaimError::Lost { .. } | ClaimError::Withdrawn) => {
+            Err(CniError::new(code::INTERNAL, "an entry without addresses lost a race"))
+        }
     }
 }
 

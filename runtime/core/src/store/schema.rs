@@ -17,7 +17,7 @@ pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
 pub(crate) const PAGE_SIZE: i64 = 2048;
 
 /// Entry `n` takes a store from version `n` to `n + 1`. Each runs inside the transaction that also sets the version.
-const MIGRATIONS: &[&str] = &[V1, V2, V3];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
 
 /// Small columns come first, so that reading them never follows the overflow pages of the long texts.
 const V1: &str = "
@@ -114,6 +114,42 @@ CREATE TABLE removal_marks (
     since INTEGER NOT NULL,
     PRIMARY KEY (container_id, network, ifname, role)
 ) WITHOUT ROWID;
+";
+
+/// What the node has in cluster ledgers (`ledger::remote`).
+const V4: &str = "
+CREATE TABLE remote (
+    id INTEGER PRIMARY KEY,
+    nonce TEXT NOT NULL UNIQUE,
+    container_id TEXT NOT NULL,
+    network TEXT NOT NULL,
+    ifname TEXT NOT NULL,
+    role INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    store_id TEXT NOT NULL,
+    ledger TEXT NOT NULL,
+    domain TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    release TEXT NOT NULL,
+    created INTEGER NOT NULL,
+    entry INTEGER UNIQUE
+);
+CREATE INDEX remote_domain ON remote (domain);
+
+CREATE TABLE remote_addresses (
+    remote INTEGER NOT NULL,
+    address BLOB NOT NULL,
+    prefix INTEGER NOT NULL,
+    want INTEGER NOT NULL,
+    rank INTEGER NOT NULL,
+    state INTEGER NOT NULL,
+    answer INTEGER NOT NULL,
+    uid TEXT,
+    version TEXT,
+    since INTEGER NOT NULL,
+    PRIMARY KEY (remote, address)
+) WITHOUT ROWID;
+CREATE INDEX remote_addresses_state ON remote_addresses (state);
 ";
 
 /// What a file says about itself.

@@ -41,6 +41,9 @@ pub(crate) enum LedgerCommand {
     Repair,
     /// Make a lost ledger again, from what runs on this node.
     Rebuild(rebuild::RebuildArgs),
+    #[cfg(feature = "agent")]
+    #[command(flatten)]
+    Cluster(crate::cluster::ClusterCommand),
     /// Take over the claims of another IPAM.
     #[command(subcommand)]
     Import(ImportCommand),
@@ -67,6 +70,8 @@ pub(crate) fn run(command: &LedgerCommand, state: &Path, output: Output) -> anyh
         LedgerCommand::Release { network, address, force } => release(network, *address, *force, state, output)?,
         LedgerCommand::Rebuild(args) => rebuild::run(args, state, output)?,
         LedgerCommand::Repair => repair(state, output)?,
+        #[cfg(feature = "agent")]
+        LedgerCommand::Cluster(command) => crate::cluster::run(command, output)?,
         LedgerCommand::Import(ImportCommand::HostLocal(args)) => host_local::import(args, state, output)?,
         LedgerCommand::Export(ExportCommand::HostLocal(args)) => host_local::export(args, state, output)?,
     }

@@ -71,9 +71,26 @@ fn keys_of_the_specification_and_of_runtimes_are_known() {
 }
 
 #[test]
-fn what_comes_later_says_so() {
-    let error = err(json!({"ledger": {"type": "kubernetes"}}));
-    assert_eq!((error.code(), error.to_string().contains("ledger type \"kubernetes\"")), (2, true));
+fn a_ledger_is_the_nodes_or_the_clusters() {
+    let cluster = |ledger| match ok(json!({"ledger": ledger})).ledger {
+        LedgerKind::Cluster(conf) => conf,
+        LedgerKind::Node => panic!("a cluster ledger is expected"),
+    };
+    let kubernetes = cluster(json!({"type": "kubernetes", "domain": "storage", "deadlineMs": 500}));
+    assert_eq!(kubernetes.ledger, "{\"type\":\"kubernetes\"}");
+    assert_eq!((kubernetes.scope().as_str(), kubernetes.deadline.as_millis()), ("cluster/storage", 500));
+    assert_eq!(cluster(json!({"type": "kubernetes"})).domain, "default");
+    let etcd = cluster(json!({"type": "etcd", "endpoints": ["https://e:2379"], "caFile": "/ca"}));
+    assert_eq!(etcd.ledger, "{\"type\":\"etcd\",\"endpoints\":[\"https://e:2379\"],\"caFile\":\"/ca\"}");
+    for wrong in [
+        json!({"type": "etcd"}),
+        json!({"type": "kubernetes", "domain": "A b"}),
+        json!({"type": "kubernetes", "endpoints": []}),
+        json!({"type": "kubernetes", "deadlineMs": 0}),
+        json!({"type": "node", "domain": "x"}),
+    ] {
+        assert_eq!(err(json!({"ledger": wrong})).code(), 7, "{wrong}");
+    }
     assert_eq!(err(json!({"ledger": {"type": "redis"}})).code(), 7);
     assert_eq!(ok(json!({"ledger": {"type": "node"}})).ledger, LedgerKind::Node);
 }

@@ -1,0 +1,125 @@
+//! The backend that a network's configuration names.
+
+use serde::Deserialize;
+use weft_core::ledger::remote::Versions;
+
+use super::backend::etcd::{Etcd, EtcdConf, EtcdError};
+use super::backend::kubernetes::{ClientSource, Kubernetes};
+use super::backend::{Backend, Fence, Listing, ReadError, WriteError};
+use super::object::{Claim, ClaimSpec, LedgerNode, LedgerState};
+
+/// A backend of either kind.
+#[derive(Debug)]
+pub enum AnyBackend {
+    /// Kubernetes objects.
+    Kubernetes(Kubernetes),
+    /// Keys in etcd.
+    Etcd(Etcd),
+}
+
+/// Why a configuration names no backend that this agent can use.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// It cannot be read.
+    #[error("the ledger {text} cannot be read: {source}")]
+    Conf {
+        /// The configuration.
+        text: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The agent has no Kubernetes client.
+    #[error("this agent does not talk to an API server; start it with --kubeconfig or in a pod")]
+    NoKubernetes,
+    /// etcd.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+enum Reach {
+    Kubernetes,
+    Etcd(EtcdConf),
+}
+
+impl AnyBackend {
+    /// The backend that a row's `ledger` names.
+    ///
+    /// # Errors
+    /// See [`BackendError`].
+    pub fn new(text: &str, kubernetes: Option<&ClientSource>) -> Result<Self, BackendError> {
+        let conf = |source| BackendError::Conf { text: text.to_owned(), source };
+        match serde_json::from_str(text).map_err(conf)? {
+            Reach::Kubernetes => {
+                let client = kubernetes.ok_or(BackendError::NoKubernetes)?;
+                Ok(Self::Kubernetes(Kubernetes::new(ClientSource::clone(client))))
+            }
+            Reach::Etcd(conf) => Ok(Self::Etcd(Etcd::new(&conf)?)),
+        }
+    }
+}
+
+/// Calls the same method of whichever backend it is.
+macro_rules! both {
+    ($self:ident, $backend:ident => $call:expr) => {
+        match $self {
+            AnyBackend::Kubernetes($backend) => $call.await,
+            AnyBackend::Etcd($backend) => $call.await,
+        }
+    };
+}
+
+impl Backend for AnyBackend {
+    fn has_unique_versions(&self) -> bool {
+        match self {
+            Self::Kubernetes(backend) => backend.has_unique_versions(),
+            Self::Etcd(backend) => backend.has_unique_versions(),
+        }
+    }
+
+    async fn create(&self, spec: &ClaimSpec, epoch: Option<u64>) -> Result<Versions, WriteError> {
+        both!(self, backend => backend.create(spec, epoch))
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Claim>, ReadError> {
+        both!(self, backend => backend.get(name))
+    }
+
+    async fn replace(&self, spec: &ClaimSpec, read: &Versions, epoch: Option<u64>) -> Result<Versions, WriteError> {
+        both!(self, backend => backend.replace(spec, read, epoch))
+    }
+
+    async fn delete(&self, name: &str, read: &Versions) -> Result<(), WriteError> {
+        both!(self, backend => backend.delete(name, read))
+    }
+
+    async fn list(&self, listing: Listing<'_>) -> Result<Vec<Claim>, ReadError> {
+        both!(self, backend => backend.list(listing))
+    }
+
+    async fn state(&self) -> Result<LedgerState, ReadError> {
+        both!(self, backend => backend.state())
+    }
+
+    async fn set_state(&self, read: LedgerState, state: LedgerState) -> Result<(), WriteError> {
+        both!(self, backend => backend.set_state(read, state))
+    }
+
+    async fn nodes(&self) -> Result<Vec<LedgerNode>, ReadError> {
+        both!(self, backend => backend.nodes())
+    }
+
+    async fn change_node(&self, node: &str, change: impl FnMut(&mut LedgerNode)) -> Result<(), WriteError> {
+        both!(self, backend => backend.change_node(node, change))
+    }
+
+    async fn fence(&self, node: &str, machine: &str) -> Result<Fence, ReadError> {
+        both!(self, backend => backend.fence(node, machine))
+    }
+
+    async fn pod_exists(&self, namespace: &str, name: &str, uid: &str) -> Result<bool, ReadError> {
+        both!(self, backend => backend.pod_exists(namespace, name, uid))
+    }
+}

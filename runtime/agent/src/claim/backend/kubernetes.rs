@@ -1,0 +1,286 @@
+//! A cluster ledger in Kubernetes objects of the group `ipam.weft.dev`.
+//!
+//! Only POST, PUT and DELETE with uid and resourceVersion: server-side apply would create or update. No ownerReferences:
+//! Kubernetes' own collector would free an address while its link is up, since the Pod object goes before the CNI DEL.
+//! <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>
+
+use std::rc::Rc;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Client;
+use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
+use kube::core::{ApiResource, NotUsed, Object, ObjectMeta};
+use sha2::{Digest, Sha256};
+use weft_core::ledger::remote::Versions;
+
+use super::contract::{Backend, Fence, Listing, ReadError, WriteError};
+use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState};
+
+/// The API group.
+pub const GROUP: &str = "ipam.weft.dev";
+/// Its version.
+pub const VERSION: &str = "v1alpha1";
+/// Label of a claim: hash of a holder's node, since a node's name may be longer than a label's value.
+const NODE_LABEL: &str = "ipam.weft.dev/node";
+/// Label of a claim: its domain.
+const DOMAIN_LABEL: &str = "ipam.weft.dev/domain";
+/// Annotation of a re-assertion: the epoch it is for. The admission policy in `deploy/crds` lets only these pass a freeze.
+const EPOCH: &str = "ipam.weft.dev/epoch";
+/// The one LedgerState.
+const STATE: &str = "cluster";
+/// The taint that says that a node is powered off.
+/// <https://kubernetes.io/docs/reference/labels-annotations-taints/#node-kubernetes-io-out-of-service>
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+/// The real uid of a static pod, whose mirror has another one.
+/// <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-config-hash>
+const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+/// How often a change of a shared object is tried.
+const TRIES: usize = 10;
+
+type ClaimObject = Object<ClaimSpec, NotUsed>;
+type StateObject = Object<LedgerState, NotUsed>;
+type NodeObject = Object<LedgerNode, NotUsed>;
+
+/// Where a client with the newest credentials comes from.
+pub type ClientSource = Rc<dyn Fn() -> Result<Client, String>>;
+
+/// A cluster ledger behind an API server.
+#[derive(Clone)]
+pub struct Kubernetes(ClientSource);
+
+impl std::fmt::Debug for Kubernetes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kubernetes").finish_non_exhaustive()
+    }
+}
+
+fn resource(kind: &str, plural: &str) -> ApiResource {
+    ApiResource {
+        group: GROUP.to_owned(),
+        version: VERSION.to_owned(),
+        api_version: format!("{GROUP}/{VERSION}"),
+        kind: kind.to_owned(),
+        plural: plural.to_owned(),
+    }
+}
+
+impl Kubernetes {
+    /// A ledger behind a client. The client's own retries do no harm: what is unclear is read again.
+    #[must_use]
+    pub fn new(client: ClientSource) -> Self {
+        Self(client)
+    }
+
+    fn client(&self) -> Result<Client, NoClient> {
+        (self.0)().map_err(NoClient)
+    }
+
+    fn claims(&self) -> Result<Api<ClaimObject>, NoClient> {
+        Ok(Api::all_with(self.client()?, &resource("AddressClaim", "addressclaims")))
+    }
+
+    fn states(&self) -> Result<Api<StateObject>, NoClient> {
+        Ok(Api::all_with(self.client()?, &resource("LedgerState", "ledgerstates")))
+    }
+
+    fn nodes(&self) -> Result<Api<NodeObject>, NoClient> {
+        Ok(Api::all_with(self.client()?, &resource("LedgerNode", "ledgernodes")))
+    }
+}
+
+/// There are no credentials. Nothing was sent.
+struct NoClient(String);
+
+impl From<NoClient> for WriteError {
+    fn from(error: NoClient) -> Self {
+        Self::Refused(error.0)
+    }
+}
+
+impl From<NoClient> for ReadError {
+    fn from(error: NoClient) -> Self {
+        Self(error.0)
+    }
+}
+
+/// A label's value for a node: the first 128 bits of its name's SHA-256 in hex.
+fn node_hash(node: &str) -> String {
+    Sha256::digest(node.as_bytes()).iter().take(16).map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// A claim as an object. Field management is switched off: it would double the object's size.
+fn object(spec: &ClaimSpec, read: Option<&Versions>, epoch: Option<u64>) -> ClaimObject {
+    let mut labels = vec![(DOMAIN_LABEL.to_owned(), spec.domain.clone())];
+    if let Some(holder) = spec.holders.first() {
+        labels.push((NODE_LABEL.to_owned(), node_hash(&holder.node)));
+    }
+    let resource = resource("AddressClaim", "addressclaims");
+    let mut object = Object::new(&spec.name(), &resource, spec.clone());
+    object.metadata = ObjectMeta {
+        labels: Some(labels.into_iter().collect()),
+        annotations: epoch.map(|epoch| [(EPOCH.to_owned(), epoch.to_string())].into()),
+        managed_fields: Some(vec![Default::default()]),
+        uid: read.map(|read| read.uid.clone()),
+        resource_version: read.map(|read| read.version.clone()),
+        ..object.metadata
+    };
+    object
+}
+
+fn versions(meta: &ObjectMeta) -> Versions {
+    Versions { uid: meta.uid.clone().unwrap_or_default(), version: meta.resource_version.clone().unwrap_or_default() }
+}
+
+fn claim(object: ClaimObject) -> Claim {
+    let versions = versions(&object.metadata);
+    Claim { spec: object.spec, versions, deleting: object.metadata.deletion_timestamp.is_some() }
+}
+
+/// What a failed write means. Only what the API server itself refused for good is known not to have been executed.
+fn failed(error: kube::Error) -> WriteError {
+    match error {
+        kube::Error::Api(status) => match status.code {
+            // 409: the name exists, or a precondition does not hold. 404: the object is gone.
+            404 | 409 => WriteError::Conflict,
+            422 | 403 if status.message.contains("the cluster ledger is frozen") => WriteError::Frozen,
+            code @ (400 | 401 | 403 | 405 | 413 | 415 | 422) => {
+                WriteError::Refused(format!("{} (code {code})", status.message))
+            }
+            code => WriteError::NoAnswer(format!("{} (code {code})", status.message)),
+        },
+        error @ (kube::Error::BuildRequest(_) | kube::Error::Auth(_)) => WriteError::Refused(error.to_string()),
+        error => WriteError::NoAnswer(text(&error)),
+    }
+}
+
+fn unreadable(error: kube::Error) -> ReadError {
+    match error {
+        kube::Error::Api(status) => ReadError(format!("{} (code {})", status.message, status.code)),
+        error => ReadError(text(&error)),
+    }
+}
+
+/// An error with its causes: `kube` hides what the connection said.
+fn text(error: &kube::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+impl Backend for Kubernetes {
+    fn has_unique_versions(&self) -> bool {
+        true
+    }
+
+    async fn create(&self, spec: &ClaimSpec, epoch: Option<u64>) -> Result<Versions, WriteError> {
+        let created = self.claims()?.create(&PostParams::default(), &object(spec, None, epoch)).await;
+        created.map(|object| versions(&object.metadata)).map_err(failed)
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Claim>, ReadError> {
+        // No resourceVersion: a quorum read.
+        Ok(self.claims()?.get_opt(name).await.map_err(unreadable)?.map(claim))
+    }
+
+    async fn replace(&self, spec: &ClaimSpec, read: &Versions, epoch: Option<u64>) -> Result<Versions, WriteError> {
+        let replaced =
+            self.claims()?.replace(&spec.name(), &PostParams::default(), &object(spec, Some(read), epoch)).await;
+        replaced.map(|object| versions(&object.metadata)).map_err(failed)
+    }
+
+    async fn delete(&self, name: &str, read: &Versions) -> Result<(), WriteError> {
+        let preconditions = Preconditions { uid: Some(read.uid.clone()), resource_version: Some(read.version.clone()) };
+        let params = DeleteParams::default().preconditions(preconditions);
+        self.claims()?.delete(name, &params).await.map(drop).map_err(failed)
+    }
+
+    async fn list(&self, listing: Listing<'_>) -> Result<Vec<Claim>, ReadError> {
+        // From the API server's cache: what is done on the ground of it carries the listed versions.
+        let params = ListParams::default().match_any();
+        let params = match listing {
+            Listing::Node(node) => params.labels(&format!("{NODE_LABEL}={}", node_hash(node))),
+            Listing::Domain(domain) => params.labels(&format!("{DOMAIN_LABEL}={domain}")),
+            Listing::All => params,
+        };
+        Ok(self.claims()?.list(&params).await.map_err(unreadable)?.items.into_iter().map(claim).collect())
+    }
+
+    async fn state(&self) -> Result<LedgerState, ReadError> {
+        let state = self.states()?.get_opt(STATE).await.map_err(unreadable)?;
+        Ok(state.map(|state| state.spec).unwrap_or_default())
+    }
+
+    async fn set_state(&self, read: LedgerState, state: LedgerState) -> Result<(), WriteError> {
+        let current = self.states()?.get_opt(STATE).await.map_err(failed)?;
+        let mut object = Object::new(STATE, &resource("LedgerState", "ledgerstates"), state);
+        match current {
+            None if read == LedgerState::default() => {
+                self.states()?.create(&PostParams::default(), &object).await.map_err(failed)?;
+            }
+            Some(current) if current.spec == read => {
+                object.metadata = current.metadata;
+                self.states()?.replace(STATE, &PostParams::default(), &object).await.map_err(failed)?;
+            }
+            _ => return Err(WriteError::Conflict),
+        }
+        Ok(())
+    }
+
+    async fn nodes(&self) -> Result<Vec<LedgerNode>, ReadError> {
+        let nodes = self.nodes()?.list(&ListParams::default()).await.map_err(unreadable)?;
+        Ok(nodes.items.into_iter().map(|node| node.spec).collect())
+    }
+
+    async fn change_node(&self, node: &str, mut change: impl FnMut(&mut LedgerNode)) -> Result<(), WriteError> {
+        for _try in 0..TRIES {
+            let current = self.nodes()?.get_opt(node).await.map_err(failed)?;
+            let mut spec = current.as_ref().map(|current| current.spec.clone()).unwrap_or_default();
+            node.clone_into(&mut spec.node);
+            change(&mut spec);
+            let mut object = Object::new(node, &resource("LedgerNode", "ledgernodes"), spec);
+            let written = match current {
+                None => self.nodes()?.create(&PostParams::default(), &object).await,
+                Some(current) => {
+                    object.metadata = current.metadata;
+                    self.nodes()?.replace(node, &PostParams::default(), &object).await
+                }
+            };
+            match written.map_err(failed) {
+                Err(WriteError::Conflict) => {}
+                other => return other.map(drop),
+            }
+        }
+        Err(WriteError::Conflict)
+    }
+
+    async fn fence(&self, node: &str, machine: &str) -> Result<Fence, ReadError> {
+        let record = self.nodes()?.get_opt(node).await.map_err(unreadable)?.map(|record| record.spec);
+        if record.as_ref().is_some_and(|record| record.fenced_machines.iter().any(|fenced| fenced == machine)) {
+            return Ok(Fence::Fenced);
+        }
+        let nodes: Api<Node> = Api::all(self.client()?);
+        let Some(object) = nodes.get_opt(node).await.map_err(unreadable)? else { return Ok(Fence::None) };
+        let taints = object.spec.and_then(|spec| spec.taints).unwrap_or_default();
+        let tainted = taints.iter().any(|taint| taint.key == OUT_OF_SERVICE);
+        // The taint speaks of the machine that the Node object describes, and of no other one of that name.
+        let described = object.status.and_then(|status| status.node_info).map(|info| info.system_uuid);
+        let same = described.is_some_and(|described| described.eq_ignore_ascii_case(machine))
+            || record.is_some_and(|record| record.machine == machine);
+        Ok(if tainted && same { Fence::Fenced } else { Fence::None })
+    }
+
+    async fn pod_exists(&self, namespace: &str, name: &str, uid: &str) -> Result<bool, ReadError> {
+        if namespace.is_empty() || name.is_empty() {
+            return Ok(true);
+        }
+        let pods: Api<Pod> = Api::namespaced(self.client()?, namespace);
+        let Some(pod) = pods.get_opt(name).await.map_err(unreadable)? else { return Ok(false) };
+        let config_hash = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(CONFIG_HASH));
+        Ok(pod.metadata.uid.as_deref() == Some(uid) || config_hash.is_some_and(|hash| hash == uid))
+    }
+}

@@ -1,0 +1,180 @@
+//! A cluster ledger in memory, for tests: it can lose requests and answers, hold requests back, and be frozen.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use weft_core::ledger::remote::Versions;
+
+use super::contract::{Backend, Fence, Listing, ReadError, WriteError};
+use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState};
+
+/// What happens to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It never arrives.
+    DropRequest,
+    /// It is executed, and the answer is lost.
+    DropAnswer,
+    /// It is held back; `release` executes it later.
+    Hold,
+}
+
+#[derive(Debug, Clone)]
+enum Write {
+    Create(ClaimSpec),
+    Replace(ClaimSpec, Versions),
+    Delete(String, Versions),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Server {
+    pub(crate) claims: BTreeMap<String, Claim>,
+    pub(crate) state: LedgerState,
+    pub(crate) nodes: BTreeMap<String, LedgerNode>,
+    pub(crate) pods: Vec<String>,
+    /// For the next writes, in order.
+    pub(crate) faults: VecDeque<Option<Fault>>,
+    held: Vec<Write>,
+    version: u64,
+    pub(crate) creates: usize,
+    pub(crate) writes: usize,
+    pub(crate) away: bool,
+}
+
+/// A client of the server; clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Memory(pub(crate) Rc<RefCell<Server>>);
+
+impl Memory {
+    /// Executes the requests that were held back.
+    pub(crate) fn release(&self) {
+        let mut server = self.0.borrow_mut();
+        for write in std::mem::take(&mut server.held) {
+            drop(server.execute(write));
+        }
+    }
+
+    pub(crate) fn fail_next(&self, faults: &[Option<Fault>]) {
+        self.0.borrow_mut().faults = faults.iter().copied().collect();
+    }
+
+    fn write(&self, write: Write, reassertion: bool) -> Result<Versions, WriteError> {
+        let mut server = self.0.borrow_mut();
+        let no_answer = || WriteError::NoAnswer("injected".to_owned());
+        if server.away {
+            return Err(no_answer());
+        }
+        server.writes += 1;
+        server.creates += usize::from(matches!(write, Write::Create(_)));
+        if server.state.frozen && !reassertion && !matches!(write, Write::Delete(..)) {
+            return Err(WriteError::Frozen);
+        }
+        match server.faults.pop_front().flatten() {
+            None => server.execute(write),
+            Some(Fault::DropRequest) => Err(no_answer()),
+            Some(Fault::DropAnswer) => {
+                drop(server.execute(write));
+                Err(no_answer())
+            }
+            Some(Fault::Hold) => {
+                server.held.push(write);
+                Err(no_answer())
+            }
+        }
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Server) -> T) -> Result<T, ReadError> {
+        let server = self.0.borrow();
+        if server.away { Err(ReadError("injected".to_owned())) } else { Ok(read(&server)) }
+    }
+}
+
+impl Server {
+    /// Executes one write, with its preconditions.
+    fn execute(&mut self, write: Write) -> Result<Versions, WriteError> {
+        self.version += 1;
+        let version = self.version.to_string();
+        let current = |server: &Self, name: &str, read: &Versions| {
+            server.claims.get(name).is_some_and(|claim| claim.versions == *read)
+        };
+        let (spec, uid) = match write {
+            Write::Create(spec) if self.claims.contains_key(&spec.name()) => return Err(WriteError::Conflict),
+            Write::Create(spec) => (spec, version.clone()),
+            Write::Replace(spec, read) if !current(self, &spec.name(), &read) => return Err(WriteError::Conflict),
+            Write::Replace(spec, read) => (spec, read.uid),
+            Write::Delete(name, read) if !current(self, &name, &read) => return Err(WriteError::Conflict),
+            Write::Delete(name, read) => {
+                self.claims.remove(&name);
+                return Ok(read);
+            }
+        };
+        let versions = Versions { uid, version };
+        self.claims.insert(spec.name(), Claim { spec, versions: versions.clone(), deleting: false });
+        Ok(versions)
+    }
+}
+
+impl Backend for Memory {
+    fn has_unique_versions(&self) -> bool {
+        true
+    }
+
+    async fn create(&self, spec: &ClaimSpec, epoch: Option<u64>) -> Result<Versions, WriteError> {
+        self.write(Write::Create(spec.clone()), epoch.is_some())
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<Claim>, ReadError> {
+        self.read(|server| server.claims.get(name).cloned())
+    }
+
+    async fn replace(&self, spec: &ClaimSpec, read: &Versions, epoch: Option<u64>) -> Result<Versions, WriteError> {
+        self.write(Write::Replace(spec.clone(), read.clone()), epoch.is_some())
+    }
+
+    async fn delete(&self, name: &str, read: &Versions) -> Result<(), WriteError> {
+        self.write(Write::Delete(name.to_owned(), read.clone()), false).map(drop)
+    }
+
+    async fn list(&self, listing: Listing<'_>) -> Result<Vec<Claim>, ReadError> {
+        let wanted = |claim: &Claim| match listing {
+            Listing::Node(node) => claim.spec.holders.iter().any(|holder| holder.node == node),
+            Listing::Domain(domain) => claim.spec.domain == domain,
+            Listing::All => true,
+        };
+        self.read(|server| server.claims.values().filter(|claim| wanted(claim)).cloned().collect())
+    }
+
+    async fn state(&self) -> Result<LedgerState, ReadError> {
+        self.read(|server| server.state)
+    }
+
+    async fn set_state(&self, read: LedgerState, state: LedgerState) -> Result<(), WriteError> {
+        let mut server = self.0.borrow_mut();
+        if server.state != read {
+            return Err(WriteError::Conflict);
+        }
+        server.state = state;
+        Ok(())
+    }
+
+    async fn nodes(&self) -> Result<Vec<LedgerNode>, ReadError> {
+        self.read(|server| server.nodes.values().cloned().collect())
+    }
+
+    async fn change_node(&self, node: &str, mut change: impl FnMut(&mut LedgerNode)) -> Result<(), WriteError> {
+        change(self.0.borrow_mut().nodes.entry(node.to_owned()).or_default());
+        Ok(())
+    }
+
+    async fn fence(&self, node: &str, machine: &str) -> Result<Fence, ReadError> {
+        self.read(|server| {
+            let fenced = server.nodes.get(node).is_some_and(|node| node.fenced_machines.iter().any(|m| m == machine));
+            if fenced { Fence::Fenced } else { Fence::None }
+        })
+    }
+
+    async fn pod_exists(&self, _namespace: &str, _name: &str, uid: &str) -> Result<bool, ReadError> {
+        self.read(|server| server.pods.iter().any(|pod| pod == uid))
+    }
+}

@@ -1,0 +1,153 @@
+//! What every backend has to do, against the real thing. The protocol's tests build on it.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use weft_core::ledger::remote::{Owner, Versions};
+
+use super::etcd::{Etcd, EtcdConf};
+use super::memory::Memory;
+use super::{Backend, Fence, Listing, WriteError};
+use crate::claim::object::{ClaimOwner, ClaimSpec, ClaimState, Holder, LedgerState, Sharing};
+
+fn spec(address: &str, nonce: &str) -> ClaimSpec {
+    let owner = Owner { kind: "Pod".into(), namespace: "ns".into(), name: "web".into(), uid: "uid".into() };
+    let holder = Holder {
+        node: "node-a".into(),
+        machine: "machine-a".into(),
+        store_id: "store".into(),
+        boot_id: "boot".into(),
+        nonce: nonce.into(),
+        ..Holder::default()
+    };
+    ClaimSpec {
+        domain: "default".into(),
+        address: address.parse().unwrap(),
+        owner: ClaimOwner { owner, network: "storage".into(), interface: "net1".into(), slot: 0 },
+        prefix: 24,
+        state: ClaimState::Active,
+        sharing: Sharing::Exclusive,
+        holders: vec![holder],
+    }
+}
+
+/// Every promise of [`Backend`].
+async fn keeps_its_promises(backend: &impl Backend) {
+    let (one, other) = (spec("10.0.0.1", "nonce-1"), spec("10.0.0.1", "nonce-2"));
+    let name = one.name();
+    assert_eq!(backend.get(&name).await.unwrap(), None);
+
+    // The create is the commit.
+    let created = backend.create(&one, None).await.unwrap();
+    assert_eq!(backend.create(&other, None).await, Err(WriteError::Conflict));
+    let read = backend.get(&name).await.unwrap().unwrap();
+    assert_eq!((&read.spec, &read.versions, read.deleting), (&one, &created, false));
+
+    // Both preconditions, each alone.
+    let replaced = backend.replace(&other, &created, None).await.unwrap();
+    assert_eq!((replaced.uid == created.uid, replaced.version == created.version), (true, false));
+    assert_eq!(backend.replace(&one, &created, None).await, Err(WriteError::Conflict));
+    assert_eq!(backend.delete(&name, &created).await, Err(WriteError::Conflict));
+    let foreign = Versions { uid: "123456".into(), ..replaced.clone() };
+    assert_eq!(backend.delete(&name, &foreign).await, Err(WriteError::Conflict));
+
+    let far = spec("2001:db8::7", "nonce-3");
+    backend.create(&far, None).await.unwrap();
+    for (listing, expected) in [
+        (Listing::All, 2),
+        (Listing::Node("node-a"), 2),
+        (Listing::Node("node-b"), 0),
+        (Listing::Domain("default"), 2),
+        (Listing::Domain("defaul"), 0),
+    ] {
+        assert_eq!(backend.list(listing).await.unwrap().len(), expected, "{listing:?}");
+    }
+
+    backend.delete(&name, &replaced).await.unwrap();
+    assert_eq!(backend.delete(&name, &replaced).await, Err(WriteError::Conflict));
+    // The name is free, and its next object is another one.
+    let again = backend.create(&one, None).await.unwrap();
+    assert_ne!(again.uid, created.uid);
+    assert_eq!(backend.replace(&other, &replaced, None).await, Err(WriteError::Conflict));
+
+    // A frozen ledger takes removals and re-assertions of its epoch alone.
+    assert_eq!(backend.state().await.unwrap(), LedgerState::default());
+    let frozen = LedgerState { epoch: 1, frozen: true };
+    backend.set_state(LedgerState::default(), frozen).await.unwrap();
+    assert_eq!(backend.set_state(LedgerState::default(), frozen).await, Err(WriteError::Conflict));
+    assert_eq!(backend.state().await.unwrap(), frozen);
+    let new = spec("10.0.0.2", "nonce-4");
+    assert_eq!(backend.create(&new, None).await, Err(WriteError::Frozen));
+    backend.create(&new, Some(1)).await.unwrap();
+    backend.delete(&name, &again).await.unwrap();
+    backend.set_state(frozen, LedgerState { epoch: 1, frozen: false }).await.unwrap();
+    backend.create(&one, None).await.unwrap();
+
+    assert_eq!(backend.fence("node-a", "machine-a").await.unwrap(), Fence::None);
+    backend.change_node("node-a", |node| node.machine = "machine-a".into()).await.unwrap();
+    backend.change_node("node-a", |node| node.fenced_machines.push("machine-a".into())).await.unwrap();
+    assert_eq!(backend.fence("node-a", "machine-a").await.unwrap(), Fence::Fenced);
+    assert_eq!(backend.fence("node-a", "machine-b").await.unwrap(), Fence::None);
+    let nodes = backend.nodes().await.unwrap();
+    assert_eq!((nodes.len(), nodes[0].machine.as_str()), (1, "machine-a"));
+}
+
+#[tokio::test]
+async fn the_ledger_of_the_tests_is_a_ledger() {
+    keeps_its_promises(&Memory::default()).await;
+}
+
+/// An etcd of its own.
+struct EtcdServer {
+    child: Child,
+    _dir: TempDir,
+    url: String,
+}
+
+impl EtcdServer {
+    fn start() -> Self {
+        let dir = TempDir::new().unwrap();
+        let port = |_| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let [client, peer] = [0, 1].map(port);
+        let (url, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let mut command = Command::new("etcd");
+        command.args(["--data-dir", dir.path().to_str().unwrap(), "--name", "one"]);
+        command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        command.args(["--initial-cluster", &format!("one={peer}")]);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        Self { child, _dir: dir, url }
+    }
+
+    fn conf(&self) -> EtcdConf {
+        EtcdConf { endpoints: vec![self.url.clone()], ..EtcdConf::default() }
+    }
+
+    async fn ready(&self, backend: &Etcd) {
+        for _try in 0..200 {
+            if backend.state().await.is_ok() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("etcd does not answer at {}", self.url);
+    }
+}
+
+impl Drop for EtcdServer {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs etcd, which tests/setup.sh installs; the test command runs it"]
+async fn real_etcd_keeps_its_promises() {
+    let server = EtcdServer::start();
+    let backend = Etcd::new(&server.conf()).unwrap();
+    server.ready(&backend).await;
+    keeps_its_promises(&backend).await;
+}

@@ -1,0 +1,248 @@
+//! Asking a cluster ledger for the addresses of an intent.
+//!
+//! `weft` has written the intent; this sends its creates, one address after the other, and notes what came of each. The create
+//! decides: whoever's name it is has the address. An answer that was lost is found out by a quorum read, never guessed.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use weft_core::ledger::remote::{AddressState, Answer, RemoteAddress, RemoteRow, Versions};
+use weft_core::store::{NodeStore, StoreError};
+
+use super::backend::{Backend, ReadError, WriteError};
+use super::object::{Claim, ClaimSpec, ClaimState, Holder, Identity, Sharing};
+
+/// Between two tries of a ledger that does not answer.
+const RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+
+/// What became of an intent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Granted {
+    /// Every wanted address has one candidate granted.
+    All,
+    /// All candidates of a want are somebody else's.
+    Lost {
+        /// Its place among the wants.
+        want: usize,
+        /// Every address of this intent that turned out to be taken, with who has it.
+        taken: Vec<(IpAddr, String)>,
+    },
+}
+
+/// Why an intent was not granted.
+#[derive(Debug, thiserror::Error)]
+pub enum GrantError {
+    /// DEL, or its age, has ended the intent.
+    #[error("the request was withdrawn: its attachment was deleted, or it took too long; try again")]
+    Withdrawn,
+    /// The deadline came first.
+    #[error("the cluster ledger did not answer in time; try again: {0}")]
+    Deadline(String),
+    /// It was asked while it is frozen, or it refuses.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The node's own store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What became of one candidate.
+enum Tried {
+    Granted,
+    Lost(String),
+}
+
+/// One intent on its way.
+pub struct Grant<'a, B> {
+    /// The cluster ledger.
+    pub backend: &'a B,
+    /// The node's store.
+    pub store: &'a RefCell<NodeStore>,
+    /// The machine that asks.
+    pub identity: &'a Identity,
+    /// When to give up.
+    pub deadline: Instant,
+}
+
+impl<B: Backend> Grant<'_, B> {
+    /// Asks for every wanted address, IPv4 first, so that two attachments never hold one half of a dual-stack pair each.
+    ///
+    /// # Errors
+    /// See [`GrantError`]. The caller gives the intent up; what was sent becomes a tombstone then.
+    pub async fn run(&self, nonce: &str) -> Result<Granted, GrantError> {
+        let row = self.store.borrow().remote_row(nonce)?.ok_or(GrantError::Withdrawn)?;
+        let mut wants: Vec<(bool, usize)> =
+            row.addresses.iter().map(|address| (address.address.addr().is_ipv6(), address.want)).collect();
+        wants.sort_unstable();
+        wants.dedup();
+        let mut taken = Vec::new();
+        for (_family, want) in wants {
+            if !self.want(&row, want, &mut taken).await? {
+                return Ok(Granted::Lost { want, taken });
+            }
+        }
+        Ok(Granted::All)
+    }
+
+    /// Tries the candidates of one want in order, and says whether one was granted.
+    async fn want(&self, row: &RemoteRow, want: usize, taken: &mut Vec<(IpAddr, String)>) -> Result<bool, GrantError> {
+        for candidate in row.addresses.iter().filter(|candidate| candidate.want == want) {
+            if candidate.state != AddressState::Intent {
+                return Err(GrantError::Withdrawn);
+            }
+            match self.candidate(row, candidate).await? {
+                Tried::Granted => return Ok(true),
+                Tried::Lost(by) => taken.push((candidate.address.addr(), by)),
+            }
+        }
+        Ok(false)
+    }
+
+    /// POST; whatever is unclear after it, a quorum GET decides.
+    async fn candidate(&self, row: &RemoteRow, candidate: &RemoteAddress) -> Result<Tried, GrantError> {
+        let address = candidate.address.addr();
+        let spec = ClaimSpec::new(row, address, self.identity).ok_or(GrantError::Withdrawn)?;
+        let mut pause = RETRY;
+        let mut unanswered = candidate.answer == Answer::None;
+        loop {
+            self.send_row(row, address)?;
+            let trouble = match self.backend.create(&spec, None).await {
+                Ok(versions) => return self.granted(row, address, &versions),
+                Err(error @ (WriteError::Frozen | WriteError::Refused(_))) => {
+                    // Not executed, so there is nothing to give back.
+                    if !unanswered {
+                        self.note(row, address, Answer::NotSent, None)?;
+                    }
+                    return Err(error.into());
+                }
+                Err(WriteError::Conflict) => None,
+                Err(WriteError::NoAnswer(text)) => {
+                    unanswered = true;
+                    Some(text)
+                }
+            };
+            match self.look(row, &spec, unanswered).await {
+                Ok(Some(tried)) => return Ok(tried),
+                // The name is free: create again.
+                Ok(None) => self.wait(&mut pause, trouble.unwrap_or_default()).await?,
+                Err(Looked::Trouble(text)) => self.wait(&mut pause, text).await?,
+                Err(Looked::Failed(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Whose the claim is, by a quorum read. `None`: nobody's.
+    async fn look(&self, row: &RemoteRow, spec: &ClaimSpec, unanswered: bool) -> Result<Option<Tried>, Looked> {
+        let address = spec.address;
+        let Some(claim) = self.backend.get(&spec.name()).await? else { return Ok(None) };
+        if claim.spec.is_held_by(&row.nonce) {
+            return Ok(Some(self.granted(row, address, &claim.versions)?));
+        }
+        if !self.may_adopt(&claim, spec) {
+            // A create that may still be under way leaves a tombstone.
+            if !unanswered {
+                self.note(row, address, Answer::Lost, None)?;
+            }
+            return Ok(Some(Tried::Lost(describe(&claim))));
+        }
+        // `adopt_write`: taking a claim over is a write, so that a removal that is under way fails.
+        self.send_row(row, address)?;
+        match self.backend.replace(&adopted(&claim, spec), &claim.versions, None).await {
+            Ok(versions) => Ok(Some(self.granted(row, address, &versions)?)),
+            Err(WriteError::Conflict) => Err(Looked::Trouble("the claim changes all the time".to_owned())),
+            Err(WriteError::NoAnswer(text)) => Err(Looked::Trouble(text)),
+            Err(error) => Err(Looked::Failed(error.into())),
+        }
+    }
+
+    /// `adopt_own`: the same owner's claim, held by this machine alone.
+    fn may_adopt(&self, claim: &Claim, spec: &ClaimSpec) -> bool {
+        let same_owner = claim.spec.owner == spec.owner && claim.spec.state != ClaimState::Conflict;
+        let here = claim.spec.holders.iter().all(|holder| holder.machine == self.identity.machine);
+        same_owner && !claim.deleting && (here || claim.spec.sharing == Sharing::Shared)
+    }
+
+    /// `send_row`: the row is an intent at this instant.
+    fn send_row(&self, row: &RemoteRow, address: IpAddr) -> Result<(), GrantError> {
+        let is_intent = self.store.borrow_mut().note_sending(&row.nonce, address)?;
+        if is_intent { Ok(()) } else { Err(GrantError::Withdrawn) }
+    }
+
+    fn granted(&self, row: &RemoteRow, address: IpAddr, versions: &Versions) -> Result<Tried, GrantError> {
+        self.note(row, address, Answer::Granted, Some(versions))?;
+        Ok(Tried::Granted)
+    }
+
+    fn note(
+        &self,
+        row: &RemoteRow,
+        address: IpAddr,
+        answer: Answer,
+        versions: Option<&Versions>,
+    ) -> Result<(), GrantError> {
+        Ok(self.store.borrow_mut().note_answer(&row.nonce, address, answer, versions)?)
+    }
+
+    /// Waits before the next try, with some jitter.
+    async fn wait(&self, pause: &mut Duration, trouble: String) -> Result<(), GrantError> {
+        let jittered = pause.mul_f64(0.5 + fastrand::f64());
+        if Instant::now() + jittered >= self.deadline {
+            return Err(GrantError::Deadline(trouble));
+        }
+        sleep(jittered).await;
+        *pause = (*pause * 2).min(LONGEST_RETRY);
+        Ok(())
+    }
+}
+
+/// Why a look at a claim decided nothing.
+enum Looked {
+    /// Look again later.
+    Trouble(String),
+    Failed(GrantError),
+}
+
+impl From<ReadError> for Looked {
+    fn from(error: ReadError) -> Self {
+        Self::Trouble(error.0)
+    }
+}
+
+impl From<GrantError> for Looked {
+    fn from(error: GrantError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// The claim with the new holder. An exclusive claim has only that one; a shared one loses what this machine's older sandbox
+/// of the same pod left.
+fn adopted(claim: &Claim, spec: &ClaimSpec) -> ClaimSpec {
+    let new: Vec<Holder> = spec.holders.clone();
+    let same_pod = |holder: &Holder| {
+        new.iter()
+            .any(|new| holder.machine == new.machine && holder.pod == new.pod && holder.interface == new.interface)
+    };
+    let mut adopted = match claim.spec.sharing {
+        Sharing::Exclusive => claim.spec.without(|_holder| true),
+        Sharing::Shared => claim.spec.without(same_pod),
+    };
+    adopted.prefix = spec.prefix;
+    adopted.state = ClaimState::Active;
+    adopted.holders.extend(new);
+    adopted
+}
+
+/// Who has a claim, for messages.
+fn describe(claim: &Claim) -> String {
+    let holders: Vec<String> = claim.spec.holders.iter().map(Holder::describe).collect();
+    match holders.is_empty() {
+        true => format!(
+            "{} {}/{}",
+            claim.spec.owner.owner.kind, claim.spec.owner.owner.namespace, claim.spec.owner.owner.name
+        ),
+        false => holders.join(", "),
+    }
+}

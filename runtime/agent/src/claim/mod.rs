@@ -1,0 +1,36 @@
+//! The cluster ledger: addresses that are unique in a whole cluster, at one write per address.
+//!
+//! A claim is one small object per address under a name that follows from the address, so the backend's create-if-absent is the
+//! commit. `docs/cluster-ledger.md` has the rules and what goes wrong without each; `tests/model` checks them.
+//!
+//! Here is what the agent does: it sends the requests of intents that `weft` wrote (`grant`), gives back what tombstones name
+//! (`drain`), looks for what neither knows (`sweep`), and brings claims back after a restore (`reassert`).
+//!
+//! Invariants: nothing is sent for a nonce whose row is not an intent at that instant; every update and delete carries uid and
+//! version of what it was decided on; a holder is removed only by its own machine, or when that machine is fenced.
+
+mod any;
+pub mod backend;
+mod drain;
+mod grant;
+mod machine;
+mod object;
+mod operate;
+mod reassert;
+mod service;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+pub use any::{AnyBackend, BackendError};
+pub use backend::kubernetes::ClientSource;
+pub use drain::{DrainError, UNANSWERED, drain};
+pub use grant::{Grant, GrantError, Granted};
+pub use machine::machine_id;
+pub use object::{
+    Claim, ClaimOwner, ClaimSpec, ClaimState, Holder, Identity, LedgerNode, LedgerState, Sharing, claim_name,
+};
+pub use operate::{Operation, Reach, operate};
+pub use reassert::{Conflict, Reasserted, drop_intents, reassert, reclaim};
+pub use service::Claims;
+pub use sweep::{Swept, reverse_sweep};

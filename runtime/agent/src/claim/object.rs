@@ -1,0 +1,249 @@
+//! The objects of a cluster ledger, the same in every backend.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
+use weft_core::ledger::remote::{Owner, RemoteRow, Versions};
+
+/// An address that is taken in a domain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimSpec {
+    /// Addresses clash only within a domain. Never changes.
+    pub domain: String,
+    /// Never changes.
+    pub address: IpAddr,
+    /// Whom it belongs to. Never changes.
+    pub owner: ClaimOwner,
+    /// Prefix length of the network.
+    pub prefix: u8,
+    /// What it is used for.
+    #[serde(default)]
+    pub state: ClaimState,
+    /// How many machines may hold it at once.
+    #[serde(default)]
+    pub sharing: Sharing,
+    /// Who holds it.
+    #[serde(default)]
+    pub holders: Vec<Holder>,
+}
+
+/// Whom a claim belongs to: two interfaces of one pod are two owners.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimOwner {
+    /// The pod or sandbox.
+    #[serde(flatten)]
+    pub owner: Owner,
+    /// Name of the network's configuration.
+    pub network: String,
+    /// Name of the interface.
+    pub interface: String,
+    /// Which of the attachment's addresses.
+    pub slot: usize,
+}
+
+/// What a claim is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ClaimState {
+    /// A holder uses it.
+    #[default]
+    Active,
+    /// Its owner keeps it without a holder.
+    Kept,
+    /// Somebody else answers for it on the wire.
+    Conflict,
+}
+
+/// How many machines may hold a claim at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Sharing {
+    /// One.
+    #[default]
+    Exclusive,
+    /// Several, during a migration.
+    Shared,
+}
+
+/// One holder of a claim.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Holder {
+    /// Name of the node.
+    pub node: String,
+    /// Id of the machine: a node's name is not a machine.
+    pub machine: String,
+    /// Id of the store that has the row.
+    #[serde(rename = "storeID")]
+    pub store_id: String,
+    /// Boot in which it was claimed.
+    #[serde(rename = "bootID")]
+    pub boot_id: String,
+    /// Made for one ADD. Only this proves whose the holder is.
+    pub nonce: String,
+    /// For people: namespace and name of the pod.
+    pub pod: String,
+    /// For people.
+    #[serde(rename = "containerID")]
+    pub container_id: String,
+    /// For people.
+    pub interface: String,
+}
+
+/// A claim as a backend holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Its content.
+    pub spec: ClaimSpec,
+    /// Of the version that was read.
+    pub versions: Versions,
+    /// It is being deleted, and only waits for somebody's finalizer.
+    pub deleting: bool,
+}
+
+/// The cluster ledger as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LedgerState {
+    /// Grows with every freeze.
+    pub epoch: u64,
+    /// No claims are granted.
+    pub frozen: bool,
+}
+
+/// What the agent of a node says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LedgerNode {
+    /// Name of the node.
+    pub node: String,
+    /// Id of the machine.
+    pub machine: String,
+    /// Id of its store.
+    #[serde(rename = "storeID")]
+    pub store_id: String,
+    /// The boot that the agent runs in.
+    #[serde(rename = "bootID")]
+    pub boot_id: String,
+    /// The last epoch in which all of the node's entries had their own claims.
+    pub confirmed_epoch: u64,
+    /// Machines of this name that a person has declared dead (`weftctl ledger fence`).
+    pub fenced_machines: Vec<String>,
+}
+
+/// The machine and store that an agent speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Name of the node.
+    pub node: String,
+    /// Id of the machine.
+    pub machine: String,
+    /// Id of the store.
+    pub store_id: String,
+    /// The running boot.
+    pub boot_id: String,
+}
+
+/// The name of an address's claim, and with it the lock: `<domain>-<8 or 32 hex digits>`.
+#[must_use]
+pub fn claim_name(domain: &str, address: IpAddr) -> String {
+    match unmapped(address) {
+        IpAddr::V4(address) => format!("{domain}-{:08x}", u32::from(address)),
+        IpAddr::V6(address) => format!("{domain}-{:032x}", u128::from(address)),
+    }
+}
+
+/// IPv4 in the form of IPv6 is IPv4.
+fn unmapped(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(address) => Ipv6Addr::to_canonical(&address),
+        v4 => v4,
+    }
+}
+
+impl ClaimSpec {
+    /// The claim that a row asks for.
+    #[must_use]
+    pub fn new(row: &RemoteRow, address: IpAddr, identity: &Identity) -> Option<Self> {
+        let wanted = row.address(address)?;
+        let attachment = &row.key.attachment;
+        Some(Self {
+            domain: row.domain.clone(),
+            address: unmapped(address),
+            owner: ClaimOwner {
+                owner: row.owner.clone(),
+                network: attachment.network.clone(),
+                interface: attachment.ifname.clone(),
+                slot: wanted.want,
+            },
+            prefix: wanted.address.prefix_len(),
+            state: ClaimState::Active,
+            sharing: Sharing::Exclusive,
+            holders: vec![Holder::new(row, identity)],
+        })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        claim_name(&self.domain, self.address)
+    }
+
+    /// Whether a nonce is among its holders.
+    #[must_use]
+    pub fn is_held_by(&self, nonce: &str) -> bool {
+        self.holders.iter().any(|holder| holder.nonce == nonce)
+    }
+
+    /// The same without some holders.
+    #[must_use]
+    pub fn without(&self, gone: impl Fn(&Holder) -> bool) -> Self {
+        let mut rest = self.clone();
+        rest.holders.retain(|holder| !gone(holder));
+        rest
+    }
+}
+
+impl Holder {
+    /// What a row's claims carry.
+    #[must_use]
+    pub fn new(row: &RemoteRow, identity: &Identity) -> Self {
+        let attachment = &row.key.attachment;
+        let pod = match row.owner.name.as_str() {
+            "" => String::new(),
+            name => format!("{}/{name}", row.owner.namespace),
+        };
+        Self {
+            node: identity.node.clone(),
+            machine: identity.machine.clone(),
+            store_id: row.store_id.clone(),
+            boot_id: row.boot_id.clone(),
+            nonce: row.nonce.clone(),
+            pod,
+            container_id: attachment.container_id.clone(),
+            interface: attachment.ifname.clone(),
+        }
+    }
+
+    /// For messages.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self.pod.as_str() {
+            "" => format!("container {} on node {}", self.container_id, self.node),
+            pod => format!("pod {pod} on node {}", self.node),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_has_one_name() {
+        let name = |address: &str| claim_name("default", address.parse().unwrap());
+        assert_eq!(name("172.16.1.200"), "default-ac1001c8");
+        assert_eq!(name("::ffff:172.16.1.200"), "default-ac1001c8");
+        assert_eq!(name("2001:db8::1"), "default-20010db8000000000000000000000001");
+    }
+}

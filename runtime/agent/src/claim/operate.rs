@@ -1,0 +1,157 @@
+//! What an operator does to a cluster ledger by hand.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use anyhow::{Context as _, bail, ensure};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use tokio::runtime::Builder;
+
+use super::any::AnyBackend;
+use super::backend::{Backend, Fence};
+use super::object::{Claim, LedgerState, claim_name};
+use super::{ClientSource, reclaim};
+
+/// Which ledger, and how it is reached.
+#[derive(Debug, Clone, Default)]
+pub struct Reach {
+    /// A file with the `ledger` object of a network's configuration. Kubernetes where absent.
+    pub ledger: Option<PathBuf>,
+    /// Credentials for the API server; those of the environment where absent.
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// Grant no claims until `Thaw`: before a restore of etcd.
+    Freeze,
+    /// Grant claims again, once every node has brought its claims back.
+    Thaw {
+        /// Although some nodes have not.
+        force: bool,
+    },
+    /// Declare a node's machine dead, and give back what it held.
+    Fence {
+        /// The node.
+        node: String,
+        /// Its machine; the one its agent named last where absent.
+        machine: Option<String>,
+    },
+    /// Give back what fenced machines held.
+    Reclaim,
+    /// Who has an address.
+    WhoHas {
+        /// The address.
+        address: IpAddr,
+        /// Its domain.
+        domain: String,
+    },
+}
+
+/// Does it, and says what was done, a line each.
+///
+/// # Errors
+/// The ledger cannot be reached, or the operation is not possible now.
+pub fn operate(reach: &Reach, operation: &Operation) -> anyhow::Result<Vec<String>> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
+    runtime.block_on(async {
+        let backend = backend(reach).await?;
+        match operation {
+            Operation::Freeze => freeze(&backend).await,
+            Operation::Thaw { force } => thaw(&backend, *force).await,
+            Operation::Fence { node, machine } => fence(&backend, node, machine.as_deref()).await,
+            Operation::Reclaim => Ok(vec![reclaimed(reclaim(&backend).await?)]),
+            Operation::WhoHas { address, domain } => who_has(&backend, *address, domain).await,
+        }
+    })
+}
+
+async fn backend(reach: &Reach) -> anyhow::Result<AnyBackend> {
+    if let Some(path) = &reach.ledger {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        return Ok(AnyBackend::new(&text, None)?);
+    }
+    let config = match &reach.kubeconfig {
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("cannot use {}", path.display()))?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
+        }
+        None => Config::infer().await.context("there are no credentials for an API server; use --kubeconfig")?,
+    };
+    let client = Client::try_from(config)?;
+    let source: ClientSource = Rc::new(move || Ok(client.clone()));
+    Ok(AnyBackend::new(r#"{"type":"kubernetes"}"#, Some(&source))?)
+}
+
+async fn freeze(backend: &impl Backend) -> anyhow::Result<Vec<String>> {
+    let state = backend.state().await?;
+    ensure!(!state.frozen, "the cluster ledger is frozen already, in epoch {}", state.epoch);
+    let frozen = LedgerState { epoch: state.epoch + 1, frozen: true };
+    backend.set_state(state, frozen).await?;
+    Ok(vec![format!("frozen in epoch {}: no address is granted until \"weftctl ledger thaw\"", frozen.epoch)])
+}
+
+async fn thaw(backend: &impl Backend, force: bool) -> anyhow::Result<Vec<String>> {
+    let state = backend.state().await?;
+    ensure!(state.frozen, "the cluster ledger is not frozen");
+    let mut lines = Vec::new();
+    for node in backend.nodes().await? {
+        if node.confirmed_epoch < state.epoch && backend.fence(&node.node, &node.machine).await? == Fence::None {
+            lines.push(format!("node {} has not confirmed epoch {}", node.node, state.epoch));
+        }
+    }
+    if !lines.is_empty() && !force {
+        bail!(
+            "{}; wait for them, fence them, or use --force, which may give out their addresses twice",
+            lines.join("; ")
+        );
+    }
+    backend.set_state(state, LedgerState { frozen: false, ..state }).await?;
+    lines.push("thawed".to_owned());
+    Ok(lines)
+}
+
+async fn fence(backend: &impl Backend, node: &str, machine: Option<&str>) -> anyhow::Result<Vec<String>> {
+    let nodes = backend.nodes().await?;
+    let known = nodes.into_iter().find(|known| known.node == node).map(|known| known.machine);
+    let machine = machine
+        .map(str::to_owned)
+        .or(known)
+        .with_context(|| format!("no agent has ever spoken for node {node:?}; name the machine with --machine"))?;
+    let change = |node: &mut super::LedgerNode| {
+        if !node.fenced_machines.contains(&machine) {
+            node.fenced_machines.push(machine.clone());
+        }
+    };
+    backend.change_node(node, change).await?;
+    let removed = reclaim(backend).await?;
+    Ok(vec![format!("machine {machine} of node {node} is fenced"), reclaimed(removed)])
+}
+
+fn reclaimed(count: usize) -> String {
+    format!("{count} claims of fenced machines were given back")
+}
+
+async fn who_has(backend: &impl Backend, address: IpAddr, domain: &str) -> anyhow::Result<Vec<String>> {
+    let Some(Claim { spec, .. }) = backend.get(&claim_name(domain, address)).await? else {
+        return Ok(vec![format!("nobody has {address} in domain {domain}")]);
+    };
+    let owner = &spec.owner;
+    let name = match owner.owner.name.as_str() {
+        "" => owner.owner.uid.clone(),
+        name => format!("{}/{name}", owner.owner.namespace),
+    };
+    let mut lines = vec![format!(
+        "{address} belongs to {} {name}, interface {} on network {}",
+        owner.owner.kind.to_lowercase(),
+        owner.interface,
+        owner.network
+    )];
+    lines.extend(spec.holders.iter().map(|holder| {
+        format!("  held by container {} on node {} (machine {})", holder.container_id, holder.node, holder.machine)
+    }));
+    Ok(lines)
+}

@@ -1,0 +1,148 @@
+//! After a restore of the ledger, and at the start of the agent: every entry of this node has to have its own claim again.
+//!
+//! `drop_intents`: intents from before the freeze are given up first. `confirm_strict`: the node confirms only when every
+//! entry has its claim; one that somebody else has by now is a conflict that a person has to solve.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+
+use weft_core::ledger::remote::{AddressState, Answer, RemoteRow};
+use weft_core::store::NodeStore;
+
+use super::backend::{Backend, WriteError};
+use super::drain::{DrainError, remove};
+use super::object::{ClaimSpec, Identity};
+use super::sweep::entries;
+
+/// An address of this node that somebody else has in the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// The address.
+    pub address: IpAddr,
+    /// This node's attachment.
+    pub container_id: String,
+    /// Who has it.
+    pub holder: String,
+}
+
+/// What re-assertion did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reasserted {
+    /// Claims that were written again.
+    pub written: usize,
+    /// Entries whose address is somebody else's.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// Gives up all intents: a grant from before a freeze is not used after it.
+///
+/// # Errors
+/// The store cannot be written.
+pub fn drop_intents(store: &RefCell<NodeStore>, now: u64) -> Result<usize, DrainError> {
+    Ok(store.borrow_mut().expire_intents(u64::MAX, now)?)
+}
+
+/// Compares every entry with its claim, and writes the claims that are missing.
+///
+/// # Errors
+/// The ledger or the store cannot be read or written.
+pub async fn reassert<B: Backend>(
+    backend: &B,
+    store: &RefCell<NodeStore>,
+    identity: &Identity,
+    epoch: u64,
+) -> Result<Reasserted, DrainError> {
+    let mut done = Reasserted::default();
+    for (row, address) in entries(store)? {
+        let Some(spec) = ClaimSpec::new(&row, address, identity) else { continue };
+        loop {
+            match backend.get(&spec.name()).await? {
+                Some(claim) if claim.spec.is_held_by(&row.nonce) => break,
+                None => {
+                    if !still_entry(store, &row, address)? {
+                        break;
+                    }
+                    match backend.create(&spec, Some(epoch)).await {
+                        Ok(versions) => {
+                            let mut store = store.borrow_mut();
+                            store.note_answer(&row.nonce, address, Answer::Granted, Some(&versions))?;
+                            done.written += 1;
+                            break;
+                        }
+                        Err(WriteError::Conflict) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                // `holderless_yields`: a claim that nobody holds gives way to a link that is up.
+                Some(claim) if claim.spec.holders.is_empty() && still_entry(store, &row, address)? => {
+                    match backend.delete(&spec.name(), &claim.versions).await {
+                        Ok(()) | Err(WriteError::Conflict) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                // The same attachment's older nonce, from a snapshot.
+                Some(claim) if is_own(&claim.spec, &spec, identity) && still_entry(store, &row, address)? => {
+                    match backend.replace(&spec, &claim.versions, Some(epoch)).await {
+                        Ok(versions) => {
+                            let mut store = store.borrow_mut();
+                            store.note_answer(&row.nonce, address, Answer::Granted, Some(&versions))?;
+                            done.written += 1;
+                            break;
+                        }
+                        Err(WriteError::Conflict) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Some(claim) => {
+                    let holders: Vec<String> = claim.spec.holders.iter().map(super::object::Holder::describe).collect();
+                    let container_id = row.key.attachment.container_id.clone();
+                    done.conflicts.push(Conflict { address, container_id, holder: holders.join(", ") });
+                    break;
+                }
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// The claim is the same owner's, from an earlier attempt on this machine.
+fn is_own(claim: &ClaimSpec, spec: &ClaimSpec, identity: &Identity) -> bool {
+    claim.owner == spec.owner && claim.holders.iter().all(|holder| holder.machine == identity.machine)
+}
+
+/// `send_row`, for entries.
+fn still_entry(store: &RefCell<NodeStore>, row: &RemoteRow, address: IpAddr) -> Result<bool, DrainError> {
+    let row = store.borrow().remote_row(&row.nonce)?;
+    Ok(row.is_some_and(|row| row.address(address).is_some_and(|row| row.state == AddressState::Entry)))
+}
+
+/// Removes holders of fenced machines: claim first, then the fence, then the pod, and only the version that was read before.
+/// The other way round a node that boots in between would lose what it adopted.
+///
+/// # Errors
+/// The ledger cannot be read or written.
+pub async fn reclaim<B: Backend>(backend: &B) -> Result<usize, DrainError> {
+    use super::backend::{Fence, Listing};
+    let mut removed = 0;
+    for claim in backend.list(Listing::All).await? {
+        let mut dead = Vec::new();
+        for holder in &claim.spec.holders {
+            let owner = &claim.spec.owner.owner;
+            if backend.fence(&holder.node, &holder.machine).await? == Fence::Fenced
+                && !(owner.kind == "Pod" && backend.pod_exists(&owner.namespace, &owner.name, &owner.uid).await?)
+            {
+                dead.push(holder.nonce.clone());
+            }
+        }
+        if dead.is_empty() {
+            continue;
+        }
+        let rest = claim.spec.without(|holder| dead.contains(&holder.nonce));
+        match remove(backend, &rest, &claim.versions).await {
+            Ok(()) => removed += dead.len(),
+            Err(WriteError::Conflict) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(removed)
+}

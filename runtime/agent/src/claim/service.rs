@@ -1,0 +1,307 @@
+//! The service `claim`, and the work that goes on beside it: drain, sweep, re-assertion.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::time::{Instant, interval};
+use weft_core::agent::claim::{ClaimReply, ClaimRequest, ClusterClaims};
+use weft_core::agent::{Fault, Refusal};
+use weft_core::ledger::remote::{AddressState, Runs};
+use weft_core::store::NodeStore;
+
+use super::any::AnyBackend;
+use super::backend::kubernetes::ClientSource;
+use super::backend::{Backend, Listing, WriteError};
+use super::grant::{Grant, GrantError, Granted};
+use super::object::{Identity, LedgerState};
+use super::{DrainError, drain, drop_intents, machine_id, reassert, reverse_sweep};
+use crate::Log;
+use crate::server::{Deadline, Handler};
+
+/// The ledger of the cluster that this agent is part of.
+const KUBERNETES: &str = r#"{"type":"kubernetes"}"#;
+/// An ADD that is older than this has ended, or fails at its compare-and-set. Above the longest deadline of an ADD.
+const OLDEST_INTENT: u64 = 120;
+/// How often tombstones are looked for.
+const TICK: Duration = Duration::from_secs(1);
+/// How often each ledger's state is read.
+const STATE: Duration = Duration::from_secs(5);
+/// How often the reverse sweep runs. A list by label costs the server a scan of all claims.
+const SWEEP: Duration = Duration::from_secs(6 * 3600);
+/// Between two tries of a ledger that could not be reached.
+const RETRY: Duration = Duration::from_secs(5);
+/// How long an ADD may take where its caller does not say.
+const LONGEST: Duration = Duration::from_secs(100);
+
+/// Cluster ledgers of a node.
+pub struct Claims {
+    store: RefCell<NodeStore>,
+    identity: Identity,
+    kubernetes: Option<ClientSource>,
+    ledgers: RefCell<BTreeMap<String, Rc<Ledger>>>,
+    log: Log,
+}
+
+/// One cluster ledger.
+struct Ledger {
+    backend: AnyBackend,
+    progress: RefCell<Progress>,
+}
+
+/// What has been done for a ledger since the agent started.
+#[derive(Debug, Default)]
+struct Progress {
+    started: bool,
+    state: LedgerState,
+    confirmed: u64,
+    next_state: Option<Instant>,
+    next_sweep: Option<Instant>,
+    /// The last trouble that was logged, so that it is logged once.
+    trouble: Option<String>,
+}
+
+impl Claims {
+    /// Opens the node's store for the cluster ledgers of node `node`.
+    ///
+    /// # Errors
+    /// The store cannot be opened, or the machine has no id.
+    pub fn open(state_dir: &Path, node: &str, kubernetes: Option<ClientSource>, log: Log) -> anyhow::Result<Rc<Self>> {
+        let machine = machine_id()?;
+        Self::open_as(state_dir, (node, &machine), kubernetes, log)
+    }
+
+    /// As `open`, for a machine whose id is known.
+    ///
+    /// # Errors
+    /// The store cannot be opened.
+    pub fn open_as(
+        state_dir: &Path,
+        (node, machine): (&str, &str),
+        kubernetes: Option<ClientSource>,
+        log: Log,
+    ) -> anyhow::Result<Rc<Self>> {
+        let boot_id = weft_core::netlink::boot_id()?;
+        let mut store = NodeStore::open_unless(state_dir, &boot_id, &weft_core::attach::no_attachments)?;
+        let identity =
+            Identity { node: node.to_owned(), machine: machine.to_owned(), store_id: store.store_id()?, boot_id };
+        // Before anything is served: what an earlier boot had is to be given back.
+        let released = store.release_older_boots(now())?;
+        if released > 0 {
+            log.info(&format!("{released} cluster addresses of an earlier boot are given back"));
+        }
+        let ledgers = RefCell::default();
+        Ok(Rc::new(Self { store: RefCell::new(store), identity, kubernetes, ledgers, log }))
+    }
+
+    fn ledger(&self, text: &str) -> Result<Rc<Ledger>, Refusal> {
+        if let Some(ledger) = self.ledgers.borrow().get(text) {
+            return Ok(Rc::clone(ledger));
+        }
+        let backend = AnyBackend::new(text, self.kubernetes.as_ref())
+            .map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
+        let ledger = Rc::new(Ledger { backend, progress: RefCell::default() });
+        self.ledgers.borrow_mut().insert(text.to_owned(), Rc::clone(&ledger));
+        Ok(ledger)
+    }
+
+    /// Works for ever on what requests leave behind.
+    pub async fn work(self: Rc<Self>) {
+        let mut tick = interval(TICK);
+        loop {
+            tick.tick().await;
+            if let Err(error) = self.store.borrow_mut().expire_intents(now().saturating_sub(OLDEST_INTENT), now()) {
+                self.log.warn(&format!("intents of a cluster ledger cannot be expired: {error}"));
+            }
+            for text in self.known() {
+                let Ok(ledger) = self.ledger(&text) else { continue };
+                let outcome = self.turn(&text, &ledger).await;
+                self.report(&text, &ledger, outcome);
+            }
+        }
+    }
+
+    /// Ledgers that something has to be done for.
+    fn known(&self) -> Vec<String> {
+        let mut known: Vec<String> = self.ledgers.borrow().keys().cloned().collect();
+        known.extend(self.kubernetes.as_ref().map(|_client| KUBERNETES.to_owned()));
+        for state in [AddressState::Entry, AddressState::Tombstone] {
+            let rows = self.store.borrow().remote_rows(state).unwrap_or_default();
+            known.extend(rows.into_iter().map(|row| row.ledger));
+        }
+        known.sort();
+        known.dedup();
+        known
+    }
+
+    fn report(&self, text: &str, ledger: &Ledger, outcome: Result<(), DrainError>) {
+        let mut progress = ledger.progress.borrow_mut();
+        match outcome {
+            Ok(()) => {
+                if progress.trouble.take().is_some() {
+                    self.log.info(&format!("the cluster ledger {text} answers again"));
+                }
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if progress.trouble.as_ref() != Some(&error) {
+                    self.log.warn(&format!("cluster ledger {text}: {error}"));
+                }
+                progress.trouble = Some(error);
+                progress.next_state = Some(Instant::now() + RETRY);
+            }
+        }
+    }
+
+    /// One round for a ledger.
+    async fn turn(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
+        let due = |at: Option<Instant>| at.is_none_or(|at| at <= Instant::now());
+        let (state_due, sweep_due) = {
+            let progress = ledger.progress.borrow();
+            (due(progress.next_state), due(progress.next_sweep))
+        };
+        if state_due {
+            self.look_at_state(ledger).await?;
+            ledger.progress.borrow_mut().next_state = Some(Instant::now() + STATE);
+        } else if ledger.progress.borrow().trouble.is_some() {
+            // It did not answer a moment ago.
+            return Ok(());
+        }
+        drain(&ledger.backend, &self.store, |row| row.ledger == text, now()).await?;
+        if sweep_due {
+            let swept = reverse_sweep(&ledger.backend, &self.store, &self.identity).await?;
+            if swept.removed > 0 {
+                self.log.info(&format!(
+                    "{} claims of this machine that its store does not know are given back",
+                    swept.removed
+                ));
+            }
+            if swept.foreign > 0 {
+                self.log.warn(&format!(
+                    "{} claims are of another store of this machine; they stay until the next boot, because their pods may live",
+                    swept.foreign
+                ));
+            }
+            let pause = SWEEP.mul_f64(0.75 + fastrand::f64() / 2.0);
+            ledger.progress.borrow_mut().next_sweep = Some(Instant::now() + pause);
+        }
+        Ok(())
+    }
+
+    /// The first time, and after every freeze: entries are compared with their claims, and this node's word is written down.
+    async fn look_at_state(&self, ledger: &Ledger) -> Result<(), DrainError> {
+        let state = ledger.backend.state().await?;
+        let (started, confirmed) = {
+            let mut progress = ledger.progress.borrow_mut();
+            progress.state = state;
+            (progress.started, progress.confirmed)
+        };
+        if started && confirmed >= state.epoch {
+            return Ok(());
+        }
+        if started || state.frozen {
+            // A grant from before the freeze is not used after it, and versions may come again.
+            drop_intents(&self.store, now())?;
+            self.store.borrow_mut().forget_versions()?;
+        }
+        let done = reassert(&ledger.backend, &self.store, &self.identity, state.epoch).await?;
+        for conflict in &done.conflicts {
+            self.log.warn(&format!(
+                "address {} of container {} is held in the cluster by {}: two pods have it; delete one of them",
+                conflict.address, conflict.container_id, conflict.holder
+            ));
+        }
+        if done.written > 0 {
+            self.log.info(&format!("{} claims that were missing in the cluster are written again", done.written));
+        }
+        let strict = done.conflicts.is_empty();
+        let identity = &self.identity;
+        let written = ledger.backend.change_node(&identity.node, |node| {
+            if node.machine != identity.machine || node.boot_id != identity.boot_id {
+                // This boot is not the one that was fenced.
+                node.fenced_machines.retain(|machine| *machine != identity.machine);
+            }
+            identity.machine.clone_into(&mut node.machine);
+            identity.store_id.clone_into(&mut node.store_id);
+            identity.boot_id.clone_into(&mut node.boot_id);
+            if strict {
+                node.confirmed_epoch = state.epoch;
+            }
+        });
+        written.await?;
+        let mut progress = ledger.progress.borrow_mut();
+        progress.started = true;
+        if strict {
+            progress.confirmed = state.epoch;
+        }
+        progress.next_sweep = None;
+        Ok(())
+    }
+
+    async fn grant(&self, nonce: &str, deadline: Deadline) -> Result<ClaimReply, Refusal> {
+        let row = self.store.borrow().remote_row(nonce).map_err(|error| internal(&error))?;
+        let row = row.ok_or_else(|| refuse(&GrantError::Withdrawn))?;
+        let ledger = self.ledger(&row.ledger)?;
+        if ledger.progress.borrow().state.frozen {
+            return Err(refuse(&WriteError::Frozen.into()));
+        }
+        let deadline = Instant::now() + deadline.left(LONGEST);
+        let grant = Grant { backend: &ledger.backend, store: &self.store, identity: &self.identity, deadline };
+        match grant.run(nonce).await {
+            Ok(Granted::All) => Ok(ClaimReply::Granted),
+            Ok(Granted::Lost { want, taken }) => Ok(ClaimReply::Lost { want, taken }),
+            Err(error) => Err(refuse(&error)),
+        }
+    }
+
+    async fn taken(
+        &self,
+        (ledger, domain): (&str, &str),
+        spans: &[(std::net::IpAddr, std::net::IpAddr)],
+    ) -> Result<ClaimReply, Refusal> {
+        let ledger = self.ledger(ledger)?;
+        let claims = ledger.backend.list(Listing::Domain(domain)).await;
+        let claims = claims.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
+        let mut runs = Runs::default();
+        for claim in claims {
+            let address = claim.spec.address;
+            if spans.iter().any(|(first, last)| (*first..=*last).contains(&address)) {
+                runs.insert(address);
+            }
+        }
+        Ok(ClaimReply::Taken(runs.iter().collect()))
+    }
+}
+
+impl Handler for Claims {
+    type Service = ClusterClaims;
+
+    async fn handle(&self, request: ClaimRequest, deadline: Deadline) -> Result<ClaimReply, Refusal> {
+        match request {
+            ClaimRequest::Grant { nonce } => self.grant(&nonce, deadline).await,
+            ClaimRequest::Taken { ledger, domain, spans } => self.taken((&ledger, &domain), &spans).await,
+        }
+    }
+}
+
+fn refuse(error: &GrantError) -> Refusal {
+    let fault = match error {
+        GrantError::Withdrawn => Fault::Conflict,
+        GrantError::Deadline(_) => Fault::Deadline,
+        GrantError::Write(WriteError::Refused(_)) => Fault::Internal,
+        GrantError::Write(_) => Fault::Unavailable,
+        GrantError::Store(_) => Fault::Internal,
+    };
+    Refusal::new(fault, error.to_string())
+}
+
+fn internal(error: &dyn std::error::Error) -> Refusal {
+    Refusal::new(Fault::Internal, error.to_string())
+}
+
+/// Seconds since 1970, for ages alone.
+fn now() -> u64 {
+    weft_core::facts::now().unwrap_or_default()
+}

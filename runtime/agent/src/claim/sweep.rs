@@ -1,0 +1,95 @@
+//! The reverse sweep: holders that name this machine, and of which its store knows nothing, are removed. It finds what a late
+//! request left, and what a node lost that came back with an empty store.
+//!
+//! `list_first`: it lists, and looks into the store then. The other way round an ADD between the two would lose its claim.
+
+use std::cell::RefCell;
+
+use weft_core::ledger::remote::AddressState;
+use weft_core::store::NodeStore;
+
+use super::backend::{Backend, Listing, WriteError};
+use super::drain::{DrainError, remove};
+use super::object::{Claim, Holder, Identity};
+
+/// What a sweep did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Holders that were removed.
+    pub removed: usize,
+    /// Holders of another store of this machine and boot: its file was moved away while pods ran. They stay until the next
+    /// boot, because their pods may live.
+    pub foreign: usize,
+}
+
+/// Sweeps once.
+///
+/// # Errors
+/// The ledger or the store cannot be read or written.
+pub async fn reverse_sweep<B: Backend>(
+    backend: &B,
+    store: &RefCell<NodeStore>,
+    identity: &Identity,
+) -> Result<Swept, DrainError> {
+    let listed = backend.list(Listing::Node(&identity.node)).await?;
+    judge(backend, store, identity, &listed).await
+}
+
+/// The second half, after the list.
+pub(super) async fn judge<B: Backend>(
+    backend: &B,
+    store: &RefCell<NodeStore>,
+    identity: &Identity,
+    listed: &[Claim],
+) -> Result<Swept, DrainError> {
+    let mut swept = Swept::default();
+    for claim in listed {
+        let mut unknown = Vec::new();
+        // `machine_id`: a node's name is not a machine.
+        for holder in claim.spec.holders.iter().filter(|holder| holder.machine == identity.machine) {
+            if is_known(store, holder, claim)? {
+                continue;
+            }
+            // `store_id`: another store's holders of this boot may be alive.
+            if holder.store_id == identity.store_id || holder.boot_id != identity.boot_id {
+                unknown.push(holder.nonce.clone());
+            } else {
+                swept.foreign += 1;
+            }
+        }
+        if unknown.is_empty() {
+            continue;
+        }
+        let rest = claim.spec.without(|holder| unknown.contains(&holder.nonce));
+        match remove(backend, &rest, &claim.versions).await {
+            Ok(()) => swept.removed += unknown.len(),
+            // It has changed since it was listed: the next sweep looks again.
+            Err(WriteError::Conflict) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(swept)
+}
+
+/// The store has this nonce with this address, in whatever state. What becomes of it is the row's business then.
+fn is_known(store: &RefCell<NodeStore>, holder: &Holder, claim: &Claim) -> Result<bool, DrainError> {
+    let row = store.borrow().remote_row(&holder.nonce)?;
+    Ok(row.is_some_and(|row| row.domain == claim.spec.domain && row.address(claim.spec.address).is_some()))
+}
+
+/// Entries of this boot, with their addresses, for re-assertion.
+pub(super) fn entries(
+    store: &RefCell<NodeStore>,
+) -> Result<Vec<(weft_core::ledger::remote::RemoteRow, std::net::IpAddr)>, DrainError> {
+    let rows = store.borrow().remote_rows(AddressState::Entry)?;
+    let entries = rows.into_iter().flat_map(|row| {
+        let held: Vec<_> = row
+            .addresses
+            .iter()
+            .filter(|address| address.state == AddressState::Entry)
+            .map(|address| address.address.addr())
+            .collect();
+        held.into_iter().map(move |address| (row.clone(), address))
+    });
+    Ok(entries.collect())
+}

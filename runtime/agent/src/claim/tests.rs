@@ -1,0 +1,416 @@
+//! The protocol against a ledger in memory that loses, delays and doubles what it is told. Each test names the rule that it
+//! would break.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::Instant;
+use weft_core::commit::ClaimError;
+use weft_core::journal::Record;
+use weft_core::ledger::remote::{AddressState, IntentAsk, Owner, scope};
+use weft_core::ledger::{ClaimAsk, Want};
+use weft_core::store::{Key, NodeStore, Role};
+use weft_host_abi::types::{Attachment, ReleaseRule};
+
+use super::backend::memory::{Fault, Memory};
+use super::backend::{Backend, Listing, WriteError};
+use super::sweep::judge;
+use super::{
+    Grant, GrantError, Granted, Identity, LedgerState, claim_name, drain, drop_intents, reassert, reclaim,
+    reverse_sweep,
+};
+
+/// Everything waits are measured by.
+const NOW: u64 = 1_000_000;
+/// Old enough that a tombstone no longer waits for a late request.
+const LATER: u64 = NOW + 1000;
+
+/// A machine with its store.
+struct Machine {
+    _dir: TempDir,
+    store: RefCell<NodeStore>,
+    identity: Identity,
+    server: Memory,
+}
+
+/// One attachment.
+#[derive(Clone)]
+struct Pod {
+    uid: &'static str,
+    container: &'static str,
+}
+
+impl Pod {
+    fn key(&self) -> Key {
+        let attachment =
+            Attachment { network: "storage".into(), container_id: self.container.into(), ifname: "net1".into() };
+        Key { attachment, role: Role::Attachment }
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { kind: "Pod".into(), namespace: "ns".into(), name: self.uid.into(), uid: self.uid.into() }
+    }
+}
+
+const WEB: Pod = Pod { uid: "web", container: "sandbox-1" };
+const WEB_AGAIN: Pod = Pod { uid: "web", container: "sandbox-2" };
+const OTHER: Pod = Pod { uid: "other", container: "sandbox-3" };
+
+fn wants(groups: &[&[&str]]) -> Vec<Want> {
+    let candidates = |group: &[&str]| group.iter().map(|net| (net.parse().unwrap(), None)).collect();
+    groups.iter().map(|group| Want { candidates: candidates(group), gateway: None }).collect()
+}
+
+fn one() -> Vec<Want> {
+    wants(&[&["10.0.0.1/24"]])
+}
+
+fn address() -> IpAddr {
+    "10.0.0.1".parse().unwrap()
+}
+
+impl Machine {
+    fn new(name: &str, machine: &str, server: &Memory) -> Self {
+        Self::boot(TempDir::new().unwrap(), (name, machine, "boot-1"), server)
+    }
+
+    fn boot(dir: TempDir, (name, machine, boot): (&str, &str, &str), server: &Memory) -> Self {
+        let mut store = NodeStore::open(dir.path(), boot).unwrap();
+        let identity = Identity {
+            node: name.into(),
+            machine: machine.into(),
+            store_id: store.store_id().unwrap(),
+            boot_id: boot.into(),
+        };
+        Self { _dir: dir, store: RefCell::new(store), identity, server: server.clone() }
+    }
+
+    fn intend(&self, pod: &Pod, wants: &[Want], release: &ReleaseRule) -> String {
+        let (key, owner) = (pod.key(), pod.owner());
+        let ask = IntentAsk { key: &key, ledger: "{}", domain: "default", owner: &owner, wants, release, now: NOW };
+        self.store.borrow_mut().intend::<String>(&ask).unwrap()
+    }
+
+    async fn grant(&self, nonce: &str) -> Result<Granted, GrantError> {
+        let deadline = Instant::now() + Duration::from_millis(300);
+        Grant { backend: &self.server, store: &self.store, identity: &self.identity, deadline }.run(nonce).await
+    }
+
+    fn commit(&self, pod: &Pod, nonce: &str, wants: &[Want], release: &ReleaseRule) -> Result<(), ClaimError<String>> {
+        let (key, scope) = (pod.key(), scope("default"));
+        let ask = ClaimAsk { key: &key, scope: &scope, identities: &[], wants, release, now: NOW };
+        let record = |_: &[_]| Ok(Record::default());
+        self.store.borrow_mut().commit_intent(&ask, nonce, record).map(drop)
+    }
+
+    /// A whole ADD.
+    async fn add(&self, pod: &Pod) -> Result<String, GrantError> {
+        let nonce = self.intend(pod, &one(), &ReleaseRule::Free);
+        match self.grant(&nonce).await {
+            Ok(Granted::All) => self.commit(pod, &nonce, &one(), &ReleaseRule::Free).unwrap(),
+            Ok(Granted::Lost { .. }) => {
+                self.give_up(&nonce);
+                return Err(GrantError::Deadline("lost".into()));
+            }
+            Err(error) => {
+                self.give_up(&nonce);
+                return Err(error);
+            }
+        }
+        Ok(nonce)
+    }
+
+    fn give_up(&self, nonce: &str) {
+        self.store.borrow_mut().give_up_intent(nonce, NOW).unwrap();
+    }
+
+    /// DEL, once the links are gone.
+    fn del(&self, pod: &Pod) {
+        self.store.borrow_mut().release(&pod.key(), NOW).unwrap();
+    }
+
+    async fn drain(&self, now: u64) -> usize {
+        drain(&self.server, &self.store, |_row| true, now).await.unwrap()
+    }
+
+    fn rows(&self, state: AddressState) -> usize {
+        self.store.borrow().remote_rows(state).unwrap().len()
+    }
+
+    /// Removes holders that this machine's store does not know.
+    async fn sweep(&self) -> super::Swept {
+        reverse_sweep(&self.server, &self.store, &self.identity).await.unwrap()
+    }
+}
+
+impl Memory {
+    fn holder(&self) -> Option<String> {
+        let server = self.0.borrow();
+        let claim = server.claims.get(&claim_name("default", address()))?;
+        claim.spec.holders.first().map(|holder| holder.nonce.clone())
+    }
+}
+
+#[tokio::test]
+async fn one_address_has_one_owner_and_costs_one_write() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    let nonce = a.add(&WEB).await.unwrap();
+    assert_eq!(server.0.borrow().writes, 1);
+    let lost = b.intend(&OTHER, &one(), &ReleaseRule::Free);
+    let granted = b.grant(&lost).await.unwrap();
+    assert_eq!(granted, Granted::Lost { want: 0, taken: vec![(address(), "pod ns/web on node a".into())] });
+    b.give_up(&lost);
+    assert_eq!((b.rows(AddressState::Tombstone), server.holder()), (0, Some(nonce)));
+
+    a.del(&WEB);
+    assert_eq!((a.drain(NOW).await, server.holder(), a.rows(AddressState::Tombstone)), (0, None, 0));
+    // One create, one that was lost, one delete.
+    assert_eq!(server.0.borrow().writes, 3);
+    b.add(&OTHER).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lost_race_goes_to_the_next_candidate() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    a.add(&WEB).await.unwrap();
+    let wants = wants(&[&["10.0.0.1/24", "10.0.0.2/24"]]);
+    let nonce = b.intend(&OTHER, &wants, &ReleaseRule::Free);
+    assert_eq!(b.grant(&nonce).await.unwrap(), Granted::All);
+    b.commit(&OTHER, &nonce, &wants, &ReleaseRule::Free).unwrap();
+    let row = b.store.borrow().remote_row(&nonce).unwrap().unwrap();
+    let held: Vec<_> = row.addresses.iter().map(|row| (row.address.to_string(), row.state)).collect();
+    assert_eq!(held, [("10.0.0.2/24".to_owned(), AddressState::Entry)]);
+}
+
+#[tokio::test]
+async fn dual_stack_is_all_or_nothing() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    a.add(&WEB).await.unwrap();
+    let wants = wants(&[&["2001:db8::1/64"], &["10.0.0.1/24"]]);
+    let nonce = b.intend(&OTHER, &wants, &ReleaseRule::Free);
+    // IPv4 first: nothing was asked for the other family.
+    assert!(matches!(b.grant(&nonce).await.unwrap(), Granted::Lost { want: 1, .. }));
+    b.give_up(&nonce);
+    assert_eq!((b.rows(AddressState::Tombstone), server.0.borrow().claims.len()), (0, 1));
+
+    // The other half is granted, this one is not: both are given back.
+    let nonce = b.intend(&OTHER, &super::tests::wants(&[&["10.0.0.9/24"], &["10.0.0.1/24"]]), &ReleaseRule::Free);
+    assert!(matches!(b.grant(&nonce).await.unwrap(), Granted::Lost { want: 1, .. }));
+    b.give_up(&nonce);
+    assert_eq!(b.drain(NOW).await, 0);
+    assert_eq!(server.0.borrow().claims.len(), 1);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_found_out_by_a_read() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    server.fail_next(&[Some(Fault::DropAnswer)]);
+    let nonce = a.add(&WEB).await.unwrap();
+    assert_eq!((server.holder(), server.0.borrow().creates), (Some(nonce), 1));
+}
+
+#[tokio::test]
+async fn intent_first_and_reverse_sweep_find_a_late_create() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    // The create is held in the network until long after the ADD has failed and its tombstone is drained.
+    server.fail_next(&[
+        Some(Fault::Hold),
+        Some(Fault::DropRequest),
+        Some(Fault::DropRequest),
+        Some(Fault::DropRequest),
+        Some(Fault::DropRequest),
+        Some(Fault::DropRequest),
+    ]);
+    assert!(matches!(a.add(&WEB).await, Err(GrantError::Deadline(_))));
+    server.fail_next(&[]);
+    assert_eq!(a.drain(NOW).await, 1, "a tombstone whose request was not answered waits");
+    assert_eq!((a.drain(LATER).await, a.rows(AddressState::Tombstone)), (0, 0));
+    server.release();
+    assert!(server.holder().is_some());
+    assert_eq!(b.sweep().await.removed, 0, "another machine's holders are not judged");
+    assert_eq!((a.sweep().await.removed, server.holder()), (1, None));
+}
+
+#[tokio::test]
+async fn commit_cas_fails_an_add_whose_intent_was_given_up() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    let nonce = a.intend(&WEB, &one(), &ReleaseRule::Free);
+    assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
+    a.store.borrow_mut().expire_intents(NOW + 1, NOW).unwrap();
+    assert!(matches!(a.commit(&WEB, &nonce, &one(), &ReleaseRule::Free), Err(ClaimError::Withdrawn)));
+    assert!(a.store.borrow().entry(&WEB.key()).unwrap().is_none(), "no journal entry, so no link");
+    assert_eq!((a.drain(NOW).await, server.holder()), (0, None));
+}
+
+#[tokio::test]
+async fn send_row_stops_an_add_whose_intent_was_given_up() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    let nonce = a.intend(&WEB, &one(), &ReleaseRule::Free);
+    a.give_up(&nonce);
+    assert!(matches!(a.grant(&nonce).await, Err(GrantError::Withdrawn)));
+    assert_eq!(server.0.borrow().writes, 0);
+}
+
+#[tokio::test]
+async fn adopt_write_and_preconditions_save_a_retried_pod_from_a_late_delete() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    a.add(&WEB).await.unwrap();
+    a.del(&WEB);
+    // The drain's delete is held; the retry takes the claim over meanwhile.
+    server.fail_next(&[Some(Fault::Hold)]);
+    assert!(drain(&server, &a.store, |_row| true, NOW).await.is_err());
+    let nonce = a.add(&WEB_AGAIN).await.unwrap();
+    server.release();
+    assert_eq!(server.holder(), Some(nonce.clone()), "the delete was for an older version");
+    // `nonce`: the old tombstone leaves the new holder alone as well.
+    assert_eq!((a.drain(NOW).await, server.holder()), (0, Some(nonce)));
+}
+
+#[tokio::test]
+async fn preconditions_save_the_next_owner_of_a_name() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    a.add(&WEB).await.unwrap();
+    a.del(&WEB);
+    server.fail_next(&[Some(Fault::Hold)]);
+    assert!(drain(&server, &a.store, |_row| true, NOW).await.is_err());
+    a.drain(NOW).await;
+    let nonce = b.add(&OTHER).await.unwrap();
+    server.release();
+    assert_eq!(server.holder(), Some(nonce));
+}
+
+#[tokio::test]
+async fn adopt_own_leaves_a_pods_claim_on_another_machine() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    let nonce = a.add(&WEB).await.unwrap();
+    assert!(b.add(&WEB_AGAIN).await.is_err());
+    assert_eq!(server.holder(), Some(nonce));
+}
+
+#[tokio::test]
+async fn list_first_keeps_the_claim_of_an_add_in_between() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    // The list is taken before the ADD, and after it: neither loses the claim, as the store is read later than the list.
+    let before = server.list(Listing::Node("a")).await.unwrap();
+    let nonce = a.add(&WEB).await.unwrap();
+    let after = server.list(Listing::Node("a")).await.unwrap();
+    for listed in [before, after] {
+        assert_eq!(judge(&server, &a.store, &a.identity, &listed).await.unwrap().removed, 0);
+    }
+    assert_eq!(server.holder(), Some(nonce));
+}
+
+#[tokio::test]
+async fn store_id_keeps_the_claims_of_a_store_that_was_moved_away() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    let nonce = a.add(&WEB).await.unwrap();
+    let fresh = Machine::new("a", "m-a", &server);
+    let swept = fresh.sweep().await;
+    assert_eq!((swept.removed, swept.foreign, server.holder()), (0, 1, Some(nonce)));
+    // After a boot nothing of that store can be alive.
+    let rebooted = Machine::boot(TempDir::new().unwrap(), ("a", "m-a", "boot-2"), &server);
+    assert_eq!((rebooted.sweep().await.removed, server.holder()), (1, None));
+}
+
+#[tokio::test]
+async fn machine_id_keeps_the_claims_of_another_machine_of_the_same_name() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    let nonce = a.add(&WEB).await.unwrap();
+    let twin = Machine::boot(TempDir::new().unwrap(), ("a", "m-twin", "boot-9"), &server);
+    assert_eq!((twin.sweep().await.removed, server.holder()), (0, Some(nonce)));
+}
+
+#[tokio::test]
+async fn rows_of_an_older_boot_are_given_back() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    a.add(&WEB).await.unwrap();
+    let Machine { _dir: dir, store, .. } = a;
+    drop(store);
+    let a = Machine::boot(dir, ("a", "m-a", "boot-2"), &server);
+    assert_eq!(a.store.borrow_mut().release_older_boots(NOW).unwrap(), 1);
+    assert_eq!((a.drain(NOW).await, server.holder()), (0, None));
+}
+
+#[tokio::test]
+async fn fence_alone_frees_what_a_dead_machine_held() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    a.add(&WEB).await.unwrap();
+    // The pod is gone, the node does not answer: that proves nothing.
+    assert_eq!(reclaim(&server).await.unwrap(), 0);
+    // Another machine of that name is fenced.
+    server.change_node("a", |node| node.fenced_machines = vec!["m-other".into()]).await.unwrap();
+    assert_eq!(reclaim(&server).await.unwrap(), 0);
+    server.change_node("a", |node| node.fenced_machines.push("m-a".into())).await.unwrap();
+    server.0.borrow_mut().pods.push("web".into());
+    assert_eq!(reclaim(&server).await.unwrap(), 0, "the pod is still there: the fence is wrong");
+    server.0.borrow_mut().pods.clear();
+    assert_eq!((reclaim(&server).await.unwrap(), server.holder()), (1, None));
+}
+
+#[tokio::test]
+async fn a_cooldown_rests_in_the_cluster() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    let rest = ReleaseRule::Cooldown(300);
+    let nonce = a.intend(&WEB, &one(), &rest);
+    a.grant(&nonce).await.unwrap();
+    a.commit(&WEB, &nonce, &one(), &rest).unwrap();
+    a.del(&WEB);
+    assert_eq!((a.drain(NOW + 299).await, server.holder()), (1, Some(nonce)));
+    assert_eq!((a.drain(NOW + 300).await, server.holder()), (0, None));
+    // An ADD that failed has not used its address.
+    let nonce = a.intend(&WEB, &one(), &rest);
+    a.grant(&nonce).await.unwrap();
+    a.commit(&WEB, &nonce, &one(), &rest).unwrap();
+    a.store.borrow_mut().abandon(&WEB.key(), NOW).unwrap();
+    assert_eq!((a.drain(NOW).await, server.holder()), (0, None));
+}
+
+#[tokio::test]
+async fn a_frozen_ledger_grants_nothing_and_takes_re_assertions() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    let nonce = a.add(&WEB).await.unwrap();
+    let hanging = a.intend(&OTHER, &wants(&[&["10.0.0.7/24"]]), &ReleaseRule::Free);
+    // A restore brings back the time before the claim.
+    let frozen = LedgerState { epoch: 1, frozen: true };
+    server.set_state(LedgerState::default(), frozen).await.unwrap();
+    server.0.borrow_mut().claims.clear();
+    assert!(matches!(b.add(&OTHER).await, Err(GrantError::Write(WriteError::Frozen))));
+
+    assert_eq!(drop_intents(&a.store, NOW).unwrap(), 1);
+    assert!(matches!(a.grant(&hanging).await, Err(GrantError::Withdrawn)));
+    let done = reassert(&server, &a.store, &a.identity, 1).await.unwrap();
+    assert_eq!((done.written, done.conflicts.len(), server.holder()), (1, 0, Some(nonce)));
+    server.set_state(frozen, LedgerState { epoch: 1, frozen: false }).await.unwrap();
+    assert!(b.add(&OTHER).await.is_err(), "the address is taken again");
+}
+
+#[tokio::test]
+async fn confirm_strict_reports_an_address_that_somebody_else_has() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    a.add(&WEB).await.unwrap();
+    server.0.borrow_mut().claims.clear();
+    b.add(&OTHER).await.unwrap();
+    let done = reassert(&server, &a.store, &a.identity, 1).await.unwrap();
+    assert_eq!(done.conflicts[0].holder, "pod ns/other on node b");
+    assert_eq!(done.written, 0);
+}

@@ -1,0 +1,56 @@
+//! The service `claim`: the cluster ledger. `weft` has written an intent into the node's store; the agent, which reads the same
+//! store, asks the cluster.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Service;
+
+/// The service.
+#[derive(Debug, Clone, Copy)]
+pub struct ClusterClaims;
+
+impl Service for ClusterClaims {
+    const NAME: &'static str = "claim";
+    const VERSION: u32 = 1;
+    type Request = ClaimRequest;
+    type Reply = ClaimReply;
+}
+
+/// What the agent is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClaimRequest {
+    /// Claims one candidate of each want of an intent.
+    Grant {
+        /// The intent.
+        nonce: String,
+    },
+    /// What others have in a domain, in runs of neighbours, as far as they touch the given spans. It may be stale.
+    Taken {
+        /// The cluster ledger, as in the intent.
+        ledger: String,
+        /// The domain.
+        domain: String,
+        /// First and last address of each span.
+        spans: Vec<(IpAddr, IpAddr)>,
+    },
+}
+
+/// What the agent answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClaimReply {
+    /// Every want has an address; which ones is in the store.
+    Granted,
+    /// All candidates of a want are somebody else's.
+    Lost {
+        /// Its place in the intent.
+        want: usize,
+        /// Addresses that turned out to be taken, and by whom.
+        taken: Vec<(IpAddr, String)>,
+    },
+    /// First and last address of runs that are taken.
+    Taken(Vec<(IpAddr, IpAddr)>),
+}

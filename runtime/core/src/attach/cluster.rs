@@ -1,0 +1,185 @@
+//! Addresses by policy from a cluster ledger: decide, verify, write the intent, ask the agent, and make the granted intent an
+//! entry by compare-and-set. Asks the policy again when others were faster.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use weft_host_abi::types::ReleaseRule;
+
+use super::call::Call;
+use super::claim::addressing;
+use super::decide::{self, Decided};
+use super::entry;
+use super::error::AttachError;
+use super::node::Node;
+use super::policies::Loading;
+use super::stage::Stage;
+use crate::agent::claim::{ClaimReply, ClaimRequest, ClusterClaims};
+use crate::agent::{self, AgentError};
+use crate::conf::ClusterConf;
+use crate::facts;
+use crate::ledger::remote::{IntentAsk, Owner, Runs};
+use crate::ledger::{ClaimAsk, Want};
+use crate::plan::Plan;
+use crate::store::NodeStore;
+
+/// So many candidates of a want are written down and tried before the policy is asked again.
+const CANDIDATES: usize = 8;
+/// So many lost rounds, and the cluster is asked what is taken there. Listing costs its server more than a create.
+const LIST_AFTER: u32 = 2;
+
+/// Claims what the policy decides in the cluster, and writes the journal entry.
+pub(super) fn by_policy(
+    node: &mut Node<'_>,
+    call: &Call,
+    stage: &Stage<'_>,
+    (loading, conf): (Option<Loading>, &ClusterConf),
+) -> Result<Plan, AttachError> {
+    let context = node.context;
+    let cluster = Cluster { conf, until: Instant::now() + conf.deadline };
+    let owner = owner(call);
+    let mut request = decide::gather(context, call, node.store()?)?;
+    let policy = Loading::wait(loading, node, call)?;
+    let (store, log) = node.store_and_log()?;
+    let mut race = decide::Race::default();
+    let mut others = Runs::default();
+    let mut lost_rounds = 0;
+    loop {
+        let known = with_own(&others, &store.remote_addresses(&conf.domain)?);
+        let mut decided = decide::decide_beside(call, &policy, (Some(store), known), request, log)?;
+        if matches!(decided.release, ReleaseRule::Keep(_)) {
+            return Err(AttachError::KeptInCluster { policy: policy.name().to_owned() });
+        }
+        for want in &mut decided.wants {
+            want.candidates.truncate(CANDIDATES);
+        }
+        let nonce = intend(store, call, (conf, &owner), &decided)?;
+        let reply = cluster.ask(ClaimRequest::Grant { nonce: nonce.clone() });
+        let (want, taken) = match reply {
+            Ok(ClaimReply::Granted) => {
+                let plan = commit(store, call, stage, (conf, &nonce), &decided);
+                if plan.is_err() {
+                    store.give_up_intent(&nonce, facts::now()?)?;
+                }
+                context.discard(policy);
+                return plan;
+            }
+            Ok(ClaimReply::Lost { want, taken }) => (want, taken),
+            Ok(ClaimReply::Taken(_)) => return Err(AttachError::NoPlan),
+            Err(error) => {
+                store.give_up_intent(&nonce, facts::now()?)?;
+                return Err(error.into());
+            }
+        };
+        store.give_up_intent(&nonce, facts::now()?)?;
+        for (address, _holder) in &taken {
+            others.insert(*address);
+        }
+        if let Err(error) = race.lost(&policy, &decided, want) {
+            return Err(taken_error(&decided, want, taken).unwrap_or(error));
+        }
+        lost_rounds += 1;
+        if lost_rounds == LIST_AFTER {
+            cluster.list(call, &mut others)?;
+        }
+        request = decide::gather(context, call, store)?;
+    }
+}
+
+/// A cluster ledger, for as long as this ADD may wait.
+struct Cluster<'a> {
+    conf: &'a ClusterConf,
+    until: Instant,
+}
+
+impl Cluster<'_> {
+    fn ask(&self, request: ClaimRequest) -> Result<ClaimReply, AgentError> {
+        let left = self.until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        agent::ask::<ClusterClaims>(&self.conf.socket, &request, Some(left))
+    }
+
+    /// Adds what the cluster says is taken in the network's ranges.
+    fn list(&self, call: &Call, others: &mut Runs) -> Result<(), AttachError> {
+        let sets = call.network.ipam.as_ref().map(|ipam| ipam.range_sets.as_slice()).unwrap_or_default();
+        let spans = sets.iter().flat_map(|set| &set.ranges).map(|range| (range.first, range.last)).collect();
+        let (ledger, domain) = (self.conf.ledger.clone(), self.conf.domain.clone());
+        if let ClaimReply::Taken(runs) = self.ask(ClaimRequest::Taken { ledger, domain, spans })? {
+            for (first, last) in runs {
+                others.insert_run(first, last);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is taken by others and by this node.
+fn with_own(others: &Runs, own: &[IpAddr]) -> Runs {
+    let mut known = others.clone();
+    for address in own {
+        known.insert(*address);
+    }
+    known
+}
+
+/// Whom the claims belong to: the pod, or where the runtime names none, the sandbox.
+fn owner(call: &Call) -> Owner {
+    match call.pod().filter(|pod| !pod.uid.is_empty()) {
+        Some(pod) => Owner { kind: "Pod".to_owned(), namespace: pod.namespace, name: pod.name, uid: pod.uid },
+        None => Owner { kind: "Sandbox".to_owned(), uid: call.env.container_id.clone(), ..Owner::default() },
+    }
+}
+
+/// `intent_first`.
+fn intend(
+    store: &mut NodeStore,
+    call: &Call,
+    (conf, owner): (&ClusterConf, &Owner),
+    decided: &Decided,
+) -> Result<String, AttachError> {
+    let ask = IntentAsk {
+        key: &call.key(),
+        ledger: &conf.ledger,
+        domain: &conf.domain,
+        owner,
+        wants: &decided.wants,
+        release: &decided.release,
+        now: decided.now,
+    };
+    store.intend(&ask).map_err(|error| entry::refused(call, error))
+}
+
+/// `commit_cas`.
+fn commit(
+    store: &mut NodeStore,
+    call: &Call,
+    stage: &Stage<'_>,
+    (conf, nonce): (&ClusterConf, &str),
+    decided: &Decided,
+) -> Result<Plan, AttachError> {
+    let (key, scope) = (call.key(), conf.scope());
+    let ask = ClaimAsk {
+        key: &key,
+        scope: &scope,
+        identities: &decided.identities,
+        wants: &decided.wants,
+        release: &decided.release,
+        now: decided.now,
+    };
+    let mut planned = None;
+    let outcome = store.commit_intent(&ask, nonce, |claimed| -> Result<_, AttachError> {
+        let plan = stage.plan(call, Some(&addressing(decided, claimed)))?;
+        let record = entry::record(call, &plan, Some(decided.trace(claimed)))?;
+        planned = Some(plan);
+        Ok(record)
+    });
+    outcome.map_err(|error| entry::refused(call, error))?;
+    planned.ok_or(AttachError::NoPlan)
+}
+
+/// The policy has nothing else to offer, and who has it is known: an address that was asked for, most of the time.
+fn taken_error(decided: &Decided, want: usize, taken: Vec<(IpAddr, String)>) -> Option<AttachError> {
+    let wanted: &Want = decided.wants.get(want)?;
+    let offered = |address: IpAddr| wanted.candidates.iter().any(|(net, _range)| net.addr() == address);
+    let (address, holder) = taken.into_iter().find(|(address, _holder)| offered(*address))?;
+    Some(AttachError::TakenInCluster { address, holder })
+}

@@ -1,0 +1,110 @@
+//! `ledger`: where claims are kept.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{ConfError, Object};
+use crate::agent::SOCKET;
+use crate::ledger::remote;
+
+/// The domain of a network that names none: one per cluster, so that two networks with the same range never share an address.
+const DOMAIN: &str = "default";
+/// How long an ADD waits for a cluster ledger. Below kubelet's patience, which is two minutes for a sandbox.
+const DEADLINE: u32 = 20_000;
+const LONGEST_DEADLINE: u32 = 100_000;
+/// A domain is part of an object's name, and its label.
+const LONGEST_DOMAIN: usize = 63;
+
+/// Where claims are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LedgerKind {
+    /// On this node.
+    #[default]
+    Node,
+    /// In the cluster, by way of the node's agent.
+    Cluster(ClusterConf),
+}
+
+/// A cluster ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConf {
+    /// Which one, as the agent reads it: JSON with `type` and how it is reached.
+    pub ledger: String,
+    /// Addresses clash only within a domain.
+    pub domain: String,
+    /// The agent's socket.
+    pub socket: PathBuf,
+    /// How long an ADD waits for it.
+    pub deadline: Duration,
+}
+
+/// Keys of both types.
+const COMMON: [&str; 4] = ["type", "domain", "socket", "deadlineMs"];
+/// Keys that say how etcd is reached; the agent reads them.
+const ETCD: [&str; 7] = ["endpoints", "prefix", "caFile", "certFile", "keyFile", "username", "passwordFile"];
+
+impl LedgerKind {
+    /// Reads `ledger` of an object.
+    pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
+        let ledger = object.object_or_empty("ledger")?;
+        let kind = ledger.text("type")?.unwrap_or("node");
+        let known: Vec<&str> = match kind {
+            "node" => vec!["type"],
+            "kubernetes" => COMMON.to_vec(),
+            "etcd" => COMMON.iter().chain(&ETCD).copied().collect(),
+            other => {
+                let want = "\"node\", \"kubernetes\" or \"etcd\"";
+                return Err(ConfError::BadValue { key: ledger.place("type"), value: other.to_owned(), want });
+            }
+        };
+        if let Some(unknown) = ledger.first_unknown(&known) {
+            return Err(ConfError::UnknownKey {
+                key: unknown.to_owned(),
+                place: format!(" in {:?}", object.place("ledger")),
+                hint: format!("known are {}", known.join(", ")),
+            });
+        }
+        if kind == "node" { Ok(Self::Node) } else { Ok(Self::Cluster(ClusterConf::read(kind, &ledger)?)) }
+    }
+}
+
+impl ClusterConf {
+    fn read(kind: &str, ledger: &Object) -> Result<Self, ConfError> {
+        let domain = ledger.text("domain")?.unwrap_or(DOMAIN);
+        let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        let ends = domain.starts_with('-') || domain.ends_with('-');
+        if domain.len() > LONGEST_DOMAIN || domain.is_empty() || ends || !domain.bytes().all(letters) {
+            let want = "at most 63 lower-case letters, digits and dashes, with a letter or digit at both ends";
+            return Err(ConfError::BadValue { key: ledger.place("domain"), value: domain.to_owned(), want });
+        }
+        let millis = ledger.u32("deadlineMs")?.unwrap_or(DEADLINE);
+        if millis == 0 || millis > LONGEST_DEADLINE {
+            let key = ledger.place("deadlineMs");
+            return Err(ConfError::BadValue { key, value: millis.to_string(), want: "1 to 100000" });
+        }
+        if kind == "etcd" && ledger.strings("endpoints")?.is_none_or(|endpoints| endpoints.is_empty()) {
+            let key = ledger.place("endpoints");
+            return Err(ConfError::BadValue { key, value: "[]".to_owned(), want: "a list of client URLs of etcd" });
+        }
+        let mut reach = json!({"type": kind});
+        for key in ETCD {
+            if let (Some(value), Value::Object(reach)) = (ledger.get(key), &mut reach) {
+                reach.insert(key.to_owned(), value.clone());
+            }
+        }
+        Ok(Self {
+            ledger: reach.to_string(),
+            domain: domain.to_owned(),
+            socket: ledger.text("socket")?.map_or_else(|| PathBuf::from(SOCKET), PathBuf::from),
+            deadline: Duration::from_millis(millis.into()),
+        })
+    }
+
+    /// The scope of the node's own rows.
+    #[must_use]
+    pub fn scope(&self) -> String {
+        remote::scope(&self.domain)
+    }
+}

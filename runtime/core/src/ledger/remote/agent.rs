@@ -1,0 +1,117 @@
+//! The side of the agent: what it sends for whom, what came of it, and what is left to give back.
+
+use std::net::IpAddr;
+
+use rusqlite::params;
+
+use super::rows;
+use super::types::{AddressState, Answer, RemoteRow, Versions};
+use crate::store::{Blob, NodeStore, Stop, StoreError};
+
+// === impl NodeStore ===
+
+impl NodeStore {
+    /// Rows with an address in a state, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn remote_rows(&self, state: AddressState) -> Result<Vec<RemoteRow>, StoreError> {
+        self.read("list rows of a cluster ledger", |conn| {
+            rows::select(conn, "id IN (SELECT remote FROM remote_addresses WHERE state = ?1)", [state.code()])
+        })
+    }
+
+    /// `send_row`: notes that a request for an address is about to be sent, if its row is an intent at this instant. Says
+    /// whether it is.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn note_sending(&mut self, nonce: &str, address: IpAddr) -> Result<bool, StoreError> {
+        self.write("note a request to a cluster ledger", |conn| {
+            let changed = conn
+                .prepare_cached(
+                    "UPDATE remote_addresses SET answer = 1
+                     WHERE remote = (SELECT id FROM remote WHERE nonce = ?1) AND address = ?2 AND state = 0",
+                )?
+                .execute(params![nonce, Blob::new(address)])?;
+            Ok::<_, Stop<StoreError>>(changed == 1)
+        })
+    }
+
+    /// Notes what came of a request, whatever has become of the row meanwhile.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn note_answer(
+        &mut self,
+        nonce: &str,
+        address: IpAddr,
+        answer: Answer,
+        versions: Option<&Versions>,
+    ) -> Result<(), StoreError> {
+        self.write("note an answer of a cluster ledger", |conn| {
+            conn.prepare_cached(
+                "UPDATE remote_addresses SET answer = ?3, uid = ?4, version = ?5
+                 WHERE remote = (SELECT id FROM remote WHERE nonce = ?1) AND address = ?2",
+            )?
+            .execute(params![
+                nonce,
+                Blob::new(address),
+                answer.code(),
+                versions.map(|versions| &versions.uid),
+                versions.map(|versions| &versions.version)
+            ])?;
+            Ok::<_, Stop<StoreError>>(())
+        })
+    }
+
+    /// Gives up intents of ADDs that began before `before`, whether their processes live or not: `commit_cas` makes those
+    /// fail.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn expire_intents(&mut self, before: u64, now: u64) -> Result<usize, StoreError> {
+        let old = self.remote_rows(AddressState::Intent)?;
+        let old: Vec<_> = old.into_iter().filter(|row| row.created < before).collect();
+        for row in &old {
+            self.give_up_intent(&row.nonce, now)?;
+        }
+        Ok(old.len())
+    }
+
+    /// Makes tombstones of what earlier boots had in cluster ledgers.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn release_older_boots(&mut self, now: u64) -> Result<usize, StoreError> {
+        let boot_id = self.writable()?.to_owned();
+        self.write("give back what earlier boots had in a cluster ledger", |conn| {
+            Ok::<_, Stop<StoreError>>(rows::tombstone_older_boots(conn, &boot_id, now)?)
+        })
+    }
+
+    /// Forgets which versions of claims this node has written: after a restore of the ledger they may come again.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn forget_versions(&mut self) -> Result<(), StoreError> {
+        self.write("forget versions of claims", |conn| {
+            conn.execute("UPDATE remote_addresses SET uid = NULL, version = NULL", [])?;
+            Ok::<_, Stop<StoreError>>(())
+        })
+    }
+
+    /// The cluster no longer has the nonce of a tombstone: its row goes, and with the last address the attachment's.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn drained(&mut self, nonce: &str, address: IpAddr) -> Result<(), StoreError> {
+        self.write("forget what was given back to a cluster ledger", |conn| {
+            let Some(id) = rows::id(conn, nonce)? else { return Ok::<_, Stop<StoreError>>(()) };
+            conn.prepare_cached("DELETE FROM remote_addresses WHERE remote = ?1 AND address = ?2 AND state = 2")?
+                .execute(params![id, Blob::new(address)])?;
+            rows::forget_empty(conn, id)?;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,26 @@
+//! The node's side of a cluster ledger: what this node has asked for, holds, and still has to give back there.
+//!
+//! A row per attachment carries a nonce; a row per address says how far that address is. The rules (their names are those of
+//! the model in `tests/model`):
+//! - `intent_first`: nonce and every address that will be tried are on disk before the first request leaves the node.
+//! - `send_row`: a request for an address is sent only if its row is an intent at that instant.
+//! - `commit_cas`: an intent becomes an entry, together with the journal entry, only if it still is that intent.
+//! - `link_first`: a row becomes a tombstone only in the transaction that removes the journal entry, after the links.
+//! - A tombstone goes when the cluster no longer has its nonce (`Drained`).
+//!
+//! `weft` writes intents and commits them; the agent sends, drains and sweeps. Neither trusts the other to be alive.
+//!
+//! Not here: what a cluster ledger is and how it is spoken to (the agent), journal entries (`commit`).
+
+mod agent;
+mod intent;
+mod rows;
+mod types;
+mod view;
+
+pub use intent::IntentAsk;
+pub use types::{AddressState, Answer, Owner, RemoteAddress, RemoteRow, Versions, scope};
+pub use view::{RemoteView, Runs};
+
+pub(crate) use intent::{commit, granted, hex, insert};
+pub(crate) use rows::{abandon, release};

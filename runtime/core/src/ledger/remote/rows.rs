@@ -1,0 +1,182 @@
+//! Reading and changing rows.
+
+use ipnet::IpNet;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use serde::de::DeserializeOwned;
+use weft_host_abi::types::Attachment;
+
+use super::types::{AddressState, Answer, RemoteAddress, RemoteRow, Versions};
+use crate::store::{self, Fault, Key, Role, Stored};
+
+const COLUMNS: &str = "id, nonce, container_id, network, ifname, role, boot_id, store_id, ledger, domain, owner, \
+                       release, created";
+
+impl AddressState {
+    pub(super) fn code(self) -> i64 {
+        match self {
+            Self::Intent => 0,
+            Self::Entry => 1,
+            Self::Tombstone => 2,
+        }
+    }
+
+    fn from_code(code: i64) -> Result<Self, Fault> {
+        match code {
+            0 => Ok(Self::Intent),
+            1 => Ok(Self::Entry),
+            2 => Ok(Self::Tombstone),
+            other => Err(Fault::Damaged(format!("an address of a cluster ledger has the unknown state {other}"))),
+        }
+    }
+}
+
+impl Answer {
+    pub(super) fn code(self) -> i64 {
+        match self {
+            Self::NotSent => 0,
+            Self::None => 1,
+            Self::Granted => 2,
+            Self::Lost => 3,
+        }
+    }
+
+    fn from_code(code: i64) -> Result<Self, Fault> {
+        match code {
+            0 => Ok(Self::NotSent),
+            1 => Ok(Self::None),
+            2 => Ok(Self::Granted),
+            3 => Ok(Self::Lost),
+            other => Err(Fault::Damaged(format!("an address of a cluster ledger has the unknown answer {other}"))),
+        }
+    }
+}
+
+/// The id of the row with a nonce.
+pub(super) fn id(conn: &Connection, nonce: &str) -> Result<Option<i64>, Fault> {
+    Ok(conn
+        .prepare_cached("SELECT id FROM remote WHERE nonce = ?1")?
+        .query_row([nonce], |row| row.get(0))
+        .optional()?)
+}
+
+/// Rows that meet a condition on `remote`, oldest first.
+pub(super) fn select(
+    conn: &Connection,
+    condition: &str,
+    values: impl rusqlite::Params,
+) -> Result<Vec<RemoteRow>, Fault> {
+    let sql = format!("SELECT {COLUMNS} FROM remote WHERE {condition} ORDER BY id");
+    let mut statement = conn.prepare_cached(&sql)?;
+    let rows = statement.query_map(values, |row| Ok((row.get::<_, i64>(0)?, read(row))))?;
+    let rows: Vec<(i64, Result<RemoteRow, Fault>)> = rows.collect::<Result<_, _>>()?;
+    rows.into_iter()
+        .map(|(id, row)| {
+            let mut row = row?;
+            row.addresses = addresses(conn, id)?;
+            Ok(row)
+        })
+        .collect()
+}
+
+fn read(row: &Row<'_>) -> Result<RemoteRow, Fault> {
+    let attachment = Attachment { container_id: row.get(2)?, network: row.get(3)?, ifname: row.get(4)? };
+    Ok(RemoteRow {
+        nonce: row.get(1)?,
+        key: Key { attachment, role: Role::from_code(row.get(5)?)? },
+        boot_id: row.get(6)?,
+        store_id: row.get(7)?,
+        ledger: row.get(8)?,
+        domain: row.get(9)?,
+        owner: decode("owner", &row.get::<_, String>(10)?)?,
+        release: decode("release rule", &row.get::<_, String>(11)?)?,
+        created: u64::try_from(row.get::<_, i64>(12)?).unwrap_or(0),
+        addresses: Vec::new(),
+    })
+}
+
+fn decode<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, Fault> {
+    serde_json::from_str(text)
+        .map_err(|error| Fault::Damaged(format!("the {what} {text:?} of a cluster claim cannot be read: {error}")))
+}
+
+fn addresses(conn: &Connection, id: i64) -> Result<Vec<RemoteAddress>, Fault> {
+    let mut statement = conn.prepare_cached(
+        "SELECT want, address, prefix, state, answer, uid, version, since FROM remote_addresses
+         WHERE remote = ?1 ORDER BY rank",
+    )?;
+    let rows = statement.query_map([id], |row| Ok(address(row)))?;
+    rows.map(|row| row?).collect()
+}
+
+fn address(row: &Row<'_>) -> Result<RemoteAddress, Fault> {
+    let address = row.get::<_, Stored>(1)?.0;
+    let versions = match (row.get::<_, Option<String>>(5)?, row.get::<_, Option<String>>(6)?) {
+        (Some(uid), Some(version)) => Some(Versions { uid, version }),
+        _ => None,
+    };
+    Ok(RemoteAddress {
+        want: row.get::<_, i64>(0)?.try_into().unwrap_or_default(),
+        address: IpNet::new(address, row.get(2)?)
+            .map_err(|error| Fault::Damaged(format!("the prefix of cluster address {address} is wrong: {error}")))?,
+        state: AddressState::from_code(row.get(3)?)?,
+        answer: Answer::from_code(row.get(4)?)?,
+        versions,
+        since: u64::try_from(row.get::<_, i64>(7)?).unwrap_or(0),
+    })
+}
+
+/// The attachment of a journal entry is going, its links are gone: what it holds in the cluster has to be given back. Says
+/// whether it holds anything there.
+pub(crate) fn release(conn: &Connection, entry: i64, now: u64) -> Result<bool, Fault> {
+    let Some(id) = conn
+        .prepare_cached("SELECT id FROM remote WHERE entry = ?1")?
+        .query_row([entry], |row| row.get::<_, i64>(0))
+        .optional()?
+    else {
+        return Ok(false);
+    };
+    conn.prepare_cached("UPDATE remote SET entry = NULL WHERE id = ?1")?.execute([id])?;
+    tombstone(conn, "remote = ?2", id, now)?;
+    Ok(true)
+}
+
+/// Nobody has used the addresses of a journal entry that is going: they need no rest.
+pub(crate) fn abandon(conn: &Connection, entry: i64) -> Result<(), Fault> {
+    conn.prepare_cached("UPDATE remote SET release = '\"free\"' WHERE entry = ?1")?.execute([entry])?;
+    Ok(())
+}
+
+/// What an earlier boot had: its links went with the kernel that made them.
+pub(super) fn tombstone_older_boots(conn: &Connection, boot_id: &str, now: u64) -> Result<usize, Fault> {
+    conn.prepare_cached("UPDATE remote SET entry = NULL WHERE boot_id <> ?1")?.execute([boot_id])?;
+    tombstone(conn, "remote IN (SELECT id FROM remote WHERE boot_id <> ?2)", boot_id, now)
+}
+
+/// Sets addresses that meet a condition to tombstones, whatever they are.
+pub(super) fn tombstone(
+    conn: &Connection,
+    condition: &str,
+    value: impl rusqlite::ToSql,
+    now: u64,
+) -> Result<usize, Fault> {
+    let sql = format!("UPDATE remote_addresses SET state = 2, since = ?1 WHERE state <> 2 AND {condition}");
+    Ok(conn.prepare_cached(&sql)?.execute(params![store::seconds(now), value])?)
+}
+
+/// Gives up the intents of one row: what no request was sent for, or what is known to be somebody else's, is nothing to give
+/// back.
+pub(super) fn give_up(conn: &Connection, id: i64, now: u64) -> Result<(), Fault> {
+    conn.prepare_cached("DELETE FROM remote_addresses WHERE remote = ?1 AND state = 0 AND answer IN (0, 3)")?
+        .execute([id])?;
+    tombstone(conn, "state = 0 AND remote = ?2", id, now)?;
+    forget_empty(conn, id)
+}
+
+/// The row goes with its last address.
+pub(super) fn forget_empty(conn: &Connection, id: i64) -> Result<(), Fault> {
+    conn.prepare_cached(
+        "DELETE FROM remote WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM remote_addresses WHERE remote = ?1)",
+    )?
+    .execute([id])?;
+    Ok(())
+}

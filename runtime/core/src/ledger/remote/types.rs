@@ -1,0 +1,112 @@
+//! What a row says.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use weft_host_abi::types::ReleaseRule;
+
+use crate::store::Key;
+
+/// How far an address of this node is in a cluster ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AddressState {
+    /// An ADD may ask for it, or has.
+    Intent,
+    /// An attachment has it.
+    Entry,
+    /// It has to be given back.
+    Tombstone,
+}
+
+/// Whom a claim belongs to in the cluster, apart from the attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Owner {
+    /// `Pod`, or `Sandbox` where the runtime names no pod.
+    pub kind: String,
+    /// Its Kubernetes namespace; empty for a sandbox.
+    pub namespace: String,
+    /// Its name; empty for a sandbox.
+    pub name: String,
+    /// Its uid; the container id of a sandbox.
+    pub uid: String,
+}
+
+/// What this node has in a cluster ledger for one attachment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteRow {
+    /// The attachment.
+    pub key: Key,
+    /// 128 random bits in hex, made for one ADD.
+    pub nonce: String,
+    /// The boot the ADD ran in.
+    pub boot_id: String,
+    /// The store that the row was written to.
+    pub store_id: String,
+    /// The cluster ledger, as the configuration names it (JSON).
+    pub ledger: String,
+    /// Addresses clash only within a domain.
+    pub domain: String,
+    /// Whom the claims belong to.
+    pub owner: Owner,
+    /// What happens to them on release.
+    pub release: ReleaseRule,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// One per address, in the order in which they are tried.
+    pub addresses: Vec<RemoteAddress>,
+}
+
+/// One address of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteAddress {
+    /// Which of the wanted addresses this is a candidate for.
+    pub want: usize,
+    /// Address and prefix length.
+    pub address: IpNet,
+    /// How far it is.
+    pub state: AddressState,
+    /// What the cluster has said about it.
+    pub answer: Answer,
+    /// Identity of the claim's last version that this node wrote.
+    pub versions: Option<Versions>,
+    /// Seconds since 1970 of the last change of state.
+    pub since: u64,
+}
+
+impl RemoteRow {
+    /// The row of one address.
+    #[must_use]
+    pub fn address(&self, address: IpAddr) -> Option<&RemoteAddress> {
+        self.addresses.iter().find(|row| row.address.addr() == address)
+    }
+}
+
+/// The scope under which the node's own store keeps what it has in a domain of a cluster ledger.
+#[must_use]
+pub fn scope(domain: &str) -> String {
+    format!("cluster/{domain}")
+}
+
+/// What a cluster ledger has said about an address of an intent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Answer {
+    /// No request was sent.
+    NotSent,
+    /// A request was sent and not answered, or its answer was not kept.
+    None,
+    /// The claim is this nonce's.
+    Granted,
+    /// The claim is somebody else's.
+    Lost,
+}
+
+/// Identity of one version of a claim.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Versions {
+    /// Of the object: a new one after it was deleted and created again.
+    pub uid: String,
+    /// Of its content.
+    pub version: String,
+}

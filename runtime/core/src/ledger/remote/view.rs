@@ -1,0 +1,114 @@
+//! What a policy may ask about a cluster ledger: the node's own claims, and what is known to be taken by others.
+//!
+//! All of it may be stale. That is safe, because the cluster's create decides, and only costs another try.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use weft_host_abi::types::{ClaimInfo, ClaimState, LastClaim, LedgerView, Range, Usage};
+
+use crate::store::{count, next};
+
+/// A set of addresses as runs of neighbours: small for a full pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Runs(BTreeMap<IpAddr, IpAddr>);
+
+impl Runs {
+    /// Adds an address.
+    pub fn insert(&mut self, address: IpAddr) {
+        self.insert_run(address, address);
+    }
+
+    /// Adds all addresses from `first` to `last`, of one family; nothing where `last` comes before `first`.
+    pub fn insert_run(&mut self, first: IpAddr, last: IpAddr) {
+        if last < first || first.is_ipv4() != last.is_ipv4() {
+            return;
+        }
+        let (mut first, mut last) = (first, last);
+        // Runs that begin inside, or right behind, grow into one.
+        let end = next(last).filter(|end| end.is_ipv4() == last.is_ipv4()).unwrap_or(last);
+        let inside: Vec<IpAddr> = self.0.range(first..=end).map(|(first, _last)| *first).collect();
+        for start in inside {
+            last = last.max(self.0.remove(&start).unwrap_or(last));
+        }
+        if let Some((start, stop)) = self.before(first)
+            && (stop >= first || next(stop) == Some(first))
+        {
+            first = start;
+            last = last.max(stop);
+        }
+        self.0.insert(first, last);
+    }
+
+    /// The last run that begins at or before an address, of its family.
+    fn before(&self, address: IpAddr) -> Option<(IpAddr, IpAddr)> {
+        let (first, last) = self.0.range(..=address).next_back()?;
+        (first.is_ipv4() == address.is_ipv4()).then_some((*first, *last))
+    }
+
+    /// The end of the run that an address lies in.
+    #[must_use]
+    pub fn end(&self, address: IpAddr) -> Option<IpAddr> {
+        self.before(address).map(|(_first, last)| last).filter(|last| *last >= address)
+    }
+
+    /// All runs in order.
+    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+        self.0.iter().map(|(first, last)| (*first, *last))
+    }
+
+    /// How many addresses of a range are in the set.
+    fn count_in(&self, range: &Range) -> u64 {
+        let clipped = self.iter().filter(|(first, last)| *first <= range.last && *last >= range.first);
+        clipped
+            .filter(|(first, _last)| first.is_ipv4() == range.first.is_ipv4())
+            .map(|(first, last)| count(first.max(range.first), last.min(range.last)))
+            .fold(0, u64::saturating_add)
+    }
+}
+
+/// The node's view of its own claims with what others are known to have.
+pub struct RemoteView<V> {
+    own: V,
+    taken: Runs,
+}
+
+impl<V: LedgerView> RemoteView<V> {
+    /// Puts what is known to be taken over the view of the node's own claims. `taken` has to include those.
+    pub fn new(own: V, taken: Runs) -> Self {
+        Self { own, taken }
+    }
+}
+
+impl<V: LedgerView> LedgerView for RemoteView<V> {
+    fn claimed_by(&self, address: IpAddr) -> Result<Option<ClaimInfo>, String> {
+        let own = self.own.claimed_by(address)?;
+        let other = || ClaimInfo { address, owner: String::new(), ifname: String::new(), state: ClaimState::Active };
+        Ok(own.or_else(|| self.taken.end(address).map(|_end| other())))
+    }
+
+    fn next_free(&self, range: &Range, from: IpAddr) -> Result<Option<IpAddr>, String> {
+        let mut from = from;
+        loop {
+            let Some(free) = self.own.next_free(range, from)? else { return Ok(None) };
+            let Some(end) = self.taken.end(free) else { return Ok(Some(free)) };
+            match next(end).filter(|next| range.contains(*next)) {
+                Some(next) => from = next,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn usage(&self, range: &Range) -> Result<Usage, String> {
+        let own = self.own.usage(range)?;
+        Ok(Usage { taken: own.taken.max(self.taken.count_in(range)), ..own })
+    }
+
+    fn last_claimed(&self, range: &Range) -> Result<Option<LastClaim>, String> {
+        self.own.last_claimed(range)
+    }
+
+    fn held_by(&self, owner: &str) -> Result<Vec<ClaimInfo>, String> {
+        self.own.held_by(owner)
+    }
+}
