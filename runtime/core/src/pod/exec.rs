@@ -145,10 +145,9 @@ fn kill(child: &mut Child) {
 /// Feeds a plugin and collects what it says until it ends; `None` at the deadline.
 fn talk(child: &mut Child, stdin: &[u8], answer: &mut Answer, deadline: Instant) -> io::Result<Option<ExitStatus>> {
     let (mut input, mut output, mut errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-    for fd in [input.as_ref().map(AsFd::as_fd), output.as_ref().map(AsFd::as_fd), errors.as_ref().map(AsFd::as_fd)] {
-        if let Some(fd) = fd {
-            fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-        }
+    let pipes = [input.as_ref().map(AsFd::as_fd), output.as_ref().map(AsFd::as_fd), errors.as_ref().map(AsFd::as_fd)];
+    for fd in pipes.into_iter().flatten() {
+        fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     }
     let mut left = stdin;
     loop {

@@ -142,7 +142,7 @@ impl Settings {
         let text = |key: &str| Ok::<_, CniError>(object.text(key).map_err(mistyped)?.map(ToOwned::to_owned));
         let path =
             |key: &str, fallback: &str| Ok::<_, CniError>(PathBuf::from(text(key)?.unwrap_or(fallback.to_owned())));
-        let list = |key: &str| Ok::<_, CniError>(object.strings(key).map_err(mistyped)?);
+        let list = |key: &str| object.strings(key).map_err(mistyped);
         let number =
             |key: &str, fallback: u64| Ok::<_, CniError>(object.u64(key).map_err(mistyped)?.unwrap_or(fallback));
 
@@ -224,7 +224,7 @@ impl Settings {
 fn known(key: &str) -> bool {
     let is = |known: &&str| known.eq_ignore_ascii_case(key);
     key.starts_with("cni.dev/")
-        || KNOWN.iter().any(|known| is(&known))
-        || WITHOUT_MEANING.iter().any(|known| is(&known))
+        || KNOWN.iter().any(is)
+        || WITHOUT_MEANING.iter().any(is)
         || key.eq_ignore_ascii_case("auxiliaryCNIChainName")
 }
