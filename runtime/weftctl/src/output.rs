@@ -39,7 +39,8 @@ pub(crate) fn ago(since: u64) -> String {
     }
 }
 
-/// Writes a line to stdout. Nobody reads on: that is the end of the program, as of any other in a pipe.
+/// Writes a line to stdout. When its reader has gone, the program ends as any other in a pipe.
+#[expect(clippy::disallowed_methods, reason = "as SIGPIPE would end it, which Rust programs ignore")]
 fn print(line: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{line}") {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(BROKEN_PIPE),

@@ -34,16 +34,12 @@ struct Entry {
 /// By NUMA node, and before Kubernetes 1.20 a plain list.
 #[derive(Deserialize)]
 #[serde(untagged)]
+#[derive(Default)]
 enum DeviceIds {
     ByNode(BTreeMap<String, Option<Vec<String>>>),
     Plain(Vec<String>),
+    #[default]
     None,
-}
-
-impl Default for DeviceIds {
-    fn default() -> Self {
-        Self::None
-    }
 }
 
 /// The devices of the pod with one of these uids.

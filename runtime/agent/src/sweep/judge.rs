@@ -19,6 +19,7 @@ use weft_host_abi::types::Attachment;
 pub(super) const SETTLED: Duration = Duration::from_secs(600);
 
 /// Why an entry is removed.
+#[expect(clippy::enum_variant_names, reason = "each names what is gone")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reason {
     /// Its network namespace is gone.

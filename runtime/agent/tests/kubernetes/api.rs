@@ -116,6 +116,7 @@ impl Api {
         }
     }
 
+    #[allow(clippy::too_many_lines, reason = "one arm for each kind of request")]
     fn answer(&self, mut stream: &TcpStream, method: &str, target: &str, token: &str, body: &[u8]) -> Option<()> {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let Request { resource, key } = Request::read(path)?;
