@@ -141,7 +141,7 @@ impl<B: Backend> Grant<'_, B> {
         if claim.spec.is_held_by(&row.nonce) {
             return Ok(Some(self.granted(row, address, &claim.versions)?));
         }
-        if !self.may_adopt(&claim, spec) {
+        if !self.may_adopt(&claim, spec)? {
             // A create that may still be under way leaves a tombstone.
             if !unanswered {
                 self.note(row, address, Answer::Lost, None)?;
@@ -158,11 +158,30 @@ impl<B: Backend> Grant<'_, B> {
         }
     }
 
-    /// `adopt_own`: the same owner's claim, held by this machine alone.
-    fn may_adopt(&self, claim: &Claim, spec: &ClaimSpec) -> bool {
+    /// `adopt_own`: the same owner's claim, held by this machine alone, and by no attachment that this store still has. Two
+    /// sandboxes of one pod may be added at once; taking the claim from the other one would free its address when this ADD
+    /// fails.
+    fn may_adopt(&self, claim: &Claim, spec: &ClaimSpec) -> Result<bool, StoreError> {
         let same_owner = claim.spec.owner == spec.owner && claim.spec.state != ClaimState::Conflict;
-        let here = claim.spec.holders.iter().all(|holder| holder.machine == self.identity.machine);
-        same_owner && !claim.deleting && (here || claim.spec.sharing == Sharing::Shared)
+        if !same_owner || claim.deleting {
+            return Ok(false);
+        }
+        if claim.spec.sharing == Sharing::Shared {
+            return Ok(true);
+        }
+        for holder in &claim.spec.holders {
+            if holder.machine != self.identity.machine || self.is_in_use(&holder.nonce, spec.address)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether the store has the address under this nonce as an intent or an entry.
+    fn is_in_use(&self, nonce: &str, address: IpAddr) -> Result<bool, StoreError> {
+        let row = self.store.borrow().remote_row(nonce)?;
+        let state = row.and_then(|row| row.address(address).map(|address| address.state));
+        Ok(matches!(state, Some(AddressState::Intent | AddressState::Entry)))
     }
 
     /// `send_row`: the row is an intent at this instant.
@@ -208,6 +227,12 @@ enum Looked {
 impl From<ReadError> for Looked {
     fn from(error: ReadError) -> Self {
         Self::Trouble(error.0)
+    }
+}
+
+impl From<StoreError> for Looked {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.into())
     }
 }
 

@@ -300,6 +300,27 @@ async fn adopt_own_leaves_a_pods_claim_on_another_machine() {
 }
 
 #[tokio::test]
+async fn adopt_own_leaves_the_claim_of_another_sandbox_that_is_in_use() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    // Two sandboxes of one pod at once, both after the same address.
+    let (first, second) =
+        (a.intend(&WEB, &one(), &ReleaseRule::Free), a.intend(&WEB_AGAIN, &one(), &ReleaseRule::Free));
+    assert_eq!(a.grant(&first).await.unwrap(), Granted::All);
+    assert!(matches!(a.grant(&second).await, Ok(Granted::Lost { .. })), "the other is an intent");
+    a.commit(&WEB, &first, &one(), &ReleaseRule::Free).unwrap();
+    assert!(matches!(a.grant(&second).await, Ok(Granted::Lost { .. })), "the other is an entry");
+    // The second ADD fails: the first one keeps its claim.
+    a.store.borrow_mut().give_up_intent(&second, NOW).unwrap();
+    assert_eq!((a.drain(LATER).await, server.holder()), (0, Some(first)));
+    // Once it is deleted, the pod's next sandbox takes the claim over.
+    a.del(&WEB);
+    let third = a.intend(&WEB_AGAIN, &one(), &ReleaseRule::Free);
+    assert_eq!(a.grant(&third).await.unwrap(), Granted::All);
+    assert_eq!(server.holder(), Some(third));
+}
+
+#[tokio::test]
 async fn list_first_keeps_the_claim_of_an_add_in_between() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
