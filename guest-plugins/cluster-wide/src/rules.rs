@@ -74,7 +74,8 @@ impl Rules {
         let matching = |rule: &&Rule| all(&rule.node, &request.node.labels) && all(&rule.pod, pod);
         let Some(rule) = self.rules.iter().find(matching).or(self.default.as_ref()) else {
             let node = &request.node.name;
-            let text = format!("no rule matches the labels of node {node:?} and of the pod, and there is no \"default\" set");
+            let text =
+                format!("no rule matches the labels of node {node:?} and of the pod, and there is no \"default\" set");
             return Err(Denial::Denied(text));
         };
         let find = |name: &String| {

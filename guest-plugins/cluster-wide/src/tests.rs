@@ -52,7 +52,8 @@ fn all_addresses_are_reached_from_anywhere() {
 
 #[test]
 fn ipv6_is_spread_over_the_whole_range() {
-    let of = |uid: &str| first(&decide(&of_pod(uid, request("{}", vec![set(&["2001:db8::/64"])]))).expect("an address"));
+    let of =
+        |uid: &str| first(&decide(&of_pod(uid, request("{}", vec![set(&["2001:db8::/64"])]))).expect("an address"));
     assert_ne!(of("a"), of("b"));
     assert!(of("a").len() > "2001:db8::ffff/64".len(), "{}", of("a"));
 }
@@ -70,7 +71,10 @@ fn what_is_excluded_is_never_handed_out() {
     asked.requested = vec![wish("10.0.0.5", RequestSource::Args)];
     let text = decide(&asked);
     assert!(matches!(&text, Err(Denial::Denied(text)) if text.contains("10.0.0.5 is not available")), "{text:?}");
-    assert_eq!(ClusterWide::validate(r#"{"ranges": [[{"subnet": "10.0.0.0/24"}]], "exclude": ["x"]}"#)[0].at, "/exclude/0");
+    assert_eq!(
+        ClusterWide::validate(r#"{"ranges": [[{"subnet": "10.0.0.0/24"}]], "exclude": ["x"]}"#)[0].at,
+        "/exclude/0"
+    );
 }
 
 #[test]
