@@ -211,7 +211,7 @@ fn wrong_results_are_refused_by_name() {
         bad.msg,
         "error decoding result: json: cannot unmarshal string \"10.0.0.2\" into field ips[0].address of type CIDR address"
     );
-    assert!(error(json!({"ips": [{"address": "10.0.0.2/24", "interface": -1}]})).msg.contains("interface"));
+    assert!(error(json!({"ips": [{"address": "10.0.0.2/24", "interface": "x"}]})).msg.contains("interface"));
     assert!(error(json!({"routes": [{"dst": "0.0.0.0/0", "gw": "x"}]})).msg.contains("routes[0].gw"));
     assert!(error(json!([])).msg.contains("array"));
 }

@@ -33,7 +33,7 @@ fn layer_2() {
         call.ops(),
         json!([
             {"op": "take-device", "name": "eth0", "device": "enp0s4", "hardware": "02:00:00:00:00:04",
-             "mac": "02:00:00:00:00:04", "mtu": 9000, "alias": null, "physical": true},
+             "mac": "02:00:00:00:00:04", "mtu": 9000, "alias": null, "physical": true, "kind": "", "host_index": 0},
             {"op": "link-up", "link": {"side": "container", "name": "eth0"}},
         ])
     );
