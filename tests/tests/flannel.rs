@@ -329,8 +329,17 @@ fn beside(subnet: &str, more: &Value, rendered: &Value) -> Result<()> {
     let theirs = transcript(&Subject::reference()?, &|_world| Ok(rendered.clone()))?;
     // What weft's bridge does differently from 1.1.1 by intent is told, with its reasons, by the cases of `reference`.
     let intended = |at: &str| {
-        let known =
-            ["/txqlen", "/dns", "keep_addr_on_down", "ndisc_notify", "/nft", "/iptables", "accept_dad", "enhanced_dad"];
+        let known = [
+            "/txqlen",
+            "/dns",
+            "keep_addr_on_down",
+            "ndisc_notify",
+            "/nft",
+            "/iptables",
+            "accept_dad",
+            "enhanced_dad",
+            "/nodad",
+        ];
         known.iter().any(|known| at.contains(known))
     };
     let found: Vec<String> = differences(&theirs, &ours)

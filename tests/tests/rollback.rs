@@ -89,6 +89,15 @@ fn cases() -> Vec<Case> {
         Case { name: "macvlan_layer2", host: PARENT, conf: conf("macvlan", json!({ "master": "up0" })) },
         Case { name: "loopback", host: &[], conf: conf("loopback", json!({})) },
         Case { name: "steps_after_ptp", host: &[], conf: conf("weft", after_ptp()) },
+        Case {
+            name: "default_route_dropped",
+            host: &[],
+            conf: conf(
+                "weft",
+                json!({ "delegate": { "type": "bridge", "bridge": "roll0", "isDefaultGateway": true }, "ipam": dual_stack(),
+                        "steps": [{ "type": "default-route", "drop": ["4", "6"] }] }),
+            ),
+        },
     ]
 }
 

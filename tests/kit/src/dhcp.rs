@@ -247,9 +247,9 @@ pub fn ipam(world: &World) -> Value {
 pub fn status(world: &World) -> Result<Value> {
     use std::io::{Read, Write};
     let mut stream = std::os::unix::net::UnixStream::connect(socket(world)).context("connect to the agent")?;
-    stream.write_all(b"\"status\"\n")?;
+    stream.write_all(b"{\"v\":1,\"service\":\"lease\",\"request\":\"status\"}\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let value: Value = serde_json::from_str(&text).with_context(|| format!("the agent answered {text:?}"))?;
-    value.pointer("/status/leases").cloned().with_context(|| format!("no leases in {value}"))
+    value.pointer("/reply/status/leases").cloned().with_context(|| format!("no leases in {value}"))
 }

@@ -55,7 +55,7 @@ impl Host {
     }
 }
 
-/// Rules and set elements. Tables and chains may stay, once made.
+/// Rules and set elements. Tables, chains and the jumps among weft's own chains may stay, once made (docs/nftables.md).
 fn ruleset() -> Result<Vec<String>> {
     let output =
         Command::new("nft").args(["-j", "list", "ruleset"]).output().context("start nft (Debian: nftables)")?;
@@ -69,6 +69,9 @@ fn ruleset() -> Result<Vec<String>> {
             // What a counter counted is no difference.
             let parts = rule["expr"].as_array().into_iter().flatten().filter(|part| part.get("counter").is_none());
             let parts: Vec<String> = parts.map(Value::to_string).collect();
+            if parts.iter().any(|part| part.contains("WEFT-FORWARD-") && part.contains("jump")) {
+                continue;
+            }
             lines.push(format!("nft rule in {} {}: {}", text(rule, "table"), text(rule, "chain"), parts.join(" ")));
         }
         for kind in ["set", "map"] {

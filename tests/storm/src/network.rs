@@ -87,6 +87,7 @@ impl Network {
                     { "type": "tuning", "mtu": 1400, "sysctl": { "net.ipv4.conf.IFNAME.arp_filter": "1" } },
                     { "type": "bandwidth", "ingressRate": 80_000_000, "ingressBurst": 8_000_000,
                       "egressRate": 80_000_000, "egressBurst": 8_000_000 },
+                    { "type": "default-route", "drop": ["4"] },
                     { "type": "sbr" },
                     { "type": "firewall" },
                     // Each call says which.

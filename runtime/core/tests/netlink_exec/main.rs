@@ -10,6 +10,7 @@ mod concurrency;
 mod devices;
 mod filters;
 mod filters_many;
+mod forwarding;
 mod hostports;
 mod identity;
 mod links;
@@ -51,6 +52,7 @@ fn main() {
         sysctls::tests(),
         filters::tests(),
         filters_many::tests(),
+        forwarding::tests(),
         hostports::tests(),
         whole::tests(),
         teardown::tests(),
