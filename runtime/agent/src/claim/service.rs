@@ -63,6 +63,14 @@ struct Progress {
     trouble: Option<String>,
 }
 
+/// How one round for a ledger ended.
+enum Round {
+    /// The ledger answered.
+    Answered,
+    /// It failed a moment ago and was left alone.
+    Skipped,
+}
+
 impl Claims {
     /// Opens the node's store for the cluster ledgers of node `node`.
     ///
@@ -136,10 +144,11 @@ impl Claims {
         known
     }
 
-    fn report(&self, text: &str, ledger: &Ledger, outcome: Result<(), DrainError>) {
+    fn report(&self, text: &str, ledger: &Ledger, outcome: Result<Round, DrainError>) {
         let mut progress = ledger.progress.borrow_mut();
         match outcome {
-            Ok(()) => {
+            Ok(Round::Skipped) => {}
+            Ok(Round::Answered) => {
                 if progress.trouble.take().is_some() {
                     self.log.info(&format!("the cluster ledger {text} answers again"));
                 }
@@ -156,7 +165,7 @@ impl Claims {
     }
 
     /// One round for a ledger.
-    async fn turn(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
+    async fn turn(&self, text: &str, ledger: &Ledger) -> Result<Round, DrainError> {
         let due = |at: Option<Instant>| at.is_none_or(|at| at <= Instant::now());
         let (state_due, sweep_due) = {
             let progress = ledger.progress.borrow();
@@ -167,7 +176,7 @@ impl Claims {
             ledger.progress.borrow_mut().next_state = Some(Instant::now() + STATE);
         } else if ledger.progress.borrow().trouble.is_some() {
             // It did not answer a moment ago.
-            return Ok(());
+            return Ok(Round::Skipped);
         }
         drain(&ledger.backend, &self.store, |row| row.ledger == text, now()).await?;
         if sweep_due {
@@ -187,7 +196,7 @@ impl Claims {
             let pause = SWEEP.mul_f64(0.75 + fastrand::f64() / 2.0);
             ledger.progress.borrow_mut().next_sweep = Some(Instant::now() + pause);
         }
-        Ok(())
+        Ok(Round::Answered)
     }
 
     /// The first time, and after every freeze: entries are compared with their claims, and this node's word is written down.
