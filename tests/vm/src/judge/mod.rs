@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::case::{Case, Look, Step, Subject, Transcript, What};
 
-/// Keys whose values say nothing: they are numbers the kernel happens to give.
-const NOISE: &[&str] = &["ifindex", "link_index", "link_netnsid", "handle", "ifi_index"];
+/// Keys that are not compared: numbers the kernel happens to give, and the label that weft gives its links on the host.
+const NOISE: &[&str] = &["ifindex", "link_index", "link_netnsid", "handle", "ifi_index", "ifalias"];
 
 /// Holds a transcript against its case.
 ///
