@@ -1,7 +1,7 @@
 //! Asking a cluster ledger for the addresses of an intent.
 //!
 //! `weft` has written the intent; this sends its creates, one address after the other, and notes what came of each. The create
-//! decides: whoever's name it is has the address. An answer that was lost is found out by a quorum read, never guessed.
+//! decides who has the address. After a lost answer a quorum read tells the outcome; it is never guessed.
 
 use std::cell::RefCell;
 use std::net::IpAddr;

@@ -146,7 +146,7 @@ impl Policies {
         let binary = map.binary_data.and_then(|mut data| data.remove(key)).map(|data| data.0);
         let component = binary.or_else(|| map.data.and_then(|mut data| data.remove(key)).map(String::into_bytes));
         let component = component.ok_or_else(|| {
-            format!("ConfigMap {namespace}/{name} has no key {key:?}; a component belongs into binaryData")
+            format!("ConfigMap {namespace}/{name} has no key {key:?}; put the component into binaryData")
         })?;
         let (state, reference) = (self.state.clone(), reference.to_owned());
         spawn_blocking(move || add(&state, &reference, &component)).await.map_err(|error| error.to_string())?

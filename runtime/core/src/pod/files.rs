@@ -74,7 +74,7 @@ fn conf_of_file(
             return Err(wrong("it has no \"plugins\", as a file of this extension must".to_owned()));
         }
     } else if value.get("type").is_none() {
-        return Err(wrong("it has no \"type\"; a list of plugins belongs into a .conflist file".to_owned()));
+        return Err(wrong("it has no \"type\"; put a list of plugins into a .conflist file".to_owned()));
     }
     NetworkConf::from_value(value, None, fallback_version).map_err(wrong)
 }

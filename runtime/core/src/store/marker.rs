@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_highest_count_of_this_boot_is_read_whoever_writes_last() {
+    fn the_highest_count_of_this_boot_is_read_in_any_order_of_writes() {
         let dir = tempfile::tempdir().unwrap();
         let store = dir.path().join("weft.db");
         assert_eq!(read(&store, "boot-1").unwrap(), None);

@@ -180,7 +180,7 @@ fn r4_a_list_in_a_file_for_one_plugin_is_an_error() {
     let case = Case::new("a")
         .nad_text("default/a", None)
         .file("10-a.conf", r#"{"name": "a", "plugins": [{"type": "bridge"}]}"#);
-    assert!(case.error().contains("it has no \"type\"; a list of plugins belongs into a .conflist file"));
+    assert!(case.error().contains("it has no \"type\"; put a list of plugins into a .conflist file"));
 }
 
 #[test]
