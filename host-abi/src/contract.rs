@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_are_told_by_exports() {
+    fn kinds_follow_from_exports() {
         let of = |name: &str| Kind::of(&[name.to_owned()]);
         assert_eq!(of("weft:policy/ipam@0.1.0"), Some(Kind::Ipam));
         assert_eq!(of("weft:policy/delegate-choice@9.9.9"), Some(Kind::Choice));

@@ -1,7 +1,7 @@
 //! The one engine configuration, for compiling and for running, and the string that ties compiled code to it.
 //!
 //! Invariant: two builds of weft whose [`artifact_key`] is equal may load each other's compiled components; all others
-//! refuse. wasmtime compares only the major version of whoever compiled; the key holds the full version, so that code
+//! refuse. wasmtime compares only the major version of the compiler; the key holds the full version, so that code
 //! from a release with a miscompilation is never run by the release that fixes it.
 
 use std::sync::LazyLock;

@@ -130,7 +130,7 @@ fn lost_stdout(container: &str, to: &str) -> Result<()> {
     is_clean(&mut world, container)
 }
 
-/// Whoever throws the result away on purpose keeps the attachment.
+/// A caller that throws the result away on purpose keeps the attachment.
 fn dev_null() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     ok(&shell(&mut world, "ADD", "pod", "$W < $C > /dev/null")?, "ADD")?;

@@ -269,9 +269,12 @@ fn gc_reaches_external_ipam() -> Result<()> {
     ensure!(mixed.held()? == ["10.66.0.3"], "held after GC: {:?}", mixed.held());
     ensure!(mixed.world.container("a")?.line("ip link show eth0").is_err(), "a still has its eth0");
     ensure!(mixed.world.container("b")?.line("ip link show eth0").is_ok(), "b lost its eth0");
-    let told = fs::read_to_string(others.join("gc.json")).context("what newer-local was told")?;
-    let told: Value = serde_json::from_str(&told).context("what newer-local was told")?;
-    ensure!(told["cni.dev/valid-attachments"] == gc["cni.dev/valid-attachments"], "newer-local was told {told}");
+    let received = fs::read_to_string(others.join("gc.json")).context("what newer-local received")?;
+    let received: Value = serde_json::from_str(&received).context("what newer-local received")?;
+    ensure!(
+        received["cni.dev/valid-attachments"] == gc["cni.dev/valid-attachments"],
+        "newer-local received {received}"
+    );
     mixed.quiet("DEL", "b", &conf, None)?;
     mixed.nothing_left()
 }

@@ -634,7 +634,7 @@ fn collected(change: impl FnOnce(&mut Value)) -> Result<Vec<String>> {
             alive.push(name.clone());
         }
     }
-    // The address of whoever was collected is free again, that of the others is not.
+    // The address of the collected container is free again, that of the others is not.
     let again = world.call("ADD", &Attach::eth0("d"), &json_with(&conf, "10.1.2.2"));
     let free = again?.ok();
     ensure!(free != alive.contains(&"a".to_owned()), "the address of a is {}", if free { "free" } else { "taken" });

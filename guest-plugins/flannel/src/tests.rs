@@ -127,7 +127,7 @@ fn what_is_not_settable_is_left_alone_or_asked_for() {
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_told_in_the_plugins_words() {
+fn an_unusable_file_has_the_plugins_text() {
     let text = |error: &str| {
         format!("failed to load flannel 'subnet.env' file: {error}. Check the flannel pod log for this node.")
     };
@@ -161,7 +161,7 @@ fn a_file_that_cannot_be_used_is_told_in_the_plugins_words() {
 }
 
 #[test]
-fn routes_that_cannot_be_read_are_told() {
+fn unreadable_routes_are_reported() {
     let prefix = "failed to assemble Delegate IPAM: failed to read IPAM routes: failed to parse ipam.routes: ";
     for (routes, text) in [
         (json!("all"), "/ipam/routes must be a list, got \"all\""),

@@ -25,7 +25,7 @@ use crate::types::{ClaimInfo, FactSource, LastClaim, Range, Usage};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogLevel {
-    /// For whoever debugs the policy.
+    /// For the person who debugs the policy.
     Debug,
     /// Worth knowing.
     Info,

@@ -61,7 +61,7 @@ pub use self::sweep::SweepOptions;
 const COLLECT: Duration = Duration::from_secs(5);
 /// The host's name.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
-/// What a caller is told who asks for a service that needs a cluster.
+/// The answer to a call of a service that needs a cluster.
 const NO_CLUSTER: &str = "start \"weftctl agent\" with --node-name, and with --kubeconfig outside of a pod";
 
 /// What an agent is started with.
@@ -128,7 +128,7 @@ pub fn run(options: &Options, state: &Path) -> anyhow::Result<()> {
         }
     }
     let signal = ended?;
-    log.info(&format!("ended by {signal}; leases go on with the next start"));
+    log.info(&format!("ended by {signal}; leases continue with the next start"));
     // A thread that is stuck in the node must not keep the agent.
     runtime.shutdown_background();
     Ok(())

@@ -5,7 +5,7 @@
 //! time, and the thread was made for nothing. So it is kept off that processor.
 //!
 //! Invariant: a helper does not end before it has been moved. A thread that ended has the number 0, by which the kernel
-//! understands whoever calls: the maker would move itself, and what it starts later inherits that.
+//! understands the caller: the maker would move itself, and what it starts later inherits that.
 //!
 //! Not here: pinning. The helper may run on any processor of this process but one, and lives for a millisecond.
 
@@ -32,7 +32,7 @@ impl Drop for Until {
 /// Starts a helper. It ends by itself.
 ///
 /// # Errors
-/// There is no thread to be had.
+/// No thread could be started.
 pub(crate) fn start(name: &str, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let (not_yet_moved, moved) = mpsc::sync_channel::<()>(0);
     let helper = Builder::new().name(name.to_owned()).spawn(move || {

@@ -85,7 +85,7 @@ unsafe impl Allocator for Pages {
     }
 }
 
-/// One heap for all threads. They hold the lock for some dozen nanoseconds: whoever finds it taken waits for it awake, since
+/// One heap for all threads. They hold the lock for some dozen nanoseconds: a thread that finds it taken spins, since
 /// being put to sleep and woken takes a thousand times that.
 struct Heap {
     locked: AtomicBool,
@@ -105,7 +105,7 @@ impl Heap {
             // The holder may not be running: this may be the only processor.
             if tries.is_multiple_of(256) { yield_now() } else { spin_loop() }
         }
-        // SAFETY: whoever set the flag is alone here until it is cleared. dlmalloc calls nothing of ours back but `Pages`.
+        // SAFETY: the thread that set the flag is alone here until it is cleared. dlmalloc calls nothing of ours back but `Pages`.
         let value = work(unsafe { &mut *self.inner.get() });
         self.locked.store(false, Ordering::Release);
         value

@@ -1,4 +1,4 @@
-//! Who is measured: weft, the reference plugins, and the raw program; where their binaries are and what they are told.
+//! Who is measured: weft, the reference plugins, and the raw program; where their binaries are and their input.
 
 use std::path::{Path, PathBuf};
 

@@ -31,7 +31,7 @@ enum Added {
     Yes(String),
     /// It was killed.
     Unknown,
-    /// It failed although it was let live: a violation, and told as such.
+    /// It failed although it was let live: a violation, and reported as one.
     No,
 }
 

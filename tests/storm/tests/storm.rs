@@ -22,7 +22,7 @@ const KINDS: &[(&str, &str)] = &[
     ("ipam", "600"),
 ];
 
-/// Bugs, the kind of network they show in, and words of the violation that must be told.
+/// Bugs, the kind of network they show in, and words of the violation that must be reported.
 const BUGS: &[(&str, &str, &str)] = &[
     ("duplicate-result", "ipam", "results: 10.91.0."),
     ("duplicate-link", "ptp", "at the same time"),
@@ -87,8 +87,8 @@ fn stands(subject: &str, kind: &str, rounds: &str) -> Result<(), Failed> {
 /// A storm that must end with a violation, in these words.
 fn falls(bug: &str, kind: &str, words: &str) -> Result<(), Failed> {
     let (stood, said) = storm(&["--subject", "fake", "--bug", bug, "--kind", kind, "--rounds", "150"])?;
-    let told = said.lines().any(|line| line.starts_with("VIOLATION") && line.contains(words));
-    if stood || !told {
+    let reported = said.lines().any(|line| line.starts_with("VIOLATION") && line.contains(words));
+    if stood || !reported {
         return Err(format!("the storm did not notice {bug} (wanted: {words}):\n{said}").into());
     }
     Ok(())

@@ -75,7 +75,7 @@ pub(super) fn weft_killed_while_asking() -> Result<()> {
     ensure!(lan.status()?.len() == 1, "{:?}", lan.status());
     lan.quiet("DEL", "a", None)?;
     lan.leases_become(&[])?;
-    // And with an address to be had, it is.
+    // With a free address, it is.
     lan.add("b")?;
     lan.quiet("DEL", "b", None)
 }

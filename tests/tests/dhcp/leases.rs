@@ -10,7 +10,7 @@ use weft_kit::world::Attach;
 
 use super::lan::{Lan, ONE, QUICK, RANGE, RANGE6, address};
 
-/// ADD, traffic, CHECK, DEL twice; the server hears of it all.
+/// ADD, traffic, CHECK, DEL twice; the server sees each of them.
 pub(super) fn life(lan: &Lan, prefix: &str) -> Result<()> {
     let result = lan.add("a")?;
     let own = address(&result)?;

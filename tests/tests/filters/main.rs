@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::new();
     suite.test("no_program_is_started", &with(Need::Tool("strace")), no_program_is_started);
     suite.test("in_one_process", &needs, in_one_process);
-    suite.test("conflicts_are_told", &needs, conflicts_are_told);
+    suite.test("conflicts_are_reported", &needs, conflicts_are_reported);
     suite.test("gc_cleans_filters", &needs, gc_cleans_filters);
     let bus = [with(Need::Tool("dbus-daemon")), vec![Need::Reference]].concat();
     suite.test("firewalld_as_the_reference", &bus, firewalld_as_the_reference);
@@ -205,10 +205,10 @@ fn empty(world: &World) -> Result<()> {
 }
 
 /// Who has the port is named, nothing of the loser stays, and it works once the port is free.
-fn conflicts_are_told() -> Result<()> {
+fn conflicts_are_reported() -> Result<()> {
     let (_installation, mut world) = world()?;
     ok(&world.call("ADD", &Attach::eth0("a"), &whole(8080))?, "ADD a")?;
-    let told = |error: weft_kit::cni::CniError| {
+    let refused = |error: weft_kit::cni::CniError| {
         let text = format!(
             "host port 8080/tcp on IPv4 is taken by container {:?} (eth0 on network \"net\")",
             container_id("a")
@@ -216,7 +216,7 @@ fn conflicts_are_told() -> Result<()> {
         ensure!(error.code == 106 && error.msg == text, "{error:?}");
         Ok(())
     };
-    told(world.call("ADD", &Attach::eth0("b"), &whole(8080))?.error()?)?;
+    refused(world.call("ADD", &Attach::eth0("b"), &whole(8080))?.error()?)?;
     // Chained as well, also for one address only.
     let mut list = chain(8080);
     list.truncate(1);

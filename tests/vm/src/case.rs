@@ -1,4 +1,4 @@
-//! What a case is, what the VM is told to do, and what it tells.
+//! A case, the VM's instructions, and its report.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! The protocol against a ledger in memory that loses, delays and doubles what it is told. Each test names the rule that it
+//! The protocol against a ledger in memory that loses, delays and doubles requests. Each test names the rule that it
 //! would break.
 
 use std::cell::RefCell;

@@ -2,7 +2,7 @@
 //! CNI calls need: this node's pods, all NetworkAttachmentDefinitions, all namespaces' labels, this node's labels.
 //!
 //! Invariants: a copy holds metadata and the configuration of NADs, never specs or statuses; what a copy does not know is
-//! read live before anybody is told that it does not exist; nothing here waits longer than its caller's deadline.
+//! read live before an answer says that it does not exist; nothing here waits longer than its caller's deadline.
 
 mod cache;
 mod credentials;

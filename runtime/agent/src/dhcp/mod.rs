@@ -1,7 +1,7 @@
 //! Service `lease`: the DHCP leases of this node's attachments.
 //!
 //! Invariants: an attachment has one task per family at a time, and one answer: asked again, it returns the lease that is running.
-//! A release is answered when its packet is out, whoever else asks for the same meanwhile.
+//! A release is answered when its packet is out, even if another caller asks for the same meanwhile.
 
 mod answer;
 mod clock;
@@ -161,8 +161,8 @@ impl Leases {
         AgentStatus { version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id(), leases }
     }
 
-    /// Drops attachments whose tasks ended by themselves: what their leases were for is gone, or there were none to be had and
-    /// nobody is left to be told. Lost leases stay for CHECK.
+    /// Drops attachments whose tasks ended by themselves: what their leases were for is gone, or they got no lease and
+    /// no caller waits for the answer. Lost leases stay for CHECK.
     fn sweep(&self) {
         let done = |session: &Handle| matches!(session.state(), State::Ended | State::Failed(_));
         let over = |held: &Held| held.sessions.iter().all(done);
@@ -203,7 +203,7 @@ impl Leases {
             if timeout(RELEASE, gone).await.is_err() {
                 self.shared.log.info(&format!("giving back the lease of {} takes too long", name(attachment)));
             }
-            // A task that ended before it was told to, with its lease lost or not to be had.
+            // A task that ended by itself: its lease is lost, or it got none.
             if command == Command::Release
                 && let Err(error) = self.shared.store.remove(attachment, session.is_v4)
             {
@@ -248,7 +248,7 @@ impl Held {
         })
     }
 
-    /// Waits until all leases are there, or one is not to be had.
+    /// Waits until all leases are there, or one cannot be obtained.
     async fn settled(&self) -> Result<Vec<AnyLease>, (Fault, String)> {
         let mut leases = Vec::new();
         for session in &self.sessions {

@@ -66,7 +66,7 @@ impl Visits {
         let _permit = self.0.acquire().await.map_err(|_closed| ended())?;
         let (report, reported) = oneshot::channel();
         let body = move || {
-            // Whoever waited may have gone.
+            // The caller that waited may have gone.
             report.send(work()).ok();
         };
         let started = std::thread::Builder::new().name("visit".to_owned()).spawn(body);

@@ -1,6 +1,6 @@
 //! Service `status`: the network-status annotation of a pod, and events.
 //!
-//! Invariants: an annotation that was not written before the caller's deadline is in a file before the caller is told so, and
+//! Invariants: an annotation that was not written before the caller's deadline is in a file before the caller gets its answer, and
 //! is retried, by the next agent too, until it is written or the pod is gone; a pod of the same name with another uid is
 //! never touched; of several annotations for one pod the newest wins.
 

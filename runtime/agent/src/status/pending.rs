@@ -1,4 +1,4 @@
-//! Annotations that could not be written in time, one file each, so that the next agent goes on with them.
+//! Annotations that could not be written in time, one file each, so that the next agent continues with them.
 
 use std::fs;
 use std::io::{self, Write as _};

@@ -83,7 +83,7 @@ pub enum AttachError {
         /// What it said.
         problem: Problem,
     },
-    /// A delegate policy set something that the delegate, or whoever reads it, does not take.
+    /// A delegate policy set something that the delegate, or the reader of it, does not take.
     #[error("policy {policy:?} set {} of the delegate {delegate:?}, which then cannot be used: {cause}", keys.join(", "))]
     BadSettings {
         /// The policy.

@@ -85,7 +85,7 @@ fn named(entry: &Entry, left: Vec<String>) -> impl Iterator<Item = String> {
 }
 
 /// Deletes the links of all that is going away, at once, but for those that another plugin may still need, or through which a
-/// DHCP server is told. Each entry's own teardown then finds its link gone, or says why not.
+/// DHCP server gets its release. Each entry's own teardown then finds its link gone, or says why not.
 fn delete_links(entries: &[Entry]) {
     let alone = entries.iter().filter(|entry| entry.record.externals.is_empty());
     let plans = alone.filter_map(|entry| serde_json::from_str(&entry.record.plan).ok());

@@ -68,7 +68,7 @@ impl NodeStore {
     }
 
     /// Releases what earlier boots left: their links, namespaces and nftables state are gone. Entries for which `keep` says
-    /// so stay (an external plugin still has to be told); those that were removed are returned. Does something once per
+    /// so stay (an external plugin still has to be called); those that were removed are returned. Does something once per
     /// boot, by whichever process comes first, and is one lookup otherwise.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! PluginConf: what stdin said, read as the program's name and the `type` ask for. Pure.
 //!
 //! Called as `weft`, keys are ours and an unknown one is an error. Called as a stock plugin's name, the configuration is
-//! that plugin's: unknown keys are ignored and mistakes are told in its words. Not here: what a delegate does with its keys
+//! that plugin's: unknown keys are ignored and errors have its texts. Not here: what a delegate does with its keys
 //! (`delegate`), and a policy's own keys (the policy).
 
 mod attachments;

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_told_with_those_there_are() {
+    fn an_unknown_name_is_reported_with_the_known_ones() {
         let text = Persona::from_argv0(OsStr::new("/bin/calico")).unwrap_err().to_string();
         assert_eq!(
             text,

@@ -26,7 +26,7 @@ impl Network {
     }
 
     /// The MAC that is asked for, as text: by the runtime, then by `args`, then by `CNI_ARGS`, then by the delegate's
-    /// configuration. What the delegate makes of it is its own rule; this is what policies are told.
+    /// configuration. What the delegate makes of it is its own rule; this is what policies get.
     #[must_use]
     pub fn requested_mac(&self, cni_args: &[(String, String)]) -> Option<String> {
         let text = |object: &Object| object.text("mac").ok().flatten().map(ToOwned::to_owned);

@@ -89,7 +89,7 @@ impl SelectConf {
         self.entries.iter().map(candidate).collect()
     }
 
-    /// Whether this is a stock plugin's way to a delegate, whose errors are told as that plugin's.
+    /// Whether this is a stock plugin's way to a delegate, whose errors are reported as that plugin's.
     #[must_use]
     pub fn is_stock(&self) -> bool {
         matches!(self.frame, Frame::Stock { .. })

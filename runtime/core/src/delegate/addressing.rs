@@ -124,7 +124,7 @@ pub(super) fn required(addressing: &Addressing) -> Result<&[Given], DelegateErro
     Ok(&addressing.ips)
 }
 
-/// What there is where IPAM gave nothing.
+/// The result where IPAM gave nothing.
 pub(super) static NONE: Addressing = Addressing {
     ips: Vec::new(),
     routes: Vec::new(),

@@ -47,7 +47,7 @@ impl Delegate for Dummy {
         let name = input.attachment.ifname.as_str();
         let mut ops = vec![self.bare(name)];
         let (routes, dad) = (&addressing.routes, Dad::for_addresses(addressing));
-        // Nobody is there to be told of the addresses.
+        // No neighbour needs an announcement of the addresses.
         addressing::Link { name, ips, routes, dad, notify: &[] }.configure(&mut ops);
         // The one stock plugin that keeps IPAM's DNS, whatever the configuration says.
         let result = addressing::only_link(name, addressing, Some(&addressing.dns));

@@ -1,4 +1,4 @@
-//! `ipvlan`: a link that shares its parent's MAC, told apart by its addresses. In a chain it can do without IPAM: it takes
+//! `ipvlan`: a link that shares its parent's MAC, distinguished by its addresses. In a chain it can do without IPAM: it takes
 //! parent and addresses over from what came before.
 
 use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY};
@@ -46,7 +46,7 @@ fn taken_over(previous: Option<&CniResult>) -> Result<Addressing, DelegateError>
             ips: previous.ips.iter().map(|ip| Given { address: ip.address, gateway: ip.gateway }).collect(),
             routes: previous.routes.clone(),
             dns: previous.dns.clone(),
-            // Whoever gave them, the ledger did not.
+            // The ledger did not give them.
             unique: false,
         }),
         None => Err(DelegateError::Conf("no plugin name provided".to_owned())),

@@ -30,7 +30,7 @@ impl Settings {
         check_mtu(conf)?;
         let asked = conf.int("vlanId").map_err(keys::mistyped)?.unwrap_or_default();
         let id = u16::try_from(asked).ok().filter(|_| asked <= MAX_ID);
-        // The bounds are told as the reference tells them, wrong by one as they are: people search for its texts.
+        // The text has the reference's bounds, wrong by one as they are: people search for it.
         let refused = || DelegateError::Conf(format!("invalid VLAN ID {asked} (must be between 0 and 4095 inclusive)"));
         Ok(Self { parent, id: id.ok_or_else(refused)? })
     }

@@ -9,13 +9,13 @@ use weft_host_abi::types::Node;
 use super::FactsError;
 use super::file::declared_file;
 
-/// In the state directory: what root, or whoever knows the API server, says of this node.
+/// In the state directory: what root, or a process that knows the API server, says of this node.
 const FILE: &str = "node.json";
 
 /// The content of the file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Told {
+struct Declared {
     #[serde(default)]
     labels: BTreeMap<String, String>,
 }
@@ -28,11 +28,11 @@ pub fn node(state_dir: &Path) -> Result<Node, FactsError> {
     let uname = nix::sys::utsname::uname();
     let name = uname.map(|uname| uname.nodename().to_string_lossy().into_owned()).unwrap_or_default();
     let path = state_dir.join(FILE);
-    let told: Told = match declared_file(&path)? {
-        None => Told::default(),
+    let declared: Declared = match declared_file(&path)? {
+        None => Declared::default(),
         Some(text) => serde_json::from_str(&text).map_err(|source| FactsError::Node { path, source })?,
     };
-    Ok(Node { name, labels: told.labels.into_iter().collect() })
+    Ok(Node { name, labels: declared.labels.into_iter().collect() })
 }
 
 #[cfg(test)]

@@ -220,7 +220,7 @@ impl View {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers one question. The text goes to whoever reads "policy failed", so it carries the whole chain.
+    /// Answers one question. The text goes to the person who reads "policy failed", so it carries the whole chain.
     fn ask<T>(&self, look: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, String> {
         let db = self.lock();
         look(&db.conn).map_err(|fault| {

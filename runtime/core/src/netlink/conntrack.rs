@@ -1,7 +1,7 @@
 //! Connection tracking: forgetting UDP flows of host ports. The kernel decides where a flow goes at its first packet, so one
 //! that began before a port was mapped, or while another container had it, would go on to where it went.
 //!
-//! Best effort: a kernel without the netlink side of connection tracking has nothing to forget, or cannot be told.
+//! Best effort: a kernel without the netlink side of connection tracking has nothing to forget, or no way to be asked.
 
 use std::collections::BTreeMap;
 use std::io;

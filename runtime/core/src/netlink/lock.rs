@@ -1,8 +1,8 @@
-//! Locks on network namespaces: `flock` on the namespace itself, so that there is no file to be kept anywhere, processes in
+//! Locks on network namespaces: `flock` on the namespace itself, so that no file has to be kept anywhere, processes in
 //! different namespaces do not meet, and the kernel drops the lock however a process ends. (`presence` uses locks of another
 //! kind on the host's; the two do not see each other.)
 //!
-//! The container's is held by whoever picks a free number there (a routing table, say), from looking to taking. The reference
+//! The container's is held by a process that picks a free number there (a routing table, say), from looking to taking. The reference
 //! `sbr` does the same with `CNI_NETNS`: weft and it wait for one another, by whatever path each came.
 //!
 //! Nobody waits forever: somebody else's program may sit on a lock.
@@ -17,7 +17,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::Executor;
 use super::error::NetlinkError;
 
-/// Whoever holds the container's needs milliseconds.
+/// The holder of the container's lock needs milliseconds.
 const PATIENCE_SECONDS: u64 = 10;
 const FIRST_STEP: Duration = Duration::from_micros(200);
 const LAST_STEP: Duration = Duration::from_millis(8);
@@ -29,7 +29,7 @@ pub(super) struct NetnsLock {
 }
 
 impl NetnsLock {
-    /// Takes the lock of an open namespace, waiting for as long as `patience`; `None` where it is not to be had by then.
+    /// Takes the lock of an open namespace, waiting for as long as `patience`; `None` where it is still taken by then.
     pub(super) fn take(mut file: File, patience: Duration) -> Result<Option<Self>, Errno> {
         let deadline = Instant::now() + patience;
         let mut step = FIRST_STEP;

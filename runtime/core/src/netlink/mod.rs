@@ -124,7 +124,7 @@ impl Executor {
     /// and ends.
     ///
     /// # Errors
-    /// No socket is to be had, or the path is no network namespace or cannot be entered.
+    /// No socket can be opened, or the path is no network namespace or cannot be entered.
     pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
         match container_netns {
             Some(path) => Self::start(path, Vec::new(), None)?.wait().map(|(executor, _nothing)| executor),
@@ -137,7 +137,7 @@ impl Executor {
     /// not mind which network namespace it is in.
     ///
     /// # Errors
-    /// The path is no network namespace, or no socket is to be had.
+    /// The path is no network namespace, or no socket can be opened.
     pub fn start(container_netns: &Path, needs: Vec<Need>, then: Option<Job>) -> Result<Opening, NetlinkError> {
         let path = container_netns.to_owned();
         let fail = {

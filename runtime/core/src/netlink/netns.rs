@@ -41,7 +41,7 @@ pub(super) struct Running<T> {
 /// Whether there is a network namespace at that path.
 ///
 /// # Errors
-/// Something else is there, or it cannot be told.
+/// Something else is there, or the kind is unknown.
 pub fn netns_exists(path: &Path) -> Result<bool, NetlinkError> {
     match check(path) {
         Ok(()) => Ok(true),

@@ -1,6 +1,6 @@
 //! Tells ADDs on one host of each other, so that a failing one does not take away what another is about to rely on.
 //!
-//! Every ADD holds a shared lock on the host's network namespace itself: there is no file to be kept anywhere, processes in
+//! Every ADD holds a shared lock on the host's network namespace itself: no file has to be kept anywhere, processes in
 //! different namespaces do not meet, and the kernel drops the lock however a process ends. Nobody ever takes an exclusive
 //! lock or waits; that one could not be had is all that is asked.
 

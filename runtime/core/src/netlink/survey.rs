@@ -144,7 +144,7 @@ pub fn survivors() -> Result<Vec<Survivor>, NetlinkError> {
 /// The addresses in every network namespace that a path leads to, but the calling thread's own.
 ///
 /// # Errors
-/// The own namespace cannot be told.
+/// The own namespace cannot be read.
 pub fn addresses_in_use() -> Result<BTreeSet<IpAddr>, NetlinkError> {
     let namespaces = namespaces(&open_route()?)?;
     let links = namespaces.into_iter().flat_map(|netns| netns.links);

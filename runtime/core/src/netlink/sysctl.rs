@@ -1,8 +1,8 @@
 //! `/proc/sys/net`: that of the calling thread's network namespace, and the links' part of another one's.
 //!
 //! Which namespace's keys a path leads to is decided when it is looked up, but only once: below `net` the kernel keeps a
-//! tree for each namespace, and what the common tree has in their place are links that are followed for whoever looks. A
-//! directory beyond such a link (`ipv4/conf`, `ipv6/conf`) is its namespace's own and stays so, as a socket does, whoever
+//! tree for each namespace, and what the common tree has in their place are links that are followed for the thread that looks. A
+//! directory beyond such a link (`ipv4/conf`, `ipv6/conf`) is its namespace's own and stays so, as a socket does, no matter who
 //! looks up names in it. So it can be opened inside and handed back, and needs no thread inside for every write.
 
 use std::fs::File;
@@ -25,7 +25,7 @@ const ROOT: &str = "/proc/sys/net";
 /// Directories with the keys of a namespace's links.
 const CONFS: [&str; 2] = ["ipv4/conf", "ipv6/conf"];
 
-/// The keys of the links of one network namespace, for whoever holds this.
+/// The keys of the links of one network namespace, for the holder of this value.
 #[derive(Debug)]
 pub(super) struct Confs {
     /// In the order of `CONFS`; none where the kernel has no such protocol.

@@ -98,8 +98,8 @@ fn in_context(context: &str, blueprint: &Blueprint) -> Result<Outcome, NetlinkEr
         ForkResult::Parent { child } => child,
     };
     drop(writing);
-    let mut told = [0_u8; 2];
-    let read = File::from(reading).read_exact(&mut told);
+    let mut answer = [0_u8; 2];
+    let read = File::from(reading).read_exact(&mut answer);
     loop {
         match waitpid(child, None) {
             Err(Errno::EINTR) => {}
@@ -108,7 +108,7 @@ fn in_context(context: &str, blueprint: &Blueprint) -> Result<Outcome, NetlinkEr
         }
     }
     read.map_err(failed)?;
-    let [stage, errno] = told;
+    let [stage, errno] = answer;
     Ok(match Stage::of(stage) {
         None => Ok(()),
         Some(stage) => Err((stage, Errno::from_raw(i32::from(errno)))),
@@ -121,15 +121,15 @@ fn be_child(context: &CStr, blueprint: &Blueprint, pipe: RawFd) -> ! {
         let fd = raw_open(DEVICE, libc::O_RDWR | libc::O_CLOEXEC).map_err(|errno| (Stage::Open, errno))?;
         blueprint.make(fd)
     });
-    let told = match outcome {
+    let answer = match outcome {
         Ok(()) => [0, 0],
         Err((stage, errno)) => [stage as u8, u8::try_from(errno as i32).unwrap_or(u8::MAX)],
     };
     #[expect(unsafe_code, reason = "the end of a forked child")]
-    // SAFETY: `told` is two bytes that live until the call returns; `_exit` ends the process without running anything of the
+    // SAFETY: `answer` is two bytes that live until the call returns; `_exit` ends the process without running anything of the
     // program whose copy it is.
     unsafe {
-        libc::write(pipe, told.as_ptr().cast(), told.len());
+        libc::write(pipe, answer.as_ptr().cast(), answer.len());
         libc::_exit(0)
     }
 }

@@ -63,7 +63,7 @@ pub struct DeviceLink {
 }
 
 /// A device of the host goes to the container, under the attachment's name and down. Its name on the host becomes its alias, as
-/// the stock plugin has it, so that whoever finds it knows what it was.
+/// the stock plugin has it, so that a person who finds it knows what it was.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TakeDevice {
     /// Its name in the container.

@@ -140,7 +140,7 @@ pub struct IngressPolicy {
     pub policy: Ingress,
 }
 
-/// An address is a source of a zone of firewalld, told over D-Bus.
+/// An address is a source of a zone of firewalld, set over D-Bus.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirewalldSource {
     /// The zone.

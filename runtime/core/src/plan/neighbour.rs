@@ -1,4 +1,4 @@
-//! What a host may remember of an address or a MAC from whoever had it before.
+//! What a host may remember of an address or a MAC from its holder before.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -88,7 +88,7 @@ impl Pod<'_> {
     }
 
     /// Names a failed network as Multus does.
-    fn blame(&self, attachment: &PodAttachment, error: &CniError) -> CniError {
+    fn with_attachment(&self, attachment: &PodAttachment, error: &CniError) -> CniError {
         let PodAttachment { network, label, .. } = attachment;
         let place = format!("[{}/{}/{}:{label}]", self.namespace, self.name, self.uid);
         let msg = format!("{place}: error adding container to network {network:?}: {}", error.msg);
@@ -210,7 +210,7 @@ fn attach_one(
     let Some(attachment) = record.attachments.get_mut(index) else { return Ok(CniResult::default()) };
     let external = PodRecord::has_external(attachment);
     if external {
-        name_is_free(sandbox, attachment).map_err(|error| pod.blame(attachment, &error))?;
+        name_is_free(sandbox, attachment).map_err(|error| pod.with_attachment(attachment, &error))?;
     }
     attachment.progress = Progress::Attempted;
     if external {
@@ -220,11 +220,11 @@ fn attach_one(
     if let Some(files) = &attachment.device_info {
         device_info::copy(files).map_err(|error| {
             let msg = format!("cannot copy the device info to {}: {error}", files.attachment.display());
-            pod.blame(attachment, &CniError::new(code::IO, msg))
+            pod.with_attachment(attachment, &CniError::new(code::IO, msg))
         })?;
     }
     let added = plugin::add(node, sandbox, attachment);
-    let (result, value) = added.map_err(|error| pod.blame(attachment, &error))?;
+    let (result, value) = added.map_err(|error| pod.with_attachment(attachment, &error))?;
     attachment.progress = Progress::Done;
     attachment.result = Some(value);
     Ok(result)

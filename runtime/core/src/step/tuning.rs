@@ -77,7 +77,7 @@ impl Step for Tuning {
         };
         plan.ops.push(Op::TuneLink(TuneLink { link: ifname.clone(), set, before }));
         let addresses: Vec<_> = previous.own(ifname).map(|ip| ip.address.addr()).collect();
-        // Neighbours were told of the address it had when the delegate made it.
+        // Neighbours know the address it had when the delegate made it.
         if plan.mac.is_some() && !addresses.is_empty() {
             plan.ops.push(Op::Announce { link: ifname.clone(), addresses });
         }

@@ -149,7 +149,7 @@ pub enum StoreError {
         /// The store file.
         path: PathBuf,
     },
-    /// There is no journal entry to update.
+    /// No journal entry matches.
     #[error(
         "the journal has no entry for interface {} of container {} on network {}",
         key.attachment.ifname, key.attachment.container_id, key.attachment.network

@@ -69,7 +69,7 @@ impl From<rusqlite::Error> for Fault {
     }
 }
 
-/// Why a transaction is rolled back: a fault of the store, or something the caller has to be told.
+/// Why a transaction is rolled back: a fault of the store, or an error for the caller.
 #[derive(Debug)]
 pub(crate) enum Stop<E> {
     Fault(Fault),

@@ -28,7 +28,7 @@ fn teardowns_together() {
     let pods: Vec<Ns> = (0..COUNT).map(|_| Ns::new()).collect();
     for round in 0..5 {
         all(&host, &pods, |at, executor| drop(applied(executor, &nth(at))));
-        host.sh("ip link add doomed0 type veth peer name doomed1; ip link set doomed0 group 2003134068 alias 'weft: being deleted'");
+        host.sh("ip link add dying0 type veth peer name dying1; ip link set dying0 group 2003134068 alias 'weft: being deleted'");
         host.sh(&format!("ip link add other{round} type veth peer name keep{round}; ip link set other{round} group 5"));
         let gone = all(&host, &pods, |at, executor| {
             let errors = executor.teardown(&nth(at), &BTreeSet::new());
@@ -38,9 +38,9 @@ fn teardowns_together() {
         assert_eq!(gone, [true; COUNT]);
         assert!(host.link(&format!("other{round}")).is_some(), "another group is another's");
         assert!(host.link("weft0").is_some(), "the bridge is in no group");
-        if host.link("doomed0").is_some() {
+        if host.link("dying0").is_some() {
             // All went by themselves this time, one after the other.
-            host.sh("ip link del doomed0");
+            host.sh("ip link del dying0");
         }
     }
 }
@@ -120,7 +120,7 @@ fn many_at_once() {
         let applied = applied(executor, &nth(at));
         applied.links[&LinkRef::host("weft0")].clone()
     });
-    // One bridge, one gateway, one base, whoever was first.
+    // One bridge, one gateway, one base, in whatever order they came.
     let seen = host.link("weft0").expect("bridge");
     assert!(links.iter().all(|link| seen["ifindex"] == link.index));
     assert_eq!(seen["address"].as_str().map(mac), links[0].mac);

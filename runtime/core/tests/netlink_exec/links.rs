@@ -189,7 +189,7 @@ fn port_that_was_there() {
     });
 }
 
-/// A bridge that a plan with `PinMac` made keeps its MAC whoever comes and goes, from the first message on.
+/// A bridge that a plan with `PinMac` made keeps its MAC while ports come and go, from the first message on.
 fn pinned_mac() {
     let host = Ns::new();
     let pods: Vec<Ns> = (0..4).map(|_| Ns::new()).collect();

@@ -1,4 +1,4 @@
-//! What the host remembers of an address or a MAC from whoever had it before.
+//! What the host remembers of an address or a MAC from its holder before.
 
 use weft_core::plan::{ForgetNeighbours, LinkRef, Op};
 

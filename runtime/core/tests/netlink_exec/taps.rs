@@ -147,7 +147,7 @@ fn opened() {
     let (host, pod) = (Ns::new(), Ns::new());
     with(&host, &pod, |executor| drop(applied(executor, &plan(vec![Op::CreateTap(tap()), up(eth0())]))));
     assert_ne!(pod.link("eth0").expect("tap")["operstate"], "UP");
-    // TUNSETIFF with IFF_TAP | IFF_NO_PI for a device that is there: whoever opens it becomes its wire.
+    // TUNSETIFF with IFF_TAP | IFF_NO_PI for a device that is there: the process that opens it becomes its wire.
     let script = "import fcntl,struct,sys,time\n\
                   f=open('/dev/net/tun','r+b',buffering=0)\n\
                   fcntl.ioctl(f,0x400454ca,struct.pack('16sH22x',b'eth0',0x1002))\n\
@@ -156,8 +156,8 @@ fn opened() {
         let mut command = Command::new("python3");
         command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("python3 (tests/setup.sh installs it)");
-        let mut told = [0; 5];
-        child.stdout.as_mut().expect("stdout").read_exact(&mut told).expect("the device can be opened");
+        let mut output = [0; 5];
+        child.stdout.as_mut().expect("stdout").read_exact(&mut output).expect("the device can be opened");
         eventually("a carrier", || sh("ip -j link show eth0").contains("\"operstate\":\"UP\""));
         drop(child.stdin.take());
         assert!(child.wait().expect("wait").success());

@@ -122,7 +122,7 @@ fn configurations_are_checked_beside_the_delegates_and_described() {
 }
 
 #[test]
-fn a_policy_of_the_other_world_is_told_where_it_belongs() {
+fn a_policy_of_the_other_world_is_refused_with_its_place() {
     let state = State::new();
     let text = chain(&state.load(&state.install("p", &shipped("flannel"))).expect_err("no IPAM policy"));
     assert!(

@@ -70,7 +70,7 @@ impl Client {
         client
     }
 
-    /// A client that goes on with a lease it was given before the program restarted. What became due meanwhile is due now;
+    /// A client that continues with a lease it was given before the program restarted. What became due meanwhile is due now;
     /// a lease that has ended is asked for once more, since the address is still in use.
     #[must_use]
     pub fn resume(settings: Settings, lease: Lease, seed: u64, now: Millis) -> Self {

@@ -1,4 +1,4 @@
-//! What a client is told, what it is after, and what it says is to be done.
+//! A client's events, its goal, and the actions it asks for.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -55,7 +55,7 @@ pub enum Output {
     },
     /// There is a lease, new or prolonged: keep it.
     Bound,
-    /// There is none, and none to be had. The client has ended.
+    /// The client has no lease and has ended.
     GaveUp(String),
     /// The address must not be used any more. The client has ended.
     Lost(Lost),

@@ -95,7 +95,7 @@ impl Client {
         }
     }
 
-    /// A client that goes on with a lease it was given before the program restarted.
+    /// A client that continues with a lease it was given before the program restarted.
     #[must_use]
     pub fn resume(settings: Settings, lease: Lease, seed: u64, now: Millis) -> Self {
         let mut client = Self::acquire(settings, Some(lease.address), seed, now);

@@ -1,4 +1,4 @@
-//! What a client is told, what it is after, and what it says is to be done.
+//! A client's events, its goal, and the actions it asks for.
 
 use crate::{Lost, Pace};
 
@@ -23,7 +23,7 @@ pub enum Output {
     Send(Vec<u8>),
     /// There is a lease, new or prolonged: keep it.
     Bound,
-    /// There is none, and none to be had. The client has ended.
+    /// The client has no lease and has ended.
     GaveUp(String),
     /// The address must not be used any more. The client has ended.
     Lost(Lost),

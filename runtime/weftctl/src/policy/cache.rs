@@ -1,4 +1,4 @@
-//! `weftctl policy ls`, `prune`, `digest` and `add`: what there is on this node, and what goes in and out.
+//! `weftctl policy ls`, `prune`, `digest` and `add`: the policies on this node, and changes to them.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

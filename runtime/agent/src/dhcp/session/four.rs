@@ -30,7 +30,7 @@ pub(super) async fn run(mut session: Session, start: Start) {
                 Ok(message) => client.receive(clock::now(), &message, incoming.mac),
                 Err(_not_ours) => Vec::new(),
             },
-            Event::Told(command) => {
+            Event::Command(command) => {
                 if command == Command::Release {
                     release(&mut session, client).await;
                 }

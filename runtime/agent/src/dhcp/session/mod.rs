@@ -36,7 +36,7 @@ pub(super) enum State {
     Asking,
     /// Running.
     Bound(AnyLease),
-    /// None was to be had: why.
+    /// No lease was obtained: why.
     Failed(Failure),
     /// It was running, and is over: why.
     Lost(String),
@@ -53,7 +53,7 @@ pub(super) enum Failure {
     Place(String),
 }
 
-/// What a task is told.
+/// A command to a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Command {
     /// Give the lease back and end.
@@ -100,7 +100,7 @@ impl Handle {
         self.state.borrow().clone()
     }
 
-    /// Tells the task something. One that has ended, or was told before, needs no telling.
+    /// Sends the task a command. A task that has ended, or got one before, needs none.
     pub(super) fn tell(&self, command: Command) {
         self.commands.try_send(command).ok();
     }
@@ -128,13 +128,13 @@ pub(super) fn start_v6(shared: &Rc<Shared>, subject: Subject, start: Start) -> H
 }
 
 fn channels(is_v4: bool, start: &Start) -> (mpsc::Receiver<Command>, watch::Sender<State>, Handle) {
-    let (commands, told) = mpsc::channel(2);
+    let (commands, received) = mpsc::channel(2);
     let initial = match start {
         Start::Acquire(_) => State::Asking,
         Start::Resume { lease, .. } => State::Bound(lease.clone()),
     };
     let (state, watched) = watch::channel(initial);
-    (told, state, Handle { is_v4, commands, state: watched })
+    (received, state, Handle { is_v4, commands, state: watched })
 }
 
 /// What both kinds of task share.
@@ -158,7 +158,7 @@ type Opener<T> = Box<dyn FnOnce() -> std::io::Result<T> + Send>;
 /// What a task waits for.
 enum Event {
     Due,
-    Told(Command),
+    Command(Command),
     Incoming(Incoming),
 }
 
@@ -185,9 +185,9 @@ impl Session {
         let mut sleep = pin!(tokio::time::sleep(Duration::from_millis(until.saturating_sub(now))));
         let (commands, socket) = (&mut self.commands, &self.socket);
         poll_fn(|cx| {
-            if let Poll::Ready(told) = commands.poll_recv(cx) {
+            if let Poll::Ready(command) = commands.poll_recv(cx) {
                 // Nobody holds the handle any more: the attachment was forgotten.
-                return Poll::Ready(Event::Told(told.unwrap_or(Command::Leave)));
+                return Poll::Ready(Event::Command(command.unwrap_or(Command::Leave)));
             }
             if let Some(socket) = socket
                 && let Poll::Ready(incoming) = socket.poll_receive(cx)
@@ -204,7 +204,7 @@ impl Session {
         &self,
         opener: impl FnOnce(&Place, &Link) -> Opener<T> + Send + 'static,
     ) -> Result<(Link, T), PlaceError> {
-        // Whoever took the link down while it was in use had a reason.
+        // The process that took the link down while it was in use had a reason.
         let (place, bring_up) = (self.subject.place.clone(), self.is_new());
         let visit = move || {
             let link = place.look(bring_up)?;
@@ -235,7 +235,7 @@ impl Session {
         *self.state.borrow() == State::Asking
     }
 
-    /// Notes a lease: in the store first, then for whoever waits.
+    /// Notes a lease: in the store first, then for the callers that wait.
     fn bound(&self, lease: AnyLease) {
         let new = self.is_new();
         let Subject { attachment, place, wish } = &self.subject;
@@ -260,7 +260,7 @@ impl Session {
         self.state.send_replace(State::Bound(lease));
     }
 
-    /// No lease was to be had.
+    /// No lease was obtained.
     fn failed(&self, failure: Failure) {
         let (Failure::NoServer(text) | Failure::Place(text)) = &failure;
         self.shared.log.info(&format!("{} got no address: {text}", self.subject.name()));
@@ -307,7 +307,7 @@ impl Session {
         }
     }
 
-    /// The last word of a task that was told to end.
+    /// The last state of a task that got the command to end.
     fn ended(&self, is_v4: bool, command: Command) {
         if command == Command::Release {
             self.forget(is_v4);

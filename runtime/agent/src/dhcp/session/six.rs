@@ -32,10 +32,10 @@ pub(super) async fn run(mut session: Session, start: Start) {
             Client::acquire(settings, wanted, seed, now)
         }
     };
-    let mut told = None;
+    let mut ending = None;
     let mut outputs = client.tick(clock::now());
     loop {
-        if !carry_out(&mut session, &client, outputs, told).await {
+        if !carry_out(&mut session, &client, outputs, ending).await {
             return;
         }
         outputs = match session.wait(client.next()).await {
@@ -44,14 +44,14 @@ pub(super) async fn run(mut session: Session, start: Start) {
                 Ok(message) => client.receive(clock::now(), &message),
                 Err(_not_ours) => Vec::new(),
             },
-            Event::Told(Command::Release) if told.is_none() && client.release(clock::now()) => {
-                told = Some(Command::Release);
+            Event::Command(Command::Release) if ending.is_none() && client.release(clock::now()) => {
+                ending = Some(Command::Release);
                 client.tick(clock::now())
             }
             // On its way out already; or without a lease.
-            Event::Told(Command::Release) if told.is_some() => Vec::new(),
-            Event::Told(command) => {
-                session.ended(false, told.unwrap_or(command));
+            Event::Command(Command::Release) if ending.is_some() => Vec::new(),
+            Event::Command(command) => {
+                session.ended(false, ending.unwrap_or(command));
                 return;
             }
         };
@@ -59,12 +59,12 @@ pub(super) async fn run(mut session: Session, start: Start) {
 }
 
 /// Does what the client says; whether there is anything left to do after that.
-async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>, told: Option<Command>) -> bool {
+async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>, ending: Option<Command>) -> bool {
     for output in outputs {
         match output {
             Output::Send(bytes) => {
                 if let Err(error) = send(session, &bytes).await
-                    && !leaving(session, told)
+                    && !leaving(session, ending)
                     && !session.displaced(false, &error)
                 {
                     return false;
@@ -96,11 +96,11 @@ async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>,
 }
 
 /// Nothing can go wrong any more with a lease that is being given back: the client ends by itself.
-fn leaving(session: &Session, told: Option<Command>) -> bool {
-    if told.is_some() {
+fn leaving(session: &Session, ending: Option<Command>) -> bool {
+    if ending.is_some() {
         session.shared.log.info(&format!("{} could not give its IPv6 lease back", session.subject.name()));
     }
-    told.is_some()
+    ending.is_some()
 }
 
 async fn send(session: &mut Session, bytes: &[u8]) -> Result<(), PlaceError> {

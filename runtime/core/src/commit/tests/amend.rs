@@ -61,7 +61,7 @@ fn what_only_one_can_have() {
     hold(&steps(), &["only port 80/tcp on IPv4/*", "only port 81/tcp on IPv4/192.0.2.1"]).unwrap();
     hold(&other, &["only port 8/tcp on IPv4/*", "only port 800/tcp on IPv4/*", "only port 80/udp on IPv4/*"]).unwrap();
     hold(&other, &["only port 81/tcp on IPv4/192.0.2.2", "only port 80/tcp on IPv6/*", "masquerade x"]).unwrap();
-    for (name, told) in [
+    for (name, shown) in [
         ("only port 80/tcp on IPv4/*", "port 80/tcp on IPv4"),
         ("only port 80/tcp on IPv4/192.0.2.9", "port 80/tcp on IPv4 address 192.0.2.9"),
         ("only port 81/tcp on IPv4/*", "port 81/tcp on IPv4"),
@@ -70,7 +70,7 @@ fn what_only_one_can_have() {
         let Err(AmendError::Ledger(error @ StoreError::Taken { .. })) = hold(&other, &["x", name]) else {
             panic!("{name} was not refused")
         };
-        assert_eq!(error.to_string(), format!("{told} is taken by container \"a\" (eth0 on network \"net\")"));
+        assert_eq!(error.to_string(), format!("{shown} is taken by container \"a\" (eth0 on network \"net\")"));
     }
     // A refusal leaves what was held.
     assert_eq!(disk.store.entry(&other).unwrap().unwrap().record.shared.len(), 3);

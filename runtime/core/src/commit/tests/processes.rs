@@ -27,7 +27,7 @@ fn spawn(dir: &Path, name: &str, count: usize, way: &str) -> Child {
 #[test]
 #[ignore = "is what the other tests run as processes"]
 fn child() {
-    // Not a test by itself: whoever runs all ignored tests finds nothing to do here.
+    // Not a test by itself: where all ignored tests are run, it does nothing.
     let Ok(task) = std::env::var(TASK) else { return };
     let parts: Vec<&str> = task.split('\n').collect();
     let dir = PathBuf::from(parts[0]);
@@ -269,5 +269,5 @@ fn check_oracle(dir: &Path, killed: usize) {
     }
     let prefilled = |id: &str| id.len() == 64;
     let unknown = there.values().filter(|id| !prefilled(id) && !holds.contains_key(*id)).count();
-    assert!(unknown <= killed, "{unknown} claims that nobody was told of, {killed} processes killed");
+    assert!(unknown <= killed, "{unknown} claims that no caller knows, {killed} processes killed");
 }

@@ -73,7 +73,7 @@ fn cni_args_are_refused_by_what_reads_them() {
 }
 
 #[test]
-fn wrong_types_are_told_in_the_stock_words() {
+fn wrong_types_have_the_stock_texts() {
     let text = error(BRIDGE, json!({"name": "net", "dns": {"nameservers": "1.1.1.1"}}));
     assert_eq!(
         text,

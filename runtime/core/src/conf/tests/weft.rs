@@ -266,7 +266,7 @@ fn the_pod_is_what_runtime_and_configuration_tell() {
 }
 
 #[test]
-fn the_mac_a_policy_is_told() {
+fn the_mac_in_a_policys_request() {
     let mac = |more: Value, args: &str| ok(more).requested_mac(&parse_pairs(args).unwrap());
     assert_eq!(mac(json!({}), ""), None);
     assert_eq!(mac(json!({"delegate": {"type": "macvlan", "mac": "d"}}), "").as_deref(), Some("d"));

@@ -75,7 +75,7 @@ fn a_device_of_user_space_only_gets_addresses() {
 }
 
 #[test]
-fn what_is_missing_is_told_in_the_words_of_whoever_looked() {
+fn a_missing_device_has_the_callers_error_text() {
     let mut call = call(json!({"device": "nope"}));
     call.observed.device = Some(FoundDevice::Missing("failed to find host device: Link not found".to_owned()));
     assert_eq!(call.error(), "failed to find host device: Link not found");

@@ -155,7 +155,7 @@ fn an_empty_address_list_is_an_error_for_all_that_take_addresses() {
 }
 
 #[test]
-fn a_wrong_type_is_told_in_the_stock_words() {
+fn a_wrong_type_has_the_stock_text() {
     for kind in kinds().filter(|kind| find(kind).is_some_and(|delegate| delegate.keys().contains(&"mtu"))) {
         let text = Call::new(kind, json!({"mtu": "big", "master": "p"})).error();
         assert_eq!(

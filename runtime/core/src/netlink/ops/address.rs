@@ -75,7 +75,7 @@ impl Session<'_> {
         if !in_the_way.is_empty() && !force {
             return Err(NetlinkError::OtherAddress { link: name.to_owned(), address });
         }
-        // Whoever comes from now on may use the address as its gateway. On a VLAN's veth that is any new link.
+        // A container that comes from now on may use the address as its gateway. On a VLAN's veth that is any new link.
         let unless = if self.is_made(&link) {
             None
         } else {

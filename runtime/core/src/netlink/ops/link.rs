@@ -176,7 +176,7 @@ impl Session<'_> {
     ///
     /// It does so whenever a MAC is written, even the same one, if the two `*_notify` keys are on. A packet socket of our
     /// own could send the same frames, but closing one costs an RCU grace period (8 to 16 ms where the whole ADD takes
-    /// less than two). Best effort: whoever still has the old answer finds out in time.
+    /// less than two). Best effort: a peer that still has the old answer finds out in time.
     pub(super) fn announce(&mut self, link: &LinkRef, addresses: &[IpAddr]) -> Result<(), NetlinkError> {
         if addresses.is_empty() {
             return Ok(());

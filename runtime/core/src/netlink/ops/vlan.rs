@@ -92,7 +92,7 @@ impl Session<'_> {
     }
 
     /// Like the reference plugin: a veth pair of the host, the peer an access port of the bridge. Two ADDs may do this at
-    /// once; whoever loses finds the other's.
+    /// once; the process that loses finds the other's.
     pub(super) fn ensure_vlan_gateway(
         &mut self,
         bridge: &str,

@@ -56,7 +56,7 @@ fn keys_of_multus_without_meaning_are_taken_and_others_warn() {
 }
 
 #[test]
-fn a_wrong_type_is_told_by_its_key() {
+fn a_wrong_type_names_its_key() {
     for wrong in [json!({"confDir": 1}), json!({"namespaceIsolation": "yes"}), json!({"defaultNetworks": "a"})] {
         let mut conf = json!({"clusterNetwork": "main"});
         conf.as_object_mut().unwrap().extend(wrong.as_object().cloned().unwrap());

@@ -18,13 +18,13 @@ const INSTANTS: u32 = 12;
 /// Kills an attachment's ADD, and its DEL, again and again.
 pub(super) fn sweep(stage: &Stage<'_>, number: usize, conf: &Value) -> Result<Step> {
     let what = What::Killed(number);
-    let told = |code, stdout| Ok(Step { what, code: Some(code), stdout, stderr: String::new(), millis: 0 });
+    let step = |code, stdout| Ok(Step { what, code: Some(code), stdout, stderr: String::new(), millis: 0 });
     let attach = stage.run.case.attach.get(number).context("no such attachment")?;
     let before = stage.everything(&attach.container)?;
     let whole = |verb| stage.call(verb, number, conf, what);
     let (add, del) = (whole(Verb::Add)?, whole(Verb::Del)?);
     if add.code != Some(0) || del.code != Some(0) {
-        return told(1, format!("even unharmed they fail: {} {}", add.stdout, del.stdout));
+        return step(1, format!("even unharmed they fail: {} {}", add.stdout, del.stdout));
     }
     let part = |millis: u64, at: u32| Duration::from_millis(millis) * at / INSTANTS;
     let mut killed = 0;
@@ -35,15 +35,15 @@ pub(super) fn sweep(stage: &Stage<'_>, number: usize, conf: &Value) -> Result<St
         }
         let deleted = whole(Verb::Del)?;
         if deleted.code != Some(0) {
-            return told(1, format!("DEL after a kill at {at} of {INSTANTS}: {}", deleted.stdout));
+            return step(1, format!("DEL after a kill at {at} of {INSTANTS}: {}", deleted.stdout));
         }
         let after = stage.everything(&attach.container)?;
         if after != before {
-            return told(1, format!("killed at {at} of {INSTANTS}: {}", difference(&before, &after)));
+            return step(1, format!("killed at {at} of {INSTANTS}: {}", difference(&before, &after)));
         }
     }
     // Where nothing was caught at work, nothing was shown.
-    told(i32::from(killed < INSTANTS / 2), format!("{killed} calls killed"))
+    step(i32::from(killed < INSTANTS / 2), format!("{killed} calls killed"))
 }
 
 /// Starts a call and kills it after a while; whether it was still there.

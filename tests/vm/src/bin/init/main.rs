@@ -215,7 +215,7 @@ impl<'a> Stage<'a> {
             Self { run: self.run, plugins: self.plugins.clone(), netns: self.netns.clone(), results: self.results };
         failing.plugins.dir = PathBuf::from(FAILING_DIR);
         let what = What::Rollback(number);
-        let told = |code, stdout| Step { what, code: Some(code), stdout, stderr: String::new(), millis: 0 };
+        let step = |code, stdout| Step { what, code: Some(code), stdout, stderr: String::new(), millis: 0 };
         let before = self.everything(&attach.container)?;
         for at in 0..MOST_OPS {
             let fail_at = ("WEFT_FAIL_AT".to_owned(), at.to_string());
@@ -225,14 +225,14 @@ impl<'a> Stage<'a> {
             if added.code == Some(0) {
                 let deleted = failing.call(Verb::Del, number, conf, what)?;
                 let enough = at > 2 && deleted.code == Some(0);
-                return Ok(told(i32::from(!enough), format!("{at} ops; {}", deleted.stdout)));
+                return Ok(step(i32::from(!enough), format!("{at} ops; {}", deleted.stdout)));
             }
             if !added.stdout.contains("no-such-link") {
-                return Ok(told(1, format!("op {at} fails for another reason: {}", added.stdout)));
+                return Ok(step(1, format!("op {at} fails for another reason: {}", added.stdout)));
             }
             let after = self.everything(&attach.container)?;
             if after != before {
-                return Ok(told(1, format!("op {at}: {}", difference(&before, &after))));
+                return Ok(step(1, format!("op {at}: {}", difference(&before, &after))));
             }
         }
         bail!("no ADD succeeded in {MOST_OPS} attempts")
