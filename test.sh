@@ -14,16 +14,17 @@ run() {
 }
 
 tests/setup.sh all || exit 1
-# One package at a time: cargo unifies features, and weft must be tested as it ships, without a compiler.
+# weft apart: cargo unifies features, and weft must be tested as it ships, without a compiler.
 cargo weft || exit 1
-cargo weftctl || exit 1
 
-# All packages but weft in one call: cargo unifies their features, so what they share is compiled once.
+# All other packages with the same features and options, so that what they share is compiled once.
+quick=(--config tests/profile.toml)
 packages=(-p weft-host-abi -p weft-core -p weft-dhcp -p weft-agent -p weftctl
     -p weft-kit -p weft-tests -p weft-bench -p weft-storm -p weft-vm -p weft-model -p weft-cluster --features weft-core/compile)
-run cargo test --release --locked --no-fail-fast "${packages[@]}"
+cargo build --release --locked "${quick[@]}" "${packages[@]}" --bin weftctl || exit 1
+run cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}"
 # Two of them need programs that tests/setup.sh has just installed, and are marked as ignored for those who run cargo by hand.
-run cargo test --release --locked "${packages[@]}" --lib -- --ignored the_real_plugin the_sqlite3 real_etcd
+run cargo test --release --locked "${quick[@]}" "${packages[@]}" --lib -- --ignored the_real_plugin the_sqlite3 real_etcd
 run cargo test --release --locked --no-fail-fast --manifest-path guest-plugins/Cargo.toml
 
 awk '/^test result:/ { passed += $4; failures += $6; ignored += $8 }
