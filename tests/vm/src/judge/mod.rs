@@ -11,8 +11,13 @@ use serde_json::Value;
 
 use crate::case::{Case, Look, Step, Subject, Transcript, What};
 
-/// Keys that are not compared: numbers the kernel happens to give, and the label that weft gives its links on the host.
-const NOISE: &[&str] = &["ifindex", "link_index", "link_netnsid", "handle", "ifi_index", "ifalias"];
+/// Keys that are not compared: numbers that the kernel happens to give.
+const NOISE: &[&str] = &["ifindex", "link_index", "link_netnsid", "handle", "ifi_index"];
+
+/// Whether that is weft's label on a link of the host, which no other plugin gives. Other aliases are compared.
+fn is_label(key: &str, value: &Value) -> bool {
+    key == "ifalias" && value.as_str().is_some_and(|alias| alias.starts_with("weft:"))
+}
 
 /// Holds a transcript against its case.
 ///
@@ -33,7 +38,7 @@ pub fn judge(case: &Case, transcript: &Transcript) -> Result<()> {
 }
 
 fn judge_step(case: &Case, transcript: &Transcript, step: &Step) -> Result<()> {
-    let names = Names::of(case, transcript);
+    let names = Names::read(case, transcript);
     match step.what {
         What::Add(number) => match case.attach.get(number).and_then(|attach| attach.error.as_ref()) {
             None => exits(step, 0),
@@ -107,7 +112,7 @@ fn exits(step: &Step, wanted: i32) -> Result<()> {
 /// # Errors
 /// The first difference.
 pub fn same(case: &Case, one: &Transcript, two: &Transcript) -> Result<()> {
-    let (names_one, names_two) = (Names::of(case, one), Names::of(case, two));
+    let (names_one, names_two) = (Names::read(case, one), Names::read(case, two));
     for (what, compare) in comparable(case) {
         if !compare {
             continue;
@@ -167,7 +172,7 @@ struct Names {
 // === impl Names ===
 
 impl Names {
-    fn of(case: &Case, transcript: &Transcript) -> Self {
+    fn read(case: &Case, transcript: &Transcript) -> Self {
         let mut host_ends = BTreeMap::new();
         for step in &transcript.steps {
             let What::Add(number) = step.what else { continue };
@@ -210,7 +215,7 @@ impl Names {
             Value::Array(items) => items.into_iter().map(|item| self.rename(item)).collect(),
             Value::Object(fields) => fields
                 .into_iter()
-                .filter(|(key, _)| !NOISE.contains(&key.as_str()))
+                .filter(|(key, value)| !NOISE.contains(&key.as_str()) && !is_label(key, value))
                 // Old reference plugins print an empty one in every result, newer ones and weft do not.
                 .filter(|(key, value)| key != "dns" || value.as_object().is_none_or(|dns| !dns.is_empty()))
                 .map(|(key, value)| (key, self.rename(value)))

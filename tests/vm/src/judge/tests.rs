@@ -51,7 +51,7 @@ fn random_names_macs_and_indexes_do_not_matter() {
 }
 
 #[test]
-fn a_difference_is_told() {
+fn a_difference_is_reported() {
     let one = transcript(Subject::Reference, "veth01234567", 7, &["lo"]);
     let two = transcript(Subject::Weft, "vethdeadbeef", 8, &["lo"]);
     let error = format!("{:#}", judge(&case(), &two).unwrap_err());
@@ -94,4 +94,12 @@ fn containment() {
     assert!(contains(&actual, &json!([{ "a": 2 }, { "b": [3, 1] }])));
     assert!(!contains(&actual, &json!([{ "a": 2, "b": [] }])));
     assert!(!contains(&actual, &json!([{ "b": [4] }])));
+}
+
+#[test]
+fn only_wefts_own_label_is_left_out() {
+    let names = Names::read(&case(), &transcript(Subject::Weft, "vethdeadbeef", 7, &["lo"]));
+    let seen = |alias: &str| names.normalise(json!([{ "ifname": "card0", "ifalias": alias }])).unwrap();
+    assert_eq!(seen("weft:net/one/eth0"), json!([{ "ifname": "card0" }]));
+    assert_eq!(seen("mine"), json!([{ "ifname": "card0", "ifalias": "mine" }]));
 }
