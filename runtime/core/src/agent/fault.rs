@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::cni::code;
+
 /// The kind of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -46,20 +48,20 @@ impl Fault {
     #[must_use]
     pub fn code(self) -> u32 {
         match self {
-            Self::Unknown | Self::NotFound => 3,
-            Self::Internal | Self::Other => 5,
-            Self::Request => 7,
-            Self::Place => 8,
+            Self::Unknown | Self::NotFound => code::UNKNOWN_CONTAINER,
+            Self::Internal | Self::Other => code::IO,
+            Self::Request => code::INVALID_CONFIG,
+            Self::Place => code::INVALID_NETNS,
             Self::NoLease
             | Self::Answer
             | Self::UnknownService
             | Self::UnknownVersion
             | Self::Unavailable
             | Self::Deadline
-            | Self::Conflict => 11,
-            Self::Denied => 100,
-            Self::Exhausted => 102,
-            Self::Lost => 105,
+            | Self::Conflict => code::TRY_AGAIN,
+            Self::Denied => code::DENIED,
+            Self::Exhausted => code::EXHAUSTED,
+            Self::Lost => code::DIFFERS,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use weft_host_abi::types::{Attachment, Denial, Problem};
 
 use crate::agent::AgentError;
-use crate::cni::CniError;
+use crate::cni::{CniError, code};
 use crate::conf::ConfError;
 use crate::delegate::DelegateError;
 use crate::facts::FactsError;
@@ -65,7 +65,7 @@ pub enum AttachError {
         /// Why its fallback could not.
         reason: String,
         /// What kind of error that is.
-        code: Class,
+        class: Class,
     },
     /// A policy said no. The text is the policy's.
     #[error("{}", denial_text(.denial))]
@@ -310,11 +310,11 @@ impl AttachError {
     pub fn code(&self) -> u32 {
         match self {
             Self::Cni(error) => error.code,
-            Self::UnknownAttachment(_) | Self::NoClaim { .. } => 3,
-            Self::Exists { .. } => 4,
+            Self::UnknownAttachment(_) | Self::NoClaim { .. } => code::UNKNOWN_CONTAINER,
+            Self::Exists { .. } => code::INVALID_ENVIRONMENT,
             Self::Ledger(StoreError::Taken { .. })
             | Self::Netlink(NetlinkError::Taken { .. } | NetlinkError::StockPort { .. })
-            | Self::Op { source: NetlinkError::Taken { .. } | NetlinkError::StockPort { .. }, .. } => 106,
+            | Self::Op { source: NetlinkError::Taken { .. } | NetlinkError::StockPort { .. }, .. } => code::TAKEN,
             Self::Contended { .. }
             | Self::TakenInCluster { .. }
             | Self::Withdrawn
@@ -322,9 +322,9 @@ impl AttachError {
             | Self::PluginTimeout { .. }
             | Self::Ledger(StoreError::Removed { .. })
             | Self::Op { source: NetlinkError::SharedBusy { .. }, .. }
-            | Self::Denied { denial: Denial::TryAgain(_), .. } => 11,
-            Self::LockFile { .. } | Self::Ledger(_) | Self::Facts(_) | Self::PluginExec { .. } => 5,
-            Self::PluginTooLarge { .. } | Self::PluginAnswer { .. } => 6,
+            | Self::Denied { denial: Denial::TryAgain(_), .. } => code::TRY_AGAIN,
+            Self::LockFile { .. } | Self::Ledger(_) | Self::Facts(_) | Self::PluginExec { .. } => code::IO,
+            Self::PluginTooLarge { .. } | Self::PluginAnswer { .. } => code::DECODE,
             Self::Conf(error) => error.code(),
             Self::Agent(error) | Self::StockAgent(error) => error.code(),
             Self::UnknownDelegate(_)
@@ -338,26 +338,28 @@ impl AttachError {
             | Self::PolicyConf { .. }
             | Self::KeptInCluster { .. }
             | Self::PrevResultMissing
-            | Self::PluginNotFound { .. } => 7,
-            Self::SameNetns => 8,
-            Self::NotReady { .. } => 50,
-            Self::Denied { denial: Denial::Denied(_), .. } => 100,
+            | Self::PluginNotFound { .. } => code::INVALID_CONFIG,
+            Self::SameNetns => code::INVALID_NETNS,
+            Self::NotReady { .. } => code::NOT_AVAILABLE,
+            Self::Denied { denial: Denial::Denied(_), .. } => code::DENIED,
             Self::Policy(error) => class_code(error.class()),
-            Self::NoFallback { code, .. } => class_code(*code),
+            Self::NoFallback { class, .. } => class_code(*class),
             Self::DelegateAdd { cause } => cause.code(),
-            Self::OffersTaken { .. } | Self::BadSettings { .. } | Self::Delegate(DelegateError::Addressing(_)) => 101,
-            Self::Denied { denial: Denial::Exhausted(_), .. } => 102,
+            Self::OffersTaken { .. } | Self::BadSettings { .. } | Self::Delegate(DelegateError::Addressing(_)) => {
+                code::POLICY_FAILED
+            }
+            Self::Denied { denial: Denial::Exhausted(_), .. } => code::EXHAUSTED,
             Self::Netlink(error) | Self::Op { source: error, .. } => {
                 if error.is_netns() {
-                    8
+                    code::INVALID_NETNS
                 } else {
-                    103
+                    code::HOST_FAILED
                 }
             }
-            Self::Delegate(DelegateError::Host(_)) | Self::Step(StepError::Host(_)) => 103,
-            Self::Leftovers { .. } | Self::Teardown { .. } => 104,
-            Self::Differs { .. } => 105,
-            Self::Encode(_) | Self::Journal { .. } | Self::NoPlan => 999,
+            Self::Delegate(DelegateError::Host(_)) | Self::Step(StepError::Host(_)) => code::HOST_FAILED,
+            Self::Leftovers { .. } | Self::Teardown { .. } => code::LEFTOVERS,
+            Self::Differs { .. } => code::DIFFERS,
+            Self::Encode(_) | Self::Journal { .. } | Self::NoPlan => code::INTERNAL,
         }
     }
 
@@ -404,10 +406,10 @@ impl AttachError {
 /// The code of a policy's error.
 fn class_code(class: Class) -> u32 {
     match class {
-        Class::Config => 7,
-        Class::Host => 5,
-        Class::Node | Class::Policy => 101,
-        Class::Passing => 11,
+        Class::Config => code::INVALID_CONFIG,
+        Class::Host => code::IO,
+        Class::Node | Class::Policy => code::POLICY_FAILED,
+        Class::Passing => code::TRY_AGAIN,
     }
 }
 

@@ -95,7 +95,7 @@ fn stand_in(context: &Context, policies: &Policies, call: &Call, error: &PolicyE
         policy: named.to_string(),
         because: because.clone(),
         reason,
-        code: error.class(),
+        class: error.class(),
     };
     let reference = match &call.network.fallback {
         FallbackConf::Fail => return Err(failed("the network has none".to_owned())),

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use super::Object;
 use super::text::pretty;
 
-/// Error codes of the specification, and the two that only the reference implementation has.
+/// Error codes: those of the specification, the two that only the reference implementation has, and from 100 on weft's own.
+/// `docs/error-codes.md` says what to do about each.
 pub mod code {
     /// The configuration's CNI version is not supported.
     pub const INCOMPATIBLE_VERSION: u32 = 1;
@@ -31,6 +32,20 @@ pub mod code {
     pub const NOT_AVAILABLE: u32 = 50;
     /// STATUS: as 50, and containers that exist may have limited connectivity.
     pub const LIMITED: u32 = 51;
+    /// A policy denied the request.
+    pub const DENIED: u32 = 100;
+    /// A policy failed: it trapped, ran out of its limits, or answered what the host does not accept.
+    pub const POLICY_FAILED: u32 = 101;
+    /// No free address is left.
+    pub const EXHAUSTED: u32 = 102;
+    /// The kernel, or a service of the node, refused a change.
+    pub const HOST_FAILED: u32 = 103;
+    /// Something of an attachment could not be removed.
+    pub const LEFTOVERS: u32 = 104;
+    /// CHECK: the attachment differs from what ADD made.
+    pub const DIFFERS: u32 = 105;
+    /// An address, a host port or another thing of the node belongs to another attachment.
+    pub const TAKEN: u32 = 106;
     /// Anything without a code of its own. Not in the specification's table.
     pub const INTERNAL: u32 = 999;
 }

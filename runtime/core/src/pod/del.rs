@@ -63,13 +63,10 @@ pub(super) fn remove_entry(
         many => {
             let texts: Vec<String> = many.iter().map(ToString::to_string).collect();
             let number = many.iter().map(|error| error.code).find(|code| *code == code::TRY_AGAIN);
-            Err(CniError::new(number.unwrap_or(LEFTOVERS), texts.join(" / ")))
+            Err(CniError::new(number.unwrap_or(code::LEFTOVERS), texts.join(" / ")))
         }
     }
 }
-
-/// weft's own code for what could not be removed.
-pub(super) const LEFTOVERS: u32 = 104;
 
 /// What a removal has to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -60,7 +60,7 @@ pub fn gc(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
     }
     match problems.as_slice() {
         [] => Ok(()),
-        many => Err(CniError::new(del::LEFTOVERS, many.join(" / "))),
+        many => Err(CniError::new(code::LEFTOVERS, many.join(" / "))),
     }
 }
 
