@@ -123,7 +123,8 @@ fn plans(entry: &Entry) -> anyhow::Result<Vec<Plan>> {
 
 fn rows(state: &Path, network: Option<&str>) -> anyhow::Result<Vec<Row>> {
     let Some(store) = NodeStore::open_read_only(state)? else { return Ok(Vec::new()) };
-    store.entries(network)?.iter().map(Row::read).collect()
+    // A pod's entry is the list of its attachments, which have entries of their own; `weftctl pods` shows it.
+    store.entries(network)?.iter().filter(|entry| entry.key.role != Role::Pod).map(Row::read).collect()
 }
 
 pub(crate) fn ps(args: &PsArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {

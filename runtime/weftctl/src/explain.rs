@@ -14,6 +14,7 @@ use weft_core::policy::{LogLevel, LogLine};
 use weft_core::store::{NodeStore, Role};
 
 use crate::output::Output;
+use crate::pods::{Pods, is_pod};
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
@@ -29,16 +30,22 @@ pub(crate) struct ExplainArgs {
 
 pub(crate) fn run(args: &ExplainArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let entries = match NodeStore::open_read_only(state)? {
-        Some(store) => store.entries(args.network.as_deref())?,
+        Some(store) => store.entries(None)?,
         None => Vec::new(),
     };
+    let pods = Pods::read(&entries, output);
     let mut documents = Vec::new();
     let mut lines = Vec::new();
-    for entry in &entries {
+    for pod in pods.0.iter().filter(|pod| pod.is(&args.which)) {
+        lines.extend(pod.describe());
+        documents.push(json!({ "pod": pod.record, "containerID": pod.container_id }));
+    }
+    for entry in entries.iter().filter(|entry| entry.key.role != Role::Pod) {
         let traces = Traces::parse(&entry.record.trace).context("the decision trace is damaged");
-        // A damaged trace of another attachment hides nothing.
-        let pod = traces.as_ref().ok().and_then(pod_of);
-        if matches(entry, args) || pod.is_some_and(|pod| is_pod(&args.which, &pod)) {
+        // A damaged trace of another attachment hides nothing. Where no policy was asked, the pod's own entry says whose it is.
+        let container = &entry.key.attachment.container_id;
+        let pod = traces.as_ref().ok().and_then(pod_of).or_else(|| pods.name_of(container));
+        if is_filtered(entry, args) && (matches(entry, args) || pod.is_some_and(|pod| is_pod(&args.which, &pod))) {
             let traces = traces?;
             lines.extend(describe(entry, &traces)?);
             documents.push(document(entry, &traces));
@@ -59,8 +66,14 @@ pub(crate) fn run(args: &ExplainArgs, state: &Path, output: Output) -> anyhow::R
 fn matches(entry: &Entry, args: &ExplainArgs) -> bool {
     let attachment = &entry.key.attachment;
     let by_address = entry.claims.iter().any(|(_, address)| address.to_string() == args.which);
-    (by_address || attachment.container_id.starts_with(&args.which))
-        && args.ifname.as_ref().is_none_or(|ifname| *ifname == attachment.ifname)
+    by_address || attachment.container_id.starts_with(&args.which)
+}
+
+/// What `--ifname` and `--network` leave.
+fn is_filtered(entry: &Entry, args: &ExplainArgs) -> bool {
+    let attachment = &entry.key.attachment;
+    args.ifname.as_ref().is_none_or(|ifname| *ifname == attachment.ifname)
+        && args.network.as_ref().is_none_or(|network| *network == attachment.network)
 }
 
 /// `NAMESPACE/NAME` of the pod that a policy was asked about.
@@ -68,10 +81,6 @@ fn pod_of(traces: &Traces) -> Option<String> {
     let decision = traces.decision.as_ref().and_then(|trace| trace.request.pod.as_ref());
     let pod = decision.or_else(|| traces.choice.as_ref()?.request.pod.as_ref())?;
     (!pod.name.is_empty()).then(|| format!("{}/{}", pod.namespace, pod.name))
-}
-
-fn is_pod(which: &str, pod: &str) -> bool {
-    pod == which || pod.split_once('/').is_some_and(|(_namespace, name)| name == which)
 }
 
 fn is_about(failure: &Failure, args: &ExplainArgs) -> bool {

@@ -13,6 +13,7 @@ mod ledger;
 mod networks;
 mod output;
 mod plan;
+mod pods;
 mod policy;
 mod repair;
 #[cfg(feature = "agent")]
@@ -49,6 +50,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// List attachments: pod, network, addresses, ports, and whether they are alive.
     Ps(attachments::PsArgs),
+    /// List the networks of this node's pods: interface, addresses, and the policies that decided.
+    Pods(pods::PodsArgs),
     /// Show who has an address.
     WhoHas(attachments::WhoHasArgs),
     /// Show how full the pools are.
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Command::Uninstall(args) => install::uninstall(&args, &state, output),
         Command::Plan(args) => plan::run(&args, &state, output),
         Command::Ps(args) => attachments::ps(&args, &state, output),
+        Command::Pods(args) => pods::run(&args, &state, output),
         Command::WhoHas(args) => attachments::who_has(&args, &state, output),
         Command::Pools => attachments::pools(&state, output),
         Command::Gc(args) => detach::gc(&args, &state, output),
