@@ -5,11 +5,13 @@
 //! api       pods, definitions and their status, as the tests change and read them
 //! standin   an agent and an API server in one process, for tests of weft-pod alone
 //! pods      one node with weft-pod: sandboxes, calls as containerd makes them
+//! kube      a real Kubernetes with weft on it
 //! golden    recorded cases of Multus, replayed and compared
 //! ```
 
 pub mod api;
 pub mod fake;
 pub mod golden;
+pub mod kube;
 pub mod pods;
 pub mod standin;

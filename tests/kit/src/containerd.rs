@@ -236,9 +236,7 @@ impl Drop for Containerd {
         while Path::new(&format!("/proc/{}", self.pid)).exists() && Instant::now() < gone {
             thread::sleep(Duration::from_millis(10));
         }
-        for group in control_groups(&self.namespace) {
-            remove_group(&group);
-        }
+        end_control_groups(&self.namespace);
     }
 }
 
@@ -265,8 +263,11 @@ fn spawn(place: &Place, dir: &Path) -> Result<Child> {
     command.spawn().context("start unshare containerd")
 }
 
-/// An OCI image of busybox, as a tar.
-fn image(dir: &Path) -> Result<()> {
+/// Makes `image.tar` in a directory: an OCI image of busybox, which sleeps unless it is told otherwise.
+///
+/// # Errors
+/// A program is missing or fails.
+pub fn image(dir: &Path) -> Result<()> {
     let at = |name: &str| dir.join(name).display().to_string();
     let (layout, bundle) = (at("image"), at("bundle"));
     let tagged = format!("{layout}:latest");
@@ -282,6 +283,7 @@ fn image(dir: &Path) -> Result<()> {
         std::os::unix::fs::symlink("busybox", bin.join(applet)).with_context(|| format!("link {applet}"))?;
     }
     run(&["umoci", "repack", "--image", &tagged, &bundle])?;
+    run(&["umoci", "config", "--image", &tagged, "--config.cmd", "/bin/sleep", "--config.cmd", "2147483647"])?;
     run(&["tar", "-C", &layout, "-cf", &at("image.tar"), "."])
 }
 
@@ -291,6 +293,19 @@ fn fresh() -> u32 {
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
+/// Kills what is in control groups of that name and those below them, and removes the groups.
+pub fn end_control_groups(name: &str) {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let groups = control_groups(name);
+        groups.iter().for_each(|group| end_group(group));
+        if groups.is_empty() || Instant::now() > end {
+            return;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Control groups of that name: one per hierarchy (version 1), or one (version 2).
 fn control_groups(name: &str) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
@@ -298,11 +313,18 @@ fn control_groups(name: &str) -> Vec<PathBuf> {
     hierarchies.chain([root.join(name)]).filter(|path| path.is_dir()).collect()
 }
 
-/// Removes a control group and those below it. Files in there are the kernel's.
-fn remove_group(group: &Path) {
+/// Kills what is in a control group and those below it, and removes those that are empty. Files in there are the kernel's.
+fn end_group(group: &Path) {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
-            remove_group(&entry.path());
+            end_group(&entry.path());
+        }
+    }
+    let inside = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    for pid in inside.lines().filter_map(|pid| pid.parse().ok()) {
+        // 0 is a process that this PID namespace does not see.
+        if pid > 0 {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).ok();
         }
     }
     fs::remove_dir(group).ok();

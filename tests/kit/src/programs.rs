@@ -85,6 +85,20 @@ fn binary(variable: &str, name: &str) -> Result<PathBuf, String> {
     }
 }
 
+/// Kubernetes as one program (`tests/cluster/kubernetes`), which `WEFT_KUBE_BIN` may name.
+///
+/// # Errors
+/// Says how to build it.
+pub fn kubernetes() -> Result<PathBuf, String> {
+    let named = std::env::var_os("WEFT_KUBE_BIN").map(PathBuf::from);
+    let path = named.unwrap_or_else(|| PathBuf::from("/usr/local/lib/weft-test-tools/kubernetes/kubernetes"));
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(format!("there is no {} (tests/cluster/kubernetes/build.sh builds it, with Go)", path.display()))
+    }
+}
+
 /// The directory of the reference plugins.
 ///
 /// # Errors

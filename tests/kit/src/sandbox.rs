@@ -6,7 +6,9 @@
 //! namespace alone.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
@@ -28,6 +30,30 @@ pub fn enter() {
         }
         build().err().map(|error| format!("no private namespace: {error:#}"))
     });
+}
+
+/// As `enter`, in a PID namespace too: whatever the test starts ends with it, however it ends, daemons of daemons included.
+/// The process begins anew for that, below a shell that reaps what others leave to the first process of a namespace.
+pub fn enter_with_processes() {
+    const BEGUN: &str = "WEFT_TEST_BEGUN";
+    if nix::unistd::geteuid().is_root() && std::env::var_os(BEGUN).is_none() {
+        let mut command = Command::new("unshare");
+        command.args([
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            "\"$@\"; exit $?",
+            "sh",
+        ]);
+        command.args(std::env::args_os()).env(BEGUN, "1");
+        // Returns only where it fails, and then `enter` works too: a test that needs the namespace fails with its reason.
+        let _error = command.exec();
+    }
+    enter();
 }
 
 /// Why there is no sandbox, or `None` when this process is in one.

@@ -22,6 +22,8 @@ pub enum Need {
     Weftctl,
     /// The `weft-failing` example.
     WeftFailing,
+    /// Kubernetes as one program.
+    Kubernetes,
     /// A program in PATH.
     Tool(&'static str),
     /// A kind of link the kernel must know.
@@ -46,6 +48,7 @@ impl Need {
             Self::Weft => programs::weft().err(),
             Self::Weftctl => programs::weftctl().err(),
             Self::WeftFailing => programs::weft_failing().err(),
+            Self::Kubernetes => programs::kubernetes().err(),
             Self::Tool(name) => programs::tool(name).err(),
             Self::LinkKind(kind) => match sandbox::refusal() {
                 Some(reason) => Some(reason),

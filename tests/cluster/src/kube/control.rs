@@ -1,0 +1,193 @@
+//! The control plane: etcd, API server, controller manager and scheduler, in one network namespace with the bridges that
+//! connect the nodes.
+//!
+//! There are no certificates to make: the API server writes one for itself, which is the authority of every kubeconfig, and
+//! users come from a file of tokens. They are no secrets: the namespaces are private to the test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+use weft_kit::dhcp::{Daemon, wait};
+use weft_kit::netns::NetNs;
+use weft_kit::process;
+
+use super::kubectl::Kubectl;
+use super::programs::Programs;
+
+/// The API server's address on the nodes' network.
+const ADDRESS: &str = "10.99.0.1";
+/// The address of the service `kubernetes`. The API server listens there itself, so nobody has to translate it.
+const SERVICE: &str = "10.96.0.1";
+/// The bridge that the nodes' `eth0` are connected to.
+pub(super) const MANAGEMENT: &str = "management";
+/// The bridge that the nodes' `eth1` are connected to: the wire of the pods' other networks.
+pub(super) const WIRE: &str = "wire";
+/// How long one part may take to come up on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A running control plane.
+pub(super) struct ControlPlane {
+    netns: NetNs,
+    dir: PathBuf,
+    programs: Programs,
+    /// They end with the value.
+    parts: Vec<Daemon>,
+}
+
+impl ControlPlane {
+    /// Starts everything; nodes of these names may join.
+    pub(super) fn start(dir: &Path, programs: &Programs, nodes: &[String]) -> Result<Self> {
+        let netns = network()?;
+        fs::create_dir_all(dir.join("tls")).context("create the control plane's directory")?;
+        let key = dir.join("account.key").display().to_string();
+        process::run(&netns.place(), &["openssl", "genrsa", "-out", &key, "2048"])?;
+        write_users(dir, nodes)?;
+        let mut plane = Self { netns, dir: dir.to_owned(), programs: programs.clone(), parts: Vec::new() };
+        plane.run("etcd", etcd(dir))?;
+        plane.run("kube-apiserver", api_server(dir))?;
+        let kubectl = plane.kubectl();
+        wait(PATIENCE, "the API server", || Ok(kubectl.run(&["get", "--raw", "/readyz"]).is_ok()))
+            .with_context(|| plane.log("kube-apiserver"))?;
+        plane.run("kube-controller-manager", controller_manager(dir))?;
+        plane.run("kube-scheduler", scheduler(dir))?;
+        Ok(plane)
+    }
+
+    fn run(&mut self, name: &str, arguments: Vec<String>) -> Result<()> {
+        let argv: Vec<String> = [self.programs.path(name)].into_iter().chain(arguments).collect();
+        self.parts.push(Daemon::start(&self.netns.place(), &argv, &self.dir.join(format!("{name}.log")))?);
+        Ok(())
+    }
+
+    /// The end of what a part said.
+    pub(super) fn log(&self, name: &str) -> String {
+        super::tail(&self.dir.join(format!("{name}.log")))
+    }
+
+    /// Where it runs.
+    pub(super) fn netns(&self) -> &NetNs {
+        &self.netns
+    }
+
+    /// kubectl with all rights.
+    pub(super) fn kubectl(&self) -> Kubectl {
+        let kubeconfig = kubeconfig_path(&self.dir, "admin");
+        Kubectl::new(self.netns.place(), self.programs.path("kubectl"), &kubeconfig, &self.dir.join("cache"))
+    }
+
+    /// What the API server wrote down about requests of the node's agents, a JSON document a line.
+    pub(super) fn audit(&self) -> Result<String> {
+        fs::read_to_string(self.dir.join("audit.log")).context("read the API server's audit log")
+    }
+}
+
+/// The namespace with the bridges and the addresses of the API server.
+fn network() -> Result<NetNs> {
+    let netns = NetNs::new("control")?;
+    netns.line("ip link set lo up")?;
+    for bridge in [MANAGEMENT, WIRE] {
+        netns.line(&format!("ip link add {bridge} type bridge"))?;
+        netns.line(&format!("ip link set {bridge} up"))?;
+    }
+    netns.line(&format!("ip address add {ADDRESS}/24 dev {MANAGEMENT}"))?;
+    netns.line(&format!("ip address add {SERVICE}/32 dev lo"))?;
+    Ok(netns)
+}
+
+/// The file that a user's kubeconfig is in.
+pub(super) fn kubeconfig_path(dir: &Path, user: &str) -> PathBuf {
+    dir.join(format!("{user}.kubeconfig"))
+}
+
+/// The tokens of all users, and a kubeconfig for each.
+fn write_users(dir: &Path, nodes: &[String]) -> Result<()> {
+    let mut tokens = "admin-token,admin,admin,system:masters\n\
+                      controllers-token,system:kube-controller-manager,controllers,\n\
+                      scheduler-token,system:kube-scheduler,scheduler,\n"
+        .to_owned();
+    for node in nodes {
+        tokens += &format!("{node}-token,system:node:{node},{node},system:nodes\n");
+    }
+    fs::write(dir.join("tokens.csv"), tokens).context("write the tokens")?;
+    let fixed = ["admin", "controllers", "scheduler"].map(str::to_owned);
+    for user in fixed.iter().chain(nodes) {
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "only",
+            "clusters": [{"name": "only", "cluster": {
+                "server": format!("https://{ADDRESS}"), "certificate-authority": dir.join("tls/apiserver.crt")}}],
+            "users": [{"name": "only", "user": {"token": format!("{user}-token")}}],
+            "contexts": [{"name": "only", "context": {"cluster": "only", "user": "only"}}],
+        });
+        fs::write(kubeconfig_path(dir, user), kubeconfig.to_string()).context("write a kubeconfig")?;
+    }
+    let policy = json!({
+        "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived", "ResponseStarted"],
+        "rules": [{"level": "Metadata", "users": ["system:serviceaccount:kube-system:weft"]}, {"level": "None"}],
+    });
+    fs::write(dir.join("audit-policy.json"), policy.to_string()).context("write the audit policy")
+}
+
+fn flags(flags: &[(&str, String)]) -> Vec<String> {
+    flags.iter().map(|(name, value)| format!("--{name}={value}")).collect()
+}
+
+fn etcd(dir: &Path) -> Vec<String> {
+    let (client, peer) = ("http://127.0.0.1:2379".to_owned(), "http://127.0.0.1:2380".to_owned());
+    flags(&[
+        ("name", "only".to_owned()),
+        ("data-dir", dir.join("etcd").display().to_string()),
+        ("listen-client-urls", client.clone()),
+        ("advertise-client-urls", client),
+        ("listen-peer-urls", peer.clone()),
+        ("initial-advertise-peer-urls", peer.clone()),
+        ("initial-cluster", format!("only={peer}")),
+        ("unsafe-no-fsync", "true".to_owned()),
+    ])
+}
+
+fn api_server(dir: &Path) -> Vec<String> {
+    let at = |name: &str| dir.join(name).display().to_string();
+    flags(&[
+        ("etcd-servers", "http://127.0.0.1:2379".to_owned()),
+        ("bind-address", "0.0.0.0".to_owned()),
+        ("advertise-address", ADDRESS.to_owned()),
+        ("secure-port", "443".to_owned()),
+        ("cert-dir", at("tls")),
+        ("token-auth-file", at("tokens.csv")),
+        ("authorization-mode", "Node,RBAC".to_owned()),
+        ("anonymous-auth", "false".to_owned()),
+        ("service-account-issuer", "https://kubernetes.default.svc".to_owned()),
+        ("service-account-key-file", at("account.key")),
+        ("service-account-signing-key-file", at("account.key")),
+        ("service-cluster-ip-range", "10.96.0.0/16".to_owned()),
+        // Or exec and logs look up the node's name.
+        ("kubelet-preferred-address-types", "InternalIP".to_owned()),
+        ("endpoint-reconciler-type", "none".to_owned()),
+        ("allow-privileged", "true".to_owned()),
+        ("profiling", "false".to_owned()),
+        ("audit-policy-file", at("audit-policy.json")),
+        ("audit-log-path", at("audit.log")),
+    ])
+}
+
+fn controller_manager(dir: &Path) -> Vec<String> {
+    flags(&[
+        ("kubeconfig", kubeconfig_path(dir, "controllers").display().to_string()),
+        ("bind-address", "127.0.0.1".to_owned()),
+        ("leader-elect", "false".to_owned()),
+        ("service-account-private-key-file", dir.join("account.key").display().to_string()),
+        ("root-ca-file", dir.join("tls/apiserver.crt").display().to_string()),
+        ("use-service-account-credentials", "true".to_owned()),
+    ])
+}
+
+fn scheduler(dir: &Path) -> Vec<String> {
+    flags(&[
+        ("kubeconfig", kubeconfig_path(dir, "scheduler").display().to_string()),
+        ("bind-address", "127.0.0.1".to_owned()),
+        ("leader-elect", "false".to_owned()),
+    ])
+}

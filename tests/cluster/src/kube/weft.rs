@@ -1,0 +1,60 @@
+//! weft on the cluster, as an operator brings it: the image of `deploy/`, its manifests, its DaemonSet.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use weft_kit::process::{self, Place};
+use weft_kit::programs::{repository, weft, weftctl};
+
+use super::config::DEFAULT_NETWORK;
+
+/// The name of the image. The tag is not `latest`, or kubelet would want to pull it.
+const IMAGE: &str = "localhost/weft:test";
+
+/// Makes the archive of weft's image.
+pub(super) fn image(dir: &Path) -> Result<PathBuf> {
+    let archive = dir.join("weft.tar");
+    let text = |path: PathBuf| path.display().to_string();
+    process::run(
+        &Place::default(),
+        &[
+            &text(repository().join("deploy/image/build.sh")),
+            "--libraries",
+            "--weft",
+            &text(weft().map_err(anyhow::Error::msg)?),
+            "--weftctl",
+            &text(weftctl().map_err(anyhow::Error::msg)?),
+            "--name",
+            IMAGE,
+            &text(archive.clone()),
+        ],
+    )?;
+    Ok(archive)
+}
+
+/// Every manifest of `deploy/` that installs weft, with the image's name and the default network put in.
+pub(super) fn manifests() -> Result<Vec<String>> {
+    let mut texts = Vec::new();
+    for dir in ["deploy/crds", "deploy/kubernetes"] {
+        let dir = repository().join(dir);
+        for entry in fs::read_dir(&dir).with_context(|| format!("read {}", dir.display()))? {
+            let path = entry.context("read deploy")?.path();
+            if path.extension().is_some_and(|extension| extension == "yaml") {
+                texts.push(fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?);
+            }
+        }
+    }
+    let daemon_set =
+        texts.iter_mut().find(|text| text.contains("kind: DaemonSet")).context("no DaemonSet in deploy")?;
+    for (from, to) in [
+        ("image: localhost/weft:latest", format!("image: {IMAGE}")),
+        ("--default-network=default", format!("--default-network={DEFAULT_NETWORK}")),
+        // Trials wait for the sweep, which takes minutes where nobody does.
+        ("- --sweep", "- --sweep\n            - --sweep-interval=2s\n            - --sweep-grace=4s".to_owned()),
+    ] {
+        ensure!(daemon_set.contains(from), "the DaemonSet of deploy has no {from:?}");
+        *daemon_set = daemon_set.replace(from, &to);
+    }
+    Ok(texts)
+}

@@ -1,0 +1,50 @@
+//! Devices: kubelet gives them to pods, the agent asks kubelet which, and plugins are told.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_cluster::fake;
+use weft_cluster::kube::Cluster;
+
+use super::{definition, on, pod, running};
+
+const RESOURCE: &str = "weft.test/nic";
+const DEVICES: [&str; 2] = ["0000:03:02.0", "0000:03:02.1"];
+
+/// R36: a definition with a `resourceName` gets the device that kubelet gave the pod, as `deviceID` and `pciBusID` in the
+/// plugin's configuration; two pods get two devices.
+pub(super) fn of_a_device_plugin(cluster: &mut Cluster) -> Result<()> {
+    let node = cluster.nodes().first().context("no nodes")?;
+    let plugin = PathBuf::from(env!("CARGO_BIN_EXE_weft-cluster-fake"));
+    fake::install(&plugin, &node.file("/opt/cni/bin"), &["fake"])?;
+    let _offered = node.offer_devices(RESOURCE, &DEVICES)?;
+    let mut nic = definition("nic", Some(&json!({"cniVersion": "1.0.0", "name": "nic", "type": "fake"})));
+    nic["metadata"]["annotations"] = json!({"k8s.v1.cni.cncf.io/resourceName": RESOURCE});
+    let with_device = |name: &str| {
+        let mut pod = on(node, pod(name, "nic", &json!({})));
+        let one = json!({(RESOURCE): "1"});
+        pod["spec"]["containers"][0]["resources"] = json!({"limits": one, "requests": one});
+        pod
+    };
+    super::wait_for_devices(cluster, node, RESOURCE, DEVICES.len())?;
+    cluster.kubectl().apply(&[nic, with_device("nic-1"), with_device("nic-2")])?;
+    running(cluster, 2)?;
+    let mut given = BTreeSet::new();
+    for call in fake::calls()?.iter().filter(|call| call.env("CNI_COMMAND") == "ADD") {
+        let id = call.stdin["deviceID"].as_str().unwrap_or_default();
+        ensure!(DEVICES.contains(&id), "{:#}", call.stdin);
+        for pointer in ["/pciBusID", "/runtimeConfig/deviceID"] {
+            let told = call.stdin.pointer(pointer);
+            let is_told =
+                if pointer == "/pciBusID" { told == Some(&json!(id)) } else { told.is_none_or(|told| told == id) };
+            ensure!(is_told, "{pointer}: {:#}", call.stdin);
+        }
+        given.insert(id.to_owned());
+    }
+    ensure!(given.len() == DEVICES.len(), "two pods, and these devices: {given:?}");
+    let status: Vec<Value> = cluster.kubectl().list("pods", "default")?;
+    ensure!(status.len() == 2, "{} pods", status.len());
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! weft on a real Kubernetes: kubelets start pods, containerd execs `weft-pod`, and the pods have every network they ask for.
+//!
+//! One cluster is started when the first trial needs it and serves all of them, one after the other. Each trial removes what
+//! it made, and looks that nothing of it is left on any node.
+
+mod devices;
+mod duplicates;
+mod networks;
+mod policies;
+mod storm;
+mod tools;
+
+use std::process::ExitCode;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_cluster::kube::observe::{self, Pod};
+use weft_cluster::kube::{Cluster, Node, PATIENCE};
+use weft_kit::dhcp::wait;
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+
+/// How many nodes there are.
+const NODES: u8 = 2;
+
+fn main() -> ExitCode {
+    sandbox::enter_with_processes();
+    let tools = ["containerd", "ctr", "runc", "umoci", "busybox", "nsenter", "unshare", "openssl", "sqlite3", "nft"];
+    let mut needs = vec![Need::Sandbox, Need::Kubernetes, Need::Weft, Need::Weftctl, Need::Reference];
+    needs.push(Need::LinkKind("macvlan"));
+    needs.extend(tools.map(Need::Tool));
+    let mut suite = Suite::new();
+    let mut test = |name: &str, trial: fn(&mut Cluster) -> Result<()>| {
+        suite.test(name, &needs, move || with_cluster(trial));
+    };
+    test("a-deployment-with-three-more-networks", networks::deployment);
+    test("a-fixed-address-by-annotation", networks::fixed_address);
+    test("labels-pick-ranges-and-a-denial-is-an-event", policies::labels);
+    test("r36-devices-that-kubelet-gave", devices::of_a_device_plugin);
+    test("the-stock-plugins-give-an-address-twice", duplicates::with_the_stock_plugins);
+    test("weftctl-shows-what-pods-have", tools::weftctl);
+    test("kills-while-pods-come-and-go", storm::kills);
+    let code = suite.run_threads(Some(1));
+    // Values of statics are not dropped.
+    lock().take();
+    code
+}
+
+/// The cluster, or why it could not be started.
+static CLUSTER: LazyLock<Mutex<Option<Result<Cluster, String>>>> = LazyLock::new(Mutex::default);
+
+fn lock() -> MutexGuard<'static, Option<Result<Cluster, String>>> {
+    CLUSTER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn with_cluster(trial: fn(&mut Cluster) -> Result<()>) -> Result<()> {
+    let mut guard = lock();
+    let started = guard.get_or_insert_with(|| Cluster::start(NODES).map_err(|error| format!("{error:#}")));
+    let cluster = started.as_mut().map_err(|error| anyhow::anyhow!("there is no cluster: {error}"))?;
+    let outcome = trial(cluster).with_context(|| cluster.why());
+    // The next trial begins without pods, however this one ended.
+    cluster.kubectl().run(&[
+        "delete",
+        "deployments,pods",
+        "--all",
+        "-n",
+        "default",
+        "--wait=false",
+        "--grace-period=1",
+    ])?;
+    match (outcome, nothing_left(cluster)) {
+        (Err(trial), Err(left)) => Err(trial.context(format!("and after it: {left:#}"))),
+        (outcome, left) => outcome.and(left),
+    }
+}
+
+/// Waits until no pod of the trials and nothing of one is left.
+fn nothing_left(cluster: &Cluster) -> Result<()> {
+    let mut left = Vec::new();
+    let looked = wait(PATIENCE, "nothing left of pods", || {
+        let pods = cluster.kubectl().list("pods", "default")?;
+        left = pods.iter().map(|pod| format!("pod {}", pod["metadata"]["name"])).collect();
+        for node in cluster.nodes() {
+            left.extend(observe::leftovers(node)?.into_iter().map(|what| format!("{}: {what}", node.name())));
+        }
+        Ok(left.is_empty())
+    });
+    looked.with_context(|| format!("left: {left:#?}"))
+}
+
+/// Waits until the trials' pods are gone from the API server.
+fn no_pods(cluster: &Cluster) -> Result<()> {
+    wait(PATIENCE, "the end of all pods", || Ok(cluster.kubectl().list("pods", "default")?.is_empty()))
+}
+
+/// A NetworkAttachmentDefinition in the namespace of the pods; without a configuration, that of the nodes' files counts.
+fn definition(name: &str, config: Option<&Value>) -> Value {
+    let mut object = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+                            "metadata": {"name": name, "namespace": "default"}});
+    if let Some(config) = config {
+        object["spec"] = json!({"config": config.to_string()});
+    }
+    object
+}
+
+/// What is in a pod: it sleeps, and ends at once.
+fn pod_spec() -> Value {
+    json!({
+        "terminationGracePeriodSeconds": 1, "dnsPolicy": "Default", "automountServiceAccountToken": false,
+        "containers": [{"name": "main", "image": weft_kit::containerd::IMAGE, "imagePullPolicy": "Never",
+                        "command": ["/bin/sh", "-c", "trap exit TERM; sleep 100000 & wait"]}],
+    })
+}
+
+/// A pod that asks for networks.
+fn pod(name: &str, networks: &str, labels: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "spec": pod_spec(),
+           "metadata": {"name": name, "namespace": "default", "labels": labels,
+                        "annotations": {"k8s.v1.cni.cncf.io/networks": networks}}})
+}
+
+/// Puts a pod on a node.
+fn on(node: &Node, mut pod: Value) -> Value {
+    pod["spec"]["nodeName"] = json!(node.name());
+    pod
+}
+
+/// Waits until so many pods of the namespace run, and looks at them.
+fn running(cluster: &Cluster, count: usize) -> Result<Vec<Pod>> {
+    let mut objects = Vec::new();
+    wait(PATIENCE, "running pods", || {
+        objects = cluster.kubectl().list("pods", "default")?;
+        objects.retain(|pod| is_ready(pod) && pod.pointer("/metadata/deletionTimestamp").is_none());
+        Ok(objects.len() == count)
+    })?;
+    look(cluster, &objects)
+}
+
+/// Waits until a node offers so many devices of a resource.
+fn wait_for_devices(cluster: &Cluster, node: &Node, resource: &str, count: usize) -> Result<()> {
+    wait(PATIENCE, "devices of the node", || {
+        let object = cluster.kubectl().get("node", "default", node.name())?.unwrap_or_default();
+        let offered =
+            object.pointer("/status/allocatable").and_then(|all| all[resource].as_str()).unwrap_or("0").to_owned();
+        Ok(offered == count.to_string())
+    })
+}
+
+fn look(cluster: &Cluster, objects: &[Value]) -> Result<Vec<Pod>> {
+    let node =
+        |object: &Value| cluster.node(object.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default());
+    objects.iter().map(|object| Pod::look(node(object)?, object)).collect()
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True")
+}
+
+/// Interface and addresses of every entry of a pod's status annotation.
+fn status(pod: &Pod) -> Vec<(String, String, Vec<String>)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let entries = pod.status.as_array().into_iter().flatten();
+    entries
+        .map(|entry| {
+            let ips = entry["ips"].as_array().into_iter().flatten().map(text).collect();
+            (text(&entry["name"]), text(&entry["interface"]), ips)
+        })
+        .collect()
+}
+
+/// A pod has these links, each with one address, and its status annotation says the same.
+fn has_networks(pod: &Pod, wanted: &[(&str, &str)]) -> Result<()> {
+    let links: Vec<&str> = pod.links.keys().map(String::as_str).collect();
+    let mut names: Vec<&str> = wanted.iter().map(|(_network, link)| *link).collect();
+    names.sort_unstable();
+    ensure!(links == names, "{} has {:?}, not {names:?}", pod.name, pod.links);
+    let mut expected = Vec::new();
+    for (network, link) in wanted {
+        expected.push(((*network).to_owned(), (*link).to_owned(), vec![pod.address(link)?.to_owned()]));
+    }
+    ensure!(status(pod) == expected, "{}: the status is {}, the kernel has {:?}", pod.name, pod.status, pod.links);
+    Ok(())
+}

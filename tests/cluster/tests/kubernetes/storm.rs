@@ -1,0 +1,131 @@
+//! Pods come and go while the agents are killed at random instants, and the runtime and kubelet are killed and started again.
+//!
+//! At the end of every wave each pod that is ready has every network that it asked for; at the end of the trial nothing of a
+//! pod is left on any node.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use weft_cluster::kube::{Cluster, Node};
+
+use super::{definition, has_networks, on, pod, running};
+
+/// Pods of a wave.
+const PODS: usize = 14;
+
+/// How many agents are killed at most while a wave's pods come, and while they go: a node whose agent never stays gets nowhere.
+const KILLS: usize = 6;
+
+/// What is killed once, besides the agents, while a wave's pods come.
+#[derive(Debug, Clone, Copy)]
+enum Strike {
+    Nothing,
+    Runtime,
+    Kubelet,
+}
+
+pub(super) fn kills(cluster: &mut Cluster) -> Result<()> {
+    let seed = std::env::var("WEFT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    fastrand::seed(seed);
+    let lan = |name: &str, subnet: u8| {
+        definition(
+            name,
+            Some(&json!({"cniVersion": "1.0.0", "name": name, "type": "bridge", "bridge": name,
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": format!("10.{subnet}.0.0/24")}]]}})),
+        )
+    };
+    cluster.kubectl().apply(&[lan("lan-a", 81), lan("lan-b", 82)])?;
+    for (number, strike) in [Strike::Nothing, Strike::Runtime, Strike::Kubelet].into_iter().enumerate() {
+        wave(cluster, number, strike).with_context(|| format!("wave {number}, {strike:?}, WEFT_SEED={seed}"))?;
+    }
+    // The last kill may have been this moment.
+    cluster.wait_for_weft()
+}
+
+/// Pods come, have what they asked for, and go. Agents die while they come and while they go.
+fn wave(cluster: &mut Cluster, number: usize, strike: Strike) -> Result<()> {
+    let nodes = cluster.nodes();
+    let names: Vec<String> = (0..PODS).map(|index| format!("wave-{number}-{index}")).collect();
+    let of =
+        |(index, name): (usize, &String)| on(&nodes[index % nodes.len()], pod(name, "lan-a, lan-b, lan-a", &json!({})));
+    let pods: Vec<Value> = names.iter().enumerate().map(of).collect();
+    let mut there = Vec::new();
+    while_agents_die(|| {
+        cluster.kubectl().apply(&pods)?;
+        strike_all(cluster, strike)?;
+        there = running(cluster, PODS)?;
+        Ok(())
+    })?;
+    for pod in there {
+        let networks =
+            [("default", "eth0"), ("default/lan-a", "net1"), ("default/lan-b", "net2"), ("default/lan-a", "net3")];
+        has_networks(&pod, &networks)?;
+    }
+    while_agents_die(|| {
+        cluster.kubectl().delete_pods("default", &names.iter().map(String::as_str).collect::<Vec<_>>())?;
+        strike_all(cluster, strike)?;
+        super::no_pods(cluster)
+    })
+}
+
+/// Kills agents at random instants while `work` is done, until some are killed.
+fn while_agents_die(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let over = AtomicBool::new(false);
+    let mut random = fastrand::Rng::with_seed(fastrand::u64(..));
+    let killed = thread::scope(|scope| -> Result<usize> {
+        let killer = scope.spawn(|| {
+            let mut killed = 0;
+            while killed < KILLS && (killed == 0 || !over.load(Ordering::Relaxed)) {
+                thread::sleep(Duration::from_millis(random.u64(100..2_500)));
+                killed += usize::from(kill_an_agent(&mut random));
+            }
+            killed
+        });
+        let done = work();
+        over.store(true, Ordering::Relaxed);
+        let killed = killer.join().map_err(|_panic| anyhow::anyhow!("the thread that kills agents panicked"))?;
+        done.map(|()| killed)
+    })?;
+    ensure!(killed > 0, "no agent was killed");
+    Ok(())
+}
+
+/// Strikes every node, after a random while.
+fn strike_all(cluster: &mut Cluster, strike: Strike) -> Result<()> {
+    thread::sleep(Duration::from_millis(fastrand::u64(200..3_000)));
+    cluster.nodes_mut().iter_mut().try_for_each(|node| carry_out(node, strike))
+}
+
+fn carry_out(node: &mut Node, strike: Strike) -> Result<()> {
+    match strike {
+        Strike::Nothing => Ok(()),
+        Strike::Runtime => {
+            node.kill_containerd();
+            node.start_containerd()
+        }
+        Strike::Kubelet => {
+            node.kill_kubelet();
+            node.start_kubelet()
+        }
+    }
+}
+
+/// Kills one of the agents that run now; whether there was one.
+fn kill_an_agent(random: &mut fastrand::Rng) -> bool {
+    let agents: Vec<i32> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let command = fs::read(entry.path().join("cmdline")).ok()?;
+            command.starts_with(b"/usr/local/bin/weftctl\0agent\0").then(|| entry.file_name().to_str()?.parse().ok())?
+        })
+        .collect();
+    random.choice(&agents).is_some_and(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).is_ok())
+}
