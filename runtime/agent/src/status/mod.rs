@@ -74,6 +74,40 @@ impl Statuses {
         self.0.newest.borrow().len()
     }
 
+    /// Writes the annotation, where there is one, and waits for it until the caller's deadline.
+    async fn written(&self, request: &StatusRequest, deadline: Deadline) -> StatusReply {
+        if request.annotation.is_none() {
+            return StatusReply::Written;
+        }
+        let mut progress = self.begin(request.clone());
+        let limit = deadline.left(WAIT).saturating_sub(RESERVE);
+        let ended = async {
+            loop {
+                if let Progress::Ended(reply) = progress.borrow_and_update().clone() {
+                    return Some(reply);
+                }
+                if progress.changed().await.is_err() {
+                    return None;
+                }
+            }
+        };
+        match timeout(limit, ended).await {
+            Ok(Some(reply)) => return reply,
+            // A newer request for the same pod took over.
+            Ok(None) => {
+                return StatusReply::Later { reason: "a newer status of this pod is being written".to_owned() };
+            }
+            Err(_elapsed) => {}
+        }
+        let reason = match &*progress.borrow() {
+            Progress::Failed(reason) => reason.clone(),
+            Progress::Trying => "the API server does not answer".to_owned(),
+            Progress::Ended(reply) => return reply.clone(),
+        };
+        self.0.pending.put(request);
+        StatusReply::Later { reason }
+    }
+
     fn begin(&self, request: StatusRequest) -> watch::Receiver<Progress> {
         let key = (request.namespace.clone(), request.name.clone());
         let turn = {
@@ -177,36 +211,11 @@ impl Handler for Statuses {
     type Service = Status;
 
     async fn handle(&self, request: StatusRequest, deadline: Deadline) -> Result<StatusReply, Refusal> {
-        self.0.send_events(&request);
-        if request.annotation.is_none() {
-            return Ok(StatusReply::Written);
+        let reply = self.written(&request, deadline).await;
+        // An ADD whose status is refused is taken back: its networks were not added for anybody to see.
+        if matches!(reply, StatusReply::Written | StatusReply::Later { .. }) {
+            self.0.send_events(&request);
         }
-        let mut progress = self.begin(request.clone());
-        let limit = deadline.left(WAIT).saturating_sub(RESERVE);
-        let ended = async {
-            loop {
-                if let Progress::Ended(reply) = progress.borrow_and_update().clone() {
-                    return Some(reply);
-                }
-                if progress.changed().await.is_err() {
-                    return None;
-                }
-            }
-        };
-        match timeout(limit, ended).await {
-            Ok(Some(reply)) => return Ok(reply),
-            // A newer request for the same pod took over.
-            Ok(None) => {
-                return Ok(StatusReply::Later { reason: "a newer status of this pod is being written".to_owned() });
-            }
-            Err(_elapsed) => {}
-        }
-        let reason = match &*progress.borrow() {
-            Progress::Failed(reason) => reason.clone(),
-            Progress::Trying => "the API server does not answer".to_owned(),
-            Progress::Ended(reply) => return Ok(reply.clone()),
-        };
-        self.0.pending.put(&request);
-        Ok(StatusReply::Later { reason })
+        Ok(reply)
     }
 }
