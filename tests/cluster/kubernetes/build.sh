@@ -8,7 +8,7 @@ cd "$(dirname "$0")"
 out=${1:-/usr/local/lib/weft-test-tools/kubernetes/kubernetes}
 version=$(sed -n 's#^\t*\(require \)\{0,1\}k8s.io/kubernetes \(v[0-9.]*\).*#\2#p' go.mod)
 minor=${version#v1.} minor=${minor%%.*}
-stamp=$(cat main.go go.mod go.sum build.sh | sha256sum | cut -d' ' -f1)
+stamp=$(cat ./*.go go.mod go.sum build.sh | sha256sum | cut -d" " -f1)
 [ -x "$out" ] && [ "$(cat "$out.stamp" 2>/dev/null)" = "$stamp" ] && exit 0
 
 command -v go >/dev/null || { echo "Go is missing: Kubernetes cannot be built (https://go.dev/dl)" >&2; exit 1; }

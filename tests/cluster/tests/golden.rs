@@ -1,4 +1,5 @@
-//! Recorded cases of Multus, replayed with `weft-pod`. Cases in which Multus follows the rules must come out the same, but
+//! Recorded cases of Multus, replayed with `weft-pod` beside a real API server and agent (without Kubernetes, beside a stand-in).
+//! Cases in which Multus follows the rules must come out the same, but
 //! for the listed differences; those in which it does not are listed too, with what the rule wants.
 
 use std::path::PathBuf;
@@ -7,12 +8,14 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use weft_cluster::api::Api;
 use weft_cluster::golden::{self, Aspect, Bench, Case, Differences};
+use weft_cluster::kube::RealApi;
 use weft_cluster::standin::StandIn;
 use weft_kit::{programs, sandbox};
 
 fn main() -> ExitCode {
-    sandbox::enter();
+    sandbox::enter_with_processes();
     let mut arguments = Arguments::from_args();
     // Cases use the same paths of the one sandbox.
     arguments.test_threads = Some(1);
@@ -37,8 +40,7 @@ fn prepared() -> Result<Vec<Trial>, String> {
     programs::reference_dir()?;
     let text = |error: anyhow::Error| format!("{error:#}");
     let differences = Arc::new(Differences::read().map_err(text)?);
-    let api = StandIn::start(&PathBuf::from("/run/weft-standin.sock")).map_err(text)?;
-    let api = Arc::new(Mutex::new(api));
+    let api = Arc::new(Mutex::new(api().map_err(text)?));
     let cases = golden::cases(&dir).map_err(text)?;
     let ids: Vec<String> = cases.iter().map(|case| case.id.clone()).collect();
     let listed = Arc::clone(&differences);
@@ -46,17 +48,30 @@ fn prepared() -> Result<Vec<Trial>, String> {
         let wrong: Vec<&str> = listed.cases().filter(|case| !ids.iter().any(|id| id == case)).collect();
         if wrong.is_empty() { Ok(()) } else { Err(Failed::from(format!("no such cases: {wrong:?}"))) }
     })];
+    trials.push(Trial::ignorable_test("beside-a-real-api-server", || match programs::kubernetes() {
+        Ok(_program) => Ok(Completion::Completed),
+        Err(reason) if std::env::var_os("WEFT_REQUIRE_ALL").is_some() => Err(Failed::from(reason)),
+        Err(reason) => Ok(Completion::ignored_with(format!("beside a stand-in: {reason}"))),
+    }));
     for case in cases {
         let (api, differences) = (Arc::clone(&api), Arc::clone(&differences));
         trials.push(Trial::test(format!("{}-{}", case.id, case.name), move || {
             let api = api.lock().map_err(|_poison| Failed::from("another case panicked"))?;
-            check(&api, &case, &differences).map_err(|error| Failed::from(format!("{error:#}")))
+            check(api.as_ref(), &case, &differences).map_err(|error| Failed::from(format!("{error:#}")))
         }));
     }
     Ok(trials)
 }
 
-fn check(api: &StandIn, case: &Case, differences: &Differences) -> Result<()> {
+/// A real API server and agent, where there is Kubernetes; else one process that stands in for both.
+fn api() -> Result<Box<dyn Api>> {
+    if programs::kubernetes().is_ok() && programs::weftctl().is_ok() {
+        return Ok(Box::new(RealApi::start()?));
+    }
+    Ok(Box::new(StandIn::start(&PathBuf::from("/run/weft-standin.sock"))?))
+}
+
+fn check(api: &dyn Api, case: &Case, differences: &Differences) -> Result<()> {
     let fake = PathBuf::from(env!("CARGO_BIN_EXE_weft-cluster-fake"));
     let outcome = golden::replay(&Bench { api, fake }, case)?;
     let mut found: std::collections::BTreeMap<Aspect, String> = std::collections::BTreeMap::new();

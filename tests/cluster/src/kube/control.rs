@@ -28,6 +28,15 @@ pub(super) const WIRE: &str = "wire";
 /// How long one part may take to come up on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
+/// How much of a control plane is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// etcd and the API server. Pods need no service account: nobody makes one.
+    ApiServer,
+    /// All of it.
+    Whole,
+}
+
 /// A running control plane.
 pub(super) struct ControlPlane {
     netns: NetNs,
@@ -38,8 +47,8 @@ pub(super) struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts everything; nodes of these names may join.
-    pub(super) fn start(dir: &Path, programs: &Programs, nodes: &[String]) -> Result<Self> {
+    /// Starts it; nodes of these names may join.
+    pub(super) fn start(dir: &Path, programs: &Programs, nodes: &[String], extent: Extent) -> Result<Self> {
         let netns = network()?;
         fs::create_dir_all(dir.join("tls")).context("create the control plane's directory")?;
         let key = dir.join("account.key").display().to_string();
@@ -47,12 +56,18 @@ impl ControlPlane {
         write_users(dir, nodes)?;
         let mut plane = Self { netns, dir: dir.to_owned(), programs: programs.clone(), parts: Vec::new() };
         plane.run("etcd", etcd(dir))?;
-        plane.run("kube-apiserver", api_server(dir))?;
+        let mut flags = api_server(dir);
+        if extent == Extent::ApiServer {
+            flags.push("--disable-admission-plugins=ServiceAccount".to_owned());
+        }
+        plane.run("kube-apiserver", flags)?;
         let kubectl = plane.kubectl();
         wait(PATIENCE, "the API server", || Ok(kubectl.run(&["get", "--raw", "/readyz"]).is_ok()))
             .with_context(|| plane.log("kube-apiserver"))?;
-        plane.run("kube-controller-manager", controller_manager(dir))?;
-        plane.run("kube-scheduler", scheduler(dir))?;
+        if extent == Extent::Whole {
+            plane.run("kube-controller-manager", controller_manager(dir))?;
+            plane.run("kube-scheduler", scheduler(dir))?;
+        }
         Ok(plane)
     }
 
@@ -106,13 +121,14 @@ pub(super) fn kubeconfig_path(dir: &Path, user: &str) -> PathBuf {
 fn write_users(dir: &Path, nodes: &[String]) -> Result<()> {
     let mut tokens = "admin-token,admin,admin,system:masters\n\
                       controllers-token,system:kube-controller-manager,controllers,\n\
-                      scheduler-token,system:kube-scheduler,scheduler,\n"
+                      scheduler-token,system:kube-scheduler,scheduler,\n\
+                      agent-token,agent,agent,\n"
         .to_owned();
     for node in nodes {
         tokens += &format!("{node}-token,system:node:{node},{node},system:nodes\n");
     }
     fs::write(dir.join("tokens.csv"), tokens).context("write the tokens")?;
-    let fixed = ["admin", "controllers", "scheduler"].map(str::to_owned);
+    let fixed = ["admin", "controllers", "scheduler", "agent"].map(str::to_owned);
     for user in fixed.iter().chain(nodes) {
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "only",

@@ -7,6 +7,8 @@
 //! config    what those are told
 //! weft      weft's image and manifests, as `deploy/` has them
 //! kubectl   how tests talk to the API server
+//! rest      the API server without kubectl, for many calls
+//! real      an API server with an agent and no kubelet, for `weft-pod` alone
 //! observe   what is on a node and in a pod, asked without weft
 //! ```
 //! Everything runs in a PID namespace whose first process is an ancestor of the test: however the test ends, all of it ends.
@@ -17,6 +19,8 @@ mod kubectl;
 mod node;
 pub mod observe;
 mod programs;
+mod real;
+mod rest;
 mod weft;
 
 use std::collections::BTreeMap;
@@ -33,8 +37,9 @@ use weft_kit::sandbox;
 
 pub use self::kubectl::Kubectl;
 pub use self::node::Node;
+pub use self::real::RealApi;
 
-use self::control::ControlPlane;
+use self::control::{ControlPlane, Extent};
 use self::programs::Programs;
 
 /// How long the cluster may take for something that takes a second on a quiet machine.
@@ -58,7 +63,7 @@ impl Cluster {
         let dir = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
         let programs = Programs::link(&dir.path().join("bin"))?;
         let names: Vec<String> = (1..=nodes).map(Node::name_of).collect();
-        let plane = ControlPlane::start(dir.path(), &programs, &names)?;
+        let plane = ControlPlane::start(dir.path(), &programs, &names, Extent::Whole)?;
         let kubectl = plane.kubectl();
         containerd::image(dir.path())?;
         let images = [dir.path().join("image.tar"), weft::image(dir.path())?];
@@ -143,7 +148,10 @@ impl Cluster {
     /// There is none.
     pub fn agent_of(&self, node: &Node) -> Result<String> {
         let pods = self.kubectl.list("pods", "kube-system")?;
-        let agent = pods.iter().find(|pod| pod.pointer("/spec/nodeName").is_some_and(|name| name == node.name()));
+        let agent = pods.iter().find(|pod| {
+            pod.pointer("/spec/nodeName").is_some_and(|name| name == node.name())
+                && pod.pointer("/metadata/ownerReferences/0/kind").is_some_and(|kind| kind == "DaemonSet")
+        });
         let name = agent.and_then(|pod| pod.pointer("/metadata/name")).and_then(Value::as_str);
         name.map(str::to_owned).with_context(|| format!("no agent on {}", node.name()))
     }

@@ -45,16 +45,14 @@ pub(super) fn manifests() -> Result<Vec<String>> {
             }
         }
     }
-    let daemon_set =
-        texts.iter_mut().find(|text| text.contains("kind: DaemonSet")).context("no DaemonSet in deploy")?;
     for (from, to) in [
         ("image: localhost/weft:latest", format!("image: {IMAGE}")),
         ("--default-network=default", format!("--default-network={DEFAULT_NETWORK}")),
         // Trials wait for the sweep, which takes minutes where nobody does.
-        ("- --sweep", "- --sweep\n            - --sweep-interval=2s\n            - --sweep-grace=4s".to_owned()),
+        ("- --sweep\n", "- --sweep\n            - --sweep-interval=2s\n            - --sweep-grace=4s\n".to_owned()),
     ] {
-        ensure!(daemon_set.contains(from), "the DaemonSet of deploy has no {from:?}");
-        *daemon_set = daemon_set.replace(from, &to);
+        ensure!(texts.iter().any(|text| text.contains(from)), "no manifest of deploy has {from:?}");
+        texts.iter_mut().for_each(|text| *text = text.replace(from, &to));
     }
     Ok(texts)
 }
