@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     suite.test("field-12-del-gets-what-add-got", &theirs, || bare(theirs::same_conf));
     suite.test("no-agent-is-code-11-naming-the-socket", &theirs, || bare(theirs::no_agent));
     suite.test("field-3-status-beside-a-silent-agent", &theirs, || bare(theirs::silent_agent));
-    suite.test("field-10-the-default-network-is-waited-for", &theirs, || bare(theirs::default_not_ready));
+    suite.test("field-10-r29-the-default-network-is-waited-for", &theirs, || bare(theirs::default_not_ready));
     suite.test("field-14-status-and-gc-with-two-variables", &theirs, || bare(theirs::two_variables));
     suite.test("check-reaches-every-network", &ours, || with_policies(ours::check_all));
     suite.test("gc-expands-the-runtimes-list", &ours, || with_policies(ours::gc_expands));
