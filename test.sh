@@ -26,6 +26,8 @@ run cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}"
 # Two of them need programs that tests/setup.sh has just installed, and are marked as ignored for those who run cargo by hand.
 run cargo test --release --locked "${quick[@]}" "${packages[@]}" --lib -- --ignored the_real_plugin the_sqlite3 real_etcd
 run cargo test --release --locked --no-fail-fast --manifest-path guest-plugins/Cargo.toml
+# With the documentation's examples.
+run cargo test --release --locked --no-fail-fast --manifest-path sdk/rust/Cargo.toml --features testing --target-dir guest-plugins/target
 
 awk '/^test result:/ { passed += $4; failures += $6; ignored += $8 }
      END { printf "\n%d passed, %d failed, %d skipped\n", passed, failures, ignored }' "$log"

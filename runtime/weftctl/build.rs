@@ -45,7 +45,7 @@ fn guests_dir(out: &Path) -> PathBuf {
 
 /// Everything a component is made of. Not `guest-plugins` as a whole: it may hold a `target` directory of the author's.
 fn watch(repository: &Path) -> Result<()> {
-    for path in ["sdk/Cargo.toml", "sdk/src", "host-abi/wit", "host-abi/src/guest_build.rs"] {
+    for path in ["sdk/rust/Cargo.toml", "sdk/rust/src", "sdk/rust/wit", "host-abi/wit", "host-abi/src/guest_build.rs"] {
         rerun_if_changed(&repository.join(path));
     }
     for entry in fs::read_dir(repository.join("guest-plugins"))? {

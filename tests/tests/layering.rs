@@ -44,6 +44,7 @@ fn main() -> ExitCode {
     suite.test("namespaces", &[], namespaces);
     suite.test("error-codes", &[], error_codes);
     suite.test("dependency-tree", &[], dependency_tree);
+    suite.test("sdk-stands-alone", &[], sdk_stands_alone);
     suite.test("differences-doc", &[], differences_doc);
     suite.test("every-kind-is-failed-and-killed", &[], every_kind_is_failed_and_killed);
     suite.run()
@@ -177,6 +178,26 @@ fn numbers(source: &str) -> Vec<u32> {
 }
 
 /// `cargo tree` of the node binary has no compiler, no cluster client, no HTTP, no TLS.
+/// The SDK is a package of its own: the contract in it is the host's, letter by letter, and nothing in it names a path outside.
+fn sdk_stands_alone() -> Result<()> {
+    let sdk = repository().join("sdk/rust");
+    let read = |path: PathBuf| fs::read_to_string(&path).with_context(|| format!("read {}", path.display()));
+    if read(sdk.join("wit/policy.wit"))? != read(repository().join("host-abi/wit/policy.wit"))? {
+        bail!("sdk/rust/wit/policy.wit differs from host-abi/wit/policy.wit: copy it");
+    }
+    let mut wrong = Vec::new();
+    let manifest = sdk.join("Cargo.toml");
+    if read(manifest.clone())?.contains("..") {
+        wrong.push(format!("{} names a path outside", short(&manifest)));
+    }
+    for file in rust_files(&sdk.join("src"))? {
+        if read(file.clone())?.contains("\"../../") {
+            wrong.push(format!("{} names a path outside", short(&file)));
+        }
+    }
+    all_well(wrong)
+}
+
 fn dependency_tree() -> Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)

@@ -1,10 +1,9 @@
 //! The decision around the addresses: routes, DNS, and what happens on release.
 
 use serde_json::Value;
-use weft_sdk::{Decision, Denial, Ledger, Problem, ReleaseRule, Request};
+use weft_sdk::{Decision, Denial, Ledger, Problem, ReleaseRule, Request, pool};
 
 use crate::conf::{self, Object, invalid, mistyped, problem};
-use crate::pool;
 
 /// The `release` key, before its owner is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -1,6 +1,6 @@
 //! Which labels lead to which sets.
 
-use weft_allocator::testing::{FakeLedger, request, set};
+use weft_sdk::testing::{ModelLedger, request, set};
 use weft_sdk::{Decision, Denial, Pair, Pod, Policy, RangeSet};
 
 use super::ByLabel;
@@ -27,7 +27,7 @@ fn decide(config: &str, labels: &[(&str, &str)]) -> Result<Decision, Denial> {
         labels: labels.iter().map(pair).collect(),
         annotations: Vec::new(),
     });
-    ByLabel::allocate(&request, &FakeLedger::default())
+    ByLabel::allocate(&request, &ModelLedger::default())
 }
 
 fn addresses(decision: &Decision) -> Vec<String> {
@@ -48,7 +48,7 @@ fn the_first_rule_that_matches_decides() {
     assert!(bronze.reason.starts_with("/default chose bronze: "), "{}", bronze.reason);
     let mut nobody = request(CONFIG, sets());
     nobody.pod = None;
-    assert_eq!(addresses(&ByLabel::allocate(&nobody, &FakeLedger::default()).expect("no pod")), ["10.1.0.2/24"]);
+    assert_eq!(addresses(&ByLabel::allocate(&nobody, &ModelLedger::default()).expect("no pod")), ["10.1.0.2/24"]);
 }
 
 #[test]

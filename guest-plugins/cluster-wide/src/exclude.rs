@@ -1,8 +1,8 @@
-//! The `exclude` key: addresses and networks that are never handed out.
+//! The `exclude` key: addresses and networks that are never handed out, and a view of the ledger in which they are taken.
 
 use weft_allocator::conf::{Object, problem};
-use weft_sdk::address::{contains, last, next};
-use weft_sdk::{IpAddress, IpPrefix, Problem};
+use weft_sdk::address::{contains, in_range, last, next};
+use weft_sdk::{Claim, ClaimState, IpAddress, IpPrefix, IpRange, LastClaim, Ledger, Problem, RangeUsage};
 
 /// What is never handed out.
 #[derive(Debug, Default)]
@@ -26,15 +26,55 @@ pub(crate) fn read(ipam: &Object<'_>) -> Result<Excluded, Problem> {
 
 impl Excluded {
     /// Whether an address is excluded.
-    pub(crate) fn contains(&self, address: IpAddress) -> bool {
+    fn contains(&self, address: IpAddress) -> bool {
         self.0.iter().any(|network| contains(*network, address))
     }
 
     /// The address itself, or the first one after what excludes it. None at the end of the family.
-    pub(crate) fn skip(&self, mut address: IpAddress) -> Option<IpAddress> {
+    fn skip(&self, mut address: IpAddress) -> Option<IpAddress> {
         while let Some(network) = self.0.iter().find(|network| contains(**network, address)) {
             address = next(last(*network))?;
         }
         Some(address)
+    }
+}
+
+/// The view.
+pub(crate) struct Without<'a> {
+    pub(crate) ledger: &'a dyn Ledger,
+    pub(crate) excluded: Excluded,
+}
+
+impl Ledger for Without<'_> {
+    fn claimed_by(&self, address: IpAddress) -> Option<Claim> {
+        if self.excluded.contains(address) {
+            let owner = "excluded by the network's configuration".to_owned();
+            return Some(Claim { address, owner, ifname: String::new(), state: ClaimState::Active });
+        }
+        self.ledger.claimed_by(address)
+    }
+
+    fn next_free(&self, range: &IpRange, start: IpAddress) -> Option<IpAddress> {
+        let mut from = start;
+        loop {
+            let free = self.ledger.next_free(range, from)?;
+            let allowed = self.excluded.skip(free)?;
+            if allowed == free {
+                return Some(free);
+            }
+            from = Some(allowed).filter(|allowed| in_range(range, *allowed))?;
+        }
+    }
+
+    fn usage(&self, range: &IpRange) -> RangeUsage {
+        self.ledger.usage(range)
+    }
+
+    fn last_claimed(&self, range: &IpRange) -> Option<LastClaim> {
+        self.ledger.last_claimed(range)
+    }
+
+    fn held_by(&self, owner: &str) -> Vec<Claim> {
+        self.ledger.held_by(owner)
     }
 }

@@ -14,11 +14,11 @@
 //! Without `rules` and `default`, every range set gives one address. `exclude` is never handed out, not even on request.
 
 use weft_allocator::{answer, conf, ranges};
+use weft_sdk::spread::Spread;
 use weft_sdk::{Decision, Denial, Ledger, Policy, Problem, Request};
 
 mod exclude;
 mod rules;
-mod spread;
 
 struct ClusterWide;
 
@@ -29,8 +29,8 @@ impl Policy for ClusterWide {
         let excluded = exclude::read(&ipam).map_err(conf::invalid)?;
         let rules = rules::read(&ipam).map_err(conf::invalid)?;
         let (sets, why) = rules.choose(request)?;
-        let spread = spread::Spread::new(ledger, request, &sets, excluded);
-        answer::decide(request, &ipam, &sets, &spread, &why)
+        let without = exclude::Without { ledger, excluded };
+        answer::decide(request, &ipam, &sets, &Spread::new(&without, request, &sets), &why)
     }
 
     fn validate(config: &str) -> Vec<Problem> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use weft_allocator::testing::{FakeLedger, request, set, wish};
+use weft_sdk::testing::{ModelLedger, request, set, wish};
 use weft_sdk::{ClaimState, Decision, Denial, Pair, Pod, Policy, RangeSet, Request, RequestSource};
 
 use super::ClusterWide;
@@ -18,7 +18,7 @@ fn first(decision: &Decision) -> String {
 }
 
 fn decide(request: &Request) -> Result<Decision, Denial> {
-    ClusterWide::allocate(request, &FakeLedger::default())
+    ClusterWide::allocate(request, &ModelLedger::default())
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn pods_start_at_different_places_and_a_retry_at_the_same() {
 #[test]
 fn all_addresses_are_reached_from_anywhere() {
     let sets = vec![set(&["10.0.0.0/29", "10.0.1.0/30"])];
-    let mut ledger = FakeLedger::default();
+    let mut ledger = ModelLedger::default();
     for taken in 0..6 {
         let decision = ClusterWide::allocate(&of_pod("uid", request("{}", sets.clone())), &ledger);
         let decision = decision.unwrap_or_else(|denial| panic!("after {taken}: {denial:?}"));

@@ -1,6 +1,6 @@
 //! What is host-local's own; the allocator has its own tests.
 
-use weft_allocator::testing::{FakeLedger, request, set};
+use weft_sdk::testing::{ModelLedger, request, set};
 use weft_sdk::{Denial, Dns, Policy};
 
 use super::HostLocal;
@@ -11,7 +11,7 @@ fn one_address_from_each_set_with_routes_and_dns() {
     let mut request = request(config, vec![set(&["10.1.0.0/24"]), set(&["2001:db8::/64"])]);
     let dns = Dns { nameservers: vec!["10.1.0.53".into()], domain: None, search: Vec::new(), options: Vec::new() };
     request.resolver = Some(dns.clone());
-    let decision = HostLocal::allocate(&request, &FakeLedger::default()).expect("a decision");
+    let decision = HostLocal::allocate(&request, &ModelLedger::default()).expect("a decision");
     let first: Vec<String> = decision.addresses.iter().map(|wanted| wanted.candidates[0].to_string()).collect();
     assert_eq!(first, ["10.1.0.2/24", "2001:db8::2/64"]);
     assert_eq!((decision.routes.len(), decision.dns), (1, Some(dns)));
@@ -21,7 +21,7 @@ fn one_address_from_each_set_with_routes_and_dns() {
 #[test]
 fn without_ranges_there_is_nothing_to_allocate() {
     let request = request(r#"{"type": "host-local"}"#, Vec::new());
-    let denial = HostLocal::allocate(&request, &FakeLedger::default()).expect_err("no ranges");
+    let denial = HostLocal::allocate(&request, &ModelLedger::default()).expect_err("no ranges");
     assert_eq!(denial, Denial::InvalidConfig("no IP ranges specified".into()));
 }
 

@@ -1,6 +1,6 @@
 //! Where static addresses come from, and the stock plugin's words when they cannot be read.
 
-use weft_allocator::testing::{FakeLedger, request, wish};
+use weft_sdk::testing::{ModelLedger, request, wish};
 use weft_sdk::{ClaimState, Decision, Denial, Pair, Policy, Request, RequestSource};
 
 use super::Static;
@@ -17,7 +17,7 @@ fn asked(config: &str, args: &[(&str, &str)], wishes: &[(&str, RequestSource)]) 
 }
 
 fn decide(request: &Request) -> Result<Decision, Denial> {
-    Static::allocate(request, &FakeLedger::default())
+    Static::allocate(request, &ModelLedger::default())
 }
 
 fn addresses(request: &Request) -> Vec<String> {
@@ -100,11 +100,11 @@ fn old_versions_have_one_address_per_family() {
 
 #[test]
 fn a_taken_address_says_who_has_it() {
-    let mut ledger = FakeLedger::default();
+    let mut ledger = ModelLedger::default();
     ledger.claim("10.1.0.5".parse().expect("an address"), "c7", ClaimState::Active);
     let denial = Static::allocate(&asked(CONFIG, &[], &[]), &ledger).expect_err("taken");
     assert_eq!(denial, Denial::Denied("10.1.0.5 is in use by c7 (eth0)".into()));
-    let mut ledger = FakeLedger::default();
+    let mut ledger = ModelLedger::default();
     ledger.claim("10.1.0.5".parse().expect("an address"), "pod:ns/name", ClaimState::Kept);
     Static::allocate(&asked(CONFIG, &[], &[]), &ledger).expect("kept for this pod");
 }

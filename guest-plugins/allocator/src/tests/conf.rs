@@ -4,7 +4,7 @@ use weft_sdk::{Denial, Problem, ReleaseRule};
 
 use crate::answer::{self, Release};
 use crate::conf::{self, Value};
-use crate::testing::{FakeLedger, request, set};
+use weft_sdk::testing::{ModelLedger, request, set};
 
 fn read<T>(config: &str, read: impl Fn(&conf::Object<'_>) -> Result<T, Problem>) -> Result<T, Problem> {
     let value: Value = conf::parse(config)?;
@@ -87,7 +87,7 @@ fn the_decision_is_completed_from_the_configuration() {
         let mut request = request(config, vec![set(&["10.1.0.0/24"])]);
         request.identities = identities;
         let value = conf::parse(config).expect("JSON");
-        answer::decide(&request, &conf::top(&value).expect("an object"), &[0], &FakeLedger::default(), "why: ")
+        answer::decide(&request, &conf::top(&value).expect("an object"), &[0], &ModelLedger::default(), "why: ")
     };
     let ours = || vec!["pod:ns/name".to_owned(), "container:c1".to_owned()];
     let decision = decide(r#"{"release": "keep", "routes": [{"dst": "0.0.0.0/0"}]}"#, ours()).expect("a decision");

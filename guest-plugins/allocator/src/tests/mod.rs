@@ -1,6 +1,4 @@
-//! The allocator against a fake ledger, and against a model of the stock plugin's walk.
+//! Reading configurations.
 
 mod conf;
-mod pool;
 mod ranges;
-mod stock;

@@ -1,9 +1,11 @@
 //! Picking addresses: the stock plugin's behaviour and words.
 
-use weft_sdk::{Claim, ClaimState, Denial, IpAddress, Request, RequestSource};
+mod stock;
+
+use crate::{Claim, ClaimState, Denial, IpAddress, Request, RequestSource};
 
 use crate::pool::{CANDIDATES, Pick, pick};
-use crate::testing::{FakeLedger, request, set, wish};
+use crate::testing::{ModelLedger, request, set, wish};
 
 fn ip(text: &str) -> IpAddress {
     text.parse().expect("an address")
@@ -14,7 +16,7 @@ fn first(picks: &[Pick]) -> Vec<String> {
 }
 
 /// Picks from all sets and claims the first candidates for `owner`.
-fn claim(request: &Request, ledger: &mut FakeLedger, owner: &str) -> Result<Vec<String>, Denial> {
+fn claim(request: &Request, ledger: &mut ModelLedger, owner: &str) -> Result<Vec<String>, Denial> {
     let sets: Vec<usize> = (0..request.range_sets.len()).collect();
     let picks = pick(request, &sets, ledger)?;
     for taken in &picks {
@@ -26,7 +28,7 @@ fn claim(request: &Request, ledger: &mut FakeLedger, owner: &str) -> Result<Vec<
 #[test]
 fn round_robin_goes_on_after_the_last_one() {
     let request = request("{}", vec![set(&["10.1.0.0/29"])]);
-    let mut ledger = FakeLedger::default();
+    let mut ledger = ModelLedger::default();
     for expected in ["10.1.0.2/29", "10.1.0.3/29", "10.1.0.4/29"] {
         assert_eq!(claim(&request, &mut ledger, "other").expect("free"), [expected]);
     }
@@ -48,7 +50,7 @@ fn round_robin_goes_on_after_the_last_one() {
 fn inner_ranges_follow_one_another_and_wrap() {
     let ranges = ["10.1.0.10-10.1.0.11@10.1.0.0/24", "10.2.0.10-10.2.0.11@10.2.0.0/24"];
     let request = request("{}", vec![set(&ranges)]);
-    let mut ledger = FakeLedger::default();
+    let mut ledger = ModelLedger::default();
     for expected in ["10.1.0.10/24", "10.1.0.11/24", "10.2.0.10/24"] {
         assert_eq!(claim(&request, &mut ledger, "other").expect("free"), [expected]);
     }
@@ -67,7 +69,7 @@ fn inner_ranges_follow_one_another_and_wrap() {
 #[test]
 fn gateways_are_skipped_wherever_they_are() {
     let request = request("{}", vec![set(&["10.1.0.4-10.1.0.6@10.1.0.0/24!10.1.0.5"])]);
-    let mut ledger = FakeLedger::default();
+    let mut ledger = ModelLedger::default();
     assert_eq!(claim(&request, &mut ledger, "other").expect("free"), ["10.1.0.4/24"]);
     assert_eq!(claim(&request, &mut ledger, "other").expect("free"), ["10.1.0.6/24"]);
     assert!(claim(&request, &mut ledger, "other").is_err());
@@ -76,7 +78,7 @@ fn gateways_are_skipped_wherever_they_are() {
 #[test]
 fn candidates_are_free_in_order_and_share_a_gateway() {
     let request = request("{}", vec![set(&["10.1.0.10-10.1.0.40@10.1.0.0/24", "10.2.0.0/24"])]);
-    let mut ledger = FakeLedger::default();
+    let mut ledger = ModelLedger::default();
     ledger.claim(ip("10.1.0.12"), "x", ClaimState::Active);
     ledger.claim(ip("10.1.0.14"), "x", ClaimState::Cooldown);
     ledger.claim(ip("10.1.0.10"), "x", ClaimState::Active);
@@ -96,7 +98,7 @@ fn candidates_are_free_in_order_and_share_a_gateway() {
 #[test]
 fn the_ledger_is_asked_little_however_full_it_is() {
     let request = request("{}", vec![set(&["10.0.0.0/16"]), set(&["2001:db8::/64"])]);
-    let mut ledger = FakeLedger::default();
+    let mut ledger = ModelLedger::default();
     for number in 2..60_000_u32 {
         ledger.claim(ip(&std::net::Ipv4Addr::from(0x0a00_0000 + number).to_string()), "x", ClaimState::Active);
     }
@@ -110,7 +112,7 @@ fn the_ledger_is_asked_little_however_full_it_is() {
 #[test]
 fn the_ends_of_the_address_space() {
     let request = request("{}", vec![set(&["255.255.255.254-255.255.255.255@255.255.255.0/24"])]);
-    let mut ledger = FakeLedger::default();
+    let mut ledger = ModelLedger::default();
     for expected in ["255.255.255.254/24", "255.255.255.255/24"] {
         assert_eq!(claim(&request, &mut ledger, "other").expect("free"), [expected]);
     }
@@ -126,7 +128,7 @@ fn requested_addresses_go_to_the_set_that_has_them() {
     let mut request = request("{}", vec![set(&["10.1.0.0/24"]), set(&["2001:db8::/64"])]);
     request.requested =
         vec![wish("2001:db8::9/64", RequestSource::CniArgs), wish("10.1.0.9", RequestSource::RuntimeConfig)];
-    let picks = pick(&request, &[0, 1], &FakeLedger::default()).expect("free");
+    let picks = pick(&request, &[0, 1], &ModelLedger::default()).expect("free");
     assert_eq!(first(&picks), ["10.1.0.9/24", "2001:db8::9/64"]);
     assert_eq!(picks[0].wanted.candidates.len(), 1, "nothing else will do");
     assert_eq!(picks[0].reason, "10.1.0.9 was requested by runtimeConfig");
@@ -134,12 +136,12 @@ fn requested_addresses_go_to_the_set_that_has_them() {
 
 #[test]
 fn requested_addresses_that_cannot_be_had() {
-    let deny = |wishes: &[&str], ledger: &FakeLedger| {
+    let deny = |wishes: &[&str], ledger: &ModelLedger| {
         let mut request = request("{}", vec![set(&["10.1.0.0/24"])]);
         request.requested = wishes.iter().map(|text| wish(text, RequestSource::Args)).collect();
         pick(&request, &[0], ledger).expect_err("denied")
     };
-    let mut ledger = FakeLedger::default();
+    let mut ledger = ModelLedger::default();
     assert_eq!(
         deny(&["10.1.0.1"], &ledger),
         Denial::Denied("failed to allocate for range 0: requested ip 10.1.0.1 is subnet's gateway".into())
@@ -176,18 +178,18 @@ fn a_container_gets_no_second_address() {
         state: ClaimState::Active,
     };
     request.held = vec![held("net1")];
-    pick(&request, &[0], &FakeLedger::default()).expect("another interface of it");
+    pick(&request, &[0], &ModelLedger::default()).expect("another interface of it");
     request.held = vec![held("eth0")];
     let text = "failed to allocate for range 0: 10.1.0.7 has been allocated to c1, duplicate allocation is not allowed";
-    assert_eq!(pick(&request, &[0], &FakeLedger::default()).expect_err("twice"), Denial::Denied(text.into()));
+    assert_eq!(pick(&request, &[0], &ModelLedger::default()).expect_err("twice"), Denial::Denied(text.into()));
     request.range_sets = vec![set(&["10.2.0.0/24"])];
-    pick(&request, &[0], &FakeLedger::default()).expect("the address is of another set");
+    pick(&request, &[0], &ModelLedger::default()).expect("the address is of another set");
 }
 
 #[test]
 fn a_kept_address_is_given_back_first() {
     let mut request = request("{}", vec![set(&["10.1.0.0/24"])]);
-    let mut ledger = FakeLedger::default();
+    let mut ledger = ModelLedger::default();
     ledger.claim(ip("10.1.0.30"), "x", ClaimState::Active);
     ledger.claim(ip("10.1.0.7"), "pod:ns/name", ClaimState::Kept);
     ledger.claim(ip("10.1.0.8"), "pod:ns/other", ClaimState::Kept);
@@ -213,6 +215,6 @@ fn a_kept_address_is_given_back_first() {
 #[test]
 fn no_ranges_at_all() {
     let request = request("{}", Vec::new());
-    let denial = pick(&request, &[], &FakeLedger::default()).expect_err("nothing to allocate from");
+    let denial = pick(&request, &[], &ModelLedger::default()).expect_err("nothing to allocate from");
     assert_eq!(denial, Denial::InvalidConfig("no IP ranges specified".into()));
 }

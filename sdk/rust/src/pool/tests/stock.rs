@@ -1,10 +1,10 @@
 //! The walk against a model of the stock plugin's iterator, over thousands of random histories.
 
-use weft_sdk::address::{next, number};
-use weft_sdk::{ClaimState, IpAddress, RangeSet};
+use crate::address::{next, number};
+use crate::{ClaimState, IpAddress, RangeSet};
 
 use crate::pool::{contains, pick};
-use crate::testing::{FakeLedger, range, request};
+use crate::testing::{ModelLedger, range, request};
 
 /// The stock plugin: one step at a time from after the last one, until a free address or the start again.
 fn model(set: &RangeSet, last: Option<IpAddress>, taken: &[IpAddress]) -> Option<IpAddress> {
@@ -60,7 +60,7 @@ fn the_walk_is_the_stock_plugins() {
         });
         let set = RangeSet { name: None, ranges: ranges.collect() };
         let request = request("{}", vec![set.clone()]);
-        let (mut ledger, mut taken, mut last) = (FakeLedger::default(), Vec::<IpAddress>::new(), None);
+        let (mut ledger, mut taken, mut last) = (ModelLedger::default(), Vec::<IpAddress>::new(), None);
         for turn in 0..60 {
             if !taken.is_empty() && random.below(3) == 0 {
                 ledger.release(taken.swap_remove(random.below(taken.len())));

@@ -1,43 +1,48 @@
-//! A view of the ledger in which the last claim is at a hash of the attachment, and what is excluded is taken. The walk of the
-//! shared allocator then starts there.
+//! A search that starts at a hash of the pod: nodes that start pods at the same time do not race for the lowest address, a pod
+//! that is tried again asks for the same address, and what was released comes back late.
+//!
+//! [`Spread`] is a view of the ledger in which the last claim is at that hash; [`pool::pick`](crate::pool::pick) then starts there.
+//!
+//! ```
+//! use weft_sdk::{Denial, Ledger, Request, pool, spread::Spread};
+//!
+//! fn pick(request: &Request, ledger: &dyn Ledger) -> Result<Vec<pool::Pick>, Denial> {
+//!     let sets = pool::one_of_each_family(request);
+//!     pool::pick(request, &sets, &Spread::new(ledger, request, &sets))
+//! }
+//! ```
 
-use weft_sdk::address::{from_number, in_range, number};
-use weft_sdk::{Claim, ClaimState, IpAddress, IpRange, LastClaim, Ledger, RangeSet, RangeUsage, Request};
-
-use crate::exclude::Excluded;
+use crate::address::in_range;
+use crate::pool::{at, size};
+use crate::{Claim, IpAddress, IpRange, LastClaim, Ledger, RangeSet, RangeUsage, Request};
 
 /// The view.
-pub(crate) struct Spread<'a> {
+pub struct Spread<'a> {
     ledger: &'a dyn Ledger,
-    excluded: Excluded,
     /// One start per range set.
     starts: Vec<IpAddress>,
 }
 
+// === impl Spread ===
+
 impl<'a> Spread<'a> {
-    pub(crate) fn new(ledger: &'a dyn Ledger, request: &Request, sets: &[usize], excluded: Excluded) -> Self {
+    /// A view for a request, with a start in each of the range sets with these indexes.
+    #[must_use]
+    pub fn new(ledger: &'a dyn Ledger, request: &Request, sets: &[usize]) -> Self {
         let starts = sets.iter().filter_map(|&index| {
             let set = request.range_sets.get(index)?;
             start(set, hash(request, index))
         });
-        Self { ledger, excluded, starts: starts.collect() }
+        Self { ledger, starts: starts.collect() }
     }
 }
 
 /// The address at a place in a set, counted through all its ranges.
 fn start(set: &RangeSet, hash: u64) -> Option<IpAddress> {
-    let size = |range: &IpRange| number(range.last).saturating_sub(number(range.first)).saturating_add(1);
-    let all = set.ranges.iter().map(size).fold(0_u128, u128::saturating_add);
     // The high bits count too: an IPv6 range may be larger than the hash.
     let wide = u128::from(hash) << 64 | u128::from(mix(hash));
-    let mut place = wide.checked_rem(all)?;
-    for range in &set.ranges {
-        if place < size(range) {
-            return from_number(number(range.first) + place, range.first);
-        }
-        place -= size(range);
-    }
-    None
+    let place = wide.checked_rem(size(set))?;
+    at(set, place).map(|(address, _range)| address)
 }
 
 /// FNV-1a over what stays the same when a pod is tried again: its uid, or where there is none the container, with network,
@@ -52,7 +57,8 @@ fn hash(request: &Request, set: usize) -> u64 {
         part.bytes().for_each(&mut add);
         add(0);
     }
-    set.to_le_bytes().into_iter().for_each(&mut add);
+    // As 64 bits: a start is the same on every machine.
+    (set as u64).to_le_bytes().into_iter().for_each(&mut add);
     mix(hash)
 }
 
@@ -65,23 +71,11 @@ fn mix(mut hash: u64) -> u64 {
 
 impl Ledger for Spread<'_> {
     fn claimed_by(&self, address: IpAddress) -> Option<Claim> {
-        if self.excluded.contains(address) {
-            let owner = "excluded by the network's configuration".to_owned();
-            return Some(Claim { address, owner, ifname: String::new(), state: ClaimState::Active });
-        }
         self.ledger.claimed_by(address)
     }
 
-    fn next_free(&self, range: &IpRange, from: IpAddress) -> Option<IpAddress> {
-        let mut from = from;
-        loop {
-            let free = self.ledger.next_free(range, from)?;
-            let allowed = self.excluded.skip(free)?;
-            if allowed == free {
-                return Some(free);
-            }
-            from = Some(allowed).filter(|allowed| in_range(range, *allowed))?;
-        }
+    fn next_free(&self, range: &IpRange, start: IpAddress) -> Option<IpAddress> {
+        self.ledger.next_free(range, start)
     }
 
     fn usage(&self, range: &IpRange) -> RangeUsage {

@@ -4,16 +4,35 @@
 //! own and hand it to [`policy!`]; build the crate as a `cdylib` for `wasm32-unknown-unknown` (`weftctl policy build`). A
 //! policy that picks the delegate instead of the addresses implements [`DelegatePolicy`]: see [`choice`].
 //!
-//! ```ignore
+//! ```
+//! use weft_sdk::{Decision, Denial, Ledger, Policy, Problem, ReleaseRule, Request, pool};
+//!
 //! struct First;
 //!
-//! impl weft_sdk::Policy for First {
-//!     fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial> { ... }
-//!     fn validate(config: &str) -> Vec<Problem> { Vec::new() }
-//!     fn config_schema() -> String { r#"{"type": "object"}"#.to_owned() }
+//! impl Policy for First {
+//!     fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial> {
+//!         let picks = pool::pick(request, &pool::one_of_each_family(request), ledger)?;
+//!         let addresses = picks.into_iter().map(|pick| pick.wanted).collect();
+//!         Ok(Decision { addresses, routes: Vec::new(), dns: None, release: ReleaseRule::Free, reason: "the next free one".into() })
+//!     }
+//!
+//!     fn validate(_config: &str) -> Vec<Problem> {
+//!         Vec::new()
+//!     }
+//!
+//!     fn config_schema() -> String {
+//!         r#"{"type": "object"}"#.to_owned()
+//!     }
 //! }
 //!
 //! weft_sdk::policy!(First);
+//! # #[cfg(feature = "testing")]
+//! # {
+//! # use weft_sdk::testing::{Network, set};
+//! # let mut network = Network::new("{}", vec![set(&["10.1.0.0/24"]), set(&["2001:db8::/64"])]);
+//! # let request = network.request("web-0");
+//! # assert_eq!(network.add::<First>(&request).expect("addresses").len(), 2);
+//! # }
 //! ```
 //!
 //! There is no clock, no randomness and no I/O beside [`Request::now`], [`Request::seed`], the [`Ledger`], [`facts`] and [`log`]: the
@@ -23,13 +42,23 @@ pub mod address;
 pub mod choice;
 pub mod facts;
 pub mod log;
+pub mod ordinal;
+pub mod pool;
+pub mod spread;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+/// The examples of the page that the package shows.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 /// The generated bindings; [`policy!`] needs them, an author rarely does.
 #[doc(hidden)]
 #[allow(missing_docs, reason = "generated; the WIT file is the documentation")]
 pub mod bindings {
     wit_bindgen::generate!({
-        path: "../host-abi/wit",
+        path: "wit",
         world: "ipam-policy",
         pub_export_macro: true,
         default_bindings_module: "weft_sdk::bindings",
@@ -63,7 +92,7 @@ pub trait Policy {
     fn config_schema() -> String;
 }
 
-/// The read-only view of the ledger. A trait, so that a policy's logic can be tested natively over a fake; the one a
+/// The read-only view of the ledger. A trait, so that a policy's logic can be tested natively over a model (feature `testing`); the one a
 /// policy gets is [`HostLedger`]. Every call crosses into the host, which bounds their number: ask, do not scan.
 pub trait Ledger {
     /// The claim on an address, or none where it is free.

@@ -1,14 +1,24 @@
 //! What the author of a delegate policy uses: a pure function from a [`ChoiceRequest`] to a [`Choice`] or a [`Denial`].
 //!
-//! ```ignore
+//! ```
+//! use weft_sdk::choice::{Candidate, Choice, ChoiceRequest};
+//! use weft_sdk::{DelegatePolicy, Denial, Problem};
+//!
 //! struct Always;
 //!
-//! impl weft_sdk::DelegatePolicy for Always {
+//! impl DelegatePolicy for Always {
 //!     fn choose(request: &ChoiceRequest) -> Result<Choice, Denial> {
-//!         Ok(Choice { name: "lan".into(), settings: Vec::new(), reason: "there is no other".into() })
+//!         let first = request.candidates.first().ok_or_else(|| Denial::InvalidConfig("no delegates".to_owned()))?;
+//!         Ok(Choice { name: first.name.clone(), settings: Vec::new(), reason: "it is the first".to_owned() })
 //!     }
-//!     fn validate(config: &str, candidates: &[Candidate]) -> Vec<Problem> { Vec::new() }
-//!     fn config_schema() -> String { r#"{"type": "object"}"#.to_owned() }
+//!
+//!     fn validate(_config: &str, _candidates: &[Candidate]) -> Vec<Problem> {
+//!         Vec::new()
+//!     }
+//!
+//!     fn config_schema() -> String {
+//!         r#"{"type": "object"}"#.to_owned()
+//!     }
 //! }
 //!
 //! weft_sdk::delegate_policy!(Always);
@@ -24,7 +34,7 @@ use crate::{Denial, Problem};
 #[allow(missing_docs, reason = "generated; the WIT file is the documentation")]
 pub mod bindings {
     wit_bindgen::generate!({
-        path: "../host-abi/wit",
+        path: "wit",
         world: "delegate-policy",
         pub_export_macro: true,
         default_bindings_module: "weft_sdk::choice::bindings",

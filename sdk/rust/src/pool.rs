@@ -5,8 +5,8 @@
 //! began, so that an address just released comes back only after a full lap. Gateways are skipped. Unlike the stock
 //! plugin, no gateway of *any* declared range is handed out, not just the one of the range at hand.
 
-use weft_sdk::address::{in_range, next, number};
-use weft_sdk::{
+use crate::address::{from_number, in_range, next, number, same_family};
+use crate::{
     Claim, ClaimState, Denial, IpAddress, IpPrefix, IpRange, LastClaim, Ledger, RangeSet, Request, RequestSource,
     RequestedAddress, WantedAddress,
 };
@@ -57,6 +57,49 @@ pub fn pick(request: &Request, sets: &[usize], ledger: &dyn Ledger) -> Result<Ve
 #[must_use]
 pub fn contains(set: &RangeSet, address: IpAddress) -> bool {
     set.ranges.iter().any(|range| in_range(range, address))
+}
+
+/// How many addresses a set has, gateways included.
+#[must_use]
+pub fn size(set: &RangeSet) -> u128 {
+    set.ranges.iter().map(range_size).fold(0, u128::saturating_add)
+}
+
+/// The address at a place in a set, counted from 0 through all its ranges, and the range it is in.
+#[must_use]
+pub fn at(set: &RangeSet, mut place: u128) -> Option<(IpAddress, &IpRange)> {
+    for range in &set.ranges {
+        let size = range_size(range);
+        if place < size {
+            return from_number(number(range.first).checked_add(place)?, range.first).map(|address| (address, range));
+        }
+        place -= size;
+    }
+    None
+}
+
+fn range_size(range: &IpRange) -> u128 {
+    number(range.last).saturating_sub(number(range.first)).saturating_add(1)
+}
+
+/// Whether an address is the gateway of any declared range. The host never lets such an address be handed out.
+#[must_use]
+pub fn is_gateway(request: &Request, address: IpAddress) -> bool {
+    let ranges = request.range_sets.iter().flat_map(|set| &set.ranges);
+    ranges.filter_map(|range| range.gateway).any(|gateway| gateway == address)
+}
+
+/// For dual stack without rules: the index of the first range set of each family, IPv4 and IPv6 in the operator's order.
+#[must_use]
+pub fn one_of_each_family(request: &Request) -> Vec<usize> {
+    let mut sets: Vec<(usize, IpAddress)> = Vec::new();
+    for (index, set) in request.range_sets.iter().enumerate() {
+        let Some(first) = set.ranges.first().map(|range| range.first) else { continue };
+        if !sets.iter().any(|(_index, other)| same_family(*other, first)) {
+            sets.push((index, first));
+        }
+    }
+    sets.into_iter().map(|(index, _first)| index).collect()
 }
 
 /// `10.1.0.2-10.1.0.254,10.2.0.1-10.2.0.9`.
@@ -208,8 +251,7 @@ impl Pool<'_> {
     }
 
     fn is_gateway(&self, address: IpAddress) -> bool {
-        let ranges = self.request.range_sets.iter().flat_map(|set| &set.ranges);
-        ranges.filter_map(|range| range.gateway).any(|gateway| gateway == address)
+        is_gateway(self.request, address)
     }
 
     fn is_kept_for_us(&self, claim: &Claim) -> bool {
@@ -255,6 +297,11 @@ fn add(found: &mut Vec<IpPrefix>, gateway: &mut Option<IpAddress>, range: &IpRan
     true
 }
 
-fn in_subnet(range: &IpRange, address: IpAddress) -> IpPrefix {
+/// An address of a range, with the prefix length of the range's subnet.
+#[must_use]
+pub fn in_subnet(range: &IpRange, address: IpAddress) -> IpPrefix {
     IpPrefix { address, length: range.subnet.length }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! A network: what weft does around a policy, in memory.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::{ModelLedger, request};
+use crate::address::in_range;
+use crate::{
+    ClaimState, Decision, Denial, IpPrefix, Ledger, Pod, Policy, RangeSet, ReleaseRule, Request, WantedAddress,
+};
+
+/// A network with a policy, a configuration, ranges and a ledger. The rules are weft's: a decision outside the declared ranges, a
+/// gateway or an address without candidates is an error, and of the candidates the first that is free is claimed.
+#[derive(Debug, Clone, Default)]
+pub struct Network {
+    /// Who has which address.
+    pub ledger: ModelLedger,
+    /// The time of the next request, in seconds since 1970.
+    pub now: u64,
+    config: String,
+    range_sets: Vec<RangeSet>,
+    attachments: BTreeMap<String, (Vec<IpPrefix>, ReleaseRule)>,
+    resting: Vec<(u64, IpPrefix)>,
+}
+
+/// Why an ADD failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// The policy says no.
+    Denied(Denial),
+    /// The policy's decision is one that weft does not take.
+    Unusable(String),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(denial) => write!(f, "{denial:?}"),
+            Self::Unusable(reason) => f.write_str(reason),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+// === impl Network ===
+
+impl Network {
+    /// A network with this `ipam` object and these ranges.
+    #[must_use]
+    pub fn new(config: &str, range_sets: Vec<RangeSet>) -> Self {
+        Self { config: config.to_owned(), range_sets, ..Self::default() }
+    }
+
+    /// The request of a new pod in namespace `default`: container `c-POD`, interface `eth0`, with the claims that are kept for it.
+    #[must_use]
+    pub fn request(&self, pod: &str) -> Request {
+        let mut request = request(&self.config, self.range_sets.clone());
+        request.attachment.container_id = format!("c-{pod}");
+        request.identities = vec![format!("pod:default/{pod}"), format!("container:c-{pod}")];
+        request.pod = Some(Pod {
+            namespace: "default".into(),
+            name: pod.into(),
+            uid: format!("uid-{pod}"),
+            labels: Vec::new(),
+            annotations: Vec::new(),
+        });
+        let ours = |owner: &String| request.identities.contains(owner) || *owner == request.attachment.container_id;
+        request.held = self.ledger.claims().filter(|claim| ours(&claim.owner)).cloned().collect();
+        request.now = self.now;
+        request
+    }
+
+    /// ADD: asks the policy, verifies what it decides, and claims.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]; nothing is claimed then.
+    pub fn add<P: Policy>(&mut self, request: &Request) -> Result<Vec<IpPrefix>, Refused> {
+        self.wake();
+        let decision = P::allocate(request, &self.ledger).map_err(Refused::Denied)?;
+        self.verify(request, &decision).map_err(Refused::Unusable)?;
+        let mut claimed = Vec::new();
+        for wanted in &decision.addresses {
+            claimed.push(self.free(request, wanted, &claimed).map_err(Refused::Unusable)?);
+        }
+        let owner = &request.attachment.container_id;
+        for address in &claimed {
+            self.ledger.claim(address.address, owner, ClaimState::Active);
+        }
+        self.attachments.insert(owner.clone(), (claimed.clone(), decision.release));
+        Ok(claimed)
+    }
+
+    /// DEL: gives the addresses back as the decision said. Unknown containers are none of its business.
+    pub fn del(&mut self, container: &str) {
+        let Some((addresses, rule)) = self.attachments.remove(container) else { return };
+        for prefix in addresses {
+            match &rule {
+                ReleaseRule::Free => self.ledger.release(prefix.address),
+                ReleaseRule::Keep(owner) => self.ledger.claim(prefix.address, owner, ClaimState::Kept),
+                ReleaseRule::Cooldown(seconds) => {
+                    self.ledger.claim(prefix.address, container, ClaimState::Cooldown);
+                    self.resting.push((self.now + u64::from(*seconds), prefix));
+                }
+            }
+        }
+    }
+
+    /// Frees the addresses that have rested long enough.
+    fn wake(&mut self) {
+        for (until, prefix) in std::mem::take(&mut self.resting) {
+            if until <= self.now {
+                self.ledger.release(prefix.address);
+            } else {
+                self.resting.push((until, prefix));
+            }
+        }
+    }
+
+    fn verify(&self, request: &Request, decision: &Decision) -> Result<(), String> {
+        if decision.addresses.is_empty() {
+            return Err("the decision has no address".to_owned());
+        }
+        if let ReleaseRule::Keep(owner) = &decision.release
+            && !request.identities.contains(owner)
+        {
+            return Err(format!("the addresses are kept for {owner:?}, which is no identity of this attachment"));
+        }
+        for wanted in &decision.addresses {
+            if wanted.candidates.is_empty() {
+                return Err("an address has no candidates".to_owned());
+            }
+            wanted.candidates.iter().try_for_each(|candidate| self.verify_one(request, *candidate, wanted))?;
+        }
+        Ok(())
+    }
+
+    fn verify_one(&self, request: &Request, candidate: IpPrefix, wanted: &WantedAddress) -> Result<(), String> {
+        let mut ranges = self.range_sets.iter().flat_map(|set| &set.ranges);
+        let Some(range) = ranges.find(|range| in_range(range, candidate.address)) else {
+            return Err(format!("{candidate} is in none of the declared ranges"));
+        };
+        if candidate.length != range.subnet.length {
+            return Err(format!("{candidate} has not the prefix length of {}", range.subnet));
+        }
+        if crate::pool::is_gateway(request, candidate.address) {
+            return Err(format!("{candidate} is a gateway"));
+        }
+        if wanted.gateway.is_some() && wanted.gateway != range.gateway {
+            return Err(format!("{candidate} has another gateway than its range"));
+        }
+        Ok(())
+    }
+
+    /// The first candidate that is free, or kept for this attachment.
+    fn free(&self, request: &Request, wanted: &WantedAddress, claimed: &[IpPrefix]) -> Result<IpPrefix, String> {
+        let free = |candidate: &&IpPrefix| {
+            !claimed.contains(candidate)
+                && self
+                    .ledger
+                    .claimed_by(candidate.address)
+                    .is_none_or(|claim| claim.state == ClaimState::Kept && request.identities.contains(&claim.owner))
+        };
+        wanted.candidates.iter().find(free).copied().ok_or_else(|| "every candidate is taken".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{logged, set};
+    use crate::{Problem, pool};
+
+    /// Keeps the address, whatever it offers; `config` says which address it lies about.
+    struct Scripted;
+
+    impl Policy for Scripted {
+        fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial> {
+            crate::log::info("asked");
+            let mut addresses: Vec<_> =
+                pool::pick(request, &[0], ledger)?.into_iter().map(|pick| pick.wanted).collect();
+            if let Ok(lie) = request.config.parse() {
+                addresses[0].candidates = vec![lie];
+            }
+            let release = match request.config.as_str() {
+                "rest" => ReleaseRule::Cooldown(60),
+                _ => ReleaseRule::Keep(request.identities[0].clone()),
+            };
+            Ok(Decision { addresses, routes: Vec::new(), dns: None, release, reason: String::new() })
+        }
+
+        fn validate(_config: &str) -> Vec<Problem> {
+            Vec::new()
+        }
+
+        fn config_schema() -> String {
+            "{}".to_owned()
+        }
+    }
+
+    fn add(network: &mut Network, pod: &str) -> Result<String, Refused> {
+        let request = network.request(pod);
+        network.add::<Scripted>(&request).map(|addresses| addresses[0].to_string())
+    }
+
+    #[test]
+    fn a_kept_address_comes_back_to_its_pod_alone() {
+        let mut network = Network::new("", vec![set(&["10.1.0.0/29"])]);
+        assert_eq!(add(&mut network, "a").expect("free"), "10.1.0.2/29");
+        network.del("c-a");
+        assert_eq!(add(&mut network, "b").expect("free"), "10.1.0.3/29");
+        assert_eq!(add(&mut network, "a").expect("kept"), "10.1.0.2/29");
+        assert_eq!(logged(), ["info: asked"; 3]);
+        assert!(logged().is_empty());
+    }
+
+    #[test]
+    fn an_address_rests() {
+        let mut network = Network::new("rest", vec![set(&["10.1.0.2-10.1.0.2@10.1.0.0/29"])]);
+        assert_eq!(add(&mut network, "a").expect("free"), "10.1.0.2/29");
+        network.del("c-a");
+        assert!(matches!(add(&mut network, "b"), Err(Refused::Denied(Denial::Exhausted(_)))));
+        network.now += 60;
+        assert_eq!(add(&mut network, "b").expect("rested"), "10.1.0.2/29");
+    }
+
+    #[test]
+    fn lies_are_found() {
+        for (lie, word) in [
+            ("10.2.0.2/24", "none of the declared ranges"),
+            ("10.1.0.2/24", "prefix length"),
+            ("10.1.0.1/29", "gateway"),
+            ("2001:db8::1/64", "none of the declared ranges"),
+        ] {
+            let mut network = Network::new(lie, vec![set(&["10.1.0.0/29"])]);
+            let refused = add(&mut network, "a").expect_err(lie);
+            assert!(matches!(&refused, Refused::Unusable(text) if text.contains(word)), "{lie}: {refused}");
+            assert_eq!(network.ledger.claims().count(), 0);
+        }
+    }
+}
