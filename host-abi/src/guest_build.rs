@@ -113,7 +113,7 @@ pub fn componentize(core_module: &[u8]) -> Result<Vec<u8>, String> {
         .map_err(|error| format!("{error:#}"))
 }
 
-/// Builds every policy (`cdylib`) of a cargo package or workspace, in `target_dir`, from its checked-in lock file.
+/// Builds every policy (`cdylib`) of a cargo package or workspace, in `target_dir`, from its lock file where it has one.
 ///
 /// # Errors
 ///
@@ -124,13 +124,17 @@ pub fn build_guests(manifest: &Path, target_dir: &Path) -> Result<Vec<BuiltGuest
     let (manifest, target_dir) = (&absolute(manifest), &absolute(target_dir));
     let mut cargo = clean_command("cargo");
     cargo
-        .args(["build", "--release", "--locked", "--workspace", "--lib", "--target", TARGET])
+        .args(["build", "--release", "--workspace", "--lib", "--target", TARGET])
         .args(["--message-format", "json-render-diagnostics", "--manifest-path"])
         .arg(manifest)
         .arg("--target-dir")
         .arg(target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", remapped_paths(manifest))
         .stderr(Stdio::inherit());
+    // A project that has just been started has no lock file yet; from then on it is held to it.
+    if manifest.ancestors().skip(1).any(|dir| dir.join("Cargo.lock").is_file()) {
+        cargo.arg("--locked");
+    }
     // Cargo looks for its configuration from here upwards.
     cargo.current_dir(manifest.parent().unwrap_or(Path::new(".")));
     let output = cargo.output().map_err(|source| GuestBuildError::Start { program: "cargo".to_owned(), source })?;

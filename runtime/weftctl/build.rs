@@ -1,7 +1,9 @@
-//! Builds the policies we ship (`guest-plugins/`) as components, so that `weftctl install` carries them.
+//! Builds the policies we ship (`guest-plugins/`) as components, so that `weftctl install` carries them, and lists the files that
+//! `weftctl policy new` writes.
 //!
 //! Leaves `$OUT_DIR/policies/<name>.wasm` and `$OUT_DIR/policies.rs`, a list of all of them to `include!`:
-//! `&[("by-label", include_bytes!(...)), ...]`. A new policy needs no change here.
+//! `&[("by-label", include_bytes!(...)), ...]`. A new policy needs no change here. `$OUT_DIR/templates.rs` is such a list of the
+//! files of `sdk/templates` and of the package `sdk/rust`.
 
 #[path = "../../host-abi/src/guest_build.rs"]
 #[allow(unreachable_pub, reason = "the file is a public module of weft-host-abi too")]
@@ -34,6 +36,37 @@ fn main() -> Result<()> {
     }
     list.push_str("]\n");
     fs::write(out.join("policies.rs"), list)?;
+    fs::write(out.join("templates.rs"), templates(&repository.join("sdk"))?)?;
+    Ok(())
+}
+
+/// `&[("templates/js/ipam/policy.js", include_str!(...)), ...]`.
+fn templates(sdk: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    for part in ["templates", "rust/src", "rust/wit", "rust/Cargo.toml", "rust/Cargo.lock", "rust/README.md"] {
+        collect(&sdk.join(part), &mut files)?;
+    }
+    files.sort();
+    let mut list = String::from("&[\n");
+    for file in files {
+        rerun_if_changed(&file);
+        let name = file.strip_prefix(sdk)?.display().to_string();
+        writeln!(list, "    ({name:?}, include_str!({:?})),", file.display().to_string())?;
+    }
+    list.push_str("]\n");
+    Ok(list)
+}
+
+fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    if !path.is_dir() {
+        files.push(path.to_owned());
+        return Ok(());
+    }
+    // A new file makes the directory newer.
+    rerun_if_changed(path);
+    for entry in fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
+        collect(&entry?.path(), files)?;
+    }
     Ok(())
 }
 

@@ -61,6 +61,7 @@ pub use gc::gc;
 pub use lint::{Problems, check_conf};
 pub use lock::Lock;
 pub use node::{Compile, Context, Node, no_attachments};
+pub use policies::limits;
 pub use preview::{Preview, preview};
 pub use record::ExternalCall;
 pub use repair::{LostFilters, Repair, lost_filters, repair};

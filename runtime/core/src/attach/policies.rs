@@ -16,7 +16,8 @@ pub(super) fn grants(network: &Network) -> Grants {
 }
 
 /// Limits of a policy call: the defaults, and what the network sets.
-pub(super) fn limits(network: &Network) -> Limits {
+#[must_use]
+pub fn limits(network: &Network) -> Limits {
     let conf = &network.limits;
     let mut limits = Limits::default();
     if let Some(fuel) = conf.fuel {

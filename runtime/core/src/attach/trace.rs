@@ -132,7 +132,7 @@ impl Attempt {
         evidence: Evidence,
         asked: Asked,
     ) -> Self {
-        let Evidence { fuel, calls, log, ledger } = evidence;
+        let Evidence { fuel, calls, log, ledger, memory: _ } = evidence;
         Self { policy, digest, data_digest, fuel, host_calls: calls, log, ledger, asked, denial: None }
     }
 

@@ -25,7 +25,7 @@ pub use cache::{CacheEntry, Digest, PolicyRow, PolicyState, PolicyStore, add_pin
 pub use cache::{Compiled, Compiler, Pruned, Waiting};
 pub use compiler::{CompileAsk, CompileError, CompileFailure};
 pub use error::{Cause, Class, PolicyError};
-pub use run::{Answer, Called, Evidence, Exchange, Exchanges, Grants, Limits, Loaded, LogLine, ReplayLedger};
+pub use run::{Answer, Called, Evidence, Exchange, Exchanges, Grants, Limits, Loaded, LogLine, ReplayLedger, Reused};
 pub use source::{Artifact, PolicyRef};
 pub use verify::{
     Named, Refusal, Setting, Verified, VerifiedChoice, VerifiedWant, claimed_gateway, verify, verify_choice,

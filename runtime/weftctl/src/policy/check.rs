@@ -80,7 +80,7 @@ fn check_bytes(bytes: &[u8], state: &Path) -> anyhow::Result<Checked> {
 }
 
 /// The plugins of a list, each with the list's name and version as the runtime would hand them over; or the one there is.
-fn plugins(value: &Value) -> Vec<Value> {
+pub(super) fn plugins(value: &Value) -> Vec<Value> {
     let Some(list) = value.get("plugins").and_then(Value::as_array) else { return vec![value.clone()] };
     list.iter()
         .cloned()

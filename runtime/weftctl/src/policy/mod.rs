@@ -1,19 +1,24 @@
-//! `weftctl policy`: from an author's crate to something `weft` can run.
+//! `weftctl policy`: from an author's first file to something `weft` can run.
 
+mod bench;
+mod build;
+mod built;
 mod cache;
+mod cases;
 mod check;
 mod compile;
 mod inspect;
+mod model;
+mod new;
+mod project;
 mod replay;
+mod toolchain;
+mod watch;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
 use clap::Subcommand;
-use serde_json::json;
-use weft_host_abi::guest_build;
 
 pub(crate) use self::check::check_file;
 pub(crate) use self::compile::{by_hand, compile_file, is_compiled};
@@ -24,15 +29,16 @@ pub(crate) static SHIPPED: &[(&str, &[u8])] = include!(concat!(env!("OUT_DIR"), 
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
-    /// Build a policy crate into a component.
-    Build {
-        /// The crate's directory.
-        #[arg(default_value = ".")]
-        dir: PathBuf,
-        /// Where to write the component [default: <crate>.wasm in the current directory].
-        #[arg(long, short, value_name = "FILE")]
-        out: Option<PathBuf>,
-    },
+    /// Start a policy: a directory that builds and passes its own tests.
+    New(new::NewArgs),
+    /// Build a project into a component.
+    Build(build::BuildArgs),
+    /// Run a project's cases: a request and the state of the ledger, and what must come of it.
+    Test(cases::TestArgs),
+    /// Measure a policy: fuel, memory, time.
+    Bench(bench::BenchArgs),
+    /// Build and test again whenever a file of the project changes.
+    Watch(watch::WatchArgs),
     /// Compile a component into the cache, so that the first ADD need not wait.
     Compile(compile::CompileArgs),
     /// Compile a component from standard input to standard output. What `compile` runs.
@@ -65,7 +71,11 @@ pub(crate) enum PolicyCommand {
 
 pub(crate) fn run(command: &PolicyCommand, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     match command {
-        PolicyCommand::Build { dir, out } => build(dir, out.as_deref(), output),
+        PolicyCommand::New(args) => new::run(args, output),
+        PolicyCommand::Build(args) => build::run(args, output),
+        PolicyCommand::Test(args) => cases::run(args, state, output),
+        PolicyCommand::Bench(args) => bench::run(args, state, output),
+        PolicyCommand::Watch(args) => watch::run(args, state, output),
         PolicyCommand::Compile(args) => compile::run(args, state, output),
         PolicyCommand::CompileWorker(args) => Ok(compile::worker(args)),
         PolicyCommand::Ls => cache::ls(state, output),
@@ -76,28 +86,6 @@ pub(crate) fn run(command: &PolicyCommand, state: &Path, output: Output) -> anyh
         PolicyCommand::Inspect { component } => inspect::run(component, state, output),
         PolicyCommand::Check { conf } => check::run(conf, state, output),
     }
-}
-
-/// A crate to a component, in the crate's own target directory.
-fn build(dir: &Path, out: Option<&Path>, output: Output) -> anyhow::Result<ExitCode> {
-    let manifest = dir.join("Cargo.toml");
-    if !manifest.is_file() {
-        bail!("{} is no crate: it has no Cargo.toml", dir.display());
-    }
-    let built = guest_build::build_guests(&manifest, &dir.join("target"))?;
-    if out.is_some() && built.len() != 1 {
-        bail!("{} builds {} policies; --out names only one file", dir.display(), built.len());
-    }
-    let mut documents = Vec::new();
-    let mut lines = Vec::new();
-    for guest in built {
-        let path = out.map_or_else(|| PathBuf::from(format!("{}.wasm", guest.name)), Path::to_path_buf);
-        fs::write(&path, &guest.component).with_context(|| format!("cannot write {}", path.display()))?;
-        lines.push(format!("{} ({} bytes)", path.display(), guest.component.len()));
-        documents.push(json!({ "name": guest.name, "path": path, "size": guest.component.len() }));
-    }
-    output.lines(&documents, &lines)?;
-    Ok(ExitCode::SUCCESS)
 }
 
 /// What calls need from this program: the compiler is its own, and a person waits for it.

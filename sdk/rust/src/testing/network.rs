@@ -57,7 +57,8 @@ impl Network {
     pub fn request(&self, pod: &str) -> Request {
         let mut request = request(&self.config, self.range_sets.clone());
         request.attachment.container_id = format!("c-{pod}");
-        request.identities = vec![format!("pod:default/{pod}"), format!("container:c-{pod}")];
+        request.identities =
+            vec![format!("pod:default/{pod}/eth0"), format!("uid:uid-{pod}/eth0"), format!("container:c-{pod}/eth0")];
         request.pod = Some(Pod {
             namespace: "default".into(),
             name: pod.into(),

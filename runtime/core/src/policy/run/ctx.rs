@@ -65,6 +65,8 @@ pub(super) struct Ctx {
     log: Vec<LogLine>,
     exchanges: Exchanges,
     dropped: usize,
+    /// Bytes of all linear memories. They never shrink.
+    memory: usize,
     pub(super) fault: Option<Fault>,
     pub(super) wasi: Option<WasiState>,
 }
@@ -84,13 +86,15 @@ impl Ctx {
             log: Vec::new(),
             exchanges: Exchanges::default(),
             dropped: 0,
+            memory: 0,
             fault: None,
             wasi,
         }
     }
 
-    /// The call begins: here is what it may ask about, and its time runs from now on.
+    /// The call begins: here is what it may ask about, and its time and its meters run from now on.
     pub(super) fn begin(&mut self, asked: Asked) {
+        (self.calls, self.dropped, self.fault) = (0, 0, None);
         self.ledger = asked.ledger;
         self.pod = asked.pod;
         self.deadline = Instant::now() + self.limits.deadline;
@@ -117,7 +121,7 @@ impl Ctx {
     pub(super) fn evidence(&mut self, fuel_left: u64) -> Evidence {
         let fuel = self.limits.fuel.saturating_sub(fuel_left);
         let ledger = std::mem::take(&mut self.exchanges);
-        Evidence { fuel, calls: self.calls, log: self.take_log(), ledger }
+        Evidence { fuel, memory: self.memory, calls: self.calls, log: self.take_log(), ledger }
     }
 
     /// Lets go of the ledger: its view is a snapshot that somebody may want to see the end of.
@@ -217,8 +221,12 @@ impl Host for Ctx {
 /// Growth beyond the limits ends the call, so that the error says which limit it was; a plain failure to grow would
 /// come out as whatever the guest makes of it.
 impl ResourceLimiter for Ctx {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        if desired > self.limits.memory { self.end(Fault::Memory(desired)) } else { Ok(true) }
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if desired > self.limits.memory {
+            return self.end(Fault::Memory(desired));
+        }
+        self.memory = self.memory.saturating_add(desired.saturating_sub(current));
+        Ok(true)
     }
 
     fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {

@@ -51,6 +51,8 @@ fn is_zero(number: &usize) -> bool {
 pub struct Evidence {
     /// Fuel the call used; the same for the same request, ledger and component.
     pub fuel: u64,
+    /// Bytes of linear memory that the guest had at the end of the call, which is the most it had.
+    pub memory: usize,
     /// Calls of the host, log lines included.
     pub calls: u32,
     /// What the policy logged.

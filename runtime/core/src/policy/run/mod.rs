@@ -10,6 +10,7 @@ mod ended;
 mod evidence;
 mod limits;
 mod no_ledger;
+mod reused;
 mod wasi;
 
 use std::path::Path;
@@ -24,6 +25,7 @@ use weft_host_abi::types::{Denial, Problem};
 pub use ctx::LogLine;
 pub use evidence::{Answer, Called, Evidence, Exchange, Exchanges, ReplayLedger};
 pub use limits::{Grants, Limits};
+pub use reused::Reused;
 
 use super::error::cause;
 use super::text::clean;
@@ -209,12 +211,24 @@ impl<W: World> Loaded<W> {
         limits: &Limits,
         export: impl FnOnce(&mut Store<Ctx>) -> Result<T, CallError>,
     ) -> (Result<T, PolicyError>, Evidence) {
-        let value = export(&mut store).map_err(|error| ended::explain(&self.name, store.data_mut(), limits, error));
+        let value = export(&mut store);
+        let ended = self.ended(&mut store, limits, value);
+        *self.spent.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
+        ended
+    }
+
+    /// What a call came to, and what it left behind.
+    fn ended<T>(
+        &self,
+        store: &mut Store<Ctx>,
+        limits: &Limits,
+        value: Result<T, CallError>,
+    ) -> (Result<T, PolicyError>, Evidence) {
+        let value = value.map_err(|error| ended::explain(&self.name, store.data_mut(), limits, error));
         // Every store of ours counts fuel.
         let left = store.get_fuel().unwrap_or_default();
         let evidence = store.data_mut().evidence(left);
         store.data_mut().close_ledger();
-        *self.spent.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
         (value, evidence)
     }
 

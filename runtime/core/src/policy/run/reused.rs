@@ -1,0 +1,80 @@
+//! One instance that is called many times: for tests and measurements of policies. weft itself never does that; no policy sees
+//! what an earlier call of it left behind.
+
+use wasmtime::Store;
+use weft_host_abi::guest::{CallError, Choice, Ipam, World};
+use weft_host_abi::types::{ChoiceRequest, Chosen, Decision, LedgerView, Request};
+
+use super::ctx::{Asked, Ctx};
+use super::no_ledger::NoLedger;
+use super::{Called, Evidence, Limits, Loaded, answer};
+use crate::policy::PolicyError;
+use crate::policy::error::cause;
+
+/// An instance of a policy. After a call that trapped, all further ones fail.
+pub struct Reused<'a, W: World> {
+    policy: &'a Loaded<W>,
+    limits: Limits,
+    store: Store<Ctx>,
+    instance: W::Instance,
+}
+
+impl<W: World> Loaded<W> {
+    /// Makes an instance to be called many times, each call within the limits.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError`] when it cannot be instantiated, or imports WASI, whose clock and random numbers belong to one request.
+    pub fn reused(&self, limits: &Limits) -> Result<Reused<'_, W>, PolicyError> {
+        if !self.imports.wasi.is_empty() {
+            return Err(self.engine_error("it imports WASI, so every call needs an instance of its own"));
+        }
+        let mut store = self.store(Ctx::new(Asked::nothing(), limits, None), limits)?;
+        let made = W::instantiate(&self.policy, &mut store).map_err(CallError::Ended);
+        let instance = made.map_err(|error| super::ended::explain(&self.name, store.data_mut(), limits, error))?;
+        Ok(Reused { policy: self, limits: limits.clone(), store, instance })
+    }
+}
+
+// === impl Reused ===
+
+impl<W: World> Reused<'_, W> {
+    fn call<T>(
+        &mut self,
+        asked: Asked,
+        export: impl FnOnce(&W::Instance, &mut Store<Ctx>) -> Result<T, CallError>,
+    ) -> (Result<T, PolicyError>, Evidence) {
+        if let Err(error) = self.store.set_fuel(self.limits.fuel) {
+            return (Err(PolicyError::Engine { source: cause(&error) }), Evidence::default());
+        }
+        self.store.data_mut().begin(asked);
+        let value = export(&self.instance, &mut self.store);
+        self.policy.ended(&mut self.store, &self.limits, value)
+    }
+}
+
+impl Reused<'_, Ipam> {
+    /// Asks for a decision.
+    pub fn allocate(&mut self, request: &Request, ledger: Box<dyn LedgerView + Send>) -> Called<Decision> {
+        let asked = Asked::new(ledger, request.pod.as_ref());
+        let (value, evidence) = self.call(asked, |policy, store| policy.allocate(store, request));
+        let outcome = value.and_then(|value| answer::bounded(&self.policy.name, value, &self.limits));
+        self.policy.called(None, (outcome, evidence))
+    }
+}
+
+impl Reused<'_, Choice> {
+    /// Asks for a choice.
+    pub fn choose(&mut self, request: &ChoiceRequest) -> Called<Chosen> {
+        let asked = Asked::new(Box::new(NoLedger), request.pod.as_ref());
+        let (value, evidence) = self.call(asked, |policy, store| policy.choose(store, request));
+        let outcome = value.and_then(|value| answer::bounded_choice(&self.policy.name, value, &self.limits));
+        self.policy.called(None, (outcome, evidence))
+    }
+}
+
+impl<W: World> std::fmt::Debug for Reused<'_, W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reused").field("policy", &self.policy).finish_non_exhaustive()
+    }
+}

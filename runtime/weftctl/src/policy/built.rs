@@ -1,0 +1,117 @@
+//! A policy to test or to measure: what a project builds, a component, or a shipped policy. Its compiled code is kept in the
+//! project, so that nothing of it needs root.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+use weft_core::policy::{Choice, Grants, Ipam, PolicyRef, PolicyStore};
+use weft_host_abi::contract::{self, Kind};
+
+use super::cases::Policy;
+use super::project::Project;
+use super::{SHIPPED, by_hand};
+
+/// A loaded policy and where it is.
+#[derive(Debug)]
+pub(super) struct Tested {
+    pub(super) policy: Policy,
+    /// The component's bytes.
+    pub(super) size: usize,
+    reference: PolicyRef,
+    state: PathBuf,
+}
+
+// === impl Tested ===
+
+impl Tested {
+    /// Loads it once more, in an engine of its own, from the compiled code that is there.
+    pub(super) fn again(&self) -> anyhow::Result<Policy> {
+        load_as(
+            match &self.policy {
+                Policy::Ipam(_) => Kind::Ipam,
+                Policy::Choice(_) => Kind::Choice,
+            },
+            &self.reference,
+            &self.state,
+        )
+    }
+}
+
+/// Builds the project in `dir`, unless a policy is named, and loads it.
+pub(super) fn tested(dir: &Path, policy: Option<&str>, state: &Path) -> anyhow::Result<Tested> {
+    let (component, name) = match policy {
+        None => (project(dir)?, None),
+        Some(name) if PolicyRef::is_name(name) && !Path::new(name).exists() => {
+            let shipped = SHIPPED.iter().find(|(shipped, _component)| *shipped == name);
+            let (_name, component) = shipped.with_context(|| {
+                let names: Vec<_> = SHIPPED.iter().map(|(name, _component)| *name).collect();
+                format!("{name:?} is neither a file nor a shipped policy ({})", names.join(", "))
+            })?;
+            ((*component).to_vec(), Some(name))
+        }
+        Some(path) => (fs::read(path).with_context(|| format!("cannot read {path}"))?, None),
+    };
+    load(&component, name, dir, state)
+}
+
+/// The component that a project builds.
+fn project(dir: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut built = super::build::build(&Project::open(dir)?)?;
+    match (built.pop(), built.len()) {
+        (Some(guest), 0) => Ok(guest.component),
+        _ => {
+            bail!("{} builds several policies; name the directory of one, or a component with --policy", dir.display())
+        }
+    }
+}
+
+fn load(component: &[u8], name: Option<&str>, dir: &Path, state: &Path) -> anyhow::Result<Tested> {
+    let state = scratch(dir, state)?;
+    let digest = weft_core::policy::Digest::new(component).to_string();
+    let file = state.join(format!("{}.wasm", name.map_or_else(|| digest.replace(':', "-"), str::to_owned)));
+    // Renamed into place: another test of the same component may be reading it.
+    let fresh = file.with_extension(format!("{}.new", std::process::id()));
+    fs::write(&fresh, component).with_context(|| format!("cannot write {}", fresh.display()))?;
+    fs::rename(&fresh, &file).with_context(|| format!("cannot write {}", file.display()))?;
+    let described = contract::describe(component).map_err(anyhow::Error::msg)?;
+    let reference = PolicyRef::File(file);
+    // What is no policy at all gets the error that says so.
+    let policy = load_as(Kind::of(&described.exports).unwrap_or(Kind::Ipam), &reference, &state)?;
+    Ok(Tested { policy, size: component.len(), reference, state })
+}
+
+fn load_as(kind: Kind, reference: &PolicyRef, state: &Path) -> anyhow::Result<Policy> {
+    let (store, grants) = (PolicyStore::new(state)?, Grants::default());
+    Ok(match kind {
+        Kind::Ipam => Policy::Ipam(store.load::<Ipam>(reference, &grants, &|ask| by_hand(state, ask))?),
+        Kind::Choice => Policy::Choice(store.load::<Choice>(reference, &grants, &|ask| by_hand(state, ask))?),
+    })
+}
+
+/// A state directory for compiled code: in the project where this is one, else the node's.
+fn scratch(dir: &Path, state: &Path) -> anyhow::Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    let dir = match Project::open(dir) {
+        Ok(project) => std::path::absolute(project.build_dir()?)?.join("state"),
+        Err(_no_project) => state.join("tested"),
+    };
+    // What others can write is not mapped as code.
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .with_context(|| format!("cannot create {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// The project's own network.
+pub(super) fn network(dir: &Path) -> anyhow::Result<Option<Value>> {
+    let path = dir.join("network.json");
+    match fs::read(&path) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}

@@ -1,0 +1,211 @@
+//! Puts a case's question to a policy: the request is made from the network's configuration as an ADD makes it, and the answer is
+//! judged as an ADD judges it.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+use weft_core::attach::{self, Asked};
+use weft_core::cni::{Object, parse_pairs};
+use weft_core::conf::{FileConf, Network, Persona, SelectConf};
+use weft_core::facts;
+use weft_core::policy::{self, Called, Choice, Evidence, Ipam, Limits, Loaded, ReplayLedger};
+use weft_host_abi::types::{Attachment, ChoiceRequest, Chosen, Decision, DeclaredFile, LedgerView, Node, Request};
+
+use super::case::{Case, CasePod};
+use super::outcome::{self, Outcome};
+use crate::policy::SHIPPED;
+use crate::policy::model::{Model, View};
+
+/// A loaded policy of either kind.
+#[derive(Debug)]
+pub(in crate::policy) enum Policy {
+    Ipam(Loaded<Ipam>),
+    Choice(Loaded<Choice>),
+}
+
+/// What came of a case, and what it cost.
+pub(super) struct Answered {
+    pub(super) outcome: Outcome,
+    pub(super) evidence: Evidence,
+}
+
+/// Asks.
+pub(super) fn ask(case: &Case, network: Option<&Value>, policy: &Policy) -> anyhow::Result<Answered> {
+    let network = case.network.as_ref().or(network);
+    if case.check {
+        let network = read(network.context("the case names no network, and the project has no network.json")?, case)?;
+        return check(&network, policy);
+    }
+    let (question, limits) = question(case, network)?;
+    match (policy, &question.asked) {
+        (Policy::Ipam(policy), Asked::Addresses(request)) => {
+            let called = policy.allocate(request, question.ledger, &limits);
+            Ok(decided(policy.name(), request, question.network.as_ref(), called))
+        }
+        (Policy::Choice(policy), Asked::Delegate(request)) => {
+            Ok(chosen(policy.name(), request, policy.choose(request, &limits)))
+        }
+        (Policy::Ipam(_), Asked::Delegate(_)) => bail!("the case asks for a delegate, and the policy picks addresses"),
+        (Policy::Choice(_), Asked::Addresses(_)) => {
+            bail!("the case asks for addresses, and the policy picks a delegate")
+        }
+    }
+}
+
+/// What a policy is asked, by a case or to measure it.
+pub(in crate::policy) struct Question {
+    pub(in crate::policy) asked: Asked,
+    pub(in crate::policy) ledger: Box<dyn LedgerView + Send>,
+    network: Option<Network>,
+}
+
+/// The question of a case file, and the limits it is asked within.
+pub(in crate::policy) fn question_of(path: &Path, network: Option<&Value>) -> anyhow::Result<(Question, Limits)> {
+    let case: Case = serde_json::from_slice(&fs::read(path)?).with_context(|| format!("case {}", path.display()))?;
+    if case.check {
+        bail!("{} asks for problems of a configuration; name a case that asks for a decision", path.display());
+    }
+    question(&case, case.network.as_ref().or(network)).with_context(|| format!("case {}", path.display()))
+}
+
+fn question(case: &Case, network: Option<&Value>) -> anyhow::Result<(Question, Limits)> {
+    if let Some(recorded) = &case.recorded {
+        let ledger = Box::new(ReplayLedger::new(recorded.ledger.clone()));
+        return Ok((Question { asked: recorded.asked.clone(), ledger, network: None }, Limits::default()));
+    }
+    let network = read(network.context("the case names no network, and the project has no network.json")?, case)?;
+    let limits = attach::limits(&network);
+    let attachment = Attachment {
+        network: network.name.clone(),
+        container_id: case.container_id.clone().unwrap_or_else(|| "container".to_owned()),
+        ifname: case.ifname.clone().unwrap_or_else(|| "eth0".to_owned()),
+    };
+    let node = Node { name: case.node.name.clone(), labels: case.node.labels.clone().into_iter().collect() };
+    let (asked, ledger) = match &network.select {
+        Some(select) => (Asked::Delegate(choice(case, &network, select, attachment, node)?), Model::default()),
+        None => {
+            let (request, model) = addresses(case, &network, attachment, node)?;
+            (Asked::Addresses(request), model)
+        }
+    };
+    let ledger = Box::new(View(Arc::new(Mutex::new(ledger))));
+    Ok((Question { asked, ledger, network: Some(network) }, limits))
+}
+
+fn choice(
+    case: &Case,
+    network: &Network,
+    select: &SelectConf,
+    attachment: Attachment,
+    node: Node,
+) -> anyhow::Result<ChoiceRequest> {
+    let file = |declared: &FileConf| DeclaredFile {
+        name: declared.name.clone(),
+        path: declared.path.display().to_string(),
+        content: case.files.get(&declared.name).cloned(),
+    };
+    Ok(ChoiceRequest {
+        attachment,
+        pod: case.pod.as_ref().map(CasePod::pod),
+        node,
+        cni_args: parse_pairs(&case.args)?,
+        candidates: select.candidates(),
+        files: select.files.iter().map(file).collect(),
+        config: select.text.clone(),
+        cni_version: network.version.to_string(),
+        now: case.now,
+        seed: case.seed,
+    })
+}
+
+/// The request for addresses, and the ledger of the case.
+fn addresses(case: &Case, network: &Network, attachment: Attachment, node: Node) -> anyhow::Result<(Request, Model)> {
+    let ipam = network.ipam.as_ref().context("the network has no \"ipam\" object, so nothing is asked about it")?;
+    let mut model = Model::default();
+    case.claims.iter().for_each(|claim| model.claim(claim.info()));
+    let (cni_args, pod) = (parse_pairs(&case.args)?, case.pod.as_ref().map(CasePod::pod));
+    let identities = facts::identities(&attachment, pod.as_ref());
+    let owners: Vec<&str> = identities.iter().chain([&attachment.container_id]).map(String::as_str).collect();
+    let request = Request {
+        held: model.held(&owners),
+        identities,
+        requested: ipam.requested.clone(),
+        mac: network.requested_mac(&cni_args),
+        cni_args,
+        range_sets: ipam.range_sets.clone(),
+        resolver: None,
+        config: ipam.text.clone(),
+        cni_version: network.version.to_string(),
+        now: case.now,
+        seed: case.seed,
+        attachment,
+        pod,
+        node,
+    };
+    Ok((request, model))
+}
+
+/// The network as ADD reads it.
+fn read(network: &Value, case: &Case) -> anyhow::Result<Network> {
+    let mut plugins = crate::policy::check::plugins(network);
+    let of_ours = plugins.iter().position(|plugin| persona(plugin).is_some());
+    let mut plugin = plugins.swap_remove(of_ours.context("no plugin of the network has a type that weft answers to")?);
+    let persona = persona(&plugin).context("the type changed")?;
+    if let (Some(config), Some(object)) = (&case.runtime_config, plugin.as_object_mut()) {
+        object.insert("runtimeConfig".to_owned(), config.clone());
+    }
+    let object = Object::from_value(plugin)?;
+    let shipped = |name: &str| SHIPPED.iter().any(|(shipped, _component)| *shipped == name);
+    Ok(Network::parse(persona, &object, &parse_pairs(&case.args)?, &shipped)?)
+}
+
+fn persona(plugin: &Value) -> Option<Persona> {
+    Persona::from_argv0(plugin.get("type")?.as_str()?.as_ref()).ok()
+}
+
+fn check(network: &Network, policy: &Policy) -> anyhow::Result<Answered> {
+    let limits = attach::limits(network);
+    let problems = match policy {
+        Policy::Ipam(policy) => {
+            let ipam = network.ipam.as_ref().context("the network has no \"ipam\" object to check")?;
+            policy.validate(&ipam.text, &limits)
+        }
+        Policy::Choice(policy) => {
+            let select = network.select.as_ref().context("the network has no \"select\" object to check")?;
+            policy.validate(&select.text, &select.candidates(), &limits)
+        }
+    };
+    let outcome = match problems {
+        Ok(problems) => outcome::problems(&problems),
+        Err(error) => outcome::failed("error", &error.into()),
+    };
+    Ok(Answered { outcome, evidence: Evidence::default() })
+}
+
+fn decided(policy: &str, request: &Request, network: Option<&Network>, called: Called<Decision>) -> Answered {
+    let singles = network.and_then(|network| network.ipam.as_ref()).map(|ipam| ipam.declared.clone());
+    let outcome = match called.outcome {
+        Ok(Ok(decision)) => match policy::verify(policy, &decision, request, &singles.unwrap_or_default()) {
+            Ok(_verified) => outcome::decided(&decision),
+            Err(error) => outcome::failed("refused", &error.into()),
+        },
+        Ok(Err(denial)) => outcome::denied(&denial),
+        Err(error) => outcome::failed("error", &error.into()),
+    };
+    Answered { outcome, evidence: called.evidence }
+}
+
+fn chosen(policy: &str, request: &ChoiceRequest, called: Called<Chosen>) -> Answered {
+    let outcome = match called.outcome {
+        Ok(Ok(choice)) => match policy::verify_choice(policy, &choice, &request.candidates) {
+            Ok(_verified) => outcome::chosen(&choice),
+            Err(error) => outcome::failed("refused", &error.into()),
+        },
+        Ok(Err(denial)) => outcome::denied(&denial),
+        Err(error) => outcome::failed("error", &error.into()),
+    };
+    Answered { outcome, evidence: called.evidence }
+}

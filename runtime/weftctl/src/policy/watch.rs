@@ -1,0 +1,71 @@
+//! `weftctl policy watch`: builds and tests a project again whenever one of its files changes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+
+use super::{built, cases};
+use crate::output::Output;
+
+/// How often the files are looked at.
+const EVERY: Duration = Duration::from_millis(300);
+
+/// What building writes, and what is nobody's source.
+const OTHERS: [&str; 6] = ["build", "target", "node_modules", ".venv", ".git", "__pycache__"];
+
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    /// The project's directory.
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+}
+
+/// Runs until it is interrupted.
+pub(super) fn run(args: &WatchArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let mut seen = None;
+    loop {
+        let now = stamps(&args.dir)?;
+        if seen.as_ref() != Some(&now) {
+            if seen.is_some() {
+                output.note("a file changed");
+            }
+            // A mistake in the source is what the next change will mend.
+            let passed =
+                built::tested(&args.dir, None, state).and_then(|tested| cases::passes(&args.dir, &tested, output));
+            if let Err(error) = passed {
+                output.error(&error);
+            }
+            output.note("waiting for changes; end with Ctrl-C");
+            seen = Some(now);
+        }
+        std::thread::sleep(EVERY);
+    }
+}
+
+type Stamps = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
+
+/// Size and time of every source file. A file that goes away between two looks is a change like others.
+fn stamps(dir: &Path) -> anyhow::Result<Stamps> {
+    let mut stamps = Stamps::new();
+    for entry in fs::read_dir(dir)?.flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let Ok(kind) = entry.file_type() else { continue };
+        let source = path.extension().is_none_or(|extension| extension != "wasm") && name != "Cargo.lock";
+        if kind.is_dir() && !OTHERS.iter().any(|other| name == *other) {
+            stamps.extend(stamps_of_child(&path));
+        } else if kind.is_file() && source {
+            let meta = entry.metadata().ok();
+            let stamp = meta.map_or((0, None), |meta| (meta.len(), meta.modified().ok()));
+            stamps.insert(path, stamp);
+        }
+    }
+    Ok(stamps)
+}
+
+fn stamps_of_child(dir: &Path) -> Stamps {
+    stamps(dir).unwrap_or_default()
+}

@@ -1,0 +1,293 @@
+//! A policy author's way, outside the repository: `weftctl policy new` in each language, a build and cases that pass at once, a
+//! thousand calls in one instance, and an address on an interface.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use weft_kit::process::{self, Place};
+use weft_kit::programs::{self, Installation};
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Attach, Subject, World};
+
+/// A hang is an error; a slow machine is none.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// How often a policy is called in one instance.
+const CALLS: u64 = 1000;
+
+fn main() -> ExitCode {
+    sandbox::enter();
+    let mut suite = Suite::new();
+    let needs = |tool| [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool(tool)];
+    for (language, tool) in
+        [("rust", "cargo"), ("js", "componentize-qjs"), ("python", "componentize-py"), ("c", "clang")]
+    {
+        suite.test(format!("ipam/{language}"), &needs(tool), move || ipam(language));
+        suite.test(format!("delegate/{language}"), &needs(tool), move || delegate(language));
+    }
+    suite.test("rust-tests-of-its-own", &needs("cargo"), rust_tests_of_its_own);
+    suite.test("cases/difference-and-update", &needs("clang"), difference_and_update);
+    suite.test("cases/budget", &needs("clang"), budget);
+    suite.test("cases/traps-and-lies", &[Need::Sandbox, Need::Weftctl, Need::Tool("cargo")], traps_and_lies);
+    suite.test("new/refuses", &[Need::Sandbox, Need::Weftctl], new_refuses);
+    suite.test("build/missing-tool", &[Need::Sandbox, Need::Weftctl], missing_tool);
+    suite.test("build/wasi", &needs("clang"), wasi_is_refused);
+    // Cargo builds one at a time, and the others take all the memory there is.
+    suite.run_threads(Some(2))
+}
+
+/// A fresh project, far from the repository.
+struct Project {
+    _scratch: TempDir,
+    dir: PathBuf,
+}
+
+impl Project {
+    fn new(language: &str, kind: &str) -> Result<Self> {
+        let scratch = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
+        let dir = scratch.path().join("my-policy");
+        let project = Self { _scratch: scratch, dir };
+        let parent = project.dir.parent().context("it has a parent")?;
+        let made = weftctl(parent, &["policy", "new", "my-policy", "--lang", language, "--kind", kind])?;
+        ensure!(made.0, "{}", made.1);
+        if language == "rust" {
+            // One for all crates of this suite: what they depend on is compiled once.
+            let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("author");
+            fs::create_dir_all(&target)?;
+            symlink(target, project.dir.join("target"))?;
+        }
+        Ok(project)
+    }
+
+    /// Runs `weftctl` in the project: whether it succeeded, and all it printed.
+    fn weftctl(&self, arguments: &[&str]) -> Result<(bool, String)> {
+        weftctl(&self.dir, arguments)
+    }
+
+    fn passes(&self) -> Result<()> {
+        let (ok, text) = self.weftctl(&["policy", "test"])?;
+        ensure!(ok && text.contains(" passed, 0 failed"), "{text}");
+        Ok(())
+    }
+
+    /// A thousand calls in one instance: none fails, and none leaves much behind.
+    fn stands_a_thousand_calls(&self) -> Result<()> {
+        let mut command = Command::new(programs::weftctl().map_err(anyhow::Error::msg)?);
+        command.args(["--json", "policy", "bench", "--calls", &CALLS.to_string()]).current_dir(&self.dir);
+        let output = process::output(&Place::default(), command, b"", LIMIT)?.success("weftctl policy bench")?;
+        let report: Value = serde_json::from_slice(&output.stdout).with_context(|| output.text())?;
+        ensure!(report["calls"] == json!(CALLS), "{report}");
+        let bytes = |key: &str| report[key].as_u64().with_context(|| format!("{key} in {report}"));
+        // A garbage collector may take its time; a leak of every request would be more than this.
+        let (one, all) = (bytes("memory")?, bytes("memoryAfterAll")?);
+        ensure!(all <= one + (4 << 20), "{one} bytes after one call, {all} after {CALLS}");
+        ensure!(report["fuel"]["max"].as_u64().is_some_and(|fuel| fuel > 0), "{report}");
+        Ok(())
+    }
+
+    /// The built component, where the project's network names it.
+    fn installed(&self, world: &World) -> Result<Value> {
+        let file = world.scratch().join("my-policy.wasm");
+        let (ok, text) = self.weftctl(&["policy", "build", "--out", &file.display().to_string()])?;
+        ensure!(ok, "{text}");
+        world.weftctl(&["policy", "compile", &file.display().to_string()])?;
+        let inspected = world.weftctl(&["policy", "inspect", &file.display().to_string()])?;
+        let imports = inspected["imports"].as_array().context("imports")?;
+        let of_contract = |name: &Value| name.as_str().is_some_and(|name| name.starts_with("weft:policy/"));
+        ensure!(imports.iter().all(of_contract), "it reaches {imports:?}");
+        let network = fs::read_to_string(self.dir.join("network.json"))?;
+        Ok(serde_json::from_str(&network.replace("/etc/weft/my-policy.wasm", &file.display().to_string()))?)
+    }
+}
+
+fn weftctl(dir: &Path, arguments: &[&str]) -> Result<(bool, String)> {
+    let mut command = Command::new(programs::weftctl().map_err(anyhow::Error::msg)?);
+    command.args(arguments).current_dir(dir);
+    let output = process::output(&Place::default(), command, b"", LIMIT)?;
+    Ok((output.status == Some(0), format!("{}{}", output.text(), output.stderr)))
+}
+
+fn world() -> Result<(Installation, World)> {
+    let installation = Installation::new()?;
+    let world = World::new(&Subject::weft(&installation))?;
+    Ok((installation, world))
+}
+
+/// Addresses of a container's interface, as `ip` sees them.
+fn addresses(world: &mut World, container: &str) -> Result<Vec<String>> {
+    let output = world.netns(container)?.line("ip -j addr show dev eth0")?;
+    let links: Value = serde_json::from_slice(&output.stdout)?;
+    let infos = links[0]["addr_info"].as_array().context("addresses")?;
+    let global = infos.iter().filter(|info| info["scope"] == "global");
+    Ok(global.map(|info| format!("{}/{}", info["local"].as_str().unwrap_or_default(), info["prefixlen"])).collect())
+}
+
+fn ipam(language: &str) -> Result<()> {
+    let project = Project::new(language, "ipam")?;
+    project.passes()?;
+    project.stands_a_thousand_calls()?;
+    let (_installation, mut world) = world()?;
+    let conf = project.installed(&world)?;
+    for (container, expected) in [("a", ["10.77.0.2/29", "fd00:77::2/64"]), ("b", ["10.77.0.3/29", "fd00:77::3/64"])] {
+        world.call("ADD", &Attach::eth0(container), &conf)?.result().with_context(|| format!("ADD {container}"))?;
+        let found = addresses(&mut world, container)?;
+        ensure!(expected.iter().all(|address| found.iter().any(|it| it == address)), "{container} has {found:?}");
+    }
+    for container in ["a", "b"] {
+        world.call("DEL", &Attach::eth0(container), &conf)?.quiet()?;
+    }
+    ensure!(world.claims()?.is_empty(), "claims are left");
+    Ok(())
+}
+
+fn delegate(language: &str) -> Result<()> {
+    let project = Project::new(language, "delegate")?;
+    project.passes()?;
+    project.stands_a_thousand_calls()?;
+    let (_installation, mut world) = world()?;
+    let mut conf = project.installed(&world)?;
+    for (container, label, expected) in
+        [("a", json!({}), "10.77.0.2/24"), ("b", json!({ "network": "isolated" }), "10.78.0.2/24")]
+    {
+        conf["args"] = json!({ "cni": { "labels": label } });
+        world.call("ADD", &Attach::eth0(container), &conf)?.result().with_context(|| format!("ADD {container}"))?;
+        let found = addresses(&mut world, container)?;
+        ensure!(found.iter().any(|it| it == expected), "{container} has {found:?}");
+    }
+    for container in ["a", "b"] {
+        world.call("DEL", &Attach::eth0(container), &conf)?.quiet()?;
+    }
+    Ok(())
+}
+
+/// `cargo test` in a project that was just started, for both kinds.
+fn rust_tests_of_its_own() -> Result<()> {
+    for kind in ["ipam", "delegate"] {
+        let project = Project::new("rust", kind)?;
+        let mut cargo = Command::new("cargo");
+        cargo.args(["test", "--locked"]).current_dir(&project.dir);
+        for name in ["CARGO_TARGET_DIR", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
+            cargo.env_remove(name);
+        }
+        let output = process::output(&Place::default(), cargo, b"", LIMIT)?.success("cargo test")?;
+        ensure!(output.text().contains("1 passed"), "{}", output.text());
+    }
+    Ok(())
+}
+
+/// A case that expects something else fails with a difference that shows both; `--update` makes it the expectation.
+fn difference_and_update() -> Result<()> {
+    let project = Project::new("c", "ipam")?;
+    let case = project.dir.join("cases/next-free.json");
+    let text = fs::read_to_string(&case)?.replace("10.77.0.4/29", "10.77.0.6/29");
+    fs::write(&case, &text)?;
+    let (ok, said) = project.weftctl(&["policy", "test"])?;
+    ensure!(!ok && said.contains("1 failed"), "{said}");
+    ensure!(said.contains("-    \"10.77.0.6/29\"") && said.contains("+    \"10.77.0.4/29\""), "{said}");
+    let (ok, said) = project.weftctl(&["policy", "test", "--filter", "full"])?;
+    ensure!(ok && said.contains("1 passed, 0 failed"), "{said}");
+    let (ok, said) = project.weftctl(&["policy", "test", "--update"])?;
+    ensure!(ok && said.contains("updated"), "{said}");
+    let now: Value = serde_json::from_slice(&fs::read(&case)?)?;
+    ensure!(now["expect"] == json!({ "addresses": ["10.77.0.4/29", "fd00:77::3/64"] }), "{now}");
+    ensure!(now["about"] == "addresses in use are skipped", "the rest of the case is as it was: {now}");
+    project.passes()?;
+    fs::write(project.dir.join("cases/new.json"), r#"{"pod": {"namespace": "default", "name": "x"}}"#)?;
+    let (ok, said) = project.weftctl(&["policy", "test"])?;
+    ensure!(!ok && said.contains("no \"expect\""), "{said}");
+    fs::write(project.dir.join("cases/new.json"), r#"{"pods": {}}"#)?;
+    let (ok, said) = project.weftctl(&["policy", "test"])?;
+    ensure!(!ok && said.contains("cases/new.json") && said.contains("unknown field `pods`"), "{said}");
+    Ok(())
+}
+
+fn budget() -> Result<()> {
+    let project = Project::new("c", "ipam")?;
+    let case = json!({ "pod": { "name": "a" }, "expect": { "addresses": ["10.77.0.2/29", "fd00:77::2/64"] },
+                       "budget": { "fuel": 10, "memory": 1024 } });
+    fs::write(project.dir.join("cases/greedy.json"), case.to_string())?;
+    let (ok, said) = project.weftctl(&["policy", "test"])?;
+    ensure!(!ok && said.contains("the budget is 10") && said.contains("the budget is 1024"), "{said}");
+    Ok(())
+}
+
+/// What a node would refuse is no decision in a case either.
+fn traps_and_lies() -> Result<()> {
+    let component = programs::build_guest("hostile")?;
+    let scratch = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
+    fs::create_dir(scratch.path().join("cases"))?;
+    let file = scratch.path().join("hostile.wasm");
+    fs::write(&file, component)?;
+    for (lie, key, word) in [
+        ("outside", "refused", "203.0.113.7"),
+        ("gateway", "refused", "10.77.0.1"),
+        ("loop", "error", "fuel"),
+        ("trap", "error", ""),
+    ] {
+        let network = json!({ "cniVersion": "1.1.0", "name": "own", "type": "weft", "delegate": { "type": "dummy" },
+            "ipam": { "type": "wasm", "policy": "file:///x.wasm", "ranges": [[{ "subnet": "10.77.0.0/24" }]], "lie": lie } });
+        let case = json!({ "network": network, "expect": { "addresses": ["10.77.0.2/24"] } });
+        fs::write(scratch.path().join("cases/lie.json"), case.to_string())?;
+        let state = scratch.path().join("state").display().to_string();
+        let (ok, said) = weftctl(
+            scratch.path(),
+            &["--state-dir", &state, "policy", "test", "--policy", &file.display().to_string()],
+        )?;
+        ensure!(!ok && said.contains(&format!("\"{key}\"")) && said.contains(word), "{lie}: {said}");
+    }
+    Ok(())
+}
+
+fn new_refuses() -> Result<()> {
+    let scratch = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
+    let (ok, said) = weftctl(scratch.path(), &["policy", "new", "Not_A_Name"])?;
+    ensure!(!ok && said.contains("small letters, digits and dashes"), "{said}");
+    fs::create_dir(scratch.path().join("full"))?;
+    fs::write(scratch.path().join("full/mine"), "precious")?;
+    let (ok, said) = weftctl(scratch.path(), &["policy", "new", "full", "--lang", "js"])?;
+    ensure!(!ok && said.contains("is not empty"), "{said}");
+    ensure!(fs::read_dir(scratch.path().join("full"))?.count() == 1, "something was written");
+    let (ok, said) = weftctl(scratch.path(), &["policy", "build", "full"])?;
+    ensure!(!ok && said.contains("weftctl policy new"), "{said}");
+    Ok(())
+}
+
+/// Without the tools, the error says exactly what to install.
+fn missing_tool() -> Result<()> {
+    for (language, words) in [
+        ("js", "npm install -g componentize-qjs@0.4.5"),
+        ("python", "pip install componentize-py==0.25.1"),
+        ("c", "pip install ziglang"),
+    ] {
+        let project = Project::new(language, "ipam")?;
+        let mut command = Command::new(programs::weftctl().map_err(anyhow::Error::msg)?);
+        command
+            .args(["policy", "build"])
+            .current_dir(&project.dir)
+            .env("PATH", "/nonexistent")
+            .env_remove("WASI_SDK_PATH");
+        let output = process::output(&Place::default(), command, b"", LIMIT)?;
+        ensure!(output.status != Some(0) && output.stderr.contains(words), "{language}: {}", output.stderr);
+    }
+    Ok(())
+}
+
+/// A policy that would need WASI is refused when it is built.
+fn wasi_is_refused() -> Result<()> {
+    let project = Project::new("c", "ipam")?;
+    let source = project.dir.join("policy.c");
+    let text = fs::read_to_string(&source)?;
+    let greeting = "static bool keeps(const request_t *request) {\n    printf(\"%d\", (int)request->now);";
+    let text = text.replace("static bool keeps(const request_t *request) {", greeting);
+    fs::write(&source, text.replace("#include <stdlib.h>", "#include <stdio.h>\n#include <stdlib.h>"))?;
+    let (ok, said) = project.weftctl(&["policy", "build"])?;
+    ensure!(!ok && said.contains("wasi_snapshot_preview1") && said.contains("printf"), "{said}");
+    Ok(())
+}
