@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, interval};
 use weft_core::agent::claim::{ClaimReply, ClaimRequest, ClusterClaims};
 use weft_core::agent::{Fault, Refusal};
-use weft_core::ledger::remote::{AddressState, Runs};
+use weft_core::ledger::remote::Runs;
 use weft_core::store::NodeStore;
 
 use super::any::AnyBackend;
@@ -31,6 +31,8 @@ const TICK: Duration = Duration::from_secs(1);
 const STATE: Duration = Duration::from_secs(5);
 /// How often the reverse sweep runs. A list by label costs the server a scan of all claims.
 const SWEEP: Duration = Duration::from_secs(6 * 3600);
+/// A ledger that this node has not asked for a week, and has nothing in, is left alone: no request lives that long.
+const REMEMBERED: u64 = 7 * 24 * 3600;
 /// Between two tries of a ledger that could not be reached.
 const RETRY: Duration = Duration::from_secs(5);
 /// How long an ADD may take where its caller does not say.
@@ -135,9 +137,9 @@ impl Claims {
     fn known(&self) -> Vec<String> {
         let mut known: Vec<String> = self.ledgers.borrow().keys().cloned().collect();
         known.extend(self.kubernetes.as_ref().map(|_client| KUBERNETES.to_owned()));
-        for state in [AddressState::Entry, AddressState::Tombstone] {
-            let rows = self.store.borrow().remote_rows(state).unwrap_or_default();
-            known.extend(rows.into_iter().map(|row| row.ledger));
+        match self.store.borrow().remote_ledgers(now().saturating_sub(REMEMBERED)) {
+            Ok(ledgers) => known.extend(ledgers),
+            Err(error) => self.log.warn(&format!("the store does not say which cluster ledgers there are: {error}")),
         }
         known.sort();
         known.dedup();
@@ -249,14 +251,26 @@ impl Claims {
         Ok(())
     }
 
+    /// Before the first grant from a ledger this node's word is in it: whether it is frozen is known then, and who the machine
+    /// is that may have to be fenced.
+    async fn begin(&self, ledger: &Ledger, deadline: Instant) -> Result<(), Refusal> {
+        if ledger.progress.borrow().started {
+            return Ok(());
+        }
+        let late = |_late| refuse(&GrantError::Deadline("its state could not be read".to_owned()));
+        let looked = tokio::time::timeout_at(deadline, self.look_at_state(ledger)).await.map_err(late)?;
+        looked.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))
+    }
+
     async fn grant(&self, nonce: &str, deadline: Deadline) -> Result<ClaimReply, Refusal> {
         let row = self.store.borrow().remote_row(nonce).map_err(|error| internal(&error))?;
         let row = row.ok_or_else(|| refuse(&GrantError::Withdrawn))?;
         let ledger = self.ledger(&row.ledger)?;
+        let deadline = Instant::now() + deadline.left(LONGEST);
+        self.begin(&ledger, deadline).await?;
         if ledger.progress.borrow().state.frozen {
             return Err(refuse(&WriteError::Frozen.into()));
         }
-        let deadline = Instant::now() + deadline.left(LONGEST);
         let grant = Grant { backend: &ledger.backend, store: &self.store, identity: &self.identity, deadline };
         match grant.run(nonce).await {
             Ok(Granted::All) => Ok(ClaimReply::Granted),

@@ -17,7 +17,7 @@ pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
 pub(crate) const PAGE_SIZE: i64 = 2048;
 
 /// Entry `n` takes a store from version `n` to `n + 1`. Each runs inside the transaction that also sets the version.
-const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
 
 /// Small columns come first, so that reading them never follows the overflow pages of the long texts.
 const V1: &str = "
@@ -150,6 +150,15 @@ CREATE TABLE remote_addresses (
     PRIMARY KEY (remote, address)
 ) WITHOUT ROWID;
 CREATE INDEX remote_addresses_state ON remote_addresses (state);
+";
+
+/// Cluster ledgers that this node asks: a restarted agent sweeps them although no row names them any more.
+const V5: &str = "
+CREATE TABLE remote_ledgers (
+    ledger TEXT NOT NULL PRIMARY KEY,
+    used INTEGER NOT NULL
+) WITHOUT ROWID;
+INSERT INTO remote_ledgers (ledger, used) SELECT ledger, max(created) FROM remote GROUP BY ledger;
 ";
 
 /// What a file says about itself.

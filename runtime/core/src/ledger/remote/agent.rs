@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::rows;
 use super::types::{AddressState, Answer, RemoteRow, Versions};
-use crate::store::{Blob, NodeStore, Stop, StoreError};
+use crate::store::{self, Blob, NodeStore, Stop, StoreError};
 
 // === impl NodeStore ===
 
@@ -18,6 +18,20 @@ impl NodeStore {
     pub fn remote_rows(&self, state: AddressState) -> Result<Vec<RemoteRow>, StoreError> {
         self.read("list rows of a cluster ledger", |conn| {
             rows::select(conn, "id IN (SELECT remote FROM remote_addresses WHERE state = ?1)", [state.code()])
+        })
+    }
+
+    /// Cluster ledgers that this node has asked since `since` (seconds since 1970), or still has a row of, as the
+    /// configurations name them.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn remote_ledgers(&self, since: u64) -> Result<Vec<String>, StoreError> {
+        self.read("list cluster ledgers", |conn| {
+            let sql = "SELECT ledger FROM remote_ledgers WHERE used >= ?1 UNION SELECT ledger FROM remote ORDER BY 1";
+            let mut statement = conn.prepare_cached(sql)?;
+            let ledgers = statement.query_map([store::seconds(since)], |row| row.get(0))?;
+            Ok(ledgers.collect::<Result<_, _>>()?)
         })
     }
 

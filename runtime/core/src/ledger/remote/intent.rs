@@ -130,6 +130,7 @@ pub(crate) fn insert(
         ],
     )?;
     let id = conn.last_insert_rowid();
+    rows::note_ledger(conn, ask.ledger, ask.now)?;
     let candidates = ask.wants.iter().enumerate();
     let candidates = candidates.flat_map(|(want, wanted)| wanted.candidates.iter().map(move |(net, _)| (want, net)));
     for (rank, (want, candidate)) in candidates.enumerate() {

@@ -51,6 +51,13 @@ impl Answer {
     }
 }
 
+/// Remembers that this node asks a cluster ledger.
+pub(super) fn note_ledger(conn: &Connection, ledger: &str, now: u64) -> Result<(), Fault> {
+    conn.prepare_cached("INSERT OR REPLACE INTO remote_ledgers (ledger, used) VALUES (?1, ?2)")?
+        .execute(params![ledger, store::seconds(now)])?;
+    Ok(())
+}
+
 /// The id of the row with a nonce.
 pub(super) fn id(conn: &Connection, nonce: &str) -> Result<Option<i64>, Fault> {
     Ok(conn
