@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use weft_core::ledger::remote::Versions;
 
 use super::contract::{Backend, Fence, Listing, ReadError, WriteError};
+use super::with_causes;
 use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState};
 
 /// How long one endpoint may take.
@@ -217,7 +218,13 @@ impl Etcd {
                 *self.token.borrow_mut() = Some(token.clone());
                 Ok(Some(token))
             }
-            _ => Err(Call::Refused(format!("etcd does not let the user {name:?} in: {answer}"))),
+            // https://github.com/etcd-io/etcd/blob/v3.5.0/server/embed/serve.go: its gateway would take the name for the user's.
+            _ if answer.contains("CommonName") => Err(Call::Refused(
+                "etcd takes no client certificate with a common name (CN) beside a user name and password; use one \
+                 without, as of openssl's -subj /O=weft"
+                    .to_owned(),
+            )),
+            _ => Err(Call::Refused(format!("etcd does not let the user {name:?} in: {}", answer.trim()))),
         }
     }
 
@@ -236,7 +243,7 @@ impl Etcd {
         let request = request.map_err(|error| Call::Refused(error.to_string()))?;
         let Some(client) = self.endpoints.get(index) else { return Err(Call::NoAnswer("no endpoint".to_owned())) };
         let exchange = async {
-            let response = client.send(request).await.map_err(|error| error.to_string())?;
+            let response = client.send(request).await.map_err(|error| with_causes(&error))?;
             let status = response.status();
             let bytes = response.into_body().collect_bytes().await.map_err(|error| error.to_string())?;
             Ok::<_, String>((status, String::from_utf8_lossy(&bytes).into_owned()))

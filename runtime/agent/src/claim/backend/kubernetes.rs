@@ -4,7 +4,9 @@
 //! Kubernetes' own collector would free an address while its link is up, since the Pod object goes before the CNI DEL.
 //! <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>
 
+use std::future::Future;
 use std::rc::Rc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
@@ -14,6 +16,7 @@ use sha2::{Digest, Sha256};
 use weft_core::ledger::remote::Versions;
 
 use super::contract::{Backend, Fence, Listing, ReadError, WriteError};
+use super::with_causes;
 use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState};
 
 /// The API group.
@@ -36,6 +39,9 @@ const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 /// How often a change of a shared object is tried.
 const TRIES: usize = 10;
+/// How long one request may take. An API server that does not answer by then is taken for away; what was sent is looked for
+/// afterwards.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 type ClaimObject = Object<ClaimSpec, NotUsed>;
 type StateObject = Object<LedgerState, NotUsed>;
@@ -136,6 +142,41 @@ fn claim(object: ClaimObject) -> Claim {
     Claim { spec: object.spec, versions, deleting: object.metadata.deletion_timestamp.is_some() }
 }
 
+/// Sends a write and waits for its answer.
+async fn written<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, WriteError> {
+    match tokio::time::timeout(PATIENCE, request).await {
+        Ok(answer) => answer.map_err(failed),
+        Err(_late) => Err(WriteError::NoAnswer(late())),
+    }
+}
+
+/// Sends a create. That its resource is not found means that there is no such resource at all.
+async fn created<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, WriteError> {
+    let unknown = |error| match error {
+        kube::Error::Api(status) if status.code == 404 => WriteError::Refused(
+            "the API server does not know the objects of the cluster ledger; apply deploy/crds/ipam.weft.dev.yaml"
+                .to_owned(),
+        ),
+        error => failed(error),
+    };
+    match tokio::time::timeout(PATIENCE, request).await {
+        Ok(answer) => answer.map_err(unknown),
+        Err(_late) => Err(WriteError::NoAnswer(late())),
+    }
+}
+
+/// Sends a read and waits for its answer.
+async fn read<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ReadError> {
+    match tokio::time::timeout(PATIENCE, request).await {
+        Ok(answer) => answer.map_err(unreadable),
+        Err(_late) => Err(ReadError(late())),
+    }
+}
+
+fn late() -> String {
+    format!("no answer within {} seconds", PATIENCE.as_secs())
+}
+
 /// What a failed write means. Only what the API server itself refused for good is known not to have been executed.
 fn failed(error: kube::Error) -> WriteError {
     match error {
@@ -149,27 +190,15 @@ fn failed(error: kube::Error) -> WriteError {
             code => WriteError::NoAnswer(format!("{} (code {code})", status.message)),
         },
         error @ (kube::Error::BuildRequest(_) | kube::Error::Auth(_)) => WriteError::Refused(error.to_string()),
-        error => WriteError::NoAnswer(text(&error)),
+        error => WriteError::NoAnswer(with_causes(&error)),
     }
 }
 
 fn unreadable(error: kube::Error) -> ReadError {
     match error {
         kube::Error::Api(status) => ReadError(format!("{} (code {})", status.message, status.code)),
-        error => ReadError(text(&error)),
+        error => ReadError(with_causes(&error)),
     }
-}
-
-/// An error with its causes: `kube` hides what the connection said.
-fn text(error: &kube::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 impl Backend for Kubernetes {
@@ -178,25 +207,24 @@ impl Backend for Kubernetes {
     }
 
     async fn create(&self, spec: &ClaimSpec, epoch: Option<u64>) -> Result<Versions, WriteError> {
-        let created = self.claims()?.create(&PostParams::default(), &object(spec, None, epoch)).await;
-        created.map(|object| versions(&object.metadata)).map_err(failed)
+        let (claims, object) = (self.claims()?, object(spec, None, epoch));
+        Ok(versions(&created(claims.create(&PostParams::default(), &object)).await?.metadata))
     }
 
     async fn get(&self, name: &str) -> Result<Option<Claim>, ReadError> {
         // No resourceVersion: a quorum read.
-        Ok(self.claims()?.get_opt(name).await.map_err(unreadable)?.map(claim))
+        Ok(read(self.claims()?.get_opt(name)).await?.map(claim))
     }
 
     async fn replace(&self, spec: &ClaimSpec, read: &Versions, epoch: Option<u64>) -> Result<Versions, WriteError> {
-        let replaced =
-            self.claims()?.replace(&spec.name(), &PostParams::default(), &object(spec, Some(read), epoch)).await;
-        replaced.map(|object| versions(&object.metadata)).map_err(failed)
+        let (claims, name, object) = (self.claims()?, spec.name(), object(spec, Some(read), epoch));
+        Ok(versions(&written(claims.replace(&name, &PostParams::default(), &object)).await?.metadata))
     }
 
     async fn delete(&self, name: &str, read: &Versions) -> Result<(), WriteError> {
         let preconditions = Preconditions { uid: Some(read.uid.clone()), resource_version: Some(read.version.clone()) };
         let params = DeleteParams::default().preconditions(preconditions);
-        self.claims()?.delete(name, &params).await.map(drop).map_err(failed)
+        written(self.claims()?.delete(name, &params)).await.map(drop)
     }
 
     async fn list(&self, listing: Listing<'_>) -> Result<Vec<Claim>, ReadError> {
@@ -207,24 +235,24 @@ impl Backend for Kubernetes {
             Listing::Domain(domain) => params.labels(&format!("{DOMAIN_LABEL}={domain}")),
             Listing::All => params,
         };
-        Ok(self.claims()?.list(&params).await.map_err(unreadable)?.items.into_iter().map(claim).collect())
+        Ok(read(self.claims()?.list(&params)).await?.items.into_iter().map(claim).collect())
     }
 
     async fn state(&self) -> Result<LedgerState, ReadError> {
-        let state = self.states()?.get_opt(STATE).await.map_err(unreadable)?;
+        let state = read(self.states()?.get_opt(STATE)).await?;
         Ok(state.map(|state| state.spec).unwrap_or_default())
     }
 
-    async fn set_state(&self, read: LedgerState, state: LedgerState) -> Result<(), WriteError> {
-        let current = self.states()?.get_opt(STATE).await.map_err(failed)?;
+    async fn set_state(&self, from: LedgerState, state: LedgerState) -> Result<(), WriteError> {
+        let current = written(self.states()?.get_opt(STATE)).await?;
         let mut object = Object::new(STATE, &resource("LedgerState", "ledgerstates"), state);
         match current {
-            None if read == LedgerState::default() => {
-                self.states()?.create(&PostParams::default(), &object).await.map_err(failed)?;
+            None if from == LedgerState::default() => {
+                created(self.states()?.create(&PostParams::default(), &object)).await?;
             }
-            Some(current) if current.spec == read => {
+            Some(current) if current.spec == from => {
                 object.metadata = current.metadata;
-                self.states()?.replace(STATE, &PostParams::default(), &object).await.map_err(failed)?;
+                written(self.states()?.replace(STATE, &PostParams::default(), &object)).await?;
             }
             _ => return Err(WriteError::Conflict),
         }
@@ -232,25 +260,25 @@ impl Backend for Kubernetes {
     }
 
     async fn nodes(&self) -> Result<Vec<LedgerNode>, ReadError> {
-        let nodes = self.nodes()?.list(&ListParams::default()).await.map_err(unreadable)?;
+        let nodes = read(self.nodes()?.list(&ListParams::default())).await?;
         Ok(nodes.items.into_iter().map(|node| node.spec).collect())
     }
 
     async fn change_node(&self, node: &str, mut change: impl FnMut(&mut LedgerNode)) -> Result<(), WriteError> {
         for _try in 0..TRIES {
-            let current = self.nodes()?.get_opt(node).await.map_err(failed)?;
+            let current = written(self.nodes()?.get_opt(node)).await?;
             let mut spec = current.as_ref().map(|current| current.spec.clone()).unwrap_or_default();
             node.clone_into(&mut spec.node);
             change(&mut spec);
             let mut object = Object::new(node, &resource("LedgerNode", "ledgernodes"), spec);
-            let written = match current {
-                None => self.nodes()?.create(&PostParams::default(), &object).await,
+            let outcome = match current {
+                None => created(self.nodes()?.create(&PostParams::default(), &object)).await,
                 Some(current) => {
                     object.metadata = current.metadata;
-                    self.nodes()?.replace(node, &PostParams::default(), &object).await
+                    written(self.nodes()?.replace(node, &PostParams::default(), &object)).await
                 }
             };
-            match written.map_err(failed) {
+            match outcome {
                 Err(WriteError::Conflict) => {}
                 other => return other.map(drop),
             }
@@ -259,12 +287,12 @@ impl Backend for Kubernetes {
     }
 
     async fn fence(&self, node: &str, machine: &str) -> Result<Fence, ReadError> {
-        let record = self.nodes()?.get_opt(node).await.map_err(unreadable)?.map(|record| record.spec);
+        let record = read(self.nodes()?.get_opt(node)).await?.map(|record| record.spec);
         if record.as_ref().is_some_and(|record| record.fenced_machines.iter().any(|fenced| fenced == machine)) {
             return Ok(Fence::Fenced);
         }
         let nodes: Api<Node> = Api::all(self.client()?);
-        let Some(object) = nodes.get_opt(node).await.map_err(unreadable)? else { return Ok(Fence::None) };
+        let Some(object) = read(nodes.get_opt(node)).await? else { return Ok(Fence::None) };
         let taints = object.spec.and_then(|spec| spec.taints).unwrap_or_default();
         let tainted = taints.iter().any(|taint| taint.key == OUT_OF_SERVICE);
         // The taint speaks of the machine that the Node object describes, and of no other one of that name.
@@ -279,7 +307,7 @@ impl Backend for Kubernetes {
             return Ok(true);
         }
         let pods: Api<Pod> = Api::namespaced(self.client()?, namespace);
-        let Some(pod) = pods.get_opt(name).await.map_err(unreadable)? else { return Ok(false) };
+        let Some(pod) = read(pods.get_opt(name)).await? else { return Ok(false) };
         let config_hash = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(CONFIG_HASH));
         Ok(pod.metadata.uid.as_deref() == Some(uid) || config_hash.is_some_and(|hash| hash == uid))
     }

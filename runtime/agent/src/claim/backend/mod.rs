@@ -10,3 +10,15 @@ pub(crate) mod memory;
 mod tests;
 
 pub use contract::{Backend, Fence, Listing, ReadError, WriteError};
+
+/// An error with its causes: `kube` hides what the connection said.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
