@@ -6,10 +6,12 @@
 //! standin   an agent and an API server in one process, for tests of weft-pod alone
 //! pods      one node with weft-pod: sandboxes, calls as containerd makes them
 //! kube      a real Kubernetes with weft on it
+//! control_plane  etcd and a kube-apiserver of their own
 //! golden    recorded cases of Multus, replayed and compared
 //! ```
 
 pub mod api;
+pub mod control_plane;
 pub mod fake;
 pub mod golden;
 pub mod kube;

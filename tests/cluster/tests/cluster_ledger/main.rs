@@ -1,6 +1,8 @@
-//! Two nodes, one configuration, one etcd: the fault that the cluster ledger is for, and what happens when the agent, weft or
-//! etcd stops. Looked at from outside: results, the kernel's links, the keys in etcd, the rows in the store.
+//! Two nodes, one configuration, one etcd or API server: the fault that the cluster ledger is for, and what happens when the
+//! agent, weft or the cluster stops. Looked at from outside: results, the kernel's links, the keys in etcd, the rows in the store.
 
+mod cluster;
+mod objects;
 mod world;
 
 use std::collections::BTreeSet;
@@ -11,34 +13,78 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use weft_kit::dhcp::wait;
+use weft_kit::programs::copy_tree;
 use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 
-use self::world::{Etcd, Node, PATIENCE, Pod};
+use self::cluster::{Cluster, Shared};
+use self::world::{Node, PATIENCE, Pod};
+
+/// A trial on a cluster.
+type Trial = fn(&mut Cluster) -> Result<()>;
+
+/// What has to be true on either backend.
+const TRIALS: &[(&str, Trial)] = &[
+    ("two-nodes-never-share-an-address", never_twice),
+    ("many-at-once-on-two-nodes", many_at_once),
+    ("del-without-the-cluster-leaves-a-tombstone-that-drains", cluster_stopped),
+    ("add-without-the-cluster-leaves-nothing", add_without_cluster),
+    ("add-without-an-agent-leaves-nothing", add_without_agent),
+    ("an-agent-that-is-killed-leaks-nothing", agent_killed),
+    ("a-weft-that-is-killed-leaks-nothing", weft_killed),
+    ("a-late-create-is-swept", late_create),
+    ("a-fence-by-hand-frees-what-a-dead-machine-held", fenced_by_hand),
+    ("a-restore-behind-a-freeze-duplicates-nothing", restored),
+];
+
+/// What has to be true of an etcd that wants certificates and passwords.
+const SECURED: &[(&str, Trial)] = &[
+    ("two-nodes-never-share-an-address", never_twice),
+    ("del-without-the-cluster-leaves-a-tombstone-that-drains", cluster_stopped),
+    ("without-certificate-or-password-nothing-is-given-out", locked_out),
+    ("a-token-that-has-ended-is-renewed", token_renewed),
+];
+
+/// What is true of an API server alone.
+const OBJECTS: &[(&str, Trial)] = &[
+    ("the-objects-keep-their-rules", objects::rules),
+    ("a-freeze-holds-at-the-api-server", objects::freeze),
+    ("the-agent-has-no-more-rights-than-it-needs", objects::rights),
+    ("an-add-without-the-objects-says-what-to-apply", objects::missing),
+    ("a-taint-frees-what-a-dead-machine-held", objects::fenced_by_taint),
+];
 
 fn main() -> ExitCode {
     sandbox::enter();
     let mut needs = vec![Need::Sandbox, Need::Weft, Need::Weftctl];
     needs.extend(["etcd", "ip", "sqlite3", "unshare"].map(Need::Tool));
     let beside = [needs.clone(), vec![Need::Reference]].concat();
+    let with_kubernetes = [needs.clone(), vec![Need::Kubernetes, Need::Tool("openssl")]].concat();
     let mut suite = Suite::new();
-    suite.test("stock-host-local-gives-an-address-twice", &beside, stock_gives_it_twice);
-    suite.test("two-nodes-never-share-an-address", &needs, never_twice);
-    suite.test("many-at-once-on-two-nodes", &needs, many_at_once);
-    suite.test("del-without-etcd-leaves-a-tombstone-that-drains", &needs, etcd_stopped);
-    suite.test("add-without-etcd-leaves-nothing", &needs, add_without_etcd);
-    suite.test("add-without-an-agent-leaves-nothing", &needs, add_without_agent);
-    suite.test("an-agent-that-is-killed-leaks-nothing", &needs, agent_killed);
-    suite.test("a-weft-that-is-killed-leaks-nothing", &needs, weft_killed);
-    suite.test("a-late-create-is-swept-with-the-next-add", &needs, late_create);
+    suite.test("stock-host-local-gives-an-address-twice", &beside, || stock_gives_it_twice(&mut Cluster::etcd()?));
+    let shared = Shared::default();
+    for (name, trial) in TRIALS {
+        suite.test(format!("etcd/{name}"), &needs, || trial(&mut Cluster::etcd()?));
+        let shared = shared.clone();
+        suite.test(format!("kubernetes/{name}"), &with_kubernetes, move || shared.with(trial));
+    }
+    let secured = [needs.clone(), vec![Need::Tool("openssl")]].concat();
+    for (name, trial) in SECURED {
+        suite.test(format!("etcd-with-tls/{name}"), &secured, || trial(&mut Cluster::secured_etcd()?));
+    }
+    for (name, trial) in OBJECTS {
+        let shared = shared.clone();
+        suite.test(format!("kubernetes/{name}"), &with_kubernetes, move || shared.with(trial));
+    }
     // They share the paths of the one sandbox.
-    suite.run_threads(Some(1))
+    let code = suite.run_threads(Some(1));
+    shared.stop();
+    code
 }
 
 /// The fault: one configuration on two nodes, one address on two pods.
-fn stock_gives_it_twice() -> Result<()> {
-    let etcd = Etcd::start()?;
-    let nodes = [Node::new(&etcd, 1)?, Node::new(&etcd, 2)?];
+fn stock_gives_it_twice(cluster: &mut Cluster) -> Result<()> {
+    let nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
     let pods = [Pod::new("a")?, Pod::new("b")?];
     let addresses = [nodes[0].stock_add(&pods[0])?, nodes[1].stock_add(&pods[1])?];
     ensure!(addresses[0] == addresses[1], "the fault does not show: {addresses:?}");
@@ -46,9 +92,8 @@ fn stock_gives_it_twice() -> Result<()> {
 }
 
 /// The same with weft, one ADD after the other. A freed address goes to the other node.
-fn never_twice() -> Result<()> {
-    let etcd = Etcd::start()?;
-    let nodes = [Node::new(&etcd, 1)?, Node::new(&etcd, 2)?];
+fn never_twice(cluster: &mut Cluster) -> Result<()> {
+    let nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
     let mut seen = BTreeSet::new();
     let mut held = Vec::new();
     for turn in 0..4 {
@@ -59,10 +104,10 @@ fn never_twice() -> Result<()> {
             held.push((number, pod, address));
         }
     }
-    ensure!(etcd.claims()?.len() == seen.len(), "{} claims for {seen:?}", etcd.claims()?.len());
+    ensure!(cluster.claims()?.len() == seen.len(), "{} claims for {seen:?}", cluster.claims()?.len());
     let (number, pod, freed) = held.remove(0);
     nodes[number].del(&pod)?;
-    wait(PATIENCE, "the claim given back", || Ok(etcd.claims()?.len() == seen.len() - 1))?;
+    wait(PATIENCE, "the claim given back", || Ok(cluster.claims()?.len() == seen.len() - 1))?;
     let last = Pod::new("last")?;
     let again = nodes[1 - number].add(&last)?;
     ensure!(again == freed || !seen.contains(&again), "{again} was given out twice");
@@ -70,14 +115,13 @@ fn never_twice() -> Result<()> {
     for (number, pod, _address) in &held {
         nodes[*number].del(pod)?;
     }
-    wait(PATIENCE, "all claims given back", || Ok(etcd.claims()?.is_empty()))?;
+    wait(PATIENCE, "all claims given back", || Ok(cluster.claims()?.is_empty()))?;
     nodes.iter().try_for_each(Node::wait_for_nothing_left)
 }
 
-fn many_at_once() -> Result<()> {
+fn many_at_once(cluster: &mut Cluster) -> Result<()> {
     const EACH: usize = 12;
-    let etcd = Etcd::start()?;
-    let nodes = [Node::new(&etcd, 1)?, Node::new(&etcd, 2)?];
+    let nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
     let mut pods = Vec::new();
     for turn in 0..EACH {
         for number in [0, 1] {
@@ -94,61 +138,58 @@ fn many_at_once() -> Result<()> {
     for (number, pod) in &pods {
         nodes[*number].del(pod)?;
     }
-    wait(PATIENCE, "all claims given back", || Ok(etcd.claims()?.is_empty()))
+    wait(PATIENCE, "all claims given back", || Ok(cluster.claims()?.is_empty()))
 }
 
-/// DEL goes on without etcd; the claim is given back when etcd is there again.
-fn etcd_stopped() -> Result<()> {
-    let etcd = Etcd::start()?;
-    let nodes = [Node::new(&etcd, 1)?, Node::new(&etcd, 2)?];
+/// DEL goes on without the cluster; the claim is given back when that is there again.
+fn cluster_stopped(cluster: &mut Cluster) -> Result<()> {
+    let nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
     let pod = Pod::new("one")?;
     let address = nodes[0].add(&pod)?;
-    etcd.signal(Signal::SIGSTOP)?;
+    cluster.signal(Signal::SIGSTOP)?;
     let deleted = nodes[0].del(&pod);
     let (tombstones, links) = (nodes[0].rows(2)?, pod.addresses()?);
-    etcd.signal(Signal::SIGCONT)?;
+    cluster.signal(Signal::SIGCONT)?;
     deleted?;
     ensure!(tombstones == "1" && links.is_empty(), "{tombstones} tombstones, addresses {links:?}");
-    wait(PATIENCE, "the claim given back", || Ok(etcd.claims()?.is_empty())).with_context(|| nodes[0].log())?;
+    wait(PATIENCE, "the claim given back", || Ok(cluster.claims()?.is_empty())).with_context(|| nodes[0].log())?;
     nodes[0].wait_for_nothing_left()?;
     let other = Pod::new("two")?;
     ensure!(nodes[1].add(&other)? == address, "the freed address is the lowest");
     nodes[1].del(&other)
 }
 
-/// ADD says "try again" within its deadline. Requests that etcd finds when it goes on leave no claim behind.
-fn add_without_etcd() -> Result<()> {
-    let etcd = Etcd::start()?;
-    let node = Node::new(&etcd, 1)?;
+/// ADD says "try again" within its deadline. Requests that it finds when it goes on leave no claim behind.
+fn add_without_cluster(cluster: &mut Cluster) -> Result<()> {
+    let node = Node::new(cluster, 1)?;
     let (first, pod) = (Pod::new("one")?, Pod::new("two")?);
     let held = node.add(&first)?;
-    etcd.signal(Signal::SIGSTOP)?;
+    cluster.signal(Signal::SIGSTOP)?;
     let refused = node.run("ADD", &pod);
     let addresses = pod.addresses()?;
-    etcd.signal(Signal::SIGCONT)?;
+    cluster.signal(Signal::SIGCONT)?;
     let error = refused?.error()?;
     ensure!(error.code == 11, "{error:?}");
     ensure!(addresses.is_empty(), "left {addresses:?}");
     ensure!(node.rows(0)? == "0", "the intent was not given up");
-    wait(PATIENCE, "one claim alone", || Ok(etcd.claims()?.len() == 1)).with_context(|| node.log())?;
+    wait(PATIENCE, "one claim alone", || Ok(cluster.claims()?.len() == 1)).with_context(|| node.log())?;
     let again = node.add(&pod).context("the runtime's next try")?;
     ensure!(again != held, "{again} was given out twice");
     node.del(&pod)?;
     node.del(&first)?;
-    wait(PATIENCE, "no claim", || Ok(etcd.claims()?.is_empty())).with_context(|| node.log())?;
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty())).with_context(|| node.log())?;
     // A request that was never answered is looked for two minutes long.
     node.age()?;
     node.wait_for_nothing_left()
 }
 
-fn add_without_agent() -> Result<()> {
-    let etcd = Etcd::start()?;
-    let mut node = Node::new(&etcd, 1)?;
+fn add_without_agent(cluster: &mut Cluster) -> Result<()> {
+    let mut node = Node::new(cluster, 1)?;
     node.kill_agent();
     let pod = Pod::new("one")?;
     let error = node.run("ADD", &pod)?.error()?;
     ensure!(error.code == 11, "{error:?}");
-    let (left, addresses, claims) = (node.leftovers()?, pod.addresses()?, etcd.claims()?);
+    let (left, addresses, claims) = (node.leftovers()?, pod.addresses()?, cluster.claims()?);
     ensure!(left.is_empty() && addresses.is_empty() && claims.is_empty(), "left {left:?}, {addresses:?}, {claims:?}");
     node.start_agent()?;
     node.add(&pod)?;
@@ -156,41 +197,39 @@ fn add_without_agent() -> Result<()> {
 }
 
 /// The agent is killed while it asks. Its successor gives back what the ADD got.
-fn agent_killed() -> Result<()> {
-    let etcd = Etcd::start()?;
-    let mut node = Node::new(&etcd, 1)?;
+fn agent_killed(cluster: &mut Cluster) -> Result<()> {
+    let mut node = Node::new(cluster, 1)?;
     let (first, pod) = (Pod::new("one")?, Pod::new("two")?);
     node.add(&first)?;
-    etcd.signal(Signal::SIGSTOP)?;
+    cluster.signal(Signal::SIGSTOP)?;
     let call = node.call("ADD", &pod, &node.conf());
     let (bin, place) = node.program();
     let add = thread::spawn(move || call.run(&bin, &place));
     let sent =
         wait(PATIENCE, "a request", || Ok(node.sql("SELECT count(*) FROM remote_addresses WHERE answer = 1")? == "1"));
     node.kill_agent();
-    etcd.signal(Signal::SIGCONT)?;
+    cluster.signal(Signal::SIGCONT)?;
     sent?;
     let error = add.join().map_err(|_panic| anyhow::anyhow!("a thread panicked"))??.error()?;
     ensure!(error.code == 11, "{error:?}");
     // DEL needs no agent, and its claim waits for one.
     node.del(&first)?;
     node.del(&pod)?;
-    ensure!(!etcd.claims()?.is_empty(), "nobody is there to give a claim back");
+    ensure!(!cluster.claims()?.is_empty(), "nobody is there to give a claim back");
     node.start_agent()?;
-    wait(PATIENCE, "all claims given back", || Ok(etcd.claims()?.is_empty())).with_context(|| node.log())?;
+    wait(PATIENCE, "all claims given back", || Ok(cluster.claims()?.is_empty())).with_context(|| node.log())?;
     node.age()?;
     node.wait_for_nothing_left()
 }
 
 /// A weft that is killed while the cluster answers leaves an intent. A second try is not in its way.
-fn weft_killed() -> Result<()> {
-    let etcd = Etcd::start()?;
-    let node = Node::new(&etcd, 1)?;
+fn weft_killed(cluster: &mut Cluster) -> Result<()> {
+    let node = Node::new(cluster, 1)?;
     let pods = [Pod::new("one")?, Pod::new("two")?];
-    etcd.signal(Signal::SIGSTOP)?;
+    cluster.signal(Signal::SIGSTOP)?;
     let killed = node.killed_add(&pods[0], Duration::from_secs(3));
     let intents = node.rows(0)?;
-    etcd.signal(Signal::SIGCONT)?;
+    cluster.signal(Signal::SIGCONT)?;
     killed?;
     ensure!(intents != "0", "it was killed before its intent");
     ensure!(pods[0].addresses()?.is_empty(), "it made links before it had an address");
@@ -201,36 +240,155 @@ fn weft_killed() -> Result<()> {
     // A request that was never answered is looked for two minutes long.
     node.age()?;
     wait(PATIENCE, "the tombstones drained", || Ok(node.rows(2)? == "0")).with_context(|| node.log())?;
-    wait(PATIENCE, "a claim for each pod", || Ok(etcd.claims()?.len() == 2)).with_context(|| node.log())?;
+    wait(PATIENCE, "a claim for each pod", || Ok(cluster.claims()?.len() == 2)).with_context(|| node.log())?;
     for pod in &pods {
         node.del(pod)?;
     }
-    wait(PATIENCE, "no claim", || Ok(etcd.claims()?.is_empty())).with_context(|| node.log())?;
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty())).with_context(|| node.log())?;
     node.wait_for_nothing_left()
 }
 
-/// A create that arrives after its tombstone is gone belongs to a nonce that no store knows.
-fn late_create() -> Result<()> {
-    let etcd = Etcd::start()?;
-    let mut nodes = [Node::new(&etcd, 1)?, Node::new(&etcd, 2)?];
+/// A create that arrives after its tombstone is gone belongs to a nonce that no store knows. The next agent sweeps it, although its
+/// store has no row of that ledger any more.
+fn late_create(cluster: &mut Cluster) -> Result<()> {
+    let mut nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
     let (pod, other) = (Pod::new("one")?, Pod::new("two")?);
     nodes[0].add(&pod)?;
-    let claims = etcd.claims()?;
+    let claims = cluster.claims()?;
     let claim = claims.first().context("a claim")?;
     nodes[0].del(&pod)?;
-    wait(PATIENCE, "the claim given back", || Ok(etcd.claims()?.is_empty()))?;
+    wait(PATIENCE, "the claim given back", || Ok(cluster.claims()?.is_empty()))?;
     nodes[0].wait_for_nothing_left()?;
-    etcd.put(claim)?;
+    cluster.put(claim)?;
     let address = nodes[1].add(&other)?;
-    ensure!(etcd.claims()?.len() == 2, "{address} beside the late claim");
+    ensure!(cluster.claims()?.len() == 2, "{address} beside the late claim");
     nodes[0].kill_agent();
     nodes[0].start_agent()?;
-    // The agent learns of a ledger in etcd from its store, which is empty, or from an ADD.
-    let next = Pod::new("three")?;
-    nodes[0].add(&next)?;
-    wait(PATIENCE, "the sweep", || Ok(!etcd.claims()?.contains(claim) && etcd.claims()?.len() == 2))
+    wait(PATIENCE, "the sweep", || Ok(!cluster.claims()?.contains(claim) && cluster.claims()?.len() == 1))
         .with_context(|| nodes[0].log())?;
-    nodes[0].del(&next)?;
     nodes[1].del(&other)?;
-    wait(PATIENCE, "no claim", || Ok(etcd.claims()?.is_empty()))
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
+}
+
+/// Only a person's word, or a taint, frees what a machine held that does not answer.
+fn fenced_by_hand(cluster: &mut Cluster) -> Result<()> {
+    let mut dead = Node::new(cluster, 3)?;
+    let alive = Node::new(cluster, 4)?;
+    let (pod, other) = (Pod::new("one")?, Pod::new("two")?);
+    let held = dead.add(&pod)?;
+    dead.kill_agent();
+    let said = alive.operate(cluster, &["who-has", &held])?;
+    ensure!(said.contains("node3") && said.contains(&dead.machine()?), "{said}");
+    alive.operate(cluster, &["reclaim"])?;
+    ensure!(cluster.claims()?.len() == 1, "a node that does not answer lost its claim");
+    alive.operate(cluster, &["fence", "node3"])?;
+    ensure!(cluster.claims()?.is_empty(), "the fenced node keeps its claim");
+    ensure!(alive.add(&other)? == held, "the freed address is the lowest");
+    alive.del(&other)?;
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
+}
+
+/// etcd goes back to what it was minutes ago: a claim made since is written again, one given back since is swept, and nobody gets
+/// an address in between.
+fn restored(cluster: &mut Cluster) -> Result<()> {
+    let mut nodes = [Node::new(cluster, 5)?, Node::new(cluster, 6)?];
+    let [before, since, moving, next] = ["before", "since", "moving", "next"].map(Pod::new);
+    let (before, since, moving, next) = (before?, since?, moving?, next?);
+    nodes[0].add(&before)?;
+    nodes[1].add(&moving)?;
+    cluster.kill();
+    let backup = cluster.data().with_file_name("backup");
+    copy_tree(&cluster.data(), &backup)?;
+    cluster.start()?;
+    // After the backup: one pod comes, one goes.
+    let held = added(&nodes[0], &since)?;
+    nodes[0].del(&before)?;
+    wait(PATIENCE, "two claims", || Ok(cluster.claims()?.len() == 2)).with_context(|| nodes[0].log())?;
+    nodes.iter_mut().for_each(Node::kill_agent);
+    cluster.kill();
+    std::fs::remove_dir_all(cluster.data())?;
+    std::fs::rename(&backup, cluster.data())?;
+    cluster.start()?;
+    nodes[0].operate(cluster, &["freeze"])?;
+    nodes.iter_mut().try_for_each(Node::start_agent)?;
+    let error = nodes[1].run("ADD", &next)?.error()?;
+    ensure!(error.code == 11, "{error:?}");
+    nodes[1].del(&moving)?;
+    let thawed = || Ok(nodes[0].operate(cluster, &["thaw"]).is_ok());
+    wait(PATIENCE, "the thaw", thawed).with_context(|| format!("{}\n{}", nodes[0].log(), nodes[1].log()))?;
+    wait(PATIENCE, "one claim", || Ok(cluster.claims()?.len() == 1)).with_context(|| nodes[0].log())?;
+    let said = nodes[0].operate(cluster, &["who-has", &held])?;
+    ensure!(said.contains("node5"), "{said}");
+    let address = added(&nodes[1], &next)?;
+    ensure!(address != held, "{address} was given out twice");
+    nodes[0].del(&since)?;
+    nodes[1].del(&next)?;
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))?;
+    nodes.iter().try_for_each(|node| {
+        node.age()?;
+        node.wait_for_nothing_left()
+    })
+}
+
+/// ADD as a runtime does it: again, while the answer is code 11.
+fn added(node: &Node, pod: &Pod) -> Result<String> {
+    let mut address = None;
+    wait(PATIENCE, "an ADD", || {
+        address = node.add(pod).ok();
+        Ok(address.is_some())
+    })
+    .with_context(|| node.log())?;
+    address.context("an address")
+}
+
+/// An agent that etcd does not let in gives out nothing, and says why.
+fn locked_out(cluster: &mut Cluster) -> Result<()> {
+    let (node, pod) = (Node::new(cluster, 1)?, Pod::new("one")?);
+    let named = cluster.data().with_file_name("named.pem").display().to_string();
+    let wrong = |key: &str, value: Option<&str>| -> Result<String> {
+        let mut conf = node.conf();
+        let ledger = conf["ipam"]["ledger"].as_object_mut().context("a ledger")?;
+        match value {
+            Some(value) => ledger.insert(key.to_owned(), value.into()),
+            None => ledger.remove(key),
+        };
+        if value == Some(named.as_str()) {
+            ledger.insert("keyFile".to_owned(), named.replace(".pem", ".key").into());
+        }
+        let error = node.run_call(&node.call("ADD", &pod, &conf))?.error()?;
+        let left = node.leftovers()?;
+        ensure!(left.is_empty() && cluster.claims()?.is_empty(), "{key}: left {left:?}");
+        Ok(format!("{error:?}"))
+    };
+    let password = sandbox::scratch().join("wrong-password");
+    std::fs::write(&password, "guessed")?;
+    let password = password.display().to_string();
+    for (key, value, says) in [
+        ("passwordFile", Some(password.as_str()), "authentication failed"),
+        ("username", Some("nobody"), "authentication failed"),
+        ("username", None, "etcd"),
+        ("caFile", None, "certificate"),
+        ("certFile", Some("/nonexistent"), "certFile"),
+        ("certFile", Some(named.as_str()), "common name"),
+        ("prefix", Some("/registry"), "permission denied"),
+    ] {
+        let said = wrong(key, value)?;
+        ensure!(said.contains(says), "{key} {value:?}: {said}");
+    }
+    node.add(&pod)?;
+    node.del(&pod)?;
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
+}
+
+/// etcd forgets its tokens when it ends.
+fn token_renewed(cluster: &mut Cluster) -> Result<()> {
+    let (node, pod, other) = (Node::new(cluster, 1)?, Pod::new("one")?, Pod::new("two")?);
+    let first = node.add(&pod)?;
+    cluster.kill();
+    cluster.start()?;
+    let second = added(&node, &other)?;
+    ensure!(first != second, "{first} was given out twice");
+    node.del(&pod)?;
+    node.del(&other)?;
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
 }

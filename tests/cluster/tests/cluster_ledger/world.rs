@@ -1,111 +1,34 @@
-//! A wire with an etcd and nodes on it. Each node has its own network namespace, host name, machine id, store and agent.
+//! Nodes on a cluster's wire, and pods on them. Each node has its own network namespace, host name, machine id, store and agent.
 
 use std::ffi::CString;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use weft_kit::cni::{Call, Reply};
 use weft_kit::dhcp::{Daemon, wait};
 use weft_kit::netns::NetNs;
 use weft_kit::process::{self, Place};
 use weft_kit::programs::{self, Installation};
-use weft_kit::sandbox;
+
+use super::cluster::Cluster;
 
 /// How long programs may take to come up, or to get something done in the background.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// Where etcd listens; nodes have addresses of the same prefix.
-const ETCD: &str = "192.0.2.1";
-/// The keys from `/weft/ipam/claims/` to `/weft/ipam/claims0`, in base64.
-const CLAIMS: (&str, &str) = ("L3dlZnQvaXBhbS9jbGFpbXMv", "L3dlZnQvaXBhbS9jbGFpbXMw");
-
-/// An etcd, and the bridge that connects nodes with it.
-pub(crate) struct Etcd {
-    daemon: Daemon,
-    netns: NetNs,
-    _dir: TempDir,
-}
-
-impl Etcd {
-    /// Starts it with no data.
-    pub(crate) fn start() -> Result<Self> {
-        let netns = NetNs::new("etcd")?;
-        for line in [
-            "ip link set lo up",
-            "ip link add wire type bridge",
-            &format!("ip address add {ETCD}/24 dev wire"),
-            "ip link set wire up",
-        ] {
-            netns.line(line)?;
-        }
-        let dir = TempDir::new_in(sandbox::scratch())?;
-        let client = format!("http://{ETCD}:2379");
-        let peer = format!("http://{ETCD}:2380");
-        let argv = [
-            "etcd".to_owned(),
-            "--name=one".to_owned(),
-            format!("--data-dir={}", dir.path().join("data").display()),
-            format!("--listen-client-urls={client}"),
-            format!("--advertise-client-urls={client}"),
-            format!("--listen-peer-urls={peer}"),
-            format!("--initial-advertise-peer-urls={peer}"),
-            format!("--initial-cluster=one={peer}"),
-        ];
-        let daemon = Daemon::start(&netns.place(), &argv, &dir.path().join("log"))?;
-        let etcd = Self { daemon, netns, _dir: dir };
-        wait(PATIENCE, "etcd", || Ok(etcd.claims().is_ok())).with_context(|| etcd.daemon.log())?;
-        Ok(etcd)
-    }
-
-    /// Stops it where it is, or lets it go on.
-    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill(Pid::from_raw(self.daemon.pid().try_into()?), signal)?)
-    }
-
-    /// The claims as etcd has them, key and value in base64, asked without weft.
-    pub(crate) fn claims(&self) -> Result<Vec<Value>> {
-        let answer = self.post("range", &json!({"key": CLAIMS.0, "range_end": CLAIMS.1}))?;
-        Ok(answer["kvs"].as_array().cloned().unwrap_or_default())
-    }
-
-    /// Writes a claim that `claims` has shown.
-    pub(crate) fn put(&self, claim: &Value) -> Result<()> {
-        self.post("put", &json!({"key": claim["key"], "value": claim["value"]})).map(drop)
-    }
-
-    /// One call of etcd's JSON gateway.
-    fn post(&self, what: &str, body: &Value) -> Result<Value> {
-        let (path, body) = (format!("/v3/kv/{what}"), body.to_string());
-        let call = self.netns.inside(move || {
-            let mut stream = TcpStream::connect((ETCD, 2379))?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            write!(stream, "POST {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        })?;
-        let answer = call.join().map_err(|_panic| anyhow::anyhow!("asking etcd panicked"))??;
-        let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
-        ensure!(head.contains(" 200 "), "etcd answers {answer}");
-        serde_json::from_str(body).with_context(|| answer.clone())
-    }
-}
-
 /// A node.
 pub(crate) struct Node {
     netns: NetNs,
     installation: Installation,
     name: String,
     machine: PathBuf,
+    /// `ledger` of its networks.
+    ledger: Value,
+    /// What its agent is started with.
+    arguments: Vec<String>,
     agent: Option<Daemon>,
 }
 
@@ -132,12 +55,14 @@ impl Pod {
 }
 
 impl Node {
-    /// A node on etcd's wire, with its agent.
-    pub(crate) fn new(etcd: &Etcd, number: u8) -> Result<Self> {
+    /// A node on the cluster's wire, with its agent.
+    pub(crate) fn new(cluster: &Cluster, number: u8) -> Result<Self> {
         let netns = NetNs::new("node")?;
-        let (near, name) = (format!("to-node{number}"), format!("node{number}"));
-        etcd.netns.line(&format!("ip link add {near} type veth peer name up0 netns {}", netns.name()))?;
-        etcd.netns.line(&format!("ip link set {near} master wire up"))?;
+        // The kernel takes its time with the links of nodes that are gone.
+        let near = format!("w{}", netns.name());
+        let name = format!("node{number}");
+        cluster.netns.line(&format!("ip link add {near} type veth peer name up0 netns {}", netns.name()))?;
+        cluster.netns.line(&format!("ip link set {near} master wire up"))?;
         netns.line("ip link set lo up")?;
         netns.line(&format!("ip address add 192.0.2.{}/24 dev up0", 10 + number))?;
         netns.line("ip link set up0 up")?;
@@ -147,7 +72,8 @@ impl Node {
         let id = format!("4c4c4544-0043-3510-8052-b4c04f5644{number:02}\n");
         fs::write(machine.join("machine-id"), &id)?;
         fs::write(machine.join("product_uuid"), &id)?;
-        let mut node = Self { netns, installation, name, machine, agent: None };
+        let (ledger, arguments) = (cluster.ledger(), cluster.agent_arguments(&name));
+        let mut node = Self { netns, installation, name, machine, ledger, arguments, agent: None };
         node.start_agent()?;
         Ok(node)
     }
@@ -178,11 +104,34 @@ impl Node {
             .into_iter()
             .chain(["--state-dir", &state.display().to_string(), "agent", "--socket", &socket.display().to_string()])
             .map(str::to_owned)
+            .chain(self.arguments.clone())
             .collect();
         let daemon = Daemon::start(&self.place()?, &argv, &state.join("agent.log"))?;
         wait(PATIENCE, "the agent", || Ok(UnixStream::connect(&socket).is_ok())).with_context(|| daemon.log())?;
         self.agent = Some(daemon);
         Ok(())
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The id of its machine.
+    pub(crate) fn machine(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.machine.join("machine-id"))?.trim().to_owned())
+    }
+
+    /// `weftctl ledger ...` on this node; what it prints.
+    pub(crate) fn operate(&self, cluster: &Cluster, arguments: &[&str]) -> Result<String> {
+        let weftctl = self.installation.weftctl().display().to_string();
+        let operator = cluster.operator_arguments()?;
+        let argv: Vec<&str> = [weftctl.as_str(), "ledger"]
+            .into_iter()
+            .chain(arguments.iter().copied())
+            .chain(operator.iter().map(String::as_str))
+            .collect();
+        Ok(process::run(&self.netns.place(), &argv)?.text())
     }
 
     /// Ends the agent without warning.
@@ -199,11 +148,12 @@ impl Node {
 
     /// The one configuration of all nodes; only the socket's path differs, since the nodes share a file system here.
     pub(crate) fn conf(&self) -> Value {
+        let mut ledger = self.ledger.clone();
+        ledger["socket"] = json!(self.socket());
+        ledger["deadlineMs"] = json!(6000);
         json!({
             "cniVersion": "1.1.0", "name": "storage", "type": "bridge", "bridge": "storage0",
-            "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.50.0.0/24"}]], "ledger": {
-                "type": "etcd", "endpoints": [format!("http://{ETCD}:2379")], "socket": self.socket(), "deadlineMs": 6000,
-            }},
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.50.0.0/24"}]], "ledger": ledger},
         })
     }
 
@@ -238,7 +188,8 @@ impl Node {
         (self.installation.bin().join("bridge"), self.netns.place())
     }
 
-    fn run_call(&self, call: &Call) -> Result<Reply> {
+    /// A call of this node's weft.
+    pub(crate) fn run_call(&self, call: &Call) -> Result<Reply> {
         let (program, place) = self.program();
         call.run(&program, &place)
     }

@@ -1,0 +1,366 @@
+//! What the nodes' agents speak to: an etcd, or a kube-apiserver with the objects and rights of `deploy/`. Its claims are looked
+//! at in etcd itself, where the API server keeps its objects too, so weft is not asked.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use weft_cluster::control_plane::{self, ADMIN, AGENT, ControlPlane};
+use weft_kit::dhcp::{Daemon, wait};
+use weft_kit::netns::NetNs;
+use weft_kit::process::{self, Place};
+use weft_kit::sandbox;
+
+use super::world::PATIENCE;
+
+/// Where etcd or the API server listens; nodes have addresses of the same prefix.
+const ADDRESS: &str = "192.0.2.1";
+/// First key and end of the claims that weft writes into etcd: `/weft/ipam/claims/`, in base64.
+const IN_ETCD: (&str, &str) = ("L3dlZnQvaXBhbS9jbGFpbXMv", "L3dlZnQvaXBhbS9jbGFpbXMw");
+/// The same of AddressClaims: `/registry/ipam.weft.dev/addressclaims/`.
+const IN_KUBERNETES: (&str, &str) =
+    ("L3JlZ2lzdHJ5L2lwYW0ud2VmdC5kZXYvYWRkcmVzc2NsYWltcy8=", "L3JlZ2lzdHJ5L2lwYW0ud2VmdC5kZXYvYWRkcmVzc2NsYWltczA=");
+
+/// What the user `weft` of a secured etcd may read and write: `/weft/ipam/`.
+const WEFT: (&str, &str) = ("L3dlZnQvaXBhbS8=", "L3dlZnQvaXBhbTA=");
+/// Passwords of a secured etcd's users.
+const ROOT: &str = "of-root";
+const PASSWORD: &str = "of-weft";
+/// All of weft's objects: `/registry/ipam.weft.dev/`.
+const OBJECTS: (&str, &str) = ("L3JlZ2lzdHJ5L2lwYW0ud2VmdC5kZXYv", "L3JlZ2lzdHJ5L2lwYW0ud2VmdC5kZXYw");
+
+/// See the module. It has the bridge `wire` that nodes are connected to.
+pub(crate) struct Cluster {
+    pub(crate) netns: NetNs,
+    server: Server,
+}
+
+enum Server {
+    Etcd(Box<Etcd>),
+    Kubernetes(Box<ControlPlane>),
+}
+
+/// An etcd of one member.
+struct Etcd {
+    daemon: Option<Daemon>,
+    argv: Vec<String>,
+    dir: TempDir,
+    /// It wants certificates, and users with passwords.
+    secured: bool,
+}
+
+/// The one control plane of this process: it takes longer to start than a trial takes.
+#[derive(Clone, Default)]
+pub(crate) struct Shared(Arc<Mutex<Option<Cluster>>>);
+
+impl Shared {
+    /// Runs a trial on the control plane, with none of weft's objects in it. The first caller starts it.
+    pub(crate) fn with(&self, trial: impl FnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
+        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster = match shared.as_mut() {
+            Some(cluster) => {
+                cluster.forget()?;
+                cluster
+            }
+            None => shared.insert(Cluster::kubernetes()?),
+        };
+        let done = trial(cluster);
+        if done.is_err() {
+            // Whatever has become of it: the next trial gets another one.
+            *shared = None;
+        }
+        done
+    }
+
+    /// Ends it.
+    pub(crate) fn stop(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+fn wire() -> Result<NetNs> {
+    let netns = NetNs::new("cluster")?;
+    for line in [
+        "ip link set lo up",
+        "ip link add wire type bridge",
+        &format!("ip address add {ADDRESS}/24 dev wire"),
+        "ip link set wire up",
+    ] {
+        netns.line(line)?;
+    }
+    Ok(netns)
+}
+
+impl Cluster {
+    /// An etcd with no data.
+    pub(crate) fn etcd() -> Result<Self> {
+        Self::etcd_in(TempDir::new_in(sandbox::scratch())?, false)
+    }
+
+    /// The same, which takes only clients with a certificate of its own CA and a user's password. The user `weft` may read and
+    /// write weft's keys and no others.
+    pub(crate) fn secured_etcd() -> Result<Self> {
+        let dir = TempDir::new_in(sandbox::scratch())?;
+        certificates(dir.path())?;
+        let cluster = Self::etcd_in(dir, true)?;
+        let (first, end) = WEFT;
+        for (what, body) in [
+            ("user/add", json!({"name": "root", "password": ROOT})),
+            ("role/add", json!({"name": "root"})),
+            ("user/grant", json!({"user": "root", "role": "root"})),
+            ("user/add", json!({"name": "weft", "password": PASSWORD})),
+            ("role/add", json!({"name": "weft"})),
+            ("role/grant", json!({"name": "weft", "perm": {"permType": 2, "key": first, "range_end": end}})),
+            ("user/grant", json!({"user": "weft", "role": "weft"})),
+            ("enable", json!({})),
+        ] {
+            cluster.ask(&format!("/v3/auth/{what}"), None, &body).with_context(|| what.to_owned())?;
+        }
+        let Server::Etcd(etcd) = &cluster.server else { anyhow::bail!("no etcd") };
+        std::fs::write(etcd.dir.path().join("password"), format!("{PASSWORD}\n"))?;
+        Ok(cluster)
+    }
+
+    fn etcd_in(dir: TempDir, secured: bool) -> Result<Self> {
+        let netns = wire()?;
+        let scheme = if secured { "https" } else { "http" };
+        let client = format!("{scheme}://{ADDRESS}:2379");
+        let peer = format!("http://{ADDRESS}:2380");
+        let mut argv = vec![
+            "etcd".to_owned(),
+            "--name=one".to_owned(),
+            format!("--data-dir={}", dir.path().join("data").display()),
+            format!("--listen-client-urls={client},http://{}", control_plane::ETCD),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=one={peer}"),
+        ];
+        if secured {
+            let file = |name: &str| dir.path().join(name).display().to_string();
+            argv.push("--client-cert-auth".to_owned());
+            argv.push(format!("--trusted-ca-file={}", file("ca.pem")));
+            argv.push(format!("--cert-file={}", file("server.pem")));
+            argv.push(format!("--key-file={}", file("server.key")));
+        }
+        let server = Server::Etcd(Box::new(Etcd { daemon: None, argv, dir, secured }));
+        let mut cluster = Self { netns, server };
+        cluster.start()?;
+        Ok(cluster)
+    }
+
+    /// A kube-apiserver with weft's objects, and the agent's rights for the agent.
+    fn kubernetes() -> Result<Self> {
+        let netns = wire()?;
+        let plane = ControlPlane::start(&netns.place(), ADDRESS, &[ADMIN, AGENT])?;
+        for file in ["crds/network-attachment-definitions.yaml", "crds/ipam.weft.dev.yaml", "kubernetes/rbac.yaml"] {
+            plane.apply(file)?;
+        }
+        let cluster = Self { netns, server: Server::Kubernetes(Box::new(plane)) };
+        cluster.established()?;
+        Ok(cluster)
+    }
+
+    /// Waits until the API server serves weft's objects.
+    pub(crate) fn established(&self) -> Result<()> {
+        let names = ["addressclaims", "ledgerstates", "ledgernodes"].map(|name| format!("crd/{name}.ipam.weft.dev"));
+        let mut arguments = vec!["wait", "--for=condition=Established", "--timeout=120s"];
+        arguments.extend(names.iter().map(String::as_str));
+        self.plane()?.kubectl(&arguments, "").map(drop)
+    }
+
+    /// The control plane, where there is one.
+    pub(crate) fn plane(&self) -> Result<&ControlPlane> {
+        match &self.server {
+            Server::Kubernetes(plane) => Ok(plane),
+            Server::Etcd(_) => anyhow::bail!("this cluster is an etcd"),
+        }
+    }
+
+    /// Stops what the agents speak to where it is, or lets it go on.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        match &self.server {
+            Server::Etcd(etcd) => {
+                let daemon = etcd.daemon.as_ref().context("etcd does not run")?;
+                Ok(kill(Pid::from_raw(daemon.pid().try_into()?), signal)?)
+            }
+            Server::Kubernetes(plane) => plane.signal_api(signal),
+        }
+    }
+
+    /// Ends it without warning.
+    pub(crate) fn kill(&mut self) {
+        match &mut self.server {
+            Server::Etcd(etcd) => drop(etcd.daemon.take()),
+            Server::Kubernetes(plane) => {
+                plane.kill_api();
+                plane.kill_etcd();
+            }
+        }
+    }
+
+    /// Starts it with the data that are there.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        match &mut self.server {
+            Server::Etcd(etcd) => {
+                let log = etcd.dir.path().join("log");
+                etcd.daemon = Some(Daemon::start(&self.netns.place(), &etcd.argv, &log)?);
+            }
+            Server::Kubernetes(plane) => {
+                plane.start_etcd()?;
+                plane.start_api()?;
+                plane.wait_until_ready()?;
+            }
+        }
+        let answers = || Ok(self.ask("/v3/cluster/member/list", None, &json!({})).is_ok());
+        wait(PATIENCE, "etcd", answers).with_context(|| self.log())
+    }
+
+    /// Where etcd keeps its data.
+    pub(crate) fn data(&self) -> PathBuf {
+        match &self.server {
+            Server::Etcd(etcd) => etcd.dir.path().join("data"),
+            Server::Kubernetes(plane) => plane.data(),
+        }
+    }
+
+    /// The epoch of the ledger, as kubectl shows it.
+    pub(crate) fn epoch(&self) -> Result<u64> {
+        let arguments = ["get", "ledgerstates", "cluster", "--ignore-not-found", "-o", "jsonpath={.spec.epoch}"];
+        let text = self.plane()?.kubectl(&arguments, "")?;
+        if text.is_empty() { Ok(0) } else { text.parse().with_context(|| text.clone()) }
+    }
+
+    fn log(&self) -> String {
+        match &self.server {
+            Server::Etcd(etcd) => etcd.daemon.as_ref().map(Daemon::log).unwrap_or_default(),
+            Server::Kubernetes(plane) => plane.log(),
+        }
+    }
+
+    /// `ledger` of a network's configuration.
+    pub(crate) fn ledger(&self) -> Value {
+        match &self.server {
+            Server::Etcd(etcd) if etcd.secured => {
+                let file = |name: &str| etcd.dir.path().join(name);
+                json!({
+                    "type": "etcd", "endpoints": [format!("https://{ADDRESS}:2379")], "caFile": file("ca.pem"),
+                    "certFile": file("client.pem"), "keyFile": file("client.key"),
+                    "username": "weft", "passwordFile": file("password"),
+                })
+            }
+            Server::Etcd(_) => json!({"type": "etcd", "endpoints": [format!("http://{ADDRESS}:2379")]}),
+            Server::Kubernetes(_) => json!({"type": "kubernetes"}),
+        }
+    }
+
+    /// What the agent of a node is started with.
+    pub(crate) fn agent_arguments(&self, node: &str) -> Vec<String> {
+        match &self.server {
+            Server::Etcd(_) => Vec::new(),
+            Server::Kubernetes(plane) => {
+                let kubeconfig = plane.kubeconfig(&AGENT).display().to_string();
+                ["--node-name", node, "--kubeconfig", &kubeconfig].map(str::to_owned).into()
+            }
+        }
+    }
+
+    /// How `weftctl ledger` is told which cluster ledger.
+    pub(crate) fn operator_arguments(&self) -> Result<Vec<String>> {
+        match &self.server {
+            Server::Etcd(_) => {
+                let file: PathBuf = sandbox::scratch().join("ledger.json");
+                std::fs::write(&file, self.ledger().to_string())?;
+                Ok(vec!["--ledger".to_owned(), file.display().to_string()])
+            }
+            Server::Kubernetes(plane) => {
+                Ok(vec!["--kubeconfig".to_owned(), plane.kubeconfig(&ADMIN).display().to_string()])
+            }
+        }
+    }
+
+    /// Key and value of each claim as etcd has them, in base64.
+    pub(crate) fn claims(&self) -> Result<Vec<Value>> {
+        let (first, end) = self.keys();
+        let answer = self.post("range", &json!({"key": first, "range_end": end}))?;
+        let pairs = answer["kvs"].as_array().into_iter().flatten();
+        Ok(pairs.map(|pair| json!({"key": pair["key"], "value": pair["value"]})).collect())
+    }
+
+    /// Writes a claim that `claims` has shown.
+    pub(crate) fn put(&self, claim: &Value) -> Result<()> {
+        self.post("put", claim).map(drop)
+    }
+
+    /// Removes all of weft's objects: nodes of earlier trials would be waited for after a freeze.
+    fn forget(&self) -> Result<()> {
+        self.post("deleterange", &json!({"key": OBJECTS.0, "range_end": OBJECTS.1})).map(drop)
+    }
+
+    fn keys(&self) -> (&'static str, &'static str) {
+        match &self.server {
+            Server::Etcd(_) => IN_ETCD,
+            Server::Kubernetes(_) => IN_KUBERNETES,
+        }
+    }
+
+    /// One call about keys.
+    fn post(&self, what: &str, body: &Value) -> Result<Value> {
+        let token = match &self.server {
+            Server::Etcd(etcd) if etcd.secured => {
+                let login = json!({"name": "root", "password": ROOT});
+                let answer = self.ask("/v3/auth/authenticate", None, &login)?;
+                Some(answer["token"].as_str().context("a token")?.to_owned())
+            }
+            _ => None,
+        };
+        self.ask(&format!("/v3/kv/{what}"), token.as_deref(), body)
+    }
+
+    /// One call of etcd's JSON gateway, at its door without TLS.
+    fn ask(&self, path: &str, token: Option<&str>, body: &Value) -> Result<Value> {
+        let body = body.to_string();
+        let token = token.map(|token| format!("Authorization: {token}\r\n")).unwrap_or_default();
+        let head = format!("POST {path} HTTP/1.0\r\n{token}Content-Length: {}\r\n\r\n", body.len());
+        let call = self.netns.inside(move || {
+            let mut stream = TcpStream::connect(control_plane::ETCD)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(format!("{head}{body}").as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        })?;
+        let answer = call.join().map_err(|_panic| anyhow::anyhow!("asking etcd panicked"))??;
+        let (head, body) = answer.split_once("\r\n\r\n").context("an HTTP answer")?;
+        ensure!(head.contains(" 200 "), "etcd answers {answer}");
+        serde_json::from_str(body).with_context(|| answer.clone())
+    }
+}
+
+/// A CA, and certificates of it for etcd and for its client.
+fn certificates(dir: &Path) -> Result<()> {
+    let file = |name: &str| dir.join(name).display().to_string();
+    let openssl = |line: &str| -> Result<()> {
+        let argv: Vec<&str> = std::iter::once("openssl").chain(line.split_whitespace()).collect();
+        process::run(&Place::default(), &argv).map(drop)
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    let (ca, ca_key) = (file("ca.pem"), file("ca.key"));
+    openssl(&format!("req -x509 {key} -keyout {ca_key} -out {ca} -subj /CN=test-ca -days 2"))?;
+    for (name, subject) in [("server", "/CN=etcd"), ("client", "/O=weft"), ("named", "/CN=weft")] {
+        let (request, own) = (file(&format!("{name}.csr")), file(&format!("{name}.key")));
+        let extension = format!("subjectAltName=IP:{ADDRESS}");
+        openssl(&format!("req {key} -keyout {own} -out {request} -subj {subject} -addext {extension}"))?;
+        let signed = file(&format!("{name}.pem"));
+        openssl(&format!(
+            "x509 -req -in {request} -CA {ca} -CAkey {ca_key} -CAcreateserial -out {signed} -days 2 -copy_extensions copy"
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! What the API server itself holds about weft's objects: the rules in `deploy/crds`, the freeze, and the agent's rights.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use weft_kit::dhcp::wait;
+
+use super::cluster::Cluster;
+use super::world::{Node, PATIENCE, Pod};
+
+const NONCE: &str = "0123456789abcdef0123456789abcdef";
+const OTHER: &str = "fedcba9876543210fedcba9876543210";
+const FROZEN: &str = "the cluster ledger is frozen";
+
+/// An AddressClaim; `epoch` makes it a re-assertion.
+fn claim(name: &str, address: &str, nonce: &str, epoch: Option<u64>) -> Value {
+    let annotations = epoch.map(|epoch| json!({"ipam.weft.dev/epoch": epoch.to_string()}));
+    json!({
+        "apiVersion": "ipam.weft.dev/v1alpha1", "kind": "AddressClaim",
+        "metadata": {"name": name, "annotations": annotations},
+        "spec": {
+            "domain": "default", "address": address, "prefix": 24,
+            "owner": {"kind": "Pod", "namespace": "ns", "name": "web", "uid": "u1", "network": "storage",
+                "interface": "net1", "slot": 0},
+            "holders": [{"node": "a", "machine": "m", "storeID": "s", "bootID": "b", "nonce": nonce,
+                "pod": "ns/web", "containerID": "c", "interface": "net1"}],
+        },
+    })
+}
+
+fn state(name: &str, epoch: u64, frozen: bool) -> Value {
+    json!({"apiVersion": "ipam.weft.dev/v1alpha1", "kind": "LedgerState", "metadata": {"name": name},
+        "spec": {"epoch": epoch, "frozen": frozen}})
+}
+
+/// What the API server says to an object.
+fn say(cluster: &Cluster, verb: &str, object: &Value) -> Result<String> {
+    cluster.plane()?.kubectl(&[verb, "-f", "-"], &object.to_string())
+}
+
+fn accepts(cluster: &Cluster, what: &str, verb: &str, object: &Value) -> Result<()> {
+    say(cluster, verb, object).map(drop).with_context(|| format!("{what} has to be accepted"))
+}
+
+fn refuses(cluster: &Cluster, what: &str, (verb, object): (&str, &Value), text: &str) -> Result<()> {
+    match say(cluster, verb, object) {
+        Ok(_said) => bail!("{what} was accepted"),
+        Err(error) => {
+            let said = format!("{error:#}");
+            ensure!(said.contains(text), "{what}: {said}");
+            Ok(())
+        }
+    }
+}
+
+/// What never changes, what is too short, and what exists already.
+pub(crate) fn rules(cluster: &mut Cluster) -> Result<()> {
+    let first = "default-0a000001";
+    accepts(cluster, "a claim", "create", &claim(first, "10.0.0.1", NONCE, None))?;
+    let cases = [
+        ("a second claim of the name", "create", claim(first, "10.0.0.1", NONCE, None), "already exists"),
+        ("what is no address", "create", claim("default-x", "10.0.0.300", NONCE, None), "IPv4 or IPv6"),
+        ("another address", "replace", claim(first, "10.0.0.2", NONCE, None), "never change"),
+        ("a short nonce", "create", claim("default-0a000009", "10.0.0.9", "abc", None), "nonce"),
+        ("a second LedgerState", "create", state("other", 1, false), "called \"cluster\""),
+    ];
+    for (what, verb, object, text) in &cases {
+        refuses(cluster, what, (verb, object), text)?;
+    }
+    let mut two = claim("default-0a000008", "10.0.0.8", NONCE, None);
+    let second = claim("x", "10.0.0.8", OTHER, None)["spec"]["holders"][0].clone();
+    two["spec"]["holders"].as_array_mut().context("holders")?.push(second);
+    refuses(cluster, "a second holder", ("create", &two), "one holder")?;
+    accepts(cluster, "another holder", "replace", &claim(first, "10.0.0.1", OTHER, None))?;
+    let mut owner = claim(first, "10.0.0.1", OTHER, None);
+    owner["spec"]["owner"]["uid"] = json!("u2");
+    refuses(cluster, "another owner", ("replace", &owner), "never changes")?;
+    let table = cluster.plane()?.kubectl(&["get", "addressclaims"], "")?;
+    ensure!(["ADDRESS", "OWNER", "NODE", "10.0.0.1"].iter().all(|word| table.contains(word)), "{table}");
+    cluster.plane()?.kubectl(&["delete", "addressclaims", "--all"], "").map(drop)
+}
+
+/// While it is frozen the API server refuses every new claim and holder, but for re-assertions of this epoch.
+pub(crate) fn freeze(cluster: &mut Cluster) -> Result<()> {
+    let (first, second, third) = ("default-0a000001", "default-0a000002", "default-0a000003");
+    let epoch = cluster.epoch()?;
+    accepts(cluster, "a claim", "create", &claim(first, "10.0.0.1", NONCE, None))?;
+    accepts(cluster, "a freeze", "apply", &state("cluster", epoch + 1, true))?;
+    // The API server reads the state from a copy of its own.
+    wait(PATIENCE, "the freeze", || match say(cluster, "create", &claim(second, "10.0.0.2", NONCE, None)) {
+        Ok(_said) => cluster.plane()?.kubectl(&["delete", "addressclaim", second], "").map(|_gone| false),
+        Err(error) => Ok(format!("{error:#}").contains(FROZEN)),
+    })?;
+    let held = claim(first, "10.0.0.1", OTHER, None);
+    refuses(cluster, "a holder while frozen", ("replace", &held), FROZEN)?;
+    let wrong = claim(third, "10.0.0.3", NONCE, Some(epoch + 2));
+    refuses(cluster, "a re-assertion of another epoch", ("create", &wrong), FROZEN)?;
+    accepts(cluster, "a re-assertion", "create", &claim(third, "10.0.0.3", NONCE, Some(epoch + 1)))?;
+    cluster.plane()?.kubectl(&["delete", "addressclaim", third], "").context("a deletion while frozen")?;
+    refuses(cluster, "an older epoch", ("apply", &state("cluster", epoch, true)), "never goes back")?;
+    accepts(cluster, "the thaw", "apply", &state("cluster", epoch + 1, false))?;
+    let thawed = || Ok(say(cluster, "create", &claim(third, "10.0.0.3", NONCE, None)).is_ok());
+    wait(PATIENCE, "a claim after the thaw", thawed)?;
+    cluster.plane()?.kubectl(&["delete", "addressclaims", "--all"], "").map(drop)
+}
+
+/// Every trial runs the agent with these rights. Here: it has no more of them.
+pub(crate) fn rights(cluster: &mut Cluster) -> Result<()> {
+    let may = |verb: &str, what: &str| -> Result<bool> {
+        let user = "--as=system:serviceaccount:kube-system:weft";
+        // kubectl says no with its exit status too.
+        let said = cluster.plane()?.kubectl(&["auth", "can-i", verb, what, user], "");
+        Ok(said.is_ok_and(|said| said.trim() == "yes"))
+    };
+    let objects = ["addressclaims", "ledgerstates", "ledgernodes"].map(|name| format!("{name}.ipam.weft.dev"));
+    let [claims, states, nodes] = &objects;
+    let expected = [("create", claims, true), ("delete", claims, true), ("get", states, true), ("update", nodes, true)];
+    let denied =
+        [("update", states, false), ("create", states, false), ("delete", nodes, false), ("patch", claims, false)];
+    for (verb, what, right) in expected.into_iter().chain(denied) {
+        ensure!(may(verb, what)? == right, "{verb} {what}: expected {right}");
+    }
+    Ok(())
+}
+
+/// A cluster without weft's objects: ADD says what to apply, and works once that is done.
+pub(crate) fn missing(cluster: &mut Cluster) -> Result<()> {
+    let plane = cluster.plane()?;
+    plane.kubectl(&["delete", "crd", "addressclaims.ipam.weft.dev"], "")?;
+    let (node, pod) = (Node::new(cluster, 1)?, Pod::new("one")?);
+    let refused = node.run("ADD", &pod)?.error();
+    let left = node.leftovers()?;
+    plane.apply("crds/ipam.weft.dev.yaml")?;
+    cluster.established()?;
+    let error = refused?;
+    ensure!(format!("{error:?}").contains("deploy/crds/ipam.weft.dev.yaml"), "{error:?}");
+    ensure!(left.is_empty(), "left {left:?}");
+    let added = || Ok(node.run("ADD", &pod)?.result().is_ok());
+    wait(PATIENCE, "an ADD with the objects", added).with_context(|| node.log())?;
+    node.del(&pod)?;
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
+}
+
+/// NotReady frees nothing, nor does a deleted Node; the taint `out-of-service` on this machine's Node does.
+pub(crate) fn fenced_by_taint(cluster: &mut Cluster) -> Result<()> {
+    let plane = cluster.plane()?;
+    let mut dead = Node::new(cluster, 7)?;
+    let alive = Node::new(cluster, 8)?;
+    let (pod, other) = (Pod::new("one")?, Pod::new("two")?);
+    dead.add(&pod)?;
+    alive.add(&other)?;
+    dead.kill_agent();
+    let reclaim = || alive.operate(cluster, &["reclaim"]);
+    reclaim()?;
+    ensure!(cluster.claims()?.len() == 2, "a node without a Node object lost its claim");
+    let object = |machine: &str| {
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": dead.name()}, "status": {
+            "nodeInfo": {"systemUUID": machine, "architecture": "", "bootID": "", "containerRuntimeVersion": "",
+                "kernelVersion": "", "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "",
+                "operatingSystem": "", "osImage": ""},
+            "conditions": [{"type": "Ready", "status": "False"}]}})
+        .to_string()
+    };
+    let taint = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+    let node = |machine: &str| -> Result<()> {
+        plane.kubectl(&["apply", "-f", "-"], &object(machine))?;
+        plane.kubectl(&["replace", "--subresource=status", "-f", "-"], &object(machine)).map(drop)
+    };
+    node(&dead.machine()?)?;
+    reclaim()?;
+    ensure!(cluster.claims()?.len() == 2, "a node that is not ready lost its claim");
+    plane.kubectl(&["taint", "node", dead.name(), taint], "")?;
+    let said = reclaim()?;
+    ensure!(cluster.claims()?.len() == 1, "the tainted node keeps its claim: {said}");
+    plane.kubectl(&["delete", "node", dead.name()], "")?;
+    alive.del(&other)?;
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
+}
