@@ -30,7 +30,7 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         ledger: Ledger,
     },
-    /// Give back what fenced machines held.
+    /// Give back what fenced machines held, and what IPAMClaims owned that are gone.
     Reclaim(Ledger),
     /// Who has an address of the cluster ledger.
     WhoHas {

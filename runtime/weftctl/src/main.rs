@@ -5,6 +5,8 @@ mod agent;
 mod attachments;
 #[cfg(feature = "agent")]
 mod cluster;
+#[cfg(feature = "agent")]
+mod controller;
 mod detach;
 mod doctor;
 mod explain;
@@ -71,6 +73,9 @@ enum Command {
     /// Run the node's daemon: DHCP leases for attachments.
     #[cfg(feature = "agent")]
     Agent(agent::AgentArgs),
+    /// Give back addresses of dead machines and of IPAMClaims that are gone: one for the cluster, or two.
+    #[cfg(feature = "agent")]
+    Controller(controller::ControllerArgs),
     /// Put back what others took out of the packet filter.
     Repair(repair::RepairArgs),
     /// Check this node, with a remedy for whatever is wrong.
@@ -96,6 +101,8 @@ fn main() -> ExitCode {
         Command::Ledger(command) => ledger::run(&command, &state, output),
         #[cfg(feature = "agent")]
         Command::Agent(args) => agent::run(&args, &state, output),
+        #[cfg(feature = "agent")]
+        Command::Controller(args) => controller::run(&args),
         Command::Repair(args) => repair::run(&args, &state, output),
         Command::Doctor(args) => doctor::run(&args, &state, output),
     };

@@ -40,6 +40,10 @@ pub const ADMIN: User = User { short: "admin", name: "admin", group: "system:mas
 /// The service account of weft's agent.
 pub const AGENT: User = User { short: "agent", name: "system:serviceaccount:kube-system:weft", group: "" };
 
+/// The service account of weft's controller.
+pub const CONTROLLER: User =
+    User { short: "controller", name: "system:serviceaccount:kube-system:weft-controller", group: "" };
+
 /// See the module. Both programs end with the value.
 pub struct ControlPlane {
     dir: TempDir,

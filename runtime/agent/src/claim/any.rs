@@ -5,8 +5,8 @@ use weft_core::ledger::remote::Versions;
 
 use super::backend::etcd::{Etcd, EtcdConf, EtcdError};
 use super::backend::kubernetes::{ClientSource, Kubernetes};
-use super::backend::{Backend, Fence, Listing, ReadError, WriteError};
-use super::object::{Claim, ClaimSpec, LedgerNode, LedgerState};
+use super::backend::{Backend, Fence, Listing, ReadError, Status, WriteError};
+use super::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
 
 /// A backend of either kind.
 #[derive(Debug)]
@@ -115,8 +115,30 @@ impl Backend for AnyBackend {
         both!(self, backend => backend.change_node(node, change))
     }
 
+    async fn suspects(&self) -> Result<Vec<String>, ReadError> {
+        both!(self, backend => backend.suspects())
+    }
+
     async fn fence(&self, node: &str, machine: &str) -> Result<Fence, ReadError> {
         both!(self, backend => backend.fence(node, machine))
+    }
+
+    async fn persistent(&self, namespace: &str, name: &str) -> Result<Option<Persistent>, ReadError> {
+        both!(self, backend => backend.persistent(namespace, name))
+    }
+
+    async fn persistent_exists(&self, namespace: &str, name: &str, uid: &str) -> Result<bool, ReadError> {
+        both!(self, backend => backend.persistent_exists(namespace, name, uid))
+    }
+
+    async fn set_persistent(
+        &self,
+        namespace: &str,
+        name: &str,
+        read: &Persistent,
+        status: Status<'_>,
+    ) -> Result<(), WriteError> {
+        both!(self, backend => backend.set_persistent(namespace, name, read, status))
     }
 
     async fn pod_exists(&self, namespace: &str, name: &str, uid: &str) -> Result<bool, ReadError> {

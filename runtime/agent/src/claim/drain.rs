@@ -73,7 +73,8 @@ fn rests(row: &RemoteRow, address: &RemoteAddress, now: u64) -> bool {
 async fn give_back<B: Backend>(backend: &B, row: &RemoteRow, address: &RemoteAddress) -> Result<(), DrainError> {
     let name = claim_name(&row.domain, address.address.addr());
     // The common case costs one request: the version that this nonce wrote is still the current one.
-    if let Some(versions) = address.versions.as_ref().filter(|_versions| backend.has_unique_versions()) {
+    let exclusive = !row.owner.is_ipam_claim();
+    if let Some(versions) = address.versions.as_ref().filter(|_versions| exclusive && backend.has_unique_versions()) {
         match backend.delete(&name, versions).await {
             Ok(()) => return Ok(()),
             Err(WriteError::Conflict) => {}

@@ -13,6 +13,7 @@ use weft_core::store::{NodeStore, StoreError};
 
 use super::backend::{Backend, ReadError, WriteError};
 use super::object::{Claim, ClaimSpec, ClaimState, Holder, Identity, Sharing};
+use super::persist::{Persisted, ipam_claim, persist};
 
 /// Between two tries of a ledger that does not answer.
 const RETRY: Duration = Duration::from_millis(100);
@@ -44,6 +45,12 @@ pub enum GrantError {
     /// It was asked while it is frozen, or it refuses.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// The IPAMClaim is gone, or another one has its name.
+    #[error("IPAMClaim {0} is gone; make it again, or take it out of the pod's annotation")]
+    NoIpamClaim(String),
+    /// Another user of the IPAMClaim was first, with other addresses.
+    #[error("another pod has just got other addresses for IPAMClaim {0}; try again")]
+    OtherAddresses(String),
     /// The node's own store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -84,7 +91,26 @@ impl<B: Backend> Grant<'_, B> {
                 return Ok(Granted::Lost { want, taken });
             }
         }
+        self.bind(&row).await?;
         Ok(Granted::All)
+    }
+
+    /// `status_cas`: the addresses of an IPAMClaim are written into its status before any link is made. Who loses against
+    /// another first user, or finds it deleted, gives back what it got.
+    async fn bind(&self, row: &RemoteRow) -> Result<(), GrantError> {
+        if !row.owner.is_ipam_claim() {
+            return Ok(());
+        }
+        let mut pause = RETRY;
+        loop {
+            let trouble = match persist(self.backend, self.store, row, AddressState::Intent).await? {
+                Persisted::Written => return Ok(()),
+                Persisted::Gone => return Err(GrantError::NoIpamClaim(ipam_claim(row))),
+                Persisted::Others => return Err(GrantError::OtherAddresses(ipam_claim(row))),
+                Persisted::Unclear(trouble) => trouble,
+            };
+            self.wait(&mut pause, trouble).await?;
+        }
     }
 
     /// Tries the candidates of one want in order, and says whether one was granted.
@@ -167,7 +193,11 @@ impl<B: Backend> Grant<'_, B> {
             return Ok(false);
         }
         if claim.spec.sharing == Sharing::Shared {
-            return Ok(true);
+            // One address on two interfaces of one pod is of no use to anybody.
+            let twin = |holder: &Holder| {
+                spec.holders.iter().any(|new| holder.pod == new.pod && holder.interface != new.interface)
+            };
+            return Ok(!claim.spec.holders.iter().any(twin));
         }
         for holder in &claim.spec.holders {
             if holder.machine != self.identity.machine || self.is_in_use(&holder.nonce, spec.address)? {
@@ -244,7 +274,7 @@ impl From<GrantError> for Looked {
 
 /// The claim with the new holder. An exclusive claim has only that one; a shared one loses what this machine's older sandbox
 /// of the same pod left.
-fn adopted(claim: &Claim, spec: &ClaimSpec) -> ClaimSpec {
+pub(super) fn adopted(claim: &Claim, spec: &ClaimSpec) -> ClaimSpec {
     let new: Vec<Holder> = spec.holders.clone();
     let same_pod = |holder: &Holder| {
         new.iter()

@@ -11,26 +11,33 @@
 
 mod any;
 pub mod backend;
+mod controller;
 mod drain;
 mod grant;
 mod machine;
 mod object;
 mod operate;
+mod persist;
 mod reassert;
 mod service;
 mod sweep;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_persist;
 
 pub use any::{AnyBackend, BackendError};
 pub use backend::kubernetes::ClientSource;
+pub use controller::{ControllerOptions, control};
 pub use drain::{DrainError, UNANSWERED, drain};
 pub use grant::{Grant, GrantError, Granted};
 pub use machine::machine_id;
 pub use object::{
-    Claim, ClaimOwner, ClaimSpec, ClaimState, Holder, Identity, LedgerNode, LedgerState, Sharing, claim_name,
+    Claim, ClaimOwner, ClaimSpec, ClaimState, Holder, Identity, LedgerNode, LedgerState, Persistent, Sharing,
+    claim_name,
 };
 pub use operate::{Operation, Reach, operate};
+pub use persist::collect_orphans;
 pub use reassert::{Conflict, Reasserted, drop_intents, reassert, reclaim};
 pub use service::Claims;
 pub use sweep::{Swept, reverse_sweep};

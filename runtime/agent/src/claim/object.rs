@@ -101,6 +101,20 @@ pub struct Claim {
     pub deleting: bool,
 }
 
+/// An IPAMClaim of the multi-network standard, as far as the ledger uses it.
+/// <https://github.com/k8snetworkplumbingwg/ipamclaims>
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Persistent {
+    /// Its uid: a claim of the same name that was made anew is another one.
+    pub uid: String,
+    /// The version that was read.
+    pub version: String,
+    /// `status.ips`, addresses with prefix lengths.
+    pub ips: Vec<String>,
+    /// Its conditions say that it does not get its addresses.
+    pub has_fault: bool,
+}
+
 /// The cluster ledger as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -167,18 +181,20 @@ impl ClaimSpec {
     pub fn new(row: &RemoteRow, address: IpAddr, identity: &Identity) -> Option<Self> {
         let wanted = row.address(address)?;
         let attachment = &row.key.attachment;
+        let persistent = row.owner.is_ipam_claim();
         Some(Self {
             domain: row.domain.clone(),
             address: unmapped(address),
             owner: ClaimOwner {
-                owner: row.owner.clone(),
+                owner: Owner { user: String::new(), ..row.owner.clone() },
                 network: attachment.network.clone(),
-                interface: attachment.ifname.clone(),
+                // Whoever uses an IPAMClaim, by whatever interface: it has one address of a network and slot.
+                interface: if persistent { String::new() } else { attachment.ifname.clone() },
                 slot: wanted.want,
             },
             prefix: wanted.address.prefix_len(),
             state: ClaimState::Active,
-            sharing: Sharing::Exclusive,
+            sharing: if persistent { Sharing::Shared } else { Sharing::Exclusive },
             holders: vec![Holder::new(row, identity)],
         })
     }
@@ -195,12 +211,21 @@ impl ClaimSpec {
         self.holders.iter().any(|holder| holder.nonce == nonce)
     }
 
-    /// The same without some holders.
+    /// The same without some holders. What nobody holds any more is kept for its owner.
     #[must_use]
     pub fn without(&self, gone: impl Fn(&Holder) -> bool) -> Self {
         let mut rest = self.clone();
         rest.holders.retain(|holder| !gone(holder));
+        if rest.holders.is_empty() && rest.sharing == Sharing::Shared {
+            rest.state = ClaimState::Kept;
+        }
         rest
+    }
+
+    /// Whether its owner keeps it when nobody holds it.
+    #[must_use]
+    pub fn is_persistent(&self) -> bool {
+        self.owner.owner.is_ipam_claim()
     }
 }
 
@@ -209,9 +234,10 @@ impl Holder {
     #[must_use]
     pub fn new(row: &RemoteRow, identity: &Identity) -> Self {
         let attachment = &row.key.attachment;
-        let pod = match row.owner.name.as_str() {
-            "" => String::new(),
-            name => format!("{}/{name}", row.owner.namespace),
+        let pod = match (row.owner.user.as_str(), row.owner.name.as_str()) {
+            ("", "") => String::new(),
+            ("", name) => format!("{}/{name}", row.owner.namespace),
+            (user, _) => user.to_owned(),
         };
         Self {
             node: identity.node.clone(),

@@ -1,7 +1,7 @@
 //! What an operator does to a cluster ledger by hand.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context as _, bail, ensure};
@@ -12,7 +12,7 @@ use tokio::runtime::Builder;
 use super::any::AnyBackend;
 use super::backend::{Backend, Fence};
 use super::object::{Claim, LedgerState, claim_name};
-use super::{ClientSource, reclaim};
+use super::{ClientSource, collect_orphans, reclaim};
 
 /// Which ledger, and how it is reached.
 #[derive(Debug, Clone, Default)]
@@ -40,7 +40,7 @@ pub enum Operation {
         /// Its machine; the one its agent named last where absent.
         machine: Option<String>,
     },
-    /// Give back what fenced machines held.
+    /// Give back what fenced machines held, and what IPAMClaims owned that are gone.
     Reclaim,
     /// Who has an address.
     WhoHas {
@@ -63,7 +63,11 @@ pub fn operate(reach: &Reach, operation: &Operation) -> anyhow::Result<Vec<Strin
             Operation::Freeze => freeze(&backend).await,
             Operation::Thaw { force } => thaw(&backend, *force).await,
             Operation::Fence { node, machine } => fence(&backend, node, machine.as_deref()).await,
-            Operation::Reclaim => Ok(vec![reclaimed(reclaim(&backend).await?)]),
+            Operation::Reclaim => {
+                let fenced = reclaimed(reclaim(&backend).await?);
+                let orphans = collect_orphans(&backend).await?;
+                Ok(vec![fenced, format!("{orphans} claims of IPAMClaims that are gone were given back")])
+            }
             Operation::WhoHas { address, domain } => who_has(&backend, *address, domain).await,
         }
     })
@@ -74,16 +78,21 @@ async fn backend(reach: &Reach) -> anyhow::Result<AnyBackend> {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         return Ok(AnyBackend::new(&text, None)?);
     }
-    let config = match &reach.kubeconfig {
+    let client = client(reach.kubeconfig.as_deref()).await?;
+    let source: ClientSource = Rc::new(move || Ok(client.clone()));
+    Ok(AnyBackend::new(r#"{"type":"kubernetes"}"#, Some(&source))?)
+}
+
+/// A client of the API server, with the credentials of a file or of the environment.
+pub(super) async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
+    let config = match kubeconfig {
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("cannot use {}", path.display()))?;
             Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
         }
         None => Config::infer().await.context("there are no credentials for an API server; use --kubeconfig")?,
     };
-    let client = Client::try_from(config)?;
-    let source: ClientSource = Rc::new(move || Ok(client.clone()));
-    Ok(AnyBackend::new(r#"{"type":"kubernetes"}"#, Some(&source))?)
+    Ok(Client::try_from(config)?)
 }
 
 async fn freeze(backend: &impl Backend) -> anyhow::Result<Vec<String>> {

@@ -9,9 +9,11 @@ use std::net::IpAddr;
 use weft_core::ledger::remote::{AddressState, Answer, RemoteRow};
 use weft_core::store::NodeStore;
 
-use super::backend::{Backend, WriteError};
+use super::backend::{Backend, ReadError, WriteError};
 use super::drain::{DrainError, remove};
+use super::grant::adopted;
 use super::object::{ClaimSpec, Identity};
+use super::persist::{Persisted, ipam_claim, persist};
 use super::sweep::entries;
 
 /// An address of this node that somebody else has in the cluster.
@@ -74,7 +76,11 @@ pub async fn reassert<B: Backend>(
                     }
                 }
                 // `holderless_yields`: a claim that nobody holds gives way to a link that is up.
-                Some(claim) if claim.spec.holders.is_empty() && still_entry(store, &row, address)? => {
+                Some(claim)
+                    if claim.spec.holders.is_empty()
+                        && claim.spec.owner != spec.owner
+                        && still_entry(store, &row, address)? =>
+                {
                     match backend.delete(&spec.name(), &claim.versions).await {
                         Ok(()) | Err(WriteError::Conflict) => {}
                         Err(error) => return Err(error.into()),
@@ -82,7 +88,7 @@ pub async fn reassert<B: Backend>(
                 }
                 // The same attachment's older nonce, from a snapshot.
                 Some(claim) if is_own(&claim.spec, &spec, identity) && still_entry(store, &row, address)? => {
-                    match backend.replace(&spec, &claim.versions, Some(epoch)).await {
+                    match backend.replace(&adopted(&claim, &spec), &claim.versions, Some(epoch)).await {
                         Ok(versions) => {
                             let mut store = store.borrow_mut();
                             store.note_answer(&row.nonce, address, Answer::Granted, Some(&versions))?;
@@ -102,12 +108,36 @@ pub async fn reassert<B: Backend>(
             }
         }
     }
+    done.conflicts.extend(status_again(backend, store).await?);
     Ok(done)
+}
+
+/// `status_again`: a restore takes the status of IPAMClaims back too, and their next user would get another address.
+async fn status_again<B: Backend>(backend: &B, store: &RefCell<NodeStore>) -> Result<Vec<Conflict>, DrainError> {
+    let rows = store.borrow().remote_rows(AddressState::Entry)?;
+    let mut conflicts = Vec::new();
+    for row in rows.iter().filter(|row| row.owner.is_ipam_claim()) {
+        match persist(backend, store, row, AddressState::Entry).await? {
+            // The IPAMClaim may be gone while its last user still runs.
+            Persisted::Written | Persisted::Gone => {}
+            Persisted::Unclear(trouble) => return Err(ReadError(trouble).into()),
+            Persisted::Others => {
+                let held = row.addresses.iter().filter(|address| address.state == AddressState::Entry);
+                conflicts.extend(held.map(|address| Conflict {
+                    address: address.address.addr(),
+                    container_id: row.key.attachment.container_id.clone(),
+                    holder: format!("IPAMClaim {} with another address", ipam_claim(row)),
+                }));
+            }
+        }
+    }
+    Ok(conflicts)
 }
 
 /// The claim is the same owner's, from an earlier attempt on this machine.
 fn is_own(claim: &ClaimSpec, spec: &ClaimSpec, identity: &Identity) -> bool {
-    claim.owner == spec.owner && claim.holders.iter().all(|holder| holder.machine == identity.machine)
+    let alone = || claim.holders.iter().all(|holder| holder.machine == identity.machine);
+    claim.owner == spec.owner && (claim.is_persistent() || alone())
 }
 
 /// `send_row`, for entries.
@@ -124,7 +154,11 @@ fn still_entry(store: &RefCell<NodeStore>, row: &RemoteRow, address: IpAddr) -> 
 pub async fn reclaim<B: Backend>(backend: &B) -> Result<usize, DrainError> {
     use super::backend::{Fence, Listing};
     let mut removed = 0;
-    for claim in backend.list(Listing::All).await? {
+    let mut claims = Vec::new();
+    for node in backend.suspects().await? {
+        claims.extend(backend.list(Listing::Node(&node)).await?);
+    }
+    for claim in claims {
         let mut dead = Vec::new();
         for holder in &claim.spec.holders {
             let owner = &claim.spec.owner.owner;

@@ -16,7 +16,8 @@ use super::any::AnyBackend;
 use super::backend::kubernetes::ClientSource;
 use super::backend::{Backend, Listing, WriteError};
 use super::grant::{Grant, GrantError, Granted};
-use super::object::{Identity, LedgerState};
+use super::object::{Identity, LedgerState, Persistent};
+use super::persist::report_conflict;
 use super::{DrainError, drain, drop_intents, machine_id, reassert, reverse_sweep};
 use crate::Log;
 use crate::server::{Deadline, Handler};
@@ -274,8 +275,22 @@ impl Claims {
         let grant = Grant { backend: &ledger.backend, store: &self.store, identity: &self.identity, deadline };
         match grant.run(nonce).await {
             Ok(Granted::All) => Ok(ClaimReply::Granted),
-            Ok(Granted::Lost { want, taken }) => Ok(ClaimReply::Lost { want, taken }),
+            Ok(Granted::Lost { want, taken }) => {
+                if row.owner.is_ipam_claim() {
+                    report_conflict(&ledger.backend, &row, &taken).await;
+                }
+                Ok(ClaimReply::Lost { want, taken })
+            }
             Err(error) => Err(refuse(&error)),
+        }
+    }
+
+    async fn persistent(&self, ledger: &str, namespace: &str, name: &str) -> Result<ClaimReply, Refusal> {
+        let ledger = self.ledger(ledger)?;
+        let found = ledger.backend.persistent(namespace, name).await;
+        match found.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))? {
+            Some(Persistent { uid, ips, .. }) => Ok(ClaimReply::Persistent { uid, ips }),
+            None => Err(refuse(&GrantError::NoIpamClaim(format!("{namespace}/{name}")))),
         }
     }
 
@@ -304,6 +319,7 @@ impl Handler for Claims {
     async fn handle(&self, request: ClaimRequest, deadline: Deadline) -> Result<ClaimReply, Refusal> {
         match request {
             ClaimRequest::Grant { nonce } => self.grant(&nonce, deadline).await,
+            ClaimRequest::Persistent { ledger, namespace, name } => self.persistent(&ledger, &namespace, &name).await,
             ClaimRequest::Taken { ledger, domain, spans } => self.taken((&ledger, &domain), &spans).await,
         }
     }
@@ -311,7 +327,7 @@ impl Handler for Claims {
 
 fn refuse(error: &GrantError) -> Refusal {
     let fault = match error {
-        GrantError::Withdrawn => Fault::Conflict,
+        GrantError::Withdrawn | GrantError::OtherAddresses(_) | GrantError::NoIpamClaim(_) => Fault::Conflict,
         GrantError::Deadline(_) => Fault::Deadline,
         GrantError::Write(WriteError::Refused(_)) => Fault::Internal,
         GrantError::Write(_) => Fault::Unavailable,

@@ -23,22 +23,22 @@ use super::{
 };
 
 /// Everything waits are measured by.
-const NOW: u64 = 1_000_000;
+pub(super) const NOW: u64 = 1_000_000;
 /// Old enough that a tombstone no longer waits for a late request.
-const LATER: u64 = NOW + 1000;
+pub(super) const LATER: u64 = NOW + 1000;
 
 /// A machine with its store.
-struct Machine {
+pub(super) struct Machine {
     _dir: TempDir,
-    store: RefCell<NodeStore>,
-    identity: Identity,
+    pub(super) store: RefCell<NodeStore>,
+    pub(super) identity: Identity,
     server: Memory,
 }
 
 /// One attachment.
 #[derive(Clone)]
-struct Pod {
-    uid: &'static str,
+pub(super) struct Pod {
+    pub(super) uid: &'static str,
     container: &'static str,
 }
 
@@ -50,29 +50,32 @@ impl Pod {
     }
 
     fn owner(&self) -> Owner {
-        Owner { kind: "Pod".into(), namespace: "ns".into(), name: self.uid.into(), uid: self.uid.into() }
+        let uid = self.uid.into();
+        Owner { kind: "Pod".into(), namespace: "ns".into(), name: self.uid.into(), uid, ..Owner::default() }
     }
 }
 
-const WEB: Pod = Pod { uid: "web", container: "sandbox-1" };
-const WEB_AGAIN: Pod = Pod { uid: "web", container: "sandbox-2" };
-const OTHER: Pod = Pod { uid: "other", container: "sandbox-3" };
+pub(super) const WEB: Pod = Pod { uid: "web", container: "sandbox-1" };
+pub(super) const WEB_AGAIN: Pod = Pod { uid: "web", container: "sandbox-2" };
+pub(super) const OTHER: Pod = Pod { uid: "other", container: "sandbox-3" };
 
-fn wants(groups: &[&[&str]]) -> Vec<Want> {
+pub(super) const THIRD: Pod = Pod { uid: "third", container: "sandbox-4" };
+
+pub(super) fn wants(groups: &[&[&str]]) -> Vec<Want> {
     let candidates = |group: &[&str]| group.iter().map(|net| (net.parse().unwrap(), None)).collect();
     groups.iter().map(|group| Want { candidates: candidates(group), gateway: None }).collect()
 }
 
-fn one() -> Vec<Want> {
+pub(super) fn one() -> Vec<Want> {
     wants(&[&["10.0.0.1/24"]])
 }
 
-fn address() -> IpAddr {
+pub(super) fn address() -> IpAddr {
     "10.0.0.1".parse().unwrap()
 }
 
 impl Machine {
-    fn new(name: &str, machine: &str, server: &Memory) -> Self {
+    pub(super) fn new(name: &str, machine: &str, server: &Memory) -> Self {
         Self::boot(TempDir::new().unwrap(), (name, machine, "boot-1"), server)
     }
 
@@ -87,18 +90,28 @@ impl Machine {
         Self { _dir: dir, store: RefCell::new(store), identity, server: server.clone() }
     }
 
-    fn intend(&self, pod: &Pod, wants: &[Want], release: &ReleaseRule) -> String {
-        let (key, owner) = (pod.key(), pod.owner());
-        let ask = IntentAsk { key: &key, ledger: "{}", domain: "default", owner: &owner, wants, release, now: NOW };
+    pub(super) fn intend(&self, pod: &Pod, wants: &[Want], release: &ReleaseRule) -> String {
+        self.intend_for(pod, &pod.owner(), wants, release)
+    }
+
+    pub(super) fn intend_for(&self, pod: &Pod, owner: &Owner, wants: &[Want], release: &ReleaseRule) -> String {
+        let key = pod.key();
+        let ask = IntentAsk { key: &key, ledger: "{}", domain: "default", owner, wants, release, now: NOW };
         self.store.borrow_mut().intend::<String>(&ask).unwrap()
     }
 
-    async fn grant(&self, nonce: &str) -> Result<Granted, GrantError> {
+    pub(super) async fn grant(&self, nonce: &str) -> Result<Granted, GrantError> {
         let deadline = Instant::now() + Duration::from_millis(300);
         Grant { backend: &self.server, store: &self.store, identity: &self.identity, deadline }.run(nonce).await
     }
 
-    fn commit(&self, pod: &Pod, nonce: &str, wants: &[Want], release: &ReleaseRule) -> Result<(), ClaimError<String>> {
+    pub(super) fn commit(
+        &self,
+        pod: &Pod,
+        nonce: &str,
+        wants: &[Want],
+        release: &ReleaseRule,
+    ) -> Result<(), ClaimError<String>> {
         let (key, scope) = (pod.key(), scope("default"));
         let ask = ClaimAsk { key: &key, scope: &scope, identities: &[], wants, release, now: NOW };
         let record = |_: &[_]| Ok(Record::default());
@@ -106,7 +119,7 @@ impl Machine {
     }
 
     /// A whole ADD.
-    async fn add(&self, pod: &Pod) -> Result<String, GrantError> {
+    pub(super) async fn add(&self, pod: &Pod) -> Result<String, GrantError> {
         let nonce = self.intend(pod, &one(), &ReleaseRule::Free);
         match self.grant(&nonce).await {
             Ok(Granted::All) => self.commit(pod, &nonce, &one(), &ReleaseRule::Free).unwrap(),
@@ -122,20 +135,20 @@ impl Machine {
         Ok(nonce)
     }
 
-    fn give_up(&self, nonce: &str) {
+    pub(super) fn give_up(&self, nonce: &str) {
         self.store.borrow_mut().give_up_intent(nonce, NOW).unwrap();
     }
 
     /// DEL, once the links are gone.
-    fn del(&self, pod: &Pod) {
+    pub(super) fn del(&self, pod: &Pod) {
         self.store.borrow_mut().release(&pod.key(), NOW).unwrap();
     }
 
-    async fn drain(&self, now: u64) -> usize {
+    pub(super) async fn drain(&self, now: u64) -> usize {
         drain(&self.server, &self.store, |_row| true, now).await.unwrap()
     }
 
-    fn rows(&self, state: AddressState) -> usize {
+    pub(super) fn rows(&self, state: AddressState) -> usize {
         self.store.borrow().remote_rows(state).unwrap().len()
     }
 

@@ -27,6 +27,15 @@ pub enum ClaimRequest {
         /// The intent.
         nonce: String,
     },
+    /// What the cluster says about an IPAMClaim, read live.
+    Persistent {
+        /// The cluster ledger, as in the intent.
+        ledger: String,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
     /// What others have in a domain, in runs of neighbours, as far as they touch the given spans. It may be stale.
     Taken {
         /// The cluster ledger, as in the intent.
@@ -50,6 +59,13 @@ pub enum ClaimReply {
         want: usize,
         /// Addresses that turned out to be taken, and by whom.
         taken: Vec<(IpAddr, String)>,
+    },
+    /// An IPAMClaim.
+    Persistent {
+        /// Its uid.
+        uid: String,
+        /// Its addresses with prefix lengths; empty before its first use.
+        ips: Vec<String>,
     },
     /// First and last address of runs that are taken.
     Taken(Vec<(IpAddr, IpAddr)>),

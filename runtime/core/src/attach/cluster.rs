@@ -4,7 +4,8 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use weft_host_abi::types::ReleaseRule;
+use ipnet::IpNet;
+use weft_host_abi::types::{Pod, ReleaseRule, RequestSource, Requested};
 
 use super::call::Call;
 use super::claim::addressing;
@@ -16,6 +17,7 @@ use super::policies::Loading;
 use super::stage::Stage;
 use crate::agent::claim::{ClaimReply, ClaimRequest, ClusterClaims};
 use crate::agent::{self, AgentError};
+use crate::cni::read_net;
 use crate::conf::ClusterConf;
 use crate::facts;
 use crate::ledger::remote::{IntentAsk, Owner, Runs};
@@ -37,8 +39,9 @@ pub(super) fn by_policy(
 ) -> Result<Plan, AttachError> {
     let context = node.context;
     let cluster = Cluster { conf, until: Instant::now() + conf.deadline };
-    let owner = owner(call);
+    let (owner, kept) = cluster.owner(call)?;
     let mut request = decide::gather(context, call, node.store()?)?;
+    request.requested.extend(kept.requested());
     let policy = Loading::wait(loading, node, call)?;
     let (store, log) = node.store_and_log()?;
     let mut race = decide::Race::default();
@@ -50,6 +53,7 @@ pub(super) fn by_policy(
         if matches!(decided.release, ReleaseRule::Keep(_)) {
             return Err(AttachError::KeptInCluster { policy: policy.name().to_owned() });
         }
+        kept.restrict(policy.name(), &mut decided.wants)?;
         for want in &mut decided.wants {
             want.candidates.truncate(CANDIDATES);
         }
@@ -65,7 +69,7 @@ pub(super) fn by_policy(
                 return plan;
             }
             Ok(ClaimReply::Lost { want, taken }) => (want, taken),
-            Ok(ClaimReply::Taken(_)) => return Err(AttachError::NoPlan),
+            Ok(ClaimReply::Taken(_) | ClaimReply::Persistent { .. }) => return Err(AttachError::NoPlan),
             Err(error) => {
                 store.give_up_intent(&nonce, facts::now()?)?;
                 return Err(error.into());
@@ -83,6 +87,43 @@ pub(super) fn by_policy(
             cluster.list(call, &mut others)?;
         }
         request = decide::gather(context, call, store)?;
+        request.requested.extend(kept.requested());
+    }
+}
+
+/// Addresses that an IPAMClaim has already: the policy is asked for them, and may offer no others.
+#[derive(Default)]
+struct Kept {
+    claim: String,
+    ips: Vec<IpNet>,
+}
+
+impl Kept {
+    fn requested(&self) -> impl Iterator<Item = Requested> {
+        self.ips.iter().map(|net| Requested {
+            text: net.to_string(),
+            address: Some(net.addr()),
+            length: Some(net.prefix_len()),
+            source: RequestSource::RuntimeConfig,
+        })
+    }
+
+    /// Strikes what the claim does not have from the candidates.
+    fn restrict(&self, policy: &str, wants: &mut [Want]) -> Result<(), AttachError> {
+        if self.ips.is_empty() {
+            return Ok(());
+        }
+        let has = |address: IpAddr| self.ips.iter().any(|net| net.addr() == address);
+        for want in wants.iter_mut() {
+            want.candidates.retain(|(net, _range)| has(net.addr()));
+        }
+        let offered =
+            |net: &IpNet| wants.iter().any(|want| want.candidates.iter().any(|(own, _)| own.addr() == net.addr()));
+        if self.ips.iter().all(offered) && wants.len() == self.ips.len() {
+            return Ok(());
+        }
+        let addresses = self.ips.iter().map(IpNet::addr).collect();
+        Err(AttachError::ClaimNotOffered { policy: policy.to_owned(), claim: self.claim.clone(), addresses })
     }
 }
 
@@ -96,6 +137,26 @@ impl Cluster<'_> {
     fn ask(&self, request: ClaimRequest) -> Result<ClaimReply, AgentError> {
         let left = self.until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         agent::ask::<ClusterClaims>(&self.conf.socket, &request, Some(left))
+    }
+
+    /// Whom the claims belong to: the IPAMClaim that the network was given, the pod, or where the runtime names none, the
+    /// sandbox. Beside it what an IPAMClaim has already.
+    fn owner(&self, call: &Call) -> Result<(Owner, Kept), AttachError> {
+        let pod = call.pod().filter(|pod| !pod.uid.is_empty());
+        let reference = call.network.ipam.as_ref().and_then(|ipam| ipam.claim_reference.clone());
+        if let (Some(name), Some(pod)) = (reference, &pod) {
+            let (ledger, namespace) = (self.conf.ledger.clone(), pod.namespace.clone());
+            let reply = self.ask(ClaimRequest::Persistent { ledger, namespace, name: name.clone() })?;
+            let ClaimReply::Persistent { uid, ips } = reply else { return Err(AttachError::NoPlan) };
+            let claim = format!("{}/{name}", pod.namespace);
+            let read = |text: &String| {
+                read_net(text).ok_or_else(|| AttachError::ClaimStatus { claim: claim.clone(), text: text.clone() })
+            };
+            let ips = ips.iter().map(read).collect::<Result<_, _>>()?;
+            let owner = Owner::ipam_claim(&pod.namespace, &name, &uid, &pod.name);
+            return Ok((owner, Kept { claim, ips }));
+        }
+        Ok((owner(call, pod), Kept::default()))
     }
 
     /// Adds what the cluster says is taken in the network's ranges.
@@ -121,10 +182,11 @@ fn with_own(others: &Runs, own: &[IpAddr]) -> Runs {
     known
 }
 
-/// Whom the claims belong to: the pod, or where the runtime names none, the sandbox.
-fn owner(call: &Call) -> Owner {
-    match call.pod().filter(|pod| !pod.uid.is_empty()) {
-        Some(pod) => Owner { kind: "Pod".to_owned(), namespace: pod.namespace, name: pod.name, uid: pod.uid },
+fn owner(call: &Call, pod: Option<Pod>) -> Owner {
+    match pod {
+        Some(pod) => {
+            Owner { kind: "Pod".to_owned(), namespace: pod.namespace, name: pod.name, uid: pod.uid, ..Owner::default() }
+        }
         None => Owner { kind: "Sandbox".to_owned(), uid: call.env.container_id.clone(), ..Owner::default() },
     }
 }

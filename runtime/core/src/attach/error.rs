@@ -133,6 +133,27 @@ pub enum AttachError {
         /// The policy.
         policy: String,
     },
+    /// An IPAMClaim has addresses that the policy does not offer.
+    #[error(
+        "IPAMClaim {claim:?} has {}, which policy {policy:?} does not offer; the network's ranges have to hold them, and nothing else may be asked for",
+        list(.addresses)
+    )]
+    ClaimNotOffered {
+        /// The policy.
+        policy: String,
+        /// Namespace and name.
+        claim: String,
+        /// What it has.
+        addresses: Vec<IpAddr>,
+    },
+    /// The status of an IPAMClaim is no address.
+    #[error("status.ips of IPAMClaim {claim:?} has {text:?}, which is no address with a prefix length; correct it")]
+    ClaimStatus {
+        /// Namespace and name.
+        claim: String,
+        /// What it says.
+        text: String,
+    },
     /// DEL or GC ended the attachment before it was made, or the cluster ledger took too long.
     #[error("the attachment was deleted while it was made, or that took too long; try again")]
     Withdrawn,
@@ -337,6 +358,8 @@ impl AttachError {
             | Self::Denied { denial: Denial::InvalidConfig(_), .. }
             | Self::PolicyConf { .. }
             | Self::KeptInCluster { .. }
+            | Self::ClaimNotOffered { .. }
+            | Self::ClaimStatus { .. }
             | Self::PrevResultMissing
             | Self::PluginNotFound { .. } => code::INVALID_CONFIG,
             Self::SameNetns => code::INVALID_NETNS,

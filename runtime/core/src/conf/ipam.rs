@@ -77,6 +77,8 @@ pub struct IpamConf {
     pub gateways: Vec<IpAddr>,
     /// Addresses that somebody asked for.
     pub requested: Vec<Requested>,
+    /// `args.cni.ipam-claim-reference`: the IPAMClaim in the pod's namespace that keeps the addresses.
+    pub claim_reference: Option<String>,
     /// `resolvConf`: the file with the container's DNS.
     pub resolv_conf: Option<PathBuf>,
     /// The address domain: in it, an address is taken once.
@@ -107,6 +109,7 @@ impl IpamConf {
             declared: Vec::new(),
             gateways: Vec::new(),
             requested: Vec::new(),
+            claim_reference: None,
             resolv_conf: None,
             scope,
             dhcp: None,
@@ -137,6 +140,8 @@ impl IpamConf {
             conf.gateways = gateways(&conf.object, context.cni_args);
         }
         conf.requested = requested::read(&conf.kind, context.cni_args, context.args, context.runtime_config)?;
+        conf.claim_reference =
+            context.args.text("ipam-claim-reference")?.filter(|name| !name.is_empty()).map(str::to_owned);
         if !conf.kind.is_shipped("host-local") {
             let declared = declared(&conf.object);
             // As in the stock plugin, addresses that the runtime replaces need not be well-formed.

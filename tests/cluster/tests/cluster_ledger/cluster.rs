@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use weft_cluster::control_plane::{self, ADMIN, AGENT, ControlPlane};
+use weft_cluster::control_plane::{self, ADMIN, AGENT, CONTROLLER, ControlPlane};
 use weft_kit::dhcp::{Daemon, wait};
 use weft_kit::netns::NetNs;
 use weft_kit::process::{self, Place};
@@ -158,8 +158,14 @@ impl Cluster {
     /// A kube-apiserver with weft's objects, and the agent's rights for the agent.
     fn kubernetes() -> Result<Self> {
         let netns = wire()?;
-        let plane = ControlPlane::start(&netns.place(), ADDRESS, &[ADMIN, AGENT])?;
-        for file in ["crds/network-attachment-definitions.yaml", "crds/ipam.weft.dev.yaml", "kubernetes/rbac.yaml"] {
+        let plane = ControlPlane::start(&netns.place(), ADDRESS, &[ADMIN, AGENT, CONTROLLER])?;
+        for file in [
+            "crds/network-attachment-definitions.yaml",
+            "crds/ipamclaims.yaml",
+            "crds/ipam.weft.dev.yaml",
+            "kubernetes/rbac.yaml",
+            "kubernetes/controller.yaml",
+        ] {
             plane.apply(file)?;
         }
         let cluster = Self { netns, server: Server::Kubernetes(Box::new(plane)) };

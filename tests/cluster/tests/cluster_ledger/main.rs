@@ -2,6 +2,8 @@
 //! agent, weft or the cluster stops. Looked at from outside: results, the kernel's links, the keys in etcd, the rows in the store.
 
 mod cluster;
+mod controller;
+mod ipam_claim;
 mod objects;
 mod world;
 
@@ -52,6 +54,10 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("the-agent-has-no-more-rights-than-it-needs", objects::rights),
     ("an-add-without-the-objects-says-what-to-apply", objects::missing),
     ("a-taint-frees-what-a-dead-machine-held", objects::fenced_by_taint),
+    ("one-of-two-controllers-leads", controller::one_of_two_leads),
+    ("r40-an-ipam-claim-keeps-its-address", ipam_claim::kept),
+    ("r39-two-first-users-of-an-ipam-claim-get-one-address", ipam_claim::first_users),
+    ("r38-an-ipam-claim-that-is-gone-or-made-again", ipam_claim::gone_or_made_again),
 ];
 
 fn main() -> ExitCode {

@@ -200,6 +200,17 @@ impl Node {
         one_address(&result, pod)
     }
 
+    /// The same with a configuration of its own.
+    pub(crate) fn add_with(&self, pod: &Pod, conf: &Value) -> Result<String> {
+        let result = self.run_call(&self.call("ADD", pod, conf))?.result().with_context(|| self.log())?;
+        one_address(&result, pod)
+    }
+
+    /// DEL with a configuration of its own, which must succeed.
+    pub(crate) fn del_with(&self, pod: &Pod, conf: &Value) -> Result<()> {
+        self.run_call(&self.call("DEL", pod, conf))?.quiet()
+    }
+
     /// ADD by Debian's bridge and host-local, with one configuration for all nodes and this node's own directory.
     pub(crate) fn stock_add(&self, pod: &Pod) -> Result<String> {
         let dir = programs::reference_dir().map_err(anyhow::Error::msg)?;

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use weft_core::ledger::remote::Versions;
 
-use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState};
+use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
 
 /// Why a claim was not written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,10 +33,23 @@ pub struct ReadError(pub String);
 pub enum Listing<'a> {
     /// Those with a holder on a node of this name.
     Node(&'a str),
+    /// Those that an IPAMClaim owns.
+    Persistent,
     /// Those of a domain.
     Domain(&'a str),
     /// All.
     All,
+}
+
+/// What is written into the status of an IPAMClaim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status<'a> {
+    /// Its addresses.
+    pub ips: &'a [String],
+    /// Name of the pod that was the first to use them.
+    pub pod: &'a str,
+    /// Why there is no address; `None` where there is one.
+    pub fault: Option<&'a str>,
 }
 
 /// Whether a machine may be taken for dead.
@@ -93,8 +106,32 @@ pub trait Backend {
         change: impl FnMut(&mut LedgerNode),
     ) -> impl Future<Output = Result<(), WriteError>>;
 
+    /// Names of nodes whose machines may be fenced: no other claims have to be looked at. What is decided on the ground of it is
+    /// read live.
+    fn suspects(&self) -> impl Future<Output = Result<Vec<String>, ReadError>>;
+
     /// Whether a holder's machine is fenced, at a live read.
     fn fence(&self, node: &str, machine: &str) -> impl Future<Output = Result<Fence, ReadError>>;
+
+    /// Reads an IPAMClaim, never from a cache. `None`: there is none, or it is being deleted.
+    fn persistent(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Option<Persistent>, ReadError>>;
+
+    /// Whether an IPAMClaim of this uid is there, even while it is being deleted, at a live read.
+    fn persistent_exists(
+        &self,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> impl Future<Output = Result<bool, ReadError>>;
+
+    /// `status_cas`: writes `status.ips` of an IPAMClaim, with the pod that uses it, if it still is the version that was read.
+    fn set_persistent(
+        &self,
+        namespace: &str,
+        name: &str,
+        read: &Persistent,
+        status: Status<'_>,
+    ) -> impl Future<Output = Result<(), WriteError>>;
 
     /// Whether a pod is there, at a live read.
     fn pod_exists(&self, namespace: &str, name: &str, uid: &str) -> impl Future<Output = Result<bool, ReadError>>;

@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use weft_core::ledger::remote::Versions;
 
-use super::contract::{Backend, Fence, Listing, ReadError, WriteError};
+use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
 use super::with_causes;
-use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState};
+use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
 
 /// How long one endpoint may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -415,6 +415,7 @@ impl Backend for Etcd {
         let all: Vec<(ClaimSpec, Versions)> = self.range("claims").await?;
         let wanted = |spec: &ClaimSpec| match listing {
             Listing::Node(node) => spec.holders.iter().any(|holder| holder.node == node),
+            Listing::Persistent => spec.is_persistent(),
             Listing::Domain(domain) => spec.domain == domain,
             Listing::All => true,
         };
@@ -473,10 +474,34 @@ impl Backend for Etcd {
         Err(WriteError::Conflict)
     }
 
+    async fn suspects(&self) -> Result<Vec<String>, ReadError> {
+        let fenced = self.nodes().await?.into_iter().filter(|node| !node.fenced_machines.is_empty());
+        Ok(fenced.map(|node| node.node).collect())
+    }
+
     async fn fence(&self, node: &str, machine: &str) -> Result<Fence, ReadError> {
         let record: Option<(LedgerNode, Versions)> = self.one("nodes", node).await?;
         let fenced = record.is_some_and(|(record, _versions)| record.fenced_machines.iter().any(|id| id == machine));
         Ok(if fenced { Fence::Fenced } else { Fence::None })
+    }
+
+    async fn persistent(&self, _namespace: &str, _name: &str) -> Result<Option<Persistent>, ReadError> {
+        Err(ReadError("IPAMClaims are objects of Kubernetes; use a ledger of type \"kubernetes\"".to_owned()))
+    }
+
+    async fn persistent_exists(&self, _namespace: &str, _name: &str, _uid: &str) -> Result<bool, ReadError> {
+        // No claim here belongs to one, so whatever says so is not ours to judge.
+        Ok(true)
+    }
+
+    async fn set_persistent(
+        &self,
+        _namespace: &str,
+        _name: &str,
+        _read: &Persistent,
+        _status: Status<'_>,
+    ) -> Result<(), WriteError> {
+        Err(WriteError::Refused("IPAMClaims are objects of Kubernetes".to_owned()))
     }
 
     async fn pod_exists(&self, _namespace: &str, _name: &str, _uid: &str) -> Result<bool, ReadError> {

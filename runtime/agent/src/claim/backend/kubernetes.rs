@@ -15,16 +15,19 @@ use kube::core::{ApiResource, NotUsed, Object, ObjectMeta};
 use sha2::{Digest, Sha256};
 use weft_core::ledger::remote::Versions;
 
-use super::contract::{Backend, Fence, Listing, ReadError, WriteError};
-use super::with_causes;
-use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState};
+use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
+use super::{ipam_claim, with_causes};
+use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
 
 /// The API group.
 pub const GROUP: &str = "ipam.weft.dev";
 /// Its version.
 pub const VERSION: &str = "v1alpha1";
-/// Label of a claim: hash of a holder's node, since a node's name may be longer than a label's value.
-const NODE_LABEL: &str = "ipam.weft.dev/node";
+/// Labels of a claim, one per holder: this and a hash of the holder's node, whose name may be longer than a label.
+const NODE_LABEL: &str = "ipam.weft.dev/node-";
+/// Label of a claim that outlives its holders, and its value.
+const OWNER_LABEL: &str = "ipam.weft.dev/owner";
+const PERSISTENT: &str = "IPAMClaim";
 /// Label of a claim: its domain.
 const DOMAIN_LABEL: &str = "ipam.weft.dev/domain";
 /// Annotation of a re-assertion: the epoch it is for. The admission policy in `deploy/crds` lets only these pass a freeze.
@@ -109,17 +112,25 @@ impl From<NoClient> for ReadError {
     }
 }
 
-/// A label's value for a node: the first 128 bits of its name's SHA-256 in hex.
-fn node_hash(node: &str) -> String {
-    Sha256::digest(node.as_bytes()).iter().take(16).map(|octet| format!("{octet:02x}")).collect()
+/// A label for a node: the first 128 bits of its name's SHA-256 in hex.
+fn node_label(node: &str) -> String {
+    let hash = Sha256::digest(node.as_bytes());
+    hash.iter().take(16).fold(NODE_LABEL.to_owned(), |label, octet| format!("{label}{octet:02x}"))
+}
+
+/// It is said to be powered off.
+fn is_tainted(node: &Node) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    taints.is_some_and(|taints| taints.iter().any(|taint| taint.key == OUT_OF_SERVICE))
 }
 
 /// A claim as an object. Field management is switched off: it would double the object's size.
 fn object(spec: &ClaimSpec, read: Option<&Versions>, epoch: Option<u64>) -> ClaimObject {
     let mut labels = vec![(DOMAIN_LABEL.to_owned(), spec.domain.clone())];
-    if let Some(holder) = spec.holders.first() {
-        labels.push((NODE_LABEL.to_owned(), node_hash(&holder.node)));
+    if spec.is_persistent() {
+        labels.push((OWNER_LABEL.to_owned(), PERSISTENT.to_owned()));
     }
+    labels.extend(spec.holders.iter().map(|holder| (node_label(&holder.node), String::new())));
     let resource = resource("AddressClaim", "addressclaims");
     let mut object = Object::new(&spec.name(), &resource, spec.clone());
     object.metadata = ObjectMeta {
@@ -231,7 +242,8 @@ impl Backend for Kubernetes {
         // From the API server's cache: what is done on the ground of it carries the listed versions.
         let params = ListParams::default().match_any();
         let params = match listing {
-            Listing::Node(node) => params.labels(&format!("{NODE_LABEL}={}", node_hash(node))),
+            Listing::Node(node) => params.labels(&node_label(node)),
+            Listing::Persistent => params.labels(&format!("{OWNER_LABEL}={PERSISTENT}")),
             Listing::Domain(domain) => params.labels(&format!("{DOMAIN_LABEL}={domain}")),
             Listing::All => params,
         };
@@ -286,6 +298,18 @@ impl Backend for Kubernetes {
         Err(WriteError::Conflict)
     }
 
+    async fn suspects(&self) -> Result<Vec<String>, ReadError> {
+        let records = read(self.nodes()?.list(&ListParams::default())).await?;
+        let fenced = records.items.into_iter().filter(|record| !record.spec.fenced_machines.is_empty());
+        let mut names: Vec<String> = fenced.map(|record| record.spec.node).collect();
+        let nodes: Api<Node> = Api::all(self.client()?);
+        let tainted = read(nodes.list(&ListParams::default().match_any())).await?.items.into_iter().filter(is_tainted);
+        names.extend(tainted.filter_map(|node| node.metadata.name));
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
     async fn fence(&self, node: &str, machine: &str) -> Result<Fence, ReadError> {
         let record = read(self.nodes()?.get_opt(node)).await?.map(|record| record.spec);
         if record.as_ref().is_some_and(|record| record.fenced_machines.iter().any(|fenced| fenced == machine)) {
@@ -293,13 +317,36 @@ impl Backend for Kubernetes {
         }
         let nodes: Api<Node> = Api::all(self.client()?);
         let Some(object) = read(nodes.get_opt(node)).await? else { return Ok(Fence::None) };
-        let taints = object.spec.and_then(|spec| spec.taints).unwrap_or_default();
-        let tainted = taints.iter().any(|taint| taint.key == OUT_OF_SERVICE);
+        let tainted = is_tainted(&object);
         // The taint speaks of the machine that the Node object describes, and of no other one of that name.
         let described = object.status.and_then(|status| status.node_info).map(|info| info.system_uuid);
         let same = described.is_some_and(|described| described.eq_ignore_ascii_case(machine))
             || record.is_some_and(|record| record.machine == machine);
         Ok(if tainted && same { Fence::Fenced } else { Fence::None })
+    }
+
+    async fn persistent(&self, namespace: &str, name: &str) -> Result<Option<Persistent>, ReadError> {
+        let claims = ipam_claim::api(self.client()?, namespace);
+        Ok(read(claims.get_opt(name)).await?.as_ref().and_then(ipam_claim::read))
+    }
+
+    async fn persistent_exists(&self, namespace: &str, name: &str, uid: &str) -> Result<bool, ReadError> {
+        let claims = ipam_claim::api(self.client()?, namespace);
+        let found = read(claims.get_opt(name)).await?;
+        Ok(found.is_some_and(|object| object.metadata.uid.as_deref() == Some(uid)))
+    }
+
+    async fn set_persistent(
+        &self,
+        namespace: &str,
+        name: &str,
+        from: &Persistent,
+        status: Status<'_>,
+    ) -> Result<(), WriteError> {
+        let claims = ipam_claim::api(self.client()?, namespace);
+        let current = written(claims.get_opt(name)).await?.ok_or(WriteError::Conflict)?;
+        let next = ipam_claim::with_status(current, from, status)?;
+        written(ipam_claim::put(&claims, &next)).await.map(drop)
     }
 
     async fn pod_exists(&self, namespace: &str, name: &str, uid: &str) -> Result<bool, ReadError> {

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use weft_core::ledger::remote::Versions;
 
-use super::contract::{Backend, Fence, Listing, ReadError, WriteError};
-use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState};
+use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
+use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
 
 /// What happens to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub(crate) struct Server {
     pub(crate) state: LedgerState,
     pub(crate) nodes: BTreeMap<String, LedgerNode>,
     pub(crate) pods: Vec<String>,
+    /// IPAMClaims by namespace and name.
+    pub(crate) persistent: BTreeMap<String, Persistent>,
     /// For the next writes, in order.
     pub(crate) faults: VecDeque<Option<Fault>>,
     held: Vec<Write>,
@@ -139,6 +141,7 @@ impl Backend for Memory {
     async fn list(&self, listing: Listing<'_>) -> Result<Vec<Claim>, ReadError> {
         let wanted = |claim: &Claim| match listing {
             Listing::Node(node) => claim.spec.holders.iter().any(|holder| holder.node == node),
+            Listing::Persistent => claim.spec.is_persistent(),
             Listing::Domain(domain) => claim.spec.domain == domain,
             Listing::All => true,
         };
@@ -167,11 +170,45 @@ impl Backend for Memory {
         Ok(())
     }
 
+    async fn suspects(&self) -> Result<Vec<String>, ReadError> {
+        let fenced = |(name, node): (&String, &LedgerNode)| (!node.fenced_machines.is_empty()).then(|| name.clone());
+        self.read(|server| server.nodes.iter().filter_map(fenced).collect())
+    }
+
     async fn fence(&self, node: &str, machine: &str) -> Result<Fence, ReadError> {
         self.read(|server| {
             let fenced = server.nodes.get(node).is_some_and(|node| node.fenced_machines.iter().any(|m| m == machine));
             if fenced { Fence::Fenced } else { Fence::None }
         })
+    }
+
+    async fn persistent(&self, namespace: &str, name: &str) -> Result<Option<Persistent>, ReadError> {
+        self.read(|server| server.persistent.get(&format!("{namespace}/{name}")).cloned())
+    }
+
+    async fn persistent_exists(&self, namespace: &str, name: &str, uid: &str) -> Result<bool, ReadError> {
+        let claim = self.persistent(namespace, name).await?;
+        Ok(claim.is_some_and(|claim| claim.uid == uid))
+    }
+
+    async fn set_persistent(
+        &self,
+        namespace: &str,
+        name: &str,
+        read: &Persistent,
+        status: Status<'_>,
+    ) -> Result<(), WriteError> {
+        let mut server = self.0.borrow_mut();
+        server.version += 1;
+        let version = server.version.to_string();
+        match server.persistent.get_mut(&format!("{namespace}/{name}")) {
+            Some(current) if current == read => {
+                *current =
+                    Persistent { ips: status.ips.to_vec(), version, has_fault: status.fault.is_some(), ..read.clone() };
+                Ok(())
+            }
+            _ => Err(WriteError::Conflict),
+        }
     }
 
     async fn pod_exists(&self, _namespace: &str, _name: &str, uid: &str) -> Result<bool, ReadError> {

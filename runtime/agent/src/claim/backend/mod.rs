@@ -3,13 +3,14 @@
 
 mod contract;
 pub mod etcd;
+mod ipam_claim;
 pub mod kubernetes;
 #[cfg(test)]
 pub(crate) mod memory;
 #[cfg(test)]
 mod tests;
 
-pub use contract::{Backend, Fence, Listing, ReadError, WriteError};
+pub use contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
 
 /// An error with its causes: `kube` hides what the connection said.
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -13,7 +13,8 @@ use super::{Backend, Fence, Listing, WriteError};
 use crate::claim::object::{ClaimOwner, ClaimSpec, ClaimState, Holder, LedgerState, Sharing};
 
 fn spec(address: &str, nonce: &str) -> ClaimSpec {
-    let owner = Owner { kind: "Pod".into(), namespace: "ns".into(), name: "web".into(), uid: "uid".into() };
+    let owner =
+        Owner { kind: "Pod".into(), namespace: "ns".into(), name: "web".into(), uid: "uid".into(), ..Owner::default() };
     let holder = Holder {
         node: "node-a".into(),
         machine: "machine-a".into(),

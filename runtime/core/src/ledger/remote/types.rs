@@ -23,7 +23,7 @@ pub enum AddressState {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Owner {
-    /// `Pod`, or `Sandbox` where the runtime names no pod.
+    /// `Pod`, `Sandbox` where the runtime names no pod, or `IPAMClaim`.
     pub kind: String,
     /// Its Kubernetes namespace; empty for a sandbox.
     pub namespace: String,
@@ -31,6 +31,32 @@ pub struct Owner {
     pub name: String,
     /// Its uid; the container id of a sandbox.
     pub uid: String,
+    /// The pod that uses what an IPAMClaim owns, as `namespace/name`. Empty where the pod is the owner.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub user: String,
+}
+
+/// `kind` of an owner whose addresses are kept until it is deleted.
+const IPAM_CLAIM: &str = "IPAMClaim";
+
+impl Owner {
+    /// An IPAMClaim, with the pod that uses it.
+    #[must_use]
+    pub fn ipam_claim(namespace: &str, name: &str, uid: &str, pod: &str) -> Self {
+        Self {
+            kind: IPAM_CLAIM.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            user: format!("{namespace}/{pod}"),
+        }
+    }
+
+    /// Its addresses outlive their users.
+    #[must_use]
+    pub fn is_ipam_claim(&self) -> bool {
+        self.kind == IPAM_CLAIM
+    }
 }
 
 /// What this node has in a cluster ledger for one attachment.

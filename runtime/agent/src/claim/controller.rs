@@ -1,0 +1,178 @@
+//! `weftctl controller`: gives back what fenced machines held and what IPAMClaims owned that are gone, without a person.
+//!
+//! Several replicas may run; a Lease lets one of them work. That is for economy alone: two at work at once do no harm, since
+//! each removal carries the versions that it was decided on. No rule compares clocks of two machines: a Lease has ended when
+//! it was not seen to change for its duration by this process' own clock.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, PostParams};
+use kube::core::ObjectMeta;
+use kube::{Client, Error};
+use tokio::runtime::Builder;
+use tokio::time::{Instant, interval, timeout};
+
+use super::backend::kubernetes::Kubernetes;
+use super::operate::client;
+use super::{collect_orphans, reclaim};
+use crate::{Log, signals};
+
+/// The name of the Lease.
+const LEASE: &str = "weft-controller";
+
+/// How a controller runs.
+#[derive(Debug, Clone)]
+pub struct ControllerOptions {
+    /// Credentials for the API server; those of the environment where absent.
+    pub kubeconfig: Option<PathBuf>,
+    /// The namespace of the Lease.
+    pub namespace: String,
+    /// The name of this replica, unlike the others'.
+    pub identity: String,
+    /// The time between two looks.
+    pub every: Duration,
+    /// How long a leader that says nothing is still taken for one.
+    pub lease: Duration,
+}
+
+/// Runs until SIGTERM or SIGINT. The Lease is left to end by itself.
+///
+/// # Errors
+/// There are no credentials.
+pub fn control(options: &ControllerOptions) -> anyhow::Result<()> {
+    let signals = signals::block()?;
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
+    runtime.block_on(async {
+        let client = client(options.kubeconfig.as_deref()).await?;
+        let election = Election::new(client.clone(), options);
+        let backend = Kubernetes::new(std::rc::Rc::new(move || Ok(client.clone())));
+        tokio::select! {
+            signal = signals::wait(signals) => {
+                Log.info(&format!("ended by {}", signal?));
+                Ok(())
+            }
+            () = work(election, &backend, options.every) => Ok(()),
+        }
+    })
+}
+
+/// Looks again and again, while this replica leads.
+async fn work(mut election: Election, backend: &Kubernetes, every: Duration) {
+    let mut tick = interval((election.duration / 3).min(every));
+    let mut next = Instant::now();
+    let mut trouble = String::new();
+    loop {
+        tick.tick().await;
+        let leads = election.leads().await;
+        if leads && Instant::now() >= next {
+            next = Instant::now() + every;
+            let said = match look(backend).await {
+                Ok(()) => String::new(),
+                Err(error) => format!("{error:#}"),
+            };
+            // Once, not with every look.
+            if !said.is_empty() && said != trouble {
+                Log.warn(&said);
+            }
+            trouble = said;
+        }
+    }
+}
+
+async fn look(backend: &Kubernetes) -> anyhow::Result<()> {
+    let fenced = reclaim(backend).await.context("what fenced machines held cannot be given back")?;
+    let orphans = collect_orphans(backend).await.context("what IPAMClaims owned cannot be given back")?;
+    if fenced + orphans > 0 {
+        Log.info(&format!("gave back {fenced} claims of fenced machines and {orphans} of IPAMClaims that are gone"));
+    }
+    Ok(())
+}
+
+/// One replica's view of the Lease.
+struct Election {
+    leases: Api<Lease>,
+    identity: String,
+    duration: Duration,
+    /// The Lease's version, and when this process first saw it.
+    seen: Option<(String, Instant)>,
+    leads: bool,
+}
+
+impl Election {
+    fn new(client: Client, options: &ControllerOptions) -> Self {
+        Self {
+            leases: Api::namespaced(client, &options.namespace),
+            identity: options.identity.clone(),
+            duration: options.lease,
+            seen: None,
+            leads: false,
+        }
+    }
+
+    /// Takes or renews the Lease, and says whether this replica has it.
+    async fn leads(&mut self) -> bool {
+        let (leases, duration) = (self.leases.clone(), self.duration);
+        let leads = match timeout(duration / 3, self.claim(&leases)).await {
+            Ok(Ok(leads)) => leads,
+            // Somebody else was faster, or it is not known: that is not leading.
+            Ok(Err(Error::Api(status))) if status.code == 409 => false,
+            Ok(Err(error)) => {
+                if self.leads {
+                    Log.warn(&format!("the Lease {LEASE} cannot be renewed: {error}"));
+                }
+                false
+            }
+            Err(_late) => false,
+        };
+        if leads != self.leads {
+            Log.info(if leads { "this replica leads" } else { "this replica does not lead any more" });
+        }
+        self.leads = leads;
+        leads
+    }
+
+    async fn claim(&mut self, leases: &Api<Lease>) -> Result<bool, Error> {
+        let Some(current) = leases.get_opt(LEASE).await? else {
+            let lease = self.lease(ObjectMeta { name: Some(LEASE.to_owned()), ..ObjectMeta::default() }, 0);
+            return leases.create(&PostParams::default(), &lease).await.map(|_made| true);
+        };
+        let version = current.metadata.resource_version.clone().unwrap_or_default();
+        let spec = current.spec.unwrap_or_default();
+        let own = spec.holder_identity.as_deref() == Some(self.identity.as_str());
+        if !own {
+            let since = match &self.seen {
+                Some((seen, since)) if *seen == version => *since,
+                _ => {
+                    self.seen = Some((version, Instant::now()));
+                    return Ok(false);
+                }
+            };
+            if since.elapsed() < self.duration {
+                return Ok(false);
+            }
+        }
+        let changes = spec.lease_transitions.unwrap_or(0).saturating_add(i32::from(!own));
+        let lease = self.lease(current.metadata, changes);
+        // With the version that was read: of two that find it ended, one gets it.
+        leases.replace(LEASE, &PostParams::default(), &lease).await.map(|_replaced| true)
+    }
+
+    fn lease(&self, metadata: ObjectMeta, changes: i32) -> Lease {
+        let now = MicroTime(Timestamp::now());
+        Lease {
+            metadata,
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.identity.clone()),
+                lease_duration_seconds: i32::try_from(self.duration.as_secs()).ok(),
+                lease_transitions: Some(changes),
+                renew_time: Some(now),
+                ..LeaseSpec::default()
+            }),
+        }
+    }
+}

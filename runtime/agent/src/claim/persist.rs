@@ -1,0 +1,130 @@
+//! IPAMClaims and the ledger: `status_cas`, and claims whose IPAMClaim is gone.
+//!
+//! `status_cas`: `status.ips` is written by compare-and-set, by the first user before its links, and again after a restore.
+//! `holders_empty`: a claim that an IPAMClaim owns goes when that is gone, by its uid, and nobody holds it any more.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use weft_core::ledger::remote::{AddressState, Answer, RemoteRow};
+use weft_core::store::{NodeStore, StoreError};
+
+use super::backend::{Backend, Listing, ReadError, Status, WriteError};
+use super::drain::DrainError;
+use super::object::Claim;
+
+/// What became of a status.
+pub(super) enum Persisted {
+    /// It names the row's addresses.
+    Written,
+    /// The IPAMClaim is gone, or another one has its name.
+    Gone,
+    /// It names other addresses.
+    Others,
+    /// Nobody knows yet.
+    Unclear(String),
+}
+
+/// Makes the status of the row's IPAMClaim name what the row was granted, as far as its addresses are in `state`.
+pub(super) async fn persist<B: Backend>(
+    backend: &B,
+    store: &RefCell<NodeStore>,
+    row: &RemoteRow,
+    state: AddressState,
+) -> Result<Persisted, StoreError> {
+    let Some(row) = store.borrow().remote_row(&row.nonce)? else { return Ok(Persisted::Gone) };
+    let ips = granted(&row, state);
+    let owner = &row.owner;
+    let read = match backend.persistent(&owner.namespace, &owner.name).await {
+        Ok(Some(read)) if read.uid == owner.uid => read,
+        Ok(_) => return Ok(Persisted::Gone),
+        Err(ReadError(trouble)) => return Ok(Persisted::Unclear(trouble)),
+    };
+    if !read.ips.is_empty() {
+        match addresses(&read.ips) == addresses(&ips) {
+            false => return Ok(Persisted::Others),
+            true if !read.has_fault => return Ok(Persisted::Written),
+            // The conflict of an earlier try is over.
+            true => {}
+        }
+    }
+    let pod = owner.user.rsplit('/').next().unwrap_or_default();
+    let status = Status { ips: &ips, pod, fault: None };
+    Ok(match backend.set_persistent(&owner.namespace, &owner.name, &read, status).await {
+        Ok(()) => Persisted::Written,
+        // Read again: somebody has changed it, or the answer was lost.
+        Err(error) => Persisted::Unclear(error.to_string()),
+    })
+}
+
+/// Says in the conditions of the row's IPAMClaim that somebody else has an address of it. It is for people: whether it could be
+/// written changes nothing.
+pub(super) async fn report_conflict<B: Backend>(backend: &B, row: &RemoteRow, taken: &[(IpAddr, String)]) {
+    let owner = &row.owner;
+    let Ok(Some(read)) = backend.persistent(&owner.namespace, &owner.name).await else { return };
+    let own = addresses(&read.ips);
+    let Some((address, holder)) = taken.iter().find(|(address, _holder)| own.contains(&Some(*address))) else { return };
+    if read.uid == owner.uid && !read.has_fault {
+        let fault = format!("{address} is taken by {holder}");
+        let pod = owner.user.rsplit('/').next().unwrap_or_default();
+        let status = Status { ips: &read.ips, pod, fault: Some(&fault) };
+        drop(backend.set_persistent(&owner.namespace, &owner.name, &read, status).await);
+    }
+}
+
+/// Namespace and name, for messages.
+pub(super) fn ipam_claim(row: &RemoteRow) -> String {
+    format!("{}/{}", row.owner.namespace, row.owner.name)
+}
+
+/// What a row was granted, in the order of its wants.
+fn granted(row: &RemoteRow, state: AddressState) -> Vec<String> {
+    let mut granted: Vec<(usize, String)> = row
+        .addresses
+        .iter()
+        .filter(|address| address.state == state && address.answer == Answer::Granted)
+        .map(|address| (address.want, address.address.to_string()))
+        .collect();
+    granted.sort();
+    granted.into_iter().map(|(_want, ip)| ip).collect()
+}
+
+/// In order, without lengths.
+fn addresses(ips: &[String]) -> Vec<Option<IpAddr>> {
+    let address = |ip: &String| ip.parse::<IpNet>().map(|net| net.addr()).or_else(|_bare| ip.parse()).ok();
+    let mut addresses: Vec<_> = ips.iter().map(address).collect();
+    addresses.sort_unstable();
+    addresses
+}
+
+/// `holders_empty`: deletes claims whose IPAMClaim is gone, or has other addresses. The claim was read before its owner is, and only that version goes.
+///
+/// # Errors
+/// The ledger cannot be read or written.
+pub async fn collect_orphans<B: Backend>(backend: &B) -> Result<usize, DrainError> {
+    let mut removed = 0;
+    for claim in backend.list(Listing::Persistent).await? {
+        if is_orphan(backend, &claim).await? {
+            match backend.delete(&claim.spec.name(), &claim.versions).await {
+                Ok(()) => removed += 1,
+                Err(WriteError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(removed)
+}
+
+async fn is_orphan<B: Backend>(backend: &B, claim: &Claim) -> Result<bool, ReadError> {
+    if !claim.spec.is_persistent() || !claim.spec.holders.is_empty() {
+        return Ok(false);
+    }
+    let owner = &claim.spec.owner.owner;
+    if !backend.persistent_exists(&owner.namespace, &owner.name, &owner.uid).await? {
+        return Ok(true);
+    }
+    // What a first user got that lost against another one. To take it back would be a write, so the version would not be this.
+    let read = backend.persistent(&owner.namespace, &owner.name).await?.filter(|read| read.uid == owner.uid);
+    Ok(read.is_some_and(|read| !read.ips.is_empty() && !addresses(&read.ips).contains(&Some(claim.spec.address))))
+}

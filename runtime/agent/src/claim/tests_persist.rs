@@ -1,0 +1,146 @@
+//! Claims of IPAMClaims against a ledger in memory (R38 to R41 of the multi-network standard).
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use weft_core::ledger::Want;
+use weft_core::ledger::remote::{AddressState, Owner};
+use weft_host_abi::types::ReleaseRule;
+
+use super::backend::Backend;
+use super::backend::memory::Memory;
+use super::object::ClaimState;
+use super::tests::{LATER, Machine, NOW, OTHER, Pod, THIRD, WEB, WEB_AGAIN, address, one, wants};
+use super::{GrantError, Granted, LedgerState, Persistent, claim_name, collect_orphans, drop_intents, reassert};
+
+const KEY: &str = "ns/vm";
+
+impl Memory {
+    fn make(&self, uid: &str) {
+        let fresh = Persistent { uid: uid.to_owned(), version: "0".to_owned(), ..Persistent::default() };
+        self.0.borrow_mut().persistent.insert(KEY.to_owned(), fresh);
+    }
+
+    fn ips(&self) -> Vec<String> {
+        self.0.borrow().persistent[KEY].ips.clone()
+    }
+
+    /// State and pods of the one address' claim.
+    fn users(&self) -> Option<(ClaimState, Vec<String>)> {
+        let server = self.0.borrow();
+        let claim = server.claims.get(&claim_name("default", address()))?;
+        Some((claim.spec.state, claim.spec.holders.iter().map(|holder| holder.pod.clone()).collect()))
+    }
+}
+
+fn owner(pod: &Pod) -> Owner {
+    Owner::ipam_claim("ns", "vm", "uid-1", pod.uid)
+}
+
+async fn add(machine: &Machine, pod: &Pod, wants: &[Want]) -> Result<Granted, GrantError> {
+    let nonce = machine.intend_for(pod, &owner(pod), wants, &ReleaseRule::Free);
+    let granted = machine.grant(&nonce).await;
+    match &granted {
+        Ok(Granted::All) => machine.commit(pod, &nonce, wants, &ReleaseRule::Free).unwrap(),
+        _ => machine.give_up(&nonce),
+    }
+    granted
+}
+
+#[tokio::test]
+async fn r40_the_address_stays_until_the_ipam_claim_is_gone() {
+    let server = Memory::default();
+    server.make("uid-1");
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    assert_eq!(add(&a, &WEB, &one()).await.unwrap(), Granted::All);
+    assert_eq!(server.ips(), ["10.0.0.1/24"]);
+    a.del(&WEB);
+    assert_eq!((a.drain(NOW).await, server.users()), (0, Some((ClaimState::Kept, Vec::new()))));
+    // Nobody else gets it, and its next user does, on another machine.
+    assert!(b.add(&OTHER).await.is_err());
+    assert_eq!(collect_orphans(&server).await.unwrap(), 0);
+    assert_eq!(add(&b, &OTHER, &one()).await.unwrap(), Granted::All);
+    assert_eq!(server.users(), Some((ClaimState::Active, vec!["ns/other".to_owned()])));
+    // `holders_empty`: gone, but in use.
+    server.0.borrow_mut().persistent.clear();
+    assert_eq!(collect_orphans(&server).await.unwrap(), 0);
+    b.del(&OTHER);
+    b.drain(NOW).await;
+    assert_eq!((collect_orphans(&server).await.unwrap(), server.users()), (1, None));
+}
+
+#[tokio::test]
+async fn several_holders_at_once_and_each_leaves_alone() {
+    let server = Memory::default();
+    server.make("uid-1");
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    add(&a, &WEB, &one()).await.unwrap();
+    add(&b, &OTHER, &one()).await.unwrap();
+    assert_eq!(server.users().unwrap().1, ["ns/web", "ns/other"]);
+    a.del(&WEB);
+    a.drain(NOW).await;
+    assert_eq!(server.users().unwrap(), (ClaimState::Active, vec!["ns/other".to_owned()]));
+    // A retried pod takes the place of its own older sandbox.
+    add(&a, &WEB, &one()).await.unwrap();
+    add(&a, &WEB_AGAIN, &one()).await.unwrap();
+    assert_eq!(server.users().unwrap().1, ["ns/other", "ns/web"]);
+    // The older sandbox' tombstone leaves it alone.
+    a.del(&WEB);
+    assert_eq!(a.drain(LATER).await, 0);
+    assert_eq!(server.users().unwrap().1, ["ns/other", "ns/web"]);
+}
+
+#[tokio::test]
+async fn status_cas_lets_one_of_two_first_users_win() {
+    let server = Memory::default();
+    server.make("uid-1");
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    add(&a, &WEB, &one()).await.unwrap();
+    let other = wants(&[&["10.0.0.2/24"]]);
+    assert!(matches!(add(&b, &OTHER, &other).await, Err(GrantError::OtherAddresses(name)) if name == KEY));
+    b.drain(LATER).await;
+    // What it got is kept by nobody: the claim has no holder and belongs to a living IPAMClaim, whose status has another.
+    assert_eq!(collect_orphans(&server).await.unwrap(), 1);
+    assert_eq!((server.ips(), server.0.borrow().claims.len()), (vec!["10.0.0.1/24".to_owned()], 1));
+}
+
+#[tokio::test]
+async fn an_ipam_claim_deleted_before_its_status_is_written_gives_nothing_out() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    assert!(matches!(add(&a, &WEB, &one()).await, Err(GrantError::NoIpamClaim(_))));
+    // Deleted and made again under the same name.
+    server.make("uid-2");
+    assert!(matches!(add(&a, &OTHER, &one()).await, Err(GrantError::NoIpamClaim(_))));
+    a.drain(LATER).await;
+    assert_eq!(collect_orphans(&server).await.unwrap(), 1);
+    assert!(server.users().is_none() && server.ips().is_empty());
+}
+
+#[tokio::test]
+async fn another_ipam_claim_of_the_same_name_does_not_get_the_address() {
+    let server = Memory::default();
+    server.make("uid-1");
+    let a = Machine::new("a", "m-a", &server);
+    add(&a, &WEB, &one()).await.unwrap();
+    server.make("uid-2");
+    let owner = Owner::ipam_claim("ns", "vm", "uid-2", THIRD.uid);
+    let nonce = a.intend_for(&THIRD, &owner, &one(), &ReleaseRule::Free);
+    assert!(matches!(a.grant(&nonce).await, Ok(Granted::Lost { .. })));
+    assert_eq!(server.users().unwrap().1, ["ns/web"]);
+}
+
+#[tokio::test]
+async fn status_again_after_a_restore() {
+    let server = Memory::default();
+    server.make("uid-1");
+    let a = Machine::new("a", "m-a", &server);
+    add(&a, &WEB, &one()).await.unwrap();
+    server.0.borrow_mut().claims.clear();
+    server.make("uid-1");
+    let frozen = LedgerState { epoch: 1, frozen: true };
+    server.set_state(LedgerState::default(), frozen).await.unwrap();
+    drop_intents(&a.store, NOW).unwrap();
+    let done = reassert(&server, &a.store, &a.identity, 1).await.unwrap();
+    assert_eq!((done.written, done.conflicts.len()), (1, 0));
+    assert_eq!((server.ips(), a.rows(AddressState::Entry)), (vec!["10.0.0.1/24".to_owned()], 1));
+}

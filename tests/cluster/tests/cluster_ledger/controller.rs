@@ -1,0 +1,49 @@
+//! The controller: two replicas of which one works, with the rights of `deploy/kubernetes/controller.yaml`.
+
+use anyhow::{Context, Result, ensure};
+use weft_cluster::control_plane::CONTROLLER;
+use weft_kit::dhcp::{Daemon, wait};
+use weft_kit::{programs, sandbox};
+
+use super::cluster::Cluster;
+use super::world::{Node, PATIENCE, Pod};
+
+fn start(cluster: &Cluster, name: &str) -> Result<Daemon> {
+    let weftctl = programs::weftctl().map_err(anyhow::Error::msg)?.display().to_string();
+    let kubeconfig = cluster.plane()?.kubeconfig(&CONTROLLER).display().to_string();
+    let flags = ["controller", "--identity", name, "--interval", "1s", "--lease", "3s", "--kubeconfig", &kubeconfig];
+    let argv: Vec<String> = [weftctl.as_str()].into_iter().chain(flags).map(str::to_owned).collect();
+    let log = tempfile::Builder::new().prefix(name).tempfile_in(sandbox::scratch())?.keep()?.1;
+    Daemon::start(&cluster.netns.place(), &argv, &log)
+}
+
+/// One leads and gives back what a fenced machine held. When it is killed, the other one takes its place.
+pub(crate) fn one_of_two_leads(cluster: &mut Cluster) -> Result<()> {
+    let leader = start(cluster, "first")?;
+    let leads = |daemon: &Daemon| daemon.log().contains("this replica leads");
+    wait(PATIENCE, "a leader", || Ok(leads(&leader))).with_context(|| leader.log())?;
+    let other = start(cluster, "second")?;
+    let alive = Node::new(cluster, 1)?;
+    let gone = |number: u8, pod: &str| -> Result<()> {
+        let mut dead = Node::new(cluster, number)?;
+        dead.add(&Pod::new(pod)?)?;
+        dead.kill_agent();
+        let machine = dead.machine()?;
+        let fence = serde_json::json!([{"op": "add", "path": "/spec/fencedMachines", "value": [machine]}]).to_string();
+        let node = format!("ledgernode/{}", dead.name());
+        cluster.plane()?.kubectl(&["patch", &node, "--type=json", "-p", &fence], "").map(drop)
+    };
+    let pod = Pod::new("one")?;
+    alive.add(&pod)?;
+    gone(2, "two")?;
+    let freed = || Ok(cluster.claims()?.len() == 1);
+    wait(PATIENCE, "the fenced machine's claim", freed).with_context(|| leader.log())?;
+    ensure!(!leads(&other), "two lead: {}", other.log());
+    leader.kill();
+    wait(PATIENCE, "the other one to lead", || Ok(leads(&other))).with_context(|| other.log())?;
+    gone(3, "three")?;
+    wait(PATIENCE, "the next one's claim", freed).with_context(|| other.log())?;
+    ensure!(!other.log().contains("warning"), "{}", other.log());
+    alive.del(&pod)?;
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
+}
