@@ -1,4 +1,5 @@
-//! One `host-local` configuration for the whole cluster: with the stock plugins two nodes give out one address.
+//! One `host-local` configuration for the whole cluster: with the stock plugins two nodes give out one address, with weft's
+//! cluster ledger they do not.
 
 use std::collections::BTreeSet;
 
@@ -41,5 +42,18 @@ pub(super) fn with_the_stock_plugins(cluster: &mut Cluster) -> Result<()> {
     let given = addresses(cluster, "stock", &conf)?;
     let distinct: BTreeSet<&String> = given.iter().collect();
     ensure!(distinct.len() < given.len(), "the stock plugins were to give an address twice: {given:?}");
+    Ok(())
+}
+
+/// The same configuration with `"ledger": {"type": "kubernetes"}`.
+pub(super) fn with_the_cluster_ledger(cluster: &mut Cluster) -> Result<()> {
+    let conf = json!({"cniVersion": "1.0.0", "name": "unique", "type": "macvlan", "master": "eth1",
+                      "ipam": {"type": "host-local", "ranges": [[{"subnet": "172.16.4.0/24"}]],
+                               "ledger": {"type": "kubernetes"}}});
+    let given = addresses(cluster, "unique", &conf)?;
+    let distinct: BTreeSet<&String> = given.iter().collect();
+    ensure!(distinct.len() == given.len(), "an address was given twice: {given:?}");
+    let claims = cluster.kubectl().list("addressclaims.ipam.weft.dev", "default")?;
+    ensure!(claims.len() == given.len(), "{} pods, {} claims", given.len(), claims.len());
     Ok(())
 }

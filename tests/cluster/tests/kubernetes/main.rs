@@ -39,8 +39,11 @@ fn main() -> ExitCode {
     test("labels-pick-ranges-and-a-denial-is-an-event", policies::labels);
     test("r36-devices-that-kubelet-gave", devices::of_a_device_plugin);
     test("the-stock-plugins-give-an-address-twice", duplicates::with_the_stock_plugins);
+    test("the-cluster-ledger-gives-it-once", duplicates::with_the_cluster_ledger);
     test("weftctl-shows-what-pods-have", tools::weftctl);
     test("kills-while-pods-come-and-go", storm::kills);
+    // The last one: it looks at what all others made the agents do.
+    test("the-agent-uses-the-listed-rights-only", policies::rights);
     let code = suite.run_threads(Some(1));
     // Values of statics are not dropped.
     lock().take();

@@ -1,9 +1,12 @@
-//! What policies see of a pod.
+//! What policies see of a pod, and what the agent may do at the API server.
+
+use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_cluster::kube::{Cluster, PATIENCE};
 use weft_kit::dhcp::wait;
+use weft_kit::programs::repository;
 
 use super::{definition, has_networks, on, pod, running};
 
@@ -43,4 +46,39 @@ pub(super) fn labels(cluster: &mut Cluster) -> Result<()> {
     let denied = cluster.kubectl().get("pod", "default", "none")?.context("the pod is gone")?;
     ensure!(denied.pointer("/status/phase") == Some(&json!("Pending")), "{}", denied["status"]);
     Ok(())
+}
+
+/// Everything that the agents asked the API server for in all trials is in the ClusterRole of `deploy/`, and was granted.
+pub(super) fn rights(cluster: &mut Cluster) -> Result<()> {
+    let requests = cluster.requests()?;
+    let refused: Vec<_> = requests.iter().filter(|((_, _, code), _)| matches!(code, 401 | 403)).collect();
+    ensure!(refused.is_empty(), "the agents were refused: {refused:?}");
+    let listed = listed_rights(cluster)?;
+    let used: BTreeSet<(String, String)> = requests.into_keys().map(|(verb, resource, _)| (verb, resource)).collect();
+    let more: Vec<_> = used.difference(&listed).collect();
+    ensure!(more.is_empty(), "the agents used rights that are not listed: {more:?}");
+    // What the trials must have used: otherwise this test looks at nothing.
+    for (verb, resource) in
+        [("watch", "pods"), ("watch", "network-attachment-definitions"), ("patch", "pods/status"), ("create", "events")]
+    {
+        ensure!(used.contains(&(verb.to_owned(), resource.to_owned())), "{verb} {resource} is not among {used:?}");
+    }
+    Ok(())
+}
+
+/// Verb and resource of every right of the ClusterRole, as the API server has it.
+fn listed_rights(cluster: &Cluster) -> Result<BTreeSet<(String, String)>> {
+    let manifest = repository().join("deploy/kubernetes/rbac.yaml");
+    ensure!(manifest.is_file(), "no {}", manifest.display());
+    let role = cluster.kubectl().get("clusterrole", "default", "weft-agent")?.context("no ClusterRole weft-agent")?;
+    let list = |rule: &Value, key: &str| -> Vec<String> {
+        rule[key].as_array().into_iter().flatten().filter_map(|one| one.as_str().map(str::to_owned)).collect()
+    };
+    let mut rights = BTreeSet::new();
+    for rule in role["rules"].as_array().into_iter().flatten() {
+        for resource in list(rule, "resources") {
+            rights.extend(list(rule, "verbs").into_iter().map(|verb| (verb, resource.clone())));
+        }
+    }
+    Ok(rights)
 }
