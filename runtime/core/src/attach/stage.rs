@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::call::Call;
 use super::error::AttachError;
@@ -177,6 +177,7 @@ impl<'a> Stage<'a> {
                 previous: self.previous.as_ref(),
                 observed: &self.observed,
                 dns: call.network.dns.as_ref(),
+                beside: &declared_gateways(call),
                 fresh_ifname: &self.fresh_ifname,
                 fresh_mac: self.fresh_mac,
             })?,
@@ -194,6 +195,12 @@ impl<'a> Stage<'a> {
         (self.context.plan_hook)(&mut plan);
         plan
     }
+}
+
+/// The gateways of the network's declared ranges, each with the length of its subnet.
+pub(super) fn declared_gateways(call: &Call) -> Vec<IpNet> {
+    let ranges = call.network.ipam.iter().flat_map(|ipam| &ipam.range_sets).flat_map(|set| &set.ranges);
+    ranges.filter_map(|range| IpNet::new(range.gateway?, range.subnet.prefix_len()).ok()).collect()
 }
 
 fn ignores_ipam(delegate: Option<&'static dyn Delegate>) -> bool {

@@ -67,6 +67,8 @@ pub struct Input<'a> {
     pub observed: &'a Observed,
     /// `dns` of the configuration, where it is set at all (an empty list counts).
     pub dns: Option<&'a Dns>,
+    /// Gateway addresses of the ranges that the network declares, as a link of the host would have them.
+    pub beside: &'a [IpNet],
     /// A fresh name for a host link, random.
     pub fresh_ifname: &'a str,
     /// A fresh locally administered MAC address, random; used where the configuration asks for none.

@@ -203,6 +203,9 @@ pub enum Op {
         address: IpNet,
         /// Replace what conflicts.
         force: bool,
+        /// IPv4 addresses that may be there too: gateways of the network's other ranges.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        beside: Vec<IpNet>,
     },
     /// A bridge keeps the MAC it had when the plan began, and no longer follows its lowest port's. Done after all other
     /// ops, wherever it stands, because it cannot be undone. Nothing for links of other kinds.

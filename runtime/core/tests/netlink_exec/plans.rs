@@ -48,7 +48,7 @@ pub(crate) fn sysctl(side: Side, key: &str, value: &str) -> Op {
 }
 
 pub(crate) fn ensure(link: &str, address: &str, force: bool) -> Op {
-    Op::EnsureAddress { link: link.into(), address: net(address), force }
+    Op::EnsureAddress { link: link.into(), address: net(address), force, beside: Vec::new() }
 }
 
 /// A mapping of a port of the host.

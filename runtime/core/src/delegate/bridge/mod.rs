@@ -82,7 +82,7 @@ impl Delegate for Bridge {
             ..ResultShape::default()
         };
         if let Some(addressing) = input.addressing {
-            settings.layer3(name, addressing, &mut ops, &mut result)?;
+            settings.layer3((name, input.beside), addressing, &mut ops, &mut result)?;
         } else if !settings.link_stays_down {
             ops.push(Op::LinkUp { link: LinkRef::container(name) });
         }
@@ -143,7 +143,7 @@ impl Settings {
     /// Addresses and routes inside, and the gateway outside.
     fn layer3(
         &self,
-        name: &str,
+        (name, beside): (&str, &[IpNet]),
         addressing: &Addressing,
         ops: &mut Vec<Op>,
         result: &mut ResultShape,
@@ -153,7 +153,7 @@ impl Settings {
         let dad = if self.enhanced_dad { Dad::Enhanced } else { Dad::Off };
         addressing::Link { name, ips: &ips, routes: &routes, dad, notify: &[ARP_NOTIFY] }.configure(ops);
         if self.is_gateway {
-            self.gateways(&ips, ops);
+            self.gateways(&ips, beside, ops);
             if self.vlan != 0 {
                 result.interfaces.push(LinkRef::host(self.vlan_gateway()));
             }
@@ -192,8 +192,9 @@ impl Settings {
         routes
     }
 
-    /// The gateway addresses on the bridge, or on the VLAN's own link; IPv4 first, as stock has it.
-    fn gateways(&self, ips: &[Given], ops: &mut Vec<Op>) {
+    /// The gateway addresses on the bridge, or on the VLAN's own link; IPv4 first, as stock has it. Those of the network's other
+    /// ranges may be there already.
+    fn gateways(&self, ips: &[Given], beside: &[IpNet], ops: &mut Vec<Op>) {
         let link = if self.vlan == 0 {
             self.bridge.clone()
         } else {
@@ -212,7 +213,8 @@ impl Settings {
                 continue;
             }
             for address in addresses {
-                ops.push(Op::EnsureAddress { link: link.clone(), address, force: self.force_address });
+                let beside = beside.iter().copied().filter(|other| *other != address).collect();
+                ops.push(Op::EnsureAddress { link: link.clone(), address, force: self.force_address, beside });
             }
             ops.push(Op::PinMac { link: link.clone() });
             ops.push(Op::Forwarding { family });

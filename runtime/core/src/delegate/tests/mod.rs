@@ -27,11 +27,20 @@ struct Call {
     addressing: Option<Addressing>,
     previous: Option<CniResult>,
     observed: Observed,
+    beside: Vec<IpNet>,
 }
 
 impl Call {
     fn new(kind: &'static str, conf: Value) -> Self {
-        Self { kind, conf, cni_args: Vec::new(), addressing: None, previous: None, observed: Observed::default() }
+        Self {
+            kind,
+            conf,
+            cni_args: Vec::new(),
+            addressing: None,
+            previous: None,
+            observed: Observed::default(),
+            beside: Vec::new(),
+        }
     }
 
     fn with(mut self, ips: &[(&str, Option<&str>)], routes: &[(&str, Option<&str>)]) -> Self {
@@ -78,6 +87,7 @@ impl Call {
             previous: self.previous.as_ref(),
             observed: &self.observed,
             dns: dns.as_ref(),
+            beside: &self.beside,
             fresh_ifname: "veth01020304",
             fresh_mac: Mac([2, 0, 0, 0, 0, 9]),
         })

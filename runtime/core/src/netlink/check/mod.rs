@@ -60,6 +60,14 @@ impl Executor {
         Ok(differences)
     }
 
+    /// Fails as applying the plan would because of what is on the host already, as far as that shows beforehand. Looks only.
+    ///
+    /// # Errors
+    /// As [`Executor::apply`].
+    pub fn foresee(&self, plan: &Plan) -> Result<(), NetlinkError> {
+        plan.ops.iter().try_for_each(|op| operation(op).foresee(self))
+    }
+
     /// Looks a link up; `None` where there is none.
     pub(super) fn look(&self, link: &LinkRef) -> Result<Option<Link>, NetlinkError> {
         let Some(rtnl) = self.rtnl(link.side) else {

@@ -23,6 +23,8 @@ pub(super) struct Ensure<'a> {
     pub(super) link: &'a str,
     pub(super) address: IpNet,
     pub(super) force: bool,
+    /// Addresses that may be there too.
+    pub(super) beside: &'a [IpNet],
 }
 
 impl Operation for Add<'_> {
@@ -37,11 +39,53 @@ impl Operation for Add<'_> {
 
 impl Operation for Ensure<'_> {
     fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
-        session.ensure_address(self.link, self.address, self.force)
+        session.ensure_address(self)
+    }
+
+    fn foresee(&self, executor: &Executor) -> Result<(), NetlinkError> {
+        let Some(link) = executor.look(&LinkRef::host(self.link))? else { return Ok(()) };
+        match self.find(executor, link.index)? {
+            Found::InTheWay(_) if !self.force => Err(self.other_address()),
+            _ => Ok(()),
+        }
     }
 
     fn check(&self, executor: &mut Executor, _since: &Since, found: &mut Vec<Difference>) -> Result<(), NetlinkError> {
         executor.check_address(&LinkRef::host(self.link), self.address, None, found)
+    }
+}
+
+/// Whether an address can be put on a link that may have some.
+enum Found {
+    /// It is there.
+    There,
+    /// It is not, and these keep it from being there.
+    InTheWay(Vec<Address>),
+    /// It is not, and can be.
+    Nothing,
+}
+
+impl Ensure<'_> {
+    /// The rules of the reference bridge: the very same address is enough; any other IPv4 one, or an overlapping IPv6
+    /// one, is in the way. Ranges of one network have their gateways beside each other, where the reference lets no second
+    /// range on the bridge.
+    fn find(&self, executor: &Executor, index: u32) -> Result<Found, NetlinkError> {
+        let (name, family) = (self.link, Family::of(self.address.addr()));
+        let doing = || format!("could not get list of IP addresses of {name:?}");
+        let listed = executor.host.addresses(index, Some(family)).doing(doing)?;
+        if listed.iter().any(|there| there.net == self.address) {
+            return Ok(Found::There);
+        }
+        let is_in_the_way = |there: &Address| {
+            let overlaps = overlap(there.net, self.address);
+            overlaps || (family == Family::V4 && !self.beside.contains(&there.net))
+        };
+        let in_the_way: Vec<Address> = listed.into_iter().filter(is_in_the_way).collect();
+        Ok(if in_the_way.is_empty() { Found::Nothing } else { Found::InTheWay(in_the_way) })
+    }
+
+    fn other_address(&self) -> NetlinkError {
+        NetlinkError::OtherAddress { link: self.link.to_owned(), address: self.address }
     }
 }
 
@@ -58,23 +102,17 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The rules of the reference bridge: the very same address is enough; any other IPv4 one, or an overlapping IPv6
-    /// one, is in the way.
-    pub(super) fn ensure_address(&mut self, name: &str, address: IpNet, force: bool) -> Result<(), NetlinkError> {
+    fn ensure_address(&mut self, ask: &Ensure<'_>) -> Result<(), NetlinkError> {
+        let (name, address) = (ask.link, ask.address);
         let link = LinkRef::host(name);
         let index = self.index(&link)?;
         let family = Family::of(address.addr());
-        let host = &self.executor.host;
-        let listed =
-            host.addresses(index, Some(family)).doing(|| format!("could not get list of IP addresses of {name:?}"))?;
-        if listed.iter().any(|there| there.net == address) {
-            return Ok(());
-        }
-        let in_the_way: Vec<Address> =
-            listed.into_iter().filter(|there| family == Family::V4 || overlap(there.net, address)).collect();
-        if !in_the_way.is_empty() && !force {
-            return Err(NetlinkError::OtherAddress { link: name.to_owned(), address });
-        }
+        let in_the_way = match ask.find(self.executor, index)? {
+            Found::There => return Ok(()),
+            Found::InTheWay(_) if !ask.force => return Err(ask.other_address()),
+            Found::InTheWay(addresses) => addresses,
+            Found::Nothing => Vec::new(),
+        };
         // A container that comes from now on may use the address as its gateway. On a VLAN's veth that is any new link.
         let unless = if self.is_made(&link) {
             None

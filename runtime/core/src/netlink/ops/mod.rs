@@ -35,6 +35,11 @@ pub(super) trait Operation {
     /// Does it, and logs what takes it back.
     fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError>;
 
+    /// Fails as `apply` would because of what is on the host already, as far as that shows beforehand. Looks only.
+    fn foresee(&self, _executor: &Executor) -> Result<(), NetlinkError> {
+        Ok(())
+    }
+
     /// Whether applying it may change what is read of a link.
     fn changes_links(&self) -> bool {
         true
@@ -82,8 +87,8 @@ pub(super) fn operation(op: &Op) -> Box<dyn Operation + '_> {
         Op::Sysctl { .. } | Op::EnableIpv6 { .. } => Box::new(sysctls::Write(op)),
         Op::TuneSysctl(op) => Box::new(op),
         Op::AddAddress { link, address } => Box::new(address::Add { link, address: *address }),
-        Op::EnsureAddress { link, address, force } => {
-            Box::new(address::Ensure { link, address: *address, force: *force })
+        Op::EnsureAddress { link, address, force, beside } => {
+            Box::new(address::Ensure { link, address: *address, force: *force, beside })
         }
         Op::LinkUp { link } => Box::new(link::Up { link }),
         Op::WaitAddresses { link } => Box::new(wait::Addresses { link }),
@@ -114,6 +119,10 @@ pub(super) fn operation(op: &Op) -> Box<dyn Operation + '_> {
 impl<T: Operation + ?Sized> Operation for &T {
     fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
         T::apply(self, session)
+    }
+
+    fn foresee(&self, executor: &Executor) -> Result<(), NetlinkError> {
+        T::foresee(self, executor)
     }
 
     fn changes_links(&self) -> bool {
