@@ -680,8 +680,13 @@ fn own_netns(subject: &Subject, value: Option<&str>, allowed: bool) -> Result<()
         call.netns = Some(own.clone());
         call.env.extend(value.map(|value| ("CNI_NETNS_OVERRIDE".into(), value.into())));
         let reply = world.run(&call, "host-local")?;
-        if allowed {
-            ensure!(reply.ok(), "{verb} with the override failed: {:?}", String::from_utf8_lossy(&reply.stdout));
+        // DEL cleans up whatever it is given, or a runtime would repeat it for ever.
+        if allowed || verb == "DEL" {
+            ensure!(
+                reply.ok(),
+                "{verb} with CNI_NETNS_OVERRIDE {value:?} failed: {:?}",
+                String::from_utf8_lossy(&reply.stdout)
+            );
             continue;
         }
         let error = reply.error().context(verb)?;

@@ -10,7 +10,8 @@ use super::node::Node;
 use super::policies::Loading;
 use super::stage::Stage;
 use super::{
-    chained, choose, claim, cluster, entry, external_add, failures, homecoming, lease_add, remove, supersede, takeover,
+    chained, choose, claim, cluster, entry, external_add, failures, homecoming, lease_add, remove, restart, supersede,
+    takeover,
 };
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, LedgerKind, SelectConf};
@@ -54,14 +55,15 @@ fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
         return chained::add(node, call);
     }
     if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
+        restart::remove_what_ended(node, call)?;
         supersede::earlier_tries(node, call)?;
         return external_add::by_delegate(node, call);
     }
     // Three things that do not depend on one another: the namespaces and then the policy, and meanwhile the ledger.
     let (loading, load) = Loading::prepare(node, call).unzip();
     let setting = Stage::set(node.context, call, load)?;
+    restart::remove_what_ended(node, call)?;
     supersede::earlier_tries(node, call)?;
-    node.store()?;
     let (mut stage, mut executor) = setting.wait()?;
     if let Some(name) = stage.missing_device()
         && homecoming::restore_device(node, &name)?
@@ -80,7 +82,13 @@ fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
         },
         None => {
             let plan = stage.plan(call, None)?;
-            entry::write(call, node.store()?, entry::record(call, &plan, None)?)?;
+            let record = entry::record(call, &plan, None)?;
+            if call.is_loopback() && node.store()?.entry(&call.key())?.is_some() {
+                // As often as the container has interfaces on the network.
+                node.store()?.update_record(&call.key(), &record)?;
+                return finish::apply(node, call, Work::new(executor, Written::Nothing), &plan);
+            }
+            entry::write(call, node.store()?, record)?;
             plan
         }
     };

@@ -2,6 +2,7 @@
 //! takes its place.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::AttachError;
@@ -15,12 +16,18 @@ use crate::plan::AgentLease;
 use crate::store::{Key, Role};
 use weft_host_abi::types::{Attachment, Node, Pod};
 
+/// The link that loopback is about.
+pub(super) const LOOPBACK: &str = "lo";
+const LOOPBACK_PLUGIN: &str = "loopback";
+
 /// What every verb starts from.
 #[derive(Debug, Clone)]
 pub struct Call {
     pub(super) persona: Persona,
     pub(super) env: Environment,
     pub(super) pairs: Vec<(String, String)>,
+    /// stdin.
+    pub(super) stdin: Arc<[u8]>,
     /// The configuration as it stood on stdin, or as the choice of the delegate made it.
     pub(super) conf: Object,
     pub(super) network: Network,
@@ -41,21 +48,23 @@ impl Call {
         let conf = cni::read_network(stdin)?;
         cni::Version::of(&conf, env.verb)?;
         let lenient = matches!(env.verb, Verb::Del | Verb::Gc);
-        let pairs = match cni::parse_pairs(&env.args) {
-            Ok(pairs) => pairs,
-            Err(_unusable) if lenient => Vec::new(),
-            // That stock plugin takes what it can.
-            Err(_unusable) if persona == Persona::Ipam("dhcp") => cni::usable_pairs(&env.args),
-            Err(error) => return Err(error.into()),
+        let (pairs, unusable) = match cni::parse_pairs(&env.args) {
+            Ok(pairs) => (pairs, None),
+            Err(error) => (cni::usable_pairs(&env.args), Some(error)),
         };
         let is_shipped = |name: &str| context.has_policy(name);
+        // Whether they matter at all shows once it is known who reads them.
+        let read = if unusable.is_some() && persona != Persona::Ipam("dhcp") { &[] } else { pairs.as_slice() };
         let network = match env.verb {
             Verb::Del => Network::parse_for_del(persona, &conf, &is_shipped),
             Verb::Gc => Network::parse_for_gc(persona, &conf, &is_shipped)?,
-            _ => Network::parse(persona, &conf, &pairs, &is_shipped)?,
+            _ => Network::parse(persona, &conf, read, &is_shipped)?,
         };
+        if let Some(error) = unusable.filter(|_error| !lenient && network.reads_cni_args(persona)) {
+            return Err(error.into());
+        }
         let plugin_limit = context.plugin_limit;
-        Ok(Self { persona, env, pairs, conf, network, choice: None, facts: None, plugin_limit })
+        Ok(Self { persona, env, pairs, stdin: stdin.into(), conf, network, choice: None, facts: None, plugin_limit })
     }
 
     /// The same call with what the API server says about its pod. Labels in `CNI_ARGS` and in the configuration then do not
@@ -87,11 +96,18 @@ impl Call {
     /// What the call is about.
     #[must_use]
     pub fn attachment(&self) -> Attachment {
+        let ifname = if self.is_loopback() { LOOPBACK } else { &self.env.ifname };
         Attachment {
             network: self.network.name.clone(),
             container_id: self.env.container_id.clone(),
-            ifname: self.env.ifname.clone(),
+            ifname: ifname.to_owned(),
         }
+    }
+
+    /// Whether it is about the container's `lo`, which is there already and is one link for all of its interfaces: in a list with
+    /// another plugin that makes a link, both have the same `CNI_IFNAME`.
+    pub(super) fn is_loopback(&self) -> bool {
+        self.network.delegate.as_ref().is_some_and(|delegate| delegate.kind == LOOPBACK_PLUGIN)
     }
 
     /// What the plugin before this one printed, where the runtime sent it.

@@ -7,7 +7,7 @@ use super::call::Call;
 use super::error::{AttachError, in_full};
 use super::lock::Lock;
 use super::node::{Context, Node};
-use super::{chained, external, lease, remove, teardown};
+use super::{chained, external, kept, lease, remove, teardown};
 use crate::conf::{Network, Object};
 use crate::delegate;
 use crate::netlink::Executor;
@@ -31,10 +31,7 @@ pub fn del(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
         }
     };
     remove::all_marked(node, call)?;
-    if !problems.is_empty() {
-        return Err(AttachError::Teardown { problems });
-    }
-    call.refuse_own_netns()
+    if problems.is_empty() { Ok(()) } else { Err(AttachError::Teardown { problems }) }
 }
 
 /// DEL where no ADD is at work.
@@ -44,13 +41,17 @@ fn present(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Vec<String>, A
     if key.role == Role::Steps {
         // A mark stands for DELs of other steps as well.
         let only = (!node.store()?.is_marked_removed(key)?).then(|| call.persona.name());
-        problems.extend(own.map(|entry| chained::remove(node, call, &entry, only)).into_iter().flatten());
+        match own {
+            Some(entry) => problems.extend(chained::remove(node, call, &entry, only)),
+            None => problems.extend(kept::del(node, call, key)?.unwrap_or_default()),
+        }
     } else {
         if own.is_none() {
             lease::release_unknown(&mut node.log, call);
-            problems.extend(match left_behind(call) {
-                Some(file) => made_by_stock(node, call, &file)?,
-                None => unknown(call)?,
+            problems.extend(match (kept::del(node, call, key)?, left_behind(call)) {
+                (Some(problems), _) => problems,
+                (None, Some(file)) => made_by_stock(node, call, &file)?,
+                (None, None) => unknown(call)?,
             });
         }
         problems.extend(remove::with_companions(node, call, key)?);

@@ -138,7 +138,7 @@ fn with_previous(call: &Call, conf: &Value) -> Value {
     conf
 }
 
-fn env(call: &Call) -> Env<'_> {
+pub(super) fn env(call: &Call) -> Env<'_> {
     Env {
         container_id: &call.env.container_id,
         ifname: &call.env.ifname,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use weft_host_abi::types::Attachment;
 
-use super::call::Call;
+use super::call::{Call, LOOPBACK};
 use super::error::AttachError;
 use super::lock::RemovalLocks;
 use super::node::Node;
@@ -71,9 +71,10 @@ fn lock(locks: &RemovalLocks, key: &Key) -> Result<bool, AttachError> {
     Ok(locks.lock(key)? && locks.lock(&Key { role: Role::Attachment, ..key.clone() })?)
 }
 
-/// A claim imported from the stock plugin's oldest files has no interface name: its container decides.
+/// A claim imported from the stock plugin's oldest files has no interface name, and loopback is listed under that of the list it is
+/// in: their container decides.
 fn is_listed(valid: &BTreeSet<(&str, &str)>, attachment: &Attachment) -> bool {
-    if attachment.ifname.is_empty() {
+    if attachment.ifname.is_empty() || attachment.ifname == LOOPBACK {
         return valid.iter().any(|(container, _)| *container == attachment.container_id);
     }
     valid.contains(&(attachment.container_id.as_str(), attachment.ifname.as_str()))

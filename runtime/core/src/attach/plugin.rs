@@ -41,9 +41,18 @@ pub(super) struct Env<'a> {
 
 /// Runs a plugin. Its stderr is ours; its stdout is its answer.
 pub(super) fn exec(plugin: &str, verb: &str, env: &Env<'_>, conf: &Value) -> Result<Vec<u8>, AttachError> {
-    let binary = find(plugin, env.path)?;
+    exec_file(&find(plugin, env.path)?, (plugin, verb), env, conf.to_string().into_bytes())
+}
+
+/// As `exec`, of a file, with the very bytes of the configuration.
+pub(super) fn exec_file(
+    binary: &Path,
+    (plugin, verb): (&str, &str),
+    env: &Env<'_>,
+    conf: Vec<u8>,
+) -> Result<Vec<u8>, AttachError> {
     let failed = |source| AttachError::PluginExec { plugin: plugin.to_owned(), source };
-    let mut command = Command::new(&binary);
+    let mut command = Command::new(binary);
     command
         .env("CNI_COMMAND", verb)
         .env("CNI_CONTAINERID", env.container_id)
@@ -58,7 +67,7 @@ pub(super) fn exec(plugin: &str, verb: &str, env: &Env<'_>, conf: &Value) -> Res
     let limit = if verb == "STATUS" { STATUS_LIMIT.min(env.limit) } else { env.limit };
     let deadline = Instant::now() + limit;
     let mut child = spawn(&mut command).map_err(failed)?;
-    let written = feed(&mut child, conf.to_string()).map_err(failed)?;
+    let written = feed(&mut child, conf).map_err(failed)?;
     let answer = drain(&mut child).map_err(failed)?;
     let ended = wait(&mut child, &answer, deadline).map_err(failed)?;
     let Some((status, stdout)) = ended else {
@@ -83,11 +92,11 @@ pub(super) fn exec(plugin: &str, verb: &str, env: &Env<'_>, conf: &Value) -> Res
 }
 
 /// Writes the configuration, on a thread: a plugin that does not read must not keep us.
-fn feed(child: &mut Child, body: String) -> std::io::Result<Receiver<std::io::Result<()>>> {
+fn feed(child: &mut Child, body: Vec<u8>) -> std::io::Result<Receiver<std::io::Result<()>>> {
     let (report, written) = mpsc::sync_channel(1);
     let stdin = child.stdin.take();
     let feed = move || {
-        let outcome = stdin.map_or(Ok(()), |mut stdin| stdin.write_all(body.as_bytes()));
+        let outcome = stdin.map_or(Ok(()), |mut stdin| stdin.write_all(&body));
         // Nobody asks any more where the plugin succeeded.
         report.send(outcome).ok();
     };

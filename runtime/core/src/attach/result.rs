@@ -29,8 +29,7 @@ pub(super) fn of_plan(call: &Call, plan: &Plan, applied: &Applied) -> Result<Cni
 
 /// Loopback in a chain prints what came before it.
 fn prints_previous(call: &Call) -> bool {
-    call.network.prev_result.is_some()
-        && call.network.delegate.as_ref().is_some_and(|delegate| delegate.kind == "loopback")
+    call.network.prev_result.is_some() && call.is_loopback()
 }
 
 fn shape(call: &Call, plan: &Plan, links: &BTreeMap<LinkRef, LinkInfo>) -> CniResult {

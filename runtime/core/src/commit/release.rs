@@ -102,6 +102,22 @@ impl NodeStore {
         })
     }
 
+    /// The host's network namespace that was noted last.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn noted_host(&self) -> Result<Option<String>, StoreError> {
+        self.read("look up the host's namespace", |conn| Ok::<_, Fault>(store::meta(conn, store::HOST)?))
+    }
+
+    /// Notes the host's network namespace.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn note_host(&mut self, host: &str) -> Result<(), StoreError> {
+        self.write("note the host's namespace", |conn| Ok(store::set_meta(conn, store::HOST, host)?))
+    }
+
     /// Frees one address at an operator's word, whatever its release rule. One that an attachment uses is freed only with
     /// `force`; an entry that was for addresses only and has none left goes with it.
     ///

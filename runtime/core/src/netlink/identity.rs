@@ -1,10 +1,13 @@
 //! Telling network namespaces apart, and making one for a while.
 
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::thread;
 
 use nix::errno::Errno;
+use nix::libc;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::error::{NetlinkError, NetnsFault};
 use super::netns::Netns;
@@ -32,6 +35,24 @@ pub fn netns_identity(path: &Path) -> Result<Option<String>, NetlinkError> {
 /// As `netns_identity`; also where there is none.
 pub fn is_own_netns(path: &Path) -> Result<bool, NetlinkError> {
     Netns::open(path)?.is_own()
+}
+
+/// A number of the calling thread's namespace that no other one of this boot ever has, unlike its inode. `None` where the kernel
+/// gives none (before 5.14).
+#[must_use]
+pub fn own_netns_cookie() -> Option<u64> {
+    /// `libc` does not have it for every target.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).ok()?;
+    #[expect(unsafe_code, reason = "nix has no safe wrapper for this option")]
+    // SAFETY: the descriptor is open; `cookie` and `length` are live, and the kernel writes no more than `length` bytes.
+    let outcome = unsafe {
+        let value = (&raw mut cookie).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, value, &raw mut length)
+    };
+    (outcome == 0 && cookie != 0).then_some(cookie)
 }
 
 /// Runs a closure in a new network namespace, on a thread that ends with it. For trying out what the kernel can do.

@@ -43,7 +43,7 @@ mod wire;
 pub use crate::background::Job;
 pub use check::{ChildDifference, Difference, Since, StepDifference};
 pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
-pub use identity::{in_new_netns, is_own_netns, netns_identity};
+pub use identity::{in_new_netns, is_own_netns, netns_identity, own_netns_cookie};
 pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
 pub use sharing::Decide;

@@ -20,7 +20,7 @@ pub use key::{Key, Role};
 pub use node_store::NodeStore;
 
 pub(crate) use addr::{Blob, Stored, count, family, next, previous};
-pub(crate) use node_store::{BOOT, Db, Fault, Stop, meta, seconds, set_meta};
+pub(crate) use node_store::{BOOT, Db, Fault, HOST, Stop, meta, seconds, set_meta};
 #[cfg(test)]
 pub(crate) use {
     file::{FILE, log_path},

@@ -330,6 +330,9 @@ pub(crate) const CLAIMED: &str = "claimed";
 /// Key in `meta` of the boot that the journal was last reaped in.
 pub(crate) const BOOT: &str = "boot_id";
 
+/// Key in `meta` of the host's network namespace that ADD last saw.
+pub(crate) const HOST: &str = "host_netns";
+
 pub(crate) fn meta(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
     conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-/// Suffix of a plugin that was moved aside.
-pub(super) const SAVED: &str = ".before-weft";
+/// Suffix of a plugin that was moved aside. DEL of what it made still calls it.
+pub(super) const SAVED: &str = weft_core::attach::KEPT_SUFFIX;
 
 /// A step with the reason it is, or is not, needed.
 #[derive(Debug)]

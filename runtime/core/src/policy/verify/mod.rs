@@ -96,7 +96,10 @@ fn want(index: usize, wanted: &Wanted, request: &Request, singles: &[IpNet]) -> 
             return Err(Refusal::MixedFamilies { first, other: answer });
         }
         let range = rules::declared(answer, request, singles)?;
-        rules::gateway(answer, range, wanted.gateway)?;
+        // As the stock plugin, `static` takes whatever gateway the operator wrote beside an address.
+        if range.is_some() || !wanted.gateway.is_some_and(|gateway| rules::names_gateway(&request.config, gateway)) {
+            rules::gateway(answer, range, wanted.gateway)?;
+        }
         if !candidates.iter().any(|(known, _range)| known.addr() == answer.addr()) {
             candidates.push((answer, range.cloned()));
         }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde_json::Value;
 use weft_host_abi::types::{Dns, Range, Request, Route};
 
 use super::VerifiedWant;
@@ -58,6 +59,14 @@ fn shown(request: &Request, singles: &[IpNet]) -> String {
         n if n > MOST => format!("{} and {} more", all[..MOST].join(", "), n - MOST),
         _ => all.join(", "),
     }
+}
+
+/// Whether `addresses` of an `ipam` object name a gateway.
+pub(super) fn names_gateway(config: &str, gateway: IpAddr) -> bool {
+    let config: Value = serde_json::from_str(config).unwrap_or_default();
+    let addresses = config.get("addresses").and_then(Value::as_array).into_iter().flatten();
+    let mut named = addresses.filter_map(|item| item.get("gateway")?.as_str()?.parse::<IpAddr>().ok());
+    named.any(|named| named.to_canonical() == gateway)
 }
 
 /// The gateway given to a candidate.

@@ -1,0 +1,202 @@
+//! A node that had the stock plugins before weft, and one whose host namespace is made anew: DEL of what weft did not make.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_kit::cni::ok;
+use weft_kit::programs;
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Attach, World};
+
+fn main() -> ExitCode {
+    sandbox::enter();
+    let needs = [Need::Sandbox, Need::Weft, Need::Weftctl];
+    let reference = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Reference, Need::Tool("iptables-save")];
+    let mut suite = Suite::new();
+    suite.test("del_of_what_stock_made_calls_the_kept_plugin", &reference, kept);
+    suite.test("a_kept_plugin_gets_the_same_input", &needs, same_input);
+    suite.test("a_kept_plugin_is_not_asked_about_what_weft_made", &needs, not_asked);
+    suite.test("a_kept_plugin_that_fails_keeps_del_from_succeeding", &needs, failing);
+    suite.test("del_with_the_nodes_own_namespace_succeeds", &needs, own_namespace);
+    suite.test("a_restarted_node_has_its_addresses_back", &needs, restarted);
+    suite.run()
+}
+
+fn bridge(name: &str) -> Value {
+    json!({ "cniVersion": "1.0.0", "name": name, "type": "bridge", "bridge": "mig0", "isGateway": true, "ipMasq": true,
+            "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.64.0.0/24" }]] } })
+}
+
+fn portmap() -> Value {
+    json!({ "cniVersion": "1.0.0", "name": "mig", "type": "portmap", "capabilities": { "portMappings": true },
+            "runtimeConfig": { "portMappings": [{ "hostPort": 8085, "containerPort": 80, "protocol": "tcp" }] } })
+}
+
+fn rules(world: &mut World) -> Result<Vec<String>> {
+    let saved = world.host().line("iptables-save")?.text();
+    Ok(saved.lines().filter(|line| line.contains("CNI-DN-")).map(str::to_owned).collect())
+}
+
+/// Rules of iptables are the stock plugin's to remove, by the very same call.
+fn kept() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let (stock, ours) = (programs::reference_dir().map_err(anyhow::Error::msg)?, world.plugins().to_owned());
+    let pod = Attach::eth0("pod");
+    let run = |world: &mut World, dir: &Path, verb: &str, conf: &Value| -> Result<Value> {
+        let kind = conf["type"].as_str().context("a type")?.to_owned();
+        let mut call = world.prepare(verb, &pod, conf)?;
+        call.path = Some(dir.display().to_string());
+        let reply = call.run(&dir.join(&kind), &world.place()?)?;
+        ok(&reply, &format!("{verb} of {kind}"))?;
+        if reply.stdout.is_empty() { Ok(Value::Null) } else { reply.json() }
+    };
+    let made = run(&mut world, &stock, "ADD", &bridge("mig"))?;
+    let mut chained = portmap();
+    chained["prevResult"] = made.clone();
+    run(&mut world, &stock, "ADD", &chained)?;
+    ensure!(!rules(&mut world)?.is_empty(), "stock portmap wrote no rule to look for");
+    let file = world.lib_cni().join("networks/mig/10.64.0.2");
+    ensure!(file.is_file(), "stock host-local wrote no file to look for");
+    for name in ["bridge", "portmap", "host-local"] {
+        fs::copy(stock.join(name), ours.join(format!("{name}.before-weft"))).context("keep a plugin")?;
+    }
+    run(&mut world, &ours, "DEL", &chained)?;
+    ensure!(rules(&mut world)?.is_empty(), "the rules of stock portmap are left");
+    let mut first = bridge("mig");
+    first["prevResult"] = made;
+    run(&mut world, &ours, "DEL", &first)?;
+    ensure!(!file.exists(), "the address of stock host-local is left");
+    ensure!(world.container("pod")?.line("ip -o link")?.text().lines().count() == 1, "the link is left");
+    Ok(())
+}
+
+/// A plugin that writes down what it is given.
+fn recorder(world: &World, name: &str, status: u8) -> Result<()> {
+    let file = world.plugins().join(format!("{name}.before-weft"));
+    let log = world.scratch().join(name);
+    let script = format!(
+        "#!/bin/sh\n{{ env | grep ^CNI_ | sort; cat; }} >> {0}\n[ {status} = 0 ] || echo '{{\"code\": 7, \"msg\": \"no\"}}'\nexit {status}\n",
+        log.display()
+    );
+    fs::write(&file, script).context("write the plugin")?;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).context("make it executable")
+}
+
+fn recorded(world: &World, name: &str) -> String {
+    fs::read_to_string(world.scratch().join(name)).unwrap_or_default()
+}
+
+fn same_input() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    for name in ["bridge", "portmap"] {
+        recorder(&world, name, 0)?;
+    }
+    for (name, conf) in [("bridge", bridge("mig")), ("portmap", portmap())] {
+        let attach = Attach { args: Some("IgnoreUnknown=1;K8S_POD_NAME=web"), ..Attach::eth0("pod") };
+        let mut call = world.prepare("DEL", &attach, &conf)?;
+        // Spaces and order are the caller's.
+        call.stdin = format!("  {}\n", serde_json::to_string_pretty(&conf)?).into_bytes();
+        ok(&world.run(&call, name)?, "DEL")?;
+        let said = recorded(&world, name);
+        ensure!(said.ends_with(&String::from_utf8(call.stdin.clone())?), "another configuration: {said}");
+        let field = |value: &Option<String>| value.clone().unwrap_or_default();
+        for line in [
+            "CNI_COMMAND=DEL".to_owned(),
+            "CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAME=web".to_owned(),
+            "CNI_IFNAME=eth0".to_owned(),
+            format!("CNI_CONTAINERID={}", field(&call.container_id)),
+            format!("CNI_NETNS={}", field(&call.netns)),
+            format!("CNI_PATH={}", field(&call.path)),
+        ] {
+            ensure!(said.lines().any(|there| there == line), "{name} lacks {line}: {said}");
+        }
+    }
+    Ok(())
+}
+
+fn not_asked() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    for name in ["bridge", "portmap", "host-local"] {
+        recorder(&world, name, 0)?;
+    }
+    let pod = Attach::eth0("pod");
+    let result = world.call("ADD", &pod, &bridge("mig"))?.result()?;
+    // A step that has nothing to do leaves no entry, but the link is weft's.
+    let mut idle = portmap();
+    idle["runtimeConfig"] = json!({});
+    idle["prevResult"] = result;
+    ok(&world.call("ADD", &pod, &idle)?, "ADD of portmap")?;
+    ok(&world.call("DEL", &pod, &idle)?, "DEL of portmap")?;
+    ok(&world.call("DEL", &pod, &bridge("mig"))?, "DEL of bridge")?;
+    for name in ["bridge", "portmap", "host-local"] {
+        let said = recorded(&world, name);
+        ensure!(said.is_empty(), "{name} was asked: {said}");
+    }
+    Ok(())
+}
+
+fn failing() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    recorder(&world, "bridge", 1)?;
+    let pod = Attach::eth0("pod");
+    let error = world.call("DEL", &pod, &bridge("mig"))?.error()?;
+    ensure!(error.code == 104 && error.msg.contains("bridge.before-weft"), "{}: {}", error.code, error.msg);
+    // What ADD would refuse made nothing, and DEL of that succeeds.
+    let mut unusable = bridge("mig");
+    unusable["ipam"]["ranges"] = json!([[{ "subnet": "nonsense" }]]);
+    world.call("DEL", &pod, &unusable)?.quiet()
+}
+
+/// A runtime repeats a DEL that fails.
+fn own_namespace() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let pod = Attach::eth0("pod");
+    ok(&world.call("ADD", &pod, &bridge("mig"))?, "ADD")?;
+    let own = world.host().path().display().to_string();
+    let mut call = world.prepare("DEL", &pod, &bridge("mig"))?;
+    call.netns = Some(own.clone());
+    for _ in 0..2 {
+        world.run(&call, "bridge")?.quiet()?;
+    }
+    let left = world.weftctl(&["ledger", "ls"])?;
+    ensure!(left.as_array().is_some_and(Vec::is_empty), "left: {left}");
+    let mut add = world.prepare("ADD", &pod, &bridge("mig"))?;
+    add.netns = Some(own);
+    ensure!(world.run(&add, "bridge")?.error()?.code == 8, "ADD into the node's own namespace");
+    Ok(())
+}
+
+/// A node that is a container: the host's namespace is a new one under the same kernel, and nobody calls DEL.
+fn restarted() -> Result<()> {
+    let (installation, mut world) = World::installed()?;
+    let small = |name: &str| {
+        let mut conf = bridge(name);
+        conf["ipam"]["ranges"] = json!([[{ "subnet": "10.64.1.0/30" }]]);
+        conf
+    };
+    ok(&world.call("ADD", &Attach::eth0("before"), &small("mig"))?, "ADD")?;
+    world.remove_container("before");
+    let error = world.call("ADD", &Attach::eth0("other"), &small("mig"))?.error()?;
+    ensure!(error.code == 102, "a container that is gone has its address until DEL: {} {}", error.code, error.msg);
+    let subject = weft_kit::world::Subject::weft(&installation);
+    let mut again = World::new(&subject)?;
+    let state = world.state().display().to_string();
+    let mut status = again.prepare("STATUS", &Attach::eth0("after"), &with_version(small("mig")))?;
+    status.env.push(("WEFT_STATE_DIR".into(), state.clone().into()));
+    again.run(&status, "bridge")?.quiet()?;
+    let mut add = again.prepare("ADD", &Attach::eth0("after"), &small("mig"))?;
+    add.env.push(("WEFT_STATE_DIR".into(), state.into()));
+    let result = again.run(&add, "bridge")?.result()?;
+    ensure!(result.pointer("/ips/0/address") == Some(&json!("10.64.1.2/30")), "{result}");
+    Ok(())
+}
+
+fn with_version(mut conf: Value) -> Value {
+    conf["cniVersion"] = json!("1.1.0");
+    conf
+}
