@@ -3,6 +3,20 @@
 use crate::cni::{Mistyped, Object};
 use crate::plan::Mac;
 
+/// The known text that somebody most likely meant, where one is close.
+#[must_use]
+pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let written = written.to_ascii_lowercase();
+    let distance = |known: &str| strsim::damerau_levenshtein(&written, &known.to_ascii_lowercase());
+    let close = known.into_iter().map(|known| (distance(known), known));
+    // One slip in a short word, two in a longer one.
+    let close = close.filter(|(distance, known)| *distance <= (known.len().max(written.len()) / 4).clamp(1, 2));
+    close
+        .min_by_key(|(distance, _known)| *distance)
+        .filter(|(distance, _)| *distance < written.len())
+        .map(|(_, known)| known)
+}
+
 /// A key that cannot be used, in the stock plugins' words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]

@@ -17,6 +17,7 @@ mod output;
 mod plan;
 mod pods;
 mod policy;
+mod pools;
 mod repair;
 #[cfg(feature = "agent")]
 mod timespan;

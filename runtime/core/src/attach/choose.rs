@@ -106,8 +106,8 @@ pub(super) fn status<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Option<C
     let policy =
         policies::load_choice(node, call, select).map_err(|error| AttachError::NotReady { reason: error.chain() })?;
     let problems = policy.validate(&select.text, &select.candidates(), &policies::limits(&call.network))?;
-    if let Some(problem) = problems.into_iter().next() {
-        return Err(AttachError::PolicyConf { policy: policy.name().to_owned(), problem });
+    if !problems.is_empty() {
+        return Err(AttachError::PolicyConf { policy: policy.name().to_owned(), problems });
     }
     match resolve(node, call) {
         Err(AttachError::Denied { denial: Denial::Denied(_), .. }) => Ok(None),

@@ -5,6 +5,7 @@ use super::decide::{self, Decided};
 use super::entry;
 use super::error::AttachError;
 use super::fallback::Standing;
+use super::ipam_keys;
 use super::node::Node;
 use super::policies::Loading;
 use super::stage::Stage;
@@ -35,6 +36,9 @@ pub(super) fn by_policy(
             }
             decided => decided?,
         };
+        if policy.fallback().is_none() {
+            ipam_keys::refuse_unknown(call, policy.loaded())?;
+        }
         let decided = decided.by_fallback(policy.fallback());
         let key = call.key();
         let ask = ClaimAsk {

@@ -12,6 +12,7 @@ use super::claim::addressing;
 use super::decide::{self, Decided};
 use super::entry;
 use super::error::AttachError;
+use super::ipam_keys;
 use super::node::Node;
 use super::policies::Loading;
 use super::stage::Stage;
@@ -50,6 +51,7 @@ pub(super) fn by_policy(
     loop {
         let known = with_own(&others, &store.remote_addresses(&conf.domain)?);
         let mut decided = decide::decide_beside(call, &policy, (Some(store), known), request, log)?;
+        ipam_keys::refuse_unknown(call, &policy)?;
         if matches!(decided.release, ReleaseRule::Keep(_)) {
             return Err(AttachError::KeptInCluster { policy: policy.name().to_owned() });
         }

@@ -27,7 +27,7 @@ pub enum AttachError {
     Cni(CniError),
     /// The configuration cannot be used.
     #[error(transparent)]
-    Conf(#[from] ConfError),
+    Conf(ConfError),
     /// A built-in delegate of that name does not exist.
     #[error("{0:?} is not a delegate weft has")]
     UnknownDelegate(String),
@@ -76,12 +76,12 @@ pub enum AttachError {
         denial: Denial,
     },
     /// STATUS: the policy does not accept its configuration.
-    #[error("{}", .problem.message)]
+    #[error("{}", problems_text(.problems))]
     PolicyConf {
         /// The policy.
         policy: String,
-        /// What it said.
-        problem: Problem,
+        /// What it, or its schema, said.
+        problems: Vec<Problem>,
     },
     /// A delegate policy set something that the delegate, or the reader of it, does not take.
     #[error("policy {policy:?} set {} of the delegate {delegate:?}, which then cannot be used: {cause}", keys.join(", "))]
@@ -317,6 +317,16 @@ pub enum AttachError {
     NoPlan,
 }
 
+impl From<ConfError> for AttachError {
+    /// What is in CNI form already keeps its `msg` and `details` apart.
+    fn from(error: ConfError) -> Self {
+        match error {
+            ConfError::Wire(error) => Self::Cni(error),
+            other => Self::Conf(other),
+        }
+    }
+}
+
 impl From<CniError> for AttachError {
     fn from(error: CniError) -> Self {
         Self::Cni(error)
@@ -406,6 +416,7 @@ impl AttachError {
     fn details(&self) -> String {
         match self {
             Self::Cni(error) => error.details.clone(),
+            Self::Conf(ConfError::Several(errors)) => join(&errors.iter().map(ToString::to_string).collect::<Vec<_>>()),
             Self::Op { op, source } => join(&[format!("while trying to {op}"), causes(source)]),
             Self::BadSettings { cause, .. } | Self::DelegateAdd { cause } => cause.details(),
             Self::Leftovers { cause, leftovers } => join(&[
@@ -414,9 +425,17 @@ impl AttachError {
             ]),
             Self::Teardown { problems } if problems.len() > 1 => problems.join("; "),
             Self::Differs { differences } if differences.len() > 1 => differences.join("; "),
-            Self::Denied { policy, .. } => format!("denied by policy {policy:?}"),
-            Self::PolicyConf { policy, problem } if problem.at.is_empty() => format!("said by policy {policy:?}"),
-            Self::PolicyConf { policy, problem } => format!("at {}, said by policy {policy:?}", problem.at),
+            Self::Denied { policy, denial: Denial::Denied(_) } => format!("denied by policy {policy:?}"),
+            Self::Denied { policy, .. } => format!("said by policy {policy:?}"),
+            Self::PolicyConf { policy, problems } => {
+                let at =
+                    |problem: &Problem| if problem.at.is_empty() { None } else { Some(format!("at {}", problem.at)) };
+                let place = problems.first().and_then(at);
+                let more = problems.iter().skip(1).map(|problem| problem.message.clone());
+                let said = format!("said by policy {policy:?}");
+                let said = place.map_or_else(|| said.clone(), |place| format!("{place}, {said}"));
+                join(&std::iter::once(said).chain(more).collect::<Vec<_>>())
+            }
             Self::Exists { attachment, .. } => format!(
                 "interface {} of container {} on network {:?} exists; DEL it first",
                 attachment.ifname, attachment.container_id, attachment.network
@@ -463,6 +482,14 @@ fn list(addresses: &[IpAddr]) -> String {
 
 fn paths(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
+}
+
+fn problems_text(problems: &[Problem]) -> String {
+    let first = problems.first().map(|problem| problem.message.as_str()).unwrap_or_default();
+    match problems.len() {
+        0 | 1 => first.to_owned(),
+        many => format!("{first} ({} more in the details)", many - 1),
+    }
 }
 
 fn denial_text(denial: &Denial) -> &str {

@@ -1,50 +1,97 @@
 //! Finds what is wrong with a configuration before a pod meets it. STATUS and `weftctl policy check` both ask here.
 
-use weft_host_abi::types::Problem;
+use std::path::PathBuf;
+
+use weft_host_abi::types::{Denial, Problem};
 
 use super::call::Call;
 use super::error::AttachError;
 use super::node::{Context, Node};
-use super::{policies, steps};
+use super::{decide, foresee, ipam_keys, plugin, policies, steps};
 use crate::cni::{Environment, Verb};
-use crate::conf::{Network, Persona, SelectConf};
+use crate::conf::{IpamKind, Network, Persona, SelectConf};
 use crate::delegate;
+use crate::keys::did_you_mean;
 
 /// Problems of a configuration; empty when there is none.
 pub type Problems = Vec<Problem>;
 
-/// Checks the configuration of one plugin as ADD would read it, without a container.
-#[must_use]
-pub fn check_conf(context: &Context, persona: Persona, stdin: &[u8]) -> Problems {
-    let env = Environment {
-        verb: Verb::Add,
-        container_id: String::new(),
-        netns: String::new(),
-        ifname: String::new(),
-        args: String::new(),
-        path: Vec::new(),
-        netns_override: false,
-    };
-    let found = Call::read(context, persona, env, stdin).and_then(|call| check(&Node::new(context), &call));
-    found.unwrap_or_else(|error| vec![Problem { at: String::new(), message: error.chain() }])
+/// What a configuration is checked against, besides itself.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Directories of other plugins. Without any, plugins that weft does not have are not looked for.
+    pub path: Vec<PathBuf>,
+    /// The links of this host, as an ADD would find them.
+    pub host: bool,
 }
 
-fn check(node: &Node<'_>, call: &Call) -> Result<Problems, AttachError> {
-    let Some(select) = &call.network.select else {
-        delegate_conf(&call.network, &call.pairs)?;
-        steps::validate(call)?;
-        return policy_conf(node, call);
-    };
-    steps::validate(call)?;
-    let policy = policies::load_choice(node, call, select)?;
-    let mut problems = policy.validate(&select.text, &select.candidates(), &policies::limits(&call.network))?;
-    // What can be set in the others shows when they are chosen.
-    for network in fixed(node.context, call)? {
-        delegate_conf(&network, &call.pairs)?;
-        let found = policy_conf(node, &call.with_conf(call.conf.clone(), network))?;
-        problems.extend(found.into_iter().filter(|problem| !problems.contains(problem)).collect::<Vec<_>>());
+/// Checks the configuration of one plugin as ADD would read it, without a container.
+#[must_use]
+pub fn check_conf(context: &Context, persona: Persona, stdin: &[u8], surroundings: &Surroundings) -> Problems {
+    let read = |verb| Call::read(context, persona, environment(verb, surroundings), stdin);
+    let mut node = Node::new(context);
+    match read(Verb::Add) {
+        Ok(call) => check(&mut node, &call, surroundings),
+        Err(error) => {
+            let mut problems = each(error);
+            // What stands in `ipam` can be looked at whatever is wrong with the rest.
+            if let Ok(call) = read(Verb::Del)
+                && call.network.ipam.as_ref().is_some_and(|ipam| ipam.kind.is_policy())
+                && let Ok(policy) = policies::load(&node, &call)
+            {
+                problems.extend(ipam_keys::unknown_problems(&call, &policy));
+            }
+            problems
+        }
     }
-    Ok(problems)
+}
+
+fn environment(verb: Verb, surroundings: &Surroundings) -> Environment {
+    Environment {
+        verb,
+        container_id: "policy-check".to_owned(),
+        netns: String::new(),
+        ifname: "eth0".to_owned(),
+        args: String::new(),
+        path: surroundings.path.clone(),
+        netns_override: false,
+    }
+}
+
+/// An error as problems: each mistake of a configuration is one.
+fn each(error: AttachError) -> Problems {
+    let problem = |message| Problem { at: String::new(), message };
+    match error {
+        AttachError::Conf(error) => error.each().iter().map(|error| problem(error.to_string())).collect(),
+        other => vec![problem(other.chain())],
+    }
+}
+
+fn check(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> Problems {
+    let mut problems = steps::validate(call).err().map(each).unwrap_or_default();
+    let Some(select) = &call.network.select else {
+        problems.extend(of_network(node, call, surroundings));
+        return problems;
+    };
+    let policy = match policies::load_choice(node, call, select) {
+        Ok(policy) => policy,
+        Err(error) => return problems.into_iter().chain(each(error)).collect(),
+    };
+    match policy.validate(&select.text, &select.candidates(), &policies::limits(&call.network)) {
+        Ok(found) => problems.extend(found),
+        Err(error) => problems.extend(each(error.into())),
+    }
+    // What can be set in the others shows when they are chosen.
+    match fixed(node.context, call) {
+        Ok(networks) => {
+            for network in networks {
+                let found = of_network(node, &call.with_conf(call.conf.clone(), network), surroundings);
+                problems.extend(found.into_iter().filter(|problem| !problems.contains(problem)).collect::<Vec<_>>());
+            }
+        }
+        Err(error) => problems.extend(each(error)),
+    }
+    problems
 }
 
 /// The networks of the delegates in which nothing can be set.
@@ -52,6 +99,21 @@ fn fixed(context: &Context, call: &Call) -> Result<Vec<Network>, AttachError> {
     let confs = call.network.select.iter().flat_map(SelectConf::fixed_confs);
     let read = |conf| call.network.chosen(&conf, &call.pairs, &|name| context.has_policy(name));
     Ok(confs.map(read).collect::<Result<_, _>>()?)
+}
+
+/// All that is wrong with a network whose delegate is known.
+fn of_network(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> Problems {
+    let mut problems = delegate_conf(&call.network, &call.pairs).err().map(each).unwrap_or_default();
+    problems.extend(missing_plugins(node.context, call, surroundings));
+    problems.extend(policy_conf(node, call).unwrap_or_else(each));
+    // With a mistake in the configuration, what follows from it is no news.
+    if problems.is_empty() {
+        problems.extend(decision(node, call).err().map(each).unwrap_or_default());
+    }
+    if problems.is_empty() && surroundings.host {
+        problems.extend(foresee::of_host(node, call).err().map(each).unwrap_or_default());
+    }
+    problems
 }
 
 /// The delegate's own opinion.
@@ -64,11 +126,54 @@ pub(super) fn delegate_conf(network: &Network, cni_args: &[(String, String)]) ->
     Ok(())
 }
 
-/// The policy's own opinion; none where another plugin does IPAM.
+/// Plugins of `delegate.type` and `ipam.type` that neither weft nor anybody else has.
+fn missing_plugins(context: &Context, call: &Call, surroundings: &Surroundings) -> Problems {
+    let mut problems = Vec::new();
+    let mut look = |key: &str, kind: &str, known: Vec<String>| {
+        if surroundings.path.is_empty() || plugin::find(kind, &surroundings.path).is_ok() {
+            return;
+        }
+        let hint = match did_you_mean(kind, known.iter().map(String::as_str)) {
+            Some(meant) => format!("did you mean {meant:?}?"),
+            None => format!("weft has {}", known.join(", ")),
+        };
+        let dirs = surroundings.path.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ");
+        let message = format!("{key} is {kind:?}, which is neither weft's nor a plugin in {dirs}: {hint}");
+        problems.push(Problem { at: String::new(), message });
+    };
+    if let Some(delegate) = call.network.delegate.as_ref().filter(|delegate| !delegate.builtin) {
+        look("delegate.type", &delegate.kind, delegate::kinds().map(str::to_owned).collect());
+    }
+    if let Some(IpamKind::External(kind)) = call.network.ipam.as_ref().map(|ipam| &ipam.kind) {
+        let shipped = policies::installed(context);
+        let known = shipped.into_iter().chain(["wasm".to_owned(), "dhcp".to_owned()]).collect();
+        look("ipam.type", kind, known);
+    }
+    problems
+}
+
+/// The opinion of the policy and of its schema; none where another plugin does IPAM.
 fn policy_conf(node: &Node<'_>, call: &Call) -> Result<Problems, AttachError> {
     let Some(ipam) = call.network.ipam.as_ref().filter(|ipam| ipam.kind.is_policy()) else {
         return Ok(Vec::new());
     };
     let policy = policies::load(node, call)?;
-    Ok(policy.validate(&ipam.text, &policies::limits(&call.network))?)
+    let told = policy.validate(&ipam.text, &policies::limits(&call.network))?;
+    Ok(ipam_keys::problems(call, &policy, told))
+}
+
+/// What the policy would decide for a pod that nobody knows anything of, on an empty node: a decision that the host refuses would
+/// be refused for every pod. A refusal of that pod is no mistake.
+fn decision(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
+    if !call.network.ipam.as_ref().is_some_and(|ipam| ipam.kind.is_policy()) {
+        return Ok(());
+    }
+    let policy = policies::load(node, call)?;
+    let request = decide::request(node.context, call, None, crate::facts::now()?)?;
+    match decide::decide(call, &policy, None, request, &mut node.log) {
+        Err(AttachError::Denied { denial: Denial::Denied(_) | Denial::Exhausted(_) | Denial::TryAgain(_), .. }) => {
+            Ok(())
+        }
+        other => other.map(drop),
+    }
 }

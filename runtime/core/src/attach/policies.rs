@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::call::Call;
 use super::error::AttachError;
-use super::node::Node;
+use super::node::{Context, Node};
 use crate::background::Job;
 use crate::conf::{IpamConf, IpamKind, Network, SelectConf};
 use crate::policy::{Choice, CompileAsk, CompileError, Grants, Limits, Loaded, PolicyRef};
@@ -30,6 +30,11 @@ pub fn limits(network: &Network) -> Limits {
         limits.deadline = Duration::from_millis(u64::from(millis));
     }
     limits
+}
+
+/// Names of the policies that are installed.
+pub(super) fn installed(context: &Context) -> Vec<String> {
+    crate::policy::PolicyStore::new(&context.state_dir).map(|store| store.shipped()).unwrap_or_default()
 }
 
 /// The network's `ipam` section.

@@ -5,7 +5,7 @@ use super::error::AttachError;
 use super::node::{Context, Node};
 use super::stage::Stage;
 use super::trace::{ChoiceTrace, Trace};
-use super::{choose, decide, policies, steps};
+use super::{choose, decide, ipam_keys, policies, steps};
 use crate::cni::Environment;
 use crate::conf::{IpamKind, Persona};
 use crate::delegate::{Addressing, Given};
@@ -97,6 +97,7 @@ fn by_policy(
     });
     let addressing =
         Addressing { ips: first.collect(), routes: decided.routes.clone(), dns: decided.dns.clone(), unique: true };
+    ipam_keys::refuse_unknown(call, &policy)?;
     let plan = stage.plan(call, Some(&addressing))?;
     decided.check_plan(call, &plan)?;
     Ok(Preview { plan, choice: None, trace: Some(decided.into_trace()), notes })

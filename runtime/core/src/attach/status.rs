@@ -5,11 +5,9 @@ use weft_host_abi::types::{LedgerView, RangeSet};
 use super::call::Call;
 use super::error::AttachError;
 use super::node::Node;
-use super::{choose, external, lease, policies, steps};
+use super::{choose, external, foresee, ipam_keys, lease, policies, restart, steps};
 use crate::conf::{IpamKind, Persona};
 use crate::delegate;
-use crate::netlink::Executor;
-use crate::plan::{Need, Side};
 use crate::store::NodeStore;
 
 /// Tells whether an ADD would work now.
@@ -28,7 +26,7 @@ fn of_network(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
         match delegate::find(&conf.kind) {
             Some(delegate) => {
                 delegate.validate(&conf.conf, &call.pairs)?;
-                parents(&delegate.needs(&conf.conf, None)?)?;
+                foresee::of_host(node, call)?;
             }
             // flannel's plugin asks its delegate nothing.
             None if call.persona == Persona::Flannel => {}
@@ -45,46 +43,21 @@ fn of_network(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
         return lease::status(call);
     }
     let policy = policies::load(node, call).map_err(|error| AttachError::NotReady { reason: error.chain() })?;
-    let problems = policy.validate(&ipam.text, &policies::limits(&call.network))?;
-    if let Some(problem) = problems.first() {
-        return Err(AttachError::PolicyConf { policy: policy.name().to_owned(), problem: problem.clone() });
+    let problems = ipam_keys::problems(call, &policy, policy.validate(&ipam.text, &policies::limits(&call.network))?);
+    if !problems.is_empty() {
+        return Err(AttachError::PolicyConf { policy: policy.name().to_owned(), problems });
     }
+    if let Some(file) = &ipam.resolv_conf {
+        crate::facts::resolver(file)?;
+    }
+    crate::facts::node(&node.context.state_dir)?;
+    restart::remove_what_ended(node, call)?;
     let now = crate::facts::now()?;
     let store = node.store()?;
     if store.has_expired(now)? {
         store.purge_expired(now)?;
     }
     room(store, &ipam.scope, &ipam.range_sets, now)
-}
-
-/// The links a delegate builds on have to be there.
-fn parents(needs: &[Need]) -> Result<(), AttachError> {
-    // Only the host's side can be looked at: STATUS names no container.
-    let host: Vec<Need> = needs
-        .iter()
-        .filter(|need| match need {
-            Need::Parent(link) => link.side == Side::Host,
-            Need::DefaultRouteLink(side) => *side == Side::Host,
-            // A device that is away is another container's, and not missing.
-            Need::Link(_) | Need::Peer(_) | Need::File(_) | Need::Device(_) | Need::Firewalld => false,
-        })
-        .cloned()
-        .collect();
-    if host.is_empty() {
-        return Ok(());
-    }
-    let observed = Executor::open(None)?.observe(&host)?;
-    for need in &host {
-        let missing = match need {
-            Need::Parent(link) if !observed.links.contains_key(link) => format!("the link {link} does not exist"),
-            Need::DefaultRouteLink(side) if !observed.default_route_links.contains_key(side) => {
-                "there is no default route to take the parent link from".to_owned()
-            }
-            _ => continue,
-        };
-        return Err(AttachError::NotReady { reason: missing });
-    }
-    Ok(())
 }
 
 /// Each declared set needs a free address. With named sets a policy chooses among them, so one with room is enough.

@@ -81,6 +81,16 @@ impl Object {
         found.map(|(_, value)| value).filter(|value| !value.is_null())
     }
 
+    /// The same without the key of exactly this spelling: Go has another field of that name in the same place, so it is no
+    /// spelling of ours.
+    #[must_use]
+    pub fn without_exactly(mut self, key: &str) -> Self {
+        if let Value::Object(map) = &mut self.value {
+            map.shift_remove(key);
+        }
+        self
+    }
+
     /// A string.
     ///
     /// # Errors
@@ -245,10 +255,9 @@ impl Object {
         self.entries().map(|(name, _)| name.as_str())
     }
 
-    /// The first key that is none of `known`, whatever its case.
-    #[must_use]
-    pub fn first_unknown(&self, known: &[&str]) -> Option<&str> {
-        self.keys().find(|name| !known.iter().any(|known| known.eq_ignore_ascii_case(name)))
+    /// The keys that are none of `known`, whatever their case.
+    pub fn unknown<'a>(&'a self, known: &'a [&str]) -> impl Iterator<Item = &'a str> {
+        self.keys().filter(|name| !known.iter().any(|known| known.eq_ignore_ascii_case(name)))
     }
 
     /// Whether there are no keys.
@@ -404,7 +413,7 @@ mod tests {
     fn setting_replaces_every_spelling() {
         let conf = object(json!({"Type": "a", "x": 1, "TYPE": "b"})).with("type", "c");
         assert_eq!(conf.as_value(), &json!({"x": 1, "type": "c"}));
-        assert_eq!(conf.first_unknown(&["X"]), Some("type"));
-        assert_eq!(conf.first_unknown(&["X", "tYPE"]), None);
+        assert_eq!(conf.unknown(&["X"]).collect::<Vec<_>>(), ["type"]);
+        assert_eq!(conf.unknown(&["X", "tYPE"]).next(), None);
     }
 }

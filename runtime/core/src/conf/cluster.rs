@@ -45,26 +45,24 @@ const COMMON: [&str; 4] = ["type", "domain", "socket", "deadlineMs"];
 /// Keys that say how etcd is reached; the agent reads them.
 const ETCD: [&str; 7] = ["endpoints", "prefix", "caFile", "certFile", "keyFile", "username", "passwordFile"];
 
+/// Keys of a ledger of that type; `None` where there is no such type.
+pub(super) fn ledger_keys(kind: &str) -> Option<Vec<&'static str>> {
+    match kind {
+        "node" => Some(vec!["type"]),
+        "kubernetes" => Some(COMMON.to_vec()),
+        "etcd" => Some([&COMMON[..], &ETCD[..]].concat()),
+        _ => None,
+    }
+}
+
 impl LedgerKind {
     /// Reads `ledger` of an object.
     pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
         let ledger = object.object_or_empty("ledger")?;
         let kind = ledger.text("type")?.unwrap_or("node");
-        let known: Vec<&str> = match kind {
-            "node" => vec!["type"],
-            "kubernetes" => COMMON.to_vec(),
-            "etcd" => COMMON.iter().chain(&ETCD).copied().collect(),
-            other => {
-                let want = "\"node\", \"kubernetes\" or \"etcd\"";
-                return Err(ConfError::BadValue { key: ledger.place("type"), value: other.to_owned(), want });
-            }
-        };
-        if let Some(unknown) = ledger.first_unknown(&known) {
-            return Err(ConfError::UnknownKey {
-                key: unknown.to_owned(),
-                place: format!(" in {:?}", object.place("ledger")),
-                hint: format!("known are {}", known.join(", ")),
-            });
+        if ledger_keys(kind).is_none() {
+            let want = "\"node\", \"kubernetes\" or \"etcd\"";
+            return Err(ConfError::BadValue { key: ledger.place("type"), value: kind.to_owned(), want });
         }
         if kind == "node" { Ok(Self::Node) } else { Ok(Self::Cluster(ClusterConf::read(kind, &ledger)?)) }
     }

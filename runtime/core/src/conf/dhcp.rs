@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use super::unknown::unknown_key;
 use super::{ConfError, Object};
 use crate::agent::{self, Wish};
+use crate::keys::did_you_mean;
 
 /// Every key.
 const KEYS: [&str; 8] = ["type", "daemonSocketPath", "provide", "request", "priority", "ipv4", "ipv6", "broadcast"];
@@ -38,14 +40,13 @@ pub struct DhcpConf {
 }
 
 impl DhcpConf {
-    /// Reads it; where it is `strict`, unknown keys are errors.
+    /// Reads it; where it is `strict`, all unknown keys are errors, else those that look like a mistake for a known one.
     pub(super) fn read(object: &Object, cni_args: &[(String, String)], strict: bool) -> Result<Self, ConfError> {
-        if let Some(key) = object.first_unknown(&KEYS).filter(|_| strict) {
-            return Err(ConfError::UnknownKey {
-                key: key.to_owned(),
-                place: " in \"ipam\"".to_owned(),
-                hint: format!("known are {}", KEYS.join(", ")),
-            });
+        let unknown = object.unknown(&KEYS).filter(|key| strict || did_you_mean(key, KEYS).is_some());
+        let unknown: Vec<_> =
+            unknown.map(|key| unknown_key(key, "ipam", &KEYS, || format!("known are {}", KEYS.join(", ")))).collect();
+        if let Some(error) = ConfError::all(unknown) {
+            return Err(error);
         }
         let wish = Wish {
             ipv4: object.bool("ipv4")?.unwrap_or(true),

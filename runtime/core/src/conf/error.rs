@@ -41,6 +41,9 @@ pub enum ConfError {
         /// What to do.
         hint: String,
     },
+    /// Several things at once.
+    #[error("{}", several_text(.0))]
+    Several(Vec<ConfError>),
     /// A step that does not exist.
     #[error("unknown step {kind:?} in \"steps\": weft has {known}; another plugin belongs into the list beside weft")]
     UnknownStep {
@@ -132,6 +135,12 @@ pub enum ConfError {
         /// The name.
         policy: String,
     },
+    /// `wasm` with the name of a policy that has a type of its own.
+    #[error("ipam.policy is {policy:?}, which comes with weft: write \"type\": {policy:?} and no \"policy\"")]
+    ShippedPolicy {
+        /// The name.
+        policy: String,
+    },
     /// host-local without ranges.
     #[error("no IP ranges specified")]
     NoRanges,
@@ -179,7 +188,38 @@ pub enum ConfError {
     },
 }
 
+fn several_text(errors: &[ConfError]) -> String {
+    let more = errors.len().saturating_sub(1);
+    let first = errors.first().map(ToString::to_string).unwrap_or_default();
+    format!("{first} ({more} more in the details)")
+}
+
 impl ConfError {
+    /// All of them as one; `None` where there is none.
+    #[must_use]
+    pub fn all(mut errors: Vec<Self>) -> Option<Self> {
+        if errors.len() < 2 { errors.pop() } else { Some(Self::Several(errors)) }
+    }
+
+    /// One error after others that were found before.
+    #[must_use]
+    pub fn after(self, mut earlier: Vec<Self>) -> Self {
+        if earlier.is_empty() {
+            return self;
+        }
+        earlier.extend(self.each());
+        Self::Several(earlier)
+    }
+
+    /// Every one of them.
+    #[must_use]
+    pub fn each(self) -> Vec<Self> {
+        match self {
+            Self::Several(errors) => errors,
+            other => vec![other],
+        }
+    }
+
     /// The CNI code that fits.
     #[must_use]
     pub fn code(&self) -> u32 {
@@ -188,6 +228,8 @@ impl ConfError {
             Self::Wire(error) => error.code,
             Self::NotSupported { .. } => code::UNSUPPORTED_FIELD,
             Self::Entry { error, .. } => error.code(),
+            // A mistake in the configuration is among them.
+            Self::Several(_) => code::INVALID_CONFIG,
             Self::Mistyped(_)
             | Self::BadValue { .. }
             | Self::UnknownKey { .. }
@@ -203,6 +245,7 @@ impl ConfError {
             | Self::PluginName(_)
             | Self::NoIpamWanted { .. }
             | Self::UnknownPolicy { .. }
+            | Self::ShippedPolicy { .. }
             | Self::NoRanges
             | Self::RangeSet { .. }
             | Self::RangeSetsOverlap { .. }

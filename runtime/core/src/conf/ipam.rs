@@ -179,11 +179,13 @@ pub fn data_dir_of<'a>(network: &str, scope: &'a str) -> &'a str {
 /// `addresses[].address`.
 fn declared(ipam: &Object) -> Result<Vec<IpNet>, ConfError> {
     let items = ipam.objects("addresses")?.unwrap_or_default();
-    let net = |item: &Object| {
+    let net = |item: Object| {
+        // `Address` is a field of its own in the stock plugin.
+        let item = item.without_exactly("Address");
         let text = item.str("address")?.unwrap_or_default();
         read_net(text).ok_or_else(|| ConfError::DeclaredAddress { text: text.to_owned() })
     };
-    items.iter().map(net).collect()
+    items.into_iter().map(net).collect()
 }
 
 /// Gateways that are named; what is no address is the policy's to refuse.
@@ -217,7 +219,10 @@ pub(super) fn kind(
         (Persona::Ipam(name), _) => IpamKind::Shipped(name.to_owned()),
         (Persona::WeftIpam, _) | (_, Some("weft-ipam")) => by_policy(ipam, is_shipped)?,
         (_, None) => return Ok(None),
-        (_, Some("wasm")) => wasm(ipam)?,
+        (_, Some("wasm")) => match policy(ipam)? {
+            name if is_shipped(name) => return Err(ConfError::ShippedPolicy { policy: name.to_owned() }),
+            _ => wasm(ipam)?,
+        },
         (_, Some("dhcp")) => IpamKind::Dhcp,
         (_, Some(name)) if is_shipped(name) => IpamKind::Shipped(name.to_owned()),
         (_, Some(name)) => IpamKind::External(plugin_name(name)?),

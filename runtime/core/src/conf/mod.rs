@@ -18,9 +18,11 @@ mod requested;
 mod select;
 #[cfg(test)]
 mod tests;
+mod unknown;
 mod weft;
 
 pub use crate::cni::Object;
+pub use crate::keys::did_you_mean;
 pub use cluster::{ClusterConf, LedgerKind};
 pub use dhcp::DhcpConf;
 pub use error::ConfError;
@@ -29,4 +31,5 @@ pub use network::{DelegateConf, Network, StepConf};
 pub use persona::{POD_NAMES, Persona};
 pub use ranges::RangeProblem;
 pub use select::{FileConf, SelectConf};
+pub use unknown::{IPAM_KEYS, IPAM_TERMS, likely_mistakes};
 pub use weft::{FallbackConf, GrantsConf, LimitsConf};

@@ -8,7 +8,7 @@ use super::ipam::{self, Context};
 use super::pod::labels;
 use super::select::{self, SelectConf};
 use super::{ConfError, FallbackConf, GrantsConf, IpamConf, IpamKind, LedgerKind, LimitsConf, Object, Persona};
-use super::{flannel, weft};
+use super::{flannel, unknown, weft};
 use crate::cni::{Version, check_known, read_dns};
 use crate::delegate::{self, IpamUse};
 use crate::step;
@@ -89,11 +89,23 @@ impl Network {
         cni_args: &[(String, String)],
         is_shipped: &dyn Fn(&str) -> bool,
     ) -> Result<Self, ConfError> {
+        let problems = if persona == Persona::Weft { unknown::of_network(object) } else { Vec::new() };
+        match Self::read(persona, object, cni_args, is_shipped) {
+            // With another version, all else may be different.
+            Err(error @ ConfError::Wire(_)) => Err(error),
+            Err(error) => Err(error.after(problems)),
+            Ok(network) => ConfError::all(problems).map_or(Ok(network), Err),
+        }
+    }
+
+    fn read(
+        persona: Persona,
+        object: &Object,
+        cni_args: &[(String, String)],
+        is_shipped: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, ConfError> {
         let mut network = Self::bare(object);
         network.version = Version::reconcile_since(object.str("cniVersion")?.unwrap_or_default(), persona.oldest())?;
-        if persona == Persona::Weft {
-            weft::check_keys(object)?;
-        }
         network.runtime_config = object.object_or_empty("runtimeConfig")?;
         network.args = object.object_or_empty("args")?.object_or_empty("cni")?;
         network.dns = read_dns(object)?;
@@ -183,6 +195,11 @@ impl Network {
             Some(ipam) if ipam.kind.is_policy() => &ipam.object,
             _ => return Ok(()),
         };
+        if persona != Persona::Weft
+            && let Some(error) = ConfError::all(unknown::of_terms(ours))
+        {
+            return Err(error);
+        }
         self.limits = LimitsConf::read(ours)?;
         self.grants = GrantsConf::read(ours)?;
         self.ledger = LedgerKind::read(ours)?;
@@ -315,19 +332,29 @@ impl Network {
     /// Called as a stock plugin, unknown keys of `CNI_ARGS` are refused as that does: where the plugin, or the IPAM plugin
     /// it would call, reads any. What either of them reads is known.
     fn check_cni_args(&self, persona: Persona, cni_args: &[(String, String)]) -> Result<(), ConfError> {
-        if !persona.is_stock() {
+        let known = self.cni_args();
+        if !persona.is_stock() || known.is_empty() {
             return Ok(());
         }
+        Ok(check_known(cni_args, &known)?)
+    }
+
+    /// Whether a text in `CNI_ARGS` that is no list of pairs is an error. A stock plugin that reads no key of it never looks.
+    #[must_use]
+    pub fn reads_cni_args(&self, persona: Persona) -> bool {
+        // flannel's delegate reads them, and its IPAM plugin.
+        !persona.is_stock() || persona == Persona::Flannel || !self.cni_args().is_empty()
+    }
+
+    /// Keys of `CNI_ARGS` that the plugin, or the IPAM plugin it would call, reads.
+    fn cni_args(&self) -> Vec<&'static str> {
         let mut known = Vec::new();
         if let Some(found) = self.delegate.as_ref().and_then(|delegate| delegate::find(&delegate.kind)) {
             known.extend(found.cni_args());
         }
         known.extend(self.ipam.iter().flat_map(|ipam| ipam.kind.cni_args()));
         known.extend(self.steps.iter().filter_map(|conf| step::find(&conf.kind)).flat_map(step::Step::cni_args));
-        if known.is_empty() {
-            return Ok(());
-        }
-        Ok(check_known(cni_args, &known)?)
+        known
     }
 
     /// The external IPAM plugin that a built-in delegate has to exec, where there is one.

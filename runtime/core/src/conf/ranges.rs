@@ -67,6 +67,16 @@ pub enum RangeProblem {
         /// The subnet.
         subnet: IpNet,
     },
+    /// A start after its end: host-local says that it is not in the network.
+    #[error("RangeStart {start} not in network {subnet}: it is after RangeEnd {end}")]
+    Backwards {
+        /// The start.
+        start: IpAddr,
+        /// The end.
+        end: IpAddr,
+        /// The subnet.
+        subnet: IpNet,
+    },
     /// Both families in one set.
     #[error("mixed address families")]
     Mixed,
@@ -141,7 +151,7 @@ fn read_set(value: &Value, path: &str) -> Result<RangeSet, RangeProblem> {
         Value::Null => checked_set(None, Vec::new()),
         Value::Object(_) => {
             let set = Object::at(value.clone(), path)?;
-            if let Some(key) = set.first_unknown(&["name", "ranges"]) {
+            if let Some(key) = set.unknown(&["name", "ranges"]).next() {
                 return Err(RangeProblem::NoSet { found: format!("an object with {key:?}") });
             }
             let name = set.text("name")?.map(ToOwned::to_owned);
@@ -188,9 +198,14 @@ fn read_range(object: &Object) -> Result<Range, RangeProblem> {
     }
     let (start, end) = (read_address(object, "rangeStart")?, read_address(object, "rangeEnd")?);
     let outside = |end, address| RangeProblem::Outside { end, address, subnet };
-    // As in host-local, a start after the end counts as not in the network.
-    if let Some(start) = start.filter(|start| !subnet.contains(start) || end.is_some_and(|end| *start > end)) {
+    if let Some(start) = start.filter(|start| !subnet.contains(start)) {
         return Err(outside("RangeStart", start));
+    }
+    // host-local looks at the end later: one that is outside is told as a start that is after it.
+    if let (Some(start), Some(end)) = (start, end)
+        && start > end
+    {
+        return Err(RangeProblem::Backwards { start, end, subnet });
     }
     if let Some(end) = end.filter(|end| !subnet.contains(end)) {
         return Err(outside("RangeEnd", end));

@@ -230,9 +230,6 @@ fn read_entry(entry: &Object, network: Option<&Object>) -> Result<Entry, ConfErr
         own.remove(key);
     }
     let found = delegate::find(&kind);
-    if let Some(found) = found {
-        weft::check_delegate_keys(&own, found, &format!(" of the delegate {name:?}"))?;
-    }
     let settable = entry.strings("settable")?.unwrap_or_default();
     for key in &settable {
         check_settable(key, &entry.place("settable"), found)?;

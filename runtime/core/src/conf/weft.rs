@@ -1,5 +1,5 @@
-//! Keys of ours: `delegate`, `ledger`, `limits`, `grants`; `delegates` and `select` are read in `select`. An unknown one is an
-//! error.
+//! Keys of ours: `delegate`, `ledger`, `limits`, `grants`; `delegates` and `select` are read in `select`, and unknown ones found in
+//! `unknown`.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use super::{ConfError, DelegateConf, IpamConf, Object, StepConf};
 use crate::{delegate, step};
 
 /// Top-level keys of a `"type": "weft"` configuration: the specification's, then ours.
-const KEYS: [&str; 21] = [
+pub(super) const KEYS: [&str; 21] = [
     "cniVersion",
     "cniVersions",
     "name",
@@ -35,13 +35,19 @@ const KEYS: [&str; 21] = [
 ];
 
 /// Keys of the whole configuration that a delegate sees as its own.
-const SHARED: [&str; 6] = ["name", "cniVersion", "runtimeConfig", "args", "dns", "ipam"];
+pub(super) const SHARED: [&str; 6] = ["name", "cniVersion", "runtimeConfig", "args", "dns", "ipam"];
 
 /// Keys of the whole configuration that a step sees as its own.
-const STEP_SHARED: [&str; 4] = ["name", "cniVersion", "runtimeConfig", "args"];
+pub(super) const STEP_SHARED: [&str; 4] = ["name", "cniVersion", "runtimeConfig", "args"];
 
 /// Prefix of keys that the specification reserves for runtimes.
-const RESERVED: &str = "cni.dev/";
+pub(super) const RESERVED: &str = "cni.dev/";
+
+/// Keys of `limits`.
+pub(super) const LIMITS: [&str; 3] = ["fuel", "memoryMiB", "deadlineMs"];
+
+/// Keys of `grants`.
+pub(super) const GRANTS: [&str; 3] = ["wasi", "data", "routes"];
 
 /// Limits of a policy call; absent ones have their defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,7 +87,7 @@ pub enum FallbackConf {
 impl LimitsConf {
     /// Reads `limits` of an object.
     pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
-        let limits = strict(object, "limits", &["fuel", "memoryMiB", "deadlineMs"])?;
+        let limits = object.object_or_empty("limits")?;
         let zero = |key: &str| ConfError::BadValue {
             key: limits.place(key),
             value: "0".to_owned(),
@@ -108,7 +114,7 @@ impl LimitsConf {
 impl GrantsConf {
     /// Reads `grants` of an object.
     pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
-        let grants = strict(object, "grants", &["wasi", "data", "routes"])?;
+        let grants = object.object_or_empty("grants")?;
         let data = grants.text("data")?.map(PathBuf::from);
         if let Some(dir) = data.as_ref().filter(|dir| !dir.is_absolute()) {
             let value = dir.to_string_lossy().into_owned();
@@ -139,38 +145,6 @@ impl FallbackConf {
     }
 }
 
-/// An object of ours inside another; empty where it is absent.
-fn strict(object: &Object, key: &str, known: &[&str]) -> Result<Object, ConfError> {
-    let inner = object.object_or_empty(key)?;
-    match inner.first_unknown(known) {
-        None => Ok(inner),
-        Some(unknown) => Err(ConfError::UnknownKey {
-            key: unknown.to_owned(),
-            place: format!(" in {:?}", object.place(key)),
-            hint: format!("known are {}", known.join(", ")),
-        }),
-    }
-}
-
-/// Refuses unknown keys at the top.
-pub(super) fn check_keys(object: &Object) -> Result<(), ConfError> {
-    let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
-    let known = |key: &&str| key.starts_with(RESERVED) || KEYS.iter().any(|known| same(known, key));
-    let Some(key) = object.keys().find(|key| !known(key)) else { return Ok(()) };
-    let of_delegate = |kind: &dyn delegate::Delegate| kind.keys().iter().any(|own| same(own, key));
-    let of_step = |kind: &dyn step::Step| kind.keys().iter().any(|own| same(own, key));
-    let hint = if delegate::kinds().filter_map(delegate::find).any(of_delegate) {
-        "it belongs into \"delegate\"".to_owned()
-    } else if step::kinds().filter_map(step::find).any(of_step) {
-        "it belongs into an entry of \"steps\"".to_owned()
-    } else if same(key, "plugins") {
-        "this is a list of plugins, and weft wants one of them".to_owned()
-    } else {
-        format!("known are {}", KEYS.join(", "))
-    };
-    Err(ConfError::UnknownKey { key: key.to_owned(), place: String::new(), hint })
-}
-
 /// Reads `delegate` as the plugin of its type would see it.
 pub(super) fn delegate(object: &Object, ipam: Option<&IpamConf>) -> Result<DelegateConf, ConfError> {
     let hint = "say what to build, as in \"delegate\": {\"type\": \"bridge\"}";
@@ -178,9 +152,6 @@ pub(super) fn delegate(object: &Object, ipam: Option<&IpamConf>) -> Result<Deleg
     let hint = "name a kind of interface, or a plugin in CNI_PATH";
     let kind = plugin_name(own.text("type")?.ok_or(ConfError::Missing { key: "delegate.type", hint })?)?;
     let found = delegate::find(&kind);
-    if let Some(found) = found {
-        check_delegate_keys(&own, found, " in \"delegate\"")?;
-    }
     let mut conf = own.into_root();
     for key in SHARED {
         if let Some(value) = object.get(key) {
@@ -218,19 +189,9 @@ pub(super) fn steps(object: &Object) -> Result<Vec<StepConf>, ConfError> {
 fn step(object: &Object, own: Object) -> Result<StepConf, ConfError> {
     let hint = "name a step, as in \"steps\": [{\"type\": \"portmap\"}]";
     let kind = own.text("type")?.ok_or(ConfError::Missing { key: "steps.type", hint })?.to_owned();
-    let Some(found) = step::find(&kind) else {
+    if step::find(&kind).is_none() {
         let known = step::kinds().collect::<Vec<_>>().join(", ");
         return Err(ConfError::UnknownStep { kind, known });
-    };
-    let mut known = vec!["type"];
-    known.extend(found.keys());
-    if let Some(key) = own.first_unknown(&known) {
-        let hint = if STEP_SHARED.iter().any(|shared| shared.eq_ignore_ascii_case(key)) {
-            "it belongs beside \"steps\"".to_owned()
-        } else {
-            format!("a {kind} knows {}", known.join(", "))
-        };
-        return Err(ConfError::UnknownKey { key: key.to_owned(), place: " in \"steps\"".to_owned(), hint });
     }
     let mut conf = own.into_root();
     for key in STEP_SHARED {
@@ -239,19 +200,6 @@ fn step(object: &Object, own: Object) -> Result<StepConf, ConfError> {
         }
     }
     Ok(StepConf { kind, conf })
-}
-
-/// Refuses keys that the delegate does not know; `place` says where they are.
-pub(super) fn check_delegate_keys(own: &Object, found: &dyn delegate::Delegate, place: &str) -> Result<(), ConfError> {
-    let mut known = vec!["type"];
-    known.extend(found.keys());
-    let Some(key) = own.first_unknown(&known) else { return Ok(()) };
-    let hint = if SHARED.iter().any(|shared| shared.eq_ignore_ascii_case(key)) {
-        "it belongs beside \"delegate\"".to_owned()
-    } else {
-        format!("a {} knows {}", found.kind(), known.join(", "))
-    };
-    Err(ConfError::UnknownKey { key: key.to_owned(), place: place.to_owned(), hint })
 }
 
 /// `ipam` for an external delegate whose addresses a policy decides: it execs `weft-ipam`, which then finds everything it

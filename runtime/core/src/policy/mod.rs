@@ -16,6 +16,7 @@ mod cache;
 pub mod compiler;
 mod error;
 mod run;
+mod schema;
 mod source;
 mod text;
 mod verify;
@@ -26,6 +27,7 @@ pub use cache::{Compiled, Compiler, Pruned, Waiting};
 pub use compiler::{CompileAsk, CompileError, CompileFailure};
 pub use error::{Cause, Class, PolicyError};
 pub use run::{Answer, Called, Evidence, Exchange, Exchanges, Grants, Limits, Loaded, LogLine, ReplayLedger, Reused};
+pub use schema::{Schema, UnknownKey};
 pub use source::{Artifact, PolicyRef};
 pub use verify::{
     Named, Refusal, Setting, Verified, VerifiedChoice, VerifiedWant, claimed_gateway, verify, verify_choice,

@@ -8,6 +8,7 @@ use weft_core::conf::Persona;
 
 use super::{DoctorArgs, Finding};
 use crate::policy;
+use crate::pools::Pools;
 
 const REINSTALL: &str = "run `weftctl install`";
 
@@ -21,7 +22,9 @@ pub(super) fn look(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
         findings.push(private(&store, false));
     }
     findings.extend(policies(state));
-    findings.extend(configurations(&args.conf_dir, state));
+    findings.extend(configurations(args, state));
+    findings.extend(clashes(&args.conf_dir));
+    findings.extend(node_facts(state));
     findings
 }
 
@@ -111,8 +114,8 @@ fn policies(state: &Path) -> Vec<Finding> {
 }
 
 /// Network configurations that name weft are checked as `weftctl policy check` does.
-fn configurations(dir: &Path, state: &Path) -> Vec<Finding> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+fn configurations(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
+    let Ok(entries) = fs::read_dir(&args.conf_dir) else { return Vec::new() };
     let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     files.sort();
     let mut findings = Vec::new();
@@ -121,7 +124,7 @@ fn configurations(dir: &Path, state: &Path) -> Vec<Finding> {
             continue;
         }
         let what = format!("configuration {}", path.display());
-        match policy::check_file(&path, state) {
+        match policy::check_file(&path, state, &args.bin_dir) {
             Ok(checked) if checked.plugins == 0 => {}
             Ok(checked) => match checked.problems.first() {
                 None => findings.push(Finding::ok(what, format!("{} plugins of weft", checked.plugins))),
@@ -135,4 +138,17 @@ fn configurations(dir: &Path, state: &Path) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Networks that give out the same addresses.
+fn clashes(dir: &Path) -> Vec<Finding> {
+    let found = Pools::read(dir, None).clashes();
+    let remedy = "give one of them other ranges; running containers keep their addresses until they are made anew";
+    found.iter().map(|clash| Finding::warn("networks", clash.to_string(), remedy)).collect()
+}
+
+/// What the operator says of this node, which every policy is told: where it cannot be read, every ADD fails.
+fn node_facts(state: &Path) -> Option<Finding> {
+    let error = anyhow::Error::from(weft_core::facts::node(state).err()?);
+    Some(Finding::fail("node.json", format!("{error:#}"), "correct or remove the file in the state directory"))
 }

@@ -1,16 +1,19 @@
 //! `weftctl policy check`: what is wrong with a network configuration, before a pod meets it.
 
+use std::ffi::OsString;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
-use weft_core::attach::{Problems, check_conf};
-use weft_core::conf::Persona;
+use weft_core::attach::{Problems, Surroundings, check_conf};
+use weft_core::conf::{Persona, did_you_mean};
 
 use crate::output::Output;
+use crate::pools::Pools;
 
 /// What was found in one file.
 #[derive(Debug, Serialize)]
@@ -37,10 +40,45 @@ impl fmt::Display for ConfProblem {
     }
 }
 
-pub(super) fn run(conf: &Path, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let checked = check_bytes(&crate::plan::read(conf)?, state)?;
-    if checked.plugins == 0 {
+/// Where runtimes have their plugins, in distributions that say so.
+const PLUGIN_DIRS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// A configuration or a list of plugins, or `-` for stdin.
+    conf: PathBuf,
+    /// Directories of plugins that weft does not have [default: CNI_PATH, or /opt/cni/bin, /usr/lib/cni and /usr/libexec/cni].
+    #[arg(long, value_name = "DIR:...", env = "CNI_PATH", hide_env = true)]
+    path: Option<OsString>,
+    /// The node's other network configurations, with which addresses may clash.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    conf_dir: PathBuf,
+    /// Check the configuration by itself: not whether this host has the links and plugins it names, nor other networks.
+    #[arg(long)]
+    conf_only: bool,
+}
+
+impl CheckArgs {
+    fn surroundings(&self) -> Surroundings {
+        if self.conf_only {
+            return Surroundings::default();
+        }
+        let path = match &self.path {
+            Some(path) => std::env::split_paths(path).collect(),
+            None => PLUGIN_DIRS.into_iter().map(PathBuf::from).collect(),
+        };
+        Surroundings { path, host: true }
+    }
+}
+
+pub(super) fn run(args: &CheckArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let bytes = crate::plan::read(&args.conf)?;
+    let mut checked = check_bytes(&bytes, state, &args.surroundings())?;
+    if checked.plugins == 0 && checked.problems.is_empty() {
         bail!("no plugin in this configuration has a type that weft answers to");
+    }
+    if !args.conf_only {
+        checked.problems.extend(overlaps(args, &bytes));
     }
     let rows: Vec<_> = checked
         .problems
@@ -55,21 +93,34 @@ pub(super) fn run(conf: &Path, state: &Path, output: Output) -> anyhow::Result<E
     Ok(if checked.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Checks a file.
-pub(crate) fn check_file(path: &Path, state: &Path) -> anyhow::Result<Checked> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    check_bytes(&bytes, state)
+/// Addresses that another network of this node gives out too.
+fn overlaps(args: &CheckArgs, bytes: &[u8]) -> Vec<ConfProblem> {
+    let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return Vec::new() };
+    let mut pools = Pools::read(&args.conf_dir, Some(&args.conf));
+    pools.note(&args.conf.display().to_string(), &value);
+    let own = pools.clashes().into_iter().filter(|clash| clash.is_about(&args.conf.display().to_string()));
+    own.map(|clash| ConfProblem { plugin: clash.plugin().to_owned(), at: String::new(), message: clash.to_string() })
+        .collect()
 }
 
-fn check_bytes(bytes: &[u8], state: &Path) -> anyhow::Result<Checked> {
+/// Checks a file, on this node and beside other plugins in a directory.
+pub(crate) fn check_file(path: &Path, state: &Path, plugins: &Path) -> anyhow::Result<Checked> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    check_bytes(&bytes, state, &Surroundings { path: vec![plugins.to_owned()], host: true })
+}
+
+fn check_bytes(bytes: &[u8], state: &Path, surroundings: &Surroundings) -> anyhow::Result<Checked> {
     let value: Value = serde_json::from_slice(bytes).context("the configuration is not JSON")?;
     let context = crate::policy::context(state);
     let mut checked = Checked { plugins: 0, problems: Vec::new() };
     for plugin in plugins(&value) {
         let kind = plugin.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let Ok(persona) = Persona::from_argv0(kind.as_ref()) else { continue };
+        let Ok(persona) = Persona::from_argv0(kind.as_ref()) else {
+            checked.problems.extend(misspelt(&kind, surroundings));
+            continue;
+        };
         checked.plugins += 1;
-        let found: Problems = check_conf(&context, persona, plugin.to_string().as_bytes());
+        let found: Problems = check_conf(&context, persona, plugin.to_string().as_bytes(), surroundings);
         checked.problems.extend(found.into_iter().map(|problem| ConfProblem {
             plugin: kind.clone(),
             at: problem.at,
@@ -77,6 +128,14 @@ fn check_bytes(bytes: &[u8], state: &Path) -> anyhow::Result<Checked> {
         }));
     }
     Ok(checked)
+}
+
+/// A plugin that nobody has, under a name much like one of weft's. Any other name is another vendor's.
+fn misspelt(kind: &str, surroundings: &Surroundings) -> Option<ConfProblem> {
+    let meant = did_you_mean(kind, Persona::all().map(Persona::name))?;
+    let found = surroundings.path.iter().any(|dir| !kind.contains('/') && dir.join(kind).is_file());
+    let message = format!("there is no plugin {kind:?}: did you mean {meant:?}?");
+    (!found).then(|| ConfProblem { plugin: kind.to_owned(), at: String::new(), message })
 }
 
 /// The plugins of a list, each with the list's name and version as the runtime would hand them over; or the one there is.

@@ -63,10 +63,7 @@ pub(crate) enum PolicyCommand {
         component: String,
     },
     /// Find what is wrong with a network configuration before a pod meets it.
-    Check {
-        /// A configuration or a list of plugins, or `-` for stdin.
-        conf: PathBuf,
-    },
+    Check(check::CheckArgs),
 }
 
 pub(crate) fn run(command: &PolicyCommand, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
@@ -84,7 +81,7 @@ pub(crate) fn run(command: &PolicyCommand, state: &Path, output: Output) -> anyh
         PolicyCommand::Add(args) => cache::add(args, state, output),
         PolicyCommand::Replay(args) => replay::run(args, state, output),
         PolicyCommand::Inspect { component } => inspect::run(component, state, output),
-        PolicyCommand::Check { conf } => check::run(conf, state, output),
+        PolicyCommand::Check(args) => check::run(args, state, output),
     }
 }
 

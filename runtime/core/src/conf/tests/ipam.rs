@@ -89,7 +89,10 @@ fn mistakes_in_ranges_have_the_stock_texts() {
     let start = |start: &str, end: &str| first(json!({"subnet": "10.0.0.0/24", "rangeStart": start, "rangeEnd": end}));
     assert_eq!(start("10.0.1.0", ""), set("RangeStart 10.0.1.0 not in network 10.0.0.0/24"));
     assert_eq!(start("", "10.0.1.0"), set("RangeEnd 10.0.1.0 not in network 10.0.0.0/24"));
-    assert_eq!(start("10.0.0.9", "10.0.0.8"), set("RangeStart 10.0.0.9 not in network 10.0.0.0/24"));
+    assert_eq!(
+        start("10.0.0.9", "10.0.0.8"),
+        set("RangeStart 10.0.0.9 not in network 10.0.0.0/24: it is after RangeEnd 10.0.0.8")
+    );
     assert_eq!(start("", "10.0.0.0"), set("RangeEnd 10.0.0.0 not in network 10.0.0.0/24"));
     assert_eq!(start("10.0.0.255", ""), set("RangeStart 10.0.0.255 not in network 10.0.0.0/24"));
     assert_eq!(start("fd00::1", ""), set("RangeStart fd00::1 not in network 10.0.0.0/24"));

@@ -132,8 +132,10 @@ fn every_mistake_is_named() {
     assert!(delegates(json!({"name": "a"})).starts_with("delegates[].type is missing"));
     assert_eq!(delegates(json!({"name": "a", "type": "../sh"})), "invalid plugin name: ../sh");
     assert_eq!(
-        delegates(json!({"name": "a", "type": "ptp", "bridge": "x"})),
-        "unknown key \"bridge\" of the delegate \"a\": a ptp knows type, ipMasq, ipMasqBackend, mtu"
+        delegates(json!({"name": "a", "type": "bridge", "master": "x"})),
+        "unknown key \"master\" in \"delegates.a\": a bridge knows type, bridge, isGateway, isDefaultGateway, forceAddress, ipMasq, \
+         ipMasqBackend, mtu, hairpinMode, promiscMode, vlan, vlanTrunk, preserveDefaultVlan, macspoofchk, enabledad, \
+         disableContainerInterface, portIsolation"
     );
     let settable = |key: &str| delegates(json!({"name": "a", "type": "ptp", "settable": [key]}));
     assert_eq!(

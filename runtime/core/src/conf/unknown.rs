@@ -1,0 +1,163 @@
+//! Keys that do not exist: which key was meant, and all of them at once.
+//!
+//! Under `"type": "weft"` every object of ours is closed. What a policy takes in `ipam` its schema says (`attach`).
+
+use serde_json::Value;
+
+use super::cluster::ledger_keys;
+use super::weft::{GRANTS, KEYS, LIMITS, RESERVED, SHARED, STEP_SHARED};
+use super::{ConfError, Object};
+use crate::keys::did_you_mean;
+use crate::{delegate, step};
+
+/// The error about a key: what was meant, or else `otherwise`.
+pub(super) fn unknown_key(key: &str, place: &str, known: &[&str], otherwise: impl FnOnce() -> String) -> ConfError {
+    let place = if place.is_empty() { String::new() } else { format!(" in {place:?}") };
+    let hint = match did_you_mean(key, known.iter().copied()) {
+        Some(meant) => format!("did you mean {meant:?}?"),
+        None => otherwise(),
+    };
+    ConfError::UnknownKey { key: key.to_owned(), place, hint }
+}
+
+/// Every unknown key of a `"type": "weft"` configuration outside `ipam`.
+pub(super) fn of_network(object: &Object) -> Vec<ConfError> {
+    let mut found = at_the_top(object);
+    found.extend(of_terms(object));
+    if let Ok(Some(own)) = object.object("delegate") {
+        found.extend(of_delegate(&own, "delegate"));
+    }
+    for entry in object.objects("delegates").ok().flatten().unwrap_or_default() {
+        let mut own = entry.clone();
+        ["name", "settable", "ipam"].into_iter().for_each(|key| own.remove(key));
+        let place = format!("delegates.{}", entry.text("name").ok().flatten().unwrap_or_default());
+        found.extend(of_delegate(&own, &place));
+    }
+    for own in object.objects("steps").ok().flatten().unwrap_or_default() {
+        found.extend(of_step(&own));
+    }
+    found
+}
+
+/// Every unknown key of `limits`, `grants` and `ledger`.
+pub(super) fn of_terms(object: &Object) -> Vec<ConfError> {
+    let mut found = Vec::new();
+    for (key, known) in [("limits", &LIMITS[..]), ("grants", &GRANTS[..])] {
+        if let Ok(Some(inner)) = object.object(key) {
+            found.extend(in_object(&inner, &object.place(key), known));
+        }
+    }
+    // Where it is not even known which ledger, that is the error.
+    if let Ok(Some(ledger)) = object.object("ledger")
+        && let Ok(Some(known)) = ledger.text("type").map(|kind| ledger_keys(kind.unwrap_or("node")))
+    {
+        found.extend(in_object(&ledger, &object.place("ledger"), &known));
+    }
+    found
+}
+
+/// The unknown keys of an object.
+pub(super) fn in_object(object: &Object, place: &str, known: &[&str]) -> Vec<ConfError> {
+    let error = |key| unknown_key(key, place, known, || format!("known are {}", known.join(", ")));
+    object.unknown(known).map(error).collect()
+}
+
+fn at_the_top(object: &Object) -> Vec<ConfError> {
+    let same = |a: &str, b: &str| a.eq_ignore_ascii_case(b);
+    let of_delegates: Vec<&str> =
+        delegate::kinds().filter_map(delegate::find).flat_map(delegate::Delegate::keys).copied().collect();
+    let of_steps: Vec<&str> = step::kinds().filter_map(step::find).flat_map(step::Step::keys).copied().collect();
+    let error = |key: &str| {
+        let elsewhere = if of_delegates.iter().any(|own| same(own, key)) {
+            Some("it belongs into \"delegate\"")
+        } else if of_steps.iter().any(|own| same(own, key)) {
+            Some("it belongs into an entry of \"steps\"")
+        } else if same(key, "plugins") {
+            Some("this is a list of plugins, and weft wants one of them")
+        } else {
+            None
+        };
+        match elsewhere {
+            Some(hint) => ConfError::UnknownKey { key: key.to_owned(), place: String::new(), hint: hint.to_owned() },
+            None => unknown_key(key, "", &KEYS, || format!("known are {}", KEYS.join(", "))),
+        }
+    };
+    object.unknown(&KEYS).filter(|key| !key.starts_with(RESERVED)).map(error).collect()
+}
+
+fn of_delegate(own: &Object, place: &str) -> Vec<ConfError> {
+    // One that weft does not have is another plugin's.
+    let found = own.text("type").ok().flatten().and_then(delegate::find);
+    let Some(found) = found else { return Vec::new() };
+    let known: Vec<&str> = [&["type"], found.keys()].concat();
+    let error = |key: &str| match SHARED.iter().any(|shared| shared.eq_ignore_ascii_case(key)) {
+        true => {
+            let hint = "it belongs beside \"delegate\"".to_owned();
+            ConfError::UnknownKey { key: key.to_owned(), place: format!(" in {place:?}"), hint }
+        }
+        false => unknown_key(key, place, &known, || format!("a {} knows {}", found.kind(), known.join(", "))),
+    };
+    own.unknown(&known).map(error).collect()
+}
+
+fn of_step(own: &Object) -> Vec<ConfError> {
+    let found = own.text("type").ok().flatten().and_then(step::find);
+    let Some(found) = found else { return Vec::new() };
+    let known: Vec<&str> = [&["type"], found.keys()].concat();
+    let error = |key: &str| match STEP_SHARED.iter().any(|shared| shared.eq_ignore_ascii_case(key)) {
+        true => {
+            let hint = "it belongs beside \"steps\"".to_owned();
+            ConfError::UnknownKey { key: key.to_owned(), place: " in \"steps\"".to_owned(), hint }
+        }
+        false => unknown_key(key, "steps", &known, || format!("a {} knows {}", found.kind(), known.join(", "))),
+    };
+    own.unknown(&known).map(error).collect()
+}
+
+/// Keys of `ipam` that weft reads itself, whatever decides; a policy has its own besides.
+pub const IPAM_KEYS: [&str; 11] = [
+    "type",
+    "policy",
+    "ranges",
+    "subnet",
+    "rangeStart",
+    "rangeEnd",
+    "gateway",
+    "routes",
+    "resolvConf",
+    "dataDir",
+    "addresses",
+];
+
+/// Keys that `ipam` has where the top of the configuration is another plugin's.
+pub const IPAM_TERMS: [&str; 4] = ["limits", "grants", "ledger", "fallback"];
+
+/// Keys of a range.
+const RANGE: [&str; 4] = ["subnet", "rangeStart", "rangeEnd", "gateway"];
+
+/// Whether a key of `ipam` looks like a mistake for one that weft reads itself: its name, what was meant, and where it is (a JSON
+/// pointer). A policy may have such a key all the same.
+#[must_use]
+pub fn likely_mistakes(ipam: &Value) -> Vec<(String, &'static str)> {
+    let mut found = Vec::new();
+    let mut look = |value: &Value, at: &str, known: &[&'static str]| {
+        for key in value.as_object().into_iter().flat_map(|map| map.keys()) {
+            let is_known = known.iter().any(|known| known.eq_ignore_ascii_case(key));
+            if let Some(meant) = did_you_mean(key, known.iter().copied()).filter(|_| !is_known) {
+                found.push((format!("{at}/{key}"), meant));
+            }
+        }
+    };
+    look(ipam, "", &IPAM_KEYS);
+    let object = Object::from_value(ipam.clone()).unwrap_or_default();
+    for (at, set) in object.list("ranges").ok().flatten().into_iter().flatten().enumerate() {
+        let (ranges, at) = match set.get("ranges") {
+            Some(ranges) => (ranges, format!("/ranges/{at}/ranges")),
+            None => (set, format!("/ranges/{at}")),
+        };
+        for (index, range) in ranges.as_array().into_iter().flatten().enumerate() {
+            look(range, &format!("{at}/{index}"), &RANGE);
+        }
+    }
+    found
+}

@@ -1,0 +1,356 @@
+//! The JSON Schema that a policy gives of its configuration, as far as configurations need one: types, values, required keys, lists,
+//! local references, alternatives. Keys match whatever their case, and `null` is the same as absent, as everywhere in a
+//! configuration.
+//!
+//! An object whose `properties` are listed is closed, unless `additionalProperties` or `patternProperties` says otherwise: what a
+//! policy does not list it does not read. What is not understood of a schema is not checked.
+
+use regex_lite::Regex;
+use serde_json::{Map, Value};
+use weft_host_abi::types::Problem;
+
+use crate::keys::did_you_mean;
+
+/// How deep references and objects may go. A schema may refer to itself.
+const DEPTH: usize = 32;
+/// No more problems than these are told.
+const PROBLEMS: usize = 32;
+
+/// See the module.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Schema {
+    root: Value,
+}
+
+/// A key that the schema does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownKey {
+    /// JSON pointer of the object it is in; empty at the top.
+    pub within: String,
+    /// The key.
+    pub key: String,
+    /// The key that was most likely meant.
+    pub meant: Option<String>,
+    /// The keys there are.
+    pub known: Vec<String>,
+}
+
+/// What a check finds.
+#[derive(Default)]
+struct Found {
+    unknown: Vec<UnknownKey>,
+    problems: Vec<Problem>,
+}
+
+// === impl Schema ===
+
+impl Schema {
+    /// Reads a schema. `None` where the text is none; an empty one, or `true`, allows everything.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let root: Value = serde_json::from_str(text).ok()?;
+        (root.is_object() || root.is_boolean()).then_some(Self { root })
+    }
+
+    /// The keys of a value that the schema does not have; at the top, `also` are known.
+    #[must_use]
+    pub fn unknown_keys(&self, value: &Value, also: &[&str]) -> Vec<UnknownKey> {
+        self.check(value, also).unknown
+    }
+
+    /// Everything else that is wrong with a value.
+    #[must_use]
+    pub fn problems(&self, value: &Value) -> Vec<Problem> {
+        self.check(value, &[]).problems
+    }
+
+    fn check(&self, value: &Value, also: &[&str]) -> Found {
+        let mut found = Found::default();
+        Check { root: &self.root, also, found: &mut found }.value(&self.root, value, "", DEPTH);
+        found.problems.truncate(PROBLEMS);
+        found.unknown.truncate(PROBLEMS);
+        found
+    }
+}
+
+struct Check<'a> {
+    root: &'a Value,
+    also: &'a [&'a str],
+    found: &'a mut Found,
+}
+
+impl Check<'_> {
+    fn problem(&mut self, at: &str, message: String) {
+        self.found.problems.push(Problem { at: at.to_owned(), message });
+    }
+
+    fn value(&mut self, schema: &Value, value: &Value, at: &str, depth: usize) {
+        let Some(depth) = depth.checked_sub(1) else { return };
+        let Some(rules) = schema.as_object() else {
+            if schema == &Value::Bool(false) {
+                self.problem(at, format!("{} cannot be set", name(at)));
+            }
+            return;
+        };
+        if let Some(target) = rules.get("$ref").and_then(Value::as_str).and_then(|text| text.strip_prefix('#'))
+            && let Some(target) = self.root.pointer(target)
+        {
+            self.value(target, value, at, depth);
+        }
+        for part in rules.get("allOf").and_then(Value::as_array).into_iter().flatten() {
+            self.value(part, value, at, depth);
+        }
+        for key in ["anyOf", "oneOf"] {
+            if let Some(forms) = rules.get(key).and_then(Value::as_array) {
+                self.alternatives(forms, value, at, depth);
+            }
+        }
+        if !self.has_type(rules, value, at) {
+            return;
+        }
+        self.plain(rules, value, at);
+        match value {
+            Value::Array(items) => self.list(rules, items, at, depth),
+            Value::Object(map) => self.object(rules, map, at, depth),
+            _ => {}
+        }
+    }
+
+    /// The first form that fits counts; where none does, the one that comes closest says why.
+    fn alternatives(&mut self, forms: &[Value], value: &Value, at: &str, depth: usize) {
+        let mut closest: Option<Found> = None;
+        for form in forms {
+            let mut found = Found::default();
+            Check { root: self.root, also: self.also, found: &mut found }.value(form, value, at, depth);
+            if found.problems.is_empty() && found.unknown.is_empty() {
+                return;
+            }
+            // A problem deeper inside means that the form as a whole is the right one.
+            let is_inside = found.problems.iter().all(|problem| problem.at != at);
+            if is_inside && closest.is_none() {
+                closest = Some(found);
+            }
+        }
+        match closest {
+            Some(found) => {
+                self.found.problems.extend(found.problems);
+                self.found.unknown.extend(found.unknown);
+            }
+            None => self.problem(at, format!("{} has none of the forms that the policy takes", name(at))),
+        }
+    }
+
+    fn has_type(&mut self, rules: &Map<String, Value>, value: &Value, at: &str) -> bool {
+        let Some(wanted) = rules.get("type") else { return true };
+        let wanted: Vec<&str> = match wanted {
+            Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
+            other => other.as_str().into_iter().collect(),
+        };
+        let fits = |kind: &&str| match *kind {
+            "null" => value.is_null(),
+            "boolean" => value.is_boolean(),
+            "string" => value.is_string(),
+            "array" => value.is_array(),
+            "object" => value.is_object(),
+            "number" => value.is_number(),
+            "integer" => value.is_i64() || value.is_u64(),
+            _ => true,
+        };
+        // `null` is the same as absent.
+        if value.is_null() || wanted.is_empty() || wanted.iter().any(fits) {
+            return !value.is_null();
+        }
+        let said: Vec<&str> = wanted.into_iter().filter(|kind| *kind != "null").collect();
+        self.problem(at, format!("{} must be of type {}, and is {}", name(at), said.join(" or "), shown(value)));
+        false
+    }
+
+    fn plain(&mut self, rules: &Map<String, Value>, value: &Value, at: &str) {
+        if let Some(allowed) = rules.get("enum").and_then(Value::as_array)
+            && !allowed.contains(value)
+        {
+            let known: Vec<&str> = allowed.iter().filter_map(Value::as_str).collect();
+            let hint = value
+                .as_str()
+                .and_then(|text| did_you_mean(text, known))
+                .map(|meant| format!(": did you mean {meant:?}?"));
+            let allowed: Vec<String> = allowed.iter().filter(|one| !one.is_null()).map(Value::to_string).collect();
+            let hint = hint.unwrap_or_default();
+            self.problem(at, format!("{} is {}, and must be {}{hint}", name(at), shown(value), allowed.join(" or ")));
+        }
+        if let Some(only) = rules.get("const").filter(|only| *only != value) {
+            self.problem(at, format!("{} is {}, and must be {only}", name(at), shown(value)));
+        }
+        if let (Some(text), Some(pattern)) = (value.as_str(), rules.get("pattern").and_then(Value::as_str))
+            && Regex::new(pattern).is_ok_and(|pattern| !pattern.is_match(text))
+        {
+            self.problem(at, format!("{} is {}, which does not match {pattern:?}", name(at), shown(value)));
+        }
+        let length = match value {
+            Value::String(text) => Some((text.chars().count() as u64, "minLength", "maxLength", "characters")),
+            Value::Array(items) => Some((items.len() as u64, "minItems", "maxItems", "entries")),
+            _ => None,
+        };
+        if let Some((length, least, most, what)) = length {
+            let limit = |key| rules.get(key).and_then(Value::as_u64);
+            if let Some(least) = limit(least).filter(|least| length < *least) {
+                self.problem(at, format!("{} has {length} {what}, and needs {least} at least", name(at)));
+            }
+            if let Some(most) = limit(most).filter(|most| length > *most) {
+                self.problem(at, format!("{} has {length} {what}, and may have {most} at most", name(at)));
+            }
+        }
+        if let Some(number) = value.as_f64() {
+            let limit = |key| rules.get(key).and_then(Value::as_f64);
+            if limit("minimum").is_some_and(|least| number < least)
+                || limit("maximum").is_some_and(|most| number > most)
+            {
+                self.problem(at, format!("{} is {value}, which is out of range", name(at)));
+            }
+        }
+    }
+
+    fn list(&mut self, rules: &Map<String, Value>, items: &[Value], at: &str, depth: usize) {
+        let Some(each) = rules.get("items") else { return };
+        for (index, item) in items.iter().enumerate() {
+            self.value(each, item, &format!("{at}/{index}"), depth);
+        }
+    }
+
+    fn object(&mut self, rules: &Map<String, Value>, map: &Map<String, Value>, at: &str, depth: usize) {
+        let properties = rules.get("properties").and_then(Value::as_object);
+        let present = |key: &str| map.iter().any(|(name, value)| name.eq_ignore_ascii_case(key) && !value.is_null());
+        for key in rules.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+            if !present(key) {
+                self.problem(at, format!("{} lacks {key:?}", name(at)));
+            }
+        }
+        let more = rules.get("additionalProperties");
+        // Where several schemas speak of one object, none of them knows all of its keys.
+        let joined =
+            ["allOf", "anyOf", "oneOf", "$ref", "if", "patternProperties"].iter().any(|key| rules.contains_key(*key));
+        for (key, value) in map {
+            let place = format!("{at}/{key}");
+            let known = properties.into_iter().flatten().find(|(name, _)| name.eq_ignore_ascii_case(key));
+            if let Some((_, schema)) = known {
+                self.value(schema, value, &place, depth);
+                continue;
+            }
+            match more {
+                Some(schema @ Value::Object(_)) => self.value(schema, value, &place, depth),
+                Some(Value::Bool(true)) => {}
+                _ if properties.is_none() && more.is_none() || joined => {}
+                _ if at.is_empty() && self.also.iter().any(|own| own.eq_ignore_ascii_case(key)) => {}
+                _ => {
+                    let known: Vec<String> = properties.into_iter().flatten().map(|(name, _)| name.clone()).collect();
+                    let meant = did_you_mean(key, known.iter().map(String::as_str)).map(str::to_owned);
+                    self.found.unknown.push(UnknownKey { within: at.to_owned(), key: key.clone(), meant, known });
+                }
+            }
+        }
+    }
+}
+
+/// What a place is called in a text.
+fn name(at: &str) -> &str {
+    if at.is_empty() { "the configuration" } else { at }
+}
+
+/// A value, cut where it is long.
+fn shown(value: &Value) -> String {
+    const EXCERPT: usize = 64;
+    let text = value.to_string();
+    if text.chars().count() <= EXCERPT { text } else { text.chars().take(EXCERPT).chain("...".chars()).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn schema() -> Schema {
+        let text = json!({
+            "type": "object", "required": ["type", "ranges"],
+            "properties": {
+                "type": {"type": "string"},
+                "ranges": {"type": ["array", "null"], "minItems": 1, "items": {"$ref": "#/$defs/range"}},
+                "release": {"oneOf": [
+                    {"enum": ["free", "keep", null]},
+                    {"type": "object", "required": ["cooldown"], "properties": {"cooldown": {"type": "integer", "minimum": 0}}}
+                ]},
+                "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+                "free": {"type": "object"}
+            },
+            "$defs": {"range": {"type": "object", "properties": {"subnet": {"type": "string", "pattern": "/[0-9]+$"}}}}
+        });
+        Schema::parse(&text.to_string()).unwrap()
+    }
+
+    fn problems(value: &Value) -> Vec<String> {
+        schema().problems(value).into_iter().map(|problem| format!("{}: {}", problem.at, problem.message)).collect()
+    }
+
+    fn unknown(value: &Value) -> Vec<(String, Option<String>)> {
+        let found = schema().unknown_keys(value, &["policy"]);
+        found.into_iter().map(|one| (format!("{}/{}", one.within, one.key), one.meant)).collect()
+    }
+
+    #[test]
+    fn a_sound_configuration_has_no_problems() {
+        let sound = json!({"TYPE": "x", "ranges": [{"subnet": "10.0.0.0/8"}], "release": {"cooldown": 3}, "labels": {"a": "b"},
+                           "free": {"anything": 1}, "policy": "file:///x"});
+        assert_eq!((problems(&sound), unknown(&sound)), (vec![], vec![]));
+        let nothing = json!({"type": "x", "ranges": [{}], "release": null, "labels": null});
+        assert_eq!(problems(&nothing), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_problem_is_told_with_its_place() {
+        let wrong = json!({"ranges": [{"subnet": "10.0.0.0"}, {"subnet": 7}], "release": "fre", "labels": {"a": 1}});
+        assert_eq!(
+            problems(&wrong),
+            [
+                ": the configuration lacks \"type\"",
+                "/ranges/0/subnet: /ranges/0/subnet is \"10.0.0.0\", which does not match \"/[0-9]+$\"",
+                "/ranges/1/subnet: /ranges/1/subnet must be of type string, and is 7",
+                "/release: /release has none of the forms that the policy takes",
+                "/labels/a: /labels/a must be of type string, and is 1",
+            ]
+        );
+        assert_eq!(
+            problems(&json!({"type": "x", "ranges": [{}], "release": {"cooldown": -1}})),
+            ["/release/cooldown: /release/cooldown is -1, which is out of range"]
+        );
+    }
+
+    #[test]
+    fn unknown_keys_are_found_at_every_depth() {
+        let typed = json!({"type": "x", "rangs": [], "ranges": [{"subnt": "x", "weight": 1}], "release": {"cooldwn": 1, "cooldown": 2}});
+        let found = unknown(&typed);
+        let meant = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            found,
+            [
+                ("/rangs".to_owned(), meant("ranges")),
+                ("/ranges/0/subnt".to_owned(), meant("subnet")),
+                ("/ranges/0/weight".to_owned(), None),
+                ("/release/cooldwn".to_owned(), meant("cooldown")),
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_no_schema_checks_nothing() {
+        assert_eq!(Schema::parse(""), None);
+        assert_eq!(Schema::parse("[]"), None);
+        for open in ["{}", "true", r#"{"properties": {"a": {}}, "additionalProperties": true}"#] {
+            let schema = Schema::parse(open).unwrap();
+            assert_eq!(schema.unknown_keys(&json!({"b": 1}), &[]), []);
+        }
+        let endless = Schema::parse(r##"{"$ref": "#"}"##).unwrap();
+        assert_eq!(endless.problems(&json!({})), []);
+    }
+}

@@ -1,0 +1,217 @@
+//! What the networks of a node give out: two that give out the same addresses on the same link, each with books of its own, are
+//! how an address comes to be given out twice.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use ipnet::IpNet;
+use serde_json::Value;
+use weft_core::conf::scope_of;
+
+/// Suffixes of network configurations.
+const SUFFIXES: [&str; 3] = ["conf", "conflist", "json"];
+
+/// A subnet of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pool {
+    /// Where its configuration is.
+    file: String,
+    plugin: String,
+    network: String,
+    /// Addresses are unique within it.
+    scope: String,
+    /// The link of the host that its containers share, such as `bridge cni0`.
+    link: String,
+    subnet: IpNet,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Pools(Vec<Pool>);
+
+/// Two networks that give out the same addresses.
+#[derive(Debug)]
+pub(crate) struct Clash {
+    one: Pool,
+    other: Pool,
+}
+
+// === impl Pools ===
+
+impl Pools {
+    /// Those of a directory of configurations, but for one file. What cannot be read says nothing here.
+    pub(crate) fn read(dir: &Path, but: Option<&Path>) -> Self {
+        let mut pools = Self::default();
+        let real = |path: &Path| fs::canonicalize(path).ok();
+        let but = but.and_then(real);
+        let mut files: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        for path in files {
+            let is_conf = path.extension().is_some_and(|ext| SUFFIXES.iter().any(|known| ext == *known));
+            if !is_conf || (but.is_some() && real(&path) == but) {
+                continue;
+            }
+            let value = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+            if let Some(value) = value {
+                pools.note(&path.display().to_string(), &value);
+            }
+        }
+        pools
+    }
+
+    /// Adds those of one configuration.
+    pub(crate) fn note(&mut self, file: &str, conf: &Value) {
+        let network = text(conf, "name").unwrap_or_default();
+        let plugins = conf.get("plugins").and_then(Value::as_array);
+        for plugin in plugins.map_or_else(|| vec![conf], |list| list.iter().collect()) {
+            let delegate = plugin.get("delegate").filter(|_| text(plugin, "type") == Some("weft")).unwrap_or(plugin);
+            let (Some(link), Some(ipam)) = (shared_link(delegate), plugin.get("ipam")) else { continue };
+            // A cluster ledger has one set of books for all networks of a domain.
+            let cluster = [plugin, ipam].into_iter().filter_map(|object| object.get("ledger"));
+            let mut domain = cluster
+                .filter(|ledger| text(ledger, "type").is_some_and(|kind| kind != "node"))
+                .map(|ledger| format!("cluster/{}", text(ledger, "domain").unwrap_or("default")));
+            let scope = domain.next_back().unwrap_or_else(|| scope_of(network, text(ipam, "dataDir")));
+            for subnet in subnets(ipam) {
+                self.0.push(Pool {
+                    file: file.to_owned(),
+                    plugin: text(plugin, "type").unwrap_or_default().to_owned(),
+                    network: network.to_owned(),
+                    scope: scope.clone(),
+                    link: link.clone(),
+                    subnet,
+                });
+            }
+        }
+    }
+
+    /// Every pair of networks that give out the same addresses on the same link.
+    pub(crate) fn clashes(&self) -> Vec<Clash> {
+        let mut clashes: Vec<Clash> = Vec::new();
+        for (at, one) in self.0.iter().enumerate() {
+            let clash =
+                |other: &&Pool| other.link == one.link && other.scope != one.scope && overlap(one.subnet, other.subnet);
+            for other in self.0.iter().skip(at + 1).filter(clash) {
+                clashes.push(Clash { one: one.clone(), other: other.clone() });
+            }
+        }
+        clashes
+    }
+}
+
+// === impl Clash ===
+
+impl Clash {
+    /// Whether one of the two is in that file.
+    pub(crate) fn is_about(&self, file: &str) -> bool {
+        self.one.file == file || self.other.file == file
+    }
+
+    /// The plugin of the second one.
+    pub(crate) fn plugin(&self) -> &str {
+        &self.other.plugin
+    }
+}
+
+impl fmt::Display for Clash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { one, other } = self;
+        let subnet = if one.subnet.prefix_len() > other.subnet.prefix_len() { one.subnet } else { other.subnet };
+        let (first, second) = match one.network == other.network {
+            true => (format!("the network {:?} in {} and", one.network, one.file), format!("in {}", other.file)),
+            false => (
+                format!("the networks {:?} ({})", one.network, one.file),
+                format!("and {:?} ({})", other.network, other.file),
+            ),
+        };
+        write!(
+            f,
+            "{first} {second} both give out {subnet} on the {}, and neither knows what the other gave out: an address can be given out twice; use ranges that do not overlap, or one network name (and dataDir)",
+            one.link
+        )
+    }
+}
+
+fn overlap(one: IpNet, other: IpNet) -> bool {
+    one.contains(&other) || other.contains(&one)
+}
+
+fn text<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    let found = object.as_object()?.iter().find(|(name, _)| name.eq_ignore_ascii_case(key));
+    found.and_then(|(_, value)| value.as_str()).filter(|text| !text.is_empty())
+}
+
+/// The link of the host through which all containers of a network reach one another.
+fn shared_link(delegate: &Value) -> Option<String> {
+    match text(delegate, "type")? {
+        "bridge" => Some(format!("bridge {}", text(delegate, "bridge").unwrap_or("cni0"))),
+        "macvlan" | "ipvlan" => text(delegate, "master").map(|master| format!("link {master}")),
+        "vlan" => {
+            let id = delegate.get("vlanId").and_then(Value::as_u64)?;
+            text(delegate, "master").map(|master| format!("VLAN {id} of {master}"))
+        }
+        // Every pair has its own; what they share is the host's routing table.
+        "ptp" => Some("host (ptp)".to_owned()),
+        _ => None,
+    }
+}
+
+/// Every subnet that an `ipam` object has ranges of.
+fn subnets(ipam: &Value) -> BTreeSet<IpNet> {
+    let mut found = BTreeSet::new();
+    let mut note = |range: &Value| found.extend(text(range, "subnet").and_then(|text| text.parse::<IpNet>().ok()));
+    note(ipam);
+    for set in ipam.get("ranges").and_then(Value::as_array).into_iter().flatten() {
+        let ranges = set.get("ranges").unwrap_or(set);
+        ranges.as_array().into_iter().flatten().for_each(&mut note);
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn bridge(name: &str, bridge: &str, subnet: &str) -> Value {
+        json!({"name": name, "type": "bridge", "bridge": bridge, "ipam": {"type": "host-local", "ranges": [[{"subnet": subnet}]]}})
+    }
+
+    fn clashes(confs: &[Value]) -> Vec<String> {
+        let mut pools = Pools::default();
+        for (at, conf) in confs.iter().enumerate() {
+            pools.note(&format!("{at}.conf"), conf);
+        }
+        pools.clashes().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_same_subnet_on_the_same_bridge_is_told() {
+        let weft = json!({"name": "b", "plugins": [{"type": "weft", "delegate": {"type": "bridge", "bridge": "br0"},
+                          "ipam": {"type": "by-label", "ranges": [{"name": "x", "ranges": [{"subnet": "10.1.2.0/24"}]}]}}]});
+        let found = clashes(&[bridge("a", "br0", "10.1.0.0/16"), weft]);
+        assert_eq!(found.len(), 1);
+        for part in ["\"a\" (0.conf)", "\"b\" (1.conf)", "10.1.2.0/24", "bridge br0"] {
+            assert!(found[0].contains(part), "{part}: {}", found[0]);
+        }
+    }
+
+    #[test]
+    fn other_links_other_subnets_and_one_set_of_books_do_not_clash() {
+        assert!(clashes(&[bridge("a", "br0", "10.1.0.0/24"), bridge("b", "br1", "10.1.0.0/24")]).is_empty());
+        assert!(clashes(&[bridge("a", "br0", "10.1.0.0/24"), bridge("b", "br0", "10.1.1.0/24")]).is_empty());
+        assert!(clashes(&[bridge("a", "br0", "10.1.0.0/24"), bridge("a", "br0", "10.1.0.0/24")]).is_empty());
+        let mut with_dir = bridge("a", "br0", "10.1.0.0/24");
+        with_dir["ipam"]["dataDir"] = json!("/run/other");
+        assert_eq!(clashes(&[bridge("a", "br0", "10.1.0.0/24"), with_dir]).len(), 1);
+        let cluster = |name| {
+            let mut conf = bridge(name, "br0", "10.1.0.0/24");
+            conf["ipam"]["ledger"] = json!({"type": "kubernetes"});
+            conf
+        };
+        assert!(clashes(&[cluster("a"), cluster("b")]).is_empty());
+    }
+}
