@@ -10,6 +10,7 @@
 //! those that match none, and without it they are denied. `set` gives values to keys that the delegate lists as settable.
 
 use weft_allocator::conf;
+use weft_labels::shown;
 use weft_sdk::choice::{Candidate, Choice, ChoiceRequest};
 use weft_sdk::{DelegatePolicy, Denial, Pair, Problem};
 
@@ -25,20 +26,20 @@ impl DelegatePolicy for ByLabelDelegate {
         let pod: &[Pair] = request.pod.as_ref().map_or(&[], |pod| &pod.labels);
         let rule = rules.choose(pod, &request.node.labels).ok_or_else(|| no_match(request, pod))?;
         // The host would refuse both; here they can be told as what they are, mistakes of the configuration.
-        if let Some(problem) = rule.problems(&request.candidates).into_iter().next() {
+        if let Some(problem) = rules::problems(rule, &request.candidates).into_iter().next() {
             return Err(conf::invalid(problem));
         }
         Ok(Choice {
-            name: rule.delegate.clone(),
-            settings: rule.set.clone(),
-            reason: format!("{} chose {}", rule.why(), rule.delegate),
+            name: rule.leads_to.delegate.clone(),
+            settings: rule.leads_to.set.clone(),
+            reason: format!("{} chose {}", rule.why("pod ", "node "), rule.leads_to.delegate),
         })
     }
 
     fn validate(config: &str, candidates: &[Candidate]) -> Vec<Problem> {
         let read = conf::parse(config).and_then(|config| rules::read(&conf::top(&config)?));
         match read {
-            Ok(rules) => rules.all().flat_map(|rule| rule.problems(candidates)).collect(),
+            Ok(rules) => rules.all().flat_map(|rule| rules::problems(rule, candidates)).collect(),
             Err(problem) => vec![problem],
         }
     }
@@ -49,15 +50,11 @@ impl DelegatePolicy for ByLabelDelegate {
 }
 
 fn no_match(request: &ChoiceRequest, pod: &[Pair]) -> Denial {
-    let seen = |labels: &[Pair]| match labels {
-        [] => "it has none".to_owned(),
-        labels => labels.iter().map(|label| format!("{}={}", label.key, label.value)).collect::<Vec<_>>().join(", "),
-    };
     Denial::Denied(format!(
         "no rule matches the labels of the pod ({}) and of the node {:?} ({}), and there is no \"default\" delegate",
-        seen(pod),
+        shown(pod),
         request.node.name,
-        seen(&request.node.labels)
+        shown(&request.node.labels)
     ))
 }
 

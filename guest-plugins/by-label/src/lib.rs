@@ -9,10 +9,11 @@
 //! The first rule whose labels the pod all has decides; `default` is for pods that match none, and without it they are
 //! denied.
 
+use weft_allocator::conf::{Object, object, problem};
 use weft_allocator::{answer, conf, ranges};
+use weft_labels::sets::{self, Sets};
+use weft_labels::{Rules, Wanted, shown};
 use weft_sdk::{Decision, Denial, Ledger, Pair, Policy, Problem, Request};
-
-mod rules;
 
 struct ByLabel;
 
@@ -20,15 +21,11 @@ impl Policy for ByLabel {
     fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial> {
         let config = conf::parse(&request.config).map_err(conf::invalid)?;
         let ipam = conf::top(&config).map_err(conf::invalid)?;
-        let rules = rules::read(&ipam).map_err(conf::invalid)?;
+        let rules = rules(&ipam).map_err(conf::invalid)?;
         let labels: &[Pair] = request.pod.as_ref().map_or(&[], |pod| &pod.labels);
-        let chosen = rules.choose(labels).ok_or_else(|| no_match(labels))?;
-        let find = |name: &String| {
-            let found = request.range_sets.iter().position(|set| set.name.as_ref() == Some(name));
-            found.ok_or_else(|| Denial::InvalidConfig(format!("there is no range set named {name:?}")))
-        };
-        let sets = chosen.sets.iter().map(find).collect::<Result<Vec<_>, _>>()?;
-        answer::decide(request, &ipam, &sets, ledger, &format!("{} chose {}: ", chosen.why, chosen.sets.join(", ")))
+        let rule = rules.choose(labels, &[]).ok_or_else(|| no_match(labels))?;
+        let why = format!("{} chose {}: ", rule.why("", ""), rule.leads_to.join(", "));
+        answer::decide(request, &ipam, &rule.places(request)?, ledger, &why)
     }
 
     fn validate(config: &str) -> Vec<Problem> {
@@ -40,9 +37,24 @@ impl Policy for ByLabel {
     }
 }
 
+/// The `rules` and `default` keys: which labels of the pod lead to which range sets.
+fn rules(ipam: &Object<'_>) -> Result<Rules<Sets>, Problem> {
+    let mut rules = Vec::new();
+    for (at, value) in ipam.list("rules")? {
+        let entry = object(value, at.clone())?;
+        let pod = Wanted::read(&entry, "matchLabels")?;
+        let pod = pod.ok_or_else(|| problem(at.clone(), format!("{at} has no matchLabels")))?;
+        rules.push(sets::rule(&entry, pod, Wanted::default())?);
+    }
+    let rules = Rules::new(rules, sets::default(ipam)?);
+    if rules.is_empty() {
+        return Err(problem("/rules", "by-label needs \"rules\" or a \"default\" set"));
+    }
+    Ok(rules)
+}
+
 fn no_match(labels: &[Pair]) -> Denial {
-    let seen: Vec<String> = labels.iter().map(|label| format!("{}={}", label.key, label.value)).collect();
-    let seen = if seen.is_empty() { "it has none".to_owned() } else { seen.join(", ") };
+    let seen = shown(labels);
     Denial::Denied(format!("no rule matches the labels of the pod ({seen}) and there is no \"default\" set"))
 }
 
@@ -59,7 +71,7 @@ fn check(config: &str) -> Result<Vec<Problem>, Problem> {
             Some(_) => {}
         }
     }
-    match rules::read(&ipam) {
+    match rules(&ipam) {
         Ok(rules) => problems.extend(rules.unknown_sets(&sets)),
         Err(problem) => problems.push(problem),
     }

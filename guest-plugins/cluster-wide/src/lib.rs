@@ -13,12 +13,14 @@
 //!
 //! Without `rules` and `default`, every range set gives one address. `exclude` is never handed out, not even on request.
 
+use weft_allocator::conf::{Object, object, problem};
 use weft_allocator::{answer, conf, ranges};
+use weft_labels::sets::{self, Sets};
+use weft_labels::{Rules, Wanted};
 use weft_sdk::spread::Spread;
-use weft_sdk::{Decision, Denial, Ledger, Policy, Problem, Request};
+use weft_sdk::{Decision, Denial, Ledger, Pair, Policy, Problem, Request};
 
 mod exclude;
-mod rules;
 
 struct ClusterWide;
 
@@ -27,8 +29,8 @@ impl Policy for ClusterWide {
         let config = conf::parse(&request.config).map_err(conf::invalid)?;
         let ipam = conf::top(&config).map_err(conf::invalid)?;
         let excluded = exclude::read(&ipam).map_err(conf::invalid)?;
-        let rules = rules::read(&ipam).map_err(conf::invalid)?;
-        let (sets, why) = rules.choose(request)?;
+        let rules = rules(&ipam).map_err(conf::invalid)?;
+        let (sets, why) = choose(&rules, request)?;
         let without = exclude::Without { ledger, excluded };
         answer::decide(request, &ipam, &sets, &Spread::new(&without, request, &sets), &why)
     }
@@ -42,11 +44,42 @@ impl Policy for ClusterWide {
     }
 }
 
+/// The `rules` and `default` keys: which labels of the node and of the pod lead to which range sets.
+fn rules(ipam: &Object<'_>) -> Result<Rules<Sets>, Problem> {
+    let mut rules = Vec::new();
+    for (at, value) in ipam.list("rules")? {
+        let entry = object(value, at.clone())?;
+        entry.only(&["matchNodeLabels", "matchLabels", "set", "sets"])?;
+        let labels = |key| Ok(Wanted::read(&entry, key)?.unwrap_or_default());
+        let (node, pod) = (labels("matchNodeLabels")?, labels("matchLabels")?);
+        if node.is_empty() && pod.is_empty() {
+            return Err(problem(at.clone(), format!("{at} needs \"matchNodeLabels\" or \"matchLabels\"")));
+        }
+        rules.push(sets::rule(&entry, pod, node)?);
+    }
+    Ok(Rules::new(rules, sets::default(ipam)?))
+}
+
+/// The places of the sets for a request, and what led to them. Without rules every set gives one address.
+fn choose(rules: &Rules<Sets>, request: &Request) -> Result<(Vec<usize>, String), Denial> {
+    if rules.is_empty() {
+        return Ok(((0..request.range_sets.len()).collect(), String::new()));
+    }
+    let pod: &[Pair] = request.pod.as_ref().map_or(&[], |pod| &pod.labels);
+    let rule = rules.choose(pod, &request.node.labels).ok_or_else(|| {
+        let node = &request.node.name;
+        let text =
+            format!("no rule matches the labels of node {node:?} and of the pod, and there is no \"default\" set");
+        Denial::Denied(text)
+    })?;
+    Ok((rule.places(request)?, format!("{} chose {}: ", rule.why("pod ", "node "), rule.leads_to.join(", "))))
+}
+
 fn check(config: &str) -> Result<Vec<Problem>, Problem> {
     let config = conf::parse(config)?;
     let ipam = conf::top(&config)?;
     let (sets, mut problems) = ranges::check(&ipam);
-    match rules::read(&ipam) {
+    match rules(&ipam) {
         Ok(rules) => problems.extend(rules.unknown_sets(&sets)),
         Err(problem) => problems.push(problem),
     }
