@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use weft_bench::call::{Target, Verb};
 
 use crate::storm::{Storm, one_line};
-use crate::strike::{Ended, run};
+use crate::strike::{Ended, Strike, run};
 use crate::tally::lock;
 
 /// Collects while the storm goes on.
@@ -26,7 +26,7 @@ pub(crate) fn work(storm: &Storm<'_>, seed: u64) -> Result<()> {
         let living = lock(&storm.living).clone();
         let left = std::mem::take(&mut *lock(&storm.abandoned));
         if random.bool() {
-            collect(storm, &living, Some(storm.tally.strike(Verb::Gc, &mut random)))?;
+            collect(storm, &living, Some(Strike::Kill(storm.tally.strike(Verb::Gc, &mut random))))?;
         }
         collect(storm, &living, None)?;
         for abandoned in &left {
@@ -42,7 +42,7 @@ pub(crate) fn work(storm: &Storm<'_>, seed: u64) -> Result<()> {
 ///
 /// # Errors
 /// When it cannot be called.
-pub(crate) fn collect(storm: &Storm<'_>, living: &BTreeSet<String>, strike: Option<Duration>) -> Result<()> {
+pub(crate) fn collect(storm: &Storm<'_>, living: &BTreeSet<String>, strike: Option<Strike>) -> Result<()> {
     // The container of a GC is none; the variables are there because some plugins insist.
     let target = Target { container: "gc".to_owned(), netns: PathBuf::new(), ifname: "eth0".to_owned() };
     let command = storm.subject.plugins.command(storm.network.kind.plugin(), Verb::Gc, &target);

@@ -1,5 +1,6 @@
-//! The crash storm: many processes do ADD, DEL, CHECK and GC on one network, each may be killed with SIGKILL at a random
-//! instant, and an oracle that shares nothing with what is tested watches.
+//! The crash storm: many processes do ADD, DEL, CHECK and GC on one network, each may be killed (SIGKILL) or stopped for a while
+//! (SIGSTOP, SIGCONT) at a random instant, and an oracle that shares nothing with what is tested watches. Some ADDs are orphans:
+//! their runtime was restarted, and its next life deletes or collects them while they are at work.
 //!
 //! What must hold, for any instant of any kill: no address is ever on two containers; what was added stays until it is
 //! deleted; every call that is let live succeeds; and in the end DEL, or GC, has the host as clean as before, with every
@@ -30,7 +31,7 @@ use crate::network::Kind;
 use crate::storm::Storm;
 use crate::subject::{Bug, Subject, Who};
 
-/// Kills CNI calls at random instants and watches what comes of it.
+/// Kills and stops CNI calls at random instants and watches what comes of it.
 #[derive(Debug, Parser)]
 #[command(name = "weft-storm", version)]
 struct Arguments {

@@ -6,7 +6,6 @@ use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use weft_bench::call::{Target, Verb, addresses};
@@ -16,7 +15,7 @@ use crate::clean::{Host, check, hand_out_pool};
 use crate::collector;
 use crate::network::{Kind, Network};
 use crate::oracle::{Oracle, Slot};
-use crate::strike::{Ended, run};
+use crate::strike::{Ended, Running, Strike, run};
 use crate::subject::Subject;
 use crate::tally::{Tally, lock};
 use crate::worker::Worker;
@@ -99,9 +98,13 @@ impl<'a> Storm<'a> {
         }
         hand_out_pool(self)?;
         check(self, &before, "after the pool was handed out")?;
-        for verb in [Verb::Add, Verb::Del] {
-            if !self.tally.enough() && self.tally.counted(&format!("{} killed", verb.name())) == 0 {
-                bail!("no {} was killed in {rounds} rounds: that is no storm", verb.name());
+        let mut needed = vec!["ADD killed", "DEL killed", "calls stopped"];
+        if self.subject.orphans {
+            needed.extend(["orphaned ADDs beside DEL", "orphaned ADDs beside GC"]);
+        }
+        for what in needed {
+            if !self.tally.enough() && self.tally.counted(what) == 0 {
+                bail!("{rounds} rounds without this: {what}; that is no storm");
             }
         }
         Ok(())
@@ -216,7 +219,7 @@ impl<'a> Storm<'a> {
         target: &Target,
         slot: &Slot,
         conf: &str,
-        strike: Option<Duration>,
+        strike: Option<Strike>,
     ) -> Result<Ended> {
         let command = self.subject.plugins.command(self.network.kind.plugin(), verb, target);
         let conf = self.network.conf_of(conf, &target.container)?;
@@ -226,6 +229,17 @@ impl<'a> Storm<'a> {
         })?;
         self.note(verb, &ended);
         Ok(ended)
+    }
+
+    /// An ADD of a runtime that will not wait for it.
+    pub(crate) fn start_add(&self, target: &Target, slot: &Slot) -> Result<Running> {
+        let command = self.subject.plugins.command(self.network.kind.plugin(), Verb::Add, target);
+        let own = self.network.conf();
+        let conf = self.network.conf_of(&own, &target.container)?;
+        Running::start(command, &conf, |start| {
+            let _guard = slot.hold();
+            start()
+        })
     }
 
     /// A call of the IPAM plugin of the network.

@@ -39,6 +39,9 @@ pub(crate) enum Bug {
     GcTakesAll,
     /// ADD fails where a killed one left something behind.
     NoRetry,
+    /// DEL does not look whether an ADD is at work: it frees the address that this one is about to put on a link. The fake is
+    /// always so; only with this bug it is stormed so.
+    NoLock,
 }
 
 /// The subject's binaries, found.
@@ -59,6 +62,8 @@ pub(crate) struct Subject {
     pub(crate) version: &'static str,
     /// Whether it does GC.
     pub(crate) collects: bool,
+    /// Whether it is stormed with DELs and GCs beside a running ADD.
+    pub(crate) orphans: bool,
     ledger: Ledger,
 }
 
@@ -139,6 +144,7 @@ impl Found {
                 plugins: Plugins { dir: self.binary.parent().context("no directory")?.to_owned(), env: Vec::new() },
                 version: "1.0.0",
                 collects: false,
+                orphans: false,
                 ledger: Ledger::Files(files),
             }),
             Who::Fake => {
@@ -149,7 +155,8 @@ impl Found {
                 fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
                 let env = vec![("FAKE_BUG".to_owned(), bug.unwrap_or_default())];
                 let plugins = Plugins { dir: bin, env };
-                Ok(Subject { label, plugins, version: "1.1.0", collects: true, ledger: Ledger::Files(files) })
+                let orphans = self.bug == Some(Bug::NoLock);
+                Ok(Subject { label, plugins, version: "1.1.0", collects: true, orphans, ledger: Ledger::Files(files) })
             }
             Who::Weft => {
                 let env = vec![("WEFT_STATE_DIR".to_owned(), state.display().to_string())];
@@ -159,6 +166,7 @@ impl Found {
                     plugins: Plugins { dir: bin, env },
                     version: "1.1.0",
                     collects: true,
+                    orphans: true,
                     ledger: Ledger::Database(state.join("weft.db")),
                 })
             }

@@ -1,19 +1,27 @@
 //! One of the storm's workers: it plays the runtime of one container after the other.
 
+use std::panic::resume_unwind;
 use std::sync::{Arc, PoisonError};
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use anyhow::Result;
 use weft_bench::call::{Target, Verb};
 
+use crate::collector;
 use crate::oracle::Slot;
 use crate::storm::{Abandoned, Storm, ips, one_line};
-use crate::strike::Ended;
+use crate::strike::{Ended, Strike};
 use crate::tally::lock;
 
 /// Attachments left for GC at most; with those that live they must fit the pool.
 const ABANDONED: usize = 16;
+
+/// The longest stop of a call, in milliseconds.
+const PAUSE: u64 = 100;
+
+/// The share of attachments whose runtime is restarted during their ADD.
+const ORPHANS: f64 = 0.15;
 
 /// Strikes that one DEL may get before it is let through.
 const STRIKES: usize = 3;
@@ -60,6 +68,9 @@ impl<'a> Worker<'a> {
 
     /// One container: ADD, perhaps CHECK, DEL, each perhaps killed.
     fn life(&mut self, target: &Target) -> Result<()> {
+        if self.storm.subject.orphans && self.random.f64() < ORPHANS {
+            return self.orphan(target);
+        }
         match self.add(target)? {
             Added::Yes(result) => self.live(target, &result)?,
             Added::Unknown => {
@@ -153,8 +164,91 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Half of the calls are struck.
-    fn strike(&mut self, verb: Verb) -> Option<Duration> {
-        self.random.bool().then(|| self.storm.tally.strike(verb, &mut self.random))
+    /// Half of the calls are struck: most of those are killed, the others stopped for a while.
+    fn strike(&mut self, verb: Verb) -> Option<Strike> {
+        if self.random.bool() {
+            return None;
+        }
+        let after = self.storm.tally.strike(verb, &mut self.random);
+        if self.random.f64() < 0.7 {
+            return Some(Strike::Kill(after));
+        }
+        self.storm.tally.count("calls stopped");
+        Some(Strike::Pause(after, self.pause()))
     }
+
+    /// How long something is stopped: many a call beside it ends meanwhile, and none loses its patience.
+    fn pause(&mut self) -> Duration {
+        Duration::from_millis(self.random.u64(1..=PAUSE))
+    }
+
+    /// A runtime that is restarted while its ADD is at work: nobody waits for that any more, and it is deleted, or collected,
+    /// wherever it is. Whichever is first, no address is left that the ledger does not know.
+    fn orphan(&mut self, target: &Target) -> Result<()> {
+        let by_gc = self.random.f64() < 0.3;
+        let after = self.storm.tally.strike(Verb::Add, &mut self.random);
+        let length = self.pause();
+        // Nobody holds off GC for it.
+        let mut add = self.storm.start_add(target, &self.slot)?;
+        let ended = thread::scope(|scope| {
+            let adding = scope.spawn(move || {
+                add.pause(after, length)?;
+                add.end()
+            });
+            sleep(after);
+            let removed = if by_gc { self.collect_beside() } else { self.delete_beside(target) };
+            let ended = adding.join().unwrap_or_else(|panic| resume_unwind(panic));
+            removed.and(ended)
+        })?;
+        let what = if by_gc { "orphaned ADDs beside GC" } else { "orphaned ADDs beside DEL" };
+        self.storm.tally.count(what);
+        let there = self.slot.addresses()?;
+        let container = &target.container;
+        match &ended {
+            Ended::Well(result, _) => {
+                if !there.is_empty() && there != ips(result)? {
+                    self.storm.tally.violation(format!("{container}, an orphan, was given {result} and has {there:?}"));
+                }
+                // It came after the DEL as a whole, or before it as a whole.
+                self.storm.tally.count(if there.is_empty() {
+                    "orphans removed after their ADD"
+                } else {
+                    "orphans that live"
+                });
+            }
+            // Told that it was deleted meanwhile: then it has left nothing.
+            Ended::Badly(text) if !by_gc && is_removed(text) => {
+                self.storm.tally.count("orphans that were told of their DEL");
+                if !there.is_empty() {
+                    self.storm.tally.violation(format!("{container} was deleted under its ADD and has {there:?}"));
+                }
+            }
+            other => self.storm.tally.violation(format!("the orphaned ADD of {container} ended so: {other:?}")),
+        }
+        self.let_go(target);
+        self.delete(target)?;
+        self.storm.must_be_bare(target, &self.slot)
+    }
+
+    /// The DEL of the runtime's next life; now and then it comes twice.
+    fn delete_beside(&mut self, target: &Target) -> Result<()> {
+        let again = usize::from(self.random.f64() < 0.3);
+        for _ in 0..=again {
+            let _gate = self.storm.gate.read().unwrap_or_else(PoisonError::into_inner);
+            self.storm.must(Verb::Del, target, &self.slot, &self.storm.network.conf())?;
+        }
+        Ok(())
+    }
+
+    fn collect_beside(&self) -> Result<()> {
+        let _gate = self.storm.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let living = lock(&self.storm.living).clone();
+        collector::collect(self.storm, &living, None)
+    }
+}
+
+/// Whether this is what an ADD says that was deleted while it was at work: try again (code 11).
+fn is_removed(document: &str) -> bool {
+    let code = |value: serde_json::Value| value.get("code").and_then(serde_json::Value::as_u64);
+    serde_json::from_str(document).ok().and_then(code) == Some(11)
 }

@@ -31,6 +31,7 @@ const BUGS: &[(&str, &str, &str)] = &[
     ("lose-on-kill", "ipam", "different addresses of 61 can be handed out"),
     ("gc-takes-all", "ptp", "and its netns has []"),
     ("no-retry", "ipam", "a killed ADD is in my way"),
+    ("no-lock", "ptp", "the orphaned ADD of"),
 ];
 
 fn main() -> ExitCode {
