@@ -25,7 +25,7 @@ const FLOORS: &[&[&str]] = &[
     &["conf"],
     &["delegate", "step", "commit"],
     &["policy", "ledger", "journal", "netlink", "facts", "agent"],
-    &["store", "keys"],
+    &["store", "keys", "exec"],
     &["plan", "cni"],
     &["background", "random", "addr", "text"],
 ];

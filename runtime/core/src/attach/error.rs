@@ -13,6 +13,7 @@ use crate::agent::AgentError;
 use crate::cni::{CniError, code};
 use crate::conf::ConfError;
 use crate::delegate::DelegateError;
+use crate::exec::ExecError;
 use crate::facts::FactsError;
 use crate::netlink::NetlinkError;
 use crate::policy::{Class, PolicyError};
@@ -254,23 +255,9 @@ pub enum AttachError {
         /// Why.
         reason: String,
     },
-    /// No such plugin. The reference library's text.
-    #[error("failed to find plugin {plugin:?} in path [{}]", paths(.path))]
-    PluginNotFound {
-        /// The type.
-        plugin: String,
-        /// CNI_PATH.
-        path: Vec<PathBuf>,
-    },
-    /// The plugin could not be run.
-    #[error("cannot run the CNI plugin {plugin:?}")]
-    PluginExec {
-        /// The type.
-        plugin: String,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    /// Another plugin could not be run, or did not end in time.
+    #[error(transparent)]
+    Plugin(ExecError),
     /// The plugin's answer is not JSON.
     #[error("CNI plugin {plugin:?} answered something that is not JSON")]
     PluginAnswer {
@@ -279,26 +266,6 @@ pub enum AttachError {
         /// Why.
         #[source]
         source: serde_json::Error,
-    },
-    /// The plugin did not end in time.
-    #[error(
-        "CNI plugin {plugin:?} did not end its {verb} within {seconds} seconds and was killed; try again, or repair it"
-    )]
-    PluginTimeout {
-        /// The type.
-        plugin: String,
-        /// What it was asked.
-        verb: String,
-        /// Its time.
-        seconds: f32,
-    },
-    /// The plugin's answer is far larger than any result.
-    #[error("CNI plugin {plugin:?} answered more than {limit} bytes and was killed")]
-    PluginTooLarge {
-        /// The type.
-        plugin: String,
-        /// The limit in bytes.
-        limit: u64,
     },
     /// Something of ours could not be written as JSON.
     #[error("cannot encode the journal entry")]
@@ -333,6 +300,15 @@ impl From<CniError> for AttachError {
     }
 }
 
+impl From<ExecError> for AttachError {
+    fn from(error: ExecError) -> Self {
+        match error {
+            ExecError::Said(error) => Self::Cni(error),
+            other => Self::Plugin(other),
+        }
+    }
+}
+
 // === impl AttachError ===
 
 impl AttachError {
@@ -341,6 +317,7 @@ impl AttachError {
     pub fn code(&self) -> u32 {
         match self {
             Self::Cni(error) => error.code,
+            Self::Plugin(error) => error.code(),
             Self::UnknownAttachment(_) | Self::NoClaim { .. } => code::UNKNOWN_CONTAINER,
             Self::Exists { .. } => code::INVALID_ENVIRONMENT,
             Self::Ledger(StoreError::Taken { .. })
@@ -350,12 +327,11 @@ impl AttachError {
             | Self::TakenInCluster { .. }
             | Self::Withdrawn
             | Self::AtWork { .. }
-            | Self::PluginTimeout { .. }
             | Self::Ledger(StoreError::Removed { .. })
             | Self::Op { source: NetlinkError::SharedBusy { .. }, .. }
             | Self::Denied { denial: Denial::TryAgain(_), .. } => code::TRY_AGAIN,
-            Self::LockFile { .. } | Self::Ledger(_) | Self::Facts(_) | Self::PluginExec { .. } => code::IO,
-            Self::PluginTooLarge { .. } | Self::PluginAnswer { .. } => code::DECODE,
+            Self::LockFile { .. } | Self::Ledger(_) | Self::Facts(_) => code::IO,
+            Self::PluginAnswer { .. } => code::DECODE,
             Self::Conf(error) => error.code(),
             Self::Agent(error) | Self::StockAgent(error) => error.code(),
             Self::UnknownDelegate(_)
@@ -370,8 +346,7 @@ impl AttachError {
             | Self::KeptInCluster { .. }
             | Self::ClaimNotOffered { .. }
             | Self::ClaimStatus { .. }
-            | Self::PrevResultMissing
-            | Self::PluginNotFound { .. } => code::INVALID_CONFIG,
+            | Self::PrevResultMissing => code::INVALID_CONFIG,
             Self::SameNetns => code::INVALID_NETNS,
             Self::NotReady { .. } => code::NOT_AVAILABLE,
             Self::Denied { denial: Denial::Denied(_), .. } => code::DENIED,
@@ -478,10 +453,6 @@ fn join(parts: &[String]) -> String {
 
 fn list(addresses: &[IpAddr]) -> String {
     addresses.iter().take(4).map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-fn paths(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ")
 }
 
 fn problems_text(problems: &[Problem]) -> String {

@@ -4,15 +4,32 @@
 //! The journal names the plugin and its configuration before its ADD runs, so DEL and GC find it whatever happens. Not
 //! here: `dhcp`, which weft asks its own agent for.
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::call::Call;
 use super::error::AttachError;
-use super::plugin::{self, Env, exec};
 use super::record::{self, ExternalCall};
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, Object};
+use crate::exec::{self, ExecCall, ExecError, Stderr};
 use crate::journal::{Entry, Record};
+
+/// STATUS is asked every few seconds, and holds up every ADD of some runtimes.
+const STATUS_LIMIT: Duration = Duration::from_secs(1);
+
+/// The environment of a call, for one attachment.
+pub(super) struct Env<'a> {
+    container_id: &'a str,
+    ifname: &'a str,
+    netns: &'a str,
+    args: &'a str,
+    path: &'a [PathBuf],
+    /// Time for any verb but STATUS.
+    limit: Duration,
+}
 
 /// ADD of a plugin: its result.
 pub(super) fn add(call: &Call, plugin: &str, conf: &Value) -> Result<CniResult, AttachError> {
@@ -66,7 +83,9 @@ pub(super) fn check_stored(call: &Call, entry: &Entry) -> Result<(), AttachError
 /// STATUS of an external plugin.
 pub(super) fn status(call: &Call, plugin: &str, conf: &Object) -> Result<(), AttachError> {
     match exec(plugin, "STATUS", &env(call), conf.as_value()) {
-        Err(error @ AttachError::PluginTimeout { .. }) => Err(AttachError::NotReady { reason: error.to_string() }),
+        Err(AttachError::Plugin(error @ ExecError::TimedOut { .. })) => {
+            Err(AttachError::NotReady { reason: error.to_string() })
+        }
         other => other.map(drop),
     }
 }
@@ -111,7 +130,7 @@ pub(super) fn delegate_conf(call: &Call) -> Result<(String, Value), AttachError>
 /// What the journal says before the plugin's ADD runs. A plugin that is not there has done nothing and can undo nothing: an
 /// entry for it would only keep DEL from succeeding.
 pub(super) fn intent(call: &Call, plugin: &str, conf: &Value) -> Result<Record, AttachError> {
-    plugin::find(plugin, &call.env.path)?;
+    exec::find(plugin, &call.env.path)?;
     let mut conf = conf.clone();
     if let Some(object) = conf.as_object_mut() {
         object.remove("prevResult");
@@ -146,5 +165,32 @@ pub(super) fn env(call: &Call) -> Env<'_> {
         args: &call.env.args,
         path: &call.env.path,
         limit: call.plugin_limit,
+    }
+}
+
+/// Runs a plugin. Its stderr is ours; its stdout is its answer.
+fn exec(plugin: &str, verb: &str, env: &Env<'_>, conf: &Value) -> Result<Vec<u8>, AttachError> {
+    Ok(exec::exec(&env.call((plugin, verb), conf.to_string().as_bytes()))?.stdout)
+}
+
+/// As `exec`, of a file, with the very bytes of the configuration.
+pub(super) fn exec_file(file: &Path, plugin: (&str, &str), env: &Env<'_>, conf: &[u8]) -> Result<Vec<u8>, AttachError> {
+    Ok(exec::exec_file(file, &env.call(plugin, conf))?.stdout)
+}
+
+impl Env<'_> {
+    fn call<'a>(&'a self, (plugin, verb): (&'a str, &'a str), stdin: &'a [u8]) -> ExecCall<'a> {
+        ExecCall {
+            plugin,
+            verb,
+            container_id: self.container_id,
+            ifname: self.ifname,
+            netns: self.netns,
+            args: self.args,
+            path: self.path,
+            stdin,
+            stderr: Stderr::Ours,
+            limit: if verb == "STATUS" { STATUS_LIMIT.min(self.limit) } else { self.limit },
+        }
     }
 }

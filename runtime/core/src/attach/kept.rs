@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use super::call::Call;
 use super::error::AttachError;
+use super::external;
 use super::node::{Context, Node};
-use super::{external, plugin};
 use crate::conf::{Network, Persona};
 use crate::store::{Key, Role};
 
@@ -24,7 +24,7 @@ pub(super) fn del(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Option<
         return Ok(None);
     }
     let name = call.persona.name();
-    match plugin::exec_file(&file, (name, "DEL"), &external::env(call), call.stdin.to_vec()) {
+    match external::exec_file(&file, (name, "DEL"), &external::env(call), &call.stdin) {
         Ok(_answer) => Ok(Some(Vec::new())),
         // What cannot be used made nothing, and DEL of that succeeds (invariant 4).
         Err(error) if !is_usable(node.context, call) => {

@@ -7,10 +7,11 @@ use weft_host_abi::types::{Denial, Problem};
 use super::call::Call;
 use super::error::AttachError;
 use super::node::{Context, Node};
-use super::{decide, foresee, ipam_keys, plugin, policies, steps};
+use super::{decide, foresee, ipam_keys, policies, steps};
 use crate::cni::{Environment, Verb};
 use crate::conf::{IpamKind, Network, Persona, SelectConf};
 use crate::delegate;
+use crate::exec;
 use crate::keys::did_you_mean;
 
 /// Problems of a configuration; empty when there is none.
@@ -130,7 +131,7 @@ pub(super) fn delegate_conf(network: &Network, cni_args: &[(String, String)]) ->
 fn missing_plugins(context: &Context, call: &Call, surroundings: &Surroundings) -> Problems {
     let mut problems = Vec::new();
     let mut look = |key: &str, kind: &str, known: Vec<String>| {
-        if surroundings.path.is_empty() || plugin::find(kind, &surroundings.path).is_ok() {
+        if surroundings.path.is_empty() || exec::find(kind, &surroundings.path).is_ok() {
             return;
         }
         let hint = match did_you_mean(kind, known.iter().map(String::as_str)) {

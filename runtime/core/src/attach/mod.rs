@@ -37,7 +37,6 @@ mod lint;
 mod liveness;
 mod lock;
 mod node;
-mod plugin;
 mod policies;
 mod preview;
 mod record;
@@ -54,6 +53,7 @@ mod takeover;
 mod teardown;
 mod trace;
 
+pub use crate::exec::ExecError;
 pub use add::add;
 pub use alive::{NetnsState, netns_state};
 pub use call::Call;

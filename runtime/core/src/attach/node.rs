@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::alive::{self, NetnsState};
 use super::error::AttachError;
-use super::plugin;
 use super::trace::Attempt;
 use crate::journal::Entry;
 use crate::netlink;
@@ -14,6 +13,10 @@ use crate::plan::Plan;
 use crate::policy::compiler::compile_with_weftctl;
 use crate::policy::{CompileAsk, CompileError, Evidence, PolicyRef, PolicyStore};
 use crate::store::NodeStore;
+
+/// Time of an external plugin. kubelet gives up on a sandbox after two minutes, in which there has to be room for the DEL that
+/// follows.
+const PLUGIN_LIMIT: Duration = Duration::from_secs(50);
 
 /// Compiles a component into the cache, or says why not or not yet.
 pub type Compile = Box<dyn Fn(&CompileAsk<'_>) -> Result<(), CompileError>>;
@@ -42,7 +45,7 @@ impl Context {
             state_dir,
             compile: Box::new(move |ask| compile_with_weftctl(&compile_into, ask)),
             plan_hook: Box::new(|_plan| ()),
-            plugin_limit: plugin::LIMIT,
+            plugin_limit: PLUGIN_LIMIT,
             short_lived: false,
         }
     }

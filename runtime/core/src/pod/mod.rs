@@ -15,7 +15,6 @@ mod check;
 mod del;
 mod device_info;
 mod error;
-mod exec;
 mod files;
 mod gc;
 mod network;

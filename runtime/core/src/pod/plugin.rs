@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::attachment::{PluginCall, PodAttachment};
-use super::exec::{ExecCall, exec};
 use super::versions;
 use crate::attach::{self, Call, Node};
 use crate::cni::{CniError, CniResult, Environment, Verb, Version, code};
 use crate::conf::Persona;
+use crate::exec::{self, ExecCall, ExecError, Stderr};
 use crate::facts::PodFacts;
 
 /// Whose attachments.
@@ -53,8 +53,8 @@ pub(super) fn settle_versions(
         let wanted = version(&attachment.version);
         let label = attachment.label.clone();
         for plugin in attachment.plugins.iter_mut().filter(|plugin| plugin.external) {
-            super::exec::find(&plugin.kind, &sandbox.path)
-                .map_err(|error| CniError::new(error.code, format!("network {label}: {}", error.msg)))?;
+            exec::find(&plugin.kind, &sandbox.path)
+                .map_err(|error| CniError::new(error.code(), format!("network {label}: {error}")))?;
             let spoken = versions::spoken(&node.context().state_dir, &plugin.kind, &sandbox.path, sandbox.limit());
             let agreed = versions::agreed(spoken.as_deref(), wanted);
             if agreed != wanted {
@@ -253,7 +253,7 @@ fn external(
 ) -> Result<Vec<u8>, CniError> {
     let about_one = matches!(verb, Verb::Add | Verb::Del | Verb::Check);
     let of_one = |text| if about_one { text } else { "" };
-    let answer = exec(&ExecCall {
+    let answer = exec::exec(&ExecCall {
         plugin: &plugin.kind,
         verb: verb.name(),
         container_id: of_one(sandbox.container_id.as_str()),
@@ -261,9 +261,11 @@ fn external(
         ifname: of_one(attachment.ifname.as_str()),
         args: of_one(attachment.args.as_str()),
         path: &sandbox.path,
-        stdin,
+        stdin: stdin.as_bytes(),
+        stderr: Stderr::Kept,
         limit: sandbox.limit(),
-    })?;
+    })
+    .map_err(ExecError::into_cni)?;
     for line in String::from_utf8_lossy(&answer.stderr).lines() {
         node.log(&format!("plugin {:?}: {line}", plugin.kind));
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::exec::{ExecCall, exec, find};
 use crate::cni::Version;
+use crate::exec::{ExecCall, Stderr, exec, find};
 
 /// What is remembered of a binary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +64,8 @@ fn ask(plugin: &str, path: &[PathBuf], limit: Duration) -> Option<Vec<String>> {
         ifname: "dummy",
         args: "",
         path,
-        stdin: &stdin,
+        stdin: stdin.as_bytes(),
+        stderr: Stderr::Kept,
         limit,
     };
     let answer = exec(&call).ok()?;

@@ -1,7 +1,8 @@
-//! Another vendor's plugin: exec'ed as a runtime execs it, never for longer than a limit.
+//! Another CNI plugin: exec'ed as a runtime execs it, never for longer than a limit.
 //!
-//! The plugin is a process group of its own, and all of it is killed at the limit. A program that leaves children behind
-//! with our pipes open does not keep us: what counts is that the plugin itself has ended.
+//! Invariant: a plugin ends within its time, or is killed with its whole process group; weft never waits longer, whatever the
+//! plugin does with its stdin and stdout. A program that leaves children behind with our pipes open does not keep us either: what
+//! counts is that the plugin itself has ended.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,50 +21,149 @@ use crate::cni::{CniError, code};
 /// How often a plugin that has closed nothing yet is looked at.
 const TICK: Duration = Duration::from_millis(20);
 
-/// More than any answer of a plugin.
-const ANSWER_LIMIT: usize = 8 << 20;
+/// No answer of a plugin is larger.
+const ANSWER_LIMIT: usize = 16 << 20;
 
 /// A call of a plugin.
 #[derive(Debug, Clone)]
-pub(super) struct ExecCall<'a> {
+pub(crate) struct ExecCall<'a> {
     /// The plugin's name.
-    pub(super) plugin: &'a str,
+    pub(crate) plugin: &'a str,
     /// `CNI_COMMAND`.
-    pub(super) verb: &'a str,
+    pub(crate) verb: &'a str,
     /// `CNI_CONTAINERID`.
-    pub(super) container_id: &'a str,
+    pub(crate) container_id: &'a str,
     /// `CNI_NETNS`.
-    pub(super) netns: &'a str,
+    pub(crate) netns: &'a str,
     /// `CNI_IFNAME`.
-    pub(super) ifname: &'a str,
+    pub(crate) ifname: &'a str,
     /// `CNI_ARGS`.
-    pub(super) args: &'a str,
+    pub(crate) args: &'a str,
     /// Directories of `CNI_PATH`.
-    pub(super) path: &'a [PathBuf],
+    pub(crate) path: &'a [PathBuf],
     /// Standard input.
-    pub(super) stdin: &'a str,
+    pub(crate) stdin: &'a [u8],
+    /// Where its stderr goes.
+    pub(crate) stderr: Stderr,
     /// How long it may take.
-    pub(super) limit: Duration,
+    pub(crate) limit: Duration,
+}
+
+/// Where a plugin's stderr goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stderr {
+    /// To ours, as it is written.
+    Ours,
+    /// Into the answer.
+    Kept,
 }
 
 /// What a plugin that succeeded said.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// Its document.
-    pub(super) stdout: Vec<u8>,
-    /// Lines for the log.
-    pub(super) stderr: Vec<u8>,
+    pub(crate) stdout: Vec<u8>,
+    /// Lines for the log; empty where they went to our stderr.
+    pub(crate) stderr: Vec<u8>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// No such plugin. The reference library's text.
+    #[error("failed to find plugin {plugin:?} in path [{}]", spaced(.path))]
+    NotFound {
+        /// Its name.
+        plugin: String,
+        /// CNI_PATH.
+        path: Vec<PathBuf>,
+    },
+    /// It could not be run, or talked to.
+    #[error("cannot run the CNI plugin {plugin:?}")]
+    Run {
+        /// Its name.
+        plugin: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It did not end in time.
+    #[error(
+        "CNI plugin {plugin:?} did not answer {verb} within {seconds} s and was killed; try again, or look at what it waits for"
+    )]
+    TimedOut {
+        /// Its name.
+        plugin: String,
+        /// What it was asked.
+        verb: String,
+        /// Its time.
+        seconds: f32,
+    },
+    /// It said far more than any result has.
+    #[error("CNI plugin {plugin:?} answered more than {limit} bytes and was killed")]
+    TooLarge {
+        /// Its name.
+        plugin: String,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// It failed, in its own words.
+    #[error("{}", .0.msg)]
+    Said(CniError),
+}
+
+/// How a conversation with a plugin ended.
+enum Ended {
+    With(ExitStatus),
+    Late,
+    TooLarge,
+}
+
+// === impl ExecError ===
+
+impl ExecError {
+    /// The CNI error code.
+    #[must_use]
+    pub fn code(&self) -> u32 {
+        match self {
+            Self::NotFound { .. } => code::INVALID_CONFIG,
+            Self::Run { .. } => code::IO,
+            Self::TimedOut { .. } => code::TRY_AGAIN,
+            Self::TooLarge { .. } => code::DECODE,
+            Self::Said(error) => error.code,
+        }
+    }
+
+    /// The error for the runtime.
+    pub(crate) fn into_cni(self) -> CniError {
+        match self {
+            Self::Said(error) => error,
+            Self::Run { ref source, .. } => CniError::new(self.code(), format!("{self}: {source}")),
+            _ => CniError::new(self.code(), self.to_string()),
+        }
+    }
+}
+
+fn spaced(path: &[PathBuf]) -> String {
+    path.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs a plugin.
 ///
 /// # Errors
-/// It is not there, cannot be run, takes too long (code 11), or says no (its own error).
-pub(super) fn exec(call: &ExecCall<'_>) -> Result<Answer, CniError> {
-    let binary = find(call.plugin, call.path)?;
-    let failed =
-        |error: io::Error| CniError::new(code::INTERNAL, format!("cannot run plugin {}: {error}", binary.display()));
-    let mut command = Command::new(&binary);
+/// It is not there, cannot be run, takes too long, says too much, or says no.
+pub(crate) fn exec(call: &ExecCall<'_>) -> Result<Answer, ExecError> {
+    exec_file(&find(call.plugin, call.path)?, call)
+}
+
+/// As `exec`, of a file that is not looked for.
+///
+/// # Errors
+/// As `exec`.
+pub(crate) fn exec_file(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, ExecError> {
+    let plugin = || call.plugin.to_owned();
+    let failed = |source: io::Error| ExecError::Run { plugin: plugin(), source };
+    let mut command = Command::new(binary);
     command
         .env("CNI_COMMAND", call.verb)
         .env("CNI_CONTAINERID", call.container_id)
@@ -73,27 +173,28 @@ pub(super) fn exec(call: &ExecCall<'_>) -> Result<Answer, CniError> {
         .env("CNI_PATH", std::env::join_paths(call.path).unwrap_or_default())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stderr(match call.stderr {
+            Stderr::Ours => Stdio::inherit(),
+            Stderr::Kept => Stdio::piped(),
+        })
         .process_group(0);
-    let mut child = spawn(&mut command).map_err(failed)?;
     let deadline = Instant::now() + call.limit;
+    let mut child = spawn(&mut command).map_err(failed)?;
     let mut answer = Answer::default();
-    let ended = talk(&mut child, call.stdin.as_bytes(), &mut answer, deadline);
+    let ended = talk(&mut child, call.stdin, &mut answer, deadline);
     let status = match ended {
-        Ok(Some(status)) => status,
-        Ok(None) => {
+        Ok(Ended::With(status)) => status,
+        unfinished => {
             kill(&mut child);
-            let msg = format!(
-                "plugin {:?} did not answer {} within {} s and was killed; try again, or look at what it waits for",
-                call.plugin,
-                call.verb,
-                call.limit.as_secs_f32()
-            );
-            return Err(CniError::new(code::TRY_AGAIN, msg));
-        }
-        Err(error) => {
-            kill(&mut child);
-            return Err(failed(error));
+            return Err(match unfinished {
+                Err(source) => failed(source),
+                Ok(Ended::TooLarge) => ExecError::TooLarge { plugin: plugin(), limit: ANSWER_LIMIT },
+                Ok(_) => ExecError::TimedOut {
+                    plugin: plugin(),
+                    verb: call.verb.to_owned(),
+                    seconds: call.limit.as_secs_f32(),
+                },
+            });
         }
     };
     if status.success() {
@@ -103,21 +204,17 @@ pub(super) fn exec(call: &ExecCall<'_>) -> Result<Answer, CniError> {
         Some(signal) => format!("plugin {:?}, signal {signal}", call.plugin),
         None => format!("plugin {:?}, exit status {}", call.plugin, status.code().unwrap_or_default()),
     };
-    Err(CniError::parse(&answer.stdout, &answer.stderr, &how))
+    Err(ExecError::Said(CniError::parse(&answer.stdout, &answer.stderr, &how)))
 }
 
 /// The first regular file of that name in the path.
 ///
 /// # Errors
-/// There is none; the text is the reference library's.
-pub(super) fn find(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, CniError> {
+/// There is none.
+pub(crate) fn find(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, ExecError> {
     let usable = !plugin.is_empty() && !plugin.contains('/') && plugin != "." && plugin != "..";
     let found = path.iter().map(|dir| dir.join(plugin)).find(|file| usable && Path::is_file(file));
-    found.ok_or_else(|| {
-        let dirs: Vec<String> = path.iter().map(|dir| dir.display().to_string()).collect();
-        let msg = format!("failed to find plugin {plugin:?} in path [{}]", dirs.join(" "));
-        CniError::new(code::INVALID_CONFIG, msg)
-    })
+    found.ok_or_else(|| ExecError::NotFound { plugin: plugin.to_owned(), path: path.to_vec() })
 }
 
 /// A binary that is being replaced cannot be executed for a moment ("text file busy"); the reference runtime waits too.
@@ -134,6 +231,7 @@ fn spawn(command: &mut Command) -> io::Result<Child> {
     command.spawn()
 }
 
+/// Kills a plugin and what it started.
 fn kill(child: &mut Child) {
     if let Ok(group) = i32::try_from(child.id()) {
         // It may have ended meanwhile; then there is nobody to kill.
@@ -142,8 +240,8 @@ fn kill(child: &mut Child) {
     child.wait().ok();
 }
 
-/// Feeds a plugin and collects what it says until it ends; `None` at the deadline.
-fn talk(child: &mut Child, stdin: &[u8], answer: &mut Answer, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+/// Feeds a plugin and collects what it says until it ends, or must be killed.
+fn talk(child: &mut Child, stdin: &[u8], answer: &mut Answer, deadline: Instant) -> io::Result<Ended> {
     let (mut input, mut output, mut errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let pipes = [input.as_ref().map(AsFd::as_fd), output.as_ref().map(AsFd::as_fd), errors.as_ref().map(AsFd::as_fd)];
     for fd in pipes.into_iter().flatten() {
@@ -160,7 +258,7 @@ fn talk(child: &mut Child, stdin: &[u8], answer: &mut Answer, deadline: Instant)
         }
         let now = Instant::now();
         if now >= deadline {
-            return Ok(None);
+            return Ok(Ended::Late);
         }
         wait_for(
             &[
@@ -184,10 +282,13 @@ fn talk(child: &mut Child, stdin: &[u8], answer: &mut Answer, deadline: Instant)
         if drain(errors.as_mut(), &mut answer.stderr)? {
             errors = None;
         }
+        if too_large(answer) {
+            return Ok(Ended::TooLarge);
+        }
         if let Some(status) = child.try_wait()? {
             drain(output.as_mut(), &mut answer.stdout)?;
             drain(errors.as_mut(), &mut answer.stderr)?;
-            return Ok(Some(status));
+            return Ok(if too_large(answer) { Ended::TooLarge } else { Ended::With(status) });
         }
     }
 }
@@ -216,14 +317,19 @@ fn drain(pipe: Option<&mut impl Read>, into: &mut Vec<u8>) -> io::Result<bool> {
             Err(error) if is_passing(&error) => return Ok(false),
             Err(error) => return Err(error),
         }
+        // One that says more than any plugin should would keep us here.
         if into.len() > ANSWER_LIMIT {
-            return Err(io::Error::other("it says more than any plugin should"));
+            return Ok(false);
         }
     }
 }
 
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+fn too_large(answer: &Answer) -> bool {
+    answer.stdout.len() > ANSWER_LIMIT || answer.stderr.len() > ANSWER_LIMIT
 }
 
 #[cfg(test)]
@@ -233,7 +339,7 @@ mod tests {
 
     use super::*;
 
-    fn run(script: &str, stdin: &str, limit: Duration) -> Result<Answer, CniError> {
+    fn run(script: &str, stdin: &str, limit: Duration) -> Result<Answer, ExecError> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("plugin");
         fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -247,7 +353,8 @@ mod tests {
             ifname: "eth0",
             args: "A=b",
             path: &path,
-            stdin,
+            stdin: stdin.as_bytes(),
+            stderr: Stderr::Kept,
             limit,
         })
     }
@@ -269,8 +376,9 @@ mod tests {
         let mark = dir.path().join("mark");
         let script = format!("(sleep 1; touch {}) & sleep 600", mark.display());
         let error = run(&script, "{}", Duration::from_millis(300)).unwrap_err();
-        assert_eq!(error.code, 11);
-        assert!(error.msg.starts_with("plugin \"plugin\" did not answer ADD within 0.3 s"), "{}", error.msg);
+        assert_eq!(error.code(), 11);
+        let text = error.to_string();
+        assert!(text.starts_with("CNI plugin \"plugin\" did not answer ADD within 0.3 s and was killed"), "{text}");
         std::thread::sleep(Duration::from_millis(1500));
         assert!(!mark.exists(), "its child lived on");
     }
@@ -283,11 +391,20 @@ mod tests {
 
     #[test]
     fn errors_are_those_of_the_plugin() {
-        let own = run(r#"echo '{"code": 50, "msg": "no", "details": "d"}'; exit 1"#, "{}", LONG).unwrap_err();
+        let own =
+            run(r#"echo '{"code": 50, "msg": "no", "details": "d"}'; exit 1"#, "{}", LONG).unwrap_err().into_cni();
         assert_eq!(own, CniError::new(50, "no").with_details("d"));
-        let silent = run("echo boom >&2; exit 3", "{}", LONG).unwrap_err();
+        let silent = run("echo boom >&2; exit 3", "{}", LONG).unwrap_err().into_cni();
         assert_eq!(silent.msg, "netplugin failed: \"boom\\n\": plugin \"plugin\", exit status 3");
         let missing = find("calico", &["/nowhere".into(), "/elsewhere".into()]).unwrap_err();
-        assert_eq!(missing.msg, "failed to find plugin \"calico\" in path [/nowhere /elsewhere]");
+        assert_eq!(missing.to_string(), "failed to find plugin \"calico\" in path [/nowhere /elsewhere]");
+        assert_eq!(missing.code(), 7);
+    }
+
+    #[test]
+    fn a_plugin_that_says_without_end_is_killed() {
+        let error = run("yes", "{}", LONG).unwrap_err();
+        assert!(matches!(error, ExecError::TooLarge { .. }), "{error}");
+        assert_eq!(error.code(), 6);
     }
 }
