@@ -7,7 +7,7 @@ use weft_core::agent::policy::PolicyState;
 
 use crate::cluster::Cluster;
 use crate::health::Health;
-use crate::keep::Keeper;
+use crate::keep::{Filters, Keeper};
 use crate::policies::Policies;
 use crate::probes::{Kind, Metrics};
 use crate::status::Statuses;
@@ -21,6 +21,7 @@ pub(crate) struct Sources {
     pub(crate) policies: Option<Rc<Policies>>,
     pub(crate) sweep: Option<Rc<Sweep>>,
     pub(crate) keeper: Rc<Keeper>,
+    pub(crate) filters: Rc<Filters>,
     pub(crate) counters: Rc<counters::Totals>,
 }
 
@@ -70,9 +71,7 @@ impl Sources {
                 metrics.add("weft_policy_digest_info", Kind::Gauge, help, &labels, 1.0);
             }
         }
-        let kept = self.keeper.kept();
-        let help = "Files put back that another program had changed.";
-        metrics.add("weft_files_restored_total", Kind::Counter, help, &[], large(kept.restored));
+        self.kept_in_place(&mut metrics);
         for ((verb, network, code), count) in self.counters.requests() {
             let labels = [("verb", verb.as_str()), ("network", network.as_str()), ("code", code.as_str())];
             let help = "CNI calls by their outcome; code 0 is success.";
@@ -84,6 +83,20 @@ impl Sources {
             metrics.add("weft_cni_duration_seconds_count", Kind::Counter, "CNI calls.", &labels, large(count));
         }
         metrics
+    }
+
+    /// Files, and the packet filter.
+    fn kept_in_place(&self, metrics: &mut Metrics) {
+        let kept = self.keeper.kept();
+        let help = "Files put back that another program had changed.";
+        metrics.add("weft_files_restored_total", Kind::Counter, help, &[], large(kept.restored));
+        let filters = self.filters.kept();
+        let help = "Looks at the packet filter of living attachments.";
+        metrics.add("weft_filter_looks_total", Kind::Counter, help, &[], large(filters.looks));
+        let help = "Attachments whose part of the packet filter was put back after somebody had removed it.";
+        metrics.add("weft_filters_restored_total", Kind::Counter, help, &[], large(filters.restored));
+        let help = "Attachments whose part of the packet filter could not be looked at or put back at the last look.";
+        metrics.add("weft_filters_broken", Kind::Gauge, help, &[], number(filters.broken));
     }
 }
 

@@ -46,7 +46,7 @@ use self::dhcp::{LeaseStore, Leases};
 use self::events::Events;
 use self::gauges::Sources;
 use self::health::{Health, HealthHandler};
-use self::keep::Keeper;
+use self::keep::{Filters, Keeper};
 pub use self::log::Log;
 use self::pod::Pods;
 use self::policies::Policies;
@@ -168,13 +168,15 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
     };
     services = services.with(Rc::new(HealthHandler { health: Rc::clone(&health), node }));
     let keeper = Keeper::start(state, Rc::clone(&health), events, log);
+    let filters = Filters::start(state, log);
     let sweep = options
         .sweep
         .clone()
         .map(|sweep| Sweep::start(sweep, state, options.host_prefix.clone(), cluster.clone(), log));
     let counters = collect_counters(state, log);
     if let Some(address) = &options.probes {
-        let sources = Sources { health: Rc::clone(&health), cluster, statuses, policies, sweep, keeper, counters };
+        let sources =
+            Sources { health: Rc::clone(&health), cluster, statuses, policies, sweep, keeper, filters, counters };
         let probes = Probes { health, metrics: Rc::new(move || sources.collect()) };
         probes::start(address, Rc::new(probes), log).await?;
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
-use weft_core::attach::{NetnsState, Traces, netns_state};
+use weft_core::attach::{NetnsState, netns_state, plans, traces};
 use weft_core::journal::Entry;
 use weft_core::ledger::{ClaimFilter, Pool};
 use weft_core::plan::{Op, Plan};
@@ -55,7 +55,7 @@ struct Row {
 
 impl Row {
     fn read(entry: &Entry) -> anyhow::Result<Self> {
-        let plans = plans(entry)?;
+        let plans: Vec<Plan> = plans(entry)?.into_iter().map(|(_netns, plan)| plan).collect();
         let mut addresses: Vec<IpAddr> = entry.claims.iter().map(|(_scope, address)| *address).collect();
         if addresses.is_empty() {
             addresses.extend(plans.iter().flat_map(|plan| &plan.result.ips).map(|ip| ip.address.addr()));
@@ -66,7 +66,7 @@ impl Row {
         });
         let mut ports: Vec<String> = ports.collect();
         ports.dedup();
-        let traces = Traces::parse(&entry.record.trace)?;
+        let traces = traces(entry)?;
         let pod =
             traces.decision.and_then(|trace| trace.request.pod).map(|pod| format!("{}/{}", pod.namespace, pod.name));
         Ok(Self {
@@ -103,22 +103,6 @@ impl Row {
     fn name(&self) -> String {
         self.pod.clone().unwrap_or_else(|| self.attachment.container_id.chars().take(12).collect())
     }
-}
-
-/// The plans of an entry; chained steps have several.
-fn plans(entry: &Entry) -> anyhow::Result<Vec<Plan>> {
-    let text = &entry.record.plan;
-    let of_whom = || format!("the journal entry of container {} is damaged", entry.key.attachment.container_id);
-    if text.is_empty() {
-        return Ok(Vec::new());
-    }
-    if entry.key.role != Role::Steps {
-        return Ok(vec![serde_json::from_str(text).map_err(|error| anyhow::Error::new(error).context(of_whom()))?]);
-    }
-    let calls: Vec<serde_json::Value> =
-        serde_json::from_str(text).map_err(|error| anyhow::Error::new(error).context(of_whom()))?;
-    let plans = calls.into_iter().map(|mut call| serde_json::from_value(call["plan"].take()));
-    plans.collect::<Result<_, _>>().map_err(|error| anyhow::Error::new(error).context(of_whom()))
 }
 
 fn rows(state: &Path, network: Option<&str>) -> anyhow::Result<Vec<Row>> {

@@ -8,8 +8,6 @@ use anyhow::bail;
 use clap::Args;
 use serde_json::json;
 use weft_core::attach::{self, Call, Context, NetnsState, Node, netns_state};
-use weft_core::cni::{Environment, Verb};
-use weft_core::conf::Persona;
 use weft_core::journal::Entry;
 use weft_core::store::NodeStore;
 use weft_host_abi::types::Attachment;
@@ -113,16 +111,6 @@ fn remove(attachments: BTreeSet<Attachment>, dry_run: bool, state: &Path, output
 }
 
 fn del(node: &mut Node<'_>, context: &Context, attachment: &Attachment) -> anyhow::Result<()> {
-    let env = Environment {
-        verb: Verb::Del,
-        container_id: attachment.container_id.clone(),
-        netns: String::new(),
-        ifname: attachment.ifname.clone(),
-        args: String::new(),
-        path: Vec::new(),
-        netns_override: true,
-    };
-    let conf = json!({ "cniVersion": "1.0.0", "name": attachment.network, "type": "weft" });
-    let call = Call::read(context, Persona::Weft, env, conf.to_string().as_bytes())?;
+    let call = Call::del_of(context, attachment, Vec::new())?;
     attach::del(node, &call).map_err(|error| anyhow::anyhow!("{}", error.chain()))
 }

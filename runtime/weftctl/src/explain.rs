@@ -9,7 +9,6 @@ use clap::Args;
 use serde_json::json;
 use weft_core::attach::{self, ChoiceTrace, Failure, Traces};
 use weft_core::journal::Entry;
-use weft_core::plan::Plan;
 use weft_core::policy::{LogLevel, LogLine};
 use weft_core::store::{NodeStore, Role};
 
@@ -41,7 +40,7 @@ pub(crate) fn run(args: &ExplainArgs, state: &Path, output: Output) -> anyhow::R
         documents.push(json!({ "pod": pod.record, "containerID": pod.container_id }));
     }
     for entry in entries.iter().filter(|entry| entry.key.role != Role::Pod) {
-        let traces = Traces::parse(&entry.record.trace).context("the decision trace is damaged");
+        let traces = attach::traces(entry).context("the decision trace is damaged");
         // A damaged trace of another attachment hides nothing. Where no policy was asked, the pod's own entry says whose it is.
         let container = &entry.key.attachment.container_id;
         let pod = traces.as_ref().ok().and_then(pod_of).or_else(|| pods.name_of(container));
@@ -149,13 +148,8 @@ fn document(entry: &Entry, traces: &Traces) -> serde_json::Value {
 
 fn describe(entry: &Entry, traces: &Traces) -> anyhow::Result<Vec<String>> {
     let attachment = &entry.key.attachment;
-    let plan: Plan = match entry.record.plan.as_str() {
-        // What chained steps did is a list, and there is no lease in it.
-        "" => Plan::default(),
-        _ if entry.key.role == Role::Steps => Plan::default(),
-        text => serde_json::from_str(text)
-            .with_context(|| format!("the plan of container {} in the journal is damaged", attachment.container_id))?,
-    };
+    // What chained steps did comes without a lease.
+    let (_netns, plan) = attach::plans(entry)?.into_iter().next().unwrap_or_default();
     let mut addresses = entry.claims.iter().map(|(_, address)| address.to_string()).collect::<Vec<_>>();
     if plan.lease.is_some() {
         addresses.extend(plan.result.ips.iter().map(|ip| ip.address.to_string()));

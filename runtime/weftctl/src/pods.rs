@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
-use weft_core::attach::Traces;
+use weft_core::attach;
 use weft_core::journal::Entry;
 use weft_core::pod::{PluginCall, PodAttachment, PodRecord, Progress};
 use weft_core::store::{NodeStore, Role};
@@ -112,7 +112,7 @@ impl Row {
             ifname: attachment.ifname.clone(),
         };
         let own = entries.iter().find(|entry| entry.key.role != Role::Pod && entry.key.attachment == key);
-        let traces = own.map(|entry| Traces::parse(&entry.record.trace)).transpose();
+        let traces = own.map(attach::traces).transpose();
         let traces = traces.with_context(|| format!("the decision trace of container {container_id} is damaged"))?;
         let policies = traces.map(|traces| {
             let names = [traces.choice.map(|choice| choice.policy), traces.decision.map(|decision| decision.policy)];

@@ -44,6 +44,14 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Whether it has not ended by itself.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait().context("wait for a daemon")?.is_none())
+    }
+
     /// What it said so far.
     #[must_use]
     pub fn log(&self) -> String {

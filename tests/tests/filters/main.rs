@@ -1,5 +1,6 @@
 //! portmap and firewall as whole programs: chained and in one process, with firewalld, and that no program is ever started.
 
+mod agent;
 mod state;
 
 use std::fs;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     suite.test("two_dels_take_the_guard", &needs, state::two_dels_take_the_guard);
     suite.test("add_beside_the_last_del", &faults, state::add_beside_the_last_del);
     suite.test("flushed_and_repaired", &needs, state::flushed_and_repaired);
+    suite.test("agent_puts_back_after_a_flush", &with(Need::Tool("sqlite3")), agent::agent_puts_back_after_a_flush);
     suite.test("a_dead_holder_gives_way", &needs, state::a_dead_holder_gives_way);
     suite.test("stock_ports_are_refused", &with(Need::Reference), state::stock_ports_are_refused);
     suite.test("firewall_reads_its_own_part", &faults, state::firewall_reads_its_own_part);

@@ -4,7 +4,10 @@
 //! Invariants: a file is put back whole, by one rename; a file that is changed again and again is put back five times in a
 //! minute and then left for a while, for two installers that fight help nobody: the node is not ready meanwhile, and an event
 //! names the remedy.
+//!
+//! `filters` keeps the packet filter of living attachments in place.
 
+mod filters;
 mod manifest;
 
 use std::collections::BTreeMap;
@@ -18,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::sleep;
 use weft_core::agent::status::{Event, EventKind};
 
+pub(crate) use self::filters::Filters;
 pub use self::manifest::{FileKind, KeptFile, Manifest, write_whole};
 use crate::Log;
 use crate::events::{Events, Subject};

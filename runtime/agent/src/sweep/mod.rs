@@ -17,12 +17,10 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use weft_core::attach::{self, Call, Context, Node};
-use weft_core::cni::{Environment, Verb};
-use weft_core::conf::Persona;
 use weft_core::journal::Entry;
 use weft_core::netlink;
 use weft_core::pod::remove_pod;
@@ -83,7 +81,6 @@ struct Found {
     attachment: Attachment,
     /// It is the entry of a whole pod.
     is_pod: bool,
-    netns: String,
     has_netns: Option<bool>,
     pod: Option<PodName>,
     age: Duration,
@@ -219,7 +216,6 @@ fn entries(state: &Path, prefix: Option<&Path>) -> Result<Vec<Found>, String> {
             is_pod,
             age: Duration::from_secs(now.saturating_sub(entry.created)),
             attachment,
-            netns,
         });
     }
     Ok(found)
@@ -258,7 +254,6 @@ fn named(pod: &Value) -> Option<PodName> {
 
 /// What the runtime's DEL would do. Runs on a thread.
 fn delete(state: &Path, entry: &Found) -> Result<(), String> {
-    let Attachment { network, container_id, ifname } = &entry.attachment;
     let context = Context::new(state.to_owned());
     let mut node = Node::new(&context);
     if entry.is_pod {
@@ -266,16 +261,7 @@ fn delete(state: &Path, entry: &Found) -> Result<(), String> {
         let known = node.store().map_err(|error| error.to_string())?.entry(&key).map_err(|error| error.to_string())?;
         return known.map_or(Ok(()), |known| remove_pod(&mut node, &known).map_err(|error| error.to_string()));
     }
-    let conf = json!({"cniVersion": "1.1.0", "name": network, "type": "weft"}).to_string();
-    let env = Environment {
-        verb: Verb::Del,
-        container_id: container_id.clone(),
-        netns: entry.netns.clone(),
-        ifname: ifname.clone(),
-        args: String::new(),
-        path: vec![PathBuf::from(PLUGINS)],
-        netns_override: false,
-    };
-    let call = Call::read(&context, Persona::Weft, env, conf.as_bytes()).map_err(|error| error.to_string())?;
+    let call = Call::del_of(&context, &entry.attachment, vec![PathBuf::from(PLUGINS)]);
+    let call = call.map_err(|error| error.to_string())?;
     attach::del(&mut node, &call).map_err(|error| error.to_string())
 }

@@ -1,9 +1,11 @@
 //! One CNI call, read: the environment and the configuration. It never changes; where a policy picks the delegate, a new one
 //! takes its place.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde_json::json;
 
 use super::error::AttachError;
 use super::node::Context;
@@ -65,6 +67,25 @@ impl Call {
         }
         let plugin_limit = context.plugin_limit;
         Ok(Self { persona, env, pairs, stdin: stdin.into(), conf, network, choice: None, facts: None, plugin_limit })
+    }
+
+    /// The DEL of an attachment where no runtime calls: by hand, of an abandoned one, of one that was deleted under other work.
+    /// The journal says the rest. `path` is where external plugins may be besides where their ADD found them.
+    ///
+    /// # Errors
+    /// The network has a name that no configuration can have.
+    pub fn del_of(context: &Context, attachment: &Attachment, path: Vec<PathBuf>) -> Result<Self, AttachError> {
+        let conf = json!({ "cniVersion": Version::CURRENT.to_string(), "name": attachment.network, "type": "weft" });
+        let env = Environment {
+            verb: Verb::Del,
+            container_id: attachment.container_id.clone(),
+            netns: String::new(),
+            ifname: attachment.ifname.clone(),
+            args: String::new(),
+            path,
+            netns_override: true,
+        };
+        Self::read(context, Persona::Weft, env, conf.to_string().as_bytes())
     }
 
     /// The same call with what the API server says about its pod. Labels in `CNI_ARGS` and in the configuration then do not

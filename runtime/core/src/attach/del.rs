@@ -7,7 +7,7 @@ use super::call::Call;
 use super::error::{AttachError, in_full};
 use super::lock::Lock;
 use super::node::{Context, Node};
-use super::{chained, external, kept, lease, remove, teardown};
+use super::{chained, external, kept, lease, liveness, remove};
 use crate::conf::{Network, Object};
 use crate::delegate;
 use crate::netlink::Executor;
@@ -102,7 +102,7 @@ fn unknown(call: &Call) -> Result<Vec<String>, AttachError> {
         }
         return Ok(Vec::new());
     };
-    let Some(path) = teardown::container(&call.env.netns, None)? else { return Ok(Vec::new()) };
+    let Some(path) = liveness::living_netns(&call.env.netns, None)? else { return Ok(Vec::new()) };
     let mut executor = Executor::open(Some(path))?;
     if executor.same_netns()? {
         return Ok(Vec::new());

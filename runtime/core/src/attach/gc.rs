@@ -8,7 +8,7 @@ use super::call::{Call, LOOPBACK};
 use super::error::AttachError;
 use super::lock::RemovalLocks;
 use super::node::Node;
-use super::{chained, external, remove};
+use super::{chained, external, record, remove};
 use crate::journal::Entry;
 use crate::netlink::Executor;
 use crate::plan::Plan;
@@ -89,7 +89,7 @@ fn named(entry: &Entry, left: Vec<String>) -> impl Iterator<Item = String> {
 /// DHCP server gets its release. Each entry's own teardown then finds its link gone, or says why not.
 fn delete_links(entries: &[Entry]) {
     let alone = entries.iter().filter(|entry| entry.record.externals.is_empty());
-    let plans = alone.filter_map(|entry| serde_json::from_str(&entry.record.plan).ok());
+    let plans = alone.filter_map(|entry| record::plan(entry).ok().flatten());
     // A lease is given back through the link.
     let plans: Vec<Plan> = plans.filter(|plan: &Plan| plan.lease.is_none()).collect();
     if plans.len() > 1

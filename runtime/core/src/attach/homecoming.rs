@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::error::AttachError;
 use super::node::Node;
-use super::{record, teardown};
+use super::{liveness, record};
 use crate::netlink::Executor;
 use crate::plan::{Op, Plan};
 
@@ -19,7 +19,7 @@ pub(super) fn restore_device(node: &mut Node<'_>, name: &str) -> Result<bool, At
         // A damaged entry is for its own DEL to report.
         let Ok(Some(plan)) = record::plan(&entry) else { continue };
         let ops: Vec<Op> = plan.ops.iter().filter(is_it).cloned().collect();
-        let lives = teardown::container(&entry.record.netns, plan.container.as_deref()).map(|path| path.is_some());
+        let lives = liveness::living_netns(&entry.record.netns, plan.container.as_deref()).map(|path| path.is_some());
         if ops.is_empty() || lives.unwrap_or(true) {
             continue;
         }

@@ -1,7 +1,7 @@
 //! Who works on an attachment: one lock per journal key (rules `add_lock` and `del_mark` of DESIGN section 7).
 //!
 //! An ADD holds the lock alone, from its first step until its links are up or undone. Removers (DEL, GC) share it among
-//! themselves and never wait: one that finds an ADD at work leaves a removal mark.
+//! themselves and never wait: one that finds an ADD at work leaves a removal mark. A repair holds it alone, as an ADD does.
 //!
 //! The locks are byte ranges of one file, `locks` in the state directory, of the kind that belongs to an open file
 //! ([open file description locks](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html)): the kernel drops a lock however
@@ -70,6 +70,17 @@ impl Lock {
             sleep(step);
             step = (step * 2).min(LAST_STEP);
         }
+    }
+
+    /// The lock of a repair, which has the attachment to itself as an ADD has; `None` where others are at work, which leave it
+    /// whole or gone.
+    ///
+    /// # Errors
+    /// The file cannot be used.
+    pub(super) fn for_repair(state_dir: &Path, key: &Key) -> Result<Option<Self>, AttachError> {
+        let locks = RemovalLocks::open(state_dir)?;
+        let locked = lock(&locks.file, key, libc::F_WRLCK).map_err(|source| unusable(&locks.path, source))?;
+        Ok(locked.then_some(Self { _file: locks.file }))
     }
 
     /// The lock of a remover; `None` where an ADD is at work.
@@ -172,12 +183,17 @@ mod tests {
         let (one, other) = (key("c", "eth0", Role::Attachment), key("c", "eth0", Role::Ipam));
         let add = Lock::for_add(&state, &one).unwrap();
         assert!(Lock::for_removal(&state, &one).unwrap().is_none());
+        assert!(Lock::for_repair(&state, &one).unwrap().is_none());
         // An external delegate's ADD calls weft back for addresses, under the same names.
         drop(Lock::for_add(&state, &other).unwrap());
         drop(add);
         let removers = [Lock::for_removal(&state, &one).unwrap(), Lock::for_removal(&state, &one).unwrap()];
         assert!(removers.iter().all(Option::is_some));
+        assert!(Lock::for_repair(&state, &one).unwrap().is_none());
         drop(removers);
+        let repair = Lock::for_repair(&state, &one).unwrap().unwrap();
+        assert!(Lock::for_removal(&state, &one).unwrap().is_none());
+        drop(repair);
         drop(Lock::for_add(&state, &one).unwrap());
         let left: Vec<_> = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["locks"], "no file per attachment");

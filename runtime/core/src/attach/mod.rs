@@ -9,7 +9,6 @@
 //! Not here: environment, stdin and stdout (`command`), several attachments of a pod (`pod`).
 
 mod add;
-mod alive;
 mod call;
 mod chain;
 mod chained;
@@ -55,7 +54,6 @@ mod trace;
 
 pub use crate::exec::ExecError;
 pub use add::add;
-pub use alive::{NetnsState, netns_state};
 pub use call::Call;
 pub use check::check;
 pub use del::del;
@@ -64,11 +62,12 @@ pub use failures::{Failure, failures};
 pub use gc::gc;
 pub use kept::KEPT_SUFFIX;
 pub use lint::{Problems, Surroundings, check_conf};
+pub use liveness::{NetnsState, netns_state};
 pub use lock::Lock;
 pub use node::{Compile, Context, Node, no_attachments};
 pub use policies::limits;
 pub use preview::{Preview, preview};
-pub use record::ExternalCall;
+pub use record::{ExternalCall, check_texts, plans, traces};
 pub use repair::{LostFilters, Repair, lost_filters, repair};
 pub use status::status;
 pub use trace::{Asked, Attempt, ChoiceTrace, Fallback, Trace, Traces};

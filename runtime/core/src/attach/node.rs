@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use super::alive::{self, NetnsState};
 use super::error::AttachError;
+use super::liveness::{self, NetnsState};
 use super::trace::Attempt;
 use crate::journal::Entry;
 use crate::netlink;
@@ -153,7 +153,7 @@ impl<'a> Node<'a> {
 /// Whether an entry of another boot has its namespace: then the boot id changed and not the kernel (a state directory that two
 /// containers share, a `/proc` of another make).
 fn is_there(entry: &Entry) -> bool {
-    alive::netns_state(entry) == NetnsState::There
+    liveness::netns_state(entry) == NetnsState::There
 }
 
 /// Asked before a new store is made: a node that has attachments had a store that knew of them.

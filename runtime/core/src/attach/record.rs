@@ -1,17 +1,21 @@
-//! What the journal's texts say: the plan of an attachment, calls of external plugins, chained steps.
+//! What the journal's texts say: the plan of an attachment, calls of external plugins, chained steps, decisions. Only here are they
+//! read.
 //!
 //! Invariant: a text that cannot be read is an error that names the attachment, never an empty list: DEL would release an
 //! address without telling the plugin that has it.
 
 use std::path::PathBuf;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weft_host_abi::types::Attachment;
 
 use super::error::AttachError;
+use super::trace::Traces;
 use crate::journal::{Entry, Record};
 use crate::plan::Plan;
+use crate::store::Role;
 
 /// A call of another plugin.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,25 +43,66 @@ pub(super) struct Chained {
     pub(super) plan: Plan,
 }
 
+/// The plans of an entry, each with the netns path of its ADD; chained steps have several.
+///
+/// # Errors
+/// The entry is damaged.
+pub fn plans(entry: &Entry) -> Result<Vec<(String, Plan)>, AttachError> {
+    match entry.key.role {
+        Role::Steps => {
+            let listed = chained(&entry.record, &entry.key.attachment)?;
+            Ok(listed.into_iter().map(|chained| (chained.netns, chained.plan)).collect())
+        }
+        // It lists attachments, each of which has an entry of its own.
+        Role::Pod => Ok(Vec::new()),
+        Role::Attachment | Role::Ipam => {
+            Ok(plan(entry)?.into_iter().map(|plan| (entry.record.netns.clone(), plan)).collect())
+        }
+    }
+}
+
+/// What an entry says about how its delegate and its addresses were decided.
+///
+/// # Errors
+/// The entry is damaged.
+pub fn traces(entry: &Entry) -> Result<Traces, AttachError> {
+    Traces::parse(&entry.record.trace).map_err(damaged(&entry.key.attachment))
+}
+
+/// Whether all texts of an entry can be read: DEL needs them.
+///
+/// # Errors
+/// The first that cannot.
+pub fn check_texts(entry: &Entry) -> Result<(), AttachError> {
+    plans(entry)?;
+    external_calls(entry)?;
+    traces(entry).map(drop)
+}
+
 /// The plan of an entry; `None` where it has none.
 pub(super) fn plan(entry: &Entry) -> Result<Option<Plan>, AttachError> {
-    if entry.record.plan.is_empty() {
-        return Ok(None);
-    }
-    let damaged = |source| AttachError::Journal { attachment: entry.key.attachment.clone(), source };
-    serde_json::from_str(&entry.record.plan).map(Some).map_err(damaged)
+    decode(&entry.record.plan, &entry.key.attachment)
 }
 
 /// External calls an entry stands for.
 pub(super) fn external_calls(entry: &Entry) -> Result<Vec<ExternalCall>, AttachError> {
-    if entry.record.externals.is_empty() {
-        return Ok(Vec::new());
-    }
-    let damaged = |source| AttachError::Journal { attachment: entry.key.attachment.clone(), source };
-    serde_json::from_str(&entry.record.externals).map_err(damaged)
+    Ok(decode(&entry.record.externals, &entry.key.attachment)?.unwrap_or_default())
 }
 
 /// The chained steps of a record.
 pub(super) fn chained(record: &Record, attachment: &Attachment) -> Result<Vec<Chained>, AttachError> {
-    serde_json::from_str(&record.plan).map_err(|source| AttachError::Journal { attachment: attachment.clone(), source })
+    serde_json::from_str(&record.plan).map_err(damaged(attachment))
+}
+
+/// Reads a text; `None` where there is none.
+fn decode<T: DeserializeOwned>(text: &str, attachment: &Attachment) -> Result<Option<T>, AttachError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_str(text).map(Some).map_err(damaged(attachment))
+}
+
+fn damaged(attachment: &Attachment) -> impl FnOnce(serde_json::Error) -> AttachError {
+    let attachment = attachment.clone();
+    |source| AttachError::Journal { attachment, source }
 }

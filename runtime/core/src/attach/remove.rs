@@ -94,8 +94,8 @@ pub(super) fn all_marked(node: &mut Node<'_>, call: &Call) -> Result<(), AttachE
     Ok(())
 }
 
-/// Removes a marked attachment and its companions, where no ADD is at work on it.
-fn marked(node: &mut Node<'_>, call: &Call, key: &Key) -> Vec<String> {
+/// Removes a marked attachment and its companions, where no ADD is at work on it. Returns what is left.
+pub(super) fn marked(node: &mut Node<'_>, call: &Call, key: &Key) -> Vec<String> {
     match Lock::for_removal(&node.context.state_dir, key) {
         Ok(Some(_lock)) => match with_companions(node, call, key) {
             Ok(problems) if problems.is_empty() => clear_mark(node, key),

@@ -1,15 +1,23 @@
 //! Putting back what others took out of the packet filter. A `flush ruleset` (firewalld's reload, Debian's `nftables.service`)
 //! leaves living pods without host ports, masquerading and MAC checks; the journal still says what each had.
 //!
-//! Only living attachments are looked at: the elements of a dead one would lead to the next pod that gets its address.
+//! Invariants:
+//! - Only living attachments are looked at: the elements of a dead one would lead to the next pod that gets its address.
+//! - An attachment is changed under its lock alone, and only while its entry is there. Where an ADD or a DEL is at work on it,
+//!   it is left to that. A DEL that came meanwhile has left a mark, and is finished here.
+//! - What fails for one attachment keeps no other one from being repaired.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::slice::from_ref;
 
 use serde::Serialize;
 
+use super::call::Call;
 use super::error::AttachError;
+use super::liveness;
+use super::lock::Lock;
 use super::node::Node;
-use super::{liveness, sharing};
+use super::{record, remove};
 use crate::journal::Entry;
 use crate::netlink::Executor;
 use crate::plan::Plan;
@@ -26,7 +34,7 @@ pub struct LostFilters {
     pub container_id: String,
     /// Its interface.
     pub ifname: String,
-    /// What is missing, as `weftctl plan` would say it.
+    /// What is missing, or was put back, as `weftctl plan` would say it.
     pub missing: Vec<String>,
     /// Why it could not be put back; `None` where it was, or where this was only a look.
     pub problem: Option<String>,
@@ -43,29 +51,27 @@ pub struct Repair {
     pub unreadable: Vec<String>,
 }
 
-/// The plans of the living attachments.
+/// What a look found, by journal entry.
 #[derive(Default)]
-struct Living {
-    plans: Vec<(Key, Plan)>,
+struct Look {
+    attachments: BTreeSet<(String, String, String)>,
+    /// Entries of which something is missing, and what.
+    lost: Vec<(Key, Vec<String>)>,
     unreadable: Vec<String>,
 }
 
-/// A plan of which something is missing.
-struct Broken {
-    /// Its attachment's place in `Repair::lost`.
-    place: usize,
-    key: Key,
-    plan: Plan,
-}
-
-/// What living attachments have lost of the packet filter. Changes nothing.
+/// What living attachments have lost of the packet filter. Changes nothing, and takes no lock: an ADD that is at work may show
+/// as one that has lost something.
 ///
 /// # Errors
 /// The journal cannot be read, or the kernel or firewalld refuses to show what is there.
 pub fn lost_filters(store: &NodeStore) -> Result<Repair, AttachError> {
-    let mut host = Executor::open(None)?;
-    let living = living(&host, store)?;
-    look(&mut host, living).map(|(repair, _plans)| repair)
+    let Look { attachments, lost, unreadable } = look(&mut Executor::open(None)?, store)?;
+    let mut repair = Repair { attachments: attachments.len(), lost: Vec::new(), unreadable };
+    for (key, missing) in lost {
+        repair.note(&key, missing, None);
+    }
+    Ok(repair)
 }
 
 /// Puts back what living attachments have lost of the packet filter.
@@ -75,41 +81,81 @@ pub fn lost_filters(store: &NodeStore) -> Result<Repair, AttachError> {
 pub fn repair(node: &mut Node<'_>) -> Result<Repair, AttachError> {
     let mut host = Executor::open(None)?;
     host.share_in(&node.context.state_dir);
-    let living = living(&host, node.store()?)?;
-    let (mut repair, broken) = look(&mut host, living)?;
-    for Broken { place, key, plan } in &broken {
-        let restored = host.restore_filters(plan).map_err(AttachError::from);
-        if let (Err(error), Some(lost)) = (restored, repair.lost.get_mut(*place)) {
-            lost.problem = Some(error.chain());
-        }
-        // A DEL may have been faster: what it removed must not come back.
-        let store = node.store()?;
-        if store.entry(key)?.is_none() {
-            let nothing = BTreeSet::new();
-            let mut decide =
-                |names: &[String]| sharing::decide(store, key, &nothing, names).map_err(|error| error.chain());
-            host.teardown_filters(plan, &mut decide)?;
+    let Look { attachments, lost, unreadable } = look(&mut host, node.store()?)?;
+    let mut repair = Repair { attachments: attachments.len(), lost: Vec::new(), unreadable };
+    for (key, missing) in lost {
+        match put_back(node, &mut host, &key) {
+            Ok(restored) if restored.is_empty() => {}
+            Ok(restored) => repair.note(&key, restored, None),
+            Err(error) => repair.note(&key, missing, Some(error.chain())),
         }
     }
     Ok(repair)
 }
 
-fn living(host: &Executor, store: &NodeStore) -> Result<Living, AttachError> {
-    let mut living = Living::default();
+/// Puts back what an entry lacks, as it is by now; what that was.
+fn put_back(node: &mut Node<'_>, host: &mut Executor, key: &Key) -> Result<Vec<String>, AttachError> {
+    let Some(lock) = Lock::for_repair(&node.context.state_dir, key)? else { return Ok(Vec::new()) };
+    let restored = restore(node, host, key);
+    drop(lock);
+    // A DEL that found the lock taken left the rest to its holder.
+    if node.store()?.is_marked_removed(key)? {
+        let call = Call::del_of(node.context, &key.attachment, Vec::new())?;
+        let problems = remove::marked(node, &call, key);
+        return if problems.is_empty() { Ok(Vec::new()) } else { Err(AttachError::Teardown { problems }) };
+    }
+    restored
+}
+
+/// Under the lock.
+fn restore(node: &mut Node<'_>, host: &mut Executor, key: &Key) -> Result<Vec<String>, AttachError> {
+    let store = node.store()?;
+    let Some(entry) = store.entry(key)? else { return Ok(Vec::new()) };
+    if store.is_marked_removed(key)? {
+        return Ok(Vec::new());
+    }
+    let mut restored = Vec::new();
+    for plan in living_plans(host, &entry)? {
+        let missing = host.lost_filters(from_ref(&plan))?.into_iter().next().unwrap_or_default();
+        if !missing.is_empty() {
+            host.restore_filters(&plan)?;
+            restored.extend(texts(&plan, &missing));
+        }
+    }
+    Ok(restored)
+}
+
+/// What is missing of all living attachments, in one look.
+fn look(host: &mut Executor, store: &NodeStore) -> Result<Look, AttachError> {
+    let mut look = Look::default();
+    let (mut keys, mut plans) = (Vec::new(), Vec::new());
     for entry in store.entries(None)? {
         match living_plans(host, &entry) {
-            Ok(plans) => living.plans.extend(plans.into_iter().map(|plan| (entry.key.clone(), plan))),
+            Ok(living) => {
+                keys.extend(living.iter().map(|_plan| entry.key.clone()));
+                plans.extend(living);
+            }
             Err(error) => {
-                living.unreadable.push(format!("container {}: {}", entry.key.attachment.container_id, error.chain()));
+                look.unreadable.push(format!("container {}: {}", entry.key.attachment.container_id, error.chain()));
             }
         }
     }
-    Ok(living)
+    let missing = host.lost_filters(&plans)?;
+    let mut lost: BTreeMap<Key, Vec<String>> = BTreeMap::new();
+    for ((key, plan), missing) in keys.into_iter().zip(&plans).zip(&missing) {
+        let Attachment { network, container_id, ifname } = key.attachment.clone();
+        look.attachments.insert((network, container_id, ifname));
+        if !missing.is_empty() {
+            lost.entry(key).or_default().extend(texts(plan, missing));
+        }
+    }
+    look.lost.extend(lost);
+    Ok(look)
 }
 
 fn living_plans(host: &Executor, entry: &Entry) -> Result<Vec<Plan>, AttachError> {
     let mut alive = Vec::new();
-    for plan in liveness::plans(entry)? {
+    for plan in record::plans(entry)? {
         if liveness::is_alive(host, &plan)? {
             alive.push(plan.1);
         }
@@ -117,29 +163,25 @@ fn living_plans(host: &Executor, entry: &Entry) -> Result<Vec<Plan>, AttachError
     Ok(alive)
 }
 
-/// What is missing, and the plans that miss something.
-fn look(host: &mut Executor, living: Living) -> Result<(Repair, Vec<Broken>), AttachError> {
-    let Living { plans, unreadable } = living;
-    let (keys, plans): (Vec<Key>, Vec<Plan>) = plans.into_iter().unzip();
-    let missing = host.lost_filters(&plans)?;
-    let names = |key: &Key| {
+fn texts(plan: &Plan, missing: &BTreeSet<usize>) -> Vec<String> {
+    missing.iter().filter_map(|at| plan.ops.get(*at)).map(ToString::to_string).collect()
+}
+
+// === impl Repair ===
+
+impl Repair {
+    /// Several entries of one attachment are one line for people.
+    fn note(&mut self, key: &Key, missing: Vec<String>, problem: Option<String>) {
         let Attachment { network, container_id, ifname } = key.attachment.clone();
-        (network, container_id, ifname)
-    };
-    let attachments: BTreeSet<_> = keys.iter().map(names).collect();
-    let mut repair = Repair { attachments: attachments.len(), lost: Vec::new(), unreadable };
-    let mut places = BTreeMap::new();
-    let mut broken = Vec::new();
-    for ((key, plan), missing) in keys.into_iter().zip(plans).zip(missing).filter(|(_, missing)| !missing.is_empty()) {
-        let place = *places.entry(names(&key)).or_insert_with(|| {
-            let (network, container_id, ifname) = names(&key);
-            repair.lost.push(LostFilters { network, container_id, ifname, missing: Vec::new(), problem: None });
-            repair.lost.len() - 1
-        });
-        if let Some(lost) = repair.lost.get_mut(place) {
-            lost.missing.extend(missing.iter().filter_map(|at| plan.ops.get(*at)).map(ToString::to_string));
+        let same = |lost: &&mut LostFilters| {
+            (&lost.network, &lost.container_id, &lost.ifname) == (&network, &container_id, &ifname)
+        };
+        match self.lost.iter_mut().find(same) {
+            Some(lost) => {
+                lost.missing.extend(missing);
+                lost.problem = lost.problem.take().or(problem);
+            }
+            None => self.lost.push(LostFilters { network, container_id, ifname, missing, problem }),
         }
-        broken.push(Broken { place, key, plan });
     }
-    Ok((repair, broken))
 }

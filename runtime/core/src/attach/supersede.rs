@@ -5,9 +5,10 @@
 
 use super::call::Call;
 use super::error::AttachError;
+use super::liveness::{self, NetnsState};
 use super::lock::Lock;
 use super::node::Node;
-use super::{record, remove, teardown};
+use super::{record, remove};
 use crate::journal::Entry;
 use crate::store::Role;
 
@@ -51,11 +52,7 @@ fn take_over(node: &mut Node<'_>, call: &Call, entry: &Entry, owner: &str) -> Re
 }
 
 fn is_left_over(entry: &Entry) -> Result<bool, AttachError> {
-    if entry.record.netns.is_empty() {
-        return Ok(false);
-    }
     let identity = record::plan(entry)?.and_then(|plan| plan.container);
     // What cannot be looked at is not known to be gone.
-    let found = teardown::container(&entry.record.netns, identity.as_deref());
-    Ok(found.is_ok_and(|found| found.is_none()))
+    Ok(liveness::state_of(&entry.record.netns, identity.as_deref()).is_ok_and(|state| state == NetnsState::Gone))
 }

@@ -3,8 +3,9 @@
 
 use super::call::Call;
 use super::error::AttachError;
+use super::lock::Lock;
 use super::node::Node;
-use super::{liveness, remove};
+use super::{liveness, record, remove};
 use crate::journal::Entry;
 use crate::netlink::Executor;
 use crate::store::{Key, Role, StoreError};
@@ -36,8 +37,12 @@ fn try_to_remove(node: &mut Node<'_>, call: &Call, holder: &Attachment) -> Resul
     for role in [Role::Steps, Role::Attachment, Role::Ipam] {
         entries.extend(node.store()?.entry(&Key { attachment: holder.clone(), role })?);
     }
+    // No other ADD of it is at work: that one would have its namespace.
+    let mut locks = Vec::new();
     for entry in &entries {
-        for plan in liveness::plans(entry)? {
+        let Some(lock) = Lock::for_removal(&node.context.state_dir, &entry.key)? else { return Ok(false) };
+        locks.push(lock);
+        for plan in record::plans(entry)? {
             if liveness::is_alive(&host, &plan)? {
                 return Ok(false);
             }

@@ -1,14 +1,13 @@
 //! Tearing down what a plan of a journal entry made.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use super::call::Call;
 use super::error::{AttachError, in_full};
 use super::node::Node;
-use super::sharing;
+use super::{liveness, sharing};
 use crate::journal::Entry;
-use crate::netlink::{self, Executor};
+use crate::netlink::Executor;
 use crate::plan::Plan;
 
 /// Tears one plan of an entry down; it comes with the netns path of its ADD. `needed` names shared things that stay, besides
@@ -26,7 +25,7 @@ pub(super) fn plan(
     // The path of a call is that of its own attachment.
     let is_own = entry.key.attachment == call.attachment() && !call.env.netns.is_empty();
     let netns = if is_own { &call.env.netns } else { netns }.to_owned();
-    let executor = match container(&netns, plan.container.as_deref()) {
+    let executor = match liveness::living_netns(&netns, plan.container.as_deref()) {
         Ok(path) => Executor::open(path),
         Err(error) => {
             // An unusable path must not keep the host's side from being cleaned.
@@ -44,16 +43,4 @@ pub(super) fn plan(
         kept.map_err(|error| error.chain())
     };
     executor.teardown_among(plan, &mut decide).iter().map(|left| in_full(left)).collect()
-}
-
-/// The path of the attachment's namespace, while it is that one. A namespace that is gone took its links along, and one
-/// that has got its path since (`/proc/PID/ns/net` of another process) is another's.
-pub(super) fn container<'a>(netns: &'a str, identity: Option<&str>) -> Result<Option<&'a Path>, AttachError> {
-    if netns.is_empty() {
-        return Ok(None);
-    }
-    let path = Path::new(netns);
-    let found = netlink::netns_identity(path)?;
-    let same = found.is_some() && (identity.is_none() || found.as_deref() == identity);
-    Ok(same.then_some(path))
 }

@@ -162,10 +162,7 @@ const CHOICE: &str = "choice";
 
 impl Traces {
     /// Reads the journal's text; an empty one says nothing.
-    ///
-    /// # Errors
-    /// The text is damaged.
-    pub fn parse(text: &str) -> serde_json::Result<Self> {
+    pub(super) fn parse(text: &str) -> serde_json::Result<Self> {
         if text.is_empty() {
             return Ok(Self::default());
         }
@@ -178,10 +175,7 @@ impl Traces {
     }
 
     /// The journal's text.
-    ///
-    /// # Errors
-    /// None that these types can have.
-    pub fn to_text(&self) -> serde_json::Result<String> {
+    pub(super) fn to_text(&self) -> serde_json::Result<String> {
         #[derive(Serialize)]
         struct Text<'a> {
             #[serde(flatten)]

@@ -47,7 +47,9 @@ pub use identity::{in_new_netns, is_own_netns, netns_identity, own_netns_cookie}
 pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
 pub use sharing::Decide;
-pub use survey::{Survivor, addresses_in_use, first_labelled, has_elements, label, parse_label, survivors};
+pub use survey::{
+    Survivor, addresses_in_use, filter_generation, first_labelled, has_elements, label, parse_label, survivors,
+};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -117,6 +117,14 @@ pub fn has_elements() -> Result<bool, NetlinkError> {
     Nft::open()?.has_any()
 }
 
+/// A number that every change of the packet filter changes, whoever makes it.
+///
+/// # Errors
+/// The kernel has no nftables.
+pub fn filter_generation() -> Result<u32, NetlinkError> {
+    Nft::open()?.generation()
+}
+
 /// The attachments whose links carry a label, as far as the host or a namespace with a path shows them.
 ///
 /// # Errors

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use weft_core::agent;
-use weft_core::attach::{NetnsState, netns_state, no_attachments};
+use weft_core::attach::{NetnsState, check_texts, netns_state, no_attachments, plans};
 use weft_core::journal::Entry;
 use weft_core::netlink;
-use weft_core::plan::Plan;
 use weft_core::store::NodeStore;
 
 use super::Finding;
@@ -68,9 +67,9 @@ fn broken(error: &dyn std::error::Error) -> Finding {
 
 /// The agents that attachments have their leases from: without them leases end, and links go down.
 fn agents(entries: &[Entry]) -> Vec<Finding> {
-    let plans = entries.iter().filter_map(|entry| serde_json::from_str::<Plan>(&entry.record.plan).ok());
+    let plans = entries.iter().flat_map(|entry| plans(entry).unwrap_or_default());
     let mut leases: BTreeMap<PathBuf, usize> = BTreeMap::new();
-    for lease in plans.filter_map(|plan| plan.lease) {
+    for lease in plans.filter_map(|(_netns, plan)| plan.lease) {
         *leases.entry(lease.socket).or_default() += 1;
     }
     let finding = |(socket, count): (PathBuf, usize)| match agent::reach::<agent::Lease>(&socket) {
@@ -104,13 +103,9 @@ fn stale(entries: &[Entry]) -> Finding {
     )
 }
 
-/// Entries whose plan or external calls cannot be read: DEL fails for them, and says so.
+/// Entries with a text that cannot be read: DEL fails for them, and says so.
 fn unreadable(entries: &[Entry]) -> Option<Finding> {
-    let is_json = |text: &str| text.is_empty() || serde_json::from_str::<serde_json::Value>(text).is_ok();
-    let readable = |entry: &&Entry| {
-        is_json(&entry.record.plan) && is_json(&entry.record.externals) && is_json(&entry.record.trace)
-    };
-    let damaged: Vec<&Entry> = entries.iter().filter(|entry| !readable(entry)).collect();
+    let damaged: Vec<&Entry> = entries.iter().filter(|entry| check_texts(entry).is_err()).collect();
     let first = damaged.first()?;
     Some(Finding::fail(
         "journal",

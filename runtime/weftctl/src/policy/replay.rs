@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::{Map, Value, json};
-use weft_core::attach::{self, Asked, Attempt, ChoiceTrace, Trace, Traces};
+use weft_core::attach::{self, Asked, Attempt, ChoiceTrace, Trace};
 use weft_core::policy::{Called, Choice, Exchanges, Grants, Ipam, Limits, PolicyRef, PolicyStore, ReplayLedger};
 use weft_core::store::NodeStore;
 use weft_host_abi::guest::World;
@@ -82,7 +82,7 @@ fn cases(which: &str, state: &Path) -> anyhow::Result<Vec<Case>> {
     let mut cases = Vec::new();
     if let Some(store) = NodeStore::open_read_only(state)? {
         for entry in store.entries(None)?.iter().filter(|entry| entry.key.attachment.container_id.starts_with(which)) {
-            let traces = Traces::parse(&entry.record.trace).context("the decision trace is damaged")?;
+            let traces = attach::traces(entry).context("the decision trace is damaged")?;
             cases.extend(traces.choice.map(of_choice));
             cases.extend(traces.decision.map(of_decision));
         }

@@ -200,7 +200,8 @@ impl Nft {
         Ok(false)
     }
 
-    fn generation(&mut self) -> Result<u32, NetlinkError> {
+    /// Number of the ruleset as it is now; every transaction changes it.
+    pub(super) fn generation(&mut self) -> Result<u32, NetlinkError> {
         self.socket.generation().doing(|| "failed to read the nftables generation")
     }
 }
