@@ -1,9 +1,9 @@
 //! A node that is a container restarts: the same boot of the same kernel, a new network namespace for the host, and the state
 //! directory is kept. The containers' namespaces went with the old one, and no runtime calls DEL for them.
 
-use super::alive::{NetnsState, netns_state};
 use super::call::Call;
 use super::error::AttachError;
+use super::liveness::{NetnsState, netns_state};
 use super::node::Node;
 use super::remove;
 use crate::journal::Entry;
