@@ -122,7 +122,9 @@ impl Network {
             }
             // What nothing can be set in has to be sound as it stands; of the others that shows when they are chosen.
             for (name, conf) in select.fixed() {
-                Self::parse(Persona::Weft, &conf, cni_args, is_shipped)
+                // Unknown keys of `delegates` were found with the others.
+                let read = if persona == Persona::Weft { Self::read } else { Self::parse };
+                read(Persona::Weft, &conf, cni_args, is_shipped)
                     .map_err(|error| ConfError::Entry { name: name.to_owned(), error: Box::new(error) })?;
             }
             network.read_policy_terms(persona, object)?;
