@@ -57,6 +57,7 @@ pub(super) fn agent_puts_back_after_a_flush() -> Result<()> {
     let damage = format!("UPDATE journal SET plan = 'x' WHERE container_id = '{}'", container_id("damaged"));
     process::run(&Place::default(), &["sqlite3", &store, &damage])?.success("damage an entry")?;
     let before = rules(&world)?;
+    let checked = before.lines().find(|line| line.contains("\" . ")).context("no MAC address is checked")?.trim();
 
     for flushes in 1..=2 {
         world.host().line("nft flush ruleset")?;
@@ -64,8 +65,8 @@ pub(super) fn agent_puts_back_after_a_flush() -> Result<()> {
         reaches(&mut agent, &http, "weft_filters_restored_total", flushes * 2).with_context(|| agent.log())?;
         let after = rules(&world)?;
         let kept =
-            ["tcp . 8080 : 10.64.0.2 . 80", "tcp . 8081 : 10.64.0.3 . 80", "ip saddr @masq4 masquerade", "spoofcheck"];
-        for part in kept {
+            ["tcp . 8080 : 10.64.0.2 . 80", "tcp . 8081 : 10.64.0.3 . 80", "@masq4 masquerade", "@spoof_macs drop"];
+        for part in kept.into_iter().chain([checked]) {
             ensure!(before.contains(part) && after.contains(part), "{part} before:\n{before}\nafter:\n{after}");
         }
         for gone in ["8082", "8083"] {
