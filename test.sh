@@ -14,6 +14,9 @@ run() {
 }
 
 tests/setup.sh all || exit 1
+# Beside weft's own builds, whose longest part (the last step of weft's) keeps one processor busy.
+tests/setup.sh kubernetes &
+kubernetes=$!
 # weft apart: cargo unifies features, and weft must be tested as it ships, without a compiler.
 cargo weft || exit 1
 
@@ -22,6 +25,7 @@ quick=(--config tests/profile.toml)
 packages=(-p weft-host-abi -p weft-core -p weft-dhcp -p weft-agent -p weftctl
     -p weft-kit -p weft-tests -p weft-bench -p weft-storm -p weft-vm -p weft-model -p weft-cluster --features weft-core/compile)
 cargo build --release --locked "${quick[@]}" "${packages[@]}" --bin weftctl || exit 1
+wait "$kubernetes" || echo "no Kubernetes: its build failed" >&2
 run cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}"
 # Two of them need programs that tests/setup.sh has just installed, and are marked as ignored for those who run cargo by hand.
 run cargo test --release --locked "${quick[@]}" "${packages[@]}" --lib -- --ignored the_real_plugin the_sqlite3 real_etcd
