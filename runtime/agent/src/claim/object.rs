@@ -188,7 +188,7 @@ impl ClaimSpec {
             owner: ClaimOwner {
                 owner: Owner { user: String::new(), ..row.owner.clone() },
                 network: attachment.network.clone(),
-                // Whoever uses an IPAMClaim, by whatever interface: it has one address of a network and slot.
+                // Every user of an IPAMClaim, on any interface: the claim has one address per network and slot.
                 interface: if persistent { String::new() } else { attachment.ifname.clone() },
                 slot: wanted.want,
             },

@@ -45,7 +45,7 @@ pub enum ConfError {
     #[error("{}", several_text(.0))]
     Several(Vec<ConfError>),
     /// A step that does not exist.
-    #[error("unknown step {kind:?} in \"steps\": weft has {known}; another plugin belongs into the list beside weft")]
+    #[error("unknown step {kind:?} in \"steps\": weft has {known}; put another plugin beside weft in the list")]
     UnknownStep {
         /// Its type.
         kind: String,

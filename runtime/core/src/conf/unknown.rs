@@ -69,9 +69,9 @@ fn at_the_top(object: &Object) -> Vec<ConfError> {
     let of_steps: Vec<&str> = step::kinds().filter_map(step::find).flat_map(step::Step::keys).copied().collect();
     let error = |key: &str| {
         let elsewhere = if of_delegates.iter().any(|own| same(own, key)) {
-            Some("it belongs into \"delegate\"")
+            Some("move it into \"delegate\"")
         } else if of_steps.iter().any(|own| same(own, key)) {
-            Some("it belongs into an entry of \"steps\"")
+            Some("move it into an entry of \"steps\"")
         } else if same(key, "plugins") {
             Some("this is a list of plugins, and weft wants one of them")
         } else {

@@ -117,7 +117,7 @@ pub fn has_elements() -> Result<bool, NetlinkError> {
     Nft::open()?.has_any()
 }
 
-/// A number that every change of the packet filter changes, whoever makes it.
+/// A number that every change of the packet filter changes, also one that another program makes.
 ///
 /// # Errors
 /// The kernel has no nftables.

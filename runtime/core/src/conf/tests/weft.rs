@@ -46,7 +46,7 @@ fn unknown_keys_are_named_with_what_to_do() {
         error.each()[0].to_string()
     };
     assert!(text(json!({"foo": 1})).starts_with("unknown key \"foo\": known are cniVersion, "));
-    assert_eq!(text(json!({"isGateway": true})), "unknown key \"isGateway\": it belongs into \"delegate\"");
+    assert_eq!(text(json!({"isGateway": true})), "unknown key \"isGateway\": move it into \"delegate\"");
     assert!(text(json!({"plugins": []})).starts_with("unknown key \"plugins\": this is a list of plugins"));
     assert_eq!(
         text(json!({"delegate": {"type": "ptp", "bridge": "x"}})),
