@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_kit::cni::ok;
+use weft_kit::process::{self, Place};
 use weft_kit::programs;
 use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
@@ -24,6 +25,11 @@ fn main() -> ExitCode {
     suite.test("a_kept_plugin_that_fails_keeps_del_from_succeeding", &needs, failing);
     suite.test("del_with_the_nodes_own_namespace_succeeds", &needs, own_namespace);
     suite.test("a_restarted_node_has_its_addresses_back", &needs, restarted);
+    suite.test(
+        "a_process_that_sees_no_namespaces_frees_nothing",
+        &[Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool("sqlite3")],
+        blind,
+    );
     suite.run()
 }
 
@@ -171,14 +177,34 @@ fn own_namespace() -> Result<()> {
     Ok(())
 }
 
+/// A network with one address for a container.
+fn small(name: &str) -> Value {
+    let mut conf = bridge(name);
+    conf["ipam"]["ranges"] = json!([[{ "subnet": "10.64.1.0/30" }]]);
+    conf
+}
+
+/// A container that shares the state directory has another network namespace and sees none of the node's: what it cannot see is
+/// not over.
+fn blind() -> Result<()> {
+    let (installation, mut world) = World::installed()?;
+    ok(&world.call("ADD", &Attach::eth0("before"), &small("mig"))?, "ADD")?;
+    let store = world.state().join("weft.db").display().to_string();
+    for hidden in ["/nowhere/netns/before", "/proc/4194305/ns/net"] {
+        let hide = format!("UPDATE journal SET netns = '{hidden}'");
+        process::run(&Place::default(), &["sqlite3", &store, &hide])?.success("hide the namespace")?;
+        let mut foreign = World::new(&weft_kit::world::Subject::weft(&installation))?;
+        let mut add = foreign.prepare("ADD", &Attach::eth0("other"), &small("mig"))?;
+        add.env.push(("WEFT_STATE_DIR".into(), world.state().display().to_string().into()));
+        let error = foreign.run(&add, "bridge")?.error()?;
+        ensure!(error.code == 102, "{hidden}: the address of a living container is given away: {}", error.msg);
+    }
+    Ok(())
+}
+
 /// A node that is a container: the host's namespace is a new one under the same kernel, and nobody calls DEL.
 fn restarted() -> Result<()> {
     let (installation, mut world) = World::installed()?;
-    let small = |name: &str| {
-        let mut conf = bridge(name);
-        conf["ipam"]["ranges"] = json!([[{ "subnet": "10.64.1.0/30" }]]);
-        conf
-    };
     ok(&world.call("ADD", &Attach::eth0("before"), &small("mig"))?, "ADD")?;
     world.remove_container("before");
     let error = world.call("ADD", &Attach::eth0("other"), &small("mig"))?.error()?;

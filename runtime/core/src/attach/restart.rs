@@ -1,5 +1,10 @@
 //! A node that is a container restarts: the same boot of the same kernel, a new network namespace for the host, and the state
 //! directory is kept. The containers' namespaces went with the old one, and no runtime calls DEL for them.
+//!
+//! Invariant: nothing is removed by a process that could not see a living namespace. A container that shares the state directory
+//! has another network namespace too, and no directory of the node's namespaces.
+
+use std::path::Path;
 
 use super::call::Call;
 use super::error::AttachError;
@@ -19,19 +24,34 @@ pub(super) fn remove_what_ended(node: &mut Node<'_>, call: &Call) -> Result<(), 
         return Ok(());
     }
     if noted.is_some() {
-        remove_all_ended(node, &call.about_others())?;
+        let mut entries = node.store()?.entries(None)?;
+        entries.retain(has_path_of_its_own);
+        if !entries.iter().all(is_visible) {
+            // It is looked at again by the next call.
+            return Ok(());
+        }
+        remove_all_ended(node, &call.about_others(), entries);
     }
     node.store()?.note_host(&host)?;
     Ok(())
 }
 
-fn remove_all_ended(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
+/// Whether this process would see the namespace of an entry if it were there: the directory of its path is.
+fn is_visible(entry: &Entry) -> bool {
+    Path::new(&entry.record.netns).parent().is_none_or(Path::is_dir)
+}
+
+/// Whether the path of an entry's namespace says something about it. Numbers of processes belong to a PID namespace, which may not
+/// be this one.
+fn has_path_of_its_own(entry: &Entry) -> bool {
+    !entry.record.netns.is_empty() && !entry.record.netns.starts_with("/proc/")
+}
+
+fn remove_all_ended(node: &mut Node<'_>, call: &Call, entries: Vec<Entry>) {
     // The list of a pod's attachments is `weft-pod`'s.
     let ended = |entry: &Entry| entry.key.role != Role::Pod && netns_state(entry) == NetnsState::Gone;
-    let (steps, others): (Vec<Entry>, Vec<Entry>) = {
-        let entries = node.store()?.entries(None)?.into_iter().filter(ended);
-        entries.partition(|entry| entry.key.role == Role::Steps)
-    };
+    let (steps, others): (Vec<Entry>, Vec<Entry>) =
+        entries.into_iter().filter(ended).partition(|entry| entry.key.role == Role::Steps);
     let mut removed = 0;
     for entry in steps.iter().chain(&others) {
         let problems = remove::entry_unless_busy(node, call, entry);
@@ -43,5 +63,4 @@ fn remove_all_ended(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError>
     if removed > 0 {
         node.log(&format!("removed {removed} attachments of a host namespace that is gone"));
     }
-    Ok(())
 }
