@@ -1,4 +1,4 @@
-//! Mistakes in a configuration, and what of the host keeps an ADD from succeeding: told by ADD, STATUS and `weftctl policy check`
+//! Mistakes in a configuration, and what of the host keeps an ADD from succeeding: reported by ADD, STATUS and `weftctl policy check`
 //! alike, all at once, with what was meant.
 
 use std::fs;
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     suite.test("a_stock_configuration_keeps_foreign_keys", &needs, foreign_keys);
     suite.test("all_mistakes_are_told_at_once", &needs, all_at_once);
     suite.test("the_schema_is_checked", &needs, schema);
-    suite.test("plugins_that_nobody_has_are_told", &needs, missing_plugins);
+    suite.test("plugins_that_nobody_has_are_reported", &needs, missing_plugins);
     suite.test("status_tells_what_add_would_fail_with", &needs, status);
     suite.test("a_device_that_is_away_is_not_missing", &needs, device_away);
     suite.test("two_ranges_have_their_gateways_on_one_bridge", &needs, two_gateways);
@@ -83,8 +83,8 @@ fn unknown_keys() -> Result<()> {
             ensure!(whole(&added).contains("did you mean"), "{}", whole(&added));
             let status = on_status(&mut world, &conf)?.error()?;
             ensure!(status.code == 7 && whole(&status).contains(&text), "STATUS: {} {}", status.code, whole(&status));
-            let told = checked(&world, &conf, &[])?;
-            ensure!(told.iter().any(|line| line.contains(&text)), "check: {told:?}");
+            let reported = checked(&world, &conf, &[])?;
+            ensure!(reported.iter().any(|line| line.contains(&text)), "check: {reported:?}");
             ok(&world.call("DEL", &pod, &conf)?, "DEL")?;
         }
     }
@@ -123,12 +123,12 @@ fn all_at_once() -> Result<()> {
     conf["delegat"] = json!({});
     conf["delegate"]["isGatway"] = json!(true);
     conf["limits"] = json!({ "feul": 1 });
-    let told = checked(&world, &conf, &[])?;
+    let reported = checked(&world, &conf, &[])?;
     for key in ["delegat", "isGatway", "feul", "rangeStrt", "relase"] {
         let text = format!("unknown key {key:?}");
         ensure!(
-            told.iter().filter(|line| line.contains(&text) && line.contains("did you mean")).count() == 1,
-            "{key}: {told:?}"
+            reported.iter().filter(|line| line.contains(&text) && line.contains("did you mean")).count() == 1,
+            "{key}: {reported:?}"
         );
     }
     let error = world.call("ADD", &Attach::eth0("pod"), &conf)?.error()?;
@@ -144,9 +144,9 @@ fn schema() -> Result<()> {
     let wrong = weft(
         json!({ "type": "host-local", "subnet": "10.65.0.0/24", "routes": [{ "dst": 5, "mtu": "big" }], "dataDir": "/x" }),
     );
-    let told = checked(&world, &wrong, &[])?;
-    ensure!(told.iter().any(|line| line.contains("/routes/0/dst")), "{told:?}");
-    ensure!(told.iter().any(|line| line.contains("/routes/0/mtu")), "{told:?}");
+    let reported = checked(&world, &wrong, &[])?;
+    ensure!(reported.iter().any(|line| line.contains("/routes/0/dst")), "{reported:?}");
+    ensure!(reported.iter().any(|line| line.contains("/routes/0/mtu")), "{reported:?}");
     let error = on_status(&mut world, &wrong)?.error()?;
     ensure!(error.code == 7 && whole(&error).contains("/routes/0/mtu"), "{} {}", error.code, whole(&error));
     Ok(())
@@ -156,14 +156,14 @@ fn missing_plugins() -> Result<()> {
     let (_installation, world) = World::installed()?;
     let mut conf = weft(json!({ "type": "hostlocal", "subnet": "10.65.0.0/24" }));
     conf["delegate"] = json!({ "type": "bridg" });
-    let told = checked(&world, &conf, &[])?;
+    let reported = checked(&world, &conf, &[])?;
     for (written, meant) in [("bridg", "bridge"), ("hostlocal", "host-local")] {
         let text = format!("did you mean {meant:?}");
-        ensure!(told.iter().any(|line| line.contains(written) && line.contains(&text)), "{written}: {told:?}");
+        ensure!(reported.iter().any(|line| line.contains(written) && line.contains(&text)), "{written}: {reported:?}");
     }
     ensure!(checked(&world, &conf, &["--conf-only"])?.is_empty(), "with --conf-only nothing is looked for");
-    let told = checked(&world, &json!({ "cniVersion": "1.0.0", "name": "mis", "type": "brigde" }), &[])?;
-    ensure!(told == ["there is no plugin \"brigde\": did you mean \"bridge\"?"], "{told:?}");
+    let reported = checked(&world, &json!({ "cniVersion": "1.0.0", "name": "mis", "type": "brigde" }), &[])?;
+    ensure!(reported == ["there is no plugin \"brigde\": did you mean \"bridge\"?"], "{reported:?}");
     Ok(())
 }
 
@@ -245,8 +245,11 @@ fn clashes() -> Result<()> {
     let mut other = stock(json!({ "type": "host-local", "ranges": [[{ "subnet": "10.65.7.0/24" }]] }));
     other["name"] = json!("other");
     let dir = dir.display().to_string();
-    let told = checked(&world, &other, &["--conf-dir", &dir])?;
-    ensure!(told.len() == 1 && told[0].contains("given out twice") && told[0].contains("10.65.7.0/24"), "{told:?}");
+    let reported = checked(&world, &other, &["--conf-dir", &dir])?;
+    ensure!(
+        reported.len() == 1 && reported[0].contains("given out twice") && reported[0].contains("10.65.7.0/24"),
+        "{reported:?}"
+    );
     ensure!(checked(&world, &one, &["--conf-dir", &dir])?.is_empty(), "one set of books");
     Ok(())
 }

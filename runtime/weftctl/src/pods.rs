@@ -34,7 +34,7 @@ pub(crate) struct Pod {
 }
 
 impl Pods {
-    /// What cannot be read is told beside the answer, and hides nothing else.
+    /// What cannot be read is listed beside the answer, and hides nothing else.
     pub(crate) fn read(entries: &[Entry], output: Output) -> Self {
         let mut pods = Vec::new();
         for entry in entries.iter().filter(|entry| entry.key.role == Role::Pod) {

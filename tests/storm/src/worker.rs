@@ -216,9 +216,9 @@ impl<'a> Worker<'a> {
                     "orphans that live"
                 });
             }
-            // Told that it was deleted meanwhile: then it has left nothing.
+            // Its answer says that it was deleted meanwhile: then it has left nothing.
             Ended::Badly(text) if !by_gc && is_removed(text) => {
-                self.storm.tally.count("orphans that were told of their DEL");
+                self.storm.tally.count("orphans that learned of their DEL");
                 if !there.is_empty() {
                     self.storm.tally.violation(format!("{container} was deleted under its ADD and has {there:?}"));
                 }

@@ -76,11 +76,11 @@ pub(super) fn agent_puts_back_after_a_flush() -> Result<()> {
     through(&mut world, "CHECK", "a", &chain(8080), result, &mut plainly)?;
     let log = agent.log();
     ensure!(log.contains("put back what eth0 of container") && log.contains("map host port 8081/tcp"), "{log}");
-    // The damaged one is told once, however often it is looked at.
+    // The damaged one is reported once, however often it is looked at.
     let looks = metric(&http, "weft_filter_looks_total")?;
     reaches(&mut agent, &http, "weft_filter_looks_total", looks + 2)?;
-    let told = agent.log().matches(&format!("container {}: ", container_id("damaged"))).count();
-    ensure!(told == 1 && metric(&http, "weft_filters_broken")? == 1, "told {told} times: {}", agent.log());
+    let reported = agent.log().matches(&format!("container {}: ", container_id("damaged"))).count();
+    ensure!(reported == 1 && metric(&http, "weft_filters_broken")? == 1, "reported {reported} times: {}", agent.log());
     ensure!(metric(&http, "weft_filters_restored_total")? == 4, "{}", agent.log());
     // What was put back goes with DEL.
     through(&mut world, "DEL", "a", &chain(8080), None, &mut plainly)?;

@@ -4,7 +4,7 @@
 //! A look costs as much as there are attachments, so there is one only where the ruleset has changed since the last one (weft's
 //! own calls change it too), and one a minute all the same: firewalld may keep its rules elsewhere.
 //!
-//! Invariants: the event loop never waits, looking runs on a thread; what fails is told once and tried again at the next look.
+//! Invariants: the event loop never waits, looking runs on a thread; what fails is reported once and tried again at the next look.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ impl Filters {
 
     async fn run(&self) {
         let mut whole = None;
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         loop {
             let state = self.state.clone();
             let looked = spawn_blocking(move || look(&state, whole)).await.map_err(|error| error.to_string());
@@ -90,10 +90,10 @@ impl Filters {
                     faults.push(text);
                 }
             }
-            for text in faults.iter().filter(|text| !told.contains(*text)) {
+            for text in faults.iter().filter(|text| !reported.contains(*text)) {
                 self.log.warn(&format!("packet filter: {text}"));
             }
-            told = faults;
+            reported = faults;
             sleep(TICK).await;
         }
     }

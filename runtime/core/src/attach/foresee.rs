@@ -120,7 +120,7 @@ fn is_away(node: &mut Node<'_>, needs: &[Need], observed: &Observed) -> Result<b
     Ok(false)
 }
 
-/// A device that is asked for by its place on a bus cannot be told from others once it is away.
+/// A device that is asked for by its place on a bus cannot be distinguished from others once it is away.
 fn may_be(query: &DeviceQuery, taken: &TakeDevice) -> bool {
     match (&query.name, &query.hardware) {
         (Some(name), _) => *name == taken.device,

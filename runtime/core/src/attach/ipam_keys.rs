@@ -23,18 +23,18 @@ pub(super) fn refuse_unknown(call: &Call, policy: &Loaded) -> Result<(), AttachE
     }
 }
 
-/// The problems that the policy told by itself, and what its schema finds besides: unknown keys first, then what has a wrong type
+/// The problems that the policy reported itself, and what its schema finds besides: unknown keys first, then what has a wrong type
 /// or value where the policy said nothing.
-pub(super) fn problems(call: &Call, policy: &Loaded, told: Vec<Problem>) -> Vec<Problem> {
-    let Some(ipam) = call.network.ipam.as_ref() else { return told };
+pub(super) fn problems(call: &Call, policy: &Loaded, reported: Vec<Problem>) -> Vec<Problem> {
+    let Some(ipam) = call.network.ipam.as_ref() else { return reported };
     let schema = schema(call, policy);
     let mut problems = unknown_keys(call, ipam, schema.as_ref());
-    let is_told = |problem: &Problem| told.iter().any(|told| told.at == problem.at);
+    let is_reported = |problem: &Problem| reported.iter().any(|reported| reported.at == problem.at);
     let found = schema.map(|schema| schema.problems(ipam.object.as_value())).unwrap_or_default();
-    let more: Vec<Problem> = found.into_iter().filter(|problem| !is_told(problem)).collect();
+    let more: Vec<Problem> = found.into_iter().filter(|problem| !is_reported(problem)).collect();
     // A sound configuration of a stock plugin may still have what the schema does not foresee: the policy's word counts.
     let more = if call.persona.is_stock() { Vec::new() } else { more };
-    problems.extend(told);
+    problems.extend(reported);
     problems.extend(more);
     problems
 }
@@ -76,8 +76,8 @@ fn unknown(call: &Call, ipam: &IpamConf, schema: Option<&Schema>) -> Vec<ConfErr
         Some(schema) => schema.unknown_keys(value, &also),
         None => likely_mistakes(value).into_iter().map(by_the_host).collect(),
     };
-    let told = found.into_iter().filter(|unknown| is_strict(call) || unknown.meant.is_some());
-    told.map(|unknown| error(call, unknown)).collect()
+    let reported = found.into_iter().filter(|unknown| is_strict(call) || unknown.meant.is_some());
+    reported.map(|unknown| error(call, unknown)).collect()
 }
 
 fn by_the_host((at, meant): (String, &'static str)) -> UnknownKey {

@@ -107,7 +107,7 @@ fn of_network(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> 
     let mut problems = delegate_conf(&call.network, &call.pairs).err().map(each).unwrap_or_default();
     problems.extend(missing_plugins(node.context, call, surroundings));
     problems.extend(policy_conf(node, call).unwrap_or_else(each));
-    // With a mistake in the configuration, what follows from it is no news.
+    // With a mistake in the configuration, its consequences are not listed.
     if problems.is_empty() {
         problems.extend(decision(node, call).err().map(each).unwrap_or_default());
     }
@@ -127,7 +127,7 @@ pub(super) fn delegate_conf(network: &Network, cni_args: &[(String, String)]) ->
     Ok(())
 }
 
-/// Plugins of `delegate.type` and `ipam.type` that neither weft nor anybody else has.
+/// Plugins of `delegate.type` and `ipam.type` that are neither weft's nor in the path.
 fn missing_plugins(context: &Context, call: &Call, surroundings: &Surroundings) -> Problems {
     let mut problems = Vec::new();
     let mut look = |key: &str, kind: &str, known: Vec<String>| {
@@ -159,11 +159,11 @@ fn policy_conf(node: &Node<'_>, call: &Call) -> Result<Problems, AttachError> {
         return Ok(Vec::new());
     };
     let policy = policies::load(node, call)?;
-    let told = policy.validate(&ipam.text, &policies::limits(&call.network))?;
-    Ok(ipam_keys::problems(call, &policy, told))
+    let reported = policy.validate(&ipam.text, &policies::limits(&call.network))?;
+    Ok(ipam_keys::problems(call, &policy, reported))
 }
 
-/// What the policy would decide for a pod that nobody knows anything of, on an empty node: a decision that the host refuses would
+/// What the policy would decide for a pod without labels, on an empty node: a decision that the host refuses would
 /// be refused for every pod. A refusal of that pod is no mistake.
 fn decision(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     if !call.network.ipam.as_ref().is_some_and(|ipam| ipam.kind.is_policy()) {

@@ -201,7 +201,7 @@ fn read_range(object: &Object) -> Result<Range, RangeProblem> {
     if let Some(start) = start.filter(|start| !subnet.contains(start)) {
         return Err(outside("RangeStart", start));
     }
-    // host-local looks at the end later: one that is outside is told as a start that is after it.
+    // host-local looks at the end later: one that is outside is reported as a start after it.
     if let (Some(start), Some(end)) = (start, end)
         && start > end
     {

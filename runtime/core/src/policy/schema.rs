@@ -13,7 +13,7 @@ use crate::keys::did_you_mean;
 
 /// How deep references and objects may go. A schema may refer to itself.
 const DEPTH: usize = 32;
-/// No more problems than these are told.
+/// No more problems than these are reported.
 const PROBLEMS: usize = 32;
 
 /// See the module.

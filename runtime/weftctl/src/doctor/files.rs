@@ -147,7 +147,7 @@ fn clashes(dir: &Path) -> Vec<Finding> {
     found.iter().map(|clash| Finding::warn("networks", clash.to_string(), remedy)).collect()
 }
 
-/// What the operator says of this node, which every policy is told: where it cannot be read, every ADD fails.
+/// What the operator says of this node, which every policy gets: where it cannot be read, every ADD fails.
 fn node_facts(state: &Path) -> Option<Finding> {
     let error = anyhow::Error::from(weft_core::facts::node(state).err()?);
     Some(Finding::fail("node.json", format!("{error:#}"), "correct or remove the file in the state directory"))

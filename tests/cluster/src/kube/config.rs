@@ -1,4 +1,4 @@
-//! What a node's programs are told: containerd, kubelet, and the configuration of the pods' default network.
+//! Configuration of a node's programs: containerd, kubelet, and the configuration of the pods' default network.
 
 use anyhow::Result;
 use serde_json::{Value, json};

@@ -4,7 +4,7 @@
 //! programs  Kubernetes as one program under the names of its parts (tests/cluster/kubernetes builds it)
 //! control   etcd, API server, controller manager, scheduler
 //! node      namespaces, containerd, kubelet
-//! config    what those are told
+//! config    their configuration
 //! weft      weft's image and manifests, as `deploy/` has them
 //! kubectl   how tests talk to the API server
 //! rest      the API server without kubectl, for many calls

@@ -1,4 +1,4 @@
-//! Devices: kubelet gives them to pods, the agent asks kubelet which, and plugins are told.
+//! Devices: kubelet gives them to pods, the agent asks kubelet which, and plugins get them.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -36,9 +36,9 @@ pub(super) fn of_a_device_plugin(cluster: &mut Cluster) -> Result<()> {
         let id = call.stdin["deviceID"].as_str().unwrap_or_default();
         ensure!(DEVICES.contains(&id), "{:#}", call.stdin);
         for pointer in ["/pciBusID", "/runtimeConfig/deviceID"] {
-            let told = call.stdin.pointer(pointer);
+            let given = call.stdin.pointer(pointer);
             let is_told =
-                if pointer == "/pciBusID" { told == Some(&json!(id)) } else { told.is_none_or(|told| told == id) };
+                if pointer == "/pciBusID" { given == Some(&json!(id)) } else { given.is_none_or(|given| given == id) };
             ensure!(is_told, "{pointer}: {:#}", call.stdin);
         }
         given.insert(id.to_owned());
