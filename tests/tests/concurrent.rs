@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     suite.test("del_while_an_add_is_stopped", &needs, || at_every_call(Verb::Del, Then::GoesOn));
     suite.test("gc_while_an_add_is_stopped", &needs, || at_every_call(Verb::Gc, Then::GoesOn));
     suite.test("del_while_an_add_is_stopped_and_killed", &needs, || at_every_call(Verb::Del, Then::IsKilled));
+    suite.test("repair_while_an_add_is_stopped", &needs, repaired);
     suite.test("a_stopped_step_and_del", &needs, stopped_step);
     suite.test("the_lock_leaves_no_files", &needs, no_files);
     suite.test("a_retried_pod_keeps_its_address", &needs, retried_pod);
@@ -238,6 +239,39 @@ fn at_every_call(verb: Verb, then: Then) -> Result<()> {
         is_clean(&world, &when)?;
     }
     ensure!(stops >= 10, "only {stops} calls were stopped at: the trace has moved");
+    Ok(())
+}
+
+/// A repair leaves an attachment to the ADD that is at work on it: what that has not made yet is not lost.
+fn repaired() -> Result<()> {
+    let (installation, mut world) = World::installed()?;
+    ok(&world.call("ADD", &Attach::eth0("warm"), &conf())?, "first ADD")?;
+    ok(&call(&mut world, Verb::Del, "warm")?, "first DEL")?;
+    let rules = |world: &World| Ok::<_, anyhow::Error>(world.host().line("nft list ruleset")?.text());
+    let repair = |world: &World, arguments: &[&str]| -> Result<process::Output> {
+        let mut command = Command::new(installation.weftctl());
+        command.arg("repair").args(arguments).env("WEFT_STATE_DIR", world.state());
+        process::output(&world.place()?, command, b"", process::LIMIT)
+    };
+    let mut seen_as_lost = 0;
+    for number in 1.. {
+        let stopped = match add_until(&mut world, &Attach::eth0("pod"), &conf(), "weft", number)? {
+            Started::Ended(reply) => {
+                ok(&reply, "ADD without a stop")?;
+                break;
+            }
+            Started::Stopped(stopped) => stopped,
+        };
+        let before = rules(&world)?;
+        seen_as_lost += usize::from(repair(&world, &[])?.text().contains("missing:"));
+        repair(&world, &["--apply"])?;
+        let after = rules(&world)?;
+        ensure!(before == after, "stopped at call {number}: the repair changed\n{before}\nto\n{after}");
+        ok(&stopped.end(Then::GoesOn)?, &format!("ADD that was stopped at call {number}"))?;
+        ok(&call(&mut world, Verb::Del, "pod")?, "DEL")?;
+        is_clean(&world, &format!("stopped at call {number}"))?;
+    }
+    ensure!(seen_as_lost > 0, "no stop left the ADD's elements out: the trace has moved");
     Ok(())
 }
 
