@@ -5,6 +5,8 @@
 //! An object whose `properties` are listed is closed, unless `additionalProperties` or `patternProperties` says otherwise: what a
 //! policy does not list it does not read. What is not understood of a schema is not checked.
 
+use std::cell::Cell;
+
 use regex_lite::Regex;
 use serde_json::{Map, Value};
 use weft_host_abi::types::Problem;
@@ -13,6 +15,9 @@ use crate::keys::did_you_mean;
 
 /// How deep references and objects may go. A schema may refer to itself.
 const DEPTH: usize = 32;
+/// How many places of a schema are looked at. One that refers to itself twice doubles them with each level; a policy must not
+/// keep an ADD busy by that. What comes later is not checked.
+const STEPS: u32 = 50_000;
 /// No more problems than these are reported.
 const PROBLEMS: usize = 32;
 
@@ -66,7 +71,8 @@ impl Schema {
 
     fn check(&self, value: &Value, also: &[&str]) -> Found {
         let mut found = Found::default();
-        Check { root: &self.root, also, found: &mut found }.value(&self.root, value, "", DEPTH);
+        let steps = Cell::new(STEPS);
+        Check { root: &self.root, also, steps: &steps, found: &mut found }.value(&self.root, value, "", DEPTH);
         found.problems.truncate(PROBLEMS);
         found.unknown.truncate(PROBLEMS);
         found
@@ -76,16 +82,21 @@ impl Schema {
 struct Check<'a> {
     root: &'a Value,
     also: &'a [&'a str],
+    /// What is left of them.
+    steps: &'a Cell<u32>,
     found: &'a mut Found,
 }
 
 impl Check<'_> {
     fn problem(&mut self, at: &str, message: String) {
-        self.found.problems.push(Problem { at: at.to_owned(), message });
+        if self.found.problems.len() < PROBLEMS {
+            self.found.problems.push(Problem { at: at.to_owned(), message });
+        }
     }
 
     fn value(&mut self, schema: &Value, value: &Value, at: &str, depth: usize) {
-        let Some(depth) = depth.checked_sub(1) else { return };
+        let (Some(depth), Some(left)) = (depth.checked_sub(1), self.steps.get().checked_sub(1)) else { return };
+        self.steps.set(left);
         let Some(rules) = schema.as_object() else {
             if schema == &Value::Bool(false) {
                 self.problem(at, format!("{} cannot be set", name(at)));
@@ -121,7 +132,8 @@ impl Check<'_> {
         let mut closest: Option<Found> = None;
         for form in forms {
             let mut found = Found::default();
-            Check { root: self.root, also: self.also, found: &mut found }.value(form, value, at, depth);
+            Check { root: self.root, also: self.also, steps: self.steps, found: &mut found }
+                .value(form, value, at, depth);
             if found.problems.is_empty() && found.unknown.is_empty() {
                 return;
             }
@@ -241,6 +253,7 @@ impl Check<'_> {
                 Some(Value::Bool(true)) => {}
                 _ if properties.is_none() && more.is_none() || joined => {}
                 _ if at.is_empty() && self.also.iter().any(|own| own.eq_ignore_ascii_case(key)) => {}
+                _ if self.found.unknown.len() >= PROBLEMS => {}
                 _ => {
                     let known: Vec<String> = properties.into_iter().flatten().map(|(name, _)| name.clone()).collect();
                     let meant = did_you_mean(key, known.iter().map(String::as_str)).map(str::to_owned);
@@ -352,5 +365,15 @@ mod tests {
         }
         let endless = Schema::parse(r##"{"$ref": "#"}"##).unwrap();
         assert_eq!(endless.problems(&json!({})), []);
+    }
+
+    /// Without a bound this would be 8 to the power of 15 steps.
+    #[test]
+    fn a_schema_that_refers_to_itself_many_times_ends() {
+        let all: Vec<Value> = (0..8).map(|_number| json!({"$ref": "#"})).collect();
+        let schema =
+            Schema::parse(&json!({"allOf": all, "properties": {"a": {"type": "string"}}}).to_string()).unwrap();
+        let checked = schema.check(&json!({"a": 1}), &[]);
+        assert!(checked.problems.len() <= PROBLEMS);
     }
 }
