@@ -1,9 +1,8 @@
 //! A real control plane in a place of its own: etcd and kube-apiserver, from the one binary that `programs::kubernetes` finds.
 //!
-//! The API server makes its own certificate; users come from a file with tokens, and RBAC decides what each may do, so that a
-//! test can run the agent with the rights of `deploy/kubernetes/rbac.yaml` and no others.
+//! RBAC decides what each user may do, so that a test can run the agent with the rights of `deploy/kubernetes/rbac.yaml` and no
+//! others.
 
-use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,32 +16,18 @@ use weft_kit::dhcp::{Daemon, wait};
 use weft_kit::process::{self, LIMIT, Place};
 use weft_kit::{programs, sandbox};
 
+use crate::api_server::{ADMIN, User, api_server_flags, etcd_flags, kubeconfig_path, write_users};
+
 /// How long the API server may take to come up.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// Where etcd listens in the place, for clients.
-pub const ETCD: &str = "127.0.0.1:2379";
 /// The API server's port.
 const PORT: u16 = 6443;
 
-/// A user of the API server, with a token of its own.
-#[derive(Debug, Clone, Copy)]
-pub struct User {
-    /// For file names.
-    pub short: &'static str,
-    /// As the API server knows it; a service account is `system:serviceaccount:NAMESPACE:NAME`.
-    pub name: &'static str,
-    /// Its group, if any.
-    pub group: &'static str,
-}
-
-/// May do everything.
-pub const ADMIN: User = User { short: "admin", name: "admin", group: "system:masters" };
 /// The service account of weft's agent.
-pub const AGENT: User = User { short: "agent", name: "system:serviceaccount:kube-system:weft", group: "" };
+pub const AGENT: User = User::new("agent", "system:serviceaccount:kube-system:weft", "");
 
 /// The service account of weft's controller.
-pub const CONTROLLER: User =
-    User { short: "controller", name: "system:serviceaccount:kube-system:weft-controller", group: "" };
+pub const CONTROLLER: User = User::new("controller", "system:serviceaccount:kube-system:weft-controller", "");
 
 /// See the module. Both programs end with the value.
 pub struct ControlPlane {
@@ -64,15 +49,11 @@ impl ControlPlane {
         for name in ["etcd", "kube-apiserver", "kubectl"] {
             symlink(&binary, dir.path().join(name)).with_context(|| format!("link {name}"))?;
         }
-        let tokens: Vec<String> = users.iter().map(line_of).collect();
-        fs::write(dir.path().join("tokens.csv"), tokens.concat()).context("write the tokens")?;
-        process::run(place, &["openssl", "genrsa", "-out", &path(&dir, "sa.key"), "2048"])?;
+        write_users(dir.path(), &format!("https://{address}:{PORT}"), users)?;
+        process::run(place, &["openssl", "genrsa", "-out", &path(&dir, "account.key"), "2048"])?;
         let mut plane = Self { dir, place: place.clone(), address: address.to_owned(), etcd: None, api: None };
         plane.start_etcd()?;
         plane.start_api()?;
-        for user in users {
-            plane.write_kubeconfig(user)?;
-        }
         plane.wait_until_ready()?;
         Ok(plane)
     }
@@ -97,17 +78,7 @@ impl ControlPlane {
     /// # Errors
     /// It cannot be started.
     pub fn start_etcd(&mut self) -> Result<()> {
-        let (client, peer) = (format!("http://{ETCD}"), "http://127.0.0.1:2380");
-        let argv = [
-            path(&self.dir, "etcd"),
-            "--name=one".to_owned(),
-            format!("--data-dir={}", self.data().display()),
-            format!("--listen-client-urls={client}"),
-            format!("--advertise-client-urls={client}"),
-            format!("--listen-peer-urls={peer}"),
-            format!("--initial-advertise-peer-urls={peer}"),
-            format!("--initial-cluster=one={peer}"),
-        ];
+        let argv = [vec![path(&self.dir, "etcd")], etcd_flags(&self.data())].concat();
         self.etcd = Some(Daemon::start(&self.place, &argv, &self.dir.path().join("etcd.log"))?);
         Ok(())
     }
@@ -117,24 +88,8 @@ impl ControlPlane {
     /// # Errors
     /// It cannot be started.
     pub fn start_api(&mut self) -> Result<()> {
-        let key = path(&self.dir, "sa.key");
-        let argv = [
-            path(&self.dir, "kube-apiserver"),
-            format!("--etcd-servers=http://{ETCD}"),
-            format!("--bind-address={}", self.address),
-            format!("--advertise-address={}", self.address),
-            format!("--secure-port={PORT}"),
-            format!("--cert-dir={}", path(&self.dir, "tls")),
-            format!("--token-auth-file={}", path(&self.dir, "tokens.csv")),
-            "--authorization-mode=Node,RBAC".to_owned(),
-            "--anonymous-auth=false".to_owned(),
-            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-            format!("--service-account-key-file={key}"),
-            format!("--service-account-signing-key-file={key}"),
-            "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
-            "--endpoint-reconciler-type=none".to_owned(),
-            "--profiling=false".to_owned(),
-        ];
+        let flags = api_server_flags(self.dir.path(), &self.address, &self.address, PORT);
+        let argv = [vec![path(&self.dir, "kube-apiserver")], flags].concat();
         self.api = Some(Daemon::start(&self.place, &argv, &self.dir.path().join("api.log"))?);
         Ok(())
     }
@@ -176,7 +131,7 @@ impl ControlPlane {
     /// The credentials of a user.
     #[must_use]
     pub fn kubeconfig(&self, user: &User) -> PathBuf {
-        self.dir.path().join(format!("{}.kubeconfig", user.short))
+        kubeconfig_path(self.dir.path(), &user.short)
     }
 
     /// kubectl as the administrator; what it prints.
@@ -198,28 +153,6 @@ impl ControlPlane {
         let file = programs::repository().join("deploy").join(file).display().to_string();
         self.kubectl(&["apply", "--server-side", "-f", &file], "").map(drop)
     }
-
-    fn write_kubeconfig(&self, user: &User) -> Result<()> {
-        let config = serde_json::json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "x",
-            "clusters": [{"name": "c", "cluster": {
-                "server": format!("https://{}:{PORT}", self.address),
-                "certificate-authority": path(&self.dir, "tls/apiserver.crt"),
-            }}],
-            "users": [{"name": "u", "user": {"token": token_of(user)}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-        });
-        fs::write(self.kubeconfig(user), config.to_string()).context("write a kubeconfig")
-    }
-}
-
-/// The API server is reached from the test's own namespaces alone, so its tokens need no secret.
-fn token_of(user: &User) -> String {
-    format!("token-of-{}", user.short)
-}
-
-fn line_of(user: &User) -> String {
-    format!("{},{},{},{}\n", token_of(user), user.name, user.short, user.group)
 }
 
 fn path(dir: &TempDir, name: &str) -> String {

@@ -6,11 +6,13 @@
 //! standin   an agent and an API server in one process, for tests of weft-pod alone
 //! pods      one node with weft-pod: sandboxes, calls as containerd makes them
 //! kube      a real Kubernetes with weft on it
+//! api_server  what every API server of the tests is started with
 //! control_plane  etcd and a kube-apiserver of their own
 //! golden    recorded cases of Multus, replayed and compared
 //! ```
 
 pub mod api;
+pub mod api_server;
 pub mod control_plane;
 pub mod fake;
 pub mod golden;

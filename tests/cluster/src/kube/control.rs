@@ -1,9 +1,7 @@
 //! The control plane: etcd, API server, controller manager and scheduler, in one network namespace with the bridges that
 //! connect the nodes.
-//!
-//! There are no certificates to make: the API server writes one for itself, which is the authority of every kubeconfig, and
-//! users come from a file of tokens. They are no secrets: the namespaces are private to the test.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +14,7 @@ use weft_kit::process;
 
 use super::kubectl::Kubectl;
 use super::programs::Programs;
+use crate::api_server::{ADMIN, User, api_server_flags, etcd_flags, flags, kubeconfig_path, write_users};
 
 /// The API server's address on the nodes' network.
 const ADDRESS: &str = "10.99.0.1";
@@ -53,9 +52,9 @@ impl ControlPlane {
         fs::create_dir_all(dir.join("tls")).context("create the control plane's directory")?;
         let key = dir.join("account.key").display().to_string();
         process::run(&netns.place(), &["openssl", "genrsa", "-out", &key, "2048"])?;
-        write_users(dir, nodes)?;
+        write_files(dir, nodes)?;
         let mut plane = Self { netns, dir: dir.to_owned(), programs: programs.clone(), parts: Vec::new() };
-        plane.run("etcd", etcd(dir))?;
+        plane.run("etcd", etcd_flags(&dir.join("etcd")))?;
         let mut flags = api_server(dir);
         if extent == Extent::ApiServer {
             flags.push("--disable-admission-plugins=ServiceAccount".to_owned());
@@ -112,33 +111,21 @@ fn network() -> Result<NetNs> {
     Ok(netns)
 }
 
-/// The file that a user's kubeconfig is in.
-pub(super) fn kubeconfig_path(dir: &Path, user: &str) -> PathBuf {
-    dir.join(format!("{user}.kubeconfig"))
-}
-
-/// The tokens of all users, and a kubeconfig for each.
-fn write_users(dir: &Path, nodes: &[String]) -> Result<()> {
-    let mut tokens = "admin-token,admin,admin,system:masters\n\
-                      controllers-token,system:kube-controller-manager,controllers,\n\
-                      scheduler-token,system:kube-scheduler,scheduler,\n\
-                      agent-token,agent,agent,\n"
-        .to_owned();
-    for node in nodes {
-        tokens += &format!("{node}-token,system:node:{node},{node},system:nodes\n");
-    }
-    fs::write(dir.join("tokens.csv"), tokens).context("write the tokens")?;
-    let fixed = ["admin", "controllers", "scheduler", "agent"].map(str::to_owned);
-    for user in fixed.iter().chain(nodes) {
-        let kubeconfig = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "only",
-            "clusters": [{"name": "only", "cluster": {
-                "server": format!("https://{ADDRESS}"), "certificate-authority": dir.join("tls/apiserver.crt")}}],
-            "users": [{"name": "only", "user": {"token": format!("{user}-token")}}],
-            "contexts": [{"name": "only", "context": {"cluster": "only", "user": "only"}}],
-        });
-        fs::write(kubeconfig_path(dir, user), kubeconfig.to_string()).context("write a kubeconfig")?;
-    }
+/// The users, and what the API server writes down about weft's agents.
+fn write_files(dir: &Path, nodes: &[String]) -> Result<()> {
+    let node = |name: &String| User {
+        short: Cow::Owned(name.clone()),
+        name: Cow::Owned(format!("system:node:{name}")),
+        group: "system:nodes",
+    };
+    let fixed = [
+        ADMIN,
+        User::new("controllers", "system:kube-controller-manager", ""),
+        User::new("scheduler", "system:kube-scheduler", ""),
+        User::new("agent", "agent", ""),
+    ];
+    let users: Vec<User> = fixed.into_iter().chain(nodes.iter().map(node)).collect();
+    write_users(dir, &format!("https://{ADDRESS}"), &users)?;
     let policy = json!({
         "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived", "ResponseStarted"],
         "rules": [{"level": "Metadata", "users": ["system:serviceaccount:kube-system:weft"]}, {"level": "None"}],
@@ -146,47 +133,16 @@ fn write_users(dir: &Path, nodes: &[String]) -> Result<()> {
     fs::write(dir.join("audit-policy.json"), policy.to_string()).context("write the audit policy")
 }
 
-fn flags(flags: &[(&str, String)]) -> Vec<String> {
-    flags.iter().map(|(name, value)| format!("--{name}={value}")).collect()
-}
-
-fn etcd(dir: &Path) -> Vec<String> {
-    let (client, peer) = ("http://127.0.0.1:2379".to_owned(), "http://127.0.0.1:2380".to_owned());
-    flags(&[
-        ("name", "only".to_owned()),
-        ("data-dir", dir.join("etcd").display().to_string()),
-        ("listen-client-urls", client.clone()),
-        ("advertise-client-urls", client),
-        ("listen-peer-urls", peer.clone()),
-        ("initial-advertise-peer-urls", peer.clone()),
-        ("initial-cluster", format!("only={peer}")),
-        ("unsafe-no-fsync", "true".to_owned()),
-    ])
-}
-
 fn api_server(dir: &Path) -> Vec<String> {
     let at = |name: &str| dir.join(name).display().to_string();
-    flags(&[
-        ("etcd-servers", "http://127.0.0.1:2379".to_owned()),
-        ("bind-address", "0.0.0.0".to_owned()),
-        ("advertise-address", ADDRESS.to_owned()),
-        ("secure-port", "443".to_owned()),
-        ("cert-dir", at("tls")),
-        ("token-auth-file", at("tokens.csv")),
-        ("authorization-mode", "Node,RBAC".to_owned()),
-        ("anonymous-auth", "false".to_owned()),
-        ("service-account-issuer", "https://kubernetes.default.svc".to_owned()),
-        ("service-account-key-file", at("account.key")),
-        ("service-account-signing-key-file", at("account.key")),
-        ("service-cluster-ip-range", "10.96.0.0/16".to_owned()),
+    let more = flags(&[
         // Or exec and logs look up the node's name.
         ("kubelet-preferred-address-types", "InternalIP".to_owned()),
-        ("endpoint-reconciler-type", "none".to_owned()),
         ("allow-privileged", "true".to_owned()),
-        ("profiling", "false".to_owned()),
         ("audit-policy-file", at("audit-policy.json")),
         ("audit-log-path", at("audit.log")),
-    ])
+    ]);
+    [api_server_flags(dir, "0.0.0.0", ADDRESS, 443), more].concat()
 }
 
 fn controller_manager(dir: &Path) -> Vec<String> {

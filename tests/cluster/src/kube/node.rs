@@ -15,8 +15,9 @@ use weft_kit::netns::NetNs;
 use weft_kit::process::{self, Output, Place};
 
 use super::config;
-use super::control::{self, ControlPlane, MANAGEMENT, WIRE};
+use super::control::{ControlPlane, MANAGEMENT, WIRE};
 use super::programs::Programs;
+use crate::api_server::kubeconfig_path;
 
 /// Directories that every node has for itself.
 const OWN: &[&str] = &[
@@ -80,7 +81,7 @@ impl Node {
         let own = dir.join(&name);
         let netns = network(&name, number, plane)?;
         let holder = hold(&own, &name, &netns)?;
-        let kubeconfig = control::kubeconfig_path(dir, &name);
+        let kubeconfig = kubeconfig_path(dir, &name);
         let (programs, cgroup) = (programs.clone(), cgroup.to_owned());
         let mut node = Self {
             name,

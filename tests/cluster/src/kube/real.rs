@@ -15,10 +15,11 @@ use weft_kit::programs::{repository, weftctl};
 use weft_kit::sandbox;
 
 use super::PATIENCE;
-use super::control::{ControlPlane, Extent, kubeconfig_path};
+use super::control::{ControlPlane, Extent};
 use super::programs::Programs;
 use super::rest::Rest;
 use crate::api::{Api, Definition, Event, Pod};
+use crate::api_server::kubeconfig_path;
 
 /// The node that all pods are on.
 const NODE: &str = "node-1";

@@ -11,7 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use weft_cluster::control_plane::{self, ADMIN, AGENT, CONTROLLER, ControlPlane};
+use weft_cluster::api_server::{self, ADMIN};
+use weft_cluster::control_plane::{AGENT, CONTROLLER, ControlPlane};
 use weft_kit::dhcp::{Daemon, wait};
 use weft_kit::netns::NetNs;
 use weft_kit::process::{self, Place};
@@ -136,7 +137,7 @@ impl Cluster {
             "etcd".to_owned(),
             "--name=one".to_owned(),
             format!("--data-dir={}", dir.path().join("data").display()),
-            format!("--listen-client-urls={client},http://{}", control_plane::ETCD),
+            format!("--listen-client-urls={client},http://{}", api_server::ETCD),
             format!("--advertise-client-urls={client}"),
             format!("--listen-peer-urls={peer}"),
             format!("--initial-advertise-peer-urls={peer}"),
@@ -335,7 +336,7 @@ impl Cluster {
         let token = token.map(|token| format!("Authorization: {token}\r\n")).unwrap_or_default();
         let head = format!("POST {path} HTTP/1.0\r\n{token}Content-Length: {}\r\n\r\n", body.len());
         let call = self.netns.inside(move || {
-            let mut stream = TcpStream::connect(control_plane::ETCD)?;
+            let mut stream = TcpStream::connect(api_server::ETCD)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.write_all(format!("{head}{body}").as_bytes())?;
             let mut answer = String::new();
