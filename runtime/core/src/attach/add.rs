@@ -42,9 +42,11 @@ fn add_unrecorded(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachE
     {
         added = attach(node, &call);
     }
+    // Before the lock goes: as soon as it has, another process may remove what is marked, and the mark.
+    let marked = remove::is_marked(node, &call).is_ok_and(|marked| marked);
     drop(lock);
     // A DEL from now on finds no ADD at work, and one before has left its mark.
-    let added = remove::if_marked(node, &call).and(added);
+    let added = remove::if_marked(node, &call, marked).and(added);
     // flannel's own words for an error of its delegate.
     if stock { added.map_err(|cause| AttachError::DelegateAdd { cause: Box::new(cause) }) } else { added }
 }

@@ -67,14 +67,23 @@ pub(super) fn clear_mark(node: &mut Node<'_>, key: &Key) -> Vec<String> {
     cleared.err().map(|error| error.chain()).into_iter().collect()
 }
 
-/// The end of an ADD: was it deleted meanwhile? Then what it made is removed, unless another process does that now.
-pub(super) fn if_marked(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
+/// Whether a DEL or GC of the attachment came while its ADD was at work.
+pub(super) fn is_marked(node: &mut Node<'_>, call: &Call) -> Result<bool, AttachError> {
+    Ok(node.has_store() && node.store()?.is_marked_removed(&call.key())?)
+}
+
+/// The end of an ADD: was it deleted meanwhile? Then what it made is removed, unless another process does that now, or has done
+/// it since it was seen as `marked`.
+pub(super) fn if_marked(node: &mut Node<'_>, call: &Call, marked: bool) -> Result<(), AttachError> {
     let key = call.key();
-    if !node.has_store() || !node.store()?.is_marked_removed(&key)? {
+    let leftovers = if is_marked(node, call)? {
+        self::marked(node, call, &key)
+    } else if marked {
+        Vec::new()
+    } else {
         return Ok(());
-    }
-    let removed = AttachError::Ledger(StoreError::Removed { key: Box::new(key.clone()) });
-    let leftovers = marked(node, call, &key);
+    };
+    let removed = AttachError::Ledger(StoreError::Removed { key: Box::new(key) });
     Err(if leftovers.is_empty() { removed } else { AttachError::Leftovers { cause: Box::new(removed), leftovers } })
 }
 
