@@ -69,8 +69,7 @@ impl<'a> Setting<'a> {
             container,
             fresh_ifname: format!("veth{a:02x}{b:02x}{c:02x}{d:02x}"),
             fresh_mac: Mac(mac),
-            // Far above what kernels count up to by themselves.
-            fresh_index: u32::from_be_bytes([1, i, j, k]),
+            fresh_index: Plan::chosen_index([i, j, k]),
         };
         Ok((stage, executor))
     }

@@ -15,7 +15,7 @@ use super::Executor;
 use super::error::{Doing, NetlinkError};
 use super::netns::OWN;
 use super::rtnl::{Link, Lookup, Nsid, Rtnl};
-use crate::plan::{LinkRef, Side};
+use crate::plan::{LinkRef, Plan, Side};
 
 /// What a link is known by.
 #[derive(Debug, Clone, Copy)]
@@ -86,8 +86,12 @@ impl Executor {
             return Ok(Place::Here(found));
         }
         match self.locate_elsewhere(wanted.name, index, &fits)? {
-            // Moved away and back, it may have another index.
-            Place::Gone => Ok(by_name()?.filter(|named| fits(named, host)).map_or(Place::Gone, Place::Here)),
+            // Moved away and back, it may have another index: the kernel's. One that a plan has chosen is another attachment's, which
+            // came to the same namespace later.
+            Place::Gone => {
+                let may_be = |named: &Link| fits(named, host) && !Plan::is_chosen_index(named.index);
+                Ok(by_name()?.filter(may_be).map_or(Place::Gone, Place::Here))
+            }
             found => Ok(found),
         }
     }

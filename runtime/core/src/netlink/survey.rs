@@ -82,7 +82,7 @@ pub(super) fn labelled(op: &Op) -> Option<LinkRef> {
 }
 
 impl Rtnl {
-    /// Writes a label. Best effort: it says whose the link is, and nothing depends on it while the ledger is whole.
+    /// Writes a label. Best effort: it says whose the link is. Where there is none, DEL leaves a veth pair whose end on the host was renamed.
     pub(super) fn label(&self, index: u32, label: &str) {
         self.set_link(change(index).alias(label).build()).ok();
     }

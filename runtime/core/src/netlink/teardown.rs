@@ -96,6 +96,21 @@ impl Executor {
         }
     }
 
+    /// Deletes a veth pair by its end in the container, where the end on the host has this label.
+    pub(super) fn delete_labelled_pair(&self, name: &str, label: &str) -> Result<(), NetlinkError> {
+        let Some(container) = self.rtnl(Side::Container) else { return Ok(()) };
+        let doing = || format!("failed to delete {name:?}");
+        let Some(link) = container.link(Lookup::Name(name)).doing(doing)?.filter(|link| link.kind == "veth") else {
+            return Ok(());
+        };
+        let Some(other) = link.other else { return Ok(()) };
+        let end = self.host.link(Lookup::Index(other)).doing(doing)?;
+        if end.is_some_and(|end| end.kind == "veth" && end.alias.as_deref() == Some(label)) {
+            container.delete_link(link.index).doing(doing)?;
+        }
+        Ok(())
+    }
+
     /// Deletes a link of the host if it is there and of that kind; whether it did.
     pub(super) fn delete_host_link(&self, name: &str, kind: &str) -> Result<bool, NetlinkError> {
         if name.is_empty() {

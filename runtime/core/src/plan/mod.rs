@@ -68,6 +68,19 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// An index for [`Plan::link_index`], of random numbers: far above what kernels count up to by themselves.
+    #[must_use]
+    pub fn chosen_index(random: [u8; 3]) -> u32 {
+        let [i, j, k] = random;
+        u32::from_be_bytes([1, i, j, k])
+    }
+
+    /// Whether a plan has chosen the index of a link, and not the kernel.
+    #[must_use]
+    pub fn is_chosen_index(index: u32) -> bool {
+        index.to_be_bytes()[0] == 1
+    }
+
     /// What is left to do of this plan when `done` has been applied. Both come from the same conf and host, so an op of both
     /// is the same thing.
     #[must_use]

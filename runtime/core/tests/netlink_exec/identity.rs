@@ -27,6 +27,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("identity::tap", tap, || every_trick(&tap_device())),
         ("identity::parent_of_an_impostor", None, parent_of_an_impostor),
         ("identity::child_of_a_macvlan", None, child_of_a_macvlan),
+        ("identity::link_of_a_later_attachment", None, link_of_a_later_attachment),
         ("identity::veth_of_the_container", None, veth_of_the_container),
         ("identity::device_renamed", None, device_renamed),
         ("identity::device_and_impostor", None, device_and_impostor),
@@ -89,6 +90,15 @@ fn tear_down(host: &Ns, pod: Option<&Ns>, plan: &Plan) -> Vec<String> {
 fn check(host: &Ns, pod: &Ns, plan: &Plan) -> Vec<String> {
     let differences = with(host, pod, |executor| executor.check(plan).expect("check"));
     differences.iter().map(ToString::to_string).collect()
+}
+
+/// A DEL that was stopped, or comes late, finds the link of the next attachment under the name of its own, in the same namespace.
+fn link_of_a_later_attachment() {
+    let (host, pod) = spaces();
+    let later = Plan { link_index: Some(INDEX + 1), ..plan(vec![macvlan()]) };
+    make(&host, &pod, &later);
+    assert_eq!(tear_down(&host, Some(&pod), &with_index(&macvlan())), [""; 0]);
+    assert!(pod.link("eth0").is_some(), "the later attachment has lost its link");
 }
 
 /// A number that `ip link set netns` takes: that of the thread that keeps the namespace.

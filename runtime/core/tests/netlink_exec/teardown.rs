@@ -18,6 +18,8 @@ pub(crate) fn tests() -> Vec<crate::Test> {
         ("teardown::loopback", None, loopback_plan),
         ("teardown::renamed", None, renamed),
         ("teardown::host_end_renamed", None, host_end_renamed),
+        ("teardown::labelled_host_end_renamed", None, labelled_host_end_renamed),
+        ("teardown::pair_of_a_later_attachment", None, pair_of_a_later_attachment),
         ("teardown::foreign_links", None, foreign_links),
         ("teardown::half_applied", None, half_applied),
         ("teardown::failures_are_collected", None, failures_are_collected),
@@ -129,6 +131,33 @@ fn host_end_renamed() {
     host.sh(&format!("ip link set {HOST_VETH} down && ip link set {HOST_VETH} name other"));
     tear_down(&host, &pod, &plan);
     assert!(host.link("other").is_none() && pod.link("eth0").is_none());
+}
+
+fn labelled(container_id: &str) -> Plan {
+    Plan { label: weft_core::netlink::label("net", container_id, "eth0"), ..bridge_l3() }
+}
+
+fn labelled_host_end_renamed() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let plan = labelled("one");
+    with(&host, &pod, |executor| drop(applied(executor, &plan)));
+    host.sh(&format!("ip link set {HOST_VETH} down && ip link set {HOST_VETH} name other"));
+    tear_down(&host, &pod, &plan);
+    assert!(host.link("other").is_none() && pod.link("eth0").is_none());
+}
+
+/// A DEL that was stopped, or comes late, finds the link of the next attachment under the name of its own, in the same namespace.
+fn pair_of_a_later_attachment() {
+    let (host, pod) = (Ns::new(), Ns::new());
+    let later = labelled("later");
+    with(&host, &pod, |executor| drop(applied(executor, &later)));
+    host.sh(&format!("ip link set {HOST_VETH} down && ip link set {HOST_VETH} name vethlater"));
+    tear_down(&host, &pod, &labelled("one"));
+    assert!(host.link("vethlater").is_some() && pod.link("eth0").is_some());
+    // And before it has its label.
+    host.sh("ip link set vethlater alias ''");
+    tear_down(&host, &pod, &labelled("one"));
+    assert!(host.link("vethlater").is_some() && pod.link("eth0").is_some());
 }
 
 /// Links of other kinds by the same names are somebody else's.

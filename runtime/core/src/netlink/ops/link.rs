@@ -45,10 +45,14 @@ impl Operation for Veth<'_> {
     }
 
     /// By the host's end where there is one: its name is random, so nothing else has it, and it finds the pair even where the
-    /// container's end was renamed or moved.
-    fn tear_down(&self, executor: &mut Executor, _plan: &Plan) -> Result<(), NetlinkError> {
+    /// container's end was renamed or moved. Without it the pair is gone, or somebody has renamed that end: then its label tells.
+    /// A pair with no or another label is another attachment's, which came to the same namespace later.
+    fn tear_down(&self, executor: &mut Executor, plan: &Plan) -> Result<(), NetlinkError> {
         if executor.delete_host_link(self.host, "veth")? {
             return Ok(());
+        }
+        if let Some(label) = &plan.label {
+            return executor.delete_labelled_pair(self.container, label);
         }
         executor.delete_container_link(&Wanted { name: self.container, index: None, kind: "veth", parent: None })
     }
