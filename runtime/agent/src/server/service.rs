@@ -13,7 +13,7 @@ use weft_core::agent::{Envelope, Fault, Refusal, Service};
 use crate::Log;
 
 /// The time between the agent's answer and the end of the caller's patience.
-const MARGIN: Duration = Duration::from_millis(50);
+const MARGIN: Duration = Duration::from_millis(500);
 
 /// Until when a caller waits.
 #[derive(Debug, Clone, Copy)]

@@ -91,14 +91,14 @@ fn a_panic_of_a_service_answers_its_caller_and_nobody_else_notices() {
     with_server(|socket| {
         let hanging = std::thread::spawn({
             let socket = socket.clone();
-            move || ask::<Echo>(&socket, &Order::Hang, Some(Duration::from_millis(600)))
+            move || ask::<Echo>(&socket, &Order::Hang, Some(Duration::from_secs(4)))
         });
         let (fault, message) = refusal(ask::<Echo>(&socket, &Order::Panic, None).unwrap_err());
         assert_eq!(fault, Fault::Internal);
         assert!(message.contains("\"echo\"") && message.contains("on purpose"), "{message}");
         assert_eq!(ask::<Echo>(&socket, &Order::Answer, None).unwrap(), "here");
         let (fault, message) = refusal(hanging.join().unwrap().unwrap_err());
-        assert_eq!((fault, message.contains("600 ms")), (Fault::Deadline, true), "{message}");
+        assert_eq!((fault, message.contains("4000 ms")), (Fault::Deadline, true), "{message}");
     });
 }
 
