@@ -194,12 +194,15 @@ fn explain() -> Result<()> {
 
 fn ledger() -> Result<()> {
     let (installation, mut world) = world()?;
-    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.ok(), "ADD");
+    // Addresses that no other test has on a link: releasing one looks through all namespaces.
+    let mut conf = conf();
+    conf["ipam"]["ranges"] = json!([[{ "subnet": "10.65.0.0/24" }]]);
+    ensure!(world.call("ADD", &Attach::eth0("a"), &conf)?.ok(), "ADD");
     let (table, document) = both(&world, &installation.weftctl(), &["ledger", "ls"])?;
-    ensure!(table.contains("10.63.0.2") && table.contains("cid-a"), "{table}");
-    ensure!(document[0]["state"] == "active" && document[0]["address"] == "10.63.0.2", "{document:#}");
+    ensure!(table.contains("10.65.0.2") && table.contains("cid-a"), "{table}");
+    ensure!(document[0]["state"] == "active" && document[0]["address"] == "10.65.0.2", "{document:#}");
     let state = world.state().display().to_string();
-    let release = ["--state-dir", &state, "ledger", "release", "ctl", "10.63.0.2"];
+    let release = ["--state-dir", &state, "ledger", "release", "ctl", "10.65.0.2"];
     let refused = run(&world.place()?, &installation.weftctl(), &release)?;
     ensure!(refused.status == Some(1), "released an address in use");
     ensure!(refused.stderr.contains("--force"), "no remedy");
@@ -207,7 +210,7 @@ fn ledger() -> Result<()> {
     let released = run(&world.place()?, &installation.weftctl(), &release)?;
     ensure!(released.status == Some(0), "{}", released.stderr);
     let (table, _) = both(&world, &installation.weftctl(), &["ledger", "ls"])?;
-    ensure!(!table.contains("10.63.0.2"), "{table}");
+    ensure!(!table.contains("10.65.0.2"), "{table}");
     Ok(())
 }
 
