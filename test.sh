@@ -14,17 +14,19 @@ run() {
 }
 
 tests/setup.sh all || exit 1
-# Beside weft's own builds, whose longest part (the last step of weft's) keeps one processor busy.
+# These two beside the other builds: the longest part of weft's keeps one processor busy for minutes.
+tests/build-weft.sh &
+weft=$!
 tests/setup.sh kubernetes &
 kubernetes=$!
-# weft apart: cargo unifies features, and weft must be tested as it ships, without a compiler.
-cargo weft || exit 1
 
 # All other packages with the same features and options, so that what they share is compiled once.
 quick=(--config tests/profile.toml)
 packages=(-p weft-host-abi -p weft-core -p weft-dhcp -p weft-agent -p weftctl
     -p weft-kit -p weft-tests -p weft-bench -p weft-storm -p weft-vm -p weft-model -p weft-cluster --features weft-core/compile)
 cargo build --release --locked "${quick[@]}" "${packages[@]}" --bin weftctl || exit 1
+cargo test --release --locked --no-run "${quick[@]}" "${packages[@]}" || exit 1
+wait "$weft" || exit 1
 wait "$kubernetes" || echo "no Kubernetes: its build failed" >&2
 run cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}"
 # Two of them need programs that tests/setup.sh has just installed, and are marked as ignored for those who run cargo by hand.
