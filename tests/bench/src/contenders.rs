@@ -1,6 +1,8 @@
 //! Who is measured: weft, the reference plugins, and the raw program; where their binaries are and their input.
 
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -51,6 +53,10 @@ pub(crate) struct Ready {
     /// An example of weft's library that times one policy call in a fresh process, without a compiler in it, as in weft.
     pub(crate) policy_cold: PathBuf,
 }
+
+/// weft reads a policy's file again at each call until the file is five seconds old. From then on its stamp tells that it
+/// is unchanged (`policy/cache/stamp.rs`), and that is how a node is for the rest of its life.
+const SETTLED: Duration = Duration::from_secs(6);
 
 // === impl Contenders ===
 
@@ -107,6 +113,7 @@ impl Contenders {
         let (bin, state) = (scene.dir().join("bin"), scene.dir().join("state"));
         let env = vec![("WEFT_STATE_DIR".to_owned(), state.display().to_string())];
         install_weft(&self.weftctl, &self.weft, scene.dir(), &env)?;
+        sleep(SETTLED);
         Ok(Ready {
             rounds,
             reference,
