@@ -45,7 +45,7 @@ impl Pods {
         let (devices, devices_fault) = if resources.is_empty() {
             (BTreeMap::new(), None)
         } else {
-            match self.devices.of_pod(&namespace, &name, &[&pod.uid, &uid], deadline).await {
+            match self.devices.of_pod(&self.cluster, &namespace, &name, &[&pod.uid, &uid], deadline).await {
                 Ok(mut all) => {
                     all.retain(|name, _ids| resources.contains(name.as_str()));
                     (all, None)

@@ -42,6 +42,8 @@ func main() {
 		}
 	case "device-plugin":
 		os.Exit(devicePlugin(os.Args))
+	case "claim-driver":
+		os.Exit(claimDriver(os.Args))
 	default:
 		fmt.Fprintf(os.Stderr, "%s is no part of Kubernetes; start this program as etcd, kube-apiserver, "+
 			"kube-controller-manager, kube-scheduler, kubelet or kubectl\n", name)

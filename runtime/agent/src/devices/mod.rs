@@ -1,10 +1,11 @@
-//! The devices that kubelet gave a pod: from its podresources socket, or from its checkpoint file where the socket is not
-//! there or does not answer.
+//! The devices that a pod was given. Those of device plugins: from kubelet's podresources socket, or from its checkpoint file
+//! where the socket is not there or does not answer. Those of dynamic resource allocation: from the API server.
 //!
 //! Ids are sorted: `weft-pod` hands them out in this order, one per attachment that names the resource, as Multus does.
 
 mod checkpoint;
 mod podresources;
+mod resource_claims;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use self::resource_claims::ResourceClaimError;
+use crate::cluster::Cluster;
 use crate::server::Deadline;
 
 /// How long kubelet may take.
@@ -45,6 +48,9 @@ pub(crate) enum DevicesError {
         /// What is wrong with it.
         second: String,
     },
+    /// The devices of its resource claims.
+    #[error("cannot find the devices of the pod's resource claims: {0}")]
+    ResourceClaims(#[from] ResourceClaimError),
 }
 
 impl Devices {
@@ -56,8 +62,29 @@ impl Devices {
         }
     }
 
-    /// The devices of a pod. The socket knows pods by name, the checkpoint by uid.
+    /// The devices of a pod.
     pub(crate) async fn of_pod(
+        &self,
+        cluster: &Cluster,
+        namespace: &str,
+        name: &str,
+        uids: &[&str],
+        deadline: Deadline,
+    ) -> Result<Ids, DevicesError> {
+        let (of_plugins, of_claims) = futures_util::join!(
+            self.of_plugins(namespace, name, uids, deadline),
+            resource_claims::of_pod(cluster, namespace, name, deadline),
+        );
+        let mut ids = of_plugins?;
+        for (resource, more) in of_claims? {
+            add(&mut ids, resource, more);
+        }
+        sort(&mut ids);
+        Ok(ids)
+    }
+
+    /// The devices that plugins of kubelet gave it. The socket knows pods by name, the checkpoint by uid.
+    async fn of_plugins(
         &self,
         namespace: &str,
         name: &str,

@@ -213,6 +213,7 @@ fn selected(object: &Value, query: &str) -> bool {
     match selector.split_once('=') {
         Some(("spec.nodeName", node)) => object["spec"]["nodeName"] == node,
         Some(("metadata.name", name)) => object["metadata"]["name"] == name,
+        Some(("spec.driver", driver)) => object["spec"]["driver"] == driver,
         _ => false,
     }
 }

@@ -185,6 +185,78 @@ fn one_round_trip_has_everything_an_add_needs() {
 }
 
 #[test]
+fn devices_of_resource_claims_are_those_that_their_driver_marked() {
+    let place = Place::new();
+    place.nad("main", "{}", json!({}));
+    place.nad("a", "{}", json!({"k8s.v1.cni.cncf.io/resourceName": "v/nic"}));
+    let checkpoint = place.dir.path().join("kubelet/device-plugins");
+    std::fs::create_dir_all(&checkpoint).unwrap();
+    std::fs::write(checkpoint.join("kubelet_internal_checkpoint"), json!({"Data": {}}).to_string()).unwrap();
+    let slice = |name: &str, generation: i64, id: &str| {
+        let marks =
+            json!({"k8s.cni.cncf.io/deviceID": {"string": id}, "k8s.cni.cncf.io/resourceName": {"string": "v/nic"}});
+        place.api.put(
+            "resourceslices",
+            json!({
+                "metadata": {"name": name},
+                "spec": {
+                    "driver": "d", "pool": {"name": "p", "generation": generation, "resourceSliceCount": 1},
+                    "devices": [{"name": "marked", "attributes": marks}, {"name": "gpu"}],
+                },
+            }),
+        );
+    };
+    slice("old", 1, "of-an-older-generation");
+    slice("new", 2, "0000:05:00.1");
+    let claim = |name: &str, devices: &[&str]| {
+        let result = |device: &&str| json!({"request": "r", "driver": "d", "pool": "p", "device": device});
+        let results: Vec<Value> = devices.iter().map(result).collect();
+        place.api.put(
+            "resourceclaims",
+            json!({
+                "metadata": {"namespace": "team", "name": name}, "spec": {},
+                "status": {"allocation": {"devices": {"results": results}}},
+            }),
+        );
+    };
+    let pod = |spec: Value, status: Value| {
+        let mut spec = spec;
+        spec["nodeName"] = json!(NODE);
+        spec["containers"] = json!([]);
+        let annotations = json!({"k8s.v1.cni.cncf.io/networks": "a"});
+        place.api.put(
+            "pods",
+            json!({
+                "metadata": {"namespace": "team", "name": "web", "uid": "u1", "annotations": annotations},
+                "spec": spec, "status": status,
+            }),
+        );
+    };
+    // Made from a template, and named by the pod itself.
+    for (spec, status) in [
+        (json!({"name": "x", "resourceClaimTemplateName": "t"}), json!([{"name": "x", "resourceClaimName": "c"}])),
+        (json!({"name": "x", "resourceClaimName": "c"}), json!([])),
+    ] {
+        pod(json!({"resourceClaims": [spec]}), json!({"resourceClaimStatuses": status}));
+        claim("c", &["marked", "gpu"]);
+        let info = place.info("web", "u1");
+        assert_eq!(info.devices_fault, None);
+        assert_eq!(info.devices, BTreeMap::from([("v/nic".to_owned(), vec!["0000:05:00.1".to_owned()])]));
+    }
+    claim("c", &["unheard-of"]);
+    let fault = place.info("web", "u1").devices_fault.unwrap();
+    assert!(fault.contains("\"unheard-of\"") && fault.contains("ResourceSlice"), "{fault}");
+    // For an extended resource every device has to have the marks.
+    let mapping = json!({"containerName": "m", "requestName": "r", "resourceName": "v/nic"});
+    pod(json!({}), json!({"extendedResourceClaimStatus": {"resourceClaimName": "c", "requestMappings": [mapping]}}));
+    claim("c", &["marked"]);
+    assert_eq!(place.info("web", "u1").devices["v/nic"], ["0000:05:00.1"]);
+    claim("c", &["gpu"]);
+    let fault = place.info("web", "u1").devices_fault.unwrap();
+    assert!(fault.contains("\"gpu\"") && fault.contains("v/nic"), "{fault}");
+}
+
+#[test]
 fn a_pod_is_known_by_its_uid_and_read_live_otherwise() {
     let place = Place::new();
     assert_eq!(place.query("web", "u1", LONG).unwrap(), PodReply::NotFound);

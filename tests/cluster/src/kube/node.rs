@@ -226,6 +226,15 @@ impl Node {
         Daemon::start(&Place::default(), &argv, &self.log_file("device-plugin"))
     }
 
+    /// Starts a driver of dynamic resource allocation that runs until the value goes. Its devices are those of ResourceSlices.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn drive_claims(&self, driver: &str) -> Result<Daemon> {
+        let argv = self.on_node(&[self.programs.path("claim-driver").as_str(), driver]);
+        Daemon::start(&Place::default(), &argv, &self.log_file("claim-driver"))
+    }
+
     /// Kills containerd; its containers go on.
     pub fn kill_containerd(&mut self) {
         if let Some(containerd) = self.containerd.take() {

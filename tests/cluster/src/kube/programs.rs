@@ -6,9 +6,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// The names of the parts; the last one is a device plugin for tests.
-const PARTS: [&str; 7] =
-    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kubectl", "device-plugin"];
+/// The names of the parts; the last two, a device plugin and a driver of resource claims, are for tests.
+const PARTS: [&str; 8] = [
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kubectl",
+    "device-plugin",
+    "claim-driver",
+];
 
 /// A directory with a link for every part.
 #[derive(Debug, Clone)]

@@ -48,3 +48,46 @@ pub(super) fn of_a_device_plugin(cluster: &mut Cluster) -> Result<()> {
     ensure!(status.len() == 2, "{} pods", status.len());
     Ok(())
 }
+
+const DRIVER: &str = "nics.weft.test";
+
+/// R37: devices of a resource claim that Kubernetes has allocated, by the attributes that their driver gave them. A device of the
+/// same claim without them, here a GPU, is no network's.
+pub(super) fn of_a_resource_claim(cluster: &mut Cluster) -> Result<()> {
+    let node = cluster.nodes().first().context("no nodes")?;
+    let plugin = PathBuf::from(env!("CARGO_BIN_EXE_weft-cluster-fake"));
+    fake::install(&plugin, &node.file("/opt/cni/bin"), &["fake"])?;
+    let _driver = node.drive_claims(DRIVER)?;
+    let mut nic = definition("claimed", Some(&json!({"cniVersion": "1.0.0", "name": "claimed", "type": "fake"})));
+    nic["metadata"]["annotations"] = json!({"k8s.v1.cni.cncf.io/resourceName": "weft.test/claimed"});
+    let attributes = json!({
+        "k8s.cni.cncf.io/deviceID": {"string": "0000:05:00.1"},
+        "k8s.cni.cncf.io/resourceName": {"string": "weft.test/claimed"},
+    });
+    let slice = json!({
+        "apiVersion": "resource.k8s.io/v1", "kind": "ResourceSlice", "metadata": {"name": "nics"},
+        "spec": {
+            "driver": DRIVER, "nodeName": node.name(),
+            "pool": {"name": node.name(), "generation": 1, "resourceSliceCount": 1},
+            "devices": [{"name": "nic", "attributes": attributes}, {"name": "gpu"}],
+        },
+    });
+    let any = json!({"cel": {"expression": format!("device.driver == '{DRIVER}'")}});
+    let class = json!({"apiVersion": "resource.k8s.io/v1", "kind": "DeviceClass", "metadata": {"name": "nics"},
+                       "spec": {"selectors": [any]}});
+    let both = json!({"requests": [{"name": "both", "exactly": {"deviceClassName": "nics", "allocationMode": "All"}}]});
+    let template = json!({
+        "apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaimTemplate",
+        "metadata": {"name": "nics", "namespace": "default"}, "spec": {"spec": {"devices": both}},
+    });
+    let mut pod = pod("claims", "claimed", &json!({}));
+    pod["spec"]["resourceClaims"] = json!([{"name": "nics", "resourceClaimTemplateName": "nics"}]);
+    pod["spec"]["containers"][0]["resources"] = json!({"claims": [{"name": "nics"}]});
+    cluster.kubectl().apply(&[nic, slice, class, template, pod])?;
+    running(cluster, 1)?;
+    let calls = fake::calls()?;
+    let added = calls.iter().filter(|call| call.env("CNI_COMMAND") == "ADD" && call.stdin["name"] == "claimed");
+    let given: Vec<&Value> = added.map(|call| &call.stdin["deviceID"]).collect();
+    ensure!(given == [&json!("0000:05:00.1")], "devices: {given:?}");
+    Ok(())
+}

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
     test("a-fixed-address-by-annotation", networks::fixed_address);
     test("labels-pick-ranges-and-a-denial-is-an-event", policies::labels);
     test("r36-devices-that-kubelet-gave", devices::of_a_device_plugin);
+    test("r37-devices-of-a-resource-claim", devices::of_a_resource_claim);
     test("the-stock-plugins-give-an-address-twice", duplicates::with_the_stock_plugins);
     test("the-cluster-ledger-gives-it-once", duplicates::with_the_cluster_ledger);
     test("weftctl-shows-what-pods-have", tools::weftctl);
