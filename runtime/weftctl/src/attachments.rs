@@ -1,4 +1,4 @@
-//! `weftctl ps`, `who-has`, `pools`: what the node's attachments have.
+//! `weftctl ps`, `who-has`: what the node's attachments have, and with `who-has --cluster` those of all nodes.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use weft_core::attach::{NetnsState, netns_state, plans, traces};
 use weft_core::journal::Entry;
-use weft_core::ledger::{ClaimFilter, Pool};
+use weft_core::ledger::ClaimFilter;
 use weft_core::plan::{Op, Plan};
 use weft_core::store::{NodeStore, Role};
 use weft_host_abi::types::Attachment;
@@ -38,6 +38,9 @@ pub(crate) struct PsArgs {
 pub(crate) struct WhoHasArgs {
     /// The address.
     address: IpAddr,
+    #[cfg(feature = "agent")]
+    #[command(flatten)]
+    cluster: crate::cluster::ClusterAddress,
 }
 
 /// An attachment as it is shown.
@@ -146,6 +149,10 @@ pub(crate) fn ps(args: &PsArgs, state: &Path, output: Output) -> anyhow::Result<
 
 /// Exit code 1 where nobody has it.
 pub(crate) fn who_has(args: &WhoHasArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "agent")]
+    if let Some(found) = args.cluster.who_has(args.address, output)? {
+        return Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let claims = match NodeStore::open_read_only(state)? {
         Some(store) => store.claims(&ClaimFilter { address: Some(args.address), ..ClaimFilter::default() })?,
         None => Vec::new(),
@@ -190,56 +197,4 @@ pub(crate) fn who_has(args: &WhoHasArgs, state: &Path, output: Output) -> anyhow
     }
     output.lines(&documents, &lines)?;
     Ok(if claims.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-pub(crate) fn pools(state: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let pools = match NodeStore::open_read_only(state)? {
-        Some(store) => store.pools()?,
-        None => Vec::new(),
-    };
-    let documents: Vec<_> = pools
-        .iter()
-        .map(|pool| {
-            json!({ "scope": pool.scope, "first": pool.first, "last": pool.last, "size": pool.size,
-                            "taken": pool.taken })
-        })
-        .collect();
-    let cells = pools.iter().map(|pool| {
-        vec![
-            pool.scope.clone(),
-            format!("{}-{}", pool.first, pool.last),
-            format!("{} of {}", pool.taken, pool.size),
-            bar(pool),
-        ]
-    });
-    output.fitted(&documents, &["network", "range", "taken", "usage"], cells.collect(), false)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// How full a pool is: anything taken shows, and only a full one looks full.
-fn bar(pool: &Pool) -> String {
-    const WIDTH: u64 = 20;
-    let parts = |whole: u64| u128::from(pool.taken.min(pool.size)) * u128::from(whole) / u128::from(pool.size.max(1));
-    let filled = u64::try_from(parts(WIDTH)).unwrap_or(WIDTH).max(u64::from(pool.taken > 0));
-    let (full, empty) =
-        ("#".repeat(usize::try_from(filled).unwrap_or(0)), ".".repeat(usize::try_from(WIDTH - filled).unwrap_or(0)));
-    format!("{full}{empty} {:>3}%", parts(100))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bars_show_the_first_and_the_last_address() {
-        let bar_of = |taken, size| {
-            bar(&Pool { scope: "n".into(), first: [10, 0, 0, 1].into(), last: [10, 0, 0, 2].into(), size, taken })
-        };
-        assert_eq!(bar_of(0, 254), "....................   0%");
-        assert_eq!(bar_of(1, 254), "#...................   0%");
-        assert_eq!(bar_of(127, 254), "##########..........  50%");
-        assert_eq!(bar_of(253, 254), "###################.  99%");
-        assert_eq!(bar_of(254, 254), "#################### 100%");
-        assert_eq!(bar_of(u64::MAX, u64::MAX), "#################### 100%");
-    }
 }

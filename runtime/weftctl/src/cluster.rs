@@ -1,12 +1,18 @@
-//! `weftctl ledger freeze|thaw|fence|reclaim|who-has`: the cluster ledger by hand.
+//! `weftctl ledger freeze|thaw|fence|reclaim|who-has`, `pool --cluster` and `who-has --cluster`: the cluster ledger by hand.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
+use anyhow::ensure;
 use clap::{Args, Subcommand};
-use weft_agent::claim::{Operation, Reach, operate};
+use weft_agent::claim::{
+    Operation, PoolReach, PoolView, Reach, describe, look_at_pools, operate,
+    who_has,
+};
 
 use crate::output::Output;
+use crate::pool::bar;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
@@ -55,7 +61,7 @@ pub(crate) struct Ledger {
     kubeconfig: Option<PathBuf>,
 }
 
-pub(crate) fn run(command: &ClusterCommand, output: Output) -> anyhow::Result<()> {
+pub(crate) fn run(command: &ClusterCommand, output: Output) -> anyhow::Result<ExitCode> {
     let (operation, ledger) = match command {
         ClusterCommand::Freeze(ledger) => (Operation::Freeze, ledger),
         ClusterCommand::Thaw { force, ledger } => (Operation::Thaw { force: *force }, ledger),
@@ -64,10 +70,140 @@ pub(crate) fn run(command: &ClusterCommand, output: Output) -> anyhow::Result<()
         }
         ClusterCommand::Reclaim(ledger) => (Operation::Reclaim, ledger),
         ClusterCommand::WhoHas { address, domain, ledger } => {
-            (Operation::WhoHas { address: *address, domain: domain.clone() }, ledger)
+            print_claim(&ledger.reach(), *address, domain, output)?;
+            return Ok(ExitCode::SUCCESS);
         }
     };
-    let reach = Reach { ledger: ledger.file.clone(), kubeconfig: ledger.kubeconfig.clone() };
-    let lines = operate(&reach, &operation)?;
-    output.lines(&lines, &lines)
+    let lines = operate(&ledger.reach(), &operation)?;
+    output.lines(&lines, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    fn reach(&self) -> Reach {
+        Reach { ledger: self.file.clone(), kubeconfig: self.kubeconfig.clone() }
+    }
+
+    /// One is named, so the cluster is meant.
+    fn is_named(&self) -> bool {
+        self.file.is_some() || self.kubeconfig.is_some()
+    }
+}
+
+/// An address of the cluster ledger instead of one of this node.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterAddress {
+    /// Ask the cluster ledger, and not only this node.
+    #[arg(long)]
+    cluster: bool,
+    /// The address's domain in the cluster ledger.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    domain: String,
+    #[command(flatten)]
+    ledger: Ledger,
+}
+
+impl ClusterAddress {
+    /// Prints who has an address in the cluster, and says whether somebody has; `None` where the cluster is not meant.
+    pub(crate) fn who_has(&self, address: IpAddr, output: Output) -> anyhow::Result<Option<bool>> {
+        if !self.cluster && !self.ledger.is_named() {
+            return Ok(None);
+        }
+        print_claim(&self.ledger.reach(), address, &self.domain, output).map(Some)
+    }
+}
+
+/// Prints who has an address of a domain, and says whether somebody has.
+fn print_claim(reach: &Reach, address: IpAddr, domain: &str, output: Output) -> anyhow::Result<bool> {
+    let claim = who_has(reach, address, domain)?;
+    let nobody = || vec![format!("nobody has {address} in domain {domain}")];
+    output.lines(&claim, &claim.as_ref().map_or_else(nobody, describe))?;
+    Ok(claim.is_some())
+}
+
+/// Pools of the cluster ledger instead of this node's.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterPools {
+    /// The cluster's pools: AddressPools, and ranges of networks on its ledger.
+    #[arg(long)]
+    cluster: bool,
+    /// The ranges of a network's configuration in its cluster ledger.
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    conf: Option<PathBuf>,
+    #[command(flatten)]
+    ledger: Ledger,
+}
+
+impl ClusterPools {
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.cluster || self.conf.is_some() || self.ledger.is_named()
+    }
+
+    /// Prints all pools, or one in full.
+    pub(crate) fn show(&self, name: Option<&str>, output: Output) -> anyhow::Result<ExitCode> {
+        let mut pools = look_at_pools(&PoolReach { reach: self.ledger.reach(), conf: self.conf.clone() })?;
+        let Some(name) = name else {
+            let rows = pools.iter().map(row).collect();
+            output.fitted(&pools, &["pool", "kind", "domain", "taken", "free in", "usage"], rows, false)?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        pools.retain(|pool| pool.name == name);
+        ensure!(
+            !pools.is_empty(),
+            "the cluster has no pool {name:?}; \"weftctl pool ls --cluster\" shows those it has"
+        );
+        output.lines(&pools, &pools.iter().flat_map(in_full).collect::<Vec<_>>())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn row(pool: &PoolView) -> Vec<String> {
+    let usage = &pool.usage;
+    let shown = pool.problem.clone().unwrap_or_else(|| bar(usage.taken, usage.capacity));
+    vec![
+        pool.name.clone(),
+        pool.kind.to_owned(),
+        pool.domain.clone(),
+        format!("{} of {}", usage.taken, usage.capacity),
+        pieces(usage.free_pieces),
+        shown,
+    ]
+}
+
+fn pieces(count: u64) -> String {
+    if count == 1 { "1 piece".to_owned() } else { format!("{count} pieces") }
+}
+
+fn in_full(pool: &PoolView) -> Vec<String> {
+    let usage = &pool.usage;
+    let mut lines = vec![
+        format!("{} {} in domain {}", pool.kind, pool.name, pool.domain),
+        format!("usage      {} {} of {}", bar(usage.taken, usage.capacity), usage.taken, usage.capacity),
+        format!(
+            "free       {} in {}, the longest {}: {}% scattered",
+            usage.free,
+            pieces(usage.free_pieces),
+            usage.longest_free,
+            usage.fragmentation()
+        ),
+    ];
+    lines.extend(pool.problem.iter().map(|problem| format!("problem    {problem}")));
+    for (range, map) in pool.ranges.iter().zip(&pool.maps) {
+        lines.push(format!("range      {range}"));
+        lines.push(format!("           {map}"));
+    }
+    let mut list = |head: &str, counts: &mut dyn Iterator<Item = (&str, u64)>| {
+        let mut counts: Vec<(&str, u64)> = counts.collect();
+        counts.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
+        for (name, count) in counts {
+            let name = if name.is_empty() { "(nobody holds it)" } else { name };
+            lines.push(format!("{head:<10} {count:>6}  {name}"));
+        }
+    };
+    list("state", &mut pool.states.iter().map(|(name, count)| (*name, *count)));
+    list("node", &mut pool.nodes.iter().map(|(name, count)| (name.as_str(), *count)));
+    list("network", &mut pool.networks.iter().map(|(name, count)| (name.as_str(), *count)));
+    lines
 }

@@ -17,6 +17,7 @@ mod output;
 mod plan;
 mod pods;
 mod policy;
+mod pool;
 mod pools;
 mod repair;
 #[cfg(feature = "agent")]
@@ -57,7 +58,11 @@ enum Command {
     Pods(pods::PodsArgs),
     /// Show who has an address.
     WhoHas(attachments::WhoHasArgs),
-    /// Show how full the pools are.
+    /// Show how full the pools are: this node's, or the cluster's.
+    #[command(subcommand)]
+    Pool(pool::PoolCommand),
+    /// The same as `pool ls`.
+    #[command(hide = true)]
     Pools,
     /// Remove attachments whose network namespace is gone.
     Gc(detach::GcArgs),
@@ -94,7 +99,8 @@ fn main() -> ExitCode {
         Command::Ps(args) => attachments::ps(&args, &state, output),
         Command::Pods(args) => pods::run(&args, &state, output),
         Command::WhoHas(args) => attachments::who_has(&args, &state, output),
-        Command::Pools => attachments::pools(&state, output),
+        Command::Pool(command) => pool::run(&command, &state, output),
+        Command::Pools => pool::of_node(None, &state, output),
         Command::Gc(args) => detach::gc(&args, &state, output),
         Command::Detach(args) => detach::detach(&args, &state, output),
         Command::Explain(args) => explain::run(&args, &state, output),

@@ -7,6 +7,7 @@ use super::backend::etcd::{Etcd, EtcdConf, EtcdError};
 use super::backend::kubernetes::{ClientSource, Kubernetes};
 use super::backend::{Backend, Fence, Listing, ReadError, Status, WriteError};
 use super::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
+use super::pool::Pool;
 
 /// A backend of either kind.
 #[derive(Debug)]
@@ -57,6 +58,19 @@ impl AnyBackend {
                 Ok(Self::Kubernetes(Kubernetes::new(ClientSource::clone(client))))
             }
             Reach::Etcd(conf) => Ok(Self::Etcd(Etcd::new(&conf)?)),
+        }
+    }
+}
+
+impl AnyBackend {
+    /// An AddressPool, from the API server's cache.
+    ///
+    /// # Errors
+    /// The ledger has none, or cannot be read.
+    pub async fn pool(&self, name: &str) -> Result<Option<Pool>, ReadError> {
+        match self {
+            Self::Kubernetes(backend) => backend.pool(name).await,
+            Self::Etcd(_) => Err(ReadError("a ledger in etcd has no pools; give the network ranges".to_owned())),
         }
     }
 }

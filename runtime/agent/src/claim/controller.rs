@@ -1,4 +1,5 @@
-//! `weftctl controller`: gives back what fenced machines held and what IPAMClaims owned that are gone, without a person.
+//! `weftctl controller`: gives back what fenced machines held and what IPAMClaims owned that are gone, without a person, and keeps
+//! the status of AddressPools.
 //!
 //! Several replicas may run; a Lease lets one of them work. That is for economy alone: two at work at once do no harm, since
 //! each removal carries the versions that it was decided on. No rule compares clocks of two machines: a Lease has ended when
@@ -19,7 +20,7 @@ use tokio::time::{Instant, interval, timeout};
 
 use super::backend::kubernetes::Kubernetes;
 use super::operate::client;
-use super::{collect_orphans, reclaim};
+use super::{collect_orphans, pool, reclaim};
 use crate::{Log, signals};
 
 /// The name of the Lease.
@@ -87,6 +88,7 @@ async fn work(mut election: Election, backend: &Kubernetes, every: Duration) {
 async fn look(backend: &Kubernetes) -> anyhow::Result<()> {
     let fenced = reclaim(backend).await.context("what fenced machines held cannot be given back")?;
     let orphans = collect_orphans(backend).await.context("what IPAMClaims owned cannot be given back")?;
+    pool::count_pools(backend).await.context("the pools' addresses cannot be counted")?;
     if fenced + orphans > 0 {
         Log.info(&format!("gave back {fenced} claims of fenced machines and {orphans} of IPAMClaims that are gone"));
     }

@@ -18,6 +18,7 @@ mod machine;
 mod object;
 mod operate;
 mod persist;
+mod pool;
 mod reassert;
 mod service;
 mod sweep;
@@ -34,10 +35,11 @@ pub use grant::{Grant, GrantError, Granted};
 pub use machine::machine_id;
 pub use object::{
     Claim, ClaimOwner, ClaimSpec, ClaimState, Holder, Identity, LedgerNode, LedgerState, Persistent, Sharing,
-    claim_name,
+    address_of, claim_name,
 };
-pub use operate::{Operation, Reach, operate};
+pub use operate::{Operation, Reach, describe, operate, who_has};
 pub use persist::collect_orphans;
+pub use pool::{PoolReach, PoolView, Usage, look_at_pools};
 pub use reassert::{Conflict, Reasserted, drop_intents, reassert, reclaim};
 pub use service::Claims;
 pub use sweep::{Swept, reverse_sweep};

@@ -167,6 +167,17 @@ pub fn claim_name(domain: &str, address: IpAddr) -> String {
     }
 }
 
+/// The address that a claim of this name in a domain is for.
+#[must_use]
+pub fn address_of(domain: &str, name: &str) -> Option<IpAddr> {
+    let digits = name.strip_prefix(domain)?.strip_prefix('-')?;
+    match digits.len() {
+        8 => u32::from_str_radix(digits, 16).ok().map(|bits| IpAddr::from(bits.to_be_bytes())),
+        32 => u128::from_str_radix(digits, 16).ok().map(|bits| IpAddr::from(bits.to_be_bytes())),
+        _ => None,
+    }
+}
+
 /// IPv4 in the form of IPv6 is IPv4.
 fn unmapped(address: IpAddr) -> IpAddr {
     match address {
@@ -271,5 +282,9 @@ mod tests {
         assert_eq!(name("172.16.1.200"), "default-ac1001c8");
         assert_eq!(name("::ffff:172.16.1.200"), "default-ac1001c8");
         assert_eq!(name("2001:db8::1"), "default-20010db8000000000000000000000001");
+        for address in ["172.16.1.200", "2001:db8::1"] {
+            assert_eq!(address_of("default", &name(address)), Some(address.parse().unwrap()));
+            assert_eq!(address_of("defau", &name(address)), None);
+        }
     }
 }

@@ -7,12 +7,16 @@ use std::rc::Rc;
 use anyhow::{Context as _, bail, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use serde_json::Value;
 use tokio::runtime::Builder;
 
 use super::any::AnyBackend;
 use super::backend::{Backend, Fence};
-use super::object::{Claim, LedgerState, claim_name};
+use super::object::{Claim, ClaimSpec, LedgerState, claim_name};
 use super::{ClientSource, collect_orphans, reclaim};
+
+/// The ledger of a cluster whose API server is named by credentials alone.
+const KUBERNETES: &str = r#"{"type":"kubernetes"}"#;
 
 /// Which ledger, and how it is reached.
 #[derive(Debug, Clone, Default)]
@@ -42,13 +46,6 @@ pub enum Operation {
     },
     /// Give back what fenced machines held, and what IPAMClaims owned that are gone.
     Reclaim,
-    /// Who has an address.
-    WhoHas {
-        /// The address.
-        address: IpAddr,
-        /// Its domain.
-        domain: String,
-    },
 }
 
 /// Does it, and says what was done, a line each.
@@ -68,7 +65,6 @@ pub fn operate(reach: &Reach, operation: &Operation) -> anyhow::Result<Vec<Strin
                 let orphans = collect_orphans(&backend).await?;
                 Ok(vec![fenced, format!("{orphans} claims of IPAMClaims that are gone were given back")])
             }
-            Operation::WhoHas { address, domain } => who_has(&backend, *address, domain).await,
         }
     })
 }
@@ -76,11 +72,20 @@ pub fn operate(reach: &Reach, operation: &Operation) -> anyhow::Result<Vec<Strin
 async fn backend(reach: &Reach) -> anyhow::Result<AnyBackend> {
     if let Some(path) = &reach.ledger {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        return Ok(AnyBackend::new(&text, None)?);
+        return backend_of(&text, reach.kubeconfig.as_deref()).await;
     }
-    let client = client(reach.kubeconfig.as_deref()).await?;
+    backend_of(KUBERNETES, reach.kubeconfig.as_deref()).await
+}
+
+/// The backend that the text of a `ledger` object names.
+pub(super) async fn backend_of(text: &str, kubeconfig: Option<&Path>) -> anyhow::Result<AnyBackend> {
+    let needs_client = serde_json::from_str::<Value>(text).is_ok_and(|ledger| ledger["type"] == "kubernetes");
+    if !needs_client {
+        return Ok(AnyBackend::new(text, None)?);
+    }
+    let client = client(kubeconfig).await?;
     let source: ClientSource = Rc::new(move || Ok(client.clone()));
-    Ok(AnyBackend::new(r#"{"type":"kubernetes"}"#, Some(&source))?)
+    Ok(AnyBackend::new(text, Some(&source))?)
 }
 
 /// A client of the API server, with the credentials of a file or of the environment.
@@ -144,23 +149,36 @@ fn reclaimed(count: usize) -> String {
     format!("{count} claims of fenced machines were given back")
 }
 
-async fn who_has(backend: &impl Backend, address: IpAddr, domain: &str) -> anyhow::Result<Vec<String>> {
-    let Some(Claim { spec, .. }) = backend.get(&claim_name(domain, address)).await? else {
-        return Ok(vec![format!("nobody has {address} in domain {domain}")]);
-    };
+/// The claim on an address of a domain, read live.
+///
+/// # Errors
+/// The ledger cannot be reached.
+pub fn who_has(reach: &Reach, address: IpAddr, domain: &str) -> anyhow::Result<Option<ClaimSpec>> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
+    runtime.block_on(async {
+        let backend = backend(reach).await?;
+        Ok(backend.get(&claim_name(domain, address)).await?.map(|Claim { spec, .. }| spec))
+    })
+}
+
+/// Whose a claim is and who holds it, for people: a line for the owner and one for each holder.
+#[must_use]
+pub fn describe(spec: &ClaimSpec) -> Vec<String> {
     let owner = &spec.owner;
     let name = match owner.owner.name.as_str() {
         "" => owner.owner.uid.clone(),
         name => format!("{}/{name}", owner.owner.namespace),
     };
     let mut lines = vec![format!(
-        "{address} belongs to {} {name}, interface {} on network {}",
-        owner.owner.kind.to_lowercase(),
-        owner.interface,
-        owner.network
+        "{} belongs to {} {name}, {}network {}{}",
+        spec.address,
+        owner.owner.kind,
+        if owner.interface.is_empty() { String::new() } else { format!("interface {} on ", owner.interface) },
+        owner.network,
+        if spec.holders.is_empty() { "; nobody holds it" } else { "" }
     )];
     lines.extend(spec.holders.iter().map(|holder| {
         format!("  held by container {} on node {} (machine {})", holder.container_id, holder.node, holder.machine)
     }));
-    Ok(lines)
+    lines
 }

@@ -18,6 +18,7 @@ use super::backend::{Backend, Listing, WriteError};
 use super::grant::{Grant, GrantError, Granted};
 use super::object::{Identity, LedgerState, Persistent};
 use super::persist::report_conflict;
+use super::pool::KnownPools;
 use super::{DrainError, drain, drop_intents, machine_id, reassert, reverse_sweep};
 use crate::Log;
 use crate::server::{Deadline, Handler};
@@ -45,6 +46,7 @@ pub struct Claims {
     identity: Identity,
     kubernetes: Option<ClientSource>,
     ledgers: RefCell<BTreeMap<String, Rc<Ledger>>>,
+    pools: KnownPools,
     log: Log,
 }
 
@@ -103,8 +105,8 @@ impl Claims {
         if released > 0 {
             log.info(&format!("{released} cluster addresses of an earlier boot are given back"));
         }
-        let ledgers = RefCell::default();
-        Ok(Rc::new(Self { store: RefCell::new(store), identity, kubernetes, ledgers, log }))
+        let (ledgers, pools) = (RefCell::default(), KnownPools::default());
+        Ok(Rc::new(Self { store: RefCell::new(store), identity, kubernetes, ledgers, pools, log }))
     }
 
     fn ledger(&self, text: &str) -> Result<Rc<Ledger>, Refusal> {
@@ -320,6 +322,7 @@ impl Handler for Claims {
         match request {
             ClaimRequest::Grant { nonce } => self.grant(&nonce, deadline).await,
             ClaimRequest::Persistent { ledger, namespace, name } => self.persistent(&ledger, &namespace, &name).await,
+            ClaimRequest::Pool { ledger, name } => self.pools.declared(&self.ledger(&ledger)?.backend, &name).await,
             ClaimRequest::Taken { ledger, domain, spans } => self.taken((&ledger, &domain), &spans).await,
         }
     }

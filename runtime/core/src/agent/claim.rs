@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use weft_host_abi::types::RangeSet;
 
 use super::Service;
 
@@ -33,6 +34,13 @@ pub enum ClaimRequest {
         ledger: String,
         /// Its namespace.
         namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// What an AddressPool declares. It may be some seconds old.
+    Pool {
+        /// The cluster ledger, as in the intent.
+        ledger: String,
         /// Its name.
         name: String,
     },
@@ -66,6 +74,13 @@ pub enum ClaimReply {
         uid: String,
         /// Its addresses with prefix lengths; empty before its first use.
         ips: Vec<String>,
+    },
+    /// An AddressPool.
+    Pool {
+        /// Its domain.
+        domain: String,
+        /// Its ranges, without what it excludes.
+        sets: Vec<RangeSet>,
     },
     /// First and last address of runs that are taken.
     Taken(Vec<(IpAddr, IpAddr)>),

@@ -10,8 +10,8 @@ use super::node::Node;
 use super::policies::Loading;
 use super::stage::Stage;
 use super::{
-    chained, choose, claim, cluster, entry, external_add, failures, homecoming, lease_add, remove, restart, supersede,
-    takeover,
+    chained, choose, claim, cluster, entry, external_add, failures, homecoming, lease_add, pool, remove, restart,
+    supersede, takeover,
 };
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, LedgerKind, SelectConf};
@@ -33,7 +33,7 @@ fn add_unrecorded(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachE
     // The reference finds out when the work is done, and leaves it there.
     call.refuse_own_netns()?;
     let stock = call.network.select.as_ref().is_some_and(SelectConf::is_stock);
-    let call = choose::resolve(node, call)?;
+    let call = pool::resolve(choose::resolve(node, call)?)?;
     let lock = Lock::for_add(&node.context.state_dir, &call.key())?;
     let mut added = attach(node, &call);
     // Nothing of it is left, so it can be tried again; each time there is one dead attachment less.

@@ -71,7 +71,9 @@ pub(super) fn by_policy(
                 return plan;
             }
             Ok(ClaimReply::Lost { want, taken }) => (want, taken),
-            Ok(ClaimReply::Taken(_) | ClaimReply::Persistent { .. }) => return Err(AttachError::NoPlan),
+            Ok(ClaimReply::Taken(_) | ClaimReply::Persistent { .. } | ClaimReply::Pool { .. }) => {
+                return Err(AttachError::NoPlan);
+            }
             Err(error) => {
                 store.give_up_intent(&nonce, facts::now()?)?;
                 return Err(error.into());

@@ -7,7 +7,7 @@ use weft_host_abi::types::{Denial, Problem};
 use super::call::Call;
 use super::error::AttachError;
 use super::node::{Context, Node};
-use super::{decide, foresee, ipam_keys, policies, steps};
+use super::{decide, foresee, ipam_keys, policies, pool, steps};
 use crate::cni::{Environment, Verb};
 use crate::conf::{IpamKind, Network, Persona, SelectConf};
 use crate::delegate;
@@ -159,6 +159,9 @@ fn policy_conf(node: &Node<'_>, call: &Call) -> Result<Problems, AttachError> {
         return Ok(Vec::new());
     };
     let policy = policies::load(node, call)?;
+    if pool::is_open(call) {
+        return Ok(ipam_keys::unknown_problems(call, &policy));
+    }
     let reported = policy.validate(&ipam.text, &policies::limits(&call.network))?;
     Ok(ipam_keys::problems(call, &policy, reported))
 }
@@ -166,7 +169,7 @@ fn policy_conf(node: &Node<'_>, call: &Call) -> Result<Problems, AttachError> {
 /// What the policy would decide for a pod without labels, on an empty node: a decision that the host refuses would
 /// be refused for every pod. A refusal of that pod is no mistake.
 fn decision(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
-    if !call.network.ipam.as_ref().is_some_and(|ipam| ipam.kind.is_policy()) {
+    if !call.network.ipam.as_ref().is_some_and(|ipam| ipam.kind.is_policy()) || pool::is_open(call) {
         return Ok(());
     }
     let policy = policies::load(node, call)?;

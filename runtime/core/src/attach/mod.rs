@@ -37,6 +37,7 @@ mod liveness;
 mod lock;
 mod node;
 mod policies;
+mod pool;
 mod preview;
 mod record;
 mod remove;

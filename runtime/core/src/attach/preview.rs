@@ -5,7 +5,7 @@ use super::error::AttachError;
 use super::node::{Context, Node};
 use super::stage::Stage;
 use super::trace::{ChoiceTrace, Trace};
-use super::{choose, decide, ipam_keys, policies, steps};
+use super::{choose, decide, ipam_keys, policies, pool, steps};
 use crate::cni::Environment;
 use crate::conf::{IpamKind, Persona};
 use crate::delegate::{Addressing, Given};
@@ -39,6 +39,7 @@ pub fn preview(
     let call = Call::read(context, persona, env, stdin)?;
     let mut node = Node::new(context);
     let previewed = choose::resolve(&mut node, &call)
+        .and_then(pool::resolve)
         .and_then(|call| Ok(Preview { choice: call.choice.clone(), ..resolved(&mut node, &call)? }));
     log.push_str(&node.take_log());
     previewed

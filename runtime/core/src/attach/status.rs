@@ -5,7 +5,7 @@ use weft_host_abi::types::{LedgerView, RangeSet};
 use super::call::Call;
 use super::error::AttachError;
 use super::node::Node;
-use super::{choose, external, foresee, ipam_keys, lease, policies, restart, steps};
+use super::{choose, external, foresee, ipam_keys, lease, policies, pool, restart, steps};
 use crate::conf::{IpamKind, Persona};
 use crate::delegate;
 use crate::store::NodeStore;
@@ -43,7 +43,10 @@ fn of_network(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
         return lease::status(call);
     }
     let policy = policies::load(node, call).map_err(|error| AttachError::NotReady { reason: error.chain() })?;
-    let problems = ipam_keys::problems(call, &policy, policy.validate(&ipam.text, &policies::limits(&call.network))?);
+    let problems = match pool::is_open(call) {
+        true => ipam_keys::unknown_problems(call, &policy),
+        false => ipam_keys::problems(call, &policy, policy.validate(&ipam.text, &policies::limits(&call.network))?),
+    };
     if !problems.is_empty() {
         return Err(AttachError::PolicyConf { policy: policy.name().to_owned(), problems });
     }

@@ -16,6 +16,8 @@ const DEADLINE: u32 = 20_000;
 const LONGEST_DEADLINE: u32 = 100_000;
 /// A domain is part of an object's name, and its label.
 const LONGEST_DOMAIN: usize = 63;
+/// Of a cluster-scoped object.
+const LONGEST_NAME: usize = 253;
 
 /// Where claims are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,7 +34,9 @@ pub enum LedgerKind {
 pub struct ClusterConf {
     /// Which one, as the agent reads it: JSON with `type` and how it is reached.
     pub ledger: String,
-    /// Addresses clash only within a domain.
+    /// The AddressPool whose ranges the network draws on; its own where absent.
+    pub pool: Option<String>,
+    /// Addresses clash only within a domain. Where there is a pool, it is the pool's, which the agent knows.
     pub domain: String,
     /// The agent's socket.
     pub socket: PathBuf,
@@ -42,6 +46,8 @@ pub struct ClusterConf {
 
 /// Keys of both types.
 const COMMON: [&str; 4] = ["type", "domain", "socket", "deadlineMs"];
+/// Key of ledgers that have pools.
+const POOL: &str = "pool";
 /// Keys that say how etcd is reached; the agent reads them.
 const ETCD: [&str; 7] = ["endpoints", "prefix", "caFile", "certFile", "keyFile", "username", "passwordFile"];
 
@@ -49,10 +55,28 @@ const ETCD: [&str; 7] = ["endpoints", "prefix", "caFile", "certFile", "keyFile",
 pub(super) fn ledger_keys(kind: &str) -> Option<Vec<&'static str>> {
     match kind {
         "node" => Some(vec!["type"]),
-        "kubernetes" => Some(COMMON.to_vec()),
+        "kubernetes" => Some([&COMMON[..], &[POOL]].concat()),
         "etcd" => Some([&COMMON[..], &ETCD[..]].concat()),
         _ => None,
     }
+}
+
+/// The pool that a `ledger` names: the name of a Kubernetes object, in an API path.
+fn pool(ledger: &Object) -> Result<Option<String>, ConfError> {
+    let Some(pool) = ledger.text(POOL)? else { return Ok(None) };
+    let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
+    let bounded = pool.len() <= LONGEST_NAME && !pool.starts_with(['-', '.']) && !pool.ends_with(['-', '.']);
+    if pool.is_empty() || !bounded || !pool.bytes().all(letters) {
+        let want = "the name of an AddressPool: lower-case letters, digits, dashes and dots";
+        return Err(ConfError::BadValue { key: ledger.place(POOL), value: pool.to_owned(), want });
+    }
+    Ok(Some(pool.to_owned()))
+}
+
+/// Whether the network's ranges are those of a pool. `ours` has the `ledger`; what is wrong with it is said where it is read.
+pub(super) fn names_pool(ours: &Object) -> bool {
+    let ledger = ours.object_or_empty("ledger").unwrap_or_default();
+    ledger.text("type").ok().flatten() == Some("kubernetes") && ledger.text(POOL).is_ok_and(|pool| pool.is_some())
 }
 
 impl LedgerKind {
@@ -70,6 +94,10 @@ impl LedgerKind {
 
 impl ClusterConf {
     fn read(kind: &str, ledger: &Object) -> Result<Self, ConfError> {
+        let pool = pool(ledger)?;
+        if pool.is_some() && ledger.text("domain")?.is_some() {
+            return Err(ConfError::Either { one: "ledger.pool", other: "ledger.domain" });
+        }
         let domain = ledger.text("domain")?.unwrap_or(DOMAIN);
         let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         let ends = domain.starts_with('-') || domain.ends_with('-');
@@ -94,10 +122,16 @@ impl ClusterConf {
         }
         Ok(Self {
             ledger: reach.to_string(),
+            pool,
             domain: domain.to_owned(),
             socket: ledger.text("socket")?.map_or_else(|| PathBuf::from(SOCKET), PathBuf::from),
             deadline: Duration::from_millis(millis.into()),
         })
+    }
+
+    /// The same with what its pool says.
+    pub(super) fn in_domain(&self, domain: &str) -> Self {
+        Self { pool: None, domain: domain.to_owned(), ..self.clone() }
     }
 
     /// The scope of the node's own rows.

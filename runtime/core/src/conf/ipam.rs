@@ -95,6 +95,8 @@ pub(super) struct Context<'a> {
     pub(super) args: &'a Object,
     pub(super) runtime_config: &'a Object,
     pub(super) cni_args: &'a [(String, String)],
+    /// A pool of the cluster ledger has the ranges.
+    pub(super) pooled: bool,
 }
 
 impl IpamConf {
@@ -131,8 +133,11 @@ impl IpamConf {
         if !conf.kind.is_shipped("static") {
             conf.range_sets = ranges::read(&conf.object, context.runtime_config)?;
         }
+        if context.pooled && !conf.range_sets.is_empty() {
+            return Err(ConfError::Either { one: "ledger.pool", other: "ipam.ranges" });
+        }
         if conf.kind.is_shipped("host-local") {
-            if conf.range_sets.is_empty() {
+            if conf.range_sets.is_empty() && !context.pooled {
                 return Err(ConfError::NoRanges);
             }
             ranges::check_version(&conf.range_sets, context.version)?;
@@ -148,7 +153,7 @@ impl IpamConf {
             let replaced = conf.kind.is_shipped("static") && conf.requested.iter().any(replaces);
             conf.declared = if replaced { declared.unwrap_or_default() } else { declared? };
         }
-        if conf.range_sets.is_empty() {
+        if conf.range_sets.is_empty() && !context.pooled {
             conf.declared.extend(conf.requested.iter().filter_map(as_net));
         }
         conf.resolv_conf = conf.object.text("resolvConf")?.map(PathBuf::from);

@@ -1,14 +1,15 @@
 //! The whole configuration of a call.
 
 use serde_json::Value;
-use weft_host_abi::types::Dns;
+use weft_host_abi::types::{Dns, RangeSet};
 
 use super::attachments::valid_attachments;
+use super::cluster::names_pool;
 use super::ipam::{self, Context};
 use super::pod::labels;
 use super::select::{self, SelectConf};
 use super::{ConfError, FallbackConf, GrantsConf, IpamConf, IpamKind, LedgerKind, LimitsConf, Object, Persona};
-use super::{flannel, unknown, weft};
+use super::{flannel, ranges, unknown, weft};
 use crate::cni::{Version, check_known, read_dns};
 use crate::delegate::{self, IpamUse};
 use crate::step;
@@ -212,6 +213,22 @@ impl Network {
         Ok(())
     }
 
+    /// The same network with the ranges of the pool that its ledger names.
+    ///
+    /// # Errors
+    /// The version has no room for an address of each.
+    pub fn with_pool(&self, domain: &str, sets: Vec<RangeSet>) -> Result<Self, ConfError> {
+        let mut network = self.clone();
+        if let (LedgerKind::Cluster(cluster), Some(ipam)) = (&self.ledger, &mut network.ipam) {
+            ranges::check_version(&sets, self.version)?;
+            let cluster = cluster.in_domain(domain);
+            ipam.scope = cluster.scope();
+            ipam.range_sets = sets;
+            network.ledger = LedgerKind::Cluster(cluster);
+        }
+        Ok(network)
+    }
+
     /// Reads for DEL, which goes on whatever is wrong: the name is enough, everything else is taken where it can be.
     #[must_use]
     pub fn parse_for_del(persona: Persona, object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Self {
@@ -308,6 +325,7 @@ impl Network {
             args: &self.args,
             runtime_config: &self.runtime_config,
             cni_args,
+            pooled: names_pool(if persona == Persona::Weft { object } else { &ipam }),
         };
         IpamConf::read(kind, ipam, &context).map(Some)
     }

@@ -118,7 +118,7 @@ pub(super) fn read(ipam: &Object, runtime_config: &Object) -> Result<Vec<RangeSe
 }
 
 /// What holds between sets.
-fn check_sets(sets: &[RangeSet]) -> Result<(), ConfError> {
+pub(super) fn check_sets(sets: &[RangeSet]) -> Result<(), ConfError> {
     for (first, set) in sets.iter().enumerate() {
         for (second, other) in sets.iter().enumerate().skip(first + 1) {
             if set.ranges.iter().any(|a| other.ranges.iter().any(|b| overlap(a, b))) {
@@ -166,7 +166,7 @@ fn read_ranges(items: &[Value], path: &str) -> Result<Vec<Range>, RangeProblem> 
     items.iter().enumerate().map(range).collect()
 }
 
-fn checked_set(name: Option<String>, ranges: Vec<Range>) -> Result<RangeSet, RangeProblem> {
+pub(super) fn checked_set(name: Option<String>, ranges: Vec<Range>) -> Result<RangeSet, RangeProblem> {
     let Some(head) = ranges.first() else { return Err(RangeProblem::Empty) };
     if ranges.iter().any(|range| range.first.is_ipv4() != head.first.is_ipv4()) {
         return Err(RangeProblem::Mixed);
@@ -186,7 +186,7 @@ fn overlap(a: &Range, b: &Range) -> bool {
 
 /// One range, with its defaults filled in: the gateway is the first address, the range everything between the network
 /// address and (for IPv4) the broadcast address.
-fn read_range(object: &Object) -> Result<Range, RangeProblem> {
+pub(super) fn read_range(object: &Object) -> Result<Range, RangeProblem> {
     let text = object.text("subnet")?.ok_or(RangeProblem::NoSubnet)?;
     let bad = || RangeProblem::BadText { key: "subnet", what: "CIDR", text: text.to_owned() };
     let subnet = read_net(text).ok_or_else(bad)?;

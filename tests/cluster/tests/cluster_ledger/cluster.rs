@@ -176,7 +176,8 @@ impl Cluster {
 
     /// Waits until the API server serves weft's objects.
     pub(crate) fn established(&self) -> Result<()> {
-        let names = ["addressclaims", "ledgerstates", "ledgernodes"].map(|name| format!("crd/{name}.ipam.weft.dev"));
+        let names = ["addressclaims", "ledgerstates", "ledgernodes", "addresspools"];
+        let names = names.map(|name| format!("crd/{name}.ipam.weft.dev"));
         let mut arguments = vec!["wait", "--for=condition=Established", "--timeout=120s"];
         arguments.extend(names.iter().map(String::as_str));
         self.plane()?.kubectl(&arguments, "").map(drop)

@@ -8,7 +8,8 @@ use weft_kit::{programs, sandbox};
 use super::cluster::Cluster;
 use super::world::{Node, PATIENCE, Pod};
 
-fn start(cluster: &Cluster, name: &str) -> Result<Daemon> {
+/// A replica, with the rights that it has in a cluster.
+pub(crate) fn start(cluster: &Cluster, name: &str) -> Result<Daemon> {
     let weftctl = programs::weftctl().map_err(anyhow::Error::msg)?.display().to_string();
     let kubeconfig = cluster.plane()?.kubeconfig(&CONTROLLER).display().to_string();
     let flags = ["controller", "--identity", name, "--interval", "1s", "--lease", "3s", "--kubeconfig", &kubeconfig];

@@ -5,6 +5,7 @@ mod cluster;
 mod controller;
 mod ipam_claim;
 mod objects;
+mod pools;
 mod world;
 
 use std::collections::BTreeSet;
@@ -55,6 +56,8 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("an-add-without-the-objects-says-what-to-apply", objects::missing),
     ("a-taint-frees-what-a-dead-machine-held", objects::fenced_by_taint),
     ("one-of-two-controllers-leads", controller::one_of_two_leads),
+    ("pools-keep-their-rules", pools::rules),
+    ("networks-draw-on-a-pool", pools::drawn_on),
     ("r40-an-ipam-claim-keeps-its-address", ipam_claim::kept),
     ("r39-two-first-users-of-an-ipam-claim-get-one-address", ipam_claim::first_users),
     ("r38-an-ipam-claim-that-is-gone-or-made-again", ipam_claim::gone_or_made_again),

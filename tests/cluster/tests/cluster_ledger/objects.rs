@@ -37,11 +37,11 @@ fn say(cluster: &Cluster, verb: &str, object: &Value) -> Result<String> {
     cluster.plane()?.kubectl(&[verb, "-f", "-"], &object.to_string())
 }
 
-fn accepts(cluster: &Cluster, what: &str, verb: &str, object: &Value) -> Result<()> {
+pub(crate) fn accepts(cluster: &Cluster, what: &str, verb: &str, object: &Value) -> Result<()> {
     say(cluster, verb, object).map(drop).with_context(|| format!("{what} has to be accepted"))
 }
 
-fn refuses(cluster: &Cluster, what: &str, (verb, object): (&str, &Value), text: &str) -> Result<()> {
+pub(crate) fn refuses(cluster: &Cluster, what: &str, (verb, object): (&str, &Value), text: &str) -> Result<()> {
     match say(cluster, verb, object) {
         Ok(_said) => bail!("{what} was accepted"),
         Err(error) => {
@@ -111,12 +111,14 @@ pub(crate) fn rights(cluster: &mut Cluster) -> Result<()> {
         let said = cluster.plane()?.kubectl(&["auth", "can-i", verb, what, user], "");
         Ok(said.is_ok_and(|said| said.trim() == "yes"))
     };
-    let objects = ["addressclaims", "ledgerstates", "ledgernodes"].map(|name| format!("{name}.ipam.weft.dev"));
-    let [claims, states, nodes] = &objects;
+    let objects =
+        ["addressclaims", "ledgerstates", "ledgernodes", "addresspools"].map(|name| format!("{name}.ipam.weft.dev"));
+    let [claims, states, nodes, pools] = &objects;
     let expected = [("create", claims, true), ("delete", claims, true), ("get", states, true), ("update", nodes, true)];
     let denied =
         [("update", states, false), ("create", states, false), ("delete", nodes, false), ("patch", claims, false)];
-    for (verb, what, right) in expected.into_iter().chain(denied) {
+    let of_pools = [("get", pools, true), ("list", pools, false), ("update", pools, false)];
+    for (verb, what, right) in expected.into_iter().chain(denied).chain(of_pools) {
         ensure!(may(verb, what)? == right, "{verb} {what}: expected {right}");
     }
     Ok(())

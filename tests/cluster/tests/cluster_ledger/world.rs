@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use weft_kit::cni::{Call, Reply};
 use weft_kit::dhcp::{Daemon, wait};
 use weft_kit::netns::NetNs;
-use weft_kit::process::{self, Place};
+use weft_kit::process::{self, Output, Place};
 use weft_kit::programs::{self, Installation};
 
 use super::cluster::Cluster;
@@ -124,14 +125,20 @@ impl Node {
 
     /// `weftctl ledger ...` on this node; what it prints.
     pub(crate) fn operate(&self, cluster: &Cluster, arguments: &[&str]) -> Result<String> {
-        let weftctl = self.installation.weftctl().display().to_string();
-        let operator = cluster.operator_arguments()?;
-        let argv: Vec<&str> = [weftctl.as_str(), "ledger"]
-            .into_iter()
-            .chain(arguments.iter().copied())
-            .chain(operator.iter().map(String::as_str))
-            .collect();
-        Ok(process::run(&self.netns.place(), &argv)?.text())
+        self.weftctl(cluster, &[&["ledger"], arguments].concat())
+    }
+
+    /// `weftctl ...` about the cluster, on this node; what it prints.
+    pub(crate) fn weftctl(&self, cluster: &Cluster, arguments: &[&str]) -> Result<String> {
+        Ok(self.weftctl_output(cluster, arguments)?.success(&format!("weftctl {}", arguments.join(" ")))?.text())
+    }
+
+    /// The same, whether it succeeds or not.
+    pub(crate) fn weftctl_output(&self, cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(self.installation.weftctl());
+        command.arg("--state-dir").arg(self.installation.state());
+        command.args(arguments).args(cluster.operator_arguments()?);
+        process::output(&self.place()?, command, &[], process::LIMIT)
     }
 
     /// Ends the agent without warning.

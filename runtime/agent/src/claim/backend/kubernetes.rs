@@ -29,7 +29,7 @@ const NODE_LABEL: &str = "ipam.weft.dev/node-";
 const OWNER_LABEL: &str = "ipam.weft.dev/owner";
 const PERSISTENT: &str = "IPAMClaim";
 /// Label of a claim: its domain.
-const DOMAIN_LABEL: &str = "ipam.weft.dev/domain";
+pub(super) const DOMAIN_LABEL: &str = "ipam.weft.dev/domain";
 /// Annotation of a re-assertion: the epoch it is for. The admission policy in `deploy/crds` lets only these pass a freeze.
 const EPOCH: &str = "ipam.weft.dev/epoch";
 /// The one LedgerState.
@@ -46,7 +46,7 @@ const TRIES: usize = 10;
 /// afterwards.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-type ClaimObject = Object<ClaimSpec, NotUsed>;
+pub(super) type ClaimObject = Object<ClaimSpec, NotUsed>;
 type StateObject = Object<LedgerState, NotUsed>;
 type NodeObject = Object<LedgerNode, NotUsed>;
 
@@ -63,7 +63,7 @@ impl std::fmt::Debug for Kubernetes {
     }
 }
 
-fn resource(kind: &str, plural: &str) -> ApiResource {
+pub(super) fn resource(kind: &str, plural: &str) -> ApiResource {
     ApiResource {
         group: GROUP.to_owned(),
         version: VERSION.to_owned(),
@@ -80,11 +80,11 @@ impl Kubernetes {
         Self(client)
     }
 
-    fn client(&self) -> Result<Client, NoClient> {
+    pub(super) fn client(&self) -> Result<Client, NoClient> {
         (self.0)().map_err(NoClient)
     }
 
-    fn claims(&self) -> Result<Api<ClaimObject>, NoClient> {
+    pub(super) fn claims(&self) -> Result<Api<ClaimObject>, NoClient> {
         Ok(Api::all_with(self.client()?, &resource("AddressClaim", "addressclaims")))
     }
 
@@ -98,7 +98,7 @@ impl Kubernetes {
 }
 
 /// There are no credentials. Nothing was sent.
-struct NoClient(String);
+pub(super) struct NoClient(String);
 
 impl From<NoClient> for WriteError {
     fn from(error: NoClient) -> Self {
@@ -154,7 +154,7 @@ fn claim(object: ClaimObject) -> Claim {
 }
 
 /// Sends a write and waits for its answer.
-async fn written<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, WriteError> {
+pub(super) async fn written<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, WriteError> {
     match tokio::time::timeout(PATIENCE, request).await {
         Ok(answer) => answer.map_err(failed),
         Err(_late) => Err(WriteError::NoAnswer(late())),
@@ -177,7 +177,7 @@ async fn created<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Re
 }
 
 /// Sends a read and waits for its answer.
-async fn read<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ReadError> {
+pub(super) async fn read<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ReadError> {
     match tokio::time::timeout(PATIENCE, request).await {
         Ok(answer) => answer.map_err(unreadable),
         Err(_late) => Err(ReadError(late())),

@@ -7,6 +7,7 @@ mod ipam_claim;
 pub mod kubernetes;
 #[cfg(test)]
 pub(crate) mod memory;
+mod pool;
 #[cfg(test)]
 mod tests;
 

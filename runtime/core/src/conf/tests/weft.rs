@@ -86,11 +86,27 @@ fn a_ledger_is_the_nodes_or_the_clusters() {
         json!({"type": "kubernetes", "endpoints": []}),
         json!({"type": "kubernetes", "deadlineMs": 0}),
         json!({"type": "node", "domain": "x"}),
+        json!({"type": "kubernetes", "pool": "Blue/x"}),
+        json!({"type": "kubernetes", "pool": "blue", "domain": "x"}),
+        json!({"type": "etcd", "endpoints": ["https://e:2379"], "pool": "blue"}),
     ] {
         assert_eq!(err(json!({"ledger": wrong})).code(), 7, "{wrong}");
     }
     assert_eq!(err(json!({"ledger": {"type": "redis"}})).code(), 7);
     assert_eq!(ok(json!({"ledger": {"type": "node"}})).ledger, LedgerKind::Node);
+}
+
+#[test]
+fn a_pool_has_the_ranges_and_the_domain() {
+    let conf = |ipam: Value| json!({"ledger": {"type": "kubernetes", "pool": "blue"}, "ipam": ipam});
+    let network = ok(conf(json!({"type": "host-local"})));
+    let LedgerKind::Cluster(cluster) = &network.ledger else { panic!("a cluster ledger is expected") };
+    assert_eq!(cluster.pool.as_deref(), Some("blue"));
+    let sets = pool_sets(&[json!({"subnet": "10.0.0.0/24"})], &[]).unwrap();
+    let drawn = network.with_pool("lab", sets.clone()).unwrap();
+    assert_eq!(drawn.ipam.as_ref().map(|ipam| (&ipam.range_sets, ipam.scope.as_str())), Some((&sets, "cluster/lab")));
+    let text = err(conf(json!({"type": "host-local", "subnet": "10.0.0.0/24"}))).to_string();
+    assert_eq!(text, "both \"ledger.pool\" and \"ipam.ranges\" are there: keep one of them");
 }
 
 #[test]

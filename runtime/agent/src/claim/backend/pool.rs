@@ -1,0 +1,75 @@
+//! AddressPools behind an API server, and what is read of claims by their metadata alone.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use kube::Error;
+use kube::api::{Api, ListParams, PostParams};
+use kube::core::Object;
+
+use super::contract::{ReadError, WriteError};
+use super::kubernetes::{ClaimObject, DOMAIN_LABEL, Kubernetes, NoClient, read, resource, written};
+use crate::claim::object::address_of;
+use crate::claim::pool::{Pool, PoolSpec, PoolStatus};
+
+/// How many names an answer has at most.
+const PAGE: u32 = 2000;
+
+type PoolObject = Object<PoolSpec, PoolStatus>;
+
+impl Kubernetes {
+    fn pools_api(&self) -> Result<Api<PoolObject>, NoClient> {
+        Ok(Api::all_with(self.client()?, &resource("AddressPool", "addresspools")))
+    }
+
+    /// One pool.
+    pub(in crate::claim) async fn pool(&self, name: &str) -> Result<Option<Pool>, ReadError> {
+        Ok(read(self.pools_api()?.get_opt(name)).await?.map(pool))
+    }
+
+    /// All pools; none where the API server does not know the resource.
+    pub(in crate::claim) async fn pools(&self) -> Result<Vec<Pool>, ReadError> {
+        let (pools, params) = (self.pools_api()?, ListParams::default());
+        let list = async {
+            match pools.list(&params).await {
+                Err(Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+                list => list.map(|list| list.items),
+            }
+        };
+        Ok(read(list).await?.into_iter().map(pool).collect())
+    }
+
+    /// Writes the status of the pool that was read.
+    pub(in crate::claim) async fn set_pool_status(&self, of: &Pool, status: &PoolStatus) -> Result<(), WriteError> {
+        let mut object = Object::new(&of.name, &resource("AddressPool", "addresspools"), of.spec.clone());
+        object.metadata.resource_version = Some(of.version.clone());
+        object.status = Some(status.clone());
+        written(self.pools_api()?.replace_status(&of.name, &PostParams::default(), &object)).await.map(drop)
+    }
+
+    /// What is taken in a domain. Names say it, so no claim's content is read.
+    pub(in crate::claim) async fn taken(&self, domain: &str) -> Result<BTreeSet<IpAddr>, ReadError> {
+        let claims: Api<ClaimObject> = self.claims()?;
+        let mut params = ListParams::default().labels(&format!("{DOMAIN_LABEL}={domain}")).limit(PAGE);
+        let mut taken = BTreeSet::new();
+        loop {
+            let page = read(claims.list_metadata(&params)).await?;
+            let names = page.items.iter().filter_map(|item| item.metadata.name.as_deref());
+            taken.extend(names.filter_map(|name| address_of(domain, name)));
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(taken),
+            }
+        }
+    }
+}
+
+fn pool(object: PoolObject) -> Pool {
+    Pool {
+        name: object.metadata.name.unwrap_or_default(),
+        version: object.metadata.resource_version.unwrap_or_default(),
+        generation: object.metadata.generation.unwrap_or_default(),
+        spec: object.spec,
+        status: object.status.unwrap_or_default(),
+    }
+}

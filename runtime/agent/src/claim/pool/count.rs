@@ -1,0 +1,145 @@
+//! How full ranges are: what is taken, what is free, and in how many pieces.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde::Serialize;
+use weft_host_abi::types::{Range, RangeSet};
+
+/// See the module. Counts of IPv6 ranges may be the largest number there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// Addresses that can be given out: all but gateways and what is excluded.
+    pub capacity: u64,
+    /// Of these, those that are taken.
+    pub taken: u64,
+    /// Of these, those that are free.
+    pub free: u64,
+    /// Into how many pieces the free ones fall.
+    pub free_pieces: u64,
+    /// The longest piece.
+    pub longest_free: u64,
+}
+
+impl Usage {
+    /// How full the ranges are.
+    pub(super) fn of(sets: &[RangeSet], taken: &BTreeSet<IpAddr>) -> Self {
+        let mut usage = Self::default();
+        for range in sets.iter().flat_map(|set| &set.ranges) {
+            usage.add(range, taken);
+        }
+        usage
+    }
+
+    fn add(&mut self, range: &Range, taken: &BTreeSet<IpAddr>) {
+        let gateway = range.gateway.filter(|gateway| range.contains(*gateway));
+        let mut blocked: BTreeSet<IpAddr> = taken.range(range.first..=range.last).copied().collect();
+        blocked.extend(gateway);
+        let of_gateway = u64::from(gateway.is_some());
+        self.capacity = self.capacity.saturating_add(range.size().saturating_sub(of_gateway));
+        let claimed = u64::try_from(blocked.len()).unwrap_or(u64::MAX).saturating_sub(of_gateway);
+        self.taken = self.taken.saturating_add(claimed);
+        let mut from = number(range.first);
+        for address in &blocked {
+            self.note_free(number(*address).saturating_sub(from));
+            from = number(*address).saturating_add(1);
+        }
+        self.note_free(number(range.last).saturating_add(1).saturating_sub(from));
+    }
+
+    fn note_free(&mut self, length: u128) {
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        if length > 0 {
+            self.free = self.free.saturating_add(length);
+            self.free_pieces += 1;
+            self.longest_free = self.longest_free.max(length);
+        }
+    }
+
+    /// Taken of a hundred. Only a full pool has a hundred.
+    #[must_use]
+    pub fn percent(&self) -> u64 {
+        let whole = u128::from(self.capacity.max(1));
+        u64::try_from(u128::from(self.taken.min(self.capacity)) * 100 / whole).unwrap_or(100)
+    }
+
+    /// How scattered the free addresses are, of a hundred: 0 in one piece, near 100 where no two are neighbours.
+    #[must_use]
+    pub fn fragmentation(&self) -> u64 {
+        if self.free == 0 {
+            return 0;
+        }
+        100 - u64::try_from(u128::from(self.longest_free) * 100 / u128::from(self.free)).unwrap_or(100).min(100)
+    }
+}
+
+/// A character for each of at most `width` equal parts of a range: `.` where nothing is taken, `#` where everything is, else `o`.
+pub(super) fn map(range: &Range, taken: &BTreeSet<IpAddr>, width: u64) -> String {
+    let (first, last) = (number(range.first), number(range.last));
+    let size = (last - first).saturating_add(1);
+    let parts = size.min(u128::from(width.max(1)));
+    let each = size.div_ceil(parts);
+    let blocked = taken.range(range.first..=range.last).copied().chain(range.gateway);
+    let mut counts = std::collections::BTreeMap::<u128, u128>::new();
+    for address in blocked.filter(|address| range.contains(*address)).collect::<BTreeSet<_>>() {
+        *counts.entry((number(address) - first) / each).or_default() += 1;
+    }
+    let length = |part: u128| each.min(size.saturating_sub(part * each));
+    let parts = (0..parts).filter(|part| length(*part) > 0);
+    parts
+        .map(|part| match counts.get(&part) {
+            None => '.',
+            Some(count) if *count >= length(part) => '#',
+            Some(_some) => 'o',
+        })
+        .collect()
+}
+
+fn number(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u32::from(address).into(),
+        IpAddr::V6(address) => address.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(subnet: &str) -> RangeSet {
+        let ipam = serde_json::json!({"ranges": [[{"subnet": subnet}]]});
+        weft_core::conf::declared_sets(&ipam).unwrap().remove(0)
+    }
+
+    fn taken(addresses: &[&str]) -> BTreeSet<IpAddr> {
+        addresses.iter().map(|address| address.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn free_addresses_are_counted_in_pieces() {
+        // 10.0.0.1 is the gateway; .2 to .14 can be given out.
+        let usage = Usage::of(&[range("10.0.0.0/28")], &taken(&["10.0.0.4", "10.0.0.5", "10.0.0.9", "10.0.1.9"]));
+        let expected = Usage { capacity: 13, taken: 3, free: 10, free_pieces: 3, longest_free: 5 };
+        assert_eq!((usage, usage.percent(), usage.fragmentation()), (expected, 23, 50));
+    }
+
+    #[test]
+    fn the_ends_are_exact() {
+        let all: Vec<String> = (2..=6).map(|last| format!("10.0.0.{last}")).collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        let full = Usage::of(&[range("10.0.0.0/29")], &taken(&all));
+        assert_eq!((full.free, full.taken, full.percent(), full.fragmentation()), (0, 5, 100, 0));
+        let wide = Usage::of(&[range("::/0")], &taken(&["fd00::9"]));
+        assert_eq!((wide.capacity, wide.taken, wide.free_pieces, wide.percent()), (u64::MAX - 1, 1, 2, 0));
+    }
+
+    #[test]
+    fn a_map_shows_where_a_range_is_taken() {
+        let set = range("10.0.0.0/28");
+        let map = |addresses: &[&str], width| map(&set.ranges[0], &taken(addresses), width);
+        assert_eq!(map(&["10.0.0.4"], 64), "#..#..........");
+        assert_eq!(map(&["10.0.0.2", "10.0.0.5"], 7), "#.o....");
+        assert_eq!(map(&[], 5).len(), 5);
+    }
+}

@@ -1,0 +1,123 @@
+//! Pools: ranges that have a name in the cluster, and how full they are.
+//!
+//! An AddressPool declares ranges for every network that names it. It is no lock: the create of an address's claim decides who has
+//! the address, whatever a pool says. So a pool that is read some seconds late, or counted some minutes late, gives nothing out
+//! twice.
+
+mod count;
+mod status;
+mod view;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::Instant;
+use weft_core::agent::claim::ClaimReply;
+use weft_core::agent::{Fault, Refusal};
+use weft_core::conf::{ConfError, pool_sets};
+use weft_host_abi::types::RangeSet;
+
+pub use count::Usage;
+pub(super) use status::{PoolStatus, count_pools};
+pub use view::{PoolReach, PoolView, look_at_pools};
+
+use super::any::AnyBackend;
+
+/// How long what an agent has read of a pool is used.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// What an AddressPool declares.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolSpec {
+    /// Addresses clash only within a domain. Never changes.
+    pub domain: String,
+    /// The ranges.
+    pub ranges: Vec<PoolRange>,
+    /// Addresses and subnets that are never given out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+}
+
+/// A range, with host-local's keys.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolRange {
+    /// The subnet.
+    pub subnet: String,
+    /// First address; that after the network's where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range_start: Option<String>,
+    /// Last address; that before the broadcast address where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range_end: Option<String>,
+    /// Never given out; the subnet's first address where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+    /// The set that it is in; that of its family where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set: Option<String>,
+}
+
+/// An AddressPool as it was read.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// The version that was read.
+    pub version: String,
+    /// Grows with every change of `spec`.
+    pub generation: i64,
+    /// What it declares.
+    pub spec: PoolSpec,
+    /// What the controller has written last.
+    pub status: PoolStatus,
+}
+
+impl PoolSpec {
+    /// Its range sets, without what it excludes.
+    ///
+    /// # Errors
+    /// They cannot be used.
+    pub fn sets(&self) -> Result<Vec<RangeSet>, ConfError> {
+        let ranges: Vec<Value> = self.ranges.iter().map(PoolRange::to_value).collect();
+        pool_sets(&ranges, &self.exclude)
+    }
+}
+
+impl PoolRange {
+    fn to_value(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
+}
+
+/// Pools that this agent has read a moment ago, so that a thousand pods do not read one a thousand times.
+#[derive(Debug, Default)]
+pub(super) struct KnownPools(RefCell<BTreeMap<String, (Instant, Pool)>>);
+
+impl KnownPools {
+    /// Answers what a pool declares.
+    pub(super) async fn declared(&self, backend: &AnyBackend, name: &str) -> Result<ClaimReply, Refusal> {
+        let known = self.0.borrow().get(name).filter(|(read, _pool)| read.elapsed() < FRESH).cloned();
+        let pool = match known {
+            Some((_read, pool)) => pool,
+            None => {
+                let found = backend.pool(name).await;
+                let found = found.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
+                let missing = || {
+                    let text = format!("there is no AddressPool {name:?}; make it, or correct \"pool\" of the network");
+                    Refusal::new(Fault::Unavailable, text)
+                };
+                let pool = found.ok_or_else(missing)?;
+                self.0.borrow_mut().insert(name.to_owned(), (Instant::now(), pool.clone()));
+                pool
+            }
+        };
+        let unusable = |error| Refusal::new(Fault::Request, format!("AddressPool {name:?}: {error}"));
+        let sets = pool.spec.sets().map_err(unusable)?;
+        Ok(ClaimReply::Pool { domain: pool.spec.domain, sets })
+    }
+}

@@ -1,0 +1,197 @@
+//! The status of AddressPools, which the controller writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use weft_core::conf::pool_sets;
+use weft_host_abi::types::{Range, RangeSet};
+
+use super::count::Usage;
+use super::{Pool, PoolRange};
+use crate::claim::DrainError;
+use crate::claim::backend::WriteError;
+use crate::claim::backend::kubernetes::Kubernetes;
+
+/// What the controller has counted.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PoolStatus {
+    /// Addresses that can be given out.
+    pub capacity: i64,
+    /// Of these, those that are taken.
+    pub used: i64,
+    /// Of these, those that are free.
+    pub free: i64,
+    /// Taken of a hundred.
+    pub used_percent: i64,
+    /// The `generation` that was counted.
+    pub observed_generation: i64,
+    /// The declared ranges, with what is taken in each. The object's rules keep ranges that are used.
+    pub ranges: Vec<RangeStatus>,
+    /// `Ready`, `Exhausted`, `Overlapping`.
+    pub conditions: Vec<Condition>,
+}
+
+/// What is taken in one declared range, excluded addresses as well.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RangeStatus {
+    subnet: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    range_start: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    range_end: Option<String>,
+    used: i64,
+}
+
+/// Counts every pool, and writes what has changed.
+///
+/// # Errors
+/// The ledger cannot be read or written.
+pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<(), DrainError> {
+    let pools = backend.pools().await?;
+    let mut domains = BTreeMap::<&str, BTreeSet<IpAddr>>::new();
+    for pool in &pools {
+        let domain = pool.spec.domain.as_str();
+        if !domains.contains_key(domain) {
+            domains.insert(domain, backend.taken(domain).await?);
+        }
+    }
+    for pool in &pools {
+        let taken = domains.get(pool.spec.domain.as_str()).cloned().unwrap_or_default();
+        let status = status(pool, &pools, &taken, Timestamp::now());
+        if status == pool.status {
+            continue;
+        }
+        match backend.set_pool_status(pool, &status).await {
+            // Somebody has changed the pool meanwhile: it is counted with the next look.
+            Ok(()) | Err(WriteError::Conflict) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// What is to be said about a pool.
+fn status(pool: &Pool, all: &[Pool], taken: &BTreeSet<IpAddr>, now: Timestamp) -> PoolStatus {
+    let (sets, problem) = match pool.spec.sets() {
+        Ok(sets) => (sets, None),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    let usage = Usage::of(&sets, taken);
+    let clash = all.iter().find(|other| other.name != pool.name && clashes(pool, &sets, other));
+    let wrong = problem.is_some();
+    let conditions = [
+        ("Ready", !wrong, if wrong { "InvalidRanges" } else { "RangesUsable" }, problem.unwrap_or_default()),
+        match usage.free == 0 && !wrong {
+            true => ("Exhausted", true, "NoFreeAddress", format!("all {} addresses are taken", usage.capacity)),
+            false => ("Exhausted", false, "FreeAddresses", String::new()),
+        },
+        match clash {
+            Some(other) => (
+                "Overlapping",
+                true,
+                "SameAddresses",
+                format!("pool {} has addresses of it too: both count them, and nothing is given out twice", other.name),
+            ),
+            None => ("Overlapping", false, "OwnAddresses", String::new()),
+        },
+    ];
+    let condition = |(kind, holds, reason, message): (&str, bool, &str, String)| {
+        let status = if holds { "True" } else { "False" };
+        let before = pool.status.conditions.iter().find(|before| before.type_ == kind && before.status == status);
+        Condition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message,
+            observed_generation: Some(pool.generation),
+            last_transition_time: before.map_or(Time(now), |before| before.last_transition_time.clone()),
+        }
+    };
+    PoolStatus {
+        capacity: signed(usage.capacity),
+        used: signed(usage.taken),
+        free: signed(usage.free),
+        used_percent: signed(usage.percent()),
+        observed_generation: pool.generation,
+        ranges: pool.spec.ranges.iter().map(|range| of_range(range, taken)).collect(),
+        conditions: conditions.into_iter().map(condition).collect(),
+    }
+}
+
+fn of_range(range: &PoolRange, taken: &BTreeSet<IpAddr>) -> RangeStatus {
+    let value: Value = range.to_value();
+    let sets = pool_sets(&[value], &[]).unwrap_or_default();
+    let within = |range: &Range| taken.range(range.first..=range.last).count();
+    let used: usize = sets.iter().flat_map(|set| &set.ranges).map(within).sum();
+    RangeStatus {
+        subnet: range.subnet.clone(),
+        range_start: range.range_start.clone(),
+        range_end: range.range_end.clone(),
+        used: i64::try_from(used).unwrap_or(i64::MAX),
+    }
+}
+
+fn clashes(pool: &Pool, sets: &[RangeSet], other: &Pool) -> bool {
+    let others = other.spec.sets().unwrap_or_default();
+    let ranges = |sets: &[RangeSet]| sets.iter().flat_map(|set| set.ranges.clone()).collect::<Vec<_>>();
+    let (own, others) = (ranges(sets), ranges(&others));
+    pool.spec.domain == other.spec.domain
+        && own.iter().any(|one| others.iter().any(|two| one.contains(two.first) || two.contains(one.first)))
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claim::pool::PoolSpec;
+
+    fn pool(name: &str, subnet: &str) -> Pool {
+        let range = PoolRange { subnet: subnet.to_owned(), ..PoolRange::default() };
+        let spec = PoolSpec { domain: "default".to_owned(), ranges: vec![range], exclude: Vec::new() };
+        Pool { name: name.to_owned(), generation: 3, spec, ..Pool::default() }
+    }
+
+    fn said(status: &PoolStatus, kind: &str) -> (String, String) {
+        let found = status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
+        (found.status.clone(), found.reason.clone())
+    }
+
+    #[test]
+    fn a_pool_that_is_full_or_wrong_or_shared_says_so() {
+        let taken: BTreeSet<IpAddr> = (2..=6).map(|last| IpAddr::from([10, 0, 0, last])).collect();
+        let (full, twin, wrong) = (pool("full", "10.0.0.0/29"), pool("twin", "10.0.0.0/24"), pool("wrong", "x"));
+        let all = [full.clone(), twin.clone(), wrong.clone()];
+        let now = Timestamp::now();
+        let of_full = status(&full, &all, &taken, now);
+        assert_eq!((of_full.used, of_full.free, of_full.used_percent, of_full.ranges[0].used), (5, 0, 100, 5));
+        assert_eq!(said(&of_full, "Exhausted"), ("True".to_owned(), "NoFreeAddress".to_owned()));
+        assert_eq!(said(&of_full, "Overlapping").0, "True");
+        let of_wrong = status(&wrong, &all, &taken, now);
+        assert_eq!(said(&of_wrong, "Ready"), ("False".to_owned(), "InvalidRanges".to_owned()));
+        assert_eq!((said(&of_wrong, "Exhausted").0.as_str(), of_wrong.capacity), ("False", 0));
+        assert_eq!(said(&status(&twin, &[twin.clone()], &taken, now), "Overlapping").0, "False");
+    }
+
+    #[test]
+    fn a_condition_keeps_the_time_of_its_change() {
+        let (before, later) = (Timestamp::UNIX_EPOCH, Timestamp::now());
+        let mut one = pool("one", "10.0.0.0/29");
+        one.status = status(&one, &[], &BTreeSet::new(), before);
+        assert_eq!(status(&one, &[], &BTreeSet::new(), later), one.status);
+        let full = (2..=6).map(|last| IpAddr::from([10, 0, 0, last])).collect();
+        let changed = status(&one, &[], &full, later);
+        let time = |kind: &str| {
+            changed.conditions.iter().find(|condition| condition.type_ == kind).unwrap().last_transition_time.0
+        };
+        assert_eq!((time("Ready"), time("Exhausted")), (before, later));
+    }
+}
