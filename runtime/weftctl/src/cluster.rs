@@ -1,13 +1,13 @@
 //! `weftctl ledger freeze|thaw|fence|reclaim|who-has`, `pool --cluster` and `who-has --cluster`: the cluster ledger by hand.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::ensure;
 use clap::{Args, Subcommand};
 use weft_agent::claim::{
-    Operation, PoolReach, PoolView, Reach, describe, look_at_pools, operate,
+    CheckOptions, Checked, Finding, Operation, PoolReach, PoolView, Reach, check, describe, look_at_pools, operate,
     who_has,
 };
 
@@ -38,6 +38,15 @@ pub(crate) enum ClusterCommand {
     },
     /// Give back what fenced machines held, and what IPAMClaims owned that are gone.
     Reclaim(Ledger),
+    /// Compare claims with pods, IPAMClaims and machines, and on a node with its store, journal and links. Changes nothing without
+    /// `--repair`.
+    Check {
+        /// Put right what the agent and the controller would put right too.
+        #[arg(long)]
+        repair: bool,
+        #[command(flatten)]
+        ledger: Ledger,
+    },
     /// Who has an address of the cluster ledger.
     WhoHas {
         /// The address.
@@ -61,7 +70,7 @@ pub(crate) struct Ledger {
     kubeconfig: Option<PathBuf>,
 }
 
-pub(crate) fn run(command: &ClusterCommand, output: Output) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(command: &ClusterCommand, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let (operation, ledger) = match command {
         ClusterCommand::Freeze(ledger) => (Operation::Freeze, ledger),
         ClusterCommand::Thaw { force, ledger } => (Operation::Thaw { force: *force }, ledger),
@@ -69,6 +78,10 @@ pub(crate) fn run(command: &ClusterCommand, output: Output) -> anyhow::Result<Ex
             (Operation::Fence { node: node.clone(), machine: machine.clone() }, ledger)
         }
         ClusterCommand::Reclaim(ledger) => (Operation::Reclaim, ledger),
+        ClusterCommand::Check { repair, ledger } => {
+            let options = CheckOptions { state_dir: state.to_owned(), repair: *repair };
+            return print_check(&check(&ledger.reach(), &options)?, output);
+        }
         ClusterCommand::WhoHas { address, domain, ledger } => {
             print_claim(&ledger.reach(), *address, domain, output)?;
             return Ok(ExitCode::SUCCESS);
@@ -77,6 +90,24 @@ pub(crate) fn run(command: &ClusterCommand, output: Output) -> anyhow::Result<Ex
     let lines = operate(&ledger.reach(), &operation)?;
     output.lines(&lines, &lines)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what a check found. Exit code 1 where something is wrong.
+fn print_check(checked: &Checked, output: Output) -> anyhow::Result<ExitCode> {
+    let line =
+        |head: &str, finding: &Finding| format!("{head}{} ({}): {}", finding.address, finding.domain, finding.what);
+    let mut lines: Vec<String> = checked.repaired.iter().map(|finding| line("repaired  ", finding)).collect();
+    for finding in &checked.left {
+        lines.push(line("", finding));
+        lines.push(format!("          {}", finding.remedy));
+    }
+    let beside = match &checked.node {
+        Some(node) => format!("the store, journal and links of node {node}"),
+        None => "no node: this is none that uses the ledger".to_owned(),
+    };
+    lines.push(format!("{} claims, and {beside}: {} wrong", checked.claims, checked.left.len()));
+    output.lines(checked, &lines)?;
+    Ok(if checked.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 // === impl Ledger ===

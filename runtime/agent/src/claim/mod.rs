@@ -11,6 +11,7 @@
 
 mod any;
 pub mod backend;
+mod check;
 mod controller;
 mod drain;
 mod grant;
@@ -29,6 +30,7 @@ mod tests_persist;
 
 pub use any::{AnyBackend, BackendError};
 pub use backend::kubernetes::ClientSource;
+pub use check::{CheckOptions, Checked, Finding, Kind, check};
 pub use controller::{ControllerOptions, control};
 pub use drain::{DrainError, UNANSWERED, drain};
 pub use grant::{Grant, GrantError, Granted};

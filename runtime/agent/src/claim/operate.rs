@@ -69,7 +69,7 @@ pub fn operate(reach: &Reach, operation: &Operation) -> anyhow::Result<Vec<Strin
     })
 }
 
-async fn backend(reach: &Reach) -> anyhow::Result<AnyBackend> {
+pub(super) async fn backend(reach: &Reach) -> anyhow::Result<AnyBackend> {
     if let Some(path) = &reach.ledger {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         return backend_of(&text, reach.kubeconfig.as_deref()).await;

@@ -71,7 +71,7 @@ pub(crate) fn run(command: &LedgerCommand, state: &Path, output: Output) -> anyh
         LedgerCommand::Rebuild(args) => rebuild::run(args, state, output)?,
         LedgerCommand::Repair => repair(state, output)?,
         #[cfg(feature = "agent")]
-        LedgerCommand::Cluster(command) => return crate::cluster::run(command, output),
+        LedgerCommand::Cluster(command) => return crate::cluster::run(command, state, output),
         LedgerCommand::Import(ImportCommand::HostLocal(args)) => host_local::import(args, state, output)?,
         LedgerCommand::Export(ExportCommand::HostLocal(args)) => host_local::export(args, state, output)?,
     }

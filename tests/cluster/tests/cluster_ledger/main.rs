@@ -1,6 +1,7 @@
 //! Two nodes, one configuration, one etcd or API server: the fault that the cluster ledger is for, and what happens when the
 //! agent, weft or the cluster stops. Looked at from outside: results, the kernel's links, the keys in etcd, the rows in the store.
 
+mod check;
 mod cluster;
 mod controller;
 mod ipam_claim;
@@ -57,6 +58,7 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("a-taint-frees-what-a-dead-machine-held", objects::fenced_by_taint),
     ("one-of-two-controllers-leads", controller::one_of_two_leads),
     ("pools-keep-their-rules", pools::rules),
+    ("a-check-finds-what-is-wrong-and-repairs-what-is-safe", check::finds_and_repairs),
     ("networks-draw-on-a-pool", pools::drawn_on),
     ("r40-an-ipam-claim-keeps-its-address", ipam_claim::kept),
     ("r39-two-first-users-of-an-ipam-claim-get-one-address", ipam_claim::first_users),

@@ -45,6 +45,11 @@ impl Pod {
         Ok(Self { container: container.to_owned(), netns: NetNs::new("pod")? })
     }
 
+    /// Takes every address off its `eth0`, as no runtime would.
+    pub(crate) fn lose_addresses(&self) -> Result<()> {
+        self.netns.line("ip address flush dev eth0").map(drop)
+    }
+
     /// The global addresses of its `eth0`, as the kernel has them; none where there is no such link.
     pub(crate) fn addresses(&self) -> Result<Vec<String>> {
         let text = self.netns.line("ip -j address show scope global")?.text();

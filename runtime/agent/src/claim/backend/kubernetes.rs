@@ -39,7 +39,7 @@ const STATE: &str = "cluster";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// The real uid of a static pod, whose mirror has another one.
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-config-hash>
-const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+pub(super) const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 /// How often a change of a shared object is tried.
 const TRIES: usize = 10;
 /// How long one request may take. An API server that does not answer by then is taken for away; what was sent is looked for

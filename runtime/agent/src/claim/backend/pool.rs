@@ -1,14 +1,15 @@
-//! AddressPools behind an API server, and what is read of claims by their metadata alone.
+//! AddressPools behind an API server, and what is read of claims and pods by their metadata alone.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::Error;
 use kube::api::{Api, ListParams, PostParams};
 use kube::core::Object;
 
 use super::contract::{ReadError, WriteError};
-use super::kubernetes::{ClaimObject, DOMAIN_LABEL, Kubernetes, NoClient, read, resource, written};
+use super::kubernetes::{CONFIG_HASH, ClaimObject, DOMAIN_LABEL, Kubernetes, NoClient, read, resource, written};
 use crate::claim::object::address_of;
 use crate::claim::pool::{Pool, PoolSpec, PoolStatus};
 
@@ -45,6 +46,24 @@ impl Kubernetes {
         object.metadata.resource_version = Some(of.version.clone());
         object.status = Some(status.clone());
         written(self.pools_api()?.replace_status(&of.name, &PostParams::default(), &object)).await.map(drop)
+    }
+
+    /// The uids of all pods, those of static pods as their nodes know them too.
+    pub(in crate::claim) async fn pod_uids(&self) -> Result<BTreeSet<String>, ReadError> {
+        let pods: Api<Pod> = Api::all(self.client()?);
+        let mut params = ListParams::default().limit(PAGE);
+        let mut uids = BTreeSet::new();
+        loop {
+            let page = read(pods.list_metadata(&params)).await?;
+            for meta in page.items.into_iter().map(|item| item.metadata) {
+                uids.extend(meta.annotations.and_then(|mut annotations| annotations.remove(CONFIG_HASH)));
+                uids.extend(meta.uid);
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(uids),
+            }
+        }
     }
 
     /// What is taken in a domain. Names say it, so no claim's content is read.

@@ -1,0 +1,376 @@
+//! `weftctl ledger check`: a cluster ledger's claims against what they are for: pods, IPAMClaims and machines in the cluster, and
+//! on a node its store, its journal and the addresses on its links.
+//!
+//! Invariants: the first look changes nothing; a repair is one that the agent or the controller would make too, with the versions it
+//! was decided on. Nothing is given back because a pod is gone or a node does not answer: that is a person's word (`fence`).
+
+mod run;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde::Serialize;
+use serde_json::Value;
+use weft_core::ledger::remote::RemoteRow;
+use weft_core::netlink;
+use weft_core::store::NodeStore;
+
+pub use run::{CheckOptions, Checked, check};
+
+use super::backend::{Backend, Fence, WriteError};
+use super::drain::DrainError;
+use super::object::{Claim, ClaimOwner, Identity, LedgerNode, Sharing};
+use super::sweep::{entries, judge};
+use super::{collect_orphans, reassert, reclaim};
+
+/// What is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// One interface has two claims in one domain.
+    TwoClaims,
+    /// Two domains have claims on one address.
+    TwoDomains,
+    /// Nobody holds a claim that is not kept for anybody.
+    NoHolder,
+    /// The IPAMClaim that it is kept for is gone.
+    NoOwner,
+    /// The pod is gone, the claim is not.
+    NoPod,
+    /// The holder's machine is fenced.
+    Fenced,
+    /// The holder's machine is not the one that speaks for its node.
+    OtherMachine,
+    /// This node's store knows nothing of a claim that names it.
+    NoRow,
+    /// An attachment of this node has no claim on its address.
+    NoClaim,
+    /// An attachment's address is somebody else's in the cluster.
+    Others,
+    /// An attachment's address is on no link of this node.
+    NoLink,
+    /// An address of this node's store belongs to no attachment in the journal.
+    NoEntry,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// What kind of thing.
+    pub kind: Kind,
+    /// The address.
+    pub address: IpAddr,
+    /// Its domain.
+    pub domain: String,
+    /// What was seen.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl Kind {
+    /// `weftctl ledger check --repair` puts it right.
+    #[must_use]
+    pub fn is_repairable(self) -> bool {
+        matches!(self, Self::NoHolder | Self::NoOwner | Self::Fenced | Self::NoRow | Self::NoClaim)
+    }
+}
+
+/// This node's side: its store, which is read or written, and who it is.
+pub(super) struct Local {
+    pub(super) store: RefCell<NodeStore>,
+    pub(super) identity: Identity,
+    /// `type` of the ledger: a node may have rows of another one too.
+    pub(super) ledger: String,
+}
+
+impl Local {
+    fn is_of_ledger(&self, row: &RemoteRow) -> bool {
+        serde_json::from_str::<Value>(&row.ledger)
+            .is_ok_and(|ledger| ledger["type"].as_str().unwrap_or_default() == self.ledger)
+    }
+}
+
+/// All that is wrong, without changing anything. `pods` has the uids of the cluster's pods, where there are pods.
+pub(super) async fn look<B: Backend>(
+    backend: &B,
+    local: Option<&Local>,
+    pods: Option<&BTreeSet<String>>,
+    claims: &[Claim],
+) -> Result<Vec<Finding>, DrainError> {
+    let mut found = Vec::new();
+    twins(claims, &mut found);
+    let nodes: BTreeMap<String, LedgerNode> =
+        backend.nodes().await?.into_iter().map(|node| (node.node.clone(), node)).collect();
+    for claim in claims {
+        of_owner(backend, claim, pods, &mut found).await?;
+        of_holders(backend, claim, &nodes, &mut found).await?;
+    }
+    if let Some(local) = local {
+        of_node(local, claims, &mut found)?;
+    }
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+fn finding(claim: &Claim, kind: Kind, what: String, remedy: &str) -> Finding {
+    let (address, domain) = (claim.spec.address, claim.spec.domain.clone());
+    Finding { kind, address, domain, what, remedy: remedy.to_owned() }
+}
+
+/// Claims that are sound each, and not beside one another.
+fn twins(claims: &[Claim], found: &mut Vec<Finding>) {
+    let mut owners = BTreeMap::<String, &Claim>::new();
+    let mut addresses = BTreeMap::<IpAddr, &Claim>::new();
+    for claim in claims {
+        let spec = &claim.spec;
+        let ClaimOwner { owner, network, interface, slot } = &spec.owner;
+        let key = format!("{}/{}/{network}/{interface}/{slot}", spec.domain, owner.uid);
+        if let Some(other) = owners.insert(key, claim) {
+            let what = format!("{} has {} as well", name(claim), other.spec.address);
+            let remedy = "its node gives back what it does not use: weftctl ledger check --repair there";
+            found.push(finding(claim, Kind::TwoClaims, what, remedy));
+        }
+        if let Some(other) = addresses.insert(spec.address, claim).filter(|other| other.spec.domain != spec.domain) {
+            let what = format!("{} has it in domain {}", name(other), other.spec.domain);
+            let remedy = "right if the domains are two wires; if they are one, give the networks one domain";
+            found.push(finding(claim, Kind::TwoDomains, what, remedy));
+        }
+    }
+}
+
+/// Whose a claim is, for messages.
+fn name(claim: &Claim) -> String {
+    let owner = &claim.spec.owner.owner;
+    match owner.name.as_str() {
+        "" => format!("{} {}", owner.kind, owner.uid),
+        name => format!("{} {}/{name}", owner.kind, owner.namespace),
+    }
+}
+
+async fn of_owner<B: Backend>(
+    backend: &B,
+    claim: &Claim,
+    pods: Option<&BTreeSet<String>>,
+    found: &mut Vec<Finding>,
+) -> Result<(), DrainError> {
+    let owner = &claim.spec.owner.owner;
+    let nobody = claim.spec.holders.is_empty();
+    if claim.spec.is_persistent() {
+        if nobody && !backend.persistent_exists(&owner.namespace, &owner.name, &owner.uid).await? {
+            let what = format!("kept for {}, which is gone", name(claim));
+            found.push(finding(claim, Kind::NoOwner, what, "give it back: --repair, or the controller"));
+        }
+    } else if nobody && claim.spec.sharing == Sharing::Exclusive {
+        let what = format!("claimed for {}, and nobody holds it", name(claim));
+        found.push(finding(claim, Kind::NoHolder, what, "give it back: --repair"));
+    } else if owner.kind == "Pod" && pods.is_some_and(|pods| !pods.contains(&owner.uid)) {
+        let what = format!("{} is gone", name(claim));
+        let remedy = "its node gives it back with the pod's DEL; if that machine is dead: weftctl ledger fence NODE";
+        found.push(finding(claim, Kind::NoPod, what, remedy));
+    }
+    Ok(())
+}
+
+async fn of_holders<B: Backend>(
+    backend: &B,
+    claim: &Claim,
+    nodes: &BTreeMap<String, LedgerNode>,
+    found: &mut Vec<Finding>,
+) -> Result<(), DrainError> {
+    for holder in &claim.spec.holders {
+        let speaks = nodes.get(&holder.node).is_some_and(|node| node.machine == holder.machine);
+        let suspect = !speaks || nodes.get(&holder.node).is_some_and(|node| !node.fenced_machines.is_empty());
+        if suspect && backend.fence(&holder.node, &holder.machine).await? == Fence::Fenced {
+            let what = format!("held by {}, whose machine {} is fenced", holder.describe(), holder.machine);
+            found.push(finding(claim, Kind::Fenced, what, "give it back: --repair, or the controller"));
+        } else if !speaks {
+            let what =
+                format!("held by machine {} of node {}, which does not speak for it", holder.machine, holder.node);
+            let remedy = "start its agent again; if that machine is dead: weftctl ledger fence NODE --machine ID";
+            found.push(finding(claim, Kind::OtherMachine, what, remedy));
+        }
+    }
+    Ok(())
+}
+
+/// `reverse_sweep`'s order: the claims were listed before the store is looked into.
+fn of_node(local: &Local, claims: &[Claim], found: &mut Vec<Finding>) -> Result<(), DrainError> {
+    let Local { store, identity, .. } = local;
+    for claim in claims {
+        let own = claim.spec.holders.iter().filter(|holder| holder.machine == identity.machine);
+        for holder in own.filter(|holder| holder.store_id == identity.store_id || holder.boot_id != identity.boot_id) {
+            let row = store.borrow().remote_row(&holder.nonce)?;
+            if row.is_none_or(|row| row.address(claim.spec.address).is_none()) {
+                let what = format!("held by {}, of which this node's store knows nothing", holder.describe());
+                found.push(finding(claim, Kind::NoRow, what, "give it back: --repair, or the agent's sweep"));
+            }
+        }
+    }
+    let known: BTreeMap<(&str, IpAddr), &Claim> =
+        claims.iter().map(|claim| ((claim.spec.domain.as_str(), claim.spec.address), claim)).collect();
+    // Without the right to look into namespaces nothing is said about links.
+    let links = netlink::addresses_in_use().ok();
+    for (row, address) in entries(store)?.into_iter().filter(|(row, _address)| local.is_of_ledger(row)) {
+        let container = &row.key.attachment.container_id;
+        let mut note = |kind, what: String, remedy: &str| {
+            let (domain, remedy) = (row.domain.clone(), remedy.to_owned());
+            found.push(Finding { kind, address, domain, what, remedy });
+        };
+        match known.get(&(row.domain.as_str(), address)) {
+            Some(claim) if claim.spec.is_held_by(&row.nonce) => {}
+            // Claimed after the list was made.
+            _ if store.borrow().remote_row(&row.nonce)?.is_none() => continue,
+            Some(claim) => {
+                let holders: Vec<String> = claim.spec.holders.iter().map(super::Holder::describe).collect();
+                let what = format!("container {container} of this node has it, and so has {}", holders.join(", "));
+                note(Kind::Others, what, "two pods have one address: delete one of them");
+            }
+            None => {
+                let what = format!("container {container} of this node has it without a claim");
+                note(Kind::NoClaim, what, "claim it again: --repair, or a restart of the agent");
+            }
+        }
+        if links.as_ref().is_some_and(|links| !links.contains(&address)) {
+            let what = format!("container {container} of this node has it, and no link does");
+            note(Kind::NoLink, what, "see weftctl ps; weftctl gc removes attachments whose namespace is gone");
+        }
+        if store.borrow().entry(&row.key)?.is_none() {
+            let what = format!("container {container} of this node has it, and the journal knows nothing of that");
+            note(Kind::NoEntry, what, "see weftctl doctor");
+        }
+    }
+    Ok(())
+}
+
+/// Puts right what can be. What is decided on is what `claims` says.
+pub(super) async fn repair<B: Backend>(backend: &B, local: Option<&Local>, claims: &[Claim]) -> Result<(), DrainError> {
+    for claim in claims {
+        let leaked =
+            claim.spec.holders.is_empty() && claim.spec.sharing == Sharing::Exclusive && !claim.spec.is_persistent();
+        if leaked {
+            match backend.delete(&claim.spec.name(), &claim.versions).await {
+                Ok(()) | Err(WriteError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    reclaim(backend).await?;
+    collect_orphans(backend).await?;
+    let Some(local) = local else { return Ok(()) };
+    let Local { store, identity, .. } = local;
+    judge(backend, store, identity, claims).await?;
+    // Claims are written into this ledger alone.
+    if entries(store)?.iter().all(|(row, _address)| local.is_of_ledger(row)) {
+        let epoch = backend.state().await?.epoch;
+        reassert(backend, store, identity, epoch).await?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::backend::Listing;
+    use super::super::backend::memory::Memory;
+    use super::super::claim_name;
+    use super::super::object::{ClaimSpec, Holder};
+    use super::super::tests::{Machine, OTHER, WEB, address};
+    use super::*;
+
+    async fn found(server: &Memory, local: &Local) -> Vec<Kind> {
+        let claims = server.list(Listing::All).await.unwrap();
+        let pods = BTreeSet::from(["web".to_owned()]);
+        let found = look(server, Some(local), Some(&pods), &claims).await.unwrap();
+        // The addresses here are on no link.
+        found.into_iter().map(|finding| finding.kind).filter(|kind| !matches!(kind, Kind::NoLink)).collect()
+    }
+
+    /// What an agent writes when it starts.
+    async fn speak(server: &Memory, name: &str, machine: &str) {
+        let write = |node: &mut LedgerNode| {
+            name.clone_into(&mut node.node);
+            machine.clone_into(&mut node.machine);
+        };
+        server.change_node(name, write).await.unwrap();
+    }
+
+    async fn repaired(server: &Memory, local: &Local) {
+        let claims = server.list(Listing::All).await.unwrap();
+        repair(server, Some(local), &claims).await.unwrap();
+    }
+
+    fn claim_of(uid: &str, address: &str, holders: Vec<Holder>) -> ClaimSpec {
+        let owner = serde_json::json!({"kind": "Pod", "namespace": "ns", "name": uid, "uid": uid, "network": "storage",
+            "interface": "net1", "slot": 0});
+        serde_json::from_value(
+            serde_json::json!({"domain": "default", "address": address, "owner": owner, "prefix": 24,
+            "holders": holders}),
+        )
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_found_is_repaired_where_a_repair_is_safe() {
+        let server = Memory::default();
+        let machine = Machine::new("node", "m1", &server);
+        machine.add(&WEB).await.unwrap();
+        speak(&server, "node", "m1").await;
+        let Machine { store, identity, .. } = machine;
+        let local = Local { store, identity, ledger: String::new() };
+        assert_eq!(found(&server, &local).await, []);
+
+        // A late create of this machine, one that nobody holds, and one of a machine that never spoke.
+        let holder = |machine: &str, nonce: &str| Holder {
+            node: "node".to_owned(),
+            machine: machine.to_owned(),
+            store_id: local.identity.store_id.clone(),
+            nonce: nonce.to_owned(),
+            ..Holder::default()
+        };
+        server.create(&claim_of("web", "10.0.0.7", vec![holder("m1", "late")]), None).await.unwrap();
+        server.create(&claim_of("idle", "10.0.0.8", Vec::new()), None).await.unwrap();
+        server.create(&claim_of("away", "10.0.0.9", vec![holder("m9", "far")]), None).await.unwrap();
+        // The claim of the attachment that runs is lost.
+        server.0.borrow_mut().claims.remove(&claim_name("default", address()));
+        let all = [Kind::NoHolder, Kind::NoPod, Kind::OtherMachine, Kind::NoRow, Kind::NoClaim];
+        assert_eq!(found(&server, &local).await, all);
+        repaired(&server, &local).await;
+        // Only a person knows whether the other machine is dead.
+        assert_eq!(found(&server, &local).await, [Kind::NoPod, Kind::OtherMachine]);
+        server.change_node("node", |node| node.fenced_machines.push("m9".to_owned())).await.unwrap();
+        assert_eq!(found(&server, &local).await, [Kind::NoPod, Kind::Fenced]);
+        repaired(&server, &local).await;
+        assert_eq!(found(&server, &local).await, []);
+        assert_eq!(server.list(Listing::All).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn two_pods_with_one_address_are_found_and_left_to_a_person() {
+        let server = Memory::default();
+        let machine = Machine::new("node", "m1", &server);
+        machine.add(&WEB).await.unwrap();
+        speak(&server, "node", "m1").await;
+        server.0.borrow_mut().claims.clear();
+        let rival = Machine::new("rival", "m2", &server);
+        rival.add(&OTHER).await.unwrap();
+        speak(&server, "rival", "m2").await;
+        let Machine { store, identity, .. } = machine;
+        let local = Local { store, identity, ledger: String::new() };
+        assert_eq!(found(&server, &local).await, [Kind::NoPod, Kind::Others]);
+        repaired(&server, &local).await;
+        assert_eq!(found(&server, &local).await, [Kind::NoPod, Kind::Others]);
+        let twins = server.list(Listing::All).await.unwrap();
+        let mut lab = twins[0].clone();
+        lab.spec.domain = "lab".to_owned();
+        lab.spec.owner.owner.uid = "lab".to_owned();
+        let mut second = twins[0].clone();
+        second.spec.address = "10.0.0.77".parse().unwrap();
+        let claims = [twins[0].clone(), lab, second];
+        let mut seen = Vec::new();
+        super::twins(&claims, &mut seen);
+        assert_eq!(seen.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [Kind::TwoDomains, Kind::TwoClaims]);
+    }
+}

@@ -1,0 +1,96 @@
+//! The check as a command: reaching the ledger, finding out which node this is, looking, repairing, and looking again.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde::Serialize;
+use tokio::runtime::Builder;
+use weft_core::store::NodeStore;
+
+use super::{Finding, Local, look, repair};
+use crate::claim::any::AnyBackend;
+use crate::claim::backend::{Backend, Listing};
+use crate::claim::machine_id;
+use crate::claim::object::{Identity, LedgerNode};
+use crate::claim::operate::{Reach, backend};
+
+/// What is looked at, and whether it is repaired.
+#[derive(Debug, Clone)]
+pub struct CheckOptions {
+    /// Where weft keeps this node's state.
+    pub state_dir: PathBuf,
+    /// Put right what can be.
+    pub repair: bool,
+}
+
+/// What a check came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Checked {
+    /// How many claims were looked at.
+    pub claims: usize,
+    /// The node whose store, journal and links were looked at too.
+    pub node: Option<String>,
+    /// What was wrong and is not any more.
+    pub repaired: Vec<Finding>,
+    /// What is wrong.
+    pub left: Vec<Finding>,
+}
+
+/// Checks a cluster ledger; on a node that uses it, that node too.
+///
+/// # Errors
+/// The ledger, or the node's store, cannot be reached.
+pub fn check(reach: &Reach, options: &CheckOptions) -> anyhow::Result<Checked> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
+    runtime.block_on(async {
+        let backend = backend(reach).await?;
+        let local = local(&backend, options).await?;
+        let (claims, found) = once(&backend, local.as_ref()).await?;
+        let node = local.as_ref().map(|local| local.identity.node.clone());
+        if !options.repair || !found.iter().any(|finding| finding.kind.is_repairable()) {
+            return Ok(Checked { claims: claims.len(), node, repaired: Vec::new(), left: found });
+        }
+        repair(&backend, local.as_ref(), &claims).await?;
+        let (claims, left) = once(&backend, local.as_ref()).await?;
+        let repaired = found.into_iter().filter(|finding| !left.contains(finding)).collect();
+        Ok(Checked { claims: claims.len(), node, repaired, left })
+    })
+}
+
+/// Claims first, then what they are compared with: what is claimed meanwhile is not taken for wrong.
+async fn once(backend: &AnyBackend, local: Option<&Local>) -> anyhow::Result<(Vec<crate::claim::Claim>, Vec<Finding>)> {
+    let claims = backend.list(Listing::All).await?;
+    let pods = match backend {
+        AnyBackend::Kubernetes(backend) => Some(backend.pod_uids().await?),
+        AnyBackend::Etcd(_) => None,
+    };
+    let found = look(backend, local, pods.as_ref(), &claims).await?;
+    Ok((claims, found))
+}
+
+/// This node, if it uses the ledger: its agent has written who it is.
+async fn local(backend: &AnyBackend, options: &CheckOptions) -> anyhow::Result<Option<Local>> {
+    let Some(mut store) = open(&options.state_dir, options.repair)? else { return Ok(None) };
+    // A store without an id has never had to do with a cluster ledger.
+    let Ok(store_id) = store.store_id() else { return Ok(None) };
+    let machine = machine_id().context("this machine has no id")?;
+    let is_this = |node: &LedgerNode| node.machine == machine && node.store_id == store_id;
+    let Some(node) = backend.nodes().await?.into_iter().find(is_this) else { return Ok(None) };
+    let identity = Identity { node: node.node, machine, store_id, boot_id: weft_core::netlink::boot_id()? };
+    let ledger = match backend {
+        AnyBackend::Kubernetes(_) => "kubernetes",
+        AnyBackend::Etcd(_) => "etcd",
+    };
+    Ok(Some(Local { store: RefCell::new(store), identity, ledger: ledger.to_owned() }))
+}
+
+/// The store as it is; only a repair may write into it.
+fn open(state_dir: &Path, writable: bool) -> anyhow::Result<Option<NodeStore>> {
+    let store = NodeStore::open_read_only(state_dir)?;
+    if store.is_none() || !writable {
+        return Ok(store);
+    }
+    let boot_id = weft_core::netlink::boot_id()?;
+    Ok(Some(NodeStore::open_unless(state_dir, &boot_id, &weft_core::attach::no_attachments)?))
+}
