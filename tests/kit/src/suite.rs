@@ -26,6 +26,8 @@ pub enum Need {
     Kubernetes,
     /// A program in PATH.
     Tool(&'static str),
+    /// Another vendor's program in PATH, which is built by hand: never a failure.
+    Peer(&'static str),
     /// A kind of link the kernel must know.
     LinkKind(&'static str),
     /// As `LinkKind`, where the virtual machine does the same for kernels without it: never a failure.
@@ -37,7 +39,7 @@ pub enum Need {
 impl Need {
     /// Whether it may be missing even where everything is required.
     fn is_optional(&self) -> bool {
-        matches!(self, Self::LinkKindOrVm(_) | Self::ReferencePlugin(_))
+        matches!(self, Self::LinkKindOrVm(_) | Self::ReferencePlugin(_) | Self::Peer(_))
     }
 
     /// Why this need is not met.
@@ -49,7 +51,7 @@ impl Need {
             Self::Weftctl => programs::weftctl().err(),
             Self::WeftFailing => programs::weft_failing().err(),
             Self::Kubernetes => programs::kubernetes().err(),
-            Self::Tool(name) => programs::tool(name).err(),
+            Self::Tool(name) | Self::Peer(name) => programs::tool(name).err(),
             Self::LinkKind(kind) => match sandbox::refusal() {
                 Some(reason) => Some(reason),
                 None => crate::netns::kernel_lacks(kind),

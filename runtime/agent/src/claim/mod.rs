@@ -27,6 +27,7 @@ mod sweep;
 mod tests;
 #[cfg(test)]
 mod tests_persist;
+pub mod whereabouts;
 
 pub use any::{AnyBackend, BackendError};
 pub use backend::kubernetes::ClientSource;

@@ -3,6 +3,8 @@
 mod cached;
 mod host_local;
 mod rebuild;
+#[cfg(feature = "agent")]
+mod whereabouts;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -56,12 +58,18 @@ pub(crate) enum LedgerCommand {
 pub(crate) enum ImportCommand {
     /// From the stock host-local plugin's directory.
     HostLocal(host_local::ImportArgs),
+    /// From whereabouts' objects, into the cluster ledger. Run it again to follow what changes there.
+    #[cfg(feature = "agent")]
+    Whereabouts(whereabouts::ImportArgs),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ExportCommand {
     /// As the stock host-local plugin's directory.
     HostLocal(host_local::ExportArgs),
+    /// As whereabouts' objects, from the cluster ledger.
+    #[cfg(feature = "agent")]
+    Whereabouts(whereabouts::ExportArgs),
 }
 
 pub(crate) fn run(command: &LedgerCommand, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
@@ -72,6 +80,10 @@ pub(crate) fn run(command: &LedgerCommand, state: &Path, output: Output) -> anyh
         LedgerCommand::Repair => repair(state, output)?,
         #[cfg(feature = "agent")]
         LedgerCommand::Cluster(command) => return crate::cluster::run(command, state, output),
+        #[cfg(feature = "agent")]
+        LedgerCommand::Import(ImportCommand::Whereabouts(args)) => whereabouts::import(args, output)?,
+        #[cfg(feature = "agent")]
+        LedgerCommand::Export(ExportCommand::Whereabouts(args)) => whereabouts::export(args, output)?,
         LedgerCommand::Import(ImportCommand::HostLocal(args)) => host_local::import(args, state, output)?,
         LedgerCommand::Export(ExportCommand::HostLocal(args)) => host_local::export(args, state, output)?,
     }

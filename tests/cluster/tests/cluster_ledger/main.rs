@@ -7,6 +7,7 @@ mod controller;
 mod ipam_claim;
 mod objects;
 mod pools;
+mod whereabouts;
 mod world;
 
 use std::collections::BTreeSet;
@@ -58,6 +59,7 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("a-taint-frees-what-a-dead-machine-held", objects::fenced_by_taint),
     ("one-of-two-controllers-leads", controller::one_of_two_leads),
     ("pools-keep-their-rules", pools::rules),
+    ("whereabouts-moves-in-and-out", whereabouts::both_ways),
     ("a-check-finds-what-is-wrong-and-repairs-what-is-safe", check::finds_and_repairs),
     ("networks-draw-on-a-pool", pools::drawn_on),
     ("r40-an-ipam-claim-keeps-its-address", ipam_claim::kept),
@@ -87,6 +89,11 @@ fn main() -> ExitCode {
         let shared = shared.clone();
         suite.test(format!("kubernetes/{name}"), &with_kubernetes, move || shared.with(trial));
     }
+    let with_whereabouts = [with_kubernetes, vec![Need::Peer("whereabouts")]].concat();
+    let own = shared.clone();
+    suite.test("kubernetes/whereabouts-and-weft-on-one-range", &with_whereabouts, move || {
+        own.with(whereabouts::beside_its_program)
+    });
     // They share the paths of the one sandbox.
     let code = suite.run_threads(Some(1));
     shared.stop();

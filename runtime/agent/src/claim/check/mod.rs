@@ -22,7 +22,7 @@ use super::backend::{Backend, Fence, WriteError};
 use super::drain::DrainError;
 use super::object::{Claim, ClaimOwner, Identity, LedgerNode, Sharing};
 use super::sweep::{entries, judge};
-use super::{collect_orphans, reassert, reclaim};
+use super::{collect_orphans, reassert, reclaim, whereabouts};
 
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -187,7 +187,7 @@ async fn of_holders<B: Backend>(
         if suspect && backend.fence(&holder.node, &holder.machine).await? == Fence::Fenced {
             let what = format!("held by {}, whose machine {} is fenced", holder.describe(), holder.machine);
             found.push(finding(claim, Kind::Fenced, what, "give it back: --repair, or the controller"));
-        } else if !speaks {
+        } else if !speaks && holder.machine != whereabouts::MACHINE {
             let what =
                 format!("held by machine {} of node {}, which does not speak for it", holder.machine, holder.node);
             let remedy = "start its agent again; if that machine is dead: weftctl ledger fence NODE --machine ID";

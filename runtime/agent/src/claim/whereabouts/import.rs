@@ -1,0 +1,283 @@
+//! A claim for every address that whereabouts has given out. Done again, it follows what has changed there.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Builder;
+use weft_core::ledger::remote::Owner;
+
+use super::objects::{self, Given};
+use super::{Item, MACHINE, Moved};
+use crate::claim::backend::kubernetes::Kubernetes;
+use crate::claim::backend::{Backend, Listing, WriteError};
+use crate::claim::object::{Claim, ClaimOwner, ClaimSpec, ClaimState, Holder, Sharing};
+use crate::claim::operate::client;
+
+/// How an import is done.
+#[derive(Debug, Clone)]
+pub struct ImportOptions {
+    /// Credentials for the API server; those of the environment where absent.
+    pub kubeconfig: Option<PathBuf>,
+    /// The namespace of whereabouts' objects.
+    pub namespace: String,
+    /// The domain of networks without `network_name`; that of the others is their name.
+    pub domain: String,
+    /// Leave out addresses of pods that are gone.
+    pub skip_stale: bool,
+    /// Change nothing.
+    pub dry_run: bool,
+}
+
+/// Uid and node of each pod, by namespace and name.
+type Pods = BTreeMap<String, (String, String)>;
+type Wanted = BTreeMap<(String, IpAddr), ClaimSpec>;
+
+/// See the module.
+///
+/// # Errors
+/// The API server cannot be asked, or refuses.
+pub fn import(options: &ImportOptions) -> anyhow::Result<Moved> {
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
+    runtime.block_on(async {
+        let client = client(options.kubeconfig.as_deref()).await?;
+        let source = client.clone();
+        let backend = Kubernetes::new(std::rc::Rc::new(move || Ok(source.clone())));
+        // Claims first: what whereabouts gives out meanwhile is not taken for gone.
+        let claims = backend.list(Listing::All).await?;
+        let said = objects::read(&client, &options.namespace).await?;
+        let pods = objects::all_pods(&client).await?;
+        let mut moved = Moved { unreadable: said.unreadable, ..Moved::default() };
+        let wanted = wanted(said.given, &pods, options, &mut moved);
+        bring(&backend, &claims, wanted, options.dry_run, &mut moved).await?;
+        Ok(moved)
+    })
+}
+
+/// The claims that are to be there. An address that whereabouts has given out twice in a domain is a conflict.
+fn wanted(mut given: Vec<Given>, pods: &Pods, options: &ImportOptions, moved: &mut Moved) -> Wanted {
+    let mut wanted = Wanted::new();
+    // Of two with one address, the pod that is there has it.
+    given.sort_by_key(|given| !pods.contains_key(&given.allocation.podref));
+    for given in given {
+        let domain = if given.network.is_empty() { options.domain.clone() } else { given.network.clone() };
+        let address = given.address.addr();
+        let pod = pods.get(&given.allocation.podref);
+        let item = |who: String| Item { domain: domain.clone(), address, who };
+        if pod.is_none() {
+            moved.stale.push(item(given.allocation.podref.clone()));
+            if options.skip_stale {
+                continue;
+            }
+        }
+        let spec = claim(&given, &domain, pod);
+        match wanted.get(&(domain.clone(), address)) {
+            Some(other) => {
+                let who = format!("{} by {}, and {}", given.allocation.podref, given.object, text(other));
+                moved.conflicts.push(item(who));
+            }
+            None => drop(wanted.insert((domain, address), spec)),
+        }
+    }
+    wanted
+}
+
+fn text(spec: &ClaimSpec) -> String {
+    match spec.holders.first() {
+        Some(holder) => holder.describe(),
+        None => format!("{} {}/{}", spec.owner.owner.kind, spec.owner.owner.namespace, spec.owner.owner.name),
+    }
+}
+
+fn claim(given: &Given, domain: &str, pod: Option<&(String, String)>) -> ClaimSpec {
+    let allocation = &given.allocation;
+    let (namespace, name) = allocation.podref.split_once('/').unwrap_or_default();
+    let owner = match pod {
+        Some((uid, _node)) => Owner {
+            kind: "Pod".to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            uid: uid.clone(),
+            ..Owner::default()
+        },
+        None => {
+            let uid = if allocation.id.is_empty() { MACHINE.to_owned() } else { allocation.id.clone() };
+            Owner { kind: "Sandbox".to_owned(), uid, ..Owner::default() }
+        }
+    };
+    let holder = Holder {
+        node: pod.map(|(_uid, node)| node.clone()).unwrap_or_default(),
+        machine: MACHINE.to_owned(),
+        store_id: MACHINE.to_owned(),
+        boot_id: MACHINE.to_owned(),
+        nonce: nonce(&[domain, &given.address.to_string(), &allocation.podref, &allocation.id, &allocation.ifname]),
+        pod: allocation.podref.clone(),
+        container_id: allocation.id.clone(),
+        interface: allocation.ifname.clone(),
+    };
+    ClaimSpec {
+        domain: domain.to_owned(),
+        address: given.address.addr(),
+        owner: ClaimOwner { owner, network: given.object.clone(), interface: allocation.ifname.clone(), slot: 0 },
+        prefix: given.address.prefix_len(),
+        state: ClaimState::Active,
+        sharing: Sharing::Exclusive,
+        holders: vec![holder],
+    }
+}
+
+/// The same for the same allocation, so that a second import finds its own claims.
+fn nonce(parts: &[&str]) -> String {
+    let hash = Sha256::digest(parts.join("\n").as_bytes());
+    hash.iter().take(16).fold(String::new(), |text, octet| format!("{text}{octet:02x}"))
+}
+
+fn is_imported(spec: &ClaimSpec) -> bool {
+    spec.holders.iter().any(|holder| holder.machine == MACHINE)
+}
+
+async fn bring<B: Backend>(
+    backend: &B,
+    claims: &[Claim],
+    wanted: Wanted,
+    dry_run: bool,
+    moved: &mut Moved,
+) -> anyhow::Result<()> {
+    let item = |spec: &ClaimSpec, who: String| Item { domain: spec.domain.clone(), address: spec.address, who };
+    let mut known = BTreeMap::new();
+    for claim in claims {
+        let key = (claim.spec.domain.clone(), claim.spec.address);
+        if is_imported(&claim.spec) && !wanted.contains_key(&key) {
+            moved.removed.push(item(&claim.spec, text(&claim.spec)));
+            if !dry_run {
+                settled(backend.delete(&claim.spec.name(), &claim.versions).await.map(drop))?;
+            }
+        }
+        known.insert(key, claim);
+    }
+    for (key, spec) in wanted {
+        match known.get(&key) {
+            Some(claim) if claim.spec.holders == spec.holders => moved.unchanged += 1,
+            Some(claim) if is_imported(&claim.spec) => {
+                // The owner of a claim never changes; in between the address would be free. Who holds it is what counts.
+                let next = ClaimSpec { holders: spec.holders.clone(), ..claim.spec.clone() };
+                if !dry_run {
+                    settled(backend.replace(&next, &claim.versions, None).await.map(drop))?;
+                }
+                moved.written.push(item(&spec, text(&spec)));
+            }
+            Some(claim) => moved.conflicts.push(item(&spec, format!("{}, and {}", text(&spec), text(&claim.spec)))),
+            None if dry_run => moved.written.push(item(&spec, text(&spec))),
+            None => match backend.create(&spec, None).await {
+                Ok(_versions) => moved.written.push(item(&spec, text(&spec))),
+                // Somebody was faster, or the answer to an earlier try was lost.
+                Err(WriteError::Conflict | WriteError::NoAnswer(_)) => match backend.get(&spec.name()).await? {
+                    Some(claim) if claim.spec.holders == spec.holders => {
+                        moved.written.push(item(&spec, text(&spec)));
+                    }
+                    Some(claim) => {
+                        moved.conflicts.push(item(&spec, format!("{}, and {}", text(&spec), text(&claim.spec))));
+                    }
+                    None => anyhow::bail!("the claim on {} was not written; try again", spec.address),
+                },
+                Err(error) => return Err(error).context(format!("the claim on {}", spec.address)),
+            },
+        }
+    }
+    Ok(())
+}
+
+/// What has changed meanwhile is for the next import.
+fn settled(outcome: Result<(), WriteError>) -> anyhow::Result<()> {
+    match outcome {
+        Ok(()) | Err(WriteError::Conflict) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::objects::Allocation;
+    use super::*;
+    use crate::claim::backend::memory::Memory;
+    use crate::claim::tests::{Machine, WEB, one};
+    use crate::claim::{Granted, claim_name};
+    use weft_host_abi::types::ReleaseRule;
+
+    fn options() -> ImportOptions {
+        let (namespace, domain) = ("kube-system".to_owned(), "default".to_owned());
+        ImportOptions { kubeconfig: None, namespace, domain, skip_stale: false, dry_run: false }
+    }
+
+    fn given(network: &str, address: &str, pod: &str, id: &str) -> Given {
+        let allocation = Allocation { id: id.to_owned(), podref: format!("ns/{pod}"), ifname: "net1".to_owned() };
+        Given {
+            network: network.to_owned(),
+            address: address.parse().unwrap(),
+            allocation,
+            object: "IPPool p".to_owned(),
+        }
+    }
+
+    async fn run(server: &Memory, given: Vec<Given>, options: &ImportOptions) -> Moved {
+        let pods = ["a", "b"].map(|name| (format!("ns/{name}"), (format!("uid-{name}"), "node-1".to_owned())));
+        let claims = server.list(Listing::All).await.unwrap();
+        let mut moved = Moved::default();
+        let wanted = wanted(given, &pods.into(), options, &mut moved);
+        bring(server, &claims, wanted, options.dry_run, &mut moved).await.unwrap();
+        moved
+    }
+
+    #[tokio::test]
+    async fn what_whereabouts_has_is_taken_until_it_is_not() {
+        let server = Memory::default();
+        let both = || vec![given("", "10.0.0.7/24", "a", "s1"), given("lab", "10.0.0.7/24", "b", "s2")];
+        let dry = run(&server, both(), &ImportOptions { dry_run: true, ..options() }).await;
+        assert_eq!((dry.written.len(), server.list(Listing::All).await.unwrap().len()), (2, 0));
+        assert_eq!(run(&server, both(), &options()).await, dry);
+        let claim = server.get(&claim_name("default", "10.0.0.7".parse().unwrap())).await.unwrap().unwrap();
+        assert_eq!((claim.spec.owner.owner.uid.as_str(), claim.spec.holders[0].machine.as_str()), ("uid-a", MACHINE));
+        let again = run(&server, both(), &options()).await;
+        assert_eq!((again.unchanged, again.written.len(), again.removed.len()), (2, 0, 0));
+        // The pod is made anew in another sandbox; the other one is deleted.
+        let later = run(&server, vec![given("", "10.0.0.7/24", "a", "s3")], &options()).await;
+        assert_eq!((later.written.len(), later.removed.len()), (1, 1));
+        assert_eq!(server.list(Listing::All).await.unwrap().len(), 1);
+        assert_eq!(run(&server, Vec::new(), &options()).await.removed.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_sweep_leaves_what_is_whereabouts() {
+        let server = Memory::default();
+        let machine = Machine::new("node-1", "m1", &server);
+        run(&server, vec![given("", "10.0.0.7/24", "a", "s1")], &options()).await;
+        let swept = crate::claim::reverse_sweep(&server, &machine.store, &machine.identity).await.unwrap();
+        assert_eq!((swept.removed, server.list(Listing::All).await.unwrap().len()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn what_two_have_is_a_conflict_and_left_alone() {
+        let server = Memory::default();
+        let machine = Machine::new("node", "m1", &server);
+        let nonce = machine.intend(&WEB, &one(), &ReleaseRule::Free);
+        assert_eq!(machine.grant(&nonce).await.unwrap(), Granted::All);
+        let twice = vec![
+            given("", "10.0.0.1/24", "a", "s1"),
+            given("", "10.0.0.9/24", "a", "s1"),
+            given("", "10.0.0.9/16", "b", "s2"),
+            given("", "10.0.0.10/24", "gone", "s4"),
+        ];
+        let moved = run(&server, twice.clone(), &options()).await;
+        let conflicts: Vec<String> = moved.conflicts.iter().map(|item| item.address.to_string()).collect();
+        assert_eq!(
+            (conflicts, moved.stale.len(), moved.written.len()),
+            (vec!["10.0.0.9".into(), "10.0.0.1".into()], 1, 2)
+        );
+        let live = server.get(&claim_name("default", "10.0.0.1".parse().unwrap())).await.unwrap().unwrap();
+        assert!(live.spec.is_held_by(&nonce));
+        let skipping = run(&server, twice, &ImportOptions { skip_stale: true, ..options() }).await;
+        assert_eq!((skipping.removed.len(), skipping.unchanged), (1, 1));
+    }
+}

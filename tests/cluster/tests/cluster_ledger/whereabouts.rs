@@ -1,0 +1,210 @@
+//! Moving to and from whereabouts, on a real API server with its resources: with its objects as it writes them, and beside its own
+//! program where that is in PATH.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_cluster::api_server::ADMIN;
+use weft_kit::cni::{Call, Reply};
+use weft_kit::programs;
+
+use super::check::{make_namespace, make_pod};
+use super::cluster::Cluster;
+use super::objects::accepts;
+use super::world::{Node, Pod};
+
+const GROUP: &str = "whereabouts.cni.cncf.io";
+
+/// The resources of whereabouts v0.9.2, as far as their schemas decide anything.
+fn resources(cluster: &Cluster) -> Result<()> {
+    let text = json!({"type": "string"});
+    let allocation = json!({"type": "object", "required": ["id", "podref"],
+        "properties": {"id": &text, "podref": &text, "ifname": &text}});
+    let pool = json!({"type": "object", "required": ["allocations", "range"], "properties": {"range": &text,
+        "allocations": {"type": "object", "additionalProperties": allocation}}});
+    let reservation = json!({"type": "object", "required": ["podref"],
+        "properties": {"containerid": &text, "podref": &text, "ifname": &text}});
+    let kinds =
+        [("IPPool", "ippools", pool), ("OverlappingRangeIPReservation", "overlappingrangeipreservations", reservation)];
+    let plane = cluster.plane()?;
+    for (kind, plural, spec) in kinds {
+        let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}});
+        let resource = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("{plural}.{GROUP}")},
+            "spec": {"group": GROUP, "scope": "Namespaced", "names": {"kind": kind, "plural": plural},
+                "versions": [{"name": "v1alpha1", "served": true, "storage": true, "schema": schema}]}});
+        plane.kubectl(&["apply", "-f", "-"], &resource.to_string())?;
+        let name = format!("crd/{plural}.{GROUP}");
+        plane.kubectl(&["wait", "--for=condition=Established", "--timeout=120s", &name], "")?;
+    }
+    let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}});
+    plane.kubectl(&["apply", "-f", "-"], &space.to_string())?;
+    make_namespace(cluster)
+}
+
+fn forget(cluster: &Cluster) -> Result<()> {
+    let plane = cluster.plane()?;
+    for plural in ["ippools", "overlappingrangeipreservations"] {
+        plane.kubectl(&["-n", "kube-system", "delete", &format!("{plural}.{GROUP}"), "--all"], "")?;
+    }
+    plane.kubectl(&["-n", "ns", "delete", "pods", "--all", "--force", "--grace-period=0"], "").map(drop)
+}
+
+fn pool(name: &str, range: &str, allocations: &Value) -> Value {
+    json!({"apiVersion": format!("{GROUP}/v1alpha1"), "kind": "IPPool",
+        "metadata": {"name": name, "namespace": "kube-system"}, "spec": {"range": range, "allocations": allocations}})
+}
+
+fn reservation(name: &str, pod: &str) -> Value {
+    json!({"apiVersion": format!("{GROUP}/v1alpha1"), "kind": "OverlappingRangeIPReservation",
+        "metadata": {"name": name, "namespace": "kube-system"}, "spec": {"podref": pod, "ifname": "net1"}})
+}
+
+fn read(cluster: &Cluster, kind: &str, name: &str) -> Result<Value> {
+    let plural = format!("{kind}.{GROUP}");
+    let text = cluster.plane()?.kubectl(&["-n", "kube-system", "get", &plural, name, "-o", "json"], "")?;
+    serde_json::from_str(&text).with_context(|| text.clone())
+}
+
+/// `weftctl ledger import|export whereabouts`: whether it succeeds, and what it says.
+fn moves(cluster: &Cluster, node: &Node, arguments: &[&str]) -> Result<(bool, Value)> {
+    let output = node.weftctl_output(cluster, &[&["--json", "ledger"], arguments].concat())?;
+    // Beside the answer the error is a document of its own.
+    let first = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>().next();
+    let said = first.with_context(|| output.stderr.clone())?.with_context(|| output.stderr.clone())?;
+    Ok((output.status == Some(0), said))
+}
+
+fn addresses(said: &Value, list: &str) -> BTreeSet<String> {
+    let items = said[list].as_array().into_iter().flatten();
+    items.filter_map(|item| item["address"].as_str().map(str::to_owned)).collect()
+}
+
+fn set(addresses: &[&str]) -> BTreeSet<String> {
+    addresses.iter().map(|address| (*address).to_owned()).collect()
+}
+
+/// Both ways, with each kind of conflict.
+pub(crate) fn both_ways(cluster: &mut Cluster) -> Result<()> {
+    resources(cluster)?;
+    let node = Node::new(cluster, 1)?;
+    let allocated =
+        |pod: &str| json!({"id": format!("sandbox-{pod}"), "podref": format!("ns/{pod}"), "ifname": "net1"});
+    make_pod(cluster, "old")?;
+    // The lowest addresses, which host-local would take: .2 of a pod that runs, .3 of one that is gone, .4 by its reservation alone.
+    let first = json!({"2": allocated("old"), "3": allocated("gone"), "x": allocated("old")});
+    accepts(cluster, "an IPPool", "create", &pool("10.50.0.0-24", "10.50.0.0/24", &first))?;
+    // The same address in a wider range: whereabouts' own duplicate.
+    let wide = json!({"2": allocated("twin")});
+    accepts(cluster, "a wider IPPool", "create", &pool("10.50.0.0-16", "10.50.0.0/16", &wide))?;
+    accepts(
+        cluster,
+        "a pool of a network",
+        "create",
+        &pool("lab-10.50.0.0-24", "10.50.0.0/24", &json!({"9": allocated("old")})),
+    )?;
+    for (name, owner) in [("10.50.0.2", "ns/old"), ("10.50.0.4", "ns/old")] {
+        accepts(cluster, "a reservation", "create", &reservation(name, owner))?;
+    }
+
+    let (well, dry) = moves(cluster, &node, &["import", "whereabouts", "--dry-run"])?;
+    ensure!(!well && cluster.claims()?.is_empty(), "a dry run: {dry:#}");
+    ensure!(addresses(&dry, "written") == set(&["10.50.0.2", "10.50.0.3", "10.50.0.4", "10.50.0.9"]), "{dry:#}");
+    ensure!(addresses(&dry, "conflicts") == set(&["10.50.0.2"]), "{dry:#}");
+    ensure!(dry["unreadable"].as_array().is_some_and(|list| list.len() == 1), "{dry:#}");
+    let (_well, done) = moves(cluster, &node, &["import", "whereabouts"])?;
+    ensure!(done["written"] == dry["written"] && cluster.claims()?.len() == 4, "{done:#}");
+
+    // weft goes around them, and its sweep leaves them.
+    let pod = Pod::new("new")?;
+    let own = node.add(&pod)?;
+    ensure!(own == "10.50.0.5", "weft gave {own}");
+    let said = node.weftctl(cluster, &["who-has", "10.50.0.2"])?;
+    ensure!(said.contains("Pod ns/old") && said.contains("whereabouts"), "{said}");
+
+    // whereabouts frees what its pods had.
+    let plane = cluster.plane()?;
+    let gone =
+        json!([{"op": "remove", "path": "/spec/allocations/2"}, {"op": "remove", "path": "/spec/allocations/x"}]);
+    let pools = format!("ippools.{GROUP}");
+    plane
+        .kubectl(&["-n", "kube-system", "patch", &pools, "10.50.0.0-24", "--type=json", "-p", &gone.to_string()], "")?;
+    plane.kubectl(&["-n", "kube-system", "delete", &pools, "10.50.0.0-16"], "")?;
+    let reservations = format!("overlappingrangeipreservations.{GROUP}");
+    plane.kubectl(&["-n", "kube-system", "delete", &reservations, "10.50.0.2"], "")?;
+    let (well, later) = moves(cluster, &node, &["import", "whereabouts"])?;
+    ensure!(well && addresses(&later, "removed") == set(&["10.50.0.2"]) && later["unchanged"] == 3, "{later:#}");
+
+    // The way back: weft's own are written, and what is whereabouts' already is left.
+    let (well, dry) = moves(cluster, &node, &["export", "whereabouts", "--dry-run"])?;
+    ensure!(well && addresses(&dry, "written") == set(&["10.50.0.5"]), "{dry:#}");
+    let (well, done) = moves(cluster, &node, &["export", "whereabouts"])?;
+    ensure!(well && done["written"] == dry["written"], "{done:#}");
+    let allocations = read(cluster, "ippools", "10.50.0.0-24")?["spec"]["allocations"].clone();
+    ensure!(allocations["5"] == json!({"id": "new", "podref": "ns/new", "ifname": "eth0"}), "{allocations}");
+    ensure!(allocations["3"] == allocated("gone"), "{allocations}");
+    let reserved = read(cluster, "overlappingrangeipreservations", "10.50.0.5")?;
+    ensure!(reserved["spec"]["podref"] == "ns/new", "{reserved}");
+    ensure!(moves(cluster, &node, &["export", "whereabouts"])?.1["unchanged"] == 1, "a second export writes again");
+    let rival = json!([{"op": "replace", "path": "/spec/allocations/5/podref", "value": "ns/rival"}]).to_string();
+    plane.kubectl(&["-n", "kube-system", "patch", &pools, "10.50.0.0-24", "--type=json", "-p", &rival], "")?;
+    let (well, clash) = moves(cluster, &node, &["export", "whereabouts"])?;
+    ensure!(!well && addresses(&clash, "conflicts") == set(&["10.50.0.5"]), "{clash:#}");
+    node.del(&pod)?;
+    node.wait_for_nothing_left()?;
+    forget(cluster)
+}
+
+/// One call of whereabouts' program.
+fn call(cluster: &Cluster, node: &Node, verb: &str, pod: &str) -> Result<Reply> {
+    let kubeconfig = cluster.plane()?.kubeconfig(&ADMIN);
+    let dir = kubeconfig.parent().context("a directory")?.join("whereabouts.d");
+    std::fs::create_dir_all(&dir)?;
+    std::fs::write(dir.join("nodename"), node.name())?;
+    let own = json!({"kubernetes": {"kubeconfig": kubeconfig}});
+    std::fs::write(dir.join("whereabouts.conf"), own.to_string())?;
+    let conf = json!({"cniVersion": "0.3.1", "name": "storage", "type": "whereabouts", "ipam": {
+        "type": "whereabouts", "range": "10.50.0.0/24", "range_start": "10.50.0.2", "kubernetes": {"kubeconfig": kubeconfig},
+        "configuration_path": dir.join("whereabouts.conf")}});
+    let mut call = Call::full(verb, &conf);
+    call.container_id = Some(format!("sandbox-{pod}"));
+    call.ifname = Some("net1".to_owned());
+    call.args = Some(format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME={pod}"));
+    let program = programs::tool("whereabouts").map_err(anyhow::Error::msg)?;
+    call.run(&program, &node.program().1)
+}
+
+fn given(reply: &Reply) -> Result<String> {
+    let result = reply.result()?;
+    let address = result.pointer("/ips/0/address").and_then(Value::as_str).context("an address")?;
+    Ok(address.split('/').next().unwrap_or_default().to_owned())
+}
+
+/// whereabouts' own program and weft on one range, each seeing what the other gave out.
+pub(crate) fn beside_its_program(cluster: &mut Cluster) -> Result<()> {
+    resources(cluster)?;
+    let node = Node::new(cluster, 1)?;
+    for pod in ["old", "older"] {
+        make_pod(cluster, pod)?;
+    }
+    let theirs = [given(&call(cluster, &node, "ADD", "old")?)?, given(&call(cluster, &node, "ADD", "older")?)?];
+    ensure!(theirs == ["10.50.0.2", "10.50.0.3"], "{theirs:?}");
+    let (well, said) = moves(cluster, &node, &["import", "whereabouts"])?;
+    ensure!(well && addresses(&said, "written") == BTreeSet::from(theirs.clone()), "{said:#}");
+    let pod = Pod::new("new")?;
+    let own = node.add(&pod)?;
+    ensure!(own == "10.50.0.4", "weft gave {own}");
+    let (well, said) = moves(cluster, &node, &["export", "whereabouts"])?;
+    ensure!(well && addresses(&said, "written") == set(&["10.50.0.4"]), "{said:#}");
+    let next = given(&call(cluster, &node, "ADD", "next")?)?;
+    ensure!(next == "10.50.0.5", "whereabouts gave {next} beside {own}");
+    for pod in ["old", "next"] {
+        call(cluster, &node, "DEL", pod)?.quiet()?;
+    }
+    let (well, said) = moves(cluster, &node, &["import", "whereabouts"])?;
+    ensure!(addresses(&said, "removed") == set(&["10.50.0.2"]), "{well} {said:#}");
+    node.del(&pod)?;
+    node.wait_for_nothing_left()?;
+    forget(cluster)
+}
