@@ -7,6 +7,7 @@ mod controller;
 mod ipam_claim;
 mod objects;
 mod pools;
+mod scale;
 mod whereabouts;
 mod world;
 
@@ -62,6 +63,7 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("whereabouts-moves-in-and-out", whereabouts::both_ways),
     ("a-check-finds-what-is-wrong-and-repairs-what-is-safe", check::finds_and_repairs),
     ("networks-draw-on-a-pool", pools::drawn_on),
+    ("many-agents-send-one-create-each", scale::one_create_each),
     ("r40-an-ipam-claim-keeps-its-address", ipam_claim::kept),
     ("r39-two-first-users-of-an-ipam-claim-get-one-address", ipam_claim::first_users),
     ("r38-an-ipam-claim-that-is-gone-or-made-again", ipam_claim::gone_or_made_again),

@@ -218,6 +218,21 @@ impl Node {
         one_address(&result, pod)
     }
 
+    /// ADD of weft as an IPAM plugin that must succeed: the address. No link is made.
+    pub(crate) fn ipam_add(&self, pod: &Pod, conf: &Value) -> Result<String> {
+        let program = self.installation.bin().join("weft-ipam");
+        let reply = self.call("ADD", pod, conf).run(&program, &self.netns.place())?;
+        let result = reply.result().with_context(|| self.log())?;
+        let address = result.pointer("/ips/0/address").and_then(Value::as_str).context("no address in the result")?;
+        Ok(address.split('/').next().unwrap_or_default().to_owned())
+    }
+
+    /// DEL of the same, which must succeed.
+    pub(crate) fn ipam_del(&self, pod: &Pod, conf: &Value) -> Result<()> {
+        let program = self.installation.bin().join("weft-ipam");
+        self.call("DEL", pod, conf).run(&program, &self.netns.place())?.quiet()
+    }
+
     /// DEL with a configuration of its own, which must succeed.
     pub(crate) fn del_with(&self, pod: &Pod, conf: &Value) -> Result<()> {
         self.run_call(&self.call("DEL", pod, conf))?.quiet()
