@@ -89,5 +89,7 @@ pub(super) fn of_a_resource_claim(cluster: &mut Cluster) -> Result<()> {
     let added = calls.iter().filter(|call| call.env("CNI_COMMAND") == "ADD" && call.stdin["name"] == "claimed");
     let given: Vec<&Value> = added.map(|call| &call.stdin["deviceID"]).collect();
     ensure!(given == [&json!("0000:05:00.1")], "devices: {given:?}");
-    Ok(())
+    // Without the driver kubelet does not let the pod end.
+    cluster.kubectl().run(&["delete", "pod", "claims", "-n", "default", "--grace-period=1", "--wait=false"])?;
+    super::no_pods(cluster)
 }
