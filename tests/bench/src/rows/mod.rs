@@ -5,6 +5,7 @@ mod burst;
 mod chain;
 mod footprint;
 mod ipam;
+mod pod;
 mod policy;
 mod processes;
 mod scale;
@@ -26,6 +27,7 @@ pub(crate) const ALL: &[(&str, Measure)] = &[
     ("bridge", bridge::measure),
     ("bridge ipMasq", bridge::measure_masquerade),
     ("chain", chain::measure),
+    ("pod", pod::measure),
     ("ipam claims", ipam::measure),
     ("policy call", policy::measure),
     ("burst of DELs", burst::measure),

@@ -1,0 +1,112 @@
+//! A pod with four bridge networks: one call of `weft-pod`, beside one call of weft for each network and one of the reference for
+//! each. The agent is a stand-in that answers at once, so what is measured is the node's work.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+use weft_bench::call::{Plugins, Target};
+use weft_bench::scene::Scene;
+use weft_cluster::api::{Api as _, Definition, Pod};
+use weft_cluster::standin::StandIn;
+
+use super::Network;
+use crate::contenders::{Ready, bridge_conf};
+use crate::sample::{Turn, interleave};
+use crate::table::{Figure, Row};
+
+const NETWORKS: usize = 4;
+const NAMESPACE: &str = "bench";
+
+/// ADD and DEL of all networks.
+pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
+    if ready.weft_binary.is_none() {
+        // Something else is measured in weft's place.
+        return Ok(Vec::new());
+    }
+    let agent = StandIn::start(&scene.dir().join("agent.sock"))?;
+    let (plugins, conf) = pod(scene, ready, &agent)?;
+    let pod = Network { plugins: &plugins, plugin: "weft-pod", conf };
+    let singles = [networks(scene, &ready.weft, "bd-weft", 100), networks(scene, &ready.reference, "bd-ref", 110)];
+    let own: Turn<'_> = turn(scene, "pod-own", std::slice::from_ref(&pod))?;
+    let [weft, reference] = [turn(scene, "pod-weft", &singles[0])?, turn(scene, "pod-ref", &singles[1])?];
+    let samples = interleave(ready.rounds.div_ceil(2), [own, weft, reference])?;
+    let mut rows = Vec::new();
+    for (at, (verb, budget)) in [("ADD", Some(0.35)), ("DEL", None)].into_iter().enumerate() {
+        let [Some(own), Some(weft), Some(reference)] = samples.each_ref().map(|all| all.get(at).map(Figure::of)) else {
+            bail!("no timing of {verb}")
+        };
+        let what = format!("pod with {NETWORKS} bridge networks {verb}");
+        rows.push(Row::against(&what, own.clone(), ("4 calls of weft", weft), budget.map(|_| 1.0)));
+        rows.push(Row::against(&what, own, ("4 of the reference", reference), budget));
+    }
+    Ok(rows)
+}
+
+/// The networks of one contender.
+fn networks<'a>(scene: &Scene, plugins: &'a Plugins, name: &str, subnet: usize) -> Vec<Network<'a>> {
+    let one =
+        |(name, conf): (String, Value)| Network { plugins, plugin: "bridge", conf: named(&name, conf).to_string() };
+    configurations(scene, name, subnet).into_iter().map(one).collect()
+}
+
+fn named(name: &str, mut conf: Value) -> Value {
+    conf["name"] = json!(name);
+    conf
+}
+
+fn configurations(scene: &Scene, name: &str, subnet: usize) -> Vec<(String, Value)> {
+    let one = |at: usize| {
+        let name = format!("{name}{at}");
+        let mut conf =
+            bridge_conf(&name, &format!("10.{}.0.0/16", subnet + at), &scene.dir().join("host-local"), false);
+        // One default route is enough.
+        conf["isDefaultGateway"] = json!(at == 0);
+        (name, conf)
+    };
+    (0..NETWORKS).map(one).collect()
+}
+
+/// How `weft-pod` is called: its environment, and its configuration with the first network as the default one and definitions of the others.
+fn pod(scene: &Scene, ready: &Ready, agent: &StandIn) -> Result<(Plugins, String)> {
+    let mut all = configurations(scene, "bd-pod", 120).into_iter();
+    let Some((_, default)) = all.next() else { bail!("no networks") };
+    let mut names = Vec::new();
+    for (name, conf) in all {
+        let config = Some(conf.to_string());
+        names.push(name.clone());
+        agent.put_definition(&Definition { namespace: NAMESPACE.to_owned(), name, config, ..Definition::default() })?;
+    }
+    let annotations = BTreeMap::from([("k8s.v1.cni.cncf.io/networks".to_owned(), names.join(", "))]);
+    let pod = Pod { namespace: NAMESPACE.to_owned(), name: "pod".to_owned(), annotations, ..Pod::default() };
+    let uid = agent.create_pod(&pod)?;
+    let conf = json!({ "cniVersion": "1.0.0", "name": "pods", "type": "weft-pod", "agentSocket": agent.socket(),
+                       "confDir": scene.dir().join("net.d"), "delegates": [default] });
+    let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={NAMESPACE};K8S_POD_NAME=pod;K8S_POD_UID={uid}");
+    let mut plugins = ready.weft.clone();
+    plugins.env.push(("CNI_ARGS".to_owned(), args));
+    Ok((plugins, conf.to_string()))
+}
+
+/// ADD of each network in order, then DEL from the last one.
+fn turn<'a>(scene: &Scene, name: &str, networks: &'a [Network<'a>]) -> Result<Turn<'a>> {
+    let netns = scene.netns(name)?;
+    Ok(Box::new(move |round| {
+        let targets: Vec<Target> = (0..networks.len()).map(|at| target(round, &netns, at)).collect();
+        let (mut added, mut deleted) = (Duration::ZERO, Duration::ZERO);
+        for (network, target) in networks.iter().zip(&targets) {
+            added += network.add(target)?;
+        }
+        for (network, target) in networks.iter().zip(&targets).rev() {
+            deleted += network.del(target)?;
+        }
+        Ok(vec![added, deleted])
+    }))
+}
+
+fn target(round: usize, netns: &Path, at: usize) -> Target {
+    let ifname = if at == 0 { "eth0".to_owned() } else { format!("net{at}") };
+    Target { container: format!("pod-{round}"), netns: PathBuf::from(netns), ifname }
+}
