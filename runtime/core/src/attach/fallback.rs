@@ -99,9 +99,9 @@ fn stand_in(context: &Context, policies: &Policies, call: &Call, error: &PolicyE
     };
     let reference = match &call.network.fallback {
         FallbackConf::Fail => return Err(failed("the network has none".to_owned())),
-        FallbackConf::LastGood => store
-            .last_good(&call.network.name)
-            .ok_or_else(|| failed("no policy has decided in this network yet".to_owned()))?,
+        FallbackConf::LastGood => store.last_good(&call.network.name).ok_or_else(|| {
+            failed("no policy has decided in this network yet, or it may not be used any more".to_owned())
+        })?,
         FallbackConf::Shipped(name) => PolicyRef::shipped(name).map_err(|error| failed(error.to_string()))?,
     };
     let loaded =

@@ -48,6 +48,25 @@ pub enum PolicyError {
         /// The reference.
         reference: String,
     },
+    /// The policy is named by a tag, and this node does not know which version that is.
+    #[error(
+        "{reference} has no digest, and {} has none for it: an ADD never asks a registry, so run `weftctl policy pull {reference}`, or write {reference}@sha256:...",
+        lock.display()
+    )]
+    Unlocked {
+        /// The reference.
+        reference: String,
+        /// The lock file.
+        lock: PathBuf,
+    },
+    /// The lock file cannot be used.
+    #[error("cannot use the lock file {}: {reason}; `weftctl policy lock` writes it", path.display())]
+    LockFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A component cannot be added under a reference without a digest.
     #[error("{policy} has no digest; a component is added as oci://... or configmap://... with @sha256:...")]
     NotPinned {
@@ -332,6 +351,7 @@ impl PolicyError {
             | Self::Unsafe { .. }
             | Self::WrongDigest { .. }
             | Self::Compiling { .. }
+            | Self::LockFile { .. }
             | Self::NotCompiled { .. }
             | Self::NotComponent { .. }
             | Self::Contract { .. }
@@ -347,6 +367,7 @@ impl PolicyError {
             | Self::Malformed { .. } => true,
             Self::Reference { .. }
             | Self::Unpinned { .. }
+            | Self::Unlocked { .. }
             | Self::NotPinned { .. }
             | Self::Store { .. }
             | Self::Cache { .. }
@@ -367,6 +388,7 @@ impl PolicyError {
         match self {
             Self::Reference { .. }
             | Self::Unpinned { .. }
+            | Self::Unlocked { .. }
             | Self::NotPinned { .. }
             | Self::NotFound { .. }
             | Self::ImportsNotGranted { .. }
@@ -381,6 +403,7 @@ impl PolicyError {
             | Self::Cache { .. }
             | Self::CacheUnsafe { .. }
             | Self::NotCompiled { .. }
+            | Self::LockFile { .. }
             | Self::Store { .. }
             | Self::Engine { .. } => Class::Node,
             Self::Compiling { .. } => Class::Passing,

@@ -15,17 +15,22 @@
 mod cache;
 pub mod compiler;
 mod error;
+mod locked;
 mod run;
 mod schema;
 mod source;
 mod text;
 mod verify;
 
-pub use cache::{CacheEntry, Digest, PolicyRow, PolicyState, PolicyStore, add_pinned};
+pub use cache::{
+    CacheEntry, Digest, PolicyRow, PolicyState, PolicyStore, add_pinned, is_added, manifest_record, remove_pinned,
+    withdraw,
+};
 #[cfg(feature = "compile")]
 pub use cache::{Compiled, Compiler, Pruned, Waiting};
 pub use compiler::{CompileAsk, CompileError, CompileFailure};
 pub use error::{Cause, Class, PolicyError};
+pub use locked::{LockFile, Locked, resolve_tag};
 pub use run::{Answer, Called, Evidence, Exchange, Exchanges, Grants, Limits, Loaded, LogLine, ReplayLedger, Reused};
 pub use schema::{Schema, UnknownKey};
 pub use source::{Artifact, PolicyRef};

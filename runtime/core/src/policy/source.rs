@@ -21,6 +21,8 @@ pub enum PolicyRef {
         /// Whose digest that is, and where it comes from.
         artifact: Artifact,
     },
+    /// `oci://` with a tag and no digest, as the network has it. The lock file of this node says which digest that is.
+    Tagged(String),
 }
 
 /// What a pinned reference's digest is of.
@@ -62,6 +64,7 @@ impl PolicyRef {
 
     /// The value of a `"policy"` key: `file:///path/of/component.wasm`, or a reference with a digest, which may be
     /// `file:///PATH@sha256:HEX`, `configmap://NAMESPACE/NAME/KEY@sha256:HEX` or `oci://REGISTRY/REPOSITORY[:TAG]@sha256:HEX`.
+    /// `oci://REGISTRY/REPOSITORY:TAG` counts as far as the node's lock file has a digest for it.
     ///
     /// # Errors
     ///
@@ -97,6 +100,7 @@ impl PolicyRef {
         match (digest, artifact) {
             (Some(digest), artifact) => Ok(Self::Pinned { reference: reference.to_owned(), digest, artifact }),
             (None, Artifact::File(path)) => Ok(Self::File(path)),
+            (None, Artifact::Manifest) if has_tag(place) => Ok(Self::Tagged(reference.to_owned())),
             (None, Artifact::ConfigMap | Artifact::Manifest) => {
                 Err(PolicyError::Unpinned { reference: reference.to_owned() })
             }
@@ -110,7 +114,7 @@ impl PolicyRef {
         match self {
             Self::Shipped(name) => policies_dir(state_dir).join(format!("{name}.wasm")),
             Self::File(path) | Self::Pinned { artifact: Artifact::File(path), .. } => path.clone(),
-            Self::Pinned { .. } => PathBuf::new(),
+            Self::Pinned { .. } | Self::Tagged(_) => PathBuf::new(),
         }
     }
 }
@@ -121,7 +125,7 @@ impl fmt::Display for PolicyRef {
         match self {
             Self::Shipped(name) => f.write_str(name),
             Self::File(path) => write!(f, "file://{}", path.display()),
-            Self::Pinned { reference, .. } => f.write_str(reference),
+            Self::Pinned { reference, .. } | Self::Tagged(reference) => f.write_str(reference),
         }
     }
 }
@@ -129,6 +133,12 @@ impl fmt::Display for PolicyRef {
 /// Where shipped policies are.
 pub(super) fn policies_dir(state_dir: &Path) -> PathBuf {
     state_dir.join("policies")
+}
+
+/// Whether an image's name ends with a tag: a colon after the last slash is no port.
+fn has_tag(image: &str) -> bool {
+    let last = image.rsplit('/').next().and_then(|last| last.split_once(':'));
+    last.is_some_and(|(name, tag)| !name.is_empty() && !tag.is_empty())
 }
 
 fn absolute(path: &str) -> Option<PathBuf> {
@@ -190,7 +200,9 @@ mod tests {
 
     #[test]
     fn what_is_elsewhere_needs_a_digest() {
-        for reference in ["oci://example.org/p:1", "configmap://kube-system/policies/mine.wasm"] {
+        let tagged = PolicyRef::parse("oci://example.org:5000/p:1").expect("the lock file may have a digest for it");
+        assert_eq!(tagged, PolicyRef::Tagged("oci://example.org:5000/p:1".to_owned()));
+        for reference in ["oci://example.org:5000/p", "configmap://kube-system/policies/mine.wasm"] {
             let text = PolicyRef::parse(reference).expect_err("no digest").to_string();
             assert!(text.contains(reference) && text.contains("@sha256:"), "{text}");
         }

@@ -12,15 +12,18 @@ use super::PolicyStore;
 use super::digest::Digest;
 use super::pinned;
 use crate::policy::source::{Artifact, policies_dir};
-use crate::policy::{PolicyError, PolicyRef};
+use crate::policy::{PolicyError, PolicyRef, locked};
 
 // === impl PolicyStore ===
 
 impl PolicyStore {
-    /// The component that decided last in a network, where one is remembered.
+    /// The component that decided last in a network, where one is remembered and was not withdrawn since.
     #[must_use]
     pub fn last_good(&self, network: &str) -> Option<PolicyRef> {
         let digest = Digest::parse(fs::read_to_string(self.last_good_file(network)).ok()?.trim())?;
+        if self.is_withdrawn(&digest) {
+            return None;
+        }
         let reference = format!("last-good@{digest}");
         // Found by the digest of its bytes, as a ConfigMap's is.
         Some(PolicyRef::Pinned { reference, digest, artifact: Artifact::ConfigMap })
@@ -36,6 +39,7 @@ impl PolicyStore {
         if fs::read_to_string(&file).is_ok_and(|known| known.trim() == digest) {
             return Ok(());
         }
+        let policy = &*locked::resolve_tag(&self.state_dir, policy)?;
         let path = self.locate(policy);
         let unreadable = |source| PolicyError::Unreadable { policy: policy.to_string(), path: path.clone(), source };
         let component = fs::read(&path).map_err(unreadable)?;

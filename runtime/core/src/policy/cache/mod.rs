@@ -16,12 +16,14 @@ mod list;
 mod lock;
 mod note;
 mod pinned;
+mod places;
 #[cfg(feature = "compile")]
 mod prune;
 mod seal;
 mod secure;
 mod stamp;
 mod status;
+mod withdrawn;
 
 use std::ffi::OsStr;
 use std::os::fd::AsRawFd;
@@ -36,14 +38,16 @@ use weft_host_abi::guest::World;
 pub use compile::{Compiled, Compiler, Waiting};
 pub use digest::Digest;
 pub use list::{CacheEntry, PolicyRow, PolicyState};
-pub use pinned::add_pinned;
+pub use pinned::{add_pinned, is_added};
+pub use places::manifest_record;
 #[cfg(feature = "compile")]
 pub use prune::Pruned;
+pub use withdrawn::{remove_pinned, withdraw};
 
 use super::error::cause;
 use super::run::{Grants, Loaded};
-use super::source::policies_dir;
-use super::{CompileAsk, CompileError, PolicyError, PolicyRef};
+use super::source::{Artifact, policies_dir};
+use super::{CompileAsk, CompileError, PolicyError, PolicyRef, locked};
 use digest::ComponentFile;
 use note::Note;
 use secure::{Entry, Off, SecureDir};
@@ -125,6 +129,7 @@ impl PolicyStore {
 
     /// The component's digest, its file, and its compiled form or why there is none that can be used.
     fn find(&self, policy: &PolicyRef) -> Result<(Digest, PathBuf, Result<Component, Off>), PolicyError> {
+        let policy = &*locked::resolve_tag(&self.state_dir, policy)?;
         let (name, path) = (policy.to_string(), self.locate(policy));
         let mut file = ComponentFile::open(&name, &path, || self.hint(policy))?;
         let cache = SecureDir::open(&self.cache_dir())?;
@@ -156,9 +161,18 @@ impl PolicyStore {
                 names => format!("installed are {}", names.join(", ")),
             },
             PolicyRef::File { .. } => "put the component there or change the network's configuration".to_owned(),
-            PolicyRef::Pinned { .. } => format!(
-                "it was not fetched yet: an ADD never fetches, the node's agent does (`weftctl agent`), or add a file with `weftctl policy add {policy} FILE`"
-            ),
+            PolicyRef::Pinned { digest, artifact, .. } => self.refusal(digest).unwrap_or_else(|| {
+                let by_hand = match artifact {
+                    Artifact::Manifest => format!("`weftctl policy pull {policy}` does it by hand"),
+                    Artifact::File(_) | Artifact::ConfigMap => {
+                        format!("add a file with `weftctl policy add {policy} FILE`")
+                    }
+                };
+                format!(
+                    "it was not fetched yet: an ADD never fetches, the node's agent does (`weftctl agent`), or {by_hand}"
+                )
+            }),
+            PolicyRef::Tagged(_) => "`weftctl policy pull` fetches it".to_owned(),
         }
     }
 

@@ -3,7 +3,10 @@
 //! ```text
 //!  sha256-<component digest>.wasm   a component
 //!  oci-sha256-<manifest digest>     the digest of the component that this OCI manifest names
+//!  oci-sha256-<manifest digest>.json   where it came from, and what was found when it was verified (the agent's)
 //! ```
+//! `places` has all names. What was withdrawn has files of its own (`withdrawn`).
+//!
 //! An ADD looks here only. The agent (or `weftctl policy add`) fetches, verifies, has the component compiled, and puts it
 //! here last, by one rename: until then the network has what it had before.
 
@@ -14,22 +17,20 @@ use std::path::{Path, PathBuf};
 
 use super::PolicyStore;
 use super::digest::Digest;
-use crate::policy::source::{Artifact, policies_dir};
-use crate::policy::{PolicyError, PolicyRef};
+use super::places::{component_file, component_of, component_refusal, manifest_file, manifest_refusal, pinned_dir};
+use crate::policy::source::Artifact;
+use crate::policy::{PolicyError, PolicyRef, locked};
 
-/// Directory of fetched components.
-fn pinned_dir(state_dir: &Path) -> PathBuf {
-    policies_dir(state_dir).join("pinned")
-}
-
-/// A component's file.
-fn component_file(state_dir: &Path, digest: &Digest) -> PathBuf {
-    pinned_dir(state_dir).join(format!("sha256-{}.wasm", digest.hex()))
-}
-
-/// The file that says which component a manifest names.
-fn manifest_file(state_dir: &Path, digest: &Digest) -> PathBuf {
-    pinned_dir(state_dir).join(format!("oci-sha256-{}", digest.hex()))
+/// Whether the component that a reference pins, by itself or by the lock file, is on this node.
+#[must_use]
+pub fn is_added(state_dir: &Path, reference: &PolicyRef) -> bool {
+    let Ok(reference) = locked::resolve_tag(state_dir, reference) else { return false };
+    let PolicyRef::Pinned { digest, artifact, .. } = &*reference else { return false };
+    let component = match artifact {
+        Artifact::Manifest => component_of(state_dir, digest),
+        Artifact::File(_) | Artifact::ConfigMap => Some(*digest),
+    };
+    component.is_some_and(|component| component_file(state_dir, &component).is_file())
 }
 
 /// Adds a fetched component. It is verified, compiled by `compile` (which gets the component's file), and only then used, by
@@ -82,6 +83,9 @@ pub fn add_pinned(
     } else {
         compile(&file)?;
     }
+    // What is added is in use again. Where a file cannot be removed the policy stays refused, which is the safe side.
+    fs::remove_file(manifest_refusal(state_dir, pin)).ok();
+    fs::remove_file(component_refusal(state_dir, &found)).ok();
     if *artifact == Artifact::Manifest {
         let pointer = manifest_file(state_dir, pin);
         let incoming = dir.join(format!(".incoming-{}-{}", pin.hex(), std::process::id()));
@@ -135,9 +139,11 @@ impl PolicyStore {
         match artifact {
             Artifact::ConfigMap => component_file(&self.state_dir, digest),
             Artifact::Manifest => {
-                let pointer = manifest_file(&self.state_dir, digest);
-                let named = fs::read_to_string(&pointer).ok().and_then(|text| Digest::parse(text.trim()));
-                named.map_or(pointer, |component| component_file(&self.state_dir, &component))
+                let named = component_of(&self.state_dir, digest);
+                named.map_or_else(
+                    || manifest_file(&self.state_dir, digest),
+                    |component| component_file(&self.state_dir, &component),
+                )
             }
             Artifact::File(path) => {
                 let pinned = component_file(&self.state_dir, digest);
