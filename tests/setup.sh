@@ -23,6 +23,8 @@ all=(
     "dpkg:busybox-static busybox-static      # what runs in them (the plain package is not static)"
     "umoci         umoci                     # images, made here"
     "skopeo        skopeo                    # images, copied"
+    "docker-registry docker-registry         # policies, pushed and pulled"
+    "minisign      minisign                  # their signatures"
     "tcpdump       tcpdump                   # announcements on the wire"
     "sqlite3       sqlite3                   # the ledger, seen from outside"
     "etcd          etcd-server               # a cluster ledger"

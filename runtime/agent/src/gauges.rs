@@ -18,7 +18,7 @@ pub(crate) struct Sources {
     pub(crate) health: Rc<Health>,
     pub(crate) cluster: Option<Rc<Cluster>>,
     pub(crate) statuses: Option<Rc<Statuses>>,
-    pub(crate) policies: Option<Rc<Policies>>,
+    pub(crate) policies: Rc<Policies>,
     pub(crate) sweep: Option<Rc<Sweep>>,
     pub(crate) keeper: Rc<Keeper>,
     pub(crate) filters: Rc<Filters>,
@@ -58,7 +58,7 @@ impl Sources {
             }
             metrics.add("weft_gc_failures_total", Kind::Counter, "Removals that failed.", &[], large(swept.failed));
         }
-        for row in self.policies.iter().flat_map(|policies| policies.rows()) {
+        for row in self.policies.rows() {
             let digest = row.reference.rsplit_once('@').map_or("", |(_place, digest)| digest);
             let state = match row.state {
                 PolicyState::Fetching => "fetching",

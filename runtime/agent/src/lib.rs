@@ -7,6 +7,7 @@
 //! was answered is in the store before the reply leaves; ending the agent, however it ends, releases nothing; what blocks runs
 //! on threads of its own, never on the loop's, and namespaces are entered there only.
 
+pub mod artifact;
 pub mod claim;
 mod cluster;
 mod devices;
@@ -21,10 +22,12 @@ mod pause;
 mod pod;
 mod policies;
 mod probes;
+pub mod registry;
 pub mod server;
 mod signals;
 mod status;
 mod sweep;
+pub mod trust;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -35,7 +38,7 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use weft_core::agent::claim::ClusterClaims;
 use weft_core::agent::counters::{Collector, Totals};
-use weft_core::agent::{pod as pod_messages, policy as policy_messages, status as status_messages};
+use weft_core::agent::{pod as pod_messages, status as status_messages};
 pub use weft_dhcp::Pace;
 
 use self::claim::{Claims, ClientSource};
@@ -50,6 +53,7 @@ use self::keep::{Filters, Keeper};
 pub use self::log::Log;
 use self::pod::Pods;
 use self::policies::Policies;
+pub use self::policies::PolicyOptions;
 pub use self::probes::ProbeAddress;
 use self::probes::Probes;
 use self::server::Services;
@@ -81,6 +85,8 @@ pub struct Options {
     pub probes: Option<ProbeAddress>,
     /// How to sweep; not at all where absent.
     pub sweep: Option<SweepOptions>,
+    /// Which policies to fetch, and from whom.
+    pub policies: PolicyOptions,
 }
 
 /// How an agent serves a cluster.
@@ -138,25 +144,20 @@ pub fn run(options: &Options, state: &Path) -> anyhow::Result<()> {
 async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) -> anyhow::Result<Services> {
     let health: Rc<Health> = Rc::default();
     let mut services = Services::default().with(leases);
-    let (mut cluster, mut statuses, mut events, mut policies) = (None, None, None, None);
+    let (mut cluster, mut statuses, mut events) = (None, None, None);
     if let Some(KubernetesOptions { node, source, kubelet }) = &options.kubernetes {
         let its = Cluster::start(source.clone(), node, log);
         report_first_sync(&its, &health);
         let its_events = Events::start(Rc::clone(&its), log);
-        let its_policies = Policies::start(Rc::clone(&its), state, log);
         let its_statuses = Statuses::start(Rc::clone(&its), its_events.clone(), state, log);
-        services = services
-            .with(Pods::new(Rc::clone(&its), Rc::new(Devices::new(kubelet))))
-            .with(Rc::clone(&its_policies))
-            .with(Rc::clone(&its_statuses));
+        services =
+            services.with(Pods::new(Rc::clone(&its), Rc::new(Devices::new(kubelet)))).with(Rc::clone(&its_statuses));
         (cluster, statuses, events) = (Some(its), Some(its_statuses), Some((its_events, node.clone())));
-        policies = Some(its_policies);
     } else {
-        services = services
-            .without::<pod_messages::Pod>(NO_CLUSTER)
-            .without::<policy_messages::Policy>(NO_CLUSTER)
-            .without::<status_messages::Status>(NO_CLUSTER);
+        services = services.without::<pod_messages::Pod>(NO_CLUSTER).without::<status_messages::Status>(NO_CLUSTER);
     }
+    let policies = Policies::start(cluster.clone(), &options.policies, state, log);
+    services = services.with(Rc::clone(&policies));
     let node = options.kubernetes.as_ref().map(|kubernetes| kubernetes.node.clone());
     services = match claims(state, node.as_deref(), cluster.as_ref(), log) {
         Ok(claims) => services.with(claims),

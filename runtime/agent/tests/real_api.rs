@@ -99,6 +99,7 @@ fn start(cluster: &Cluster, dir: &Path) -> PathBuf {
         }),
         probes: None,
         sweep: None,
+        policies: weft_agent::PolicyOptions::default(),
     };
     let state = dir.join("state");
     std::fs::create_dir_all(&state).unwrap();

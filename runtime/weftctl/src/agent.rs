@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use weft_agent::{KubernetesOptions, Options, Pace, ProbeAddress, Source, SweepOptions};
+use weft_agent::registry::Access;
+use weft_agent::{KubernetesOptions, Options, Pace, PolicyOptions, ProbeAddress, Source, SweepOptions};
 use weft_core::agent::lease::{Reply, Request};
 use weft_core::agent::{self, Lease, SOCKET};
 use weft_host_abi::types::Attachment;
@@ -45,6 +46,15 @@ pub(crate) struct AgentArgs {
     /// Serve /livez, /readyz and /metrics there: ADDRESS:PORT, :PORT, or the path of a unix socket.
     #[arg(long, value_name = "ADDRESS")]
     http: Option<ProbeAddress>,
+    /// The node's own networks: policies that they name are fetched.
+    #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
+    conf_dir: PathBuf,
+    /// Whom to trust with policies from registries [default: trust.json in the state directory].
+    #[arg(long, value_name = "FILE", env = "WEFT_TRUST")]
+    trust: Option<PathBuf>,
+    /// A registry that speaks plain HTTP, beside those on this machine. May be repeated.
+    #[arg(long, value_name = "HOST:PORT")]
+    plain_http: Vec<String>,
     /// Remove attachments that no runtime will send a DEL for.
     #[arg(long)]
     sweep: bool,
@@ -95,8 +105,14 @@ pub(crate) fn run(args: &AgentArgs, state: &Path, output: Output) -> anyhow::Res
         grace: args.sweep_grace,
         runtime: args.runtime_socket.clone(),
     };
+    let policies = PolicyOptions {
+        conf_dir: Some(args.conf_dir.clone()),
+        trust: args.trust.clone(),
+        access: Access { plain_http: args.plain_http.clone() },
+    };
     let options = Options {
         kubernetes,
+        policies,
         probes: args.http.clone(),
         sweep: args.sweep.then_some(sweep),
         socket: args.socket.clone(),

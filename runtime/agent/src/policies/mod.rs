@@ -1,10 +1,13 @@
-//! Service `policy`: policies that networks name by digest are fetched, verified and compiled before an ADD needs them.
+//! Service `policy`: policies that networks name by digest are fetched, verified and compiled before an ADD needs them: from
+//! ConfigMaps, and from OCI registries. The networks are the cluster's definitions and the node's own files.
 //!
 //! Invariants: an ADD never fetches; a new version is used only when it is verified and compiled, by one rename; a fetch that
 //! fails is retried for ever with jitter and touches only the networks that name that policy; what is on the node already is
-//! never fetched again, so a warm node starts with the API server away.
+//! never fetched again, so a warm node starts with the API server and every registry away. A trust file that changes is held
+//! against what is here at once.
 
 mod references;
+mod seen;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,20 +22,36 @@ use tokio::time::sleep;
 use weft_core::agent::Refusal;
 use weft_core::agent::policy::{Policy, PolicyReply, PolicyRequest, PolicyRow, PolicyState};
 use weft_core::policy::compiler::{CompileAsk, compile_waiting};
-use weft_core::policy::{PolicyError, PolicyRef, add_pinned};
+use weft_core::policy::{LockFile, PolicyError, PolicyRef, add_pinned, is_added, resolve_tag};
 
 use self::references::{Place, collect};
+use self::seen::Seen;
 use crate::Log;
+use crate::artifact::Image;
 use crate::cluster::Cluster;
 use crate::pause::Pause;
+use crate::registry::{self, Access, RegistryError, Remote, Source, chain};
 use crate::server::{Deadline, Handler};
+use crate::trust::{self, Trust};
 
-/// How often changed definitions are looked at.
+/// How often changed definitions and files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Which policies an agent fetches, and from whom.
+#[derive(Debug, Clone, Default)]
+pub struct PolicyOptions {
+    /// Where the node's own networks are, usually `/etc/cni/net.d`.
+    pub conf_dir: Option<PathBuf>,
+    /// The trust file [default: [`Trust::path`] of the state directory].
+    pub trust: Option<PathBuf>,
+    /// How registries are reached.
+    pub access: Access,
+}
 
 /// The service.
 pub(crate) struct Policies {
-    cluster: Rc<Cluster>,
+    cluster: Option<Rc<Cluster>>,
+    options: PolicyOptions,
     state: PathBuf,
     rows: RefCell<BTreeMap<String, Row>>,
     log: Log,
@@ -54,21 +73,41 @@ impl Drop for Row {
 }
 
 impl Policies {
-    pub(crate) fn start(cluster: Rc<Cluster>, state: &Path, log: Log) -> Rc<Self> {
-        let policies = Rc::new(Self { cluster, state: state.to_owned(), rows: RefCell::default(), log });
+    pub(crate) fn start(cluster: Option<Rc<Cluster>>, options: &PolicyOptions, state: &Path, log: Log) -> Rc<Self> {
+        let (options, state) = (options.clone(), state.to_owned());
+        let policies = Rc::new(Self { cluster, options, state, rows: RefCell::default(), log });
         let running = Rc::clone(&policies);
         spawn_local(async move {
-            let mut seen = None;
+            let (mut trust, mut rest) = (None, None);
             loop {
-                let version = running.cluster.nads_version();
-                if seen != Some(version) {
+                let now = Some(Seen::of([running.trust_file()]));
+                if trust != now {
+                    running.recheck().await;
+                    trust = now;
+                }
+                let now = Some((running.nads_version(), running.files_seen(), trust.clone()));
+                if rest != now {
                     running.look();
-                    seen = Some(version);
+                    rest = now;
                 }
                 sleep(LOOK).await;
             }
         });
         policies
+    }
+
+    fn trust_file(&self) -> PathBuf {
+        self.options.trust.clone().unwrap_or_else(|| Trust::path(&self.state))
+    }
+
+    fn nads_version(&self) -> u64 {
+        self.cluster.as_ref().map_or(0, |cluster| cluster.nads_version())
+    }
+
+    /// The files that say which policies are wanted.
+    fn files_seen(&self) -> Seen {
+        let lock = LockFile::path(&self.state);
+        Seen::of(self.options.conf_dir.iter().flat_map(|dir| seen::configurations(dir)).chain([lock]))
     }
 
     /// Every policy with its state.
@@ -83,21 +122,44 @@ impl Policies {
             .collect()
     }
 
+    /// Holds the trust file against the policies that are here.
+    async fn recheck(&self) {
+        let (file, state) = (self.trust_file(), self.state.clone());
+        let checked = spawn_blocking(move || match Trust::read(&file) {
+            Ok(Some(trust)) => trust::recheck(&state, &trust).map_err(|error| chain(&error)),
+            Ok(None) => Ok(Vec::new()),
+            Err(error) => Err(error.to_string()),
+        });
+        match checked.await.map_err(|error| error.to_string()).and_then(|checked| checked) {
+            Ok(withdrawn) => {
+                for policy in withdrawn {
+                    self.log.warn(&format!("policy {} is not used any more: {}", policy.reference, policy.reason));
+                }
+            }
+            // What is here was trusted before, and stays; nothing new is added.
+            Err(reason) => self.log.warn(&format!("policies were not verified again: {reason}")),
+        }
+    }
+
     /// Takes up what is named now and drops what is not named any more. A file that was fetched stays: pods may use it.
     fn look(self: &Rc<Self>) {
-        let nads = self.cluster.nads();
+        let nads = self.cluster.as_ref().map(|cluster| cluster.nads()).unwrap_or_default();
         let configs = nads.iter().filter_map(|((namespace, name), nad)| {
             nad.config.as_deref().map(|config| (format!("{namespace}/{name}"), config))
         });
-        let named = collect(configs);
+        let files: Vec<_> = self.options.conf_dir.iter().flat_map(|dir| seen::texts(dir)).collect();
+        let named = collect(configs.chain(files.iter().map(|(name, text)| (name.clone(), text.as_str()))));
         let mut rows = self.rows.borrow_mut();
         rows.retain(|reference, _row| named.contains_key(reference));
         for (reference, networks) in named {
+            let is_here = PolicyRef::parse(&reference).is_ok_and(|policy| is_added(&self.state, &policy));
             if let Some(row) = rows.get_mut(&reference) {
-                row.networks = networks;
-                continue;
+                row.networks = networks.clone();
+                // One that is being fetched goes on; one that was here may have been withdrawn, or its tag locked anew.
+                if row.task.as_ref().is_some_and(|task| !task.is_finished()) || is_here {
+                    continue;
+                }
             }
-            let is_here = is_here(&self.state, &reference);
             let state = if is_here { PolicyState::Ready } else { PolicyState::Fetching };
             let task = (!is_here).then(|| {
                 let (policies, reference) = (Rc::clone(self), reference.clone());
@@ -135,12 +197,22 @@ impl Policies {
 
     /// Fetches, verifies and compiles.
     async fn fetch(&self, reference: &str) -> Result<(), String> {
-        let place = Place::of(reference).ok_or("it is no reference to a ConfigMap with a digest")?;
-        let Place { namespace, name, key } = &place;
+        let named = PolicyRef::parse(reference).map_err(|error| error.to_string())?;
+        let policy = resolve_tag(&self.state, &named).map_err(|error| error.to_string())?.into_owned();
+        match Place::of(reference) {
+            Some(place) => self.fetch_config_map(policy, &place).await,
+            None => self.fetch_image(&policy).await,
+        }
+    }
+
+    async fn fetch_config_map(&self, policy: PolicyRef, place: &Place) -> Result<(), String> {
+        let Place { namespace, name, key } = place;
         let what = format!("read ConfigMap {namespace}/{name}");
-        let client = self.cluster.client().map_err(|error| error.chain())?;
+        let cluster =
+            self.cluster.as_ref().ok_or("ConfigMaps need a cluster: start \"weftctl agent\" with --node-name")?;
+        let client = cluster.client().map_err(|error| error.chain())?;
         let api: Api<ConfigMap> = Api::namespaced(client, namespace);
-        let found = self.cluster.bounded(&what, Deadline::after(None), api.get_opt(name)).await;
+        let found = cluster.bounded(&what, Deadline::after(None), api.get_opt(name)).await;
         let found = found.map_err(|error| error.chain())?;
         let map = found.ok_or_else(|| format!("there is no ConfigMap {namespace}/{name}"))?;
         let binary = map.binary_data.and_then(|mut data| data.remove(key)).map(|data| data.0);
@@ -148,36 +220,38 @@ impl Policies {
         let component = component.ok_or_else(|| {
             format!("ConfigMap {namespace}/{name} has no key {key:?}; put the component into binaryData")
         })?;
-        let (state, reference) = (self.state.clone(), reference.to_owned());
-        spawn_blocking(move || add(&state, &reference, &component)).await.map_err(|error| error.to_string())?
+        let state = self.state.clone();
+        let added = spawn_blocking(move || {
+            let compile = |path: &Path| compile(&state, &policy.to_string(), path);
+            add_pinned(&state, &policy, &component, None, &compile).map(drop).map_err(|error| chain(&error))
+        });
+        added.await.map_err(|error| error.to_string())?
+    }
+
+    async fn fetch_image(&self, policy: &PolicyRef) -> Result<(), String> {
+        let image = Image::parse(&policy.to_string()).map_err(|error| error.to_string())?;
+        // Read each time: a key may have been added since the last try.
+        let trust = Trust::read(&self.trust_file()).map_err(|error| error.to_string())?;
+        let text = |error: RegistryError| chain(&error);
+        let (access, place) = (self.options.access.clone(), image.clone());
+        // Docker's configuration may name a program that has the credentials.
+        let remote = spawn_blocking(move || Remote::new(&place, &access)).await.map_err(|error| error.to_string())?;
+        let remote = remote.map_err(text)?;
+        let fetched = registry::fetch(Source::Remote(&remote), &image, trust.as_ref()).await.map_err(text)?;
+        let state = self.state.clone();
+        let added = spawn_blocking(move || {
+            let name = fetched.looked.image.to_string();
+            registry::add(&state, &fetched, &|path| compile(&state, &name, path)).map_err(text)
+        });
+        added.await.map_err(|error| error.to_string())?
     }
 }
 
-/// Verifies, compiles and puts a component in place. Runs on a thread; the compiler is a process with its own limits.
-fn add(state: &Path, reference: &str, component: &[u8]) -> Result<(), String> {
-    let policy = PolicyRef::parse(reference).map_err(|error| error.to_string())?;
-    let compile = |path: &Path| {
-        let ask = CompileAsk { component: path, name: reference, failure: None };
-        compile_waiting(state, &ask)
-            .map_err(|error| PolicyError::Compiling { policy: reference.to_owned(), progress: error.to_string() })
-    };
-    add_pinned(state, &policy, component, None, &compile).map(drop).map_err(|error| chain(&error))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
-/// Whether the component of a digest is on the node (`docs/ledger-format.md` has the directory).
-fn is_here(state: &Path, reference: &str) -> bool {
-    let Some((_place, hex)) = reference.rsplit_once("@sha256:") else { return false };
-    state.join("policies/pinned").join(format!("sha256-{hex}.wasm")).is_file()
+/// Compiles a component. Runs on a thread; the compiler is a process with its own limits.
+fn compile(state: &Path, policy: &str, path: &Path) -> Result<(), PolicyError> {
+    let ask = CompileAsk { component: path, name: policy, failure: None };
+    compile_waiting(state, &ask)
+        .map_err(|error| PolicyError::Compiling { policy: policy.to_owned(), progress: error.to_string() })
 }
 
 impl Handler for Policies {

@@ -1,4 +1,4 @@
-//! Which policies networks name by digest. Pure.
+//! Which policies networks name that have to be fetched: by a digest, or by a tag that a lock file may know. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,13 +26,22 @@ impl Place {
     }
 }
 
+/// Whether a reference is to something that is fetched.
+fn is_fetched(reference: &str) -> bool {
+    match PolicyRef::parse(reference) {
+        Ok(PolicyRef::Pinned { artifact, .. }) => matches!(artifact, Artifact::ConfigMap | Artifact::Manifest),
+        Ok(PolicyRef::Tagged(_)) => true,
+        Ok(PolicyRef::Shipped(_) | PolicyRef::File(_)) | Err(_) => false,
+    }
+}
+
 /// References with the networks that name them, from the configurations of definitions. One that cannot be read names none:
 /// that is its pods' trouble, and no other network's.
 pub(super) fn collect<'a>(networks: impl Iterator<Item = (String, &'a str)>) -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (network, config) in networks {
         // Most definitions have none; they need not be parsed.
-        if !config.contains("configmap://") {
+        if !config.contains("configmap://") && !config.contains("oci://") {
             continue;
         }
         let Ok(value) = serde_json::from_str::<Value>(config) else { continue };
@@ -51,7 +60,7 @@ fn search(value: &Value, found: &mut Vec<String>) {
         Value::Object(object) => {
             for (key, value) in object {
                 match value {
-                    Value::String(text) if key == "policy" && Place::of(text).is_some() => found.push(text.clone()),
+                    Value::String(text) if key == "policy" && is_fetched(text) => found.push(text.clone()),
                     other => search(other, found),
                 }
             }
@@ -76,6 +85,9 @@ mod tests {
         let plain = format!(r#"{{"ipam": {{"policy": "{pin}"}}, "note": "configmap://a/b/c"}}"#);
         let unpinned = r#"{"ipam": {"policy": "configmap://a/b/c"}}"#;
         let broken = format!(r#"{{"ipam": {{"policy": "{pin}"}}"#);
+        let image = r#"{"ipam": {"policy": "oci://registry.example/rack:1"}, "select": {"policy": "oci://registry.example/rack"}}"#;
+        let found = collect([("t/f".to_owned(), image)].into_iter());
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["oci://registry.example/rack:1"]);
         let networks = [("t/a", list.as_str()), ("t/b", &plain), ("t/c", unpinned), ("t/d", &broken), ("t/e", "{}")];
         let found = collect(networks.into_iter().map(|(name, text)| (name.to_owned(), text)));
         assert_eq!(found.len(), 1);

@@ -67,6 +67,7 @@ impl Place {
             }),
             probes: Some(ProbeAddress::Unix(self.dir.path().join("http.sock"))),
             sweep: None::<SweepOptions>,
+            policies: weft_agent::PolicyOptions::default(),
         };
         let state = self.dir.path().join("state");
         std::fs::create_dir_all(&state).unwrap();

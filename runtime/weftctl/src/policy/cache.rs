@@ -7,7 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use clap::Args;
 use serde_json::json;
-use weft_core::policy::{self, CompileAsk, Digest, PolicyError, PolicyRef, PolicyRow, PolicyState, PolicyStore};
+use weft_core::policy::{
+    self, Artifact, CompileAsk, Digest, PolicyError, PolicyRef, PolicyRow, PolicyState, PolicyStore,
+};
 
 use crate::output::Output;
 
@@ -19,8 +21,27 @@ pub(crate) struct PruneArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// A repository, as in REGISTRY/REPOSITORY: list its tags [default: what is on this node].
+    #[cfg(feature = "agent")]
+    repository: Option<String>,
+    #[cfg(feature = "agent")]
+    #[command(flatten)]
+    reach: super::registry::Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DigestArgs {
+    /// The component; or a policy in a registry, as in REGISTRY/REPOSITORY:TAG.
+    policy: PathBuf,
+    #[cfg(feature = "agent")]
+    #[command(flatten)]
+    reach: super::registry::Reach,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct AddArgs {
-    /// The reference: `configmap://NAMESPACE/NAME/KEY@sha256:...`, `oci://...@sha256:...` or `file://...@sha256:...`.
+    /// The reference: `configmap://NAMESPACE/NAME/KEY@sha256:...` or `file://...@sha256:...`.
     reference: String,
     /// The component.
     component: PathBuf,
@@ -29,7 +50,13 @@ pub(crate) struct AddArgs {
 /// Digits of a digest that are shown in a table.
 const SHORT: usize = "sha256:".len() + 12;
 
-pub(super) fn ls(state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+pub(super) fn ls(args: &LsArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "agent")]
+    if let Some(repository) = &args.repository {
+        return super::registry::ls(repository, &args.reach, output);
+    }
+    #[cfg(not(feature = "agent"))]
+    let LsArgs {} = args;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_secs();
     let policies = PolicyStore::new(state)?.policies(now)?;
     let rows = policies.iter().map(row).collect();
@@ -61,7 +88,12 @@ pub(super) fn prune(args: &PruneArgs, state: &Path, output: Output) -> anyhow::R
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn digest(component: &Path, output: Output) -> anyhow::Result<ExitCode> {
+pub(super) fn digest(args: &DigestArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let component = &args.policy;
+    #[cfg(feature = "agent")]
+    if let Some(reference) = component.to_str().filter(|text| !component.exists() && is_reference(text)) {
+        return super::registry::digest(reference, &args.reach, output);
+    }
     let digest = Digest::new(&read(component)?).to_string();
     output.lines(&json!({ "digest": digest }), std::slice::from_ref(&digest))?;
     Ok(ExitCode::SUCCESS)
@@ -70,6 +102,12 @@ pub(super) fn digest(component: &Path, output: Output) -> anyhow::Result<ExitCod
 pub(super) fn add(args: &AddArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let reference = PolicyRef::parse(&args.reference)?;
     let name = reference.to_string();
+    if matches!(reference, PolicyRef::Pinned { artifact: Artifact::Manifest, .. } | PolicyRef::Tagged(_)) {
+        // A file says nothing of the manifest that the digest is of, nor of its signatures.
+        anyhow::bail!(
+            "{name} is in a registry: `weftctl policy pull` fetches it, and `load` takes it from a directory"
+        );
+    }
     let compile = |path: &Path| {
         let ask = CompileAsk { component: path, name: &name, failure: None };
         super::by_hand(state, &ask).map_err(|error| PolicyError::NotCompiled {
@@ -81,6 +119,13 @@ pub(super) fn add(args: &AddArgs, state: &Path, output: Output) -> anyhow::Resul
     let file = policy::add_pinned(state, &reference, &read(&args.component)?, None, &compile)?;
     output.lines(&json!({ "policy": name, "path": file }), &[format!("added {name}: {}", file.display())])?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a text names something in a registry rather than a file that is missing.
+#[cfg(feature = "agent")]
+pub(super) fn is_reference(text: &str) -> bool {
+    use weft_agent::artifact::Image;
+    Image::has_scheme(text) || (!text.starts_with(['.', '/']) && Image::parse(text).is_ok())
 }
 
 fn read(component: &Path) -> anyhow::Result<Vec<u8>> {

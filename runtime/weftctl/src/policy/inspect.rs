@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use clap::Args;
 use serde_json::{Value, json};
 use weft_core::policy::{Choice, Grants, Ipam, Limits, PolicyRef, PolicyStore};
 use weft_host_abi::contract::Kind;
@@ -13,7 +14,21 @@ use weft_host_abi::{contract, engine};
 
 use crate::output::Output;
 
-pub(super) fn run(component: &str, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The component, the name of a shipped policy, or a policy in a registry, as in REGISTRY/REPOSITORY:TAG.
+    component: String,
+    #[cfg(feature = "agent")]
+    #[command(flatten)]
+    reach: super::registry::Reach,
+}
+
+pub(super) fn run(args: &InspectArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let component = args.component.as_str();
+    #[cfg(feature = "agent")]
+    if !Path::new(component).exists() && super::cache::is_reference(component) {
+        return super::registry::inspect(component, &args.reach, output);
+    }
     let reference = reference(component)?;
     let path = reference.path(state);
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -3,6 +3,8 @@
 mod bench;
 mod build;
 mod built;
+#[cfg(feature = "agent")]
+mod bundle;
 mod cache;
 mod cases;
 mod check;
@@ -11,11 +13,15 @@ mod inspect;
 mod model;
 mod new;
 mod project;
+#[cfg(feature = "agent")]
+mod registry;
 mod replay;
+#[cfg(feature = "agent")]
+mod sign;
 mod toolchain;
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -44,24 +50,42 @@ pub(crate) enum PolicyCommand {
     /// Compile a component from standard input to standard output. What `compile` runs.
     #[command(hide = true)]
     CompileWorker(compile::WorkerArgs),
-    /// List the policies of this node, and how far each is on the way to code that runs.
-    Ls,
+    /// List the policies of this node, and how far each is on the way to code that runs; or those of a repository.
+    Ls(cache::LsArgs),
     /// Remove compiled code that nobody can use, and what was not used for long.
     Prune(cache::PruneArgs),
-    /// Print the digest that a network names a component by.
-    Digest {
-        /// The component.
-        component: PathBuf,
-    },
-    /// Add a fetched component under the reference that networks name it by, digest included.
+    /// Print the digest that a network names a policy by: a component's, or what a tag stands for in its registry.
+    Digest(cache::DigestArgs),
+    /// Add a component under the reference that networks name it by, digest included.
     Add(cache::AddArgs),
+    /// Send a component to a registry, as an artifact that says what it imports.
+    #[cfg(feature = "agent")]
+    Push(registry::PushArgs),
+    /// Fetch a policy from a registry, verify it, and compile it on this node.
+    #[cfg(feature = "agent")]
+    Pull(registry::PullArgs),
+    /// Write down which digest each tag stands for.
+    #[cfg(feature = "agent")]
+    Lock(registry::LockArgs),
+    /// Remove a fetched policy from this node.
+    #[cfg(feature = "agent")]
+    Rm(registry::RmArgs),
+    /// Copy policies with their signatures into a directory, for places without a registry.
+    #[cfg(feature = "agent")]
+    Save(bundle::SaveArgs),
+    /// Verify and add the policies of such a directory.
+    #[cfg(feature = "agent")]
+    Load(bundle::LoadArgs),
+    /// Sign a policy in its registry.
+    #[cfg(feature = "agent")]
+    Sign(sign::SignArgs),
+    /// Verify the signatures of a policy, or of all that this node has.
+    #[cfg(feature = "agent")]
+    Verify(sign::VerifyArgs),
     /// Run a recorded policy call again, also with another policy, and show the difference.
     Replay(replay::ReplayArgs),
-    /// Show what a component is and what it reaches.
-    Inspect {
-        /// The component, or the name of a shipped policy.
-        component: String,
-    },
+    /// Show what a policy is and what it reaches. One in a registry is not pulled for that.
+    Inspect(inspect::InspectArgs),
     /// Find what is wrong with a network configuration before a pod meets it.
     Check(check::CheckArgs),
 }
@@ -75,12 +99,28 @@ pub(crate) fn run(command: &PolicyCommand, state: &Path, output: Output) -> anyh
         PolicyCommand::Watch(args) => watch::run(args, state, output),
         PolicyCommand::Compile(args) => compile::run(args, state, output),
         PolicyCommand::CompileWorker(args) => Ok(compile::worker(args)),
-        PolicyCommand::Ls => cache::ls(state, output),
+        PolicyCommand::Ls(args) => cache::ls(args, state, output),
         PolicyCommand::Prune(args) => cache::prune(args, state, output),
-        PolicyCommand::Digest { component } => cache::digest(component, output),
+        PolicyCommand::Digest(args) => cache::digest(args, output),
         PolicyCommand::Add(args) => cache::add(args, state, output),
+        #[cfg(feature = "agent")]
+        PolicyCommand::Push(args) => registry::push(args, output),
+        #[cfg(feature = "agent")]
+        PolicyCommand::Pull(args) => registry::pull(args, state, output),
+        #[cfg(feature = "agent")]
+        PolicyCommand::Lock(args) => registry::lock_tags(args, state, output),
+        #[cfg(feature = "agent")]
+        PolicyCommand::Rm(args) => registry::rm(args, state, output),
+        #[cfg(feature = "agent")]
+        PolicyCommand::Save(args) => bundle::save(args, output),
+        #[cfg(feature = "agent")]
+        PolicyCommand::Load(args) => bundle::load(args, state, output),
+        #[cfg(feature = "agent")]
+        PolicyCommand::Sign(args) => sign::sign(args, output),
+        #[cfg(feature = "agent")]
+        PolicyCommand::Verify(args) => sign::verify(args, state, output),
         PolicyCommand::Replay(args) => replay::run(args, state, output),
-        PolicyCommand::Inspect { component } => inspect::run(component, state, output),
+        PolicyCommand::Inspect(args) => inspect::run(args, state, output),
         PolicyCommand::Check(args) => check::run(args, state, output),
     }
 }

@@ -1,0 +1,210 @@
+//! How people name an image, and how weft does: `oci://REGISTRY/REPOSITORY[:TAG][@sha256:HEX]`. Pure.
+
+use std::fmt;
+
+use oci_client::Reference;
+use weft_core::policy::Digest;
+
+/// Schemes that stand for the same: weft's own, kwctl's, skopeo's.
+const SCHEMES: [&str; 3] = ["oci://", "registry://", "docker://"];
+
+/// Why a text names no image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// It has no form of a reference.
+    #[error("{text:?} names no image: {reason}; write REGISTRY/REPOSITORY:TAG, with @sha256:... or without")]
+    Form {
+        /// The text.
+        text: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// It does not say which registry.
+    #[error("{text:?} names no registry; write REGISTRY/{text}, where REGISTRY has a dot or a port, or is localhost")]
+    NoRegistry {
+        /// The text.
+        text: String,
+    },
+}
+
+/// An image of a registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<Digest>,
+}
+
+// === impl Image ===
+
+impl Image {
+    /// Reads a reference, with a scheme or without.
+    ///
+    /// # Errors
+    ///
+    /// [`ImageError`].
+    pub fn parse(text: &str) -> Result<Self, ImageError> {
+        let bare = SCHEMES.iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or(text);
+        let form = |reason: &str| ImageError::Form { text: text.to_owned(), reason: reason.to_owned() };
+        let Some((registry, _rest)) = bare.split_once('/') else {
+            return Err(ImageError::NoRegistry { text: bare.to_owned() });
+        };
+        // As docker tells a registry from the first part of a repository; weft has no default registry.
+        if !registry.contains(['.', ':']) && registry != "localhost" {
+            return Err(ImageError::NoRegistry { text: bare.to_owned() });
+        }
+        let reference: Reference = bare.parse().map_err(|error| form(&format!("{error}")))?;
+        let digest = match reference.digest() {
+            None => None,
+            Some(text) => {
+                Some(Digest::parse(text).ok_or_else(|| form("a digest is sha256: and 64 lower-case digits"))?)
+            }
+        };
+        // The parser adds `latest` where there is neither tag nor digest.
+        let named = bare.split_once('@').map_or(bare, |(name, _digest)| name);
+        let has_tag = named.rsplit('/').next().is_some_and(|last| last.contains(':'));
+        Ok(Self {
+            registry: registry.to_owned(),
+            repository: reference.repository().to_owned(),
+            tag: reference.tag().filter(|_tag| has_tag).map(str::to_owned),
+            digest,
+        })
+    }
+
+    /// Whether a text is meant to name an image: it has one of the schemes.
+    #[must_use]
+    pub fn has_scheme(text: &str) -> bool {
+        SCHEMES.iter().any(|scheme| text.starts_with(scheme))
+    }
+
+    /// Host, with the port where there is one.
+    #[must_use]
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The repository within the registry.
+    #[must_use]
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The tag.
+    #[must_use]
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// The manifest's digest.
+    #[must_use]
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+
+    /// `REGISTRY/REPOSITORY`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.registry, self.repository)
+    }
+
+    /// The reference without its scheme, as other tools write it.
+    #[must_use]
+    pub fn bare(&self) -> String {
+        let whole = self.to_string();
+        whole.strip_prefix("oci://").unwrap_or(&whole).to_owned()
+    }
+
+    /// The same with a digest.
+    #[must_use]
+    pub fn with_digest(&self, digest: Digest) -> Self {
+        Self { digest: Some(digest), ..self.clone() }
+    }
+
+    /// Another tag of the same repository.
+    #[must_use]
+    pub fn with_tag(&self, tag: &str) -> Self {
+        Self { tag: Some(tag.to_owned()), digest: None, ..self.clone() }
+    }
+
+    /// The same without its digest; a tag alone is what a lock file has.
+    #[must_use]
+    pub fn without_digest(&self) -> Self {
+        Self { digest: None, ..self.clone() }
+    }
+
+    /// Whether the registry is on this machine, where TLS would protect nothing.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let host = self.registry.rsplit_once(':').map_or(self.registry.as_str(), |(host, _port)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+
+    /// As the client wants it. The digest goes before the tag, and `latest` stands for neither.
+    pub(crate) fn reference(&self) -> Reference {
+        let (registry, repository) = (self.registry.clone(), self.repository.clone());
+        match &self.digest {
+            Some(digest) => Reference::with_digest(registry, repository, digest.to_string()),
+            None => Reference::with_tag(registry, repository, self.tag.clone().unwrap_or_else(|| "latest".to_owned())),
+        }
+    }
+}
+
+/// As a network names it.
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "oci://{}", self.name())?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        match &self.digest {
+            Some(digest) => write!(f, "@{digest}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn every_form_that_people_write() {
+        let hex = "ab".repeat(32);
+        for (text, wanted) in [
+            ("registry.example/net/rack:1.2", "oci://registry.example/net/rack:1.2".to_owned()),
+            ("oci://registry.example/net/rack:1.2", "oci://registry.example/net/rack:1.2".to_owned()),
+            ("registry://registry.example/rack", "oci://registry.example/rack".to_owned()),
+            ("docker://127.0.0.1:5000/rack:1", "oci://127.0.0.1:5000/rack:1".to_owned()),
+            ("localhost:5000/rack", "oci://localhost:5000/rack".to_owned()),
+            (&format!("host.example:5000/a/b@sha256:{hex}"), format!("oci://host.example:5000/a/b@sha256:{hex}")),
+            (&format!("oci://host.example/a:1@sha256:{hex}"), format!("oci://host.example/a:1@sha256:{hex}")),
+        ] {
+            assert_eq!(Image::parse(text).unwrap().to_string(), wanted, "{text}");
+        }
+        for text in [
+            "rack",
+            "rack:1",
+            "net/rack:1",
+            "",
+            "oci://",
+            "host.example/",
+            "host.example/UPPER",
+            "host.example/a@sha256:ab",
+        ] {
+            assert!(Image::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn plain_http_is_for_this_machine() {
+        let is_loopback = |text: &str| Image::parse(text).unwrap().is_loopback();
+        assert!(is_loopback("localhost:5000/a") && is_loopback("127.0.0.9:1/a") && is_loopback("localhost/a"));
+        assert!(
+            !is_loopback("localhost.example/a") && !is_loopback("10.0.0.1:5000/a") && !is_loopback("127.example/a")
+        );
+    }
+}

@@ -1,0 +1,231 @@
+//! What can go wrong between a node and a registry, or a directory that stands for one.
+
+use std::path::PathBuf;
+
+use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
+
+use crate::artifact::{ArtifactError, Image, ImageError};
+use crate::trust::TrustError;
+
+/// Why a policy was not fetched, or not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The reference is none.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The reference lacks what is needed here.
+    #[error("{image} has {lacks}")]
+    Lacks {
+        /// The image.
+        image: String,
+        /// What, and what to write.
+        lacks: &'static str,
+    },
+    /// The HTTP client does not start.
+    #[error("cannot start the HTTP client: {reason}")]
+    Client {
+        /// Why.
+        reason: String,
+    },
+    /// Docker's configuration has no usable credentials for the registry.
+    #[error("cannot use docker's credentials for {registry}: {reason}")]
+    Credentials {
+        /// The registry.
+        registry: String,
+        /// Why.
+        reason: String,
+    },
+    /// Nobody answers.
+    #[error("registry {registry} cannot be reached: {reason}")]
+    Unreachable {
+        /// The registry.
+        registry: String,
+        /// Why.
+        reason: String,
+    },
+    /// The registry wants other credentials.
+    #[error(
+        "registry {registry} refuses access to {repository}: log in with `docker login {registry}` or set DOCKER_CONFIG to a directory with a config.json"
+    )]
+    Refused {
+        /// The registry.
+        registry: String,
+        /// The repository.
+        repository: String,
+    },
+    /// There is no such thing.
+    #[error("{place} has no {what}")]
+    NotThere {
+        /// Where it was looked for.
+        place: String,
+        /// What is missing.
+        what: String,
+    },
+    /// Bytes are not those that were named.
+    #[error("{what} of {image} was tampered with or is damaged: it has the digest {found}, not {wanted}")]
+    Tampered {
+        /// The layer, the manifest, the configuration.
+        what: &'static str,
+        /// The image.
+        image: String,
+        /// The digest it should have.
+        wanted: String,
+        /// The digest it has.
+        found: String,
+    },
+    /// More bytes than such a thing has.
+    #[error("{what} of {image} has more than {most} bytes")]
+    TooLarge {
+        /// The layer, the manifest, the configuration.
+        what: &'static str,
+        /// The image.
+        image: String,
+        /// The limit.
+        most: usize,
+    },
+    /// Anything else that the registry says.
+    #[error("registry {registry} failed: {reason}")]
+    Other {
+        /// The registry.
+        registry: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A file of a layout.
+    #[error("cannot {doing} {}", path.display())]
+    File {
+        /// Read, write.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The directory is no layout of ours.
+    #[error("{} is no OCI layout: {reason}", path.display())]
+    NoLayout {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The artifact is none of a policy.
+    #[error("{image}: {source}")]
+    Artifact {
+        /// The image.
+        image: String,
+        /// What is wrong.
+        source: ArtifactError,
+    },
+    /// It is a policy, but this node does not trust it.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The tag went back to an older version.
+    #[error(
+        "{reference} is a downgrade: the lock file {} has version {had} ({digest}), and now it is version {now}; if that is intended, say --allow-downgrade",
+        lock.display()
+    )]
+    Downgrade {
+        /// The reference with its tag.
+        reference: String,
+        /// The lock file.
+        lock: PathBuf,
+        /// The version locked.
+        had: String,
+        /// The digest locked.
+        digest: String,
+        /// The version found.
+        now: String,
+    },
+    /// The node's own files.
+    #[error(transparent)]
+    Policy(#[from] weft_core::policy::PolicyError),
+}
+
+// === impl RegistryError ===
+
+impl RegistryError {
+    /// Whether there is nothing of that name, as opposed to a failure to look.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::NotThere { .. })
+    }
+
+    pub(super) fn artifact(image: &Image) -> impl FnOnce(ArtifactError) -> Self {
+        let image = image.to_string();
+        move |source| Self::Artifact { image, source }
+    }
+
+    /// What an error of the client means. `what` is what was asked for.
+    pub(super) fn of(image: &Image, what: &'static str, error: OciDistributionError) -> Self {
+        let registry = image.registry().to_owned();
+        let not_there = || Self::NotThere {
+            place: format!("registry {}", image.registry()),
+            what: match (image.digest(), image.tag()) {
+                (Some(digest), _) => format!("{} {digest} in {}", noun(what), image.repository()),
+                (None, tag) => format!("{} {}:{}", noun(what), image.repository(), tag.unwrap_or("latest")),
+            },
+        };
+        let refused =
+            || Self::Refused { registry: image.registry().to_owned(), repository: image.repository().to_owned() };
+        match error {
+            OciDistributionError::ImageManifestNotFoundError(_)
+            | OciDistributionError::ServerError { code: 404, .. } => not_there(),
+            OciDistributionError::UnauthorizedError { .. }
+            | OciDistributionError::AuthenticationFailure(_)
+            | OciDistributionError::ServerError { code: 401 | 403, .. } => refused(),
+            OciDistributionError::RegistryError { ref envelope, .. } => {
+                let has = |codes: &[OciErrorCode]| envelope.errors.iter().any(|error| codes.contains(&error.code));
+                if has(&[
+                    OciErrorCode::ManifestUnknown,
+                    OciErrorCode::NameUnknown,
+                    OciErrorCode::BlobUnknown,
+                    OciErrorCode::NotFound,
+                ]) {
+                    return not_there();
+                }
+                if has(&[OciErrorCode::Unauthorized, OciErrorCode::Denied]) {
+                    return refused();
+                }
+                Self::Other { registry, reason: error.to_string() }
+            }
+            OciDistributionError::DigestError(DigestError::VerificationError { expected, actual }) => {
+                Self::Tampered { what, image: image.to_string(), wanted: expected, found: actual }
+            }
+            OciDistributionError::RequestError(error) => Self::Unreachable { registry, reason: chain(&error) },
+            other => Self::Other { registry, reason: chain(&other) },
+        }
+    }
+}
+
+/// A thing without its article.
+pub(super) fn noun(what: &str) -> &str {
+    what.strip_prefix("the ").unwrap_or(what)
+}
+
+/// An error with its sources; a source that the text before it ends with is not said twice.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// The digest error inside of a stream's error.
+pub(super) fn digest_error(error: &std::io::Error) -> Option<(String, String)> {
+    let mut inner: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
+    while let Some(error) = inner {
+        if let Some(DigestError::VerificationError { expected, actual }) = error.downcast_ref() {
+            return Some((expected.clone(), actual.clone()));
+        }
+        inner = error.source();
+    }
+    None
+}

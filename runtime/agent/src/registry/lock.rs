@@ -1,0 +1,118 @@
+//! A tag becomes a digest in the lock file: only forwards, as far as versions tell.
+
+use std::path::Path;
+
+use semver::Version;
+use serde::Serialize;
+use weft_core::policy::{Digest, LockFile, Locked};
+
+use super::error::RegistryError;
+use crate::artifact::Image;
+
+/// What became of a tag in the lock file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// It was not there.
+    New,
+    /// It has the same digest as before.
+    Same,
+    /// It had this digest before.
+    From(String),
+}
+
+/// What a policy would be in a lock file.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// The image, with its tag.
+    pub image: &'a Image,
+    /// The manifest's digest.
+    pub digest: &'a Digest,
+    /// The version that it says it is.
+    pub version: Option<&'a str>,
+}
+
+/// What locking would change. Writes nothing.
+///
+/// # Errors
+///
+/// [`RegistryError::Lacks`] where the image has no tag, [`RegistryError::Downgrade`] where the version is lower than the one
+/// that is locked (or there is none any more) and `allow_downgrade` is not set.
+pub fn check_lock(path: &Path, entry: &Entry<'_>, allow_downgrade: bool) -> Result<Change, RegistryError> {
+    let image = entry.image;
+    if image.tag().is_none() {
+        return Err(RegistryError::Lacks { image: image.to_string(), lacks: "no tag; a lock file says what a tag is" });
+    }
+    let reference = image.without_digest().to_string();
+    let now = entry.locked();
+    match LockFile::read(path)?.policies.get(&reference) {
+        None => Ok(Change::New),
+        Some(had) if had.digest == now.digest => Ok(Change::Same),
+        Some(had) if !allow_downgrade && is_downgrade(had, &now) => Err(RegistryError::Downgrade {
+            reference,
+            lock: path.to_owned(),
+            had: had.version.clone().unwrap_or_default(),
+            digest: had.digest.clone(),
+            now: now.version.unwrap_or_else(|| "none".to_owned()),
+        }),
+        Some(had) => Ok(Change::From(had.digest.clone())),
+    }
+}
+
+/// Writes down which digest a tag stands for.
+///
+/// # Errors
+///
+/// As [`check_lock`].
+pub fn lock(path: &Path, entry: &Entry<'_>, allow_downgrade: bool) -> Result<Change, RegistryError> {
+    let change = check_lock(path, entry, allow_downgrade)?;
+    if change != Change::Same {
+        let mut file = LockFile::read(path)?;
+        file.policies.insert(entry.image.without_digest().to_string(), entry.locked());
+        file.write(path)?;
+    }
+    Ok(change)
+}
+
+impl Entry<'_> {
+    fn locked(&self) -> Locked {
+        Locked { digest: self.digest.to_string(), version: self.version.map(str::to_owned) }
+    }
+}
+
+fn is_downgrade(had: &Locked, now: &Locked) -> bool {
+    let version = |locked: &Locked| locked.version.as_deref().and_then(|text| text.parse::<Version>().ok());
+    match (version(had), version(now)) {
+        (None, _) => false,
+        (Some(_had), None) => true,
+        (Some(had), Some(now)) => now < had,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_tag_goes_back_only_where_that_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock.json");
+        let image = Image::parse("registry.example/net/rack:stable").unwrap();
+        let (old, new) = (Digest::new(b"old"), Digest::new(b"new"));
+        let lock = |path: &Path, image: &Image, digest: &Digest, version: Option<&str>, allow| {
+            lock(path, &Entry { image, digest, version }, allow)
+        };
+        assert_eq!(lock(&path, &image, &old, Some("1.9.0"), false).unwrap(), Change::New);
+        assert_eq!(lock(&path, &image, &new, Some("1.10.0"), false).unwrap(), Change::From(old.to_string()));
+        assert_eq!(lock(&path, &image, &new, Some("1.10.0"), false).unwrap(), Change::Same);
+        for version in [Some("1.9.0"), None, Some("x")] {
+            let error = lock(&path, &image, &old, version, false).unwrap_err().to_string();
+            assert!(error.contains("is a downgrade") && error.contains("1.10.0"), "{error}");
+        }
+        assert_eq!(lock(&path, &image, &old, Some("1.9.0"), true).unwrap(), Change::From(new.to_string()));
+        let untagged = Image::parse("registry.example/net/rack").unwrap();
+        assert!(lock(&path, &untagged, &old, None, false).unwrap_err().to_string().contains("no tag"));
+    }
+}

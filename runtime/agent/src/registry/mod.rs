@@ -1,0 +1,45 @@
+//! Policies in OCI registries, and in directories that stand for one: named, packed, pushed, fetched, verified, added.
+//!
+//! ```text
+//!  Image --Source--> Looked{manifest, what it imports, signatures} --Trust--> component --> add: compiled, recorded, renamed
+//! ```
+//! The agent fetches what networks name; `weftctl policy` does the same by hand. `weft` has none of this.
+//!
+//! Invariants: nothing is used whose digest is not the one that was named; trust is judged before the layer is pulled, as far as
+//! the configuration says what it imports, and the component is held against it afterwards; a tag becomes a digest in the
+//! lock file alone.
+
+mod error;
+mod fetch;
+mod layout;
+mod lock;
+mod remote;
+mod save;
+mod signatures;
+mod source;
+
+use anyhow::Context as _;
+use tokio::runtime::Builder;
+
+pub use self::error::RegistryError;
+pub(crate) use self::error::chain;
+pub use self::fetch::{Fetched, Looked, add, fetch, look, push};
+pub use self::layout::Layout;
+pub use self::lock::{Change, Entry, check_lock, lock};
+pub use self::remote::{Access, Remote};
+pub use self::save::{Loaded, Saved, load, save};
+pub use self::signatures::{attach, signatures};
+pub use self::source::Source;
+
+/// Runs something that speaks to a registry to its end, for commands.
+///
+/// # Errors
+///
+/// The event loop does not start, and what the work says.
+pub fn wait<T, E>(work: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
+    Ok(runtime.block_on(work)?)
+}

@@ -1,0 +1,209 @@
+//! Whom this node trusts with policies: a file of keys, and of rules per prefix of `REGISTRY/REPOSITORY`. Pure, but for reading
+//! the file and the records.
+//!
+//! A policy is verified when it is added, never by an ADD; what was found is recorded beside it, with all that is needed to
+//! verify it again when the file changes (`record`). Without a file every policy with a digest is taken, for who writes the
+//! digest into a network has said which bytes are meant.
+
+mod error;
+mod file;
+mod record;
+mod signature;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::error::TrustError;
+use self::file::{NamedKey, Rule};
+pub use self::record::{Record, Withdrawn, recheck};
+pub use self::signature::{Check, Key, Signature, Signed};
+use crate::artifact::{Image, Reach};
+
+/// The trust file, read.
+#[derive(Debug, Clone)]
+pub struct Trust {
+    path: PathBuf,
+    /// `sha256:...` of the file.
+    digest: String,
+    keys: Vec<NamedKey>,
+    rules: Vec<Rule>,
+}
+
+/// What made a policy trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The rule's prefix.
+    pub rule: String,
+    /// Names of the rule's keys that signed it.
+    pub keys: Vec<String>,
+}
+
+/// Where a key stands with a policy.
+enum Standing {
+    Signed,
+    Revoked(String),
+    Bad(String),
+    Absent,
+}
+
+// === impl Trust ===
+
+impl Trust {
+    /// The node's own file.
+    #[must_use]
+    pub fn path(state_dir: &Path) -> PathBuf {
+        state_dir.join("trust.json")
+    }
+
+    /// Reads a trust file; nothing where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`TrustError::File`]: it is there, and cannot be used.
+    pub fn read(path: &Path) -> Result<Option<Self>, TrustError> {
+        file::read(path)
+    }
+
+    /// `sha256:...` of the file.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Whether the rule for an image has all the signatures and the version that it wants.
+    ///
+    /// # Errors
+    ///
+    /// [`TrustError`]: exactly what is missing.
+    pub fn judge(
+        &self,
+        signed: &Signed<'_>,
+        version: Option<&str>,
+        signatures: &[Signature],
+    ) -> Result<Verdict, TrustError> {
+        let rule = self.rule(signed.image)?;
+        let mut keys = Vec::new();
+        for name in &rule.all_of {
+            self.wants(rule, name, signed, signatures)?;
+            keys.push(name.clone());
+        }
+        if let Some((names, minimum)) = &rule.any_of {
+            let mut refused = Vec::new();
+            for name in names {
+                match self.wants(rule, name, signed, signatures) {
+                    Ok(()) => keys.push(name.clone()),
+                    Err(error) => refused.push(error),
+                }
+            }
+            let found = names.len() - refused.len();
+            if found < *minimum {
+                // A key that is revoked, or a signature that was changed, says more than one that is not there.
+                let telling = refused.into_iter().find(|error| !matches!(error, TrustError::Missing { .. }));
+                return Err(telling.unwrap_or_else(|| TrustError::TooFew {
+                    image: signed.image.to_string(),
+                    prefix: rule.prefix.clone(),
+                    file: self.path.clone(),
+                    wanted: names.iter().map(|name| self.describe(name)).collect::<Vec<_>>().join(", "),
+                    minimum: *minimum,
+                    found,
+                }));
+            }
+        }
+        self.check_version(rule, signed.image, version)?;
+        Ok(Verdict { rule: rule.prefix.clone(), keys })
+    }
+
+    /// Whether the rule for an image grants all that its component imports beside the contract.
+    ///
+    /// # Errors
+    ///
+    /// [`TrustError::Ungranted`] names the first import that it does not.
+    pub fn judge_imports(&self, image: &Image, reach: &Reach) -> Result<(), TrustError> {
+        let rule = self.rule(image)?;
+        match reach.beyond_contract().find(|import| !rule.grants.iter().any(|grant| is_granted(grant, import))) {
+            None => Ok(()),
+            Some(import) => Err(TrustError::Ungranted {
+                image: image.to_string(),
+                import: import.to_owned(),
+                prefix: rule.prefix.clone(),
+                file: self.path.clone(),
+            }),
+        }
+    }
+
+    /// The rule with the longest prefix.
+    fn rule(&self, image: &Image) -> Result<&Rule, TrustError> {
+        let name = image.name();
+        let fits = |rule: &&Rule| {
+            let rest = name.strip_prefix(rule.prefix.as_str());
+            rule.prefix.is_empty() || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.rules.iter().filter(fits).max_by_key(|rule| rule.prefix.len()).ok_or_else(|| TrustError::NoRule {
+            image: image.to_string(),
+            name,
+            file: self.path.clone(),
+        })
+    }
+
+    /// Whether a key signed a policy.
+    fn wants(&self, rule: &Rule, name: &str, signed: &Signed<'_>, signatures: &[Signature]) -> Result<(), TrustError> {
+        let (image, key) = (signed.image.to_string(), self.describe(name));
+        match self.standing(name, signed, signatures) {
+            Standing::Signed => Ok(()),
+            Standing::Revoked(why) => Err(TrustError::Revoked { image, key, why, file: self.path.clone() }),
+            Standing::Bad(reason) => Err(TrustError::BadSignature { image, key, reason }),
+            Standing::Absent => {
+                let found: Vec<_> = signatures.iter().map(Signature::signer).collect();
+                let found = if found.is_empty() { "it has no signature".to_owned() } else { found.join(", ") };
+                let (prefix, file) = (rule.prefix.clone(), self.path.clone());
+                Err(TrustError::Missing { image, key, found, prefix, file })
+            }
+        }
+    }
+
+    fn standing(&self, name: &str, signed: &Signed<'_>, signatures: &[Signature]) -> Standing {
+        // That each name has a key was checked when the file was read.
+        let Some(named) = self.keys.iter().find(|key| key.name == name) else { return Standing::Absent };
+        let mut standing = Standing::Absent;
+        for signature in signatures {
+            match named.key.check(signature, signed) {
+                Check::Valid => {
+                    return named.revoked.clone().map_or(Standing::Signed, Standing::Revoked);
+                }
+                Check::Bad(reason) => standing = Standing::Bad(reason),
+                Check::Others => {}
+            }
+        }
+        standing
+    }
+
+    fn check_version(&self, rule: &Rule, image: &Image, version: Option<&str>) -> Result<(), TrustError> {
+        let Some(least) = &rule.min_version else { return Ok(()) };
+        let found = version.and_then(|version| version.parse::<semver::Version>().ok());
+        if found.is_some_and(|found| found >= *least) {
+            return Ok(());
+        }
+        Err(TrustError::TooOld {
+            image: image.to_string(),
+            found: version.unwrap_or("none").to_owned(),
+            least: least.to_string(),
+            prefix: rule.prefix.clone(),
+            file: self.path.clone(),
+        })
+    }
+
+    /// A key by its name and what it is.
+    fn describe(&self, name: &str) -> String {
+        let key = self.keys.iter().find(|key| key.name == name);
+        key.map_or_else(|| name.to_owned(), |named| format!("{name} ({})", named.key))
+    }
+}
+
+/// Whether a grant covers an import: `wasi`, `wasi:cli`, `wasi:cli/stdout`, with or without a version.
+fn is_granted(grant: &str, import: &str) -> bool {
+    import.strip_prefix(grant).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/', '@']))
+}
+
+#[cfg(test)]
+mod tests;

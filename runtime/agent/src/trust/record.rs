@@ -1,0 +1,120 @@
+//! What was found when a policy was added, kept beside it: enough to verify it again without its registry.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use weft_core::policy::{Digest, PolicyError, PolicyRef, is_added, manifest_record, withdraw};
+
+use super::{Signature, Signed, Trust, TrustError, Verdict};
+use crate::artifact::{Image, Reach};
+
+/// The record of one manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Under which reference it was added, digest included.
+    pub reference: String,
+    /// The version that it says it is.
+    pub version: Option<String>,
+    /// The manifest's text.
+    pub manifest: String,
+    /// Its signatures.
+    pub signatures: Vec<Signature>,
+    /// What the component imports.
+    pub imports: Vec<String>,
+    /// What made it trusted; nothing where there was no trust file.
+    pub verdict: Option<Verdict>,
+    /// `sha256:...` of the trust file.
+    pub trust: Option<String>,
+    /// Seconds since 1970.
+    pub added: u64,
+}
+
+/// A policy that was taken out of use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Withdrawn {
+    /// Under which reference it was added.
+    pub reference: String,
+    /// Why.
+    pub reason: String,
+}
+
+// === impl Record ===
+
+impl Record {
+    /// The record of a manifest on this node.
+    #[must_use]
+    pub fn read(state_dir: &Path, manifest: &Digest) -> Option<Self> {
+        serde_json::from_slice(&fs::read(manifest_record(state_dir, manifest)).ok()?).ok()
+    }
+
+    /// Writes it.
+    ///
+    /// # Errors
+    ///
+    /// [`PolicyError::Store`] where the disk refuses.
+    pub fn write(&self, state_dir: &Path, manifest: &Digest) -> Result<(), PolicyError> {
+        let path = manifest_record(state_dir, manifest);
+        let stored = |source: std::io::Error| PolicyError::Store { path: path.clone(), source };
+        let text = serde_json::to_vec_pretty(self).map_err(|error| stored(error.into()))?;
+        let incoming = path.with_extension(format!("json.{}", std::process::id()));
+        fs::write(&incoming, text).and_then(|()| fs::rename(&incoming, &path)).map_err(stored)
+    }
+
+    /// Verifies it again.
+    fn judge(&self, trust: &Trust, digest: &Digest) -> Result<Verdict, TrustError> {
+        let damaged = |reason: &str| TrustError::BadSignature {
+            image: self.reference.clone(),
+            key: "nobody".to_owned(),
+            reason: reason.to_owned(),
+        };
+        let image = Image::parse(&self.reference).map_err(|error| damaged(&error.to_string()))?;
+        if Digest::new(self.manifest.as_bytes()) != *digest {
+            return Err(damaged("the manifest kept on this node was changed"));
+        }
+        let signed = Signed { image: &image, manifest: self.manifest.as_bytes(), digest };
+        let verdict = trust.judge(&signed, self.version.as_deref(), &self.signatures)?;
+        trust.judge_imports(&image, &Reach { imports: self.imports.clone(), exports: Vec::new() })?;
+        Ok(verdict)
+    }
+}
+
+/// Verifies all policies of a node again, by a trust file that changed. Those that are not trusted any more are taken out of
+/// use; networks that do not name them go on.
+///
+/// # Errors
+///
+/// [`PolicyError::Store`] where the disk refuses.
+pub fn recheck(state_dir: &Path, trust: &Trust) -> Result<Vec<Withdrawn>, PolicyError> {
+    let mut withdrawn = Vec::new();
+    for digest in manifests(state_dir) {
+        let Some(mut record) = Record::read(state_dir, &digest) else { continue };
+        match record.judge(trust, &digest) {
+            Ok(verdict) => {
+                let (verdict, file) = (Some(verdict), Some(trust.digest().to_owned()));
+                if record.verdict != verdict || record.trust != file {
+                    (record.verdict, record.trust) = (verdict, file);
+                    record.write(state_dir, &digest)?;
+                }
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                let was_used = PolicyRef::parse(&record.reference).is_ok_and(|policy| is_added(state_dir, &policy));
+                withdraw(state_dir, &digest, &reason)?;
+                if was_used {
+                    withdrawn.push(Withdrawn { reference: record.reference, reason });
+                }
+            }
+        }
+    }
+    Ok(withdrawn)
+}
+
+/// Manifests that have a record.
+fn manifests(state_dir: &Path) -> Vec<Digest> {
+    // Any digest gives the directory.
+    let any = manifest_record(state_dir, &Digest::new(b""));
+    let files = any.parent().and_then(|dir| fs::read_dir(dir).ok());
+    let names = files.into_iter().flatten().flatten().filter_map(|file| file.file_name().into_string().ok());
+    names.filter_map(|name| Digest::from_hex(name.strip_prefix("oci-sha256-")?.strip_suffix(".json")?)).collect()
+}

@@ -1,0 +1,314 @@
+//! `weftctl policy push`, `pull`, `lock`, `rm`, and what `ls`, `digest` and `inspect` say of a registry: a policy's way between
+//! an author, a registry and a node.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use serde_json::json;
+use weft_agent::artifact::{Image, VERSION_KEY, pack};
+use weft_agent::registry::{self, Access, Change, Entry, Fetched, Remote, Source, check_lock, lock};
+use weft_agent::trust::Trust;
+use weft_core::policy::{self, CompileAsk, LockFile, PolicyError, PolicyRef, resolve_tag};
+
+use crate::output::Output;
+
+/// How registries are reached.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Reach {
+    /// A registry that speaks plain HTTP, beside those on this machine. May be repeated.
+    #[arg(long, value_name = "HOST:PORT")]
+    plain_http: Vec<String>,
+}
+
+/// Whom to trust.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TrustArgs {
+    /// The trust file [default: trust.json in the state directory].
+    #[arg(long, value_name = "FILE", env = "WEFT_TRUST")]
+    trust: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// The component.
+    component: PathBuf,
+    /// Where to: REGISTRY/REPOSITORY:TAG.
+    reference: String,
+    /// The version that it is [default: the tag, where that is one].
+    #[arg(long, value_name = "VERSION")]
+    version: Option<String>,
+    /// An annotation of the manifest. May be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    annotation: Vec<String>,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// The policy: REGISTRY/REPOSITORY with a tag, a digest, or both.
+    reference: String,
+    /// Write the component there instead of putting it on this node.
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Take a version that is lower than the one that the lock file has for this tag.
+    #[arg(long)]
+    allow_downgrade: bool,
+    #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LockArgs {
+    /// The policies, each with a tag.
+    #[arg(required = true)]
+    references: Vec<String>,
+    /// The lock file [default: this node's].
+    #[arg(long, value_name = "FILE")]
+    lock: Option<PathBuf>,
+    /// Take a version that is lower than the one that the lock file has for a tag.
+    #[arg(long)]
+    allow_downgrade: bool,
+    #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmArgs {
+    /// The policy, as a network names it.
+    reference: String,
+}
+
+// === impl Reach ===
+
+impl Reach {
+    pub(super) fn access(&self) -> Access {
+        Access { plain_http: self.plain_http.clone() }
+    }
+
+    /// The registry of an image.
+    pub(super) fn remote(&self, image: &Image) -> anyhow::Result<Remote> {
+        Ok(Remote::new(image, &self.access())?)
+    }
+}
+
+// === impl TrustArgs ===
+
+impl TrustArgs {
+    /// The trust file; nothing where this node has none. One that was named has to be there.
+    pub(super) fn read(&self, state: &Path) -> anyhow::Result<Option<Trust>> {
+        let path = self.trust.clone().unwrap_or_else(|| Trust::path(state));
+        let trust = Trust::read(&path)?;
+        if trust.is_none() && self.trust.is_some() {
+            bail!("there is no trust file {}", path.display());
+        }
+        Ok(trust)
+    }
+}
+
+/// The reference of a policy that is to be sent, or pointed at: it has a tag and no digest.
+fn tagged(reference: &str) -> anyhow::Result<Image> {
+    let image = Image::parse(reference)?;
+    if image.digest().is_some() || image.tag().is_none() {
+        bail!(
+            "{image} has {}: write REGISTRY/REPOSITORY:TAG",
+            if image.tag().is_none() { "no tag" } else { "a digest" }
+        );
+    }
+    Ok(image)
+}
+
+pub(super) fn push(args: &PushArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let image = tagged(&args.reference)?;
+    let component = read(&args.component)?;
+    let mut annotations = BTreeMap::new();
+    for annotation in &args.annotation {
+        let (key, value) = annotation.split_once('=').with_context(|| format!("{annotation:?} is no KEY=VALUE"))?;
+        annotations.insert(key.to_owned(), value.to_owned());
+    }
+    let from_tag =
+        image.tag().filter(|tag| tag.split('.').count() == 3 && tag.starts_with(|c: char| c.is_ascii_digit()));
+    if let Some(version) = args.version.as_deref().or(from_tag) {
+        annotations.insert(VERSION_KEY.to_owned(), version.to_owned());
+    }
+    let packed = pack(&component, annotations).with_context(|| args.component.display().to_string())?;
+    let remote = args.reach.remote(&image)?;
+    let digest = registry::wait(registry::push(&remote, &image, &packed, &component))?;
+    let pinned = image.with_digest(digest).to_string();
+    let document = json!({ "reference": pinned, "digest": digest.to_string(), "imports": packed.reach.imports });
+    output.lines(&document, &[format!("pushed {pinned}"), "a network names it so, as its \"policy\"".to_owned()])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn pull(args: &PullArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let image = Image::parse(&args.reference)?;
+    let trust = args.trust.read(state)?;
+    let remote = args.reach.remote(&image)?;
+    let fetched = registry::wait(registry::fetch(Source::Remote(&remote), &image, trust.as_ref()))?;
+    let looked = &fetched.looked;
+    let entry = Entry { image: &image, digest: &looked.digest, version: looked.version.as_deref() };
+    // A tag together with a digest says which version is meant; only a tag alone can be led back.
+    let lock_file = (image.tag().is_some() && image.digest().is_none()).then(|| LockFile::path(state));
+    if let Some(path) = &lock_file {
+        check_lock(path, &entry, args.allow_downgrade)?;
+    }
+    let pinned = looked.image.to_string();
+    let mut lines = vec![format!("pulled {pinned}"), said_of_trust(&fetched)];
+    let mut change = None;
+    if let Some(file) = &args.output {
+        fs::write(file, &fetched.component).with_context(|| format!("cannot write {}", file.display()))?;
+        lines.push(format!("written to {}", file.display()));
+    } else {
+        registry::add(state, &fetched, &|path| compile(state, &pinned, path))?;
+        lines.push("it is compiled on this node; networks may name it".to_owned());
+        if let Some(path) = &lock_file {
+            let changed = lock(path, &entry, args.allow_downgrade)?;
+            lines.push(said_of_lock(&changed, path));
+            change = Some(changed);
+        }
+    }
+    let document = json!({
+        "reference": pinned, "digest": looked.digest.to_string(), "version": looked.version, "verdict": fetched.verdict,
+        "lock": change,
+    });
+    output.lines(&document, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn lock_tags(args: &LockArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let trust = args.trust.read(state)?;
+    let path = args.lock.clone().unwrap_or_else(|| LockFile::path(state));
+    let (mut lines, mut documents) = (Vec::new(), Vec::new());
+    for reference in &args.references {
+        let image = tagged(reference)?;
+        let remote = args.reach.remote(&image)?;
+        let looked = registry::wait(registry::look(Source::Remote(&remote), &image))?;
+        if let Some(trust) = &trust {
+            trust.judge(&looked.signed(), looked.version.as_deref(), &looked.signatures)?;
+        }
+        let entry = Entry { image: &image, digest: &looked.digest, version: looked.version.as_deref() };
+        let change = lock(&path, &entry, args.allow_downgrade)?;
+        lines.push(format!("{}: {}", looked.image, said_of_lock(&change, &path)));
+        documents.push(json!({ "reference": looked.image.to_string(), "lock": change }));
+    }
+    output.lines(&documents, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn rm(args: &RmArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let text = if args.reference.contains("://") {
+        args.reference.clone()
+    } else {
+        Image::parse(&args.reference)?.to_string()
+    };
+    let named = PolicyRef::parse(&text)?;
+    let mut removed = policy::remove_pinned(state, &*resolve_tag(state, &named)?)?;
+    if let PolicyRef::Tagged(reference) = &named {
+        let path = LockFile::path(state);
+        let mut file = LockFile::read(&path)?;
+        removed |= file.policies.remove(reference).is_some();
+        file.write(&path)?;
+    }
+    if !removed {
+        bail!("{named} is not on this node; `weftctl policy ls` lists what is");
+    }
+    output.lines(&json!({ "removed": named.to_string() }), &[format!("removed {named}")])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The tags of a repository.
+pub(super) fn ls(repository: &str, reach: &Reach, output: Output) -> anyhow::Result<ExitCode> {
+    let image = Image::parse(repository)?;
+    let remote = reach.remote(&image)?;
+    let tags = registry::wait(remote.tags(&image))?;
+    // Signatures are tags as well.
+    let tags: Vec<_> = tags.into_iter().filter(|tag| !tag.starts_with("sha256-")).collect();
+    let rows = tags.iter().map(|tag| vec![image.with_tag(tag).to_string()]).collect();
+    output.table(&json!({ "repository": image.name(), "tags": tags }), &["policy"], rows)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The digest that a reference stands for in its registry.
+pub(super) fn digest(reference: &str, reach: &Reach, output: Output) -> anyhow::Result<ExitCode> {
+    let image = Image::parse(reference)?;
+    let remote = reach.remote(&image)?;
+    let (_manifest, digest) = registry::wait(remote.manifest(&image))?;
+    let document = json!({ "digest": digest.to_string(), "reference": image.with_digest(digest).to_string() });
+    output.lines(&document, &[digest.to_string()])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a registry says of a policy. The component is not pulled.
+pub(super) fn inspect(reference: &str, reach: &Reach, output: Output) -> anyhow::Result<ExitCode> {
+    let image = Image::parse(reference)?;
+    let remote = reach.remote(&image)?;
+    let looked = registry::wait(registry::look(Source::Remote(&remote), &image))?;
+    let names = |names: Option<&Vec<String>>| match names {
+        None => "(not listed: the artifact is of an older format)".to_owned(),
+        Some(names) if names.is_empty() => "nothing".to_owned(),
+        Some(names) => names.join(", "),
+    };
+    let reaches = looked.reach.as_ref();
+    let beyond: Vec<_> = reaches.iter().flat_map(|reach| reach.beyond_contract()).collect();
+    let signers: Vec<_> = looked.signatures.iter().map(weft_agent::trust::Signature::signer).collect();
+    let lines = [
+        format!("policy     {}", looked.image),
+        format!("version    {}", looked.version.as_deref().unwrap_or("(none)")),
+        format!("size       {} bytes", looked.size),
+        format!("exports    {}", names(reaches.map(|reach| &reach.exports))),
+        format!("imports    {}", names(reaches.map(|reach| &reach.imports))),
+        match (reaches, beyond.is_empty()) {
+            (None, _) => "reaches    unknown before it is pulled".to_owned(),
+            (Some(_), true) => "reaches    nothing but the contract: no files, clock, environment, network".to_owned(),
+            (Some(_), false) => format!("reaches    {} (a network has to grant it)", beyond.join(", ")),
+        },
+        format!(
+            "signed     {}",
+            if signers.is_empty() {
+                "by nobody".to_owned()
+            } else {
+                format!("by {} (not verified; see `weftctl policy verify`)", signers.join(", "))
+            }
+        ),
+    ];
+    output.lines(&looked, &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Compiles what was fetched, and waits for it: a person does.
+pub(super) fn compile(state: &Path, name: &str, path: &Path) -> Result<(), PolicyError> {
+    let ask = CompileAsk { component: path, name, failure: None };
+    super::by_hand(state, &ask).map_err(|error| PolicyError::NotCompiled {
+        policy: name.to_owned(),
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
+fn said_of_trust(fetched: &Fetched) -> String {
+    match &fetched.verdict {
+        Some(verdict) if verdict.keys.is_empty() => format!("the rule for {:?} wants no signature", verdict.rule),
+        Some(verdict) => format!("signed by {}, as the rule for {:?} wants", verdict.keys.join(", "), verdict.rule),
+        None => "signatures were not verified: this node has no trust file".to_owned(),
+    }
+}
+
+pub(super) fn said_of_lock(change: &Change, path: &Path) -> String {
+    match change {
+        Change::New => format!("locked in {}", path.display()),
+        Change::Same => format!("is what {} has already", path.display()),
+        Change::From(digest) => format!("locked in {}, where it was {digest}", path.display()),
+    }
+}
+
+fn read(component: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(component).with_context(|| format!("cannot read {}", component.display()))
+}

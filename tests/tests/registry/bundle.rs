@@ -1,0 +1,70 @@
+//! A place without a registry: one directory with policies, signatures and the lock file.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_kit::programs;
+
+use super::node::{Node, REGISTRY, digest_of, text};
+use super::trust::{Minisign, trust_file};
+
+/// Saved here, loaded there, where there is no registry; skopeo reads the same layout. What was changed on the way is refused.
+pub(super) fn save_and_load() -> Result<()> {
+    let node = Node::new()?;
+    let key = Minisign::new(&node, "team")?;
+    let tag = format!("{REGISTRY}/net/rack:stable");
+    let reference = node.push("host-local", &tag, &["--version", "1.2.0"])?;
+    node.does(&["sign", &tag, "--key", &key.secret])?;
+    let dir = node.file("bundle").display().to_string();
+    let saved = node.does(&["save", &dir, &tag])?;
+    ensure!(saved.contains("with its signatures"), "{saved}");
+    node.does(&["save", &dir, &tag])?;
+    let at = format!("oci:{dir}:{tag}");
+    let copied = node.file("copied").display().to_string();
+    node.run(&["skopeo", "--insecure-policy", "copy", "--quiet", &at, &format!("dir:{copied}")])?;
+    let manifest: Value = serde_json::from_slice(&fs::read(format!("{copied}/manifest.json"))?)?;
+    ensure!(text(&manifest, "/layers/0/mediaType")? == "application/wasm", "{manifest}");
+
+    let mut far = Node::alone()?;
+    let bundle = far.file("bundle");
+    programs::copy_tree(&node.file("bundle"), &bundle)?;
+    let bundle_text = bundle.display().to_string();
+    let keys = json!({ "team": { "minisign": key.public } });
+    trust_file(&far, &keys, &json!([{ "prefix": REGISTRY, "allOf": ["team"] }]))?;
+    far.does(&["load", &bundle_text])?;
+    for name in [format!("oci://{tag}"), reference.clone()] {
+        let conf = far.conf("rack", &name);
+        far.adds("a", &conf)?;
+    }
+
+    // An older bundle does not lead the tag back.
+    node.push("host-local", &tag, &["--version", "1.1.0"])?;
+    node.does(&["sign", &tag, "--key", &key.secret])?;
+    let old = node.file("old").display().to_string();
+    node.does(&["save", &old, &tag])?;
+    far.refuses(&["load", &old], &["is a downgrade", "1.2.0", "1.1.0"])?;
+
+    // A layer that was changed, and a signature that was taken out.
+    let layer = text(&manifest, "/layers/0/digest")?;
+    let blob = bundle.join("blobs/sha256").join(layer.strip_prefix("sha256:").context("a digest")?);
+    let good = fs::read(&blob)?;
+    fs::write(&blob, [good.as_slice(), b"x"].concat())?;
+    far.refuses(&["load", &bundle_text], &["the layer of", "was tampered with"])?;
+    fs::remove_file(&blob)?;
+    std::os::unix::fs::symlink("/etc/passwd", &blob)?;
+    far.refuses(&["load", &bundle_text], &["cannot read"])?;
+    fs::remove_file(&blob)?;
+    fs::write(&blob, &good)?;
+    let index = bundle.join("index.json");
+    let mut document: Value = serde_json::from_slice(&fs::read(&index)?)?;
+    let manifests = document.get_mut("manifests").and_then(Value::as_array_mut).context("manifests")?;
+    manifests.retain(|entry| !entry.to_string().contains(".minisig"));
+    fs::write(&index, document.to_string())?;
+    far.refuses(&["load", &bundle_text], &["is not signed by team", "it has no signature"])?;
+    // What was loaded before is still there.
+    let conf = far.conf("rack", &reference);
+    far.adds("b", &conf)?;
+    ensure!(digest_of(&reference)?.starts_with("sha256:"), "{reference}");
+    Ok(())
+}

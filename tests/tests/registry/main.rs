@@ -1,0 +1,38 @@
+//! Policies in OCI registries: from a component to an address, against Debian's `docker-registry`, with `skopeo`, `minisign` and
+//! `openssl` as second opinions. Each trial has a registry of its own, on the loopback of its own namespace.
+
+mod agent;
+mod bundle;
+mod node;
+mod ship;
+mod trust;
+
+use std::process::ExitCode;
+
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+
+fn main() -> ExitCode {
+    sandbox::enter();
+    let mut suite = Suite::new();
+    let needs = |tools: &[&'static str]| {
+        let mut needs =
+            vec![Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool("docker-registry"), Need::Tool("skopeo")];
+        needs.extend(tools.iter().map(|tool| Need::Tool(tool)));
+        needs
+    };
+    suite.test("round-trip", &needs(&[]), ship::round_trip);
+    suite.test("tag-and-lock-file", &needs(&[]), ship::tag_and_lock_file);
+    suite.test("credentials", &needs(&[]), ship::credentials);
+    suite.test("plain-http", &needs(&[]), ship::plain_http);
+    suite.test("tampered-layer", &needs(&[]), ship::tampered_layer);
+    suite.test("imports-that-lie", &needs(&[]), ship::imports_that_lie);
+    suite.test("agent/ahead-of-the-add", &needs(&[]), agent::ahead_of_the_add);
+    suite.test("agent/registry-dead", &needs(&[]), agent::registry_dead);
+    suite.test("agent/revoked-key", &needs(&["minisign"]), agent::revoked_key);
+    suite.test("trust/minisign", &needs(&["minisign"]), trust::minisign);
+    suite.test("trust/cosign", &needs(&["openssl"]), trust::cosign);
+    suite.test("trust/ungranted", &needs(&[]), trust::ungranted);
+    suite.test("save-and-load", &needs(&["minisign"]), bundle::save_and_load);
+    suite.run_threads(Some(4))
+}

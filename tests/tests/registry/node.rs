@@ -1,0 +1,254 @@
+//! A node with weft, and a registry on its loopback.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use weft_kit::cni::Reply;
+use weft_kit::dhcp::{self, Daemon, PATIENCE, wait};
+use weft_kit::process::{self, LIMIT};
+use weft_kit::programs::Installation;
+use weft_kit::world::{Attach, Subject, World};
+
+/// Where a registry is in the namespace of its own.
+pub(super) const REGISTRY: &str = "127.0.0.1:5000";
+
+/// The node.
+pub(super) struct Node {
+    pub(super) world: World,
+    registry: Option<Daemon>,
+    _installation: Installation,
+}
+
+impl Node {
+    /// A node with a registry that lets everybody in.
+    pub(super) fn new() -> Result<Self> {
+        let mut node = Self::alone()?;
+        node.start_registry(REGISTRY, "")?;
+        Ok(node)
+    }
+
+    /// A node without a registry.
+    pub(super) fn alone() -> Result<Self> {
+        let installation = Installation::new()?;
+        let world = World::new(&Subject::weft(&installation))?;
+        Ok(Self { world, registry: None, _installation: installation })
+    }
+
+    /// Starts the registry, with more lines in its configuration.
+    pub(super) fn start_registry(&mut self, address: &str, more: &str) -> Result<()> {
+        let config = self.file("registry.yml");
+        let storage = self.file("storage");
+        let text = format!(
+            "version: 0.1\nlog: {{ level: warn }}\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\nhttp: {{ addr: \"{address}\" }}\n{more}",
+            storage.display()
+        );
+        fs::write(&config, text)?;
+        let argv = ["docker-registry".to_owned(), "serve".to_owned(), config.display().to_string()];
+        let daemon = Daemon::start(&self.world.host().place(), &argv, &self.file("registry.log"))?;
+        let url = format!("http://{address}/v2/");
+        wait(PATIENCE, "the registry", || {
+            let asked = self.world.host().run(&["python3", "-c", ASK, &url]);
+            Ok(asked.is_ok())
+        })
+        .with_context(|| daemon.log())?;
+        self.registry = Some(daemon);
+        Ok(())
+    }
+
+    /// Kills the registry.
+    pub(super) fn stop_registry(&mut self) {
+        self.registry = None;
+    }
+
+    /// A file of this node's scratch directory.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.world.scratch().join(name)
+    }
+
+    /// The component of a shipped policy.
+    pub(super) fn shipped(&self, name: &str) -> PathBuf {
+        self.world.state().join("policies").join(format!("{name}.wasm"))
+    }
+
+    /// Pushes a shipped policy; its reference with the digest.
+    pub(super) fn push(&self, policy: &str, to: &str, more: &[&str]) -> Result<String> {
+        let file = self.shipped(policy).display().to_string();
+        let pushed = self.world.weftctl(&[&["policy", "push", &file, to], more].concat())?;
+        text(&pushed, "/reference")
+    }
+
+    /// Runs `weftctl policy` with an environment: whether it succeeded, and all it printed.
+    pub(super) fn policy(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Result<(bool, String)> {
+        let mut command = Command::new("/usr/local/bin/weftctl");
+        command.arg("--state-dir").arg(self.world.state()).arg("policy").args(arguments);
+        command.envs(environment.iter().copied());
+        let output = process::output(&self.world.place()?, command, b"", LIMIT)?;
+        Ok((output.status == Some(0), format!("{}{}", output.text(), output.stderr)))
+    }
+
+    /// Runs `weftctl policy` and wants it to succeed.
+    pub(super) fn does(&self, arguments: &[&str]) -> Result<String> {
+        let (ok, text) = self.policy(&[], arguments)?;
+        ensure!(ok, "weftctl policy {}: {text}", arguments.join(" "));
+        Ok(text)
+    }
+
+    /// Runs `weftctl policy` and wants it to refuse, with all of these words.
+    pub(super) fn refuses(&self, arguments: &[&str], words: &[&str]) -> Result<String> {
+        let (ok, text) = self.policy(&[], arguments)?;
+        ensure!(!ok, "weftctl policy {} succeeded: {text}", arguments.join(" "));
+        for word in words {
+            ensure!(text.contains(word), "weftctl policy {} does not say {word:?}: {text}", arguments.join(" "));
+        }
+        Ok(text)
+    }
+
+    /// Runs a program in the registry's namespace; what it printed.
+    pub(super) fn run(&self, argv: &[&str]) -> Result<Vec<u8>> {
+        Ok(self.world.host().run(argv)?.stdout)
+    }
+
+    /// A network whose addresses a policy decides.
+    pub(super) fn conf(&self, name: &str, reference: &str) -> Value {
+        // Names of links are short; each network has a bridge and a range of its own.
+        let number = name.bytes().fold(7_u8, u8::wrapping_add);
+        json!({
+            "cniVersion": "1.1.0", "name": name, "type": "weft",
+            "delegate": { "type": "bridge", "bridge": format!("br-{name}") },
+            "ipam": { "type": "wasm", "policy": reference, "ranges": [[{ "subnet": format!("10.{number}.0.0/24") }]] },
+        })
+    }
+
+    pub(super) fn call(&mut self, verb: &str, container: &str, conf: &Value) -> Result<Reply> {
+        self.world.call(verb, &Attach::eth0(container), conf)
+    }
+
+    /// ADD and DEL.
+    pub(super) fn adds(&mut self, container: &str, conf: &Value) -> Result<()> {
+        let result = self.call("ADD", container, conf)?.result().with_context(|| format!("ADD {container}"))?;
+        let address = text(&result, "/ips/0/address")?;
+        let seen = self.world.container(container)?.line("ip -br address show eth0")?.text();
+        ensure!(seen.contains(&address), "{address} is not on eth0: {seen}");
+        self.call("DEL", container, conf)?.quiet()
+    }
+
+    /// An ADD that fails, with all of these words.
+    pub(super) fn add_fails(&mut self, container: &str, conf: &Value, words: &[&str]) -> Result<()> {
+        let error = self.call("ADD", container, conf)?.error()?;
+        for word in words {
+            let said = error.msg.contains(word) || error.details.contains(word);
+            ensure!(said, "ADD does not say {word:?}: {error:?}");
+        }
+        Ok(())
+    }
+
+    /// Starts the agent on a directory of networks.
+    pub(super) fn start_agent(&self) -> Result<Daemon> {
+        let dir = self.networks().display().to_string();
+        dhcp::agent(&self.world, &["--conf-dir", &dir])
+    }
+
+    /// Where the node's networks are.
+    pub(super) fn networks(&self) -> PathBuf {
+        self.file("net.d")
+    }
+
+    /// Makes a network known to the node.
+    pub(super) fn write_network(&self, name: &str, conf: &Value) -> Result<()> {
+        fs::create_dir_all(self.networks())?;
+        Ok(fs::write(self.networks().join(format!("{name}.conf")), conf.to_string())?)
+    }
+
+    /// Waits until the agent says this of a policy: `ready`, or why it failed.
+    pub(super) fn until(&self, agent: &Daemon, reference: &str, part: &str) -> Result<()> {
+        let mut last = Value::Null;
+        let waited = wait(PATIENCE, part, || {
+            last = self.ask_agent()?;
+            let rows = last.pointer("/reply/policies").or_else(|| last.pointer("/policies")).and_then(Value::as_array);
+            let row = rows.into_iter().flatten().find(|row| row.get("reference") == Some(&json!(reference)));
+            Ok(row.is_some_and(|row| row.get("state").is_some_and(|state| state.to_string().contains(part))))
+        });
+        waited.with_context(|| format!("the agent says {last}\n{}", agent.log()))
+    }
+
+    fn ask_agent(&self) -> Result<Value> {
+        let mut stream = UnixStream::connect(dhcp::socket(&self.world)).context("connect to the agent")?;
+        stream.write_all(b"{\"v\":1,\"service\":\"policy\",\"request\":{}}\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        serde_json::from_str(&text).with_context(|| format!("the agent answered {text:?}"))
+    }
+
+    /// The file in which the registry has a blob.
+    pub(super) fn stored(&self, digest: &str) -> Result<PathBuf> {
+        let hex = digest.strip_prefix("sha256:").context("a digest")?;
+        let head = hex.get(..2).context("a digest")?;
+        Ok(self.file("storage").join("docker/registry/v2/blobs/sha256").join(head).join(hex).join("data"))
+    }
+
+    /// Writes an artifact as a layout and has skopeo send it: not everything in a registry was made by weftctl.
+    pub(super) fn push_by_skopeo(
+        &self,
+        to: &str,
+        config: (&str, &[u8]),
+        layer: (&str, &[u8]),
+        layer_notes: Value,
+    ) -> Result<()> {
+        let dir = self.file("handmade");
+        if dir.exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+        fs::create_dir_all(dir.join("blobs/sha256"))?;
+        let put = |kind: &str, bytes: &[u8]| -> Result<Value> {
+            let file = dir.join("blob");
+            fs::write(&file, bytes)?;
+            let digest = sha256(&file)?;
+            fs::rename(&file, dir.join("blobs/sha256").join(&digest))?;
+            Ok(json!({ "mediaType": kind, "digest": format!("sha256:{digest}"), "size": bytes.len() }))
+        };
+        let (config, mut layer) = (put(config.0, config.1)?, put(layer.0, layer.1)?);
+        if layer_notes != Value::Null {
+            layer["annotations"] = layer_notes;
+        }
+        let kind = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = json!({ "schemaVersion": 2, "mediaType": kind, "config": config, "layers": [layer] });
+        let mut entry = put(kind, manifest.to_string().as_bytes())?;
+        entry["annotations"] = json!({ "org.opencontainers.image.ref.name": "it" });
+        fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#)?;
+        fs::write(dir.join("index.json"), json!({ "schemaVersion": 2, "manifests": [entry] }).to_string())?;
+        let (from, to) = (format!("oci:{}:it", dir.display()), format!("docker://{to}"));
+        self.run(&["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", &from, &to])?;
+        Ok(())
+    }
+}
+
+/// Whether a URL answers at all: a registry that wants a password answers 401.
+const ASK: &str = "import sys, urllib.request, urllib.error
+try: urllib.request.urlopen(sys.argv[1], timeout=5)
+except urllib.error.HTTPError: pass";
+
+/// A text of a JSON document.
+pub(super) fn text(value: &Value, pointer: &str) -> Result<String> {
+    let text = value.pointer(pointer).and_then(Value::as_str);
+    Ok(text.with_context(|| format!("no {pointer} in {value}"))?.to_owned())
+}
+
+/// What coreutils says is the digest of a file.
+pub(super) fn sha256(file: &Path) -> Result<String> {
+    let output = Command::new("sha256sum").arg(file).output().context("run sha256sum")?;
+    let line = String::from_utf8(output.stdout)?;
+    match line.split_whitespace().next() {
+        Some(digest) if digest.len() == 64 => Ok(digest.to_owned()),
+        _ => bail!("sha256sum said {line:?}"),
+    }
+}
+
+/// The digest in a reference.
+pub(super) fn digest_of(reference: &str) -> Result<&str> {
+    Ok(reference.rsplit_once('@').context("a reference with a digest")?.1)
+}

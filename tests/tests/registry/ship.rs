@@ -1,0 +1,214 @@
+//! From a component to a registry, and from there to an address.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::node::{Node, REGISTRY, digest_of, sha256, text};
+
+const CONFIG: &str = "application/vnd.wasm.config.v0+json";
+
+/// Push, look, pull, ADD, remove. skopeo sees the same manifest, and the imports without the layer.
+pub(super) fn round_trip() -> Result<()> {
+    let mut node = Node::new()?;
+    let to = format!("{REGISTRY}/net/rack:1.2.0");
+    let reference = node.push("host-local", &to, &["--annotation", "org.opencontainers.image.title=rack"])?;
+    ensure!(reference.starts_with(&format!("oci://{to}@sha256:")), "{reference}");
+    ensure!(
+        node.push("host-local", &to, &["--annotation", "org.opencontainers.image.title=rack"])? == reference,
+        "the same bytes have the same digest"
+    );
+
+    let raw = node.run(&["skopeo", "inspect", "--raw", "--tls-verify=false", &format!("docker://{to}")])?;
+    fs::write(node.file("manifest.json"), &raw)?;
+    let digest = digest_of(&reference)?.to_owned();
+    ensure!(format!("sha256:{}", sha256(&node.file("manifest.json"))?) == digest, "skopeo has another manifest");
+    let manifest: Value = serde_json::from_slice(&raw)?;
+    ensure!(text(&manifest, "/config/mediaType")? == CONFIG, "{manifest}");
+    ensure!(text(&manifest, "/layers/0/mediaType")? == "application/wasm", "{manifest}");
+    ensure!(text(&manifest, "/annotations/org.opencontainers.image.version")? == "1.2.0", "{manifest}");
+    let config =
+        node.run(&["skopeo", "inspect", "--config", "--raw", "--tls-verify=false", &format!("docker://{to}")])?;
+    let config: Value = serde_json::from_slice(&config)?;
+    ensure!(
+        config.pointer("/component/imports").is_some_and(|imports| imports.to_string().contains("weft:policy/ledger")),
+        "{config}"
+    );
+    ensure!(config.get("layerDigests") == Some(&json!([manifest.pointer("/layers/0/digest")])), "{config}");
+
+    // The layer is not there, and still it is known what the component reaches.
+    let layer = node.stored(&text(&manifest, "/layers/0/digest")?)?;
+    fs::rename(&layer, layer.with_extension("away"))?;
+    let inspected = node.does(&["inspect", &to])?;
+    ensure!(inspected.contains("nothing but the contract") && inspected.contains("1.2.0"), "{inspected}");
+    fs::rename(layer.with_extension("away"), &layer)?;
+
+    for form in [
+        to.clone(),
+        format!("oci://{to}"),
+        format!("docker://{to}"),
+        format!("registry://{to}"),
+        reference.clone(),
+        format!("{REGISTRY}/net/rack@{digest}"),
+    ] {
+        ensure!(node.does(&["digest", &form])?.trim() == digest, "{form}");
+    }
+    node.refuses(&["pull", "net/rack:1.2.0"], &["names no registry"])?;
+    let listed = node.does(&["ls", &format!("{REGISTRY}/net/rack")])?;
+    ensure!(listed.contains(&format!("oci://{to}")), "{listed}");
+
+    let copy = node.file("copy.wasm");
+    node.does(&["pull", &to, "-o", &copy.display().to_string()])?;
+    ensure!(fs::read(&copy)? == fs::read(node.shipped("host-local"))?, "the component came back changed");
+
+    let conf = node.conf("rack", &reference);
+    node.add_fails("a", &conf, &["an ADD never fetches"])?;
+    node.does(&["pull", &reference])?;
+    node.stop_registry();
+    node.adds("a", &conf)?;
+    let listed = node.does(&["ls"])?;
+    ensure!(listed.contains("ready"), "{listed}");
+    node.does(&["rm", &reference])?;
+    node.add_fails("b", &conf, &["an ADD never fetches"])?;
+    node.refuses(&["rm", &reference], &["is not on this node"])?;
+    Ok(())
+}
+
+/// A tag alone is what the lock file says it is, and it does not go back.
+pub(super) fn tag_and_lock_file() -> Result<()> {
+    let mut node = Node::new()?;
+    let stable = format!("{REGISTRY}/net/rack:stable");
+    let first = node.push("host-local", &stable, &["--version", "1.9.0"])?;
+    let conf = node.conf("rack", &format!("oci://{stable}"));
+    node.add_fails("a", &conf, &["has no digest", "weftctl policy pull"])?;
+    node.does(&["pull", &stable])?;
+    node.adds("a", &conf)?;
+
+    // The tag moves on; the node follows when it is told to.
+    let second = node.push("by-label", &stable, &["--version", "1.10.0"])?;
+    ensure!(first != second, "two policies have one digest");
+    node.adds("b", &conf)?;
+    let pulled = node.does(&["pull", &stable])?;
+    ensure!(pulled.contains(digest_of(&first)?), "it does not say what it was: {pulled}");
+
+    // And back: whoever moves the tag does not lead the node to an older version.
+    node.push("host-local", &stable, &["--version", "1.9.0"])?;
+    node.refuses(&["pull", &stable], &["is a downgrade", "1.10.0", "--allow-downgrade"])?;
+    let lock = fs::read_to_string(node.world.state().join("policies/lock.json"))?;
+    ensure!(lock.contains(digest_of(&second)?), "{lock}");
+    node.does(&["pull", &stable, "--allow-downgrade"])?;
+    node.adds("c", &conf)?;
+
+    // A lock file of a project, without a node.
+    let file = node.file("policies.lock").display().to_string();
+    node.does(&["lock", "--lock", &file, &stable])?;
+    let lock: Value = serde_json::from_slice(&fs::read(&file)?)?;
+    let locked = lock.pointer("/policies").and_then(|policies| policies.get(format!("oci://{stable}")));
+    ensure!(locked == Some(&json!({ "digest": digest_of(&first)?, "version": "1.9.0" })), "{lock}");
+    node.refuses(&["lock", &first], &["has a digest"])?;
+    Ok(())
+}
+
+/// docker's configuration: `auths`, and a helper per registry.
+pub(super) fn credentials() -> Result<()> {
+    let mut node = Node::alone()?;
+    let passwords = node.file("htpasswd");
+    // bcrypt of "secret".
+    let hash = node.run(&[
+        "python3",
+        "-W",
+        "ignore",
+        "-c",
+        "import crypt; print(crypt.crypt('secret', crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=16)))",
+    ])?;
+    fs::write(&passwords, format!("team:{}", String::from_utf8(hash)?))?;
+    node.start_registry(
+        REGISTRY,
+        &format!("auth: {{ htpasswd: {{ realm: test, path: {} }} }}\n", passwords.display()),
+    )?;
+    let file = node.shipped("host-local").display().to_string();
+    let to = format!("{REGISTRY}/net/rack:1");
+    let push = ["push", file.as_str(), to.as_str()];
+    let dir = node.file("docker");
+    fs::create_dir(&dir)?;
+    let docker = dir.display().to_string();
+    let docker_config = ("DOCKER_CONFIG", docker.as_str());
+    let (ok, said) = node.policy(&[docker_config], &push)?;
+    ensure!(!ok && said.contains("refuses access to net/rack") && said.contains("docker login"), "{said}");
+    // base64 of "team:wrong" and "team:secret".
+    for (auth, good) in [("dGVhbTp3cm9uZw==", false), ("dGVhbTpzZWNyZXQ=", true)] {
+        fs::write(dir.join("config.json"), json!({ "auths": { REGISTRY: { "auth": auth } } }).to_string())?;
+        let (ok, said) = node.policy(&[docker_config], &push)?;
+        ensure!(ok == good, "{auth}: {said}");
+    }
+    fs::write(dir.join("config.json"), json!({ "credHelpers": { REGISTRY: "test" } }).to_string())?;
+    let helper = dir.join("docker-credential-test");
+    fs::write(
+        &helper,
+        "#!/bin/sh\nread -r server\nprintf '{\"ServerURL\": \"%s\", \"Username\": \"team\", \"Secret\": \"secret\"}' \"$server\"\n",
+    )?;
+    fs::set_permissions(&helper, fs::Permissions::from_mode(0o755))?;
+    let path = format!("{docker}:{}", std::env::var("PATH")?);
+    let (ok, said) = node.policy(&[docker_config, ("PATH", path.as_str())], &["digest", &to])?;
+    ensure!(ok && said.starts_with("sha256:"), "{said}");
+    Ok(())
+}
+
+/// Plain HTTP is for this machine, and for registries that were named.
+pub(super) fn plain_http() -> Result<()> {
+    let mut node = Node::alone()?;
+    node.world.host().line("ip link add there type bridge")?;
+    node.world.host().line("ip address add 192.0.2.1/24 dev there")?;
+    node.world.host().line("ip link set there up")?;
+    node.start_registry("192.0.2.1:5000", "")?;
+    let to = "192.0.2.1:5000/net/rack:1";
+    let file = node.shipped("host-local").display().to_string();
+    node.refuses(&["push", &file, to], &["cannot be reached"])?;
+    node.does(&["push", &file, to, "--plain-http", "192.0.2.1:5000"])?;
+    let digest = node.does(&["digest", to, "--plain-http", "192.0.2.1:5000"])?;
+    ensure!(digest.starts_with("sha256:"), "{digest}");
+    Ok(())
+}
+
+/// What comes is what was named, or nothing: a layer and a manifest that somebody changed in the registry.
+pub(super) fn tampered_layer() -> Result<()> {
+    let mut node = Node::new()?;
+    let good = node.push("host-local", &format!("{REGISTRY}/net/good:1"), &[])?;
+    let bad = node.push("by-label", &format!("{REGISTRY}/net/bad:1"), &[])?;
+    let manifest: Value = serde_json::from_slice(&fs::read(node.stored(digest_of(&bad)?)?)?)?;
+    let layer = node.stored(&text(&manifest, "/layers/0/digest")?)?;
+    let mut bytes = fs::read(&layer)?;
+    let last = bytes.last_mut().context("an empty layer")?;
+    *last ^= 1;
+    fs::write(&layer, &bytes)?;
+    node.refuses(&["pull", &bad], &["the layer of", "was tampered with", &text(&manifest, "/layers/0/digest")?])?;
+    let stored = node.stored(digest_of(&bad)?)?;
+    let changed = String::from_utf8(fs::read(&stored)?)?.replace("application/wasm", "application/wasn");
+    fs::write(&stored, changed)?;
+    node.refuses(&["pull", &bad], &["the manifest of", "was tampered with", digest_of(&bad)?])?;
+    // Other policies have nothing to do with it.
+    node.does(&["pull", &good])?;
+    let conf = node.conf("good", &good);
+    node.adds("a", &conf)?;
+    let conf = node.conf("bad", &bad);
+    node.add_fails("b", &conf, &["an ADD never fetches"])
+}
+
+/// A configuration that lists other imports than the component has.
+pub(super) fn imports_that_lie() -> Result<()> {
+    let node = Node::new()?;
+    let to = format!("{REGISTRY}/net/liar:1");
+    let config =
+        json!({ "architecture": "wasm", "os": "wasip2", "component": { "imports": [], "exports": [] } }).to_string();
+    let component = fs::read(node.shipped("host-local"))?;
+    node.push_by_skopeo(&to, (CONFIG, config.as_bytes()), ("application/wasm", &component), Value::Null)?;
+    node.refuses(&["pull", &to], &["lists the imports nothing", "weft:policy/ledger", "do not use it"])?;
+    // An image is no policy.
+    let image = "application/vnd.oci.image.config.v1+json";
+    let layer = ("application/vnd.oci.image.layer.v1.tar", b"no".as_slice());
+    node.push_by_skopeo(&to, (image, b"{}"), layer, Value::Null)?;
+    node.refuses(&["pull", &to], &["its layer is application/vnd.oci.image.layer.v1.tar"])?;
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! Signatures, rules and grants: each refusal names what is missing.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::node::{Node, REGISTRY, digest_of};
+
+/// A key that minisign made.
+pub(super) struct Minisign {
+    pub(super) secret: String,
+    /// Base64, as in the second line of its file.
+    pub(super) public: String,
+    file: String,
+}
+
+impl Minisign {
+    pub(super) fn new(node: &Node, name: &str) -> Result<Self> {
+        let (secret, file) = (node.file(&format!("{name}.key")), node.file(&format!("{name}.pub")));
+        let (secret, file) = (secret.display().to_string(), file.display().to_string());
+        node.run(&["minisign", "-G", "-W", "-f", "-s", &secret, "-p", &file])?;
+        let public = fs::read_to_string(&file)?.lines().nth(1).unwrap_or_default().to_owned();
+        Ok(Self { secret, public, file })
+    }
+}
+
+/// Writes the node's trust file.
+pub(super) fn trust_file(node: &Node, keys: &Value, rules: &Value) -> Result<()> {
+    let document = json!({ "version": 1, "keys": keys, "registries": rules });
+    Ok(fs::write(node.world.state().join("trust.json"), document.to_string())?)
+}
+
+/// minisign keys: unsigned, signed by another, signed, moved, changed. minisign itself verifies what weftctl had signed.
+pub(super) fn minisign() -> Result<()> {
+    let mut node = Node::new()?;
+    let (team, other) = (Minisign::new(&node, "team")?, Minisign::new(&node, "other")?);
+    let rules = json!([{ "prefix": format!("{REGISTRY}/net"), "allOf": ["team"] }]);
+    trust_file(&node, &json!({ "team": { "minisign": team.public } }), &rules)?;
+    let reference = node.push("host-local", &format!("{REGISTRY}/net/rack:1.0.0"), &[])?;
+    let conf = node.conf("rack", &reference);
+    node.refuses(
+        &["pull", &reference],
+        &["is not signed by team (minisign key", "it has no signature", "policy sign"],
+    )?;
+    node.does(&["sign", &reference, "--key", &other.secret])?;
+    node.refuses(&["pull", &reference], &["is not signed by team", "found: minisign key"])?;
+    node.add_fails("a", &conf, &["an ADD never fetches"])?;
+
+    node.does(&["sign", &reference, "--key", &team.secret])?;
+    let pulled = node.does(&["pull", &reference])?;
+    ensure!(pulled.contains("signed by team"), "{pulled}");
+    node.adds("a", &conf)?;
+    let verified = node.does(&["verify", &reference, "--key", &team.file, "--key", &other.file])?;
+    ensure!(verified.contains("is signed by minisign key"), "{verified}");
+
+    // The second opinion: skopeo fetches manifest and signature, minisign verifies.
+    let raw = node.run(&[
+        "skopeo",
+        "inspect",
+        "--raw",
+        "--tls-verify=false",
+        &format!("docker://{REGISTRY}/net/rack:1.0.0"),
+    ])?;
+    let manifest = node.file("rack.json");
+    fs::write(&manifest, &raw)?;
+    let tag = format!("{}.minisig", digest_of(&reference)?.replace(':', "-"));
+    let at = format!("docker://{REGISTRY}/net/rack:{tag}");
+    let signatures: Value =
+        serde_json::from_slice(&node.run(&["skopeo", "inspect", "--raw", "--tls-verify=false", &at])?)?;
+    let digest = super::node::text(&signatures, "/layers/1/digest")?;
+    let signature = node.file("rack.minisig");
+    fs::copy(node.stored(&digest)?, &signature)?;
+    let (manifest, signature) = (manifest.display().to_string(), signature.display().to_string());
+    let said = node.run(&["minisign", "-V", "-P", &team.public, "-m", &manifest, "-x", &signature])?;
+    ensure!(String::from_utf8_lossy(&said).contains("repository=net/rack"), "{}", String::from_utf8_lossy(&said));
+
+    // A signature over something else, by the right key.
+    let bad = node.push("by-label", &format!("{REGISTRY}/net/bad:1.0.0"), &[])?;
+    node.does(&["sign", &bad, "--signature", &signature])?;
+    node.refuses(&["pull", &bad], &["a signature by team", "does not hold", "were changed"])?;
+    // The right manifest, and a comment for another repository: the signature was made for that one.
+    let moved = node.push("host-local", &format!("{REGISTRY}/net/moved:1.0.0"), &[])?;
+    ensure!(digest_of(&moved)? == digest_of(&reference)?, "the same bytes have the same digest");
+    node.does(&["sign", &moved, "--signature", &signature])?;
+    node.refuses(&["verify", &moved], &["does not hold", "for the repository net/rack, not for net/moved"])?;
+    // Signed on a machine that has the key and no network.
+    let export = node.file("bad.json").display().to_string();
+    let how = node.does(&["sign", &bad, "--manifest", &export])?;
+    ensure!(how.contains("repository=net/bad"), "{how}");
+    let (comment, made) =
+        (format!("repository=net/bad digest={}", digest_of(&bad)?), node.file("bad.minisig").display().to_string());
+    node.run(&["minisign", "-S", "-W", "-s", &team.secret, "-m", &export, "-x", &made, "-t", &comment])?;
+    node.does(&["sign", &bad, "--signature", &made])?;
+    node.does(&["pull", &bad])?;
+
+    node.refuses(&["pull", &format!("{REGISTRY}/network/rack:1")], &["has no"])?;
+    let elsewhere = node.push("host-local", &format!("{REGISTRY}/network/rack:1"), &[])?;
+    node.refuses(&["pull", &elsewhere], &["no rule of", "has a prefix of", "network/rack"])?;
+    Ok(())
+}
+
+/// A signature as `cosign sign --key` makes it, by openssl.
+pub(super) fn cosign() -> Result<()> {
+    let node = Node::new()?;
+    let reference = node.push("host-local", &format!("{REGISTRY}/net/rack:1.0.0"), &[])?;
+    let file = |name: &str| node.file(name).display().to_string();
+    let (key, public, payload, signature) = (file("ci.key"), file("ci.pub"), file("payload"), file("payload.sig"));
+    node.run(&["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", &key])?;
+    node.run(&["openssl", "pkey", "-in", &key, "-pubout", "-out", &public])?;
+    let sign = |digest: &str| -> Result<()> {
+        let document = json!({ "critical": {
+            "identity": { "docker-reference": format!("{REGISTRY}/net/rack") },
+            "image": { "docker-manifest-digest": digest }, "type": "cosign container image signature",
+        }, "optional": null });
+        fs::write(&payload, document.to_string())?;
+        node.run(&["openssl", "dgst", "-sha256", "-sign", &key, "-out", &signature, &payload])?;
+        let base64 = String::from_utf8(node.run(&["base64", "-w", "0", &signature])?)?;
+        let tag = format!("{REGISTRY}/net/rack:{}.sig", digest_of(&reference)?.replace(':', "-"));
+        let layer = ("application/vnd.dev.cosign.simplesigning.v1+json", fs::read(&payload)?);
+        let notes = json!({ "dev.cosignproject.cosign/signature": base64 });
+        node.push_by_skopeo(&tag, ("application/vnd.oci.image.config.v1+json", b"{}"), (layer.0, &layer.1), notes)
+    };
+    let rules = json!([{ "prefix": REGISTRY, "anyOf": { "keys": ["ci"] } }]);
+    trust_file(&node, &json!({ "ci": { "cosign": fs::read_to_string(&public)? } }), &rules)?;
+    node.refuses(&["pull", &reference], &["is signed by 0 of the keys ci (cosign key"])?;
+    sign(&format!("sha256:{}", "c".repeat(64)))?;
+    node.refuses(&["pull", &reference], &["a signature by ci", "it is of the manifest sha256:cccc"])?;
+    sign(digest_of(&reference)?)?;
+    node.does(&["pull", &reference])?;
+    node.does(&["verify", &reference, "--key", &public])?;
+    Ok(())
+}
+
+/// What a component imports is granted by the rule, or it is refused before the layer is pulled: here there is none.
+pub(super) fn ungranted() -> Result<()> {
+    let node = Node::new()?;
+    let to = format!("{REGISTRY}/net/greedy:1");
+    let config =
+        json!({ "component": { "imports": ["weft:policy/log@0.1.1", "wasi:cli/stdout@0.2.6"], "exports": [] } });
+    let kind = "application/vnd.wasm.config.v0+json";
+    node.push_by_skopeo(
+        &to,
+        (kind, config.to_string().as_bytes()),
+        ("application/wasm", b"no component"),
+        Value::Null,
+    )?;
+    let rule = |grants: Value| json!([{ "prefix": REGISTRY, "unsigned": true, "minVersion": null, "grants": grants }]);
+    trust_file(&node, &json!({}), &rule(json!(["wasi:clocks"])))?;
+    node.refuses(&["pull", &to], &["imports wasi:cli/stdout@0.2.6", "does not grant", "\"grants\""])?;
+    // Granted, it is pulled, and found to be none.
+    trust_file(&node, &json!({}), &rule(json!(["wasi:cli"])))?;
+    node.refuses(&["pull", &to], &["cannot be packed"])?;
+    trust_file(&node, &json!({}), &json!([{ "prefix": REGISTRY, "unsigned": true, "minVersion": "2.0.0" }]))?;
+    let old = node.push("host-local", &format!("{REGISTRY}/net/old:1.0.0"), &[])?;
+    node.refuses(&["pull", &old], &["has the version 1.0.0", "at least 2.0.0"])?;
+    Ok(())
+}
