@@ -120,7 +120,7 @@ pub enum RegistryError {
     },
     /// It is a policy, but this node does not trust it.
     #[error(transparent)]
-    Trust(#[from] TrustError),
+    Trust(Box<TrustError>),
     /// The tag went back to an older version.
     #[error(
         "{reference} is a downgrade: the lock file {} has version {had} ({digest}), and now it is version {now}; if that is intended, say --allow-downgrade",
@@ -228,4 +228,10 @@ pub(super) fn digest_error(error: &std::io::Error) -> Option<(String, String)> {
         inner = error.source();
     }
     None
+}
+
+impl From<TrustError> for RegistryError {
+    fn from(error: TrustError) -> Self {
+        Self::Trust(Box::new(error))
+    }
 }
