@@ -24,6 +24,9 @@ fn main() -> ExitCode {
     suite.test("stdout_that_is_closed", &needs, || lost_stdout("closed", ">&-"));
     suite.test("stdout_that_is_thrown_away", &needs, dev_null);
     suite.test("a_fault_has_one_document", &needs, fault);
+    suite.test("a_killed_call_has_said_how_far_it_came", &needs, killed);
+    suite.test("a_log_file_of_the_node", &needs, log_file);
+    suite.test("no_memory_is_not_blamed_on_the_policy", &needs, no_memory);
     suite.run()
 }
 
@@ -151,5 +154,87 @@ fn fault() -> Result<()> {
         let status = fs::read_to_string(world.scratch().join("status")).context("read the status")?;
         ensure!(status.trim() != "0", "exit status {status}");
     }
+    Ok(())
+}
+
+/// Whatever lacks memory, the error is about the node's memory; not about the policy, its network, or the namespace.
+fn no_memory() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "an ADD without limits")?;
+    ok(&world.call("DEL", &Attach::eth0("pod"), &conf())?, "its DEL")?;
+    let image = fs::metadata(world.plugin("weft")).context("look at weft")?.len() >> 10;
+    // Address space, in KiB: from too little for the program itself over too little for threads to too little for a policy, which
+    // reserves 4 GiB. And data: what is written to.
+    let address_space = (0..24).map(|step| image + 1000 + step * 500).chain([image + 60_000, 1_000_000, 4_200_000]);
+    let limits: Vec<String> =
+        address_space.map(|kib| format!("-v {kib}")).chain((1..12).map(|mib| format!("-d {}", mib * 1000))).collect();
+    let (mut named, mut silent) = (0, 0);
+    for limit in &limits {
+        let line = format!("ulimit {limit}; $W < $C; echo $? > $D/status");
+        let reply = shell(&mut world, "ADD", "pod", &line)?;
+        let status: u32 = fs::read_to_string(world.scratch().join("status"))?.trim().parse().context("a status")?;
+        match status {
+            0 => {}
+            // Before `main` nothing can be said.
+            128.. if reply.stdout.is_empty() => silent += 1,
+            _ => {
+                let document = reply.json().with_context(|| format!("ulimit {limit}"))?;
+                let text = document["msg"].as_str().unwrap_or_default();
+                ensure!(document["code"] == 5 && text.contains("memory"), "ulimit {limit}: {document}");
+                named += 1;
+            }
+        }
+        ok(&world.call("DEL", &Attach::eth0("pod"), &conf())?, "DEL")?;
+        is_clean(&mut world, "pod")?;
+    }
+    ensure!(named >= 6, "only {named} of {} calls named the memory ({silent} were ended before main)", limits.len());
+    ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "an ADD without limits")
+}
+
+/// Nobody writes a document for a process that is killed. What is left are the lines that it wrote until then.
+fn killed() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    plugin(&mut world, "kills", "cat > /dev/null; [ $CNI_COMMAND = DEL ] && exit 0; kill -9 $PPID")?;
+    let mut conf = conf();
+    conf["ipam"] = json!({ "type": "kills" });
+    let mut attach = Attach::eth0("pod");
+    attach.args = Some("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-0");
+    let reply = world.call("ADD", &attach, &conf)?;
+    ensure!(reply.status.is_none() && reply.stdout.is_empty(), "{reply:?}");
+    let lines: Vec<&str> = reply.stderr.lines().collect();
+    let [begins, asks] = lines.as_slice() else { bail!("want two lines: {:?}", reply.stderr) };
+    ensure!(begins.starts_with("weft: info: ADD begins plugin=weft container="), "{begins}");
+    ensure!(begins.ends_with("ifname=eth0 pod=shop/web-0"), "{begins}");
+    ensure!(
+        asks.starts_with("weft: info: asks the plugin \"kills\" for addresses plugin=weft network=bounds"),
+        "{asks}"
+    );
+    ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
+    is_clean(&mut world, "pod")
+}
+
+/// `"log"` of node.json: every step in a file, nothing less important than warnings anywhere else.
+fn log_file() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let file = world.scratch().join("weft.log");
+    let node = json!({ "log": { "level": "debug", "file": file } });
+    fs::write(world.state().join("node.json"), node.to_string()).context("write node.json")?;
+    ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "ADD")?;
+    let error = world.call("ADD", &Attach::eth0("pod"), &conf())?.error()?;
+    ok(&world.call("DEL", &Attach::eth0("pod"), &conf())?, "DEL")?;
+    let text = fs::read_to_string(&file).context("read the log")?;
+    for want in [
+        "info: ADD begins",
+        "debug: will add address 10.64.0.2/24",
+        "error: ADD failed with code 100: ",
+        "info: DEL begins",
+    ] {
+        ensure!(text.contains(want), "no {want:?} in:\n{text}");
+    }
+    ensure!(text.contains(&error.msg), "{error:?} is not in:\n{text}");
+    let quiet = json!({ "log": { "level": "error" } });
+    fs::write(world.state().join("node.json"), quiet.to_string()).context("write node.json")?;
+    let reply = world.call("ADD", &Attach::eth0("pod"), &conf())?;
+    ensure!(reply.ok() && reply.stderr.is_empty(), "{reply:?}");
     Ok(())
 }

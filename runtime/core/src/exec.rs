@@ -21,6 +21,9 @@ use crate::cni::{CniError, code};
 /// How often a plugin that has closed nothing yet is looked at.
 const TICK: Duration = Duration::from_millis(20);
 
+/// Not sent by us where the plugin ended in time: the kernel does where memory is short.
+const KILLED: i32 = Signal::SIGKILL as i32;
+
 /// No answer of a plugin is larger.
 const ANSWER_LIMIT: usize = 16 << 20;
 
@@ -201,6 +204,9 @@ pub(crate) fn exec_file(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, Ex
         return Ok(answer);
     }
     let how = match status.signal() {
+        Some(KILLED) => {
+            format!("plugin {:?}, signal {KILLED}, most likely because the node has no memory left", call.plugin)
+        }
         Some(signal) => format!("plugin {:?}, signal {signal}", call.plugin),
         None => format!("plugin {:?}, exit status {}", call.plugin, status.code().unwrap_or_default()),
     };
@@ -396,6 +402,8 @@ mod tests {
         assert_eq!(own, CniError::new(50, "no").with_details("d"));
         let silent = run("echo boom >&2; exit 3", "{}", LONG).unwrap_err().into_cni();
         assert_eq!(silent.msg, "netplugin failed: \"boom\\n\": plugin \"plugin\", exit status 3");
+        let killed = run("kill -9 $$", "{}", LONG).unwrap_err().into_cni();
+        assert!(killed.msg.contains("the node has no memory left"), "{}", killed.msg);
         let missing = find("calico", &["/nowhere".into(), "/elsewhere".into()]).unwrap_err();
         assert_eq!(missing.to_string(), "failed to find plugin \"calico\" in path [/nowhere /elsewhere]");
         assert_eq!(missing.code(), 7);

@@ -37,3 +37,4 @@ pub mod policy;
 pub(crate) mod random;
 pub mod step;
 pub mod store;
+pub(crate) mod text;

@@ -358,7 +358,9 @@ impl AttachError {
             }
             Self::Denied { denial: Denial::Exhausted(_), .. } => code::EXHAUSTED,
             Self::Netlink(error) | Self::Op { source: error, .. } => {
-                if error.is_netns() {
+                if error.is_out_of_memory() {
+                    code::IO
+                } else if error.is_netns() {
                     code::INVALID_NETNS
                 } else {
                     code::HOST_FAILED

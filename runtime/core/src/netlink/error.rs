@@ -172,6 +172,12 @@ pub enum NetlinkError {
         /// How long was waited.
         seconds: u64,
     },
+    /// A route and its next hop are not of one family. The reference library's text.
+    #[error("{doing}: gateway, source, and destination ip are not the same IP family")]
+    RouteFamily {
+        /// What was being done.
+        doing: String,
+    },
     /// Every routing table is taken.
     #[error("no routing table is free")]
     NoTable,
@@ -277,6 +283,8 @@ pub enum NetnsFault {
     Enter(Errno),
     /// Nothing could be set up inside.
     Inside(String),
+    /// The node has no memory, or no process number, for a thread or socket inside.
+    NoMemory(Errno),
 }
 
 impl fmt::Display for NetnsFault {
@@ -287,6 +295,22 @@ impl fmt::Display for NetnsFault {
             Self::Open(path, errno) => write!(f, "open {}: {}", path.display(), Lower(*errno)),
             Self::Enter(errno) => write!(f, "cannot enter it: {}", Lower(*errno)),
             Self::Inside(problem) => write!(f, "{problem}"),
+            Self::NoMemory(errno) => write!(
+                f,
+                "the node has no memory or no process number left for weft to work inside it ({}); look at its memory, and at the limits of the process that runs weft",
+                Lower(*errno)
+            ),
+        }
+    }
+}
+
+impl NetnsFault {
+    /// What an I/O error means that is about a thread or socket inside a namespace.
+    pub(super) fn inside(what: &str, error: &io::Error) -> Self {
+        match error.raw_os_error().map(Errno::from_raw) {
+            // A thread that cannot be started is EAGAIN, whatever it is that lacks.
+            Some(errno @ (Errno::ENOMEM | Errno::EAGAIN)) => Self::NoMemory(errno),
+            _ => Self::Inside(format!("{what}{error}")),
         }
     }
 }
@@ -336,7 +360,10 @@ impl NetlinkError {
             Self::Refused { errno, .. } => Some(*errno),
             Self::File { io, .. } => io.raw_os_error().map(Errno::from_raw),
             Self::OpenNetns { fault, .. } | Self::BadNetns { fault } => match fault {
-                NetnsFault::Statfs(_, errno) | NetnsFault::Open(_, errno) | NetnsFault::Enter(errno) => Some(*errno),
+                NetnsFault::Statfs(_, errno)
+                | NetnsFault::Open(_, errno)
+                | NetnsFault::Enter(errno)
+                | NetnsFault::NoMemory(errno) => Some(*errno),
                 NetnsFault::Magic(..) | NetnsFault::Inside(_) => None,
             },
             _ => None,
@@ -347,6 +374,16 @@ impl NetlinkError {
     #[must_use]
     pub fn is_netns(&self) -> bool {
         matches!(self, Self::OpenNetns { .. } | Self::BadNetns { .. })
+    }
+
+    /// Whether the node had no memory left, which says nothing about what was being done.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        let fault = match self {
+            Self::OpenNetns { fault, .. } | Self::BadNetns { fault } => Some(fault),
+            _ => None,
+        };
+        matches!(fault, Some(NetnsFault::NoMemory(_))) || self.errno() == Some(Errno::ENOMEM)
     }
 
     /// Whether the thing is there already.
@@ -416,6 +453,17 @@ mod tests {
         let io = io::Error::from(Errno::EACCES);
         let error = NetlinkError::File { doing: "open x".to_owned(), io };
         assert_eq!((error.to_string().as_str(), error.errno()), ("open x: permission denied", Some(Errno::EACCES)));
+    }
+
+    #[test]
+    fn no_memory_is_no_fault_of_the_namespace() {
+        let path = PathBuf::from("/run/netns/x");
+        let fault = NetnsFault::inside("cannot work inside it: ", &io::Error::from(Errno::EAGAIN));
+        let error = NetlinkError::OpenNetns { path: path.clone(), fault };
+        assert!(error.is_out_of_memory() && error.to_string().contains("no memory"), "{error}");
+        let fault = NetnsFault::inside("cannot work inside it: ", &io::Error::from(Errno::EPERM));
+        assert!(!NetlinkError::OpenNetns { path, fault }.is_out_of_memory());
+        assert!(Fault::Refused(Errno::ENOMEM, None).doing("x").is_out_of_memory());
     }
 
     #[test]

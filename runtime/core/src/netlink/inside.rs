@@ -23,7 +23,7 @@ pub fn in_netns<T: Send + 'static>(
     let fail = |fault| NetlinkError::OpenNetns { path: path.to_owned(), fault };
     let netns = Netns::open(path)?;
     let worked = netns.start_inside(work, None).map_err(fail)?.wait()?.map_err(fail)?;
-    worked.map_err(|error| fail(NetnsFault::Inside(error.to_string())))
+    worked.map_err(|error| fail(NetnsFault::inside("", &error)))
 }
 
 impl Executor {

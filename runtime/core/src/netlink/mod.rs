@@ -152,8 +152,7 @@ impl Executor {
         let fail_inside = fail.clone();
         let open = move || {
             let open = || Ok((Wire::route()?, Confs::open()?));
-            let (socket, confs) =
-                open().map_err(|error: io::Error| fail_inside(NetnsFault::Inside(error.to_string())))?;
+            let (socket, confs) = open().map_err(|error: io::Error| fail_inside(NetnsFault::inside("", &error)))?;
             Ok(Container { rtnl: Rtnl::over(socket), confs, netns: inside })
         };
         let container = netns.start_inside(open, then).map_err(fail)?;

@@ -107,7 +107,7 @@ impl Netns {
 
     /// A second handle on the same namespace.
     pub(super) fn try_clone(&self) -> Result<Self, NetnsFault> {
-        let inside = |error: io::Error| NetnsFault::Inside(format!("cannot work inside it: {error}"));
+        let inside = |error: io::Error| NetnsFault::inside("cannot work inside it: ", &error);
         self.file.try_clone().map(|file| Self { file }).map_err(inside)
     }
 
@@ -122,7 +122,7 @@ impl Netns {
         work: impl FnOnce() -> T + Send + 'static,
         then: Option<Job>,
     ) -> Result<Running<T>, NetnsFault> {
-        let inside = |error: io::Error| NetnsFault::Inside(format!("cannot work inside it: {error}"));
+        let inside = |error: io::Error| NetnsFault::inside("cannot work inside it: ", &error);
         let file = self.file.try_clone().map_err(inside)?;
         let (report, reported) = mpsc::sync_channel(1);
         let body = move || {

@@ -22,7 +22,7 @@ pub enum Class {
     Node,
     /// The policy itself failed or gave a bad answer.
     Policy,
-    /// The host could not answer the policy's questions.
+    /// The host could not answer the policy's questions, or has no memory.
     Host,
     /// It passes with time: the runtime should try again.
     Passing,
@@ -178,6 +178,17 @@ pub enum PolicyError {
     #[error("the WASM engine does not start on this node")]
     Engine {
         /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The node has no memory left, whatever the policy is.
+    #[error(
+        "the node has no memory left to {what}; free some, or raise the memory limit of the process that runs weft (address space included)"
+    )]
+    HostMemory {
+        /// What it was needed for.
+        what: String,
+        /// The engine's or the kernel's account.
         #[source]
         source: Cause,
     },
@@ -373,6 +384,7 @@ impl PolicyError {
             | Self::Cache { .. }
             | Self::CacheUnsafe { .. }
             | Self::Engine { .. }
+            | Self::HostMemory { .. }
             | Self::ImportsNotGranted { .. }
             | Self::ImportsUnknown { .. }
             | Self::Data { .. }
@@ -418,9 +430,21 @@ impl PolicyError {
             | Self::Malformed { .. }
             | Self::Oversized { .. }
             | Self::Refused { .. } => Class::Policy,
-            Self::Ledger { .. } => Class::Host,
+            Self::Ledger { .. } | Self::HostMemory { .. } => Class::Host,
         }
     }
+}
+
+/// Whether an engine's error comes from a node that has no memory left.
+pub(super) fn is_out_of_memory(error: &wasmtime::Error) -> bool {
+    // The type of a system call's error there is private; its text ends with the number, which a test holds.
+    const ENOMEM: &str = "(os error 12)";
+    error.is::<wasmtime::OutOfMemory>() || error.chain().any(|cause| cause.to_string().ends_with(ENOMEM))
+}
+
+/// What an error of the engine means, where it is the node's memory it is about; `what` it was needed for.
+pub(super) fn host_memory(what: &str, error: &wasmtime::Error) -> Option<PolicyError> {
+    is_out_of_memory(error).then(|| PolicyError::HostMemory { what: what.to_owned(), source: cause(error) })
 }
 
 /// The whole chain of a wasmtime error in one text.

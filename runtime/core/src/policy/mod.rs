@@ -19,7 +19,6 @@ mod locked;
 mod run;
 mod schema;
 mod source;
-mod text;
 mod verify;
 
 pub use cache::{

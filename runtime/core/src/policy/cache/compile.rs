@@ -19,7 +19,7 @@ use super::lock::Lock;
 use super::secure::SecureDir;
 use super::status::Status;
 use super::{PolicyStore, entry_name, seal};
-use crate::policy::compiler::Bounds;
+use crate::policy::compiler::{Bounds, NO_MEMORY};
 use crate::policy::{Cause, PolicyError};
 
 /// What compiling a policy led to.
@@ -112,7 +112,7 @@ impl PolicyStore {
         status.write(&dir, &digest)?;
         let code = is_component(&wasm).and_then(|()| compiler(&wasm, &bounds));
         status.ended = Some(now());
-        status.failure = code.as_ref().err().map(|cause| cause.0.clone());
+        status.failure = code.as_ref().err().map(|cause| cause.0.clone()).filter(|reason| !reason.contains(NO_MEMORY));
         let published = code
             .map_err(|source| PolicyError::NotComponent { path: component.to_owned(), source })
             .and_then(|code| publish(&dir, &entry_name(&digest), &[&code, &seal::new(&digest, &code)]));

@@ -44,10 +44,11 @@ pub use places::manifest_record;
 pub use prune::Pruned;
 pub use withdrawn::{remove_pinned, withdraw};
 
-use super::error::cause;
+use super::compiler::NO_MEMORY;
+use super::error::{cause, host_memory};
 use super::run::{Grants, Loaded};
 use super::source::{Artifact, policies_dir};
-use super::{CompileAsk, CompileError, PolicyError, PolicyRef, locked};
+use super::{Cause, CompileAsk, CompileError, PolicyError, PolicyRef, locked};
 use digest::ComponentFile;
 use note::Note;
 use secure::{Entry, Off, SecureDir};
@@ -70,7 +71,10 @@ impl PolicyStore {
     ///
     /// [`PolicyError::Engine`] when the engine does not start.
     pub fn new(state_dir: &Path) -> Result<Self, PolicyError> {
-        let engine = engine::new_engine().map_err(|error| PolicyError::Engine { source: cause(&error) })?;
+        let engine = engine::new_engine().map_err(|error| match host_memory("start the WASM engine", &error) {
+            Some(error) => error,
+            None => PolicyError::Engine { source: cause(&error) },
+        })?;
         Ok(Self { state_dir: state_dir.to_owned(), engine })
     }
 
@@ -116,6 +120,9 @@ impl PolicyStore {
                 let ask = CompileAsk { component: &path, name: &policy.to_string(), failure };
                 compiler(&ask).map_err(|error| match error {
                     CompileError::Running(progress) => PolicyError::Compiling { policy: policy.to_string(), progress },
+                    CompileError::Failed(reason) if reason.contains(NO_MEMORY) => {
+                        PolicyError::HostMemory { what: format!("compile policy {policy}"), source: Cause(reason) }
+                    }
                     CompileError::Failed(error) => failed(format!("{off}; {error}")),
                 })?;
                 // The component may have been replaced since; what was compiled is what is there now.
@@ -193,8 +200,14 @@ impl PolicyStore {
         {
             return Ok(Err(off));
         }
-        let component = deserialize(&self.engine, &entry).map_err(|error| Off::Unloadable(format!("{error:#}")));
-        Ok(component.map(|component| (component, entry)))
+        match deserialize(&self.engine, &entry) {
+            Ok(component) => Ok(Ok((component, entry))),
+            // Compiling it anew would not help, and costs more memory yet.
+            Err(error) => match host_memory("load a compiled policy", &error) {
+                Some(error) => Err(error),
+                None => Ok(Err(Off::Unloadable(format!("{error:#}")))),
+            },
+        }
     }
 }
 

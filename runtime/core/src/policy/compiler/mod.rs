@@ -29,6 +29,10 @@ pub const LARGE: u64 = 1 << 20;
 /// may run at once are busy. sysexits.h calls it EX_TEMPFAIL.
 pub const EXIT_TRY_AGAIN: u8 = 75;
 
+/// What a failure's text has where it is the node that lacked memory, and not the component that needs too much: it is not
+/// remembered against the component.
+pub(crate) const NO_MEMORY: &str = "the node has no memory left";
+
 /// How long a failed compilation is not repeated by ADDs.
 pub const RETRY_AFTER: Duration = Duration::from_secs(600);
 

@@ -9,14 +9,15 @@ use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setresgid, setresuid};
 use weft_host_abi::engine;
 
-use super::Bounds;
+use super::{Bounds, NO_MEMORY};
+use crate::policy::Cause;
 use crate::policy::error::cause;
-use crate::policy::{Cause, text};
+use crate::text;
 
 /// How often the worker is looked at.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -164,11 +165,21 @@ fn explain(status: ExitStatus, said: String, bounds: &Bounds) -> String {
                 bounds.cpu.as_secs()
             )
         }
+        Some(Signal::SIGABRT) if said.contains("memory allocation") && address_space() < bounds.memory => {
+            format!("{NO_MEMORY} for the compiler: its address space is limited to {} MiB", address_space() >> 20)
+        }
         Some(Signal::SIGABRT) if said.contains("memory allocation") => {
             format!("compiling it took more than {} MiB of memory, which no ordinary policy needs", bounds.memory >> 20)
         }
+        // Nobody of ours sends it here: the kernel does where the node, or the process's cgroup, has no memory left.
+        Some(Signal::SIGKILL) => format!("the compiler was killed, most likely because {NO_MEMORY}"),
         Some(signal) => format!("the compiler was ended by {signal}; {said}"),
         None if said.is_empty() => format!("the compiler ended with {status}"),
         None => said,
     }
+}
+
+/// Bytes of address space that this process, and the worker after it, may have.
+fn address_space() -> u64 {
+    getrlimit(Resource::RLIMIT_AS).map_or(u64::MAX, |(soft, _hard)| soft)
 }

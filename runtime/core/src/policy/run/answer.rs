@@ -4,7 +4,7 @@ use weft_host_abi::types::{Chosen, Decision, Denial};
 
 use super::Limits;
 use crate::policy::PolicyError;
-use crate::policy::text::clean;
+use crate::text::clean;
 
 /// Bounds an answer. Contents are judged later, by `verify`.
 pub(super) fn bounded(

@@ -12,7 +12,9 @@ use super::Limits;
 use super::evidence::{Evidence, Exchange, Exchanges};
 use super::no_ledger::NoLedger;
 use super::wasi::WasiState;
-use crate::policy::text::clean;
+use crate::policy::Cause;
+use crate::policy::error::{cause, is_out_of_memory};
+use crate::text::clean;
 
 /// A line a policy logged; control characters are escaped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +33,7 @@ pub(super) enum Fault {
     Ledger(String),
     Memory(usize),
     Table(usize),
+    HostMemory(Cause),
 }
 
 /// The error that carries a fault through the guest's frames; its text is never shown.
@@ -227,6 +230,11 @@ impl ResourceLimiter for Ctx {
         }
         self.memory = self.memory.saturating_add(desired.saturating_sub(current));
         Ok(true)
+    }
+
+    /// Within the limit, so it is the node that has no memory. A guest that is told so ends in ways of its own.
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        if is_out_of_memory(&error) { self.end(Fault::HostMemory(cause(&error))) } else { Ok(()) }
     }
 
     fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {

@@ -7,8 +7,8 @@ use weft_host_abi::guest::CallError;
 use super::Limits;
 use super::ctx::{Ctx, Fault};
 use crate::policy::PolicyError;
-use crate::policy::error::cause;
-use crate::policy::text::clean;
+use crate::policy::error::{cause, host_memory};
+use crate::text::clean;
 
 /// Why a call ended: what the host decided first, then the engine's traps.
 pub(super) fn explain(name: &str, ctx: &mut Ctx, limits: &Limits, error: CallError) -> PolicyError {
@@ -22,11 +22,15 @@ pub(super) fn explain(name: &str, ctx: &mut Ctx, limits: &Limits, error: CallErr
         Some(Fault::Calls) => return PolicyError::TooManyCalls { policy, limit: limits.calls },
         Some(Fault::Ledger(reason)) => return PolicyError::Ledger { policy, reason },
         Some(Fault::Memory(wanted)) => return PolicyError::Memory { policy, wanted, limit: limits.memory },
+        Some(Fault::HostMemory(source)) => return PolicyError::HostMemory { what: running(name), source },
         Some(Fault::Table(wanted)) => return PolicyError::Table { policy, wanted, limit: limits.table_elements },
         None => {}
     }
     if let Some(what) = error.downcast_ref::<ConvertError>() {
         return PolicyError::Malformed { policy, what: what.clone() };
+    }
+    if let Some(error) = host_memory(&running(name), &error) {
+        return error;
     }
     let source = cause(&error);
     // The engine's type for this is private; its text is held by a test.
@@ -43,4 +47,9 @@ pub(super) fn explain(name: &str, ctx: &mut Ctx, limits: &Limits, error: CallErr
             PolicyError::Trap { policy, what, said, source }
         }
     }
+}
+
+/// What the node's memory was needed for.
+fn running(policy: &str) -> String {
+    format!("run policy {policy:?}")
 }

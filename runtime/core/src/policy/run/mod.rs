@@ -27,9 +27,9 @@ pub use evidence::{Answer, Called, Evidence, Exchange, Exchanges, ReplayLedger};
 pub use limits::{Grants, Limits};
 pub use reused::Reused;
 
-use super::error::cause;
-use super::text::clean;
+use super::error::{cause, host_memory};
 use super::{Cause, PolicyError};
+use crate::text::clean;
 use ctx::{Asked, Ctx};
 use wasi::WasiState;
 
@@ -78,8 +78,12 @@ impl<W: World> Loaded<W> {
             }
             wasi::link(&mut linker).map_err(|error| PolicyError::Engine { source: cause(&error) })?;
         }
-        let policy = W::link(component, &mut linker)
-            .map_err(|error| PolicyError::Link { policy: name.clone(), source: cause(&error) })?;
+        let policy = W::link(component, &mut linker).map_err(|error| {
+            match host_memory(&format!("load policy {name:?}"), &error) {
+                Some(error) => error,
+                None => PolicyError::Link { policy: name.clone(), source: cause(&error) },
+            }
+        })?;
         Ok(Self {
             name,
             digest,
@@ -200,7 +204,11 @@ impl<W: World> Loaded<W> {
             match called.map(std::thread::ScopedJoinHandle::join) {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_panic)) => nothing(self.engine_error("a host function panicked")),
-                Err(error) => nothing(self.engine_error(&format!("no thread to run it on: {error}"))),
+                // Memory, or a process number; the kernel does not say which.
+                Err(error) => nothing(PolicyError::HostMemory {
+                    what: format!("start a thread for policy {:?}", self.name),
+                    source: Cause(error.to_string()),
+                }),
             }
         })
     }

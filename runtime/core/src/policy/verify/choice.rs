@@ -6,8 +6,8 @@ use serde_json::Value;
 use weft_host_abi::types::{Candidate, Chosen};
 
 use super::REASON_MAX;
-use crate::policy::text::clean;
 use crate::policy::{PolicyError, Refusal};
+use crate::text::clean;
 
 /// Longest text of a choice that is shown in an error.
 const SHOWN: usize = 64;

@@ -20,7 +20,7 @@ pub use refusal::Refusal;
 pub use routes::verify_routes;
 
 use super::PolicyError;
-use super::text::clean;
+use crate::text::clean;
 
 /// Longest reason that is kept, in bytes.
 const REASON_MAX: usize = 512;

@@ -12,7 +12,7 @@ use weft_host_abi::types::Request;
 
 use super::{Refusal, Verified};
 use crate::policy::PolicyError;
-use crate::policy::text::clean;
+use crate::text::clean;
 
 /// Longest text that is shown in an error.
 const SHOWN: usize = 64;

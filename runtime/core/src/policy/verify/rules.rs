@@ -8,7 +8,7 @@ use weft_host_abi::types::{Dns, Range, Request, Route};
 
 use super::VerifiedWant;
 use crate::policy::Refusal;
-use crate::policy::text::{clean, is_plain};
+use crate::text::{clean, is_plain};
 
 /// Longest text of a DNS setting that is shown in an error.
 const SHOWN: usize = 64;

@@ -1,7 +1,7 @@
-//! Guest text made fit for a terminal, a log and a CNI error: one line, no control characters, bounded.
+//! Foreign text (a guest's, a plugin's) made fit for a terminal, a log and a CNI error: one line, no control characters, bounded.
 
 /// Control characters escaped, cut to at most `max` bytes (at a character).
-pub(super) fn clean(text: &str, max: usize) -> String {
+pub(crate) fn clean(text: &str, max: usize) -> String {
     let mut out = String::new();
     for c in text.chars() {
         // Bidirectional overrides reorder a terminal's line as surely as escape sequences do.
@@ -18,7 +18,7 @@ pub(super) fn clean(text: &str, max: usize) -> String {
 }
 
 /// Whether [`clean`] would change nothing but the length.
-pub(super) fn is_plain(text: &str) -> bool {
+pub(crate) fn is_plain(text: &str) -> bool {
     clean(text, usize::MAX) == text
 }
 
