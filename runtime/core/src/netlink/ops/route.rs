@@ -68,6 +68,9 @@ impl Session<'_> {
         existing_ok: bool,
     ) -> Result<(), NetlinkError> {
         let index = self.index(link)?;
+        if route.gw.is_some_and(|gw| gw.is_ipv4() != route.dst.addr().is_ipv4()) {
+            return Err(NetlinkError::RouteFamily { doing: describe(link, route) });
+        }
         let message = route_message(&spec(index, route, src));
         match self.rtnl(link)?.add_route(message.clone()) {
             Ok(()) => {}

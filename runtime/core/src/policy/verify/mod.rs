@@ -72,7 +72,7 @@ fn check(decision: &Decision, request: &Request, singles: &[IpNet]) -> Result<Ve
     }
     no_address_twice(&wants)?;
     rules::count(&wants, &request.cni_version)?;
-    decision.routes.iter().try_for_each(rules::route)?;
+    decision.routes.iter().try_for_each(|route| rules::route(route, &request.config))?;
     decision.dns.iter().try_for_each(rules::dns)?;
     if let ReleaseRule::Keep(owner) = &decision.release
         && !request.identities.contains(owner)

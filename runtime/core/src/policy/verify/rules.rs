@@ -106,15 +106,29 @@ fn before_0_3(version: &str) -> bool {
     (major, minor) < (0, 3)
 }
 
-/// A route of the result.
-pub(super) fn route(route: &Route) -> Result<(), Refusal> {
-    if let Some(gw) = route.gw.filter(|gw| gw.is_ipv4() != route.dst.addr().is_ipv4()) {
+/// A route of the result. As with the stock plugins, IPAM hands out any route that the operator wrote; what makes the link
+/// refuses those it cannot make.
+pub(super) fn route(route: &Route, config: &str) -> Result<(), Refusal> {
+    if let Some(gw) = route.gw.filter(|gw| gw.is_ipv4() != route.dst.addr().is_ipv4())
+        && !names_route(config, route.dst, gw)
+    {
         return Err(Refusal::RouteFamily { dst: route.dst, gw });
     }
     match route.scope {
         Some(scope) if scope > 255 => Err(Refusal::RouteScope { dst: route.dst, scope }),
         _ => Ok(()),
     }
+}
+
+/// Whether `routes` of an `ipam` object have this destination and next hop.
+fn names_route(config: &str, dst: IpNet, gw: IpAddr) -> bool {
+    let config: Value = serde_json::from_str(config).unwrap_or_default();
+    let routes = config.get("routes").and_then(Value::as_array).into_iter().flatten();
+    let mut named = routes.filter_map(|route| {
+        let text = |key: &str| route.get(key)?.as_str();
+        Some((text("dst")?.parse::<IpNet>().ok()?.trunc(), text("gw")?.parse::<IpAddr>().ok()?))
+    });
+    named.any(|route| route == (dst.trunc(), gw))
 }
 
 /// DNS settings go line by line into resolv.conf files: a line break in one would add a line of its own.
