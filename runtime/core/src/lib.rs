@@ -30,6 +30,7 @@ pub mod facts;
 pub mod journal;
 pub(crate) mod keys;
 pub mod ledger;
+pub mod log;
 pub mod netlink;
 pub mod plan;
 pub mod pod;

@@ -26,7 +26,7 @@ const FLOORS: &[&[&str]] = &[
     &["delegate", "step", "commit"],
     &["policy", "ledger", "journal", "netlink", "facts", "agent"],
     &["store", "keys", "exec"],
-    &["plan", "cni"],
+    &["plan", "cni", "log"],
     &["background", "random", "addr", "text"],
 ];
 

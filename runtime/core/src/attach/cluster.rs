@@ -60,6 +60,7 @@ pub(super) fn by_policy(
             want.candidates.truncate(CANDIDATES);
         }
         let nonce = intend(store, call, (conf, &owner), &decided)?;
+        log.logger.info("asks weftctl agent for an address of the cluster ledger");
         let reply = cluster.ask(ClaimRequest::Grant { nonce: nonce.clone() });
         let (want, taken) = match reply {
             Ok(ClaimReply::Granted) => {

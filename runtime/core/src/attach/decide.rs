@@ -114,6 +114,7 @@ pub(super) fn decide_beside(
             return Err(error);
         }
     };
+    log.logger.debug(|| format!("policy {:?} decided: {}", policy.name(), verified.reason));
     let trace = Trace {
         policy: policy.name().to_owned(),
         digest,

@@ -22,6 +22,7 @@ pub(super) fn by_ipam(
     let intent = external::intent(call, plugin, &conf)?;
     entry::write(call, node.store()?, intent.clone())?;
     finish::finish(node, call, Work::new(executor, Written::Entry), |node, work| {
+        node.logger().info(&format!("asks the plugin {plugin:?} for addresses"));
         let given = external::add(call, plugin, &conf)?;
         let addressing = Addressing {
             ips: given.ips.iter().map(|ip| Given { address: ip.address, gateway: ip.gateway }).collect(),
@@ -50,6 +51,7 @@ pub(super) fn by_delegate(node: &mut Node<'_>, call: &Call) -> Result<CniResult,
     let intent = external::intent(call, &plugin, &conf)?;
     entry::write(call, node.store()?, intent.clone())?;
     finish::finish(node, call, Work::new(None, Written::Entry), |node, work| {
+        node.logger().info(&format!("has the plugin {plugin:?} make the interface"));
         let made = external::add(call, &plugin, &conf)?;
         if call.network.steps.is_empty() {
             return Ok(made);

@@ -67,7 +67,10 @@ impl Work {
 
 /// Applies a plan and makes the result of it.
 pub(super) fn apply(node: &mut Node<'_>, call: &Call, work: Work, plan: &Plan) -> Result<CniResult, AttachError> {
-    finish(node, call, work, |_node, work| {
+    finish(node, call, work, |node, work| {
+        for op in &plan.ops {
+            node.logger().debug(|| format!("will {op}"));
+        }
         work.apply(plan)?;
         result::of_plan(call, plan, work.applied())
     })

@@ -36,6 +36,7 @@ pub(super) fn add(
     let work = Work::new(executor, written).leases(agent_lease);
     finish::finish(node, call, work, |node, work| {
         work.apply(&links)?;
+        node.logger().info("asks weftctl agent for a DHCP lease");
         let leased = lease::allocate(call)?;
         let addressing = Addressing {
             ips: leased.ips.iter().map(|&(address, gateway)| Given { address, gateway }).collect(),

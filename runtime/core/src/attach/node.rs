@@ -8,10 +8,11 @@ use super::error::AttachError;
 use super::liveness::{self, NetnsState};
 use super::trace::Attempt;
 use crate::journal::Entry;
+use crate::log::{Level, Logger, Target};
 use crate::netlink;
 use crate::plan::Plan;
 use crate::policy::compiler::compile_with_weftctl;
-use crate::policy::{CompileAsk, CompileError, Evidence, PolicyRef, PolicyStore};
+use crate::policy::{CompileAsk, CompileError, Evidence, LogLevel, PolicyRef, PolicyStore};
 use crate::store::NodeStore;
 
 /// Time of an external plugin. kubelet gives up on a sandbox after two minutes, in which there has to be room for the DEL that
@@ -34,6 +35,8 @@ pub struct Context {
     /// The process ends with the call. What the kernel takes back by itself then (memory, descriptors, locks) is not given
     /// back piece by piece before.
     pub short_lived: bool,
+    /// Where the log goes.
+    pub log: Target,
 }
 
 impl Context {
@@ -47,6 +50,7 @@ impl Context {
             plan_hook: Box::new(|_plan| ()),
             plugin_limit: PLUGIN_LIMIT,
             short_lived: false,
+            log: Target::default(),
         }
     }
 
@@ -72,10 +76,10 @@ pub struct Node<'a> {
     store: Option<NodeStore>,
 }
 
-/// Lines for the log, and what a policy was asked last: the record of an ADD that fails.
-#[derive(Debug, Default)]
+/// The log, and what a policy was asked last: the record of an ADD that fails.
+#[derive(Debug)]
 pub(super) struct Log {
-    lines: String,
+    pub(super) logger: Logger,
     pub(super) attempt: Option<Attempt>,
 }
 
@@ -90,7 +94,8 @@ impl<'a> Node<'a> {
     #[must_use]
     pub fn new(context: &'a Context) -> Self {
         let policies = Policies(Arc::new((context.state_dir.clone(), OnceLock::new())));
-        Self { context, policies, log: Log::default(), store: None }
+        let log = Log { logger: Logger::new(&context.log), attempt: None };
+        Self { context, policies, log, store: None }
     }
 
     /// What the program around gave.
@@ -99,15 +104,21 @@ impl<'a> Node<'a> {
         self.context
     }
 
-    /// Adds a line to the log.
+    /// The log.
+    #[must_use]
+    pub fn logger(&self) -> &Logger {
+        &self.log.logger
+    }
+
+    /// A warning for the log.
     pub fn log(&mut self, line: &str) {
         self.log.line(line);
     }
 
-    /// Takes the log's lines.
+    /// Takes the lines that the log keeps, where it does.
     #[must_use]
     pub fn take_log(&mut self) -> String {
-        std::mem::take(&mut self.log.lines)
+        self.log.logger.take()
     }
 
     /// The store; opened by the first caller. The first open after a boot releases what the boot before left: its namespaces,
@@ -186,14 +197,17 @@ impl Log {
     /// Adds what a policy logged.
     pub(super) fn policy(&mut self, name: &str, evidence: &Evidence) {
         for line in &evidence.log {
-            self.line(&format!("policy {name:?}: {}", line.text));
+            let level = match line.level {
+                LogLevel::Debug => Level::Debug,
+                LogLevel::Info => Level::Info,
+                LogLevel::Warn => Level::Warn,
+            };
+            self.logger.line(level, &format!("policy {name:?}: {}", line.text));
         }
     }
 
-    /// Adds a line.
+    /// Adds a warning.
     pub(super) fn line(&mut self, line: &str) {
-        self.lines.push_str("weft: ");
-        self.lines.push_str(line);
-        self.lines.push('\n');
+        self.logger.warn(line);
     }
 }

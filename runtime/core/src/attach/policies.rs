@@ -45,7 +45,7 @@ pub(super) fn ipam(call: &Call) -> Result<&IpamConf, AttachError> {
 /// Loads the policy that decides about the network's addresses.
 pub(super) fn load(node: &Node<'_>, call: &Call) -> Result<Loaded, AttachError> {
     let reference = reference(ipam(call)?)?;
-    Ok(node.policies.get()?.load(&reference, &grants(&call.network), &node.context.compile)?)
+    Ok(node.policies.get()?.load(&reference, &grants(&call.network), &|ask| compile(node, ask))?)
 }
 
 /// Loads the policy that picks the delegate.
@@ -54,7 +54,12 @@ pub(super) fn load_choice(node: &Node<'_>, call: &Call, select: &SelectConf) -> 
         url if url.contains("://") => PolicyRef::parse(url)?,
         name => PolicyRef::shipped(name)?,
     };
-    Ok(node.policies.get()?.load(&reference, &grants(&call.network), &node.context.compile)?)
+    Ok(node.policies.get()?.load(&reference, &grants(&call.network), &|ask| compile(node, ask))?)
+}
+
+fn compile(node: &Node<'_>, ask: &CompileAsk<'_>) -> Result<(), CompileError> {
+    node.logger().info(&format!("waits for the compiler of policy {:?}", ask.name));
+    (node.context.compile)(ask)
 }
 
 pub(super) fn reference(ipam: &IpamConf) -> Result<PolicyRef, AttachError> {

@@ -13,12 +13,16 @@ use std::time::{Duration, Instant};
 use super::stdin::Stdin;
 use crate::agent::counters;
 use crate::attach::{self, AttachError, Call, Context, Node};
-use crate::cni::{self, CniError, Invoked, Verb, code};
+use crate::cni::{self, CniError, Environment, Invoked, Verb, code};
 use crate::conf::Persona;
+use crate::log::{Level, Logger, Settings, Subject, Target};
 use crate::pod::{self, PodCall};
 
 /// Where weft keeps its state, unless `WEFT_STATE_DIR` says otherwise.
 pub const STATE_DIR: &str = "/var/lib/weft";
+
+/// A call that takes longer says so in the log.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// No network configuration is larger than this; more is refused instead of filling memory.
 const STDIN_LIMIT: u64 = 16 << 20;
@@ -28,7 +32,7 @@ const STDIN_LIMIT: u64 = 16 << 20;
 pub struct Output {
     /// The one document for stdout; empty where CNI prints none.
     pub stdout: String,
-    /// Lines for the log.
+    /// Lines for stderr that the log keeps, and what is said to a person.
     pub stderr: String,
     /// Whether the call succeeded.
     pub ok: bool,
@@ -60,7 +64,9 @@ pub struct Surroundings {
 pub fn main(surroundings: &Surroundings) -> ExitCode {
     let program = std::env::args_os().next().unwrap_or_default();
     let state_dir = std::env::var_os("WEFT_STATE_DIR").map_or_else(|| PathBuf::from(STATE_DIR), PathBuf::from);
-    let mut context = Context { short_lived: true, ..Context::new(state_dir) };
+    let env = |name: &str| std::env::var_os(name);
+    let log_target = Target::Written(Settings::of_node(&state_dir, &env));
+    let mut context = Context { short_lived: true, log: log_target, ..Context::new(state_dir) };
     if let Some(limit) = plugin_limit(std::env::var_os(PLUGIN_TIMEOUT)) {
         context.plugin_limit = limit;
     }
@@ -71,7 +77,7 @@ pub fn main(surroundings: &Surroundings) -> ExitCode {
     let mut made = None;
     let output = without_panics(|| {
         let mut stdin = Stdin::default();
-        let (output, call) = run_call(&program, &|name| std::env::var_os(name), &mut stdin, &context);
+        let (output, call) = run_call(&program, &env, &mut stdin, &context);
         made = call;
         output
     });
@@ -179,32 +185,86 @@ fn answer(
     }
     let verb = environment.verb;
     let began = Instant::now();
-    let stdin = read_stdin(stdin)?;
     let mut node = Node::new(context);
-    // A pod's call is counted under the program's name, whatever networks it has.
-    let mut network = persona.name().to_owned();
-    let read = if let Persona::Pod(_) = persona {
-        PodCall::read(environment, &stdin).map(|call| Read::Pod(Box::new(call)))
-    } else {
-        let call = Call::read(context, persona, environment, &stdin).map_err(|error| error.to_cni());
-        call.map(|call| Read::One(Box::new(call)))
-    };
-    let answer = read.and_then(|call| {
-        let answer = match &call {
-            Read::One(call) => {
-                network = call.attachment().network;
-                carry_out(verb, &mut node, call)
-            }
-            Read::Pod(call) => carry_out_for_pod(&mut node, call),
-        };
-        *made = (verb == Verb::Add).then_some(call);
-        answer
-    });
+    node.logger().about(subject(persona, &environment));
+    // Some runtimes ask for the status every few seconds.
+    let level = if verb == Verb::Status { Level::Debug } else { Level::Info };
+    node.logger().line(level, &format!("{} begins", verb.name()));
+    let (network, answer) = read_and_carry_out(stdin, persona, environment, &mut node, made);
     let code = answer.as_ref().err().map_or(0, |error| error.code);
+    conclude(node.logger(), verb, &answer, began.elapsed());
     counters::count(&context.state_dir, verb.name(), &network, code, began.elapsed());
     log.push_str(&node.take_log());
     node.leave();
     answer
+}
+
+/// Reads the configuration and carries the call out; the network that the call is counted under, and the document.
+fn read_and_carry_out(
+    stdin: &mut dyn io::Read,
+    persona: Persona,
+    environment: Environment,
+    node: &mut Node<'_>,
+    made: &mut Option<Read>,
+) -> (String, Result<String, CniError>) {
+    // A pod's call is counted under the program's name, whatever networks it has.
+    let mut network = persona.name().to_owned();
+    let verb = environment.verb;
+    let read = read_stdin(stdin).and_then(|stdin| {
+        if let Persona::Pod(_) = persona {
+            return PodCall::read(environment, &stdin).map(|call| Read::Pod(Box::new(call)));
+        }
+        let call = Call::read(node.context(), persona, environment, &stdin).map_err(|error| error.to_cni());
+        call.map(|call| Read::One(Box::new(call)))
+    });
+    let answer = read.and_then(|call| {
+        let answer = match &call {
+            Read::One(call) => {
+                network = call.attachment().network;
+                node.logger().about_network(&network);
+                carry_out(verb, node, call)
+            }
+            Read::Pod(call) => carry_out_for_pod(node, call),
+        };
+        *made = (verb == Verb::Add).then_some(call);
+        answer
+    });
+    (network, answer)
+}
+
+/// What the log's lines are about, as far as it is known before the configuration is read.
+fn subject(persona: Persona, environment: &Environment) -> Subject {
+    let argument = |key: &str| {
+        let pairs = environment.args.split(';').filter_map(|pair| pair.split_once('='));
+        pairs.filter(|(name, _value)| *name == key).last().map(|(_name, value)| value).unwrap_or_default()
+    };
+    let pod = match (argument("K8S_POD_NAMESPACE"), argument("K8S_POD_NAME")) {
+        ("", "") => String::new(),
+        (namespace, name) => format!("{namespace}/{name}"),
+    };
+    Subject {
+        verb: environment.verb.name().to_owned(),
+        plugin: persona.name().to_owned(),
+        network: String::new(),
+        container: environment.container_id.clone(),
+        ifname: environment.ifname.clone(),
+        pod,
+    }
+}
+
+/// The last line of a call.
+fn conclude(log: &Logger, verb: Verb, answer: &Result<String, CniError>, took: Duration) {
+    let (verb, millis) = (verb.name(), took.as_millis());
+    match answer {
+        Ok(_document) if took >= SLOW => log.info(&format!("{verb} succeeded after {millis} ms")),
+        Ok(_document) => log.debug(|| format!("{verb} succeeded after {millis} ms")),
+        Err(CniError { code, msg, details }) if details.is_empty() => {
+            log.error(&format!("{verb} failed with code {code}: {msg}"));
+        }
+        Err(CniError { code, msg, details }) => {
+            log.error(&format!("{verb} failed with code {code}: {msg} ({details})"));
+        }
+    }
 }
 
 /// Reads the configuration.

@@ -8,6 +8,7 @@ use weft_host_abi::types::Node;
 
 use super::FactsError;
 use super::file::declared_file;
+use crate::log::Settings;
 
 /// In the state directory: what root, or a process that knows the API server, says of this node.
 const FILE: &str = "node.json";
@@ -18,6 +19,9 @@ const FILE: &str = "node.json";
 struct Declared {
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    /// Read by `log`, at the begin of every call; here for what is wrong with it.
+    #[serde(default, rename = "log")]
+    _log: Settings,
 }
 
 /// The node.
@@ -49,6 +53,10 @@ mod tests {
         write(r#"{"labels": {"zone": "b", "rack": "a"}}"#);
         let labels = node(dir.path()).expect("labels").labels;
         assert_eq!(labels, [("rack".to_owned(), "a".to_owned()), ("zone".to_owned(), "b".to_owned())]);
+        write(r#"{"labels": {}, "log": {"level": "warn"}}"#);
+        assert!(node(dir.path()).is_ok());
+        write(r#"{"log": {"level": "loud"}}"#);
+        assert!(node(dir.path()).is_err());
         write(r#"{"lables": {}}"#);
         let error = node(dir.path()).expect_err("a typing mistake");
         assert!(error.to_string().contains("node.json"), "{error}");

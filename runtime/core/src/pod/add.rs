@@ -48,6 +48,7 @@ pub fn add(node: &mut Node<'_>, call: &PodCall) -> Result<String, CniError> {
         let msg = format!("the default network is not ready: {} (readinessindicatorfile) is not there", file.display());
         return Err(CniError::new(code::TRY_AGAIN, msg));
     }
+    node.logger().info("asks weftctl agent for the pod");
     let info = ask_for_pod(call, namespace, name)?;
     let pod = Pod { call, namespace, name, uid: &info.uid, facts: facts(&info) };
     let list = match list(node, call, &info) {

@@ -253,6 +253,7 @@ fn external(
 ) -> Result<Vec<u8>, CniError> {
     let about_one = matches!(verb, Verb::Add | Verb::Del | Verb::Check);
     let of_one = |text| if about_one { text } else { "" };
+    node.logger().info(&format!("{} of {:?} by the plugin {:?}", verb.name(), attachment.network, plugin.kind));
     let answer = exec::exec(&ExecCall {
         plugin: &plugin.kind,
         verb: verb.name(),
