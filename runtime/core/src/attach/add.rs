@@ -32,7 +32,7 @@ pub fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
 fn add_unrecorded(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
     // The reference finds out when the work is done, and leaves it there.
     call.refuse_own_netns()?;
-    let stock = call.network.select.as_ref().is_some_and(SelectConf::is_stock);
+    let stock = call.network.select().is_some_and(SelectConf::is_stock);
     let call = pool::resolve(choose::resolve(node, call)?)?;
     let lock = Lock::for_add(&node.context.state_dir, &call.key())?;
     let mut added = attach(node, &call);
@@ -53,10 +53,10 @@ fn add_unrecorded(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachE
 
 /// ADD with the delegate that there is.
 fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
-    if call.network.steps_alone {
+    if call.network.is_chained() {
         return chained::add(node, call);
     }
-    if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
+    if call.network.external_delegate().is_some() {
         restart::remove_what_ended(node, call)?;
         supersede::earlier_tries(node, call)?;
         return external_add::by_delegate(node, call);
@@ -78,7 +78,7 @@ fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
         // The link comes first, and the addresses through it.
         Some(IpamKind::Dhcp) => return lease_add::add(node, call, &stage, executor),
         Some(IpamKind::External(plugin)) => return external_add::by_ipam(node, call, (stage, executor), plugin),
-        Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => match &call.network.ledger {
+        Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => match &call.network.terms.ledger {
             LedgerKind::Node => claim::by_policy(node, call, &stage, loading)?,
             LedgerKind::Cluster(conf) => cluster::by_policy(node, call, &stage, (loading, conf))?,
         },

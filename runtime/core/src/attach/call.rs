@@ -128,7 +128,7 @@ impl Call {
     /// Whether it is about the container's `lo`, which is there already and is one link for all of its interfaces: in a list with
     /// another plugin that makes a link, both have the same `CNI_IFNAME`.
     pub(super) fn is_loopback(&self) -> bool {
-        self.network.delegate.as_ref().is_some_and(|delegate| delegate.kind == LOOPBACK_PLUGIN)
+        self.network.delegate().is_some_and(|delegate| delegate.kind == LOOPBACK_PLUGIN)
     }
 
     /// What the plugin before this one printed, where the runtime sent it.
@@ -141,7 +141,7 @@ impl Call {
     pub(super) fn key(&self) -> Key {
         let role = match self.persona {
             persona if persona.is_ipam() => Role::Ipam,
-            _ if self.network.steps_alone => Role::Steps,
+            _ if self.network.is_chained() => Role::Steps,
             _ => Role::Attachment,
         };
         Key { attachment: self.attachment(), role }

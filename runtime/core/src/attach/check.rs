@@ -19,7 +19,7 @@ use crate::store::Role;
 /// # Errors
 /// The differences, or that the attachment is not known.
 pub fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
-    if call.network.steps_alone {
+    if call.network.is_chained() {
         return chained::check(node, call);
     }
     let entry = node.store()?.entry(&call.key())?;

@@ -18,7 +18,7 @@ use crate::policy::verify_choice;
 /// The call with the delegate that there is: where a policy picks it, asks the policy, verifies the answer, and makes a call of
 /// the configuration chosen.
 pub(super) fn resolve<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Cow<'c, Call>, AttachError> {
-    let Some(select) = &call.network.select else { return Ok(Cow::Borrowed(call)) };
+    let Some(select) = call.network.select() else { return Ok(Cow::Borrowed(call)) };
     let policy = policies::load_choice(node, call, select)?;
     let request = request(node.context, call, select)?;
     let called = policy.choose(&request, &policies::limits(&call.network));
@@ -102,7 +102,7 @@ fn request(context: &Context, call: &Call, select: &SelectConf) -> Result<Choice
 /// STATUS: does the policy like its configuration, and would it choose? Returns the call with the delegate chosen for a pod
 /// without labels, since STATUS knows of no pod; `None` where the policy denies that one. It may admit others.
 pub(super) fn status<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Option<Cow<'c, Call>>, AttachError> {
-    let Some(select) = &call.network.select else { return Ok(Some(Cow::Borrowed(call))) };
+    let Some(select) = call.network.select() else { return Ok(Some(Cow::Borrowed(call))) };
     let policy =
         policies::load_choice(node, call, select).map_err(|error| AttachError::NotReady { reason: error.chain() })?;
     let problems = policy.validate(&select.text, &select.candidates(), &policies::limits(&call.network))?;

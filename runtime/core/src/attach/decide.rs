@@ -159,7 +159,7 @@ fn judge(
 ) -> Result<(Decision, Verified, Vec<IpAddr>), AttachError> {
     let decision = outcome?.map_err(|denial| AttachError::Denied { policy: policy.to_owned(), denial })?;
     let verified = policy::verify(policy, &decision, request, &ipam(call)?.declared)?;
-    policy::verify_routes(policy, &verified, request, &call.network.grants.routes)?;
+    policy::verify_routes(policy, &verified, request, &call.network.terms.grants.routes)?;
     let free_gateways = free_gateways(call, policy, store, &verified, request)?;
     Ok((decision, verified, free_gateways))
 }
@@ -187,7 +187,7 @@ fn free_gateways(
         }
         free.push(gateway);
     }
-    let takes_default = call.network.delegate.as_ref().is_some_and(|delegate| delegate.kind == "bridge");
+    let takes_default = call.network.delegate().is_some_and(|delegate| delegate.kind == "bridge");
     let without = verified.wants.iter().filter(|want| takes_default && want.gateway.is_none());
     for (candidate, _range) in without.flat_map(|want| &want.candidates) {
         if let Some(gateway) = first_host(*candidate).filter(|gateway| !free.contains(gateway))

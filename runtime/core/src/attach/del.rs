@@ -64,7 +64,7 @@ fn present(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Vec<String>, A
 
 /// The file a stock plugin with delegates left of this container; the journal knows nothing of its attachments.
 fn left_behind(call: &Call) -> Option<PathBuf> {
-    let file = call.network.select.as_ref()?.left_behind(&call.env.container_id)?;
+    let file = call.network.select()?.left_behind(&call.env.container_id)?;
     file.is_file().then_some(file)
 }
 
@@ -96,8 +96,8 @@ fn stock_delegate(context: &Context, call: &Call, file: &Path) -> Result<Call, S
 /// DEL of an attachment the journal does not know: it is gone already, or the stock plugin made it before the node was
 /// switched to weft. In the second case its link is deleted as that plugin would; addresses come from an imported ledger.
 fn unknown(call: &Call) -> Result<Vec<String>, AttachError> {
-    let Some(delegate) = call.network.delegate.as_ref().and_then(|conf| delegate::find(&conf.kind)) else {
-        if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
+    let Some(delegate) = call.network.delegate().and_then(|conf| delegate::find(&conf.kind)) else {
+        if call.network.external_delegate().is_some() {
             return Ok(external::del_unknown(call));
         }
         return Ok(Vec::new());

@@ -93,9 +93,9 @@ pub(super) fn status(call: &Call, plugin: &str, conf: &Object) -> Result<(), Att
 /// GC goes on to external plugins with the same list.
 pub(super) fn forward_gc(call: &Call) -> Vec<String> {
     let mut targets = Vec::new();
-    if let Some(select) = &call.network.select {
+    if let Some(select) = call.network.select() {
         targets.extend(select.external().into_iter().map(|delegate| (delegate.kind, delegate.conf.as_value().clone())));
-    } else if call.network.delegate.as_ref().is_some_and(|delegate| !delegate.builtin) {
+    } else if call.network.external_delegate().is_some() {
         targets.extend(delegate_conf(call).ok());
     } else if let Some(IpamKind::External(plugin)) = call.network.ipam.as_ref().map(|ipam| &ipam.kind) {
         targets.push((plugin.clone(), call.conf.as_value().clone()));
@@ -123,7 +123,7 @@ pub(super) fn ipam_conf(call: &Call) -> Value {
 /// What an external delegate gets: `conf` has the network's common keys, the delegate's own, and `ipam` pointing back at weft
 /// where the policy is ours.
 pub(super) fn delegate_conf(call: &Call) -> Result<(String, Value), AttachError> {
-    let delegate = call.network.delegate.as_ref().ok_or(AttachError::NoDelegate)?;
+    let delegate = call.network.delegate().ok_or(AttachError::NoDelegate)?;
     Ok((delegate.kind.clone(), delegate.conf.as_value().clone()))
 }
 

@@ -25,7 +25,7 @@ impl Standing {
         call: &Call,
         loaded: Result<Loaded, AttachError>,
     ) -> Result<Self, AttachError> {
-        let may_fall_back = call.network.fallback != FallbackConf::Fail;
+        let may_fall_back = call.network.terms.fallback != FallbackConf::Fail;
         match loaded {
             Ok(loaded) => Ok(Self { loaded, may_fall_back, fallback: None }),
             Err(AttachError::Policy(error)) if may_fall_back && error.is_unavailable() => {
@@ -74,7 +74,7 @@ impl Standing {
 
     /// Remembers the network's own policy as one that decided. Only the next failure depends on it.
     pub(super) fn remember(&self, policies: &Policies, call: &Call, log: &mut Log) {
-        if call.network.fallback != FallbackConf::LastGood || self.fallback.is_some() {
+        if call.network.terms.fallback != FallbackConf::LastGood || self.fallback.is_some() {
             return;
         }
         let remembered = ipam(call).and_then(policies::reference).and_then(|reference| {
@@ -97,7 +97,7 @@ fn stand_in(context: &Context, policies: &Policies, call: &Call, error: &PolicyE
         reason,
         class: error.class(),
     };
-    let reference = match &call.network.fallback {
+    let reference = match &call.network.terms.fallback {
         FallbackConf::Fail => return Err(failed("the network has none".to_owned())),
         FallbackConf::LastGood => store.last_good(&call.network.name).ok_or_else(|| {
             failed("no policy has decided in this network yet, or it may not be used any more".to_owned())

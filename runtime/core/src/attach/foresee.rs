@@ -19,7 +19,7 @@ use crate::plan::{DeviceQuery, FoundDevice, LinkRef, Mac, Need, Observed, Op, Pl
 /// # Errors
 /// `NotReady` with ADD's text.
 pub(super) fn of_host(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
-    let Some(conf) = call.network.delegate.as_ref() else { return Ok(()) };
+    let Some(conf) = call.network.delegate() else { return Ok(()) };
     let Some(delegate) = delegate::find(&conf.kind) else { return Ok(()) };
     let needs = delegate.needs(&conf.conf, None)?;
     let on_host: Vec<Need> = needs.iter().filter(|need| side(need) == Side::Host).cloned().collect();

@@ -70,7 +70,7 @@ fn each(error: AttachError) -> Problems {
 
 fn check(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> Problems {
     let mut problems = steps::validate(call).err().map(each).unwrap_or_default();
-    let Some(select) = &call.network.select else {
+    let Some(select) = call.network.select() else {
         problems.extend(of_network(node, call, surroundings));
         return problems;
     };
@@ -97,7 +97,7 @@ fn check(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> Probl
 
 /// The networks of the delegates in which nothing can be set.
 fn fixed(context: &Context, call: &Call) -> Result<Vec<Network>, AttachError> {
-    let confs = call.network.select.iter().flat_map(SelectConf::fixed_confs);
+    let confs = call.network.select().into_iter().flat_map(SelectConf::fixed_confs);
     let read = |conf| call.network.chosen(&conf, &call.pairs, &|name| context.has_policy(name));
     Ok(confs.map(read).collect::<Result<_, _>>()?)
 }
@@ -119,7 +119,7 @@ fn of_network(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> 
 
 /// The delegate's own opinion.
 pub(super) fn delegate_conf(network: &Network, cni_args: &[(String, String)]) -> Result<(), AttachError> {
-    if let Some(conf) = &network.delegate
+    if let Some(conf) = network.delegate()
         && let Some(delegate) = delegate::find(&conf.kind)
     {
         delegate.validate(&conf.conf, cni_args)?;
@@ -142,7 +142,7 @@ fn missing_plugins(context: &Context, call: &Call, surroundings: &Surroundings) 
         let message = format!("{key} is {kind:?}, which is neither weft's nor a plugin in {dirs}: {hint}");
         problems.push(Problem { at: String::new(), message });
     };
-    if let Some(delegate) = call.network.delegate.as_ref().filter(|delegate| !delegate.builtin) {
+    if let Some(delegate) = call.network.external_delegate() {
         look("delegate.type", &delegate.kind, delegate::kinds().map(str::to_owned).collect());
     }
     if let Some(IpamKind::External(kind)) = call.network.ipam.as_ref().map(|ipam| &ipam.kind) {

@@ -12,13 +12,13 @@ use crate::policy::{Choice, CompileAsk, CompileError, Grants, Limits, Loaded, Po
 
 /// What the network grants its policies.
 pub(super) fn grants(network: &Network) -> Grants {
-    Grants { wasi: network.grants.wasi, data: network.grants.data.clone() }
+    Grants { wasi: network.terms.grants.wasi, data: network.terms.grants.data.clone() }
 }
 
 /// Limits of a policy call: the defaults, and what the network sets.
 #[must_use]
 pub fn limits(network: &Network) -> Limits {
-    let conf = &network.limits;
+    let conf = &network.terms.limits;
     let mut limits = Limits::default();
     if let Some(fuel) = conf.fuel {
         limits.fuel = fuel;

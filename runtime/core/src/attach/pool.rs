@@ -15,7 +15,7 @@ use crate::conf::LedgerKind;
 /// # Errors
 /// The agent does not know the pool, or what it declares cannot be used.
 pub(super) fn resolve(call: Cow<'_, Call>) -> Result<Cow<'_, Call>, AttachError> {
-    let LedgerKind::Cluster(conf) = &call.network.ledger else { return Ok(call) };
+    let LedgerKind::Cluster(conf) = &call.network.terms.ledger else { return Ok(call) };
     let Some(name) = conf.pool.clone() else { return Ok(call) };
     let request = ClaimRequest::Pool { ledger: conf.ledger.clone(), name };
     match agent::ask::<ClusterClaims>(&conf.socket, &request, Some(conf.deadline))? {
@@ -30,5 +30,5 @@ pub(super) fn resolve(call: Cow<'_, Call>) -> Result<Cow<'_, Call>, AttachError>
 /// The ranges are those of a pool that was not asked for: a policy cannot say whether its configuration is right. STATUS and
 /// `weftctl policy check` ask no cluster.
 pub(super) fn is_open(call: &Call) -> bool {
-    matches!(&call.network.ledger, LedgerKind::Cluster(conf) if conf.pool.is_some())
+    matches!(&call.network.terms.ledger, LedgerKind::Cluster(conf) if conf.pool.is_some())
 }

@@ -47,12 +47,12 @@ pub fn preview(
 
 fn resolved(node: &mut Node<'_>, call: &Call) -> Result<Preview, AttachError> {
     let mut notes = Vec::new();
-    if let Some(delegate) = call.network.delegate.as_ref().filter(|delegate| !delegate.builtin) {
+    if let Some(delegate) = call.network.external_delegate() {
         notes
             .push(format!("the links are made by the external delegate {:?}, whose plan only it knows", delegate.kind));
         return Ok(Preview { plan: Plan::default(), choice: None, trace: None, notes });
     }
-    if call.network.steps_alone {
+    if call.network.is_chained() {
         return Ok(Preview { plan: chained_steps(node.context, call)?, choice: None, trace: None, notes });
     }
     let stage = Stage::read(node.context, call)?;

@@ -85,7 +85,7 @@ impl<'a> Stage<'a> {
     /// cost more to start than it saves, and compete for a processor with the caller. A job that loads a policy is dropped
     /// where the delegate uses none.
     pub(super) fn set(context: &'a Context, call: &Call, then: Option<Job>) -> Result<Setting<'a>, AttachError> {
-        let Some(conf) = call.network.delegate.as_ref() else {
+        let Some(conf) = call.network.delegate() else {
             if let Some(job) = then {
                 // Without a thread, the job is done in the foreground, by the caller that waits for it.
                 background::start("policy", job).ok();
@@ -167,7 +167,7 @@ impl<'a> Stage<'a> {
 
     /// The delegate's plan.
     fn describe(&self, call: &Call, addressing: Option<&Addressing>) -> Result<Plan, AttachError> {
-        Ok(match (self.delegate, call.network.delegate.as_ref()) {
+        Ok(match (self.delegate, call.network.delegate()) {
             (Some(delegate), Some(conf)) => delegate.plan(&Input {
                 conf: &conf.conf,
                 attachment: &call.attachment(),

@@ -22,7 +22,7 @@ pub fn status(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
 }
 
 fn of_network(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
-    if let Some(conf) = call.network.delegate.clone() {
+    if let Some(conf) = call.network.delegate().cloned() {
         match delegate::find(&conf.kind) {
             Some(delegate) => {
                 delegate.validate(&conf.conf, &call.pairs)?;

@@ -28,7 +28,7 @@ pub use cluster::{ClusterConf, LedgerKind};
 pub use dhcp::DhcpConf;
 pub use error::ConfError;
 pub use ipam::{IpamConf, IpamKind, data_dir_of, scope_of};
-pub use network::{DelegateConf, Network, StepConf};
+pub use network::{DelegateConf, Maker, Network, StepConf, Terms};
 pub use persona::{POD_NAMES, Persona};
 pub use pool::{declared_sets, pool_sets};
 pub use ranges::RangeProblem;

@@ -34,6 +34,32 @@ pub struct StepConf {
     pub conf: Object,
 }
 
+/// What makes the interface: exactly one of these.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Maker {
+    /// A policy picks the delegate; `ipam` is read with what it picks ([`Network::chosen`]).
+    Select(SelectConf),
+    /// A delegate.
+    Delegate(DelegateConf),
+    /// The plugin before this one in a list: there are steps alone.
+    Before,
+    /// Nobody: addresses alone are wanted, or a DEL could read no delegate.
+    Nobody,
+}
+
+/// How policies run and where claims are kept.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Terms {
+    /// Limits of policy calls.
+    pub limits: LimitsConf,
+    /// What policies may do beyond the contract.
+    pub grants: GrantsConf,
+    /// Where claims are kept.
+    pub ledger: LedgerKind,
+    /// What is used where a policy cannot be.
+    pub fallback: FallbackConf,
+}
+
 /// A network configuration, read. See `conf`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {
@@ -41,14 +67,10 @@ pub struct Network {
     pub version: Version,
     /// Name of the network.
     pub name: String,
-    /// What builds the interface; `None` when called for IPAM or steps alone.
-    pub delegate: Option<DelegateConf>,
-    /// Who picks the delegate, where a policy does. `delegate` and `ipam` are then `None` until it has: see [`Network::chosen`].
-    pub select: Option<SelectConf>,
+    /// What makes the interface.
+    pub maker: Maker,
     /// What is done to the interface afterwards, in order.
     pub steps: Vec<StepConf>,
-    /// There are steps and no delegate: a chained plugin.
-    pub steps_alone: bool,
     /// Who decides about addresses; `None` for layer 2.
     ///
     /// With an external delegate that one calls its IPAM plugin itself: its `conf` says `weft-ipam` where this is ours.
@@ -63,14 +85,8 @@ pub struct Network {
     pub prev_result: Option<Value>,
     /// What GC keeps: (container id, interface name). `None` where the runtime sent no list; an empty one keeps nothing.
     pub valid_attachments: Option<Vec<(String, String)>>,
-    /// Limits of policy calls.
-    pub limits: LimitsConf,
-    /// What policies may do beyond the contract.
-    pub grants: GrantsConf,
-    /// Where claims are kept.
-    pub ledger: LedgerKind,
-    /// What is used where a policy cannot be.
-    pub fallback: FallbackConf,
+    /// How policies run and where claims are kept.
+    pub terms: Terms,
     /// Labels of the pod, from `args.cni.labels`, sorted by key.
     pub labels: Vec<(String, String)>,
     /// The configuration as it came.
@@ -116,8 +132,7 @@ impl Network {
             Err(_not_read) if persona.is_stock() => Vec::new(),
             read => read?,
         };
-        network.select = read_select(persona, object, is_shipped)?;
-        if let Some(select) = &network.select {
+        if let Some(select) = read_select(persona, object, is_shipped)? {
             if persona == Persona::Weft {
                 network.steps = weft::steps(object)?;
             }
@@ -128,15 +143,17 @@ impl Network {
                 read(Persona::Weft, &conf, cni_args, is_shipped)
                     .map_err(|error| ConfError::Entry { name: name.to_owned(), error: Box::new(error) })?;
             }
+            network.maker = Maker::Select(select);
             network.read_policy_terms(persona, object)?;
             return Ok(network);
         }
         network.ipam = network.read_ipam(persona, object, cni_args, is_shipped)?;
-        network.delegate = match persona {
-            Persona::Weft if weft::steps_alone(object) => None,
-            Persona::Weft => Some(weft::delegate(object, network.ipam.as_ref())?),
-            Persona::Delegate(kind) => Some(stock_delegate(kind, object)),
-            Persona::WeftIpam | Persona::Pod(_) | Persona::Ipam(_) | Persona::Step(_) | Persona::Flannel => None,
+        network.maker = match persona {
+            Persona::Weft if weft::steps_alone(object) => Maker::Before,
+            Persona::Weft => Maker::Delegate(weft::delegate(object, network.ipam.as_ref())?),
+            Persona::Delegate(kind) => Maker::Delegate(stock_delegate(kind, object)),
+            Persona::Step(_) => Maker::Before,
+            Persona::WeftIpam | Persona::Pod(_) | Persona::Ipam(_) | Persona::Flannel => Maker::Nobody,
         };
         network.steps = match persona {
             Persona::Weft => weft::steps(object)?,
@@ -145,7 +162,6 @@ impl Network {
                 Vec::new()
             }
         };
-        network.steps_alone = network.delegate.is_none() && !network.steps.is_empty();
         network.check_ipam_use(persona)?;
         network.check_cni_args(persona, cni_args)?;
 
@@ -163,14 +179,14 @@ impl Network {
         cni_args: &[(String, String)],
         is_shipped: &dyn Fn(&str) -> bool,
     ) -> Result<Self, ConfError> {
-        if !self.select.as_ref().is_some_and(SelectConf::is_stock) {
+        if !self.select().is_some_and(SelectConf::is_stock) {
             return Self::parse(Persona::Weft, conf, cni_args, is_shipped);
         }
         let kind = select::stock_kind(conf)?;
         let mut network = match delegate::find(&kind) {
             Some(found) => Self::parse(Persona::Delegate(found.kind()), conf, cni_args, is_shipped)?,
             // An external delegate calls its IPAM plugin itself.
-            None => Self { delegate: Some(select::by_kind(kind, conf.clone())), ..Self::bare(conf) },
+            None => Self { maker: Maker::Delegate(select::by_kind(kind, conf.clone())), ..Self::bare(conf) },
         };
         network.version = self.version;
         // The plugin hands its delegate no `args`, but labels are facts about the pod.
@@ -186,7 +202,7 @@ impl Network {
         let kind = select::stock_kind(conf)?;
         Ok(match delegate::find(&kind) {
             Some(found) => Self::parse_for_del(Persona::Delegate(found.kind()), conf, is_shipped),
-            None => Self { delegate: Some(select::by_kind(kind, conf.clone())), ..Self::bare(conf) },
+            None => Self { maker: Maker::Delegate(select::by_kind(kind, conf.clone())), ..Self::bare(conf) },
         })
     }
 
@@ -203,11 +219,13 @@ impl Network {
         {
             return Err(error);
         }
-        self.limits = LimitsConf::read(ours)?;
-        self.grants = GrantsConf::read(ours)?;
-        self.ledger = LedgerKind::read(ours)?;
-        self.fallback = FallbackConf::read(ours)?;
-        if let (LedgerKind::Cluster(cluster), Some(ipam)) = (&self.ledger, &mut self.ipam) {
+        self.terms = Terms {
+            limits: LimitsConf::read(ours)?,
+            grants: GrantsConf::read(ours)?,
+            ledger: LedgerKind::read(ours)?,
+            fallback: FallbackConf::read(ours)?,
+        };
+        if let (LedgerKind::Cluster(cluster), Some(ipam)) = (&self.terms.ledger, &mut self.ipam) {
             ipam.scope = cluster.scope();
         }
         Ok(())
@@ -224,7 +242,7 @@ impl Network {
             let cluster = cluster.in_domain(domain);
             ipam.scope = cluster.scope();
             ipam.range_sets = sets;
-            network.ledger = LedgerKind::Cluster(cluster);
+            network.terms.ledger = LedgerKind::Cluster(cluster);
         }
         Ok(network)
     }
@@ -233,23 +251,19 @@ impl Network {
     #[must_use]
     pub fn parse_for_del(persona: Persona, object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Self {
         let mut network = Self::bare(object);
-        network.select = read_select(persona, object, is_shipped).unwrap_or_default();
-        if network.select.is_some() {
+        if let Some(select) = read_select(persona, object, is_shipped).unwrap_or_default() {
+            network.maker = Maker::Select(select);
             return network;
         }
         let ipam = object.object_or_empty("ipam").unwrap_or_default();
         let kind = ipam::kind(persona, &ipam, is_shipped).ok().flatten();
         network.ipam = kind.map(|kind| IpamConf::bare(kind, ipam, &network.name));
-        network.delegate = match persona {
-            Persona::Weft if weft::steps_alone(object) => None,
-            Persona::Weft => weft::delegate(object, network.ipam.as_ref()).ok(),
-            Persona::Delegate(kind) => Some(stock_delegate(kind, object)),
-            Persona::WeftIpam | Persona::Pod(_) | Persona::Ipam(_) | Persona::Step(_) | Persona::Flannel => None,
-        };
-        network.steps_alone = match persona {
-            Persona::Weft => weft::steps_alone(object),
-            Persona::Step(_) => true,
-            Persona::WeftIpam | Persona::Pod(_) | Persona::Ipam(_) | Persona::Delegate(_) | Persona::Flannel => false,
+        network.maker = match persona {
+            Persona::Weft if weft::steps_alone(object) => Maker::Before,
+            Persona::Weft => weft::delegate(object, network.ipam.as_ref()).map_or(Maker::Nobody, Maker::Delegate),
+            Persona::Delegate(kind) => Maker::Delegate(stock_delegate(kind, object)),
+            Persona::Step(_) => Maker::Before,
+            Persona::WeftIpam | Persona::Pod(_) | Persona::Ipam(_) | Persona::Flannel => Maker::Nobody,
         };
         if network.ipam_use() == IpamUse::Never {
             network.ipam = None;
@@ -277,20 +291,15 @@ impl Network {
         Self {
             version: Version::reconcile(version).unwrap_or(Version::CURRENT),
             name: object.str("name").ok().flatten().unwrap_or_default().to_owned(),
-            delegate: None,
-            select: None,
+            maker: Maker::Nobody,
             steps: Vec::new(),
-            steps_alone: false,
             ipam: None,
             dns: None,
             runtime_config: inner(object, "runtimeConfig"),
             args: inner(&inner(object, "args"), "cni"),
             prev_result: object.get("prevResult").cloned(),
             valid_attachments: None,
-            limits: LimitsConf::default(),
-            grants: GrantsConf::default(),
-            ledger: LedgerKind::default(),
-            fallback: FallbackConf::default(),
+            terms: Terms::default(),
             labels: Vec::new(),
             raw: object.as_value().clone(),
         }
@@ -330,14 +339,44 @@ impl Network {
         IpamConf::read(kind, ipam, &context).map(Some)
     }
 
+    /// The delegate, where there is one by now.
+    #[must_use]
+    pub fn delegate(&self) -> Option<&DelegateConf> {
+        match &self.maker {
+            Maker::Delegate(delegate) => Some(delegate),
+            Maker::Select(_) | Maker::Before | Maker::Nobody => None,
+        }
+    }
+
+    /// The delegate, where it is another vendor's plugin.
+    #[must_use]
+    pub fn external_delegate(&self) -> Option<&DelegateConf> {
+        self.delegate().filter(|delegate| !delegate.builtin)
+    }
+
+    /// Who picks the delegate, where a policy does and has not yet.
+    #[must_use]
+    pub fn select(&self) -> Option<&SelectConf> {
+        match &self.maker {
+            Maker::Select(select) => Some(select),
+            Maker::Delegate(_) | Maker::Before | Maker::Nobody => None,
+        }
+    }
+
+    /// Whether there are steps alone: a chained plugin.
+    #[must_use]
+    pub fn is_chained(&self) -> bool {
+        self.maker == Maker::Before
+    }
+
     /// How the delegate goes with IPAM; an external one decides for itself.
     fn ipam_use(&self) -> IpamUse {
-        let found = self.delegate.as_ref().and_then(|delegate| delegate::find(&delegate.kind));
+        let found = self.delegate().and_then(|delegate| delegate::find(&delegate.kind));
         found.map_or(IpamUse::Optional, delegate::Delegate::ipam)
     }
 
     fn check_ipam_use(&self, persona: Persona) -> Result<(), ConfError> {
-        match (self.ipam_use(), &self.ipam, &self.delegate) {
+        match (self.ipam_use(), &self.ipam, self.delegate()) {
             (IpamUse::Required, None, Some(delegate)) => {
                 let text = delegate::find(&delegate.kind).map(delegate::Delegate::without_ipam);
                 Err(ConfError::NoPlugin { text: text.unwrap_or_default() })
@@ -369,7 +408,7 @@ impl Network {
     /// Keys of `CNI_ARGS` that the plugin, or the IPAM plugin it would call, reads.
     fn cni_args(&self) -> Vec<&'static str> {
         let mut known = Vec::new();
-        if let Some(found) = self.delegate.as_ref().and_then(|delegate| delegate::find(&delegate.kind)) {
+        if let Some(found) = self.delegate().and_then(|delegate| delegate::find(&delegate.kind)) {
             known.extend(found.cni_args());
         }
         known.extend(self.ipam.iter().flat_map(|ipam| ipam.kind.cni_args()));

@@ -37,7 +37,7 @@ impl Network {
         text(&self.runtime_config)
             .or_else(|| text(&self.args))
             .or_else(arg)
-            .or_else(|| self.delegate.as_ref().and_then(|delegate| text(&delegate.conf)))
+            .or_else(|| self.delegate().and_then(|delegate| text(&delegate.conf)))
     }
 }
 

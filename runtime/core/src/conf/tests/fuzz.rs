@@ -199,9 +199,9 @@ proptest! {
                 Ok(network) => {
                     let _pod = network.pod(&pairs);
                     let _mac = network.requested_mac(&pairs);
-                    for candidate in network.select.iter().flat_map(SelectConf::candidates) {
+                    for candidate in network.select().into_iter().flat_map(SelectConf::candidates) {
                         let settings = candidate.settable.iter().map(|key| (key.as_str(), conf.as_value()));
-                        let select = network.select.as_ref().unwrap();
+                        let select = network.select().unwrap();
                         let chosen = select.chosen(&candidate.name, settings).unwrap();
                         let _read = network.chosen(&chosen, &pairs, &is_shipped);
                     }

@@ -22,7 +22,7 @@ fn conf(more: Value) -> Value {
 }
 
 fn select(conf: Value) -> SelectConf {
-    parse(Persona::Weft, conf).unwrap().select.unwrap()
+    parse(Persona::Weft, conf).unwrap().select().unwrap().clone()
 }
 
 fn refused(more: Value) -> String {
@@ -34,8 +34,11 @@ fn refused(more: Value) -> String {
 #[test]
 fn the_policy_sees_the_delegates_with_their_ipam() {
     let network = parse(Persona::Weft, conf(json!({}))).unwrap();
-    assert_eq!((network.delegate.is_none(), network.ipam.is_none(), network.limits.fuel), (true, true, Some(7)));
-    let select = network.select.unwrap();
+    assert_eq!(
+        (network.delegate().is_none(), network.ipam.is_none(), network.terms.limits.fuel),
+        (true, true, Some(7))
+    );
+    let select = network.select().unwrap().clone();
     assert_eq!(select.policy, "by-label");
     assert_eq!(select.text, r#"{"policy":"by-label","default":"nat"}"#);
     let seen: Vec<(String, Value, Vec<String>)> = select
@@ -59,14 +62,14 @@ fn the_policy_sees_the_delegates_with_their_ipam() {
 #[test]
 fn a_choice_leads_to_a_configuration_like_any_other() {
     let outer = parse(Persona::Weft, conf(json!({"runtimeConfig": {"mac": "02:00:00:00:00:01"}}))).unwrap();
-    let select = outer.select.clone().unwrap();
+    let select = outer.select().unwrap();
     let read = |name: &str, settings: &[(&str, Value)]| {
         let conf = select.chosen(name, settings.iter().map(|(key, value)| (*key, value))).unwrap();
         outer.chosen(&conf, &[], &is_shipped)
     };
     let nat = read("nat", &[("mtu", json!(1400)), ("ipam.routes", json!([{"dst": "0.0.0.0/0"}]))]).unwrap();
-    assert!(nat.select.is_none());
-    let delegate = nat.delegate.unwrap();
+    assert!(nat.select().is_none());
+    let delegate = nat.delegate().unwrap().clone();
     assert_eq!((delegate.kind.as_str(), delegate.conf.get("mtu")), ("bridge", Some(&json!(1400))));
     assert_eq!(delegate.conf.get("runtimeConfig"), Some(&json!({"mac": "02:00:00:00:00:01"})));
     assert!(delegate.conf.get("settable").is_none(), "{:?}", delegate.conf);
@@ -74,11 +77,11 @@ fn a_choice_leads_to_a_configuration_like_any_other() {
     let ipam = nat.ipam.unwrap();
     assert_eq!(ipam.object.get("routes"), Some(&json!([{"dst": "0.0.0.0/0"}])));
     assert_eq!(ipam.range_sets.len(), 1);
-    assert_eq!(nat.limits.fuel, Some(7));
+    assert_eq!(nat.terms.limits.fuel, Some(7));
 
     let lan = read("lan", &[]).unwrap();
-    assert_eq!((lan.delegate.unwrap().kind.as_str(), lan.ipam.is_none()), ("macvlan", true));
-    let ovs = read("ovs", &[("tag", json!(5))]).unwrap().delegate.unwrap();
+    assert_eq!((lan.delegate().unwrap().kind.as_str(), lan.ipam.is_none()), ("macvlan", true));
+    let ovs = read("ovs", &[("tag", json!(5))]).unwrap().delegate().unwrap().clone();
     assert_eq!((ovs.builtin, ovs.conf.get("tag"), ovs.conf.get("anything")), (false, Some(&json!(5)), Some(&json!(1))));
     assert!(select.chosen("wan", []).is_none());
 
@@ -157,9 +160,9 @@ fn every_mistake_is_named() {
 #[test]
 fn del_and_gc_get_by_without_a_choice() {
     let network = Network::parse_for_del(Persona::Weft, &object(conf(json!({}))), &is_shipped);
-    assert_eq!((network.name.as_str(), network.select.is_some(), network.delegate.is_none()), ("net", true, true));
+    assert_eq!((network.name.as_str(), network.select().is_some(), network.delegate().is_none()), ("net", true, true));
     let broken = Network::parse_for_del(Persona::Weft, &object(conf(json!({"delegates": "x"}))), &is_shipped);
-    assert_eq!((broken.name.as_str(), broken.select), ("net", None));
+    assert_eq!((broken.name.as_str(), broken.select()), ("net", None));
 }
 
 fn flannel(more: Value) -> Result<Network, ConfError> {
@@ -171,7 +174,7 @@ fn flannel(more: Value) -> Result<Network, ConfError> {
 }
 
 fn rendered(more: Value, settings: &[(&str, Value)]) -> Value {
-    let select = flannel(more).unwrap().select.unwrap();
+    let select = flannel(more).unwrap().select().unwrap().clone();
     select.chosen("delegate", settings.iter().map(|(key, value)| (*key, value))).unwrap().as_value().clone()
 }
 
@@ -195,7 +198,7 @@ fn flannel_hands_over_what_the_plugin_does() {
         "nothing else of its own goes to the delegate"
     );
     let outer = flannel(more).unwrap();
-    let select = outer.select.clone().unwrap();
+    let select = outer.select().unwrap();
     assert_eq!(select.files, [FileConf { name: "subnet.env".into(), path: "/s".into() }]);
     assert_eq!(select.left_behind("c1").unwrap().to_str(), Some("/d/c1"));
     assert_eq!((select.left_behind("../c1"), select.left_behind("")), (None, None));
@@ -208,7 +211,7 @@ fn flannel_hands_over_what_the_plugin_does() {
 #[test]
 fn flannel_has_defaults_and_its_own_words() {
     let network = flannel(json!({})).unwrap();
-    let select = network.select.unwrap();
+    let select = network.select().unwrap().clone();
     assert_eq!(select.files[0].path.to_str(), Some("/run/flannel/subnet.env"));
     assert_eq!(select.left_behind("c").unwrap().to_str(), Some("/var/lib/cni/flannel/c"));
     assert!(select.is_stock());
@@ -225,12 +228,12 @@ fn flannel_has_defaults_and_its_own_words() {
 #[test]
 fn flannel_delegates_to_plugins_that_weft_does_not_have() {
     let outer = flannel(json!({"delegate": {"type": "ovs-cni", "bridge": "br1"}})).unwrap();
-    let conf = outer.select.as_ref().unwrap().chosen("delegate", []).unwrap();
+    let conf = outer.select().unwrap().chosen("delegate", []).unwrap();
     let chosen = outer.chosen(&conf, &[], &is_shipped).unwrap();
-    let delegate = chosen.delegate.unwrap();
+    let delegate = chosen.delegate().unwrap().clone();
     assert_eq!((delegate.kind.as_str(), delegate.builtin, chosen.ipam), ("ovs-cni", false, None));
     assert_eq!(delegate.conf.get("name"), Some(&json!("cbr0")));
     let outer = flannel(json!({"delegate": {"type": "../sh"}})).unwrap();
-    let conf = outer.select.as_ref().unwrap().chosen("delegate", []).unwrap();
+    let conf = outer.select().unwrap().chosen("delegate", []).unwrap();
     assert_eq!(outer.chosen(&conf, &[], &is_shipped).unwrap_err().to_string(), "invalid plugin name: ../sh");
 }

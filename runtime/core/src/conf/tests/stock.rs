@@ -10,13 +10,13 @@ fn unknown_keys_are_ignored_and_the_whole_is_the_delegates() {
         "routes": null, "resolvConf": "", "limits": {"fuel": 3}}});
     let network = parse(BRIDGE, conf.clone()).unwrap();
     assert_eq!(network.name, "net");
-    let delegate = network.delegate.unwrap();
+    let delegate = network.delegate().unwrap().clone();
     assert_eq!((delegate.kind.as_str(), delegate.builtin), ("bridge", true));
     assert_eq!(delegate.conf.as_value(), &conf);
     let ipam = network.ipam.unwrap();
     assert_eq!(ipam.range_sets.len(), 1);
     assert_eq!(ipam.resolv_conf, None);
-    assert_eq!(network.limits.fuel, Some(3));
+    assert_eq!(network.terms.limits.fuel, Some(3));
 }
 
 #[test]

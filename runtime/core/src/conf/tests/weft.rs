@@ -19,7 +19,7 @@ fn the_delegate_sees_what_its_stock_plugin_would() {
         "dns": {"nameservers": ["1.1.1.1"]},
         "capabilities": {"mac": true},
     }));
-    let delegate = network.delegate.unwrap();
+    let delegate = network.delegate().unwrap().clone();
     assert!(delegate.builtin);
     assert_eq!(delegate.kind, "macvlan");
     assert_eq!(
@@ -70,7 +70,7 @@ fn keys_of_the_specification_and_of_runtimes_are_known() {
 
 #[test]
 fn a_ledger_is_the_nodes_or_the_clusters() {
-    let cluster = |ledger| match ok(json!({"ledger": ledger})).ledger {
+    let cluster = |ledger| match ok(json!({"ledger": ledger})).terms.ledger {
         LedgerKind::Cluster(conf) => conf,
         LedgerKind::Node => panic!("a cluster ledger is expected"),
     };
@@ -93,14 +93,14 @@ fn a_ledger_is_the_nodes_or_the_clusters() {
         assert_eq!(err(json!({"ledger": wrong})).code(), 7, "{wrong}");
     }
     assert_eq!(err(json!({"ledger": {"type": "redis"}})).code(), 7);
-    assert_eq!(ok(json!({"ledger": {"type": "node"}})).ledger, LedgerKind::Node);
+    assert_eq!(ok(json!({"ledger": {"type": "node"}})).terms.ledger, LedgerKind::Node);
 }
 
 #[test]
 fn a_pool_has_the_ranges_and_the_domain() {
     let conf = |ipam: Value| json!({"ledger": {"type": "kubernetes", "pool": "blue"}, "ipam": ipam});
     let network = ok(conf(json!({"type": "host-local"})));
-    let LedgerKind::Cluster(cluster) = &network.ledger else { panic!("a cluster ledger is expected") };
+    let LedgerKind::Cluster(cluster) = &network.terms.ledger else { panic!("a cluster ledger is expected") };
     assert_eq!(cluster.pool.as_deref(), Some("blue"));
     let sets = pool_sets(&[json!({"subnet": "10.0.0.0/24"})], &[]).unwrap();
     let drawn = network.with_pool("lab", sets.clone()).unwrap();
@@ -138,7 +138,7 @@ fn an_external_delegate_calls_weft_back_for_its_addresses() {
         "prevResult": {"ips": []},
         "cni.dev/x": 1,
     }));
-    let delegate = network.delegate.unwrap();
+    let delegate = network.delegate().unwrap().clone();
     assert!(!delegate.builtin);
     assert_eq!(delegate.conf.get("anything"), Some(&json!([1])));
     assert_eq!(delegate.conf.get("prevResult"), Some(&json!({"ips": []})));
@@ -151,17 +151,17 @@ fn an_external_delegate_calls_weft_back_for_its_addresses() {
     // And this is what it then reads.
     let called = parse(Persona::WeftIpam, delegate.conf.as_value().clone()).unwrap();
     assert_eq!(called.ipam.unwrap().kind, IpamKind::Wasm { policy: "file:///p.wasm".to_owned() });
-    assert_eq!(called.limits.fuel, Some(5));
+    assert_eq!(called.terms.limits.fuel, Some(5));
 
     let shipped = ok(json!({
         "delegate": {"type": "ovs"},
         "ipam": {"type": "host-local", "subnet": "10.0.0.0/24"},
     }));
-    let ipam = shipped.delegate.unwrap().conf.get("ipam").unwrap().clone();
+    let ipam = shipped.delegate().unwrap().conf.get("ipam").unwrap().clone();
     assert_eq!((&ipam["type"], &ipam["policy"]), (&json!("weft-ipam"), &json!("host-local")));
     let foreign = ok(json!({"delegate": {"type": "ovs"}, "ipam": {"type": "whereabouts", "range": "x"}}));
     assert_eq!(foreign.external_ipam(), Some("whereabouts"));
-    assert_eq!(foreign.delegate.unwrap().conf.get("ipam"), Some(&json!({"type": "whereabouts", "range": "x"})));
+    assert_eq!(foreign.delegate().unwrap().conf.get("ipam"), Some(&json!({"type": "whereabouts", "range": "x"})));
 }
 
 #[test]
@@ -170,9 +170,9 @@ fn limits_and_grants() {
         "limits": {"fuel": 1_000_000, "memoryMiB": 8, "deadlineMs": 50},
         "grants": {"wasi": true, "data": "/etc/weft/racks"},
     }));
-    assert_eq!(network.limits, LimitsConf { fuel: Some(1_000_000), memory_mib: Some(8), deadline_ms: Some(50) });
+    assert_eq!(network.terms.limits, LimitsConf { fuel: Some(1_000_000), memory_mib: Some(8), deadline_ms: Some(50) });
     assert_eq!(
-        network.grants,
+        network.terms.grants,
         GrantsConf { wasi: true, data: Some("/etc/weft/racks".into()), ..GrantsConf::default() }
     );
     assert_eq!(
@@ -195,11 +195,11 @@ fn weft_ipam_takes_its_terms_from_ipam() {
         conf(json!({"type": "weft-ipam", "policy": "by-label", "limits": {"fuel": 9}, "addresses": [{"address": "10.0.0.9/24"}]})),
     )
     .unwrap();
+    assert_eq!(network.terms.limits.fuel, Some(9));
+    assert!(network.delegate().is_none());
     let ipam = network.ipam.unwrap();
     assert_eq!(ipam.kind, IpamKind::Shipped("by-label".to_owned()));
     assert_eq!(ipam.declared, ["10.0.0.9/24".parse().unwrap()]);
-    assert_eq!(network.limits.fuel, Some(9));
-    assert!(network.delegate.is_none());
     let text = |ipam| error(Persona::WeftIpam, conf(ipam));
     assert!(text(json!({"type": "weft-ipam"})).starts_with("ipam.policy is missing: "));
     assert!(
@@ -236,7 +236,7 @@ fn del_reads_what_it_can() {
     }));
     let network = Network::parse_for_del(Persona::Weft, &conf, &is_shipped);
     assert_eq!(network.name, "net");
-    assert_eq!(network.delegate.unwrap().kind, "ovs");
+    assert_eq!(network.delegate().unwrap().kind, "ovs");
     assert_eq!(network.ipam.unwrap().kind, IpamKind::Dhcp);
     assert_eq!(network.prev_result, Some(json!({"a": 1})));
     for persona in Persona::all() {

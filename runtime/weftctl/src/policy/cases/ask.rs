@@ -84,7 +84,7 @@ fn question(case: &Case, network: Option<&Value>) -> anyhow::Result<(Question, L
         ifname: case.ifname.clone().unwrap_or_else(|| "eth0".to_owned()),
     };
     let node = Node { name: case.node.name.clone(), labels: case.node.labels.clone().into_iter().collect() };
-    let (asked, ledger) = match &network.select {
+    let (asked, ledger) = match network.select() {
         Some(select) => (Asked::Delegate(choice(case, &network, select, attachment, node)?), Model::default()),
         None => {
             let (request, model) = addresses(case, &network, attachment, node)?;
@@ -174,7 +174,7 @@ fn check(network: &Network, policy: &Policy) -> anyhow::Result<Answered> {
             policy.validate(&ipam.text, &limits)
         }
         Policy::Choice(policy) => {
-            let select = network.select.as_ref().context("the network has no \"select\" object to check")?;
+            let select = network.select().context("the network has no \"select\" object to check")?;
             policy.validate(&select.text, &select.candidates(), &limits)
         }
     };
