@@ -4,6 +4,7 @@
 #   tests/setup.sh base   to build weft and run demo.sh
 #   tests/setup.sh all    to run every test (default)
 #   tests/setup.sh kubernetes   Kubernetes alone, for its suite: minutes of building when nothing is cached
+#   tests/setup.sh reference    the CNI project's current plugins, a second reference
 #
 # What a package is needed for stands beside it. Rust itself is not installed here.
 set -euo pipefail
@@ -35,6 +36,7 @@ all=(
     "/usr/include/wasm32-wasi/stdlib.h wasi-libc # its C library"
     "dpkg:libclang-rt-14-dev-wasm32 libclang-rt-14-dev-wasm32 # and what the compiler calls"
     "python3       python3                   # opens a tap device"
+    "jsonschema    python3-jsonschema        # the schema of configurations, by another implementation"
     "jq            jq                        # JSON in scripts"
     "strace        strace                    # no child process is started"
     "openssl       openssl                   # a key for the service accounts of the real Kubernetes"
@@ -49,10 +51,16 @@ if [ "${1:-all}" = kubernetes ]; then
     exec "$(dirname "$0")/cluster/kubernetes/build.sh"
 fi
 
+# The second reference of the suite `reference`, built from its published module; without it those trials show as ignored.
+if [ "${1:-all}" = reference ]; then
+    [ -z "${CNI_CURRENT_DIR:-}" ] && command -v go >/dev/null || exit 0
+    exec "$(dirname "$0")/reference/build.sh"
+fi
+
 case "${1:-all}" in
     base) wanted=("${base[@]}") ;;
     all) wanted=("${base[@]}" "${all[@]}") ;;
-    *) echo "usage: tests/setup.sh [base|all|kubernetes]" >&2; exit 2 ;;
+    *) echo "usage: tests/setup.sh [base|all|kubernetes|reference]" >&2; exit 2 ;;
 esac
 
 PATH=$PATH:/usr/sbin:/sbin

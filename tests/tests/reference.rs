@@ -1,13 +1,16 @@
-//! The same confs through Debian's plugins and through weft called by the same name: same results, same kernel state.
+//! The same confs through the reference plugins and through weft called by the same name: same results, same kernel state.
 //!
-//! `WEFT_TEST_SUBJECT=reference` runs the reference against itself: what differs then is chance, and the harness must hide it.
+//! There are two references: Debian's package, and the CNI project's current release (`tests/reference`). weft runs each case once,
+//! and is compared with both.
+//!
+//! `WEFT_TEST_SUBJECT=reference` runs each reference against itself: what differs then is chance, and the harness must hide it.
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
-use weft_kit::case::{self, Case, Differs};
+use weft_kit::case::{self, Case, Differs, Edition};
 use weft_kit::programs::Installation;
 use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
@@ -16,22 +19,33 @@ use weft_kit::world::Subject;
 /// Link kinds by the plugin that makes them.
 const KINDS: &[(&str, &str)] = &[("macvlan", "macvlan"), ("bridge", "bridge"), ("ptp", "veth")];
 
-/// weft, installed once for all cases; removed with the value.
-type Shared = Arc<OnceLock<Result<Installation, String>>>;
+/// So many cases at once: they wait more than they compute.
+const THREADS: usize = 8;
+
+/// weft's transcript of a case; made by the first trial that needs it.
+type Ours = Arc<OnceLock<Result<Value, String>>>;
 
 fn main() -> ExitCode {
     sandbox::enter();
-    let shared = Shared::default();
     let mut suite = Suite::new();
-    match case::load_all().and_then(|cases| Ok((cases, case::general_differences()?))) {
+    match case::load_all().and_then(|cases| Ok((cases, Arc::new(case::general_differences()?)))) {
         Ok((cases, general)) => {
-            for case in cases {
-                add(&mut suite, &case, &general, &shared);
+            let runs: Vec<(Case, String, Ours)> = cases
+                .iter()
+                .flat_map(|case| {
+                    case.versions().into_iter().map(move |version| (case.clone(), version, Ours::default()))
+                })
+                .collect();
+            // One reference after the other, so that no trial waits for another one's weft.
+            for edition in [Edition::Debian, Edition::Current] {
+                for (case, version, ours) in &runs {
+                    add(&mut suite, edition, case, (version, ours), &general);
+                }
             }
         }
         Err(error) => suite.test("cases", &[], move || Err(error)),
     }
-    suite.run_threads(Some(4))
+    suite.run_threads(Some(THREADS))
 }
 
 /// Whether the reference stands in for weft.
@@ -39,8 +53,19 @@ fn alone() -> bool {
     std::env::var("WEFT_TEST_SUBJECT").is_ok_and(|subject| subject == "reference")
 }
 
-fn add(suite: &mut Suite, case: &Case, general: &[Differs], shared: &Shared) {
-    let mut needs = vec![Need::Sandbox, Need::Reference];
+fn subject(edition: Edition) -> Result<Subject> {
+    match edition {
+        Edition::Debian => Subject::reference(),
+        Edition::Current => Subject::current(),
+    }
+}
+
+fn add(suite: &mut Suite, edition: Edition, case: &Case, (version, ours): (&str, &Ours), general: &Arc<Vec<Differs>>) {
+    let mut needs = vec![Need::Sandbox];
+    needs.push(match edition {
+        Edition::Debian => Need::Reference,
+        Edition::Current => Need::Current,
+    });
     if !alone() {
         needs.extend([Need::Weft, Need::Weftctl]);
     }
@@ -48,30 +73,33 @@ fn add(suite: &mut Suite, case: &Case, general: &[Differs], shared: &Shared) {
     let kinds = case.kinds().unwrap_or_default();
     needs
         .extend(KINDS.iter().filter(|(name, _)| kinds.iter().any(|kind| kind == name)).map(|(_, l)| Need::LinkKind(l)));
-    if case.env.plugin.is_none() {
+    if case.env.plugin.is_none() && edition == Edition::Debian {
         needs.extend(kinds.iter().cloned().map(Need::ReferencePlugin));
     }
-    for version in case.versions() {
-        let (case, general, shared) = (case.clone(), general.to_vec(), Arc::clone(shared));
-        suite.test(format!("{}/{version}", case.name), &needs, move || compare(&case, &version, &general, &shared));
-    }
+    let name = format!("{}/{}/{version}", edition.version(), case.name);
+    let (case, version, ours, general) = (case.clone(), version.to_owned(), Arc::clone(ours), Arc::clone(general));
+    suite.test(name, &needs, move || compare(edition, &case, (&version, &ours), &general));
 }
 
-fn compare(case: &Case, version: &str, general: &[Differs], shared: &Shared) -> Result<()> {
-    let reference = case::run(case, version, &Subject::reference()?)?;
+fn compare(edition: Edition, case: &Case, (version, ours): (&str, &Ours), general: &[Differs]) -> Result<()> {
+    let reference = case::run(case, version, &subject(edition)?)?;
     wanted(case, &reference).context("reference")?;
     if alone() {
-        let again = case::run(case, version, &Subject::reference()?)?;
+        let again = case::run(case, version, &subject(edition)?)?;
         let found = case::differences(&reference, &again);
         return report(case, found.iter().map(ToString::to_string).collect());
     }
-    let installed = shared.get_or_init(|| Installation::new().map_err(|error| format!("{error:#}")));
-    let installed = installed.as_ref().map_err(|error| anyhow::anyhow!(error.clone()))?;
-    let mut weft = case::run(case, version, &Subject::weft(installed))?;
-    wanted(case, &weft).context("weft")?;
+    let ours = ours.get_or_init(|| by_weft(case, version).map_err(|error| format!("{error:#}")));
+    let mut weft = ours.as_ref().map_err(|error| anyhow!(error.clone()))?.clone();
     like_reference(&reference, &mut weft);
     let found = case::differences(&reference, &weft);
-    report(case, case::judge(&found, version, &case.differs, general))
+    report(case, case::judge(&found, (edition, version), &case.differs, general))
+}
+
+fn by_weft(case: &Case, version: &str) -> Result<Value> {
+    let weft = case::run(case, version, &Subject::weft(Installation::pristine()?))?;
+    wanted(case, &weft).context("weft")?;
+    Ok(weft)
 }
 
 fn report(case: &Case, wrong: Vec<String>) -> Result<()> {
@@ -81,7 +109,7 @@ fn report(case: &Case, wrong: Vec<String>) -> Result<()> {
     bail!("{}\n  {}", case.about, wrong.join("\n  "))
 }
 
-/// Values that a case wants of both.
+/// Values that a case wants of all.
 fn wanted(case: &Case, transcript: &Value) -> Result<()> {
     for (pointer, want) in &case.want {
         let got = transcript.pointer(pointer).unwrap_or(&Value::Null);

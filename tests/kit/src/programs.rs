@@ -1,6 +1,6 @@
 //! Where the programs are: weft and weftctl where cargo puts them, the reference plugins where Debian puts them.
 //!
-//! `WEFT_BIN`, `WEFTCTL_BIN` and `CNI_REFERENCE_DIR` name other places.
+//! `WEFT_BIN`, `WEFTCTL_BIN`, `CNI_REFERENCE_DIR` and `CNI_CURRENT_DIR` name other places.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,6 +43,9 @@ pub const NAMES: &[&str] = &[
 
 /// Where Debian's `containernetworking-plugins` is.
 const REFERENCE: &str = "/usr/lib/cni";
+
+/// Where `tests/reference/build.sh` puts the CNI project's current plugins.
+const CURRENT: &str = "/usr/local/lib/weft-test-tools/reference";
 
 /// The `weft` binary.
 ///
@@ -109,6 +112,19 @@ pub fn reference_dir() -> Result<PathBuf, String> {
         Ok(dir)
     } else {
         Err(format!("no reference plugins in {} (apt install containernetworking-plugins)", dir.display()))
+    }
+}
+
+/// The directory of the CNI project's current plugins, and of its `cnitool`.
+///
+/// # Errors
+/// Says how to build them.
+pub fn current_dir() -> Result<PathBuf, String> {
+    let dir = std::env::var_os("CNI_CURRENT_DIR").map_or_else(|| PathBuf::from(CURRENT), PathBuf::from);
+    if dir.join("bridge").is_file() {
+        Ok(dir)
+    } else {
+        Err(format!("no plugins in {} (tests/reference/build.sh builds them, with Go)", dir.display()))
     }
 }
 

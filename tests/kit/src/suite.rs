@@ -34,6 +34,8 @@ pub enum Need {
     LinkKindOrVm(&'static str),
     /// A plugin that old reference plugins lack: never a failure.
     ReferencePlugin(String),
+    /// The CNI project's current plugins.
+    Current,
 }
 
 impl Need {
@@ -50,6 +52,7 @@ impl Need {
             Self::Weft => programs::weft().err(),
             Self::Weftctl => programs::weftctl().err(),
             Self::WeftFailing => programs::weft_failing().err(),
+            Self::Current => programs::current_dir().err(),
             Self::Kubernetes => programs::kubernetes().err(),
             Self::Tool(name) | Self::Peer(name) => programs::tool(name).err(),
             Self::LinkKind(kind) => match sandbox::refusal() {

@@ -22,7 +22,7 @@ use crate::sandbox;
 /// The plugins under test.
 #[derive(Debug, Clone)]
 pub struct Subject {
-    /// `reference` or `weft`.
+    /// `reference`, `current` or `weft`.
     pub name: &'static str,
     /// Where the executables are.
     pub bin: PathBuf,
@@ -37,6 +37,14 @@ impl Subject {
     /// They are not installed.
     pub fn reference() -> Result<Self> {
         Ok(Self { name: "reference", bin: programs::reference_dir().map_err(anyhow::Error::msg)?, state: None })
+    }
+
+    /// The CNI project's current plugins.
+    ///
+    /// # Errors
+    /// They are not built.
+    pub fn current() -> Result<Self> {
+        Ok(Self { name: "current", bin: programs::current_dir().map_err(anyhow::Error::msg)?, state: None })
     }
 
     /// weft as installed.

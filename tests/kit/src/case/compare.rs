@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::Differs;
+use super::{Differs, Edition};
 
 /// One place where two transcripts differ.
 #[derive(Debug, Clone, PartialEq)]
@@ -58,11 +58,19 @@ fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-/// What is wrong in a run for a CNI version: differences nobody listed, and listed ones that do not exist. Empty where all
-/// is well.
+/// What is wrong in a run for a CNI version beside a reference: differences nobody listed, and listed ones that do not exist.
+/// Empty where all is well.
 #[must_use]
-pub fn judge(found: &[Difference], version: &str, listed: &[Differs], general: &[Differs]) -> Vec<String> {
-    let applies = |entry: &&Differs| entry.versions.is_empty() || entry.versions.iter().any(|known| known == version);
+pub fn judge(
+    found: &[Difference],
+    (edition, version): (Edition, &str),
+    listed: &[Differs],
+    general: &[Differs],
+) -> Vec<String> {
+    let applies = |entry: &&Differs| {
+        entry.reference.is_none_or(|about| about == edition)
+            && (entry.versions.is_empty() || entry.versions.iter().any(|known| known == version))
+    };
     let listed: Vec<&Differs> = listed.iter().filter(applies).collect();
     let known: Vec<&Differs> = listed.iter().copied().chain(general.iter().filter(applies)).collect();
     let unlisted = |difference: &&Difference| !known.iter().any(|entry| covers(entry, difference));
@@ -119,8 +127,18 @@ mod tests {
 
     use super::*;
 
+    const NOW: (Edition, &str) = (Edition::Debian, "1.0.0");
+    const OLD: (Edition, &str) = (Edition::Debian, "0.2.0");
+
     fn entry(at: &str, sometimes: bool) -> Differs {
-        Differs { at: at.to_owned(), why: "reason".to_owned(), sometimes, weft: None, versions: Vec::new() }
+        Differs {
+            at: at.to_owned(),
+            why: "reason".to_owned(),
+            sometimes,
+            weft: None,
+            versions: Vec::new(),
+            reference: None,
+        }
     }
 
     #[test]
@@ -134,27 +152,39 @@ mod tests {
     #[test]
     fn unlisted_and_stale_entries_are_wrong() {
         let found = differences(&json!({"a": 1, "b": 1}), &json!({"a": 2, "b": 1}));
-        assert_eq!(judge(&found, "1.0.0", &[entry("/a", false)], &[]), Vec::<String>::new());
-        assert_eq!(judge(&found, "1.0.0", &[], &[entry("/a", false), entry("/z", false)]), Vec::<String>::new());
-        assert_eq!(judge(&found, "1.0.0", &[], &[]).len(), 1);
-        assert_eq!(judge(&found, "1.0.0", &[entry("/a", false), entry("/b", false)], &[]).len(), 1);
-        assert_eq!(judge(&found, "1.0.0", &[entry("/a", false), entry("/b", true)], &[]), Vec::<String>::new());
+        assert_eq!(judge(&found, NOW, &[entry("/a", false)], &[]), Vec::<String>::new());
+        assert_eq!(judge(&found, NOW, &[], &[entry("/a", false), entry("/z", false)]), Vec::<String>::new());
+        assert_eq!(judge(&found, NOW, &[], &[]).len(), 1);
+        assert_eq!(judge(&found, NOW, &[entry("/a", false), entry("/b", false)], &[]).len(), 1);
+        assert_eq!(judge(&found, NOW, &[entry("/a", false), entry("/b", true)], &[]), Vec::<String>::new());
     }
 
     #[test]
     fn an_entry_may_say_what_weft_has() {
         let found = differences(&json!({"a": 1}), &json!({"a": 2}));
         let with = |value: Value| [Differs { weft: Some(value), ..entry("/a", false) }];
-        assert_eq!(judge(&found, "1.0.0", &with(json!(2)), &[]), Vec::<String>::new());
-        assert_eq!(judge(&found, "1.0.0", &with(json!(3)), &[]).len(), 2);
+        assert_eq!(judge(&found, NOW, &with(json!(2)), &[]), Vec::<String>::new());
+        assert_eq!(judge(&found, NOW, &with(json!(3)), &[]).len(), 2);
     }
 
     #[test]
     fn entries_for_other_versions_do_not_count() {
         let found = differences(&json!({"a": 1}), &json!({"a": 2}));
         let old = Differs { versions: vec!["0.2.0".to_owned()], ..entry("/a", false) };
-        assert_eq!(judge(&found, "0.2.0", std::slice::from_ref(&old), &[]), Vec::<String>::new());
-        assert_eq!(judge(&found, "1.0.0", std::slice::from_ref(&old), &[]).len(), 1);
+        assert_eq!(judge(&found, OLD, std::slice::from_ref(&old), &[]), Vec::<String>::new());
+        assert_eq!(judge(&found, NOW, std::slice::from_ref(&old), &[]).len(), 1);
+    }
+
+    #[test]
+    fn entries_for_the_other_reference_do_not_count() {
+        let found = differences(&json!({"a": 1}), &json!({"a": 2}));
+        let current = Differs { reference: Some(Edition::Current), ..entry("/a", false) };
+        assert_eq!(
+            judge(&found, (Edition::Current, "1.0.0"), std::slice::from_ref(&current), &[]),
+            Vec::<String>::new()
+        );
+        assert_eq!(judge(&found, NOW, std::slice::from_ref(&current), &[]).len(), 1);
+        assert_eq!(judge(&[], NOW, &[current], &[]), Vec::<String>::new());
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! differs.json   optional: where weft means to differ from the reference, each with a reason
 //! ```
 //! A case runs once for each of its CNI versions. The run's *transcript* has what every call answered and what the kernel
-//! had; the reference's and weft's must be equal but for the listed differences, and a listed difference must exist.
+//! had; each reference's and weft's must be equal but for the listed differences, and a listed difference must exist.
 
 mod chain;
 mod compare;
@@ -31,7 +31,7 @@ pub use compare::{Difference, differences, judge};
 pub use page::differences_page;
 pub use script::run;
 
-/// All CNI versions that the reference plugins know.
+/// All CNI versions that both references know.
 pub const REFERENCE_VERSIONS: &[&str] = &["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0"];
 
 /// One case.
@@ -182,17 +182,47 @@ pub struct Step {
 
 /// Whose call must fail.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Fails {
     /// Nobody's.
     #[default]
     No,
-    /// Both.
+    /// Everybody's.
     Yes,
-    /// The reference's alone.
+    /// The references'.
     Reference,
+    /// Debian's reference's alone.
+    Debian,
+    /// The current reference's alone.
+    Current,
     /// weft's alone.
     Weft,
+    /// All but Debian's reference's.
+    NotDebian,
+    /// All but the current reference's.
+    NotCurrent,
+}
+
+/// A reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Edition {
+    /// Debian's.
+    #[serde(rename = "1.1.1")]
+    Debian,
+    /// The CNI project's current one.
+    #[serde(rename = "1.10.0")]
+    Current,
+}
+
+impl Edition {
+    /// Its version.
+    #[must_use]
+    pub fn version(self) -> &'static str {
+        match self {
+            Self::Debian => "1.1.1",
+            Self::Current => "1.10.0",
+        }
+    }
 }
 
 impl Fails {
@@ -202,8 +232,12 @@ impl Fails {
         match self {
             Self::No => false,
             Self::Yes => true,
-            Self::Reference => subject == "reference",
+            Self::Reference => subject != "weft",
+            Self::Debian => subject == "reference",
+            Self::Current => subject == "current",
             Self::Weft => subject == "weft",
+            Self::NotDebian => subject != "reference",
+            Self::NotCurrent => subject != "current",
         }
     }
 }
@@ -225,6 +259,9 @@ pub struct Differs {
     /// The CNI versions it is about; all without it.
     #[serde(default)]
     pub versions: Vec<String>,
+    /// The reference it is about; both without it.
+    #[serde(default)]
+    pub reference: Option<Edition>,
 }
 
 impl Case {

@@ -4,13 +4,14 @@ use std::fmt::Write;
 
 use anyhow::Result;
 
-use super::{Differs, general_differences, load_all};
+use super::{Differs, Edition, general_differences, load_all};
 
 const HEAD: &str = "\
 # Differences from the reference plugins
 
-Every case in `tests/cases` runs through Debian's `containernetworking-plugins` (1.1.1) and through weft called by the same
-name. Results, error texts and kernel state are the same but for what is listed here. A difference that is not listed fails
+Every case in `tests/cases` runs through two references and through weft called by the same name: Debian's
+`containernetworking-plugins` (1.1.1), and the CNI project's current release (1.10.0, `tests/reference`). Results, error texts
+and kernel state are the same but for what is listed here, for one reference or for both. A difference that is not listed fails
 `cargo test -p weft-tests --test reference`, and so does an entry that no longer applies. This page is written from
 the cases' `differs.json` (`BLESS=1 cargo test -p weft-tests --test layering`).
 
@@ -27,14 +28,14 @@ pub fn differences_page() -> Result<String> {
     let general = general_differences()?;
     if !general.is_empty() {
         page.push_str("\n## Everywhere\n\n");
-        for why in reasons(&general) {
-            writeln!(page, "- {why}")?;
+        for (from, why) in reasons(&general) {
+            writeln!(page, "- {from}: {why}")?;
         }
     }
-    page.push_str("\n## By case\n\n| case | about | how weft differs, and why |\n|---|---|---|\n");
+    page.push_str("\n## By case\n\n| case | about | from | how weft differs, and why |\n|---|---|---|---|\n");
     for case in load_all()? {
-        for why in reasons(&case.differs) {
-            writeln!(page, "| `{}` | {} | {why} |", case.name, case.about)?;
+        for (from, why) in reasons(&case.differs) {
+            writeln!(page, "| `{}` | {} | {from} | {why} |", case.name, case.about)?;
         }
     }
     page.push_str("\n## Not compared\n\n| case | part | why |\n|---|---|---|\n");
@@ -46,12 +47,13 @@ pub fn differences_page() -> Result<String> {
     Ok(page)
 }
 
-/// The reasons, each once, in the order of first appearance.
-fn reasons(entries: &[Differs]) -> Vec<&str> {
-    let mut reasons: Vec<&str> = Vec::new();
+/// The reasons, each once, in the order of first appearance, with the references they are about.
+fn reasons(entries: &[Differs]) -> Vec<(&'static str, &str)> {
+    let mut reasons = Vec::new();
     for entry in entries {
-        if !reasons.contains(&entry.why.as_str()) {
-            reasons.push(&entry.why);
+        let reason = (entry.reference.map_or("both", Edition::version), entry.why.as_str());
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
         }
     }
     reasons
