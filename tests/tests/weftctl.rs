@@ -1,5 +1,6 @@
 //! The operator's tool, as an operator uses it: every command, as a table and as JSON, on a scratch machine.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -33,6 +34,11 @@ fn main() -> ExitCode {
     suite.test("policy_inspect_compile_check", &needs, policy);
     suite.test("doctor_finds_what_is_wrong", &needs, doctor);
     suite.test("mistakes_are_told_on_stderr_and_in_json", &needs, mistakes);
+    suite.test("add_check_and_del_by_hand", &needs, by_hand);
+    suite.test("by_hand_beside_cnitool", &[&needs[..], &[Need::Current]].concat(), beside_cnitool);
+    suite.test("schema_for_editors", &[&needs[..], &[Need::Tool("jsonschema")]].concat(), schema);
+    suite.test("tables_fit_and_colours_are_for_terminals", &needs, tables);
+    suite.test("completion_and_man_pages", &needs, manual);
     suite.run()
 }
 
@@ -44,8 +50,13 @@ fn conf() -> Value {
 
 /// Runs a command; a failure is a result.
 fn run(place: &Place, program: &Path, arguments: &[&str]) -> Result<Output> {
+    run_with(place, program, arguments, &[])
+}
+
+/// As `run`, with variables of the environment.
+fn run_with(place: &Place, program: &Path, arguments: &[&str], env: &[(&str, &OsStr)]) -> Result<Output> {
     let mut command = Command::new(program);
-    command.args(arguments);
+    command.args(arguments).envs(env.iter().copied());
     process::output(place, command, b"", Duration::from_secs(120))
 }
 
@@ -461,5 +472,241 @@ fn data_dir() -> Result<()> {
     ensure!(given == "10.63.0.4/24", "an imported address was handed out: {given}");
     both(&world, &installation.weftctl(), &["ledger", "export", "host-local"])?;
     ensure!(fs::read_to_string(data.join("ctl/10.63.0.4"))? == "cid-a\r\neth0", "not where the stock plugin looks");
+    Ok(())
+}
+
+/// A list with a capability, which only portmap declares.
+fn list() -> Value {
+    json!({ "cniVersion": "1.0.0", "name": "hand", "plugins": [
+        { "type": "bridge", "bridge": "hand0", "isGateway": true,
+          "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.65.0.0/24" }]] } },
+        { "type": "portmap", "capabilities": { "portMappings": true } } ] })
+}
+
+const PORTS: &str = r#"{"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}], "mac": "x"}"#;
+
+/// A call by hand, as a person types it.
+fn call_by_hand(world: &mut World, verb: &str, conf: &Path, more: &[&str]) -> Result<Output> {
+    let netns = world.container("pod")?.path().display().to_string();
+    let (bin, state) = (world.plugins().display().to_string(), world.state());
+    let conf = conf.display().to_string();
+    let words = [&[verb, conf.as_str(), "--netns", &netns, "--bin-dir", &bin, "--cap-args", PORTS], more].concat();
+    let weftctl = programs::weftctl().map_err(anyhow::Error::msg)?;
+    run_with(&world.place()?, &weftctl, &words, &[("WEFT_STATE_DIR", state.as_os_str())])
+}
+
+fn by_hand() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let conf = world.scratch().join("hand.conflist");
+    fs::write(&conf, list().to_string())?;
+    let id = ["--container-id", "by-hand"];
+    let added = call_by_hand(&mut world, "add", &conf, &id)?;
+    ensure!(added.status == Some(0), "{}", added.stderr);
+    ensure!(json_of(&added)?["ips"][0]["address"] == "10.65.0.2/24", "{}", text(&added));
+    let ports = world.host().line("nft list ruleset")?.text();
+    ensure!(ports.contains("8080"), "the host port is not there: {ports}");
+    let cached = world.lib_cni().join("results/hand-by-hand-eth0");
+    let document: Value = serde_json::from_slice(&fs::read(&cached).context("the cached result")?)?;
+    ensure!(document["result"] == json_of(&added)? && document["kind"] == "cniCacheV1", "{document:#}");
+    ensure!(fs::metadata(&cached)?.permissions().mode() & 0o777 == 0o600, "others can read it");
+    let checked = call_by_hand(&mut world, "check", &conf, &id)?;
+    ensure!(checked.status == Some(0) && checked.stdout.is_empty(), "{} {}", text(&checked), checked.stderr);
+    world.container("pod")?.line("ip address flush dev eth0")?;
+    let differs = call_by_hand(&mut world, "check", &conf, &id)?;
+    ensure!(
+        differs.status == Some(1) && differs.stderr.contains("type=\"bridge\" failed (check): code "),
+        "{}",
+        differs.stderr
+    );
+    for _ in 0..2 {
+        let deleted = call_by_hand(&mut world, "del", &conf, &id)?;
+        ensure!(deleted.status == Some(0) && deleted.stdout.is_empty(), "{}", deleted.stderr);
+        ensure!(world.claims()?.is_empty() && !cached.exists(), "something is left");
+    }
+    // The second plugin fails: what the first made stays, as a runtime leaves it to DEL.
+    let mut broken = list();
+    broken["plugins"][1]["markMasqBit"] = json!(99);
+    fs::write(&conf, broken.to_string())?;
+    let failed = call_by_hand(&mut world, "add", &conf, &id)?;
+    ensure!(failed.status == Some(1) && failed.stderr.contains("type=\"portmap\" failed (add)"), "{}", failed.stderr);
+    ensure!(failed.stderr.contains("`weftctl del` removes it") && world.claims()?.len() == 1, "{}", failed.stderr);
+    let deleted = call_by_hand(&mut world, "del", &conf, &id)?;
+    ensure!(deleted.status == Some(0) && world.claims()?.is_empty(), "{}", deleted.stderr);
+    Ok(())
+}
+
+/// What the reference tool adds, weftctl checks and deletes, and the other way round; both cache the same.
+fn beside_cnitool() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let cnitool = programs::current_dir().map_err(anyhow::Error::msg)?.join("cnitool");
+    let conf = world.scratch().join("hand.conflist");
+    fs::write(&conf, list().to_string())?;
+    let netns = world.container("pod")?.path().display().to_string();
+    let reference = |world: &World, verb: &str| -> Result<Output> {
+        let state = world.state();
+        let env = [
+            ("WEFT_STATE_DIR", state.as_os_str()),
+            ("CNI_PATH", world.plugins().as_os_str()),
+            ("NETCONFPATH", world.scratch().as_os_str()),
+            ("CAP_ARGS", OsStr::new(PORTS)),
+        ];
+        let done = run_with(&world.place()?, &cnitool, &[verb, "hand", &netns], &env)?;
+        ensure!(done.status == Some(0), "cnitool {verb}: {} {}", text(&done), done.stderr);
+        Ok(done)
+    };
+    let ours = |world: &mut World, verb: &str| -> Result<Output> {
+        let done = call_by_hand(world, verb, &conf, &[])?;
+        ensure!(done.status == Some(0), "weftctl {verb}: {} {}", text(&done), done.stderr);
+        Ok(done)
+    };
+    let cached = |world: &World| -> Result<Value> {
+        let files: Vec<_> = fs::read_dir(world.lib_cni().join("results"))?.collect::<Result<_, _>>()?;
+        ensure!(files.len() == 1, "{} files", files.len());
+        let mut document: Value = serde_json::from_slice(&fs::read(files[0].path())?)?;
+        let name = files[0].file_name().to_string_lossy().into_owned();
+        // Random, or the next address.
+        document["result"].take();
+        document["file"] = json!(name);
+        Ok(document)
+    };
+    reference(&world, "add")?;
+    let theirs = cached(&world)?;
+    ours(&mut world, "check")?;
+    ours(&mut world, "del")?;
+    ensure!(world.claims()?.is_empty(), "claims {:?}", world.claims()?);
+    ours(&mut world, "add")?;
+    ensure!(cached(&world)? == theirs, "weftctl caches {:#}, cnitool {theirs:#}", cached(&world)?);
+    reference(&world, "check")?;
+    reference(&world, "del")?;
+    ensure!(world.claims()?.is_empty(), "claims {:?}", world.claims()?);
+    Ok(())
+}
+
+/// The `"type": "weft"` configurations of the documentation.
+fn documented() -> Result<Vec<Value>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(programs::repository().join("docs"))? {
+        let path = entry?.path();
+        if !path.is_file() {
+            continue;
+        }
+        let page = fs::read_to_string(&path)?;
+        let blocks = page.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let confs = blocks.filter_map(|block| serde_json::from_str::<Value>(block).ok());
+        found.extend(confs.filter(|conf| conf["type"] == "weft" || conf["plugins"].is_array()));
+    }
+    Ok(found)
+}
+
+/// Every kind of object at once.
+fn everything() -> Value {
+    json!({ "cniVersion": "1.1.0", "name": "all", "type": "weft", "disableCheck": false, "cni.dev/attachments": [],
+            "delegate": { "type": "macvlan", "master": "eth1", "mode": "bridge", "mtu": null },
+            "ipam": { "type": "cluster-wide", "ranges": [[{ "subnet": "10.0.0.0/16" }]] },
+            "steps": [{ "type": "portmap", "snat": true }, { "type": "tuning", "sysctl": { "net.core.somaxconn": "500" } }],
+            "ledger": { "type": "etcd", "endpoints": ["https://127.0.0.1:2379"], "deadlineMs": 1000 },
+            "limits": { "fuel": 1000, "memoryMiB": 8 }, "grants": { "wasi": true, "routes": ["10.0.0.0/8"] },
+            "fallback": "last-good", "dns": { "nameservers": ["10.0.0.53"] } })
+}
+
+/// A policy picks the delegate; the addresses are those of a policy that weft does not know.
+fn chosen() -> Value {
+    json!({ "cniVersion": "1.1.0", "name": "two", "type": "weft",
+            "delegates": [{ "name": "nat", "type": "bridge", "bridge": "nat0", "settable": ["mtu"] },
+                          { "name": "other", "type": "ovs", "tag": 5, "ipam": {} }],
+            "select": { "policy": "by-label-delegate", "default": "nat" },
+            "ipam": { "type": "wasm", "policy": "file:///p.wasm", "anything": { "at": "all" } } })
+}
+
+/// An independent validator takes what the documentation shows, and finds what `policy check` finds.
+fn schema() -> Result<()> {
+    let (installation, world) = world()?;
+    let printed = run(&world.place()?, &installation.weftctl(), &["schema"])?;
+    json_of(&printed)?;
+    let file = world.scratch().join("schema.json");
+    fs::write(&file, &printed.stdout)?;
+    let validate = |conf: &Value| -> Result<Output> {
+        let instance = world.scratch().join("conf.json");
+        fs::write(&instance, conf.to_string())?;
+        let (instance, schema) = (instance.display().to_string(), file.display().to_string());
+        let tool = programs::tool("jsonschema").map_err(anyhow::Error::msg)?;
+        run(&world.place()?, &tool, &["--instance", &instance, &schema])
+    };
+    let mut shown = documented()?;
+    ensure!(!shown.is_empty(), "the documentation has no configuration");
+    shown.extend([conf(), list(), everything(), chosen()]);
+    for conf in &shown {
+        let output = validate(conf)?;
+        ensure!(output.status == Some(0), "{conf:#}: {} {}", text(&output), output.stderr);
+    }
+    let mistakes: &[(&str, Value)] = &[
+        ("/delegate/isGatway", json!(true)),
+        ("/delegate/mtu", json!("1500")),
+        ("/ipam/rangeStrt", json!("10.0.0.1")),
+        ("/ipam/ranges", json!([[{ "subnet": "10.0.0.0/24", "gatway": "10.0.0.1" }]])),
+        ("/limits", json!({ "fuell": 1 })),
+        ("/cniVersion", json!("7.0.0")),
+        ("/delagate", json!({})),
+        ("/steps", json!([{ "type": "portmap", "snt": true }])),
+        ("/ledger", json!({ "type": "etdc" })),
+    ];
+    for (at, value) in mistakes {
+        let mut wrong = conf();
+        let (parent, key) = at.rsplit_once('/').context("a pointer")?;
+        wrong.pointer_mut(parent).context("a parent")?[key] = value.clone();
+        ensure!(validate(&wrong)?.status != Some(0), "{at} = {value} is not found");
+    }
+    Ok(())
+}
+
+fn tables() -> Result<()> {
+    let (installation, mut world) = world()?;
+    for name in ["a", "b"] {
+        ensure!(world.call("ADD", &Attach::eth0(name), &conf())?.ok(), "ADD {name}");
+    }
+    let weftctl = installation.weftctl();
+    let state = world.state().display().to_string();
+    let place = world.place()?;
+    let columns = ("COLUMNS", OsStr::new("80"));
+    let doctor = ["doctor", "--bin-dir", "/nonexistent"];
+    for command in [&["ps"][..], &["pools"], &["pods"], &["ledger", "ls"], &["policy", "ls"], &doctor] {
+        let table =
+            text(&run_with(&place, &weftctl, &[&["--state-dir", state.as_str()], command].concat(), &[columns])?);
+        ensure!(!table.is_empty(), "{command:?} printed nothing");
+        let wide = table.lines().find(|line| line.chars().count() > 80);
+        ensure!(wide.is_none(), "{command:?} is wider than 80 columns: {wide:?}");
+        ensure!(!table.contains('\u{1b}'), "{command:?} prints colours into a pipe");
+    }
+    let line = format!("{} --state-dir {state} doctor --bin-dir /nonexistent", weftctl.display());
+    let on_terminal = |more: &[(&str, &OsStr)]| -> Result<String> {
+        let env = [&[("TERM", OsStr::new("xterm"))], more].concat();
+        Ok(text(&run_with(&place, Path::new("script"), &["-qec", &line, "/dev/null"], &env)?))
+    };
+    let shown = on_terminal(&[])?;
+    ensure!(shown.contains("\u{1b}[31mFAIL"), "no colours on a terminal: {shown}");
+    let plain = on_terminal(&[("NO_COLOR", OsStr::new("1"))])?;
+    ensure!(plain.contains("FAIL") && !plain.contains('\u{1b}'), "colours although NO_COLOR is set: {plain}");
+    Ok(())
+}
+
+fn manual() -> Result<()> {
+    let (installation, world) = world()?;
+    let (weftctl, place) = (installation.weftctl(), world.place()?);
+    let script = world.scratch().join("weftctl.bash");
+    fs::write(&script, run(&place, &weftctl, &["completion", "bash"])?.stdout)?;
+    let complete = format!(
+        "source {}; COMP_WORDS=(weftctl led); COMP_CWORD=1; _weftctl weftctl led weftctl; echo \"${{COMPREPLY[@]}}\"",
+        script.display()
+    );
+    let completed = run(&place, Path::new("bash"), &["-c", &complete])?;
+    ensure!(text(&completed).trim() == "ledger", "{} {}", text(&completed), completed.stderr);
+    let page = text(&run(&place, &weftctl, &["man"])?);
+    ensure!(page.contains(".TH weftctl 1") && page.contains("Exit codes"), "{page}");
+    let dir = world.scratch().join("man");
+    let written = run(&place, &weftctl, &["man", "--dir", &dir.display().to_string()])?;
+    ensure!(written.status == Some(0), "{}", written.stderr);
+    for page in ["weftctl.1", "weftctl-add.1", "weftctl-policy-check.1"] {
+        ensure!(dir.join(page).is_file(), "no {page}");
+    }
     Ok(())
 }

@@ -29,32 +29,32 @@ const ANSWER_LIMIT: usize = 16 << 20;
 
 /// A call of a plugin.
 #[derive(Debug, Clone)]
-pub(crate) struct ExecCall<'a> {
+pub struct ExecCall<'a> {
     /// The plugin's name.
-    pub(crate) plugin: &'a str,
+    pub plugin: &'a str,
     /// `CNI_COMMAND`.
-    pub(crate) verb: &'a str,
+    pub verb: &'a str,
     /// `CNI_CONTAINERID`.
-    pub(crate) container_id: &'a str,
+    pub container_id: &'a str,
     /// `CNI_NETNS`.
-    pub(crate) netns: &'a str,
+    pub netns: &'a str,
     /// `CNI_IFNAME`.
-    pub(crate) ifname: &'a str,
+    pub ifname: &'a str,
     /// `CNI_ARGS`.
-    pub(crate) args: &'a str,
+    pub args: &'a str,
     /// Directories of `CNI_PATH`.
-    pub(crate) path: &'a [PathBuf],
+    pub path: &'a [PathBuf],
     /// Standard input.
-    pub(crate) stdin: &'a [u8],
+    pub stdin: &'a [u8],
     /// Where its stderr goes.
-    pub(crate) stderr: Stderr,
+    pub stderr: Stderr,
     /// How long it may take.
-    pub(crate) limit: Duration,
+    pub limit: Duration,
 }
 
 /// Where a plugin's stderr goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stderr {
+pub enum Stderr {
     /// To ours, as it is written.
     Ours,
     /// Into the answer.
@@ -63,11 +63,11 @@ pub(crate) enum Stderr {
 
 /// What a plugin that succeeded said.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Answer {
+pub struct Answer {
     /// Its document.
-    pub(crate) stdout: Vec<u8>,
+    pub stdout: Vec<u8>,
     /// Lines for the log; empty where they went to our stderr.
-    pub(crate) stderr: Vec<u8>,
+    pub stderr: Vec<u8>,
 }
 
 /// Why there is no answer.
@@ -138,7 +138,7 @@ impl ExecError {
     }
 
     /// The error for the runtime.
-    pub(crate) fn into_cni(self) -> CniError {
+    pub fn into_cni(self) -> CniError {
         match self {
             Self::Said(error) => error,
             Self::Run { ref source, .. } => CniError::new(self.code(), format!("{self}: {source}")),
@@ -155,7 +155,7 @@ fn spaced(path: &[PathBuf]) -> String {
 ///
 /// # Errors
 /// It is not there, cannot be run, takes too long, says too much, or says no.
-pub(crate) fn exec(call: &ExecCall<'_>) -> Result<Answer, ExecError> {
+pub fn exec(call: &ExecCall<'_>) -> Result<Answer, ExecError> {
     exec_file(&find(call.plugin, call.path)?, call)
 }
 
@@ -163,7 +163,7 @@ pub(crate) fn exec(call: &ExecCall<'_>) -> Result<Answer, ExecError> {
 ///
 /// # Errors
 /// As `exec`.
-pub(crate) fn exec_file(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, ExecError> {
+pub fn exec_file(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, ExecError> {
     let plugin = || call.plugin.to_owned();
     let failed = |source: io::Error| ExecError::Run { plugin: plugin(), source };
     let mut command = Command::new(binary);
@@ -217,7 +217,7 @@ pub(crate) fn exec_file(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, Ex
 ///
 /// # Errors
 /// There is none.
-pub(crate) fn find(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, ExecError> {
+pub fn find(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, ExecError> {
     let usable = !plugin.is_empty() && !plugin.contains('/') && plugin != "." && plugin != "..";
     let found = path.iter().map(|dir| dir.join(plugin)).find(|file| usable && Path::is_file(file));
     found.ok_or_else(|| ExecError::NotFound { plugin: plugin.to_owned(), path: path.to_vec() })

@@ -25,7 +25,7 @@ pub mod command;
 pub mod commit;
 pub mod conf;
 pub mod delegate;
-pub(crate) mod exec;
+pub mod exec;
 pub mod facts;
 pub mod journal;
 pub(crate) mod keys;

@@ -12,6 +12,8 @@ mod doctor;
 mod explain;
 mod install;
 mod ledger;
+mod list;
+mod manual;
 mod networks;
 mod output;
 mod plan;
@@ -26,13 +28,24 @@ mod timespan;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::output::Output;
 
+/// At the end of `--help` and of the man page.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done; what was looked at is as it should be
+  1    failed, or found what is not as it should be (doctor, check, repair, who-has, policy check, policy test)
+  2    the command line is wrong
+  75   `policy compile --background`: the component is being compiled already, try again
+  141  the reader of standard output has gone
+
+Tables fit the terminal (COLUMNS, or 80 columns). Colours are for terminals only; NO_COLOR switches them off.";
+
 /// Sets up and looks after weft on a node.
 #[derive(Debug, Parser)]
-#[command(name = "weftctl", version, arg_required_else_help = true)]
+#[command(name = "weftctl", version, arg_required_else_help = true, after_long_help = EXIT_CODES)]
 struct Cli {
     /// Print JSON instead of tables.
     #[arg(long, global = true)]
@@ -52,6 +65,12 @@ enum Command {
     Uninstall(install::UninstallArgs),
     /// Show what ADD would do, without doing it.
     Plan(plan::PlanArgs),
+    /// Attach a container to a network by hand, as a runtime does.
+    Add(list::ListArgs),
+    /// Check an attachment that a runtime, or `add`, made.
+    Check(list::ListArgs),
+    /// Remove an attachment that a runtime, or `add`, made.
+    Del(list::ListArgs),
     /// List attachments: pod, network, addresses, ports, and whether they are alive.
     Ps(attachments::PsArgs),
     /// List the networks of this node's pods: interface, addresses, and the policies that decided.
@@ -86,16 +105,25 @@ enum Command {
     Repair(repair::RepairArgs),
     /// Check this node, with a remedy for whatever is wrong.
     Doctor(doctor::DoctorArgs),
+    /// Print the JSON Schema of network configurations, for editors.
+    Schema,
+    /// Print a completion script for a shell.
+    Completion(manual::CompletionArgs),
+    /// Print the man page.
+    Man(manual::ManArgs),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let output = Output { json: cli.json };
+    let output = Output::new(cli.json);
     let state = cli.state_dir;
     let done = match cli.command {
         Command::Install(args) => install::install(&args, &state, output),
         Command::Uninstall(args) => install::uninstall(&args, &state, output),
         Command::Plan(args) => plan::run(&args, &state, output),
+        Command::Add(args) => list::add(&args, output),
+        Command::Check(args) => list::check(&args),
+        Command::Del(args) => list::del(&args),
         Command::Ps(args) => attachments::ps(&args, &state, output),
         Command::Pods(args) => pods::run(&args, &state, output),
         Command::WhoHas(args) => attachments::who_has(&args, &state, output),
@@ -112,6 +140,9 @@ fn main() -> ExitCode {
         Command::Controller(args) => controller::run(&args),
         Command::Repair(args) => repair::run(&args, &state, output),
         Command::Doctor(args) => doctor::run(&args, &state, output),
+        Command::Schema => manual::schema(output),
+        Command::Completion(args) => manual::completion(&args, Cli::command(), output),
+        Command::Man(args) => manual::man(&args, Cli::command(), output),
     };
     match done {
         Ok(code) => code,

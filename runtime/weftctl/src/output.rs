@@ -2,7 +2,8 @@
 
 #![expect(clippy::print_stderr, reason = "a command line tool prints; everything else goes through here")]
 
-use std::io::{ErrorKind, Write};
+use std::ffi::OsString;
+use std::io::{ErrorKind, IsTerminal, Write};
 
 use anyhow::Context;
 use comfy_table::{ContentArrangement, Table, presets};
@@ -13,7 +14,15 @@ use serde::Serialize;
 pub(crate) struct Output {
     /// JSON instead of text.
     pub(crate) json: bool,
+    /// Standard output is a terminal that shows colours.
+    colours: bool,
 }
+
+/// States in the first column of a table, with the number of their colour (red, yellow, green).
+const STATES: &[(&str, u8)] = &[("FAIL", 31), ("failed", 31), ("warn", 33), ("ok", 32), ("done", 32)];
+
+/// Columns of a terminal that does not say how many it has.
+const COLUMNS: u16 = 80;
 
 /// A text of somebody else's for a terminal: control characters, and those that turn the direction of writing, are written as
 /// escapes.
@@ -51,24 +60,66 @@ fn print(line: &str) -> anyhow::Result<()> {
 /// What a shell reports of a program that SIGPIPE ended.
 const BROKEN_PIPE: i32 = 141;
 
+/// Whether a stream shows colours: a terminal, unless <https://no-color.org> or its kind say no.
+fn has_colours(stream: &impl IsTerminal) -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    stream.is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// What is set of the number of columns.
+fn columns() -> Option<u16> {
+    std::env::var_os("COLUMNS").and_then(|text: OsString| text.to_str()?.parse().ok())
+}
+
+/// The state at the begin of a line in its colour.
+fn coloured(line: &str) -> String {
+    let word = line.split(' ').next().unwrap_or_default();
+    match STATES.iter().find(|(state, _colour)| *state == word) {
+        Some((state, colour)) => {
+            format!("\u{1b}[{colour}m{state}\u{1b}[0m{}", line.strip_prefix(word).unwrap_or_default())
+        }
+        None => line.to_owned(),
+    }
+}
+
 impl Output {
-    /// Prints rows under a head, or the value as JSON.
+    /// Output as it was asked for.
+    pub(crate) fn new(json: bool) -> Self {
+        Self { json, colours: !json && has_colours(&std::io::stdout()) }
+    }
+
+    /// Prints rows under a head, or the value as JSON. On a terminal they fit into its columns; a program gets a row as one line.
     pub(crate) fn table<T: Serialize>(self, value: &T, head: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
+        let terminal = std::io::stdout().is_terminal().then_some(COLUMNS);
+        self.rows(value, head, rows, columns().or(terminal))
+    }
+
+    /// As `table`, of a width if there is one.
+    fn rows<T: Serialize>(
+        self,
+        value: &T,
+        head: &[&str],
+        rows: Vec<Vec<String>>,
+        width: Option<u16>,
+    ) -> anyhow::Result<()> {
         if self.json {
             return print_json(value);
         }
         if rows.is_empty() {
-            print("nothing to show")?;
-            return Ok(());
+            return print("nothing to show");
         }
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        if let Some(width) = width {
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+        }
         table.set_header(head.iter().map(|cell| cell.to_uppercase()).collect::<Vec<_>>());
         for row in rows {
             table.add_row(row.iter().map(|cell| clean(cell)).collect::<Vec<_>>());
         }
         for line in table.to_string().lines() {
-            print(line.strip_prefix(' ').unwrap_or(line).trim_end())?;
+            let line = line.strip_prefix(' ').unwrap_or(line).trim_end();
+            if self.colours { print(&coloured(line)) } else { print(line) }?;
         }
         Ok(())
     }
@@ -81,17 +132,19 @@ impl Output {
         rows: Vec<Vec<String>>,
         wide: bool,
     ) -> anyhow::Result<()> {
-        if self.json || rows.is_empty() || wide {
-            return self.table(value, head, rows);
-        }
-        let columns = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok()).unwrap_or(80);
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
-        table.set_header(head.iter().map(|cell| cell.to_uppercase()).collect::<Vec<_>>());
-        for row in rows {
-            table.add_row(row.iter().map(|cell| clean(cell)).collect::<Vec<_>>());
-        }
-        table.to_string().lines().try_for_each(|line| print(line.strip_prefix(' ').unwrap_or(line).trim_end()))
+        self.rows(value, head, rows, (!wide).then(|| columns().unwrap_or(COLUMNS)))
+    }
+
+    /// Prints a JSON document, which is the answer whatever form was asked for.
+    #[expect(clippy::unused_self, reason = "all that prints is a method")]
+    pub(crate) fn document<T: Serialize>(self, value: &T) -> anyhow::Result<()> {
+        print_json(value)
+    }
+
+    /// Prints a text for another program as it is.
+    #[expect(clippy::unused_self, reason = "all that prints is a method")]
+    pub(crate) fn raw(self, text: &[u8]) -> anyhow::Result<()> {
+        print(String::from_utf8_lossy(text).trim_end_matches('\n'))
     }
 
     /// Prints lines, or the value as JSON.
@@ -111,8 +164,9 @@ impl Output {
             let document = serde_json::json!({ "error": format!("{error:#}") });
             drop(print(&format!("{document:#}")));
         }
+        let (red, plain) = if has_colours(&std::io::stderr()) { ("\u{1b}[31m", "\u{1b}[0m") } else { ("", "") };
         for line in format!("weftctl: {error:#}").split('\n') {
-            eprintln!("{}", clean(line));
+            eprintln!("{red}{}{plain}", clean(line));
         }
     }
 

@@ -16,6 +16,7 @@ mod pod;
 mod pool;
 mod ranges;
 mod requested;
+mod schema;
 mod select;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ pub use network::{DelegateConf, Maker, Network, StepConf, Terms};
 pub use persona::{POD_NAMES, Persona};
 pub use pool::{declared_sets, pool_sets};
 pub use ranges::RangeProblem;
+pub use schema::schema;
 pub use select::{FileConf, SelectConf};
 pub use unknown::{IPAM_KEYS, IPAM_TERMS, likely_mistakes};
 pub use weft::{FallbackConf, GrantsConf, LimitsConf};

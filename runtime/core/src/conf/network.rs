@@ -237,7 +237,7 @@ impl Network {
     /// The version has no room for an address of each.
     pub fn with_pool(&self, domain: &str, sets: Vec<RangeSet>) -> Result<Self, ConfError> {
         let mut network = self.clone();
-        if let (LedgerKind::Cluster(cluster), Some(ipam)) = (&self.ledger, &mut network.ipam) {
+        if let (LedgerKind::Cluster(cluster), Some(ipam)) = (&self.terms.ledger, &mut network.ipam) {
             ranges::check_version(&sets, self.version)?;
             let cluster = cluster.in_domain(domain);
             ipam.scope = cluster.scope();

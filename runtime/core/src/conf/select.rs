@@ -16,7 +16,7 @@ use crate::delegate;
 const IPAM: &str = "ipam.";
 
 /// Keys of an entry that are about the entry itself.
-const OWN: [&str; 3] = ["name", "settable", "ipam"];
+pub(super) const OWN: [&str; 3] = ["name", "settable", "ipam"];
 
 /// Keys that no policy may set: what the entry is, and what is the runtime's or the network's to say.
 const FIXED: [&str; 9] =

@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use super::cluster::ledger_keys;
+use super::select::OWN;
 use super::weft::{GRANTS, KEYS, LIMITS, RESERVED, SHARED, STEP_SHARED};
 use super::{ConfError, Object};
 use crate::keys::did_you_mean;
@@ -29,7 +30,7 @@ pub(super) fn of_network(object: &Object) -> Vec<ConfError> {
     }
     for entry in object.objects("delegates").ok().flatten().unwrap_or_default() {
         let mut own = entry.clone();
-        ["name", "settable", "ipam"].into_iter().for_each(|key| own.remove(key));
+        OWN.into_iter().for_each(|key| own.remove(key));
         let place = format!("delegates.{}", entry.text("name").ok().flatten().unwrap_or_default());
         found.extend(of_delegate(&own, &place));
     }

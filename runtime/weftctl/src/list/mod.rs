@@ -1,0 +1,200 @@
+//! `weftctl add`, `check`, `del`: what a container runtime does with a network configuration, by hand.
+//!
+//! The rules are libcni's, the library that runtimes use: plugins run in order with the result of the one before, CHECK and DEL with
+//! the cached result, DEL in reverse order, and only capabilities that a plugin declares reach it. The cache is libcni's too, so
+//! that one may add what the other deletes. The suite `weftctl` holds this against `cnitool`.
+
+mod conf;
+mod results;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha512};
+use weft_core::cni::{CniResult, Verb, Version, check_container_id, check_ifname};
+use weft_core::exec::{self, ExecCall, ExecError, Stderr};
+
+use crate::output::Output;
+use conf::List;
+use results::{Attached, Results};
+
+/// Where network namespaces have names.
+const NETNS_DIR: &str = "/run/netns";
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// The network configuration: a list of plugins, or a single one; `-` for stdin.
+    conf: PathBuf,
+    /// The container's network namespace: a path, or a name that `ip netns` knows.
+    #[arg(long, value_name = "NETNS")]
+    netns: String,
+    /// Container id. Without it, one that is made of the namespace's path, as `cnitool` does.
+    #[arg(long, value_name = "ID")]
+    container_id: Option<String>,
+    /// Interface name.
+    #[arg(long, value_name = "NAME", env = "CNI_IFNAME", default_value = "eth0")]
+    ifname: String,
+    /// `CNI_ARGS`.
+    #[arg(long, value_name = "K=V;...", env = "CNI_ARGS", default_value = "")]
+    args: String,
+    /// What a runtime offers plugins that declare the capability, as a JSON object: `{"portMappings": [...]}`.
+    #[arg(long, value_name = "JSON", env = "CAP_ARGS", default_value = "{}")]
+    cap_args: String,
+    /// Directories of plugins, separated by colons.
+    #[arg(long, value_name = "DIRS", env = "CNI_PATH", default_value = "/opt/cni/bin")]
+    bin_dir: String,
+    /// Where libcni keeps the results of attachments.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cni")]
+    cache_dir: PathBuf,
+    /// Seconds that each plugin has.
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+}
+
+/// A call, read.
+struct ByHand {
+    list: List,
+    netns: String,
+    container_id: String,
+    ifname: String,
+    /// Of `CNI_ARGS`, or of the cache.
+    args: String,
+    cap_args: Map<String, Value>,
+    path: Vec<PathBuf>,
+    results: Results,
+    limit: Duration,
+}
+
+/// Prints the result, as a runtime gets it.
+pub(crate) fn add(args: &ListArgs, output: Output) -> anyhow::Result<ExitCode> {
+    let call = ByHand::read(args)?;
+    let mut previous: Option<Value> = None;
+    for plugin in call.list.plugins() {
+        let conf = call.list.for_plugin(plugin, previous.as_ref(), &call.cap_args);
+        let answer = call.exec(Verb::Add, plugin, &conf).inspect_err(|_failed| {
+            output.note("what the plugins made so far is still there; `weftctl del` removes it, as a runtime would");
+        })?;
+        let result = serde_json::from_slice(&answer);
+        previous =
+            Some(result.with_context(|| format!("plugin {:?} answered something that is not JSON", plugin.kind))?);
+    }
+    let result = previous.context("the list has no plugins")?;
+    call.results.write(&call.attached(&result))?;
+    output.document(&result)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Silent where the attachment is as ADD made it.
+pub(crate) fn check(args: &ListArgs) -> anyhow::Result<ExitCode> {
+    let call = ByHand::read(args)?;
+    if call.list.version < Version::V0_4_0 {
+        bail!("configuration version {} does not support CHECK; it came with 0.4.0", call.list.version);
+    }
+    if call.list.check_is_disabled() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let previous = call.cached_result()?;
+    for plugin in call.list.plugins() {
+        let conf = call.list.for_plugin(plugin, previous.as_ref(), &call.cap_args);
+        call.exec(Verb::Check, plugin, &conf)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Can be repeated.
+pub(crate) fn del(args: &ListArgs) -> anyhow::Result<ExitCode> {
+    let call = ByHand::read(args)?;
+    // A cached result that cannot be used must not keep an attachment from being removed.
+    let previous = if call.list.version < Version::V0_4_0 { None } else { call.cached_result().unwrap_or_default() };
+    for plugin in call.list.plugins().rev() {
+        let conf = call.list.for_plugin(plugin, previous.as_ref(), &call.cap_args);
+        call.exec(Verb::Del, plugin, &conf)?;
+    }
+    call.results.remove(&call.attached(&Value::Null))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+// === impl ByHand ===
+
+impl ByHand {
+    fn read(args: &ListArgs) -> anyhow::Result<Self> {
+        let list = List::read(&crate::plan::read(&args.conf)?)?;
+        let netns = netns_path(&args.netns)?;
+        let container_id = args.container_id.clone().unwrap_or_else(|| container_id_of(&netns));
+        check_container_id(&container_id).and_then(|()| check_ifname(&args.ifname)).map_err(anyhow::Error::msg)?;
+        let cap_args = serde_json::from_str(&args.cap_args).context("--cap-args is no JSON object")?;
+        let path = std::env::split_paths(&args.bin_dir).filter(|dir| !dir.as_os_str().is_empty()).collect();
+        Ok(Self {
+            list,
+            netns,
+            container_id,
+            ifname: args.ifname.clone(),
+            args: args.args.clone(),
+            cap_args,
+            path,
+            results: Results::new(&args.cache_dir),
+            limit: Duration::from_secs(args.timeout),
+        })
+    }
+
+    fn attached<'a>(&'a self, result: &'a Value) -> Attached<'a> {
+        Attached {
+            network: &self.list.name,
+            container_id: &self.container_id,
+            ifname: &self.ifname,
+            netns: &self.netns,
+            args: &self.args,
+            cap_args: &self.cap_args,
+            config: &self.list.text,
+            result,
+        }
+    }
+
+    /// The result of the ADD, in the configuration's version.
+    fn cached_result(&self) -> anyhow::Result<Option<Value>> {
+        let Some(cached) = self.results.read(&self.attached(&Value::Null))? else { return Ok(None) };
+        let version = self.list.version;
+        let converted = CniResult::from_json(&cached, version).and_then(|result| result.to_value(version));
+        converted.map(Some).map_err(anyhow::Error::msg).context("the cached result of the ADD cannot be used")
+    }
+
+    fn exec(&self, verb: Verb, plugin: &conf::Plugin, conf: &Value) -> anyhow::Result<Vec<u8>> {
+        let text = conf.to_string();
+        let answer = exec::exec(&ExecCall {
+            plugin: &plugin.kind,
+            verb: verb.name(),
+            container_id: &self.container_id,
+            netns: &self.netns,
+            ifname: &self.ifname,
+            args: &self.args,
+            path: &self.path,
+            stdin: text.as_bytes(),
+            stderr: Stderr::Ours,
+            limit: self.limit,
+        });
+        answer.map(|answer| answer.stdout).map_err(|error| {
+            let said = match error {
+                ExecError::Said(error) => format!("code {}: {error}", error.code),
+                other => format!("{:#}", anyhow::Error::from(other)),
+            };
+            anyhow::anyhow!("plugin type={:?} failed ({}): {said}", plugin.kind, verb.name().to_lowercase())
+        })
+    }
+}
+
+/// A path, from a path or a name.
+fn netns_path(text: &str) -> anyhow::Result<String> {
+    let path = if text.contains('/') { std::path::absolute(text)? } else { Path::new(NETNS_DIR).join(text) };
+    path.into_os_string().into_string().ok().context("the namespace's path is not UTF-8")
+}
+
+/// As `cnitool` makes it.
+fn container_id_of(netns: &str) -> String {
+    let hash = Sha512::digest(netns.as_bytes());
+    let hex: String = hash.iter().take(10).map(|byte| format!("{byte:02x}")).collect();
+    format!("cnitool-{hex}")
+}
