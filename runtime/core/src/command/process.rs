@@ -130,8 +130,14 @@ fn without_panics(call: impl FnOnce() -> Output) -> Output {
     }));
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_payload| {
         let details = MESSAGE.lock().map(|message| message.clone()).unwrap_or_default();
-        let msg = "internal error in weft: please report it with these details; DEL cleans up what this call left";
-        Output::failure(&CniError::new(code::INTERNAL, msg).with_details(details))
+        // The engine panics where the kernel gives it no memory for signal stacks.
+        let (code, msg) = if details.contains("OutOfMemory") {
+            (code::IO, "the node has no memory left for weft; DEL cleans up what this call left")
+        } else {
+            let msg = "internal error in weft: please report it with these details; DEL cleans up what this call left";
+            (code::INTERNAL, msg)
+        };
+        Output::failure(&CniError::new(code, msg).with_details(details))
     })
 }
 
