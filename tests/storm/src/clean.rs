@@ -8,10 +8,10 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use weft_bench::call::{Target, Verb};
+use weft_storm::strike::Ended;
 
 use crate::network::{POOL, ip};
 use crate::storm::Storm;
-use crate::strike::Ended;
 
 /// What the host looks like, a line for each thing.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use weft_bench::call::{Target, Verb};
+use weft_storm::strike::{Ended, Strike, run};
+use weft_storm::tally::lock;
 
 use crate::storm::{Storm, one_line};
-use crate::strike::{Ended, Strike, run};
-use crate::tally::lock;
 
 /// Collects while the storm goes on.
 ///
@@ -32,7 +32,7 @@ pub(crate) fn work(storm: &Storm<'_>, seed: u64) -> Result<()> {
         for abandoned in &left {
             storm.must_be_bare(&abandoned.target, &abandoned.slot)?;
             storm.tally.count("abandoned attachments collected");
-            storm.oracle.discard(storm.scene, &abandoned.slot)?;
+            storm.discard(&abandoned.slot)?;
         }
     }
     Ok(())

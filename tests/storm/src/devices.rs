@@ -6,9 +6,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
 
 use anyhow::Result;
+use weft_storm::tally::lock;
 
 use crate::network::ip;
-use crate::tally::lock;
 
 /// Devices that were made and not yet taken away.
 #[derive(Debug, Default)]

@@ -14,11 +14,8 @@ mod clean;
 mod collector;
 mod devices;
 mod network;
-mod oracle;
 mod storm;
-mod strike;
 mod subject;
-mod tally;
 mod worker;
 
 use std::process::ExitCode;
@@ -70,6 +67,6 @@ fn main() -> Result<ExitCode> {
     );
     let storm = Storm::new(&scene, subject, arguments.kind, seed)?;
     storm.run(arguments.rounds, arguments.workers)?;
-    let violations = storm.tally.report();
-    Ok(if violations == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    storm.tally.report().iter().for_each(|line| println!("{line}"));
+    Ok(if storm.tally.violations().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -21,23 +21,23 @@ use netlink_packet_core::NLM_F_DUMP;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use weft_bench::netlink::Netlink;
-use weft_bench::scene::{Scene, inside};
+use weft_bench::scene::inside;
 
 use crate::tally::{Tally, lock};
 
 /// A container's netns, and the oracle's socket in it.
 #[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) netns: PathBuf,
+pub struct Slot {
+    /// Its path.
+    pub netns: PathBuf,
     socket: Mutex<Option<Netlink>>,
 }
 
 /// Both eyes.
 #[derive(Debug, Default)]
-pub(crate) struct Oracle {
+pub struct Oracle {
     slots: Mutex<Vec<Arc<Slot>>>,
     holders: Mutex<HashMap<IpAddr, String>>,
-    made: AtomicU64,
     sweeps: AtomicU64,
     stop: AtomicBool,
 }
@@ -46,7 +46,7 @@ pub(crate) struct Oracle {
 
 impl Slot {
     /// Keeps the oracle from a second look while a call starts here.
-    pub(crate) fn hold(&self) -> MutexGuard<'_, Option<Netlink>> {
+    pub fn hold(&self) -> MutexGuard<'_, Option<Netlink>> {
         lock(&self.socket)
     }
 
@@ -54,7 +54,7 @@ impl Slot {
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub(crate) fn addresses(&self) -> Result<Vec<IpAddr>> {
+    pub fn addresses(&self) -> Result<Vec<IpAddr>> {
         read(&mut self.hold())
     }
 }
@@ -62,32 +62,25 @@ impl Slot {
 // === impl Oracle ===
 
 impl Oracle {
-    /// A new netns, watched from now on.
+    /// Watches a netns from now on.
     ///
     /// # Errors
-    /// When it cannot be made.
-    pub(crate) fn slot(&self, scene: &Scene) -> Result<Arc<Slot>> {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let netns = scene.netns(&format!("pod{number}"))?;
+    /// When it cannot be entered.
+    pub fn slot(&self, netns: PathBuf) -> Result<Arc<Slot>> {
         let socket = inside(&netns, Netlink::open)?;
         let slot = Arc::new(Slot { netns, socket: Mutex::new(Some(socket)) });
         lock(&self.slots).push(Arc::clone(&slot));
         Ok(slot)
     }
 
-    /// Takes a netns away, as when a sandbox dies: its path is gone, and the kernel ends it when its last user goes.
-    ///
-    /// # Errors
-    /// When it is not there.
-    pub(crate) fn discard(&self, scene: &Scene, slot: &Arc<Slot>) -> Result<()> {
+    /// Watches a netns no longer, and does not keep it alive any more.
+    pub fn forget(&self, slot: &Arc<Slot>) {
         lock(&self.slots).retain(|other| !Arc::ptr_eq(other, slot));
-        // The socket would keep the netns alive.
         *slot.hold() = None;
-        scene.remove_netns(&slot.netns)
     }
 
     /// A container has these addresses, says its result.
-    pub(crate) fn holds(&self, container: &str, addresses: &[IpAddr], tally: &Tally) {
+    pub fn holds(&self, container: &str, addresses: &[IpAddr], tally: &Tally) {
         let mut holders = lock(&self.holders);
         for address in addresses {
             if let Some(other) = holders.insert(*address, container.to_owned()) {
@@ -97,15 +90,20 @@ impl Oracle {
     }
 
     /// DEL of a container is about to start.
-    pub(crate) fn lets_go(&self, container: &str) {
+    pub fn lets_go(&self, container: &str) {
         lock(&self.holders).retain(|_, holder| holder != container);
+    }
+
+    /// What is held now, and by which container.
+    pub fn held(&self) -> HashMap<IpAddr, String> {
+        lock(&self.holders).clone()
     }
 
     /// Watches until told to stop.
     ///
     /// # Errors
     /// When the kernel does not tell addresses.
-    pub(crate) fn watch(&self, tally: &Tally) -> Result<()> {
+    pub fn watch(&self, tally: &Tally) -> Result<()> {
         while !self.stop.load(Ordering::Relaxed) {
             let slots = lock(&self.slots).clone();
             let mut seen: HashMap<IpAddr, &Arc<Slot>> = HashMap::new();
@@ -126,17 +124,17 @@ impl Oracle {
     }
 
     /// Ends `watch`.
-    pub(crate) fn stop(&self) {
+    pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
     }
 
     /// Lets `watch` start anew.
-    pub(crate) fn restart(&self) {
+    pub fn restart(&self) {
         self.stop.store(false, Ordering::Relaxed);
     }
 
     /// How many times all netns were read.
-    pub(crate) fn sweeps(&self) -> u64 {
+    pub fn sweeps(&self) -> u64 {
         self.sweeps.load(Ordering::Relaxed)
     }
 }

@@ -10,14 +10,14 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use weft_bench::call::{Target, Verb, addresses};
 use weft_bench::scene::Scene;
+use weft_storm::oracle::{Oracle, Slot};
+use weft_storm::strike::{Ended, Running, Strike, run};
+use weft_storm::tally::{Tally, lock};
 
 use crate::clean::{Host, check, hand_out_pool};
 use crate::collector;
 use crate::network::{Kind, Network};
-use crate::oracle::{Oracle, Slot};
-use crate::strike::{Ended, Running, Strike, run};
 use crate::subject::Subject;
-use crate::tally::{Tally, lock};
 use crate::worker::Worker;
 
 /// An attachment that nobody looks after any more.
@@ -44,6 +44,8 @@ pub(crate) struct Storm<'a> {
     /// Attachments that were there, dead or alive, when the storm calmed down.
     pub(crate) last: Mutex<Vec<Abandoned>>,
     rounds: AtomicUsize,
+    /// Netns made so far.
+    made: AtomicUsize,
     seed: u64,
 }
 
@@ -76,6 +78,7 @@ impl<'a> Storm<'a> {
             abandoned: Mutex::default(),
             last: Mutex::default(),
             rounds: AtomicUsize::new(0),
+            made: AtomicUsize::new(0),
             seed,
         })
     }
@@ -112,7 +115,7 @@ impl<'a> Storm<'a> {
 
     /// One quiet attachment: it tells how long calls take, and what a clean host looks like once shared things exist.
     fn calm(&self) -> Result<Host> {
-        let slot = self.oracle.slot(self.scene)?;
+        let slot = self.slot()?;
         for number in 0..3 {
             let target = self.target(&format!("calm-{number}"), &slot);
             let result = match self.call(Verb::Add, &target, &slot, &self.network.conf(), None)? {
@@ -131,7 +134,7 @@ impl<'a> Storm<'a> {
         if self.subject.collects {
             collector::collect(self, &BTreeSet::new(), None)?;
         }
-        self.oracle.discard(self.scene, &slot)?;
+        self.discard(&slot)?;
         let host = Host::look()?;
         let left = self.subject.claims_left()?;
         if !left.is_empty() {
@@ -183,9 +186,21 @@ impl<'a> Storm<'a> {
         }
         for Abandoned { target, slot } in &left {
             self.must_be_bare(target, slot)?;
-            self.oracle.discard(self.scene, slot)?;
+            self.discard(slot)?;
         }
         Ok(())
+    }
+
+    /// A new netns, watched from now on.
+    pub(crate) fn slot(&self) -> Result<Arc<Slot>> {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        self.oracle.slot(self.scene.netns(&format!("pod{number}"))?)
+    }
+
+    /// Takes a netns away, as when a sandbox dies: its path is gone, and the kernel ends it when its last user goes.
+    pub(crate) fn discard(&self, slot: &Arc<Slot>) -> Result<()> {
+        self.oracle.forget(slot);
+        self.scene.remove_netns(&slot.netns)
     }
 
     /// A call that is let live must succeed.

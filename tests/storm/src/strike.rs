@@ -15,7 +15,7 @@ use weft_bench::call::feed;
 
 /// How a call ended.
 #[derive(Debug)]
-pub(crate) enum Ended {
+pub enum Ended {
     /// It succeeded; its stdout, and how long it took.
     Well(String, Duration),
     /// It failed by itself; what it said.
@@ -26,7 +26,7 @@ pub(crate) enum Ended {
 
 /// What is done to a call, after a while.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Strike {
+pub enum Strike {
     /// SIGKILL.
     Kill(Duration),
     /// SIGSTOP, and SIGCONT so much later: it must go on as if nothing had been.
@@ -35,7 +35,7 @@ pub(crate) enum Strike {
 
 /// A call that is going on.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub struct Running {
     child: Child,
     group: Pid,
     start: Instant,
@@ -47,7 +47,7 @@ pub(crate) struct Running {
 ///
 /// # Errors
 /// When it cannot be started or waited for.
-pub(crate) fn run(
+pub fn run(
     command: Command,
     stdin: &str,
     strike: Option<Strike>,
@@ -69,7 +69,7 @@ impl Running {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn start(
+    pub fn start(
         mut command: Command,
         stdin: &str,
         starting: impl FnOnce(&mut dyn FnMut() -> Result<()>) -> Result<()>,
@@ -91,7 +91,7 @@ impl Running {
     ///
     /// # Errors
     /// When it cannot be sent a signal.
-    pub(crate) fn pause(&mut self, after: Duration, length: Duration) -> Result<()> {
+    pub fn pause(&mut self, after: Duration, length: Duration) -> Result<()> {
         sleep(after.saturating_sub(self.start.elapsed()));
         self.signal(Signal::SIGSTOP)?;
         let stopped = Instant::now();
@@ -105,7 +105,7 @@ impl Running {
     ///
     /// # Errors
     /// When it cannot be read or waited for.
-    pub(crate) fn end(mut self) -> Result<Ended> {
+    pub fn end(mut self) -> Result<Ended> {
         let output = read(&mut self.child)?;
         let status = self.child.wait().context("wait for a plugin")?;
         Ok(ended(status, output, self.start.elapsed().saturating_sub(self.stopped)))

@@ -12,7 +12,7 @@ const ENOUGH: usize = 20;
 
 /// Counters and violations of a storm.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub struct Tally {
     counts: Mutex<BTreeMap<String, u64>>,
     violations: Mutex<Vec<String>>,
     durations: [Typical; 4],
@@ -26,32 +26,32 @@ struct Typical(AtomicU64);
 
 impl Tally {
     /// Counts something.
-    pub(crate) fn count(&self, what: &str) {
+    pub fn count(&self, what: &str) {
         *lock(&self.counts).entry(what.to_owned()).or_default() += 1;
     }
 
     /// How often something was counted.
-    pub(crate) fn counted(&self, what: &str) -> u64 {
+    pub fn counted(&self, what: &str) -> u64 {
         lock(&self.counts).get(what).copied().unwrap_or_default()
     }
 
     /// Something that must not be.
-    pub(crate) fn violation(&self, text: String) {
+    pub fn violation(&self, text: String) {
         lock(&self.violations).push(text);
     }
 
     /// Whether to stop early.
-    pub(crate) fn enough(&self) -> bool {
+    pub fn enough(&self) -> bool {
         lock(&self.violations).len() >= ENOUGH
     }
 
     /// A call of this verb took so long. What a strike is aimed over follows the load.
-    pub(crate) fn took(&self, verb: Verb, time: Duration) {
+    pub fn took(&self, verb: Verb, time: Duration) {
         self.typical(verb).add(time);
     }
 
     /// An instant to strike at: anywhere in a usual call, or a little behind it.
-    pub(crate) fn strike(&self, verb: Verb, random: &mut fastrand::Rng) -> Duration {
+    pub fn strike(&self, verb: Verb, random: &mut fastrand::Rng) -> Duration {
         self.typical(verb).get().mul_f64(random.f64() * 1.2)
     }
 
@@ -66,20 +66,25 @@ impl Tally {
         }
     }
 
-    /// Prints everything; returns the number of violations.
-    pub(crate) fn report(&self) -> usize {
-        for (what, count) in lock(&self.counts).iter() {
-            println!("{count:8} {what}");
-        }
+    /// Every violation so far.
+    pub fn violations(&self) -> Vec<String> {
+        lock(&self.violations).clone()
+    }
+
+    /// Everything, a line each: counts, durations, violations.
+    pub fn report(&self) -> Vec<String> {
+        let mut lines: Vec<String> =
+            lock(&self.counts).iter().map(|(what, count)| format!("{count:8} {what}")).collect();
         for verb in [Verb::Add, Verb::Del, Verb::Gc] {
-            println!("{:5.1} ms a usual {}", self.typical(verb).get().as_secs_f64() * 1000.0, verb.name());
+            let typical = self.typical(verb).get();
+            if !typical.is_zero() {
+                lines.push(format!("{:5.1} ms a usual {}", typical.as_secs_f64() * 1000.0, verb.name()));
+            }
         }
-        let violations = lock(&self.violations);
-        for text in violations.iter() {
-            println!("VIOLATION {text}");
-        }
-        println!("{} violations", violations.len());
-        violations.len()
+        let violations = self.violations();
+        lines.extend(violations.iter().map(|text| format!("VIOLATION {text}")));
+        lines.push(format!("{} violations", violations.len()));
+        lines
     }
 }
 
@@ -100,6 +105,6 @@ impl Typical {
 }
 
 /// A lock whose holder panicked still holds what it held.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use weft_bench::call::{Target, Verb};
+use weft_storm::oracle::Slot;
+use weft_storm::strike::{Ended, Strike};
+use weft_storm::tally::lock;
 
 use crate::collector;
-use crate::oracle::Slot;
 use crate::storm::{Abandoned, Storm, ips, one_line};
-use crate::strike::{Ended, Strike};
-use crate::tally::lock;
 
 /// Attachments left for GC at most; with those that live they must fit the pool.
 const ABANDONED: usize = 16;
@@ -47,7 +47,7 @@ enum Added {
 
 impl<'a> Worker<'a> {
     pub(crate) fn new(storm: &'a Storm<'a>, storm_number: usize, index: usize, seed: u64) -> Result<Self> {
-        let slot = storm.oracle.slot(storm.scene)?;
+        let slot = storm.slot()?;
         let name = format!("s{storm_number}w{index}");
         Ok(Self { storm, name, random: fastrand::Rng::with_seed(seed), slot })
     }
@@ -78,7 +78,7 @@ impl<'a> Worker<'a> {
                 if self.storm.subject.collects && room && self.random.f64() < 0.3 {
                     let slot = Arc::clone(&self.slot);
                     lock(&self.storm.abandoned).push(Abandoned { target: target.clone(), slot });
-                    self.slot = self.storm.oracle.slot(self.storm.scene)?;
+                    self.slot = self.storm.slot()?;
                     return Ok(());
                 }
             }
@@ -88,11 +88,11 @@ impl<'a> Worker<'a> {
             // The sandbox dies before DEL.
             self.storm.tally.count("netns gone before DEL");
             self.let_go(target);
-            self.storm.oracle.discard(self.storm.scene, &self.slot)?;
+            self.storm.discard(&self.slot)?;
             self.delete(target)?;
             // It may have ended with the sandbox.
             self.storm.network.take_away(&target.container)?;
-            self.slot = self.storm.oracle.slot(self.storm.scene)?;
+            self.slot = self.storm.slot()?;
             return Ok(());
         }
         self.let_go(target);
