@@ -125,6 +125,10 @@ impl Backend for AnyBackend {
         both!(self, backend => backend.nodes())
     }
 
+    async fn node(&self, node: &str) -> Result<Option<LedgerNode>, ReadError> {
+        both!(self, backend => backend.node(node))
+    }
+
     async fn change_node(&self, node: &str, change: impl FnMut(&mut LedgerNode)) -> Result<(), WriteError> {
         both!(self, backend => backend.change_node(node, change))
     }

@@ -44,18 +44,18 @@ pub fn drop_intents(store: &RefCell<NodeStore>, now: u64) -> Result<usize, Drain
     Ok(store.borrow_mut().expire_intents(u64::MAX, now)?)
 }
 
-/// Compares every entry with its claim, and writes the claims that are missing.
+/// Compares every entry that `mine` accepts with its claim, and writes the claims that are missing.
 ///
 /// # Errors
 /// The ledger or the store cannot be read or written.
 pub async fn reassert<B: Backend>(
     backend: &B,
     store: &RefCell<NodeStore>,
-    identity: &Identity,
-    epoch: u64,
+    (identity, epoch): (&Identity, u64),
+    mine: impl Fn(&RemoteRow) -> bool,
 ) -> Result<Reasserted, DrainError> {
     let mut done = Reasserted::default();
-    for (row, address) in entries(store)? {
+    for (row, address) in entries(store)?.into_iter().filter(|(row, _address)| mine(row)) {
         let Some(spec) = ClaimSpec::new(&row, address, identity) else { continue };
         loop {
             match backend.get(&spec.name()).await? {
@@ -108,15 +108,19 @@ pub async fn reassert<B: Backend>(
             }
         }
     }
-    done.conflicts.extend(status_again(backend, store).await?);
+    done.conflicts.extend(status_again(backend, store, mine).await?);
     Ok(done)
 }
 
 /// `status_again`: a restore takes the status of IPAMClaims back too, and their next user would get another address.
-async fn status_again<B: Backend>(backend: &B, store: &RefCell<NodeStore>) -> Result<Vec<Conflict>, DrainError> {
+async fn status_again<B: Backend>(
+    backend: &B,
+    store: &RefCell<NodeStore>,
+    mine: impl Fn(&RemoteRow) -> bool,
+) -> Result<Vec<Conflict>, DrainError> {
     let rows = store.borrow().remote_rows(AddressState::Entry)?;
     let mut conflicts = Vec::new();
-    for row in rows.iter().filter(|row| row.owner.is_ipam_claim()) {
+    for row in rows.iter().filter(|row| row.owner.is_ipam_claim() && mine(row)) {
         match persist(backend, store, row, AddressState::Entry).await? {
             // The IPAMClaim may be gone while its last user still runs.
             Persisted::Written | Persisted::Gone => {}

@@ -62,6 +62,8 @@ struct Progress {
     started: bool,
     state: LedgerState,
     confirmed: u64,
+    /// The epoch for which intents and versions from before it were given up.
+    cleared: Option<u64>,
     next_state: Option<Instant>,
     next_sweep: Option<Instant>,
     /// The last trouble that was logged, so that it is logged once.
@@ -177,7 +179,7 @@ impl Claims {
             (due(progress.next_state), due(progress.next_sweep))
         };
         if state_due {
-            self.look_at_state(ledger).await?;
+            self.look_at_state(text, ledger).await?;
             ledger.progress.borrow_mut().next_state = Some(Instant::now() + STATE);
         } else if ledger.progress.borrow().trouble.is_some() {
             // It did not answer a moment ago.
@@ -205,22 +207,26 @@ impl Claims {
     }
 
     /// The first time, and after every freeze: entries are compared with their claims, and this node's word is written down.
-    async fn look_at_state(&self, ledger: &Ledger) -> Result<(), DrainError> {
+    async fn look_at_state(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
         let state = ledger.backend.state().await?;
-        let (started, confirmed) = {
+        let (started, confirmed, cleared) = {
             let mut progress = ledger.progress.borrow_mut();
             progress.state = state;
-            (progress.started, progress.confirmed)
+            (progress.started, progress.confirmed, progress.cleared)
         };
-        if started && confirmed >= state.epoch {
+        let again = self.has_lost_word(ledger, state).await?;
+        if started && confirmed >= state.epoch && !again {
             return Ok(());
         }
-        if started || state.frozen {
+        // Once: a node that cannot confirm, because an address of it is somebody else's, comes here every time.
+        let clears = (started || state.frozen) && (again || cleared != Some(state.epoch));
+        if clears {
             // A grant from before the freeze is not used after it, and versions may come again.
             drop_intents(&self.store, now())?;
             self.store.borrow_mut().forget_versions()?;
         }
-        let done = reassert(&ledger.backend, &self.store, &self.identity, state.epoch).await?;
+        let done =
+            reassert(&ledger.backend, &self.store, (&self.identity, state.epoch), |row| row.ledger == text).await?;
         for conflict in &done.conflicts {
             self.log.warn(&format!(
                 "address {} of container {} is held in the cluster by {}: two pods have it; delete one of them",
@@ -246,22 +252,34 @@ impl Claims {
         });
         written.await?;
         let mut progress = ledger.progress.borrow_mut();
+        if clears || !progress.started || strict {
+            progress.next_sweep = None;
+        }
+        progress.cleared = Some(state.epoch);
         progress.started = true;
         if strict {
             progress.confirmed = state.epoch;
         }
-        progress.next_sweep = None;
         Ok(())
+    }
+
+    /// The ledger is frozen and does not know that this node has confirmed: a second restore from one backup comes to the same epoch.
+    async fn has_lost_word(&self, ledger: &Ledger, state: LedgerState) -> Result<bool, DrainError> {
+        if !state.frozen {
+            return Ok(false);
+        }
+        let record = ledger.backend.node(&self.identity.node).await?;
+        Ok(record.is_none_or(|record| record.confirmed_epoch < state.epoch))
     }
 
     /// Before the first grant from a ledger this node's word is in it: whether it is frozen is known then, and who the machine
     /// is that may have to be fenced.
-    async fn begin(&self, ledger: &Ledger, deadline: Instant) -> Result<(), Refusal> {
+    async fn begin(&self, text: &str, ledger: &Ledger, deadline: Instant) -> Result<(), Refusal> {
         if ledger.progress.borrow().started {
             return Ok(());
         }
         let late = |_late| refuse(&GrantError::Deadline("its state could not be read".to_owned()));
-        let looked = tokio::time::timeout_at(deadline, self.look_at_state(ledger)).await.map_err(late)?;
+        let looked = tokio::time::timeout_at(deadline, self.look_at_state(text, ledger)).await.map_err(late)?;
         looked.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))
     }
 
@@ -270,7 +288,7 @@ impl Claims {
         let row = row.ok_or_else(|| refuse(&GrantError::Withdrawn))?;
         let ledger = self.ledger(&row.ledger)?;
         let deadline = Instant::now() + deadline.left(LONGEST);
-        self.begin(&ledger, deadline).await?;
+        self.begin(&row.ledger, &ledger, deadline).await?;
         if ledger.progress.borrow().state.frozen {
             return Err(refuse(&WriteError::Frozen.into()));
         }

@@ -431,10 +431,19 @@ async fn a_frozen_ledger_grants_nothing_and_takes_re_assertions() {
 
     assert_eq!(drop_intents(&a.store, NOW).unwrap(), 1);
     assert!(matches!(a.grant(&hanging).await, Err(GrantError::Withdrawn)));
-    let done = reassert(&server, &a.store, &a.identity, 1).await.unwrap();
+    let done = reassert(&server, &a.store, (&a.identity, 1), |_row| true).await.unwrap();
     assert_eq!((done.written, done.conflicts.len(), server.holder()), (1, 0, Some(nonce)));
     server.set_state(frozen, LedgerState { epoch: 1, frozen: false }).await.unwrap();
     assert!(b.add(&OTHER).await.is_err(), "the address is taken again");
+}
+
+#[tokio::test]
+async fn entries_are_asserted_in_their_own_ledger_alone() {
+    let (server, other) = (Memory::default(), Memory::default());
+    let a = Machine::new("a", "m-a", &server);
+    a.add(&WEB).await.unwrap();
+    let done = reassert(&other, &a.store, (&a.identity, 1), |row| row.ledger == "another").await.unwrap();
+    assert_eq!((done.written, done.conflicts.len(), other.holder()), (0, 0, None));
 }
 
 #[tokio::test]
@@ -444,7 +453,7 @@ async fn confirm_strict_reports_an_address_that_somebody_else_has() {
     a.add(&WEB).await.unwrap();
     server.0.borrow_mut().claims.clear();
     b.add(&OTHER).await.unwrap();
-    let done = reassert(&server, &a.store, &a.identity, 1).await.unwrap();
+    let done = reassert(&server, &a.store, (&a.identity, 1), |_row| true).await.unwrap();
     assert_eq!(done.conflicts[0].holder, "pod ns/other on node b");
     assert_eq!(done.written, 0);
 }

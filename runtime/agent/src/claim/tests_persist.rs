@@ -140,7 +140,7 @@ async fn status_again_after_a_restore() {
     let frozen = LedgerState { epoch: 1, frozen: true };
     server.set_state(LedgerState::default(), frozen).await.unwrap();
     drop_intents(&a.store, NOW).unwrap();
-    let done = reassert(&server, &a.store, &a.identity, 1).await.unwrap();
+    let done = reassert(&server, &a.store, (&a.identity, 1), |_row| true).await.unwrap();
     assert_eq!((done.written, done.conflicts.len()), (1, 0));
     assert_eq!((server.ips(), a.rows(AddressState::Entry)), (vec!["10.0.0.1/24".to_owned()], 1));
 }

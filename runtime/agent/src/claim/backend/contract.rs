@@ -93,11 +93,14 @@ pub trait Backend {
     /// Reads the state of the whole ledger.
     fn state(&self) -> impl Future<Output = Result<LedgerState, ReadError>>;
 
-    /// Replaces the state of the whole ledger, if it still is `read`.
+    /// Replaces the state of the whole ledger, if it still is `read`. A freeze holds when this returns.
     fn set_state(&self, read: LedgerState, state: LedgerState) -> impl Future<Output = Result<(), WriteError>>;
 
     /// Reads what agents say about themselves.
     fn nodes(&self) -> impl Future<Output = Result<Vec<LedgerNode>, ReadError>>;
+
+    /// Reads what the agent of one node says, never from a cache.
+    fn node(&self, node: &str) -> impl Future<Output = Result<Option<LedgerNode>, ReadError>>;
 
     /// Changes what is said about a node. `change` gets what is there, and may be called again where others write too.
     fn change_node(

@@ -459,6 +459,11 @@ impl Backend for Etcd {
         Ok(self.range("nodes").await?.into_iter().map(|(node, _versions)| node).collect())
     }
 
+    async fn node(&self, node: &str) -> Result<Option<LedgerNode>, ReadError> {
+        let record: Option<(LedgerNode, Versions)> = self.one("nodes", node).await?;
+        Ok(record.map(|(record, _versions)| record))
+    }
+
     async fn change_node(&self, node: &str, mut change: impl FnMut(&mut LedgerNode)) -> Result<(), WriteError> {
         for _try in 0..TRIES {
             let current = self.one("nodes", node).await.map_err(|error| WriteError::NoAnswer(error.0))?;
@@ -480,8 +485,7 @@ impl Backend for Etcd {
     }
 
     async fn fence(&self, node: &str, machine: &str) -> Result<Fence, ReadError> {
-        let record: Option<(LedgerNode, Versions)> = self.one("nodes", node).await?;
-        let fenced = record.is_some_and(|(record, _versions)| record.fenced_machines.iter().any(|id| id == machine));
+        let fenced = self.node(node).await?.is_some_and(|record| record.fenced_machines.iter().any(|id| id == machine));
         Ok(if fenced { Fence::Fenced } else { Fence::None })
     }
 

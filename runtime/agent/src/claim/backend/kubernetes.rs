@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use weft_core::ledger::remote::Versions;
 
 use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
-use super::{ipam_claim, with_causes};
+use super::{freeze, ipam_claim, with_causes};
 use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
 
 /// The API group.
@@ -86,6 +86,13 @@ impl Kubernetes {
 
     pub(super) fn claims(&self) -> Result<Api<ClaimObject>, NoClient> {
         Ok(Api::all_with(self.client()?, &resource("AddressClaim", "addressclaims")))
+    }
+
+    /// A create that is not executed, whatever the API server says to it.
+    pub(super) async fn dry_create(&self, spec: &ClaimSpec) -> Result<(), WriteError> {
+        let (claims, object) = (self.claims()?, object(spec, None, None));
+        let params = PostParams { dry_run: true, ..PostParams::default() };
+        created(claims.create(&params, &object)).await.map(drop)
     }
 
     fn states(&self) -> Result<Api<StateObject>, NoClient> {
@@ -268,12 +275,16 @@ impl Backend for Kubernetes {
             }
             _ => return Err(WriteError::Conflict),
         }
-        Ok(())
+        if state.frozen { freeze::until_it_holds(self).await } else { Ok(()) }
     }
 
     async fn nodes(&self) -> Result<Vec<LedgerNode>, ReadError> {
         let nodes = read(self.nodes()?.list(&ListParams::default())).await?;
         Ok(nodes.items.into_iter().map(|node| node.spec).collect())
+    }
+
+    async fn node(&self, node: &str) -> Result<Option<LedgerNode>, ReadError> {
+        Ok(read(self.nodes()?.get_opt(node)).await?.map(|record| record.spec))
     }
 
     async fn change_node(&self, node: &str, mut change: impl FnMut(&mut LedgerNode)) -> Result<(), WriteError> {
@@ -311,7 +322,7 @@ impl Backend for Kubernetes {
     }
 
     async fn fence(&self, node: &str, machine: &str) -> Result<Fence, ReadError> {
-        let record = read(self.nodes()?.get_opt(node)).await?.map(|record| record.spec);
+        let record = self.node(node).await?;
         if record.as_ref().is_some_and(|record| record.fenced_machines.iter().any(|fenced| fenced == machine)) {
             return Ok(Fence::Fenced);
         }

@@ -165,6 +165,10 @@ impl Backend for Memory {
         self.read(|server| server.nodes.values().cloned().collect())
     }
 
+    async fn node(&self, node: &str) -> Result<Option<LedgerNode>, ReadError> {
+        self.read(|server| server.nodes.get(node).cloned())
+    }
+
     async fn change_node(&self, node: &str, mut change: impl FnMut(&mut LedgerNode)) -> Result<(), WriteError> {
         change(self.0.borrow_mut().nodes.entry(node.to_owned()).or_default());
         Ok(())

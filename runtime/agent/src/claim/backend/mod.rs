@@ -3,6 +3,7 @@
 
 mod contract;
 pub mod etcd;
+mod freeze;
 mod ipam_claim;
 pub mod kubernetes;
 #[cfg(test)]

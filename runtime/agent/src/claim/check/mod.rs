@@ -264,10 +264,8 @@ pub(super) async fn repair<B: Backend>(backend: &B, local: Option<&Local>, claim
     let Local { store, identity, .. } = local;
     judge(backend, store, identity, claims).await?;
     // Claims are written into this ledger alone.
-    if entries(store)?.iter().all(|(row, _address)| local.is_of_ledger(row)) {
-        let epoch = backend.state().await?.epoch;
-        reassert(backend, store, identity, epoch).await?;
-    }
+    let epoch = backend.state().await?.epoch;
+    reassert(backend, store, (identity, epoch), |row| local.is_of_ledger(row)).await?;
     Ok(())
 }
 
