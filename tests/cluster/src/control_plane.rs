@@ -117,6 +117,15 @@ impl ControlPlane {
         Ok(kill(Pid::from_raw(api.pid().try_into()?), signal)?)
     }
 
+    /// Stops etcd where it is, or lets it go on.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn signal_etcd(&self, signal: Signal) -> Result<()> {
+        let etcd = self.etcd.as_ref().context("etcd does not run")?;
+        Ok(kill(Pid::from_raw(etcd.pid().try_into()?), signal)?)
+    }
+
     /// What both have logged last.
     #[must_use]
     pub fn log(&self) -> String {

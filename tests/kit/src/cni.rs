@@ -62,11 +62,9 @@ impl Call {
         call
     }
 
-    /// Runs `program` in `place` with exactly this environment, besides `PATH`.
-    ///
-    /// # Errors
-    /// The program cannot be started or is too slow; a CNI error is a reply.
-    pub fn run(&self, program: &Path, place: &Place) -> Result<Reply> {
+    /// The command of this call: `program` with exactly this environment, besides `PATH`.
+    #[must_use]
+    pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear();
         let path = std::env::var("PATH").unwrap_or_default();
@@ -85,6 +83,15 @@ impl Call {
             }
         }
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Runs `program` in `place`.
+    ///
+    /// # Errors
+    /// The program cannot be started or is too slow; a CNI error is a reply.
+    pub fn run(&self, program: &Path, place: &Place) -> Result<Reply> {
+        let command = self.command(program);
         let output = process::output(place, command, &self.stdin, self.limit)?;
         Ok(Reply { status: output.status, stdout: output.stdout, stderr: output.stderr })
     }

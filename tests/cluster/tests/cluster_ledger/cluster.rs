@@ -16,7 +16,7 @@ use weft_cluster::control_plane::{AGENT, CONTROLLER, ControlPlane};
 use weft_kit::dhcp::{Daemon, wait};
 use weft_kit::netns::NetNs;
 use weft_kit::process::{self, Place};
-use weft_kit::sandbox;
+use weft_kit::{programs, sandbox};
 
 use super::world::PATIENCE;
 
@@ -202,6 +202,14 @@ impl Cluster {
         }
     }
 
+    /// Stops etcd, behind the API server where there is one, or lets it go on.
+    pub(crate) fn signal_etcd(&self, signal: Signal) -> Result<()> {
+        match &self.server {
+            Server::Etcd(_) => self.signal(signal),
+            Server::Kubernetes(plane) => plane.signal_etcd(signal),
+        }
+    }
+
     /// Ends it without warning.
     pub(crate) fn kill(&mut self) {
         match &mut self.server {
@@ -293,6 +301,18 @@ impl Cluster {
         }
     }
 
+    /// `weftctl ledger ...` on the cluster's own machine; what it prints.
+    pub(crate) fn operate(&self, arguments: &[&str]) -> Result<String> {
+        let weftctl = programs::weftctl().map_err(anyhow::Error::msg)?.display().to_string();
+        let operator = self.operator_arguments()?;
+        let argv: Vec<&str> = [weftctl.as_str(), "ledger"]
+            .into_iter()
+            .chain(arguments.iter().copied())
+            .chain(operator.iter().map(String::as_str))
+            .collect();
+        Ok(process::run(&self.netns.place(), &argv)?.text())
+    }
+
     /// Key and value of each claim as etcd has them, in base64.
     pub(crate) fn claims(&self) -> Result<Vec<Value>> {
         let (first, end) = self.keys();
@@ -304,6 +324,11 @@ impl Cluster {
     /// Writes a claim that `claims` has shown.
     pub(crate) fn put(&self, claim: &Value) -> Result<()> {
         self.post("put", claim).map(drop)
+    }
+
+    /// Removes a claim that `claims` has shown.
+    pub(crate) fn remove(&self, claim: &Value) -> Result<()> {
+        self.post("deleterange", &json!({"key": claim["key"]})).map(drop)
     }
 
     /// Removes all of weft's objects: nodes of earlier trials would be waited for after a freeze.

@@ -1,6 +1,7 @@
 //! Two nodes, one configuration, one etcd or API server: the fault that the cluster ledger is for, and what happens when the
 //! agent, weft or the cluster stops. Looked at from outside: results, the kernel's links, the keys in etcd, the rows in the store.
 
+mod chaos;
 mod check;
 mod cluster;
 mod controller;
@@ -23,6 +24,7 @@ use weft_kit::programs::copy_tree;
 use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 
+use self::chaos::Fault;
 use self::cluster::{Cluster, Shared};
 use self::world::{Node, PATIENCE, Pod};
 
@@ -41,6 +43,15 @@ const TRIALS: &[(&str, Trial)] = &[
     ("a-late-create-is-swept", late_create),
     ("a-fence-by-hand-frees-what-a-dead-machine-held", fenced_by_hand),
     ("a-restore-behind-a-freeze-duplicates-nothing", restored),
+    ("chaos", chaos::stands),
+];
+
+/// What the oracles of the chaos have to notice, and in which words.
+const FAULTS: &[(&str, Fault, &str)] = &[
+    ("stock-plugins", Fault::Stock, "at the same time"),
+    ("lost-claims", Fault::LostClaims, "without a claim"),
+    ("a-fence-that-lies", Fault::LyingFence, "without a claim"),
+    ("a-leak", Fault::Leak, "after all is quiet: the claim"),
 ];
 
 /// What has to be true of an etcd that wants certificates and passwords.
@@ -72,11 +83,16 @@ const OBJECTS: &[(&str, Trial)] = &[
 fn main() -> ExitCode {
     sandbox::enter();
     let mut needs = vec![Need::Sandbox, Need::Weft, Need::Weftctl];
-    needs.extend(["etcd", "ip", "sqlite3", "unshare"].map(Need::Tool));
+    needs.extend(["etcd", "ip", "nft", "sqlite3", "unshare"].map(Need::Tool));
     let beside = [needs.clone(), vec![Need::Reference]].concat();
     let with_kubernetes = [needs.clone(), vec![Need::Kubernetes, Need::Tool("openssl")]].concat();
     let mut suite = Suite::new();
     suite.test("stock-host-local-gives-an-address-twice", &beside, || stock_gives_it_twice(&mut Cluster::etcd()?));
+    for (name, fault, words) in FAULTS {
+        suite.test(format!("chaos-oracle-notices-{name}"), &beside, || {
+            chaos::notices(&mut Cluster::etcd()?, *fault, words)
+        });
+    }
     let shared = Shared::default();
     for (name, trial) in TRIALS {
         suite.test(format!("etcd/{name}"), &needs, || trial(&mut Cluster::etcd()?));

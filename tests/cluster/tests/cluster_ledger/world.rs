@@ -9,11 +9,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use weft_kit::cni::{Call, Reply};
 use weft_kit::dhcp::{Daemon, wait};
 use weft_kit::netns::NetNs;
-use weft_kit::process::{self, Output, Place};
+use weft_kit::process::{self, LIMIT, Output, Place};
 use weft_kit::programs::{self, Installation};
 
 use super::cluster::Cluster;
@@ -31,6 +33,30 @@ pub(crate) struct Node {
     /// What its agent is started with.
     arguments: Vec<String>,
     agent: Option<Daemon>,
+}
+
+/// What it takes to call weft on a node, whatever is done to its agent meanwhile.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    /// Where the node's plugins are.
+    pub(crate) bin: PathBuf,
+    /// The node.
+    pub(crate) place: Place,
+    state: PathBuf,
+}
+
+impl Caller {
+    /// A call as a runtime makes it.
+    pub(crate) fn call(&self, verb: &str, (container, uid): (&str, &str), netns: &Path, conf: &Value) -> Call {
+        let mut call = Call::full(verb, conf);
+        call.container_id = Some(container.to_owned());
+        call.netns = Some(netns.display().to_string());
+        call.args = Some(format!(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME={container};K8S_POD_INFRA_CONTAINER_ID={container};K8S_POD_UID={uid}"
+        ));
+        call.env.push(("WEFT_STATE_DIR".into(), self.state.clone().into()));
+        call
+    }
 }
 
 /// A pod's sandbox on a node.
@@ -146,6 +172,19 @@ impl Node {
         process::output(&self.place()?, command, &[], process::LIMIT)
     }
 
+    /// Stops the agent where it is, or lets it go on.
+    pub(crate) fn signal_agent(&self, signal: Signal) -> Result<()> {
+        let agent = self.agent.as_ref().context("the agent does not run")?;
+        Ok(kill(Pid::from_raw(agent.pid().try_into()?), signal)?)
+    }
+
+    /// Feeds nftables of this node with rules.
+    pub(crate) fn nft(&self, rules: &str) -> Result<()> {
+        let mut nft = Command::new("nft");
+        nft.args(["-f", "-"]);
+        process::output(&self.netns.place(), nft, rules.as_bytes(), LIMIT)?.success(rules).map(drop)
+    }
+
     /// Ends the agent without warning.
     pub(crate) fn kill_agent(&mut self) {
         if let Some(agent) = self.agent.take() {
@@ -171,15 +210,8 @@ impl Node {
 
     /// A call as a runtime makes it.
     pub(crate) fn call(&self, verb: &str, pod: &Pod, conf: &Value) -> Call {
-        let container = &pod.container;
-        let mut call = Call::full(verb, conf);
-        call.container_id = Some(container.clone());
-        call.netns = Some(pod.netns.path().display().to_string());
-        call.args = Some(format!(
-            "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME={container};K8S_POD_INFRA_CONTAINER_ID={container};K8S_POD_UID=uid-{container}"
-        ));
-        call.env.push(("WEFT_STATE_DIR".into(), self.installation.state().into()));
-        call
+        let uid = format!("uid-{}", pod.container);
+        self.caller().call(verb, (&pod.container, &uid), pod.netns.path(), conf)
     }
 
     /// One verb by weft, on the cluster ledger.
@@ -193,6 +225,12 @@ impl Node {
         call.limit = limit;
         ensure!(self.run_call(&call).is_err(), "weft was to be killed, and ended before");
         Ok(())
+    }
+
+    /// What it takes to call weft here.
+    pub(crate) fn caller(&self) -> Caller {
+        let (bin, state) = (self.installation.bin().to_owned(), self.installation.state().to_owned());
+        Caller { bin, place: self.netns.place(), state }
     }
 
     /// The program and where it runs, for a call on a thread of its own.

@@ -1,0 +1,281 @@
+//! Chaos: many pods come and go on several nodes, while agents, weft, the cluster and its connections are killed, stopped, cut and
+//! taken back in time. Oracles that ask weft nothing watch: the addresses in every pod's namespace, the results, and the claims in
+//! etcd.
+//!
+//! What must hold, whatever is done and whenever: no address is on two pods; what a pod was given stays, with its claim, until the
+//! pod is deleted; every DEL that is let live succeeds; and once it is quiet nothing is left anywhere.
+//!
+//! `WEFT_CHAOS_PODS=2000 cargo test --release -p weft-cluster --test cluster_ledger -- chaos --nocapture` for a long run,
+//! `WEFT_CHAOS_SEED` to repeat a run's choices.
+
+mod claims;
+mod pods;
+mod quiet;
+mod troubles;
+
+use std::panic::resume_unwind;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use weft_kit::programs::{self, build_guest};
+use weft_kit::sandbox;
+use weft_storm::oracle::Oracle;
+use weft_storm::tally::{Tally, lock};
+
+use self::claims::ClaimsEye;
+use self::pods::{Life, Sandbox};
+use super::cluster::Cluster;
+use super::world::{Caller, Node};
+
+/// What the random choices start from, unless `WEFT_CHAOS_SEED` says otherwise. How the processes interleave remains the machine's
+/// business.
+const SEED: u64 = 20_261_128;
+/// The pool of all nodes. It is larger than what can be held at once, and small enough that addresses come again soon.
+const POOL: &str = "10.77.0.0/26";
+/// How long an ADD waits for the cluster, in milliseconds.
+const DEADLINE: u64 = 3000;
+
+/// A way to break what weft promises, which the oracles have to notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Debian's plugins in weft's place: one configuration on all nodes.
+    Stock,
+    /// Claims of running pods are deleted in etcd.
+    LostClaims,
+    /// A node is fenced that runs on.
+    LyingFence,
+    /// A claim stays that nobody knows.
+    Leak,
+}
+
+/// One run.
+struct Plan {
+    nodes: u8,
+    /// Runtimes per node.
+    lives: usize,
+    /// Pods at least; the run ends when every trouble was there too.
+    pods: usize,
+    fault: Option<Fault>,
+    /// How long the end may take.
+    patience: Duration,
+}
+
+/// What the parts of a run share.
+struct Chaos<'a> {
+    plan: Plan,
+    cluster: RwLock<&'a mut Cluster>,
+    nodes: Vec<Mutex<Node>>,
+    callers: Vec<Caller>,
+    confs: Vec<Vec<Value>>,
+    oracle: Oracle,
+    claims: ClaimsEye,
+    tally: Tally,
+    /// Pods begun.
+    begun: AtomicUsize,
+    /// The troubles are over: pods are begun no more.
+    over: AtomicBool,
+    /// Pods that were left as they were.
+    left: Mutex<Vec<Sandbox>>,
+    seed: u64,
+}
+
+/// The trial: weft has to stand it.
+pub(crate) fn stands(cluster: &mut Cluster) -> Result<()> {
+    let pods = number("WEFT_CHAOS_PODS").unwrap_or(0);
+    let nodes = if pods > 0 { 10 } else { 4 };
+    let plan = Plan { nodes, lives: 2, pods, fault: None, patience: Duration::from_secs(180) };
+    let chaos = Chaos::new(cluster, plan)?;
+    chaos.run()?;
+    let report = chaos.report();
+    ensure!(chaos.tally.violations().is_empty(), "{report}");
+    if std::env::args().any(|argument| argument == "--nocapture") {
+        eprintln!("{report}");
+    }
+    for what in chaos.needed() {
+        ensure!(chaos.tally.counted(what) > 0, "a run without this is no chaos: {what}\n{report}");
+    }
+    Ok(())
+}
+
+/// The trial of the oracles: a run with this fault has to end with a violation in these words.
+pub(crate) fn notices(cluster: &mut Cluster, fault: Fault, words: &str) -> Result<()> {
+    let plan = Plan { nodes: 2, lives: 2, pods: 40, fault: Some(fault), patience: Duration::from_secs(5) };
+    let chaos = Chaos::new(cluster, plan)?;
+    chaos.run()?;
+    let noticed = chaos.tally.violations().iter().any(|text| text.contains(words));
+    ensure!(noticed, "{fault:?} was not noticed (wanted: {words}):\n{}", chaos.report());
+    Ok(())
+}
+
+fn number(variable: &str) -> Option<usize> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+impl<'a> Chaos<'a> {
+    fn new(cluster: &'a mut Cluster, plan: Plan) -> Result<Self> {
+        let seed = number("WEFT_CHAOS_SEED").map_or(SEED, |seed| seed as u64);
+        let nodes = (1..=plan.nodes).map(|number| Node::new(cluster, number)).collect::<Result<Vec<_>>>()?;
+        let liar = match plan.fault {
+            None => Some(liar()?),
+            Some(_) => None,
+        };
+        let confs =
+            nodes.iter().enumerate().map(|(index, node)| confs(node, &plan, liar.as_ref().filter(|_| index < 2)));
+        Ok(Self {
+            cluster: RwLock::new(cluster),
+            confs: confs.collect(),
+            callers: nodes.iter().map(Node::caller).collect(),
+            nodes: nodes.into_iter().map(Mutex::new).collect(),
+            oracle: Oracle::default(),
+            claims: ClaimsEye::default(),
+            tally: Tally::default(),
+            begun: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
+            left: Mutex::default(),
+            seed,
+            plan,
+        })
+    }
+
+    /// Chaos, and then quiet.
+    fn run(&self) -> Result<()> {
+        let begin = Instant::now();
+        let lives = self.plan.nodes as usize * self.plan.lives;
+        thread::scope(|scope| {
+            let addresses = scope.spawn(|| self.oracle.watch(&self.tally));
+            let claims = scope.spawn(|| self.claims.watch(self));
+            let lives: Vec<_> = (0..lives)
+                .map(|index| scope.spawn(move || self.or_over(Life::new(self, index, self.random(index)).live())))
+                .collect();
+            let outcome = self.or_over(self.trouble());
+            self.over.store(true, Ordering::Relaxed);
+            let outcome = outcome.and(lives.into_iter().try_for_each(ended));
+            self.oracle.stop();
+            self.claims.stop();
+            outcome.and(ended(addresses)).and(ended(claims))
+        })?;
+        if self.plan.fault != Some(Fault::Stock) {
+            let quiet = Instant::now();
+            self.quiet()?;
+            self.tally.count(&format!(
+                "seconds of chaos: {}, of quiet: {}",
+                (quiet - begin).as_secs(),
+                quiet.elapsed().as_secs()
+            ));
+        }
+        if self.oracle.sweeps() == 0 || self.claims.looks() == 0 {
+            bail!("an oracle did not look once");
+        }
+        Ok(())
+    }
+
+    /// What has to be counted in a run that is to prove anything.
+    fn needed(&self) -> Vec<&'static str> {
+        let mut needed = vec!["ADD done", "ADD killed", "DEL done", "DEL killed", "calls stopped", "ADDs beside a DEL"];
+        needed.extend(troubles::names());
+        needed
+    }
+
+    fn report(&self) -> String {
+        let mut lines = vec![format!(
+            "{} pods on {} nodes, seed {}, {} looks at addresses, {} at claims",
+            self.begun.load(Ordering::Relaxed),
+            self.plan.nodes,
+            self.seed,
+            self.oracle.sweeps(),
+            self.claims.looks()
+        )];
+        lines.extend(self.tally.report());
+        if !self.tally.violations().is_empty() {
+            for node in &self.nodes {
+                let node = lock(node);
+                let log = node.log();
+                let log: Vec<&str> = log.lines().rev().take(12).collect();
+                lines.push(format!("agent of {}: {}", node.name(), log.join("\n  ")));
+            }
+        }
+        lines.join("\n")
+    }
+
+    /// Choices of one part.
+    fn random(&self, part: usize) -> fastrand::Rng {
+        fastrand::Rng::with_seed(self.seed.wrapping_add(part as u64))
+    }
+
+    /// Pods are begun until every trouble was there, and there were enough of them.
+    fn goes_on(&self) -> bool {
+        !self.over.load(Ordering::Relaxed) && !self.tally.enough()
+    }
+
+    fn has_enough(&self) -> bool {
+        self.tally.enough() || self.begun.load(Ordering::Relaxed) >= self.plan.pods
+    }
+
+    /// What fails for another reason than weft ends the run.
+    fn or_over<T>(&self, outcome: Result<T>) -> Result<T> {
+        if outcome.is_err() {
+            self.over.store(true, Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    fn cluster(&self) -> RwLockReadGuard<'_, &'a mut Cluster> {
+        self.cluster.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cluster_mut(&self) -> RwLockWriteGuard<'_, &'a mut Cluster> {
+        self.cluster.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn ended(thread: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
+    thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// The policy that offers what is taken.
+fn liar() -> Result<PathBuf> {
+    let file = sandbox::scratch().join("hostile.wasm");
+    if !file.exists() {
+        std::fs::write(&file, build_guest("hostile")?).context("write the policy")?;
+    }
+    Ok(file)
+}
+
+/// The networks of a node's pods, which differ in their policies.
+fn confs(node: &Node, plan: &Plan, liar: Option<&PathBuf>) -> Vec<Value> {
+    if plan.fault == Some(Fault::Stock) {
+        let data = sandbox::scratch().join(format!("stock-{}", node.name()));
+        return vec![json!({
+            "cniVersion": "1.0.0", "name": "stock", "type": "bridge", "bridge": "stock0",
+            "ipam": {"type": "host-local", "ranges": [[{"subnet": POOL}]], "dataDir": data},
+        })];
+    }
+    let with = |policy: &str| {
+        let mut conf = node.conf();
+        conf["ipam"]["type"] = json!(policy);
+        conf["ipam"]["ranges"] = json!([[{"subnet": POOL}]]);
+        conf["ipam"]["ledger"]["deadlineMs"] = json!(DEADLINE);
+        conf
+    };
+    let mut confs = vec![with("host-local"), with("cluster-wide")];
+    confs.extend(liar.map(|file| {
+        let mut conf = with("wasm");
+        conf.as_object_mut().and_then(|conf| conf.remove("bridge"));
+        conf["type"] = json!("weft");
+        conf["delegate"] = json!({"type": "bridge", "bridge": "storage0"});
+        conf["ipam"]["policy"] = json!(format!("file://{}", file.display()));
+        conf["ipam"]["lie"] = json!("taken");
+        conf
+    }));
+    confs
+}
+
+/// Where Debian's plugins are.
+fn stock() -> Result<PathBuf> {
+    programs::reference_dir().map_err(anyhow::Error::msg)
+}

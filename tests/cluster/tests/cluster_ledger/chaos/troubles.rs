@@ -1,0 +1,193 @@
+//! What is done to agents, connections and the cluster. Three hands work at once: one on agents, one on connections, one on the
+//! cluster.
+
+use std::path::PathBuf;
+use std::thread::{self, sleep};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use fastrand::Rng;
+use nix::sys::signal::Signal;
+use weft_kit::dhcp::wait;
+use weft_kit::programs::copy_tree;
+use weft_storm::tally::lock;
+
+use super::{Chaos, Fault, ended};
+
+/// How long it may take until every agent has confirmed after a restore.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// One thing that is done; its name is counted.
+type Trouble = (&'static str, fn(&Chaos<'_>, &mut Rng) -> Result<()>);
+
+const AGENTS: &[Trouble] =
+    &[("agents killed", kill_agent), ("agents stopped", stop_agent), ("clocks moved", move_clock)];
+const CONNECTIONS: &[Trouble] = &[
+    ("requests held back", |chaos, random| cut(chaos, random, "out", "ip daddr 192.0.2.1 drop")),
+    ("answers held back", |chaos, random| cut(chaos, random, "in", "ip saddr 192.0.2.1 drop")),
+    ("connections reset", |chaos, random| {
+        cut(chaos, random, "out", "ip daddr 192.0.2.1 tcp dport != 0 reject with tcp reset")
+    }),
+    ("packets lost", |chaos, random| cut(chaos, random, "in", "ip saddr 192.0.2.1 numgen random mod 3 0 drop")),
+];
+const CLUSTER: &[Trouble] =
+    &[("cluster stopped", stop_cluster), ("cluster killed", kill_cluster), ("etcd restored", restore)];
+
+/// Every trouble there is.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    [AGENTS, CONNECTIONS, CLUSTER].into_iter().flatten().map(|(name, _trouble)| *name)
+}
+
+impl Chaos<'_> {
+    /// Makes trouble until each was there, and there were enough pods.
+    pub(super) fn trouble(&self) -> Result<()> {
+        if let Some(fault) = self.plan.fault {
+            return self.break_a_rule(fault);
+        }
+        thread::scope(|scope| {
+            let hands = [AGENTS, CONNECTIONS, CLUSTER];
+            let hands: Vec<_> = hands
+                .into_iter()
+                .enumerate()
+                .map(|(hand, troubles)| {
+                    scope.spawn(move || self.or_over(self.hand(troubles, self.random(1000 + hand))))
+                })
+                .collect();
+            hands.into_iter().try_for_each(ended)
+        })
+    }
+
+    /// Each trouble in random order, round after round.
+    fn hand(&self, troubles: &[Trouble], mut random: Rng) -> Result<()> {
+        let mut turn = troubles.to_vec();
+        loop {
+            random.shuffle(&mut turn);
+            for (name, trouble) in &turn {
+                sleep(Duration::from_millis(random.u64(0..800)));
+                if !self.goes_on() {
+                    return Ok(());
+                }
+                trouble(self, &mut random).with_context(|| (*name).to_owned())?;
+                self.tally.count(name);
+            }
+            if self.has_enough() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does what weft cannot stand, so that an oracle has something to notice.
+    fn break_a_rule(&self, fault: Fault) -> Result<()> {
+        let mut random = self.random(2000);
+        while !self.has_enough() && self.tally.violations().is_empty() {
+            sleep(Duration::from_millis(300));
+            match fault {
+                Fault::Stock | Fault::Leak => {}
+                Fault::LyingFence => drop(self.cluster().operate(&["fence", "node1"])?),
+                Fault::LostClaims => {
+                    let claims = self.cluster().claims()?;
+                    if !claims.is_empty() {
+                        self.cluster().remove(&claims[random.usize(..claims.len())])?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn node(&self, random: &mut Rng) -> usize {
+        random.usize(..self.nodes.len())
+    }
+}
+
+fn kill_agent(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
+    let index = chaos.node(random);
+    lock(&chaos.nodes[index]).kill_agent();
+    sleep(Duration::from_millis(random.u64(0..1500)));
+    lock(&chaos.nodes[index]).start_agent()
+}
+
+fn stop_agent(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
+    let index = chaos.node(random);
+    lock(&chaos.nodes[index]).signal_agent(Signal::SIGSTOP)?;
+    sleep(Duration::from_millis(random.u64(0..2500)));
+    lock(&chaos.nodes[index]).signal_agent(Signal::SIGCONT)
+}
+
+/// A node's clock jumps an hour ahead: every intent and tombstone is old.
+fn move_clock(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
+    let index = chaos.node(random);
+    lock(&chaos.nodes[index]).age()
+}
+
+/// A node's packets to or from the cluster are lost. TCP sends them again, so what was sent meanwhile arrives afterwards, maybe when
+/// nobody waits for it any more.
+fn cut(chaos: &Chaos<'_>, random: &mut Rng, way: &str, rule: &str) -> Result<()> {
+    let index = chaos.node(random);
+    let hook = if way == "out" { "output" } else { "input" };
+    let rules = format!("table inet cut {{ chain cut {{ type filter hook {hook} priority 0; {rule}; }}; }}");
+    lock(&chaos.nodes[index]).nft(&rules)?;
+    sleep(Duration::from_millis(random.u64(200..3500)));
+    lock(&chaos.nodes[index]).nft("delete table inet cut")
+}
+
+fn stop_cluster(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
+    let behind = random.bool();
+    let signal = |signal| match behind {
+        true => chaos.cluster().signal_etcd(signal),
+        false => chaos.cluster().signal(signal),
+    };
+    signal(Signal::SIGSTOP)?;
+    sleep(Duration::from_millis(random.u64(0..3500)));
+    signal(Signal::SIGCONT)
+}
+
+fn kill_cluster(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
+    let mut cluster = chaos.cluster_mut();
+    cluster.kill();
+    sleep(Duration::from_millis(random.u64(0..1000)));
+    cluster.start()
+}
+
+/// Takes etcd back to a moment ago, as `docs/cluster-ledger.md` says how: no node reaches it before the ledger is frozen.
+fn restore(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
+    let backup = snapshot(chaos)?;
+    sleep(Duration::from_millis(random.u64(500..2500)));
+    chaos.claims.during_restore(|| {
+        let away = "table inet away { chain away { type filter hook output priority 0; ip daddr 192.0.2.1 drop; }; }";
+        chaos.nodes.iter().try_for_each(|node| lock(node).nft(away))?;
+        {
+            let mut cluster = chaos.cluster_mut();
+            cluster.kill();
+            std::fs::remove_dir_all(cluster.data())?;
+            std::fs::rename(&backup, cluster.data())?;
+            cluster.start()?;
+        }
+        chaos.cluster().operate(&["freeze"])?;
+        chaos.nodes.iter().try_for_each(|node| lock(node).nft("delete table inet away"))?;
+        let mut said = String::new();
+        let thawed = wait(PATIENCE, "the thaw", || match chaos.cluster().operate(&["thaw"]) {
+            Ok(_said) => Ok(true),
+            Err(error) => {
+                said = format!("{error:#}");
+                Ok(false)
+            }
+        });
+        if let Err(error) = thawed {
+            chaos.tally.violation(format!("after a restore: {error:#}: {said}"));
+            bail!("the ledger stays frozen\n{}", chaos.report());
+        }
+        Ok(())
+    })
+}
+
+/// What a crash of the machine would leave: etcd's files as they are at one instant.
+fn snapshot(chaos: &Chaos<'_>) -> Result<PathBuf> {
+    let cluster = chaos.cluster();
+    let backup = cluster.data().with_file_name("backup");
+    drop(std::fs::remove_dir_all(&backup));
+    cluster.signal_etcd(Signal::SIGSTOP)?;
+    let copied = copy_tree(&cluster.data(), &backup);
+    cluster.signal_etcd(Signal::SIGCONT)?;
+    copied.map(|()| backup)
+}
