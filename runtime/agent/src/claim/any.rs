@@ -4,6 +4,7 @@ use serde::Deserialize;
 use weft_core::ledger::remote::Versions;
 
 use super::backend::etcd::{Etcd, EtcdConf, EtcdError};
+use super::backend::kept::Keeper;
 use super::backend::kubernetes::{ClientSource, Kubernetes};
 use super::backend::{Backend, Fence, Listing, ReadError, Status, WriteError};
 use super::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
@@ -71,6 +72,19 @@ impl AnyBackend {
         match self {
             Self::Kubernetes(backend) => backend.pool(name).await,
             Self::Etcd(_) => Err(ReadError("a ledger in etcd has no pools; give the network ranges".to_owned())),
+        }
+    }
+
+    /// The IPAMClaim of an interface that keeps its addresses.
+    ///
+    /// # Errors
+    /// The ledger has none, or cannot be read or written.
+    pub async fn keep(&self, keeper: &Keeper) -> Result<Persistent, ReadError> {
+        match self {
+            Self::Kubernetes(backend) => backend.keep(keeper).await,
+            Self::Etcd(_) => Err(ReadError(
+                "a ledger in etcd keeps no addresses; use \"release\": \"free\" or a cooldown".to_owned(),
+            )),
         }
     }
 }

@@ -8,7 +8,7 @@ use weft_core::store::{NodeStore, StoreError};
 use weft_host_abi::types::ReleaseRule;
 
 use super::backend::{Backend, ReadError, WriteError};
-use super::object::{ClaimSpec, Sharing, claim_name};
+use super::object::{ClaimSpec, claim_name};
 
 /// A server may run a request up to its own timeout (60 s for the API server) after the client has left. The reverse sweep
 /// finds what comes later still.
@@ -95,9 +95,9 @@ async fn give_back<B: Backend>(backend: &B, row: &RemoteRow, address: &RemoteAdd
     }
 }
 
-/// Writes a claim without some holders: an exclusive one goes with its last. `preconditions`: for the version that was read.
+/// Writes a claim without some holders: it goes with its last, unless its owner keeps it. `preconditions`: for the version that was read.
 pub(super) async fn remove<B: Backend>(backend: &B, rest: &ClaimSpec, read: &Versions) -> Result<(), WriteError> {
-    if rest.holders.is_empty() && rest.sharing == Sharing::Exclusive {
+    if rest.holders.is_empty() && !rest.is_persistent() {
         backend.delete(&rest.name(), read).await
     } else {
         backend.replace(rest, read, None).await.map(drop)

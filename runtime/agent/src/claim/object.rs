@@ -197,7 +197,7 @@ impl ClaimSpec {
             domain: row.domain.clone(),
             address: unmapped(address),
             owner: ClaimOwner {
-                owner: Owner { user: String::new(), ..row.owner.clone() },
+                owner: Owner { user: String::new(), exclusive: false, ..row.owner.clone() },
                 network: attachment.network.clone(),
                 // Every user of an IPAMClaim, on any interface: the claim has one address per network and slot.
                 interface: if persistent { String::new() } else { attachment.ifname.clone() },
@@ -205,7 +205,7 @@ impl ClaimSpec {
             },
             prefix: wanted.address.prefix_len(),
             state: ClaimState::Active,
-            sharing: if persistent { Sharing::Shared } else { Sharing::Exclusive },
+            sharing: if persistent && !row.owner.exclusive { Sharing::Shared } else { Sharing::Exclusive },
             holders: vec![Holder::new(row, identity)],
         })
     }
@@ -227,7 +227,7 @@ impl ClaimSpec {
     pub fn without(&self, gone: impl Fn(&Holder) -> bool) -> Self {
         let mut rest = self.clone();
         rest.holders.retain(|holder| !gone(holder));
-        if rest.holders.is_empty() && rest.sharing == Sharing::Shared {
+        if rest.holders.is_empty() && rest.is_persistent() {
             rest.state = ClaimState::Kept;
         }
         rest

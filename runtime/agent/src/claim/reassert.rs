@@ -12,7 +12,7 @@ use weft_core::store::NodeStore;
 use super::backend::{Backend, ReadError, WriteError};
 use super::drain::{DrainError, remove};
 use super::grant::adopted;
-use super::object::{ClaimSpec, Identity};
+use super::object::{ClaimSpec, Identity, Sharing};
 use super::persist::{Persisted, ipam_claim, persist};
 use super::sweep::entries;
 
@@ -141,7 +141,7 @@ async fn status_again<B: Backend>(
 /// The claim is the same owner's, from an earlier attempt on this machine.
 fn is_own(claim: &ClaimSpec, spec: &ClaimSpec, identity: &Identity) -> bool {
     let alone = || claim.holders.iter().all(|holder| holder.machine == identity.machine);
-    claim.owner == spec.owner && (claim.is_persistent() || alone())
+    claim.owner == spec.owner && (claim.sharing == Sharing::Shared || alone())
 }
 
 /// `send_row`, for entries.

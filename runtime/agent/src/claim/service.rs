@@ -13,6 +13,7 @@ use weft_core::ledger::remote::Runs;
 use weft_core::store::NodeStore;
 
 use super::any::AnyBackend;
+use super::backend::kept::Keeper;
 use super::backend::kubernetes::ClientSource;
 use super::backend::{Backend, Listing, WriteError};
 use super::grant::{Grant, GrantError, Granted};
@@ -314,6 +315,12 @@ impl Claims {
         }
     }
 
+    async fn keep(&self, ledger: &str, keeper: &Keeper) -> Result<ClaimReply, Refusal> {
+        let kept = self.ledger(ledger)?.backend.keep(keeper).await;
+        let Persistent { uid, ips, .. } = kept.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
+        Ok(ClaimReply::Kept { name: keeper.claim(), uid, ips })
+    }
+
     async fn taken(
         &self,
         (ledger, domain): (&str, &str),
@@ -341,6 +348,9 @@ impl Handler for Claims {
             ClaimRequest::Grant { nonce } => self.grant(&nonce, deadline).await,
             ClaimRequest::Persistent { ledger, namespace, name } => self.persistent(&ledger, &namespace, &name).await,
             ClaimRequest::Pool { ledger, name } => self.pools.declared(&self.ledger(&ledger)?.backend, &name).await,
+            ClaimRequest::Keep { ledger, namespace, pod, uid, network, interface } => {
+                self.keep(&ledger, &Keeper { namespace, pod, uid, network, interface }).await
+            }
             ClaimRequest::Taken { ledger, domain, spans } => self.taken((&ledger, &domain), &spans).await,
         }
     }

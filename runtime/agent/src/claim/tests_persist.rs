@@ -37,7 +37,11 @@ fn owner(pod: &Pod) -> Owner {
 }
 
 async fn add(machine: &Machine, pod: &Pod, wants: &[Want]) -> Result<Granted, GrantError> {
-    let nonce = machine.intend_for(pod, &owner(pod), wants, &ReleaseRule::Free);
+    add_for(machine, pod, owner(pod), wants).await
+}
+
+async fn add_for(machine: &Machine, pod: &Pod, owner: Owner, wants: &[Want]) -> Result<Granted, GrantError> {
+    let nonce = machine.intend_for(pod, &owner, wants, &ReleaseRule::Free);
     let granted = machine.grant(&nonce).await;
     match &granted {
         Ok(Granted::All) => machine.commit(pod, &nonce, wants, &ReleaseRule::Free).unwrap(),
@@ -66,6 +70,27 @@ async fn r40_the_address_stays_until_the_ipam_claim_is_gone() {
     b.del(&OTHER);
     b.drain(NOW).await;
     assert_eq!((collect_orphans(&server).await.unwrap(), server.users()), (1, None));
+}
+
+#[tokio::test]
+async fn an_ipam_claim_that_weft_made_has_one_machine_at_a_time() {
+    let server = Memory::default();
+    server.make("uid-1");
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    let exclusive = |pod| Owner { exclusive: true, ..owner(pod) };
+    assert_eq!(add_for(&a, &WEB, exclusive(&WEB), &one()).await.unwrap(), Granted::All);
+    let wanted = one();
+    let rival = || add_for(&b, &OTHER, exclusive(&OTHER), &wanted);
+    assert!(matches!(rival().await.unwrap(), Granted::Lost { .. }));
+    // Not after a restore either: the claim comes back for the machine that has the link.
+    b.drain(LATER).await;
+    reassert(&server, &a.store, &a.identity, 0).await.unwrap();
+    assert_eq!(server.users(), Some((ClaimState::Active, vec!["ns/web".to_owned()])));
+    a.del(&WEB);
+    assert_eq!((a.drain(NOW).await, server.users()), (0, Some((ClaimState::Kept, Vec::new()))));
+    assert_eq!(rival().await.unwrap(), Granted::All);
+    let lost = reassert(&server, &b.store, &b.identity, 0).await.unwrap();
+    assert_eq!((lost.conflicts.len(), server.users().unwrap().1), (0, vec!["ns/other".to_owned()]));
 }
 
 #[tokio::test]

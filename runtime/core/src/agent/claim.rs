@@ -37,6 +37,21 @@ pub enum ClaimRequest {
         /// Its name.
         name: String,
     },
+    /// The IPAMClaim of a pod's interface whose policy keeps its addresses. It is made where it is not there yet.
+    Keep {
+        /// The cluster ledger, as in the intent.
+        ledger: String,
+        /// The pod's namespace.
+        namespace: String,
+        /// The pod's name, by which it is known when it comes back.
+        pod: String,
+        /// Its uid.
+        uid: String,
+        /// The network.
+        network: String,
+        /// The interface.
+        interface: String,
+    },
     /// What an AddressPool declares. It may be some seconds old.
     Pool {
         /// The cluster ledger, as in the intent.
@@ -70,6 +85,15 @@ pub enum ClaimReply {
     },
     /// An IPAMClaim.
     Persistent {
+        /// Its uid.
+        uid: String,
+        /// Its addresses with prefix lengths; empty before its first use.
+        ips: Vec<String>,
+    },
+    /// The IPAMClaim that keeps addresses.
+    Kept {
+        /// Its name.
+        name: String,
         /// Its uid.
         uid: String,
         /// Its addresses with prefix lengths; empty before its first use.

@@ -40,7 +40,7 @@ pub(super) fn by_policy(
 ) -> Result<Plan, AttachError> {
     let context = node.context;
     let cluster = Cluster { conf, until: Instant::now() + conf.deadline };
-    let (owner, kept) = cluster.owner(call)?;
+    let (mut owner, mut kept) = cluster.owner(call)?;
     let mut request = decide::gather(context, call, node.store()?)?;
     request.requested.extend(kept.requested());
     let policy = Loading::wait(loading, node, call)?;
@@ -53,7 +53,17 @@ pub(super) fn by_policy(
         let mut decided = decide::decide_beside(call, &policy, (Some(store), known), request, log)?;
         ipam_keys::refuse_unknown(call, &policy)?;
         if matches!(decided.release, ReleaseRule::Keep(_)) {
-            return Err(AttachError::KeptInCluster { policy: policy.name().to_owned() });
+            if !owner.is_ipam_claim() {
+                (owner, kept) = cluster.keep(call, policy.name())?;
+                if !kept.ips.is_empty() {
+                    // The policy decides again, about the addresses that are kept.
+                    request = decide::gather(context, call, store)?;
+                    request.requested.extend(kept.requested());
+                    continue;
+                }
+            }
+            // What outlives the attachment is the IPAMClaim's; this node keeps nothing.
+            decided.release = ReleaseRule::Free;
         }
         kept.restrict(policy.name(), &mut decided.wants)?;
         for want in &mut decided.wants {
@@ -72,9 +82,7 @@ pub(super) fn by_policy(
                 return plan;
             }
             Ok(ClaimReply::Lost { want, taken }) => (want, taken),
-            Ok(ClaimReply::Taken(_) | ClaimReply::Persistent { .. } | ClaimReply::Pool { .. }) => {
-                return Err(AttachError::NoPlan);
-            }
+            Ok(_other) => return Err(AttachError::NoPlan),
             Err(error) => {
                 store.give_up_intent(&nonce, facts::now()?)?;
                 return Err(error.into());
@@ -83,6 +91,10 @@ pub(super) fn by_policy(
         store.give_up_intent(&nonce, facts::now()?)?;
         for (address, _holder) in &taken {
             others.insert(*address);
+        }
+        if !kept.ips.is_empty() {
+            // No other address will do.
+            return Err(taken_error(&decided, want, taken).unwrap_or(AttachError::NoPlan));
         }
         if let Err(error) = race.lost(&policy, &decided, want) {
             return Err(taken_error(&decided, want, taken).unwrap_or(error));
@@ -104,6 +116,14 @@ struct Kept {
 }
 
 impl Kept {
+    fn read(claim: String, ips: &[String]) -> Result<Self, AttachError> {
+        let read = |text: &String| {
+            read_net(text).ok_or_else(|| AttachError::ClaimStatus { claim: claim.clone(), text: text.clone() })
+        };
+        let ips = ips.iter().map(read).collect::<Result<_, _>>()?;
+        Ok(Self { claim, ips })
+    }
+
     fn requested(&self) -> impl Iterator<Item = Requested> {
         self.ips.iter().map(|net| Requested {
             text: net.to_string(),
@@ -153,15 +173,32 @@ impl Cluster<'_> {
             let (ledger, namespace) = (self.conf.ledger.clone(), pod.namespace.clone());
             let reply = self.ask(ClaimRequest::Persistent { ledger, namespace, name: name.clone() })?;
             let ClaimReply::Persistent { uid, ips } = reply else { return Err(AttachError::NoPlan) };
-            let claim = format!("{}/{name}", pod.namespace);
-            let read = |text: &String| {
-                read_net(text).ok_or_else(|| AttachError::ClaimStatus { claim: claim.clone(), text: text.clone() })
-            };
-            let ips = ips.iter().map(read).collect::<Result<_, _>>()?;
+            let kept = Kept::read(format!("{}/{name}", pod.namespace), &ips)?;
             let owner = Owner::ipam_claim(&pod.namespace, &name, &uid, &pod.name);
-            return Ok((owner, Kept { claim, ips }));
+            return Ok((owner, kept));
         }
         Ok((owner(call, pod), Kept::default()))
+    }
+
+    /// The owner where the policy keeps addresses: an IPAMClaim of the pod's name that the agent makes with the first ADD.
+    fn keep(&self, call: &Call, policy: &str) -> Result<(Owner, Kept), AttachError> {
+        let named = |pod: &Pod| !pod.uid.is_empty() && !pod.name.is_empty() && !pod.namespace.is_empty();
+        let Some(pod) = call.pod().filter(named) else {
+            return Err(AttachError::KeptInCluster { policy: policy.to_owned() });
+        };
+        let attachment = call.attachment();
+        let reply = self.ask(ClaimRequest::Keep {
+            ledger: self.conf.ledger.clone(),
+            namespace: pod.namespace.clone(),
+            pod: pod.name.clone(),
+            uid: pod.uid.clone(),
+            network: attachment.network,
+            interface: attachment.ifname,
+        })?;
+        let ClaimReply::Kept { name, uid, ips } = reply else { return Err(AttachError::NoPlan) };
+        let kept = Kept::read(format!("{}/{name}", pod.namespace), &ips)?;
+        let owner = Owner::ipam_claim(&pod.namespace, &name, &uid, &pod.name);
+        Ok((Owner { exclusive: true, ..owner }, kept))
     }
 
     /// Adds what the cluster says is taken in the network's ranges.

@@ -126,9 +126,9 @@ pub enum AttachError {
         /// Who has it.
         holder: String,
     },
-    /// The policy wants an address kept, which a cluster ledger does for IPAMClaims only.
+    /// The policy wants an address kept, which a cluster ledger does for pods only.
     #[error(
-        "policy {policy:?} keeps addresses on release, which a cluster ledger does not; use \"free\" or \"cooldown\""
+        "policy {policy:?} keeps addresses on release, which a cluster ledger does for pods of Kubernetes only; use \"free\" or \"cooldown\""
     )]
     KeptInCluster {
         /// The policy.

@@ -6,6 +6,7 @@ mod check;
 mod cluster;
 mod controller;
 mod ipam_claim;
+mod keep;
 mod objects;
 mod pools;
 mod scale;
@@ -75,6 +76,7 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("a-check-finds-what-is-wrong-and-repairs-what-is-safe", check::finds_and_repairs),
     ("networks-draw-on-a-pool", pools::drawn_on),
     ("many-agents-send-one-create-each", scale::one_create_each),
+    ("an-ordinal-keeps-its-address-through-a-scale-to-zero", keep::ordinal),
     ("r40-an-ipam-claim-keeps-its-address", ipam_claim::kept),
     ("r39-two-first-users-of-an-ipam-claim-get-one-address", ipam_claim::first_users),
     ("r38-an-ipam-claim-that-is-gone-or-made-again", ipam_claim::gone_or_made_again),

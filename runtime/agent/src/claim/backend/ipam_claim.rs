@@ -17,14 +17,18 @@ const ALLOCATED: &str = "IPsAllocated";
 
 /// IPAMClaims of a namespace.
 pub(super) fn api(client: Client, namespace: &str) -> Api<DynamicObject> {
-    let resource = ApiResource {
+    Api::namespaced_with(client, namespace, &resource())
+}
+
+/// What they are called.
+pub(super) fn resource() -> ApiResource {
+    ApiResource {
         group: "k8s.cni.cncf.io".to_owned(),
         version: "v1alpha1".to_owned(),
         api_version: "k8s.cni.cncf.io/v1alpha1".to_owned(),
         kind: "IPAMClaim".to_owned(),
         plural: "ipamclaims".to_owned(),
-    };
-    Api::namespaced_with(client, namespace, &resource)
+    }
 }
 
 /// What the ledger uses of one. One that is being deleted takes no more users.

@@ -5,6 +5,7 @@ mod contract;
 pub mod etcd;
 mod freeze;
 mod ipam_claim;
+pub mod kept;
 pub mod kubernetes;
 #[cfg(test)]
 pub(crate) mod memory;

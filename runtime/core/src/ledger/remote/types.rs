@@ -34,6 +34,14 @@ pub struct Owner {
     /// The pod that uses what an IPAMClaim owns, as `namespace/name`. Empty where the pod is the owner.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub user: String,
+    /// weft made the IPAMClaim, for one pod: another machine gets it when this one has let go.
+    #[serde(skip_serializing_if = "is_false")]
+    pub exclusive: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// `kind` of an owner whose addresses are kept until it is deleted.
@@ -49,6 +57,7 @@ impl Owner {
             name: name.to_owned(),
             uid: uid.to_owned(),
             user: format!("{namespace}/{pod}"),
+            exclusive: false,
         }
     }
 
