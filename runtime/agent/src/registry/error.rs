@@ -123,7 +123,7 @@ pub enum RegistryError {
     Trust(Box<TrustError>),
     /// The tag went back to an older version.
     #[error(
-        "{reference} is a downgrade: the lock file {} has version {had} ({digest}), and now it is version {now}; if that is intended, say --allow-downgrade",
+        "{reference} is a downgrade: the lock file {} has {had}, and now it is version {now}; if that is intended, say --allow-downgrade",
         lock.display()
     )]
     Downgrade {
@@ -131,10 +131,8 @@ pub enum RegistryError {
         reference: String,
         /// The lock file.
         lock: PathBuf,
-        /// The version locked.
+        /// The version and the digest that are locked.
         had: String,
-        /// The digest locked.
-        digest: String,
         /// The version found.
         now: String,
     },

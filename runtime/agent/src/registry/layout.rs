@@ -54,7 +54,7 @@ impl Layout {
     ///
     /// [`RegistryError::NoLayout`], [`RegistryError::File`].
     pub fn open(path: &Path) -> Result<Self, RegistryError> {
-        let dir = File::open(path).map_err(|source| file("read", path)(source))?;
+        let dir = File::open(path).map_err(file("read", path))?;
         let mut layout = Self {
             path: path.to_owned(),
             dir,

@@ -51,8 +51,7 @@ pub fn check_lock(path: &Path, entry: &Entry<'_>, allow_downgrade: bool) -> Resu
         Some(had) if !allow_downgrade && is_downgrade(had, &now) => Err(RegistryError::Downgrade {
             reference,
             lock: path.to_owned(),
-            had: had.version.clone().unwrap_or_default(),
-            digest: had.digest.clone(),
+            had: format!("version {} ({})", had.version.as_deref().unwrap_or_default(), had.digest),
             now: now.version.unwrap_or_else(|| "none".to_owned()),
         }),
         Some(had) => Ok(Change::From(had.digest.clone())),

@@ -24,10 +24,7 @@ pub enum TrustError {
         file: PathBuf,
     },
     /// A key has not signed it.
-    #[error(
-        "{image} is not signed by {key}, which the rule for {prefix:?} in {} wants (found: {found}); sign it with `weftctl policy sign`",
-        file.display()
-    )]
+    #[error("{image} is not signed by {key}, which {rule} wants (found: {found}); sign it with `weftctl policy sign`")]
     Missing {
         /// The image.
         image: String,
@@ -35,23 +32,18 @@ pub enum TrustError {
         key: String,
         /// Who signed it.
         found: String,
-        /// The rule.
-        prefix: String,
-        /// The trust file.
-        file: PathBuf,
+        /// The rule, by its prefix and its file.
+        rule: String,
     },
     /// Too few of several keys have signed it.
     #[error(
-        "{image} is signed by {found} of the keys {wanted}; the rule for {prefix:?} in {} wants {minimum}: sign it with `weftctl policy sign`",
-        file.display()
+        "{image} is signed by {found} of the keys {wanted}; {rule} wants {minimum}: sign it with `weftctl policy sign`"
     )]
     TooFew {
         /// The image.
         image: String,
-        /// The rule.
-        prefix: String,
-        /// The trust file.
-        file: PathBuf,
+        /// The rule, by its prefix and its file.
+        rule: String,
         /// The keys.
         wanted: String,
         /// How many must have signed.
@@ -82,10 +74,7 @@ pub enum TrustError {
         reason: String,
     },
     /// It is older than what is still allowed.
-    #[error(
-        "{image} has the version {found}; the rule for {prefix:?} in {} wants at least {least}",
-        file.display()
-    )]
+    #[error("{image} has the version {found}; {rule} wants at least {least}")]
     TooOld {
         /// The image.
         image: String,
@@ -93,24 +82,17 @@ pub enum TrustError {
         found: String,
         /// The least.
         least: String,
-        /// The rule.
-        prefix: String,
-        /// The trust file.
-        file: PathBuf,
+        /// The rule, by its prefix and its file.
+        rule: String,
     },
     /// It imports more than it may.
-    #[error(
-        "{image} imports {import}, which the rule for {prefix:?} in {} does not grant; add it to that rule's \"grants\"",
-        file.display()
-    )]
+    #[error("{image} imports {import}, which {rule} does not grant; add it to that rule's \"grants\"")]
     Ungranted {
         /// The image.
         image: String,
         /// The import.
         import: String,
-        /// The rule.
-        prefix: String,
-        /// The trust file.
-        file: PathBuf,
+        /// The rule, by its prefix and its file.
+        rule: String,
     },
 }

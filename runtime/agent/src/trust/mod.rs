@@ -102,8 +102,7 @@ impl Trust {
                 let telling = refused.into_iter().find(|error| !matches!(error, TrustError::Missing { .. }));
                 return Err(telling.unwrap_or_else(|| TrustError::TooFew {
                     image: signed.image.to_string(),
-                    prefix: rule.prefix.clone(),
-                    file: self.path.clone(),
+                    rule: self.name_of(rule),
                     wanted: names.iter().map(|name| self.describe(name)).collect::<Vec<_>>().join(", "),
                     minimum: *minimum,
                     found,
@@ -126,8 +125,7 @@ impl Trust {
             Some(import) => Err(TrustError::Ungranted {
                 image: image.to_string(),
                 import: import.to_owned(),
-                prefix: rule.prefix.clone(),
-                file: self.path.clone(),
+                rule: self.name_of(rule),
             }),
         }
     }
@@ -156,8 +154,7 @@ impl Trust {
             Standing::Absent => {
                 let found: Vec<_> = signatures.iter().map(Signature::signer).collect();
                 let found = if found.is_empty() { "it has no signature".to_owned() } else { found.join(", ") };
-                let (prefix, file) = (rule.prefix.clone(), self.path.clone());
-                Err(TrustError::Missing { image, key, found, prefix, file })
+                Err(TrustError::Missing { image, key, found, rule: self.name_of(rule) })
             }
         }
     }
@@ -188,9 +185,13 @@ impl Trust {
             image: image.to_string(),
             found: version.unwrap_or("none").to_owned(),
             least: least.to_string(),
-            prefix: rule.prefix.clone(),
-            file: self.path.clone(),
+            rule: self.name_of(rule),
         })
+    }
+
+    /// A rule by its prefix and its file.
+    fn name_of(&self, rule: &Rule) -> String {
+        format!("the rule for {:?} in {}", rule.prefix, self.path.display())
     }
 
     /// A key by its name and what it is.

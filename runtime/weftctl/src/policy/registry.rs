@@ -210,7 +210,8 @@ pub(super) fn rm(args: &RmArgs, state: &Path, output: Output) -> anyhow::Result<
         Image::parse(&args.reference)?.to_string()
     };
     let named = PolicyRef::parse(&text)?;
-    let mut removed = policy::remove_pinned(state, &*resolve_tag(state, &named)?)?;
+    let pinned = resolve_tag(state, &named)?;
+    let mut removed = policy::remove_pinned(state, &pinned)?;
     if let PolicyRef::Tagged(reference) = &named {
         let path = LockFile::path(state);
         let mut file = LockFile::read(&path)?;
