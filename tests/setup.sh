@@ -69,7 +69,7 @@ for line in "${wanted[@]}"; do
     read -r program package _ <<<"$line"
     case $program in
         dpkg:*) dpkg-query -W -f "\${Status}" "${program#dpkg:}" 2>/dev/null | grep -q "ok installed" || missing+=("$package") ;;
-        /*) [ -x "$program" ] || missing+=("$package") ;;
+        /*) [ -e "$program" ] || missing+=("$package") ;;
         *) command -v "$program" >/dev/null || missing+=("$package") ;;
     esac
 done
