@@ -66,13 +66,19 @@ fn main() -> ExitCode {
     test("fallback/shipped", fallback_shipped);
     test("fallback/last-good", fallback_last_good);
     test("pinned", pinned);
+    test("isolated", isolated);
+    test("monitor/compared", monitor_compared);
+    test("monitor/never-matters", monitor_never_matters);
     test("replay", replay);
+    test("trace-export", trace_export);
     test("routes", routes);
     test("gateway-on-ptp", gateway_on_ptp);
     test("gateway-that-a-bridge-takes", gateway_that_a_bridge_takes);
     for lie in LIES {
+        let again = guests.clone();
+        suite.test(format!("hostile/{}", lie.0), &needs, move || hostile(&again, lie, false));
         let guests = guests.clone();
-        suite.test(format!("hostile/{}", lie.0), &needs, move || hostile(&guests, lie));
+        suite.test(format!("hostile-in-worker/{}", lie.0), &needs, move || hostile(&guests, lie, true));
     }
     let shipped = [Need::Sandbox, Need::Weft, Need::Weftctl];
     suite.test("by-label", &shipped, by_label);
@@ -105,6 +111,11 @@ impl Node {
         let node = Self::new()?;
         fs::write(&node.policy, component).context("write the policy")?;
         Ok(node)
+    }
+
+    /// Has policies called in workers from now on.
+    fn isolate(&self) -> Result<()> {
+        fs::write(self.world.state().join("node.json"), r#"{"isolation": "worker"}"#).context("write node.json")
     }
 
     fn conf(&self, more: &Value) -> Value {
@@ -189,9 +200,12 @@ fn denial_text(guests: &Guests) -> Result<()> {
     node.del("a")
 }
 
-/// One wrong answer, and what the host makes of it.
-fn hostile(guests: &Guests, (lie, codes, word): &Lie) -> Result<()> {
+/// One wrong answer, and what the host makes of it, wherever the policy is called.
+fn hostile(guests: &Guests, (lie, codes, word): &Lie, in_worker: bool) -> Result<()> {
     let mut node = Node::with(&guests.get("hostile")?)?;
+    if in_worker {
+        node.isolate()?;
+    }
     ensure!(node.add("a")? == "10.77.0.2/24", "without a lie it is honest");
     let before = links(&node)?;
     let conf = node.conf(&json!({ "lie": lie }));
@@ -416,6 +430,106 @@ fn fallback_last_good(guests: &Guests) -> Result<()> {
     Ok(())
 }
 
+/// The same decision, trace and refusal from a worker, which is a process of its own and no user's.
+fn isolated(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("high")?)?;
+    ensure!(node.add("a")? == "10.77.0.254/24", "in the process");
+    node.isolate()?;
+    ensure!(node.add("b")? == "10.77.0.253/24", "in a worker");
+    let costs = ["a", "b"].map(|container| -> Result<Value> {
+        let why = node.world.weftctl(&["explain", &container_id(container)])?;
+        let decision = why.pointer("/0/decision").context("a decision")?;
+        ensure!(decision.pointer("/ledger/recorded").and_then(Value::as_array).is_some(), "{decision}");
+        Ok(decision["digest"].clone())
+    });
+    let [here, there] = costs;
+    ensure!(here? == there?, "another component");
+    let conf = node.conf(&json!({}));
+    let attach = Attach { container: "c", ifname: "net1", args: None };
+    let error = node.call("ADD", &attach, &conf)?.error()?;
+    ensure!(error.code == 100 && error.msg == "net1 of cid-c: this network is for eth0 alone", "{error:?}");
+    node.call("STATUS", &Attach::eth0("c"), &conf)?.quiet()?;
+    let replayed = node.world.weftctl(&["policy", "replay", &container_id("b")])?;
+    ensure!(replayed.pointer("/0/same") == Some(&json!(true)), "{replayed}");
+    node.del("a")?;
+    node.del("b")
+}
+
+/// The policy of `monitor` is asked what the other was asked; what it would have done is recorded, and nothing of it is done.
+fn monitor_compared(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("low")?)?;
+    let other = node.world.scratch().join("other.wasm");
+    fs::write(&other, guests.get("high")?)?;
+    node.world.weftctl(&["policy", "compile", &other.display().to_string()])?;
+    let reference = format!("file://{}", other.display());
+    let monitored = with(&node.conf(&json!({})), "monitor", &json!({ "policy": reference }));
+    let address = |node: &mut Node, container: &str, conf: &Value| -> Result<Value> {
+        let result = node.call("ADD", &Attach::eth0(container), conf)?.result()?;
+        result.pointer("/ips/0/address").cloned().context("an address")
+    };
+    ensure!(address(&mut node, "a", &monitored)? == json!("10.77.0.2/24"), "the network's own decides");
+    let why = node.world.weftctl(&["explain", "cid-a"])?;
+    let monitor = why.pointer("/0/monitor").context("a monitor")?;
+    ensure!(monitor.pointer("/differences/0/part") == Some(&json!("addresses")), "{monitor}");
+    ensure!(monitor.pointer("/differences/0/monitor") == Some(&json!("gives 10.77.0.254/24")), "{monitor}");
+    ensure!(monitor.pointer("/outcome/decided/candidates/0/0") == Some(&json!("10.77.0.254/24")), "{monitor}");
+    ensure!(node.world.claims()? == ["10.77.0.2"], "{:?}", node.world.claims());
+    // What the monitored policy sees has nothing of what the ADD then claimed.
+    let same =
+        with(&node.conf(&json!({})), "monitor", &json!({ "policy": format!("file://{}", node.policy.display()) }));
+    ensure!(address(&mut node, "b", &same)? == json!("10.77.0.3/24"), "the next");
+    let why = node.world.weftctl(&["explain", "cid-b"])?;
+    ensure!(why.pointer("/0/monitor/differences").is_none(), "the same policy decides the same: {why}");
+    // A refusal that the other would not have made.
+    let mut strict = same.clone();
+    strict["ipam"]["policy"] = json!(reference);
+    let attach = Attach { container: "c", ifname: "net1", args: None };
+    ensure!(node.call("ADD", &attach, &strict)?.error()?.code == 100, "high is for eth0 alone");
+    let why = node.world.weftctl(&["explain", "cid-c"])?;
+    let found = why.pointer("/0/failure/monitor/differences/0").context("a difference")?;
+    ensure!(found["part"] == json!("answer") && found["monitor"] == json!("gives 10.77.0.4/24"), "{found}");
+    // One key, and it decides.
+    let promoted = with(&node.conf(&json!({})), "monitor", &json!({ "policy": reference, "promoted": true }));
+    ensure!(address(&mut node, "d", &promoted)? == json!("10.77.0.254/24"), "promoted");
+    let why = node.world.weftctl(&["explain", "cid-d"])?;
+    ensure!(why.pointer("/0/monitor/differences/0/monitor") == Some(&json!("gives 10.77.0.4/24")), "{why}");
+    for container in ["a", "b", "d"] {
+        node.del(container)?;
+        node.clean_of(container)?;
+    }
+    Ok(())
+}
+
+/// A monitored policy that is not there, traps, loops or lies changes no ADD, wherever it is called, and the record says what it did.
+fn monitor_never_matters(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("low")?)?;
+    let other = node.world.scratch().join("other.wasm");
+    fs::write(&other, guests.get("hostile")?)?;
+    node.world.weftctl(&["policy", "compile", &other.display().to_string()])?;
+    let reference = format!("file://{}", other.display());
+    for (lie, monitor, word) in [
+        ("", "file:///nowhere.wasm", "is not there"),
+        ("trap", &reference, "crashed"),
+        ("loop", &reference, "fuel"),
+        ("memory", &reference, "memory"),
+        ("outside", &reference, "203.0.113.7"),
+    ] {
+        for isolation in ["none", "worker"] {
+            let text = json!({ "isolation": isolation }).to_string();
+            fs::write(node.world.state().join("node.json"), text).context("write node.json")?;
+            let conf = with(&node.conf(&json!({ "lie": lie })), "monitor", &json!({ "policy": monitor }));
+            let result = node.call("ADD", &Attach::eth0("a"), &conf)?.result()?;
+            ensure!(result.pointer("/ips/0/address") == Some(&json!("10.77.0.2/24")), "{lie}: {result}");
+            let why = node.world.weftctl(&["explain", "cid-a"])?;
+            let failed = why.pointer("/0/monitor/outcome/failed").and_then(Value::as_str).context("a failure")?;
+            ensure!(failed.contains(word), "{lie}, {isolation}: {failed}");
+            node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
+            node.clean_of("a")?;
+        }
+    }
+    Ok(())
+}
+
 /// A policy named by its digest is taken from this node only, and is the one with that digest.
 fn pinned(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("high")?)?;
@@ -453,6 +567,33 @@ fn replay(guests: &Guests) -> Result<()> {
     let other = node.world.scratch().join("high.wasm").display().to_string();
     fs::write(&other, guests.get("high")?)?;
     ensure!(node.world.weftctl(&["policy", "replay", "cid-a", "--policy", &other]).is_err(), "it decides otherwise");
+    node.del("a")
+}
+
+/// What a node recorded becomes cases of a project: with the names as they were, and without them.
+fn trace_export(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("low")?)?;
+    node.add("a")?;
+    let own = node.policy.display().to_string();
+    let other = node.world.scratch().join("high.wasm").display().to_string();
+    fs::write(&other, guests.get("high")?)?;
+    for redact in [false, true] {
+        let project = node.world.scratch().join(format!("project-{redact}"));
+        let (dir, cases) = (project.display().to_string(), project.join("cases").display().to_string());
+        let mut export = vec!["policy", "trace", "export", "cid-a", "--out", &cases];
+        export.extend(redact.then_some("--redact"));
+        let exported = node.world.weftctl(&export)?;
+        let path = exported.pointer("/written/0").and_then(Value::as_str).context("a file")?;
+        let text = fs::read_to_string(path).context("read the case")?;
+        let case: Value = serde_json::from_str(&text)?;
+        ensure!(case.pointer("/expect/addresses/0") == Some(&json!("10.77.0.2/24")), "{case}");
+        let asked = case.pointer("/recorded/asked").context("a question")?.to_string();
+        ensure!(asked.contains("cid-a") != redact, "{asked}");
+        ensure!(node.world.weftctl(&export).is_err(), "a case that is there is not overwritten");
+        let tested = node.world.weftctl(&["policy", "test", &dir, "--policy", &own])?;
+        ensure!(tested.to_string().contains("\"ok\":true"), "{tested}");
+        ensure!(node.world.weftctl(&["policy", "test", &dir, "--policy", &other]).is_err(), "another policy fails it");
+    }
     node.del("a")
 }
 

@@ -11,7 +11,7 @@ pub(crate) use from_guest::{address, chosen, decision, denial, problem, range};
 pub(crate) use to_guest::{address as to_address, candidate, choice_request, claim, pairs, request};
 
 /// What a guest handed over is not a value of the contract.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 pub enum ConvertError {
     /// A prefix length that its family does not have.
     #[error("{address}/{length} has a prefix length over {max}")]

@@ -82,6 +82,18 @@ impl Sources {
             metrics.add("weft_cni_duration_seconds_sum", Kind::Counter, "Time spent in CNI calls.", &labels, seconds);
             metrics.add("weft_cni_duration_seconds_count", Kind::Counter, "CNI calls.", &labels, large(count));
         }
+        for ([network, policy, part, answer], count) in self.counters.policies() {
+            let labels = [("network", network.as_str()), ("policy", policy.as_str())];
+            if part == "compared" {
+                let labels = [labels[0], labels[1], ("result", answer.as_str())];
+                let help = "Decisions of a monitored policy, compared with those that counted.";
+                metrics.add("weft_policy_compared_total", Kind::Counter, help, &labels, large(count));
+            } else {
+                let labels = [labels[0], labels[1], ("part", part.as_str()), ("outcome", answer.as_str())];
+                let help = "Answers of policies in networks with a monitor; part is active or monitor.";
+                metrics.add("weft_policy_decisions_total", Kind::Counter, help, &labels, large(count));
+            }
+        }
         metrics
     }
 

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p weft-core --features compile --example policy_cold -- STATE_DIR host-local` compiles
 //! `STATE_DIR/policies/host-local.wasm` into the cache first; without `--features compile` it only measures, and is the
-//! program whose figure counts: `weft` has no compiler either.
+//! program whose figure counts: `weft` has no compiler either. With `isolated` at the end, the call is made in a worker.
 
 #![allow(clippy::print_stdout, reason = "it reports to a person")]
 
@@ -69,9 +69,12 @@ fn request() -> Result<Request, Box<dyn Error>> {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_program, state, name] = arguments.as_slice() else {
-        return Err("usage: policy_cold STATE_DIR POLICY".into());
+    let (state, name, isolated) = match arguments.as_slice() {
+        [_program, state, name] => (state, name, false),
+        [_program, state, name, how] if how == "isolated" => (state, name, true),
+        _ => return Err("usage: policy_cold STATE_DIR POLICY [isolated]".into()),
     };
+    let grants = Grants { isolated, ..Grants::default() };
     let (state, policy) = (Path::new(state), PolicyRef::shipped(name)?);
     #[cfg(feature = "compile")]
     PolicyStore::new(state)?
@@ -81,8 +84,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let start = Instant::now();
     let store = PolicyStore::new(state)?;
     let engine = start.elapsed();
-    let loaded =
-        store.load(&policy, &Grants::default(), &|_ask| Err(CompileError::Failed("compile it first".to_owned())))?;
+    let loaded = store.load(&policy, &grants, &|_ask| Err(CompileError::Failed("compile it first".to_owned())))?;
     let load = start.elapsed() - engine;
     let answer = loaded.allocate(&request, Box::new(Empty), &limits).answered()?;
     let total = start.elapsed();

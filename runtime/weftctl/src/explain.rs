@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
-use weft_core::attach::{self, ChoiceTrace, Failure, Traces};
+use weft_core::attach::{self, ChoiceTrace, Failure, MonitorTrace, Outcome, Traces};
 use weft_core::journal::Entry;
 use weft_core::policy::{LogLevel, LogLine};
 use weft_core::store::{NodeStore, Role};
@@ -113,6 +113,20 @@ fn failed(failure: &Failure) -> Vec<String> {
         lines.push(format!("  cost        {} fuel, {} host calls", attempt.fuel, attempt.host_calls));
         lines.extend(logged(&attempt.log));
     }
+    lines.extend(failure.monitor.iter().flat_map(monitor));
+    lines
+}
+
+/// What the policy would have done that the network only watches.
+fn monitor(trace: &MonitorTrace) -> Vec<String> {
+    let mut lines = vec![format!("  monitor     {} ({}): {}", trace.policy, trace.digest, trace.verdict())];
+    lines.extend(trace.differences.iter().map(|found| {
+        format!("  different   {}: it {}, the monitored policy {}", found.part, found.active, found.monitor)
+    }));
+    if let Outcome::Failed(why) = &trace.outcome {
+        lines.push(format!("  failed      {why}"));
+    }
+    lines.push(format!("  would cost  {} fuel, {} host calls, {} µs", trace.fuel, trace.host_calls, trace.micros));
     lines
 }
 
@@ -143,6 +157,7 @@ fn document(entry: &Entry, traces: &Traces) -> serde_json::Value {
         "release": entry.release,
         "choice": traces.choice,
         "decision": traces.decision,
+        "monitor": traces.monitor,
     })
 }
 
@@ -182,9 +197,10 @@ fn describe(entry: &Entry, traces: &Traces) -> anyhow::Result<Vec<String>> {
         let place = candidates.iter().position(|candidate| candidate == claimed).map_or(0, |place| place + 1);
         lines.push(format!("  candidate   {claimed} was number {place} of {} offered", candidates.len()));
     }
-    lines.push(format!("  cost        {} fuel, {} host calls", trace.fuel, trace.host_calls));
+    lines.push(format!("  cost        {} fuel, {} host calls, {} µs", trace.fuel, trace.host_calls, trace.micros));
     lines.extend(logged(&trace.log));
     lines.push(format!("  on release  {}", release(entry)));
+    lines.extend(traces.monitor.iter().flat_map(monitor));
     if let Some(pod) = &trace.request.pod {
         let labels = pod.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
         lines.push(format!("  pod         {}/{} {}", pod.namespace, pod.name, labels.join(",")));

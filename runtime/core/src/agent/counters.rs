@@ -25,20 +25,37 @@ pub type Outcome = (String, String, String);
 
 /// Counts one call, where an agent collects counts. Fails silently: a call must not fail for its count.
 pub fn count(state: &Path, verb: &str, network: &str, code: u32, took: Duration) {
+    let name: String = network.chars().filter(|c| !c.is_control()).take(64).collect();
+    append(state, &format!("{verb}\t{name}\t{code}\t{}\n", took.as_micros()));
+}
+
+/// Counts one answer of a policy in a network with a monitor: its part (`active`, `monitor`, or `compared` for how the two
+/// compare) and the answer in one word. Fails silently too.
+pub fn count_policy(state: &Path, network: &str, policy: &str, part: &'static str, answer: &'static str) {
+    let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(256).collect::<String>();
+    append(state, &format!("{POLICY}\t{}\t{}\t{part}\t{answer}\n", plain(network), plain(policy)));
+}
+
+/// What a line about a policy begins with, where others have a verb.
+const POLICY: &str = "policy";
+
+fn append(state: &Path, line: &str) {
     let Ok(mut file) = OpenOptions::new().append(true).open(state.join(FILE)) else { return };
     if file.metadata().is_ok_and(|meta| meta.len() > LARGEST) {
         return;
     }
-    let name: String = network.chars().filter(|c| !c.is_control()).take(64).collect();
-    let line = format!("{verb}\t{name}\t{code}\t{}\n", took.as_micros());
     file.write_all(line.as_bytes()).ok();
 }
+
+/// Network, policy, part, answer.
+pub type PolicyAnswer = [String; 4];
 
 /// What was counted since the agent started.
 #[derive(Debug, Default)]
 pub struct Totals {
     requests: RefCell<BTreeMap<Outcome, u64>>,
     durations: RefCell<BTreeMap<String, (u64, f64)>>,
+    policies: RefCell<BTreeMap<PolicyAnswer, u64>>,
 }
 
 /// The agent's side: takes what calls have counted.
@@ -91,6 +108,10 @@ impl Collector {
 
 impl Totals {
     fn add(&self, line: &str) {
+        if let Some(answer) = line.strip_prefix(POLICY).and_then(|rest| rest.strip_prefix('\t')) {
+            self.add_policy(answer);
+            return;
+        }
         let mut parts = line.split('\t');
         let (Some(verb), Some(network), Some(code), Some(micros)) =
             (parts.next(), parts.next(), parts.next(), parts.next().and_then(|text| text.parse::<u32>().ok()))
@@ -107,6 +128,21 @@ impl Totals {
         let (count, seconds) = durations.entry(verb.to_owned()).or_default();
         *count += 1;
         *seconds += f64::from(micros) / 1e6;
+    }
+
+    fn add_policy(&self, line: &str) {
+        let parts: Vec<String> = line.split('\t').map(ToOwned::to_owned).collect();
+        let Ok(answer) = PolicyAnswer::try_from(parts) else { return };
+        let mut policies = self.policies.borrow_mut();
+        if policies.len() < DISTINCT || policies.contains_key(&answer) {
+            *policies.entry(answer).or_default() += 1;
+        }
+    }
+
+    /// Answers of policies in networks with a monitor.
+    #[must_use]
+    pub fn policies(&self) -> Vec<(PolicyAnswer, u64)> {
+        self.policies.borrow().iter().map(|(answer, count)| (answer.clone(), *count)).collect()
     }
 
     /// Calls by verb, network and code.
@@ -140,6 +176,7 @@ mod tests {
         count(dir.path(), "ADD", "net", 0, took);
         count(dir.path(), "ADD", "net", 0, took);
         count(dir.path(), "DEL", "a\tb\nc", 11, took);
+        count_policy(dir.path(), "net", "file:///a\tb", "monitor", "denied");
         collector.collect(&totals).unwrap();
         count(dir.path(), "ADD", "net", 0, took);
         for _ in 0..3 {
@@ -147,6 +184,8 @@ mod tests {
         }
         let of = |verb: &str, network: &str, code: &str| (verb.to_owned(), network.to_owned(), code.to_owned());
         assert_eq!(totals.requests(), [(of("ADD", "net", "0"), 3), (of("DEL", "abc", "11"), 1)]);
+        let answer = ["net", "file:///ab", "monitor", "denied"].map(str::to_owned);
+        assert_eq!(totals.policies(), [(answer, 1)]);
         assert_eq!(totals.durations()[0], ("ADD".to_owned(), (3, 0.75)));
     }
 

@@ -22,9 +22,14 @@ use crate::conf::{IpamKind, LedgerKind, SelectConf};
 /// See [`AttachError`]. The node is as it was, unless the error says what is left; DEL removes that.
 pub fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
     node.log.attempt = None;
+    let before = node.watched.len();
     let added = add_unrecorded(node, call);
     if let Err(error) = &added {
-        failures::keep(node, call, error);
+        let attempt = node.log.attempt.clone().filter(|_attempt| node.watched.len() > before);
+        let record = failures::keep(node, call, error);
+        if let Some(watched) = node.watched.get_mut(before..).and_then(|own| own.last_mut()) {
+            watched.failed(attempt.as_ref(), error.to_string(), record);
+        }
     }
     added
 }

@@ -6,11 +6,13 @@ use super::entry;
 use super::error::AttachError;
 use super::fallback::Standing;
 use super::ipam_keys;
-use super::node::Node;
+use super::monitor::{self, Watched};
+use super::node::{Node, Watch};
 use super::policies::Loading;
 use super::stage::Stage;
 use crate::commit::ClaimError;
 use crate::delegate::{Addressing, Given};
+use crate::ledger::remote::Runs;
 use crate::ledger::{ClaimAsk, Claimed};
 use crate::plan::Plan;
 
@@ -21,8 +23,21 @@ pub(super) fn by_policy(
     stage: &Stage<'_>,
     loading: Option<Loading>,
 ) -> Result<Plan, AttachError> {
+    let mut watched = None;
+    let planned = watched_by_policy(node, call, stage, (loading, &mut watched));
+    node.watched.extend(watched.map(|watched: Watched| Box::new(watched) as Box<dyn Watch>));
+    planned
+}
+
+fn watched_by_policy(
+    node: &mut Node<'_>,
+    call: &Call,
+    stage: &Stage<'_>,
+    (loading, watched): (Option<Loading>, &mut Option<Watched>),
+) -> Result<Plan, AttachError> {
     let context = node.context;
     let mut request = decide::gather(context, call, node.store()?)?;
+    *watched = monitor::prepare(context, call, &request, &Runs::default());
     let mut policy = Standing::new(node, call, Loading::wait(loading, node, call))?;
     let policies = node.policies.clone();
     let (store, log) = node.store_and_log()?;
@@ -58,7 +73,10 @@ pub(super) fn by_policy(
             Ok(record)
         });
         match outcome {
-            Ok(_claimed) => {
+            Ok(claimed) => {
+                if let Some(watched) = watched {
+                    watched.decided(decided.trace(&claimed));
+                }
                 policy.remember(&policies, call, log);
                 context.discard(policy);
                 return planned.ok_or(AttachError::NoPlan);
@@ -66,6 +84,7 @@ pub(super) fn by_policy(
             Err(ClaimError::Lost { want }) => {
                 race.lost(policy.loaded(), &decided, want)?;
                 request = decide::gather(context, call, store)?;
+                *watched = monitor::prepare(context, call, &request, &Runs::default());
             }
             Err(other) => return Err(entry::refused(call, other)),
         }

@@ -13,7 +13,8 @@ use super::decide::{self, Decided};
 use super::entry;
 use super::error::AttachError;
 use super::ipam_keys;
-use super::node::Node;
+use super::monitor::{self, Watched};
+use super::node::{Node, Watch};
 use super::policies::Loading;
 use super::stage::Stage;
 use crate::agent::claim::{ClaimReply, ClaimRequest, ClusterClaims};
@@ -38,6 +39,18 @@ pub(super) fn by_policy(
     stage: &Stage<'_>,
     (loading, conf): (Option<Loading>, &ClusterConf),
 ) -> Result<Plan, AttachError> {
+    let mut watched = None;
+    let planned = watched_by_policy(node, call, stage, (loading, conf, &mut watched));
+    node.watched.extend(watched.map(|watched: Watched| Box::new(watched) as Box<dyn Watch>));
+    planned
+}
+
+fn watched_by_policy(
+    node: &mut Node<'_>,
+    call: &Call,
+    stage: &Stage<'_>,
+    (loading, conf, watched): (Option<Loading>, &ClusterConf, &mut Option<Watched>),
+) -> Result<Plan, AttachError> {
     let context = node.context;
     let cluster = Cluster { conf, until: Instant::now() + conf.deadline };
     let (mut owner, mut kept) = cluster.owner(call)?;
@@ -50,6 +63,7 @@ pub(super) fn by_policy(
     let mut lost_rounds = 0;
     loop {
         let known = with_own(&others, &store.remote_addresses(&conf.domain)?);
+        *watched = monitor::prepare(context, call, &request, &known);
         let mut decided = decide::decide_beside(call, &policy, (Some(store), known), request, log)?;
         ipam_keys::refuse_unknown(call, &policy)?;
         if matches!(decided.release, ReleaseRule::Keep(_)) {
@@ -75,8 +89,10 @@ pub(super) fn by_policy(
         let (want, taken) = match reply {
             Ok(ClaimReply::Granted) => {
                 let plan = commit(store, call, stage, (conf, &nonce), &decided);
-                if plan.is_err() {
-                    store.give_up_intent(&nonce, facts::now()?)?;
+                match (&plan, watched) {
+                    (Err(_), _) => store.give_up_intent(&nonce, facts::now()?)?,
+                    (Ok(_), Some(watched)) => watched.decided(decided.trace(&[])),
+                    (Ok(_), None) => {}
                 }
                 context.discard(policy);
                 return plan;

@@ -1,6 +1,7 @@
 //! Facts to request, request to decision, decision to something the ledger can claim.
 
 use std::net::IpAddr;
+use std::time::Instant;
 
 use weft_host_abi::types::{
     ClaimInfo, Decision, Denial, Dns, LastClaim, LedgerView, Range, ReleaseRule, Request, Route, Usage,
@@ -103,7 +104,9 @@ pub(super) fn decide_beside(
         Some(store) => Box::new(RemoteView::new(store.view(&scope, now)?, others)),
         None => Box::new(EmptyLedger),
     };
+    let began = Instant::now();
     let Called { outcome, evidence, digest, data_digest } = policy.allocate(&request, view, &limits(&call.network));
+    let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     log.policy(policy.name(), &evidence);
     let (decision, verified, free_gateways) = match judge(call, policy.name(), &request, store, outcome) {
         Ok(sound) => sound,
@@ -127,6 +130,7 @@ pub(super) fn decide_beside(
         claimed: Vec::new(),
         fuel: evidence.fuel,
         host_calls: evidence.calls,
+        micros,
         log: evidence.log,
         ledger: evidence.ledger,
         fallback: None,
@@ -150,7 +154,7 @@ pub(super) fn decide_beside(
 }
 
 /// What a policy answered, as far as it may be used, with the gateways that nobody declared and nobody holds.
-fn judge(
+pub(super) fn judge(
     call: &Call,
     policy: &str,
     request: &Request,

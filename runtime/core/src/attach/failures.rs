@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use weft_host_abi::types::Attachment;
 
 use super::call::Call;
+use super::compared::MonitorTrace;
 use super::error::AttachError;
 use super::node::Node;
 use super::trace::Attempt;
@@ -48,10 +49,13 @@ pub struct Failure {
     /// What a policy was asked, where it was a policy that failed or refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<Attempt>,
+    /// What the policy would have decided that the network only watches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<MonitorTrace>,
 }
 
-/// Keeps the record of a failed ADD, with the policy call that led to it.
-pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) {
+/// Keeps the record of a failed ADD, with the policy call that led to it. Says where it is.
+pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) -> Option<PathBuf> {
     let document = error.to_cni();
     let pod = call.pod().filter(|pod| !pod.name.is_empty());
     let mut failure = Failure {
@@ -62,21 +66,38 @@ pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) {
         msg: document.msg,
         details: document.details,
         attempt: node.log.attempt.take(),
+        monitor: None,
     };
-    let Ok(mut text) = serde_json::to_vec(&failure) else { return };
+    let mut text = serde_json::to_vec(&failure).ok()?;
     if text.len() > SIZE_MAX {
         failure.attempt = None;
-        let Ok(smaller) = serde_json::to_vec(&failure) else { return };
-        text = smaller;
+        text = serde_json::to_vec(&failure).ok()?;
     }
-    if text.len() <= SIZE_MAX
-        && let Err(error) = write(&node.context.state_dir, &text)
-    {
-        node.log(&format!("cannot keep the record of this failure: {error}"));
+    if text.len() > SIZE_MAX {
+        return None;
+    }
+    match write(&node.context.state_dir, &text) {
+        Ok(path) => Some(path),
+        Err(error) => {
+            node.log(&format!("cannot keep the record of this failure: {error}"));
+            None
+        }
     }
 }
 
-fn write(state_dir: &Path, text: &[u8]) -> io::Result<()> {
+/// Adds to a record that was kept what the monitored policy would have done. One that is gone meanwhile, or becomes too large,
+/// stays as it is.
+pub(super) fn add_monitor(record: &Path, monitor: MonitorTrace) {
+    let Some(failure) = read(record) else { return };
+    let failure = Failure { monitor: Some(monitor), ..failure };
+    let Ok(text) = serde_json::to_vec(&failure) else { return };
+    let Some((dir, name)) = record.parent().zip(record.file_name()) else { return };
+    if text.len() <= SIZE_MAX {
+        put(dir, &name.to_string_lossy(), &text).ok();
+    }
+}
+
+fn write(state_dir: &Path, text: &[u8]) -> io::Result<PathBuf> {
     let dir = state_dir.join(DIRECTORY);
     match DirBuilder::new().mode(0o700).create(&dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
@@ -91,14 +112,19 @@ fn write(state_dir: &Path, text: &[u8]) -> io::Result<()> {
         }
     }
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-    let name = format!("{nanos:020}-{}", std::process::id());
-    let temporary = dir.join(format!(".{name}"));
+    put(&dir, &format!("{nanos:020}-{}{SUFFIX}", std::process::id()), text)
+}
+
+/// Writes a file beside its place, and moves it there.
+fn put(dir: &Path, name: &str, text: &[u8]) -> io::Result<PathBuf> {
+    let temporary = dir.join(format!(".{}", name.trim_end_matches(SUFFIX)));
+    let path = dir.join(name);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    let written = file.write_all(text).and_then(|()| fs::rename(&temporary, dir.join(format!("{name}{SUFFIX}"))));
+    let written = file.write_all(text).and_then(|()| fs::rename(&temporary, &path));
     if written.is_err() {
         fs::remove_file(&temporary).ok();
     }
-    written
+    written.map(|()| path)
 }
 
 /// The kept files and what was left half written, oldest first: their names begin with the time.
@@ -150,6 +176,7 @@ mod tests {
                 msg: "no".into(),
                 details: String::new(),
                 attempt: None,
+                monitor: None,
             };
             write(state.path(), &serde_json::to_vec(&failure).unwrap()).unwrap();
         }

@@ -104,8 +104,9 @@ fn stand_in(context: &Context, policies: &Policies, call: &Call, error: &PolicyE
         })?,
         FallbackConf::Shipped(name) => PolicyRef::shipped(name).map_err(|error| failed(error.to_string()))?,
     };
-    let loaded =
-        store.load(&reference, &grants(&call.network), &context.compile).map_err(|error| failed(error.to_string()))?;
+    let loaded = store
+        .load(&reference, &grants(context, &call.network), &context.compile)
+        .map_err(|error| failed(error.to_string()))?;
     let fallback = Fallback { instead_of: named.to_string(), because };
     Ok(Standing { loaded, may_fall_back: true, fallback: Some(fallback) })
 }

@@ -37,6 +37,9 @@ pub struct Context {
     pub short_lived: bool,
     /// Where the log goes.
     pub log: Target,
+    /// Policies are called in workers, processes without rights. Only a process that has one thread when it calls a policy can
+    /// make them.
+    pub isolated: bool,
 }
 
 impl Context {
@@ -51,6 +54,7 @@ impl Context {
             plugin_limit: PLUGIN_LIMIT,
             short_lived: false,
             log: Target::default(),
+            isolated: false,
         }
     }
 
@@ -73,7 +77,18 @@ pub struct Node<'a> {
     pub(super) context: &'a Context,
     pub(super) policies: Policies,
     pub(super) log: Log,
+    /// ADDs in networks with a monitor, to be observed at the end.
+    pub(super) watched: Vec<Box<dyn Watch>>,
     store: Option<NodeStore>,
+}
+
+/// An ADD in a network that watches another policy.
+pub(super) trait Watch {
+    /// With the record of an ADD that failed, and the policy call that it failed in.
+    fn failed(&mut self, attempt: Option<&Attempt>, error: String, record: Option<PathBuf>);
+
+    /// Asks that policy and writes down what it would have done.
+    fn observe(self: Box<Self>, node: &mut Node<'_>);
 }
 
 /// The log, and what a policy was asked last: the record of an ADD that fails.
@@ -95,7 +110,7 @@ impl<'a> Node<'a> {
     pub fn new(context: &'a Context) -> Self {
         let policies = Policies(Arc::new((context.state_dir.clone(), OnceLock::new())));
         let log = Log { logger: Logger::new(&context.log), attempt: None };
-        Self { context, policies, log, store: None }
+        Self { context, policies, log, watched: Vec::new(), store: None }
     }
 
     /// What the program around gave.
@@ -142,6 +157,12 @@ impl<'a> Node<'a> {
             None => self.open_store()?,
         };
         Ok((self.store.insert(store), &mut self.log))
+    }
+
+    /// Whether [`super::observe`] has something to do.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        !self.watched.is_empty()
     }
 
     /// Closes everything, or leaves that to the end of the process.

@@ -10,9 +10,9 @@ use crate::background::Job;
 use crate::conf::{IpamConf, IpamKind, Network, SelectConf};
 use crate::policy::{Choice, CompileAsk, CompileError, Grants, Limits, Loaded, PolicyRef};
 
-/// What the network grants its policies.
-pub(super) fn grants(network: &Network) -> Grants {
-    Grants { wasi: network.terms.grants.wasi, data: network.terms.grants.data.clone() }
+/// What the network grants its policies, and where this process runs them.
+pub(super) fn grants(context: &Context, network: &Network) -> Grants {
+    Grants { wasi: network.terms.grants.wasi, data: network.terms.grants.data.clone(), isolated: context.isolated }
 }
 
 /// Limits of a policy call: the defaults, and what the network sets.
@@ -45,7 +45,7 @@ pub(super) fn ipam(call: &Call) -> Result<&IpamConf, AttachError> {
 /// Loads the policy that decides about the network's addresses.
 pub(super) fn load(node: &Node<'_>, call: &Call) -> Result<Loaded, AttachError> {
     let reference = reference(ipam(call)?)?;
-    Ok(node.policies.get()?.load(&reference, &grants(&call.network), &|ask| compile(node, ask))?)
+    Ok(node.policies.get()?.load(&reference, &grants(node.context, &call.network), &|ask| compile(node, ask))?)
 }
 
 /// Loads the policy that picks the delegate.
@@ -54,7 +54,7 @@ pub(super) fn load_choice(node: &Node<'_>, call: &Call, select: &SelectConf) -> 
         url if url.contains("://") => PolicyRef::parse(url)?,
         name => PolicyRef::shipped(name)?,
     };
-    Ok(node.policies.get()?.load(&reference, &grants(&call.network), &|ask| compile(node, ask))?)
+    Ok(node.policies.get()?.load(&reference, &grants(node.context, &call.network), &|ask| compile(node, ask))?)
 }
 
 fn compile(node: &Node<'_>, ask: &CompileAsk<'_>) -> Result<(), CompileError> {
@@ -63,7 +63,12 @@ fn compile(node: &Node<'_>, ask: &CompileAsk<'_>) -> Result<(), CompileError> {
 }
 
 pub(super) fn reference(ipam: &IpamConf) -> Result<PolicyRef, AttachError> {
-    match &ipam.kind {
+    reference_of(&ipam.kind)
+}
+
+/// The policy of a kind of IPAM that has one.
+pub(super) fn reference_of(kind: &IpamKind) -> Result<PolicyRef, AttachError> {
+    match kind {
         IpamKind::Shipped(name) => Ok(PolicyRef::Shipped(name.clone())),
         IpamKind::Wasm { policy } => Ok(PolicyRef::parse(policy)?),
         IpamKind::Dhcp | IpamKind::External(_) => Err(AttachError::NoIpam),
@@ -78,7 +83,8 @@ impl Loading {
     /// ledger, and does not depend on it.
     pub(super) fn prepare(node: &Node<'_>, call: &Call) -> Option<(Self, Job)> {
         let reference = reference(ipam(call).ok()?).ok()?;
-        let (grants, limits, policies) = (grants(&call.network), limits(&call.network), node.policies.clone());
+        let (grants, limits, policies) =
+            (grants(node.context, &call.network), limits(&call.network), node.policies.clone());
         let (report, loaded) = mpsc::sync_channel(1);
         let load = move || {
             // The compiler is the caller's, and so are errors: both come with the second attempt.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weft_host_abi::types::{ChoiceRequest, Denial, Dns, ReleaseRule, Request, Route};
 
+use super::compared::MonitorTrace;
 use super::error::AttachError;
 use crate::policy::{Evidence, Exchanges, LogLine};
 
@@ -38,6 +39,9 @@ pub struct Trace {
     pub fuel: u64,
     /// Questions it put to the ledger and lines it logged.
     pub host_calls: u32,
+    /// Microseconds that the call took, the ledger's answers included.
+    #[serde(default)]
+    pub micros: u64,
     /// What it logged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<LogLine>,
@@ -146,17 +150,21 @@ impl Attempt {
     }
 }
 
-/// What the journal says about an attachment: `choice` beside the keys of the decision.
+/// What the journal says about an attachment: `choice` and `monitor` beside the keys of the decision.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Traces {
     /// How its delegate was chosen, where a policy did.
     pub choice: Option<ChoiceTrace>,
     /// How its addresses were decided, where a policy did.
     pub decision: Option<Trace>,
+    /// What the policy would have decided that the network only watches.
+    pub monitor: Option<MonitorTrace>,
 }
 
 /// The key of the choice.
 const CHOICE: &str = "choice";
+/// The key of the monitored policy's part.
+const MONITOR: &str = "monitor";
 
 // === impl Traces ===
 
@@ -167,11 +175,13 @@ impl Traces {
             return Ok(Self::default());
         }
         let mut value: Value = serde_json::from_str(text)?;
-        let choice = value.as_object_mut().and_then(|object| object.remove(CHOICE));
+        let mut take = |key| value.as_object_mut().and_then(|object| object.remove(key));
+        let (choice, monitor) = (take(CHOICE), take(MONITOR));
         let choice = choice.map(serde_json::from_value).transpose()?;
+        let monitor = monitor.map(serde_json::from_value).transpose()?;
         let nothing_more = value.as_object().is_some_and(serde_json::Map::is_empty);
         let decision = if nothing_more { None } else { Some(serde_json::from_value(value)?) };
-        Ok(Self { choice, decision })
+        Ok(Self { choice, decision, monitor })
     }
 
     /// The journal's text.
@@ -183,10 +193,13 @@ impl Traces {
             // `CHOICE`
             #[serde(skip_serializing_if = "Option::is_none")]
             choice: &'a Option<ChoiceTrace>,
+            // `MONITOR`
+            #[serde(skip_serializing_if = "Option::is_none")]
+            monitor: &'a Option<MonitorTrace>,
         }
         match self {
-            Self { choice: None, decision: None } => Ok(String::new()),
-            Self { choice, decision } => serde_json::to_string(&Text { decision, choice }),
+            Self { choice: None, decision: None, .. } => Ok(String::new()),
+            Self { choice, decision, monitor } => serde_json::to_string(&Text { decision, choice, monitor }),
         }
     }
 }
@@ -218,6 +231,7 @@ mod tests {
             claimed: Vec::new(),
             fuel: 1,
             host_calls: 2,
+            micros: 3,
             log: vec![LogLine { level: crate::policy::LogLevel::Warn, text: "w".into() }],
             ledger: Exchanges::default(),
             fallback: None,
@@ -256,7 +270,7 @@ mod tests {
     fn all_that_there_can_be_survives_the_journal() {
         for choice in [None, Some(choice())] {
             for decision in [None, Some(decision())] {
-                let traces = Traces { choice: choice.clone(), decision };
+                let traces = Traces { choice: choice.clone(), decision, monitor: None };
                 assert_eq!(Traces::parse(&traces.to_text().expect("a text")).expect("whole"), traces);
             }
         }

@@ -15,6 +15,7 @@ use crate::agent::counters;
 use crate::attach::{self, AttachError, Call, Context, Node};
 use crate::cni::{self, CniError, Environment, Invoked, Verb, code};
 use crate::conf::Persona;
+use crate::facts::{self, Isolation};
 use crate::log::{Level, Logger, Settings, Subject, Target};
 use crate::pod::{self, PodCall};
 
@@ -66,7 +67,8 @@ pub fn main(surroundings: &Surroundings) -> ExitCode {
     let state_dir = std::env::var_os("WEFT_STATE_DIR").map_or_else(|| PathBuf::from(STATE_DIR), PathBuf::from);
     let env = |name: &str| std::env::var_os(name);
     let log_target = Target::Written(Settings::of_node(&state_dir, &env));
-    let mut context = Context { short_lived: true, log: log_target, ..Context::new(state_dir) };
+    let isolated = facts::isolation(&state_dir) == Isolation::Worker;
+    let mut context = Context { short_lived: true, isolated, log: log_target, ..Context::new(state_dir) };
     if let Some(limit) = plugin_limit(std::env::var_os(PLUGIN_TIMEOUT)) {
         context.plugin_limit = limit;
     }
@@ -74,12 +76,12 @@ pub fn main(surroundings: &Surroundings) -> ExitCode {
         log("weft: stdout is closed, so the result would be lost; nothing was done\n");
         return ExitCode::FAILURE;
     }
-    let mut made = None;
+    let (mut made, mut after) = (None, None);
     let output = without_panics(|| {
         let mut stdin = Stdin::default();
-        let (output, call) = run_call(&program, &env, &mut stdin, &context);
-        made = call;
-        output
+        let answered = run_call(&program, &env, &mut stdin, &context);
+        (made, after) = (answered.made, answered.node);
+        answered.output
     });
     log(&output.stderr);
     (surroundings.before_print)();
@@ -87,6 +89,11 @@ pub fn main(surroundings: &Surroundings) -> ExitCode {
     if let (Err(error), true, Some(call)) = (&written, output.ok, made) {
         log(&format!("weft: the result could not be written ({error}); the attachment is removed again\n"));
         log(&without_panics(|| take_back(&context, &call)).stderr);
+    }
+    if let Some(mut node) = after {
+        // The result is out; what fails now is nobody's failure.
+        catch_unwind(AssertUnwindSafe(|| attach::observe(&mut node))).ok();
+        node.leave();
     }
     if output.ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -148,31 +155,43 @@ pub fn run(
     stdin: &mut dyn io::Read,
     context: &Context,
 ) -> Output {
-    run_call(program, env, stdin, context).0
+    let Answered { output, node, .. } = run_call(program, env, stdin, context);
+    if let Some(mut node) = node {
+        attach::observe(&mut node);
+    }
+    output
 }
 
-/// As `run`; also the call of an ADD that succeeded.
-fn run_call(
+/// What came of a call.
+struct Answered<'c> {
+    output: Output,
+    /// The call of an ADD that succeeded.
+    made: Option<Read>,
+    /// The node, where there is something left to do once the output is out.
+    node: Option<Node<'c>>,
+}
+
+/// As `run`, up to what is printed.
+fn run_call<'c>(
     program: &std::ffi::OsStr,
     env: &dyn Fn(&str) -> Option<OsString>,
     stdin: &mut dyn io::Read,
-    context: &Context,
-) -> (Output, Option<Read>) {
+    context: &'c Context,
+) -> Answered<'c> {
     let mut log = String::new();
-    let mut made = None;
-    let answer = answer(program, env, stdin, context, (&mut log, &mut made));
-    match answer {
-        Ok(stdout) => (Output { stdout, stderr: log, ok: true }, made),
-        Err(error) => (Output { stderr: log, ..Output::failure(&error) }, None),
+    let (mut made, mut node) = (None, None);
+    match answer(program, env, stdin, context, (&mut log, &mut made, &mut node)) {
+        Ok(stdout) => Answered { output: Output { stdout, stderr: log, ok: true }, made, node },
+        Err(error) => Answered { output: Output { stderr: log, ..Output::failure(&error) }, made: None, node },
     }
 }
 
-fn answer(
+fn answer<'c>(
     program: &std::ffi::OsStr,
     env: &dyn Fn(&str) -> Option<OsString>,
     stdin: &mut dyn io::Read,
-    context: &Context,
-    (log, made): (&mut String, &mut Option<Read>),
+    context: &'c Context,
+    (log, made, after): (&mut String, &mut Option<Read>, &mut Option<Node<'c>>),
 ) -> Result<String, CniError> {
     let persona = Persona::from_argv0(program).map_err(|error| AttachError::from(error).to_cni())?;
     let environment = match cni::read_environment(env)? {
@@ -201,7 +220,11 @@ fn answer(
     conclude(node.logger(), verb, &answer, began.elapsed());
     counters::count(&context.state_dir, verb.name(), &network, code, began.elapsed());
     log.push_str(&node.take_log());
-    node.leave();
+    if node.is_watched() {
+        *after = Some(node);
+    } else {
+        node.leave();
+    }
     answer
 }
 

@@ -43,7 +43,8 @@ impl IpamKind {
     }
 
     /// What `ipam.policy` has to say for `weft-ipam` to do the same.
-    pub(super) fn policy(&self) -> Option<&str> {
+    #[must_use]
+    pub fn policy(&self) -> Option<&str> {
         match self {
             Self::Shipped(policy) | Self::Wasm { policy } => Some(policy),
             Self::Dhcp | Self::External(_) => None,

@@ -36,4 +36,4 @@ pub use ranges::RangeProblem;
 pub use schema::schema;
 pub use select::{FileConf, SelectConf};
 pub use unknown::{IPAM_KEYS, IPAM_TERMS, likely_mistakes};
-pub use weft::{FallbackConf, GrantsConf, LimitsConf};
+pub use weft::{FallbackConf, GrantsConf, LimitsConf, MonitorConf};

@@ -8,7 +8,9 @@ use super::cluster::names_pool;
 use super::ipam::{self, Context};
 use super::pod::labels;
 use super::select::{self, SelectConf};
-use super::{ConfError, FallbackConf, GrantsConf, IpamConf, IpamKind, LedgerKind, LimitsConf, Object, Persona};
+use super::{
+    ConfError, FallbackConf, GrantsConf, IpamConf, IpamKind, LedgerKind, LimitsConf, MonitorConf, Object, Persona,
+};
 use super::{flannel, ranges, unknown, weft};
 use crate::cni::{Version, check_known, read_dns};
 use crate::delegate::{self, IpamUse};
@@ -87,6 +89,8 @@ pub struct Network {
     pub valid_attachments: Option<Vec<(String, String)>>,
     /// How policies run and where claims are kept.
     pub terms: Terms,
+    /// Who is asked besides, and not heeded. Where it is promoted, `ipam` has its policy and this the network's own.
+    pub monitor: Option<MonitorConf>,
     /// Labels of the pod, from `args.cni.labels`, sorted by key.
     pub labels: Vec<(String, String)>,
     /// The configuration as it came.
@@ -206,7 +210,7 @@ impl Network {
         })
     }
 
-    /// `limits`, `grants`, `ledger` and `fallback`: ours at the top of a `weft` configuration. Elsewhere the top is another plugin's,
+    /// `limits`, `grants`, `ledger`, `fallback` and `monitor`: ours at the top of a `weft` configuration. Elsewhere the top is another plugin's,
     /// so they are in `ipam`, where that is ours.
     fn read_policy_terms(&mut self, persona: Persona, object: &Object) -> Result<(), ConfError> {
         let ours = match &self.ipam {
@@ -225,6 +229,16 @@ impl Network {
             ledger: LedgerKind::read(ours)?,
             fallback: FallbackConf::read(ours)?,
         };
+        self.monitor = MonitorConf::read(ours)?;
+        let place = ours.place("monitor");
+        match (&mut self.monitor, self.ipam.as_mut().filter(|ipam| ipam.kind.is_policy())) {
+            (Some(monitor), Some(ipam)) if monitor.promoted => std::mem::swap(&mut monitor.kind, &mut ipam.kind),
+            (Some(_monitor), None) if self.select.is_none() => {
+                let want = "a network whose \"ipam\" is a policy, which it is compared with";
+                return Err(ConfError::BadValue { key: place, value: "{...}".to_owned(), want });
+            }
+            (None | Some(_), _) => {}
+        }
         if let (LedgerKind::Cluster(cluster), Some(ipam)) = (&self.terms.ledger, &mut self.ipam) {
             ipam.scope = cluster.scope();
         }
@@ -300,6 +314,7 @@ impl Network {
             prev_result: object.get("prevResult").cloned(),
             valid_attachments: None,
             terms: Terms::default(),
+            monitor: None,
             labels: Vec::new(),
             raw: object.as_value().clone(),
         }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::cluster::ledger_keys;
 use super::select::OWN;
-use super::weft::{GRANTS, KEYS, LIMITS, RESERVED, SHARED, STEP_SHARED};
+use super::weft::{GRANTS, KEYS, LIMITS, MONITOR, RESERVED, SHARED, STEP_SHARED};
 use super::{ConfError, Object};
 use crate::keys::did_you_mean;
 use crate::{delegate, step};
@@ -40,10 +40,10 @@ pub(super) fn of_network(object: &Object) -> Vec<ConfError> {
     found
 }
 
-/// Every unknown key of `limits`, `grants` and `ledger`.
+/// Every unknown key of `limits`, `grants`, `monitor` and `ledger`.
 pub(super) fn of_terms(object: &Object) -> Vec<ConfError> {
     let mut found = Vec::new();
-    for (key, known) in [("limits", &LIMITS[..]), ("grants", &GRANTS[..])] {
+    for (key, known) in [("limits", &LIMITS[..]), ("grants", &GRANTS[..]), ("monitor", &MONITOR[..])] {
         if let Ok(Some(inner)) = object.object(key) {
             found.extend(in_object(&inner, &object.place(key), known));
         }
@@ -131,7 +131,7 @@ pub const IPAM_KEYS: [&str; 11] = [
 ];
 
 /// Keys that `ipam` has where the top of the configuration is another plugin's.
-pub const IPAM_TERMS: [&str; 4] = ["limits", "grants", "ledger", "fallback"];
+pub const IPAM_TERMS: [&str; 5] = ["limits", "grants", "ledger", "fallback", "monitor"];
 
 /// Keys of a range.
 const RANGE: [&str; 4] = ["subnet", "rangeStart", "rangeEnd", "gateway"];

@@ -1,4 +1,4 @@
-//! Keys of ours: `delegate`, `ledger`, `limits`, `grants`; `delegates` and `select` are read in `select`, and unknown ones found in
+//! Keys of ours: `delegate`, `ledger`, `limits`, `grants`, `fallback`, `monitor`; `delegates` and `select` are read in `select`, and unknown ones found in
 //! `unknown`.
 
 use std::path::PathBuf;
@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::ipam::plugin_name;
-use super::{ConfError, DelegateConf, IpamConf, Object, StepConf};
+use super::{ConfError, DelegateConf, IpamConf, IpamKind, Object, StepConf};
 use crate::{delegate, step};
 
 /// Top-level keys of a `"type": "weft"` configuration: the specification's, then ours.
-pub(super) const KEYS: [&str; 21] = [
+pub(super) const KEYS: [&str; 22] = [
     "cniVersion",
     "cniVersions",
     "name",
@@ -32,6 +32,7 @@ pub(super) const KEYS: [&str; 21] = [
     "limits",
     "grants",
     "fallback",
+    "monitor",
 ];
 
 /// Keys of the whole configuration that a delegate sees as its own.
@@ -48,6 +49,9 @@ pub(super) const LIMITS: [&str; 3] = ["fuel", "memoryMiB", "deadlineMs"];
 
 /// Keys of `grants`.
 pub(super) const GRANTS: [&str; 3] = ["wasi", "data", "routes"];
+
+/// Keys of `monitor`.
+pub(super) const MONITOR: [&str; 2] = ["policy", "promoted"];
 
 /// Limits of a policy call; absent ones have their defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -82,6 +86,28 @@ pub enum FallbackConf {
     LastGood,
     /// A shipped policy.
     Shipped(String),
+}
+
+/// A policy that is asked beside the one that decides, and whose decisions are only recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MonitorConf {
+    /// It.
+    pub kind: IpamKind,
+    /// It decides, and the network's own is the one that is only asked.
+    pub promoted: bool,
+}
+
+impl MonitorConf {
+    /// Reads `monitor` of an object.
+    pub(super) fn read(object: &Object) -> Result<Option<Self>, ConfError> {
+        let Some(own) = object.object("monitor")? else { return Ok(None) };
+        let hint = "name the policy whose decisions are to be compared";
+        let policy = own.text("policy")?.filter(|policy| !policy.is_empty());
+        let policy = policy.ok_or(ConfError::Missing { key: "monitor.policy", hint })?.to_owned();
+        let kind =
+            if policy.contains("://") { IpamKind::Wasm { policy } } else { IpamKind::Shipped(plugin_name(&policy)?) };
+        Ok(Some(Self { kind, promoted: own.bool("promoted")?.unwrap_or_default() }))
+    }
 }
 
 impl LimitsConf {

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use weft_host_abi::types::{Attachment, Node, Pod};
 
 pub use file::declared_file;
-pub use node::node;
+pub use node::{Isolation, isolation, node};
 pub use pod::PodFacts;
 pub use resolver::parse_resolver;
 

@@ -22,6 +22,19 @@ struct Declared {
     /// Read by `log`, at the begin of every call; here for what is wrong with it.
     #[serde(default, rename = "log")]
     _log: Settings,
+    #[serde(default)]
+    isolation: Isolation,
+}
+
+/// Where this node's policies are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Isolation {
+    /// In the process that needs the decision.
+    #[default]
+    None,
+    /// In a process without rights, one for each call.
+    Worker,
 }
 
 /// The node.
@@ -31,12 +44,22 @@ struct Declared {
 pub fn node(state_dir: &Path) -> Result<Node, FactsError> {
     let uname = nix::sys::utsname::uname();
     let name = uname.map(|uname| uname.nodename().to_string_lossy().into_owned()).unwrap_or_default();
+    Ok(Node { name, labels: declared(state_dir)?.labels.into_iter().collect() })
+}
+
+/// Where this node's policies are called. A file that cannot be used says so in [`node`], which every call of a policy needs; until
+/// then the stricter rule holds.
+#[must_use]
+pub fn isolation(state_dir: &Path) -> Isolation {
+    declared(state_dir).map_or(Isolation::Worker, |declared| declared.isolation)
+}
+
+fn declared(state_dir: &Path) -> Result<Declared, FactsError> {
     let path = state_dir.join(FILE);
-    let declared: Declared = match declared_file(&path)? {
-        None => Declared::default(),
-        Some(text) => serde_json::from_str(&text).map_err(|source| FactsError::Node { path, source })?,
-    };
-    Ok(Node { name, labels: declared.labels.into_iter().collect() })
+    match declared_file(&path)? {
+        None => Ok(Declared::default()),
+        Some(text) => serde_json::from_str(&text).map_err(|source| FactsError::Node { path, source }),
+    }
 }
 
 #[cfg(test)]

@@ -249,6 +249,14 @@ pub enum PolicyError {
         #[source]
         source: Cause,
     },
+    /// The process that called it did not answer.
+    #[error("the worker of policy {policy:?} failed: {what}")]
+    Worker {
+        /// The policy.
+        policy: String,
+        /// What became of it.
+        what: String,
+    },
     /// It computed too long.
     #[error(
         "policy {policy:?} used up its {fuel} units of fuel; it may loop, or set \"limits\": {{\"fuel\": ...}} higher"
@@ -368,6 +376,7 @@ impl PolicyError {
             | Self::Contract { .. }
             | Self::Link { .. }
             | Self::Trap { .. }
+            | Self::Worker { .. }
             | Self::OutOfFuel { .. }
             | Self::Stack { .. }
             | Self::Deadline { .. }
@@ -420,6 +429,7 @@ impl PolicyError {
             | Self::Engine { .. } => Class::Node,
             Self::Compiling { .. } => Class::Passing,
             Self::Trap { .. }
+            | Self::Worker { .. }
             | Self::OutOfFuel { .. }
             | Self::Stack { .. }
             | Self::Deadline { .. }

@@ -14,6 +14,7 @@
 
 mod cache;
 pub mod compiler;
+mod confine;
 mod error;
 mod locked;
 mod run;

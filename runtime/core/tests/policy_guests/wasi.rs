@@ -17,7 +17,7 @@ fn granted(data: bool) -> (State, Loaded) {
     fs::write(directory.join("table"), "rack 1").unwrap();
     fs::write(state.dir.path().join("secret"), "secret").unwrap();
     symlink(state.dir.path().join("secret"), directory.join("link")).unwrap();
-    let grants = Grants { wasi: true, data: data.then_some(directory) };
+    let grants = Grants { wasi: true, data: data.then_some(directory), isolated: false };
     let loaded = state.load_with(&policy, &grants).expect("granted");
     (state, loaded)
 }

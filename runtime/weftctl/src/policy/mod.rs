@@ -19,6 +19,7 @@ mod replay;
 #[cfg(feature = "agent")]
 mod sign;
 mod toolchain;
+mod trace;
 mod watch;
 
 use std::path::Path;
@@ -84,6 +85,9 @@ pub(crate) enum PolicyCommand {
     Verify(sign::VerifyArgs),
     /// Run a recorded policy call again, also with another policy, and show the difference.
     Replay(replay::ReplayArgs),
+    /// Take recorded policy calls elsewhere.
+    #[command(subcommand)]
+    Trace(trace::TraceCommand),
     /// Show what a policy is and what it reaches. One in a registry is not pulled for that.
     Inspect(inspect::InspectArgs),
     /// Find what is wrong with a network configuration before a pod meets it.
@@ -120,6 +124,7 @@ pub(crate) fn run(command: &PolicyCommand, state: &Path, output: Output) -> anyh
         #[cfg(feature = "agent")]
         PolicyCommand::Verify(args) => sign::verify(args, state, output),
         PolicyCommand::Replay(args) => replay::run(args, state, output),
+        PolicyCommand::Trace(command) => trace::run(command, state, output),
         PolicyCommand::Inspect(args) => inspect::run(args, state, output),
         PolicyCommand::Check(args) => check::run(args, state, output),
     }

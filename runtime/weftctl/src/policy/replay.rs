@@ -31,14 +31,14 @@ pub(crate) struct ReplayArgs {
 }
 
 /// A recorded call.
-struct Case {
-    policy: String,
+pub(super) struct Case {
+    pub(super) policy: String,
     digest: String,
     data_digest: Option<String>,
-    asked: Asked,
-    ledger: Exchanges,
+    pub(super) asked: Asked,
+    pub(super) ledger: Exchanges,
     /// What came of it, in the terms of `answer`.
-    recorded: Map<String, Value>,
+    pub(super) recorded: Map<String, Value>,
 }
 
 pub(super) fn run(args: &ReplayArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
@@ -73,7 +73,7 @@ pub(super) fn run(args: &ReplayArgs, state: &Path, output: Output) -> anyhow::Re
 }
 
 /// The recorded calls of a file or of a container's attachments, failed ones included.
-fn cases(which: &str, state: &Path) -> anyhow::Result<Vec<Case>> {
+pub(super) fn cases(which: &str, state: &Path) -> anyhow::Result<Vec<Case>> {
     if Path::new(which).is_file() {
         let text = std::fs::read(which).with_context(|| format!("cannot read {which}"))?;
         let value: Value = serde_json::from_slice(&text).with_context(|| format!("{which} is not JSON"))?;
@@ -165,7 +165,7 @@ fn replay(
     args: &ReplayArgs,
     state: &Path,
 ) -> anyhow::Result<(String, Map<String, Value>)> {
-    let grants = Grants { wasi: args.wasi || args.data.is_some(), data: args.data.clone() };
+    let grants = Grants { wasi: args.wasi || args.data.is_some(), data: args.data.clone(), isolated: false };
     let limits = Limits::default();
     let replayed = match &case.asked {
         Asked::Addresses(request) => {
@@ -185,6 +185,12 @@ fn replay(
         );
     }
     Ok((digest, now))
+}
+
+/// What comes of a case with the policy that it was recorded with.
+pub(super) fn again(store: &PolicyStore, case: &Case, state: &Path) -> anyhow::Result<Map<String, Value>> {
+    let args = ReplayArgs { trace: String::new(), policy: None, data: None, wasi: false };
+    Ok(replay(store, case, &args, state)?.1)
 }
 
 fn load<W: World>(

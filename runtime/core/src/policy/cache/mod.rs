@@ -62,6 +62,9 @@ pub struct PolicyStore {
     engine: Engine,
 }
 
+/// A component that is mapped, and which file its code is in: device and inode.
+type Mapped = (Component, (u64, u64));
+
 // === impl PolicyStore ===
 
 impl PolicyStore {
@@ -111,8 +114,8 @@ impl PolicyStore {
         grants: &Grants,
         compiler: &dyn Fn(&CompileAsk<'_>) -> Result<(), CompileError>,
     ) -> Result<Loaded<W>, PolicyError> {
-        let (digest, component) = match self.find(policy)? {
-            (digest, _path, Ok(component)) => (digest, component),
+        let (digest, (component, code)) = match self.find(policy)? {
+            (digest, _path, Ok(mapped)) => (digest, mapped),
             (digest, path, Err(off)) => {
                 let failed =
                     |reason| PolicyError::NotCompiled { policy: policy.to_string(), path: path.clone(), reason };
@@ -131,11 +134,11 @@ impl PolicyStore {
                 (digest, component.map_err(lied)?)
             }
         };
-        Loaded::new(policy.to_string(), digest.to_string(), &self.engine, &component, grants)
+        Loaded::new(policy.to_string(), digest.to_string(), &self.engine, (&component, code), grants)
     }
 
     /// The component's digest, its file, and its compiled form or why there is none that can be used.
-    fn find(&self, policy: &PolicyRef) -> Result<(Digest, PathBuf, Result<Component, Off>), PolicyError> {
+    fn find(&self, policy: &PolicyRef) -> Result<(Digest, PathBuf, Result<Mapped, Off>), PolicyError> {
         let policy = &*locked::resolve_tag(&self.state_dir, policy)?;
         let (name, path) = (policy.to_string(), self.locate(policy));
         let mut file = ComponentFile::open(&name, &path, || self.hint(policy))?;
@@ -152,7 +155,7 @@ impl PolicyStore {
                 // Only speed is lost without the note.
                 Note::write(&cache, &file.stamp, &digest, &entry.stamp).ok();
             }
-            component
+            (component, entry.stamp.file())
         });
         Ok((digest, path, mapped))
     }

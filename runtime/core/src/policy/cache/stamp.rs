@@ -42,6 +42,11 @@ impl Stamp {
         SystemTime::now().duration_since(changed).is_ok_and(|age| age > SETTLED)
     }
 
+    /// Which file it is: device and inode.
+    pub(super) fn file(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
     /// Name of the note about this file.
     pub(super) fn note_name(&self) -> String {
         format!("{:x}-{:x}.digest", self.device, self.inode)

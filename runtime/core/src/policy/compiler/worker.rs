@@ -8,14 +8,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Pid, Uid, getppid, setgroups, setresgid, setresuid};
+use nix::unistd::Pid;
 use weft_host_abi::engine;
 
 use super::{Bounds, NO_MEMORY};
 use crate::policy::Cause;
+use crate::policy::confine::{Work, confine};
 use crate::policy::error::cause;
 use crate::text;
 
@@ -24,9 +24,6 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// Bytes of the worker's messages that are kept.
 const MESSAGE_MAX: usize = 2048;
-
-/// Who the worker becomes: it needs no file and no right.
-const NOBODY: u32 = 65534;
 
 /// Compiles a component in this process. For tests, and for the worker: nothing bounds it.
 ///
@@ -57,32 +54,20 @@ pub fn compile_in_process(component: &[u8]) -> Result<Vec<u8>, Cause> {
 /// Why it cannot be compiled.
 pub fn worker_main(parent: i32, cpu_seconds: u64, memory: u64) -> Result<(), Cause> {
     let failed = |what: &'static str| move |error: std::io::Error| Cause(format!("cannot {what}: {error}"));
-    confine(parent, cpu_seconds, memory).map_err(|errno| Cause(format!("cannot bound the compiler: {errno}")))?;
+    bound(parent, cpu_seconds, memory).map_err(|cause| Cause(format!("cannot bound the compiler: {cause}")))?;
     let mut component = Vec::new();
     std::io::stdin().lock().read_to_end(&mut component).map_err(failed("read the component"))?;
     let code = compile_in_process(&component)?;
     std::io::stdout().lock().write_all(&code).map_err(failed("hand over the code"))
 }
 
-/// Gives up all rights and sets the limits, before a byte of the component is read.
-fn confine(parent: i32, cpu: u64, memory: u64) -> nix::Result<()> {
-    setrlimit(Resource::RLIMIT_CPU, cpu, cpu + 1)?;
+/// Sets the limits and gives up all rights, before a byte of the component is read.
+fn bound(parent: i32, cpu: u64, memory: u64) -> Result<(), Cause> {
+    let cannot = |errno: nix::errno::Errno| Cause(format!("cannot set its limits: {errno}"));
+    setrlimit(Resource::RLIMIT_CPU, cpu, cpu + 1).map_err(cannot)?;
     // RLIMIT_DATA counts what can be written, not the address space that allocators reserve per thread.
-    setrlimit(Resource::RLIMIT_DATA, memory, memory)?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
-    setrlimit(Resource::RLIMIT_FSIZE, 0, 0)?;
-    prctl::set_no_new_privs()?;
-    if Uid::effective().is_root() {
-        // In a user namespace that has no such user it stays root of that namespace.
-        let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-        setgroups(&[]).and_then(|()| setresgid(group, group, group)).and_then(|()| setresuid(user, user, user)).ok();
-    }
-    // A change of user clears it, so it comes last; and the parent may have died before.
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
-    if getppid() != Pid::from_raw(parent) {
-        return Err(nix::errno::Errno::ESRCH);
-    }
-    Ok(())
+    setrlimit(Resource::RLIMIT_DATA, memory, memory).map_err(cannot)?;
+    confine(Work::Compile, Pid::from_raw(parent))
 }
 
 /// Compiles a component in a worker: `program policy compile-worker`.

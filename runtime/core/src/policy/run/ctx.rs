@@ -43,8 +43,8 @@ struct Ended(Fault);
 
 /// What a call may ask the host about.
 pub(super) struct Asked {
-    ledger: Box<dyn LedgerView + Send>,
-    pod: Option<Pod>,
+    pub(super) ledger: Box<dyn LedgerView + Send>,
+    pub(super) pod: Option<Pod>,
 }
 
 impl Asked {

@@ -1,50 +1,68 @@
-//! Why a call gave no answer, in words.
+//! Why a call gave no answer: as a value that a worker can hand over, and in words.
 
+use serde::{Deserialize, Serialize};
 use wasmtime::Trap;
 use weft_host_abi::convert::ConvertError;
 use weft_host_abi::guest::CallError;
 
 use super::Limits;
 use super::ctx::{Ctx, Fault};
-use crate::policy::PolicyError;
-use crate::policy::error::{cause, host_memory};
+use crate::policy::error::{cause, is_out_of_memory};
+use crate::policy::{Cause, PolicyError};
 use crate::text::clean;
 
+/// Why a call ended. With the policy's name and its limits it is a [`PolicyError`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Ending {
+    Engine(String),
+    Worker(String),
+    Malformed(ConvertError),
+    Deadline,
+    Calls,
+    Ledger(String),
+    Memory(usize),
+    Table(usize),
+    HostMemory(String),
+    TooMuchData,
+    OutOfFuel,
+    Stack,
+    Trap { what: String, said: Option<String>, source: String },
+}
+
 /// Why a call ended: what the host decided first, then the engine's traps.
-pub(super) fn explain(name: &str, ctx: &mut Ctx, limits: &Limits, error: CallError) -> PolicyError {
-    let policy = name.to_owned();
+pub(super) fn explain(ctx: &mut Ctx, limits: &Limits, error: CallError) -> Ending {
     let error = match error {
-        CallError::Malformed(what) => return PolicyError::Malformed { policy, what },
+        CallError::Malformed(what) => return Ending::Malformed(what),
         CallError::Ended(error) => error,
     };
     match ctx.fault.take() {
-        Some(Fault::Deadline) => return PolicyError::Deadline { policy, limit: limits.deadline },
-        Some(Fault::Calls) => return PolicyError::TooManyCalls { policy, limit: limits.calls },
-        Some(Fault::Ledger(reason)) => return PolicyError::Ledger { policy, reason },
-        Some(Fault::Memory(wanted)) => return PolicyError::Memory { policy, wanted, limit: limits.memory },
-        Some(Fault::HostMemory(source)) => return PolicyError::HostMemory { what: running(name), source },
-        Some(Fault::Table(wanted)) => return PolicyError::Table { policy, wanted, limit: limits.table_elements },
+        Some(Fault::Deadline) => return Ending::Deadline,
+        Some(Fault::Calls) => return Ending::Calls,
+        Some(Fault::Ledger(reason)) => return Ending::Ledger(reason),
+        Some(Fault::Memory(wanted)) => return Ending::Memory(wanted),
+        Some(Fault::HostMemory(Cause(source))) => return Ending::HostMemory(source),
+        Some(Fault::Table(wanted)) => return Ending::Table(wanted),
         None => {}
     }
     if let Some(what) = error.downcast_ref::<ConvertError>() {
-        return PolicyError::Malformed { policy, what: what.clone() };
+        return Ending::Malformed(what.clone());
     }
-    if let Some(error) = host_memory(&running(name), &error) {
-        return error;
+    let Cause(source) = cause(&error);
+    if is_out_of_memory(&error) {
+        return Ending::HostMemory(source);
     }
-    let source = cause(&error);
     // The engine's type for this is private; its text is held by a test.
-    if source.0.contains("fuel allocated for hostcalls has been exhausted") {
-        return PolicyError::TooMuchData { policy, limit: limits.call_bytes };
+    if source.contains("fuel allocated for hostcalls has been exhausted") {
+        return Ending::TooMuchData;
     }
     match error.downcast_ref::<Trap>() {
-        Some(Trap::OutOfFuel) => PolicyError::OutOfFuel { policy, fuel: limits.fuel },
-        Some(Trap::StackOverflow) => PolicyError::Stack { policy },
+        Some(Trap::OutOfFuel) => Ending::OutOfFuel,
+        Some(Trap::StackOverflow) => Ending::Stack,
         trap => {
             let said = ctx.last_warning();
             let what =
                 trap.map_or_else(|| clean(&error.root_cause().to_string(), limits.text_bytes), ToString::to_string);
-            PolicyError::Trap { policy, what, said, source }
+            Ending::Trap { what, said, source }
         }
     }
 }
@@ -53,3 +71,52 @@ pub(super) fn explain(name: &str, ctx: &mut Ctx, limits: &Limits, error: CallErr
 fn running(policy: &str) -> String {
     format!("run policy {policy:?}")
 }
+// === impl Ending ===
+
+impl Ending {
+    /// The error of the policy of this name.
+    pub(super) fn of(self, name: &str, limits: &Limits) -> PolicyError {
+        let policy = name.to_owned();
+        match self {
+            Self::Engine(what) => PolicyError::Engine { source: Cause(format!("policy {policy:?}: {what}")) },
+            Self::Worker(what) => PolicyError::Worker { policy, what },
+            Self::Malformed(what) => PolicyError::Malformed { policy, what },
+            Self::Deadline => PolicyError::Deadline { policy, limit: limits.deadline },
+            Self::Calls => PolicyError::TooManyCalls { policy, limit: limits.calls },
+            Self::Ledger(reason) => PolicyError::Ledger { policy, reason },
+            Self::Memory(wanted) => PolicyError::Memory { policy, wanted, limit: limits.memory },
+            Self::Table(wanted) => PolicyError::Table { policy, wanted, limit: limits.table_elements },
+            Self::HostMemory(source) => PolicyError::HostMemory { what: running(name), source: Cause(source) },
+            Self::TooMuchData => PolicyError::TooMuchData { policy, limit: limits.call_bytes },
+            Self::OutOfFuel => PolicyError::OutOfFuel { policy, fuel: limits.fuel },
+            Self::Stack => PolicyError::Stack { policy },
+            Self::Trap { what, said, source } => PolicyError::Trap { policy, what, said, source: Cause(source) },
+        }
+    }
+
+    /// As another process said it: texts made fit to be shown.
+    pub(super) fn shown(self, limits: &Limits) -> Self {
+        let text = |text: String| clean(&text, limits.text_bytes);
+        match self {
+            Self::Engine(what) => Self::Engine(text(what)),
+            Self::Worker(what) => Self::Worker(text(what)),
+            Self::HostMemory(source) => Self::HostMemory(text(source)),
+            Self::Ledger(reason) => Self::Ledger(text(reason)),
+            // A backtrace has several lines.
+            Self::Trap { what, said, source } => Self::Trap {
+                what: text(what),
+                said: said.map(text),
+                source: source
+                    .lines()
+                    .take(BACKTRACE_LINES)
+                    .map(|line| text(line.to_owned()))
+                    .collect::<Vec<_>>()
+                    .join("\n"),
+            },
+            other => other,
+        }
+    }
+}
+
+/// Lines of the engine's account of a crash that are kept.
+const BACKTRACE_LINES: usize = 64;

@@ -72,11 +72,14 @@ impl Default for Limits {
     }
 }
 
-/// What a network grants its policy beyond the contract. Nothing, by default.
+/// What a network grants its policy beyond the contract (nothing, by default), and where it runs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Grants {
     /// WASI may be imported: with an empty context, a clock that stands at the request's time and seeded random numbers.
     pub wasi: bool,
     /// A directory the policy may read, at `/data`. Needs `wasi`.
     pub data: Option<PathBuf>,
+    /// Not a grant of the network but the node's rule: calls are made in a process without rights. The process that makes
+    /// them must have one thread then. A policy that imports WASI is called in the caller's process all the same.
+    pub isolated: bool,
 }

@@ -12,10 +12,13 @@ mod limits;
 mod no_ledger;
 mod reused;
 mod wasi;
+mod worker;
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{CallHook, Engine, Store};
 use weft_host_abi::contract;
@@ -31,6 +34,7 @@ use super::error::{cause, host_memory};
 use super::{Cause, PolicyError};
 use crate::text::clean;
 use ctx::{Asked, Ctx};
+use ended::Ending;
 use wasi::WasiState;
 
 /// A policy that is checked, linked and ready to be called, any number of times.
@@ -41,6 +45,8 @@ pub struct Loaded<W: World = Ipam> {
     policy: W::Linked<Ctx>,
     imports: contract::Imports,
     grants: Grants,
+    /// Device and inode of the file with its code.
+    code: (u64, u64),
     /// An instance made ahead.
     spare: Mutex<Option<Spare<W>>>,
     /// The guest that was called last. Taking down its memory takes a fair part of the time of a call, and who makes only one
@@ -63,7 +69,7 @@ impl<W: World> Loaded<W> {
         name: String,
         digest: String,
         engine: &Engine,
-        component: &Component,
+        (component, code): (&Component, (u64, u64)),
         grants: &Grants,
     ) -> Result<Self, PolicyError> {
         let imports = contract::check(component, engine, W::KIND)
@@ -91,6 +97,7 @@ impl<W: World> Loaded<W> {
             policy,
             imports,
             grants: grants.clone(),
+            code,
             spare: Mutex::new(None),
             spent: Mutex::new(None),
         })
@@ -117,8 +124,9 @@ impl<W: World> Loaded<W> {
     /// Makes the instance for the next call ahead of it, while the caller has other things to do. What goes wrong here is left
     /// for that call to run into: it then makes its own.
     pub fn warm_up(&self, limits: &Limits) {
-        // WASI's clock and random numbers are the request's, which is still to come.
-        if !self.imports.wasi.is_empty() {
+        // WASI's clock and random numbers are the request's, which is still to come. And a guest that is to be isolated does not
+        // even begin here.
+        if !self.imports.wasi.is_empty() || self.grants.isolated {
             return;
         }
         let Ok(mut store) = self.store(Ctx::new(Asked::nothing(), limits, None), limits) else { return };
@@ -172,14 +180,30 @@ impl<W: World> Loaded<W> {
         WasiState::new(now, seed, self.data()).map(Some).map_err(|source| self.data_error(source))
     }
 
-    /// One call in a store of its own.
-    fn call<T: Send>(
+    /// One call in a store of its own, in a worker where the policy has to be isolated.
+    fn call<T: Send + Serialize + DeserializeOwned>(
         &self,
         asked: Asked,
         limits: &Limits,
         wasi: Option<WasiState>,
         export: impl FnOnce(&W::Instance, &mut Store<Ctx>) -> Result<T, CallError> + Send,
     ) -> (Result<T, PolicyError>, Evidence) {
+        // WASI's host functions have threads and open files.
+        let (value, evidence) = if self.grants.isolated && wasi.is_none() {
+            worker::call(asked, limits, self.code, |asked| self.call_here(asked, limits, None, export))
+        } else {
+            self.call_here(asked, limits, wasi, export)
+        };
+        (value.map_err(|ending| ending.of(&self.name, limits)), evidence)
+    }
+
+    fn call_here<T: Send>(
+        &self,
+        asked: Asked,
+        limits: &Limits,
+        wasi: Option<WasiState>,
+        export: impl FnOnce(&W::Instance, &mut Store<Ctx>) -> Result<T, CallError> + Send,
+    ) -> (Result<T, Ending>, Evidence) {
         // WASI's host functions block inside a tokio runtime of their own, which must not happen on a thread that is
         // already inside one.
         let own_thread = wasi.is_some();
@@ -187,10 +211,10 @@ impl<W: World> Loaded<W> {
             store.data_mut().begin(asked);
             return self.call_in(store, limits, |store| export(&instance, store));
         }
-        let nothing = |error| (Err(error), Evidence::default());
+        let nothing = |what: String| (Err(Ending::Engine(what)), Evidence::default());
         let store = match self.store(Ctx::new(asked, limits, wasi), limits) {
             Ok(store) => store,
-            Err(error) => return nothing(error),
+            Err(error) => return nothing(cause(&error).0),
         };
         let export = |store: &mut Store<Ctx>| {
             let instance = W::instantiate(&self.policy, &mut *store).map_err(CallError::Ended)?;
@@ -203,12 +227,9 @@ impl<W: World> Loaded<W> {
             let called = std::thread::Builder::new().spawn_scoped(scope, || self.call_in(store, limits, export));
             match called.map(std::thread::ScopedJoinHandle::join) {
                 Ok(Ok(outcome)) => outcome,
-                Ok(Err(_panic)) => nothing(self.engine_error("a host function panicked")),
+                Ok(Err(_panic)) => nothing("a host function panicked".to_owned()),
                 // Memory, or a process number; the kernel does not say which.
-                Err(error) => nothing(PolicyError::HostMemory {
-                    what: format!("start a thread for policy {:?}", self.name),
-                    source: Cause(error.to_string()),
-                }),
+                Err(error) => (Err(Ending::HostMemory(error.to_string())), Evidence::default()),
             }
         })
     }
@@ -218,26 +239,11 @@ impl<W: World> Loaded<W> {
         mut store: Store<Ctx>,
         limits: &Limits,
         export: impl FnOnce(&mut Store<Ctx>) -> Result<T, CallError>,
-    ) -> (Result<T, PolicyError>, Evidence) {
+    ) -> (Result<T, Ending>, Evidence) {
         let value = export(&mut store);
-        let ended = self.ended(&mut store, limits, value);
+        let ended = ended(&mut store, limits, value);
         *self.spent.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
         ended
-    }
-
-    /// What a call came to, and what it left behind.
-    fn ended<T>(
-        &self,
-        store: &mut Store<Ctx>,
-        limits: &Limits,
-        value: Result<T, CallError>,
-    ) -> (Result<T, PolicyError>, Evidence) {
-        let value = value.map_err(|error| ended::explain(&self.name, store.data_mut(), limits, error));
-        // Every store of ours counts fuel.
-        let left = store.get_fuel().unwrap_or_default();
-        let evidence = store.data_mut().evidence(left);
-        store.data_mut().close_ledger();
-        (value, evidence)
     }
 
     /// A call whose outcome may be a refusal, with all that belongs to its record.
@@ -255,10 +261,10 @@ impl<W: World> Loaded<W> {
         problems.into_iter().map(|problem| Problem { at: text(&problem.at), message: text(&problem.message) }).collect()
     }
 
-    fn store(&self, ctx: Ctx, limits: &Limits) -> Result<Store<Ctx>, PolicyError> {
+    fn store(&self, ctx: Ctx, limits: &Limits) -> wasmtime::Result<Store<Ctx>> {
         let mut store = Store::new(&self.engine, ctx);
         store.limiter(|ctx| ctx);
-        store.set_fuel(limits.fuel).map_err(|error| PolicyError::Engine { source: cause(&error) })?;
+        store.set_fuel(limits.fuel)?;
         store.set_hostcall_fuel(limits.call_bytes);
         store.set_max_component_handles(limits.handles);
         // Whatever the guest calls, WASI included, the clock is looked at on the way in and out.
@@ -272,6 +278,16 @@ impl<W: World> Loaded<W> {
     fn engine_error(&self, what: &str) -> PolicyError {
         PolicyError::Engine { source: Cause(format!("policy {:?}: {what}", self.name)) }
     }
+}
+
+/// What a call came to, and what it left behind.
+fn ended<T>(store: &mut Store<Ctx>, limits: &Limits, value: Result<T, CallError>) -> (Result<T, Ending>, Evidence) {
+    let value = value.map_err(|error| ended::explain(store.data_mut(), limits, error));
+    // Every store of ours counts fuel.
+    let left = store.get_fuel().unwrap_or_default();
+    let evidence = store.data_mut().evidence(left);
+    store.data_mut().close_ledger();
+    (value, evidence)
 }
 
 impl<W: World> std::fmt::Debug for Loaded<W> {

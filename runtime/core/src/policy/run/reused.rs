@@ -29,9 +29,11 @@ impl<W: World> Loaded<W> {
         if !self.imports.wasi.is_empty() {
             return Err(self.engine_error("it imports WASI, so every call needs an instance of its own"));
         }
-        let mut store = self.store(Ctx::new(Asked::nothing(), limits, None), limits)?;
+        let made = self.store(Ctx::new(Asked::nothing(), limits, None), limits);
+        let mut store = made.map_err(|error| self.engine_error(&cause(&error).0))?;
         let made = W::instantiate(&self.policy, &mut store).map_err(CallError::Ended);
-        let instance = made.map_err(|error| super::ended::explain(&self.name, store.data_mut(), limits, error))?;
+        let ending = |error| super::ended::explain(store.data_mut(), limits, error).of(&self.name, limits);
+        let instance = made.map_err(ending)?;
         Ok(Reused { policy: self, limits: limits.clone(), store, instance })
     }
 }
@@ -49,7 +51,8 @@ impl<W: World> Reused<'_, W> {
         }
         self.store.data_mut().begin(asked);
         let value = export(&self.instance, &mut self.store);
-        self.policy.ended(&mut self.store, &self.limits, value)
+        let (value, evidence) = super::ended(&mut self.store, &self.limits, value);
+        (value.map_err(|ending| ending.of(&self.policy.name, &self.limits)), evidence)
     }
 }
 

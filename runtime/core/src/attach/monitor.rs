@@ -1,0 +1,229 @@
+//! The policy that a network only watches: it gets the request that the deciding policy got, and what it would have decided is
+//! recorded beside the decision, with what is different. Nothing of it is ever applied.
+//!
+//! ```text
+//!  ADD: gather --prepare(snapshot)--> decide --> claim --> apply --> result is printed --> observe: ask, compare, record
+//! ```
+//! Invariants: until the result is printed, a network with a monitor costs one more read-only opening of the ledger, and one
+//! without costs nothing; the monitored policy is asked about the ledger as it was when the deciding one was; whatever it
+//! does, and whatever fails here, is at most a line of the record.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use weft_host_abi::types::{ClaimInfo, Decision, LastClaim, LedgerView, Range, Request, Usage};
+
+use super::call::Call;
+use super::compared::{MonitorTrace, Outcome, differences};
+use super::decide::judge;
+use super::error::AttachError;
+use super::failures;
+use super::node::{Context, Node, Policies, Watch};
+use super::policies::{grants, ipam, limits, reference_of};
+use super::trace::{Attempt, Trace, Traces};
+use crate::agent::counters;
+use crate::ledger::remote::{RemoteView, Runs};
+use crate::policy::{Called, CompileAsk, CompileError, Exchanges, Ipam, Loaded, ReplayLedger};
+use crate::store::NodeStore;
+
+/// An ADD in a network with a monitor: what its policy was asked, and what came of it.
+pub(super) struct Watched {
+    call: Call,
+    request: Request,
+    /// The ledger when the policy was asked.
+    view: Option<Box<dyn LedgerView + Send>>,
+    active: Active,
+}
+
+/// What the deciding policy did.
+enum Active {
+    Unknown,
+    Decided(Box<Trace>),
+    Failed { attempt: Box<Attempt>, error: String, record: Option<PathBuf> },
+}
+
+/// Takes the ledger's snapshot for a network that has a monitor.
+pub(super) fn prepare(context: &Context, call: &Call, request: &Request, others: &Runs) -> Option<Watched> {
+    call.network.monitor.as_ref()?;
+    let view = snapshot(context, call, request, others);
+    Some(Watched { call: call.clone(), request: request.clone(), view, active: Active::Unknown })
+}
+
+fn snapshot(context: &Context, call: &Call, request: &Request, others: &Runs) -> Option<Box<dyn LedgerView + Send>> {
+    let store = NodeStore::open_read_only(&context.state_dir).ok().flatten()?;
+    let view = store.view(&ipam(call).ok()?.scope, request.now).ok()?;
+    // A snapshot begins with its first question.
+    view.held_by("").ok()?;
+    if *others == Runs::default() {
+        return Some(Box::new(view));
+    }
+    Some(Box::new(RemoteView::new(view, others.clone())))
+}
+
+// === impl Watched ===
+
+impl Watch for Watched {
+    fn failed(&mut self, attempt: Option<&Attempt>, error: String, record: Option<PathBuf>) {
+        if let Some(attempt) = attempt {
+            self.active = Active::Failed { attempt: Box::new(attempt.clone()), error, record };
+        }
+    }
+
+    fn observe(self: Box<Self>, node: &mut Node<'_>) {
+        observe_one(*self, node);
+    }
+}
+
+impl Watched {
+    /// With the decision that was claimed.
+    pub(super) fn decided(&mut self, trace: Trace) {
+        self.active = Active::Decided(Box::new(trace));
+    }
+
+    /// Asks the monitored policy.
+    fn ask(&mut self, context: &Context, policies: &Policies, recorded: Exchanges) -> Option<MonitorTrace> {
+        let kind = &self.call.network.monitor.as_ref()?.kind;
+        let began = std::time::Instant::now();
+        let mut trace = MonitorTrace {
+            policy: kind.policy().unwrap_or_default().to_owned(),
+            digest: String::new(),
+            outcome: Outcome::Failed(String::new()),
+            differences: Vec::new(),
+            fuel: 0,
+            host_calls: 0,
+            micros: 0,
+            ledger: Exchanges::default(),
+        };
+        // A compiler would make the process wait: `weftctl policy compile`, and the agent, come before.
+        let declined =
+            |_ask: &CompileAsk<'_>| Err(CompileError::Failed("a monitor does not wait for a compiler".to_owned()));
+        let loaded: Result<Loaded<Ipam>, AttachError> = reference_of(kind).and_then(|reference| {
+            Ok(policies.get()?.load(&reference, &grants(context, &self.call.network), &declined)?)
+        });
+        match loaded {
+            Err(error) => trace.outcome = Outcome::Failed(error.chain()),
+            Ok(policy) => {
+                let ledger = Box::new(AsItWas { recorded: ReplayLedger::new(recorded), view: self.view.take() });
+                let Called { outcome, evidence, digest, .. } =
+                    policy.allocate(&self.request, ledger, &limits(&self.call.network));
+                let judged = judge(&self.call, policy.name(), &self.request, None, outcome);
+                trace.outcome = outcome_of(judged.map(|(decision, _verified, _gateways)| decision));
+                (trace.digest, trace.fuel, trace.host_calls) = (digest, evidence.fuel, evidence.calls);
+                trace.ledger = evidence.ledger;
+                context.discard(policy);
+            }
+        }
+        trace.micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        Some(trace)
+    }
+}
+
+/// Asks the monitored policies of a process's ADDs, and writes down what they would have done. To be called when the results
+/// are printed.
+pub fn observe(node: &mut Node<'_>) {
+    for watched in std::mem::take(&mut node.watched) {
+        watched.observe(node);
+    }
+}
+
+fn observe_one(mut watched: Watched, node: &mut Node<'_>) {
+    let (context, policies) = (node.context, node.policies.clone());
+    let active = std::mem::replace(&mut watched.active, Active::Unknown);
+    let (recorded, outcome, policy) = match &active {
+        Active::Unknown => return,
+        Active::Decided(trace) => (trace.ledger.clone(), outcome_in(trace), trace.policy.clone()),
+        Active::Failed { attempt, error, .. } => {
+            let outcome = attempt.denial.clone().map_or_else(|| Outcome::Failed(error.clone()), Outcome::Denied);
+            (attempt.ledger.clone(), outcome, attempt.policy.clone())
+        }
+    };
+    let Some(mut trace) = watched.ask(context, &policies, recorded) else { return };
+    trace.differences = differences(&outcome, &trace.outcome);
+    let network = &watched.call.network.name;
+    let state = &context.state_dir;
+    counters::count_policy(state, network, &policy, "active", outcome.name());
+    counters::count_policy(state, network, &trace.policy, "monitor", trace.outcome.name());
+    counters::count_policy(state, network, &trace.policy, "compared", trace.verdict());
+    match active {
+        Active::Decided(_) => keep(node, &watched.call, trace),
+        Active::Failed { record: Some(record), .. } => failures::add_monitor(&record, trace),
+        Active::Failed { record: None, .. } | Active::Unknown => {}
+    }
+}
+
+/// Adds it to the journal entry's trace. An entry that a DEL has removed meanwhile needs none.
+fn keep(node: &mut Node<'_>, call: &Call, trace: MonitorTrace) {
+    let key = call.key();
+    let Ok(store) = node.store() else { return };
+    let Ok(Some(entry)) = store.entry(&key) else { return };
+    let mut record = entry.record;
+    let Ok(mut traces) = Traces::parse(&record.trace) else { return };
+    traces.monitor = Some(trace);
+    if let Ok(text) = traces.to_text() {
+        record.trace = text;
+        store.update_record(&key, &record).ok();
+    }
+}
+
+/// A decision as it was judged.
+fn outcome_of(judged: Result<Decision, AttachError>) -> Outcome {
+    match judged {
+        Ok(decision) => Outcome::Decided {
+            candidates: decision.addresses.into_iter().map(|wanted| wanted.candidates).collect(),
+            routes: decision.routes,
+            dns: decision.dns,
+            release: decision.release,
+            reason: decision.reason,
+        },
+        Err(AttachError::Denied { denial, .. }) => Outcome::Denied(denial),
+        Err(error) => Outcome::Failed(error.chain()),
+    }
+}
+
+/// A decision as it was recorded.
+fn outcome_in(trace: &Trace) -> Outcome {
+    Outcome::Decided {
+        candidates: trace.candidates.clone(),
+        routes: trace.routes.clone(),
+        dns: trace.dns.clone(),
+        release: trace.release.clone(),
+        reason: trace.reason.clone(),
+    }
+}
+
+/// The ledger when the deciding policy was asked: the answers that it got, and for other questions the snapshot.
+struct AsItWas {
+    recorded: ReplayLedger,
+    view: Option<Box<dyn LedgerView + Send>>,
+}
+
+impl AsItWas {
+    fn ask<T>(&self, question: impl Fn(&dyn LedgerView) -> Result<T, String>) -> Result<T, String> {
+        match (question(&self.recorded), &self.view) {
+            (Err(_unknown), Some(view)) => question(view.as_ref()),
+            (recorded, _) => recorded,
+        }
+    }
+}
+
+impl LedgerView for AsItWas {
+    fn claimed_by(&self, address: IpAddr) -> Result<Option<ClaimInfo>, String> {
+        self.ask(|ledger| ledger.claimed_by(address))
+    }
+
+    fn next_free(&self, range: &Range, from: IpAddr) -> Result<Option<IpAddr>, String> {
+        self.ask(|ledger| ledger.next_free(range, from))
+    }
+
+    fn usage(&self, range: &Range) -> Result<Usage, String> {
+        self.ask(|ledger| ledger.usage(range))
+    }
+
+    fn last_claimed(&self, range: &Range) -> Result<Option<LastClaim>, String> {
+        self.ask(|ledger| ledger.last_claimed(range))
+    }
+
+    fn held_by(&self, owner: &str) -> Result<Vec<ClaimInfo>, String> {
+        self.ask(|ledger| ledger.held_by(owner))
+    }
+}

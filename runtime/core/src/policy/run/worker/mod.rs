@@ -1,0 +1,396 @@
+//! A call in a process of its own, so that a fault of the engine is not root's: a copy of this process that gives up
+//! everything (`confine.rs`), calls the policy, and answers over a socket. The ledger stays here; the worker asks for what the
+//! policy asks for.
+//!
+//! ```text
+//!  this process                                worker
+//!   fork ------------------------------------>  close everything, confine, call
+//!   <- question / answer ->                      ledger view
+//!   <- Done{value or Ending, cost, log}          ends
+//! ```
+//! Invariants: the process is copied while it has one thread, so that no lock of another one is held for ever in the copy; the
+//! worker keeps no descriptor but its socket and the policy's code, and no memory that is shared with this process; it never returns into the
+//! caller's code; what it says is bounded, counted and cleaned here, for it may be the policy that speaks; it is gone when
+//! `call` returns.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, getpid};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use weft_host_abi::types::{ClaimInfo, LastClaim, LedgerView, Pod, Range, Usage};
+
+use super::ctx::Asked;
+use super::ended::Ending;
+use super::{Evidence, Exchange, Exchanges, Limits, LogLine};
+use crate::policy::confine::{Work, confine};
+use crate::policy::text::clean;
+
+/// Bytes of a frame beside what the policy handed over.
+const FRAME_OVERHEAD: usize = 64 << 10;
+
+/// Units of fuel that the slowest machine gets through in a second.
+const FUEL_PER_SECOND: u64 = 20_000_000;
+
+/// How long other threads of this process may take to end.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a worker says.
+#[derive(Debug, Serialize, Deserialize)]
+enum Said<T> {
+    Ask(Question),
+    Done { value: Result<T, Ending>, fuel: u64, memory: usize, calls: u32, log: Vec<LogLine> },
+}
+
+/// A question to the ledger.
+#[derive(Debug, Serialize, Deserialize)]
+enum Question {
+    ClaimedBy(IpAddr),
+    NextFree(Range, IpAddr),
+    Usage(Range),
+    LastClaimed(Range),
+    HeldBy(String),
+}
+
+/// Makes a call in a worker; `run` is what it does there. `code` is the file (device and inode) with the policy's compiled code, which
+/// the engine maps once more for each instance: the worker keeps that open, for reading.
+pub(super) fn call<T: Serialize + DeserializeOwned>(
+    asked: Asked,
+    limits: &Limits,
+    code: (u64, u64),
+    run: impl FnOnce(Asked) -> (Result<T, Ending>, Evidence),
+) -> (Result<T, Ending>, Evidence) {
+    match start(asked, code, run) {
+        Ok(worker) => worker.answer(limits),
+        Err(what) => (Err(Ending::Engine(what)), Evidence::default()),
+    }
+}
+
+/// A worker at work.
+struct Worker {
+    pid: Pid,
+    socket: UnixStream,
+    ledger: Box<dyn LedgerView + Send>,
+}
+
+#[expect(unsafe_code, reason = "a copy of a process can be made in no other way")]
+fn start<T: Serialize>(
+    asked: Asked,
+    code: (u64, u64),
+    run: impl FnOnce(Asked) -> (Result<T, Ending>, Evidence),
+) -> Result<Worker, String> {
+    let cannot = |error: std::io::Error| format!("cannot start its worker: {error}");
+    let (socket, theirs) = UnixStream::pair().map_err(cannot)?;
+    let parent = getpid();
+    wait_until_alone()?;
+    // SAFETY: this thread is the only one of its process, by the wait above, and only it could start another. So no lock is
+    // held in the copy but by this thread, which is here and holds none: memory can be allocated, and all of the library can
+    // be used. The copy ends in `work`, without returning to a caller whose things (the store among them) are not its own.
+    match unsafe { fork() }.map_err(|errno| cannot(errno.into()))? {
+        ForkResult::Parent { child } => Ok(Worker { pid: child, socket, ledger: asked.ledger }),
+        ForkResult::Child => work(OwnedFd::from(theirs).into(), code, (parent, asked.pod), run),
+    }
+}
+
+/// Waits for the end of helpers whose work is done already.
+fn wait_until_alone() -> Result<(), String> {
+    let began = Instant::now();
+    loop {
+        // The directory has an entry for each thread, and counts them as links, beside the two that each directory has.
+        match std::fs::metadata("/proc/self/task").map(|tasks| tasks.nlink()) {
+            Ok(3) => return Ok(()),
+            Ok(_more) if began.elapsed() < PATIENCE => std::thread::sleep(Duration::from_micros(20)),
+            Ok(more) => return Err(format!("cannot start its worker: {} threads do not end", more.saturating_sub(3))),
+            Err(error) => return Err(format!("cannot start its worker: cannot count threads: {error}")),
+        }
+    }
+}
+
+/// The worker's life.
+#[expect(unsafe_code, reason = "ends the process as it is")]
+fn work<T: Serialize>(
+    socket: File,
+    code: (u64, u64),
+    (parent, pod): (Pid, Option<Pod>),
+    run: impl FnOnce(Asked) -> (Result<T, Ending>, Evidence),
+) -> ! {
+    // As a file, it is read and written by the calls that the filter allows.
+    let socket = Arc::new(socket);
+    let body = || {
+        let confined = leave_all_behind(socket.as_raw_fd(), code)
+            .and_then(|()| confine(Work::Run, parent).map_err(|cause| cause.0));
+        let (value, evidence) = match confined {
+            Ok(()) => run(Asked::new(Box::new(FarLedger(socket.clone())), pod.as_ref())),
+            Err(what) => (Err(Ending::Engine(format!("its worker is not safe: {what}"))), Evidence::default()),
+        };
+        let Evidence { fuel, memory, calls, log, ledger: _ } = evidence;
+        // Where nobody reads it, nobody waits.
+        write_frame(socket.as_ref(), &Said::Done { value, fuel, memory, calls, log }).ok();
+    };
+    // Whoever waits sees the socket close.
+    catch_unwind(AssertUnwindSafe(body)).ok();
+    // SAFETY: takes a number and does not return. Destructors and handlers of the copied process must not run here.
+    unsafe { libc::_exit(0) }
+}
+
+/// Closes all descriptors but its socket and the policy's code, and lets go of memory that is shared with the process this is a copy
+/// of: the ledger's index, above all, which the copy could write to.
+fn leave_all_behind(socket: RawFd, code: (u64, u64)) -> Result<(), String> {
+    let cannot = |what: &'static str| move |error: std::io::Error| format!("cannot {what}: {error}");
+    for (start, length) in shared_memory().map_err(cannot("tell what memory is shared"))? {
+        unmap(start, length).map_err(|errno| format!("cannot unmap shared memory: {errno}"))?;
+    }
+    let mut kept = code_files(code).map_err(cannot("tell what is open"))?;
+    kept.push(u32::try_from(socket).map_err(|_negative| "no socket".to_owned())?);
+    kept.sort_unstable();
+    let mut next = 0;
+    for fd in kept {
+        if next < fd {
+            close_range(next, fd - 1).map_err(|errno| format!("cannot close what is open: {errno}"))?;
+        }
+        next = fd.saturating_add(1);
+    }
+    close_range(next, u32::MAX).map_err(|errno| format!("cannot close what is open: {errno}"))
+}
+
+/// Descriptors of the policy's code that can be read only.
+fn code_files(code: (u64, u64)) -> std::io::Result<Vec<u32>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // The link's own mode says how it is open. What was closed meanwhile (the directory) is none.
+        let Ok(link) = entry.metadata() else { continue };
+        let is_code = std::fs::metadata(entry.path()).is_ok_and(|file| (file.dev(), file.ino()) == code);
+        if is_code && link.mode() & 0o200 == 0 {
+            files.push(fd);
+        }
+    }
+    Ok(files)
+}
+
+/// Start and length of each mapping that is shared.
+fn shared_memory() -> std::io::Result<Vec<(usize, usize)>> {
+    let maps = std::fs::read("/proc/self/maps")?;
+    let odd = || std::io::Error::from(ErrorKind::InvalidData);
+    let mut shared = Vec::new();
+    // Each line begins so: 7f0000000000-7f0000008000 rw-s
+    for line in maps.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let mut words = line.split(|byte| *byte == b' ');
+        let (addresses, rights) = (words.next().ok_or_else(odd)?, words.next().ok_or_else(odd)?);
+        if rights.last() != Some(&b's') {
+            continue;
+        }
+        let text = std::str::from_utf8(addresses).map_err(|_not_ascii| odd())?;
+        let (start, end) = text.split_once('-').ok_or_else(odd)?;
+        let number = |text: &str| usize::from_str_radix(text, 16).map_err(|_no_number| odd());
+        let (start, end) = (number(start)?, number(end)?);
+        shared.push((start, end.checked_sub(start).ok_or_else(odd)?));
+    }
+    Ok(shared)
+}
+
+#[expect(unsafe_code, reason = "memory goes that others in this process have addresses of")]
+fn unmap(start: usize, length: usize) -> Result<(), Errno> {
+    // SAFETY: shared mappings here are SQLite's (its index and its file). The worker never uses the store again: it has no
+    // ledger but `FarLedger`, drops nothing of the caller's, and ends in `_exit`. Code and data of the program and of
+    // policies are mapped privately.
+    Errno::result(unsafe { libc::munmap(std::ptr::without_provenance_mut(start), length) }).map(drop)
+}
+
+#[expect(unsafe_code, reason = "descriptors go that others in this process own")]
+fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+    // SAFETY: takes three numbers. Owners of the descriptors are not used again, as above.
+    let closed = Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) });
+    match closed {
+        // Before Linux 5.9: one after the other, as far as there can be any.
+        Err(Errno::ENOSYS) => {
+            let (most, _hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+            let end = last.min(u32::try_from(most).unwrap_or(u32::MAX));
+            for fd in first..=end {
+                // SAFETY: as above. What is not open stays so.
+                unsafe { libc::close(i32::try_from(fd).unwrap_or(-1)) };
+            }
+            Ok(())
+        }
+        closed => closed.map(drop),
+    }
+}
+
+/// The ledger as the worker has it.
+struct FarLedger(Arc<File>);
+
+impl FarLedger {
+    fn ask<T>(&self, question: Question, answer: impl FnOnce(Exchange) -> Option<T>) -> Result<T, String> {
+        let cannot = |error: std::io::Error| format!("the worker cannot ask: {error}");
+        write_frame(self.0.as_ref(), &Said::<()>::Ask(question)).map_err(cannot)?;
+        let answered: Result<Exchange, String> = read_frame(self.0.as_ref(), usize::MAX).map_err(cannot)?;
+        answer(answered?).ok_or_else(|| "an answer to another question".to_owned())
+    }
+}
+
+impl LedgerView for FarLedger {
+    fn claimed_by(&self, address: IpAddr) -> Result<Option<ClaimInfo>, String> {
+        self.ask(Question::ClaimedBy(address), |exchange| match exchange {
+            Exchange::ClaimedBy { answer, .. } => Some(answer),
+            _ => None,
+        })
+    }
+
+    fn next_free(&self, range: &Range, from: IpAddr) -> Result<Option<IpAddr>, String> {
+        self.ask(Question::NextFree(range.clone(), from), |exchange| match exchange {
+            Exchange::NextFree { answer, .. } => Some(answer),
+            _ => None,
+        })
+    }
+
+    fn usage(&self, range: &Range) -> Result<Usage, String> {
+        self.ask(Question::Usage(range.clone()), |exchange| match exchange {
+            Exchange::Usage { answer, .. } => Some(answer),
+            _ => None,
+        })
+    }
+
+    fn last_claimed(&self, range: &Range) -> Result<Option<LastClaim>, String> {
+        self.ask(Question::LastClaimed(range.clone()), |exchange| match exchange {
+            Exchange::LastClaimed { answer, .. } => Some(answer),
+            _ => None,
+        })
+    }
+
+    fn held_by(&self, owner: &str) -> Result<Vec<ClaimInfo>, String> {
+        self.ask(Question::HeldBy(owner.to_owned()), |exchange| match exchange {
+            Exchange::HeldBy { answer, .. } => Some(answer),
+            _ => None,
+        })
+    }
+}
+
+// === impl Question ===
+
+impl Question {
+    fn put_to(self, ledger: &dyn LedgerView) -> Result<Exchange, String> {
+        Ok(match self {
+            Self::ClaimedBy(address) => Exchange::ClaimedBy { answer: ledger.claimed_by(address)?, address },
+            Self::NextFree(range, from) => Exchange::NextFree { answer: ledger.next_free(&range, from)?, range, from },
+            Self::Usage(range) => Exchange::Usage { answer: ledger.usage(&range)?, range },
+            Self::LastClaimed(range) => Exchange::LastClaimed { answer: ledger.last_claimed(&range)?, range },
+            Self::HeldBy(owner) => Exchange::HeldBy { answer: ledger.held_by(&owner)?, owner },
+        })
+    }
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// Answers its questions until it is done, and ends it.
+    fn answer<T: DeserializeOwned>(self, limits: &Limits) -> (Result<T, Ending>, Evidence) {
+        // The worker itself ends a policy by its fuel and its deadline; this is for one that is no longer itself.
+        let patience = limits.deadline + Duration::from_secs(2 + limits.fuel / FUEL_PER_SECOND);
+        let mut exchanges = Exchanges::default();
+        let served = self.serve(limits, Instant::now() + patience, &mut exchanges);
+        let status = self.end();
+        let evidence = |fuel, memory, calls, log| Evidence { fuel, memory, calls, log, ledger: exchanges };
+        match served {
+            Ok(Said::Done { value, fuel, memory, calls, log }) => {
+                let value = value.map_err(|ending| ending.shown(limits));
+                let memory = memory.min(limits.memory.saturating_mul(limits.memories));
+                (
+                    value,
+                    evidence(
+                        fuel.min(limits.fuel),
+                        memory,
+                        calls.min(limits.calls.saturating_add(1)),
+                        tidy(log, limits),
+                    ),
+                )
+            }
+            Ok(Said::Ask(_)) => (Err(Ending::Calls), evidence(0, 0, limits.calls, Vec::new())),
+            Err(what) => (Err(Ending::Worker(format!("{what}{status}"))), evidence(0, 0, 0, Vec::new())),
+        }
+    }
+
+    /// The worker's last word: what came of the call, or a question too many.
+    fn serve<T: DeserializeOwned>(
+        &self,
+        limits: &Limits,
+        deadline: Instant,
+        exchanges: &mut Exchanges,
+    ) -> Result<Said<T>, String> {
+        let most = limits.call_bytes.saturating_mul(6).saturating_add(FRAME_OVERHEAD);
+        let lost = |error: std::io::Error| match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => "it does not answer".to_owned(),
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+                "it ended without an answer".to_owned()
+            }
+            _ => format!("it does not answer as a worker does ({})", clean(&error.to_string(), limits.text_bytes)),
+        };
+        for asked in 0_u32.. {
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_micros(1));
+            self.socket.set_read_timeout(Some(left)).map_err(lost)?;
+            self.socket.set_write_timeout(Some(left)).map_err(lost)?;
+            let question = match read_frame(&self.socket, most).map_err(lost)? {
+                Said::Ask(question) if asked < limits.calls => question,
+                last => return Ok(last),
+            };
+            let answer = question.put_to(self.ledger.as_ref());
+            write_frame(&self.socket, &answer).map_err(lost)?;
+            if let Ok(exchange) = answer {
+                exchanges.record(exchange);
+            }
+        }
+        Err("it asks for ever".to_owned())
+    }
+
+    /// Ends the worker, if it has not ended, and says how it did where that is worth it.
+    fn end(&self) -> String {
+        kill(self.pid, Signal::SIGKILL).ok();
+        match waitpid(self.pid, None) {
+            Ok(WaitStatus::Signaled(_, signal, _)) if signal != Signal::SIGKILL => format!(" ({signal})"),
+            _ => String::new(),
+        }
+    }
+}
+
+/// A log as another process said it, made fit to be shown.
+fn tidy(log: Vec<LogLine>, limits: &Limits) -> Vec<LogLine> {
+    let lines = log.into_iter().take(limits.log_lines.saturating_add(1));
+    lines.map(|line| LogLine { text: clean(&line.text, limits.text_bytes), ..line }).collect()
+}
+
+/// Writes a length of four bytes and as much JSON.
+fn write_frame<T: Serialize>(mut to: impl Write, value: &T) -> std::io::Result<()> {
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, value)?;
+    let length = u32::try_from(frame.len() - 4).map_err(|_too_long| std::io::Error::from(ErrorKind::FileTooLarge))?;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    to.write_all(&frame)
+}
+
+/// Reads a frame of at most so many bytes.
+fn read_frame<T: DeserializeOwned>(mut from: impl Read, most: usize) -> std::io::Result<T> {
+    let mut length = [0; 4];
+    from.read_exact(&mut length)?;
+    let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+    if length > most {
+        return Err(std::io::Error::other(format!("{length} bytes at once")));
+    }
+    let mut frame = vec![0; length];
+    from.read_exact(&mut frame)?;
+    Ok(serde_json::from_slice(&frame)?)
+}
+
+#[cfg(test)]
+mod tests;

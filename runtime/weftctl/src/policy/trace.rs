@@ -1,0 +1,223 @@
+//! `weftctl policy trace export`: recorded policy calls as cases for `weftctl policy test`.
+//!
+//! Invariant: what is written replays. A case without names expects what the policy decides without them, and where the policy
+//! cannot decide that from what was recorded, there is no case.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+use weft_core::attach::Asked;
+use weft_core::policy::{Exchange, PolicyStore};
+
+use super::replay::{self, Case};
+use crate::output::Output;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TraceCommand {
+    /// Write recorded calls as test cases.
+    Export(ExportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// A file with traces (from `explain --json`), or a container id or its beginning; an empty one is all.
+    trace: String,
+    /// Where to write: a project's `cases`. Made if need be.
+    #[arg(long, value_name = "DIR", default_value = "cases")]
+    out: PathBuf,
+    /// Replace names of pods, namespaces, nodes and containers, and what annotations say. Labels and addresses stay: policies
+    /// decide by them.
+    #[arg(long)]
+    redact: bool,
+}
+
+pub(super) fn run(command: &TraceCommand, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let TraceCommand::Export(args) = command;
+    let cases = replay::cases(&args.trace, state)?;
+    if cases.is_empty() {
+        bail!("no recorded policy call matches {:?}; `weftctl ledger ls` shows what attachments there are", args.trace);
+    }
+    fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
+    let store = PolicyStore::new(state)?;
+    let mut names = Names::default();
+    let (mut written, mut left_out) = (Vec::new(), Vec::new());
+    for (at, mut case) in cases.into_iter().enumerate() {
+        let mut about = format!("decided by {}", case.policy);
+        if args.redact {
+            about = format!("{about}, names replaced");
+            names.redact(&mut case)?;
+            match replay::again(&store, &case, state) {
+                // The ledger was never asked what the policy would now ask.
+                Ok(now) if now.contains_key("error") => {
+                    left_out.push(format!("call {at}: without its names the policy asks the ledger something else"));
+                    continue;
+                }
+                Ok(now) => case.recorded = now,
+                Err(error) => {
+                    left_out.push(format!("call {at}: {error:#}"));
+                    continue;
+                }
+            }
+        }
+        let path = args.out.join(format!("{}.json", name_of(&case)));
+        let document = document(&case, &about);
+        let text = serde_json::to_string_pretty(&document).context("cannot encode the case")?;
+        // One that is there may have been edited.
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&path);
+        let file = file.as_mut().map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?;
+        std::io::Write::write_all(file, format!("{text}\n").as_bytes())?;
+        written.push(path.display().to_string());
+    }
+    left_out.iter().for_each(|line| output.note(&format!("left out: {line}")));
+    output.lines(&json!({ "written": written, "leftOut": left_out }), &written)?;
+    Ok(if written.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The case's file, as `policy test` reads it.
+fn document(case: &Case, about: &str) -> Value {
+    let recorded = json!({ "asked": case.asked, "ledger": case.ledger });
+    match expectation(&case.recorded) {
+        Some(expect) => json!({ "about": about, "recorded": recorded, "expect": expect }),
+        // What it was is not known well enough; `policy test --update` finds out.
+        None => json!({ "about": about, "recorded": recorded }),
+    }
+}
+
+/// What came of the call, in a case's terms.
+fn expectation(outcome: &Map<String, Value>) -> Option<Value> {
+    if let Some(candidates) = outcome.get("candidates").and_then(Value::as_array) {
+        let first: Vec<_> = candidates.iter().map(|list| list.get(0).cloned().unwrap_or_default()).collect();
+        return Some(json!({ "addresses": first, "release": outcome.get("release") }));
+    }
+    if let Some(delegate) = outcome.get("delegate") {
+        let listed = outcome.get("settings").and_then(Value::as_array).into_iter().flatten();
+        let settings: Map<String, Value> =
+            listed.filter_map(|one| Some((one.get("key")?.as_str()?.to_owned(), one.get("value")?.clone()))).collect();
+        return Some(json!({ "delegate": delegate, "settings": settings }));
+    }
+    let denial = outcome.get("denial")?.as_object()?;
+    let (kind, message) = denial.iter().next()?;
+    Some(json!({ "denial": kind, "message": message }))
+}
+
+/// A file name that is unique among the cases of a node.
+fn name_of(case: &Case) -> String {
+    let (attachment, kind) = match &case.asked {
+        Asked::Addresses(request) => (&request.attachment, "addresses"),
+        Asked::Delegate(request) => (&request.attachment, "delegate"),
+    };
+    let plain = |text: &str| -> String {
+        text.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).take(64).collect()
+    };
+    format!("{}-{}-{}-{kind}", plain(&attachment.network), plain(&attachment.container_id), plain(&attachment.ifname))
+}
+
+/// Names and what stands for them, the same in all cases of an export.
+#[derive(Debug, Default)]
+struct Names(BTreeMap<String, String>);
+
+// === impl Names ===
+
+impl Names {
+    /// Replaces the names of a case wherever they are in it.
+    fn redact(&mut self, case: &mut Case) -> anyhow::Result<()> {
+        let (attachment, pod, node) = match &mut case.asked {
+            Asked::Addresses(request) => (&request.attachment, &mut request.pod, &request.node),
+            Asked::Delegate(request) => (&request.attachment, &mut request.pod, &request.node),
+        };
+        self.learn("container", &attachment.container_id);
+        self.learn("node", &node.name);
+        if let Some(pod) = pod {
+            self.learn("namespace", &pod.namespace);
+            self.learn("pod", &pod.name);
+            self.learn("uid", &pod.uid);
+            for (_key, value) in &mut pod.annotations {
+                "redacted".clone_into(value);
+            }
+        }
+        for exchange in &case.ledger.recorded {
+            match exchange {
+                Exchange::HeldBy { answer, .. } => answer.iter().for_each(|claim| self.learn("owner", &claim.owner)),
+                Exchange::ClaimedBy { answer: Some(claim), .. } => self.learn("owner", &claim.owner),
+                _ => {}
+            }
+        }
+        case.asked = serde_json::from_value(self.replaced(serde_json::to_value(&case.asked)?))?;
+        case.ledger = serde_json::from_value(self.replaced(serde_json::to_value(&case.ledger)?))?;
+        Ok(())
+    }
+
+    /// Gives a name a stand-in. The ordinal of a StatefulSet's pod stays: policies decide by it.
+    fn learn(&mut self, kind: &str, name: &str) {
+        // A name inside one that is known is replaced with that; short ones would be found in anything.
+        if name.len() < 3 || self.0.contains_key(name) {
+            return;
+        }
+        let ordinal = name.rsplit_once('-').map(|(_, last)| last).filter(|last| last.parse::<u32>().is_ok());
+        let ordinal = ordinal.map(|ordinal| format!("-{ordinal}")).unwrap_or_default();
+        let stand_in = format!("{kind}{}{ordinal}", self.0.len());
+        self.0.insert(name.to_owned(), stand_in);
+    }
+
+    /// A value with all names in its texts replaced; keys, and what the operator wrote in the configuration, stay.
+    fn replaced(&self, value: Value) -> Value {
+        match value {
+            Value::String(text) => Value::String(self.in_text(text)),
+            Value::Array(list) => Value::Array(list.into_iter().map(|value| self.replaced(value)).collect()),
+            Value::Object(map) => {
+                let stays = |key: &str| ["network", "config", "range_sets", "candidates", "labels"].contains(&key);
+                let pairs = map.into_iter().map(|(key, value)| {
+                    let value = if stays(&key) { value } else { self.replaced(value) };
+                    (key, value)
+                });
+                Value::Object(pairs.collect())
+            }
+            other => other,
+        }
+    }
+
+    /// The longest names first: one may be part of another.
+    fn in_text(&self, text: String) -> String {
+        let mut names: Vec<_> = self.0.iter().collect();
+        names.sort_by_key(|(name, _stand_in)| std::cmp::Reverse(name.len()));
+        names.into_iter().fold(text, |text, (name, stand_in)| text.replace(name, stand_in))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_go_and_what_policies_decide_by_stays() {
+        let mut names = Names::default();
+        for (kind, name) in [("pod", "web-2"), ("namespace", "shop"), ("owner", "pod:shop/web-2"), ("uid", "ab")] {
+            names.learn(kind, name);
+        }
+        let value = json!({
+            "pod": { "name": "web-2", "namespace": "shop", "labels": [["app", "shop"]] },
+            "identities": ["pod:shop/web-2", "other:shop"], "config": "{\"for\": \"shop\"}", "now": 3,
+        });
+        let text = names.replaced(value).to_string();
+        assert!(!text.contains("web") && text.matches("shop").count() == 2, "{text}");
+        assert!(text.contains("-2\""), "the ordinal: {text}");
+        assert!(text.contains(r#"["app","shop"]"#), "{text}");
+    }
+
+    #[test]
+    fn outcomes_become_expectations() {
+        let of = |value: Value| expectation(value.as_object().expect("an object"));
+        let decided = json!({ "candidates": [["10.0.0.2/24", "10.0.0.3/24"]], "release": "free", "reason": "x" });
+        assert_eq!(of(decided), Some(json!({ "addresses": ["10.0.0.2/24"], "release": "free" })));
+        let denied = json!({ "denial": { "exhausted": "full" } });
+        assert_eq!(of(denied), Some(json!({ "denial": "exhausted", "message": "full" })));
+        let chosen = json!({ "delegate": "lan", "settings": [{ "key": "mtu", "value": 9000 }] });
+        assert_eq!(of(chosen), Some(json!({ "delegate": "lan", "settings": { "mtu": 9000 } })));
+        assert_eq!(of(json!({ "error": "crashed" })), None);
+    }
+}
