@@ -231,9 +231,10 @@ impl Network {
         };
         self.monitor = MonitorConf::read(ours)?;
         let place = ours.place("monitor");
+        let selects = self.select().is_some();
         match (&mut self.monitor, self.ipam.as_mut().filter(|ipam| ipam.kind.is_policy())) {
             (Some(monitor), Some(ipam)) if monitor.promoted => std::mem::swap(&mut monitor.kind, &mut ipam.kind),
-            (Some(_monitor), None) if self.select.is_none() => {
+            (Some(_monitor), None) if !selects => {
                 let want = "a network whose \"ipam\" is a policy, which it is compared with";
                 return Err(ConfError::BadValue { key: place, value: "{...}".to_owned(), want });
             }

@@ -36,7 +36,7 @@ use super::ctx::Asked;
 use super::ended::Ending;
 use super::{Evidence, Exchange, Exchanges, Limits, LogLine};
 use crate::policy::confine::{Work, confine};
-use crate::policy::text::clean;
+use crate::text::clean;
 
 /// Bytes of a frame beside what the policy handed over.
 const FRAME_OVERHEAD: usize = 64 << 10;
