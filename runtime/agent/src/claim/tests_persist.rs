@@ -84,12 +84,12 @@ async fn an_ipam_claim_that_weft_made_has_one_machine_at_a_time() {
     assert!(matches!(rival().await.unwrap(), Granted::Lost { .. }));
     // Not after a restore either: the claim comes back for the machine that has the link.
     b.drain(LATER).await;
-    reassert(&server, &a.store, &a.identity, 0).await.unwrap();
+    reassert(&server, &a.store, (&a.identity, 0), |_row| true).await.unwrap();
     assert_eq!(server.users(), Some((ClaimState::Active, vec!["ns/web".to_owned()])));
     a.del(&WEB);
     assert_eq!((a.drain(NOW).await, server.users()), (0, Some((ClaimState::Kept, Vec::new()))));
     assert_eq!(rival().await.unwrap(), Granted::All);
-    let lost = reassert(&server, &b.store, &b.identity, 0).await.unwrap();
+    let lost = reassert(&server, &b.store, (&b.identity, 0), |_row| true).await.unwrap();
     assert_eq!((lost.conflicts.len(), server.users().unwrap().1), (0, vec!["ns/other".to_owned()]));
 }
 
