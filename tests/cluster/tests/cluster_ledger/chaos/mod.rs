@@ -268,6 +268,8 @@ fn confs(node: &Node, plan: &Plan, liar: Option<&PathBuf>) -> Vec<Value> {
         conf.as_object_mut().and_then(|conf| conf.remove("bridge"));
         conf["type"] = json!("weft");
         conf["delegate"] = json!({"type": "bridge", "bridge": "storage0"});
+        let ledger = conf["ipam"].as_object_mut().and_then(|ipam| ipam.remove("ledger"));
+        conf["ledger"] = ledger.unwrap_or_default();
         conf["ipam"]["policy"] = json!(format!("file://{}", file.display()));
         conf["ipam"]["lie"] = json!("taken");
         conf

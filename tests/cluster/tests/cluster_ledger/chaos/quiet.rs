@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use weft_kit::dhcp::wait;
 use weft_storm::tally::lock;
@@ -63,12 +63,21 @@ impl Chaos<'_> {
         }
     }
 
-    /// Afterwards ADD and DEL work everywhere, without a second try.
+    /// Afterwards ADD and DEL work everywhere. An agent that has not heard of the thaw says "try again", as it does to the kubelet.
     fn each_node_works(&self) -> Result<()> {
         for node in &self.nodes {
             let node: &Node = &lock(node);
             let pod = Pod::new("last")?;
-            node.add(&pod).with_context(|| format!("ADD on {} when all is quiet", node.name()))?;
+            let mut said = String::new();
+            let added = wait(self.plan.patience, "an ADD when all is quiet", || match node.add(&pod) {
+                Ok(_result) => Ok(true),
+                Err(error) => {
+                    said = format!("{error:#}");
+                    ensure!(said.contains("\"code\": 11"), "ADD on {} when all is quiet: {said}", node.name());
+                    Ok(false)
+                }
+            });
+            added.with_context(|| format!("{}: {said}", node.name()))?;
             node.del(&pod)?;
         }
         let gone = || Ok(self.cluster().claims()?.is_empty());
@@ -82,11 +91,14 @@ impl Chaos<'_> {
         node.add(&pod)?;
         let cluster = self.cluster();
         let claims = cluster.claims()?;
-        let claim = claims.first().context("a claim")?;
-        let value = super::claims::decoded(claim)?.to_string().replace(&node.machine()?, "another-machine");
+        let texts = claims.iter().map(|claim| Ok((claim, super::claims::decoded(claim)?.to_string())));
+        let texts = texts.collect::<Result<Vec<_>>>()?;
+        let (claim, text) = texts.iter().find(|(_claim, text)| text.contains("ns/leaked")).context("a claim")?;
+        let value = text.replace(&node.machine()?, "another-machine");
         let changed = json!({"key": claim["key"], "value": super::claims::encoded(&value)});
         node.del(&pod)?;
-        wait(PATIENCE, "the claim given back", || Ok(cluster.claims()?.is_empty()))?;
+        let is_given_back = || Ok(cluster.claims()?.iter().all(|other| other["key"] != claim["key"]));
+        wait(PATIENCE, "the claim given back", is_given_back)?;
         cluster.put(&changed)
     }
 }
