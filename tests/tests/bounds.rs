@@ -216,6 +216,10 @@ fn killed() -> Result<()> {
 /// `"log"` of node.json: every step in a file, nothing less important than warnings anywhere else.
 fn log_file() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
+    for verb in ["ADD", "DEL"] {
+        let reply = world.call(verb, &Attach::eth0("pod"), &conf())?;
+        ensure!(reply.ok() && reply.stderr.is_empty(), "a call without waits says something: {reply:?}");
+    }
     let file = world.scratch().join("weft.log");
     let node = json!({ "log": { "level": "debug", "file": file } });
     fs::write(world.state().join("node.json"), node.to_string()).context("write node.json")?;

@@ -214,7 +214,7 @@ fn answer<'c>(
     node.logger().about(subject(persona, &environment));
     // Some runtimes ask for the status every few seconds.
     let level = if verb == Verb::Status { Level::Debug } else { Level::Info };
-    node.logger().line(level, &format!("{} begins", verb.name()));
+    node.logger().first(level, &format!("{} begins", verb.name()));
     let (network, answer) = read_and_carry_out(stdin, persona, environment, &mut node, made);
     let code = answer.as_ref().err().map_or(0, |error| error.code);
     conclude(node.logger(), verb, &answer, began.elapsed());
@@ -265,7 +265,7 @@ fn read_and_carry_out(
 fn subject(persona: Persona, environment: &Environment) -> Subject {
     let argument = |key: &str| {
         let pairs = environment.args.split(';').filter_map(|pair| pair.split_once('='));
-        pairs.filter(|(name, _value)| *name == key).last().map(|(_name, value)| value).unwrap_or_default()
+        pairs.rev().find(|(name, _value)| *name == key).map(|(_name, value)| value).unwrap_or_default()
     };
     let pod = match (argument("K8S_POD_NAMESPACE"), argument("K8S_POD_NAME")) {
         ("", "") => String::new(),

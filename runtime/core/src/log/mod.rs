@@ -3,7 +3,7 @@
 //! ```text
 //!  weft: info: ADD begins plugin=weft network=pods container=4f1c... ifname=eth0 pod=shop/web-0
 //! ```
-//! Lines go to stderr, which runtimes keep; where the node says so also to a file or to the journal of systemd
+//! Lines go to stderr, which runtimes keep, the first one together with the second; where the node says so also to a file or to the journal of systemd
 //! ([`Settings`]). Programs that have a person before them ([`Target::Kept`]) take the lines and print them themselves.
 //!
 //! Invariants: a line is one `write(2)` (one datagram for the journal), so that lines of processes at once stay whole; foreign
@@ -46,6 +46,8 @@ pub struct Logger {
     file: Option<LogFile>,
     journal: Option<Journal>,
     subject: RefCell<Subject>,
+    /// What stderr gets before its next line.
+    first: RefCell<String>,
 }
 
 // === impl Logger ===
@@ -54,11 +56,11 @@ impl Logger {
     /// A log. What cannot be opened is said where the log can be written.
     #[must_use]
     pub fn new(target: &Target) -> Self {
-        let subject = RefCell::default();
+        let (subject, first) = (RefCell::default(), RefCell::default());
         let settings = match target {
             Target::Kept => {
                 let kept = Some(RefCell::default());
-                return Self { level: Level::Info, kept, file: None, journal: None, subject };
+                return Self { level: Level::Info, kept, file: None, journal: None, subject, first };
             }
             Target::Written(settings) => settings,
         };
@@ -66,7 +68,7 @@ impl Logger {
         let journal = settings.journal.then(Journal::open);
         let (file, no_file) = split(file);
         let (journal, no_journal) = split(journal);
-        let logger = Self { level: settings.level, kept: None, file, journal, subject };
+        let logger = Self { level: settings.level, kept: None, file, journal, subject, first };
         for problem in settings.problem.iter().cloned().chain(no_file).chain(no_journal) {
             logger.warn(&problem);
         }
@@ -117,8 +119,18 @@ impl Logger {
         self.kept.as_ref().map(RefCell::take).unwrap_or_default()
     }
 
+    /// The first line of a call. On stderr it comes with the next line, such as what the call waits for: like the stock
+    /// plugins, a call that neither waits nor fails says nothing there.
+    pub fn first(&self, level: Level, text: &str) {
+        self.write(level, text, !self.has(Level::Debug));
+    }
+
     /// One line.
     pub fn line(&self, level: Level, text: &str) {
+        self.write(level, text, false);
+    }
+
+    fn write(&self, level: Level, text: &str, is_first: bool) {
         if !self.has(level) {
             return;
         }
@@ -148,8 +160,15 @@ impl Logger {
         if let Some(journal) = &self.journal {
             journal.write(level, &text, &subject);
         }
+        let mut lines = self.first.take();
+        lines.push_str("weft: ");
+        lines.push_str(&line);
+        if is_first {
+            self.first.replace(lines);
+            return;
+        }
         // Where stderr is closed, the exit code still tells.
-        std::io::stderr().write_all(format!("weft: {line}").as_bytes()).ok();
+        std::io::stderr().write_all(lines.as_bytes()).ok();
     }
 }
 
