@@ -218,6 +218,14 @@ impl Network {
             Some(ipam) if ipam.kind.is_policy() => &ipam.object,
             _ => return Ok(()),
         };
+        // A policy of the operator's own may have any key; this one would leave the addresses to the node alone.
+        if persona == Persona::Weft
+            && let Some(ipam) = self.ipam.as_ref().filter(|ipam| ipam.kind.is_policy())
+            && let Some(ledger) = ipam.object.get("ledger")
+        {
+            let want = "beside \"ipam\", at the top of the configuration";
+            return Err(ConfError::BadValue { key: ipam.object.place("ledger"), value: ledger.to_string(), want });
+        }
         if persona != Persona::Weft
             && let Some(error) = ConfError::all(unknown::of_terms(ours))
         {

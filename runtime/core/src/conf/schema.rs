@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::cluster::ledger_keys;
 use super::select::OWN;
-use super::weft::{GRANTS, KEYS, LIMITS};
+use super::weft::{GRANTS, KEYS, LIMITS, MONITOR};
 use crate::cni::Version;
 use crate::{delegate, step};
 
@@ -73,6 +73,7 @@ const TYPES: &[(&str, &str)] = &[
     ("owner", "integer"),
     ("passwordFile", "string"),
     ("pciBusID", "string"),
+    ("policy", "string"),
     ("pool", "string"),
     ("portIsolation", "boolean"),
     ("prefix", "string"),
@@ -80,6 +81,7 @@ const TYPES: &[(&str, &str)] = &[
     ("prevResult", "object"),
     ("promisc", "boolean"),
     ("promiscMode", "boolean"),
+    ("promoted", "boolean"),
     ("routes", "array"),
     ("runtimeConfig", "object"),
     ("selinuxContext", "string"),
@@ -167,6 +169,7 @@ fn weft() -> Value {
         ("ledger", json!({ "$ref": "#/$defs/ledger", "description": "Where claims are kept." })),
         ("limits", object(&LIMITS)),
         ("grants", object(&GRANTS)),
+        ("monitor", object(&MONITOR)),
     ];
     for (key, value) in own {
         schema["properties"][key] = value;
@@ -276,6 +279,7 @@ mod tests {
         "ledger",
         "limits",
         "grants",
+        "monitor",
     ];
 
     #[test]
@@ -283,7 +287,8 @@ mod tests {
         let of_delegates = delegate::kinds().filter_map(delegate::find).flat_map(delegate::Delegate::keys).copied();
         let of_steps = step::kinds().filter_map(step::find).flat_map(step::Step::keys).copied();
         let of_ledgers = ["kubernetes", "etcd"].into_iter().filter_map(ledger_keys).flatten();
-        let all = KEYS.into_iter().chain(LIMITS).chain(GRANTS).chain(OWN).chain(of_delegates).chain(of_steps);
+        let all =
+            KEYS.into_iter().chain(LIMITS).chain(GRANTS).chain(MONITOR).chain(OWN).chain(of_delegates).chain(of_steps);
         let known = |key: &str| DESCRIBED.contains(&key) || TYPES.iter().any(|(name, _kind)| *name == key);
         let untyped: Vec<&str> = all.chain(of_ledgers).filter(|key| !known(key)).collect();
         assert!(untyped.is_empty(), "give these a type in TYPES: {untyped:?}");

@@ -94,6 +94,10 @@ fn a_ledger_is_the_nodes_or_the_clusters() {
     }
     assert_eq!(err(json!({"ledger": {"type": "redis"}})).code(), 7);
     assert_eq!(ok(json!({"ledger": {"type": "node"}})).terms.ledger, LedgerKind::Node);
+    // Where it would be the configuration of a policy, and the addresses the node's alone.
+    let ipam = json!({"type": "wasm", "policy": "file:///p.wasm", "ledger": {"type": "kubernetes"}});
+    let text = err(json!({"ipam": ipam})).to_string();
+    assert!(text.contains("ipam.ledger") && text.contains("at the top"), "{text}");
 }
 
 #[test]
