@@ -82,6 +82,12 @@ impl Sources {
             metrics.add("weft_cni_duration_seconds_sum", Kind::Counter, "Time spent in CNI calls.", &labels, seconds);
             metrics.add("weft_cni_duration_seconds_count", Kind::Counter, "CNI calls.", &labels, large(count));
         }
+        self.monitored(&mut metrics);
+        metrics
+    }
+
+    /// Networks that compare two policies.
+    fn monitored(&self, metrics: &mut Metrics) {
         for ([network, policy, part, answer], count) in self.counters.policies() {
             let labels = [("network", network.as_str()), ("policy", policy.as_str())];
             if part == "compared" {
@@ -94,7 +100,6 @@ impl Sources {
                 metrics.add("weft_policy_decisions_total", Kind::Counter, help, &labels, large(count));
             }
         }
-        metrics
     }
 
     /// Files, and the packet filter.

@@ -186,6 +186,7 @@ fn one_round_trip_has_everything_an_add_needs() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "objects of the API server, written out")]
 fn devices_of_resource_claims_are_those_that_their_driver_marked() {
     let place = Place::new();
     place.nad("main", "{}", json!({}));

@@ -88,12 +88,7 @@ fn watched_by_policy(
         let reply = cluster.ask(ClaimRequest::Grant { nonce: nonce.clone() });
         let (want, taken) = match reply {
             Ok(ClaimReply::Granted) => {
-                let plan = commit(store, call, stage, (conf, &nonce), &decided);
-                match (&plan, watched) {
-                    (Err(_), _) => store.give_up_intent(&nonce, facts::now()?)?,
-                    (Ok(_), Some(watched)) => watched.decided(decided.trace(&[])),
-                    (Ok(_), None) => {}
-                }
+                let plan = granted(store, (call, stage), (conf, &nonce), &decided, watched.as_mut());
                 context.discard(policy);
                 return plan;
             }
@@ -108,20 +103,33 @@ fn watched_by_policy(
         for (address, _holder) in &taken {
             others.insert(*address);
         }
-        if !kept.ips.is_empty() {
-            // No other address will do.
-            return Err(taken_error(&decided, want, taken).unwrap_or(AttachError::NoPlan));
-        }
-        if let Err(error) = race.lost(&policy, &decided, want) {
+        // Where an address is kept, no other will do.
+        let lost = if kept.ips.is_empty() { race.lost(&policy, &decided, want) } else { Err(AttachError::NoPlan) };
+        if let Err(error) = lost {
             return Err(taken_error(&decided, want, taken).unwrap_or(error));
         }
         lost_rounds += 1;
-        if lost_rounds == LIST_AFTER {
-            cluster.list(call, &mut others)?;
-        }
+        (lost_rounds == LIST_AFTER).then(|| cluster.list(call, &mut others)).transpose()?;
         request = decide::gather(context, call, store)?;
         request.requested.extend(kept.requested());
     }
+}
+
+/// What the cluster has granted becomes the attachment's.
+fn granted(
+    store: &mut NodeStore,
+    (call, stage): (&Call, &Stage<'_>),
+    (conf, nonce): (&ClusterConf, &str),
+    decided: &Decided,
+    watched: Option<&mut Watched>,
+) -> Result<Plan, AttachError> {
+    let plan = commit(store, call, stage, (conf, nonce), decided);
+    match (&plan, watched) {
+        (Err(_), _) => store.give_up_intent(nonce, facts::now()?)?,
+        (Ok(_), Some(watched)) => watched.decided(decided.trace(&[])),
+        (Ok(_), None) => {}
+    }
+    plan
 }
 
 /// Addresses that an IPAMClaim has already: the policy is asked for them, and may offer no others.

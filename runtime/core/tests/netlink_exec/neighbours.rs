@@ -40,6 +40,8 @@ fn host(state: &str, fdb: &str) -> Ns {
     for address in ["10.88.0.7", "10.88.0.8", "fd88::7", "fd88::8"] {
         host.sh(&format!("ip neighbour add {address} lladdr 02:00:00:00:00:99 dev weft0 nud {state}"));
     }
+    // A port that does not forward yet learns nothing, and a busy kernel takes its time.
+    host.sh("for _ in $(seq 600); do bridge link show dev old0 | grep -q forwarding && exit; sleep 0.1; done; exit 1");
     host.sh(&format!("bridge fdb add {OWN} dev old0 master {fdb}"));
     host
 }

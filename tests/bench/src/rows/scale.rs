@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use weft_bench::call::{Plugins, Target, Verb};
 use weft_bench::scene::{Scene, inside};
@@ -92,8 +92,8 @@ fn collections(scene: &Scene, nodes: [&Node; 2], pods: &[PathBuf]) -> Result<Row
         let (name, subnet) = network_of(0);
         figures.push(per_pod(collect(node, scene, (&name, &subnet))?, pods.len()));
     }
-    let [fifty, many] = <[Figure; 2]>::try_from(figures).map_err(|_| anyhow!("two nodes"))?;
-    Ok(Row::against("GC of 500 pods, each", many, ("GC of 50, each", fifty), Some(1.3)))
+    let [fifty, many] = &figures[..] else { bail!("two nodes") };
+    Ok(Row::against("GC of 500 pods, each", many.clone(), ("GC of 50, each", fifty.clone()), Some(1.3)))
 }
 
 /// 1,001 host ports in one pod, beside the reference, which is called once.

@@ -178,7 +178,7 @@ mod tests {
         let of_wrong = status(&wrong, &all, &taken, now);
         assert_eq!(said(&of_wrong, "Ready"), ("False".to_owned(), "InvalidRanges".to_owned()));
         assert_eq!((said(&of_wrong, "Exhausted").0.as_str(), of_wrong.capacity), ("False", 0));
-        assert_eq!(said(&status(&twin, &[twin.clone()], &taken, now), "Overlapping").0, "False");
+        assert_eq!(said(&status(&twin, std::slice::from_ref(&twin), &taken, now), "Overlapping").0, "False");
     }
 
     #[test]

@@ -40,6 +40,7 @@ fn number(value: i32) -> usize {
 }
 
 /// All attempts, by name.
+#[allow(clippy::too_many_lines, reason = "one line for each system call")]
 fn attempts(file: &File) -> Vec<(&'static str, i32)> {
     let (at, open, new) = (number(libc::AT_FDCWD), FILE.as_ptr() as usize, NEW.as_ptr() as usize);
     let fd = number(file.as_raw_fd());

@@ -85,6 +85,7 @@ struct Chaos<'a> {
 }
 
 /// The trial: weft has to stand it.
+#[allow(clippy::print_stderr, reason = "what a long run saw goes with its test")]
 pub(crate) fn stands(cluster: &mut Cluster) -> Result<()> {
     let pods = number("WEFT_CHAOS_PODS").unwrap_or(0);
     let nodes = if pods > 0 { 10 } else { 4 };

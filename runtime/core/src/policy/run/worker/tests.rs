@@ -114,9 +114,12 @@ fn what_a_worker_says_of_itself_is_bounded() {
     });
 }
 
+/// What a worker does.
+type Work = fn(Asked) -> (Result<u8, Ending>, Evidence);
+
 #[test]
 fn a_worker_that_fails_is_an_error_and_is_gone() {
-    let cases: [(fn(Asked) -> (Result<u8, Ending>, Evidence), &str); 5] = [
+    let cases: [(Work, &str); 5] = [
         (|_asked| end(0), "without an answer"),
         (|_asked| std::process::abort(), "SIGABRT"),
         (|_asked| panic!("in the worker"), "without an answer"),
