@@ -229,7 +229,7 @@ fn log_file() -> Result<()> {
     let text = fs::read_to_string(&file).context("read the log")?;
     for want in [
         "info: ADD begins",
-        "debug: will add address 10.64.0.2/24",
+        "debug: will add address 10.64.0.3/24",
         "error: ADD failed with code 100: ",
         "info: DEL begins",
     ] {
