@@ -93,7 +93,7 @@ pub(super) fn tag_and_lock_file() -> Result<()> {
     let pulled = node.does(&["pull", &stable])?;
     ensure!(pulled.contains(digest_of(&first)?), "it does not say what it was: {pulled}");
 
-    // And back: whoever moves the tag does not lead the node to an older version.
+    // And back: a tag that is moved does not lead the node to an older version.
     node.push("host-local", &stable, &["--version", "1.9.0"])?;
     node.refuses(&["pull", &stable], &["is a downgrade", "1.10.0", "--allow-downgrade"])?;
     let lock = fs::read_to_string(node.world.state().join("policies/lock.json"))?;

@@ -21,7 +21,8 @@ const PROBE: &str = "WEFT_TEST_CONFINE";
 
 /// A path that exists everywhere.
 const FILE: &std::ffi::CStr = c"/etc/passwd";
-const NEW: &std::ffi::CStr = c"/tmp/weft-confined-file";
+/// A file that would be made here.
+const NEW: &std::ffi::CStr = c"weft-confined-file";
 
 /// The number of the error of a call, 0 where there was none.
 fn errno(returned: c_long) -> i32 {

@@ -139,7 +139,7 @@ fn work<T: Serialize>(
         // Where nobody reads it, nobody waits.
         write_frame(socket.as_ref(), &Said::Done { value, fuel, memory, calls, log }).ok();
     };
-    // Whoever waits sees the socket close.
+    // The process that waits sees the socket close.
     catch_unwind(AssertUnwindSafe(body)).ok();
     // SAFETY: takes a number and does not return. Destructors and handlers of the copied process must not run here.
     unsafe { libc::_exit(0) }
