@@ -97,6 +97,9 @@ impl<'ast> Visit<'ast> for Paths {
     }
 
     fn visit_item_mod(&mut self, _inner: &'ast syn::ItemMod) {}
+
+    /// `pub(in crate::room)` says who may use an item, not what the item uses.
+    fn visit_visibility(&mut self, _visibility: &'ast syn::Visibility) {}
 }
 
 impl Paths {

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::object::KeyPath;
+/// Keys, and indexes of lists, that lead to an object.
+pub(super) type KeyPath = Vec<String>;
 
 /// See the module.
 pub(super) struct Document {

@@ -9,6 +9,8 @@
 
 use serde_json::{Map, Value};
 
+use super::document::KeyPath;
+
 /// A value that has another type than its key wants.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("json: cannot unmarshal {found} into field {path} of type {want}")]
@@ -312,9 +314,6 @@ impl Object {
         self.path_of(key)
     }
 }
-
-/// Keys, and indexes of lists, that lead to an object.
-pub(super) type KeyPath = Vec<String>;
 
 /// Those paths that lead through a key, from there on.
 fn below(paths: &[KeyPath], key: &str) -> Vec<KeyPath> {

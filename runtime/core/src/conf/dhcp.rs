@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::unknown::unknown_key;
+use super::error::unknown_key;
 use super::{ConfError, Object};
 use crate::agent::{self, Wish};
 use crate::keys::did_you_mean;

@@ -2,6 +2,7 @@
 
 use super::RangeProblem;
 use crate::cni::{CniError, Mistyped, Version, code};
+use crate::keys::did_you_mean;
 
 /// See the module.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -268,4 +269,14 @@ impl From<CniError> for ConfError {
     fn from(error: CniError) -> Self {
         Self::Wire(error)
     }
+}
+
+/// The error about a key: what was meant, or else `otherwise`.
+pub(super) fn unknown_key(key: &str, place: &str, known: &[&str], otherwise: impl FnOnce() -> String) -> ConfError {
+    let place = if place.is_empty() { String::new() } else { format!(" in {place:?}") };
+    let hint = match did_you_mean(key, known.iter().copied()) {
+        Some(meant) => format!("did you mean {meant:?}?"),
+        None => otherwise(),
+    };
+    ConfError::UnknownKey { key: key.to_owned(), place, hint }
 }

@@ -1,11 +1,8 @@
 //! What the runtime and the configuration tell about the pod.
 
-use std::collections::BTreeMap;
-
-use serde_json::Value;
 use weft_host_abi::types::Pod;
 
-use super::{ConfError, Network, Object};
+use super::{Network, Object};
 
 impl Network {
     /// The pod, as far as the runtime and the configuration tell.
@@ -39,30 +36,4 @@ impl Network {
             .or_else(arg)
             .or_else(|| self.delegate().and_then(|delegate| text(&delegate.conf)))
     }
-}
-
-/// `args.cni.labels`: an object, or the specification's list of `{"key", "value"}`.
-pub(super) fn labels(args: &Object) -> Result<Vec<(String, String)>, ConfError> {
-    let mut labels = BTreeMap::new();
-    match args.get("labels") {
-        Some(Value::Array(_)) => {
-            for label in args.objects("labels")?.unwrap_or_default() {
-                let text = |key| Ok::<_, ConfError>(label.str(key)?.unwrap_or_default().to_owned());
-                labels.insert(text("key")?, text("value")?);
-            }
-        }
-        _ => {
-            // Label keys are case-sensitive, so they are not looked up by name.
-            let object = args.object_or_empty("labels")?;
-            for (key, value) in object.as_value().as_object().into_iter().flatten() {
-                let text = value.as_str().ok_or_else(|| ConfError::BadValue {
-                    key: object.place(key),
-                    value: value.to_string(),
-                    want: "a string",
-                })?;
-                labels.insert(key.clone(), text.to_owned());
-            }
-        }
-    }
-    Ok(labels.into_iter().collect())
 }

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 use serde_json::Value;
 use weft_host_abi::types::{Range, RangeSet};
 
-use super::ranges::{self, RangeProblem};
 use super::{ConfError, Object};
+use super::{RangeProblem, ranges};
 use crate::cni::read_net;
 use crate::store::{next, previous};
 

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::cluster::ledger_keys;
 use super::select::OWN;
-use super::weft::{GRANTS, KEYS, LIMITS, MONITOR};
+use super::terms::{GRANTS, LIMITS, MONITOR};
+use super::weft::KEYS;
 use crate::cni::Version;
 use crate::{delegate, step};
 

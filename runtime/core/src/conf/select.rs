@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 use weft_host_abi::types::Candidate;
 
-use super::ipam::plugin_name;
+use super::ipam_kind::plugin_name;
 use super::{ConfError, DelegateConf, Object, weft};
 use crate::delegate;
 

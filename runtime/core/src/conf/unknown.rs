@@ -5,21 +5,13 @@
 use serde_json::Value;
 
 use super::cluster::ledger_keys;
+use super::error::unknown_key;
 use super::select::OWN;
-use super::weft::{GRANTS, KEYS, LIMITS, MONITOR, RESERVED, SHARED, STEP_SHARED};
+use super::terms::{GRANTS, LIMITS, MONITOR};
+use super::weft::{KEYS, RESERVED, SHARED, STEP_SHARED};
 use super::{ConfError, Object};
 use crate::keys::did_you_mean;
 use crate::{delegate, step};
-
-/// The error about a key: what was meant, or else `otherwise`.
-pub(super) fn unknown_key(key: &str, place: &str, known: &[&str], otherwise: impl FnOnce() -> String) -> ConfError {
-    let place = if place.is_empty() { String::new() } else { format!(" in {place:?}") };
-    let hint = match did_you_mean(key, known.iter().copied()) {
-        Some(meant) => format!("did you mean {meant:?}?"),
-        None => otherwise(),
-    };
-    ConfError::UnknownKey { key: key.to_owned(), place, hint }
-}
 
 /// Every unknown key of a `"type": "weft"` configuration outside `ipam`.
 pub(super) fn of_network(object: &Object) -> Vec<ConfError> {

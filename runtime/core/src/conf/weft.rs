@@ -1,12 +1,8 @@
-//! Keys of ours: `delegate`, `ledger`, `limits`, `grants`, `fallback`, `monitor`; `delegates` and `select` are read in `select`, and unknown ones found in
-//! `unknown`.
+//! Keys of a `"type": "weft"` configuration, and its `delegate` and `steps`. `delegates` and `select` are read in `select`, the terms of policies in
+//! `terms`; unknown keys are found in `unknown`.
 
-use std::path::PathBuf;
-
-use ipnet::IpNet;
-
-use super::ipam::plugin_name;
-use super::{ConfError, DelegateConf, IpamConf, IpamKind, Object, StepConf};
+use super::ipam_kind::plugin_name;
+use super::{ConfError, DelegateConf, IpamConf, Object, StepConf};
 use crate::{delegate, step};
 
 /// Top-level keys of a `"type": "weft"` configuration: the specification's, then ours.
@@ -43,133 +39,6 @@ pub(super) const STEP_SHARED: [&str; 4] = ["name", "cniVersion", "runtimeConfig"
 
 /// Prefix of keys that the specification reserves for runtimes.
 pub(super) const RESERVED: &str = "cni.dev/";
-
-/// Keys of `limits`.
-pub(super) const LIMITS: [&str; 3] = ["fuel", "memoryMiB", "deadlineMs"];
-
-/// Keys of `grants`.
-pub(super) const GRANTS: [&str; 3] = ["wasi", "data", "routes"];
-
-/// Keys of `monitor`.
-pub(super) const MONITOR: [&str; 2] = ["policy", "promoted"];
-
-/// Limits of a policy call; absent ones have their defaults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LimitsConf {
-    /// Fuel: roughly, instructions.
-    pub fuel: Option<u64>,
-    /// Memory in MiB.
-    pub memory_mib: Option<u32>,
-    /// Time in milliseconds.
-    pub deadline_ms: Option<u32>,
-}
-
-/// What the operator grants a policy beyond the contract.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct GrantsConf {
-    /// It may import WASI (with nothing in it).
-    pub wasi: bool,
-    /// A directory it may read.
-    pub data: Option<PathBuf>,
-    /// Prefixes inside which it may make routes of its own, beside default routes and declared ones.
-    pub routes: Vec<IpNet>,
-}
-
-/// What is used where a network's policy cannot be: its component is not on this node, does not compile, or its call traps or
-/// runs out of fuel or time. A refusal is an answer and never leads here.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum FallbackConf {
-    /// Nothing: ADD fails.
-    #[default]
-    Fail,
-    /// The component that decided last in this network.
-    LastGood,
-    /// A shipped policy.
-    Shipped(String),
-}
-
-/// A policy that is asked beside the one that decides, and whose decisions are only recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MonitorConf {
-    /// It.
-    pub kind: IpamKind,
-    /// It decides, and the network's own is the one that is only asked.
-    pub promoted: bool,
-}
-
-impl MonitorConf {
-    /// Reads `monitor` of an object.
-    pub(super) fn read(object: &Object) -> Result<Option<Self>, ConfError> {
-        let Some(own) = object.object("monitor")? else { return Ok(None) };
-        let hint = "name the policy whose decisions are to be compared";
-        let policy = own.text("policy")?.filter(|policy| !policy.is_empty());
-        let policy = policy.ok_or(ConfError::Missing { key: "monitor.policy", hint })?.to_owned();
-        let kind =
-            if policy.contains("://") { IpamKind::Wasm { policy } } else { IpamKind::Shipped(plugin_name(&policy)?) };
-        Ok(Some(Self { kind, promoted: own.bool("promoted")?.unwrap_or_default() }))
-    }
-}
-
-impl LimitsConf {
-    /// Reads `limits` of an object.
-    pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
-        let limits = object.object_or_empty("limits")?;
-        let zero = |key: &str| ConfError::BadValue {
-            key: limits.place(key),
-            value: "0".to_owned(),
-            want: "more than 0, since a policy could do nothing",
-        };
-        let read = Self {
-            fuel: limits.u64("fuel")?,
-            memory_mib: limits.u32("memoryMiB")?,
-            deadline_ms: limits.u32("deadlineMs")?,
-        };
-        if read.fuel == Some(0) {
-            return Err(zero("fuel"));
-        }
-        if read.memory_mib == Some(0) {
-            return Err(zero("memoryMiB"));
-        }
-        if read.deadline_ms == Some(0) {
-            return Err(zero("deadlineMs"));
-        }
-        Ok(read)
-    }
-}
-
-impl GrantsConf {
-    /// Reads `grants` of an object.
-    pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
-        let grants = object.object_or_empty("grants")?;
-        let data = grants.text("data")?.map(PathBuf::from);
-        if let Some(dir) = data.as_ref().filter(|dir| !dir.is_absolute()) {
-            let value = dir.to_string_lossy().into_owned();
-            return Err(ConfError::BadValue { key: grants.place("data"), value, want: "an absolute path" });
-        }
-        let routes = grants.strings("routes")?.unwrap_or_default().into_iter().map(|text| {
-            let prefix = text.parse::<IpNet>().map(|prefix| prefix.trunc());
-            let want = "prefixes such as 10.0.0.0/8";
-            prefix.map_err(|_no_prefix| ConfError::BadValue { key: grants.place("routes"), value: text, want })
-        });
-        let routes = routes.collect::<Result<_, _>>()?;
-        Ok(Self { wasi: grants.bool("wasi")?.unwrap_or_default(), data, routes })
-    }
-}
-
-impl FallbackConf {
-    /// Reads `fallback` of an object.
-    pub(super) fn read(object: &Object) -> Result<Self, ConfError> {
-        Ok(match object.text("fallback")? {
-            None | Some("fail") => Self::Fail,
-            Some("last-good") => Self::LastGood,
-            Some(name) if !name.is_empty() && !name.contains([':', '/']) => Self::Shipped(name.to_owned()),
-            Some(other) => {
-                let want = "\"fail\", \"last-good\" or the name of a shipped policy";
-                return Err(ConfError::BadValue { key: object.place("fallback"), value: other.to_owned(), want });
-            }
-        })
-    }
-}
 
 /// Reads `delegate` as the plugin of its type would see it.
 pub(super) fn delegate(object: &Object, ipam: Option<&IpamConf>) -> Result<DelegateConf, ConfError> {

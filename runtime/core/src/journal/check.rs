@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, params};
 
-use super::rows::{by_id, names};
+use super::names::names;
+use super::rows::by_id;
 use crate::store::Fault;
 
 /// What is wrong, one line each.

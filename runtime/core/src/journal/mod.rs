@@ -8,6 +8,7 @@ mod check;
 mod entries;
 mod error;
 mod marks;
+mod names;
 mod rows;
 mod shared;
 
@@ -15,7 +16,8 @@ pub use error::AmendError;
 
 pub(crate) use check::{inspect, rebuild};
 pub(crate) use marks::is_marked;
-pub(crate) use rows::{by_id, claims, delete, find, insert, names, rule};
+pub(crate) use names::names;
+pub(crate) use rows::{by_id, claims, delete, find, insert, rule};
 
 use std::net::IpAddr;
 

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use weft_host_abi::types::{Attachment, ReleaseRule};
 
-use super::shared::{share, unshare};
+use super::names::{names, share, text, unshare};
 use super::{Entry, Record};
 use crate::store::{self, Fault, Key, Role, Stored};
 
@@ -124,18 +124,9 @@ pub(crate) fn delete(conn: &Connection, id: i64, shared: &[String]) -> Result<()
 
 // === column texts ===
 
-pub(crate) fn names(text: &str) -> Result<Vec<String>, Fault> {
-    serde_json::from_str(text)
-        .map_err(|error| Fault::Damaged(format!("a journal entry's shared names {text:?} are no list: {error}")))
-}
-
 pub(crate) fn rule(text: &str) -> Result<ReleaseRule, Fault> {
     serde_json::from_str(text)
         .map_err(|error| Fault::Damaged(format!("a journal entry's release rule {text:?} is none: {error}")))
-}
-
-pub(super) fn text(shared: &[String]) -> Result<String, Fault> {
-    serde_json::to_string(shared).map_err(|error| Fault::Damaged(format!("shared names cannot be written: {error}")))
 }
 
 fn rule_text(release: &ReleaseRule) -> Result<String, Fault> {

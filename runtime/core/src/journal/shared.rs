@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::params;
 
 use super::Entry;
-use super::rows::{by_id, find, names, text};
+use super::names::{names, text, unshare};
+use super::rows::{by_id, find};
 use crate::plan::EXCLUSIVE;
-use crate::store::{Fault, Key, NodeStore, Stop, StoreError};
+use crate::store::{Key, NodeStore, Stop, StoreError};
 
 // === impl NodeStore ===
 
@@ -66,41 +67,4 @@ impl NodeStore {
             Ok(found)
         })
     }
-}
-
-/// Notes an entry's names; one that only another may hold is refused.
-pub(super) fn share(conn: &Connection, id: i64, shared: &[String]) -> Result<(), Fault> {
-    let mut statement = conn.prepare_cached("INSERT OR IGNORE INTO shared (name, entry) VALUES (?1, ?2)")?;
-    for name in shared {
-        if name.starts_with(EXCLUSIVE) {
-            is_free(conn, id, name)?;
-        }
-        statement.execute(params![name, id])?;
-    }
-    Ok(())
-}
-
-/// Whether no other entry holds an exclusive name, or one that it is at odds with: `a/*` is with every `a/...`.
-fn is_free(conn: &Connection, id: i64, name: &str) -> Result<(), Fault> {
-    let (stem, last) = name.rsplit_once('/').unwrap_or((name, ""));
-    let holder: Option<i64> = if last == "*" {
-        // Everything that begins with `a/`: `0` follows `/`.
-        conn.prepare_cached("SELECT entry FROM shared WHERE name >= ?1 AND name < ?2 AND entry <> ?3 LIMIT 1")?
-            .query_row(params![format!("{stem}/"), format!("{stem}0"), id], |row| row.get(0))
-            .optional()?
-    } else {
-        conn.prepare_cached("SELECT entry FROM shared WHERE name IN (?1, ?2) AND entry <> ?3 LIMIT 1")?
-            .query_row(params![name, format!("{stem}/*"), id], |row| row.get(0))
-            .optional()?
-    };
-    let Some(holder) = holder else { return Ok(()) };
-    let holder = by_id(conn, holder)?.map(|entry| entry.key.attachment);
-    let holder = holder.ok_or_else(|| Fault::Damaged(format!("nobody holds the shared name {name:?}")))?;
-    Err(Fault::Taken { name: name.to_owned(), holder: Box::new(holder) })
-}
-
-/// Forgets an entry's names.
-pub(super) fn unshare(conn: &Connection, id: i64, shared: &[String]) -> rusqlite::Result<()> {
-    let mut statement = conn.prepare_cached("DELETE FROM shared WHERE name = ?1 AND entry = ?2")?;
-    shared.iter().try_for_each(|name| statement.execute(params![name, id]).map(|_rows| ()))
 }

@@ -13,7 +13,7 @@ use netlink_packet_core::{
 use netlink_packet_netfilter::conntrack::{ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Tuple};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
-use super::error::Fault;
+use super::fault::Fault;
 use super::wire::{NLMSG_DONE, NLMSG_ERROR, Wire};
 use crate::plan::{Family, HostPort, Protocol};
 

@@ -18,7 +18,8 @@ use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 
-use super::error::{Doing, Fault, NetlinkError};
+use super::error::NetlinkError;
+use super::fault::{Doing, Fault};
 use super::locate::Place;
 use super::netns::OWN;
 use super::rtnl::{Link, Lookup, Rtnl, change};

@@ -8,12 +8,11 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-pub(super) use super::fault::{Doing, Fault};
-use super::fault::{means_absent, means_unsupported};
 use ipnet::IpNet;
 use nix::errno::Errno;
-use nix::sys::statfs::FsType;
 
+use super::errno::{Lower, LowerIo, means_absent, means_unsupported};
+use super::netns_fault::NetnsFault;
 use crate::plan::{LinkRef, Mac};
 
 /// Why something about links, addresses, routes or filters could not be done or read.
@@ -269,52 +268,6 @@ pub enum NetlinkError {
     },
 }
 
-/// What is wrong with a path that should be a network namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum NetnsFault {
-    /// It cannot be looked at, mostly: it is not there.
-    Statfs(PathBuf, Errno),
-    /// It is there but lies on a file system that has no namespaces.
-    Magic(PathBuf, FsType),
-    /// It cannot be opened.
-    Open(PathBuf, Errno),
-    /// It cannot be entered.
-    Enter(Errno),
-    /// Nothing could be set up inside.
-    Inside(String),
-    /// The node has no memory, or no process number, for a thread or socket inside.
-    NoMemory(Errno),
-}
-
-impl fmt::Display for NetnsFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Statfs(path, errno) => write!(f, "failed to Statfs {path:?}: {}", Lower(*errno)),
-            Self::Magic(path, magic) => write!(f, "unknown FS magic on {path:?}: {:x}", magic.0),
-            Self::Open(path, errno) => write!(f, "open {}: {}", path.display(), Lower(*errno)),
-            Self::Enter(errno) => write!(f, "cannot enter it: {}", Lower(*errno)),
-            Self::Inside(problem) => write!(f, "{problem}"),
-            Self::NoMemory(errno) => write!(
-                f,
-                "the node has no memory or no process number left for weft to work inside it ({}); look at its memory, and at the limits of the process that runs weft",
-                Lower(*errno)
-            ),
-        }
-    }
-}
-
-impl NetnsFault {
-    /// What an I/O error means that is about a thread or socket inside a namespace.
-    pub(super) fn inside(what: &str, error: &io::Error) -> Self {
-        match error.raw_os_error().map(Errno::from_raw) {
-            // A thread that cannot be started is EAGAIN, whatever it is that lacks.
-            Some(errno @ (Errno::ENOMEM | Errno::EAGAIN)) => Self::NoMemory(errno),
-            _ => Self::Inside(format!("{what}{error}")),
-        }
-    }
-}
-
 /// A failed ADD: which op failed and why, and what could not be put back.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {op}")]
@@ -340,12 +293,6 @@ pub struct UndoError {
     #[source]
     pub cause: NetlinkError,
 }
-
-/// Prints an errno the way the reference plugins do: without number, first letter small.
-struct Lower(Errno);
-
-/// The same for an I/O error.
-struct LowerIo<'a>(&'a io::Error);
 
 /// The kernel's explanation in brackets, or nothing.
 struct Hint<'a>(Option<&'a str>);
@@ -404,29 +351,7 @@ impl NetlinkError {
     }
 }
 
-// === impl Lower, Hint ===
-
-impl fmt::Display for Lower {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The C library's text, which is also what `ip` and the reference plugins print; `nix` has others for a few.
-        let text = io::Error::from(self.0).to_string();
-        let text = text.split(" (os error").next().unwrap_or(&text);
-        let mut letters = text.chars();
-        match letters.next() {
-            Some(first) => write!(f, "{}{}", first.to_ascii_lowercase(), letters.as_str()),
-            None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for LowerIo<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.raw_os_error() {
-            Some(number) => Lower(Errno::from_raw(number)).fmt(f),
-            None => self.0.fmt(f),
-        }
-    }
-}
+// === impl Hint ===
 
 impl fmt::Display for Hint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -434,44 +359,5 @@ impl fmt::Display for Hint<'_> {
             Some(text) => write!(f, " ({})", text.trim_end_matches('.')),
             None => Ok(()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::error::Error;
-
-    use super::*;
-
-    #[test]
-    fn texts() {
-        let fault = Fault::Refused(Errno::EOPNOTSUPP, Some("Unknown device type.".to_owned()));
-        let error = fault.doing("failed to make veth pair");
-        assert_eq!(error.to_string(), "failed to make veth pair: operation not supported (Unknown device type)");
-        assert!(error.source().is_none(), "printed once");
-        assert!(!error.is_exists() && !error.is_not_found());
-        let io = io::Error::from(Errno::EACCES);
-        let error = NetlinkError::File { doing: "open x".to_owned(), io };
-        assert_eq!((error.to_string().as_str(), error.errno()), ("open x: permission denied", Some(Errno::EACCES)));
-    }
-
-    #[test]
-    fn no_memory_is_no_fault_of_the_namespace() {
-        let path = PathBuf::from("/run/netns/x");
-        let fault = NetnsFault::inside("cannot work inside it: ", &io::Error::from(Errno::EAGAIN));
-        let error = NetlinkError::OpenNetns { path: path.clone(), fault };
-        assert!(error.is_out_of_memory() && error.to_string().contains("no memory"), "{error}");
-        let fault = NetnsFault::inside("cannot work inside it: ", &io::Error::from(Errno::EPERM));
-        assert!(!NetlinkError::OpenNetns { path, fault }.is_out_of_memory());
-        assert!(Fault::Refused(Errno::ENOMEM, None).doing("x").is_out_of_memory());
-    }
-
-    #[test]
-    fn absent_and_there() {
-        for errno in [Errno::ENOENT, Errno::ENODEV, Errno::ESRCH, Errno::EADDRNOTAVAIL] {
-            assert!(Fault::Refused(errno, None).doing("x").is_not_found());
-        }
-        assert!(Fault::Refused(Errno::EEXIST, None).doing("x").is_exists());
-        assert!(!Fault::Broken("nothing").doing("x").is_not_found());
     }
 }

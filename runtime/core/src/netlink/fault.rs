@@ -4,6 +4,7 @@ use std::io;
 
 use nix::errno::Errno;
 
+use super::errno::{means_absent, means_unsupported};
 use super::error::NetlinkError;
 
 /// A request that failed, before it is known what it was for.
@@ -77,12 +78,44 @@ impl<T> Doing<T> for io::Result<T> {
     }
 }
 
-/// What the kernel answers for what it has nothing of.
-pub(super) fn means_unsupported(errno: Errno) -> bool {
-    matches!(errno, Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT)
-}
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
 
-/// What the kernel answers when a link, address (`EADDRNOTAVAIL`), route (`ESRCH`) or nftables thing is not there.
-pub(super) fn means_absent(errno: Errno) -> bool {
-    matches!(errno, Errno::ENOENT | Errno::ENODEV | Errno::ESRCH | Errno::EADDRNOTAVAIL)
+    use std::path::PathBuf;
+
+    use super::super::NetnsFault;
+    use super::*;
+
+    #[test]
+    fn texts() {
+        let fault = Fault::Refused(Errno::EOPNOTSUPP, Some("Unknown device type.".to_owned()));
+        let error = fault.doing("failed to make veth pair");
+        assert_eq!(error.to_string(), "failed to make veth pair: operation not supported (Unknown device type)");
+        assert!(error.source().is_none(), "printed once");
+        assert!(!error.is_exists() && !error.is_not_found());
+        let io = io::Error::from(Errno::EACCES);
+        let error = NetlinkError::File { doing: "open x".to_owned(), io };
+        assert_eq!((error.to_string().as_str(), error.errno()), ("open x: permission denied", Some(Errno::EACCES)));
+    }
+
+    #[test]
+    fn no_memory_is_no_fault_of_the_namespace() {
+        let path = PathBuf::from("/run/netns/x");
+        let fault = NetnsFault::inside("cannot work inside it: ", &io::Error::from(Errno::EAGAIN));
+        let error = NetlinkError::OpenNetns { path: path.clone(), fault };
+        assert!(error.is_out_of_memory() && error.to_string().contains("no memory"), "{error}");
+        let fault = NetnsFault::inside("cannot work inside it: ", &io::Error::from(Errno::EPERM));
+        assert!(!NetlinkError::OpenNetns { path, fault }.is_out_of_memory());
+        assert!(Fault::Refused(Errno::ENOMEM, None).doing("x").is_out_of_memory());
+    }
+
+    #[test]
+    fn absent_and_there() {
+        for errno in [Errno::ENOENT, Errno::ENODEV, Errno::ESRCH, Errno::EADDRNOTAVAIL] {
+            assert!(Fault::Refused(errno, None).doing("x").is_not_found());
+        }
+        assert!(Fault::Refused(Errno::EEXIST, None).doing("x").is_exists());
+        assert!(!Fault::Broken("nothing").doing("x").is_not_found());
+    }
 }

@@ -9,8 +9,9 @@ use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-use super::error::{NetlinkError, NetnsFault};
+use super::error::NetlinkError;
 use super::netns::Netns;
+use super::netns_fault::NetnsFault;
 
 /// What tells the namespace at a path from every other one that exists at the same time: device and inode. `None` where
 /// there is none at that path (any more).

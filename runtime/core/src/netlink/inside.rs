@@ -5,9 +5,10 @@
 use std::path::Path;
 
 use super::Executor;
-use super::error::NetnsFault;
-use super::error::{Doing, NetlinkError};
+use super::error::NetlinkError;
+use super::fault::Doing;
 use super::netns::Netns;
+use super::netns_fault::NetnsFault;
 use super::rtnl::{Lookup, change};
 use crate::plan::{LinkInfo, LinkRef};
 

@@ -12,7 +12,8 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 
 use super::Executor;
-use super::error::{Doing, NetlinkError};
+use super::error::NetlinkError;
+use super::fault::Doing;
 use super::netns::OWN;
 use super::rtnl::{Link, Lookup, Nsid, Rtnl};
 use crate::plan::{LinkRef, Plan, Side};

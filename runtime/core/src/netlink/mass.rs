@@ -16,7 +16,7 @@ use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 
-use super::error::Fault;
+use super::fault::Fault;
 use super::lock::NetnsLock;
 use super::netns::OWN;
 use super::rtnl::{How, Lookup, Rtnl, change};

@@ -14,18 +14,23 @@
 //!
 //! Not here: what a plan should be (`delegate`), when one is applied (`attach`).
 
+mod applied;
 mod check;
 mod conntrack;
 mod device;
+mod errno;
 mod error;
+mod executor;
 mod fault;
 mod firewalld;
 mod identity;
 mod inside;
+mod inverse;
 mod locate;
 mod lock;
 mod mass;
 mod netns;
+mod netns_fault;
 mod nft;
 mod observe;
 mod ops;
@@ -41,163 +46,15 @@ mod undo;
 mod wire;
 
 pub use crate::background::Job;
+pub use applied::Applied;
 pub use check::{ChildDifference, Difference, Since, StepDifference};
-pub use error::{ApplyError, NetlinkError, NetnsFault, UndoError};
+pub use error::{ApplyError, NetlinkError, UndoError};
+pub use executor::{Executor, Opening};
 pub use identity::{in_new_netns, is_own_netns, netns_identity, own_netns_cookie};
 pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
+pub use netns_fault::NetnsFault;
 pub use sharing::Decide;
 pub use survey::{
     Survivor, addresses_in_use, filter_generation, first_labelled, has_elements, label, parse_label, survivors,
 };
-
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::{Path, PathBuf};
-
-use self::error::Doing;
-use self::netns::{Netns, Running};
-use self::nft::Nft;
-use self::presence::Presence;
-use self::rtnl::{Link, Rtnl};
-use self::sysctl::Confs;
-use self::undo::Logged;
-use self::wire::Wire;
-use crate::plan::{LinkInfo, LinkRef, Need, Observed, Side};
-
-/// Applies, undoes, tears down and checks plans. One per invocation; bound to its thread, whose network namespace is the
-/// host's for it.
-#[derive(Debug)]
-pub struct Executor {
-    host: Rtnl,
-    container: Option<Container>,
-    nft: Option<Nft>,
-    /// From the first `apply` on.
-    presence: Option<Presence>,
-    /// File of the lock under which things change that attachments share.
-    shared_lock: Option<PathBuf>,
-}
-
-/// What is open of the container's network namespace.
-#[derive(Debug)]
-struct Container {
-    rtnl: Rtnl,
-    confs: Confs,
-    netns: Netns,
-}
-
-/// A plan that was applied.
-#[derive(Debug, Default)]
-pub struct Applied {
-    /// The links of `plan.result.interfaces`, read after the last op. Addresses are read only where the result asks for
-    /// them (`observed_addresses`), since each link would cost a request more.
-    pub links: BTreeMap<LinkRef, LinkInfo>,
-    log: Vec<Logged>,
-    /// What was looked up and made, for an `extend`.
-    known: BTreeMap<LinkRef, Link>,
-    made: BTreeSet<LinkRef>,
-}
-
-/// An executor of which the container's side is being opened in the background.
-#[derive(Debug)]
-pub struct Opening {
-    path: PathBuf,
-    needs: Vec<Need>,
-    host: Rtnl,
-    container: Running<Result<Container, NetlinkError>>,
-}
-
-impl Opening {
-    /// Waits for the executor, and observes what is needed to know.
-    ///
-    /// # Errors
-    /// The namespace cannot be entered or nothing can be opened inside; a need cannot be looked up.
-    pub fn wait(self) -> Result<(Executor, Observed), NetlinkError> {
-        let opened = self.container.wait()?.map_err(|fault| NetlinkError::OpenNetns { path: self.path, fault })?;
-        let mut executor =
-            Executor { host: self.host, container: Some(opened?), nft: None, presence: None, shared_lock: None };
-        let observed = executor.observe(&self.needs)?;
-        Ok((executor, observed))
-    }
-}
-
-impl Executor {
-    /// Opens the host's netlink socket and, where given, the container's: on a thread of its own that enters the namespace
-    /// and ends.
-    ///
-    /// # Errors
-    /// No socket can be opened, or the path is no network namespace or cannot be entered.
-    pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
-        match container_netns {
-            Some(path) => Self::start(path, Vec::new(), None)?.wait().map(|(executor, _nothing)| executor),
-            None => Ok(Self { host: open_host()?, container: None, nft: None, presence: None, shared_lock: None }),
-        }
-    }
-
-    /// Begins to open the sockets of both sides, after which there are things to observe. That takes a thread of its own
-    /// anyway, and the caller has other things to do until it is through. A job that is done `then`, on the same thread, must
-    /// not mind which network namespace it is in.
-    ///
-    /// # Errors
-    /// The path is no network namespace, or no socket can be opened.
-    pub fn start(container_netns: &Path, needs: Vec<Need>, then: Option<Job>) -> Result<Opening, NetlinkError> {
-        let path = container_netns.to_owned();
-        let fail = {
-            let path = path.clone();
-            move |fault| NetlinkError::OpenNetns { path: path.clone(), fault }
-        };
-        let netns = Netns::open(container_netns)?;
-        let host = open_host()?;
-        let inside = netns.try_clone().map_err(&fail)?;
-        let fail_inside = fail.clone();
-        let open = move || {
-            let open = || Ok((Wire::route()?, Confs::open()?));
-            let (socket, confs) = open().map_err(|error: io::Error| fail_inside(NetnsFault::inside("", &error)))?;
-            Ok(Container { rtnl: Rtnl::over(socket), confs, netns: inside })
-        };
-        let container = netns.start_inside(open, then).map_err(fail)?;
-        Ok(Opening { path, needs, host, container })
-    }
-
-    /// Whether the container's namespace is the one weft itself runs in.
-    ///
-    /// # Errors
-    /// The kernel does not say.
-    pub fn same_netns(&self) -> Result<bool, NetlinkError> {
-        self.container.as_ref().map_or(Ok(false), |container| container.netns.is_own())
-    }
-
-    /// What tells the container's namespace from others, where one is open.
-    ///
-    /// # Errors
-    /// The kernel does not say.
-    pub fn container_identity(&self) -> Result<Option<String>, NetlinkError> {
-        self.container.as_ref().map(|container| container.netns.identity()).transpose()
-    }
-
-    /// How many netlink messages were sent so far, for benchmarks.
-    #[must_use]
-    pub fn messages_sent(&self) -> u32 {
-        let container = self.container.as_ref().map_or(0, |container| container.rtnl.sent());
-        self.host.sent() + container + self.nft.as_ref().map_or(0, Nft::sent)
-    }
-
-    fn rtnl(&self, side: Side) -> Option<&Rtnl> {
-        match side {
-            Side::Host => Some(&self.host),
-            Side::Container => self.container.as_ref().map(|container| &container.rtnl),
-        }
-    }
-
-    /// The nftables socket, opened by the first op that needs it.
-    fn nft(&mut self) -> Result<&mut Nft, NetlinkError> {
-        match &mut self.nft {
-            Some(nft) => Ok(nft),
-            empty => Ok(empty.insert(Nft::open()?)),
-        }
-    }
-}
-
-fn open_host() -> Result<Rtnl, NetlinkError> {
-    Wire::route().map(Rtnl::over).doing(|| "failed to open the routing netlink socket")
-}

@@ -15,7 +15,8 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::{FsType, statfs};
 
-use super::error::{NetlinkError, NetnsFault};
+use super::error::NetlinkError;
+use super::netns_fault::NetnsFault;
 use crate::background::{self, Job};
 
 /// File systems that namespaces live on. A plain file or directory at the path (a bind mount that went away leaves one)

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::{fs, io};
 
-use super::error::{Doing, NetlinkError};
+use super::error::NetlinkError;
+use super::fault::Doing;
 use super::rtnl::{DEFAULT_TABLE, Link, Lookup, RouteSpec, Rtnl};
 use super::{Executor, device, firewalld};
 use crate::plan::{Family, LinkRef, Need, Observed, Peer, Side};

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
-use super::error::{Doing, NetlinkError};
+use super::error::NetlinkError;
+use super::fault::Doing;
 use super::netns::{Netns, OWN};
 use super::nft::Nft;
 use super::rtnl::{Link, Nsid, Rtnl, change};

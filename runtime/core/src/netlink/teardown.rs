@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::Executor;
 use super::conntrack::{self, Flows};
-use super::error::{Doing, NetlinkError, UndoError};
+use super::error::{NetlinkError, UndoError};
+use super::fault::Doing;
 use super::locate::{Place, Wanted};
 use super::ops::operation;
 use super::rtnl::{Link, Lookup};

@@ -16,7 +16,7 @@ use nix::libc::MSG_DONTWAIT;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
-use super::error::Fault;
+use super::fault::Fault;
 
 /// How long an answer may be late, should a kernel ever queue one after `send`.
 const PATIENCE_MILLIS: u16 = 5_000;

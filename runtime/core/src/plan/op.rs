@@ -10,28 +10,10 @@ use serde::{Deserialize, Serialize};
 use weft_host_abi::types::Route;
 
 use super::{
-    Accept, CreateDummy, CreateIfb, CreateIpvlan, CreateTap, CreateVlan, FirewalldSource, ForgetNeighbours, HostPort,
-    IngressPolicy, JoinVrf, LimitRate, LinkRef, Mac, RedirectIngress, RouteLocalnet, Side, SourceRoutes, TakeDevice,
-    TuneLink, TuneSysctl,
+    Accept, CreateDummy, CreateIfb, CreateIpvlan, CreateTap, CreateVlan, Family, FirewalldSource, ForgetNeighbours,
+    HostPort, IngressPolicy, JoinVrf, LimitRate, LinkRef, Mac, RedirectIngress, RouteLocalnet, Side, SourceRoutes,
+    TakeDevice, TuneLink, TuneSysctl,
 };
-
-/// An address family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// The family of an address.
-    #[must_use]
-    pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-}
 
 /// How a macvlan talks to its siblings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,11 +1,16 @@
 //! What can go wrong with the store. Each text says which file and what to do.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use rusqlite::ErrorCode;
 use weft_host_abi::types::Attachment;
 
 use super::Key;
 use crate::plan::EXCLUSIVE;
+
+/// How long a process waits for another one's transaction.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An exclusive name as people would say it.
 fn exclusive_name(name: &str) -> String {
@@ -167,4 +172,26 @@ pub enum StoreError {
         /// Its key.
         key: Box<Key>,
     },
+}
+
+/// What a failure of SQLite means.
+pub(crate) fn explain_sql(path: PathBuf, action: &'static str, source: rusqlite::Error) -> StoreError {
+    use rusqlite::Error;
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            return StoreError::Busy { path, seconds: PATIENCE.as_secs() };
+        }
+        Some(ErrorCode::DiskFull) => return StoreError::Full { path, source },
+        Some(ErrorCode::NotADatabase) => return StoreError::NotAStore { path, source: Some(source) },
+        Some(ErrorCode::DatabaseCorrupt) => return StoreError::Damaged { path, detail: source.to_string() },
+        Some(ErrorCode::ReadOnly) => return StoreError::ReadOnly { path },
+        _ => {}
+    }
+    match source {
+        Error::FromSqlConversionFailure(..)
+        | Error::IntegralValueOutOfRange(..)
+        | Error::InvalidColumnType(..)
+        | Error::Utf8Error(..) => StoreError::Damaged { path, detail: source.to_string() },
+        source => StoreError::Sql { path, action, source },
+    }
 }

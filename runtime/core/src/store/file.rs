@@ -16,15 +16,13 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::node_store::{BOOT, CLAIMED, explain_sql, meta, set_meta};
+use super::error::{PATIENCE, explain_sql};
+use super::meta::{BOOT, CLAIMED, meta, set_meta};
 use super::schema::{self, Stamp};
 use super::{StoreError, marker, space};
 
 /// Name of the store in the state directory.
 pub(crate) const FILE: &str = "weft.db";
-
-/// How long a process waits for another one's transaction.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The name of a store that is being made.
 const UNFINISHED: &str = "weft.db.new";

@@ -8,9 +8,11 @@
 
 mod addr;
 mod error;
+mod fault;
 mod file;
 mod key;
 mod marker;
+mod meta;
 mod node_store;
 mod schema;
 mod space;
@@ -20,10 +22,12 @@ pub use key::{Key, Role};
 pub use node_store::NodeStore;
 
 pub(crate) use addr::{Blob, Stored, count, family, next, previous};
-pub(crate) use node_store::{BOOT, Db, Fault, HOST, Stop, meta, seconds, set_meta};
+pub(crate) use fault::{Fault, Stop};
+pub(crate) use meta::{BOOT, HOST, meta, seconds, set_meta};
+pub(crate) use node_store::Db;
 #[cfg(test)]
 pub(crate) use {
     file::{FILE, log_path},
-    node_store::LOG_LIMIT,
     schema::{APPLICATION_ID, VERSION},
+    space::LOG_LIMIT,
 };

@@ -16,16 +16,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-use weft_host_abi::types::Attachment;
-
-use super::file::{self, FILE, PATIENCE, checkpoint, log_path};
+use super::error::explain_sql;
+use super::fault::{Fault, Stop};
+use super::file::{self, FILE, checkpoint, log_path};
+use super::meta::{CLAIMED, set_meta};
+use super::space::LOG_LIMIT;
 use super::{StoreError, marker, schema, space};
-
-/// The log is written back once it is larger than this. Rebuilding the index of a log of this size takes a
-/// fraction of a millisecond; writing it back costs one flush, shared by the ADDs and DELs that filled it.
-pub(crate) const LOG_LIMIT: u64 = 256 * 1024;
 
 /// How long `maintain` waits for readers.
 const READERS: Duration = Duration::from_secs(2);
@@ -49,43 +47,6 @@ pub struct NodeStore {
     path: PathBuf,
     /// Absent where the store was opened for reading.
     boot_id: Option<String>,
-}
-
-/// A failure inside this module, before it is known in which file and while doing what.
-#[derive(Debug)]
-pub(crate) enum Fault {
-    Sql(rusqlite::Error),
-    Damaged(String),
-    /// An entry of another attachment has what only one can have.
-    Taken {
-        name: String,
-        holder: Box<Attachment>,
-    },
-}
-
-impl From<rusqlite::Error> for Fault {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sql(error)
-    }
-}
-
-/// Why a transaction is rolled back: a fault of the store, or an error for the caller.
-#[derive(Debug)]
-pub(crate) enum Stop<E> {
-    Fault(Fault),
-    Tell(E),
-}
-
-impl<E> From<rusqlite::Error> for Stop<E> {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Fault(Fault::Sql(error))
-    }
-}
-
-impl<E> From<Fault> for Stop<E> {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
 }
 
 // === impl NodeStore ===
@@ -301,47 +262,4 @@ impl Db {
             space::reserve_log(&log, &meta);
         }
     }
-}
-
-pub(crate) fn explain_sql(path: PathBuf, action: &'static str, source: rusqlite::Error) -> StoreError {
-    use rusqlite::Error;
-    match source.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            return StoreError::Busy { path, seconds: PATIENCE.as_secs() };
-        }
-        Some(ErrorCode::DiskFull) => return StoreError::Full { path, source },
-        Some(ErrorCode::NotADatabase) => return StoreError::NotAStore { path, source: Some(source) },
-        Some(ErrorCode::DatabaseCorrupt) => return StoreError::Damaged { path, detail: source.to_string() },
-        Some(ErrorCode::ReadOnly) => return StoreError::ReadOnly { path },
-        _ => {}
-    }
-    match source {
-        Error::FromSqlConversionFailure(..)
-        | Error::IntegralValueOutOfRange(..)
-        | Error::InvalidColumnType(..)
-        | Error::Utf8Error(..) => StoreError::Damaged { path, detail: source.to_string() },
-        source => StoreError::Sql { path, action, source },
-    }
-}
-
-/// Key in `meta` of how many commits claimed something.
-pub(crate) const CLAIMED: &str = "claimed";
-
-/// Key in `meta` of the boot that the journal was last reaped in.
-pub(crate) const BOOT: &str = "boot_id";
-
-/// Key in `meta` of the host's network namespace that ADD last saw.
-pub(crate) const HOST: &str = "host_netns";
-
-pub(crate) fn meta(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
-    conn.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0)).optional()
-}
-
-pub(crate) fn set_meta(conn: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
-    conn.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", [key, value]).map(|_rows| ())
-}
-
-/// Times are 64-bit and signed in SQLite.
-pub(crate) fn seconds(now: u64) -> i64 {
-    i64::try_from(now).unwrap_or(i64::MAX)
 }

@@ -11,7 +11,9 @@ use std::path::Path;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
-use super::node_store::LOG_LIMIT;
+/// The log is written back once it is larger than this. Rebuilding the index of a log of this size takes a
+/// fraction of a millisecond; writing it back costs one flush, shared by the ADDs and DELs that filled it.
+pub(crate) const LOG_LIMIT: u64 = 256 * 1024;
 
 /// Blocks of the store: some hundred attachments.
 const STORE: i64 = 2 * 1024 * 1024;

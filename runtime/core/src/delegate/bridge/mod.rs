@@ -1,5 +1,6 @@
 //! `bridge`: a veth pair with its host end on a bridge, which may be the container's gateway.
 
+mod port;
 mod settings;
 mod vlan;
 

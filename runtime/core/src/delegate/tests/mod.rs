@@ -12,12 +12,13 @@ mod ptp;
 mod tap;
 mod vlan;
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 use weft_host_abi::types::{Attachment, Dns, Route};
 
 use super::*;
-use crate::cni::{Object, read_dns};
-use crate::plan::{DeviceLink, FoundDevice, LinkInfo, LinkRef, Op, Side};
+use crate::cni::{CniResult, Object, read_dns};
+use crate::plan::{DeviceLink, FoundDevice, LinkInfo, LinkRef, Mac, Need, Observed, Op, Plan, Side};
 
 /// A call of a delegate; tests change what they are about.
 struct Call {

@@ -7,10 +7,12 @@ use nix::errno::Errno;
 use super::element::{self, Change, Element};
 use super::listing::Listing;
 use super::rule::TaggedRule;
-use super::socket::{Item, Transaction};
+use super::socket::{ATTEMPTS, Transaction};
 use super::survey::Condition;
-use super::{ATTEMPTS, Added, Content, Nft, Part, find_rule, first_fault};
-use crate::netlink::error::{Doing, Fault, NetlinkError};
+use super::table::Item;
+use super::{Added, Content, Nft, Part, find_rule, first_fault};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::{Doing, Fault};
 
 const DOING_ADD: &str = "failed to add nftables elements";
 

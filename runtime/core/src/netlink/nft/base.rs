@@ -105,7 +105,7 @@ use super::set::{
     GUARDED, HOSTIP4, HOSTIP6, HOSTPORT4, HOSTPORT6, ISOLATED, MASQ4, MASQ4_LOCAL, MASQ6, MASQ6_LOCAL, SAME_BRIDGE,
     SNAT4, SNAT6, SPOOF_MACS, SPOOF_PORTS, SetSpec,
 };
-use super::socket::Item;
+use super::table::Item;
 use super::{Part, Table};
 use crate::plan::{Family, Protocol};
 

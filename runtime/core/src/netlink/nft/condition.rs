@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_netfilter::nftables::{MetaKey, Operator, Register};
 
+use super::bytes::octets;
 use super::expr::{
-    End, Rule, address, address_type, compare, equal, family_is, mask, meta, octets, port, protocol_is, range,
-    redirect_to,
+    End, Rule, address, address_type, compare, equal, family_is, mask, meta, port, protocol_is, range, redirect_to,
 };
 use crate::plan::{Condition, Family, HostPort, Subject};
 

@@ -4,18 +4,22 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_core::DefaultNla;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO};
 use netlink_packet_netfilter::nftables::{
     DataAttribute, ListAttribute, NfTablesMessage, SetElementAttribute, SetElementList, SetElementMessage,
 };
 
-use super::expr::octets;
+use super::bytes::octets;
 use super::set::{
     GUARDED, HOSTIP4, HOSTIP6, HOSTPORT4, HOSTPORT6, ISOLATED, MASQ4, MASQ4_LOCAL, MASQ6, MASQ6_LOCAL, SAME_BRIDGE,
     SNAT4, SNAT6, SPOOF_MACS, SPOOF_PORTS, SetSpec,
 };
-use super::socket::Item;
-use super::{ADD_FLAGS, Part};
+use super::table::{Item, Part};
 use crate::plan::{HostPort, Ingress, IngressPolicy, Mac, Op};
+
+/// Flags of a request that adds an element: no `NLM_F_EXCL`, so that one that is there is no error. The kernel echoes only
+/// those that it really added.
+const ADD_FLAGS: u16 = NLM_F_CREATE | NLM_F_ECHO;
 
 /// `IFNAMSIZ`: names in keys are padded with zeros to this length.
 const IFNAMSIZ: usize = 16;

@@ -3,14 +3,13 @@
 //! Registers: a 16-byte one (`Reg1`..`Reg4`) is four 4-byte ones (`Reg32_00`..`Reg32_15`), and every field of a concatenation
 //! fills whole 4-byte ones.
 
-use std::net::IpAddr;
-
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED};
 use netlink_packet_netfilter::nftables::{
     Bitwise, Cmp, DataAttribute, Expressions, Immediate, Lookup, Meta, MetaKey, Operator, Payload, Register, Verdict,
     VerdictAttribute,
 };
 
+use super::bytes::{emitted, octets};
 use super::set::SetSpec;
 use crate::plan::{Family, Protocol};
 
@@ -276,18 +275,4 @@ fn other(name: &str, attributes: Vec<DefaultNla>) -> Expressions {
 
 fn number(kind: u16, value: u32) -> DefaultNla {
     DefaultNla::new(kind, value.to_be_bytes().to_vec())
-}
-
-/// An attribute as bytes, for nesting where the message crate leaves things raw.
-pub(super) fn emitted(attribute: &DefaultNla) -> Vec<u8> {
-    let mut bytes = vec![0; netlink_packet_core::Emitable::buffer_len(attribute)];
-    netlink_packet_core::Emitable::emit(attribute, &mut bytes);
-    bytes
-}
-
-pub(super) fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
 }

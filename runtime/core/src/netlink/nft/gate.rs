@@ -22,18 +22,16 @@
 use std::collections::BTreeSet;
 
 use netlink_packet_core::NLM_F_CREATE;
-use netlink_packet_netfilter::nftables::{
-    ChainAttribute, Expressions, Hook, InetHookNumber, NfTablesMessage, Register,
-};
+use netlink_packet_netfilter::nftables::{ChainAttribute, Hook, InetHookNumber, NfTablesMessage, Register};
 
-use super::Table;
 use super::answer::FoundRule;
 use super::base::{chain_item, chain_name, chain_question, plain_chain};
-use super::expr::{self, End, Rule, address, counter, equal, is_answer, jump, mask, octets, verdict, xt_match};
+use super::bytes::octets;
+use super::expr::{End, address, counter, equal, jump, mask};
 use super::listing::Listing;
-use super::rule::{TaggedRule, XT_COMMENT, addition, deletion};
-use super::socket::Item;
-use crate::netlink::error::Fault;
+use super::rule_message::{addition, deletion, xt_comment};
+use super::table::{Item, Table};
+use crate::netlink::fault::Fault;
 use crate::plan::{Accept, Family};
 
 /// The chains of the first line.
@@ -45,14 +43,6 @@ const ADMIN_COMMENT: &str = "CNI firewall plugin admin overrides";
 
 /// The bits of an address's last byte that say which chain its rules are in.
 const BUCKET_BITS: u8 = 0x0f;
-
-/// `struct xt_conntrack_mtinfo3` padded to 8 bytes, its `match_flags` and `state_mask`, and `XT_CONNTRACK_STATE` and the bits
-/// of RELATED and ESTABLISHED in them.
-const CONNTRACK_SIZE: usize = 168;
-const CONNTRACK_FLAGS: usize = 146;
-const CONNTRACK_STATES: usize = 150;
-const XT_CONNTRACK_STATE: u16 = 1;
-const XT_ANSWERS: u16 = 6;
 
 /// What rules of an address need around them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,55 +72,13 @@ enum Piece {
     Jump,
 }
 
-/// The two rules of an address.
-pub(super) fn rules(accept: &Accept) -> Vec<TaggedRule> {
-    let family = Family::of(accept.address);
-    let gate = Gate {
-        table: Table::filter(family),
-        admin: accept.admin_chain.clone(),
-        bucket: octets(accept.address).last().copied().unwrap_or_default() & BUCKET_BITS,
-    };
-    let rule = |end, tag: String, matches: Rule, natively: Rule| {
-        let subject = vec![address(family, end, Register::Reg1), equal(octets(accept.address))];
-        let last = vec![counter(), verdict(expr::ACCEPT)];
-        TaggedRule {
-            table: gate.table,
-            chain: gate.bucket_chain(),
-            expressions: [subject.clone(), matches, vec![comment(&tag)], last.clone()].concat(),
-            otherwise: Some([subject, natively, last].concat()),
-            tag,
-            gate: Some(gate.clone()),
-        }
-    };
-    vec![
-        rule(End::Destination, format!("{} (answers)", accept.tag), vec![answers()], is_answer()),
-        rule(End::Source, accept.tag.clone(), Vec::new(), Vec::new()),
-    ]
-}
-
-fn comment(text: &str) -> Expressions {
-    let mut info = text.as_bytes().to_vec();
-    info.truncate(XT_COMMENT - 1);
-    info.resize(XT_COMMENT, 0);
-    xt_match("comment", 0, info)
-}
-
-/// `-m conntrack --ctstate RELATED,ESTABLISHED`.
-fn answers() -> Expressions {
-    let mut info = vec![0; CONNTRACK_SIZE];
-    for (at, value) in [(CONNTRACK_FLAGS, XT_CONNTRACK_STATE), (CONNTRACK_STATES, XT_ANSWERS)] {
-        info.iter_mut().skip(at).zip(value.to_ne_bytes()).for_each(|(to, from)| *to = from);
-    }
-    xt_match("conntrack", 3, info)
-}
-
 /// A rule that jumps, at the beginning of its chain.
 fn jump_first(table: Table, chain: &str, target: &str, text: &str, plain: bool) -> Item {
     let last = vec![counter(), jump(target)];
     let item = if plain {
         addition(table, chain, last, Some(text))
     } else {
-        addition(table, chain, [vec![comment(text)], last].concat(), None)
+        addition(table, chain, [vec![xt_comment(text)], last].concat(), None)
     };
     Item { flags: NLM_F_CREATE, ..item }
 }
@@ -142,7 +90,22 @@ fn jumps<'a>(rules: &'a [FoundRule], to: &'a str) -> impl Iterator<Item = &'a Fo
 // === impl Gate ===
 
 impl Gate {
-    fn bucket_chain(&self) -> String {
+    /// What the rules of an accepted address need.
+    pub(super) fn around(accept: &Accept) -> Self {
+        Self {
+            table: Table::filter(Family::of(accept.address)),
+            admin: accept.admin_chain.clone(),
+            bucket: octets(accept.address).last().copied().unwrap_or_default() & BUCKET_BITS,
+        }
+    }
+
+    /// The table of `iptables` that it is in.
+    pub(super) fn table(&self) -> Table {
+        self.table
+    }
+
+    /// The chain of the rules.
+    pub(super) fn bucket_chain(&self) -> String {
         format!("WEFT-FORWARD-{:x}", self.bucket)
     }
 
@@ -317,22 +280,4 @@ impl Built {
 
 fn chain_deletion(table: Table, name: &str) -> Item {
     chain_item(table, NfTablesMessage::DeleteChain(chain_name(table, name)), 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As `iptables` wrote it.
-    #[test]
-    fn conntrack_match() {
-        let attributes = match answers() {
-            Expressions::Other { attributes, .. } => attributes,
-            _ => Vec::new(),
-        };
-        let bytes: Vec<u8> = attributes.iter().flat_map(expr::emitted).collect();
-        let info = &bytes[bytes.len() - CONNTRACK_SIZE..];
-        let set: Vec<(usize, u8)> = info.iter().copied().enumerate().filter(|(_, byte)| *byte != 0).collect();
-        assert_eq!(set, [(146, 1), (150, 6)]);
-    }
 }

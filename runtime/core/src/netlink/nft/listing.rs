@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Table;
 use super::answer::FoundRule;
 use super::socket::Socket;
-use crate::netlink::error::Fault;
+use crate::netlink::fault::Fault;
 
 /// The chains that were listed so far.
 pub(super) struct Listing<'a> {

@@ -11,9 +11,11 @@
 //! does, but a failed ADD takes away what of it it made, unless another attachment moved in. Where somebody took rules of the
 //! base away (`nft flush table`), the next ADD puts them back.
 
+mod accept;
 mod add;
 mod answer;
 mod base;
+mod bytes;
 mod condition;
 mod element;
 mod expr;
@@ -21,6 +23,8 @@ mod gate;
 mod listing;
 mod remove;
 mod rule;
+mod rule_message;
+mod rules;
 mod set;
 mod socket;
 mod stock;
@@ -29,19 +33,15 @@ mod table;
 
 use std::collections::{BTreeSet, HashSet};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO};
-
 use self::element::{Change, Element};
 use self::gate::{Built, Gate};
 use self::listing::Listing;
 use self::rule::TaggedRule;
 use self::socket::{Outcome, Socket};
 use self::table::{Part, Table};
-use super::error::{Doing, Fault, NetlinkError};
+use super::error::NetlinkError;
+use super::fault::{Doing, Fault};
 use crate::plan::Op;
-
-/// How often a transaction is tried again after somebody else's came between.
-const ATTEMPTS: u32 = 32;
 
 /// A rule is as long as several elements.
 const RULE_WEIGHT: usize = 4;
@@ -85,7 +85,7 @@ impl Content {
         for op in ops {
             content.parts.extend(Part::needed_by(op));
             content.elements.extend(element::elements(op).into_iter().filter(|element| known.insert(element.clone())));
-            content.rules.extend(rule::rules(op));
+            content.rules.extend(rules::rules(op));
         }
         content
     }
@@ -225,10 +225,6 @@ fn find_rule<'a>(
 fn first_fault(outcomes: &[Outcome]) -> Option<(usize, Fault)> {
     outcomes.iter().enumerate().find_map(|(at, outcome)| Some((at, outcome.fault()?)))
 }
-
-/// Flags of a request that adds an element: no `NLM_F_EXCL`, so that one that is there is no error. The kernel echoes only
-/// those that it really added.
-const ADD_FLAGS: u16 = NLM_F_CREATE | NLM_F_ECHO;
 
 #[cfg(test)]
 mod tests {

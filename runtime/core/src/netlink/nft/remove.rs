@@ -6,10 +6,13 @@ use nix::errno::Errno;
 
 use super::element::Change;
 use super::listing::Listing;
-use super::rule::{self, TaggedRule};
-use super::socket::{Item, Outcome};
-use super::{ATTEMPTS, Added, Content, Nft, Part, Table, answer, find_rule, first_fault};
-use crate::netlink::error::{Doing, Fault, NetlinkError};
+use super::rule::TaggedRule;
+use super::rule_message::deletion;
+use super::socket::{ATTEMPTS, Outcome};
+use super::table::Item;
+use super::{Added, Content, Nft, Part, Table, answer, find_rule, first_fault};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::{Doing, Fault};
 
 const DOING_REMOVE: &str = "failed to remove nftables elements";
 
@@ -135,7 +138,7 @@ impl Nft {
 fn rule_deletions(listing: &mut Listing<'_>, rules: &[TaggedRule]) -> Result<Vec<Item>, Fault> {
     let mut items = Vec::new();
     for rule in rules {
-        items.extend(find_rule(listing, rule)?.map(|(chain, handle)| rule::deletion(rule.table, chain, handle)));
+        items.extend(find_rule(listing, rule)?.map(|(chain, handle)| deletion(rule.table, chain, handle)));
     }
     Ok(items)
 }

@@ -4,8 +4,8 @@ use netlink_packet_core::{DefaultNla, NLA_F_NESTED};
 use netlink_packet_netfilter::nftables::{NfTablesMessage, SetAttribute, SetDescription, SetFlags, SetMessage};
 
 use super::Part;
-use super::expr::emitted;
-use super::socket::Item;
+use super::bytes::emitted;
+use super::table::Item;
 
 /// What `nft` calls a set or a map; the kernel keeps types and user data for it without looking at them.
 #[derive(Debug)]

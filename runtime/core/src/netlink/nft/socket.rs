@@ -10,15 +10,15 @@ use netlink_packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_netfilter::nftables::{
-    ChainMessage, GenMessage, NfTablesMessage, SetElementList, SetElementMessage,
+    ChainMessage, GenMessage, NfTablesMessage, RuleAttribute, RuleMessage, SetElementList, SetElementMessage,
 };
 use netlink_packet_netfilter::none::ControlMessage;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 use nix::errno::Errno;
 
 use super::answer::{self, FoundChain, FoundRule};
-use super::{ATTEMPTS, Table, rule};
-use crate::netlink::error::Fault;
+use super::table::{Item, Table};
+use crate::netlink::fault::Fault;
 use crate::netlink::wire::{NLMSG_DONE, NLMSG_ERROR, Refusal, Wire};
 
 /// `NFNL_SUBSYS_NFTABLES`, which a batch names as its subsystem.
@@ -39,17 +39,11 @@ const LEAST: usize = 8;
 /// So many are never too many: the system's usual receive buffer takes their answers.
 pub(super) const FEW: usize = 16;
 
+/// How often a transaction is tried again after somebody else's came between.
+pub(super) const ATTEMPTS: u32 = 32;
+
 /// Questions of one datagram.
 const QUESTIONS: usize = 24;
-
-/// One request.
-#[derive(Debug, Clone)]
-pub(super) struct Item {
-    pub(super) table: Table,
-    pub(super) message: NfTablesMessage,
-    /// Besides `NLM_F_REQUEST`.
-    pub(super) flags: u16,
-}
 
 /// What became of a batch.
 #[derive(Debug, Default)]
@@ -266,7 +260,7 @@ impl Socket {
 
     /// The rules of a chain, in order; none where there is no such chain.
     pub(super) fn rules(&mut self, table: Table, chain: &str) -> Result<Vec<FoundRule>, Fault> {
-        match self.dump(&rule::listing(table, chain), |message| answer::rule(message, chain)) {
+        match self.dump(&rules_question(table, chain), |message| answer::rule(message, chain)) {
             Err(fault) if fault.is_absent() => Ok(Vec::new()),
             other => other,
         }
@@ -295,10 +289,8 @@ impl Socket {
     }
 }
 
-// === impl Item ===
-
-impl Item {
-    fn message(&self) -> NetfilterMessage {
-        NetfilterMessage::new(NetfilterHeader::new(self.table.family(), 0, 0), self.message.clone())
-    }
+/// The request that lists the rules of a chain.
+fn rules_question(table: Table, chain: &str) -> Item {
+    let attributes = vec![RuleAttribute::Table(table.name().to_owned()), RuleAttribute::Chain(chain.to_owned())];
+    Item { table, message: NfTablesMessage::GetRule(RuleMessage { attributes }), flags: 0 }
 }

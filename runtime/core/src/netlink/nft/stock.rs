@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 
 use super::answer::{FoundRule, PortMatch};
 use super::base::chain_question;
-use super::expr::octets;
+use super::bytes::octets;
 use super::listing::Listing;
 use super::{Nft, Table};
-use crate::netlink::error::{Doing, Fault, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::{Doing, Fault};
 use crate::plan::{Family, HostPort};
 
 /// Chain of the `iptables` backend.

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::socket::Item;
+use super::table::Item;
 use super::{Nft, Part, answer};
-use crate::netlink::error::Fault;
+use crate::netlink::fault::Fault;
 use crate::plan::Op;
 
 /// What is wrong with a part.

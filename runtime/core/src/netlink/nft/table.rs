@@ -1,10 +1,9 @@
-//! Tables and the parts of ours, by name.
+//! Tables and the parts of ours, by name; and what one request is.
 
 use netlink_packet_core::NLM_F_CREATE;
-use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_packet_netfilter::nftables::{NfTablesMessage, TableAttribute, TableMessage};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
-use super::socket::Item;
 use crate::netlink::error::NetlinkError;
 use crate::plan::Family;
 
@@ -27,6 +26,15 @@ pub(in crate::netlink) enum Table {
     StockHostPorts4,
     /// The IPv6 one.
     StockHostPorts6,
+}
+
+/// One request.
+#[derive(Debug, Clone)]
+pub(super) struct Item {
+    pub(super) table: Table,
+    pub(super) message: NfTablesMessage,
+    /// Besides `NLM_F_REQUEST`.
+    pub(super) flags: u16,
 }
 
 /// A part of the base, made as a whole.
@@ -112,5 +120,14 @@ impl Table {
 
     fn message(self) -> TableMessage {
         TableMessage { attributes: vec![TableAttribute::Name(self.name().to_owned())] }
+    }
+}
+
+// === impl Item ===
+
+impl Item {
+    /// As it is sent.
+    pub(super) fn message(&self) -> NetfilterMessage {
+        NetfilterMessage::new(NetfilterHeader::new(self.table.family(), 0, 0), self.message.clone())
     }
 }

@@ -7,9 +7,10 @@ use rtnetlink::packet_route::route::RouteMessage;
 use super::{Operation, Session};
 use crate::netlink::Executor;
 use crate::netlink::check::{Difference, Since};
-use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::Doing;
+use crate::netlink::inverse::{Inverse, Newcomers};
 use crate::netlink::rtnl::{Address, DEFAULT_TABLE, RouteSpec, address_message, overlap, without_detection};
-use crate::netlink::undo::{Inverse, Newcomers};
 use crate::plan::{Family, LinkRef, Side};
 
 /// An address of a container link.

@@ -8,9 +8,10 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder};
 use super::sysctls::restore_sysctls;
 use super::{Operation, Session};
 use crate::netlink::check::{Difference, Since};
-use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::Doing;
+use crate::netlink::inverse::Inverse;
 use crate::netlink::rtnl::{Link, Lookup, change, high_mac, port_flags};
-use crate::netlink::undo::Inverse;
 use crate::netlink::{Executor, sysctl};
 use crate::plan::{LinkInfo, LinkRef, Mac, Op, Side};
 

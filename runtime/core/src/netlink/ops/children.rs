@@ -9,10 +9,11 @@ use rtnetlink::{LinkDummy, LinkIpVlan, LinkMacVlan, LinkVlan};
 use super::{Operation, Session};
 use crate::netlink::Executor;
 use crate::netlink::check::{ChildDifference, Difference, Made, Since, check_mtu};
-use crate::netlink::error::{Doing, Fault, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::{Doing, Fault};
+use crate::netlink::inverse::Inverse;
 use crate::netlink::locate::Wanted;
 use crate::netlink::rtnl::{Child, Lookup, random_mac};
-use crate::netlink::undo::Inverse;
 use crate::plan::{CreateDummy, CreateIpvlan, CreateVlan, IpvlanMode, LinkRef, Mac, MacvlanMode, Op, Plan, Side};
 
 /// How often an index is tried.

@@ -8,9 +8,10 @@ use rtnetlink::packet_route::route::RouteProtocol;
 use super::{Operation, Session};
 use crate::netlink::check::{Difference, Since};
 use crate::netlink::device::{Taken, is_taken, relocation};
-use crate::netlink::error::{Doing, Fault, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::{Doing, Fault};
+use crate::netlink::inverse::Inverse;
 use crate::netlink::rtnl::{Link, Lookup, change};
-use crate::netlink::undo::Inverse;
 use crate::netlink::{Executor, sysctl};
 use crate::plan::{Family, LinkRef, Op, Plan, TakeDevice};
 

@@ -6,10 +6,11 @@ use super::sysctls::restore_sysctls;
 use super::{Operation, Session};
 use crate::netlink::check::{Difference, Since};
 use crate::netlink::conntrack::{self, Flows};
-use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::Doing;
+use crate::netlink::inverse::Inverse;
 use crate::netlink::rtnl::{Link, Lookup};
 use crate::netlink::sharing::{Filters, is_filter};
-use crate::netlink::undo::Inverse;
 use crate::netlink::{Executor, firewalld, nft, sysctl};
 use crate::plan::{FirewalldSource, HostPort, LinkRef, Op, RouteLocalnet, Side};
 

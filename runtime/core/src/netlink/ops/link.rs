@@ -8,11 +8,12 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
 
 use super::{Operation, Session};
 use crate::netlink::check::{Difference, Made, Since};
-use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::Doing;
+use crate::netlink::inverse::Inverse;
 use crate::netlink::locate::Wanted;
 use crate::netlink::rtnl::{Link, Lookup, change, random_mac};
 use crate::netlink::sysctl::Of;
-use crate::netlink::undo::Inverse;
 use crate::netlink::{Executor, sysctl};
 use crate::plan::{LinkRef, Mac, Plan, Side};
 

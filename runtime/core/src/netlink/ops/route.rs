@@ -9,9 +9,10 @@ use weft_host_abi::types::Route;
 use super::{Operation, Session};
 use crate::netlink::Executor;
 use crate::netlink::check::{Difference, Since};
-use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::Doing;
+use crate::netlink::inverse::Inverse;
 use crate::netlink::rtnl::{DEFAULT_TABLE, RouteSpec, route_message};
-use crate::netlink::undo::Inverse;
 use crate::plan::{Family, LinkRef};
 
 /// `RT_SCOPE_LINK`: what a route without gateway has unless told otherwise, so that gateways behind it can be used.

@@ -10,9 +10,10 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol
 use super::{Operation, Session};
 use crate::netlink::Executor;
 use crate::netlink::check::{Difference, Since, StepDifference};
-use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::Doing;
+use crate::netlink::inverse::{Inverse, unless_absent};
 use crate::netlink::rtnl::{DEFAULT_TABLE, RouteSpec, Rtnl, in_table, route_message, rule_message};
-use crate::netlink::undo::{Inverse, unless_absent};
 use crate::plan::{Family, LinkRef, Plan, Side, Source, SourceRoutes};
 
 /// Where the search for a free table begins.

@@ -6,12 +6,13 @@ use rtnetlink::packet_route::tc::TcHandle;
 use super::{Operation, Session};
 use crate::netlink::Executor;
 use crate::netlink::check::{Difference, Since, StepDifference};
-use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::Doing;
+use crate::netlink::inverse::Inverse;
 use crate::netlink::rtnl::{
     Lookup, Qdisc, Tbf, change, ingress_message, qdisc_selector, random_mac, redirect_message, redirect_targets,
     tbf_message,
 };
-use crate::netlink::undo::Inverse;
 use crate::plan::{CreateIfb, LimitRate, LinkRef, Op, Plan, RedirectIngress, Side};
 
 impl Operation for LimitRate {

@@ -5,8 +5,8 @@ use std::fs;
 use super::{Operation, Session};
 use crate::netlink::check::{Difference, Since, StepDifference};
 use crate::netlink::error::NetlinkError;
+use crate::netlink::inverse::Inverse;
 use crate::netlink::sysctl::{Confs, Of};
-use crate::netlink::undo::Inverse;
 use crate::netlink::{Executor, sysctl};
 use crate::plan::{Family, LinkRef, Op, Side, TuneSysctl};
 

@@ -2,10 +2,11 @@
 
 use super::{Operation, Session};
 use crate::netlink::check::{Difference, Made, Since, check_mtu};
-use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::Doing;
+use crate::netlink::inverse::Inverse;
 use crate::netlink::locate::Wanted;
 use crate::netlink::rtnl::{Lookup, change};
-use crate::netlink::undo::Inverse;
 use crate::netlink::{Executor, tun};
 use crate::plan::{CreateTap, LinkRef, Op, Plan, Side};
 

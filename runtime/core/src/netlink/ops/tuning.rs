@@ -6,9 +6,10 @@ use super::address::restore_addresses;
 use super::{Operation, Session};
 use crate::netlink::Executor;
 use crate::netlink::check::{Difference, Since, StepDifference};
-use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::Doing;
+use crate::netlink::inverse::Inverse;
 use crate::netlink::rtnl::{DEFAULT_TABLE, Link, Lookup, change};
-use crate::netlink::undo::Inverse;
 use crate::plan::{Family, LinkAttributes, LinkRef, Mac, Plan, Side, TuneLink};
 
 /// A link with a smaller MTU has no IPv6: the kernel takes its addresses and routes away.

@@ -8,9 +8,10 @@ use rtnetlink::{LinkBridgeVlan, LinkUnspec, LinkVeth};
 
 use super::{Operation, Session};
 use crate::netlink::check::{Difference, Since};
-use crate::netlink::error::{Doing, Fault, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::{Doing, Fault};
+use crate::netlink::inverse::Inverse;
 use crate::netlink::rtnl::{How, Lookup, Rtnl, change};
-use crate::netlink::undo::Inverse;
 use crate::netlink::{Executor, sysctl};
 use crate::plan::{LinkRef, Side};
 

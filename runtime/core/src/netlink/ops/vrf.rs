@@ -14,9 +14,10 @@ use super::sbr::{Placed, restore_main_routes, table_of};
 use super::{Operation, Session};
 use crate::netlink::Executor;
 use crate::netlink::check::{Difference, Since, StepDifference};
-use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::Doing;
+use crate::netlink::inverse::Inverse;
 use crate::netlink::rtnl::{Address, DEFAULT_TABLE, Link, Lookup, Rtnl, change, in_table};
-use crate::netlink::undo::Inverse;
 use crate::plan::{Family, JoinVrf, LinkRef, Plan, Side};
 
 /// `default`, `main` and `local`: no table for a VRF.

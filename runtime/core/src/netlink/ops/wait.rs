@@ -7,7 +7,8 @@ use rtnetlink::packet_route::link::State;
 
 use super::link::state_name;
 use super::{Operation, Session};
-use crate::netlink::error::{Doing, NetlinkError};
+use crate::netlink::error::NetlinkError;
+use crate::netlink::fault::Doing;
 use crate::netlink::rtnl::Lookup;
 use crate::plan::{Family, LinkRef};
 

@@ -8,7 +8,7 @@ use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressHe
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{How, Rtnl};
-use crate::netlink::error::Fault;
+use crate::netlink::fault::Fault;
 use crate::plan::Family;
 
 /// An address as the kernel describes it.

@@ -7,8 +7,8 @@ use rtnetlink::packet_route::link::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{LinkBridgePort, LinkUnspec};
 
-use super::{Child, How, Nsid, Rtnl};
-use crate::netlink::error::Fault;
+use super::{Child, How, Rtnl};
+use crate::netlink::fault::Fault;
 use crate::plan::{LinkInfo, Mac};
 use crate::random;
 
@@ -48,6 +48,10 @@ pub(in crate::netlink) struct Link {
     /// The routing table of a VRF.
     pub(in crate::netlink) vrf_table: Option<u32>,
 }
+
+/// A namespace as the socket's own namespace numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::netlink) struct Nsid(pub(in crate::netlink) i32);
 
 /// How a link is found.
 #[derive(Debug, Clone, Copy)]

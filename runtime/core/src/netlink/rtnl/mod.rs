@@ -14,8 +14,7 @@ mod tc;
 
 pub(super) use address::{Address, address_message, overlap, without_detection};
 pub(super) use child::Child;
-pub(super) use link::{Link, Lookup, change, high_mac, port_flags, random_mac};
-pub(super) use nsid::Nsid;
+pub(super) use link::{Link, Lookup, Nsid, change, high_mac, port_flags, random_mac};
 pub(super) use route::{DEFAULT_TABLE, RouteSpec, in_table, route_message};
 pub(super) use rule::rule_message;
 pub(super) use tc::{Qdisc, Tbf, ingress_message, qdisc_selector, redirect_message, redirect_targets, tbf_message};
@@ -29,7 +28,7 @@ use netlink_packet_core::{
 use nix::errno::Errno;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-use super::error::Fault;
+use super::fault::Fault;
 use super::wire::{Answer, NLMSG_DONE, NLMSG_ERROR, Wire};
 
 /// A dump that others changed things under is asked for again this often; then it is used as it is.

@@ -10,12 +10,8 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask};
 use rtnetlink::packet_route::nsid::{NsidAttribute, NsidMessage};
 
-use super::{How, Link, Rtnl};
-use crate::netlink::error::Fault;
-
-/// A namespace as the socket's own namespace numbers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::netlink) struct Nsid(pub(in crate::netlink) i32);
+use super::{How, Link, Nsid, Rtnl};
+use crate::netlink::fault::Fault;
 
 impl Rtnl {
     /// The number of the namespace behind an open file; `None` where it has none.

@@ -10,7 +10,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{How, Rtnl};
-use crate::netlink::error::Fault;
+use crate::netlink::fault::Fault;
 use crate::plan::Family;
 
 /// The table that routes without one are in.

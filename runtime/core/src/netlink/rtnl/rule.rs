@@ -6,7 +6,7 @@ use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleHeader, RuleM
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{How, Rtnl};
-use crate::netlink::error::Fault;
+use crate::netlink::fault::Fault;
 use crate::plan::Family;
 
 /// A rule as the kernel describes it.

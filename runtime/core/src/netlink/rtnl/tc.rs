@@ -12,7 +12,7 @@ use rtnetlink::packet_route::tc::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{How, Rtnl};
-use crate::netlink::error::Fault;
+use crate::netlink::fault::Fault;
 
 /// Handle of a link's token bucket.
 pub(in crate::netlink) const ROOT_HANDLE: TcHandle = TcHandle { major: 1, minor: 0 };

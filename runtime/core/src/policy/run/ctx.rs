@@ -3,27 +3,17 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 use weft_host_abi::guest::{Host, LogLevel};
 use weft_host_abi::types::{ClaimInfo, FactSource, LastClaim, LedgerView, Pod, Range, Usage};
 
 use super::Limits;
-use super::evidence::{Evidence, Exchange, Exchanges};
+use super::evidence::{Evidence, Exchange, Exchanges, LogLine};
 use super::no_ledger::NoLedger;
 use super::wasi::WasiState;
 use crate::policy::Cause;
 use crate::policy::error::{cause, is_out_of_memory};
 use crate::text::clean;
-
-/// A line a policy logged; control characters are escaped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LogLine {
-    /// How much it matters.
-    pub level: LogLevel,
-    /// What it says.
-    pub text: String,
-}
 
 /// Why the host ended a call. Set before the error that unwinds the guest, and looked at before any trap.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,9 +4,9 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use weft_host_abi::guest::LogLevel;
 use weft_host_abi::types::{ClaimInfo, Denial, LastClaim, LedgerView, Range, Usage};
 
-use super::LogLine;
 use crate::policy::PolicyError;
 
 /// Questions and answers that are recorded; a policy that asks more cannot be replayed.
@@ -44,6 +44,15 @@ pub struct Exchanges {
 
 fn is_zero(number: &usize) -> bool {
     *number == 0
+}
+
+/// A line a policy logged; control characters are escaped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// How much it matters.
+    pub level: LogLevel,
+    /// What it says.
+    pub text: String,
 }
 
 /// What a call left behind.

@@ -12,6 +12,7 @@ mod limits;
 mod no_ledger;
 mod reused;
 mod wasi;
+mod wasi_link;
 mod worker;
 
 use std::path::Path;
@@ -25,8 +26,7 @@ use weft_host_abi::contract;
 use weft_host_abi::guest::{CallError, Ipam, World};
 use weft_host_abi::types::{Denial, Problem};
 
-pub use ctx::LogLine;
-pub use evidence::{Answer, Called, Evidence, Exchange, Exchanges, ReplayLedger};
+pub use evidence::{Answer, Called, Evidence, Exchange, Exchanges, LogLine, ReplayLedger};
 pub use limits::{Grants, Limits};
 pub use reused::Reused;
 
@@ -82,7 +82,7 @@ impl<W: World> Loaded<W> {
             if !grants.wasi {
                 return Err(PolicyError::ImportsNotGranted { policy: name, imports: imports.wasi });
             }
-            wasi::link(&mut linker).map_err(|error| PolicyError::Engine { source: cause(&error) })?;
+            wasi_link::link(&mut linker).map_err(|error| PolicyError::Engine { source: cause(&error) })?;
         }
         let policy = W::link(component, &mut linker).map_err(|error| {
             match host_memory(&format!("load policy {name:?}"), &error) {

@@ -7,14 +7,12 @@
 
 use std::path::Path;
 
-use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime::component::{HasData, Resource, ResourceTable};
 use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
 use wasmtime_wasi::p2::bindings::random::{insecure, insecure_seed, random};
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
-
-use super::ctx::Ctx;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView};
 
 /// Where a granted directory appears.
 const DATA: &str = "/data";
@@ -66,49 +64,32 @@ impl WasiState {
         Self { ctx: builder.build(), table: ResourceTable::new(), output, fixed }
     }
 
+    /// What WASI's own implementation works on.
+    pub(super) fn view(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.ctx, table: &mut self.table }
+    }
+
+    /// The clocks and random numbers in place of the host's.
+    pub(super) fn fixed(&mut self) -> FixedView<'_> {
+        FixedView { fixed: &mut self.fixed, table: &mut self.table }
+    }
+
     /// What the guest wrote to standard output and error, by lines.
     pub(super) fn output(&self) -> Vec<String> {
         String::from_utf8_lossy(&self.output.contents()).lines().map(str::to_owned).collect()
     }
 }
 
-/// Offers WASI to the components of a linker.
-pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
-    wasmtime_wasi::p2::add_to_linker_sync(linker)?;
-    // In place of the host's clocks and random numbers.
-    linker.allow_shadowing(true);
-    wall_clock::add_to_linker::<Ctx, HasFixed>(linker, Ctx::fixed)?;
-    monotonic_clock::add_to_linker::<Ctx, HasFixed>(linker, Ctx::fixed)?;
-    random::add_to_linker::<Ctx, HasFixed>(linker, Ctx::fixed)?;
-    insecure::add_to_linker::<Ctx, HasFixed>(linker, Ctx::fixed)?;
-    insecure_seed::add_to_linker::<Ctx, HasFixed>(linker, Ctx::fixed)?;
-    linker.allow_shadowing(false);
-    Ok(())
-}
-
-struct FixedView<'a> {
+/// Clocks and random numbers that are functions of the request.
+pub(super) struct FixedView<'a> {
     fixed: &'a mut Fixed,
     table: &'a mut ResourceTable,
 }
 
-struct HasFixed;
+pub(super) struct HasFixed;
 
 impl HasData for HasFixed {
     type Data<'a> = FixedView<'a>;
-}
-
-impl Ctx {
-    fn fixed(&mut self) -> FixedView<'_> {
-        let wasi = self.wasi_state();
-        FixedView { fixed: &mut wasi.fixed, table: &mut wasi.table }
-    }
-}
-
-impl WasiView for Ctx {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        let wasi = self.wasi_state();
-        WasiCtxView { ctx: &mut wasi.ctx, table: &mut wasi.table }
-    }
 }
 
 impl wall_clock::Host for FixedView<'_> {

@@ -8,46 +8,22 @@ mod gateway;
 mod refusal;
 mod routes;
 mod rules;
-
-use std::net::IpAddr;
+mod verified;
 
 use ipnet::IpNet;
-use weft_host_abi::types::{Decision, Dns, Range, ReleaseRule, Request, Route, Wanted};
+use weft_host_abi::types::{Decision, Range, ReleaseRule, Request, Wanted};
 
 pub use choice::{Setting, VerifiedChoice, verify_choice};
 pub use gateway::{Named, claimed_gateway, verify_gateways, verify_host_addresses};
 pub use refusal::Refusal;
 pub use routes::verify_routes;
+pub use verified::{Verified, VerifiedWant};
 
 use super::PolicyError;
 use crate::text::clean;
 
 /// Longest reason that is kept, in bytes.
 const REASON_MAX: usize = 512;
-
-/// One address to claim, verified.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VerifiedWant {
-    /// Candidates, best first, without repetitions; each with the declared range it lies in, where it lies in one.
-    pub candidates: Vec<(IpNet, Option<Range>)>,
-    /// The gateway of these candidates.
-    pub gateway: Option<IpAddr>,
-}
-
-/// A decision that may be acted on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified {
-    /// One entry per address, in result order.
-    pub wants: Vec<VerifiedWant>,
-    /// Routes of the result.
-    pub routes: Vec<Route>,
-    /// DNS of the result.
-    pub dns: Option<Dns>,
-    /// What happens on release.
-    pub release: ReleaseRule,
-    /// One line that says why.
-    pub reason: String,
-}
 
 /// Checks a decision against the request it answers. `declared_singles` are addresses that the configuration (`static`) or
 /// the runtime named outright, with their prefix lengths.

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
-use weft_host_abi::types::{Attachment, Node, RangeSet};
+use weft_host_abi::types::{Attachment, Dns, Node, RangeSet, Route};
 
 use super::*;
 

@@ -7,9 +7,11 @@ mod tuning;
 mod vrf;
 
 use serde_json::{Value, json};
+use weft_host_abi::types::Attachment;
 
 use super::*;
-use crate::plan::{LinkInfo, Peer};
+use crate::cni::{Object, Version};
+use crate::plan::{LinkInfo, LinkRef, Mac, Need, Observed, Op, Peer, ShapeIp};
 
 /// A call of a step; tests change what they are about.
 struct Call {

@@ -1,0 +1,104 @@
+//! Who decides about addresses: `ipam.type`.
+
+use super::{ConfError, Object, Persona};
+
+/// Who decides about addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IpamKind {
+    /// A policy that comes with weft, by name.
+    Shipped(String),
+    /// A policy of the operator's.
+    Wasm {
+        /// Where it is.
+        policy: String,
+    },
+    /// A DHCP server, by way of the node's agent.
+    Dhcp,
+    /// An IPAM plugin of that name in `CNI_PATH`.
+    External(String),
+}
+
+impl IpamKind {
+    /// Whether it is the shipped policy of that name.
+    #[must_use]
+    pub fn is_shipped(&self, name: &str) -> bool {
+        matches!(self, Self::Shipped(own) if own == name)
+    }
+
+    /// Whether a policy decides.
+    #[must_use]
+    pub fn is_policy(&self) -> bool {
+        self.policy().is_some()
+    }
+
+    /// What `ipam.policy` has to say for `weft-ipam` to do the same.
+    #[must_use]
+    pub fn policy(&self) -> Option<&str> {
+        match self {
+            Self::Shipped(policy) | Self::Wasm { policy } => Some(policy),
+            Self::Dhcp | Self::External(_) => None,
+        }
+    }
+
+    /// Keys of `CNI_ARGS` that the stock plugin of this name reads.
+    pub(super) fn cni_args(&self) -> &'static [&'static str] {
+        match self {
+            Self::Shipped(name) if name == "host-local" => &["IP"],
+            Self::Shipped(name) if name == "static" => &["IP", "GATEWAY"],
+            _ => &[],
+        }
+    }
+}
+
+/// Who decides; `None` where the network has no IPAM.
+pub(super) fn kind(
+    persona: Persona,
+    ipam: &Object,
+    is_shipped: &dyn Fn(&str) -> bool,
+) -> Result<Option<IpamKind>, ConfError> {
+    let named = ipam.text("type")?;
+    let kind = match (persona, named) {
+        (Persona::Ipam("dhcp"), _) => IpamKind::Dhcp,
+        (Persona::Ipam(name), _) => IpamKind::Shipped(name.to_owned()),
+        (Persona::WeftIpam, _) | (_, Some("weft-ipam")) => by_policy(ipam, is_shipped)?,
+        (_, None) => return Ok(None),
+        (_, Some("wasm")) => match policy(ipam)? {
+            name if is_shipped(name) => return Err(ConfError::ShippedPolicy { policy: name.to_owned() }),
+            _ => wasm(ipam)?,
+        },
+        (_, Some("dhcp")) => IpamKind::Dhcp,
+        (_, Some(name)) if is_shipped(name) => IpamKind::Shipped(name.to_owned()),
+        (_, Some(name)) => IpamKind::External(plugin_name(name)?),
+    };
+    Ok(Some(kind))
+}
+
+/// `ipam.policy` of `weft-ipam`: a shipped policy's name, or a URL.
+fn by_policy(ipam: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result<IpamKind, ConfError> {
+    match policy(ipam)? {
+        name if is_shipped(name) => Ok(IpamKind::Shipped(name.to_owned())),
+        _ => wasm(ipam),
+    }
+}
+
+/// `ipam.policy` of `wasm`: a URL.
+fn wasm(ipam: &Object) -> Result<IpamKind, ConfError> {
+    let policy = policy(ipam)?.to_owned();
+    if !policy.contains("://") {
+        return Err(ConfError::UnknownPolicy { key: "ipam.policy", policy });
+    }
+    Ok(IpamKind::Wasm { policy })
+}
+
+fn policy(ipam: &Object) -> Result<&str, ConfError> {
+    let hint = "name a policy that comes with weft, or say where yours is, as in \"file:///etc/weft/policy.wasm\"";
+    ipam.text("policy")?.ok_or(ConfError::Missing { key: "ipam.policy", hint })
+}
+
+/// A name to look for in `CNI_PATH`: one file name, nothing that leads elsewhere.
+pub(super) fn plugin_name(name: &str) -> Result<String, ConfError> {
+    if name.contains(['/', '\0']) || name == "." || name == ".." {
+        return Err(ConfError::PluginName(name.to_owned()));
+    }
+    Ok(name.to_owned())
+}

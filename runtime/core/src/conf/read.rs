@@ -1,0 +1,260 @@
+//! Reads a configuration: for ADD, CHECK and STATUS strictly, for DEL and GC as far as it goes.
+
+use super::attachments::valid_attachments;
+use super::cluster::names_pool;
+use super::ipam::Context;
+use super::labels::labels;
+use super::select::{self, SelectConf};
+use super::{
+    ConfError, DelegateConf, FallbackConf, GrantsConf, IpamConf, LedgerKind, LimitsConf, Maker, MonitorConf, Network,
+    Object, Persona, StepConf, Terms,
+};
+use super::{flannel, ipam_kind, unknown, weft};
+use crate::cni::{Version, read_dns};
+use crate::delegate::{self, IpamUse};
+
+impl Network {
+    /// Reads a configuration as the plugin of that name.
+    ///
+    /// `is_shipped` tells the names of policies that come with weft.
+    ///
+    /// # Errors
+    /// Something in it is wrong. What a built-in delegate thinks of its own keys is asked apart (`Delegate::validate`).
+    pub fn parse(
+        persona: Persona,
+        object: &Object,
+        cni_args: &[(String, String)],
+        is_shipped: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, ConfError> {
+        let problems = if persona == Persona::Weft { unknown::of_network(object) } else { Vec::new() };
+        match Self::read(persona, object, cni_args, is_shipped) {
+            // With another version, all else may be different.
+            Err(error @ ConfError::Wire(_)) => Err(error),
+            Err(error) => Err(error.after(problems)),
+            Ok(network) => ConfError::all(problems).map_or(Ok(network), Err),
+        }
+    }
+
+    fn read(
+        persona: Persona,
+        object: &Object,
+        cni_args: &[(String, String)],
+        is_shipped: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, ConfError> {
+        let mut network = Self::bare(object);
+        network.version = Version::reconcile_since(object.str("cniVersion")?.unwrap_or_default(), persona.oldest())?;
+        network.runtime_config = object.object_or_empty("runtimeConfig")?;
+        network.args = object.object_or_empty("args")?.object_or_empty("cni")?;
+        network.dns = read_dns(object)?;
+        network.valid_attachments = valid_attachments(object)?;
+        network.labels = match labels(&network.args) {
+            // No stock plugin looks at labels, so none fails on them.
+            Err(_not_read) if persona.is_stock() => Vec::new(),
+            read => read?,
+        };
+        if let Some(select) = read_select(persona, object, is_shipped)? {
+            if persona == Persona::Weft {
+                network.steps = weft::steps(object)?;
+            }
+            // What nothing can be set in has to be sound as it stands; of the others that shows when they are chosen.
+            for (name, conf) in select.fixed() {
+                // Unknown keys of `delegates` were found with the others.
+                let read = if persona == Persona::Weft { Self::read } else { Self::parse };
+                read(Persona::Weft, &conf, cni_args, is_shipped)
+                    .map_err(|error| ConfError::Entry { name: name.to_owned(), error: Box::new(error) })?;
+            }
+            network.maker = Maker::Select(select);
+            network.read_policy_terms(persona, object)?;
+            return Ok(network);
+        }
+        network.ipam = network.read_ipam(persona, object, cni_args, is_shipped)?;
+        network.maker = match persona {
+            Persona::Weft if weft::steps_alone(object) => Maker::Before,
+            Persona::Weft => Maker::Delegate(weft::delegate(object, network.ipam.as_ref())?),
+            Persona::Delegate(kind) => Maker::Delegate(stock_delegate(kind, object)),
+            Persona::Step(_) => Maker::Before,
+            Persona::WeftIpam | Persona::Pod(_) | Persona::Ipam(_) | Persona::Flannel => Maker::Nobody,
+        };
+        network.steps = match persona {
+            Persona::Weft => weft::steps(object)?,
+            Persona::Step(kind) => vec![StepConf { kind: kind.to_owned(), conf: object.clone() }],
+            Persona::WeftIpam | Persona::Pod(_) | Persona::Ipam(_) | Persona::Delegate(_) | Persona::Flannel => {
+                Vec::new()
+            }
+        };
+        network.check_ipam_use(persona)?;
+        network.check_cni_args(persona, cni_args)?;
+
+        network.read_policy_terms(persona, object)?;
+        Ok(network)
+    }
+
+    /// Reads the configuration that a choice of the delegate policy led to ([`SelectConf::chosen`]).
+    ///
+    /// # Errors
+    /// As `parse`.
+    pub fn chosen(
+        &self,
+        conf: &Object,
+        cni_args: &[(String, String)],
+        is_shipped: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, ConfError> {
+        if !self.select().is_some_and(SelectConf::is_stock) {
+            return Self::parse(Persona::Weft, conf, cni_args, is_shipped);
+        }
+        let kind = select::stock_kind(conf)?;
+        let mut network = match delegate::find(&kind) {
+            Some(found) => Self::parse(Persona::Delegate(found.kind()), conf, cni_args, is_shipped)?,
+            // An external delegate calls its IPAM plugin itself.
+            None => Self { maker: Maker::Delegate(select::by_kind(kind, conf.clone())), ..Self::bare(conf) },
+        };
+        network.version = self.version;
+        // The plugin hands its delegate no `args`, but labels are facts about the pod.
+        network.labels.clone_from(&self.labels);
+        Ok(network)
+    }
+
+    /// As `chosen`, for DEL of what a stock plugin made by handing a delegate this configuration.
+    ///
+    /// # Errors
+    /// It names no plugin.
+    pub fn chosen_for_del(conf: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result<Self, ConfError> {
+        let kind = select::stock_kind(conf)?;
+        Ok(match delegate::find(&kind) {
+            Some(found) => Self::parse_for_del(Persona::Delegate(found.kind()), conf, is_shipped),
+            None => Self { maker: Maker::Delegate(select::by_kind(kind, conf.clone())), ..Self::bare(conf) },
+        })
+    }
+
+    /// `limits`, `grants`, `ledger`, `fallback` and `monitor`: ours at the top of a `weft` configuration. Elsewhere the top is another plugin's,
+    /// so they are in `ipam`, where that is ours.
+    fn read_policy_terms(&mut self, persona: Persona, object: &Object) -> Result<(), ConfError> {
+        let ours = match &self.ipam {
+            _ if persona == Persona::Weft => object,
+            Some(ipam) if ipam.kind.is_policy() => &ipam.object,
+            _ => return Ok(()),
+        };
+        // A policy of the operator's own may have any key; this one would leave the addresses to the node alone.
+        if persona == Persona::Weft
+            && let Some(ipam) = self.ipam.as_ref().filter(|ipam| ipam.kind.is_policy())
+            && let Some(ledger) = ipam.object.get("ledger")
+        {
+            let want = "beside \"ipam\", at the top of the configuration";
+            return Err(ConfError::BadValue { key: ipam.object.place("ledger"), value: ledger.to_string(), want });
+        }
+        if persona != Persona::Weft
+            && let Some(error) = ConfError::all(unknown::of_terms(ours))
+        {
+            return Err(error);
+        }
+        self.terms = Terms {
+            limits: LimitsConf::read(ours)?,
+            grants: GrantsConf::read(ours)?,
+            ledger: LedgerKind::read(ours)?,
+            fallback: FallbackConf::read(ours)?,
+        };
+        self.monitor = MonitorConf::read(ours)?;
+        let place = ours.place("monitor");
+        let selects = self.select().is_some();
+        match (&mut self.monitor, self.ipam.as_mut().filter(|ipam| ipam.kind.is_policy())) {
+            (Some(monitor), Some(ipam)) if monitor.promoted => std::mem::swap(&mut monitor.kind, &mut ipam.kind),
+            (Some(_monitor), None) if !selects => {
+                let want = "a network whose \"ipam\" is a policy, which it is compared with";
+                return Err(ConfError::BadValue { key: place, value: "{...}".to_owned(), want });
+            }
+            (None | Some(_), _) => {}
+        }
+        if let (LedgerKind::Cluster(cluster), Some(ipam)) = (&self.terms.ledger, &mut self.ipam) {
+            ipam.scope = cluster.scope();
+        }
+        Ok(())
+    }
+
+    /// Reads for DEL, which goes on whatever is wrong: the name is enough, everything else is taken where it can be.
+    #[must_use]
+    pub fn parse_for_del(persona: Persona, object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Self {
+        let mut network = Self::bare(object);
+        if let Some(select) = read_select(persona, object, is_shipped).unwrap_or_default() {
+            network.maker = Maker::Select(select);
+            return network;
+        }
+        let ipam = object.object_or_empty("ipam").unwrap_or_default();
+        let kind = ipam_kind::kind(persona, &ipam, is_shipped).ok().flatten();
+        network.ipam = kind.map(|kind| IpamConf::bare(kind, ipam, &network.name));
+        network.maker = match persona {
+            Persona::Weft if weft::steps_alone(object) => Maker::Before,
+            Persona::Weft => weft::delegate(object, network.ipam.as_ref()).map_or(Maker::Nobody, Maker::Delegate),
+            Persona::Delegate(kind) => Maker::Delegate(stock_delegate(kind, object)),
+            Persona::Step(_) => Maker::Before,
+            Persona::WeftIpam | Persona::Pod(_) | Persona::Ipam(_) | Persona::Flannel => Maker::Nobody,
+        };
+        if network.ipam_use() == IpamUse::Never {
+            network.ipam = None;
+        }
+        network
+    }
+
+    /// Reads for GC, which needs no more than DEL and the list of what to keep.
+    ///
+    /// # Errors
+    /// The list is malformed. Taken for an empty one, it would tear down attachments that are in use.
+    pub fn parse_for_gc(
+        persona: Persona,
+        object: &Object,
+        is_shipped: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, ConfError> {
+        let valid_attachments = valid_attachments(object)?;
+        Ok(Self { valid_attachments, ..Self::parse_for_del(persona, object, is_shipped) })
+    }
+
+    fn read_ipam(
+        &self,
+        persona: Persona,
+        object: &Object,
+        cni_args: &[(String, String)],
+        is_shipped: &dyn Fn(&str) -> bool,
+    ) -> Result<Option<IpamConf>, ConfError> {
+        let uses_none = |kind| delegate::find(kind).is_some_and(|found| found.ipam() == IpamUse::Never);
+        let ignored = match persona {
+            Persona::Delegate(kind) => uses_none(kind),
+            Persona::Step(_) => true,
+            Persona::Weft | Persona::WeftIpam | Persona::Pod(_) | Persona::Ipam(_) | Persona::Flannel => false,
+        };
+        if ignored {
+            return Ok(None);
+        }
+        let ipam = match object.object("ipam")? {
+            None if persona.is_ipam() => return Err(ConfError::MissingIpam),
+            None => return Ok(None),
+            Some(ipam) => ipam,
+        };
+        let Some(kind) = ipam_kind::kind(persona, &ipam, is_shipped)? else { return Ok(None) };
+        let context = Context {
+            persona,
+            network: &self.name,
+            version: self.version,
+            args: &self.args,
+            runtime_config: &self.runtime_config,
+            cni_args,
+            pooled: names_pool(if persona == Persona::Weft { object } else { &ipam }),
+        };
+        IpamConf::read(kind, ipam, &context).map(Some)
+    }
+}
+
+fn read_select(
+    persona: Persona,
+    object: &Object,
+    is_shipped: &dyn Fn(&str) -> bool,
+) -> Result<Option<SelectConf>, ConfError> {
+    match persona {
+        Persona::Weft => select::read(object, is_shipped),
+        Persona::Flannel => flannel::read(object).map(Some),
+        Persona::WeftIpam | Persona::Pod(_) | Persona::Delegate(_) | Persona::Ipam(_) | Persona::Step(_) => Ok(None),
+    }
+}
+
+/// Called by a delegate's name, the whole configuration is the delegate's.
+fn stock_delegate(kind: &'static str, object: &Object) -> DelegateConf {
+    DelegateConf { kind: kind.to_owned(), conf: object.clone(), builtin: true }
+}

@@ -1,0 +1,52 @@
+//! Compares a whole plan.
+
+use super::{Difference, Since};
+use crate::netlink::Executor;
+use crate::netlink::error::NetlinkError;
+use crate::netlink::ops::operation;
+use crate::plan::{Op, Plan};
+
+impl Executor {
+    /// Compares a plan that was applied with what netlink shows.
+    ///
+    /// Sysctls of the container are its own business and not compared, except those the host depends on.
+    ///
+    /// # Errors
+    /// The kernel refuses to show something.
+    pub fn check(&mut self, plan: &Plan) -> Result<Vec<Difference>, NetlinkError> {
+        self.check_since(plan, &Since::default())
+    }
+
+    /// As `check`, of a plan after which other plugins of the chain had their turn.
+    ///
+    /// # Errors
+    /// As `check`.
+    pub fn check_since(&mut self, plan: &Plan, since: &Since) -> Result<Vec<Difference>, NetlinkError> {
+        let since = since.clone().and(&plan.ops).with_link_index(plan.link_index);
+        let mut differences = Vec::new();
+        let lost = self.lost_filters(std::slice::from_ref(plan))?.into_iter().next().unwrap_or_default();
+        for (at, op) in plan.ops.iter().enumerate() {
+            if lost.contains(&at) {
+                differences.push(Difference::of_filter(op));
+            }
+            operation(op).check(self, &since, &mut differences)?;
+        }
+        for difference in &mut differences {
+            if let Difference::NoHostLink { name, bridge } = difference {
+                *bridge = plan.ops.iter().find_map(|op| match op {
+                    Op::BridgePort { link, bridge, .. } if link == name => Some(bridge.clone()),
+                    _ => None,
+                });
+            }
+        }
+        Ok(differences)
+    }
+
+    /// Fails as applying the plan would because of what is on the host already, as far as that shows beforehand. Looks only.
+    ///
+    /// # Errors
+    /// As [`Executor::apply`].
+    pub fn foresee(&self, plan: &Plan) -> Result<(), NetlinkError> {
+        plan.ops.iter().try_for_each(|op| operation(op).foresee(self))
+    }
+}

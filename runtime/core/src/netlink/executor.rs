@@ -1,0 +1,142 @@
+//! [`Executor`]: what is open of the host and of the container, for one invocation.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::error::NetlinkError;
+use super::fault::Doing;
+use super::netns::{Netns, Running};
+use super::netns_fault::NetnsFault;
+use super::nft::Nft;
+use super::presence::Presence;
+use super::rtnl::Rtnl;
+use super::sysctl::Confs;
+use super::wire::Wire;
+use crate::background::Job;
+use crate::plan::{Need, Observed, Side};
+
+/// Applies, undoes, tears down and checks plans. One per invocation; bound to its thread, whose network namespace is the
+/// host's for it.
+#[derive(Debug)]
+pub struct Executor {
+    pub(super) host: Rtnl,
+    pub(super) container: Option<Container>,
+    nft: Option<Nft>,
+    /// From the first `apply` on.
+    pub(super) presence: Option<Presence>,
+    /// File of the lock under which things change that attachments share.
+    pub(super) shared_lock: Option<PathBuf>,
+}
+
+/// What is open of the container's network namespace.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) rtnl: Rtnl,
+    pub(super) confs: Confs,
+    pub(super) netns: Netns,
+}
+
+/// An executor of which the container's side is being opened in the background.
+#[derive(Debug)]
+pub struct Opening {
+    path: PathBuf,
+    needs: Vec<Need>,
+    host: Rtnl,
+    container: Running<Result<Container, NetlinkError>>,
+}
+
+impl Opening {
+    /// Waits for the executor, and observes what is needed to know.
+    ///
+    /// # Errors
+    /// The namespace cannot be entered or nothing can be opened inside; a need cannot be looked up.
+    pub fn wait(self) -> Result<(Executor, Observed), NetlinkError> {
+        let opened = self.container.wait()?.map_err(|fault| NetlinkError::OpenNetns { path: self.path, fault })?;
+        let mut executor =
+            Executor { host: self.host, container: Some(opened?), nft: None, presence: None, shared_lock: None };
+        let observed = executor.observe(&self.needs)?;
+        Ok((executor, observed))
+    }
+}
+
+impl Executor {
+    /// Opens the host's netlink socket and, where given, the container's: on a thread of its own that enters the namespace
+    /// and ends.
+    ///
+    /// # Errors
+    /// No socket can be opened, or the path is no network namespace or cannot be entered.
+    pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
+        match container_netns {
+            Some(path) => Self::start(path, Vec::new(), None)?.wait().map(|(executor, _nothing)| executor),
+            None => Ok(Self { host: open_host()?, container: None, nft: None, presence: None, shared_lock: None }),
+        }
+    }
+
+    /// Begins to open the sockets of both sides, after which there are things to observe. That takes a thread of its own
+    /// anyway, and the caller has other things to do until it is through. A job that is done `then`, on the same thread, must
+    /// not mind which network namespace it is in.
+    ///
+    /// # Errors
+    /// The path is no network namespace, or no socket can be opened.
+    pub fn start(container_netns: &Path, needs: Vec<Need>, then: Option<Job>) -> Result<Opening, NetlinkError> {
+        let path = container_netns.to_owned();
+        let fail = {
+            let path = path.clone();
+            move |fault| NetlinkError::OpenNetns { path: path.clone(), fault }
+        };
+        let netns = Netns::open(container_netns)?;
+        let host = open_host()?;
+        let inside = netns.try_clone().map_err(&fail)?;
+        let fail_inside = fail.clone();
+        let open = move || {
+            let open = || Ok((Wire::route()?, Confs::open()?));
+            let (socket, confs) = open().map_err(|error: io::Error| fail_inside(NetnsFault::inside("", &error)))?;
+            Ok(Container { rtnl: Rtnl::over(socket), confs, netns: inside })
+        };
+        let container = netns.start_inside(open, then).map_err(fail)?;
+        Ok(Opening { path, needs, host, container })
+    }
+
+    /// Whether the container's namespace is the one weft itself runs in.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn same_netns(&self) -> Result<bool, NetlinkError> {
+        self.container.as_ref().map_or(Ok(false), |container| container.netns.is_own())
+    }
+
+    /// What tells the container's namespace from others, where one is open.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn container_identity(&self) -> Result<Option<String>, NetlinkError> {
+        self.container.as_ref().map(|container| container.netns.identity()).transpose()
+    }
+
+    /// How many netlink messages were sent so far, for benchmarks.
+    #[must_use]
+    pub fn messages_sent(&self) -> u32 {
+        let container = self.container.as_ref().map_or(0, |container| container.rtnl.sent());
+        self.host.sent() + container + self.nft.as_ref().map_or(0, Nft::sent)
+    }
+
+    /// The socket of a side, where it is open.
+    pub(super) fn rtnl(&self, side: Side) -> Option<&Rtnl> {
+        match side {
+            Side::Host => Some(&self.host),
+            Side::Container => self.container.as_ref().map(|container| &container.rtnl),
+        }
+    }
+
+    /// The nftables socket, opened by the first op that needs it.
+    pub(super) fn nft(&mut self) -> Result<&mut Nft, NetlinkError> {
+        match &mut self.nft {
+            Some(nft) => Ok(nft),
+            empty => Ok(empty.insert(Nft::open()?)),
+        }
+    }
+}
+
+fn open_host() -> Result<Rtnl, NetlinkError> {
+    Wire::route().map(Rtnl::over).doing(|| "failed to open the routing netlink socket")
+}

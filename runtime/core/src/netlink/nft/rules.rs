@@ -1,0 +1,28 @@
+//! The rules of an op.
+
+use super::base::CONDITIONAL;
+use super::rule::TaggedRule;
+use super::table::Table;
+use super::{accept, condition};
+use crate::plan::Op;
+
+/// The rules of an op; none for ops that are elements only.
+pub(super) fn rules(op: &Op) -> Vec<TaggedRule> {
+    match op {
+        Op::HostPort(port) if !port.conditions.is_empty() => {
+            let variants = condition::rules(port);
+            let tag = |at: usize| if at == 0 { port.tag.clone() } else { format!("{} ({})", port.tag, at + 1) };
+            let rule = |(at, expressions)| TaggedRule {
+                table: Table::Inet,
+                chain: CONDITIONAL.to_owned(),
+                tag: tag(at),
+                expressions,
+                otherwise: None,
+                gate: None,
+            };
+            variants.into_iter().enumerate().map(rule).collect()
+        }
+        Op::Accept(accept) => accept::rules(accept),
+        _ => Vec::new(),
+    }
+}
