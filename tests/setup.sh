@@ -112,7 +112,7 @@ if [ "${1:-all}" = all ]; then
 fi
 
 # Policies are WASM; weft is linked against musl; one test policy imports WASI, to see that it is refused.
-targets=(wasm32-unknown-unknown x86_64-unknown-linux-musl)
+targets=(wasm32-unknown-unknown "$(uname -m)-unknown-linux-musl")
 [ "${1:-all}" = base ] || targets+=(wasm32-wasip2)
 sysroot=$(rustc --print sysroot)
 for target in "${targets[@]}"; do

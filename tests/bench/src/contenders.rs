@@ -68,7 +68,7 @@ impl Contenders {
     pub(crate) fn find(options: &Options) -> Result<Self> {
         let found = Self {
             options: options.clone(),
-            weft: binary("WEFT_BIN", "../x86_64-unknown-linux-musl/release/weft")?,
+            weft: binary("WEFT_BIN", &format!("../{}-unknown-linux-musl/release/weft", std::env::consts::ARCH))?,
             weftctl: binary("WEFTCTL_BIN", "weftctl")?,
             raw: beside("weft-bench-raw")?,
             policy_cold: beside("examples/policy_cold")?,

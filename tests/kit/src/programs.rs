@@ -52,7 +52,13 @@ const CURRENT: &str = "/usr/local/lib/weft-test-tools/reference";
 /// # Errors
 /// Says how to build it.
 pub fn weft() -> Result<PathBuf, String> {
-    binary("WEFT_BIN", "../x86_64-unknown-linux-musl/release/weft")
+    binary("WEFT_BIN", &weft_place())
+}
+
+/// Where `cargo weft` leaves it, from the directory of the tests' own programs.
+#[must_use]
+pub fn weft_place() -> String {
+    format!("../{}-unknown-linux-musl/release/weft", std::env::consts::ARCH)
 }
 
 /// The `weftctl` binary.

@@ -84,8 +84,8 @@ pub(crate) fn install(args: &InstallArgs, state: &Path, output: Output) -> anyho
 
 /// The weft that belongs to this program: beside it, or where `cargo weft` puts it when cargo built both.
 fn weft_of(own: &Path) -> PathBuf {
-    let of_cargo =
-        own.parent().and_then(Path::parent).map(|target| target.join("x86_64-unknown-linux-musl/release/weft"));
+    let built = format!("{}-unknown-linux-musl/release/weft", std::env::consts::ARCH);
+    let of_cargo = own.parent().and_then(Path::parent).map(|target| target.join(built));
     of_cargo.filter(|path| path.is_file()).unwrap_or_else(|| own.with_file_name("weft"))
 }
 
