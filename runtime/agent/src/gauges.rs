@@ -56,6 +56,8 @@ impl Sources {
                 let help = "Attachments that the sweep removed.";
                 metrics.add("weft_gc_reclaimed_total", Kind::Counter, help, &[("reason", reason)], large(*count));
             }
+            let help = "Pods that run without the networks they ask for.";
+            metrics.add("weft_pods_missing_networks", Kind::Gauge, help, &[], number(swept.missing));
             metrics.add("weft_gc_failures_total", Kind::Counter, "Removals that failed.", &[], large(swept.failed));
         }
         for row in self.policies.rows() {

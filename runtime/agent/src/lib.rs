@@ -168,12 +168,13 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
         }
     };
     services = services.with(Rc::new(HealthHandler { health: Rc::clone(&health), node }));
+    let sender = events.as_ref().map(|(events, _node)| events.clone());
     let keeper = Keeper::start(state, Rc::clone(&health), events, log);
     let filters = Filters::start(state, log);
     let sweep = options
         .sweep
         .clone()
-        .map(|sweep| Sweep::start(sweep, state, options.host_prefix.clone(), cluster.clone(), log));
+        .map(|sweep| Sweep::start(sweep, state, options.host_prefix.clone(), (cluster.clone(), sender), log));
     let counters = collect_counters(state, log);
     if let Some(address) = &options.probes {
         let sources =

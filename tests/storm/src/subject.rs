@@ -90,9 +90,10 @@ impl Subject {
         };
         let weftctl = beside("WEFTCTL_BIN", "weftctl");
         let (binary, remedy) = match who {
-            Who::Weft => {
-                (beside("WEFT_BIN", &format!("../{}-unknown-linux-musl/release/weft", std::env::consts::ARCH)), "cargo weft && cargo weftctl")
-            }
+            Who::Weft => (
+                beside("WEFT_BIN", &format!("../{}-unknown-linux-musl/release/weft", std::env::consts::ARCH)),
+                "cargo weft && cargo weftctl",
+            ),
             Who::Reference => (reference().join("bridge"), "apt-get install containernetworking-plugins"),
             Who::Fake => (own.with_file_name("weft-storm-fake"), "cargo build --release -p weft-storm"),
         };

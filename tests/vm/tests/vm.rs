@@ -192,8 +192,10 @@ fn knows(plugin: &Path, key: &str) -> Result<bool> {
 fn parts() -> Parts {
     let beside = |name: &str| Path::new(env!("CARGO_BIN_EXE_weft-vm-init")).with_file_name(name);
     let named = |variable: &str, name: &str| env::var_os(variable).map_or_else(|| beside(name), PathBuf::from);
-    let (weft, weftctl) =
-        (named("WEFT_BIN", &format!("../{}-unknown-linux-musl/release/weft", std::env::consts::ARCH)), named("WEFTCTL_BIN", "weftctl"));
+    let (weft, weftctl) = (
+        named("WEFT_BIN", &format!("../{}-unknown-linux-musl/release/weft", std::env::consts::ARCH)),
+        named("WEFTCTL_BIN", "weftctl"),
+    );
     let reference = env::var_os("CNI_REFERENCE_DIR").map_or_else(|| PathBuf::from("/usr/lib/cni"), PathBuf::from);
     let failing = named("WEFT_FAILING_BIN", "examples/weft-failing");
     Parts {

@@ -12,6 +12,7 @@ mod watch;
 use std::rc::Rc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1;
 use kube::Client;
 use kube::core::Status;
 use tokio::time::timeout;
@@ -189,6 +190,28 @@ impl Cluster {
         let api: kube::Api<objects::PodMeta> = kube::Api::namespaced(self.client()?, namespace);
         let found = self.bounded(&what, deadline, api.get_opt(name)).await?;
         Ok(found.map(|object| Rc::new(Pod::from(object.metadata))))
+    }
+
+    /// A pod of this node from the copy.
+    #[must_use]
+    pub(crate) fn known_pod(&self, namespace: &str, name: &str) -> Option<Rc<Pod>> {
+        self.pods.get(namespace, name)
+    }
+
+    /// Whether a pod is on its node's own network, by a live read; `None` where there is no such pod.
+    ///
+    /// # Errors
+    /// The read failed.
+    pub(crate) async fn is_on_host_network(
+        &self,
+        namespace: &str,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<Option<bool>, ClusterError> {
+        let what = format!("read pod {namespace}/{name}");
+        let api: kube::Api<v1::Pod> = kube::Api::namespaced(self.client()?, namespace);
+        let found = self.bounded(&what, deadline, api.get_opt(name)).await?;
+        Ok(found.map(|pod| pod.spec.and_then(|spec| spec.host_network).unwrap_or_default()))
     }
 
     /// A pod by a live read, for what must not rest on a copy.

@@ -6,6 +6,7 @@
 //! Invariants: an entry goes through `attach::del`, so links, rules and claims go in its order, and what cannot be removed
 //! stays in the journal; the event loop never waits for the node: looking and removing run on a thread.
 
+mod audit;
 mod judge;
 mod runtime;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
+use weft_core::agent::status::{Event, EventKind};
 use weft_core::attach::{self, Call, Context, Node};
 use weft_core::journal::Entry;
 use weft_core::netlink;
@@ -27,15 +29,23 @@ use weft_core::pod::remove_pod;
 use weft_core::store::{Key, Role};
 use weft_host_abi::types::Attachment;
 
+use self::audit::{Audit, Suspect};
 use self::judge::{Candidates, Reason, Signs};
 use self::runtime::Sandboxes;
 use crate::Log;
 use crate::cluster::Cluster;
+use crate::events::{Events, Subject};
 use crate::pause::jittered;
 use crate::server::Deadline;
 
 /// Where other vendors' plugins are, for entries that have some.
 const PLUGINS: &str = "/opt/cni/bin";
+
+/// The store in the state directory.
+const STORE: &str = "weft.db";
+
+/// How long a live read may take.
+const LIVE: Duration = Duration::from_secs(5);
 
 /// How the sweep works.
 #[derive(Debug, Clone)]
@@ -63,6 +73,8 @@ pub(crate) struct Swept {
     pub(crate) removed: BTreeMap<&'static str, u64>,
     /// Removals that failed since the start.
     pub(crate) failed: u64,
+    /// Pods that run without the networks they ask for.
+    pub(crate) missing: usize,
 }
 
 /// The sweep.
@@ -71,6 +83,7 @@ pub(crate) struct Sweep {
     state: PathBuf,
     prefix: Option<PathBuf>,
     cluster: Option<Rc<Cluster>>,
+    events: Option<Events>,
     swept: RefCell<Swept>,
     log: Log,
 }
@@ -98,10 +111,11 @@ impl Sweep {
         options: SweepOptions,
         state: &Path,
         prefix: Option<PathBuf>,
-        cluster: Option<Rc<Cluster>>,
+        (cluster, events): (Option<Rc<Cluster>>, Option<Events>),
         log: Log,
     ) -> Rc<Self> {
-        let sweep = Rc::new(Self { options, state: state.to_owned(), prefix, cluster, swept: RefCell::default(), log });
+        let (state, swept) = (state.to_owned(), RefCell::default());
+        let sweep = Rc::new(Self { options, state, prefix, cluster, events, swept, log });
         let running = Rc::clone(&sweep);
         tokio::task::spawn_local(async move { running.run().await });
         sweep
@@ -113,10 +127,11 @@ impl Sweep {
 
     async fn run(&self) {
         let mut candidates = Candidates::default();
+        let mut audit = Audit::default();
         let mut last_fault = None;
         loop {
             sleep(jittered(self.options.every)).await;
-            let fault = self.look(&mut candidates).await.err();
+            let fault = self.look(&mut candidates, &mut audit).await.err();
             if let Some(text) = fault.as_ref().filter(|text| last_fault.as_ref() != Some(*text)) {
                 self.log.warn(&format!("sweep: {text}"));
             }
@@ -124,7 +139,7 @@ impl Sweep {
         }
     }
 
-    async fn look(&self, candidates: &mut Candidates) -> Result<(), String> {
+    async fn look(&self, candidates: &mut Candidates, audit: &mut Audit) -> Result<(), String> {
         let (state, prefix) = (self.state.clone(), self.prefix.clone());
         let found =
             spawn_blocking(move || entries(&state, prefix.as_deref())).await.map_err(|error| error.to_string())??;
@@ -159,13 +174,41 @@ impl Sweep {
             let Some(entry) = found.iter().find(|entry| entry.attachment == attachment).cloned() else { continue };
             self.remove(entry, reason).await;
         }
+        self.audit(audit, &found, &sandboxes).await;
         fault.map_or(Ok(()), Err)
+    }
+
+    /// Says which pods run without the networks they ask for.
+    async fn audit(&self, audit: &mut Audit, found: &[Found], sandboxes: &Sandboxes) {
+        let Some(cluster) = &self.cluster else { return };
+        let known = found.iter().map(|entry| entry.attachment.container_id.as_str()).collect();
+        let installed = audit::installed(&self.state.join(STORE));
+        let pod = |pod: &PodName| cluster.known_pod(&pod.namespace, &pod.name);
+        let suspects = audit::suspects(sandboxes, &known, installed, pod);
+        for Suspect { sandbox, pod, networks } in audit.look(&suspects, Instant::now(), self.options.grace) {
+            let deadline = Deadline::after(Some(LIVE));
+            // Where the read fails, the next look tries again.
+            let Ok(on_host) = cluster.is_on_host_network(&pod.namespace, &pod.name, deadline).await else { continue };
+            if audit.decide(&sandbox, on_host == Some(false)) {
+                let message = format!(
+                    "runs without the networks it asks for ({networks}): another CNI configuration made its sandbox. See that weft's is the first in the runtime's directory (weftctl doctor), then delete the pod"
+                );
+                self.log.warn(&format!("pod {}/{} {message}", pod.namespace, pod.name));
+                if let Some(events) = &self.events {
+                    let PodName { namespace, name, uid } = pod;
+                    let reason = "NetworksMissing".to_owned();
+                    let event = Event { kind: EventKind::Warning, reason, message };
+                    events.send(Subject { kind: "Pod", namespace, name, uid }, event);
+                }
+            }
+        }
+        self.swept.borrow_mut().missing = audit.missing();
     }
 
     /// Whether a live read says that the pod is gone; a read that fails says nothing.
     async fn is_gone(&self, pod: &PodName) -> bool {
         let Some(cluster) = &self.cluster else { return false };
-        match cluster.live_pod(&pod.namespace, &pod.name, Deadline::after(Some(Duration::from_secs(5)))).await {
+        match cluster.live_pod(&pod.namespace, &pod.name, Deadline::after(Some(LIVE))).await {
             Ok(Some(live)) => !live.has_uid(&pod.uid),
             Ok(None) => true,
             Err(_unknown) => false,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::PodName;
 use super::judge::Sandbox;
 use crate::grpc;
 
@@ -39,13 +40,50 @@ struct ListResponse {
 struct PodSandbox {
     #[prost(string, tag = "1")]
     id: String,
+    #[prost(message, optional, tag = "2")]
+    metadata: Option<Metadata>,
     #[prost(int32, tag = "3")]
     state: i32,
+    /// Nanoseconds since 1970.
+    #[prost(int64, tag = "4")]
+    created_at: i64,
 }
 
-/// The sandboxes of a node.
+#[derive(Clone, PartialEq, ::prost::Message)]
+struct Metadata {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    uid: String,
+    #[prost(string, tag = "3")]
+    namespace: String,
+}
+
+/// What the runtime says about one sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Listed {
+    /// It is ready.
+    pub(super) ready: bool,
+    /// Its pod.
+    pub(super) pod: PodName,
+    /// When it was made, since 1970.
+    pub(super) created: Duration,
+}
+
+/// The sandboxes of a node, by container id.
 #[derive(Debug, Default)]
-pub(super) struct Sandboxes(Option<BTreeMap<String, bool>>);
+pub(super) struct Sandboxes(Option<BTreeMap<String, Listed>>);
+
+impl From<PodSandbox> for Listed {
+    fn from(item: PodSandbox) -> Self {
+        let Metadata { name, uid, namespace } = item.metadata.unwrap_or_default();
+        Self {
+            ready: item.state == READY,
+            pod: PodName { namespace, name, uid },
+            created: Duration::from_nanos(u64::try_from(item.created_at).unwrap_or_default()),
+        }
+    }
+}
 
 impl Sandboxes {
     /// Asks the runtime.
@@ -58,16 +96,24 @@ impl Sandboxes {
             Err(_elapsed) => Err(format!("no answer within {} s", LIMIT.as_secs())),
         };
         match answer {
-            Ok(list) => (Self(Some(list.items.into_iter().map(|item| (item.id, item.state == READY)).collect())), None),
+            Ok(list) => {
+                let listed = list.items.into_iter().map(|item| (item.id.clone(), Listed::from(item)));
+                (Self(Some(listed.collect())), None)
+            }
             Err(text) => (Self(None), Some(format!("cannot list sandboxes at {}: {text}", socket.display()))),
         }
+    }
+
+    /// All that are ready; none where the runtime does not answer.
+    pub(super) fn ready(&self) -> impl Iterator<Item = (&String, &Listed)> {
+        self.0.iter().flatten().filter(|(_, listed)| listed.ready)
     }
 
     /// What the runtime says about one.
     pub(super) fn of(&self, container_id: &str) -> Sandbox {
         match &self.0 {
             None => Sandbox::Unknown,
-            Some(known) => match known.get(container_id) {
+            Some(known) => match known.get(container_id).map(|listed| listed.ready) {
                 Some(true) => Sandbox::Ready,
                 Some(false) => Sandbox::NotReady,
                 None => Sandbox::Unlisted,

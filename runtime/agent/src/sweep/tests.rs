@@ -35,6 +35,7 @@ fn sweep(state: &Path, grace: Duration) -> Sweep {
         state: state.to_owned(),
         prefix: None,
         cluster: None,
+        events: None,
         swept: RefCell::default(),
         log: Log,
     }
@@ -53,12 +54,12 @@ fn what_has_no_namespace_goes_at_the_second_look_and_the_rest_stays() {
         let sweep = sweep(&state, Duration::ZERO);
         let mut candidates = Candidates::default();
         // No runtime answers; the looks go on all the same, and say so.
-        assert!(sweep.look(&mut candidates).await.unwrap_err().contains("no-runtime.sock"));
+        assert!(sweep.look(&mut candidates, &mut Audit::default()).await.unwrap_err().contains("no-runtime.sock"));
         assert_eq!((containers(&state).len(), sweep.swept().candidates), (2, 1));
-        assert!(sweep.look(&mut candidates).await.is_err());
+        assert!(sweep.look(&mut candidates, &mut Audit::default()).await.is_err());
         assert_eq!(containers(&state), ["alive"]);
         assert_eq!(sweep.swept().removed, BTreeMap::from([("netns-gone", 1)]));
-        assert!(sweep.look(&mut candidates).await.is_err());
+        assert!(sweep.look(&mut candidates, &mut Audit::default()).await.is_err());
         assert_eq!((containers(&state).len(), sweep.swept().failed), (1, 0));
     });
 }
@@ -98,7 +99,7 @@ fn a_grace_is_waited_for() {
         let sweep = sweep(dir.path(), Duration::from_secs(3_600));
         let mut candidates = Candidates::default();
         for _look in 0..3 {
-            assert!(sweep.look(&mut candidates).await.is_err());
+            assert!(sweep.look(&mut candidates, &mut Audit::default()).await.is_err());
         }
         assert_eq!(containers(dir.path()), ["dead"]);
     });

@@ -326,6 +326,16 @@ impl Cluster {
         self.post("put", claim).map(drop)
     }
 
+    /// Writes many claims, in few transactions.
+    pub(crate) fn put_all(&self, claims: &[Value]) -> Result<()> {
+        // `--max-txn-ops` of etcd is 128.
+        for some in claims.chunks(100) {
+            let puts: Vec<Value> = some.iter().map(|claim| json!({"requestPut": claim})).collect();
+            self.post("txn", &json!({"success": puts}))?;
+        }
+        Ok(())
+    }
+
     /// Removes a claim that `claims` has shown.
     pub(crate) fn remove(&self, claim: &Value) -> Result<()> {
         self.post("deleterange", &json!({"key": claim["key"]})).map(drop)

@@ -76,6 +76,7 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("a-check-finds-what-is-wrong-and-repairs-what-is-safe", check::finds_and_repairs),
     ("networks-draw-on-a-pool", pools::drawn_on),
     ("many-agents-send-one-create-each", scale::one_create_each),
+    ("one-add-costs-the-same-among-many-claims", scale::one_add_among_many),
     ("an-ordinal-keeps-its-address-through-a-scale-to-zero", keep::ordinal),
     ("r40-an-ipam-claim-keeps-its-address", ipam_claim::kept),
     ("r39-two-first-users-of-an-ipam-claim-get-one-address", ipam_claim::first_users),
@@ -113,6 +114,10 @@ fn main() -> ExitCode {
     let own = shared.clone();
     suite.test("kubernetes/whereabouts-and-weft-on-one-range", &with_whereabouts, move || {
         own.with(whereabouts::beside_its_program)
+    });
+    let own = shared.clone();
+    suite.test("kubernetes/weft-writes-less-than-whereabouts", &with_whereabouts, move || {
+        own.with(whereabouts::fewer_writes)
     });
     // They share the paths of the one sandbox.
     let code = suite.run_threads(Some(1));

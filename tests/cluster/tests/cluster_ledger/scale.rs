@@ -1,9 +1,14 @@
-//! Many agents at once on one real API server: every attachment succeeds, at about one create each. Counted at the API server.
+//! Many agents at once on one real API server, and one among many claims. What is asserted is what the API server counts; times are
+//! printed, for the documentation's figures.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use weft_kit::dhcp::wait;
 
@@ -20,25 +25,39 @@ struct Size {
 const TENTH: Size = Size { agents: 10, each: 10, range: "10.50.0.0/23" };
 const WHOLE: Size = Size { agents: 100, each: 10, range: "10.50.0.0/20" };
 
-/// POSTs of claims that the API server has answered, in its own count.
-fn creates(cluster: &Cluster) -> Result<u64> {
+/// Requests about claims that the API server has answered, by verb.
+fn requests(cluster: &Cluster) -> Result<BTreeMap<String, u64>> {
+    requests_about(cluster, &["addressclaims"])
+}
+
+/// Requests about some resources that the API server has answered, by verb, in its own count.
+pub(crate) fn requests_about(cluster: &Cluster, resources: &[&str]) -> Result<BTreeMap<String, u64>> {
     let text = cluster.plane()?.kubectl(&["get", "--raw", "/metrics"], "")?;
-    let is_create = |line: &&str| {
+    let is_ours = |line: &&str| {
         line.starts_with("apiserver_request_total{")
-            && line.contains("resource=\"addressclaims\"")
-            && line.contains("verb=\"POST\"")
+            && resources.iter().any(|resource| line.contains(&format!("resource=\"{resource}\"")))
     };
-    let count = |line: &str| line.rsplit(' ').next().and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
-    // Counts are whole numbers, written as floating ones.
-    Ok(text
-        .lines()
-        .filter(is_create)
-        .map(|line| format!("{:.0}", count(line)).parse::<u64>().unwrap_or_default())
-        .sum())
+    let mut counts = BTreeMap::new();
+    for line in text.lines().filter(is_ours) {
+        let verb = line.split("verb=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+        // Counts are whole numbers, written as floating ones.
+        let count = line.rsplit(' ').next().and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
+        *counts.entry(verb.to_owned()).or_default() += format!("{count:.0}").parse::<u64>().unwrap_or_default();
+    }
+    Ok(counts)
+}
+
+/// POSTs of claims.
+fn creates(cluster: &Cluster) -> Result<u64> {
+    Ok(requests(cluster)?.get("POST").copied().unwrap_or_default())
+}
+
+fn is_whole() -> bool {
+    std::env::var_os("WEFT_TEST_SCALE").is_some_and(|value| value == "whole")
 }
 
 /// IPAM alone, by the policy that starts at a hash: what is counted is the ledger's, not the links'.
-fn conf(node: &Node, range: &str) -> Value {
+pub(crate) fn conf(node: &Node, range: &str) -> Value {
     let mut conf = node.conf();
     let ledger = conf["ipam"]["ledger"].take();
     conf["ipam"] =
@@ -48,8 +67,7 @@ fn conf(node: &Node, range: &str) -> Value {
 }
 
 pub(crate) fn one_create_each(cluster: &mut Cluster) -> Result<()> {
-    let whole = std::env::var_os("WEFT_TEST_SCALE").is_some_and(|value| value == "whole");
-    let Size { agents, each, range } = if whole { WHOLE } else { TENTH };
+    let Size { agents, each, range } = if is_whole() { WHOLE } else { TENTH };
     let nodes = (1..=agents).map(|number| Node::new(cluster, number)).collect::<Result<Vec<_>>>()?;
     let pods =
         (0..usize::from(agents) * each).map(|index| Pod::new(&format!("pod-{index}"))).collect::<Result<Vec<_>>>()?;
@@ -77,4 +95,94 @@ pub(crate) fn one_create_each(cluster: &mut Cluster) -> Result<()> {
         pods.iter().try_for_each(|pod| node.ipam_del(pod, &conf(node, range)))?;
     }
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
+}
+
+/// One ADD costs one write and no read, however many claims others have.
+#[expect(clippy::print_stdout, reason = "figures for the documentation")]
+pub(crate) fn one_add_among_many(cluster: &mut Cluster) -> Result<()> {
+    const ADDS: usize = 20;
+    let many = if is_whole() { 50_000 } else { 2_000 };
+    let node = Node::new(cluster, 1)?;
+    let conf = conf(&node, "10.50.0.0/16");
+    let pods = (0..ADDS).map(|index| Pod::new(&format!("pod-{index}"))).collect::<Result<Vec<_>>>()?;
+    let mut seeded = 0;
+    let mut medians = Vec::new();
+    for count in [50, many] {
+        seed(cluster, &node, &conf, seeded..count)?;
+        seeded = count;
+        wait(PATIENCE, "the sample given back", || Ok(cluster.claims()?.len() == count))?;
+        let before = requests(cluster)?;
+        let mut times = Vec::new();
+        for pod in &pods {
+            let start = Instant::now();
+            node.ipam_add(pod, &conf)?;
+            times.push(start.elapsed());
+        }
+        let sent = sent_since(&before, &requests(cluster)?);
+        let reads = sent.iter().filter(|(verb, _)| *verb != "POST").map(|(_, count)| count).sum::<u64>();
+        let creates = sent.get("POST").copied().unwrap_or_default();
+        // A candidate that somebody has costs one create more and one read.
+        let lost = creates.saturating_sub(u64::try_from(ADDS)?);
+        ensure!(reads <= lost, "{ADDS} ADDs among {count} claims: {sent:?}");
+        // 50,000 claims are in another part of the range, so a search that starts at a hash meets few.
+        ensure!(creates * 10 <= u64::try_from(ADDS)? * 13, "{ADDS} ADDs among {count} claims: {sent:?}");
+        medians.push(median(&mut times));
+        pods.iter().try_for_each(|pod| node.ipam_del(pod, &conf))?;
+        wait(PATIENCE, "the claims given back", || Ok(cluster.claims()?.len() == count))?;
+    }
+    println!("one ADD among 50 claims: {:?}, among {many}: {:?} (medians of {ADDS})", medians[0], medians[1]);
+    Ok(())
+}
+
+/// What was sent between two counts.
+pub(crate) fn sent_since(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let grown = |(verb, count): (&String, &u64)| {
+        let grown = count - before.get(verb).copied().unwrap_or_default();
+        (grown > 0).then(|| (verb.clone(), grown))
+    };
+    after.iter().filter_map(grown).collect()
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// Claims of another machine, written behind the API server: copies of one that weft makes. Their addresses are in 10.49.0.0/16.
+fn seed(cluster: &Cluster, node: &Node, conf: &Value, numbers: std::ops::Range<usize>) -> Result<()> {
+    let pod = Pod::new("sample")?;
+    let address = node.ipam_add(&pod, conf)?;
+    let claims = cluster.claims()?;
+    let decoded = |value: &Value| -> Result<String> {
+        let bytes = STANDARD.decode(value.as_str().context("base64")?)?;
+        Ok(String::from_utf8(bytes)?)
+    };
+    let mut sample = None;
+    for claim in &claims {
+        let value = decoded(&claim["value"])?;
+        if value.contains(&format!("\"{address}\"")) {
+            sample = Some((decoded(&claim["key"])?, value));
+        }
+    }
+    let (key, value) = sample.context("the claim of the sample")?;
+    let hex = key.rsplit('-').next().context("a name that ends with the address")?.to_owned();
+    let machine = node.machine()?;
+    let copies = numbers.map(|number| -> Result<Value> {
+        let copy = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 49, 0, 0)) + u32::try_from(number)?);
+        let of_copy = |text: &str| {
+            text.replace(&hex, &format!("{:08x}", u32::from(copy)))
+                .replace(&format!("\"{address}\""), &format!("\"{copy}\""))
+                .replace(&machine, "another-machine")
+                .replace(&format!("\"{}\"", node.name()), "\"another-node\"")
+        };
+        let mut object: Value = serde_json::from_str(&of_copy(&value))?;
+        let uid = format!("00000000-0000-4000-8000-{number:012}");
+        object["metadata"]["uid"] = json!(uid);
+        if let Some(labels) = object["metadata"]["labels"].as_object_mut() {
+            labels.values_mut().for_each(|label| *label = json!("another"));
+        }
+        Ok(json!({"key": STANDARD.encode(of_copy(&key)), "value": STANDARD.encode(object.to_string())}))
+    });
+    cluster.put_all(&copies.collect::<Result<Vec<_>>>()?)?;
+    node.ipam_del(&pod, conf)
 }

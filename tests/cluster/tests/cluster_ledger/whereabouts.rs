@@ -1,9 +1,11 @@
 //! Moving to and from whereabouts, on a real API server with its resources: with its objects as it writes them, and beside its own
 //! program where that is in PATH.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use weft_cluster::api_server::ADMIN;
 use weft_kit::cni::{Call, Reply};
@@ -12,6 +14,7 @@ use weft_kit::programs;
 use super::check::{make_namespace, make_pod};
 use super::cluster::Cluster;
 use super::objects::accepts;
+use super::scale::{conf, requests_about, sent_since};
 use super::world::{Node, Pod};
 
 const GROUP: &str = "whereabouts.cni.cncf.io";
@@ -158,8 +161,14 @@ pub(crate) fn both_ways(cluster: &mut Cluster) -> Result<()> {
 
 /// One call of whereabouts' program.
 fn call(cluster: &Cluster, node: &Node, verb: &str, pod: &str) -> Result<Reply> {
+    let program = programs::tool("whereabouts").map_err(anyhow::Error::msg)?;
+    prepared(cluster, node, verb, pod)?.run(&program, &node.program().1)
+}
+
+/// The call, and the files that whereabouts reads besides. Each node has its own.
+fn prepared(cluster: &Cluster, node: &Node, verb: &str, pod: &str) -> Result<Call> {
     let kubeconfig = cluster.plane()?.kubeconfig(&ADMIN);
-    let dir = kubeconfig.parent().context("a directory")?.join("whereabouts.d");
+    let dir = kubeconfig.parent().context("a directory")?.join(format!("whereabouts.{}", node.name()));
     std::fs::create_dir_all(&dir)?;
     std::fs::write(dir.join("nodename"), node.name())?;
     let own = json!({"kubernetes": {"kubeconfig": kubeconfig}});
@@ -171,8 +180,7 @@ fn call(cluster: &Cluster, node: &Node, verb: &str, pod: &str) -> Result<Reply> 
     call.container_id = Some(format!("sandbox-{pod}"));
     call.ifname = Some("net1".to_owned());
     call.args = Some(format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME={pod}"));
-    let program = programs::tool("whereabouts").map_err(anyhow::Error::msg)?;
-    call.run(&program, &node.program().1)
+    Ok(call)
 }
 
 fn given(reply: &Reply) -> Result<String> {
@@ -207,4 +215,76 @@ pub(crate) fn beside_its_program(cluster: &mut Cluster) -> Result<()> {
     node.del(&pod)?;
     node.wait_for_nothing_left()?;
     forget(cluster)
+}
+
+/// Resources that whereabouts writes for an address: its pool, its reservation, its lock.
+const WRITTEN: &[&str] = &["ippools", "overlappingrangeipreservations", "leases"];
+
+/// The same ADDs at once by whereabouts and by weft, IPAM alone: how many writes each needs for an address. Times are printed.
+#[expect(clippy::print_stdout, reason = "figures for the documentation")]
+pub(crate) fn fewer_writes(cluster: &mut Cluster) -> Result<()> {
+    resources(cluster)?;
+    for (nodes, each) in [(1_u8, 20_usize), (10, 20)] {
+        let nodes = (1..=nodes).map(|number| Node::new(cluster, number)).collect::<Result<Vec<_>>>()?;
+        let names: Vec<(usize, String)> =
+            (0..nodes.len() * each).map(|index| (index % nodes.len(), format!("pod-{index}"))).collect();
+        let program = programs::tool("whereabouts").map_err(anyhow::Error::msg)?;
+        let theirs = at_once(cluster, WRITTEN, &names, |node, pod| {
+            let mut call = prepared(cluster, &nodes[node], "ADD", pod)?;
+            call.limit = Duration::from_secs(300);
+            given(&call.run(&program, &nodes[node].program().1)?)
+        })?;
+        let pods = names.iter().map(|(_, name)| Pod::new(name)).collect::<Result<Vec<_>>>()?;
+        let by_name: BTreeMap<&str, &Pod> = names.iter().map(|(_, name)| name.as_str()).zip(&pods).collect();
+        let ours = at_once(cluster, &["addressclaims"], &names, |node, pod| {
+            nodes[node].ipam_add(by_name[pod], &conf(&nodes[node], "10.52.0.0/20"))
+        })?;
+        println!("{} ADDs at once on {} nodes: whereabouts {theirs}; weft {ours}", names.len(), nodes.len());
+        let count = u64::try_from(names.len())?;
+        ensure!(ours.failed == 0 && ours.writes * 10 <= count * 13, "weft: {ours}");
+        ensure!(theirs.writes > ours.writes, "whereabouts: {theirs}; weft: {ours}");
+        for (node, name) in &names {
+            nodes[*node].ipam_del(by_name[name.as_str()], &conf(&nodes[*node], "10.52.0.0/20"))?;
+        }
+        nodes.iter().try_for_each(Node::wait_for_nothing_left)?;
+        forget(cluster)?;
+    }
+    Ok(())
+}
+
+/// What many ADDs at once took.
+struct Burst {
+    took: Duration,
+    writes: u64,
+    count: usize,
+    failed: usize,
+}
+
+impl std::fmt::Display for Burst {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { took, writes, count, failed } = self;
+        write!(f, "{took:.1?}, {writes} writes for {count} addresses, {failed} failed")
+    }
+}
+
+fn at_once(
+    cluster: &Cluster,
+    resources: &[&str],
+    names: &[(usize, String)],
+    add: impl Fn(usize, &str) -> Result<String> + Sync,
+) -> Result<Burst> {
+    let before = requests_about(cluster, resources)?;
+    let start = Instant::now();
+    let given: Vec<Result<String>> = thread::scope(|scope| {
+        let add = &add;
+        let adds: Vec<_> = names.iter().map(|(node, name)| scope.spawn(move || add(*node, name))).collect();
+        adds.into_iter().map(|add| add.join().unwrap_or_else(|_panic| bail!("a thread panicked"))).collect()
+    });
+    let took = start.elapsed();
+    let distinct: BTreeSet<&String> = given.iter().flatten().collect();
+    let failed = given.iter().filter(|given| given.is_err()).count();
+    ensure!(distinct.len() + failed == given.len(), "an address was given out twice: {given:?}");
+    let sent = sent_since(&before, &requests_about(cluster, resources)?);
+    let writes = sent.iter().filter(|(verb, _)| ["POST", "PUT", "PATCH", "DELETE"].contains(&verb.as_str()));
+    Ok(Burst { took, writes: writes.map(|(_, count)| count).sum(), count: names.len(), failed })
 }

@@ -3,6 +3,7 @@
 //! One cluster is started when the first trial needs it and serves all of them, one after the other. Each trial removes what
 //! it made, and looks that nothing of it is left on any node.
 
+mod audit;
 mod devices;
 mod duplicates;
 mod networks;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
     test("the-stock-plugins-give-an-address-twice", duplicates::with_the_stock_plugins);
     test("the-cluster-ledger-gives-it-once", duplicates::with_the_cluster_ledger);
     test("weftctl-shows-what-pods-have", tools::weftctl);
+    test("field-9-a-pod-without-its-networks-is-named", audit::networks_missing);
     test("kills-while-pods-come-and-go", storm::kills);
     // The last one: it looks at what all others made the agents do.
     test("the-agent-uses-the-listed-rights-only", policies::rights);

@@ -41,7 +41,10 @@ pub(super) fn kills(cluster: &mut Cluster) -> Result<()> {
         )
     };
     cluster.kubectl().apply(&[lan("lan-a", 81), lan("lan-b", 82)])?;
-    for (number, strike) in [Strike::Nothing, Strike::Runtime, Strike::Kubelet].into_iter().enumerate() {
+    // The whole is 210 pods.
+    let rounds = if std::env::var_os("WEFT_TEST_SCALE").is_some_and(|value| value == "whole") { 5 } else { 1 };
+    let strikes = [Strike::Nothing, Strike::Runtime, Strike::Kubelet];
+    for (number, strike) in strikes.into_iter().cycle().take(strikes.len() * rounds).enumerate() {
         wave(cluster, number, strike).with_context(|| format!("wave {number}, {strike:?}, WEFT_SEED={seed}"))?;
     }
     // The last kill may have been this moment.
