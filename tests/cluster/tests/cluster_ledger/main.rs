@@ -77,6 +77,7 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("networks-draw-on-a-pool", pools::drawn_on),
     ("many-agents-send-one-create-each", scale::one_create_each),
     ("one-add-costs-the-same-among-many-claims", scale::one_add_among_many),
+    ("an-agents-memory-follows-its-own-pods", scale::agent_memory),
     ("an-ordinal-keeps-its-address-through-a-scale-to-zero", keep::ordinal),
     ("r40-an-ipam-claim-keeps-its-address", ipam_claim::kept),
     ("r39-two-first-users-of-an-ipam-claim-get-one-address", ipam_claim::first_users),

@@ -186,3 +186,39 @@ fn seed(cluster: &Cluster, node: &Node, conf: &Value, numbers: std::ops::Range<u
     cluster.put_all(&copies.collect::<Result<Vec<_>>>()?)?;
     node.ipam_del(&pod, conf)
 }
+
+/// Pods of the node, and of all others.
+const OWN_PODS: usize = 500;
+const OTHER_PODS: usize = 4500;
+/// What the agent may have in memory with them.
+const MEMORY_KIB: u64 = 32 << 10;
+
+/// The agent's memory follows the pods of its own node, not those of the cluster.
+pub(crate) fn agent_memory(cluster: &mut Cluster) -> Result<()> {
+    let pods = (0..OWN_PODS + OTHER_PODS).map(|number| {
+        let node = if number < OWN_PODS { "node1".to_owned() } else { format!("other-{}", number % 9) };
+        let name = format!("pod-{number}");
+        let object = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "many", "uid": format!("00000000-0000-4000-9000-{number:012}"),
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "labels": {"app": "many", "tier": "gold", "pod-template-hash": "5d59d67564"},
+                "annotations": {"k8s.v1.cni.cncf.io/networks": "vlan-conf, vlan-conf, macvlan-conf",
+                    "k8s.v1.cni.cncf.io/network-status": "x".repeat(900)}},
+            "spec": {"nodeName": node, "containers": [{"name": "main", "image": "busybox"}]},
+            "status": {"phase": "Running"}});
+        let key = format!("/registry/pods/many/{name}");
+        json!({"key": STANDARD.encode(key), "value": STANDARD.encode(object.to_string())})
+    });
+    let pods: Vec<Value> = pods.collect();
+    cluster.put_all(&pods)?;
+    let node = Node::with_arguments(cluster, 1, &["--http", "127.0.0.1:9123"])?;
+    let outcome = wait(PATIENCE, "the agent's copy of its pods", || {
+        let text = node.line("busybox wget -qO- http://127.0.0.1:9123/metrics").unwrap_or_default();
+        Ok(text.contains(&format!("weft_agent_objects{{kind=\"pods\"}} {OWN_PODS}")))
+    });
+    let (now, most) = node.agent_memory()?;
+    pods.iter().try_for_each(|pod| cluster.remove(pod))?;
+    outcome.with_context(|| node.log())?;
+    ensure!(most <= MEMORY_KIB, "the agent has {now} KiB, and had {most} KiB, with {OWN_PODS} pods of its node");
+    Ok(())
+}

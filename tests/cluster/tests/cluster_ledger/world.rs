@@ -89,6 +89,11 @@ impl Pod {
 impl Node {
     /// A node on the cluster's wire, with its agent.
     pub(crate) fn new(cluster: &Cluster, number: u8) -> Result<Self> {
+        Self::with_arguments(cluster, number, &[])
+    }
+
+    /// The same, with more arguments for its agent.
+    pub(crate) fn with_arguments(cluster: &Cluster, number: u8, more: &[&str]) -> Result<Self> {
         let netns = NetNs::new("node")?;
         // The kernel takes its time with the links of nodes that are gone.
         let near = format!("w{}", netns.name());
@@ -104,7 +109,8 @@ impl Node {
         let id = format!("4c4c4544-0043-3510-8052-b4c04f5644{number:02}\n");
         fs::write(machine.join("machine-id"), &id)?;
         fs::write(machine.join("product_uuid"), &id)?;
-        let (ledger, arguments) = (cluster.ledger(), cluster.agent_arguments(&name));
+        let (ledger, mut arguments) = (cluster.ledger(), cluster.agent_arguments(&name));
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         let mut node = Self { netns, installation, name, machine, ledger, arguments, agent: None };
         node.start_agent()?;
         Ok(node)
@@ -176,6 +182,22 @@ impl Node {
     pub(crate) fn signal_agent(&self, signal: Signal) -> Result<()> {
         let agent = self.agent.as_ref().context("the agent does not run")?;
         Ok(kill(Pid::from_raw(agent.pid().try_into()?), signal)?)
+    }
+
+    /// KiB of memory that the agent has, and the most that it had.
+    pub(crate) fn agent_memory(&self) -> Result<(u64, u64)> {
+        let agent = self.agent.as_ref().context("the agent does not run")?;
+        let status = fs::read_to_string(format!("/proc/{}/status", agent.pid()))?;
+        let kib = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key)).context("a size")?;
+            line.trim().trim_end_matches(" kB").parse::<u64>().with_context(|| line.to_owned())
+        };
+        Ok((kib("VmRSS:")?, kib("VmHWM:")?))
+    }
+
+    /// What a line of words prints, run on this node.
+    pub(crate) fn line(&self, line: &str) -> Result<String> {
+        Ok(self.netns.line(line)?.text())
     }
 
     /// Feeds nftables of this node with rules.
