@@ -4,8 +4,8 @@
 # ignored with their reason and run in the kernel VM instead.
 set -uo pipefail
 cd "$(dirname "$0")"
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+log=$(mktemp) beside=$(mktemp)
+trap 'rm -f "$log" "$beside"' EXIT
 failed=0
 run() {
     printf '\n=== %s\n' "$*"
@@ -28,7 +28,19 @@ cargo build --release --locked "${quick[@]}" "${packages[@]}" --bin weftctl || e
 cargo test --release --locked --no-run "${quick[@]}" "${packages[@]}" || exit 1
 wait "$weft" || exit 1
 wait "$kubernetes" || echo "no Kubernetes: its build failed" >&2
-run cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}"
+# The suites that compute most, in a lane of their own: the others mostly wait for programs, and leave a processor idle.
+busy=(reference storm vm)
+names() { cargo metadata --no-deps --offline --format-version 1 | jq -r '.packages[].targets[] | select(.kind[] == "test").name' | sort -u; }
+rest=()
+while read -r name; do [[ " ${busy[*]} " == *" $name "* ]] || rest+=(--test "$name"); done < <(names)
+[ ${#rest[@]} -gt 0 ] || { echo "cargo lists no suites" >&2; exit 1; }
+cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}" "${busy[@]/#/--test=}" >"$beside" 2>&1 &
+lane=$!
+run cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}" --lib --bins "${rest[@]}"
+run cargo test --release --locked --no-fail-fast "${quick[@]}" "${packages[@]}" --doc
+wait "$lane" || { failed=1; echo "=== FAILED: one of ${busy[*]}"; }
+printf '\n=== %s\n' "${busy[*]}"
+tee -a "$log" <"$beside"
 # Two of them need programs that tests/setup.sh has just installed, and are marked as ignored for those who run cargo by hand.
 run cargo test --release --locked "${quick[@]}" "${packages[@]}" --lib -- --ignored the_real_plugin the_sqlite3 real_etcd
 run cargo test --release --locked --no-fail-fast --manifest-path guest-plugins/Cargo.toml
