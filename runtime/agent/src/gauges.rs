@@ -119,11 +119,13 @@ impl Sources {
     }
 }
 
-fn number(count: usize) -> f64 {
+/// A count as a sample.
+pub(crate) fn number(count: usize) -> f64 {
     large(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
+/// The same of a large one.
 #[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floats")]
-fn large(count: u64) -> f64 {
+pub(crate) fn large(count: u64) -> f64 {
     count as f64
 }

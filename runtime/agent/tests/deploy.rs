@@ -90,3 +90,25 @@ fn the_values_schema_knows_every_value() {
         assert!(schema["properties"].get(key).is_some(), "{key}");
     }
 }
+
+/// A metric that an alert names and nobody exports would never fire.
+#[test]
+fn alerts_name_metrics_that_there_are() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let exported: String = ["gauges.rs", "claim/controller.rs"]
+        .iter()
+        .map(|file| fs::read_to_string(source.join(file)).unwrap())
+        .collect::<Vec<_>>()
+        .concat();
+    let alerts = fs::read_to_string(deploy().join("alerts/weft.yaml")).unwrap();
+    let expressions: Vec<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+    assert!(expressions.len() >= 9, "{expressions:?}");
+    for expression in expressions {
+        let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+        let named: Vec<&str> = expression.split(|c| !is_part(c)).filter(|word| word.starts_with("weft_")).collect();
+        assert!(!named.is_empty(), "{expression}");
+        for name in named {
+            assert!(exported.contains(&format!("\"{name}\"")), "{name} of {expression}");
+        }
+    }
+}

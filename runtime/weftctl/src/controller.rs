@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use weft_agent::ProbeAddress;
 use weft_agent::claim::{ControllerOptions, control};
 
 use crate::timespan;
@@ -26,6 +27,9 @@ pub(crate) struct ControllerArgs {
     /// How long a replica that says nothing is still taken for the leader.
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = timespan::parse)]
     lease: Duration,
+    /// Where to serve /livez, /readyz and /metrics: ADDRESS:PORT, or the absolute path of a socket.
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<ProbeAddress>,
 }
 
 pub(crate) fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
@@ -35,6 +39,7 @@ pub(crate) fn run(args: &ControllerArgs) -> anyhow::Result<ExitCode> {
         identity: args.identity.clone(),
         every: args.interval.max(Duration::from_secs(1)),
         lease: args.lease.max(Duration::from_secs(1)),
+        probes: args.http.clone(),
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -5,7 +5,9 @@
 //! each removal carries the versions that it was decided on. No rule compares clocks of two machines: a Lease has ended when
 //! it was not seen to change for its duration by this process' own clock.
 
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,12 +18,16 @@ use kube::api::{Api, PostParams};
 use kube::core::ObjectMeta;
 use kube::{Client, Error};
 use tokio::runtime::Builder;
+use tokio::task::LocalSet;
 use tokio::time::{Instant, interval, timeout};
 
 use super::backend::kubernetes::Kubernetes;
 use super::operate::client;
-use super::{collect_orphans, pool, reclaim};
-use crate::{Log, signals};
+use super::pool::{self, PoolCount};
+use super::{collect_orphans, reclaim};
+use crate::gauges::{large, number};
+use crate::probes::{Kind, Metrics, ProbeAddress, Probes};
+use crate::{Log, probes, signals};
 
 /// The name of the Lease.
 const LEASE: &str = "weft-controller";
@@ -39,6 +45,38 @@ pub struct ControllerOptions {
     pub every: Duration,
     /// How long a leader that says nothing is still taken for one.
     pub lease: Duration,
+    /// Where to serve probes and metrics.
+    pub probes: Option<ProbeAddress>,
+}
+
+/// What there is to tell about a controller's work.
+#[derive(Debug, Default)]
+struct Done {
+    leads: bool,
+    /// Of the last look; empty where this replica does not lead.
+    pools: Vec<PoolCount>,
+    given_back: usize,
+    failed: usize,
+}
+
+impl Done {
+    fn metrics(&self) -> Metrics {
+        let mut metrics = Metrics::default();
+        let leads = f64::from(u8::from(self.leads));
+        metrics.add("weft_controller_leads", Kind::Gauge, "Whether this replica is the one that works.", &[], leads);
+        for PoolCount { name, used, free } in &self.pools {
+            for (state, count) in [("used", used), ("free", free)] {
+                let labels = [("pool", name.as_str()), ("state", state)];
+                let count = large(u64::try_from(*count).unwrap_or_default());
+                metrics.add("weft_pool_addresses", Kind::Gauge, "Addresses of a pool.", &labels, count);
+            }
+        }
+        let help = "Claims given back for machines that are fenced and IPAMClaims that are gone.";
+        metrics.add("weft_controller_given_back_total", Kind::Counter, help, &[], number(self.given_back));
+        let help = "Looks at the ledger that failed.";
+        metrics.add("weft_controller_failures_total", Kind::Counter, help, &[], number(self.failed));
+        metrics
+    }
 }
 
 /// Runs until SIGTERM or SIGINT. The Lease is left to end by itself.
@@ -48,33 +86,47 @@ pub struct ControllerOptions {
 pub fn control(options: &ControllerOptions) -> anyhow::Result<()> {
     let signals = signals::block()?;
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
-    runtime.block_on(async {
+    LocalSet::new().block_on(&runtime, async {
         let client = client(options.kubeconfig.as_deref()).await?;
         let election = Election::new(client.clone(), options);
-        let backend = Kubernetes::new(std::rc::Rc::new(move || Ok(client.clone())));
+        let backend = Kubernetes::new(Rc::new(move || Ok(client.clone())));
+        let done: Rc<RefCell<Done>> = Rc::default();
+        if let Some(address) = &options.probes {
+            let done = Rc::clone(&done);
+            // It is ready where it runs: a replica that does not lead waits to.
+            let probes = Probes { health: Rc::default(), metrics: Rc::new(move || done.borrow().metrics()) };
+            probes::start(address, Rc::new(probes), Log).await?;
+        }
         tokio::select! {
             signal = signals::wait(signals) => {
                 Log.info(&format!("ended by {}", signal?));
                 Ok(())
             }
-            () = work(election, &backend, options.every) => Ok(()),
+            () = work(election, &backend, options.every, &done) => Ok(()),
         }
     })
 }
 
 /// Looks again and again, while this replica leads.
-async fn work(mut election: Election, backend: &Kubernetes, every: Duration) {
+async fn work(mut election: Election, backend: &Kubernetes, every: Duration, done: &RefCell<Done>) {
     let mut tick = interval((election.duration / 3).min(every));
     let mut next = Instant::now();
     let mut trouble = String::new();
     loop {
         tick.tick().await;
         let leads = election.leads().await;
+        if !leads {
+            done.borrow_mut().pools.clear();
+        }
+        done.borrow_mut().leads = leads;
         if leads && Instant::now() >= next {
             next = Instant::now() + every;
-            let said = match look(backend).await {
+            let said = match look(backend, done).await {
                 Ok(()) => String::new(),
-                Err(error) => format!("{error:#}"),
+                Err(error) => {
+                    done.borrow_mut().failed += 1;
+                    format!("{error:#}")
+                }
             };
             // Once, not with every look.
             if !said.is_empty() && said != trouble {
@@ -85,10 +137,12 @@ async fn work(mut election: Election, backend: &Kubernetes, every: Duration) {
     }
 }
 
-async fn look(backend: &Kubernetes) -> anyhow::Result<()> {
+async fn look(backend: &Kubernetes, done: &RefCell<Done>) -> anyhow::Result<()> {
     let fenced = reclaim(backend).await.context("what fenced machines held cannot be given back")?;
     let orphans = collect_orphans(backend).await.context("what IPAMClaims owned cannot be given back")?;
-    pool::count_pools(backend).await.context("the pools' addresses cannot be counted")?;
+    done.borrow_mut().given_back += fenced + orphans;
+    let pools = pool::count_pools(backend).await.context("the pools' addresses cannot be counted")?;
+    done.borrow_mut().pools = pools;
     if fenced + orphans > 0 {
         Log.info(&format!("gave back {fenced} claims of fenced machines and {orphans} of IPAMClaims that are gone"));
     }

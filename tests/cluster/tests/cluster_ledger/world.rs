@@ -184,7 +184,7 @@ impl Node {
         Ok(kill(Pid::from_raw(agent.pid().try_into()?), signal)?)
     }
 
-    /// KiB of memory that the agent has, and the most that it had.
+    /// KiB of memory that the agent has: of its own, and of its program's file.
     pub(crate) fn agent_memory(&self) -> Result<(u64, u64)> {
         let agent = self.agent.as_ref().context("the agent does not run")?;
         let status = fs::read_to_string(format!("/proc/{}/status", agent.pid()))?;
@@ -192,7 +192,7 @@ impl Node {
             let line = status.lines().find_map(|line| line.strip_prefix(key)).context("a size")?;
             line.trim().trim_end_matches(" kB").parse::<u64>().with_context(|| line.to_owned())
         };
-        Ok((kib("VmRSS:")?, kib("VmHWM:")?))
+        Ok((kib("RssAnon:")?, kib("RssFile:")?))
     }
 
     /// What a line of words prints, run on this node.

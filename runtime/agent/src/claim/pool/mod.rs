@@ -21,7 +21,7 @@ use weft_core::conf::{ConfError, pool_sets};
 use weft_host_abi::types::RangeSet;
 
 pub use count::Usage;
-pub(super) use status::{PoolStatus, count_pools};
+pub(super) use status::{PoolCount, PoolStatus, count_pools};
 pub use view::{PoolReach, PoolView, look_at_pools};
 
 use super::any::AnyBackend;

@@ -48,11 +48,20 @@ pub struct RangeStatus {
     used: i64,
 }
 
+/// What of a pool is taken and free, for metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::claim) struct PoolCount {
+    pub(in crate::claim) name: String,
+    pub(in crate::claim) used: i64,
+    pub(in crate::claim) free: i64,
+}
+
 /// Counts every pool, and writes what has changed.
 ///
 /// # Errors
 /// The ledger cannot be read or written.
-pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<(), DrainError> {
+pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<Vec<PoolCount>, DrainError> {
+    let mut counts = Vec::new();
     let pools = backend.pools().await?;
     let mut domains = BTreeMap::<&str, BTreeSet<IpAddr>>::new();
     for pool in &pools {
@@ -64,6 +73,7 @@ pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<(), Dr
     for pool in &pools {
         let taken = domains.get(pool.spec.domain.as_str()).cloned().unwrap_or_default();
         let status = status(pool, &pools, &taken, Timestamp::now());
+        counts.push(PoolCount { name: pool.name.clone(), used: status.used, free: status.free });
         if status == pool.status {
             continue;
         }
@@ -73,7 +83,7 @@ pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<(), Dr
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    Ok(counts)
 }
 
 /// What is to be said about a pool.
