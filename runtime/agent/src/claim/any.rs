@@ -7,6 +7,7 @@ use super::backend::etcd::{Etcd, EtcdConf, EtcdError};
 use super::backend::kept::Keeper;
 use super::backend::kubernetes::{ClientSource, Kubernetes};
 use super::backend::{Backend, Fence, Listing, ReadError, Status, WriteError};
+use super::history::History;
 use super::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
 use super::pool::Pool;
 
@@ -16,7 +17,7 @@ pub enum AnyBackend {
     /// Kubernetes objects.
     Kubernetes(Kubernetes),
     /// Keys in etcd.
-    Etcd(Etcd),
+    Etcd(Box<Etcd>),
 }
 
 /// Why a configuration names no backend that this agent can use.
@@ -58,7 +59,7 @@ impl AnyBackend {
                 let client = kubernetes.ok_or(BackendError::NoKubernetes)?;
                 Ok(Self::Kubernetes(Kubernetes::new(ClientSource::clone(client))))
             }
-            Reach::Etcd(conf) => Ok(Self::Etcd(Etcd::new(&conf)?)),
+            Reach::Etcd(conf) => Ok(Self::Etcd(Box::new(Etcd::new(&conf)?))),
         }
     }
 }
@@ -100,6 +101,13 @@ macro_rules! both {
 }
 
 impl Backend for AnyBackend {
+    fn history(&self) -> &History {
+        match self {
+            Self::Kubernetes(backend) => backend.history(),
+            Self::Etcd(backend) => backend.history(),
+        }
+    }
+
     fn has_unique_versions(&self) -> bool {
         match self {
             Self::Kubernetes(backend) => backend.has_unique_versions(),

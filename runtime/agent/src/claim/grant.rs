@@ -51,6 +51,11 @@ pub enum GrantError {
     /// Another user of the IPAMClaim was first, with other addresses.
     #[error("another pod has just got other addresses for IPAMClaim {0}; try again")]
     OtherAddresses(String),
+    /// `doubt`: its history is not the one that was seen before.
+    #[error(
+        "the cluster ledger was taken back to a backup ({0}); it has to be thawed before it grants addresses, try again"
+    )]
+    Doubt(String),
     /// The node's own store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -92,6 +97,7 @@ impl<B: Backend> Grant<'_, B> {
             }
         }
         self.bind(&row).await?;
+        self.certain()?;
         Ok(Granted::All)
     }
 
@@ -101,6 +107,7 @@ impl<B: Backend> Grant<'_, B> {
         if !row.owner.is_ipam_claim() {
             return Ok(());
         }
+        self.certain()?;
         let mut pause = RETRY;
         loop {
             let trouble = match persist(self.backend, self.store, row, AddressState::Intent).await? {
@@ -214,8 +221,14 @@ impl<B: Backend> Grant<'_, B> {
         Ok(matches!(state, Some(AddressState::Intent | AddressState::Entry)))
     }
 
+    /// `doubt`: what a ledger says that was taken back is not used.
+    fn certain(&self) -> Result<(), GrantError> {
+        self.backend.history().doubt().map_or(Ok(()), |why| Err(GrantError::Doubt(why)))
+    }
+
     /// `send_row`: the row is an intent at this instant.
     fn send_row(&self, row: &RemoteRow, address: IpAddr) -> Result<(), GrantError> {
+        self.certain()?;
         let is_intent = self.store.borrow_mut().note_sending(&row.nonce, address)?;
         if is_intent { Ok(()) } else { Err(GrantError::Withdrawn) }
     }

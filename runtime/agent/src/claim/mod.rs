@@ -4,7 +4,8 @@
 //! commit. `docs/cluster-ledger.md` has the rules and what goes wrong without each; `tests/model` checks them.
 //!
 //! Here is what the agent does: it sends the requests of intents that `weft` wrote (`grant`), gives back what tombstones name
-//! (`drain`), looks for what neither knows (`sweep`), and brings claims back after a restore (`reassert`).
+//! (`drain`), looks for what neither knows (`sweep`), notices a restore (`history`, `doubt`), and brings claims back after it
+//! (`reassert`).
 //!
 //! Invariants: nothing is sent for a nonce whose row is not an intent at that instant; every update and delete carries uid and
 //! version of what it was decided on; a holder is removed only by its own machine, or when that machine is fenced.
@@ -13,8 +14,10 @@ mod any;
 pub mod backend;
 mod check;
 mod controller;
+mod doubt;
 mod drain;
 mod grant;
+mod history;
 mod machine;
 mod object;
 mod operate;
@@ -26,6 +29,8 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_doubt;
+#[cfg(test)]
 mod tests_persist;
 pub mod whereabouts;
 
@@ -33,8 +38,10 @@ pub use any::{AnyBackend, BackendError};
 pub use backend::kubernetes::ClientSource;
 pub use check::{CheckOptions, Checked, Finding, Kind, check};
 pub use controller::{ControllerOptions, control};
+pub use doubt::settle;
 pub use drain::{DrainError, UNANSWERED, drain};
 pub use grant::{Grant, GrantError, Granted};
+pub use history::{History, Mark, Position};
 pub use machine::machine_id;
 pub use object::{
     Claim, ClaimOwner, ClaimSpec, ClaimState, Holder, Identity, LedgerNode, LedgerState, Persistent, Sharing,

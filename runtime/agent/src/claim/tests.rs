@@ -29,10 +29,10 @@ pub(super) const LATER: u64 = NOW + 1000;
 
 /// A machine with its store.
 pub(super) struct Machine {
-    _dir: TempDir,
+    pub(super) _dir: TempDir,
     pub(super) store: RefCell<NodeStore>,
     pub(super) identity: Identity,
-    server: Memory,
+    pub(super) server: Memory,
 }
 
 /// One attachment.
@@ -159,7 +159,7 @@ impl Machine {
 }
 
 impl Memory {
-    fn holder(&self) -> Option<String> {
+    pub(super) fn holder(&self) -> Option<String> {
         let server = self.0.borrow();
         let claim = server.claims.get(&claim_name("default", address()))?;
         claim.spec.holders.first().map(|holder| holder.nonce.clone())

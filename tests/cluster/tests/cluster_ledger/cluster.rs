@@ -28,6 +28,8 @@ const IN_ETCD: (&str, &str) = ("L3dlZnQvaXBhbS9jbGFpbXMv", "L3dlZnQvaXBhbS9jbGFp
 const IN_KUBERNETES: (&str, &str) =
     ("L3JlZ2lzdHJ5L2lwYW0ud2VmdC5kZXYvYWRkcmVzc2NsYWltcy8=", "L3JlZ2lzdHJ5L2lwYW0ud2VmdC5kZXYvYWRkcmVzc2NsYWltczA=");
 
+/// A key that is nobody's: `something`, in base64.
+const SOMETHING: &str = "c29tZXRoaW5n";
 /// What the user `weft` of a secured etcd may read and write: `/weft/ipam/`.
 const WEFT: (&str, &str) = ("L3dlZnQvaXBhbS8=", "L3dlZnQvaXBhbTA=");
 /// Passwords of a secured etcd's users.
@@ -339,6 +341,18 @@ impl Cluster {
     /// Removes a claim that `claims` has shown.
     pub(crate) fn remove(&self, claim: &Value) -> Result<()> {
         self.post("deleterange", &json!({"key": claim["key"]})).map(drop)
+    }
+
+    /// How far etcd's history is.
+    pub(crate) fn revision(&self) -> Result<u64> {
+        let answer = self.post("range", &json!({"key": SOMETHING}))?;
+        let revision = answer["header"]["revision"].as_str().context("a revision")?;
+        revision.parse().with_context(|| revision.to_owned())
+    }
+
+    /// Writes something of no meaning so many times, as others do.
+    pub(crate) fn write_more(&self, times: usize) -> Result<()> {
+        (0..times).try_for_each(|_| self.put(&json!({"key": SOMETHING, "value": ""})))
     }
 
     /// Removes all of weft's objects: nodes of earlier trials would be waited for after a freeze.

@@ -9,6 +9,7 @@ mod ipam_claim;
 mod keep;
 mod objects;
 mod pools;
+mod restore;
 mod scale;
 mod whereabouts;
 mod world;
@@ -21,7 +22,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use weft_kit::dhcp::wait;
-use weft_kit::programs::copy_tree;
 use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 
@@ -43,7 +43,8 @@ const TRIALS: &[(&str, Trial)] = &[
     ("a-weft-that-is-killed-leaks-nothing", weft_killed),
     ("a-late-create-is-swept", late_create),
     ("a-fence-by-hand-frees-what-a-dead-machine-held", fenced_by_hand),
-    ("a-restore-behind-a-freeze-duplicates-nothing", restored),
+    ("a-restore-behind-a-freeze-duplicates-nothing", restore::frozen),
+    ("a-restore-that-nobody-announced-is-noticed", restore::unannounced),
     ("chaos", chaos::stands),
 ];
 
@@ -330,48 +331,6 @@ fn fenced_by_hand(cluster: &mut Cluster) -> Result<()> {
     ensure!(alive.add(&other)? == held, "the freed address is the lowest");
     alive.del(&other)?;
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
-}
-
-/// etcd goes back to what it was minutes ago: a claim made since is written again, one given back since is swept, and nobody gets
-/// an address in between.
-fn restored(cluster: &mut Cluster) -> Result<()> {
-    let mut nodes = [Node::new(cluster, 5)?, Node::new(cluster, 6)?];
-    let [before, since, moving, next] = ["before", "since", "moving", "next"].map(Pod::new);
-    let (before, since, moving, next) = (before?, since?, moving?, next?);
-    nodes[0].add(&before)?;
-    nodes[1].add(&moving)?;
-    cluster.kill();
-    let backup = cluster.data().with_file_name("backup");
-    copy_tree(&cluster.data(), &backup)?;
-    cluster.start()?;
-    // After the backup: one pod comes, one goes.
-    let held = added(&nodes[0], &since)?;
-    nodes[0].del(&before)?;
-    wait(PATIENCE, "two claims", || Ok(cluster.claims()?.len() == 2)).with_context(|| nodes[0].log())?;
-    nodes.iter_mut().for_each(Node::kill_agent);
-    cluster.kill();
-    std::fs::remove_dir_all(cluster.data())?;
-    std::fs::rename(&backup, cluster.data())?;
-    cluster.start()?;
-    nodes[0].operate(cluster, &["freeze"])?;
-    nodes.iter_mut().try_for_each(Node::start_agent)?;
-    let error = nodes[1].run("ADD", &next)?.error()?;
-    ensure!(error.code == 11, "{error:?}");
-    nodes[1].del(&moving)?;
-    let thawed = || Ok(nodes[0].operate(cluster, &["thaw"]).is_ok());
-    wait(PATIENCE, "the thaw", thawed).with_context(|| format!("{}\n{}", nodes[0].log(), nodes[1].log()))?;
-    wait(PATIENCE, "one claim", || Ok(cluster.claims()?.len() == 1)).with_context(|| nodes[0].log())?;
-    let said = nodes[0].operate(cluster, &["who-has", &held])?;
-    ensure!(said.contains("node5"), "{said}");
-    let address = added(&nodes[1], &next)?;
-    ensure!(address != held, "{address} was given out twice");
-    nodes[0].del(&since)?;
-    nodes[1].del(&next)?;
-    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))?;
-    nodes.iter().try_for_each(|node| {
-        node.age()?;
-        node.wait_for_nothing_left()
-    })
 }
 
 /// ADD as a runtime does it: again, while the answer is code 11.

@@ -114,9 +114,10 @@ pub(crate) fn rights(cluster: &mut Cluster) -> Result<()> {
     let objects =
         ["addressclaims", "ledgerstates", "ledgernodes", "addresspools"].map(|name| format!("{name}.ipam.weft.dev"));
     let [claims, states, nodes, pools] = &objects;
-    let expected = [("create", claims, true), ("delete", claims, true), ("get", states, true), ("update", nodes, true)];
+    let expected =
+        [("create", claims, true), ("delete", claims, true), ("update", states, true), ("update", nodes, true)];
     let denied =
-        [("update", states, false), ("create", states, false), ("delete", nodes, false), ("patch", claims, false)];
+        [("delete", states, false), ("patch", states, false), ("delete", nodes, false), ("patch", claims, false)];
     let of_pools = [("get", pools, true), ("list", pools, false), ("update", pools, false)];
     for (verb, what, right) in expected.into_iter().chain(denied).chain(of_pools) {
         ensure!(may(verb, what)? == right, "{verb} {what}: expected {right}");

@@ -323,6 +323,13 @@ impl Node {
         Ok(process::run(&self.netns.place(), &argv)?.text().trim().to_owned())
     }
 
+    /// How far its agent has seen the history of its ledger, as the store says.
+    pub(crate) fn seen(&self) -> Result<u64> {
+        let lines = self.sql("SELECT value FROM meta WHERE key LIKE 'seen %'")?;
+        let revision = |line: &str| serde_json::from_str::<Value>(line).ok()?["revision"].as_u64();
+        Ok(lines.lines().map(|line| revision(line).unwrap_or(0)).min().unwrap_or(0))
+    }
+
     /// How many addresses of the store are in a state: 0 intent, 1 entry, 2 tombstone.
     pub(crate) fn rows(&self, state: u8) -> Result<String> {
         self.sql(&format!("SELECT count(*) FROM remote_addresses WHERE state = {state}"))

@@ -4,6 +4,7 @@ use std::future::Future;
 
 use weft_core::ledger::remote::Versions;
 
+use crate::claim::history::History;
 use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
 
 /// Why a claim was not written.
@@ -66,6 +67,10 @@ pub enum Fence {
 /// Every write is one request. `create` succeeds only where the name is free. `replace` and `delete` succeed only for the
 /// version they name, by uid **and** version.
 pub trait Backend {
+    /// What this client has seen of the ledger's history. `create`, `replace` and `state` compare their answers with it, and note
+    /// requests without an answer.
+    fn history(&self) -> &History;
+
     /// Versions never come again, not even after a restore of the ledger: a version that a nonce has written proves that
     /// the claim still is that nonce's.
     fn has_unique_versions(&self) -> bool;

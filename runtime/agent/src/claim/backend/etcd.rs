@@ -19,6 +19,7 @@ use weft_core::ledger::remote::Versions;
 
 use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
 use super::with_causes;
+use crate::claim::history::{History, Position};
 use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
 
 /// How long one endpoint may take.
@@ -83,6 +84,7 @@ pub struct Etcd {
     prefix: String,
     login: Option<(String, String)>,
     token: RefCell<Option<String>>,
+    history: History,
 }
 
 impl std::fmt::Debug for Etcd {
@@ -119,6 +121,22 @@ struct Response {
 #[serde(default)]
 struct Header {
     revision: String,
+    cluster_id: String,
+    raft_term: String,
+}
+
+impl Answer {
+    /// Where in etcd's history it was given.
+    fn position(&self) -> Position {
+        let number = |text: &str| text.parse().unwrap_or(0);
+        let header = &self.header;
+        Position {
+            revision: number(&header.revision),
+            cluster: number(&header.cluster_id),
+            term: number(&header.raft_term),
+            wrote: self.succeeded,
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -158,12 +176,24 @@ impl Etcd {
             _ => None,
         };
         let prefix = conf.prefix.clone().unwrap_or_else(|| "/weft/ipam".to_owned());
-        Ok(Self { endpoints, current: Cell::new(0), prefix, login, token: RefCell::new(None) })
+        let (current, token, history) = (Cell::new(0), RefCell::new(None), History::default());
+        Ok(Self { endpoints, current, prefix, login, token, history })
     }
 
     /// Calls one endpoint after the other until one answers. A read may be repeated; a write that may have been executed is
     /// not sent to a second one.
-    async fn call<T: DeserializeOwned>(&self, path: &str, body: &Value, repeatable: bool) -> Result<T, Call> {
+    async fn call(&self, path: &str, body: &Value, repeatable: bool) -> Result<Answer, Call> {
+        let mark = self.history.mark();
+        let answer = self.ask(path, body, repeatable).await;
+        match &answer {
+            Ok(answer) => self.history.answered(mark, answer.position(), super::now()),
+            Err(Call::NoAnswer(_)) => self.history.failed(),
+            Err(Call::Refused(_)) => {}
+        }
+        answer
+    }
+
+    async fn ask(&self, path: &str, body: &Value, repeatable: bool) -> Result<Answer, Call> {
         let mut last = String::new();
         for turn in 0..self.endpoints.len() {
             let index = (self.current.get() + turn) % self.endpoints.len();
@@ -262,14 +292,14 @@ impl Etcd {
     async fn range<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<(T, Versions)>, ReadError> {
         let (first, end) = (format!("{}/{kind}/", self.prefix), format!("{}/{kind}0", self.prefix));
         let body = json!({"key": base64(first.as_bytes()), "range_end": base64(end.as_bytes())});
-        let answer: Answer = self.call("/v3/kv/range", &body, true).await.map_err(unreadable)?;
+        let answer = self.call("/v3/kv/range", &body, true).await.map_err(unreadable)?;
         answer.kvs.iter().map(value).collect()
     }
 
     /// One key.
     async fn one<T: DeserializeOwned>(&self, kind: &str, name: &str) -> Result<Option<(T, Versions)>, ReadError> {
         let body = json!({"key": self.key(kind, name)});
-        let answer: Answer = self.call("/v3/kv/range", &body, true).await.map_err(unreadable)?;
+        let answer = self.call("/v3/kv/range", &body, true).await.map_err(unreadable)?;
         answer.kvs.first().map(value).transpose()
     }
 
@@ -304,7 +334,7 @@ impl Etcd {
             "success": [write],
             "failure": [{"request_range": {"key": frozen}}],
         });
-        let answer: Answer = self.call("/v3/kv/txn", &body, false).await.map_err(failed)?;
+        let answer = self.call("/v3/kv/txn", &body, false).await.map_err(failed)?;
         if answer.succeeded {
             return Ok(answer.header.revision);
         }
@@ -387,6 +417,10 @@ fn unbase64(text: &str) -> Option<Vec<u8>> {
 }
 
 impl Backend for Etcd {
+    fn history(&self) -> &History {
+        &self.history
+    }
+
     fn has_unique_versions(&self) -> bool {
         false
     }
@@ -451,7 +485,7 @@ impl Backend for Etcd {
             "compare": [compare],
             "success": [{"request_put": {"key": epoch, "value": number}}, freeze],
         });
-        let answer: Answer = self.call("/v3/kv/txn", &body, false).await.map_err(failed)?;
+        let answer = self.call("/v3/kv/txn", &body, false).await.map_err(failed)?;
         if answer.succeeded { Ok(()) } else { Err(WriteError::Conflict) }
     }
 

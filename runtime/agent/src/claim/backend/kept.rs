@@ -10,9 +10,10 @@ use kube::api::{Api, DynamicObject, PostParams};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::answers::read;
 use super::contract::ReadError;
 use super::ipam_claim;
-use super::kubernetes::{Kubernetes, read};
+use super::kubernetes::Kubernetes;
 use crate::claim::object::Persistent;
 
 /// An interface of a pod that keeps its addresses.

@@ -4,9 +4,7 @@
 //! Kubernetes' own collector would free an address while its link is up, since the Pod object goes before the CNI DEL.
 //! <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>
 
-use std::future::Future;
 use std::rc::Rc;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Client;
@@ -15,8 +13,10 @@ use kube::core::{ApiResource, NotUsed, Object, ObjectMeta};
 use sha2::{Digest, Sha256};
 use weft_core::ledger::remote::Versions;
 
+use super::answers::{created, read, written};
 use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
-use super::{freeze, ipam_claim, with_causes};
+use super::{freeze, ipam_claim};
+use crate::claim::history::{History, Mark, Position};
 use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
 
 /// The API group.
@@ -42,9 +42,6 @@ const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 pub(super) const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 /// How often a change of a shared object is tried.
 const TRIES: usize = 10;
-/// How long one request may take. An API server that does not answer by then is taken for away; what was sent is looked for
-/// afterwards.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) type ClaimObject = Object<ClaimSpec, NotUsed>;
 type StateObject = Object<LedgerState, NotUsed>;
@@ -55,7 +52,10 @@ pub type ClientSource = Rc<dyn Fn() -> Result<Client, String>>;
 
 /// A cluster ledger behind an API server.
 #[derive(Clone)]
-pub struct Kubernetes(ClientSource);
+pub struct Kubernetes {
+    client: ClientSource,
+    history: Rc<History>,
+}
 
 impl std::fmt::Debug for Kubernetes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -77,11 +77,11 @@ impl Kubernetes {
     /// A ledger behind a client. The client's own retries do no harm: what is unclear is read again.
     #[must_use]
     pub fn new(client: ClientSource) -> Self {
-        Self(client)
+        Self { client, history: Rc::default() }
     }
 
     pub(super) fn client(&self) -> Result<Client, NoClient> {
-        (self.0)().map_err(NoClient)
+        (self.client)().map_err(NoClient)
     }
 
     pub(super) fn claims(&self) -> Result<Api<ClaimObject>, NoClient> {
@@ -93,6 +93,21 @@ impl Kubernetes {
         let (claims, object) = (self.claims()?, object(spec, None, None));
         let params = PostParams { dry_run: true, ..PostParams::default() };
         created(claims.create(&params, &object)).await.map(drop)
+    }
+
+    /// Compares what a write has made with what was known before it was sent. A resourceVersion is etcd's revision, as a number:
+    /// <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>.
+    fn wrote(&self, mark: Mark, answer: Result<ClaimObject, WriteError>) -> Result<Versions, WriteError> {
+        let versions = answer.map(|object| versions(&object.metadata));
+        match &versions {
+            Ok(versions) => {
+                let at = Position { wrote: true, ..position(Some(&versions.version)) };
+                self.history.answered(mark, at, super::now());
+            }
+            Err(WriteError::NoAnswer(_)) => self.history.failed(),
+            Err(_) => {}
+        }
+        versions
     }
 
     fn states(&self) -> Result<Api<StateObject>, NoClient> {
@@ -155,78 +170,29 @@ fn versions(meta: &ObjectMeta) -> Versions {
     Versions { uid: meta.uid.clone().unwrap_or_default(), version: meta.resource_version.clone().unwrap_or_default() }
 }
 
+fn position(version: Option<&String>) -> Position {
+    // What is no number is not compared.
+    let revision = version.and_then(|version| version.parse().ok()).unwrap_or(0);
+    Position { revision, ..Position::default() }
+}
+
 fn claim(object: ClaimObject) -> Claim {
     let versions = versions(&object.metadata);
     Claim { spec: object.spec, versions, deleting: object.metadata.deletion_timestamp.is_some() }
 }
 
-/// Sends a write and waits for its answer.
-pub(super) async fn written<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, WriteError> {
-    match tokio::time::timeout(PATIENCE, request).await {
-        Ok(answer) => answer.map_err(failed),
-        Err(_late) => Err(WriteError::NoAnswer(late())),
-    }
-}
-
-/// Sends a create. That its resource is not found means that there is no such resource at all.
-async fn created<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, WriteError> {
-    let unknown = |error| match error {
-        kube::Error::Api(status) if status.code == 404 => WriteError::Refused(
-            "the API server does not know the objects of the cluster ledger; apply deploy/crds/ipam.weft.dev.yaml"
-                .to_owned(),
-        ),
-        error => failed(error),
-    };
-    match tokio::time::timeout(PATIENCE, request).await {
-        Ok(answer) => answer.map_err(unknown),
-        Err(_late) => Err(WriteError::NoAnswer(late())),
-    }
-}
-
-/// Sends a read and waits for its answer.
-pub(super) async fn read<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, ReadError> {
-    match tokio::time::timeout(PATIENCE, request).await {
-        Ok(answer) => answer.map_err(unreadable),
-        Err(_late) => Err(ReadError(late())),
-    }
-}
-
-fn late() -> String {
-    format!("no answer within {} seconds", PATIENCE.as_secs())
-}
-
-/// What a failed write means. Only what the API server itself refused for good is known not to have been executed.
-fn failed(error: kube::Error) -> WriteError {
-    match error {
-        kube::Error::Api(status) => match status.code {
-            // 409: the name exists, or a precondition does not hold. 404: the object is gone.
-            404 | 409 => WriteError::Conflict,
-            422 | 403 if status.message.contains("the cluster ledger is frozen") => WriteError::Frozen,
-            code @ (400 | 401 | 403 | 405 | 413 | 415 | 422) => {
-                WriteError::Refused(format!("{} (code {code})", status.message))
-            }
-            code => WriteError::NoAnswer(format!("{} (code {code})", status.message)),
-        },
-        error @ (kube::Error::BuildRequest(_) | kube::Error::Auth(_)) => WriteError::Refused(error.to_string()),
-        error => WriteError::NoAnswer(with_causes(&error)),
-    }
-}
-
-fn unreadable(error: kube::Error) -> ReadError {
-    match error {
-        kube::Error::Api(status) => ReadError(format!("{} (code {})", status.message, status.code)),
-        error => ReadError(with_causes(&error)),
-    }
-}
-
 impl Backend for Kubernetes {
+    fn history(&self) -> &History {
+        &self.history
+    }
+
     fn has_unique_versions(&self) -> bool {
         true
     }
 
     async fn create(&self, spec: &ClaimSpec, epoch: Option<u64>) -> Result<Versions, WriteError> {
-        let (claims, object) = (self.claims()?, object(spec, None, epoch));
-        Ok(versions(&created(claims.create(&PostParams::default(), &object)).await?.metadata))
+        let (claims, object, mark) = (self.claims()?, object(spec, None, epoch), self.history.mark());
+        self.wrote(mark, created(claims.create(&PostParams::default(), &object)).await)
     }
 
     async fn get(&self, name: &str) -> Result<Option<Claim>, ReadError> {
@@ -236,7 +202,8 @@ impl Backend for Kubernetes {
 
     async fn replace(&self, spec: &ClaimSpec, read: &Versions, epoch: Option<u64>) -> Result<Versions, WriteError> {
         let (claims, name, object) = (self.claims()?, spec.name(), object(spec, Some(read), epoch));
-        Ok(versions(&written(claims.replace(&name, &PostParams::default(), &object)).await?.metadata))
+        let mark = self.history.mark();
+        self.wrote(mark, written(claims.replace(&name, &PostParams::default(), &object)).await)
     }
 
     async fn delete(&self, name: &str, read: &Versions) -> Result<(), WriteError> {
@@ -258,7 +225,19 @@ impl Backend for Kubernetes {
     }
 
     async fn state(&self) -> Result<LedgerState, ReadError> {
-        let state = read(self.states()?.get_opt(STATE)).await?;
+        // A list and not the object: only a list says how far the whole ledger is. No resourceVersion: not from a cache.
+        let (states, params, mark) = (self.states()?, ListParams::default(), self.history.mark());
+        let list = async {
+            match states.list(&params).await {
+                // The API server does not know the resource.
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+                list => list.map(Some),
+            }
+        };
+        let list = read(list).await.inspect_err(|_unread| self.history.failed())?;
+        let Some(list) = list else { return Ok(LedgerState::default()) };
+        self.history.answered(mark, position(list.metadata.resource_version.as_ref()), super::now());
+        let state = list.items.into_iter().find(|state| state.metadata.name.as_deref() == Some(STATE));
         Ok(state.map(|state| state.spec).unwrap_or_default())
     }
 

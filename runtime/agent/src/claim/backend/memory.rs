@@ -7,7 +7,11 @@ use std::rc::Rc;
 use weft_core::ledger::remote::Versions;
 
 use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
+use crate::claim::history::{History, Position};
 use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
+
+/// What its clients' clocks say.
+const NOW: u64 = 1_000_000;
 
 /// What happens to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +31,7 @@ enum Write {
     Delete(String, Versions),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Server {
     pub(crate) claims: BTreeMap<String, Claim>,
     pub(crate) state: LedgerState,
@@ -38,15 +42,22 @@ pub(crate) struct Server {
     /// For the next writes, in order.
     pub(crate) faults: VecDeque<Option<Fault>>,
     held: Vec<Write>,
-    version: u64,
+    pub(crate) version: u64,
     pub(crate) creates: usize,
     pub(crate) writes: usize,
     pub(crate) away: bool,
 }
 
-/// A client of the server; clones share it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Memory(pub(crate) Rc<RefCell<Server>>);
+/// A client of the server.
+#[derive(Debug, Default)]
+pub(crate) struct Memory(pub(crate) Rc<RefCell<Server>>, History);
+
+/// Another client of the same server.
+impl Clone for Memory {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0), History::default())
+    }
+}
 
 impl Memory {
     /// Executes the requests that were held back.
@@ -62,6 +73,20 @@ impl Memory {
     }
 
     fn write(&self, write: Write, reassertion: bool) -> Result<Versions, WriteError> {
+        let mark = self.1.mark();
+        let written = self.send(write, reassertion);
+        match &written {
+            Ok(versions) => {
+                let revision = versions.version.parse().unwrap();
+                self.1.answered(mark, Position { revision, wrote: true, ..Position::default() }, NOW);
+            }
+            Err(WriteError::NoAnswer(_)) => self.1.failed(),
+            Err(_) => {}
+        }
+        written
+    }
+
+    fn send(&self, write: Write, reassertion: bool) -> Result<Versions, WriteError> {
         let mut server = self.0.borrow_mut();
         let no_answer = || WriteError::NoAnswer("injected".to_owned());
         if server.away {
@@ -118,6 +143,10 @@ impl Server {
 }
 
 impl Backend for Memory {
+    fn history(&self) -> &History {
+        &self.1
+    }
+
     fn has_unique_versions(&self) -> bool {
         true
     }
@@ -135,7 +164,8 @@ impl Backend for Memory {
     }
 
     async fn delete(&self, name: &str, read: &Versions) -> Result<(), WriteError> {
-        self.write(Write::Delete(name.to_owned(), read.clone()), false).map(drop)
+        // What a delete answers is the version that it deleted.
+        self.send(Write::Delete(name.to_owned(), read.clone()), false).map(drop)
     }
 
     async fn list(&self, listing: Listing<'_>) -> Result<Vec<Claim>, ReadError> {
@@ -149,7 +179,11 @@ impl Backend for Memory {
     }
 
     async fn state(&self) -> Result<LedgerState, ReadError> {
-        self.read(|server| server.state)
+        let mark = self.1.mark();
+        let read = self.read(|server| (server.state, server.version)).inspect_err(|_unread| self.1.failed());
+        let (state, revision) = read?;
+        self.1.answered(mark, Position { revision, ..Position::default() }, NOW);
+        Ok(state)
     }
 
     async fn set_state(&self, read: LedgerState, state: LedgerState) -> Result<(), WriteError> {
@@ -158,6 +192,7 @@ impl Backend for Memory {
             return Err(WriteError::Conflict);
         }
         server.state = state;
+        server.version += 1;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! Where a cluster ledger is kept. A backend offers create if absent, and update and delete with preconditions; everything
 //! else is the protocol's.
 
+mod answers;
 mod contract;
 pub mod etcd;
 mod freeze;
@@ -14,6 +15,11 @@ mod pool;
 mod tests;
 
 pub use contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
+
+/// Seconds since 1970, for ages alone.
+fn now() -> u64 {
+    weft_core::facts::now().unwrap_or_default()
+}
 
 /// An error with its causes: `kube` hides what the connection said.
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -8,8 +8,9 @@ use kube::Error;
 use kube::api::{Api, ListParams, PostParams};
 use kube::core::Object;
 
+use super::answers::{read, written};
 use super::contract::{ReadError, WriteError};
-use super::kubernetes::{CONFIG_HASH, ClaimObject, DOMAIN_LABEL, Kubernetes, NoClient, read, resource, written};
+use super::kubernetes::{CONFIG_HASH, ClaimObject, DOMAIN_LABEL, Kubernetes, NoClient, resource};
 use crate::claim::object::address_of;
 use crate::claim::pool::{Pool, PoolSpec, PoolStatus};
 

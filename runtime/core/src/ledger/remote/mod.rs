@@ -13,11 +13,13 @@
 //! Not here: what a cluster ledger is and how it is spoken to (the agent), journal entries (`commit`).
 
 mod agent;
+mod history;
 mod intent;
 mod rows;
 mod types;
 mod view;
 
+pub use history::Seen;
 pub use intent::IntentAsk;
 pub use types::{AddressState, Answer, Owner, RemoteAddress, RemoteRow, Versions, scope};
 pub use view::{RemoteView, Runs};

@@ -1,7 +1,7 @@
 //! What is done to agents, connections and the cluster. Three hands work at once: one on agents, one on connections, one on the
 //! cluster.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use super::{Chaos, Fault, ended};
 /// How long it may take until every agent has confirmed after a restore.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// So many revisions of what every agent has seen are lost with a restore that nobody announces.
+const LOST: u64 = 100;
+
 /// One thing that is done; its name is counted.
 type Trouble = (&'static str, fn(&Chaos<'_>, &mut Rng) -> Result<()>);
 
@@ -30,8 +33,12 @@ const CONNECTIONS: &[Trouble] = &[
     }),
     ("packets lost", |chaos, random| cut(chaos, random, "in", "ip saddr 192.0.2.1 numgen random mod 3 0 drop")),
 ];
-const CLUSTER: &[Trouble] =
-    &[("cluster stopped", stop_cluster), ("cluster killed", kill_cluster), ("etcd restored", restore)];
+const CLUSTER: &[Trouble] = &[
+    ("cluster stopped", stop_cluster),
+    ("cluster killed", kill_cluster),
+    ("etcd restored", restore),
+    ("etcd restored without a word", restore_unannounced),
+];
 
 /// Every trouble there is.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
@@ -156,29 +163,54 @@ fn restore(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
     chaos.claims.during_restore(|| {
         let away = "table inet away { chain away { type filter hook output priority 0; ip daddr 192.0.2.1 drop; }; }";
         chaos.nodes.iter().try_for_each(|node| lock(node).nft(away))?;
-        {
-            let mut cluster = chaos.cluster_mut();
-            cluster.kill();
-            std::fs::remove_dir_all(cluster.data())?;
-            std::fs::rename(&backup, cluster.data())?;
-            cluster.start()?;
-        }
+        take_back(chaos, &backup)?;
         chaos.cluster().operate(&["freeze"])?;
         chaos.nodes.iter().try_for_each(|node| lock(node).nft("delete table inet away"))?;
-        let mut said = String::new();
-        let thawed = wait(PATIENCE, "the thaw", || match chaos.cluster().operate(&["thaw"]) {
-            Ok(_said) => Ok(true),
-            Err(error) => {
-                said = format!("{error:#}");
-                Ok(false)
-            }
-        });
-        if let Err(error) = thawed {
-            chaos.tally.violation(format!("after a restore: {error:#}: {said}"));
-            bail!("the ledger stays frozen\n{}", chaos.report());
-        }
-        Ok(())
+        until_thawed(chaos)
     })
+}
+
+/// The same without a freeze, and nodes reach the restored etcd at once. Every agent has seen more of what is lost than all of them
+/// can write until one of them has frozen the ledger.
+fn restore_unannounced(chaos: &Chaos<'_>, _random: &mut Rng) -> Result<()> {
+    let backup = snapshot(chaos)?;
+    let enough = chaos.cluster().revision()? + LOST;
+    let seen = || {
+        let behind = chaos.nodes.iter().map(|node| lock(node).seen()).collect::<Result<Vec<_>>>()?;
+        Ok(!chaos.goes_on() || behind.into_iter().all(|seen| seen >= enough))
+    };
+    wait(PATIENCE, "agents that have seen more than the backup", seen)?;
+    if !chaos.goes_on() {
+        return Ok(());
+    }
+    chaos.claims.during_restore(|| {
+        take_back(chaos, &backup)?;
+        until_thawed(chaos)
+    })
+}
+
+fn take_back(chaos: &Chaos<'_>, backup: &Path) -> Result<()> {
+    let mut cluster = chaos.cluster_mut();
+    cluster.kill();
+    std::fs::remove_dir_all(cluster.data())?;
+    std::fs::rename(backup, cluster.data())?;
+    cluster.start()
+}
+
+fn until_thawed(chaos: &Chaos<'_>) -> Result<()> {
+    let mut said = String::new();
+    let thawed = wait(PATIENCE, "the thaw", || match chaos.cluster().operate(&["thaw"]) {
+        Ok(_said) => Ok(true),
+        Err(error) => {
+            said = format!("{error:#}");
+            Ok(false)
+        }
+    });
+    if let Err(error) = thawed {
+        chaos.tally.violation(format!("after a restore: {error:#}: {said}"));
+        bail!("the ledger stays frozen\n{}", chaos.report());
+    }
+    Ok(())
 }
 
 /// What a crash of the machine would leave: etcd's files as they are at one instant.

@@ -1,4 +1,7 @@
-//! The service `claim`, and the work that goes on beside it: drain, sweep, re-assertion.
+//! The service `claim`, and the work that goes on beside it: drain and sweep. What is done when a ledger was frozen or taken back
+//! is in `state`.
+
+mod state;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -6,22 +9,23 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tokio::time::{Instant, interval};
 use weft_core::agent::claim::{ClaimReply, ClaimRequest, ClusterClaims};
 use weft_core::agent::{Fault, Refusal};
-use weft_core::ledger::remote::Runs;
+use weft_core::ledger::remote::{Runs, Seen};
 use weft_core::store::NodeStore;
 
-use super::any::AnyBackend;
-use super::backend::kept::Keeper;
-use super::backend::kubernetes::ClientSource;
-use super::backend::{Backend, Listing, WriteError};
-use super::grant::{Grant, GrantError, Granted};
-use super::object::{Identity, LedgerState, Persistent};
-use super::persist::report_conflict;
-use super::pool::KnownPools;
-use super::{DrainError, drain, drop_intents, machine_id, reassert, reverse_sweep};
 use crate::Log;
+use crate::claim::any::AnyBackend;
+use crate::claim::backend::kept::Keeper;
+use crate::claim::backend::kubernetes::ClientSource;
+use crate::claim::backend::{Backend, Listing, WriteError};
+use crate::claim::grant::{Grant, GrantError, Granted};
+use crate::claim::object::{Identity, LedgerState, Persistent};
+use crate::claim::persist::report_conflict;
+use crate::claim::pool::KnownPools;
+use crate::claim::{Conflict, DrainError, drain, machine_id, reverse_sweep};
 use crate::server::{Deadline, Handler};
 
 /// The ledger of the cluster that this agent is part of.
@@ -55,6 +59,8 @@ pub struct Claims {
 struct Ledger {
     backend: AnyBackend,
     progress: RefCell<Progress>,
+    /// One look at its state at a time.
+    looking: Mutex<()>,
 }
 
 /// What has been done for a ledger since the agent started.
@@ -65,6 +71,12 @@ struct Progress {
     confirmed: u64,
     /// The epoch for which intents and versions from before it were given up.
     cleared: Option<u64>,
+    /// What the last looks found to be somebody else's, and in how many of them.
+    conflicts: Vec<(Conflict, u32)>,
+    /// What the store says was seen of the ledger.
+    noted: Option<Seen>,
+    /// Why it was taken for another history, once that was logged.
+    doubt: Option<String>,
     next_state: Option<Instant>,
     next_sweep: Option<Instant>,
     /// The last trouble that was logged, so that it is logged once.
@@ -118,7 +130,9 @@ impl Claims {
         }
         let backend = AnyBackend::new(text, self.kubernetes.as_ref())
             .map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
-        let ledger = Rc::new(Ledger { backend, progress: RefCell::default() });
+        let seen = self.store.borrow().seen(text).map_err(|error| internal(&error))?;
+        backend.history().resume(seen);
+        let ledger = Rc::new(Ledger { backend, progress: RefCell::default(), looking: Mutex::default() });
         self.ledgers.borrow_mut().insert(text.to_owned(), Rc::clone(&ledger));
         Ok(ledger)
     }
@@ -177,9 +191,12 @@ impl Claims {
         let due = |at: Option<Instant>| at.is_none_or(|at| at <= Instant::now());
         let (state_due, sweep_due) = {
             let progress = ledger.progress.borrow();
-            (due(progress.next_state), due(progress.next_sweep))
+            // A doubt that could not be settled a moment ago waits like every other trouble.
+            let doubted = progress.trouble.is_none() && ledger.backend.history().doubt().is_some();
+            (doubted || due(progress.next_state), due(progress.next_sweep))
         };
         if state_due {
+            let _one = ledger.looking.lock().await;
             self.look_at_state(text, ledger).await?;
             ledger.progress.borrow_mut().next_state = Some(Instant::now() + STATE);
         } else if ledger.progress.borrow().trouble.is_some() {
@@ -207,83 +224,6 @@ impl Claims {
         Ok(Round::Answered)
     }
 
-    /// The first time, and after every freeze: entries are compared with their claims, and this node's word is written down.
-    async fn look_at_state(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
-        let state = ledger.backend.state().await?;
-        let (started, confirmed, cleared) = {
-            let mut progress = ledger.progress.borrow_mut();
-            progress.state = state;
-            (progress.started, progress.confirmed, progress.cleared)
-        };
-        let again = self.has_lost_word(ledger, state).await?;
-        if started && confirmed >= state.epoch && !again {
-            return Ok(());
-        }
-        // Once: a node that cannot confirm, because an address of it is somebody else's, comes here every time.
-        let clears = (started || state.frozen) && (again || cleared != Some(state.epoch));
-        if clears {
-            // A grant from before the freeze is not used after it, and versions may come again.
-            drop_intents(&self.store, now())?;
-            self.store.borrow_mut().forget_versions()?;
-        }
-        let done =
-            reassert(&ledger.backend, &self.store, (&self.identity, state.epoch), |row| row.ledger == text).await?;
-        for conflict in &done.conflicts {
-            self.log.warn(&format!(
-                "address {} of container {} is held in the cluster by {}: two pods have it; delete one of them",
-                conflict.address, conflict.container_id, conflict.holder
-            ));
-        }
-        if done.written > 0 {
-            self.log.info(&format!("{} claims that were missing in the cluster are written again", done.written));
-        }
-        let strict = done.conflicts.is_empty();
-        let identity = &self.identity;
-        let written = ledger.backend.change_node(&identity.node, |node| {
-            if node.machine != identity.machine || node.boot_id != identity.boot_id {
-                // This boot is not the one that was fenced.
-                node.fenced_machines.retain(|machine| *machine != identity.machine);
-            }
-            identity.machine.clone_into(&mut node.machine);
-            identity.store_id.clone_into(&mut node.store_id);
-            identity.boot_id.clone_into(&mut node.boot_id);
-            if strict {
-                node.confirmed_epoch = state.epoch;
-            }
-        });
-        written.await?;
-        let mut progress = ledger.progress.borrow_mut();
-        if clears || !progress.started || strict {
-            progress.next_sweep = None;
-        }
-        progress.cleared = Some(state.epoch);
-        progress.started = true;
-        if strict {
-            progress.confirmed = state.epoch;
-        }
-        Ok(())
-    }
-
-    /// The ledger is frozen and does not know that this node has confirmed: a second restore from one backup comes to the same epoch.
-    async fn has_lost_word(&self, ledger: &Ledger, state: LedgerState) -> Result<bool, DrainError> {
-        if !state.frozen {
-            return Ok(false);
-        }
-        let record = ledger.backend.node(&self.identity.node).await?;
-        Ok(record.is_none_or(|record| record.confirmed_epoch < state.epoch))
-    }
-
-    /// Before the first grant from a ledger this node's word is in it: whether it is frozen is known then, and who the machine
-    /// is that may have to be fenced.
-    async fn begin(&self, text: &str, ledger: &Ledger, deadline: Instant) -> Result<(), Refusal> {
-        if ledger.progress.borrow().started {
-            return Ok(());
-        }
-        let late = |_late| refuse(&GrantError::Deadline("its state could not be read".to_owned()));
-        let looked = tokio::time::timeout_at(deadline, self.look_at_state(text, ledger)).await.map_err(late)?;
-        looked.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))
-    }
-
     async fn grant(&self, nonce: &str, deadline: Deadline) -> Result<ClaimReply, Refusal> {
         let row = self.store.borrow().remote_row(nonce).map_err(|error| internal(&error))?;
         let row = row.ok_or_else(|| refuse(&GrantError::Withdrawn))?;
@@ -295,14 +235,27 @@ impl Claims {
         }
         let grant = Grant { backend: &ledger.backend, store: &self.store, identity: &self.identity, deadline };
         match grant.run(nonce).await {
-            Ok(Granted::All) => Ok(ClaimReply::Granted),
+            Ok(Granted::All) => {
+                // A connection that broke meanwhile may have come back to another history.
+                self.begin(&row.ledger, &ledger, deadline).await?;
+                if ledger.progress.borrow().state.frozen {
+                    return Err(refuse(&WriteError::Frozen.into()));
+                }
+                Ok(ClaimReply::Granted)
+            }
             Ok(Granted::Lost { want, taken }) => {
                 if row.owner.is_ipam_claim() {
                     report_conflict(&ledger.backend, &row, &taken).await;
                 }
                 Ok(ClaimReply::Lost { want, taken })
             }
-            Err(error) => Err(refuse(&error)),
+            Err(error) => {
+                if matches!(error, GrantError::Doubt(_)) {
+                    // At once, so that nobody else is given an address.
+                    ledger.progress.borrow_mut().next_state = None;
+                }
+                Err(refuse(&error))
+            }
         }
     }
 
@@ -361,7 +314,7 @@ fn refuse(error: &GrantError) -> Refusal {
         GrantError::Withdrawn | GrantError::OtherAddresses(_) | GrantError::NoIpamClaim(_) => Fault::Conflict,
         GrantError::Deadline(_) => Fault::Deadline,
         GrantError::Write(WriteError::Refused(_)) => Fault::Internal,
-        GrantError::Write(_) => Fault::Unavailable,
+        GrantError::Write(_) | GrantError::Doubt(_) => Fault::Unavailable,
         GrantError::Store(_) => Fault::Internal,
     };
     Refusal::new(fault, error.to_string())

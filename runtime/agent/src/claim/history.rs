@@ -1,0 +1,226 @@
+//! `doubt`: a ledger that was taken back to a backup is noticed by what its own answers say.
+//!
+//! Every answer carries a revision of the whole ledger, which only grows. One that is behind what was seen before the request
+//! was sent belongs to another history, and so does one that is much further than anybody could have written meanwhile (`etcdutl
+//! snapshot restore --bump-revision`). etcd also says which cluster it is and how often it has had a leader.
+//!
+//! Invariant: once in doubt, always in doubt, until `accept` says that the ledger is frozen.
+
+use std::cell::RefCell;
+
+use weft_core::ledger::remote::Seen;
+
+/// A larger step than this was not written.
+const JUMP: u64 = 100_000_000;
+/// For so many seconds nobody writes `JUMP` times. Who has looked away for longer takes a jump for the others' work.
+const AWAY: u64 = 3600;
+
+/// What an answer says about the history it belongs to. 0: it does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Position {
+    /// The revision.
+    pub revision: u64,
+    /// Id of the etcd cluster.
+    pub cluster: u64,
+    /// Term of its leader.
+    pub term: u64,
+    /// The revision is that of a write which this request has made.
+    pub wrote: bool,
+}
+
+/// What was known when a request was sent. Answers may come in another order than they were given.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    round: u64,
+    seen: Option<Seen>,
+}
+
+/// How far the history of a ledger was seen by this client.
+#[derive(Debug, Default)]
+pub struct History(RefCell<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    seen: Option<Seen>,
+    doubt: Option<String>,
+    /// A request was not answered since the last `mend`.
+    broken: bool,
+    /// Grows with every `accept`.
+    round: u64,
+}
+
+impl History {
+    /// Goes on from what an earlier process has seen.
+    pub fn resume(&self, seen: Option<Seen>) {
+        self.0.borrow_mut().seen = seen;
+    }
+
+    /// What is known now, before a request is sent.
+    pub fn mark(&self) -> Mark {
+        let inner = self.0.borrow();
+        Mark { round: inner.round, seen: inner.seen }
+    }
+
+    /// Compares an answer with what was known when its request was sent.
+    pub fn answered(&self, mark: Mark, at: Position, now: u64) {
+        let mut inner = self.0.borrow_mut();
+        // An answer of before a doubt was settled: its grant is dropped with all intents.
+        if mark.round != inner.round || inner.doubt.is_some() || at.revision == 0 {
+            return;
+        }
+        if let Some(why) = mark.seen.and_then(|seen| contradiction(&seen, at, now)) {
+            inner.doubt = Some(why);
+            return;
+        }
+        let seen = inner.seen.get_or_insert_default();
+        if at.revision >= seen.revision {
+            *seen = Seen { revision: at.revision, at: now, epoch: seen.epoch, ..*seen };
+            seen.cluster = if at.cluster == 0 { seen.cluster } else { at.cluster };
+            seen.term = seen.term.max(at.term);
+        }
+    }
+
+    /// A request was not answered: what has become of the ledger meanwhile is to be looked at.
+    pub fn failed(&self) {
+        self.0.borrow_mut().broken = true;
+    }
+
+    /// Whether a request was not answered since `mend`.
+    pub fn is_broken(&self) -> bool {
+        self.0.borrow().broken
+    }
+
+    /// The ledger is looked at now.
+    pub fn mend(&self) {
+        self.0.borrow_mut().broken = false;
+    }
+
+    /// Something else says that the ledger went back.
+    pub fn suspect(&self, why: String) {
+        self.0.borrow_mut().doubt.get_or_insert(why);
+    }
+
+    /// Why this may be another history.
+    pub fn doubt(&self) -> Option<String> {
+        self.0.borrow().doubt.clone()
+    }
+
+    /// The ledger is frozen, and this is its history from now on.
+    pub fn accept(&self) {
+        let mut inner = self.0.borrow_mut();
+        *inner = Inner { seen: None, doubt: None, broken: inner.broken, round: inner.round + 1 };
+    }
+
+    /// Notes the epoch that was seen, and says all that was.
+    pub fn seen(&self, epoch: u64) -> Seen {
+        let mut inner = self.0.borrow_mut();
+        let seen = inner.seen.get_or_insert_default();
+        seen.epoch = epoch;
+        *seen
+    }
+
+    /// The epoch that was seen last.
+    pub fn epoch(&self) -> u64 {
+        self.0.borrow().seen.map_or(0, |seen| seen.epoch)
+    }
+}
+
+/// Why an answer cannot belong to the history that was seen.
+fn contradiction(seen: &Seen, at: Position, now: u64) -> Option<String> {
+    let differs = |a: u64, b: u64| a != 0 && b != 0 && a != b;
+    // A write is later than everything that was seen before it.
+    let least = seen.revision + u64::from(at.wrote && seen.revision > 0);
+    if at.revision < least {
+        return Some(format!("its revision went back from {} to {}", seen.revision, at.revision));
+    }
+    if differs(seen.cluster, at.cluster) {
+        return Some(format!("it is etcd cluster {:x}, and was {:x}", at.cluster, seen.cluster));
+    }
+    if at.term != 0 && at.term < seen.term {
+        return Some(format!("the term of its leader went back from {} to {}", seen.term, at.term));
+    }
+    let is_jump = seen.revision > 0 && at.revision - seen.revision > JUMP;
+    if is_jump && now.saturating_sub(seen.at) <= AWAY {
+        return Some(format!("its revision jumped from {} to {}", seen.revision, at.revision));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(revision: u64) -> Position {
+        Position { revision, ..Position::default() }
+    }
+
+    fn write(revision: u64) -> Position {
+        Position { wrote: true, ..read(revision) }
+    }
+
+    /// A history that was seen up to revision 100.
+    fn at_100() -> History {
+        let history = History::default();
+        history.answered(history.mark(), Position { cluster: 7, term: 3, ..read(100) }, 1000);
+        history
+    }
+
+    #[test]
+    fn a_history_that_goes_on_is_not_doubted() {
+        let history = at_100();
+        for position in [read(100), write(101), read(101), Position { cluster: 7, term: 3, ..write(200) }] {
+            history.answered(history.mark(), position, 1001);
+            assert_eq!(history.doubt(), None, "{position:?}");
+        }
+        assert_eq!(history.seen(2), Seen { revision: 200, at: 1001, cluster: 7, term: 3, epoch: 2 });
+    }
+
+    #[test]
+    fn one_that_went_back_or_jumped_is() {
+        for position in [
+            read(99),
+            write(100),
+            read(100 + JUMP + 1),
+            Position { cluster: 8, ..read(101) },
+            Position { term: 2, ..read(101) },
+        ] {
+            let history = at_100();
+            history.answered(history.mark(), position, 1001);
+            assert!(history.doubt().is_some(), "{position:?}");
+            // What comes next does not take it back.
+            history.answered(history.mark(), read(5000), 1002);
+            assert!(history.doubt().is_some(), "{position:?}");
+        }
+    }
+
+    #[test]
+    fn answers_may_overtake_each_other() {
+        let history = at_100();
+        let slow = history.mark();
+        history.answered(history.mark(), write(102), 1001);
+        history.answered(slow, write(101), 1001);
+        assert_eq!((history.doubt(), history.seen(0).revision), (None, 102));
+    }
+
+    #[test]
+    fn who_was_away_takes_a_jump_for_the_others_work() {
+        let history = at_100();
+        history.answered(history.mark(), read(100 + JUMP + 1), 1000 + AWAY + 1);
+        assert_eq!(history.doubt(), None);
+        // But not a step back.
+        history.answered(history.mark(), read(100), 9_000_000);
+        assert!(history.doubt().is_some());
+    }
+
+    #[test]
+    fn an_accepted_history_starts_anew() {
+        let history = at_100();
+        let before = history.mark();
+        history.answered(history.mark(), read(50), 1001);
+        history.accept();
+        // Answers from before are not compared with it, nor it with them.
+        history.answered(before, read(120), 1001);
+        history.answered(history.mark(), read(51), 1001);
+        assert_eq!((history.doubt(), history.seen(1).revision), (None, 51));
+    }
+}

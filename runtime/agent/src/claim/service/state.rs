@@ -1,0 +1,150 @@
+//! A ledger's state: at the start of the agent, after every freeze, and when the ledger was taken back.
+//!
+//! Invariant: before the first grant from a ledger, and after every connection that broke, its state is read, and compared with what
+//! this node has seen of its history.
+
+use tokio::time::Instant;
+use weft_core::agent::{Fault, Refusal};
+use weft_core::ledger::remote::Seen;
+
+use super::{Claims, Ledger, now, refuse};
+use crate::claim::backend::Backend;
+use crate::claim::object::LedgerState;
+use crate::claim::{Conflict, DrainError, GrantError, drop_intents, reassert, settle};
+
+/// After so many seconds what was seen is noted again although nothing has changed.
+const NOTED: u64 = 1800;
+
+impl Claims {
+    /// The first time, and after every freeze: entries are compared with their claims, and this node's word is written down.
+    pub(super) async fn look_at_state(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
+        let state = self.read_state(text, ledger).await?;
+        let (started, confirmed, cleared) = {
+            let mut progress = ledger.progress.borrow_mut();
+            progress.state = state;
+            (progress.started, progress.confirmed, progress.cleared)
+        };
+        let again = self.has_lost_word(ledger, state).await?;
+        if started && confirmed >= state.epoch && !again {
+            return Ok(());
+        }
+        // Once: a node that cannot confirm, because an address of it is somebody else's, comes here every time.
+        let clears = (started || state.frozen) && (again || cleared != Some(state.epoch));
+        if clears {
+            // A grant from before the freeze is not used after it, and versions may come again.
+            drop_intents(&self.store, now())?;
+            self.store.borrow_mut().forget_versions()?;
+        }
+        let done =
+            reassert(&ledger.backend, &self.store, (&self.identity, state.epoch), |row| row.ledger == text).await?;
+        if done.written > 0 {
+            self.log.info(&format!("{} claims that were missing in the cluster are written again", done.written));
+        }
+        let strict = done.conflicts.is_empty();
+        self.warn_of(ledger, state, done.conflicts);
+        let identity = &self.identity;
+        let written = ledger.backend.change_node(&identity.node, |node| {
+            if node.machine != identity.machine || node.boot_id != identity.boot_id {
+                // This boot is not the one that was fenced.
+                node.fenced_machines.retain(|machine| *machine != identity.machine);
+            }
+            identity.machine.clone_into(&mut node.machine);
+            identity.store_id.clone_into(&mut node.store_id);
+            identity.boot_id.clone_into(&mut node.boot_id);
+            if strict {
+                node.confirmed_epoch = state.epoch;
+            }
+        });
+        written.await?;
+        let mut progress = ledger.progress.borrow_mut();
+        if clears || !progress.started || strict {
+            progress.next_sweep = None;
+        }
+        progress.cleared = Some(state.epoch);
+        progress.started = true;
+        if strict {
+            progress.confirmed = state.epoch;
+        }
+        Ok(())
+    }
+
+    /// `doubt`: reads the state, and freezes a ledger that is not the one that was seen before.
+    async fn read_state(&self, text: &str, ledger: &Ledger) -> Result<LedgerState, DrainError> {
+        let history = ledger.backend.history();
+        history.mend();
+        let known = history.epoch().max(ledger.progress.borrow().state.epoch);
+        let mut state = ledger.backend.state().await?;
+        if state.epoch < known {
+            history.suspect(format!("its epoch went back from {known} to {}", state.epoch));
+        }
+        if let Some(why) = history.doubt() {
+            if ledger.progress.borrow().doubt.as_ref() != Some(&why) {
+                self.log.warn(&format!("cluster ledger {text} was taken back to a backup: {why}; nothing is granted"));
+                ledger.progress.borrow_mut().doubt = Some(why);
+            }
+            state = settle(&ledger.backend, &self.store, known, now()).await?;
+            self.log.warn(&format!(
+                "cluster ledger {text} is frozen in epoch {}: every node writes its claims again; run \"weftctl ledger thaw\" then",
+                state.epoch
+            ));
+            ledger.progress.borrow_mut().doubt = None;
+        }
+        let mut progress = ledger.progress.borrow_mut();
+        let seen = history.seen(state.epoch);
+        let is_news = |noted: &Seen| {
+            (noted.revision, noted.epoch) != (seen.revision, seen.epoch) || seen.at.abs_diff(noted.at) > NOTED
+        };
+        if progress.noted.as_ref().is_none_or(is_news) {
+            self.store.borrow_mut().note_seen(text, &seen)?;
+            progress.noted = Some(seen);
+        }
+        Ok(state)
+    }
+
+    /// Says whose addresses are somebody else's, once. In a frozen ledger only with the second look: what others got from it before
+    /// they noticed that it was taken back, they give back.
+    fn warn_of(&self, ledger: &Ledger, state: LedgerState, conflicts: Vec<Conflict>) {
+        let mut progress = ledger.progress.borrow_mut();
+        let before = std::mem::take(&mut progress.conflicts);
+        for conflict in conflicts {
+            let looks = before.iter().find(|(known, _looks)| *known == conflict).map_or(1, |(_known, looks)| looks + 1);
+            if looks == if state.frozen { 2 } else { 1 } {
+                self.log.warn(&format!(
+                    "address {} of container {} is held in the cluster by {}: two pods have it; delete one of them",
+                    conflict.address, conflict.container_id, conflict.holder
+                ));
+            }
+            progress.conflicts.push((conflict, looks));
+        }
+    }
+
+    /// The ledger is frozen and does not know that this node has confirmed: a second restore from one backup comes to the same epoch.
+    async fn has_lost_word(&self, ledger: &Ledger, state: LedgerState) -> Result<bool, DrainError> {
+        if !state.frozen {
+            return Ok(false);
+        }
+        let record = ledger.backend.node(&self.identity.node).await?;
+        Ok(record.is_none_or(|record| record.confirmed_epoch < state.epoch))
+    }
+
+    /// Before the first grant from a ledger this node's word is in it: whether it is frozen is known then, and who the machine
+    /// is that may have to be fenced. After a connection that broke, and in doubt, it is looked at again.
+    pub(super) async fn begin(&self, text: &str, ledger: &Ledger, deadline: Instant) -> Result<(), Refusal> {
+        if !needs_a_look(ledger) {
+            return Ok(());
+        }
+        let looked = async {
+            let _one = ledger.looking.lock().await;
+            if needs_a_look(ledger) { self.look_at_state(text, ledger).await } else { Ok(()) }
+        };
+        let late = |_late| refuse(&GrantError::Deadline("its state could not be read".to_owned()));
+        let looked = tokio::time::timeout_at(deadline, looked).await.map_err(late)?;
+        looked.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))
+    }
+}
+
+/// See the module's invariant.
+fn needs_a_look(ledger: &Ledger) -> bool {
+    let history = ledger.backend.history();
+    !ledger.progress.borrow().started || history.is_broken() || history.doubt().is_some()
+}

@@ -1,0 +1,173 @@
+//! `doubt`: a ledger in memory is taken back to a backup, and nobody froze it before.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use weft_core::commit::ClaimError;
+use weft_core::ledger::remote::AddressState;
+use weft_host_abi::types::ReleaseRule;
+
+use super::backend::memory::{Memory, Server};
+use super::backend::{Backend, WriteError};
+use super::tests::{LATER, Machine, NOW, OTHER, THIRD, WEB, one};
+use super::{GrantError, Granted, LedgerState, reassert, settle};
+
+impl Memory {
+    fn backup(&self) -> Server {
+        self.0.borrow().clone()
+    }
+
+    fn take_back(&self, backup: &Server) {
+        *self.0.borrow_mut() = backup.clone();
+    }
+
+    fn epoch(&self) -> (u64, bool) {
+        let state = self.0.borrow().state;
+        (state.epoch, state.frozen)
+    }
+}
+
+impl Machine {
+    /// What the agent does every few seconds.
+    async fn look(&self) {
+        self.server.state().await.unwrap();
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.server.history().doubt().is_some()
+    }
+
+    async fn settle(&self, known: u64) -> LedgerState {
+        settle(&self.server, &self.store, known, NOW).await.unwrap()
+    }
+
+    async fn reassert(&self, epoch: u64) -> super::Reasserted {
+        reassert(&self.server, &self.store, (&self.identity, epoch), |_row| true).await.unwrap()
+    }
+}
+
+fn machines(server: &Memory) -> (Machine, Machine) {
+    (Machine::new("a", "m-a", server), Machine::new("b", "m-b", server))
+}
+
+/// A claim is lost, and the other node asks first.
+#[tokio::test]
+async fn doubt_keeps_a_lost_claim_from_being_given_out_again() {
+    for bump in [0, 1_000_000_000] {
+        let server = Memory::default();
+        let (a, b) = machines(&server);
+        let backup = server.backup();
+        let nonce = a.add(&WEB).await.unwrap();
+        // What others write.
+        server.0.borrow_mut().version += 50;
+        a.look().await;
+        b.look().await;
+        server.take_back(&backup);
+        server.0.borrow_mut().version += bump;
+
+        // The create itself says it: nothing was read before. Its answer is not used.
+        assert!(matches!(b.add(&OTHER).await, Err(GrantError::Doubt(_))), "bump {bump}");
+        assert_eq!(b.settle(0).await, LedgerState { epoch: 1, frozen: true });
+        assert!(!b.is_in_doubt());
+        assert!(matches!(b.add(&OTHER).await, Err(GrantError::Write(WriteError::Frozen))));
+        assert_eq!((b.drain(LATER).await, server.holder()), (0, None));
+
+        // The other node notices with its next look, joins in, and writes its claim again.
+        a.look().await;
+        assert!(a.is_in_doubt(), "bump {bump}");
+        assert_eq!(a.settle(0).await.epoch, 1);
+        let done = a.reassert(1).await;
+        assert_eq!((done.written, done.conflicts.len(), server.holder()), (1, 0, Some(nonce)));
+        let thawed = LedgerState { epoch: 1, frozen: false };
+        server.set_state(LedgerState { epoch: 1, frozen: true }, thawed).await.unwrap();
+        assert!(matches!(b.add(&OTHER).await, Err(GrantError::Deadline(text)) if text == "lost"));
+    }
+}
+
+#[tokio::test]
+async fn drop_intents_ends_what_was_granted_before_the_restore() {
+    let server = Memory::default();
+    let (a, _b) = machines(&server);
+    let backup = server.backup();
+    let nonce = a.intend(&WEB, &one(), &ReleaseRule::Free);
+    assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
+    server.take_back(&backup);
+    a.look().await;
+    a.settle(0).await;
+    let committed = a.commit(&WEB, &nonce, &one(), &ReleaseRule::Free);
+    assert!(matches!(committed, Err(ClaimError::Withdrawn)));
+    assert_eq!(a.rows(AddressState::Entry), 0);
+}
+
+#[tokio::test]
+async fn del_works_in_doubt_and_while_frozen() {
+    let server = Memory::default();
+    let (a, b) = machines(&server);
+    a.add(&WEB).await.unwrap();
+    let backup = server.backup();
+    b.look().await;
+    a.look().await;
+    a.del(&WEB);
+    assert_eq!((a.drain(LATER).await, server.holder()), (0, None));
+    server.0.borrow_mut().version += 10;
+    a.look().await;
+    server.take_back(&backup);
+    a.look().await;
+    assert!(a.is_in_doubt());
+    a.settle(0).await;
+    // What was given back is there again; the sweep finds it.
+    assert!(server.holder().is_some());
+    let swept = super::reverse_sweep(&a.server, &a.store, &a.identity).await.unwrap();
+    assert_eq!((swept.removed, server.holder()), (1, None));
+}
+
+/// The backup may have been taken in a freeze that every node had confirmed.
+#[tokio::test]
+async fn a_freeze_of_a_known_epoch_is_not_joined() {
+    let state = |epoch, frozen| LedgerState { epoch, frozen };
+    for (found, known, expected) in [
+        (state(0, false), 0, 1),
+        (state(4, false), 3, 5),
+        (state(4, true), 3, 4),
+        (state(4, true), 4, 5),
+        (state(4, true), 7, 8),
+        (state(4, false), 7, 8),
+    ] {
+        let server = Memory::default();
+        let (a, _b) = machines(&server);
+        server.0.borrow_mut().state = found;
+        assert_eq!(a.settle(known).await, state(expected, true), "{found:?}, {known} known");
+    }
+}
+
+/// A node that has not seen what is lost cannot notice: the one that has freezes the ledger.
+#[tokio::test]
+async fn who_was_away_relies_on_the_epoch() {
+    let server = Memory::default();
+    let (a, b) = machines(&server);
+    let backup = server.backup();
+    let nonce = a.add(&WEB).await.unwrap();
+    server.take_back(&backup);
+    a.look().await;
+    a.settle(0).await;
+    assert!(matches!(b.add(&OTHER).await, Err(GrantError::Write(WriteError::Frozen))));
+    assert!(!b.is_in_doubt());
+    a.reassert(1).await;
+    assert_eq!((server.holder(), server.epoch()), (Some(nonce), (1, true)));
+}
+
+#[tokio::test]
+async fn what_was_seen_outlives_the_agent() {
+    let server = Memory::default();
+    let (a, b) = machines(&server);
+    let backup = server.backup();
+    a.add(&WEB).await.unwrap();
+    b.look().await;
+    let seen = b.server.history().seen(3);
+    b.store.borrow_mut().note_seen("{}", &seen).unwrap();
+    server.take_back(&backup);
+    // Its successor has the store alone.
+    let successor = Machine { server: server.clone(), ..b };
+    successor.server.history().resume(successor.store.borrow().seen("{}").unwrap());
+    assert_eq!(successor.server.history().epoch(), 3);
+    assert!(matches!(successor.add(&THIRD).await, Err(GrantError::Doubt(_))));
+}

@@ -1,0 +1,129 @@
+//! etcd is taken back to a backup: behind a freeze, as `docs/cluster-ledger.md` says how, and without a word to anybody.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use weft_kit::dhcp::wait;
+use weft_kit::programs::copy_tree;
+
+use crate::added;
+use crate::cluster::Cluster;
+use crate::world::{Node, PATIENCE, Pod};
+
+/// So many writes of others are lost with the backup: an API server writes some when it starts, and with fewer the history could
+/// not be told from one that goes on.
+const OTHERS: usize = 200;
+
+/// etcd goes back to what it was minutes ago: a claim made since is written again, one given back since is swept, and nobody gets
+/// an address in between.
+pub(crate) fn frozen(cluster: &mut Cluster) -> Result<()> {
+    let mut nodes = [Node::new(cluster, 5)?, Node::new(cluster, 6)?];
+    let [before, since, moving, next] = ["before", "since", "moving", "next"].map(Pod::new);
+    let (before, since, moving, next) = (before?, since?, moving?, next?);
+    nodes[0].add(&before)?;
+    nodes[1].add(&moving)?;
+    let backup = backup(cluster)?;
+    // After the backup: one pod comes, one goes.
+    let held = added(&nodes[0], &since)?;
+    nodes[0].del(&before)?;
+    wait(PATIENCE, "two claims", || Ok(cluster.claims()?.len() == 2)).with_context(|| nodes[0].log())?;
+    nodes.iter_mut().for_each(Node::kill_agent);
+    take_back(cluster, &backup)?;
+    nodes[0].operate(cluster, &["freeze"])?;
+    nodes.iter_mut().try_for_each(Node::start_agent)?;
+    let error = nodes[1].run("ADD", &next)?.error()?;
+    ensure!(error.code == 11, "{error:?}");
+    nodes[1].del(&moving)?;
+    let thawed = || Ok(nodes[0].operate(cluster, &["thaw"]).is_ok());
+    wait(PATIENCE, "the thaw", thawed).with_context(|| format!("{}\n{}", nodes[0].log(), nodes[1].log()))?;
+    wait(PATIENCE, "one claim", || Ok(cluster.claims()?.len() == 1)).with_context(|| nodes[0].log())?;
+    let said = nodes[0].operate(cluster, &["who-has", &held])?;
+    ensure!(said.contains("node5"), "{said}");
+    let address = added(&nodes[1], &next)?;
+    ensure!(address != held, "{address} was given out twice");
+    nodes[0].del(&since)?;
+    nodes[1].del(&next)?;
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))?;
+    nodes.iter().try_for_each(|node| {
+        node.age()?;
+        node.wait_for_nothing_left()
+    })
+}
+
+/// The same, and nobody says a word: the agents run on, one of them stands still, and two ask within the first instant. What was
+/// lost is on the links alone.
+pub(crate) fn unannounced(cluster: &mut Cluster) -> Result<()> {
+    let nodes = [Node::new(cluster, 5)?, Node::new(cluster, 6)?, Node::new(cluster, 7)?];
+    let [before, moving, since, late] = ["before", "moving", "since", "late"].map(Pod::new);
+    let (before, moving, since, late) = (before?, moving?, since?, late?);
+    nodes[0].add(&before)?;
+    nodes[1].add(&moving)?;
+    let backup = backup(cluster)?;
+    // After the backup: two pods come, one goes.
+    let lost = [added(&nodes[0], &since)?, added(&nodes[2], &late)?];
+    nodes[0].del(&before)?;
+    wait(PATIENCE, "three claims", || Ok(cluster.claims()?.len() == 3)).with_context(|| nodes[0].log())?;
+    cluster.write_more(OTHERS)?;
+    let revision = cluster.revision()?;
+    for node in &nodes {
+        wait(PATIENCE, "a look", || Ok(node.seen()? >= revision)).with_context(|| node.log())?;
+    }
+    nodes[2].signal_agent(Signal::SIGSTOP)?;
+    take_back(cluster, &backup)?;
+    let next = [Pod::new("next-0")?, Pod::new("next-1")?];
+    let refused = thread::scope(|scope| {
+        let adds = [0, 1].map(|index| {
+            scope.spawn({
+                let (node, pod) = (&nodes[index], &next[index]);
+                move || node.run("ADD", pod)
+            })
+        });
+        adds.map(|add| add.join().unwrap_or_else(|_panic| bail!("a thread panicked")))
+    });
+    for refused in refused {
+        let error = refused?.error()?;
+        ensure!(error.code == 11, "{error:?}");
+    }
+    // DEL works meanwhile.
+    nodes[1].del(&moving)?;
+    ensure!(nodes[0].operate(cluster, &["thaw"]).is_err(), "thawed, while a node stands still");
+    nodes[2].signal_agent(Signal::SIGCONT)?;
+    let logs = || nodes.iter().map(Node::log).collect::<Vec<_>>().join("\n");
+    wait(PATIENCE, "the thaw", || Ok(nodes[0].operate(cluster, &["thaw"]).is_ok())).with_context(logs)?;
+    wait(PATIENCE, "the lost claims alone", || Ok(cluster.claims()?.len() == 2)).with_context(logs)?;
+    let mut seen = BTreeSet::from(lost);
+    for (node, pod) in nodes.iter().zip(&next) {
+        let address = added(node, pod)?;
+        ensure!(seen.insert(address.clone()), "{address} was given out twice: {seen:?}");
+    }
+    let on_links: Vec<String> =
+        [&since, &late].into_iter().chain(&next).map(Pod::addresses).collect::<Result<Vec<_>>>()?.concat();
+    ensure!(on_links.iter().collect::<BTreeSet<_>>().len() == 4, "on the links: {on_links:?}");
+    for (node, pod) in [(0, &since), (2, &late), (0, &next[0]), (1, &next[1])] {
+        nodes[node].del(pod)?;
+    }
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty())).with_context(logs)?;
+    nodes.iter().try_for_each(|node| {
+        node.age()?;
+        node.wait_for_nothing_left()
+    })
+}
+
+/// etcd's files, as they are now.
+fn backup(cluster: &mut Cluster) -> Result<PathBuf> {
+    cluster.kill();
+    let backup = cluster.data().with_file_name("backup");
+    copy_tree(&cluster.data(), &backup)?;
+    cluster.start()?;
+    Ok(backup)
+}
+
+fn take_back(cluster: &mut Cluster, backup: &Path) -> Result<()> {
+    cluster.kill();
+    std::fs::remove_dir_all(cluster.data())?;
+    std::fs::rename(backup, cluster.data())?;
+    cluster.start()
+}
