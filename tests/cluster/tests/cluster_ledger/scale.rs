@@ -130,6 +130,9 @@ pub(crate) fn one_add_among_many(cluster: &mut Cluster) -> Result<()> {
         pods.iter().try_for_each(|pod| node.ipam_del(pod, &conf))?;
         wait(PATIENCE, "the claims given back", || Ok(cluster.claims()?.len() == count))?;
     }
+    let claim = cluster.claims()?.into_iter().next().context("a claim")?;
+    let size = |part: &str| Ok::<_, anyhow::Error>(STANDARD.decode(claim[part].as_str().context("base64")?)?.len());
+    println!("a claim is {} bytes in etcd, with a name of {}", size("value")?, size("key")?);
     println!("one ADD among 50 claims: {:?}, among {many}: {:?} (medians of {ADDS})", medians[0], medians[1]);
     Ok(())
 }
