@@ -10,15 +10,21 @@ use crate::policy::PolicyError;
 impl Loaded<Ipam> {
     /// Asks for a decision.
     pub fn allocate(&self, request: &Request, ledger: Box<dyn LedgerView + Send>, limits: &Limits) -> Called<Decision> {
-        let prepared = self.data_digest().and_then(|digest| Ok((digest, self.wasi(request.now, request.seed)?)));
-        let (data_digest, wasi) = match prepared {
+        let prepared = self.open_data().and_then(|data| {
+            let wasi = self.wasi(request.now, request.seed, data.as_ref())?;
+            Ok((data, wasi))
+        });
+        let (data, wasi) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return self.called(None, (Err(error), Evidence::default())),
         };
         let asked = Asked::new(ledger, request.pod.as_ref());
         let (value, evidence) = self.call(asked, limits, wasi, |policy, store| policy.allocate(store, request));
-        let outcome = value.and_then(|value| answer::bounded(&self.name, value, limits));
-        self.called(data_digest, (outcome, evidence))
+        let outcome = value.and_then(|value| answer::bounded(&self.name, value, limits)).and_then(|answer| {
+            self.check_data(data.as_ref())?;
+            Ok(answer)
+        });
+        self.called(data.map(|data| data.digest), (outcome, evidence))
     }
 
     /// Asks what is wrong with an `ipam` object, given as JSON text.
@@ -27,7 +33,7 @@ impl Loaded<Ipam> {
     ///
     /// [`PolicyError`] when there is no answer within the limits, or none that is a value of the contract.
     pub fn validate(&self, config: &str, limits: &Limits) -> Result<Vec<Problem>, PolicyError> {
-        let wasi = self.wasi(0, 0)?;
+        let wasi = self.wasi(0, 0, self.open_data()?.as_ref())?;
         let problems = self.call(Asked::nothing(), limits, wasi, |policy, store| policy.validate(store, config)).0?;
         Ok(Self::tidy(problems, limits))
     }

@@ -34,6 +34,7 @@ use super::error::{cause, host_memory};
 use super::{Cause, PolicyError};
 use crate::text::clean;
 use ctx::{Asked, Ctx};
+use data::Data;
 use ended::Ending;
 use wasi::WasiState;
 
@@ -150,7 +151,7 @@ impl<W: World> Loaded<W> {
     ///
     /// [`PolicyError`] when there is no answer within the limits.
     pub fn config_schema(&self, limits: &Limits) -> Result<String, PolicyError> {
-        let wasi = self.wasi(0, 0)?;
+        let wasi = self.wasi(0, 0, self.open_data()?.as_ref())?;
         let schema = self.call(Asked::nothing(), limits, wasi, |policy, store| W::config_schema(policy, store)).0?;
         if schema.len() > limits.schema_bytes {
             let (count, max) = (schema.len(), limits.schema_bytes);
@@ -164,8 +165,16 @@ impl<W: World> Loaded<W> {
         self.grants.data.as_deref().filter(|_data| !self.imports.wasi.is_empty())
     }
 
-    fn data_digest(&self) -> Result<Option<String>, PolicyError> {
-        self.data().map(data::digest).transpose().map_err(|source| self.data_error(source))
+    /// Opens it for one call.
+    fn open_data(&self) -> Result<Option<Data>, PolicyError> {
+        self.data().map(Data::open).transpose().map_err(|source| self.data_error(source))
+    }
+
+    /// After the call: an answer from a directory that was written meanwhile comes from what nobody has a digest of.
+    fn check_data(&self, data: Option<&Data>) -> Result<(), PolicyError> {
+        let unchanged = data.map_or(Ok(true), Data::is_unchanged).map_err(|source| self.data_error(source))?;
+        let path = || self.grants.data.clone().unwrap_or_default();
+        if unchanged { Ok(()) } else { Err(PolicyError::DataChanged { policy: self.name.clone(), path: path() }) }
     }
 
     fn data_error(&self, source: std::io::Error) -> PolicyError {
@@ -173,11 +182,12 @@ impl<W: World> Loaded<W> {
         PolicyError::Data { policy: self.name.clone(), path, source }
     }
 
-    fn wasi(&self, now: u64, seed: u64) -> Result<Option<WasiState>, PolicyError> {
+    fn wasi(&self, now: u64, seed: u64, data: Option<&Data>) -> Result<Option<WasiState>, PolicyError> {
         if self.imports.wasi.is_empty() {
             return Ok(None);
         }
-        WasiState::new(now, seed, self.data()).map(Some).map_err(|source| self.data_error(source))
+        let path = data.map(Data::path);
+        WasiState::new(now, seed, path.as_deref()).map(Some).map_err(|source| self.data_error(source))
     }
 
     /// One call in a store of its own, in a worker where the policy has to be isolated.
