@@ -51,6 +51,8 @@ fn main() -> ExitCode {
     test("swap", swap);
     test("settings", settings);
     test("status", status);
+    test("monitor", monitor);
+    test("monitor/never-matters", monitor_never_matters);
     test("other-world", other_world);
     test("with-steps", with_steps);
     let with_reference = [&needs[..], &[Need::Reference]].concat();
@@ -135,6 +137,79 @@ impl Node {
     fn links(&self) -> Result<String> {
         Ok(self.world.host().line("ip -br link")?.text())
     }
+}
+
+/// `select.monitor`: what the other policy would have chosen is recorded, and nothing of it is done; one key, and it decides.
+fn monitor(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("pick-first")?)?;
+    let other = node.world.scratch().join("other.wasm");
+    fs::write(&other, guests.get("pick-last")?)?;
+    node.world.weftctl(&["policy", "compile", &other.display().to_string()])?;
+    let reference = format!("file://{}", other.display());
+    let conf = node.conf(&json!({ "monitor": { "policy": reference } }));
+    ensure!(node.add("a", &conf)? == "10.77.0.2/24", "the network's own decides");
+    let why = node.explain("a")?;
+    let watched = why.pointer("/0/choiceMonitor").context("a monitor")?;
+    ensure!(watched.pointer("/outcome/chosen/delegate") == Some(&json!("two")), "{watched}");
+    let found = json!([{ "part": "delegate", "active": "picks one", "monitor": "picks two" }]);
+    ensure!(watched["differences"] == found, "{watched}");
+    ensure!(!node.links()?.contains("two0"), "what is only watched makes no link");
+    ensure!(
+        why.pointer("/0/choice/request/config").is_some_and(|config| !config.to_string().contains("monitor")),
+        "a policy is not told that it is watched: {why}"
+    );
+    // The same answer, and a refusal that the other would not have made.
+    let same = node.conf(&json!({ "monitor": { "policy": format!("file://{}", node.policy.display()) } }));
+    node.add("b", &same)?;
+    let why = node.explain("b")?;
+    ensure!(why.pointer("/0/choiceMonitor/outcome").is_some(), "{why}");
+    ensure!(why.pointer("/0/choiceMonitor/differences").is_none(), "the same policy chooses the same: {why}");
+    let strict = node.conf(&json!({ "lie": "no-one", "monitor": { "policy": reference } }));
+    ensure!(node.call("ADD", "c", &strict)?.error()?.code == 100, "the network's own refuses");
+    let why = node.explain("c")?;
+    let found = why.pointer("/0/failure/monitor/differences/0").context("a difference")?;
+    ensure!(found["part"] == json!("answer") && found["monitor"] == json!("picks two"), "{found}");
+    let promoted = node.conf(&json!({ "monitor": { "policy": reference, "promoted": true } }));
+    ensure!(node.add("d", &promoted)? == "10.78.0.2/24", "promoted");
+    let why = node.explain("d")?;
+    ensure!(why.pointer("/0/choiceMonitor/differences/0/monitor") == Some(&json!("picks one")), "{why}");
+    let mut status = conf.clone();
+    ensure!(node.ask_status(&status)?.quiet().is_ok(), "STATUS asks the network's own");
+    status["select"]["monitor"]["polcy"] = json!("x");
+    let error = node.call("ADD", "e", &status)?.error()?;
+    ensure!(error.msg.contains("polcy") && error.msg.contains("did you mean"), "{error:?}");
+    for container in ["a", "b", "d"] {
+        node.del_bare(container, "own")?;
+    }
+    Ok(())
+}
+
+/// A watched policy that is not there, traps, loops, or chooses what cannot be changes no ADD; the record says what it did.
+fn monitor_never_matters(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("pick-last")?)?;
+    let other = node.world.scratch().join("other.wasm");
+    fs::write(&other, guests.get("pick-first")?)?;
+    node.world.weftctl(&["policy", "compile", &other.display().to_string()])?;
+    let reference = format!("file://{}", other.display());
+    for (place, (lie, policy, word)) in [
+        ("", "file:///nowhere.wasm", "is not there"),
+        ("trap", reference.as_str(), "crashed"),
+        ("loop", &reference, "fuel"),
+        ("unknown-name", &reference, "none of those declared"),
+        ("bad-value", &reference, "json: cannot"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let container = format!("c{place}");
+        let conf = node.conf(&json!({ "lie": lie, "monitor": { "policy": policy } }));
+        ensure!(node.add(&container, &conf)? == format!("10.78.0.{}/24", place + 2), "{lie}");
+        let why = node.explain(&container)?;
+        let failed = why.pointer("/0/choiceMonitor/outcome/failed").and_then(Value::as_str);
+        ensure!(failed.is_some_and(|failed| failed.contains(word)), "{lie}: {why}");
+        node.del_bare(&container, "own")?;
+    }
+    Ok(())
 }
 
 /// One network: pods of one label get a macvlan on the node's wire, others the bridge; who matches nothing gets nothing.

@@ -158,6 +158,7 @@ fn document(entry: &Entry, traces: &Traces) -> serde_json::Value {
         "choice": traces.choice,
         "decision": traces.decision,
         "monitor": traces.monitor,
+        "choiceMonitor": traces.choice_monitor,
     })
 }
 
@@ -177,6 +178,7 @@ fn describe(entry: &Entry, traces: &Traces) -> anyhow::Result<Vec<String>> {
         format!("  addresses   {}", if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") }),
     ];
     lines.extend(traces.choice.iter().flat_map(choice));
+    lines.extend(traces.choice_monitor.iter().flat_map(monitor));
     if let Some(lease) = &plan.lease {
         let by = format!("a DHCP server, by way of the agent at {}", lease.socket.display());
         lines.push(format!("  decided by  {by} (`weftctl agent --status`)"));

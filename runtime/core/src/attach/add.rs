@@ -27,8 +27,8 @@ pub fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
     if let Err(error) = &added {
         let attempt = node.log.attempt.clone().filter(|_attempt| node.watched.len() > before);
         let record = failures::keep(node, call, error);
-        if let Some(watched) = node.watched.get_mut(before..).and_then(|own| own.last_mut()) {
-            watched.failed(attempt.as_ref(), error.to_string(), record);
+        for watched in node.watched.iter_mut().skip(before) {
+            watched.failed(attempt.as_ref(), error.to_string(), record.clone());
         }
     }
     added

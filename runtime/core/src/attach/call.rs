@@ -185,7 +185,9 @@ impl Call {
 
     /// The journal's text about how this attachment came to be what it is.
     pub(super) fn traces(&self, decision: Option<Trace>) -> Result<String, AttachError> {
-        Traces { choice: self.choice.clone(), decision, monitor: None }.to_text().map_err(AttachError::Encode)
+        Traces { choice: self.choice.clone(), decision, monitor: None, choice_monitor: None }
+            .to_text()
+            .map_err(AttachError::Encode)
     }
 
     /// The reference implementation's check: CNI_NETNS must not be the plugin's own namespace, unless the caller says so. A

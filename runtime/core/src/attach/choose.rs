@@ -7,10 +7,11 @@ use std::borrow::Cow;
 use weft_host_abi::types::{ChoiceRequest, DeclaredFile, Denial};
 
 use super::call::Call;
+use super::chosen::{chosen, unusable};
 use super::error::AttachError;
-use super::node::{Context, Node};
+use super::node::{Context, Node, Watch};
 use super::trace::{Asked, Attempt, ChoiceTrace};
-use super::{lint, policies};
+use super::{choice_monitor, policies};
 use crate::conf::SelectConf;
 use crate::facts;
 use crate::policy::verify_choice;
@@ -22,6 +23,7 @@ pub(super) fn resolve<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Cow<'c,
     let policy = policies::load_choice(node, call, select)?;
     let request = request(node.context, call, select)?;
     let called = policy.choose(&request, &policies::limits(&call.network));
+    let mut watched = choice_monitor::prepare(call, select, &request);
     node.log.policy(policy.name(), &called.evidence);
     let outcome = match called.outcome {
         Ok(Ok(choice)) => verify_choice(policy.name(), &choice, &request.candidates).map_err(AttachError::from),
@@ -35,10 +37,14 @@ pub(super) fn resolve<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Cow<'c,
             let (name, digest) = (policy.name().to_owned(), called.digest);
             let attempt = Attempt::new(name, digest, called.data_digest, called.evidence, asked);
             node.log.attempt = Some(attempt.refused_with(&error));
+            node.watched.extend(watched.map(|watched| Box::new(watched) as Box<dyn Watch>));
             return Err(error);
         }
     };
     let settings: Vec<_> = verified.settings.into_iter().map(|setting| (setting.key, setting.value)).collect();
+    if let Some(watched) = &mut watched {
+        watched.decided(policy.name(), &verified.name, &settings, &verified.reason);
+    }
     let trace = ChoiceTrace {
         policy: policy.name().to_owned(),
         digest: called.digest,
@@ -51,31 +57,10 @@ pub(super) fn resolve<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Cow<'c,
         log: called.evidence.log,
         request,
     };
-    let chosen = chosen(node.context, call, select, &trace).map_err(|cause| unusable(select, &trace, cause))?;
+    node.watched.extend(watched.map(|watched| Box::new(watched) as Box<dyn Watch>));
+    let chosen = chosen(node.context, call, select, (&trace.delegate, &trace.settings))
+        .map_err(|cause| unusable(select, &trace, cause))?;
     Ok(Cow::Owned(Call { choice: Some(trace), ..chosen }))
-}
-
-/// The call with the configuration that the choice led to.
-fn chosen(context: &Context, call: &Call, select: &SelectConf, trace: &ChoiceTrace) -> Result<Call, AttachError> {
-    let settings = trace.settings.iter().map(|(key, value)| (key.as_str(), value));
-    // Verified: there is a delegate of that name.
-    let conf = select.chosen(&trace.delegate, settings).ok_or(AttachError::NoDelegate)?;
-    let network = call.network.chosen(&conf, &call.pairs, &|name| context.has_policy(name))?;
-    lint::delegate_conf(&network, &call.pairs)?;
-    Ok(call.with_conf(conf, network))
-}
-
-/// The error of a choice that cannot be used. It is the policy's fault where the policy set something.
-fn unusable(select: &SelectConf, trace: &ChoiceTrace, cause: AttachError) -> AttachError {
-    if select.is_stock() {
-        return AttachError::DelegateAdd { cause: Box::new(cause) };
-    }
-    if trace.settings.is_empty() {
-        return cause;
-    }
-    let keys = trace.settings.iter().map(|(key, _value)| key.clone()).collect();
-    let (policy, delegate) = (trace.policy.clone(), trace.delegate.clone());
-    AttachError::BadSettings { policy, delegate, keys, cause: Box::new(cause) }
 }
 
 fn request(context: &Context, call: &Call, select: &SelectConf) -> Result<ChoiceRequest, AttachError> {

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use weft_host_abi::types::{Denial, Dns, ReleaseRule, Route};
 
 use crate::policy::Exchanges;
@@ -50,6 +51,16 @@ pub enum Outcome {
         /// The policy's own line.
         reason: String,
     },
+    /// A choice of a delegate that the host would have used.
+    Chosen {
+        /// The delegate.
+        delegate: String,
+        /// What it set, in its order.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        settings: Vec<(String, Value)>,
+        /// The policy's own line.
+        reason: String,
+    },
     /// A refusal.
     Denied(Denial),
     /// No answer, or one that the host would not have used: why.
@@ -89,6 +100,7 @@ impl Outcome {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Decided { .. } => "decided",
+            Self::Chosen { .. } => "chosen",
             Self::Denied(_) => "denied",
             Self::Failed(_) => "failed",
         }
@@ -100,6 +112,7 @@ impl Outcome {
                 let first: Vec<_> = candidates.iter().filter_map(|list| list.first()).map(IpNet::to_string).collect();
                 format!("gives {}", first.join(", "))
             }
+            Self::Chosen { delegate, .. } => format!("picks {delegate}"),
             Self::Denied(denial) => format!("refuses ({})", words(denial)),
             Self::Failed(why) => format!("fails ({why})"),
         }
@@ -113,9 +126,26 @@ fn words(denial: &Denial) -> &str {
     }
 }
 
+/// Settings in the order of their keys, which is all the same to a delegate.
+fn set(settings: &[(String, Value)]) -> String {
+    let mut words: Vec<String> = settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    words.sort();
+    if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
+}
+
 /// What is different between the answer that counted and another. Reasons are words, and do not count.
 pub(super) fn differences(active: &Outcome, monitor: &Outcome) -> Vec<Difference> {
     let part = |part: &str, active: String, monitor: String| Difference { part: part.to_owned(), active, monitor };
+    if let (
+        Outcome::Chosen { delegate, settings, .. },
+        Outcome::Chosen { delegate: other, settings: other_settings, .. },
+    ) = (active, monitor)
+    {
+        let delegates = (delegate != other).then(|| part("delegate", active.text(), monitor.text()));
+        let sets = (set(settings) != set(other_settings))
+            .then(|| part("settings", format!("sets {}", set(settings)), format!("sets {}", set(other_settings))));
+        return delegates.into_iter().chain(sets).collect();
+    }
     let (
         Outcome::Decided { candidates, routes, dns, release, .. },
         Outcome::Decided { candidates: others, routes: other_routes, dns: other_dns, release: other_release, .. },
@@ -159,6 +189,22 @@ mod tests {
         let candidates = vec![vec![first.parse().unwrap(), "10.0.0.99/24".parse().unwrap()]];
         let (routes, release) = (Vec::new(), ReleaseRule::Free);
         Outcome::Decided { candidates, routes, dns: None, release, reason: reason.to_owned() }
+    }
+
+    #[test]
+    fn choices_are_compared_by_delegate_and_settings() {
+        let picks = |delegate: &str, settings: &[(&str, u32)], reason: &str| Outcome::Chosen {
+            delegate: delegate.to_owned(),
+            settings: settings.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect(),
+            reason: reason.to_owned(),
+        };
+        let first = picks("lan", &[("mtu", 9000), ("vlan", 7)], "a");
+        assert_eq!(differences(&first, &picks("lan", &[("vlan", 7), ("mtu", 9000)], "b")), []);
+        let found = differences(&first, &picks("nat", &[("mtu", 1500)], "a"));
+        let texts: Vec<_> = found.iter().map(|found| (found.part.as_str(), found.monitor.as_str())).collect();
+        assert_eq!(texts, [("delegate", "picks nat"), ("settings", "sets mtu = 1500")]);
+        let found = differences(&first, &Outcome::Denied(Denial::Denied("no".to_owned())));
+        assert_eq!((found[0].part.as_str(), found[0].active.as_str()), ("answer", "picks lan"));
     }
 
     #[test]

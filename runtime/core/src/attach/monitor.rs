@@ -20,7 +20,7 @@ use super::error::AttachError;
 use super::failures;
 use super::node::{Context, Node, Policies, Watch};
 use super::policies::{grants, ipam, limits, reference_of};
-use super::trace::{Attempt, Trace, Traces};
+use super::trace::{Asked, Attempt, Trace, Traces};
 use crate::agent::counters;
 use crate::ledger::remote::{RemoteView, Runs};
 use crate::policy::{Called, CompileAsk, CompileError, Exchanges, Ipam, Loaded, ReplayLedger};
@@ -64,7 +64,7 @@ fn snapshot(context: &Context, call: &Call, request: &Request, others: &Runs) ->
 
 impl Watch for Watched {
     fn failed(&mut self, attempt: Option<&Attempt>, error: String, record: Option<PathBuf>) {
-        if let Some(attempt) = attempt {
+        if let Some(attempt) = attempt.filter(|attempt| matches!(attempt.asked, Asked::Addresses(_))) {
             self.active = Active::Failed { attempt: Box::new(attempt.clone()), error, record };
         }
     }

@@ -50,11 +50,13 @@ pub(super) fn load(node: &Node<'_>, call: &Call) -> Result<Loaded, AttachError> 
 
 /// Loads the policy that picks the delegate.
 pub(super) fn load_choice(node: &Node<'_>, call: &Call, select: &SelectConf) -> Result<Loaded<Choice>, AttachError> {
-    let reference = match select.policy.as_str() {
-        url if url.contains("://") => PolicyRef::parse(url)?,
-        name => PolicyRef::shipped(name)?,
-    };
+    let reference = choice_reference(&select.policy)?;
     Ok(node.policies.get()?.load(&reference, &grants(node.context, &call.network), &|ask| compile(node, ask))?)
+}
+
+/// The policy that `select` names.
+pub(super) fn choice_reference(policy: &str) -> Result<PolicyRef, AttachError> {
+    Ok(if policy.contains("://") { PolicyRef::parse(policy)? } else { PolicyRef::shipped(policy)? })
 }
 
 fn compile(node: &Node<'_>, ask: &CompileAsk<'_>) -> Result<(), CompileError> {

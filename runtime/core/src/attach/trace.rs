@@ -150,7 +150,7 @@ impl Attempt {
     }
 }
 
-/// What the journal says about an attachment: `choice` and `monitor` beside the keys of the decision.
+/// What the journal says about an attachment: `choice`, `choice_monitor` and `monitor` beside the keys of the decision.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Traces {
     /// How its delegate was chosen, where a policy did.
@@ -159,12 +159,16 @@ pub struct Traces {
     pub decision: Option<Trace>,
     /// What the policy would have decided that the network only watches.
     pub monitor: Option<MonitorTrace>,
+    /// What the policy would have chosen that the network's `select` only watches.
+    pub choice_monitor: Option<MonitorTrace>,
 }
 
 /// The key of the choice.
 const CHOICE: &str = "choice";
 /// The key of the monitored policy's part.
 const MONITOR: &str = "monitor";
+/// The key of that of the choice.
+const CHOICE_MONITOR: &str = "choice_monitor";
 
 // === impl Traces ===
 
@@ -176,12 +180,13 @@ impl Traces {
         }
         let mut value: Value = serde_json::from_str(text)?;
         let mut take = |key| value.as_object_mut().and_then(|object| object.remove(key));
-        let (choice, monitor) = (take(CHOICE), take(MONITOR));
+        let (choice, monitor, choice_monitor) = (take(CHOICE), take(MONITOR), take(CHOICE_MONITOR));
         let choice = choice.map(serde_json::from_value).transpose()?;
         let monitor = monitor.map(serde_json::from_value).transpose()?;
+        let choice_monitor = choice_monitor.map(serde_json::from_value).transpose()?;
         let nothing_more = value.as_object().is_some_and(serde_json::Map::is_empty);
         let decision = if nothing_more { None } else { Some(serde_json::from_value(value)?) };
-        Ok(Self { choice, decision, monitor })
+        Ok(Self { choice, decision, monitor, choice_monitor })
     }
 
     /// The journal's text.
@@ -196,10 +201,15 @@ impl Traces {
             // `MONITOR`
             #[serde(skip_serializing_if = "Option::is_none")]
             monitor: &'a Option<MonitorTrace>,
+            // `CHOICE_MONITOR`
+            #[serde(skip_serializing_if = "Option::is_none")]
+            choice_monitor: &'a Option<MonitorTrace>,
         }
         match self {
             Self { choice: None, decision: None, .. } => Ok(String::new()),
-            Self { choice, decision, monitor } => serde_json::to_string(&Text { decision, choice, monitor }),
+            Self { choice, decision, monitor, choice_monitor } => {
+                serde_json::to_string(&Text { decision, choice, monitor, choice_monitor })
+            }
         }
     }
 }
@@ -270,7 +280,7 @@ mod tests {
     fn all_that_there_can_be_survives_the_journal() {
         for choice in [None, Some(choice())] {
             for decision in [None, Some(decision())] {
-                let traces = Traces { choice: choice.clone(), decision, monitor: None };
+                let traces = Traces { choice: choice.clone(), decision, monitor: None, choice_monitor: None };
                 assert_eq!(Traces::parse(&traces.to_text().expect("a text")).expect("whole"), traces);
             }
         }

@@ -53,6 +53,7 @@ pub(super) fn read(object: &Object) -> Result<SelectConf, ConfError> {
     Ok(SelectConf {
         policy: POLICY.to_owned(),
         text: json!({ "policy": POLICY, "files": { FILE: file.to_string_lossy() } }).to_string(),
+        monitor: None,
         files: vec![FileConf { name: FILE.to_owned(), path: file }],
         entries: vec![Entry {
             name: "delegate".to_owned(),

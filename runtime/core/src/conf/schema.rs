@@ -162,7 +162,8 @@ fn weft() -> Value {
         ("delegates", json!({ "type": "array", "minItems": 1, "items": { "$ref": "#/$defs/entry" } })),
         (
             "select",
-            json!({ "type": "object", "required": ["policy"], "properties": { "policy": { "type": "string" } },
+            json!({ "type": "object", "required": ["policy"],
+                    "properties": { "policy": { "type": "string" }, "monitor": object(&MONITOR) },
                     "description": "The policy that picks one of \"delegates\", with its configuration." }),
         ),
         ("ipam", json!({ "$ref": "#/$defs/ipam", "description": "Who picks addresses." })),

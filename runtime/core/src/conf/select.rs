@@ -9,7 +9,7 @@ use serde_json::Value;
 use weft_host_abi::types::Candidate;
 
 use super::ipam_kind::plugin_name;
-use super::{ConfError, DelegateConf, Object, weft};
+use super::{ConfError, DelegateConf, IpamKind, MonitorConf, Object, weft};
 use crate::delegate;
 
 /// How a key of the `ipam` object is written in `settable`.
@@ -65,8 +65,10 @@ pub(super) enum Frame {
 pub struct SelectConf {
     /// The policy: the name of a shipped one, or a URL.
     pub policy: String,
-    /// The `select` object as JSON text.
+    /// The `select` object as JSON text, without `monitor`: the policy's configuration.
     pub text: String,
+    /// Another policy that is asked the same and not heeded.
+    pub monitor: Option<String>,
     /// Files the policy is given, sorted by name.
     pub files: Vec<FileConf>,
     pub(super) entries: Vec<Entry>,
@@ -209,14 +211,23 @@ pub(super) fn read(object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result
         return Err(ConfError::Missing { key: "delegates", hint });
     }
     let hint = "name a policy that comes with weft, or say where yours is, as in \"file:///etc/weft/policy.wasm\"";
-    let policy = select.text("policy")?.ok_or(ConfError::Missing { key: "select.policy", hint })?.to_owned();
+    let mut policy = select.text("policy")?.ok_or(ConfError::Missing { key: "select.policy", hint })?.to_owned();
+    let mut monitor = None;
+    if let Some(MonitorConf { kind: IpamKind::Shipped(other) | IpamKind::Wasm { policy: other }, promoted }) =
+        MonitorConf::read(&select)?
+    {
+        monitor = Some(if promoted { std::mem::replace(&mut policy, other) } else { other });
+    }
     if !policy.contains("://") && !is_shipped(&policy) {
         return Err(ConfError::UnknownPolicy { key: "select.policy", policy });
     }
+    let mut own = select.clone();
+    own.remove("monitor");
     let mut rest = object.clone();
     rest.remove("delegates");
     rest.remove("select");
-    Ok(Some(SelectConf { policy, text: select.to_text(), files: files(&select)?, entries, frame: Frame::Weft(rest) }))
+    let (text, files) = (own.to_text(), files(&select)?);
+    Ok(Some(SelectConf { policy, text, monitor, files, entries, frame: Frame::Weft(rest) }))
 }
 
 fn read_entry(entry: &Object, network: Option<&Object>) -> Result<Entry, ConfError> {

@@ -26,6 +26,11 @@ pub(super) fn of_network(object: &Object) -> Vec<ConfError> {
         let place = format!("delegates.{}", entry.text("name").ok().flatten().unwrap_or_default());
         found.extend(of_delegate(&own, &place));
     }
+    if let Ok(Some(select)) = object.object("select")
+        && let Ok(Some(monitor)) = select.object("monitor")
+    {
+        found.extend(in_object(&monitor, "select.monitor", &MONITOR));
+    }
     for own in object.objects("steps").ok().flatten().unwrap_or_default() {
         found.extend(of_step(&own));
     }

@@ -1,0 +1,166 @@
+//! The policy that a network only watches when a delegate is chosen: as `monitor` is for addresses. A choice sees no ledger, so that
+//! the same request is all there is to ask.
+//!
+//! Invariants: it is asked when the result is printed; whatever it does, and whatever fails here, is at most a line of the record.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+use weft_host_abi::types::ChoiceRequest;
+
+use super::call::Call;
+use super::chosen::chosen;
+use super::compared::{MonitorTrace, Outcome, differences};
+use super::error::AttachError;
+use super::failures;
+use super::node::{Context, Node, Policies, Watch};
+use super::policies::{choice_reference, grants, limits};
+use super::trace::{Asked, Attempt, Traces};
+use crate::agent::counters;
+use crate::cni::Verb;
+use crate::conf::SelectConf;
+use crate::policy::{Called, Choice, CompileAsk, CompileError, Exchanges, Loaded, verify_choice};
+
+/// An ADD in a network that watches another policy of its delegates: what its policy was asked, and what came of it.
+pub(super) struct Watched {
+    call: Call,
+    policy: String,
+    request: ChoiceRequest,
+    active: Active,
+}
+
+/// What the deciding policy did.
+enum Active {
+    /// Nothing that can be compared.
+    Unknown,
+    Chose {
+        policy: String,
+        outcome: Outcome,
+    },
+    Failed {
+        policy: String,
+        outcome: Outcome,
+        record: Option<PathBuf>,
+    },
+}
+
+/// For an ADD in a network whose `select` has a monitor.
+pub(super) fn prepare(call: &Call, select: &SelectConf, request: &ChoiceRequest) -> Option<Watched> {
+    let policy = select.monitor.clone().filter(|_policy| call.env.verb == Verb::Add)?;
+    Some(Watched { call: call.clone(), policy, request: request.clone(), active: Active::Unknown })
+}
+
+// === impl Watched ===
+
+impl Watch for Watched {
+    fn failed(&mut self, attempt: Option<&Attempt>, error: String, record: Option<PathBuf>) {
+        // A choice that was made stays one, whatever the ADD failed with later.
+        let ours = attempt.filter(|attempt| matches!(attempt.asked, Asked::Delegate(_)));
+        if let (Active::Unknown, Some(attempt)) = (&self.active, ours) {
+            let outcome = attempt.denial.clone().map_or(Outcome::Failed(error), Outcome::Denied);
+            self.active = Active::Failed { policy: attempt.policy.clone(), outcome, record };
+        }
+    }
+
+    fn observe(self: Box<Self>, node: &mut Node<'_>) {
+        let Self { call, active, .. } = self.as_ref();
+        let (policy, outcome) = match active {
+            Active::Unknown => return,
+            Active::Chose { policy, outcome } | Active::Failed { policy, outcome, .. } => (policy, outcome),
+        };
+        let (context, policies) = (node.context, node.policies.clone());
+        let mut trace = self.ask(context, &policies);
+        trace.differences = differences(outcome, &trace.outcome);
+        let (state, network) = (&context.state_dir, &call.network.name);
+        counters::count_policy(state, network, policy, "active", outcome.name());
+        counters::count_policy(state, network, &trace.policy, "monitor", trace.outcome.name());
+        counters::count_policy(state, network, &trace.policy, "compared", trace.verdict());
+        match active {
+            Active::Chose { .. } => keep(node, call, trace),
+            Active::Failed { record: Some(record), .. } => failures::add_monitor(record, trace),
+            Active::Failed { record: None, .. } | Active::Unknown => {}
+        }
+    }
+}
+
+impl Watched {
+    /// With the choice that counts.
+    pub(super) fn decided(&mut self, policy: &str, delegate: &str, settings: &[(String, Value)], reason: &str) {
+        let outcome = outcome(delegate, settings, reason);
+        self.active = Active::Chose { policy: policy.to_owned(), outcome };
+    }
+
+    fn ask(&self, context: &Context, policies: &Policies) -> MonitorTrace {
+        let began = std::time::Instant::now();
+        let mut trace = MonitorTrace {
+            policy: self.policy.clone(),
+            digest: String::new(),
+            outcome: Outcome::Failed(String::new()),
+            differences: Vec::new(),
+            fuel: 0,
+            host_calls: 0,
+            micros: 0,
+            ledger: Exchanges::default(),
+        };
+        match self.load(context, policies) {
+            Err(error) => trace.outcome = Outcome::Failed(error.chain()),
+            Ok(policy) => {
+                let called = policy.choose(&self.request, &limits(&self.call.network));
+                (trace.digest, trace.fuel) = (called.digest.clone(), called.evidence.fuel);
+                trace.host_calls = called.evidence.calls;
+                trace.outcome = self.judge(context, policy.name(), called);
+                context.discard(policy);
+            }
+        }
+        trace.micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        trace
+    }
+
+    fn load(&self, context: &Context, policies: &Policies) -> Result<Loaded<Choice>, AttachError> {
+        // A compiler would make the process wait: `weftctl policy compile`, and the agent, come before.
+        let declined =
+            |_ask: &CompileAsk<'_>| Err(CompileError::Failed("a monitor does not wait for a compiler".to_owned()));
+        let reference = choice_reference(&self.policy)?;
+        Ok(policies.get()?.load(&reference, &grants(context, &self.call.network), &declined)?)
+    }
+
+    /// What would have come of it: the delegate has to like its settings, too.
+    fn judge(&self, context: &Context, policy: &str, called: Called<weft_host_abi::types::Chosen>) -> Outcome {
+        let choice = match called.outcome {
+            Ok(Ok(choice)) => choice,
+            Ok(Err(denial)) => return Outcome::Denied(denial),
+            Err(error) => return Outcome::Failed(AttachError::from(error).chain()),
+        };
+        let verified = match verify_choice(policy, &choice, &self.request.candidates) {
+            Ok(verified) => verified,
+            Err(error) => return Outcome::Failed(AttachError::from(error).chain()),
+        };
+        let settings: Vec<_> = verified.settings.into_iter().map(|setting| (setting.key, setting.value)).collect();
+        let usable = match self.call.network.select() {
+            Some(select) => chosen(context, &self.call, select, (&verified.name, &settings)).map(drop),
+            None => Ok(()),
+        };
+        match usable {
+            Ok(()) => outcome(&verified.name, &settings, &verified.reason),
+            Err(error) => Outcome::Failed(error.chain()),
+        }
+    }
+}
+
+fn outcome(delegate: &str, settings: &[(String, Value)], reason: &str) -> Outcome {
+    Outcome::Chosen { delegate: delegate.to_owned(), settings: settings.to_vec(), reason: reason.to_owned() }
+}
+
+/// Adds it to the journal entry's trace. An entry that a DEL has removed meanwhile needs none.
+fn keep(node: &mut Node<'_>, call: &Call, trace: MonitorTrace) {
+    let key = call.key();
+    let Ok(store) = node.store() else { return };
+    let Ok(Some(entry)) = store.entry(&key) else { return };
+    let mut record = entry.record;
+    let Ok(mut traces) = Traces::parse(&record.trace) else { return };
+    traces.choice_monitor = Some(trace);
+    if let Ok(text) = traces.to_text() {
+        record.trace = text;
+        store.update_record(&key, &record).ok();
+    }
+}
