@@ -55,6 +55,9 @@ pub(crate) struct AgentArgs {
     /// A registry that speaks plain HTTP, beside those on this machine. May be repeated.
     #[arg(long, value_name = "HOST:PORT")]
     plain_http: Vec<String>,
+    /// A file with certificates (PEM) that registries may be signed by, beside the system's. May be repeated.
+    #[arg(long, value_name = "FILE", env = "WEFT_REGISTRY_CA", value_delimiter = ':')]
+    registry_ca: Vec<PathBuf>,
     /// Remove attachments that no runtime will send a DEL for.
     #[arg(long)]
     sweep: bool,
@@ -108,7 +111,7 @@ pub(crate) fn run(args: &AgentArgs, state: &Path, output: Output) -> anyhow::Res
     let policies = PolicyOptions {
         conf_dir: Some(args.conf_dir.clone()),
         trust: args.trust.clone(),
-        access: Access { plain_http: args.plain_http.clone() },
+        access: Access { plain_http: args.plain_http.clone(), ca_files: args.registry_ca.clone() },
     };
     let options = Options {
         kubernetes,

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     suite.test("tag-and-lock-file", &needs(&[]), ship::tag_and_lock_file);
     suite.test("credentials", &needs(&[]), ship::credentials);
     suite.test("plain-http", &needs(&[]), ship::plain_http);
+    suite.test("tls", &needs(&["openssl"]), ship::tls);
     suite.test("tampered-layer", &needs(&[]), ship::tampered_layer);
     suite.test("imports-that-lie", &needs(&[]), ship::imports_that_lie);
     suite.test("agent/ahead-of-the-add", &needs(&[]), agent::ahead_of_the_add);

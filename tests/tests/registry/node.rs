@@ -41,18 +41,27 @@ impl Node {
 
     /// Starts the registry, with more lines in its configuration.
     pub(super) fn start_registry(&mut self, address: &str, more: &str) -> Result<()> {
+        self.start_registry_at(&format!("http://{address}/v2/"), address, more)
+    }
+
+    /// Starts the registry with a certificate.
+    pub(super) fn start_tls_registry(&mut self, address: &str, certificate: &str, key: &str) -> Result<()> {
+        let more = format!("  tls: {{ certificate: {certificate}, key: {key} }}\n");
+        self.start_registry_at(&format!("https://{address}/v2/"), address, &more)
+    }
+
+    fn start_registry_at(&mut self, url: &str, address: &str, more: &str) -> Result<()> {
         let config = self.file("registry.yml");
         let storage = self.file("storage");
         let text = format!(
-            "version: 0.1\nlog: {{ level: warn }}\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\nhttp: {{ addr: \"{address}\" }}\n{more}",
+            "version: 0.1\nlog: {{ level: warn }}\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\nhttp:\n  addr: \"{address}\"\n{more}",
             storage.display()
         );
         fs::write(&config, text)?;
         let argv = ["docker-registry".to_owned(), "serve".to_owned(), config.display().to_string()];
         let daemon = Daemon::start(&self.world.host().place(), &argv, &self.file("registry.log"))?;
-        let url = format!("http://{address}/v2/");
         wait(PATIENCE, "the registry", || {
-            let asked = self.world.host().run(&["python3", "-c", ASK, &url]);
+            let asked = self.world.host().run(&["python3", "-c", ASK, url]);
             Ok(asked.is_ok())
         })
         .with_context(|| daemon.log())?;
@@ -149,8 +158,13 @@ impl Node {
 
     /// Starts the agent on a directory of networks.
     pub(super) fn start_agent(&self) -> Result<Daemon> {
+        self.start_agent_with(&[])
+    }
+
+    /// The same with more arguments.
+    pub(super) fn start_agent_with(&self, more: &[&str]) -> Result<Daemon> {
         let dir = self.networks().display().to_string();
-        dhcp::agent(&self.world, &["--conf-dir", &dir])
+        dhcp::agent(&self.world, &[&["--conf-dir", &dir], more].concat())
     }
 
     /// Where the node's networks are.
@@ -228,8 +242,8 @@ impl Node {
 }
 
 /// Whether a URL answers at all: a registry that wants a password answers 401.
-const ASK: &str = "import sys, urllib.request, urllib.error
-try: urllib.request.urlopen(sys.argv[1], timeout=5)
+const ASK: &str = "import ssl, sys, urllib.request, urllib.error
+try: urllib.request.urlopen(sys.argv[1], timeout=5, context=ssl._create_unverified_context())
 except urllib.error.HTTPError: pass";
 
 /// A text of a JSON document.

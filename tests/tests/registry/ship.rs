@@ -151,8 +151,16 @@ pub(super) fn credentials() -> Result<()> {
     )?;
     fs::set_permissions(&helper, fs::Permissions::from_mode(0o755))?;
     let path = format!("{docker}:{}", std::env::var("PATH")?);
-    let (ok, said) = node.policy(&[docker_config, ("PATH", path.as_str())], &["digest", &to])?;
+    let with_helper = [docker_config, ("PATH", path.as_str())];
+    let (ok, said) = node.policy(&with_helper, &["digest", &to])?;
     ensure!(ok && said.starts_with("sha256:"), "{said}");
+    // One helper for all, and what `docker login` writes beside it.
+    let store = json!({ "credsStore": "test", "auths": { REGISTRY: {} } });
+    fs::write(dir.join("config.json"), store.to_string())?;
+    let (ok, said) = node.policy(&with_helper, &["digest", &to])?;
+    ensure!(ok && said.starts_with("sha256:"), "{said}");
+    let (ok, said) = node.policy(&[docker_config], &["digest", &to])?;
+    ensure!(!ok && said.contains("cannot use docker's credentials"), "the helper is not there: {said}");
     Ok(())
 }
 
@@ -170,6 +178,39 @@ pub(super) fn plain_http() -> Result<()> {
     let digest = node.does(&["digest", to, "--plain-http", "192.0.2.1:5000"])?;
     ensure!(digest.starts_with("sha256:"), "{digest}");
     Ok(())
+}
+
+/// A registry with a certificate of the site's own authority: refused until that authority is named, by hand and by the agent.
+pub(super) fn tls() -> Result<()> {
+    let mut node = Node::alone()?;
+    node.world.host().line("ip link add there type bridge")?;
+    node.world.host().line("ip address add 192.0.2.1/24 dev there")?;
+    node.world.host().line("ip link set there up")?;
+    let [ca, key, cert] = ["ca.pem", "registry.key", "registry.pem"].map(|name| node.file(name).display().to_string());
+    let ca_key = node.file("ca.key").display().to_string();
+    let line = |text: &str| node.world.host().line(text);
+    let new_key = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
+    line(&format!("{new_key} -keyout {ca_key} -out {ca} -subj /CN=site"))?;
+    line(&format!(
+        "{new_key} -keyout {key} -out {cert} -subj /CN=registry -CA {ca} -CAkey {ca_key} \
+         -addext subjectAltName=IP:192.0.2.1 -addext basicConstraints=critical,CA:FALSE"
+    ))?;
+    node.start_tls_registry("192.0.2.1:5000", &cert, &key)?;
+    let to = "192.0.2.1:5000/net/rack:1";
+    let file = node.shipped("host-local").display().to_string();
+    node.refuses(&["push", &file, to], &["cannot be reached", "certificate"])?;
+    node.refuses(&["push", &file, to, "--registry-ca", &key], &["no certificate in PEM"])?;
+    let reference = node.does(&["push", &file, to, "--registry-ca", &ca])?;
+    let reference = reference.split_whitespace().find(|word| word.starts_with("oci://")).context("a reference")?;
+    let conf = node.conf("rack", reference);
+    node.write_network("rack", &conf)?;
+    let agent = node.start_agent()?;
+    node.until(&agent, reference, "certificate")?;
+    agent.stop()?;
+    let agent = node.start_agent_with(&["--registry-ca", &ca])?;
+    node.until(&agent, reference, "ready")?;
+    node.adds("a", &conf)?;
+    agent.stop()
 }
 
 /// What comes is what was named, or nothing: a layer and a manifest that somebody changed in the registry.

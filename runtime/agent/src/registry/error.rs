@@ -27,6 +27,14 @@ pub enum RegistryError {
         /// Why.
         reason: String,
     },
+    /// A file of roots cannot be used.
+    #[error("cannot use the certificates in {}: {reason}", file.display())]
+    CaFile {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// Docker's configuration has no usable credentials for the registry.
     #[error("cannot use docker's credentials for {registry}: {reason}")]
     Credentials {

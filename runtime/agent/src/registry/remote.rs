@@ -9,7 +9,7 @@ use std::time::Duration;
 use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential};
 use futures_util::StreamExt;
 use http::HeaderValue;
-use oci_client::client::{Client, ClientConfig, ClientProtocol};
+use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
@@ -33,6 +33,8 @@ const TAGS_MAX: usize = 10_000;
 pub struct Access {
     /// Registries (`HOST:PORT`) that speak plain HTTP, beside those on this machine.
     pub plain_http: Vec<String>,
+    /// Files with certificates (PEM) that registries may be signed by, beside the system's roots.
+    pub ca_files: Vec<PathBuf>,
 }
 
 /// One registry.
@@ -47,6 +49,27 @@ impl std::fmt::Debug for Remote {
     }
 }
 
+// === impl Access ===
+
+impl Access {
+    /// The certificates of its files, one by one: the client takes one of each text.
+    fn roots(&self) -> Result<Vec<Certificate>, RegistryError> {
+        const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+        let mut roots = Vec::new();
+        for file in &self.ca_files {
+            let unusable = |reason: String| RegistryError::CaFile { file: file.clone(), reason };
+            let text = std::fs::read_to_string(file).map_err(|error| unusable(error.to_string()))?;
+            let parts = text.split(BEGIN).skip(1).map(|part| format!("{BEGIN}{part}").into_bytes());
+            let before = roots.len();
+            roots.extend(parts.map(|data| Certificate { encoding: CertificateEncoding::Pem, data }));
+            if roots.len() == before {
+                return Err(unusable("it has no certificate in PEM".to_owned()));
+            }
+        }
+        Ok(roots)
+    }
+}
+
 // === impl Remote ===
 
 impl Remote {
@@ -54,7 +77,7 @@ impl Remote {
     ///
     /// # Errors
     ///
-    /// [`RegistryError::Credentials`], [`RegistryError::Client`].
+    /// [`RegistryError::Credentials`], [`RegistryError::CaFile`], [`RegistryError::Client`].
     pub fn new(image: &Image, access: &Access) -> Result<Self, RegistryError> {
         // The one TLS library has to be told its cryptography once per process; somebody may have done so.
         rustls::crypto::ring::default_provider().install_default().ok();
@@ -72,6 +95,7 @@ impl Remote {
             https_proxy: variable("HTTPS_PROXY"),
             http_proxy: variable("HTTP_PROXY").filter(|_proxy| !image.is_loopback()),
             no_proxy: variable("NO_PROXY"),
+            extra_root_certificates: access.roots()?,
             ..ClientConfig::default()
         };
         let client = Client::try_from(config).map_err(|error| RegistryError::Client { reason: chain(&error) })?;

@@ -22,6 +22,9 @@ pub(crate) struct Reach {
     /// A registry that speaks plain HTTP, beside those on this machine. May be repeated.
     #[arg(long, value_name = "HOST:PORT")]
     plain_http: Vec<String>,
+    /// A file with certificates (PEM) that registries may be signed by, beside the system's. May be repeated.
+    #[arg(long, value_name = "FILE", env = "WEFT_REGISTRY_CA", value_delimiter = ':')]
+    registry_ca: Vec<PathBuf>,
 }
 
 /// Whom to trust.
@@ -91,7 +94,7 @@ pub(crate) struct RmArgs {
 
 impl Reach {
     pub(super) fn access(&self) -> Access {
-        Access { plain_http: self.plain_http.clone() }
+        Access { plain_http: self.plain_http.clone(), ca_files: self.registry_ca.clone() }
     }
 
     /// The registry of an image.
