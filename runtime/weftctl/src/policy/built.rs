@@ -90,20 +90,28 @@ fn load_as(kind: Kind, reference: &PolicyRef, state: &Path) -> anyhow::Result<Po
     })
 }
 
-/// A state directory for compiled code: in the project where this is one, else the node's.
+/// A state directory for compiled code: in the project where this is one, else the node's, else this user's.
 fn scratch(dir: &Path, state: &Path) -> anyhow::Result<PathBuf> {
+    if let Ok(project) = Project::open(dir) {
+        return private(std::path::absolute(project.build_dir()?)?.join("state"));
+    }
+    match (private(state.join("tested")), user_cache()) {
+        (Err(_not_ours), Some(cache)) => private(cache.join("weft/tested")),
+        (made, _cache) => made,
+    }
+}
+
+/// Makes a directory. What others can write is not mapped as code.
+fn private(dir: PathBuf) -> anyhow::Result<PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
-    let dir = match Project::open(dir) {
-        Ok(project) => std::path::absolute(project.build_dir()?)?.join("state"),
-        Err(_no_project) => state.join("tested"),
-    };
-    // What others can write is not mapped as code.
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&dir)
-        .with_context(|| format!("cannot create {}", dir.display()))?;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+    made.with_context(|| format!("cannot create {}", dir.display()))?;
     Ok(dir)
+}
+
+fn user_cache() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))
 }
 
 /// The project's own network.

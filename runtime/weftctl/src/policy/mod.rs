@@ -18,6 +18,7 @@ mod registry;
 mod replay;
 #[cfg(feature = "agent")]
 mod sign;
+mod simulate;
 mod toolchain;
 mod trace;
 mod watch;
@@ -44,6 +45,8 @@ pub(crate) enum PolicyCommand {
     Test(cases::TestArgs),
     /// Measure a policy: fuel, memory, time.
     Bench(bench::BenchArgs),
+    /// Simulate a cluster: conflicts, exhaustion, fairness, fragmentation and reuse, also beside another policy.
+    Simulate(simulate::SimulateArgs),
     /// Build and test again whenever a file of the project changes.
     Watch(watch::WatchArgs),
     /// Compile a component into the cache, so that the first ADD need not wait.
@@ -100,6 +103,7 @@ pub(crate) fn run(command: &PolicyCommand, state: &Path, output: Output) -> anyh
         PolicyCommand::Build(args) => build::run(args, output),
         PolicyCommand::Test(args) => cases::run(args, state, output),
         PolicyCommand::Bench(args) => bench::run(args, state, output),
+        PolicyCommand::Simulate(args) => simulate::run(args, state, output),
         PolicyCommand::Watch(args) => watch::run(args, state, output),
         PolicyCommand::Compile(args) => compile::run(args, state, output),
         PolicyCommand::CompileWorker(args) => Ok(compile::worker(args)),

@@ -36,6 +36,16 @@ impl Model {
         self.claims.insert(claim.address, claim);
     }
 
+    /// Gives an address back.
+    pub(super) fn release(&mut self, address: IpAddr) {
+        self.claims.remove(&address);
+    }
+
+    /// Claimed addresses, in order.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.claims.keys().copied()
+    }
+
     /// The claim on an address.
     pub(super) fn get(&self, address: IpAddr) -> Option<&ClaimInfo> {
         self.claims.get(&address)

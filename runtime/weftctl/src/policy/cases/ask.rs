@@ -148,18 +148,26 @@ fn addresses(case: &Case, network: &Network, attachment: Attachment, node: Node)
     Ok((request, model))
 }
 
-/// The network as ADD reads it.
 fn read(network: &Value, case: &Case) -> anyhow::Result<Network> {
-    let mut plugins = crate::policy::check::plugins(network);
-    let of_ours = plugins.iter().position(|plugin| persona(plugin).is_some());
-    let mut plugin = plugins.swap_remove(of_ours.context("no plugin of the network has a type that weft answers to")?);
-    let persona = persona(&plugin).context("the type changed")?;
+    let mut plugin = of_ours(network)?;
     if let (Some(config), Some(object)) = (&case.runtime_config, plugin.as_object_mut()) {
         object.insert("runtimeConfig".to_owned(), config.clone());
     }
+    parsed(plugin, &case.args)
+}
+
+/// The plugin of a network that is weft's.
+pub(in crate::policy) fn of_ours(network: &Value) -> anyhow::Result<Value> {
+    let ours = crate::policy::check::plugins(network).into_iter().find(|plugin| persona(plugin).is_some());
+    ours.context("no plugin of the network has a type that weft answers to")
+}
+
+/// A plugin's configuration as ADD reads it, with these `CNI_ARGS`.
+pub(in crate::policy) fn parsed(plugin: Value, args: &str) -> anyhow::Result<Network> {
+    let persona = persona(&plugin).context("the plugin has no type that weft answers to")?;
     let object = Object::from_value(plugin)?;
     let shipped = |name: &str| SHIPPED.iter().any(|(shipped, _component)| *shipped == name);
-    Ok(Network::parse(persona, &object, &parse_pairs(&case.args)?, &shipped)?)
+    Ok(Network::parse(persona, &object, &parse_pairs(args)?, &shipped)?)
 }
 
 fn persona(plugin: &Value) -> Option<Persona> {

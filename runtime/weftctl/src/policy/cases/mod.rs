@@ -13,7 +13,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-pub(super) use self::ask::{Policy, Question, question_of};
+pub(super) use self::ask::{Policy, Question, of_ours, parsed, question_of};
 use self::case::Case;
 use super::built::{self, Tested};
 use crate::output::Output;

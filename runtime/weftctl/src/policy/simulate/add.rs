@@ -1,0 +1,247 @@
+//! One ADD on its way through a cluster ledger, as weft does it: the policy decides on what this node knows, the ledger is asked for
+//! one candidate after the other, and who loses them all asks the policy again, from the second time on with a list of the ledger.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use weft_core::facts;
+use weft_core::ledger::remote::Runs;
+use weft_core::policy::{self, Verified};
+use weft_host_abi::types::{Attachment, Denial, Node, ReleaseRule, Request, RequestSource, Requested};
+
+use super::cluster::{Cluster, NodeLedger};
+use super::measure::Tally;
+use super::run::Subject;
+use super::workload::{Life, SECOND, Time};
+
+/// So many candidates of an address are tried before the policy is asked again, as in weft.
+const CANDIDATES: usize = 8;
+/// So many lost rounds, and the ledger is listed.
+const LIST_AFTER: u32 = 2;
+/// So many lost rounds, and the ADD fails.
+const ASKS: u32 = 16;
+/// When the simulation begins, in seconds since 1970.
+const BEGIN: u64 = 1_700_000_000;
+
+/// What an ADD waits for, or came to.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// An answer of the ledger.
+    Answer,
+    Granted,
+    /// What kind of refusal, and its words.
+    Refused(&'static str, String),
+}
+
+/// Where and when something happens.
+pub(super) struct Here<'a> {
+    pub(super) subject: Subject<'a>,
+    pub(super) life: &'a Life,
+    pub(super) node: &'a Node,
+    /// Of the range sets.
+    pub(super) sizes: &'a [u64],
+    pub(super) ledger: &'a mut NodeLedger,
+    pub(super) cluster: &'a mut Cluster,
+    pub(super) tally: &'a mut Tally,
+    pub(super) now: Time,
+    /// Nothing but what happens to addresses counts.
+    pub(super) filling: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Add {
+    /// Addresses that others turned out to have.
+    others: Runs,
+    /// What is kept for the pod's name; nothing else will do.
+    kept: Vec<IpNet>,
+    asked: u32,
+    /// Candidates of each wanted address, IPv4 first.
+    wants: Vec<Vec<IpNet>>,
+    before: Vec<Vec<IpNet>>,
+    /// Which candidate of which want is asked for.
+    at: (usize, usize),
+    listing: bool,
+    taken: Vec<IpAddr>,
+    pub(super) granted: Vec<IpNet>,
+    pub(super) release: ReleaseRule,
+    pub(super) conflicts: u64,
+}
+
+// === impl Here ===
+
+impl Here<'_> {
+    pub(super) fn attachment(&self) -> Attachment {
+        Attachment {
+            network: self.subject.network.name.clone(),
+            container_id: self.life.container.clone(),
+            ifname: "eth0".to_owned(),
+        }
+    }
+
+    fn request(&self, kept: &[IpNet]) -> Request {
+        let (attachment, network) = (self.attachment(), self.subject.network);
+        let identities = facts::identities(&attachment, Some(&self.life.pod));
+        let owners: Vec<&str> = identities.iter().chain([&attachment.container_id]).map(String::as_str).collect();
+        let named = network.ipam.as_ref().map(|ipam| ipam.requested.clone()).unwrap_or_default();
+        let kept = kept.iter().map(|net| Requested {
+            text: net.to_string(),
+            address: Some(net.addr()),
+            length: Some(net.prefix_len()),
+            source: RequestSource::RuntimeConfig,
+        });
+        Request {
+            held: self.ledger.held(&owners),
+            requested: named.into_iter().chain(kept).collect(),
+            seed: facts::seed(self.node, &attachment),
+            identities,
+            pod: Some(self.life.pod.clone()),
+            node: self.node.clone(),
+            mac: None,
+            cni_args: Vec::new(),
+            range_sets: self.subject.sets.to_vec(),
+            resolver: None,
+            config: self.subject.config.to_owned(),
+            cni_version: network.version.to_string(),
+            now: BEGIN + self.now / SECOND,
+            attachment,
+        }
+    }
+}
+
+// === impl Add ===
+
+impl Add {
+    /// Asks the policy, and writes down what will be tried.
+    pub(super) fn decide(&mut self, here: &mut Here<'_>) -> Step {
+        let verified = match self.ask(here) {
+            Ok(verified) => verified,
+            Err((kind, why)) => return Step::Refused(kind, why),
+        };
+        let keeps = matches!(verified.release, ReleaseRule::Keep(_));
+        if keeps && self.kept.is_empty() {
+            self.kept = here.cluster.kept(&here.life.pod.name);
+            if !self.kept.is_empty() {
+                return self.decide(here);
+            }
+        }
+        self.wants =
+            verified.wants.iter().map(|want| want.candidates.iter().map(|(net, _range)| *net).collect()).collect();
+        for want in &mut self.wants {
+            want.retain(|net| self.kept.is_empty() || self.kept.contains(net));
+            want.truncate(CANDIDATES);
+        }
+        if self.wants.iter().any(Vec::is_empty) {
+            return Step::Refused("refused", "it does not offer the addresses that are kept for the pod".to_owned());
+        }
+        self.wants.sort_by_key(|want| want.iter().any(|net| net.addr().is_ipv6()));
+        self.release = verified.release;
+        self.at = (0, 0);
+        self.noted(|address| here.ledger.note(address));
+        Step::Answer
+    }
+
+    fn ask(&self, here: &mut Here<'_>) -> Result<Verified, (&'static str, String)> {
+        let request = here.request(&self.kept);
+        let (policy, limits) = (here.subject.policy, here.subject.limits);
+        let called = policy.allocate(&request, here.ledger.view(&self.others), limits);
+        if !here.filling {
+            here.tally.calls += 1;
+            here.tally.fuel += called.evidence.fuel;
+        }
+        let error = |error: weft_core::policy::PolicyError| format!("{:#}", anyhow::Error::from(error));
+        let decision = match called.outcome {
+            Ok(Ok(decision)) => decision,
+            Ok(Err(denial)) => return Err(denied(denial)),
+            Err(failure) => return Err(("error", error(failure))),
+        };
+        let singles = here.subject.network.ipam.as_ref().map(|ipam| ipam.declared.as_slice()).unwrap_or_default();
+        policy::verify(policy.name(), &decision, &request, singles).map_err(|refusal| ("refused", error(refusal)))
+    }
+
+    /// The ledger answers.
+    pub(super) fn answer(&mut self, here: &mut Here<'_>) -> Step {
+        if std::mem::take(&mut self.listing) {
+            self.others = here.cluster.listed();
+            return self.decide(here);
+        }
+        let (want, candidate) = self.at;
+        let Some(net) = self.wants.get(want).and_then(|want| want.get(candidate)).copied() else {
+            return Step::Refused("refused", "it wants no address".to_owned());
+        };
+        let full = here.tenth();
+        let Some(reuse) = here.cluster.create(net.addr(), &here.life.pod.name, here.now) else {
+            here.tally.tenths[full].conflicts += 1;
+            self.conflicts += 1;
+            self.taken.push(net.addr());
+            self.at.1 += 1;
+            let more = self.wants.get(want).is_some_and(|want| self.at.1 < want.len());
+            return if more { Step::Answer } else { self.lost(here) };
+        };
+        here.tally.tenths[full].claims += 1;
+        if !here.filling {
+            here.tally.reuses.extend(reuse);
+        }
+        self.granted.push(net);
+        self.at = (want + 1, 0);
+        if self.at.0 < self.wants.len() {
+            return Step::Answer;
+        }
+        self.noted(|address| here.ledger.strike(address));
+        Step::Granted
+    }
+
+    /// Every candidate of a want is somebody else's.
+    fn lost(&mut self, here: &mut Here<'_>) -> Step {
+        self.give_up(here);
+        self.taken.drain(..).for_each(|address| self.others.insert(address));
+        self.asked += 1;
+        if !self.kept.is_empty() {
+            return Step::Refused("refused", "the addresses that are kept for the pod are in use".to_owned());
+        }
+        if self.before == self.wants {
+            return Step::Refused("repeats", "it offers the same addresses again, and they are taken".to_owned());
+        }
+        if self.asked >= ASKS {
+            return Step::Refused("contended", format!("others took all that it offered, {ASKS} times"));
+        }
+        self.before = std::mem::take(&mut self.wants);
+        if self.asked == LIST_AFTER {
+            if !here.filling {
+                here.tally.lists += 1;
+            }
+            self.listing = true;
+            return Step::Answer;
+        }
+        self.decide(here)
+    }
+
+    /// Gives back what was granted, and forgets what was written down.
+    fn give_up(&mut self, here: &mut Here<'_>) {
+        for net in self.granted.drain(..) {
+            here.cluster.delete(net.addr());
+        }
+        self.noted(|address| here.ledger.strike(address));
+    }
+
+    fn noted(&self, mut each: impl FnMut(IpAddr)) {
+        self.wants.iter().flatten().for_each(|net| each(net.addr()));
+    }
+}
+
+impl Here<'_> {
+    /// How full the fullest set is, in tenths.
+    fn tenth(&self) -> usize {
+        let full = |(taken, size): (&u64, &u64)| taken.saturating_mul(10) / size.max(&1);
+        let fullest = self.cluster.taken().iter().zip(self.sizes).map(full).max().unwrap_or_default();
+        usize::try_from(fullest).unwrap_or(9).min(9)
+    }
+}
+
+fn denied(denial: Denial) -> (&'static str, String) {
+    match denial {
+        Denial::Denied(text) => ("denied", text),
+        Denial::Exhausted(text) => ("exhausted", text),
+        Denial::InvalidConfig(text) => ("invalid-config", text),
+        Denial::TryAgain(text) => ("try-again", text),
+    }
+}
