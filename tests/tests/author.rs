@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use weft_kit::dhcp::{Daemon, PATIENCE, wait};
 use weft_kit::process::{self, Place};
 use weft_kit::programs::{self, Installation};
 use weft_kit::sandbox;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
     suite.test("cases/difference-and-update", &needs("clang"), difference_and_update);
     suite.test("cases/budget", &needs("clang"), budget);
     suite.test("cases/traps-and-lies", &[Need::Sandbox, Need::Weftctl, Need::Tool("cargo")], traps_and_lies);
+    suite.test("watch", &needs("clang"), watch);
     suite.test("new/refuses", &[Need::Sandbox, Need::Weftctl], new_refuses);
     suite.test("build/missing-tool", &[Need::Sandbox, Need::Weftctl], missing_tool);
     suite.test("build/wasi", &needs("clang"), wasi_is_refused);
@@ -205,6 +207,44 @@ fn difference_and_update() -> Result<()> {
     fs::write(project.dir.join("cases/new.json"), r#"{"pods": {}}"#)?;
     let (ok, said) = project.weftctl(&["policy", "test"])?;
     ensure!(!ok && said.contains("cases/new.json") && said.contains("unknown field `pods`"), "{said}");
+    Ok(())
+}
+
+/// `watch` builds and tests at once, and again when a case or the source changes; a mistake in the source is not its end.
+fn watch() -> Result<()> {
+    let project = Project::new("c", "ipam")?;
+    let program = programs::weftctl().map_err(anyhow::Error::msg)?.display().to_string();
+    let dir = project.dir.display().to_string();
+    let argv = [program, "policy".into(), "watch".into(), dir];
+    let watcher = Daemon::start(&Place::default(), &argv, &project.dir.with_extension("log"))?;
+    let round = |number: usize, words: &[&str]| {
+        wait(PATIENCE, "a round of the watcher", || Ok(watcher.log().matches("waiting for changes").count() >= number))
+            .with_context(|| watcher.log())?;
+        let log = watcher.log();
+        let last = log.rsplit("a file changed").next().unwrap_or_default().to_owned();
+        ensure!(words.iter().all(|word| last.contains(word)), "round {number} does not say {words:?}: {last}");
+        ensure!(log.matches("waiting for changes").count() == number, "nothing changed, and it tested again: {log}");
+        anyhow::Ok(())
+    };
+    round(1, &[" passed, 0 failed"])?;
+    let case = project.dir.join("cases/next-free.json");
+    let text = fs::read_to_string(&case)?;
+    fs::write(&case, text.replace("10.77.0.4/29", "10.77.0.6/29"))?;
+    round(2, &["next-free FAILED", "1 failed"])?;
+    fs::write(&case, &text)?;
+    round(3, &[" passed, 0 failed"])?;
+    let source = project.dir.join("policy.c");
+    let text = fs::read_to_string(&source)?;
+    fs::write(&source, format!("{text}\nthis is no C\n"))?;
+    round(4, &["clang failed", "policy.c"])?;
+    // As an editor saves: beside it, and renamed.
+    fs::write(source.with_extension("new"), &text)?;
+    fs::rename(source.with_extension("new"), &source)?;
+    wait(PATIENCE, "the mended source", || {
+        Ok(watcher.log().rsplit("a file changed").next().is_some_and(|last| last.contains(" passed, 0 failed")))
+    })
+    .with_context(|| watcher.log())?;
+    watcher.kill();
     Ok(())
 }
 
