@@ -24,7 +24,7 @@ use tokio::time::{Instant, interval, timeout};
 use super::backend::kubernetes::Kubernetes;
 use super::operate::client;
 use super::pool::{self, PoolCount};
-use super::{collect_orphans, reclaim};
+use super::{Rests, collect_orphans, reclaim};
 use crate::gauges::{large, number};
 use crate::probes::{Kind, Metrics, ProbeAddress, Probes};
 use crate::{Log, probes, signals};
@@ -111,6 +111,7 @@ pub fn control(options: &ControllerOptions) -> anyhow::Result<()> {
 async fn work(mut election: Election, backend: &Kubernetes, every: Duration, done: &RefCell<Done>) {
     let mut tick = interval((election.duration / 3).min(every));
     let mut next = Instant::now();
+    let mut rests = Rests::default();
     let mut trouble = String::new();
     loop {
         tick.tick().await;
@@ -121,7 +122,7 @@ async fn work(mut election: Election, backend: &Kubernetes, every: Duration, don
         done.borrow_mut().leads = leads;
         if leads && Instant::now() >= next {
             next = Instant::now() + every;
-            let said = match look(backend, done).await {
+            let said = match look(backend, &mut rests, done).await {
                 Ok(()) => String::new(),
                 Err(error) => {
                     done.borrow_mut().failed += 1;
@@ -137,9 +138,10 @@ async fn work(mut election: Election, backend: &Kubernetes, every: Duration, don
     }
 }
 
-async fn look(backend: &Kubernetes, done: &RefCell<Done>) -> anyhow::Result<()> {
+async fn look(backend: &Kubernetes, rests: &mut Rests, done: &RefCell<Done>) -> anyhow::Result<()> {
     let fenced = reclaim(backend).await.context("what fenced machines held cannot be given back")?;
-    let orphans = collect_orphans(backend).await.context("what IPAMClaims owned cannot be given back")?;
+    let orphans = collect_orphans(backend, rests, Instant::now().into_std()).await;
+    let orphans = orphans.context("what IPAMClaims owned cannot be given back")?;
     done.borrow_mut().given_back += fenced + orphans;
     let pools = pool::count_pools(backend).await.context("the pools' addresses cannot be counted")?;
     done.borrow_mut().pools = pools;

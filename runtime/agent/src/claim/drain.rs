@@ -66,7 +66,8 @@ pub async fn drain<B: Backend>(
 /// needs no rest.
 fn rests(row: &RemoteRow, address: &RemoteAddress, now: u64) -> bool {
     match row.release {
-        ReleaseRule::Cooldown(seconds) if address.answer == Answer::Granted => {
+        // What belongs to an IPAMClaim rests when that is gone.
+        ReleaseRule::Cooldown(seconds) if address.answer == Answer::Granted && !row.owner.is_ipam_claim() => {
             now.saturating_sub(address.since) < u64::from(seconds)
         }
         _ => false,

@@ -298,6 +298,7 @@ pub(super) fn adopted(claim: &Claim, spec: &ClaimSpec) -> ClaimSpec {
         Sharing::Shared => claim.spec.without(same_pod),
     };
     adopted.prefix = spec.prefix;
+    adopted.rest_seconds = spec.rest_seconds;
     adopted.state = ClaimState::Active;
     adopted.holders.extend(new);
     adopted

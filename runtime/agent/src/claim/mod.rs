@@ -48,7 +48,7 @@ pub use object::{
     address_of, claim_name,
 };
 pub use operate::{Operation, Reach, describe, operate, who_has};
-pub use persist::collect_orphans;
+pub use persist::{Rests, collect_orphans};
 pub use pool::{PoolReach, PoolView, Usage, look_at_pools};
 pub use reassert::{Conflict, Reasserted, drop_intents, reassert, reclaim};
 pub use service::Claims;

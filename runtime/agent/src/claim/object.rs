@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use weft_core::ledger::remote::{Owner, RemoteRow, Versions};
+use weft_host_abi::types::ReleaseRule;
 
 /// An address that is taken in a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,9 @@ pub struct ClaimSpec {
     /// How many machines may hold it at once.
     #[serde(default)]
     pub sharing: Sharing,
+    /// How long nobody gets the address when the IPAMClaim that it belongs to is gone.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rest_seconds: u32,
     /// Who holds it.
     #[serde(default)]
     pub holders: Vec<Holder>,
@@ -51,6 +55,8 @@ pub enum ClaimState {
     Active,
     /// Its owner keeps it without a holder.
     Kept,
+    /// Its owner is gone, and nobody gets it yet.
+    Resting,
     /// Somebody else answers for it on the wire.
     Conflict,
 }
@@ -178,6 +184,11 @@ pub fn address_of(domain: &str, name: &str) -> Option<IpAddr> {
     }
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 /// IPv4 in the form of IPv6 is IPv4.
 fn unmapped(address: IpAddr) -> IpAddr {
     match address {
@@ -206,6 +217,10 @@ impl ClaimSpec {
             prefix: wanted.address.prefix_len(),
             state: ClaimState::Active,
             sharing: if persistent && !row.owner.exclusive { Sharing::Shared } else { Sharing::Exclusive },
+            rest_seconds: match row.release {
+                ReleaseRule::Cooldown(seconds) if persistent => seconds,
+                _ => 0,
+            },
             holders: vec![Holder::new(row, identity)],
         })
     }

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -13,7 +14,7 @@ use tokio::runtime::Builder;
 use super::any::AnyBackend;
 use super::backend::{Backend, Fence};
 use super::object::{Claim, ClaimSpec, LedgerState, claim_name};
-use super::{ClientSource, collect_orphans, reclaim};
+use super::{ClientSource, Rests, collect_orphans, reclaim};
 
 /// The ledger of a cluster whose API server is named by credentials alone.
 const KUBERNETES: &str = r#"{"type":"kubernetes"}"#;
@@ -62,7 +63,7 @@ pub fn operate(reach: &Reach, operation: &Operation) -> anyhow::Result<Vec<Strin
             Operation::Fence { node, machine } => fence(&backend, node, machine.as_deref()).await,
             Operation::Reclaim => {
                 let fenced = reclaimed(reclaim(&backend).await?);
-                let orphans = collect_orphans(&backend).await?;
+                let orphans = collect_orphans(&backend, &mut Rests::default(), Instant::now()).await?;
                 Ok(vec![fenced, format!("{orphans} claims of IPAMClaims that are gone were given back")])
             }
         }

@@ -4,7 +4,9 @@
 //! `holders_empty`: a claim that an IPAMClaim owns goes when that is gone, by its uid, and nobody holds it any more.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use weft_core::ledger::remote::{AddressState, Answer, RemoteRow};
@@ -12,7 +14,7 @@ use weft_core::store::{NodeStore, StoreError};
 
 use super::backend::{Backend, Listing, ReadError, Status, WriteError};
 use super::drain::DrainError;
-use super::object::Claim;
+use super::object::{Claim, ClaimSpec, ClaimState};
 
 /// What became of a status.
 pub(super) enum Persisted {
@@ -98,33 +100,67 @@ fn addresses(ips: &[String]) -> Vec<Option<IpAddr>> {
     addresses
 }
 
-/// `holders_empty`: deletes claims whose IPAMClaim is gone, or has other addresses. The claim was read before its owner is, and only that version goes.
+/// Since when claims rest, by this process' own clock: it begins anew with another process, so a rest can only be longer.
+#[derive(Debug, Default)]
+pub struct Rests(BTreeMap<(String, String), Instant>);
+
+/// `holders_empty`: deletes claims whose IPAMClaim is gone, or has other addresses. The claim was read before its owner is, and only that version
+/// goes. One with `rest_seconds` rests first.
 ///
 /// # Errors
 /// The ledger cannot be read or written.
-pub async fn collect_orphans<B: Backend>(backend: &B) -> Result<usize, DrainError> {
+pub async fn collect_orphans<B: Backend>(backend: &B, rests: &mut Rests, now: Instant) -> Result<usize, DrainError> {
     let mut removed = 0;
+    let mut seen = BTreeMap::new();
     for claim in backend.list(Listing::Persistent).await? {
-        if is_orphan(backend, &claim).await? {
-            match backend.delete(&claim.spec.name(), &claim.versions).await {
-                Ok(()) => removed += 1,
-                Err(WriteError::Conflict) => {}
-                Err(error) => return Err(error.into()),
+        let written = match fate(backend, &claim).await? {
+            Fate::Owned => continue,
+            Fate::Unused => backend.delete(&claim.spec.name(), &claim.versions).await.map(|()| 1),
+            Fate::OwnerGone if claim.spec.rest_seconds > 0 && claim.spec.state != ClaimState::Resting => {
+                let resting = ClaimSpec { state: ClaimState::Resting, ..claim.spec.clone() };
+                backend.replace(&resting, &claim.versions, None).await.map(|_versions| 0)
             }
+            Fate::OwnerGone => {
+                let key = (claim.spec.name(), claim.versions.version.clone());
+                let since = rests.0.get(&key).copied().unwrap_or(now);
+                if now.saturating_duration_since(since) < Duration::from_secs(claim.spec.rest_seconds.into()) {
+                    seen.insert(key, since);
+                    continue;
+                }
+                backend.delete(&claim.spec.name(), &claim.versions).await.map(|()| 1)
+            }
+        };
+        match written {
+            Ok(count) => removed += count,
+            Err(WriteError::Conflict) => {}
+            Err(error) => return Err(error.into()),
         }
     }
+    rests.0 = seen;
     Ok(removed)
 }
 
-async fn is_orphan<B: Backend>(backend: &B, claim: &Claim) -> Result<bool, ReadError> {
+/// What becomes of a claim that belongs to an IPAMClaim.
+enum Fate {
+    /// It is somebody's.
+    Owned,
+    /// Its owner is gone.
+    OwnerGone,
+    /// Its owner has other addresses.
+    Unused,
+}
+
+async fn fate<B: Backend>(backend: &B, claim: &Claim) -> Result<Fate, ReadError> {
     if !claim.spec.is_persistent() || !claim.spec.holders.is_empty() {
-        return Ok(false);
+        return Ok(Fate::Owned);
     }
     let owner = &claim.spec.owner.owner;
     if !backend.persistent_exists(&owner.namespace, &owner.name, &owner.uid).await? {
-        return Ok(true);
+        return Ok(Fate::OwnerGone);
     }
     // What a first user got that lost against another one. To take it back would be a write, so the version would not be this.
     let read = backend.persistent(&owner.namespace, &owner.name).await?.filter(|read| read.uid == owner.uid);
-    Ok(read.is_some_and(|read| !read.ips.is_empty() && !addresses(&read.ips).contains(&Some(claim.spec.address))))
+    let unused =
+        read.is_some_and(|read| !read.ips.is_empty() && !addresses(&read.ips).contains(&Some(claim.spec.address)));
+    Ok(if unused { Fate::Unused } else { Fate::Owned })
 }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::time::{Duration, Instant};
+
 use weft_core::ledger::Want;
 use weft_core::ledger::remote::{AddressState, Owner};
 use weft_host_abi::types::ReleaseRule;
@@ -10,7 +12,7 @@ use super::backend::Backend;
 use super::backend::memory::Memory;
 use super::object::ClaimState;
 use super::tests::{LATER, Machine, NOW, OTHER, Pod, THIRD, WEB, WEB_AGAIN, address, one, wants};
-use super::{GrantError, Granted, LedgerState, Persistent, claim_name, collect_orphans, drop_intents, reassert};
+use super::{GrantError, Granted, LedgerState, Persistent, Rests, claim_name, collect_orphans, drop_intents, reassert};
 
 const KEY: &str = "ns/vm";
 
@@ -30,6 +32,10 @@ impl Memory {
         let claim = server.claims.get(&claim_name("default", address()))?;
         Some((claim.spec.state, claim.spec.holders.iter().map(|holder| holder.pod.clone()).collect()))
     }
+}
+
+async fn collected(server: &Memory) -> Result<usize, super::DrainError> {
+    collect_orphans(server, &mut Rests::default(), Instant::now()).await
 }
 
 fn owner(pod: &Pod) -> Owner {
@@ -61,15 +67,43 @@ async fn r40_the_address_stays_until_the_ipam_claim_is_gone() {
     assert_eq!((a.drain(NOW).await, server.users()), (0, Some((ClaimState::Kept, Vec::new()))));
     // Nobody else gets it, and its next user does, on another machine.
     assert!(b.add(&OTHER).await.is_err());
-    assert_eq!(collect_orphans(&server).await.unwrap(), 0);
+    assert_eq!(collected(&server).await.unwrap(), 0);
     assert_eq!(add(&b, &OTHER, &one()).await.unwrap(), Granted::All);
     assert_eq!(server.users(), Some((ClaimState::Active, vec!["ns/other".to_owned()])));
     // `holders_empty`: gone, but in use.
     server.0.borrow_mut().persistent.clear();
-    assert_eq!(collect_orphans(&server).await.unwrap(), 0);
+    assert_eq!(collected(&server).await.unwrap(), 0);
     b.del(&OTHER);
     b.drain(NOW).await;
-    assert_eq!((collect_orphans(&server).await.unwrap(), server.users()), (1, None));
+    assert_eq!((collected(&server).await.unwrap(), server.users()), (1, None));
+}
+
+/// The controller's own clock decides, from when it first sees the claim rest.
+#[tokio::test]
+async fn a_cooldown_begins_when_the_ipam_claim_is_gone() {
+    let server = Memory::default();
+    server.make("uid-1");
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    let rest = ReleaseRule::Cooldown(300);
+    let nonce = a.intend_for(&WEB, &owner(&WEB), &one(), &rest);
+    assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
+    a.commit(&WEB, &nonce, &one(), &rest).unwrap();
+    a.del(&WEB);
+    // Its owner keeps it meanwhile, so that another user has it at once.
+    assert_eq!((a.drain(NOW).await, server.users()), (0, Some((ClaimState::Kept, Vec::new()))));
+    server.0.borrow_mut().persistent.clear();
+    let mut rests = Rests::default();
+    let begin = Instant::now();
+    let after = |seconds| begin + Duration::from_secs(seconds);
+    let round = async |rests: &mut Rests, seconds| collect_orphans(&server, rests, after(seconds)).await.unwrap();
+    assert_eq!((round(&mut rests, 0).await, server.users()), (0, Some((ClaimState::Resting, Vec::new()))));
+    assert_eq!(round(&mut rests, 100).await, 0);
+    assert_eq!(round(&mut rests, 399).await, 0);
+    assert!(b.add(&OTHER).await.is_err(), "it rests");
+    // Another process begins anew.
+    assert_eq!(round(&mut Rests::default(), 400).await, 0);
+    assert_eq!((round(&mut rests, 400).await, server.users()), (1, None));
+    b.add(&OTHER).await.unwrap();
 }
 
 #[tokio::test]
@@ -124,7 +158,7 @@ async fn status_cas_lets_one_of_two_first_users_win() {
     assert!(matches!(add(&b, &OTHER, &other).await, Err(GrantError::OtherAddresses(name)) if name == KEY));
     b.drain(LATER).await;
     // What it got is kept by nobody: the claim has no holder and belongs to a living IPAMClaim, whose status has another.
-    assert_eq!(collect_orphans(&server).await.unwrap(), 1);
+    assert_eq!(collected(&server).await.unwrap(), 1);
     assert_eq!((server.ips(), server.0.borrow().claims.len()), (vec!["10.0.0.1/24".to_owned()], 1));
 }
 
@@ -137,7 +171,7 @@ async fn an_ipam_claim_deleted_before_its_status_is_written_gives_nothing_out() 
     server.make("uid-2");
     assert!(matches!(add(&a, &OTHER, &one()).await, Err(GrantError::NoIpamClaim(_))));
     a.drain(LATER).await;
-    assert_eq!(collect_orphans(&server).await.unwrap(), 1);
+    assert_eq!(collected(&server).await.unwrap(), 1);
     assert!(server.users().is_none() && server.ips().is_empty());
 }
 

@@ -29,6 +29,7 @@ pub(super) async fn until_it_holds(backend: &Kubernetes) -> Result<(), WriteErro
         prefix: 32,
         state: ClaimState::Active,
         sharing: Sharing::Exclusive,
+        rest_seconds: 0,
         holders: Vec::new(),
     };
     let end = Instant::now() + PATIENCE;

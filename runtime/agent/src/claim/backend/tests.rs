@@ -30,6 +30,7 @@ fn spec(address: &str, nonce: &str) -> ClaimSpec {
         prefix: 24,
         state: ClaimState::Active,
         sharing: Sharing::Exclusive,
+        rest_seconds: 0,
         holders: vec![holder],
     }
 }

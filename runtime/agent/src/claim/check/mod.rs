@@ -9,6 +9,7 @@ mod run;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -20,9 +21,9 @@ pub use run::{CheckOptions, Checked, check};
 
 use super::backend::{Backend, Fence, WriteError};
 use super::drain::DrainError;
-use super::object::{Claim, ClaimOwner, Identity, LedgerNode, Sharing};
+use super::object::{Claim, ClaimOwner, ClaimState, Identity, LedgerNode, Sharing};
 use super::sweep::{entries, judge};
-use super::{collect_orphans, reassert, reclaim, whereabouts};
+use super::{Rests, collect_orphans, reassert, reclaim, whereabouts};
 
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -160,7 +161,8 @@ async fn of_owner<B: Backend>(
     let owner = &claim.spec.owner.owner;
     let nobody = claim.spec.holders.is_empty();
     if claim.spec.is_persistent() {
-        if nobody && !backend.persistent_exists(&owner.namespace, &owner.name, &owner.uid).await? {
+        let rests = claim.spec.state == ClaimState::Resting;
+        if nobody && !rests && !backend.persistent_exists(&owner.namespace, &owner.name, &owner.uid).await? {
             let what = format!("kept for {}, which is gone", name(claim));
             found.push(finding(claim, Kind::NoOwner, what, "give it back: --repair, or the controller"));
         }
@@ -259,7 +261,7 @@ pub(super) async fn repair<B: Backend>(backend: &B, local: Option<&Local>, claim
         }
     }
     reclaim(backend).await?;
-    collect_orphans(backend).await?;
+    collect_orphans(backend, &mut Rests::default(), Instant::now()).await?;
     let Some(local) = local else { return Ok(()) };
     let Local { store, identity, .. } = local;
     judge(backend, store, identity, claims).await?;

@@ -198,6 +198,7 @@ fn state_name(state: ClaimState) -> &'static str {
     match state {
         ClaimState::Active => "Active",
         ClaimState::Kept => "Kept",
+        ClaimState::Resting => "Resting",
         ClaimState::Conflict => "Conflict",
     }
 }

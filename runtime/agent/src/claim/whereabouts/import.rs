@@ -124,6 +124,7 @@ fn claim(given: &Given, domain: &str, pod: Option<&(String, String)>) -> ClaimSp
         prefix: given.address.prefix_len(),
         state: ClaimState::Active,
         sharing: Sharing::Exclusive,
+        rest_seconds: 0,
         holders: vec![holder],
     }
 }
