@@ -21,6 +21,7 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, interval, timeout};
 
+use super::backend::Backend as _;
 use super::backend::kubernetes::Kubernetes;
 use super::operate::client;
 use super::pool::{self, PoolCount};
@@ -55,6 +56,8 @@ struct Done {
     leads: bool,
     /// Of the last look; empty where this replica does not lead.
     pools: Vec<PoolCount>,
+    /// The ledger is frozen; false where this replica does not lead.
+    frozen: bool,
     given_back: usize,
     failed: usize,
 }
@@ -71,6 +74,8 @@ impl Done {
                 metrics.add("weft_pool_addresses", Kind::Gauge, "Addresses of a pool.", &labels, count);
             }
         }
+        let help = "Whether the cluster ledger is frozen: it grants no address.";
+        metrics.add("weft_ledger_frozen", Kind::Gauge, help, &[], f64::from(u8::from(self.frozen)));
         let help = "Claims given back for machines that are fenced and IPAMClaims that are gone.";
         metrics.add("weft_controller_given_back_total", Kind::Counter, help, &[], number(self.given_back));
         let help = "Looks at the ledger that failed.";
@@ -118,6 +123,7 @@ async fn work(mut election: Election, backend: &Kubernetes, every: Duration, don
         let leads = election.leads().await;
         if !leads {
             done.borrow_mut().pools.clear();
+            done.borrow_mut().frozen = false;
         }
         done.borrow_mut().leads = leads;
         if leads && Instant::now() >= next {
@@ -139,6 +145,9 @@ async fn work(mut election: Election, backend: &Kubernetes, every: Duration, don
 }
 
 async fn look(backend: &Kubernetes, rests: &mut Rests, done: &RefCell<Done>) -> anyhow::Result<()> {
+    // First: a freeze may be why the rest fails.
+    let state = backend.state().await.context("the ledger's state cannot be read")?;
+    done.borrow_mut().frozen = state.frozen;
     let fenced = reclaim(backend).await.context("what fenced machines held cannot be given back")?;
     let orphans = collect_orphans(backend, rests, Instant::now().into_std()).await;
     let orphans = orphans.context("what IPAMClaims owned cannot be given back")?;
