@@ -75,6 +75,35 @@ pub(crate) fn kept(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
+/// With a cooldown nobody gets the address when the IPAMClaim is gone, until a controller has seen it rest for as long.
+pub(crate) fn rested(cluster: &mut Cluster) -> Result<()> {
+    let node = Node::new(cluster, 1)?;
+    let (pod, other) = (Pod::new("tired")?, Pod::new("other")?);
+    make(cluster, "tired")?;
+    let mut conf = conf(&node, "tired");
+    conf["ipam"]["release"] = json!({"cooldown": 2});
+    let address = node.add_with(&pod, &conf)?;
+    node.del_with(&pod, &conf)?;
+    node.wait_for_nothing_left()?;
+    let states = || {
+        let arguments = ["get", "addressclaims", "-o", "jsonpath={.items[*].spec.state}"];
+        cluster.plane()?.kubectl(&arguments, "")
+    };
+    ensure!(states()? == "Kept", "before: {}", states()?);
+    delete(cluster, "tired")?;
+    // By hand nothing is timed: it rests, and goes on resting.
+    for _time in 0..2 {
+        node.operate(cluster, &["reclaim"])?;
+        ensure!(states()? == "Resting", "after a reclaim by hand: {}", states()?);
+    }
+    let elsewhere = node.add(&other)?;
+    ensure!(elsewhere != address, "{address} was given out while it rests");
+    let controller = super::controller::start(cluster, "of-rests")?;
+    wait(PATIENCE, "the end of the rest", || Ok(cluster.claims()?.len() == 1)).with_context(|| controller.log())?;
+    node.del(&other)?;
+    wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
+}
+
 /// Two pods are the first users at once, on two nodes: both end up with one address.
 pub(crate) fn first_users(cluster: &mut Cluster) -> Result<()> {
     let nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];

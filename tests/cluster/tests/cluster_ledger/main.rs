@@ -81,6 +81,7 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("an-agents-memory-follows-its-own-pods", scale::agent_memory),
     ("an-ordinal-keeps-its-address-through-a-scale-to-zero", keep::ordinal),
     ("r40-an-ipam-claim-keeps-its-address", ipam_claim::kept),
+    ("a-cooldown-begins-when-the-ipam-claim-is-gone", ipam_claim::rested),
     ("r39-two-first-users-of-an-ipam-claim-get-one-address", ipam_claim::first_users),
     ("r38-an-ipam-claim-that-is-gone-or-made-again", ipam_claim::gone_or_made_again),
 ];
