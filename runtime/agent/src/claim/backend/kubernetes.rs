@@ -97,9 +97,16 @@ impl Kubernetes {
 
     /// Compares what a write has made with what was known before it was sent. A resourceVersion is etcd's revision, as a number:
     /// <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>.
-    fn wrote(&self, mark: Mark, answer: Result<ClaimObject, WriteError>) -> Result<Versions, WriteError> {
+    fn wrote(
+        &self,
+        mark: Mark,
+        read: Option<&Versions>,
+        answer: Result<ClaimObject, WriteError>,
+    ) -> Result<Versions, WriteError> {
         let versions = answer.map(|object| versions(&object.metadata));
         match &versions {
+            // An update that changes nothing is not written.
+            Ok(versions) if read == Some(versions) => {}
             Ok(versions) => {
                 let at = Position { wrote: true, ..position(Some(&versions.version)) };
                 self.history.answered(mark, at, super::now());
@@ -192,7 +199,7 @@ impl Backend for Kubernetes {
 
     async fn create(&self, spec: &ClaimSpec, epoch: Option<u64>) -> Result<Versions, WriteError> {
         let (claims, object, mark) = (self.claims()?, object(spec, None, epoch), self.history.mark());
-        self.wrote(mark, created(claims.create(&PostParams::default(), &object)).await)
+        self.wrote(mark, None, created(claims.create(&PostParams::default(), &object)).await)
     }
 
     async fn get(&self, name: &str) -> Result<Option<Claim>, ReadError> {
@@ -203,7 +210,7 @@ impl Backend for Kubernetes {
     async fn replace(&self, spec: &ClaimSpec, read: &Versions, epoch: Option<u64>) -> Result<Versions, WriteError> {
         let (claims, name, object) = (self.claims()?, spec.name(), object(spec, Some(read), epoch));
         let mark = self.history.mark();
-        self.wrote(mark, written(claims.replace(&name, &PostParams::default(), &object)).await)
+        self.wrote(mark, Some(read), written(claims.replace(&name, &PostParams::default(), &object)).await)
     }
 
     async fn delete(&self, name: &str, read: &Versions) -> Result<(), WriteError> {
