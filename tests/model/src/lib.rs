@@ -10,8 +10,12 @@
 //! Actors step independently of one another, so an agent that is idle for a while is also a node that is cut off. A request
 //! stays under way after its client gave up, and may be executed late or twice; answers may be lost.
 //!
+//! `blocks` is the protocol of cells of addresses that a machine gives out by itself. Its transitions stand here before they do in
+//! the code.
+//!
 //! Not modelled: cooldown, dual stack, hints, the runtime's list of sandboxes, and the order of the controller's reads.
 
+pub mod blocks;
 pub mod checker;
 mod protocol;
 pub mod rules;

@@ -62,15 +62,25 @@ pub enum Rule {
     StatusFrozen,
     /// A claim without holders yields to an entry that is re-asserted.
     HolderlessYields,
+    /// A cell is given back only when no row lies inside.
+    Empty,
+    /// A cell that is on its way back is never used again; another one is taken.
+    NoUnreturn,
+    /// After a boot nothing is allocated inside a cell until it is known to be still its node's.
+    Unconfirmed,
+    /// That is known by a write that succeeds, not by a read.
+    ConfirmWrite,
+    /// No address that lies in a machine's cell is claimed by itself.
+    Cells,
 }
 
 /// A set of rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules(u32);
+pub struct Rules(u64);
 
 impl Rules {
     /// All rules.
-    pub const ALL: Self = Self(u32::MAX);
+    pub const ALL: Self = Self(u64::MAX);
 
     /// Whether a rule is in force.
     #[must_use]
