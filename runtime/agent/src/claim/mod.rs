@@ -53,3 +53,8 @@ pub use pool::{PoolReach, PoolView, Usage, look_at_pools};
 pub use reassert::{Conflict, Reasserted, drop_intents, reassert, reclaim};
 pub use service::Claims;
 pub use sweep::{Swept, reverse_sweep};
+
+/// Seconds since 1970, for ages alone.
+fn now() -> u64 {
+    weft_core::facts::now().unwrap_or_default()
+}

@@ -109,7 +109,7 @@ impl Kubernetes {
             Ok(versions) if read == Some(versions) => {}
             Ok(versions) => {
                 let at = Position { wrote: true, ..position(Some(&versions.version)) };
-                self.history.answered(mark, at, super::now());
+                self.history.answered(mark, at, crate::claim::now());
             }
             Err(WriteError::NoAnswer(_)) => self.history.failed(),
             Err(_) => {}
@@ -243,7 +243,7 @@ impl Backend for Kubernetes {
         };
         let list = read(list).await.inspect_err(|_unread| self.history.failed())?;
         let Some(list) = list else { return Ok(LedgerState::default()) };
-        self.history.answered(mark, position(list.metadata.resource_version.as_ref()), super::now());
+        self.history.answered(mark, position(list.metadata.resource_version.as_ref()), crate::claim::now());
         let state = list.items.into_iter().find(|state| state.metadata.name.as_deref() == Some(STATE));
         Ok(state.map(|state| state.spec).unwrap_or_default())
     }

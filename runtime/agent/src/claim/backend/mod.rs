@@ -4,6 +4,7 @@
 mod answers;
 mod contract;
 pub mod etcd;
+mod etcd_gateway;
 mod freeze;
 mod ipam_claim;
 pub mod kept;
@@ -15,11 +16,6 @@ mod pool;
 mod tests;
 
 pub use contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
-
-/// Seconds since 1970, for ages alone.
-fn now() -> u64 {
-    weft_core::facts::now().unwrap_or_default()
-}
 
 /// An error with its causes: `kube` hides what the connection said.
 fn with_causes(error: &dyn std::error::Error) -> String {

@@ -25,7 +25,7 @@ use crate::claim::grant::{Grant, GrantError, Granted};
 use crate::claim::object::{Identity, LedgerState, Persistent};
 use crate::claim::persist::report_conflict;
 use crate::claim::pool::KnownPools;
-use crate::claim::{Conflict, DrainError, drain, machine_id, reverse_sweep};
+use crate::claim::{Conflict, DrainError, drain, machine_id, now, reverse_sweep};
 use crate::server::{Deadline, Handler};
 
 /// The ledger of the cluster that this agent is part of.
@@ -322,9 +322,4 @@ fn refuse(error: &GrantError) -> Refusal {
 
 fn internal(error: &dyn std::error::Error) -> Refusal {
     Refusal::new(Fault::Internal, error.to_string())
-}
-
-/// Seconds since 1970, for ages alone.
-fn now() -> u64 {
-    weft_core::facts::now().unwrap_or_default()
 }

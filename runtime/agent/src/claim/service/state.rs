@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use weft_core::agent::{Fault, Refusal};
 use weft_core::ledger::remote::Seen;
 
-use super::{Claims, Ledger, now, refuse};
+use super::{Claims, Ledger, refuse};
 use crate::claim::backend::Backend;
 use crate::claim::object::LedgerState;
-use crate::claim::{Conflict, DrainError, GrantError, drop_intents, reassert, settle};
+use crate::claim::{Conflict, DrainError, GrantError, drop_intents, now, reassert, settle};
 
 /// After so many seconds what was seen is noted again although nothing has changed.
 const NOTED: u64 = 1800;
