@@ -10,16 +10,16 @@ use weft_host_abi::types::ChoiceRequest;
 
 use super::call::Call;
 use super::chosen::chosen;
-use super::compared::{MonitorTrace, Outcome, differences};
+use super::compared::{MonitorTrace, Outcome};
 use super::error::AttachError;
 use super::failures;
 use super::node::{Context, Node, Policies, Watch};
 use super::policies::{choice_reference, grants, limits};
-use super::trace::{Asked, Attempt, Traces};
-use crate::agent::counters;
+use super::trace::{Asked, Attempt};
+use super::watching::{compare, keep, no_compiler};
 use crate::cni::Verb;
 use crate::conf::SelectConf;
-use crate::policy::{Called, Choice, CompileAsk, CompileError, Exchanges, Loaded, verify_choice};
+use crate::policy::{Called, Choice, Loaded, verify_choice};
 
 /// An ADD in a network that watches another policy of its delegates: what its policy was asked, and what came of it.
 pub(super) struct Watched {
@@ -70,13 +70,9 @@ impl Watch for Watched {
         };
         let (context, policies) = (node.context, node.policies.clone());
         let mut trace = self.ask(context, &policies);
-        trace.differences = differences(outcome, &trace.outcome);
-        let (state, network) = (&context.state_dir, &call.network.name);
-        counters::count_policy(state, network, policy, "active", outcome.name());
-        counters::count_policy(state, network, &trace.policy, "monitor", trace.outcome.name());
-        counters::count_policy(state, network, &trace.policy, "compared", trace.verdict());
+        compare(context, &call.network.name, (policy, outcome), &mut trace);
         match active {
-            Active::Chose { .. } => keep(node, call, trace),
+            Active::Chose { .. } => keep(node, call, |traces| traces.choice_monitor = Some(trace)),
             Active::Failed { record: Some(record), .. } => failures::add_monitor(record, trace),
             Active::Failed { record: None, .. } | Active::Unknown => {}
         }
@@ -92,16 +88,7 @@ impl Watched {
 
     fn ask(&self, context: &Context, policies: &Policies) -> MonitorTrace {
         let began = std::time::Instant::now();
-        let mut trace = MonitorTrace {
-            policy: self.policy.clone(),
-            digest: String::new(),
-            outcome: Outcome::Failed(String::new()),
-            differences: Vec::new(),
-            fuel: 0,
-            host_calls: 0,
-            micros: 0,
-            ledger: Exchanges::default(),
-        };
+        let mut trace = MonitorTrace::of_policy(&self.policy);
         match self.load(context, policies) {
             Err(error) => trace.outcome = Outcome::Failed(error.chain()),
             Ok(policy) => {
@@ -117,11 +104,8 @@ impl Watched {
     }
 
     fn load(&self, context: &Context, policies: &Policies) -> Result<Loaded<Choice>, AttachError> {
-        // A compiler would make the process wait: `weftctl policy compile`, and the agent, come before.
-        let declined =
-            |_ask: &CompileAsk<'_>| Err(CompileError::Failed("a monitor does not wait for a compiler".to_owned()));
         let reference = choice_reference(&self.policy)?;
-        Ok(policies.get()?.load(&reference, &grants(context, &self.call.network), &declined)?)
+        Ok(policies.get()?.load(&reference, &grants(context, &self.call.network), &no_compiler)?)
     }
 
     /// What would have come of it: the delegate has to like its settings, too.
@@ -149,18 +133,4 @@ impl Watched {
 
 fn outcome(delegate: &str, settings: &[(String, Value)], reason: &str) -> Outcome {
     Outcome::Chosen { delegate: delegate.to_owned(), settings: settings.to_vec(), reason: reason.to_owned() }
-}
-
-/// Adds it to the journal entry's trace. An entry that a DEL has removed meanwhile needs none.
-fn keep(node: &mut Node<'_>, call: &Call, trace: MonitorTrace) {
-    let key = call.key();
-    let Ok(store) = node.store() else { return };
-    let Ok(Some(entry)) = store.entry(&key) else { return };
-    let mut record = entry.record;
-    let Ok(mut traces) = Traces::parse(&record.trace) else { return };
-    traces.choice_monitor = Some(trace);
-    if let Ok(text) = traces.to_text() {
-        record.trace = text;
-        store.update_record(&key, &record).ok();
-    }
 }

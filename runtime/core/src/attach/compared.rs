@@ -31,6 +31,22 @@ pub struct MonitorTrace {
     pub ledger: Exchanges,
 }
 
+impl MonitorTrace {
+    /// Of a policy that was not asked yet.
+    pub(super) fn of_policy(policy: &str) -> Self {
+        Self {
+            policy: policy.to_owned(),
+            digest: String::new(),
+            outcome: Outcome::Failed(String::new()),
+            differences: Vec::new(),
+            fuel: 0,
+            host_calls: 0,
+            micros: 0,
+            ledger: Exchanges::default(),
+        }
+    }
+}
+
 /// An answer, in what can be compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

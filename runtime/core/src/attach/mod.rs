@@ -56,6 +56,7 @@ mod supersede;
 mod takeover;
 mod teardown;
 mod trace;
+mod watching;
 
 pub use crate::exec::ExecError;
 pub use add::add;

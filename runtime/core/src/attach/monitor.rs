@@ -14,16 +14,16 @@ use std::path::PathBuf;
 use weft_host_abi::types::{ClaimInfo, Decision, LastClaim, LedgerView, Range, Request, Usage};
 
 use super::call::Call;
-use super::compared::{MonitorTrace, Outcome, differences};
+use super::compared::{MonitorTrace, Outcome};
 use super::decide::judge;
 use super::error::AttachError;
 use super::failures;
 use super::node::{Context, Node, Policies, Watch};
 use super::policies::{grants, ipam, limits, reference_of};
-use super::trace::{Asked, Attempt, Trace, Traces};
-use crate::agent::counters;
+use super::trace::{Asked, Attempt, Trace};
+use super::watching::{compare, keep, no_compiler};
 use crate::ledger::remote::{RemoteView, Runs};
-use crate::policy::{Called, CompileAsk, CompileError, Exchanges, Ipam, Loaded, ReplayLedger};
+use crate::policy::{Called, Exchanges, Ipam, Loaded, ReplayLedger};
 use crate::store::NodeStore;
 
 /// An ADD in a network with a monitor: what its policy was asked, and what came of it.
@@ -84,21 +84,9 @@ impl Watched {
     fn ask(&mut self, context: &Context, policies: &Policies, recorded: Exchanges) -> Option<MonitorTrace> {
         let kind = &self.call.network.monitor.as_ref()?.kind;
         let began = std::time::Instant::now();
-        let mut trace = MonitorTrace {
-            policy: kind.policy().unwrap_or_default().to_owned(),
-            digest: String::new(),
-            outcome: Outcome::Failed(String::new()),
-            differences: Vec::new(),
-            fuel: 0,
-            host_calls: 0,
-            micros: 0,
-            ledger: Exchanges::default(),
-        };
-        // A compiler would make the process wait: `weftctl policy compile`, and the agent, come before.
-        let declined =
-            |_ask: &CompileAsk<'_>| Err(CompileError::Failed("a monitor does not wait for a compiler".to_owned()));
+        let mut trace = MonitorTrace::of_policy(kind.policy().unwrap_or_default());
         let loaded: Result<Loaded<Ipam>, AttachError> = reference_of(kind).and_then(|reference| {
-            Ok(policies.get()?.load(&reference, &grants(context, &self.call.network), &declined)?)
+            Ok(policies.get()?.load(&reference, &grants(context, &self.call.network), &no_compiler)?)
         });
         match loaded {
             Err(error) => trace.outcome = Outcome::Failed(error.chain()),
@@ -138,30 +126,11 @@ fn observe_one(mut watched: Watched, node: &mut Node<'_>) {
         }
     };
     let Some(mut trace) = watched.ask(context, &policies, recorded) else { return };
-    trace.differences = differences(&outcome, &trace.outcome);
-    let network = &watched.call.network.name;
-    let state = &context.state_dir;
-    counters::count_policy(state, network, &policy, "active", outcome.name());
-    counters::count_policy(state, network, &trace.policy, "monitor", trace.outcome.name());
-    counters::count_policy(state, network, &trace.policy, "compared", trace.verdict());
+    compare(context, &watched.call.network.name, (&policy, &outcome), &mut trace);
     match active {
-        Active::Decided(_) => keep(node, &watched.call, trace),
+        Active::Decided(_) => keep(node, &watched.call, |traces| traces.monitor = Some(trace)),
         Active::Failed { record: Some(record), .. } => failures::add_monitor(&record, trace),
         Active::Failed { record: None, .. } | Active::Unknown => {}
-    }
-}
-
-/// Adds it to the journal entry's trace. An entry that a DEL has removed meanwhile needs none.
-fn keep(node: &mut Node<'_>, call: &Call, trace: MonitorTrace) {
-    let key = call.key();
-    let Ok(store) = node.store() else { return };
-    let Ok(Some(entry)) = store.entry(&key) else { return };
-    let mut record = entry.record;
-    let Ok(mut traces) = Traces::parse(&record.trace) else { return };
-    traces.monitor = Some(trace);
-    if let Ok(text) = traces.to_text() {
-        record.trace = text;
-        store.update_record(&key, &record).ok();
     }
 }
 

@@ -1,0 +1,38 @@
+//! What both kinds of monitor (`monitor`, `choice_monitor`) do: load without a compiler, count, and write down.
+
+use std::path::Path;
+
+use super::call::Call;
+use super::compared::{MonitorTrace, Outcome, differences};
+use super::node::{Context, Node};
+use super::trace::Traces;
+use crate::agent::counters;
+use crate::policy::{CompileAsk, CompileError};
+
+/// A compiler would make the process wait: `weftctl policy compile`, and the agent, come before.
+pub(super) fn no_compiler(_ask: &CompileAsk<'_>) -> Result<(), CompileError> {
+    Err(CompileError::Failed("a monitor does not wait for a compiler".to_owned()))
+}
+
+/// Compares with what counted, by the policy of that name, and counts both.
+pub(super) fn compare(context: &Context, network: &str, (policy, outcome): (&str, &Outcome), trace: &mut MonitorTrace) {
+    trace.differences = differences(outcome, &trace.outcome);
+    let state: &Path = &context.state_dir;
+    counters::count_policy(state, network, policy, "active", outcome.name());
+    counters::count_policy(state, network, &trace.policy, "monitor", trace.outcome.name());
+    counters::count_policy(state, network, &trace.policy, "compared", trace.verdict());
+}
+
+/// Adds to the journal entry's trace. An entry that a DEL has removed meanwhile needs nothing.
+pub(super) fn keep(node: &mut Node<'_>, call: &Call, note: impl FnOnce(&mut Traces)) {
+    let key = call.key();
+    let Ok(store) = node.store() else { return };
+    let Ok(Some(entry)) = store.entry(&key) else { return };
+    let mut record = entry.record;
+    let Ok(mut traces) = Traces::parse(&record.trace) else { return };
+    note(&mut traces);
+    if let Ok(text) = traces.to_text() {
+        record.trace = text;
+        store.update_record(&key, &record).ok();
+    }
+}
