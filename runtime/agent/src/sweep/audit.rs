@@ -3,6 +3,8 @@
 //! That happens where weft's configuration is not the first in the runtime's directory, as after a reboot on which another vendor's
 //! installer was faster (multus#1387). The pod runs with its default network alone, and nobody would notice.
 //!
+//! Only where `weftctl install --kubernetes` made weft the runtime's plugin: under Multus, others may make all networks of a pod.
+//!
 //! Invariant: a pod is named only after two looks a grace apart, and a live read that says that it is not on the host's network.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -35,6 +35,7 @@ use self::runtime::Sandboxes;
 use crate::Log;
 use crate::cluster::Cluster;
 use crate::events::{Events, Subject};
+use crate::keep::Manifest;
 use crate::pause::jittered;
 use crate::server::Deadline;
 
@@ -181,6 +182,10 @@ impl Sweep {
     /// Says which pods run without the networks they ask for.
     async fn audit(&self, audit: &mut Audit, found: &[Found], sandboxes: &Sandboxes) {
         let Some(cluster) = &self.cluster else { return };
+        // Where weft is not the runtime's own plugin, as under Multus, a sandbox that it does not know is nobody's mistake.
+        if !matches!(Manifest::read(&self.state), Ok(Some(_installed))) {
+            return;
+        }
         let known = found.iter().map(|entry| entry.attachment.container_id.as_str()).collect();
         let installed = audit::installed(&self.state.join(STORE));
         let pod = |pod: &PodName| cluster.known_pod(&pod.namespace, &pod.name);
