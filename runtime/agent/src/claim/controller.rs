@@ -100,7 +100,10 @@ pub fn control(options: &ControllerOptions) -> anyhow::Result<()> {
             let done = Rc::clone(&done);
             // It is ready where it runs: a replica that does not lead waits to.
             let probes = Probes { health: Rc::default(), metrics: Rc::new(move || done.borrow().metrics()) };
-            probes::start(address, Rc::new(probes), Log).await?;
+            // Another replica on this node may have the port. That is no reason to give nothing back.
+            if let Err(error) = probes::start(address, Rc::new(probes), Log).await {
+                Log.warn(&format!("no metrics of this replica: {error:#}"));
+            }
         }
         tokio::select! {
             signal = signals::wait(signals) => {
