@@ -26,6 +26,7 @@ fn main() -> ExitCode {
     suite.test("gc_needs_the_journal_alone", &needs, gc_needs_the_journal_alone);
     suite.test("del_goes_on_past_failures", &needs, del_goes_on_past_failures);
     suite.test("a_reboot_releases_what_the_old_boot_left", &needs, reboot);
+    suite.test("a_fault_stays_with_what_names_it", &needs, fault_stays);
     suite.test("a_reused_netns_path_is_left_alone", &needs, reused_path);
     suite.test("a_device_that_came_home_is_found", &needs, device_that_came_home);
     suite.run()
@@ -141,6 +142,38 @@ fn lose_everything(world: &mut World, container: &str) -> Result<()> {
     fs::remove_dir_all(world.state().join("cache")).context("remove the cache")?;
     world.remove_container(container);
     Ok(())
+}
+
+/// Invariant 14: networks whose policy is missing, is no component, or has no addresses left fail, each with its own code, and one beside
+/// them goes on.
+fn fault_stays() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let spoilt = world.scratch().join("spoilt.wasm");
+    fs::write(&spoilt, "this is no component").context("write a policy")?;
+    let with = |name: &str, ipam: Value| {
+        let mut conf = conf();
+        conf["name"] = json!(name);
+        conf["ipam"] = ipam;
+        conf
+    };
+    let range = |subnet: &str| json!([[{"subnet": subnet}]]);
+    let wasm = |path: &Path, subnet: &str| json!({"type": "wasm", "policy": format!("file://{}", path.display()), "ranges": range(subnet)});
+    let faulty = [
+        with("missing", wasm(&world.scratch().join("nowhere.wasm"), "10.63.0.0/24")),
+        with("spoilt", wasm(&spoilt, "10.64.0.0/24")),
+        with("full", json!({"type": "host-local", "ranges": [[{"subnet": "10.65.0.0/30", "rangeEnd": "10.65.0.1"}]]})),
+        with("wrong", json!({"type": "host-local", "rnages": range("10.66.0.0/24")})),
+    ];
+    for (round, faulty) in faulty.iter().enumerate() {
+        let names = [format!("bad-{round}"), format!("good-{round}")];
+        let (bad, good) = (Attach::eth0(&names[0]), Attach::eth0(&names[1]));
+        let error = world.call("ADD", &bad, faulty)?.error()?;
+        ensure!(error.code >= 5, "{}: {error:?}", faulty["name"]);
+        ok(&world.call("ADD", &good, &conf())?, "ADD of another network")?;
+        ok(&world.call("DEL", &bad, faulty)?, "DEL of the one that failed")?;
+        ok(&world.call("DEL", &good, &conf())?, "DEL of the other")?;
+    }
+    is_clean(&world)
 }
 
 /// Invariant 4.
