@@ -124,7 +124,7 @@ pub(crate) fn one_add_among_many(cluster: &mut Cluster) -> Result<()> {
         // A candidate that somebody has costs one create more and one read.
         let lost = creates.saturating_sub(u64::try_from(ADDS)?);
         ensure!(reads <= lost, "{ADDS} ADDs among {count} claims: {sent:?}");
-        // 50,000 claims are in another part of the range, so a search that starts at a hash meets few.
+        // All claims but these are of another range of the same domain, so a search that starts at a hash meets few.
         ensure!(creates * 10 <= u64::try_from(ADDS)? * 13, "{ADDS} ADDs among {count} claims: {sent:?}");
         medians.push(median(&mut times));
         pods.iter().try_for_each(|pod| node.ipam_del(pod, &conf))?;
