@@ -51,7 +51,7 @@ impl Plan {
     }
 
     /// Names of things of this plan that other attachments may need too (an nftables element for an address, say).
-    /// Teardown leaves those alone that another journal entry names as well. A name that begins with [`EXCLUSIVE`] is the other
+    /// Teardown leaves those alone that another journal entry names as well. A name that begins with [`EXCLUSIVE`](super::EXCLUSIVE) is the other
     /// way round: two entries never hold it at once.
     #[must_use]
     pub fn shared(&self) -> Vec<String> {
