@@ -28,9 +28,9 @@ use crate::plan::Plan;
 use crate::store::NodeStore;
 
 /// So many candidates of a want are written down and tried before the policy is asked again.
-const CANDIDATES: usize = 8;
+pub const CANDIDATES: usize = 8;
 /// So many lost rounds, and the cluster is asked what is taken there. Listing costs its server more than a create.
-const LIST_AFTER: u32 = 2;
+pub const LIST_AFTER: u32 = 2;
 
 /// Claims what the policy decides in the cluster, and writes the journal entry.
 pub(super) fn by_policy(

@@ -21,7 +21,7 @@ use crate::policy::{self, Called, Loaded, Named, PolicyError, Verified};
 use crate::store::NodeStore;
 
 /// How often a policy is asked again after it lost a race.
-const ASKS: u32 = 16;
+pub const ASKS: u32 = 16;
 
 /// A verified decision with what it was made from.
 pub(super) struct Decided {

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use weft_core::attach::{ASKS, CANDIDATES, LIST_AFTER};
 use weft_core::facts;
 use weft_core::ledger::remote::Runs;
 use weft_core::policy::{self, Verified};
@@ -14,12 +15,6 @@ use super::measure::Tally;
 use super::run::Subject;
 use super::workload::{Life, SECOND, Time};
 
-/// So many candidates of an address are tried before the policy is asked again, as in weft.
-const CANDIDATES: usize = 8;
-/// So many lost rounds, and the ledger is listed.
-const LIST_AFTER: u32 = 2;
-/// So many lost rounds, and the ADD fails.
-const ASKS: u32 = 16;
 /// When the simulation begins, in seconds since 1970.
 const BEGIN: u64 = 1_700_000_000;
 
