@@ -47,6 +47,8 @@ run cargo test --release --locked --no-fail-fast --manifest-path guest-plugins/C
 # With the documentation's examples.
 run cargo test --release --locked --no-fail-fast --manifest-path sdk/rust/Cargo.toml --features testing --target-dir guest-plugins/target
 
+# What failed once more, at the end: it lies thousands of lines above.
+awk '/^failures:$/ { inside = 1 } inside { print } /^test result:/ { inside = 0 }' "$log"
 awk '/^test result:/ { passed += $4; failures += $6; ignored += $8 }
      END { printf "\n%d passed, %d failed, %d skipped\n", passed, failures, ignored }' "$log"
 exit "$failed"
