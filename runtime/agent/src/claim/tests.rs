@@ -415,6 +415,11 @@ async fn a_cooldown_rests_in_the_cluster() {
     a.commit(&WEB, &nonce, &one(), &rest).unwrap();
     a.store.borrow_mut().abandon(&WEB.key(), NOW).unwrap();
     assert_eq!((a.drain(NOW).await, server.holder()), (0, None));
+    // Nor has one that got no address of the other family, or gave up.
+    let nonce = a.intend(&WEB, &one(), &rest);
+    a.grant(&nonce).await.unwrap();
+    a.give_up(&nonce);
+    assert_eq!((a.drain(NOW).await, server.holder()), (0, None));
 }
 
 #[tokio::test]

@@ -171,8 +171,9 @@ pub(super) fn tombstone(
 }
 
 /// Gives up the intents of one row: what no request was sent for, or what is known to be somebody else's, is nothing to give
-/// back.
+/// back. What was granted in vain needs no rest: nobody has used it.
 pub(super) fn give_up(conn: &Connection, id: i64, now: u64) -> Result<(), Fault> {
+    conn.prepare_cached("UPDATE remote SET release = '\"free\"' WHERE id = ?1 AND entry IS NULL")?.execute([id])?;
     conn.prepare_cached("DELETE FROM remote_addresses WHERE remote = ?1 AND state = 0 AND answer IN (0, 3)")?
         .execute([id])?;
     tombstone(conn, "state = 0 AND remote = ?2", id, now)?;
