@@ -6,17 +6,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use weft_kit::cni::{Reply, ok};
 use weft_kit::process::{self, Place};
 use weft_kit::sandbox;
+use weft_kit::stopped::Started;
 use weft_kit::suite::{Need, Suite};
 use weft_kit::world::{Attach, World, container_id};
 
@@ -56,71 +53,16 @@ fn conf() -> Value {
                                                           "rangeEnd": "10.63.0.3" }]] } })
 }
 
-/// An ADD that stops itself at a system call.
-struct Stopped {
-    pid: Pid,
-    thread: JoinHandle<Result<Reply>>,
-}
-
-impl Stopped {
-    /// Ends it as told, and returns its answer.
-    fn end(self, then: Then) -> Result<Reply> {
-        let signal = if then == Then::GoesOn { Signal::SIGCONT } else { Signal::SIGKILL };
-        // strace counts the calls of each thread: another one may stop the process again.
-        while !self.thread.is_finished() {
-            match kill(self.pid, signal) {
-                Ok(()) | Err(Errno::ESRCH) => thread::sleep(Duration::from_millis(2)),
-                Err(errno) => bail!("send {signal}: {errno}"),
-            }
-        }
-        answer(self.thread)
+impl Then {
+    fn signal(self) -> Signal {
+        if self == Self::GoesOn { Signal::SIGCONT } else { Signal::SIGKILL }
     }
 }
 
-fn answer(thread: JoinHandle<Result<Reply>>) -> Result<Reply> {
-    thread.join().map_err(|_panic| anyhow::anyhow!("the caller panicked"))?
-}
-
-enum Started {
-    Stopped(Stopped),
-    /// It has fewer calls than that.
-    Ended(Reply),
-}
-
-/// Starts an ADD under strace, which stops it when it enters its `number`-th call to the kernel by netlink. Stopped inside a
-/// transaction of SQLite's it would keep every other process waiting, whatever they do.
+/// Starts an ADD, which stops at its `number`-th request to the kernel.
 fn add_until(world: &mut World, attach: &Attach<'_>, conf: &Value, plugin: &str, number: usize) -> Result<Started> {
     let call = world.prepare("ADD", attach, conf)?;
-    let (log, script) = (world.scratch().join("add.strace"), world.scratch().join("add.sh"));
-    drop(fs::remove_file(&log));
-    let body = format!(
-        "#!/bin/sh\nexec strace -f -qq -o {} -e trace=sendto,sendmsg -e inject=sendto,sendmsg:signal=STOP:when={number} {}\n",
-        log.display(),
-        world.plugin(plugin).display()
-    );
-    fs::write(&script, body).context("write the script")?;
-    process::run(&Place::default(), &["chmod".to_owned(), "755".to_owned(), script.display().to_string()])?;
-    let place = world.place()?;
-    let thread = thread::spawn(move || call.run(&script, &place));
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        if thread.is_finished() {
-            return Ok(Started::Ended(answer(thread)?));
-        }
-        if let Some(pid) = stopped_in(&log) {
-            return Ok(Started::Stopped(Stopped { pid, thread }));
-        }
-        ensure!(Instant::now() < deadline, "the ADD neither stopped nor ended");
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// The process that the trace says has stopped. A thread of it may be what was stopped first; the signal is the process's.
-fn stopped_in(log: &Path) -> Option<Pid> {
-    let text = fs::read_to_string(log).ok()?;
-    text.lines().find(|line| line.contains("--- stopped by SIGSTOP ---"))?;
-    let first = text.lines().next()?.split_whitespace().next()?.parse().ok()?;
-    Some(Pid::from_raw(first))
+    Started::at(call, &world.plugin(plugin), world.place()?, world.scratch(), number)
 }
 
 fn call(world: &mut World, verb: Verb, container: &str) -> Result<Reply> {
@@ -221,7 +163,7 @@ fn at_every_call(verb: Verb, then: Then) -> Result<()> {
             ensure!(says_so, "{when}: ADD of another pod: code {}: {} {}", error.code, error.msg, error.details);
         }
         oracle(&world, &when)?;
-        let reply = stopped.end(then)?;
+        let reply = stopped.end(then.signal())?;
         oracle(&world, &format!("{when}, after its end"))?;
         if is_locked_out {
             ok(&world.call("ADD", &Attach::eth0("other"), &conf())?, &format!("{when}: ADD of another pod, again"))?;
@@ -267,7 +209,7 @@ fn repaired() -> Result<()> {
         repair(&world, &["--apply"])?;
         let after = rules(&world)?;
         ensure!(before == after, "stopped at call {number}: the repair changed\n{before}\nto\n{after}");
-        ok(&stopped.end(Then::GoesOn)?, &format!("ADD that was stopped at call {number}"))?;
+        ok(&stopped.end(Then::GoesOn.signal())?, &format!("ADD that was stopped at call {number}"))?;
         ok(&call(&mut world, Verb::Del, "pod")?, "DEL")?;
         is_clean(&world, &format!("stopped at call {number}"))?;
     }
@@ -318,7 +260,7 @@ fn stopped_step() -> Result<()> {
         stops += 1;
         ok(&call_as(&mut world, "portmap", "DEL", Some(&bridge))?, &when)?;
         ok(&call_as(&mut world, "bridge", "DEL", Some(&bridge))?, &when)?;
-        stopped.end(Then::GoesOn)?;
+        stopped.end(Then::GoesOn.signal())?;
         // Again: what a step did after all is gone at the latest with the next DEL.
         ok(&call_as(&mut world, "portmap", "DEL", None)?, &when)?;
         ok(&call_as(&mut world, "bridge", "DEL", None)?, &when)?;

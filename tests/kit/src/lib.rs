@@ -11,6 +11,7 @@
 //! names     replaces what differs from run to run (MACs, indexes, random names, paths) by what it stands for
 //! talk      servers and questions over TCP and UDP, between namespaces
 //! firewalld  a firewalld on a real D-Bus
+//! stopped   a call that stands still at one of its requests to the kernel
 //! case      data-driven cases: a directory each, run through the reference and through weft, compared
 //! suite     trials for libtest-mimic, ignored with a reason where a machine cannot run them
 //! ```
@@ -27,6 +28,7 @@ pub mod observe;
 pub mod process;
 pub mod programs;
 pub mod sandbox;
+pub mod stopped;
 pub mod suite;
 pub mod talk;
 pub mod world;
