@@ -8,10 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Where etcd listens for clients, in the API server's network namespace.
 pub const ETCD: &str = "127.0.0.1:2379";
+/// The one member of etcd's cluster.
+const PEER: &str = "http://127.0.0.1:2380";
 
 /// A user of the API server, with a token of its own.
 #[derive(Debug, Clone)]
@@ -54,17 +56,24 @@ pub fn kubeconfig_path(dir: &Path, user: &str) -> PathBuf {
 pub fn write_users(dir: &Path, server: &str, users: &[User]) -> Result<()> {
     let line = |user: &User| format!("{},{},{},{}\n", user.token(), user.name, user.short, user.group);
     fs::write(dir.join("tokens.csv"), users.iter().map(line).collect::<String>()).context("write the tokens")?;
-    for user in users {
-        let kubeconfig = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "only",
-            "clusters": [{"name": "only", "cluster": {
-                "server": server, "certificate-authority": dir.join("tls/apiserver.crt")}}],
-            "users": [{"name": "only", "user": {"token": user.token()}}],
-            "contexts": [{"name": "only", "context": {"cluster": "only", "user": "only"}}],
-        });
-        fs::write(kubeconfig_path(dir, &user.short), kubeconfig.to_string()).context("write a kubeconfig")?;
-    }
-    Ok(())
+    let cluster = json!({"server": server, "certificate-authority": dir.join("tls/apiserver.crt")});
+    users.iter().try_for_each(|user| {
+        write_kubeconfig(&kubeconfig_path(dir, &user.short), &cluster, &json!({"token": user.token()}))
+    })
+}
+
+/// Writes credentials: how the server is reached, and who the client is.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_kubeconfig(path: &Path, cluster: &Value, user: &Value) -> Result<()> {
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "only",
+        "clusters": [{"name": "only", "cluster": cluster}],
+        "users": [{"name": "only", "user": user}],
+        "contexts": [{"name": "only", "context": {"cluster": "only", "user": "only"}}],
+    });
+    fs::write(path, kubeconfig.to_string()).with_context(|| format!("write {}", path.display()))
 }
 
 /// Flags of a program.
@@ -73,21 +82,35 @@ pub fn flags(flags: &[(&str, String)]) -> Vec<String> {
     flags.iter().map(|(name, value)| format!("--{name}={value}")).collect()
 }
 
-/// Flags of etcd, whose data are in `data`.
-#[must_use]
-pub fn etcd_flags(data: &Path) -> Vec<String> {
-    let (client, peer) = (format!("http://{ETCD}"), "http://127.0.0.1:2380".to_owned());
+/// What etcd and its tool are both told of the member whose data are in `data`.
+fn member_flags(data: &Path) -> Vec<String> {
     flags(&[
         ("name", "only".to_owned()),
         ("data-dir", data.display().to_string()),
+        ("initial-advertise-peer-urls", PEER.to_owned()),
+        ("initial-cluster", format!("only={PEER}")),
+    ])
+}
+
+/// Flags of `etcdutl snapshot restore` for the member whose data come into `data`, `bump` revisions after the snapshot's last.
+#[must_use]
+pub fn restore_flags(data: &Path, bump: u64) -> Vec<String> {
+    let more = ["--skip-hash-check".to_owned(), "--mark-compacted".to_owned(), format!("--bump-revision={bump}")];
+    [member_flags(data), more.into()].concat()
+}
+
+/// Flags of etcd, whose data are in `data`.
+#[must_use]
+pub fn etcd_flags(data: &Path) -> Vec<String> {
+    let client = format!("http://{ETCD}");
+    let more = flags(&[
         ("listen-client-urls", client.clone()),
         ("advertise-client-urls", client),
-        ("listen-peer-urls", peer.clone()),
-        ("initial-advertise-peer-urls", peer.clone()),
-        ("initial-cluster", format!("only={peer}")),
+        ("listen-peer-urls", PEER.to_owned()),
         // Tests end processes, never the machine.
         ("unsafe-no-fsync", "true".to_owned()),
-    ])
+    ]);
+    [member_flags(data), more].concat()
 }
 
 /// Flags of the API server: `dir` has its users and `account.key`.

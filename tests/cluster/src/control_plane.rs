@@ -4,6 +4,7 @@
 //! others.
 
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -11,12 +12,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 use tempfile::TempDir;
 use weft_kit::dhcp::{Daemon, wait};
 use weft_kit::process::{self, LIMIT, Place};
 use weft_kit::{programs, sandbox};
 
-use crate::api_server::{ADMIN, User, api_server_flags, etcd_flags, kubeconfig_path, write_users};
+use crate::api_server::{
+    ADMIN, User, api_server_flags, etcd_flags, kubeconfig_path, restore_flags, write_kubeconfig, write_users,
+};
 
 /// How long the API server may take to come up.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -46,7 +50,7 @@ impl ControlPlane {
     pub fn start(place: &Place, address: &str, users: &[User]) -> Result<Self> {
         let dir = TempDir::new_in(sandbox::scratch()).context("a directory for the control plane")?;
         let binary = programs::kubernetes().map_err(anyhow::Error::msg)?;
-        for name in ["etcd", "kube-apiserver", "kubectl"] {
+        for name in ["etcd", "etcdutl", "kube-apiserver", "kubectl"] {
             symlink(&binary, dir.path().join(name)).with_context(|| format!("link {name}"))?;
         }
         write_users(dir.path(), &format!("https://{address}:{PORT}"), users)?;
@@ -71,6 +75,18 @@ impl ControlPlane {
     #[must_use]
     pub fn data(&self) -> PathBuf {
         self.dir.path().join("data")
+    }
+
+    /// Puts a snapshot in the place of etcd's data, with the next revision beyond all that were given out. etcd does not run.
+    ///
+    /// # Errors
+    /// The snapshot cannot be used.
+    pub fn restore_snapshot(&self, snapshot: &Path, bump: u64) -> Result<()> {
+        std::fs::remove_dir_all(self.data()).context("remove etcd's data")?;
+        let (etcdutl, snapshot) = (path(&self.dir, "etcdutl"), snapshot.display().to_string());
+        let argv =
+            [vec![etcdutl, "snapshot".to_owned(), "restore".to_owned(), snapshot], restore_flags(&self.data(), bump)];
+        process::run(&self.place, &argv.concat()).map(drop)
     }
 
     /// Starts etcd on the data that are there.
@@ -152,6 +168,32 @@ impl ControlPlane {
         command.env("HOME", self.dir.path()).arg("--kubeconfig").arg(self.kubeconfig(&ADMIN)).args(arguments);
         let output = process::output(&self.place, command, stdin.as_bytes(), LIMIT)?;
         Ok(output.success(&format!("kubectl {}", arguments.join(" ")))?.text())
+    }
+
+    /// `kubectl proxy` with a user's credentials, which serves a socket.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn proxy(&self, user: &User, socket: &Path) -> Result<Daemon> {
+        let argv = [
+            path(&self.dir, "kubectl"),
+            format!("--kubeconfig={}", self.kubeconfig(user).display()),
+            "proxy".to_owned(),
+            format!("--unix-socket={}", socket.display()),
+        ];
+        let proxy = Daemon::start(&self.place, &argv, &self.dir.path().join("proxy.log"))?;
+        wait(PATIENCE, "kubectl proxy", || Ok(UnixStream::connect(socket).is_ok())).with_context(|| proxy.log())?;
+        Ok(proxy)
+    }
+
+    /// Credentials that name a server, for a client that a proxy stands before.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn kubeconfig_of(&self, server: &str) -> Result<PathBuf> {
+        let kubeconfig = self.dir.path().join("proxied.kubeconfig");
+        write_kubeconfig(&kubeconfig, &json!({"server": server}), &json!({}))?;
+        Ok(kubeconfig)
     }
 
     /// Applies a file of `deploy/`.

@@ -18,6 +18,7 @@ use weft_kit::netns::NetNs;
 use weft_kit::process::{self, Place};
 use weft_kit::{programs, sandbox};
 
+use super::proxy::{Proxy, Upstream};
 use super::world::PATIENCE;
 
 /// Where etcd or the API server listens; nodes have addresses of the same prefix.
@@ -287,6 +288,31 @@ impl Cluster {
                 ["--node-name", node, "--kubeconfig", &kubeconfig].map(str::to_owned).into()
             }
         }
+    }
+
+    /// A proxy before it, with the agent's rights.
+    pub(crate) fn proxy(&self) -> Result<Proxy> {
+        let (upstream, kubectl) = match &self.server {
+            Server::Etcd(_) => (Upstream::Tcp(api_server::ETCD), None),
+            Server::Kubernetes(plane) => {
+                let socket = sandbox::scratch().join(format!("proxy-{}", self.netns.name()));
+                drop(std::fs::remove_file(&socket));
+                let kubectl = plane.proxy(&AGENT, &socket)?;
+                (Upstream::Unix(socket), Some(kubectl))
+            }
+        };
+        Proxy::start(&self.netns, ADDRESS.parse()?, upstream, kubectl)
+    }
+
+    /// `ledger`, and what the agent of a node is started with, by way of a proxy.
+    pub(crate) fn by_way_of(&self, proxy: &Proxy, node: &str) -> Result<(Value, Vec<String>)> {
+        Ok(match &self.server {
+            Server::Etcd(_) => (json!({"type": "etcd", "endpoints": [proxy.url()]}), Vec::new()),
+            Server::Kubernetes(plane) => {
+                let kubeconfig = plane.kubeconfig_of(&proxy.url())?.display().to_string();
+                (self.ledger(), ["--node-name", node, "--kubeconfig", &kubeconfig].map(str::to_owned).into())
+            }
+        })
     }
 
     /// How `weftctl ledger` is told which cluster ledger.

@@ -8,7 +8,7 @@ use super::cluster::Cluster;
 use super::world::{Node, PATIENCE, Pod};
 
 /// Makes an IPAMClaim in the pods' namespace.
-fn make(cluster: &Cluster, name: &str) -> Result<()> {
+pub(crate) fn make(cluster: &Cluster, name: &str) -> Result<()> {
     let plane = cluster.plane()?;
     let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns"}});
     plane.kubectl(&["apply", "-f", "-"], &space.to_string())?;
@@ -19,7 +19,7 @@ fn make(cluster: &Cluster, name: &str) -> Result<()> {
     plane.kubectl(&["create", "-f", "-"], &claim.to_string()).map(drop)
 }
 
-fn delete(cluster: &Cluster, name: &str) -> Result<()> {
+pub(crate) fn delete(cluster: &Cluster, name: &str) -> Result<()> {
     cluster.plane()?.kubectl(&["-n", "ns", "delete", "ipamclaim", name], "").map(drop)
 }
 
@@ -30,7 +30,7 @@ fn status(cluster: &Cluster, name: &str) -> Result<Value> {
 }
 
 /// The network for a pod whose annotation names an IPAMClaim, as `weft-pod` hands it on.
-fn conf(node: &Node, name: &str) -> Value {
+pub(crate) fn conf(node: &Node, name: &str) -> Value {
     let mut conf = node.conf();
     conf["args"] = json!({"cni": {"ipam-claim-reference": name}});
     conf

@@ -5,10 +5,13 @@ mod chaos;
 mod check;
 mod cluster;
 mod controller;
+mod history;
 mod ipam_claim;
 mod keep;
 mod objects;
 mod pools;
+mod proxy;
+mod requests;
 mod restore;
 mod scale;
 mod whereabouts;
@@ -45,6 +48,14 @@ const TRIALS: &[(&str, Trial)] = &[
     ("a-fence-by-hand-frees-what-a-dead-machine-held", fenced_by_hand),
     ("a-restore-behind-a-freeze-duplicates-nothing", restore::frozen),
     ("a-restore-that-nobody-announced-is-noticed", restore::unannounced),
+    ("a-create-that-is-delivered-late-is-swept", requests::late_create),
+    ("a-delete-that-is-delivered-late-takes-nothing-from-a-retry", requests::late_delete),
+    ("a-delete-that-is-delivered-late-takes-nothing-from-the-next-owner", requests::delete_of_the_next_owners),
+    ("requests-that-are-lost-or-doubled", requests::lost_and_doubled),
+    ("an-add-within-a-sweep-keeps-its-claim", requests::add_within_a_sweep),
+    ("an-add-that-is-stopped-after-its-grant", requests::stopped_after_the_grant),
+    ("an-add-that-is-stopped-at-any-request-and-deleted", requests::stopped_at_every_request),
+    ("a-random-history-is-that-of-the-model", history::of_a_cluster),
     ("chaos", chaos::stands),
 ];
 
@@ -68,6 +79,7 @@ const SECURED: &[(&str, Trial)] = &[
 const OBJECTS: &[(&str, Trial)] = &[
     ("the-objects-keep-their-rules", objects::rules),
     ("a-freeze-holds-at-the-api-server", objects::freeze),
+    ("a-restore-with-a-bumped-revision-is-noticed", restore::bumped),
     ("the-agent-has-no-more-rights-than-it-needs", objects::rights),
     ("an-add-without-the-objects-says-what-to-apply", objects::missing),
     ("a-taint-frees-what-a-dead-machine-held", objects::fenced_by_taint),
@@ -84,16 +96,19 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("a-cooldown-begins-when-the-ipam-claim-is-gone", ipam_claim::rested),
     ("r39-two-first-users-of-an-ipam-claim-get-one-address", ipam_claim::first_users),
     ("r38-an-ipam-claim-that-is-gone-or-made-again", ipam_claim::gone_or_made_again),
+    ("an-ipam-claim-that-ends-before-its-status-is-written", requests::status_after_the_end),
+    ("a-holder-that-is-written-late-is-swept", requests::late_holder),
 ];
 
 fn main() -> ExitCode {
     sandbox::enter();
     let mut needs = vec![Need::Sandbox, Need::Weft, Need::Weftctl];
-    needs.extend(["etcd", "ip", "nft", "sqlite3", "unshare"].map(Need::Tool));
+    needs.extend(["etcd", "ip", "nft", "sqlite3", "strace", "unshare"].map(Need::Tool));
     let beside = [needs.clone(), vec![Need::Reference]].concat();
     let with_kubernetes = [needs.clone(), vec![Need::Kubernetes, Need::Tool("openssl")]].concat();
     let mut suite = Suite::new();
     suite.test("stock-host-local-gives-an-address-twice", &beside, || stock_gives_it_twice(&mut Cluster::etcd()?));
+    suite.test("node/a-random-history-is-that-of-the-model", &needs, || history::of_a_node(&mut Cluster::etcd()?));
     for (name, fault, words) in FAULTS {
         suite.test(format!("chaos-oracle-notices-{name}"), &beside, || {
             chaos::notices(&mut Cluster::etcd()?, *fault, words)

@@ -19,9 +19,10 @@ use weft_kit::process::{self, LIMIT, Output, Place};
 use weft_kit::programs::{self, Installation};
 
 use super::cluster::Cluster;
+use super::proxy::Proxy;
 
 /// How long programs may take to come up, or to get something done in the background.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 /// A node.
 pub(crate) struct Node {
     netns: NetNs,
@@ -71,6 +72,11 @@ impl Pod {
         Ok(Self { container: container.to_owned(), netns: NetNs::new("pod")? })
     }
 
+    /// Its container's id.
+    pub(crate) fn container(&self) -> &str {
+        &self.container
+    }
+
     /// Takes every address off its `eth0`, as no runtime would.
     pub(crate) fn lose_addresses(&self) -> Result<()> {
         self.netns.line("ip address flush dev eth0").map(drop)
@@ -94,6 +100,18 @@ impl Node {
 
     /// The same, with more arguments for its agent.
     pub(crate) fn with_arguments(cluster: &Cluster, number: u8, more: &[&str]) -> Result<Self> {
+        let mut arguments = cluster.agent_arguments(&format!("node{number}"));
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
+        Self::start(cluster, number, cluster.ledger(), arguments)
+    }
+
+    /// A node whose agent reaches the cluster by way of a proxy.
+    pub(crate) fn behind(cluster: &Cluster, number: u8, proxy: &Proxy) -> Result<Self> {
+        let (ledger, arguments) = cluster.by_way_of(proxy, &format!("node{number}"))?;
+        Self::start(cluster, number, ledger, arguments)
+    }
+
+    fn start(cluster: &Cluster, number: u8, ledger: Value, arguments: Vec<String>) -> Result<Self> {
         let netns = NetNs::new("node")?;
         // The kernel takes its time with the links of nodes that are gone.
         let near = format!("w{}", netns.name());
@@ -109,8 +127,6 @@ impl Node {
         let id = format!("4c4c4544-0043-3510-8052-b4c04f5644{number:02}\n");
         fs::write(machine.join("machine-id"), &id)?;
         fs::write(machine.join("product_uuid"), &id)?;
-        let (ledger, mut arguments) = (cluster.ledger(), cluster.agent_arguments(&name));
-        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         let mut node = Self { netns, installation, name, machine, ledger, arguments, agent: None };
         node.start_agent()?;
         Ok(node)
@@ -278,19 +294,21 @@ impl Node {
         one_address(&result, pod)
     }
 
-    /// ADD of weft as an IPAM plugin that must succeed: the address. No link is made.
+    /// A verb of weft as an IPAM plugin. No link is made.
+    pub(crate) fn ipam(&self, verb: &str, pod: &Pod, conf: &Value) -> Result<Reply> {
+        self.call(verb, pod, conf).run(&self.installation.bin().join("weft-ipam"), &self.netns.place())
+    }
+
+    /// ADD of the same that must succeed: the address.
     pub(crate) fn ipam_add(&self, pod: &Pod, conf: &Value) -> Result<String> {
-        let program = self.installation.bin().join("weft-ipam");
-        let reply = self.call("ADD", pod, conf).run(&program, &self.netns.place())?;
-        let result = reply.result().with_context(|| self.log())?;
+        let result = self.ipam("ADD", pod, conf)?.result().with_context(|| self.log())?;
         let address = result.pointer("/ips/0/address").and_then(Value::as_str).context("no address in the result")?;
         Ok(address.split('/').next().unwrap_or_default().to_owned())
     }
 
     /// DEL of the same, which must succeed.
     pub(crate) fn ipam_del(&self, pod: &Pod, conf: &Value) -> Result<()> {
-        let program = self.installation.bin().join("weft-ipam");
-        self.call("DEL", pod, conf).run(&program, &self.netns.place())?.quiet()
+        self.ipam("DEL", pod, conf)?.quiet()
     }
 
     /// DEL with a configuration of its own, which must succeed.
