@@ -56,8 +56,11 @@ pub(super) fn deployment(cluster: &mut Cluster) -> Result<()> {
     let set = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "trial", "namespace": "default"},
         "spec": {"replicas": 3, "selector": {"matchLabels": labels},
                  "template": {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}}});
+    let before = pod_writes(cluster)?;
     cluster.kubectl().apply(&[definition("vlan-conf", Some(&vlan)), definition("macvlan-conf", None), set])?;
     let pods = running(cluster, 3)?;
+    let written = pod_writes(cluster)? - before;
+    ensure!(written == pods.len(), "{written} writes of {} pods' objects: each has four networks", pods.len());
     let mut addresses = BTreeSet::new();
     for pod in &pods {
         let networks = [
@@ -83,6 +86,16 @@ pub(super) fn deployment(cluster: &mut Cluster) -> Result<()> {
         other.ping(link, one.address(link)?)?;
     }
     Ok(())
+}
+
+/// How often agents have written to objects of pods: their statuses.
+fn pod_writes(cluster: &Cluster) -> Result<usize> {
+    let is_write = |verb: &str| ["create", "update", "patch", "delete"].contains(&verb);
+    let requests = cluster.requests()?;
+    let writes = requests.iter().filter(|((verb, resource, _code), _count)| {
+        is_write(verb) && (resource == "pods" || resource.starts_with("pods/"))
+    });
+    Ok(writes.map(|(_request, count)| count).sum())
 }
 
 /// Two pods that are not on one node.
