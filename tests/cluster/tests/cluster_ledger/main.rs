@@ -54,7 +54,6 @@ const TRIALS: &[(&str, Trial)] = &[
     ("requests-that-are-lost-or-doubled", requests::lost_and_doubled),
     ("an-add-within-a-sweep-keeps-its-claim", requests::add_within_a_sweep),
     ("an-add-that-is-stopped-after-its-grant", requests::stopped_after_the_grant),
-    ("an-add-that-is-stopped-at-any-request-and-deleted", requests::stopped_at_every_request),
     ("a-random-history-is-that-of-the-model", history::of_a_cluster),
     ("chaos", chaos::stands),
 ];
@@ -109,6 +108,10 @@ fn main() -> ExitCode {
     let mut suite = Suite::new();
     suite.test("stock-host-local-gives-an-address-twice", &beside, || stock_gives_it_twice(&mut Cluster::etcd()?));
     suite.test("node/a-random-history-is-that-of-the-model", &needs, || history::of_a_node(&mut Cluster::etcd()?));
+    // What happens on the node is the same for an API server.
+    suite.test("etcd/an-add-that-is-stopped-at-any-request-and-deleted", &needs, || {
+        requests::stopped_at_every_request(&mut Cluster::etcd()?)
+    });
     for (name, fault, words) in FAULTS {
         suite.test(format!("chaos-oracle-notices-{name}"), &beside, || {
             chaos::notices(&mut Cluster::etcd()?, *fault, words)
