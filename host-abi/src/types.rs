@@ -183,6 +183,8 @@ pub enum ClaimState {
     Cooldown,
     /// Released, kept for its owner.
     Kept,
+    /// Somebody on the wire had it. A policy sees that as a cooldown.
+    Conflict,
 }
 
 /// A durable record that an address is taken, as a policy sees it.

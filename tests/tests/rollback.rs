@@ -83,6 +83,15 @@ fn cases() -> Vec<Case> {
                         "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.61.0.0/24" }]] } }),
             ),
         },
+        Case {
+            name: "bridge_asks_for_duplicates",
+            host: &[],
+            conf: conf(
+                "weft",
+                json!({ "delegate": { "type": "bridge", "bridge": "roll0", "isGateway": true }, "ipam": dual_stack(),
+                        "duplicates": { "detect": true, "waitMs": 30 } }),
+            ),
+        },
         Case { name: "bridge_layer2", host: &[], conf: conf("bridge", json!({ "bridge": "roll0" })) },
         Case { name: "ptp", host: &[], conf: conf("ptp", json!({ "ipMasq": true, "ipam": dual_stack() })) },
         Case { name: "macvlan", host: PARENT, conf: conf("macvlan", json!({ "master": "up0", "ipam": dual_stack() })) },

@@ -87,7 +87,7 @@ pub(crate) fn claim(claim: &native::ClaimInfo) -> wit::Claim {
         ifname: claim.ifname.clone(),
         state: match claim.state {
             native::ClaimState::Active => wit::ClaimState::Active,
-            native::ClaimState::Cooldown => wit::ClaimState::Cooldown,
+            native::ClaimState::Cooldown | native::ClaimState::Conflict => wit::ClaimState::Cooldown,
             native::ClaimState::Kept => wit::ClaimState::Kept,
         },
     }

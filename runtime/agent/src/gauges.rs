@@ -74,6 +74,13 @@ impl Sources {
             }
         }
         self.kept_in_place(&mut metrics);
+        self.counted(&mut metrics);
+        self.monitored(&mut metrics);
+        metrics
+    }
+
+    /// What CNI calls have counted.
+    fn counted(&self, metrics: &mut Metrics) {
         for ((verb, network, code), count) in self.counters.requests() {
             let labels = [("verb", verb.as_str()), ("network", network.as_str()), ("code", code.as_str())];
             let help = "CNI calls by their outcome; code 0 is success.";
@@ -84,8 +91,10 @@ impl Sources {
             metrics.add("weft_cni_duration_seconds_sum", Kind::Counter, "Time spent in CNI calls.", &labels, seconds);
             metrics.add("weft_cni_duration_seconds_count", Kind::Counter, "CNI calls.", &labels, large(count));
         }
-        self.monitored(&mut metrics);
-        metrics
+        for (network, count) in self.counters.conflicts() {
+            let help = "Addresses that somebody else on the wire turned out to have.";
+            metrics.add("weft_address_conflicts_total", Kind::Counter, help, &[("network", &network)], large(count));
+        }
     }
 
     /// Networks that compare two policies.

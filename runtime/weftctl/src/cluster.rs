@@ -1,4 +1,4 @@
-//! `weftctl ledger freeze|thaw|fence|reclaim|who-has`, `pool --cluster` and `who-has --cluster`: the cluster ledger by hand.
+//! `weftctl ledger freeze|thaw|fence|reclaim|clear|who-has`, `pool --cluster` and `who-has --cluster`: the cluster ledger by hand.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -38,6 +38,16 @@ pub(crate) enum ClusterCommand {
     },
     /// Give back what fenced machines held, and what IPAMClaims owned that are gone.
     Reclaim(Ledger),
+    /// Free an address that is in conflict, once nobody on the wire has it any more.
+    Clear {
+        /// The address.
+        address: IpAddr,
+        /// Its domain.
+        #[arg(long, value_name = "NAME", default_value = "default")]
+        domain: String,
+        #[command(flatten)]
+        ledger: Ledger,
+    },
     /// Compare claims with pods, IPAMClaims and machines, and on a node with its store, journal and links. Changes nothing without
     /// `--repair`.
     Check {
@@ -78,6 +88,9 @@ pub(crate) fn run(command: &ClusterCommand, state: &Path, output: Output) -> any
             (Operation::Fence { node: node.clone(), machine: machine.clone() }, ledger)
         }
         ClusterCommand::Reclaim(ledger) => (Operation::Reclaim, ledger),
+        ClusterCommand::Clear { address, domain, ledger } => {
+            (Operation::Clear { address: *address, domain: domain.clone() }, ledger)
+        }
         ClusterCommand::Check { repair, ledger } => {
             let options = CheckOptions { state_dir: state.to_owned(), repair: *repair };
             return print_check(&check(&ledger.reach(), &options)?, output);

@@ -13,7 +13,9 @@
 //! `blocks` is the protocol of cells of addresses that a machine gives out by itself. Its transitions stand here before they do in
 //! the code.
 //!
-//! Not modelled: cooldown, dual stack, hints, the runtime's list of sandboxes, and the order of the controller's reads.
+//! Not modelled: cooldown, dual stack, hints, the runtime's list of sandboxes, and the order of the controller's reads. Nor the state
+//! `Conflict`: to the protocol it is the delete of a drained tombstone, with the same preconditions, after which nobody creates the
+//! name for a while. What is done to such a claim later is a delete that names the version that was read, or `holderless_yields`.
 
 pub mod blocks;
 pub mod checker;

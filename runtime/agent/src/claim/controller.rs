@@ -1,5 +1,5 @@
-//! `weftctl controller`: gives back what fenced machines held and what IPAMClaims owned that are gone, without a person, and keeps
-//! the status of AddressPools.
+//! `weftctl controller`: gives back what fenced machines held, what IPAMClaims owned that are gone, and addresses that somebody on the
+//! wire had, without a person, and keeps the status of AddressPools.
 //!
 //! Several replicas may run; a Lease lets one of them work. That is for economy alone: two at work at once do no harm, since
 //! each removal carries the versions that it was decided on. No rule compares clocks of two machines: a Lease has ended when
@@ -25,7 +25,7 @@ use super::backend::Backend as _;
 use super::backend::kubernetes::Kubernetes;
 use super::operate::client;
 use super::pool::{self, PoolCount};
-use super::{Rests, collect_orphans, reclaim};
+use super::{Marks, Rests, collect_conflicts, collect_orphans, reclaim};
 use crate::gauges::{large, number};
 use crate::probes::{Kind, Metrics, ProbeAddress, Probes};
 use crate::{Log, probes, signals};
@@ -76,7 +76,8 @@ impl Done {
         }
         let help = "Whether the cluster ledger is frozen: it grants no address.";
         metrics.add("weft_ledger_frozen", Kind::Gauge, help, &[], f64::from(u8::from(self.frozen)));
-        let help = "Claims given back for machines that are fenced and IPAMClaims that are gone.";
+        let help =
+            "Claims given back for machines that are fenced, IPAMClaims that are gone, and addresses that were in use.";
         metrics.add("weft_controller_given_back_total", Kind::Counter, help, &[], number(self.given_back));
         let help = "Looks at the ledger that failed.";
         metrics.add("weft_controller_failures_total", Kind::Counter, help, &[], number(self.failed));
@@ -119,7 +120,7 @@ pub fn control(options: &ControllerOptions) -> anyhow::Result<()> {
 async fn work(mut election: Election, backend: &Kubernetes, every: Duration, done: &RefCell<Done>) {
     let mut tick = interval((election.duration / 3).min(every));
     let mut next = Instant::now();
-    let mut rests = Rests::default();
+    let mut times = Times::default();
     let mut trouble = String::new();
     loop {
         tick.tick().await;
@@ -131,7 +132,7 @@ async fn work(mut election: Election, backend: &Kubernetes, every: Duration, don
         done.borrow_mut().leads = leads;
         if leads && Instant::now() >= next {
             next = Instant::now() + every;
-            let said = match look(backend, &mut rests, done).await {
+            let said = match look(backend, &mut times, done).await {
                 Ok(()) => String::new(),
                 Err(error) => {
                     done.borrow_mut().failed += 1;
@@ -147,18 +148,29 @@ async fn work(mut election: Election, backend: &Kubernetes, every: Duration, don
     }
 }
 
-async fn look(backend: &Kubernetes, rests: &mut Rests, done: &RefCell<Done>) -> anyhow::Result<()> {
+/// Since when this process has known claims that go after a time.
+#[derive(Default)]
+struct Times {
+    rests: Rests,
+    marks: Marks,
+}
+
+async fn look(backend: &Kubernetes, times: &mut Times, done: &RefCell<Done>) -> anyhow::Result<()> {
     // First: a freeze may be why the rest fails.
     let state = backend.state().await.context("the ledger's state cannot be read")?;
     done.borrow_mut().frozen = state.frozen;
     let fenced = reclaim(backend).await.context("what fenced machines held cannot be given back")?;
-    let orphans = collect_orphans(backend, rests, Instant::now().into_std()).await;
+    let orphans = collect_orphans(backend, &mut times.rests, Instant::now().into_std()).await;
     let orphans = orphans.context("what IPAMClaims owned cannot be given back")?;
-    done.borrow_mut().given_back += fenced + orphans;
+    let conflicts = collect_conflicts(backend, &mut times.marks, Instant::now().into_std()).await;
+    let conflicts = conflicts.context("addresses that were in use on the wire cannot be freed")?;
+    done.borrow_mut().given_back += fenced + orphans + conflicts;
     let pools = pool::count_pools(backend).await.context("the pools' addresses cannot be counted")?;
     done.borrow_mut().pools = pools;
-    if fenced + orphans > 0 {
-        Log.info(&format!("gave back {fenced} claims of fenced machines and {orphans} of IPAMClaims that are gone"));
+    if fenced + orphans + conflicts > 0 {
+        Log.info(&format!(
+            "gave back {fenced} claims of fenced machines, {orphans} of IPAMClaims that are gone, and {conflicts} of addresses that were in use"
+        ));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Giving back: tombstones are drained until the cluster no longer has their nonces.
+//! Giving back: tombstones are drained until the cluster no longer has their nonces. What somebody on the wire has is marked instead.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use weft_core::store::{NodeStore, StoreError};
 use weft_host_abi::types::ReleaseRule;
 
 use super::backend::{Backend, ReadError, WriteError};
+use super::conflict::marked;
 use super::object::{ClaimSpec, claim_name};
 
 /// A server may run a request up to its own timeout (60 s for the API server) after the client has left. The reverse sweep
@@ -74,12 +75,13 @@ fn rests(row: &RemoteRow, address: &RemoteAddress, now: u64) -> bool {
     }
 }
 
-/// Removes the row's holder from the claim, if it is there. `nonce`: only the own nonce proves whose it is.
+/// Removes the row's holder from the claim, if it is there, and marks a claim that somebody on the wire has. `nonce`: only the own nonce proves whose it is.
 async fn give_back<B: Backend>(backend: &B, row: &RemoteRow, address: &RemoteAddress) -> Result<(), DrainError> {
     let name = claim_name(&row.domain, address.address.addr());
     // The common case costs one request: the version that this nonce wrote is still the current one.
     let exclusive = !row.owner.is_ipam_claim();
-    if let Some(versions) = address.versions.as_ref().filter(|_versions| exclusive && backend.has_unique_versions()) {
+    let goes = exclusive && address.answer != Answer::InUse;
+    if let Some(versions) = address.versions.as_ref().filter(|_versions| goes && backend.has_unique_versions()) {
         match backend.delete(&name, versions).await {
             Ok(()) => return Ok(()),
             Err(WriteError::Conflict) => {}
@@ -92,7 +94,13 @@ async fn give_back<B: Backend>(backend: &B, row: &RemoteRow, address: &RemoteAdd
             return Ok(());
         }
         let gone = claim.spec.without(|holder| holder.nonce == row.nonce);
-        match remove(backend, &gone, &claim.versions).await {
+        // What belongs to an IPAMClaim is given to nobody else anyway.
+        let written = if address.answer == Answer::InUse && exclusive {
+            backend.replace(&marked(&gone, address.in_use_by.as_deref()), &claim.versions, None).await.map(drop)
+        } else {
+            remove(backend, &gone, &claim.versions).await
+        };
+        match written {
             Ok(()) => return Ok(()),
             Err(WriteError::Conflict) => {}
             Err(error) => return Err(error.into()),

@@ -300,12 +300,16 @@ pub(super) fn adopted(claim: &Claim, spec: &ClaimSpec) -> ClaimSpec {
     adopted.prefix = spec.prefix;
     adopted.rest_seconds = spec.rest_seconds;
     adopted.state = ClaimState::Active;
+    adopted.in_use_by = None;
     adopted.holders.extend(new);
     adopted
 }
 
 /// Who has a claim, for messages.
 fn describe(claim: &Claim) -> String {
+    if claim.spec.state == ClaimState::Conflict {
+        return format!("{}, which answers for it on the wire", claim.spec.in_use_by.as_deref().unwrap_or("somebody"));
+    }
     let holders: Vec<String> = claim.spec.holders.iter().map(Holder::describe).collect();
     match holders.is_empty() {
         true => format!(

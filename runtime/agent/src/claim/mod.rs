@@ -13,6 +13,7 @@
 mod any;
 pub mod backend;
 mod check;
+mod conflict;
 mod controller;
 mod doubt;
 mod drain;
@@ -29,6 +30,8 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_conflict;
+#[cfg(test)]
 mod tests_doubt;
 #[cfg(test)]
 mod tests_persist;
@@ -37,6 +40,7 @@ pub mod whereabouts;
 pub use any::{AnyBackend, BackendError};
 pub use backend::kubernetes::ClientSource;
 pub use check::{CheckOptions, Checked, Finding, Kind, check};
+pub use conflict::{Marks, collect_conflicts};
 pub use controller::{ControllerOptions, control};
 pub use doubt::settle;
 pub use drain::{DrainError, UNANSWERED, drain};

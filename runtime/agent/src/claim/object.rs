@@ -24,9 +24,12 @@ pub struct ClaimSpec {
     /// How many machines may hold it at once.
     #[serde(default)]
     pub sharing: Sharing,
-    /// How long nobody gets the address when the IPAMClaim that it belongs to is gone.
+    /// How long nobody gets the address when the IPAMClaim that it belongs to is gone, or somebody on the wire has it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rest_seconds: u32,
+    /// In conflict: the hardware address of who answers for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_use_by: Option<String>,
     /// Who holds it.
     #[serde(default)]
     pub holders: Vec<Holder>,
@@ -57,7 +60,7 @@ pub enum ClaimState {
     Kept,
     /// Its owner is gone, and nobody gets it yet.
     Resting,
-    /// Somebody else answers for it on the wire.
+    /// Somebody else answers for it on the wire: nobody gets it.
     Conflict,
 }
 
@@ -221,6 +224,7 @@ impl ClaimSpec {
                 ReleaseRule::Cooldown(seconds) if persistent => seconds,
                 _ => 0,
             },
+            in_use_by: None,
             holders: vec![Holder::new(row, identity)],
         })
     }

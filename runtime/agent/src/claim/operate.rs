@@ -13,7 +13,7 @@ use tokio::runtime::Builder;
 
 use super::any::AnyBackend;
 use super::backend::{Backend, Fence};
-use super::object::{Claim, ClaimSpec, LedgerState, claim_name};
+use super::object::{Claim, ClaimSpec, ClaimState, LedgerState, claim_name};
 use super::{ClientSource, Rests, collect_orphans, reclaim};
 
 /// The ledger of a cluster whose API server is named by credentials alone.
@@ -47,6 +47,13 @@ pub enum Operation {
     },
     /// Give back what fenced machines held, and what IPAMClaims owned that are gone.
     Reclaim,
+    /// Free an address that is marked because somebody on the wire had it.
+    Clear {
+        /// The address.
+        address: IpAddr,
+        /// Its domain.
+        domain: String,
+    },
 }
 
 /// Does it, and says what was done, a line each.
@@ -66,6 +73,7 @@ pub fn operate(reach: &Reach, operation: &Operation) -> anyhow::Result<Vec<Strin
                 let orphans = collect_orphans(&backend, &mut Rests::default(), Instant::now()).await?;
                 Ok(vec![fenced, format!("{orphans} claims of IPAMClaims that are gone were given back")])
             }
+            Operation::Clear { address, domain } => clear(&backend, *address, domain).await,
         }
     })
 }
@@ -146,6 +154,14 @@ async fn fence(backend: &impl Backend, node: &str, machine: Option<&str>) -> any
     Ok(vec![format!("machine {machine} of node {node} is fenced"), reclaimed(removed)])
 }
 
+async fn clear(backend: &impl Backend, address: IpAddr, domain: &str) -> anyhow::Result<Vec<String>> {
+    let name = claim_name(domain, address);
+    let claim = backend.get(&name).await?.filter(|claim| claim.spec.state == ClaimState::Conflict);
+    let claim = claim.with_context(|| format!("{address} is not in conflict in domain {domain:?}"))?;
+    backend.delete(&name, &claim.versions).await?;
+    Ok(vec![format!("{address} is free in domain {domain}")])
+}
+
 fn reclaimed(count: usize) -> String {
     format!("{count} claims of fenced machines were given back")
 }
@@ -170,6 +186,12 @@ pub fn describe(spec: &ClaimSpec) -> Vec<String> {
         "" => owner.owner.uid.clone(),
         name => format!("{}/{name}", owner.owner.namespace),
     };
+    if spec.state == ClaimState::Conflict {
+        let by = spec.in_use_by.as_deref().unwrap_or("somebody");
+        let text =
+            format!("{} is in conflict: {by} answers for it on the wire of network {}", spec.address, owner.network);
+        return vec![text];
+    }
     let mut lines = vec![format!(
         "{} belongs to {} {name}, {}network {}{}",
         spec.address,

@@ -43,7 +43,7 @@ pub(super) struct Pod {
 }
 
 impl Pod {
-    fn key(&self) -> Key {
+    pub(super) fn key(&self) -> Key {
         let attachment =
             Attachment { network: "storage".into(), container_id: self.container.into(), ifname: "net1".into() };
         Key { attachment, role: Role::Attachment }
@@ -413,7 +413,7 @@ async fn a_cooldown_rests_in_the_cluster() {
     let nonce = a.intend(&WEB, &one(), &rest);
     a.grant(&nonce).await.unwrap();
     a.commit(&WEB, &nonce, &one(), &rest).unwrap();
-    a.store.borrow_mut().abandon(&WEB.key(), NOW).unwrap();
+    a.store.borrow_mut().abandon(&WEB.key(), &[], NOW).unwrap();
     assert_eq!((a.drain(NOW).await, server.holder()), (0, None));
     // Nor has one that got no address of the other family, or gave up.
     let nonce = a.intend(&WEB, &one(), &rest);

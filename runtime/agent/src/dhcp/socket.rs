@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrIn6, SockaddrLike, bind, recvfrom, sendto,
-    setsockopt, socket, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrIn6, bind, recvfrom, sendto, setsockopt, socket,
+    sockopt,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use weft_core::netlink::link_address;
 use weft_dhcp::{v4, v6};
 
 const ETH_P_IP: u16 = 0x0800;
@@ -64,7 +65,7 @@ pub(super) fn open_packet(index: u32) -> io::Result<Opened> {
     // Without a protocol nothing arrives before the filter is in place.
     let fd = socket(AddressFamily::Packet, SockType::Datagram, flags, None)?;
     filter(&fd)?;
-    bind(fd.as_raw_fd(), &link_address(index, None)?)?;
+    bind(fd.as_raw_fd(), &link_address(index, ETH_P_IP, None)?)?;
     Ok(Opened::Packet { fd, index })
 }
 
@@ -149,28 +150,6 @@ fn filter(fd: &OwnedFd) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The link-layer address of a link, or of a neighbour on it.
-fn link_address(index: u32, mac: Option<[u8; 6]>) -> io::Result<LinkAddr> {
-    let mut raw = libc::sockaddr_ll {
-        sll_family: u16::try_from(libc::AF_PACKET).unwrap_or_default(),
-        sll_protocol: ETH_P_IP.to_be(),
-        sll_ifindex: i32::try_from(index).unwrap_or(i32::MAX),
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    };
-    if let Some(mac) = mac {
-        raw.sll_halen = 6;
-        raw.sll_addr[..6].copy_from_slice(&mac);
-    }
-    let size = libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or_default();
-    #[expect(unsafe_code, reason = "nix makes link addresses from raw ones only")]
-    // SAFETY: the pointer is to a whole `sockaddr_ll` of the size given, which is copied.
-    let address = unsafe { LinkAddr::from_raw(std::ptr::from_ref(&raw).cast(), Some(size)) };
-    address.ok_or_else(|| io::Error::other("a link address is none"))
-}
-
 /// Sends datagrams from the client's address; nobody reads what comes back to it.
 #[derive(Debug)]
 pub(super) struct Sender(UdpSocket);
@@ -214,7 +193,7 @@ impl Socket {
     ) -> io::Result<()> {
         let Kind::Packet(index) = self.kind else { return Err(io::ErrorKind::Unsupported.into()) };
         let frame = v4::write_frame(from, to, message);
-        let neighbour = link_address(index, Some(mac.unwrap_or(ETHERNET_BROADCAST)))?;
+        let neighbour = link_address(index, ETH_P_IP, Some(mac.unwrap_or(ETHERNET_BROADCAST)))?;
         sendto(self.fd.as_raw_fd(), &frame, &neighbour, MsgFlags::empty())?;
         Ok(())
     }

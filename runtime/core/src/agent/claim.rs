@@ -105,6 +105,9 @@ pub enum ClaimReply {
         domain: String,
         /// Its ranges, without what it excludes.
         sets: Vec<RangeSet>,
+        /// How long neighbours may take to answer, in milliseconds, where they are to be asked for its addresses.
+        #[serde(default)]
+        probe_ms: Option<u32>,
     },
     /// First and last address of runs that are taken.
     Taken(Vec<(IpAddr, IpAddr)>),

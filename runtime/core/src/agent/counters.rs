@@ -36,8 +36,16 @@ pub fn count_policy(state: &Path, network: &str, policy: &str, part: &'static st
     append(state, &format!("{POLICY}\t{}\t{}\t{part}\t{answer}\n", plain(network), plain(policy)));
 }
 
+/// Counts addresses that somebody on the wire had. Fails silently too.
+pub fn count_conflicts(state: &Path, network: &str, count: usize) {
+    let name: String = network.chars().filter(|c| !c.is_control()).take(64).collect();
+    append(state, &format!("{CONFLICT}\t{name}\t{count}\n"));
+}
+
 /// What a line about a policy begins with, where others have a verb.
 const POLICY: &str = "policy";
+/// The same of a line about addresses that are in use.
+const CONFLICT: &str = "conflict";
 
 fn append(state: &Path, line: &str) {
     let Ok(mut file) = OpenOptions::new().append(true).open(state.join(FILE)) else { return };
@@ -56,6 +64,7 @@ pub struct Totals {
     requests: RefCell<BTreeMap<Outcome, u64>>,
     durations: RefCell<BTreeMap<String, (u64, f64)>>,
     policies: RefCell<BTreeMap<PolicyAnswer, u64>>,
+    conflicts: RefCell<BTreeMap<String, u64>>,
 }
 
 /// The agent's side: takes what calls have counted.
@@ -112,6 +121,10 @@ impl Totals {
             self.add_policy(answer);
             return;
         }
+        if let Some(conflict) = line.strip_prefix(CONFLICT).and_then(|rest| rest.strip_prefix('\t')) {
+            self.add_conflict(conflict);
+            return;
+        }
         let mut parts = line.split('\t');
         let (Some(verb), Some(network), Some(code), Some(micros)) =
             (parts.next(), parts.next(), parts.next(), parts.next().and_then(|text| text.parse::<u32>().ok()))
@@ -137,6 +150,21 @@ impl Totals {
         if policies.len() < DISTINCT || policies.contains_key(&answer) {
             *policies.entry(answer).or_default() += 1;
         }
+    }
+
+    fn add_conflict(&self, line: &str) {
+        let Some((network, count)) = line.split_once('\t') else { return };
+        let Ok(count) = count.parse::<u32>() else { return };
+        let mut conflicts = self.conflicts.borrow_mut();
+        if conflicts.len() < DISTINCT || conflicts.contains_key(network) {
+            *conflicts.entry(network.to_owned()).or_default() += u64::from(count);
+        }
+    }
+
+    /// Addresses that somebody on the wire had, by network.
+    #[must_use]
+    pub fn conflicts(&self) -> Vec<(String, u64)> {
+        self.conflicts.borrow().iter().map(|(network, count)| (network.clone(), *count)).collect()
     }
 
     /// Answers of policies in networks with a monitor.
@@ -177,6 +205,8 @@ mod tests {
         count(dir.path(), "ADD", "net", 0, took);
         count(dir.path(), "DEL", "a\tb\nc", 11, took);
         count_policy(dir.path(), "net", "file:///a\tb", "monitor", "denied");
+        count_conflicts(dir.path(), "n\te\tt", 2);
+        count_conflicts(dir.path(), "net", 1);
         collector.collect(&totals).unwrap();
         count(dir.path(), "ADD", "net", 0, took);
         for _ in 0..3 {
@@ -186,6 +216,7 @@ mod tests {
         assert_eq!(totals.requests(), [(of("ADD", "net", "0"), 3), (of("DEL", "abc", "11"), 1)]);
         let answer = ["net", "file:///ab", "monitor", "denied"].map(str::to_owned);
         assert_eq!(totals.policies(), [(answer, 1)]);
+        assert_eq!(totals.conflicts(), [("net".to_owned(), 3)]);
         assert_eq!(totals.durations()[0], ("ADD".to_owned(), (3, 0.75)));
     }
 

@@ -3,6 +3,7 @@
 //! Above the claim nothing has a side effect; from the claim on, everything has an inverse (`finish`).
 
 use super::call::Call;
+use super::claim::Planned;
 use super::error::AttachError;
 use super::finish::{self, Work, Written};
 use super::lock::Lock;
@@ -10,8 +11,8 @@ use super::node::Node;
 use super::policies::Loading;
 use super::stage::Stage;
 use super::{
-    chained, choose, claim, cluster, entry, external_add, failures, homecoming, lease_add, pool, remove, restart,
-    supersede, takeover,
+    chained, choose, claim, cluster, conflict, entry, external_add, failures, homecoming, lease_add, pool, remove,
+    restart, supersede, takeover,
 };
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, LedgerKind, SelectConf};
@@ -40,12 +41,12 @@ fn add_unrecorded(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachE
     let stock = call.network.select().is_some_and(SelectConf::is_stock);
     let call = pool::resolve(choose::resolve(node, call)?)?;
     let lock = Lock::for_add(&node.context.state_dir, &call.key())?;
-    let mut added = attach(node, &call);
+    let mut added = conflict::around(node, &call, attach);
     // Nothing of it is left, so it can be tried again; each time there is one dead attachment less.
     while let Err(refusal) = &added
         && takeover::remove_dead_holder(node, &call, refusal)
     {
-        added = attach(node, &call);
+        added = conflict::around(node, &call, attach);
     }
     // Before the lock goes: as soon as it has, another process may remove what is marked, and the mark.
     let marked = remove::is_marked(node, &call).is_ok_and(|marked| marked);
@@ -79,7 +80,7 @@ fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
     }
 
     let ipam = call.network.ipam.as_ref().filter(|_ipam| !stage.ignores_ipam());
-    let plan = match ipam.map(|ipam| &ipam.kind) {
+    let planned = match ipam.map(|ipam| &ipam.kind) {
         // The link comes first, and the addresses through it.
         Some(IpamKind::Dhcp) => return lease_add::add(node, call, &stage, executor),
         Some(IpamKind::External(plugin)) => return external_add::by_ipam(node, call, (stage, executor), plugin),
@@ -96,8 +97,9 @@ fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
                 return finish::apply(node, call, Work::new(executor, Written::Nothing), &plan);
             }
             entry::write(call, node.store()?, record)?;
-            plan
+            Planned { plan, irreplaceable: Vec::new() }
         }
     };
-    finish::apply(node, call, Work::new(executor, Written::Entry), &plan)
+    let work = Work::new(executor, Written::Entry).with_irreplaceable(planned.irreplaceable);
+    finish::apply(node, call, work, &planned.plan)
 }

@@ -1,6 +1,9 @@
 //! Addresses by policy: decide, verify, claim. Asks again when another process was faster, for a bounded number of times.
 
+use std::net::IpAddr;
+
 use super::call::Call;
+use super::conflict;
 use super::decide::{self, Decided};
 use super::entry;
 use super::error::AttachError;
@@ -16,13 +19,29 @@ use crate::ledger::remote::Runs;
 use crate::ledger::{ClaimAsk, Claimed};
 use crate::plan::Plan;
 
+/// What to do with addresses that are claimed.
+pub(super) struct Planned {
+    pub(super) plan: Plan,
+    /// Those for which no other would do, should somebody on the wire have them.
+    pub(super) irreplaceable: Vec<IpAddr>,
+}
+
+impl Planned {
+    /// The same, with no address that could be exchanged for another.
+    pub(super) fn all_irreplaceable_if(self, condition: bool) -> Self {
+        let all = || self.plan.result.ips.iter().map(|ip| ip.address.addr()).collect();
+        let irreplaceable = if condition { all() } else { self.irreplaceable };
+        Self { irreplaceable, ..self }
+    }
+}
+
 /// Claims what the policy decides and writes the journal entry with it, in one transaction.
 pub(super) fn by_policy(
     node: &mut Node<'_>,
     call: &Call,
     stage: &Stage<'_>,
     loading: Option<Loading>,
-) -> Result<Plan, AttachError> {
+) -> Result<Planned, AttachError> {
     let mut watched = None;
     let planned = watched_by_policy(node, call, stage, (loading, &mut watched));
     node.watched.extend(watched.map(|watched: Watched| Box::new(watched) as Box<dyn Watch>));
@@ -34,7 +53,7 @@ fn watched_by_policy(
     call: &Call,
     stage: &Stage<'_>,
     (loading, watched): (Option<Loading>, &mut Option<Watched>),
-) -> Result<Plan, AttachError> {
+) -> Result<Planned, AttachError> {
     let context = node.context;
     let mut request = decide::gather(context, call, node.store()?)?;
     *watched = monitor::prepare(context, call, &request, &Runs::default());
@@ -79,7 +98,8 @@ fn watched_by_policy(
                 }
                 policy.remember(&policies, call, log);
                 context.discard(policy);
-                return planned.ok_or(AttachError::NoPlan);
+                let irreplaceable = conflict::irreplaceable(call, &decided, &claimed);
+                return planned.map(|plan| Planned { plan, irreplaceable }).ok_or(AttachError::NoPlan);
             }
             Err(ClaimError::Lost { want }) => {
                 race.lost(policy.loaded(), &decided, want)?;
@@ -98,5 +118,6 @@ pub(super) fn addressing(decided: &Decided, claimed: &[Claimed]) -> Addressing {
         routes: decided.routes.clone(),
         dns: decided.dns.clone(),
         unique: true,
+        probe_ms: decided.probe_ms,
     }
 }

@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use weft_host_abi::types::{Pod, ReleaseRule, RequestSource, Requested};
 
 use super::call::Call;
-use super::claim::addressing;
+use super::claim::{Planned, addressing};
+use super::conflict;
 use super::decide::{self, Decided};
 use super::entry;
 use super::error::AttachError;
@@ -24,7 +25,6 @@ use crate::conf::ClusterConf;
 use crate::facts;
 use crate::ledger::remote::{IntentAsk, Owner, Runs};
 use crate::ledger::{ClaimAsk, Want};
-use crate::plan::Plan;
 use crate::store::NodeStore;
 
 /// So many candidates of a want are written down and tried before the policy is asked again.
@@ -38,7 +38,7 @@ pub(super) fn by_policy(
     call: &Call,
     stage: &Stage<'_>,
     (loading, conf): (Option<Loading>, &ClusterConf),
-) -> Result<Plan, AttachError> {
+) -> Result<Planned, AttachError> {
     let mut watched = None;
     let planned = watched_by_policy(node, call, stage, (loading, conf, &mut watched));
     node.watched.extend(watched.map(|watched: Watched| Box::new(watched) as Box<dyn Watch>));
@@ -50,7 +50,7 @@ fn watched_by_policy(
     call: &Call,
     stage: &Stage<'_>,
     (loading, conf, watched): (Option<Loading>, &ClusterConf, &mut Option<Watched>),
-) -> Result<Plan, AttachError> {
+) -> Result<Planned, AttachError> {
     let context = node.context;
     let cluster = Cluster { conf, until: Instant::now() + conf.deadline };
     let (mut owner, mut kept) = cluster.owner(call)?;
@@ -88,9 +88,10 @@ fn watched_by_policy(
         let reply = cluster.ask(ClaimRequest::Grant { nonce: nonce.clone() });
         let (want, taken) = match reply {
             Ok(ClaimReply::Granted) => {
-                let plan = granted(store, (call, stage), (conf, &nonce), &decided, watched.as_mut());
+                let planned = granted(store, (call, stage), (conf, &nonce), &decided, watched.as_mut());
                 context.discard(policy);
-                return plan;
+                // The status of an IPAMClaim names them by now.
+                return planned.map(|planned| planned.all_irreplaceable_if(owner.is_ipam_claim()));
             }
             Ok(ClaimReply::Lost { want, taken }) => (want, taken),
             Ok(_other) => return Err(AttachError::NoPlan),
@@ -122,7 +123,7 @@ fn granted(
     (conf, nonce): (&ClusterConf, &str),
     decided: &Decided,
     watched: Option<&mut Watched>,
-) -> Result<Plan, AttachError> {
+) -> Result<Planned, AttachError> {
     let plan = commit(store, call, stage, (conf, nonce), decided);
     match (&plan, watched) {
         (Err(_), _) => store.give_up_intent(nonce, facts::now()?)?,
@@ -283,7 +284,7 @@ fn commit(
     stage: &Stage<'_>,
     (conf, nonce): (&ClusterConf, &str),
     decided: &Decided,
-) -> Result<Plan, AttachError> {
+) -> Result<Planned, AttachError> {
     let (key, scope) = (call.key(), conf.scope());
     let ask = ClaimAsk {
         key: &key,
@@ -300,8 +301,9 @@ fn commit(
         planned = Some(plan);
         Ok(record)
     });
-    outcome.map_err(|error| entry::refused(call, error))?;
-    planned.ok_or(AttachError::NoPlan)
+    let claimed = outcome.map_err(|error| entry::refused(call, error))?;
+    let irreplaceable = conflict::irreplaceable(call, decided, &claimed);
+    planned.map(|plan| Planned { plan, irreplaceable }).ok_or(AttachError::NoPlan)
 }
 
 /// The policy has nothing else to offer, and who has it is known: an address that was asked for, most of the time.

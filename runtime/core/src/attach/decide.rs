@@ -32,6 +32,8 @@ pub(super) struct Decided {
     pub(super) dns: Dns,
     pub(super) release: ReleaseRule,
     pub(super) now: u64,
+    /// Neighbours are asked for the addresses first, and may take so many milliseconds to answer.
+    pub(super) probe_ms: Option<u32>,
     /// Gateways that nobody declared and nobody holds.
     free_gateways: Vec<IpAddr>,
     trace: Trace,
@@ -62,6 +64,11 @@ impl Decided {
     pub(super) fn by_fallback(mut self, fallback: Option<Fallback>) -> Self {
         self.trace.fallback = fallback;
         self
+    }
+
+    /// What the policy was asked.
+    pub(super) fn request(&self) -> &Request {
+        &self.trace.request
     }
 
     pub(super) fn into_trace(self) -> Trace {
@@ -148,6 +155,7 @@ pub(super) fn decide_beside(
         dns: verified.dns.unwrap_or_default(),
         release: verified.release,
         now,
+        probe_ms: call.network.terms.duplicates.map(|duplicates| duplicates.wait_ms),
         free_gateways,
         trace,
     })

@@ -15,7 +15,8 @@ use crate::conf::ConfError;
 use crate::delegate::DelegateError;
 use crate::exec::ExecError;
 use crate::facts::FactsError;
-use crate::netlink::NetlinkError;
+use crate::netlink::{NetlinkError, in_use};
+use crate::plan::Mac;
 use crate::policy::{Class, PolicyError};
 use crate::step::StepError;
 use crate::store::StoreError;
@@ -125,6 +126,26 @@ pub enum AttachError {
         address: IpAddr,
         /// Who has it.
         holder: String,
+    },
+    /// Somebody on the wire has addresses that the ledger gave: they are marked, and others may be taken.
+    #[error("{}", in_use(.by))]
+    InUse {
+        /// Who answers for which.
+        by: Vec<(IpAddr, Mac)>,
+    },
+    /// Somebody on the wire has every address that was tried.
+    #[error("no address that is not in use was found: {}; try again once those machines are gone, or take their addresses out of the ranges", in_use(.by))]
+    Conflicts {
+        /// Who answers for which.
+        by: Vec<(IpAddr, Mac)>,
+        /// Why no other address was tried; as many as are tried were in use where absent.
+        cause: Option<Box<AttachError>>,
+    },
+    /// Somebody on the wire has an address for which no other will do.
+    #[error("no other address will do, and {} on the wire; take it off that machine, or ask for another", in_use(.by))]
+    WantedInUse {
+        /// Who answers for which.
+        by: Vec<(IpAddr, Mac)>,
     },
     /// The policy wants an address kept, which a cluster ledger does for pods only.
     #[error(
@@ -324,6 +345,9 @@ impl AttachError {
             | Self::Netlink(NetlinkError::Taken { .. } | NetlinkError::StockPort { .. })
             | Self::Op { source: NetlinkError::Taken { .. } | NetlinkError::StockPort { .. }, .. } => code::TAKEN,
             Self::Contended { .. }
+            | Self::InUse { .. }
+            | Self::Conflicts { .. }
+            | Self::Op { source: NetlinkError::NoCarrier { .. }, .. }
             | Self::TakenInCluster { .. }
             | Self::Withdrawn
             | Self::AtWork { .. }
@@ -356,7 +380,7 @@ impl AttachError {
             Self::OffersTaken { .. } | Self::BadSettings { .. } | Self::Delegate(DelegateError::Addressing(_)) => {
                 code::POLICY_FAILED
             }
-            Self::Denied { denial: Denial::Exhausted(_), .. } => code::EXHAUSTED,
+            Self::Denied { denial: Denial::Exhausted(_), .. } | Self::WantedInUse { .. } => code::EXHAUSTED,
             Self::Netlink(error) | Self::Op { source: error, .. } => {
                 if error.is_out_of_memory() {
                     code::IO
@@ -396,6 +420,7 @@ impl AttachError {
             Self::Conf(ConfError::Several(errors)) => join(&errors.iter().map(ToString::to_string).collect::<Vec<_>>()),
             Self::Op { op, source } => join(&[format!("while trying to {op}"), causes(source)]),
             Self::BadSettings { cause, .. } | Self::DelegateAdd { cause } => cause.details(),
+            Self::Conflicts { cause, .. } => cause.as_ref().map(|cause| cause.chain()).unwrap_or_default(),
             Self::Leftovers { cause, leftovers } => join(&[
                 cause.details(),
                 format!("not everything could be undone, DEL or GC will try again: {}", leftovers.join("; ")),

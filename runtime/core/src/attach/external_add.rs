@@ -29,6 +29,7 @@ pub(super) fn by_ipam(
             routes: given.routes,
             dns: given.dns,
             unique: false,
+            probe_ms: None,
         };
         let plan = stage.plan(call, Some(&addressing))?;
         let record = Record { externals: intent.externals, ..entry::record(call, &plan, None)? };

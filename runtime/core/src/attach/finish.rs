@@ -4,8 +4,10 @@
 //! claims is taken back. What cannot be put back stays in the journal for DEL or GC.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::call::Call;
+use super::conflict::{self, InUse};
 use super::error::{AttachError, in_full};
 use super::node::Node;
 use super::record::Chained;
@@ -31,6 +33,8 @@ pub(super) struct Work {
     applied: Applied,
     lease: Option<AgentLease>,
     written: Written,
+    /// Addresses for which no other would do.
+    irreplaceable: Vec<IpAddr>,
 }
 
 // === impl Work ===
@@ -38,12 +42,17 @@ pub(super) struct Work {
 impl Work {
     /// Work on the links of an executor, where one is open by now.
     pub(super) fn new(executor: Option<Executor>, written: Written) -> Self {
-        Self { executor, applied: Applied::default(), lease: None, written }
+        Self { executor, applied: Applied::default(), lease: None, written, irreplaceable: Vec::new() }
     }
 
     /// A lease is asked for, and given back on failure.
     pub(super) fn leases(self, lease: AgentLease) -> Self {
         Self { lease: Some(lease), ..self }
+    }
+
+    /// Addresses for which no other would do, should somebody on the wire have them.
+    pub(super) fn with_irreplaceable(self, irreplaceable: Vec<IpAddr>) -> Self {
+        Self { irreplaceable, ..self }
     }
 
     /// The executor, where none was open before.
@@ -98,14 +107,15 @@ pub(super) fn finish<'n>(
 
 /// Takes back what was done: the lease while the link is there, then links, then other plugins, then the entry.
 fn take_back(node: &mut Node<'_>, call: &Call, work: Work, cause: AttachError) -> AttachError {
-    let Work { executor, applied, lease, written } = work;
+    let Work { executor, applied, lease, written, irreplaceable } = work;
+    let (cause, in_use) = conflict::judge(cause, &irreplaceable);
     if !matches!(written, Written::Nothing) {
         lease::release(&mut node.log, &call.attachment(), lease.as_ref());
     }
     let undone = executor.map(|executor| undo(node, call, executor, applied, &written)).unwrap_or_default();
     let mut leftovers: Vec<String> = undone.iter().map(|left| in_full(left)).collect();
     match written {
-        Written::Entry => take_back_entry(node, call, &mut leftovers),
+        Written::Entry => take_back_entry(node, call, &in_use, &mut leftovers),
         Written::Chained(mine) if leftovers.is_empty() => {
             let forgotten =
                 node.store().and_then(|store| chain::drop_calls(store, &call.key(), |listed| *listed == *mine));
@@ -139,8 +149,8 @@ fn undo(
     executor.undo_among(applied, &mut decide)
 }
 
-/// Takes back claims and journal entry, unless something is left that DEL has to know of.
-fn take_back_entry(node: &mut Node<'_>, call: &Call, leftovers: &mut Vec<String>) {
+/// Takes back claims and journal entry, unless something is left that DEL has to know of. Addresses that are in use are marked.
+fn take_back_entry(node: &mut Node<'_>, call: &Call, in_use: &InUse, leftovers: &mut Vec<String>) {
     let key = call.key();
     let entry = node.store().and_then(|store| Ok(store.entry(&key)?));
     match entry {
@@ -150,7 +160,8 @@ fn take_back_entry(node: &mut Node<'_>, call: &Call, leftovers: &mut Vec<String>
     }
     if leftovers.is_empty() {
         let now = crate::facts::now().map_err(AttachError::from);
-        let taken_back = now.and_then(|now| Ok(node.store()?.abandon(&key, now)?));
+        let in_use: Vec<(IpAddr, String)> = in_use.iter().map(|(address, mac)| (*address, mac.to_string())).collect();
+        let taken_back = now.and_then(|now| Ok(node.store()?.abandon(&key, &in_use, now)?));
         leftovers.extend(taken_back.err().map(|error| error.chain()));
     }
 }

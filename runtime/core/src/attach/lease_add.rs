@@ -43,6 +43,7 @@ pub(super) fn add(
             routes: leased.routes,
             dns: leased.dns,
             unique: false,
+            probe_ms: None,
         };
         let mut plan = stage.plan(call, Some(&addressing))?;
         // Some stock plugins drop the DNS of IPAM; their DHCP plugin has none to drop.

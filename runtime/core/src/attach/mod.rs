@@ -19,6 +19,7 @@ mod chosen;
 mod claim;
 mod cluster;
 mod compared;
+mod conflict;
 mod decide;
 mod del;
 mod entry;

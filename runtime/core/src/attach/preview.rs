@@ -96,8 +96,13 @@ fn by_policy(
     let first = decided.wants.iter().filter_map(|want| {
         want.candidates.first().map(|(address, _)| Given { address: *address, gateway: want.gateway })
     });
-    let addressing =
-        Addressing { ips: first.collect(), routes: decided.routes.clone(), dns: decided.dns.clone(), unique: true };
+    let addressing = Addressing {
+        ips: first.collect(),
+        routes: decided.routes.clone(),
+        dns: decided.dns.clone(),
+        unique: true,
+        probe_ms: decided.probe_ms,
+    };
     ipam_keys::refuse_unknown(call, &policy)?;
     let plan = stage.plan(call, Some(&addressing))?;
     decided.check_plan(call, &plan)?;

@@ -48,18 +48,23 @@ impl NodeStore {
     }
 
     /// Takes an entry and its claims back as if they had never been, for an ADD that failed and was undone. Nobody has used
-    /// the addresses, so no cooldown begins; what was kept for its owner stays kept.
+    /// the addresses, so no cooldown begins; what was kept for its owner stays kept. `in_use` are addresses of it that somebody
+    /// on the wire has, with the hardware address of who: they are marked, and nobody gets them for a while.
     ///
     /// # Errors
     /// When the store cannot be written.
-    pub fn abandon(&mut self, key: &Key, now: u64) -> Result<(), StoreError> {
+    pub fn abandon(&mut self, key: &Key, in_use: &[(IpAddr, String)], now: u64) -> Result<(), StoreError> {
         self.write("take back a claim", |conn| {
             let Some(id) = journal::find(conn, key)? else { return Ok(()) };
             let rule: String = conn.query_row("SELECT release FROM journal WHERE id = ?1", [id], |row| row.get(0))?;
             if matches!(journal::rule(&rule)?, ReleaseRule::Cooldown(_)) {
                 conn.execute("UPDATE journal SET release = '\"free\"' WHERE id = ?1", [id])?;
             }
-            ledger::remote::abandon(conn, id)?;
+            let in_cluster = ledger::remote::abandon(conn, id, in_use)?;
+            // What a cluster ledger gave is marked there.
+            for (address, by) in in_use.iter().filter(|_marked| !in_cluster) {
+                ledger::mark_in_use(conn, (id, &key.attachment.network), (*address, by), now)?;
+            }
             let mut books = Books::new(conn);
             release_entry(conn, &mut books, id, (now, None))?;
             books.close()?;

@@ -97,6 +97,14 @@ pub enum ConfError {
         /// The name.
         name: String,
     },
+    /// Nobody could be asked for duplicates.
+    #[error("{key} cannot be had in this network: {why}; remove it")]
+    NoDetection {
+        /// The key.
+        key: String,
+        /// Why not.
+        why: &'static str,
+    },
     /// One of several delegates.
     #[error("delegate {name:?}: {error}")]
     Entry {
@@ -245,6 +253,7 @@ impl ConfError {
             | Self::NoPlugin { .. }
             | Self::PluginName(_)
             | Self::NoIpamWanted { .. }
+            | Self::NoDetection { .. }
             | Self::UnknownPolicy { .. }
             | Self::ShippedPolicy { .. }
             | Self::NoRanges

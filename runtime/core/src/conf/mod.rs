@@ -7,6 +7,7 @@
 mod attachments;
 mod cluster;
 mod dhcp;
+mod duplicates;
 mod error;
 mod flannel;
 mod ipam;
@@ -33,6 +34,7 @@ pub use crate::cni::Object;
 pub use crate::keys::did_you_mean;
 pub use cluster::{ClusterConf, LedgerKind};
 pub use dhcp::DhcpConf;
+pub use duplicates::DuplicatesConf;
 pub use error::ConfError;
 pub use ipam::{IpamConf, data_dir_of, scope_of};
 pub use ipam_kind::IpamKind;

@@ -5,7 +5,10 @@ use weft_host_abi::types::{Dns, RangeSet};
 
 use super::ranges;
 use super::select::SelectConf;
-use super::{ConfError, DelegateConf, IpamConf, IpamKind, LedgerKind, MonitorConf, Object, Persona, StepConf, Terms};
+use super::{
+    ConfError, DelegateConf, DuplicatesConf, IpamConf, IpamKind, LedgerKind, MonitorConf, Object, Persona, StepConf,
+    Terms,
+};
 use crate::cni::{Version, check_known};
 use crate::delegate::{self, IpamUse};
 use crate::step;
@@ -59,11 +62,12 @@ pub struct Network {
 }
 
 impl Network {
-    /// The same network with the ranges of the pool that its ledger names.
+    /// The same network with the ranges of the pool that its ledger names. `probe_ms`: neighbours are asked for the pool's
+    /// addresses, in whichever network.
     ///
     /// # Errors
-    /// The version has no room for an address of each.
-    pub fn with_pool(&self, domain: &str, sets: Vec<RangeSet>) -> Result<Self, ConfError> {
+    /// The version has no room for an address of each, or nobody can be asked for addresses in this network.
+    pub fn with_pool(&self, domain: &str, sets: Vec<RangeSet>, probe_ms: Option<u32>) -> Result<Self, ConfError> {
         let mut network = self.clone();
         if let (LedgerKind::Cluster(cluster), Some(ipam)) = (&self.terms.ledger, &mut network.ipam) {
             ranges::check_version(&sets, self.version)?;
@@ -72,6 +76,9 @@ impl Network {
             ipam.range_sets = sets;
             network.terms.ledger = LedgerKind::Cluster(cluster);
         }
+        let of_pool = probe_ms.map(|wait_ms| DuplicatesConf { wait_ms });
+        network.terms.duplicates = network.terms.duplicates.or(of_pool);
+        network.check_duplicates("\"duplicates\" of the AddressPool")?;
         Ok(network)
     }
 
@@ -143,6 +150,23 @@ impl Network {
                 Err(ConfError::NoIpamWanted { kind: delegate.kind.clone() })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Refuses to look for duplicates where nobody could be asked. Where a policy picks the delegate, that is seen when it has.
+    pub(super) fn check_duplicates(&self, key: &str) -> Result<(), ConfError> {
+        if self.terms.duplicates.is_none() || self.select().is_some() {
+            return Ok(());
+        }
+        let built_in = self.delegate().and_then(|delegate| delegate::find(&delegate.kind));
+        let why = match (built_in, &self.ipam) {
+            _ if !self.ipam.as_ref().is_some_and(|ipam| ipam.kind.is_policy()) => Some("its addresses are no policy's"),
+            (None, _) => Some("its interface is made by another plugin"),
+            (Some(delegate), _) => delegate.no_neighbours(),
+        };
+        match why {
+            Some(why) => Err(ConfError::NoDetection { key: key.to_owned(), why }),
+            None => Ok(()),
         }
     }
 

@@ -6,8 +6,8 @@ use super::ipam::Context;
 use super::labels::labels;
 use super::select::{self, SelectConf};
 use super::{
-    ConfError, DelegateConf, FallbackConf, GrantsConf, IpamConf, LedgerKind, LimitsConf, Maker, MonitorConf, Network,
-    Object, Persona, StepConf, Terms,
+    ConfError, DelegateConf, DuplicatesConf, FallbackConf, GrantsConf, IpamConf, LedgerKind, LimitsConf, Maker,
+    MonitorConf, Network, Object, Persona, StepConf, Terms,
 };
 use super::{flannel, ipam_kind, unknown, weft};
 use crate::cni::{Version, read_dns};
@@ -126,7 +126,7 @@ impl Network {
         })
     }
 
-    /// `limits`, `grants`, `ledger`, `fallback` and `monitor`: ours at the top of a `weft` configuration. Elsewhere the top is another plugin's,
+    /// `limits`, `grants`, `ledger`, `duplicates`, `fallback` and `monitor`: ours at the top of a `weft` configuration. Elsewhere the top is another plugin's,
     /// so they are in `ipam`, where that is ours.
     fn read_policy_terms(&mut self, persona: Persona, object: &Object) -> Result<(), ConfError> {
         let ours = match &self.ipam {
@@ -134,13 +134,14 @@ impl Network {
             Some(ipam) if ipam.kind.is_policy() => &ipam.object,
             _ => return Ok(()),
         };
-        // A policy of the operator's own may have any key; this one would leave the addresses to the node alone.
+        // A policy of the operator's own may have any key; these would leave the addresses to the node alone, or ask nobody.
         if persona == Persona::Weft
             && let Some(ipam) = self.ipam.as_ref().filter(|ipam| ipam.kind.is_policy())
-            && let Some(ledger) = ipam.object.get("ledger")
+            && let Some((key, value)) =
+                ["ledger", "duplicates"].iter().find_map(|key| Some((key, ipam.object.get(key)?)))
         {
             let want = "beside \"ipam\", at the top of the configuration";
-            return Err(ConfError::BadValue { key: ipam.object.place("ledger"), value: ledger.to_string(), want });
+            return Err(ConfError::BadValue { key: ipam.object.place(key), value: value.to_string(), want });
         }
         if persona != Persona::Weft
             && let Some(error) = ConfError::all(unknown::of_terms(ours))
@@ -151,8 +152,10 @@ impl Network {
             limits: LimitsConf::read(ours)?,
             grants: GrantsConf::read(ours)?,
             ledger: LedgerKind::read(ours)?,
+            duplicates: DuplicatesConf::read(ours)?,
             fallback: FallbackConf::read(ours)?,
         };
+        self.check_duplicates(&ours.place("duplicates"))?;
         self.monitor = MonitorConf::read(ours)?;
         let place = ours.place("monitor");
         let selects = self.select().is_some();

@@ -6,6 +6,7 @@
 use serde_json::{Map, Value, json};
 
 use super::cluster::ledger_keys;
+use super::duplicates::DUPLICATES;
 use super::select::OWN;
 use super::terms::{GRANTS, LIMITS, MONITOR};
 use super::weft::KEYS;
@@ -29,6 +30,7 @@ const TYPES: &[(&str, &str)] = &[
     ("data", "string"),
     ("dataDir", "string"),
     ("deadlineMs", "integer"),
+    ("detect", "boolean"),
     ("device", "string"),
     ("disableCheck", "boolean"),
     ("disableContainerInterface", "boolean"),
@@ -97,6 +99,7 @@ const TYPES: &[(&str, &str)] = &[
     ("vlanId", "integer"),
     ("vlanTrunk", "array"),
     ("vrfname", "string"),
+    ("waitMs", "integer"),
     ("wasi", "boolean"),
 ];
 
@@ -169,6 +172,7 @@ fn weft() -> Value {
         ("ipam", json!({ "$ref": "#/$defs/ipam", "description": "Who picks addresses." })),
         ("steps", json!({ "type": "array", "items": { "$ref": "#/$defs/step" } })),
         ("ledger", json!({ "$ref": "#/$defs/ledger", "description": "Where claims are kept." })),
+        ("duplicates", object(&DUPLICATES)),
         ("limits", object(&LIMITS)),
         ("grants", object(&GRANTS)),
         ("monitor", object(&MONITOR)),
@@ -279,6 +283,7 @@ mod tests {
         "ipam",
         "steps",
         "ledger",
+        "duplicates",
         "limits",
         "grants",
         "monitor",
@@ -289,8 +294,15 @@ mod tests {
         let of_delegates = delegate::kinds().filter_map(delegate::find).flat_map(delegate::Delegate::keys).copied();
         let of_steps = step::kinds().filter_map(step::find).flat_map(step::Step::keys).copied();
         let of_ledgers = ["kubernetes", "etcd"].into_iter().filter_map(ledger_keys).flatten();
-        let all =
-            KEYS.into_iter().chain(LIMITS).chain(GRANTS).chain(MONITOR).chain(OWN).chain(of_delegates).chain(of_steps);
+        let all = KEYS
+            .into_iter()
+            .chain(LIMITS)
+            .chain(GRANTS)
+            .chain(DUPLICATES)
+            .chain(MONITOR)
+            .chain(OWN)
+            .chain(of_delegates)
+            .chain(of_steps);
         let known = |key: &str| DESCRIBED.contains(&key) || TYPES.iter().any(|(name, _kind)| *name == key);
         let untyped: Vec<&str> = all.chain(of_ledgers).filter(|key| !known(key)).collect();
         assert!(untyped.is_empty(), "give these a type in TYPES: {untyped:?}");

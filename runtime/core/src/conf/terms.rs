@@ -1,11 +1,12 @@
-//! `limits`, `grants`, `ledger`, `fallback` and `monitor`: how policies run and where claims are kept.
+//! `limits`, `grants`, `ledger`, `duplicates`, `fallback` and `monitor`: how policies run, where claims are kept, and what makes them
+//! sure.
 
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 
 use super::ipam_kind::plugin_name;
-use super::{ConfError, IpamKind, LedgerKind, Object};
+use super::{ConfError, DuplicatesConf, IpamKind, LedgerKind, Object};
 
 /// Keys of `limits`.
 pub(super) const LIMITS: [&str; 3] = ["fuel", "memoryMiB", "deadlineMs"];
@@ -16,7 +17,7 @@ pub(super) const GRANTS: [&str; 3] = ["wasi", "data", "routes"];
 /// Keys of `monitor`.
 pub(super) const MONITOR: [&str; 2] = ["policy", "promoted"];
 
-/// How policies run and where claims are kept.
+/// How policies run, where claims are kept, and what makes them sure.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Terms {
     /// Limits of policy calls.
@@ -25,6 +26,8 @@ pub struct Terms {
     pub grants: GrantsConf,
     /// Where claims are kept.
     pub ledger: LedgerKind,
+    /// Neighbours are asked for an address before it is given.
+    pub duplicates: Option<DuplicatesConf>,
     /// What is used where a policy cannot be.
     pub fallback: FallbackConf,
 }

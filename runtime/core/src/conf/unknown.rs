@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use super::cluster::ledger_keys;
+use super::duplicates::DUPLICATES;
 use super::error::unknown_key;
 use super::select::OWN;
 use super::terms::{GRANTS, LIMITS, MONITOR};
@@ -37,10 +38,12 @@ pub(super) fn of_network(object: &Object) -> Vec<ConfError> {
     found
 }
 
-/// Every unknown key of `limits`, `grants`, `monitor` and `ledger`.
+/// Every unknown key of `limits`, `grants`, `duplicates`, `monitor` and `ledger`.
 pub(super) fn of_terms(object: &Object) -> Vec<ConfError> {
     let mut found = Vec::new();
-    for (key, known) in [("limits", &LIMITS[..]), ("grants", &GRANTS[..]), ("monitor", &MONITOR[..])] {
+    let closed =
+        [("limits", &LIMITS[..]), ("grants", &GRANTS[..]), ("duplicates", &DUPLICATES[..]), ("monitor", &MONITOR[..])];
+    for (key, known) in closed {
         if let Ok(Some(inner)) = object.object(key) {
             found.extend(in_object(&inner, &object.place(key), known));
         }
@@ -128,7 +131,7 @@ pub const IPAM_KEYS: [&str; 11] = [
 ];
 
 /// Keys that `ipam` has where the top of the configuration is another plugin's.
-pub const IPAM_TERMS: [&str; 5] = ["limits", "grants", "ledger", "fallback", "monitor"];
+pub const IPAM_TERMS: [&str; 6] = ["limits", "grants", "ledger", "duplicates", "fallback", "monitor"];
 
 /// Keys of a range.
 const RANGE: [&str; 4] = ["subnet", "rangeStart", "rangeEnd", "gateway"];

@@ -6,7 +6,7 @@ use super::{ConfError, DelegateConf, IpamConf, Object, StepConf};
 use crate::{delegate, step};
 
 /// Top-level keys of a `"type": "weft"` configuration: the specification's, then ours.
-pub(super) const KEYS: [&str; 22] = [
+pub(super) const KEYS: [&str; 23] = [
     "cniVersion",
     "cniVersions",
     "name",
@@ -25,6 +25,7 @@ pub(super) const KEYS: [&str; 22] = [
     "ipam",
     "steps",
     "ledger",
+    "duplicates",
     "limits",
     "grants",
     "fallback",

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use weft_host_abi::types::{Dns, Route};
 
 use super::{Addressing, DelegateError, Given};
-use crate::plan::{Family, LinkRef, Op, ResultShape, ShapeIp, Side};
+use crate::plan::{Family, LinkRef, Op, ProbeAddresses, ResultShape, ShapeIp, Side};
 
 /// What is done about duplicate address detection on the container's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,23 @@ pub(super) struct Link<'a> {
     pub(super) dad: Dad,
     /// Sysctls that announce address changes: `ipv4/conf/*/arp_notify` and the like, without the link.
     pub(super) notify: &'a [(&'static str, &'static str)],
+    /// Neighbours are asked for the addresses before they are put on the link.
+    pub(super) probe: Option<Probe<'a>>,
+}
+
+/// How neighbours are asked who has addresses.
+pub(super) struct Probe<'a> {
+    /// How long an answer is waited for, in milliseconds.
+    pub(super) wait_ms: u32,
+    /// The host's link that has to pass packets by then, where the container's has one.
+    pub(super) port: Option<&'a str>,
+}
+
+impl Probe<'_> {
+    /// Through a link that has no other end on the host.
+    pub(super) fn of(addressing: &Addressing) -> Option<Self> {
+        addressing.probe_ms.map(|wait_ms| Self { wait_ms, port: None })
+    }
 }
 
 /// `RT_SCOPE_LINK`.
@@ -51,7 +68,8 @@ pub(super) const ARP_NOTIFY: (&str, &str) = ("ipv4", "arp_notify");
 pub(super) const NDISC_NOTIFY: (&str, &str) = ("ipv6", "ndisc_notify");
 
 impl Link<'_> {
-    /// The ops, in the stock plugins' order: addresses while the link is down, then up, then routes.
+    /// The ops, in the stock plugins' order: addresses while the link is down, then up, then routes. Where neighbours are asked, the
+    /// link comes up first: it must not announce what may be another's.
     pub(super) fn configure(&self, ops: &mut Vec<Op>) {
         self.add_addresses(ops);
         self.add_routes(ops);
@@ -68,17 +86,29 @@ impl Link<'_> {
                 ops.push(self.sysctl("ipv6", "accept_dad", "1"));
             }
         }
+        let mut first_v6 = self.ips.iter().position(|given| given.address.addr().is_ipv6());
+        if let Some(probe) = &self.probe {
+            if first_v6.take().is_some() {
+                ops.push(Op::EnableIpv6 { link: self.name.to_owned() });
+            }
+            ops.push(Op::LinkUp { link: link() });
+            ops.extend(probe.port.map(|port| Op::WaitPort { link: port.to_owned() }));
+            let addresses = self.ips.iter().map(|given| given.address.addr()).collect();
+            let asked = ProbeAddresses { link: self.name.to_owned(), addresses, wait_ms: probe.wait_ms };
+            ops.push(Op::ProbeAddresses(asked));
+        }
         for (family, key) in self.notify {
             ops.push(self.sysctl(family, key, "1"));
         }
-        let first_v6 = self.ips.iter().position(|given| given.address.addr().is_ipv6());
         for (index, given) in self.ips.iter().enumerate() {
             if first_v6 == Some(index) {
                 ops.push(Op::EnableIpv6 { link: self.name.to_owned() });
             }
             ops.push(Op::AddAddress { link: link(), address: given.address });
         }
-        ops.push(Op::LinkUp { link: link() });
+        if self.probe.is_none() {
+            ops.push(Op::LinkUp { link: link() });
+        }
         if self.dad != Dad::Off && self.first_gateway(Family::V6).is_some() {
             ops.push(Op::WaitAddresses { link: link() });
         }
@@ -130,6 +160,7 @@ pub(super) static NONE: Addressing = Addressing {
     routes: Vec::new(),
     dns: Dns { nameservers: Vec::new(), domain: None, search: Vec::new(), options: Vec::new() },
     unique: false,
+    probe_ms: None,
 };
 
 /// The result of a delegate whose only interface is the container's: all addresses are its. `dns` is the configuration's, set or
@@ -182,7 +213,7 @@ mod tests {
 
     fn ops(ips: &[Given], routes: &[Route], dad: Dad) -> Vec<String> {
         let mut ops = Vec::new();
-        Link { name: "eth0", ips, routes, dad, notify: &[ARP_NOTIFY] }.configure(&mut ops);
+        Link { name: "eth0", ips, routes, dad, notify: &[ARP_NOTIFY], probe: None }.configure(&mut ops);
         ops.iter().map(ToString::to_string).collect()
     }
 
@@ -230,6 +261,28 @@ mod tests {
         assert_eq!(enhanced[0], "set net/ipv6/conf/eth0/enhanced_dad=1 in the container");
         assert_eq!(enhanced[1], "set net/ipv6/conf/eth0/accept_dad=1 in the container");
         assert!(enhanced.iter().any(|op| op.starts_with("wait")), "{enhanced:?}");
+    }
+
+    #[test]
+    fn neighbours_are_asked_before_the_link_has_an_address() {
+        let ips = [given("10.0.0.2/24", None), given("fd00::2/64", None)];
+        let mut ops = Vec::new();
+        let probe = Some(Probe { wait_ms: 300, port: Some("veth0") });
+        Link { name: "eth0", ips: &ips, routes: &[], dad: Dad::Off, notify: &[ARP_NOTIFY], probe }.configure(&mut ops);
+        let texts: Vec<String> = ops.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "set net/ipv6/conf/eth0/accept_dad=0 in the container",
+                "enable IPv6 on eth0 (in the container)",
+                "bring eth0 (in the container) up",
+                "wait for port veth0 to come up",
+                "ask the neighbours on eth0 (in the container) who has 10.0.0.2, fd00::2",
+                "set net/ipv4/conf/eth0/arp_notify=1 in the container",
+                "add address 10.0.0.2/24 to eth0 (in the container)",
+                "add address fd00::2/64 to eth0 (in the container)",
+            ]
+        );
     }
 
     #[test]

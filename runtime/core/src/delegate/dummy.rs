@@ -25,6 +25,10 @@ impl Delegate for Dummy {
         "dummy interface requires an IPAM configuration"
     }
 
+    fn no_neighbours(&self) -> Option<&'static str> {
+        Some("a dummy link leads nowhere")
+    }
+
     fn cni_args(&self) -> &'static [&'static str] {
         &[]
     }
@@ -48,7 +52,7 @@ impl Delegate for Dummy {
         let mut ops = vec![self.bare(name)];
         let (routes, dad) = (&addressing.routes, Dad::for_addresses(addressing));
         // No neighbour needs an announcement of the addresses.
-        addressing::Link { name, ips, routes, dad, notify: &[] }.configure(&mut ops);
+        addressing::Link { name, ips, routes, dad, notify: &[], probe: None }.configure(&mut ops);
         // The one stock plugin that keeps IPAM's DNS, whatever the configuration says.
         let result = addressing::only_link(name, addressing, Some(&addressing.dns));
         Ok(Plan { ops, result, ..Plan::default() })

@@ -1,7 +1,7 @@
 //! `host-device`: a device of the host goes to the container as it is. What is driven from user space (DPDK) stays where it is,
 //! and only gets addresses.
 
-use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY};
+use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY, Probe};
 use super::{Delegate, DelegateError, Input, IpamUse};
 use crate::cni::{CniResult, Object};
 use crate::keys;
@@ -89,6 +89,10 @@ impl Delegate for HostDevice {
         IpamUse::Optional
     }
 
+    fn no_neighbours(&self) -> Option<&'static str> {
+        None
+    }
+
     fn cni_args(&self) -> &'static [&'static str] {
         &[]
     }
@@ -115,6 +119,12 @@ impl Delegate for HostDevice {
         };
         let device = match &input.observed.device {
             Some(FoundDevice::Link(device)) => device,
+            Some(FoundDevice::UserSpace)
+                if input.addressing.is_some_and(|addressing| addressing.probe_ms.is_some()) =>
+            {
+                let text = "through a device that is driven from user space nobody can be asked for duplicates; remove \"duplicates\"";
+                return Err(DelegateError::Conf(text.to_owned()));
+            }
             Some(FoundDevice::UserSpace) => {
                 return Ok(Plan { result: ResultShape { unmanaged: true, ..result }, ..Plan::default() });
             }
@@ -127,10 +137,10 @@ impl Delegate for HostDevice {
         };
         let mut ops = vec![Op::TakeDevice(take(name, device))];
         if let (Some(addressing), Some(ips)) = (input.addressing, ips) {
-            let (routes, dad) = (&addressing.routes, Dad::for_addresses(addressing));
-            // The kernel announces the addresses when the device comes up. Not by writing its MAC (`Announce`): not every device
+            let (routes, dad, probe) = (&addressing.routes, Dad::for_addresses(addressing), Probe::of(addressing));
+            // The kernel announces the addresses when the device comes up, or the probe has. Not by writing its MAC (`Announce`): not every device
             // takes one.
-            addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY, NDISC_NOTIFY] }.configure(&mut ops);
+            addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY, NDISC_NOTIFY], probe }.configure(&mut ops);
         } else {
             ops.push(Op::LinkUp { link: LinkRef::container(name) });
         }

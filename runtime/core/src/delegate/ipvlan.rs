@@ -48,6 +48,7 @@ fn taken_over(previous: Option<&CniResult>) -> Result<Addressing, DelegateError>
             dns: previous.dns.clone(),
             // The ledger did not give them.
             unique: false,
+            probe_ms: None,
         }),
         None => Err(DelegateError::Conf("no plugin name provided".to_owned())),
     }
@@ -64,6 +65,11 @@ impl Delegate for Ipvlan {
 
     fn ipam(&self) -> IpamUse {
         IpamUse::Optional
+    }
+
+    /// The kernel passes an ARP packet to the link that has its target address, and an answer to a probe has none.
+    fn no_neighbours(&self) -> Option<&'static str> {
+        Some("an ipvlan link gets no answer for an address that it does not have yet; use macvlan")
     }
 
     fn cni_args(&self) -> &'static [&'static str] {
@@ -108,7 +114,8 @@ impl Delegate for Ipvlan {
         let (routes, dad) = (&addressing.routes, Dad::for_addresses(addressing));
         // The kernel announces the addresses when the link comes up. Writing the MAC (`Announce`) is not for an ipvlan: it has
         // its parent's.
-        addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY, NDISC_NOTIFY] }.configure(&mut ops);
+        addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY, NDISC_NOTIFY], probe: None }
+            .configure(&mut ops);
         Ok(Plan { ops, result: addressing::only_link(name, addressing, input.dns), ..Plan::default() })
     }
 }

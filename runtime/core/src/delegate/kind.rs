@@ -30,6 +30,8 @@ pub struct Addressing {
     pub dns: Dns,
     /// The ledger makes these addresses unique, so duplicate address detection need not be waited for.
     pub unique: bool,
+    /// Neighbours are asked for them first, and may take so many milliseconds to answer.
+    pub probe_ms: Option<u32>,
 }
 
 /// Everything a delegate may look at.
@@ -97,6 +99,9 @@ pub trait Delegate: Sync {
     fn is_chained(&self) -> bool {
         false
     }
+
+    /// Why neighbours on its link cannot be asked who has its addresses; `None` where they can.
+    fn no_neighbours(&self) -> Option<&'static str>;
 
     /// Keys of `CNI_ARGS` it reads. A plugin that reads any refuses others, unless they say `IgnoreUnknown`.
     fn cni_args(&self) -> &'static [&'static str];

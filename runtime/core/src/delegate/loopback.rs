@@ -25,6 +25,10 @@ impl Delegate for Loopback {
         IpamUse::Never
     }
 
+    fn no_neighbours(&self) -> Option<&'static str> {
+        Some("a loopback leads nowhere")
+    }
+
     fn cni_args(&self) -> &'static [&'static str] {
         &[]
     }

@@ -1,6 +1,6 @@
 //! `macvlan`: a link with a MAC of its own on a parent link of the host (or of the container).
 
-use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY};
+use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY, Probe};
 use super::parent::{Parent, bounded_mtu, check_mtu};
 use super::{Delegate, DelegateError, Input, IpamUse, mac};
 use crate::cni::{CniResult, Object};
@@ -53,6 +53,10 @@ impl Delegate for Macvlan {
         IpamUse::Optional
     }
 
+    fn no_neighbours(&self) -> Option<&'static str> {
+        None
+    }
+
     fn cni_args(&self) -> &'static [&'static str] {
         &["MAC"]
     }
@@ -98,7 +102,8 @@ impl Delegate for Macvlan {
             let ips = addressing::required(addressing)?;
             let dad = Dad::for_addresses(addressing);
             let notify = &[ARP_NOTIFY, NDISC_NOTIFY];
-            addressing::Link { name, ips, routes: &addressing.routes, dad, notify }.configure(&mut ops);
+            addressing::Link { name, ips, routes: &addressing.routes, dad, notify, probe: Probe::of(addressing) }
+                .configure(&mut ops);
             ops.push(addressing::announce(name, ips));
             result.ips = addressing::shape(ips, 0);
             result.routes.clone_from(&addressing.routes);

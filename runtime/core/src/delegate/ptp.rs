@@ -39,6 +39,10 @@ impl Delegate for Ptp {
         IpamUse::Required
     }
 
+    fn no_neighbours(&self) -> Option<&'static str> {
+        Some("a ptp link leads to its host alone")
+    }
+
     fn cni_args(&self) -> &'static [&'static str] {
         &[]
     }
@@ -75,7 +79,7 @@ impl Delegate for Ptp {
         }
         ops.push(Op::CreateVeth { container: name.to_owned(), host: host.to_owned(), mtu, mac: None });
         let dad = Dad::for_addresses(addressing);
-        let link = addressing::Link { name, ips, routes: &addressing.routes, dad, notify: &[] };
+        let link = addressing::Link { name, ips, routes: &addressing.routes, dad, notify: &[], probe: None };
         link.add_addresses(&mut ops);
         // Detection that is off still takes the kernel a moment on a work queue, and a route with an IPv6 source address
         // that is tentative is refused. Where detection is on, there was a wait: every address has a gateway here.

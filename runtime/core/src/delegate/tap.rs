@@ -40,6 +40,10 @@ impl Delegate for Tap {
         IpamUse::Optional
     }
 
+    fn no_neighbours(&self) -> Option<&'static str> {
+        Some("what a tap leads to is not there yet")
+    }
+
     fn cni_args(&self) -> &'static [&'static str] {
         &["MAC"]
     }
@@ -69,7 +73,7 @@ impl Delegate for Tap {
         let ips = addressing::required(addressing)?;
         let (routes, dad) = (&addressing.routes, Dad::for_addresses(addressing));
         // As long as no program has opened it there is nobody to announce the addresses to.
-        addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY] }.configure(&mut ops);
+        addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY], probe: None }.configure(&mut ops);
         Ok(Plan { ops, result: addressing::only_link(name, addressing, input.dns), ..Plan::default() })
     }
 }

@@ -1,6 +1,6 @@
 //! `vlan`: a link that is in one VLAN of a parent link of the host (or of the container).
 
-use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY};
+use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY, Probe};
 use super::parent::{Parent, bounded_mtu, check_mtu};
 use super::{Delegate, DelegateError, Input, IpamUse};
 use crate::cni::{CniResult, Object};
@@ -53,6 +53,10 @@ impl Delegate for Vlan {
         "failed to execute IPAM delegate: no plugin name provided"
     }
 
+    fn no_neighbours(&self) -> Option<&'static str> {
+        None
+    }
+
     fn cni_args(&self) -> &'static [&'static str] {
         &[]
     }
@@ -78,10 +82,10 @@ impl Delegate for Vlan {
         let ips = addressing::required(addressing)?;
         let name = input.attachment.ifname.as_str();
         let mut ops = vec![Op::CreateVlan(CreateVlan { name: name.to_owned(), parent, id, mtu })];
-        let (routes, dad) = (&addressing.routes, Dad::for_addresses(addressing));
-        // The kernel announces the addresses when the link comes up. Writing the MAC (`Announce`) would keep it from following
+        let (routes, dad, probe) = (&addressing.routes, Dad::for_addresses(addressing), Probe::of(addressing));
+        // The kernel announces the addresses when the link comes up, or the probe has. Writing the MAC (`Announce`) would keep it from following
         // the parent's when that changes.
-        addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY, NDISC_NOTIFY] }.configure(&mut ops);
+        addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY, NDISC_NOTIFY], probe }.configure(&mut ops);
         Ok(Plan { ops, result: addressing::only_link(name, addressing, input.dns), ..Plan::default() })
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use rusqlite::{Connection, params};
 
-use super::claim::{ACTIVE, COOLDOWN, KEPT, state};
+use super::claim::{ACTIVE, CONFLICT, COOLDOWN, KEPT, state};
 use super::runs::{self, Run};
 use crate::store::{self, Blob, Fault, Stored};
 
@@ -59,6 +59,9 @@ fn claim_rows(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault
                 Some("active, with leftovers of a release")
             }
             COOLDOWN if until.is_none() || entry.is_some() => Some("resting, but without an end or with an entry"),
+            CONFLICT if until.is_none() || owner.is_none() || entry.is_some() => {
+                Some("in conflict, but without an end, with nobody or with an entry")
+            }
             KEPT if owner.is_none() || entry.is_some() => Some("kept, but for nobody or with an entry"),
             _ => None,
         };

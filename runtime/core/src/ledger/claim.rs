@@ -15,12 +15,15 @@ pub(super) const ACTIVE: i64 = 0;
 pub(super) const COOLDOWN: i64 = 1;
 /// `claims.state`.
 pub(super) const KEPT: i64 = 2;
+/// `claims.state`.
+pub(super) const CONFLICT: i64 = 3;
 
 pub(super) fn state(code: i64) -> Result<ClaimState, Fault> {
     match code {
         ACTIVE => Ok(ClaimState::Active),
         COOLDOWN => Ok(ClaimState::Cooldown),
         KEPT => Ok(ClaimState::Kept),
+        CONFLICT => Ok(ClaimState::Conflict),
         other => Err(Fault::Damaged(format!("a claim has state {other}, which does not exist"))),
     }
 }
@@ -75,7 +78,7 @@ pub(crate) fn choose(conn: &Connection, ask: &ClaimAsk<'_>) -> Result<Result<Vec
     Ok(Ok(chosen))
 }
 
-/// Whether a cooldown is over. One that began later than now was written under a clock that ran ahead: nobody knows how long it
+/// Whether a cooldown, or the time of a conflict, is over. One that began later than now was written under a clock that ran ahead: nobody knows how long it
 /// has lasted, and its end may be years away.
 pub(super) fn has_rested(since: i64, until: Option<i64>, now: u64) -> bool {
     let now = store::seconds(now);
@@ -108,8 +111,8 @@ fn standing(conn: &Connection, ask: &ClaimAsk<'_>, address: IpAddr) -> Result<St
     let Some((code, until, owner, since)) = row else { return Ok(Standing::Free) };
     Ok(match state(code)? {
         ClaimState::Kept if owner.is_some_and(|owner| ask.identities.contains(&owner)) => Standing::Takeable,
-        ClaimState::Cooldown if has_rested(since, until, ask.now) => Standing::Takeable,
-        ClaimState::Active | ClaimState::Kept | ClaimState::Cooldown => Standing::Taken,
+        ClaimState::Cooldown | ClaimState::Conflict if has_rested(since, until, ask.now) => Standing::Takeable,
+        ClaimState::Active | ClaimState::Kept | ClaimState::Cooldown | ClaimState::Conflict => Standing::Taken,
     })
 }
 
@@ -152,7 +155,7 @@ pub(crate) fn exists(conn: &Connection, scope: &str, address: IpAddr) -> Result<
         .query_row(params![scope, Blob::new(address)], |row| row.get(0))?)
 }
 
-/// Whose an address is: `None` where it is free, `Some(None)` where it is kept or rests, else the journal entry that has it.
+/// Whose an address is: `None` where it is free, `Some(None)` where it is kept, rests or is in conflict, else the journal entry that has it.
 pub(crate) fn occupant(conn: &Connection, scope: &str, address: IpAddr) -> Result<Option<Option<i64>>, Fault> {
     Ok(conn
         .prepare_cached("SELECT entry FROM claims WHERE scope = ?1 AND address = ?2")?

@@ -20,7 +20,7 @@ pub use error::LedgerError;
 pub use host_local::{
     ExportReport, HostLocalExport, ImportReport, LeftOut, NetworkExport, NetworkImport, SkipReason, Skipped,
 };
-pub use release::Released;
+pub use release::{CONFLICT_SECONDS, Released};
 pub use view::{ClaimFilter, ClaimRow, Pool, View};
 
 pub(crate) use check::{inspect, rebuild};
@@ -29,7 +29,7 @@ pub(crate) use host_local::{Found, lock, look, networks_in, note_imported, real}
 pub(crate) use ranges::Books;
 #[cfg(test)]
 pub(crate) use ranges::MOST;
-pub(crate) use release::{Releasing, apply_rule, free};
+pub(crate) use release::{Releasing, apply_rule, free, mark_in_use};
 
 use std::net::IpAddr;
 

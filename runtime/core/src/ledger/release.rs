@@ -5,9 +5,12 @@ use std::net::IpAddr;
 use rusqlite::{Connection, params};
 use weft_host_abi::types::ReleaseRule;
 
-use super::claim::{COOLDOWN, KEPT};
+use super::claim::{CONFLICT, COOLDOWN, KEPT};
 use super::ranges::Books;
 use crate::store::{self, Blob, Fault, NodeStore, StoreError, Stored};
+
+/// How long nobody gets an address that somebody on the wire had.
+pub const CONFLICT_SECONDS: u64 = 3600;
 
 /// What a release did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +113,30 @@ pub(crate) fn apply_rule(
             entry.network
         ])?;
     }
+    Ok(())
+}
+
+/// Takes an address away from an entry that is going: somebody on the wire has it, so nobody else gets it for a while.
+pub(crate) fn mark_in_use(
+    conn: &Connection,
+    (entry, network): (i64, &str),
+    (address, by): (IpAddr, &str),
+    now: u64,
+) -> Result<(), Fault> {
+    conn.prepare_cached(
+        "UPDATE claims INDEXED BY claims_entry
+         SET state = ?3, since = ?4, until = ?5, owner = ?6, network = ?7, entry = NULL, slot = NULL
+         WHERE entry = ?1 AND address = ?2",
+    )?
+    .execute(params![
+        entry,
+        Blob::new(address),
+        CONFLICT,
+        store::seconds(now),
+        store::seconds(now.saturating_add(CONFLICT_SECONDS)),
+        by,
+        network
+    ])?;
     Ok(())
 }
 

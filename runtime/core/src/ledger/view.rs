@@ -46,7 +46,8 @@ pub struct ClaimRow {
     pub address: IpAddr,
     /// What kind of claim it is.
     pub state: ClaimState,
-    /// Container id of an active claim, identity a kept one is for, last container id of a resting one.
+    /// Container id of an active claim, identity a kept one is for, last container id of a resting one, hardware address of who
+    /// answers for one in conflict.
     pub owner: String,
     /// Interface name of an active claim, else empty.
     pub ifname: String,
@@ -54,7 +55,7 @@ pub struct ClaimRow {
     pub network: String,
     /// When it got into this state, in seconds since 1970.
     pub since: u64,
-    /// When a resting one becomes free.
+    /// When a resting one, or one in conflict, becomes free.
     pub until: Option<u64>,
 }
 
@@ -258,7 +259,7 @@ impl LedgerView for View {
                 .optional()?;
             let Some((code, until, owner, ifname, since)) = row else { return Ok(None) };
             let state = state(code)?;
-            if state == ClaimState::Cooldown && has_rested(since, until, self.now) {
+            if matches!(state, ClaimState::Cooldown | ClaimState::Conflict) && has_rested(since, until, self.now) {
                 return Ok(None);
             }
             Ok(Some(ClaimInfo { address, owner, ifname, state }))

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -143,6 +144,24 @@ pub enum NetlinkError {
         /// How long was waited.
         seconds: u64,
     },
+    /// Neighbours have addresses that were to be put on a link.
+    #[error("{} on the wire of {link:?}", in_use(.by))]
+    InUse {
+        /// The link.
+        link: String,
+        /// The addresses, each with the hardware address of who answers for it.
+        by: Vec<(IpAddr, Mac)>,
+    },
+    /// Nobody could be asked who has an address.
+    #[error(
+        "{link:?} has no carrier after {seconds} seconds, so nobody can be asked who has its addresses; connect it, or do not set duplicates.detect"
+    )]
+    NoCarrier {
+        /// The link.
+        link: String,
+        /// How long was waited.
+        seconds: u64,
+    },
     /// A bridge port did not come up.
     #[error("bridge port in error state: {state}")]
     PortState {
@@ -214,7 +233,7 @@ pub enum NetlinkError {
     #[error("cmdAdd failed: no local route for {address} in table {table} within {millis} ms")]
     NoLocalRoute {
         /// The address.
-        address: std::net::IpAddr,
+        address: IpAddr,
         /// The table.
         table: u32,
         /// How long was waited.
@@ -296,6 +315,13 @@ pub struct UndoError {
 
 /// The kernel's explanation in brackets, or nothing.
 struct Hint<'a>(Option<&'a str>);
+
+/// Who answers for which address, in words.
+#[must_use]
+pub fn in_use(by: &[(IpAddr, Mac)]) -> String {
+    let each: Vec<String> = by.iter().map(|(address, mac)| format!("{mac} answers for {address}")).collect();
+    each.join(", ")
+}
 
 // === impl NetlinkError ===
 

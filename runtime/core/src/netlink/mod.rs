@@ -35,6 +35,7 @@ mod nft;
 mod observe;
 mod ops;
 mod presence;
+mod probe;
 mod rtnl;
 mod sharing;
 mod survey;
@@ -48,12 +49,13 @@ mod wire;
 pub use crate::background::Job;
 pub use applied::Applied;
 pub use check::{ChildDifference, Difference, Since, StepDifference};
-pub use error::{ApplyError, NetlinkError, UndoError};
+pub use error::{ApplyError, NetlinkError, UndoError, in_use};
 pub use executor::{Executor, Opening};
 pub use identity::{in_new_netns, is_own_netns, netns_identity, own_netns_cookie};
 pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
 pub use netns_fault::NetnsFault;
+pub use probe::link_address;
 pub use sharing::Decide;
 pub use survey::{
     Survivor, addresses_in_use, filter_generation, first_labelled, has_elements, label, parse_label, survivors,

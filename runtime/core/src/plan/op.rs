@@ -11,8 +11,8 @@ use weft_host_abi::types::Route;
 
 use super::{
     Accept, CreateDummy, CreateIfb, CreateIpvlan, CreateTap, CreateVlan, Family, FirewalldSource, ForgetNeighbours,
-    HostPort, IngressPolicy, JoinVrf, LimitRate, LinkRef, Mac, RedirectIngress, RouteLocalnet, Side, SourceRoutes,
-    TakeDevice, TuneLink, TuneSysctl,
+    HostPort, IngressPolicy, JoinVrf, LimitRate, LinkRef, Mac, ProbeAddresses, RedirectIngress, RouteLocalnet, Side,
+    SourceRoutes, TakeDevice, TuneLink, TuneSysctl,
 };
 
 /// How a macvlan talks to its siblings.
@@ -151,6 +151,8 @@ pub enum Op {
         /// The link.
         link: LinkRef,
     },
+    /// See [`ProbeAddresses`].
+    ProbeAddresses(ProbeAddresses),
     /// A route is added; the exact same one being there already is an error unless `existing_ok`.
     AddRoute {
         /// The link it goes out of.
@@ -335,6 +337,7 @@ impl fmt::Display for Op {
             Self::AddAddress { link, address } => write!(f, "add address {address} to {link}"),
             Self::LinkUp { link } => write!(f, "bring {link} up"),
             Self::WaitAddresses { link } => write!(f, "wait for duplicate address detection on {link}"),
+            Self::ProbeAddresses(op) => op.fmt(f),
             Self::AddRoute { link, route, .. } => match route.gw {
                 Some(gw) => write!(f, "add route to {} via {gw} on {link}", route.dst),
                 None => write!(f, "add route to {} on {link}", route.dst),

@@ -17,7 +17,7 @@ pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
 pub(crate) const PAGE_SIZE: i64 = 2048;
 
 /// Entry `n` takes a store from version `n` to `n + 1`. Each runs inside the transaction that also sets the version.
-const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6];
 
 /// Small columns come first, so that reading them never follows the overflow pages of the long texts.
 const V1: &str = "
@@ -159,6 +159,12 @@ CREATE TABLE remote_ledgers (
     used INTEGER NOT NULL
 ) WITHOUT ROWID;
 INSERT INTO remote_ledgers (ledger, used) SELECT ledger, max(created) FROM remote GROUP BY ledger;
+";
+
+/// Who answers on the wire for an address that a cluster ledger gave. A claim of this node's own may be in conflict (state 3),
+/// which older programs do not know.
+const V6: &str = "
+ALTER TABLE remote_addresses ADD COLUMN in_use_by TEXT;
 ";
 
 /// What a file says about itself.

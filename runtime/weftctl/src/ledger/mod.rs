@@ -126,11 +126,14 @@ pub(crate) fn state_text(row: &ClaimRow) -> String {
     match row.state {
         ClaimState::Active => "active".to_owned(),
         ClaimState::Kept => "kept".to_owned(),
-        ClaimState::Cooldown => {
-            let now = weft_core::facts::now().unwrap_or_default();
-            format!("cooldown {}s", row.until.unwrap_or_default().saturating_sub(now))
-        }
+        ClaimState::Cooldown => format!("cooldown {}s", left(row)),
+        ClaimState::Conflict => format!("conflict {}s", left(row)),
     }
+}
+
+/// Seconds until a claim ends by itself.
+fn left(row: &ClaimRow) -> u64 {
+    row.until.unwrap_or_default().saturating_sub(weft_core::facts::now().unwrap_or_default())
 }
 
 /// An address that a container uses would be handed out twice.

@@ -4,6 +4,7 @@
 mod chaos;
 mod check;
 mod cluster;
+mod conflict;
 mod controller;
 mod history;
 mod ipam_claim;
@@ -46,6 +47,8 @@ const TRIALS: &[(&str, Trial)] = &[
     ("a-weft-that-is-killed-leaks-nothing", weft_killed),
     ("a-late-create-is-swept", late_create),
     ("a-fence-by-hand-frees-what-a-dead-machine-held", fenced_by_hand),
+    ("an-address-in-use-on-the-wire-is-marked", conflict::marked),
+    ("a-range-in-use-on-the-wire-gives-nothing", conflict::none_left),
     ("a-restore-behind-a-freeze-duplicates-nothing", restore::frozen),
     ("a-restore-that-nobody-announced-is-noticed", restore::unannounced),
     ("a-create-that-is-delivered-late-is-swept", requests::late_create),
@@ -91,6 +94,8 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("one-add-costs-the-same-among-many-claims", scale::one_add_among_many),
     ("an-agents-memory-follows-its-own-pods", scale::agent_memory),
     ("an-ordinal-keeps-its-address-through-a-scale-to-zero", keep::ordinal),
+    ("a-pool-asks-the-wire-first", conflict::of_a_pool),
+    ("an-ipam-claims-address-in-use-is-not-replaced", conflict::of_an_ipam_claim),
     ("r40-an-ipam-claim-keeps-its-address", ipam_claim::kept),
     ("a-cooldown-begins-when-the-ipam-claim-is-gone", ipam_claim::rested),
     ("r39-two-first-users-of-an-ipam-claim-get-one-address", ipam_claim::first_users),

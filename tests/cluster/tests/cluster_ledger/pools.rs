@@ -11,7 +11,7 @@ use super::cluster::Cluster;
 use super::world::{Node, PATIENCE, Pod};
 use super::{controller, objects};
 
-fn pool(name: &str, spec: &Value) -> Value {
+pub(crate) fn pool(name: &str, spec: &Value) -> Value {
     json!({"apiVersion": "ipam.weft.dev/v1alpha1", "kind": "AddressPool", "metadata": {"name": name}, "spec": spec})
 }
 
@@ -21,7 +21,7 @@ fn read(cluster: &Cluster, name: &str) -> Result<Value> {
 }
 
 /// A network whose ranges are those of a pool.
-fn conf(node: &Node, pool: &str, policy: &str) -> Value {
+pub(crate) fn conf(node: &Node, pool: &str, policy: &str) -> Value {
     let mut conf = node.conf();
     let mut ledger = conf["ipam"]["ledger"].take();
     ledger["pool"] = json!(pool);

@@ -36,6 +36,8 @@ pub enum Listing<'a> {
     Node(&'a str),
     /// Those that an IPAMClaim owns.
     Persistent,
+    /// Those that somebody on the wire has.
+    Conflict,
     /// Those of a domain.
     Domain(&'a str),
     /// All.

@@ -15,7 +15,7 @@ use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
 use super::etcd_gateway::{Answer, Call, Gateway, KeyValue};
 pub use super::etcd_gateway::{EtcdConf, EtcdError};
 use crate::claim::history::History;
-use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
+use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
 
 /// How often a change of a shared key is tried.
 const TRIES: usize = 10;
@@ -179,6 +179,7 @@ impl Backend for Etcd {
         let wanted = |spec: &ClaimSpec| match listing {
             Listing::Node(node) => spec.holders.iter().any(|holder| holder.node == node),
             Listing::Persistent => spec.is_persistent(),
+            Listing::Conflict => spec.state == ClaimState::Conflict,
             Listing::Domain(domain) => spec.domain == domain,
             Listing::All => true,
         };

@@ -30,6 +30,7 @@ pub(super) async fn until_it_holds(backend: &Kubernetes) -> Result<(), WriteErro
         state: ClaimState::Active,
         sharing: Sharing::Exclusive,
         rest_seconds: 0,
+        in_use_by: None,
         holders: Vec::new(),
     };
     let end = Instant::now() + PATIENCE;

@@ -17,7 +17,7 @@ use super::answers::{created, read, written};
 use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
 use super::{freeze, ipam_claim};
 use crate::claim::history::{History, Mark, Position};
-use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
+use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
 
 /// The API group.
 pub const GROUP: &str = "ipam.weft.dev";
@@ -28,6 +28,9 @@ const NODE_LABEL: &str = "ipam.weft.dev/node-";
 /// Label of a claim that outlives its holders, and its value.
 const OWNER_LABEL: &str = "ipam.weft.dev/owner";
 const PERSISTENT: &str = "IPAMClaim";
+/// Label of a claim that somebody on the wire has, and its value.
+const STATE_LABEL: &str = "ipam.weft.dev/state";
+const CONFLICT: &str = "Conflict";
 /// Label of a claim: its domain.
 pub(super) const DOMAIN_LABEL: &str = "ipam.weft.dev/domain";
 /// Annotation of a re-assertion: the epoch it is for. The admission policy in `deploy/crds` lets only these pass a freeze.
@@ -159,6 +162,9 @@ fn object(spec: &ClaimSpec, read: Option<&Versions>, epoch: Option<u64>) -> Clai
     if spec.is_persistent() {
         labels.push((OWNER_LABEL.to_owned(), PERSISTENT.to_owned()));
     }
+    if spec.state == ClaimState::Conflict {
+        labels.push((STATE_LABEL.to_owned(), CONFLICT.to_owned()));
+    }
     labels.extend(spec.holders.iter().map(|holder| (node_label(&holder.node), String::new())));
     let resource = resource("AddressClaim", "addressclaims");
     let mut object = Object::new(&spec.name(), &resource, spec.clone());
@@ -225,6 +231,7 @@ impl Backend for Kubernetes {
         let params = match listing {
             Listing::Node(node) => params.labels(&node_label(node)),
             Listing::Persistent => params.labels(&format!("{OWNER_LABEL}={PERSISTENT}")),
+            Listing::Conflict => params.labels(&format!("{STATE_LABEL}={CONFLICT}")),
             Listing::Domain(domain) => params.labels(&format!("{DOMAIN_LABEL}={domain}")),
             Listing::All => params,
         };

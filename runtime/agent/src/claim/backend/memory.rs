@@ -8,7 +8,7 @@ use weft_core::ledger::remote::Versions;
 
 use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
 use crate::claim::history::{History, Position};
-use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
+use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
 
 /// What its clients' clocks say.
 const NOW: u64 = 1_000_000;
@@ -172,6 +172,7 @@ impl Backend for Memory {
         let wanted = |claim: &Claim| match listing {
             Listing::Node(node) => claim.spec.holders.iter().any(|holder| holder.node == node),
             Listing::Persistent => claim.spec.is_persistent(),
+            Listing::Conflict => claim.spec.state == ClaimState::Conflict,
             Listing::Domain(domain) => claim.spec.domain == domain,
             Listing::All => true,
         };

@@ -31,6 +31,7 @@ fn spec(address: &str, nonce: &str) -> ClaimSpec {
         state: ClaimState::Active,
         sharing: Sharing::Exclusive,
         rest_seconds: 0,
+        in_use_by: None,
         holders: vec![holder],
     }
 }

@@ -126,7 +126,8 @@ fn finding(claim: &Claim, kind: Kind, what: String, remedy: &str) -> Finding {
 fn twins(claims: &[Claim], found: &mut Vec<Finding>) {
     let mut owners = BTreeMap::<String, &Claim>::new();
     let mut addresses = BTreeMap::<IpAddr, &Claim>::new();
-    for claim in claims {
+    // One that is marked is not used by its owner, which has another.
+    for claim in claims.iter().filter(|claim| claim.spec.state != ClaimState::Conflict) {
         let spec = &claim.spec;
         let ClaimOwner { owner, network, interface, slot } = &spec.owner;
         let key = format!("{}/{}/{network}/{interface}/{slot}", spec.domain, owner.uid);
@@ -160,6 +161,9 @@ async fn of_owner<B: Backend>(
 ) -> Result<(), DrainError> {
     let owner = &claim.spec.owner.owner;
     let nobody = claim.spec.holders.is_empty();
+    if claim.spec.state == ClaimState::Conflict {
+        return Ok(());
+    }
     if claim.spec.is_persistent() {
         let rests = claim.spec.state == ClaimState::Resting;
         if nobody && !rests && !backend.persistent_exists(&owner.namespace, &owner.name, &owner.uid).await? {
@@ -251,8 +255,8 @@ fn of_node(local: &Local, claims: &[Claim], found: &mut Vec<Finding>) -> Result<
 /// Puts right what can be. What is decided on is what `claims` says.
 pub(super) async fn repair<B: Backend>(backend: &B, local: Option<&Local>, claims: &[Claim]) -> Result<(), DrainError> {
     for claim in claims {
-        let leaked =
-            claim.spec.holders.is_empty() && claim.spec.sharing == Sharing::Exclusive && !claim.spec.is_persistent();
+        let kept = claim.spec.is_persistent() || claim.spec.state == ClaimState::Conflict;
+        let leaked = claim.spec.holders.is_empty() && claim.spec.sharing == Sharing::Exclusive && !kept;
         if leaked {
             match backend.delete(&claim.spec.name(), &claim.versions).await {
                 Ok(()) | Err(WriteError::Conflict) => {}
@@ -333,6 +337,9 @@ mod tests {
         server.create(&claim_of("web", "10.0.0.7", vec![holder("m1", "late")]), None).await.unwrap();
         server.create(&claim_of("idle", "10.0.0.8", Vec::new()), None).await.unwrap();
         server.create(&claim_of("away", "10.0.0.9", vec![holder("m9", "far")]), None).await.unwrap();
+        // What is marked is right as it is, also beside what its owner has instead.
+        let marked = ClaimSpec { state: ClaimState::Conflict, ..claim_of("web", "10.0.0.6", Vec::new()) };
+        server.create(&marked, None).await.unwrap();
         // The claim of the attachment that runs is lost.
         server.0.borrow_mut().claims.remove(&claim_name("default", address()));
         let all = [Kind::NoHolder, Kind::NoPod, Kind::OtherMachine, Kind::NoRow, Kind::NoClaim];
@@ -344,7 +351,9 @@ mod tests {
         assert_eq!(found(&server, &local).await, [Kind::NoPod, Kind::Fenced]);
         repaired(&server, &local).await;
         assert_eq!(found(&server, &local).await, []);
-        assert_eq!(server.list(Listing::All).await.unwrap().len(), 1);
+        let left = server.list(Listing::All).await.unwrap();
+        assert_eq!(left.iter().filter(|claim| claim.spec.state == ClaimState::Active).count(), 1);
+        assert_eq!(left.len(), 2);
     }
 
     #[tokio::test]

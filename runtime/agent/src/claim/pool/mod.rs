@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 use weft_core::agent::claim::ClaimReply;
 use weft_core::agent::{Fault, Refusal};
-use weft_core::conf::{ConfError, pool_sets};
+use weft_core::conf::{ConfError, DuplicatesConf, pool_sets};
 use weft_host_abi::types::RangeSet;
 
 pub use count::Usage;
@@ -40,6 +40,9 @@ pub struct PoolSpec {
     /// Addresses and subnets that are never given out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
+    /// Whether neighbours are asked for an address before it is given, as in a network's configuration.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub duplicates: Value,
 }
 
 /// A range, with host-local's keys.
@@ -78,6 +81,14 @@ pub struct Pool {
 }
 
 impl PoolSpec {
+    /// How long neighbours may take to answer, in milliseconds, where they are asked for its addresses.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub fn probe_ms(&self) -> Result<Option<u32>, ConfError> {
+        Ok(DuplicatesConf::of_pool(&self.duplicates)?.map(|duplicates| duplicates.wait_ms))
+    }
+
     /// Its range sets, without what it excludes.
     ///
     /// # Errors
@@ -118,6 +129,7 @@ impl KnownPools {
         };
         let unusable = |error| Refusal::new(Fault::Request, format!("AddressPool {name:?}: {error}"));
         let sets = pool.spec.sets().map_err(unusable)?;
-        Ok(ClaimReply::Pool { domain: pool.spec.domain, sets })
+        let probe_ms = pool.spec.probe_ms().map_err(unusable)?;
+        Ok(ClaimReply::Pool { domain: pool.spec.domain, sets, probe_ms })
     }
 }

@@ -166,7 +166,7 @@ mod tests {
 
     fn pool(name: &str, subnet: &str) -> Pool {
         let range = PoolRange { subnet: subnet.to_owned(), ..PoolRange::default() };
-        let spec = PoolSpec { domain: "default".to_owned(), ranges: vec![range], exclude: Vec::new() };
+        let spec = PoolSpec { domain: "default".to_owned(), ranges: vec![range], ..PoolSpec::default() };
         Pool { name: name.to_owned(), generation: 3, spec, ..Pool::default() }
     }
 

@@ -13,7 +13,7 @@ use super::objects::{self, Allocation, PoolObject, ReservationSpec};
 use super::{Item, MACHINE, Moved, names};
 use crate::claim::backend::kubernetes::Kubernetes;
 use crate::claim::backend::{Backend, Listing};
-use crate::claim::object::ClaimSpec;
+use crate::claim::object::{ClaimSpec, ClaimState};
 use crate::claim::operate::client;
 
 /// How often a pool that others write too is tried.
@@ -156,6 +156,10 @@ fn merge<'s>(
     let mut added = Vec::new();
     for (offset, spec) in specs {
         let item = |who: String| Item { domain: spec.domain.clone(), address: spec.address, who };
+        if spec.state == ClaimState::Conflict {
+            moved.unreadable.push(format!("{}: it is in conflict, and no pod has it", spec.address));
+            continue;
+        }
         let Some(own) = allocation(spec) else {
             moved.unreadable.push(format!("{}: its owner is no pod", spec.address));
             continue;

@@ -125,6 +125,7 @@ fn claim(given: &Given, domain: &str, pod: Option<&(String, String)>) -> ClaimSp
         state: ClaimState::Active,
         sharing: Sharing::Exclusive,
         rest_seconds: 0,
+        in_use_by: None,
         holders: vec![holder],
     }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod amend;
+mod conflict;
 mod host_local;
 mod lost;
 mod model;

@@ -150,7 +150,7 @@ impl Subject for Model {
             .filter(|info| match info.state {
                 ClaimState::Active => info.owner == container_id,
                 ClaimState::Kept => identities.contains(&info.owner),
-                ClaimState::Cooldown => false,
+                ClaimState::Cooldown | ClaimState::Conflict => false,
             })
             .collect()
     }

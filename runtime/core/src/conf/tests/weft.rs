@@ -101,14 +101,42 @@ fn a_ledger_is_the_nodes_or_the_clusters() {
 }
 
 #[test]
+fn duplicates_are_looked_for_where_neighbours_are() {
+    let ipam = json!({"type": "host-local", "subnet": "10.0.0.0/24"});
+    let of = |duplicates: Value| {
+        let network = ok(json!({"duplicates": duplicates, "ipam": ipam}));
+        network.terms.duplicates.map(|own| own.wait_ms)
+    };
+    assert_eq!(ok(json!({})).terms.duplicates, None);
+    assert_eq!(of(json!({})), None);
+    assert_eq!(of(json!({"detect": false, "waitMs": 100})), None);
+    assert_eq!(of(json!({"detect": true})), Some(300));
+    assert_eq!(of(json!({"detect": true, "waitMs": 100})), Some(100));
+    for wrong in [json!({"detect": "yes"}), json!({"waitMs": 10}), json!({"waitMs": 5001}), json!({"wait": 100})] {
+        assert_eq!(err(json!({"duplicates": wrong})).code(), 7, "{wrong}");
+    }
+    for delegate in ["ptp", "dummy", "tap", "ipvlan", "no-such-plugin"] {
+        let conf = json!({"delegate": {"type": delegate}, "ipam": ipam, "duplicates": {"detect": true}});
+        let text = err(conf).to_string();
+        assert!(text.starts_with("duplicates cannot be had in this network: "), "{delegate}: {text}");
+    }
+    let ipam = json!({"type": "wasm", "policy": "file:///p.wasm", "duplicates": {"detect": true}});
+    let text = err(json!({"ipam": ipam})).to_string();
+    assert!(text.contains("ipam.duplicates") && text.contains("at the top"), "{text}");
+}
+
+#[test]
 fn a_pool_has_the_ranges_and_the_domain() {
     let conf = |ipam: Value| json!({"ledger": {"type": "kubernetes", "pool": "blue"}, "ipam": ipam});
     let network = ok(conf(json!({"type": "host-local"})));
     let LedgerKind::Cluster(cluster) = &network.terms.ledger else { panic!("a cluster ledger is expected") };
     assert_eq!(cluster.pool.as_deref(), Some("blue"));
     let sets = pool_sets(&[json!({"subnet": "10.0.0.0/24"})], &[]).unwrap();
-    let drawn = network.with_pool("lab", sets.clone()).unwrap();
+    let drawn = network.with_pool("lab", sets.clone(), None).unwrap();
     assert_eq!(drawn.ipam.as_ref().map(|ipam| (&ipam.range_sets, ipam.scope.as_str())), Some((&sets, "cluster/lab")));
+    assert_eq!(drawn.terms.duplicates, None);
+    let asked = network.with_pool("lab", sets, Some(100)).unwrap();
+    assert_eq!(asked.terms.duplicates.map(|own| own.wait_ms), Some(100));
     let text = err(conf(json!({"type": "host-local", "subnet": "10.0.0.0/24"}))).to_string();
     assert_eq!(text, "both \"ledger.pool\" and \"ipam.ranges\" are there: keep one of them");
 }

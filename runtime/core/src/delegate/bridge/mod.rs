@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use weft_host_abi::types::Route;
 
 use self::settings::Settings;
-use super::addressing::{self, ARP_NOTIFY, Dad};
+use super::addressing::{self, ARP_NOTIFY, Dad, Probe};
 use super::{Addressing, Delegate, DelegateError, Given, Input, IpamUse};
 use crate::cni::{CniResult, Object};
 use crate::plan::{Family, ForgetNeighbours, LinkRef, Need, Op, Plan, ResultShape};
@@ -51,6 +51,10 @@ impl Delegate for Bridge {
         IpamUse::Optional
     }
 
+    fn no_neighbours(&self) -> Option<&'static str> {
+        None
+    }
+
     fn cni_args(&self) -> &'static [&'static str] {
         &["MAC"]
     }
@@ -83,7 +87,7 @@ impl Delegate for Bridge {
             ..ResultShape::default()
         };
         if let Some(addressing) = input.addressing {
-            settings.layer3((name, input.beside), addressing, &mut ops, &mut result)?;
+            settings.layer3((name, host, input.beside), addressing, &mut ops, &mut result)?;
         } else if !settings.link_stays_down {
             ops.push(Op::LinkUp { link: LinkRef::container(name) });
         }
@@ -144,7 +148,7 @@ impl Settings {
     /// Addresses and routes inside, and the gateway outside.
     fn layer3(
         &self,
-        (name, beside): (&str, &[IpNet]),
+        (name, host, beside): (&str, &str, &[IpNet]),
         addressing: &Addressing,
         ops: &mut Vec<Op>,
         result: &mut ResultShape,
@@ -152,7 +156,8 @@ impl Settings {
         let ips: Vec<Given> = addressing::required(addressing)?.iter().map(|given| self.with_gateway(given)).collect();
         let routes = self.with_default_routes(&ips, &addressing.routes);
         let dad = if self.enhanced_dad { Dad::Enhanced } else { Dad::Off };
-        addressing::Link { name, ips: &ips, routes: &routes, dad, notify: &[ARP_NOTIFY] }.configure(ops);
+        let probe = addressing.probe_ms.map(|wait_ms| Probe { wait_ms, port: Some(host) });
+        addressing::Link { name, ips: &ips, routes: &routes, dad, notify: &[ARP_NOTIFY], probe }.configure(ops);
         if self.is_gateway {
             self.gateways(&ips, beside, ops);
             if self.vlan != 0 {

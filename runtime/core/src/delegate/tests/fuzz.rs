@@ -41,7 +41,13 @@ fn addressing() -> impl Strategy<Value = Option<Addressing>> {
         .prop_map(|(address, gateway)| Given { address, gateway: gateway.map(|gateway| gateway.addr()) });
     let route = (net(), prop::option::of(net())).prop_map(|(dst, gw)| Route::new(dst, gw.map(|gw| gw.addr())));
     let all = (prop::collection::vec(given, 0..4), prop::collection::vec(route, 0..3), any::<bool>());
-    prop::option::of(all.prop_map(|(ips, routes, unique)| Addressing { ips, routes, dns: Dns::default(), unique }))
+    prop::option::of(all.prop_map(|(ips, routes, unique)| Addressing {
+        ips,
+        routes,
+        dns: Dns::default(),
+        unique,
+        probe_ms: None,
+    }))
 }
 
 fn any_conf() -> impl Strategy<Value = (&'static str, Value)> {

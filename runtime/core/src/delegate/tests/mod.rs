@@ -54,6 +54,7 @@ impl Call {
             routes: routes.iter().map(|(dst, gw)| Route::new(dst.parse().unwrap(), gw.map(addr))).collect(),
             dns: Dns { nameservers: vec!["10.0.0.53".to_owned()], ..Dns::default() },
             unique: true,
+            probe_ms: None,
         });
         self
     }

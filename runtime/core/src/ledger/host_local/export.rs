@@ -205,6 +205,7 @@ fn address_files(rows: &[&ClaimRow]) -> (Files, Vec<LeftOut>) {
         };
         match row.state {
             ClaimState::Cooldown => leave("resting after its release: host-local would hand it out at once"),
+            ClaimState::Conflict => leave("in use by somebody else on the wire: host-local would hand it out at once"),
             ClaimState::Kept => leave("kept for its owner: host-local would hand it out to anybody"),
             ClaimState::Active if files.contains_key(&name) => leave("claimed in two scopes of this network"),
             ClaimState::Active if row.ifname.is_empty() => drop(files.insert(name, row.owner.clone())),

@@ -1,12 +1,14 @@
 //! Reading and changing rows.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::de::DeserializeOwned;
 use weft_host_abi::types::Attachment;
 
 use super::types::{AddressState, Answer, RemoteAddress, RemoteRow, Versions};
-use crate::store::{self, Fault, Key, Role, Stored};
+use crate::store::{self, Blob, Fault, Key, Role, Stored};
 
 const COLUMNS: &str = "id, nonce, container_id, network, ifname, role, boot_id, store_id, ledger, domain, owner, \
                        release, created";
@@ -37,6 +39,7 @@ impl Answer {
             Self::None => 1,
             Self::Granted => 2,
             Self::Lost => 3,
+            Self::InUse => 4,
         }
     }
 
@@ -46,6 +49,7 @@ impl Answer {
             1 => Ok(Self::None),
             2 => Ok(Self::Granted),
             3 => Ok(Self::Lost),
+            4 => Ok(Self::InUse),
             other => Err(Fault::Damaged(format!("an address of a cluster ledger has the unknown answer {other}"))),
         }
     }
@@ -108,7 +112,7 @@ fn decode<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, Fault> {
 
 fn addresses(conn: &Connection, id: i64) -> Result<Vec<RemoteAddress>, Fault> {
     let mut statement = conn.prepare_cached(
-        "SELECT want, address, prefix, state, answer, uid, version, since FROM remote_addresses
+        "SELECT want, address, prefix, state, answer, uid, version, since, in_use_by FROM remote_addresses
          WHERE remote = ?1 ORDER BY rank",
     )?;
     let rows = statement.query_map([id], |row| Ok(address(row)))?;
@@ -129,6 +133,7 @@ fn address(row: &Row<'_>) -> Result<RemoteAddress, Fault> {
         answer: Answer::from_code(row.get(4)?)?,
         versions,
         since: u64::try_from(row.get::<_, i64>(7)?).unwrap_or(0),
+        in_use_by: row.get(8)?,
     })
 }
 
@@ -147,10 +152,18 @@ pub(crate) fn release(conn: &Connection, entry: i64, now: u64) -> Result<bool, F
     Ok(true)
 }
 
-/// Nobody has used the addresses of a journal entry that is going: they need no rest.
-pub(crate) fn abandon(conn: &Connection, entry: i64) -> Result<(), Fault> {
-    conn.prepare_cached("UPDATE remote SET release = '\"free\"' WHERE entry = ?1")?.execute([entry])?;
-    Ok(())
+/// Nobody has used the addresses of a journal entry that is going: they need no rest. Those that somebody on the wire has are to be
+/// marked in the cluster. Says whether the entry holds anything there.
+pub(crate) fn abandon(conn: &Connection, entry: i64, in_use: &[(IpAddr, String)]) -> Result<bool, Fault> {
+    let changed = conn.prepare_cached("UPDATE remote SET release = '\"free\"' WHERE entry = ?1")?.execute([entry])?;
+    for (address, by) in in_use {
+        conn.prepare_cached(
+            "UPDATE remote_addresses SET answer = ?3, in_use_by = ?4
+             WHERE remote = (SELECT id FROM remote WHERE entry = ?1) AND address = ?2 AND answer = ?5",
+        )?
+        .execute(params![entry, Blob::new(*address), Answer::InUse.code(), by, Answer::Granted.code()])?;
+    }
+    Ok(changed > 0)
 }
 
 /// What an earlier boot had: its links went with the kernel that made them.

@@ -108,6 +108,8 @@ pub struct RemoteAddress {
     pub versions: Option<Versions>,
     /// Seconds since 1970 of the last change of state.
     pub since: u64,
+    /// Who answers for it on the wire, of one in use.
+    pub in_use_by: Option<String>,
 }
 
 impl RemoteRow {
@@ -135,6 +137,8 @@ pub enum Answer {
     Granted,
     /// The claim is somebody else's.
     Lost,
+    /// The claim is this nonce's, and somebody on the wire has the address: it is to be marked, and not given back.
+    InUse,
 }
 
 /// Identity of one version of a claim.

@@ -12,6 +12,7 @@ mod filter;
 mod link;
 mod neighbour;
 mod operation;
+mod probe;
 mod registry;
 mod route;
 mod sbr;

@@ -34,6 +34,7 @@ pub(in crate::netlink) fn operation(op: &Op) -> Box<dyn Operation + '_> {
         }
         Op::LinkUp { link } => Box::new(link::Up { link }),
         Op::WaitAddresses { link } => Box::new(wait::Addresses { link }),
+        Op::ProbeAddresses(op) => Box::new(op),
         Op::WaitPort { link } => Box::new(wait::Port { link }),
         Op::AddRoute { link, route, src, existing_ok } => {
             Box::new(route::Add { link, route, src: *src, existing_ok: *existing_ok })

@@ -1,0 +1,110 @@
+//! Addresses that somebody on the wire has, against a ledger in memory.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::time::{Duration, Instant};
+
+use weft_core::ledger::CONFLICT_SECONDS;
+use weft_core::ledger::remote::AddressState;
+use weft_host_abi::types::ReleaseRule;
+
+use super::backend::memory::Memory;
+use super::backend::{Backend, Listing};
+use super::tests::{Machine, NOW, OTHER, Pod, WEB, WEB_AGAIN, address, one};
+use super::{Claim, ClaimState, Granted, Marks, collect_conflicts, reassert, reclaim, reverse_sweep};
+
+const BY: &str = "02:00:00:00:00:09";
+
+impl Machine {
+    /// An ADD that finds somebody else's machine answering, once its links are gone.
+    fn finds_in_use(&self, pod: &Pod) {
+        self.store.borrow_mut().abandon(&pod.key(), &[(address(), BY.to_owned())], NOW).unwrap();
+    }
+}
+
+async fn only(server: &Memory) -> Claim {
+    let mut all = server.list(Listing::All).await.unwrap();
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.remove(0)
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_marked_and_nobody_gets_it() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    a.add(&WEB).await.unwrap();
+    a.finds_in_use(&WEB);
+    // Until it is marked, its nonce holds it.
+    let lost = b.intend(&OTHER, &one(), &ReleaseRule::Free);
+    assert!(matches!(b.grant(&lost).await.unwrap(), Granted::Lost { .. }));
+    b.give_up(&lost);
+    assert_eq!((a.drain(NOW).await, a.rows(AddressState::Tombstone)), (0, 0));
+    let marked = only(&server).await;
+    assert_eq!((marked.spec.state, marked.spec.holders.len()), (ClaimState::Conflict, 0));
+    assert_eq!(marked.spec.in_use_by.as_deref(), Some(BY));
+
+    // Not its owner's next try, and no other pod.
+    for (machine, pod) in [(&a, &WEB_AGAIN), (&b, &OTHER)] {
+        let lost = machine.intend(pod, &one(), &ReleaseRule::Free);
+        let Granted::Lost { taken, .. } = machine.grant(&lost).await.unwrap() else { panic!("granted to {}", pod.uid) };
+        assert_eq!(taken, [(address(), format!("{BY}, which answers for it on the wire"))]);
+        machine.give_up(&lost);
+    }
+    // Nor does anybody sweep it away.
+    reverse_sweep(&server, &a.store, &a.identity).await.unwrap();
+    reclaim(&server).await.unwrap();
+    reassert(&server, &a.store, (&a.identity, 0), |_row| true).await.unwrap();
+    assert_eq!(only(&server).await.versions, marked.versions);
+}
+
+#[tokio::test]
+async fn a_mark_ends_after_its_time_by_the_collectors_clock() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    a.add(&WEB).await.unwrap();
+    a.finds_in_use(&WEB);
+    a.drain(NOW).await;
+    let (mut marks, began) = (Marks::default(), Instant::now());
+    let nearly = began + Duration::from_secs(CONFLICT_SECONDS - 1);
+    assert_eq!(collect_conflicts(&server, &mut marks, began).await.unwrap(), 0);
+    assert_eq!(collect_conflicts(&server, &mut marks, nearly).await.unwrap(), 0);
+    // Another collector begins anew.
+    assert_eq!(collect_conflicts(&server, &mut Marks::default(), nearly + Duration::from_secs(9)).await.unwrap(), 0);
+    assert_eq!(collect_conflicts(&server, &mut marks, began + Duration::from_secs(CONFLICT_SECONDS)).await.unwrap(), 1);
+    a.add(&WEB).await.unwrap();
+}
+
+/// The address was claimed again by the time that it is marked: only the own nonce is.
+#[tokio::test]
+async fn nonce_keeps_the_next_owner_from_being_marked() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    a.add(&WEB).await.unwrap();
+    a.finds_in_use(&WEB);
+    server.0.borrow_mut().claims.clear();
+    let nonce = b.add(&OTHER).await.unwrap();
+    assert_eq!((a.drain(NOW).await, server.holder()), (0, Some(nonce)));
+    assert_eq!(only(&server).await.spec.state, ClaimState::Active);
+}
+
+/// The ledger was taken back to when the mark was there, and the address is on a link by now.
+#[tokio::test]
+async fn holderless_yields_a_mark_to_a_link_that_is_up() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    a.add(&WEB).await.unwrap();
+    a.finds_in_use(&WEB);
+    a.drain(NOW).await;
+    let marked = only(&server).await;
+    for (machine, pod) in [(&a, &WEB), (&b, &OTHER)] {
+        server.0.borrow_mut().claims.clear();
+        let nonce = machine.add(pod).await.unwrap();
+        server.0.borrow_mut().claims.insert(marked.spec.name(), marked.clone());
+        let done = reassert(&server, &machine.store, (&machine.identity, 0), |_row| true).await.unwrap();
+        assert_eq!((done.written, done.conflicts.len(), server.holder()), (1, 0, Some(nonce)));
+        let again = only(&server).await.spec;
+        assert_eq!((again.state, again.in_use_by), (ClaimState::Active, None));
+        machine.del(pod);
+        machine.drain(NOW).await;
+    }
+}

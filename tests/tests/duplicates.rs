@@ -1,0 +1,447 @@
+//! Somebody on the wire has an address that the ledger gives: a machine of which weft knows nothing, whose kernel answers for it.
+//! Looked at from outside: results, the kernel's links, what tcpdump sees on the wire, pings, and the ledger.
+
+use std::net::{SocketAddrV6, UdpSocket};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_kit::cni::{CniError, Reply, ok};
+use weft_kit::dhcp::{Daemon, PATIENCE, wait};
+use weft_kit::netns::NetNs;
+use weft_kit::process;
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Attach, World};
+
+/// Hardware address of the impostor.
+const MAC: &str = "02:00:00:00:0b:ad";
+
+fn main() -> ExitCode {
+    sandbox::enter();
+    let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool("tcpdump"), Need::Tool("sqlite3")];
+    let mut suite = Suite::new();
+    suite.test("the_next_address_is_taken", &needs, next_address);
+    suite.test("each_family_is_asked_for", &needs, each_family);
+    suite.test("a_pool_of_one_address_leaves_nothing", &needs, pool_of_one);
+    suite.test("four_conflicts_are_enough", &needs, four_conflicts);
+    suite.test("an_address_that_was_asked_for_is_not_replaced", &needs, asked_for);
+    suite.test("an_address_that_is_kept_is_not_replaced", &needs, kept);
+    suite.test("switched_off_nothing_is_asked", &needs, switched_off);
+    suite.test("an_add_that_is_killed_while_it_asks_leaves_nothing", &needs, killed);
+    suite.test("a_flood_does_not_hold_up_an_add", &needs, flood);
+    suite.test("without_a_carrier_nobody_can_be_asked", &needs, no_carrier);
+    suite.test("delegates_without_neighbours_refuse", &needs, refused);
+    let with_macvlan = [&needs[..], &[Need::LinkKind("macvlan")]].concat();
+    suite.test("macvlan", &with_macvlan, || on_a_parent(&json!({ "type": "macvlan", "master": "seg0" }), "seg1"));
+    suite.test("host_device", &needs, || on_a_parent(&json!({ "type": "host-device", "device": "seg0" }), "seg1"));
+    let with_vlan = [&needs[..], &[Need::LinkKindOrVm("vlan")]].concat();
+    suite.test("vlan", &with_vlan, || on_a_parent(&json!({ "type": "vlan", "master": "seg0", "vlanId": 7 }), "seg1.7"));
+    suite.run()
+}
+
+/// A bridge of the host with a machine behind it that has addresses of the network's ranges.
+struct Segment {
+    impostor: NetNs,
+}
+
+impl Segment {
+    fn new(world: &World, addresses: &[&str]) -> Result<Self> {
+        let impostor = NetNs::new("impostor")?;
+        let host = world.host();
+        host.line("ip link add dup0 type bridge")?;
+        host.line("ip link set dup0 up")?;
+        host.line(&format!("ip link add port0 type veth peer name lan0 address {MAC} netns {}", impostor.name()))?;
+        host.line("ip link set port0 master dup0 up")?;
+        impostor.line("ip link set lan0 up")?;
+        for address in addresses {
+            impostor.line(&format!("ip address add {address} dev lan0"))?;
+        }
+        Ok(Self { impostor })
+    }
+
+    fn goes(&self) -> Result<()> {
+        self.impostor.line("ip link set lan0 down").map(drop)
+    }
+}
+
+fn conf(ranges: &Value) -> Value {
+    json!({ "cniVersion": "1.1.0", "name": "dup", "type": "weft", "duplicates": { "detect": true },
+            "delegate": { "type": "bridge", "bridge": "dup0" }, "ipam": { "type": "host-local", "ranges": ranges } })
+}
+
+fn v4(first: &str, last: &str) -> Value {
+    json!([{ "subnet": "10.64.0.0/24", "rangeStart": first, "rangeEnd": last }])
+}
+
+fn v6(first: &str, last: &str) -> Value {
+    json!([{ "subnet": "fd64::/64", "rangeStart": first, "rangeEnd": last }])
+}
+
+/// The addresses of a result, without lengths.
+fn addresses(reply: &Reply) -> Result<Vec<String>> {
+    let result = reply.result()?;
+    let ips = result["ips"].as_array().context("ips")?.iter();
+    let text = |ip: &Value| Some(ip["address"].as_str()?.split('/').next()?.to_owned());
+    Ok(ips.filter_map(text).collect())
+}
+
+fn add(world: &mut World, container: &str, conf: &Value) -> Result<Vec<String>> {
+    let reply = world.call("ADD", &Attach::eth0(container), conf)?;
+    addresses(&reply).with_context(|| format!("ADD of {container}: {}", reply.stderr))
+}
+
+fn refusal(world: &mut World, container: &str, conf: &Value) -> Result<CniError> {
+    let error = world.call("ADD", &Attach::eth0(container), conf)?.error()?;
+    ensure!(links(world, container)?.is_empty(), "left in the container: {:?}", links(world, container)?);
+    Ok(error)
+}
+
+/// Names of a container's links besides its loopback.
+fn links(world: &mut World, container: &str) -> Result<Vec<String>> {
+    let text = world.container(container)?.line("ip -j link show")?.text();
+    let links: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+    let names = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str());
+    Ok(names.filter(|name| *name != "lo").map(str::to_owned).collect())
+}
+
+/// Addresses in conflict, each with who answers for it.
+fn marks(world: &World) -> Result<Vec<(String, String)>> {
+    let listed = world.weftctl(&["ledger", "ls"])?;
+    let rows = listed.as_array().context("a list")?.iter().filter(|row| row["state"] == "conflict");
+    let text = |row: &Value, key: &str| row[key].as_str().map(str::to_owned).context("a text");
+    rows.map(|row| Ok((text(row, "address")?, text(row, "owner")?))).collect()
+}
+
+/// Nothing of attachments is left: no journal entry, no veth on the host but the impostor's.
+fn nothing_left(world: &World) -> Result<()> {
+    let store = world.state().join("weft.db").display().to_string();
+    let rows = process::run(&process::Place::default(), &["sqlite3", &store, "SELECT count(*) FROM journal"])?.text();
+    let veths = world.host().line("ip -br link show type veth")?.text();
+    let left: Vec<&str> =
+        veths.lines().filter(|line| !line.starts_with("port0@") && !line.starts_with("seg")).collect();
+    ensure!(rows.trim() == "0" && left.is_empty(), "{rows} entries, links {left:?}");
+    let sound = world.weftctl(&["ledger", "repair"])?;
+    ensure!(sound == json!({ "found": [], "left": [] }), "{sound}");
+    Ok(())
+}
+
+/// What is seen on a link until it is asked.
+struct Capture {
+    daemon: Daemon,
+}
+
+impl Capture {
+    fn start(world: &World, netns: &NetNs, link: &str) -> Result<Self> {
+        let log = world.scratch().join(format!("{}.pcap.txt", netns.name()));
+        let argv = ["tcpdump", "-l", "-n", "-e", "--immediate-mode", "-i", link, "arp or icmp6 or vlan"];
+        let daemon = Daemon::start(&netns.place(), &argv.map(str::to_owned), &log)?;
+        wait(PATIENCE, "tcpdump", || Ok(daemon.log().contains("listening on"))).with_context(|| daemon.log())?;
+        Ok(Self { daemon })
+    }
+
+    /// How many lines have all of these words.
+    fn count(&self, words: &[&str]) -> usize {
+        let seen = self.daemon.log();
+        seen.lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
+    }
+
+    fn wait_for(&self, words: &[&str]) -> Result<()> {
+        wait(PATIENCE, "a packet", || Ok(self.count(words) > 0))
+            .with_context(|| format!("{words:?}\n{}", self.daemon.log()))
+    }
+}
+
+fn next_address() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let segment = Segment::new(&world, &["10.64.0.2/24", "10.64.0.4/24"])?;
+    let capture = Capture::start(&world, &segment.impostor, "lan0")?;
+    let conf = conf(&json!([v4("10.64.0.2", "10.64.0.5")]));
+    let reply = world.call("ADD", &Attach::eth0("one"), &conf)?;
+    ensure!(addresses(&reply)? == ["10.64.0.3"], "{:?}", addresses(&reply)?);
+    // The log says which address, who has it, and where.
+    for word in ["10.64.0.2", MAC, "\"dup\""] {
+        ensure!(reply.stderr.contains(word), "{word} is not in the log: {}", reply.stderr);
+    }
+    ensure!(marks(&world)? == [("10.64.0.2".to_owned(), MAC.to_owned())], "{:?}", marks(&world)?);
+    // Nobody was told anything of an address that is not ours; what is given out was asked for three times, and told.
+    capture.wait_for(&["who-has 10.64.0.3", "tell 10.64.0.3"])?;
+    ensure!(capture.count(&["who-has 10.64.0.2 ", "tell 0.0.0.0"]) == 1, "{}", capture.daemon.log());
+    ensure!(capture.count(&["who-has 10.64.0.3 ", "tell 0.0.0.0"]) == 3, "{}", capture.daemon.log());
+    ensure!(capture.count(&["tell 10.64.0.2,"]) == 0, "announced another's address: {}", capture.daemon.log());
+    ensure!(world.reaches("one", "10.64.0.2")?, "the address that is not ours is reached");
+    // What is marked is not tried again; what is not known yet is.
+    ensure!(add(&mut world, "two", &conf)? == ["10.64.0.5"], "the second pod");
+    ensure!(capture.count(&["who-has 10.64.0.2 ", "tell 0.0.0.0"]) == 1, "{}", capture.daemon.log());
+    ensure!(marks(&world)?.len() == 2, "{:?}", marks(&world)?);
+    ok(&world.call("CHECK", &Attach::eth0("one"), &with_result(&conf, &reply)?)?, "CHECK")?;
+    for container in ["one", "two"] {
+        ok(&world.call("DEL", &Attach::eth0(container), &conf)?, "DEL")?;
+    }
+    nothing_left(&world)?;
+    // An operator frees it.
+    segment.goes()?;
+    world.weftctl(&["ledger", "release", "dup", "10.64.0.2"])?;
+    ensure!(add(&mut world, "three", &conf)? == ["10.64.0.2"], "the freed address");
+    // Or its time does.
+    let store = world.state().join("weft.db").display().to_string();
+    let past = "UPDATE claims SET since = since - 3601, until = until - 3601 WHERE state = 3";
+    process::run(&process::Place::default(), &["sqlite3", &store, past])?;
+    let rest: Vec<String> =
+        ["four", "five", "six"].iter().map(|name| add(&mut world, name, &conf)).collect::<Result<Vec<_>>>()?.concat();
+    ensure!(rest.contains(&"10.64.0.4".to_owned()) && marks(&world)?.is_empty(), "{rest:?}");
+    Ok(())
+}
+
+fn with_result(conf: &Value, reply: &Reply) -> Result<Value> {
+    let mut conf = conf.clone();
+    conf["prevResult"] = reply.result()?;
+    Ok(conf)
+}
+
+/// One of two addresses is somebody's: that one is replaced, and the other is free again and given.
+fn each_family() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let segment = Segment::new(&world, &["fd64::2/64 nodad"])?;
+    let capture = Capture::start(&world, &segment.impostor, "lan0")?;
+    let conf = conf(&json!([v4("10.64.0.2", "10.64.0.9"), v6("fd64::2", "fd64::9")]));
+    let given = add(&mut world, "one", &conf)?;
+    ensure!(given.get(1).map(String::as_str) == Some("fd64::3"), "{given:?}");
+    ensure!(marks(&world)? == [("fd64::2".to_owned(), MAC.to_owned())], "{:?}", marks(&world)?);
+    capture.wait_for(&["neighbor advertisement", "fd64::3"])?;
+    ensure!(capture.count(&[":: > ff02::1:ff00:3", "who has fd64::3"]) == 3, "{}", capture.daemon.log());
+    let told = (capture.count(&["tgt is fd64::2"]), capture.count(&["tgt is fd64::2", MAC]));
+    ensure!(told.0 == told.1 && told.0 > 0, "announced another's address: {}", capture.daemon.log());
+    ensure!(world.reaches("one", "fd64::2")?, "the address that is not ours is reached");
+    segment.impostor.line("ip address add fd64::100/64 dev lan0 nodad")?;
+    ensure!(segment.impostor.run(&["ping", "-n", "-c", "3", "-w", "5", "fd64::3"]).is_ok(), "the pod answers");
+    ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
+    nothing_left(&world)
+}
+
+fn pool_of_one() -> Result<()> {
+    for (ranges, address) in
+        [(json!([v4("10.64.0.2", "10.64.0.2")]), "10.64.0.2"), (json!([v6("fd64::2", "fd64::2")]), "fd64::2")]
+    {
+        let (_installation, mut world) = World::installed()?;
+        let plain = if address.contains(':') { "fd64::2/64 nodad" } else { "10.64.0.2/24" };
+        let segment = Segment::new(&world, &[plain])?;
+        let conf = conf(&ranges);
+        let error = refusal(&mut world, "one", &conf)?;
+        let text = format!("{MAC} answers for {address}");
+        ensure!(error.code == 11 && error.msg.contains(&text), "{} {}; {}", error.code, error.msg, error.details);
+        nothing_left(&world)?;
+        ensure!(marks(&world)? == [(address.to_owned(), MAC.to_owned())], "{:?}", marks(&world)?);
+        segment.goes()?;
+        world.weftctl(&["ledger", "release", "dup", address])?;
+        ensure!(add(&mut world, "one", &conf)? == [address], "the next try");
+    }
+    Ok(())
+}
+
+fn four_conflicts() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let all: Vec<String> = (2..=9).map(|last| format!("10.64.0.{last}/24")).collect();
+    let _segment = Segment::new(&world, &all.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let error = refusal(&mut world, "one", &conf(&json!([v4("10.64.0.2", "10.64.0.9")])))?;
+    let named = |last: u8| error.msg.contains(&format!("{MAC} answers for 10.64.0.{last}"));
+    ensure!(error.code == 11 && (2..=5).all(named) && !named(6), "{} {}", error.code, error.msg);
+    ensure!(marks(&world)?.len() == 4, "{:?}", marks(&world)?);
+    nothing_left(&world)
+}
+
+fn asked_for() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let segment = Segment::new(&world, &["10.64.0.7/24"])?;
+    let mut by_runtime = conf(&json!([v4("10.64.0.2", "10.64.0.9")]));
+    by_runtime["runtimeConfig"] = json!({ "ips": ["10.64.0.7/24"] });
+    let mut by_name = by_runtime.clone();
+    by_name["ipam"] = json!({ "type": "static", "addresses": [{ "address": "10.64.0.7/24" }] });
+    by_name["runtimeConfig"] = json!({});
+    for conf in [&by_runtime, &by_name] {
+        let error = refusal(&mut world, "one", conf)?;
+        let text = format!("{MAC} answers for 10.64.0.7");
+        ensure!(error.code == 102 && error.msg.contains(&text), "{} {}", error.code, error.msg);
+        nothing_left(&world)?;
+        ensure!(world.claims()?.is_empty(), "marked: {:?}", world.claims()?);
+    }
+    // Not marked, so the next try asks again.
+    segment.goes()?;
+    for conf in [&by_runtime, &by_name] {
+        ensure!(add(&mut world, "one", conf)? == ["10.64.0.7"], "once it is free");
+        ok(&world.call("DEL", &Attach::eth0("one"), conf)?, "DEL")?;
+    }
+    Ok(())
+}
+
+/// The first address of a pod may be another one; what was kept for it may not.
+fn kept() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let segment = Segment::new(&world, &["10.64.0.2/24"])?;
+    let mut conf = conf(&json!([v4("10.64.0.2", "10.64.0.9")]));
+    conf["ipam"]["release"] = json!("keep");
+    let pod = |container| Attach {
+        args: Some("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web-0"),
+        ..Attach::eth0(container)
+    };
+    let first = world.call("ADD", &pod("one"), &conf)?;
+    ensure!(addresses(&first)? == ["10.64.0.3"], "{:?}", addresses(&first)?);
+    ok(&world.call("DEL", &pod("one"), &conf)?, "DEL")?;
+    segment.impostor.line("ip address add 10.64.0.3/24 dev lan0")?;
+    let error = world.call("ADD", &pod("two"), &conf)?.error()?;
+    ensure!(error.code == 102 && error.msg.contains("10.64.0.3"), "{} {}", error.code, error.msg);
+    segment.impostor.line("ip address del 10.64.0.3/24 dev lan0")?;
+    let again = world.call("ADD", &pod("two"), &conf)?;
+    ensure!(addresses(&again)? == ["10.64.0.3"], "{:?}", addresses(&again)?);
+    Ok(())
+}
+
+fn switched_off() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let segment = Segment::new(&world, &["10.64.0.2/24", "fd64::2/64 nodad"])?;
+    let capture = Capture::start(&world, &segment.impostor, "lan0")?;
+    let on = conf(&json!([v4("10.64.0.2", "10.64.0.9"), v6("fd64::2", "fd64::9")]));
+    let mut off = on.clone();
+    off["duplicates"]["detect"] = json!(false);
+    let mut without = on.clone();
+    without.as_object_mut().context("an object")?.remove("duplicates");
+    for conf in [&off, &without] {
+        // Both have the address then: that is what detection is for.
+        let given = add(&mut world, "one", conf)?;
+        capture.wait_for(&["who-has", &format!("tell {}", given[0])])?;
+        ok(&world.call("DEL", &Attach::eth0("one"), conf)?, "DEL")?;
+    }
+    let probes = capture.count(&["tell 0.0.0.0"]) + capture.count(&[":: > ff02::1:ff", "who has fd64::"]);
+    ensure!(probes == 0, "{probes} probes: {}", capture.daemon.log());
+    ensure!(marks(&world)?.is_empty(), "{:?}", marks(&world)?);
+    add(&mut world, "one", &on)?;
+    capture.wait_for(&["tell 0.0.0.0"])?;
+    capture.wait_for(&[":: > ff02::1:ff", "who has fd64::"])
+}
+
+fn killed() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let segment = Segment::new(&world, &[])?;
+    let capture = Capture::start(&world, &segment.impostor, "lan0")?;
+    let mut conf = conf(&json!([v4("10.64.0.2", "10.64.0.9")]));
+    conf["duplicates"]["waitMs"] = json!(5000);
+    let mut call = world.prepare("ADD", &Attach::eth0("one"), &conf)?;
+    call.limit = Duration::from_secs(2);
+    ensure!(world.run(&call, "weft").is_err(), "it was to be killed");
+    capture.wait_for(&["who-has 10.64.0.2 ", "tell 0.0.0.0"])?;
+    let given = world.container("one")?.line("ip -br -4 address show scope global")?.text();
+    ensure!(given.trim().is_empty(), "it has an address before anybody could answer: {given}");
+    ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
+    ensure!(links(&mut world, "one")?.is_empty() && world.claims()?.is_empty(), "{:?}", world.claims()?);
+    nothing_left(&world)
+}
+
+/// A neighbour sends packets as fast as it can: they are looked at, and the time is over when it is over.
+fn flood() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let segment = Segment::new(&world, &["fd64::2/64 nodad"])?;
+    let links: Value = serde_json::from_str(&segment.impostor.line("ip -j link show lan0")?.text())?;
+    let index = u32::try_from(links[0]["ifindex"].as_u64().context("an index")?)?;
+    let done = Arc::new(AtomicBool::new(false));
+    let ends = Arc::clone(&done);
+    let sender = segment.impostor.inside(move || {
+        let socket = UdpSocket::bind("[::]:0")?;
+        let all = SocketAddrV6::new("ff02::1".parse()?, 9, 0, index);
+        let mut sent = 0_u64;
+        while !ends.load(Ordering::Relaxed) {
+            sent += u64::from(socket.send_to(&[0x5a; 64], all).is_ok());
+        }
+        Ok(sent)
+    })?;
+    thread::sleep(Duration::from_millis(200));
+    let given = add(&mut world, "one", &conf(&json!([v6("fd64::2", "fd64::9")])));
+    done.store(true, Ordering::Relaxed);
+    let sent = sender.join().map_err(|_panic| anyhow::anyhow!("the sender panicked"))??;
+    ensure!(sent > 1000, "no flood: {sent} packets");
+    ensure!(given? == ["fd64::3"], "the answer is found among {sent} packets");
+    Ok(())
+}
+
+fn no_carrier() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    world.host().line("ip link add seg0 type veth peer name seg1")?;
+    let mut conf = conf(&json!([v4("10.64.0.2", "10.64.0.9")]));
+    conf["delegate"] = json!({ "type": "host-device", "device": "seg0" });
+    let error = refusal(&mut world, "one", &conf)?;
+    ensure!(error.code == 11 && error.msg.contains("no carrier"), "{} {}", error.code, error.msg);
+    ensure!(world.host().line("ip link show seg0").is_ok() && world.claims()?.is_empty(), "not undone");
+    Ok(())
+}
+
+fn refused() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let ranges = json!([v4("10.64.0.2", "10.64.0.9")]);
+    for (kind, why) in
+        [("ptp", "its host alone"), ("dummy", "nowhere"), ("tap", "not there yet"), ("ipvlan", "use macvlan")]
+    {
+        let mut conf = conf(&ranges);
+        conf["delegate"] = json!({ "type": kind, "master": "up0" });
+        if kind != "ipvlan" {
+            conf["delegate"] = json!({ "type": kind });
+        }
+        let error = refusal(&mut world, "one", &conf)?;
+        ensure!(error.code == 7 && error.msg.contains(why), "{kind}: {} {}", error.code, error.msg);
+        ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
+    }
+    let mut dhcp = conf(&ranges);
+    dhcp["ipam"] = json!({ "type": "dhcp" });
+    let error = refusal(&mut world, "one", &dhcp)?;
+    ensure!(error.code == 7 && error.msg.contains("no policy's"), "{} {}", error.code, error.msg);
+    // A stock plugin's configuration has it in ipam.
+    let mut alone = json!({ "cniVersion": "1.1.0", "name": "dup", "type": "host-local",
+                            "ipam": { "type": "host-local", "ranges": ranges, "duplicates": { "detect": true } } });
+    let error = refusal(&mut world, "one", &alone)?;
+    ensure!(
+        error.code == 7 && error.msg.contains("ipam.duplicates") && error.msg.contains("another plugin"),
+        "{}",
+        error.msg
+    );
+    alone["ipam"]["duplicates"] = json!({ "detekt": true });
+    let error = refusal(&mut world, "one", &alone)?;
+    ensure!(error.code == 7 && error.msg.contains("\"detekt\""), "{}", error.msg);
+    let mut slow = conf(&ranges);
+    slow["duplicates"]["waitMs"] = json!(60_000);
+    let error = refusal(&mut world, "one", &slow)?;
+    ensure!(error.code == 7 && error.msg.contains("30 to 5000"), "{}", error.msg);
+    Ok(())
+}
+
+/// A delegate whose link is on a link of the host: the impostor is at the other end of that one.
+fn on_a_parent(delegate: &Value, behind: &str) -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let impostor = NetNs::new("impostor")?;
+    world.host().line(&format!("ip link add seg0 type veth peer name seg1 address {MAC} netns {}", impostor.name()))?;
+    world.host().line("ip link set seg0 up")?;
+    impostor.line("ip link set seg1 up")?;
+    if behind != "seg1" {
+        impostor.line(&format!("ip link add link seg1 name {behind} type vlan id 7"))?;
+        impostor.line(&format!("ip link set {behind} up"))?;
+    }
+    for address in ["10.64.0.2/24", "10.64.0.100/24", "fd64::2/64", "fd64::100/64"] {
+        impostor.line(&format!("ip address add {address} dev {behind}"))?;
+    }
+    let capture = Capture::start(&world, &impostor, "seg1")?;
+    let mut conf = conf(&json!([v4("10.64.0.2", "10.64.0.9"), v6("fd64::2", "fd64::9")]));
+    conf["delegate"] = delegate.clone();
+    let given = add(&mut world, "one", &conf)?;
+    ensure!(given == ["10.64.0.3", "fd64::3"], "{given:?}");
+    let marked: Vec<String> = marks(&world)?.into_iter().map(|(address, _mac)| address).collect();
+    ensure!(marked == ["10.64.0.2", "fd64::2"], "{marked:?}");
+    // Neighbours learn of it however the delegate announces.
+    capture.wait_for(&["who-has 10.64.0.3", "tell 10.64.0.3"])?;
+    capture.wait_for(&["neighbor advertisement", "fd64::3"])?;
+    for to in ["10.64.0.100", "10.64.0.2", "fd64::100"] {
+        ensure!(world.reaches("one", to)?, "{to} is not reached");
+    }
+    ok(&world.call("DEL", &Attach::eth0("one"), &conf)?, "DEL")?;
+    nothing_left(&world)
+}
