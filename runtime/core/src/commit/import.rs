@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use weft_host_abi::types::{Attachment, ReleaseRule};
 
-use crate::journal::{self, Record};
+use crate::journal::{self, Entry, Record};
 use crate::ledger::{self, Books, Found, ImportReport, LedgerError, NetworkImport, SkipReason, Skipped};
 use crate::store::{Fault, Key, NodeStore, Role, Stop};
 
@@ -22,6 +22,8 @@ pub struct HostLocalImport<'a> {
     pub record: &'a Record,
     /// Whether the attachment that a file names is gone, given network, container id, interface name and address.
     pub is_stale: &'a dyn Fn(&Attachment, IpAddr) -> bool,
+    /// Whether an attachment of the journal is gone although no DEL has removed it. What it has goes to whom a file names.
+    pub is_dead: &'a dyn Fn(&Entry) -> bool,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -81,6 +83,16 @@ impl NodeStore {
     }
 }
 
+/// Who has an address that a file is about.
+enum Holder {
+    Nobody,
+    /// An attachment that is gone, or only a promise: the address is kept, or rests.
+    Gone,
+    /// The attachment that the file names.
+    Same,
+    Alive,
+}
+
 /// One attachment that is being imported.
 struct Importing<'a> {
     conn: &'a Connection,
@@ -111,9 +123,18 @@ impl Importing<'_> {
             report.skipped.push(Skipped { file, reason: SkipReason::Stale });
             return Ok(());
         }
-        if ledger::exists(self.conn, &report.scope, address)? {
-            report.skipped.push(Skipped { file, reason: SkipReason::Taken });
-            return Ok(());
+        match self.holder(&report.scope, address)? {
+            Holder::Nobody => {}
+            // A pod has the address now, whatever was promised to others.
+            Holder::Gone => ledger::free(self.conn, books, &report.scope, address)?,
+            Holder::Same => {
+                report.already += 1;
+                return Ok(self.note(&file)?);
+            }
+            Holder::Alive => {
+                report.skipped.push(Skipped { file, reason: SkipReason::Taken });
+                return Ok(());
+            }
         }
         let id = match self.id {
             Some(id) => id,
@@ -127,6 +148,20 @@ impl Importing<'_> {
         books.taken(&report.scope, address)?;
         report.imported += 1;
         Ok(self.note(&file)?)
+    }
+
+    /// Who has the address here, as seen from the attachment that is being imported.
+    fn holder(&self, scope: &str, address: IpAddr) -> Result<Holder, Fault> {
+        let Some(occupant) = ledger::occupant(self.conn, scope, address)? else { return Ok(Holder::Nobody) };
+        let entry = occupant.map(|id| journal::by_id(self.conn, id)).transpose()?.flatten();
+        let Some(entry) = entry else { return Ok(Holder::Gone) };
+        let (own, other) = (&self.key.attachment, &entry.key.attachment);
+        let is_same = own.container_id == other.container_id && (own.ifname.is_empty() || own.ifname == other.ifname);
+        // An export has written this file.
+        if is_same {
+            return Ok(Holder::Same);
+        }
+        Ok(if (self.ask.is_dead)(&entry) { Holder::Gone } else { Holder::Alive })
     }
 
     /// Remembers the file: an export knows then that it says nothing new.

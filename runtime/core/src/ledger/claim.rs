@@ -149,7 +149,7 @@ pub(crate) fn put(
 }
 
 /// Whether any claim has the address.
-pub(crate) fn exists(conn: &Connection, scope: &str, address: IpAddr) -> Result<bool, Fault> {
+fn exists(conn: &Connection, scope: &str, address: IpAddr) -> Result<bool, Fault> {
     Ok(conn
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM claims WHERE scope = ?1 AND address = ?2)")?
         .query_row(params![scope, Blob::new(address)], |row| row.get(0))?)

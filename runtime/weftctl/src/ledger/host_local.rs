@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use anyhow::ensure;
 use clap::Args;
 use serde_json::json;
+use weft_core::attach::{NetnsState, netns_state};
 use weft_core::commit::HostLocalImport;
 use weft_core::conf::data_dir_of;
 use weft_core::journal::Record;
-use weft_core::ledger::{HostLocalExport, NetworkExport, NetworkImport};
+use weft_core::ledger::{HostLocalExport, NetworkExport, NetworkImport, SkipReason};
 use weft_core::netlink;
 use weft_host_abi::types::Attachment;
 
@@ -85,6 +87,7 @@ pub(super) fn import(args: &ImportArgs, state: &Path, output: Output) -> anyhow:
         scope_of: &|network| networks.scope_in(network, data_dir(&args.dir, network).as_deref()),
         record: &record,
         is_stale: &|attachment, address| known.is_stale(attachment, address),
+        is_dead: &|entry| netns_state(entry) == NetnsState::Gone,
         now: weft_core::facts::now()?,
     })?;
     let mut lines = Vec::new();
@@ -100,8 +103,15 @@ pub(super) fn import(args: &ImportArgs, state: &Path, output: Output) -> anyhow:
             lines.push(format!("  {}: {}", skipped.file.display(), skipped.reason));
         }
     }
-    let networks: Vec<_> = report.networks.iter().map(imported).collect();
-    output.lines(&networks, &lines)
+    let all: Vec<_> = report.networks.iter().map(imported).collect();
+    output.lines(&all, &lines)?;
+    let twice = report.networks.iter().flat_map(|network| &network.skipped);
+    let twice = twice.filter(|skipped| skipped.reason == SkipReason::Taken).count();
+    ensure!(
+        twice == 0,
+        "{twice} addresses are on two attachments (see above): delete one of the pods, and import again"
+    );
+    Ok(())
 }
 
 fn imported(network: &NetworkImport) -> serde_json::Value {

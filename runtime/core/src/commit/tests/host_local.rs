@@ -21,6 +21,7 @@ fn import(store: &mut NodeStore, dir: &Path) -> Result<ImportReport, LedgerError
         scope_of: &scope_of,
         record: &record,
         is_stale: &|attachment, _address| attachment.container_id == "gone",
+        is_dead: &|entry| entry.key.attachment.container_id == "dead",
         now: 1000,
     })
 }
@@ -72,6 +73,35 @@ const BLUE: &[(&str, &str)] = &[
 fn ipam(network: &str, container_id: &str, ifname: &str) -> Key {
     let attachment = Attachment { network: network.into(), container_id: container_id.into(), ifname: ifname.into() };
     Key { attachment, role: Role::Ipam }
+}
+
+/// After a rollback the stock plugin has given a dead attachment's address to a pod. Left out, weft would give it out once more.
+#[test]
+fn a_pod_of_the_stock_plugin_gets_what_a_dead_attachment_has() {
+    let dir = scratch();
+    let files = [("10.1.0.6", "live\r\neth0"), ("10.1.0.7", "mine\r\neth0"), ("10.1.0.8", "live\r\nnet1")];
+    let dir = network(dir.path(), "blue", &files);
+    let mut disk = OnDisk::new();
+    let (free, rest, scope) = (ReleaseRule::Free, ReleaseRule::Cooldown(60), scope_of("blue"));
+    for (owner, address, rule) in
+        [("dead", "10.1.0.6", &free), ("mine", "10.1.0.7", &free), ("rested", "10.1.0.8", &rest)]
+    {
+        let wants = [Want { candidates: vec![(host(ip(address)), None)], gateway: None }];
+        disk.claim(&ClaimAsk { scope: &scope, ..ask(&key(owner), &wants, rule) }, Record::default()).unwrap();
+    }
+    disk.release(&key("rested"), 1000).unwrap();
+    let report = import(&mut disk.store, &dir).unwrap();
+    let blue = &report.networks[0];
+    assert_eq!((blue.imported, blue.already, blue.skipped.len()), (2, 1, 0), "{blue:?}");
+    let held = |disk: &OnDisk, key: &Key| disk.entry(key).unwrap().claims;
+    assert_eq!(held(&disk, &ipam("blue", "live", "eth0")), [(scope.clone(), ip("10.1.0.6"))]);
+    assert_eq!(held(&disk, &ipam("blue", "live", "net1")), [(scope.clone(), ip("10.1.0.8"))]);
+    assert_eq!(held(&disk, &key("mine")), [(scope.clone(), ip("10.1.0.7"))]);
+    assert_eq!(held(&disk, &key("dead")), []);
+    // Its DEL takes nothing away.
+    disk.release(&key("dead"), 2000).unwrap();
+    assert_eq!(held(&disk, &ipam("blue", "live", "eth0")), [(scope, ip("10.1.0.6"))]);
+    assert_sound(disk.dir.path());
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub enum SkipReason {
     UnknownName,
     /// The contents are none that host-local writes.
     UnknownContents,
-    /// The address is claimed here already, for something else.
+    /// The address is claimed here already, for another attachment that lives.
     Taken,
     /// Its container is gone.
     Stale,
@@ -66,7 +66,7 @@ impl fmt::Display for SkipReason {
             Self::UnknownName => "not a file of host-local's",
             Self::UnknownContents => "its contents are not host-local's",
             Self::Stale => "stale: no link of this node has the address, and the runtime knows no such attachment",
-            Self::Taken => "the address is claimed already, by another attachment",
+            Self::Taken => "two attachments have the address: weft has claimed it for another one that lives",
         })
     }
 }
