@@ -118,7 +118,12 @@ fn print_check(checked: &Checked, output: Output) -> anyhow::Result<ExitCode> {
         Some(node) => format!("the store, journal and links of node {node}"),
         None => "no node: this is none that uses the ledger".to_owned(),
     };
-    lines.push(format!("{} claims, and {beside}: {} wrong", checked.claims, checked.left.len()));
+    lines.push(format!(
+        "{} claims, {} cells, and {beside}: {} wrong",
+        checked.claims,
+        checked.cells,
+        checked.left.len()
+    ));
     output.lines(checked, &lines)?;
     Ok(if checked.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -233,6 +238,15 @@ fn in_full(pool: &PoolView) -> Vec<String> {
             usage.fragmentation()
         ),
     ];
+    if let Some(cells) = &pool.cells {
+        let of_nodes: u64 = cells.nodes.values().sum();
+        lines.push(format!(
+            "blocks     {of_nodes} cells of {} addresses on {} nodes, taken as a whole; {} shared",
+            cells.size,
+            cells.nodes.len(),
+            cells.shared
+        ));
+    }
     lines.extend(pool.problem.iter().map(|problem| format!("problem    {problem}")));
     for (range, map) in pool.ranges.iter().zip(&pool.maps) {
         lines.push(format!("range      {range}"));
@@ -248,6 +262,10 @@ fn in_full(pool: &PoolView) -> Vec<String> {
     };
     list("state", &mut pool.states.iter().map(|(name, count)| (*name, *count)));
     list("node", &mut pool.nodes.iter().map(|(name, count)| (name.as_str(), *count)));
+    if let Some(cells) = &pool.cells {
+        list("cells", &mut cells.nodes.iter().map(|(name, count)| (name.as_str(), *count)));
+        list("cells", &mut std::iter::once(("(shared)", cells.shared)).filter(|(_name, count)| *count > 0));
+    }
     list("network", &mut pool.networks.iter().map(|(name, count)| (name.as_str(), *count)));
     lines
 }

@@ -6,7 +6,8 @@ use weft_core::ledger::remote::Versions;
 use super::backend::etcd::{Etcd, EtcdConf, EtcdError};
 use super::backend::kept::Keeper;
 use super::backend::kubernetes::{ClientSource, Kubernetes};
-use super::backend::{Backend, Fence, Listing, ReadError, Status, WriteError};
+use super::backend::{Backend, Cells, Fence, Listing, ReadError, Status, WriteError};
+use super::block::{Block, BlockSpec, LedgerDomain};
 use super::history::History;
 use super::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
 use super::pool::Pool;
@@ -98,6 +99,36 @@ macro_rules! both {
             AnyBackend::Etcd($backend) => $call.await,
         }
     };
+}
+
+impl Cells for AnyBackend {
+    async fn create_block(&self, spec: &BlockSpec, epoch: Option<u64>) -> Result<Versions, WriteError> {
+        both!(self, backend => backend.create_block(spec, epoch))
+    }
+
+    async fn block(&self, name: &str) -> Result<Option<Block>, ReadError> {
+        both!(self, backend => backend.block(name))
+    }
+
+    async fn replace_block(&self, spec: &BlockSpec, read: &Versions) -> Result<Versions, WriteError> {
+        both!(self, backend => backend.replace_block(spec, read))
+    }
+
+    async fn delete_block(&self, name: &str, read: &Versions) -> Result<(), WriteError> {
+        both!(self, backend => backend.delete_block(name, read))
+    }
+
+    async fn blocks(&self, listing: Listing<'_>) -> Result<Vec<Block>, ReadError> {
+        both!(self, backend => backend.blocks(listing))
+    }
+
+    async fn create_domain(&self, domain: &LedgerDomain, epoch: Option<u64>) -> Result<(), WriteError> {
+        both!(self, backend => backend.create_domain(domain, epoch))
+    }
+
+    async fn domain(&self, name: &str) -> Result<Option<LedgerDomain>, ReadError> {
+        both!(self, backend => backend.domain(name))
+    }
 }
 
 impl Backend for AnyBackend {

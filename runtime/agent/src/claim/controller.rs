@@ -76,8 +76,7 @@ impl Done {
         }
         let help = "Whether the cluster ledger is frozen: it grants no address.";
         metrics.add("weft_ledger_frozen", Kind::Gauge, help, &[], f64::from(u8::from(self.frozen)));
-        let help =
-            "Claims given back for machines that are fenced, IPAMClaims that are gone, and addresses that were in use.";
+        let help = "Claims and cells given back for machines that are fenced, IPAMClaims that are gone, and addresses that were in use.";
         metrics.add("weft_controller_given_back_total", Kind::Counter, help, &[], number(self.given_back));
         let help = "Looks at the ledger that failed.";
         metrics.add("weft_controller_failures_total", Kind::Counter, help, &[], number(self.failed));
@@ -169,7 +168,7 @@ async fn look(backend: &Kubernetes, times: &mut Times, done: &RefCell<Done>) -> 
     done.borrow_mut().pools = pools;
     if fenced + orphans + conflicts > 0 {
         Log.info(&format!(
-            "gave back {fenced} claims of fenced machines, {orphans} of IPAMClaims that are gone, and {conflicts} of addresses that were in use"
+            "gave back {fenced} claims and cells of fenced machines, {orphans} of IPAMClaims that are gone, and {conflicts} of addresses that were in use"
         ));
     }
     Ok(())

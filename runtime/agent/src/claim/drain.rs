@@ -24,6 +24,9 @@ pub enum DrainError {
     /// The ledger cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// A cell cannot be taken care of.
+    #[error("{0}")]
+    Cell(String),
     /// The node's own store.
     #[error(transparent)]
     Store(#[from] StoreError),

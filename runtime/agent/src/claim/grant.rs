@@ -12,6 +12,7 @@ use weft_core::ledger::remote::{AddressState, Answer, RemoteAddress, RemoteRow, 
 use weft_core::store::{NodeStore, StoreError};
 
 use super::backend::{Backend, ReadError, WriteError};
+use super::cells::{CellError, Sharing as CellSharing, Verdict};
 use super::object::{Claim, ClaimSpec, ClaimState, Holder, Identity, Sharing};
 use super::persist::{Persisted, ipam_claim, persist};
 
@@ -56,6 +57,9 @@ pub enum GrantError {
         "the cluster ledger was taken back to a backup ({0}); it has to be thawed before it grants addresses, try again"
     )]
     Doubt(String),
+    /// The cell that an address lies in.
+    #[error(transparent)]
+    Cell(#[from] CellError),
     /// The node's own store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -77,6 +81,8 @@ pub struct Grant<'a, B> {
     pub identity: &'a Identity,
     /// When to give up.
     pub deadline: Instant,
+    /// The domain is in block mode: only what lies in a shared cell may be claimed.
+    pub(in crate::claim) sharing: Option<CellSharing<'a>>,
 }
 
 impl<B: Backend> Grant<'_, B> {
@@ -138,6 +144,11 @@ impl<B: Backend> Grant<'_, B> {
     async fn candidate(&self, row: &RemoteRow, candidate: &RemoteAddress) -> Result<Tried, GrantError> {
         let address = candidate.address.addr();
         let spec = ClaimSpec::new(row, address, self.identity).ok_or(GrantError::Withdrawn)?;
+        if let Some(sharing) = &self.sharing
+            && let Verdict::Others(by) = sharing.ensure(self.backend, (&row.domain, address), None).await?
+        {
+            return Ok(Tried::Lost(by));
+        }
         let mut pause = RETRY;
         let mut unanswered = candidate.answer == Answer::None;
         loop {

@@ -4,7 +4,7 @@
 //! commit. `docs/cluster-ledger.md` has the rules and what goes wrong without each; `tests/model` checks them.
 //!
 //! Here is what the agent does: it sends the requests of intents that `weft` wrote (`grant`), gives back what tombstones name
-//! (`drain`), looks for what neither knows (`sweep`), notices a restore (`history`, `doubt`), and brings claims back after it
+//! (`drain`), looks for what neither knows (`sweep`), has cells for block mode (`cells`), notices a restore (`history`, `doubt`), and brings claims back after it
 //! (`reassert`).
 //!
 //! Invariants: nothing is sent for a nonce whose row is not an intent at that instant; every update and delete carries uid and
@@ -12,6 +12,8 @@
 
 mod any;
 pub mod backend;
+mod block;
+mod cells;
 mod check;
 mod conflict;
 mod controller;
@@ -30,6 +32,8 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_cells;
+#[cfg(test)]
 mod tests_conflict;
 #[cfg(test)]
 mod tests_doubt;
@@ -39,6 +43,8 @@ pub mod whereabouts;
 
 pub use any::{AnyBackend, BackendError};
 pub use backend::kubernetes::ClientSource;
+pub use block::{Block, BlockHolder, BlockSpec, LedgerDomain};
+pub use cells::{CellError, reclaim};
 pub use check::{CheckOptions, Checked, Finding, Kind, check};
 pub use conflict::{Marks, collect_conflicts};
 pub use controller::{ControllerOptions, control};
@@ -51,10 +57,10 @@ pub use object::{
     Claim, ClaimOwner, ClaimSpec, ClaimState, Holder, Identity, LedgerNode, LedgerState, Persistent, Sharing,
     address_of, claim_name,
 };
-pub use operate::{Operation, Reach, describe, operate, who_has};
+pub use operate::{Has, Operation, Reach, describe, operate, who_has};
 pub use persist::{Rests, collect_orphans};
-pub use pool::{PoolReach, PoolView, Usage, look_at_pools};
-pub use reassert::{Conflict, Reasserted, drop_intents, reassert, reclaim};
+pub use pool::{CellsView, PoolReach, PoolView, Usage, look_at_pools};
+pub use reassert::{Conflict, Reasserted, drop_intents, reassert};
 pub use service::Claims;
 pub use sweep::{Swept, reverse_sweep};
 

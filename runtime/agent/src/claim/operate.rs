@@ -8,11 +8,13 @@ use std::time::Instant;
 use anyhow::{Context as _, bail, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::runtime::Builder;
 
 use super::any::AnyBackend;
-use super::backend::{Backend, Fence};
+use super::backend::{Backend, Cells as _, Fence};
+use super::block::{BlockSpec, block_name, cell_of};
 use super::object::{Claim, ClaimSpec, ClaimState, LedgerState, claim_name};
 use super::{ClientSource, Rests, collect_orphans, reclaim};
 
@@ -163,24 +165,56 @@ async fn clear(backend: &impl Backend, address: IpAddr, domain: &str) -> anyhow:
 }
 
 fn reclaimed(count: usize) -> String {
-    format!("{count} claims of fenced machines were given back")
+    format!("{count} claims and cells of fenced machines were given back")
 }
 
-/// The claim on an address of a domain, read live.
+/// Who has an address.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum Has {
+    /// It is claimed.
+    Claim(Box<ClaimSpec>),
+    /// It lies in a machine's cell: whether a pod has it, only that machine knows.
+    Cell(Box<BlockSpec>),
+}
+
+/// Who has an address of a domain, read live.
 ///
 /// # Errors
 /// The ledger cannot be reached.
-pub fn who_has(reach: &Reach, address: IpAddr, domain: &str) -> anyhow::Result<Option<ClaimSpec>> {
+pub fn who_has(reach: &Reach, address: IpAddr, domain: &str) -> anyhow::Result<Option<Has>> {
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     runtime.block_on(async {
         let backend = backend(reach).await?;
-        Ok(backend.get(&claim_name(domain, address)).await?.map(|Claim { spec, .. }| spec))
+        if let Some(Claim { spec, .. }) = backend.get(&claim_name(domain, address)).await? {
+            return Ok(Some(Has::Claim(Box::new(spec))));
+        }
+        let cell_size = backend.domain(domain).await?.map_or(0, |domain| domain.cell_size);
+        if cell_size == 0 {
+            return Ok(None);
+        }
+        let cell = backend.block(&block_name(domain, cell_of(address, cell_size))).await?;
+        Ok(cell.filter(|block| !block.spec.shared).map(|block| Has::Cell(Box::new(block.spec))))
     })
 }
 
-/// Whose a claim is and who holds it, for people: a line for the owner and one for each holder.
+/// Who has an address, for people.
 #[must_use]
-pub fn describe(spec: &ClaimSpec) -> Vec<String> {
+pub fn describe(has: &Has) -> Vec<String> {
+    match has {
+        Has::Claim(spec) => describe_claim(spec),
+        Has::Cell(spec) => {
+            let holder = spec.holder.clone().unwrap_or_default();
+            vec![
+                format!("in the cell {} of node {} (machine {})", spec.addresses(), holder.node, holder.machine),
+                "  whether a pod has it, only that node knows: run \"weftctl who-has\" there".to_owned(),
+            ]
+        }
+    }
+}
+
+/// Whose a claim is and who holds it, for people: a line for the owner and one for each holder.
+fn describe_claim(spec: &ClaimSpec) -> Vec<String> {
     let owner = &spec.owner;
     let name = match owner.owner.name.as_str() {
         "" => owner.owner.uid.clone(),

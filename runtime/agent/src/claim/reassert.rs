@@ -155,7 +155,7 @@ fn still_entry(store: &RefCell<NodeStore>, row: &RemoteRow, address: IpAddr) -> 
 ///
 /// # Errors
 /// The ledger cannot be read or written.
-pub async fn reclaim<B: Backend>(backend: &B) -> Result<usize, DrainError> {
+pub(super) async fn reclaim_claims<B: Backend>(backend: &B) -> Result<usize, DrainError> {
     use super::backend::{Fence, Listing};
     let mut removed = 0;
     let mut claims = Vec::new();

@@ -79,7 +79,7 @@ impl Machine {
         Self::boot(TempDir::new().unwrap(), (name, machine, "boot-1"), server)
     }
 
-    fn boot(dir: TempDir, (name, machine, boot): (&str, &str, &str), server: &Memory) -> Self {
+    pub(super) fn boot(dir: TempDir, (name, machine, boot): (&str, &str, &str), server: &Memory) -> Self {
         let mut store = NodeStore::open(dir.path(), boot).unwrap();
         let identity = Identity {
             node: name.into(),
@@ -102,7 +102,9 @@ impl Machine {
 
     pub(super) async fn grant(&self, nonce: &str) -> Result<Granted, GrantError> {
         let deadline = Instant::now() + Duration::from_millis(300);
-        Grant { backend: &self.server, store: &self.store, identity: &self.identity, deadline }.run(nonce).await
+        Grant { backend: &self.server, store: &self.store, identity: &self.identity, deadline, sharing: None }
+            .run(nonce)
+            .await
     }
 
     pub(super) fn commit(

@@ -27,6 +27,9 @@ pub enum ClaimRequest {
     Grant {
         /// The intent.
         nonce: String,
+        /// How many addresses a cell of the domain has, as the network says; 0 where it does not.
+        #[serde(default)]
+        cell_size: u32,
     },
     /// What the cluster says about an IPAMClaim, read live.
     Persistent {
@@ -59,6 +62,14 @@ pub enum ClaimRequest {
         /// Its name.
         name: String,
     },
+    /// One more cell of a domain in block mode with addresses of some spans: for this machine, or one that all claim from. One that is
+    /// there already is as good, if the caller does not know it.
+    Cell {
+        /// What is looked for.
+        want: CellWant,
+        /// First addresses of cells that the caller knows.
+        known: Vec<IpAddr>,
+    },
     /// What others have in a domain, in runs of neighbours, as far as they touch the given spans. It may be stale.
     Taken {
         /// The cluster ledger, as in the intent.
@@ -68,6 +79,33 @@ pub enum ClaimRequest {
         /// First and last address of each span.
         spans: Vec<(IpAddr, IpAddr)>,
     },
+}
+
+/// Block mode, as a pool declares it: the machines of a domain have whole cells of addresses, and give them out by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocks {
+    /// How many addresses a cell has: a power of two.
+    pub size: u32,
+    /// Where all cells are taken no address is borrowed from a shared one.
+    #[serde(default)]
+    pub strict: bool,
+}
+
+/// A cell that an ADD needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CellWant {
+    /// The cluster ledger, as in the intent.
+    pub ledger: String,
+    /// The domain.
+    pub domain: String,
+    /// How many addresses a cell of the domain has.
+    pub size: u32,
+    /// The pool that it is for; empty where there is none.
+    pub pool: String,
+    /// All claim from it, instead of this machine alone.
+    pub shared: bool,
+    /// First and last address of each span.
+    pub spans: Vec<(IpAddr, IpAddr)>,
 }
 
 /// What the agent answers.
@@ -108,7 +146,20 @@ pub enum ClaimReply {
         /// How long neighbours may take to answer, in milliseconds, where they are to be asked for its addresses.
         #[serde(default)]
         probe_ms: Option<u32>,
+        /// It is in block mode.
+        blocks: Option<Blocks>,
     },
+    /// This machine has a cell that the caller did not know; which one is in the store.
+    Cell,
+    /// Shared cells with addresses of the spans, and what is claimed in them, both as first and last addresses.
+    Shared {
+        /// The cells.
+        cells: Vec<(IpAddr, IpAddr)>,
+        /// What is taken.
+        taken: Vec<(IpAddr, IpAddr)>,
+    },
+    /// No cell with addresses of the spans is left.
+    NoCell,
     /// First and last address of runs that are taken.
     Taken(Vec<(IpAddr, IpAddr)>),
 }

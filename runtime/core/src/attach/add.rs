@@ -11,8 +11,8 @@ use super::node::Node;
 use super::policies::Loading;
 use super::stage::Stage;
 use super::{
-    chained, choose, claim, cluster, conflict, entry, external_add, failures, homecoming, lease_add, pool, remove,
-    restart, supersede, takeover,
+    blocks, chained, choose, claim, cluster, conflict, entry, external_add, failures, homecoming, lease_add, pool,
+    remove, restart, supersede, takeover,
 };
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, LedgerKind, SelectConf};
@@ -86,7 +86,10 @@ fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
         Some(IpamKind::External(plugin)) => return external_add::by_ipam(node, call, (stage, executor), plugin),
         Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => match &call.network.terms.ledger {
             LedgerKind::Node => claim::by_policy(node, call, &stage, loading)?,
-            LedgerKind::Cluster(conf) => cluster::by_policy(node, call, &stage, (loading, conf))?,
+            LedgerKind::Cluster(conf) => match conf.blocks {
+                Some(blocks) => blocks::by_policy(node, call, &stage, (loading, conf, blocks))?,
+                None => cluster::by_policy(node, call, &stage, (loading, conf))?,
+            },
         },
         None => {
             let plan = stage.plan(call, None)?;

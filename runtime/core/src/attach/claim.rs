@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::beside::Beside;
 use super::call::Call;
 use super::conflict;
 use super::decide::{self, Decided};
@@ -15,7 +16,6 @@ use super::policies::Loading;
 use super::stage::Stage;
 use crate::commit::ClaimError;
 use crate::delegate::{Addressing, Given};
-use crate::ledger::remote::Runs;
 use crate::ledger::{ClaimAsk, Claimed};
 use crate::plan::Plan;
 
@@ -56,7 +56,7 @@ fn watched_by_policy(
 ) -> Result<Planned, AttachError> {
     let context = node.context;
     let mut request = decide::gather(context, call, node.store()?)?;
-    *watched = monitor::prepare(context, call, &request, &Runs::default());
+    *watched = monitor::prepare(context, call, &request, &Beside::default());
     let mut policy = Standing::new(node, call, Loading::wait(loading, node, call))?;
     let policies = node.policies.clone();
     let (store, log) = node.store_and_log()?;
@@ -104,7 +104,7 @@ fn watched_by_policy(
             Err(ClaimError::Lost { want }) => {
                 race.lost(policy.loaded(), &decided, want)?;
                 request = decide::gather(context, call, store)?;
-                *watched = monitor::prepare(context, call, &request, &Runs::default());
+                *watched = monitor::prepare(context, call, &request, &Beside::default());
             }
             Err(other) => return Err(entry::refused(call, other)),
         }

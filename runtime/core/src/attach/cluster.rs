@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use weft_host_abi::types::{Pod, ReleaseRule, RequestSource, Requested};
+use weft_host_abi::types::{Denial, Pod, RangeSet, ReleaseRule, Request, RequestSource, Requested};
 
+use super::beside::{Beside, Cells};
 use super::call::Call;
 use super::claim::{Planned, addressing};
 use super::conflict;
@@ -15,22 +16,25 @@ use super::entry;
 use super::error::AttachError;
 use super::ipam_keys;
 use super::monitor::{self, Watched};
-use super::node::{Node, Watch};
+use super::node::{Context, Node, Watch};
 use super::policies::Loading;
 use super::stage::Stage;
-use crate::agent::claim::{ClaimReply, ClaimRequest, ClusterClaims};
+use crate::agent::claim::{CellWant, ClaimReply, ClaimRequest, ClusterClaims};
 use crate::agent::{self, AgentError};
 use crate::cni::read_net;
 use crate::conf::ClusterConf;
 use crate::facts;
-use crate::ledger::remote::{IntentAsk, Owner, Runs};
+use crate::ledger::remote::{IntentAsk, Looks, Owner, Runs, Span};
 use crate::ledger::{ClaimAsk, Want};
+use crate::policy::Loaded;
 use crate::store::NodeStore;
 
 /// So many candidates of a want are written down and tried before the policy is asked again.
 pub const CANDIDATES: usize = 8;
 /// So many lost rounds, and the cluster is asked what is taken there. Listing costs its server more than a create.
 pub const LIST_AFTER: u32 = 2;
+/// So many times an ADD asks for more cells.
+pub(super) const CELLS: u32 = 8;
 
 /// Claims what the policy decides in the cluster, and writes the journal entry.
 pub(super) fn by_policy(
@@ -39,45 +43,74 @@ pub(super) fn by_policy(
     stage: &Stage<'_>,
     (loading, conf): (Option<Loading>, &ClusterConf),
 ) -> Result<Planned, AttachError> {
+    watching(node, |node, watched| {
+        let cluster = Cluster::new(conf);
+        let owner = cluster.owner(call)?;
+        let request = decide::gather(node.context, call, node.store()?)?;
+        let policy = Loading::wait(loading, node, call)?;
+        claim(node, call, stage, Asking { cluster: &cluster, owner, policy, request }, watched)
+    })
+}
+
+/// Decides with a place for what a monitored policy is to be asked afterwards.
+pub(super) fn watching(
+    node: &mut Node<'_>,
+    decide: impl FnOnce(&mut Node<'_>, &mut Option<Watched>) -> Result<Planned, AttachError>,
+) -> Result<Planned, AttachError> {
     let mut watched = None;
-    let planned = watched_by_policy(node, call, stage, (loading, conf, &mut watched));
+    let planned = decide(node, &mut watched);
     node.watched.extend(watched.map(|watched: Watched| Box::new(watched) as Box<dyn Watch>));
     planned
 }
 
-fn watched_by_policy(
+/// An ADD that is about to claim.
+pub(super) struct Asking<'a> {
+    pub(super) cluster: &'a Cluster<'a>,
+    pub(super) owner: (Owner, Kept),
+    pub(super) policy: Loaded,
+    pub(super) request: Request,
+}
+
+/// A claim for each address, whatever else the domain has. In block mode the addresses lie in shared cells.
+pub(super) fn claim(
     node: &mut Node<'_>,
     call: &Call,
     stage: &Stage<'_>,
-    (loading, conf, watched): (Option<Loading>, &ClusterConf, &mut Option<Watched>),
+    asking: Asking<'_>,
+    watched: &mut Option<Watched>,
 ) -> Result<Planned, AttachError> {
-    let context = node.context;
-    let cluster = Cluster { conf, until: Instant::now() + conf.deadline };
-    let (mut owner, mut kept) = cluster.owner(call)?;
-    let mut request = decide::gather(context, call, node.store()?)?;
+    let Asking { cluster, owner: (mut owner, mut kept), policy, mut request } = asking;
+    let (context, conf) = (node.context, cluster.conf);
     request.requested.extend(kept.requested());
-    let policy = Loading::wait(loading, node, call)?;
     let (store, log) = node.store_and_log()?;
-    let mut race = decide::Race::default();
-    let mut others = Runs::default();
+    let (mut race, mut others) = (decide::Race::default(), Runs::default());
+    let mut shared = conf.blocks.map(|_blocks| Shared::default());
     let mut lost_rounds = 0;
+    let mut refused = None;
     loop {
-        let known = with_own(&others, &store.remote_addresses(&conf.domain)?);
-        *watched = monitor::prepare(context, call, &request, &known);
-        let mut decided = decide::decide_beside(call, &policy, (Some(store), known), request, log)?;
+        let cells = shared.as_ref().map(|shared| shared.beside(call, &request));
+        let looks = cells.as_ref().map(|cells| cells.looks.clone());
+        let beside = Beside { taken: with_own(&others, &store.remote_addresses(&conf.domain)?), cells };
+        let named: Vec<IpAddr> = request.requested.iter().filter_map(|requested| requested.address).collect();
+        *watched = monitor::prepare(context, call, &request, &beside);
+        let decision = decide::decide_beside(call, &policy, (Some(store), beside), request, log);
+        if let (Some(shared), Some(looks)) = (&mut shared, &looks)
+            && is_exhausted(&decision)
+            && shared.grow(cluster, call, looks, &mut others)?
+        {
+            request = kept.request(context, call, store)?;
+            continue;
+        }
+        let mut decided = match (decision, refused.take()) {
+            // What was asked for by name is somebody else's. Who that is the policy does not know.
+            (Err(AttachError::Denied { .. }), Some(refused)) => return Err(refused),
+            (decision, _) => decision?,
+        };
         ipam_keys::refuse_unknown(call, &policy)?;
-        if matches!(decided.release, ReleaseRule::Keep(_)) {
-            if !owner.is_ipam_claim() {
-                (owner, kept) = cluster.keep(call, policy.name())?;
-                if !kept.ips.is_empty() {
-                    // The policy decides again, about the addresses that are kept.
-                    request = decide::gather(context, call, store)?;
-                    request.requested.extend(kept.requested());
-                    continue;
-                }
-            }
-            // What outlives the attachment is the IPAMClaim's; this node keeps nothing.
-            decided.release = ReleaseRule::Free;
+        if cluster.keeps(call, policy.name(), &mut decided, (&mut owner, &mut kept))? {
+            // The policy decides again, about the addresses that are kept.
+            request = kept.request(context, call, store)?;
+            continue;
         }
         kept.restrict(policy.name(), &mut decided.wants)?;
         for want in &mut decided.wants {
@@ -85,35 +118,80 @@ fn watched_by_policy(
         }
         let nonce = intend(store, call, (conf, &owner), &decided)?;
         log.logger.info("asks weftctl agent for an address of the cluster ledger");
-        let reply = cluster.ask(ClaimRequest::Grant { nonce: nonce.clone() });
-        let (want, taken) = match reply {
-            Ok(ClaimReply::Granted) => {
-                let planned = granted(store, (call, stage), (conf, &nonce), &decided, watched.as_mut());
-                context.discard(policy);
-                // The status of an IPAMClaim names them by now.
-                return planned.map(|planned| planned.all_irreplaceable_if(owner.is_ipam_claim()));
-            }
-            Ok(ClaimReply::Lost { want, taken }) => (want, taken),
-            Ok(_other) => return Err(AttachError::NoPlan),
-            Err(error) => {
-                store.give_up_intent(&nonce, facts::now()?)?;
-                return Err(error.into());
-            }
+        let Some((want, taken)) = cluster.grant(store, &nonce)? else {
+            let planned = granted(store, (call, stage), (conf, &nonce), &decided, watched.as_mut());
+            context.discard(policy);
+            // The status of an IPAMClaim names them by now.
+            return planned.map(|planned| planned.all_irreplaceable_if(owner.is_ipam_claim()));
         };
-        store.give_up_intent(&nonce, facts::now()?)?;
-        for (address, _holder) in &taken {
-            others.insert(*address);
-        }
+        others.extend(taken.iter().map(|(address, _holder)| *address));
         // Where an address is kept, no other will do.
         let lost = if kept.ips.is_empty() { race.lost(&policy, &decided, want) } else { Err(AttachError::NoPlan) };
         if let Err(error) = lost {
             return Err(taken_error(&decided, want, taken).unwrap_or(error));
         }
+        refused = taken.into_iter().find(|(address, _holder)| named.contains(address)).map(taken_by);
         lost_rounds += 1;
         (lost_rounds == LIST_AFTER).then(|| cluster.list(call, &mut others)).transpose()?;
-        request = decide::gather(context, call, store)?;
-        request.requested.extend(kept.requested());
+        request = kept.request(context, call, store)?;
     }
+}
+
+/// The policy finds no free address in its view.
+pub(super) fn is_exhausted(decision: &Result<Decided, AttachError>) -> bool {
+    matches!(decision, Err(AttachError::Denied { denial: Denial::Exhausted(_), .. }))
+}
+
+/// Shared cells that this ADD knows of.
+#[derive(Default)]
+struct Shared {
+    spans: Vec<Span>,
+    asked: u32,
+}
+
+impl Shared {
+    /// What the policy is shown. An address that is asked for by name may lie anywhere: the cell that it lies in is looked up, or made.
+    fn beside(&self, call: &Call, request: &Request) -> Cells {
+        let declared = call.network.ipam.as_ref().map(|ipam| ipam.declared.as_slice()).unwrap_or_default();
+        let requested = request.requested.iter().filter_map(|requested| requested.address);
+        let named = requested.chain(declared.iter().map(IpNet::addr)).map(|address| (address, address));
+        Cells { spans: self.spans.iter().copied().chain(named).collect(), looks: Looks::default() }
+    }
+
+    /// Asks for shared cells where the policy has found no room; whether there are more now.
+    fn grow(
+        &mut self,
+        cluster: &Cluster<'_>,
+        call: &Call,
+        looks: &Looks,
+        others: &mut Runs,
+    ) -> Result<bool, AttachError> {
+        self.asked += 1;
+        if self.asked > CELLS {
+            return Ok(false);
+        }
+        let before = self.spans.len();
+        for spans in lacking(call, looks) {
+            let known = self.spans.iter().map(|(first, _last)| *first).collect();
+            match cluster.cell(spans, true, known)? {
+                ClaimReply::Shared { cells, taken } => {
+                    self.spans.extend(cells);
+                    taken.into_iter().for_each(|(first, last)| others.insert_run(first, last));
+                }
+                _no_cell => return Ok(false),
+            }
+            self.spans.sort_unstable();
+            self.spans.dedup();
+        }
+        Ok(self.spans.len() > before)
+    }
+}
+
+/// The ranges of each set in which a policy has found no room.
+pub(super) fn lacking(call: &Call, looks: &Looks) -> Vec<Vec<Span>> {
+    let sets = call.network.ipam.as_ref().map(|ipam| ipam.range_sets.as_slice()).unwrap_or_default();
+    let spans = |set: &RangeSet| set.ranges.iter().map(|range| (range.first, range.last)).collect();
+    looks.lacking(sets).into_iter().map(spans).collect()
 }
 
 /// What the cluster has granted becomes the attachment's.
@@ -135,7 +213,7 @@ fn granted(
 
 /// Addresses that an IPAMClaim has already: the policy is asked for them, and may offer no others.
 #[derive(Default)]
-struct Kept {
+pub(super) struct Kept {
     claim: String,
     ips: Vec<IpNet>,
 }
@@ -147,6 +225,13 @@ impl Kept {
         };
         let ips = ips.iter().map(read).collect::<Result<_, _>>()?;
         Ok(Self { claim, ips })
+    }
+
+    /// What the policy is asked with them.
+    fn request(&self, context: &Context, call: &Call, store: &mut NodeStore) -> Result<Request, AttachError> {
+        let mut request = decide::gather(context, call, store)?;
+        request.requested.extend(self.requested());
+        Ok(request)
     }
 
     fn requested(&self) -> impl Iterator<Item = Requested> {
@@ -177,13 +262,34 @@ impl Kept {
     }
 }
 
+/// Addresses that turned out to be taken, with who has them.
+type Taken = Vec<(IpAddr, String)>;
+
 /// A cluster ledger, for as long as this ADD may wait.
-struct Cluster<'a> {
+pub(super) struct Cluster<'a> {
     conf: &'a ClusterConf,
     until: Instant,
 }
 
-impl Cluster<'_> {
+impl<'a> Cluster<'a> {
+    pub(super) fn new(conf: &'a ClusterConf) -> Self {
+        Self { conf, until: Instant::now() + conf.deadline }
+    }
+
+    /// Asks for one more cell with addresses of some spans.
+    pub(super) fn cell(&self, spans: Vec<Span>, shared: bool, known: Vec<IpAddr>) -> Result<ClaimReply, AttachError> {
+        let Some(blocks) = self.conf.blocks else { return Ok(ClaimReply::NoCell) };
+        let want = CellWant {
+            ledger: self.conf.ledger.clone(),
+            domain: self.conf.domain.clone(),
+            size: blocks.size,
+            pool: self.conf.drawn_on.clone(),
+            shared,
+            spans,
+        };
+        Ok(self.ask(ClaimRequest::Cell { want, known })?)
+    }
+
     fn ask(&self, request: ClaimRequest) -> Result<ClaimReply, AgentError> {
         let left = self.until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         agent::ask::<ClusterClaims>(&self.conf.socket, &request, Some(left))
@@ -191,7 +297,7 @@ impl Cluster<'_> {
 
     /// Whom the claims belong to: the IPAMClaim that the network was given, the pod, or where the runtime names none, the
     /// sandbox. Beside it what an IPAMClaim has already.
-    fn owner(&self, call: &Call) -> Result<(Owner, Kept), AttachError> {
+    pub(super) fn owner(&self, call: &Call) -> Result<(Owner, Kept), AttachError> {
         let pod = call.pod().filter(|pod| !pod.uid.is_empty());
         let reference = call.network.ipam.as_ref().and_then(|ipam| ipam.claim_reference.clone());
         if let (Some(name), Some(pod)) = (reference, &pod) {
@@ -203,6 +309,41 @@ impl Cluster<'_> {
             return Ok((owner, kept));
         }
         Ok((owner(call, pod), Kept::default()))
+    }
+
+    /// Asks for the addresses of an intent. `None`: they are granted. Otherwise which want was lost, and to whom; the intent is given up.
+    fn grant(&self, store: &mut NodeStore, nonce: &str) -> Result<Option<(usize, Taken)>, AttachError> {
+        let cell_size = self.conf.blocks.map_or(0, |blocks| blocks.size);
+        let lost = match self.ask(ClaimRequest::Grant { nonce: nonce.to_owned(), cell_size }) {
+            Ok(ClaimReply::Granted) => return Ok(None),
+            Ok(ClaimReply::Lost { want, taken }) => Ok(Some((want, taken))),
+            Ok(_other) => return Err(AttachError::NoPlan),
+            Err(error) => Err(error.into()),
+        };
+        store.give_up_intent(nonce, facts::now()?)?;
+        lost
+    }
+
+    /// Where the policy keeps addresses, their owner is an IPAMClaim, and this node keeps nothing. Whether that has addresses already
+    /// which the policy was not asked for.
+    fn keeps(
+        &self,
+        call: &Call,
+        policy: &str,
+        decided: &mut Decided,
+        (owner, kept): (&mut Owner, &mut Kept),
+    ) -> Result<bool, AttachError> {
+        if !matches!(decided.release, ReleaseRule::Keep(_)) {
+            return Ok(false);
+        }
+        if !owner.is_ipam_claim() {
+            (*owner, *kept) = self.keep(call, policy)?;
+            if !kept.ips.is_empty() {
+                return Ok(true);
+            }
+        }
+        decided.release = ReleaseRule::Free;
+        Ok(false)
     }
 
     /// The owner where the policy keeps addresses: an IPAMClaim of the pod's name that the agent makes with the first ADD.
@@ -307,9 +448,12 @@ fn commit(
 }
 
 /// The policy has nothing else to offer, and who has it is known: an address that was asked for, most of the time.
-fn taken_error(decided: &Decided, want: usize, taken: Vec<(IpAddr, String)>) -> Option<AttachError> {
+fn taken_error(decided: &Decided, want: usize, taken: Taken) -> Option<AttachError> {
     let wanted: &Want = decided.wants.get(want)?;
     let offered = |address: IpAddr| wanted.candidates.iter().any(|(net, _range)| net.addr() == address);
-    let (address, holder) = taken.into_iter().find(|(address, _holder)| offered(*address))?;
-    Some(AttachError::TakenInCluster { address, holder })
+    taken.into_iter().find(|(address, _holder)| offered(*address)).map(taken_by)
+}
+
+fn taken_by((address, holder): (IpAddr, String)) -> AttachError {
+    AttachError::TakenInCluster { address, holder }
 }

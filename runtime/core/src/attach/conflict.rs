@@ -57,6 +57,7 @@ fn is_for_want_of_addresses(error: &AttachError) -> bool {
     matches!(
         error,
         AttachError::Denied { denial: Denial::Exhausted(_), .. }
+            | AttachError::NoCell { .. }
             | AttachError::OffersTaken { .. }
             | AttachError::TakenInCluster { .. }
             | AttachError::Contended { .. }

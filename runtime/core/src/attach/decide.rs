@@ -7,6 +7,7 @@ use weft_host_abi::types::{
     ClaimInfo, Decision, Denial, Dns, LastClaim, LedgerView, Range, ReleaseRule, Request, Route, Usage,
 };
 
+use super::beside::Beside;
 use super::call::Call;
 use super::error::AttachError;
 use super::node::{Context, Log};
@@ -14,7 +15,6 @@ use super::policies::{ipam, limits};
 use super::trace::{Asked, Attempt, Fallback, Trace};
 use crate::delegate::first_host;
 use crate::facts;
-use crate::ledger::remote::{RemoteView, Runs};
 use crate::ledger::{Claimed, Want};
 use crate::plan::{Op, Plan, Side};
 use crate::policy::{self, Called, Loaded, Named, PolicyError, Verified};
@@ -93,22 +93,21 @@ pub(super) fn decide(
     request: Request,
     log: &mut Log,
 ) -> Result<Decided, AttachError> {
-    decide_beside(call, policy, (store, Runs::default()), request, log)
+    decide_beside(call, policy, (store, Beside::default()), request, log)
 }
 
 /// The same where others have addresses that this node's store does not know of.
 pub(super) fn decide_beside(
     call: &Call,
     policy: &Loaded,
-    (store, others): (Option<&NodeStore>, Runs),
+    (store, beside): (Option<&NodeStore>, Beside),
     request: Request,
     log: &mut Log,
 ) -> Result<Decided, AttachError> {
     let now = request.now;
     let scope = ipam(call)?.scope.clone();
     let view: Box<dyn LedgerView + Send> = match store {
-        Some(store) if others == Runs::default() => Box::new(store.view(&scope, now)?),
-        Some(store) => Box::new(RemoteView::new(store.view(&scope, now)?, others)),
+        Some(store) => beside.over(store.view(&scope, now)?),
         None => Box::new(EmptyLedger),
     };
     let began = Instant::now();

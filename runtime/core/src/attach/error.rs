@@ -127,6 +127,16 @@ pub enum AttachError {
         /// Who has it.
         holder: String,
     },
+    /// Block mode: all cells are taken, and the pool borrows no address from a shared one.
+    #[error(
+        "this machine's cells of domain {domain:?} are full, and none of {size} addresses is left; add a range, or take \"strict\" out of \"blocks\""
+    )]
+    NoCell {
+        /// The domain.
+        domain: String,
+        /// How many addresses a cell has.
+        size: u32,
+    },
     /// Somebody on the wire has addresses that the ledger gave: they are marked, and others may be taken.
     #[error("{}", in_use(.by))]
     InUse {
@@ -380,16 +390,10 @@ impl AttachError {
             Self::OffersTaken { .. } | Self::BadSettings { .. } | Self::Delegate(DelegateError::Addressing(_)) => {
                 code::POLICY_FAILED
             }
-            Self::Denied { denial: Denial::Exhausted(_), .. } | Self::WantedInUse { .. } => code::EXHAUSTED,
-            Self::Netlink(error) | Self::Op { source: error, .. } => {
-                if error.is_out_of_memory() {
-                    code::IO
-                } else if error.is_netns() {
-                    code::INVALID_NETNS
-                } else {
-                    code::HOST_FAILED
-                }
+            Self::NoCell { .. } | Self::Denied { denial: Denial::Exhausted(_), .. } | Self::WantedInUse { .. } => {
+                code::EXHAUSTED
             }
+            Self::Netlink(error) | Self::Op { source: error, .. } => host_code(error),
             Self::Delegate(DelegateError::Host(_)) | Self::Step(StepError::Host(_)) => code::HOST_FAILED,
             Self::Leftovers { .. } | Self::Teardown { .. } => code::LEFTOVERS,
             Self::Differs { .. } => code::DIFFERS,
@@ -444,6 +448,17 @@ impl AttachError {
             ),
             other => causes(other),
         }
+    }
+}
+
+/// The code of what the kernel refused.
+fn host_code(error: &NetlinkError) -> u32 {
+    if error.is_out_of_memory() {
+        code::IO
+    } else if error.is_netns() {
+        code::INVALID_NETNS
+    } else {
+        code::HOST_FAILED
     }
 }
 

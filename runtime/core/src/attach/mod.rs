@@ -9,6 +9,8 @@
 //! Not here: environment, stdin and stdout (`command`), several attachments of a pod (`pod`).
 
 mod add;
+mod beside;
+mod blocks;
 mod call;
 mod chain;
 mod chained;

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use weft_host_abi::types::{ClaimInfo, Decision, LastClaim, LedgerView, Range, Request, Usage};
 
+use super::beside::Beside;
 use super::call::Call;
 use super::compared::{MonitorTrace, Outcome};
 use super::decide::judge;
@@ -22,7 +23,6 @@ use super::node::{Context, Node, Policies, Watch};
 use super::policies::{grants, ipam, limits, reference_of};
 use super::trace::{Asked, Attempt, Trace};
 use super::watching::{compare, keep, no_compiler};
-use crate::ledger::remote::{RemoteView, Runs};
 use crate::policy::{Called, Exchanges, Ipam, Loaded, ReplayLedger};
 use crate::store::NodeStore;
 
@@ -43,21 +43,18 @@ enum Active {
 }
 
 /// Takes the ledger's snapshot for a network that has a monitor.
-pub(super) fn prepare(context: &Context, call: &Call, request: &Request, others: &Runs) -> Option<Watched> {
+pub(super) fn prepare(context: &Context, call: &Call, request: &Request, beside: &Beside) -> Option<Watched> {
     call.network.monitor.as_ref()?;
-    let view = snapshot(context, call, request, others);
+    let view = snapshot(context, call, request, beside);
     Some(Watched { call: call.clone(), request: request.clone(), view, active: Active::Unknown })
 }
 
-fn snapshot(context: &Context, call: &Call, request: &Request, others: &Runs) -> Option<Box<dyn LedgerView + Send>> {
+fn snapshot(context: &Context, call: &Call, request: &Request, beside: &Beside) -> Option<Box<dyn LedgerView + Send>> {
     let store = NodeStore::open_read_only(&context.state_dir).ok().flatten()?;
     let view = store.view(&ipam(call).ok()?.scope, request.now).ok()?;
     // A snapshot begins with its first question.
     view.held_by("").ok()?;
-    if *others == Runs::default() {
-        return Some(Box::new(view));
-    }
-    Some(Box::new(RemoteView::new(view, others.clone())))
+    Some(beside.clone().over(view))
 }
 
 // === impl Watched ===

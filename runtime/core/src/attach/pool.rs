@@ -19,8 +19,8 @@ pub(super) fn resolve(call: Cow<'_, Call>) -> Result<Cow<'_, Call>, AttachError>
     let Some(name) = conf.pool.clone() else { return Ok(call) };
     let request = ClaimRequest::Pool { ledger: conf.ledger.clone(), name };
     match agent::ask::<ClusterClaims>(&conf.socket, &request, Some(conf.deadline))? {
-        ClaimReply::Pool { domain, sets, probe_ms } => {
-            let network = call.network.with_pool(&domain, sets, probe_ms)?;
+        ClaimReply::Pool { domain, sets, probe_ms, blocks } => {
+            let network = call.network.with_pool(&domain, sets, (probe_ms, blocks))?;
             Ok(Cow::Owned(call.with_conf(call.conf.clone(), network)))
         }
         _ => Err(AttachError::NoPlan),

@@ -7,7 +7,7 @@ use super::stage::Stage;
 use super::trace::{ChoiceTrace, Trace};
 use super::{choose, decide, ipam_keys, policies, pool, steps};
 use crate::cni::Environment;
-use crate::conf::{IpamKind, Persona};
+use crate::conf::{IpamKind, LedgerKind, Persona};
 use crate::delegate::{Addressing, Given};
 use crate::plan::Plan;
 use crate::store::NodeStore;
@@ -82,6 +82,12 @@ fn by_policy(
     stage: &Stage<'_>,
     mut notes: Vec<String>,
 ) -> Result<Preview, AttachError> {
+    if matches!(&call.network.terms.ledger, LedgerKind::Cluster(conf) if conf.blocks.is_some()) {
+        notes.push(
+            "addresses come from this machine's cells; a preview takes none, and looks at the ranges as a whole"
+                .to_owned(),
+        );
+    }
     let policy = policies::load(node, call)?;
     let now = crate::facts::now()?;
     let store = match NodeStore::open_read_only(&node.context.state_dir)? {

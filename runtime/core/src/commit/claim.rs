@@ -1,10 +1,14 @@
 //! The one write transaction of an ADD: the ledger chooses, the caller plans with what was chosen, and claims and journal
 //! entry appear together, or nothing does.
 
+use std::borrow::Cow;
+
+use rusqlite::Connection;
+
 use super::ClaimError;
 use crate::journal::{self, Record};
-use crate::ledger::{self, AllTaken, ClaimAsk, Claimed};
-use crate::store::{NodeStore, Stop, StoreError};
+use crate::ledger::{self, AllTaken, ClaimAsk, Claimed, Want, remote};
+use crate::store::{Fault, NodeStore, Stop, StoreError};
 
 // === impl NodeStore ===
 
@@ -23,6 +27,38 @@ impl NodeStore {
         ask: &ClaimAsk<'_>,
         record: impl FnOnce(&[Claimed]) -> Result<Record, E>,
     ) -> Result<Vec<Claimed>, ClaimError<E>> {
+        self.claim_some(ask, |_conn, _boot| Ok(Cow::Borrowed(ask.wants)), record)
+    }
+
+    /// As [`claim`](Self::claim), where only what lies in a cell of this machine may be claimed: one that is owned, and confirmed in
+    /// this boot, at this instant. `ask.scope` is the node's scope for the domain (`remote::scope`).
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim). `Lost` also when no candidate of a want lies in a cell any more.
+    pub fn claim_inside<E>(
+        &mut self,
+        ask: &ClaimAsk<'_>,
+        (ledger, domain): (&str, &str),
+        record: impl FnOnce(&[Claimed]) -> Result<Record, E>,
+    ) -> Result<Vec<Claimed>, ClaimError<E>> {
+        let inside = |conn: &Connection, boot_id: &str| {
+            let cells = remote::owned(conn, (ledger, domain), boot_id)?;
+            let mut wants = ask.wants.to_vec();
+            for want in &mut wants {
+                want.candidates.retain(|(candidate, _range)| remote::is_in(&cells, candidate.addr()));
+            }
+            Ok(Cow::Owned(wants))
+        };
+        self.claim_some(ask, inside, record)
+    }
+
+    /// Claims the first free one of those candidates that `allowed` says, inside the transaction.
+    fn claim_some<'a, E>(
+        &mut self,
+        ask: &ClaimAsk<'a>,
+        allowed: impl FnOnce(&Connection, &str) -> Result<Cow<'a, [Want]>, Fault>,
+        record: impl FnOnce(&[Claimed]) -> Result<Record, E>,
+    ) -> Result<Vec<Claimed>, ClaimError<E>> {
         let boot_id = self.writable()?.to_owned();
         let mut outlives_the_boot = false;
         let mut count = 0;
@@ -34,6 +70,8 @@ impl NodeStore {
                 let addresses = journal::claims(conn, id)?.into_iter().map(|(_scope, address)| address).collect();
                 return Err(Stop::Tell(ClaimError::Exists { key: Box::new(ask.key.clone()), addresses }));
             }
+            let wants = allowed(conn, &boot_id)?;
+            let ask = &ClaimAsk { wants: &wants, ..ask.clone() };
             let chosen = match ledger::choose(conn, ask)? {
                 Ok(chosen) => chosen,
                 Err(AllTaken { want }) => return Err(Stop::Tell(ClaimError::Lost { want })),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{ConfError, Object};
 use crate::agent::SOCKET;
+use crate::agent::claim::Blocks;
 use crate::ledger::remote;
 
 /// The domain of a network that names none: one per cluster, so that two networks with the same range never share an address.
@@ -36,6 +37,10 @@ pub struct ClusterConf {
     pub ledger: String,
     /// The AddressPool whose ranges the network draws on; its own where absent.
     pub pool: Option<String>,
+    /// The pool's name, once the agent has said what it declares; for people.
+    pub drawn_on: String,
+    /// The domain is in block mode. Where there is a pool, it says so; a ledger without pools, its `blocks`.
+    pub blocks: Option<Blocks>,
     /// Addresses clash only within a domain. Where there is a pool, it is the pool's, which the agent knows.
     pub domain: String,
     /// The agent's socket.
@@ -48,6 +53,10 @@ pub struct ClusterConf {
 const COMMON: [&str; 4] = ["type", "domain", "socket", "deadlineMs"];
 /// Key of ledgers that have pools.
 const POOL: &str = "pool";
+/// Key of ledgers without pools.
+const BLOCKS: &str = "blocks";
+/// The smallest and the largest cell.
+const CELL: std::ops::RangeInclusive<u32> = 8..=4096;
 /// Keys that say how etcd is reached; the agent reads them.
 const ETCD: [&str; 7] = ["endpoints", "prefix", "caFile", "certFile", "keyFile", "username", "passwordFile"];
 
@@ -56,9 +65,23 @@ pub(super) fn ledger_keys(kind: &str) -> Option<Vec<&'static str>> {
     match kind {
         "node" => Some(vec!["type"]),
         "kubernetes" => Some([&COMMON[..], &[POOL]].concat()),
-        "etcd" => Some([&COMMON[..], &ETCD[..]].concat()),
+        "etcd" => Some([&COMMON[..], &[BLOCKS], &ETCD[..]].concat()),
         _ => None,
     }
+}
+
+/// Block mode, where the ledger itself declares it.
+fn blocks(ledger: &Object) -> Result<Option<Blocks>, ConfError> {
+    if ledger.get(BLOCKS).is_none() {
+        return Ok(None);
+    }
+    let declared = ledger.object_or_empty(BLOCKS)?;
+    let size = declared.u32("size")?.unwrap_or(0);
+    if !size.is_power_of_two() || !CELL.contains(&size) {
+        let want = "how many addresses a cell has: a power of two from 8 to 4096";
+        return Err(ConfError::BadValue { key: declared.place("size"), value: size.to_string(), want });
+    }
+    Ok(Some(Blocks { size, strict: declared.bool("strict")?.unwrap_or(false) }))
 }
 
 /// The pool that a `ledger` names: the name of a Kubernetes object, in an API path.
@@ -122,6 +145,8 @@ impl ClusterConf {
         }
         Ok(Self {
             ledger: reach.to_string(),
+            drawn_on: String::new(),
+            blocks: blocks(ledger)?,
             pool,
             domain: domain.to_owned(),
             socket: ledger.text("socket")?.map_or_else(|| PathBuf::from(SOCKET), PathBuf::from),
@@ -130,8 +155,9 @@ impl ClusterConf {
     }
 
     /// The same with what its pool says.
-    pub(super) fn in_domain(&self, domain: &str) -> Self {
-        Self { pool: None, domain: domain.to_owned(), ..self.clone() }
+    pub(super) fn in_domain(&self, domain: &str, blocks: Option<Blocks>) -> Self {
+        let drawn_on = self.pool.clone().unwrap_or_default();
+        Self { pool: None, drawn_on, blocks, domain: domain.to_owned(), ..self.clone() }
     }
 
     /// The scope of the node's own rows.

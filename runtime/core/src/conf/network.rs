@@ -9,6 +9,7 @@ use super::{
     ConfError, DelegateConf, DuplicatesConf, IpamConf, IpamKind, LedgerKind, MonitorConf, Object, Persona, StepConf,
     Terms,
 };
+use crate::agent::claim::Blocks;
 use crate::cni::{Version, check_known};
 use crate::delegate::{self, IpamUse};
 use crate::step;
@@ -67,11 +68,16 @@ impl Network {
     ///
     /// # Errors
     /// The version has no room for an address of each, or nobody can be asked for addresses in this network.
-    pub fn with_pool(&self, domain: &str, sets: Vec<RangeSet>, probe_ms: Option<u32>) -> Result<Self, ConfError> {
+    pub fn with_pool(
+        &self,
+        domain: &str,
+        sets: Vec<RangeSet>,
+        (probe_ms, blocks): (Option<u32>, Option<Blocks>),
+    ) -> Result<Self, ConfError> {
         let mut network = self.clone();
         if let (LedgerKind::Cluster(cluster), Some(ipam)) = (&self.terms.ledger, &mut network.ipam) {
             ranges::check_version(&sets, self.version)?;
-            let cluster = cluster.in_domain(domain);
+            let cluster = cluster.in_domain(domain, blocks);
             ipam.scope = cluster.scope();
             ipam.range_sets = sets;
             network.terms.ledger = LedgerKind::Cluster(cluster);

@@ -21,6 +21,7 @@ const TYPES: &[(&str, &str)] = &[
     ("args", "object"),
     ("backend", "string"),
     ("bcqueuelen", "integer"),
+    ("blocks", "object"),
     ("bridge", "string"),
     ("caFile", "string"),
     ("capabilities", "object"),

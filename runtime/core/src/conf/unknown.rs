@@ -53,6 +53,9 @@ pub(super) fn of_terms(object: &Object) -> Vec<ConfError> {
         && let Ok(Some(known)) = ledger.text("type").map(|kind| ledger_keys(kind.unwrap_or("node")))
     {
         found.extend(in_object(&ledger, &object.place("ledger"), &known));
+        if let Ok(Some(blocks)) = ledger.object("blocks") {
+            found.extend(in_object(&blocks, &ledger.place("blocks"), &["size", "strict"]));
+        }
     }
     found
 }

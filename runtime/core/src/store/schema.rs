@@ -17,7 +17,7 @@ pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
 pub(crate) const PAGE_SIZE: i64 = 2048;
 
 /// Entry `n` takes a store from version `n` to `n + 1`. Each runs inside the transaction that also sets the version.
-const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6];
+const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7];
 
 /// Small columns come first, so that reading them never follows the overflow pages of the long texts.
 const V1: &str = "
@@ -165,6 +165,32 @@ INSERT INTO remote_ledgers (ledger, used) SELECT ledger, max(created) FROM remot
 /// which older programs do not know.
 const V6: &str = "
 ALTER TABLE remote_addresses ADD COLUMN in_use_by TEXT;
+";
+
+/// Cells of cluster ledgers: spans of addresses that this machine gives out by itself (`ledger::remote`).
+const V7: &str = "
+CREATE TABLE cells (
+    nonce TEXT NOT NULL PRIMARY KEY,
+    ledger TEXT NOT NULL,
+    domain TEXT NOT NULL,
+    first BLOB NOT NULL,
+    last BLOB NOT NULL,
+    pool TEXT NOT NULL,
+    state INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    unanswered INTEGER NOT NULL,
+    uid TEXT,
+    version TEXT,
+    since INTEGER NOT NULL,
+    UNIQUE (ledger, domain, first)
+) WITHOUT ROWID;
+
+CREATE TABLE domains (
+    ledger TEXT NOT NULL,
+    domain TEXT NOT NULL,
+    cell_size INTEGER NOT NULL,
+    PRIMARY KEY (ledger, domain)
+) WITHOUT ROWID;
 ";
 
 /// What a file says about itself.

@@ -33,7 +33,7 @@ pub(crate) fn make_pod(cluster: &Cluster, name: &str) -> Result<()> {
 }
 
 /// What `weftctl ledger check` says: whether all is well, and the kinds of what is wrong.
-fn check(cluster: &Cluster, node: &Node, more: &[&str]) -> Result<(bool, BTreeSet<String>, Value)> {
+pub(crate) fn check(cluster: &Cluster, node: &Node, more: &[&str]) -> Result<(bool, BTreeSet<String>, Value)> {
     let output = node.weftctl_output(cluster, &[&["--json", "ledger", "check"], more].concat())?;
     let said: Value = serde_json::from_slice(&output.stdout).with_context(|| output.stderr.clone())?;
     let left = said["left"].as_array().with_context(|| said.to_string())?;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -179,7 +181,7 @@ impl Cluster {
 
     /// Waits until the API server serves weft's objects.
     pub(crate) fn established(&self) -> Result<()> {
-        let names = ["addressclaims", "ledgerstates", "ledgernodes", "addresspools"];
+        let names = ["addressclaims", "ledgerstates", "ledgernodes", "addresspools", "addressblocks", "ledgerdomains"];
         let names = names.map(|name| format!("crd/{name}.ipam.weft.dev"));
         let mut arguments = vec!["wait", "--for=condition=Established", "--timeout=120s"];
         arguments.extend(names.iter().map(String::as_str));
@@ -347,6 +349,25 @@ impl Cluster {
         let answer = self.post("range", &json!({"key": first, "range_end": end}))?;
         let pairs = answer["kvs"].as_array().into_iter().flatten();
         Ok(pairs.map(|pair| json!({"key": pair["key"], "value": pair["value"]})).collect())
+    }
+
+    /// The cells of block mode, as etcd has them: what `spec` says of each.
+    pub(crate) fn cells(&self) -> Result<Vec<Value>> {
+        let (first, end) = match &self.server {
+            Server::Etcd(_) => ("/weft/ipam/cells/", "/weft/ipam/cells0"),
+            Server::Kubernetes(_) => {
+                ("/registry/ipam.weft.dev/addressblocks/", "/registry/ipam.weft.dev/addressblocks0")
+            }
+        };
+        let range = json!({"key": STANDARD.encode(first), "range_end": STANDARD.encode(end)});
+        let answer = self.post("range", &range)?;
+        let values = answer["kvs"].as_array().into_iter().flatten().filter_map(|pair| pair["value"].as_str());
+        values
+            .map(|value| {
+                let object: Value = serde_json::from_slice(&STANDARD.decode(value)?)?;
+                Ok(object.get("spec").cloned().unwrap_or(object))
+            })
+            .collect()
     }
 
     /// Writes a claim that `claims` has shown.

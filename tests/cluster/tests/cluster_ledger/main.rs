@@ -1,6 +1,7 @@
 //! Two nodes, one configuration, one etcd or API server: the fault that the cluster ledger is for, and what happens when the
 //! agent, weft or the cluster stops. Looked at from outside: results, the kernel's links, the keys in etcd, the rows in the store.
 
+mod blocks;
 mod chaos;
 mod check;
 mod cluster;
@@ -58,6 +59,12 @@ const TRIALS: &[(&str, Trial)] = &[
     ("an-add-within-a-sweep-keeps-its-claim", requests::add_within_a_sweep),
     ("an-add-that-is-stopped-after-its-grant", requests::stopped_after_the_grant),
     ("a-random-history-is-that-of-the-model", history::of_a_cluster),
+    ("blocks-cost-one-write-for-a-cell", blocks::one_write),
+    ("blocks-are-confirmed-after-a-boot", blocks::rebooted),
+    ("blocks-lend-nothing-that-is-asked-for-by-name", blocks::by_name),
+    ("blocks-that-are-full", blocks::full),
+    ("blocks-of-a-dead-machine-wait-for-its-fence", blocks::fenced),
+    ("blocks-come-back-behind-a-freeze", blocks::restored),
     ("chaos", chaos::stands),
 ];
 
@@ -86,6 +93,7 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("an-add-without-the-objects-says-what-to-apply", objects::missing),
     ("a-taint-frees-what-a-dead-machine-held", objects::fenced_by_taint),
     ("one-of-two-controllers-leads", controller::one_of_two_leads),
+    ("blocks-keep-their-rules", blocks::rules),
     ("pools-keep-their-rules", pools::rules),
     ("whereabouts-moves-in-and-out", whereabouts::both_ways),
     ("a-check-finds-what-is-wrong-and-repairs-what-is-safe", check::finds_and_repairs),

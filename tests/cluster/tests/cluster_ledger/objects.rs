@@ -119,7 +119,11 @@ pub(crate) fn rights(cluster: &mut Cluster) -> Result<()> {
     let denied =
         [("delete", states, false), ("patch", states, false), ("delete", nodes, false), ("patch", claims, false)];
     let of_pools = [("get", pools, true), ("list", pools, false), ("update", pools, false)];
-    for (verb, what, right) in expected.into_iter().chain(denied).chain(of_pools) {
+    let [cells, domains] = ["addressblocks", "ledgerdomains"].map(|name| format!("{name}.ipam.weft.dev"));
+    let of_cells = [("create", &cells, true), ("delete", &cells, true), ("patch", &cells, false)];
+    let of_domains = [("create", &domains, true), ("update", &domains, false), ("delete", &domains, false)];
+    let of_blocks = of_cells.into_iter().chain(of_domains);
+    for (verb, what, right) in expected.into_iter().chain(denied).chain(of_pools).chain(of_blocks) {
         ensure!(may(verb, what)? == right, "{verb} {what}: expected {right}");
     }
     Ok(())

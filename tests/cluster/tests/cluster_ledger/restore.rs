@@ -129,7 +129,7 @@ fn noticed(cluster: &mut Cluster, restore: impl FnOnce(&mut Cluster, &Path) -> R
 }
 
 /// etcd's files, as they are now.
-fn backup(cluster: &mut Cluster) -> Result<PathBuf> {
+pub(crate) fn backup(cluster: &mut Cluster) -> Result<PathBuf> {
     cluster.kill();
     let backup = cluster.data().with_file_name("backup");
     copy_tree(&cluster.data(), &backup)?;
@@ -137,7 +137,7 @@ fn backup(cluster: &mut Cluster) -> Result<PathBuf> {
     Ok(backup)
 }
 
-fn take_back(cluster: &mut Cluster, backup: &Path) -> Result<()> {
+pub(crate) fn take_back(cluster: &mut Cluster, backup: &Path) -> Result<()> {
     cluster.kill();
     std::fs::remove_dir_all(cluster.data())?;
     std::fs::rename(backup, cluster.data())?;

@@ -33,6 +33,8 @@ pub(crate) struct Node {
     ledger: Value,
     /// What its agent is started with.
     arguments: Vec<String>,
+    /// The boot id that its programs see, where it is not the machine's.
+    boot: Option<PathBuf>,
     agent: Option<Daemon>,
 }
 
@@ -127,7 +129,7 @@ impl Node {
         let id = format!("4c4c4544-0043-3510-8052-b4c04f5644{number:02}\n");
         fs::write(machine.join("machine-id"), &id)?;
         fs::write(machine.join("product_uuid"), &id)?;
-        let mut node = Self { netns, installation, name, machine, ledger, arguments, agent: None };
+        let mut node = Self { netns, installation, name, machine, ledger, arguments, boot: None, agent: None };
         node.start_agent()?;
         Ok(node)
     }
@@ -135,7 +137,7 @@ impl Node {
     /// The agent's place: this node's network, and its machine id over the machine's.
     fn place(&self) -> Result<Place> {
         let path = |path: &Path| CString::new(path.as_os_str().as_bytes());
-        let mut place = self.netns.place();
+        let mut place = self.wefts_place()?;
         fs::create_dir_all("/etc/weft")?;
         place.binds.push((path(&self.machine)?, path(Path::new("/etc/weft"))?));
         let firmware = Path::new("/sys/class/dmi/id/product_uuid");
@@ -143,6 +145,26 @@ impl Node {
             place.binds.push((path(&self.machine.join("product_uuid"))?, path(&fs::canonicalize(firmware)?)?));
         }
         Ok(place)
+    }
+
+    /// Where a runtime calls weft: this node's network, in its boot.
+    fn wefts_place(&self) -> Result<Place> {
+        let mut place = self.netns.place();
+        if let Some(boot) = &self.boot {
+            place
+                .binds
+                .push((CString::new(boot.as_os_str().as_bytes())?, CString::new("/proc/sys/kernel/random/boot_id")?));
+        }
+        Ok(place)
+    }
+
+    /// As after a boot, for weft and the agent, which is not started: another boot id. The caller has ended the pods.
+    pub(crate) fn reboot(&mut self, boot_id: &str) -> Result<()> {
+        self.kill_agent();
+        let file = self.machine.join("boot_id");
+        fs::write(&file, format!("{boot_id}\n"))?;
+        self.boot = Some(file);
+        Ok(())
     }
 
     fn socket(&self) -> PathBuf {
@@ -278,8 +300,7 @@ impl Node {
 
     /// A call of this node's weft.
     pub(crate) fn run_call(&self, call: &Call) -> Result<Reply> {
-        let (program, place) = self.program();
-        call.run(&program, &place)
+        call.run(&self.installation.bin().join("bridge"), &self.wefts_place()?)
     }
 
     /// ADD by weft that must succeed: the address, which the result and the kernel agree about.

@@ -4,6 +4,7 @@ use std::future::Future;
 
 use weft_core::ledger::remote::Versions;
 
+use crate::claim::block::{Block, BlockSpec, LedgerDomain};
 use crate::claim::history::History;
 use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
 
@@ -64,11 +65,35 @@ pub enum Fence {
     Fenced,
 }
 
+/// Cells and domains of a cluster ledger's store, with the promises of [`Backend`].
+pub trait Cells {
+    /// Takes a cell. `epoch` is sent with re-assertions, which a frozen ledger takes.
+    fn create_block(&self, spec: &BlockSpec, epoch: Option<u64>) -> impl Future<Output = Result<Versions, WriteError>>;
+
+    /// Reads a cell, never from a cache.
+    fn block(&self, name: &str) -> impl Future<Output = Result<Option<Block>, ReadError>>;
+
+    /// Replaces a cell.
+    fn replace_block(&self, spec: &BlockSpec, read: &Versions) -> impl Future<Output = Result<Versions, WriteError>>;
+
+    /// Deletes a cell.
+    fn delete_block(&self, name: &str, read: &Versions) -> impl Future<Output = Result<(), WriteError>>;
+
+    /// Lists cells. None belongs to an IPAMClaim, or is in conflict.
+    fn blocks(&self, listing: Listing<'_>) -> impl Future<Output = Result<Vec<Block>, ReadError>>;
+
+    /// Makes a domain. It never changes.
+    fn create_domain(&self, domain: &LedgerDomain, epoch: Option<u64>) -> impl Future<Output = Result<(), WriteError>>;
+
+    /// Reads a domain, never from a cache.
+    fn domain(&self, name: &str) -> impl Future<Output = Result<Option<LedgerDomain>, ReadError>>;
+}
+
 /// A cluster ledger's store.
 ///
 /// Every write is one request. `create` succeeds only where the name is free. `replace` and `delete` succeed only for the
 /// version they name, by uid **and** version.
-pub trait Backend {
+pub trait Backend: Cells {
     /// What this client has seen of the ledger's history. `create`, `replace` and `state` compare their answers with it, and note
     /// requests without an answer.
     fn history(&self) -> &History;

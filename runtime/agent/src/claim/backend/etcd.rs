@@ -55,12 +55,12 @@ impl Etcd {
         answer
     }
 
-    fn key(&self, kind: &str, name: &str) -> String {
+    pub(super) fn key(&self, kind: &str, name: &str) -> String {
         base64(format!("{}/{kind}/{name}", self.prefix).as_bytes())
     }
 
     /// All keys of a kind.
-    async fn range<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<(T, Versions)>, ReadError> {
+    pub(super) async fn range<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<(T, Versions)>, ReadError> {
         let (first, end) = (format!("{}/{kind}/", self.prefix), format!("{}/{kind}0", self.prefix));
         let body = json!({"key": base64(first.as_bytes()), "range_end": base64(end.as_bytes())});
         let answer = self.call("/v3/kv/range", &body, true).await.map_err(unreadable)?;
@@ -68,7 +68,11 @@ impl Etcd {
     }
 
     /// One key.
-    async fn one<T: DeserializeOwned>(&self, kind: &str, name: &str) -> Result<Option<(T, Versions)>, ReadError> {
+    pub(super) async fn one<T: DeserializeOwned>(
+        &self,
+        kind: &str,
+        name: &str,
+    ) -> Result<Option<(T, Versions)>, ReadError> {
         let body = json!({"key": self.key(kind, name)});
         let answer = self.call("/v3/kv/range", &body, true).await.map_err(unreadable)?;
         answer.kvs.first().map(value).transpose()
@@ -76,7 +80,7 @@ impl Etcd {
 
     /// Writes a key if its revisions are as they were read; all zero: if there is none. Unless it is a re-assertion, only
     /// while the ledger is not frozen.
-    async fn put<T: Serialize>(
+    pub(super) async fn put<T: Serialize>(
         &self,
         (kind, name): (&str, &str),
         content: &T,
@@ -91,7 +95,13 @@ impl Etcd {
         Ok(Versions { uid, version: revision })
     }
 
-    async fn txn(&self, key: &str, read: &Versions, write: Value, frozen_too: bool) -> Result<String, WriteError> {
+    pub(super) async fn txn(
+        &self,
+        key: &str,
+        read: &Versions,
+        write: Value,
+        frozen_too: bool,
+    ) -> Result<String, WriteError> {
         let frozen = self.key("state", "frozen");
         let mut compare = vec![
             json!({"key": key, "target": "CREATE", "result": "EQUAL", "create_revision": read.uid}),
@@ -137,7 +147,7 @@ fn value<T: DeserializeOwned>(pair: &KeyValue) -> Result<(T, Versions), ReadErro
 }
 
 /// What the revisions of a key are that does not exist.
-fn absent() -> Versions {
+pub(super) fn absent() -> Versions {
     Versions { uid: "0".to_owned(), version: "0".to_owned() }
 }
 

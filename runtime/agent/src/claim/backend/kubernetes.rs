@@ -34,7 +34,7 @@ const CONFLICT: &str = "Conflict";
 /// Label of a claim: its domain.
 pub(super) const DOMAIN_LABEL: &str = "ipam.weft.dev/domain";
 /// Annotation of a re-assertion: the epoch it is for. The admission policy in `deploy/crds` lets only these pass a freeze.
-const EPOCH: &str = "ipam.weft.dev/epoch";
+pub(super) const EPOCH: &str = "ipam.weft.dev/epoch";
 /// The one LedgerState.
 const STATE: &str = "cluster";
 /// The taint that says that a node is powered off.
@@ -100,13 +100,13 @@ impl Kubernetes {
 
     /// Compares what a write has made with what was known before it was sent. A resourceVersion is etcd's revision, as a number:
     /// <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>.
-    fn wrote(
+    pub(super) fn wrote(
         &self,
         mark: Mark,
         read: Option<&Versions>,
-        answer: Result<ClaimObject, WriteError>,
+        answer: Result<ObjectMeta, WriteError>,
     ) -> Result<Versions, WriteError> {
-        let versions = answer.map(|object| versions(&object.metadata));
+        let versions = answer.map(|meta| versions(&meta));
         match &versions {
             // An update that changes nothing is not written.
             Ok(versions) if read == Some(versions) => {}
@@ -145,7 +145,7 @@ impl From<NoClient> for ReadError {
 }
 
 /// A label for a node: the first 128 bits of its name's SHA-256 in hex.
-fn node_label(node: &str) -> String {
+pub(super) fn node_label(node: &str) -> String {
     let hash = Sha256::digest(node.as_bytes());
     hash.iter().take(16).fold(NODE_LABEL.to_owned(), |label, octet| format!("{label}{octet:02x}"))
 }
@@ -179,7 +179,7 @@ fn object(spec: &ClaimSpec, read: Option<&Versions>, epoch: Option<u64>) -> Clai
     object
 }
 
-fn versions(meta: &ObjectMeta) -> Versions {
+pub(super) fn versions(meta: &ObjectMeta) -> Versions {
     Versions { uid: meta.uid.clone().unwrap_or_default(), version: meta.resource_version.clone().unwrap_or_default() }
 }
 
@@ -205,7 +205,8 @@ impl Backend for Kubernetes {
 
     async fn create(&self, spec: &ClaimSpec, epoch: Option<u64>) -> Result<Versions, WriteError> {
         let (claims, object, mark) = (self.claims()?, object(spec, None, epoch), self.history.mark());
-        self.wrote(mark, None, created(claims.create(&PostParams::default(), &object)).await)
+        let made = created(claims.create(&PostParams::default(), &object)).await;
+        self.wrote(mark, None, made.map(|object| object.metadata))
     }
 
     async fn get(&self, name: &str) -> Result<Option<Claim>, ReadError> {
@@ -216,7 +217,8 @@ impl Backend for Kubernetes {
     async fn replace(&self, spec: &ClaimSpec, read: &Versions, epoch: Option<u64>) -> Result<Versions, WriteError> {
         let (claims, name, object) = (self.claims()?, spec.name(), object(spec, Some(read), epoch));
         let mark = self.history.mark();
-        self.wrote(mark, Some(read), written(claims.replace(&name, &PostParams::default(), &object)).await)
+        let made = written(claims.replace(&name, &PostParams::default(), &object)).await;
+        self.wrote(mark, Some(read), made.map(|object| object.metadata))
     }
 
     async fn delete(&self, name: &str, read: &Versions) -> Result<(), WriteError> {

@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use weft_core::ledger::remote::Versions;
 
-use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
+use super::contract::{Backend, Cells, Fence, Listing, ReadError, Status, WriteError};
+use crate::claim::block::{Block, BlockSpec, LedgerDomain};
 use crate::claim::history::{History, Position};
 use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
 
@@ -29,11 +30,16 @@ enum Write {
     Create(ClaimSpec),
     Replace(ClaimSpec, Versions),
     Delete(String, Versions),
+    CreateBlock(BlockSpec),
+    ReplaceBlock(BlockSpec, Versions),
+    DeleteBlock(String, Versions),
 }
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Server {
     pub(crate) claims: BTreeMap<String, Claim>,
+    pub(crate) blocks: BTreeMap<String, Block>,
+    pub(crate) domains: BTreeMap<String, LedgerDomain>,
     pub(crate) state: LedgerState,
     pub(crate) nodes: BTreeMap<String, LedgerNode>,
     pub(crate) pods: Vec<String>,
@@ -94,7 +100,7 @@ impl Memory {
         }
         server.writes += 1;
         server.creates += usize::from(matches!(write, Write::Create(_)));
-        if server.state.frozen && !reassertion && !matches!(write, Write::Delete(..)) {
+        if server.state.frozen && !reassertion && !matches!(write, Write::Delete(..) | Write::DeleteBlock(..)) {
             return Err(WriteError::Frozen);
         }
         match server.faults.pop_front().flatten() {
@@ -126,6 +132,9 @@ impl Server {
             server.claims.get(name).is_some_and(|claim| claim.versions == *read)
         };
         let (spec, uid) = match write {
+            Write::CreateBlock(..) | Write::ReplaceBlock(..) | Write::DeleteBlock(..) => {
+                return self.execute_on_blocks(write, version);
+            }
             Write::Create(spec) if self.claims.contains_key(&spec.name()) => return Err(WriteError::Conflict),
             Write::Create(spec) => (spec, version.clone()),
             Write::Replace(spec, read) if !current(self, &spec.name(), &read) => return Err(WriteError::Conflict),
@@ -139,6 +148,70 @@ impl Server {
         let versions = Versions { uid, version };
         self.claims.insert(spec.name(), Claim { spec, versions: versions.clone(), deleting: false });
         Ok(versions)
+    }
+
+    /// The same, for cells.
+    fn execute_on_blocks(&mut self, write: Write, version: String) -> Result<Versions, WriteError> {
+        let known = |server: &Self, name: &str| server.blocks.get(name).map(|block| block.versions.clone());
+        let (spec, uid) = match write {
+            Write::CreateBlock(spec) if known(self, &spec.name()).is_none() => (spec, version.clone()),
+            Write::ReplaceBlock(spec, read) if known(self, &spec.name()).as_ref() == Some(&read) => (spec, read.uid),
+            Write::DeleteBlock(name, read) if known(self, &name).as_ref() == Some(&read) => {
+                self.blocks.remove(&name);
+                return Ok(read);
+            }
+            _refused => return Err(WriteError::Conflict),
+        };
+        let versions = Versions { uid, version };
+        self.blocks.insert(spec.name(), Block { spec, versions: versions.clone() });
+        Ok(versions)
+    }
+}
+
+impl Cells for Memory {
+    async fn create_block(&self, spec: &BlockSpec, epoch: Option<u64>) -> Result<Versions, WriteError> {
+        self.write(Write::CreateBlock(spec.clone()), epoch.is_some())
+    }
+
+    async fn block(&self, name: &str) -> Result<Option<Block>, ReadError> {
+        self.read(|server| server.blocks.get(name).cloned())
+    }
+
+    async fn replace_block(&self, spec: &BlockSpec, read: &Versions) -> Result<Versions, WriteError> {
+        self.write(Write::ReplaceBlock(spec.clone(), read.clone()), false)
+    }
+
+    async fn delete_block(&self, name: &str, read: &Versions) -> Result<(), WriteError> {
+        self.send(Write::DeleteBlock(name.to_owned(), read.clone()), false).map(drop)
+    }
+
+    async fn blocks(&self, listing: Listing<'_>) -> Result<Vec<Block>, ReadError> {
+        let wanted = |block: &Block| match listing {
+            Listing::Node(node) => block.spec.holder.as_ref().is_some_and(|holder| holder.node == node),
+            Listing::Persistent | Listing::Conflict => false,
+            Listing::Domain(domain) => block.spec.domain == domain,
+            Listing::All => true,
+        };
+        self.read(|server| server.blocks.values().filter(|block| wanted(block)).cloned().collect())
+    }
+
+    async fn create_domain(&self, domain: &LedgerDomain, epoch: Option<u64>) -> Result<(), WriteError> {
+        let mut server = self.0.borrow_mut();
+        if server.away {
+            return Err(WriteError::NoAnswer("injected".to_owned()));
+        }
+        if server.state.frozen && epoch.is_none() {
+            return Err(WriteError::Frozen);
+        }
+        if server.domains.contains_key(&domain.domain) {
+            return Err(WriteError::Conflict);
+        }
+        server.domains.insert(domain.domain.clone(), domain.clone());
+        Ok(())
+    }
+
+    async fn domain(&self, name: &str) -> Result<Option<LedgerDomain>, ReadError> {
+        self.read(|server| server.domains.get(name).cloned())
     }
 }
 

@@ -4,18 +4,20 @@
 mod answers;
 mod contract;
 pub mod etcd;
+mod etcd_cells;
 mod etcd_gateway;
 mod freeze;
 mod ipam_claim;
 pub mod kept;
 pub mod kubernetes;
+mod kubernetes_cells;
 #[cfg(test)]
 pub(crate) mod memory;
 mod pool;
 #[cfg(test)]
 mod tests;
 
-pub use contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
+pub use contract::{Backend, Cells, Fence, Listing, ReadError, Status, WriteError};
 
 /// An error with its causes: `kube` hides what the connection said.
 fn with_causes(error: &dyn std::error::Error) -> String {

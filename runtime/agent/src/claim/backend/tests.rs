@@ -10,7 +10,8 @@ use weft_core::ledger::remote::{Owner, Versions};
 use super::etcd::{Etcd, EtcdConf};
 use super::memory::Memory;
 use super::{Backend, Fence, Listing, WriteError};
-use crate::claim::object::{ClaimOwner, ClaimSpec, ClaimState, Holder, LedgerState, Sharing};
+use crate::claim::block::{BlockHolder, BlockSpec, LedgerDomain};
+use crate::claim::object::{ClaimOwner, ClaimSpec, ClaimState, Holder, Identity, LedgerState, Sharing};
 
 fn spec(address: &str, nonce: &str) -> ClaimSpec {
     let owner =
@@ -97,9 +98,89 @@ async fn keeps_its_promises(backend: &impl Backend) {
     assert_eq!((nodes.len(), nodes[0].machine.as_str()), (1, "machine-a"));
 }
 
+fn block(first: &str, nonce: &str) -> BlockSpec {
+    let holder = BlockHolder {
+        node: "node-a".into(),
+        machine: "machine-a".into(),
+        store_id: "store".into(),
+        boot_id: "boot".into(),
+        nonce: nonce.into(),
+        confirmed: 0,
+    };
+    let first = first.parse().unwrap();
+    let domain = "default".into();
+    BlockSpec { domain, first, size: 16, pool: "blue".into(), shared: false, holder: Some(holder) }
+}
+
+/// Every promise of [`Cells`], on a ledger that is not frozen.
+async fn keeps_its_promises_on_cells(backend: &impl Backend) {
+    let (one, other) = (block("10.0.0.16", "nonce-1"), block("10.0.0.16", "nonce-2"));
+    let name = one.name();
+    assert_eq!(backend.block(&name).await.unwrap(), None);
+
+    // The create is the commit, and a claim of the same address is another object.
+    let created = backend.create_block(&one, None).await.unwrap();
+    assert_eq!(backend.create_block(&other, None).await, Err(WriteError::Conflict));
+    let read = backend.block(&name).await.unwrap().unwrap();
+    assert_eq!((&read.spec, &read.versions), (&one, &created));
+
+    // Both preconditions, each alone.
+    let identity = Identity {
+        node: "node-a".into(),
+        machine: "machine-a".into(),
+        store_id: "store".into(),
+        boot_id: "boot".into(),
+    };
+    let confirmed = backend.replace_block(&one.confirmed(&identity), &created).await.unwrap();
+    assert_eq!((confirmed.uid == created.uid, confirmed.version == created.version), (true, false));
+    assert_eq!(backend.replace_block(&one, &created).await, Err(WriteError::Conflict));
+    assert_eq!(backend.delete_block(&name, &created).await, Err(WriteError::Conflict));
+    let foreign = Versions { uid: "123456".into(), ..confirmed.clone() };
+    assert_eq!(backend.delete_block(&name, &foreign).await, Err(WriteError::Conflict));
+
+    let shared = BlockSpec::shared("default", "2001:db8::".parse().unwrap(), (16, "blue"));
+    let of_shared = backend.create_block(&shared, None).await.unwrap();
+    for (listing, expected) in [
+        (Listing::All, 2),
+        (Listing::Node("node-a"), 1),
+        (Listing::Node("node-b"), 0),
+        (Listing::Domain("default"), 2),
+        (Listing::Domain("defaul"), 0),
+    ] {
+        assert_eq!(backend.blocks(listing).await.unwrap().len(), expected, "{listing:?}");
+    }
+    backend.delete_block(&name, &confirmed).await.unwrap();
+    assert_eq!(backend.delete_block(&name, &confirmed).await, Err(WriteError::Conflict));
+    let again = backend.create_block(&one, None).await.unwrap();
+    assert_ne!(again.uid, created.uid);
+
+    // A domain is what its first user has said.
+    let domain = |cell_size| LedgerDomain { domain: "cells".into(), cell_size };
+    assert_eq!(backend.domain("cells").await.unwrap(), None);
+    backend.create_domain(&domain(16), None).await.unwrap();
+    assert_eq!(backend.create_domain(&domain(32), None).await, Err(WriteError::Conflict));
+    assert_eq!(backend.domain("cells").await.unwrap(), Some(domain(16)));
+
+    // A frozen ledger takes removals and re-assertions alone.
+    let before = backend.state().await.unwrap();
+    let frozen = LedgerState { epoch: before.epoch + 1, frozen: true };
+    backend.set_state(before, frozen).await.unwrap();
+    let new = block("10.0.0.32", "nonce-3");
+    assert_eq!(backend.create_block(&new, None).await, Err(WriteError::Frozen));
+    assert_eq!(backend.replace_block(&one.confirmed(&identity), &again).await, Err(WriteError::Frozen));
+    let lab = LedgerDomain { domain: "lab".into(), cell_size: 0 };
+    assert_eq!(backend.create_domain(&lab, None).await, Err(WriteError::Frozen));
+    backend.create_block(&new, Some(frozen.epoch)).await.unwrap();
+    backend.create_domain(&lab, Some(frozen.epoch)).await.unwrap();
+    backend.delete_block(&name, &again).await.unwrap();
+    backend.delete_block(&shared.name(), &of_shared).await.unwrap();
+    backend.set_state(frozen, LedgerState { frozen: false, ..frozen }).await.unwrap();
+}
+
 #[tokio::test]
 async fn the_ledger_of_the_tests_is_a_ledger() {
     keeps_its_promises(&Memory::default()).await;
+    keeps_its_promises_on_cells(&Memory::default()).await;
 }
 
 /// An etcd of its own.
@@ -153,4 +234,5 @@ async fn real_etcd_keeps_its_promises() {
     let backend = Etcd::new(&server.conf()).unwrap();
     server.ready(&backend).await;
     keeps_its_promises(&backend).await;
+    keeps_its_promises_on_cells(&backend).await;
 }

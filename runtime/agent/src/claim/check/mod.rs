@@ -4,6 +4,7 @@
 //! Invariants: the first look changes nothing; a repair is one that the agent or the controller would make too, with the versions it
 //! was decided on. Nothing is given back because a pod is gone or a node does not answer: that is a person's word (`fence`).
 
+mod cells;
 mod run;
 
 use std::cell::RefCell;
@@ -53,6 +54,8 @@ pub enum Kind {
     NoLink,
     /// An address of this node's store belongs to no attachment in the journal.
     NoEntry,
+    /// An address of a machine's cell is claimed by itself.
+    InCell,
 }
 
 /// One thing that is wrong.
@@ -89,7 +92,12 @@ pub(super) struct Local {
 
 impl Local {
     fn is_of_ledger(&self, row: &RemoteRow) -> bool {
-        serde_json::from_str::<Value>(&row.ledger)
+        self.is_ledger(&row.ledger)
+    }
+
+    /// Whether a row's ledger is the one that is checked.
+    fn is_ledger(&self, text: &str) -> bool {
+        serde_json::from_str::<Value>(text)
             .is_ok_and(|ledger| ledger["type"].as_str().unwrap_or_default() == self.ledger)
     }
 }

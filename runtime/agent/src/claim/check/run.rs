@@ -8,11 +8,13 @@ use serde::Serialize;
 use tokio::runtime::Builder;
 use weft_core::store::NodeStore;
 
+use super::cells::{look_at_cells, repair_cells};
 use super::{Finding, Local, look, repair};
 use crate::claim::any::AnyBackend;
-use crate::claim::backend::{Backend, Listing};
+use crate::claim::backend::{Backend, Cells as _, Listing};
+use crate::claim::block::Block;
 use crate::claim::machine_id;
-use crate::claim::object::{Identity, LedgerNode};
+use crate::claim::object::{Claim, Identity, LedgerNode};
 use crate::claim::operate::{Reach, backend};
 
 /// What is looked at, and whether it is repaired.
@@ -29,6 +31,8 @@ pub struct CheckOptions {
 pub struct Checked {
     /// How many claims were looked at.
     pub claims: usize,
+    /// How many cells.
+    pub cells: usize,
     /// The node whose store, journal and links were looked at too.
     pub node: Option<String>,
     /// What was wrong and is not any more.
@@ -46,27 +50,38 @@ pub fn check(reach: &Reach, options: &CheckOptions) -> anyhow::Result<Checked> {
     runtime.block_on(async {
         let backend = backend(reach).await?;
         let local = local(&backend, options).await?;
-        let (claims, found) = once(&backend, local.as_ref()).await?;
+        let (looked_at, found) = once(&backend, local.as_ref()).await?;
+        let count = |(claims, blocks): &LookedAt| (claims.len(), blocks.len());
+        let (claims, cells) = count(&looked_at);
         let node = local.as_ref().map(|local| local.identity.node.clone());
         if !options.repair || !found.iter().any(|finding| finding.kind.is_repairable()) {
-            return Ok(Checked { claims: claims.len(), node, repaired: Vec::new(), left: found });
+            return Ok(Checked { claims, cells, node, repaired: Vec::new(), left: found });
         }
-        repair(&backend, local.as_ref(), &claims).await?;
-        let (claims, left) = once(&backend, local.as_ref()).await?;
+        repair(&backend, local.as_ref(), &looked_at.0).await?;
+        if let Some(local) = &local {
+            repair_cells(&backend, local, &looked_at.1).await?;
+        }
+        let (looked_at, left) = once(&backend, local.as_ref()).await?;
+        let (claims, cells) = count(&looked_at);
         let repaired = found.into_iter().filter(|finding| !left.contains(finding)).collect();
-        Ok(Checked { claims: claims.len(), node, repaired, left })
+        Ok(Checked { claims, cells, node, repaired, left })
     })
 }
 
+/// Claims and cells.
+type LookedAt = (Vec<Claim>, Vec<Block>);
+
 /// Claims first, then what they are compared with: what is claimed meanwhile is not taken for wrong.
-async fn once(backend: &AnyBackend, local: Option<&Local>) -> anyhow::Result<(Vec<crate::claim::Claim>, Vec<Finding>)> {
+async fn once(backend: &AnyBackend, local: Option<&Local>) -> anyhow::Result<(LookedAt, Vec<Finding>)> {
+    let blocks = backend.blocks(Listing::All).await?;
     let claims = backend.list(Listing::All).await?;
     let pods = match backend {
         AnyBackend::Kubernetes(backend) => Some(backend.pod_uids().await?),
         AnyBackend::Etcd(_) => None,
     };
-    let found = look(backend, local, pods.as_ref(), &claims).await?;
-    Ok((claims, found))
+    let mut found = look(backend, local, pods.as_ref(), &claims).await?;
+    found.extend(look_at_cells(backend, local, (&blocks, &claims)).await?);
+    Ok(((claims, blocks), found))
 }
 
 /// This node, if it uses the ledger: its agent has written who it is.

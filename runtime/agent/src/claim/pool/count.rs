@@ -1,9 +1,10 @@
 //! How full ranges are: what is taken, what is free, and in how many pieces.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::Serialize;
+use weft_core::ledger::remote::Runs;
 use weft_host_abi::types::{Range, RangeSet};
 
 /// See the module. Counts of IPv6 ranges may be the largest number there is.
@@ -24,7 +25,7 @@ pub struct Usage {
 
 impl Usage {
     /// How full the ranges are.
-    pub(super) fn of(sets: &[RangeSet], taken: &BTreeSet<IpAddr>) -> Self {
+    pub(super) fn of(sets: &[RangeSet], taken: &Runs) -> Self {
         let mut usage = Self::default();
         for range in sets.iter().flat_map(|set| &set.ranges) {
             usage.add(range, taken);
@@ -32,18 +33,16 @@ impl Usage {
         usage
     }
 
-    fn add(&mut self, range: &Range, taken: &BTreeSet<IpAddr>) {
+    fn add(&mut self, range: &Range, taken: &Runs) {
         let gateway = range.gateway.filter(|gateway| range.contains(*gateway));
-        let mut blocked: BTreeSet<IpAddr> = taken.range(range.first..=range.last).copied().collect();
-        blocked.extend(gateway);
+        let blocked = blocked(range, taken);
         let of_gateway = u64::from(gateway.is_some());
         self.capacity = self.capacity.saturating_add(range.size().saturating_sub(of_gateway));
-        let claimed = u64::try_from(blocked.len()).unwrap_or(u64::MAX).saturating_sub(of_gateway);
-        self.taken = self.taken.saturating_add(claimed);
+        self.taken = self.taken.saturating_add(blocked.count_in(range).saturating_sub(of_gateway));
         let mut from = number(range.first);
-        for address in &blocked {
-            self.note_free(number(*address).saturating_sub(from));
-            from = number(*address).saturating_add(1);
+        for (first, last) in blocked.iter() {
+            self.note_free(number(first).saturating_sub(from));
+            from = number(last).saturating_add(1);
         }
         self.note_free(number(range.last).saturating_add(1).saturating_sub(from));
     }
@@ -75,15 +74,18 @@ impl Usage {
 }
 
 /// A character for each of at most `width` equal parts of a range: `.` where nothing is taken, `#` where everything is, else `o`.
-pub(super) fn map(range: &Range, taken: &BTreeSet<IpAddr>, width: u64) -> String {
+pub(super) fn map(range: &Range, taken: &Runs, width: u64) -> String {
     let (first, last) = (number(range.first), number(range.last));
     let size = (last - first).saturating_add(1);
     let parts = size.min(u128::from(width.max(1)));
     let each = size.div_ceil(parts);
-    let blocked = taken.range(range.first..=range.last).copied().chain(range.gateway);
-    let mut counts = std::collections::BTreeMap::<u128, u128>::new();
-    for address in blocked.filter(|address| range.contains(*address)).collect::<BTreeSet<_>>() {
-        *counts.entry((number(address) - first) / each).or_default() += 1;
+    let mut counts = BTreeMap::<u128, u128>::new();
+    for (from, to) in blocked(range, taken).iter() {
+        let (from, to) = (number(from) - first, number(to) - first);
+        for part in from / each..=to / each {
+            let end = to.min(part * each + (each - 1));
+            *counts.entry(part).or_default() += end - from.max(part * each) + 1;
+        }
     }
     let length = |part: u128| each.min(size.saturating_sub(part * each));
     let parts = (0..parts).filter(|part| length(*part) > 0);
@@ -94,6 +96,14 @@ pub(super) fn map(range: &Range, taken: &BTreeSet<IpAddr>, width: u64) -> String
             Some(_some) => 'o',
         })
         .collect()
+}
+
+/// What of a range cannot be given out: what is taken, and the gateway.
+fn blocked(range: &Range, taken: &Runs) -> Runs {
+    let mut blocked = Runs::default();
+    taken.within(range.first, range.last).for_each(|(first, last)| blocked.insert_run(first, last));
+    range.gateway.filter(|gateway| range.contains(*gateway)).into_iter().for_each(|gateway| blocked.insert(gateway));
+    blocked
 }
 
 fn number(address: IpAddr) -> u128 {
@@ -112,7 +122,7 @@ mod tests {
         weft_core::conf::declared_sets(&ipam).unwrap().remove(0)
     }
 
-    fn taken(addresses: &[&str]) -> BTreeSet<IpAddr> {
+    fn taken(addresses: &[&str]) -> Runs {
         addresses.iter().map(|address| address.parse().unwrap()).collect()
     }
 

@@ -14,20 +14,24 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::time::Instant;
-use weft_core::agent::claim::ClaimReply;
+use tokio::time::{Instant, timeout};
+use weft_core::agent::claim::{Blocks, ClaimReply};
 use weft_core::agent::{Fault, Refusal};
 use weft_core::conf::{ConfError, DuplicatesConf, pool_sets};
 use weft_host_abi::types::RangeSet;
 
 pub use count::Usage;
 pub(super) use status::{PoolCount, PoolStatus, count_pools};
-pub use view::{PoolReach, PoolView, look_at_pools};
+pub use view::{CellsView, PoolReach, PoolView, look_at_pools};
 
 use super::any::AnyBackend;
+use super::backend::ReadError;
 
 /// How long what an agent has read of a pool is used.
 const FRESH: Duration = Duration::from_secs(5);
+
+/// How long a pool in block mode that is known already is waited for.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// What an AddressPool declares.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -43,6 +47,9 @@ pub struct PoolSpec {
     /// Whether neighbours are asked for an address before it is given, as in a network's configuration.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub duplicates: Value,
+    /// Block mode: the machines of the domain have whole cells of addresses. Never changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<Blocks>,
 }
 
 /// A range, with host-local's keys.
@@ -112,11 +119,11 @@ pub(super) struct KnownPools(RefCell<BTreeMap<String, (Instant, Pool)>>);
 impl KnownPools {
     /// Answers what a pool declares.
     pub(super) async fn declared(&self, backend: &AnyBackend, name: &str) -> Result<ClaimReply, Refusal> {
-        let known = self.0.borrow().get(name).filter(|(read, _pool)| read.elapsed() < FRESH).cloned();
+        let known = self.0.borrow().get(name).cloned();
         let pool = match known {
-            Some((_read, pool)) => pool,
-            None => {
-                let found = backend.pool(name).await;
+            Some((read, pool)) if read.elapsed() < FRESH => pool,
+            known => {
+                let found = read_again(backend, name, known.map(|(_read, pool)| pool)).await;
                 let found = found.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
                 let missing = || {
                     let text = format!("there is no AddressPool {name:?}; make it, or correct \"pool\" of the network");
@@ -130,6 +137,16 @@ impl KnownPools {
         let unusable = |error| Refusal::new(Fault::Request, format!("AddressPool {name:?}: {error}"));
         let sets = pool.spec.sets().map_err(unusable)?;
         let probe_ms = pool.spec.probe_ms().map_err(unusable)?;
-        Ok(ClaimReply::Pool { domain: pool.spec.domain, sets, probe_ms })
+        Ok(ClaimReply::Pool { domain: pool.spec.domain, sets, probe_ms, blocks: pool.spec.blocks })
+    }
+}
+
+/// Reads a pool. In block mode one that was read before will do where the cluster does not answer at once: what this machine has cells
+/// for it gives out without it.
+async fn read_again(backend: &AnyBackend, name: &str, known: Option<Pool>) -> Result<Option<Pool>, ReadError> {
+    let Some(known) = known.filter(|pool| pool.spec.blocks.is_some()) else { return backend.pool(name).await };
+    match timeout(AT_ONCE, backend.pool(name)).await {
+        Ok(Ok(found)) => Ok(found),
+        Ok(Err(_)) | Err(_) => Ok(Some(known)),
     }
 }

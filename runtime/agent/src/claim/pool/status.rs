@@ -1,20 +1,20 @@
 //! The status of AddressPools, which the controller writes.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weft_core::conf::pool_sets;
+use weft_core::ledger::remote::Runs;
 use weft_host_abi::types::{Range, RangeSet};
 
 use super::count::Usage;
 use super::{Pool, PoolRange};
 use crate::claim::DrainError;
-use crate::claim::backend::WriteError;
 use crate::claim::backend::kubernetes::Kubernetes;
+use crate::claim::backend::{Cells as _, Listing, WriteError};
 
 /// What the controller has counted.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -63,11 +63,17 @@ pub(in crate::claim) struct PoolCount {
 pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<Vec<PoolCount>, DrainError> {
     let mut counts = Vec::new();
     let pools = backend.pools().await?;
-    let mut domains = BTreeMap::<&str, BTreeSet<IpAddr>>::new();
+    let cells = backend.blocks(Listing::All).await?;
+    let mut domains = BTreeMap::<&str, Runs>::new();
     for pool in &pools {
         let domain = pool.spec.domain.as_str();
         if !domains.contains_key(domain) {
-            domains.insert(domain, backend.taken(domain).await?);
+            let mut taken: Runs = backend.taken(domain).await?.into_iter().collect();
+            // What a machine has in its cells nobody but it knows: none of it is free for others.
+            for cell in cells.iter().filter(|cell| cell.spec.domain == domain && !cell.spec.shared) {
+                taken.insert_run(cell.spec.first, cell.spec.last());
+            }
+            domains.insert(domain, taken);
         }
     }
     for pool in &pools {
@@ -87,7 +93,7 @@ pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<Vec<Po
 }
 
 /// What is to be said about a pool.
-fn status(pool: &Pool, all: &[Pool], taken: &BTreeSet<IpAddr>, now: Timestamp) -> PoolStatus {
+fn status(pool: &Pool, all: &[Pool], taken: &Runs, now: Timestamp) -> PoolStatus {
     let (sets, problem) = match pool.spec.sets() {
         Ok(sets) => (sets, None),
         Err(error) => (Vec::new(), Some(error.to_string())),
@@ -134,11 +140,11 @@ fn status(pool: &Pool, all: &[Pool], taken: &BTreeSet<IpAddr>, now: Timestamp) -
     }
 }
 
-fn of_range(range: &PoolRange, taken: &BTreeSet<IpAddr>) -> RangeStatus {
+fn of_range(range: &PoolRange, taken: &Runs) -> RangeStatus {
     let value: Value = range.to_value();
     let sets = pool_sets(&[value], &[]).unwrap_or_default();
-    let within = |range: &Range| taken.range(range.first..=range.last).count();
-    let used: usize = sets.iter().flat_map(|set| &set.ranges).map(within).sum();
+    let within = |range: &Range| taken.count_in(range);
+    let used: u64 = sets.iter().flat_map(|set| &set.ranges).map(within).sum();
     RangeStatus {
         subnet: range.subnet.clone(),
         range_start: range.range_start.clone(),
@@ -161,6 +167,8 @@ fn signed(count: u64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::claim::pool::PoolSpec;
 
@@ -177,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_pool_that_is_full_or_wrong_or_shared_says_so() {
-        let taken: BTreeSet<IpAddr> = (2..=6).map(|last| IpAddr::from([10, 0, 0, last])).collect();
+        let taken: Runs = (2..=6).map(|last| IpAddr::from([10, 0, 0, last])).collect();
         let (full, twin, wrong) = (pool("full", "10.0.0.0/29"), pool("twin", "10.0.0.0/24"), pool("wrong", "x"));
         let all = [full.clone(), twin.clone(), wrong.clone()];
         let now = Timestamp::now();
@@ -195,8 +203,8 @@ mod tests {
     fn a_condition_keeps_the_time_of_its_change() {
         let (before, later) = (Timestamp::UNIX_EPOCH, Timestamp::now());
         let mut one = pool("one", "10.0.0.0/29");
-        one.status = status(&one, &[], &BTreeSet::new(), before);
-        assert_eq!(status(&one, &[], &BTreeSet::new(), later), one.status);
+        one.status = status(&one, &[], &Runs::default(), before);
+        assert_eq!(status(&one, &[], &Runs::default(), later), one.status);
         let full = (2..=6).map(|last| IpAddr::from([10, 0, 0, last])).collect();
         let changed = status(&one, &[], &full, later);
         let time = |kind: &str| {

@@ -1,7 +1,6 @@
 //! Pools as an operator sees them: AddressPools, and the ranges that networks declare by themselves, with who has how much.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
@@ -12,11 +11,13 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::runtime::Builder;
 use weft_core::conf::declared_sets;
+use weft_core::ledger::remote::Runs;
 use weft_host_abi::types::RangeSet;
 
 use super::count::{self, Usage};
 use crate::claim::backend::kubernetes::Kubernetes;
 use crate::claim::backend::{Backend, Listing};
+use crate::claim::block::Block;
 use crate::claim::object::{Claim, ClaimState};
 use crate::claim::operate::{Reach, backend_of, client};
 
@@ -54,10 +55,25 @@ pub struct PoolView {
     pub states: BTreeMap<&'static str, u64>,
     /// Claims by the node of their holder; those that nobody holds under `""`.
     pub nodes: BTreeMap<String, u64>,
+    /// Its cells, where its domain is in block mode.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cells: Option<CellsView>,
     /// Networks that draw on it, by the claims.
     pub networks: BTreeMap<String, u64>,
     /// A line of characters per range: where it is taken.
     pub maps: Vec<String>,
+}
+
+/// The cells of a pool. What is inside those of machines only their nodes know (`weftctl pool ls` there).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CellsView {
+    /// How many addresses each has.
+    pub size: u32,
+    /// Those that are claimed from one by one.
+    pub shared: u64,
+    /// Those of machines, by node.
+    pub nodes: BTreeMap<String, u64>,
 }
 
 /// A pool before its claims are looked at.
@@ -152,22 +168,40 @@ fn of_conf(conf: &Value, name: Option<&str>) -> (Option<Value>, Vec<Declared>) {
 
 async fn views(backend: &impl Backend, mut declared: Vec<Declared>) -> anyhow::Result<Vec<PoolView>> {
     declared.sort_by(|one, other| one.name.cmp(&other.name));
-    let mut domains = BTreeMap::<String, Vec<Claim>>::new();
+    let mut domains = BTreeMap::<String, (Vec<Claim>, Vec<Block>)>::new();
     for pool in &declared {
         if !domains.contains_key(&pool.domain) {
-            domains.insert(pool.domain.clone(), backend.list(Listing::Domain(&pool.domain)).await?);
+            let listing = Listing::Domain(&pool.domain);
+            domains.insert(pool.domain.clone(), (backend.list(listing).await?, backend.blocks(listing).await?));
         }
     }
-    Ok(declared.into_iter().map(|pool| view(domains.get(&pool.domain).map_or(&[], Vec::as_slice), pool)).collect())
+    let nothing = (Vec::new(), Vec::new());
+    Ok(declared.into_iter().map(|pool| view(domains.get(&pool.domain).unwrap_or(&nothing), pool)).collect())
 }
 
-fn view(claims: &[Claim], pool: Declared) -> PoolView {
+fn view((claims, blocks): &(Vec<Claim>, Vec<Block>), pool: Declared) -> PoolView {
     let (sets, problem) = match pool.sets {
         Ok(sets) => (sets, None),
         Err(problem) => (Vec::new(), Some(problem)),
     };
     let ranges = || sets.iter().flat_map(|set| &set.ranges);
-    let taken: BTreeSet<IpAddr> = claims.iter().map(|claim| claim.spec.address).collect();
+    let mut taken: Runs = claims.iter().map(|claim| claim.spec.address).collect();
+    let mut cells = None::<CellsView>;
+    let overlaps = |block: &&Block| {
+        let (first, last) = (block.spec.first, block.spec.last());
+        ranges().any(|range| range.first.is_ipv4() == first.is_ipv4() && range.first <= last && range.last >= first)
+    };
+    for block in blocks.iter().filter(overlaps) {
+        let cells = cells.get_or_insert_default();
+        cells.size = block.spec.size;
+        match &block.spec.holder {
+            Some(holder) => {
+                *cells.nodes.entry(holder.node.clone()).or_default() += 1;
+                taken.insert_run(block.spec.first, block.spec.last());
+            }
+            None => cells.shared += 1,
+        }
+    }
     let (mut states, mut nodes, mut networks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for claim in claims.iter().filter(|claim| ranges().any(|range| range.contains(claim.spec.address))) {
         *states.entry(state_name(claim.spec.state)).or_default() += 1;
@@ -189,6 +223,7 @@ fn view(claims: &[Claim], pool: Declared) -> PoolView {
         problem,
         states,
         nodes,
+        cells,
         networks,
     }
 }

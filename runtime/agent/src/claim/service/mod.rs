@@ -1,6 +1,7 @@
 //! The service `claim`, and the work that goes on beside it: drain and sweep. What is done when a ledger was frozen or taken back
 //! is in `state`.
 
+mod cells;
 mod state;
 
 use std::cell::RefCell;
@@ -20,8 +21,9 @@ use crate::Log;
 use crate::claim::any::AnyBackend;
 use crate::claim::backend::kept::Keeper;
 use crate::claim::backend::kubernetes::ClientSource;
-use crate::claim::backend::{Backend, Listing, WriteError};
-use crate::claim::grant::{Grant, GrantError, Granted};
+use crate::claim::backend::{Backend, Cells, Listing, WriteError};
+use crate::claim::cells::{CellError, KnownCells};
+use crate::claim::grant::{GrantError, Granted};
 use crate::claim::object::{Identity, LedgerState, Persistent};
 use crate::claim::persist::report_conflict;
 use crate::claim::pool::KnownPools;
@@ -61,6 +63,10 @@ struct Ledger {
     progress: RefCell<Progress>,
     /// One look at its state at a time.
     looking: Mutex<()>,
+    /// What is known of its domains and cells.
+    known: KnownCells,
+    /// Who changes cells of this node has it.
+    cells: Mutex<()>,
 }
 
 /// What has been done for a ledger since the agent started.
@@ -120,6 +126,7 @@ impl Claims {
         if released > 0 {
             log.info(&format!("{released} cluster addresses of an earlier boot are given back"));
         }
+        store.resume_cells(now())?;
         let (ledgers, pools) = (RefCell::default(), KnownPools::default());
         Ok(Rc::new(Self { store: RefCell::new(store), identity, kubernetes, ledgers, pools, log }))
     }
@@ -132,7 +139,13 @@ impl Claims {
             .map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
         let seen = self.store.borrow().seen(text).map_err(|error| internal(&error))?;
         backend.history().resume(seen);
-        let ledger = Rc::new(Ledger { backend, progress: RefCell::default(), looking: Mutex::default() });
+        let ledger = Rc::new(Ledger {
+            backend,
+            progress: RefCell::default(),
+            looking: Mutex::default(),
+            known: KnownCells::default(),
+            cells: Mutex::default(),
+        });
         self.ledgers.borrow_mut().insert(text.to_owned(), Rc::clone(&ledger));
         Ok(ledger)
     }
@@ -204,17 +217,21 @@ impl Claims {
             return Ok(Round::Skipped);
         }
         drain(&ledger.backend, &self.store, |row| row.ledger == text, now()).await?;
+        self.look_after_cells(text, ledger).await?;
         if sweep_due {
-            let swept = reverse_sweep(&ledger.backend, &self.store, &self.identity).await?;
+            let mut swept = reverse_sweep(&ledger.backend, &self.store, &self.identity).await?;
+            let of_cells = self.cells(text, ledger).sweep().await?;
+            swept.removed += of_cells.removed;
+            swept.foreign += of_cells.foreign;
             if swept.removed > 0 {
                 self.log.info(&format!(
-                    "{} claims of this machine that its store does not know are given back",
+                    "{} claims and cells of this machine that its store does not know are given back",
                     swept.removed
                 ));
             }
             if swept.foreign > 0 {
                 self.log.warn(&format!(
-                    "{} claims are of another store of this machine; they stay until the next boot, because their pods may live",
+                    "{} claims and cells are of another store of this machine; they stay until the next boot, because their pods may live",
                     swept.foreign
                 ));
             }
@@ -224,7 +241,7 @@ impl Claims {
         Ok(Round::Answered)
     }
 
-    async fn grant(&self, nonce: &str, deadline: Deadline) -> Result<ClaimReply, Refusal> {
+    async fn grant(&self, nonce: &str, cell_size: u32, deadline: Deadline) -> Result<ClaimReply, Refusal> {
         let row = self.store.borrow().remote_row(nonce).map_err(|error| internal(&error))?;
         let row = row.ok_or_else(|| refuse(&GrantError::Withdrawn))?;
         let ledger = self.ledger(&row.ledger)?;
@@ -233,8 +250,7 @@ impl Claims {
         if ledger.progress.borrow().state.frozen {
             return Err(refuse(&WriteError::Frozen.into()));
         }
-        let grant = Grant { backend: &ledger.backend, store: &self.store, identity: &self.identity, deadline };
-        match grant.run(nonce).await {
+        match self.run(&row, &ledger, (cell_size, deadline)).await {
             Ok(Granted::All) => {
                 // A connection that broke meanwhile may have come back to another history.
                 self.begin(&row.ledger, &ledger, deadline).await?;
@@ -280,6 +296,8 @@ impl Claims {
         spans: &[(std::net::IpAddr, std::net::IpAddr)],
     ) -> Result<ClaimReply, Refusal> {
         let ledger = self.ledger(ledger)?;
+        let cells = ledger.backend.blocks(Listing::Domain(domain)).await;
+        let cells = cells.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
         let claims = ledger.backend.list(Listing::Domain(domain)).await;
         let claims = claims.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
         let mut runs = Runs::default();
@@ -288,6 +306,9 @@ impl Claims {
             if spans.iter().any(|(first, last)| (*first..=*last).contains(&address)) {
                 runs.insert(address);
             }
+        }
+        for block in cells.into_iter().filter(|block| !block.spec.shared) {
+            runs.insert_run(block.spec.first, block.spec.last());
         }
         Ok(ClaimReply::Taken(runs.iter().collect()))
     }
@@ -298,26 +319,35 @@ impl Handler for Claims {
 
     async fn handle(&self, request: ClaimRequest, deadline: Deadline) -> Result<ClaimReply, Refusal> {
         match request {
-            ClaimRequest::Grant { nonce } => self.grant(&nonce, deadline).await,
+            ClaimRequest::Grant { nonce, cell_size } => self.grant(&nonce, cell_size, deadline).await,
             ClaimRequest::Persistent { ledger, namespace, name } => self.persistent(&ledger, &namespace, &name).await,
             ClaimRequest::Pool { ledger, name } => self.pools.declared(&self.ledger(&ledger)?.backend, &name).await,
             ClaimRequest::Keep { ledger, namespace, pod, uid, network, interface } => {
                 self.keep(&ledger, &Keeper { namespace, pod, uid, network, interface }).await
             }
+            ClaimRequest::Cell { want, known } => self.cell(&want, &known, deadline).await,
             ClaimRequest::Taken { ledger, domain, spans } => self.taken((&ledger, &domain), &spans).await,
         }
     }
 }
 
 fn refuse(error: &GrantError) -> Refusal {
-    let fault = match error {
+    Refusal::new(fault(error), error.to_string())
+}
+
+fn fault(error: &GrantError) -> Fault {
+    match error {
         GrantError::Withdrawn | GrantError::OtherAddresses(_) | GrantError::NoIpamClaim(_) => Fault::Conflict,
-        GrantError::Deadline(_) => Fault::Deadline,
-        GrantError::Write(WriteError::Refused(_)) => Fault::Internal,
-        GrantError::Write(_) | GrantError::Doubt(_) => Fault::Unavailable,
-        GrantError::Store(_) => Fault::Internal,
-    };
-    Refusal::new(fault, error.to_string())
+        GrantError::Cell(CellError::Withdrawn) => Fault::Conflict,
+        GrantError::Deadline(_) | GrantError::Cell(CellError::Deadline(_)) => Fault::Deadline,
+        GrantError::Write(error) | GrantError::Cell(CellError::Write(error)) => match error {
+            WriteError::Refused(_) => Fault::Internal,
+            _ => Fault::Unavailable,
+        },
+        GrantError::Doubt(_) | GrantError::Cell(CellError::Doubt(_) | CellError::Read(_)) => Fault::Unavailable,
+        GrantError::Cell(CellError::Domain(_)) => Fault::Request,
+        GrantError::Store(_) | GrantError::Cell(CellError::Store(_)) => Fault::Internal,
+    }
 }
 
 fn internal(error: &dyn std::error::Error) -> Refusal {

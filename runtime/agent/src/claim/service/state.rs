@@ -10,6 +10,7 @@ use weft_core::ledger::remote::Seen;
 use super::{Claims, Ledger, refuse};
 use crate::claim::backend::Backend;
 use crate::claim::object::LedgerState;
+use crate::claim::sweep::entries;
 use crate::claim::{Conflict, DrainError, GrantError, drop_intents, now, reassert, settle};
 
 /// After so many seconds what was seen is noted again although nothing has changed.
@@ -34,11 +35,16 @@ impl Claims {
             // A grant from before the freeze is not used after it, and versions may come again.
             drop_intents(&self.store, now())?;
             self.store.borrow_mut().forget_versions()?;
+            self.suspend_cells(text, ledger).await?;
         }
-        let done =
+        let mut done =
             reassert(&ledger.backend, &self.store, (&self.identity, state.epoch), |row| row.ledger == text).await?;
+        let (written, conflicts) = self.cells(text, ledger).reassert(state.epoch, &entries(&self.store)?).await?;
+        done.written += written;
+        done.conflicts.extend(conflicts);
         if done.written > 0 {
-            self.log.info(&format!("{} claims that were missing in the cluster are written again", done.written));
+            self.log
+                .info(&format!("{} claims and cells that were missing in the cluster are written again", done.written));
         }
         let strict = done.conflicts.is_empty();
         self.warn_of(ledger, state, done.conflicts);

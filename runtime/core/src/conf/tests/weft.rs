@@ -1,6 +1,7 @@
 //! Called as `weft` and `weft-ipam`: our keys, strictly.
 
 use super::*;
+use crate::agent::claim::Blocks;
 
 fn ok(more: Value) -> Network {
     parse(Persona::Weft, weft_conf(more)).unwrap()
@@ -132,13 +133,38 @@ fn a_pool_has_the_ranges_and_the_domain() {
     let LedgerKind::Cluster(cluster) = &network.terms.ledger else { panic!("a cluster ledger is expected") };
     assert_eq!(cluster.pool.as_deref(), Some("blue"));
     let sets = pool_sets(&[json!({"subnet": "10.0.0.0/24"})], &[]).unwrap();
-    let drawn = network.with_pool("lab", sets.clone(), None).unwrap();
+    let drawn = network.with_pool("lab", sets.clone(), (None, None)).unwrap();
     assert_eq!(drawn.ipam.as_ref().map(|ipam| (&ipam.range_sets, ipam.scope.as_str())), Some((&sets, "cluster/lab")));
     assert_eq!(drawn.terms.duplicates, None);
-    let asked = network.with_pool("lab", sets, Some(100)).unwrap();
+    let asked = network.with_pool("lab", sets.clone(), (Some(100), None)).unwrap();
     assert_eq!(asked.terms.duplicates.map(|own| own.wait_ms), Some(100));
+    let blocks = Blocks { size: 16, strict: true };
+    let LedgerKind::Cluster(cluster) = network.with_pool("lab", sets, (None, Some(blocks))).unwrap().terms.ledger
+    else {
+        panic!("a cluster ledger is expected")
+    };
+    assert_eq!((cluster.blocks, cluster.drawn_on.as_str(), cluster.pool), (Some(blocks), "blue", None));
     let text = err(conf(json!({"type": "host-local", "subnet": "10.0.0.0/24"}))).to_string();
     assert_eq!(text, "both \"ledger.pool\" and \"ipam.ranges\" are there: keep one of them");
+}
+
+#[test]
+fn a_ledger_without_pools_declares_blocks_itself() {
+    let conf = |blocks: Value| {
+        let ledger = json!({"type": "etcd", "endpoints": ["http://192.0.2.1:2379"], "blocks": blocks});
+        json!({"ledger": ledger, "ipam": {"type": "host-local", "subnet": "10.0.0.0/24"}})
+    };
+    let LedgerKind::Cluster(cluster) = ok(conf(json!({"size": 64}))).terms.ledger else {
+        panic!("a cluster ledger is expected")
+    };
+    assert_eq!(cluster.blocks, Some(Blocks { size: 64, strict: false }));
+    assert!(!cluster.ledger.contains("blocks"), "{}", cluster.ledger);
+    for wrong in [json!({}), json!({"size": 12}), json!({"size": 4}), json!({"size": 8192})] {
+        assert!(err(conf(wrong)).to_string().contains("ledger.blocks.size"));
+    }
+    assert!(err(conf(json!({"size": 16, "strickt": true}))).to_string().contains("strickt"));
+    let pooled = json!({"type": "kubernetes", "blocks": {"size": 16}});
+    assert!(err(json!({"ledger": pooled})).to_string().contains("blocks"));
 }
 
 #[test]

@@ -28,7 +28,8 @@ impl NodeStore {
     /// When the store cannot be read.
     pub fn remote_ledgers(&self, since: u64) -> Result<Vec<String>, StoreError> {
         self.read("list cluster ledgers", |conn| {
-            let sql = "SELECT ledger FROM remote_ledgers WHERE used >= ?1 UNION SELECT ledger FROM remote ORDER BY 1";
+            let sql = "SELECT ledger FROM remote_ledgers WHERE used >= ?1 UNION SELECT ledger FROM remote
+                       UNION SELECT ledger FROM cells ORDER BY 1";
             let mut statement = conn.prepare_cached(sql)?;
             let ledgers = statement.query_map([store::seconds(since)], |row| row.get(0))?;
             Ok(ledgers.collect::<Result<_, _>>()?)

@@ -7,22 +7,28 @@
 //! - `commit_cas`: an intent becomes an entry, together with the journal entry, only if it still is that intent.
 //! - `link_first`: a row becomes a tombstone only in the transaction that removes the journal entry, after the links.
 //! - A tombstone goes when the cluster no longer has its nonce (`Drained`).
+//! - Cells have rows and rules of their own (`cells`).
 //!
 //! `weft` writes intents and commits them; the agent sends, drains and sweeps. Neither trusts the other to be alive.
 //!
 //! Not here: what a cluster ledger is and how it is spoken to (the agent), journal entries (`commit`).
 
 mod agent;
+mod cell_view;
+mod cells;
 mod history;
 mod intent;
 mod rows;
 mod types;
 mod view;
 
+pub use cell_view::{CellView, Looks, is_in};
+pub use cells::{Cell, CellState, Span};
 pub use history::Seen;
 pub use intent::IntentAsk;
 pub use types::{AddressState, Answer, Owner, RemoteAddress, RemoteRow, Versions, scope};
 pub use view::{RemoteView, Runs};
 
+pub(crate) use cells::owned;
 pub(crate) use intent::{commit, granted, hex, insert};
 pub(crate) use rows::{abandon, release};

@@ -57,13 +57,31 @@ impl Runs {
         self.0.iter().map(|(first, last)| (*first, *last))
     }
 
+    /// What of the runs lies between two addresses of one family.
+    pub fn within(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+        let same = self.iter().filter(move |(start, _end)| start.is_ipv4() == first.is_ipv4());
+        same.filter(move |(start, end)| *start <= last && *end >= first)
+            .map(move |(start, end)| (start.max(first), end.min(last)))
+    }
+
     /// How many addresses of a range are in the set.
-    fn count_in(&self, range: &Range) -> u64 {
-        let clipped = self.iter().filter(|(first, last)| *first <= range.last && *last >= range.first);
-        clipped
-            .filter(|(first, _last)| first.is_ipv4() == range.first.is_ipv4())
-            .map(|(first, last)| count(first.max(range.first), last.min(range.last)))
-            .fold(0, u64::saturating_add)
+    #[must_use]
+    pub fn count_in(&self, range: &Range) -> u64 {
+        self.within(range.first, range.last).map(|(first, last)| count(first, last)).fold(0, u64::saturating_add)
+    }
+}
+
+impl Extend<IpAddr> for Runs {
+    fn extend<T: IntoIterator<Item = IpAddr>>(&mut self, addresses: T) {
+        addresses.into_iter().for_each(|address| self.insert(address));
+    }
+}
+
+impl FromIterator<IpAddr> for Runs {
+    fn from_iter<T: IntoIterator<Item = IpAddr>>(addresses: T) -> Self {
+        let mut runs = Self::default();
+        runs.extend(addresses);
+        runs
     }
 }
 

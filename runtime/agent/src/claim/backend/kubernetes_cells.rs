@@ -1,0 +1,108 @@
+//! Cells and domains as Kubernetes objects: `AddressBlock` and `LedgerDomain`.
+
+use kube::Resource as _;
+use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
+use kube::core::{NotUsed, Object, ObjectMeta};
+use weft_core::ledger::remote::Versions;
+
+use super::answers::{created, read, written};
+use super::contract::{Backend as _, Cells, Listing, ReadError, WriteError};
+use super::kubernetes::{DOMAIN_LABEL, EPOCH, Kubernetes, NoClient, node_label, resource, versions};
+use crate::claim::block::{Block, BlockSpec, LedgerDomain};
+
+type BlockObject = Object<BlockSpec, NotUsed>;
+type DomainObject = Object<LedgerDomain, NotUsed>;
+
+const BLOCK: (&str, &str) = ("AddressBlock", "addressblocks");
+const DOMAIN: (&str, &str) = ("LedgerDomain", "ledgerdomains");
+
+impl Kubernetes {
+    fn blocks_api(&self) -> Result<Api<BlockObject>, NoClient> {
+        Ok(Api::all_with(self.client()?, &resource(BLOCK.0, BLOCK.1)))
+    }
+
+    fn domains_api(&self) -> Result<Api<DomainObject>, NoClient> {
+        Ok(Api::all_with(self.client()?, &resource(DOMAIN.0, DOMAIN.1)))
+    }
+}
+
+/// What a re-assertion carries.
+fn annotated(meta: ObjectMeta, epoch: Option<u64>) -> ObjectMeta {
+    ObjectMeta { annotations: epoch.map(|epoch| [(EPOCH.to_owned(), epoch.to_string())].into()), ..meta }
+}
+
+fn object(spec: &BlockSpec, read: Option<&Versions>, epoch: Option<u64>) -> BlockObject {
+    let mut labels = vec![(DOMAIN_LABEL.to_owned(), spec.domain.clone())];
+    labels.extend(spec.holder.iter().map(|holder| (node_label(&holder.node), String::new())));
+    let mut object = Object::new(&spec.name(), &resource(BLOCK.0, BLOCK.1), spec.clone());
+    object.metadata = ObjectMeta {
+        labels: Some(labels.into_iter().collect()),
+        managed_fields: Some(vec![Default::default()]),
+        uid: read.map(|read| read.uid.clone()),
+        resource_version: read.map(|read| read.version.clone()),
+        ..annotated(object.metadata, epoch)
+    };
+    object
+}
+
+fn block(object: BlockObject) -> Block {
+    Block { versions: versions(object.meta()), spec: object.spec }
+}
+
+impl Cells for Kubernetes {
+    async fn create_block(&self, spec: &BlockSpec, epoch: Option<u64>) -> Result<Versions, WriteError> {
+        let (blocks, object, mark) = (self.blocks_api()?, object(spec, None, epoch), self.history().mark());
+        let made = created(blocks.create(&PostParams::default(), &object)).await;
+        self.wrote(mark, None, made.map(|object| object.metadata))
+    }
+
+    async fn block(&self, name: &str) -> Result<Option<Block>, ReadError> {
+        // No resourceVersion: a quorum read.
+        Ok(read(self.blocks_api()?.get_opt(name)).await?.map(block))
+    }
+
+    async fn replace_block(&self, spec: &BlockSpec, read: &Versions) -> Result<Versions, WriteError> {
+        let (blocks, name, object) = (self.blocks_api()?, spec.name(), object(spec, Some(read), None));
+        let mark = self.history().mark();
+        let made = written(blocks.replace(&name, &PostParams::default(), &object)).await;
+        self.wrote(mark, Some(read), made.map(|object| object.metadata))
+    }
+
+    async fn delete_block(&self, name: &str, read: &Versions) -> Result<(), WriteError> {
+        let preconditions = Preconditions { uid: Some(read.uid.clone()), resource_version: Some(read.version.clone()) };
+        let params = DeleteParams::default().preconditions(preconditions);
+        written(self.blocks_api()?.delete(name, &params)).await.map(drop)
+    }
+
+    async fn blocks(&self, listing: Listing<'_>) -> Result<Vec<Block>, ReadError> {
+        let params = ListParams::default();
+        let params = match listing {
+            Listing::Node(node) => params.labels(&node_label(node)),
+            // Not from a cache: whether a cell is left is decided on it.
+            Listing::Domain(domain) => params.labels(&format!("{DOMAIN_LABEL}={domain}")),
+            Listing::All => params,
+            Listing::Persistent | Listing::Conflict => return Ok(Vec::new()),
+        };
+        let blocks = self.blocks_api()?;
+        let list = async {
+            match blocks.list(&params).await {
+                // The API server does not know the resource: there are none.
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
+                list => list.map(|list| list.items),
+            }
+        };
+        Ok(read(list).await?.into_iter().map(block).collect())
+    }
+
+    async fn create_domain(&self, domain: &LedgerDomain, epoch: Option<u64>) -> Result<(), WriteError> {
+        let mut object = Object::new(&domain.domain, &resource(DOMAIN.0, DOMAIN.1), domain.clone());
+        object.metadata = annotated(object.metadata, epoch);
+        let (domains, mark) = (self.domains_api()?, self.history().mark());
+        let made = created(domains.create(&PostParams::default(), &object)).await;
+        self.wrote(mark, None, made.map(|object: DomainObject| object.metadata)).map(drop)
+    }
+
+    async fn domain(&self, name: &str) -> Result<Option<LedgerDomain>, ReadError> {
+        Ok(read(self.domains_api()?.get_opt(name)).await?.map(|object| object.spec))
+    }
+}

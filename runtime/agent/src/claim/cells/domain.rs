@@ -1,0 +1,50 @@
+//! What a domain is: its first user says it, and nobody after that can say anything else.
+
+use std::cell::RefCell;
+
+use tokio::time::Instant;
+use weft_core::store::NodeStore;
+
+use super::error::CellError;
+use super::work::Tries;
+use crate::claim::backend::{Backend, Listing, WriteError};
+use crate::claim::block::LedgerDomain;
+
+/// Reads a domain, and makes it where this is its first use: with cells of `cell_size`, or without any where that is 0. Returns the
+/// size of its cells, whatever was wanted.
+///
+/// # Errors
+/// The ledger cannot be read or written; or the domain is to have cells, and has claims of a time when domains were not written down.
+pub(in crate::claim) async fn learn<B: Backend>(
+    backend: &B,
+    store: &RefCell<NodeStore>,
+    (ledger, domain): (&str, &str),
+    (cell_size, deadline): (u32, Instant),
+) -> Result<u32, CellError> {
+    let mut tries = Tries::until(deadline);
+    loop {
+        let known = match backend.domain(domain).await {
+            Ok(known) => known,
+            Err(unread) => {
+                tries.wait(unread.to_string()).await?;
+                continue;
+            }
+        };
+        if let Some(known) = known {
+            store.borrow_mut().note_domain(ledger, domain, known.cell_size)?;
+            return Ok(known.cell_size);
+        }
+        if cell_size > 0 && !backend.list(Listing::Domain(domain)).await?.is_empty() {
+            return Err(CellError::Domain(format!(
+                "domain {domain:?} has claims that lie in no cell; name another domain for the pool with blocks"
+            )));
+        }
+        let made = LedgerDomain { domain: domain.to_owned(), cell_size };
+        match backend.create_domain(&made, None).await {
+            // Whatever is unclear is read.
+            Ok(()) | Err(WriteError::Conflict) => {}
+            Err(WriteError::NoAnswer(text)) => tries.wait(text).await?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

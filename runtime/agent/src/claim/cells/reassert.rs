@@ -1,0 +1,109 @@
+//! After a restore of the ledger, and at the start of the agent: every cell from which this machine gives addresses out has to be its
+//! own again, and so has the shared cell of every claim.
+//!
+//! `confirm_strict`: a cell that somebody else has by now, with attachments of this machine inside, is a conflict that a person has to
+//! solve.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use weft_core::ledger::remote::{Cell, CellState, RemoteRow};
+
+use super::error::CellError;
+use super::share::{Sharing, Verdict};
+use super::work::CellWork;
+use crate::claim::backend::{Backend, WriteError};
+use crate::claim::block::{BlockSpec, LedgerDomain, block_name};
+use crate::claim::reassert::Conflict;
+
+impl<B: Backend> CellWork<'_, B> {
+    /// Writes what is missing, and returns what is somebody else's. `entries` are this node's claims.
+    ///
+    /// # Errors
+    /// The ledger or the store cannot be read or written.
+    pub(in crate::claim) async fn reassert(
+        &self,
+        epoch: u64,
+        entries: &[(RemoteRow, IpAddr)],
+    ) -> Result<(usize, Vec<Conflict>), CellError> {
+        let (mut written, mut conflicts) = (0, Vec::new());
+        let sizes: BTreeMap<String, u32> = self.store.borrow().domains(self.ledger)?.into_iter().collect();
+        for (domain, cell_size) in &sizes {
+            let domain = LedgerDomain { domain: domain.clone(), cell_size: *cell_size };
+            written += usize::from(self.domain(&domain, epoch).await?);
+        }
+        for cell in self.cells()? {
+            let inside = self.store.borrow().inside(&cell, &self.identity.boot_id)?;
+            let is_used = cell.state == CellState::Owned || cell.state == CellState::Unconfirmed && !inside.is_empty();
+            let Some(size) = sizes.get(&cell.domain).copied().filter(|_size| is_used) else { continue };
+            match self.cell(&cell, (size, epoch)).await? {
+                Found::Own => {}
+                Found::Written => written += 1,
+                Found::Others(holder) => conflicts.extend(self.lost(&cell, inside, &holder)?),
+            }
+        }
+        let known = RefCell::new(BTreeSet::new());
+        for (row, address) in entries.iter().filter(|(row, _address)| row.ledger == self.ledger) {
+            let Some(size) = sizes.get(&row.domain).copied().filter(|size| *size > 0) else { continue };
+            let sharing = Sharing { size, known: &known };
+            if let Verdict::Others(holder) = sharing.ensure(self.backend, (&row.domain, *address), Some(epoch)).await? {
+                let container_id = row.key.attachment.container_id.clone();
+                conflicts.push(Conflict { address: *address, container_id, holder });
+            }
+        }
+        Ok((written, conflicts))
+    }
+
+    /// Writes a domain again that is missing.
+    async fn domain(&self, domain: &LedgerDomain, epoch: u64) -> Result<bool, CellError> {
+        if self.backend.domain(&domain.domain).await?.is_some() {
+            return Ok(false);
+        }
+        match self.backend.create_domain(domain, Some(epoch)).await {
+            Ok(()) => Ok(true),
+            Err(WriteError::Conflict) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn cell(&self, cell: &Cell, (size, epoch): (u32, u64)) -> Result<Found, CellError> {
+        loop {
+            match self.backend.block(&block_name(&cell.domain, cell.first)).await? {
+                Some(block) if block.spec.is_held_by(&cell.nonce, self.identity) => return Ok(Found::Own),
+                Some(block) => return Ok(Found::Others(block.spec.describe())),
+                None => {}
+            }
+            // `send_row`: it may be on its way back.
+            if !self.cells()?.iter().any(|now| now.nonce == cell.nonce && now.state == cell.state) {
+                return Ok(Found::Own);
+            }
+            match self.backend.create_block(&BlockSpec::new(cell, size, self.identity), Some(epoch)).await {
+                Ok(versions) => {
+                    self.store.borrow_mut().note_cell(&cell.nonce, &versions)?;
+                    return Ok(Found::Written);
+                }
+                Err(WriteError::Conflict) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// A cell is somebody else's. Nothing more is given out from it; without attachments inside it is forgotten.
+    fn lost(&self, cell: &Cell, inside: Vec<(IpAddr, String)>, holder: &str) -> Result<Vec<Conflict>, CellError> {
+        let mut store = self.store.borrow_mut();
+        store.suspend_cell(&cell.nonce)?;
+        if inside.is_empty() && store.inside(cell, &self.identity.boot_id)?.is_empty() {
+            store.forget_cell(&cell.nonce)?;
+        }
+        let conflict = |(address, container_id)| Conflict { address, container_id, holder: holder.to_owned() };
+        Ok(inside.into_iter().map(conflict).collect())
+    }
+}
+
+/// Whose a cell is.
+enum Found {
+    Own,
+    Written,
+    Others(String),
+}

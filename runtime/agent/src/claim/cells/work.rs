@@ -1,0 +1,62 @@
+//! What all work on cells needs.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use weft_core::ledger::remote::Cell;
+use weft_core::store::NodeStore;
+
+use super::error::CellError;
+use crate::claim::backend::Backend;
+use crate::claim::object::Identity;
+use crate::pause::Pause;
+
+/// Between two tries of a ledger that does not answer.
+const RETRY: Duration = Duration::from_millis(200);
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+
+/// A cluster ledger and this node's side of it.
+pub(in crate::claim) struct CellWork<'a, B> {
+    pub(in crate::claim) backend: &'a B,
+    pub(in crate::claim) store: &'a RefCell<NodeStore>,
+    pub(in crate::claim) identity: &'a Identity,
+    /// The ledger, as rows name it.
+    pub(in crate::claim) ledger: &'a str,
+}
+
+/// Tries until a deadline.
+pub(super) struct Tries {
+    deadline: Instant,
+    pause: Pause,
+}
+
+impl Tries {
+    pub(super) fn until(deadline: Instant) -> Self {
+        Self { deadline, pause: Pause::new(RETRY, LONGEST_RETRY) }
+    }
+
+    /// Waits before the next try.
+    pub(super) async fn wait(&mut self, trouble: String) -> Result<(), CellError> {
+        let pause = self.pause.next();
+        if Instant::now() + pause >= self.deadline {
+            return Err(CellError::Deadline(trouble));
+        }
+        sleep(pause).await;
+        Ok(())
+    }
+}
+
+impl<B: Backend> CellWork<'_, B> {
+    /// This node's cells of the ledger.
+    pub(super) fn cells(&self) -> Result<Vec<Cell>, CellError> {
+        let mut cells = self.store.borrow().cells()?;
+        cells.retain(|cell| cell.ledger == self.ledger);
+        Ok(cells)
+    }
+
+    /// `doubt`: what a ledger says that was taken back is not used.
+    pub(super) fn certain(&self) -> Result<(), CellError> {
+        self.backend.history().doubt().map_or(Ok(()), |why| Err(CellError::Doubt(why)))
+    }
+}

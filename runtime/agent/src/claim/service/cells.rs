@@ -1,0 +1,125 @@
+//! Cells for ADDs, and the work on them that goes on beside.
+//!
+//! Invariant: whoever changes this node's cells of a ledger has its lock, so that two ADDs do not take a cell each where one is enough,
+//! and nothing is confirmed while a freeze suspends.
+
+use std::net::IpAddr;
+
+use tokio::time::Instant;
+use weft_core::agent::Refusal;
+use weft_core::agent::claim::{CellWant, ClaimReply};
+use weft_core::ledger::remote::RemoteRow;
+
+use super::{Claims, LONGEST, Ledger, refuse};
+use crate::claim::any::AnyBackend;
+use crate::claim::backend::WriteError;
+use crate::claim::cells::{CellError, CellWork, Sharing, learn};
+use crate::claim::grant::{Grant, GrantError, Granted};
+use crate::claim::{DrainError, now};
+use crate::server::Deadline;
+
+impl Claims {
+    pub(super) fn cells<'a>(&'a self, text: &'a str, ledger: &'a Ledger) -> CellWork<'a, AnyBackend> {
+        CellWork { backend: &ledger.backend, store: &self.store, identity: &self.identity, ledger: text }
+    }
+
+    /// One round of what goes on beside ADDs.
+    pub(super) async fn look_after_cells(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
+        let _one = ledger.cells.lock().await;
+        let is_frozen = ledger.progress.borrow().state.frozen;
+        let mut idle = ledger.known.idle.take();
+        let looked = self.cells(text, ledger).look_after(&mut idle, is_frozen).await;
+        ledger.known.idle.replace(idle);
+        Ok(looked?)
+    }
+
+    /// Before a frozen ledger is confirmed: what was owned has to be confirmed once more when it is thawed.
+    pub(super) async fn suspend_cells(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
+        let _one = ledger.cells.lock().await;
+        ledger.known.forget();
+        Ok(self.store.borrow_mut().suspend_cells(text, now())?)
+    }
+
+    /// Asks for the addresses of an intent. In block mode they have to lie in shared cells.
+    /// A network that knows nothing of blocks may be in a domain with cells; one that does has to mean the same cells.
+    pub(super) async fn run(
+        &self,
+        row: &RemoteRow,
+        ledger: &Ledger,
+        (wanted, deadline): (u32, Instant),
+    ) -> Result<Granted, GrantError> {
+        let size = self.cell_size((&row.ledger, ledger), &row.domain, (wanted, deadline)).await?;
+        if wanted > 0 && wanted != size {
+            return Err(CellError::Domain(other_size(&row.domain, wanted, size)).into());
+        }
+        let sharing = (size > 0).then_some(Sharing { size, known: &ledger.known.shared });
+        let (backend, store) = (&ledger.backend, &self.store);
+        Grant { backend, store, identity: &self.identity, deadline, sharing }.run(&row.nonce).await
+    }
+
+    /// One more cell for an ADD.
+    pub(super) async fn cell(
+        &self,
+        want: &CellWant,
+        known: &[IpAddr],
+        deadline: Deadline,
+    ) -> Result<ClaimReply, Refusal> {
+        let ledger = self.ledger(&want.ledger)?;
+        let deadline = Instant::now() + deadline.left(LONGEST);
+        self.begin(&want.ledger, &ledger, deadline).await?;
+        let got = self.cell_of(want, &ledger, (known, deadline)).await.map_err(|error| refuse(&error.into()))?;
+        // A connection that broke meanwhile may have come back to another history.
+        self.begin(&want.ledger, &ledger, deadline).await?;
+        Ok(got)
+    }
+
+    async fn cell_of(
+        &self,
+        want: &CellWant,
+        ledger: &Ledger,
+        (known, deadline): (&[IpAddr], Instant),
+    ) -> Result<ClaimReply, CellError> {
+        let locked = tokio::time::timeout_at(deadline, ledger.cells.lock()).await;
+        let _one = locked.map_err(|_late| CellError::Deadline("other ADDs are taking cells".to_owned()))?;
+        if ledger.progress.borrow().state.frozen {
+            return Err(WriteError::Frozen.into());
+        }
+        let size = self.cell_size((&want.ledger, ledger), &want.domain, (want.size, deadline)).await?;
+        if size != want.size {
+            return Err(CellError::Domain(other_size(&want.domain, want.size, size)));
+        }
+        let work = self.cells(&want.ledger, ledger);
+        if want.shared {
+            return Ok(match work.shared(want, known).await? {
+                Some(shared) => ClaimReply::Shared { cells: shared.cells, taken: shared.taken.iter().collect() },
+                None => ClaimReply::NoCell,
+            });
+        }
+        Ok(if work.take(want, known, deadline).await? { ClaimReply::Cell } else { ClaimReply::NoCell })
+    }
+
+    /// How many addresses the cells of a domain have; 0: it has none. `wanted` is what it gets where this is its first use, and until
+    /// when that may take.
+    async fn cell_size(
+        &self,
+        (text, ledger): (&str, &Ledger),
+        domain: &str,
+        wanted: (u32, Instant),
+    ) -> Result<u32, CellError> {
+        if let Some(size) = ledger.known.sizes.borrow().get(domain) {
+            return Ok(*size);
+        }
+        let size = learn(&ledger.backend, &self.store, (text, domain), wanted).await?;
+        ledger.known.sizes.borrow_mut().insert(domain.to_owned(), size);
+        Ok(size)
+    }
+}
+
+fn other_size(domain: &str, wanted: u32, size: u32) -> String {
+    match size {
+        0 => format!("domain {domain:?} has no cells: it has been used without blocks; name another domain"),
+        size => format!(
+            "the cells of domain {domain:?} have {size} addresses, not {wanted}; name another domain, or that size"
+        ),
+    }
+}

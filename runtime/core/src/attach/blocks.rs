@@ -1,0 +1,165 @@
+//! Addresses by policy in block mode: this machine has whole cells of a domain, and gives out what lies inside in one transaction
+//! of its own store, without a request. Where its cells have no room the agent takes another, and the policy is asked again.
+//!
+//! Invariants: what is given out lies in a cell that is owned at the instant of the commit; everything else is claimed by itself, in
+//! a cell that is shared: addresses that are asked for by name, those that an IPAMClaim keeps, and what is borrowed when no cell is left.
+
+use weft_host_abi::types::{ReleaseRule, Request};
+
+use super::beside::{Beside, Cells};
+use super::call::Call;
+use super::claim::{Planned, addressing};
+use super::cluster::{self, Asking, CELLS, Cluster};
+use super::conflict;
+use super::decide::{self, Decided};
+use super::entry;
+use super::error::AttachError;
+use super::ipam_keys;
+use super::monitor::{self, Watched};
+use super::node::Node;
+use super::policies::Loading;
+use super::stage::Stage;
+use crate::agent::claim::{Blocks, ClaimReply};
+use crate::commit::ClaimError;
+use crate::conf::ClusterConf;
+use crate::ledger::remote::{Looks, Span, is_in};
+use crate::ledger::{ClaimAsk, Claimed};
+use crate::plan::Plan;
+use crate::policy::Loaded;
+use crate::store::NodeStore;
+
+/// Claims what the policy decides, inside this machine's cells where it can, and writes the journal entry with it.
+pub(super) fn by_policy(
+    node: &mut Node<'_>,
+    call: &Call,
+    stage: &Stage<'_>,
+    (loading, conf, blocks): (Option<Loading>, &ClusterConf, Blocks),
+) -> Result<Planned, AttachError> {
+    cluster::watching(node, |node, watched| {
+        let cluster = Cluster::new(conf);
+        let owner = cluster.owner(call)?;
+        let request = decide::gather(node.context, call, node.store()?)?;
+        let policy = Loading::wait(loading, node, call)?;
+        let declared = call.network.ipam.as_ref().is_some_and(|ipam| !ipam.declared.is_empty());
+        let by_name = owner.0.is_ipam_claim() || declared || !request.requested.is_empty();
+        let mut inside = None;
+        if !by_name {
+            let network = Network { cluster: &cluster, conf, blocks };
+            inside = network.inside(node, call, stage, (&policy, request.clone()), watched)?;
+        }
+        match inside {
+            Some(planned) => {
+                node.context.discard(policy);
+                Ok(planned)
+            }
+            None => cluster::claim(node, call, stage, Asking { cluster: &cluster, owner, policy, request }, watched),
+        }
+    })
+}
+
+/// A network in block mode.
+struct Network<'a> {
+    cluster: &'a Cluster<'a>,
+    conf: &'a ClusterConf,
+    blocks: Blocks,
+}
+
+impl Network<'_> {
+    /// `None`: the addresses have to be claimed by themselves.
+    fn inside(
+        &self,
+        node: &mut Node<'_>,
+        call: &Call,
+        stage: &Stage<'_>,
+        (policy, mut request): (&Loaded, Request),
+        watched: &mut Option<Watched>,
+    ) -> Result<Option<Planned>, AttachError> {
+        let context = node.context;
+        let (store, log) = node.store_and_log()?;
+        let mut race = decide::Race::default();
+        let mut asked = 0;
+        loop {
+            let spans = store.owned_cells(&self.conf.ledger, &self.conf.domain)?;
+            let looks = Looks::default();
+            let cells = Cells { spans: spans.clone(), looks: looks.clone() };
+            let beside = Beside { cells: Some(cells), ..Beside::default() };
+            *watched = monitor::prepare(context, call, &request, &beside);
+            let decision = decide::decide_beside(call, policy, (Some(store), beside), request, log);
+            if cluster::is_exhausted(&decision) && asked < CELLS {
+                asked += 1;
+                log.logger.info("asks weftctl agent for a cell of the cluster ledger");
+                if !self.take(call, &looks, &spans)? {
+                    return if self.blocks.strict { Err(self.no_cell()) } else { Ok(None) };
+                }
+                request = decide::gather(context, call, store)?;
+                continue;
+            }
+            let decided = decision?;
+            ipam_keys::refuse_unknown(call, policy)?;
+            if matches!(decided.release, ReleaseRule::Keep(_)) || !lies_in(&decided, &spans) {
+                return Ok(None);
+            }
+            match self.commit(store, call, stage, &decided) {
+                Ok((plan, claimed)) => {
+                    if let Some(watched) = watched {
+                        watched.decided(decided.trace(&claimed));
+                    }
+                    let irreplaceable = conflict::irreplaceable(call, &decided, &claimed);
+                    return Ok(Some(Planned { plan, irreplaceable }));
+                }
+                Err(ClaimError::Lost { want }) => race.lost(policy, &decided, want)?,
+                Err(other) => return Err(entry::refused(call, other)),
+            }
+            request = decide::gather(context, call, store)?;
+        }
+    }
+
+    /// Asks for a cell for each set in which the policy has found no room; whether there is one for each now.
+    fn take(&self, call: &Call, looks: &Looks, spans: &[Span]) -> Result<bool, AttachError> {
+        for wanted in cluster::lacking(call, looks) {
+            let known = spans.iter().map(|(first, _last)| *first).collect();
+            if self.cluster.cell(wanted, false, known)? != ClaimReply::Cell {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The cells are looked at again in the transaction.
+    fn commit(
+        &self,
+        store: &mut NodeStore,
+        call: &Call,
+        stage: &Stage<'_>,
+        decided: &Decided,
+    ) -> Result<(Plan, Vec<Claimed>), ClaimError<AttachError>> {
+        let key = call.key();
+        let ask = ClaimAsk {
+            key: &key,
+            scope: &decided.scope,
+            identities: &decided.identities,
+            wants: &decided.wants,
+            release: &decided.release,
+            now: decided.now,
+        };
+        let mut planned = None;
+        let claimed = store.claim_inside(&ask, (&self.conf.ledger, &self.conf.domain), |claimed| {
+            let plan = stage.plan(call, Some(&addressing(decided, claimed)))?;
+            decided.check_plan(call, &plan)?;
+            let record = entry::record(call, &plan, Some(decided.trace(claimed)))?;
+            planned = Some(plan);
+            Ok(record)
+        })?;
+        let plan = planned.ok_or(ClaimError::Record(AttachError::NoPlan))?;
+        Ok((plan, claimed))
+    }
+
+    fn no_cell(&self) -> AttachError {
+        AttachError::NoCell { domain: self.conf.domain.clone(), size: self.blocks.size }
+    }
+}
+
+/// Every want has a candidate in the cells. One that has none was not found in the policy's view: it is meant by name.
+fn lies_in(decided: &Decided, cells: &[Span]) -> bool {
+    decided.wants.iter().all(|want| want.candidates.iter().any(|(candidate, _range)| is_in(cells, candidate.addr())))
+}

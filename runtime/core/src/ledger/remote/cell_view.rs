@@ -1,0 +1,181 @@
+//! What a policy may ask where addresses come from cells: whatever lies in none of the node's is taken, so every way to look for a
+//! free address finds one inside.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use weft_host_abi::types::{ClaimInfo, ClaimState, LastClaim, LedgerView, Range, RangeSet, Usage};
+
+use super::cells::Span;
+
+/// Where a policy has looked for a free address, and whether the last look in a range found one.
+#[derive(Debug, Clone, Default)]
+pub struct Looks(Arc<Mutex<Vec<(Span, bool)>>>);
+
+impl Looks {
+    fn note(&self, range: &Range, found: bool) {
+        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let span = (range.first, range.last);
+        looks.retain(|(known, _found)| *known != span);
+        looks.push((span, found));
+    }
+
+    /// The sets in which the policy has looked and found nothing; all where it has not looked at all.
+    #[must_use]
+    pub fn lacking<'a>(&self, sets: &'a [RangeSet]) -> Vec<&'a RangeSet> {
+        let looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let looked = |set: &RangeSet, wanted: bool| {
+            set.ranges.iter().any(|range| {
+                let overlaps = |(first, last): &Span| range.contains(*first) || range.contains(*last);
+                looks.iter().any(|(span, found)| *found == wanted && overlaps(span))
+            })
+        };
+        let lacking: Vec<&RangeSet> = sets.iter().filter(|set| looked(set, false) && !looked(set, true)).collect();
+        if lacking.is_empty() { sets.iter().collect() } else { lacking }
+    }
+}
+
+/// A view in which only addresses in some cells are free.
+pub struct CellView<V> {
+    own: V,
+    cells: Vec<Span>,
+    looks: Looks,
+}
+
+impl<V: LedgerView> CellView<V> {
+    /// Puts cells over a view.
+    pub fn new(own: V, mut cells: Vec<Span>, looks: Looks) -> Self {
+        cells.sort_unstable();
+        Self { own, cells, looks }
+    }
+
+    fn look(&self, range: &Range, from: IpAddr) -> Result<Option<IpAddr>, String> {
+        for (first, last) in &self.cells {
+            let (first, last) = ((*first).max(range.first), (*last).min(range.last));
+            if first.is_ipv4() != range.first.is_ipv4() || first > last || last < from {
+                continue;
+            }
+            let part = Range { first, last, ..range.clone() };
+            if let Some(free) = self.own.next_free(&part, from.max(first))? {
+                return Ok(Some(free));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl<V: LedgerView> LedgerView for CellView<V> {
+    fn claimed_by(&self, address: IpAddr) -> Result<Option<ClaimInfo>, String> {
+        let is_ours = is_in(&self.cells, address);
+        let other = || ClaimInfo { address, owner: String::new(), ifname: String::new(), state: ClaimState::Active };
+        Ok(self.own.claimed_by(address)?.or_else(|| (!is_ours).then(other)))
+    }
+
+    fn next_free(&self, range: &Range, from: IpAddr) -> Result<Option<IpAddr>, String> {
+        if from.is_ipv4() != range.first.is_ipv4() {
+            return Ok(None);
+        }
+        let free = self.look(range, from)?;
+        self.looks.note(range, free.is_some());
+        Ok(free)
+    }
+
+    fn usage(&self, range: &Range) -> Result<Usage, String> {
+        self.own.usage(range)
+    }
+
+    fn last_claimed(&self, range: &Range) -> Result<Option<LastClaim>, String> {
+        self.own.last_claimed(range)
+    }
+
+    fn held_by(&self, owner: &str) -> Result<Vec<ClaimInfo>, String> {
+        self.own.held_by(owner)
+    }
+}
+
+/// Whether an address lies in one of some spans.
+#[must_use]
+pub fn is_in(spans: &[Span], address: IpAddr) -> bool {
+    spans.iter().any(|(first, last)| first.is_ipv4() == address.is_ipv4() && (*first..=*last).contains(&address))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::super::view::{RemoteView, Runs};
+    use super::*;
+
+    /// Nothing is claimed.
+    struct Nothing;
+
+    impl LedgerView for Nothing {
+        fn claimed_by(&self, _address: IpAddr) -> Result<Option<ClaimInfo>, String> {
+            Ok(None)
+        }
+
+        fn next_free(&self, range: &Range, from: IpAddr) -> Result<Option<IpAddr>, String> {
+            Ok(range.contains(from).then_some(from))
+        }
+
+        fn usage(&self, range: &Range) -> Result<Usage, String> {
+            Ok(Usage { size: range.size(), taken: 0 })
+        }
+
+        fn last_claimed(&self, _range: &Range) -> Result<Option<LastClaim>, String> {
+            Ok(None)
+        }
+
+        fn held_by(&self, _owner: &str) -> Result<Vec<ClaimInfo>, String> {
+            Ok(Vec::new())
+        }
+    }
+
+    fn at(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn range(first: &str, last: &str) -> Range {
+        Range { subnet: "10.0.0.0/24".parse().unwrap(), first: at(first), last: at(last), gateway: None }
+    }
+
+    fn set(first: &str, last: &str) -> RangeSet {
+        RangeSet { name: None, ranges: vec![range(first, last)] }
+    }
+
+    #[test]
+    fn only_what_lies_in_a_cell_is_free() {
+        let cells =
+            vec![(at("10.0.0.16"), at("10.0.0.31")), (at("10.0.0.64"), at("10.0.0.79")), (at("fd00::"), at("fd00::f"))];
+        let mut taken = Runs::default();
+        taken.insert_run(at("10.0.0.20"), at("10.0.0.31"));
+        let looks = Looks::default();
+        let view = CellView::new(RemoteView::new(Nothing, taken), cells, looks.clone());
+        let all = range("10.0.0.1", "10.0.0.70");
+        let free = |from: &str| view.next_free(&all, at(from)).unwrap();
+        assert_eq!(free("10.0.0.1"), Some(at("10.0.0.16")));
+        assert_eq!(free("10.0.0.20"), Some(at("10.0.0.64")));
+        // The range ends inside the cell.
+        assert_eq!(free("10.0.0.70"), Some(at("10.0.0.70")));
+        assert_eq!(free("10.0.0.71"), None);
+        assert_eq!(view.next_free(&all, at("fd00::1")).unwrap(), None);
+        let is_free = |address: &str| view.claimed_by(at(address)).unwrap().is_none();
+        assert!(is_free("10.0.0.16") && is_free("fd00::3"));
+        assert!(!is_free("10.0.0.20") && !is_free("10.0.0.15") && !is_free("fd00::10"));
+    }
+
+    #[test]
+    fn the_sets_without_room_are_those_where_it_was_looked_for_in_vain() {
+        let looks = Looks::default();
+        let sets = [set("10.0.0.0", "10.0.0.9"), set("10.0.0.10", "10.0.0.19"), set("10.0.0.20", "10.0.0.29")];
+        assert_eq!(looks.lacking(&sets).len(), 3);
+        let view = CellView::new(Nothing, vec![(at("10.0.0.0"), at("10.0.0.15"))], looks.clone());
+        for set in &sets {
+            view.next_free(&set.ranges[0], set.ranges[0].first).unwrap();
+        }
+        assert_eq!(looks.lacking(&sets), [&sets[2]]);
+        // Behind its start there was nothing; from its beginning there is.
+        view.next_free(&sets[1].ranges[0], at("10.0.0.17")).unwrap();
+        assert_eq!(looks.lacking(&sets).len(), 2);
+    }
+}
