@@ -1,23 +1,25 @@
 #!/bin/sh
-# build.sh --weft FILE --weftctl FILE [--name NAME] [--libraries] OUT.tar
+# build.sh --weft FILE --weftctl FILE [--name NAME] [--ca FILE] [--libraries] OUT.tar
 #
 # Writes an image archive with two static programs and nothing else: no shell, no package manager. Needs no container engine;
 # load it with `ctr -n k8s.io images import`, `skopeo copy docker-archive:OUT.tar docker://REGISTRY/weft:TAG`, or `docker load`.
 # The same programs give the same archive, octet by octet.
+# --ca puts a bundle of CA certificates (PEM) in, for registries that are signed by one of them, as /etc/ssl/certs/ca-certificates.crt.
 # --libraries takes programs that are not static, with the shared libraries that they need: for tests and debugging.
 set -eu
-weft= weftctl= name=localhost/weft:latest out= libraries=
+weft= weftctl= name=localhost/weft:latest out= ca= libraries=
 while [ $# -gt 0 ]; do
   case $1 in
     --weft) weft=$2; shift 2 ;;
     --weftctl) weftctl=$2; shift 2 ;;
     --name) name=$2; shift 2 ;;
+    --ca) ca=$2; shift 2 ;;
     --libraries) libraries=yes; shift ;;
     -*) echo "unknown option $1; see the head of this script" >&2; exit 2 ;;
     *) out=$1; shift ;;
   esac
 done
-[ -n "$weft" ] && [ -n "$weftctl" ] && [ -n "$out" ] || { echo "usage: $0 --weft FILE --weftctl FILE [--name NAME] [--libraries] OUT.tar" >&2; exit 2; }
+[ -n "$weft" ] && [ -n "$weftctl" ] && [ -n "$out" ] || { echo "usage: $0 --weft FILE --weftctl FILE [--name NAME] [--ca FILE] [--libraries] OUT.tar" >&2; exit 2; }
 for program in "$weft" "$weftctl"; do
   [ -f "$program" ] || { echo "$program does not exist" >&2; exit 1; }
   if [ -z "$libraries" ] && readelf -lW "$program" | grep -q INTERP; then
@@ -39,6 +41,10 @@ ln -s ../run "$root/var/run"
 echo 'root:x:0:0:root:/:/' >"$root/etc/passwd"
 install -m 0755 "$weft" "$root/usr/local/bin/weft"
 install -m 0755 "$weftctl" "$root/usr/local/bin/weftctl"
+if [ -n "$ca" ]; then
+  mkdir -p "$root/etc/ssl/certs"
+  install -m 0644 "$ca" "$root/etc/ssl/certs/ca-certificates.crt"
+fi
 if [ -n "$libraries" ]; then
   for program in "$weft" "$weftctl"; do
     # The lines with a path are the libraries and their loader; a static program has none.

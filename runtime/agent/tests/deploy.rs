@@ -53,6 +53,24 @@ fn the_image_is_reproducible_and_holds_two_programs() {
 }
 
 #[test]
+fn an_image_has_certificates_where_they_were_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    program(&dir.join("weft"), 1);
+    program(&dir.join("weftctl"), 2);
+    fs::write(dir.join("roots.pem"), "certificates").unwrap();
+    let mut command = Command::new(deploy().join("image/build.sh"));
+    command.current_dir(dir).args(["--weft", "weft", "--weftctl", "weftctl", "--ca", "roots.pem", "a.tar"]);
+    let built = command.output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let run = |args: &[&str]| Command::new("tar").current_dir(dir).args(args).output().unwrap().stdout;
+    let manifest: serde_json::Value = serde_json::from_slice(&run(&["-xOf", "a.tar", "manifest.json"])).unwrap();
+    let layer = manifest[0]["Layers"][0].as_str().unwrap();
+    run(&["-xf", "a.tar", layer]);
+    assert_eq!(run(&["-xOf", layer, "./etc/ssl/certs/ca-certificates.crt"]), b"certificates");
+}
+
+#[test]
 fn a_program_that_needs_a_loader_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use weft_agent::registry::Access;
+use weft_agent::registry::{Access, stand_in_for_system_roots};
 use weft_agent::{KubernetesOptions, Options, Pace, PolicyOptions, ProbeAddress, Source, SweepOptions};
 use weft_core::agent::lease::{Reply, Request};
 use weft_core::agent::{self, Lease, SOCKET};
@@ -113,6 +113,7 @@ pub(crate) fn run(args: &AgentArgs, state: &Path, output: Output) -> anyhow::Res
         trust: args.trust.clone(),
         access: Access { plain_http: args.plain_http.clone(), ca_files: args.registry_ca.clone() },
     };
+    stand_in_for_system_roots(&args.registry_ca);
     let options = Options {
         kubernetes,
         policies,

@@ -7,6 +7,7 @@
 //! cni       one call: CNI_* environment and stdin in, exit status and one JSON document out
 //! dhcp      a DHCP server and the agent on a world
 //! containerd  a real runtime on a world
+//! registry  an OCI registry with certificates, passwords and keys
 //! observe   what the kernel has, through ip, bridge and nft
 //! names     replaces what differs from run to run (MACs, indexes, random names, paths) by what it stands for
 //! talk      servers and questions over TCP and UDP, between namespaces
@@ -27,6 +28,7 @@ pub mod netns;
 pub mod observe;
 pub mod process;
 pub mod programs;
+pub mod registry;
 pub mod sandbox;
 pub mod stopped;
 pub mod suite;

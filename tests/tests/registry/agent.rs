@@ -3,9 +3,10 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
+use weft_kit::registry::Minisign;
 
 use super::node::{Node, REGISTRY};
-use super::trust::{Minisign, trust_file};
+use super::trust::trust_file;
 
 /// Two networks: the policy of one is in the registry, that of the other comes later.
 pub(super) fn ahead_of_the_add() -> Result<()> {
@@ -64,7 +65,7 @@ pub(super) fn registry_dead() -> Result<()> {
 /// A key is revoked while the node works: the network that names what it signed stops, with that message, and no other.
 pub(super) fn revoked_key() -> Result<()> {
     let mut node = Node::new()?;
-    let (lost, kept) = (Minisign::new(&node, "lost")?, Minisign::new(&node, "kept")?);
+    let (lost, kept) = (Minisign::new(node.world.scratch(), "lost")?, Minisign::new(node.world.scratch(), "kept")?);
     let mut references = Vec::new();
     for (policy, component, key) in [("one", "host-local", &lost), ("two", "cluster-wide", &kept)] {
         let reference = node.push(component, &format!("{REGISTRY}/{policy}/rack:1"), &[])?;

@@ -5,14 +5,15 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_kit::programs;
+use weft_kit::registry::Minisign;
 
 use super::node::{Node, REGISTRY, digest_of, text};
-use super::trust::{Minisign, trust_file};
+use super::trust::trust_file;
 
 /// Saved here, loaded there, where there is no registry; skopeo reads the same layout. What was changed on the way is refused.
 pub(super) fn save_and_load() -> Result<()> {
     let node = Node::new()?;
-    let key = Minisign::new(&node, "team")?;
+    let key = Minisign::new(node.world.scratch(), "team")?;
     let tag = format!("{REGISTRY}/net/rack:stable");
     let reference = node.push("host-local", &tag, &["--version", "1.2.0"])?;
     node.does(&["sign", &tag, "--key", &key.secret])?;

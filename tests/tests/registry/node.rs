@@ -12,6 +12,7 @@ use weft_kit::cni::Reply;
 use weft_kit::dhcp::{self, Daemon, PATIENCE, wait};
 use weft_kit::process::{self, LIMIT};
 use weft_kit::programs::Installation;
+use weft_kit::registry::{self, Certificates, Registry};
 use weft_kit::world::{Attach, Subject, World};
 
 /// Where a registry is in the namespace of its own.
@@ -20,7 +21,7 @@ pub(super) const REGISTRY: &str = "127.0.0.1:5000";
 /// The node.
 pub(super) struct Node {
     pub(super) world: World,
-    registry: Option<Daemon>,
+    registry: Option<Registry>,
     _installation: Installation,
 }
 
@@ -41,31 +42,14 @@ impl Node {
 
     /// Starts the registry, with more lines in its configuration.
     pub(super) fn start_registry(&mut self, address: &str, more: &str) -> Result<()> {
-        self.start_registry_at(&format!("http://{address}/v2/"), address, more)
+        self.registry = Some(Registry::start(&self.world.host().place(), self.world.scratch(), address, more)?);
+        Ok(())
     }
 
     /// Starts the registry with a certificate.
-    pub(super) fn start_tls_registry(&mut self, address: &str, certificate: &str, key: &str) -> Result<()> {
-        let more = format!("  tls: {{ certificate: {certificate}, key: {key} }}\n");
-        self.start_registry_at(&format!("https://{address}/v2/"), address, &more)
-    }
-
-    fn start_registry_at(&mut self, url: &str, address: &str, more: &str) -> Result<()> {
-        let config = self.file("registry.yml");
-        let storage = self.file("storage");
-        let text = format!(
-            "version: 0.1\nlog: {{ level: warn }}\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\nhttp:\n  addr: \"{address}\"\n{more}",
-            storage.display()
-        );
-        fs::write(&config, text)?;
-        let argv = ["docker-registry".to_owned(), "serve".to_owned(), config.display().to_string()];
-        let daemon = Daemon::start(&self.world.host().place(), &argv, &self.file("registry.log"))?;
-        wait(PATIENCE, "the registry", || {
-            let asked = self.world.host().run(&["python3", "-c", ASK, url]);
-            Ok(asked.is_ok())
-        })
-        .with_context(|| daemon.log())?;
-        self.registry = Some(daemon);
+    pub(super) fn start_tls_registry(&mut self, address: &str, certificates: &Certificates) -> Result<()> {
+        let place = self.world.host().place();
+        self.registry = Some(Registry::start_tls(&place, self.world.scratch(), address, certificates, "")?);
         Ok(())
     }
 
@@ -198,11 +182,9 @@ impl Node {
         serde_json::from_str(&text).with_context(|| format!("the agent answered {text:?}"))
     }
 
-    /// The file in which the registry has a blob.
+    /// The file in which the registry has, or had, a blob.
     pub(super) fn stored(&self, digest: &str) -> Result<PathBuf> {
-        let hex = digest.strip_prefix("sha256:").context("a digest")?;
-        let head = hex.get(..2).context("a digest")?;
-        Ok(self.file("storage").join("docker/registry/v2/blobs/sha256").join(head).join(hex).join("data"))
+        registry::stored(&self.file("storage"), digest)
     }
 
     /// Writes an artifact as a layout and has skopeo send it: not everything in a registry was made by weftctl.
@@ -240,11 +222,6 @@ impl Node {
         Ok(())
     }
 }
-
-/// Whether a URL answers at all: a registry that wants a password answers 401.
-const ASK: &str = "import ssl, sys, urllib.request, urllib.error
-try: urllib.request.urlopen(sys.argv[1], timeout=5, context=ssl._create_unverified_context())
-except urllib.error.HTTPError: pass";
 
 /// A text of a JSON document.
 pub(super) fn text(value: &Value, pointer: &str) -> Result<String> {

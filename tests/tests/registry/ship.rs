@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use weft_kit::registry::{self, Certificates};
 
 use super::node::{Node, REGISTRY, digest_of, sha256, text};
 
@@ -114,20 +115,8 @@ pub(super) fn tag_and_lock_file() -> Result<()> {
 /// docker's configuration: `auths`, and a helper per registry.
 pub(super) fn credentials() -> Result<()> {
     let mut node = Node::alone()?;
-    let passwords = node.file("htpasswd");
-    // bcrypt of "secret".
-    let hash = node.run(&[
-        "python3",
-        "-W",
-        "ignore",
-        "-c",
-        "import crypt; print(crypt.crypt('secret', crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=16)))",
-    ])?;
-    fs::write(&passwords, format!("team:{}", String::from_utf8(hash)?))?;
-    node.start_registry(
-        REGISTRY,
-        &format!("auth: {{ htpasswd: {{ realm: test, path: {} }} }}\n", passwords.display()),
-    )?;
+    let wants_password = registry::password(node.world.scratch(), "team", "secret")?;
+    node.start_registry(REGISTRY, &wants_password)?;
     let file = node.shipped("host-local").display().to_string();
     let to = format!("{REGISTRY}/net/rack:1");
     let push = ["push", file.as_str(), to.as_str()];
@@ -186,28 +175,21 @@ pub(super) fn tls() -> Result<()> {
     node.world.host().line("ip link add there type bridge")?;
     node.world.host().line("ip address add 192.0.2.1/24 dev there")?;
     node.world.host().line("ip link set there up")?;
-    let [ca, key, cert] = ["ca.pem", "registry.key", "registry.pem"].map(|name| node.file(name).display().to_string());
-    let ca_key = node.file("ca.key").display().to_string();
-    let line = |text: &str| node.world.host().line(text);
-    let new_key = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
-    line(&format!("{new_key} -keyout {ca_key} -out {ca} -subj /CN=site"))?;
-    line(&format!(
-        "{new_key} -keyout {key} -out {cert} -subj /CN=registry -CA {ca} -CAkey {ca_key} \
-         -addext subjectAltName=IP:192.0.2.1 -addext basicConstraints=critical,CA:FALSE"
-    ))?;
-    node.start_tls_registry("192.0.2.1:5000", &cert, &key)?;
+    let certificates = Certificates::new(node.world.scratch(), "IP:192.0.2.1")?;
+    let Certificates { ca, key, .. } = &certificates;
+    node.start_tls_registry("192.0.2.1:5000", &certificates)?;
     let to = "192.0.2.1:5000/net/rack:1";
     let file = node.shipped("host-local").display().to_string();
     node.refuses(&["push", &file, to], &["cannot be reached", "certificate"])?;
-    node.refuses(&["push", &file, to, "--registry-ca", &key], &["no certificate in PEM"])?;
-    let reference = node.does(&["push", &file, to, "--registry-ca", &ca])?;
+    node.refuses(&["push", &file, to, "--registry-ca", key], &["no certificate in PEM"])?;
+    let reference = node.does(&["push", &file, to, "--registry-ca", ca])?;
     let reference = reference.split_whitespace().find(|word| word.starts_with("oci://")).context("a reference")?;
     let conf = node.conf("rack", reference);
     node.write_network("rack", &conf)?;
     let agent = node.start_agent()?;
     node.until(&agent, reference, "certificate")?;
     agent.stop()?;
-    let agent = node.start_agent_with(&["--registry-ca", &ca])?;
+    let agent = node.start_agent_with(&["--registry-ca", ca])?;
     node.until(&agent, reference, "ready")?;
     node.adds("a", &conf)?;
     agent.stop()
@@ -220,10 +202,7 @@ pub(super) fn tampered_layer() -> Result<()> {
     let bad = node.push("by-label", &format!("{REGISTRY}/net/bad:1"), &[])?;
     let manifest: Value = serde_json::from_slice(&fs::read(node.stored(digest_of(&bad)?)?)?)?;
     let layer = node.stored(&text(&manifest, "/layers/0/digest")?)?;
-    let mut bytes = fs::read(&layer)?;
-    let last = bytes.last_mut().context("an empty layer")?;
-    *last ^= 1;
-    fs::write(&layer, &bytes)?;
+    registry::tamper(&layer)?;
     node.refuses(&["pull", &bad], &["the layer of", "was tampered with", &text(&manifest, "/layers/0/digest")?])?;
     let stored = node.stored(digest_of(&bad)?)?;
     let changed = String::from_utf8(fs::read(&stored)?)?.replace("application/wasm", "application/wasn");

@@ -4,26 +4,9 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
+use weft_kit::registry::Minisign;
 
 use super::node::{Node, REGISTRY, digest_of};
-
-/// A key that minisign made.
-pub(super) struct Minisign {
-    pub(super) secret: String,
-    /// Base64, as in the second line of its file.
-    pub(super) public: String,
-    file: String,
-}
-
-impl Minisign {
-    pub(super) fn new(node: &Node, name: &str) -> Result<Self> {
-        let (secret, file) = (node.file(&format!("{name}.key")), node.file(&format!("{name}.pub")));
-        let (secret, file) = (secret.display().to_string(), file.display().to_string());
-        node.run(&["minisign", "-G", "-W", "-f", "-s", &secret, "-p", &file])?;
-        let public = fs::read_to_string(&file)?.lines().nth(1).unwrap_or_default().to_owned();
-        Ok(Self { secret, public, file })
-    }
-}
 
 /// Writes the node's trust file.
 pub(super) fn trust_file(node: &Node, keys: &Value, rules: &Value) -> Result<()> {
@@ -34,7 +17,7 @@ pub(super) fn trust_file(node: &Node, keys: &Value, rules: &Value) -> Result<()>
 /// minisign keys: unsigned, signed by another, signed, moved, changed. minisign itself verifies what weftctl had signed.
 pub(super) fn minisign() -> Result<()> {
     let mut node = Node::new()?;
-    let (team, other) = (Minisign::new(&node, "team")?, Minisign::new(&node, "other")?);
+    let (team, other) = (Minisign::new(node.world.scratch(), "team")?, Minisign::new(node.world.scratch(), "other")?);
     let rules = json!([{ "prefix": format!("{REGISTRY}/net"), "allOf": ["team"] }]);
     trust_file(&node, &json!({ "team": { "minisign": team.public } }), &rules)?;
     let reference = node.push("host-local", &format!("{REGISTRY}/net/rack:1.0.0"), &[])?;

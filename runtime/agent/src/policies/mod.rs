@@ -22,7 +22,7 @@ use tokio::time::sleep;
 use weft_core::agent::Refusal;
 use weft_core::agent::policy::{Policy, PolicyReply, PolicyRequest, PolicyRow, PolicyState};
 use weft_core::policy::compiler::{CompileAsk, compile_waiting};
-use weft_core::policy::{LockFile, PolicyError, PolicyRef, add_pinned, is_added, resolve_tag};
+use weft_core::policy::{LockFile, PolicyError, PolicyRef, add_pinned, is_added, note_missed, resolve_tag};
 
 use self::references::{Place, collect};
 use self::seen::Seen;
@@ -124,8 +124,8 @@ impl Policies {
 
     /// Holds the trust file against the policies that are here.
     async fn recheck(&self) {
-        let (file, state) = (self.trust_file(), self.state.clone());
-        let checked = spawn_blocking(move || match Trust::read(&file) {
+        let (named, state) = (self.options.trust.clone(), self.state.clone());
+        let checked = spawn_blocking(move || match Trust::of_node(named.as_deref(), &state) {
             Ok(Some(trust)) => trust::recheck(&state, &trust).map_err(|error| chain(&error)),
             Ok(None) => Ok(Vec::new()),
             Err(error) => Err(error.to_string()),
@@ -181,6 +181,7 @@ impl Policies {
                     Err(reason) => {
                         if reason != last {
                             self.log.warn(&format!("policy {reference} is not here yet: {reason}"));
+                            self.note_missed(reference, &reason);
                             last.clone_from(&reason);
                         }
                         PolicyState::Failed { reason }
@@ -192,6 +193,13 @@ impl Policies {
                 return;
             }
             sleep(pause.next()).await;
+        }
+    }
+
+    /// Leaves the reason for ADDs that miss the policy. It is for people: where it cannot be written, the log has it.
+    fn note_missed(&self, reference: &str, reason: &str) {
+        if let Ok(policy) = PolicyRef::parse(reference) {
+            note_missed(&self.state, &policy, reason).ok();
         }
     }
 
@@ -231,7 +239,7 @@ impl Policies {
     async fn fetch_image(&self, policy: &PolicyRef) -> Result<(), String> {
         let image = Image::parse(&policy.to_string()).map_err(|error| error.to_string())?;
         // Read each time: a key may have been added since the last try.
-        let trust = Trust::read(&self.trust_file()).map_err(|error| error.to_string())?;
+        let trust = Trust::of_node(self.options.trust.as_deref(), &self.state).map_err(|error| error.to_string())?;
         let text = |error: RegistryError| chain(&error);
         let (access, place) = (self.options.access.clone(), image.clone());
         // Docker's configuration may name a program that has the credentials.

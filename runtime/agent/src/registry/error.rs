@@ -27,6 +27,11 @@ pub enum RegistryError {
         /// Why.
         reason: String,
     },
+    /// Nobody could be trusted.
+    #[error(
+        "this machine has no CA certificates: name a file of them with --registry-ca, or set SSL_CERT_FILE (weft's image has none unless it was built with --ca)"
+    )]
+    NoRoots,
     /// A file of roots cannot be used.
     #[error("cannot use the certificates in {}: {reason}", file.display())]
     CaFile {

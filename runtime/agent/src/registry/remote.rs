@@ -77,8 +77,9 @@ impl Remote {
     ///
     /// # Errors
     ///
-    /// [`RegistryError::Credentials`], [`RegistryError::CaFile`], [`RegistryError::Client`].
+    /// [`RegistryError::Credentials`], [`RegistryError::CaFile`], [`RegistryError::NoRoots`], [`RegistryError::Client`].
     pub fn new(image: &Image, access: &Access) -> Result<Self, RegistryError> {
+        super::roots::check()?;
         // The one TLS library has to be told its cryptography once per process; somebody may have done so.
         rustls::crypto::ring::default_provider().install_default().ok();
         let registry = image.registry().to_owned();

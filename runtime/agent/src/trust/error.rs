@@ -13,6 +13,12 @@ pub enum TrustError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The trust file that was named is not there.
+    #[error("there is no trust file {}; without one nothing would be verified", path.display())]
+    Absent {
+        /// The file.
+        path: PathBuf,
+    },
     /// No rule is for this image.
     #[error("{image} is not trusted: no rule of {} has a prefix of {name:?}; add one under \"registries\"", file.display())]
     NoRule {

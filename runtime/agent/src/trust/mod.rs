@@ -65,6 +65,17 @@ impl Trust {
         file::read(path)
     }
 
+    /// The file that was named, or the node's own. One that was named has to be there: without a trust file every policy with
+    /// a digest is taken, and a typing error must not do that.
+    ///
+    /// # Errors
+    ///
+    /// [`TrustError::Absent`], and as [`Trust::read`].
+    pub fn of_node(named: Option<&Path>, state_dir: &Path) -> Result<Option<Self>, TrustError> {
+        let Some(path) = named else { return Self::read(&Self::path(state_dir)) };
+        Self::read(path)?.map(Some).ok_or_else(|| TrustError::Absent { path: path.to_owned() })
+    }
+
     /// `sha256:...` of the file.
     #[must_use]
     pub fn digest(&self) -> &str {

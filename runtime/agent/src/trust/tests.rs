@@ -228,3 +228,13 @@ fn a_file_that_could_trust_too_much_is_refused() {
         assert!(error.contains(part), "{part}: {error}");
     }
 }
+
+#[test]
+fn a_file_that_was_named_has_to_be_there() {
+    let state = tempfile::tempdir().unwrap();
+    assert!(Trust::of_node(None, state.path()).unwrap().is_none());
+    let named = state.path().join("away.json");
+    assert_eq!(Trust::of_node(Some(&named), state.path()).unwrap_err(), TrustError::Absent { path: named.clone() });
+    fs::write(&named, json!({ "version": 1, "registries": [] }).to_string()).unwrap();
+    assert!(Trust::of_node(Some(&named), state.path()).unwrap().is_some());
+}

@@ -23,8 +23,8 @@ mod source;
 mod verify;
 
 pub use cache::{
-    CacheEntry, Digest, PolicyRow, PolicyState, PolicyStore, add_pinned, is_added, manifest_record, remove_pinned,
-    withdraw,
+    CacheEntry, Digest, PolicyRow, PolicyState, PolicyStore, add_pinned, is_added, manifest_record, note_missed,
+    remove_pinned, withdraw,
 };
 #[cfg(feature = "compile")]
 pub use cache::{Compiled, Compiler, Pruned, Waiting};

@@ -99,6 +99,7 @@ impl Reach {
 
     /// The registry of an image.
     pub(super) fn remote(&self, image: &Image) -> anyhow::Result<Remote> {
+        registry::stand_in_for_system_roots(&self.registry_ca);
         Ok(Remote::new(image, &self.access())?)
     }
 }
@@ -108,12 +109,7 @@ impl Reach {
 impl TrustArgs {
     /// The trust file; nothing where this node has none. One that was named has to be there.
     pub(super) fn read(&self, state: &Path) -> anyhow::Result<Option<Trust>> {
-        let path = self.trust.clone().unwrap_or_else(|| Trust::path(state));
-        let trust = Trust::read(&path)?;
-        if trust.is_none() && self.trust.is_some() {
-            bail!("there is no trust file {}", path.display());
-        }
-        Ok(trust)
+        Ok(Trust::of_node(self.trust.as_deref(), state)?)
     }
 }
 

@@ -43,6 +43,8 @@ pub(super) fn kubelet(node: &Node) -> Value {
         "imageGCLowThresholdPercent": 99,
         "makeIPTablesUtilChains": false,
         "resolvConf": "",
+        // Trials change ConfigMaps that pods have mounted; a node takes a minute.
+        "syncFrequency": "5s",
         // Trials kill the agents, which are wanted back at once.
         "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
     })

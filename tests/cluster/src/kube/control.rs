@@ -17,7 +17,7 @@ use super::programs::Programs;
 use crate::api_server::{ADMIN, User, api_server_flags, etcd_flags, flags, kubeconfig_path, write_users};
 
 /// The API server's address on the nodes' network.
-const ADDRESS: &str = "10.99.0.1";
+pub const ADDRESS: &str = "10.99.0.1";
 /// The address of the service `kubernetes`. The API server listens there itself, so nobody has to translate it.
 const SERVICE: &str = "10.96.0.1";
 /// The bridge that the nodes' `eth0` are connected to.

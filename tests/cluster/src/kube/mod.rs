@@ -33,8 +33,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 use weft_kit::containerd;
 use weft_kit::dhcp::wait;
+use weft_kit::netns::NetNs;
 use weft_kit::sandbox;
 
+pub use self::control::ADDRESS as CONTROL_ADDRESS;
 pub use self::kubectl::Kubectl;
 pub use self::node::Node;
 pub use self::real::RealApi;
@@ -121,6 +123,12 @@ impl Cluster {
     #[must_use]
     pub fn kubectl(&self) -> &Kubectl {
         &self.kubectl
+    }
+
+    /// The network of the control plane, which every node reaches at [`CONTROL_ADDRESS`].
+    #[must_use]
+    pub fn control(&self) -> &NetNs {
+        self.plane.netns()
     }
 
     /// The nodes.

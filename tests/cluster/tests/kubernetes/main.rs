@@ -8,6 +8,7 @@ mod devices;
 mod duplicates;
 mod networks;
 mod policies;
+mod registry;
 mod storm;
 mod tools;
 
@@ -31,10 +32,15 @@ fn main() -> ExitCode {
     let mut needs = vec![Need::Sandbox, Need::Kubernetes, Need::Weft, Need::Weftctl, Need::Reference];
     needs.push(Need::LinkKind("macvlan"));
     needs.extend(tools.map(Need::Tool));
+    let mut with_registry = needs.clone();
+    with_registry.extend(["docker-registry", "skopeo", "minisign", "dnsmasq", "python3"].map(Need::Tool));
     let mut suite = Suite::new();
-    let mut test = |name: &str, trial: fn(&mut Cluster) -> Result<()>| {
-        suite.test(name, &needs, move || with_cluster(trial));
+    let mut test_with = |name: &str, needs: &[Need], trial: fn(&mut Cluster) -> Result<()>| {
+        suite.test(name, needs, move || with_cluster(trial));
     };
+    test_with("a-policy-from-a-registry-alive-and-dead", &with_registry, registry::alive_and_dead);
+    test_with("a-refused-policy-touches-its-own-networks-only", &with_registry, registry::refused);
+    let mut test = |name: &str, trial: fn(&mut Cluster) -> Result<()>| test_with(name, &needs, trial);
     test("a-deployment-with-three-more-networks", networks::deployment);
     test("a-fixed-address-by-annotation", networks::fixed_address);
     test("labels-pick-ranges-and-a-denial-is-an-event", policies::labels);

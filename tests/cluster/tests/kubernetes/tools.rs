@@ -65,7 +65,7 @@ fn json_of(cluster: &Cluster, node: &Node, arguments: &[&str]) -> Result<Value> 
 }
 
 /// Runs weftctl as `kubectl exec` does, in the container of the node's agent.
-fn weftctl_on(cluster: &Cluster, node: &Node, arguments: &[&str]) -> Result<String> {
+pub(super) fn weftctl_on(cluster: &Cluster, node: &Node, arguments: &[&str]) -> Result<String> {
     let agent = cluster.agent_of(node)?;
     let enter = ["exec", "-n", "kube-system", &agent, "--", "/usr/local/bin/weftctl"];
     cluster.kubectl().run(&[&enter, arguments].concat())

@@ -14,6 +14,7 @@ mod last_good;
 mod list;
 #[cfg(feature = "compile")]
 mod lock;
+mod missed;
 mod note;
 mod pinned;
 mod places;
@@ -38,6 +39,7 @@ use weft_host_abi::guest::World;
 pub use compile::{Compiled, Compiler, Waiting};
 pub use digest::Digest;
 pub use list::{CacheEntry, PolicyRow, PolicyState};
+pub use missed::note_missed;
 pub use pinned::{add_pinned, is_added};
 pub use places::manifest_record;
 #[cfg(feature = "compile")]
@@ -178,9 +180,11 @@ impl PolicyStore {
                         format!("add a file with `weftctl policy add {policy} FILE`")
                     }
                 };
-                format!(
-                    "it was not fetched yet: an ADD never fetches, the node's agent does (`weftctl agent`), or {by_hand}"
-                )
+                let agent = match self.missed(digest) {
+                    Some(reason) => format!("the node's agent could not ({reason})"),
+                    None => "the node's agent does (`weftctl agent`)".to_owned(),
+                };
+                format!("it was not fetched yet: an ADD never fetches, {agent}, or {by_hand}")
             }),
             PolicyRef::Tagged(_) => "`weftctl policy pull` fetches it".to_owned(),
         }

@@ -5,7 +5,7 @@
 //!  oci-sha256-<manifest digest>     the digest of the component that this OCI manifest names
 //!  oci-sha256-<manifest digest>.json   where it came from, and what was found when it was verified (the agent's)
 //! ```
-//! `places` has all names. What was withdrawn has files of its own (`withdrawn`).
+//! `places` has all names. What was withdrawn, and what could not be fetched yet, has files of its own (`withdrawn`, `missed`).
 //!
 //! An ADD looks here only. The agent (or `weftctl policy add`) fetches, verifies, has the component compiled, and puts it
 //! here last, by one rename: until then the network has what it had before.
@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 
 use super::PolicyStore;
 use super::digest::Digest;
-use super::places::{component_file, component_of, component_refusal, manifest_file, manifest_refusal, pinned_dir};
+use super::places::{
+    component_file, component_of, component_refusal, manifest_file, manifest_refusal, miss, pinned_dir,
+};
 use crate::policy::source::Artifact;
 use crate::policy::{PolicyError, PolicyRef, locked};
 
@@ -86,6 +88,7 @@ pub fn add_pinned(
     // What is added is in use again. Where a file cannot be removed the policy stays refused, which is the safe side.
     fs::remove_file(manifest_refusal(state_dir, pin)).ok();
     fs::remove_file(component_refusal(state_dir, &found)).ok();
+    fs::remove_file(miss(state_dir, pin)).ok();
     if *artifact == Artifact::Manifest {
         let pointer = manifest_file(state_dir, pin);
         let incoming = dir.join(format!(".incoming-{}-{}", pin.hex(), std::process::id()));

@@ -37,6 +37,11 @@ pub(super) fn component_refusal(state_dir: &Path, component: &Digest) -> PathBuf
     pinned_dir(state_dir).join(format!("sha256-{}.refused", component.hex()))
 }
 
+/// Why what a reference pins is not on this node yet.
+pub(super) fn miss(state_dir: &Path, pin: &Digest) -> PathBuf {
+    pinned_dir(state_dir).join(format!("pin-sha256-{}.missed", pin.hex()))
+}
+
 /// The component that a manifest on this node names.
 pub(super) fn component_of(state_dir: &Path, manifest: &Digest) -> Option<Digest> {
     let named = fs::read_to_string(manifest_file(state_dir, manifest)).ok()?;

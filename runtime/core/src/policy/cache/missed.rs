@@ -1,0 +1,65 @@
+//! Why a policy is not on this node yet, as whoever fetches it found: an ADD that misses it says so.
+//!
+//! ```text
+//!  pin-sha256-<digest of the reference>.missed   the reason
+//! ```
+//! Invariants: it is for people, and nothing is decided by it; it goes when the policy is added (`pinned`).
+
+use std::fs;
+use std::path::Path;
+
+use super::PolicyStore;
+use super::digest::Digest;
+use super::pinned::replace;
+use super::places::miss;
+use crate::policy::{PolicyError, PolicyRef, locked};
+use crate::text::clean;
+
+/// Bytes of a reason that are kept.
+const REASON_MAX: usize = 2048;
+
+/// Keeps the reason for the next ADD that misses the policy. One without a digest is not kept: its ADD says what it lacks.
+///
+/// # Errors
+///
+/// [`PolicyError::Store`] where the disk refuses.
+pub fn note_missed(state_dir: &Path, reference: &PolicyRef, reason: &str) -> Result<(), PolicyError> {
+    match &*locked::resolve_tag(state_dir, reference)? {
+        PolicyRef::Pinned { digest, .. } => replace(&miss(state_dir, digest), clean(reason, REASON_MAX).as_bytes()),
+        PolicyRef::Shipped(_) | PolicyRef::File(_) | PolicyRef::Tagged(_) => Ok(()),
+    }
+}
+
+// === impl PolicyStore ===
+
+impl PolicyStore {
+    /// Why what a reference pins is not here yet.
+    pub(super) fn missed(&self, pin: &Digest) -> Option<String> {
+        fs::read_to_string(miss(&self.state_dir, pin)).ok().filter(|reason| !reason.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::policy::add_pinned;
+
+    #[test]
+    fn the_reason_is_said_until_the_policy_is_here() {
+        let state = tempfile::tempdir().unwrap();
+        let store = PolicyStore::new(state.path()).unwrap();
+        let (one, two) = (Digest::new(b"one"), Digest::new(b"two"));
+        let reference = |pin| PolicyRef::parse(&format!("oci://registry.example/p:1@{pin}")).unwrap();
+        note_missed(state.path(), &reference(&one), "the layer was\ntampered with").unwrap();
+        let said = store.hint(&reference(&one));
+        assert!(said.contains("an ADD never fetches") && said.contains("the layer was"), "{said}");
+        assert!(!said.contains('\n'), "{said}");
+        assert!(!store.hint(&reference(&two)).contains("the layer was"));
+        add_pinned(state.path(), &reference(&one), b"component", None, &|_path| Ok(())).unwrap();
+        assert!(store.missed(&one).is_none());
+        let tag = PolicyRef::parse("oci://registry.example/p:1").unwrap();
+        note_missed(state.path(), &tag, "it has no digest").unwrap_err();
+    }
+}

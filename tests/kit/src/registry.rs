@@ -1,0 +1,175 @@
+//! Debian's `docker-registry`, and what a site has around it: certificates by openssl, passwords, keys by minisign.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::dhcp::{Daemon, PATIENCE, wait};
+use crate::process::{self, Place};
+
+/// A registry that runs until the value goes.
+#[derive(Debug)]
+pub struct Registry {
+    daemon: Daemon,
+    storage: PathBuf,
+}
+
+/// An authority of the site's own, and the certificate that it gave to the registry. All are paths of PEM files.
+#[derive(Debug, Clone)]
+pub struct Certificates {
+    /// The authority's certificate.
+    pub ca: String,
+    /// The registry's certificate.
+    pub certificate: String,
+    /// The registry's key.
+    pub key: String,
+}
+
+/// A key that minisign made.
+#[derive(Debug, Clone)]
+pub struct Minisign {
+    /// The file of the secret key.
+    pub secret: String,
+    /// The public key in Base64, as in the second line of its file.
+    pub public: String,
+    /// The file of the public key.
+    pub file: String,
+}
+
+// === impl Registry ===
+
+impl Registry {
+    /// Starts a registry in a place and waits until it answers. Its files are in `dir`; `more` are further lines of its
+    /// configuration, below `http`.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start(place: &Place, dir: &Path, address: &str, more: &str) -> Result<Self> {
+        Self::start_at(place, dir, &format!("http://{address}/v2/"), address, more)
+    }
+
+    /// The same with a certificate.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn start_tls(
+        place: &Place,
+        dir: &Path,
+        address: &str,
+        certificates: &Certificates,
+        more: &str,
+    ) -> Result<Self> {
+        let Certificates { certificate, key, .. } = certificates;
+        let more = format!("  tls: {{ certificate: {certificate}, key: {key} }}\n{more}");
+        Self::start_at(place, dir, &format!("https://{address}/v2/"), address, &more)
+    }
+
+    fn start_at(place: &Place, dir: &Path, url: &str, address: &str, more: &str) -> Result<Self> {
+        let (config, storage) = (dir.join("registry.yml"), dir.join("storage"));
+        let text = format!(
+            "version: 0.1\nlog: {{ level: warn }}\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\nhttp:\n  addr: \"{address}\"\n{more}",
+            storage.display()
+        );
+        fs::write(&config, text).context("write the registry's configuration")?;
+        let argv = ["docker-registry".to_owned(), "serve".to_owned(), config.display().to_string()];
+        let daemon = Daemon::start(place, &argv, &dir.join("registry.log"))?;
+        wait(PATIENCE, "the registry", || Ok(process::run(place, &["python3", "-c", ASK, url]).is_ok()))
+            .with_context(|| daemon.log())?;
+        Ok(Self { daemon, storage })
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.daemon.pid()
+    }
+
+    /// How many requests it has answered: it logs each.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.daemon.log().lines().filter(|line| line.contains(" /v2/")).count()
+    }
+
+    /// The file in which it has a blob.
+    ///
+    /// # Errors
+    /// The digest is none.
+    pub fn stored(&self, digest: &str) -> Result<PathBuf> {
+        stored(&self.storage, digest)
+    }
+}
+
+/// The file in which a registry with that storage has a blob.
+///
+/// # Errors
+/// The digest is none.
+pub fn stored(storage: &Path, digest: &str) -> Result<PathBuf> {
+    let hex = digest.strip_prefix("sha256:").context("a digest")?;
+    let head = hex.get(..2).context("a digest")?;
+    Ok(storage.join("docker/registry/v2/blobs/sha256").join(head).join(hex).join("data"))
+}
+
+/// Changes the last byte of a file.
+///
+/// # Errors
+/// It cannot be read or written, or is empty.
+pub fn tamper(file: &Path) -> Result<()> {
+    let mut bytes = fs::read(file).with_context(|| format!("read {}", file.display()))?;
+    *bytes.last_mut().context("an empty file")? ^= 1;
+    fs::write(file, bytes).with_context(|| format!("write {}", file.display()))
+}
+
+/// Lines of a registry's configuration that want a user's password; the file of passwords is made in `dir`.
+///
+/// # Errors
+/// python3 fails.
+pub fn password(dir: &Path, user: &str, password: &str) -> Result<String> {
+    let script = "import crypt, sys; print(crypt.crypt(sys.argv[1], crypt.mksalt(crypt.METHOD_BLOWFISH, rounds=16)))";
+    let hash = process::run(&Place::default(), &["python3", "-W", "ignore", "-c", script, password])?.text();
+    let file = dir.join("htpasswd");
+    fs::write(&file, format!("{user}:{hash}")).context("write the passwords")?;
+    Ok(format!("auth: {{ htpasswd: {{ realm: test, path: {} }} }}\n", file.display()))
+}
+
+// === impl Certificates ===
+
+impl Certificates {
+    /// Makes an authority and a certificate for these names, as in `IP:192.0.2.1,DNS:registry.test`.
+    ///
+    /// # Errors
+    /// openssl fails.
+    pub fn new(dir: &Path, names: &str) -> Result<Self> {
+        let [ca, ca_key, certificate, key] =
+            ["ca.pem", "ca.key", "registry.pem", "registry.key"].map(|name| dir.join(name).display().to_string());
+        let new_key = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
+        let run = |line: &str| process::run(&Place::default(), &line.split_whitespace().collect::<Vec<_>>());
+        run(&format!("{new_key} -keyout {ca_key} -out {ca} -subj /CN=site"))?;
+        run(&format!(
+            "{new_key} -keyout {key} -out {certificate} -subj /CN=registry -CA {ca} -CAkey {ca_key} \
+             -addext subjectAltName={names} -addext basicConstraints=critical,CA:FALSE"
+        ))?;
+        Ok(Self { ca, certificate, key })
+    }
+}
+
+// === impl Minisign ===
+
+impl Minisign {
+    /// Makes a key without a password.
+    ///
+    /// # Errors
+    /// minisign fails.
+    pub fn new(dir: &Path, name: &str) -> Result<Self> {
+        let [secret, file] = ["key", "pub"].map(|kind| dir.join(format!("{name}.{kind}")).display().to_string());
+        process::run(&Place::default(), &["minisign", "-G", "-W", "-f", "-s", &secret, "-p", &file])?;
+        let public = fs::read_to_string(&file).context("read a public key")?;
+        let public = public.lines().nth(1).unwrap_or_default().to_owned();
+        Ok(Self { secret, public, file })
+    }
+}
+
+/// Whether a URL answers at all: a registry that wants a password answers 401.
+const ASK: &str = "import ssl, sys, urllib.request, urllib.error
+try: urllib.request.urlopen(sys.argv[1], timeout=5, context=ssl._create_unverified_context())
+except urllib.error.HTTPError: pass";
