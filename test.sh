@@ -17,7 +17,11 @@ tests/setup.sh all || exit 1
 # These beside the other builds: the longest part of weft's keeps one processor busy for minutes.
 tests/build-weft.sh &
 weft=$!
-{ tests/setup.sh reference || echo "no second reference: its build failed" >&2; tests/setup.sh kubernetes; } &
+{
+    tests/setup.sh reference || echo "no second reference: its build failed" >&2
+    tests/setup.sh helm || echo "no Helm: its build failed" >&2
+    tests/setup.sh kubernetes
+} &
 kubernetes=$!
 
 # All other packages with the same features and options, so that what they share is compiled once.

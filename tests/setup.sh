@@ -5,6 +5,7 @@
 #   tests/setup.sh all    to run every test (default)
 #   tests/setup.sh kubernetes   Kubernetes alone, for its suite: minutes of building when nothing is cached
 #   tests/setup.sh reference    the CNI project's current plugins, a second reference
+#   tests/setup.sh helm         Helm, for the chart
 #
 # What a package is needed for stands beside it. Rust itself is not installed here.
 set -euo pipefail
@@ -57,10 +58,16 @@ if [ "${1:-all}" = reference ]; then
     exec "$(dirname "$0")/reference/build.sh"
 fi
 
+# Helm, built from its published module; without it the chart's trials show as ignored.
+if [ "${1:-all}" = helm ]; then
+    [ -z "${WEFT_HELM_BIN:-}" ] && command -v go >/dev/null || exit 0
+    exec "$(dirname "$0")/helm/build.sh"
+fi
+
 case "${1:-all}" in
     base) wanted=("${base[@]}") ;;
     all) wanted=("${base[@]}" "${all[@]}") ;;
-    *) echo "usage: tests/setup.sh [base|all|kubernetes|reference]" >&2; exit 2 ;;
+    *) echo "usage: tests/setup.sh [base|all|kubernetes|reference|helm]" >&2; exit 2 ;;
 esac
 
 PATH=$PATH:/usr/sbin:/sbin

@@ -118,6 +118,8 @@ pub fn etcd_flags(data: &Path) -> Vec<String> {
 pub fn api_server_flags(dir: &Path, bind: &str, advertise: &str, port: u16) -> Vec<String> {
     let at = |name: &str| dir.join(name).display().to_string();
     flags(&[
+        // The agent is.
+        ("allow-privileged", "true".to_owned()),
         ("etcd-servers", format!("http://{ETCD}")),
         ("bind-address", bind.to_owned()),
         ("advertise-address", advertise.to_owned()),

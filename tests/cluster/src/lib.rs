@@ -5,6 +5,7 @@
 //! api       pods, definitions and their status, as the tests change and read them
 //! standin   an agent and an API server in one process, for tests of weft-pod alone
 //! pods      one node with weft-pod: sandboxes, calls as containerd makes them
+//! chart     the chart of `deploy/`, by Helm
 //! kube      a real Kubernetes with weft on it
 //! api_server  what every API server of the tests is started with
 //! control_plane  etcd and a kube-apiserver of their own
@@ -13,6 +14,7 @@
 
 pub mod api;
 pub mod api_server;
+pub mod chart;
 pub mod control_plane;
 pub mod fake;
 pub mod golden;

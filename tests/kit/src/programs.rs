@@ -1,6 +1,6 @@
 //! Where the programs are: weft and weftctl where cargo puts them, the reference plugins where Debian puts them.
 //!
-//! `WEFT_BIN`, `WEFTCTL_BIN`, `CNI_REFERENCE_DIR` and `CNI_CURRENT_DIR` name other places.
+//! `WEFT_BIN`, `WEFTCTL_BIN`, `CNI_REFERENCE_DIR`, `CNI_CURRENT_DIR`, `WEFT_KUBE_BIN` and `WEFT_HELM_BIN` name other places.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -105,6 +105,20 @@ pub fn kubernetes() -> Result<PathBuf, String> {
         Ok(path)
     } else {
         Err(format!("there is no {} (tests/cluster/kubernetes/build.sh builds it, with Go)", path.display()))
+    }
+}
+
+/// Helm (`tests/helm`), which `WEFT_HELM_BIN` may name.
+///
+/// # Errors
+/// Says how to build it.
+pub fn helm() -> Result<PathBuf, String> {
+    let named = std::env::var_os("WEFT_HELM_BIN").map(PathBuf::from);
+    let path = named.unwrap_or_else(|| PathBuf::from("/usr/local/lib/weft-test-tools/helm/helm"));
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(format!("there is no {} (tests/helm/build.sh builds it, with Go)", path.display()))
     }
 }
 

@@ -24,6 +24,8 @@ pub enum Need {
     WeftFailing,
     /// Kubernetes as one program.
     Kubernetes,
+    /// Helm.
+    Helm,
     /// A program in PATH.
     Tool(&'static str),
     /// Another vendor's program in PATH, which is built by hand: never a failure.
@@ -54,6 +56,7 @@ impl Need {
             Self::WeftFailing => programs::weft_failing().err(),
             Self::Current => programs::current_dir().err(),
             Self::Kubernetes => programs::kubernetes().err(),
+            Self::Helm => programs::helm().err(),
             Self::Tool(name) | Self::Peer(name) => programs::tool(name).err(),
             Self::LinkKind(kind) => match sandbox::refusal() {
                 Some(reason) => Some(reason),

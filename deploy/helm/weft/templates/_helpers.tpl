@@ -17,3 +17,13 @@
 {{- define "weft.runtimeDir" -}}
 {{- get (dict "default" "/run/containerd" "talos" "/run/containerd" "gke" "/run/containerd" "k3s" "/run/k3s/containerd" "rke2" "/run/k3s/containerd" "openshift" "/run/crio") .Values.preset -}}
 {{- end -}}
+
+{{/* The definitions of a file of deploy/crds, which stay when the release goes: their objects would go with them. */}}
+{{- define "weft.crds" -}}
+{{- range splitList "\n---\n" (required "a file of deploy/crds is missing: files/crds is a link to it" .) }}
+{{- $crd := fromYaml . }}
+{{- $_ := set $crd.metadata "annotations" (dict "helm.sh/resource-policy" "keep") }}
+---
+{{ toYaml $crd }}
+{{ end }}
+{{- end -}}

@@ -138,7 +138,6 @@ fn api_server(dir: &Path) -> Vec<String> {
     let more = flags(&[
         // Or exec and logs look up the node's name.
         ("kubelet-preferred-address-types", "InternalIP".to_owned()),
-        ("allow-privileged", "true".to_owned()),
         ("audit-policy-file", at("audit-policy.json")),
         ("audit-log-path", at("audit.log")),
     ]);

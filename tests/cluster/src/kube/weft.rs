@@ -1,16 +1,19 @@
-//! weft on the cluster, as an operator brings it: the image of `deploy/`, its manifests, its DaemonSet.
+//! weft on the cluster, as an operator brings it: the image of `deploy/`, and its chart or its manifests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use weft_kit::process::{self, Place};
-use weft_kit::programs::{repository, weft, weftctl};
+use weft_kit::programs::{self, repository, weft, weftctl};
 
 use super::config::DEFAULT_NETWORK;
+use crate::chart;
 
-/// The name of the image. The tag is not `latest`, or kubelet would want to pull it.
-const IMAGE: &str = "localhost/weft:test";
+/// The name of the image.
+const IMAGE: &str = "localhost/weft";
+const TAG: &str = "test";
 
 /// Makes the archive of weft's image.
 pub(super) fn image(dir: &Path) -> Result<PathBuf> {
@@ -26,15 +29,28 @@ pub(super) fn image(dir: &Path) -> Result<PathBuf> {
             "--weftctl",
             &text(weftctl().map_err(anyhow::Error::msg)?),
             "--name",
-            IMAGE,
+            &format!("{IMAGE}:{TAG}"),
             &text(archive.clone()),
         ],
     )?;
     Ok(archive)
 }
 
-/// Every manifest of `deploy/` that installs weft, with the image's name and the default network put in.
+/// Everything that installs weft, with the image's name and the default network put in: what the chart makes, where there is
+/// Helm, and else the manifests. The suite `deploy` holds that they are the same.
 pub(super) fn manifests() -> Result<Vec<String>> {
+    match programs::helm() {
+        Ok(_helm) => Ok(vec![chart::render(&json!({
+            "defaultNetwork": DEFAULT_NETWORK, "clusterLedger": true, "image": {"repository": IMAGE, "tag": TAG},
+            // Trials wait for the sweep, which takes minutes where nobody does.
+            "agent": {"extraArgs": ["--sweep-interval=2s", "--sweep-grace=4s"]},
+        }))?]),
+        Err(_missing) => plain(),
+    }
+}
+
+/// Every manifest of `deploy/`.
+fn plain() -> Result<Vec<String>> {
     let mut texts = Vec::new();
     for dir in ["deploy/crds", "deploy/kubernetes"] {
         let dir = repository().join(dir);
@@ -46,9 +62,9 @@ pub(super) fn manifests() -> Result<Vec<String>> {
         }
     }
     for (from, to) in [
-        ("image: localhost/weft:latest", format!("image: {IMAGE}")),
+        ("image: localhost/weft:latest", format!("image: {IMAGE}:{TAG}")),
         ("--default-network=default", format!("--default-network={DEFAULT_NETWORK}")),
-        // Trials wait for the sweep, which takes minutes where nobody does.
+        // As above.
         ("- --sweep\n", "- --sweep\n            - --sweep-interval=2s\n            - --sweep-grace=4s\n".to_owned()),
     ] {
         ensure!(texts.iter().any(|text| text.contains(from)), "no manifest of deploy has {from:?}");
