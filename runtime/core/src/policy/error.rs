@@ -236,14 +236,6 @@ pub enum PolicyError {
         #[source]
         source: std::io::Error,
     },
-    /// The granted data directory was written while the policy read it.
-    #[error("the data directory {} was changed while policy {policy:?} read it; try again", path.display())]
-    DataChanged {
-        /// The policy.
-        policy: String,
-        /// The directory.
-        path: PathBuf,
-    },
     /// It crashed.
     #[error("policy {policy:?} crashed: {what}{}", said.as_ref().map(|said| format!("; its last words: {said}")).unwrap_or_default())]
     Trap {
@@ -405,7 +397,6 @@ impl PolicyError {
             | Self::ImportsNotGranted { .. }
             | Self::ImportsUnknown { .. }
             | Self::Data { .. }
-            | Self::DataChanged { .. }
             | Self::Ledger { .. }
             | Self::Oversized { .. }
             | Self::Refused { .. } => false,
@@ -436,7 +427,7 @@ impl PolicyError {
             | Self::LockFile { .. }
             | Self::Store { .. }
             | Self::Engine { .. } => Class::Node,
-            Self::Compiling { .. } | Self::DataChanged { .. } => Class::Passing,
+            Self::Compiling { .. } => Class::Passing,
             Self::Trap { .. }
             | Self::Worker { .. }
             | Self::OutOfFuel { .. }

@@ -14,9 +14,21 @@ fn granted(data: bool) -> (State, Loaded) {
     let policy = state.install("ambient", &ambient());
     let directory = state.dir.path().join("data");
     fs::create_dir(&directory).unwrap();
-    fs::write(directory.join("table"), "rack 1").unwrap();
     fs::write(state.dir.path().join("secret"), "secret").unwrap();
-    symlink(state.dir.path().join("secret"), directory.join("link")).unwrap();
+    // As kubelet mounts a ConfigMap; and links to what is not granted.
+    fs::create_dir_all(directory.join("..2026/d")).unwrap();
+    fs::write(directory.join("..2026/table"), "rack 1").unwrap();
+    fs::write(directory.join("..2026/d/empty"), "").unwrap();
+    for (name, target) in [
+        ("..data", "..2026"),
+        ("table", "..data/table"),
+        ("d", "..data/d"),
+        ("link", "../secret"),
+        ("absolute", "/etc/passwd"),
+        ("loop", "loop"),
+    ] {
+        symlink(target, directory.join(name)).unwrap();
+    }
     let grants = Grants { wasi: true, data: data.then_some(directory), isolated: false };
     let loaded = state.load_with(&policy, &grants).expect("granted");
     (state, loaded)
@@ -66,8 +78,34 @@ fn the_granted_directory_can_be_read_and_no_more() {
     };
     let before = digest();
     assert_eq!(digest(), before);
-    fs::write(state.dir.path().join("data/table"), "rack 2").unwrap();
+    fs::write(state.dir.path().join("data/..2026/table"), "rack 2").unwrap();
+    assert!(say(&policy, "look").expect("answers").contains("table \"rack 2\""));
     assert_ne!(digest(), before, "the trace tells which table it was");
+}
+
+#[test]
+fn files_are_listed_and_read_in_parts() {
+    let (_state, policy) = granted(true);
+    let listed = say(&policy, "list").expect("answers");
+    for entry in [
+        r#""/data/..2026/""#,
+        r#""/data/..2026/d/empty Some(0)""#,
+        r#""/data/..2026/table Some(6)""#,
+        r#"/data/..data -> Some(\"..2026\")"#,
+        r#"/data/table -> Some(\"..data/table\")"#,
+    ] {
+        assert!(listed.contains(entry), "no {entry} in {listed}");
+    }
+    assert_eq!(say(&policy, "seek").expect("answers"), r#"seek: Ok("1")"#);
+}
+
+#[test]
+fn nothing_else_is_within_reach() {
+    for data in [true, false] {
+        let (state, policy) = granted(data);
+        assert_eq!(say(&policy, "reach").expect("answers"), "reached: []", "data {data}");
+        assert_eq!(fs::read_to_string(state.dir.path().join("data/table")).unwrap(), "rack 1");
+    }
 }
 
 #[test]

@@ -10,20 +10,14 @@ use crate::policy::PolicyError;
 impl Loaded<Ipam> {
     /// Asks for a decision.
     pub fn allocate(&self, request: &Request, ledger: Box<dyn LedgerView + Send>, limits: &Limits) -> Called<Decision> {
-        let prepared = self.open_data().and_then(|data| {
-            let wasi = self.wasi(request.now, request.seed, data.as_ref())?;
-            Ok((data, wasi))
-        });
-        let (data, wasi) = match prepared {
-            Ok(prepared) => prepared,
+        let data = match self.data() {
+            Ok(data) => data,
             Err(error) => return self.called(None, (Err(error), Evidence::default())),
         };
+        let wasi = self.wasi(request.now, request.seed, data.as_ref());
         let asked = Asked::new(ledger, request.pod.as_ref());
         let (value, evidence) = self.call(asked, limits, wasi, |policy, store| policy.allocate(store, request));
-        let outcome = value.and_then(|value| answer::bounded(&self.name, value, limits)).and_then(|answer| {
-            self.check_data(data.as_ref())?;
-            Ok(answer)
-        });
+        let outcome = value.and_then(|value| answer::bounded(&self.name, value, limits));
         self.called(data.map(|data| data.digest), (outcome, evidence))
     }
 
@@ -33,7 +27,7 @@ impl Loaded<Ipam> {
     ///
     /// [`PolicyError`] when there is no answer within the limits, or none that is a value of the contract.
     pub fn validate(&self, config: &str, limits: &Limits) -> Result<Vec<Problem>, PolicyError> {
-        let wasi = self.wasi(0, 0, self.open_data()?.as_ref())?;
+        let wasi = self.wasi(0, 0, self.data()?.as_ref());
         let problems = self.call(Asked::nothing(), limits, wasi, |policy, store| policy.validate(store, config)).0?;
         Ok(Self::tidy(problems, limits))
     }

@@ -11,21 +11,15 @@ use crate::policy::PolicyError;
 impl Loaded<Choice> {
     /// Asks for a choice.
     pub fn choose(&self, request: &ChoiceRequest, limits: &Limits) -> Called<Chosen> {
-        let prepared = self.open_data().and_then(|data| {
-            let wasi = self.wasi(request.now, request.seed, data.as_ref())?;
-            Ok((data, wasi))
-        });
-        let (data, wasi) = match prepared {
-            Ok(prepared) => prepared,
+        let data = match self.data() {
+            Ok(data) => data,
             Err(error) => return self.called(None, (Err(error), Evidence::default())),
         };
+        let wasi = self.wasi(request.now, request.seed, data.as_ref());
         // The world has no ledger to import.
         let asked = Asked::new(Box::new(NoLedger), request.pod.as_ref());
         let (value, evidence) = self.call(asked, limits, wasi, |policy, store| policy.choose(store, request));
-        let outcome = value.and_then(|value| answer::bounded_choice(&self.name, value, limits)).and_then(|answer| {
-            self.check_data(data.as_ref())?;
-            Ok(answer)
-        });
+        let outcome = value.and_then(|value| answer::bounded_choice(&self.name, value, limits));
         self.called(data.map(|data| data.digest), (outcome, evidence))
     }
 
@@ -40,7 +34,7 @@ impl Loaded<Choice> {
         candidates: &[Candidate],
         limits: &Limits,
     ) -> Result<Vec<Problem>, PolicyError> {
-        let wasi = self.wasi(0, 0, self.open_data()?.as_ref())?;
+        let wasi = self.wasi(0, 0, self.data()?.as_ref());
         let call =
             self.call(Asked::nothing(), limits, wasi, |policy, store| policy.validate(store, config, candidates));
         Ok(Self::tidy(call.0?, limits))

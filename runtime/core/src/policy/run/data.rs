@@ -1,54 +1,51 @@
-//! A granted data directory, for one call: opened once, and hashed through what is open, so that the directory which the policy reads is
-//! the one whose digest is in the decision's trace, whatever its path has come to mean. Files in it may still be written meanwhile: so it
-//! is hashed once more when the policy has answered, and an answer from a directory that changed does not count.
+//! A granted directory, for one call: read whole, and hashed as it is read, through one descriptor. A policy is given what was read
+//! and never the files, so that what it sees is what the digest in the decision's trace is of, and a call needs to open nothing.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::libc;
 use sha2::{Digest, Sha256};
 
-/// Bounds: the directory is hashed on every call.
+use super::tree::{ROOT, Tree, What};
+
+/// Bounds: the directory is read on every call.
 const FILES_MAX: usize = 4096;
 const BYTES_MAX: u64 = 64 << 20;
 const DEPTH_MAX: usize = 16;
 
 /// A walk in progress.
 struct Walk {
+    tree: Tree,
     hash: Sha256,
     files: usize,
     bytes: u64,
 }
 
-/// A directory that is open.
-#[derive(Debug)]
+/// A directory as it was read.
+#[derive(Debug, Clone)]
 pub(super) struct Data {
-    directory: File,
-    /// `sha256:...` when it was opened.
+    pub(super) tree: Arc<Tree>,
+    /// `sha256:...` over names and contents, in the order of names. Links count as what they point to by name.
     pub(super) digest: String,
 }
 
 // === impl Data ===
 
 impl Data {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn read(path: &Path) -> io::Result<Self> {
         let directory = OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path)?;
-        let digest = digest(&directory)?;
-        Ok(Self { directory, digest })
-    }
-
-    /// A path that leads to what is open here, as long as it is.
-    pub(super) fn path(&self) -> PathBuf {
-        through(&self.directory)
-    }
-
-    /// Whether it is as it was.
-    pub(super) fn is_unchanged(&self) -> io::Result<bool> {
-        Ok(digest(&self.directory)? == self.digest)
+        let mut walk = Walk { tree: Tree::new(), hash: Sha256::new(), files: 0, bytes: 0 };
+        walk.directory(&directory, ROOT, 0)?;
+        let hex: String = walk.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { tree: Arc::new(walk.tree), digest: format!("sha256:{hex}") })
     }
 }
 
@@ -56,18 +53,10 @@ fn through(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
-/// `sha256:...` over names and contents, in the order of names. Links count as what they point to by name.
-fn digest(directory: &File) -> io::Result<String> {
-    let mut walk = Walk { hash: Sha256::new(), files: 0, bytes: 0 };
-    walk.directory(directory, 0)?;
-    let hex: String = walk.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("sha256:{hex}"))
-}
-
 // === impl Walk ===
 
 impl Walk {
-    fn directory(&mut self, directory: &File, depth: usize) -> io::Result<()> {
+    fn directory(&mut self, directory: &File, place: usize, depth: usize) -> io::Result<()> {
         if depth > DEPTH_MAX {
             return Err(io::Error::other(format!("it is nested deeper than {DEPTH_MAX} directories")));
         }
@@ -79,22 +68,28 @@ impl Walk {
             if self.files > FILES_MAX {
                 return Err(io::Error::other(format!("it has more than {FILES_MAX} files")));
             }
-            let kind = entry.file_type()?;
+            let (kind, name) = (entry.file_type()?, entry.file_name());
             let (sign, flags) = match kind {
                 _ if kind.is_dir() => (b'd', libc::O_DIRECTORY | libc::O_NOFOLLOW),
                 _ if kind.is_symlink() => (b'l', 0),
                 _ => (b'f', libc::O_NOFOLLOW | libc::O_NONBLOCK),
             };
-            self.item(sign, entry.file_name().as_bytes());
+            self.item(sign, name.as_bytes());
             // What has become something else since it was listed is an error, not followed.
-            let open = || OpenOptions::new().read(true).custom_flags(flags).open(here.join(entry.file_name()));
+            let open = || OpenOptions::new().read(true).custom_flags(flags).open(here.join(&name));
             if kind.is_dir() {
-                self.directory(&open()?, depth + 1)?;
+                let below = self.tree.add(place, name.clone(), What::Directory(BTreeMap::new()));
+                self.directory(&open()?, below, depth + 1)?;
                 self.item(b'e', b"");
             } else if kind.is_symlink() {
-                self.item(b't', fs::read_link(here.join(entry.file_name()))?.as_os_str().as_bytes());
+                let target = OsString::from(fs::read_link(here.join(&name))?);
+                self.item(b't', target.as_bytes());
+                self.tree.add(place, name, What::Link(target));
             } else if kind.is_file() {
-                self.file(open()?)?;
+                let content = self.file(open()?)?;
+                self.tree.add(place, name, What::File(content.into()));
+            } else {
+                self.tree.add(place, name, What::Other);
             }
         }
         Ok(())
@@ -107,7 +102,7 @@ impl Walk {
         self.hash.update(bytes);
     }
 
-    fn file(&mut self, file: File) -> io::Result<()> {
+    fn file(&mut self, file: File) -> io::Result<Vec<u8>> {
         let left = BYTES_MAX.saturating_sub(self.bytes);
         let mut content = Vec::new();
         file.take(left + 1).read_to_end(&mut content)?;
@@ -116,7 +111,7 @@ impl Walk {
             return Err(io::Error::other(format!("its files have more than {BYTES_MAX} bytes")));
         }
         self.item(b'c', &content);
-        Ok(())
+        Ok(content)
     }
 }
 
@@ -135,7 +130,7 @@ mod tests {
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
                 fs::write(path, content).unwrap();
             }
-            Data::open(dir.path()).unwrap().digest
+            Data::read(dir.path()).unwrap().digest
         };
         let all = [
             of(&[]),
@@ -156,37 +151,42 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let deep = (0..20).fold(dir.path().to_owned(), |path, _| path.join("d"));
         fs::create_dir_all(deep).unwrap();
-        assert!(Data::open(dir.path()).unwrap_err().to_string().contains("nested deeper"));
-        Data::open(&dir.path().join("gone")).unwrap_err();
+        assert!(Data::read(dir.path()).unwrap_err().to_string().contains("nested deeper"));
+        Data::read(&dir.path().join("gone")).unwrap_err();
     }
 
     #[test]
     fn what_was_hashed_is_what_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        let [granted, other] = ["granted", "other"].map(|name| dir.path().join(name));
-        for (path, content) in [(&granted, "a"), (&other, "b")] {
-            fs::create_dir(path).unwrap();
-            fs::write(path.join("table"), content).unwrap();
-        }
-        let data = Data::open(&granted).unwrap();
-        // The path now means another directory.
-        fs::rename(&granted, dir.path().join("away")).unwrap();
-        fs::rename(&other, &granted).unwrap();
-        assert_eq!(fs::read_to_string(data.path().join("table")).unwrap(), "a");
-        assert!(data.is_unchanged().unwrap());
-        assert_ne!(Data::open(&granted).unwrap().digest, data.digest);
-        // And what is written into it shows.
-        fs::write(dir.path().join("away/table"), "c").unwrap();
-        assert!(!data.is_unchanged().unwrap());
+        let table = |data: &Data| data.tree.at(data.tree.find(ROOT, "d/table", true).unwrap()).clone();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        fs::write(dir.path().join("d/table"), "a").unwrap();
+        let data = Data::read(dir.path()).unwrap();
+        // Whatever becomes of the files.
+        fs::write(dir.path().join("d/table"), "c").unwrap();
+        assert_eq!(table(&data), What::File("a".into()));
+        let again = Data::read(dir.path()).unwrap();
+        assert_eq!(table(&again), What::File("c".into()));
+        assert_ne!(again.digest, data.digest);
+        fs::remove_dir_all(dir.path().join("d")).unwrap();
+        assert_eq!(table(&data), What::File("a".into()));
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let data = Data::read(dir.path()).unwrap();
+        assert_eq!(data.tree.at(data.tree.find(ROOT, "pipe", true).unwrap()), &What::Other);
     }
 
     #[test]
     fn a_link_is_hashed_and_not_followed() {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("link")).unwrap();
-        let to_file = Data::open(dir.path()).unwrap().digest;
+        let to_file = Data::read(dir.path()).unwrap().digest;
         fs::remove_file(dir.path().join("link")).unwrap();
         std::os::unix::fs::symlink("/etc/group", dir.path().join("link")).unwrap();
-        assert_ne!(Data::open(dir.path()).unwrap().digest, to_file);
+        assert_ne!(Data::read(dir.path()).unwrap().digest, to_file);
     }
 }

@@ -80,6 +80,6 @@ pub struct Grants {
     /// A directory the policy may read, at `/data`. Needs `wasi`.
     pub data: Option<PathBuf>,
     /// Not a grant of the network but the node's rule: calls are made in a process without rights. The process that makes
-    /// them must have one thread then. A policy that imports WASI is called in the caller's process all the same.
+    /// them must have one thread then.
     pub isolated: bool,
 }

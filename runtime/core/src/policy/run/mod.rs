@@ -8,15 +8,16 @@ mod ctx;
 mod data;
 mod ended;
 mod evidence;
+mod files;
 mod limits;
 mod no_ledger;
 mod reused;
+mod tree;
 mod wasi;
 mod wasi_link;
 mod worker;
 
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -151,7 +152,7 @@ impl<W: World> Loaded<W> {
     ///
     /// [`PolicyError`] when there is no answer within the limits.
     pub fn config_schema(&self, limits: &Limits) -> Result<String, PolicyError> {
-        let wasi = self.wasi(0, 0, self.open_data()?.as_ref())?;
+        let wasi = self.wasi(0, 0, self.data()?.as_ref());
         let schema = self.call(Asked::nothing(), limits, wasi, |policy, store| W::config_schema(policy, store)).0?;
         if schema.len() > limits.schema_bytes {
             let (count, max) = (schema.len(), limits.schema_bytes);
@@ -160,34 +161,18 @@ impl<W: World> Loaded<W> {
         Ok(schema)
     }
 
-    /// The granted directory, where the component has the means to read it.
-    fn data(&self) -> Option<&Path> {
-        self.grants.data.as_deref().filter(|_data| !self.imports.wasi.is_empty())
+    /// What is in the granted directory, where the component has the means to read it.
+    fn data(&self) -> Result<Option<Data>, PolicyError> {
+        let granted = self.grants.data.as_deref().filter(|_data| !self.imports.wasi.is_empty());
+        granted.map(Data::read).transpose().map_err(|source| {
+            let path = self.grants.data.clone().unwrap_or_default();
+            PolicyError::Data { policy: self.name.clone(), path, source }
+        })
     }
 
-    /// Opens it for one call.
-    fn open_data(&self) -> Result<Option<Data>, PolicyError> {
-        self.data().map(Data::open).transpose().map_err(|source| self.data_error(source))
-    }
-
-    /// After the call: an answer from a directory that was written meanwhile comes from what nobody has a digest of.
-    fn check_data(&self, data: Option<&Data>) -> Result<(), PolicyError> {
-        let unchanged = data.map_or(Ok(true), Data::is_unchanged).map_err(|source| self.data_error(source))?;
-        let path = || self.grants.data.clone().unwrap_or_default();
-        if unchanged { Ok(()) } else { Err(PolicyError::DataChanged { policy: self.name.clone(), path: path() }) }
-    }
-
-    fn data_error(&self, source: std::io::Error) -> PolicyError {
-        let path = self.grants.data.clone().unwrap_or_default();
-        PolicyError::Data { policy: self.name.clone(), path, source }
-    }
-
-    fn wasi(&self, now: u64, seed: u64, data: Option<&Data>) -> Result<Option<WasiState>, PolicyError> {
-        if self.imports.wasi.is_empty() {
-            return Ok(None);
-        }
-        let path = data.map(Data::path);
-        WasiState::new(now, seed, path.as_deref()).map(Some).map_err(|source| self.data_error(source))
+    fn wasi(&self, now: u64, seed: u64, data: Option<&Data>) -> Option<WasiState> {
+        let files = data.map(|data| Arc::clone(&data.tree));
+        (!self.imports.wasi.is_empty()).then(|| WasiState::new(now, seed, files))
     }
 
     /// One call in a store of its own, in a worker where the policy has to be isolated.
@@ -198,49 +183,61 @@ impl<W: World> Loaded<W> {
         wasi: Option<WasiState>,
         export: impl FnOnce(&W::Instance, &mut Store<Ctx>) -> Result<T, CallError> + Send,
     ) -> (Result<T, PolicyError>, Evidence) {
-        // WASI's host functions have threads and open files.
-        let (value, evidence) = if self.grants.isolated && wasi.is_none() {
-            worker::call(asked, limits, self.code, |asked| self.call_here(asked, limits, None, export))
+        let (value, evidence) = if self.grants.isolated {
+            worker::call(asked, limits, self.code, |asked| self.call_here(asked, limits, wasi, export))
+        } else if wasi.is_some() {
+            self.call_on_thread(asked, limits, wasi, export)
         } else {
-            self.call_here(asked, limits, wasi, export)
+            self.call_here(asked, limits, None, export)
         };
         (value.map_err(|ending| ending.of(&self.name, limits)), evidence)
     }
 
-    fn call_here<T: Send>(
+    /// WASI's host functions block inside a runtime, which must not happen on a thread that is already inside one.
+    fn call_on_thread<T: Send>(
         &self,
         asked: Asked,
         limits: &Limits,
         wasi: Option<WasiState>,
         export: impl FnOnce(&W::Instance, &mut Store<Ctx>) -> Result<T, CallError> + Send,
     ) -> (Result<T, Ending>, Evidence) {
-        // WASI's host functions block inside a tokio runtime of their own, which must not happen on a thread that is
-        // already inside one.
-        let own_thread = wasi.is_some();
-        if let Some(Spare { mut store, instance, .. }) = self.take_spare(limits).filter(|_spare| !own_thread) {
-            store.data_mut().begin(asked);
-            return self.call_in(store, limits, |store| export(&instance, store));
-        }
-        let nothing = |what: String| (Err(Ending::Engine(what)), Evidence::default());
-        let store = match self.store(Ctx::new(asked, limits, wasi), limits) {
-            Ok(store) => store,
-            Err(error) => return nothing(cause(&error).0),
-        };
-        let export = |store: &mut Store<Ctx>| {
-            let instance = W::instantiate(&self.policy, &mut *store).map_err(CallError::Ended)?;
-            export(&instance, store)
-        };
-        if !own_thread {
-            return self.call_in(store, limits, export);
-        }
         std::thread::scope(|scope| {
-            let called = std::thread::Builder::new().spawn_scoped(scope, || self.call_in(store, limits, export));
-            match called.map(std::thread::ScopedJoinHandle::join) {
+            let call = || self.call_here(asked, limits, wasi, export);
+            match std::thread::Builder::new().spawn_scoped(scope, call).map(std::thread::ScopedJoinHandle::join) {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_panic)) => nothing("a host function panicked".to_owned()),
                 // Memory, or a process number; the kernel does not say which.
                 Err(error) => (Err(Ending::HostMemory(error.to_string())), Evidence::default()),
             }
+        })
+    }
+
+    fn call_here<T>(
+        &self,
+        asked: Asked,
+        limits: &Limits,
+        wasi: Option<WasiState>,
+        export: impl FnOnce(&W::Instance, &mut Store<Ctx>) -> Result<T, CallError>,
+    ) -> (Result<T, Ending>, Evidence) {
+        // One of this thread alone, which opens nothing: without it, wasmtime-wasi makes one with threads and an epoll.
+        let runtime = wasi.as_ref().map(|_wasi| tokio::runtime::Builder::new_current_thread().build()).transpose();
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return nothing(format!("cannot start the runtime of WASI: {error}")),
+        };
+        let _inside = runtime.as_ref().map(tokio::runtime::Runtime::enter);
+        // There is none for a policy with WASI.
+        if let Some(Spare { mut store, instance, .. }) = self.take_spare(limits) {
+            store.data_mut().begin(asked);
+            return self.call_in(store, limits, |store| export(&instance, store));
+        }
+        let store = match self.store(Ctx::new(asked, limits, wasi), limits) {
+            Ok(store) => store,
+            Err(error) => return nothing(cause(&error).0),
+        };
+        self.call_in(store, limits, |store| {
+            let instance = W::instantiate(&self.policy, &mut *store).map_err(CallError::Ended)?;
+            export(&instance, store)
         })
     }
 
@@ -288,6 +285,11 @@ impl<W: World> Loaded<W> {
     fn engine_error(&self, what: &str) -> PolicyError {
         PolicyError::Engine { source: Cause(format!("policy {:?}: {what}", self.name)) }
     }
+}
+
+/// A call that did not come about.
+fn nothing<T>(what: String) -> (Result<T, Ending>, Evidence) {
+    (Err(Ending::Engine(what)), Evidence::default())
 }
 
 /// What a call came to, and what it left behind.

@@ -2,20 +2,20 @@
 //!
 //! Invariants: no environment, no arguments, no sockets, no standard input; standard output and error go to the policy's
 //! log; the clocks stand at the request's time (the monotonic one ticks a microsecond per reading) and sleeping returns at
-//! once, so no call can wait; random numbers come from the request's seed; the only files are a directory the network
-//! grants, read only.
+//! once, so no call can wait; random numbers come from the request's seed; the only files are those of a directory the
+//! network grants, as they were read before the call (`files`). Nothing here needs a file, a socket or a thread.
 
-use std::path::Path;
+use std::sync::Arc;
 
 use wasmtime::component::{HasData, Resource, ResourceTable};
 use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
 use wasmtime_wasi::p2::bindings::random::{insecure, insecure_seed, random};
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView};
 
-/// Where a granted directory appears.
-const DATA: &str = "/data";
+use super::files::Files;
+use super::tree::Tree;
 
 /// Bytes of standard output and error that are kept; a guest that writes more traps.
 const OUTPUT_MAX: usize = 64 << 10;
@@ -29,6 +29,7 @@ pub(super) struct WasiState {
     table: ResourceTable,
     output: MemoryOutputPipe,
     fixed: Fixed,
+    data: Option<Arc<Tree>>,
 }
 
 /// Time and randomness as functions of the request.
@@ -41,27 +42,19 @@ struct Fixed {
 // === impl WasiState ===
 
 impl WasiState {
-    /// A context whose time and randomness come from a request.
-    pub(super) fn new(now: u64, seed: u64, data: Option<&Path>) -> std::io::Result<Self> {
+    /// A context whose time and randomness come from a request, with the files that were granted.
+    pub(super) fn new(now: u64, seed: u64, data: Option<Arc<Tree>>) -> Self {
+        let output = MemoryOutputPipe::new(OUTPUT_MAX);
         let mut builder = WasiCtxBuilder::new();
-        // The policy is on a thread of its own, where blocking in a read is fine. Before the directory, which copies it.
-        builder.allow_blocking_current_thread(true);
-        if let Some(data) = data {
-            builder.preopened_dir(data, DATA, FsPerms::ReadOnly).map_err(std::io::Error::other)?;
-        }
-        Ok(Self::build(&mut builder, Fixed { now, ticks: 0, random: seed }))
+        builder.stdout(output.clone()).stderr(output.clone());
+        builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+        let fixed = Fixed { now, ticks: 0, random: seed };
+        Self { ctx: builder.build(), table: ResourceTable::new(), output, fixed, data }
     }
 
     /// A context with nothing in it.
     pub(super) fn empty() -> Self {
-        Self::build(&mut WasiCtxBuilder::new(), Fixed { now: 0, ticks: 0, random: 0 })
-    }
-
-    fn build(builder: &mut WasiCtxBuilder, fixed: Fixed) -> Self {
-        let output = MemoryOutputPipe::new(OUTPUT_MAX);
-        builder.stdout(output.clone()).stderr(output.clone());
-        builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
-        Self { ctx: builder.build(), table: ResourceTable::new(), output, fixed }
+        Self::new(0, 0, None)
     }
 
     /// What WASI's own implementation works on.
@@ -72,6 +65,11 @@ impl WasiState {
     /// The clocks and random numbers in place of the host's.
     pub(super) fn fixed(&mut self) -> FixedView<'_> {
         FixedView { fixed: &mut self.fixed, table: &mut self.table }
+    }
+
+    /// The files in place of the host's.
+    pub(super) fn files(&mut self) -> Files<'_> {
+        Files { tree: self.data.as_ref(), table: &mut self.table }
     }
 
     /// What the guest wrote to standard output and error, by lines.

@@ -1,0 +1,183 @@
+//! Files in memory, and where paths lead among them. Pure.
+//!
+//! Invariants: no path leads out of the directory that it starts in, by whatever links; what a link means is found here, never by
+//! the kernel.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+use bytes::Bytes;
+
+/// How many links one path may lead over.
+const LINKS_MAX: usize = 40;
+
+/// The directory that all are in.
+pub(super) const ROOT: usize = 0;
+
+/// Directories and files; each is known by its place in the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Tree(Vec<Node>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Node {
+    parent: usize,
+    what: What,
+}
+
+/// What is at a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum What {
+    Directory(BTreeMap<OsString, usize>),
+    File(Bytes),
+    /// Where it leads.
+    Link(OsString),
+    /// A socket, a pipe, a device: there is nothing to read.
+    Other,
+}
+
+/// Why a path leads nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lost {
+    Missing,
+    NotDirectory,
+    /// It would leave the directory that it starts in.
+    Outside,
+    /// Over too many links.
+    Loop,
+}
+
+// === impl Tree ===
+
+impl Tree {
+    /// An empty directory.
+    pub(super) fn new() -> Self {
+        Self(vec![Node { parent: ROOT, what: What::Directory(BTreeMap::new()) }])
+    }
+
+    /// Adds something to a directory; its place.
+    pub(super) fn add(&mut self, directory: usize, name: OsString, what: What) -> usize {
+        let place = self.0.len();
+        self.0.push(Node { parent: directory, what });
+        if let Some(Node { what: What::Directory(entries), .. }) = self.0.get_mut(directory) {
+            entries.insert(name, place);
+        }
+        place
+    }
+
+    /// What is at a place.
+    pub(super) fn at(&self, place: usize) -> &What {
+        self.0.get(place).map_or(&What::Other, |node| &node.what)
+    }
+
+    fn parent(&self, place: usize) -> usize {
+        self.0.get(place).map_or(ROOT, |node| node.parent)
+    }
+
+    /// Where a path leads from a directory. The last part may be a link, which is followed or is what was looked for.
+    pub(super) fn find(&self, from: usize, path: &str, follow: bool) -> Result<usize, Lost> {
+        let mut here = from;
+        // The parts that are still to go, the next one last.
+        let mut parts: Vec<&OsStr> = Vec::new();
+        push(&mut parts, OsStr::new(path))?;
+        let mut links = 0;
+        while let Some(part) = parts.pop() {
+            let What::Directory(entries) = self.at(here) else { return Err(Lost::NotDirectory) };
+            match part.as_bytes() {
+                b"" | b"." => {}
+                b".." if here == from => return Err(Lost::Outside),
+                b".." => here = self.parent(here),
+                _ => {
+                    let place = *entries.get(part).ok_or(Lost::Missing)?;
+                    match self.at(place) {
+                        What::Link(target) if follow || !parts.is_empty() => {
+                            links += 1;
+                            if links > LINKS_MAX {
+                                return Err(Lost::Loop);
+                            }
+                            push(&mut parts, target)?;
+                        }
+                        _ => here = place,
+                    }
+                }
+            }
+        }
+        Ok(here)
+    }
+}
+
+/// The parts of a path, the first one last.
+fn push<'a>(parts: &mut Vec<&'a OsStr>, path: &'a OsStr) -> Result<(), Lost> {
+    let bytes = path.as_bytes();
+    if bytes.is_empty() {
+        return Err(Lost::Missing);
+    }
+    if bytes.starts_with(b"/") {
+        return Err(Lost::Outside);
+    }
+    parts.extend(bytes.split(|byte| *byte == b'/').rev().map(OsStr::from_bytes));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn tree() -> (Tree, usize) {
+        let mut tree = Tree::new();
+        let file = |text: &'static str| What::File(Bytes::from_static(text.as_bytes()));
+        let link = |to: &str| What::Link(to.into());
+        // As kubelet mounts a ConfigMap.
+        let version = tree.add(ROOT, "..2026".into(), What::Directory(BTreeMap::new()));
+        tree.add(version, "table".into(), file("rack 1"));
+        for (name, to) in [
+            ("..data", "..2026"),
+            ("table", "..data/table"),
+            ("out", "../secret"),
+            ("passwd", "/etc/passwd"),
+            ("a", "b"),
+            ("b", "a"),
+            ("empty", ""),
+        ] {
+            tree.add(ROOT, name.into(), link(to));
+        }
+        tree.add(version, "up".into(), link("../plain"));
+        tree.add(ROOT, "plain".into(), file("x"));
+        (tree, version)
+    }
+
+    #[test]
+    fn paths_and_links_lead_to_files() {
+        let (tree, version) = tree();
+        let file = |path: &str| match tree.at(tree.find(ROOT, path, true).unwrap()) {
+            What::File(bytes) => String::from_utf8(bytes.to_vec()).unwrap(),
+            other => format!("{other:?}"),
+        };
+        for path in ["table", "./table", "..data/table", "..data//table", "..2026/../..data/./table"] {
+            assert_eq!(file(path), "rack 1", "{path}");
+        }
+        assert_eq!(file("..data/up"), "x");
+        assert_eq!(tree.find(ROOT, ".", true), Ok(ROOT));
+        assert_eq!(tree.find(ROOT, "..data/", false), Ok(version));
+        assert!(matches!(tree.at(tree.find(ROOT, "table", false).unwrap()), What::Link(_)));
+    }
+
+    #[test]
+    fn nothing_leads_out() {
+        let (tree, version) = tree();
+        for path in ["..", "../secret", "/etc/passwd", "out", "passwd", "..data/../..", "..2026/../../secret"] {
+            assert_eq!(tree.find(ROOT, path, true), Err(Lost::Outside), "{path}");
+        }
+        // A descriptor of a directory is not one of the directory above it.
+        assert_eq!(tree.find(version, "up", true), Err(Lost::Outside));
+        assert_eq!(tree.find(ROOT, "a", true), Err(Lost::Loop));
+        for path in ["none", "..data/none", "", "empty"] {
+            assert_eq!(tree.find(ROOT, path, true), Err(Lost::Missing), "{path}");
+        }
+        for path in ["plain/x", "table/x", "plain/"] {
+            assert_eq!(tree.find(ROOT, path, true), Err(Lost::NotDirectory), "{path}");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Policies with WASI end to end, in weft's own process and in a worker: they read the directory that their network grants, and
+//! reach nothing else, whether they are asked to or their host is.
+//!
+//! The policy is the one of `runtime/core/tests/policy_guests/guests/ambient`: it tells in a denial what it sees.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use weft_kit::process::{self, Place};
+use weft_kit::programs::{Installation, repository};
+use weft_kit::sandbox;
+use weft_kit::suite::{Need, Suite};
+use weft_kit::world::{Attach, Subject, World};
+
+/// Whatever the policy does, its caller has an answer by then.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How long cargo may build.
+const BUILD: Duration = Duration::from_secs(600);
+
+/// What a worker asks the kernel for when it is confined: memory, its socket, the time, its end.
+const WORKER_CALLS: &[&str] = &[
+    "read",
+    "readv",
+    "write",
+    "writev",
+    "close",
+    "mmap",
+    "munmap",
+    "mremap",
+    "mprotect",
+    "madvise",
+    "brk",
+    "futex",
+    "sched_yield",
+    "clock_gettime",
+    "getrandom",
+    "getpid",
+    "gettid",
+    "sigaltstack",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "restart_syscall",
+    "exit",
+    "exit_group",
+];
+
+fn main() -> ExitCode {
+    sandbox::enter();
+    let mut suite = Suite::new();
+    let needs = [Need::Sandbox, Need::Weft, Need::Weftctl, Need::Tool("cargo")];
+    for isolation in ["none", "worker"] {
+        suite.test(format!("{isolation}/reads-its-directory"), &needs, move || reads(isolation));
+        suite.test(format!("{isolation}/reaches-nothing-else"), &needs, move || reaches(isolation));
+        suite.test(format!("{isolation}/is-ended"), &needs, move || is_ended(isolation));
+    }
+    let traced = [&needs[..], &[Need::Tool("strace")]].concat();
+    suite.test("worker/asks-the-kernel-for-nothing", &traced, asks_for_nothing);
+    suite.run_threads(Some(4))
+}
+
+/// The component, built once.
+fn component() -> Result<&'static Path> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    built.as_deref().map_err(|error| anyhow::Error::msg(error.clone()))
+}
+
+fn build() -> Result<PathBuf> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
+    let mut command = Command::new("cargo");
+    command.args(["build", "--release", "--locked", "--target", "wasm32-wasip2", "--manifest-path"]);
+    command.arg(repository().join("runtime/core/tests/policy_guests/guests/ambient/Cargo.toml"));
+    command.arg("--target-dir").arg(&target);
+    for variable in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "RUSTC", "RUSTC_WRAPPER"] {
+        command.env_remove(variable);
+    }
+    process::output(&Place::default(), command, b"", BUILD)?.success("cargo build")?;
+    Ok(target.join("wasm32-wasip2/release/ambient.wasm"))
+}
+
+/// A world with weft, the policy, and a directory for it.
+struct Node {
+    world: World,
+    _installation: Installation,
+}
+
+impl Node {
+    fn new(isolation: &str) -> Result<Self> {
+        let installation = Installation::new()?;
+        let world = World::new(&Subject::weft(&installation))?;
+        let node = Self { world, _installation: installation };
+        let policy = node.file("ambient.wasm");
+        fs::copy(component()?, &policy).context("copy the policy")?;
+        node.world.weftctl(&["policy", "compile", &policy.display().to_string()])?;
+        fs::write(node.world.state().join("node.json"), json!({ "isolation": isolation }).to_string())?;
+        // As kubelet mounts a ConfigMap; and links to what is not granted.
+        let data = node.file("data");
+        fs::create_dir_all(data.join("..2026")).context("create the directory")?;
+        fs::write(data.join("..2026/table"), "rack 1").context("write the table")?;
+        fs::write(node.file("secret"), "secret").context("write the secret")?;
+        for (name, target) in
+            [("..data", "..2026"), ("table", "..data/table"), ("link", "../secret"), ("absolute", "/etc/passwd")]
+        {
+            symlink(target, data.join(name)).with_context(|| format!("link {name}"))?;
+        }
+        Ok(node)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.world.scratch().join(name)
+    }
+
+    fn conf(&self, word: &str) -> Value {
+        json!({
+            "cniVersion": "1.1.0", "name": "own", "type": "weft", "delegate": { "type": "bridge", "bridge": "own0" },
+            "grants": { "wasi": true, "data": self.file("data") },
+            "ipam": { "type": "wasm", "policy": format!("file://{}", self.file("ambient.wasm").display()), "do": word,
+                      "ranges": [[{ "subnet": "10.77.0.0/24" }]] },
+        })
+    }
+
+    /// What the policy says in its denial.
+    fn says(&mut self, word: &str) -> Result<String> {
+        let conf = self.conf(word);
+        let mut call = self.world.prepare("ADD", &Attach::eth0("a"), &conf)?;
+        call.limit = LIMIT;
+        let error = self.world.run(&call, "weft")?.error()?;
+        ensure!(error.code == 100, "{error:?}");
+        Ok(error.msg)
+    }
+}
+
+/// Names, links and contents, and what was written in between.
+fn reads(isolation: &str) -> Result<()> {
+    let mut node = Node::new(isolation)?;
+    let seen = node.says("look")?;
+    ensure!(seen.contains("table \"rack 1\"") && seen.contains("env [] args []"), "{seen}");
+    let listed = node.says("list")?;
+    for part in ["/data/..2026/table Some(6)", "/data/table -> "] {
+        ensure!(listed.contains(part), "no {part} in {listed}");
+    }
+    ensure!(node.says("seek")? == "seek: Ok(\"1\")");
+    fs::write(node.file("data/..2026/table"), "rack 2").context("write the table")?;
+    let seen = node.says("look")?;
+    ensure!(seen.contains("table \"rack 2\""), "{seen}");
+    // Files that are too many or too large are refused, with the directory's name.
+    fs::File::create(node.file("data/huge")).context("create a file")?.set_len(65 << 20)?;
+    let conf = node.conf("look");
+    let error = node.world.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
+    ensure!(error.code != 100 && format!("{error:?}").contains("data directory"), "{error:?}");
+    Ok(())
+}
+
+fn reaches(isolation: &str) -> Result<()> {
+    let mut node = Node::new(isolation)?;
+    let reached = node.says("reach")?;
+    ensure!(reached == "reached: []", "{reached}");
+    ensure!(fs::read_to_string(node.file("data/table"))? == "rack 1", "the policy wrote");
+    let entries = fs::read_dir(node.file("data"))?.count();
+    ensure!(entries == 5, "{entries} entries in the directory");
+    Ok(())
+}
+
+/// A policy that reads, or looks at the clock, for ever meets its limits.
+fn is_ended(isolation: &str) -> Result<()> {
+    let mut node = Node::new(isolation)?;
+    for word in ["read-forever", "spin"] {
+        let conf = node.conf(word);
+        let mut call = node.world.prepare("ADD", &Attach::eth0("a"), &conf)?;
+        call.limit = LIMIT;
+        let error = node.world.run(&call, "weft")?.error()?;
+        ensure!(error.code == 101, "{word}: {error:?}");
+        ensure!(node.says("seek")? == "seek: Ok(\"1\")", "after {word}");
+    }
+    Ok(())
+}
+
+/// From the filter on, a worker whose policy reads all its files makes no call but those of any worker, and none is refused.
+fn asks_for_nothing() -> Result<()> {
+    let mut node = Node::new("worker")?;
+    for word in ["list", "look", "print"] {
+        let conf = node.conf(word);
+        let log = node.file(&format!("{word}.strace"));
+        // The plugin is found as usual; strace stands before it through a script of its name.
+        let (script, plugin) = (node.file("traced"), node.world.plugin("weft"));
+        let text = format!("#!/bin/sh\nexec strace -f -q -o {} {} \n", log.display(), plugin.display());
+        fs::write(&script, text).context("write the script")?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).context("chmod")?;
+        let mut call = node.world.prepare("ADD", &Attach::eth0("a"), &conf)?;
+        call.limit = LIMIT;
+        let reply = call.run(&script, &node.world.place()?)?;
+        ensure!(reply.error()?.code == 100, "{word}");
+        let log = fs::read_to_string(&log).context("read strace's log")?;
+        let worker = confined(&log).with_context(|| format!("{word}: no worker in {log}"))?;
+        // The outcome of "look" says that a connection was refused: that call is the policy's own attempt.
+        let others: Vec<&str> = worker
+            .iter()
+            .filter(|line| !WORKER_CALLS.contains(&name(line)) || line.contains("ENOSYS"))
+            .filter(|line| !(word == "look" && name(line) == "socket" && line.contains("ENOSYS")))
+            .copied()
+            .collect();
+        ensure!(worker.len() > 2, "{word}: the worker did nothing: {worker:?}");
+        ensure!(others.is_empty(), "{word}: {others:#?}");
+    }
+    Ok(())
+}
+
+/// The calls of the process that set a filter, from then on.
+fn confined(log: &str) -> Option<Vec<&str>> {
+    let (pid, _call) = log.lines().find(|line| line.contains(" seccomp(SECCOMP_SET_MODE_FILTER"))?.split_once(' ')?;
+    let own = log.lines().filter(|line| line.split_once(' ').is_some_and(|(other, _call)| other == pid));
+    let after = own.skip_while(|line| !line.contains(" seccomp(SECCOMP_SET_MODE_FILTER")).skip(1);
+    // Lines that tell of a signal or an end are no calls.
+    Some(after.filter(|line| line.contains('(') && !line.contains("+++") && !line.contains("---")).collect())
+}
+
+/// The name of a call: `123 read(5, ...) = 1`, or `123 <... read resumed>...`.
+fn name(line: &str) -> &str {
+    let call = line.split_once(' ').map_or(line, |(_pid, call)| call.trim_start());
+    match call.strip_prefix("<... ") {
+        Some(resumed) => resumed.split(' ').next().unwrap_or(resumed),
+        None => call.split('(').next().unwrap_or(call),
+    }
+}
