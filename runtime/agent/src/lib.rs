@@ -16,6 +16,7 @@ mod events;
 mod gauges;
 mod grpc;
 mod health;
+pub mod inspect;
 pub mod keep;
 mod log;
 mod pause;

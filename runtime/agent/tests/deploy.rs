@@ -92,6 +92,29 @@ fn chart_and_manifests_give_the_same_rights() {
     assert_eq!(rules("kubernetes/rbac.yaml"), rules("helm/weft/templates/rbac.yaml"));
 }
 
+/// What `weftctl doctor` asks about is what is granted.
+#[test]
+fn the_listed_rights_are_those_of_the_manifest() {
+    let text = fs::read_to_string(deploy().join("kubernetes/rbac.yaml")).unwrap();
+    let list = |line: &str, key: &str| -> Option<Vec<String>> {
+        let (_key, list) = line.trim().trim_start_matches("- ").split_once(key)?;
+        let list = list.trim().strip_prefix('[')?.strip_suffix(']')?;
+        Some(list.split(',').map(|item| item.trim().trim_matches('"').to_owned()).collect())
+    };
+    let (mut granted, mut groups, mut resources) = (Vec::new(), Vec::new(), Vec::new());
+    for line in text.lines() {
+        groups = list(line, "apiGroups:").unwrap_or(groups);
+        resources = list(line, "resources:").unwrap_or(resources);
+        for resource in list(line, "verbs:").iter().flat_map(|_verbs| &resources) {
+            granted.push((groups[0].clone(), resource.clone(), list(line, "verbs:").unwrap()));
+        }
+    }
+    let owned = |(group, resource, verbs): &weft_agent::inspect::Right| {
+        ((*group).to_owned(), (*resource).to_owned(), verbs.iter().map(|verb| (*verb).to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(granted, weft_agent::inspect::RIGHTS.iter().map(owned).collect::<Vec<_>>());
+}
+
 #[test]
 fn the_values_schema_knows_every_value() {
     let chart = deploy().join("helm/weft");

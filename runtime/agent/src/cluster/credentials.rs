@@ -161,6 +161,16 @@ fn files(source: &Source) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
+/// A client with the credentials as they are now, for who asks once.
+///
+/// # Errors
+/// What is wrong with the files.
+pub(crate) async fn client(source: &Source) -> Result<Client, String> {
+    digest(source).map_err(|text| format!("{}: {text}", source.name()))?;
+    let config = config(source).await.map_err(|text| format!("{}: {text}", source.name()))?;
+    Client::try_from(config).map_err(|error| format!("{}: {error}", source.name()))
+}
+
 async fn config(source: &Source) -> Result<Config, String> {
     let mut config = match source {
         Source::InCluster => Config::incluster().map_err(|error| error.to_string())?,

@@ -21,8 +21,8 @@ use weft_core::agent::{Fault, Refusal};
 use self::cache::Cache;
 use self::credentials::Credentials;
 pub use self::credentials::Source;
-use self::objects::NadObject;
-pub(crate) use self::objects::Pod;
+pub(crate) use self::credentials::client;
+pub(crate) use self::objects::{NadObject, Pod, nad_resource};
 use crate::Log;
 use crate::server::Deadline;
 
@@ -262,7 +262,7 @@ impl Cluster {
             return Ok(Some(nad));
         }
         let what = format!("read NetworkAttachmentDefinition {namespace}/{name}");
-        let api: kube::Api<NadObject> = kube::Api::namespaced_with(self.client()?, namespace, &objects::nad_resource());
+        let api: kube::Api<NadObject> = kube::Api::namespaced_with(self.client()?, namespace, &nad_resource());
         let found = self.bounded(&what, deadline, api.get_opt(name)).await?;
         Ok(found.map(|object| Rc::new(objects::Nad::from(object))))
     }

@@ -107,7 +107,7 @@ impl kube::Resource for NadObject {
 }
 
 /// The resource of NetworkAttachmentDefinitions.
-pub(super) fn nad_resource() -> ApiResource {
+pub(crate) fn nad_resource() -> ApiResource {
     let kind = GroupVersionKind::gvk("k8s.cni.cncf.io", "v1", "NetworkAttachmentDefinition");
     ApiResource::from_gvk_with_plural(&kind, "network-attachment-definitions")
 }

@@ -62,6 +62,14 @@ impl Devices {
         }
     }
 
+    /// How many pods the socket tells of.
+    pub(crate) async fn pods(&self) -> Result<usize, String> {
+        podresources::list(&self.socket)
+            .await
+            .map(|pods| pods.len())
+            .map_err(|text| format!("{}: {text}", self.socket.display()))
+    }
+
     /// The devices of a pod.
     pub(crate) async fn of_pod(
         &self,

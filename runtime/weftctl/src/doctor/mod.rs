@@ -1,5 +1,9 @@
 //! `weftctl doctor`: what could keep weft from working on this node, each finding with its remedy. Changes nothing.
 
+#[cfg(feature = "agent")]
+mod cluster;
+#[cfg(feature = "agent")]
+mod default_network;
 mod files;
 mod filters;
 mod journal;
@@ -23,6 +27,9 @@ pub(crate) struct DoctorArgs {
     /// Directory of network configurations.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     conf_dir: PathBuf,
+    #[cfg(feature = "agent")]
+    #[command(flatten)]
+    kubernetes: kubernetes::KubernetesArgs,
 }
 
 /// How bad a finding is.
@@ -68,7 +75,7 @@ pub(crate) fn run(args: &DoctorArgs, state: &Path, output: Output) -> anyhow::Re
     findings.extend(journal::look(state));
     findings.extend(filters::look(state));
     #[cfg(feature = "agent")]
-    findings.extend(kubernetes::look(state));
+    findings.extend(kubernetes::look(args, state));
     let rows = findings.iter().map(|finding| {
         let state = match finding.state {
             State::Ok => "ok",

@@ -106,7 +106,12 @@ fn overlaps(args: &CheckArgs, bytes: &[u8]) -> Vec<ConfProblem> {
 /// Checks a file, on this node and beside other plugins in a directory.
 pub(crate) fn check_file(path: &Path, state: &Path, plugins: &Path) -> anyhow::Result<Checked> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    check_bytes(&bytes, state, &Surroundings { path: vec![plugins.to_owned()], host: true })
+    check_text(&bytes, state, plugins)
+}
+
+/// The same for a configuration that is in no file.
+pub(crate) fn check_text(bytes: &[u8], state: &Path, plugins: &Path) -> anyhow::Result<Checked> {
+    check_bytes(bytes, state, &Surroundings { path: vec![plugins.to_owned()], host: true })
 }
 
 fn check_bytes(bytes: &[u8], state: &Path, surroundings: &Surroundings) -> anyhow::Result<Checked> {

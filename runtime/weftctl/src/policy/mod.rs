@@ -29,6 +29,8 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 pub(crate) use self::check::check_file;
+#[cfg(feature = "agent")]
+pub(crate) use self::check::check_text;
 pub(crate) use self::compile::{by_hand, compile_file, is_compiled};
 use crate::output::Output;
 

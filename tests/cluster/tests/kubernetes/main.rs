@@ -49,6 +49,7 @@ fn main() -> ExitCode {
     test("the-stock-plugins-give-an-address-twice", duplicates::with_the_stock_plugins);
     test("the-cluster-ledger-gives-it-once", duplicates::with_the_cluster_ledger);
     test("weftctl-shows-what-pods-have", tools::weftctl);
+    test("doctor-finds-what-is-wrong-in-the-cluster", tools::doctor);
     test("field-9-a-pod-without-its-networks-is-named", audit::networks_missing);
     test("kills-while-pods-come-and-go", storm::kills);
     // The last one: it looks at what all others made the agents do.

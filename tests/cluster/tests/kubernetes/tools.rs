@@ -1,8 +1,11 @@
 //! What an operator sees: `weftctl` in the agent's container.
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use weft_cluster::kube::{Cluster, Node};
+use weft_kit::programs;
 
 use super::{definition, on, pod, running};
 
@@ -57,6 +60,135 @@ pub(super) fn weftctl(cluster: &mut Cluster) -> Result<()> {
     let ready = |finding: &&Value| finding["what"] == "agent" && finding["detail"].to_string().contains(node.name());
     ensure!(checked.as_array().into_iter().flatten().any(|finding| ready(&finding)), "{checked:#}");
     Ok(())
+}
+
+/// `doctor` finds what an operator has to mend on the Kubernetes side, each with its own words, and nothing else.
+#[allow(clippy::too_many_lines, reason = "one fault after the other, on one node")]
+pub(super) fn doctor(cluster: &mut Cluster) -> Result<()> {
+    let node = cluster.nodes().first().context("no nodes")?;
+    let find = |what: &str, words: &[&str]| -> Result<()> {
+        let findings = findings(cluster, node)?;
+        let found = findings.iter().any(|finding| {
+            let text = finding.to_string();
+            finding["state"] == "fail"
+                && finding["what"].as_str().is_some_and(|it| it.starts_with(what))
+                && words.iter().all(|word| text.contains(word))
+                && finding["remedy"] != ""
+        });
+        ensure!(found, "no {what} with {words:?} in {findings:#?}");
+        Ok(())
+    };
+    let healthy = || -> Result<()> {
+        let findings = findings(cluster, node)?;
+        let faults: Vec<_> = findings.iter().filter(|finding| finding["state"] == "fail").collect();
+        ensure!(faults.is_empty(), "{faults:#?}");
+        for (what, word) in [
+            ("API server", "system:serviceaccount:kube-system:weft"),
+            ("rights of the agent", "all granted"),
+            ("resources", "network-attachment-definitions"),
+            ("default network", "10-default.conflist"),
+            ("kubelet", "pods"),
+        ] {
+            let good = |finding: &Value| finding["what"] == what && finding["detail"].to_string().contains(word);
+            ensure!(findings.iter().any(good), "no {what} with {word} in {findings:#?}");
+        }
+        Ok(())
+    };
+    healthy()?;
+    let kubectl = cluster.kubectl();
+    let broken = |name: &str, config: &str| {
+        json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
+               "metadata": {"name": name, "namespace": "default"}, "spec": {"config": config}})
+    };
+    let unknown = json!({"cniVersion": "1.0.0", "name": "unknown", "type": "weft", "delegate": {"type": "bridge"},
+                         "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.95.0.0/24"}]], "rangez": 1}});
+    kubectl.apply(&[
+        broken("no-json", "{\"type\": "),
+        broken("no-type", "{\"cniVersion\": \"1.0.0\"}"),
+        broken("unknown", &unknown.to_string()),
+        definition("nowhere", None),
+    ])?;
+    find("network default/no-json", &["is not JSON"])?;
+    find("network default/no-type", &["neither"])?;
+    find("network default/unknown", &["rangez"])?;
+    find("network default/nowhere", &["no spec.config", "no file of"])?;
+    kubectl.run(&["delete", "net-attach-def", "-n", "default", "no-json", "no-type", "unknown", "nowhere"])?;
+
+    let role = kubectl.get("clusterrole", "default", "weft-agent")?.context("no role")?;
+    let mut less = role.clone();
+    less["rules"].as_array_mut().context("rules")?.retain(|rule| !rule["resources"].to_string().contains("events"));
+    let put = |rules: &Value| -> Result<()> {
+        let patch = json!({"rules": rules}).to_string();
+        kubectl.run(&["patch", "clusterrole", "weft-agent", "--type=merge", "-p", &patch]).map(drop)
+    };
+    put(&less["rules"])?;
+    let found = find("rights of the agent", &["create events", "patch events", "rbac.yaml"]);
+    put(&role["rules"])?;
+    found?;
+
+    for (path, what, word) in [
+        ("/etc/cni/net.d/00-another.conflist", "configuration", "00-another.conflist"),
+        ("/etc/cni/net.d/10-default.conflist", "default network", "10-default.conflist"),
+    ] {
+        let file = node.file(path);
+        let before = fs::read(&file).ok();
+        match &before {
+            Some(_text) => fs::remove_file(&file).context("remove a file")?,
+            // The suite's own pods are there already: nobody starts one meanwhile.
+            None => node.write(
+                path,
+                "{\"cniVersion\": \"1.0.0\", \"name\": \"another\", \"plugins\": [{\"type\": \"vendor\"}]}",
+            )?,
+        }
+        let found = find(what, &[word]);
+        match before {
+            Some(text) => fs::write(&file, text).context("put a file back")?,
+            None => fs::remove_file(&file).context("remove a file")?,
+        }
+        found?;
+    }
+    healthy()?;
+    by_hand(cluster, node)
+}
+
+/// On the node itself, with a kubeconfig: one that is good, one whose token nobody knows, one whose server is away, and none.
+fn by_hand(cluster: &Cluster, node: &Node) -> Result<()> {
+    let weftctl = programs::weftctl().map_err(anyhow::Error::msg)?.display().to_string();
+    let good = cluster.kubectl().run(&["config", "view", "--raw", "--minify", "-o", "json"])?;
+    let good: Value = serde_json::from_str(&good).context("a kubeconfig")?;
+    let (mut stranger, mut away) = (good.clone(), good.clone());
+    stranger["users"][0]["user"] = json!({"token": "nobody-has-it"});
+    away["clusters"][0]["cluster"]["server"] = json!("https://127.0.0.1:1");
+    for (kubeconfig, words) in [
+        (good, ["as admin", "all granted"]),
+        (stranger, ["does not accept the credentials", "make a new one"]),
+        (away, ["does not answer", "see that the API server runs"]),
+        (json!({}), ["cannot use the credentials", "--kubeconfig"]),
+    ] {
+        node.write("/etc/weft/kubeconfig", &kubeconfig.to_string())?;
+        let argv = [weftctl.as_str(), "doctor", "--kubeconfig", "/etc/weft/kubeconfig", "--node-name", node.name()];
+        // It fails where there is a fault: all that it printed is in the error.
+        let said = match node.run(&argv) {
+            Ok(output) => output.text(),
+            Err(error) => format!("{error:#}"),
+        };
+        // A table's cells may be on several lines.
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        for word in words {
+            ensure!(said.contains(word), "{kubeconfig}: no {word:?} in {said}");
+        }
+    }
+    Ok(())
+}
+
+/// What `doctor` finds in the container of the node's agent. It fails where there is a fault.
+fn findings(cluster: &Cluster, node: &Node) -> Result<Vec<Value>> {
+    let said = match weftctl_on(cluster, node, &["--json", "doctor"]) {
+        Ok(text) => text,
+        Err(error) => format!("{error:#}"),
+    };
+    let (from, to) = (said.find('[').context("a list")?, said.rfind(']').context("a list")?);
+    serde_json::from_str(&said[from..=to]).with_context(|| said.clone())
 }
 
 fn json_of(cluster: &Cluster, node: &Node, arguments: &[&str]) -> Result<Value> {

@@ -1,0 +1,26 @@
+//! The rights that the agent needs, as `deploy/kubernetes/rbac.yaml` grants them; a test holds them equal. `docs/agent.md` says what
+//! each is for.
+
+/// Verbs on a resource of a group. A resource may name a part of itself, as in `pods/status`.
+pub type Right = (&'static str, &'static str, &'static [&'static str]);
+
+/// See the module.
+pub const RIGHTS: &[Right] = &[
+    ("", "pods", &["get", "list", "watch"]),
+    ("", "namespaces", &["get", "list", "watch"]),
+    ("", "nodes", &["get", "list", "watch"]),
+    ("", "pods/status", &["patch"]),
+    ("", "events", &["create", "patch"]),
+    ("", "configmaps", &["get"]),
+    ("k8s.cni.cncf.io", "network-attachment-definitions", &["get", "list", "watch"]),
+    ("k8s.cni.cncf.io", "ipamclaims", &["get", "create"]),
+    ("k8s.cni.cncf.io", "ipamclaims/status", &["update"]),
+    ("resource.k8s.io", "resourceclaims", &["get"]),
+    ("resource.k8s.io", "resourceslices", &["list"]),
+    ("ipam.weft.dev", "addressclaims", &["get", "list", "create", "update", "delete"]),
+    ("ipam.weft.dev", "addressblocks", &["get", "list", "create", "update", "delete"]),
+    ("ipam.weft.dev", "ledgerdomains", &["get", "create"]),
+    ("ipam.weft.dev", "addresspools", &["get"]),
+    ("ipam.weft.dev", "ledgerstates", &["get", "list", "create", "update"]),
+    ("ipam.weft.dev", "ledgernodes", &["get", "create", "update"]),
+];

@@ -1,0 +1,201 @@
+//! The API server: whether it is reached, knows the credentials, grants what the agent needs, has the resources, and whether the
+//! networks in it can be read.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+use weft_agent::Source;
+use weft_agent::inspect::{Defined, Definition, InspectError, Inspected, LEDGER, NETWORKS, inspect};
+use weft_agent::keep::{FileKind, Manifest};
+
+use super::{DoctorArgs, Finding, default_network};
+use crate::policy;
+
+/// How many networks with faults are shown.
+const NETWORKS_SHOWN: usize = 20;
+
+const APPLY_RIGHTS: &str = "apply deploy/kubernetes/rbac.yaml, or upgrade the chart";
+
+/// Asks with these credentials about the node of this name.
+pub(super) fn look(args: &DoctorArgs, state: &Path, (source, node): (&Source, Option<&str>)) -> Vec<Finding> {
+    let inspected = match inspect(source, node) {
+        Ok(inspected) => inspected,
+        Err(error) => return vec![Finding::fail("API server", error.to_string(), remedy(&error))],
+    };
+    let Inspected { version, user, denied, undefined, node: found, definitions } = inspected;
+    let mut findings = vec![Finding::ok("API server", format!("{version}, as {user}"))];
+    findings.extend(node.zip(found).and_then(|(name, found)| node_object(name, found)));
+    let definitions = match definitions {
+        Ok(definitions) => definitions,
+        Err(error) => {
+            findings.push(Finding::fail("networks", error, APPLY_RIGHTS));
+            Vec::new()
+        }
+    };
+    let wants_ledger = wants_ledger(args, &definitions);
+    findings.push(rights(denied, wants_ledger));
+    findings.push(resources(undefined, wants_ledger));
+    findings.extend(networks(args, state, &definitions));
+    findings.extend(installed_network(state, &definitions));
+    findings
+}
+
+fn remedy(error: &InspectError) -> &'static str {
+    match error {
+        InspectError::Credentials(_) => "name a kubeconfig that can be read with --kubeconfig",
+        InspectError::Unknown(_) => "the token or certificate has expired or is another cluster's: make a new one",
+        InspectError::Unreachable(_) => {
+            "see that the API server runs, and that this node reaches the address in the kubeconfig"
+        }
+        InspectError::Loop(_) => "see that the node has memory and file descriptors left",
+    }
+}
+
+fn node_object(name: &str, found: Result<bool, String>) -> Option<Finding> {
+    match found {
+        Ok(true) => None,
+        Ok(false) => Some(Finding::fail(
+            "node",
+            format!("there is no Node {name:?}"),
+            "give the agent the name of its Node object: --node-name, or NODE_NAME of the DaemonSet",
+        )),
+        Err(error) => Some(Finding::warn("node", error, APPLY_RIGHTS)),
+    }
+}
+
+/// Whether a network of the cluster or of this node has its addresses in a cluster ledger in Kubernetes.
+fn wants_ledger(args: &DoctorArgs, definitions: &[Definition]) -> bool {
+    let files = std::fs::read_dir(&args.conf_dir).into_iter().flatten().flatten();
+    let files = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
+    let mut texts = definitions.iter().filter_map(|definition| definition.config.clone()).chain(files);
+    texts.any(|text| serde_json::from_str(&text).is_ok_and(|conf: Value| has_ledger(&conf)))
+}
+
+fn has_ledger(conf: &Value) -> bool {
+    match conf {
+        Value::Object(object) => object.iter().any(|(key, value)| {
+            (key == "ledger" && value.get("type").is_some_and(|kind| kind == "kubernetes")) || has_ledger(value)
+        }),
+        Value::Array(list) => list.iter().any(has_ledger),
+        _ => false,
+    }
+}
+
+/// Rights that only the cluster ledger needs do not matter without one.
+fn rights(denied: Result<Vec<String>, String>, wants_ledger: bool) -> Finding {
+    let what = "rights of the agent";
+    let of_ledger = |right: &String| right.ends_with(".ipam.weft.dev") || right.contains(" ipamclaims");
+    match denied {
+        Err(error) => Finding::warn(what, error, APPLY_RIGHTS),
+        Ok(denied) => {
+            let denied: Vec<String> = denied.into_iter().filter(|right| wants_ledger || !of_ledger(right)).collect();
+            if denied.is_empty() {
+                return Finding::ok(what, "all granted");
+            }
+            Finding::fail(what, format!("not granted: {}", denied.join(", ")), APPLY_RIGHTS)
+        }
+    }
+}
+
+fn resources(undefined: Vec<(Defined, Vec<String>)>, wants_ledger: bool) -> Finding {
+    let what = "resources";
+    let needed = |defined: &Defined| *defined == NETWORKS || (wants_ledger && LEDGER.contains(defined));
+    let missing: Vec<String> = undefined
+        .iter()
+        .filter(|(defined, _versions)| needed(defined))
+        .map(|((group, version, plural), versions)| match versions.as_slice() {
+            [] => format!("{plural}.{group} is not there"),
+            others => format!("{plural}.{group} has no version {version} (the group has {})", others.join(", ")),
+        })
+        .collect();
+    if missing.is_empty() {
+        let ledger = if wants_ledger { ", and those of the cluster ledger" } else { "" };
+        return Finding::ok(what, format!("{}.{} {}{ledger}", NETWORKS.2, NETWORKS.0, NETWORKS.1));
+    }
+    let remedy = "`kubectl apply --server-side -f deploy/crds/`, or the chart's values crds and clusterLedger";
+    Finding::fail(what, missing.join("; "), remedy)
+}
+
+/// One finding for all that can be read, and one for each that cannot.
+fn networks(args: &DoctorArgs, state: &Path, definitions: &[Definition]) -> Vec<Finding> {
+    let names = names_of_files(&args.conf_dir);
+    let faults: Vec<(&str, String)> = definitions
+        .iter()
+        .filter_map(|definition| Some((definition.name.as_str(), fault(args, state, definition, &names)?)))
+        .collect();
+    let good = definitions.len() - faults.len();
+    let mut findings = vec![Finding::ok("networks", format!("{good} of {} can be used", definitions.len()))];
+    findings.extend(faults.iter().take(NETWORKS_SHOWN).map(|(name, fault)| {
+        let remedy = format!("`kubectl edit net-attach-def -n {}`", name.replacen('/', " ", 1));
+        Finding::fail(format!("network {name}"), fault, remedy)
+    }));
+    if faults.len() > NETWORKS_SHOWN {
+        let detail = format!("{} more cannot be used", faults.len() - NETWORKS_SHOWN);
+        findings.push(Finding::fail("networks", detail, "correct those above, then look again"));
+    }
+    findings
+}
+
+/// Why a network cannot be used on this node.
+fn fault(args: &DoctorArgs, state: &Path, definition: &Definition, files: &BTreeSet<String>) -> Option<String> {
+    let Some(config) = definition.config.as_deref().filter(|config| !config.trim().is_empty()) else {
+        let name = definition.name.rsplit('/').next().unwrap_or_default();
+        let missing =
+            || format!("it has no spec.config, and no file of {} has the name {name:?}", args.conf_dir.display());
+        return (!files.contains(name)).then(missing);
+    };
+    let conf: Value = match serde_json::from_str(config) {
+        Ok(conf) => conf,
+        Err(error) => return Some(format!("spec.config is not JSON: {error}")),
+    };
+    let plugins = conf.get("plugins").and_then(Value::as_array);
+    if plugins.is_none() && conf.get("type").and_then(Value::as_str).is_none_or(str::is_empty) {
+        return Some("spec.config has neither \"type\" nor \"plugins\"".to_owned());
+    }
+    if plugins.is_some_and(Vec::is_empty) {
+        return Some("spec.config has an empty list of plugins".to_owned());
+    }
+    match policy::check_text(config.as_bytes(), state, &args.bin_dir) {
+        Ok(checked) => checked.problems.first().map(ToString::to_string),
+        Err(error) => Some(format!("{error:#}")),
+    }
+}
+
+/// The names of the networks that are files of the node.
+fn names_of_files(dir: &Path) -> BTreeSet<String> {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let confs = files.filter_map(|file| serde_json::from_slice::<Value>(&std::fs::read(file.path()).ok()?).ok());
+    confs.filter_map(|conf| conf.get("name")?.as_str().map(str::to_owned)).collect()
+}
+
+/// What the installed configuration names, where that is no file.
+fn installed_network(state: &Path, definitions: &[Definition]) -> Option<Finding> {
+    let manifest = Manifest::read(state).ok()??;
+    let conf = manifest.files.iter().find(|file| file.kind == FileKind::Conf)?;
+    default_network::definition(&conf.copy, &definitions.iter().map(|definition| definition.name.as_str()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn what_only_the_cluster_ledger_needs_matters_with_one_only() {
+        let denied =
+            || Ok(vec!["get addressclaims.ipam.weft.dev".to_owned(), "get ipamclaims.k8s.cni.cncf.io".to_owned()]);
+        assert_eq!(rights(denied(), false).state, State::Ok);
+        let found = rights(denied(), true);
+        assert!(found.state == State::Fail && found.detail.contains("get addressclaims"), "{found:?}");
+        assert_eq!(rights(Ok(vec!["list pods".to_owned()]), false).state, State::Fail);
+        let undefined = || LEDGER.iter().map(|defined| (*defined, Vec::new())).collect();
+        assert_eq!(resources(undefined(), false).state, State::Ok);
+        assert_eq!(resources(undefined(), true).state, State::Fail);
+        let old = resources(vec![(NETWORKS, vec!["v1beta1".to_owned()])], false);
+        assert!(old.state == State::Fail && old.detail.contains("the group has v1beta1"), "{old:?}");
+        let conf = |text: &str| serde_json::from_str::<Value>(text).is_ok_and(|conf| has_ledger(&conf));
+        assert!(conf(r#"{"plugins": [{"ipam": {"ledger": {"type": "kubernetes"}}}]}"#));
+        assert!(!conf(r#"{"plugins": [{"ipam": {"ledger": {"type": "etcd"}}}]}"#));
+    }
+}
