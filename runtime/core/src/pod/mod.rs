@@ -44,5 +44,5 @@ pub use ready::status;
 pub use record::PodRecord;
 pub use references::{full_name, references};
 pub use selection::{DEFAULT_NETWORK, NETWORKS, Selection, SelectionError, parse_selection};
-pub use settings::{NetworkRef, Networks, Settings};
+pub use settings::{CONF_DIR, NetworkRef, Networks, Settings};
 pub use status::{Attached, NETWORK_STATUS, added_event, status_text};

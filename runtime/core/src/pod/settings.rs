@@ -7,6 +7,9 @@ use serde_json::Value;
 use crate::agent::pod::References;
 use crate::cni::{CniError, Object, Version, code};
 
+/// Where networks are that are files of the node, unless `confDir` names another directory. Multus' default.
+pub const CONF_DIR: &str = "/etc/cni/multus/net.d";
+
 /// The agent's socket key; ours.
 const AGENT_SOCKET: &str = "agentSocket";
 
@@ -174,7 +177,7 @@ impl Settings {
         Ok(Self {
             version,
             networks,
-            conf_dir: path("confDir", "/etc/cni/multus/net.d")?,
+            conf_dir: path("confDir", CONF_DIR)?,
             bin_dir: path("binDir", "/opt/cni/bin")?,
             namespace: text("multusNamespace")?.unwrap_or_else(|| "kube-system".to_owned()),
             system_namespaces: list("systemNamespaces")?

@@ -2,12 +2,13 @@
 //! networks in it can be read.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use weft_agent::Source;
 use weft_agent::inspect::{Defined, Definition, InspectError, Inspected, LEDGER, NETWORKS, inspect};
 use weft_agent::keep::{FileKind, Manifest};
+use weft_core::pod::CONF_DIR;
 
 use super::{DoctorArgs, Finding, default_network};
 use crate::policy;
@@ -119,10 +120,10 @@ fn resources(undefined: Vec<(Defined, Vec<String>)>, wants_ledger: bool) -> Find
 
 /// One finding for all that can be read, and one for each that cannot.
 fn networks(args: &DoctorArgs, state: &Path, definitions: &[Definition]) -> Vec<Finding> {
-    let names = names_of_files(&args.conf_dir);
+    let files = files_of_the_node(state);
     let faults: Vec<(&str, String)> = definitions
         .iter()
-        .filter_map(|definition| Some((definition.name.as_str(), fault(args, state, definition, &names)?)))
+        .filter_map(|definition| Some((definition.name.as_str(), fault((args, state), definition, files.as_ref())?)))
         .collect();
     let good = definitions.len() - faults.len();
     let mut findings = vec![Finding::ok("networks", format!("{good} of {} can be used", definitions.len()))];
@@ -138,12 +139,13 @@ fn networks(args: &DoctorArgs, state: &Path, definitions: &[Definition]) -> Vec<
 }
 
 /// Why a network cannot be used on this node.
-fn fault(args: &DoctorArgs, state: &Path, definition: &Definition, files: &BTreeSet<String>) -> Option<String> {
+fn fault((args, state): (&DoctorArgs, &Path), definition: &Definition, files: Option<&NodeFiles>) -> Option<String> {
     let Some(config) = definition.config.as_deref().filter(|config| !config.trim().is_empty()) else {
         let name = definition.name.rsplit('/').next().unwrap_or_default();
-        let missing =
-            || format!("it has no spec.config, and no file of {} has the name {name:?}", args.conf_dir.display());
-        return (!files.contains(name)).then(missing);
+        // The agent's container does not see the directory: then nothing is known.
+        let (dir, names) = files?;
+        let missing = || format!("it has no spec.config, and no file of {} has the name {name:?}", dir.display());
+        return (!names.contains(name)).then(missing);
     };
     let conf: Value = match serde_json::from_str(config) {
         Ok(conf) => conf,
@@ -162,18 +164,31 @@ fn fault(args: &DoctorArgs, state: &Path, definition: &Definition, files: &BTree
     }
 }
 
-/// The names of the networks that are files of the node.
-fn names_of_files(dir: &Path) -> BTreeSet<String> {
-    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+/// The directory of networks that are files of the node, with their names.
+type NodeFiles = (PathBuf, BTreeSet<String>);
+
+/// `None` where the directory cannot be read.
+fn files_of_the_node(state: &Path) -> Option<NodeFiles> {
+    let installed = installed_conf(state).and_then(|path| std::fs::read(path).ok());
+    let installed = installed.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+    let named = installed.as_ref().and_then(|conf| conf.pointer("/plugins/0/confDir")?.as_str());
+    let dir = PathBuf::from(named.unwrap_or(CONF_DIR));
+    let files = std::fs::read_dir(&dir).ok()?.flatten();
     let confs = files.filter_map(|file| serde_json::from_slice::<Value>(&std::fs::read(file.path()).ok()?).ok());
-    confs.filter_map(|conf| conf.get("name")?.as_str().map(str::to_owned)).collect()
+    let names = confs.filter_map(|conf| conf.get("name")?.as_str().map(str::to_owned)).collect();
+    Some((dir, names))
+}
+
+/// The configuration that `weftctl install --kubernetes` has made.
+fn installed_conf(state: &Path) -> Option<PathBuf> {
+    let manifest = Manifest::read(state).ok()??;
+    manifest.files.into_iter().find(|file| file.kind == FileKind::Conf).map(|file| file.copy)
 }
 
 /// What the installed configuration names, where that is no file.
 fn installed_network(state: &Path, definitions: &[Definition]) -> Option<Finding> {
-    let manifest = Manifest::read(state).ok()??;
-    let conf = manifest.files.iter().find(|file| file.kind == FileKind::Conf)?;
-    default_network::definition(&conf.copy, &definitions.iter().map(|definition| definition.name.as_str()).collect())
+    let names = definitions.iter().map(|definition| definition.name.as_str()).collect();
+    default_network::definition(&installed_conf(state)?, &names)
 }
 
 #[cfg(test)]

@@ -53,7 +53,10 @@ pub(super) fn rights(cluster: &mut Cluster) -> Result<()> {
     let requests = cluster.requests()?;
     let refused: Vec<_> = requests.iter().filter(|((_, _, code), _)| matches!(code, 401 | 403)).collect();
     ensure!(refused.is_empty(), "the agents were refused: {refused:?}");
-    let listed = listed_rights(cluster)?;
+    let mut listed = listed_rights(cluster, "weft-agent")?;
+    // What `weftctl doctor` asks about itself, and for the server's version, everybody may.
+    listed.extend(listed_rights(cluster, "system:basic-user")?);
+    listed.insert(("get".to_owned(), String::new()));
     let used: BTreeSet<(String, String)> = requests.into_keys().map(|(verb, resource, _)| (verb, resource)).collect();
     let more: Vec<_> = used.difference(&listed).collect();
     ensure!(more.is_empty(), "the agents used rights that are not listed: {more:?}");
@@ -66,11 +69,12 @@ pub(super) fn rights(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Verb and resource of every right of the ClusterRole, as the API server has it.
-fn listed_rights(cluster: &Cluster) -> Result<BTreeSet<(String, String)>> {
+/// Verb and resource of every right of a ClusterRole, as the API server has it.
+fn listed_rights(cluster: &Cluster, role: &str) -> Result<BTreeSet<(String, String)>> {
     let manifest = repository().join("deploy/kubernetes/rbac.yaml");
     ensure!(manifest.is_file(), "no {}", manifest.display());
-    let role = cluster.kubectl().get("clusterrole", "default", "weft-agent")?.context("no ClusterRole weft-agent")?;
+    let found = cluster.kubectl().get("clusterrole", "default", role)?;
+    let role = found.with_context(|| format!("no ClusterRole {role}"))?;
     let list = |rule: &Value, key: &str| -> Vec<String> {
         rule[key].as_array().into_iter().flatten().filter_map(|one| one.as_str().map(str::to_owned)).collect()
     };
