@@ -106,13 +106,11 @@ pub(super) fn doctor(cluster: &mut Cluster) -> Result<()> {
         broken("no-json", "{\"type\": "),
         broken("no-type", "{\"cniVersion\": \"1.0.0\"}"),
         broken("unknown", &unknown.to_string()),
-        definition("nowhere", None),
     ])?;
     find("network default/no-json", &["is not JSON"])?;
     find("network default/no-type", &["neither"])?;
     find("network default/unknown", &["rangez"])?;
-    find("network default/nowhere", &["no spec.config", "no file of"])?;
-    kubectl.run(&["delete", "net-attach-def", "-n", "default", "no-json", "no-type", "unknown", "nowhere"])?;
+    kubectl.run(&["delete", "net-attach-def", "-n", "default", "no-json", "no-type", "unknown"])?;
 
     let role = kubectl.get("clusterrole", "default", "weft-agent")?.context("no role")?;
     let mut less = role.clone();
@@ -159,8 +157,12 @@ fn by_hand(cluster: &Cluster, node: &Node) -> Result<()> {
     let (mut stranger, mut away) = (good.clone(), good.clone());
     stranger["users"][0]["user"] = json!({"token": "nobody-has-it"});
     away["clusters"][0]["cluster"]["server"] = json!("https://127.0.0.1:1");
+    // A network that neither the definition nor a file of the node has; the agent's container does not see those files.
+    cluster.kubectl().apply(&[definition("nowhere", None)])?;
+    node.write("/etc/cni/multus/net.d/site.conf", &json!({"name": "site", "type": "bridge"}).to_string())?;
     for (kubeconfig, words) in [
-        (good, ["as admin", "all granted"]),
+        (good.clone(), ["as admin", "all granted"]),
+        (good, ["network default/nowhere", "no spec.config, and no file of"]),
         (stranger, ["does not accept the credentials", "make a new one"]),
         (away, ["does not answer", "see that the API server runs"]),
         (json!({}), ["cannot use the credentials", "--kubeconfig"]),
@@ -178,7 +180,8 @@ fn by_hand(cluster: &Cluster, node: &Node) -> Result<()> {
             ensure!(said.contains(word), "{kubeconfig}: no {word:?} in {said}");
         }
     }
-    Ok(())
+    fs::remove_file(node.file("/etc/cni/multus/net.d/site.conf")).context("remove a file")?;
+    cluster.kubectl().run(&["delete", "net-attach-def", "-n", "default", "nowhere"]).map(drop)
 }
 
 /// What `doctor` finds in the container of the node's agent. It fails where there is a fault.
