@@ -367,13 +367,15 @@ fn fenced_by_hand(cluster: &mut Cluster) -> Result<()> {
 
 /// ADD as a runtime does it: again, while the answer is code 11.
 fn added(node: &Node, pod: &Pod) -> Result<String> {
-    let mut address = None;
-    wait(PATIENCE, "an ADD", || {
-        address = node.add(pod).ok();
-        Ok(address.is_some())
-    })
-    .with_context(|| node.log())?;
-    address.context("an address")
+    let mut last = None;
+    let waited = wait(PATIENCE, "an ADD", || {
+        let added = node.add(pod);
+        let is_done = added.is_ok();
+        last = Some(added);
+        Ok(is_done)
+    });
+    let last = last.context("no ADD was tried")?;
+    waited.with_context(|| format!("{:?}", last.as_ref().err())).and(last)
 }
 
 /// An agent that etcd does not let in gives out nothing, and says why.

@@ -42,7 +42,9 @@ pub(in crate::claim) async fn learn<B: Backend>(
         let made = LedgerDomain { domain: domain.to_owned(), cell_size };
         match backend.create_domain(&made, None).await {
             // Whatever is unclear is read.
-            Ok(()) | Err(WriteError::Conflict) => {}
+            Ok(()) => {}
+            // Somebody else's, which the read before did not show yet.
+            Err(error @ WriteError::Conflict) => tries.wait(error.to_string()).await?,
             Err(WriteError::NoAnswer(text)) => tries.wait(text).await?,
             Err(error) => return Err(error.into()),
         }
