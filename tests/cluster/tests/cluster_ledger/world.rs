@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -303,16 +303,27 @@ impl Node {
         call.run(&self.installation.bin().join("bridge"), &self.wefts_place()?)
     }
 
+    /// An ADD as a runtime does it: again, while the answer is code 11. An API server of a busy machine takes longer at times than
+    /// an ADD waits.
+    fn succeed(&self, add: impl Fn() -> Result<Reply>) -> Result<Value> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let reply = add()?;
+            let is_tried_again = reply.error().is_ok_and(|error| error.code == 11) && Instant::now() < end;
+            if !is_tried_again {
+                return reply.result().with_context(|| self.log());
+            }
+        }
+    }
+
     /// ADD by weft that must succeed: the address, which the result and the kernel agree about.
     pub(crate) fn add(&self, pod: &Pod) -> Result<String> {
-        let result = self.run("ADD", pod)?.result().with_context(|| self.log())?;
-        one_address(&result, pod)
+        one_address(&self.succeed(|| self.run("ADD", pod))?, pod)
     }
 
     /// The same with a configuration of its own.
     pub(crate) fn add_with(&self, pod: &Pod, conf: &Value) -> Result<String> {
-        let result = self.run_call(&self.call("ADD", pod, conf))?.result().with_context(|| self.log())?;
-        one_address(&result, pod)
+        one_address(&self.succeed(|| self.run_call(&self.call("ADD", pod, conf)))?, pod)
     }
 
     /// A verb of weft as an IPAM plugin. No link is made.
@@ -322,7 +333,7 @@ impl Node {
 
     /// ADD of the same that must succeed: the address.
     pub(crate) fn ipam_add(&self, pod: &Pod, conf: &Value) -> Result<String> {
-        let result = self.ipam("ADD", pod, conf)?.result().with_context(|| self.log())?;
+        let result = self.succeed(|| self.ipam("ADD", pod, conf))?;
         let address = result.pointer("/ips/0/address").and_then(Value::as_str).context("no address in the result")?;
         Ok(address.split('/').next().unwrap_or_default().to_owned())
     }
