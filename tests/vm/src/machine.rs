@@ -176,7 +176,7 @@ fn boot(kernel: &Path, initramfs: &Path, console: &Path, results: &Path) -> Resu
     // Emulation is the same everywhere. Virtual machines offer a /dev/kvm that opens, and then hang: it must be asked for.
     let accelerator = std::env::var("WEFT_VM_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
     // One processor: the machines run beside one another, one for each processor here.
-    qemu.args(["-accel", &accelerator, "-cpu", "max", "-smp", "1", "-m", "1024"]);
+    qemu.args(["-accel", &accelerator, "-cpu", "max", "-smp", "1", "-m", "1536"]);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
     // A network card, for cases about devices. Nothing answers on it.
