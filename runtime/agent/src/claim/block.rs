@@ -166,7 +166,7 @@ impl BlockSpec {
     pub fn describe(&self) -> String {
         match &self.holder {
             Some(holder) => format!("node {}, which gives out its cell {} by itself", holder.node, self.addresses()),
-            None => format!("whoever claims from the shared cell {}", self.addresses()),
+            None => format!("the pods with claims in the shared cell {}", self.addresses()),
         }
     }
 }

@@ -151,7 +151,13 @@ impl Step {
         if !self.needed {
             return Ok(());
         }
-        self.act().with_context(|| format!("cannot {}", self.what()))
+        let verb = match &self.action {
+            Action::Directory { .. } | Action::Name { .. } => "make ",
+            Action::Write { .. } => "write ",
+            // What these do begins with its verb.
+            Action::Compile { .. } | Action::RemoveFile(_) | Action::RemoveTree(_) | Action::Rename { .. } => "",
+        };
+        self.act().with_context(|| format!("cannot {verb}{}", self.what()))
     }
 
     fn act(&self) -> anyhow::Result<()> {

@@ -1,5 +1,5 @@
-//! Shared cells: addresses in them are claimed one by one. A shared cell is never given back, so whoever has seen one need not look
-//! again.
+//! Shared cells: addresses in them are claimed one by one. A shared cell is never given back, so one look at it
+//! is enough.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
 //! Cells for ADDs, and the work on them that goes on beside.
 //!
-//! Invariant: whoever changes this node's cells of a ledger has its lock, so that two ADDs do not take a cell each where one is enough,
+//! Invariant: this node's cells of a ledger change under its lock alone, so that two ADDs do not take a cell each where one is enough,
 //! and nothing is confirmed while a freeze suspends.
 
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! Why a policy is not on this node yet, as whoever fetches it found: an ADD that misses it says so.
+//! Why a policy is not on this node yet, as the agent found when it fetched it: an ADD that misses it says so.
 //!
 //! ```text
 //!  pin-sha256-<digest of the reference>.missed   the reason
