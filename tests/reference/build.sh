@@ -8,16 +8,8 @@ set -euo pipefail
 cd "$(dirname "$0")"
 out=${1:-/usr/local/lib/weft-test-tools/reference}
 version=$(sed -n 's#.*containernetworking/plugins \(v[0-9.]*\).*#\1#p' go.mod)
-stamp=$(cat go.mod go.sum build.sh | sha256sum | cut -d" " -f1)
-[ "$(cat "$out/stamp" 2>/dev/null)" = "$stamp" ] && exit 0
-
-command -v go >/dev/null || { echo "Go is missing: the second reference cannot be built (https://go.dev/dl)" >&2; exit 1; }
-mkdir -p "$out"
-# Several checkouts may come here at once.
-exec 9>"$out.lock"
-flock 9
-[ "$(cat "$out/stamp" 2>/dev/null)" = "$stamp" ] && exit 0
-echo "building the CNI project's plugins $version for the tests"
+. ../go-once.sh
+built_once "$out" "$out/stamp" "the CNI project's plugins $version" go.mod go.sum build.sh
 rm -rf "$out.new"
 mkdir "$out.new"
 CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -o "$out.new/" -ldflags "-s -w \

@@ -8,16 +8,8 @@ cd "$(dirname "$0")"
 out=${1:-/usr/local/lib/weft-test-tools/kubernetes/kubernetes}
 version=$(sed -n 's#^\t*\(require \)\{0,1\}k8s.io/kubernetes \(v[0-9.]*\).*#\2#p' go.mod)
 minor=${version#v1.} minor=${minor%%.*}
-stamp=$(cat ./*.go go.mod go.sum build.sh | sha256sum | cut -d" " -f1)
-[ -x "$out" ] && [ "$(cat "$out.stamp" 2>/dev/null)" = "$stamp" ] && exit 0
-
-command -v go >/dev/null || { echo "Go is missing: Kubernetes cannot be built (https://go.dev/dl)" >&2; exit 1; }
-mkdir -p "$(dirname "$out")"
-# Several checkouts may come here at once.
-exec 9>"$out.lock"
-flock 9
-[ -x "$out" ] && [ "$(cat "$out.stamp" 2>/dev/null)" = "$stamp" ] && exit 0
-echo "building Kubernetes $version for the tests; the first time takes long"
+. ../../go-once.sh
+built_once "$out" "$out.stamp" "Kubernetes $version" ./*.go go.mod go.sum build.sh
 # Without these every part says that it is v0.0.0-master, and kubelet and API server compare versions.
 base=k8s.io/component-base/version client=k8s.io/client-go/pkg/version
 CGO_ENABLED=0 GOFLAGS=-mod=readonly go build -trimpath -o "$out.new" -ldflags "-s -w \
