@@ -276,6 +276,13 @@ fn a_reader_that_stays_delays_the_log_but_not_the_writers() {
     assert!(fs::metadata(&log).unwrap().len() <= LOG_LIMIT, "truncated as soon as nobody is in the way");
 }
 
+#[test]
+fn the_documentation_has_the_version_of_the_format() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/ledger-format.md")).unwrap();
+    assert!(page.contains(&format!("Format version: {VERSION}.")), "docs/ledger-format.md has another number");
+    assert!(page.contains(&format!("| `user_version` | {VERSION} |")), "its table has another number");
+}
+
 /// The store of a running process as SQLite's own command line sees it; `docs/ledger-format.md` has these queries.
 #[test]
 #[ignore = "needs the sqlite3 command"]
