@@ -4,14 +4,14 @@
 //! (`grant`). It goes to a link that turns out to have the address after a restore, as every claim without a holder does
 //! (`reassert`).
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use weft_core::ledger::CONFLICT_SECONDS;
 
 use super::backend::{Backend, Listing, WriteError};
 use super::drain::DrainError;
 use super::object::{ClaimSpec, ClaimState};
+use super::rest::Rests;
 
 /// A claim without its holders, marked.
 pub(super) fn marked(spec: &ClaimSpec, by: Option<&str>) -> ClaimSpec {
@@ -24,24 +24,15 @@ pub(super) fn marked(spec: &ClaimSpec, by: Option<&str>) -> ClaimSpec {
     }
 }
 
-/// Since when claims are known to be marked, by this process' own clock: it begins anew with another process, so a mark can only
-/// last longer.
-#[derive(Debug, Default)]
-pub struct Marks(BTreeMap<(String, String), Instant>);
-
 /// Deletes claims that have been marked for as long as they say. Should somebody still have the address, the next pod that gets it
 /// finds that out.
 ///
 /// # Errors
 /// The ledger cannot be read or written.
-pub async fn collect_conflicts<B: Backend>(backend: &B, marks: &mut Marks, now: Instant) -> Result<usize, DrainError> {
+pub async fn collect_conflicts<B: Backend>(backend: &B, marks: &mut Rests, now: Instant) -> Result<usize, DrainError> {
     let mut removed = 0;
-    let mut seen = BTreeMap::new();
     for claim in backend.list(Listing::Conflict).await? {
-        let key = (claim.spec.name(), claim.versions.version.clone());
-        let since = marks.0.get(&key).copied().unwrap_or(now);
-        if now.saturating_duration_since(since) < Duration::from_secs(claim.spec.rest_seconds.into()) {
-            seen.insert(key, since);
+        if marks.is_resting(&claim, now) {
             continue;
         }
         match backend.delete(&claim.spec.name(), &claim.versions).await {
@@ -51,6 +42,6 @@ pub async fn collect_conflicts<B: Backend>(backend: &B, marks: &mut Marks, now: 
             Err(error) => return Err(error.into()),
         }
     }
-    marks.0 = seen;
+    marks.end_round();
     Ok(removed)
 }

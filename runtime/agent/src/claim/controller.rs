@@ -25,7 +25,7 @@ use super::backend::Backend as _;
 use super::backend::kubernetes::Kubernetes;
 use super::operate::client;
 use super::pool::{self, PoolCount};
-use super::{Marks, Rests, collect_conflicts, collect_orphans, reclaim};
+use super::{Rests, collect_conflicts, collect_orphans, reclaim};
 use crate::gauges::{large, number};
 use crate::probes::{Kind, Metrics, ProbeAddress, Probes};
 use crate::{Log, probes, signals};
@@ -151,7 +151,7 @@ async fn work(mut election: Election, backend: &Kubernetes, every: Duration, don
 #[derive(Default)]
 struct Times {
     rests: Rests,
-    marks: Marks,
+    marks: Rests,
 }
 
 async fn look(backend: &Kubernetes, times: &mut Times, done: &RefCell<Done>) -> anyhow::Result<()> {

@@ -27,6 +27,7 @@ mod operate;
 mod persist;
 mod pool;
 mod reassert;
+mod rest;
 mod service;
 mod sweep;
 #[cfg(test)]
@@ -46,7 +47,7 @@ pub use backend::kubernetes::ClientSource;
 pub use block::{Block, BlockHolder, BlockSpec, LedgerDomain};
 pub use cells::{CellError, reclaim};
 pub use check::{CheckOptions, Checked, Finding, Kind, check};
-pub use conflict::{Marks, collect_conflicts};
+pub use conflict::collect_conflicts;
 pub use controller::{ControllerOptions, control};
 pub use doubt::settle;
 pub use drain::{DrainError, UNANSWERED, drain};
@@ -58,9 +59,10 @@ pub use object::{
     address_of, claim_name,
 };
 pub use operate::{Has, Operation, Reach, describe, operate, who_has};
-pub use persist::{Rests, collect_orphans};
+pub use persist::collect_orphans;
 pub use pool::{CellsView, PoolReach, PoolView, Usage, look_at_pools};
 pub use reassert::{Conflict, Reasserted, drop_intents, reassert};
+pub use rest::Rests;
 pub use service::Claims;
 pub use sweep::{Swept, reverse_sweep};
 

@@ -4,9 +4,8 @@
 //! `holders_empty`: a claim that an IPAMClaim owns goes when that is gone, by its uid, and nobody holds it any more.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ipnet::IpNet;
 use weft_core::ledger::remote::{AddressState, Answer, RemoteRow};
@@ -15,6 +14,7 @@ use weft_core::store::{NodeStore, StoreError};
 use super::backend::{Backend, Listing, ReadError, Status, WriteError};
 use super::drain::DrainError;
 use super::object::{Claim, ClaimSpec, ClaimState};
+use super::rest::Rests;
 
 /// What became of a status.
 pub(super) enum Persisted {
@@ -100,10 +100,6 @@ fn addresses(ips: &[String]) -> Vec<Option<IpAddr>> {
     addresses
 }
 
-/// Since when claims rest, by this process' own clock: it begins anew with another process, so a rest can only be longer.
-#[derive(Debug, Default)]
-pub struct Rests(BTreeMap<(String, String), Instant>);
-
 /// `holders_empty`: deletes claims whose IPAMClaim is gone, or has other addresses. The claim was read before its owner is, and only that version
 /// goes. One with `rest_seconds` rests first.
 ///
@@ -111,7 +107,6 @@ pub struct Rests(BTreeMap<(String, String), Instant>);
 /// The ledger cannot be read or written.
 pub async fn collect_orphans<B: Backend>(backend: &B, rests: &mut Rests, now: Instant) -> Result<usize, DrainError> {
     let mut removed = 0;
-    let mut seen = BTreeMap::new();
     for claim in backend.list(Listing::Persistent).await? {
         let written = match fate(backend, &claim).await? {
             Fate::Owned => continue,
@@ -120,15 +115,8 @@ pub async fn collect_orphans<B: Backend>(backend: &B, rests: &mut Rests, now: In
                 let resting = ClaimSpec { state: ClaimState::Resting, ..claim.spec.clone() };
                 backend.replace(&resting, &claim.versions, None).await.map(|_versions| 0)
             }
-            Fate::OwnerGone => {
-                let key = (claim.spec.name(), claim.versions.version.clone());
-                let since = rests.0.get(&key).copied().unwrap_or(now);
-                if now.saturating_duration_since(since) < Duration::from_secs(claim.spec.rest_seconds.into()) {
-                    seen.insert(key, since);
-                    continue;
-                }
-                backend.delete(&claim.spec.name(), &claim.versions).await.map(|()| 1)
-            }
+            Fate::OwnerGone if rests.is_resting(&claim, now) => continue,
+            Fate::OwnerGone => backend.delete(&claim.spec.name(), &claim.versions).await.map(|()| 1),
         };
         match written {
             Ok(count) => removed += count,
@@ -136,7 +124,7 @@ pub async fn collect_orphans<B: Backend>(backend: &B, rests: &mut Rests, now: In
             Err(error) => return Err(error.into()),
         }
     }
-    rests.0 = seen;
+    rests.end_round();
     Ok(removed)
 }
 

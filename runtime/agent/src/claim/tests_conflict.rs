@@ -11,7 +11,7 @@ use weft_host_abi::types::ReleaseRule;
 use super::backend::memory::Memory;
 use super::backend::{Backend, Listing};
 use super::tests::{Machine, NOW, OTHER, Pod, WEB, WEB_AGAIN, address, one};
-use super::{Claim, ClaimState, Granted, Marks, collect_conflicts, reassert, reclaim, reverse_sweep};
+use super::{Claim, ClaimState, Granted, Rests, collect_conflicts, reassert, reclaim, reverse_sweep};
 
 const BY: &str = "02:00:00:00:00:09";
 
@@ -64,12 +64,12 @@ async fn a_mark_ends_after_its_time_by_the_collectors_clock() {
     a.add(&WEB).await.unwrap();
     a.finds_in_use(&WEB);
     a.drain(NOW).await;
-    let (mut marks, began) = (Marks::default(), Instant::now());
+    let (mut marks, began) = (Rests::default(), Instant::now());
     let nearly = began + Duration::from_secs(CONFLICT_SECONDS - 1);
     assert_eq!(collect_conflicts(&server, &mut marks, began).await.unwrap(), 0);
     assert_eq!(collect_conflicts(&server, &mut marks, nearly).await.unwrap(), 0);
     // Another collector begins anew.
-    assert_eq!(collect_conflicts(&server, &mut Marks::default(), nearly + Duration::from_secs(9)).await.unwrap(), 0);
+    assert_eq!(collect_conflicts(&server, &mut Rests::default(), nearly + Duration::from_secs(9)).await.unwrap(), 0);
     assert_eq!(collect_conflicts(&server, &mut marks, began + Duration::from_secs(CONFLICT_SECONDS)).await.unwrap(), 1);
     a.add(&WEB).await.unwrap();
 }
