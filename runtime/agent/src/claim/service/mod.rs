@@ -296,7 +296,8 @@ impl Claims {
         spans: &[(std::net::IpAddr, std::net::IpAddr)],
     ) -> Result<ClaimReply, Refusal> {
         let ledger = self.ledger(ledger)?;
-        let cells = ledger.backend.blocks(Listing::Domain(domain)).await;
+        let has_cells = ledger.known.sizes.borrow().get(domain) != Some(&0);
+        let cells = if has_cells { ledger.backend.blocks(Listing::Domain(domain)).await } else { Ok(Vec::new()) };
         let cells = cells.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
         let claims = ledger.backend.list(Listing::Domain(domain)).await;
         let claims = claims.map_err(|error| Refusal::new(Fault::Unavailable, error.to_string()))?;
