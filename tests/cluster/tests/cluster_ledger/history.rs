@@ -10,6 +10,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 use weft_kit::dhcp::wait;
 
+use crate::chaos::number;
 use crate::cluster::Cluster;
 use crate::requests::read;
 use crate::world::{Node, PATIENCE, Pod};
@@ -49,7 +50,7 @@ pub(crate) fn of_a_node(cluster: &mut Cluster) -> Result<()> {
 }
 
 fn run(nodes: Vec<Node>, cluster: Option<&Cluster>) -> Result<()> {
-    let seed = fastrand::u64(..);
+    let seed = number("WEFT_HISTORY_SEED").map_or_else(|| fastrand::u64(..), |seed| seed as u64);
     let random = Rng::with_seed(seed);
     let mut history = History { nodes, cluster, pods: Vec::new(), model: Model::default(), random };
     for number in 0..STEPS {

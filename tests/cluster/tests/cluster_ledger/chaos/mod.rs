@@ -113,7 +113,8 @@ pub(crate) fn notices(cluster: &mut Cluster, fault: Fault, words: &str) -> Resul
     Ok(())
 }
 
-fn number(variable: &str) -> Option<usize> {
+/// The value of a variable that is a number.
+pub(crate) fn number(variable: &str) -> Option<usize> {
     std::env::var(variable).ok()?.parse().ok()
 }
 
@@ -239,7 +240,7 @@ fn ended(thread: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
 }
 
 /// The policy that offers what is taken.
-fn liar() -> Result<PathBuf> {
+pub(crate) fn liar() -> Result<PathBuf> {
     let file = sandbox::scratch().join("hostile.wasm");
     if !file.exists() {
         std::fs::write(&file, build_guest("hostile")?).context("write the policy")?;
