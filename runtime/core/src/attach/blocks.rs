@@ -8,9 +8,9 @@ use weft_host_abi::types::{ReleaseRule, Request};
 
 use super::beside::{Beside, Cells};
 use super::call::Call;
-use super::claim::{Planned, addressing};
-use super::cluster::{self, Asking, CELLS, Cluster};
-use super::conflict;
+use super::claim::{Planned, plan_within};
+use super::cluster::{self, Asking};
+use super::cluster_agent::Cluster;
 use super::decide::{self, Decided};
 use super::entry;
 use super::error::AttachError;
@@ -18,15 +18,13 @@ use super::ipam_keys;
 use super::monitor::{self, Watched};
 use super::node::Node;
 use super::policies::Loading;
+use super::shared_cells::{CELLS, lacking};
 use super::stage::Stage;
 use crate::agent::claim::{Blocks, ClaimReply};
 use crate::commit::ClaimError;
 use crate::conf::ClusterConf;
 use crate::ledger::remote::{Looks, Span, is_in};
-use crate::ledger::{ClaimAsk, Claimed};
-use crate::plan::Plan;
 use crate::policy::Loaded;
-use crate::store::NodeStore;
 
 /// Claims what the policy decides, inside this machine's cells where it can, and writes the journal entry with it.
 pub(super) fn by_policy(
@@ -99,13 +97,16 @@ impl Network<'_> {
             if matches!(decided.release, ReleaseRule::Keep(_)) || !lies_in(&decided, &spans) {
                 return Ok(None);
             }
-            match self.commit(store, call, stage, &decided) {
-                Ok((plan, claimed)) => {
+            // The cells are looked at again in the transaction.
+            let place = (self.conf.ledger.as_str(), self.conf.domain.as_str());
+            let claimed =
+                plan_within(call, stage, (&decided, &decided.scope), |ask, plan| store.claim_inside(ask, place, plan));
+            match claimed {
+                Ok((planned, claimed)) => {
                     if let Some(watched) = watched {
                         watched.decided(decided.trace(&claimed));
                     }
-                    let irreplaceable = conflict::irreplaceable(call, &decided, &claimed);
-                    return Ok(Some(Planned { plan, irreplaceable }));
+                    return Ok(Some(planned));
                 }
                 Err(ClaimError::Lost { want }) => race.lost(policy, &decided, want)?,
                 Err(other) => return Err(entry::refused(call, other)),
@@ -116,42 +117,13 @@ impl Network<'_> {
 
     /// Asks for a cell for each set in which the policy has found no room; whether there is one for each now.
     fn take(&self, call: &Call, looks: &Looks, spans: &[Span]) -> Result<bool, AttachError> {
-        for wanted in cluster::lacking(call, looks) {
+        for wanted in lacking(call, looks) {
             let known = spans.iter().map(|(first, _last)| *first).collect();
             if self.cluster.cell(wanted, false, known)? != ClaimReply::Cell {
                 return Ok(false);
             }
         }
         Ok(true)
-    }
-
-    /// The cells are looked at again in the transaction.
-    fn commit(
-        &self,
-        store: &mut NodeStore,
-        call: &Call,
-        stage: &Stage<'_>,
-        decided: &Decided,
-    ) -> Result<(Plan, Vec<Claimed>), ClaimError<AttachError>> {
-        let key = call.key();
-        let ask = ClaimAsk {
-            key: &key,
-            scope: &decided.scope,
-            identities: &decided.identities,
-            wants: &decided.wants,
-            release: &decided.release,
-            now: decided.now,
-        };
-        let mut planned = None;
-        let claimed = store.claim_inside(&ask, (&self.conf.ledger, &self.conf.domain), |claimed| {
-            let plan = stage.plan(call, Some(&addressing(decided, claimed)))?;
-            decided.check_plan(call, &plan)?;
-            let record = entry::record(call, &plan, Some(decided.trace(claimed)))?;
-            planned = Some(plan);
-            Ok(record)
-        })?;
-        let plan = planned.ok_or(ClaimError::Record(AttachError::NoPlan))?;
-        Ok((plan, claimed))
     }
 
     fn no_cell(&self) -> AttachError {

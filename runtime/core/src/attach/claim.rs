@@ -16,6 +16,7 @@ use super::policies::Loading;
 use super::stage::Stage;
 use crate::commit::ClaimError;
 use crate::delegate::{Addressing, Given};
+use crate::journal::Record;
 use crate::ledger::{ClaimAsk, Claimed};
 use crate::plan::Plan;
 
@@ -74,32 +75,15 @@ fn watched_by_policy(
             ipam_keys::refuse_unknown(call, policy.loaded())?;
         }
         let decided = decided.by_fallback(policy.fallback());
-        let key = call.key();
-        let ask = ClaimAsk {
-            key: &key,
-            scope: &decided.scope,
-            identities: &decided.identities,
-            wants: &decided.wants,
-            release: &decided.release,
-            now: decided.now,
-        };
-        let mut planned = None;
-        let outcome = store.claim(&ask, |claimed| -> Result<_, AttachError> {
-            let plan = stage.plan(call, Some(&addressing(&decided, claimed)))?;
-            decided.check_plan(call, &plan)?;
-            let record = entry::record(call, &plan, Some(decided.trace(claimed)))?;
-            planned = Some(plan);
-            Ok(record)
-        });
+        let outcome = plan_within(call, stage, (&decided, &decided.scope), |ask, plan| store.claim(ask, plan));
         match outcome {
-            Ok(claimed) => {
+            Ok((planned, claimed)) => {
                 if let Some(watched) = watched {
                     watched.decided(decided.trace(&claimed));
                 }
                 policy.remember(&policies, call, log);
                 context.discard(policy);
-                let irreplaceable = conflict::irreplaceable(call, &decided, &claimed);
-                return planned.map(|plan| Planned { plan, irreplaceable }).ok_or(AttachError::NoPlan);
+                return Ok(planned);
             }
             Err(ClaimError::Lost { want }) => {
                 race.lost(policy.loaded(), &decided, want)?;
@@ -111,8 +95,41 @@ fn watched_by_policy(
     }
 }
 
+/// Claims by `commit`, which plans within its transaction: what was chosen becomes a plan and its journal entry. A plan that puts
+/// an address on the host which a policy may not put there is refused, and nothing is claimed then.
+pub(super) fn plan_within(
+    call: &Call,
+    stage: &Stage<'_>,
+    (decided, scope): (&Decided, &str),
+    commit: impl FnOnce(
+        &ClaimAsk<'_>,
+        &mut dyn FnMut(&[Claimed]) -> Result<Record, AttachError>,
+    ) -> Result<Vec<Claimed>, ClaimError<AttachError>>,
+) -> Result<(Planned, Vec<Claimed>), ClaimError<AttachError>> {
+    let key = call.key();
+    let ask = ClaimAsk {
+        key: &key,
+        scope,
+        identities: &decided.identities,
+        wants: &decided.wants,
+        release: &decided.release,
+        now: decided.now,
+    };
+    let mut planned = None;
+    let claimed = commit(&ask, &mut |claimed| {
+        let plan = stage.plan(call, Some(&addressing(decided, claimed)))?;
+        decided.check_plan(call, &plan)?;
+        let record = entry::record(call, &plan, Some(decided.trace(claimed)))?;
+        planned = Some(plan);
+        Ok(record)
+    })?;
+    let plan = planned.ok_or(ClaimError::Record(AttachError::NoPlan))?;
+    let irreplaceable = conflict::irreplaceable(call, decided, &claimed);
+    Ok((Planned { plan, irreplaceable }, claimed))
+}
+
 /// Claims as a delegate sees them.
-pub(super) fn addressing(decided: &Decided, claimed: &[Claimed]) -> Addressing {
+fn addressing(decided: &Decided, claimed: &[Claimed]) -> Addressing {
     Addressing {
         ips: claimed.iter().map(|claim| Given { address: claim.address, gateway: claim.gateway }).collect(),
         routes: decided.routes.clone(),

@@ -7,6 +7,7 @@ mod check;
 mod cluster;
 mod conflict;
 mod controller;
+mod gateway;
 mod history;
 mod ipam_claim;
 mod keep;
@@ -121,6 +122,9 @@ fn main() -> ExitCode {
     let mut suite = Suite::new();
     suite.test("stock-host-local-gives-an-address-twice", &beside, || stock_gives_it_twice(&mut Cluster::etcd()?));
     suite.test("node/a-random-history-is-that-of-the-model", &needs, || history::of_a_node(&mut Cluster::etcd()?));
+    suite.test("etcd/a-bridge-takes-no-address-that-pods-get", &needs, || {
+        gateway::that_a_bridge_takes(&mut Cluster::etcd()?)
+    });
     // What happens on the node is the same for an API server.
     suite.test("etcd/an-add-that-is-stopped-at-any-request-and-deleted", &needs, || {
         requests::stopped_at_every_request(&mut Cluster::etcd()?)

@@ -1,0 +1,33 @@
+//! Gateways on the host: a policy cannot put an address there that pods get.
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+use crate::chaos::liar;
+use crate::cluster::Cluster;
+use crate::world::{Node, Pod};
+
+/// Where a policy names no gateway, a bridge takes the first address of the subnet. That may be a pod's, where the operator declared
+/// another one.
+pub(crate) fn that_a_bridge_takes(cluster: &mut Cluster) -> Result<()> {
+    let (node, pod) = (Node::new(cluster, 1)?, Pod::new("one")?);
+    let mut conf = node.conf();
+    let ledger = conf["ipam"]["ledger"].take();
+    conf.as_object_mut().and_then(|conf| conf.remove("bridge"));
+    conf["type"] = json!("weft");
+    conf["delegate"] = json!({"type": "bridge", "bridge": "storage0", "isGateway": true});
+    conf["ledger"] = ledger;
+    let policy = format!("file://{}", liar()?.display());
+    let ranges = json!([[{"subnet": "10.50.0.0/24", "gateway": "10.50.0.254"}]]);
+    conf["ipam"] = json!({"type": "wasm", "policy": policy, "ranges": ranges, "lie": "no-gateway"});
+    let error = node.run_call(&node.call("ADD", &pod, &conf))?.error()?;
+    ensure!(error.code == 101 && error.msg.contains("10.50.0.1,"), "{error:?}");
+    ensure!(pod.addresses()?.is_empty(), "{:?}", pod.addresses()?);
+    node.age()?;
+    node.wait_for_nothing_left()?;
+    ensure!(cluster.claims()?.is_empty(), "the claim was not given back");
+    // Without a gateway on the host there is none to name.
+    conf["delegate"]["isGateway"] = json!(false);
+    node.add_with(&pod, &conf)?;
+    node.del_with(&pod, &conf)
+}
