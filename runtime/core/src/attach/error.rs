@@ -1,7 +1,6 @@
-//! Every way a call fails, and the one map from there to CNI error codes.
+//! Every way a call fails, in words. `error_code` has the codes.
 //!
-//! `msg` is one line a person can act on, `details` the chain of causes and what was left. `docs/error-codes.md` lists the
-//! codes; a test holds list and map together.
+//! `msg` is one line a person can act on, `details` the chain of causes and what was left.
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -10,7 +9,7 @@ use std::path::PathBuf;
 use weft_host_abi::types::{Attachment, Denial, Problem};
 
 use crate::agent::AgentError;
-use crate::cni::{CniError, code};
+use crate::cni::CniError;
 use crate::conf::ConfError;
 use crate::delegate::DelegateError;
 use crate::exec::ExecError;
@@ -343,64 +342,6 @@ impl From<ExecError> for AttachError {
 // === impl AttachError ===
 
 impl AttachError {
-    /// The CNI error code. This match is the only map.
-    #[must_use]
-    pub fn code(&self) -> u32 {
-        match self {
-            Self::Cni(error) => error.code,
-            Self::Plugin(error) => error.code(),
-            Self::UnknownAttachment(_) | Self::NoClaim { .. } => code::UNKNOWN_CONTAINER,
-            Self::Exists { .. } => code::INVALID_ENVIRONMENT,
-            Self::Ledger(StoreError::Taken { .. })
-            | Self::Netlink(NetlinkError::Taken { .. } | NetlinkError::StockPort { .. })
-            | Self::Op { source: NetlinkError::Taken { .. } | NetlinkError::StockPort { .. }, .. } => code::TAKEN,
-            Self::Contended { .. }
-            | Self::InUse { .. }
-            | Self::Conflicts { .. }
-            | Self::Op { source: NetlinkError::NoCarrier { .. }, .. }
-            | Self::TakenInCluster { .. }
-            | Self::Withdrawn
-            | Self::AtWork { .. }
-            | Self::Ledger(StoreError::Removed { .. })
-            | Self::Op { source: NetlinkError::SharedBusy { .. }, .. }
-            | Self::Denied { denial: Denial::TryAgain(_), .. } => code::TRY_AGAIN,
-            Self::LockFile { .. } | Self::Ledger(_) | Self::Facts(_) => code::IO,
-            Self::PluginAnswer { .. } => code::DECODE,
-            Self::Conf(error) => error.code(),
-            Self::Agent(error) | Self::StockAgent(error) => error.code(),
-            Self::UnknownDelegate(_)
-            | Self::IpamRequired { .. }
-            | Self::NoIpam
-            | Self::NoDhcp { .. }
-            | Self::NoDelegate
-            | Self::Delegate(DelegateError::Conf(_))
-            | Self::Step(StepError::Conf(_) | StepError::Previous(_))
-            | Self::Denied { denial: Denial::InvalidConfig(_), .. }
-            | Self::PolicyConf { .. }
-            | Self::KeptInCluster { .. }
-            | Self::ClaimNotOffered { .. }
-            | Self::ClaimStatus { .. }
-            | Self::PrevResultMissing => code::INVALID_CONFIG,
-            Self::SameNetns => code::INVALID_NETNS,
-            Self::NotReady { .. } => code::NOT_AVAILABLE,
-            Self::Denied { denial: Denial::Denied(_), .. } => code::DENIED,
-            Self::Policy(error) => class_code(error.class()),
-            Self::NoFallback { class, .. } => class_code(*class),
-            Self::DelegateAdd { cause } => cause.code(),
-            Self::OffersTaken { .. } | Self::BadSettings { .. } | Self::Delegate(DelegateError::Addressing(_)) => {
-                code::POLICY_FAILED
-            }
-            Self::NoCell { .. } | Self::Denied { denial: Denial::Exhausted(_), .. } | Self::WantedInUse { .. } => {
-                code::EXHAUSTED
-            }
-            Self::Netlink(error) | Self::Op { source: error, .. } => host_code(error),
-            Self::Delegate(DelegateError::Host(_)) | Self::Step(StepError::Host(_)) => code::HOST_FAILED,
-            Self::Leftovers { .. } | Self::Teardown { .. } => code::LEFTOVERS,
-            Self::Differs { .. } => code::DIFFERS,
-            Self::Encode(_) | Self::Journal { .. } | Self::NoPlan => code::INTERNAL,
-        }
-    }
-
     /// The document for stdout.
     #[must_use]
     pub fn to_cni(&self) -> CniError {
@@ -448,27 +389,6 @@ impl AttachError {
             ),
             other => causes(other),
         }
-    }
-}
-
-/// The code of what the kernel refused.
-fn host_code(error: &NetlinkError) -> u32 {
-    if error.is_out_of_memory() {
-        code::IO
-    } else if error.is_netns() {
-        code::INVALID_NETNS
-    } else {
-        code::HOST_FAILED
-    }
-}
-
-/// The code of a policy's error.
-fn class_code(class: Class) -> u32 {
-    match class {
-        Class::Config => code::INVALID_CONFIG,
-        Class::Host => code::IO,
-        Class::Node | Class::Policy => code::POLICY_FAILED,
-        Class::Passing => code::TRY_AGAIN,
     }
 }
 

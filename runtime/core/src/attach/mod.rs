@@ -27,6 +27,7 @@ mod decide;
 mod del;
 mod entry;
 mod error;
+mod error_code;
 mod external;
 mod external_add;
 mod failures;
