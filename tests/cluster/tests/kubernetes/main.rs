@@ -5,6 +5,7 @@
 
 mod audit;
 mod devices;
+mod documentation;
 mod duplicates;
 mod networks;
 mod policies;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
     test("r37-devices-of-a-resource-claim", devices::of_a_resource_claim);
     test("the-stock-plugins-give-an-address-twice", duplicates::with_the_stock_plugins);
     test("the-cluster-ledger-gives-it-once", duplicates::with_the_cluster_ledger);
+    test("the-example-of-the-documentation", documentation::example);
     test("weftctl-shows-what-pods-have", tools::weftctl);
     test("doctor-finds-what-is-wrong-in-the-cluster", tools::doctor);
     test("field-9-a-pod-without-its-networks-is-named", audit::networks_missing);
