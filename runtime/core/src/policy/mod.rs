@@ -16,6 +16,7 @@ mod cache;
 pub mod compiler;
 mod confine;
 mod error;
+mod error_class;
 mod locked;
 mod run;
 mod schema;
@@ -29,7 +30,8 @@ pub use cache::{
 #[cfg(feature = "compile")]
 pub use cache::{Compiled, Compiler, Pruned, Waiting};
 pub use compiler::{CompileAsk, CompileError, CompileFailure};
-pub use error::{Cause, Class, PolicyError};
+pub use error::{Cause, PolicyError};
+pub use error_class::Class;
 pub use locked::{LockFile, Locked, resolve_tag};
 pub use run::{Answer, Called, Evidence, Exchange, Exchanges, Grants, Limits, Loaded, LogLine, ReplayLedger, Reused};
 pub use schema::{Schema, UnknownKey};
