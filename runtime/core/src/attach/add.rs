@@ -1,6 +1,6 @@
-//! ADD. Reads like the figure in `lib.rs`: choose, facts, policy, verify, ledger, delegate, netlink, result.
+//! ADD. Follows the figure in `lib.rs`: choose, facts, policy, verify, ledger, delegate, netlink, result.
 //!
-//! Above the claim nothing has a side effect; from the claim on, everything has an inverse (`finish`).
+//! Nothing before the claim has a side effect; everything from the claim on has an inverse (`finish`).
 
 use super::call::Call;
 use super::claim::Planned;
@@ -17,10 +17,10 @@ use super::{
 use crate::cni::CniResult;
 use crate::conf::{IpamKind, LedgerKind, SelectConf};
 
-/// Makes an attachment. A failure is kept for `weftctl explain`.
+/// Makes an attachment. Records a failure for `weftctl explain`.
 ///
 /// # Errors
-/// See [`AttachError`]. The node is as it was, unless the error says what is left; DEL removes that.
+/// See [`AttachError`]. The node is as it was before, unless the error lists leftovers; DEL removes those.
 pub fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
     node.log.attempt = None;
     let before = node.watched.len();
@@ -36,28 +36,28 @@ pub fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
 }
 
 fn add_unrecorded(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
-    // The reference finds out when the work is done, and leaves it there.
+    // The reference implementation detects this after the work is done, and leaves the result in place.
     call.refuse_own_netns()?;
     let stock = call.network.select().is_some_and(SelectConf::is_stock);
     let call = pool::resolve(choose::resolve(node, call)?)?;
     let lock = Lock::for_add(&node.context.state_dir, &call.key())?;
     let mut added = conflict::around(node, &call, attach);
-    // Nothing of it is left, so it can be tried again; each time there is one dead attachment less.
+    // The attempt left nothing behind, so it can be repeated. Each round removes one dead attachment.
     while let Err(refusal) = &added
         && takeover::remove_dead_holder(node, &call, refusal)
     {
         added = conflict::around(node, &call, attach);
     }
-    // Before the lock goes: as soon as it has, another process may remove what is marked, and the mark.
+    // Read this while the lock is still held: afterwards another process may remove the marked attachment and its mark.
     let marked = remove::is_marked(node, &call).is_ok_and(|marked| marked);
     drop(lock);
-    // A DEL from now on finds no ADD at work, and one before has left its mark.
+    // A later DEL finds no ADD at work, and an earlier one has left its mark.
     let added = remove::if_marked(node, &call, marked).and(added);
-    // flannel's own words for an error of its delegate.
+    // flannel's own wording for an error of its delegate.
     if stock { added.map_err(|cause| AttachError::DelegateAdd { cause: Box::new(cause) }) } else { added }
 }
 
-/// ADD with the delegate that there is.
+/// Runs ADD with the delegate that the configuration names or the policy chose.
 fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
     if call.network.is_chained() {
         return chained::add(node, call);
@@ -67,7 +67,7 @@ fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
         supersede::earlier_tries(node, call)?;
         return external_add::by_delegate(node, call);
     }
-    // Three things that do not depend on one another: the namespaces and then the policy, and meanwhile the ledger.
+    // Three independent things: the namespaces and then the policy, in parallel with the ledger.
     let (loading, load) = Loading::prepare(node, call).unzip();
     let setting = Stage::set(node.context, call, load)?;
     restart::remove_what_ended(node, call)?;
@@ -81,7 +81,7 @@ fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
 
     let ipam = call.network.ipam.as_ref().filter(|_ipam| !stage.ignores_ipam());
     let planned = match ipam.map(|ipam| &ipam.kind) {
-        // The link comes first, and the addresses through it.
+        // The link is made first, because the addresses are requested through it.
         Some(IpamKind::Dhcp) => return lease_add::add(node, call, &stage, executor),
         Some(IpamKind::External(plugin)) => return external_add::by_ipam(node, call, (stage, executor), plugin),
         Some(IpamKind::Shipped(_) | IpamKind::Wasm { .. }) => match &call.network.terms.ledger {
@@ -95,7 +95,7 @@ fn attach(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
             let plan = stage.plan(call, None)?;
             let record = entry::record(call, &plan, None)?;
             if call.is_loopback() && node.store()?.entry(&call.key())?.is_some() {
-                // As often as the container has interfaces on the network.
+                // Once per interface that the container has on the network.
                 node.store()?.update_record(&call.key(), &record)?;
                 return finish::apply(node, call, Work::new(executor, Written::Nothing), &plan);
             }

@@ -1,8 +1,10 @@
-//! Addresses by policy in block mode: this machine has whole cells of a domain, and gives out what lies inside in one transaction
-//! of its own store, without a request. Where its cells have no room the agent takes another, and the policy is asked again.
+//! Addresses by policy in block mode. This machine owns whole cells of a domain and allocates addresses inside them in
+//! one transaction of its own store, without a request to the cluster. When its cells are full, the agent takes another
+//! cell and the policy is asked again.
 //!
-//! Invariants: what is given out lies in a cell that is owned at the instant of the commit; everything else is claimed by itself, in
-//! a cell that is shared: addresses that are asked for by name, those that an IPAMClaim keeps, and what is borrowed when no cell is left.
+//! Invariants: every such address lies in a cell that the machine owns at the instant of the commit. All other
+//! addresses are claimed one by one in a shared cell: those requested by name, those kept by an IPAMClaim, and those
+//! borrowed when no cell is left.
 
 use weft_host_abi::types::{ReleaseRule, Request};
 
@@ -26,7 +28,8 @@ use crate::conf::ClusterConf;
 use crate::ledger::remote::{Looks, Span, is_in};
 use crate::policy::Loaded;
 
-/// Claims what the policy decides, inside this machine's cells where it can, and writes the journal entry with it.
+/// Claims what the policy decides, in this machine's cells where possible, and writes the journal entry in the same
+/// transaction.
 pub(super) fn by_policy(
     node: &mut Node<'_>,
     call: &Call,
@@ -63,7 +66,7 @@ struct Network<'a> {
 }
 
 impl Network<'_> {
-    /// `None`: the addresses have to be claimed by themselves.
+    /// Returns `None` if the addresses have to be claimed one by one.
     fn inside(
         &self,
         node: &mut Node<'_>,
@@ -97,7 +100,7 @@ impl Network<'_> {
             if matches!(decided.release, ReleaseRule::Keep(_)) || !lies_in(&decided, &spans) {
                 return Ok(None);
             }
-            // The cells are looked at again in the transaction.
+            // The transaction checks the cells again.
             let place = (self.conf.ledger.as_str(), self.conf.domain.as_str());
             let claimed =
                 plan_within(call, stage, (&decided, &decided.scope), |ask, plan| store.claim_inside(ask, place, plan));
@@ -115,7 +118,7 @@ impl Network<'_> {
         }
     }
 
-    /// Asks for a cell for each set in which the policy has found no room; whether there is one for each now.
+    /// Asks for a cell for each set in which the policy found no room. Returns whether each set has one now.
     fn take(&self, call: &Call, looks: &Looks, spans: &[Span]) -> Result<bool, AttachError> {
         for wanted in lacking(call, looks) {
             let known = spans.iter().map(|(first, _last)| *first).collect();
@@ -131,7 +134,8 @@ impl Network<'_> {
     }
 }
 
-/// Every want has a candidate in the cells. One that has none was not found in the policy's view: it is meant by name.
+/// Returns whether every want has a candidate in the cells. A want without one was not found in the policy's view: it
+/// was requested by name.
 fn lies_in(decided: &Decided, cells: &[Span]) -> bool {
     decided.wants.iter().all(|want| want.candidates.iter().any(|(candidate, _range)| is_in(cells, candidate.addr())))
 }

@@ -1,5 +1,5 @@
-//! One CNI call, read: the environment and the configuration. It never changes; where a policy picks the delegate, a new one
-//! takes its place.
+//! One CNI call, parsed: the environment and the configuration. A call never changes; when a policy picks the delegate,
+//! a new call takes its place.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::plan::AgentLease;
 use crate::store::{Key, Role};
 use weft_host_abi::types::{Attachment, Node, Pod};
 
-/// The link that loopback is about.
+/// The loopback interface.
 pub(super) const LOOPBACK: &str = "lo";
 const LOOPBACK_PLUGIN: &str = "loopback";
 
@@ -30,19 +30,20 @@ pub struct Call {
     pub(super) pairs: Vec<(String, String)>,
     /// stdin.
     pub(super) stdin: Arc<[u8]>,
-    /// The configuration as it stood on stdin, or as the choice of the delegate made it.
+    /// The configuration as read from stdin, or as produced by the choice of a delegate.
     pub(super) conf: Object,
     pub(super) network: Network,
-    /// How the delegate was chosen, once it is: `conf` and `network` are then those of the choice.
+    /// How the delegate was chosen, once it is chosen. `conf` and `network` are then those of the choice.
     pub(super) choice: Option<ChoiceTrace>,
-    /// What the API server says about the pod, where it was asked.
+    /// What the API server says about the pod, if it was asked.
     pub(super) facts: Option<PodFacts>,
-    /// Time of an external plugin.
+    /// Time limit of an external plugin.
     pub(super) plugin_limit: Duration,
 }
 
 impl Call {
-    /// Reads the configuration as the verb needs it: DEL and GC take what they can get (invariant 4), the others insist.
+    /// Reads the configuration as strictly as the verb needs: DEL and GC use whatever is readable (invariant 4), the
+    /// others require all of it.
     ///
     /// # Errors
     /// The configuration or `CNI_ARGS` cannot be used.
@@ -55,7 +56,7 @@ impl Call {
             Err(error) => (cni::usable_pairs(&env.args), Some(error)),
         };
         let is_shipped = |name: &str| context.has_policy(name);
-        // Whether they matter at all shows once it is known who reads them.
+        // Whether they matter is only known once it is clear who reads them.
         let read = if unusable.is_some() && persona != Persona::Ipam("dhcp") { &[] } else { pairs.as_slice() };
         let network = match env.verb {
             Verb::Del => Network::parse_for_del(persona, &conf, &is_shipped),
@@ -69,8 +70,9 @@ impl Call {
         Ok(Self { persona, env, pairs, stdin: stdin.into(), conf, network, choice: None, facts: None, plugin_limit })
     }
 
-    /// The DEL of an attachment where no runtime calls: by hand, of an abandoned one, of one that was deleted under other work.
-    /// The journal says the rest. `path` is where external plugins may be besides where their ADD found them.
+    /// Builds the DEL of an attachment without a runtime's call: a manual DEL, one of an abandoned attachment, or one
+    /// that came during other work. The journal provides the rest. `path` adds directories in which to look for
+    /// external plugins, besides the one where ADD found them.
     ///
     /// # Errors
     /// The network has a name that no configuration can have.
@@ -88,19 +90,20 @@ impl Call {
         Self::read(context, Persona::Weft, env, conf.to_string().as_bytes())
     }
 
-    /// The same call with what the API server says about its pod. Labels in `CNI_ARGS` and in the configuration then do not
-    /// count.
+    /// Returns the same call with what the API server says about its pod. Labels in `CNI_ARGS` and in the configuration
+    /// are then ignored.
     #[must_use]
     pub fn with_facts(self, facts: PodFacts) -> Self {
         Self { facts: Some(facts), ..self }
     }
 
-    /// The same call with another configuration.
+    /// Returns the same call with another configuration.
     pub(super) fn with_conf(&self, conf: Object, network: Network) -> Self {
         Self { conf, network, ..self.clone() }
     }
 
-    /// The same call for attachments that it does not name: without what the runtime said of its own.
+    /// Returns the same call for attachments that it does not name, without what the runtime said about its own
+    /// attachment.
     pub(super) fn about_others(&self) -> Self {
         let mut call = self.clone();
         call.env.netns.clear();
@@ -108,13 +111,13 @@ impl Call {
         call
     }
 
-    /// The version that the result is printed in.
+    /// Returns the CNI version of the result.
     #[must_use]
     pub fn version(&self) -> Version {
         self.network.version
     }
 
-    /// What the call is about.
+    /// Returns the attachment that the call names.
     #[must_use]
     pub fn attachment(&self) -> Attachment {
         let ifname = if self.is_loopback() { LOOPBACK } else { &self.env.ifname };
@@ -125,19 +128,19 @@ impl Call {
         }
     }
 
-    /// Whether it is about the container's `lo`, which is there already and is one link for all of its interfaces: in a list with
-    /// another plugin that makes a link, both have the same `CNI_IFNAME`.
+    /// Returns whether the call is for the container's `lo`. That link always exists and is shared by all the
+    /// container's interfaces: in a list with another plugin that makes a link, both have the same `CNI_IFNAME`.
     pub(super) fn is_loopback(&self) -> bool {
         self.network.delegate().is_some_and(|delegate| delegate.kind == LOOPBACK_PLUGIN)
     }
 
-    /// What the plugin before this one printed, where the runtime sent it.
+    /// Returns the result of the previous plugin, if the runtime sent it.
     pub(super) fn previous(&self) -> Result<Option<CniResult>, CniError> {
         let read = |value| CniResult::from_json(value, self.network.version);
         self.network.prev_result.as_ref().map(read).transpose()
     }
 
-    /// The journal key of this call.
+    /// Returns the journal key of this call.
     pub(super) fn key(&self) -> Key {
         let role = match self.persona {
             persona if persona.is_ipam() => Role::Ipam,
@@ -147,7 +150,7 @@ impl Call {
         Key { attachment: self.attachment(), role }
     }
 
-    /// The pod that the runtime says the container is of, with the facts of the API server where there are some.
+    /// Returns the pod that the runtime names for the container, with the facts of the API server if there are any.
     pub(super) fn pod(&self) -> Option<Pod> {
         let named = self.network.pod(&self.pairs);
         match &self.facts {
@@ -156,7 +159,7 @@ impl Call {
         }
     }
 
-    /// The node as policies see it.
+    /// Returns the node as policies see it.
     pub(super) fn node(&self, state_dir: &Path) -> Result<Node, FactsError> {
         let node = facts::node(state_dir)?;
         Ok(match &self.facts {
@@ -165,33 +168,33 @@ impl Call {
         })
     }
 
-    /// The name that journal entries of one pod's interface on this network share, whatever the container: it finds those of
-    /// earlier tries.
+    /// Returns the name that the journal entries of one pod's interface on this network share across containers. It
+    /// finds the entries of earlier tries.
     pub(super) fn pod_name(&self) -> Option<String> {
         let uid = self.pod()?.uid;
         let (ifname, network) = (&self.env.ifname, &self.network.name);
         (!uid.is_empty()).then(|| format!("pod {uid} {ifname} on {network}"))
     }
 
-    /// How the addresses are asked for, where a DHCP server gives them.
+    /// Returns how to request addresses from a DHCP server, if the network uses one.
     pub(super) fn dhcp(&self) -> Option<&DhcpConf> {
         self.network.ipam.as_ref().and_then(|ipam| ipam.dhcp.as_ref())
     }
 
-    /// What a plan of this call says about its lease.
+    /// Returns the lease for a plan of this call.
     pub(super) fn lease(&self) -> Option<AgentLease> {
         self.dhcp().map(|conf| AgentLease { socket: conf.socket.clone() })
     }
 
-    /// The journal's text about how this attachment came to be what it is.
+    /// Returns the journal text that explains how this attachment was decided.
     pub(super) fn traces(&self, decision: Option<Trace>) -> Result<String, AttachError> {
         Traces { choice: self.choice.clone(), decision, monitor: None, choice_monitor: None }
             .to_text()
             .map_err(AttachError::Encode)
     }
 
-    /// The reference implementation's check: CNI_NETNS must not be the plugin's own namespace, unless the caller says so. A
-    /// path that cannot be opened is not its business.
+    /// The reference implementation's check: CNI_NETNS must not be the plugin's own namespace, unless the caller allows
+    /// it. A path that cannot be opened is ignored here.
     pub(super) fn refuse_own_netns(&self) -> Result<(), AttachError> {
         if self.env.netns_override || self.env.netns.is_empty() {
             return Ok(());

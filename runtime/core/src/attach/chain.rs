@@ -1,4 +1,4 @@
-//! The journal entry of chained steps: one list of calls per attachment, in the order of their ADDs.
+//! The journal entry of chained steps: one list of calls per attachment, in ADD order.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::journal::{AmendError, Entry, Record};
 use crate::netlink::Since;
 use crate::store::{Key, NodeStore, Role};
 
-/// The chained steps of an entry.
+/// Returns the chained steps of an entry.
 pub(super) fn listed(entry: &Entry) -> Result<Vec<Chained>, AttachError> {
     record::chained(&entry.record, &entry.key.attachment)
 }
@@ -27,8 +27,8 @@ fn write(listed: &[Chained]) -> Result<Option<Record>, AttachError> {
     }))
 }
 
-/// Adds a call to the entry; whether it was not there. The very same call again (a runtime that repeats itself) is the same
-/// thing, and stays if this time fails.
+/// Adds a call to the entry and returns whether it is new. An identical call (a runtime that repeats itself) counts as
+/// the same one, and is kept even if it fails this time.
 pub(super) fn note(call: &Call, store: &mut NodeStore, mine: &Chained) -> Result<bool, AttachError> {
     let key = call.key();
     let mut fresh = true;
@@ -50,7 +50,7 @@ fn amend_failed(error: AmendError<AttachError>) -> AttachError {
     }
 }
 
-/// Drops calls from an entry; the entry goes with the last one.
+/// Drops calls from an entry; the entry is deleted with its last call.
 pub(super) fn drop_calls(
     store: &mut NodeStore,
     key: &Key,
@@ -64,7 +64,7 @@ pub(super) fn drop_calls(
     amended.map_err(amend_failed)
 }
 
-/// What the chained steps of an attachment changed of what was there before them.
+/// Returns what the chained steps of an attachment changed.
 pub(super) fn since(store: &NodeStore, attachment: &Attachment) -> Result<Since, AttachError> {
     let key = Key { attachment: attachment.clone(), role: Role::Steps };
     let listed = store.entry(&key)?.map_or(Ok(Vec::new()), |entry| listed(&entry))?;

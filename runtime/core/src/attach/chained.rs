@@ -1,7 +1,7 @@
 //! Steps called as chained plugins. All of an attachment's chained steps share one journal entry.
 //!
-//! Invariants: that entry lists them in the order of their ADDs, and they are torn down the other way round; what failed and
-//! was undone leaves it as it was.
+//! Invariants: the entry lists the steps in ADD order, and they are torn down in reverse. A step that failed and was
+//! undone leaves the entry as it was.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,12 +18,12 @@ use crate::netlink::{Executor, Since};
 
 // === ADD ===
 
-/// ADD as a chained plugin: the result is what came before, with what the steps changed in it.
+/// ADD as a chained plugin: returns the previous result with the changes of the steps.
 pub(super) fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
     let before = call.previous()?;
     let planned = steps::plan_on(node.context, call, before.as_ref())?;
     let before = before.unwrap_or_default();
-    // Whether it has a form in this version at all, while nothing has been changed.
+    // Check that the result can be expressed in this version before anything changes.
     before.check_version(call.network.version)?;
     let Some(steps::Planned { executor, plan, changes }) = planned else { return Ok(before) };
     let mine = Chained { by: call.persona.name().to_owned(), netns: call.env.netns.clone(), plan };
@@ -38,8 +38,8 @@ pub(super) fn add(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachE
 
 // === DEL, GC ===
 
-/// Undoes the calls of an entry that were made under a name, or all of them, last first. Returns what went wrong; what
-/// is left stays in the entry.
+/// Undoes the calls of an entry that were made under a name, or all of them, last first. Returns the problems; what
+/// could not be undone stays in the entry.
 pub(super) fn remove(node: &mut Node<'_>, call: &Call, entry: &Entry, by: Option<&str>) -> Vec<String> {
     let listed = match chain::listed(entry) {
         Ok(listed) => listed,
@@ -66,8 +66,8 @@ pub(super) fn remove(node: &mut Node<'_>, call: &Call, entry: &Entry, by: Option
 
 // === CHECK ===
 
-/// CHECK as a chained plugin: what its calls did is still there. Where the journal knows of none, there must have been
-/// nothing to do.
+/// CHECK as a chained plugin: verifies that the effects of its calls still exist. Without a journal entry, there must
+/// have been nothing to do.
 pub(super) fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     let before = call.previous()?;
     steps::validate(call)?;

@@ -1,5 +1,5 @@
-//! CHECK: is everything that ADD did still there? Compares the journal's plan with what netlink shows, and prevResult with
-//! both.
+//! CHECK: does everything that ADD made still exist? Compares the journal's plan with what netlink shows, and
+//! prevResult with both.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ use crate::store::Role;
 /// Compares an attachment with what its ADD made.
 ///
 /// # Errors
-/// The differences, or that the attachment is not known.
+/// The differences, or that the attachment is unknown.
 pub fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     if call.network.is_chained() {
         return chained::check(node, call);
@@ -67,7 +67,7 @@ fn check_ipam(call: &Call, entry: Option<&Entry>) -> Result<(), AttachError> {
         };
     }
     let Some(entry) = entry else { return Err(AttachError::NoClaim { container_id: call.env.container_id.clone() }) };
-    // Which addresses they are only matters where the runtime says which it knows of.
+    // The addresses only matter if the runtime says which ones it knows.
     let Some(previous) = call.previous()? else { return Ok(()) };
     let differences: Vec<String> = entry
         .claims

@@ -1,7 +1,8 @@
-//! The policy that a network only watches when a delegate is chosen: as `monitor` is for addresses. A choice sees no ledger, so that
-//! the same request is all there is to ask.
+//! A second policy that a network only monitors when a delegate is chosen, as `monitor` does for addresses. A choice
+//! sees no ledger, so the same request is all that the policy needs.
 //!
-//! Invariants: it is asked when the result is printed; whatever it does, and whatever fails here, is at most a line of the record.
+//! Invariants: the policy is asked after the result is printed. Whatever it does, and whatever fails here, adds at most
+//! one line to the record.
 
 use std::path::PathBuf;
 
@@ -21,7 +22,7 @@ use crate::cni::Verb;
 use crate::conf::SelectConf;
 use crate::policy::{Called, Choice, Loaded, verify_choice};
 
-/// An ADD in a network that watches another policy of its delegates: what its policy was asked, and what came of it.
+/// An ADD in a network with a monitored delegate policy: the request, and the outcome.
 pub(super) struct Watched {
     call: Call,
     policy: String,
@@ -31,7 +32,7 @@ pub(super) struct Watched {
 
 /// What the deciding policy did.
 enum Active {
-    /// Nothing that can be compared.
+    /// Nothing comparable.
     Unknown,
     Chose {
         policy: String,
@@ -44,7 +45,7 @@ enum Active {
     },
 }
 
-/// For an ADD in a network whose `select` has a monitor.
+/// Returns the watched ADD for a network whose `select` has a monitor.
 pub(super) fn prepare(call: &Call, select: &SelectConf, request: &ChoiceRequest) -> Option<Watched> {
     let policy = select.monitor.clone().filter(|_policy| call.env.verb == Verb::Add)?;
     Some(Watched { call: call.clone(), policy, request: request.clone(), active: Active::Unknown })
@@ -54,7 +55,7 @@ pub(super) fn prepare(call: &Call, select: &SelectConf, request: &ChoiceRequest)
 
 impl Watch for Watched {
     fn failed(&mut self, attempt: Option<&Attempt>, error: String, record: Option<PathBuf>) {
-        // A choice that was made stays one, whatever the ADD failed with later.
+        // The choice stands, whatever the ADD failed with later.
         let ours = attempt.filter(|attempt| matches!(attempt.asked, Asked::Delegate(_)));
         if let (Active::Unknown, Some(attempt)) = (&self.active, ours) {
             let outcome = attempt.denial.clone().map_or(Outcome::Failed(error), Outcome::Denied);
@@ -80,7 +81,7 @@ impl Watch for Watched {
 }
 
 impl Watched {
-    /// With the choice that counts.
+    /// Sets the choice that counts.
     pub(super) fn decided(&mut self, policy: &str, delegate: &str, settings: &[(String, Value)], reason: &str) {
         let outcome = outcome(delegate, settings, reason);
         self.active = Active::Chose { policy: policy.to_owned(), outcome };
@@ -108,7 +109,7 @@ impl Watched {
         Ok(policies.get()?.load(&reference, &grants(context, &self.call.network), &no_compiler)?)
     }
 
-    /// What would have come of it: the delegate has to like its settings, too.
+    /// Returns what the choice would have led to: the delegate has to accept its settings, too.
     fn judge(&self, context: &Context, policy: &str, called: Called<weft_host_abi::types::Chosen>) -> Outcome {
         let choice = match called.outcome {
             Ok(Ok(choice)) => choice,

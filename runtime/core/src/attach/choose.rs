@@ -1,6 +1,6 @@
-//! Which delegate: facts to request, request to choice, choice to a configuration like any other.
+//! Chooses the delegate: facts to request, request to choice, choice to an ordinary configuration.
 //!
-//! Everything here comes before the claim and has no side effect. DEL and GC never get here (invariant 4).
+//! All of this comes before the claim and has no side effect. DEL and GC never get here (invariant 4).
 
 use std::borrow::Cow;
 
@@ -16,8 +16,8 @@ use crate::conf::SelectConf;
 use crate::facts;
 use crate::policy::verify_choice;
 
-/// The call with the delegate that there is: where a policy picks it, asks the policy, verifies the answer, and makes a call of
-/// the configuration chosen.
+/// Returns the call with its delegate. If a policy picks it, asks the policy, verifies the answer, and makes a call of
+/// the chosen configuration.
 pub(super) fn resolve<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Cow<'c, Call>, AttachError> {
     let Some(select) = call.network.select() else { return Ok(Cow::Borrowed(call)) };
     let policy = policies::load_choice(node, call, select)?;
@@ -84,8 +84,9 @@ fn request(context: &Context, call: &Call, select: &SelectConf) -> Result<Choice
     })
 }
 
-/// STATUS: does the policy like its configuration, and would it choose? Returns the call with the delegate chosen for a pod
-/// without labels, since STATUS knows of no pod; `None` where the policy denies that one. It may admit others.
+/// STATUS: checks that the policy accepts its configuration and would make a choice. Returns the call with the delegate
+/// chosen for a pod without labels, since STATUS knows no pod. Returns `None` if the policy denies that pod; it may
+/// admit others.
 pub(super) fn status<'c>(node: &mut Node<'_>, call: &'c Call) -> Result<Option<Cow<'c, Call>>, AttachError> {
     let Some(select) = call.network.select() else { return Ok(Some(Cow::Borrowed(call))) };
     let policy =

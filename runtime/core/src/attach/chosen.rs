@@ -1,4 +1,4 @@
-//! What a choice of a delegate leads to: a configuration that is read and checked as if the operator had written it.
+//! Turns a choice of a delegate into a configuration that is read and checked as if the operator had written it.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use super::node::Context;
 use super::trace::ChoiceTrace;
 use crate::conf::SelectConf;
 
-/// The call with the configuration that the choice led to.
+/// Returns the call with the chosen configuration.
 pub(super) fn chosen(
     context: &Context,
     call: &Call,
@@ -17,14 +17,14 @@ pub(super) fn chosen(
     (delegate, settings): (&str, &[(String, Value)]),
 ) -> Result<Call, AttachError> {
     let settings = settings.iter().map(|(key, value)| (key.as_str(), value));
-    // Verified: there is a delegate of that name.
+    // Verified: a delegate of that name exists.
     let conf = select.chosen(delegate, settings).ok_or(AttachError::NoDelegate)?;
     let network = call.network.chosen(&conf, &call.pairs, &|name| context.has_policy(name))?;
     lint::delegate_conf(&network, &call.pairs)?;
     Ok(call.with_conf(conf, network))
 }
 
-/// The error of a choice that cannot be used. It is the policy's fault where the policy set something.
+/// Returns the error of an unusable choice. The policy is to blame if it set something.
 pub(super) fn unusable(select: &SelectConf, trace: &ChoiceTrace, cause: AttachError) -> AttachError {
     if select.is_stock() {
         return AttachError::DelegateAdd { cause: Box::new(cause) };

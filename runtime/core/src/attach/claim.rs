@@ -1,4 +1,4 @@
-//! Addresses by policy: decide, verify, claim. Asks again when another process was faster, for a bounded number of times.
+//! Addresses by policy: decide, verify, claim. Asks again when another process was faster, up to a limit.
 
 use std::net::IpAddr;
 
@@ -20,15 +20,15 @@ use crate::journal::Record;
 use crate::ledger::{ClaimAsk, Claimed};
 use crate::plan::Plan;
 
-/// What to do with addresses that are claimed.
+/// What to do with claimed addresses.
 pub(super) struct Planned {
     pub(super) plan: Plan,
-    /// Those for which no other would do, should somebody on the wire have them.
+    /// Addresses that cannot be replaced by others if somebody on the wire has them.
     pub(super) irreplaceable: Vec<IpAddr>,
 }
 
 impl Planned {
-    /// The same, with no address that could be exchanged for another.
+    /// Marks all addresses as irreplaceable if the condition holds.
     pub(super) fn all_irreplaceable_if(self, condition: bool) -> Self {
         let all = || self.plan.result.ips.iter().map(|ip| ip.address.addr()).collect();
         let irreplaceable = if condition { all() } else { self.irreplaceable };
@@ -36,7 +36,7 @@ impl Planned {
     }
 }
 
-/// Claims what the policy decides and writes the journal entry with it, in one transaction.
+/// Claims what the policy decides and writes the journal entry, in one transaction.
 pub(super) fn by_policy(
     node: &mut Node<'_>,
     call: &Call,
@@ -95,8 +95,8 @@ fn watched_by_policy(
     }
 }
 
-/// Claims by `commit`, which plans within its transaction: what was chosen becomes a plan and its journal entry. A plan that puts
-/// an address on the host which a policy may not put there is refused, and nothing is claimed then.
+/// Claims through `commit`, which builds the plan and the journal entry inside its transaction. Refuses a plan that
+/// puts an address on the host which a policy may not put there; nothing is claimed then.
 pub(super) fn plan_within(
     call: &Call,
     stage: &Stage<'_>,
@@ -128,7 +128,7 @@ pub(super) fn plan_within(
     Ok((Planned { plan, irreplaceable }, claimed))
 }
 
-/// Claims as a delegate sees them.
+/// Converts claims to the form that a delegate sees.
 fn addressing(decided: &Decided, claimed: &[Claimed]) -> Addressing {
     Addressing {
         ips: claimed.iter().map(|claim| Given { address: claim.address, gateway: claim.gateway }).collect(),

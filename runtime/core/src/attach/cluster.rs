@@ -1,5 +1,5 @@
-//! Addresses by policy from a cluster ledger: decide, verify, write the intent, ask the agent, and make the granted intent an
-//! entry by compare-and-set. Asks the policy again when others were faster.
+//! Addresses by policy from a cluster ledger: decide, verify, write the intent, ask the agent, and turn the granted
+//! intent into an entry by compare-and-set. Asks the policy again when others were faster.
 
 use std::net::IpAddr;
 
@@ -25,9 +25,10 @@ use crate::ledger::remote::{IntentAsk, Owner, Runs};
 use crate::policy::Loaded;
 use crate::store::NodeStore;
 
-/// So many candidates of a want are written down and tried before the policy is asked again.
+/// How many candidates of a want are recorded and tried before the policy is asked again.
 pub const CANDIDATES: usize = 8;
-/// So many lost rounds, and the cluster is asked what is taken there. Listing costs its server more than a create.
+/// After how many lost rounds the cluster is asked which addresses are taken. Listing costs its server more than a
+/// create.
 pub const LIST_AFTER: u32 = 2;
 
 /// Claims what the policy decides in the cluster, and writes the journal entry.
@@ -46,7 +47,7 @@ pub(super) fn by_policy(
     })
 }
 
-/// Decides with a place for what a monitored policy is to be asked afterwards.
+/// Decides, and records what a monitored policy is to be asked afterwards.
 pub(super) fn watching(
     node: &mut Node<'_>,
     decide: impl FnOnce(&mut Node<'_>, &mut Option<Watched>) -> Result<Planned, AttachError>,
@@ -65,7 +66,8 @@ pub(super) struct Asking<'a> {
     pub(super) request: Request,
 }
 
-/// A claim for each address, whatever else the domain has. In block mode the addresses lie in shared cells.
+/// Makes one claim per address, independent of the domain's other claims. In block mode the addresses lie in shared
+/// cells.
 pub(super) fn claim(
     node: &mut Node<'_>,
     call: &Call,
@@ -98,13 +100,13 @@ pub(super) fn claim(
             continue;
         }
         let mut decided = match (decision, refused.take()) {
-            // What was asked for by name is somebody else's. Who that is the policy does not know.
+            // An address requested by name belongs to somebody else. The policy does not know to whom.
             (Err(AttachError::Denied { .. }), Some(refused)) => return Err(refused),
             (decision, _) => decision?,
         };
         ipam_keys::refuse_unknown(call, &policy)?;
         if cluster.keeps(call, policy.name(), &mut decided, (&mut owner, &mut kept))? {
-            // The policy decides again, about the addresses that are kept.
+            // The policy decides again, for the kept addresses.
             request = kept.request(context, call, store)?;
             continue;
         }
@@ -117,11 +119,11 @@ pub(super) fn claim(
         let Some((want, taken)) = cluster.grant(store, &nonce)? else {
             let planned = granted(store, (call, stage), (conf, &nonce), &decided, watched.as_mut());
             context.discard(policy);
-            // The status of an IPAMClaim names them by now.
+            // By now the status of an IPAMClaim names them.
             return planned.map(|planned| planned.all_irreplaceable_if(owner.is_ipam_claim()));
         };
         others.extend(taken.iter().map(|(address, _holder)| *address));
-        // Where an address is kept, no other will do.
+        // A kept address cannot be replaced.
         let lost = if kept.ips.is_empty() { race.lost(&policy, &decided, want) } else { Err(AttachError::NoPlan) };
         if let Err(error) = lost {
             return Err(taken_error(&decided, want, taken).unwrap_or(error));
@@ -133,12 +135,12 @@ pub(super) fn claim(
     }
 }
 
-/// The policy finds no free address in its view.
+/// Returns whether the policy found no free address in its view.
 pub(super) fn is_exhausted(decision: &Result<Decided, AttachError>) -> bool {
     matches!(decision, Err(AttachError::Denied { denial: Denial::Exhausted(_), .. }))
 }
 
-/// What the cluster has granted becomes the attachment's.
+/// Assigns what the cluster granted to the attachment.
 fn granted(
     store: &mut NodeStore,
     (call, stage): (&Call, &Stage<'_>),
@@ -187,7 +189,8 @@ fn commit(
     committed.map(|(planned, _claimed)| planned).map_err(|error| entry::refused(call, error))
 }
 
-/// The policy has nothing else to offer, and who has it is known: an address that was asked for, most of the time.
+/// Returns the error when the policy has nothing else to offer and the holder is known; usually the address was
+/// requested by name.
 fn taken_error(decided: &Decided, want: usize, taken: Taken) -> Option<AttachError> {
     let wanted: &Want = decided.wants.get(want)?;
     let offered = |address: IpAddr| wanted.candidates.iter().any(|(net, _range)| net.addr() == address);

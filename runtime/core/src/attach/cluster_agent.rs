@@ -1,5 +1,5 @@
-//! What an ADD asks the agent about a cluster ledger: whose the claims are, what an IPAMClaim has already, grants, cells, and what is
-//! taken. The agent alone speaks to the cluster.
+//! An ADD's requests to the agent about a cluster ledger: the owner of the claims, addresses that an IPAMClaim already
+//! has, grants, cells, and taken addresses. Only the agent talks to the cluster.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::ledger::Want;
 use crate::ledger::remote::{Owner, Runs, Span};
 use crate::store::NodeStore;
 
-/// Addresses that an IPAMClaim has already: the policy is asked for them, and may offer no others.
+/// Addresses that an IPAMClaim already has: the policy is asked for them, and may offer no others.
 #[derive(Default)]
 pub(super) struct Kept {
     claim: String,
@@ -36,7 +36,7 @@ impl Kept {
         Ok(Self { claim, ips })
     }
 
-    /// What the policy is asked with them.
+    /// Returns the policy's request with these addresses.
     pub(super) fn request(
         &self,
         context: &Context,
@@ -57,7 +57,7 @@ impl Kept {
         })
     }
 
-    /// Strikes what the claim does not have from the candidates.
+    /// Removes all candidates that the claim does not have.
     pub(super) fn restrict(&self, policy: &str, wants: &mut [Want]) -> Result<(), AttachError> {
         if self.ips.is_empty() {
             return Ok(());
@@ -76,10 +76,10 @@ impl Kept {
     }
 }
 
-/// Addresses that turned out to be taken, with who has them.
+/// Addresses that turned out to be taken, with their holders.
 pub(super) type Taken = Vec<(IpAddr, String)>;
 
-/// A cluster ledger, for as long as this ADD may wait.
+/// A cluster ledger, with the time that this ADD may wait.
 pub(super) struct Cluster<'a> {
     pub(super) conf: &'a ClusterConf,
     until: Instant,
@@ -90,7 +90,7 @@ impl<'a> Cluster<'a> {
         Self { conf, until: Instant::now() + conf.deadline }
     }
 
-    /// Asks for one more cell with addresses of some spans.
+    /// Asks for one more cell with addresses from some spans.
     pub(super) fn cell(&self, spans: Vec<Span>, shared: bool, known: Vec<IpAddr>) -> Result<ClaimReply, AttachError> {
         let Some(blocks) = self.conf.blocks else { return Ok(ClaimReply::NoCell) };
         let want = CellWant {
@@ -109,8 +109,8 @@ impl<'a> Cluster<'a> {
         agent::ask::<ClusterClaims>(&self.conf.socket, &request, Some(left))
     }
 
-    /// Whom the claims belong to: the IPAMClaim that the network was given, the pod, or where the runtime names none, the
-    /// sandbox. Beside it what an IPAMClaim has already.
+    /// Returns the owner of the claims: the IPAMClaim that the network names, the pod, or the sandbox if the runtime
+    /// names no pod. Also returns the addresses that an IPAMClaim already has.
     pub(super) fn owner(&self, call: &Call) -> Result<(Owner, Kept), AttachError> {
         let pod = call.pod().filter(|pod| !pod.uid.is_empty());
         let reference = call.network.ipam.as_ref().and_then(|ipam| ipam.claim_reference.clone());
@@ -125,7 +125,8 @@ impl<'a> Cluster<'a> {
         Ok((owner(call, pod), Kept::default()))
     }
 
-    /// Asks for the addresses of an intent. `None`: they are granted. Otherwise which want was lost, and to whom; the intent is given up.
+    /// Asks for the addresses of an intent. Returns `None` if they are granted, or else the lost want and its holders;
+    /// the intent is then dropped.
     pub(super) fn grant(&self, store: &mut NodeStore, nonce: &str) -> Result<Option<(usize, Taken)>, AttachError> {
         let cell_size = self.conf.blocks.map_or(0, |blocks| blocks.size);
         let lost = match self.ask(ClaimRequest::Grant { nonce: nonce.to_owned(), cell_size }) {
@@ -138,8 +139,8 @@ impl<'a> Cluster<'a> {
         lost
     }
 
-    /// Where the policy keeps addresses, their owner is an IPAMClaim, and this node keeps nothing. Whether that has addresses already
-    /// which the policy was not asked for.
+    /// If the policy keeps addresses, their owner is an IPAMClaim, and this node keeps nothing. Returns whether the
+    /// IPAMClaim already has addresses for which the policy was not asked.
     pub(super) fn keeps(
         &self,
         call: &Call,
@@ -160,7 +161,8 @@ impl<'a> Cluster<'a> {
         Ok(false)
     }
 
-    /// The owner where the policy keeps addresses: an IPAMClaim of the pod's name that the agent makes with the first ADD.
+    /// Returns the owner if the policy keeps addresses: an IPAMClaim with the pod's name, which the agent makes with
+    /// the first ADD.
     fn keep(&self, call: &Call, policy: &str) -> Result<(Owner, Kept), AttachError> {
         let named = |pod: &Pod| !pod.uid.is_empty() && !pod.name.is_empty() && !pod.namespace.is_empty();
         let Some(pod) = call.pod().filter(named) else {
@@ -181,7 +183,7 @@ impl<'a> Cluster<'a> {
         Ok((Owner { exclusive: true, ..owner }, kept))
     }
 
-    /// Adds what the cluster says is taken in the network's ranges.
+    /// Adds the addresses that are taken in the network's ranges according to the cluster.
     pub(super) fn list(&self, call: &Call, others: &mut Runs) -> Result<(), AttachError> {
         let sets = call.network.ipam.as_ref().map(|ipam| ipam.range_sets.as_slice()).unwrap_or_default();
         let spans = sets.iter().flat_map(|set| &set.ranges).map(|range| (range.first, range.last)).collect();

@@ -1,4 +1,5 @@
-//! What a monitored policy would have done, and what of it is different from what counted: the monitor's part of a trace.
+//! What a monitored policy would have done, and how it differs from the decision that counted: the monitor's part of a
+//! trace.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -17,7 +18,7 @@ pub struct MonitorTrace {
     pub digest: String,
     /// What it answered.
     pub outcome: Outcome,
-    /// What is different from the decision that counted; empty where nothing is.
+    /// How it differs from the decision that counted; empty if it does not.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differences: Vec<Difference>,
     /// Fuel the call used.
@@ -32,7 +33,7 @@ pub struct MonitorTrace {
 }
 
 impl MonitorTrace {
-    /// Of a policy that was not asked yet.
+    /// The trace of a policy that has not been asked yet.
     pub(super) fn of_policy(policy: &str) -> Self {
         Self {
             policy: policy.to_owned(),
@@ -47,7 +48,7 @@ impl MonitorTrace {
     }
 }
 
-/// An answer, in what can be compared.
+/// An answer, in comparable form.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -64,40 +65,40 @@ pub enum Outcome {
         /// What happens on release.
         #[serde(default)]
         release: ReleaseRule,
-        /// The policy's own line.
+        /// The policy's own explanation.
         reason: String,
     },
     /// A choice of a delegate that the host would have used.
     Chosen {
         /// The delegate.
         delegate: String,
-        /// What it set, in its order.
+        /// What it set, in its own order.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         settings: Vec<(String, Value)>,
-        /// The policy's own line.
+        /// The policy's own explanation.
         reason: String,
     },
     /// A refusal.
     Denied(Denial),
-    /// No answer, or one that the host would not have used: why.
+    /// No usable answer, with the reason.
     Failed(String),
 }
 
-/// A part that is not the same.
+/// A part that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// Which.
+    /// Which part.
     pub part: String,
-    /// In the decision that counted.
+    /// Its value in the decision that counted.
     pub active: String,
-    /// In the monitored one.
+    /// Its value in the monitored decision.
     pub monitor: String,
 }
 
 // === impl MonitorTrace ===
 
 impl MonitorTrace {
-    /// In one word, for counters and tables.
+    /// Returns the verdict as one word, for counters and tables.
     #[must_use]
     pub fn verdict(&self) -> &'static str {
         match &self.outcome {
@@ -111,7 +112,7 @@ impl MonitorTrace {
 // === impl Outcome ===
 
 impl Outcome {
-    /// In one word.
+    /// Returns the outcome as one word.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -135,21 +136,21 @@ impl Outcome {
     }
 }
 
-/// A refusal's own text.
+/// Returns the text of a refusal.
 fn words(denial: &Denial) -> &str {
     match denial {
         Denial::Denied(text) | Denial::Exhausted(text) | Denial::InvalidConfig(text) | Denial::TryAgain(text) => text,
     }
 }
 
-/// Settings in the order of their keys, which is all the same to a delegate.
+/// Renders settings in the order of their keys; a delegate ignores the order.
 fn set(settings: &[(String, Value)]) -> String {
     let mut words: Vec<String> = settings.iter().map(|(key, value)| format!("{key} = {value}")).collect();
     words.sort();
     if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
 }
 
-/// What is different between the answer that counted and another. Reasons are words, and do not count.
+/// Returns the differences between the answer that counted and another. Reasons are only text, and are ignored.
 pub(super) fn differences(active: &Outcome, monitor: &Outcome) -> Vec<Difference> {
     let part = |part: &str, active: String, monitor: String| Difference { part: part.to_owned(), active, monitor };
     if let (
@@ -174,7 +175,7 @@ pub(super) fn differences(active: &Outcome, monitor: &Outcome) -> Vec<Difference
         return if same { Vec::new() } else { vec![part("answer", active.text(), monitor.text())] };
     };
     let mut found = Vec::new();
-    // What comes after the first candidate matters only where that is lost to another ADD.
+    // Candidates after the first only matter if that is lost to another ADD.
     let firsts = |lists: &[Vec<IpNet>]| lists.iter().map(|list| list.first().copied()).collect::<Vec<_>>();
     if firsts(candidates) != firsts(others) {
         found.push(part("addresses", active.text(), monitor.text()));

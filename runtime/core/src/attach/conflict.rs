@@ -1,8 +1,8 @@
-//! Addresses that somebody on the wire has although the ledger gave them: the attempt is undone whole, each such address is marked
-//! in the ledger, and the policy is asked for others.
+//! Addresses that somebody on the wire uses although the ledger gave them out. The attempt is undone completely, each
+//! such address is marked in the ledger, and the policy is asked for others.
 //!
-//! Invariants: an address is marked in the transaction that takes back the journal entry which claimed it; one for which no
-//! other would do is not marked, so that the next try asks its neighbours again.
+//! Invariants: an address is marked in the transaction that takes back the journal entry which claimed it. An
+//! irreplaceable address is not marked, so that the next try probes it again.
 
 use std::net::IpAddr;
 
@@ -18,13 +18,13 @@ use crate::ledger::Claimed;
 use crate::netlink::{NetlinkError, in_use};
 use crate::plan::Mac;
 
-/// So many attempts of an ADD may meet somebody else's address. More are no accident: the range is in use.
+/// How many attempts of an ADD may meet a conflict. More are no accident: the range is in use.
 const MOST: usize = 4;
 
-/// Addresses with the hardware address of who answers for each.
+/// Addresses, each with the hardware address of the host that answers for it.
 pub(super) type InUse = Vec<(IpAddr, Mac)>;
 
-/// Makes an attachment, with other addresses where somebody on the wire has those that were given.
+/// Makes an attachment, and picks other addresses if somebody on the wire has the given ones.
 pub(super) fn around<'n>(
     node: &mut Node<'n>,
     call: &Call,
@@ -41,7 +41,7 @@ pub(super) fn around<'n>(
             Err(AttachError::InUse { by }) => {
                 node.log(&format!("{} on network {:?}: marked, and another is taken", in_use(&by), call.network.name));
                 found.extend(by);
-                // What a monitored policy is compared with is the decision that counts.
+                // A monitored policy is compared with the decision that counts.
                 node.watched.truncate(before);
             }
             Err(error) if !found.is_empty() && is_for_want_of_addresses(&error) => {
@@ -64,8 +64,8 @@ fn is_for_want_of_addresses(error: &AttachError) -> bool {
     )
 }
 
-/// Of claimed addresses, those for which no other would do: that were asked for, that the configuration names one by one, or that
-/// were kept for the pod.
+/// Returns the claimed addresses that cannot be replaced: those requested by name, those listed one by one in the
+/// configuration, and those kept for the pod.
 pub(super) fn irreplaceable(call: &Call, decided: &Decided, claimed: &[Claimed]) -> Vec<IpAddr> {
     let request = decided.request();
     let keeps = matches!(decided.release, ReleaseRule::Keep(_));
@@ -82,7 +82,7 @@ pub(super) fn irreplaceable(call: &Call, decided: &Decided, claimed: &[Claimed])
     claimed.iter().map(|claim| claim.address.addr()).filter(is_irreplaceable).collect()
 }
 
-/// Why an attempt failed, and the addresses to mark for it.
+/// Returns why an attempt failed, and the addresses to mark as a consequence.
 pub(super) fn judge(cause: AttachError, irreplaceable: &[IpAddr]) -> (AttachError, InUse) {
     let AttachError::Op { source: NetlinkError::InUse { by, .. }, .. } = cause else { return (cause, InUse::new()) };
     let wanted: InUse = by.iter().filter(|(address, _mac)| irreplaceable.contains(address)).copied().collect();

@@ -1,4 +1,4 @@
-//! Facts to request, request to decision, decision to something the ledger can claim.
+//! Facts to request, request to decision, decision to claimable wants.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -20,10 +20,10 @@ use crate::plan::{Op, Plan, Side};
 use crate::policy::{self, Called, Loaded, Named, PolicyError, Verified};
 use crate::store::NodeStore;
 
-/// How often a policy is asked again after it lost a race.
+/// How often a policy is asked again after losing a race.
 pub const ASKS: u32 = 16;
 
-/// A verified decision with what it was made from.
+/// A verified decision with its inputs.
 pub(super) struct Decided {
     pub(super) scope: String,
     pub(super) identities: Vec<String>,
@@ -32,15 +32,15 @@ pub(super) struct Decided {
     pub(super) dns: Dns,
     pub(super) release: ReleaseRule,
     pub(super) now: u64,
-    /// Neighbours are asked for the addresses first, and may take so many milliseconds to answer.
+    /// Milliseconds to wait for neighbours to answer a probe for the addresses, if they are probed.
     pub(super) probe_ms: Option<u32>,
-    /// Gateways that nobody declared and nobody holds.
+    /// Gateways that are neither declared nor held.
     free_gateways: Vec<IpAddr>,
     trace: Trace,
 }
 
 impl Decided {
-    /// Refuses a plan that puts an address on the host that a policy may not put there.
+    /// Refuses a plan that puts an address on the host which a policy may not put there.
     pub(super) fn check_plan(&self, call: &Call, plan: &Plan) -> Result<(), AttachError> {
         let on_host = plan.ops.iter().filter_map(|op| match op {
             Op::EnsureAddress { address, .. } => Some(address.addr()),
@@ -55,18 +55,18 @@ impl Decided {
         }
     }
 
-    /// The decision trace, with what came of it.
+    /// Returns the decision trace with the claimed addresses.
     pub(super) fn trace(&self, claimed: &[Claimed]) -> Trace {
         Trace { claimed: claimed.iter().map(|claim| claim.address).collect(), ..self.trace.clone() }
     }
 
-    /// The decision of a policy that stands in for another.
+    /// Marks the decision as one by a fallback policy.
     pub(super) fn by_fallback(mut self, fallback: Option<Fallback>) -> Self {
         self.trace.fallback = fallback;
         self
     }
 
-    /// What the policy was asked.
+    /// Returns the policy's request.
     pub(super) fn request(&self) -> &Request {
         &self.trace.request
     }
@@ -76,7 +76,7 @@ impl Decided {
     }
 }
 
-/// Gathers what the policy is to be asked.
+/// Builds the policy's request.
 pub(super) fn gather(context: &Context, call: &Call, store: &mut NodeStore) -> Result<Request, AttachError> {
     let now = facts::now()?;
     if store.has_expired(now)? {
@@ -85,7 +85,7 @@ pub(super) fn gather(context: &Context, call: &Call, store: &mut NodeStore) -> R
     request(context, call, Some(store), now)
 }
 
-/// Asks the policy once and verifies what it says. The store need not even be there (`weftctl plan`).
+/// Asks the policy once and verifies its answer. The store need not exist (`weftctl plan`).
 pub(super) fn decide(
     call: &Call,
     policy: &Loaded,
@@ -96,7 +96,7 @@ pub(super) fn decide(
     decide_beside(call, policy, (store, Beside::default()), request, log)
 }
 
-/// The same where others have addresses that this node's store does not know of.
+/// Like `decide`, when others have addresses that this node's store does not know.
 pub(super) fn decide_beside(
     call: &Call,
     policy: &Loaded,
@@ -160,7 +160,7 @@ pub(super) fn decide_beside(
     })
 }
 
-/// What a policy answered, as far as it may be used, with the gateways that nobody declared and nobody holds.
+/// Returns the usable part of a policy's answer, with the gateways that are neither declared nor held.
 pub(super) fn judge(
     call: &Call,
     policy: &str,
@@ -175,14 +175,14 @@ pub(super) fn judge(
     Ok((decision, verified, free_gateways))
 }
 
-/// What the network names outright, besides ranges.
+/// Returns what the network names explicitly, besides ranges.
 fn named(call: &Call) -> Result<Named<'_>, AttachError> {
     let ipam = ipam(call)?;
     Ok(Named { addresses: &ipam.declared, gateways: &ipam.gateways })
 }
 
-/// Gateways that nobody declared and nobody has as its address, in any network: those of the decision, which are refused
-/// otherwise, and those that a bridge takes where the decision has none.
+/// Returns gateways that are neither declared nor anybody's address in any network: the decision's own, which are
+/// refused otherwise, or those that a bridge takes if the decision has none.
 fn free_gateways(
     call: &Call,
     policy: &str,
@@ -210,7 +210,7 @@ fn free_gateways(
     Ok(free)
 }
 
-/// As `gather`, without changing anything; the store need not be there.
+/// Like `gather`, without changing anything; the store need not exist.
 pub(super) fn request(
     context: &Context,
     call: &Call,
@@ -243,7 +243,7 @@ pub(super) fn request(
     })
 }
 
-/// The ledger of a node that has none yet.
+/// The ledger of a node without a store.
 struct EmptyLedger;
 
 impl LedgerView for EmptyLedger {
@@ -269,7 +269,7 @@ impl LedgerView for EmptyLedger {
     }
 }
 
-/// Tells a policy that keeps offering what is taken from one that is merely unlucky.
+/// Distinguishes a policy that keeps offering taken addresses from one that is merely unlucky.
 #[derive(Default)]
 pub(super) struct Race {
     asked: u32,
@@ -280,7 +280,7 @@ impl Race {
     /// Called when every candidate of a want was taken at commit.
     ///
     /// # Errors
-    /// When it makes no sense to ask again: the policy repeats itself, or has been asked often enough.
+    /// It is pointless to ask again: the policy repeats itself, or has been asked often enough.
     pub(super) fn lost(&mut self, policy: &Loaded, decided: &Decided, want: usize) -> Result<(), AttachError> {
         self.asked += 1;
         let offered = || -> Vec<IpAddr> {

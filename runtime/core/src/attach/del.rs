@@ -1,4 +1,4 @@
-//! DEL: needs the journal alone. Goes on past failures, reports all of them, can be repeated.
+//! DEL: needs only the journal. Continues after failures, reports all of them, and can be repeated.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::netlink::Executor;
 use crate::plan::Plan;
 use crate::store::{Key, Role};
 
-/// Removes an attachment. Never waits for an ADD of it that is at work: see `remove`.
+/// Removes an attachment. Never waits for an ADD of it that is running: see `remove`.
 ///
 /// # Errors
 /// What could not be removed; it stays in the journal, and DEL can be repeated.
@@ -34,12 +34,12 @@ pub fn del(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     if problems.is_empty() { Ok(()) } else { Err(AttachError::Teardown { problems }) }
 }
 
-/// DEL where no ADD is at work.
+/// Runs DEL when no ADD is at work.
 fn present(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Vec<String>, AttachError> {
     let mut problems = Vec::new();
     let own = node.store()?.entry(key)?;
     if key.role == Role::Steps {
-        // A mark stands for DELs of other steps as well.
+        // A mark stands for the DELs of other steps too.
         let only = (!node.store()?.is_marked_removed(key)?).then(|| call.persona.name());
         match own {
             Some(entry) => problems.extend(chained::remove(node, call, &entry, only)),
@@ -62,14 +62,15 @@ fn present(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Vec<String>, A
     Ok(problems)
 }
 
-/// The file a stock plugin with delegates left of this container; the journal knows nothing of its attachments.
+/// Returns the file that a stock plugin with delegates left for this container. The journal does not know such
+/// attachments.
 fn left_behind(call: &Call) -> Option<PathBuf> {
     let file = call.network.select()?.left_behind(&call.env.container_id)?;
     file.is_file().then_some(file)
 }
 
-/// DEL of what the stock plugin made before the node was switched to weft: its file has the delegate's configuration. One that
-/// cannot be read says nothing, and the plugin goes on too.
+/// Runs DEL for what the stock plugin made before the node was switched to weft: its file contains the delegate's
+/// configuration. An unreadable file is ignored, as the stock plugin does.
 fn made_by_stock(node: &mut Node<'_>, call: &Call, file: &Path) -> Result<Vec<String>, AttachError> {
     let problems = match stock_delegate(node.context, call, file) {
         Ok(delegated) => unknown(&delegated)?,
@@ -79,7 +80,7 @@ fn made_by_stock(node: &mut Node<'_>, call: &Call, file: &Path) -> Result<Vec<St
         }
     };
     if problems.is_empty() {
-        // It may be gone already; what matters is done.
+        // The file may be gone already; the work is done.
         drop(std::fs::remove_file(file));
     }
     Ok(problems)

@@ -13,7 +13,7 @@ use crate::ledger::ClaimAsk;
 use crate::plan::Plan;
 use crate::store::NodeStore;
 
-/// The journal's record of a plan.
+/// Returns the journal record of a plan.
 pub(super) fn record(call: &Call, plan: &Plan, decision: Option<Trace>) -> Result<Record, AttachError> {
     Ok(Record {
         netns: call.env.netns.clone(),
@@ -24,7 +24,8 @@ pub(super) fn record(call: &Call, plan: &Plan, decision: Option<Trace>) -> Resul
     })
 }
 
-/// The names that the entry shares with others: what its plan needs, and its pod.
+/// Returns the names that the entry shares with others: those that its plan
+/// needs, and its pod.
 pub(super) fn shared(call: &Call, plan: &Plan) -> Vec<String> {
     plan.shared().into_iter().chain(call.pod_name()).collect()
 }
@@ -46,7 +47,7 @@ pub(super) fn write(call: &Call, store: &mut NodeStore, record: Record) -> Resul
     }
 }
 
-/// Why no entry was written.
+/// Explains why no entry was written.
 pub(super) fn refused(call: &Call, error: ClaimError<AttachError>) -> AttachError {
     match error {
         ClaimError::Exists { addresses, .. } => exists(call, &addresses),

@@ -1,6 +1,6 @@
-//! Every way a call fails, in words. `error_code` has the codes.
+//! Every way a call can fail, with its message. `error_code` has the codes.
 //!
-//! `msg` is one line a person can act on, `details` the chain of causes and what was left.
+//! `msg` is one line that a person can act on; `details` has the chain of causes and the leftovers.
 
 use std::error::Error;
 use std::net::IpAddr;
@@ -23,7 +23,8 @@ use crate::store::StoreError;
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// An error that is in CNI form already: the wire's own, or another plugin's, passed on as it is.
+    /// An error that is already in CNI form: the specification's own, or one of another plugin that is passed on
+    /// unchanged.
     #[error("{}", .0.msg)]
     Cni(CniError),
     /// The configuration cannot be used.
@@ -38,10 +39,10 @@ pub enum AttachError {
         /// The delegate.
         delegate: &'static str,
     },
-    /// Addresses are wanted from a network without IPAM.
+    /// Addresses are requested from a network without IPAM.
     #[error("the configuration has no \"ipam\" section; add one with a type")]
     NoIpam,
-    /// A link is wanted of a configuration that names no delegate.
+    /// A link is requested from a configuration that names no delegate.
     #[error("the configuration has no \"delegate\" section; add one with a type")]
     NoDelegate,
     /// A delegate refused.
@@ -50,7 +51,7 @@ pub enum AttachError {
     /// A step refused.
     #[error(transparent)]
     Step(#[from] StepError),
-    /// A fact could not be had.
+    /// A fact could not be read.
     #[error(transparent)]
     Facts(#[from] FactsError),
     /// A policy could not be loaded, failed, or answered something that cannot be used.
@@ -84,7 +85,7 @@ pub enum AttachError {
         /// What it, or its schema, said.
         problems: Vec<Problem>,
     },
-    /// A delegate policy set something that the delegate, or the reader of it, does not take.
+    /// A delegate policy set something that the delegate, or the configuration's reader, does not accept.
     #[error("policy {policy:?} set {} of the delegate {delegate:?}, which then cannot be used: {cause}", keys.join(", "))]
     BadSettings {
         /// The policy.
@@ -110,7 +111,7 @@ pub enum AttachError {
         /// What it offered.
         addresses: Vec<IpAddr>,
     },
-    /// Other processes were faster every time.
+    /// Other processes won every race.
     #[error("lost the race for an address {asked} times (last offered: {}); try again", list(.addresses))]
     Contended {
         /// How often.
@@ -118,7 +119,7 @@ pub enum AttachError {
         /// The last candidates.
         addresses: Vec<IpAddr>,
     },
-    /// An address of a cluster ledger is somebody else's, and the policy offers no other one.
+    /// An address in a cluster ledger belongs to somebody else, and the policy offers no other.
     #[error("{address} is taken in the cluster by {holder}; try again once that is deleted")]
     TakenInCluster {
         /// The address.
@@ -126,7 +127,7 @@ pub enum AttachError {
         /// Who has it.
         holder: String,
     },
-    /// Block mode: all cells are taken, and the pool borrows no address from a shared one.
+    /// Block mode: all cells are taken, and the pool borrows no address from a shared cell.
     #[error(
         "this machine's cells of domain {domain:?} are full, and none of {size} addresses is left; add a range, or take \"strict\" out of \"blocks\""
     )]
@@ -136,27 +137,27 @@ pub enum AttachError {
         /// How many addresses a cell has.
         size: u32,
     },
-    /// Somebody on the wire has addresses that the ledger gave: they are marked, and others may be taken.
+    /// Somebody on the wire uses addresses that the ledger gave out. They are marked, and other addresses may be taken.
     #[error("{}", in_use(.by))]
     InUse {
-        /// Who answers for which.
+        /// Who answers for which address.
         by: Vec<(IpAddr, Mac)>,
     },
     /// Somebody on the wire has every address that was tried.
     #[error("no address that is not in use was found: {}; try again once those machines are gone, or take their addresses out of the ranges", in_use(.by))]
     Conflicts {
-        /// Who answers for which.
+        /// Who answers for which address.
         by: Vec<(IpAddr, Mac)>,
-        /// Why no other address was tried; as many as are tried were in use where absent.
+        /// Why no other address was tried. `None`: the limit of attempts was reached.
         cause: Option<Box<AttachError>>,
     },
-    /// Somebody on the wire has an address for which no other will do.
+    /// Somebody on the wire uses an address that cannot be replaced.
     #[error("no other address will do, and {} on the wire; take it off that machine, or ask for another", in_use(.by))]
     WantedInUse {
-        /// Who answers for which.
+        /// Who answers for which address.
         by: Vec<(IpAddr, Mac)>,
     },
-    /// The policy wants an address kept, which a cluster ledger does for pods only.
+    /// The policy wants to keep an address, which a cluster ledger does for pods only.
     #[error(
         "policy {policy:?} keeps addresses on release, which a cluster ledger does for pods of Kubernetes only; use \"free\" or \"cooldown\""
     )]
@@ -177,7 +178,7 @@ pub enum AttachError {
         /// What it has.
         addresses: Vec<IpAddr>,
     },
-    /// The status of an IPAMClaim is no address.
+    /// The status of an IPAMClaim is not an address.
     #[error("status.ips of IPAMClaim {claim:?} has {text:?}, which is no address with a prefix length; correct it")]
     ClaimStatus {
         /// Namespace and name.
@@ -188,7 +189,7 @@ pub enum AttachError {
     /// DEL or GC ended the attachment before it was made, or the cluster ledger took too long.
     #[error("the attachment was deleted while it was made, or that took too long; try again")]
     Withdrawn,
-    /// The attachment is there already.
+    /// The attachment exists already.
     #[error("{}", exists_text(.attachment, *.address))]
     Exists {
         /// Which.
@@ -204,7 +205,7 @@ pub enum AttachError {
     AtWork {
         /// Which.
         attachment: Attachment,
-        /// How long it was waited for.
+        /// How long this call waited.
         seconds: u64,
     },
     /// The file of the attachments' locks.
@@ -259,13 +260,14 @@ pub enum AttachError {
         /// The container.
         container_id: String,
     },
-    /// The node's agent could not do what it was asked.
+    /// The node's agent could not do what was requested.
     #[error(transparent)]
     Agent(#[from] AgentError),
-    /// The same, in the words of the stock plugin.
+    /// The same, with the text of the stock plugin.
     #[error("{}", .0.stock_text())]
     StockAgent(#[source] AgentError),
-    /// A delegate whose link cannot be there before its addresses, or through which no server can be asked.
+    /// The delegate cannot use DHCP: its link cannot exist before its addresses, or no server can be reached through
+    /// it.
     #[error("delegate {delegate:?} cannot get its addresses by DHCP: {why}")]
     NoDhcp {
         /// The delegate.
@@ -315,7 +317,7 @@ pub enum AttachError {
 }
 
 impl From<ConfError> for AttachError {
-    /// What is in CNI form already keeps its `msg` and `details` apart.
+    /// An error that is in CNI form already keeps its `msg` and `details` apart.
     fn from(error: ConfError) -> Self {
         match error {
             ConfError::Wire(error) => Self::Cni(error),
@@ -342,7 +344,7 @@ impl From<ExecError> for AttachError {
 // === impl AttachError ===
 
 impl AttachError {
-    /// The document for stdout.
+    /// Returns the document for stdout.
     #[must_use]
     pub fn to_cni(&self) -> CniError {
         if let Self::Cni(error) = self {
@@ -351,14 +353,14 @@ impl AttachError {
         CniError::new(self.code(), self.to_string()).with_details(self.details())
     }
 
-    /// Display and all causes, on one line.
+    /// Returns the message and all causes, on one line.
     #[must_use]
     pub fn chain(&self) -> String {
         let details = self.details();
         if details.is_empty() { self.to_string() } else { format!("{self}: {details}") }
     }
 
-    /// What `msg` does not say: causes, what was being done, what is left.
+    /// Returns what `msg` does not say: causes, the current operation, and leftovers.
     fn details(&self) -> String {
         match self {
             Self::Cni(error) => error.details.clone(),
@@ -392,13 +394,13 @@ impl AttachError {
     }
 }
 
-/// An error with all its causes, on one line.
+/// Returns an error with all its causes, on one line.
 pub(super) fn in_full(error: &dyn Error) -> String {
     let causes = causes(error);
     if causes.is_empty() { error.to_string() } else { format!("{error}: {causes}") }
 }
 
-/// Everything below an error, outermost first.
+/// Returns the causes of an error, outermost first.
 fn causes(error: &dyn Error) -> String {
     let mut texts = Vec::new();
     let mut next = error.source();
@@ -431,7 +433,7 @@ fn denial_text(denial: &Denial) -> &str {
     }
 }
 
-/// With an address it is the stock plugin's text, which tools look for.
+/// With an address, this is the stock plugin's text, which tools look for.
 fn exists_text(attachment: &Attachment, address: Option<IpAddr>) -> String {
     let id = &attachment.container_id;
     match address {

@@ -1,5 +1,4 @@
-//! The one map from the ways a call fails to CNI error codes. `docs/error-codes.md` lists the codes; a test holds list and map
-//! together.
+//! The only mapping from failures to CNI error codes. `docs/error-codes.md` lists the codes; a test keeps both in step.
 
 use weft_host_abi::types::Denial;
 
@@ -12,7 +11,7 @@ use crate::step::StepError;
 use crate::store::StoreError;
 
 impl AttachError {
-    /// The CNI error code. This match is the only map.
+    /// Returns the CNI error code.
     #[must_use]
     pub fn code(&self) -> u32 {
         match self {
@@ -71,7 +70,7 @@ impl AttachError {
     }
 }
 
-/// The code of what the kernel refused.
+/// Returns the code of an error from the kernel.
 fn host_code(error: &NetlinkError) -> u32 {
     if error.is_out_of_memory() {
         code::IO
@@ -82,7 +81,7 @@ fn host_code(error: &NetlinkError) -> u32 {
     }
 }
 
-/// The code of a policy's error.
+/// Returns the code of a policy's error.
 fn class_code(class: Class) -> u32 {
     match class {
         Class::Config => code::INVALID_CONFIG,

@@ -1,8 +1,8 @@
-//! External plugins: a `delegate` or `ipam` type that weft does not have is another CNI binary, exec'ed from CNI_PATH as the
-//! specification's delegation says.
+//! External plugins: a `delegate` or `ipam` type that weft does not provide is another CNI binary, executed from
+//! CNI_PATH as the specification describes for delegation.
 //!
-//! The journal names the plugin and its configuration before its ADD runs, so DEL and GC find it whatever happens. Not
-//! here: `dhcp`, which weft asks its own agent for.
+//! The journal names the plugin and its configuration before its ADD runs, so DEL and GC find it whatever happens.
+//! `dhcp` is not handled here; weft asks its own agent for it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::conf::{IpamKind, Object};
 use crate::exec::{self, ExecCall, ExecError, Stderr};
 use crate::journal::{Entry, Record};
 
-/// STATUS is asked every few seconds, and holds up every ADD of some runtimes.
+/// Runtimes ask for STATUS every few seconds, and some hold up every ADD meanwhile.
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
 
 /// The environment of a call, for one attachment.
@@ -27,11 +27,11 @@ pub(super) struct Env<'a> {
     netns: &'a str,
     args: &'a str,
     path: &'a [PathBuf],
-    /// Time for any verb but STATUS.
+    /// Time limit of any verb except STATUS.
     limit: Duration,
 }
 
-/// ADD of a plugin: its result.
+/// Runs ADD of a plugin and returns its result.
 pub(super) fn add(call: &Call, plugin: &str, conf: &Value) -> Result<CniResult, AttachError> {
     let document = exec(plugin, "ADD", &env(call), conf)?;
     let value: Value = serde_json::from_slice(&document)
@@ -39,7 +39,7 @@ pub(super) fn add(call: &Call, plugin: &str, conf: &Value) -> Result<CniResult, 
     Ok(CniResult::from_json(&value, call.network.version)?)
 }
 
-/// DEL of an external delegate the journal knows nothing of.
+/// Runs DEL of an external delegate that the journal does not know.
 pub(super) fn del_unknown(call: &Call) -> Vec<String> {
     match delegate_conf(call).and_then(|(plugin, conf)| exec(&plugin, "DEL", &env(call), &conf)) {
         Ok(_) => Vec::new(),
@@ -47,7 +47,7 @@ pub(super) fn del_unknown(call: &Call) -> Vec<String> {
     }
 }
 
-/// DEL of every external plugin of an entry; returns what went wrong.
+/// Runs DEL of every external plugin of an entry. Returns the problems.
 pub(super) fn del_stored(call: &Call, entry: &Entry) -> Vec<String> {
     let attachment = &entry.key.attachment;
     let calls = match record::external_calls(entry) {
@@ -72,7 +72,7 @@ pub(super) fn del_stored(call: &Call, entry: &Entry) -> Vec<String> {
     problems
 }
 
-/// CHECK of every external plugin of an entry.
+/// Runs CHECK of every external plugin of an entry.
 pub(super) fn check_stored(call: &Call, entry: &Entry) -> Result<(), AttachError> {
     for external in record::external_calls(entry)? {
         exec(&external.plugin, "CHECK", &env(call), &with_previous(call, &external.conf))?;
@@ -80,7 +80,7 @@ pub(super) fn check_stored(call: &Call, entry: &Entry) -> Result<(), AttachError
     Ok(())
 }
 
-/// STATUS of an external plugin.
+/// Runs STATUS of an external plugin.
 pub(super) fn status(call: &Call, plugin: &str, conf: &Object) -> Result<(), AttachError> {
     match exec(plugin, "STATUS", &env(call), conf.as_value()) {
         Err(AttachError::Plugin(error @ ExecError::TimedOut { .. })) => {
@@ -90,7 +90,7 @@ pub(super) fn status(call: &Call, plugin: &str, conf: &Object) -> Result<(), Att
     }
 }
 
-/// GC goes on to external plugins with the same list.
+/// Forwards GC to external plugins with the same list.
 pub(super) fn forward_gc(call: &Call) -> Vec<String> {
     let mut targets = Vec::new();
     if let Some(select) = call.network.select() {
@@ -114,21 +114,21 @@ pub(super) fn forward_gc(call: &Call) -> Vec<String> {
     problems
 }
 
-/// What the plugin of `ipam.type` gets: the whole configuration, as the specification says; under `"type": "weft"` that is
-/// what a stock plugin would have passed on.
+/// Returns the configuration for the plugin of `ipam.type`: the whole configuration, as the specification requires.
+/// Under `"type": "weft"` it is what a stock plugin would have passed on.
 pub(super) fn ipam_conf(call: &Call) -> Value {
     call.conf.as_value().clone()
 }
 
-/// What an external delegate gets: `conf` has the network's common keys, the delegate's own, and `ipam` pointing back at weft
-/// where the policy is ours.
+/// Returns the name and the configuration of an external delegate: the network's common keys, the delegate's own, and,
+/// if the policy is ours, an `ipam` that points back at weft.
 pub(super) fn delegate_conf(call: &Call) -> Result<(String, Value), AttachError> {
     let delegate = call.network.delegate().ok_or(AttachError::NoDelegate)?;
     Ok((delegate.kind.clone(), delegate.conf.as_value().clone()))
 }
 
-/// What the journal says before the plugin's ADD runs. A plugin that is not there has done nothing and can undo nothing: an
-/// entry for it would only keep DEL from succeeding.
+/// Returns the journal record to write before the plugin's ADD runs. A plugin that does not exist has done nothing and
+/// can undo nothing: an entry for it would only make DEL fail.
 pub(super) fn intent(call: &Call, plugin: &str, conf: &Value) -> Result<Record, AttachError> {
     exec::find(plugin, &call.env.path)?;
     let mut conf = conf.clone();
@@ -148,7 +148,7 @@ pub(super) fn intent(call: &Call, plugin: &str, conf: &Value) -> Result<Record, 
     Ok(Record { netns: call.env.netns.clone(), externals, trace, shared, ..Record::default() })
 }
 
-/// A plugin's stored configuration with the runtime's prevResult.
+/// Returns a plugin's stored configuration with the runtime's prevResult.
 fn with_previous(call: &Call, conf: &Value) -> Value {
     let mut conf = conf.clone();
     if let (Some(object), Some(previous)) = (conf.as_object_mut(), &call.network.prev_result) {
@@ -168,12 +168,12 @@ pub(super) fn env(call: &Call) -> Env<'_> {
     }
 }
 
-/// Runs a plugin. Its stderr is ours; its stdout is its answer.
+/// Runs a plugin. It inherits our stderr; its stdout is its answer.
 fn exec(plugin: &str, verb: &str, env: &Env<'_>, conf: &Value) -> Result<Vec<u8>, AttachError> {
     Ok(exec::exec(&env.call((plugin, verb), conf.to_string().as_bytes()))?.stdout)
 }
 
-/// As `exec`, of a file, with the very bytes of the configuration.
+/// Like `exec`, for a file and with the exact bytes of the configuration.
 pub(super) fn exec_file(file: &Path, plugin: (&str, &str), env: &Env<'_>, conf: &[u8]) -> Result<Vec<u8>, AttachError> {
     Ok(exec::exec_file(file, &env.call(plugin, conf))?.stdout)
 }

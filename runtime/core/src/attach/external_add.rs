@@ -1,4 +1,5 @@
-//! ADD by way of another plugin: it gives the addresses, or it makes the whole link. Intent, plugin, plan, journal, links.
+//! ADD through another plugin, which provides the addresses or makes the whole link. Order: intent, plugin, plan,
+//! journal, links.
 
 use super::call::Call;
 use super::error::AttachError;
@@ -11,7 +12,7 @@ use crate::delegate::{Addressing, Given};
 use crate::journal::Record;
 use crate::netlink::Executor;
 
-/// Addresses by an external IPAM plugin.
+/// Makes an attachment with addresses from an external IPAM plugin.
 pub(super) fn by_ipam(
     node: &mut Node<'_>,
     call: &Call,
@@ -39,14 +40,14 @@ pub(super) fn by_ipam(
     })
 }
 
-/// An external delegate makes the link itself. Its IPAM calls weft back under the name `weft-ipam` where the network's
-/// policy is ours.
+/// Lets an external delegate make the link. Its IPAM calls weft back under the name `weft-ipam` if the network's policy
+/// is ours.
 pub(super) fn by_delegate(node: &mut Node<'_>, call: &Call) -> Result<CniResult, AttachError> {
     let (plugin, conf) = external::delegate_conf(call)?;
     if let Some(ipam) = &call.network.ipam
         && ipam.kind.is_policy()
     {
-        // Fail before anything is changed where the policy does not even load.
+        // If the policy does not even load, fail before anything changes.
         policies::load(node, call)?;
     }
     let intent = external::intent(call, &plugin, &conf)?;

@@ -1,6 +1,6 @@
-//! Failed ADDs, for the question "why was it denied?": the last of them in `<state>/failures/`, one file each.
+//! Failed ADDs, for the question "why was it denied?": the latest ones in `<state>/failures/`, one file each.
 //!
-//! Nothing depends on these files. What cannot be written is not kept; their number and size are bounded.
+//! Nothing depends on these files. A record that cannot be written is dropped; number and size are bounded.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -17,16 +17,16 @@ use super::error::AttachError;
 use super::node::Node;
 use super::trace::Attempt;
 
-/// Directory inside the state directory.
+/// The directory inside the state directory.
 const DIRECTORY: &str = "failures";
 
-/// Files that are kept.
+/// How many files are kept.
 const FILES_MAX: usize = 64;
 
-/// Bytes of a file. A larger record loses what the policy was asked.
+/// Maximum bytes of a file. A larger record is stored without the policy's request.
 const SIZE_MAX: usize = 64 << 10;
 
-/// How a file's name ends.
+/// The suffix of a file's name.
 const SUFFIX: &str = ".json";
 
 /// A failed ADD.
@@ -34,7 +34,7 @@ const SUFFIX: &str = ".json";
 pub struct Failure {
     /// Seconds since 1970.
     pub time: u64,
-    /// What was to be made.
+    /// The attachment that was requested.
     pub attachment: Attachment,
     /// `NAMESPACE/NAME` of the pod, where the runtime named one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,15 +46,15 @@ pub struct Failure {
     /// Its causes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub details: String,
-    /// What a policy was asked, where it was a policy that failed or refused.
+    /// The policy's request, if a policy failed or refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<Attempt>,
-    /// What the policy would have decided that the network only watches.
+    /// What the monitored policy would have decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitor: Option<MonitorTrace>,
 }
 
-/// Keeps the record of a failed ADD, with the policy call that led to it. Says where it is.
+/// Stores the record of a failed ADD with the policy call that led to it. Returns its path.
 pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) -> Option<PathBuf> {
     let document = error.to_cni();
     let pod = call.pod().filter(|pod| !pod.name.is_empty());
@@ -85,8 +85,8 @@ pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) -> Opt
     }
 }
 
-/// Adds to a record that was kept what the monitored policy would have done. One that is gone meanwhile, or becomes too large,
-/// stays as it is.
+/// Adds to a stored record what the monitored policy would have done. A record that is gone by now, or that would
+/// become too large, is left as it is.
 pub(super) fn add_monitor(record: &Path, monitor: MonitorTrace) {
     let Some(failure) = read(record) else { return };
     let failure = Failure { monitor: Some(monitor), ..failure };
@@ -115,7 +115,7 @@ fn write(state_dir: &Path, text: &[u8]) -> io::Result<PathBuf> {
     put(&dir, &format!("{nanos:020}-{}{SUFFIX}", std::process::id()), text)
 }
 
-/// Writes a file beside its place, and moves it there.
+/// Writes a file beside its destination, and moves it there.
 fn put(dir: &Path, name: &str, text: &[u8]) -> io::Result<PathBuf> {
     let temporary = dir.join(format!(".{}", name.trim_end_matches(SUFFIX)));
     let path = dir.join(name);
@@ -127,7 +127,7 @@ fn put(dir: &Path, name: &str, text: &[u8]) -> io::Result<PathBuf> {
     written.map(|()| path)
 }
 
-/// The kept files and what was left half written, oldest first: their names begin with the time.
+/// Returns the stored files and unfinished ones, oldest first: their names begin with the time.
 fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -137,10 +137,10 @@ fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The failed ADDs that are kept, oldest first. A damaged record is left out.
+/// Returns the stored failures, oldest first. A damaged record is skipped.
 ///
 /// # Errors
-/// The directory is there and cannot be read.
+/// The directory exists and cannot be read.
 pub fn failures(state_dir: &Path) -> io::Result<Vec<Failure>> {
     let dir = state_dir.join(DIRECTORY);
     if !dir.is_dir() {

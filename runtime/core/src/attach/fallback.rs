@@ -1,5 +1,5 @@
-//! What decides where a network's policy cannot be used: the same rule for a component that is not here, does not compile, or
-//! whose call traps or runs out of fuel or time. Never for an answer, which is an answer also where it is a refusal.
+//! The fallback for a network's policy that cannot be used: its component is missing or does not compile, or its call
+//! traps or runs out of fuel or time. An answer never leads to the fallback, not even a refusal.
 
 use super::call::Call;
 use super::error::AttachError;
@@ -9,7 +9,7 @@ use super::trace::Fallback;
 use crate::conf::FallbackConf;
 use crate::policy::{Loaded, PolicyError, PolicyRef};
 
-/// The policy that decides: the network's own, or the one that stands in for it.
+/// The deciding policy: the network's own, or its fallback.
 pub(super) struct Standing {
     loaded: Loaded,
     may_fall_back: bool,
@@ -19,7 +19,7 @@ pub(super) struct Standing {
 // === impl Standing ===
 
 impl Standing {
-    /// What came of loading the network's policy, or its fallback.
+    /// Takes the result of loading the network's policy, or loads its fallback.
     pub(super) fn new(
         node: &mut Node<'_>,
         call: &Call,
@@ -41,17 +41,17 @@ impl Standing {
         &self.loaded
     }
 
-    /// Why this is not the network's own policy.
+    /// Returns why this is not the network's own policy.
     pub(super) fn fallback(&self) -> Option<Fallback> {
         self.fallback.clone()
     }
 
-    /// Whether an error of the call leads to the fallback. A fallback has none.
+    /// Returns whether an error of the call leads to the fallback. A fallback has none of its own.
     pub(super) fn may_be_replaced(&self, error: &PolicyError) -> bool {
         self.may_fall_back && self.fallback.is_none() && error.is_unavailable()
     }
 
-    /// The network's fallback in its place.
+    /// Replaces the policy by the network's fallback.
     pub(super) fn replace(
         self,
         context: &Context,
@@ -62,7 +62,7 @@ impl Standing {
         stand_in(context, policies, call, error)
     }
 
-    /// For the log.
+    /// Returns a line for the log.
     pub(super) fn line(&self) -> String {
         match &self.fallback {
             Some(Fallback { instead_of, because }) => {
@@ -72,7 +72,7 @@ impl Standing {
         }
     }
 
-    /// Remembers the network's own policy as one that decided. Only the next failure depends on it.
+    /// Records the network's own policy as one that decided. Only the next failure depends on it.
     pub(super) fn remember(&self, policies: &Policies, call: &Call, log: &mut Log) {
         if call.network.terms.fallback != FallbackConf::LastGood || self.fallback.is_some() {
             return;
@@ -86,7 +86,7 @@ impl Standing {
     }
 }
 
-/// Loads the fallback. Where that fails too, the error of the network's own policy is what counts.
+/// Loads the fallback. If that fails too, returns the error of the network's own policy.
 fn stand_in(context: &Context, policies: &Policies, call: &Call, error: &PolicyError) -> Result<Standing, AttachError> {
     let store = policies.get()?;
     let named = policies::reference(ipam(call)?)?;

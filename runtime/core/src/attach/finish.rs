@@ -1,7 +1,7 @@
-//! The one ending of every ADD: from the journal entry to the result.
+//! The common end of every ADD: from the journal entry to the result.
 //!
-//! Invariant: whichever step fails, what was applied is undone, external plugins are called with DEL, and the entry with its
-//! claims is taken back. What cannot be put back stays in the journal for DEL or GC.
+//! Invariant: whichever step fails, the applied ops are undone, external plugins are called with DEL, and the entry is
+//! taken back with its claims. What cannot be undone stays in the journal for DEL or GC.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use crate::cni::CniResult;
 use crate::netlink::{Applied, ApplyError, Executor, UndoError};
 use crate::plan::{AgentLease, Plan};
 
-/// What this ADD wrote into the journal, and takes out of it when it fails.
+/// What this ADD wrote into the journal, and removes if it fails.
 pub(super) enum Written {
     /// An entry of its own.
     Entry,
@@ -28,34 +28,34 @@ pub(super) enum Written {
 
 /// An ADD that has its entry in the journal.
 pub(super) struct Work {
-    /// `None` where no link is touched.
+    /// `None` if no link is touched.
     executor: Option<Executor>,
     applied: Applied,
     lease: Option<AgentLease>,
     written: Written,
-    /// Addresses for which no other would do.
+    /// Addresses that cannot be replaced by others.
     irreplaceable: Vec<IpAddr>,
 }
 
 // === impl Work ===
 
 impl Work {
-    /// Work on the links of an executor, where one is open by now.
+    /// Creates the work, with an executor if one is open already.
     pub(super) fn new(executor: Option<Executor>, written: Written) -> Self {
         Self { executor, applied: Applied::default(), lease: None, written, irreplaceable: Vec::new() }
     }
 
-    /// A lease is asked for, and given back on failure.
+    /// Adds a lease that is about to be requested; it is given back on failure.
     pub(super) fn leases(self, lease: AgentLease) -> Self {
         Self { lease: Some(lease), ..self }
     }
 
-    /// Addresses for which no other would do, should somebody on the wire have them.
+    /// Sets the addresses that cannot be replaced if somebody on the wire has them.
     pub(super) fn with_irreplaceable(self, irreplaceable: Vec<IpAddr>) -> Self {
         Self { irreplaceable, ..self }
     }
 
-    /// The executor, where none was open before.
+    /// Sets the executor, if none was open before.
     pub(super) fn open(&mut self, executor: Executor) {
         self.executor = Some(executor);
     }
@@ -68,13 +68,13 @@ impl Work {
             .map_err(|ApplyError { op, cause, .. }| AttachError::Op { op: op.into(), source: cause })
     }
 
-    /// What was applied.
+    /// Returns what was applied.
     pub(super) fn applied(&self) -> &Applied {
         &self.applied
     }
 }
 
-/// Applies a plan and makes the result of it.
+/// Applies a plan and returns its result.
 pub(super) fn apply(node: &mut Node<'_>, call: &Call, work: Work, plan: &Plan) -> Result<CniResult, AttachError> {
     finish(node, call, work, |node, work| {
         for op in &plan.ops {
@@ -85,7 +85,7 @@ pub(super) fn apply(node: &mut Node<'_>, call: &Call, work: Work, plan: &Plan) -
     })
 }
 
-/// Does the rest of an ADD, and takes everything back where that fails.
+/// Does the rest of an ADD, and takes everything back if that fails.
 pub(super) fn finish<'n>(
     node: &mut Node<'n>,
     call: &Call,
@@ -105,7 +105,7 @@ pub(super) fn finish<'n>(
     }
 }
 
-/// Takes back what was done: the lease while the link is there, then links, then other plugins, then the entry.
+/// Takes back what was done: the lease while the link exists, then links, then other plugins, then the entry.
 fn take_back(node: &mut Node<'_>, call: &Call, work: Work, cause: AttachError) -> AttachError {
     let Work { executor, applied, lease, written, irreplaceable } = work;
     let (cause, in_use) = conflict::judge(cause, &irreplaceable);
@@ -126,8 +126,8 @@ fn take_back(node: &mut Node<'_>, call: &Call, work: Work, cause: AttachError) -
     if leftovers.is_empty() { cause } else { AttachError::Leftovers { cause: Box::new(cause), leftovers } }
 }
 
-/// Undoes what was applied. What other attachments need stays, as the journal says; without an entry of this ADD, that is what
-/// was there before.
+/// Undoes what was applied. Keeps what other attachments need according to the journal; if this ADD has no entry, keeps
+/// what existed before.
 fn undo(
     node: &mut Node<'_>,
     call: &Call,
@@ -149,7 +149,7 @@ fn undo(
     executor.undo_among(applied, &mut decide)
 }
 
-/// Takes back claims and journal entry, unless something is left that DEL has to know of. Addresses that are in use are marked.
+/// Takes back claims and journal entry, unless DEL still needs them for leftovers. Marks addresses that are in use.
 fn take_back_entry(node: &mut Node<'_>, call: &Call, in_use: &InUse, leftovers: &mut Vec<String>) {
     let key = call.key();
     let entry = node.store().and_then(|store| Ok(store.entry(&key)?));

@@ -1,5 +1,6 @@
-//! What of the host would make ADD fail, as far as it shows beforehand: the delegate's plan for addresses as the network has them,
-//! and the host's state where that plan would change it. Looks only; for STATUS and `weftctl policy check`.
+//! Host conditions that would make ADD fail, as far as they can be seen beforehand: the delegate's plan for likely
+//! addresses of the network, and the state of the host that it would change. Changes nothing; for STATUS and `weftctl
+//! policy check`.
 
 use weft_host_abi::types::RangeSet;
 
@@ -14,7 +15,7 @@ use crate::delegate::{self, Addressing, Given, Input, IpamUse};
 use crate::netlink::Executor;
 use crate::plan::{DeviceQuery, FoundDevice, LinkRef, Mac, Need, Observed, Op, Plan, Side, TakeDevice};
 
-/// Fails with what ADD would fail with because of the host.
+/// Returns the error that ADD would return because of the host.
 ///
 /// # Errors
 /// `NotReady` with ADD's text.
@@ -55,7 +56,7 @@ pub(super) fn of_host(node: &mut Node<'_>, call: &Call) -> Result<(), AttachErro
     executor.foresee(&plan).map_err(|error| not_ready(error.into()))
 }
 
-/// A next hop has to be in a network that the link reaches by itself, or the kernel refuses the route.
+/// Checks that each next hop lies in a network that the link reaches directly; otherwise the kernel refuses the route.
 pub(super) fn reachable_gateways(plan: &Plan) -> Result<(), String> {
     let mut reached: Vec<(&LinkRef, IpNet)> = Vec::new();
     for op in &plan.ops {
@@ -86,7 +87,7 @@ fn side(need: &Need) -> Side {
     }
 }
 
-/// The links a delegate builds on have to be there.
+/// Checks that the links exist on which a delegate builds.
 fn parents(needs: &[Need], observed: &Observed) -> Result<(), AttachError> {
     for need in needs {
         let missing = match need {
@@ -101,7 +102,7 @@ fn parents(needs: &[Need], observed: &Observed) -> Result<(), AttachError> {
     Ok(())
 }
 
-/// Whether the device that is wanted is not here because a container has it.
+/// Returns whether the wanted device is missing because a container has it.
 fn is_away(node: &mut Node<'_>, needs: &[Need], observed: &Observed) -> Result<bool, AttachError> {
     let query = needs.iter().find_map(|need| match need {
         Need::Device(query) => Some(query),
@@ -111,7 +112,7 @@ fn is_away(node: &mut Node<'_>, needs: &[Need], observed: &Observed) -> Result<b
         return Ok(false);
     };
     for entry in node.store()?.entries(None)? {
-        // A damaged entry is for its own DEL to report.
+        // A damaged entry is reported by its own DEL.
         let Ok(Some(plan)) = record::plan(&entry) else { continue };
         if plan.ops.iter().any(|op| matches!(op, Op::TakeDevice(taken) if may_be(query, taken))) {
             return Ok(true);
@@ -120,7 +121,7 @@ fn is_away(node: &mut Node<'_>, needs: &[Need], observed: &Observed) -> Result<b
     Ok(false)
 }
 
-/// A device that is asked for by its place on a bus cannot be distinguished from others once it is away.
+/// A device requested by its bus address cannot be distinguished from others while it is away.
 fn may_be(query: &DeviceQuery, taken: &TakeDevice) -> bool {
     match (&query.name, &query.hardware) {
         (Some(name), _) => *name == taken.device,
@@ -133,14 +134,14 @@ fn may_be(query: &DeviceQuery, taken: &TakeDevice) -> bool {
     }
 }
 
-/// An address of each range set, with its gateway, or those that the configuration names.
+/// Returns an address of each range set with its gateway, or the addresses that the configuration names.
 fn likely_addresses(ipam: &IpamConf) -> Addressing {
     let of_set = |set: &RangeSet| {
         let range = set.ranges.first()?;
         let address = IpNet::new(range.first, range.subnet.prefix_len()).ok()?;
         Some(Given { address, gateway: range.gateway })
     };
-    // A policy that has named sets chooses among them.
+    // A policy with named sets chooses among them.
     let sets = if ipam.range_sets.iter().any(|set| set.name.is_some()) { 1 } else { ipam.range_sets.len() };
     let of_ranges = ipam.range_sets.iter().take(sets).filter_map(of_set);
     let gateway = |net: &IpNet| ipam.gateways.iter().copied().find(|gateway| net.contains(gateway));

@@ -1,4 +1,4 @@
-//! GC: removes everything of a network that the runtime does not list any more, from the journal alone.
+//! GC: removes everything of a network that the runtime no longer lists, using the journal alone.
 
 use std::collections::BTreeSet;
 
@@ -19,8 +19,8 @@ use crate::store::{Key, Role};
 /// # Errors
 /// What could not be removed; it stays in the journal, and GC can be repeated.
 pub fn gc(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
-    // Without the key nothing is said about which attachments live; the reference runtime leaves it out when it does not
-    // know. An empty list is different: nothing lives.
+    // Without the key, nothing is known about living attachments; the reference runtime omits it when it does not know.
+    // An empty list is different: nothing lives.
     let Some(valid) = call.network.valid_attachments.clone() else { return Ok(()) };
     let valid: BTreeSet<(&str, &str)> =
         valid.iter().map(|(container, ifname)| (container.as_str(), ifname.as_str())).collect();
@@ -30,11 +30,12 @@ pub fn gc(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     let locks = RemovalLocks::open(&node.context.state_dir)?;
     let mut unlisted = Vec::new();
     for entry in node.store()?.entries(Some(&network))? {
-        // The list of a pod's attachments is `weft-pod`'s.
+        // `weft-pod` owns the list of a pod's attachments.
         if entry.key.role == Role::Pod {
             continue;
         }
-        // As an IPAM plugin weft is asked about addresses; the links are another plugin's. So they are for a step.
+        // As an IPAM plugin, weft is only responsible for addresses; another plugin owns the links. The same holds for
+        // a step.
         let asked = own_role == Role::Attachment || entry.key.role == own_role;
         if asked && !is_listed(&valid, &entry.key.attachment) && lock(&locks, &entry.key)? {
             unlisted.push(entry);
@@ -42,7 +43,7 @@ pub fn gc(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     }
     let (steps, others): (Vec<Entry>, Vec<Entry>) =
         unlisted.into_iter().partition(|entry| entry.key.role == Role::Steps);
-    // What chained steps did to a link goes before the link.
+    // Undo the changes of chained steps before the link is deleted.
     for entry in steps {
         let left = match own_role {
             Role::Steps => chained::remove(node, call, &entry, Some(call.persona.name())),
@@ -65,14 +66,14 @@ pub fn gc(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     if problems.is_empty() { Ok(()) } else { Err(AttachError::Teardown { problems }) }
 }
 
-/// Locks an entry against its ADD; `false` where that is at work, by now or still: the next GC sees what came of it. The addresses
-/// of an external delegate have an entry of their own, which goes with the attachment's.
+/// Locks an entry against its ADD. Returns `false` if an ADD is at work; the next GC sees its outcome. The addresses of
+/// an external delegate have an entry of their own, which is removed with the attachment's.
 fn lock(locks: &RemovalLocks, key: &Key) -> Result<bool, AttachError> {
     Ok(locks.lock(key)? && locks.lock(&Key { role: Role::Attachment, ..key.clone() })?)
 }
 
-/// A claim imported from the stock plugin's oldest files has no interface name, and loopback is listed under that of the list it is
-/// in: their container decides.
+/// A claim imported from the stock plugin's oldest files has no interface name, and loopback is listed under the name
+/// of its list: for these the container decides.
 fn is_listed(valid: &BTreeSet<(&str, &str)>, attachment: &Attachment) -> bool {
     if attachment.ifname.is_empty() || attachment.ifname == LOOPBACK {
         return valid.iter().any(|(container, _)| *container == attachment.container_id);
@@ -85,8 +86,9 @@ fn named(entry: &Entry, left: Vec<String>) -> impl Iterator<Item = String> {
     left.into_iter().map(move |problem| format!("{container_id} {ifname}: {problem}"))
 }
 
-/// Deletes the links of all that is going away, at once, but for those that another plugin may still need, or through which a
-/// DHCP server gets its release. Each entry's own teardown then finds its link gone, or says why not.
+/// Deletes the links of all entries to be removed in one batch, except those that another plugin may still need or
+/// through which a DHCP server gets its release. Each entry's own teardown then finds its link gone, or reports why it
+/// is not.
 fn delete_links(entries: &[Entry]) {
     let alone = entries.iter().filter(|entry| entry.record.externals.is_empty());
     let plans = alone.filter_map(|entry| record::plan(entry).ok().flatten());

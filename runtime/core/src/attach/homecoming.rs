@@ -1,7 +1,7 @@
-//! Devices of containers that ended. The kernel gives a device back to the host when its namespace ends, before any DEL, and under
-//! any name. An ADD that does not find its device looks for it in the journal, and gives it its name back.
+//! Devices of containers that ended. When a namespace ends, the kernel returns its devices to the host before any DEL,
+//! under any name. An ADD that does not find its device looks it up in the journal, and restores its name.
 //!
-//! That is part of the teardown of an attachment that is over. Its entry stays, for its own DEL or GC.
+//! This is part of the teardown of an ended attachment. Its entry is kept for its own DEL or GC.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ use super::{liveness, record};
 use crate::netlink::Executor;
 use crate::plan::{Op, Plan};
 
-/// Restores a device of that name which an ended container had; whether there is one.
+/// Restores a device of that name which an ended container had. Returns whether one was found.
 pub(super) fn restore_device(node: &mut Node<'_>, name: &str) -> Result<bool, AttachError> {
     let is_it = |op: &&Op| matches!(op, Op::TakeDevice(taken) if taken.device == name);
     let mut restored = false;
     for entry in node.store()?.entries(None)? {
-        // A damaged entry is for its own DEL to report.
+        // A damaged entry is reported by its own DEL.
         let Ok(Some(plan)) = record::plan(&entry) else { continue };
         let ops: Vec<Op> = plan.ops.iter().filter(is_it).cloned().collect();
         let lives = liveness::living_netns(&entry.record.netns, plan.container.as_deref()).map(|path| path.is_some());

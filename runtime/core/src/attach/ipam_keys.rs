@@ -1,7 +1,8 @@
-//! What is written in `ipam`, against the schema of the policy that reads it.
+//! Checks the keys of `ipam` against the schema of the policy that reads it.
 //!
-//! Under `"type": "weft"` and in `weft-ipam` a key that nobody reads is an error. Under a stock plugin's name only a key that looks
-//! like a mistake for a known one is: other programs keep keys of their own there, and the stock plugins ignore them.
+//! Under `"type": "weft"` and in `weft-ipam`, an unknown key is an error. Under a stock plugin's name, only a key that
+//! looks like a misspelling of a known one is: other programs keep their own keys there, and the stock plugins ignore
+//! them.
 
 use weft_host_abi::types::Problem;
 
@@ -11,7 +12,7 @@ use super::policies;
 use crate::conf::{ConfError, IPAM_KEYS, IPAM_TERMS, IpamConf, IpamKind, Persona, likely_mistakes};
 use crate::policy::{Loaded, Schema, UnknownKey};
 
-/// Refuses unknown keys, for ADD: the policy is asked for its schema only where one is likely.
+/// Refuses unknown keys, for ADD. Asks the policy for its schema only if an unknown key is likely.
 pub(super) fn refuse_unknown(call: &Call, policy: &Loaded) -> Result<(), AttachError> {
     let Some(ipam) = call.network.ipam.as_ref() else { return Ok(()) };
     if !is_suspicious(ipam) {
@@ -23,8 +24,8 @@ pub(super) fn refuse_unknown(call: &Call, policy: &Loaded) -> Result<(), AttachE
     }
 }
 
-/// The problems that the policy reported itself, and what its schema finds besides: unknown keys first, then what has a wrong type
-/// or value where the policy said nothing.
+/// Returns the problems that the policy reported, followed by what its schema finds: unknown keys first, then wrong
+/// types or values that the policy did not report.
 pub(super) fn problems(call: &Call, policy: &Loaded, reported: Vec<Problem>) -> Vec<Problem> {
     let Some(ipam) = call.network.ipam.as_ref() else { return reported };
     let schema = schema(call, policy);
@@ -32,14 +33,14 @@ pub(super) fn problems(call: &Call, policy: &Loaded, reported: Vec<Problem>) -> 
     let is_reported = |problem: &Problem| reported.iter().any(|reported| reported.at == problem.at);
     let found = schema.map(|schema| schema.problems(ipam.object.as_value())).unwrap_or_default();
     let more: Vec<Problem> = found.into_iter().filter(|problem| !is_reported(problem)).collect();
-    // A sound configuration of a stock plugin may still have what the schema does not foresee: the policy's word counts.
+    // A valid configuration of a stock plugin may contain what the schema does not expect: the policy's answer counts.
     let more = if call.persona.is_stock() { Vec::new() } else { more };
     problems.extend(reported);
     problems.extend(more);
     problems
 }
 
-/// Unknown keys alone, where the rest cannot be read.
+/// Returns only the unknown keys, for a configuration that cannot be read otherwise.
 pub(super) fn unknown_problems(call: &Call, policy: &Loaded) -> Vec<Problem> {
     let ipam = call.network.ipam.as_ref();
     ipam.map(|ipam| unknown_keys(call, ipam, schema(call, policy).as_ref())).unwrap_or_default()
@@ -55,13 +56,13 @@ fn schema(call: &Call, policy: &Loaded) -> Option<Schema> {
     Schema::parse(&policy.config_schema(&policies::limits(&call.network)).ok()?)
 }
 
-/// Whether all unknown keys are refused.
+/// Returns whether all unknown keys are refused.
 fn is_strict(call: &Call) -> bool {
     matches!(call.persona, Persona::Weft | Persona::WeftIpam)
 }
 
 fn is_suspicious(ipam: &IpamConf) -> bool {
-    // Those that come with weft list all their keys; of others it is their own business what else they take.
+    // The shipped policies list all their keys; another policy may accept more than it lists.
     let shipped = matches!(ipam.kind, IpamKind::Shipped(_));
     (shipped && ipam.object.unknown(&IPAM_KEYS).next().is_some()) || !likely_mistakes(ipam.object.as_value()).is_empty()
 }

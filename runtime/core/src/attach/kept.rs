@@ -1,7 +1,7 @@
-//! DEL of what the stock plugin made before the node was switched to weft: `weftctl install --replace` kept that plugin beside
-//! the name that weft took, and it alone knows what it left (rules of iptables, files, a lease).
+//! DEL of what a stock plugin made before the node was switched to weft. `weftctl install --replace` kept that plugin
+//! beside the name that weft took over, and only the plugin knows what it left (iptables rules, files, a lease).
 //!
-//! Invariant: it is asked only about what the journal does not know, so never about what weft made.
+//! Invariant: the plugin is asked only about attachments that the journal does not know, so never about weft's own.
 
 use std::path::PathBuf;
 
@@ -12,21 +12,21 @@ use super::node::{Context, Node};
 use crate::conf::{Network, Persona};
 use crate::store::{Key, Role};
 
-/// Added to the name of a plugin that was moved aside for weft.
+/// The suffix of a plugin that was moved aside for weft.
 pub const KEPT_SUFFIX: &str = ".before-weft";
 
-/// Calls DEL of the kept plugin with the same input. `None` where there is none, or it does not know the attachment either;
-/// else what went wrong.
+/// Calls DEL of the kept plugin with the same input and returns the problems. Returns `None` if no such plugin exists,
+/// or if it does not know the attachment either.
 pub(super) fn del(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Option<Vec<String>>, AttachError> {
     let Some(file) = kept_plugin(call) else { return Ok(None) };
-    // The link is removed after its steps: while weft's is there, a step that did nothing has no entry.
+    // The link is removed after its steps: while weft's link exists, a missing entry means a step that did nothing.
     if key.role == Role::Steps && node.store()?.entry(&Key { role: Role::Attachment, ..key.clone() })?.is_some() {
         return Ok(None);
     }
     let name = call.persona.name();
     match external::exec_file(&file, (name, "DEL"), &external::env(call), &call.stdin) {
         Ok(_answer) => Ok(Some(Vec::new())),
-        // What cannot be used made nothing, and DEL of that succeeds (invariant 4).
+        // An unusable configuration made nothing, and its DEL succeeds (invariant 4).
         Err(error) if !is_usable(node.context, call) => {
             node.log(&format!("{} refuses the configuration: {}", file.display(), error.chain()));
             Ok(None)
@@ -35,9 +35,9 @@ pub(super) fn del(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Option<
     }
 }
 
-/// The plugin that had this program's name: in `CNI_PATH`, or beside this program.
+/// Finds the plugin that had this program's name: in `CNI_PATH`, or beside this program.
 fn kept_plugin(call: &Call) -> Option<PathBuf> {
-    // The daemon of the stock dhcp plugin is gone; weft's agent has its socket and was asked.
+    // The stock dhcp plugin's daemon is gone; weft's agent has its socket and was asked.
     if !call.persona.is_stock() || call.persona == Persona::Ipam("dhcp") {
         return None;
     }
@@ -48,7 +48,7 @@ fn kept_plugin(call: &Call) -> Option<PathBuf> {
     dirs.map(|dir| dir.join(&name)).find(|file| file.is_file())
 }
 
-/// Whether ADD would take the configuration.
+/// Returns whether ADD would accept the configuration.
 fn is_usable(context: &Context, call: &Call) -> bool {
     Network::parse(call.persona, &call.conf, &call.pairs, &|name| context.has_policy(name)).is_ok()
 }

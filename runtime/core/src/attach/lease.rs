@@ -1,7 +1,6 @@
-//! The lease of an attachment whose addresses a DHCP server gives: what the node's agent is asked. The flow of its ADD is
-//! `lease_add`.
+//! The DHCP lease of an attachment: requests to the node's agent. `lease_add` has the flow of ADD.
 //!
-//! An agent that is away fails an ADD, and not a DEL: the lease ends by itself, and the agent forgets what has no link.
+//! An absent agent makes an ADD fail, but not a DEL: the lease expires, and the agent forgets it once its link is gone.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,12 +15,12 @@ use crate::agent::{self, AgentError, Allocate, Lease, Leased};
 use crate::conf::{DhcpConf, IpamKind};
 use crate::plan::{AgentLease, Plan};
 
-/// How long DEL waits for the agent. The agent says goodbye to servers within half of that.
+/// How long DEL waits for the agent. The agent sends releases to servers within half of that.
 const RELEASE_LIMIT: Duration = Duration::from_secs(10);
 /// How long CHECK and STATUS wait.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
-/// Whether an agent is there at all.
+/// Checks that an agent is reachable.
 pub(super) fn reach(call: &Call, lease: &AgentLease) -> Result<(), AttachError> {
     agent::reach::<Lease>(&lease.socket).map_err(|error| failed(call, error))
 }
@@ -38,19 +37,19 @@ pub(super) fn allocate(call: &Call) -> Result<Leased, AttachError> {
     }
 }
 
-/// Under a stock plugin's name, its texts.
+/// Uses the stock plugin's texts under a stock plugin's name.
 fn failed(call: &Call, error: AgentError) -> AttachError {
     if call.persona.is_stock() { AttachError::StockAgent(error) } else { AttachError::Agent(error) }
 }
 
-/// CHECK: the lease is running.
+/// CHECK: verifies that the lease is running.
 pub(super) fn check(attachment: &Attachment, plan: &Plan) -> Result<(), AttachError> {
     let Some(lease) = &plan.lease else { return Ok(()) };
     agent::ask::<Lease>(&lease.socket, &Request::Check(attachment.clone()), Some(LOOK_LIMIT))?;
     Ok(())
 }
 
-/// Gives the lease back, while the link is there. Whatever is wrong with the agent, DEL goes on.
+/// Gives the lease back while the link exists. DEL continues whatever the agent does.
 pub(super) fn release(log: &mut Log, attachment: &Attachment, lease: Option<&AgentLease>) {
     let Some(AgentLease { socket }) = lease else { return };
     if let Err(error) = agent::ask::<Lease>(socket, &Request::Release(attachment.clone()), Some(RELEASE_LIMIT)) {
@@ -62,7 +61,7 @@ pub(super) fn release(log: &mut Log, attachment: &Attachment, lease: Option<&Age
     }
 }
 
-/// DEL of IPAM alone that the journal does not know: the agent may.
+/// DEL of IPAM alone, for an attachment that the journal does not know but the agent may.
 pub(super) fn release_unknown(log: &mut Log, call: &Call) {
     let ipam = call.network.ipam.as_ref().filter(|ipam| call.persona.is_ipam() && ipam.kind == IpamKind::Dhcp);
     if let Some(socket) = ipam.and_then(|ipam| DhcpConf::socket(&ipam.object).ok()) {
@@ -70,7 +69,7 @@ pub(super) fn release_unknown(log: &mut Log, call: &Call) {
     }
 }
 
-/// STATUS: the agent is there.
+/// STATUS: checks that the agent is reachable.
 pub(super) fn status(call: &Call) -> Result<(), AttachError> {
     let conf = call.dhcp().ok_or(AttachError::NoIpam)?;
     match agent::ask::<Lease>(&conf.socket, &Request::Status, Some(LOOK_LIMIT)) {

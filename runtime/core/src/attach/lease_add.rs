@@ -1,11 +1,11 @@
-//! ADD with addresses by DHCP. The other way round than usual: the link is made first, and through it the node's agent asks a
-//! server.
+//! ADD with addresses by DHCP. The usual order is reversed: the link is made first, and the node's agent asks a server
+//! through it.
 //!
-//! So an ADD has two plans. The first is the link alone; it is in the journal, with the lease that will be asked for, before
-//! anything changes. The second has the addresses too; it replaces the first in the journal before they are put on the link,
-//! and what it has beyond the first is applied on top. On failure the lease is given back while the link is there, and
-//! then the link is undone. DEL does it in the same order, where the stock bridge deletes the link first and the server never
-//! hears of it.
+//! Such an ADD has two plans. The first has the link alone; it is in the journal, with the lease to be requested,
+//! before anything changes. The second adds the addresses. It replaces the first in the journal before they are put on
+//! the link, and its additional ops are applied on top. On failure the lease is given back while the link exists, and
+//! then the link is undone. DEL uses the same order, whereas the stock bridge deletes the link first, so that the
+//! server never receives a release.
 
 use super::call::Call;
 use super::error::AttachError;
@@ -25,7 +25,7 @@ pub(super) fn add(
 ) -> Result<CniResult, AttachError> {
     let links = stage.links(call)?;
     let agent_lease = call.lease().ok_or(AttachError::NoPlan)?;
-    // Before anything changes: without the agent it would all be undone again.
+    // Check this before anything changes: without the agent, everything would be undone again.
     lease::reach(call, &agent_lease)?;
     let written = match entry::write(call, node.store()?, entry::record(call, &links, None)?) {
         Ok(()) => Written::Entry,

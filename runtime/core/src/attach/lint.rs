@@ -1,4 +1,4 @@
-//! Finds what is wrong with a configuration before a pod meets it. STATUS and `weftctl policy check` both ask here.
+//! Finds mistakes in a configuration before a pod runs into them. Used by STATUS and `weftctl policy check`.
 
 use std::path::PathBuf;
 
@@ -14,15 +14,15 @@ use crate::delegate;
 use crate::exec;
 use crate::keys::did_you_mean;
 
-/// Problems of a configuration; empty when there is none.
+/// The problems of a configuration; empty if there are none.
 pub type Problems = Vec<Problem>;
 
 /// What a configuration is checked against, besides itself.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
-    /// Directories of other plugins. Without any, plugins that weft does not have are not looked for.
+    /// Directories of other plugins. If empty, missing plugins are not reported.
     pub path: Vec<PathBuf>,
-    /// The links of this host, as an ADD would find them.
+    /// Whether to look at the links of this host, as an ADD would find them.
     pub host: bool,
 }
 
@@ -35,7 +35,7 @@ pub fn check_conf(context: &Context, persona: Persona, stdin: &[u8], surrounding
         Ok(call) => check(&mut node, &call, surroundings),
         Err(error) => {
             let mut problems = each(error);
-            // What stands in `ipam` can be looked at whatever is wrong with the rest.
+            // `ipam` can be checked even if the rest is wrong.
             if let Ok(call) = read(Verb::Del)
                 && call.network.ipam.as_ref().is_some_and(|ipam| ipam.kind.is_policy())
                 && let Ok(policy) = policies::load(&node, &call)
@@ -59,7 +59,7 @@ fn environment(verb: Verb, surroundings: &Surroundings) -> Environment {
     }
 }
 
-/// An error as problems: each mistake of a configuration is one.
+/// Splits an error into problems, one per mistake of a configuration.
 fn each(error: AttachError) -> Problems {
     let problem = |message| Problem { at: String::new(), message };
     match error {
@@ -82,7 +82,7 @@ fn check(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> Probl
         Ok(found) => problems.extend(found),
         Err(error) => problems.extend(each(error.into())),
     }
-    // What can be set in the others shows when they are chosen.
+    // Mistakes in the others show up when they are chosen.
     match fixed(node.context, call) {
         Ok(networks) => {
             for network in networks {
@@ -95,19 +95,19 @@ fn check(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> Probl
     problems
 }
 
-/// The networks of the delegates in which nothing can be set.
+/// Returns the networks of the delegates that have no settings.
 fn fixed(context: &Context, call: &Call) -> Result<Vec<Network>, AttachError> {
     let confs = call.network.select().into_iter().flat_map(SelectConf::fixed_confs);
     let read = |conf| call.network.chosen(&conf, &call.pairs, &|name| context.has_policy(name));
     Ok(confs.map(read).collect::<Result<_, _>>()?)
 }
 
-/// All that is wrong with a network whose delegate is known.
+/// Returns all problems of a network whose delegate is known.
 fn of_network(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> Problems {
     let mut problems = delegate_conf(&call.network, &call.pairs).err().map(each).unwrap_or_default();
     problems.extend(missing_plugins(node.context, call, surroundings));
     problems.extend(policy_conf(node, call).unwrap_or_else(each));
-    // With a mistake in the configuration, its consequences are not listed.
+    // After a mistake in the configuration, its consequences are not listed.
     if problems.is_empty() {
         problems.extend(decision(node, call).err().map(each).unwrap_or_default());
     }
@@ -117,7 +117,7 @@ fn of_network(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> 
     problems
 }
 
-/// The delegate's own opinion.
+/// Asks the delegate to check its configuration.
 pub(super) fn delegate_conf(network: &Network, cni_args: &[(String, String)]) -> Result<(), AttachError> {
     if let Some(conf) = network.delegate()
         && let Some(delegate) = delegate::find(&conf.kind)
@@ -127,7 +127,7 @@ pub(super) fn delegate_conf(network: &Network, cni_args: &[(String, String)]) ->
     Ok(())
 }
 
-/// Plugins of `delegate.type` and `ipam.type` that are neither weft's nor in the path.
+/// Returns plugins of `delegate.type` and `ipam.type` that are neither weft's nor in the path.
 fn missing_plugins(context: &Context, call: &Call, surroundings: &Surroundings) -> Problems {
     let mut problems = Vec::new();
     let mut look = |key: &str, kind: &str, known: Vec<String>| {
@@ -153,7 +153,7 @@ fn missing_plugins(context: &Context, call: &Call, surroundings: &Surroundings) 
     problems
 }
 
-/// The opinion of the policy and of its schema; none where another plugin does IPAM.
+/// Returns the problems found by the policy and its schema; none if another plugin does IPAM.
 fn policy_conf(node: &Node<'_>, call: &Call) -> Result<Problems, AttachError> {
     let Some(ipam) = call.network.ipam.as_ref().filter(|ipam| ipam.kind.is_policy()) else {
         return Ok(Vec::new());
@@ -166,8 +166,8 @@ fn policy_conf(node: &Node<'_>, call: &Call) -> Result<Problems, AttachError> {
     Ok(ipam_keys::problems(call, &policy, reported))
 }
 
-/// What the policy would decide for a pod without labels, on an empty node: a decision that the host refuses would
-/// be refused for every pod. A refusal of that pod is no mistake.
+/// Decides for a pod without labels on an empty node: a decision that the host refuses there would be refused for every
+/// pod. A refusal of that pod is no mistake.
 fn decision(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     if !call.network.ipam.as_ref().is_some_and(|ipam| ipam.kind.is_policy()) || pool::is_open(call) {
         return Ok(());

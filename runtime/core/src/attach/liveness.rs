@@ -1,6 +1,7 @@
-//! Whether an attachment still lives: its network namespace is there and is the same one, or a link of it is left on the host.
+//! Determines whether an attachment is alive: its network namespace still exists and is the same one, or one of its
+//! links is left on the host.
 //!
-//! A namespace has an identity, which its path has not: `/proc/PID/ns/net` leads to another one in time.
+//! A namespace has an identity, but its path has not: `/proc/PID/ns/net` may lead to another one later.
 
 use std::path::Path;
 
@@ -10,30 +11,30 @@ use crate::journal::Entry;
 use crate::netlink::{self, Executor, NetlinkError};
 use crate::plan::Plan;
 
-/// What is known of an attachment's network namespace.
+/// The state of an attachment's network namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NetnsState {
-    /// It is there: the one that the journal means, as far as the journal says which that was.
+    /// It exists, and is the one in the journal as far as the journal identifies it.
     There,
-    /// It is gone, or its path leads to another one by now.
+    /// It is gone, or its path leads to another namespace by now.
     Gone,
-    /// The journal names none (an imported claim), or it cannot be looked at.
+    /// The journal names none (an imported claim), or it cannot be inspected.
     Unknown,
 }
 
-/// Looks at the namespace of an entry.
+/// Returns the state of an entry's namespace.
 #[must_use]
 pub fn netns_state(entry: &Entry) -> NetnsState {
-    // A damaged plan says nothing about the namespace; the path is known all the same.
+    // A damaged plan does not identify the namespace, but the path is still known.
     let recorded =
         record::plans(entry).ok().and_then(|plans| plans.into_iter().next()).and_then(|(_netns, plan)| plan.container);
     state_of(&entry.record.netns, recorded.as_deref()).unwrap_or(NetnsState::Unknown)
 }
 
-/// Looks at a namespace by its path and the identity that the journal has of it.
+/// Returns the state of a namespace by its path and its recorded identity.
 ///
 /// # Errors
-/// Something that is no namespace is at the path, or it may not be looked at.
+/// The path leads to something other than a namespace, or access is denied.
 pub(super) fn state_of(netns: &str, recorded: Option<&str>) -> Result<NetnsState, NetlinkError> {
     if netns.is_empty() {
         return Ok(NetnsState::Unknown);
@@ -43,18 +44,18 @@ pub(super) fn state_of(netns: &str, recorded: Option<&str>) -> Result<NetnsState
         Ok(None) => Ok(NetnsState::Gone),
         Ok(found) => Ok(match recorded {
             Some(_) if found.as_deref() != recorded => NetnsState::Gone,
-            // The number of a process is given to another one in time.
+            // The number of a process is reused after some time.
             None if netns.starts_with("/proc/") => NetnsState::Unknown,
             _ => NetnsState::There,
         }),
-        // A plain file is what unmounting a named namespace leaves.
+        // Unmounting a named namespace leaves a plain file.
         Err(_) if path.is_file() => Ok(NetnsState::Gone),
         Err(error) => Err(error),
     }
 }
 
-/// The path of an attachment's namespace, while it is that one. A namespace that is gone took its links along, and one that has
-/// got its path since is another's.
+/// Returns the path of an attachment's namespace if that namespace is still alive. A namespace that is gone took its
+/// links along, and one that got its path since then belongs to somebody else.
 ///
 /// # Errors
 /// As [`state_of`].
@@ -63,7 +64,8 @@ pub(super) fn living_netns<'a>(netns: &'a str, recorded: Option<&str>) -> Result
     Ok(may_live.then(|| Path::new(netns)))
 }
 
-/// Whether what a plan made may still be in use. In doubt it is: an ADD that is still running has its namespace, but no link yet.
+/// Returns whether something that a plan made may still be in use. In doubt it is: a running ADD has its namespace, but
+/// no link yet.
 pub(super) fn is_alive(host: &Executor, (netns, plan): &(String, Plan)) -> Result<bool, AttachError> {
     Ok(living_netns(netns, plan.container.as_deref())?.is_some() || host.has_host_link(plan)?)
 }

@@ -1,12 +1,14 @@
-//! Who works on an attachment: one lock per journal key (rules `add_lock` and `del_mark` of DESIGN section 7).
+//! Locks on attachments: one lock per journal key (rules `add_lock` and `del_mark` of DESIGN section 7).
 //!
-//! An ADD holds the lock alone, from its first step until its links are up or undone. Removers (DEL, GC) share it among
-//! themselves and never wait: one that finds an ADD at work leaves a removal mark. A repair holds it alone, as an ADD does.
+//! An ADD holds the lock exclusively, from its first step until its links are up or undone. Removers (DEL, GC) share it
+//! and never wait: a remover that finds an ADD at work leaves a removal mark. A repair holds it exclusively, like an
+//! ADD.
 //!
 //! The locks are byte ranges of one file, `locks` in the state directory, of the kind that belongs to an open file
-//! ([open file description locks](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html)): the kernel drops a lock however
-//! its process ends, children do not inherit it (the file is closed on exec), and no file per attachment is left over. The byte is
-//! a hash of the key; two keys with one hash would wait for each other, which is slow once in 2^62 and never wrong.
+//! ([open file description locks](https://man7.org/linux/man-pages/man2/fcntl_locking.2.html)): the kernel drops a lock
+//! however its process ends, children do not inherit it (the file is closed on exec), and no file per attachment is
+//! left over. The byte is a hash of the key. Two keys with the same hash wait for each other, which happens once in
+//! 2^62 and is slow but never wrong.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -23,7 +25,7 @@ use weft_host_abi::types::Attachment;
 use super::error::AttachError;
 use crate::store::Key;
 
-/// In the state directory.
+/// The file in the state directory.
 const FILE: &str = "locks";
 
 /// How long an ADD waits for another ADD, or for removers, of the same attachment.
@@ -38,7 +40,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// The lock of an ADD. Waits for a while for others that work on the attachment.
+    /// Takes the lock for an ADD. Waits for a while for others that work on the attachment.
     ///
     /// # Errors
     /// Others are still at work, or the file cannot be used.
@@ -46,10 +48,10 @@ impl Lock {
         Self::wait(state_dir, key, libc::F_WRLCK)
     }
 
-    /// The lock of an ADD on another attachment, which it removes. Waits for a while for an ADD of that.
+    /// Takes the lock for an ADD that removes another attachment. Waits for a while for an ADD of the latter.
     ///
     /// # Errors
-    /// That is still at work, or the file cannot be used.
+    /// The other ADD is still at work, or the file cannot be used.
     pub(super) fn for_takeover(state_dir: &Path, key: &Key) -> Result<Self, AttachError> {
         Self::wait(state_dir, key, libc::F_RDLCK)
     }
@@ -72,8 +74,8 @@ impl Lock {
         }
     }
 
-    /// The lock of a repair, which has the attachment to itself as an ADD has; `None` where others are at work, which leave it
-    /// whole or gone.
+    /// Takes the lock for a repair, which holds it exclusively like an ADD. Returns `None` if others are at work; they
+    /// leave the attachment either complete or removed.
     ///
     /// # Errors
     /// The file cannot be used.
@@ -83,7 +85,7 @@ impl Lock {
         Ok(locked.then_some(Self { _file: locks.file }))
     }
 
-    /// The lock of a remover; `None` where an ADD is at work.
+    /// Takes the lock for a remover. Returns `None` if an ADD is at work.
     ///
     /// # Errors
     /// The file cannot be used.
@@ -93,7 +95,7 @@ impl Lock {
     }
 }
 
-/// Locks of a remover on many attachments, held until dropped.
+/// A remover's locks on many attachments, held until dropped.
 #[derive(Debug)]
 pub(super) struct RemovalLocks {
     path: PathBuf,
@@ -101,14 +103,14 @@ pub(super) struct RemovalLocks {
 }
 
 impl RemovalLocks {
-    /// No lock yet.
+    /// Opens the file without taking a lock.
     pub(super) fn open(state_dir: &Path) -> Result<Self, AttachError> {
         let path = state_dir.join(FILE);
         let file = open(state_dir, &path).map_err(|source| unusable(&path, source))?;
         Ok(Self { path, file })
     }
 
-    /// Locks one more; `false` where an ADD is at work.
+    /// Locks one more attachment. Returns `false` if an ADD is at work.
     pub(super) fn lock(&self, key: &Key) -> Result<bool, AttachError> {
         lock(&self.file, key, libc::F_RDLCK).map_err(|source| unusable(&self.path, source))
     }
@@ -130,7 +132,7 @@ fn open(state_dir: &Path, path: &Path) -> io::Result<File> {
     }
 }
 
-/// Tries to lock; whether that worked.
+/// Tries to lock. Returns whether it succeeded.
 fn lock(file: &File, key: &Key, kind: libc::c_int) -> io::Result<bool> {
     let range = libc::flock {
         l_type: libc::c_short::try_from(kind).map_err(io::Error::other)?,
@@ -150,7 +152,8 @@ fn lock(file: &File, key: &Key, kind: libc::c_int) -> io::Result<bool> {
     }
 }
 
-/// The byte of a key: FNV-1a, which is the same in every build, as processes of two builds meet during an upgrade.
+/// Returns the byte of a key: FNV-1a, which is the same in every build, because two builds run side by side during an
+/// upgrade.
 fn place(key: &Key) -> i64 {
     let Attachment { network, container_id, ifname } = &key.attachment;
     let role = [key.role as u8];

@@ -1,12 +1,14 @@
-//! One attachment's life: choose a delegate, decide, claim, apply, give back, check, remove. The only room that knows all the
-//! parts below; it returns typed results, and a [`Node`] lets several attachments run one after the other in one process.
+//! The life of one attachment: choose a delegate, decide, claim, apply, give back, check, remove. Only this module
+//! knows all the parts below. It returns typed results, and a [`Node`] lets several attachments run one after the other
+//! in one process.
 //!
 //! Invariants:
-//! - Above the claim nothing has a side effect; from the claim on everything has an inverse.
-//! - Every ADD, however its addresses come, ends in `finish`: it applies, and gives back on failure.
-//! - A [`Call`] never changes. Where a policy picks the delegate, `choose` makes a new one.
+//! - Nothing before the claim has a side effect; everything from the claim on has an inverse.
+//! - Every ADD, whatever the source of its addresses, ends in `finish`, which applies the plan and takes it back on
+//!   failure.
+//! - A [`Call`] never changes. When a policy picks the delegate, `choose` makes a new one.
 //!
-//! Not here: environment, stdin and stdout (`command`), several attachments of a pod (`pod`).
+//! Not here: environment, stdin and stdout (`command`), and the list of a pod's attachments (`pod`).
 
 mod add;
 mod beside;

@@ -1,12 +1,12 @@
-//! The policy that a network only watches: it gets the request that the deciding policy got, and what it would have decided is
-//! recorded beside the decision, with what is different. Nothing of it is ever applied.
+//! A second policy that a network only monitors. It gets the request of the deciding policy; its decision and the
+//! differences are recorded beside the actual decision. Its decision is never applied.
 //!
 //! ```text
 //!  ADD: gather --prepare(snapshot)--> decide --> claim --> apply --> result is printed --> observe: ask, compare, record
 //! ```
-//! Invariants: until the result is printed, a network with a monitor costs one more read-only opening of the ledger, and one
-//! without costs nothing; the monitored policy is asked about the ledger as it was when the deciding one was; whatever it
-//! does, and whatever fails here, is at most a line of the record.
+//! Invariants: until the result is printed, a monitor costs one more read-only opening of the ledger; a network without
+//! a monitor pays nothing. The monitored policy sees the ledger as it was when the deciding policy was asked. Whatever
+//! it does, and whatever fails here, adds at most one line to the record.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -26,11 +26,11 @@ use super::watching::{compare, keep, no_compiler};
 use crate::policy::{Called, Exchanges, Ipam, Loaded, ReplayLedger};
 use crate::store::NodeStore;
 
-/// An ADD in a network with a monitor: what its policy was asked, and what came of it.
+/// An ADD in a network with a monitor: the request, and the outcome.
 pub(super) struct Watched {
     call: Call,
     request: Request,
-    /// The ledger when the policy was asked.
+    /// The ledger at the time of the request.
     view: Option<Box<dyn LedgerView + Send>>,
     active: Active,
 }
@@ -42,7 +42,7 @@ enum Active {
     Failed { attempt: Box<Attempt>, error: String, record: Option<PathBuf> },
 }
 
-/// Takes the ledger's snapshot for a network that has a monitor.
+/// Takes a snapshot of the ledger for a network that has a monitor.
 pub(super) fn prepare(context: &Context, call: &Call, request: &Request, beside: &Beside) -> Option<Watched> {
     call.network.monitor.as_ref()?;
     let view = snapshot(context, call, request, beside);
@@ -52,7 +52,7 @@ pub(super) fn prepare(context: &Context, call: &Call, request: &Request, beside:
 fn snapshot(context: &Context, call: &Call, request: &Request, beside: &Beside) -> Option<Box<dyn LedgerView + Send>> {
     let store = NodeStore::open_read_only(&context.state_dir).ok().flatten()?;
     let view = store.view(&ipam(call).ok()?.scope, request.now).ok()?;
-    // A snapshot begins with its first question.
+    // A snapshot begins with its first query.
     view.held_by("").ok()?;
     Some(beside.clone().over(view))
 }
@@ -72,7 +72,7 @@ impl Watch for Watched {
 }
 
 impl Watched {
-    /// With the decision that was claimed.
+    /// Sets the decision that was claimed.
     pub(super) fn decided(&mut self, trace: Trace) {
         self.active = Active::Decided(Box::new(trace));
     }
@@ -103,7 +103,7 @@ impl Watched {
     }
 }
 
-/// Asks the monitored policies of a process's ADDs, and writes down what they would have done. To be called when the results
+/// Asks the monitored policies for a process's ADDs, and records what they would have done. Call it after the results
 /// are printed.
 pub fn observe(node: &mut Node<'_>) {
     for watched in std::mem::take(&mut node.watched) {
@@ -131,7 +131,7 @@ fn observe_one(mut watched: Watched, node: &mut Node<'_>) {
     }
 }
 
-/// A decision as it was judged.
+/// Returns the outcome of a judged decision.
 fn outcome_of(judged: Result<Decision, AttachError>) -> Outcome {
     match judged {
         Ok(decision) => Outcome::Decided {
@@ -146,7 +146,7 @@ fn outcome_of(judged: Result<Decision, AttachError>) -> Outcome {
     }
 }
 
-/// A decision as it was recorded.
+/// Returns the outcome of a recorded decision.
 fn outcome_in(trace: &Trace) -> Outcome {
     Outcome::Decided {
         candidates: trace.candidates.clone(),
@@ -157,7 +157,7 @@ fn outcome_in(trace: &Trace) -> Outcome {
     }
 }
 
-/// The ledger when the deciding policy was asked: the answers that it got, and for other questions the snapshot.
+/// The ledger at the time of the deciding policy's request: the answers it got, and the snapshot for other questions.
 struct AsItWas {
     recorded: ReplayLedger,
     view: Option<Box<dyn LedgerView + Send>>,

@@ -1,4 +1,4 @@
-//! What the attachments of one process share: the state directory, the policy engine, the open store, the log.
+//! State that the attachments of one process share: the state directory, the policy engine, the open store, the log.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -15,35 +15,36 @@ use crate::policy::compiler::compile_with_weftctl;
 use crate::policy::{CompileAsk, CompileError, Evidence, LogLevel, PolicyRef, PolicyStore};
 use crate::store::NodeStore;
 
-/// Time of an external plugin. kubelet gives up on a sandbox after two minutes, in which there has to be room for the DEL that
-/// follows.
+/// Time limit of an external plugin. kubelet gives up on a sandbox after two minutes, which must also suffice for the
+/// following DEL.
 const PLUGIN_LIMIT: Duration = Duration::from_secs(50);
 
-/// Compiles a component into the cache, or says why not or not yet.
+/// Compiles a component into the cache, or returns why it is not compiled.
 pub type Compile = Box<dyn Fn(&CompileAsk<'_>) -> Result<(), CompileError>>;
 
-/// What calls need from the program around them.
+/// What calls need from the program that runs them.
 pub struct Context {
     /// The state directory: store, policies, compiled cache.
     pub state_dir: PathBuf,
     /// Compiles a component into the cache. `weft` has no compiler and runs `weftctl`.
     pub compile: Compile,
-    /// Sees each plan before it is journalled. The rollback suite puts an impossible op in here; the programs leave it alone.
+    /// Sees each plan before it is journalled. The rollback suite inserts an impossible op here; the programs do not
+    /// use it.
     pub plan_hook: Box<dyn Fn(&mut Plan)>,
-    /// Time that an external plugin has for one call.
+    /// Time limit of one call of an external plugin.
     pub plugin_limit: Duration,
-    /// The process ends with the call. What the kernel takes back by itself then (memory, descriptors, locks) is not given
-    /// back piece by piece before.
+    /// The process ends with the call. Whatever the kernel then frees by itself (memory, descriptors, locks) is not
+    /// freed piece by piece before.
     pub short_lived: bool,
     /// Where the log goes.
     pub log: Target,
-    /// Policies are called in workers, processes without rights. Only a process that has one thread when it calls a policy can
-    /// make them.
+    /// Policies are called in workers, processes without rights. Only a process with a single thread at the time of the
+    /// call can create them.
     pub isolated: bool,
 }
 
 impl Context {
-    /// A context for a state directory, with `weftctl` as the compiler.
+    /// Creates a context for a state directory, with `weftctl` as the compiler.
     #[must_use]
     pub fn new(state_dir: PathBuf) -> Self {
         let compile_into = state_dir.clone();
@@ -58,54 +59,54 @@ impl Context {
         }
     }
 
-    /// Drops something, or leaves that to the end of the process.
+    /// Drops a value, or leaves that to the end of the process.
     pub(super) fn discard<T>(&self, thing: T) {
         if self.short_lived {
             std::mem::forget(thing);
         }
     }
 
-    /// Whether a policy of this name is installed.
+    /// Returns whether a policy of this name is installed.
     pub(super) fn has_policy(&self, name: &str) -> bool {
         PolicyRef::shipped(name).is_ok_and(|policy| policy.path(&self.state_dir).is_file())
     }
 }
 
-/// The node, for the calls of one process: one policy engine, one open store, one log. Both are opened when they are first
-/// needed.
+/// The node, for the calls of one process: one policy engine, one open store, one log. Engine and store are opened on
+/// first use.
 pub struct Node<'a> {
     pub(super) context: &'a Context,
     pub(super) policies: Policies,
     pub(super) log: Log,
-    /// ADDs in networks with a monitor, to be observed at the end.
+    /// ADDs in networks with a monitor, whose monitors are asked at the end.
     pub(super) watched: Vec<Box<dyn Watch>>,
     store: Option<NodeStore>,
 }
 
-/// An ADD in a network that watches another policy.
+/// An ADD in a network with a monitored policy.
 pub(super) trait Watch {
-    /// With the record of an ADD that failed, and the policy call that it failed in.
+    /// Sets the record of an ADD that failed, and the policy call in which it failed.
     fn failed(&mut self, attempt: Option<&Attempt>, error: String, record: Option<PathBuf>);
 
-    /// Asks that policy and writes down what it would have done.
+    /// Asks the monitored policy and records what it would have done.
     fn observe(self: Box<Self>, node: &mut Node<'_>);
 }
 
-/// The log, and what a policy was asked last: the record of an ADD that fails.
+/// The log, and the last policy call for the record of an ADD that fails.
 #[derive(Debug)]
 pub(super) struct Log {
     pub(super) logger: Logger,
     pub(super) attempt: Option<Attempt>,
 }
 
-/// The node's policies, opened by the thread that wants them first. One store per process: it has the one engine.
+/// The node's policies, opened by the first thread that needs them. A process has one store, because it has one engine.
 #[derive(Clone)]
 pub(super) struct Policies(Arc<(PathBuf, OnceLock<PolicyStore>)>);
 
 // === impl Node ===
 
 impl<'a> Node<'a> {
-    /// A node of which nothing is open yet.
+    /// Creates a node on which nothing is open yet.
     #[must_use]
     pub fn new(context: &'a Context) -> Self {
         let policies = Policies(Arc::new((context.state_dir.clone(), OnceLock::new())));
@@ -113,31 +114,32 @@ impl<'a> Node<'a> {
         Self { context, policies, log, watched: Vec::new(), store: None }
     }
 
-    /// What the program around gave.
+    /// Returns the context.
     #[must_use]
     pub fn context(&self) -> &'a Context {
         self.context
     }
 
-    /// The log.
+    /// Returns the log.
     #[must_use]
     pub fn logger(&self) -> &Logger {
         &self.log.logger
     }
 
-    /// A warning for the log.
+    /// Logs a warning.
     pub fn log(&mut self, line: &str) {
         self.log.line(line);
     }
 
-    /// Takes the lines that the log keeps, where it does.
+    /// Takes the lines that the log has kept, if it keeps any.
     #[must_use]
     pub fn take_log(&mut self) -> String {
         self.log.logger.take()
     }
 
-    /// The store; opened by the first caller. The first open after a boot releases what the boot before left: its namespaces,
-    /// links and nftables elements went with that kernel. Entries that other plugins hold something for stay until DEL or GC.
+    /// Returns the store and opens it on first use. The first open after a boot releases what the previous boot left:
+    /// its namespaces, links and nftables elements disappeared with that kernel. Entries for which other plugins hold
+    /// something are kept until DEL or GC.
     ///
     /// # Errors
     /// When the store cannot be opened.
@@ -145,12 +147,12 @@ impl<'a> Node<'a> {
         self.store_and_log().map(|(store, _log)| store)
     }
 
-    /// Whether the store is open by now.
+    /// Returns whether the store is open.
     pub(super) fn has_store(&self) -> bool {
         self.store.is_some()
     }
 
-    /// The store, with the log beside it.
+    /// Returns the store together with the log.
     pub(super) fn store_and_log(&mut self) -> Result<(&mut NodeStore, &mut Log), AttachError> {
         let store = match self.store.take() {
             Some(store) => store,
@@ -159,7 +161,7 @@ impl<'a> Node<'a> {
         Ok((self.store.insert(store), &mut self.log))
     }
 
-    /// Whether [`super::observe`] has something to do.
+    /// Returns whether [`super::observe`] has something to do.
     #[must_use]
     pub fn is_watched(&self) -> bool {
         !self.watched.is_empty()
@@ -182,16 +184,16 @@ impl<'a> Node<'a> {
     }
 }
 
-/// Whether an entry of another boot has its namespace: then the boot id changed and not the kernel (a state directory that two
-/// containers share, a `/proc` of another make).
+/// Returns whether the namespace of an entry from another boot exists. In that case the boot id changed, but not the
+/// kernel (two containers share a state directory, or `/proc` is emulated).
 fn is_there(entry: &Entry) -> bool {
     liveness::netns_state(entry) == NetnsState::There
 }
 
-/// Asked before a new store is made: a node that has attachments had a store that knew of them.
+/// Checks for attachments before a new store is made: a node with attachments had a store that knew them.
 ///
 /// # Errors
-/// What was found.
+/// The attachments that were found.
 pub fn no_attachments() -> Result<(), String> {
     if let Ok(Some((link, label))) = netlink::first_labelled() {
         return Err(format!("there is no ledger, and the link {link} belongs to an attachment ({label})"));
@@ -203,7 +205,7 @@ pub fn no_attachments() -> Result<(), String> {
 }
 
 impl Policies {
-    /// The policies; opened by the first caller.
+    /// Returns the policies and opens them on first use.
     pub(super) fn get(&self) -> Result<&PolicyStore, AttachError> {
         let (state_dir, store) = &*self.0;
         if let Some(store) = store.get() {
@@ -215,7 +217,7 @@ impl Policies {
 }
 
 impl Log {
-    /// Adds what a policy logged.
+    /// Adds the log lines of a policy.
     pub(super) fn policy(&mut self, name: &str, evidence: &Evidence) {
         for line in &evidence.log {
             let level = match line.level {

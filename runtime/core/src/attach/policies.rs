@@ -1,4 +1,4 @@
-//! Finding and loading the policies that a network names, with the limits and grants that it sets.
+//! Finds and loads the policies that a network names, with the network's limits and grants.
 
 use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
@@ -10,12 +10,12 @@ use crate::background::Job;
 use crate::conf::{IpamConf, IpamKind, Network, SelectConf};
 use crate::policy::{Choice, CompileAsk, CompileError, Grants, Limits, Loaded, PolicyRef};
 
-/// What the network grants its policies, and where this process runs them.
+/// Returns what the network grants its policies, and where this process runs them.
 pub(super) fn grants(context: &Context, network: &Network) -> Grants {
     Grants { wasi: network.terms.grants.wasi, data: network.terms.grants.data.clone(), isolated: context.isolated }
 }
 
-/// Limits of a policy call: the defaults, and what the network sets.
+/// Returns the limits of a policy call: the defaults, overridden by the network.
 #[must_use]
 pub fn limits(network: &Network) -> Limits {
     let conf = &network.terms.limits;
@@ -32,12 +32,12 @@ pub fn limits(network: &Network) -> Limits {
     limits
 }
 
-/// Names of the policies that are installed.
+/// Returns the names of the installed policies.
 pub(super) fn installed(context: &Context) -> Vec<String> {
     crate::policy::PolicyStore::new(&context.state_dir).map(|store| store.shipped()).unwrap_or_default()
 }
 
-/// The network's `ipam` section.
+/// Returns the network's `ipam` section.
 pub(super) fn ipam(call: &Call) -> Result<&IpamConf, AttachError> {
     call.network.ipam.as_ref().ok_or(AttachError::NoIpam)
 }
@@ -54,7 +54,7 @@ pub(super) fn load_choice(node: &Node<'_>, call: &Call, select: &SelectConf) -> 
     Ok(node.policies.get()?.load(&reference, &grants(node.context, &call.network), &|ask| compile(node, ask))?)
 }
 
-/// The policy that `select` names.
+/// Returns the policy that `select` names.
 pub(super) fn choice_reference(policy: &str) -> Result<PolicyRef, AttachError> {
     Ok(if policy.contains("://") { PolicyRef::parse(policy)? } else { PolicyRef::shipped(policy)? })
 }
@@ -68,7 +68,7 @@ pub(super) fn reference(ipam: &IpamConf) -> Result<PolicyRef, AttachError> {
     reference_of(&ipam.kind)
 }
 
-/// The policy of a kind of IPAM that has one.
+/// Returns the policy of a kind of IPAM that has one.
 pub(super) fn reference_of(kind: &IpamKind) -> Result<PolicyRef, AttachError> {
     match kind {
         IpamKind::Shipped(name) => Ok(PolicyRef::Shipped(name.clone())),
@@ -77,31 +77,31 @@ pub(super) fn reference_of(kind: &IpamKind) -> Result<PolicyRef, AttachError> {
     }
 }
 
-/// A policy that is being loaded in the background, if it can be loaded without compiling it.
+/// A policy that is being loaded in the background, if that needs no compilation.
 pub(super) struct Loading(Receiver<Option<Loaded>>);
 
 impl Loading {
-    /// Prepares to load the network's policy in the background, where it has one. That is as much work as opening the
-    /// ledger, and does not depend on it.
+    /// Prepares to load the network's policy in the background, if it has one. Loading is as much work as opening the
+    /// ledger, and independent of it.
     pub(super) fn prepare(node: &Node<'_>, call: &Call) -> Option<(Self, Job)> {
         let reference = reference(ipam(call).ok()?).ok()?;
         let (grants, limits, policies) =
             (grants(node.context, &call.network), limits(&call.network), node.policies.clone());
         let (report, loaded) = mpsc::sync_channel(1);
         let load = move || {
-            // The compiler is the caller's, and so are errors: both come with the second attempt.
+            // Compilation and errors are left to the caller, which loads the policy again.
             let declined = |_ask: &CompileAsk<'_>| Err(CompileError::Failed(String::new()));
             let loaded = policies.get().ok().and_then(|store| store.load(&reference, &grants, &declined).ok());
             if let Some(policy) = &loaded {
                 policy.warm_up(&limits);
             }
-            // Nobody waits any more where something else failed first.
+            // The receiver is gone if something else failed first.
             report.send(loaded).ok();
         };
         Some((Self(loaded), Box::new(load)))
     }
 
-    /// Waits for the policy; where it could not be loaded in the background, it is loaded now.
+    /// Waits for the policy. If it could not be loaded in the background, loads it now.
     pub(super) fn wait(loading: Option<Self>, node: &Node<'_>, call: &Call) -> Result<Loaded, AttachError> {
         match loading.and_then(|loading| loading.0.recv().ok().flatten()) {
             Some(loaded) => Ok(loaded),

@@ -1,6 +1,7 @@
-//! A network whose ranges are those of an AddressPool: the call with what the agent says of it.
+//! Networks with the ranges of an AddressPool: completes the call with the agent's answer about the pool.
 //!
-//! What the agent knows may be some seconds old. That gives nothing out twice, because the cluster's create decides.
+//! The agent's answer may be some seconds old. No address is given out twice because of that: the create in the cluster
+//! decides.
 
 use std::borrow::Cow;
 
@@ -10,10 +11,10 @@ use crate::agent;
 use crate::agent::claim::{ClaimReply, ClaimRequest, ClusterClaims};
 use crate::conf::LedgerKind;
 
-/// The call with the pool's ranges and domain, where its network names a pool.
+/// Returns the call with the pool's ranges and domain, if its network names a pool.
 ///
 /// # Errors
-/// The agent does not know the pool, or what it declares cannot be used.
+/// The agent does not know the pool, or the pool's declaration cannot be used.
 pub(super) fn resolve(call: Cow<'_, Call>) -> Result<Cow<'_, Call>, AttachError> {
     let LedgerKind::Cluster(conf) = &call.network.terms.ledger else { return Ok(call) };
     let Some(name) = conf.pool.clone() else { return Ok(call) };
@@ -27,8 +28,8 @@ pub(super) fn resolve(call: Cow<'_, Call>) -> Result<Cow<'_, Call>, AttachError>
     }
 }
 
-/// The ranges are those of a pool that was not asked for: a policy cannot say whether its configuration is right. STATUS and
-/// `weftctl policy check` ask no cluster.
+/// Returns whether the ranges come from a pool that was not looked up. A policy then cannot check its configuration.
+/// STATUS and `weftctl policy check` do not ask the cluster.
 pub(super) fn is_open(call: &Call) -> bool {
     matches!(&call.network.terms.ledger, LedgerKind::Cluster(conf) if conf.pool.is_some())
 }

@@ -1,4 +1,4 @@
-//! What ADD would do, without doing it: for `weftctl plan`.
+//! Computes what ADD would do, without doing it, for `weftctl plan`.
 
 use super::call::Call;
 use super::error::AttachError;
@@ -12,7 +12,7 @@ use crate::delegate::{Addressing, Given};
 use crate::plan::Plan;
 use crate::store::NodeStore;
 
-/// An ADD that was thought through and not done.
+/// An ADD that was planned but not executed.
 #[derive(Debug, Clone)]
 pub struct Preview {
     /// The ops in order, and the result's shape.
@@ -21,14 +21,14 @@ pub struct Preview {
     pub choice: Option<ChoiceTrace>,
     /// How the policy decided, where one did.
     pub trace: Option<Trace>,
-    /// What cannot be known without doing it.
+    /// What is unknown until ADD runs.
     pub notes: Vec<String>,
 }
 
-/// Thinks an ADD through. Nothing is claimed, written or changed; the store is read where there is one.
+/// Plans an ADD. Nothing is claimed, written or changed; the store is read if it exists.
 ///
 /// # Errors
-/// Whatever ADD would fail with before it changes something.
+/// Any error that ADD would return before it changes something.
 pub fn preview(
     context: &Context,
     persona: Persona,
@@ -115,7 +115,7 @@ fn by_policy(
     Ok(Preview { plan, choice: None, trace: Some(decided.into_trace()), notes })
 }
 
-/// What a chained ADD would do.
+/// Plans a chained ADD.
 fn chained_steps(context: &Context, call: &Call) -> Result<Plan, AttachError> {
     let before = call.previous()?;
     Ok(steps::plan_on(context, call, before.as_ref())?.map(|planned| planned.plan).unwrap_or_default())

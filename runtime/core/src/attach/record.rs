@@ -1,8 +1,8 @@
-//! What the journal's texts say: the plan of an attachment, calls of external plugins, chained steps, decisions. Only here are they
-//! read.
+//! Parses the journal's texts: the plan of an attachment, calls of external plugins, chained steps, decisions. They are
+//! parsed only here.
 //!
-//! Invariant: a text that cannot be read is an error that names the attachment, never an empty list: DEL would release an
-//! address without telling the plugin that has it.
+//! Invariant: an unreadable text is an error that names the attachment, never an empty list. Otherwise DEL would
+//! release an address without informing the plugin that has it.
 
 use std::path::PathBuf;
 
@@ -43,7 +43,7 @@ pub(super) struct Chained {
     pub(super) plan: Plan,
 }
 
-/// The plans of an entry, each with the netns path of its ADD; chained steps have several.
+/// Returns the plans of an entry, each with the netns path of its ADD; chained steps have several.
 ///
 /// # Errors
 /// The entry is damaged.
@@ -53,7 +53,7 @@ pub fn plans(entry: &Entry) -> Result<Vec<(String, Plan)>, AttachError> {
             let listed = chained(&entry.record, &entry.key.attachment)?;
             Ok(listed.into_iter().map(|chained| (chained.netns, chained.plan)).collect())
         }
-        // It lists attachments, each of which has an entry of its own.
+        // It lists attachments, each of which has its own entry.
         Role::Pod => Ok(Vec::new()),
         Role::Attachment | Role::Ipam => {
             Ok(plan(entry)?.into_iter().map(|plan| (entry.record.netns.clone(), plan)).collect())
@@ -61,7 +61,7 @@ pub fn plans(entry: &Entry) -> Result<Vec<(String, Plan)>, AttachError> {
     }
 }
 
-/// What an entry says about how its delegate and its addresses were decided.
+/// Returns how the delegate and the addresses of an entry were decided.
 ///
 /// # Errors
 /// The entry is damaged.
@@ -69,14 +69,14 @@ pub fn traces(entry: &Entry) -> Result<Traces, AttachError> {
     Traces::parse(&entry.record.trace).map_err(damaged(&entry.key.attachment))
 }
 
-/// Whether all texts of an entry can be read: DEL needs them.
+/// Checks that all texts of an entry can be read: DEL needs them.
 ///
 /// # Errors
-/// The first that cannot.
+/// The first unreadable text.
 pub fn check_texts(entry: &Entry) -> Result<(), AttachError> {
     let (record, attachment) = (&entry.record, &entry.key.attachment);
     if entry.key.role == Role::Pod {
-        // `pod::record` knows what a pod's texts mean. Here they only have to be JSON.
+        // `pod::record` knows the meaning of a pod's texts. Here they only have to be JSON.
         let texts = [&record.plan, &record.externals, &record.trace];
         return texts.into_iter().try_for_each(|text| decode::<Value>(text, attachment).map(drop));
     }
@@ -85,22 +85,22 @@ pub fn check_texts(entry: &Entry) -> Result<(), AttachError> {
     traces(entry).map(drop)
 }
 
-/// The plan of an entry; `None` where it has none.
+/// Returns the plan of an entry, or `None` if it has none.
 pub(super) fn plan(entry: &Entry) -> Result<Option<Plan>, AttachError> {
     decode(&entry.record.plan, &entry.key.attachment)
 }
 
-/// External calls an entry stands for.
+/// Returns the external calls of an entry.
 pub(super) fn external_calls(entry: &Entry) -> Result<Vec<ExternalCall>, AttachError> {
     Ok(decode(&entry.record.externals, &entry.key.attachment)?.unwrap_or_default())
 }
 
-/// The chained steps of a record.
+/// Returns the chained steps of a record.
 pub(super) fn chained(record: &Record, attachment: &Attachment) -> Result<Vec<Chained>, AttachError> {
     serde_json::from_str(&record.plan).map_err(damaged(attachment))
 }
 
-/// Reads a text; `None` where there is none.
+/// Parses a text; `None` if it is empty.
 fn decode<T: DeserializeOwned>(text: &str, attachment: &Attachment) -> Result<Option<T>, AttachError> {
     if text.is_empty() {
         return Ok(None);

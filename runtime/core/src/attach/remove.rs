@@ -1,8 +1,9 @@
-//! Removing an attachment by its journal entry: links first, then other plugins, then the ledger. An address is off the link
-//! before it leaves the ledger.
+//! Removes an attachment by its journal entry: links first, then other plugins, then the ledger. An address leaves the
+//! link before it leaves the ledger.
 //!
-//! Invariant: an entry goes only under the attachment's lock, so never while an ADD of it is at work. Where one is, what is
-//! there already is removed and the attachment marked; the ADD, or the next DEL or GC after its death, removes the rest.
+//! Invariant: an entry is deleted only under the attachment's lock, so never while its ADD is at work. If an ADD is at
+//! work, the existing parts are removed and the attachment is marked; the ADD, or the next DEL or GC after its death,
+//! removes the rest.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,7 @@ use super::{chained, external, lease, record, teardown};
 use crate::journal::Entry;
 use crate::store::{Key, Role, StoreError};
 
-/// Undoes what an entry says and removes it, unless something is left. Returns what went wrong. The caller has the lock.
+/// Undoes an entry and deletes it, unless something is left. Returns the problems. The caller holds the lock.
 pub(super) fn entry(node: &mut Node<'_>, call: &Call, entry: &Entry) -> Vec<String> {
     if entry.key.role == Role::Steps {
         return chained::remove(node, call, entry, None);
@@ -28,14 +29,14 @@ pub(super) fn entry(node: &mut Node<'_>, call: &Call, entry: &Entry) -> Vec<Stri
     released.err().map(|error| error.chain()).into_iter().collect()
 }
 
-/// The first part of `entry`: links and what other plugins have. Returns what is left.
+/// Does the first part of `entry`: removes links and what other plugins hold. Returns the leftovers.
 pub(super) fn but_claims(node: &mut Node<'_>, call: &Call, entry: &Entry) -> Vec<String> {
     let mut problems = links(node, call, entry);
     problems.extend(external::del_stored(call, entry));
     problems
 }
 
-/// As `entry`, where no ADD is at work on it; else `mark`.
+/// Like `entry` if no ADD is at work on it, otherwise like `mark`.
 pub(super) fn entry_unless_busy(node: &mut Node<'_>, call: &Call, found: &Entry) -> Vec<String> {
     match Lock::for_removal(&node.context.state_dir, &found.key) {
         Ok(Some(_lock)) => {
@@ -47,7 +48,7 @@ pub(super) fn entry_unless_busy(node: &mut Node<'_>, call: &Call, found: &Entry)
     }
 }
 
-/// An ADD is at work: marks the attachment as removed, then removes the links that are there already.
+/// Marks the attachment of a running ADD as removed, then removes the links that exist already.
 pub(super) fn mark(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<(), AttachError> {
     let now = crate::facts::now()?;
     node.store()?.mark_removed(key, now)?;
@@ -67,13 +68,13 @@ pub(super) fn clear_mark(node: &mut Node<'_>, key: &Key) -> Vec<String> {
     cleared.err().map(|error| error.chain()).into_iter().collect()
 }
 
-/// Whether a DEL or GC of the attachment came while its ADD was at work.
+/// Returns whether a DEL or GC of the attachment came while its ADD was at work.
 pub(super) fn is_marked(node: &mut Node<'_>, call: &Call) -> Result<bool, AttachError> {
     Ok(node.has_store() && node.store()?.is_marked_removed(&call.key())?)
 }
 
-/// The end of an ADD: was it deleted meanwhile? Then what it made is removed, unless another process does that now, or has done
-/// it since it was seen as `marked`.
+/// Ends an ADD: if the attachment was deleted meanwhile, removes it, unless another process does so now or has done so
+/// since it was seen as `marked`.
 pub(super) fn if_marked(node: &mut Node<'_>, call: &Call, marked: bool) -> Result<(), AttachError> {
     let key = call.key();
     let leftovers = if is_marked(node, call)? {
@@ -87,8 +88,8 @@ pub(super) fn if_marked(node: &mut Node<'_>, call: &Call, marked: bool) -> Resul
     Err(if leftovers.is_empty() { removed } else { AttachError::Leftovers { cause: Box::new(removed), leftovers } })
 }
 
-/// Removes what is left of attachments whose DEL came while their ADD was at work, where that has ended by now (it was killed,
-/// say). They are other attachments than the call's, and their trouble is not its own: it goes to the log.
+/// Removes what is left of attachments whose DEL came during an ADD that has ended by now (because it was killed, for
+/// example). They are not the call's own attachment, so their problems go to the log.
 pub(super) fn all_marked(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     let marks = node.store()?.removal_marks()?;
     if marks.is_empty() {
@@ -103,7 +104,7 @@ pub(super) fn all_marked(node: &mut Node<'_>, call: &Call) -> Result<(), AttachE
     Ok(())
 }
 
-/// Removes a marked attachment and its companions, where no ADD is at work on it. Returns what is left.
+/// Removes a marked attachment and its companions if no ADD is at work on it. Returns the leftovers.
 pub(super) fn marked(node: &mut Node<'_>, call: &Call, key: &Key) -> Vec<String> {
     match Lock::for_removal(&node.context.state_dir, key) {
         Ok(Some(_lock)) => match with_companions(node, call, key) {
@@ -116,9 +117,9 @@ pub(super) fn marked(node: &mut Node<'_>, call: &Call, key: &Key) -> Vec<String>
     }
 }
 
-/// Removes the entry of a key, and others that go with an attachment. The caller has the lock of the key.
+/// Removes the entry of a key and the entries that belong to it. The caller holds the lock of the key.
 pub(super) fn with_companions(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Vec<String>, AttachError> {
-    // What chained steps did goes first: by now the runtime has called DEL of those it still knows, and the link is still there.
+    // Undo chained steps first: by now the runtime has called DEL of those it still knows, and the link still exists.
     let mut problems = companion(node, call, key, Role::Steps)?;
     if let Some(own) = node.store()?.entry(key)? {
         problems.extend(entry(node, call, &own));
@@ -127,15 +128,15 @@ pub(super) fn with_companions(node: &mut Node<'_>, call: &Call, key: &Key) -> Re
     Ok(problems)
 }
 
-/// Removes the entries that go with an attachment, but not its own.
+/// Removes the entries that belong to an attachment, but not its own.
 pub(super) fn companions(node: &mut Node<'_>, call: &Call, key: &Key) -> Result<Vec<String>, AttachError> {
     let mut problems = companion(node, call, key, Role::Steps)?;
     problems.extend(companion(node, call, key, Role::Ipam)?);
     Ok(problems)
 }
 
-/// Chained steps of an attachment, or its addresses where IPAM ran under its own name (an external delegate, or a claim imported
-/// from the stock plugin's directory), have an entry of their own.
+/// Two things have entries of their own: the chained steps of an attachment, and its addresses if IPAM ran under its
+/// own name (an external delegate, or a claim imported from the stock plugin's directory).
 fn companion(node: &mut Node<'_>, call: &Call, key: &Key, role: Role) -> Result<Vec<String>, AttachError> {
     if key.role != Role::Attachment {
         return Ok(Vec::new());
@@ -148,7 +149,7 @@ fn links(node: &mut Node<'_>, call: &Call, entry: &Entry) -> Vec<String> {
     match record::plan(entry) {
         Ok(None) => Vec::new(),
         Ok(Some(plan)) => {
-            // Through the link, so before it goes.
+            // The release is sent through the link, so before the link is deleted.
             lease::release(&mut node.log, &entry.key.attachment, plan.lease.as_ref());
             teardown::plan(node, call, entry, (&entry.record.netns, &plan), BTreeSet::new())
         }

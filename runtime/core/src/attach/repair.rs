@@ -1,11 +1,12 @@
-//! Putting back what others took out of the packet filter. A `flush ruleset` (firewalld's reload, Debian's `nftables.service`)
-//! leaves living pods without host ports, masquerading and MAC checks; the journal still says what each had.
+//! Restores packet filter state that other programs removed. A `flush ruleset` (firewalld's reload, Debian's
+//! `nftables.service`) leaves living pods without host ports, masquerading and MAC checks; the journal still has the
+//! state of each pod.
 //!
 //! Invariants:
-//! - Only living attachments are looked at: the elements of a dead one would lead to the next pod that gets its address.
-//! - An attachment is changed under its lock alone, and only while its entry is there. Where an ADD or a DEL is at work on it,
-//!   it is left to that. A DEL that came meanwhile has left a mark, and is finished here.
-//! - What fails for one attachment keeps no other one from being repaired.
+//! - Only living attachments are repaired: the elements of a dead one would apply to the next pod with its address.
+//! - An attachment is changed only under its lock, and only while its entry exists. If an ADD or a DEL is at work on
+//!   it, that process does the rest. If a DEL came meanwhile and left a mark, it is completed here.
+//! - A failure of one attachment does not stop the repair of the others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::slice::from_ref;
@@ -24,7 +25,7 @@ use crate::plan::Plan;
 use crate::store::{Key, NodeStore};
 use weft_host_abi::types::Attachment;
 
-/// An attachment of which elements or rules of the packet filter are missing.
+/// An attachment with missing elements or rules of the packet filter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LostFilters {
     /// Its network.
@@ -34,37 +35,37 @@ pub struct LostFilters {
     pub container_id: String,
     /// Its interface.
     pub ifname: String,
-    /// What is missing, or was put back, as `weftctl plan` would say it.
+    /// What is missing, or was restored, in the words of `weftctl plan`.
     pub missing: Vec<String>,
-    /// Why it could not be put back; `None` where it was, or where this was only a look.
+    /// Why it could not be restored; `None` if it was, or if nothing was tried.
     pub problem: Option<String>,
 }
 
-/// What a look at the packet filter found.
+/// The result of an inspection of the packet filter.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Repair {
-    /// Living attachments that were looked at.
+    /// How many living attachments were inspected.
     pub attachments: usize,
-    /// Those that lost something.
+    /// Those with losses.
     pub lost: Vec<LostFilters>,
-    /// Journal entries that could not be looked at, and why.
+    /// Journal entries that could not be inspected, and why.
     pub unreadable: Vec<String>,
 }
 
-/// What a look found, by journal entry.
+/// The result of an inspection, by journal entry.
 #[derive(Default)]
 struct Look {
     attachments: BTreeSet<(String, String, String)>,
-    /// Entries of which something is missing, and what.
+    /// Incomplete entries, and what is missing.
     lost: Vec<(Key, Vec<String>)>,
     unreadable: Vec<String>,
 }
 
-/// What living attachments have lost of the packet filter. Changes nothing, and takes no lock: an ADD that is at work may show
-/// as one that has lost something.
+/// Returns what living attachments have lost of the packet filter. Changes nothing and takes no lock: a running ADD may
+/// appear as an attachment with losses.
 ///
 /// # Errors
-/// The journal cannot be read, or the kernel or firewalld refuses to show what is there.
+/// The journal cannot be read, or the kernel or firewalld refuses to list its state.
 pub fn lost_filters(store: &NodeStore) -> Result<Repair, AttachError> {
     let Look { attachments, lost, unreadable } = look(&mut Executor::open(None)?, store)?;
     let mut repair = Repair { attachments: attachments.len(), lost: Vec::new(), unreadable };
@@ -74,10 +75,10 @@ pub fn lost_filters(store: &NodeStore) -> Result<Repair, AttachError> {
     Ok(repair)
 }
 
-/// Puts back what living attachments have lost of the packet filter.
+/// Restores what living attachments have lost of the packet filter.
 ///
 /// # Errors
-/// As [`lost_filters`]. What cannot be put back is in the answer.
+/// As [`lost_filters`]. The answer lists what cannot be restored.
 pub fn repair(node: &mut Node<'_>) -> Result<Repair, AttachError> {
     let mut host = Executor::open(None)?;
     host.share_in(&node.context.state_dir);
@@ -93,7 +94,7 @@ pub fn repair(node: &mut Node<'_>) -> Result<Repair, AttachError> {
     Ok(repair)
 }
 
-/// Puts back what an entry lacks, as it is by now; what that was.
+/// Restores what an entry lacks at this moment, and returns what that was.
 fn put_back(node: &mut Node<'_>, host: &mut Executor, key: &Key) -> Result<Vec<String>, AttachError> {
     let Some(lock) = Lock::for_repair(&node.context.state_dir, key)? else { return Ok(Vec::new()) };
     let restored = restore(node, host, key);
@@ -107,7 +108,7 @@ fn put_back(node: &mut Node<'_>, host: &mut Executor, key: &Key) -> Result<Vec<S
     restored
 }
 
-/// Under the lock.
+/// Does the work of `put_back` under the lock.
 fn restore(node: &mut Node<'_>, host: &mut Executor, key: &Key) -> Result<Vec<String>, AttachError> {
     let store = node.store()?;
     let Some(entry) = store.entry(key)? else { return Ok(Vec::new()) };
@@ -125,7 +126,7 @@ fn restore(node: &mut Node<'_>, host: &mut Executor, key: &Key) -> Result<Vec<St
     Ok(restored)
 }
 
-/// What is missing of all living attachments, in one look.
+/// Collects what is missing for all living attachments, in one pass.
 fn look(host: &mut Executor, store: &NodeStore) -> Result<Look, AttachError> {
     let mut look = Look::default();
     let (mut keys, mut plans) = (Vec::new(), Vec::new());
@@ -170,7 +171,7 @@ fn texts(plan: &Plan, missing: &BTreeSet<usize>) -> Vec<String> {
 // === impl Repair ===
 
 impl Repair {
-    /// Several entries of one attachment are one line for people.
+    /// Several entries of one attachment are shown as one line.
     fn note(&mut self, key: &Key, missing: Vec<String>, problem: Option<String>) {
         let Attachment { network, container_id, ifname } = key.attachment.clone();
         let same = |lost: &&mut LostFilters| {

@@ -1,8 +1,8 @@
-//! A node that is a container restarts: the same boot of the same kernel, a new network namespace for the host, and the state
-//! directory is kept. The containers' namespaces went with the old one, and no runtime calls DEL for them.
+//! Restart of a node that is a container: the same boot of the same kernel, a new network namespace for the host, and
+//! the same state directory. The containers' namespaces ended with the old one, and no runtime calls DEL for them.
 //!
-//! Invariant: nothing is removed by a process that could not see a living namespace. A container that shares the state directory
-//! has another network namespace too, and no directory of the node's namespaces.
+//! Invariant: a process removes nothing unless it could see a living namespace. A container that shares the state
+//! directory also has another network namespace, but no directory of the node's namespaces.
 
 use std::path::Path;
 
@@ -15,9 +15,10 @@ use crate::journal::Entry;
 use crate::netlink;
 use crate::store::Role;
 
-/// Removes the attachments whose namespaces are gone, once after each change of the host's namespace. One lookup otherwise.
+/// Removes the attachments whose namespaces are gone, once after each change of the host's namespace. Otherwise costs
+/// one lookup.
 pub(super) fn remove_what_ended(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
-    // Where the kernel does not say, nothing is known of a change.
+    // If the kernel does not report the namespace, a change cannot be detected.
     let Some(host) = netlink::own_netns_cookie().map(|cookie| cookie.to_string()) else { return Ok(()) };
     let noted = node.store()?.noted_host()?;
     if noted.as_ref() == Some(&host) {
@@ -27,7 +28,7 @@ pub(super) fn remove_what_ended(node: &mut Node<'_>, call: &Call) -> Result<(), 
         let mut entries = node.store()?.entries(None)?;
         entries.retain(has_path_of_its_own);
         if !entries.iter().all(is_visible) {
-            // It is looked at again by the next call.
+            // The next call tries again.
             return Ok(());
         }
         remove_all_ended(node, &call.about_others(), entries);
@@ -36,19 +37,19 @@ pub(super) fn remove_what_ended(node: &mut Node<'_>, call: &Call) -> Result<(), 
     Ok(())
 }
 
-/// Whether this process would see the namespace of an entry if it were there: the directory of its path is.
+/// Returns whether this process would see the namespace of an entry if it existed: the directory of its path exists.
 fn is_visible(entry: &Entry) -> bool {
     Path::new(&entry.record.netns).parent().is_none_or(Path::is_dir)
 }
 
-/// Whether the path of an entry's namespace says something about it. Numbers of processes belong to a PID namespace, which may not
-/// be this one.
+/// Returns whether the path of an entry's namespace is meaningful. Process numbers belong to a PID namespace, which may
+/// not be this one.
 fn has_path_of_its_own(entry: &Entry) -> bool {
     !entry.record.netns.is_empty() && !entry.record.netns.starts_with("/proc/")
 }
 
 fn remove_all_ended(node: &mut Node<'_>, call: &Call, entries: Vec<Entry>) {
-    // The list of a pod's attachments is `weft-pod`'s.
+    // `weft-pod` owns the list of a pod's attachments.
     let ended = |entry: &Entry| entry.key.role != Role::Pod && netns_state(entry) == NetnsState::Gone;
     let (steps, others): (Vec<Entry>, Vec<Entry>) =
         entries.into_iter().filter(ended).partition(|entry| entry.key.role == Role::Steps);

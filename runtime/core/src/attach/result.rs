@@ -1,4 +1,4 @@
-//! From a plan and what the kernel shows to the result of ADD.
+//! Makes the result of ADD from a plan and the state of the kernel.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use crate::cni::{CniResult, Interface, Ip};
 use crate::netlink::Applied;
 use crate::plan::{LinkInfo, LinkRef, Plan, Side};
 
-/// Fails where the result has no form in the configuration's CNI version, before anything is changed.
+/// Fails before anything changes if the result cannot be expressed in the configuration's CNI version.
 pub(super) fn preflight(call: &Call, plan: &Plan) -> Result<(), AttachError> {
-    // Loopback's addresses are only known once `lo` is up; it always has 127.0.0.1, which every version can say.
+    // Loopback's addresses are only known once `lo` is up; it always has 127.0.0.1, which every version can express.
     if plan.result.observed_addresses || prints_previous(call) {
         return Ok(());
     }
     Ok(shape(call, plan, &BTreeMap::new()).check_version(call.network.version)?)
 }
 
-/// The result of an applied plan.
+/// Returns the result of an applied plan.
 pub(super) fn of_plan(call: &Call, plan: &Plan, applied: &Applied) -> Result<CniResult, AttachError> {
     if prints_previous(call)
         && let Some(previous) = call.previous()?
@@ -27,7 +27,7 @@ pub(super) fn of_plan(call: &Call, plan: &Plan, applied: &Applied) -> Result<Cni
     Ok(shape(call, plan, &applied.links))
 }
 
-/// Loopback in a chain prints what came before it.
+/// Loopback in a chain prints the previous result.
 fn prints_previous(call: &Call) -> bool {
     call.network.prev_result.is_some() && call.is_loopback()
 }

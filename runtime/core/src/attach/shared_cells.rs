@@ -1,4 +1,5 @@
-//! Cells that an ADD needs: those that are shared, where its addresses are claimed one by one, and in which ranges there is no room.
+//! Cells that an ADD needs: shared cells, in which its addresses are claimed one by one, and the ranges without free
+//! addresses.
 
 use ipnet::IpNet;
 use weft_host_abi::types::{RangeSet, Request};
@@ -10,7 +11,7 @@ use super::error::AttachError;
 use crate::agent::claim::ClaimReply;
 use crate::ledger::remote::{Looks, Runs, Span};
 
-/// So many times an ADD asks for more cells.
+/// How often an ADD asks for more cells.
 pub(super) const CELLS: u32 = 8;
 
 /// Shared cells that this ADD knows of.
@@ -21,7 +22,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// What the policy is shown. An address that is asked for by name may lie anywhere: the cell that it lies in is looked up, or made.
+    /// Returns what the policy sees. An address requested by name may lie anywhere: its cell is looked up, or made.
     pub(super) fn beside(&self, call: &Call, request: &Request) -> Cells {
         let declared = call.network.ipam.as_ref().map(|ipam| ipam.declared.as_slice()).unwrap_or_default();
         let requested = request.requested.iter().filter_map(|requested| requested.address);
@@ -29,7 +30,7 @@ impl Shared {
         Cells { spans: self.spans.iter().copied().chain(named).collect(), looks: Looks::default() }
     }
 
-    /// Asks for shared cells where the policy has found no room; whether there are more now.
+    /// Asks for shared cells if the policy found no room. Returns whether there are more now.
     pub(super) fn grow(
         &mut self,
         cluster: &Cluster<'_>,
@@ -58,7 +59,7 @@ impl Shared {
     }
 }
 
-/// The ranges of each set in which a policy has found no room.
+/// Returns the ranges of each set in which a policy found no room.
 pub(super) fn lacking(call: &Call, looks: &Looks) -> Vec<Vec<Span>> {
     let sets = call.network.ipam.as_ref().map(|ipam| ipam.range_sets.as_slice()).unwrap_or_default();
     let spans = |set: &RangeSet| set.ranges.iter().map(|range| (range.first, range.last)).collect();

@@ -1,4 +1,5 @@
-//! What the journal says of things that several attachments need, asked under the lock that guards them (`netlink::Decide`).
+//! Decides from the journal about things that several attachments need, under the lock that guards them
+//! (`netlink::Decide`).
 
 use std::collections::BTreeSet;
 
@@ -8,8 +9,8 @@ use super::node::Node;
 use super::record::Chained;
 use crate::store::{Key, NodeStore};
 
-/// Which of these names stay: other entries hold them, or other calls of the same entry do (`needed`). The entry gives up those
-/// of the others.
+/// Returns which of these names are still held by other entries, or by other calls of the same entry (`needed`). The
+/// entry gives up the rest.
 pub(super) fn decide(
     store: &mut NodeStore,
     key: &Key,
@@ -25,7 +26,7 @@ pub(super) fn decide(
     Ok(kept)
 }
 
-/// What other chained calls of an entry need of what `mine` shares.
+/// Returns what other chained calls of an entry need of what `mine` shares.
 pub(super) fn of_other_calls(node: &mut Node<'_>, key: &Key, mine: &Chained) -> Result<BTreeSet<String>, AttachError> {
     let listed = node.store()?.entry(key)?.map_or(Ok(Vec::new()), |entry| chain::listed(&entry))?;
     Ok(listed.iter().filter(|chained| *chained != mine).flat_map(|chained| chained.plan.shared()).collect())

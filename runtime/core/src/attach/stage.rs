@@ -1,4 +1,4 @@
-//! What ADD knows once the read-only part is over: the delegate, the host as observed, and how to make a plan of it.
+//! The result of ADD's read-only part: the delegate, the observed host, and how to make a plan from them.
 
 use std::path::Path;
 
@@ -15,11 +15,11 @@ use crate::netlink::{self, Executor, Opening};
 use crate::plan::{FoundDevice, IpvlanMode, LinkRef, Mac, Need, Observed, Op, Plan, ResultShape, ShapeIp};
 use crate::random;
 
-/// A delegate with everything it may look at.
+/// A delegate with all its inputs.
 pub(super) struct Stage<'a> {
     context: &'a Context,
     delegate: Option<&'static dyn Delegate>,
-    /// What came before in the list of plugins, where the delegate looks at it.
+    /// The previous plugin's result, if the delegate uses it.
     previous: Option<CniResult>,
     observed: Observed,
     /// As in [`Setting`].
@@ -31,18 +31,19 @@ pub(super) struct Stage<'a> {
     fresh_index: u32,
 }
 
-/// A stage on which the namespaces are still being opened and looked at, in the background.
+/// A stage whose namespaces are still being opened and inspected in the background.
 pub(super) struct Setting<'a> {
     context: &'a Context,
     delegate: Option<&'static dyn Delegate>,
     previous: Option<CniResult>,
     opening: Option<Opening>,
-    /// Name of the device of the host that the delegate wants, if it wants one by its name.
+    /// Name of the host's device that the delegate wants, if it wants one by name.
     device: Option<String>,
 }
 
 impl<'a> Setting<'a> {
-    /// Waits for the stage, and for the executor with the sockets to host and container; none where no link is touched.
+    /// Waits for the stage and for the executor with the sockets to host and container. The executor is `None` if no
+    /// link is touched.
     pub(super) fn wait(self) -> Result<(Stage<'a>, Option<Executor>), AttachError> {
         let (executor, observed) = match self.opening {
             Some(opening) => {
@@ -76,18 +77,18 @@ impl<'a> Setting<'a> {
 }
 
 impl<'a> Stage<'a> {
-    /// Validates the delegate's configuration, opens the namespaces, and looks at the host. Changes nothing.
+    /// Validates the delegate's configuration, opens the namespaces, and inspects the host. Changes nothing.
     pub(super) fn read(context: &'a Context, call: &Call) -> Result<Self, AttachError> {
         Self::set(context, call, None)?.wait().map(|(stage, _executor)| stage)
     }
 
-    /// As `read`, but does not wait for the namespaces. The thread that opens them does a job afterwards: a second thread would
-    /// cost more to start than it saves, and compete for a processor with the caller. A job that loads a policy is dropped
-    /// where the delegate uses none.
+    /// Like `read`, but does not wait for the namespaces. The thread that opens them runs a job afterwards: a second
+    /// thread would cost more to start than it saves, and compete with the caller for a processor. A job that loads a
+    /// policy is dropped if the delegate uses none.
     pub(super) fn set(context: &'a Context, call: &Call, then: Option<Job>) -> Result<Setting<'a>, AttachError> {
         let Some(conf) = call.network.delegate() else {
             if let Some(job) = then {
-                // Without a thread, the job is done in the foreground, by the caller that waits for it.
+                // Without a thread, the caller that waits for the job runs it in the foreground.
                 background::start("policy", job).ok();
             }
             return Ok(Setting { context, delegate: None, previous: None, opening: None, device: None });
@@ -110,18 +111,18 @@ impl<'a> Stage<'a> {
         Ok(Setting { context, delegate: Some(delegate), previous, opening: Some(opening), device })
     }
 
-    /// Name of the device that the delegate wants, where the host has no such link.
+    /// Returns the name of the device that the delegate wants, if the host has no such link.
     pub(super) fn missing_device(&self) -> Option<String> {
         let missing = matches!(self.observed.device, Some(FoundDevice::Missing(_)));
         self.device.clone().filter(|_| missing)
     }
 
-    /// The delegate never uses IPAM, whatever the configuration says (loopback).
+    /// Returns whether the delegate never uses IPAM, whatever the configuration says (loopback).
     pub(super) fn ignores_ipam(&self) -> bool {
         ignores_ipam(self.delegate)
     }
 
-    /// The part of the plan that takes no address: the link, up, for a DHCP server to be asked through it.
+    /// Returns the part of the plan without addresses: the link, up, so that a DHCP server can be reached through it.
     pub(super) fn links(&self, call: &Call) -> Result<Plan, AttachError> {
         let without = self.describe(call, None).ok();
         let plan = match without.filter(|plan| !plan.ops.iter().any(|op| matches!(op, Op::AddAddress { .. }))) {
@@ -133,12 +134,12 @@ impl<'a> Stage<'a> {
             let why = "in its layer 3 modes it passes no broadcasts; use mode l2";
             return Err(AttachError::NoDhcp { delegate: "ipvlan", why });
         }
-        // Its result is not the attachment's: that one has addresses.
+        // Its result is not the attachment's, which has addresses.
         Ok(self.complete(call, Plan { result: ResultShape::default(), ..plan }))
     }
 
-    /// The same of a delegate that plans with addresses or not at all: with one that stands for those to come, as far as it
-    /// is not used.
+    /// The same for a delegate that plans only with addresses: plans with a placeholder, and returns the part that does
+    /// not use it.
     fn up_to_addresses(&self, call: &Call) -> Result<Plan, AttachError> {
         let stand_in = Given { address: Ipv4Net::default().into(), gateway: None };
         let addressing = Addressing { ips: vec![stand_in], ..Addressing::default() };
@@ -155,8 +156,8 @@ impl<'a> Stage<'a> {
         Ok(plan)
     }
 
-    /// Conf and addresses to a plan. Pure. Also makes sure that the result can be said in the configuration's CNI version
-    /// at all, while nothing has been changed yet; the stock plugins find out when it is too late.
+    /// Makes a plan from configuration and addresses. Pure. Also checks that the result can be expressed in the
+    /// configuration's CNI version before anything changes; the stock plugins find out too late.
     pub(super) fn plan(&self, call: &Call, addressing: Option<&Addressing>) -> Result<Plan, AttachError> {
         let mut plan = self.describe(call, addressing)?;
         steps::extend(call, &mut plan, &self.observed)?;
@@ -165,7 +166,7 @@ impl<'a> Stage<'a> {
         Ok(plan)
     }
 
-    /// The delegate's plan.
+    /// Returns the delegate's plan.
     fn describe(&self, call: &Call, addressing: Option<&Addressing>) -> Result<Plan, AttachError> {
         Ok(match (self.delegate, call.network.delegate()) {
             (Some(delegate), Some(conf)) => delegate.plan(&Input {
@@ -184,7 +185,7 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// What every plan has besides.
+    /// Adds what every plan has.
     fn complete(&self, call: &Call, mut plan: Plan) -> Plan {
         plan.container.clone_from(&self.container);
         plan.link_index = self.container.is_some().then_some(self.fresh_index);
@@ -196,7 +197,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// The gateways of the network's declared ranges, each with the length of its subnet.
+/// Returns the gateways of the network's declared ranges, each with the length of its subnet.
 pub(super) fn declared_gateways(call: &Call) -> Vec<IpNet> {
     let ranges = call.network.ipam.iter().flat_map(|ipam| &ipam.range_sets).flat_map(|set| &set.ranges);
     ranges.filter_map(|range| IpNet::new(range.gateway?, range.subnet.prefix_len()).ok()).collect()
@@ -206,13 +207,13 @@ fn ignores_ipam(delegate: Option<&'static dyn Delegate>) -> bool {
     delegate.is_some_and(|delegate| delegate.ipam() == IpamUse::Never)
 }
 
-/// What came before, for a delegate that builds on it.
+/// Returns the previous result, for a delegate that builds on it.
 fn previous(call: &Call) -> Result<Option<CniResult>, AttachError> {
     let unreadable = |error: CniError| DelegateError::Conf(format!("could not parse prevResult: {}", error.msg));
     Ok(call.previous().map_err(unreadable)?)
 }
 
-/// The result of IPAM alone has no interfaces, and nothing is done.
+/// Returns the plan of IPAM alone: no op, and a result without interfaces.
 fn ipam_alone(addressing: Option<&Addressing>) -> Plan {
     let Some(addressing) = addressing else { return Plan::default() };
     let ips = addressing

@@ -10,10 +10,10 @@ use crate::conf::{IpamKind, Persona};
 use crate::delegate;
 use crate::store::NodeStore;
 
-/// Tells whether an ADD would work now.
+/// Checks whether an ADD would work now.
 ///
 /// # Errors
-/// Why it would not.
+/// Why it would fail.
 pub fn status(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     match choose::status(node, call)? {
         Some(call) => of_network(node, &call),
@@ -28,7 +28,7 @@ fn of_network(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
                 delegate.validate(&conf.conf, &call.pairs)?;
                 foresee::of_host(node, call)?;
             }
-            // flannel's plugin asks its delegate nothing.
+            // flannel's plugin does not call its delegate.
             None if call.persona == Persona::Flannel => {}
             None => external::status(call, &conf.kind, &conf.conf)?,
         }
@@ -63,7 +63,8 @@ fn of_network(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     room(store, &ipam.scope, &ipam.range_sets, now)
 }
 
-/// Each declared set needs a free address. With named sets a policy chooses among them, so one with room is enough.
+/// Checks that each declared set has a free address. With named sets a policy chooses among them, so one with room is
+/// enough.
 fn room(store: &NodeStore, scope: &str, sets: &[RangeSet], now: u64) -> Result<(), AttachError> {
     let view = store.view(scope, now)?;
     let mut full = Vec::new();

@@ -1,4 +1,4 @@
-//! Planning steps: the ops they add to a delegate's plan (`extend`), or a plan of their own on what is there already
+//! Plans steps: as ops added to a delegate's plan (`extend`), or as a plan of their own on an existing link
 //! (`plan_on`).
 
 use std::path::Path;
@@ -12,27 +12,27 @@ use crate::plan::{LinkRef, Mac, Need, Observed, Op, Plan, ResultShape, ShapeIp, 
 use crate::step::{self, Previous, StepInput, StepPlan};
 use weft_host_abi::types::Route;
 
-/// Steps planned on what is there already.
+/// Steps planned on an existing link.
 pub(super) struct Planned {
     pub(super) executor: Executor,
     pub(super) plan: Plan,
     pub(super) changes: Changes,
 }
 
-/// What steps change in the result that came before.
+/// What steps change in the previous result.
 pub(super) struct Changes {
-    /// The MAC address that the attachment's link will have, where a step sets it.
+    /// The MAC address that the attachment's link will have, if a step sets it.
     mac: Option<Mac>,
-    /// The routes, where a step changes them.
+    /// The routes, if a step changes them.
     routes: Option<Vec<Route>>,
 }
 
-/// Checks the configuration of every step by itself.
+/// Checks the configuration of every step on its own.
 pub(super) fn validate(call: &Call) -> Result<(), AttachError> {
     each(call).try_for_each(|(step, conf)| Ok(step.validate(conf, &call.pairs)?))
 }
 
-/// What the steps have to know of the host.
+/// Returns what the steps need to know about the host.
 pub(super) fn needs(call: &Call) -> Result<Vec<Need>, AttachError> {
     let attachment = call.attachment();
     let mut needs = Vec::new();
@@ -61,7 +61,8 @@ pub(super) fn extend(call: &Call, plan: &mut Plan, observed: &Observed) -> Resul
     Ok(())
 }
 
-/// All steps in order; each sees what those before it add. `ops` has what will have run before them, and gets theirs.
+/// Plans all steps in order; each sees the ops of those before it. `ops` contains the ops that run before the steps,
+/// and receives theirs.
 fn plan_all(
     call: &Call,
     mut previous: Option<&mut Previous>,
@@ -118,7 +119,7 @@ fn previous(result: &CniResult) -> Previous {
     }
 }
 
-/// The steps as a plan of their own; `None` where there is nothing to do.
+/// Plans the steps on their own; `None` if there is nothing to do.
 pub(super) fn plan_on(
     context: &Context,
     call: &Call,
@@ -141,7 +142,7 @@ pub(super) fn plan_on(
     Ok(Some(Planned { executor, plan, changes: Changes { mac, routes } }))
 }
 
-/// What came before, with the steps' changes.
+/// Returns the previous result with the steps' changes.
 pub(super) fn changed(
     call: &Call,
     mut result: CniResult,

@@ -1,7 +1,8 @@
-//! A pod that is retried: the runtime makes a new sandbox for the same pod, with a new container id, and may never delete the
-//! earlier ones. An ADD removes what is left of those, and gets their addresses again (rules `supersede` and `supersede_waits`).
+//! Retries of a pod: the runtime makes a new sandbox for the same pod, with a new container id, and may never delete
+//! the earlier ones. An ADD removes what is left of those, and gets their addresses again (rules `supersede` and
+//! `supersede_waits`).
 //!
-//! An earlier attachment counts as left over when its network namespace is gone: while that lives, the pod may still use it.
+//! An earlier attachment counts as left over when its network namespace is gone: until then, the pod may still use it.
 
 use super::call::Call;
 use super::error::AttachError;
@@ -12,8 +13,8 @@ use super::{record, remove};
 use crate::journal::Entry;
 use crate::store::Role;
 
-/// How long the addresses wait for the ADD that removes their attachment, in seconds. It follows at once; where it fails, the pod
-/// is tried again within that time, or they are free for others.
+/// Seconds that the addresses stay reserved for the ADD that removes their attachment. It follows at once. If it fails,
+/// the pod is retried within that time, or the addresses become free.
 const RESERVED: u64 = 60;
 
 /// Removes what earlier tries of the same pod left of this attachment.
@@ -36,7 +37,8 @@ pub(super) fn earlier_tries(node: &mut Node<'_>, call: &Call) -> Result<(), Atta
     Ok(())
 }
 
-/// Removes one, and keeps its addresses for the pod. Returns what could not be removed; the entry then stays.
+/// Removes one earlier attachment and keeps its addresses for the pod. Returns what could not be removed; the entry is
+/// then kept.
 fn take_over(node: &mut Node<'_>, call: &Call, entry: &Entry, owner: &str) -> Result<Vec<String>, AttachError> {
     let mut problems = Vec::new();
     if entry.key.role == Role::Attachment {
@@ -53,6 +55,6 @@ fn take_over(node: &mut Node<'_>, call: &Call, entry: &Entry, owner: &str) -> Re
 
 fn is_left_over(entry: &Entry) -> Result<bool, AttachError> {
     let identity = record::plan(entry)?.and_then(|plan| plan.container);
-    // What cannot be looked at is not known to be gone.
+    // If it cannot be inspected, it is not known to be gone.
     Ok(liveness::state_of(&entry.record.netns, identity.as_deref()).is_ok_and(|state| state == NetnsState::Gone))
 }

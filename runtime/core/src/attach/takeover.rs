@@ -1,5 +1,6 @@
-//! Taking over what a dead attachment holds alone. A runtime that lost a pod calls no DEL, and the pod's host port would stay
-//! taken until GC: where its namespace and its links are gone, an ADD that wants the port removes it as DEL would.
+//! Takes over what a dead attachment holds exclusively. A runtime that lost a pod calls no DEL, and the pod's host port
+//! would be taken until GC. If the pod's namespace and links are gone, an ADD that wants the port removes the
+//! attachment as DEL would.
 
 use super::call::Call;
 use super::error::AttachError;
@@ -11,7 +12,7 @@ use crate::netlink::Executor;
 use crate::store::{Key, Role, StoreError};
 use weft_host_abi::types::Attachment;
 
-/// Removes the attachment that an ADD was refused for, if it is dead; whether that ADD may be tried again.
+/// Removes the attachment because of which an ADD was refused, if it is dead. Returns whether to try that ADD again.
 pub(super) fn remove_dead_holder(node: &mut Node<'_>, call: &Call, refusal: &AttachError) -> bool {
     let AttachError::Ledger(StoreError::Taken { name, holder }) = refusal else { return false };
     match try_to_remove(node, call, holder) {
@@ -33,11 +34,11 @@ pub(super) fn remove_dead_holder(node: &mut Node<'_>, call: &Call, refusal: &Att
 fn try_to_remove(node: &mut Node<'_>, call: &Call, holder: &Attachment) -> Result<bool, AttachError> {
     let host = Executor::open(None)?;
     let mut entries: Vec<Entry> = Vec::new();
-    // In the order in which DEL removes them.
+    // The order in which DEL removes them.
     for role in [Role::Steps, Role::Attachment, Role::Ipam] {
         entries.extend(node.store()?.entry(&Key { attachment: holder.clone(), role })?);
     }
-    // No other ADD of it is at work: that one would have its namespace.
+    // No other ADD of it is at work, because then its namespace would exist.
     let mut locks = Vec::new();
     for entry in &entries {
         let Some(lock) = Lock::for_removal(&node.context.state_dir, &entry.key)? else { return Ok(false) };

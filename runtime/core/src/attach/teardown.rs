@@ -1,4 +1,4 @@
-//! Tearing down what a plan of a journal entry made.
+//! Tears down what a plan of a journal entry made.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +10,8 @@ use crate::journal::Entry;
 use crate::netlink::Executor;
 use crate::plan::Plan;
 
-/// Tears one plan of an entry down; it comes with the netns path of its ADD. `needed` names shared things that stay, besides
-/// those that other entries hold. Returns what is left.
+/// Tears down one plan of an entry, given with the netns path of its ADD. `needed` names shared things to keep, besides
+/// those that other entries hold. Returns the leftovers.
 pub(super) fn plan(
     node: &mut Node<'_>,
     call: &Call,
@@ -22,13 +22,13 @@ pub(super) fn plan(
     if plan.ops.is_empty() {
         return Vec::new();
     }
-    // The path of a call is that of its own attachment.
+    // A call's path belongs to its own attachment.
     let is_own = entry.key.attachment == call.attachment() && !call.env.netns.is_empty();
     let netns = if is_own { &call.env.netns } else { netns }.to_owned();
     let executor = match liveness::living_netns(&netns, plan.container.as_deref()) {
         Ok(path) => Executor::open(path),
         Err(error) => {
-            // An unusable path must not keep the host's side from being cleaned.
+            // An unusable path must not prevent the cleanup of the host's side.
             node.log(&error.to_string());
             Executor::open(None)
         }

@@ -1,5 +1,5 @@
-//! The decision trace: why an attachment has its addresses and its delegate. Written to the journal with the claim, read by
-//! `weftctl explain`.
+//! The decision trace: why an attachment has its addresses and its delegate. It is written to the journal with the
+//! claim, and read by `weftctl explain`.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ pub struct Trace {
     /// SHA-256 of the granted data directory, where the policy could read one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_digest: Option<String>,
-    /// The policy's own line.
+    /// The policy's own explanation.
     pub reason: String,
     /// What it offered, per wanted address, best first.
     pub candidates: Vec<Vec<IpNet>>,
@@ -30,10 +30,10 @@ pub struct Trace {
     /// DNS of its decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dns: Option<Dns>,
-    /// What it said about the release.
+    /// The decision's release rule.
     #[serde(default)]
     pub release: ReleaseRule,
-    /// What was claimed, in the same order.
+    /// The claimed addresses, in the same order.
     pub claimed: Vec<IpNet>,
     /// Fuel the call used.
     pub fuel: u64,
@@ -48,14 +48,14 @@ pub struct Trace {
     /// What it asked the ledger, with the answers.
     #[serde(default)]
     pub ledger: Exchanges,
-    /// Why it was asked in place of the network's own policy.
+    /// Why it was asked instead of the network's own policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Fallback>,
     /// What it was asked.
     pub request: Request,
 }
 
-/// How a delegate was chosen. It holds the whole request, the declared files with their content among it.
+/// How a delegate was chosen. Contains the whole request, including the content of the declared files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChoiceTrace {
     /// Name or URL of the policy.
@@ -67,9 +67,9 @@ pub struct ChoiceTrace {
     pub data_digest: Option<String>,
     /// The delegate it chose.
     pub delegate: String,
-    /// What it set, in its order.
+    /// What it set, in its own order.
     pub settings: Vec<(String, Value)>,
-    /// The policy's own line.
+    /// The policy's own explanation.
     pub reason: String,
     /// Fuel the call used.
     pub fuel: u64,
@@ -101,7 +101,7 @@ pub enum Asked {
     Delegate(ChoiceRequest),
 }
 
-/// A policy call that led to no attachment. It replays as a [`Trace`] does.
+/// A policy call that led to no attachment. It can be replayed like a [`Trace`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Attempt {
     /// Name or URL of the policy.
@@ -121,7 +121,7 @@ pub struct Attempt {
     pub ledger: Exchanges,
     /// What it was asked.
     pub asked: Asked,
-    /// Its refusal, where that is what it answered.
+    /// Its refusal, if it refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub denial: Option<Denial>,
 }
@@ -140,7 +140,7 @@ impl Attempt {
         Self { policy, digest, data_digest, fuel, host_calls: calls, log, ledger, asked, denial: None }
     }
 
-    /// With the policy's refusal, where that is what the error is.
+    /// Adds the policy's refusal, if the error is one.
     pub(super) fn refused_with(self, error: &AttachError) -> Self {
         let denial = match error {
             AttachError::Denied { denial, .. } => Some(denial.clone()),
@@ -157,23 +157,23 @@ pub struct Traces {
     pub choice: Option<ChoiceTrace>,
     /// How its addresses were decided, where a policy did.
     pub decision: Option<Trace>,
-    /// What the policy would have decided that the network only watches.
+    /// What the monitored policy would have decided.
     pub monitor: Option<MonitorTrace>,
-    /// What the policy would have chosen that the network's `select` only watches.
+    /// What the monitored policy of `select` would have chosen.
     pub choice_monitor: Option<MonitorTrace>,
 }
 
 /// The key of the choice.
 const CHOICE: &str = "choice";
-/// The key of the monitored policy's part.
+/// The key of the monitored policy's trace.
 const MONITOR: &str = "monitor";
-/// The key of that of the choice.
+/// The key of the monitored choice's trace.
 const CHOICE_MONITOR: &str = "choice_monitor";
 
 // === impl Traces ===
 
 impl Traces {
-    /// Reads the journal's text; an empty one says nothing.
+    /// Parses the journal's text; an empty text has no traces.
     pub(super) fn parse(text: &str) -> serde_json::Result<Self> {
         if text.is_empty() {
             return Ok(Self::default());
@@ -189,7 +189,7 @@ impl Traces {
         Ok(Self { choice, decision, monitor, choice_monitor })
     }
 
-    /// The journal's text.
+    /// Returns the journal's text.
     pub(super) fn to_text(&self) -> serde_json::Result<String> {
         #[derive(Serialize)]
         struct Text<'a> {

@@ -1,4 +1,4 @@
-//! What both kinds of monitor (`monitor`, `choice_monitor`) do: load without a compiler, count, and write down.
+//! The common part of both monitors (`monitor`, `choice_monitor`): loads without a compiler, counts, and records.
 
 use std::path::Path;
 
@@ -9,12 +9,12 @@ use super::trace::Traces;
 use crate::agent::counters;
 use crate::policy::{CompileAsk, CompileError};
 
-/// A compiler would make the process wait: `weftctl policy compile`, and the agent, come before.
+/// A compiler would make the process wait: `weftctl policy compile` and the agent compile beforehand.
 pub(super) fn no_compiler(_ask: &CompileAsk<'_>) -> Result<(), CompileError> {
     Err(CompileError::Failed("a monitor does not wait for a compiler".to_owned()))
 }
 
-/// Compares with what counted, by the policy of that name, and counts both.
+/// Compares with the outcome that counted, decided by the policy of that name, and counts both.
 pub(super) fn compare(context: &Context, network: &str, (policy, outcome): (&str, &Outcome), trace: &mut MonitorTrace) {
     trace.differences = differences(outcome, &trace.outcome);
     let state: &Path = &context.state_dir;
@@ -23,7 +23,7 @@ pub(super) fn compare(context: &Context, network: &str, (policy, outcome): (&str
     counters::count_policy(state, network, &trace.policy, "compared", trace.verdict());
 }
 
-/// Adds to the journal entry's trace. An entry that a DEL has removed meanwhile needs nothing.
+/// Adds to the trace of the journal entry. An entry that a DEL has removed meanwhile is skipped.
 pub(super) fn keep(node: &mut Node<'_>, call: &Call, note: impl FnOnce(&mut Traces)) {
     let key = call.key();
     let Ok(store) = node.store() else { return };
