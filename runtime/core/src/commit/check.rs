@@ -1,4 +1,4 @@
-//! Looking for damage: what SQLite finds, and what breaks the invariants of `ledger` and `journal`.
+//! Checks the store for damage: SQLite's own findings, and violated invariants of `ledger` and `journal`.
 
 use rusqlite::Connection;
 
@@ -8,13 +8,13 @@ use crate::{journal, ledger};
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// Everything that is wrong with the store, one line each; empty where all is well. Reads all of it.
+    /// Returns all problems of the store, one line each; empty if there are none. Reads the whole store.
     ///
     /// # Errors
-    /// When the store is too damaged to be looked at.
+    /// The store is too damaged to be read.
     pub fn integrity(&self) -> Result<Vec<String>, StoreError> {
         self.read("check the store", |conn| {
-            // One transaction: other processes go on writing meanwhile.
+            // Use one transaction, because other processes may write meanwhile.
             let fresh = conn.is_autocommit();
             if fresh {
                 conn.execute_batch("BEGIN")?;
@@ -27,11 +27,11 @@ impl NodeStore {
         })
     }
 
-    /// Rebuilds what is derived from claims and journal (runs, counters, shared names): the remedy where `integrity` finds
-    /// only those to be off.
+    /// Rebuilds the data derived from claims and journal (runs, counters, shared names). Use it if `integrity` reports
+    /// problems in only those.
     ///
     /// # Errors
-    /// When the store cannot be written, or the claims themselves cannot be read.
+    /// The store cannot be written, or the claims themselves cannot be read.
     pub fn repair(&mut self) -> Result<(), StoreError> {
         self.write::<_, StoreError>("rebuild the indexes", |conn| {
             ledger::rebuild(conn)?;

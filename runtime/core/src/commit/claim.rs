@@ -1,5 +1,5 @@
-//! The one write transaction of an ADD: the ledger chooses, the caller plans with what was chosen, and claims and journal
-//! entry appear together, or nothing does.
+//! The single write transaction of an ADD: the ledger chooses, the caller makes a plan with the choice, and claims and
+//! journal entry are written together or not at all.
 
 use std::borrow::Cow;
 
@@ -15,13 +15,13 @@ use crate::store::{Fault, NodeStore, Stop, StoreError};
 impl NodeStore {
     /// Claims the first free candidate of each want and writes the journal entry, all or nothing.
     ///
-    /// `record` is called once, inside the transaction, with what is being claimed: it plans and must be quick, may not use
-    /// this store or a view of it, and an error from it leaves the store as it was. When this returns `Ok`, claims and entry
-    /// survive `kill -9`; an entry with external plugins survives a power cut as well.
+    /// `record` is called once, inside the transaction, with the claimed addresses. It makes the plan, must be quick,
+    /// and may not use this store or a view of it; an error from it leaves the store unchanged. When this returns `Ok`,
+    /// claims and entry survive `kill -9`; an entry with external plugins also survives a power cut.
     ///
     /// # Errors
-    /// `Lost` when all candidates of a want are taken, `Exists` when the key has an entry, `Record` with the caller's own
-    /// error, `Ledger` when the store fails, or with `Removed` when the key is marked as removed.
+    /// `Lost` if all candidates of a want are taken, `Exists` if the key has an entry, `Record` with the caller's own
+    /// error, and `Ledger` if the store fails, or with `Removed` if the key is marked as removed.
     pub fn claim<E>(
         &mut self,
         ask: &ClaimAsk<'_>,
@@ -30,11 +30,11 @@ impl NodeStore {
         self.claim_some(ask, |_conn, _boot| Ok(Cow::Borrowed(ask.wants)), record)
     }
 
-    /// As [`claim`](Self::claim), where only what lies in a cell of this machine may be claimed: one that is owned, and confirmed in
-    /// this boot, at this instant. `ask.scope` is the node's scope for the domain (`remote::scope`).
+    /// Like [`claim`](Self::claim), but claims only addresses inside a cell that this machine owns, and has confirmed
+    /// in this boot, at this instant. `ask.scope` is the node's scope for the domain (`remote::scope`).
     ///
     /// # Errors
-    /// As [`claim`](Self::claim). `Lost` also when no candidate of a want lies in a cell any more.
+    /// As [`claim`](Self::claim). Also `Lost` if no candidate of a want lies in a cell any more.
     pub fn claim_inside<E>(
         &mut self,
         ask: &ClaimAsk<'_>,
@@ -52,7 +52,7 @@ impl NodeStore {
         self.claim_some(ask, inside, record)
     }
 
-    /// Claims the first free one of those candidates that `allowed` says, inside the transaction.
+    /// Claims the first free candidate among those that `allowed` returns, inside the transaction.
     fn claim_some<'a, E>(
         &mut self,
         ask: &ClaimAsk<'a>,

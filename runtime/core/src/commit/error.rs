@@ -7,13 +7,13 @@ use crate::store::{Key, StoreError};
 /// Why a claim was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError<E> {
-    /// Every candidate of a want is taken; the policy must be asked again.
+    /// Every candidate of a want is taken; ask the policy again.
     #[error("every address proposed for address number {want} is taken by now")]
     Lost {
-        /// Its place in the ask.
+        /// The position of the want in the request.
         want: usize,
     },
-    /// The attachment has a journal entry already.
+    /// The attachment already has a journal entry.
     #[error(
         "interface {} of container {} is attached to network {} already; delete that attachment first",
         key.attachment.ifname, key.attachment.container_id, key.attachment.network
@@ -24,7 +24,7 @@ pub enum ClaimError<E> {
         /// What the existing entry holds.
         addresses: Vec<IpAddr>,
     },
-    /// The intent was given up before it could become an entry.
+    /// The intent was dropped before it could become an entry.
     #[error("the request for an address was withdrawn while the cluster ledger answered; try again")]
     Withdrawn,
     /// The caller's record could not be made.

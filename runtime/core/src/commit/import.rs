@@ -1,4 +1,4 @@
-//! From host-local's files to claims and journal entries.
+//! Imports host-local's files as claims and journal entries.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,15 +14,16 @@ use crate::store::{Fault, Key, NodeStore, Role, Stop};
 /// What to import.
 #[derive(Clone, Copy)]
 pub struct HostLocalImport<'a> {
-    /// A network's directory, or the one that holds all of them (`/var/lib/cni/networks`).
+    /// The directory of one network, or the one that contains all of them (`/var/lib/cni/networks`).
     pub dir: &'a Path,
-    /// The scope a network's addresses are claimed in.
+    /// Returns the scope in which a network's addresses are claimed.
     pub scope_of: &'a dyn Fn(&str) -> String,
-    /// What the journal says of each imported attachment: a plan that does nothing.
+    /// The journal record of each imported attachment: a plan that does nothing.
     pub record: &'a Record,
-    /// Whether the attachment that a file names is gone, given network, container id, interface name and address.
+    /// Returns whether the attachment that a file names is gone.
     pub is_stale: &'a dyn Fn(&Attachment, IpAddr) -> bool,
-    /// Whether an attachment of the journal is gone although no DEL has removed it. What it has goes to whom a file names.
+    /// Returns whether an attachment in the journal is gone although no DEL has removed it. Its addresses go to the
+    /// container that a file names.
     pub is_dead: &'a dyn Fn(&Entry) -> bool,
     /// Seconds since 1970.
     pub now: u64,
@@ -31,13 +32,13 @@ pub struct HostLocalImport<'a> {
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// Claims what a host-local directory says is taken. Each container and interface becomes a journal entry of
-    /// `Role::Ipam`, so that its DEL or a GC releases it; one of the oldest files, which name no interface, is found by any
-    /// interface of its container. Each network is one transaction.
+    /// Claims the addresses that are taken according to a host-local directory. Each container and interface becomes a
+    /// journal entry of `Role::Ipam`, so that its DEL or a GC releases it. An entry from the oldest files, which name
+    /// no interface, matches any interface of its container. Each network is one transaction.
     ///
     /// # Errors
-    /// When the directory is not host-local's or cannot be read, or the store cannot be written. Networks before the
-    /// failing one are imported then; importing again is fine.
+    /// The directory is not one of host-local's or cannot be read, or the store cannot be written. Networks before the
+    /// failing one are then imported; the import can be repeated.
     pub fn import_host_local(&mut self, ask: &HostLocalImport<'_>) -> Result<ImportReport, LedgerError> {
         self.writable()?;
         let mut report = ImportReport::default();
@@ -83,10 +84,10 @@ impl NodeStore {
     }
 }
 
-/// Who has an address that a file is about.
+/// Who holds the address of a file.
 enum Holder {
     Nobody,
-    /// An attachment that is gone, or only a promise: the address is kept, or rests.
+    /// An attachment that is gone, or nobody: the address is kept or rests.
     Gone,
     /// The attachment that the file names.
     Same,
@@ -97,7 +98,7 @@ enum Holder {
 struct Importing<'a> {
     conn: &'a Connection,
     key: &'a Key,
-    /// Its entry, where there is one by now.
+    /// Its entry, once it exists.
     id: Option<i64>,
     ask: &'a HostLocalImport<'a>,
     boot_id: &'a str,
@@ -125,7 +126,7 @@ impl Importing<'_> {
         }
         match self.holder(&report.scope, address)? {
             Holder::Nobody => {}
-            // A pod has the address now, whatever was promised to others.
+            // A pod uses the address now, so promises to others no longer count.
             Holder::Gone => ledger::free(self.conn, books, &report.scope, address)?,
             Holder::Same => {
                 report.already += 1;
@@ -150,21 +151,21 @@ impl Importing<'_> {
         Ok(self.note(&file)?)
     }
 
-    /// Who has the address here, as seen from the attachment that is being imported.
+    /// Returns who holds the address here, from the point of view of the attachment that is being imported.
     fn holder(&self, scope: &str, address: IpAddr) -> Result<Holder, Fault> {
         let Some(occupant) = ledger::occupant(self.conn, scope, address)? else { return Ok(Holder::Nobody) };
         let entry = occupant.map(|id| journal::by_id(self.conn, id)).transpose()?.flatten();
         let Some(entry) = entry else { return Ok(Holder::Gone) };
         let (own, other) = (&self.key.attachment, &entry.key.attachment);
         let is_same = own.container_id == other.container_id && (own.ifname.is_empty() || own.ifname == other.ifname);
-        // An export has written this file.
+        // An export wrote this file.
         if is_same {
             return Ok(Holder::Same);
         }
         Ok(if (self.ask.is_dead)(&entry) { Holder::Gone } else { Holder::Alive })
     }
 
-    /// Remembers the file: an export knows then that it says nothing new.
+    /// Records the file, so that an export knows it contains nothing new.
     fn note(&self, file: &Path) -> Result<(), Fault> {
         let Attachment { container_id, ifname, .. } = &self.key.attachment;
         let contents = if ifname.is_empty() { container_id.clone() } else { format!("{container_id}\r\n{ifname}") };
@@ -172,7 +173,7 @@ impl Importing<'_> {
     }
 }
 
-/// The entry of exactly this key: one without an interface name is not the entry of an interface here.
+/// Returns the entry of exactly this key. An entry without an interface name does not match here.
 fn exact(conn: &Connection, key: &Key) -> Result<Option<i64>, Stop<LedgerError>> {
     let Some(id) = journal::find(conn, key)? else { return Ok(None) };
     Ok(journal::by_id(conn, id)?.filter(|entry| entry.key == *key).map(|_entry| id))

@@ -1,7 +1,7 @@
-//! The transactions that change claims and journal entries together: an ADD's claim, a release, what an earlier boot left, an
-//! import. Also the check of both.
+//! Transactions that change claims and journal entries together: an ADD's claim, a release, the cleanup after an
+//! earlier boot, an import. Also checks both.
 //!
-//! Invariant: a successful ADD is one write transaction that holds its claims and its journal entry.
+//! Invariant: a successful ADD is one write transaction that contains its claims and its journal entry.
 
 mod check;
 mod claim;

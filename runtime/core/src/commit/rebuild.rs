@@ -1,4 +1,4 @@
-//! Making a ledger that was lost true again: what is left of the old store stays, and what still runs on the node is claimed.
+//! Rebuilds a lost ledger: keeps what is left of the old store, and claims what is still running on the node.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use crate::journal::{self, Record};
 use crate::ledger::{self, Books};
 use crate::store::{Key, NodeStore, Stop, StoreError};
 
-/// An attachment that still runs on the node.
+/// An attachment that is still running on the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
     /// Its key.
     pub key: Key,
-    /// The scope its addresses are claimed in.
+    /// The scope in which its addresses are claimed.
     pub scope: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
@@ -23,28 +23,28 @@ pub struct Running {
     pub record: Record,
 }
 
-/// What was taken over.
+/// The result of a rebuild.
 #[derive(Debug, Default)]
 pub struct RebuildReport {
-    /// Attachments that the journal did not know.
+    /// Attachments that were missing in the journal.
     pub entries: usize,
-    /// Addresses that were not claimed.
+    /// Addresses that were not claimed before.
     pub claims: usize,
-    /// Addresses that another attachment has in the ledger: (scope, address).
+    /// Addresses that another attachment holds in the ledger: (scope, address).
     pub taken: Vec<(String, IpAddr)>,
-    /// Where the files of a store that cannot be read were moved.
+    /// The new paths of unreadable store files.
     pub moved: Vec<PathBuf>,
 }
 
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// Makes a lost store one that can be used again, with these attachments in it. What can be read of the old one stays: an
-    /// address that is taken for nobody is given back by DEL or GC, one that is handed out twice is not. Files that are no store
-    /// are moved aside.
+    /// Makes a lost store usable again and adds these attachments. Everything readable of the old store is kept: a
+    /// claim without an owner is released by DEL or GC, whereas an address handed out twice cannot be repaired. Files
+    /// that are not a store are moved aside.
     ///
     /// # Errors
-    /// When the directory cannot be used, or the store cannot be written.
+    /// The directory cannot be used, or the store cannot be written.
     pub fn rebuild(
         state_dir: &Path,
         boot_id: &str,
@@ -85,7 +85,7 @@ fn take_over(
     let mut slot = held.len();
     for address in addresses.iter().filter(|address| !held.iter().any(|(_scope, other)| other == *address)) {
         match ledger::occupant(conn, scope, *address)? {
-            // Kept for somebody, or resting: it is in use all the same.
+            // It is kept for somebody or rests, but it is in use now.
             Some(None) => {}
             None => books.taken(scope, *address)?,
             Some(Some(_other)) => {

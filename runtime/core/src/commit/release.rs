@@ -1,5 +1,5 @@
-//! An attachment goes: its claims by their rule, and its journal entry with them. What earlier boots left, and what an operator
-//! gives back by hand.
+//! Releases an attachment: its claims by their rule, together with its journal entry. Also releases what earlier boots
+//! left, and single addresses for an operator.
 
 use std::net::IpAddr;
 
@@ -13,11 +13,11 @@ use crate::store::{self, Blob, Fault, Key, NodeStore, Role, Stop, StoreError};
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// Applies an entry's release rule to its claims and removes it. `None` where there is no such entry; that costs no
-    /// write.
+    /// Applies an entry's release rule to its claims and deletes the entry. Returns `None` if there is no such entry,
+    /// without a write.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn release(&mut self, key: &Key, now: u64) -> Result<Option<Released>, StoreError> {
         self.writable()?;
         if self.read("look up a journal entry", |conn| journal::find(conn, key))?.is_none() {
@@ -32,11 +32,11 @@ impl NodeStore {
         })
     }
 
-    /// As `release`, but keeps the addresses for an identity until a time, unless the rule keeps them anyway: for an attachment
-    /// whose pod is being retried, and gets them again.
+    /// Like `release`, but keeps the addresses for an identity until a time, unless the rule keeps them anyway. For an
+    /// attachment whose pod is being retried and gets the addresses again.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn release_reserved(&mut self, key: &Key, (owner, until): (&str, u64), now: u64) -> Result<(), StoreError> {
         self.write("release an attachment", |conn| {
             let Some(id) = journal::find(conn, key)? else { return Ok(()) };
@@ -47,12 +47,13 @@ impl NodeStore {
         })
     }
 
-    /// Takes an entry and its claims back as if they had never been, for an ADD that failed and was undone. Nobody has used
-    /// the addresses, so no cooldown begins; what was kept for its owner stays kept. `in_use` are addresses of it that somebody
-    /// on the wire has, with the hardware address of who: they are marked, and nobody gets them for a while.
+    /// Takes back an entry and its claims as if they had never existed, for an ADD that failed and was undone. Nobody
+    /// has used the addresses, so no cooldown begins; an address that was kept for its owner stays kept. `in_use` lists
+    /// addresses that somebody on the wire uses, each with that host's hardware address: they are marked, and nobody
+    /// gets them for a while.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn abandon(&mut self, key: &Key, in_use: &[(IpAddr, String)], now: u64) -> Result<(), StoreError> {
         self.write("take back a claim", |conn| {
             let Some(id) = journal::find(conn, key)? else { return Ok(()) };
@@ -61,7 +62,7 @@ impl NodeStore {
                 conn.execute("UPDATE journal SET release = '\"free\"' WHERE id = ?1", [id])?;
             }
             let in_cluster = ledger::remote::abandon(conn, id, in_use)?;
-            // What a cluster ledger gave is marked there.
+            // An address from a cluster ledger is marked there.
             for (address, by) in in_use.iter().filter(|_marked| !in_cluster) {
                 ledger::mark_in_use(conn, (id, &key.attachment.network), (*address, by), now)?;
             }
@@ -72,12 +73,12 @@ impl NodeStore {
         })
     }
 
-    /// Releases what earlier boots left: their links, namespaces and nftables state are gone. Entries for which `keep` says
-    /// so stay (an external plugin still has to be called); those that were removed are returned. Does something once per
-    /// boot, by whichever process comes first, and is one lookup otherwise.
+    /// Releases what earlier boots left: its links, namespaces and nftables state are gone. Entries for which `keep`
+    /// returns true are kept (an external plugin still has to be called). Returns the deleted entries. The first
+    /// process of a boot does the work; afterwards this is one lookup.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn reap_previous_boots(&mut self, keep: &dyn Fn(&Entry) -> bool, now: u64) -> Result<Vec<Entry>, StoreError> {
         let boot_id = self.writable()?.to_owned();
         let seen = |conn: &Connection| Ok::<_, Fault>(store::meta(conn, store::BOOT)?.as_deref() == Some(&boot_id));
@@ -107,24 +108,24 @@ impl NodeStore {
         })
     }
 
-    /// The host's network namespace that was noted last.
+    /// Returns the recorded network namespace of the host.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn noted_host(&self) -> Result<Option<String>, StoreError> {
         self.read("look up the host's namespace", |conn| Ok::<_, Fault>(store::meta(conn, store::HOST)?))
     }
 
-    /// Notes the host's network namespace.
+    /// Records the host's network namespace.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn note_host(&mut self, host: &str) -> Result<(), StoreError> {
         self.write("note the host's namespace", |conn| Ok(store::set_meta(conn, store::HOST, host)?))
     }
 
-    /// Frees one address at an operator's word, whatever its release rule. One that an attachment uses is freed only with
-    /// `force`; an entry that was for addresses only and has none left goes with it.
+    /// Frees one address for an operator, whatever its release rule. An address that an attachment uses is freed only
+    /// with `force`. An entry that holds only addresses is deleted with its last one.
     ///
     /// # Errors
     /// `NotClaimed`, `InUse`, or when the store cannot be written.
@@ -161,7 +162,7 @@ impl NodeStore {
     }
 }
 
-/// Applies the rule of an entry to its claims and removes the entry.
+/// Applies the rule of an entry to its claims and deletes the entry.
 fn release_entry(
     conn: &Connection,
     books: &mut Books<'_>,
@@ -173,7 +174,7 @@ fn release_entry(
         .query_row([id], |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, row.get::<_, String>(3)?))
         })?;
-    // The rule of what is held in a cluster ledger is applied there.
+    // Claims in a cluster ledger are released there, by the same rule.
     let in_cluster = ledger::remote::release(conn, id, now)?;
     let rule = if in_cluster { ReleaseRule::Free } else { journal::rule(&rule)? };
     let claims = journal::claims(conn, id)?;

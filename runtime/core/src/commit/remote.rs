@@ -1,5 +1,5 @@
-//! The two transactions of an ADD on a cluster ledger: the intent before the first request, and the compare-and-set that makes
-//! it an entry together with the journal entry.
+//! The two transactions of an ADD on a cluster ledger: the intent before the first request, and the compare-and-set
+//! that turns it into an entry together with the journal entry.
 
 use super::ClaimError;
 use crate::journal::{self, Record};
@@ -10,10 +10,11 @@ use crate::store::{NodeStore, Stop, StoreError};
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// `intent_first`: writes down everything that will be tried under a fresh nonce, and puts it on disk. Returns the nonce.
+    /// `intent_first`: records every address that will be tried under a fresh nonce, and flushes it to disk. Returns
+    /// the nonce.
     ///
     /// # Errors
-    /// `Exists` when the key has an entry, `Ledger` when the store cannot be written, or with `Removed` when DEL came first
+    /// `Exists` if the key has an entry, `Ledger` if the store cannot be written, or with `Removed` if DEL came first
     /// (`del_mark`).
     pub fn intend<E>(&mut self, ask: &IntentAsk<'_>) -> Result<String, ClaimError<E>> {
         let store_id = self.store_id()?;
@@ -33,14 +34,15 @@ impl NodeStore {
         Ok(nonce)
     }
 
-    /// `commit_cas`: if the row of `nonce` still is an intent and each want was granted an address, these become entries and the
-    /// journal entry is written, in one transaction. `ask.scope` is the node's scope for the domain (`remote::scope`).
+    /// `commit_cas`: if the row of `nonce` is still an intent and an address was granted for each want, these become
+    /// entries and the journal entry is written, in one transaction. `ask.scope` is the node's scope for the domain
+    /// (`remote::scope`).
     ///
-    /// `record` is called as in [`claim`](Self::claim), with what was granted.
+    /// `record` is called as in [`claim`](Self::claim), with the granted addresses.
     ///
     /// # Errors
-    /// `Withdrawn` when the intent was given up meanwhile, by DEL or for its age; nothing has changed then. Otherwise as
-    /// [`claim`](Self::claim).
+    /// `Withdrawn` if the intent was dropped meanwhile, by DEL or because of its age; nothing has changed then.
+    /// Otherwise as [`claim`](Self::claim).
     pub fn commit_intent<E>(
         &mut self,
         ask: &ClaimAsk<'_>,

@@ -1,4 +1,4 @@
-//! Whether entries can be read, and whether the index of shared names says what they say.
+//! Checks that entries can be read, and that the index of shared names agrees with them.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::names::names;
 use super::rows::by_id;
 use crate::store::Fault;
 
-/// What is wrong, one line each.
+/// Adds all problems, one line each.
 pub(crate) fn inspect(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault> {
     entry_rows(conn, problems)?;
     let found: BTreeSet<(String, i64)> = conn
@@ -30,7 +30,7 @@ pub(crate) fn rebuild(conn: &Connection) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Each entry can be read.
+/// Checks that each entry can be read.
 fn entry_rows(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault> {
     let ids: Vec<i64> = conn
         .prepare("SELECT id FROM journal ORDER BY id")?
@@ -40,7 +40,7 @@ fn entry_rows(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault
         match by_id(conn, id) {
             Ok(_entry) => {}
             Err(Fault::Damaged(detail)) => problems.push(format!("journal entry {id}: {detail}")),
-            // Reading an entry takes nothing.
+            // Reading an entry takes no name.
             Err(Fault::Taken { .. }) => {}
             Err(Fault::Sql(error)) => problems.push(format!("journal entry {id} cannot be read: {error}")),
         }

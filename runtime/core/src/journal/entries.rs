@@ -1,4 +1,4 @@
-//! Reading entries, and changing what they say.
+//! Reads and amends entries.
 
 use weft_host_abi::types::ReleaseRule;
 
@@ -9,10 +9,10 @@ use crate::store::{Key, NodeStore, Stop, StoreError};
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// The entry of a key.
+    /// Returns the entry of a key.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn entry(&self, key: &Key) -> Result<Option<Entry>, StoreError> {
         self.read("look up a journal entry", |conn| match find(conn, key)? {
             Some(id) => by_id(conn, id),
@@ -20,10 +20,10 @@ impl NodeStore {
         })
     }
 
-    /// All entries, or those of one network, oldest first.
+    /// Returns all entries, or those of one network, oldest first.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn entries(&self, network: Option<&str>) -> Result<Vec<Entry>, StoreError> {
         self.read("list the journal", |conn| {
             let ids: Vec<i64> = conn
@@ -34,10 +34,10 @@ impl NodeStore {
         })
     }
 
-    /// All entries of a container, oldest first.
+    /// Returns all entries of a container, oldest first.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn entries_of_container(&self, container_id: &str) -> Result<Vec<Entry>, StoreError> {
         self.read("list the journal of a container", |conn| {
             let ids: Vec<i64> = conn
@@ -48,11 +48,11 @@ impl NodeStore {
         })
     }
 
-    /// Replaces what was written about an attachment; its claims and release rule stay. Only external plugins need
-    /// this second write.
+    /// Replaces the record of an attachment; its claims and release rule are unchanged. Only external plugins need this
+    /// second write.
     ///
     /// # Errors
-    /// `NoEntry` when there is none, `Removed` when it is marked as removed; otherwise when the store cannot be written.
+    /// `NoEntry` if there is none, `Removed` if it is marked as removed, otherwise if the store cannot be written.
     pub fn update_record(&mut self, key: &Key, record: &Record) -> Result<(), StoreError> {
         self.write("update a journal entry", |conn| {
             let Some(id) = find(conn, key)? else {
@@ -65,11 +65,11 @@ impl NodeStore {
         })
     }
 
-    /// Reads an entry's record, lets `change` turn it into another, and writes that, in one transaction: for entries
-    /// that several calls write. `None` is no entry, before and after. The entry must hold no claims.
+    /// Reads an entry's record, lets `change` return a new one, and writes that, in one transaction. For entries that
+    /// several calls write. `None` means no entry, before and after. The entry must hold no claims.
     ///
     /// # Errors
-    /// `Change` with the caller's own error, `Ledger` when the store cannot be read or written.
+    /// `Change` with the caller's own error, `Ledger` if the store cannot be read or written.
     pub fn amend<E>(
         &mut self,
         key: &Key,

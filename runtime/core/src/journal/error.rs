@@ -1,4 +1,4 @@
-//! What can go wrong with journal entries.
+//! Errors of journal entries.
 
 use crate::store::StoreError;
 

@@ -1,8 +1,8 @@
-//! Removal marks: a DEL that meets an ADD of the same attachment at work leaves one. The ADD then neither writes nor changes its
-//! entry, and removes what it made.
+//! Removal marks. A DEL that finds an ADD of the same attachment at work leaves a mark. The ADD then neither writes nor
+//! changes its entry, and removes what it made.
 //!
-//! Invariants: a mark is looked at inside the transactions that write an entry, so either the ADD sees the mark, or the DEL
-//! sees the entry. A mark is dropped only after the links are gone, by a process that holds the attachment's lock.
+//! Invariants: a mark is checked inside the transactions that write an entry, so either the ADD sees the mark, or the
+//! DEL sees the entry. A mark is dropped only after the links are gone, by a process that holds the attachment's lock.
 
 use rusqlite::{Connection, params};
 use weft_host_abi::types::Attachment;
@@ -13,7 +13,7 @@ impl NodeStore {
     /// Marks an attachment as removed, whether it has an entry or not.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn mark_removed(&mut self, key: &Key, now: u64) -> Result<(), StoreError> {
         let Attachment { network, container_id, ifname } = &key.attachment;
         self.write("mark an attachment as removed", |conn| {
@@ -26,18 +26,18 @@ impl NodeStore {
         })
     }
 
-    /// Whether an attachment is marked as removed.
+    /// Returns whether an attachment is marked as removed.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn is_marked_removed(&self, key: &Key) -> Result<bool, StoreError> {
         self.read("look up a removal mark", |conn| is_marked(conn, key))
     }
 
-    /// Every marked attachment.
+    /// Returns every marked attachment.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn removal_marks(&self) -> Result<Vec<Key>, StoreError> {
         self.read("list removal marks", |conn| {
             let mut statement =
@@ -54,10 +54,10 @@ impl NodeStore {
         })
     }
 
-    /// Drops a mark, where there is one; costs no write where there is none.
+    /// Drops a mark; costs no write if there is none.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn clear_removal_mark(&mut self, key: &Key) -> Result<(), StoreError> {
         if !self.is_marked_removed(key)? {
             return Ok(());
@@ -73,7 +73,7 @@ impl NodeStore {
     }
 }
 
-/// Whether there is a mark; asked inside the transactions that write an entry.
+/// Returns whether there is a mark; called inside the transactions that write an entry.
 pub(crate) fn is_marked(conn: &Connection, key: &Key) -> Result<bool, Fault> {
     let Attachment { network, container_id, ifname } = &key.attachment;
     Ok(conn

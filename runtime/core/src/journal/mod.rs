@@ -1,8 +1,8 @@
 //! The journal: one entry per attachment and role, with what DEL, CHECK and `weftctl explain` need.
 //!
-//! Invariants: an entry and its claims are written and removed in one transaction (`commit`); what `Record::shared` names is
-//! also a row each in `shared`, which is how one entry finds out whether another needs the same thing. Names that begin with
-//! `plan::EXCLUSIVE` are held by one entry at a time: writing a second one is refused.
+//! Invariants: an entry and its claims are written and deleted in one transaction (`commit`). Each name in
+//! `Record::shared` also has a row in `shared`, by which one entry finds out whether another needs the same thing.
+//! Names that begin with `plan::EXCLUSIVE` are held by one entry at a time; a second one is refused.
 
 mod check;
 mod entries;
@@ -25,14 +25,14 @@ use weft_host_abi::types::ReleaseRule;
 
 use crate::store::Key;
 
-/// What is written about an attachment. The texts are JSON.
+/// The record of an attachment. The texts are JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Record {
     /// `CNI_NETNS` of the ADD.
     pub netns: String,
     /// The plan.
     pub plan: String,
-    /// External plugins that ADD was (or is about to be) called on, with their configuration.
+    /// External plugins whose ADD was called (or is about to be), with their configuration.
     pub externals: String,
     /// The decision trace, for `weftctl explain`.
     pub trace: String,
@@ -45,7 +45,7 @@ pub struct Record {
 pub struct Entry {
     /// Its key.
     pub key: Key,
-    /// What was written.
+    /// Its record.
     pub record: Record,
     /// `/proc/sys/kernel/random/boot_id` of the ADD.
     pub boot_id: String,

@@ -1,4 +1,4 @@
-//! The rows of shared names: what an entry holds that others may need too, or only one may have.
+//! The rows of shared names: what an entry holds that others may need too, or that only one entry may hold.
 
 use rusqlite::{Connection, OptionalExtension, params};
 use weft_host_abi::types::Attachment;
@@ -6,7 +6,7 @@ use weft_host_abi::types::Attachment;
 use crate::plan::EXCLUSIVE;
 use crate::store::Fault;
 
-/// Notes an entry's names; one that only another may hold is refused.
+/// Records an entry's names. Refuses an exclusive name that another entry holds.
 pub(super) fn share(conn: &Connection, id: i64, shared: &[String]) -> Result<(), Fault> {
     let mut statement = conn.prepare_cached("INSERT OR IGNORE INTO shared (name, entry) VALUES (?1, ?2)")?;
     for name in shared {
@@ -18,11 +18,11 @@ pub(super) fn share(conn: &Connection, id: i64, shared: &[String]) -> Result<(),
     Ok(())
 }
 
-/// Whether no other entry holds an exclusive name, or one that it is at odds with: `a/*` is with every `a/...`.
+/// Checks that no other entry holds an exclusive name, or a conflicting one: `a/*` conflicts with every `a/...`.
 fn is_free(conn: &Connection, id: i64, name: &str) -> Result<(), Fault> {
     let (stem, last) = name.rsplit_once('/').unwrap_or((name, ""));
     let holder: Option<i64> = if last == "*" {
-        // Everything that begins with `a/`: `0` follows `/`.
+        // All names that begin with `a/`: `0` follows `/`.
         conn.prepare_cached("SELECT entry FROM shared WHERE name >= ?1 AND name < ?2 AND entry <> ?3 LIMIT 1")?
             .query_row(params![format!("{stem}/"), format!("{stem}0"), id], |row| row.get(0))
             .optional()?
@@ -37,13 +37,13 @@ fn is_free(conn: &Connection, id: i64, name: &str) -> Result<(), Fault> {
     Err(Fault::Taken { name: name.to_owned(), holder: Box::new(holder) })
 }
 
-/// Forgets an entry's names.
+/// Deletes an entry's names.
 pub(super) fn unshare(conn: &Connection, id: i64, shared: &[String]) -> rusqlite::Result<()> {
     let mut statement = conn.prepare_cached("DELETE FROM shared WHERE name = ?1 AND entry = ?2")?;
     shared.iter().try_for_each(|name| statement.execute(params![name, id]).map(|_rows| ()))
 }
 
-/// Whose entry it is.
+/// Returns the attachment of an entry.
 fn attachment(conn: &Connection, id: i64) -> Result<Option<Attachment>, Fault> {
     let mut statement = conn.prepare_cached("SELECT network, container_id, ifname FROM journal WHERE id = ?1")?;
     let read = |row: &rusqlite::Row<'_>| {

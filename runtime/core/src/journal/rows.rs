@@ -1,7 +1,7 @@
 //! Rows of the journal's table.
 //!
-//! An entry imported from host-local's oldest files has no interface name: those files hold a container id alone. The
-//! key of an attachment finds it when there is no entry of its own, as host-local does.
+//! An entry imported from host-local's oldest files has no interface name, because those files contain only a container
+//! id. As in host-local, the key of an attachment finds it if there is no entry of its own.
 
 use std::net::IpAddr;
 
@@ -12,11 +12,11 @@ use super::names::{names, share, text, unshare};
 use super::{Entry, Record};
 use crate::store::{self, Fault, Key, Role, Stored};
 
-/// Columns of an entry, in the order `read` wants them.
+/// Columns of an entry, in the order that `read` expects.
 const COLUMNS: &str = "id, network, container_id, ifname, role, created, boot_id, release, shared, \
                        netns, plan, externals, trace";
 
-/// The id of a key's entry.
+/// Returns the id of a key's entry.
 pub(crate) fn find(conn: &Connection, key: &Key) -> Result<Option<i64>, Fault> {
     let Attachment { network, container_id, ifname } = &key.attachment;
     let mut statement = conn.prepare_cached(
@@ -31,7 +31,7 @@ pub(crate) fn find(conn: &Connection, key: &Key) -> Result<Option<i64>, Fault> {
     })
 }
 
-/// An entry with its claims.
+/// Returns an entry with its claims.
 pub(crate) fn by_id(conn: &Connection, id: i64) -> Result<Option<Entry>, Fault> {
     let sql = format!("SELECT {COLUMNS} FROM journal WHERE id = ?1");
     let Some(entry) = conn.prepare_cached(&sql)?.query_row([id], |row| Ok(read(row))).optional()? else {
@@ -42,7 +42,7 @@ pub(crate) fn by_id(conn: &Connection, id: i64) -> Result<Option<Entry>, Fault> 
     Ok(Some(entry))
 }
 
-/// Active claims of an entry, in result order.
+/// Returns the active claims of an entry, in result order.
 pub(crate) fn claims(conn: &Connection, id: i64) -> Result<Vec<(String, IpAddr)>, Fault> {
     let mut statement = conn
         .prepare_cached("SELECT scope, address FROM claims INDEXED BY claims_entry WHERE entry = ?1 ORDER BY slot")?;
@@ -103,7 +103,7 @@ pub(crate) fn insert(
     Ok(id)
 }
 
-/// Writes another record over an entry's.
+/// Overwrites an entry's record.
 pub(super) fn replace(conn: &Connection, id: i64, record: &Record) -> Result<(), Fault> {
     let shared: String = conn.query_row("SELECT shared FROM journal WHERE id = ?1", [id], |row| row.get(0))?;
     unshare(conn, id, &names(&shared)?)?;
@@ -115,7 +115,7 @@ pub(super) fn replace(conn: &Connection, id: i64, record: &Record) -> Result<(),
     Ok(())
 }
 
-/// Removes an entry whose claims are gone or released.
+/// Deletes an entry whose claims are gone or released.
 pub(crate) fn delete(conn: &Connection, id: i64, shared: &[String]) -> Result<(), Fault> {
     unshare(conn, id, shared)?;
     conn.prepare_cached("DELETE FROM journal WHERE id = ?1")?.execute([id])?;

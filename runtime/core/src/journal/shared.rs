@@ -1,4 +1,4 @@
-//! Names of things that several attachments may need, or only one may have.
+//! Names of things that several attachments may need, or that only one may have.
 
 use std::collections::BTreeSet;
 
@@ -13,11 +13,12 @@ use crate::store::{Key, NodeStore, Stop, StoreError};
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// Names among `shared` that another entry holds too. Of those the entry gives up its own share, so that the other's
-    /// DEL does not wait for this one's; names that it holds alone, and exclusive ones, it keeps until it goes.
+    /// Returns the names among `shared` that another entry holds too. The entry gives up its share of those, so that
+    /// the other's DEL does not wait for this one's. It keeps exclusive names, and those that it alone holds, until it
+    /// is deleted.
     ///
     /// # Errors
-    /// When the store cannot be read or written.
+    /// The store cannot be read or written.
     pub fn give_up_shared(&mut self, key: &Key, shared: &[String]) -> Result<BTreeSet<String>, StoreError> {
         let elsewhere = self.shared_elsewhere(key, shared)?;
         let given_up: Vec<String> = elsewhere.iter().filter(|name| !name.starts_with(EXCLUSIVE)).cloned().collect();
@@ -35,10 +36,10 @@ impl NodeStore {
         Ok(elsewhere)
     }
 
-    /// Entries that hold a name.
+    /// Returns the entries that hold a name.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn entries_sharing(&self, name: &str) -> Result<Vec<Entry>, StoreError> {
         self.read("look up a shared name", |conn| {
             let ids: Vec<i64> = conn
@@ -49,10 +50,10 @@ impl NodeStore {
         })
     }
 
-    /// Names among `shared` that another entry holds too.
+    /// Returns the names among `shared` that another entry holds too.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn shared_elsewhere(&self, key: &Key, shared: &[String]) -> Result<BTreeSet<String>, StoreError> {
         self.read("look up shared names", |conn| {
             let own = find(conn, key)?;

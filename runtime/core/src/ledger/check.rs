@@ -1,4 +1,4 @@
-//! Whether claims contradict themselves, and whether what is derived from them says the same.
+//! Checks claims for contradictions, and the data derived from them for agreement.
 //!
 //! `claims` is the truth; `runs` and the counters of `ranges` are derived from it, so those can be rebuilt.
 
@@ -14,13 +14,13 @@ use crate::store::{self, Blob, Fault, Stored};
 /// Runs per scope and family.
 type Runs = BTreeMap<(String, u8), Vec<Run>>;
 
-/// What is wrong, one line each.
+/// Adds all problems, one line each.
 pub(crate) fn inspect(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault> {
     claim_rows(conn, problems)?;
     derived(conn, problems)
 }
 
-/// Rebuilds what is derived.
+/// Rebuilds the derived data.
 pub(crate) fn rebuild(conn: &Connection) -> Result<(), Fault> {
     conn.execute_batch("DELETE FROM runs")?;
     let wanted = runs_of_claims(conn)?;
@@ -39,7 +39,7 @@ pub(crate) fn rebuild(conn: &Connection) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Each claim has what its state asks for.
+/// Checks that each claim has the columns that its state needs.
 fn claim_rows(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault> {
     let mut statement = conn.prepare(
         "SELECT c.scope, c.address, c.state, c.entry, j.id, c.slot, c.until, c.owner
@@ -72,7 +72,7 @@ fn claim_rows(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault
     Ok(())
 }
 
-/// What is derived says what it is derived from.
+/// Checks that the derived data agrees with the claims.
 fn derived(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault> {
     let (wanted, found) = (runs_of_claims(conn)?, stored_runs(conn)?);
     let scopes: BTreeSet<_> = wanted.keys().chain(found.keys()).collect();
@@ -97,7 +97,7 @@ fn derived(conn: &Connection, problems: &mut Vec<String>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The runs that the claims amount to.
+/// Computes the runs from the claims.
 fn runs_of_claims(conn: &Connection) -> Result<Runs, Fault> {
     let mut statement = conn.prepare("SELECT scope, address FROM claims ORDER BY scope, length(address), address")?;
     let mut rows = statement.query([])?;
@@ -124,7 +124,7 @@ fn stored_runs(conn: &Connection) -> Result<Runs, Fault> {
     Ok(runs)
 }
 
-/// Declared ranges: scope, ends, counter.
+/// Returns the declared ranges: scope, ends, counter.
 fn ranges(conn: &Connection) -> Result<Vec<(String, IpAddr, IpAddr, u64)>, Fault> {
     let mut statement = conn.prepare("SELECT scope, first, last, taken FROM ranges")?;
     let rows = statement.query_map([], |row| {

@@ -1,4 +1,4 @@
-//! Claiming: the first candidate of each want that is free is chosen, and taken for a journal entry.
+//! Claiming: chooses the first free candidate of each want, and takes it for a journal entry.
 
 use std::net::IpAddr;
 
@@ -31,9 +31,9 @@ pub(super) fn state(code: i64) -> Result<ClaimState, Fault> {
 /// A candidate that was found free.
 #[derive(Debug)]
 pub(crate) struct Chosen {
-    /// It, with its gateway.
+    /// The address with its gateway.
     pub(crate) claimed: Claimed,
-    /// It had no row, as opposed to one that this attachment may take over.
+    /// It had no row, as opposed to a row that this attachment may take over.
     fresh: bool,
     /// It came from a declared range.
     declared: bool,
@@ -42,20 +42,20 @@ pub(crate) struct Chosen {
 /// Every candidate of a want is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AllTaken {
-    /// Its place in the ask.
+    /// The position of the want in the request.
     pub(crate) want: usize,
 }
 
-/// What the store says about a candidate.
+/// The state of a candidate in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     Free,
-    /// Kept for one of the identities, or rested for long enough.
+    /// Kept for one of the identities, or rested long enough.
     Takeable,
     Taken,
 }
 
-/// The first free candidate of each want; or the place of the first want that has none.
+/// Chooses the first free candidate of each want, or returns the position of the first want without one.
 pub(crate) fn choose(conn: &Connection, ask: &ClaimAsk<'_>) -> Result<Result<Vec<Chosen>, AllTaken>, Fault> {
     let mut chosen: Vec<Chosen> = Vec::with_capacity(ask.wants.len());
     for (index, want) in ask.wants.iter().enumerate() {
@@ -78,14 +78,14 @@ pub(crate) fn choose(conn: &Connection, ask: &ClaimAsk<'_>) -> Result<Result<Vec
     Ok(Ok(chosen))
 }
 
-/// Whether a cooldown, or the time of a conflict, is over. One that began later than now was written under a clock that ran ahead: nobody knows how long it
-/// has lasted, and its end may be years away.
+/// Returns whether a cooldown, or the time of a conflict, is over. If it began in the future, the clock was ahead when
+/// it was written: its true age is unknown, and its end may be years away.
 pub(super) fn has_rested(since: i64, until: Option<i64>, now: u64) -> bool {
     let now = store::seconds(now);
     since > now || until.is_some_and(|until| until <= now)
 }
 
-/// Addresses that a cluster ledger granted: whatever the node's own rows say about them, they are this attachment's.
+/// Returns addresses that a cluster ledger granted: they belong to this attachment, whatever the node's own rows say.
 pub(crate) fn granted(conn: &Connection, ask: &ClaimAsk<'_>, claimed: &[Claimed]) -> Result<Vec<Chosen>, Fault> {
     let declared = |claim: &Claimed| {
         let mut candidates = ask.wants.iter().flat_map(|want| &want.candidates);
@@ -133,7 +133,7 @@ pub(crate) fn take(conn: &Connection, ask: &ClaimAsk<'_>, id: i64, chosen: &[Cho
     books.close()
 }
 
-/// Writes the row of an active claim, over a released one where there is one.
+/// Writes the row of an active claim, over the row of a released one if there is one.
 pub(crate) fn put(
     conn: &Connection,
     scope: &str,
@@ -148,14 +148,15 @@ pub(crate) fn put(
     Ok(())
 }
 
-/// Whether any claim has the address.
+/// Returns whether any claim has the address.
 fn exists(conn: &Connection, scope: &str, address: IpAddr) -> Result<bool, Fault> {
     Ok(conn
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM claims WHERE scope = ?1 AND address = ?2)")?
         .query_row(params![scope, Blob::new(address)], |row| row.get(0))?)
 }
 
-/// Whose an address is: `None` where it is free, `Some(None)` where it is kept, rests or is in conflict, else the journal entry that has it.
+/// Returns the holder of an address: `None` if it is free, `Some(None)` if it is kept, rests or is in conflict,
+/// otherwise its journal entry.
 pub(crate) fn occupant(conn: &Connection, scope: &str, address: IpAddr) -> Result<Option<Option<i64>>, Fault> {
     Ok(conn
         .prepare_cached("SELECT entry FROM claims WHERE scope = ?1 AND address = ?2")?

@@ -1,4 +1,4 @@
-//! What can go wrong with claims. Each text says what to do.
+//! Errors of the ledger. Each message says what to do.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use crate::store::StoreError;
 /// A failure of the ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// Nothing claims the address.
+    /// The address is not claimed.
     #[error("{address} is not claimed in scope {scope:?}; `weftctl ledger ls` lists what is")]
     NotClaimed {
         /// The scope.

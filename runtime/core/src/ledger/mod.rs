@@ -1,8 +1,8 @@
-//! The ledger: which addresses are taken, by whom, and what policies and people may ask about that. Moving claims to and from
-//! the stock plugin's directory.
+//! The ledger: which addresses are taken, by whom, and the queries of policies and people. Also imports and exports the
+//! stock plugin's directory.
 //!
-//! Invariants: an address has at most one claim per scope; finding a free address is O(log n) in the number of claims for both
-//! families.
+//! Invariants: an address has at most one claim per scope; finding a free address takes O(log n) in the number of
+//! claims for both families.
 //!
 //! Not here: journal entries (`journal`), and the transactions that change both (`commit`).
 
@@ -38,11 +38,11 @@ use weft_host_abi::types::{Range, ReleaseRule};
 
 use crate::store::Key;
 
-/// One address that is asked for.
+/// One requested address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Want {
-    /// Candidates, verified, best first; each with the declared range it lies in, where it lies in one (a static address
-    /// declared as such does not).
+    /// Verified candidates, best first, each with its declared range if it lies in one (an address declared as static
+    /// does not).
     pub candidates: Vec<(IpNet, Option<Range>)>,
     /// The gateway of these candidates.
     pub gateway: Option<IpAddr>,
@@ -53,11 +53,11 @@ pub struct Want {
 pub struct ClaimAsk<'a> {
     /// The journal entry's key.
     pub key: &'a Key,
-    /// The address domain: two claims on one address clash only within a scope.
+    /// The address domain: two claims on one address conflict only within a scope.
     pub scope: &'a str,
     /// Identities the host attests: an address kept for one of them may be claimed.
     pub identities: &'a [String],
-    /// One entry per address; may be empty (a layer 2 attachment, or external IPAM).
+    /// One want per address; may be empty (a layer 2 attachment, or external IPAM).
     pub wants: &'a [Want],
     /// What happens on release.
     pub release: &'a ReleaseRule,
@@ -65,7 +65,7 @@ pub struct ClaimAsk<'a> {
     pub now: u64,
 }
 
-/// An address that was claimed.
+/// A claimed address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claimed {
     /// Address and prefix length.

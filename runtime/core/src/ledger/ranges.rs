@@ -1,10 +1,10 @@
-//! Declared ranges: how full each is and which address was claimed last in it, so that both are one lookup. And the last
-//! claim per place in the result, which is what host-local's `last_reserved_ip.N` files say.
+//! Declared ranges: makes the fill level and the last claim of each a single lookup. Also stores the last claim per
+//! position in the result, which host-local keeps in its `last_reserved_ip.N` files.
 //!
-//! Invariants: a row of `ranges` is exact from the moment it is made (`taken` is the number of `claims` rows in it, `address`
-//! the last one claimed in it, free again or not); a scope has at most `MOST` rows, the least recently declared go first.
-//! An undeclared range is answered from `runs` and from the last claims that are known, which is slower and for the
-//! last claim only the best there is.
+//! Invariants: a row of `ranges` is exact from its creation on (`taken` is the number of `claims` rows in it, `address`
+//! the last one claimed in it, even if it is free again). A scope has at most `MOST` rows; the least recently declared
+//! are deleted first. Queries about an undeclared range use `runs` and the known last claims. That is slower, and for
+//! the last claim only an approximation.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,10 +15,10 @@ use weft_host_abi::types::{LastClaim, Range};
 use super::runs;
 use crate::store::{self, Blob, Fault, Stored};
 
-/// Most declared ranges that are kept per scope; a claim looks at each.
+/// Maximum number of declared ranges per scope; a claim looks at each.
 pub(crate) const MOST: usize = 256;
 
-/// How many addresses of a range are taken.
+/// Returns how many addresses of a range are taken.
 pub(super) fn taken(conn: &Connection, scope: &str, range: &Range) -> rusqlite::Result<u64> {
     let counted = conn
         .prepare_cached("SELECT taken FROM ranges WHERE scope = ?1 AND family = ?2 AND first = ?3 AND last = ?4")?
@@ -30,7 +30,7 @@ pub(super) fn taken(conn: &Connection, scope: &str, range: &Range) -> rusqlite::
     }
 }
 
-/// The claim made last in a range.
+/// Returns the last claim in a range.
 pub(super) fn last_claimed(conn: &Connection, scope: &str, range: &Range) -> Result<Option<LastClaim>, Fault> {
     let known = conn
         .prepare_cached(
@@ -47,7 +47,7 @@ pub(super) fn last_claimed(conn: &Connection, scope: &str, range: &Range) -> Res
     }
 }
 
-/// The newest of the last claims that are known and lie between two addresses.
+/// Returns the newest of the known last claims between two addresses.
 fn last_known(conn: &Connection, scope: &str, first: IpAddr, last: IpAddr) -> rusqlite::Result<Option<LastClaim>> {
     conn.prepare_cached(
         "SELECT sequence, address FROM (
@@ -75,7 +75,7 @@ struct Declared {
     first: IpAddr,
     last: IpAddr,
     taken: u64,
-    /// Sequence at which it was declared last; decides which row goes first.
+    /// Sequence number of the last declaration; decides which row is evicted first.
     used: i64,
     latest: Option<(i64, IpAddr)>,
     changed: bool,
@@ -87,8 +87,8 @@ impl Declared {
     }
 }
 
-/// All bookkeeping of one write transaction: everything that adds or removes a row of `claims` says so here, and the counters
-/// are written once, at the end.
+/// The bookkeeping of one write transaction: whatever adds or removes a row of `claims` reports it here, and the
+/// counters are written once, at the end.
 #[derive(Debug)]
 pub(crate) struct Books<'c> {
     conn: &'c Connection,
@@ -98,7 +98,7 @@ pub(crate) struct Books<'c> {
 #[derive(Debug)]
 struct Scope {
     ranges: Vec<Declared>,
-    /// Highest sequence given so far.
+    /// Highest sequence number assigned so far.
     sequence: i64,
 }
 
@@ -107,7 +107,7 @@ impl<'c> Books<'c> {
         Self { conn, scopes: BTreeMap::new() }
     }
 
-    /// Makes a range known, so that questions about it are lookups from now on.
+    /// Declares a range, so that later queries about it are lookups.
     pub(crate) fn declare(&mut self, scope: &str, range: &Range) -> Result<(), Fault> {
         if range.first > range.last || range.first.is_ipv4() != range.last.is_ipv4() {
             return Ok(());
@@ -116,7 +116,7 @@ impl<'c> Books<'c> {
         let book = self.scope(scope)?;
         let used = book.sequence.saturating_add(1);
         if let Some(row) = book.ranges.iter_mut().find(|row| row.first == range.first && row.last == range.last) {
-            // Only matters for eviction: not worth a write by itself.
+            // Only matters for eviction, so not worth a write of its own.
             row.used = used;
             return Ok(());
         }
@@ -134,7 +134,7 @@ impl<'c> Books<'c> {
         Ok(())
     }
 
-    /// A row of `claims` was added.
+    /// Notes that a row of `claims` was added.
     pub(crate) fn taken(&mut self, scope: &str, address: IpAddr) -> Result<(), Fault> {
         runs::add(self.conn, scope, address)?;
         for row in self.scope(scope)?.ranges.iter_mut().filter(|row| row.contains(address)) {
@@ -144,8 +144,8 @@ impl<'c> Books<'c> {
         Ok(())
     }
 
-    /// An address, which has its row, is the last one that was claimed. `slot`: its place in the result, where it came from
-    /// a declared range.
+    /// Notes that an address, which has its row, is the last one claimed. `slot` is its position in the result, if it
+    /// came from a declared range.
     pub(crate) fn claimed(&mut self, scope: &str, address: IpAddr, slot: Option<usize>) -> Result<(), Fault> {
         let conn = self.conn;
         let book = self.scope(scope)?;
@@ -161,7 +161,7 @@ impl<'c> Books<'c> {
         Ok(())
     }
 
-    /// A row of `claims` was deleted.
+    /// Notes that a row of `claims` was deleted.
     pub(crate) fn freed(&mut self, scope: &str, address: IpAddr) -> Result<(), Fault> {
         runs::remove(self.conn, scope, address)?;
         for row in self.scope(scope)?.ranges.iter_mut().filter(|row| row.contains(address)) {
@@ -171,7 +171,7 @@ impl<'c> Books<'c> {
         Ok(())
     }
 
-    /// host-local said that this was the last address it gave out in its range set number `slot`. A claim of ours is newer.
+    /// Records host-local's last address of its range set number `slot`. A claim of ours is newer.
     pub(crate) fn remember(&mut self, scope: &str, slot: usize, address: IpAddr) -> Result<(), Fault> {
         let conn = self.conn;
         let book = self.scope(scope)?;
@@ -191,7 +191,7 @@ impl<'c> Books<'c> {
         Ok(())
     }
 
-    /// Writes what changed.
+    /// Writes the changes.
     pub(crate) fn close(self) -> Result<(), Fault> {
         let mut statement = self.conn.prepare_cached(
             "INSERT OR REPLACE INTO ranges (scope, family, first, last, taken, used, sequence, address)

@@ -1,4 +1,4 @@
-//! Releasing: what happens to an attachment's addresses when it goes, and how addresses become free later on.
+//! Releasing: what happens to an attachment's addresses when it is removed, and how addresses become free later.
 
 use std::net::IpAddr;
 
@@ -9,10 +9,10 @@ use super::claim::{CONFLICT, COOLDOWN, KEPT};
 use super::ranges::Books;
 use crate::store::{self, Blob, Fault, NodeStore, StoreError, Stored};
 
-/// How long nobody gets an address that somebody on the wire had.
+/// Seconds for which nobody gets an address that somebody on the wire used.
 pub const CONFLICT_SECONDS: u64 = 3600;
 
-/// What a release did.
+/// The result of a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Released {
     /// The claims the entry had, in result order: (scope, address).
@@ -27,7 +27,7 @@ pub(crate) struct Releasing<'a> {
     pub(crate) network: &'a str,
     pub(crate) container_id: &'a str,
     pub(crate) rule: &'a ReleaseRule,
-    /// Keep the addresses for this identity until this time at least: its next attachment follows at once.
+    /// Keep the addresses for this identity until at least this time: its next attachment follows at once.
     pub(crate) reserve: Option<(&'a str, u64)>,
     pub(crate) now: u64,
 }
@@ -35,19 +35,19 @@ pub(crate) struct Releasing<'a> {
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// Whether a cooldown has ended, so that `purge_expired` would free an address.
+    /// Returns whether a cooldown has ended, so that `purge_expired` would free an address.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn has_expired(&self, now: u64) -> Result<bool, StoreError> {
         self.read("look for ended cooldowns", |conn| Ok(expired(conn, now)?))
     }
 
-    /// Frees the addresses whose cooldown has ended and says how many there were. Call it before a view is asked whether a
-    /// pool is full. Without any it costs no write.
+    /// Frees the addresses whose cooldown has ended and returns their number. Call it before asking a view whether a
+    /// pool is full. Costs no write if there are none.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn purge_expired(&mut self, now: u64) -> Result<u64, StoreError> {
         self.writable()?;
         if !self.has_expired(now)? {
@@ -80,7 +80,7 @@ fn expired(conn: &Connection, now: u64) -> rusqlite::Result<bool> {
     .query_row([store::seconds(now)], |row| row.get(0))
 }
 
-/// Applies a release rule to the claims of an entry that is going.
+/// Applies a release rule to the claims of an entry that is being deleted.
 pub(crate) fn apply_rule(
     conn: &Connection,
     books: &mut Books<'_>,
@@ -116,7 +116,7 @@ pub(crate) fn apply_rule(
     Ok(())
 }
 
-/// Takes an address away from an entry that is going: somebody on the wire has it, so nobody else gets it for a while.
+/// Marks an address of an entry that is being deleted: somebody on the wire uses it, so nobody gets it for a while.
 pub(crate) fn mark_in_use(
     conn: &Connection,
     (entry, network): (i64, &str),

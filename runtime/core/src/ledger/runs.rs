@@ -1,9 +1,9 @@
-//! Runs: maximal stretches of addresses that are all taken, per scope and family. They are what makes "the next free
-//! address" one index lookup, whether a pool is full, empty or full of holes.
+//! Runs: maximal spans of taken addresses, per scope and family. They make "the next free address" one index lookup,
+//! whether a pool is full, empty or fragmented.
 //!
-//! Invariants: runs do not overlap or touch (there is a free address between any two), and they cover exactly the rows of
-//! `claims`, whatever their state. Every change of `claims` that adds or removes a row comes through here in the same
-//! transaction.
+//! Invariants: runs neither overlap nor touch (there is a free address between any two), and they cover exactly the
+//! rows of `claims`, whatever their state. Every change that adds or removes a row of `claims` calls this module in the
+//! same transaction.
 
 use std::net::IpAddr;
 
@@ -11,14 +11,14 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::store::{self, Blob, Fault, Stored};
 
-/// A run, both ends included.
+/// A run, including both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) first: IpAddr,
     pub(super) last: IpAddr,
 }
 
-/// The last run that starts at or below an address.
+/// Returns the last run that starts at or below an address.
 fn at_or_below(conn: &Connection, scope: &str, address: IpAddr) -> rusqlite::Result<Option<Run>> {
     conn.prepare_cached(
         "SELECT first, last FROM runs WHERE scope = ?1 AND family = ?2 AND first <= ?3 ORDER BY first DESC LIMIT 1",
@@ -31,7 +31,7 @@ fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Run> {
     Ok(Run { first: row.get::<_, Stored>(0)?.0, last: row.get::<_, Stored>(1)?.0 })
 }
 
-/// The lowest address not below `from` that no claim has; none where everything up to the family's end is taken.
+/// Returns the lowest unclaimed address not below `from`; `None` if all up to the end of the family are taken.
 pub(super) fn next_free(conn: &Connection, scope: &str, from: IpAddr) -> rusqlite::Result<Option<IpAddr>> {
     Ok(match at_or_below(conn, scope, from)? {
         Some(run) if run.last >= from => store::next(run.last),
@@ -39,7 +39,7 @@ pub(super) fn next_free(conn: &Connection, scope: &str, from: IpAddr) -> rusqlit
     })
 }
 
-/// How many addresses from `first` to `last` are taken; walks the runs between them.
+/// Returns how many addresses from `first` to `last` are taken; walks the runs between them.
 pub(super) fn taken(conn: &Connection, scope: &str, first: IpAddr, last: IpAddr) -> rusqlite::Result<u64> {
     let mut sum = match at_or_below(conn, scope, first)? {
         Some(run) => store::count(first, run.last.min(last)),

@@ -1,4 +1,4 @@
-//! What policies and people ask the ledger: a snapshot of one scope, claims by holder, and the list.
+//! Queries of policies and people: a snapshot of one scope, claims by holder, and the list of claims.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,13 +10,13 @@ use super::claim::{has_rested, state};
 use super::{ranges, runs};
 use crate::store::{self, Blob, Db, Fault, NodeStore, StoreError, Stored};
 
-/// Most claims that are listed for one holder.
+/// Maximum number of claims listed for one holder.
 pub(super) const MOST_HELD: i64 = 256;
 
 /// A read-only snapshot of one scope.
 ///
-/// It begins with its first question and ends when it is dropped, or when the store it came from writes. It shares the
-/// store's connection, since a second one would cost an ADD as much as the question does.
+/// It begins with its first query and ends when it is dropped, or when its store writes. It shares the store's
+/// connection, because opening a second one would take an ADD as long as the query.
 #[derive(Debug)]
 pub struct View {
     db: Arc<Mutex<Db>>,
@@ -24,7 +24,7 @@ pub struct View {
     now: u64,
 }
 
-/// Which claims to list; an absent field matches all.
+/// Which claims to list; a field that is `None` matches all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClaimFilter {
     /// Only this scope.
@@ -33,39 +33,39 @@ pub struct ClaimFilter {
     pub network: Option<String>,
     /// Only this address.
     pub address: Option<IpAddr>,
-    /// Only this container id, identity (of kept ones) or last container id (of resting ones).
+    /// Only this container id, identity (of kept claims) or last container id (of resting ones).
     pub owner: Option<String>,
 }
 
-/// One claim as people see it.
+/// One claim, for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimRow {
     /// The address domain.
     pub scope: String,
     /// The address.
     pub address: IpAddr,
-    /// What kind of claim it is.
+    /// The kind of claim.
     pub state: ClaimState,
-    /// Container id of an active claim, identity a kept one is for, last container id of a resting one, hardware address of who
-    /// answers for one in conflict.
+    /// The container id of an active claim, the identity that a kept one is for, the last container id of a resting
+    /// one, or the hardware address of the host that answers for one in conflict.
     pub owner: String,
-    /// Interface name of an active claim, else empty.
+    /// Interface name of an active claim, otherwise empty.
     pub ifname: String,
-    /// The network it was claimed for.
+    /// The network for which it was claimed.
     pub network: String,
-    /// When it got into this state, in seconds since 1970.
+    /// When it entered this state, in seconds since 1970.
     pub since: u64,
-    /// When a resting one, or one in conflict, becomes free.
+    /// When a resting claim, or one in conflict, becomes free.
     pub until: Option<u64>,
 }
 
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// A snapshot of one scope as policies see it. `now` decides which cooldowns have ended.
+    /// Returns a snapshot of one scope as policies see it. `now` decides which cooldowns have ended.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn view(&self, scope: &str, now: u64) -> Result<View, StoreError> {
         let mut db = self.lock();
         if db.conn.is_autocommit() {
@@ -75,10 +75,10 @@ impl NodeStore {
         Ok(View { db: self.share(), scope: scope.to_owned(), now })
     }
 
-    /// Claims in a scope that a container holds, or that are kept for one of these identities; by address.
+    /// Returns the claims in a scope that a container holds, or that are kept for one of these identities, by address.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn held(&self, scope: &str, identities: &[String], container_id: &str) -> Result<Vec<ClaimInfo>, StoreError> {
         self.read("look up held claims", |conn| {
             let mut held = active_of(conn, scope, container_id)?;
@@ -91,10 +91,10 @@ impl NodeStore {
         })
     }
 
-    /// The ranges that networks declared, by scope and first address.
+    /// Returns the declared ranges of networks, by scope and first address.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn pools(&self) -> Result<Vec<Pool>, StoreError> {
         self.read("list the pools", |conn| {
             let mut statement = conn.prepare("SELECT scope, first, last, taken FROM ranges")?;
@@ -109,13 +109,13 @@ impl NodeStore {
         })
     }
 
-    /// Whether any scope has a claim on an address, active or not.
+    /// Returns whether any scope has a claim on an address, active or not.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn is_claimed_anywhere(&self, address: IpAddr) -> Result<bool, StoreError> {
         self.read("look up an address", |conn| {
-            // One step per scope, however many claims there are.
+            // One step per scope, whatever the number of claims.
             let sql = "WITH RECURSIVE scopes (scope) AS (
                            SELECT min(scope) FROM claims
                            UNION ALL
@@ -130,7 +130,7 @@ impl NodeStore {
     /// Lists claims by scope and address.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn claims(&self, filter: &ClaimFilter) -> Result<Vec<ClaimRow>, StoreError> {
         self.read("list the claims", |conn| {
             let mut statement = conn.prepare_cached(
@@ -151,7 +151,7 @@ impl NodeStore {
     }
 }
 
-/// A declared range with how much of it is taken.
+/// A declared range with its fill level.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pool {
     /// The address domain.
@@ -160,7 +160,7 @@ pub struct Pool {
     pub first: IpAddr,
     /// Its last address.
     pub last: IpAddr,
-    /// How many addresses it has, as far as that can be counted.
+    /// How many addresses it has, saturating.
     pub size: u64,
     /// How many of them are taken.
     pub taken: u64,
@@ -179,9 +179,9 @@ fn list_row(row: &Row<'_>) -> Result<ClaimRow, Fault> {
     })
 }
 
-// The planner has no statistics and takes "all claims of the scope" for few rows: these queries say which index they mean
-// (`CROSS JOIN` fixes the order; `INDEXED BY` fails rather than scan). The caller sorts: SQLite's sorter would cost a cache of
-// twenty pages, touched at once, for a row or two.
+// The planner has no statistics and assumes that a scope has few claims, so these queries name their index (`CROSS
+// JOIN` fixes the order; `INDEXED BY` fails rather than scan). The caller sorts: SQLite's sorter would allocate a cache
+// of twenty pages for a row or two.
 
 fn active_of(conn: &Connection, scope: &str, container_id: &str) -> Result<Vec<ClaimInfo>, Fault> {
     let mut statement = conn.prepare_cached(
@@ -221,7 +221,7 @@ impl View {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers one question. The text goes to the person who reads "policy failed", so it carries the whole chain.
+    /// Answers one query. The error text has the whole chain, because it is shown to the reader of "policy failed".
     fn ask<T>(&self, look: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, String> {
         let db = self.lock();
         look(&db.conn).map_err(|fault| {
@@ -239,7 +239,7 @@ impl Drop for View {
         let mut db = self.lock();
         db.views = db.views.saturating_sub(1);
         if db.views == 0 && !db.conn.is_autocommit() {
-            // Ending a read transaction cannot fail in a way anybody could act on; the connection goes on working.
+            // If ending a read transaction fails, nobody can act on it; the connection still works.
             drop(db.conn.execute_batch("COMMIT"));
         }
     }

@@ -1,7 +1,8 @@
-//! Addresses as the store keeps them: fixed-width big-endian blobs, so that SQLite's byte order is address order.
+//! Addresses in the form in which the store keeps them: fixed-width big-endian blobs, so that SQLite's byte order is
+//! address order.
 //!
-//! The families never mix: a blob's length says which one it is (4 or 16), and every table that is searched by order has a
-//! family column beside it. Not here: normalising IPv4-mapped IPv6 addresses, which `verify` refuses.
+//! The families never mix: the length of a blob (4 or 16) determines its family, and every table that is searched in
+//! order also has a family column. Not here: normalising IPv4-mapped IPv6 addresses, which `verify` refuses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -50,12 +51,12 @@ impl FromSql for Stored {
     }
 }
 
-/// The family column: 4 or 6.
+/// Returns the value of the family column: 4 or 6.
 pub(crate) fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { 4 } else { 6 }
 }
 
-/// The address after this one, or none after the last of its family.
+/// Returns the next address, or `None` after the last of its family.
 pub(crate) fn next(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => u32::from(v4).checked_add(1).map(|bits| IpAddr::V4(bits.into())),
@@ -63,7 +64,7 @@ pub(crate) fn next(address: IpAddr) -> Option<IpAddr> {
     }
 }
 
-/// The address before this one, or none before the first of its family.
+/// Returns the previous address, or `None` before the first of its family.
 pub(crate) fn previous(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => u32::from(v4).checked_sub(1).map(|bits| IpAddr::V4(bits.into())),
@@ -71,8 +72,8 @@ pub(crate) fn previous(address: IpAddr) -> Option<IpAddr> {
     }
 }
 
-/// How many addresses lie from `first` to `last`, both included; saturating; 0 where they are the wrong way round or of
-/// two families.
+/// Returns how many addresses lie from `first` to `last`, including both; saturating; 0 if they are in the wrong order
+/// or of two families.
 pub(crate) fn count(first: IpAddr, last: IpAddr) -> u64 {
     let wide = match (first, last) {
         (IpAddr::V4(a), IpAddr::V4(b)) => u128::from(u32::from(b)).checked_sub(u128::from(u32::from(a))),

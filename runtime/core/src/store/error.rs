@@ -1,4 +1,5 @@
-//! What can go wrong with the store. Each text says which file and what to do.
+//! Errors of the store. Each message says which file is affected and what to
+//! do.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::plan::EXCLUSIVE;
 /// How long a process waits for another one's transaction.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An exclusive name as people would say it.
+/// Returns an exclusive name in readable form.
 fn exclusive_name(name: &str) -> String {
     let name = name.strip_prefix(EXCLUSIVE).unwrap_or(name);
     match name.rsplit_once('/') {
@@ -52,11 +53,11 @@ pub enum StoreError {
     NotAStore {
         /// The store file.
         path: PathBuf,
-        /// What SQLite says, where it is not a database at all.
+        /// SQLite's error, if the file is not a database at all.
         #[source]
         source: Option<rusqlite::Error>,
     },
-    /// Another attachment has what only one can have.
+    /// Another attachment holds something that only one can have.
     #[error(
         "{} is taken by container {:?} ({} on network {:?})",
         exclusive_name(name), holder.container_id, holder.ifname, holder.network
@@ -67,7 +68,7 @@ pub enum StoreError {
         /// The attachment.
         holder: Box<Attachment>,
     },
-    /// The file has a second name, or is none.
+    /// The file has a second name, or is not a regular file.
     #[error(
         "{path:?} is a link, or no plain file; put the store itself there (to keep it elsewhere, link its directory)"
     )]
@@ -75,7 +76,7 @@ pub enum StoreError {
         /// The store file.
         path: PathBuf,
     },
-    /// There was a store that knew more.
+    /// An earlier store knew more.
     #[error(
         "the ledger {path:?} has lost what it knew ({what}); addresses of running pods would be handed out again. \
          `weftctl ledger rebuild` takes over what runs on this node; a reboot ends it as well"
@@ -83,7 +84,7 @@ pub enum StoreError {
     Lost {
         /// The store file.
         path: PathBuf,
-        /// How that is known.
+        /// The evidence.
         what: String,
     },
     /// A newer weft wrote the file.
@@ -96,7 +97,8 @@ pub enum StoreError {
         /// Ours.
         known: i64,
     },
-    /// The file is older than this program, and may not be written now.
+    /// The file is older than this program, and cannot be upgraded because it
+    /// is opened for reading.
     #[error(
         "the ledger {path:?} has format {found}, this weft reads {known}; any ADD or `weftctl ledger ls` as root upgrades it"
     )]
@@ -148,7 +150,7 @@ pub enum StoreError {
         #[source]
         source: rusqlite::Error,
     },
-    /// A write where only reading is possible.
+    /// A write to a store that is open for reading.
     #[error("cannot write the ledger {path:?}: it was opened for reading only, or its file system is read-only")]
     ReadOnly {
         /// The store file.
@@ -174,7 +176,7 @@ pub enum StoreError {
     },
 }
 
-/// What a failure of SQLite means.
+/// Converts a failure of SQLite to an error.
 pub(crate) fn explain_sql(path: PathBuf, action: &'static str, source: rusqlite::Error) -> StoreError {
     use rusqlite::Error;
     match source.sqlite_error_code() {

@@ -1,13 +1,13 @@
-//! Failures inside the store, before it is known in which file and while doing what; `error` has what callers see.
+//! Failures inside the store, without file and action; `error` has what callers see.
 
 use weft_host_abi::types::Attachment;
 
-/// A failure, before it is known in which file and while doing what.
+/// A failure without the file and the action.
 #[derive(Debug)]
 pub(crate) enum Fault {
     Sql(rusqlite::Error),
     Damaged(String),
-    /// An entry of another attachment has what only one can have.
+    /// Another attachment's entry holds something that only one can have.
     Taken {
         name: String,
         holder: Box<Attachment>,

@@ -1,9 +1,9 @@
-//! The file itself: finding, making, opening and stamping it, and what a connection to it is set to.
+//! The store file: finds, creates, opens and stamps it, and configures a connection to it.
 //!
-//! Invariants: a new store gets its name when its tables are in it and on disk, so a file of that name without tables has lost
-//! them; where there are signs of a store that was there (its log, its marker), no new one is made.
+//! Invariants: a new store gets its name after its tables are in it and on disk, so a file of that name without tables
+//! has lost them. If there are signs of an earlier store (its log, its marker), no new one is made.
 //!
-//! Not here: what is written (`schema`, and the rooms above).
+//! Not here: the contents (`schema`, and the modules above).
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -24,11 +24,11 @@ use super::{StoreError, marker, space};
 /// Name of the store in the state directory.
 pub(crate) const FILE: &str = "weft.db";
 
-/// The name of a store that is being made.
+/// The name of a store that is being created.
 const UNFINISHED: &str = "weft.db.new";
 
-/// Opens the file for writing, making directory, file and tables where they are missing. `may_create` is asked before a new
-/// store is made.
+/// Opens the file for writing. Creates directory, file and tables if they are missing. `may_create` is called before a
+/// new store is made.
 pub(super) fn open(
     state_dir: &Path,
     path: &Path,
@@ -39,7 +39,7 @@ pub(super) fn open(
     if !has_content(path)? {
         create(state_dir, path, boot_id, may_create)?;
     }
-    // Before the store is read: what it counts is then at least this.
+    // Read the marker before the store: the store's count is then at least this.
     let marked = marker::read(path, boot_id).map_err(|source| directory_error(path, source))?;
     let mut conn = connect(path).map_err(failed)?;
     if conn.is_readonly(rusqlite::MAIN_DB).map_err(failed)? {
@@ -53,7 +53,7 @@ pub(super) fn open(
     Ok(conn)
 }
 
-/// As `open` looks for losses, but changes nothing.
+/// Checks for losses as `open` does, but changes nothing.
 pub(super) fn check_loss(
     path: &Path,
     boot_id: &str,
@@ -74,8 +74,8 @@ pub(super) fn check_loss(
     }
 }
 
-/// Whether there is a file with something in it. A link is refused: SQLite's log goes by the name of the file, so under a second
-/// name the store is another one.
+/// Returns whether the file exists and is not empty. A link is refused: SQLite's log is named after the file, so under
+/// a second name it would be another store.
 fn has_content(path: &Path) -> Result<bool, StoreError> {
     let meta = match path.symlink_metadata() {
         Ok(meta) => meta,
@@ -92,7 +92,7 @@ fn directory_error(path: &Path, source: io::Error) -> StoreError {
     StoreError::Directory { path: path.to_owned(), source }
 }
 
-/// The store has all that was claimed in this boot.
+/// Checks that the store has all that was claimed in this boot.
 fn refuse_if_lost(conn: &Connection, path: &Path, boot_id: &str, marked: Option<u64>) -> Result<(), StoreError> {
     let failed = |source| open_error(path, source);
     let found = retrying(|| claimed(conn)).map_err(failed)?;
@@ -107,22 +107,22 @@ fn refuse_if_lost(conn: &Connection, path: &Path, boot_id: &str, marked: Option<
         };
     }
     let is_new_boot = meta(conn, BOOT).map_err(failed)?.as_deref() != Some(boot_id);
-    // Looked for again: another process may have made it, and claimed something, in between.
+    // Check again: another process may have made it, and claimed something, in between.
     let absent = |source| directory_error(path, source);
     if found > 0 && !is_new_boot && marker::read(path, boot_id).map_err(absent)?.is_none() {
         return lost("its marker is missing, so nobody can tell whether it is whole".to_owned());
     }
-    // Before anything is claimed by this process. What cannot be written now is tried again with each claim.
+    // Write the marker before this process claims anything. A failed write is repeated with each claim.
     drop(marker::write(path, boot_id, found));
     Ok(())
 }
 
-/// How many commits claimed something. An older weft did not count.
+/// Returns how many commits claimed something. An older weft did not count.
 pub(super) fn claimed(conn: &Connection) -> rusqlite::Result<u64> {
     Ok(meta(conn, CLAIMED)?.and_then(|text| text.parse().ok()).unwrap_or(0))
 }
 
-/// What says that there was a store where there is none now; `None` where nothing does.
+/// Returns the evidence that there was a store where there is none now; `None` if there is none.
 pub(super) fn signs_of_loss(path: &Path, boot_id: &str) -> Result<Option<String>, StoreError> {
     let failed = |source| directory_error(path, source);
     match log_path(path).symlink_metadata() {
@@ -135,7 +135,7 @@ pub(super) fn signs_of_loss(path: &Path, boot_id: &str) -> Result<Option<String>
         .then(|| format!("the file is missing or empty, and {marked} claims were made since the node started")))
 }
 
-/// Makes a new store: under another name first, with all its tables, on disk; then it gets its name.
+/// Makes a new store: first under another name, with all its tables, on disk; then renames it.
 fn create(
     state_dir: &Path,
     path: &Path,
@@ -158,7 +158,7 @@ fn create(
     dir.sync_all().map_err(|source| directory_error(state_dir, source))
 }
 
-/// Opens a store whatever it has lost, or makes a new one after moving aside what is no store.
+/// Opens a store whatever it has lost, or moves aside a file that is not a store and makes a new one.
 pub(super) fn recover(state_dir: &Path, path: &Path, boot_id: &str) -> Result<(Connection, Vec<PathBuf>), StoreError> {
     let failed = |source| open_error(path, source);
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|e| directory_error(state_dir, e))?;
@@ -179,7 +179,7 @@ pub(super) fn recover(state_dir: &Path, path: &Path, boot_id: &str) -> Result<(C
     Ok((conn, moved))
 }
 
-/// Whether a file is a store of a version we know, and SQLite finds nothing wrong with it.
+/// Returns whether a file is a store of a known version in which SQLite finds nothing wrong.
 fn is_usable(path: &Path) -> bool {
     let check = || -> Result<bool, StoreError> {
         if !has_content(path)? {
@@ -197,7 +197,7 @@ fn is_usable(path: &Path) -> bool {
     check().unwrap_or(false)
 }
 
-/// Gives the files of a store other names.
+/// Renames the files of a store.
 fn move_aside(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let taken = |number: u32| side(path, &format!(".lost-{number}")).symlink_metadata().is_ok();
     let number = (1..u32::MAX).find(|number| !taken(*number)).unwrap_or(u32::MAX);
@@ -213,7 +213,7 @@ fn move_aside(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     Ok(moved)
 }
 
-/// Makes the file under one name and moves it to the other. The caller holds the lock of the directory.
+/// Makes the file under one name and renames it. The caller holds the directory's lock.
 pub(super) fn make(unfinished: &Path, path: &Path, boot_id: &str) -> Result<(), StoreError> {
     let failed = |source| directory_error(unfinished, source);
     let sql = |source| open_error(unfinished, source);
@@ -227,11 +227,11 @@ pub(super) fn make(unfinished: &Path, path: &Path, boot_id: &str) -> Result<(), 
     }
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(unfinished).map_err(failed)?;
     space::reserve_store(&file);
-    // SQLite must not find its own lock dropped by our closing.
+    // Closing it later would drop SQLite's own lock.
     drop(file);
     let conn = connect(unfinished).map_err(sql)?;
-    // Both are properties of the file; the page size only takes effect on an empty one. SQLite writes tables and all into the file
-    // itself: only then it is switched to the log.
+    // Both are properties of the file; the page size only takes effect on an empty file. SQLite writes the tables into
+    // the file itself; only then is it switched to the log.
     conn.execute_batch(&format!("PRAGMA page_size = {}", schema::PAGE_SIZE)).map_err(sql)?;
     let transaction = Transaction::new_unchecked(&conn, TransactionBehavior::Immediate).map_err(sql)?;
     schema::migrate(&transaction, 0).map_err(sql)?;
@@ -247,7 +247,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
 }
 
-/// Opens the file for reading; `None` where there is none, or nothing in it.
+/// Opens the file for reading; `None` if it does not exist or is empty.
 pub(super) fn open_read_only(path: &Path) -> Result<Option<Connection>, StoreError> {
     if !has_content(path)? {
         return Ok(None);
@@ -279,17 +279,17 @@ fn open_error(path: &Path, source: rusqlite::Error) -> StoreError {
     }
 }
 
-/// What a file holds.
+/// The contents of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
     Nothing,
-    /// A store of this version, ours or older.
+    /// A store of this version of ours, or an older one.
     Ours(i64),
 }
 
-/// Looks at a file that is not plainly a store of our version.
+/// Inspects a file that is not obviously a store of our version.
 ///
-/// In one transaction: between two looks another process may have made the tables.
+/// Uses one transaction: between two reads another process may make the tables.
 fn survey(conn: &Connection, path: &Path) -> Result<Content, StoreError> {
     let failed = |source| open_error(path, source);
     retrying(|| conn.execute_batch("BEGIN")).map_err(failed)?;
@@ -298,7 +298,7 @@ fn survey(conn: &Connection, path: &Path) -> Result<Content, StoreError> {
     found
 }
 
-/// As `survey`, inside a transaction of the caller's.
+/// Like `survey`, inside the caller's transaction.
 fn content(conn: &Connection, path: &Path) -> Result<Content, StoreError> {
     let failed = |source| open_error(path, source);
     let stamp = retrying(|| Stamp::read(conn)).map_err(failed)?;
@@ -319,7 +319,7 @@ fn content(conn: &Connection, path: &Path) -> Result<Content, StoreError> {
     }
 }
 
-/// SQLite's log beside the store file.
+/// Returns the path of SQLite's log beside the store file.
 pub(crate) fn log_path(path: &Path) -> PathBuf {
     side(path, "-wal")
 }
@@ -330,17 +330,18 @@ fn side(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Settings that a connection has, as opposed to the file.
+/// Configures a connection, as opposed to the file.
 fn configure(conn: &mut Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    // Each statement runs a time or two here: planning it anew for the first values bound to it only costs.
+    // Each statement runs only once or twice here: replanning it for the first bound values only costs time.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     wait_for_others(conn, PATIENCE)?;
-    // A commit is not flushed (docs/decisions/0006-no-flush-per-commit.md): what it says holds for this boot only.
+    // A commit is not flushed (docs/decisions/0006-no-flush-per-commit.md): its contents are only guaranteed for this
+    // boot.
     conn.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0")
 }
 
-/// Waits in short steps. SQLite's own handler soon sleeps 25 to 100 ms at a time; transactions here take one.
+/// Waits in short steps. SQLite's own handler soon sleeps 25 to 100 ms at a time; transactions here take about 1 ms.
 fn wait_for_others(conn: &mut Connection, patience: Duration) -> rusqlite::Result<()> {
     let mut since = Instant::now();
     conn.busy_handler(Some(move |attempt: i32| {
@@ -355,8 +356,8 @@ fn wait_for_others(conn: &mut Connection, patience: Duration) -> rusqlite::Resul
     }))
 }
 
-/// Some statements get `SQLITE_BUSY` without the busy handler being asked: switching to WAL, and opening a log that another
-/// process is recovering.
+/// Some statements return `SQLITE_BUSY` without calling the busy handler: switching to WAL, and opening a log that
+/// another process is recovering.
 fn retrying<T>(mut step: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     let since = Instant::now();
     loop {
@@ -375,7 +376,7 @@ fn retrying<T>(mut step: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Resul
 /// Upgrades the tables. Any number of processes may do so at once.
 fn upgrade(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     let failed = |source| open_error(path, source);
-    // Before anything about the file is changed.
+    // Check before anything in the file is changed.
     if survey(conn, path)? == Content::Nothing {
         return Err(StoreError::NotAStore { path: path.to_owned(), source: None });
     }
@@ -390,7 +391,7 @@ fn upgrade(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     transaction.commit().map_err(failed)
 }
 
-/// Writes the log back and truncates it; where readers are in the way for longer than `patience`, only writes back.
+/// Writes the log back and truncates it. If readers prevent that for longer than `patience`, only writes it back.
 pub(super) fn checkpoint(conn: &mut Connection, patience: Duration) -> rusqlite::Result<()> {
     wait_for_others(conn, patience)?;
     let outcome = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()));

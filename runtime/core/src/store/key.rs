@@ -1,4 +1,4 @@
-//! What a journal entry and its claims are found by.
+//! The key of a journal entry and its claims.
 
 use weft_host_abi::types::Attachment;
 
@@ -10,11 +10,11 @@ use super::Fault;
 pub enum Role {
     /// Called as `weft` or as a delegate's name: a link and maybe addresses.
     Attachment,
-    /// Called as `weft-ipam`, `host-local` or `static`: addresses only.
+    /// Called as `weft-ipam`, `host-local` or `static`: only addresses.
     Ipam,
-    /// Called as the names of steps, in a chain: what they all did to the attachment's link.
+    /// Called as the names of steps in a chain: everything they did to the attachment's link.
     Steps,
-    /// Called as `weft-pod`: the list of a pod's attachments, each of which has entries of its own.
+    /// Called as `weft-pod`: the list of a pod's attachments, each of which has its own entries.
     Pod,
 }
 
@@ -23,7 +23,7 @@ pub enum Role {
 pub struct Key {
     /// The attachment.
     pub attachment: Attachment,
-    /// Who owns the entry.
+    /// The owner of the entry.
     pub role: Role,
 }
 

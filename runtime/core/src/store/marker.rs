@@ -1,16 +1,16 @@
-//! The marker beside the store: how many commits that claimed something this boot has seen.
+//! The marker beside the store: how many claiming commits this boot has seen.
 //!
-//! A commit lives in SQLite's write-ahead log until the log is written back, and a log that was deleted, cut or zeroed is for
-//! SQLite an empty one: what it held is gone without a word, and live addresses are handed out again. So the store counts
-//! those commits (`meta`, `CLAIMED`), and the marker says the count from outside. A store that counts less than its marker has
-//! lost commits.
+//! A commit lives in SQLite's write-ahead log until the log is written back. SQLite treats a log that was deleted, cut
+//! or zeroed as empty: its commits disappear silently, and live addresses are handed out again. So the store counts the
+//! commits (`meta`, `CLAIMED`), and the marker holds the count outside the store. A store with a lower count than its
+//! marker has lost commits.
 //!
-//! Invariants: the marker is written after its commit and before anything is changed on the node, so it never runs ahead of a
-//! whole store; what another boot wrote into it says nothing (a power cut may lose commits, and all links with them).
+//! Invariants: the marker is written after its commit and before anything changes on the node, so it is never ahead of
+//! an intact store. A value from another boot is ignored (a power cut may lose commits, but all links with them).
 //!
-//! The marker is there before the first claim of any process, so one that is missing was taken away.
+//! The marker exists before the first claim of any process, so a missing marker was deleted.
 //!
-//! Processes write at the same time and without a lock: the count decides which slot a process writes, so a slow writer
+//! Processes write concurrently and without a lock: the count decides which slot a process writes, so a slow writer
 //! never hides the mark of a faster one.
 
 use std::fs::{File, OpenOptions};
@@ -18,21 +18,21 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Its name in the state directory. Not one that goes with `rm weft.db*`.
+/// Its name in the state directory. `rm weft.db*` does not delete it.
 const NAME: &str = "ledger.mark";
 
-/// More processes than this never commit between one's commit and its mark.
+/// There are never more processes than this between a commit and its mark.
 const SLOTS: u64 = 64;
 
-/// Bytes of a slot: boot, count, and a sum of both, so that a slot that is read while it is written counts for nothing.
+/// Bytes of a slot: boot, count, and a checksum of both, so that a partially written slot is ignored.
 const SLOT: usize = 32;
 
-/// Where the marker of a store is.
+/// Returns the path of a store's marker.
 fn path(store: &Path) -> PathBuf {
     store.with_file_name(NAME)
 }
 
-/// The highest count of this boot; `None` without a marker.
+/// Returns the highest count of this boot; `None` without a marker.
 pub(super) fn read(store: &Path, boot_id: &str) -> io::Result<Option<u64>> {
     let file = match OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path(store)) {
         Ok(file) => file,
@@ -57,7 +57,7 @@ fn count_of(slot: &[u8], boot: u64) -> Option<u64> {
     (found == boot && sum == checksum(boot, count)).then_some(count)
 }
 
-/// Notes a count that is committed.
+/// Records a committed count.
 pub(super) fn write(store: &Path, boot_id: &str, count: u64) -> io::Result<()> {
     let file = match OpenOptions::new().write(true).custom_flags(nix::libc::O_NOFOLLOW).open(path(store)) {
         Ok(file) => file,
@@ -72,13 +72,13 @@ pub(super) fn write(store: &Path, boot_id: &str, count: u64) -> io::Result<()> {
     file.write_all_at(&slot, (count % SLOTS) * SLOT as u64)
 }
 
-/// Makes the marker with all its bytes, so that a full disk does not keep it from being written later.
+/// Creates the marker at full length, so that a full disk cannot prevent later writes.
 fn create(store: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
     match options.clone().create_new(true).open(path(store)) {
         Ok(file) => {
-            // The end only: another process may have written its slot by now.
+            // Write only the end: another process may already have written its slot.
             file.write_all_at(&[0], SLOT as u64 * SLOTS - 1)?;
             Ok(file)
         }
@@ -91,7 +91,7 @@ fn checksum(boot: u64, count: u64) -> u64 {
     boot.rotate_left(17) ^ !count
 }
 
-/// FNV-1a: the same in every version of this program.
+/// FNV-1a, which is the same in every version of this program.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

@@ -2,13 +2,13 @@
 
 use rusqlite::{Connection, OptionalExtension};
 
-/// Key in `meta` of how many commits claimed something.
+/// Key in `meta`: how many commits claimed something.
 pub(crate) const CLAIMED: &str = "claimed";
 
-/// Key in `meta` of the boot that the journal was last reaped in.
+/// Key in `meta`: the boot in which the journal was last reaped.
 pub(crate) const BOOT: &str = "boot_id";
 
-/// Key in `meta` of the host's network namespace that ADD last saw.
+/// Key in `meta`: the host's network namespace that ADD last saw.
 pub(crate) const HOST: &str = "host_netns";
 
 pub(crate) fn meta(conn: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
@@ -19,7 +19,7 @@ pub(crate) fn set_meta(conn: &Connection, key: &str, value: &str) -> rusqlite::R
     conn.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", [key, value]).map(|_rows| ())
 }
 
-/// Times are 64-bit and signed in SQLite.
+/// Converts a time: SQLite's integers are 64-bit and signed.
 pub(crate) fn seconds(now: u64) -> i64 {
     i64::try_from(now).unwrap_or(i64::MAX)
 }

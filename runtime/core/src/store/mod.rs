@@ -1,10 +1,11 @@
-//! The node's one SQLite file, `<state dir>/weft.db`: finding, making and opening it, its tables and their versions,
-//! transactions, the write-ahead log, and what its failures mean.
+//! The node's single SQLite file, `<state dir>/weft.db`: creates and opens it, and handles its tables and their
+//! versions, transactions, the write-ahead log, and errors.
 //!
-//! Invariants: safe under many processes and `kill -9` at any instruction; a commit survives the end of the process; a file
-//! that is no store, or of a newer version, is never written.
+//! Invariants: the store is safe with many processes and `kill -9` at any instruction; a commit survives the end of the
+//! process; a file that is not a store, or that a newer version made, is never written.
 //!
-//! Not here: what the rows mean. `ledger` owns claims, `journal` owns entries, `commit` owns the transactions that change both.
+//! Not here: the meaning of the rows. `ledger` owns claims, `journal` owns entries, `commit` owns the transactions that
+//! change both.
 
 mod addr;
 mod error;

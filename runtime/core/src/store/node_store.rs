@@ -1,15 +1,15 @@
-//! The store as a whole: transactions, the write-ahead log, what its failures mean. What is in the tables is the other
-//! files' business.
+//! The store as a whole: transactions, the write-ahead log, and the meaning of failures. Other modules own the contents
+//! of the tables.
 //!
-//! Invariants: writers begin with `BEGIN IMMEDIATE`, so nobody reads something and then writes on top of a stale view; a
-//! commit survives the end of the process when `write` returns, and a power cut after `flush`; a program never writes a store whose version it does not
-//! know. In a process that has a store open, nothing else may open and close the file (to copy it, say): POSIX locks belong to
-//! the process, and closing any descriptor of a file drops those that SQLite holds on it.
+//! Invariants: writers begin with `BEGIN IMMEDIATE`, so nobody writes on top of a stale read. A commit survives the end
+//! of the process when `write` returns, and a power cut after `flush`. A program never writes a store of an unknown
+//! version. In a process with an open store, nothing else may open and close the file (for example to copy it): POSIX
+//! locks belong to the process, and closing any descriptor of a file drops those that SQLite holds on it.
 //!
-//! Every invocation is a short process, so nothing is checkpointed on close (that costs two more flushes and, by the last
-//! one to leave, deleting and creating files). But the first process to open the store alone reads the whole
-//! write-ahead log to rebuild its index, and starts counting what is checkpointed from zero, so SQLite's own
-//! automatic checkpoint would never reset the log. Hence `settle`: past a small size the log is written back and truncated.
+//! Every invocation is a short process, so nothing is checkpointed on close: that would cost two more flushes and, in
+//! the last process, deleting and creating files. But the first process to open an unused store reads the whole
+//! write-ahead log to rebuild its index, and starts counting checkpointed frames from zero, so SQLite's automatic
+//! checkpoint would never reset the log. Hence `settle`: above a small size, the log is written back and truncated.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,45 +28,46 @@ use super::{StoreError, marker, schema, space};
 /// How long `maintain` waits for readers.
 const READERS: Duration = Duration::from_secs(2);
 
-/// Past this size readers in the way of truncation are waited for, a little.
+/// Above this size, truncation waits a little for readers.
 const LOG_OVERDUE: u64 = 16 * LOG_LIMIT;
 
-/// A connection with what errors need to know. Shared by a `NodeStore` and its views.
+/// A connection with the context for errors. Shared by a `NodeStore` and its views.
 #[derive(Debug)]
 pub(crate) struct Db {
     pub(crate) conn: Connection,
     pub(crate) path: PathBuf,
-    /// Views alive; while there is one and no write came between, the connection is inside a read transaction.
+    /// The number of live views; while there are some and no write came between, the connection is inside a read
+    /// transaction.
     pub(crate) views: usize,
 }
 
-/// The node's store, open: one connection. What `ledger`, `journal` and `commit` do with it are further methods of this type.
+/// The node's open store: one connection. `ledger`, `journal` and `commit` add further methods to this type.
 #[derive(Debug)]
 pub struct NodeStore {
     db: Arc<Mutex<Db>>,
     path: PathBuf,
-    /// Absent where the store was opened for reading.
+    /// `None` if the store was opened for reading.
     boot_id: Option<String>,
 }
 
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// Opens the store, making directory (0700), file (0600) and tables where they are missing.
+    /// Opens the store. Creates directory (0700), file (0600) and tables if they are missing.
     ///
-    /// `boot_id` is what `/proc/sys/kernel/random/boot_id` says; journal entries carry it.
+    /// `boot_id` is the content of `/proc/sys/kernel/random/boot_id`; journal entries carry it.
     ///
     /// # Errors
-    /// When the directory or file cannot be used, is something else, or was written by a newer weft.
+    /// The directory or file cannot be used, is something else, or was written by a newer weft.
     pub fn open(state_dir: &Path, boot_id: &str) -> Result<Self, StoreError> {
         Self::open_unless(state_dir, boot_id, &|| Ok(()))
     }
 
-    /// As `open`, but asks before it makes a new store: where the node has what an older one must have known of, a new one would
-    /// hand out addresses that are in use. An `Err` says what was found.
+    /// Like `open`, but calls `may_create` before it makes a new store: if the node has things that an older store must
+    /// have known, a new one would hand out addresses that are in use. An `Err` says what was found.
     ///
     /// # Errors
-    /// As `open`; `Lost` with what `may_create` said.
+    /// As `open`; `Lost` with the error of `may_create`.
     pub fn open_unless(
         state_dir: &Path,
         boot_id: &str,
@@ -77,10 +78,11 @@ impl NodeStore {
         Ok(Self::new(conn, path, Some(boot_id.to_owned())))
     }
 
-    /// Whether a store has lost something, or where there is none, whether there must have been one. Changes nothing.
+    /// Checks whether a store has lost something or, if there is none, whether there must have been one. Changes
+    /// nothing.
     ///
     /// # Errors
-    /// `Lost` with what was found; otherwise when the store cannot be read.
+    /// `Lost` with what was found, otherwise if the store cannot be read.
     pub fn check_loss(
         state_dir: &Path,
         boot_id: &str,
@@ -89,18 +91,18 @@ impl NodeStore {
         file::check_loss(&state_dir.join(FILE), boot_id, may_create)
     }
 
-    /// Opens the store for reading only; `None` where there is none yet. Changes no data (SQLite may still make its
+    /// Opens the store for reading only; `None` if there is none yet. Changes no data (SQLite may still create its
     /// `-shm` index file).
     ///
     /// # Errors
-    /// As `open`; also when the store is of an older format, since reading does not upgrade it.
+    /// As `open`; also if the store has an older format, since reading does not upgrade it.
     pub fn open_read_only(state_dir: &Path) -> Result<Option<Self>, StoreError> {
         let path = state_dir.join(FILE);
         Ok(file::open_read_only(&path)?.map(|conn| Self::new(conn, path, None)))
     }
 
-    /// Opens what is left of a store that has lost something, or makes a new one beside it; says where files that are no store
-    /// were moved.
+    /// Opens what is left of a store that has lost something, or makes a new one. Returns the new paths of files that
+    /// were not a store.
     pub(crate) fn recover(state_dir: &Path, boot_id: &str) -> Result<(Self, Vec<PathBuf>), StoreError> {
         let path = state_dir.join(FILE);
         let (conn, moved) = file::recover(state_dir, &path, boot_id)?;
@@ -111,30 +113,30 @@ impl NodeStore {
         Self { db: Arc::new(Mutex::new(Db { conn, path: path.clone(), views: 0 })), path, boot_id }
     }
 
-    /// The store file.
+    /// Returns the path of the store file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The boot this store writes entries for, unless it was opened for reading.
+    /// Returns the boot for which this store writes entries, unless it was opened for reading.
     #[must_use]
     pub fn boot_id(&self) -> Option<&str> {
         self.boot_id.as_deref()
     }
 
     /// Writes the log back into the store file and truncates it, waiting a little for other processes. ADD and DEL do
-    /// this by themselves once the log is large; GC and the agent call it to leave a tidy file.
+    /// this when the log is large; GC and the agent call it to leave a tidy file.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn maintain(&mut self) -> Result<(), StoreError> {
         self.writable()?;
         let mut db = self.lock();
         checkpoint(&mut db.conn, READERS).map_err(|source| db.explain("write the log back", source.into()))
     }
 
-    /// Puts everything committed so far on disk.
+    /// Flushes everything committed so far to disk.
     pub(crate) fn flush(&self) -> Result<(), StoreError> {
         self.lock().flush()
     }
@@ -147,7 +149,7 @@ impl NodeStore {
         Arc::clone(&self.db)
     }
 
-    /// The boot id, where this store may write.
+    /// Returns the boot id, if this store may write.
     pub(crate) fn writable(&self) -> Result<&str, StoreError> {
         self.boot_id.as_deref().ok_or_else(|| StoreError::ReadOnly { path: self.path.clone() })
     }
@@ -162,14 +164,14 @@ impl NodeStore {
         look(&db.conn).map_err(|fault| db.explain(action, fault))
     }
 
-    /// Counts a commit that claims something; to be called inside its transaction. `mark` says so outside the store.
+    /// Counts a claiming commit; called inside its transaction. `mark` records the count outside the store.
     pub(crate) fn count_claim(conn: &Connection) -> rusqlite::Result<u64> {
         let count = file::claimed(conn)?.saturating_add(1);
         set_meta(conn, CLAIMED, &count.to_string())?;
         Ok(count)
     }
 
-    /// Counts past whatever the marker says, so that the store is whole from here on.
+    /// Raises the count above the marker's, so that the store counts as intact from here on.
     pub(crate) fn count_past_mark(conn: &Connection, state_dir: &Path, boot_id: &str) -> rusqlite::Result<u64> {
         let marked = marker::read(&state_dir.join(FILE), boot_id).ok().flatten().unwrap_or(0);
         let count = file::claimed(conn)?.max(marked).saturating_add(1);
@@ -177,16 +179,16 @@ impl NodeStore {
         Ok(count)
     }
 
-    /// Notes in the marker that the commit with this count was made. Where that fails, a loss of this very commit would not be
-    /// noticed; the claim stands.
+    /// Records in the marker that the commit with this count was made. If that fails, the claim is still valid, but a
+    /// loss of this very commit would go unnoticed.
     pub(crate) fn mark(&self, count: u64) {
         if let Some(boot_id) = &self.boot_id {
             drop(marker::write(&self.path, boot_id, count));
         }
     }
 
-    /// Runs one write transaction; whatever `change` returns as an error rolls it back. On `Ok` it survives the end of every
-    /// process, but not of the boot unless `flush` is called.
+    /// Runs one write transaction; an error from `change` rolls it back. On `Ok` it survives the end of every process,
+    /// but survives the boot only if `flush` is called.
     pub(crate) fn write<T, E: From<StoreError>>(
         &mut self,
         action: &'static str,
@@ -196,7 +198,7 @@ impl NodeStore {
         let mut db = self.lock();
         let run = || -> Result<T, Stop<E>> {
             if !db.conn.is_autocommit() {
-                // A view of this process is still alive: its snapshot ends here.
+                // A view of this process is still alive; its snapshot ends here.
                 db.conn.execute_batch("COMMIT")?;
             }
             let transaction = Transaction::new_unchecked(&db.conn, TransactionBehavior::Immediate)?;
@@ -218,7 +220,7 @@ impl NodeStore {
 // === impl Db ===
 
 impl Db {
-    /// Says what happened, to which file, and what to do.
+    /// Converts a failure to an error with the file, the action and a remedy.
     pub(crate) fn explain(&self, action: &'static str, fault: Fault) -> StoreError {
         let path = self.path.clone();
         match fault {
@@ -228,17 +230,17 @@ impl Db {
         }
     }
 
-    /// Puts the log on disk, with its name: for what has to survive a power cut.
+    /// Flushes the log and its directory entry to disk, for data that must survive a power cut.
     fn flush(&self) -> Result<(), StoreError> {
         let failed = |source| StoreError::Directory { path: self.path.clone(), source };
-        // Not the store file itself: closing it would drop the locks this process has on it.
+        // Do not open the store file itself: closing it would drop this process's locks on it.
         fs::File::open(log_path(&self.path)).and_then(|log| log.sync_all()).map_err(failed)?;
         let dir = self.path.parent().unwrap_or(Path::new("."));
         fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
     }
 
-    /// Keeps the log short. The commit is done already, so a failure here is not the caller's: the next process tries
-    /// again, and `maintain` reports it.
+    /// Keeps the log short. The commit is already done, so a failure here does not concern the caller: the next process
+    /// tries again, and `maintain` reports it.
     fn settle(&mut self) {
         let log = log_path(&self.path);
         let Ok(meta) = fs::metadata(&log) else { return };
@@ -247,8 +249,8 @@ impl Db {
             space::reserve_log(&log, &meta);
             return;
         }
-        // Where processes overlap, the log may be large and yet written back for the most part: the next writer that finds
-        // no reader starts it over, without truncating it. Do not flush the store file again for every commit then.
+        // With overlapping processes, the log may be large and yet mostly written back: the next writer that finds no
+        // reader restarts it without truncating it. So do not flush the store file for every commit.
         let pending = self.conn.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| {
             Ok(row.get::<_, i64>(1)?.saturating_sub(row.get(2)?).saturating_mul(schema::PAGE_SIZE))
         });
@@ -257,7 +259,7 @@ impl Db {
         }
         let patience = if size > LOG_OVERDUE { Duration::from_millis(200) } else { Duration::ZERO };
         drop(checkpoint(&mut self.conn, patience));
-        // What was cut off is wanted again, and somebody else may fill the disk meanwhile.
+        // The truncated space is needed again, and others may fill the disk meanwhile.
         if let Ok(meta) = fs::metadata(&log) {
             space::reserve_log(&log, &meta);
         }

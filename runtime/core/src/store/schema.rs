@@ -1,8 +1,8 @@
-//! The tables, their version, and how a store gets from one version to the next. `docs/ledger-format.md` explains them.
+//! The tables, their version, and the migrations between versions. `docs/ledger-format.md` explains them.
 //!
-//! Invariants: `application_id` says that a file is ours and `user_version` which tables it has; a store is never opened for
-//! writing by a program that does not know its version. A change of the tables is a new entry in `MIGRATIONS`; entries that
-//! were released are never edited.
+//! Invariants: `application_id` identifies our files and `user_version` the version of their tables; a program never
+//! opens a store of an unknown version for writing. A change of the tables is a new entry in `MIGRATIONS`; released
+//! entries are never edited.
 
 use rusqlite::Connection;
 
@@ -12,11 +12,11 @@ pub(crate) const APPLICATION_ID: i64 = 0x7765_6674;
 /// The version this program reads and writes.
 pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
 
-/// Bytes in a page. A transaction touches about ten pages, whatever their size, and the log holds each of them whole: half of
-/// SQLite's usual size lets twice as many transactions share the flush that writes the log back.
+/// Bytes in a page. A transaction touches about ten pages, whatever their size, and the log contains each of them in
+/// full: with half of SQLite's usual size, twice as many transactions share the flush that writes the log back.
 pub(crate) const PAGE_SIZE: i64 = 2048;
 
-/// Entry `n` takes a store from version `n` to `n + 1`. Each runs inside the transaction that also sets the version.
+/// Entry `n` migrates a store from version `n` to `n + 1`. Each runs inside the transaction that also sets the version.
 const MIGRATIONS: &[&str] = &[V1, V2, V3, V4, V5, V6, V7];
 
 /// Small columns come first, so that reading them never follows the overflow pages of the long texts.
@@ -94,7 +94,7 @@ CREATE TABLE shared (
 ) WITHOUT ROWID;
 ";
 
-/// Cooldowns that began later than now (the clock was set back), and files of host-local that were taken over.
+/// Cooldowns that began in the future (the clock was set back), and imported files of host-local.
 const V2: &str = "
 CREATE INDEX claims_since ON claims (since) WHERE until IS NOT NULL;
 
@@ -104,7 +104,7 @@ CREATE TABLE imported (
 ) WITHOUT ROWID;
 ";
 
-/// Attachments that a DEL removed while their ADD was at work.
+/// Attachments that a DEL removed during their ADD.
 const V3: &str = "
 CREATE TABLE removal_marks (
     container_id TEXT NOT NULL,
@@ -116,7 +116,7 @@ CREATE TABLE removal_marks (
 ) WITHOUT ROWID;
 ";
 
-/// What the node has in cluster ledgers (`ledger::remote`).
+/// The node's claims in cluster ledgers (`ledger::remote`).
 const V4: &str = "
 CREATE TABLE remote (
     id INTEGER PRIMARY KEY,
@@ -152,7 +152,7 @@ CREATE TABLE remote_addresses (
 CREATE INDEX remote_addresses_state ON remote_addresses (state);
 ";
 
-/// Cluster ledgers that this node asks: a restarted agent sweeps them although no row names them any more.
+/// Cluster ledgers that this node uses: a restarted agent sweeps them even if no row names them any more.
 const V5: &str = "
 CREATE TABLE remote_ledgers (
     ledger TEXT NOT NULL PRIMARY KEY,
@@ -161,13 +161,13 @@ CREATE TABLE remote_ledgers (
 INSERT INTO remote_ledgers (ledger, used) SELECT ledger, max(created) FROM remote GROUP BY ledger;
 ";
 
-/// Who answers on the wire for an address that a cluster ledger gave. A claim of this node's own may be in conflict (state 3),
-/// which older programs do not know.
+/// The host that answers on the wire for an address of a cluster ledger. One of this node's own claims may be in
+/// conflict (state 3), which older programs do not know.
 const V6: &str = "
 ALTER TABLE remote_addresses ADD COLUMN in_use_by TEXT;
 ";
 
-/// Cells of cluster ledgers: spans of addresses that this machine gives out by itself (`ledger::remote`).
+/// Cells of cluster ledgers: spans of addresses that this machine allocates by itself (`ledger::remote`).
 const V7: &str = "
 CREATE TABLE cells (
     nonce TEXT NOT NULL PRIMARY KEY,
@@ -193,7 +193,7 @@ CREATE TABLE domains (
 ) WITHOUT ROWID;
 ";
 
-/// What a file says about itself.
+/// The file's identification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) application_id: i64,
@@ -201,24 +201,24 @@ pub(crate) struct Stamp {
 }
 
 impl Stamp {
-    /// Reads both numbers; they live in the file's first page, so this is also what notices that a file is no database.
+    /// Reads both numbers. They are in the file's first page, so this also detects a file that is not a database.
     pub(crate) fn read(conn: &Connection) -> rusqlite::Result<Self> {
         let pragma = |name: &str| conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0));
         Ok(Self { version: pragma("user_version")?, application_id: pragma("application_id")? })
     }
 
-    /// An empty file, or one that nothing has written a stamp into.
+    /// Returns whether the file is empty or has no stamp.
     pub(crate) fn is_blank(self) -> bool {
         self == Self { application_id: 0, version: 0 }
     }
 
-    /// Whether the file is ours and has the tables this program knows.
+    /// Returns whether the file is ours and has the tables that this program knows.
     pub(crate) fn is_current(self) -> bool {
         self == Self { application_id: APPLICATION_ID, version: VERSION }
     }
 }
 
-/// Brings the tables from `version` to ours; the caller has a write transaction open.
+/// Migrates the tables from `version` to ours; the caller has an open write transaction.
 pub(crate) fn migrate(conn: &Connection, version: i64) -> rusqlite::Result<()> {
     for step in MIGRATIONS.iter().skip(usize::try_from(version).unwrap_or(0)) {
         conn.execute_batch(step)?;

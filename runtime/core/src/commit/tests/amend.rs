@@ -57,7 +57,7 @@ fn what_only_one_can_have() {
     let other = Key { role: Role::Steps, ..key("b") };
     let mut hold = |key: &Key, names: &[&str]| disk.store.amend(key, 5, |_| Ok::<_, ()>(Some(record("plan", names))));
     hold(&steps(), &["only port 80/tcp on IPv4/*", "only port 81/tcp on IPv4/192.0.2.1", "masquerade x"]).unwrap();
-    // The same entry again, other ports, another address, and what is shared by nature.
+    // The same entry again, with other ports, another address, and shareable names.
     hold(&steps(), &["only port 80/tcp on IPv4/*", "only port 81/tcp on IPv4/192.0.2.1"]).unwrap();
     hold(&other, &["only port 8/tcp on IPv4/*", "only port 800/tcp on IPv4/*", "only port 80/udp on IPv4/*"]).unwrap();
     hold(&other, &["only port 81/tcp on IPv4/192.0.2.2", "only port 80/tcp on IPv6/*", "masquerade x"]).unwrap();
@@ -72,7 +72,7 @@ fn what_only_one_can_have() {
         };
         assert_eq!(error.to_string(), format!("{shown} is taken by container \"a\" (eth0 on network \"net\")"));
     }
-    // A refusal leaves what was held.
+    // A refusal changes no names.
     assert_eq!(disk.store.entry(&other).unwrap().unwrap().record.shared.len(), 3);
     disk.store.amend(&steps(), 7, |_| Ok::<_, ()>(None)).unwrap();
     disk.store.amend(&other, 8, |_| Ok::<_, ()>(Some(record("plan", &["only port 80/tcp on IPv4/*"])))).unwrap();

@@ -1,4 +1,4 @@
-//! Addresses that somebody on the wire has: marked with the transaction that takes back their claim.
+//! Addresses that somebody on the wire uses: marked in the transaction that takes back their claim.
 
 use weft_host_abi::types::ClaimState;
 
@@ -26,7 +26,7 @@ fn a_marked_address_is_nobodys_until_its_time_is_over() {
         let end = NOW + CONFLICT_SECONDS;
         assert_eq!((rows[0].state, rows[0].owner.as_str(), rows[0].until), (ClaimState::Conflict, BY, Some(end)));
         assert_eq!(rows[0].network, key("a").attachment.network);
-        // The other one goes by its rule, which is no cooldown.
+        // The other address is released by its rule, which is no cooldown.
         let kept = usize::from(matches!(rule, ReleaseRule::Keep(_)));
         assert_eq!(disk.store.claims(&ClaimFilter::default()).unwrap().len(), 1 + kept);
         let view = disk.store.view("s", NOW).unwrap();
@@ -54,7 +54,7 @@ fn an_operator_frees_a_marked_address() {
     assert_sound(disk.dir.path());
 }
 
-/// What a cluster ledger gave is marked there: here it is a tombstone that says so.
+/// An address of a cluster ledger is marked there; here its tombstone records that.
 #[test]
 fn the_mark_of_a_cluster_ledger_waits_in_its_tombstone() {
     let mut disk = OnDisk::new();

@@ -75,7 +75,8 @@ fn ipam(network: &str, container_id: &str, ifname: &str) -> Key {
     Key { attachment, role: Role::Ipam }
 }
 
-/// After a rollback the stock plugin has given a dead attachment's address to a pod. Left out, weft would give it out once more.
+/// After a rollback, the stock plugin has given a dead attachment's address to a pod. If that file were skipped, weft
+/// would give out the address again.
 #[test]
 fn a_pod_of_the_stock_plugin_gets_what_a_dead_attachment_has() {
     let dir = scratch();
@@ -98,7 +99,7 @@ fn a_pod_of_the_stock_plugin_gets_what_a_dead_attachment_has() {
     assert_eq!(held(&disk, &ipam("blue", "live", "net1")), [(scope.clone(), ip("10.1.0.8"))]);
     assert_eq!(held(&disk, &key("mine")), [(scope.clone(), ip("10.1.0.7"))]);
     assert_eq!(held(&disk, &key("dead")), []);
-    // Its DEL takes nothing away.
+    // Its DEL must not release the address.
     disk.release(&key("dead"), 2000).unwrap();
     assert_eq!(held(&disk, &ipam("blue", "live", "eth0")), [(scope, ip("10.1.0.6"))]);
     assert_sound(disk.dir.path());
@@ -134,7 +135,7 @@ fn imported_claims_are_found_and_released_by_del() {
     let from = scratch();
     let dir = network(from.path(), "blue", BLUE);
     let mut disk = OnDisk::new();
-    // The network's own directory will do.
+    // The network's own directory works too.
     import(&mut disk.store, &dir).unwrap();
     let scope = scope_of("blue");
     let view = disk.store.view(&scope, 1000).unwrap();
@@ -314,7 +315,7 @@ fn the_real_plugin_and_the_ledger_understand_each_other() {
     assert_eq!(disk.store.entry(&ipam("blue", "b", "eth0")).unwrap().unwrap().claims.len(), 2);
     export(&disk.store, to.path(), None).unwrap();
     assert_eq!(tree(to.path()), tree(from.path()));
-    // It goes on with our files as with its own: past c's address, which it gave out last.
+    // The plugin treats our files like its own: it continues after c's address, the last one given out.
     let (done, result) = plugin(to.path(), "ADD", "d");
     assert!(done && result.contains("10.1.0.5/29") && result.contains("2001:db8::5/64"), "{result}");
     let (done, result) = plugin(to.path(), "ADD", "a");
@@ -370,7 +371,7 @@ fn an_export_says_what_became_of_imported_claims() {
     let (scope, new) = (scope_of("blue"), ipam("blue", "new", "eth0"));
     let wants = [want(&[ip("10.1.0.2")], &range("10.1.0.1", "10.1.0.254"))];
     disk.claim(&ClaimAsk { scope: &scope, ..ask(&new, &wants, &ReleaseRule::Free) }, Record::default()).unwrap();
-    // A file that host-local made since then is its own business.
+    // A file that host-local made since then is left alone.
     fs::write(dir.join("10.1.0.9"), "stock\r\neth0").unwrap();
     let report = export(&disk.store, from.path(), None).unwrap();
     assert_eq!(

@@ -1,4 +1,4 @@
-//! A store that has lost what it knew: every way of losing it is noticed before an address is handed out again.
+//! A store that lost data: every kind of loss is detected before an address is handed out again.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -89,7 +89,7 @@ fn every_way_of_losing_claims_is_noticed() {
         let error = open(dir.path()).expect_err(way);
         assert!(matches!(error, StoreError::Lost { .. }), "{way}, the second time: {error:?}");
         assert!(before.iter().all(|name| files(dir.path()).contains(name)), "{way}: nothing is deleted");
-        // With the boot all that used the addresses has ended.
+        // All users of the addresses ended with the boot.
         if way.starts_with("the log") || way.starts_with("the marker") {
             NodeStore::open(dir.path(), "boot-2").unwrap();
         }
@@ -130,7 +130,7 @@ fn a_link_is_no_store() {
     assert!(matches!(open(dir.path()), Err(StoreError::Link { .. })));
     assert!(matches!(NodeStore::open_read_only(dir.path()), Err(StoreError::Link { .. })));
 
-    // The whole directory elsewhere is fine.
+    // Moving the whole directory is allowed.
     let (dir, place) = (node(), scratch());
     symlink(dir.path(), place.path().join("state")).unwrap();
     assert_eq!(open(&place.path().join("state")).unwrap().entries(None).unwrap().len(), 3);
@@ -138,7 +138,7 @@ fn a_link_is_no_store() {
 
 #[test]
 fn what_loses_nothing_is_no_loss() {
-    // Another program wrote the log back and deleted it, as SQLite does when the last one closes the file.
+    // Another program wrote the log back and deleted it, as SQLite does when the last process closes the file.
     let dir = node();
     let raw = Connection::open(dir.path().join(FILE)).unwrap();
     raw.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(())).unwrap();
@@ -146,14 +146,14 @@ fn what_loses_nothing_is_no_loss() {
     assert!(!log_path(&dir.path().join(FILE)).exists());
     assert_eq!(open(dir.path()).unwrap().entries(None).unwrap().len(), 3);
 
-    // An older weft wrote it, and did not count.
+    // An older weft wrote it without counting.
     let dir = node();
     let raw = Connection::open(dir.path().join(FILE)).unwrap();
     raw.execute("DELETE FROM meta WHERE key = 'claimed'", []).unwrap();
     fs::remove_file(dir.path().join("ledger.mark")).unwrap();
     assert_eq!(open(dir.path()).unwrap().entries(None).unwrap().len(), 3);
 
-    // A release in the log is lost: its address stays taken.
+    // A lost release in the log only leaves its address taken.
     let dir = node();
     let mut store = open(dir.path()).unwrap();
     store.maintain().unwrap();
@@ -198,7 +198,7 @@ fn leftovers_of_a_process_that_died_making_the_store_are_no_store() {
     assert_eq!(files(dir.path()).iter().filter(|name| name.contains(".new")).count(), 0);
 }
 
-/// Attachments that run: their containers have these addresses.
+/// Running attachments whose containers have these addresses.
 fn running(claims: &[(&str, &str)]) -> Vec<Running> {
     let one = |(owner, address): &(&str, &str)| Running {
         key: key(owner),
@@ -235,7 +235,7 @@ fn a_lost_store_is_rebuilt_from_what_runs() {
         assert_eq!(claim_next(&mut disk, &key("e"), &pool()), Some(ip("10.0.0.4")), "{way}");
         assert_eq!(disk.store.entry(&key("a")).unwrap().unwrap().record, live[0].record);
         assert_sound(disk.dir.path());
-        // Twice is the same.
+        // A second rebuild changes nothing.
         drop(disk.store);
         let again = NodeStore::rebuild(disk.dir.path(), "boot-1", 2000, &live).unwrap();
         assert_eq!((again.entries, again.claims, again.moved.len()), (0, 0, 0), "{way}");

@@ -25,7 +25,7 @@ use crate::journal::{Entry, Record};
 use crate::ledger::{ClaimAsk, Claimed, Want};
 use crate::store::{Key, NodeStore, Role};
 
-/// What the suite asks of an implementation.
+/// What the suite needs from an implementation.
 pub(super) trait Subject {
     fn claim(&mut self, ask: &ClaimAsk<'_>, record: Record) -> Result<Vec<Claimed>, Refused>;
     fn release(&mut self, key: &Key, now: u64) -> Option<(Vec<(String, IpAddr)>, ReleaseRule)>;
@@ -45,8 +45,7 @@ pub(super) enum Refused {
     Exists(Vec<IpAddr>),
 }
 
-/// A directory in memory where there is one: what these tests look at does not depend on the disk, and the disk's flushes are
-/// most of their time.
+/// A directory in memory if possible: these tests do not depend on the disk, and flushes would take most of their time.
 pub(super) fn scratch() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
@@ -154,7 +153,7 @@ pub(super) fn claim_next(subject: &mut dyn Subject, key: &Key, range: &Range) ->
     Some(claimed[0].address.addr())
 }
 
-/// The store agrees with itself.
+/// Asserts that the store is consistent.
 pub(super) fn assert_sound(dir: &Path) {
     let store = NodeStore::open_read_only(dir).unwrap().expect("a store");
     assert_eq!(store.integrity().unwrap(), Vec::<String>::new());

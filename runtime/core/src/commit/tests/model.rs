@@ -1,4 +1,4 @@
-//! What the store should do, written down without indexes, runs, counters or transactions.
+//! The expected behaviour of the store, without indexes, runs, counters or transactions.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -171,7 +171,7 @@ impl Subject for Model {
     }
 
     fn view(&self, scope: &str, now: u64) -> Box<dyn LedgerView> {
-        // A deep copy: a snapshot that cannot be anything else.
+        // A deep copy, so it is certainly a snapshot.
         let state = self.state.borrow();
         Box::new(Snapshot {
             claims: infos(&state, scope).map(|info| (info.address, info)).collect(),

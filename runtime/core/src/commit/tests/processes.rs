@@ -1,4 +1,4 @@
-//! Many processes at once, and processes that are killed. Children are this test binary again, running `child`.
+//! Many concurrent processes, and killed processes. Children are this test binary again, running `child`.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -12,7 +12,7 @@ use super::*;
 use crate::ledger::ClaimFilter;
 use crate::store::{FILE, LOG_LIMIT, StoreError, log_path};
 
-/// Holds what a child has to do: directory, name, how often, and in which way.
+/// The task of a child: directory, name, count, and mode.
 const TASK: &str = "WEFT_LEDGER_TEST_TASK";
 
 fn spawn(dir: &Path, name: &str, count: usize, way: &str) -> Child {
@@ -27,7 +27,7 @@ fn spawn(dir: &Path, name: &str, count: usize, way: &str) -> Child {
 #[test]
 #[ignore = "is what the other tests run as processes"]
 fn child() {
-    // Not a test by itself: where all ignored tests are run, it does nothing.
+    // Not a test of its own: it does nothing when all ignored tests are run.
     let Ok(task) = std::env::var(TASK) else { return };
     let parts: Vec<&str> = task.split('\n').collect();
     let dir = PathBuf::from(parts[0]);
@@ -44,7 +44,7 @@ fn child() {
     }
 }
 
-/// A child's side: claims, and notes in a file of its own what it knows to be true.
+/// The child's side: makes claims, and writes confirmed facts to a file of its own.
 struct Worker {
     dir: PathBuf,
     name: String,
@@ -57,7 +57,7 @@ impl Worker {
         Self { dir: dir.to_owned(), name: name.to_owned(), notes }
     }
 
-    /// One write each: a kill leaves whole lines.
+    /// One write per note, so that a kill leaves whole lines.
     fn note(&mut self, what: &str, turn: usize, address: IpAddr) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
         self.notes.write_all(format!("{what} {} {address} {now}\n", self.id(turn)).as_bytes()).unwrap();
@@ -67,7 +67,8 @@ impl Worker {
         format!("{}-{turn}", self.name)
     }
 
-    /// As an ADD does: a connection, a snapshot, a claim, again when the claim was lost. `None` when the pool is full.
+    /// Acts like an ADD: a connection, a snapshot, a claim, and another try if the claim was lost. `None` if the pool
+    /// is full.
     fn claim(&mut self, turn: usize) -> Option<IpAddr> {
         let mut store = NodeStore::open(&self.dir.join("state"), "boot-1").unwrap();
         let pool = pool();
@@ -127,7 +128,7 @@ fn notes(dir: &Path) -> Vec<(String, String, IpAddr, u128)> {
 #[test]
 fn sixty_four_processes_claim_from_one_pool_at_once() {
     let dir = tempfile::tempdir().unwrap();
-    // There is no store yet: they make it at the same time, too.
+    // The store does not exist yet, so they also create it concurrently.
     let children: Vec<Child> = (0..64).map(|n| spawn(dir.path(), &format!("p{n}"), 8, "claim")).collect();
     go(dir.path());
     for child in children {
@@ -179,7 +180,7 @@ fn processes_fill_a_pool_to_the_last_address() {
     assert_eq!(last, [true, true, true, true, true, true, false]);
 }
 
-/// Claims so many addresses and says which claims found one.
+/// Claims so many addresses and returns which claims found one.
 fn ask_all(store: &mut NodeStore, count: usize) -> Vec<bool> {
     let claim = |index: usize| {
         let Some(free) = store.view("s", 1000).unwrap().next_free(&pool(), pool().first).unwrap() else { return false };
@@ -211,7 +212,7 @@ fn killed_writers_lose_nothing_and_leave_nothing_half() {
             killed += u32::from(!child.wait().unwrap().success());
         }
         if dir.path().join("state").join(FILE).exists() {
-            // What a crash left, before anybody repairs the log by writing.
+            // The state that a crash left, before a writer repairs the log.
             assert_eq!(integrity_of_a_copy(&dir.path().join("state")), Vec::<String>::new(), "round {round}");
         }
     }
@@ -219,7 +220,7 @@ fn killed_writers_lose_nothing_and_leave_nothing_half() {
     check_oracle(dir.path(), killed as usize);
 }
 
-/// Looks at a copy, so that looking does not recover the original.
+/// Checks a copy, so that the check does not recover the original.
 fn integrity_of_a_copy(state: &Path) -> Vec<String> {
     let copy = tempfile::tempdir().unwrap();
     for name in [FILE.to_owned(), format!("{FILE}-wal")] {
@@ -235,8 +236,8 @@ fn integrity_of_a_copy(state: &Path) -> Vec<String> {
     }
 }
 
-/// Compares the notes with the store: a claim that was acknowledged and not being released is there; what is there was
-/// acknowledged, but for at most one claim of each killed process; nobody held an address while somebody else did.
+/// Compares the notes with the store. A claim that was acknowledged and is not being released exists. Every existing
+/// claim was acknowledged, except for at most one per killed process. Nobody held an address while somebody else did.
 fn check_oracle(dir: &Path, killed: usize) {
     let state = dir.join("state");
     assert_sound(&state);

@@ -1,11 +1,11 @@
-//! Random histories: after every step the store says what the model says.
+//! Random histories: after every step the store and the model agree.
 
 use proptest::prelude::*;
 
 use super::model::Model;
 use super::*;
 
-/// Pools: the middle and both ends of each family, IPv4-mapped addresses, one that lies in another, and a /64.
+/// Pools: the middle and both ends of each family, IPv4-mapped addresses, a pool inside another, and a /64.
 fn pools() -> Vec<Range> {
     vec![
         range("10.0.0.0", "10.0.0.15"),
@@ -19,7 +19,7 @@ fn pools() -> Vec<Range> {
     ]
 }
 
-/// The address so many places into a pool, if there is one.
+/// Returns the address at an offset into a pool, if it exists.
 fn nth(pool: &Range, offset: u8) -> IpAddr {
     let mut address = pool.first;
     for _ in 0..offset {
@@ -84,7 +84,7 @@ struct Pair {
 }
 
 impl Pair {
-    /// Both know every pool from the start, so that "the last claim in a range" is exact on both sides.
+    /// Both declare every pool at the start, so that "the last claim in a range" is exact on both sides.
     fn new() -> Self {
         let mut pair = Self { model: Model::new(), disk: OnDisk::new(), now: 1000, boots: 1 };
         for scope in ["s", "t"] {
@@ -151,7 +151,7 @@ impl Pair {
         let externals = if key.attachment.container_id == "c3" { "[x]" } else { "" };
         let shared = vec![format!("shared {}", key.attachment.container_id), "shared".to_owned()];
         let record = Record { externals: externals.into(), shared, ..Record::default() };
-        // Refusals are as good as claims here: both sides agree.
+        // A refusal is as good as a claim: only agreement matters.
         drop(self.both(|subject| subject.claim(&ask, record.clone())));
     }
 
@@ -168,7 +168,7 @@ impl Pair {
                     assert_eq!(found.next_free(&pool, at), expected.next_free(&pool, at), "from {at}");
                 }
             }
-            // A range that nobody declared is counted, too.
+            // An undeclared range is counted, too.
             let odd = range("10.0.0.3", "10.0.0.12");
             assert_eq!(found.usage(&odd), expected.usage(&odd));
             for owner in 0..3 {

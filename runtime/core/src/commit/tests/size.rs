@@ -9,7 +9,7 @@ use crate::journal;
 use crate::ledger::{self, Books};
 use crate::store::{Stop, StoreError};
 
-/// Claims addresses without a transaction each.
+/// Claims addresses without a transaction for each.
 pub(super) fn fill(store: &mut NodeStore, scope: &str, addresses: &[IpAddr]) {
     for (batch, addresses) in addresses.chunks(1000).enumerate() {
         store
@@ -29,7 +29,7 @@ pub(super) fn fill(store: &mut NodeStore, scope: &str, addresses: &[IpAddr]) {
     store.maintain().unwrap();
 }
 
-/// So many addresses from the start of a range, every `step`th.
+/// Returns so many addresses from the start of a range, every `step`th.
 pub(super) fn every(range: &Range, count: usize, step: u128) -> Vec<IpAddr> {
     let nth = |index: usize| match range.first {
         IpAddr::V4(v4) => IpAddr::V4((u32::from(v4) + u32::try_from(index as u128 * step).unwrap()).into()),
@@ -38,17 +38,17 @@ pub(super) fn every(range: &Range, count: usize, step: u128) -> Vec<IpAddr> {
     (0..count).map(nth).collect()
 }
 
-/// What something cost.
+/// The cost of an operation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cost {
-    /// Turns that SQLite's virtual machine took: one for each row it steps to, and some for each statement. They depend on the
-    /// machine in no way, and a scan takes one for each claim.
+    /// Steps of SQLite's virtual machine: one for each row visited, and some for each statement. They do not depend on
+    /// the machine, and a scan takes one for each claim.
     pub(super) turns: u64,
-    /// How long it took, opening the store included.
+    /// The duration, including the opening of the store.
     pub(super) time: Duration,
 }
 
-/// Counts what the store's connection does from here on.
+/// Counts the steps of the store's connection from here on.
 fn count_turns(store: &NodeStore) -> Arc<AtomicU64> {
     let turns = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&turns);
@@ -60,7 +60,7 @@ fn count_turns(store: &NodeStore) -> Arc<AtomicU64> {
     turns
 }
 
-/// What an ADD and a DEL ask of the ledger, each in a connection of its own, as in a process of its own.
+/// Does what an ADD and a DEL do in the ledger, each on its own connection, as in separate processes.
 fn add_and_del(dir: &Path, pool: &Range, id: &str) -> (Cost, Cost) {
     let key = key(id);
     let identities = ["pod:ns/name".to_owned()];
@@ -90,11 +90,11 @@ fn add_and_del(dir: &Path, pool: &Range, id: &str) -> (Cost, Cost) {
     (add, Cost { turns: turns.load(Ordering::Relaxed), time: start.elapsed() })
 }
 
-/// ADD and DEL with so many claims: the median time of `rounds`, and the most turns.
+/// Measures ADD and DEL with so many claims: returns the median time of `rounds`, and the largest number of steps.
 fn measure(pool: &Range, count: usize, step: u128, rounds: usize) -> (Cost, Cost) {
     let mut disk = OnDisk::new();
     fill(&mut disk.store, "s", &every(pool, count, step));
-    // The store of this process would keep SQLite's index file alive.
+    // An open store in this process would keep SQLite's index file alive.
     let OnDisk { dir, store } = disk;
     drop(store);
     add_and_del(dir.path(), pool, "warm");
@@ -121,7 +121,7 @@ fn an_add_costs_the_same_with_sixty_thousand_claims() {
     }
 }
 
-/// What the test above would see of a scan.
+/// Shows how the test above would detect a scan.
 #[test]
 fn a_scan_takes_a_turn_for_each_claim() {
     let pool = range("10.0.0.0", "10.3.255.255");

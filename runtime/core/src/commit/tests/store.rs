@@ -1,4 +1,4 @@
-//! The file: modes, versions, what is no store, the size of the log, and damage of every kind.
+//! The file: modes, versions, files that are not a store, the size of the log, and all kinds of damage.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -114,7 +114,7 @@ fn a_newer_format_is_refused_and_an_older_one_is_upgraded_by_writing_only() {
     ] {
         assert!(matches!(error, StoreError::Newer { found, known, .. } if found == known + 1), "{error:?}");
     }
-    // The only older format there is: ours before the first table.
+    // The only older format: ours before the first table.
     let dir = scratch();
     let raw = Connection::open(dir.path().join(FILE)).unwrap();
     raw.execute_batch(&format!("PRAGMA application_id = {}", APPLICATION_ID)).unwrap();
@@ -250,7 +250,7 @@ fn the_log_stays_small_over_many_short_processes() {
         drop(store);
         largest = largest.max(fs::metadata(&log).unwrap().len());
     }
-    // One transaction may go past the limit before it is noticed.
+    // One transaction may exceed the limit before it is noticed.
     assert!(largest > LOG_LIMIT / 2, "the log is in use: {largest}");
     assert!(largest < LOG_LIMIT * 3 / 2, "{largest}");
     assert_sound(dir.path());
@@ -340,7 +340,7 @@ fn a_writer_waits_for_another_and_says_so_when_it_gives_up() {
 
 // === damage ===
 
-/// A store with a bit of everything in it, as file contents.
+/// The file contents of a store with some rows of every kind.
 fn sample() -> (Vec<u8>, Vec<u8>) {
     let mut disk = OnDisk::new();
     fill(&mut disk.store, "s", &every(&pool(), 200, 2));
@@ -357,7 +357,7 @@ fn sample() -> (Vec<u8>, Vec<u8>) {
     (fs::read(&path).unwrap(), fs::read(log_path(&path)).unwrap())
 }
 
-/// Uses every part of a store that may be broken. Nothing may panic or hang; errors are fine.
+/// Uses every part of a store that may be broken. Nothing may panic or hang; errors are allowed.
 fn use_it(dir: PathBuf) -> Result<(), Box<dyn std::error::Error>> {
     if let Some(reader) = NodeStore::open_read_only(&dir)? {
         drop(reader.integrity());
@@ -440,7 +440,7 @@ proptest! {
         fs::write(&path, &file).unwrap();
         fs::write(log_path(&path), &log).unwrap();
         let raw = Connection::open(&path).unwrap();
-        // Constraints refuse some of these; the others are what a hand edit can leave.
+        // Constraints refuse some of these; a manual edit can produce the others.
         let table = targets[column].split(' ').next().unwrap();
         let rows = if table == "journal" { " WHERE id = 3" } else { "" };
         let changed = raw.execute_batch(&format!("UPDATE OR IGNORE {} = {value}{rows}", targets[column]));
@@ -469,7 +469,7 @@ fn a_cooldown_that_began_in_the_future_is_over() {
     disk.release(&key("b"), 1000 + 16 * year).unwrap();
     assert_eq!(disk.store.purge_expired(1000).unwrap(), 1);
     assert_eq!(disk.store.claims(&ClaimFilter::default()).unwrap(), []);
-    // One that began now has not.
+    // A cooldown that began now has not expired.
     disk.claim(&ask(&key("c"), &wants, &rule), Record::default()).unwrap();
     disk.release(&key("c"), 1000).unwrap();
     assert!(!disk.store.has_expired(1000).unwrap());

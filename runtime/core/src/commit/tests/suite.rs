@@ -1,4 +1,5 @@
-//! The suite: what every implementation of the ledger does. It runs on the store and on the model.
+//! The suite: the behaviour of every implementation of the ledger. It runs on the store and on the
+//! model.
 
 use weft_host_abi::types::{ClaimState, ReleaseRule};
 
@@ -256,7 +257,7 @@ fn a_view_is_a_snapshot_until_its_store_writes() {
     other.claim(&ask(&key("a"), &wants, &ReleaseRule::Free), |_| Ok::<_, ()>(Record::default())).unwrap();
     assert_eq!(view.usage(&pool).unwrap().taken, 0, "another process's claim does not show");
     assert_eq!(view.next_free(&pool, pool.first).unwrap(), Some(ip("10.0.0.1")));
-    // The claim sees it all the same.
+    // The claim still sees it.
     let error = disk.claim(&ask(&key("b"), &wants, &ReleaseRule::Free), Record::default());
     assert_eq!(error, Err(Refused::Lost(0)));
     assert_eq!(view.usage(&pool).unwrap().taken, 1);

@@ -1,4 +1,4 @@
-//! From claims to host-local's files.
+//! Exports claims as host-local's files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,52 +15,52 @@ use super::super::{ClaimFilter, ClaimRow, LedgerError};
 use super::{LAST_RESERVED, LINE_BREAK, Name, failed, file_name, lock};
 use crate::store::{Fault, NodeStore, Stored};
 
-/// A file is written under this name first. Should a crash leave it, host-local takes it for nothing.
+/// A file is written under this name first. If a crash leaves it, host-local ignores it.
 const TEMPORARY: &str = ".weft-export";
 
 /// What to export.
 #[derive(Clone, Copy)]
 pub struct HostLocalExport<'a> {
-    /// The directory of a network's scope, given both; made where it is missing.
+    /// Returns the directory for a network and a scope; it is created if missing.
     pub dir_of: &'a dyn Fn(&str, &str) -> PathBuf,
-    /// These networks; absent means all that have a journal entry.
+    /// The networks to export; `None` means all that have a journal entry.
     pub networks: Option<&'a [String]>,
-    /// The scope a network's addresses are claimed in.
+    /// Returns the scope in which a network's addresses are claimed.
     pub scope_of: &'a dyn Fn(&str) -> String,
-    /// Whether a container of a network is known to be gone, so that a file that names it holds an address for nobody.
+    /// Returns whether a container of a network is known to be gone, so that nobody needs the addresses of its files.
     pub is_gone: &'a dyn Fn(&str, &str) -> bool,
 }
 
-/// What was exported.
+/// The result of an export.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExportReport {
     /// One per network and directory, by name.
     pub networks: Vec<NetworkExport>,
 }
 
-/// What was exported of one network.
+/// The exported files of one network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkExport {
     /// Its name.
     pub network: String,
-    /// Where its files are.
+    /// The directory of its files.
     pub dir: PathBuf,
     /// Files that were written.
     pub written: usize,
-    /// Files that were there with the right contents.
+    /// Files that already had the right contents.
     pub unchanged: usize,
-    /// Files that were deleted: what they said was taken over and has been released since.
+    /// Files that were deleted: their claims were imported and have been released since.
     pub removed: usize,
-    /// Claims that host-local cannot have.
+    /// Claims that host-local cannot represent.
     pub left_out: Vec<LeftOut>,
 }
 
-/// A claim that host-local cannot have.
+/// A claim that host-local cannot represent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeftOut {
     /// Its address.
     pub address: IpAddr,
-    /// Why, to be read.
+    /// The reason, as text.
     pub reason: &'static str,
 }
 
@@ -70,13 +70,13 @@ type Files = BTreeMap<String, String>;
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// Writes the active claims of networks as host-local would have, and deletes files that were imported and whose claims were
-    /// released since: afterwards its directory says what the ledger says. Nothing of a directory is changed when a file of
-    /// an address is there for another container that may be there.
+    /// Writes the active claims of networks as host-local would, and deletes imported files whose claims were released
+    /// since: afterwards the directory agrees with the ledger. No file of a directory is changed if an address file
+    /// belongs to another container that may still exist.
     ///
     /// # Errors
-    /// When a file cannot be written or is there with other contents, or a network's name is no file name. Networks before the
-    /// failing one are exported then; exporting again is fine.
+    /// A file cannot be written or exists with other contents, or a network's name is not a valid file name. Networks
+    /// before the failing one are then exported; the export can be repeated.
     pub fn export_host_local(&self, ask: &HostLocalExport<'_>) -> Result<ExportReport, LedgerError> {
         let networks = match ask.networks {
             Some(networks) => networks.to_vec(),
@@ -143,7 +143,7 @@ impl NodeStore {
         Ok(report)
     }
 
-    /// Files of addresses that say something else than the ledger and whose container is gone: it was imported and has been
+    /// Returns address files that contradict the ledger and whose container is gone: it was imported and has been
     /// released since, or is known to be gone.
     fn stale_files(
         &self,
@@ -175,7 +175,7 @@ impl NodeStore {
     }
 }
 
-/// A path without links, as it is remembered.
+/// Returns a path without links, in the form in which it is stored.
 pub(crate) fn real(path: &Path) -> String {
     fs::canonicalize(path).unwrap_or_else(|_missing| path.to_owned()).to_string_lossy().into_owned()
 }
@@ -186,14 +186,14 @@ fn was_imported(conn: &Connection, file: &str, contents: &str) -> Result<bool, F
         .query_row([file, contents], |row| row.get(0))?)
 }
 
-/// Remembers a file that was taken over.
+/// Records an imported file.
 pub(crate) fn note_imported(conn: &Connection, file: &str, contents: &str) -> Result<(), Fault> {
     conn.prepare_cached("INSERT OR REPLACE INTO imported (file, contents) VALUES (?1, ?2)")?
         .execute([file, contents])?;
     Ok(())
 }
 
-/// The files of claims, and the claims that cannot be files.
+/// Returns the files of claims, and the claims that cannot be represented as files.
 fn address_files(rows: &[&ClaimRow]) -> (Files, Vec<LeftOut>) {
     let mut files = Files::new();
     let mut left_out = Vec::new();
@@ -234,7 +234,7 @@ fn last_reserved(conn: &Connection, scope: &str) -> Result<Files, Fault> {
     Ok(files)
 }
 
-/// What has to be written. A file of an address that says something else is an error; a hint is replaced.
+/// Returns what has to be written. An address file with other contents is an error; a hint is replaced.
 fn compare(
     report: &mut NetworkExport,
     addresses: Files,
@@ -262,7 +262,7 @@ fn compare(
     Ok(pending)
 }
 
-/// Writes a file whole or not at all: an empty one would cost host-local the address for good.
+/// Writes a file atomically: host-local would lose the address of an empty file for good.
 fn write(dir: &Path, name: &str, contents: &str) -> Result<(), LedgerError> {
     let (temporary, path) = (dir.join(TEMPORARY), dir.join(name));
     let fill = || {

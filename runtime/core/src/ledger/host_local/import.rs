@@ -1,4 +1,4 @@
-//! Reading host-local's files. `commit` makes claims and journal entries of them.
+//! Reads host-local's files. `commit` turns them into claims and journal entries.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,32 +9,32 @@ use std::path::{Path, PathBuf};
 use super::super::LedgerError;
 use super::{LINE_BREAK, Name, failed};
 
-/// Larger files are not host-local's: a container id and an interface name are a few dozen bytes.
+/// host-local's files are not larger: a container id and an interface name take a few dozen bytes.
 const MOST_BYTES: u64 = 4096;
 
-/// What was imported.
+/// The result of an import.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImportReport {
     /// One per network, by name.
     pub networks: Vec<NetworkImport>,
 }
 
-/// What was imported of one network.
+/// The imported claims of one network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkImport {
     /// Its name.
     pub network: String,
-    /// The scope its addresses are in.
+    /// The scope of its addresses.
     pub scope: String,
-    /// Addresses that are claimed now and were not before.
+    /// Addresses that are newly claimed.
     pub imported: usize,
     /// Addresses that an earlier import claimed for the same attachment.
     pub already: usize,
-    /// Files that were left out.
+    /// Files that were skipped.
     pub skipped: Vec<Skipped>,
 }
 
-/// A file that was left out.
+/// A skipped file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     /// The file.
@@ -43,17 +43,17 @@ pub struct Skipped {
     pub reason: SkipReason,
 }
 
-/// Why a file was left out.
+/// Why a file was skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SkipReason {
-    /// host-local was interrupted between making and writing it. No container has the address, and with host-local nobody
-    /// would ever get it again.
+    /// host-local was interrupted between making and writing the file. No container has the address, and host-local
+    /// would never give it out again.
     Empty,
-    /// The name is none that host-local writes.
+    /// host-local does not write such a name.
     UnknownName,
-    /// The contents are none that host-local writes.
+    /// host-local does not write such contents.
     UnknownContents,
-    /// The address is claimed here already, for another attachment that lives.
+    /// The address is already claimed here, for another living attachment.
     Taken,
     /// Its container is gone.
     Stale,
@@ -71,18 +71,18 @@ impl fmt::Display for SkipReason {
     }
 }
 
-/// What a network's directory says.
+/// The contents of a network's directory.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// (container id, interface name or nothing) to addresses with their files.
+    /// Maps (container id, interface name or empty) to addresses with their files.
     pub(crate) attachments: BTreeMap<(String, String), BTreeMap<IpAddr, PathBuf>>,
     pub(crate) last_reserved: BTreeMap<usize, IpAddr>,
     pub(crate) skipped: Vec<Skipped>,
 }
 
-/// The directories of networks: the given one, or those in it.
+/// Returns the directories of networks: the given one, or its subdirectories.
 pub(crate) fn networks_in(dir: &Path) -> Result<Vec<PathBuf>, LedgerError> {
-    // `.` and `..` have no file name, and the file name is the network's.
+    // Resolve `.` and `..`, which have no file name: the file name is the network's.
     let dir = &fs::canonicalize(dir).map_err(failed("find", dir))?;
     if is_network(dir)? {
         return Ok(vec![dir.clone()]);
@@ -102,7 +102,7 @@ pub(crate) fn networks_in(dir: &Path) -> Result<Vec<PathBuf>, LedgerError> {
     Ok(found)
 }
 
-/// Whether a directory holds a file that host-local would write. Nothing is created in one that does not.
+/// Returns whether a directory contains a file of host-local. Otherwise nothing is created in it.
 fn is_network(dir: &Path) -> Result<bool, LedgerError> {
     for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
         let entry = entry.map_err(failed("list", dir))?;
@@ -114,7 +114,7 @@ fn is_network(dir: &Path) -> Result<bool, LedgerError> {
     Ok(false)
 }
 
-/// What the files of a network's directory say.
+/// Reads the files of a network's directory.
 pub(crate) fn look(dir: &Path) -> Result<Found, LedgerError> {
     let mut found = Found::default();
     for entry in fs::read_dir(dir).map_err(failed("list", dir))? {
@@ -157,7 +157,7 @@ fn take(found: &mut Found, name: Name, bytes: &[u8], path: &Path) -> Result<(), 
     Ok(())
 }
 
-/// `<container id>\r\n<ifname>`, or in the oldest files the container id alone.
+/// Parses `<container id>\r\n<ifname>`, or only a container id in the oldest files.
 fn parse_contents(text: &str) -> Result<(String, String), SkipReason> {
     if text.is_empty() {
         return Err(SkipReason::Empty);

@@ -1,9 +1,10 @@
-//! Moving claims from and to the stock host-local plugin's directory: one directory per network, in it one file per address
-//! (named by it, holding `<container id>\r\n<ifname>`), `last_reserved_ip.<range set>` and `lock`.
+//! Imports and exports claims from and to the stock host-local plugin's directory: one directory per network, with one
+//! file per address (named by the address, containing `<container id>\r\n<ifname>`), `last_reserved_ip.<range set>` and
+//! `lock`.
 //!
-//! Invariants: the network's `lock` is held (flock, as the plugin does) from the first look at its files until the claims
-//! are committed, or written; importing changes no file, and importing twice changes nothing; what is not
-//! understood is reported and left alone; an exported file appears whole or not at all.
+//! Invariants: the network's `lock` is held (with flock, like the plugin) from the first read of its files until the
+//! claims are committed or written. An import changes no file, and a second import changes nothing. Unknown files are
+//! reported and left alone. An exported file appears completely or not at all.
 
 mod export;
 mod import;
@@ -29,10 +30,10 @@ const LOCK: &str = "lock";
 const LAST_RESERVED: &str = "last_reserved_ip.";
 const LINE_BREAK: &str = "\r\n";
 
-/// host-local holds its lock for the time of one walk over the directory.
+/// host-local holds its lock for one walk over the directory.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What a file name in a network's directory means.
+/// The meaning of a file name in a network's directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Name {
     Lock,
@@ -42,7 +43,7 @@ enum Name {
 }
 
 impl Name {
-    /// Only names that the plugin itself would write count: one address has one text.
+    /// Only names that the plugin itself would write count: each address has one textual form.
     fn parse(name: &str) -> Self {
         if name == LOCK {
             return Self::Lock;
@@ -60,7 +61,8 @@ impl Name {
     }
 }
 
-/// The plugin's name for an address. It knows no IPv4-mapped IPv6 addresses: Go prints those as IPv4.
+/// Returns the plugin's file name for an address. The plugin does not know IPv4-mapped IPv6 addresses: Go prints those
+/// as IPv4.
 fn file_name(address: IpAddr) -> Option<String> {
     match address {
         IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => None,
@@ -72,9 +74,9 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Ledger
     move |source| LedgerError::HostLocal { action, path: path.to_owned(), source }
 }
 
-/// Takes a network's lock, making the file with the plugin's mode where it is missing.
+/// Takes a network's lock. Creates the file with the plugin's mode if it is missing.
 ///
-/// `None` on a read-only file system without one: nobody can change anything there.
+/// Returns `None` on a read-only file system without a lock file: nobody can change anything there.
 pub(crate) fn lock(dir: &Path) -> Result<Option<Flock<File>>, LedgerError> {
     let path = dir.join(LOCK);
     let opened = OpenOptions::new().read(true).custom_flags(nix::libc::O_CREAT).mode(0o750).open(&path);

@@ -1,4 +1,4 @@
-//! The side of the agent: what it sends for whom, what came of it, and what is left to give back.
+//! The agent's side: which requests to send, their outcome, and what is left to give back.
 
 use std::net::IpAddr;
 
@@ -11,21 +11,21 @@ use crate::store::{self, Blob, NodeStore, Stop, StoreError};
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// Rows with an address in a state, oldest first.
+    /// Returns rows with an address in a state, oldest first.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn remote_rows(&self, state: AddressState) -> Result<Vec<RemoteRow>, StoreError> {
         self.read("list rows of a cluster ledger", |conn| {
             rows::select(conn, "id IN (SELECT remote FROM remote_addresses WHERE state = ?1)", [state.code()])
         })
     }
 
-    /// Cluster ledgers that this node has asked since `since` (seconds since 1970), or still has a row of, as the
-    /// configurations name them.
+    /// Returns the cluster ledgers, as named in the configurations, that this node has used since `since` (seconds
+    /// since 1970) or still has a row of.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn remote_ledgers(&self, since: u64) -> Result<Vec<String>, StoreError> {
         self.read("list cluster ledgers", |conn| {
             let sql = "SELECT ledger FROM remote_ledgers WHERE used >= ?1 UNION SELECT ledger FROM remote
@@ -36,11 +36,11 @@ impl NodeStore {
         })
     }
 
-    /// `send_row`: notes that a request for an address is about to be sent, if its row is an intent at this instant. Says
-    /// whether it is.
+    /// `send_row`: notes that a request for an address is about to be sent, if its row is an intent at this instant.
+    /// Returns whether it is.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn note_sending(&mut self, nonce: &str, address: IpAddr) -> Result<bool, StoreError> {
         self.write("note a request to a cluster ledger", |conn| {
             let changed = conn
@@ -53,10 +53,10 @@ impl NodeStore {
         })
     }
 
-    /// Notes what came of a request, whatever has become of the row meanwhile.
+    /// Notes the outcome of a request, whatever has become of the row meanwhile.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn note_answer(
         &mut self,
         nonce: &str,
@@ -80,11 +80,11 @@ impl NodeStore {
         })
     }
 
-    /// Gives up intents of ADDs that began before `before`, whether their processes live or not: `commit_cas` makes those
-    /// fail.
+    /// Drops intents of ADDs that began before `before`, even if their processes are still alive: `commit_cas` makes
+    /// those fail.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn expire_intents(&mut self, before: u64, now: u64) -> Result<usize, StoreError> {
         let old = self.remote_rows(AddressState::Intent)?;
         let old: Vec<_> = old.into_iter().filter(|row| row.created < before).collect();
@@ -94,10 +94,10 @@ impl NodeStore {
         Ok(old.len())
     }
 
-    /// Makes tombstones of what earlier boots had in cluster ledgers.
+    /// Turns claims of earlier boots in cluster ledgers into tombstones.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn release_older_boots(&mut self, now: u64) -> Result<usize, StoreError> {
         let boot_id = self.writable()?.to_owned();
         self.write("give back what earlier boots had in a cluster ledger", |conn| {
@@ -105,10 +105,10 @@ impl NodeStore {
         })
     }
 
-    /// Forgets which versions of claims this node has written: after a restore of the ledger they may come again.
+    /// Forgets which versions of claims this node has written: after a restore of the ledger they may reappear.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn forget_versions(&mut self) -> Result<(), StoreError> {
         self.write("forget versions of claims", |conn| {
             conn.execute("UPDATE remote_addresses SET uid = NULL, version = NULL", [])?;
@@ -116,10 +116,11 @@ impl NodeStore {
         })
     }
 
-    /// The cluster no longer has the nonce of a tombstone: its row goes, and with the last address the attachment's.
+    /// Deletes the row of a tombstone whose nonce the cluster no longer has, and the attachment's row with its last
+    /// address.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn drained(&mut self, nonce: &str, address: IpAddr) -> Result<(), StoreError> {
         self.write("forget what was given back to a cluster ledger", |conn| {
             let Some(id) = rows::id(conn, nonce)? else { return Ok::<_, Stop<StoreError>>(()) };

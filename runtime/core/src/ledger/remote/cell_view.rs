@@ -1,5 +1,5 @@
-//! What a policy may ask where addresses come from cells: whatever lies in none of the node's is taken, so every way to look for a
-//! free address finds one inside.
+//! The ledger view of a policy whose addresses come from cells: every address outside the node's cells counts as taken,
+//! so every search for a free address ends inside one.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,7 +8,7 @@ use weft_host_abi::types::{ClaimInfo, ClaimState, LastClaim, LedgerView, Range, 
 
 use super::cells::Span;
 
-/// Where a policy has looked for a free address, and whether the last look in a range found one.
+/// Where a policy has searched for a free address, and whether the last search in each range found one.
 #[derive(Debug, Clone, Default)]
 pub struct Looks(Arc<Mutex<Vec<(Span, bool)>>>);
 
@@ -20,7 +20,7 @@ impl Looks {
         looks.push((span, found));
     }
 
-    /// The sets in which the policy has looked and found nothing; all where it has not looked at all.
+    /// Returns the sets in which the policy searched and found nothing; all sets if it did not search.
     #[must_use]
     pub fn lacking<'a>(&self, sets: &'a [RangeSet]) -> Vec<&'a RangeSet> {
         let looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,7 +35,7 @@ impl Looks {
     }
 }
 
-/// A view in which only addresses in some cells are free.
+/// A view in which only addresses inside some cells are free.
 pub struct CellView<V> {
     own: V,
     cells: Vec<Span>,
@@ -43,7 +43,7 @@ pub struct CellView<V> {
 }
 
 impl<V: LedgerView> CellView<V> {
-    /// Puts cells over a view.
+    /// Restricts a view to cells.
     pub fn new(own: V, mut cells: Vec<Span>, looks: Looks) -> Self {
         cells.sort_unstable();
         Self { own, cells, looks }
@@ -93,7 +93,7 @@ impl<V: LedgerView> LedgerView for CellView<V> {
     }
 }
 
-/// Whether an address lies in one of some spans.
+/// Returns whether an address lies in one of some spans.
 #[must_use]
 pub fn is_in(spans: &[Span], address: IpAddr) -> bool {
     spans.iter().any(|(first, last)| first.is_ipv4() == address.is_ipv4() && (*first..=*last).contains(&address))
@@ -106,7 +106,7 @@ mod tests {
     use super::super::view::{RemoteView, Runs};
     use super::*;
 
-    /// Nothing is claimed.
+    /// A ledger without claims.
     struct Nothing;
 
     impl LedgerView for Nothing {
@@ -174,7 +174,7 @@ mod tests {
             view.next_free(&set.ranges[0], set.ranges[0].first).unwrap();
         }
         assert_eq!(looks.lacking(&sets), [&sets[2]]);
-        // Behind its start there was nothing; from its beginning there is.
+        // Nothing was free after that address, but the whole range has free addresses.
         view.next_free(&sets[1].ranges[0], at("10.0.0.17")).unwrap();
         assert_eq!(looks.lacking(&sets).len(), 2);
     }

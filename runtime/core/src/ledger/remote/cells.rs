@@ -1,13 +1,16 @@
-//! Cells of a cluster ledger: spans of addresses that this machine has with one write, and gives out by itself.
+//! Cells of a cluster ledger: spans of addresses that this machine acquires with one write and then allocates by
+//! itself.
 //!
-//! What lies inside are claims of the node's own ledger, in the scope of the domain; nothing here knows them one by one. The
-//! rules (their names are those of the model in `tests/model`):
+//! Addresses inside are claims of the node's own ledger, in the scope of the domain; this module does not know them
+//! individually. The rules (their names are those of the model in `tests/model`):
 //! - `intent_first`: a cell is `taking`, on disk, before the first request for it leaves the node.
-//! - `unconfirmed`: a cell lives one boot. After it, and after a freeze, it is confirmed by a write before anything is given out.
-//! - `empty`: a cell is given back only when no claim lies inside, which the transaction that says so looks at.
+//! - `unconfirmed`: a cell is valid for one boot. After a reboot or a freeze, a write confirms it before it is used
+//!   again.
+//! - `empty`: a cell is given back only if no claim lies inside, which the same transaction checks.
 //! - `no_unreturn`: a cell that is being given back never becomes owned again.
 //!
-//! The agent alone changes rows. `weft` reads which cells are owned, and again in the transaction that claims inside.
+//! Only the agent changes rows. `weft` reads which cells are owned, and checks again in the transaction that claims
+//! inside.
 
 use std::net::IpAddr;
 
@@ -17,12 +20,12 @@ use super::intent::hex;
 use super::types::{Versions, scope};
 use crate::store::{self, Blob, Fault, NodeStore, Stop, StoreError, Stored};
 
-/// How far a cell of this node is.
+/// The state of a cell of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CellState {
-    /// It may have been asked for.
+    /// It may have been requested.
     Taking,
-    /// This machine gives out its addresses.
+    /// This machine allocates its addresses.
     Owned,
     /// Owned before the machine booted, or before a freeze.
     Unconfirmed,
@@ -43,13 +46,13 @@ pub struct Cell {
     pub first: IpAddr,
     /// Last address.
     pub last: IpAddr,
-    /// The pool that it was taken for, for people.
+    /// The pool for which it was taken; informational.
     pub pool: String,
-    /// How far it is.
+    /// Its state.
     pub state: CellState,
-    /// The boot in which it was confirmed last.
+    /// The boot in which it was last confirmed.
     pub boot_id: String,
-    /// A create was sent and not answered.
+    /// A create was sent and has not been answered.
     pub is_unanswered: bool,
     /// Identity of the last version that this node wrote.
     pub versions: Option<Versions>,
@@ -57,11 +60,11 @@ pub struct Cell {
     pub since: u64,
 }
 
-/// First and last address of something.
+/// First and last address of a span.
 pub type Span = (IpAddr, IpAddr);
 
 impl Cell {
-    /// Whether it has addresses in common with a span.
+    /// Returns whether it shares addresses with a span.
     #[must_use]
     pub fn overlaps(&self, (first, last): Span) -> bool {
         first.is_ipv4() == self.first.is_ipv4() && first <= self.last && last >= self.first
@@ -83,10 +86,10 @@ impl CellState {
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// All cells of this node, by ledger, domain and address.
+    /// Returns all cells of this node, by ledger, domain and address.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn cells(&self) -> Result<Vec<Cell>, StoreError> {
         self.read("list cells of a cluster ledger", |conn| {
             let mut statement = conn.prepare_cached(
@@ -98,19 +101,19 @@ impl NodeStore {
         })
     }
 
-    /// The cells of a domain that this machine may give addresses out from, by address.
+    /// Returns the cells of a domain from which this machine may allocate addresses, by address.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn owned_cells(&self, ledger: &str, domain: &str) -> Result<Vec<Span>, StoreError> {
         let boot_id = self.boot_id().unwrap_or_default().to_owned();
         self.read("list cells of a cluster ledger", |conn| owned(conn, (ledger, domain), &boot_id))
     }
 
-    /// `intent_first`: a cell that is about to be asked for, on disk.
+    /// `intent_first`: writes a cell that is about to be requested to disk.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn begin_taking(
         &mut self,
         (ledger, domain, pool): (&str, &str, &str),
@@ -152,10 +155,11 @@ impl NodeStore {
         Ok(cell)
     }
 
-    /// `send_row`: notes that a create is about to be sent, if the cell is being taken at this instant. Says whether it is.
+    /// `send_row`: notes that a create is about to be sent, if the cell is being taken at this instant. Returns whether
+    /// it is.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn note_taking(&mut self, nonce: &str) -> Result<bool, StoreError> {
         self.change("note a request for a cell", |conn| {
             let sql = "UPDATE cells SET unanswered = 1 WHERE nonce = ?1 AND state = 0";
@@ -163,11 +167,11 @@ impl NodeStore {
         })
     }
 
-    /// The cluster has said in this boot that the cell is this nonce's. Says whether it is owned now: not where it is being given
-    /// back meanwhile.
+    /// Notes that the cluster has confirmed in this boot that the cell belongs to this nonce. Returns whether it is
+    /// owned now: it is not if it is being given back meanwhile.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn own_cell(&mut self, nonce: &str, versions: &Versions, now: u64) -> Result<bool, StoreError> {
         let boot_id = self.writable()?.to_owned();
         let owned = self.change("note a cell of this machine", |conn| {
@@ -183,7 +187,7 @@ impl NodeStore {
     /// Notes which version of a cell this node wrote, whatever its state.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn note_cell(&mut self, nonce: &str, versions: &Versions) -> Result<(), StoreError> {
         self.change("note a version of a cell", |conn| {
             let sql = "UPDATE cells SET uid = ?2, version = ?3 WHERE nonce = ?1";
@@ -192,10 +196,10 @@ impl NodeStore {
         })
     }
 
-    /// `empty`: a cell is given back, unless a claim lies inside. Says whether it is.
+    /// `empty`: gives a cell back, unless a claim lies inside. Returns whether it is given back.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn return_cell(&mut self, nonce: &str, now: u64) -> Result<bool, StoreError> {
         let returned = self.change("give a cell back", |conn| {
             let Some(cell) = find(conn, nonce)? else { return Ok(false) };
@@ -209,10 +213,10 @@ impl NodeStore {
         Ok(returned)
     }
 
-    /// The cluster does not have the cell for this node any more.
+    /// Deletes a cell that the cluster no longer has for this node.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn forget_cell(&mut self, nonce: &str) -> Result<(), StoreError> {
         self.change("forget a cell", |conn| {
             conn.prepare_cached("DELETE FROM cells WHERE nonce = ?1")?.execute([nonce])?;
@@ -220,10 +224,10 @@ impl NodeStore {
         })
     }
 
-    /// Nobody waits any more for a cell that was being taken, and owned ones of a ledger have to be confirmed again: after a freeze.
+    /// After a freeze: drops cells that were being taken, and requires a new confirmation of a ledger's owned ones.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn suspend_cells(&mut self, ledger: &str, now: u64) -> Result<(), StoreError> {
         self.change("suspend cells of a cluster ledger", |conn| {
             let sql =
@@ -236,10 +240,10 @@ impl NodeStore {
         self.flush()
     }
 
-    /// Somebody else has a cell: nothing more is given out from it.
+    /// Stops allocating from a cell that somebody else has.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn suspend_cell(&mut self, nonce: &str) -> Result<(), StoreError> {
         self.change("suspend a cell", |conn| {
             conn.prepare_cached("UPDATE cells SET state = 2 WHERE nonce = ?1 AND state = 1")?.execute([nonce])?;
@@ -247,10 +251,10 @@ impl NodeStore {
         })
     }
 
-    /// Notes how large the cells of a domain are; 0: it has none.
+    /// Notes the cell size of a domain; 0 means that it has no cells.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn note_domain(&mut self, ledger: &str, domain: &str, cell_size: u32) -> Result<(), StoreError> {
         self.change("note a domain of a cluster ledger", |conn| {
             let sql = "INSERT OR REPLACE INTO domains (ledger, domain, cell_size) VALUES (?1, ?2, ?3)";
@@ -259,10 +263,10 @@ impl NodeStore {
         })
     }
 
-    /// Domains of a ledger that this node has used, with the size of their cells.
+    /// Returns the domains of a ledger that this node has used, with their cell sizes.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn domains(&self, ledger: &str) -> Result<Vec<(String, u32)>, StoreError> {
         self.read("list domains of a cluster ledger", |conn| {
             let sql = "SELECT domain, cell_size FROM domains WHERE ledger = ?1 ORDER BY domain";
@@ -272,10 +276,11 @@ impl NodeStore {
         })
     }
 
-    /// At the start of the agent: what an earlier one was taking is given up, and what was owned before this boot is unconfirmed.
+    /// At the agent's start: drops what an earlier agent was taking, and marks cells owned before this boot as
+    /// unconfirmed.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn resume_cells(&mut self, now: u64) -> Result<(), StoreError> {
         let boot_id = self.writable()?.to_owned();
         self.change("look at cells of an earlier boot", |conn| {
@@ -287,10 +292,10 @@ impl NodeStore {
         self.flush()
     }
 
-    /// Owned cells of a ledger without a claim inside, oldest first.
+    /// Returns owned cells of a ledger without a claim inside, oldest first.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn empty_cells(&self, ledger: &str) -> Result<Vec<Cell>, StoreError> {
         let cells = self.cells()?;
         self.read("look into cells", |conn| {
@@ -305,10 +310,10 @@ impl NodeStore {
         })
     }
 
-    /// Attachments of a boot that have addresses of a cell: address and container id.
+    /// Returns attachments of a boot with addresses of a cell: address and container id.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn inside(&self, cell: &Cell, boot_id: &str) -> Result<Vec<(IpAddr, String)>, StoreError> {
         self.read("look into a cell", |conn| {
             let mut statement = conn.prepare_cached(
@@ -332,7 +337,7 @@ impl NodeStore {
     }
 }
 
-/// The cells of a domain that are owned, and confirmed in this boot.
+/// Returns the owned cells of a domain that were confirmed in this boot.
 pub(crate) fn owned(conn: &Connection, (ledger, domain): (&str, &str), boot_id: &str) -> Result<Vec<Span>, Fault> {
     let mut statement = conn.prepare_cached(
         "SELECT first, last FROM cells WHERE ledger = ?1 AND domain = ?2 AND state = 1 AND boot_id = ?3
@@ -354,7 +359,7 @@ fn find(conn: &Connection, nonce: &str) -> Result<Option<Cell>, Fault> {
     .transpose()
 }
 
-/// No claim lies inside, whatever its state.
+/// Returns whether no claim lies inside, whatever its state.
 fn is_empty(conn: &Connection, cell: &Cell) -> Result<bool, Fault> {
     let sql = "SELECT NOT EXISTS (SELECT 1 FROM claims WHERE scope = ?1 AND address >= ?2 AND address <= ?3
                AND length(address) = length(?2))";

@@ -1,4 +1,4 @@
-//! The side of an ADD: the intent before the first request, and the compare-and-set that makes it an entry.
+//! The ADD's side: the intent before the first request, and the compare-and-set that turns it into an entry.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use crate::ledger::{Claimed, Want};
 use crate::random;
 use crate::store::{self, Blob, Fault, Key, NodeStore, Stop, StoreError};
 
-/// What an ADD is going to ask a cluster ledger for.
+/// What an ADD is about to request from a cluster ledger.
 #[derive(Debug, Clone)]
 pub struct IntentAsk<'a> {
     /// The attachment.
@@ -20,9 +20,9 @@ pub struct IntentAsk<'a> {
     pub ledger: &'a str,
     /// The address domain.
     pub domain: &'a str,
-    /// Whom the claims belong to.
+    /// The owner of the claims.
     pub owner: &'a Owner,
-    /// One entry per address; all candidates are written down.
+    /// One want per address; all candidates are recorded.
     pub wants: &'a [Want],
     /// What happens on release.
     pub release: &'a ReleaseRule,
@@ -30,7 +30,7 @@ pub struct IntentAsk<'a> {
     pub now: u64,
 }
 
-/// An intent that was found as it was written, with the candidates that were granted.
+/// An unchanged intent, with the granted candidates.
 #[derive(Debug)]
 pub(crate) struct Granted {
     id: i64,
@@ -41,11 +41,11 @@ pub(crate) struct Granted {
 // === impl NodeStore ===
 
 impl NodeStore {
-    /// The random id of this store, made with the first call. Holders in a cluster ledger carry it, so that an agent whose
-    /// store was moved away does not take them for orphans.
+    /// Returns the random id of this store, which the first call creates. Holders in a cluster ledger carry it, so that
+    /// an agent with another store does not take them for orphans.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn store_id(&mut self) -> Result<String, StoreError> {
         let known = |conn: &Connection| Ok(store::meta(conn, STORE_ID)?);
         if let Some(id) = self.read("read the store's id", known)? {
@@ -63,10 +63,10 @@ impl NodeStore {
         Ok(id)
     }
 
-    /// Gives an intent up: what may have been asked for becomes a tombstone.
+    /// Drops an intent: addresses that may have been requested become tombstones.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// The store cannot be written.
     pub fn give_up_intent(&mut self, nonce: &str, now: u64) -> Result<(), StoreError> {
         self.write("give up what a cluster ledger was asked for", |conn| match rows::id(conn, nonce)? {
             Some(id) => Ok::<_, Stop<StoreError>>(rows::give_up(conn, id, now)?),
@@ -74,20 +74,20 @@ impl NodeStore {
         })
     }
 
-    /// The row of a nonce.
+    /// Returns the row of a nonce.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn remote_row(&self, nonce: &str) -> Result<Option<RemoteRow>, StoreError> {
         self.read("look up a row of a cluster ledger", |conn| {
             Ok(rows::select(conn, "nonce = ?1", [nonce])?.into_iter().next())
         })
     }
 
-    /// Addresses of a domain that this node has, asks for, or still has to give back.
+    /// Returns the addresses of a domain that this node has, requests, or still has to give back.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// The store cannot be read.
     pub fn remote_addresses(&self, domain: &str) -> Result<Vec<IpAddr>, StoreError> {
         self.read("list what this node has in a cluster ledger", |conn| {
             let rows = rows::select(conn, "domain = ?1", [domain])?;
@@ -98,12 +98,12 @@ impl NodeStore {
 
 const STORE_ID: &str = "store_id";
 
-/// 128 random bits.
+/// Returns 128 random bits in hex.
 pub(crate) fn hex() -> String {
     random::octets::<16>().iter().map(|octet| format!("{octet:02x}")).collect()
 }
 
-/// Writes down everything that will be tried.
+/// Records every address that will be tried.
 pub(crate) fn insert(
     conn: &Connection,
     ask: &IntentAsk<'_>,
@@ -134,7 +134,7 @@ pub(crate) fn insert(
     let candidates = ask.wants.iter().enumerate();
     let candidates = candidates.flat_map(|(want, wanted)| wanted.candidates.iter().map(move |(net, _)| (want, net)));
     for (rank, (want, candidate)) in candidates.enumerate() {
-        // One address may be a candidate for two wants; the first counts.
+        // An address may be a candidate for two wants; the first one counts.
         conn.prepare_cached(
             "INSERT OR IGNORE INTO remote_addresses (remote, address, prefix, want, rank, state, answer, since)
              VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, ?6)",
@@ -151,7 +151,7 @@ pub(crate) fn insert(
     Ok(())
 }
 
-/// `commit_cas`, first half: the candidates that were granted, if the row still is the intent and every want has one.
+/// `commit_cas`, first half: returns the granted candidates, if the row is still the intent and every want has one.
 pub(crate) fn granted(conn: &Connection, nonce: &str, wants: &[Want]) -> Result<Option<Granted>, Fault> {
     let Some(id) = rows::id(conn, nonce)? else { return Ok(None) };
     let Some(row) = rows::select(conn, "id = ?1", [id])?.into_iter().next() else { return Ok(None) };
@@ -167,8 +167,8 @@ pub(crate) fn granted(conn: &Connection, nonce: &str, wants: &[Want]) -> Result<
     Ok(Some(Granted { id, claimed }))
 }
 
-/// `commit_cas`, second half, in the same transaction: granted addresses become entries of a journal entry. Candidates beside
-/// them that may have been created become tombstones.
+/// `commit_cas`, second half, in the same transaction: granted addresses become entries of a journal entry. Other
+/// candidates that may have been created become tombstones.
 pub(crate) fn commit(conn: &Connection, granted: &Granted, entry: i64, now: u64) -> Result<(), Fault> {
     for claim in &granted.claimed {
         conn.prepare_cached(

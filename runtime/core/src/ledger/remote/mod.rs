@@ -1,17 +1,17 @@
-//! The node's side of a cluster ledger: what this node has asked for, holds, and still has to give back there.
+//! The node's side of a cluster ledger: what this node has requested, holds, and still has to give back.
 //!
-//! A row per attachment carries a nonce; a row per address says how far that address is. The rules (their names are those of
-//! the model in `tests/model`):
+//! A row per attachment carries a nonce; a row per address holds the state of that address. The rules (their names are
+//! those of the model in `tests/model`):
 //! - `intent_first`: nonce and every address that will be tried are on disk before the first request leaves the node.
 //! - `send_row`: a request for an address is sent only if its row is an intent at that instant.
-//! - `commit_cas`: an intent becomes an entry, together with the journal entry, only if it still is that intent.
-//! - `link_first`: a row becomes a tombstone only in the transaction that removes the journal entry, after the links.
-//! - A tombstone goes when the cluster no longer has its nonce (`Drained`).
+//! - `commit_cas`: an intent becomes an entry, together with the journal entry, only if it is still that intent.
+//! - `link_first`: a row becomes a tombstone only in the transaction that deletes the journal entry, after the links.
+//! - A tombstone is deleted when the cluster no longer has its nonce (`Drained`).
 //! - Cells have rows and rules of their own (`cells`).
 //!
-//! `weft` writes intents and commits them; the agent sends, drains and sweeps. Neither trusts the other to be alive.
+//! `weft` writes intents and commits them; the agent sends, drains and sweeps. Neither relies on the other being alive.
 //!
-//! Not here: what a cluster ledger is and how it is spoken to (the agent), journal entries (`commit`).
+//! Not here: the cluster ledger itself and its protocol (the agent), journal entries (`commit`).
 
 mod agent;
 mod cell_view;

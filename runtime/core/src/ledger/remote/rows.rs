@@ -1,4 +1,4 @@
-//! Reading and changing rows.
+//! Reads and changes rows.
 
 use std::net::IpAddr;
 
@@ -55,14 +55,14 @@ impl Answer {
     }
 }
 
-/// Remembers that this node asks a cluster ledger.
+/// Records that this node uses a cluster ledger.
 pub(super) fn note_ledger(conn: &Connection, ledger: &str, now: u64) -> Result<(), Fault> {
     conn.prepare_cached("INSERT OR REPLACE INTO remote_ledgers (ledger, used) VALUES (?1, ?2)")?
         .execute(params![ledger, store::seconds(now)])?;
     Ok(())
 }
 
-/// The id of the row with a nonce.
+/// Returns the id of the row with a nonce.
 pub(super) fn id(conn: &Connection, nonce: &str) -> Result<Option<i64>, Fault> {
     Ok(conn
         .prepare_cached("SELECT id FROM remote WHERE nonce = ?1")?
@@ -70,7 +70,7 @@ pub(super) fn id(conn: &Connection, nonce: &str) -> Result<Option<i64>, Fault> {
         .optional()?)
 }
 
-/// Rows that meet a condition on `remote`, oldest first.
+/// Returns rows that match a condition on `remote`, oldest first.
 pub(super) fn select(
     conn: &Connection,
     condition: &str,
@@ -137,8 +137,8 @@ fn address(row: &Row<'_>) -> Result<RemoteAddress, Fault> {
     })
 }
 
-/// The attachment of a journal entry is going, its links are gone: what it holds in the cluster has to be given back. Says
-/// whether it holds anything there.
+/// Marks an attachment's addresses in the cluster as to be given back; its journal entry is being deleted and its links
+/// are gone. Returns whether it holds any.
 pub(crate) fn release(conn: &Connection, entry: i64, now: u64) -> Result<bool, Fault> {
     let Some(id) = conn
         .prepare_cached("SELECT id FROM remote WHERE entry = ?1")?
@@ -152,8 +152,8 @@ pub(crate) fn release(conn: &Connection, entry: i64, now: u64) -> Result<bool, F
     Ok(true)
 }
 
-/// Nobody has used the addresses of a journal entry that is going: they need no rest. Those that somebody on the wire has are to be
-/// marked in the cluster. Says whether the entry holds anything there.
+/// Like `release` for addresses that nobody has used, which need no rest. Those that somebody on the wire uses are to
+/// be marked in the cluster. Returns whether the entry holds any.
 pub(crate) fn abandon(conn: &Connection, entry: i64, in_use: &[(IpAddr, String)]) -> Result<bool, Fault> {
     let changed = conn.prepare_cached("UPDATE remote SET release = '\"free\"' WHERE entry = ?1")?.execute([entry])?;
     for (address, by) in in_use {
@@ -166,13 +166,13 @@ pub(crate) fn abandon(conn: &Connection, entry: i64, in_use: &[(IpAddr, String)]
     Ok(changed > 0)
 }
 
-/// What an earlier boot had: its links went with the kernel that made them.
+/// Turns addresses of an earlier boot into tombstones: their links disappeared with that kernel.
 pub(super) fn tombstone_older_boots(conn: &Connection, boot_id: &str, now: u64) -> Result<usize, Fault> {
     conn.prepare_cached("UPDATE remote SET entry = NULL WHERE boot_id <> ?1")?.execute([boot_id])?;
     tombstone(conn, "remote IN (SELECT id FROM remote WHERE boot_id <> ?2)", boot_id, now)
 }
 
-/// Sets addresses that meet a condition to tombstones, whatever they are.
+/// Sets addresses that match a condition to tombstones, whatever their state.
 pub(super) fn tombstone(
     conn: &Connection,
     condition: &str,
@@ -183,8 +183,8 @@ pub(super) fn tombstone(
     Ok(conn.prepare_cached(&sql)?.execute(params![store::seconds(now), value])?)
 }
 
-/// Gives up the intents of one row: what no request was sent for, or what is known to be somebody else's, is nothing to give
-/// back. What was granted in vain needs no rest: nobody has used it.
+/// Drops the intents of one row. An address for which no request was sent, or that is known to belong to somebody else,
+/// need not be given back. A granted address needs no rest, because nobody has used it.
 pub(super) fn give_up(conn: &Connection, id: i64, now: u64) -> Result<(), Fault> {
     conn.prepare_cached("UPDATE remote SET release = '\"free\"' WHERE id = ?1 AND entry IS NULL")?.execute([id])?;
     conn.prepare_cached("DELETE FROM remote_addresses WHERE remote = ?1 AND state = 0 AND answer IN (0, 3)")?
@@ -193,7 +193,7 @@ pub(super) fn give_up(conn: &Connection, id: i64, now: u64) -> Result<(), Fault>
     forget_empty(conn, id)
 }
 
-/// The row goes with its last address.
+/// Deletes the row with its last address.
 pub(super) fn forget_empty(conn: &Connection, id: i64) -> Result<(), Fault> {
     conn.prepare_cached(
         "DELETE FROM remote WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM remote_addresses WHERE remote = ?1)",

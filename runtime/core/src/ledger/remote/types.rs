@@ -1,4 +1,4 @@
-//! What a row says.
+//! The types of a row.
 
 use std::net::IpAddr;
 
@@ -8,10 +8,10 @@ use weft_host_abi::types::ReleaseRule;
 
 use crate::store::Key;
 
-/// How far an address of this node is in a cluster ledger.
+/// The state of an address of this node in a cluster ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AddressState {
-    /// An ADD may ask for it, or has.
+    /// An ADD may request it, or has requested it.
     Intent,
     /// An attachment has it.
     Entry,
@@ -19,11 +19,11 @@ pub enum AddressState {
     Tombstone,
 }
 
-/// Whom a claim belongs to in the cluster, apart from the attachment.
+/// The owner of a claim in the cluster, apart from the attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Owner {
-    /// `Pod`, `Sandbox` where the runtime names no pod, or `IPAMClaim`.
+    /// `Pod`, `IPAMClaim`, or `Sandbox` if the runtime names no pod.
     pub kind: String,
     /// Its Kubernetes namespace; empty for a sandbox.
     pub namespace: String,
@@ -31,10 +31,10 @@ pub struct Owner {
     pub name: String,
     /// Its uid; the container id of a sandbox.
     pub uid: String,
-    /// The pod that uses what an IPAMClaim owns, as `namespace/name`. Empty where the pod is the owner.
+    /// The pod that uses the addresses of an IPAMClaim, as `namespace/name`. Empty if the pod is the owner.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub user: String,
-    /// weft made the IPAMClaim, for one pod: another machine gets it when this one has let go.
+    /// weft made the IPAMClaim for one pod: another machine gets it once this one has given it back.
     #[serde(skip_serializing_if = "is_false")]
     pub exclusive: bool,
 }
@@ -44,11 +44,11 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
-/// `kind` of an owner whose addresses are kept until it is deleted.
+/// The `kind` of an owner whose addresses are kept until it is deleted.
 const IPAM_CLAIM: &str = "IPAMClaim";
 
 impl Owner {
-    /// An IPAMClaim, with the pod that uses it.
+    /// Returns an IPAMClaim as the owner, with the pod that uses it.
     #[must_use]
     pub fn ipam_claim(namespace: &str, name: &str, uid: &str, pod: &str) -> Self {
         Self {
@@ -61,14 +61,14 @@ impl Owner {
         }
     }
 
-    /// Its addresses outlive their users.
+    /// Returns whether its addresses outlive their users.
     #[must_use]
     pub fn is_ipam_claim(&self) -> bool {
         self.kind == IPAM_CLAIM
     }
 }
 
-/// What this node has in a cluster ledger for one attachment.
+/// The addresses of one attachment in a cluster ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteRow {
     /// The attachment.
@@ -81,9 +81,9 @@ pub struct RemoteRow {
     pub store_id: String,
     /// The cluster ledger, as the configuration names it (JSON).
     pub ledger: String,
-    /// Addresses clash only within a domain.
+    /// The address domain: addresses conflict only within a domain.
     pub domain: String,
-    /// Whom the claims belong to.
+    /// The owner of the claims.
     pub owner: Owner,
     /// What happens to them on release.
     pub release: ReleaseRule,
@@ -100,52 +100,52 @@ pub struct RemoteAddress {
     pub want: usize,
     /// Address and prefix length.
     pub address: IpNet,
-    /// How far it is.
+    /// Its state.
     pub state: AddressState,
-    /// What the cluster has said about it.
+    /// The cluster's answer about it.
     pub answer: Answer,
-    /// Identity of the claim's last version that this node wrote.
+    /// Identity of the last version of the claim that this node wrote.
     pub versions: Option<Versions>,
     /// Seconds since 1970 of the last change of state.
     pub since: u64,
-    /// Who answers for it on the wire, of one in use.
+    /// The host that answers for it on the wire, if it is in use.
     pub in_use_by: Option<String>,
 }
 
 impl RemoteRow {
-    /// The row of one address.
+    /// Returns the row of one address.
     #[must_use]
     pub fn address(&self, address: IpAddr) -> Option<&RemoteAddress> {
         self.addresses.iter().find(|row| row.address.addr() == address)
     }
 }
 
-/// The scope under which the node's own store keeps what it has in a domain of a cluster ledger.
+/// Returns the scope under which the node's own store keeps its addresses in a domain of a cluster ledger.
 #[must_use]
 pub fn scope(domain: &str) -> String {
     format!("cluster/{domain}")
 }
 
-/// What a cluster ledger has said about an address of an intent.
+/// The answer of a cluster ledger about an address of an intent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Answer {
     /// No request was sent.
     NotSent,
-    /// A request was sent and not answered, or its answer was not kept.
+    /// A request was sent and not answered, or its answer was lost.
     None,
-    /// The claim is this nonce's.
+    /// The claim belongs to this nonce.
     Granted,
-    /// The claim is somebody else's.
+    /// The claim belongs to somebody else.
     Lost,
-    /// The claim is this nonce's, and somebody on the wire has the address: it is to be marked, and not given back.
+    /// The claim belongs to this nonce, and somebody on the wire uses the address: it is to be marked, not given back.
     InUse,
 }
 
 /// Identity of one version of a claim.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Versions {
-    /// Of the object: a new one after it was deleted and created again.
+    /// The object's uid, which changes when it is deleted and created again.
     pub uid: String,
-    /// Of its content.
+    /// The version of its content.
     pub version: String,
 }

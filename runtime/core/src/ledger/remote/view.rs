@@ -1,6 +1,6 @@
-//! What a policy may ask about a cluster ledger: the node's own claims, and what is known to be taken by others.
+//! The ledger view of a policy on a cluster ledger: the node's own claims, and what is known to be taken by others.
 //!
-//! All of it may be stale. That is safe, because the cluster's create decides, and only costs another try.
+//! All of it may be stale. That is safe, because the create in the cluster decides; it only costs another try.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use weft_host_abi::types::{ClaimInfo, ClaimState, LastClaim, LedgerView, Range, 
 
 use crate::store::{count, next};
 
-/// A set of addresses as runs of neighbours: small for a full pool.
+/// A set of addresses as runs of consecutive ones: small for a full pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Runs(BTreeMap<IpAddr, IpAddr>);
 
@@ -19,13 +19,13 @@ impl Runs {
         self.insert_run(address, address);
     }
 
-    /// Adds all addresses from `first` to `last`, of one family; nothing where `last` comes before `first`.
+    /// Adds all addresses from `first` to `last`, of one family; none if `last` is before `first`.
     pub fn insert_run(&mut self, first: IpAddr, last: IpAddr) {
         if last < first || first.is_ipv4() != last.is_ipv4() {
             return;
         }
         let (mut first, mut last) = (first, last);
-        // Runs that begin inside, or right behind, grow into one.
+        // Runs that begin inside, or right after, are merged.
         let end = next(last).filter(|end| end.is_ipv4() == last.is_ipv4()).unwrap_or(last);
         let inside: Vec<IpAddr> = self.0.range(first..=end).map(|(first, _last)| *first).collect();
         for start in inside {
@@ -40,31 +40,31 @@ impl Runs {
         self.0.insert(first, last);
     }
 
-    /// The last run that begins at or before an address, of its family.
+    /// Returns the last run of the address's family that begins at or before it.
     fn before(&self, address: IpAddr) -> Option<(IpAddr, IpAddr)> {
         let (first, last) = self.0.range(..=address).next_back()?;
         (first.is_ipv4() == address.is_ipv4()).then_some((*first, *last))
     }
 
-    /// The end of the run that an address lies in.
+    /// Returns the end of the run that contains an address.
     #[must_use]
     pub fn end(&self, address: IpAddr) -> Option<IpAddr> {
         self.before(address).map(|(_first, last)| last).filter(|last| *last >= address)
     }
 
-    /// All runs in order.
+    /// Returns all runs in order.
     pub fn iter(&self) -> impl Iterator<Item = (IpAddr, IpAddr)> {
         self.0.iter().map(|(first, last)| (*first, *last))
     }
 
-    /// What of the runs lies between two addresses of one family.
+    /// Returns the parts of the runs between two addresses of one family.
     pub fn within(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = (IpAddr, IpAddr)> {
         let same = self.iter().filter(move |(start, _end)| start.is_ipv4() == first.is_ipv4());
         same.filter(move |(start, end)| *start <= last && *end >= first)
             .map(move |(start, end)| (start.max(first), end.min(last)))
     }
 
-    /// How many addresses of a range are in the set.
+    /// Returns how many addresses of a range are in the set.
     #[must_use]
     pub fn count_in(&self, range: &Range) -> u64 {
         self.within(range.first, range.last).map(|(first, last)| count(first, last)).fold(0, u64::saturating_add)
@@ -85,14 +85,14 @@ impl FromIterator<IpAddr> for Runs {
     }
 }
 
-/// The node's view of its own claims with what others are known to have.
+/// The node's view of its own claims, combined with the known claims of others.
 pub struct RemoteView<V> {
     own: V,
     taken: Runs,
 }
 
 impl<V: LedgerView> RemoteView<V> {
-    /// Puts what is known to be taken over the view of the node's own claims. `taken` has to include those.
+    /// Adds the known taken addresses to the view of the node's own claims. `taken` has to include the latter.
     pub fn new(own: V, taken: Runs) -> Self {
         Self { own, taken }
     }
