@@ -1,4 +1,4 @@
-//! The process: one CNI call in by environment and stdin, one document out on stdout. What the verbs do is `attach`'s.
+//! The process: one CNI call in by environment and stdin, one document out on stdout. `attach` implements the verbs.
 //!
 //! Invariant: whatever happens, the caller gets exactly one JSON document on stdout (or none where CNI prints none), and log
 //! lines go to stderr only.

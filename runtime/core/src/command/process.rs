@@ -1,6 +1,6 @@
 //! One process, one CNI call: environment and stdin in, one document on stdout, an exit code.
 //!
-//! Invariant 8 lives here: stdout is written once, at the very end, whatever happened, panics included.
+//! This module ensures invariant 8: stdout is written once, at the very end, whatever happens, including panics.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read as _, Write};
@@ -19,27 +19,27 @@ use crate::facts::{self, Isolation};
 use crate::log::{Level, Logger, Settings, Subject, Target};
 use crate::pod::{self, PodCall};
 
-/// Where weft keeps its state, unless `WEFT_STATE_DIR` says otherwise.
+/// weft's state directory, unless `WEFT_STATE_DIR` names another.
 pub const STATE_DIR: &str = "/var/lib/weft";
 
-/// A call that takes longer says so in the log.
+/// A call that takes longer is logged as slow.
 const SLOW: Duration = Duration::from_secs(1);
 
-/// No network configuration is larger than this; more is refused instead of filling memory.
+/// Maximum size of a network configuration; larger ones are refused before they fill memory.
 const STDIN_LIMIT: u64 = 16 << 20;
 
-/// What a call leaves behind for the process to print.
+/// The output of a call, which the process prints.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Output {
     /// The one document for stdout; empty where CNI prints none.
     pub stdout: String,
-    /// Lines for stderr that the log keeps, and what is said to a person.
+    /// Lines for stderr: log lines that were kept, and messages for a person.
     pub stderr: String,
     /// Whether the call succeeded.
     pub ok: bool,
 }
 
-/// A call with its configuration read.
+/// A call with its parsed configuration.
 enum Read {
     One(Box<Call>),
     Pod(Box<PodCall>),
@@ -51,10 +51,10 @@ impl Output {
     }
 }
 
-/// What the program around knows of the process, and wants to know.
+/// The process's environment, as far as the program knows it.
 #[derive(Debug, Clone, Copy)]
 pub struct Surroundings {
-    /// The process was started with stdout closed.
+    /// Whether the process was started with stdout closed.
     pub stdout_closed: bool,
     /// Called before the document is printed.
     pub before_print: fn(),
@@ -91,19 +91,19 @@ pub fn main(surroundings: &Surroundings) -> ExitCode {
         log(&without_panics(|| take_back(&context, &call)).stderr);
     }
     if let Some(mut node) = after {
-        // The result is out; what fails now is nobody's failure.
+        // The result is printed, so failures from here on are ignored.
         catch_unwind(AssertUnwindSafe(|| attach::observe(&mut node))).ok();
         node.leave();
     }
     if output.ok && written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Where stderr is closed, nothing can be reported; the exit code still tells.
+/// If stderr is closed, nothing can be reported; the exit code still shows the failure.
 fn log(text: &str) {
     let _logged = std::io::stderr().write_all(text.as_bytes());
 }
 
-/// Removes what an ADD made whose result nobody has.
+/// Removes what an ADD made if nobody received its result.
 fn take_back(context: &Context, call: &Read) -> Output {
     let mut node = Node::new(context);
     let removed = match call {
@@ -117,17 +117,17 @@ fn take_back(context: &Context, call: &Read) -> Output {
     Output { stdout: String::new(), stderr, ok: false }
 }
 
-/// The variable that sets how many seconds an external plugin has.
+/// The variable with the time limit of an external plugin in seconds.
 const PLUGIN_TIMEOUT: &str = "WEFT_PLUGIN_TIMEOUT";
 
-/// A whole number of seconds from 1 to 3600; anything else leaves the default.
+/// Parses a whole number of seconds from 1 to 3600; any other value selects the default.
 fn plugin_limit(value: Option<OsString>) -> Option<Duration> {
     let seconds = value?.to_str()?.parse::<u64>().ok()?;
     (1..=3600).contains(&seconds).then(|| Duration::from_secs(seconds))
 }
 
 /// Turns a panic into error 999, so that the runtime still gets its document. The hook keeps the message off stdout and
-/// adds the place to the details.
+/// adds the location to the details.
 fn without_panics(call: impl FnOnce() -> Output) -> Output {
     static MESSAGE: Mutex<String> = Mutex::new(String::new());
     std::panic::set_hook(Box::new(|info| {
@@ -137,7 +137,7 @@ fn without_panics(call: impl FnOnce() -> Output) -> Output {
     }));
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_payload| {
         let details = MESSAGE.lock().map(|message| message.clone()).unwrap_or_default();
-        // The engine panics where the kernel gives it no memory for signal stacks.
+        // The engine panics if the kernel gives it no memory for signal stacks.
         let (code, msg) = if details.contains("OutOfMemory") {
             (code::IO, "the node has no memory left for weft; DEL cleans up what this call left")
         } else {
@@ -162,16 +162,16 @@ pub fn run(
     output
 }
 
-/// What came of a call.
+/// The outcome of a call.
 struct Answered<'c> {
     output: Output,
-    /// The call of an ADD that succeeded.
+    /// The call, if it is an ADD that succeeded.
     made: Option<Read>,
-    /// The node, where there is something left to do once the output is out.
+    /// The node, if work is left for after the output.
     node: Option<Node<'c>>,
 }
 
-/// As `run`, up to what is printed.
+/// Like `run`, but does not print.
 fn run_call<'c>(
     program: &std::ffi::OsStr,
     env: &dyn Fn(&str) -> Option<OsString>,
@@ -196,7 +196,7 @@ fn answer<'c>(
     let persona = Persona::from_argv0(program).map_err(|error| AttachError::from(error).to_cni())?;
     let environment = match cni::read_environment(env)? {
         Invoked::Cni(environment) => environment,
-        // A person runs us by hand: the stock plugins say what they are, on stderr.
+        // A person started the program: like the stock plugins, it introduces itself on stderr.
         Invoked::About => {
             log.push_str(&cni::about(
                 &format!("CNI {} plugin, in weft {}", persona.name(), env!("CARGO_PKG_VERSION")),
@@ -228,7 +228,8 @@ fn answer<'c>(
     answer
 }
 
-/// Reads the configuration and carries the call out; the network that the call is counted under, and the document.
+/// Reads the configuration and executes the call. Returns the network under which the call is counted, and the
+/// document.
 fn read_and_carry_out(
     stdin: &mut dyn io::Read,
     persona: Persona,
@@ -236,7 +237,7 @@ fn read_and_carry_out(
     node: &mut Node<'_>,
     made: &mut Option<Read>,
 ) -> (String, Result<String, CniError>) {
-    // A pod's call is counted under the program's name, whatever networks it has.
+    // A pod's call is counted under the program's name, whatever its networks.
     let mut network = persona.name().to_owned();
     let verb = environment.verb;
     let read = read_stdin(stdin).and_then(|stdin| {
@@ -261,7 +262,7 @@ fn read_and_carry_out(
     (network, answer)
 }
 
-/// What the log's lines are about, as far as it is known before the configuration is read.
+/// Returns the subject of the log lines, as far as it is known before the configuration is read.
 fn subject(persona: Persona, environment: &Environment) -> Subject {
     let argument = |key: &str| {
         let pairs = environment.args.split(';').filter_map(|pair| pair.split_once('='));
@@ -281,7 +282,7 @@ fn subject(persona: Persona, environment: &Environment) -> Subject {
     }
 }
 
-/// The last line of a call.
+/// Logs the last line of a call.
 fn conclude(log: &Logger, verb: Verb, answer: &Result<String, CniError>, took: Duration) {
     let (verb, millis) = (verb.name(), took.as_millis());
     match answer {
@@ -313,7 +314,7 @@ fn read_stdin(stdin: &mut dyn io::Read) -> Result<Vec<u8>, CniError> {
     Ok(bytes)
 }
 
-/// The document of a verb; empty where CNI prints none.
+/// Executes a verb and returns its document; empty if CNI prints none.
 fn carry_out(verb: Verb, node: &mut Node<'_>, call: &Call) -> Result<String, CniError> {
     let outcome = match verb {
         Verb::Add => return attach::add(node, call).map_err(|error| error.to_cni())?.to_json(call.version()),
@@ -327,7 +328,7 @@ fn carry_out(verb: Verb, node: &mut Node<'_>, call: &Call) -> Result<String, Cni
     outcome.map(|()| String::new()).map_err(|error| error.to_cni())
 }
 
-/// As `carry_out`, for all networks of a pod.
+/// Like `carry_out`, for all networks of a pod.
 fn carry_out_for_pod(node: &mut Node<'_>, call: &PodCall) -> Result<String, CniError> {
     let outcome = match call.verb() {
         Verb::Add => return pod::add(node, call),

@@ -1,4 +1,5 @@
-//! stdin with patience: a runtime that never closes it must not keep weft, and with it the locks of the runtime, for ever.
+//! Reads stdin with a time limit: a runtime that never closes it must not block weft, and with it the runtime's locks,
+//! for ever.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
@@ -8,10 +9,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::read;
 
-/// How long all of stdin may take. A runtime has the configuration at hand when it starts a plugin.
+/// Time limit for all of stdin. A runtime has the configuration at hand when it starts a plugin.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The process's stdin, without a buffer of its own. Reading fails with `TimedOut` once the time is up.
+/// The process's stdin, without a buffer of its own. Reading fails with `TimedOut` after the time limit.
 #[derive(Debug, Default)]
 pub(super) struct Stdin {
     deadline: Option<Instant>,

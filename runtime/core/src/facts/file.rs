@@ -1,4 +1,4 @@
-//! Files that root declares and that decide something: read whole, if nobody else could have written them.
+//! Files that root declares and that influence decisions: read completely, if only root can write them.
 
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -9,16 +9,16 @@ use nix::unistd::geteuid;
 
 use super::FactsError;
 
-/// Largest file that is read: it goes to a policy and into the journal.
+/// Maximum size of a file, because it goes to a policy and into the journal.
 pub(super) const FILE_MAX: u64 = 64 << 10;
 
-/// The text of a declared file; `None` where there is none.
+/// Returns the text of a declared file; `None` if it does not exist.
 ///
 /// # Errors
-/// It is there and cannot be read, is too large, is no text, or others than root can change it.
+/// It exists but cannot be read, is too large, is not text, or can be changed by others than root.
 pub fn declared_file(path: &Path) -> Result<Option<String>, FactsError> {
     let unreadable = |source| FactsError::File { path: path.to_owned(), source };
-    // Links are followed (mounted ConfigMaps are made of them); a FIFO must not block us.
+    // Follow links (mounted ConfigMaps consist of them); do not block on a FIFO.
     let opened = std::fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
     let file = match opened {
         Ok(file) => file,

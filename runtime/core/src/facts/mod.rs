@@ -1,4 +1,4 @@
-//! Facts: everything a policy's request says that is read from the node and not from the configuration. Read only.
+//! Facts: everything in a policy's request that comes from the node and not from the configuration. Read only.
 //!
 //! Not here: links and routes (`netlink::Executor::observe`), claims (`ledger`).
 
@@ -18,10 +18,10 @@ pub use node::{Isolation, isolation, node};
 pub use pod::PodFacts;
 pub use resolver::parse_resolver;
 
-/// A fact that could not be had.
+/// A fact that could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FactsError {
-    /// The file `ipam.resolvConf` names.
+    /// The file that `ipam.resolvConf` names.
     #[error("cannot read resolvConf {path:?}; correct ipam.resolvConf or make the file readable")]
     Resolver {
         /// The path as configured.
@@ -30,7 +30,7 @@ pub enum FactsError {
         #[source]
         source: std::io::Error,
     },
-    /// A file that decides something.
+    /// A file that influences decisions.
     #[error("cannot read {path:?}; make it readable or name another file")]
     File {
         /// The file.
@@ -39,17 +39,17 @@ pub enum FactsError {
         #[source]
         source: std::io::Error,
     },
-    /// A file that is there and must not decide anything.
+    /// A file that exists but must not influence decisions.
     #[error("cannot use {path:?}: {what}; {remedy}")]
     FileUnusable {
         /// The file.
         path: PathBuf,
-        /// What is off.
+        /// What is wrong.
         what: String,
         /// What to do.
         remedy: &'static str,
     },
-    /// What the state directory says of the node.
+    /// The node's file in the state directory.
     #[error("cannot read {path:?}: it has to be {{\"labels\": {{...}}}}; correct it or remove it")]
     Node {
         /// The file.
@@ -63,19 +63,19 @@ pub enum FactsError {
     Clock,
 }
 
-/// Seconds since 1970.
+/// Returns the seconds since 1970.
 ///
 /// # Errors
-/// `FactsError::Clock` where the clock is before 1970.
+/// `FactsError::Clock` if the clock is before 1970.
 pub fn now() -> Result<u64, FactsError> {
     SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).map_err(|_before_epoch| FactsError::Clock)
 }
 
-/// Identities the host attests for an attachment, most lasting first. They decide whose kept addresses it may take, so
-/// only what the runtime itself said goes in here, never a label or an annotation.
+/// Returns the identities that the host attests for an attachment, the most permanent first. They decide which kept
+/// addresses it may take, so they only contain what the runtime itself said, never a label or an annotation.
 ///
-/// A pod with several attachments on a network has one identity per interface: without the interface name its second
-/// interface could take what was kept for its first.
+/// A pod with several attachments on a network has one identity per interface: without the interface name, its second
+/// interface could take an address kept for its first.
 #[must_use]
 pub fn identities(attachment: &Attachment, pod: Option<&Pod>) -> Vec<String> {
     let ifname = &attachment.ifname;
@@ -92,8 +92,8 @@ pub fn identities(attachment: &Attachment, pod: Option<&Pod>) -> Vec<String> {
     identities
 }
 
-/// The seed a policy gets instead of random numbers: the same attachment always gets the same one, two nodes or pods
-/// that start together get different ones.
+/// Returns the seed that a policy gets instead of random numbers: always the same for the same attachment, but
+/// different for two nodes or pods that start together.
 #[must_use]
 pub fn seed(node: &Node, attachment: &Attachment) -> u64 {
     let mut hash = Sha256::new();
@@ -107,10 +107,10 @@ pub fn seed(node: &Node, attachment: &Attachment) -> u64 {
     u64::from_be_bytes(seed)
 }
 
-/// What the file named by `ipam.resolvConf` says.
+/// Returns the content of the file named by `ipam.resolvConf`.
 ///
 /// # Errors
-/// `FactsError::Resolver` where it cannot be read.
+/// `FactsError::Resolver` if it cannot be read.
 pub fn resolver(path: &Path) -> Result<weft_host_abi::types::Dns, FactsError> {
     let bytes = std::fs::read(path).map_err(|source| FactsError::Resolver { path: path.to_owned(), source })?;
     Ok(parse_resolver(&String::from_utf8_lossy(&bytes)))

@@ -1,4 +1,4 @@
-//! The node, as far as it can be known without Kubernetes: its host name, and the labels in a file of the state directory.
+//! The node, as far as it is known without Kubernetes: its host name, and the labels in a file of the state directory.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,8 @@ use super::FactsError;
 use super::file::declared_file;
 use crate::log::Settings;
 
-/// In the state directory: what root, or a process that knows the API server, says of this node.
+/// The file in the state directory with this node's properties, written by root or by a process that knows the API
+/// server.
 const FILE: &str = "node.json";
 
 /// The content of the file.
@@ -19,7 +20,7 @@ const FILE: &str = "node.json";
 struct Declared {
     #[serde(default)]
     labels: BTreeMap<String, String>,
-    /// Read by `log`, at the begin of every call; here for what is wrong with it.
+    /// `log` reads it at the begin of every call. It is parsed here only to report mistakes.
     #[serde(default, rename = "log")]
     _log: Settings,
     #[serde(default)]
@@ -37,18 +38,18 @@ pub enum Isolation {
     Worker,
 }
 
-/// The node.
+/// Returns the node.
 ///
 /// # Errors
-/// The file with its labels is there and cannot be used.
+/// The file with its labels exists and cannot be used.
 pub fn node(state_dir: &Path) -> Result<Node, FactsError> {
     let uname = nix::sys::utsname::uname();
     let name = uname.map(|uname| uname.nodename().to_string_lossy().into_owned()).unwrap_or_default();
     Ok(Node { name, labels: declared(state_dir)?.labels.into_iter().collect() })
 }
 
-/// Where this node's policies are called. A file that cannot be used says so in [`node`], which every call of a policy needs; until
-/// then the stricter rule holds.
+/// Returns where this node's policies are called. An unusable file is reported by [`node`], which every policy call
+/// needs; until then the stricter rule applies.
 #[must_use]
 pub fn isolation(state_dir: &Path) -> Isolation {
     declared(state_dir).map_or(Isolation::Worker, |declared| declared.isolation)

@@ -1,12 +1,12 @@
-//! What the API server says about one pod, its namespace and its node.
+//! The API server's facts about one pod, its namespace and its node.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use weft_host_abi::types::{FactSource, Node, Pod};
 
-/// Facts about one pod from the API server. The agent reads them; policies see them. Where a call has them, nothing that
-/// the runtime or the configuration says about labels counts.
+/// The API server's facts about one pod. The agent reads them; policies see them. If a call has them, labels from the
+/// runtime or the configuration are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PodFacts {
     /// `metadata.uid` of the pod.
@@ -28,8 +28,8 @@ pub struct PodFacts {
 // === impl PodFacts ===
 
 impl PodFacts {
-    /// The pod as policies see it. Its name and namespace, and its uid where the runtime names one, stay the runtime's: a
-    /// static pod's uid is another than that of its mirror at the API server.
+    /// Returns the pod as policies see it. Name, namespace and, if given, uid are the runtime's: a static pod's uid
+    /// differs from that of its mirror at the API server.
     #[must_use]
     pub fn pod(&self, named: Option<Pod>) -> Pod {
         let named = named.unwrap_or_default();
@@ -43,7 +43,7 @@ impl PodFacts {
         }
     }
 
-    /// The node as policies see it. Without labels of the API server it keeps those of the node's file.
+    /// Returns the node as policies see it. Without labels from the API server it keeps those of the node's file.
     #[must_use]
     pub fn node(&self, node: Node) -> Node {
         if self.node_labels.is_empty() { node } else { Node { labels: pairs(&self.node_labels), ..node } }

@@ -1,9 +1,9 @@
-//! Reads a resolv.conf the way the stock host-local plugin does.
+//! Parses a resolv.conf like the stock host-local plugin.
 
 use weft_host_abi::types::Dns;
 
-/// Parses resolv.conf text: lines are trimmed, `#` and `;` start a comment line, and a line needs two fields. `nameserver`
-/// takes its first value, of several `domain` lines the last wins, `search` and `options` collect all values.
+/// Parses resolv.conf text: lines are trimmed, `#` and `;` start a comment line, and a line needs two fields.
+/// `nameserver` uses its first value, the last `domain` line wins, `search` and `options` collect all values.
 #[must_use]
 pub fn parse_resolver(text: &str) -> Dns {
     let mut dns = Dns::default();

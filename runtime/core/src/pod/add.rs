@@ -1,6 +1,6 @@
-//! ADD of a pod: ask the agent, make the list, write it down, attach one network after the other, report.
+//! ADD of a pod: asks the agent, makes the list, journals it, attaches one network after the other, and reports.
 //!
-//! Above the journal's entry nothing has a side effect; from it on, any failure takes back the attachments before it, last
+//! Nothing before the journal entry has a side effect. After it, any failure takes back the earlier attachments, last
 //! first (R30), and only what cannot be taken back stays in the journal.
 
 use std::path::Path;
@@ -25,19 +25,19 @@ use crate::netlink::Executor;
 use crate::plan::{LinkRef, Need};
 use crate::store::Key;
 
-/// How long the agent may take to say what it knows of a pod.
+/// How long the agent may take to answer about a pod.
 const POD_LIMIT: Duration = Duration::from_secs(20);
 
-/// How long a failed ADD waits to have its event handed over.
+/// How long a failed ADD waits to hand over its event.
 const EVENT_LIMIT: Duration = Duration::from_millis(300);
 
-/// Where the source of a static pod is named: anything but `api` is a file or URL of the node.
+/// The annotation with a static pod's source: any value but `api` is a file or URL of the node.
 const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
 
-/// Attaches a pod to all its networks. The result is the default network's.
+/// Attaches a pod to all its networks. Returns the default network's result.
 ///
 /// # Errors
-/// Why not; whatever was attached is taken back.
+/// The first failure; all attachments are taken back.
 pub fn add(node: &mut Node<'_>, call: &PodCall) -> Result<String, CniError> {
     let settings = call.settings()?;
     for warning in &settings.warnings {
@@ -61,7 +61,7 @@ pub fn add(node: &mut Node<'_>, call: &PodCall) -> Result<String, CniError> {
     attach_all(node, &pod, list)
 }
 
-/// The pod of an ADD.
+/// The pod that an ADD attaches.
 struct Pod<'a> {
     call: &'a PodCall,
     namespace: &'a str,
@@ -88,7 +88,7 @@ impl Pod<'_> {
         agent::ask::<agent::status::Status>(socket, &request, Some(limit))
     }
 
-    /// Names a failed network as Multus does.
+    /// Names a failed network in Multus' form.
     fn with_attachment(&self, attachment: &PodAttachment, error: &CniError) -> CniError {
         let PodAttachment { network, label, .. } = attachment;
         let place = format!("[{}/{}/{}:{label}]", self.namespace, self.name, self.uid);
@@ -97,7 +97,7 @@ impl Pod<'_> {
     }
 }
 
-/// Asks the agent for the pod, and makes sure that it is the one that the runtime means.
+/// Asks the agent for the pod, and checks that it is the one that the runtime means.
 fn ask_for_pod(call: &PodCall, namespace: &str, name: &str) -> Result<PodInfo, CniError> {
     let settings = call.settings()?;
     let uid = call.arg("K8S_POD_UID");
@@ -127,7 +127,7 @@ fn ask_for_pod(call: &PodCall, namespace: &str, name: &str) -> Result<PodInfo, C
     Ok(*info)
 }
 
-/// What policies see of the pod.
+/// Returns the facts about the pod for policies.
 fn facts(info: &PodInfo) -> PodFacts {
     PodFacts {
         uid: info.uid.clone(),
@@ -160,7 +160,7 @@ fn list(node: &mut Node<'_>, call: &PodCall, info: &PodInfo) -> Result<Vec<PodAt
     list
 }
 
-/// From the entry on.
+/// Attaches all networks, starting with the journal entry.
 fn attach_all(node: &mut Node<'_>, pod: &Pod<'_>, list: Vec<PodAttachment>) -> Result<String, CniError> {
     let call = pod.call;
     let sandbox = Sandbox { facts: Some(pod.facts.clone()), ..call.sandbox() };
@@ -199,7 +199,8 @@ fn run(
     results.first().ok_or_else(|| CniError::new(code::INTERNAL, "a pod without a default network"))?.to_json(version)
 }
 
-/// One network of the pod. What is written before an external plugin is called lets DEL find it whatever happens.
+/// Attaches one network of the pod. It is journalled before an external plugin is called, so that DEL finds it whatever
+/// happens.
 fn attach_one(
     node: &mut Node<'_>,
     pod: &Pod<'_>,
@@ -231,8 +232,8 @@ fn attach_one(
     Ok(result)
 }
 
-/// Nobody would notice but the plugin, and some take the link that is there for theirs: with the failed ADD's DEL it would
-/// go (R13).
+/// Checks that no interface of this name exists. Only the plugin would notice, and some plugins take the existing link
+/// for their own: the DEL of the failed ADD would delete it (R13).
 fn name_is_free(sandbox: &Sandbox, attachment: &PodAttachment) -> Result<(), CniError> {
     let link = LinkRef::container(attachment.ifname.as_str());
     let netlink = |error: crate::netlink::NetlinkError| crate::attach::AttachError::from(error).to_cni();
@@ -245,7 +246,7 @@ fn name_is_free(sandbox: &Sandbox, attachment: &PodAttachment) -> Result<(), Cni
     Ok(())
 }
 
-/// Status and events, before the ADD returns.
+/// Writes status and events, before the ADD returns.
 fn report(node: &mut Node<'_>, pod: &Pod<'_>, record: &PodRecord, results: &[CniResult]) -> Result<(), CniError> {
     let settings = pod.call.settings()?;
     let attached: Vec<Attached<'_>> = record
@@ -290,7 +291,7 @@ fn superseded(unchanged: Unchanged) -> CniError {
     }
 }
 
-/// Takes everything back. What a DEL that came meanwhile has removed already is removed once more, which does no harm.
+/// Takes everything back. Removing again what a concurrent DEL has already removed does no harm.
 fn take_back(
     node: &mut Node<'_>,
     pod: &Pod<'_>,

@@ -1,11 +1,12 @@
-//! One network of a pod, as the journal keeps it: which plugins, with which text, how far it got.
+//! One network of a pod in the form that the journal keeps: its plugins, their configurations,
+//! and its progress.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// One network of a pod, ready to be attached. This is what the journal keeps.
+/// One network of a pod, ready to be attached. The journal stores this.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PodAttachment {
     /// Its name in status and events: `NAMESPACE/NAME` of the definition, or the CNI name.
@@ -20,22 +21,22 @@ pub struct PodAttachment {
     pub plugins: Vec<PluginCall>,
     /// `CNI_ARGS`.
     pub args: String,
-    /// It is the pod's default network.
+    /// Whether it is the pod's default network.
     #[serde(default)]
     pub is_default: bool,
-    /// Where its device is described.
+    /// The files that describe its device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_info: Option<DeviceInfoFiles>,
-    /// CHECK must not be called.
+    /// Whether calling CHECK is forbidden.
     #[serde(default)]
     pub disable_check: bool,
-    /// GC must not be called.
+    /// Whether calling GC is forbidden.
     #[serde(default)]
     pub disable_gc: bool,
-    /// How far it got.
+    /// Its progress.
     #[serde(default)]
     pub progress: Progress,
-    /// What its last plugin answered.
+    /// The result of its last plugin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
 }
@@ -48,28 +49,28 @@ pub struct PluginCall {
     pub kind: String,
     /// The JSON text that it gets on stdin, without `prevResult`.
     pub conf: String,
-    /// It is another vendor's binary; otherwise it runs in process.
+    /// Whether it is another vendor's binary; otherwise it runs in process.
     pub external: bool,
 }
 
 /// Files that describe an attachment's device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceInfoFiles {
-    /// The device plugin's file, where the device came from a resource.
+    /// The device plugin's file, if the device came from a resource.
     pub device_plugin: Option<PathBuf>,
     /// The attachment's file.
     pub attachment: PathBuf,
 }
 
-/// How far an attachment got.
+/// The progress of an attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Progress {
-    /// Nothing was called for it.
+    /// No plugin was called.
     #[default]
     Planned,
     /// A plugin was or is about to be called.
     Attempted,
-    /// It is done.
+    /// All plugins succeeded.
     Done,
 }

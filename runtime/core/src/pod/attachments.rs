@@ -1,4 +1,4 @@
-//! From a pod's annotations and the configuration to the list of attachments: which networks, in which order, each plugin
+//! Makes the list of attachments from a pod's annotations and the configuration: the networks in order, each plugin
 //! with the exact object that it gets on stdin. Reads files on the node (`files`), changes nothing.
 
 use std::collections::BTreeMap;
@@ -17,14 +17,14 @@ use super::settings::{NetworkRef, Networks, Settings};
 use crate::agent::pod::{Definition, PodInfo};
 use crate::conf::POD_NAMES;
 
-/// The annotation of a definition that names the resource whose devices its attachments get.
+/// The annotation of a definition with the resource whose devices its attachments get.
 pub const RESOURCE_NAME: &str = "k8s.v1.cni.cncf.io/resourceName";
 
-/// What the list is made of.
+/// The inputs of the list.
 pub struct Input<'a> {
     /// `weft-pod`'s configuration.
     pub settings: &'a Settings,
-    /// Its name: the network's name of inline delegates that have none.
+    /// The configuration's name, which is the network's name of inline delegates without one.
     pub conf_name: &'a str,
     /// `runtimeConfig` of the runtime.
     pub runtime_config: &'a Map<String, Value>,
@@ -32,17 +32,17 @@ pub struct Input<'a> {
     pub container_id: &'a str,
     /// `CNI_IFNAME`.
     pub ifname: &'a str,
-    /// `CNI_ARGS` in pairs.
+    /// The pairs of `CNI_ARGS`.
     pub args: &'a [(String, String)],
     /// The pod's namespace.
     pub namespace: &'a str,
-    /// What the agent says of the pod.
+    /// The agent's answer about the pod.
     pub facts: &'a PodInfo,
-    /// Whether weft has a plugin of that name.
+    /// Returns whether weft has a plugin of that name.
     pub is_ours: &'a dyn Fn(&str) -> bool,
 }
 
-/// A network with what is asked of it.
+/// A network with the pod's requests.
 struct Wanted {
     label: String,
     conf: NetworkConf,
@@ -50,10 +50,11 @@ struct Wanted {
     resource: Option<String>,
 }
 
-/// The attachments of a pod, the default network first (R28).
+/// Returns the attachments of a pod, the default network first (R28).
 ///
 /// # Errors
-/// An annotation, a definition or a configuration is wrong or missing; nothing of the pod may be attached then.
+/// An annotation, a definition or a configuration is wrong or missing; the pod must then not be attached to any
+/// network.
 pub fn attachments(input: &Input<'_>, warnings: &mut Vec<String>) -> Result<Vec<PodAttachment>, PodError> {
     let mut builder = Builder { input, warnings, devices: BTreeMap::new() };
     let mut wanted = builder.default_networks()?;
@@ -73,10 +74,10 @@ pub fn attachments(input: &Input<'_>, warnings: &mut Vec<String>) -> Result<Vec<
     Ok(list)
 }
 
-/// The default network's configuration as far as it is known without a pod: for STATUS and GC.
+/// Returns the default network's configuration as far as it is known without a pod, for STATUS and GC.
 ///
 /// # Errors
-/// It is not there, or it is wrong.
+/// It is missing or wrong.
 pub fn default_network(
     settings: &Settings,
     conf_name: &str,
@@ -94,12 +95,12 @@ pub fn default_network(
 struct Builder<'a, 'w> {
     input: &'a Input<'a>,
     warnings: &'w mut Vec<String>,
-    /// Devices of each resource that are left.
+    /// The remaining devices of each resource.
     devices: BTreeMap<String, std::vec::IntoIter<String>>,
 }
 
 impl Builder<'_, '_> {
-    /// Those that every pod gets.
+    /// Returns the networks that every pod gets.
     fn default_networks(&mut self) -> Result<Vec<Wanted>, PodError> {
         let Input { settings, conf_name, namespace, facts, .. } = *self.input;
         let (cluster, further) = match &settings.networks {
@@ -121,7 +122,7 @@ impl Builder<'_, '_> {
         Ok(wanted)
     }
 
-    /// `v1.multus-cni.io/default-network` puts another network into the first place.
+    /// Lets `v1.multus-cni.io/default-network` replace the first network.
     fn replace_default(&mut self, wanted: &mut [Wanted]) -> Result<(), PodError> {
         let Input { settings, facts, ifname, .. } = *self.input;
         let text = facts.annotations.get(DEFAULT_NETWORK).map(String::as_str).unwrap_or_default();
@@ -140,7 +141,7 @@ impl Builder<'_, '_> {
         Ok(())
     }
 
-    /// Those of the pod's annotation.
+    /// Returns the networks of the pod's annotation.
     fn selected(&mut self) -> Result<Vec<Wanted>, PodError> {
         let Input { facts, namespace, .. } = *self.input;
         let text = facts.annotations.get(NETWORKS).map(String::as_str).unwrap_or_default();
@@ -148,12 +149,12 @@ impl Builder<'_, '_> {
         selections.into_iter().map(|selection| self.defined(selection, namespace)).collect()
     }
 
-    /// The network of an element; names without a namespace are looked up in `namespace`.
+    /// Returns the network of an element; names without a namespace are looked up in `namespace`.
     fn defined(&mut self, selection: Selection, namespace: &str) -> Result<Wanted, PodError> {
         let Input { settings, facts, .. } = *self.input;
         let definition = full_name(&selection, namespace);
         let target = selection.namespace.clone().unwrap_or_else(|| namespace.to_owned());
-        // A network that the operator put into multusNamespace for this annotation is open to all.
+        // The operator put this network into multusNamespace for this annotation, so every pod may use it.
         let is_of_operator = selection.namespace.is_none() && target == settings.namespace;
         if !is_of_operator && !settings.may_use(self.input.namespace, &target) {
             return Err(PodError::Isolated {
@@ -209,8 +210,8 @@ impl Builder<'_, '_> {
         })
     }
 
-    /// The next device of the resource, else the one that the annotation names. A resource without a device left gives
-    /// none, as with Multus.
+    /// Returns the next device of the resource, otherwise the device that the annotation names. As with Multus, a
+    /// resource without remaining devices provides none.
     fn device(
         &mut self,
         label: &str,
@@ -249,7 +250,7 @@ fn inline(settings: &Settings, conf_name: &str, delegate: Option<&Value>) -> Res
     })
 }
 
-/// A network of the configuration: a path, a definition, or a name in a file of `confDir`.
+/// Returns a network of the configuration: a path, a definition, or a name in a file of `confDir`.
 fn named(
     settings: &Settings,
     network: &NetworkRef,
@@ -278,7 +279,8 @@ fn named(
     }
 }
 
-/// The configuration of a definition, and its resource. One without a config takes the node's file of that name (R4).
+/// Returns the configuration of a definition, and its resource. A definition without a config uses the node's file of
+/// that name (R4).
 fn by_definition(
     settings: &Settings,
     name: &str,

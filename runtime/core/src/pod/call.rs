@@ -1,4 +1,4 @@
-//! One call of `weft-pod`, read: the environment, the pod that `CNI_ARGS` name, the configuration.
+//! One parsed call of `weft-pod`: the environment, the pod in `CNI_ARGS`, the configuration.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::settings::Settings;
 use crate::cni::{self, CniError, Environment, Object, Verb, Version, code};
 use crate::store::Key;
 
-/// Keys of `CNI_ARGS` that Kubernetes' runtimes set, or that name an address for the pod.
+/// Keys of `CNI_ARGS` that Kubernetes' runtimes set, or that request an address for the pod.
 const ARGS: &[&str] = &["K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONTAINER_ID", "K8S_POD_UID", "IP", "MAC"];
 
 /// A call of the persona `weft-pod`.
@@ -19,10 +19,10 @@ const ARGS: &[&str] = &["K8S_POD_NAMESPACE", "K8S_POD_NAME", "K8S_POD_INFRA_CONT
 pub struct PodCall {
     pub(super) env: Environment,
     pub(super) pairs: Vec<(String, String)>,
-    /// Its name in the configuration.
+    /// The name in the configuration.
     pub(super) name: String,
     pub(super) conf: Object,
-    /// `None` for DEL and GC where the configuration cannot be used: they need the journal alone.
+    /// `None` for DEL and GC if the configuration cannot be used: they only need the journal.
     pub(super) settings: Option<Settings>,
 }
 
@@ -30,7 +30,7 @@ impl PodCall {
     /// Reads a call.
     ///
     /// # Errors
-    /// The configuration or `CNI_ARGS` cannot be used; DEL and GC take what they can.
+    /// The configuration or `CNI_ARGS` cannot be used. DEL and GC use whatever is readable.
     pub fn read(env: Environment, stdin: &[u8]) -> Result<Self, CniError> {
         let conf = cni::read_network(stdin)?;
         let version = Version::of(&conf, env.verb)?;
@@ -52,19 +52,19 @@ impl PodCall {
         Ok(Self { env, pairs, name, conf, settings })
     }
 
-    /// The verb.
+    /// Returns the verb.
     #[must_use]
     pub fn verb(&self) -> Verb {
         self.env.verb
     }
 
-    /// A value of `CNI_ARGS`; empty where there is none.
+    /// Returns a value of `CNI_ARGS`, or an empty text.
     pub(super) fn arg(&self, key: &str) -> &str {
         let found = self.pairs.iter().rev().find(|(name, _)| name == key);
         found.map(|(_, value)| value.as_str()).unwrap_or_default()
     }
 
-    /// The pod's namespace and name.
+    /// Returns the pod's namespace and name.
     pub(super) fn pod(&self) -> Result<(&str, &str), CniError> {
         match (self.arg("K8S_POD_NAMESPACE"), self.arg("K8S_POD_NAME")) {
             ("", _) | (_, "") => {
@@ -77,7 +77,7 @@ impl PodCall {
     }
 
     pub(super) fn settings(&self) -> Result<&Settings, CniError> {
-        // Every verb that asks has insisted on it in `read`.
+        // `read` has checked this for every verb that needs it.
         self.settings.as_ref().ok_or_else(|| CniError::new(code::INVALID_CONFIG, "the configuration cannot be used"))
     }
 
@@ -85,14 +85,14 @@ impl PodCall {
         record::key(&self.name, &self.env.container_id, &self.env.ifname)
     }
 
-    /// `runtimeConfig` of the runtime.
+    /// Returns the runtime's `runtimeConfig`.
     pub(super) fn runtime_config(&self) -> Result<Map<String, Value>, CniError> {
         let wrong = |error: cni::Mistyped| CniError::new(code::INVALID_CONFIG, error.to_string());
         let object = self.conf.object_or_empty("runtimeConfig").map_err(wrong)?;
         Ok(object.as_value().as_object().cloned().unwrap_or_default())
     }
 
-    /// Where plugins are found: `binDir`, then the runtime's path.
+    /// Returns where to look for plugins: `binDir`, then the runtime's path.
     pub(super) fn path(&self) -> Vec<PathBuf> {
         let own = self.settings.as_ref().map(|settings| settings.bin_dir.clone());
         let mut path: Vec<PathBuf> = own.into_iter().collect();
@@ -100,7 +100,7 @@ impl PodCall {
         path
     }
 
-    /// The sandbox of this call.
+    /// Returns the sandbox of this call.
     pub(super) fn sandbox(&self) -> Sandbox {
         let seconds = self.settings.as_ref().map_or(120, |settings| settings.plugin_timeout_seconds);
         Sandbox {

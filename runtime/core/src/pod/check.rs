@@ -1,4 +1,4 @@
-//! CHECK of a pod: every network of it, from the journal's list.
+//! CHECK of a pod: checks all its networks in the journal's list.
 
 use super::attachment::Progress;
 use super::call::PodCall;
@@ -11,7 +11,8 @@ use crate::cni::{CniError, code};
 /// Checks all networks of a pod.
 ///
 /// # Errors
-/// What the first one that differs says; code 3 where the journal does not know the sandbox.
+/// The error of the first network that differs; code 3 if the journal does not know the
+/// sandbox.
 pub fn check(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
     let container_id = &call.env.container_id;
     let unknown = || {

@@ -1,5 +1,5 @@
-//! DEL of a pod: needs the journal alone. Attachments go last first, failures do not stop it, all are reported, and what
-//! failed stays in the journal for the next DEL (R31).
+//! DEL of a pod: needs only the journal. Removes attachments last first, continues after failures, reports all of them,
+//! and leaves what failed in the journal for the next DEL (R31).
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::store::Key;
 /// Detaches a pod from all its networks.
 ///
 /// # Errors
-/// What could not be removed, the last attachment first; DEL can be repeated.
+/// What could not be removed, the last attachment first. DEL can be repeated.
 pub fn del(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
     let Some(entry) = record::find(node, &call.key()).map_err(|error| error.to_cni())? else { return Ok(()) };
     let record = PodRecord::read(&entry)?;
@@ -24,7 +24,7 @@ pub fn del(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
     remove_entry(node, &sandbox, &entry.key, record)
 }
 
-/// Where the plugins of a record run. The runtime's path comes first: plugins may have moved since.
+/// Returns where the plugins of a record run. The runtime's path comes first: plugins may have moved since ADD.
 pub(super) fn sandbox_of(call: &PodCall, record: &PodRecord) -> Sandbox {
     let mut path = call.path();
     path.extend(record.path.iter().filter(|dir| !call.path().contains(dir)).cloned().collect::<Vec<_>>());
@@ -36,18 +36,18 @@ pub(super) fn sandbox_of(call: &PodCall, record: &PodRecord) -> Sandbox {
     }
 }
 
-/// Removes what an entry says, and the entry with it unless something is left.
+/// Removes the attachments of an entry, and deletes the entry unless something is left.
 pub(super) fn remove_entry(
     node: &mut Node<'_>,
     sandbox: &Sandbox,
     key: &Key,
     record: PodRecord,
 ) -> Result<(), CniError> {
-    // Taken over before anything is removed: an ADD that is still at work finds at its next step that it no longer counts.
+    // Take the entry over before removing anything: a running ADD finds at its next step that it no longer counts.
     let taken = PodRecord { nonce: PodRecord::new(Vec::new()).nonce, ..record.clone() };
     match record::replace(node, key, &record.nonce, Some(&taken)) {
         Ok(()) => {}
-        // Another DEL is at it, or the ADD has just taken everything back.
+        // Another DEL is at work, or the ADD has just taken everything back.
         Err(Unchanged::Superseded) => return Ok(()),
         Err(Unchanged::Failed(error)) => return Err(error),
     }
@@ -68,16 +68,16 @@ pub(super) fn remove_entry(
     }
 }
 
-/// What a removal has to look at.
+/// Which attachments a removal covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// What this process called.
+    /// Those for which this process called plugins.
     Attempted,
-    /// Also what an ADD that is still at work, or was killed, may have called since it wrote its entry.
+    /// Also those for which a running or killed ADD may have called plugins since it wrote its entry.
     Everything,
 }
 
-/// Removes the attachments, last first. Returns the record of those that are left, and why.
+/// Removes the attachments, last first. Returns the record of the remaining ones, and the problems.
 pub(super) fn remove(
     node: &mut Node<'_>,
     sandbox: &Sandbox,
@@ -87,7 +87,8 @@ pub(super) fn remove(
     let mut problems = Vec::new();
     let mut left = Vec::new();
     for mut attachment in std::mem::take(&mut record.attachments).into_iter().rev() {
-        // An external plugin is called only after the entry says so. Of our own the journal knows what they did.
+        // An external plugin is called only after its attempt is journalled. Our own plugins have their own journal
+        // entries.
         let maybe = scope == Scope::Everything && !PodRecord::has_external(&attachment);
         if attachment.progress == Progress::Planned && !maybe {
             continue;
@@ -108,7 +109,7 @@ pub(super) fn remove(
     (record, problems)
 }
 
-/// Removes a pod that no runtime asks about any more: for the agent's sweep and the operator's tool.
+/// Removes a pod that no runtime knows any more, for the agent's sweep and the operator's tool.
 ///
 /// # Errors
 /// What could not be removed; it stays in the journal.

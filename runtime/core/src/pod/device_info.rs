@@ -1,5 +1,5 @@
-//! Device-info files (R26): what a device plugin says of a device is copied for the plugins of an attachment and shown in
-//! the status; the copy goes with the attachment.
+//! Device-info files (R26): a device plugin's description of a device is copied for the plugins of an attachment and
+//! shown in the status. The copy is deleted with the attachment.
 //!
 //! Paths and names are those of the network-attachment-definition client.
 
@@ -10,24 +10,24 @@ use serde_json::Value;
 
 use super::attachment::DeviceInfoFiles;
 
-/// Where the files are.
+/// The directory of the files.
 const DIR: &str = "/var/run/k8s.cni.cncf.io/devinfo";
 
-/// The file that a device plugin writes.
+/// Returns the path of the file that a device plugin writes.
 #[must_use]
 pub(super) fn device_plugin_file(resource: &str, device: &str) -> PathBuf {
     let name = format!("{resource}-{device}-device.json").replace('/', "-");
     Path::new(DIR).join("dp").join(name)
 }
 
-/// The file of an attachment, which `runtimeConfig.CNIDeviceInfoFile` names.
+/// Returns the path of an attachment's file, which `runtimeConfig.CNIDeviceInfoFile` names.
 #[must_use]
 pub(super) fn attachment_file(label: &str, container_id: &str, ifname: &str) -> PathBuf {
     let name = format!("{}-{container_id}_{ifname}", label.replace('/', "-"));
     Path::new(DIR).join("cni").join(name)
 }
 
-/// Copies the device plugin's file for an attachment, where there is one.
+/// Copies the device plugin's file for an attachment, if it exists.
 ///
 /// # Errors
 /// It cannot be copied.
@@ -39,7 +39,7 @@ pub(super) fn copy(files: &DeviceInfoFiles) -> io::Result<()> {
     std::fs::copy(from, &files.attachment).map(|_bytes| ())
 }
 
-/// What the attachment's file says, after its plugins ran.
+/// Returns the content of the attachment's file, after its plugins ran.
 #[must_use]
 pub(super) fn read(files: &DeviceInfoFiles) -> Option<Value> {
     let text = std::fs::read(&files.attachment).ok()?;
@@ -49,7 +49,7 @@ pub(super) fn read(files: &DeviceInfoFiles) -> Option<Value> {
 /// Removes the attachment's file.
 ///
 /// # Errors
-/// It is there and cannot be removed.
+/// It exists and cannot be removed.
 pub(super) fn remove(files: &DeviceInfoFiles) -> io::Result<()> {
     match std::fs::remove_file(&files.attachment) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -1,11 +1,11 @@
-//! What is wrong with a pod's networks.
+//! Errors in a pod's networks.
 
 use super::network::NetworkError;
 use super::selection::SelectionError;
 use crate::agent::status::{Event, EventKind};
 use crate::cni::{CniError, code};
 
-/// See the module.
+/// An error in a pod's networks.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PodError {
     /// An annotation is wrong.
@@ -14,7 +14,7 @@ pub enum PodError {
     /// A network's configuration is wrong.
     #[error(transparent)]
     Network(#[from] NetworkError),
-    /// The default network is not there (yet). It is never replaced by another.
+    /// The default network does not exist (yet). It is never replaced by another.
     #[error("the default network is not ready: {why}")]
     DefaultNotReady {
         /// What is missing.
@@ -26,7 +26,7 @@ pub enum PodError {
         /// How many it names.
         count: usize,
     },
-    /// The runtime wants the default network under a name of its own.
+    /// The runtime wants another name for the default network's interface.
     #[error(
         "annotation {}: interface {asked:?}: the default network's interface is {ifname:?}; leave \"interface\" out",
         super::selection::DEFAULT_NETWORK
@@ -37,7 +37,7 @@ pub enum PodError {
         /// `CNI_IFNAME`.
         ifname: String,
     },
-    /// There is no such definition.
+    /// The definition does not exist.
     #[error("cannot find a network-attachment-definition ({name}) in namespace ({namespace}): {why}")]
     NotFound {
         /// Its name.
@@ -57,10 +57,10 @@ pub enum PodError {
         definition: String,
         /// Its name.
         name: String,
-        /// Where files were looked for.
+        /// The directory that was searched.
         dir: String,
     },
-    /// The definition's namespace is closed to the pod.
+    /// The definition's namespace does not admit the pod.
     #[error(
         "pods of namespace {pod_namespace:?} may not use NetworkAttachmentDefinition {definition}: namespaceIsolation is \
          on; add {namespace:?} to globalNamespaces or copy the definition"
@@ -73,7 +73,7 @@ pub enum PodError {
         /// The definition's namespace.
         namespace: String,
     },
-    /// A request that no plugin of the network can fulfil.
+    /// A request that no plugin of the network supports.
     #[error(
         "network {network}: {key:?} is asked for, but no plugin of its configuration declares the capability \
          {capability:?}; add it to \"capabilities\" of the plugin that implements it, or drop the request"
@@ -86,14 +86,14 @@ pub enum PodError {
         /// The capability.
         capability: &'static str,
     },
-    /// Two attachments of one interface name.
+    /// Two attachments have the same interface name.
     #[error("network {network}: interface {ifname:?} is used by network {by} already")]
     NameTaken {
         /// The network, as the status names it.
         network: String,
         /// The interface's name.
         ifname: String,
-        /// Whose it is.
+        /// The attachment that has it.
         by: String,
     },
     /// The devices of the pod could not be read.
@@ -112,7 +112,7 @@ pub enum PodError {
 }
 
 impl PodError {
-    /// The CNI error code.
+    /// Returns the CNI error code.
     #[must_use]
     pub fn code(&self) -> u32 {
         match self {
@@ -130,7 +130,7 @@ impl PodError {
         }
     }
 
-    /// The event that tells the pod's owner.
+    /// Returns the event for the pod's owner.
     #[must_use]
     pub fn event(&self) -> Event {
         let reason = if matches!(self, Self::NotFound { .. }) { "NoNetworkFound" } else { "NetworksInvalid" };

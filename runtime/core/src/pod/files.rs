@@ -1,6 +1,6 @@
-//! Configurations of networks in files on the node: by the name inside (R4), or as the path of `clusterNetwork`.
+//! Network configurations in files on the node: found by the name inside (R4), or as the path of `clusterNetwork`.
 //!
-//! A file that cannot be read or parsed never hides another one: it is passed over with a warning.
+//! A file that cannot be read or parsed never hides another one: it is skipped with a warning.
 
 use std::path::{Path, PathBuf};
 
@@ -14,12 +14,12 @@ const LISTS: [&str; 2] = ["conflist", "configlist"];
 /// Extensions of files with one plugin.
 const SINGLES: [&str; 3] = ["conf", "config", "json"];
 
-/// Finds the configuration whose `name` is `name`: lists before single plugins, each in the order of the files' names.
+/// Finds the configuration whose `name` is `name`: lists before single plugins, each in the order of their file names.
 ///
-/// `Ok(None)` means that no file has it. Warnings name files that were passed over.
+/// Returns `Ok(None)` if no file has it. Warnings name skipped files.
 ///
 /// # Errors
-/// The file that has the name is wrong otherwise.
+/// The file with the name has another mistake.
 pub(super) fn find_by_name(
     dir: &Path,
     name: &str,
@@ -47,7 +47,7 @@ pub(super) fn find_by_name(
 /// Reads the configuration at a path: a file, or the first file of a directory.
 ///
 /// # Errors
-/// There is none, or it is wrong.
+/// It does not exist, or is wrong.
 pub(super) fn read_path(path: &Path, fallback_version: Version) -> Result<NetworkConf, NetworkError> {
     let wrong = |why: String| NetworkError { place: path.display().to_string(), why };
     let file = if path.is_dir() {
@@ -79,8 +79,8 @@ fn conf_of_file(
     NetworkConf::from_value(value, None, fallback_version).map_err(wrong)
 }
 
-/// A list takes further plugins from the directory of its name beside the file, unless it says `loadOnlyInlinedPlugins`,
-/// as the reference library does: <https://www.cni.dev/docs/spec/#configuration-format>.
+/// Adds further plugins to a list from the directory of its name beside the file, unless `loadOnlyInlinedPlugins` is
+/// set, like the reference library: <https://www.cni.dev/docs/spec/#configuration-format>.
 fn add_plugins_of_directory(path: &Path, value: &mut Value) -> Result<(), String> {
     if value.get("loadOnlyInlinedPlugins").is_some_and(|only| only == true) {
         return Ok(());
@@ -109,7 +109,7 @@ fn read(path: &Path) -> Result<Value, String> {
     serde_json::from_slice(&text).map_err(|error| format!("not JSON: {error}"))
 }
 
-/// Files of a directory with one of the extensions, by name. A directory that is not there has none.
+/// Returns files of a directory with one of the extensions, by name. A missing directory has none.
 fn files(dir: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = entries

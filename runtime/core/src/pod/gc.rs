@@ -1,6 +1,6 @@
-//! GC: removes the pods that the runtime no longer lists, and hands the list on to other vendors' plugins.
+//! GC: removes the pods that the runtime no longer lists, and forwards the list to other vendors' plugins.
 //!
-//! A runtime knows of a pod's first interface only. The list that plugins get has every interface of its sandboxes.
+//! A runtime knows only the first interface of a pod. The forwarded list has every interface of its sandboxes.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ const VALID: &str = "cni.dev/valid-attachments";
 /// # Errors
 /// What could not be removed; it stays in the journal, and GC can be repeated.
 pub fn gc(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
-    // Without the key nothing is said about which attachments live; an empty list is different: nothing lives.
+    // Without the key, nothing is known about living attachments; an empty list is different: nothing lives.
     let Some(valid) = valid(call)? else { return Ok(()) };
     let mut problems = Vec::new();
     let mut networks: BTreeMap<String, Network> = BTreeMap::new();
@@ -42,7 +42,7 @@ pub fn gc(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
                 network.valid.push(json!({"containerID": at.container_id, "ifname": attachment.ifname}));
             }
         }
-        // A pod of another configuration's name is not this runtime's to list.
+        // This runtime does not list pods of another configuration.
         if !lives && at.network == call.name {
             let sandbox = del::sandbox_of(call, &record);
             let sandbox = plugin::Sandbox { container_id: at.container_id.clone(), ..sandbox };
@@ -64,7 +64,7 @@ pub fn gc(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
     }
 }
 
-/// A network of other vendors' plugins, with the attachments of it that live.
+/// A network of other vendors' plugins, with its living attachments.
 struct Network {
     attachment: PodAttachment,
     valid: Vec<Value>,
@@ -76,7 +76,7 @@ impl Network {
     }
 }
 
-/// The runtime's list.
+/// Returns the runtime's list.
 fn valid(call: &PodCall) -> Result<Option<Vec<(String, String)>>, CniError> {
     let wrong = |error: crate::cni::Mistyped| CniError::new(code::INVALID_CONFIG, error.to_string());
     let Some(list) = call.conf.objects(VALID).map_err(wrong)? else { return Ok(None) };

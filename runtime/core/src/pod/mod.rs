@@ -1,11 +1,11 @@
-//! The networks of a pod: what Multus does. Selection annotations and NetworkAttachmentDefinitions become a list of
-//! attachments, and their results become the network-status annotation.
+//! The networks of a pod, as Multus provides them. Selection annotations and NetworkAttachmentDefinitions become a list
+//! of attachments, and their results become the network-status annotation.
 //!
-//! ADD asks the agent, makes the list, writes it into the journal and runs one attachment after the other on one `Node`; DEL
-//! walks the list backwards and needs neither the agent nor the API server.
+//! ADD asks the agent, makes the list, journals it and runs one attachment after the other on one `Node`. DEL walks the
+//! list backwards and needs neither the agent nor the API server.
 //!
-//! `docs/weft-pod.md` has the configuration and what differs from Multus; the rules R1 to R41 that tests are named after are
-//! those of the multi-network de-facto standard v1.3 and of Multus.
+//! `docs/weft-pod.md` describes the configuration and the differences from Multus. Tests are named after the rules R1
+//! to R41 of the multi-network de-facto standard v1.3 and of Multus.
 
 mod add;
 mod attachment;

@@ -1,7 +1,7 @@
 //! The configuration of one network: `spec.config` of a definition, a file on the node, or an inline delegate. Pure.
 //!
-//! A single plugin and a list become the same thing: plugins in order, each with the object that it gets on stdin. `name`
-//! and `cniVersion` are put in where they are missing (R5, R35).
+//! A single plugin and a list become the same thing: plugins in order, each with the object that it gets on stdin.
+//! Missing `name` and `cniVersion` are added (R5, R35).
 
 use serde_json::{Map, Value};
 
@@ -14,32 +14,32 @@ pub struct NetworkConf {
     pub name: String,
     /// Its CNI version.
     pub version: Version,
-    /// Its plugins in order, each as it stands in the configuration, with `name` and `cniVersion`.
+    /// Its plugins in order, each as written in the configuration, with `name` and `cniVersion`.
     pub plugins: Vec<Map<String, Value>>,
-    /// CHECK must not be called.
+    /// Whether calling CHECK is forbidden.
     pub disable_check: bool,
-    /// GC must not be called.
+    /// Whether calling GC is forbidden.
     pub disable_gc: bool,
 }
 
-/// What is wrong with a configuration.
+/// A mistake in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {why}")]
 pub struct NetworkError {
-    /// Where the configuration comes from.
+    /// The source of the configuration.
     pub place: String,
     /// What is wrong.
     pub why: String,
 }
 
 impl NetworkConf {
-    /// Reads a configuration from its text.
+    /// Parses a configuration.
     ///
-    /// `place` is for error texts. `fallback_name` is the network's name where the configuration has none, and
-    /// `fallback_version` its version.
+    /// `place` is for error texts. `fallback_name` and `fallback_version` are used if the configuration has no name or
+    /// version.
     ///
     /// # Errors
-    /// It is no configuration of a plugin or a list of plugins.
+    /// It is not a configuration of a plugin or a list of plugins.
     pub fn read(
         place: &str,
         text: &str,
@@ -51,10 +51,10 @@ impl NetworkConf {
         Self::from_value(value, fallback_name, fallback_version).map_err(wrong)
     }
 
-    /// As `read`, of a value.
+    /// Like `read`, for a value.
     ///
     /// # Errors
-    /// As `read`; the text does not say where.
+    /// As `read`; the text does not name the source.
     pub fn from_value(value: Value, fallback_name: Option<&str>, fallback_version: Version) -> Result<Self, String> {
         if !value.is_object() {
             return Err("it is no JSON object".to_owned());
@@ -82,31 +82,31 @@ impl NetworkConf {
         })
     }
 
-    /// The names of the plugins in order.
+    /// Returns the names of the plugins in order.
     pub fn types(&self) -> impl Iterator<Item = &str> {
         self.plugins.iter().map(plugin_type)
     }
 
-    /// Whether a plugin declares a capability.
+    /// Returns whether a plugin declares a capability.
     #[must_use]
     pub fn is_capable_of(&self, capability: &str) -> bool {
         self.plugins.iter().any(|plugin| declares(plugin, capability))
     }
 }
 
-/// `type` of a plugin's configuration.
+/// Returns the `type` of a plugin's configuration.
 #[must_use]
 pub(super) fn plugin_type(plugin: &Map<String, Value>) -> &str {
     plugin.get("type").and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Whether a plugin's configuration declares a capability. One that is set to `false` is not declared.
+/// Returns whether a plugin's configuration declares a capability. A capability set to `false` is not declared.
 #[must_use]
 pub(super) fn declares(plugin: &Map<String, Value>, capability: &str) -> bool {
     plugin.get("capabilities").and_then(|all| all.get(capability)).is_some_and(|value| value == true)
 }
 
-/// The highest version of `cniVersions` that exists, else `cniVersion`, else the fallback.
+/// Returns the highest known version of `cniVersions`, otherwise `cniVersion`, otherwise the fallback.
 fn version(object: &Object, fallback: Version) -> Result<Version, String> {
     let listed = object.strings("cniVersions").map_err(|error| error.to_string())?.unwrap_or_default();
     let single = object.text("cniVersion").map_err(|error| error.to_string())?;
@@ -121,7 +121,7 @@ fn version(object: &Object, fallback: Version) -> Result<Version, String> {
     }
 }
 
-/// A plugin's object with `name`, `cniVersion`; its keys keep their order.
+/// Returns a plugin's object with `name` and `cniVersion`; its keys keep their order.
 fn complete(plugin: &Object, name: &str, version: Version) -> Result<Map<String, Value>, String> {
     if plugin.text("type").map_err(|error| error.to_string())?.is_none() {
         return Err("a plugin has no \"type\"".to_owned());
@@ -129,7 +129,7 @@ fn complete(plugin: &Object, name: &str, version: Version) -> Result<Map<String,
     let mut map = plugin.as_value().as_object().cloned().unwrap_or_default();
     map.insert("name".to_owned(), Value::String(name.to_owned()));
     map.insert("cniVersion".to_owned(), Value::String(version.to_string()));
-    // Keys of a list that a single plugin may carry; a plugin gets one version.
+    // A single plugin may carry this list key, but a plugin gets one version.
     map.remove("cniVersions");
     Ok(map)
 }

@@ -1,5 +1,5 @@
-//! One attachment's plugins: ours run in process, those of other vendors are exec'ed. Each gets what the specification says
-//! for the verb; on behalf of those that lack a verb, weft-pod answers.
+//! Runs one attachment's plugins: ours in process, those of other vendors as programs. Each gets the input that the
+//! specification defines for the verb; weft-pod answers for plugins that lack a verb.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,20 +14,20 @@ use crate::conf::Persona;
 use crate::exec::{self, ExecCall, ExecError, Stderr};
 use crate::facts::PodFacts;
 
-/// Whose attachments.
+/// The sandbox that is attached.
 #[derive(Debug, Clone)]
 pub(super) struct Sandbox {
     /// `CNI_CONTAINERID`.
     pub(super) container_id: String,
     /// `CNI_NETNS`.
     pub(super) netns: String,
-    /// Where plugins are found.
+    /// Directories in which to look for plugins.
     pub(super) path: Vec<PathBuf>,
     /// How long an external plugin may take.
     pub(super) limit: Duration,
-    /// When everything must be over.
+    /// When all calls must have ended.
     pub(super) deadline: Option<Instant>,
-    /// What the API server says of the pod, for the policies of an ADD. Labels from elsewhere do not count then.
+    /// The API server's facts about the pod, for the policies of an ADD. Labels from elsewhere are then ignored.
     pub(super) facts: Option<PodFacts>,
 }
 
@@ -40,10 +40,10 @@ impl Sandbox {
     }
 }
 
-/// Settles which version each external plugin is called with, before anything is written or called.
+/// Determines the version with which to call each external plugin, before anything is written or called.
 ///
 /// # Errors
-/// A plugin is not there.
+/// A plugin does not exist.
 pub(super) fn settle_versions(
     node: &Node<'_>,
     sandbox: &Sandbox,
@@ -65,10 +65,10 @@ pub(super) fn settle_versions(
     Ok(())
 }
 
-/// ADD of all plugins in order.
+/// Runs ADD of all plugins in order.
 ///
 /// # Errors
-/// What the plugin that failed says; those before it are still there.
+/// The error of the plugin that failed; those before it are not undone.
 pub(super) fn add(
     node: &mut Node<'_>,
     sandbox: &Sandbox,
@@ -90,11 +90,11 @@ pub(super) fn add(
     Ok((CniResult::from_json(&value, wanted)?, value))
 }
 
-/// DEL of all plugins, last first. Goes on past failures and returns them.
+/// Runs DEL of all plugins, last first. Continues after failures and returns them.
 pub(super) fn del(node: &mut Node<'_>, sandbox: &Sandbox, attachment: &PodAttachment) -> Vec<CniError> {
     let mut problems = Vec::new();
     for plugin in attachment.plugins.iter().rev() {
-        // Only from that version on does DEL get what ADD answered.
+        // DEL gets the result of ADD only from that version on.
         let previous = attachment.result.as_ref().filter(|_result| conf_version(plugin) >= Version::V0_4_0);
         let done = stdin(plugin, previous).and_then(|stdin| {
             if plugin.external {
@@ -108,10 +108,10 @@ pub(super) fn del(node: &mut Node<'_>, sandbox: &Sandbox, attachment: &PodAttach
     problems
 }
 
-/// CHECK of all plugins in order; those whose version has no CHECK are taken at their word.
+/// Runs CHECK of all plugins in order. Those whose version has no CHECK are skipped.
 ///
 /// # Errors
-/// What the first plugin says that finds a difference.
+/// The error of the first plugin that finds a difference.
 pub(super) fn check(node: &mut Node<'_>, sandbox: &Sandbox, attachment: &PodAttachment) -> Result<(), CniError> {
     if attachment.disable_check {
         return Ok(());
@@ -131,10 +131,10 @@ pub(super) fn check(node: &mut Node<'_>, sandbox: &Sandbox, attachment: &PodAtta
     Ok(())
 }
 
-/// STATUS of all plugins of a network; those whose version has no STATUS are taken to be ready.
+/// Runs STATUS of all plugins of a network. Those whose version has no STATUS count as ready.
 ///
 /// # Errors
-/// What the first plugin says that is not ready.
+/// The error of the first plugin that is not ready.
 pub(super) fn status(node: &mut Node<'_>, sandbox: &Sandbox, network: &PodAttachment) -> Result<(), CniError> {
     for plugin in &network.plugins {
         if plugin.external {
@@ -149,8 +149,7 @@ pub(super) fn status(node: &mut Node<'_>, sandbox: &Sandbox, network: &PodAttach
     Ok(())
 }
 
-/// GC of the external plugins of a network. Those whose version has no GC hold what the journal says, and that is removed
-/// by DEL.
+/// Runs GC of the external plugins of a network. For those whose version has no GC, DEL removes what the journal knows.
 pub(super) fn gc(node: &mut Node<'_>, sandbox: &Sandbox, network: &PodAttachment, valid: &Value) -> Vec<CniError> {
     if network.disable_gc {
         return Vec::new();
@@ -160,7 +159,7 @@ pub(super) fn gc(node: &mut Node<'_>, sandbox: &Sandbox, network: &PodAttachment
         if !has_1_1(node, sandbox, plugin) {
             continue;
         }
-        // The second key is what the first was called before the specification was final.
+        // The second key is the first one's name before the specification was final.
         let stdin = with(&plugin.conf, "cni.dev/valid-attachments", valid)
             .and_then(|conf| with(&conf, "cni.dev/attachments", valid));
         let done = stdin.and_then(|stdin| external(sandbox, network, plugin, Verb::Gc, &stdin, node));
@@ -169,13 +168,13 @@ pub(super) fn gc(node: &mut Node<'_>, sandbox: &Sandbox, network: &PodAttachment
     problems
 }
 
-/// Whether an external plugin, called as its network says, knows the verbs of 1.1.
+/// Returns whether an external plugin, called with its network's version, knows the verbs of 1.1.
 fn has_1_1(node: &Node<'_>, sandbox: &Sandbox, plugin: &PluginCall) -> bool {
     let spoken = || versions::spoken(&node.context().state_dir, &plugin.kind, &sandbox.path, sandbox.limit());
     conf_version(plugin) >= Version::V1_1_0 && spoken().is_none_or(|spoken| spoken.contains(&Version::V1_1_0))
 }
 
-/// A version that was checked when the configuration was read.
+/// Parses a version that was checked when the configuration was read.
 pub(super) fn version(text: &str) -> Version {
     Version::reconcile(text).unwrap_or(Version::CURRENT)
 }
@@ -185,7 +184,7 @@ fn conf_version(plugin: &PluginCall) -> Version {
     version(conf.get("cniVersion").and_then(Value::as_str).unwrap_or_default())
 }
 
-/// What a plugin gets: its configuration, with what came before in a form of its version.
+/// Returns a plugin's stdin: its configuration, with the previous result in the form of its version.
 fn stdin(plugin: &PluginCall, previous: Option<&Value>) -> Result<String, CniError> {
     let Some(previous) = previous.filter(|previous| !previous.is_null()) else { return Ok(plugin.conf.clone()) };
     let own = conf_version(plugin);
@@ -194,7 +193,7 @@ fn stdin(plugin: &PluginCall, previous: Option<&Value>) -> Result<String, CniErr
     with(&plugin.conf, "prevResult", &previous)
 }
 
-/// A configuration with a key set.
+/// Returns a configuration with a key set.
 fn with(conf: &str, key: &str, value: &Value) -> Result<String, CniError> {
     let mut conf: Value = serde_json::from_str(conf)
         .map_err(|error| CniError::new(code::INTERNAL, format!("a plugin's configuration in the journal: {error}")))?;
@@ -204,14 +203,14 @@ fn with(conf: &str, key: &str, value: &Value) -> Result<String, CniError> {
     Ok(conf.to_string())
 }
 
-/// A plugin's document in the form of the network's version.
+/// Converts a plugin's result to the network's version.
 fn document_of(plugin: &str, document: &[u8], wanted: Version) -> Result<Value, CniError> {
     let value: Value = serde_json::from_slice(document).map_err(|error| {
         CniError::new(code::DECODE, format!("plugin {plugin:?} answered something that is not JSON: {error}"))
     })?;
     let result = CniResult::from_json(&value, wanted)?;
     match value.get("cniVersion").and_then(Value::as_str) {
-        // Kept as it is, with keys that weft does not know.
+        // Keep it unchanged, with keys that weft does not know.
         Some(own) if own == wanted.to_string() => Ok(value),
         _ => result.to_value(wanted),
     }

@@ -1,5 +1,4 @@
-//! STATUS: would an ADD of a pod work now? Answered within a second whatever hangs, and never by a question to the API
-//! server.
+//! STATUS: would an ADD of a pod work now? Answers within a second whatever hangs, and never asks the API server.
 
 use std::time::{Duration, Instant};
 
@@ -14,18 +13,18 @@ use crate::attach::Node;
 use crate::cni::{CniError, code};
 use crate::conf::Persona;
 
-/// When STATUS has an answer, whatever hangs: runtimes hold locks meanwhile.
+/// The time limit for an answer, whatever hangs: runtimes hold locks meanwhile.
 const LIMIT: Duration = Duration::from_millis(900);
 
 /// How long the agent may take.
 const AGENT_LIMIT: Duration = Duration::from_millis(400);
 
-/// Tells whether an ADD would work now.
+/// Checks whether an ADD would work now.
 ///
 /// # Errors
-/// Why it would not, code 50.
+/// Why it would fail, with code 50.
 pub fn status(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
-    // Everything that can hang has this end: the agent, and other vendors' plugins, which are killed then.
+    // This limits everything that can hang: the agent, and other vendors' plugins, which are then killed.
     let deadline = Instant::now() + LIMIT;
     let settings = call.settings()?;
     if let Some(file) = settings.readiness_file.as_ref().filter(|file| !file.exists()) {
@@ -49,7 +48,7 @@ pub fn status(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
     plugin::status(node, &sandbox, &attachment).map_err(unavailable)
 }
 
-/// What passes is "not available" in the words of STATUS.
+/// Converts a temporary error to STATUS's "not available".
 fn unavailable(error: CniError) -> CniError {
     match error.code {
         code::TRY_AGAIN => CniError { code: code::NOT_AVAILABLE, ..error },
@@ -61,11 +60,12 @@ fn not_ready(why: &str) -> CniError {
     CniError::new(code::NOT_AVAILABLE, format!("the default network is not ready: {why}"))
 }
 
-/// The default network as an attachment of no pod. Without what the agent knows, only configurations in place and files.
+/// Returns the default network as an attachment without a pod. Without the agent's answer, it can only come from inline
+/// configurations and files.
 pub(super) fn default_attachment(call: &PodCall, info: Option<&PodInfo>) -> Result<PodAttachment, CniError> {
     let none = PodInfo::default();
     let mut settings = call.settings()?.clone();
-    // Only the first one is asked.
+    // Only the first one is needed.
     match &mut settings.networks {
         Networks::Named { further, .. } => further.clear(),
         Networks::Inline(delegates) => delegates.truncate(1),

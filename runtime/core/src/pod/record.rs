@@ -1,7 +1,7 @@
-//! The journal's entry of a pod: the list of its attachments, with the exact text that each plugin gets.
+//! The journal entry of a pod: the list of its attachments, with the exact text that each plugin gets.
 //!
-//! Invariants: the entry is written before the first plugin is called, and every later change of it by the ADD that wrote it
-//! happens only while it is still that ADD's (its nonce). A DEL that takes the entry away thereby tells a running ADD.
+//! Invariants: the entry is written before the first plugin is called. The ADD that wrote it changes it only while it
+//! still has the same nonce. By taking the entry over, a DEL informs a running ADD.
 
 use std::path::PathBuf;
 
@@ -17,12 +17,12 @@ use crate::ledger::ClaimAsk;
 use crate::random;
 use crate::store::{Key, Role};
 
-/// What is written of a pod.
+/// The record of a pod.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PodRecord {
     /// Version of this text.
     pub v: u32,
-    /// Which ADD wrote it.
+    /// Identifies the ADD that wrote it.
     pub nonce: String,
     /// The pod's namespace.
     pub namespace: String,
@@ -32,7 +32,7 @@ pub struct PodRecord {
     pub uid: String,
     /// `CNI_NETNS` at ADD.
     pub netns: String,
-    /// Where plugins are found.
+    /// Directories in which to look for plugins.
     pub path: Vec<PathBuf>,
     /// How long an external plugin may take.
     pub plugin_timeout_seconds: u64,
@@ -44,7 +44,7 @@ pub struct PodRecord {
 const VERSION: u32 = 1;
 
 impl PodRecord {
-    /// A record of a new ADD.
+    /// Creates the record of a new ADD.
     pub(super) fn new(attachments: Vec<PodAttachment>) -> Self {
         let nonce: [u8; 16] = random::octets();
         Self {
@@ -63,7 +63,7 @@ impl PodRecord {
     /// Reads an entry's record.
     ///
     /// # Errors
-    /// It is damaged, or of a later version.
+    /// It is damaged, or of a newer version.
     pub fn read(entry: &Entry) -> Result<Self, CniError> {
         let Attachment { container_id, .. } = &entry.key.attachment;
         let damaged = |why: String| {
@@ -90,7 +90,7 @@ impl PodRecord {
         Ok(Record {
             netns: self.netns.clone(),
             plan: serde_json::to_string(self).map_err(encode)?,
-            // Entries with external plugins survive a reboot: what those did on disk is still there.
+            // Entries with external plugins survive a reboot, because the plugins' files on disk do, too.
             externals: if external.is_empty() {
                 String::new()
             } else {
@@ -100,25 +100,26 @@ impl PodRecord {
         })
     }
 
-    /// Whether another vendor's plugin has to do with it.
+    /// Returns whether another vendor's plugin is involved.
     pub(super) fn has_external(attachment: &PodAttachment) -> bool {
         attachment.plugins.iter().any(|plugin| plugin.external)
     }
 
-    /// Whether anything was called.
+    /// Returns whether any plugin was called.
     pub(super) fn is_attempted(&self) -> bool {
         self.attachments.iter().any(|attachment| attachment.progress != Progress::Planned)
     }
 }
 
-/// The key of a pod's entry.
+/// Returns the key of a pod's entry.
 pub(super) fn key(network: &str, container_id: &str, ifname: &str) -> Key {
     let attachment =
         Attachment { network: network.to_owned(), container_id: container_id.to_owned(), ifname: ifname.to_owned() };
     Key { attachment, role: Role::Pod }
 }
 
-/// The pod entry of a sandbox: the one of this key, else the one of the container under another name of the configuration.
+/// Returns the pod entry of a sandbox: the one with this key, otherwise the container's entry under another
+/// configuration name.
 pub(super) fn find(node: &mut Node<'_>, key: &Key) -> Result<Option<Entry>, AttachError> {
     let store = node.store()?;
     if let Some(entry) = store.entry(key)? {
@@ -129,7 +130,7 @@ pub(super) fn find(node: &mut Node<'_>, key: &Key) -> Result<Option<Entry>, Atta
     Ok(others.into_iter().find(|entry| entry.key.role == Role::Pod && entry.key.attachment.ifname == *ifname))
 }
 
-/// All pod entries of the node.
+/// Returns all pod entries of the node.
 pub(super) fn all(node: &mut Node<'_>) -> Result<Vec<Entry>, AttachError> {
     let entries = node.store()?.entries(None)?;
     Ok(entries.into_iter().filter(|entry| entry.key.role == Role::Pod).collect())
@@ -138,7 +139,7 @@ pub(super) fn all(node: &mut Node<'_>) -> Result<Vec<Entry>, AttachError> {
 /// Writes the entry of a new ADD.
 ///
 /// # Errors
-/// There is one already.
+/// An entry exists already.
 pub(super) fn insert(node: &mut Node<'_>, key: &Key, record: &PodRecord) -> Result<(), CniError> {
     let text = record.write()?;
     let now = crate::facts::now().map_err(|error| AttachError::from(error).to_cni())?;
@@ -161,13 +162,13 @@ pub(super) fn insert(node: &mut Node<'_>, key: &Key, record: &PodRecord) -> Resu
 
 /// Why an entry was not changed.
 pub(super) enum Unchanged {
-    /// A DEL took it, or another ADD has it: this ADD no longer counts.
+    /// A DEL or another ADD took over the entry: this ADD no longer counts.
     Superseded,
     /// The store failed.
     Failed(CniError),
 }
 
-/// Replaces the entry, or removes it with `None`, while it is still that of `nonce`.
+/// Replaces the entry, or deletes it with `None`, if its nonce is still `nonce`.
 pub(super) fn replace(
     node: &mut Node<'_>,
     key: &Key,

@@ -1,19 +1,19 @@
-//! Which NetworkAttachmentDefinitions a pod and a configuration name. The agent fetches these, no more.
+//! Finds the NetworkAttachmentDefinitions that a pod and a configuration name. The agent fetches only these.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::selection::{DEFAULT_NETWORK, NETWORKS, Selection, parse_selection};
 use crate::agent::pod::References;
 
-/// The full name of a definition: `NAMESPACE/NAME`.
+/// Returns the full name of a definition: `NAMESPACE/NAME`.
 #[must_use]
 pub fn full_name(selection: &Selection, namespace: &str) -> String {
     format!("{}/{}", selection.namespace.as_deref().unwrap_or(namespace), selection.name)
 }
 
-/// Full names of all definitions that a pod's annotations and the configuration name.
+/// Returns the full names of all definitions that a pod's annotations and the configuration name.
 ///
-/// An annotation that cannot be read names none: `weft-pod` reports it.
+/// An unreadable annotation names none: `weft-pod` reports it.
 #[must_use]
 pub fn references(
     annotations: &BTreeMap<String, String>,

@@ -1,4 +1,4 @@
-//! What an element of the annotation asks of its network: capabilities that must be there, what each plugin gets, who has the
+//! An annotation element's requests to its network: required capabilities, each plugin's input, and the holder of the
 //! default route. Pure.
 
 use std::net::IpAddr;
@@ -10,22 +10,23 @@ use super::error::PodError;
 use super::network::{NetworkConf, declares, plugin_type};
 use super::selection::Selection;
 
-/// R17: one attachment has the pod's default route, and the others give theirs up.
+/// R17: one attachment has the pod's default route, and the others drop theirs.
 pub(super) struct DefaultRoute {
     /// Which attachment.
     index: usize,
-    /// Its gateways; none: it keeps its own default routes.
+    /// Its gateways. If empty, it keeps its own default routes.
     gateways: Vec<IpAddr>,
 }
 
 impl DefaultRoute {
-    /// The first attachment that asks for it.
+    /// Returns the first attachment that requests it.
     pub(super) fn of<'a>(selections: impl Iterator<Item = &'a Selection>) -> Option<Self> {
         let mut asked = selections.enumerate();
         asked.find_map(|(index, selection)| Some(Self { index, gateways: selection.default_route.clone()? }))
     }
 
-    /// What is chained to an attachment for it. Families without a gateway stay as they are, unless no gateway is named.
+    /// Returns the step to chain to an attachment. Families without a gateway are left as they are, unless no gateway
+    /// is named.
     pub(super) fn step(&self, index: usize, attachment: &PodAttachment) -> Option<PluginCall> {
         if index == self.index && self.gateways.is_empty() {
             return None;
@@ -45,7 +46,7 @@ impl DefaultRoute {
     }
 }
 
-/// R11, R12, R15, R16, R18: what is asked for must be declared by a plugin of the network.
+/// R11, R12, R15, R16, R18: checks that a plugin of the network declares each requested capability.
 pub(super) fn check_capabilities(label: &str, conf: &NetworkConf, selection: &Selection) -> Result<(), PodError> {
     let asked = [
         ("ips", "ips", !selection.ips.is_empty()),
@@ -60,7 +61,7 @@ pub(super) fn check_capabilities(label: &str, conf: &NetworkConf, selection: &Se
     }
 }
 
-/// `runtimeConfig` of what an element asks for.
+/// Returns the `runtimeConfig` that an element requests.
 pub(super) fn requested(
     selection: &Selection,
     device: Option<&str>,
@@ -83,8 +84,8 @@ pub(super) fn requested(
     map
 }
 
-/// What a plugin gets on stdin: its own keys, `args.cni` of the element (R14), the device, and of `runtimeConfig` what it
-/// declares.
+/// Returns a plugin's stdin: its own keys, the element's `args.cni` (R14), the device, and the part of `runtimeConfig`
+/// that it declares.
 pub(super) fn plugin_conf(
     plugin: &Map<String, Value>,
     selection: &Selection,
@@ -99,7 +100,7 @@ pub(super) fn plugin_conf(
         let claim = Map::from_iter([("ipam-claim-reference".to_owned(), json!(claim))]);
         merge_args(&mut conf, claim);
     }
-    // A conf of type `weft` is strict about its keys; its delegates read the capability.
+    // A configuration of type `weft` rejects unknown keys; its delegates read the capability.
     if let Some(device) = resource_device.filter(|_device| plugin_type(plugin) != "weft") {
         conf.insert("deviceID".to_owned(), json!(device));
         conf.insert("pciBusID".to_owned(), json!(device));
@@ -115,7 +116,7 @@ pub(super) fn plugin_conf(
     conf
 }
 
-/// Puts keys into `args.cni`, over those that are there.
+/// Merges keys into `args.cni`, overriding existing ones.
 fn merge_args(conf: &mut Map<String, Value>, more: Map<String, Value>) {
     let mut args = conf.get("args").and_then(Value::as_object).cloned().unwrap_or_default();
     let mut cni = args.get("cni").and_then(Value::as_object).cloned().unwrap_or_default();
@@ -124,8 +125,8 @@ fn merge_args(conf: &mut Map<String, Value>, more: Map<String, Value>) {
     conf.insert("args".to_owned(), Value::Object(args));
 }
 
-/// `CNI_ARGS` of an attachment: those of the runtime, then what the element asks for, for plugins that look there. What the
-/// runtime asks of the pod's own interface stays with the default network (R34).
+/// Returns the `CNI_ARGS` of an attachment: the runtime's, followed by the element's, for plugins that look there. The
+/// runtime's requests for the pod's own interface apply to the default network only (R34).
 pub(super) fn args(runtime: &[(String, String)], is_default: bool, selection: &Selection) -> String {
     let of_runtime = runtime.iter().filter(|(key, _)| is_default || !matches!(key.as_str(), "IP" | "MAC"));
     let mut parts: Vec<String> = of_runtime.map(|(key, value)| format!("{key}={value}")).collect();

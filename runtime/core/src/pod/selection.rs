@@ -1,8 +1,8 @@
-//! The selection annotation: which networks a pod asks for, and with what. Pure.
+//! The selection annotation: the networks that a pod requests, with parameters. Pure.
 //!
-//! Two forms, as the multi-network specification (v1.3, section 4.1) and Multus have them: a comma list of
-//! `[NAMESPACE/]NAME[@INTERFACE]`, and a JSON list of objects. Every value is checked here, and one that is wrong fails the
-//! whole annotation: no pod runs without a network that it asked for.
+//! Two forms, as in the multi-network specification (v1.3, section 4.1) and Multus: a comma-separated list of
+//! `[NAMESPACE/]NAME[@INTERFACE]`, and a JSON list of objects. Every value is checked here, and a wrong value rejects
+//! the whole annotation: no pod runs without a network that it requested.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::cni::{Object, check_ifname};
 /// The annotation that lists a pod's networks.
 pub const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 
-/// The annotation that names another default network for one pod.
+/// The annotation that selects another default network for one pod.
 pub const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
 
 /// One element of the annotation.
@@ -23,11 +23,11 @@ pub const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
 pub struct Selection {
     /// Name of the NetworkAttachmentDefinition.
     pub name: String,
-    /// Its namespace, where the element says one.
+    /// Its namespace, if the element has one.
     pub namespace: Option<String>,
     /// The interface's name.
     pub interface: Option<String>,
-    /// Addresses, with or without a prefix length, as they are written.
+    /// Addresses, with or without a prefix length, as written.
     pub ips: Vec<String>,
     /// Hardware address.
     pub mac: Option<String>,
@@ -35,7 +35,7 @@ pub struct Selection {
     pub guid: Option<String>,
     /// Device id.
     pub device_id: Option<String>,
-    /// What goes to `args.cni` of every plugin.
+    /// The additional `args.cni` of every plugin.
     pub cni_args: Option<Map<String, Value>>,
     /// Port mappings.
     pub port_mappings: Vec<Value>,
@@ -47,7 +47,7 @@ pub struct Selection {
     pub ipam_claim: Option<String>,
 }
 
-/// What is wrong with an annotation.
+/// A mistake in an annotation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectionError {
     /// It has neither form.
@@ -72,7 +72,8 @@ pub enum SelectionError {
     },
 }
 
-/// Reads a selection annotation; blanks alone are one element without a name, as for Multus, and nothing at all is none.
+/// Parses a selection annotation. As in Multus, a blank text is one element without a name, and an empty text has no
+/// elements.
 ///
 /// # Errors
 /// The text has neither form, or a value is wrong.
@@ -132,7 +133,7 @@ fn from_object(object: &Object) -> Result<Selection, String> {
     let selection = Selection {
         name: text("name")?.unwrap_or_default(),
         namespace: text("namespace")?,
-        // The second one is what it was called before the specification.
+        // The second key is the name before the specification.
         interface: text("interface")?.or(text("interfaceRequest")?),
         ips: ips(object)?,
         mac: text("mac")?,
@@ -169,7 +170,7 @@ fn check_names(selection: &Selection) -> Result<(), String> {
     if name.is_empty() {
         return Err("it names no network".to_owned());
     }
-    // The specification wants labels; the API server takes names with dots, so networks may have one.
+    // The specification wants labels; the API server accepts names with dots, so networks may have them.
     if !is_subdomain(name) {
         return Err(format!("{name:?} is no name of a network: lower case letters, digits, \"-\" and \".\""));
     }
@@ -222,7 +223,7 @@ fn port_mappings(object: &Object) -> Result<Vec<Value>, String> {
     list.iter().map(mapping).collect()
 }
 
-/// Multus hands on all four numbers; one that is not set is 0, which plugins take for "no limit".
+/// Multus passes on all four numbers; a missing one is 0, which plugins interpret as "no limit".
 fn bandwidth(object: &Object) -> Result<Option<Value>, String> {
     let wrong = |error: crate::cni::Mistyped| error.to_string();
     let Some(given) = object.object("bandwidth").map_err(wrong)? else { return Ok(None) };
@@ -255,7 +256,7 @@ fn default_route(object: &Object) -> Result<Option<Vec<IpAddr>>, String> {
     gateways.iter().map(gateway).collect::<Result<_, _>>().map(Some)
 }
 
-/// What holds over all elements: an interface name is used once, and one element at most has the default route.
+/// Checks rules across all elements: interface names are unique, and at most one element has the default route.
 fn check_together(annotation: &'static str, all: &[Selection]) -> Result<(), SelectionError> {
     let mut names = BTreeSet::new();
     let mut default_route = None;
@@ -275,7 +276,7 @@ fn check_together(annotation: &'static str, all: &[Selection]) -> Result<(), Sel
     Ok(())
 }
 
-/// `octets` pairs of hexadecimal digits with colons between them.
+/// Returns whether a text is `octets` pairs of hexadecimal digits, separated by colons.
 fn is_hardware_address(text: &str, octets: usize) -> bool {
     let mut count = 0;
     let good = text.split([':', '-']).all(|pair| {
@@ -285,7 +286,7 @@ fn is_hardware_address(text: &str, octets: usize) -> bool {
     good && count == octets
 }
 
-/// A DNS-1123 label.
+/// Returns whether a text is a DNS-1123 label.
 fn is_label(text: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     text.len() <= 63
@@ -294,7 +295,7 @@ fn is_label(text: &str) -> bool {
         && text.bytes().last().is_some_and(inner)
 }
 
-/// A DNS-1123 subdomain: labels with dots between them.
+/// Returns whether a text is a DNS-1123 subdomain: labels separated by dots.
 fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
 }

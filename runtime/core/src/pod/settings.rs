@@ -7,10 +7,10 @@ use serde_json::Value;
 use crate::agent::pod::References;
 use crate::cni::{CniError, Object, Version, code};
 
-/// Where networks are that are files of the node, unless `confDir` names another directory. Multus' default.
+/// The directory of network files, unless `confDir` names another. Multus' default.
 pub const CONF_DIR: &str = "/etc/cni/multus/net.d";
 
-/// The agent's socket key; ours.
+/// The key of the agent's socket; our own.
 const AGENT_SOCKET: &str = "agentSocket";
 
 /// Keys that mean something here, or that belong to CNI.
@@ -40,8 +40,8 @@ const KNOWN: &[&str] = &[
     "statusDeadlineMs",
 ];
 
-/// Keys of Multus that have no meaning here and do no harm: where its credentials, its cache and its log are, how its
-/// daemon runs. `docs/weft-pod.md` says what takes their place.
+/// Harmless keys of Multus without a meaning here: the places of its credentials, its cache and its log, and the
+/// options of its daemon. `docs/weft-pod.md` lists the replacements.
 const WITHOUT_MEANING: &[&str] = &[
     "kubeconfig",
     "cniDir",
@@ -65,12 +65,12 @@ const WITHOUT_MEANING: &[&str] = &[
     "perNodeCertificate",
 ];
 
-/// How a network of the configuration is named.
+/// A reference to a network in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NetworkRef {
     /// A NetworkAttachmentDefinition in `multusNamespace`, or else the `name` in a file of `confDir`.
     Name(String),
-    /// A file, or a directory whose first file counts.
+    /// A file, or a directory of which the first file is used.
     Path(PathBuf),
 }
 
@@ -94,21 +94,21 @@ pub enum Networks {
     Named {
         /// The default network.
         cluster: NetworkRef,
-        /// Further ones; pods of system namespaces do not get them.
+        /// Additional ones; pods of system namespaces do not get them.
         further: Vec<NetworkRef>,
     },
-    /// `delegates`: configurations in place; the first is the default network.
+    /// `delegates`: inline configurations; the first is the default network.
     Inline(Vec<Value>),
 }
 
-/// See the module.
+/// The settings of `weft-pod`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// The version of the configuration and of the answer.
     pub version: Version,
     /// The networks that every pod gets.
     pub networks: Networks,
-    /// Where configurations of networks are looked up by name.
+    /// Where network configurations are looked up by name.
     pub conf_dir: PathBuf,
     /// Where plugins are looked up before CNI_PATH.
     pub bin_dir: PathBuf,
@@ -116,26 +116,26 @@ pub struct Settings {
     pub namespace: String,
     /// Namespaces whose pods get no further default networks and no status.
     pub system_namespaces: Vec<String>,
-    /// A pod may name definitions of its own namespace and of `global_namespaces` only.
+    /// Whether a pod may use only definitions of its own namespace and of `global_namespaces`.
     pub namespace_isolation: bool,
-    /// Namespaces that isolation leaves open to all.
+    /// Namespaces that every pod may use despite isolation.
     pub global_namespaces: Vec<String>,
-    /// A file that is there once the default network is ready.
+    /// A file that exists once the default network is ready.
     pub readiness_file: Option<PathBuf>,
     /// The agent's socket.
     pub agent_socket: PathBuf,
-    /// Plugins that are exec'ed although weft has one of that name.
+    /// Plugins that are executed as programs although weft has one of that name.
     pub external_plugins: Vec<String>,
     /// How long an external plugin may take.
     pub plugin_timeout_seconds: u64,
-    /// How long an ADD waits for the status annotation to be written.
+    /// How long an ADD waits until the status annotation is written.
     pub status_deadline_ms: u64,
-    /// What a person should know.
+    /// Warnings for a person.
     pub warnings: Vec<String>,
 }
 
 impl Settings {
-    /// Reads the configuration on stdin.
+    /// Parses the configuration on stdin.
     ///
     /// # Errors
     /// Code 7: a key has the wrong type, or no default network is named.
@@ -197,7 +197,7 @@ impl Settings {
         })
     }
 
-    /// What the agent looks up besides the pod's annotations.
+    /// Returns what the agent looks up besides the pod's annotations.
     #[must_use]
     pub fn references(&self) -> References {
         let (cluster_network, default_networks) = match &self.networks {
@@ -209,13 +209,13 @@ impl Settings {
         References { cluster_network, default_networks, namespace: self.namespace.clone() }
     }
 
-    /// Whether pods of a namespace get neither `defaultNetworks` nor a status.
+    /// Returns whether pods of a namespace get neither `defaultNetworks` nor a status.
     #[must_use]
     pub fn is_system(&self, namespace: &str) -> bool {
         self.system_namespaces.iter().any(|system| system == namespace)
     }
 
-    /// Whether a pod of a namespace may use a definition of another.
+    /// Returns whether a pod of a namespace may use a definition of another.
     #[must_use]
     pub fn may_use(&self, pod_namespace: &str, namespace: &str) -> bool {
         !self.namespace_isolation

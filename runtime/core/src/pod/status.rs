@@ -1,6 +1,7 @@
 //! The network-status annotation and the events of an ADD, in Multus' exact shape (R23 to R26). Pure.
 //!
-//! One entry per attachment, always; `default: true` once. Tools parse the text, so order and indentation are Multus' too.
+//! There is always one entry per attachment, and exactly one with `default: true`. Tools parse the text, so order and
+//! indentation are Multus' too.
 
 use std::net::IpAddr;
 
@@ -12,33 +13,33 @@ use serde_json::{Map, Value, json};
 use crate::agent::status::{Event, EventKind};
 use crate::cni::{CniResult, Ip};
 
-/// The annotation of the status.
+/// The annotation with the status.
 pub const NETWORK_STATUS: &str = "k8s.v1.cni.cncf.io/network-status";
 
-/// One attachment, as the status shows it.
+/// One attachment in the form that the status shows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attached<'a> {
     /// Its name.
     pub label: &'a str,
-    /// Its interface, where the result names none.
+    /// Its interface, if the result names none.
     pub ifname: &'a str,
-    /// It is the default network.
+    /// Whether it is the default network.
     pub is_default: bool,
-    /// What its plugins answered.
+    /// The result of its plugins.
     pub result: &'a CniResult,
-    /// What its device-info file says.
+    /// The content of its device-info file.
     pub device_info: Option<Value>,
 }
 
-/// The text of the annotation.
+/// Returns the text of the annotation.
 #[must_use]
 pub fn status_text(attached: &[Attached<'_>]) -> String {
-    // Multus writes each entry with indentation and joins them with a comma alone.
+    // Multus indents each entry and joins them with a plain comma.
     let entries: Vec<String> = attached.iter().map(|attached| indented(&entry(attached))).collect();
     format!("[{}]", entries.join(","))
 }
 
-/// The event of an attachment that is done.
+/// Returns the event of a completed attachment.
 #[must_use]
 pub fn added_event(attached: &Attached<'_>) -> Event {
     let (name, _) = interface(attached);
@@ -50,7 +51,7 @@ pub fn added_event(attached: &Attached<'_>) -> Event {
     }
 }
 
-/// An address with its prefix length; one of IPv4 in the form of IPv6 is shown as what it is.
+/// Formats an address with its prefix length; an IPv4-mapped one is shown as IPv4.
 fn canonical(address: IpNet) -> String {
     match (address.addr().to_canonical(), address.prefix_len().checked_sub(96)) {
         (IpAddr::V4(plain), Some(length)) if !address.addr().is_ipv4() => format!("{plain}/{length}"),
@@ -58,7 +59,7 @@ fn canonical(address: IpNet) -> String {
     }
 }
 
-/// The interface that counts: the first one in the sandbox, else the only one there is. Returns its name and its index.
+/// Returns name and index of the main interface: the first one in the sandbox, otherwise the only one.
 fn interface<'a>(attached: &'a Attached<'_>) -> (&'a str, Option<usize>) {
     let interfaces = &attached.result.interfaces;
     let index = interfaces.iter().position(|found| found.sandbox.is_some());
@@ -71,7 +72,7 @@ fn entry(attached: &Attached<'_>) -> Value {
     let (name, index) = interface(attached);
     let found = index.and_then(|index| result.interfaces.get(index));
     let counts = |ip: &&Ip| match ip.interface {
-        // With one interface nobody looks at the index; an address without one belongs to the interface that counts.
+        // With one interface the index is ignored; an address without an index belongs to the main interface.
         Some(given) if result.interfaces.len() > 1 => index.is_none_or(|index| index == given),
         _ => true,
     };
@@ -127,12 +128,12 @@ fn dns(result: &CniResult) -> Value {
     Value::Object(map)
 }
 
-/// With four spaces, as Go's `MarshalIndent`.
+/// Renders a value with four spaces, like Go's `MarshalIndent`.
 fn indented(value: &Value) -> String {
     let mut bytes = Vec::new();
     let mut serializer = Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(b"    "));
-    // A `Value` has string keys only and a `Vec` takes every write: neither can fail. Were one to, the compact form is
-    // the same document.
+    // This cannot fail: a `Value` has only string keys and a `Vec` accepts every write. The fallback is the same
+    // document in compact form.
     match value.serialize(&mut serializer) {
         Ok(()) => String::from_utf8(bytes).unwrap_or_else(|_not_utf8| value.to_string()),
         Err(_never) => value.to_string(),

@@ -1,5 +1,5 @@
-//! Which CNI versions another vendor's plugin speaks: VERSION is asked once per binary and remembered in the state
-//! directory, by the file's identity.
+//! The CNI versions that another vendor's plugin supports: each binary is asked for VERSION once, and the answer is
+//! stored in the state directory under the file's identity.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -11,16 +11,16 @@ use sha2::{Digest as _, Sha256};
 use crate::cni::Version;
 use crate::exec::{ExecCall, Stderr, exec, find};
 
-/// What is remembered of a binary.
+/// The stored answer of a binary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
     /// Device, inode, size, and time of the last change.
     identity: (u64, u64, u64, i64, i64),
-    /// Versions that it says it speaks.
+    /// Versions that it claims to support.
     versions: Vec<String>,
 }
 
-/// Versions that a plugin speaks, oldest first; `None` where it does not say.
+/// Returns the versions that a plugin supports, oldest first; `None` if it does not say.
 pub(super) fn spoken(state_dir: &Path, plugin: &str, path: &[PathBuf], limit: Duration) -> Option<Vec<Version>> {
     let binary = find(plugin, path).ok()?;
     let identity = identity(&binary)?;
@@ -39,8 +39,8 @@ pub(super) fn spoken(state_dir: &Path, plugin: &str, path: &[PathBuf], limit: Du
     (!versions.is_empty()).then_some(versions)
 }
 
-/// The version to call a plugin with, for a network of version `wanted`: that one if the plugin speaks it, else the
-/// highest older one, else `wanted`, which the plugin will refuse in its own words.
+/// Returns the version with which to call a plugin for a network of version `wanted`: that version if the plugin
+/// supports it, otherwise the highest older one, otherwise `wanted`, which the plugin will refuse in its own words.
 pub(super) fn agreed(spoken: Option<&[Version]>, wanted: Version) -> Version {
     let Some(spoken) = spoken else { return wanted };
     if spoken.contains(&wanted) {
@@ -83,7 +83,7 @@ fn cache_file(state_dir: &Path, binary: &Path) -> PathBuf {
     state_dir.join("plugin-versions").join(name)
 }
 
-/// What cannot be remembered is asked again the next time.
+/// If the answer cannot be stored, the plugin is asked again the next time.
 fn remember(file: &Path, known: &Known) {
     let write = || -> std::io::Result<()> {
         let dir = file.parent().unwrap_or(Path::new("/"));

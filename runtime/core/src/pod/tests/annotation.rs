@@ -14,7 +14,7 @@ fn error(text: &str) -> String {
     parse_selection(NETWORKS, text).unwrap_err().to_string()
 }
 
-/// The error of a JSON list with one element of these keys.
+/// Returns the error of a JSON list with one element with these keys.
 fn error_of(keys: &str) -> String {
     error(&format!("[{{\"name\": \"a\", {keys}}}]"))
 }
