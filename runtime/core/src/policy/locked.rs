@@ -1,7 +1,7 @@
-//! The lock file: which digest a tag stands for. A node's own is `<state>/policies/lock.json`.
+//! The lock file: the digest that each tag stands for. A node's own is `<state>/policies/lock.json`.
 //!
-//! An ADD reads it where a network names a policy by a tag alone, and asks nobody. `weftctl policy lock`, `pull` and `load`
-//! write it, whole, by one rename. One line per policy, so that it can be kept in a repository:
+//! An ADD reads it if a network names a policy only by tag, and makes no request. `weftctl policy lock`, `pull` and
+//! `load` write it atomically, by one rename. It has one line per policy, so that it can be kept in a repository:
 //!
 //! ```json
 //! {"version": 1, "policies": {"oci://registry.example/net/rack:1.2": {"digest": "sha256:...", "version": "1.2.0"}}}
@@ -22,21 +22,21 @@ use super::{PolicyError, PolicyRef};
 /// The format's version.
 const VERSION: u32 = 1;
 
-/// A lock file is refused beyond this many bytes.
+/// Maximum bytes of a lock file.
 const SIZE_MAX: u64 = 4 << 20;
 
-/// What the lock file has for one tag.
+/// The entry of one tag.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Locked {
     /// `sha256:...` of the manifest.
     pub digest: String,
-    /// The version that the manifest says it is, where it says one.
+    /// The version that the manifest claims, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
 }
 
-/// Digests of tags.
+/// The digests of tags.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockFile {
@@ -54,17 +54,17 @@ impl Default for LockFile {
 // === impl LockFile ===
 
 impl LockFile {
-    /// The node's own file.
+    /// Returns the path of the node's own file.
     #[must_use]
     pub fn path(state_dir: &Path) -> PathBuf {
         policies_dir(state_dir).join("lock.json")
     }
 
-    /// Reads a lock file; an empty one where there is none.
+    /// Reads a lock file; returns an empty one if it does not exist.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::LockFile`]: it cannot be read, or is none.
+    /// [`PolicyError::LockFile`]: it cannot be read, or is not a lock file.
     pub fn read(path: &Path) -> Result<Self, PolicyError> {
         let off = |reason: String| PolicyError::LockFile { path: path.to_owned(), reason };
         match fs::metadata(path) {
@@ -83,11 +83,11 @@ impl LockFile {
         Ok(file)
     }
 
-    /// Writes it whole, by rename.
+    /// Writes the file atomically, by rename.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Store`] where the disk refuses.
+    /// [`PolicyError::Store`] if the disk refuses.
     pub fn write(&self, path: &Path) -> Result<(), PolicyError> {
         let stored = |source: io::Error| PolicyError::Store { path: path.to_owned(), source };
         let mut text = serde_json::to_vec_pretty(self).map_err(|error| stored(error.into()))?;
@@ -105,7 +105,7 @@ impl LockFile {
     }
 }
 
-/// What a network's policy stands for: a tag becomes the digest that the node's lock file has for it.
+/// Resolves a network's policy: replaces a tag by its digest in the node's lock file.
 ///
 /// # Errors
 ///

@@ -5,12 +5,13 @@
 //!   source          cache           Loaded<Choice> --choose--> ChoiceAnswer{Chosen | Denial} --verify_choice--> VerifiedChoice
 //!                                          run                                                 verify
 //! ```
-//! Invariants: nothing is compiled in this process unless the feature `compile` is on; only cache entries that root alone
-//! can have written are mapped; a policy gets exactly the imports its network grants; every call has its own store and ends
-//! within its [`Limits`]; a decision is worth nothing before [`verify`], a choice nothing before [`verify_choice`].
+//! Invariants: nothing is compiled in this process unless the feature `compile` is on. Only cache entries that root
+//! alone can have written are mapped. A policy gets exactly the imports that its network grants. Every call has its own
+//! store and ends within its [`Limits`]. A decision must not be used before [`verify`], and a choice not before
+//! [`verify_choice`].
 //!
-//! Not here: the ledger. A policy sees it through `weft_host_abi::types::LedgerView`, and whether an address is taken is
-//! decided by the ledger's commit, never here.
+//! Not here: the ledger. A policy sees it through `weft_host_abi::types::LedgerView`, and the ledger's commit decides
+//! whether an address is taken, never this module.
 
 mod cache;
 pub mod compiler;

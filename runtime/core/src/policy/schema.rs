@@ -1,9 +1,8 @@
-//! The JSON Schema that a policy gives of its configuration, as far as configurations need one: types, values, required keys, lists,
-//! local references, alternatives. Keys match whatever their case, and `null` is the same as absent, as everywhere in a
-//! configuration.
+//! A policy's JSON Schema for its configuration, as far as configurations need one: types, values, required keys,
+//! lists, local references, alternatives. As everywhere in a configuration, keys ignore case, and `null` means absent.
 //!
-//! An object whose `properties` are listed is closed, unless `additionalProperties` or `patternProperties` says otherwise: what a
-//! policy does not list it does not read. What is not understood of a schema is not checked.
+//! An object with listed `properties` is closed, unless `additionalProperties` or `patternProperties` says otherwise: a
+//! policy does not read what it does not list. Unknown parts of a schema are not checked.
 
 use std::cell::Cell;
 
@@ -13,34 +12,34 @@ use weft_host_abi::types::Problem;
 
 use crate::keys::did_you_mean;
 
-/// How deep references and objects may go. A schema may refer to itself.
+/// Maximum depth of references and objects, because a schema may refer to itself.
 const DEPTH: usize = 32;
-/// How many places of a schema are looked at. One that refers to itself twice doubles them with each level; a policy must not
-/// keep an ADD busy by that. What comes later is not checked.
+/// Maximum number of schema positions to visit. A schema that refers to itself twice doubles them with each level; a
+/// policy must not keep an ADD busy that way. Later positions are not checked.
 const STEPS: u32 = 50_000;
-/// No more problems than these are reported.
+/// Maximum number of reported problems.
 const PROBLEMS: usize = 32;
 
-/// See the module.
+/// A parsed schema; see the module.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schema {
     root: Value,
 }
 
-/// A key that the schema does not have.
+/// A key that is missing in the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownKey {
-    /// JSON pointer of the object it is in; empty at the top.
+    /// JSON pointer of its object; empty at the top.
     pub within: String,
     /// The key.
     pub key: String,
-    /// The key that was most likely meant.
+    /// The key that was probably meant.
     pub meant: Option<String>,
-    /// The keys there are.
+    /// The known keys.
     pub known: Vec<String>,
 }
 
-/// What a check finds.
+/// The findings of a check.
 #[derive(Default)]
 struct Found {
     unknown: Vec<UnknownKey>,
@@ -50,20 +49,20 @@ struct Found {
 // === impl Schema ===
 
 impl Schema {
-    /// Reads a schema. `None` where the text is none; an empty one, or `true`, allows everything.
+    /// Parses a schema. Returns `None` if the text is not a schema; an empty text, or `true`, allows everything.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let root: Value = serde_json::from_str(text).ok()?;
         (root.is_object() || root.is_boolean()).then_some(Self { root })
     }
 
-    /// The keys of a value that the schema does not have; at the top, `also` are known.
+    /// Returns the keys of a value that are missing in the schema; at the top, `also` are known, too.
     #[must_use]
     pub fn unknown_keys(&self, value: &Value, also: &[&str]) -> Vec<UnknownKey> {
         self.check(value, also).unknown
     }
 
-    /// Everything else that is wrong with a value.
+    /// Returns all other problems of a value.
     #[must_use]
     pub fn problems(&self, value: &Value) -> Vec<Problem> {
         self.check(value, &[]).problems
@@ -82,7 +81,7 @@ impl Schema {
 struct Check<'a> {
     root: &'a Value,
     also: &'a [&'a str],
-    /// What is left of them.
+    /// The remaining steps.
     steps: &'a Cell<u32>,
     found: &'a mut Found,
 }
@@ -127,7 +126,7 @@ impl Check<'_> {
         }
     }
 
-    /// The first form that fits counts; where none does, the one that comes closest says why.
+    /// The first alternative that matches counts; if none does, the closest one explains why.
     fn alternatives(&mut self, forms: &[Value], value: &Value, at: &str, depth: usize) {
         let mut closest: Option<Found> = None;
         for form in forms {
@@ -137,7 +136,7 @@ impl Check<'_> {
             if found.problems.is_empty() && found.unknown.is_empty() {
                 return;
             }
-            // A problem deeper inside means that the form as a whole is the right one.
+            // A problem deeper inside means that the alternative as a whole is the right one.
             let is_inside = found.problems.iter().all(|problem| problem.at != at);
             if is_inside && closest.is_none() {
                 closest = Some(found);
@@ -168,7 +167,7 @@ impl Check<'_> {
             "integer" => value.is_i64() || value.is_u64(),
             _ => true,
         };
-        // `null` is the same as absent.
+        // `null` means absent.
         if value.is_null() || wanted.is_empty() || wanted.iter().any(fits) {
             return !value.is_null();
         }
@@ -238,7 +237,7 @@ impl Check<'_> {
             }
         }
         let more = rules.get("additionalProperties");
-        // Where several schemas speak of one object, none of them knows all of its keys.
+        // If several schemas describe one object, none of them knows all its keys.
         let joined =
             ["allOf", "anyOf", "oneOf", "$ref", "if", "patternProperties"].iter().any(|key| rules.contains_key(*key));
         for (key, value) in map {
@@ -264,12 +263,12 @@ impl Check<'_> {
     }
 }
 
-/// What a place is called in a text.
+/// Returns the name of a position for a text.
 fn name(at: &str) -> &str {
     if at.is_empty() { "the configuration" } else { at }
 }
 
-/// A value, cut where it is long.
+/// Renders a value and truncates it if it is long.
 fn shown(value: &Value) -> String {
     const EXCERPT: usize = 64;
     let text = value.to_string();
@@ -367,7 +366,7 @@ mod tests {
         assert_eq!(endless.problems(&json!({})), []);
     }
 
-    /// Without a bound this would be 8 to the power of 15 steps.
+    /// Without the limit, this would take 8 to the power of 15 steps.
     #[test]
     fn a_schema_that_refers_to_itself_many_times_ends() {
         let all: Vec<Value> = (0..8).map(|_number| json!({"$ref": "#"})).collect();

@@ -1,31 +1,31 @@
-//! How a network names its policy.
+//! The reference with which a network names its policy.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::{Digest, PolicyError};
 
-/// Where a policy comes from.
+/// The source of a policy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PolicyRef {
-    /// Installed with weft: `<state>/policies/<name>.wasm`. There is no list of names; the files are the list.
+    /// Installed with weft: `<state>/policies/<name>.wasm`. There is no list of names except for the files.
     Shipped(String),
-    /// A component on this node, whatever it is at the time of a call.
+    /// A component on this node, with whatever content it has at the time of a call.
     File(PathBuf),
-    /// A component of which the network says the digest. An ADD takes it from this node and nowhere else.
+    /// A component whose digest is in the network's configuration. An ADD takes it only from this node.
     Pinned {
-        /// The reference as the network has it, digest included.
+        /// The reference in the network's configuration, including the digest.
         reference: String,
         /// The digest in it.
         digest: Digest,
-        /// Whose digest that is, and where it comes from.
+        /// The kind of object that has this digest, and its source.
         artifact: Artifact,
     },
-    /// `oci://` with a tag and no digest, as the network has it. The lock file of this node says which digest that is.
+    /// `oci://` with a tag and no digest, as in the network's configuration. This node's lock file has the digest.
     Tagged(String),
 }
 
-/// What a pinned reference's digest is of.
+/// The kind of object whose digest a reference contains.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Artifact {
     /// A component in a file of this node.
@@ -42,11 +42,11 @@ const NAME_MAX: usize = 64;
 // === impl PolicyRef ===
 
 impl PolicyRef {
-    /// A policy installed with weft, by name.
+    /// Creates a reference to a policy installed with weft.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Reference`] for a text that cannot be a policy's name (it would be a path).
+    /// [`PolicyError::Reference`] if the text cannot be a policy's name (it would be a path).
     pub fn shipped(name: &str) -> Result<Self, PolicyError> {
         if Self::is_name(name) {
             return Ok(Self::Shipped(name.to_owned()));
@@ -55,21 +55,22 @@ impl PolicyRef {
         Err(PolicyError::Reference { reference: name.to_owned(), reason })
     }
 
-    /// Whether a text can be the name of a shipped policy.
+    /// Returns whether a text can be the name of a shipped policy.
     #[must_use]
     pub fn is_name(name: &str) -> bool {
         let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         !name.is_empty() && name.len() <= NAME_MAX && !name.starts_with('-') && name.bytes().all(fits)
     }
 
-    /// The value of a `"policy"` key: `file:///path/of/component.wasm`, or a reference with a digest, which may be
-    /// `file:///PATH@sha256:HEX`, `configmap://NAMESPACE/NAME/KEY@sha256:HEX` or `oci://REGISTRY/REPOSITORY[:TAG]@sha256:HEX`.
-    /// `oci://REGISTRY/REPOSITORY:TAG` counts as far as the node's lock file has a digest for it.
+    /// Parses the value of a `"policy"` key: `file:///path/of/component.wasm`, or a reference with a digest, which may
+    /// be `file:///PATH@sha256:HEX`, `configmap://NAMESPACE/NAME/KEY@sha256:HEX` or
+    /// `oci://REGISTRY/REPOSITORY[:TAG]@sha256:HEX`. `oci://REGISTRY/REPOSITORY:TAG` is valid if the node's lock file
+    /// has a digest for it.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Reference`] for what is no reference, [`PolicyError::Unpinned`] for one to another place without a
-    /// digest.
+    /// [`PolicyError::Reference`] for a text that is not a reference, [`PolicyError::Unpinned`] for a remote reference
+    /// without a digest.
     pub fn parse(reference: &str) -> Result<Self, PolicyError> {
         let bad = |reason| PolicyError::Reference { reference: reference.to_owned(), reason };
         let (place, digest) = match reference.rsplit_once("@sha256:") {
@@ -107,7 +108,7 @@ impl PolicyRef {
         }
     }
 
-    /// The component's file. A pinned component is found by its digest instead: this is where it comes from, as far as
+    /// Returns the component's file. A pinned component is instead found by its digest; for it, this is the source, if
     /// that is a file.
     #[must_use]
     pub fn path(&self, state_dir: &Path) -> PathBuf {
@@ -119,7 +120,7 @@ impl PolicyRef {
     }
 }
 
-/// A policy is named in messages as the network names it.
+/// Messages name a policy as the network does.
 impl fmt::Display for PolicyRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -130,12 +131,12 @@ impl fmt::Display for PolicyRef {
     }
 }
 
-/// Where shipped policies are.
+/// Returns the directory of shipped policies.
 pub(super) fn policies_dir(state_dir: &Path) -> PathBuf {
     state_dir.join("policies")
 }
 
-/// Whether an image's name ends with a tag: a colon after the last slash is no port.
+/// Returns whether an image's name ends with a tag: a colon after the last slash does not begin a port.
 fn has_tag(image: &str) -> bool {
     let last = image.rsplit('/').next().and_then(|last| last.split_once(':'));
     last.is_some_and(|(name, tag)| !name.is_empty() && !tag.is_empty())

@@ -1,8 +1,9 @@
-//! Compiling into the cache. Only `weftctl` has this.
+//! Compiles into the cache. Only `weftctl` contains this module.
 //!
-//! Invariants: an entry appears whole, by rename, under a name nobody maps yet or in place of one (whose mappings keep the
-//! old file); one compilation per component at a time, so that a burst of ADDs on a cold cache compiles once, and one
-//! component's compiler never keeps another's waiting; a bounded number in the background.
+//! Invariants: an entry appears atomically, by rename, under a name that nobody maps yet or in place of an old file
+//! (whose mappings stay valid). There is one compilation per component at a time, so that a burst of ADDs on a cold
+//! cache compiles once, and components do not wait for each other. The number of compilations in the background is
+//! bounded.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{ErrorKind, Write};
@@ -22,41 +23,41 @@ use super::{PolicyStore, entry_name, seal};
 use crate::policy::compiler::{Bounds, NO_MEMORY};
 use crate::policy::{Cause, PolicyError};
 
-/// What compiling a policy led to.
+/// The result of compiling a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compiled {
     /// `sha256:...` of the component.
     pub digest: String,
     /// The cache entry.
     pub entry: PathBuf,
-    /// False where a usable entry was there already.
+    /// False if a usable entry existed already.
     pub fresh: bool,
 }
 
-/// Turns a component into code for this engine, within bounds, or says why it cannot.
+/// Compiles a component for this engine within bounds, or returns why it cannot.
 pub type Compiler<'a> = &'a dyn Fn(&[u8], &Bounds) -> Result<Vec<u8>, Cause>;
 
 /// What to do while another process compiles the same component.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waiting {
-    /// Wait for it: a person asked.
+    /// Wait for it, because a person asked.
     Wait,
-    /// Come back with [`PolicyError::Compiling`], as also where too many compilers are at work in the background.
+    /// Return [`PolicyError::Compiling`], also if too many compilers are running in the background.
     Decline,
 }
 
-/// Mode of the state directory and the cache. `weftctl install` and the ledger make it with the same.
+/// Mode of the state directory and the cache. `weftctl install` and the ledger use the same.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// How a file that is being written is called, before the entry's name.
+/// The prefix of a file that is being written, before the entry's name.
 pub(super) const TEMPORARY: &str = ".compiling-";
 
 impl PolicyStore {
-    /// Whether there is a usable entry for a component.
+    /// Returns whether a component has a usable entry.
     ///
     /// # Errors
     ///
-    /// [`PolicyError`] when the cache itself cannot be used.
+    /// [`PolicyError`] if the cache itself cannot be used.
     pub fn is_compiled(&self, component: &[u8]) -> Result<bool, PolicyError> {
         match SecureDir::open(&self.cache_dir())? {
             Some(dir) => Ok(self.map_in(&dir, &Digest::new(component), None)?.is_ok()),
@@ -64,8 +65,7 @@ impl PolicyStore {
         }
     }
 
-    /// Compiles the component at a path into the cache, unless a usable entry is there. `name` is what the policy is called
-    /// in messages.
+    /// Compiles the component at a path into the cache, unless a usable entry exists. Messages call the policy `name`.
     ///
     /// # Errors
     ///
@@ -118,7 +118,7 @@ impl PolicyStore {
             .and_then(|code| publish(&dir, &entry_name(&digest), &[&code, &seal::new(&digest, &code)]));
         status.write(&dir, &digest)?;
         published?;
-        // What cannot be removed now is removed with the next one.
+        // The next pruning removes what cannot be removed now.
         self.prune_in(&dir).ok();
         match self.map_in(&dir, &digest, None)? {
             Ok(_component) => Ok(Compiled { fresh: true, ..there }),
@@ -126,12 +126,12 @@ impl PolicyStore {
         }
     }
 
-    /// Makes the cache anew, empty and safe, whatever it was: what `weftctl install` does about
-    /// [`PolicyError::CacheUnsafe`]. A process that has a removed entry mapped keeps it.
+    /// Recreates the cache, empty and safe, whatever it was before. `weftctl install` calls this after
+    /// [`PolicyError::CacheUnsafe`]. Processes with a mapped entry keep it.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Cache`], and [`PolicyError::CacheUnsafe`] where the state directory is somebody else's.
+    /// [`PolicyError::Cache`], or [`PolicyError::CacheUnsafe`] if the state directory belongs to somebody else.
     pub fn reset_cache(&self) -> Result<(), PolicyError> {
         let path = self.cache_dir();
         let cannot = |source| PolicyError::Cache { path: path.clone(), source };
@@ -147,7 +147,7 @@ impl PolicyStore {
         self.make_cache().map(drop)
     }
 
-    /// Makes the cache directory if need be.
+    /// Makes the cache directory if it is missing.
     fn make_cache(&self) -> Result<SecureDir, PolicyError> {
         let path = self.cache_dir();
         let cannot = |source| PolicyError::Cache { path: path.clone(), source };
@@ -161,9 +161,9 @@ impl PolicyStore {
     }
 }
 
-/// What can be said without a compiler.
+/// Checks what can be checked without a compiler.
 fn is_component(wasm: &[u8]) -> Result<(), Cause> {
-    // wasmtime would accept the text format too, were that feature on; a component is binary.
+    // With that feature on, wasmtime would also accept the text format; a component is binary.
     if !wasm.starts_with(b"\0asm") {
         return Err(Cause("it is not WebAssembly".to_owned()));
     }
@@ -181,8 +181,8 @@ impl Status {
     }
 }
 
-/// Writes a file beside its place and moves it there. The caller holds the digest's lock, so one temporary name per file is
-/// enough; what has it already was left by a killed compiler.
+/// Writes a file beside its destination and moves it there. The caller holds the digest's lock, so one temporary name
+/// per file suffices; an existing temporary file was left by a killed compiler.
 fn publish(dir: &SecureDir, name: &str, parts: &[&[u8]]) -> Result<(), PolicyError> {
     let temporary = format!("{TEMPORARY}{name}");
     match unlinkat(dir.fd(), temporary.as_str(), UnlinkatFlags::NoRemoveDir) {

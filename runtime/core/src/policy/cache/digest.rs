@@ -1,4 +1,4 @@
-//! A component's file, opened and judged, and its digest.
+//! A component's file, opened and checked, and its digest.
 
 use std::fmt;
 use std::fs::File;
@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::stamp::Stamp;
 use crate::policy::PolicyError;
 
-/// A component larger than this is refused rather than read. The largest that a known toolchain makes (Python) has 19 MB.
+/// Maximum size of a component. The largest that a known toolchain produces (Python) has 19 MB.
 const COMPONENT_MAX: u64 = 32 << 20;
 
 /// SHA-256 of a component.
@@ -25,7 +25,7 @@ pub struct Digest([u8; Self::LENGTH]);
 impl Digest {
     pub(super) const LENGTH: usize = 32;
 
-    /// The digest of some bytes.
+    /// Computes the digest of some bytes.
     #[must_use]
     pub fn new(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
@@ -75,7 +75,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A component's file, open, that only root (or we) can change.
+/// An open component file that only root (or we) can change.
 pub(super) struct ComponentFile {
     file: File,
     pub(super) stamp: Stamp,
@@ -84,10 +84,10 @@ pub(super) struct ComponentFile {
 // === impl ComponentFile ===
 
 impl ComponentFile {
-    /// Opens the component of a policy. Links are followed (mounted ConfigMaps are made of them). `hint` says what to do
-    /// where there is none.
+    /// Opens the component of a policy. Follows links (mounted ConfigMaps consist of them). `hint` says what to do if
+    /// it does not exist.
     pub(super) fn open(policy: &str, path: &Path, hint: impl FnOnce() -> String) -> Result<Self, PolicyError> {
-        // A FIFO must not block us.
+        // Do not block on a FIFO.
         let opened = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
         let file = opened.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
@@ -115,7 +115,7 @@ impl ComponentFile {
         Ok(Self { stamp: Stamp::new(&meta), file })
     }
 
-    /// Hashes the file, and says whether it stayed as it was meanwhile.
+    /// Hashes the file, and checks that it did not change meanwhile.
     pub(super) fn hash(&mut self, policy: &str, path: &Path) -> Result<(Digest, bool), PolicyError> {
         let unreadable = |error| unreadable(policy, path, error);
         let (mut hash, mut buffer) = (Sha256::new(), vec![0; 64 << 10]);

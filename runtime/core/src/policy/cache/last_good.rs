@@ -1,7 +1,8 @@
-//! The component that decided last in a network: `<state>/policies/last-good/`, for networks whose `fallback` it is.
+//! The component that last decided in a network, in `<state>/policies/last-good/`, for networks that use it as
+//! `fallback`.
 //!
-//! A file per network holds a digest; the component itself is kept among the pinned ones, so that it outlives a change of the
-//! file that the network names.
+//! A file per network holds a digest. The component itself is stored with the pinned ones, so that it survives a change
+//! of the file that the network names.
 
 use std::fs;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use crate::policy::{PolicyError, PolicyRef, locked};
 // === impl PolicyStore ===
 
 impl PolicyStore {
-    /// The component that decided last in a network, where one is remembered and was not withdrawn since.
+    /// Returns the component that last decided in a network, if one is recorded and not withdrawn since.
     #[must_use]
     pub fn last_good(&self, network: &str) -> Option<PolicyRef> {
         let digest = Digest::parse(fs::read_to_string(self.last_good_file(network)).ok()?.trim())?;
@@ -25,15 +26,15 @@ impl PolicyStore {
             return None;
         }
         let reference = format!("last-good@{digest}");
-        // Found by the digest of its bytes, as a ConfigMap's is.
+        // Like a ConfigMap's component, it is found by the digest of its bytes.
         Some(PolicyRef::Pinned { reference, digest, artifact: Artifact::ConfigMap })
     }
 
-    /// Remembers that a policy with this digest decided in a network. Writes only where that is news.
+    /// Records that a policy with this digest decided in a network. Writes only if that is new.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Store`] where the disk refuses, and what reading the component says.
+    /// [`PolicyError::Store`] if the disk refuses, and errors from reading the component.
     pub fn remember_good(&self, network: &str, policy: &PolicyRef, digest: &str) -> Result<(), PolicyError> {
         let file = self.last_good_file(network);
         if fs::read_to_string(&file).is_ok_and(|known| known.trim() == digest) {
@@ -43,7 +44,7 @@ impl PolicyStore {
         let path = self.locate(policy);
         let unreadable = |source| PolicyError::Unreadable { policy: policy.to_string(), path: path.clone(), source };
         let component = fs::read(&path).map_err(unreadable)?;
-        // Replaced since it was loaded: the next call remembers the new one.
+        // It was replaced since it was loaded; the next call records the new one.
         if Digest::new(&component).to_string() != digest {
             return Ok(());
         }
@@ -51,7 +52,7 @@ impl PolicyStore {
         pinned::replace(&file, digest.as_bytes())
     }
 
-    /// Named by a digest: a network's name may be longer than a file's.
+    /// Uses a digest as the name, because a network's name may be too long for a file.
     fn last_good_file(&self, network: &str) -> PathBuf {
         let name: String =
             Sha256::digest(network.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect();

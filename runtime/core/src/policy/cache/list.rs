@@ -1,4 +1,4 @@
-//! What is in the cache and what becomes of each policy, for `weftctl doctor` and `weftctl policy ls`.
+//! Lists the contents of the cache and the state of each policy, for `weftctl doctor` and `weftctl policy ls`.
 
 use std::path::PathBuf;
 
@@ -18,35 +18,35 @@ pub struct CacheEntry {
     pub name: String,
     /// Its size in bytes.
     pub size: u64,
-    /// Whether this build of weft could use it: its name has our artifact key, and nothing about the file is off.
+    /// Whether this build of weft can use it: its name has our artifact key, and the file has no problem.
     pub usable: bool,
-    /// What is off, if anything.
+    /// The problem, if any.
     pub problem: Option<String>,
 }
 
-/// Where a policy is between its component and code that can run.
+/// The state of a policy between its component and runnable code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum PolicyState {
     /// It can run.
     Ready,
-    /// It is not compiled for this build of weft; the first ADD does it, or `weftctl policy compile`.
+    /// It is not compiled for this build of weft; the first ADD or `weftctl policy compile` does that.
     NotCompiled {
-        /// What is off about the entry in the cache.
+        /// The problem of the cache entry.
         why: String,
     },
-    /// A compiler is at work.
+    /// A compiler is running.
     Compiling {
         /// Seconds since it began.
         seconds: u64,
-        /// Seconds that it has in all.
+        /// Its time limit in seconds.
         of: u64,
     },
     /// The last attempt failed.
     Failed {
-        /// What the compiler said.
+        /// The compiler's message.
         reason: String,
-        /// Seconds since.
+        /// Seconds since then.
         ago: u64,
     },
     /// The component's file cannot be used.
@@ -59,7 +59,7 @@ pub enum PolicyState {
 /// A policy of this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PolicyRow {
-    /// As a network names it.
+    /// The name that a network uses.
     pub policy: String,
     /// Its component's file.
     pub path: PathBuf,
@@ -67,7 +67,7 @@ pub struct PolicyRow {
     pub digest: Option<String>,
     /// Bytes of the component.
     pub size: u64,
-    /// What it is good for.
+    /// Its state.
     #[serde(flatten)]
     pub state: PolicyState,
 }
@@ -75,7 +75,7 @@ pub struct PolicyRow {
 // === impl PolicyStore ===
 
 impl PolicyStore {
-    /// The files of the cache, each checked against its seal. Empty where there is no cache yet.
+    /// Returns the files of the cache, each checked against its seal. Empty if there is no cache yet.
     ///
     /// # Errors
     ///
@@ -98,7 +98,8 @@ impl PolicyStore {
         Ok(entries)
     }
 
-    /// The policies this node knows of: those installed, those pinned, and the files that networks named before.
+    /// Returns the policies that this node knows: those installed, those pinned, and the files that networks named
+    /// before.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
-//! Locks of the cache: one per digest, and a few slots for compilers in the background.
+//! Locks of the cache: one per digest, and a few slots for background compilers.
 //!
-//! All are bytes of one file, so that no lock files pile up. They are OFD locks: held by the descriptor, between threads as
-//! well as processes, and gone with the process, however it ends.
+//! All are bytes of one file, so that lock files do not accumulate. They are OFD locks: owned by the descriptor,
+//! effective between threads as well as processes, and released when the process ends, however it ends.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -19,26 +19,26 @@ use crate::policy::PolicyError;
 /// The file whose bytes are the locks.
 pub(super) const LOCK: &str = "lock";
 
-/// How many compilers may work in the background at once.
+/// How many compilers may run in the background at once.
 const SLOTS: i64 = 2;
 
-/// How often a lock that others have is tried again.
+/// The interval between attempts to take a busy lock.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A lock; dropping it gives it up.
+/// A lock, which is released on drop.
 pub(super) struct Lock(#[expect(dead_code, reason = "held for its lock")] OwnedFd);
 
 // === impl Lock ===
 
 impl Lock {
-    /// The lock of a digest, or `None` where another has it.
+    /// Takes the lock of a digest, or returns `None` if another holds it.
     pub(super) fn digest(dir: &SecureDir, digest: &Digest) -> Result<Option<Self>, PolicyError> {
         let first = digest.bytes().first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes));
-        // Beyond the slots, and not negative.
+        // After the slots, and not negative.
         Self::byte(dir, (first & (i64::MAX >> 1)) + SLOTS)
     }
 
-    /// As [`Lock::digest`], waiting for it until a deadline.
+    /// Like [`Lock::digest`], but waits until a deadline.
     pub(super) fn digest_by(dir: &SecureDir, digest: &Digest, deadline: Instant) -> Result<Option<Self>, PolicyError> {
         loop {
             if let Some(lock) = Self::digest(dir, digest)? {
@@ -51,7 +51,7 @@ impl Lock {
         }
     }
 
-    /// A slot for a compiler in the background, or `None` where all are taken.
+    /// Takes a slot for a background compiler, or returns `None` if all are taken.
     pub(super) fn slot(dir: &SecureDir) -> Result<Option<Self>, PolicyError> {
         for slot in 0..SLOTS {
             if let Some(lock) = Self::byte(dir, slot)? {

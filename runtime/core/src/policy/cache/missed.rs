@@ -1,9 +1,10 @@
-//! Why a policy is not on this node yet, as the agent found when it fetched it: an ADD that misses it says so.
+//! Records why the agent could not fetch a policy yet, for the error of an ADD that needs it.
 //!
 //! ```text
 //!  pin-sha256-<digest of the reference>.missed   the reason
 //! ```
-//! Invariants: it is for people, and nothing is decided by it; it goes when the policy is added (`pinned`).
+//! Invariants: the text is for people, and no decision depends on it; it is deleted when the policy is added
+//! (`pinned`).
 
 use std::fs;
 use std::path::Path;
@@ -15,14 +16,15 @@ use super::places::miss;
 use crate::policy::{PolicyError, PolicyRef, locked};
 use crate::text::clean;
 
-/// Bytes of a reason that are kept.
+/// Maximum bytes of a reason.
 const REASON_MAX: usize = 2048;
 
-/// Keeps the reason for the next ADD that misses the policy. One without a digest is not kept: its ADD says what it lacks.
+/// Records the reason for the next ADD that needs the policy. A reference without a digest is skipped: its ADD reports
+/// what is missing.
 ///
 /// # Errors
 ///
-/// [`PolicyError::Store`] where the disk refuses.
+/// [`PolicyError::Store`] if the disk refuses.
 pub fn note_missed(state_dir: &Path, reference: &PolicyRef, reason: &str) -> Result<(), PolicyError> {
     match &*locked::resolve_tag(state_dir, reference)? {
         PolicyRef::Pinned { digest, .. } => replace(&miss(state_dir, digest), clean(reason, REASON_MAX).as_bytes()),
@@ -33,7 +35,7 @@ pub fn note_missed(state_dir: &Path, reference: &PolicyRef, reason: &str) -> Res
 // === impl PolicyStore ===
 
 impl PolicyStore {
-    /// Why what a reference pins is not here yet.
+    /// Returns why the component of a pinned reference is not here yet.
     pub(super) fn missed(&self, pin: &Digest) -> Option<String> {
         fs::read_to_string(miss(&self.state_dir, pin)).ok().filter(|reason| !reason.is_empty())
     }

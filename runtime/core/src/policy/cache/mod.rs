@@ -1,11 +1,11 @@
 //! From a policy's component to code that can be called: the compiled cache, `<state>/cache/`.
 //!
-//! An entry is `<sha256 of the component>-<artifact key>.cwasm`: what the compiler made of that component, followed by a
-//! [`seal`] over both. A compiled component is native code that runs as root, so an entry counts only if nobody but us can
-//! have written it: the directory is ours with mode 0700, the entry is a regular file of ours with mode 0600 or 0400 and one
-//! link, reached without symbolic links. An entry that is off is compiled anew, never trusted and never changed in place (a
-//! mapped file must not change; truncating it kills the process that has it mapped). A [`note`] remembers which state of an
-//! entry was checked. Nothing here compiles unless the feature `compile` is on.
+//! An entry is `<sha256 of the component>-<artifact key>.cwasm`: the compiler's output for that component, followed by
+//! a [`seal`] over both. A compiled component is native code that runs as root, so an entry is used only if nobody but
+//! us can have written it: the directory is ours with mode 0700; the entry is a regular file of ours with mode 0600 or
+//! 0400 and one link, reached without symbolic links. A bad entry is recompiled, never trusted and never changed in
+//! place (a mapped file must not change; truncating it kills the process that maps it). A [`note`] records which state
+//! of an entry was checked. Nothing here compiles unless the feature `compile` is on.
 
 #[cfg(feature = "compile")]
 mod compile;
@@ -58,23 +58,23 @@ use secure::{Entry, Off, SecureDir};
 /// Directory of compiled components inside the state directory.
 const CACHE: &str = "cache";
 
-/// The policies of a node: where they are, and their compiled forms. One per process (it has the one engine).
+/// The policies of a node: their components and compiled forms. One per process, which has a single engine.
 pub struct PolicyStore {
     state_dir: PathBuf,
     engine: Engine,
 }
 
-/// A component that is mapped, and which file its code is in: device and inode.
+/// A mapped component, and its code's file: device and inode.
 type Mapped = (Component, (u64, u64));
 
 // === impl PolicyStore ===
 
 impl PolicyStore {
-    /// The policies under a state directory (`/var/lib/weft`). Touches nothing yet.
+    /// Creates the store of the policies under a state directory (`/var/lib/weft`). Touches no file yet.
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Engine`] when the engine does not start.
+    /// [`PolicyError::Engine`] if the engine does not start.
     pub fn new(state_dir: &Path) -> Result<Self, PolicyError> {
         let engine = engine::new_engine().map_err(|error| match host_memory("start the WASM engine", &error) {
             Some(error) => error,
@@ -83,13 +83,13 @@ impl PolicyStore {
         Ok(Self { state_dir: state_dir.to_owned(), engine })
     }
 
-    /// Whether a policy of this name is installed.
+    /// Returns whether a policy of this name is installed.
     #[must_use]
     pub fn has_shipped(&self, name: &str) -> bool {
         PolicyRef::shipped(name).is_ok_and(|policy| policy.path(&self.state_dir).is_file())
     }
 
-    /// Names of the installed policies, sorted.
+    /// Returns the names of the installed policies, sorted.
     #[must_use]
     pub fn shipped(&self) -> Vec<String> {
         let files = std::fs::read_dir(policies_dir(&self.state_dir)).into_iter().flatten().flatten();
@@ -103,13 +103,13 @@ impl PolicyStore {
         names
     }
 
-    /// Loads a policy of a world. When it is not compiled for this weft, `compiler` is asked once to compile the component
-    /// at a path into this cache (`weftctl policy compile PATH` does).
+    /// Loads a policy of a world. If it is not compiled for this weft, calls `compiler` once to compile the component
+    /// at a path into this cache (like `weftctl policy compile PATH`).
     ///
     /// # Errors
     ///
-    /// [`PolicyError`]: the policy is not there, cannot be compiled, is none, or wants more than `grants`.
-    /// [`PolicyError::Compiling`] passes with time.
+    /// [`PolicyError`]: the policy does not exist, cannot be compiled, is not a policy, or needs more than `grants`.
+    /// [`PolicyError::Compiling`] is temporary.
     pub fn load<W: World>(
         &self,
         policy: &PolicyRef,
@@ -130,7 +130,7 @@ impl PolicyStore {
                     }
                     CompileError::Failed(error) => failed(format!("{off}; {error}")),
                 })?;
-                // The component may have been replaced since; what was compiled is what is there now.
+                // The component may have been replaced since then; the current one was compiled.
                 let (digest, _path, component) = self.find(policy)?;
                 let lied = |off| failed(format!("the compiler reported success, but {off}"));
                 (digest, component.map_err(lied)?)
@@ -139,7 +139,7 @@ impl PolicyStore {
         Loaded::new(policy.to_string(), digest.to_string(), &self.engine, (&component, code), grants)
     }
 
-    /// The component's digest, its file, and its compiled form or why there is none that can be used.
+    /// Returns the component's digest, its file, and its compiled form or why it has no usable one.
     fn find(&self, policy: &PolicyRef) -> Result<(Digest, PathBuf, Result<Mapped, Off>), PolicyError> {
         let policy = &*locked::resolve_tag(&self.state_dir, policy)?;
         let (name, path) = (policy.to_string(), self.locate(policy));
@@ -154,7 +154,7 @@ impl PolicyStore {
         let Some(cache) = cache else { return Ok((digest, path, Err(Off::Absent))) };
         let mapped = self.map_in(&cache, &digest, note.as_ref())?.map(|(component, entry)| {
             if unchanged && note.is_none_or(|note| !note.knows(&entry.stamp)) {
-                // Only speed is lost without the note.
+                // Without the note, only speed is lost.
                 Note::write(&cache, &file.stamp, &digest, &entry.stamp).ok();
             }
             (component, entry.stamp.file())
@@ -190,8 +190,8 @@ impl PolicyStore {
         }
     }
 
-    /// The compiled form of a component, or why there is none that can be used. A note about the entry spares the check of
-    /// its seal.
+    /// Maps the compiled form of a component, or returns why it has no usable one. A note about the entry makes the
+    /// check of its seal unnecessary.
     fn map_in(
         &self,
         dir: &SecureDir,
@@ -209,7 +209,7 @@ impl PolicyStore {
         }
         match deserialize(&self.engine, &entry) {
             Ok(component) => Ok(Ok((component, entry))),
-            // Compiling it anew would not help, and costs more memory yet.
+            // Compiling it again would not help, and would need even more memory.
             Err(error) => match host_memory("load a compiled policy", &error) {
                 Some(error) => Err(error),
                 None => Ok(Err(Off::Unloadable(format!("{error:#}")))),
@@ -218,7 +218,7 @@ impl PolicyStore {
     }
 }
 
-/// File name of a compiled component.
+/// Returns the file name of a compiled component.
 fn entry_name(digest: &Digest) -> String {
     format!("{}-{}.cwasm", digest.hex(), engine::artifact_key())
 }
@@ -229,11 +229,12 @@ fn entry_name(digest: &Digest) -> String {
     reason = "loading precompiled code is unsafe by nature; secure.rs and seal.rs are what make it sound"
 )]
 fn deserialize(engine: &Engine, entry: &Entry) -> wasmtime::Result<Component> {
-    // Through the descriptor that was checked: the path could be another file by now.
+    // Use the checked descriptor: the path could be another file by now.
     let path = format!("/proc/self/fd/{}", entry.file.as_raw_fd());
-    // SAFETY: the file is native code that a compiler of ours wrote. `SecureDir` has established that the directory and
-    // the file belong to this process's user, that nobody else may write either, and that the file has no second name;
-    // `seal::check`, now or (by the note) in exactly this state of the file, that its bytes are those the compiler wrote
-    // for this component. Entries are published whole by rename and never modified, so the mapping does not change under us.
+    // SAFETY: the file is native code that our compiler wrote. `SecureDir` has checked that the directory and the file
+    // belong to this process's user, that nobody else may write either, and that the file has no second name.
+    // `seal::check` has checked, now or (according to the note) in exactly this state of the file, that its bytes are
+    // those that the compiler wrote for this component. Entries are published atomically by rename and never modified,
+    // so the mapping does not change.
     unsafe { Component::deserialize_file(engine, path) }
 }

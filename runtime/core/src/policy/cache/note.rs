@@ -1,9 +1,10 @@
-//! How not to hash on every ADD: a note in the cache says which digest a component file has, and which state of its cache
-//! entry was checked against its seal.
+//! Avoids hashing on every ADD: a note in the cache records the digest of a component file, and which state of its
+//! cache entry was checked against its seal.
 //!
-//! Hashing both costs about 1 ms per megabyte; reading a note some 15 microseconds. A note counts only for exactly the
-//! states of the two files that it names, and only root can write the cache, so it is as good as the hash. What it cannot
-//! see is a disk that returns other bytes without a change of the file; [`super::PolicyStore::cache_entries`] hashes always.
+//! Hashing both takes about 1 ms per megabyte; reading a note takes some 15 microseconds. A note is valid only for
+//! exactly the states of the two files that it names, and only root can write the cache, so it is as good as the hash.
+//! It cannot detect a disk that returns other bytes without a change of the file; [`super::PolicyStore::cache_entries`]
+//! always hashes.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -15,18 +16,18 @@ use super::digest::Digest;
 use super::secure::SecureDir;
 use super::stamp::Stamp;
 
-/// What a note says about a component file.
+/// The note about a component file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Note {
     pub(super) digest: Digest,
-    /// Stamp of the cache entry whose seal was checked, as text.
+    /// Stamp of the cache entry whose seal was checked, in textual form.
     pub(super) entry: Option<String>,
 }
 
 // === impl Note ===
 
 impl Note {
-    /// The note about exactly this state of a component file.
+    /// Reads the note about exactly this state of a component file.
     pub(super) fn read(cache: &SecureDir, component: &Stamp) -> Option<Self> {
         let entry = cache.entry(&component.note_name()).ok()?.ok()?;
         let mut text = String::new();
@@ -38,12 +39,12 @@ impl Note {
         Some(Self { digest: Digest::from_hex(words.next()?)?, entry: words.next().map(str::to_owned) })
     }
 
-    /// Whether this state of the cache entry was checked.
+    /// Returns whether this state of the cache entry was checked.
     pub(super) fn knows(&self, entry: &Stamp) -> bool {
         self.entry.as_deref() == Some(entry.to_string().as_str())
     }
 
-    /// Notes what was found out, if both files are settled.
+    /// Writes a note with the results, if both files are settled.
     ///
     /// # Errors
     ///

@@ -5,10 +5,11 @@
 //!  oci-sha256-<manifest digest>     the digest of the component that this OCI manifest names
 //!  oci-sha256-<manifest digest>.json   where it came from, and what was found when it was verified (the agent's)
 //! ```
-//! `places` has all names. What was withdrawn, and what could not be fetched yet, has files of its own (`withdrawn`, `missed`).
+//! `places` has all names. Withdrawn components, and those that could not be fetched yet, have files of their own
+//! (`withdrawn`, `missed`).
 //!
-//! An ADD looks here only. The agent (or `weftctl policy add`) fetches, verifies, has the component compiled, and puts it
-//! here last, by one rename: until then the network has what it had before.
+//! An ADD looks only here. The agent (or `weftctl policy add`) fetches, verifies and compiles the component, and
+//! finally puts it here by one rename: until then the network keeps its previous component.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -23,7 +24,7 @@ use super::places::{
 use crate::policy::source::Artifact;
 use crate::policy::{PolicyError, PolicyRef, locked};
 
-/// Whether the component that a reference pins, by itself or by the lock file, is on this node.
+/// Returns whether the component that a reference pins, by itself or through the lock file, is on this node.
 #[must_use]
 pub fn is_added(state_dir: &Path, reference: &PolicyRef) -> bool {
     let Ok(reference) = locked::resolve_tag(state_dir, reference) else { return false };
@@ -35,16 +36,16 @@ pub fn is_added(state_dir: &Path, reference: &PolicyRef) -> bool {
     component.is_some_and(|component| component_file(state_dir, &component).is_file())
 }
 
-/// Adds a fetched component. It is verified, compiled by `compile` (which gets the component's file), and only then used, by
-/// one atomic rename.
+/// Adds a fetched component. It is verified, compiled by `compile` (which gets the component's file), and only then
+/// made available, by one atomic rename.
 ///
-/// `component_digest` is what the manifest says of its layer, for `oci://` references, whose own digest is the manifest's and
-/// was verified by the caller.
+/// `component_digest` is the digest that the manifest has for its layer. It is used for `oci://` references, whose own
+/// digest is the manifest's and was verified by the caller.
 ///
 /// # Errors
 ///
-/// [`PolicyError::NotPinned`] where the reference has no digest, [`PolicyError::WrongDigest`],
-/// [`PolicyError::Store`] where the disk refuses, and what `compile` says.
+/// [`PolicyError::NotPinned`] if the reference has no digest, [`PolicyError::WrongDigest`], [`PolicyError::Store`] if
+/// the disk refuses, and errors of `compile`.
 pub fn add_pinned(
     state_dir: &Path,
     reference: &PolicyRef,
@@ -85,7 +86,8 @@ pub fn add_pinned(
     } else {
         compile(&file)?;
     }
-    // What is added is in use again. Where a file cannot be removed the policy stays refused, which is the safe side.
+    // Adding a policy revokes its withdrawal. If a file cannot be removed, the policy is still refused, which is the
+    // safe side.
     fs::remove_file(manifest_refusal(state_dir, pin)).ok();
     fs::remove_file(component_refusal(state_dir, &found)).ok();
     fs::remove_file(miss(state_dir, pin)).ok();
@@ -99,13 +101,13 @@ pub fn add_pinned(
     Ok(file)
 }
 
-/// Keeps a component under its digest.
+/// Stores a component under its digest.
 pub(super) fn keep(state_dir: &Path, digest: &Digest, component: &[u8]) -> Result<(), PolicyError> {
     let file = component_file(state_dir, digest);
     if file.is_file() { Ok(()) } else { replace(&file, component) }
 }
 
-/// Writes a file whole, by rename, in a directory that is made if need be.
+/// Writes a file atomically, by rename, in a directory that is created if missing.
 pub(super) fn replace(file: &Path, bytes: &[u8]) -> Result<(), PolicyError> {
     let stored = |source| PolicyError::Store { path: file.to_owned(), source };
     let dir = file.parent().unwrap_or(file);
@@ -136,7 +138,7 @@ fn rename(from: &Path, to: &Path) -> io::Result<()> {
 // === impl PolicyStore ===
 
 impl PolicyStore {
-    /// The component's file. For a pinned one, that is where it would be, whether it is there or not.
+    /// Returns the component's file. For a pinned one, that is where it would be, whether or not it exists.
     pub(super) fn locate(&self, policy: &PolicyRef) -> PathBuf {
         let PolicyRef::Pinned { digest, artifact, .. } = policy else { return policy.path(&self.state_dir) };
         match artifact {
@@ -155,12 +157,12 @@ impl PolicyStore {
         }
     }
 
-    /// Whether a component is the one that the reference pins.
+    /// Checks that a component is the one that the reference pins.
     pub(super) fn check_pin(&self, policy: &PolicyRef, path: &Path, found: &Digest) -> Result<(), PolicyError> {
         let PolicyRef::Pinned { digest, artifact, .. } = policy else { return Ok(()) };
         let wanted = match artifact {
             Artifact::File(_) | Artifact::ConfigMap => Some(*digest),
-            // The file's name is the digest that the manifest named.
+            // The file's name contains the manifest's digest.
             Artifact::Manifest => {
                 path.file_stem().and_then(|stem| Digest::from_hex(stem.to_str()?.strip_prefix("sha256-")?))
             }
@@ -173,7 +175,7 @@ impl PolicyStore {
         Err(PolicyError::WrongDigest { policy: policy.to_string(), place, wanted, found: found.to_string() })
     }
 
-    /// Names and files of the components that were fetched.
+    /// Returns names and files of the fetched components.
     pub(super) fn pinned(&self) -> Vec<(String, PathBuf)> {
         let files = fs::read_dir(pinned_dir(&self.state_dir)).into_iter().flatten().flatten();
         let mut pinned: Vec<_> = files

@@ -1,4 +1,4 @@
-//! Removing from the cache what nobody can use or nobody used for long.
+//! Removes unusable and long unused files from the cache.
 
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
@@ -15,13 +15,13 @@ use super::secure::SecureDir;
 use super::status::Status;
 use crate::policy::PolicyError;
 
-/// Bytes of entries that are kept; beyond that, those that were read least recently go.
+/// Maximum bytes of entries; above that, the least recently read are removed.
 const BYTES_MAX: u64 = 1 << 30;
 
-/// An entry that was read since is never removed for want of space: a pod may be starting with it.
+/// A more recently read entry is never removed to save space: a pod may be starting with it.
 const RECENT: Duration = Duration::from_secs(24 * 3600);
 
-/// What pruning removed.
+/// The result of pruning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Pruned {
     /// How many files.
@@ -38,8 +38,8 @@ struct Kept {
 }
 
 impl PolicyStore {
-    /// Removes what no build of this version can use: entries of other builds, unusable ones, and what a killed compiler
-    /// left; and of the rest what was used least recently, where the cache is too large.
+    /// Removes what this build cannot use: entries of other builds, unusable entries, and files of killed compilers. If
+    /// the cache is still too large, also removes the least recently used entries.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl PolicyStore {
             return Ok(Judged::Keep(None));
         }
         if let Some(entry) = name.strip_prefix(TEMPORARY) {
-            // A compiler that is at work holds the lock.
+            // A running compiler holds the lock.
             let digest = entry.split('-').next().and_then(Digest::from_hex);
             let idle = digest.map(|digest| Lock::digest(dir, &digest)).transpose()?.flatten();
             return Ok(if digest.is_none() || idle.is_some() { Judged::Remove } else { Judged::Keep(None) });
@@ -90,7 +90,7 @@ impl PolicyStore {
         let ours = format!("-{}.cwasm", engine::artifact_key());
         let Some(digest) = stem.strip_suffix(&ours).and_then(Digest::from_hex) else { return Ok(Judged::Remove) };
         if stem != name {
-            // Of use while its component is there.
+            // Keep it while its component exists.
             let kept = Status::read(dir, stem).is_some_and(|status| status.path.exists());
             return Ok(if kept { Judged::Keep(None) } else { Judged::Remove });
         }
@@ -106,7 +106,7 @@ impl PolicyStore {
 }
 
 enum Judged {
-    /// Kept; with the time of its last use where it counts as an entry.
+    /// Keep the file; the time is its last use, if it counts as an entry.
     Keep(Option<SystemTime>),
     Remove,
 }
@@ -121,7 +121,7 @@ impl Pruned {
                 self.bytes += size;
                 Ok(())
             }
-            // Another process prunes as well.
+            // Another process is pruning, too.
             Err(nix::errno::Errno::ENOENT) => Ok(()),
             Err(errno) => Err(dir.cannot(errno.into())),
         }

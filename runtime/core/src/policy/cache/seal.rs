@@ -1,8 +1,8 @@
-//! The last bytes of a cache entry: which component it was compiled from, and the digest of the code.
+//! The last bytes of a cache entry: the component from which it was compiled, and the digest of the code.
 //!
-//! The name of an entry says which component it is of, but a name can be given to another entry; the seal travels with the
-//! code. It is not a signature: who can write the directory can write a seal, and who can write it is checked first. It
-//! tells an entry that a disk, a copy or a person damaged, before a byte of it is run.
+//! The name of an entry identifies its component, but a file can be renamed; the seal travels with the code. It is not
+//! a signature: whoever can write the directory can write a seal, and write access is checked first. It detects an
+//! entry that a disk, a copy or a person damaged, before a byte of it is executed.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,21 +12,21 @@ use sha2::{Digest as _, Sha256};
 use super::digest::Digest;
 use super::secure::Off;
 
-/// What a seal starts with.
+/// The first bytes of a seal.
 const MAGIC: &[u8; 16] = b"weft-component\x00\x02";
 
 /// Bytes of a seal: the magic, the component's digest, the digest of code and component digest.
 const LENGTH: usize = MAGIC.len() + 2 * Digest::LENGTH;
 
-/// The seal of code compiled from a component. wasmtime finds everything in the ELF file by offsets from its start, so
-/// bytes at its end do not disturb it.
+/// Returns the seal of code compiled from a component. wasmtime finds everything in the ELF file by offsets from its
+/// start, so it ignores bytes at the end.
 #[cfg(feature = "compile")]
 pub(super) fn new(digest: &Digest, code: &[u8]) -> Vec<u8> {
     let hash = Sha256::new().chain_update(code).chain_update(digest.bytes()).finalize();
     [MAGIC.as_slice(), digest.bytes(), &hash].concat()
 }
 
-/// Reads a whole file of this size and compares it with its seal, which must be one of this component.
+/// Reads a whole file of this size and compares it with its seal, which must belong to this component.
 pub(super) fn check(file: &File, size: u64, digest: &Digest) -> Result<(), Off> {
     let Some(code) = size.checked_sub(LENGTH as u64).filter(|code| *code > 0) else {
         return Err(Off::Unsealed("it is cut short"));

@@ -1,6 +1,6 @@
-//! Opening the cache's directory and files so that what was checked is what is used.
+//! Opens the cache's directory and files such that the checked file is the used file.
 //!
-//! Every open is relative to a descriptor, follows no symbolic link, and is judged by `fstat` of what it opened.
+//! Every open is relative to a descriptor, follows no symbolic link, and is checked by `fstat` of the opened file.
 
 use std::fmt;
 use std::fs::File;
@@ -16,12 +16,12 @@ use nix::unistd::geteuid;
 use super::stamp::Stamp;
 use crate::policy::PolicyError;
 
-/// Why a cache entry cannot be used. Each leads to compiling it anew. Reads on from "because".
+/// Why a cache entry cannot be used. Each reason leads to recompilation. The text continues after "because".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Off {
-    /// There is none.
+    /// It does not exist.
     Absent,
-    /// The file's owner, mode, kind or links are not as they were made.
+    /// The file's owner, mode, type or link count differ from what we create.
     Tampered(String),
     /// It was made for another component, or is not what the compiler wrote.
     Unsealed(&'static str),
@@ -46,7 +46,7 @@ pub(super) struct SecureDir {
     path: PathBuf,
 }
 
-/// A file of it, open for reading.
+/// One of its files, open for reading.
 pub(super) struct Entry {
     pub(super) file: File,
     pub(super) stamp: Stamp,
@@ -55,8 +55,8 @@ pub(super) struct Entry {
 // === impl SecureDir ===
 
 impl SecureDir {
-    /// Opens the cache directory; none where there is no such directory. The state directory above it is the operator's
-    /// choice and may be reached through links, but must not be writable for others either: they could replace the cache.
+    /// Opens the cache directory; `None` if it does not exist. The state directory above it is the operator's choice
+    /// and may be reached through links, but others must not be able to write it either: they could replace the cache.
     pub(super) fn open(path: &Path) -> Result<Option<Self>, PolicyError> {
         let cannot = |errno: Errno| PolicyError::Cache { path: path.to_owned(), source: errno.into() };
         let (Some(state), Some(name)) = (path.parent(), path.file_name()) else { return Err(cannot(Errno::EINVAL)) };
@@ -80,10 +80,10 @@ impl SecureDir {
         Ok(Some(Self { fd, path: path.to_owned() }))
     }
 
-    /// Opens a file of the directory, if it is as we make them.
+    /// Opens a file of the directory, if it is one that we made.
     pub(super) fn entry(&self, name: &str) -> Result<Result<Entry, Off>, PolicyError> {
         let tampered = |what: &str| Ok(Err(Off::Tampered(what.to_owned())));
-        // O_NONBLOCK: the file may be a FIFO that somebody put there, and opening it must not wait for a writer.
+        // O_NONBLOCK: somebody may have put a FIFO there, and the open must not wait for a writer.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
         let file = match openat2(&self.fd, name, OpenHow::new().flags(flags).resolve(beneath())) {
             Ok(fd) => File::from(fd),
@@ -107,20 +107,20 @@ impl SecureDir {
         Ok(Ok(Entry { file, stamp }))
     }
 
-    /// Names and sizes of what is in the directory.
+    /// Returns names and sizes of the directory's files.
     pub(super) fn list(&self) -> Result<Vec<(String, u64)>, PolicyError> {
         let files = std::fs::read_dir(format!("/proc/self/fd/{}", self.fd.as_raw_fd())).map_err(|e| self.cannot(e))?;
         let mut names = Vec::new();
         for file in files {
             let file = file.map_err(|error| self.cannot(error))?;
-            // Not followed if it is a link.
+            // Does not follow a link.
             let size = file.metadata().map_or(0, |meta| meta.len());
             names.extend(file.file_name().to_str().map(|name| (name.to_owned(), size)));
         }
         Ok(names)
     }
 
-    /// The directory, for calls relative to it.
+    /// Returns the directory, for calls relative to it.
     pub(super) fn fd(&self) -> impl AsFd + '_ {
         &self.fd
     }
@@ -130,7 +130,7 @@ impl SecureDir {
     }
 }
 
-/// No way out of the directory, and no links.
+/// Forbids leaving the directory and following links.
 fn beneath() -> ResolveFlag {
     ResolveFlag::RESOLVE_BENEATH
         | ResolveFlag::RESOLVE_NO_SYMLINKS
@@ -138,7 +138,7 @@ fn beneath() -> ResolveFlag {
         | ResolveFlag::RESOLVE_NO_XDEV
 }
 
-/// Ours, and without any of the `forbidden` mode bits.
+/// Checks that the file is ours and has none of the `forbidden` mode bits.
 fn owned(stat: &FileStat, forbidden: u32) -> Result<(), String> {
     let us = geteuid().as_raw();
     if stat.st_uid != us {

@@ -1,7 +1,7 @@
-//! What tells one state of a file from another without reading it.
+//! Distinguishes the states of a file without reading it.
 //!
-//! `ctime` cannot be set by anybody, so an equal stamp means equal content, with one exception: a file that changes twice
-//! within the clock's granularity. [`Stamp::is_settled`] excludes it.
+//! Nobody can set `ctime`, so an equal stamp means equal content, with one exception: a file that changes twice within
+//! the clock's granularity. [`Stamp::is_settled`] excludes it.
 
 use std::fmt;
 use std::fs::Metadata;
@@ -35,25 +35,25 @@ impl Stamp {
         }
     }
 
-    /// Whether the file has been as it is for so long that a later change shows in its stamp.
+    /// Returns whether the file has been unchanged for so long that a later change is visible in its stamp.
     pub(super) fn is_settled(&self) -> bool {
         let changed = u64::try_from(self.ctime.0.max(self.mtime.0)).unwrap_or(0);
         let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(changed);
         SystemTime::now().duration_since(changed).is_ok_and(|age| age > SETTLED)
     }
 
-    /// Which file it is: device and inode.
+    /// Identifies the file by device and inode.
     pub(super) fn file(&self) -> (u64, u64) {
         (self.device, self.inode)
     }
 
-    /// Name of the note about this file.
+    /// Returns the name of the note about this file.
     pub(super) fn note_name(&self) -> String {
         format!("{:x}-{:x}.digest", self.device, self.inode)
     }
 }
 
-/// One word.
+/// Formats the stamp as one word.
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { device, inode, size, mtime: (ms, mn), ctime: (cs, cn) } = self;

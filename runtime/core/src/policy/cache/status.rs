@@ -1,5 +1,5 @@
-//! What becomes of a compilation, in a file beside its entry: so that an ADD can say how far it is, and does not repeat one
-//! that failed a moment ago.
+//! The progress of a compilation, in a file beside its entry. An ADD reports it, and does not repeat a compilation that
+//! has just failed.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -11,16 +11,16 @@ use super::secure::SecureDir;
 use super::{PolicyStore, entry_name};
 use crate::policy::{CompileFailure, PolicyError};
 
-/// How a status file's name ends, after the entry's.
+/// The suffix of a status file, after the entry's name.
 const SUFFIX: &str = ".status";
 
-/// A status file is cut to this size when it is read.
+/// A status file is read only up to this size.
 const SIZE_MAX: u64 = 16 << 10;
 
 /// One compilation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Status {
-    /// The policy as it was named.
+    /// The policy's name.
     pub(super) policy: String,
     /// Its component.
     pub(super) path: PathBuf,
@@ -28,13 +28,13 @@ pub(super) struct Status {
     pub(super) began: u64,
     /// Seconds it may take.
     pub(super) limit: u64,
-    /// Seconds since 1970; absent while it goes on.
+    /// Seconds since 1970; `None` while it is running.
     pub(super) ended: Option<u64>,
     /// Why it failed.
     pub(super) failure: Option<String>,
 }
 
-/// What a status means now.
+/// The current meaning of a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Phase {
     Compiling { seconds: u64, of: u64 },
@@ -45,19 +45,19 @@ pub(super) enum Phase {
 // === impl Status ===
 
 impl Status {
-    /// The status file of an entry.
+    /// Returns the name of an entry's status file.
     pub(super) fn name(entry: &str) -> String {
         format!("{entry}{SUFFIX}")
     }
 
-    /// What the file says; nothing where there is none or it is damaged.
+    /// Reads the file; `None` if it does not exist or is damaged.
     pub(super) fn read(dir: &SecureDir, entry: &str) -> Option<Self> {
         let mut text = Vec::new();
         dir.entry(&Self::name(entry)).ok()?.ok()?.file.take(SIZE_MAX).read_to_end(&mut text).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
-    /// All there are.
+    /// Reads all status files.
     pub(super) fn all(dir: &SecureDir) -> Result<Vec<Self>, PolicyError> {
         let names = dir.list()?;
         Ok(names.iter().filter_map(|(name, _size)| Self::read(dir, name.strip_suffix(SUFFIX)?)).collect())
@@ -69,7 +69,7 @@ impl Status {
             (Some(_ended), None) => Phase::Done,
             (None, _) => {
                 let seconds = now.saturating_sub(self.began);
-                // Its compiler was killed together with the program that watched it.
+                // The compiler was killed together with its supervisor.
                 if seconds > self.limit + 5 {
                     let reason = "the compiler was killed before it could say why".to_owned();
                     return Phase::Failed { reason, ago: seconds - self.limit };
@@ -81,7 +81,7 @@ impl Status {
 }
 
 impl PolicyStore {
-    /// Why the component could not be compiled when that was tried last.
+    /// Returns why the last compilation of the component failed.
     pub(super) fn last_failure(&self, digest: &Digest) -> Option<CompileFailure> {
         let dir = SecureDir::open(&self.cache_dir()).ok()??;
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?.as_secs();

@@ -1,11 +1,11 @@
-//! Policies that were on the node and may not be used any more, and the removal of those that nobody wants.
+//! Withdraws policies that may not be used any more, and removes policies that are no longer wanted.
 //!
 //! ```text
 //!  oci-sha256-<manifest digest>.refused   why; an ADD of a network that names it says so
 //!  sha256-<component digest>.refused      the same for its component, so that it is no network's last good one
 //! ```
-//! Invariants: only networks that name that manifest are touched; a component that another manifest names too, or a
-//! ConfigMap, stays where it is. What is added again is not withdrawn any more.
+//! Invariants: only networks that name that manifest are affected. A component that another manifest or a ConfigMap
+//! names is kept. Adding a policy again revokes its withdrawal.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -20,16 +20,16 @@ use super::places::{
 use crate::policy::source::Artifact;
 use crate::policy::{PolicyError, PolicyRef};
 
-/// Takes a manifest's component out of use. `reason` is what the next ADD says.
+/// Withdraws a manifest's component. `reason` is the text of the next ADD's error.
 ///
 /// # Errors
 ///
-/// [`PolicyError::Store`] where the disk refuses.
+/// [`PolicyError::Store`] if the disk refuses.
 pub fn withdraw(state_dir: &Path, manifest: &Digest, reason: &str) -> Result<(), PolicyError> {
     let component = component_of(state_dir, manifest);
     replace(&manifest_refusal(state_dir, manifest), reason.as_bytes())?;
     remove(&manifest_file(state_dir, manifest))?;
-    // Another manifest that is still good may name the same component.
+    // Another valid manifest may name the same component.
     match component {
         Some(component) if !is_named(state_dir, &component) => {
             replace(&component_refusal(state_dir, &component), reason.as_bytes())
@@ -38,11 +38,11 @@ pub fn withdraw(state_dir: &Path, manifest: &Digest, reason: &str) -> Result<(),
     }
 }
 
-/// Removes what was added under a reference. Whether there was anything.
+/// Removes what was added under a reference. Returns whether there was anything.
 ///
 /// # Errors
 ///
-/// [`PolicyError::NotPinned`] where the reference has no digest, [`PolicyError::Store`] where the disk refuses.
+/// [`PolicyError::NotPinned`] if the reference has no digest, [`PolicyError::Store`] if the disk refuses.
 pub fn remove_pinned(state_dir: &Path, reference: &PolicyRef) -> Result<bool, PolicyError> {
     let PolicyRef::Pinned { digest, artifact, .. } = reference else {
         return Err(PolicyError::NotPinned { policy: reference.to_string() });
@@ -66,7 +66,7 @@ pub fn remove_pinned(state_dir: &Path, reference: &PolicyRef) -> Result<bool, Po
     Ok(removed)
 }
 
-/// Whether a manifest on this node names a component.
+/// Returns whether a manifest on this node names a component.
 fn is_named(state_dir: &Path, component: &Digest) -> bool {
     let files = fs::read_dir(pinned_dir(state_dir)).into_iter().flatten().flatten();
     files
@@ -85,13 +85,13 @@ fn remove(file: &Path) -> Result<bool, PolicyError> {
 // === impl PolicyStore ===
 
 impl PolicyStore {
-    /// Why what a reference pins was withdrawn.
+    /// Returns why the component of a manifest was withdrawn.
     pub(super) fn refusal(&self, manifest: &Digest) -> Option<String> {
         let reason = fs::read_to_string(manifest_refusal(&self.state_dir, manifest));
         reason.ok().map(|reason| format!("it was refused: {reason}"))
     }
 
-    /// Whether a component was withdrawn with the last manifest that named it.
+    /// Returns whether a component was withdrawn with the last manifest that named it.
     pub(super) fn is_withdrawn(&self, component: &Digest) -> bool {
         component_refusal(&self.state_dir, component).exists()
     }

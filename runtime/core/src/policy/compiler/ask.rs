@@ -1,4 +1,4 @@
-//! Running `weftctl policy compile`.
+//! Runs `weftctl policy compile`.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -8,22 +8,22 @@ use std::time::{Duration, Instant};
 
 use super::{CompileAsk, CompileError, EXIT_TRY_AGAIN, LARGE, PATIENCE, RETRY_AFTER};
 
-/// How often the compiler is looked at.
+/// The interval between checks of the compiler.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// How long even a large component is waited for: what is no component at all is found out at once.
+/// How long to wait even for a large component: a file that is not a component fails at once.
 const GLANCE: Duration = Duration::from_millis(250);
 
-/// Bytes of the compiler's messages that are kept.
+/// Maximum bytes kept of the compiler's messages.
 const MESSAGE_MAX: u64 = 4096;
 
-/// Compiles a component in the background and waits for it as long as a pod's start may wait. The compiler goes on after
+/// Compiles a component in the background and waits for as long as a pod's start may wait. The compiler continues after
 /// that; the next call finds its result.
 ///
 /// # Errors
 ///
-/// [`CompileError::Running`] when it is not done yet. [`CompileError::Failed`] with what the compiler said, also where it
-/// said so less than [`RETRY_AFTER`] ago.
+/// [`CompileError::Running`] if it is still running. [`CompileError::Failed`] with the compiler's message, also if it
+/// failed less than [`RETRY_AFTER`] ago.
 pub fn compile_with_weftctl(state_dir: &Path, ask: &CompileAsk<'_>) -> Result<(), CompileError> {
     if let Some(failure) = ask.failure.as_ref().filter(|failure| failure.ago < RETRY_AFTER.as_secs()) {
         return Err(CompileError::Failed(format!("{} ({} s ago)", failure.reason, failure.ago)));
@@ -45,19 +45,19 @@ pub fn compile_with_weftctl(state_dir: &Path, ask: &CompileAsk<'_>) -> Result<()
     }
 }
 
-/// Compiles a component and waits until that is done, one way or the other: for the agent and for people.
+/// Compiles a component and waits for the result, for the agent and for people.
 ///
 /// # Errors
 ///
-/// [`CompileError::Failed`] with what the compiler said.
+/// [`CompileError::Failed`] with the compiler's message.
 pub fn compile_waiting(state_dir: &Path, ask: &CompileAsk<'_>) -> Result<(), CompileError> {
     ended(&mut start(state_dir, ask, &[])?)
 }
 
 fn start(state_dir: &Path, ask: &CompileAsk<'_>, more: &[&str]) -> Result<Child, CompileError> {
     let weftctl = find_weftctl();
-    // A group of its own: what ends the caller's must not end the compiler. Its standard output is no pipe of the
-    // runtime's, which waits for the end of those.
+    // A process group of its own: a signal to the caller's group must not end the compiler. Its stdout is not a pipe of
+    // the runtime, because the runtime waits until those are closed.
     let mut command = Command::new(&weftctl);
     command.args(["policy", "compile", "--name", ask.name]).args(more).arg("--state-dir").arg(state_dir);
     command.arg("--").arg(ask.component);
@@ -68,11 +68,11 @@ fn start(state_dir: &Path, ask: &CompileAsk<'_>, more: &[&str]) -> Result<Child,
     })
 }
 
-/// What became of the compiler, waiting for its end.
+/// Waits for the compiler's end and returns its result.
 fn ended(child: &mut Child) -> Result<(), CompileError> {
     let mut said = Vec::new();
     if let Some(stderr) = child.stderr.take() {
-        // A compiler that cannot be read says nothing.
+        // If the compiler's messages cannot be read, they are empty.
         stderr.take(MESSAGE_MAX).read_to_end(&mut said).ok();
     }
     let status =
@@ -86,7 +86,8 @@ fn ended(child: &mut Child) -> Result<(), CompileError> {
     }
 }
 
-/// `weftctl` beside weft itself, or where `weftctl install` puts it. PATH is not asked: this runs as root.
+/// Returns `weftctl` beside weft itself, or at the path of `weftctl install`. Does not search PATH, because this runs
+/// as root.
 fn find_weftctl() -> PathBuf {
     let beside = std::env::current_exe().ok().map(|exe| exe.with_file_name("weftctl"));
     match beside {

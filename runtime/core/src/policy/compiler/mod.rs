@@ -1,12 +1,11 @@
-//! Having a component compiled by another program: `weft` has no compiler, and the one that `weftctl` has parses hostile
-//! bytes.
+//! Compiles a component in another program: `weft` has no compiler, and the compiler in `weftctl` parses hostile bytes.
 //!
 //! ```text
 //!  weft ADD --ask--> weftctl policy compile --background --worker--> weftctl policy compile-worker
 //!   waits a few seconds   lock per digest, deadline, publishes          no privileges, limits of memory and CPU
 //! ```
-//! Invariants: an ADD never waits longer than [`PATIENCE`] for a compiler; a compiler ends by its [`Bounds`], whatever the
-//! component is, and the worker ends with the program that watches it.
+//! Invariants: an ADD never waits longer than [`PATIENCE`] for a compiler. A compiler ends within its [`Bounds`],
+//! whatever the component is, and the worker ends with its supervisor.
 
 mod ask;
 #[cfg(feature = "compile")]
@@ -22,32 +21,32 @@ pub use worker::{compile_in_process, compile_in_worker, worker_main};
 /// How long an ADD waits for a compiler before it answers "try again". Small components take a tenth of a second.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Components from this size on are not waited for at all: their compilers take seconds to minutes.
+/// Components of this size and above are not waited for: compiling them takes seconds to minutes.
 pub const LARGE: u64 = 1 << 20;
 
-/// Exit code of `weftctl policy compile --background` where the component is being compiled already, or all compilers that
-/// may run at once are busy. sysexits.h calls it EX_TEMPFAIL.
+/// Exit code of `weftctl policy compile --background` if the component is already being compiled, or all allowed
+/// compilers are busy. sysexits.h calls it EX_TEMPFAIL.
 pub const EXIT_TRY_AGAIN: u8 = 75;
 
-/// What a failure's text has where it is the node that lacked memory, and not the component that needs too much: it is not
-/// remembered against the component.
+/// Part of a failure's text if the node ran out of memory, as opposed to a component that needs too much. Such a
+/// failure is not recorded against the component.
 pub(crate) const NO_MEMORY: &str = "the node has no memory left";
 
-/// How long a failed compilation is not repeated by ADDs.
+/// How long ADDs do not repeat a failed compilation.
 pub const RETRY_AFTER: Duration = Duration::from_secs(600);
 
-/// What is to be compiled.
+/// A request to compile a component.
 #[derive(Debug, Clone)]
 pub struct CompileAsk<'a> {
     /// The component.
     pub component: &'a Path,
-    /// The policy as its network names it.
+    /// The policy's name in its network.
     pub name: &'a str,
-    /// What came of the last attempt, where it failed.
+    /// The failure of the last attempt, if it failed.
     pub failure: Option<CompileFailure>,
 }
 
-/// An attempt to compile that failed.
+/// A failed compilation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompileFailure {
     /// Why.
@@ -59,32 +58,32 @@ pub struct CompileFailure {
 /// Why a component is not compiled.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
-    /// Not yet: a compiler is at work, or waits for others. The text says how far it is.
+    /// Not yet: a compiler is running, or waits for others. The text has the progress.
     #[error("it is being compiled: {0}")]
     Running(String),
-    /// It cannot be, for the reason in the text.
+    /// It is impossible, for the reason in the text.
     #[error("{0}")]
     Failed(String),
 }
 
-/// What compiling one component may use.
+/// Resource limits of one compilation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Processor time of all threads together.
     pub cpu: Duration,
-    /// Time by the clock.
+    /// Wall-clock time.
     pub deadline: Duration,
     /// Bytes of memory.
     pub memory: u64,
-    /// Bytes of code that are accepted.
+    /// Maximum bytes of the compiled code.
     pub code: usize,
 }
 
 // === impl Bounds ===
 
 impl Bounds {
-    /// Ordinary components take one to two seconds of processor time per megabyte on a slow machine; the bounds are ten
-    /// times that, so that what runs into them was made to.
+    /// Returns the bounds for a component of this size. Ordinary components take one to two seconds of processor time
+    /// per megabyte on a slow machine. The bounds are ten times that, so that only malicious components exceed them.
     #[must_use]
     pub fn for_size(component: usize) -> Self {
         let mib = u64::try_from(component >> 20).unwrap_or(u64::MAX).saturating_add(1);

@@ -1,4 +1,4 @@
-//! The compiler in a process of its own: component on standard input, code on standard output, limits on everything.
+//! The compiler in its own process: component on stdin, code on stdout, limits on everything.
 
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -19,17 +19,17 @@ use crate::policy::confine::{Work, confine};
 use crate::policy::error::cause;
 use crate::text;
 
-/// How often the worker is looked at.
+/// The interval between checks of the worker.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Bytes of the worker's messages that are kept.
+/// Maximum bytes kept of the worker's messages.
 const MESSAGE_MAX: usize = 2048;
 
-/// Compiles a component in this process. For tests, and for the worker: nothing bounds it.
+/// Compiles a component in this process, without limits. For tests, and for the worker.
 ///
 /// # Errors
 ///
-/// Why it cannot be compiled. A panic of the compiler is an error like others.
+/// Why it cannot be compiled. A panic of the compiler is returned as an error, too.
 pub fn compile_in_process(component: &[u8]) -> Result<Vec<u8>, Cause> {
     let compile = || {
         let engine = engine::new_engine()?;
@@ -45,9 +45,9 @@ pub fn compile_in_process(component: &[u8]) -> Result<Vec<u8>, Cause> {
     }
 }
 
-/// What `weftctl policy compile-worker` does: reads a component, writes code or a reason.
+/// Implements `weftctl policy compile-worker`: reads a component, writes code or a reason.
 ///
-/// `parent` is the process that watches this one, `memory` in bytes.
+/// `parent` is the supervising process; `memory` is in bytes.
 ///
 /// # Errors
 ///
@@ -61,11 +61,11 @@ pub fn worker_main(parent: i32, cpu_seconds: u64, memory: u64) -> Result<(), Cau
     std::io::stdout().lock().write_all(&code).map_err(failed("hand over the code"))
 }
 
-/// Sets the limits and gives up all rights, before a byte of the component is read.
+/// Sets the limits and gives up all privileges, before a byte of the component is read.
 fn bound(parent: i32, cpu: u64, memory: u64) -> Result<(), Cause> {
     let cannot = |errno: nix::errno::Errno| Cause(format!("cannot set its limits: {errno}"));
     setrlimit(Resource::RLIMIT_CPU, cpu, cpu + 1).map_err(cannot)?;
-    // RLIMIT_DATA counts what can be written, not the address space that allocators reserve per thread.
+    // RLIMIT_DATA counts writable memory, not the address space that allocators reserve per thread.
     setrlimit(Resource::RLIMIT_DATA, memory, memory).map_err(cannot)?;
     confine(Work::Compile, Pid::from_raw(parent))
 }
@@ -74,7 +74,7 @@ fn bound(parent: i32, cpu: u64, memory: u64) -> Result<(), Cause> {
 ///
 /// # Errors
 ///
-/// Why it cannot be compiled, or which bound the worker ran into.
+/// Why it cannot be compiled, or which bound the worker exceeded.
 pub fn compile_in_worker(program: &Path, component: &[u8], bounds: &Bounds) -> Result<Vec<u8>, Cause> {
     let mut worker = Command::new(program)
         .args(["policy", "compile-worker"])
@@ -92,7 +92,7 @@ pub fn compile_in_worker(program: &Path, component: &[u8], bounds: &Bounds) -> R
         return Err(Cause("the compiler has no pipes".to_owned()));
     };
     std::thread::scope(|scope| {
-        // A worker that ended reads no more; its status says why.
+        // A worker that has ended does not read; its status explains why.
         scope.spawn(move || stdin.write_all(component).ok());
         let code = scope.spawn(move || read(stdout, bounds.code));
         let said = scope.spawn(move || read(stderr, MESSAGE_MAX));
@@ -110,7 +110,7 @@ pub fn compile_in_worker(program: &Path, component: &[u8], bounds: &Bounds) -> R
     })
 }
 
-/// The first `max` bytes; the rest is read and dropped, so that the writer does not wait.
+/// Returns the first `max` bytes; reads and drops the rest, so that the writer does not block.
 fn read(mut from: impl Read, max: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     let kept = (&mut from).take(max as u64).read_to_end(&mut bytes);
@@ -124,7 +124,7 @@ fn joined(reader: ScopedJoinHandle<'_, Vec<u8>>) -> Vec<u8> {
     reader.join().unwrap_or_default()
 }
 
-/// The worker's status, or `None` where it was ended at the deadline.
+/// Returns the worker's status, or `None` if it was killed at the deadline.
 fn wait(worker: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
     let deadline = Instant::now() + limit;
     loop {
@@ -140,7 +140,7 @@ fn wait(worker: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatu
     }
 }
 
-/// Why a worker failed, by how it ended and what it said.
+/// Explains why a worker failed, from its exit status and its messages.
 fn explain(status: ExitStatus, said: String, bounds: &Bounds) -> String {
     let signal = status.signal().and_then(|signal| Signal::try_from(signal).ok());
     match signal {
@@ -156,7 +156,7 @@ fn explain(status: ExitStatus, said: String, bounds: &Bounds) -> String {
         Some(Signal::SIGABRT) if said.contains("memory allocation") => {
             format!("compiling it took more than {} MiB of memory, which no ordinary policy needs", bounds.memory >> 20)
         }
-        // Nobody of ours sends it here: the kernel does where the node, or the process's cgroup, has no memory left.
+        // We never send this signal here: the kernel does if the node, or the process's cgroup, runs out of memory.
         Some(Signal::SIGKILL) => format!("the compiler was killed, most likely because {NO_MEMORY}"),
         Some(signal) => format!("the compiler was ended by {signal}; {said}"),
         None if said.is_empty() => format!("the compiler ended with {status}"),
@@ -164,7 +164,7 @@ fn explain(status: ExitStatus, said: String, bounds: &Bounds) -> String {
     }
 }
 
-/// Bytes of address space that this process, and the worker after it, may have.
+/// Returns the address space limit of this process, which the worker inherits.
 fn address_space() -> u64 {
     getrlimit(Resource::RLIMIT_AS).map_or(u64::MAX, |(soft, _hard)| soft)
 }

@@ -1,9 +1,9 @@
-//! What a process gives up before it handles somebody else's component: capabilities, its user, files, the network, and
-//! all system calls but a few. A worker does it once, right at its start, and cannot take any of it back.
+//! What a process gives up before it handles an untrusted component: capabilities, its user, files, the network, and
+//! all but a few system calls. A worker does this once, at its very start, and cannot undo any of it.
 //!
-//! Invariants: without the filter of system calls there is no worker (an error), while a kernel without Landlock has that
-//! filter alone, which lets nothing open a file either; what is not allowed fails with `ENOSYS`, so that a library that tries
-//! it takes its other way.
+//! Invariants: without the system call filter there is no worker (an error). A kernel without Landlock uses only that
+//! filter, which also prevents opening files. A forbidden call fails with `ENOSYS`, so that a library uses its
+//! alternative.
 
 use std::collections::BTreeMap;
 
@@ -21,23 +21,23 @@ use seccompiler::{
 
 use super::Cause;
 
-/// Who a worker becomes: it needs no file and no right.
+/// The user of a worker: it needs no file and no privilege.
 const NOBODY: u32 = 65534;
 
-/// The newest Landlock whose rights are named here. An older kernel enforces those that it knows.
+/// The newest Landlock version whose rights are named here. An older kernel enforces those that it knows.
 const LANDLOCK: ABI = ABI::V6;
 
-/// What a worker does.
+/// The task of a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
-    /// Calls a policy that is loaded already.
+    /// Calls a policy that is already loaded.
     Run,
     /// Compiles a component; the compiler has threads.
     #[cfg(feature = "compile")]
     Compile,
 }
 
-/// System calls of any worker: memory, what is open already, the time, and the end.
+/// System calls of every worker: memory, open descriptors, time, and exit.
 const COMMON: &[libc::c_long] = &[
     libc::SYS_read,
     libc::SYS_readv,
@@ -63,16 +63,16 @@ const COMMON: &[libc::c_long] = &[
     libc::SYS_exit_group,
 ];
 
-/// What threads need besides.
+/// Additional system calls for threads.
 #[cfg(feature = "compile")]
 const THREADS: &[libc::c_long] =
     &[libc::SYS_set_robust_list, libc::SYS_rseq, libc::SYS_sched_getaffinity, libc::SYS_clock_nanosleep];
 
-/// Gives up everything that `work` does not need. `parent` is the process that watches this one: when it ends, so does this.
+/// Gives up everything that `work` does not need. `parent` is the supervising process: this process ends with it.
 ///
 /// # Errors
 ///
-/// Which part could not be given up; the process must not go on then.
+/// Which part could not be given up. The process must not continue then.
 pub(super) fn confine(work: Work, parent: Pid) -> Result<(), Cause> {
     let cannot = |what: &'static str| move |errno: Errno| Cause(format!("cannot {what}: {errno}"));
     let filter = filter(work)?;
@@ -81,7 +81,7 @@ pub(super) fn confine(work: Work, parent: Pid) -> Result<(), Cause> {
     }
     prctl::set_no_new_privs().map_err(cannot("set no_new_privs"))?;
     give_up_rights()?;
-    // A change of user clears it, so it comes after; and the parent may have died before.
+    // A change of user clears this setting, so set it afterwards; and the parent may have died before.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(cannot("ask for the end with the parent"))?;
     if getppid() != parent {
         return Err(Cause("its parent has ended".to_owned()));
@@ -90,12 +90,12 @@ pub(super) fn confine(work: Work, parent: Pid) -> Result<(), Cause> {
     seccompiler::apply_filter(&filter).map_err(|error| Cause(format!("cannot filter system calls: {error}")))
 }
 
-/// Becomes nobody, without a capability.
+/// Becomes nobody, without capabilities.
 fn give_up_rights() -> Result<(), Cause> {
     if Uid::effective().is_root() {
-        // Who may not change it has no use for it either: no_new_privs is set.
+        // A process that may not change this set cannot use it either: no_new_privs is set.
         caps::clear(None, CapSet::Bounding).ok();
-        // In a user namespace that has no such user it stays root of that namespace, without capabilities.
+        // In a user namespace without such a user, it remains root of that namespace, without capabilities.
         let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
         setgroups(&[]).and_then(|()| setresgid(group, group, group)).and_then(|()| setresuid(user, user, user)).ok();
     }
@@ -105,7 +105,7 @@ fn give_up_rights() -> Result<(), Cause> {
     Ok(())
 }
 
-/// Gives up all files, the network, and signals to others.
+/// Gives up all files, the network, and signals to other processes.
 fn give_up_files() -> Result<(), Cause> {
     let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
     let restricted = rules
@@ -117,7 +117,7 @@ fn give_up_files() -> Result<(), Cause> {
     restricted.map(drop).map_err(|error| Cause(format!("cannot give up files: {error}")))
 }
 
-/// The filter of system calls.
+/// Builds the system call filter.
 fn filter(work: Work) -> Result<BpfProgram, Cause> {
     let cannot = |error: seccompiler::BackendError| Cause(format!("cannot make a filter of system calls: {error}"));
     let when = |argument: u8, op: SeccompCmpOp, value: i32| {
@@ -129,10 +129,10 @@ fn filter(work: Work) -> Result<BpfProgram, Cause> {
     let own = getpid().as_raw();
     let masked = |flag: i32| SeccompCmpOp::MaskedEq(u64::from(flag.unsigned_abs()));
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = COMMON.iter().map(|call| (*call, Vec::new())).collect();
-    // No new code.
+    // Forbid new executable mappings.
     rules.insert(libc::SYS_mmap, when(2, masked(libc::PROT_EXEC), 0)?);
     rules.insert(libc::SYS_mprotect, when(2, masked(libc::PROT_EXEC), 0)?);
-    // How a process ends itself where it cannot go on.
+    // A process uses this to abort itself.
     rules.insert(libc::SYS_tgkill, when(0, SeccompCmpOp::Eq, own)?);
     rules.insert(libc::SYS_tkill, when(0, SeccompCmpOp::Eq, own)?);
     match work {
@@ -140,7 +140,8 @@ fn filter(work: Work) -> Result<BpfProgram, Cause> {
         #[cfg(feature = "compile")]
         Work::Compile => {
             rules.extend(THREADS.iter().map(|call| (*call, Vec::new())));
-            // Threads, no processes. The newer call hides its flags from filters; without it the C library takes this one.
+            // Allow threads, but no processes. Filters cannot see the flags of the newer call; without it, the C
+            // library uses this one.
             rules.insert(libc::SYS_clone, when(0, masked(libc::CLONE_THREAD), libc::CLONE_THREAD)?);
             rules.insert(libc::SYS_prctl, when(0, SeccompCmpOp::Eq, libc::PR_SET_NAME)?);
         }

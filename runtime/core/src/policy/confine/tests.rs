@@ -1,7 +1,7 @@
-//! What a confined process still can: each attempt is made inside one, and its outcome reported by the process itself.
+//! What a confined process can still do: each attempt runs inside such a process, which reports the outcome itself.
 //!
-//! The attempts are system calls with arguments that would work outside, or would at least reach the kernel's own checks: what
-//! comes back from the filter is `ENOSYS`, which none of these calls answers by itself.
+//! The attempts are system calls with arguments that would work outside, or at least reach the kernel's own checks. The
+//! filter returns `ENOSYS`, which none of these calls returns by itself.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unsafe_code, reason = "tests")]
 
@@ -16,7 +16,7 @@ use nix::unistd::{Pid, getpid, getppid};
 
 use super::*;
 
-/// Set for the process that is to be confined: what it confines itself with.
+/// Set in the process that is to be confined, to its kind of confinement.
 const PROBE: &str = "WEFT_TEST_CONFINE";
 
 /// A path that exists everywhere.
@@ -24,15 +24,15 @@ const FILE: &std::ffi::CStr = c"/etc/passwd";
 /// A file that would be made here.
 const NEW: &std::ffi::CStr = c"weft-confined-file";
 
-/// The number of the error of a call, 0 where there was none.
+/// Returns the error number of a call, or 0.
 fn errno(returned: c_long) -> i32 {
     if returned == -1 { Errno::last_raw() } else { 0 }
 }
 
-/// A system call with up to six arguments.
+/// Makes a system call with up to six arguments.
 fn call(number: c_long, arguments: [usize; 6]) -> i32 {
     let [a, b, c, d, e, f] = arguments;
-    // SAFETY: a test that is about these calls. All pointers are to constants or null, and the process ends afterwards.
+    // SAFETY: this test is about these calls. All pointers are to constants or null, and the process ends afterwards.
     errno(unsafe { libc::syscall(number, a, b, c, d, e, f) })
 }
 
@@ -40,7 +40,7 @@ fn number(value: i32) -> usize {
     usize::try_from(value as u32).unwrap()
 }
 
-/// All attempts, by name.
+/// Makes all attempts, by name.
 #[allow(clippy::too_many_lines, reason = "one line for each system call")]
 fn attempts(file: &File) -> Vec<(&'static str, i32)> {
     let (at, open, new) = (number(libc::AT_FDCWD), FILE.as_ptr() as usize, NEW.as_ptr() as usize);
@@ -120,13 +120,13 @@ fn attempts(file: &File) -> Vec<(&'static str, i32)> {
     ]
 }
 
-/// Not a test: what the process does that the tests below start.
+/// Not a test: the body of the process that the tests below start.
 #[test]
 #[ignore = "started by the tests of this module"]
 fn probe() {
     let Ok(how) = std::env::var(PROBE) else { return };
     let mut status = File::open("/proc/thread-self/status").unwrap();
-    // SAFETY: standard output is nobody else's here; the process ends with this function.
+    // SAFETY: nobody else uses stdout here; the process ends with this function.
     let mut report = unsafe { File::from_raw_fd(1) };
     let parent = getppid();
     let lines = match how.as_str() {
@@ -154,18 +154,18 @@ fn probe() {
         "orphan" => vec![("confine", i32::from(confine(Work::Run, Pid::from_raw(1)).is_ok()))],
         other => panic!("{other}"),
     };
-    // What the harness wrote has no end of line yet.
+    // The harness's output has no newline yet.
     let mut text = "\n".to_owned();
     for (name, errno) in lines {
         text.push_str(&format!("attempt {name}={errno}\n"));
     }
     status.read_to_string(&mut text).unwrap();
     report.write_all(text.as_bytes()).unwrap();
-    // SAFETY: takes a number. What the test harness would do at the end is forbidden by now.
+    // SAFETY: takes a number. The test harness's exit code is forbidden by now.
     unsafe { libc::_exit(0) }
 }
 
-/// What a process confined in this way reports: its attempts, and the kernel's account of it.
+/// Returns the report of a process confined in this way: its attempts, and its state according to the kernel.
 fn confined(how: &str) -> (BTreeMap<String, i32>, BTreeMap<String, String>) {
     let mut probe = Command::new(std::env::current_exe().unwrap());
     probe.args(["--exact", "policy::confine::tests::probe", "--ignored", "--nocapture", "--test-threads=1"]);
@@ -209,10 +209,10 @@ fn a_compiler_can_do_nothing_else() {
     nothing_works("compile");
 }
 
-/// The second wall, without the first.
+/// The second barrier, without the first.
 #[test]
 fn files_the_network_and_other_processes_are_out_of_reach_without_the_filter() {
-    // The call with this flag answers the version.
+    // With this flag, the call returns the version.
     if call(libc::SYS_landlock_create_ruleset, [0, 0, 1, 0, 0, 0]) != 0 {
         return;
     }

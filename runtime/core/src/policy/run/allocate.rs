@@ -1,4 +1,4 @@
-//! What a policy that picks addresses can be asked.
+//! The calls of a policy that picks addresses.
 
 use weft_host_abi::guest::Ipam;
 use weft_host_abi::types::{Decision, LedgerView, Problem, Request};
@@ -21,11 +21,11 @@ impl Loaded<Ipam> {
         self.called(data.map(|data| data.digest), (outcome, evidence))
     }
 
-    /// Asks what is wrong with an `ipam` object, given as JSON text.
+    /// Asks the policy to check an `ipam` object, given as JSON text.
     ///
     /// # Errors
     ///
-    /// [`PolicyError`] when there is no answer within the limits, or none that is a value of the contract.
+    /// [`PolicyError`] if there is no answer within the limits, or the answer is not a value of the contract.
     pub fn validate(&self, config: &str, limits: &Limits) -> Result<Vec<Problem>, PolicyError> {
         let wasi = self.wasi(0, 0, self.data()?.as_ref());
         let problems = self.call(Asked::nothing(), limits, wasi, |policy, store| policy.validate(store, config)).0?;

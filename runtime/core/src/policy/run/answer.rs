@@ -1,4 +1,4 @@
-//! The size of an answer, and its texts made fit to be shown.
+//! Limits the size of an answer, and makes its texts displayable.
 
 use weft_host_abi::types::{Chosen, Decision, Denial};
 
@@ -6,7 +6,7 @@ use super::Limits;
 use crate::policy::PolicyError;
 use crate::text::clean;
 
-/// Bounds an answer. Contents are judged later, by `verify`.
+/// Checks the size of an answer. `verify` checks its contents later.
 pub(super) fn bounded(
     policy: &str,
     answer: Result<Decision, Denial>,
@@ -18,7 +18,7 @@ pub(super) fn bounded(
     }
 }
 
-/// As [`bounded`], of a choice.
+/// Like [`bounded`], for a choice.
 pub(super) fn bounded_choice(
     policy: &str,
     answer: Result<Chosen, Denial>,

@@ -1,4 +1,4 @@
-//! What a policy that picks a delegate can be asked.
+//! The calls of a policy that picks a delegate.
 
 use weft_host_abi::guest::Choice;
 use weft_host_abi::types::{Candidate, ChoiceRequest, Chosen, Problem};
@@ -16,18 +16,18 @@ impl Loaded<Choice> {
             Err(error) => return self.called(None, (Err(error), Evidence::default())),
         };
         let wasi = self.wasi(request.now, request.seed, data.as_ref());
-        // The world has no ledger to import.
+        // This world imports no ledger.
         let asked = Asked::new(Box::new(NoLedger), request.pod.as_ref());
         let (value, evidence) = self.call(asked, limits, wasi, |policy, store| policy.choose(store, request));
         let outcome = value.and_then(|value| answer::bounded_choice(&self.name, value, limits));
         self.called(data.map(|data| data.digest), (outcome, evidence))
     }
 
-    /// Asks what is wrong with a `select` object, given as JSON text, beside these delegates.
+    /// Asks the policy to check a `select` object, given as JSON text, with these delegates.
     ///
     /// # Errors
     ///
-    /// [`PolicyError`] when there is no answer within the limits, or none that is a value of the contract.
+    /// [`PolicyError`] if there is no answer within the limits, or the answer is not a value of the contract.
     pub fn validate(
         &self,
         config: &str,

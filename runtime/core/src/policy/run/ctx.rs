@@ -1,4 +1,4 @@
-//! What a policy's store holds: its view of the ledger, its log, and the meters that end the call.
+//! The contents of a policy's store: its view of the ledger, its log, and the meters that end the call.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use crate::policy::Cause;
 use crate::policy::error::{cause, is_out_of_memory};
 use crate::text::clean;
 
-/// Why the host ended a call. Set before the error that unwinds the guest, and looked at before any trap.
+/// Why the host ended a call. Set before the error that unwinds the guest, and checked before any trap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
     Deadline,
@@ -31,19 +31,19 @@ pub(super) enum Fault {
 #[error("ended by the host: {0:?}")]
 struct Ended(Fault);
 
-/// What a call may ask the host about.
+/// The inputs of a call's host functions.
 pub(super) struct Asked {
     pub(super) ledger: Box<dyn LedgerView + Send>,
     pub(super) pod: Option<Pod>,
 }
 
 impl Asked {
-    /// A ledger and a pod.
+    /// Creates the inputs from a ledger and a pod.
     pub(super) fn new(ledger: Box<dyn LedgerView + Send>, pod: Option<&Pod>) -> Self {
         Self { ledger, pod: pod.cloned() }
     }
 
-    /// Nothing: for calls that are about a configuration only.
+    /// Creates empty inputs, for calls that only concern a configuration.
     pub(super) fn nothing() -> Self {
         Self { ledger: Box::new(NoLedger), pod: None }
     }
@@ -85,7 +85,7 @@ impl Ctx {
         }
     }
 
-    /// The call begins: here is what it may ask about, and its time and its meters run from now on.
+    /// Begins a call with these inputs, and starts its time and its meters.
     pub(super) fn begin(&mut self, asked: Asked) {
         (self.calls, self.dropped, self.fault) = (0, 0, None);
         self.ledger = asked.ledger;
@@ -93,7 +93,7 @@ impl Ctx {
         self.deadline = Instant::now() + self.limits.deadline;
     }
 
-    /// The log, with what WASI's standard streams received and a last line about lines that did not fit.
+    /// Returns the log, with the output to WASI's standard streams and a last line about dropped lines.
     fn take_log(&mut self) -> Vec<LogLine> {
         for line in self.wasi.as_ref().map(WasiState::output).unwrap_or_default() {
             self.keep(LogLevel::Info, &line);
@@ -105,19 +105,19 @@ impl Ctx {
         log
     }
 
-    /// The last warning of the log: of a Rust guest that panicked, its message.
+    /// Returns the last warning of the log: the message, if a Rust guest panicked.
     pub(super) fn last_warning(&self) -> Option<String> {
         self.log.iter().rev().find(|line| line.level == LogLevel::Warn).map(|line| line.text.clone())
     }
 
-    /// What the call left behind, with the fuel that it had left at its end.
+    /// Returns the evidence of the call, given the remaining fuel.
     pub(super) fn evidence(&mut self, fuel_left: u64) -> Evidence {
         let fuel = self.limits.fuel.saturating_sub(fuel_left);
         let ledger = std::mem::take(&mut self.exchanges);
         Evidence { fuel, memory: self.memory, calls: self.calls, log: self.take_log(), ledger }
     }
 
-    /// Lets go of the ledger: its view is a snapshot that somebody may want to see the end of.
+    /// Drops the ledger: its view is a snapshot that should end soon.
     pub(super) fn close_ledger(&mut self) {
         self.ledger = Box::new(NoLedger);
     }
@@ -135,7 +135,7 @@ impl Ctx {
         Err(wasmtime::Error::new(Ended(fault)))
     }
 
-    /// Checks the clock. The store's call hook does, on every way into the host and out of it.
+    /// Checks the clock. The store's call hook calls this whenever the guest enters or leaves the host.
     pub(super) fn in_time(&mut self) -> wasmtime::Result<()> {
         if self.fault.is_none() && Instant::now() > self.deadline { self.end(Fault::Deadline) } else { Ok(()) }
     }
@@ -146,7 +146,7 @@ impl Ctx {
         if self.calls > self.limits.calls { self.end(Fault::Calls) } else { Ok(()) }
     }
 
-    /// One question to the ledger, recorded.
+    /// Makes one ledger query and records it.
     fn ask<T: Clone>(
         &mut self,
         question: impl FnOnce(&dyn LedgerView) -> Result<T, String>,
@@ -165,7 +165,7 @@ impl Ctx {
         }
     }
 
-    /// The WASI context. Linked host functions are the only callers, and they are linked only where there is one.
+    /// Returns the WASI context. Only linked host functions call this, and they are only linked if there is one.
     pub(super) fn wasi_state(&mut self) -> &mut WasiState {
         self.wasi.get_or_insert_with(WasiState::empty)
     }
@@ -211,8 +211,8 @@ impl Host for Ctx {
     }
 }
 
-/// Growth beyond the limits ends the call, so that the error says which limit it was; a plain failure to grow would
-/// come out as whatever the guest makes of it.
+/// Growth beyond the limits ends the call, so that the error names the limit. A plain failure to grow would surface as
+/// whatever the guest makes of it.
 impl ResourceLimiter for Ctx {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         if desired > self.limits.memory {
@@ -222,7 +222,8 @@ impl ResourceLimiter for Ctx {
         Ok(true)
     }
 
-    /// Within the limit, so it is the node that has no memory. A guest that is told so ends in ways of its own.
+    /// The growth was within the limit, so the node ran out of memory. A guest that learns of this ends in
+    /// unpredictable ways.
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
         if is_out_of_memory(&error) { self.end(Fault::HostMemory(cause(&error))) } else { Ok(()) }
     }

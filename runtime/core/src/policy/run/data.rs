@@ -1,5 +1,6 @@
-//! A granted directory, for one call: read whole, and hashed as it is read, through one descriptor. A policy is given what was read
-//! and never the files, so that what it sees is what the digest in the decision's trace is of, and a call needs to open nothing.
+//! A granted directory, for one call: read completely and hashed while reading, through one descriptor. A policy gets
+//! the data read and never the files, so that it sees exactly the data whose digest is in the decision's trace, and a
+//! call needs to open nothing.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -29,11 +30,11 @@ struct Walk {
     bytes: u64,
 }
 
-/// A directory as it was read.
+/// A directory's contents.
 #[derive(Debug, Clone)]
 pub(super) struct Data {
     pub(super) tree: Arc<Tree>,
-    /// `sha256:...` over names and contents, in the order of names. Links count as what they point to by name.
+    /// `sha256:...` over names and contents, in the order of names. A link is hashed by its target's name.
     pub(super) digest: String,
 }
 
@@ -75,7 +76,7 @@ impl Walk {
                 _ => (b'f', libc::O_NOFOLLOW | libc::O_NONBLOCK),
             };
             self.item(sign, name.as_bytes());
-            // What has become something else since it was listed is an error, not followed.
+            // A file that has changed its type since it was listed is an error, and is not followed.
             let open = || OpenOptions::new().read(true).custom_flags(flags).open(here.join(&name));
             if kind.is_dir() {
                 let below = self.tree.add(place, name.clone(), What::Directory(BTreeMap::new()));
@@ -95,7 +96,7 @@ impl Walk {
         Ok(())
     }
 
-    /// Lengths go first, so that no two trees read the same.
+    /// Lengths are hashed first, so that two different trees never hash the same input.
     fn item(&mut self, kind: u8, bytes: &[u8]) {
         self.hash.update([kind]);
         self.hash.update((bytes.len() as u64).to_le_bytes());
@@ -162,7 +163,7 @@ mod tests {
         fs::create_dir(dir.path().join("d")).unwrap();
         fs::write(dir.path().join("d/table"), "a").unwrap();
         let data = Data::read(dir.path()).unwrap();
-        // Whatever becomes of the files.
+        // Changes of the files have no effect.
         fs::write(dir.path().join("d/table"), "c").unwrap();
         assert_eq!(table(&data), What::File("a".into()));
         let again = Data::read(dir.path()).unwrap();

@@ -1,4 +1,4 @@
-//! Why a call gave no answer: as a value that a worker can hand over, and in words.
+//! Why a call gave no answer: as a value that a worker can pass on, and as text.
 
 use serde::{Deserialize, Serialize};
 use wasmtime::Trap;
@@ -11,7 +11,8 @@ use crate::policy::error::{cause, is_out_of_memory};
 use crate::policy::{Cause, PolicyError};
 use crate::text::clean;
 
-/// Why a call ended. With the policy's name and its limits it is a [`PolicyError`].
+/// Why a call ended. Combined with the policy's name and limits it becomes a
+/// [`PolicyError`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Ending {
     Engine(String),
@@ -29,7 +30,8 @@ pub(super) enum Ending {
     Trap { what: String, said: Option<String>, source: String },
 }
 
-/// Why a call ended: what the host decided first, then the engine's traps.
+/// Explains why a call ended: by the host's own decision first, then by the
+/// engine's traps.
 pub(super) fn explain(ctx: &mut Ctx, limits: &Limits, error: CallError) -> Ending {
     let error = match error {
         CallError::Malformed(what) => return Ending::Malformed(what),
@@ -51,7 +53,7 @@ pub(super) fn explain(ctx: &mut Ctx, limits: &Limits, error: CallError) -> Endin
     if is_out_of_memory(&error) {
         return Ending::HostMemory(source);
     }
-    // The engine's type for this is private; its text is held by a test.
+    // The engine's type for this is private; a test verifies its text.
     if source.contains("fuel allocated for hostcalls has been exhausted") {
         return Ending::TooMuchData;
     }
@@ -67,14 +69,14 @@ pub(super) fn explain(ctx: &mut Ctx, limits: &Limits, error: CallError) -> Endin
     }
 }
 
-/// What the node's memory was needed for.
+/// Returns what the memory was needed for.
 fn running(policy: &str) -> String {
     format!("run policy {policy:?}")
 }
 // === impl Ending ===
 
 impl Ending {
-    /// The error of the policy of this name.
+    /// Converts this to the error of a policy.
     pub(super) fn of(self, name: &str, limits: &Limits) -> PolicyError {
         let policy = name.to_owned();
         match self {
@@ -94,7 +96,7 @@ impl Ending {
         }
     }
 
-    /// As another process said it: texts made fit to be shown.
+    /// Makes texts from another process displayable.
     pub(super) fn shown(self, limits: &Limits) -> Self {
         let text = |text: String| clean(&text, limits.text_bytes);
         match self {
@@ -118,5 +120,5 @@ impl Ending {
     }
 }
 
-/// Lines of the engine's account of a crash that are kept.
+/// Maximum lines of the engine's crash report.
 const BACKTRACE_LINES: usize = 64;

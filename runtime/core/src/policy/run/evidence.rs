@@ -1,5 +1,5 @@
-//! What a call leaves behind, whether it gave an answer or not: its log, what it asked the ledger, what it cost. With the
-//! request it is all that is needed to run the call again.
+//! The evidence of a call, with or without an answer: its log, its ledger queries, and its cost. With the request, this
+//! is all that is needed to run the call again.
 
 use std::net::IpAddr;
 
@@ -9,13 +9,13 @@ use weft_host_abi::types::{ClaimInfo, Denial, LastClaim, LedgerView, Range, Usag
 
 use crate::policy::PolicyError;
 
-/// Questions and answers that are recorded; a policy that asks more cannot be replayed.
+/// Maximum number of recorded queries; a call with more cannot be replayed.
 const EXCHANGES_MAX: usize = 256;
 
-/// Claims in recorded answers, all together.
+/// Maximum number of claims in all recorded answers together.
 const CLAIMS_MAX: usize = 512;
 
-/// A question to the ledger and its answer.
+/// A ledger query and its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "ask", rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "the fields are the arguments of `LedgerView`'s functions")]
@@ -32,12 +32,12 @@ pub enum Exchange {
     HeldBy { owner: String, answer: Vec<ClaimInfo> },
 }
 
-/// The questions of a call, in order.
+/// The queries of a call, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Exchanges {
-    /// Those that were recorded.
+    /// The recorded queries.
     pub recorded: Vec<Exchange>,
-    /// How many came after them and were not.
+    /// How many later queries were not recorded.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub dropped: usize,
 }
@@ -49,28 +49,28 @@ fn is_zero(number: &usize) -> bool {
 /// A line a policy logged; control characters are escaped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
-    /// How much it matters.
+    /// Its level.
     pub level: LogLevel,
-    /// What it says.
+    /// Its text.
     pub text: String,
 }
 
-/// What a call left behind.
+/// The evidence of a call.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Evidence {
     /// Fuel the call used; the same for the same request, ledger and component.
     pub fuel: u64,
-    /// Bytes of linear memory that the guest had at the end of the call, which is the most it had.
+    /// Bytes of linear memory at the end of the call, which is the guest's maximum.
     pub memory: usize,
-    /// Calls of the host, log lines included.
+    /// Host calls, including log lines.
     pub calls: u32,
     /// What the policy logged.
     pub log: Vec<LogLine>,
-    /// What it asked the ledger.
+    /// Its ledger queries.
     pub ledger: Exchanges,
 }
 
-/// A call of a policy: what came of it, and what it left behind.
+/// A call of a policy: its outcome and its evidence.
 #[derive(Debug)]
 pub struct Called<T> {
     /// The answer (not yet verified), the refusal, or why there is neither.
@@ -79,18 +79,18 @@ pub struct Called<T> {
     pub evidence: Evidence,
     /// `sha256:...` of the component.
     pub digest: String,
-    /// `sha256:...` of the granted data directory, where one was granted to a component that can read it.
+    /// `sha256:...` of the granted data directory, if the component can read one.
     pub data_digest: Option<String>,
 }
 
-/// What a policy said, and what it cost.
+/// A policy's answer, and its cost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer<T> {
     /// The answer (not yet verified), or the refusal.
     pub outcome: Result<T, Denial>,
     /// Fuel the call used.
     pub fuel: u64,
-    /// Calls of the host, log lines included.
+    /// Host calls, including log lines.
     pub calls: u32,
     /// What the policy logged.
     pub log: Vec<LogLine>,
@@ -103,11 +103,11 @@ pub struct Answer<T> {
 // === impl Called ===
 
 impl<T> Called<T> {
-    /// The answer alone.
+    /// Returns only the answer.
     ///
     /// # Errors
     ///
-    /// [`PolicyError`] when there is none within the limits, or none that is a value of the contract.
+    /// [`PolicyError`] if there is none within the limits, or it is not a value of the contract.
     pub fn answered(self) -> Result<Answer<T>, PolicyError> {
         let Self { outcome, evidence: Evidence { fuel, calls, log, .. }, digest, data_digest } = self;
         Ok(Answer { outcome: outcome?, fuel, calls, log, digest, data_digest })
@@ -117,7 +117,7 @@ impl<T> Called<T> {
 // === impl Exchanges ===
 
 impl Exchanges {
-    /// Records one more, as long as there is room.
+    /// Records a query, while there is room.
     pub(super) fn record(&mut self, exchange: Exchange) {
         let claims = |exchange: &Exchange| match exchange {
             Exchange::HeldBy { answer, .. } => answer.len(),
@@ -132,12 +132,12 @@ impl Exchanges {
     }
 }
 
-/// A ledger that knows what was recorded and nothing else.
+/// A ledger that only knows what was recorded.
 #[derive(Debug, Clone)]
 pub struct ReplayLedger(Exchanges);
 
 impl ReplayLedger {
-    /// Answers as the ledger did then.
+    /// Creates a ledger that gives the recorded answers.
     #[must_use]
     pub fn new(exchanges: Exchanges) -> Self {
         Self(exchanges)
@@ -153,7 +153,7 @@ impl ReplayLedger {
     }
 }
 
-/// The ledger does not change during a call, so an answer holds however often and in which order it is asked for.
+/// The ledger does not change during a call, so an answer is valid for any number and order of queries.
 impl LedgerView for ReplayLedger {
     fn claimed_by(&self, wanted: IpAddr) -> Result<Option<ClaimInfo>, String> {
         self.find(&format!("claimed-by({wanted})"), |exchange| match exchange {

@@ -1,8 +1,8 @@
-//! `wasi:filesystem` over files in memory, read only, in place of the implementation that opens files: so a policy with a granted
-//! directory runs where nothing can be opened.
+//! A read-only `wasi:filesystem` over files in memory, replacing the implementation that opens files: a policy with a
+//! granted directory runs where no file can be opened.
 //!
-//! Invariants: there is one directory, or none; whatever would change something is refused; times are unknown; a stream shares the
-//! file's memory, so that what a guest opens costs nothing.
+//! Invariants: there is at most one directory; every change is refused; times are unknown; a stream shares the file's
+//! memory, so that opening files costs the host nothing.
 
 use std::sync::Arc;
 use std::vec::IntoIter;
@@ -23,7 +23,7 @@ use super::tree::{Lost, ROOT, Tree, What};
 /// Where the directory appears.
 const DATA: &str = "/data";
 
-/// Bytes that one `read` gives at most.
+/// Maximum bytes that one `read` returns.
 const READ_MAX: u64 = 1 << 20;
 
 /// A call's files.
@@ -39,14 +39,14 @@ impl HasData for HasFiles {
     type Data<'a> = Files<'a>;
 }
 
-/// What a guest has open, by its place in the tree. The bindings name a type of their own, which only they can make: the table has
-/// this one under the same number.
+/// An open file of a guest, by its position in the tree. The bindings use a type of their own, which only they can
+/// construct: the table holds this type under the same number.
 struct Open(usize);
 
-/// What is left of a directory's list.
+/// The rest of a directory listing.
 struct Entries(IntoIter<Result<DirectoryEntry, ErrorCode>>);
 
-/// The same entry of the table under another type's name.
+/// Returns the same table entry under another type's name.
 fn renamed<T: 'static, U: 'static>(resource: &Resource<T>) -> Resource<U> {
     if resource.owned() { Resource::new_own(resource.rep()) } else { Resource::new_borrow(resource.rep()) }
 }
@@ -63,7 +63,7 @@ impl<'a> Files<'a> {
         Ok(self.table.get(&open).map_err(FsError::trap)?.0)
     }
 
-    /// Nothing is open where there is no directory.
+    /// Without a directory, nothing can be open.
     fn tree(&self) -> FsResult<&'a Arc<Tree>> {
         self.tree.ok_or_else(|| ErrorCode::BadDescriptor.into())
     }
@@ -129,7 +129,7 @@ fn kind(what: &What) -> DescriptorType {
     }
 }
 
-/// Two are the same object where these are the same.
+/// Returns the hash of an object; equal hashes mean the same object.
 fn hash(place: usize) -> MetadataHashValue {
     MetadataHashValue { lower: u64::try_from(place).unwrap_or(u64::MAX), upper: 0 }
 }

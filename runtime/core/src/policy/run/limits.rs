@@ -1,18 +1,20 @@
-//! What a policy call may use. The one place with the defaults.
+//! The limits of a policy call. The only place with the defaults.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Limits of one call. [`Limits::default`] is what networks get that say nothing.
+/// Limits of one call. A network without limits of its own gets [`Limits::default`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Units of guest computation; deterministic. The default is about 50 ms, a thousand times what the shipped policies use.
+    /// Units of guest computation; deterministic. The default is about 50 ms, a thousand times what the shipped
+    /// policies use.
     pub fuel: u64,
-    /// All of the call by the clock, checked whenever the guest calls the host. It bounds the ledger's part; fuel bounds the guest's.
+    /// Wall-clock time of the whole call, checked whenever the guest calls the host. It bounds the ledger's part; fuel
+    /// bounds the guest's.
     pub deadline: Duration,
-    /// Bytes of linear memory, each.
+    /// Bytes of each linear memory.
     pub memory: usize,
-    /// Elements of a table, each.
+    /// Elements of each table.
     pub table_elements: usize,
     /// Core instances.
     pub instances: usize,
@@ -20,15 +22,15 @@ pub struct Limits {
     pub memories: usize,
     /// Tables.
     pub tables: usize,
-    /// Bytes a guest may hand over in one call or answer.
+    /// Bytes that a guest may pass in one call or answer.
     pub call_bytes: usize,
     /// Handles a guest may hold.
     pub handles: usize,
-    /// Calls of the host, log lines included.
+    /// Host calls, including log lines.
     pub calls: u32,
-    /// Log lines that are kept; more are counted and dropped.
+    /// Number of log lines to keep; more are counted and dropped.
     pub log_lines: usize,
-    /// Bytes of a text that are kept: a log line, a denial, a problem.
+    /// Bytes to keep of a text: a log line, a denial, a problem.
     pub text_bytes: usize,
     /// Addresses of a decision.
     pub addresses: usize,
@@ -36,7 +38,7 @@ pub struct Limits {
     pub candidates: usize,
     /// Routes of a decision.
     pub routes: usize,
-    /// DNS entries of a decision, all together.
+    /// DNS entries of a decision, in total.
     pub dns_entries: usize,
     /// Settings of a choice.
     pub settings: usize,
@@ -72,14 +74,15 @@ impl Default for Limits {
     }
 }
 
-/// What a network grants its policy beyond the contract (nothing, by default), and where it runs.
+/// What a network grants its policy beyond the contract (nothing, by default), and where the policy runs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Grants {
-    /// WASI may be imported: with an empty context, a clock that stands at the request's time and seeded random numbers.
+    /// Whether WASI may be imported: with an empty context, a clock that stands at the request's time, and seeded
+    /// random numbers.
     pub wasi: bool,
-    /// A directory the policy may read, at `/data`. Needs `wasi`.
+    /// A directory that the policy may read at `/data`. Needs `wasi`.
     pub data: Option<PathBuf>,
-    /// Not a grant of the network but the node's rule: calls are made in a process without rights. The process that makes
-    /// them must have one thread then.
+    /// Whether calls are made in a process without rights. This is the node's rule, not a grant of the network. The
+    /// calling process must then have a single thread.
     pub isolated: bool,
 }

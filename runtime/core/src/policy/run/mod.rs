@@ -1,5 +1,5 @@
-//! Running a policy: one call, one store, one instance, within limits. A policy of either world is loaded and run the same
-//! way; what it can be asked is in `choose` and `allocate`.
+//! Runs a policy: one call, one store, one instance, within limits. Policies of both worlds are loaded and run in the
+//! same way; `choose` and `allocate` contain their calls.
 
 mod allocate;
 mod answer;
@@ -39,7 +39,7 @@ use data::Data;
 use ended::Ending;
 use wasi::WasiState;
 
-/// A policy that is checked, linked and ready to be called, any number of times.
+/// A policy that is checked, linked and ready for any number of calls.
 pub struct Loaded<W: World = Ipam> {
     name: String,
     digest: String,
@@ -49,14 +49,14 @@ pub struct Loaded<W: World = Ipam> {
     grants: Grants,
     /// Device and inode of the file with its code.
     code: (u64, u64),
-    /// An instance made ahead.
+    /// An instance made in advance.
     spare: Mutex<Option<Spare<W>>>,
-    /// The guest that was called last. Taking down its memory takes a fair part of the time of a call, and who makes only one
-    /// has no need of it.
+    /// The last guest that was called. Freeing its memory takes a fair part of a call's time, and a process that makes
+    /// only one call need not do it.
     spent: Mutex<Option<Store<Ctx>>>,
 }
 
-/// A guest that is ready to be called, and the limits that it was made with.
+/// A guest that is ready to be called, and its limits.
 struct Spare<W: World> {
     limits: Limits,
     store: Store<Ctx>,
@@ -66,7 +66,7 @@ struct Spare<W: World> {
 // === impl Loaded ===
 
 impl<W: World> Loaded<W> {
-    /// Checks what a component is and wants before anything of it runs.
+    /// Checks the type and the imports of a component before any of it runs.
     pub(super) fn new(
         name: String,
         digest: String,
@@ -105,36 +105,36 @@ impl<W: World> Loaded<W> {
         })
     }
 
-    /// The policy as the network names it.
+    /// Returns the policy's name in the network.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// `sha256:...` of the component.
+    /// Returns `sha256:...` of the component.
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// WASI interfaces the component imports.
+    /// Returns the WASI interfaces that the component imports.
     #[must_use]
     pub fn wasi_imports(&self) -> &[String] {
         &self.imports.wasi
     }
 
-    /// Makes the instance for the next call ahead of it, while the caller has other things to do. What goes wrong here is left
-    /// for that call to run into: it then makes its own.
+    /// Makes the instance for the next call in advance, while the caller does other work. After a failure here, that
+    /// call makes its own instance.
     pub fn warm_up(&self, limits: &Limits) {
-        // WASI's clock and random numbers are the request's, which is still to come. And a guest that is to be isolated does not
-        // even begin here.
+        // WASI's clock and random numbers come from the request, which is not known yet. A guest that must be isolated
+        // must not even be instantiated here.
         if !self.imports.wasi.is_empty() || self.grants.isolated {
             return;
         }
         let Ok(mut store) = self.store(Ctx::new(Asked::nothing(), limits, None), limits) else { return };
         let Ok(instance) = W::instantiate(&self.policy, &mut store) else { return };
-        // What a guest does while it is instantiated is part of its call. One that asked the host for something then has
-        // no answer from the ledger yet.
+        // Whatever a guest does during its instantiation belongs to its call. A guest that already called the host had
+        // no ledger to ask, so it is discarded.
         if store.data().calls == 0 {
             let spare = Spare { limits: limits.clone(), store, instance };
             *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Some(spare);
@@ -150,7 +150,7 @@ impl<W: World> Loaded<W> {
     ///
     /// # Errors
     ///
-    /// [`PolicyError`] when there is no answer within the limits.
+    /// [`PolicyError`] if there is no answer within the limits.
     pub fn config_schema(&self, limits: &Limits) -> Result<String, PolicyError> {
         let wasi = self.wasi(0, 0, self.data()?.as_ref());
         let schema = self.call(Asked::nothing(), limits, wasi, |policy, store| W::config_schema(policy, store)).0?;
@@ -161,7 +161,7 @@ impl<W: World> Loaded<W> {
         Ok(schema)
     }
 
-    /// What is in the granted directory, where the component has the means to read it.
+    /// Returns the contents of the granted directory, if the component can read them.
     fn data(&self) -> Result<Option<Data>, PolicyError> {
         let granted = self.grants.data.as_deref().filter(|_data| !self.imports.wasi.is_empty());
         granted.map(Data::read).transpose().map_err(|source| {
@@ -175,7 +175,7 @@ impl<W: World> Loaded<W> {
         (!self.imports.wasi.is_empty()).then(|| WasiState::new(now, seed, files))
     }
 
-    /// One call in a store of its own, in a worker where the policy has to be isolated.
+    /// Makes one call in its own store, in a worker if the policy must be isolated.
     fn call<T: Send + Serialize + DeserializeOwned>(
         &self,
         asked: Asked,
@@ -193,7 +193,8 @@ impl<W: World> Loaded<W> {
         (value.map_err(|ending| ending.of(&self.name, limits)), evidence)
     }
 
-    /// WASI's host functions block inside a runtime, which must not happen on a thread that is already inside one.
+    /// Makes the call on a thread of its own: WASI's host functions block inside a runtime, which must not happen on a
+    /// thread that is already inside one.
     fn call_on_thread<T: Send>(
         &self,
         asked: Asked,
@@ -206,7 +207,7 @@ impl<W: World> Loaded<W> {
             match std::thread::Builder::new().spawn_scoped(scope, call).map(std::thread::ScopedJoinHandle::join) {
                 Ok(Ok(outcome)) => outcome,
                 Ok(Err(_panic)) => nothing("a host function panicked".to_owned()),
-                // Memory, or a process number; the kernel does not say which.
+                // Memory or process numbers ran out; the kernel does not say which.
                 Err(error) => (Err(Ending::HostMemory(error.to_string())), Evidence::default()),
             }
         })
@@ -219,14 +220,15 @@ impl<W: World> Loaded<W> {
         wasi: Option<WasiState>,
         export: impl FnOnce(&W::Instance, &mut Store<Ctx>) -> Result<T, CallError>,
     ) -> (Result<T, Ending>, Evidence) {
-        // One of this thread alone, which opens nothing: without it, wasmtime-wasi makes one with threads and an epoll.
+        // A runtime of this thread alone, which opens nothing: otherwise, wasmtime-wasi makes one with threads and an
+        // epoll.
         let runtime = wasi.as_ref().map(|_wasi| tokio::runtime::Builder::new_current_thread().build()).transpose();
         let runtime = match runtime {
             Ok(runtime) => runtime,
             Err(error) => return nothing(format!("cannot start the runtime of WASI: {error}")),
         };
         let _inside = runtime.as_ref().map(tokio::runtime::Runtime::enter);
-        // There is none for a policy with WASI.
+        // A policy with WASI has none.
         if let Some(Spare { mut store, instance, .. }) = self.take_spare(limits) {
             store.data_mut().begin(asked);
             return self.call_in(store, limits, |store| export(&instance, store));
@@ -253,7 +255,7 @@ impl<W: World> Loaded<W> {
         ended
     }
 
-    /// A call whose outcome may be a refusal, with all that belongs to its record.
+    /// Makes a call whose outcome may be a refusal, and returns it with its record.
     fn called<T>(
         &self,
         data_digest: Option<String>,
@@ -262,7 +264,7 @@ impl<W: World> Loaded<W> {
         Called { outcome, evidence, digest: self.digest.clone(), data_digest }
     }
 
-    /// Texts of problems made fit to be shown.
+    /// Makes the texts of problems displayable.
     fn tidy(problems: Vec<Problem>, limits: &Limits) -> Vec<Problem> {
         let text = |text: &str| clean(text, limits.text_bytes);
         problems.into_iter().map(|problem| Problem { at: text(&problem.at), message: text(&problem.message) }).collect()
@@ -274,7 +276,7 @@ impl<W: World> Loaded<W> {
         store.set_fuel(limits.fuel)?;
         store.set_hostcall_fuel(limits.call_bytes);
         store.set_max_component_handles(limits.handles);
-        // Whatever the guest calls, WASI included, the clock is looked at on the way in and out.
+        // Checks the clock whenever the guest enters or leaves the host, including WASI.
         store.call_hook(|mut store, hook| match hook {
             CallHook::CallingHost | CallHook::ReturningFromHost => store.data_mut().in_time(),
             CallHook::CallingWasm | CallHook::ReturningFromWasm => Ok(()),
@@ -287,15 +289,15 @@ impl<W: World> Loaded<W> {
     }
 }
 
-/// A call that did not come about.
+/// Returns the outcome of a call that was never made.
 fn nothing<T>(what: String) -> (Result<T, Ending>, Evidence) {
     (Err(Ending::Engine(what)), Evidence::default())
 }
 
-/// What a call came to, and what it left behind.
+/// Returns the outcome of a call and its evidence.
 fn ended<T>(store: &mut Store<Ctx>, limits: &Limits, value: Result<T, CallError>) -> (Result<T, Ending>, Evidence) {
     let value = value.map_err(|error| ended::explain(store.data_mut(), limits, error));
-    // Every store of ours counts fuel.
+    // All our stores count fuel.
     let left = store.get_fuel().unwrap_or_default();
     let evidence = store.data_mut().evidence(left);
     store.data_mut().close_ledger();

@@ -1,4 +1,4 @@
-//! The ledger of calls that have none: `validate` and `config-schema`.
+//! The ledger of calls without one: `validate` and `config-schema`.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use weft_host_abi::types::{ClaimInfo, LastClaim, LedgerView, Range, Usage};
 
 const NO_LEDGER: &str = "there is none to ask while a configuration is checked";
 
-/// Answers no question.
+/// Answers no query.
 pub(super) struct NoLedger;
 
 impl LedgerView for NoLedger {

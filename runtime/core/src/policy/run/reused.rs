@@ -1,5 +1,5 @@
-//! One instance that is called many times: for tests and measurements of policies. weft itself never does that; no policy sees
-//! what an earlier call of it left behind.
+//! One instance for many calls, for tests and measurements of policies. weft itself never reuses an instance, so that
+//! no policy sees what its earlier call left behind.
 
 use wasmtime::Store;
 use weft_host_abi::guest::{CallError, Choice, Ipam, World};
@@ -11,7 +11,7 @@ use super::{Called, Evidence, Limits, Loaded, answer};
 use crate::policy::PolicyError;
 use crate::policy::error::cause;
 
-/// An instance of a policy. After a call that trapped, all further ones fail.
+/// An instance of a policy. After a call that trapped, all later calls fail.
 pub struct Reused<'a, W: World> {
     policy: &'a Loaded<W>,
     limits: Limits,
@@ -20,11 +20,12 @@ pub struct Reused<'a, W: World> {
 }
 
 impl<W: World> Loaded<W> {
-    /// Makes an instance to be called many times, each call within the limits.
+    /// Makes an instance for many calls, each within the limits.
     ///
     /// # Errors
     ///
-    /// [`PolicyError`] when it cannot be instantiated, or imports WASI, whose clock and random numbers belong to one request.
+    /// [`PolicyError`] if it cannot be instantiated, or imports WASI, whose clock and random numbers belong to one
+    /// request.
     pub fn reused(&self, limits: &Limits) -> Result<Reused<'_, W>, PolicyError> {
         if !self.imports.wasi.is_empty() {
             return Err(self.engine_error("it imports WASI, so every call needs an instance of its own"));

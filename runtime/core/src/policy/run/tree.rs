@@ -1,7 +1,7 @@
-//! Files in memory, and where paths lead among them. Pure.
+//! Files in memory, and the resolution of paths among them. Pure.
 //!
-//! Invariants: no path leads out of the directory that it starts in, by whatever links; what a link means is found here, never by
-//! the kernel.
+//! Invariants: no path leads out of its starting directory, whatever its links; links are resolved here, never by the
+//! kernel.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -9,13 +9,13 @@ use std::os::unix::ffi::OsStrExt;
 
 use bytes::Bytes;
 
-/// How many links one path may lead over.
+/// Maximum number of links in one path.
 const LINKS_MAX: usize = 40;
 
-/// The directory that all are in.
+/// The root directory.
 pub(super) const ROOT: usize = 0;
 
-/// Directories and files; each is known by its place in the list.
+/// Directories and files; each is identified by its index in the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tree(Vec<Node>);
 
@@ -25,37 +25,37 @@ struct Node {
     what: What,
 }
 
-/// What is at a place.
+/// The kind of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum What {
     Directory(BTreeMap<OsString, usize>),
     File(Bytes),
-    /// Where it leads.
+    /// Its target.
     Link(OsString),
-    /// A socket, a pipe, a device: there is nothing to read.
+    /// A socket, a pipe or a device: nothing to read.
     Other,
 }
 
-/// Why a path leads nowhere.
+/// Why a path cannot be resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lost {
     Missing,
     NotDirectory,
-    /// It would leave the directory that it starts in.
+    /// It would leave its starting directory.
     Outside,
-    /// Over too many links.
+    /// It has too many links.
     Loop,
 }
 
 // === impl Tree ===
 
 impl Tree {
-    /// An empty directory.
+    /// Creates an empty directory.
     pub(super) fn new() -> Self {
         Self(vec![Node { parent: ROOT, what: What::Directory(BTreeMap::new()) }])
     }
 
-    /// Adds something to a directory; its place.
+    /// Adds a node to a directory and returns its index.
     pub(super) fn add(&mut self, directory: usize, name: OsString, what: What) -> usize {
         let place = self.0.len();
         self.0.push(Node { parent: directory, what });
@@ -65,7 +65,7 @@ impl Tree {
         place
     }
 
-    /// What is at a place.
+    /// Returns the node at an index.
     pub(super) fn at(&self, place: usize) -> &What {
         self.0.get(place).map_or(&What::Other, |node| &node.what)
     }
@@ -74,10 +74,10 @@ impl Tree {
         self.0.get(place).map_or(ROOT, |node| node.parent)
     }
 
-    /// Where a path leads from a directory. The last part may be a link, which is followed or is what was looked for.
+    /// Resolves a path from a directory. `follow` says whether to follow a link as the last component.
     pub(super) fn find(&self, from: usize, path: &str, follow: bool) -> Result<usize, Lost> {
         let mut here = from;
-        // The parts that are still to go, the next one last.
+        // The remaining components, the next one last.
         let mut parts: Vec<&OsStr> = Vec::new();
         push(&mut parts, OsStr::new(path))?;
         let mut links = 0;
@@ -106,7 +106,7 @@ impl Tree {
     }
 }
 
-/// The parts of a path, the first one last.
+/// Adds the components of a path, the first one last.
 fn push<'a>(parts: &mut Vec<&'a OsStr>, path: &'a OsStr) -> Result<(), Lost> {
     let bytes = path.as_bytes();
     if bytes.is_empty() {
@@ -129,7 +129,7 @@ mod tests {
         let mut tree = Tree::new();
         let file = |text: &'static str| What::File(Bytes::from_static(text.as_bytes()));
         let link = |to: &str| What::Link(to.into());
-        // As kubelet mounts a ConfigMap.
+        // The layout in which kubelet mounts a ConfigMap.
         let version = tree.add(ROOT, "..2026".into(), What::Directory(BTreeMap::new()));
         tree.add(version, "table".into(), file("rack 1"));
         for (name, to) in [
@@ -170,7 +170,7 @@ mod tests {
         for path in ["..", "../secret", "/etc/passwd", "out", "passwd", "..data/../..", "..2026/../../secret"] {
             assert_eq!(tree.find(ROOT, path, true), Err(Lost::Outside), "{path}");
         }
-        // A descriptor of a directory is not one of the directory above it.
+        // The descriptor of a directory gives no access to its parent.
         assert_eq!(tree.find(version, "up", true), Err(Lost::Outside));
         assert_eq!(tree.find(ROOT, "a", true), Err(Lost::Loop));
         for path in ["none", "..data/none", "", "empty"] {

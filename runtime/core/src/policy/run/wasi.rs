@@ -1,9 +1,9 @@
-//! WASI for the policies that were granted it: as little of it as their toolchains need, and none of it nondeterministic.
+//! WASI for policies with the grant: as little as their toolchains need, and all of it deterministic.
 //!
-//! Invariants: no environment, no arguments, no sockets, no standard input; standard output and error go to the policy's
-//! log; the clocks stand at the request's time (the monotonic one ticks a microsecond per reading) and sleeping returns at
-//! once, so no call can wait; random numbers come from the request's seed; the only files are those of a directory the
-//! network grants, as they were read before the call (`files`). Nothing here needs a file, a socket or a thread.
+//! Invariants: no environment, no arguments, no sockets, no stdin. Standard output and error go to the policy's log.
+//! The clocks stand at the request's time (the monotonic one advances a microsecond per reading) and sleeping returns
+//! at once, so no call can wait. Random numbers come from the request's seed. The only files are those of a directory
+//! that the network grants, as read before the call (`files`). Nothing here needs a file, a socket or a thread.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView};
 use super::files::Files;
 use super::tree::Tree;
 
-/// Bytes of standard output and error that are kept; a guest that writes more traps.
+/// Maximum bytes kept of standard output and error; a guest that writes more traps.
 const OUTPUT_MAX: usize = 64 << 10;
 
 /// Bytes of random numbers per call.
@@ -42,7 +42,7 @@ struct Fixed {
 // === impl WasiState ===
 
 impl WasiState {
-    /// A context whose time and randomness come from a request, with the files that were granted.
+    /// Creates a context with time and randomness from a request, and the granted files.
     pub(super) fn new(now: u64, seed: u64, data: Option<Arc<Tree>>) -> Self {
         let output = MemoryOutputPipe::new(OUTPUT_MAX);
         let mut builder = WasiCtxBuilder::new();
@@ -52,27 +52,27 @@ impl WasiState {
         Self { ctx: builder.build(), table: ResourceTable::new(), output, fixed, data }
     }
 
-    /// A context with nothing in it.
+    /// Creates an empty context.
     pub(super) fn empty() -> Self {
         Self::new(0, 0, None)
     }
 
-    /// What WASI's own implementation works on.
+    /// Returns the state of WASI's own implementation.
     pub(super) fn view(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.ctx, table: &mut self.table }
     }
 
-    /// The clocks and random numbers in place of the host's.
+    /// Returns the clocks and random numbers that replace the host's.
     pub(super) fn fixed(&mut self) -> FixedView<'_> {
         FixedView { fixed: &mut self.fixed, table: &mut self.table }
     }
 
-    /// The files in place of the host's.
+    /// Returns the files that replace the host's.
     pub(super) fn files(&mut self) -> Files<'_> {
         Files { tree: self.data.as_ref(), table: &mut self.table }
     }
 
-    /// What the guest wrote to standard output and error, by lines.
+    /// Returns the lines that the guest wrote to standard output and error.
     pub(super) fn output(&self) -> Vec<String> {
         String::from_utf8_lossy(&self.output.contents()).lines().map(str::to_owned).collect()
     }
@@ -100,7 +100,7 @@ impl wall_clock::Host for FixedView<'_> {
     }
 }
 
-/// Nanoseconds between two readings of the monotonic clock: programs that wait for time to pass see it pass.
+/// Nanoseconds between two readings of the monotonic clock, so that programs that wait for time to pass make progress.
 const TICK: u64 = 1000;
 
 impl monotonic_clock::Host for FixedView<'_> {
@@ -124,7 +124,7 @@ impl monotonic_clock::Host for FixedView<'_> {
     }
 }
 
-/// A moment that has come already.
+/// A point in time that has already passed.
 struct Past;
 
 impl Pollable for Past {

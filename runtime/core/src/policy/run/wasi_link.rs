@@ -14,7 +14,7 @@ use super::wasi::{FixedView, HasFixed};
 /// Offers WASI to the components of a linker.
 pub(super) fn link(linker: &mut Linker<Ctx>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_sync(linker)?;
-    // In place of the host's clocks, random numbers and files.
+    // These replace the host's clocks, random numbers and files.
     linker.allow_shadowing(true);
     wall_clock::add_to_linker::<Ctx, HasFixed>(linker, fixed)?;
     monotonic_clock::add_to_linker::<Ctx, HasFixed>(linker, fixed)?;

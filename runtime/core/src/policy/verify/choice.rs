@@ -1,6 +1,6 @@
-//! A choice is distrusted as a decision is: one of the delegates the operator declared, and keys the operator opened.
+//! Verifies a choice like a decision: it must name a declared delegate, and set only keys that the operator opened.
 //!
-//! What the delegate thinks of the values is asked apart, when they are in its configuration.
+//! The delegate checks the values separately, once they are in its configuration.
 
 use serde_json::Value;
 use weft_host_abi::types::{Candidate, Chosen};
@@ -9,10 +9,10 @@ use super::REASON_MAX;
 use crate::policy::{PolicyError, Refusal};
 use crate::text::clean;
 
-/// Longest text of a choice that is shown in an error.
+/// Maximum length of a choice's text in an error.
 const SHOWN: usize = 64;
 
-/// A key with the value it gets.
+/// A key with its new value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Setting {
     /// The key as the operator lists it: `mtu`, `ipam.ranges`.
@@ -21,18 +21,18 @@ pub struct Setting {
     pub value: Value,
 }
 
-/// A choice that may be acted on.
+/// A choice that may be used.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VerifiedChoice {
     /// Name of one of the candidates.
     pub name: String,
-    /// Values for keys that are settable in it, each key once.
+    /// Values for settable keys, each key once.
     pub settings: Vec<Setting>,
-    /// One line that says why.
+    /// One line with the reason.
     pub reason: String,
 }
 
-/// Checks a choice against the candidates it is of.
+/// Checks a choice against its candidates.
 ///
 /// # Errors
 ///
@@ -49,7 +49,7 @@ fn check(choice: &Chosen, candidates: &[Candidate]) -> Result<VerifiedChoice, Re
     let mut settings: Vec<Setting> = Vec::with_capacity(choice.settings.len());
     for (key, text) in &choice.settings {
         let shown = || clean(key, SHOWN);
-        // Keys of a configuration match whatever their case; the operator's spelling counts.
+        // Configuration keys ignore case; use the operator's spelling.
         let Some(key) = candidate.settable.iter().find(|settable| settable.eq_ignore_ascii_case(key)) else {
             let (delegate, settable) = (candidate.name.clone(), candidate.settable.clone());
             return Err(Refusal::NotSettable { key: shown(), delegate, settable });

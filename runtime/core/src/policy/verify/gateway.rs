@@ -1,8 +1,8 @@
-//! Gateways: a delegate puts them on the host, and routes by them. So a policy cannot name one freely: another pod's address on
-//! a bridge, or on the host end of a ptp pair, would take that pod's traffic.
+//! Gateways: a delegate puts them on the host and routes through them. So a policy must not name one freely: another
+//! pod's address on a bridge, or on the host end of a ptp pair, would receive that pod's traffic.
 //!
-//! Invariant: an address of a decision that may get onto the host is a declared gateway (or the default of its range), or one
-//! that no policy could hand out and nobody holds.
+//! Invariant: an address of a decision that may end up on the host is a declared gateway (or the default of its range),
+//! or one that no policy could allocate and nobody holds.
 
 use std::net::IpAddr;
 
@@ -12,16 +12,16 @@ use weft_host_abi::types::{Range, Request};
 use super::{Refusal, Verified};
 use crate::policy::PolicyError;
 
-/// What operator and runtime named outright, besides ranges.
+/// Addresses that operator and runtime named explicitly, besides ranges.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Named<'a> {
-    /// Addresses that may be handed out.
+    /// Addresses that may be allocated.
     pub addresses: &'a [IpNet],
     /// Gateways.
     pub gateways: &'a [IpAddr],
 }
 
-/// Checks the gateways of a verified decision. Returns those that nobody declared: the caller makes sure that the ledger has no
+/// Checks the gateways of a verified decision. Returns the undeclared ones: the caller checks that the ledger has no
 /// claim on them ([`claimed_gateway`]).
 ///
 /// # Errors
@@ -52,8 +52,8 @@ pub fn verify_gateways(
     Ok(undeclared)
 }
 
-/// Checks the addresses that a plan puts on the host: the gateways of the decision, or what the delegate takes where the
-/// decision has none. Returns those that nobody declared, as `verify_gateways`.
+/// Checks the addresses that a plan puts on the host: the gateways of the decision, or the delegate's own choice if the
+/// decision has none. Returns the undeclared ones, like `verify_gateways`.
 ///
 /// # Errors
 /// [`PolicyError::Refused`] with the first [`Refusal`].
@@ -74,7 +74,7 @@ pub fn verify_host_addresses(
     Ok(undeclared)
 }
 
-/// The refusal of a gateway that somebody holds.
+/// Returns the refusal of a gateway that somebody holds.
 #[must_use]
 pub fn claimed_gateway(policy: &str, gateway: IpAddr) -> PolicyError {
     refused(policy, Refusal::GatewayClaimed { gateway })

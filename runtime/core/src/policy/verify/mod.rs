@@ -1,7 +1,8 @@
-//! The host distrusts decisions: what passes here is inside what the operator declared, and well-formed.
+//! The host does not trust decisions: a verified decision is well-formed and stays within the operator's declarations.
 //!
-//! Invariant: every candidate of a [`Verified`] lies in a declared range (and is no declared gateway), or is an address that
-//! the configuration or the runtime named outright. Whether it is *free* is the ledger's commit to say, not this.
+//! Invariant: every candidate of a [`Verified`] lies in a declared range (and is not a declared gateway), or is an
+//! address that the configuration or the runtime named explicitly. Whether it is *free* is decided by the ledger's
+//! commit, not here.
 
 mod choice;
 mod gateway;
@@ -22,11 +23,11 @@ pub use verified::{Verified, VerifiedWant};
 use super::PolicyError;
 use crate::text::clean;
 
-/// Longest reason that is kept, in bytes.
+/// Maximum bytes of a reason.
 const REASON_MAX: usize = 512;
 
-/// Checks a decision against the request it answers. `declared_singles` are addresses that the configuration (`static`) or
-/// the runtime named outright, with their prefix lengths.
+/// Checks a decision against its request. `declared_singles` are addresses that the configuration (`static`) or the
+/// runtime named explicitly, with their prefix lengths.
 ///
 /// # Errors
 ///
@@ -72,7 +73,7 @@ fn want(index: usize, wanted: &Wanted, request: &Request, singles: &[IpNet]) -> 
             return Err(Refusal::MixedFamilies { first, other: answer });
         }
         let range = rules::declared(answer, request, singles)?;
-        // As the stock plugin, `static` takes whatever gateway the operator wrote beside an address.
+        // Like the stock plugin, `static` accepts any gateway that the operator wrote beside an address.
         if range.is_some() || !wanted.gateway.is_some_and(|gateway| rules::names_gateway(&request.config, gateway)) {
             rules::gateway(answer, range, wanted.gateway)?;
         }
@@ -83,7 +84,7 @@ fn want(index: usize, wanted: &Wanted, request: &Request, singles: &[IpNet]) -> 
     Ok(VerifiedWant { candidates, gateway: wanted.gateway })
 }
 
-/// The ledger would refuse the second claim, but as a lost race, which it is not.
+/// The ledger would refuse the second claim, but wrongly as a lost race.
 fn no_address_twice(wants: &[VerifiedWant]) -> Result<(), Refusal> {
     let mut seen = std::collections::HashMap::new();
     for (second, want) in wants.iter().enumerate() {

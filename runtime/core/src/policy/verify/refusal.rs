@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// Why a decision must not be used. Reads on from `policy "x"`.
+/// Why a decision must not be used. The text continues after `policy "x"`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -18,7 +18,7 @@ pub enum Refusal {
         /// The declared ranges, as text.
         declared: String,
     },
-    /// In a range, with another prefix length.
+    /// In a range, but with another prefix length.
     #[error("answered {answer}, but addresses of {subnet} have the prefix length /{}", subnet.prefix_len())]
     Length {
         /// The candidate.
@@ -26,7 +26,7 @@ pub enum Refusal {
         /// Subnet of the range.
         subnet: IpNet,
     },
-    /// A declared gateway.
+    /// A declared gateway as an address.
     #[error("answered {answer}, which is the gateway of {subnet}")]
     Gateway {
         /// The candidate.
@@ -45,7 +45,7 @@ pub enum Refusal {
     /// No candidates for an address.
     #[error("answered with no candidates for address number {index}")]
     NoCandidates {
-        /// Which address.
+        /// The index of the address.
         index: usize,
     },
     /// Candidates of two families for one address.
@@ -61,12 +61,12 @@ pub enum Refusal {
     Duplicate {
         /// The candidate.
         answer: IpAddr,
-        /// Which address.
+        /// The index of one address.
         first: usize,
-        /// Which other.
+        /// The index of the other.
         second: usize,
     },
-    /// A gateway of the other family.
+    /// A gateway of another family.
     #[error("gave the gateway {gateway} to {answer}, which is of another address family")]
     GatewayFamily {
         /// The gateway.
@@ -84,7 +84,7 @@ pub enum Refusal {
         /// Subnet of the range.
         subnet: IpNet,
     },
-    /// Another gateway than the range's.
+    /// Another gateway than that of the range.
     #[error(
         "gave the gateway {gateway} to {answer}, whose range has the gateway {declared}; a policy cannot choose another"
     )]
@@ -110,18 +110,18 @@ pub enum Refusal {
         /// The gateway.
         gateway: IpAddr,
     },
-    /// The address itself as its gateway.
+    /// An address that is its own gateway.
     #[error("gave {answer} itself as its gateway")]
     GatewayIsAddress {
         /// The candidate.
         answer: IpNet,
     },
-    /// Keeps for somebody else.
+    /// Keeps an address for somebody else.
     #[error("wants to keep the address for {owner:?}, which is none of this attachment's identities ({})", identities.join(", "))]
     Owner {
         /// The owner.
         owner: String,
-        /// What it could be.
+        /// The possible owners.
         identities: Vec<String>,
     },
     /// Results before 0.3.0 have one address per family.
@@ -150,7 +150,7 @@ pub enum Refusal {
         /// The scope.
         scope: u32,
     },
-    /// A route that nobody declared.
+    /// An undeclared route.
     #[error(
         "answered with a route to {dst}, which is neither a default route nor one of the network's \"routes\"; the network opens more with \"grants\": {{\"routes\": [\"{dst}\"]}}"
     )]
@@ -158,13 +158,13 @@ pub enum Refusal {
         /// The destination.
         dst: IpNet,
     },
-    /// A name server that is no address.
+    /// A name server that is not an address.
     #[error("answered with the name server {text:?}, which is no address")]
     NameServer {
         /// The text.
         text: String,
     },
-    /// DNS texts that would break the file they go into.
+    /// DNS texts that would corrupt the file into which they are written.
     #[error("answered with a DNS {what} that is empty or has control characters: {text:?}")]
     Dns {
         /// Which setting.
@@ -172,15 +172,15 @@ pub enum Refusal {
         /// The text.
         text: String,
     },
-    /// A delegate that was not declared.
+    /// An undeclared delegate.
     #[error("chose the delegate {name:?}, which is none of those declared ({})", known.join(", "))]
     NoSuchDelegate {
         /// The name.
         name: String,
-        /// The names there are.
+        /// The declared names.
         known: Vec<String>,
     },
-    /// A key the operator did not open.
+    /// A key that the operator did not open.
     #[error("set {key:?} of the delegate {delegate:?}, which is not settable ({})", settable_text(settable))]
     NotSettable {
         /// The key.
@@ -196,7 +196,7 @@ pub enum Refusal {
         /// The key.
         key: String,
     },
-    /// A value that is no JSON.
+    /// A value that is not JSON.
     #[error("set {key:?} to a text that is not JSON: {reason}")]
     NotJson {
         /// The key.

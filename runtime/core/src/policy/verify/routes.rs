@@ -1,8 +1,9 @@
-//! Routes of a decision: the default route and those that the operator declared or opened; and name servers.
+//! Checks the routes of a decision (the default route and those that the operator declared or opened) and its name
+//! servers.
 //!
-//! A route leads a pod's traffic somewhere. Without this rule a policy could take half of the internet (`0.0.0.0/1`) or the
-//! cloud's metadata service (`169.254.169.254/32`) to a next hop of its choice, past what the operator sees in the
-//! network's configuration.
+//! A route redirects a pod's traffic. Without this rule a policy could send half of the internet (`0.0.0.0/1`) or the
+//! cloud's metadata service (`169.254.169.254/32`) to a next hop of its choice, invisible in the network's
+//! configuration.
 
 use std::net::IpAddr;
 
@@ -14,11 +15,11 @@ use super::{Refusal, Verified};
 use crate::policy::PolicyError;
 use crate::text::clean;
 
-/// Longest text that is shown in an error.
+/// Maximum length of a text in an error.
 const SHOWN: usize = 64;
 
-/// Checks the routes and name servers of a decision. `opened` are prefixes inside which the network lets its policy make
-/// routes of its own (`grants.routes`).
+/// Checks the routes and name servers of a decision. `opened` are prefixes inside which the network lets its policy
+/// make its own routes (`grants.routes`).
 ///
 /// # Errors
 ///
@@ -49,14 +50,15 @@ fn check(verified: &Verified, request: &Request, opened: &[IpNet]) -> Result<(),
     }
 }
 
-/// Destinations of `routes` in an `ipam` object. What cannot be read declares nothing; the policy says what is wrong with it.
+/// Returns the destinations of `routes` in an `ipam` object. Unreadable entries declare nothing; the policy reports
+/// them.
 fn declared(config: &str) -> Vec<IpNet> {
     let config: Value = serde_json::from_str(config).unwrap_or_default();
     let routes = config.get("routes").and_then(Value::as_array).into_iter().flatten();
     routes.filter_map(|route| Some(route.get("dst")?.as_str()?.parse::<IpNet>().ok()?.trunc())).collect()
 }
 
-/// An address, or a link-local one with its zone.
+/// Returns whether a text is an address, or a link-local one with its zone.
 fn is_address(server: &str) -> bool {
     let address = server.split_once('%').map_or(server, |(address, _zone)| address);
     address.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6() || !server.contains('%'))

@@ -1,4 +1,4 @@
-//! The single rules of [`super::verify`].
+//! The individual rules of [`super::verify`].
 
 use std::net::IpAddr;
 
@@ -10,10 +10,10 @@ use super::VerifiedWant;
 use crate::policy::Refusal;
 use crate::text::{clean, is_plain};
 
-/// Longest text of a DNS setting that is shown in an error.
+/// Maximum length of a DNS setting in an error.
 const SHOWN: usize = 64;
 
-/// The declared range of a candidate; none for an address that was named outright.
+/// Returns the declared range of a candidate; `None` for an address that was named explicitly.
 pub(super) fn declared<'a>(
     answer: IpNet,
     request: &'a Request,
@@ -24,7 +24,7 @@ pub(super) fn declared<'a>(
     if let Some(range) = ranges().find(|range| range.gateway == Some(answer.addr())) {
         return Err(Refusal::Gateway { answer, subnet: range.subnet });
     }
-    // A range may be declared twice with other subnets around it, so the length decides among them.
+    // A range may be declared twice in different subnets, so the length decides between them.
     let holders = || ranges().filter(|range| range.contains(answer.addr()));
     if let Some(range) = holders().find(|range| range.subnet.prefix_len() == answer.prefix_len()) {
         return Ok(Some(range));
@@ -48,7 +48,7 @@ fn unicast(answer: IpNet) -> Result<(), Refusal> {
     Err(Refusal::NotUnicast { answer, what })
 }
 
-/// What was declared, for a message.
+/// Renders the declarations for a message.
 fn shown(request: &Request, singles: &[IpNet]) -> String {
     const MOST: usize = 8;
     let ranges = request.range_sets.iter().flat_map(|set| &set.ranges);
@@ -61,7 +61,7 @@ fn shown(request: &Request, singles: &[IpNet]) -> String {
     }
 }
 
-/// Whether `addresses` of an `ipam` object name a gateway.
+/// Returns whether `addresses` of an `ipam` object name a gateway.
 pub(super) fn names_gateway(config: &str, gateway: IpAddr) -> bool {
     let config: Value = serde_json::from_str(config).unwrap_or_default();
     let addresses = config.get("addresses").and_then(Value::as_array).into_iter().flatten();
@@ -69,7 +69,7 @@ pub(super) fn names_gateway(config: &str, gateway: IpAddr) -> bool {
     named.any(|named| named.to_canonical() == gateway)
 }
 
-/// The gateway given to a candidate.
+/// Returns the gateway of a candidate.
 pub(super) fn gateway(answer: IpNet, range: Option<&Range>, gateway: Option<IpAddr>) -> Result<(), Refusal> {
     let Some(gateway) = gateway else { return Ok(()) };
     if gateway.is_ipv4() != answer.addr().is_ipv4() {
@@ -86,7 +86,7 @@ pub(super) fn gateway(answer: IpNet, range: Option<&Range>, gateway: Option<IpAd
     }
 }
 
-/// Results before CNI 0.3.0 have a field per family, not a list.
+/// Results before CNI 0.3.0 have one field per family instead of a list.
 pub(super) fn count(wants: &[VerifiedWant], cni_version: &str) -> Result<(), Refusal> {
     if !before_0_3(cni_version) {
         return Ok(());
@@ -106,8 +106,8 @@ fn before_0_3(version: &str) -> bool {
     (major, minor) < (0, 3)
 }
 
-/// A route of the result. As with the stock plugins, IPAM hands out any route that the operator wrote; what makes the link
-/// refuses those it cannot make.
+/// Checks a route of the result. As with the stock plugins, IPAM returns any route that the operator wrote; whatever
+/// makes the link refuses impossible ones.
 pub(super) fn route(route: &Route, config: &str) -> Result<(), Refusal> {
     if let Some(gw) = route.gw.filter(|gw| gw.is_ipv4() != route.dst.addr().is_ipv4())
         && !names_route(config, route.dst, gw)
@@ -120,7 +120,7 @@ pub(super) fn route(route: &Route, config: &str) -> Result<(), Refusal> {
     }
 }
 
-/// Whether `routes` of an `ipam` object have this destination and next hop.
+/// Returns whether `routes` of an `ipam` object have this destination and next hop.
 fn names_route(config: &str, dst: IpNet, gw: IpAddr) -> bool {
     let config: Value = serde_json::from_str(config).unwrap_or_default();
     let routes = config.get("routes").and_then(Value::as_array).into_iter().flatten();
@@ -131,7 +131,7 @@ fn names_route(config: &str, dst: IpNet, gw: IpAddr) -> bool {
     named.any(|route| route == (dst.trunc(), gw))
 }
 
-/// DNS settings go line by line into resolv.conf files: a line break in one would add a line of its own.
+/// DNS settings are written line by line into resolv.conf files: a line break would add a line.
 pub(super) fn dns(dns: &Dns) -> Result<(), Refusal> {
     let all = |what, texts: &[String]| {
         let bad = texts.iter().find(|text| text.is_empty() || !is_plain(text));

@@ -1,4 +1,4 @@
-//! Decisions that must pass and decisions that must not.
+//! Valid and invalid decisions.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -214,7 +214,8 @@ fn the_rest_of_a_decision() {
 }
 
 proptest! {
-    /// Whatever passes lies in a declared range with its length, and is no gateway.
+    /// A verified candidate lies in a declared range with its length, and is not a
+    /// gateway.
     #[test]
     fn nothing_undeclared_passes(
         host in 0_u8..=255, third in 0_u8..3, length in 20_u8..=32, gateway in proptest::option::of(0_u8..=255),

@@ -1,4 +1,4 @@
-//! What has passed.
+//! Verified decisions.
 
 use std::net::IpAddr;
 
@@ -8,13 +8,13 @@ use weft_host_abi::types::{Dns, Range, ReleaseRule, Route};
 /// One address to claim, verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedWant {
-    /// Candidates, best first, without repetitions; each with the declared range it lies in, where it lies in one.
+    /// Candidates, best first, without duplicates, each with its declared range if it lies in one.
     pub candidates: Vec<(IpNet, Option<Range>)>,
     /// The gateway of these candidates.
     pub gateway: Option<IpAddr>,
 }
 
-/// A decision that may be acted on.
+/// A decision that may be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
     /// One entry per address, in result order.
@@ -25,6 +25,6 @@ pub struct Verified {
     pub dns: Option<Dns>,
     /// What happens on release.
     pub release: ReleaseRule,
-    /// One line that says why.
+    /// One line with the reason.
     pub reason: String,
 }

@@ -1,6 +1,6 @@
-//! A call in a process of its own, so that a fault of the engine is not root's: a copy of this process that gives up
-//! everything (`confine.rs`), calls the policy, and answers over a socket. The ledger stays here; the worker asks for what the
-//! policy asks for.
+//! A call in its own process, so that a fault of the engine does not affect a process of root. The worker is a copy of
+//! this process that gives up everything (`confine.rs`), calls the policy, and answers over a socket. The ledger is not
+//! copied; the worker forwards the policy's queries.
 //!
 //! ```text
 //!  this process                                worker
@@ -8,10 +8,10 @@
 //!   <- question / answer ->                      ledger view
 //!   <- Done{value or Ending, cost, log}          ends
 //! ```
-//! Invariants: the process is copied while it has one thread, so that no lock of another one is held for ever in the copy; the
-//! worker keeps no descriptor but its socket and the policy's code, and no memory that is shared with this process; it never returns into the
-//! caller's code; what it says is bounded, counted and cleaned here, for it may be the policy that speaks; it is gone when
-//! `call` returns.
+//! Invariants: the process forks while it has a single thread, so that no other thread's lock remains locked in the
+//! copy. The worker keeps only its socket and the policy's code as descriptors, and no memory shared with this process.
+//! It never returns into the caller's code. Its messages are bounded, counted and sanitised here, because the policy
+//! may have written them. It has ended when `call` returns.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -38,23 +38,23 @@ use super::{Evidence, Exchange, Exchanges, Limits, LogLine};
 use crate::policy::confine::{Work, confine};
 use crate::text::clean;
 
-/// Bytes of a frame beside what the policy handed over.
+/// Bytes of a frame in addition to the policy's data.
 const FRAME_OVERHEAD: usize = 64 << 10;
 
-/// Units of fuel that the slowest machine gets through in a second.
+/// Units of fuel that the slowest machine executes per second.
 const FUEL_PER_SECOND: u64 = 20_000_000;
 
-/// How long other threads of this process may take to end.
+/// How long to wait for other threads of this process to end.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What a worker says.
+/// A message from a worker.
 #[derive(Debug, Serialize, Deserialize)]
 enum Said<T> {
     Ask(Question),
     Done { value: Result<T, Ending>, fuel: u64, memory: usize, calls: u32, log: Vec<LogLine> },
 }
 
-/// A question to the ledger.
+/// A ledger query.
 #[derive(Debug, Serialize, Deserialize)]
 enum Question {
     ClaimedBy(IpAddr),
@@ -64,8 +64,8 @@ enum Question {
     HeldBy(String),
 }
 
-/// Makes a call in a worker; `run` is what it does there. `code` is the file (device and inode) with the policy's compiled code, which
-/// the engine maps once more for each instance: the worker keeps that open, for reading.
+/// Makes a call in a worker, which executes `run`. `code` is the file (device and inode) with the policy's compiled
+/// code. The engine maps it again for each instance, so the worker keeps it open for reading.
 pub(super) fn call<T: Serialize + DeserializeOwned>(
     asked: Asked,
     limits: &Limits,
@@ -78,7 +78,7 @@ pub(super) fn call<T: Serialize + DeserializeOwned>(
     }
 }
 
-/// A worker at work.
+/// A running worker.
 struct Worker {
     pid: Pid,
     socket: UnixStream,
@@ -95,20 +95,21 @@ fn start<T: Serialize>(
     let (socket, theirs) = UnixStream::pair().map_err(cannot)?;
     let parent = getpid();
     wait_until_alone()?;
-    // SAFETY: this thread is the only one of its process, by the wait above, and only it could start another. So no lock is
-    // held in the copy but by this thread, which is here and holds none: memory can be allocated, and all of the library can
-    // be used. The copy ends in `work`, without returning to a caller whose things (the store among them) are not its own.
+    // SAFETY: after the wait above, this thread is the only one of its process, and only it could start another. So no
+    // other thread holds a lock in the copy, and this thread holds none: memory can be allocated, and the whole library
+    // can be used. The copy ends in `work`, without returning to a caller whose objects (the store among them) do not
+    // belong to it.
     match unsafe { fork() }.map_err(|errno| cannot(errno.into()))? {
         ForkResult::Parent { child } => Ok(Worker { pid: child, socket, ledger: asked.ledger }),
         ForkResult::Child => work(OwnedFd::from(theirs).into(), code, (parent, asked.pod), run),
     }
 }
 
-/// Waits for the end of helpers whose work is done already.
+/// Waits for the end of helper threads whose work is done.
 fn wait_until_alone() -> Result<(), String> {
     let began = Instant::now();
     loop {
-        // The directory has an entry for each thread, and counts them as links, beside the two that each directory has.
+        // The directory has an entry for each thread, counted as a link in addition to the usual two.
         match std::fs::metadata("/proc/self/task").map(|tasks| tasks.nlink()) {
             Ok(3) => return Ok(()),
             Ok(_more) if began.elapsed() < PATIENCE => std::thread::sleep(Duration::from_micros(20)),
@@ -118,7 +119,7 @@ fn wait_until_alone() -> Result<(), String> {
     }
 }
 
-/// The worker's life.
+/// Runs the worker.
 #[expect(unsafe_code, reason = "ends the process as it is")]
 fn work<T: Serialize>(
     socket: File,
@@ -126,7 +127,7 @@ fn work<T: Serialize>(
     (parent, pod): (Pid, Option<Pod>),
     run: impl FnOnce(Asked) -> (Result<T, Ending>, Evidence),
 ) -> ! {
-    // As a file, it is read and written by the calls that the filter allows.
+    // As a file, it is read and written with calls that the filter allows.
     let socket = Arc::new(socket);
     let body = || {
         let confined = leave_all_behind(socket.as_raw_fd(), code)
@@ -136,17 +137,17 @@ fn work<T: Serialize>(
             Err(what) => (Err(Ending::Engine(format!("its worker is not safe: {what}"))), Evidence::default()),
         };
         let Evidence { fuel, memory, calls, log, ledger: _ } = evidence;
-        // Where nobody reads it, nobody waits.
+        // If nobody reads it, nobody waits for it.
         write_frame(socket.as_ref(), &Said::Done { value, fuel, memory, calls, log }).ok();
     };
-    // The process that waits sees the socket close.
+    // The waiting process sees the socket close.
     catch_unwind(AssertUnwindSafe(body)).ok();
     // SAFETY: takes a number and does not return. Destructors and handlers of the copied process must not run here.
     unsafe { libc::_exit(0) }
 }
 
-/// Closes all descriptors but its socket and the policy's code, and lets go of memory that is shared with the process this is a copy
-/// of: the ledger's index, above all, which the copy could write to.
+/// Closes all descriptors except the worker's socket and the policy's code, and unmaps memory shared with the original
+/// process: above all the ledger's index, to which the copy could write.
 fn leave_all_behind(socket: RawFd, code: (u64, u64)) -> Result<(), String> {
     let cannot = |what: &'static str| move |error: std::io::Error| format!("cannot {what}: {error}");
     for (start, length) in shared_memory().map_err(cannot("tell what memory is shared"))? {
@@ -165,13 +166,13 @@ fn leave_all_behind(socket: RawFd, code: (u64, u64)) -> Result<(), String> {
     close_range(next, u32::MAX).map_err(|errno| format!("cannot close what is open: {errno}"))
 }
 
-/// Descriptors of the policy's code that can be read only.
+/// Returns descriptors of the policy's code that are open only for reading.
 fn code_files(code: (u64, u64)) -> std::io::Result<Vec<u32>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let entry = entry?;
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // The link's own mode says how it is open. What was closed meanwhile (the directory) is none.
+        // The link's own mode shows how it is open. Skip descriptors closed meanwhile (the directory's).
         let Ok(link) = entry.metadata() else { continue };
         let is_code = std::fs::metadata(entry.path()).is_ok_and(|file| (file.dev(), file.ino()) == code);
         if is_code && link.mode() & 0o200 == 0 {
@@ -181,12 +182,12 @@ fn code_files(code: (u64, u64)) -> std::io::Result<Vec<u32>> {
     Ok(files)
 }
 
-/// Start and length of each mapping that is shared.
+/// Returns start and length of each shared mapping.
 fn shared_memory() -> std::io::Result<Vec<(usize, usize)>> {
     let maps = std::fs::read("/proc/self/maps")?;
     let odd = || std::io::Error::from(ErrorKind::InvalidData);
     let mut shared = Vec::new();
-    // Each line begins so: 7f0000000000-7f0000008000 rw-s
+    // Each line begins like this: 7f0000000000-7f0000008000 rw-s
     for line in maps.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let mut words = line.split(|byte| *byte == b' ');
         let (addresses, rights) = (words.next().ok_or_else(odd)?, words.next().ok_or_else(odd)?);
@@ -204,23 +205,23 @@ fn shared_memory() -> std::io::Result<Vec<(usize, usize)>> {
 
 #[expect(unsafe_code, reason = "memory goes that others in this process have addresses of")]
 fn unmap(start: usize, length: usize) -> Result<(), Errno> {
-    // SAFETY: shared mappings here are SQLite's (its index and its file). The worker never uses the store again: it has no
-    // ledger but `FarLedger`, drops nothing of the caller's, and ends in `_exit`. Code and data of the program and of
-    // policies are mapped privately.
+    // SAFETY: shared mappings here are SQLite's (its index and its file). The worker never uses the store again: its
+    // only ledger is `FarLedger`, it drops nothing of the caller's, and it ends in `_exit`. Code and data of the
+    // program and of policies are mapped privately.
     Errno::result(unsafe { libc::munmap(std::ptr::without_provenance_mut(start), length) }).map(drop)
 }
 
 #[expect(unsafe_code, reason = "descriptors go that others in this process own")]
 fn close_range(first: u32, last: u32) -> Result<(), Errno> {
-    // SAFETY: takes three numbers. Owners of the descriptors are not used again, as above.
+    // SAFETY: takes three numbers. As above, owners of the descriptors are not used again.
     let closed = Errno::result(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) });
     match closed {
-        // Before Linux 5.9: one after the other, as far as there can be any.
+        // Before Linux 5.9: close each possible descriptor.
         Err(Errno::ENOSYS) => {
             let (most, _hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
             let end = last.min(u32::try_from(most).unwrap_or(u32::MAX));
             for fd in first..=end {
-                // SAFETY: as above. What is not open stays so.
+                // SAFETY: as above. Closing an unused number has no effect.
                 unsafe { libc::close(i32::try_from(fd).unwrap_or(-1)) };
             }
             Ok(())
@@ -229,7 +230,7 @@ fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     }
 }
 
-/// The ledger as the worker has it.
+/// The worker's ledger, which asks the original process.
 struct FarLedger(Arc<File>);
 
 impl FarLedger {
@@ -295,9 +296,9 @@ impl Question {
 // === impl Worker ===
 
 impl Worker {
-    /// Answers its questions until it is done, and ends it.
+    /// Answers the worker's queries until it is done, and ends it.
     fn answer<T: DeserializeOwned>(self, limits: &Limits) -> (Result<T, Ending>, Evidence) {
-        // The worker itself ends a policy by its fuel and its deadline; this is for one that is no longer itself.
+        // The worker itself enforces fuel and deadline; this limit is for a worker that is out of control.
         let patience = limits.deadline + Duration::from_secs(2 + limits.fuel / FUEL_PER_SECOND);
         let mut exchanges = Exchanges::default();
         let served = self.serve(limits, Instant::now() + patience, &mut exchanges);
@@ -322,7 +323,7 @@ impl Worker {
         }
     }
 
-    /// The worker's last word: what came of the call, or a question too many.
+    /// Returns the worker's last message: the outcome of the call, or a query beyond the limit.
     fn serve<T: DeserializeOwned>(
         &self,
         limits: &Limits,
@@ -354,7 +355,7 @@ impl Worker {
         Err("it asks for ever".to_owned())
     }
 
-    /// Ends the worker, if it has not ended, and says how it did where that is worth it.
+    /// Ends the worker if it is still running. Returns how it ended, if that is worth reporting.
     fn end(&self) -> String {
         kill(self.pid, Signal::SIGKILL).ok();
         match waitpid(self.pid, None) {
@@ -364,13 +365,13 @@ impl Worker {
     }
 }
 
-/// A log as another process said it, made fit to be shown.
+/// Makes a log from another process displayable.
 fn tidy(log: Vec<LogLine>, limits: &Limits) -> Vec<LogLine> {
     let lines = log.into_iter().take(limits.log_lines.saturating_add(1));
     lines.map(|line| LogLine { text: clean(&line.text, limits.text_bytes), ..line }).collect()
 }
 
-/// Writes a length of four bytes and as much JSON.
+/// Writes four bytes of length followed by JSON.
 fn write_frame<T: Serialize>(mut to: impl Write, value: &T) -> std::io::Result<()> {
     let mut frame = vec![0; 4];
     serde_json::to_writer(&mut frame, value)?;
@@ -379,7 +380,7 @@ fn write_frame<T: Serialize>(mut to: impl Write, value: &T) -> std::io::Result<(
     to.write_all(&frame)
 }
 
-/// Reads a frame of at most so many bytes.
+/// Reads a frame up to a maximum size.
 fn read_frame<T: DeserializeOwned>(mut from: impl Read, most: usize) -> std::io::Result<T> {
     let mut length = [0; 4];
     from.read_exact(&mut length)?;

@@ -1,15 +1,15 @@
-//! Workers that keep to their part, and workers that do not: each in a process of one thread, as a worker's parent has to be.
+//! Well-behaved and misbehaving workers, each started by a process with a single thread, as a worker's parent must be.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unsafe_code, reason = "tests")]
 
 use super::*;
 use weft_host_abi::guest::LogLevel;
 
-/// Makes a check in a copy of this process, which has one thread; the check's panic is the test's.
+/// Runs a check in a copy of this process, which has a single thread; a panic of the check fails the test.
 fn alone(check: impl FnOnce()) {
     let (mut said, say) = std::io::pipe().unwrap();
-    // SAFETY: the copy has one thread. Whatever lock another one held is none that the check needs: the C library makes
-    // its own usable in the copy, and nothing is printed.
+    // SAFETY: the copy has a single thread. The check needs no lock that another thread may have held: the C library
+    // makes its own usable in the copy, and nothing is printed.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
             std::panic::set_hook(Box::new(move |info| {
@@ -28,10 +28,10 @@ fn alone(check: impl FnOnce()) {
     }
 }
 
-/// No file has it.
+/// No file has this identity.
 const NONE: (u64, u64) = (0, 0);
 
-/// Fast enough for a test that waits for its end.
+/// Limits short enough for a test that waits for them.
 fn limits() -> Limits {
     Limits { fuel: 1, deadline: Duration::from_millis(10), calls: 8, ..Limits::default() }
 }
@@ -41,7 +41,7 @@ fn evidence() -> Evidence {
     Evidence { fuel: u64::MAX, memory: usize::MAX, calls: u32::MAX, log, ledger: Exchanges::default() }
 }
 
-/// One address is taken.
+/// A ledger with one taken address.
 struct One;
 
 impl LedgerView for One {
@@ -114,7 +114,7 @@ fn what_a_worker_says_of_itself_is_bounded() {
     });
 }
 
-/// What a worker does.
+/// The body of a worker.
 type Work = fn(Asked) -> (Result<u8, Ending>, Evidence);
 
 #[test]
@@ -166,8 +166,7 @@ fn a_worker_has_nothing_of_its_parent() {
     alone(|| {
         let file = std::fs::File::open("/etc/passwd").unwrap();
         let copies: Vec<OwnedFd> = (0..64).map(|_| file.try_clone().unwrap().into()).collect();
-        // Shared memory, as SQLite has it.
-        // SAFETY: a new mapping of one page.
+        // Shared memory, as SQLite uses it. SAFETY: a new mapping of one page.
         let page = unsafe {
             let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
             libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
@@ -176,7 +175,7 @@ fn a_worker_has_nothing_of_its_parent() {
             let mut byte = [0_u8];
             // SAFETY: reads into a byte of ours.
             let open = (0..200).filter(|fd| unsafe { libc::read(*fd, byte.as_mut_ptr().cast(), 0) } == 0).count();
-            // SAFETY: an address that may lead nowhere; the kernel checks it.
+            // SAFETY: the address may be invalid; the kernel checks it.
             let mapped = unsafe { libc::syscall(libc::SYS_madvise, page, 4096, libc::MADV_NORMAL) } == 0;
             (Ok((open, mapped)), Evidence::default())
         };
