@@ -1,5 +1,5 @@
-//! The service `claim`: the cluster ledger. `weft` has written an intent into the node's store; the agent, which reads the same
-//! store, asks the cluster.
+//! Service `claim`: the cluster ledger. `weft` has written an intent into the node's store; the agent reads the same
+//! store and asks the cluster.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ impl Service for ClusterClaims {
     type Reply = ClaimReply;
 }
 
-/// What the agent is asked.
+/// A request to the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClaimRequest {
@@ -27,11 +27,11 @@ pub enum ClaimRequest {
     Grant {
         /// The intent.
         nonce: String,
-        /// How many addresses a cell of the domain has, as the network says; 0 where it does not.
+        /// How many addresses a cell of the domain has, according to the network; 0 if it does not say.
         #[serde(default)]
         cell_size: u32,
     },
-    /// What the cluster says about an IPAMClaim, read live.
+    /// Reads an IPAMClaim live from the cluster.
     Persistent {
         /// The cluster ledger, as in the intent.
         ledger: String,
@@ -40,13 +40,14 @@ pub enum ClaimRequest {
         /// Its name.
         name: String,
     },
-    /// The IPAMClaim of a pod's interface whose policy keeps its addresses. It is made where it is not there yet.
+    /// Returns the IPAMClaim of a pod's interface whose policy keeps its addresses. It is made if it does not exist
+    /// yet.
     Keep {
         /// The cluster ledger, as in the intent.
         ledger: String,
         /// The pod's namespace.
         namespace: String,
-        /// The pod's name, by which it is known when it comes back.
+        /// The pod's name, which identifies it when it returns.
         pod: String,
         /// Its uid.
         uid: String,
@@ -55,22 +56,23 @@ pub enum ClaimRequest {
         /// The interface.
         interface: String,
     },
-    /// What an AddressPool declares. It may be some seconds old.
+    /// Returns the declarations of an AddressPool. They may be some seconds old.
     Pool {
         /// The cluster ledger, as in the intent.
         ledger: String,
         /// Its name.
         name: String,
     },
-    /// One more cell of a domain in block mode with addresses of some spans: for this machine, or one that all claim from. One that is
-    /// there already is as good, if the caller does not know it.
+    /// Requests one more cell of a domain in block mode with addresses from some spans: for this machine, or a shared
+    /// one. An existing cell is also returned, if the caller does not know it.
     Cell {
-        /// What is looked for.
+        /// The wanted cell.
         want: CellWant,
         /// First addresses of cells that the caller knows.
         known: Vec<IpAddr>,
     },
-    /// What others have in a domain, in runs of neighbours, as far as they touch the given spans. It may be stale.
+    /// Returns what others have in a domain, as runs of consecutive addresses that touch the given spans. It may be
+    /// stale.
     Taken {
         /// The cluster ledger, as in the intent.
         ledger: String,
@@ -81,12 +83,13 @@ pub enum ClaimRequest {
     },
 }
 
-/// Block mode, as a pool declares it: the machines of a domain have whole cells of addresses, and give them out by themselves.
+/// Block mode, as a pool declares it: the machines of a domain own whole cells of addresses, and allocate them by
+/// themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blocks {
     /// How many addresses a cell has: a power of two.
     pub size: u32,
-    /// Where all cells are taken no address is borrowed from a shared one.
+    /// Whether borrowing an address from a shared cell is forbidden when all cells are taken.
     #[serde(default)]
     pub strict: bool,
 }
@@ -100,25 +103,25 @@ pub struct CellWant {
     pub domain: String,
     /// How many addresses a cell of the domain has.
     pub size: u32,
-    /// The pool that it is for; empty where there is none.
+    /// The pool that it is for; empty if there is none.
     pub pool: String,
-    /// All claim from it, instead of this machine alone.
+    /// Whether all machines claim from it, instead of this machine alone.
     pub shared: bool,
     /// First and last address of each span.
     pub spans: Vec<(IpAddr, IpAddr)>,
 }
 
-/// What the agent answers.
+/// An answer of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClaimReply {
-    /// Every want has an address; which ones is in the store.
+    /// Every want has an address; the store has the addresses.
     Granted,
-    /// All candidates of a want are somebody else's.
+    /// All candidates of a want belong to somebody else.
     Lost {
-        /// Its place in the intent.
+        /// The index of the want in the intent.
         want: usize,
-        /// Addresses that turned out to be taken, and by whom.
+        /// Addresses that turned out to be taken, with their holders.
         taken: Vec<(IpAddr, String)>,
     },
     /// An IPAMClaim.
@@ -141,25 +144,25 @@ pub enum ClaimReply {
     Pool {
         /// Its domain.
         domain: String,
-        /// Its ranges, without what it excludes.
+        /// Its ranges, without its exclusions.
         sets: Vec<RangeSet>,
-        /// How long neighbours may take to answer, in milliseconds, where they are to be asked for its addresses.
+        /// Milliseconds to wait for neighbours to answer a probe for its addresses, if they are to be probed.
         #[serde(default)]
         probe_ms: Option<u32>,
-        /// It is in block mode.
+        /// Set if it is in block mode.
         blocks: Option<Blocks>,
     },
-    /// This machine has a cell that the caller did not know; which one is in the store.
+    /// This machine has a cell that the caller did not know; the store has its addresses.
     Cell,
-    /// Shared cells with addresses of the spans, and what is claimed in them, both as first and last addresses.
+    /// Shared cells with addresses of the spans, and the taken addresses in them; both as first and last addresses.
     Shared {
         /// The cells.
         cells: Vec<(IpAddr, IpAddr)>,
-        /// What is taken.
+        /// The taken addresses.
         taken: Vec<(IpAddr, IpAddr)>,
     },
     /// No cell with addresses of the spans is left.
     NoCell,
-    /// First and last address of runs that are taken.
+    /// First and last address of each taken run.
     Taken(Vec<(IpAddr, IpAddr)>),
 }

@@ -1,4 +1,4 @@
-//! One call to the agent. Its absence, its silence and its refusals are different errors.
+//! One call to the agent. Its absence, its silence and its refusals are distinct errors.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -8,20 +8,20 @@ use std::time::{Duration, Instant};
 use super::lease::Lease;
 use super::{Answer, Envelope, Fault, HEARTBEAT, Outcome, Refusal, Service};
 
-/// More than any reply.
+/// Maximum size of a reply.
 const LIMIT: usize = 16 << 20;
 
-/// Why the agent did not do what it was asked.
+/// Why the agent did not fulfil a request.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// Nobody listens there.
+    /// Nobody listens on the socket.
     #[error("{}: dial unix {}: connect: {}; start \"weftctl agent\" on this node", dialing(.service), .socket.display(), plain(.source))]
     Away {
-        /// The service that was asked.
+        /// The requested service.
         service: &'static str,
         /// Its socket.
         socket: PathBuf,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
     },
     /// It does not answer.
@@ -37,29 +37,29 @@ pub enum AgentError {
     Broken {
         /// Its socket.
         socket: PathBuf,
-        /// How.
+        /// The error.
         #[source]
         source: io::Error,
     },
-    /// Something else listens there.
+    /// Another program listens on the socket.
     #[error("what listens at {} is not \"weftctl agent\"{}; {}", .socket.display(), if *.stock { " but the stock DHCP daemon" } else { "" },
         if *.service == Lease::NAME { "correct ipam.daemonSocketPath" } else { "stop it, or name the socket of the agent" })]
     Stranger {
-        /// The service that was asked.
+        /// The requested service.
         service: &'static str,
         /// The socket.
         socket: PathBuf,
-        /// It speaks HTTP, as the stock daemon does.
+        /// Whether it speaks HTTP, as the stock daemon does.
         stock: bool,
     },
     /// It answered with something that is not a reply of this service.
     #[error("the agent at {} answered {service} with something this program cannot read; use weft and weftctl of one release", .socket.display())]
     Unreadable {
-        /// The service that was asked.
+        /// The requested service.
         service: &'static str,
         /// The socket.
         socket: PathBuf,
-        /// What is wrong with the answer.
+        /// The error in the answer.
         #[source]
         source: serde_json::Error,
     },
@@ -74,7 +74,7 @@ pub enum AgentError {
 }
 
 impl AgentError {
-    /// The CNI error code.
+    /// Returns the CNI error code.
     #[must_use]
     pub fn code(&self) -> u32 {
         match self {
@@ -85,7 +85,7 @@ impl AgentError {
         }
     }
 
-    /// The stock DHCP plugin's text for the same failure; its users look for that.
+    /// Returns the stock DHCP plugin's text for the same failure, which its users search for.
     #[must_use]
     pub fn stock_text(&self) -> String {
         match self {
@@ -96,18 +96,18 @@ impl AgentError {
     }
 }
 
-/// The stock DHCP plugin's text for the service that replaces it.
+/// Returns the stock DHCP plugin's text for connecting to the service.
 fn dialing(service: &str) -> &'static str {
     if service == Lease::NAME { "error dialing DHCP daemon" } else { "cannot reach the agent" }
 }
 
-/// The kernel's text without the number.
+/// Returns the kernel's text without the error number.
 fn plain(error: &io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
-/// Whether an agent listens there. Asks it nothing.
+/// Checks that an agent listens on a socket, without a request.
 ///
 /// # Errors
 /// `AgentError::Away`.
@@ -123,8 +123,8 @@ fn connect<S: Service>(socket: &Path) -> Result<UnixStream, AgentError> {
     })
 }
 
-/// Sends one request to a service and waits for its reply: as long as the agent shows that it is at work, and no longer
-/// than `limit`.
+/// Sends one request to a service and waits for its reply, for as long as the agent sends heartbeats, and at most for
+/// `limit`.
 ///
 /// # Errors
 /// See [`AgentError`].

@@ -1,7 +1,8 @@
-//! Counters of one-shot processes: each call appends one line to a file that the agent made, and the agent adds them up.
+//! Counters of one-shot processes: each call appends one line to a file that the agent made, and the agent sums them
+//! up.
 //!
-//! A node without an agent has no such file, and a call then writes nothing. A write of one short line with `O_APPEND` is
-//! whole; a lost line is a lost count, nothing more.
+//! On a node without an agent the file does not exist, and a call writes nothing. A write of one short line with
+//! `O_APPEND` is atomic; a lost line is merely a lost count.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,40 +12,40 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// In the state directory.
+/// The file in the state directory.
 const FILE: &str = "counters";
-/// Where the agent reads a full file from.
+/// The name under which the agent reads a full file.
 const TAKEN: &str = "counters.taken";
-/// Nobody reads it any more: an agent that ended.
+/// Maximum size: a larger file means that the agent has ended and nobody reads it.
 const LARGEST: u64 = 1 << 20;
-/// Different outcomes that are counted apart.
+/// Maximum number of outcomes that are counted separately.
 const DISTINCT: usize = 2_000;
 
 /// Verb, network, code.
 pub type Outcome = (String, String, String);
 
-/// Counts one call, where an agent collects counts. Fails silently: a call must not fail for its count.
+/// Counts one call, if an agent collects counts. Fails silently: a call must not fail because of its count.
 pub fn count(state: &Path, verb: &str, network: &str, code: u32, took: Duration) {
     let name: String = network.chars().filter(|c| !c.is_control()).take(64).collect();
     append(state, &format!("{verb}\t{name}\t{code}\t{}\n", took.as_micros()));
 }
 
-/// Counts one answer of a policy in a network with a monitor: its part (`active`, `monitor`, or `compared` for how the two
-/// compare) and the answer in one word. Fails silently too.
+/// Counts one answer of a policy in a network with a monitor: its part (`active`, `monitor`, or `compared` for their
+/// comparison) and the answer as one word. Fails silently too.
 pub fn count_policy(state: &Path, network: &str, policy: &str, part: &'static str, answer: &'static str) {
     let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(256).collect::<String>();
     append(state, &format!("{POLICY}\t{}\t{}\t{part}\t{answer}\n", plain(network), plain(policy)));
 }
 
-/// Counts addresses that somebody on the wire had. Fails silently too.
+/// Counts addresses that somebody on the wire used. Fails silently too.
 pub fn count_conflicts(state: &Path, network: &str, count: usize) {
     let name: String = network.chars().filter(|c| !c.is_control()).take(64).collect();
     append(state, &format!("{CONFLICT}\t{name}\t{count}\n"));
 }
 
-/// What a line about a policy begins with, where others have a verb.
+/// The first word of a line about a policy, where others have a verb.
 const POLICY: &str = "policy";
-/// The same of a line about addresses that are in use.
+/// The first word of a line about addresses in use.
 const CONFLICT: &str = "conflict";
 
 fn append(state: &Path, line: &str) {
@@ -58,7 +59,7 @@ fn append(state: &Path, line: &str) {
 /// Network, policy, part, answer.
 pub type PolicyAnswer = [String; 4];
 
-/// What was counted since the agent started.
+/// The counts since the agent started.
 #[derive(Debug, Default)]
 pub struct Totals {
     requests: RefCell<BTreeMap<Outcome, u64>>,
@@ -67,7 +68,7 @@ pub struct Totals {
     conflicts: RefCell<BTreeMap<String, u64>>,
 }
 
-/// The agent's side: takes what calls have counted.
+/// The agent's side: collects the counts of calls.
 #[derive(Debug)]
 pub struct Collector {
     file: PathBuf,
@@ -77,7 +78,7 @@ pub struct Collector {
 // === impl Collector ===
 
 impl Collector {
-    /// Makes the file, so that calls begin to count.
+    /// Creates the file, so that calls begin to count.
     ///
     /// # Errors
     /// It cannot be made.
@@ -91,13 +92,13 @@ impl Collector {
         OpenOptions::new().create(true).append(true).mode(0o600).open(&self.file).map(drop)
     }
 
-    /// Adds what was counted since the last time. A call that opened the file before it was taken may be counted next time or
-    /// not at all.
+    /// Adds the counts since the last collection. A call that opened the file before it was renamed may be counted next
+    /// time or not at all.
     ///
     /// # Errors
     /// The files cannot be read or written.
     pub fn collect(&self, totals: &Totals) -> io::Result<()> {
-        // What was taken the last time is complete by now.
+        // The file of the last collection is complete by now.
         match fs::read_to_string(&self.taken) {
             Ok(text) => {
                 text.lines().for_each(|line| totals.add(line));
@@ -161,25 +162,25 @@ impl Totals {
         }
     }
 
-    /// Addresses that somebody on the wire had, by network.
+    /// Returns how many addresses somebody on the wire used, by network.
     #[must_use]
     pub fn conflicts(&self) -> Vec<(String, u64)> {
         self.conflicts.borrow().iter().map(|(network, count)| (network.clone(), *count)).collect()
     }
 
-    /// Answers of policies in networks with a monitor.
+    /// Returns the answers of policies in networks with a monitor.
     #[must_use]
     pub fn policies(&self) -> Vec<(PolicyAnswer, u64)> {
         self.policies.borrow().iter().map(|(answer, count)| (answer.clone(), *count)).collect()
     }
 
-    /// Calls by verb, network and code.
+    /// Returns the calls by verb, network and code.
     #[must_use]
     pub fn requests(&self) -> Vec<(Outcome, u64)> {
         self.requests.borrow().iter().map(|(outcome, count)| (outcome.clone(), *count)).collect()
     }
 
-    /// Number of calls and seconds spent, by verb.
+    /// Returns the number of calls and the seconds spent, by verb.
     #[must_use]
     pub fn durations(&self) -> Vec<(String, (u64, f64))> {
         self.durations.borrow().iter().map(|(verb, sum)| (verb.clone(), *sum)).collect()
@@ -196,7 +197,7 @@ mod tests {
     fn counts_of_processes_add_up_once() {
         let dir = tempfile::tempdir().unwrap();
         let took = Duration::from_millis(250);
-        // No agent, no file.
+        // Without an agent, there is no file.
         count(dir.path(), "ADD", "net", 0, took);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         let collector = Collector::open(dir.path()).unwrap();

@@ -1,4 +1,4 @@
-//! The ways in which the agent refuses a request. All services share them, so that one table maps them to CNI codes.
+//! The agent's kinds of refusals. All services share them, so that one table maps them to CNI codes.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,25 +10,25 @@ use crate::cni::code;
 pub enum Fault {
     /// No DHCP server gave a lease.
     NoLease,
-    /// The lease that was there is over.
+    /// The lease is over.
     Lost,
-    /// The agent knows nothing of this attachment.
+    /// The agent does not know this attachment.
     Unknown,
     /// The network namespace or the link in it cannot be used.
     Place,
-    /// What a DHCP server gave cannot be used.
+    /// The answer of a DHCP server cannot be used.
     Answer,
-    /// The request makes no sense to the agent.
+    /// The request is invalid.
     Request,
-    /// The agent's own trouble.
+    /// An internal error of the agent.
     Internal,
     /// The agent does not have this service: it is older than the caller, or the service is switched off.
     UnknownService,
     /// The agent has this service, but does not speak this version.
     UnknownVersion,
-    /// What was asked for does not exist.
+    /// The requested object does not exist.
     NotFound,
-    /// What the service needs (an API server, kubelet) does not answer.
+    /// A dependency of the service (an API server, kubelet) does not answer.
     Unavailable,
     /// The caller's deadline passed.
     Deadline,
@@ -36,15 +36,15 @@ pub enum Fault {
     Denied,
     /// Somebody else was faster or has it.
     Conflict,
-    /// There is nothing left to give.
+    /// Nothing is left to allocate.
     Exhausted,
-    /// A kind that this program does not know: the agent is newer.
+    /// A kind that this program does not know, from a newer agent.
     #[serde(other)]
     Other,
 }
 
 impl Fault {
-    /// The CNI error code of this kind.
+    /// Returns the CNI error code of this kind.
     #[must_use]
     pub fn code(self) -> u32 {
         match self {
@@ -71,12 +71,12 @@ impl Fault {
 pub struct Refusal {
     /// Its kind.
     pub fault: Fault,
-    /// Names the thing, the value, and what to do.
+    /// Names the object, the value, and what to do.
     pub message: String,
 }
 
 impl Refusal {
-    /// A refusal.
+    /// Creates a refusal.
     pub fn new(fault: Fault, message: impl Into<String>) -> Self {
         Self { fault, message: message.into() }
     }

@@ -28,8 +28,8 @@ pub struct HealthReply {
     pub version: String,
     /// Its process id.
     pub pid: u32,
-    /// The name of its Node object, where it serves Kubernetes.
+    /// The name of its Node object, if it serves Kubernetes.
     pub node: Option<String>,
-    /// What keeps the node from being ready, one line each; empty where it is.
+    /// What prevents the node from being ready, one line each; empty if it is ready.
     pub faults: Vec<String>,
 }

@@ -27,35 +27,35 @@ impl Service for Lease {
 pub enum Request {
     /// Gets a lease for an attachment, or returns the one it has.
     Allocate(Allocate),
-    /// Is there a running lease?
+    /// Checks that a lease is running.
     Check(Attachment),
-    /// Gives the lease back; one that is not known is given back already.
+    /// Gives the lease back; an unknown lease counts as given back.
     Release(Attachment),
-    /// Which leases the agent keeps.
+    /// Lists the leases of the agent.
     Status,
 }
 
-/// What a lease is asked for with.
+/// The parameters of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Allocate {
     /// The attachment.
     pub attachment: Attachment,
     /// `CNI_NETNS`.
     pub netns: PathBuf,
-    /// What the configuration says.
+    /// The configuration of the lease.
     pub wish: Wish,
 }
 
 /// The configuration of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Wish {
-    /// An IPv4 address is wanted.
+    /// Whether to request an IPv4 address.
     pub ipv4: bool,
-    /// An IPv6 address is wanted.
+    /// Whether to request an IPv6 address.
     pub ipv6: bool,
     /// DHCPv4 options to send, by code.
     pub provide: BTreeMap<u8, String>,
-    /// DHCPv4 options to ask for.
+    /// DHCPv4 options to request.
     pub request: Vec<u8>,
     /// Ask servers to broadcast, on every kind of link.
     pub broadcast: bool,
@@ -71,11 +71,11 @@ pub enum Reply {
     Leased(Leased),
     /// Done, with nothing to report.
     Done,
-    /// Which leases the agent keeps.
+    /// The leases of the agent.
     Status(AgentStatus),
 }
 
-/// What the leases of an attachment give it.
+/// The addresses, routes and DNS of an attachment's leases.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Leased {
     /// Addresses with their gateways, IPv4 first.
@@ -86,14 +86,14 @@ pub struct Leased {
     pub dns: Dns,
 }
 
-/// Which leases the agent keeps.
+/// The leases of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct AgentStatus {
     /// The agent's version.
     pub version: String,
     /// Its process id.
     pub pid: u32,
-    /// Every attachment with a lease, or on the way to one.
+    /// Every attachment with a lease, or with a lease being requested.
     pub leases: Vec<LeaseStatus>,
 }
 
@@ -106,6 +106,6 @@ pub struct LeaseStatus {
     pub state: String,
     /// Its addresses.
     pub addresses: Vec<IpNet>,
-    /// Seconds until the first lease ends, where it has an end.
+    /// Seconds until the first lease ends, if it does.
     pub expires_in: Option<u64>,
 }

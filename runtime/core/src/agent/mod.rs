@@ -7,12 +7,12 @@
 //! {"v": 1, "reply": ...}    or    {"v": 1, "error": {"fault": "not-found", "message": "..."}}
 //! ```
 //!
-//! `v` is the version of the service's messages. While the agent works it sends an empty line every [`HEARTBEAT`], so a
-//! slow answer and a dead agent look different. An agent outlives an upgrade of `weft`, and the other way round: unknown
-//! fields are ignored, and a service or a version that the agent does not speak is answered with an error that says so. A
-//! change that an older side would misread raises the service's `VERSION`.
+//! `v` is the version of the service's messages. While the agent works it sends an empty line every [`HEARTBEAT`],
+//! which distinguishes a slow answer from a dead agent. An agent may be older or newer than `weft`: unknown fields are
+//! ignored, and the answer to an unknown service or version is an error that says so. A change that an older side would
+//! misread raises the service's `VERSION`.
 //!
-//! Nothing here knows Kubernetes. The server side is the crate `weft-agent`.
+//! Nothing here depends on Kubernetes. The server side is the crate `weft-agent`.
 
 pub mod claim;
 mod client;
@@ -36,10 +36,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Where the agent listens, unless its flag or the configuration names another path.
+/// The agent's socket, unless its flag or the configuration names another path.
 pub const SOCKET: &str = "/run/weft/agent.sock";
 
-/// How often the agent shows that it is still at work.
+/// How often the agent signals that it is still working.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
 
 /// A service of the agent: its name on the wire and its message types.
@@ -48,32 +48,32 @@ pub trait Service {
     const NAME: &'static str;
     /// The version of its messages.
     const VERSION: u32;
-    /// What a caller sends.
+    /// The request.
     type Request: Serialize + DeserializeOwned + 'static;
-    /// What the agent answers.
+    /// The reply.
     type Reply: Serialize + DeserializeOwned + 'static;
 }
 
-/// The line a caller sends.
+/// The caller's line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Envelope {
     /// Version of the service's messages.
     pub v: u32,
     /// The service's name.
     pub service: String,
-    /// How long the caller waits, in milliseconds from the arrival of the request. Absent: as long as it takes.
+    /// How long the caller waits, in milliseconds from the arrival of the request. `None`: without a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<u64>,
-    /// The request, as the service defines it.
+    /// The request, in the form that the service defines.
     pub request: Value,
 }
 
-/// The line the agent answers.
+/// The agent's line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Answer {
-    /// The version that was asked for.
+    /// The requested version.
     pub v: u32,
-    /// What the service answered or refused.
+    /// The service's reply or refusal.
     #[serde(flatten)]
     pub outcome: Outcome,
 }
@@ -82,8 +82,8 @@ pub struct Answer {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
-    /// The reply, as the service defines it.
+    /// The reply, in the form that the service defines.
     Reply(Value),
-    /// Why there is none.
+    /// The error.
     Error(Refusal),
 }

@@ -1,7 +1,7 @@
-//! Service `pod`: what a node's agent knows of a pod, its networks and its devices.
+//! Service `pod`: the agent's knowledge of a pod, its networks and its devices.
 //!
-//! The agent answers from its watches and makes a live read where they do not know the uid. What the annotations mean is
-//! `crate::pod`'s business; the agent only collects what they name, with `crate::pod::references`.
+//! The agent answers from its watches, and makes a live read if they do not know the uid. `crate::pod` interprets the
+//! annotations; the agent only fetches the objects that they name, with `crate::pod::references`.
 
 use std::collections::BTreeMap;
 
@@ -26,14 +26,14 @@ impl Service for Pod {
 pub enum PodRequest {
     /// Everything an ADD needs to know.
     Pod(PodQuery),
-    /// Definitions from the agent's watch alone, for STATUS. It is never answered by a live read.
+    /// Returns definitions from the agent's watch alone, for STATUS, never with a live read.
     Networks {
         /// `NAMESPACE/NAME` of each.
         names: Vec<String>,
     },
 }
 
-/// Which pod, and what the configuration refers to.
+/// The pod, and the references of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PodQuery {
@@ -41,11 +41,11 @@ pub struct PodQuery {
     pub namespace: String,
     /// `K8S_POD_NAME`.
     pub name: String,
-    /// `K8S_POD_UID`; empty where the runtime sends none.
+    /// `K8S_POD_UID`; empty if the runtime sends none.
     pub uid: String,
     /// `CNI_CONTAINERID`: the sandbox.
     pub container_id: String,
-    /// What the configuration refers to.
+    /// The references of the configuration.
     pub references: References,
 }
 
@@ -65,15 +65,15 @@ pub struct References {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PodReply {
-    /// The pod of that namespace and name. Its uid may be another one than asked for, if that is what a live read says.
+    /// The pod of that namespace and name. Its uid may differ from the requested one, if a live read says so.
     Pod(Box<PodInfo>),
-    /// A live read says that there is no such pod.
+    /// According to a live read, the pod does not exist.
     NotFound,
     /// Definitions, by `NAMESPACE/NAME`.
     Networks(BTreeMap<String, Definition>),
 }
 
-/// What is known of a pod.
+/// The information about a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PodInfo {
@@ -85,7 +85,7 @@ pub struct PodInfo {
     pub annotations: BTreeMap<String, String>,
     /// Labels of its namespace.
     pub namespace_labels: BTreeMap<String, String>,
-    /// The node's name, as the API server has it.
+    /// The node's name at the API server.
     pub node: String,
     /// Labels of the node.
     pub node_labels: BTreeMap<String, String>,
@@ -94,27 +94,27 @@ pub struct PodInfo {
     /// Device ids that kubelet gave the pod, by resource name and sorted, for every resource that a definition in
     /// `networks` names.
     pub devices: BTreeMap<String, Vec<String>>,
-    /// Why the devices could not be read, where a definition names a resource and they could not.
+    /// Why the devices could not be read, if a definition names a resource.
     pub devices_fault: Option<String>,
 }
 
-/// A NetworkAttachmentDefinition, or why there is none.
+/// A NetworkAttachmentDefinition, or why it is missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Definition {
-    /// It is there.
+    /// It exists.
     Found {
-        /// `spec.config` as it is; `None` where there is no `spec` or no `config`.
+        /// `spec.config`, unchanged; `None` if `spec` or `config` is missing.
         config: Option<String>,
         /// Its annotations.
         #[serde(default)]
         annotations: BTreeMap<String, String>,
     },
-    /// There is none of that name.
+    /// It does not exist.
     NotFound,
-    /// It could not be read, a missing right for example.
+    /// It could not be read, for example because of a missing right.
     Failed {
-        /// What a person can act on.
+        /// A message that a person can act on.
         message: String,
     },
 }

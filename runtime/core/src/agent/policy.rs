@@ -1,4 +1,5 @@
-//! Service `policy`: which policies networks name by digest, and whether they are on this node.
+//! Service `policy`: the policies that networks name by digest, and whether they are on this
+//! node.
 
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +40,7 @@ pub struct PolicyRow {
     pub state: PolicyState,
 }
 
-/// Whether a policy is on this node.
+/// The state of a policy on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PolicyState {
@@ -47,7 +48,7 @@ pub enum PolicyState {
     Fetching,
     /// It is verified and compiled.
     Ready,
-    /// The last try failed; the next one follows.
+    /// The last try failed; another one follows.
     Failed {
         /// Why.
         reason: String,

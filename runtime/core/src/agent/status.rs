@@ -1,4 +1,4 @@
-//! Service `status`: what an ADD did becomes the pod's network-status annotation and events.
+//! Service `status`: writes the outcome of an ADD to the pod's network-status annotation and events.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,10 +15,10 @@ impl Service for Status {
     type Reply = StatusReply;
 }
 
-/// What is to be written of one pod.
+/// What to write for one pod.
 ///
-/// The agent writes the annotation through the pod's `status` subresource before it replies, and retries after the
-/// deadline by itself; events are sent without being waited for.
+/// The agent writes the annotation through the pod's `status` subresource before it replies. After the deadline it
+/// retries on its own. It does not wait for events.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StatusRequest {
@@ -26,9 +26,9 @@ pub struct StatusRequest {
     pub namespace: String,
     /// The pod's name.
     pub name: String,
-    /// The pod's uid. A pod of that name with another uid is left alone.
+    /// The pod's uid. A pod of the same name with another uid is not changed.
     pub uid: String,
-    /// The text of `k8s.v1.cni.cncf.io/network-status`; `None`: only events.
+    /// The text of `k8s.v1.cni.cncf.io/network-status`; `None` writes only events.
     pub annotation: Option<String>,
     /// Events, in order.
     pub events: Vec<Event>,
@@ -49,7 +49,7 @@ pub struct Event {
 /// The type of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EventKind {
-    /// Something went as it should.
+    /// Something went as expected.
     Normal,
     /// Something needs attention.
     Warning,
@@ -59,18 +59,18 @@ pub enum EventKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StatusReply {
-    /// The annotation is written, or there was none to write.
+    /// The annotation is written, or there was none.
     Written,
-    /// Not yet; the agent goes on trying. The reason is for the log.
+    /// Not yet; the agent keeps trying. The reason is for the log.
     Later {
         /// Why it could not be written yet.
         reason: String,
     },
-    /// There is no pod of that name, or it has another uid: there is nobody to report to.
+    /// The pod does not exist, or has another uid, so there is nothing to report to.
     Gone,
-    /// The API server refuses it, a missing right for example, and will do so again.
+    /// The API server refuses it, for example because of a missing right, and will refuse it again.
     Refused {
-        /// The API server's words.
+        /// The API server's message.
         message: String,
     },
 }

@@ -1,4 +1,4 @@
-//! The client against agents that are away, silent, slow, of another program, of another version, or that answer.
+//! The client with agents that are absent, silent, slow, of another program or version, or that answer.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -12,7 +12,7 @@ use weft_host_abi::types::{Attachment, Dns, Route};
 use super::lease::{Reply, Request};
 use super::*;
 
-/// Listens once, reads the request, and answers pieces with pauses in between.
+/// Listens once, reads the request, and sends pieces of an answer with pauses in between.
 fn agent(pieces: &'static [&'static str], pause: Duration) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("agent.sock");

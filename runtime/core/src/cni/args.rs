@@ -1,16 +1,16 @@
-//! `CNI_ARGS`: pairs of text, read as strictly as each reference plugin does.
+//! `CNI_ARGS`: pairs of text, parsed as strictly as each reference plugin does.
 
 use super::text::quoted_list;
 use super::{CniError, code};
 
-/// The key that makes unknown keys acceptable.
+/// The key that permits unknown keys.
 const IGNORE_UNKNOWN: &str = "IgnoreUnknown";
 
-/// Splits `K=V;K=V`. A value with `=` in it and an empty pair (a `;` at the end) are errors, as they are for the
-/// reference plugins.
+/// Splits `K=V;K=V`. As in the reference plugins, a value that contains `=` and an empty pair (a `;` at the end) are
+/// errors.
 ///
 /// # Errors
-/// A part is no pair.
+/// A part is not a pair.
 pub fn parse_pairs(args: &str) -> Result<Vec<(String, String)>, CniError> {
     if args.is_empty() {
         return Ok(Vec::new());
@@ -22,17 +22,17 @@ pub fn parse_pairs(args: &str) -> Result<Vec<(String, String)>, CniError> {
     args.split(';').map(pair).collect()
 }
 
-/// The pairs among the parts, for a plugin that leaves out what is none.
+/// Returns the valid pairs, for a plugin that ignores other parts.
 #[must_use]
 pub fn usable_pairs(args: &str) -> Vec<(String, String)> {
     let pairs = args.split(';').filter_map(|part| part.split_once('='));
     pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
 }
 
-/// Refuses keys that are none of `known` (case matters) unless the pairs say `IgnoreUnknown`.
+/// Refuses keys that are not in `known` (case matters) unless the pairs contain `IgnoreUnknown`.
 ///
 /// # Errors
-/// An unknown key, or an `IgnoreUnknown` that is no boolean.
+/// An unknown key, or an `IgnoreUnknown` that is not a boolean.
 pub fn check_known(pairs: &[(String, String)], known: &[&str]) -> Result<(), CniError> {
     let mut ignore = false;
     let mut unknown = Vec::new();

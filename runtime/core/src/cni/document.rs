@@ -1,21 +1,21 @@
-//! A JSON document with what a parsed value no longer shows: where an object has the same key twice.
+//! A JSON document with a detail that a parsed value does not show: which objects have a repeated key.
 
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// Keys, and indexes of lists, that lead to an object.
+/// Keys and list indexes that lead to an object.
 pub(super) type KeyPath = Vec<String>;
 
-/// See the module.
+/// A JSON document.
 pub(super) struct Document {
     pub(super) value: Value,
     /// Objects with a repeated key.
     pub(super) repeated: Vec<KeyPath>,
 }
 
-/// Reads a document. Of a repeated key the last value counts.
+/// Parses a document. The last value of a repeated key counts.
 pub(super) fn read(text: &[u8]) -> Result<Document, serde_json::Error> {
     let mut notes = Notes::default();
     let mut reader = serde_json::Deserializer::from_slice(text);

@@ -1,4 +1,4 @@
-//! The `CNI_*` variables: which are needed for which verb, and what their values may look like.
+//! The `CNI_*` variables: which verb needs which, and the form of their values.
 
 use std::env;
 use std::ffi::OsString;
@@ -7,25 +7,25 @@ use std::path::PathBuf;
 use super::names::{check_container_id, check_ifname};
 use super::{CniError, code};
 
-/// What the runtime asks for.
+/// The operation that the runtime requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verb {
     /// Make an attachment.
     Add,
-    /// Undo one.
+    /// Remove an attachment.
     Del,
-    /// See whether one is as it was made.
+    /// Check that an attachment is unchanged.
     Check,
-    /// Remove what belongs to no valid attachment.
+    /// Remove everything that belongs to no valid attachment.
     Gc,
-    /// Tell whether ADD could succeed.
+    /// Report whether ADD could succeed.
     Status,
-    /// Tell the supported versions.
+    /// Report the supported versions.
     Version,
 }
 
 impl Verb {
-    /// Its name in `CNI_COMMAND`.
+    /// Returns its name in `CNI_COMMAND`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -44,7 +44,7 @@ impl Verb {
             .find(|verb| verb.name() == name)
     }
 
-    /// Whether the verb is about one attachment.
+    /// Returns whether the verb concerns one attachment.
     fn has_attachment(self) -> bool {
         matches!(self, Self::Add | Self::Del | Self::Check)
     }
@@ -55,17 +55,17 @@ impl Verb {
 pub struct Environment {
     /// `CNI_COMMAND`.
     pub verb: Verb,
-    /// `CNI_CONTAINERID`; checked where the verb needs it.
+    /// `CNI_CONTAINERID`; checked if the verb needs it.
     pub container_id: String,
     /// `CNI_NETNS`; may be empty for DEL.
     pub netns: String,
-    /// `CNI_IFNAME`; checked where the verb needs it.
+    /// `CNI_IFNAME`; checked if the verb needs it.
     pub ifname: String,
-    /// `CNI_ARGS` as it is.
+    /// `CNI_ARGS`, unparsed.
     pub args: String,
     /// Directories of `CNI_PATH`.
     pub path: Vec<PathBuf>,
-    /// `CNI_NETNS_OVERRIDE`: the container may be in weft's own namespace.
+    /// `CNI_NETNS_OVERRIDE`: whether the container may be in weft's own namespace.
     pub netns_override: bool,
 }
 
@@ -74,17 +74,17 @@ pub struct Environment {
 pub enum Invoked {
     /// By a runtime.
     Cni(Environment),
-    /// By a person, without `CNI_COMMAND`; `about` says what to print.
+    /// By a person, without `CNI_COMMAND`; print `about`.
     About,
 }
 
 /// Reads the environment through `get`.
 ///
-/// The rules run in the order of the variables, as they do in the reference: a malformed container id is reported before
-/// a missing variable that comes after it, all missing ones are reported together.
+/// The rules run in the order of the variables, as in the reference: a malformed container id is reported before a
+/// later missing variable; all missing ones are reported together.
 ///
 /// # Errors
-/// Code 4: a variable is missing, malformed, or names no verb.
+/// Code 4: a variable is missing or malformed, or the verb is unknown.
 pub fn read_environment(get: &dyn Fn(&str) -> Option<OsString>) -> Result<Invoked, CniError> {
     let command = text("CNI_COMMAND", get)?;
     if command.is_empty() {
@@ -132,7 +132,7 @@ pub fn read_environment(get: &dyn Fn(&str) -> Option<OsString>) -> Result<Invoke
     }))
 }
 
-/// A variable as text; absent is empty.
+/// Returns a variable as text, empty if it is absent.
 fn text(name: &str, get: &dyn Fn(&str) -> Option<OsString>) -> Result<String, CniError> {
     get(name).unwrap_or_default().into_string().map_err(|raw| {
         CniError::new(code::INVALID_ENVIRONMENT, format!("{name} is not valid UTF-8"))
@@ -195,7 +195,7 @@ mod tests {
         let error = read(&[("CNI_COMMAND", "ADD"), ("CNI_CONTAINERID", "a%b")]).unwrap_err();
         assert_eq!((error.code, error.msg.as_str()), (4, "invalid characters in containerID"));
         assert_eq!(error.details, "a%b");
-        // GC is about no attachment, so nobody looks.
+        // GC concerns no attachment, so these are not checked.
         assert!(read(&full("GC", "a%b", "a/b")).is_ok());
     }
 

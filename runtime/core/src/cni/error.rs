@@ -1,4 +1,4 @@
-//! The CNI error object: what a failed call prints, and what another plugin's failed call printed.
+//! The CNI error object: the output of a failed call, ours or another plugin's.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use super::Object;
 use super::text::pretty;
 
-/// Error codes: those of the specification, the two that only the reference implementation has, and from 100 on weft's own.
-/// `docs/error-codes.md` says what to do about each.
+/// Error codes: those of the specification, two that only the reference implementation has, and from 100 on weft's own.
+/// `docs/error-codes.md` describes what to do about each.
 pub mod code {
     /// The configuration's CNI version is not supported.
     pub const INCOMPATIBLE_VERSION: u32 = 1;
@@ -20,27 +20,27 @@ pub mod code {
     pub const INVALID_ENVIRONMENT: u32 = 4;
     /// Reading or writing failed.
     pub const IO: u32 = 5;
-    /// Content is not what it should be (no JSON, wrong type).
+    /// Content is invalid (not JSON, wrong type).
     pub const DECODE: u32 = 6;
     /// The network configuration is wrong.
     pub const INVALID_CONFIG: u32 = 7;
     /// The network namespace cannot be used. Not in the specification's table.
     pub const INVALID_NETNS: u32 = 8;
-    /// A passing condition.
+    /// A temporary condition.
     pub const TRY_AGAIN: u32 = 11;
-    /// STATUS: no ADD would succeed.
+    /// STATUS: every ADD would fail.
     pub const NOT_AVAILABLE: u32 = 50;
-    /// STATUS: as 50, and containers that exist may have limited connectivity.
+    /// STATUS: like 50, and existing containers may have limited connectivity.
     pub const LIMITED: u32 = 51;
     /// A policy denied the request.
     pub const DENIED: u32 = 100;
-    /// A policy failed: it trapped, ran out of its limits, or answered what the host does not accept.
+    /// A policy failed: it trapped, exceeded its limits, or gave an answer that the host does not accept.
     pub const POLICY_FAILED: u32 = 101;
     /// No free address is left.
     pub const EXHAUSTED: u32 = 102;
     /// The kernel, or a service of the node, refused a change.
     pub const HOST_FAILED: u32 = 103;
-    /// Something of an attachment could not be removed.
+    /// A part of an attachment could not be removed.
     pub const LEFTOVERS: u32 = 104;
     /// CHECK: the attachment differs from what ADD made.
     pub const DIFFERS: u32 = 105;
@@ -53,11 +53,11 @@ pub mod code {
 /// An error on its way to the runtime.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CniError {
-    /// See [`code`]; from 100 on they are the plugin's own.
+    /// See [`code`]; codes from 100 on are the plugin's own.
     pub code: u32,
     /// One line that a person can act on.
     pub msg: String,
-    /// More of it; may be empty.
+    /// More text; may be empty.
     pub details: String,
 }
 
@@ -74,7 +74,7 @@ impl CniError {
         self
     }
 
-    /// The document to print: indented by four spaces, without a newline at the end.
+    /// Returns the document to print: indented by four spaces, without a newline at the end.
     #[must_use]
     pub fn to_json(&self) -> String {
         let mut object = Map::new();
@@ -86,7 +86,7 @@ impl CniError {
         pretty(&Value::Object(object))
     }
 
-    /// The error of a plugin that was exec'ed and failed: what it printed, or what its silence means.
+    /// Returns the error of an executed plugin that failed: its output, or an explanation of its silence.
     ///
     /// `failure` says how it ended (`exit status 1`).
     #[must_use]
@@ -123,7 +123,7 @@ impl CniError {
 }
 
 impl fmt::Display for CniError {
-    /// `msg`, or `msg; details`: the form that runtimes log.
+    /// Writes `msg`, or `msg; details`: the form that runtimes log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.details.is_empty() { f.write_str(&self.msg) } else { write!(f, "{}; {}", self.msg, self.details) }
     }

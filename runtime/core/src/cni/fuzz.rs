@@ -1,4 +1,4 @@
-//! Whatever comes in: no panic, and an error is one valid JSON document.
+//! Any input: never panics, and an error is one valid JSON document.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::ffi::OsString;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use super::*;
 
-/// Any JSON value, three levels deep, with keys that the reader looks for among its keys.
+/// Generates any JSON value, three levels deep, also with keys that the reader knows.
 pub(crate) fn json_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -58,7 +58,7 @@ pub(crate) fn json_value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// What the error prints is one document with these very fields.
+/// Checks that an error prints one document with its fields.
 pub(crate) fn is_one_document(error: &CniError) -> Result<(), TestCaseError> {
     let read: Value = serde_json::from_str(&error.to_json()).map_err(|e| TestCaseError::fail(e.to_string()))?;
     prop_assert_eq!(read["code"].as_u64(), Some(u64::from(error.code)));

@@ -1,7 +1,8 @@
-//! The wire: environment and stdin in, one JSON document out. Pure; knows the CNI specification and nothing of weft's parts.
+//! The CNI protocol: environment and stdin in, one JSON document out. Pure; knows the specification, but none of weft's
+//! other parts.
 //!
-//! Texts, error codes and the shapes of documents are those of the reference implementation, so that weft can stand in
-//! for its plugins. Not here: what a PluginConf means (`conf`), which error has which code (`attach`).
+//! Texts, error codes and the shapes of documents are those of the reference implementation, so that weft can replace
+//! its plugins. Not here: the meaning of a PluginConf (`conf`), and the codes of errors (`attach`).
 
 mod args;
 mod document;

@@ -1,15 +1,15 @@
-//! What names may look like: of containers, networks and interfaces.
+//! The syntax of names: of containers, networks and interfaces.
 
 use super::{CniError, code};
 
-/// Whether a text is made of `[a-zA-Z0-9_.-]` and starts with a letter or digit.
+/// Returns whether a text consists of `[a-zA-Z0-9_.-]` and starts with a letter or digit.
 fn is_identifier(text: &str) -> bool {
     let mut bytes = text.bytes();
     bytes.next().is_some_and(|first| first.is_ascii_alphanumeric())
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
 }
 
-/// Checks the shape of a container id.
+/// Checks the syntax of a container id.
 ///
 /// # Errors
 /// Code 4.
@@ -23,7 +23,7 @@ pub fn check_container_id(id: &str) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Checks the shape of a network name.
+/// Checks the syntax of a network name.
 ///
 /// # Errors
 /// Code 7.
@@ -37,7 +37,7 @@ pub fn check_name(name: &str) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Checks the shape of an interface name, by the kernel's rules.
+/// Checks the syntax of an interface name, by the kernel's rules.
 ///
 /// # Errors
 /// Code 4.
@@ -52,11 +52,11 @@ pub fn check_ifname(name: &str) -> Result<(), CniError> {
     if name == "." || name == ".." {
         return Err(bad("interface name is . or .."));
     }
-    // The kernel's isspace() knows ASCII and takes the no-break space of Latin-1 for one too. NUL would end the name early.
+    // The kernel's isspace() covers ASCII and the no-break space of Latin-1. NUL would end the name early.
     if name.chars().any(|c| matches!(c, '/' | ':' | '\0') || c.is_whitespace()) {
         return Err(bad("interface name contains / or : or whitespace characters"));
     }
-    // For a new link the kernel takes `%d` as a pattern, and any other % is refused (`dev_alloc_name` in
+    // For a new link the kernel expands `%d` as a pattern, and refuses any other % (`dev_alloc_name` in
     // <https://elixir.bootlin.com/linux/v6.12/source/net/core/dev.c>): no link has such a name.
     if name.contains('%') {
         return Err(bad("interface name contains %"));

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// Reads `address/length`; host bits are kept.
+/// Parses `address/length`; host bits are kept.
 ///
-/// An IPv4 octet with leading zeros is refused, as Go does, since some programs read it as octal (CVE-2021-29923). `IpNet`'s own
-/// parser takes it.
+/// As in Go, an IPv4 octet with leading zeros is refused, because some programs read it as octal (CVE-2021-29923).
+/// `IpNet`'s own parser accepts it.
 #[must_use]
 pub fn read_net(text: &str) -> Option<IpNet> {
     let (address, _length) = text.split_once('/')?;

@@ -1,11 +1,11 @@
-//! stdin: a JSON object with a well-formed name. What else is in it is `conf`'s business.
+//! stdin: a JSON object with a well-formed name. `conf` reads the rest.
 
 use super::{CniError, Object, check_name, code};
 
-/// Reads what stdin had.
+/// Parses stdin.
 ///
 /// # Errors
-/// Code 6: no JSON object. Code 7: no name, or a malformed one.
+/// Code 6: not a JSON object. Code 7: a missing or malformed name.
 pub fn read_network(stdin: &[u8]) -> Result<Object, CniError> {
     let decode =
         |why: &dyn std::fmt::Display| CniError::new(code::DECODE, format!("error unmarshall network config: {why}"));

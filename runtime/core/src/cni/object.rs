@@ -1,36 +1,36 @@
-//! A JSON object read the way the reference plugins read theirs, which is the way of Go's `encoding/json`.
+//! A JSON object with the lookup rules of the reference plugins, which are those of Go's `encoding/json`.
 //!
-//! - Keys match whatever their case. Where several keys of an object match, the last one counts.
-//! - `null` is the same as absent.
+//! - Keys ignore case. If several keys of an object match, the last one counts.
+//! - `null` means absent.
 //! - A number is an integer only if it is written as one.
 //!
-//! Getters return `Ok(None)` for what is absent and [`Mistyped`] for what has the wrong type, so that no mistake is
-//! silently read as a default.
+//! Getters return `Ok(None)` for an absent value and [`Mistyped`] for a wrong type, so that no mistake is silently read
+//! as a default.
 
 use serde_json::{Map, Value};
 
 use super::document::KeyPath;
 
-/// A value that has another type than its key wants.
+/// A value of the wrong type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("json: cannot unmarshal {found} into field {path} of type {want}")]
 pub struct Mistyped {
-    /// The key, with those of the objects it is in.
+    /// The key, preceded by those of its parent objects.
     pub path: String,
-    /// What is there.
+    /// The value that was found.
     pub found: String,
-    /// What belongs there, in Go's words.
+    /// The expected type, in Go's words.
     pub want: &'static str,
 }
 
-/// A JSON object; see the module for how it is read.
+/// A JSON object; see the module for its lookup rules.
 #[derive(Debug, Clone)]
 pub struct Object {
     /// Always `Value::Object`.
     value: Value,
-    /// Keys that lead here, for error texts; empty at the top.
+    /// The keys that lead to this object, for error texts; empty at the top.
     path: String,
-    /// Where in here a key is written more than once.
+    /// The objects inside that have a repeated key.
     repeated: Vec<KeyPath>,
 }
 
@@ -47,15 +47,15 @@ impl PartialEq for Object {
 }
 
 impl Object {
-    /// An object out of a value.
+    /// Creates an object from a value.
     ///
     /// # Errors
-    /// The value is no object (`null` is an empty one).
+    /// The value is not an object (`null` is an empty one).
     pub fn from_value(value: Value) -> Result<Self, Mistyped> {
         Self::at(value, "")
     }
 
-    /// As `from_value`, for an object that error texts find at `path`.
+    /// Like `from_value`, for an object whose path in error texts is `path`.
     pub(crate) fn at(value: Value, path: &str) -> Result<Self, Mistyped> {
         match value {
             Value::Object(_) => Ok(Self { value, path: path.to_owned(), repeated: Vec::new() }),
@@ -76,15 +76,15 @@ impl Object {
         mistyped(&self.path_of(key), found, want)
     }
 
-    /// The value of a key, unless it is absent or `null`.
+    /// Returns the value of a key, unless it is absent or `null`.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
         let found = self.entries().rev().find(|(name, _)| name.eq_ignore_ascii_case(key));
         found.map(|(_, value)| value).filter(|value| !value.is_null())
     }
 
-    /// The same without the key of exactly this spelling: Go has another field of that name in the same place, so it is no
-    /// spelling of ours.
+    /// Returns the object without the key of exactly this spelling: Go has another field of that name there, so it is
+    /// not a spelling of ours.
     #[must_use]
     pub fn without_exactly(mut self, key: &str) -> Self {
         if let Value::Object(map) = &mut self.value {
@@ -93,7 +93,7 @@ impl Object {
         self
     }
 
-    /// A string.
+    /// Returns a string.
     ///
     /// # Errors
     /// The value has another type.
@@ -105,7 +105,7 @@ impl Object {
         }
     }
 
-    /// A string that says something: an empty one counts as absent, as it does for Go's `omitempty`.
+    /// Returns a non-empty string: an empty one counts as absent, as for Go's `omitempty`.
     ///
     /// # Errors
     /// The value has another type.
@@ -113,7 +113,7 @@ impl Object {
         Ok(self.str(key)?.filter(|text| !text.is_empty()))
     }
 
-    /// A boolean.
+    /// Returns a boolean.
     ///
     /// # Errors
     /// The value has another type.
@@ -125,7 +125,7 @@ impl Object {
         }
     }
 
-    /// An integer.
+    /// Returns an integer.
     ///
     /// # Errors
     /// The value has another type, or does not fit.
@@ -136,7 +136,7 @@ impl Object {
         }
     }
 
-    /// An integer from 0 to 2³²−1.
+    /// Returns an integer from 0 to 2³²−1.
     ///
     /// # Errors
     /// The value has another type, or does not fit.
@@ -146,7 +146,7 @@ impl Object {
         fits.map(Some).ok_or_else(|| self.wrong(key, value, "uint32"))
     }
 
-    /// An integer from −2³¹ to 2³¹−1.
+    /// Returns an integer from −2³¹ to 2³¹−1.
     ///
     /// # Errors
     /// The value has another type, or does not fit.
@@ -156,7 +156,7 @@ impl Object {
         fits.map(Some).ok_or_else(|| self.wrong(key, value, "int"))
     }
 
-    /// An integer from 0 to 2⁶⁴−1.
+    /// Returns an integer from 0 to 2⁶⁴−1.
     ///
     /// # Errors
     /// The value has another type, or does not fit.
@@ -165,7 +165,7 @@ impl Object {
         value.as_u64().map(Some).ok_or_else(|| self.wrong(key, value, "uint64"))
     }
 
-    /// An object inside this one.
+    /// Returns an object inside this one.
     ///
     /// # Errors
     /// The value has another type.
@@ -175,7 +175,7 @@ impl Object {
         Ok(Some(Self { repeated: below(&self.repeated, key), ..inner }))
     }
 
-    /// An object inside this one; an empty one where there is none.
+    /// Returns an object inside this one, or an empty one.
     ///
     /// # Errors
     /// The value has another type.
@@ -183,7 +183,7 @@ impl Object {
         Ok(self.object(key)?.unwrap_or_else(|| Self { path: self.path_of(key), ..Self::default() }))
     }
 
-    /// A list.
+    /// Returns a list.
     ///
     /// # Errors
     /// The value has another type.
@@ -195,7 +195,7 @@ impl Object {
         }
     }
 
-    /// A list of strings; a `null` in it is an empty string.
+    /// Returns a list of strings; a `null` in it is an empty string.
     ///
     /// # Errors
     /// The value, or an item of it, has another type.
@@ -209,7 +209,7 @@ impl Object {
         items.iter().enumerate().map(text).collect::<Result<_, _>>().map(Some)
     }
 
-    /// A list of objects.
+    /// Returns a list of objects.
     ///
     /// # Errors
     /// The value, or an item of it, has another type.
@@ -223,23 +223,23 @@ impl Object {
         items.iter().enumerate().map(object).collect::<Result<_, _>>().map(Some)
     }
 
-    /// Reads a document. Unlike `from_value` this notices keys that are written more than once.
+    /// Parses a document. Unlike `from_value`, this detects repeated keys.
     ///
     /// # Errors
-    /// It is no JSON, or no object.
+    /// It is not JSON, or not an object.
     pub fn from_text(text: &[u8]) -> Result<Self, String> {
         let document = super::document::read(text).map_err(|error| error.to_string())?;
         let object = Self::from_value(document.value).map_err(|error| error.to_string())?;
         Ok(Self { repeated: document.repeated, ..object })
     }
 
-    /// Whether one of its own keys is written more than once, in the very same way. (The last one counts.)
+    /// Returns whether one of its own keys is repeated in exactly the same spelling. (The last one counts.)
     #[must_use]
     pub fn repeats_a_key(&self) -> bool {
         self.repeated.iter().any(Vec::is_empty)
     }
 
-    /// All values of an object of texts, in order, with their keys as they are written; a `null` is an empty text.
+    /// Returns all values of an object of texts in order, with their keys as written; a `null` is an empty text.
     ///
     /// # Errors
     /// A value has another type.
@@ -252,35 +252,35 @@ impl Object {
         self.entries().map(text).collect()
     }
 
-    /// The keys, as they are written.
+    /// Returns the keys as written.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.entries().map(|(name, _)| name.as_str())
     }
 
-    /// The keys that are none of `known`, whatever their case.
+    /// Returns the keys that are not in `known`, ignoring case.
     pub fn unknown<'a>(&'a self, known: &'a [&str]) -> impl Iterator<Item = &'a str> {
         self.keys().filter(|name| !known.iter().any(|known| known.eq_ignore_ascii_case(name)))
     }
 
-    /// Whether there are no keys.
+    /// Returns whether there are no keys.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries().next().is_none()
     }
 
-    /// The whole as a value.
+    /// Returns the whole object as a value.
     #[must_use]
     pub fn as_value(&self) -> &Value {
         &self.value
     }
 
-    /// The whole as compact JSON text.
+    /// Returns the whole object as compact JSON text.
     #[must_use]
     pub fn to_text(&self) -> String {
         self.value.to_string()
     }
 
-    /// Sets a key; whatever matched it before is gone.
+    /// Sets a key and removes all its previous matches.
     pub fn set(&mut self, key: &str, value: impl Into<Value>) {
         self.remove(key);
         if let Value::Object(map) = &mut self.value {
@@ -295,33 +295,33 @@ impl Object {
         }
     }
 
-    /// The same with a key set.
+    /// Returns the same object with a key set.
     #[must_use]
     pub fn with(mut self, key: &str, value: impl Into<Value>) -> Self {
         self.set(key, value);
         self
     }
 
-    /// The same as the top of a document of its own: error texts no longer say where it was.
+    /// Returns the object as the top of a document of its own: error texts no longer contain its old path.
     #[must_use]
     pub fn into_root(self) -> Self {
         Self { path: String::new(), ..self }
     }
 
-    /// Where a key of this object is, for error texts.
+    /// Returns the place of a key of this object, for error texts.
     #[must_use]
     pub fn place(&self, key: &str) -> String {
         self.path_of(key)
     }
 }
 
-/// Those paths that lead through a key, from there on.
+/// Returns those paths that lead through a key, from there on.
 fn below(paths: &[KeyPath], key: &str) -> Vec<KeyPath> {
     let through = paths.iter().filter_map(|path| path.split_first());
     through.filter(|(first, _)| first.eq_ignore_ascii_case(key)).map(|(_, rest)| rest.to_vec()).collect()
 }
 
-/// Longest excerpt of a wrong value in an error text, in characters.
+/// Maximum length of an excerpt of a wrong value in an error text, in characters.
 const EXCERPT: usize = 64;
 
 pub(super) fn mistyped(path: &str, found: &Value, want: &'static str) -> Mistyped {

@@ -1,19 +1,19 @@
-//! JSON text as the reference implementation prints it, and quoting as its messages have it.
+//! JSON text in the form in which the reference implementation prints it, and its quoting in messages.
 
 use serde_json::Value;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
 use serde::Serialize as _;
 
-/// A value as text: four spaces of indentation, no newline at the end.
+/// Renders a value: four spaces of indentation, no newline at the end.
 ///
-/// Go's encoder escapes what HTML would trip over. Those characters occur in JSON text inside strings only, so replacing
-/// them in the whole is exact.
+/// Go's encoder escapes characters that are special in HTML. They only occur inside strings of JSON text, so replacing
+/// them everywhere is correct.
 pub(super) fn pretty(value: &Value) -> String {
     let mut bytes = Vec::new();
     let mut serializer = Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(b"    "));
-    // A `Value` has string keys only and a `Vec` takes every write, so neither of these can fail; were one to, the
-    // compact form is the same document.
+    // Neither of these can fail: a `Value` has only string keys and a `Vec` accepts every write. The fallback is the
+    // same document in compact form.
     let text = match value.serialize(&mut serializer) {
         Ok(()) => String::from_utf8(bytes).unwrap_or_else(|_not_utf8| value.to_string()),
         Err(_never) => value.to_string(),
@@ -25,7 +25,7 @@ pub(super) fn pretty(value: &Value) -> String {
         .replace('\u{2029}', "\\u2029")
 }
 
-/// A list of strings as Go's `%q` prints it: `["a" "b"]`.
+/// Formats a list of strings like Go's `%q`: `["a" "b"]`.
 pub(super) fn quoted_list<T: AsRef<str>>(items: &[T]) -> String {
     let quoted: Vec<String> = items.iter().map(|item| format!("{:?}", item.as_ref())).collect();
     format!("[{}]", quoted.join(" "))

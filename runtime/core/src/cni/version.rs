@@ -1,4 +1,4 @@
-//! Versions of the specification: which there are, and which verb goes with which.
+//! Versions of the specification, and the verbs of each.
 
 use std::fmt;
 
@@ -14,9 +14,9 @@ pub struct Version {
 }
 
 impl Version {
-    /// What an absent `cniVersion` means.
+    /// The meaning of an absent `cniVersion`.
     pub const V0_1_0: Self = Self::new(0, 1, 0);
-    /// Introduced VERSION; the last one with a single address per family.
+    /// Introduced VERSION; the last version with a single address per family.
     pub const V0_2_0: Self = Self::new(0, 2, 0);
     /// Introduced lists of interfaces, addresses and routes.
     pub const V0_3_0: Self = Self::new(0, 3, 0);
@@ -29,23 +29,23 @@ impl Version {
     /// Introduced GC and STATUS.
     pub const V1_1_0: Self = Self::new(1, 1, 0);
 
-    /// Every version there is, oldest first. weft speaks them all.
+    /// All versions, oldest first. weft supports all of them.
     pub const ALL: [Self; 7] =
         [Self::V0_1_0, Self::V0_2_0, Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
 
-    /// The newest.
+    /// The newest version.
     pub const CURRENT: Self = Self::V1_1_0;
 
     const fn new(major: u32, minor: u32, micro: u32) -> Self {
         Self { major, minor, micro }
     }
 
-    /// Reads up to three numbers with dots between them; missing ones are 0, and nothing at all is 0.1.0.
+    /// Parses up to three numbers separated by dots; missing ones are 0, and an empty text is 0.1.0.
     ///
-    /// The version need not be one that exists.
+    /// The version need not exist.
     ///
     /// # Errors
-    /// The text is no version (code 6).
+    /// The text is not a version (code 6).
     pub fn parse(text: &str) -> Result<Self, CniError> {
         if text.is_empty() {
             return Ok(Self::V0_1_0);
@@ -65,18 +65,18 @@ impl Version {
         Ok(Self { major, minor, micro })
     }
 
-    /// The supported version that a configuration names.
+    /// Returns the supported version that a configuration names.
     ///
     /// # Errors
-    /// There is no such version (code 1). As for the reference, `1.0` is not `1.0.0`.
+    /// The version does not exist (code 1). As in the reference, `1.0` is not `1.0.0`.
     pub fn reconcile(text: &str) -> Result<Self, CniError> {
         Self::reconcile_since(text, Self::V0_1_0)
     }
 
-    /// As `reconcile`, for a plugin that does not speak the versions before `oldest`.
+    /// Like `reconcile`, for a plugin that does not support versions before `oldest`.
     ///
     /// # Errors
-    /// There is no such version, or the plugin does not speak it (code 1).
+    /// The version does not exist, or the plugin does not support it (code 1).
     pub fn reconcile_since(text: &str, oldest: Self) -> Result<Self, CniError> {
         let wanted = if text.is_empty() { Self::V0_1_0.to_string() } else { text.to_owned() };
         let spoken = || Self::ALL.into_iter().filter(move |version| *version >= oldest);
@@ -87,10 +87,10 @@ impl Version {
         })
     }
 
-    /// The version of a configuration, where it goes with the verb.
+    /// Returns the version of a configuration, if it has the verb.
     ///
     /// # Errors
-    /// There is no such version, or the verb came with a later one.
+    /// The version does not exist, or a later one introduced the verb.
     pub fn of(conf: &Object, verb: Verb) -> Result<Self, CniError> {
         let text = conf
             .str("cniVersion")
@@ -117,7 +117,7 @@ impl Version {
         Self::reconcile(text)
     }
 
-    /// Whether results have one address per family at most (`ip4`, `ip6`).
+    /// Returns whether results have at most one address per family (`ip4`, `ip6`).
     #[must_use]
     pub fn is_single_address(self) -> bool {
         self < Self::V0_3_0
@@ -130,7 +130,7 @@ impl fmt::Display for Version {
     }
 }
 
-/// What VERSION prints for a plugin that speaks everything from `oldest` on: one line.
+/// Returns the output of VERSION for a plugin that supports everything from `oldest` on: one line.
 #[must_use]
 pub fn version_document(oldest: Version) -> String {
     let versions: Vec<String> =
@@ -138,7 +138,7 @@ pub fn version_document(oldest: Version) -> String {
     format!("{{\"cniVersion\":\"{}\",\"supportedVersions\":[{}]}}\n", Version::CURRENT, versions.join(","))
 }
 
-/// What a call without `CNI_COMMAND` says on stderr; it ends in success.
+/// Returns the message on stderr for a call without `CNI_COMMAND`, which succeeds.
 #[must_use]
 pub fn about(program: &str, oldest: Version) -> String {
     let versions: Vec<String> =

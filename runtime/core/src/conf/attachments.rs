@@ -1,4 +1,4 @@
-//! The attachments that GC keeps.
+//! The valid attachments, which GC keeps.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,8 @@ use super::{ConfError, Object};
 /// Both spellings of the list; libcni sends both.
 const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
 
-/// The list that GC keeps. A malformed entry is an error: left out, its attachment would be torn down.
+/// Returns the list of valid attachments. A malformed entry is an error: if it were skipped, its attachment would be
+/// torn down.
 pub(super) fn valid_attachments(object: &Object) -> Result<Option<Vec<(String, String)>>, ConfError> {
     let mut found = None;
     let mut seen = BTreeSet::new();

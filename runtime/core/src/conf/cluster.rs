@@ -1,4 +1,4 @@
-//! `ledger`: where claims are kept.
+//! `ledger`: where claims are stored.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,38 +10,39 @@ use crate::agent::SOCKET;
 use crate::agent::claim::Blocks;
 use crate::ledger::remote;
 
-/// The domain of a network that names none: one per cluster, so that two networks with the same range never share an address.
+/// The domain of a network that names none: one per cluster, so that two networks with the same range never share an
+/// address.
 const DOMAIN: &str = "default";
-/// How long an ADD waits for a cluster ledger. Below kubelet's patience, which is two minutes for a sandbox.
+/// How long an ADD waits for a cluster ledger: less than kubelet's limit of two minutes for a sandbox.
 const DEADLINE: u32 = 20_000;
 const LONGEST_DEADLINE: u32 = 100_000;
-/// A domain is part of an object's name, and its label.
+/// Maximum length of a domain, which is part of an object's name and its label.
 const LONGEST_DOMAIN: usize = 63;
-/// Of a cluster-scoped object.
+/// Maximum length of a cluster-scoped object's name.
 const LONGEST_NAME: usize = 253;
 
-/// Where claims are kept.
+/// Where claims are stored.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum LedgerKind {
     /// On this node.
     #[default]
     Node,
-    /// In the cluster, by way of the node's agent.
+    /// In the cluster, through the node's agent.
     Cluster(ClusterConf),
 }
 
 /// A cluster ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterConf {
-    /// Which one, as the agent reads it: JSON with `type` and how it is reached.
+    /// The ledger, in the form for the agent: JSON with `type` and how to reach it.
     pub ledger: String,
-    /// The AddressPool whose ranges the network draws on; its own where absent.
+    /// The AddressPool whose ranges the network uses; `None` if it has its own ranges.
     pub pool: Option<String>,
-    /// The pool's name, once the agent has said what it declares; for people.
+    /// The pool's name, once the agent has returned its declaration; informational.
     pub drawn_on: String,
-    /// The domain is in block mode. Where there is a pool, it says so; a ledger without pools, its `blocks`.
+    /// Set if the domain is in block mode. The pool declares it; for a ledger without pools, `blocks` does.
     pub blocks: Option<Blocks>,
-    /// Addresses clash only within a domain. Where there is a pool, it is the pool's, which the agent knows.
+    /// Addresses conflict only within a domain. With a pool, this is the pool's domain, which the agent knows.
     pub domain: String,
     /// The agent's socket.
     pub socket: PathBuf,
@@ -57,10 +58,10 @@ const POOL: &str = "pool";
 const BLOCKS: &str = "blocks";
 /// The smallest and the largest cell.
 const CELL: std::ops::RangeInclusive<u32> = 8..=4096;
-/// Keys that say how etcd is reached; the agent reads them.
+/// Keys with the connection settings of etcd, which the agent reads.
 const ETCD: [&str; 7] = ["endpoints", "prefix", "caFile", "certFile", "keyFile", "username", "passwordFile"];
 
-/// Keys of a ledger of that type; `None` where there is no such type.
+/// Returns the keys of a ledger of that type; `None` if the type does not exist.
 pub(super) fn ledger_keys(kind: &str) -> Option<Vec<&'static str>> {
     match kind {
         "node" => Some(vec!["type"]),
@@ -70,7 +71,7 @@ pub(super) fn ledger_keys(kind: &str) -> Option<Vec<&'static str>> {
     }
 }
 
-/// Block mode, where the ledger itself declares it.
+/// Returns the block mode of a ledger that declares it itself.
 fn blocks(ledger: &Object) -> Result<Option<Blocks>, ConfError> {
     if ledger.get(BLOCKS).is_none() {
         return Ok(None);
@@ -84,7 +85,7 @@ fn blocks(ledger: &Object) -> Result<Option<Blocks>, ConfError> {
     Ok(Some(Blocks { size, strict: declared.bool("strict")?.unwrap_or(false) }))
 }
 
-/// The pool that a `ledger` names: the name of a Kubernetes object, in an API path.
+/// Returns the pool that a `ledger` names: a Kubernetes object's name, used in an API path.
 fn pool(ledger: &Object) -> Result<Option<String>, ConfError> {
     let Some(pool) = ledger.text(POOL)? else { return Ok(None) };
     let letters = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.';
@@ -96,7 +97,8 @@ fn pool(ledger: &Object) -> Result<Option<String>, ConfError> {
     Ok(Some(pool.to_owned()))
 }
 
-/// Whether the network's ranges are those of a pool. `ours` has the `ledger`; what is wrong with it is said where it is read.
+/// Returns whether the network's ranges come from a pool. `ours` contains the `ledger`; its mistakes are reported where
+/// it is read.
 pub(super) fn names_pool(ours: &Object) -> bool {
     let ledger = ours.object_or_empty("ledger").unwrap_or_default();
     ledger.text("type").ok().flatten() == Some("kubernetes") && ledger.text(POOL).is_ok_and(|pool| pool.is_some())
@@ -154,13 +156,13 @@ impl ClusterConf {
         })
     }
 
-    /// The same with what its pool says.
+    /// Returns the same ledger with the pool's domain and blocks.
     pub(super) fn in_domain(&self, domain: &str, blocks: Option<Blocks>) -> Self {
         let drawn_on = self.pool.clone().unwrap_or_default();
         Self { pool: None, drawn_on, blocks, domain: domain.to_owned(), ..self.clone() }
     }
 
-    /// The scope of the node's own rows.
+    /// Returns the scope of the node's own rows.
     #[must_use]
     pub fn scope(&self) -> String {
         remote::scope(&self.domain)

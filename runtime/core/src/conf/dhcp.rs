@@ -13,7 +13,7 @@ use crate::keys::did_you_mean;
 /// Every key.
 const KEYS: [&str; 8] = ["type", "daemonSocketPath", "provide", "request", "priority", "ipv4", "ipv6", "broadcast"];
 
-/// Options by name, as the stock plugin has them.
+/// Names of options, as in the stock plugin.
 const NAMES: [(&str, u8); 6] = [
     ("dhcp-client-identifier", 61),
     ("subnet-mask", 1),
@@ -23,24 +23,25 @@ const NAMES: [(&str, u8); 6] = [
     ("vendor-class-identifier", 60),
 ];
 
-/// What is asked for besides what the configuration says: mask, classless routes (before routers, RFC 3442), routers, static
-/// routes, name servers, domain, search list.
+/// Requested options besides those of the configuration: mask, classless routes (before routers, RFC 3442), routers,
+/// static routes, name servers, domain, search list.
 const DEFAULT_REQUEST: [u8; 7] = [1, 121, 3, 33, 6, 15, 119];
 
-/// Options that make the conversation what it is; setting them by hand would break it.
+/// Options that are part of the protocol; setting them manually would break it.
 const RESERVED: [u8; 7] = [0, 50, 52, 53, 54, 55, 255];
 
 /// `ipam` of type `dhcp`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DhcpConf {
-    /// Where the agent listens.
+    /// The agent's socket.
     pub socket: PathBuf,
-    /// What it is asked for.
+    /// The request to the agent.
     pub wish: Wish,
 }
 
 impl DhcpConf {
-    /// Reads it; where it is `strict`, all unknown keys are errors, else those that look like a mistake for a known one.
+    /// Reads the object. If `strict`, all unknown keys are errors, otherwise those that look like a misspelling of a
+    /// known one.
     pub(super) fn read(object: &Object, cni_args: &[(String, String)], strict: bool) -> Result<Self, ConfError> {
         let unknown = object.unknown(&KEYS).filter(|key| strict || did_you_mean(key, KEYS).is_some());
         let unknown: Vec<_> =
@@ -54,7 +55,7 @@ impl DhcpConf {
             provide: provide(object, cni_args)?,
             request: request(object)?,
             broadcast: object.bool("broadcast")?.unwrap_or_default(),
-            // The stock plugin's 0 means that none is set.
+            // In the stock plugin, 0 means unset.
             priority: object.u32("priority")?.filter(|priority| *priority != 0),
         };
         if !wish.ipv4 && !wish.ipv6 {
@@ -67,7 +68,7 @@ impl DhcpConf {
         Ok(Self { socket: Self::socket(object)?, wish })
     }
 
-    /// Where the agent listens.
+    /// Returns the agent's socket.
     pub(crate) fn socket(object: &Object) -> Result<PathBuf, ConfError> {
         let path = PathBuf::from(object.text("daemonSocketPath")?.unwrap_or(agent::SOCKET));
         if path.is_absolute() {
@@ -78,7 +79,7 @@ impl DhcpConf {
     }
 }
 
-/// `provide`: what `CNI_ARGS` says goes before what stands in the configuration.
+/// Reads `provide`: `CNI_ARGS` takes precedence over the configuration.
 fn provide(object: &Object, cni_args: &[(String, String)]) -> Result<BTreeMap<u8, String>, ConfError> {
     let mut provided = BTreeMap::new();
     for item in object.objects("provide")?.unwrap_or_default() {
@@ -98,14 +99,14 @@ fn provide(object: &Object, cni_args: &[(String, String)]) -> Result<BTreeMap<u8
     Ok(provided)
 }
 
-/// `request`: with `skipDefault` nothing but what is listed.
+/// Reads `request`: with `skipDefault`, only the listed options.
 fn request(object: &Object) -> Result<Vec<u8>, ConfError> {
     let items = object.objects("request")?.unwrap_or_default();
     let mut skip = false;
     let mut listed = Vec::new();
     for item in &items {
         skip |= item.bool("skipDefault")?.unwrap_or_default();
-        // `skipDefault` may stand alone.
+        // An item may have `skipDefault` alone.
         if item.get("option").is_some_and(|value| !value.is_null()) || !skip {
             listed.push(option(item)?.1);
         }
@@ -119,7 +120,7 @@ fn request(object: &Object) -> Result<Vec<u8>, ConfError> {
     Ok(codes)
 }
 
-/// `option`: a name or a number, given as text or as a number.
+/// Reads `option`: a name or a number, given as text or as a number.
 fn option(item: &Object) -> Result<(String, u8), ConfError> {
     let text = match item.get("option") {
         Some(Value::Number(number)) => number.to_string(),

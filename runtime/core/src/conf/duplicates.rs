@@ -1,4 +1,4 @@
-//! `duplicates`: whether neighbours are asked for an address before it is given.
+//! `duplicates`: whether to probe neighbours for an address before it is used.
 
 use serde_json::{Value, json};
 
@@ -7,20 +7,21 @@ use super::{ConfError, Object};
 /// Keys of `duplicates`.
 pub(super) const DUPLICATES: [&str; 2] = ["detect", "waitMs"];
 
-/// How long neighbours may take to answer: on a wire of one site they do so in less than one.
+/// Default time for neighbours to answer: on a local network they need less than one
+/// millisecond.
 const WAIT: u32 = 300;
 const SHORTEST: u32 = 30;
 const LONGEST: u32 = 5_000;
 
-/// Neighbours are asked for an address before it is given.
+/// Probe neighbours for an address before it is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DuplicatesConf {
-    /// How long an answer is waited for, in milliseconds.
+    /// How long to wait for an answer, in milliseconds.
     pub wait_ms: u32,
 }
 
 impl DuplicatesConf {
-    /// Reads the same of an AddressPool.
+    /// Reads `duplicates` of an AddressPool.
     ///
     /// # Errors
     /// As for a network.
@@ -28,7 +29,7 @@ impl DuplicatesConf {
         Self::read(&Object::from_value(json!({ "duplicates": duplicates }))?)
     }
 
-    /// Reads `duplicates` of an object. `None`: nobody is asked.
+    /// Reads `duplicates` of an object. `None`: no probes.
     pub(super) fn read(object: &Object) -> Result<Option<Self>, ConfError> {
         let own = object.object_or_empty("duplicates")?;
         let wait_ms = own.u32("waitMs")?.unwrap_or(WAIT);

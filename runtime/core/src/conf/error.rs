@@ -1,19 +1,19 @@
-//! What can be wrong with a configuration. Where a stock plugin has a text for it, it is that text.
+//! Errors of a configuration. If a stock plugin has a text for an error, that text is used.
 
 use super::RangeProblem;
 use crate::cni::{CniError, Mistyped, Version, code};
 use crate::keys::did_you_mean;
 
-/// See the module.
+/// An error of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfError {
-    /// The program was called by a name it does not know.
+    /// The program was called by an unknown name.
     #[error("called as {name:?}, which is none of the names weft answers to: {known}")]
     UnknownPersona {
         /// The name.
         name: String,
-        /// The names there are.
+        /// The known names.
         known: String,
     },
     /// The version, or `CNI_ARGS`.
@@ -22,14 +22,14 @@ pub enum ConfError {
     /// A value of the wrong type.
     #[error("failed to load netconf: {0}")]
     Mistyped(Mistyped),
-    /// A value that is of the right type but means nothing.
+    /// A value of the right type that has no meaning.
     #[error("{key} is {value:?}, but has to be {want}")]
     BadValue {
         /// The key.
         key: String,
         /// Its value.
         value: String,
-        /// What is wanted.
+        /// What is expected.
         want: &'static str,
     },
     /// A key of ours that does not exist.
@@ -42,7 +42,7 @@ pub enum ConfError {
         /// What to do.
         hint: String,
     },
-    /// Several things at once.
+    /// Several errors.
     #[error("{}", several_text(.0))]
     Several(Vec<ConfError>),
     /// A step that does not exist.
@@ -50,10 +50,10 @@ pub enum ConfError {
     UnknownStep {
         /// Its type.
         kind: String,
-        /// The steps there are.
+        /// The existing steps.
         known: String,
     },
-    /// Something that is designed but not built.
+    /// A feature that is designed but not implemented.
     #[error("{what} is not supported by this version of weft; {hint}")]
     NotSupported {
         /// What.
@@ -61,7 +61,7 @@ pub enum ConfError {
         /// What to do.
         hint: &'static str,
     },
-    /// A key that has to be there.
+    /// A missing key.
     #[error("{key} is missing: {hint}")]
     Missing {
         /// The key.
@@ -69,12 +69,12 @@ pub enum ConfError {
         /// What to write.
         hint: &'static str,
     },
-    /// An option of `ipam.provide` or `ipam.request` that is none.
+    /// An invalid option of `ipam.provide` or `ipam.request`.
     #[error("Can not parse option {text:?}: Can not parse option: strconv.ParseUint: parsing {text:?}: {why}")]
     DhcpOption {
         /// The option as written.
         text: String,
-        /// In the words of the stock plugin's library.
+        /// The reason, in the words of the stock plugin's library.
         why: &'static str,
     },
     /// A value that does not fit into an option.
@@ -83,7 +83,7 @@ pub enum ConfError {
         /// The option as written.
         option: String,
     },
-    /// Two keys of which one has to go.
+    /// Two keys that exclude each other.
     #[error("both {one:?} and {other:?} are there: keep one of them")]
     Either {
         /// The one.
@@ -97,7 +97,7 @@ pub enum ConfError {
         /// The name.
         name: String,
     },
-    /// Nobody could be asked for duplicates.
+    /// Duplicate detection is impossible.
     #[error("{key} cannot be had in this network: {why}; remove it")]
     NoDetection {
         /// The key.
@@ -113,13 +113,13 @@ pub enum ConfError {
         /// What is wrong with it.
         error: Box<ConfError>,
     },
-    /// What flannel says of its own keys.
+    /// An error of flannel's own keys.
     #[error("{0}")]
     Flannel(&'static str),
     /// No `ipam` for an IPAM plugin.
     #[error("IPAM config missing 'ipam' key")]
     MissingIpam,
-    /// No `ipam.type` for a plugin that cannot do without.
+    /// No `ipam.type` for a plugin that requires one.
     #[error("{text}")]
     NoPlugin {
         /// In the stock plugin's words.
@@ -128,18 +128,18 @@ pub enum ConfError {
     /// A plugin name that would leave `CNI_PATH`.
     #[error("invalid plugin name: {0}")]
     PluginName(String),
-    /// `ipam` for a delegate that takes no addresses.
+    /// `ipam` for a delegate that uses no addresses.
     #[error("a {kind} takes no addresses: remove \"ipam\"")]
     NoIpamWanted {
         /// The delegate.
         kind: String,
     },
-    /// `ipam.policy` names neither a shipped policy nor a place.
+    /// `ipam.policy` names neither a shipped policy nor a URL.
     #[error(
         "{key} is {policy:?}, which is neither a policy that comes with weft nor a URL such as file:///etc/weft/policy.wasm"
     )]
     UnknownPolicy {
-        /// The key that names it.
+        /// The key with the name.
         key: &'static str,
         /// The name.
         policy: String,
@@ -156,7 +156,7 @@ pub enum ConfError {
     /// A range set that cannot be used.
     #[error("invalid range set {index}: {problem}")]
     RangeSet {
-        /// Which one, in the order they are used.
+        /// The index of the set, in the order of use.
         index: usize,
         /// What is wrong with it.
         problem: RangeProblem,
@@ -181,10 +181,10 @@ pub enum ConfError {
         /// The configuration's version.
         version: Version,
     },
-    /// A requested address that is none.
+    /// A requested address that is invalid.
     #[error("{place}invalid IP address {text}")]
     RequestedAddress {
-        /// Where it is, as stock says it; empty outside of `CNI_ARGS`.
+        /// Its place in the stock plugin's words; empty outside of `CNI_ARGS`.
         place: String,
         /// The text.
         text: String,
@@ -204,13 +204,13 @@ fn several_text(errors: &[ConfError]) -> String {
 }
 
 impl ConfError {
-    /// All of them as one; `None` where there is none.
+    /// Combines errors into one; `None` if there are none.
     #[must_use]
     pub fn all(mut errors: Vec<Self>) -> Option<Self> {
         if errors.len() < 2 { errors.pop() } else { Some(Self::Several(errors)) }
     }
 
-    /// One error after others that were found before.
+    /// Appends one error to errors that were found before.
     #[must_use]
     pub fn after(self, mut earlier: Vec<Self>) -> Self {
         if earlier.is_empty() {
@@ -220,7 +220,7 @@ impl ConfError {
         Self::Several(earlier)
     }
 
-    /// Every one of them.
+    /// Returns the individual errors.
     #[must_use]
     pub fn each(self) -> Vec<Self> {
         match self {
@@ -229,7 +229,7 @@ impl ConfError {
         }
     }
 
-    /// The CNI code that fits.
+    /// Returns the CNI code.
     #[must_use]
     pub fn code(&self) -> u32 {
         match self {
@@ -237,7 +237,7 @@ impl ConfError {
             Self::Wire(error) => error.code,
             Self::NotSupported { .. } => code::UNSUPPORTED_FIELD,
             Self::Entry { error, .. } => error.code(),
-            // A mistake in the configuration is among them.
+            // At least one of them is a mistake in the configuration.
             Self::Several(_) => code::INVALID_CONFIG,
             Self::Mistyped(_)
             | Self::BadValue { .. }
@@ -267,7 +267,7 @@ impl ConfError {
     }
 }
 
-// Not `#[from]`: that would make them sources, and their texts are part of this one's.
+// Not `#[from]`: that would make them sources, but their texts are part of this error's text.
 impl From<Mistyped> for ConfError {
     fn from(error: Mistyped) -> Self {
         Self::Mistyped(error)
@@ -280,7 +280,7 @@ impl From<CniError> for ConfError {
     }
 }
 
-/// The error about a key: what was meant, or else `otherwise`.
+/// Returns the error for an unknown key, with the likely intended key or else `otherwise`.
 pub(super) fn unknown_key(key: &str, place: &str, known: &[&str], otherwise: impl FnOnce() -> String) -> ConfError {
     let place = if place.is_empty() { String::new() } else { format!(" in {place:?}") };
     let hint = match did_you_mean(key, known.iter().copied()) {

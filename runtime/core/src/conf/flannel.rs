@@ -1,7 +1,8 @@
-//! Called as `flannel`: its configuration as one delegate that the `flannel` policy fills in.
+//! Called as `flannel`: reads its configuration as one delegate that the `flannel` policy completes.
 //!
-//! The plugin hands its delegate a configuration with nothing of its own but `name`, `cniVersion`, `runtimeConfig` and `ipam`;
-//! what it takes from its file is the policy's part. Keys of `delegate` and `ipam` are looked up as the plugin does, exactly.
+//! The plugin passes its delegate a configuration that contains only `name`, `cniVersion`, `runtimeConfig` and `ipam`
+//! of its own; the policy adds the values from its file. Keys of `delegate` and `ipam` are case-sensitive, as in the
+//! plugin.
 
 use std::path::PathBuf;
 
@@ -16,13 +17,13 @@ pub(super) const POLICY: &str = "flannel";
 /// The file's name for the policy.
 const FILE: &str = "subnet.env";
 
-/// Where flanneld leaves it.
+/// The file that flanneld writes.
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
 
-/// Where the plugin keeps what it needs for DEL.
+/// The directory in which the plugin stores what it needs for DEL.
 const DATA_DIR: &str = "/var/lib/cni/flannel";
 
-/// What the policy sets.
+/// The keys that the policy sets.
 const SETTABLE: [&str; 6] = ["ipMasq", "mtu", "isGateway", "ipam.type", "ipam.ranges", "ipam.routes"];
 
 /// Reads the plugin's configuration.

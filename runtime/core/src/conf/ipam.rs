@@ -1,4 +1,4 @@
-//! The `ipam` object: who decides, and what the operator declared.
+//! The `ipam` object: the kind of IPAM, and the operator's declarations.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,38 +9,38 @@ use weft_host_abi::types::{RangeSet, RequestSource, Requested};
 use super::{ConfError, DhcpConf, IpamKind, Object, Persona, ranges, requested};
 use crate::cni::{Version, read_net};
 
-/// Where host-local keeps its files by default. The ledger needs no directory, but a conf that names another one means
-/// another address domain.
+/// host-local's default directory. The ledger needs no directory, but a configuration with another one means another
+/// address domain.
 const DEFAULT_DATA_DIR: &str = "/var/lib/cni/networks";
 
-/// The `ipam` object, read.
+/// The parsed `ipam` object.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IpamConf {
-    /// Who decides.
+    /// The kind of IPAM.
     pub kind: IpamKind,
     /// The object.
     pub object: Object,
-    /// The object as JSON text: the policy's configuration. What the runtime added (`ipRanges`, `ips`) is not in it.
+    /// The object as JSON text: the policy's configuration, without the runtime's additions (`ipRanges`, `ips`).
     pub text: String,
     /// Ranges that addresses may come from, in order; empty for an external plugin.
     pub range_sets: Vec<RangeSet>,
-    /// Single addresses that may be given out besides.
+    /// Additional single addresses that may be allocated.
     pub declared: Vec<IpNet>,
     /// Gateways that the configuration (`addresses[].gateway`) or `CNI_ARGS` (`GATEWAY`) name.
     pub gateways: Vec<IpAddr>,
-    /// Addresses that somebody asked for.
+    /// Addresses that were requested by name.
     pub requested: Vec<Requested>,
     /// `args.cni.ipam-claim-reference`: the IPAMClaim in the pod's namespace that keeps the addresses.
     pub claim_reference: Option<String>,
     /// `resolvConf`: the file with the container's DNS.
     pub resolv_conf: Option<PathBuf>,
-    /// The address domain: in it, an address is taken once.
+    /// The address domain, in which an address is taken once.
     pub scope: String,
-    /// What a DHCP server is asked; for that kind only, and not for DEL.
+    /// The request to a DHCP server; only for that kind, and not for DEL.
     pub dhcp: Option<DhcpConf>,
 }
 
-/// Everything besides the `ipam` object that reading it takes.
+/// The inputs of the parser besides the `ipam` object.
 pub(super) struct Context<'a> {
     pub(super) persona: Persona,
     pub(super) network: &'a str,
@@ -48,12 +48,12 @@ pub(super) struct Context<'a> {
     pub(super) args: &'a Object,
     pub(super) runtime_config: &'a Object,
     pub(super) cni_args: &'a [(String, String)],
-    /// A pool of the cluster ledger has the ranges.
+    /// Whether a pool of the cluster ledger has the ranges.
     pub(super) pooled: bool,
 }
 
 impl IpamConf {
-    /// The object of a kind, with nothing read from it.
+    /// Returns an object of a kind without parsing it.
     pub(super) fn bare(kind: IpamKind, object: Object, network: &str) -> Self {
         let scope = scope(&object, network);
         Self {
@@ -82,7 +82,7 @@ impl IpamConf {
             }
             IpamKind::Shipped(_) | IpamKind::Wasm { .. } => {}
         }
-        // Each of the two stock plugins ignores the other's keys; a policy of another name has both.
+        // Each of the two stock plugins ignores the other's keys; a policy of another name uses both.
         if !conf.kind.is_shipped("static") {
             conf.range_sets = ranges::read(&conf.object, context.runtime_config)?;
         }
@@ -119,7 +119,7 @@ fn scope(ipam: &Object, network: &str) -> String {
     scope_of(network, ipam.text("dataDir").ok().flatten())
 }
 
-/// The address domain of a network: with a `dataDir` of its own, host-local knows nothing of what it gave out elsewhere.
+/// Returns the address domain of a network: with its own `dataDir`, host-local ignores allocations elsewhere.
 #[must_use]
 pub fn scope_of(network: &str, data_dir: Option<&str>) -> String {
     match data_dir.map(|dir| dir.trim_end_matches('/')) {
@@ -128,7 +128,7 @@ pub fn scope_of(network: &str, data_dir: Option<&str>) -> String {
     }
 }
 
-/// The directory in which host-local keeps the addresses of a scope of a network.
+/// Returns the directory in which host-local stores the addresses of a scope of a network.
 #[must_use]
 pub fn data_dir_of<'a>(network: &str, scope: &'a str) -> &'a str {
     scope.strip_prefix(network).and_then(|rest| rest.strip_prefix('@')).unwrap_or(DEFAULT_DATA_DIR)
@@ -138,7 +138,7 @@ pub fn data_dir_of<'a>(network: &str, scope: &'a str) -> &'a str {
 fn declared(ipam: &Object) -> Result<Vec<IpNet>, ConfError> {
     let items = ipam.objects("addresses")?.unwrap_or_default();
     let net = |item: Object| {
-        // `Address` is a field of its own in the stock plugin.
+        // The stock plugin has a separate field `Address`.
         let item = item.without_exactly("Address");
         let text = item.str("address")?.unwrap_or_default();
         read_net(text).ok_or_else(|| ConfError::DeclaredAddress { text: text.to_owned() })
@@ -146,7 +146,7 @@ fn declared(ipam: &Object) -> Result<Vec<IpNet>, ConfError> {
     items.into_iter().map(net).collect()
 }
 
-/// Gateways that are named; what is no address is the policy's to refuse.
+/// Returns the named gateways; the policy refuses an invalid address.
 fn gateways(ipam: &Object, cni_args: &[(String, String)]) -> Vec<IpAddr> {
     let items = ipam.objects("addresses").ok().flatten().unwrap_or_default();
     let of_addresses = items.iter().filter_map(|item| item.str("gateway").ok().flatten().map(str::to_owned));
@@ -156,7 +156,7 @@ fn gateways(ipam: &Object, cni_args: &[(String, String)]) -> Vec<IpAddr> {
     parsed.map(|address| address.to_canonical()).collect()
 }
 
-/// Whether a wish replaces the addresses of a `static` configuration: all but those of `CNI_ARGS` do.
+/// Returns whether a requested address replaces those of a `static` configuration: all do, except those of `CNI_ARGS`.
 fn replaces(asked: &Requested) -> bool {
     asked.source != RequestSource::CniArgs
 }

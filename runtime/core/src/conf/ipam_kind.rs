@@ -1,37 +1,37 @@
-//! Who decides about addresses: `ipam.type`.
+//! The kind of IPAM: `ipam.type`.
 
 use super::{ConfError, Object, Persona};
 
-/// Who decides about addresses.
+/// The kind of IPAM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IpamKind {
-    /// A policy that comes with weft, by name.
+    /// A shipped policy, by name.
     Shipped(String),
-    /// A policy of the operator's.
+    /// An operator's policy.
     Wasm {
-        /// Where it is.
+        /// Its URL.
         policy: String,
     },
-    /// A DHCP server, by way of the node's agent.
+    /// A DHCP server, through the node's agent.
     Dhcp,
     /// An IPAM plugin of that name in `CNI_PATH`.
     External(String),
 }
 
 impl IpamKind {
-    /// Whether it is the shipped policy of that name.
+    /// Returns whether it is the shipped policy of that name.
     #[must_use]
     pub fn is_shipped(&self, name: &str) -> bool {
         matches!(self, Self::Shipped(own) if own == name)
     }
 
-    /// Whether a policy decides.
+    /// Returns whether a policy decides.
     #[must_use]
     pub fn is_policy(&self) -> bool {
         self.policy().is_some()
     }
 
-    /// What `ipam.policy` has to say for `weft-ipam` to do the same.
+    /// Returns the value of `ipam.policy` with which `weft-ipam` does the same.
     #[must_use]
     pub fn policy(&self) -> Option<&str> {
         match self {
@@ -40,7 +40,7 @@ impl IpamKind {
         }
     }
 
-    /// Keys of `CNI_ARGS` that the stock plugin of this name reads.
+    /// Returns the keys of `CNI_ARGS` that the stock plugin of this name reads.
     pub(super) fn cni_args(&self) -> &'static [&'static str] {
         match self {
             Self::Shipped(name) if name == "host-local" => &["IP"],
@@ -50,7 +50,7 @@ impl IpamKind {
     }
 }
 
-/// Who decides; `None` where the network has no IPAM.
+/// Returns the kind of IPAM; `None` if the network has no IPAM.
 pub(super) fn kind(
     persona: Persona,
     ipam: &Object,
@@ -73,7 +73,7 @@ pub(super) fn kind(
     Ok(Some(kind))
 }
 
-/// `ipam.policy` of `weft-ipam`: a shipped policy's name, or a URL.
+/// Reads `ipam.policy` of `weft-ipam`: a shipped policy's name, or a URL.
 fn by_policy(ipam: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result<IpamKind, ConfError> {
     match policy(ipam)? {
         name if is_shipped(name) => Ok(IpamKind::Shipped(name.to_owned())),
@@ -81,7 +81,7 @@ fn by_policy(ipam: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result<IpamKin
     }
 }
 
-/// `ipam.policy` of `wasm`: a URL.
+/// Reads `ipam.policy` of `wasm`: a URL.
 fn wasm(ipam: &Object) -> Result<IpamKind, ConfError> {
     let policy = policy(ipam)?.to_owned();
     if !policy.contains("://") {
@@ -95,7 +95,7 @@ fn policy(ipam: &Object) -> Result<&str, ConfError> {
     ipam.text("policy")?.ok_or(ConfError::Missing { key: "ipam.policy", hint })
 }
 
-/// A name to look for in `CNI_PATH`: one file name, nothing that leads elsewhere.
+/// Checks a name to look up in `CNI_PATH`: it must be a plain file name.
 pub(super) fn plugin_name(name: &str) -> Result<String, ConfError> {
     if name.contains(['/', '\0']) || name == "." || name == ".." {
         return Err(ConfError::PluginName(name.to_owned()));

@@ -1,4 +1,4 @@
-//! The pod's labels, as a configuration has them.
+//! The pod's labels in a configuration.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub(super) fn labels(args: &Object) -> Result<Vec<(String, String)>, ConfError> 
             }
         }
         _ => {
-            // Label keys are case-sensitive, so they are not looked up by name.
+            // Label keys are case-sensitive, so do not use the object's lookup.
             let object = args.object_or_empty("labels")?;
             for (key, value) in object.as_value().as_object().into_iter().flatten() {
                 let text = value.as_str().ok_or_else(|| ConfError::BadValue {

@@ -1,8 +1,8 @@
-//! PluginConf: what stdin said, read as the program's name and the `type` ask for. Pure.
+//! PluginConf: parses stdin according to the program's name and `type`. Pure.
 //!
-//! Called as `weft`, keys are ours and an unknown one is an error. Called as a stock plugin's name, the configuration is
-//! that plugin's: unknown keys are ignored and errors have its texts. Not here: what a delegate does with its keys
-//! (`delegate`), and a policy's own keys (the policy).
+//! Called as `weft`, keys are ours and an unknown one is an error. Called by a stock plugin's name, the configuration
+//! is that plugin's: unknown keys are ignored and errors have its texts. Not here: the meaning of a delegate's keys
+//! (`delegate`) and of a policy's own keys (the policy).
 
 mod attachments;
 mod cluster;

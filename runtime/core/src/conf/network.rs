@@ -1,4 +1,4 @@
-//! The whole configuration of a call; `read` reads it.
+//! The complete configuration of a call; `read` parses it.
 
 use serde_json::Value;
 use weft_host_abi::types::{Dns, RangeSet};
@@ -14,20 +14,20 @@ use crate::cni::{Version, check_known};
 use crate::delegate::{self, IpamUse};
 use crate::step;
 
-/// What makes the interface: exactly one of these.
+/// What makes the interface.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Maker {
-    /// A policy picks the delegate; `ipam` is read with what it picks ([`Network::chosen`]).
+    /// A policy picks the delegate; `ipam` is read with the choice ([`Network::chosen`]).
     Select(SelectConf),
     /// A delegate.
     Delegate(DelegateConf),
-    /// The plugin before this one in a list: there are steps alone.
+    /// The previous plugin of a list: this configuration only has steps.
     Before,
-    /// Nobody: addresses alone are wanted, or a DEL could read no delegate.
+    /// Nothing: only addresses are requested, or a DEL could not read the delegate.
     Nobody,
 }
 
-/// A network configuration, read. See `conf`.
+/// A parsed network configuration. See `conf`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {
     /// CNI version of the configuration and of the result.
@@ -36,11 +36,11 @@ pub struct Network {
     pub name: String,
     /// What makes the interface.
     pub maker: Maker,
-    /// What is done to the interface afterwards, in order.
+    /// Changes to the interface afterwards, in order.
     pub steps: Vec<StepConf>,
-    /// Who decides about addresses; `None` for layer 2.
+    /// The `ipam` section; `None` for layer 2.
     ///
-    /// With an external delegate that one calls its IPAM plugin itself: its `conf` says `weft-ipam` where this is ours.
+    /// An external delegate calls its IPAM plugin itself: its `conf` names `weft-ipam` if the section is ours.
     pub ipam: Option<IpamConf>,
     /// `dns`, where it is set.
     pub dns: Option<Dns>,
@@ -50,11 +50,13 @@ pub struct Network {
     pub args: Object,
     /// `prevResult`.
     pub prev_result: Option<Value>,
-    /// What GC keeps: (container id, interface name). `None` where the runtime sent no list; an empty one keeps nothing.
+    /// The attachments that GC keeps: (container id, interface name). `None` if the runtime sent no list; an empty list
+    /// keeps nothing.
     pub valid_attachments: Option<Vec<(String, String)>>,
-    /// How policies run and where claims are kept.
+    /// How policies run and where claims are stored.
     pub terms: Terms,
-    /// Who is asked besides, and not heeded. Where it is promoted, `ipam` has its policy and this the network's own.
+    /// The policy that is asked in addition and only recorded. If it is promoted, `ipam` has its policy and this the
+    /// network's own.
     pub monitor: Option<MonitorConf>,
     /// Labels of the pod, from `args.cni.labels`, sorted by key.
     pub labels: Vec<(String, String)>,
@@ -63,11 +65,11 @@ pub struct Network {
 }
 
 impl Network {
-    /// The same network with the ranges of the pool that its ledger names. `probe_ms`: neighbours are asked for the pool's
-    /// addresses, in whichever network.
+    /// Returns the same network with the ranges of the pool that its ledger names. With `probe_ms`, neighbours are
+    /// probed for the pool's addresses, in every network.
     ///
     /// # Errors
-    /// The version has no room for an address of each, or nobody can be asked for addresses in this network.
+    /// The CNI version does not allow an address of each set, or neighbours cannot be probed in this network.
     pub fn with_pool(
         &self,
         domain: &str,
@@ -88,7 +90,7 @@ impl Network {
         Ok(network)
     }
 
-    /// The parts that cannot fail.
+    /// Reads the parts that cannot fail.
     pub(super) fn bare(object: &Object) -> Self {
         let inner = |object: &Object, key| object.object_or_empty(key).unwrap_or_default();
         let version = object.str("cniVersion").ok().flatten().unwrap_or_default();
@@ -110,7 +112,7 @@ impl Network {
         }
     }
 
-    /// The delegate, where there is one by now.
+    /// Returns the delegate, if it is known.
     #[must_use]
     pub fn delegate(&self) -> Option<&DelegateConf> {
         match &self.maker {
@@ -119,13 +121,13 @@ impl Network {
         }
     }
 
-    /// The delegate, where it is another vendor's plugin.
+    /// Returns the delegate, if it is another vendor's plugin.
     #[must_use]
     pub fn external_delegate(&self) -> Option<&DelegateConf> {
         self.delegate().filter(|delegate| !delegate.builtin)
     }
 
-    /// Who picks the delegate, where a policy does and has not yet.
+    /// Returns the delegate selection, if a policy still has to choose.
     #[must_use]
     pub fn select(&self) -> Option<&SelectConf> {
         match &self.maker {
@@ -134,13 +136,13 @@ impl Network {
         }
     }
 
-    /// Whether there are steps alone: a chained plugin.
+    /// Returns whether there are only steps: a chained plugin.
     #[must_use]
     pub fn is_chained(&self) -> bool {
         self.maker == Maker::Before
     }
 
-    /// How the delegate goes with IPAM; an external one decides for itself.
+    /// Returns how the delegate uses IPAM; an external one decides for itself.
     pub(super) fn ipam_use(&self) -> IpamUse {
         let found = self.delegate().and_then(|delegate| delegate::find(&delegate.kind));
         found.map_or(IpamUse::Optional, delegate::Delegate::ipam)
@@ -159,7 +161,8 @@ impl Network {
         }
     }
 
-    /// Refuses to look for duplicates where nobody could be asked. Where a policy picks the delegate, that is seen when it has.
+    /// Refuses duplicate detection if neighbours cannot be probed. If a policy picks the delegate, this is checked
+    /// after the choice.
     pub(super) fn check_duplicates(&self, key: &str) -> Result<(), ConfError> {
         if self.terms.duplicates.is_none() || self.select().is_some() {
             return Ok(());
@@ -176,8 +179,8 @@ impl Network {
         }
     }
 
-    /// Called as a stock plugin, unknown keys of `CNI_ARGS` are refused as that does: where the plugin, or the IPAM plugin
-    /// it would call, reads any. What either of them reads is known.
+    /// Called as a stock plugin, refuses unknown keys of `CNI_ARGS` if the plugin, or the IPAM plugin it would call,
+    /// reads any. The keys that either reads are known.
     pub(super) fn check_cni_args(&self, persona: Persona, cni_args: &[(String, String)]) -> Result<(), ConfError> {
         let known = self.cni_args();
         if !persona.is_stock() || known.is_empty() {
@@ -186,14 +189,15 @@ impl Network {
         Ok(check_known(cni_args, &known)?)
     }
 
-    /// Whether a text in `CNI_ARGS` that is no list of pairs is an error. A stock plugin that reads no key of it never looks.
+    /// Returns whether a text in `CNI_ARGS` that is not a list of pairs is an error. A stock plugin that reads no key
+    /// ignores it.
     #[must_use]
     pub fn reads_cni_args(&self, persona: Persona) -> bool {
-        // flannel's delegate reads them, and its IPAM plugin.
+        // flannel's delegate and its IPAM plugin read them.
         !persona.is_stock() || persona == Persona::Flannel || !self.cni_args().is_empty()
     }
 
-    /// Keys of `CNI_ARGS` that the plugin, or the IPAM plugin it would call, reads.
+    /// Returns the keys of `CNI_ARGS` that the plugin, or the IPAM plugin it would call, reads.
     fn cni_args(&self) -> Vec<&'static str> {
         let mut known = Vec::new();
         if let Some(found) = self.delegate().and_then(|delegate| delegate::find(&delegate.kind)) {
@@ -204,7 +208,7 @@ impl Network {
         known
     }
 
-    /// The external IPAM plugin that a built-in delegate has to exec, where there is one.
+    /// Returns the external IPAM plugin that a built-in delegate has to execute, if any.
     #[must_use]
     pub fn external_ipam(&self) -> Option<&str> {
         match self.ipam.as_ref().map(|ipam| &ipam.kind) {

@@ -13,7 +13,7 @@ pub struct DelegateConf {
     pub builtin: bool,
 }
 
-/// One step, done to what the delegate or the plugin before made.
+/// One step: a change to the link of the delegate or the previous plugin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepConf {
     /// Its type; always one of `step`.

@@ -1,4 +1,4 @@
-//! Which plugin the program is, by the name it is called.
+//! The plugin that the program stands for, by the name it is called.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -7,13 +7,13 @@ use super::ConfError;
 use crate::cni::Version;
 use crate::{delegate, step};
 
-/// Stock IPAM plugins that weft stands in for.
+/// Stock IPAM plugins that weft replaces.
 const IPAM_NAMES: [&str; 3] = ["host-local", "static", "dhcp"];
 
-/// Names for all networks of a pod.
+/// Names of the persona for all networks of a pod.
 pub const POD_NAMES: [&str; 3] = ["weft-pod", "multus", "multus-shim"];
 
-/// See the module.
+/// The plugin that the program stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Persona {
     /// `weft`: one attachment.
@@ -33,10 +33,10 @@ pub enum Persona {
 }
 
 impl Persona {
-    /// The persona of a program name, given with or without its directory.
+    /// Returns the persona of a program name, given with or without its directory.
     ///
     /// # Errors
-    /// weft does not answer to that name.
+    /// weft cannot be called by that name.
     pub fn from_argv0(argv0: &OsStr) -> Result<Self, ConfError> {
         let name = Path::new(argv0).file_name().unwrap_or(argv0).to_string_lossy();
         Self::all().find(|persona| persona.name() == name).ok_or_else(|| ConfError::UnknownPersona {
@@ -45,7 +45,7 @@ impl Persona {
         })
     }
 
-    /// Every persona there is.
+    /// Returns every persona.
     pub fn all() -> impl Iterator<Item = Self> {
         let own = [Self::Weft, Self::WeftIpam].into_iter();
         own.chain(POD_NAMES.map(Self::Pod))
@@ -55,7 +55,7 @@ impl Persona {
             .chain([Self::Flannel])
     }
 
-    /// The name of its program.
+    /// Returns the name of its program.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -66,13 +66,13 @@ impl Persona {
         }
     }
 
-    /// Whether it prints addresses only, and makes no link.
+    /// Returns whether it only prints addresses, and makes no link.
     #[must_use]
     pub fn is_ipam(self) -> bool {
         matches!(self, Self::WeftIpam | Self::Ipam(_))
     }
 
-    /// The oldest version of the specification it speaks: where it stands in for a stock plugin, that plugin's.
+    /// Returns the oldest supported version of the specification: that of the stock plugin it replaces, if any.
     #[must_use]
     pub fn oldest(self) -> Version {
         match self {
@@ -83,7 +83,7 @@ impl Persona {
         }
     }
 
-    /// Whether it stands in for a stock plugin, and so is as lenient as that.
+    /// Returns whether it replaces a stock plugin, and is therefore equally lenient.
     #[must_use]
     pub fn is_stock(self) -> bool {
         matches!(self, Self::Delegate(_) | Self::Ipam(_) | Self::Step(_) | Self::Flannel)

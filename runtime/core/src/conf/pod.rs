@@ -1,11 +1,11 @@
-//! What the runtime and the configuration tell about the pod.
+//! The pod according to the runtime and the configuration.
 
 use weft_host_abi::types::Pod;
 
 use super::{Network, Object};
 
 impl Network {
-    /// The pod, as far as the runtime and the configuration tell.
+    /// Returns the pod, as far as the runtime and the configuration describe it.
     #[must_use]
     pub fn pod(&self, cni_args: &[(String, String)]) -> Option<Pod> {
         let arg = |name: &str| {
@@ -22,8 +22,8 @@ impl Network {
         (pod != Pod::default()).then_some(pod)
     }
 
-    /// The MAC that is asked for, as text: by the runtime, then by `args`, then by `CNI_ARGS`, then by the delegate's
-    /// configuration. What the delegate makes of it is its own rule; this is what policies get.
+    /// Returns the requested MAC as text: the runtime's, otherwise that of `args`, of `CNI_ARGS`, or of the delegate's
+    /// configuration. Policies get this value; the delegate has its own rule.
     #[must_use]
     pub fn requested_mac(&self, cni_args: &[(String, String)]) -> Option<String> {
         let text = |object: &Object| object.text("mac").ok().flatten().map(ToOwned::to_owned);

@@ -1,7 +1,7 @@
-//! What an AddressPool declares: ranges as in a network's `ipam`, told apart by `set` instead of by lists in lists, and what of them
-//! is never given out.
+//! An AddressPool's declarations: ranges as in a network's `ipam`, grouped by `set` instead of nested lists, and
+//! exclusions.
 //!
-//! Invariant: no address that is excluded lies in a range that is read here, so every policy keeps to it.
+//! Invariant: no excluded address lies in a range that is read here, so every policy respects the exclusions.
 
 use std::net::IpAddr;
 
@@ -14,13 +14,13 @@ use super::{RangeProblem, ranges};
 use crate::cni::read_net;
 use crate::store::{next, previous};
 
-/// The range sets of a pool, without what it excludes.
+/// Returns the range sets of a pool, without its exclusions.
 ///
-/// Ranges with the same `set` form a set of that name; those without form one set per family. An attachment gets one address of
-/// each set, unless its policy picks sets by name.
+/// Ranges with the same `set` form a set of that name; the others form one set per family. An attachment gets one
+/// address from each set, unless its policy picks sets by name.
 ///
 /// # Errors
-/// A range cannot be used, two overlap, an exclusion is no address or subnet, or nothing is left.
+/// A range is invalid, two overlap, an exclusion is not an address or subnet, or nothing is left.
 pub fn pool_sets(declared: &[Value], exclude: &[String]) -> Result<Vec<RangeSet>, ConfError> {
     let mut sets: Vec<(Option<String>, bool, Vec<Range>)> = Vec::new();
     for (index, value) in declared.iter().enumerate() {
@@ -53,7 +53,7 @@ pub fn pool_sets(declared: &[Value], exclude: &[String]) -> Result<Vec<RangeSet>
     if sets.is_empty() { Err(ConfError::NoRanges) } else { Ok(sets) }
 }
 
-/// The range sets that a network's `ipam` object declares by itself.
+/// Returns the range sets that a network's `ipam` object declares itself.
 ///
 /// # Errors
 /// As for the network.
@@ -61,7 +61,7 @@ pub fn declared_sets(ipam: &Value) -> Result<Vec<RangeSet>, ConfError> {
     ranges::read(&Object::from_value(ipam.clone())?, &Object::default())
 }
 
-/// First and last address of an address or a subnet.
+/// Returns first and last address of an address or a subnet.
 fn span(text: &str) -> Option<(IpAddr, IpAddr)> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Some((address.to_canonical(), address.to_canonical()));
@@ -70,7 +70,7 @@ fn span(text: &str) -> Option<(IpAddr, IpAddr)> {
     Some((net.network(), net.broadcast()))
 }
 
-/// What is left of a range on both sides of a span.
+/// Returns the parts of a range on both sides of a span.
 fn without(range: &Range, first: IpAddr, last: IpAddr) -> Vec<Range> {
     if first.is_ipv4() != range.first.is_ipv4() || last < range.first || first > range.last {
         return vec![range.clone()];

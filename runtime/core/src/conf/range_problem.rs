@@ -1,4 +1,4 @@
-//! What can be wrong with a range set.
+//! Mistakes in a range set.
 
 use std::net::IpAddr;
 
@@ -6,22 +6,22 @@ use ipnet::IpNet;
 
 use crate::cni::Mistyped;
 
-/// What can be wrong with a range set, in host-local's words.
+/// A mistake in a range set, in host-local's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RangeProblem {
-    /// No range in it.
+    /// An empty set.
     #[error("empty range set")]
     Empty,
     /// Neither a list nor an object with a list.
     #[error("a range set is a list of ranges, or an object with \"ranges\" and a \"name\"; found {found}")]
     NoSet {
-        /// What is there.
+        /// The value that was found.
         found: String,
     },
     /// A value of the wrong type.
     #[error("{0}")]
     Mistyped(Mistyped),
-    /// No address, or no subnet.
+    /// An invalid address or subnet.
     #[error("{key}: invalid {what} address: {text}")]
     BadText {
         /// The key.
@@ -31,7 +31,7 @@ pub enum RangeProblem {
         /// The text.
         text: String,
     },
-    /// No subnet.
+    /// A missing subnet.
     #[error("IP <nil> not v4 nor v6")]
     NoSubnet,
     /// A subnet of one or two addresses.
@@ -40,7 +40,7 @@ pub enum RangeProblem {
     /// An IPv4 address written as an IPv6 one.
     #[error("IPNet IP and Mask version mismatch")]
     Mapped,
-    /// A subnet that is an address.
+    /// A subnet with host bits.
     #[error("Network has host bits set. For a subnet mask of length {} the network address is {}", .0.prefix_len(), .0.network())]
     HostBits(IpNet),
     /// A gateway of the other family.
@@ -51,7 +51,7 @@ pub enum RangeProblem {
         /// The subnet.
         subnet: IpNet,
     },
-    /// An end that is outside of its subnet, or of the other end.
+    /// An end outside of its subnet, or beyond the other end.
     #[error("{end} {address} not in network {subnet}")]
     Outside {
         /// `RangeStart` or `RangeEnd`.
@@ -61,7 +61,7 @@ pub enum RangeProblem {
         /// The subnet.
         subnet: IpNet,
     },
-    /// A start after its end: host-local says that it is not in the network.
+    /// A start after its end: host-local reports that it is not in the network.
     #[error("RangeStart {start} not in network {subnet}: it is after RangeEnd {end}")]
     Backwards {
         /// The start.

@@ -1,7 +1,7 @@
 //! Declared ranges: the keys `ranges`, `subnet` (with `rangeStart`, `rangeEnd`, `gateway`) and `runtimeConfig.ipRanges`.
 //!
-//! The rules and texts are host-local's. Ours are sets with a name, `{"name": "blue", "ranges": [...]}`, and that a gateway
-//! is of its subnet's family.
+//! The rules and texts are host-local's. Our additions: sets with a name, `{"name": "blue", "ranges": [...]}`, and the
+//! check that a gateway has its subnet's family.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,7 +12,7 @@ use weft_host_abi::types::{Range, RangeSet};
 use super::{ConfError, RangeProblem};
 use crate::cni::{Object, Version, read_net};
 
-/// Reads every declared set in the order that host-local uses them: the runtime's, the single range, the list.
+/// Reads every declared set in host-local's order: the runtime's, the single range, the list.
 pub(super) fn read(ipam: &Object, runtime_config: &Object) -> Result<Vec<RangeSet>, ConfError> {
     let mut sets = Vec::new();
     let mut add = |set: Result<RangeSet, RangeProblem>| {
@@ -33,7 +33,7 @@ pub(super) fn read(ipam: &Object, runtime_config: &Object) -> Result<Vec<RangeSe
     Ok(sets)
 }
 
-/// What holds between sets.
+/// Checks the rules between sets.
 pub(super) fn check_sets(sets: &[RangeSet]) -> Result<(), ConfError> {
     for (first, set) in sets.iter().enumerate() {
         for (second, other) in sets.iter().enumerate().skip(first + 1) {
@@ -48,7 +48,7 @@ pub(super) fn check_sets(sets: &[RangeSet]) -> Result<(), ConfError> {
     Ok(())
 }
 
-/// host-local gives one address from each set, and results before CNI 0.3.0 have room for one of a family.
+/// host-local gives one address from each set, and results before CNI 0.3.0 can only contain one per family.
 pub(super) fn check_version(sets: &[RangeSet], version: Version) -> Result<(), ConfError> {
     let of_family = |is_v4: bool| {
         let first = |set: &&RangeSet| set.ranges.first().is_some_and(|range| range.first.is_ipv4() == is_v4);
@@ -60,7 +60,7 @@ pub(super) fn check_version(sets: &[RangeSet], version: Version) -> Result<(), C
     Ok(())
 }
 
-/// A set: host-local's list of ranges, or our object with a name.
+/// Reads a set: host-local's list of ranges, or our object with a name.
 fn read_set(value: &Value, path: &str) -> Result<RangeSet, RangeProblem> {
     match value {
         Value::Array(items) => checked_set(None, read_ranges(items, path)?),
@@ -100,8 +100,8 @@ fn overlap(a: &Range, b: &Range) -> bool {
     a.contains(b.first) || a.contains(b.last) || b.contains(a.first)
 }
 
-/// One range, with its defaults filled in: the gateway is the first address, the range everything between the network
-/// address and (for IPv4) the broadcast address.
+/// Reads one range and fills in its defaults: the gateway is the first address, the range everything between the
+/// network address and (for IPv4) the broadcast address.
 pub(super) fn read_range(object: &Object) -> Result<Range, RangeProblem> {
     let text = object.text("subnet")?.ok_or(RangeProblem::NoSubnet)?;
     let bad = || RangeProblem::BadText { key: "subnet", what: "CIDR", text: text.to_owned() };
@@ -117,7 +117,7 @@ pub(super) fn read_range(object: &Object) -> Result<Range, RangeProblem> {
     if let Some(start) = start.filter(|start| !subnet.contains(start)) {
         return Err(outside("RangeStart", start));
     }
-    // host-local looks at the end later: one that is outside is reported as a start after it.
+    // host-local checks the end later: it reports an end outside as a start after the end.
     if let (Some(start), Some(end)) = (start, end)
         && start > end
     {
@@ -127,8 +127,8 @@ pub(super) fn read_range(object: &Object) -> Result<Range, RangeProblem> {
         return Err(outside("RangeEnd", end));
     }
     let range = Range { subnet, first: start.unwrap_or(second), last: end.unwrap_or(last), gateway: Some(gateway) };
-    // Only an end that is given can be before a start that is not: the network address itself. A start that is given can
-    // be after the last one of the default, the broadcast address. Neither leaves anything to allocate.
+    // A given end may be before the default start: the network address itself. A given start may be after the default
+    // end: the broadcast address. Neither leaves anything to allocate.
     if range.first > range.last {
         let (end, address) = if start.is_some() { ("RangeStart", range.first) } else { ("RangeEnd", range.last) };
         return Err(outside(end, address));
@@ -149,7 +149,7 @@ fn check_subnet(subnet: IpNet) -> Result<(), RangeProblem> {
     Ok(())
 }
 
-/// The first and the last address of a subnet that can be given out. A subnet here has four addresses at least.
+/// Returns the first and the last usable address of a subnet. A subnet here has at least four addresses.
 fn ends(subnet: IpNet) -> (IpAddr, IpAddr) {
     match (subnet.network(), subnet.broadcast()) {
         (IpAddr::V4(network), IpAddr::V4(broadcast)) => (

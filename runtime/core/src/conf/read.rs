@@ -1,4 +1,4 @@
-//! Reads a configuration: for ADD, CHECK and STATUS strictly, for DEL and GC as far as it goes.
+//! Reads a configuration: strictly for ADD, CHECK and STATUS, as far as possible for DEL and GC.
 
 use super::attachments::valid_attachments;
 use super::cluster::names_pool;
@@ -16,10 +16,10 @@ use crate::delegate::{self, IpamUse};
 impl Network {
     /// Reads a configuration as the plugin of that name.
     ///
-    /// `is_shipped` tells the names of policies that come with weft.
+    /// `is_shipped` returns whether a name is that of a shipped policy.
     ///
     /// # Errors
-    /// Something in it is wrong. What a built-in delegate thinks of its own keys is asked apart (`Delegate::validate`).
+    /// The configuration is invalid. A built-in delegate checks its own keys separately (`Delegate::validate`).
     pub fn parse(
         persona: Persona,
         object: &Object,
@@ -28,7 +28,7 @@ impl Network {
     ) -> Result<Self, ConfError> {
         let problems = if persona == Persona::Weft { unknown::of_network(object) } else { Vec::new() };
         match Self::read(persona, object, cni_args, is_shipped) {
-            // With another version, all else may be different.
+            // With another version, everything else may be different.
             Err(error @ ConfError::Wire(_)) => Err(error),
             Err(error) => Err(error.after(problems)),
             Ok(network) => ConfError::all(problems).map_or(Ok(network), Err),
@@ -48,7 +48,7 @@ impl Network {
         network.dns = read_dns(object)?;
         network.valid_attachments = valid_attachments(object)?;
         network.labels = match labels(&network.args) {
-            // No stock plugin looks at labels, so none fails on them.
+            // No stock plugin reads labels, so none fails because of them.
             Err(_not_read) if persona.is_stock() => Vec::new(),
             read => read?,
         };
@@ -56,7 +56,7 @@ impl Network {
             if persona == Persona::Weft {
                 network.steps = weft::steps(object)?;
             }
-            // What nothing can be set in has to be sound as it stands; of the others that shows when they are chosen.
+            // Delegates without settable keys must be valid as they are; the others are checked when they are chosen.
             for (name, conf) in select.fixed() {
                 // Unknown keys of `delegates` were found with the others.
                 let read = if persona == Persona::Weft { Self::read } else { Self::parse };
@@ -89,7 +89,7 @@ impl Network {
         Ok(network)
     }
 
-    /// Reads the configuration that a choice of the delegate policy led to ([`SelectConf::chosen`]).
+    /// Reads the configuration that results from a choice of the delegate policy ([`SelectConf::chosen`]).
     ///
     /// # Errors
     /// As `parse`.
@@ -109,12 +109,12 @@ impl Network {
             None => Self { maker: Maker::Delegate(select::by_kind(kind, conf.clone())), ..Self::bare(conf) },
         };
         network.version = self.version;
-        // The plugin hands its delegate no `args`, but labels are facts about the pod.
+        // The plugin passes its delegate no `args`, but labels are facts about the pod.
         network.labels.clone_from(&self.labels);
         Ok(network)
     }
 
-    /// As `chosen`, for DEL of what a stock plugin made by handing a delegate this configuration.
+    /// Like `chosen`, for DEL of what a stock plugin made by passing this configuration to a delegate.
     ///
     /// # Errors
     /// It names no plugin.
@@ -126,15 +126,17 @@ impl Network {
         })
     }
 
-    /// `limits`, `grants`, `ledger`, `duplicates`, `fallback` and `monitor`: ours at the top of a `weft` configuration. Elsewhere the top is another plugin's,
-    /// so they are in `ipam`, where that is ours.
+    /// Reads `limits`, `grants`, `ledger`, `duplicates`, `fallback` and `monitor`: they are at the top of a `weft`
+    /// configuration. In other configurations the top belongs to another plugin, so they are in `ipam`, if that is
+    /// ours.
     fn read_policy_terms(&mut self, persona: Persona, object: &Object) -> Result<(), ConfError> {
         let ours = match &self.ipam {
             _ if persona == Persona::Weft => object,
             Some(ipam) if ipam.kind.is_policy() => &ipam.object,
             _ => return Ok(()),
         };
-        // A policy of the operator's own may have any key; these would leave the addresses to the node alone, or ask nobody.
+        // An operator's policy may have any key, but these would silently store the addresses only on the node, or
+        // disable probes.
         if persona == Persona::Weft
             && let Some(ipam) = self.ipam.as_ref().filter(|ipam| ipam.kind.is_policy())
             && let Some((key, value)) =
@@ -173,7 +175,8 @@ impl Network {
         Ok(())
     }
 
-    /// Reads for DEL, which goes on whatever is wrong: the name is enough, everything else is taken where it can be.
+    /// Reads for DEL, which works with any mistake: it only requires the name, and uses everything else that is
+    /// readable.
     #[must_use]
     pub fn parse_for_del(persona: Persona, object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Self {
         let mut network = Self::bare(object);
@@ -197,10 +200,10 @@ impl Network {
         network
     }
 
-    /// Reads for GC, which needs no more than DEL and the list of what to keep.
+    /// Reads for GC, which needs the same as DEL and the list of what to keep.
     ///
     /// # Errors
-    /// The list is malformed. Taken for an empty one, it would tear down attachments that are in use.
+    /// The list is malformed. If it counted as empty, GC would tear down attachments that are in use.
     pub fn parse_for_gc(
         persona: Persona,
         object: &Object,
@@ -257,7 +260,7 @@ fn read_select(
     }
 }
 
-/// Called by a delegate's name, the whole configuration is the delegate's.
+/// Called by a delegate's name, the whole configuration belongs to the delegate.
 fn stock_delegate(kind: &'static str, object: &Object) -> DelegateConf {
     DelegateConf { kind: kind.to_owned(), conf: object.clone(), builtin: true }
 }

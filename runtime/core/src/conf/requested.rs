@@ -1,4 +1,4 @@
-//! Addresses that somebody asked for: `IP` of `CNI_ARGS`, `args.cni.ips`, `runtimeConfig.ips`, in this order.
+//! Requested addresses: `IP` of `CNI_ARGS`, `args.cni.ips`, `runtimeConfig.ips`, in this order.
 
 use std::net::IpAddr;
 
@@ -7,8 +7,8 @@ use weft_host_abi::types::{RequestSource, Requested};
 use super::{ConfError, IpamKind};
 use crate::cni::{Object, read_net};
 
-/// Reads them all. host-local takes a single `IP`; for the others it is a list with commas. A text that is no address is
-/// host-local's error here, and the policy's to judge otherwise.
+/// Reads all of them. host-local accepts a single `IP`; for the others it is a comma-separated list. An invalid address
+/// is host-local's error here; for others, the policy checks it.
 pub(super) fn read(
     kind: &IpamKind,
     cni_args: &[(String, String)],

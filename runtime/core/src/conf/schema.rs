@@ -1,7 +1,8 @@
-//! The JSON Schema of a network configuration, for editors: made from the same tables of keys that unknown keys are found with.
+//! The JSON Schema of a network configuration, for editors: made from the same tables of keys with which unknown keys
+//! are found.
 //!
-//! It is draft 2020-12. Lists of plugins are described too; of them, plugins that are not weft have a `type` and are else free.
-//! Not here: what makes sense together. `weftctl policy check` says that.
+//! It is draft 2020-12. Lists of plugins are described too; plugins other than weft must have a `type` and are
+//! otherwise unrestricted. Not here: which values are valid together. `weftctl policy check` reports that.
 
 use serde_json::{Map, Value, json};
 
@@ -13,7 +14,7 @@ use super::weft::KEYS;
 use crate::cni::Version;
 use crate::{delegate, step};
 
-/// Types of keys: of the configuration itself, of delegates and of steps. A name has one type wherever it is.
+/// Types of keys: of the configuration itself, of delegates and of steps. A name has the same type everywhere.
 const TYPES: &[(&str, &str)] = &[
     ("DPDKMode", "boolean"),
     ("addSourceHints", "boolean"),
@@ -104,7 +105,7 @@ const TYPES: &[(&str, &str)] = &[
     ("wasi", "boolean"),
 ];
 
-/// The schema. `policies` are those that `ipam.type` may name, with the schemas of their configurations.
+/// Returns the schema. `policies` are the values of `ipam.type`, with the schemas of their configurations.
 #[must_use]
 pub fn schema(policies: &[(&str, Value)]) -> Value {
     let mut defs = Map::new();
@@ -144,7 +145,7 @@ pub fn schema(policies: &[(&str, Value)]) -> Value {
     })
 }
 
-/// A plugin of a list: weft, or another that has its own keys.
+/// Describes a plugin of a list: weft, or another with its own keys.
 fn with_plugin(mut defs: Map<String, Value>) -> Value {
     let plugin = json!({
         "type": "object",
@@ -181,12 +182,12 @@ fn weft() -> Value {
     for (key, value) in own {
         schema["properties"][key] = value;
     }
-    // Keys that the specification leaves to runtimes.
+    // The specification reserves these keys for runtimes.
     schema["patternProperties"] = json!({ "^cni\\.dev/": true });
     schema
 }
 
-/// An entry of `delegates`: a delegate with a name.
+/// Describes an entry of `delegates`: a delegate with a name.
 fn entry() -> Value {
     let cases = delegate::kinds().map(|kind| {
         let keys = delegate::find(kind).map(delegate::Delegate::keys).unwrap_or_default();
@@ -199,7 +200,7 @@ fn entry() -> Value {
             "allOf": cases.collect::<Vec<_>>() })
 }
 
-/// An object whose `type` says what else it has; another type is another plugin's.
+/// Describes an object whose `type` determines its other keys; an unknown type is another plugin's.
 fn by_type<'a>(kinds: impl Iterator<Item = &'a str>, prefix: &str) -> Value {
     let cases = kinds.map(|kind| {
         json!({ "if": { "required": ["type"], "properties": { "type": { "const": kind } } },
@@ -218,7 +219,8 @@ fn ledger() -> Value {
     json!({ "type": "object", "required": ["type"], "properties": { "type": { "enum": kinds } }, "allOf": cases })
 }
 
-/// The schema of a policy as a definition: its own references stay within it, and its objects are closed as weft closes them.
+/// Returns the schema of a policy as a definition: its references are resolved within it, and its objects are closed as
+/// weft closes them.
 fn of_policy(name: &str, mut schema: Value) -> Value {
     close(&mut schema);
     if let Some(own) = schema.as_object_mut() {
@@ -228,7 +230,7 @@ fn of_policy(name: &str, mut schema: Value) -> Value {
     schema
 }
 
-/// Closes every object that lists its properties and does not say otherwise.
+/// Closes every object with listed properties that does not say otherwise.
 fn close(schema: &mut Value) {
     match schema {
         Value::Object(own) => {
@@ -242,7 +244,7 @@ fn close(schema: &mut Value) {
     }
 }
 
-/// An object with these keys and no others, of this `type`.
+/// Describes an object with these keys and no others, of this `type`.
 fn closed(kind: &str, keys: &[&str], required: &[&str]) -> Value {
     let mut schema = object(keys);
     schema["properties"]["type"] = json!({ "const": kind });
@@ -273,7 +275,7 @@ mod tests {
 
     use super::*;
 
-    /// What `weft` describes itself.
+    /// The definitions that `weft` provides itself.
     const DESCRIBED: &[&str] = &[
         "type",
         "cniVersion",

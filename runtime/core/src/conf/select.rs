@@ -1,7 +1,7 @@
-//! `delegates` and `select`: a policy picks one of several delegates, and may set the keys that the operator opens.
+//! `delegates` and `select`: a policy picks one of several delegates, and may set the keys that the operator opened.
 //!
-//! What a choice leads to is a configuration like any other: [`SelectConf::chosen`] writes it, and it is read and checked
-//! again as if the operator had written it.
+//! A choice results in an ordinary configuration: [`SelectConf::chosen`] writes it, and it is read and checked again as
+//! if the operator had written it.
 
 use std::path::PathBuf;
 
@@ -12,25 +12,25 @@ use super::ipam_kind::plugin_name;
 use super::{ConfError, DelegateConf, IpamKind, MonitorConf, Object, weft};
 use crate::delegate;
 
-/// How a key of the `ipam` object is written in `settable`.
+/// The prefix of an `ipam` key in `settable`.
 const IPAM: &str = "ipam.";
 
-/// Keys of an entry that are about the entry itself.
+/// Keys of an entry that concern the entry itself.
 pub(super) const OWN: [&str; 3] = ["name", "settable", "ipam"];
 
-/// Keys that no policy may set: what the entry is, and what is the runtime's or the network's to say.
+/// Keys that no policy may set: the entry's identity, and keys of the runtime or the network.
 const FIXED: [&str; 9] =
     ["type", "name", "settable", "cniVersion", "runtimeConfig", "args", "prevResult", "capabilities", "ipam"];
 
-/// Most files a network may declare.
+/// Maximum number of files that a network may declare.
 const FILES_MAX: usize = 8;
 
-/// A file the operator hands to the policy.
+/// A file that the operator gives to the policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileConf {
     /// Its name for the policy.
     pub name: String,
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
 }
 
@@ -42,34 +42,34 @@ pub(super) struct Entry {
     pub(super) settable: Vec<String>,
     /// The delegate's own keys, `type` among them.
     pub(super) own: Object,
-    /// The `ipam` object that goes with it: its own, or the network's.
+    /// Its `ipam` object: its own, or the network's.
     pub(super) ipam: Option<Object>,
 }
 
-/// Whose configuration a choice is written into.
+/// The configuration into which a choice is written.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Frame {
-    /// A `"type": "weft"` network: this, with `delegate` in place of `delegates` and `select`.
+    /// A `"type": "weft"` network: this object, with `delegate` instead of `delegates` and `select`.
     Weft(Object),
-    /// A stock plugin that hands its delegate a configuration of its own.
+    /// A stock plugin that passes its own configuration to its delegate.
     Stock {
         /// Keys it adds to the delegate's.
         more: Object,
-        /// Where it keeps what it needs for DEL, by container id.
+        /// Where it stores what it needs for DEL, by container id.
         data_dir: PathBuf,
     },
 }
 
-/// A network whose delegate is picked by a policy.
+/// A network whose delegate is chosen by a policy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SelectConf {
     /// The policy: the name of a shipped one, or a URL.
     pub policy: String,
     /// The `select` object as JSON text, without `monitor`: the policy's configuration.
     pub text: String,
-    /// Another policy that is asked the same and not heeded.
+    /// Another policy that gets the same request and is only recorded.
     pub monitor: Option<String>,
-    /// Files the policy is given, sorted by name.
+    /// Files for the policy, sorted by name.
     pub files: Vec<FileConf>,
     pub(super) entries: Vec<Entry>,
     pub(super) frame: Frame,
@@ -78,7 +78,7 @@ pub struct SelectConf {
 // === impl SelectConf ===
 
 impl SelectConf {
-    /// What the policy chooses from.
+    /// Returns the delegates from which the policy chooses.
     #[must_use]
     pub fn candidates(&self) -> Vec<Candidate> {
         let candidate = |entry: &Entry| {
@@ -91,13 +91,14 @@ impl SelectConf {
         self.entries.iter().map(candidate).collect()
     }
 
-    /// Whether this is a stock plugin's way to a delegate, whose errors are reported as that plugin's.
+    /// Returns whether this is a stock plugin's selection, whose errors are reported in that plugin's words.
     #[must_use]
     pub fn is_stock(&self) -> bool {
         matches!(self.frame, Frame::Stock { .. })
     }
 
-    /// Where the stock plugin that weft stands in for left the delegate's configuration of a container, if it made it.
+    /// Returns the file in which the replaced stock plugin stored the delegate's configuration of a container, if it
+    /// made the attachment.
     #[must_use]
     pub fn left_behind(&self, container_id: &str) -> Option<PathBuf> {
         let Frame::Stock { data_dir, .. } = &self.frame else { return None };
@@ -106,8 +107,8 @@ impl SelectConf {
         plain.then(|| data_dir.join(container_id))
     }
 
-    /// The configuration that a choice leads to. The keys are settable ones (`policy::verify_choice`); `None` where no
-    /// delegate has the name.
+    /// Returns the configuration that results from a choice. The keys are settable ones (`policy::verify_choice`);
+    /// `None` if no delegate has the name.
     #[must_use]
     pub fn chosen<'a>(&self, name: &str, settings: impl IntoIterator<Item = (&'a str, &'a Value)>) -> Option<Object> {
         let entry = self.entries.iter().find(|entry| entry.name == name)?;
@@ -139,19 +140,19 @@ impl SelectConf {
         conf
     }
 
-    /// Names and configurations of the delegates in which nothing can be set: they are what they are.
+    /// Returns names and configurations of the delegates without settable keys.
     pub(super) fn fixed(&self) -> impl Iterator<Item = (&str, Object)> {
         let fixed = self.entries.iter().filter(|entry| entry.settable.is_empty());
         fixed.map(|entry| (entry.name.as_str(), self.written(entry.own.clone(), entry.ipam.clone())))
     }
 
-    /// The configurations of the delegates in which nothing can be set, as `chosen` writes them.
+    /// Returns the configurations of the delegates without settable keys, as `chosen` writes them.
     pub fn fixed_confs(&self) -> impl Iterator<Item = Object> {
         self.fixed().map(|(_name, conf)| conf)
     }
 
-    /// The external delegates, as they would get their configuration without settings: for GC, which knows no choice. A
-    /// stock plugin hands no GC on.
+    /// Returns the external delegates with their configurations without settings: for GC, which knows no choice. A
+    /// stock plugin does not forward GC.
     #[must_use]
     pub fn external(&self) -> Vec<DelegateConf> {
         if self.is_stock() {
@@ -162,12 +163,12 @@ impl SelectConf {
     }
 }
 
-/// The type of a stock plugin's delegate.
+/// Returns the type of a stock plugin's delegate.
 pub(super) fn stock_kind(conf: &Object) -> Result<String, ConfError> {
     plugin_name(conf.str("type")?.unwrap_or_default())
 }
 
-/// A delegate whose configuration is all its own.
+/// Returns a delegate with a complete configuration of its own.
 pub(super) fn by_kind(kind: String, conf: Object) -> DelegateConf {
     let builtin = delegate::find(&kind).is_some();
     DelegateConf { kind, conf, builtin }
@@ -179,7 +180,7 @@ fn ipam_key(key: &str) -> Option<&str> {
     prefix.eq_ignore_ascii_case(IPAM).then_some(rest)
 }
 
-/// Reads `delegates` and `select`; `None` where there is neither.
+/// Reads `delegates` and `select`; `None` if both are missing.
 pub(super) fn read(object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result<Option<SelectConf>, ConfError> {
     let (delegates, select) = match (object.objects("delegates")?, object.object("select")?) {
         (None, None) => return Ok(None),
@@ -249,7 +250,7 @@ fn read_entry(entry: &Object, network: Option<&Object>) -> Result<Entry, ConfErr
     Ok(Entry { name, settable, own: own.into_root(), ipam })
 }
 
-/// A key the policy may set has to be one that the delegate knows.
+/// Checks that the delegate knows a key that the policy may set.
 fn check_settable(key: &str, place: &str, found: Option<&'static dyn delegate::Delegate>) -> Result<(), ConfError> {
     let same = |known: &&str| known.eq_ignore_ascii_case(key);
     let bad = |want| Err(ConfError::BadValue { key: place.to_owned(), value: key.to_owned(), want });
@@ -269,11 +270,11 @@ fn check_settable(key: &str, place: &str, found: Option<&'static dyn delegate::D
     }
 }
 
-/// `select.files`: names and absolute paths.
+/// Reads `select.files`: names and absolute paths.
 fn files(select: &Object) -> Result<Vec<FileConf>, ConfError> {
     let object = select.object_or_empty("files")?;
     let mut files = Vec::new();
-    // Names are the policy's, and case-sensitive, so they are not looked up by name.
+    // Names belong to the policy and are case-sensitive, so do not use the object's lookup.
     for (name, value) in object.as_value().as_object().into_iter().flatten() {
         let bad = |want| ConfError::BadValue { key: object.place(name), value: value.to_string(), want };
         let path = value.as_str().map(PathBuf::from).ok_or_else(|| bad("a path"))?;

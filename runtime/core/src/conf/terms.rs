@@ -1,5 +1,5 @@
-//! `limits`, `grants`, `ledger`, `duplicates`, `fallback` and `monitor`: how policies run, where claims are kept, and what makes them
-//! sure.
+//! `limits`, `grants`, `ledger`, `duplicates`, `fallback` and `monitor`: how policies run, where claims are stored, and
+//! how decisions are safeguarded.
 
 use std::path::PathBuf;
 
@@ -17,25 +17,25 @@ pub(super) const GRANTS: [&str; 3] = ["wasi", "data", "routes"];
 /// Keys of `monitor`.
 pub(super) const MONITOR: [&str; 2] = ["policy", "promoted"];
 
-/// How policies run, where claims are kept, and what makes them sure.
+/// How policies run, where claims are stored, and how decisions are safeguarded.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Terms {
     /// Limits of policy calls.
     pub limits: LimitsConf,
-    /// What policies may do beyond the contract.
+    /// What policies may use beyond the contract.
     pub grants: GrantsConf,
-    /// Where claims are kept.
+    /// Where claims are stored.
     pub ledger: LedgerKind,
-    /// Neighbours are asked for an address before it is given.
+    /// Whether to probe neighbours for an address before it is used.
     pub duplicates: Option<DuplicatesConf>,
-    /// What is used where a policy cannot be.
+    /// What replaces a policy that cannot be used.
     pub fallback: FallbackConf,
 }
 
-/// Limits of a policy call; absent ones have their defaults.
+/// Limits of a policy call; `None` means the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LimitsConf {
-    /// Fuel: roughly, instructions.
+    /// Fuel: roughly, the number of instructions.
     pub fuel: Option<u64>,
     /// Memory in MiB.
     pub memory_mib: Option<u32>,
@@ -46,33 +46,33 @@ pub struct LimitsConf {
 /// What the operator grants a policy beyond the contract.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GrantsConf {
-    /// It may import WASI (with nothing in it).
+    /// Whether it may import WASI (with an empty context).
     pub wasi: bool,
-    /// A directory it may read.
+    /// A directory that it may read.
     pub data: Option<PathBuf>,
-    /// Prefixes inside which it may make routes of its own, beside default routes and declared ones.
+    /// Prefixes inside which it may make its own routes, besides default routes and declared ones.
     pub routes: Vec<IpNet>,
 }
 
-/// What is used where a network's policy cannot be: its component is not on this node, does not compile, or its call traps or
-/// runs out of fuel or time. A refusal is an answer and never leads here.
+/// What replaces a network's policy that cannot be used: its component is missing on this node or does not compile, or
+/// its call traps or runs out of fuel or time. A refusal is an answer and never leads here.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum FallbackConf {
     /// Nothing: ADD fails.
     #[default]
     Fail,
-    /// The component that decided last in this network.
+    /// The component that last decided in this network.
     LastGood,
     /// A shipped policy.
     Shipped(String),
 }
 
-/// A policy that is asked beside the one that decides, and whose decisions are only recorded.
+/// A policy that is asked in addition to the deciding one, and whose decisions are only recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MonitorConf {
-    /// It.
+    /// The policy.
     pub kind: IpamKind,
-    /// It decides, and the network's own is the one that is only asked.
+    /// Whether it decides, and the network's own policy is only recorded.
     pub promoted: bool,
 }
 

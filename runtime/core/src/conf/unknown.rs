@@ -1,6 +1,6 @@
-//! Keys that do not exist: which key was meant, and all of them at once.
+//! Unknown keys: suggests the intended key, and reports all of them at once.
 //!
-//! Under `"type": "weft"` every object of ours is closed. What a policy takes in `ipam` its schema says (`attach`).
+//! Under `"type": "weft"` every object of ours is closed. A policy's schema lists its keys in `ipam` (`attach`).
 
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ use super::{ConfError, Object};
 use crate::keys::did_you_mean;
 use crate::{delegate, step};
 
-/// Every unknown key of a `"type": "weft"` configuration outside `ipam`.
+/// Returns every unknown key of a `"type": "weft"` configuration outside `ipam`.
 pub(super) fn of_network(object: &Object) -> Vec<ConfError> {
     let mut found = at_the_top(object);
     found.extend(of_terms(object));
@@ -38,7 +38,7 @@ pub(super) fn of_network(object: &Object) -> Vec<ConfError> {
     found
 }
 
-/// Every unknown key of `limits`, `grants`, `duplicates`, `monitor` and `ledger`.
+/// Returns every unknown key of `limits`, `grants`, `duplicates`, `monitor` and `ledger`.
 pub(super) fn of_terms(object: &Object) -> Vec<ConfError> {
     let mut found = Vec::new();
     let closed =
@@ -48,7 +48,7 @@ pub(super) fn of_terms(object: &Object) -> Vec<ConfError> {
             found.extend(in_object(&inner, &object.place(key), known));
         }
     }
-    // Where it is not even known which ledger, that is the error.
+    // If the ledger's type is unknown, only that is the error.
     if let Ok(Some(ledger)) = object.object("ledger")
         && let Ok(Some(known)) = ledger.text("type").map(|kind| ledger_keys(kind.unwrap_or("node")))
     {
@@ -60,7 +60,7 @@ pub(super) fn of_terms(object: &Object) -> Vec<ConfError> {
     found
 }
 
-/// The unknown keys of an object.
+/// Returns the unknown keys of an object.
 pub(super) fn in_object(object: &Object, place: &str, known: &[&str]) -> Vec<ConfError> {
     let error = |key| unknown_key(key, place, known, || format!("known are {}", known.join(", ")));
     object.unknown(known).map(error).collect()
@@ -90,7 +90,7 @@ fn at_the_top(object: &Object) -> Vec<ConfError> {
 }
 
 fn of_delegate(own: &Object, place: &str) -> Vec<ConfError> {
-    // One that weft does not have is another plugin's.
+    // An unknown type is another plugin's.
     let found = own.text("type").ok().flatten().and_then(delegate::find);
     let Some(found) = found else { return Vec::new() };
     let known: Vec<&str> = [&["type"], found.keys()].concat();
@@ -118,7 +118,7 @@ fn of_step(own: &Object) -> Vec<ConfError> {
     own.unknown(&known).map(error).collect()
 }
 
-/// Keys of `ipam` that weft reads itself, whatever decides; a policy has its own besides.
+/// Keys of `ipam` that weft itself reads for every type; a policy has its own besides.
 pub const IPAM_KEYS: [&str; 11] = [
     "type",
     "policy",
@@ -133,14 +133,14 @@ pub const IPAM_KEYS: [&str; 11] = [
     "addresses",
 ];
 
-/// Keys that `ipam` has where the top of the configuration is another plugin's.
+/// Additional keys of `ipam` if the top of the configuration is another plugin's.
 pub const IPAM_TERMS: [&str; 6] = ["limits", "grants", "ledger", "duplicates", "fallback", "monitor"];
 
 /// Keys of a range.
 const RANGE: [&str; 4] = ["subnet", "rangeStart", "rangeEnd", "gateway"];
 
-/// Whether a key of `ipam` looks like a mistake for one that weft reads itself: its name, what was meant, and where it is (a JSON
-/// pointer). A policy may have such a key all the same.
+/// Returns keys of `ipam` that look like misspellings of those that weft itself reads: the name, the intended key, and
+/// its place (a JSON pointer). A policy may nevertheless have such a key.
 #[must_use]
 pub fn likely_mistakes(ipam: &Value) -> Vec<(String, &'static str)> {
     let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! Keys of a `"type": "weft"` configuration, and its `delegate` and `steps`. `delegates` and `select` are read in `select`, the terms of policies in
-//! `terms`; unknown keys are found in `unknown`.
+//! Keys of a `"type": "weft"` configuration, and its `delegate` and `steps`. `select` reads `delegates` and `select`,
+//! `terms` reads the terms of policies, and `unknown` finds unknown keys.
 
 use super::ipam_kind::plugin_name;
 use super::{ConfError, DelegateConf, IpamConf, Object, StepConf};
@@ -32,10 +32,10 @@ pub(super) const KEYS: [&str; 23] = [
     "monitor",
 ];
 
-/// Keys of the whole configuration that a delegate sees as its own.
+/// Keys of the whole configuration that are passed to a delegate.
 pub(super) const SHARED: [&str; 6] = ["name", "cniVersion", "runtimeConfig", "args", "dns", "ipam"];
 
-/// Keys of the whole configuration that a step sees as its own.
+/// Keys of the whole configuration that are passed to a step.
 pub(super) const STEP_SHARED: [&str; 4] = ["name", "cniVersion", "runtimeConfig", "args"];
 
 /// Prefix of keys that the specification reserves for runtimes.
@@ -67,7 +67,7 @@ pub(super) fn delegate(object: &Object, ipam: Option<&IpamConf>) -> Result<Deleg
     Ok(DelegateConf { kind, conf, builtin: found.is_some() })
 }
 
-/// Whether a configuration has steps and says nothing of a delegate: it is chained after what made the link.
+/// Returns whether a configuration has steps and no delegate: it is chained after the plugin that made the link.
 pub(super) fn steps_alone(object: &Object) -> bool {
     let has = |wanted: &str| object.keys().any(|key| key.eq_ignore_ascii_case(wanted));
     object.list("steps").is_ok_and(|steps| steps.is_some_and(|steps| !steps.is_empty()))
@@ -98,8 +98,8 @@ fn step(object: &Object, own: Object) -> Result<StepConf, ConfError> {
     Ok(StepConf { kind, conf })
 }
 
-/// `ipam` for an external delegate whose addresses a policy decides: it execs `weft-ipam`, which then finds everything it
-/// needs in the object itself.
+/// Returns the `ipam` for an external delegate whose addresses a policy decides: the delegate executes `weft-ipam`,
+/// which finds everything it needs in the object.
 fn called_back(ipam: &IpamConf, object: &Object) -> Option<Object> {
     let policy = ipam.kind.policy()?;
     let mut called = ipam.object.clone().with("type", "weft-ipam").with("policy", policy);

@@ -1,4 +1,4 @@
-//! How a link of the container gets its addresses and routes: the part that all layer 3 delegates share.
+//! Configures addresses and routes of a container's link: shared by all layer 3 delegates.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,27 +8,27 @@ use weft_host_abi::types::{Dns, Route};
 use super::{Addressing, DelegateError, Given};
 use crate::plan::{Family, LinkRef, Op, ProbeAddresses, ResultShape, ShapeIp, Side};
 
-/// What is done about duplicate address detection on the container's link.
+/// How to handle duplicate address detection on the container's link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dad {
-    /// Switched off: the addresses are unique by construction.
+    /// Disabled: the addresses are unique by construction.
     Off,
-    /// The kernel's default; waited for where IPAM gave an IPv6 gateway.
+    /// The kernel's default; ADD waits for it if IPAM gave an IPv6 gateway.
     Kernel,
-    /// On together with the enhanced kind (RFC 7527); waited for likewise.
+    /// Enabled with enhanced detection (RFC 7527); ADD waits as for `Kernel`.
     Enhanced,
 }
 
 impl Dad {
-    /// What ptp and macvlan do: stock waits for detection there, up to seconds. Where the ledger makes addresses unique,
-    /// nothing can be detected, so it is switched off instead.
+    /// The choice of ptp and macvlan. Their stock versions wait for detection, up to seconds. If the ledger makes
+    /// addresses unique, there is nothing to detect, so it is disabled instead.
     pub(super) fn for_addresses(addressing: &Addressing) -> Self {
         let has_v6 = addressing.ips.iter().any(|given| given.address.addr().is_ipv6());
         if addressing.unique && has_v6 { Self::Off } else { Self::Kernel }
     }
 }
 
-/// The container's link and what it gets.
+/// The container's link and its configuration.
 pub(super) struct Link<'a> {
     /// Its name.
     pub(super) name: &'a str,
@@ -40,20 +40,20 @@ pub(super) struct Link<'a> {
     pub(super) dad: Dad,
     /// Sysctls that announce address changes: `ipv4/conf/*/arp_notify` and the like, without the link.
     pub(super) notify: &'a [(&'static str, &'static str)],
-    /// Neighbours are asked for the addresses before they are put on the link.
+    /// Probe neighbours for the addresses before putting them on the link.
     pub(super) probe: Option<Probe<'a>>,
 }
 
-/// How neighbours are asked who has addresses.
+/// How to probe neighbours for addresses.
 pub(super) struct Probe<'a> {
-    /// How long an answer is waited for, in milliseconds.
+    /// How long to wait for an answer, in milliseconds.
     pub(super) wait_ms: u32,
-    /// The host's link that has to pass packets by then, where the container's has one.
+    /// The host's link that must pass packets by then, if the container's link has such a peer.
     pub(super) port: Option<&'a str>,
 }
 
 impl Probe<'_> {
-    /// Through a link that has no other end on the host.
+    /// Creates a probe through a link without a peer on the host.
     pub(super) fn of(addressing: &Addressing) -> Option<Self> {
         addressing.probe_ms.map(|wait_ms| Self { wait_ms, port: None })
     }
@@ -68,8 +68,8 @@ pub(super) const ARP_NOTIFY: (&str, &str) = ("ipv4", "arp_notify");
 pub(super) const NDISC_NOTIFY: (&str, &str) = ("ipv6", "ndisc_notify");
 
 impl Link<'_> {
-    /// The ops, in the stock plugins' order: addresses while the link is down, then up, then routes. Where neighbours are asked, the
-    /// link comes up first: it must not announce what may be another's.
+    /// Adds the ops in the stock plugins' order: addresses while the link is down, then up, then routes. With a probe,
+    /// the link comes up first, because it must not announce an address that may belong to another host.
     pub(super) fn configure(&self, ops: &mut Vec<Op>) {
         self.add_addresses(ops);
         self.add_routes(ops);
@@ -117,7 +117,7 @@ impl Link<'_> {
     /// The second part of `configure`: a route without next hop goes through the first gateway of its family.
     pub(super) fn add_routes(&self, ops: &mut Vec<Op>) {
         for route in self.routes {
-            // A route of scope link has no next hop; the kernel refuses it with one.
+            // A route of scope link has no next hop; the kernel refuses one.
             let gateway =
                 || self.first_gateway(Family::of(route.dst.addr())).filter(|_| route.scope != Some(SCOPE_LINK));
             let gw = route.gw.or_else(gateway);
@@ -130,7 +130,7 @@ impl Link<'_> {
         self.ips.iter().filter_map(|given| given.gateway).find(|gateway| Family::of(*gateway) == family)
     }
 
-    /// Stock ignores failures of these; a kernel without IPv6 has no such keys.
+    /// Like the stock plugins, ignores failures: a kernel without IPv6 has no such keys.
     fn sysctl(&self, family: &str, key: &str, value: &str) -> Op {
         Op::Sysctl {
             side: Side::Container,
@@ -141,12 +141,12 @@ impl Link<'_> {
     }
 }
 
-/// The last op: tells neighbours who has these addresses now, so that they drop what they knew.
+/// Returns the last op: it announces the addresses to neighbours, so that they drop old entries.
 pub(super) fn announce(link: &str, ips: &[Given]) -> Op {
     Op::Announce { link: link.to_owned(), addresses: ips.iter().map(|given| given.address.addr()).collect() }
 }
 
-/// The addresses IPAM gave; none at all is an error.
+/// Returns the addresses from IPAM; an empty list is an error.
 pub(super) fn required(addressing: &Addressing) -> Result<&[Given], DelegateError> {
     if addressing.ips.is_empty() {
         return Err(DelegateError::Addressing("IPAM plugin returned missing IP config".to_owned()));
@@ -154,7 +154,7 @@ pub(super) fn required(addressing: &Addressing) -> Result<&[Given], DelegateErro
     Ok(&addressing.ips)
 }
 
-/// The result where IPAM gave nothing.
+/// The result without IPAM.
 pub(super) static NONE: Addressing = Addressing {
     ips: Vec::new(),
     routes: Vec::new(),
@@ -163,8 +163,8 @@ pub(super) static NONE: Addressing = Addressing {
     probe_ms: None,
 };
 
-/// The result of a delegate whose only interface is the container's: all addresses are its. `dns` is the configuration's, set or
-/// not; that of IPAM is dropped, as the stock plugins have it.
+/// Returns the result of a delegate whose only interface is the container's, with all addresses. As with the stock
+/// plugins, `dns` is the configuration's, even if unset; that of IPAM is dropped.
 pub(super) fn only_link(name: &str, addressing: &Addressing, dns: Option<&Dns>) -> ResultShape {
     ResultShape {
         interfaces: vec![LinkRef::container(name)],
@@ -181,7 +181,7 @@ pub(super) fn shape(ips: &[Given], interface: usize) -> Vec<ShapeIp> {
     ips.iter().map(ip).collect()
 }
 
-/// The first address of a network after its own: what a gateway is by default.
+/// Returns the first address after a network's own: the default gateway address.
 pub fn first_host(net: IpNet) -> Option<IpAddr> {
     match net.network() {
         IpAddr::V4(base) => u32::from(base).checked_add(1).map(|next| Ipv4Addr::from(next).into()),

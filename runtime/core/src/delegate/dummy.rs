@@ -1,11 +1,11 @@
-//! `dummy`: a link that leads nowhere, to carry addresses.
+//! `dummy`: a link without a peer, which only carries addresses.
 
 use super::addressing::{self, Dad};
 use super::{Delegate, DelegateError, Input, IpamUse};
 use crate::cni::{CniResult, Object};
 use crate::plan::{CreateDummy, Need, Op, Plan};
 
-/// See the module.
+/// The `dummy` delegate.
 pub(super) struct Dummy;
 
 impl Delegate for Dummy {
@@ -53,7 +53,8 @@ impl Delegate for Dummy {
         let (routes, dad) = (&addressing.routes, Dad::for_addresses(addressing));
         // No neighbour needs an announcement of the addresses.
         addressing::Link { name, ips, routes, dad, notify: &[], probe: None }.configure(&mut ops);
-        // The one stock plugin that keeps IPAM's DNS, whatever the configuration says.
+        // The only stock plugin that keeps IPAM's DNS, whatever the configuration
+        // says.
         let result = addressing::only_link(name, addressing, Some(&addressing.dns));
         Ok(Plan { ops, result, ..Plan::default() })
     }

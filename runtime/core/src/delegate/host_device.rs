@@ -1,5 +1,5 @@
-//! `host-device`: a device of the host goes to the container as it is. What is driven from user space (DPDK) stays where it is,
-//! and only gets addresses.
+//! `host-device`: moves a device of the host to the container unchanged. A device driven from user space (DPDK) stays
+//! in place, and the attachment only gets addresses.
 
 use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY, Probe};
 use super::{Delegate, DelegateError, Input, IpamUse};
@@ -7,7 +7,7 @@ use crate::cni::{CniResult, Object};
 use crate::keys;
 use crate::plan::{DeviceLink, DeviceQuery, FoundDevice, LinkRef, Need, Op, Plan, ResultShape, TakeDevice};
 
-/// See the module.
+/// The `host-device` delegate.
 pub(super) struct HostDevice;
 
 fn read(conf: &Object) -> Result<DeviceQuery, DelegateError> {
@@ -16,13 +16,13 @@ fn read(conf: &Object) -> Result<DeviceQuery, DelegateError> {
     let (kernel_path, pci) = (text("kernelpath")?, text("pciBusID")?);
     let runtime = conf.object_or_empty("runtimeConfig").map_err(keys::mistyped)?;
     let id = runtime.text("deviceID").map_err(keys::mistyped)?.map(ToOwned::to_owned);
-    // A field of the stock plugin that has no name of its own in JSON, and is read all the same.
+    // A field of the stock plugin without an explicit JSON name, which is nevertheless read.
     let user_space = keys::flag(conf, "DPDKMode")?;
     if [&name, &hardware, &kernel_path, &pci, &id].iter().all(|key| key.is_none()) {
         let text = "specify either \"device\", \"hwaddr\", \"kernelpath\" or \"pciBusID\"".to_owned();
         return Err(DelegateError::Conf(text));
     }
-    // What a key that comes later says is not looked at.
+    // Later keys are ignored, whatever they say.
     let hardware = hardware.filter(|_| name.is_none()).map(|text| parse_hardware(&text)).transpose()?;
     if let Some(path) = kernel_path.as_ref().filter(|_| name.is_none() && hardware.is_none()) {
         check_path(path)?;
@@ -114,7 +114,7 @@ impl Delegate for HostDevice {
         let ips = input.addressing.map(addressing::required).transpose()?;
         let result = match input.addressing {
             Some(addressing) => addressing::only_link(name, addressing, input.dns),
-            // The one stock plugin that says nothing of DNS at layer 2.
+            // The only stock plugin that omits DNS at layer 2.
             None => ResultShape { interfaces: vec![LinkRef::container(name)], ..ResultShape::default() },
         };
         let device = match &input.observed.device {
@@ -138,8 +138,8 @@ impl Delegate for HostDevice {
         let mut ops = vec![Op::TakeDevice(take(name, device))];
         if let (Some(addressing), Some(ips)) = (input.addressing, ips) {
             let (routes, dad, probe) = (&addressing.routes, Dad::for_addresses(addressing), Probe::of(addressing));
-            // The kernel announces the addresses when the device comes up, or the probe has. Not by writing its MAC (`Announce`): not every device
-            // takes one.
+            // The kernel announces the addresses when the device comes up, or the probe has done so. `Announce` is not
+            // used because it writes the MAC, which not every device allows.
             addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY, NDISC_NOTIFY], probe }.configure(&mut ops);
         } else {
             ops.push(Op::LinkUp { link: LinkRef::container(name) });

@@ -1,5 +1,5 @@
-//! `ipvlan`: a link that shares its parent's MAC, distinguished by its addresses. In a chain it can do without IPAM: it takes
-//! parent and addresses over from what came before.
+//! `ipvlan`: a link that shares its parent's MAC and is distinguished by its addresses. In a chain it works without
+//! IPAM: it takes parent and addresses from the previous result.
 
 use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY};
 use super::parent::Parent;
@@ -8,10 +8,10 @@ use crate::cni::{CniResult, Object};
 use crate::keys;
 use crate::plan::{CreateIpvlan, IpvlanMode, LinkRef, Need, Op, Plan, Side};
 
-/// See the module.
+/// The `ipvlan` delegate.
 pub(super) struct Ipvlan;
 
-/// The configuration, checked by itself.
+/// The configuration, checked on its own.
 struct Settings {
     parent: Parent,
     mode: IpvlanMode,
@@ -39,14 +39,14 @@ fn mode(name: &str) -> Result<IpvlanMode, DelegateError> {
     })
 }
 
-/// The addresses of what came before, for a configuration without IPAM.
+/// Returns the addresses of the previous result, for a configuration without IPAM.
 fn taken_over(previous: Option<&CniResult>) -> Result<Addressing, DelegateError> {
     match previous.filter(|previous| !previous.ips.is_empty()) {
         Some(previous) => Ok(Addressing {
             ips: previous.ips.iter().map(|ip| Given { address: ip.address, gateway: ip.gateway }).collect(),
             routes: previous.routes.clone(),
             dns: previous.dns.clone(),
-            // The ledger did not give them.
+            // They do not come from the ledger.
             unique: false,
             probe_ms: None,
         }),
@@ -67,7 +67,7 @@ impl Delegate for Ipvlan {
         IpamUse::Optional
     }
 
-    /// The kernel passes an ARP packet to the link that has its target address, and an answer to a probe has none.
+    /// The kernel delivers an ARP packet to the link that has its target address, and the answer to a probe has none.
     fn no_neighbours(&self) -> Option<&'static str> {
         Some("an ipvlan link gets no answer for an address that it does not have yet; use macvlan")
     }
@@ -87,8 +87,8 @@ impl Delegate for Ipvlan {
     fn needs(&self, conf: &Object, previous: Option<&CniResult>) -> Result<Vec<Need>, DelegateError> {
         let Settings { parent, has_ipam, .. } = Settings::read(conf)?;
         let parent = parent.or_of(previous)?;
-        // Without IPAM it works in a chain alone. STATUS does not know what comes before, and is not told of a parent that may
-        // not be the default route's.
+        // Without IPAM it only works in a chain. STATUS does not know the previous result, so no parent is required,
+        // which may not be the default route's.
         if !parent.is_named() && previous.is_none() && !has_ipam {
             return Ok(Vec::new());
         }
@@ -112,8 +112,8 @@ impl Delegate for Ipvlan {
         let name = input.attachment.ifname.as_str();
         let mut ops = vec![Op::CreateIpvlan(CreateIpvlan { name: name.to_owned(), parent, mode, mtu })];
         let (routes, dad) = (&addressing.routes, Dad::for_addresses(addressing));
-        // The kernel announces the addresses when the link comes up. Writing the MAC (`Announce`) is not for an ipvlan: it has
-        // its parent's.
+        // The kernel announces the addresses when the link comes up. `Announce` is not used because it writes the MAC,
+        // and an ipvlan has its parent's.
         addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY, NDISC_NOTIFY], probe: None }
             .configure(&mut ops);
         Ok(Plan { ops, result: addressing::only_link(name, addressing, input.dns), ..Plan::default() })

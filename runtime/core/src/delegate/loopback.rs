@@ -1,6 +1,6 @@
 //! `loopback`: brings `lo` of the container up, whatever `CNI_IFNAME` says.
 //!
-//! Not here: with a `prevResult`, that is what is printed (`attach`).
+//! Not here: with a `prevResult`, that is printed (`attach`).
 
 use super::{Delegate, DelegateError, Input, IpamUse};
 use crate::cni::{CniResult, Object};
@@ -9,7 +9,7 @@ use crate::plan::{LinkRef, Need, Op, Plan, ResultShape};
 /// The container's loopback link.
 const LO: &str = "lo";
 
-/// See the module.
+/// The `loopback` delegate.
 pub(super) struct Loopback;
 
 impl Delegate for Loopback {

@@ -1,4 +1,5 @@
-//! The MAC address that is asked for, where a stock plugin takes one from the runtime, then from `CNI_ARGS`, then from `mac`.
+//! The requested MAC address, for stock plugins that take it from the runtime, otherwise from `CNI_ARGS`, otherwise
+//! from `mac`.
 
 use super::DelegateError;
 use crate::cni::Object;

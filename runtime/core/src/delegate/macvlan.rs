@@ -1,4 +1,4 @@
-//! `macvlan`: a link with a MAC of its own on a parent link of the host (or of the container).
+//! `macvlan`: a link with its own MAC on a parent link of the host (or of the container).
 
 use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY, Probe};
 use super::parent::{Parent, bounded_mtu, check_mtu};
@@ -7,10 +7,10 @@ use crate::cni::{CniResult, Object};
 use crate::keys;
 use crate::plan::{LinkRef, Mac, MacvlanMode, Need, Op, Plan, ResultShape, Side};
 
-/// See the module.
+/// The `macvlan` delegate.
 pub(super) struct Macvlan;
 
-/// The configuration, checked by itself.
+/// The configuration, checked on its own.
 struct Settings {
     parent: Parent,
     mode: MacvlanMode,
@@ -92,7 +92,7 @@ impl Delegate for Macvlan {
             mac: settings.mac,
             bc_queue_len: settings.bc_queue_len,
         }];
-        // The stock plugin's result has `dns` of the configuration, set or not; that of IPAM is dropped.
+        // The stock plugin's result has the configuration's `dns`, even if unset; that of IPAM is dropped.
         let mut result = ResultShape {
             interfaces: vec![LinkRef::container(name)],
             dns: input.dns.cloned().unwrap_or_default(),

@@ -1,7 +1,8 @@
-//! Delegates: pure functions from configuration and addresses to a plan. One file per kind, one line in `registry`.
+//! Delegates: pure functions from configuration and addresses to a plan. Each kind has one file, and one line in
+//! `registry`.
 //!
-//! A delegate touches nothing: what it must know of the host it asks for (`needs`), what it wants done it returns
-//! (`plan`). Not here: external delegates, which are other binaries (`attach`).
+//! A delegate has no side effects: it declares the facts that it needs (`needs`), and returns what is to be done
+//! (`plan`). Not here: external delegates, which are other programs (`attach`).
 
 mod addressing;
 mod bridge;

@@ -1,15 +1,16 @@
-//! The link under a child (`master`): named, or found as the stock plugins find it. Shared by `macvlan`, `ipvlan` and `vlan`.
+//! The parent link (`master`): named, or found like the stock plugins find it. Shared by `macvlan`, `ipvlan` and
+//! `vlan`.
 
 use super::DelegateError;
 use crate::cni::{CniResult, Object};
 use crate::keys;
 use crate::plan::{LinkRef, Need, Observed, Side};
 
-/// What a configuration says of the parent.
+/// The parent according to the configuration.
 pub(super) struct Parent {
-    /// Its name; absent where it is to be found.
+    /// Its name; `None` if it has to be found.
     name: Option<String>,
-    /// Where it is.
+    /// Its namespace.
     side: Side,
 }
 
@@ -23,12 +24,12 @@ impl Parent {
         })
     }
 
-    /// Whether the configuration names it.
+    /// Returns whether the configuration names it.
     pub(super) fn is_named(&self) -> bool {
         self.name.is_some()
     }
 
-    /// In a chain, where it is not named: the one interface of the result so far, on the side that the configuration says.
+    /// Fills in an unnamed parent in a chain: the only interface of the previous result, on the configured side.
     pub(super) fn or_of(mut self, previous: Option<&CniResult>) -> Result<Self, DelegateError> {
         if let (None, Some(previous)) = (&self.name, previous) {
             self.name = match previous.interfaces.as_slice() {
@@ -42,7 +43,7 @@ impl Parent {
         Ok(self)
     }
 
-    /// What has to be known of it; without a name it is the link of the default route.
+    /// Returns the needed fact about it; without a name it is the link of the default route.
     pub(super) fn need(&self) -> Need {
         match &self.name {
             Some(name) => Need::Parent(LinkRef { side: self.side, name: name.clone() }),
@@ -50,7 +51,7 @@ impl Parent {
         }
     }
 
-    /// The parent as it was found, and its MTU.
+    /// Returns the parent that was found, and its MTU.
     pub(super) fn found(&self, observed: &Observed) -> Result<(LinkRef, u32), DelegateError> {
         let name = match &self.name {
             Some(name) => name,
@@ -67,7 +68,7 @@ impl Parent {
     }
 }
 
-/// The MTU, where one is asked for; the parent's bounds it.
+/// Returns the requested MTU, if any; the parent's is the upper limit.
 pub(super) fn bounded_mtu(conf: &Object, of_parent: u32) -> Result<Option<u32>, DelegateError> {
     let asked = conf.int("mtu").map_err(keys::mistyped)?.unwrap_or_default();
     let fits = u32::try_from(asked).ok().filter(|mtu| *mtu <= of_parent);
@@ -76,7 +77,7 @@ pub(super) fn bounded_mtu(conf: &Object, of_parent: u32) -> Result<Option<u32>, 
     Ok((mtu != 0).then_some(mtu))
 }
 
-/// That `mtu` is a number; its bound is known only when the parent is.
+/// Checks that `mtu` is a number; its limit is only known once the parent is.
 pub(super) fn check_mtu(conf: &Object) -> Result<(), DelegateError> {
     Ok(conf.int("mtu").map_err(keys::mistyped).map(drop)?)
 }

@@ -1,4 +1,4 @@
-//! `ptp`: a veth pair without a bridge. The container reaches everything, its own subnet included, through the gateway
+//! `ptp`: a veth pair without a bridge. The container reaches everything, including its own subnet, through the gateway
 //! address, which every host end carries.
 
 use std::collections::BTreeSet;
@@ -12,15 +12,15 @@ use crate::cni::{CniResult, Object};
 use crate::keys;
 use crate::plan::{Family, LinkRef, Need, Op, Plan, ResultShape, Side};
 
-/// Kernel scope of a route to something on the link.
+/// Kernel scope of a route to a destination on the link.
 const SCOPE_LINK: u32 = 253;
-/// Kernel scope of a route to something on this host.
+/// Kernel scope of a route to a destination on this host.
 const SCOPE_HOST: u32 = 254;
 
-/// See the module.
+/// The `ptp` delegate.
 pub(super) struct Ptp;
 
-/// An address with the gateway that ptp cannot do without.
+/// An address with its gateway, which ptp requires.
 struct Routed {
     given: Given,
     gateway: IpAddr,
@@ -81,13 +81,15 @@ impl Delegate for Ptp {
         let dad = Dad::for_addresses(addressing);
         let link = addressing::Link { name, ips, routes: &addressing.routes, dad, notify: &[], probe: None };
         link.add_addresses(&mut ops);
-        // Detection that is off still takes the kernel a moment on a work queue, and a route with an IPv6 source address
-        // that is tentative is refused. Where detection is on, there was a wait: every address has a gateway here.
+        // Even with detection off, the kernel processes an address on a work queue, and meanwhile refuses a route with
+        // this tentative IPv6 source address. With detection on, ADD has already waited: every address has a gateway
+        // here.
         if dad == Dad::Off {
             ops.push(Op::WaitAddresses { link: LinkRef::container(name) });
         }
-        // The stock plugin adds the result's routes first, over the connected route it deletes next. This order ends in the
-        // same routes, and works for an address that is a network of its own (/32), where there is no connected route.
+        // The stock plugin adds the result's routes first, over the connected route that it then deletes. This order
+        // has the same outcome, and also works for an address that is a network of its own (/32), which has no
+        // connected route.
         container_routes(name, &routed, &mut ops);
         link.add_routes(&mut ops);
         if dad == Dad::Off {
@@ -120,7 +122,7 @@ fn routed(given: &Given) -> Result<Routed, DelegateError> {
     Ok(Routed { given: given.clone(), gateway })
 }
 
-/// Inside: what the kernel thinks is on the link goes through the gateway instead.
+/// Inside: routes what the kernel considers on-link through the gateway instead.
 ///
 /// Addresses may share a subnet or a gateway; each destination is routed once.
 fn container_routes(name: &str, routed: &[Routed], ops: &mut Vec<Op>) {
@@ -144,8 +146,8 @@ fn container_routes(name: &str, routed: &[Routed], ops: &mut Vec<Op>) {
     }
 }
 
-/// Nobody else is on the host end either. With detection on, the host would not answer for the gateway at first, and the
-/// stock plugin's ADD returns in the midst of that.
+/// Disables detection: the host end has no other neighbour either. With detection on, the host would at first not
+/// answer for the gateway, and the stock plugin's ADD returns during that time.
 fn no_detection(host: &str) -> Op {
     Op::Sysctl { side: Side::Host, key: format!("ipv6/conf/{host}/accept_dad"), value: "0".to_owned(), required: false }
 }

@@ -1,4 +1,4 @@
-//! The built-in delegates, by name: one line for each.
+//! The built-in delegates by name, one line each.
 
 use super::kind::Delegate;
 use super::{bridge, dummy, host_device, ipvlan, loopback, macvlan, ptp, tap, vlan};
@@ -16,13 +16,13 @@ const REGISTRY: &[&dyn Delegate] = &[
     &loopback::Loopback,
 ];
 
-/// The delegate of that name, if it is built in.
+/// Returns the built-in delegate of that name.
 #[must_use]
 pub fn find(kind: &str) -> Option<&'static dyn Delegate> {
     REGISTRY.iter().copied().find(|delegate| delegate.kind() == kind)
 }
 
-/// Names of all built-in delegates.
+/// Returns the names of all built-in delegates.
 pub fn kinds() -> impl Iterator<Item = &'static str> {
     REGISTRY.iter().map(|delegate| delegate.kind())
 }

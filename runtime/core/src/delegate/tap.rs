@@ -1,4 +1,4 @@
-//! `tap`: a link whose wire is a program, such as a virtual machine's.
+//! `tap`: a link whose traffic goes to a program, such as a virtual machine.
 
 use super::addressing::{self, ARP_NOTIFY, Dad};
 use super::{Delegate, DelegateError, Input, IpamUse, mac};
@@ -6,7 +6,7 @@ use crate::cni::{CniResult, Object};
 use crate::keys;
 use crate::plan::{CreateTap, LinkRef, Need, Op, Plan, ResultShape};
 
-/// See the module.
+/// The `tap` delegate.
 pub(super) struct Tap;
 
 fn read(conf: &Object, cni_args: &[(String, String)]) -> Result<CreateTap, DelegateError> {
@@ -72,7 +72,7 @@ impl Delegate for Tap {
         };
         let ips = addressing::required(addressing)?;
         let (routes, dad) = (&addressing.routes, Dad::for_addresses(addressing));
-        // As long as no program has opened it there is nobody to announce the addresses to.
+        // Until a program opens it, no neighbour can receive an announcement.
         addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY], probe: None }.configure(&mut ops);
         Ok(Plan { ops, result: addressing::only_link(name, addressing, input.dns), ..Plan::default() })
     }

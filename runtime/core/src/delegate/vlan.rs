@@ -1,4 +1,4 @@
-//! `vlan`: a link that is in one VLAN of a parent link of the host (or of the container).
+//! `vlan`: a link in one VLAN of a parent link of the host (or of the container).
 
 use super::addressing::{self, ARP_NOTIFY, Dad, NDISC_NOTIFY, Probe};
 use super::parent::{Parent, bounded_mtu, check_mtu};
@@ -7,13 +7,13 @@ use crate::cni::{CniResult, Object};
 use crate::keys;
 use crate::plan::{CreateVlan, LinkRef, Need, Op, Plan, Side};
 
-/// See the module.
+/// The `vlan` delegate.
 pub(super) struct Vlan;
 
-/// The highest id the reference takes. 0 is a VLAN of priorities alone.
+/// The highest id that the reference accepts. 0 is a VLAN that only carries priorities.
 const MAX_ID: i64 = 4094;
 
-/// The configuration, checked by itself.
+/// The configuration, checked on its own.
 struct Settings {
     parent: Parent,
     id: u16,
@@ -30,7 +30,7 @@ impl Settings {
         check_mtu(conf)?;
         let asked = conf.int("vlanId").map_err(keys::mistyped)?.unwrap_or_default();
         let id = u16::try_from(asked).ok().filter(|_| asked <= MAX_ID);
-        // The text has the reference's bounds, wrong by one as they are: people search for it.
+        // The text has the reference's bounds, including their off-by-one error: people search for it.
         let refused = || DelegateError::Conf(format!("invalid VLAN ID {asked} (must be between 0 and 4095 inclusive)"));
         Ok(Self { parent, id: id.ok_or_else(refused)? })
     }
@@ -83,8 +83,8 @@ impl Delegate for Vlan {
         let name = input.attachment.ifname.as_str();
         let mut ops = vec![Op::CreateVlan(CreateVlan { name: name.to_owned(), parent, id, mtu })];
         let (routes, dad, probe) = (&addressing.routes, Dad::for_addresses(addressing), Probe::of(addressing));
-        // The kernel announces the addresses when the link comes up, or the probe has. Writing the MAC (`Announce`) would keep it from following
-        // the parent's when that changes.
+        // The kernel announces the addresses when the link comes up, or the probe has done so. `Announce` would write
+        // the MAC, after which the link no longer follows changes of its parent's MAC.
         addressing::Link { name, ips, routes, dad, notify: &[ARP_NOTIFY, NDISC_NOTIFY], probe }.configure(&mut ops);
         Ok(Plan { ops, result: addressing::only_link(name, addressing, input.dns), ..Plan::default() })
     }

@@ -1,4 +1,4 @@
-//! Devices of the host that a container gets: how one is asked for, what is found, and the op that hands it over.
+//! Devices of the host that a container gets: the query, the result, and the op that moves one.
 
 use std::fmt;
 
@@ -6,48 +6,50 @@ use serde::{Deserialize, Serialize};
 
 use super::{LinkRef, Mac};
 
-/// Which device of the host is meant. Of those set, the first counts, except that a PCI device's driver is always looked at.
+/// A query for a device of the host. The first field that is set counts, except that a PCI device's driver is always
+/// checked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeviceQuery {
     /// Name of the link.
     pub name: Option<String>,
-    /// Hardware address, of whatever length.
+    /// Hardware address of any length.
     pub hardware: Option<Vec<u8>>,
     /// Path of the device below `/sys/devices`.
     pub kernel_path: Option<String>,
     /// PCI address.
     pub pci: Option<String>,
-    /// What a device plugin handed out: a PCI address, which goes before `pci`, or the name of an auxiliary device.
+    /// The id from a device plugin: a PCI address, which takes precedence over `pci`, or the name of an auxiliary
+    /// device.
     pub id: Option<String>,
-    /// The configuration says that it is driven from user space. For a PCI device its driver decides.
+    /// Whether the configuration says that it is driven from user space. For a PCI device, its driver decides.
     pub user_space: bool,
 }
 
-/// What a [`DeviceQuery`] found.
+/// The result of a [`DeviceQuery`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FoundDevice {
     /// A link of the host.
     Link(DeviceLink),
-    /// A device that is driven from user space (DPDK), and so has no link.
+    /// A device driven from user space (DPDK), which therefore has no link.
     UserSpace,
-    /// None; the text says why not.
+    /// No device; the text gives the reason.
     Missing(String),
 }
 
-/// A device as the host has it.
+/// The state of a device on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeviceLink {
     /// Name of the link.
     pub name: String,
-    /// The address that is burnt in, or else the one it has; as text.
+    /// The permanent address, otherwise the current one, as text.
     pub hardware: Option<String>,
     /// Its current MAC.
     pub mac: Option<Mac>,
     /// MTU.
     pub mtu: u32,
-    /// Promiscuous mode, where somebody switched it on.
+    /// Whether promiscuous mode was switched on.
     pub promiscuous: bool,
-    /// All-multicast mode, likewise.
+    /// Whether all-multicast mode was switched on.
     pub all_multicast: bool,
     /// Length of the transmit queue.
     pub tx_queue_length: u32,
@@ -57,20 +59,20 @@ pub struct DeviceLink {
     pub kind: String,
     /// `ifalias`.
     pub alias: Option<String>,
-    /// Whether it outlives the namespace it is in: the kernel gives it back to the host when a namespace ends. Links that were
-    /// made (veth, VLAN, ...) end there.
+    /// Whether it outlives its namespace: the kernel returns physical devices to the host when a namespace ends, and
+    /// deletes virtual links (veth, VLAN, ...).
     pub physical: bool,
 }
 
-/// A device of the host goes to the container, under the attachment's name and down. Its name on the host becomes its alias, as
-/// the stock plugin has it, so that a person who finds it knows what it was.
+/// Moves a device of the host to the container, under the attachment's name and down. As with the stock plugin, its
+/// name on the host becomes its alias, so that a person who finds it can identify it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct TakeDevice {
     /// Its name in the container.
     pub name: String,
-    /// Its name on the host. Empty where only its alias can tell.
+    /// Its name on the host. Empty if only its alias contains it.
     pub device: String,
-    /// What tells it from others: its permanent hardware address, or else the one it had.
+    /// Identifies the device: its permanent hardware address, otherwise the one it had.
     #[serde(default)]
     pub hardware: Option<String>,
     /// The MAC it had.
@@ -85,7 +87,7 @@ pub struct TakeDevice {
     /// As in [`DeviceLink`].
     #[serde(default)]
     pub physical: bool,
-    /// Its kind. `None` where that was not noted.
+    /// Its kind. `None` if it was not recorded.
     #[serde(default)]
     pub kind: Option<String>,
     /// The index it had on the host.
@@ -94,7 +96,7 @@ pub struct TakeDevice {
 }
 
 impl TakeDevice {
-    /// Where it is in the container.
+    /// Returns its link in the container.
     #[must_use]
     pub fn link(&self) -> LinkRef {
         LinkRef::container(self.name.as_str())

@@ -1,4 +1,4 @@
-//! What a delegate or step has to know of the host before it can plan, and what `netlink` found.
+//! The facts about the host that a delegate or step needs for planning, and the results that `netlink` found.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,16 +7,16 @@ use ipnet::IpNet;
 
 use super::{DeviceQuery, FoundDevice, LinkRef, Mac, Side};
 
-/// Something a delegate or step needs to know.
+/// A fact that a delegate or step needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Need {
     /// The link of the first default route of a namespace.
     DefaultRouteLink(Side),
-    /// A link: whether it is there and what it is. Does not fail when it is not.
+    /// Whether a link exists, and its properties. A missing link is not an error.
     Link(LinkRef),
-    /// As `Link`, of a link without which there can be no attachment: STATUS reports where it is gone.
+    /// Like `Link`, for a link without which no attachment is possible: STATUS reports it if it is missing.
     Parent(LinkRef),
-    /// A device of the host. Does not fail when there is none.
+    /// A device of the host. A missing device is not an error.
     Device(DeviceQuery),
     /// The host's end of a container link that is a veth.
     Peer(LinkRef),
@@ -26,14 +26,14 @@ pub enum Need {
     Firewalld,
 }
 
-/// What was found when the host's end of a container link was looked for.
+/// The result of the search for the host's end of a container link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
-    /// There is no such link.
+    /// The link does not exist.
     NoLink,
     /// The link is of another kind.
     NotVeth,
-    /// The other end has this index where it is, which is not the host.
+    /// The other end has this index in its namespace, which is not the host's.
     Elsewhere(u32),
     /// Name of the host's end.
     Host(String),
@@ -46,35 +46,35 @@ pub struct LinkInfo {
     pub index: u32,
     /// MTU in bytes.
     pub mtu: u32,
-    /// Hardware address, where it has a 48-bit one.
+    /// Hardware address, if it is a 48-bit one.
     pub mac: Option<Mac>,
     /// Kind as `ip -d link` names it (`bridge`, `veth`, ...); empty for a physical one.
     pub kind: String,
     /// Administratively up.
     pub up: bool,
-    /// Promiscuous mode was switched on by somebody (not by a bridge or capture that needs it).
+    /// Whether promiscuous mode was switched on explicitly (not by a bridge or capture that needs it).
     pub promiscuous: bool,
-    /// All-multicast mode, likewise.
+    /// Whether all-multicast mode was switched on explicitly.
     pub all_multicast: bool,
     /// Length of the transmit queue.
     pub tx_queue_length: u32,
-    /// Addresses with their prefix lengths, where they were asked for.
+    /// Addresses with their prefix lengths, if requested.
     pub addresses: Vec<IpNet>,
 }
 
-/// What was found for a list of needs.
+/// The results for a list of needs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observed {
-    /// Name of the link of the first default route, per side asked for, where there is one.
+    /// Name of the link of the first default route, per requested side, if it exists.
     pub default_route_links: BTreeMap<Side, String>,
-    /// Links asked for that exist. The links of default routes are in here too.
+    /// Requested links that exist, including the links of default routes.
     pub links: BTreeMap<LinkRef, LinkInfo>,
-    /// The device that was asked for.
+    /// The requested device.
     pub device: Option<FoundDevice>,
-    /// Other ends of the links whose peers were asked for.
+    /// Other ends of the links whose peers were requested.
     pub peers: BTreeMap<LinkRef, Peer>,
-    /// Files asked for that exist.
+    /// Requested files that exist.
     pub files: BTreeMap<PathBuf, String>,
-    /// firewalld runs; only where that was asked for.
+    /// Whether firewalld runs; only set if requested.
     pub firewalld: bool,
 }

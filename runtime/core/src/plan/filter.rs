@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Family;
 
-/// What a shared name begins with that only one attachment may hold (`Plan::shared`). Its last part, behind the last `/`,
-/// may be `*`: then it is at odds with every name that is the same up to there.
+/// The prefix of a shared name that only one attachment may hold (`Plan::shared`). Its last part, after the last `/`,
+/// may be `*`: then it conflicts with every name with the same preceding parts.
 pub const EXCLUSIVE: &str = "only ";
 
 /// A transport protocol with ports.
@@ -24,42 +24,42 @@ pub enum Protocol {
     Sctp,
 }
 
-/// A port of the host leads to one of the container.
+/// Maps a port of the host to one of the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostPort {
     /// The protocol.
     pub protocol: Protocol,
-    /// The host's address; any of the container's family where there is none.
+    /// The host's address; `None` means any of the container's family.
     #[serde(default)]
     pub host_ip: Option<IpAddr>,
     /// The host's port.
     pub host_port: u16,
     /// The container's address and port.
     pub to: SocketAddr,
-    /// Connections from these networks get an address of the host as their source: an answer would not pass the host
-    /// otherwise.
+    /// Connections from these networks get an address of the host as their source: otherwise, answers would bypass the
+    /// host.
     #[serde(default)]
     pub masquerade: Vec<IpNet>,
-    /// Only what meets all of these, where there are any.
+    /// A packet must meet all of these conditions, if any.
     #[serde(default)]
     pub conditions: Vec<Condition>,
-    /// Names the rule that conditions need; unique to attachment and mapping.
+    /// Names the rule for the conditions; unique to attachment and mapping.
     #[serde(default)]
     pub tag: String,
 }
 
-/// What a packet has to be like.
+/// A condition on a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
-    /// What is looked at.
+    /// The property to check.
     #[serde(flatten)]
     pub subject: Subject,
-    /// The opposite is wanted.
+    /// Whether to negate the condition.
     #[serde(default)]
     pub not: bool,
 }
 
-/// What a condition looks at.
+/// The property that a condition checks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "of", rename_all = "kebab-case")]
 pub enum Subject {
@@ -73,21 +73,21 @@ pub enum Subject {
         /// The networks.
         nets: Vec<IpNet>,
     },
-    /// The link it came in through; a `*` at the end of a name stands for anything.
+    /// The link through which it came in; a `*` at the end of a name matches anything.
     Input {
         /// The names.
         links: Vec<String>,
     },
-    /// The link it goes out of: the host's own packets only.
+    /// The link through which it leaves; only for the host's own packets.
     Output {
         /// The names.
         links: Vec<String>,
     },
     /// The packet mark, masked.
     Mark {
-        /// The bits wanted.
+        /// The expected bits.
         value: u32,
-        /// The bits looked at.
+        /// The mask.
         mask: u32,
     },
     /// The type of the source address (`RTN_*` of the kernel).
@@ -102,30 +102,30 @@ pub enum Subject {
     },
 }
 
-/// 127.0.0.1 may be routed to a container: `route_localnet` on the host's link that leads there. Shared: teardown leaves it.
+/// Lets 127.0.0.1 be routed to a container: sets `route_localnet` on the host's link to it. Shared: teardown keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteLocalnet {
     /// The container's address.
     pub address: Ipv4Addr,
 }
 
-/// What the host forwards from a container, and the answers to it, is accepted where iptables would drop it by policy: two
+/// Accepts what the host forwards from a container, and the answers to it, where iptables would drop it by policy: two
 /// rules in `CNI-FORWARD` of the `filter` table that `iptables` manages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accept {
     /// The container's address.
     pub address: IpAddr,
-    /// The chain of the same table in which the operator may decide first.
+    /// The chain of the same table in which the operator's own rules come first.
     pub admin_chain: String,
     /// Names the rules; unique to the attachment.
     pub tag: String,
 }
 
-/// Who may be reached from behind other bridges.
+/// Which containers may be reached from other containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ingress {
-    /// Containers of the same bridge, but not of other bridges that have a policy.
+    /// Containers of the same bridge, but not from other bridges with a policy.
     SameBridge,
     /// Nobody.
     Isolated,
@@ -140,7 +140,7 @@ pub struct IngressPolicy {
     pub policy: Ingress,
 }
 
-/// An address is a source of a zone of firewalld, set over D-Bus.
+/// Makes an address a source of a firewalld zone, over D-Bus.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirewalldSource {
     /// The zone.
@@ -152,7 +152,7 @@ pub struct FirewalldSource {
 // === impl Protocol ===
 
 impl Protocol {
-    /// Its number in IP headers.
+    /// Returns its number in IP headers.
     #[must_use]
     pub fn number(self) -> u8 {
         match self {
@@ -162,7 +162,7 @@ impl Protocol {
         }
     }
 
-    /// The protocol of a number in IP headers.
+    /// Returns the protocol of a number in IP headers.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
         [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|protocol| protocol.number() == number)
@@ -182,8 +182,8 @@ impl fmt::Display for Protocol {
 // === impl HostPort ===
 
 impl HostPort {
-    /// What one attachment has to itself: the port, on the address or on all. Mappings with conditions are at odds only where
-    /// they have the very same ones: a packet cannot be told to meet two sets of conditions at once.
+    /// Returns the name of what only one attachment may have: the port, on one address or on all. Mappings with
+    /// conditions conflict only if their conditions are identical: other sets of conditions cannot be compared.
     #[must_use]
     pub fn exclusive(&self) -> String {
         let family = match Family::of(self.to.ip()) {
@@ -263,7 +263,7 @@ impl fmt::Display for IngressPolicy {
 }
 
 impl IngressPolicy {
-    /// Every attachment of the bridge asks for the same.
+    /// Every attachment of the bridge sets the same policy.
     #[must_use]
     pub fn shared(&self) -> String {
         let policy = match self.policy {
@@ -275,7 +275,7 @@ impl IngressPolicy {
 }
 
 impl FirewalldSource {
-    /// Two attachments with one address are one source.
+    /// Two attachments with the same address are one source.
     #[must_use]
     pub fn shared(&self) -> String {
         format!("firewalld source {} {}", self.zone, self.address)
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(conditional.to_string(), "map host port 8080/tcp to 10.1.2.3:80 if source is not 10.0.0.0/8");
     }
 
-    /// The storage format, and that what was added to it later may be missing.
+    /// Checks the storage format, and that newer fields may be missing.
     #[test]
     fn stored() {
         let text = r#"{"protocol":"tcp","host_port":8080,"to":"10.1.2.3:80"}"#;

@@ -1,12 +1,13 @@
-//! Addresses that are a lease of a DHCP server, by way of the node's agent.
+//! Addresses leased from a DHCP server through the node's agent.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What DEL has to know to give the lease back; whose it is says the journal's key.
+/// What DEL needs to give the lease back; the journal's key identifies its
+/// attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentLease {
-    /// Where the agent listens.
+    /// The agent's socket.
     pub socket: PathBuf,
 }

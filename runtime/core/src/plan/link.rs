@@ -1,20 +1,20 @@
-//! A link, by where it is and what it is called.
+//! A link, identified by its namespace and name.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Which network namespace a link is in.
+/// The network namespace of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Side {
-    /// The one weft runs in.
+    /// The namespace in which weft runs.
     Host,
-    /// The one named by `CNI_NETNS`.
+    /// The namespace in `CNI_NETNS`.
     Container,
 }
 
-/// A link by where it is and what it is called.
+/// A link, identified by its namespace and name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LinkRef {
     /// Its namespace.

@@ -1,4 +1,5 @@
-//! Ops that make a link of the container: ipvlan, VLAN, dummy. Each is made in the container's namespace at once, down.
+//! Ops that make a link of the container: ipvlan, VLAN, dummy. Each link is made directly in the container's namespace,
+//! and is down.
 
 use std::fmt;
 
@@ -6,20 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use super::LinkRef;
 
-/// At which layer an ipvlan divides its parent's traffic.
+/// The layer at which an ipvlan divides its parent's traffic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IpvlanMode {
-    /// By frames: siblings and broadcasts as on a switch.
+    /// By frames: siblings and broadcasts work as on a switch.
     L2,
-    /// By packets: the parent's namespace routes, and there is neither broadcast nor multicast.
+    /// By packets: the parent's namespace routes, and neither broadcast nor multicast exist.
     L3,
-    /// As `L3`, and the parent's namespace tracks connections too.
+    /// Like `L3`, and the parent's namespace also tracks connections.
     L3s,
 }
 
 impl IpvlanMode {
-    /// As configurations and the reference's texts name it.
+    /// Returns its name in configurations and in the reference's texts.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -43,7 +44,7 @@ pub struct CreateIpvlan {
     pub mtu: Option<u32>,
 }
 
-/// A link that has one VLAN of its parent, untagged.
+/// A link that carries one VLAN of its parent, untagged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateVlan {
     /// Its name in the container.
@@ -56,7 +57,7 @@ pub struct CreateVlan {
     pub mtu: Option<u32>,
 }
 
-/// A link that leads nowhere.
+/// A link without a peer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateDummy {
     /// Its name in the container.

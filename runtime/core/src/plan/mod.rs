@@ -1,12 +1,12 @@
-//! Plans are data: the ops a delegate or step describes, and the executor in `netlink` applies, undoes, checks.
+//! Plans are data: a delegate or step describes ops, and the executor in `netlink` applies, undoes and checks them.
 //!
-//! Shared by `delegate` (which writes plans) and `netlink` (which reads them); it imports neither. Ops name links by
+//! Shared by `delegate` (which writes plans) and `netlink` (which reads them); imports neither. Ops identify links by
 //! (side, name): the executor resolves indexes late. A plan is stored in the journal as JSON, so every type here is a
 //! storage format: add fields with `#[serde(default)]`, never rename.
 //!
-//! Each op has two inverses. *Undo* is exact: the executor records what it found before it changed it, and a failed ADD
-//! puts that back. *Teardown* needs the plan alone, and is what DEL and GC do, maybe after a crash half
-//! way through ADD: it removes what belongs to the attachment and leaves what others share (a bridge, its address).
+//! Each op has two inverses. *Undo* is exact: the executor records the previous state before it changes it, and a
+//! failed ADD restores that. *Teardown* needs only the plan. DEL and GC use it, possibly after a crash in the middle of
+//! ADD: it removes what belongs to the attachment and keeps what others share (a bridge, its address).
 
 mod device;
 mod facts;

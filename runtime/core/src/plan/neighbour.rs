@@ -1,4 +1,4 @@
-//! What a host may remember of an address or a MAC from its holder before.
+//! What a host may remember about the previous holder of an address or a MAC.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,16 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use super::Mac;
 
-/// The host forgets who had these addresses, and on which port of the bridge the MAC was: it would go on sending there until
-/// its entries time out, whatever the new owner announces. Entries that an administrator made stay. A cache, so there is
-/// nothing to undo, tear down or check; best effort.
+/// Makes the host forget the previous holders of these addresses, and the bridge port of the MAC: otherwise it would
+/// send there until its entries time out, whatever the new owner announces. Entries of an administrator are kept. This
+/// only changes a cache, so there is nothing to undo, tear down or check; best effort.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForgetNeighbours {
-    /// The host's link they are reached through: the bridge, or the gateway link of its VLAN.
+    /// The host's link through which they are reached: the bridge, or the gateway link of its VLAN.
     pub link: String,
     /// The attachment's addresses.
     pub addresses: Vec<IpAddr>,
-    /// The bridge whose forwarding database may know the MAC, with that MAC, where it is not a fresh random one.
+    /// The bridge whose forwarding database may know the MAC, and that MAC, unless it is a fresh random one.
     #[serde(default)]
     pub mac: Option<(String, Mac)>,
 }

@@ -1,6 +1,6 @@
-//! The vocabulary of ops. One variant is one thing the executor knows to apply, undo, tear down and check.
+//! The vocabulary of ops. Each variant is one thing that the executor can apply, undo, tear down and check.
 //!
-//! Not here: how an op is done (`netlink/ops`).
+//! Not here: the implementation of ops (`netlink/ops`).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use super::{
     SourceRoutes, TakeDevice, TuneLink, TuneSysctl,
 };
 
-/// How a macvlan talks to its siblings.
+/// How a macvlan communicates with its siblings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MacvlanMode {
@@ -33,8 +33,8 @@ pub enum MacvlanMode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub enum Op {
-    /// A bridge of the host exists and is up, and takes no router advertisements. One that is there already is otherwise
-    /// used as it is, except that `promisc` is switched on.
+    /// Makes sure that a bridge of the host exists, is up, and ignores router advertisements. An existing bridge is
+    /// otherwise used as it is, except that `promisc` is switched on.
     EnsureBridge {
         /// Its name.
         name: String,
@@ -45,7 +45,8 @@ pub enum Op {
         /// Promiscuous mode.
         promisc: bool,
     },
-    /// A veth pair, made directly in both namespaces. The host end comes up with `accept_ra=0`; the container end stays down.
+    /// Makes a veth pair directly in both namespaces. The host end is up with `accept_ra=0`; the container end stays
+    /// down.
     CreateVeth {
         /// Container end.
         container: String,
@@ -56,7 +57,7 @@ pub enum Op {
         /// MAC of the container end.
         mac: Option<Mac>,
     },
-    /// A macvlan made directly in the container's namespace, down.
+    /// Makes a macvlan directly in the container's namespace, down.
     CreateMacvlan {
         /// Its name in the container.
         name: String,
@@ -71,17 +72,17 @@ pub enum Op {
         /// `IFLA_MACVLAN_BC_QUEUE_LEN`.
         bc_queue_len: Option<u32>,
     },
-    /// An ipvlan made directly in the container's namespace, down.
+    /// Makes an ipvlan directly in the container's namespace, down.
     CreateIpvlan(CreateIpvlan),
-    /// A VLAN of a link made directly in the container's namespace, down.
+    /// Makes a VLAN of a link directly in the container's namespace, down.
     CreateVlan(CreateVlan),
-    /// A dummy made directly in the container's namespace, down.
+    /// Makes a dummy link directly in the container's namespace, down.
     CreateDummy(CreateDummy),
-    /// A tap device made in the container's namespace, down.
+    /// Makes a tap device in the container's namespace, down.
     CreateTap(CreateTap),
-    /// A device of the host is moved into the container.
+    /// Moves a device of the host into the container.
     TakeDevice(TakeDevice),
-    /// A link of the host becomes a port of a bridge, with these flags written either way.
+    /// Makes a link of the host a port of a bridge, and sets these flags explicitly.
     BridgePort {
         /// Name of the host link.
         link: String,
@@ -92,19 +93,19 @@ pub enum Op {
         /// Port isolation.
         isolated: bool,
     },
-    /// VLANs of a bridge port.
+    /// Sets the VLANs of a bridge port.
     BridgeVlans {
         /// Name of the host link.
         link: String,
-        /// First delete every VLAN the port has.
+        /// First delete all VLANs of the port.
         drop_existing: bool,
         /// Access VLAN: PVID and untagged.
         pvid: Option<u16>,
         /// Tagged VLANs, sorted.
         tagged: Vec<u16>,
     },
-    /// The host veth that carries the gateway of a bridge's VLAN: made if missing, its peer an access port of the bridge,
-    /// both up. Shared by every attachment of the VLAN and never removed by teardown.
+    /// Makes sure that the host veth exists which carries the gateway of a bridge's VLAN. Its peer is an access port of
+    /// the bridge; both are up. All attachments of the VLAN share it, and teardown never removes it.
     EnsureVlanGateway {
         /// The bridge.
         bridge: String,
@@ -114,10 +115,10 @@ pub enum Op {
         name: String,
         /// Name of its peer on the bridge, used when it is made.
         peer: String,
-        /// The peer is made a port of this VLAN only; otherwise it keeps the bridge's default VLAN too.
+        /// Whether the peer is a port of this VLAN only; otherwise it also keeps the bridge's default VLAN.
         drop_existing: bool,
     },
-    /// A sysctl is written.
+    /// Writes a sysctl.
     Sysctl {
         /// In which namespace.
         side: Side,
@@ -125,23 +126,23 @@ pub enum Op {
         key: String,
         /// The value, without newline.
         value: String,
-        /// Whether a failure (mostly: the key is not there) fails the ADD.
+        /// Whether a failure (usually a missing key) fails the ADD.
         required: bool,
     },
-    /// IPv6 is switched on for a container link (`disable_ipv6=0` on `lo` and it, `keep_addr_on_down=1`), skipped where
-    /// the kernel has no IPv6.
+    /// Enables IPv6 on a container link (`disable_ipv6=0` on `lo` and the link, `keep_addr_on_down=1`). Skipped if the
+    /// kernel has no IPv6.
     EnableIpv6 {
         /// The container's link.
         link: String,
     },
-    /// An address is put on a container link. One that is there already is an error.
+    /// Puts an address on a container link. An existing address is an error.
     AddAddress {
         /// The link.
         link: LinkRef,
         /// Address and prefix length.
         address: IpNet,
     },
-    /// A link comes up.
+    /// Brings a link up.
     LinkUp {
         /// The link.
         link: LinkRef,
@@ -153,80 +154,82 @@ pub enum Op {
     },
     /// See [`ProbeAddresses`].
     ProbeAddresses(ProbeAddresses),
-    /// A route is added; the exact same one being there already is an error unless `existing_ok`.
+    /// Adds a route. An identical existing route is an error unless `existing_ok`.
     AddRoute {
-        /// The link it goes out of.
+        /// Its outgoing link.
         link: LinkRef,
-        /// The route. An absent `gw` makes it a directly connected one.
+        /// The route. Without `gw` it is a directly connected one.
         route: Route,
         /// Preferred source address.
         src: Option<IpAddr>,
         /// Accept `EEXIST`.
         existing_ok: bool,
     },
-    /// The connected route that the kernel made for an address is deleted.
+    /// Deletes the connected route that the kernel made for an address.
     DropConnectedRoute {
         /// The link.
         link: LinkRef,
         /// The network.
         dst: IpNet,
     },
-    /// All default routes of a link in the main table are deleted.
+    /// Deletes all default routes of a link in the main table.
     DropDefaultRoutes {
         /// The link.
         link: LinkRef,
-        /// Of which family.
+        /// Their family.
         family: Family,
     },
-    /// An address is on a shared link (a bridge's gateway). Any other IPv4 address there, or an overlapping IPv6 one, is an
-    /// error, or is replaced where `force`.
+    /// Makes sure that an address is on a shared link (a bridge's gateway). Any other IPv4 address there, or an
+    /// overlapping IPv6 one, is an error, or is replaced with `force`.
     EnsureAddress {
         /// The host's link.
         link: String,
         /// Address and prefix length.
         address: IpNet,
-        /// Replace what conflicts.
+        /// Replace conflicting addresses.
         force: bool,
-        /// IPv4 addresses that may be there too: gateways of the network's other ranges.
+        /// Other allowed IPv4 addresses: gateways of the network's other ranges.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         beside: Vec<IpNet>,
     },
-    /// A bridge keeps the MAC it had when the plan began, and no longer follows its lowest port's. Done after all other
-    /// ops, wherever it stands, because it cannot be undone. Nothing for links of other kinds.
+    /// Fixes a bridge's MAC to its value at the start of the plan, so that it no longer follows its lowest port's.
+    /// Executed after all other ops, because it cannot be undone. No effect on links of other kinds.
     PinMac {
         /// The host's link.
         link: String,
     },
-    /// Forwarding is on for the host. Shared: teardown leaves it.
+    /// Enables forwarding on the host. Shared: teardown keeps it.
     Forwarding {
         /// The family.
         family: Family,
     },
-    /// What an address sends beyond its own network is masqueraded.
+    /// Masquerades what an address sends beyond its own network.
     Masquerade {
         /// The address with its network's length.
         address: IpNet,
     },
-    /// Frames that come in through a host link with another source MAC than the container's are dropped.
+    /// Drops frames that come in through a host link with another source MAC than the container's.
     MacSpoofCheck {
         /// Name of the host link.
         link: String,
         /// The container's MAC.
         mac: Mac,
     },
-    /// Waits until a bridge port is up (at most 2.55 s, the sum of the reference plugin's sleeps); an error when it does not.
+    /// Waits until a bridge port is up (at most 2.55 s, the sum of the reference plugin's sleeps); a timeout is an
+    /// error.
     WaitPort {
         /// Name of the host link.
         link: String,
     },
-    /// The host forgets who had the attachment's addresses before.
+    /// Makes the host forget previous holders of the attachment's addresses.
     ForgetNeighbours(ForgetNeighbours),
-    /// Tells neighbours where the link's addresses live now: gratuitous ARP and unsolicited neighbour advertisements. Best
+    /// Announces the link's addresses to neighbours: gratuitous ARP and unsolicited neighbour advertisements. Best
     /// effort.
     Announce {
         /// The container's link.
         link: String,
-        /// The addresses; the kernel announces whatever the link has, so none here means that there is nothing to tell.
+        /// The addresses. The kernel announces all addresses of the link; an empty list means that there is nothing to
+        /// announce.
         addresses: Vec<IpAddr>,
     },
     /// See [`TuneSysctl`].
@@ -243,20 +246,20 @@ pub enum Op {
     CreateIfb(CreateIfb),
     /// See [`RedirectIngress`].
     RedirectIngress(RedirectIngress),
-    /// A port of the host leads to one of the container.
+    /// Maps a port of the host to one of the container.
     HostPort(HostPort),
-    /// 127.0.0.1 may be routed to a container.
+    /// Lets 127.0.0.1 be routed to a container.
     RouteLocalnet(RouteLocalnet),
-    /// Forwarded traffic of a container is accepted.
+    /// Accepts forwarded traffic of a container.
     Accept(Accept),
-    /// An ingress policy of a bridge.
+    /// Sets an ingress policy of a bridge.
     IngressPolicy(IngressPolicy),
-    /// An address is a source of a zone of firewalld.
+    /// Makes an address a source of a firewalld zone.
     FirewalldSource(FirewalldSource),
 }
 
 impl Op {
-    /// Name and kind of the link that this op makes in the container.
+    /// Returns name and kind of the link that this op makes in the container.
     #[must_use]
     pub fn made_link(&self) -> Option<(&str, &'static str)> {
         match self {
@@ -270,7 +273,7 @@ impl Op {
         }
     }
 
-    /// Name and kind of the link that this op makes on the host for the attachment alone.
+    /// Returns name and kind of the link that this op makes on the host for this attachment alone.
     #[must_use]
     pub fn made_host_link(&self) -> Option<(&str, &'static str)> {
         match self {
@@ -280,7 +283,7 @@ impl Op {
         }
     }
 
-    /// The mapping, of an op that maps a host port.
+    /// Returns the mapping, if this op maps a host port.
     #[must_use]
     pub fn host_port(&self) -> Option<&HostPort> {
         match self {
@@ -289,13 +292,14 @@ impl Op {
         }
     }
 
-    /// Whether what it sets up keeps traffic out: it must not end before the attachment's traffic does.
+    /// Returns whether this op blocks traffic: it must not be removed before the attachment's traffic ends.
     #[must_use]
     pub fn forbids(&self) -> bool {
         matches!(self, Self::MacSpoofCheck { .. } | Self::IngressPolicy(_))
     }
 
-    /// A name for what this op sets up, where another attachment may need the very same thing and teardown would remove it.
+    /// Returns a name for what this op sets up, if another attachment may need the same thing and teardown would remove
+    /// it.
     #[must_use]
     pub fn shared(&self) -> Option<String> {
         match self {
@@ -309,7 +313,7 @@ impl Op {
 }
 
 impl fmt::Display for Op {
-    /// One line for `weftctl plan` and for errors: what is done to what.
+    /// Writes one line for `weftctl plan` and for errors: what is done to which object.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EnsureBridge { name, .. } => write!(f, "ensure bridge {name}"),

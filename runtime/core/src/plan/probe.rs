@@ -1,20 +1,20 @@
-//! Asking neighbours before addresses are used.
+//! Probes neighbours before addresses are used.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// The neighbours on a container's link are asked whether one of them has these addresses, which are on no link yet; one that
-/// has is an error. Where none has, they are told that the addresses are the link's now. Leaves nothing to undo, tear down or
+/// Asks the neighbours on a container's link whether one of them has these addresses, which are on no link yet; if so,
+/// that is an error. Otherwise announces that the link has the addresses now. There is nothing to undo, tear down or
 /// check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeAddresses {
-    /// The container's link, up.
+    /// The container's link, which is up.
     pub link: String,
     /// The addresses.
     pub addresses: Vec<IpAddr>,
-    /// How long an answer is waited for, in milliseconds.
+    /// How long to wait for an answer, in milliseconds.
     pub wait_ms: u32,
 }
 

@@ -1,4 +1,4 @@
-//! The shape of the CNI result a plan leads to. MAC addresses are read from the kernel once the plan is applied.
+//! The shape of a plan's CNI result. MAC addresses are read from the kernel after the plan is applied.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,7 @@ pub struct ShapeIp {
     pub interface: Option<usize>,
 }
 
-/// What the CNI result will say.
+/// The contents of the CNI result.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ResultShape {
     /// Interfaces in order. Container ones get `CNI_NETNS` as sandbox.
@@ -33,7 +33,7 @@ pub struct ResultShape {
     /// Also list the first IPv4 and the first IPv6 address found on interface 0 (loopback).
     #[serde(default)]
     pub observed_addresses: bool,
-    /// The interfaces are no links of the kernel (a device driven from user space), so there is nothing to read of them.
+    /// Whether the interfaces are not kernel links (a device driven from user space), so nothing is read from them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unmanaged: bool,
 }

@@ -6,19 +6,19 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// What leaves the container from an address of a link goes out of that link: a rule per address, and a table of its own
-/// with the link's routes. Which tables is decided when it is done, among those that nothing uses by then.
+/// Sends what leaves the container from an address of a link through that link: a rule per address, and a table of its
+/// own with the link's routes. The tables are chosen on execution, among the unused ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceRoutes {
     /// The link in the container.
     pub link: String,
     /// Its addresses.
     pub sources: Vec<Source>,
-    /// Rules only, all for this table, whose routes are somebody else's.
+    /// If set, only rules are made, all for this table; somebody else manages its routes.
     #[serde(default)]
     pub table: Option<u32>,
-    /// The networks of the addresses stay in the main table, with the address as preferred source. Otherwise all routes
-    /// of the link leave it.
+    /// Whether the networks of the addresses stay in the main table, with the address as preferred source. Otherwise
+    /// all routes of the link are removed from it.
     #[serde(default)]
     pub source_hints: bool,
 }
@@ -28,7 +28,7 @@ pub struct SourceRoutes {
 pub struct Source {
     /// Address and prefix length.
     pub address: IpNet,
-    /// Where its table's default route goes; without one there is none but what is copied.
+    /// The gateway of its table's default route. `None`: the table only has the copied routes.
     pub gateway: Option<IpAddr>,
 }
 

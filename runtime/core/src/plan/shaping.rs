@@ -1,22 +1,24 @@
-//! Ops of the `bandwidth` step. What the container receives is shaped where it leaves the host's end of the veth pair; what
-//! it sends is redirected from there to an intermediate device (IFB) of its own and shaped where it leaves that.
+//! Ops of the `bandwidth` step. Traffic to the container is shaped where it leaves the host's end of the veth pair.
+//! Traffic from the container is redirected there to an intermediate device (IFB) of its own, and shaped where it
+//! leaves that device.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A token bucket filter at the root of a host link: what leaves it keeps to a rate.
+/// Limits the rate of outgoing traffic with a token bucket filter at the root of a host link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitRate {
     /// The host's link.
     pub link: String,
     /// Bytes per second.
     pub rate: u64,
-    /// Bytes that may go at once.
+    /// Bytes that may be sent at once.
     pub burst: u32,
 }
 
-/// An intermediate device of the host for one container link, up, with the MTU of another link and no queue length.
+/// Makes an intermediate device on the host for one container link: up, with the MTU of another link and no queue
+/// length.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateIfb {
     /// Its name.
@@ -25,12 +27,12 @@ pub struct CreateIfb {
     pub like: String,
 }
 
-/// Everything that comes in through a host link leaves through another one first.
+/// Redirects everything that comes in through a host link to another link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RedirectIngress {
-    /// Where it comes in.
+    /// The link through which it comes in.
     pub from: String,
-    /// Where it goes.
+    /// The link to which it is redirected.
     pub to: String,
 }
 

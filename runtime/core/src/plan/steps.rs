@@ -1,58 +1,60 @@
-//! A plan: the ops of one attachment in their order, and what is known of them as a whole.
+//! A plan: the ordered ops of one attachment, and properties of the whole.
 
 use serde::{Deserialize, Serialize};
 
 use super::{AgentLease, Op, ResultShape};
 
-/// The steps the host will do for one attachment, and what its CNI result will look like.
+/// The ops that the host executes for one attachment, and the shape of its CNI result.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Plan {
-    /// In the order they are applied; teardown goes the other way.
+    /// In the order in which they are applied; teardown uses the reverse order.
     pub ops: Vec<Op>,
-    /// What tells the container's namespace from others (`netlink::netns_identity`): a path may name another one later.
+    /// Identifies the container's namespace (`netlink::netns_identity`): its path may lead to another one later.
     #[serde(default)]
     pub container: Option<String>,
-    /// The index that the link which the plan makes in the container gets, or the device that it moves there: chosen ahead, so
-    /// that the journal knows the link before there is one. Not of a veth pair, which is known by its end on the host.
+    /// The index of the link that the plan makes in the container, or of the device that it moves there. It is chosen
+    /// in advance, so that the journal knows the link before it exists. `None` for a veth pair, which is identified by
+    /// its end on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub link_index: Option<u32>,
-    /// The result to print once all ops are applied.
+    /// The result to print after all ops are applied.
     #[serde(default)]
     pub result: ResultShape,
-    /// The `ifalias` of the links it makes, by which they are known as weft's (`netlink::label`).
+    /// The `ifalias` of the links it makes, which marks them as weft's (`netlink::label`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// The agent holds a lease for the attachment, or may: it is asked for through the plan's link. DEL gives it back while
-    /// the link is there.
+    /// The lease that the agent holds, or may hold, for the attachment. It is requested through the plan's link, and
+    /// DEL gives it back while the link exists.
     #[serde(default)]
     pub lease: Option<AgentLease>,
 }
 
 impl Plan {
-    /// An index for [`Plan::link_index`], of random numbers: far above what kernels count up to by themselves.
+    /// Returns an index for [`Plan::link_index`] from random numbers: far above the indexes that kernels assign
+    /// themselves.
     #[must_use]
     pub fn chosen_index(random: [u8; 3]) -> u32 {
         let [i, j, k] = random;
         u32::from_be_bytes([1, i, j, k])
     }
 
-    /// Whether a plan has chosen the index of a link, and not the kernel.
+    /// Returns whether a plan, and not the kernel, chose the index of a link.
     #[must_use]
     pub fn is_chosen_index(index: u32) -> bool {
         index.to_be_bytes()[0] == 1
     }
 
-    /// What is left to do of this plan when `done` has been applied. Both come from the same conf and host, so an op of both
-    /// is the same thing.
+    /// Returns what is left to do of this plan after `done` was applied. Both come from the same configuration and
+    /// host, so an op in both is the same thing.
     #[must_use]
     pub fn beyond(&self, done: &Self) -> Self {
         let ops = self.ops.iter().filter(|op| !done.ops.contains(op)).cloned().collect();
         Self { ops, ..self.clone() }
     }
 
-    /// Names of things of this plan that other attachments may need too (an nftables element for an address, say).
-    /// Teardown leaves those alone that another journal entry names as well. A name that begins with [`EXCLUSIVE`](super::EXCLUSIVE) is the other
-    /// way round: two entries never hold it at once.
+    /// Returns the names of things in this plan that other attachments may need too (for example an nftables element
+    /// for an address). Teardown keeps a thing that another journal entry names as well. A name that begins with
+    /// [`EXCLUSIVE`](super::EXCLUSIVE) is the opposite: two entries never hold it at once.
     #[must_use]
     pub fn shared(&self) -> Vec<String> {
         self.ops.iter().filter_map(Op::shared).collect()

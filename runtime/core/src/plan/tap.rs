@@ -6,15 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use super::Mac;
 
-/// A tap device made in the container's namespace, persistent and down: a program opens it later and is its wire.
+/// Makes a persistent tap device in the container's namespace, down. A program opens it later and carries its traffic.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct CreateTap {
     /// Its name in the container.
     pub name: String,
-    /// More than one program, or thread, may be its wire at the same time.
+    /// Whether several programs or threads may open it at the same time.
     #[serde(default)]
     pub multi_queue: bool,
-    /// The user who may open it; without one, only who may administrate the namespace.
+    /// The user who may open it. `None`: only administrators of the namespace.
     #[serde(default)]
     pub owner: Option<u32>,
     /// The group that may open it.
@@ -26,7 +26,7 @@ pub struct CreateTap {
     /// MAC.
     #[serde(default)]
     pub mac: Option<Mac>,
-    /// The `SELinux` context it is made in, which decides who may open it.
+    /// The `SELinux` context in which it is made, which decides who may open it.
     #[serde(default)]
     pub selinux_context: Option<String>,
     /// A bridge in the container that it becomes a port of.

@@ -6,25 +6,25 @@ use serde::{Deserialize, Serialize};
 
 use super::Mac;
 
-/// A sysctl that a configuration asks for is written in the container. Unlike `Op::Sysctl` CHECK compares it, and one
-/// that can only be written is fine.
+/// Writes a sysctl of the configuration in the container. Unlike for `Op::Sysctl`, CHECK compares the value, and the
+/// key may be write-only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TuneSysctl {
     /// Path below `/proc/sys/net`, such as `ipv4/conf/eth0/arp_filter`.
     pub key: String,
-    /// The value, as the configuration has it.
+    /// The value as in the configuration.
     pub value: String,
 }
 
-/// Attributes of a container link are changed; what is absent stays as it is.
+/// Changes attributes of a container link; a field that is `None` is left unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TuneLink {
     /// The link in the container.
     pub link: String,
-    /// What it gets.
+    /// The new values.
     pub set: LinkAttributes,
-    /// What it had of these before. Teardown puts it back where the link is still there: a device of the host outlives the
-    /// attachment. Empty where the plan makes the link.
+    /// The previous values. Teardown restores them if the link still exists: a device of the host outlives the
+    /// attachment. Empty if the plan makes the link.
     #[serde(default)]
     pub before: LinkAttributes,
 }
@@ -50,7 +50,7 @@ pub struct LinkAttributes {
 }
 
 impl LinkAttributes {
-    /// Whether there is nothing in it.
+    /// Returns whether no attribute is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

@@ -4,15 +4,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A container link becomes a slave of a VRF of the container, made if missing. Its routes move to the VRF's table, and
-/// it keeps its addresses. The last slave that leaves takes the VRF with it.
+/// Makes a container link a slave of a VRF of the container, which is created if missing. The link's routes move to the
+/// VRF's table; its addresses are kept. The VRF is deleted with its last slave.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinVrf {
     /// The link in the container.
     pub link: String,
     /// The VRF.
     pub vrf: String,
-    /// Its table. Without one: that of a VRF that is there, else the first that no VRF has.
+    /// Its table. `None`: that of an existing VRF, otherwise the first one that no VRF uses.
     #[serde(default)]
     pub table: Option<u32>,
 }

@@ -1,4 +1,5 @@
-//! `bandwidth`: rates for what the container receives (ingress) and sends (egress), enforced at the host's end of its veth.
+//! `bandwidth`: limits the rates of traffic to the container (ingress) and from it (egress) at the host's end of its
+//! veth.
 
 use std::fmt::Write;
 
@@ -9,20 +10,20 @@ use super::{Previous, Step, StepError, StepInput, StepPlan, mistyped};
 use crate::cni::{Object, Version};
 use crate::plan::{CreateIfb, LimitRate, LinkRef, Need, Op, Peer, RedirectIngress, Side};
 
-/// Keys of the configuration, which are also those of `runtimeConfig.bandwidth`.
+/// Keys of the configuration, and of `runtimeConfig.bandwidth`.
 const KEYS: [&str; 4] = ["ingressRate", "ingressBurst", "egressRate", "egressBurst"];
 
-/// Length and beginning of the names of intermediate devices.
+/// Length and prefix of the names of intermediate devices.
 const IFB_LENGTH: usize = 15;
 const IFB_PREFIX: &str = "bwp";
 
-/// The interface whose intermediate device is named as the stock plugin names all of them.
+/// The only interface whose intermediate device has the name that the stock plugin uses.
 const MAIN_INTERFACE: &str = "eth0";
 
-/// See the module.
+/// The `bandwidth` step.
 pub(super) struct Bandwidth;
 
-/// A rate in bytes per second, and the bytes that may go at once.
+/// A rate in bytes per second, and the bytes that may be sent at once.
 #[derive(Debug, Clone, Copy)]
 struct Rate {
     rate: u64,
@@ -70,7 +71,7 @@ impl Step for Bandwidth {
         if let Some(Rate { rate, burst }) = egress {
             let name = ifb_name(input.attachment);
             plan.ops.push(Op::CreateIfb(CreateIfb { name: name.clone(), like: host.clone() }));
-            // The limit first: nothing goes there before it is redirected.
+            // Set the limit first: nothing is sent there before the redirection.
             plan.ops.push(Op::LimitRate(LimitRate { link: name.clone(), rate, burst }));
             plan.ops.push(Op::RedirectIngress(RedirectIngress { from: host, to: name.clone() }));
             plan.interfaces.push(LinkRef::host(name));
@@ -79,7 +80,7 @@ impl Step for Bandwidth {
     }
 }
 
-/// Name of the host's end of the container's veth: the one that the plan makes, or the one that was found.
+/// Returns the name of the host's end of the container's veth, made by the plan or found.
 fn host_end(input: &StepInput<'_>, previous: &Previous) -> Result<String, StepError> {
     let ifname = &input.attachment.ifname;
     if previous.interfaces.is_empty() {
@@ -110,11 +111,11 @@ fn host_end(input: &StepInput<'_>, previous: &Previous) -> Result<String, StepEr
     }
 }
 
-/// Name of the intermediate device. The stock plugin's takes no notice of the interface, so that a second one on the same
-/// network collides with the first; the main one keeps that name, every other has its own.
+/// Returns the name of the intermediate device. The stock plugin's name ignores the interface, so a second one on the
+/// same network collides with the first. The main interface keeps that name; every other one has its own.
 fn ifb_name(attachment: &Attachment) -> String {
     let Attachment { network, container_id, ifname } = attachment;
-    // A slash is in none of the three, so no two attachments spell the same.
+    // None of the three contains a slash, so different attachments have different seeds.
     let seed = if ifname == MAIN_INTERFACE {
         format!("{network}{container_id}")
     } else {
@@ -130,9 +131,9 @@ fn ifb_name(attachment: &Attachment) -> String {
 }
 
 impl Settings {
-    /// The configuration's own numbers, if it has any; else the runtime's.
+    /// Reads the configuration's own numbers if it has any, otherwise the runtime's.
     fn read(conf: &Object) -> Result<Self, StepError> {
-        // A `null` is one of its own too.
+        // A `null` counts as one of its own, too.
         let own = conf.keys().any(|key| KEYS.iter().any(|known| known.eq_ignore_ascii_case(key)));
         let runtime = conf.object_or_empty("runtimeConfig").map_err(mistyped)?;
         let runtime = runtime.object_or_empty("bandwidth").map_err(mistyped)?;
@@ -159,7 +160,7 @@ impl Rate {
         let Some(bytes) = u32::try_from(burst / 8).ok().filter(|bytes| *bytes < u32::MAX) else {
             return refuse("burst cannot be more than 4GB");
         };
-        // The kernel counts bytes, and with none of them nothing passes.
+        // The kernel counts bytes, and a rate of 0 bytes would block everything.
         for (key, bits) in [(rate_key, rate), (burst_key, burst)] {
             if bits < 8 {
                 return Err(StepError::Conf(format!("{key} {bits} is less than 8 bits")));

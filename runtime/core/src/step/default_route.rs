@@ -1,7 +1,7 @@
-//! `default-route`: who has the pod's default route. On the attachment that gets it, its own default routes make room for
-//! those through given gateways; on all others they go.
+//! `default-route`: decides which attachment has the pod's default route. On that attachment, routes through given
+//! gateways replace its own default routes; on all others, default routes are removed.
 //!
-//! There is no plugin of that name: `weft-pod` chains it to attachments where a pod's annotation says `default-route`.
+//! There is no plugin of this name: `weft-pod` chains it to attachments if a pod's annotation has `default-route`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,10 +13,10 @@ use crate::cni::Object;
 use crate::keys;
 use crate::plan::{Family, LinkRef, Op};
 
-/// The metric that the kernel gives an IPv6 route which names none.
+/// The kernel's metric for an IPv6 route without one.
 const DEFAULT_METRIC: u32 = 1024;
 
-/// See the module.
+/// The `default-route` step.
 pub(super) struct DefaultRoute;
 
 impl Step for DefaultRoute {
@@ -54,19 +54,19 @@ impl Step for DefaultRoute {
     }
 }
 
-/// A default route; those after the first of a family have a higher metric each.
+/// Returns a default route. Each route after the first of a family has a higher metric.
 fn default_route(gateway: IpAddr, earlier: u32) -> Route {
     let (any, first) = match gateway {
         IpAddr::V4(_) => (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
         IpAddr::V6(_) => (IpAddr::V6(Ipv6Addr::UNSPECIFIED), DEFAULT_METRIC),
     };
     let priority = (earlier > 0).then(|| first.saturating_add(earlier));
-    // A prefix length of 0 is one of every family.
+    // A prefix length of 0 is valid in both families.
     let dst = IpNet::new_assert(any, 0);
     Route { priority, ..Route::new(dst, Some(gateway)) }
 }
 
-/// Families whose default routes go, and gateways of new ones.
+/// Returns the families whose default routes are removed, and the gateways of new ones.
 fn read(conf: &Object) -> Result<(Vec<Family>, Vec<IpAddr>), StepError> {
     let families = conf.strings("drop").map_err(keys::mistyped)?.unwrap_or_default();
     let family = |text: &String| match text.as_str() {

@@ -1,7 +1,7 @@
-//! `firewall`: what the host forwards from a container and to it is accepted, and bridges are kept apart if asked.
+//! `firewall`: accepts what the host forwards from and to a container, and optionally isolates bridges.
 //!
-//! The `iptables` backend is the same rules in the same chains, written by netlink. The `firewalld` backend makes the addresses
-//! sources of a zone. Ingress policies are sets of bridges, whichever backend it is.
+//! The `iptables` backend makes the same rules in the same chains, over netlink. The `firewalld` backend makes the
+//! addresses sources of a zone. Ingress policies are sets of bridges with either backend.
 
 use weft_host_abi::types::Attachment;
 
@@ -11,10 +11,10 @@ use crate::cni::{Object, Version};
 use crate::keys;
 use crate::plan::{Accept, FirewalldSource, Ingress, IngressPolicy, Need, Op};
 
-/// Chains of `iptables` have names shorter than this.
+/// Names of `iptables` chains are shorter than this.
 const CHAIN_NAME: usize = 29;
 
-/// The step.
+/// The `firewall` step.
 #[derive(Debug)]
 pub(super) struct Firewall;
 
@@ -31,7 +31,7 @@ struct Settings {
 enum Backend {
     Iptables,
     Firewalld,
-    /// firewalld where it runs. That is what any other name means to the reference plugin too.
+    /// firewalld if it runs, otherwise iptables. The reference plugin treats any other name like this.
     Either,
 }
 

@@ -1,6 +1,6 @@
-//! What a step is: what it may look at, what it answers, and what it refuses.
+//! The interface of steps: their inputs, their answers, and their errors.
 //!
-//! The kinds use this file; `registry` lists them.
+//! The individual steps use this file; `registry` lists them.
 
 use weft_host_abi::types::{Attachment, Route};
 
@@ -8,21 +8,21 @@ use crate::cni::{Mistyped, Object, Version};
 use crate::keys::KeyError;
 use crate::plan::{LinkRef, Mac, Need, Observed, Op, ShapeIp, Side};
 
-/// What came before the step: the result of the plugin before it, or what the delegate's plan will make.
+/// The state before the step: the result of the previous plugin, or what the delegate's plan will make.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Previous {
     /// Interfaces in order; those with a sandbox are the container's.
     pub interfaces: Vec<LinkRef>,
-    /// Addresses in order. An index may be missing or point nowhere: another plugin wrote it.
+    /// Addresses in order. Another plugin wrote them, so an index may be missing or invalid.
     pub ips: Vec<ShapeIp>,
     /// Routes in order.
     pub routes: Vec<Route>,
 }
 
-/// Everything a step may look at.
+/// All inputs of a step.
 #[derive(Debug)]
 pub struct StepInput<'a> {
-    /// Its configuration, as the stock plugin of this kind would see it.
+    /// Its configuration, as the stock plugin of this kind would get it.
     pub conf: &'a Object,
     /// The attachment.
     pub attachment: &'a Attachment,
@@ -30,38 +30,38 @@ pub struct StepInput<'a> {
     pub netns: &'a str,
     /// The pairs of `CNI_ARGS`.
     pub cni_args: &'a [(String, String)],
-    /// What came before; `None` where the runtime sent no prevResult.
+    /// The previous result; `None` if the runtime sent no prevResult.
     pub previous: Option<&'a Previous>,
-    /// The ops of the same plan that will have run by then: the delegate's and those of the steps before. Empty for a chained
-    /// plugin, whose links are there already.
+    /// The ops of the same plan that run earlier: those of the delegate and of previous steps. Empty for a chained
+    /// plugin, whose links already exist.
     pub before: &'a [Op],
-    /// What was found on the host, and in the container.
+    /// The requested facts about the host and the container.
     pub observed: &'a Observed,
 }
 
-/// What a step wants done.
+/// The answer of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StepPlan {
-    /// In the order they are applied. Without any, nothing is journalled.
+    /// In the order in which they are applied. If empty, nothing is journalled.
     pub ops: Vec<Op>,
     /// Links it adds to the result's interfaces.
     pub interfaces: Vec<LinkRef>,
     /// A MAC address that it gives the attachment's interface, for the result.
     pub mac: Option<Mac>,
-    /// The result's routes, where it changes them.
+    /// The result's routes, if it changes them.
     pub routes: Option<Vec<Route>>,
 }
 
-/// What a step refuses. The texts are the stock plugins'.
+/// Errors of a step. The texts are the stock plugins'.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
     /// The configuration cannot be used.
     #[error("{0}")]
     Conf(String),
-    /// What came before is missing, or not what the step needs.
+    /// The previous result is missing, or not what the step needs.
     #[error("{0}")]
     Previous(String),
-    /// The host is not as the configuration needs it.
+    /// The host does not meet the configuration's needs.
     #[error("{0}")]
     Host(String),
 }
@@ -72,42 +72,43 @@ impl From<KeyError> for StepError {
     }
 }
 
-/// A value of the wrong type, in the words of the stock plugins that are steps.
+/// Reports a value of the wrong type in the words of the stock plugins that are steps.
 pub(super) fn mistyped(error: Mistyped) -> StepError {
     StepError::Conf(format!("failed to parse network configuration: {error}"))
 }
 
 /// A kind of step.
 pub trait Step: Sync {
-    /// Its name in `type`.
+    /// Returns its name in `type`.
     fn kind(&self) -> &'static str;
 
-    /// Keys of its configuration, besides those every plugin has; in `"steps"`, others are errors.
+    /// Returns the keys of its configuration, besides those of every plugin; in `"steps"`, others are errors.
     fn keys(&self) -> &'static [&'static str];
 
-    /// Keys of `CNI_ARGS` it reads. A plugin that reads any refuses others, unless they say `IgnoreUnknown`.
+    /// Returns the keys of `CNI_ARGS` that it reads. A plugin that reads any refuses others, unless they contain
+    /// `IgnoreUnknown`.
     fn cni_args(&self) -> &'static [&'static str] {
         &[]
     }
 
-    /// The oldest version of the specification that the stock plugin speaks.
+    /// Returns the oldest version of the specification that the stock plugin supports.
     fn oldest(&self) -> Version {
         Version::V0_1_0
     }
 
-    /// Whether there is a stock plugin of that name, so that weft answers to it.
+    /// Returns whether a stock plugin of that name exists, so that weft can be called by it.
     fn is_program(&self) -> bool {
         true
     }
 
-    /// Checks the configuration by itself: called for every verb but DEL, before anything else is looked at.
+    /// Checks the configuration on its own, before anything else. Called for every verb except DEL.
     ///
     /// # Errors
     /// `StepError::Conf` with the stock plugin's text.
     fn validate(&self, conf: &Object, cni_args: &[(String, String)]) -> Result<(), StepError>;
 
-    /// What must be known of the host and the container to plan. What is not there (yet) is left out of the answer; the
-    /// container's side is there to ask only where the step is chained.
+    /// Returns the facts about host and container that planning needs. Missing objects are left out of the answer; the
+    /// container's side can only be asked about if the step is chained.
     ///
     /// # Errors
     /// As `validate`.
@@ -115,17 +116,17 @@ pub trait Step: Sync {
         Ok(Vec::new())
     }
 
-    /// Describes what ADD does.
+    /// Returns the plan of ADD.
     ///
     /// # Errors
-    /// Whatever makes it impossible, before anything is changed.
+    /// Whatever makes it impossible, before anything changes.
     fn plan(&self, input: &StepInput<'_>) -> Result<StepPlan, StepError>;
 }
 
 // === impl StepInput ===
 
 impl StepInput<'_> {
-    /// Whether the interface is one that the same plan makes: what is observed of it, if anything, is from before.
+    /// Returns whether the same plan makes the interface: observed facts about it, if any, are older.
     pub(super) fn interface_is_made(&self) -> bool {
         self.before.iter().any(|op| op.made_link().is_some_and(|(name, _kind)| name == self.attachment.ifname))
     }
@@ -134,8 +135,8 @@ impl StepInput<'_> {
 // === impl Previous ===
 
 impl Previous {
-    /// Addresses of the attachment's interface: those whose index is absent, points nowhere, or names that interface in the
-    /// container, as the stock plugins have it.
+    /// Returns the addresses of the attachment's interface. As with the stock plugins, these are the ones whose index
+    /// is absent, is invalid, or names that interface in the container.
     pub fn own<'a>(&'a self, ifname: &'a str) -> impl Iterator<Item = &'a ShapeIp> {
         self.ips.iter().filter(move |ip| {
             let link = ip.interface.and_then(|index| self.interfaces.get(index));

@@ -1,9 +1,9 @@
-//! Steps: what is done to a link that something else made (portmap, tuning, ...). Pure functions from configuration and the
-//! result so far to ops. One file per kind, one line in `registry`.
+//! Steps: changes to a link that something else made (portmap, tuning, ...). Pure functions from configuration and
+//! previous result to ops. Each kind has one file, and one line in `registry`.
 //!
-//! A step touches nothing: what it must know of the host it asks for (`needs`), what it wants done it returns (`plan`). The
-//! same step serves a chained plugin of its name, where the links are there already, and an entry of `"steps"` of a
-//! `weft` configuration, where the delegate's plan makes them just before.
+//! A step has no side effects: it declares the facts that it needs (`needs`), and returns what is to be done (`plan`).
+//! The same step implements a chained plugin of its name, whose links already exist, and an entry of `"steps"` in a
+//! `weft` configuration, where the delegate's plan makes the links just before.
 
 mod bandwidth;
 mod default_route;

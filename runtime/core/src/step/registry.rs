@@ -1,4 +1,4 @@
-//! The built-in steps, by name: one line for each.
+//! The built-in steps by name, one line each.
 
 use super::kind::Step;
 use super::{bandwidth, default_route, firewall, portmap, sbr, tuning, vrf};
@@ -14,13 +14,13 @@ const REGISTRY: &[&dyn Step] = &[
     &default_route::DefaultRoute,
 ];
 
-/// The step of that name.
+/// Returns the step of that name.
 #[must_use]
 pub fn find(kind: &str) -> Option<&'static dyn Step> {
     REGISTRY.iter().copied().find(|step| step.kind() == kind)
 }
 
-/// Names of the steps that are stock plugins.
+/// Returns the names of the steps that are stock plugins.
 pub fn kinds() -> impl Iterator<Item = &'static str> {
     REGISTRY.iter().filter(|step| step.is_program()).map(|step| step.kind())
 }

@@ -1,4 +1,4 @@
-//! `sbr`: what is sent from an address of the interface leaves by the interface, whatever the main table says.
+//! `sbr`: packets from an address of the interface leave through the interface, whatever the main table says.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use super::{Previous, Step, StepError, StepInput, StepPlan, mistyped};
 use crate::cni::Object;
 use crate::plan::{Op, ShapeIp, Source, SourceRoutes};
 
-/// See the module.
+/// The `sbr` step.
 pub(super) struct Sbr;
 
 /// A configuration, read.
@@ -37,8 +37,8 @@ impl Step for Sbr {
         let previous = input.previous.ok_or_else(missing)?;
         let ifname = &input.attachment.ifname;
         let sources = sources(previous, ifname, &settings);
-        // The stock plugin only looks whether there is any address at all, and without one of the interface takes away its
-        // routes.
+        // The stock plugin only checks that there is any address at all; if none belongs to the interface, it removes
+        // the interface's routes.
         if sources.is_empty() {
             return Err(StepError::Previous(format!("No IP addresses supplied on interface: {ifname}")));
         }
@@ -63,7 +63,7 @@ impl Settings {
         if let Some(table) = conf.int("table").map_err(mistyped)? {
             let fits = u32::try_from(table).ok().filter(|table| *table != 0);
             let invalid = || StepError::Conf(format!("invalid table {table}, must be from 1 to {}", u32::MAX));
-            // The table's routes are somebody else's: nothing else counts.
+            // Somebody else manages the table's routes, so nothing else counts.
             return Ok(Self { table: Some(fits.ok_or_else(invalid)?), ..Self::default() });
         }
         if gateways.len() > 2 {
@@ -74,7 +74,7 @@ impl Settings {
         for text in gateways {
             let gateway: IpAddr =
                 text.parse().map_err(|_bad| StepError::Conf(format!("invalid static gateway IP address: {text}")))?;
-            // As Go has it, an IPv4 address in IPv6 clothes is an IPv4 address.
+            // As in Go, an IPv4-mapped IPv6 address is an IPv4 address.
             let gateway = gateway.to_canonical();
             let (place, family) = match gateway {
                 IpAddr::V4(_) => (&mut settings.gateway_v4, "IPv4"),

@@ -1,16 +1,16 @@
-//! Tags: what a rule in the node's packet filter says of whose it is. The beginning is unique to attachment and purpose, the
-//! rest is for people.
+//! Tags: they name the owner of a rule in the node's packet filter. The beginning is unique to attachment and purpose,
+//! the rest is for people.
 
 use sha2::{Digest, Sha256};
 use weft_host_abi::types::Attachment;
 
-/// Comments that `nft` shows are not longer than this.
+/// Maximum length of a comment that `nft` shows.
 const LONGEST: usize = 110;
 
-/// Bytes of the hash that are written.
+/// How many bytes of the hash are written.
 const HASH: usize = 8;
 
-/// The tag of an attachment's rule for a purpose.
+/// Returns the tag of an attachment's rule for a purpose.
 pub(super) fn tag(attachment: &Attachment, purpose: &str) -> String {
     let Attachment { network, container_id, ifname } = attachment;
     let mut hasher = Sha256::new();
@@ -20,7 +20,7 @@ pub(super) fn tag(attachment: &Attachment, purpose: &str) -> String {
     }
     hasher.update(purpose.as_bytes());
     let hash: String = hasher.finalize().iter().take(HASH).map(|byte| format!("{byte:02x}")).collect();
-    // Quotes and what is no plain character would have to be escaped wherever the comment is shown.
+    // Quotes and non-ASCII characters would have to be escaped wherever the comment is shown.
     let plain = |c: char| if c.is_ascii_graphic() && c != '"' { c } else { '_' };
     let people = format!("{ifname} of {container_id} on {network}").replace(' ', "\u{1}");
     let people: String = people.chars().map(|c| if c == '\u{1}' { ' ' } else { plain(c) }).collect();

@@ -1,7 +1,7 @@
 //! `tuning`: sysctls of the container's namespace, and attributes of its link.
 //!
-//! What the link had before goes into the journal instead of the stock plugin's backup file, so `dataDir` has nothing to
-//! say here.
+//! The link's previous attributes are stored in the journal instead of the stock plugin's backup file, so `dataDir` has
+//! no effect.
 
 use std::path::PathBuf;
 
@@ -12,13 +12,13 @@ use crate::cni::Object;
 use crate::keys;
 use crate::plan::{DeviceLink, FoundDevice, LinkAttributes, LinkRef, Need, Op, TuneLink, TuneSysctl};
 
-/// Patterns of the sysctls that configurations may name; without the file all may be.
+/// Patterns of the sysctls that configurations may set; without the file, all are allowed.
 const ALLOWLIST: &str = "/etc/cni/tuning/allowlist.conf";
 
-/// What stands for the name of the interface in a sysctl.
+/// The placeholder for the interface's name in a sysctl.
 const IFNAME: &str = "IFNAME";
 
-/// See the module.
+/// The `tuning` step.
 pub(super) struct Tuning;
 
 /// A configuration, read.
@@ -70,14 +70,14 @@ impl Step for Tuning {
         }
         plan.mac = set.mac;
         let before = match found(input) {
-            // What sits on a link that the plan makes goes with it.
+            // Attributes of a link that the plan makes disappear with it.
             _ if input.interface_is_made() => LinkAttributes::default(),
             Some(found) => had(&set, &found),
             None => return Err(StepError::Host(format!("failed to get {ifname:?}: Link not found"))),
         };
         plan.ops.push(Op::TuneLink(TuneLink { link: ifname.clone(), set, before }));
         let addresses: Vec<_> = previous.own(ifname).map(|ip| ip.address.addr()).collect();
-        // Neighbours know the address it had when the delegate made it.
+        // Neighbours know the address that the link had when the delegate made it.
         if plan.mac.is_some() && !addresses.is_empty() {
             plan.ops.push(Op::Announce { link: ifname.clone(), addresses });
         }
@@ -85,7 +85,8 @@ impl Step for Tuning {
     }
 }
 
-/// The attributes of the interface before the plan: in the container, or on the host from where the plan takes it.
+/// Returns the attributes of the interface before the plan: in the container, or on the host if the plan takes it from
+/// there.
 fn found(input: &StepInput<'_>) -> Option<LinkAttributes> {
     let ifname = &input.attachment.ifname;
     let all = |mac, promiscuous, mtu, all_multicast, tx_queue_length| LinkAttributes {
@@ -104,7 +105,7 @@ fn found(input: &StepInput<'_>) -> Option<LinkAttributes> {
     Some(all(link.mac, link.promiscuous, link.mtu, link.all_multicast, link.tx_queue_length))
 }
 
-/// Those of the attributes that are to be set, as they were.
+/// Returns the previous values of the attributes that are to be set.
 fn had(set: &LinkAttributes, was: &LinkAttributes) -> LinkAttributes {
     LinkAttributes {
         mac: set.mac.and(was.mac),
@@ -115,7 +116,7 @@ fn had(set: &LinkAttributes, was: &LinkAttributes) -> LinkAttributes {
     }
 }
 
-/// Every sysctl has to match a line of the list, if there is one.
+/// Checks that every sysctl matches a line of the list, if the list exists.
 fn check_allowed(sysctls: &[(String, String)], allowlist: Option<&str>) -> Result<(), StepError> {
     let Some(text) = allowlist else { return Ok(()) };
     let lines: Vec<&str> = text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect();
@@ -139,7 +140,7 @@ fn check_allowed(sysctls: &[(String, String)], allowlist: Option<&str>) -> Resul
     Ok(())
 }
 
-/// Path of a sysctl below `/proc/sys/net`. A dot separates as a slash does, but not those of the interface's name.
+/// Returns the path of a sysctl below `/proc/sys/net`. A dot separates like a slash, except in the interface's name.
 fn path(key: &str, ifname: &str) -> Result<String, StepError> {
     let named = key.replace('.', "/").replacen(IFNAME, ifname, 1);
     let mut parts = named.split('/').filter(|part| !part.is_empty() && *part != ".");
@@ -148,12 +149,12 @@ fn path(key: &str, ifname: &str) -> Result<String, StepError> {
         return Err(invalid());
     }
     let parts: Vec<&str> = parts.collect();
-    // A name of dots alone is no interface's, and dots of a key are separators by now.
+    // An interface cannot be named with dots alone, and dots of a key are separators by now.
     if parts.is_empty() || parts.contains(&"..") { Err(invalid()) } else { Ok(parts.join("/")) }
 }
 
 impl Settings {
-    /// `args.cni` goes before everything else, and for the MAC address the capability before `CNI_ARGS`.
+    /// `args.cni` takes precedence; for the MAC address, the capability precedes `CNI_ARGS`.
     fn read(conf: &Object, cni_args: &[(String, String)]) -> Result<Self, StepError> {
         let args = conf.object_or_empty("args").map_err(keys::mistyped)?;
         let args = args.object_or_empty("cni").map_err(keys::mistyped)?;
@@ -193,7 +194,7 @@ impl Settings {
     }
 }
 
-/// An empty one in `args.cni` means none, whatever the others say.
+/// An empty MAC in `args.cni` means none, whatever the others say.
 fn mac(conf: &Object, args: &Object, cni_args: &[(String, String)]) -> Result<Option<String>, StepError> {
     if let Some(mac) = args.str("mac").map_err(keys::mistyped)? {
         return Ok(Some(mac.to_owned()));
@@ -208,7 +209,7 @@ fn queue_length(conf: &Object) -> Result<Option<u32>, StepError> {
     fits.map(Some).ok_or_else(|| StepError::Conf(format!("invalid txQLen {length}, must be from 0 to {}", i32::MAX)))
 }
 
-/// `sysctl` of an object, in the order it is written. Keys differ in case here: they are names of files.
+/// Returns `sysctl` of an object, in written order. These keys are case-sensitive: they are file names.
 fn sysctls(conf: &Object) -> Result<Vec<(String, String)>, StepError> {
     let object = conf.object_or_empty("sysctl").map_err(keys::mistyped)?;
     Ok(object.texts().map_err(keys::mistyped)?)

@@ -1,11 +1,11 @@
-//! `vrf`: puts the interface into a VRF of the container, which is made for the first and goes with the last.
+//! `vrf`: puts the interface into a VRF of the container, which is made with its first slave and deleted with its last.
 
 use super::{Step, StepError, StepInput, StepPlan};
 use crate::cni::{Object, Version, check_ifname};
 use crate::keys;
 use crate::plan::{JoinVrf, Op};
 
-/// See the module.
+/// The `vrf` step.
 pub(super) struct Vrf;
 
 impl Step for Vrf {
@@ -35,7 +35,7 @@ impl Step for Vrf {
     }
 }
 
-/// The VRF's name, and its table where one is asked for.
+/// Returns the VRF's name, and the requested table.
 fn read(conf: &Object) -> Result<(String, Option<u32>), StepError> {
     let table = conf.u32("table").map_err(keys::mistyped)?.filter(|table| *table != 0);
     let name = conf.text("vrfname").map_err(keys::mistyped)?;

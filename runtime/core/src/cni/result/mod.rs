@@ -1,4 +1,4 @@
-//! The CNI result, in one form for every version: `read` takes any version's document, `write` makes any version's.
+//! The CNI result, in one form for all versions: `read` parses a document of any version, `write` creates one.
 
 mod read;
 mod write;
@@ -22,11 +22,11 @@ pub struct Interface {
     pub mac: Option<String>,
     /// Its MTU.
     pub mtu: Option<u32>,
-    /// The namespace it is in; absent for one of the host.
+    /// Its namespace; `None` for an interface of the host.
     pub sandbox: Option<String>,
     /// A socket that belongs to it.
     pub socket_path: Option<String>,
-    /// The PCI device it is.
+    /// Its PCI device.
     pub pci_id: Option<String>,
 }
 
@@ -37,11 +37,11 @@ pub struct Ip {
     pub address: IpNet,
     /// Its gateway.
     pub gateway: Option<IpAddr>,
-    /// Index into the interfaces. Absent in what an IPAM plugin prints.
+    /// Index into the interfaces. `None` in the output of an IPAM plugin.
     pub interface: Option<usize>,
 }
 
-/// What a successful ADD prints.
+/// The output of a successful ADD.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CniResult {
     /// Interfaces, made or used.

@@ -11,10 +11,10 @@ use crate::cni::object::mistyped;
 use crate::cni::{CniError, Mistyped, Object, Version, code, read_net};
 
 impl CniResult {
-    /// Reads a result. `fallback` is the version of one that names none; `null` is an empty result.
+    /// Parses a result. `fallback` is the version of a result that names none; `null` is an empty result.
     ///
     /// # Errors
-    /// Code 1: its version does not exist. Code 6: it is no result.
+    /// Code 1: its version does not exist. Code 6: it is not a result.
     pub fn from_json(value: &Value, fallback: Version) -> Result<Self, CniError> {
         let decode = |e: Mistyped| CniError::new(code::DECODE, format!("error decoding result: {e}"));
         let object = Object::from_value(value.clone()).map_err(decode)?;
@@ -28,7 +28,7 @@ impl CniResult {
     }
 }
 
-/// 0.1.0 and 0.2.0: one address per family, routes with their family's address.
+/// Parses 0.1.0 and 0.2.0: one address per family, routes with their family's address.
 fn read_single(object: &Object) -> Result<CniResult, Mistyped> {
     let mut result = CniResult { dns: dns(object)?, ..CniResult::default() };
     for key in ["ip4", "ip6"] {
@@ -39,7 +39,7 @@ fn read_single(object: &Object) -> Result<CniResult, Mistyped> {
     Ok(result)
 }
 
-/// 0.3.0 and later.
+/// Parses 0.3.0 and later.
 fn read_lists(object: &Object) -> Result<CniResult, Mistyped> {
     let interfaces = object.objects("interfaces")?.unwrap_or_default();
     let ips = object.objects("ips")?.unwrap_or_default();
@@ -64,7 +64,7 @@ fn interface(object: &Object) -> Result<Interface, Mistyped> {
 }
 
 fn ip(object: &Object) -> Result<Ip, Mistyped> {
-    // A Go `int`: a negative one stands for no interface.
+    // A Go `int`: a negative one means no interface.
     let interface = object.i32("interface")?;
     Ok(Ip {
         address: need_net(object, "address")?,
@@ -95,8 +95,8 @@ fn dns(object: &Object) -> Result<Dns, Mistyped> {
     Ok(read_dns(object)?.unwrap_or_default())
 }
 
-/// Reads `dns` of a result or configuration; `None` where it is not set. It is set as soon as one of its lists is there,
-/// be it empty, or its domain is not empty.
+/// Reads `dns` of a result or configuration; `None` if it is not set. It counts as set if it has a list, even an empty
+/// one, or a non-empty domain.
 ///
 /// # Errors
 /// It, or a key of it, has the wrong type.
@@ -111,7 +111,7 @@ pub fn read_dns(object: &Object) -> Result<Option<Dns>, Mistyped> {
     Ok(Some(Dns { nameservers, domain, search, options }))
 }
 
-/// An address; an empty text is none, as for Go's `net.IP`.
+/// Reads an address; an empty text means none, as for Go's `net.IP`.
 fn addr(object: &Object, key: &str) -> Result<Option<IpAddr>, Mistyped> {
     let Some(text) = object.text(key)? else { return Ok(None) };
     let addr: Option<IpAddr> = text.parse().ok();

@@ -1,4 +1,4 @@
-//! Documents of every version, byte for byte, and there and back.
+//! Documents of every version, byte for byte, and round trips.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use serde_json::{Value, json};

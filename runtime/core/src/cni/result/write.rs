@@ -1,4 +1,4 @@
-//! Writing a result as a version has it.
+//! Writes a result in the form of a version.
 //!
 //! | version | shape |
 //! |---|---|
@@ -14,7 +14,7 @@ use crate::cni::text::pretty;
 use crate::cni::{CniError, Version, code};
 
 impl CniResult {
-    /// Whether the result has a form in this version. Known before anything is done, so ADD asks first.
+    /// Checks that the result can be expressed in this version. ADD calls this before it changes anything.
     ///
     /// # Errors
     /// Versions before 0.3.0 have no results without an address.
@@ -25,7 +25,7 @@ impl CniResult {
         Ok(())
     }
 
-    /// The document to print: indented by four spaces, without a newline at the end.
+    /// Returns the document to print: indented by four spaces, without a newline at the end.
     ///
     /// # Errors
     /// As `check_version`.
@@ -33,7 +33,7 @@ impl CniResult {
         Ok(pretty(&self.to_value(version)?))
     }
 
-    /// As `to_json`, as a value; what `prevResult` of a following plugin is.
+    /// Like `to_json`, but returns a value: the `prevResult` of the next plugin.
     ///
     /// # Errors
     /// As `check_version`.
@@ -53,7 +53,7 @@ impl CniResult {
         for (key, is_v4) in [("ip4", true), ("ip6", false)] {
             let Some(ip) = self.ips.iter().find(|ip| ip.address.addr().is_ipv4() == is_v4) else { continue };
             let routes = self.routes.iter().filter(|route| route.dst.addr().is_ipv4() == is_v4);
-            // Routes of these versions have a destination and a next hop, nothing else.
+            // Routes of these versions only have a destination and a next hop.
             let routes = routes.map(|route| route_value(&Route::new(route.dst, route.gw))).collect();
             let fields = Fields::new()
                 .put("ip", ip.address.to_string())
@@ -132,7 +132,7 @@ fn dns_value(dns: &Dns) -> Value {
     Value::Object(fields.put_list("options", texts(&dns.options)).0)
 }
 
-/// The fields of an object in the order they are put; what is empty is left out.
+/// The fields of an object in insertion order; empty ones are omitted.
 struct Fields(Map<String, Value>);
 
 impl Fields {

@@ -1,11 +1,12 @@
-//! docs/stock-keys.md names every key that a delegate or step reads, and no other.
+//! docs/stock-keys.md lists exactly the keys that a delegate or step reads.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::{delegate, step};
 
-/// Keys named in the first column of a section's table: those at the top of a configuration.
+/// Returns the keys in the first column of a section's table: those at the top of a
+/// configuration.
 fn documented(page: &str, kind: &str) -> Option<BTreeSet<String>> {
     let section = page.split("\n## ").skip(1).find(|section| section.lines().next() == Some(kind))?;
     let column = section.lines().filter_map(|line| line.strip_prefix('|')?.split('|').next());

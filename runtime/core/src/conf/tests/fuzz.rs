@@ -1,4 +1,4 @@
-//! Whatever the configuration says: a network or an error with a code, never a panic.
+//! Any configuration results in a network or an error with a code, never a panic.
 
 use proptest::prelude::*;
 use serde_json::Map;
@@ -103,7 +103,7 @@ fn conf() -> impl Strategy<Value = Value> {
     let inner = leaf().prop_recursive(4, 64, 8, move |inner| {
         prop_oneof![prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from), object(inner.boxed())]
     });
-    // Mostly well-formed at the top, so that what is below is looked at.
+    // Mostly well-formed at the top, so that the inner parts are read.
     object(inner.boxed()).prop_flat_map(|conf| {
         let fixed = (any::<bool>(), prop::sample::select(SHIPPED.to_vec()));
         (Just(conf), fixed).prop_map(|(mut conf, (fix, ipam))| {
@@ -154,7 +154,7 @@ fn range() -> impl Strategy<Value = Value> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    /// What is read is what the ledger may rely on: ends in order and inside their subnet, no address in two ranges.
+    /// The ledger may rely on parsed ranges: ends in order and inside their subnet, no address in two ranges.
     #[test]
     fn ranges_that_are_read_are_sound(
         sets in prop::collection::vec(prop::collection::vec(range(), 1..3), 1..4),

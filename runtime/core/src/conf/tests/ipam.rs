@@ -1,4 +1,4 @@
-//! What the operator declared, and what is asked for.
+//! The operator's declarations and the requested addresses.
 
 use weft_host_abi::types::RequestSource;
 
@@ -200,7 +200,7 @@ fn single_addresses_are_declared_or_asked_for() {
     let conf = weft_conf(json!({"ipam": {"type": "static"}, "runtimeConfig": {"ips": ["10.0.0.7/24", "10.0.0.8"]}}));
     let asked = parse(Persona::Weft, conf).unwrap().ipam.unwrap();
     assert_eq!(asked.declared, ["10.0.0.7/24".parse().unwrap()], "one without a length is no address to give out");
-    // With ranges, only what lies in them is given out.
+    // With ranges, only their addresses are allocated.
     let ranged = weft_conf(json!({"ipam": {"type": "by-label", "subnet": "10.0.0.0/24"},
         "runtimeConfig": {"ips": ["192.0.2.7/24"]}}));
     assert!(parse(Persona::Weft, ranged).unwrap().ipam.unwrap().declared.is_empty());

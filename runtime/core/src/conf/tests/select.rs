@@ -85,7 +85,7 @@ fn a_choice_leads_to_a_configuration_like_any_other() {
     assert_eq!((ovs.builtin, ovs.conf.get("tag"), ovs.conf.get("anything")), (false, Some(&json!(5)), Some(&json!(1))));
     assert!(select.chosen("wan", []).is_none());
 
-    // What a policy sets is read like what an operator writes.
+    // A policy's settings are read like an operator's.
     let error = read("nat", &[("ipam.ranges", json!([[{"subnet": "10.0.0.1/24"}]]))]).unwrap_err();
     assert!(error.to_string().starts_with("invalid range set 0"), "{error}");
     assert_eq!(select.external().len(), 1);

@@ -1,4 +1,4 @@
-//! Called by a stock plugin's name: its configuration, as leniently as it reads it.
+//! Called by a stock plugin's name: reads its configuration equally leniently.
 
 use super::*;
 

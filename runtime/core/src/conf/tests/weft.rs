@@ -43,7 +43,7 @@ fn unknown_keys_are_named_with_what_to_do() {
     let text = |more| {
         let error = err(more);
         assert_eq!(error.code(), 7);
-        // What follows from it, or is wrong besides, comes after it.
+        // Its consequences, and other mistakes, follow after it.
         error.each()[0].to_string()
     };
     assert!(text(json!({"foo": 1})).starts_with("unknown key \"foo\": known are cniVersion, "));
@@ -95,7 +95,8 @@ fn a_ledger_is_the_nodes_or_the_clusters() {
     }
     assert_eq!(err(json!({"ledger": {"type": "redis"}})).code(), 7);
     assert_eq!(ok(json!({"ledger": {"type": "node"}})).terms.ledger, LedgerKind::Node);
-    // Where it would be the configuration of a policy, and the addresses the node's alone.
+    // There, it would be part of the policy's configuration, and the addresses would only be
+    // stored on the node.
     let ipam = json!({"type": "wasm", "policy": "file:///p.wasm", "ledger": {"type": "kubernetes"}});
     let text = err(json!({"ipam": ipam})).to_string();
     assert!(text.contains("ipam.ledger") && text.contains("at the top"), "{text}");
@@ -206,7 +207,7 @@ fn an_external_delegate_calls_weft_back_for_its_addresses() {
         ipam,
         &json!({"subnet": "10.0.0.0/24", "type": "weft-ipam", "policy": "file:///p.wasm", "limits": {"fuel": 5}})
     );
-    // And this is what it then reads.
+    // `weft-ipam` then reads this.
     let called = parse(Persona::WeftIpam, delegate.conf.as_value().clone()).unwrap();
     assert_eq!(called.ipam.unwrap().kind, IpamKind::Wasm { policy: "file:///p.wasm".to_owned() });
     assert_eq!(called.terms.limits.fuel, Some(5));
@@ -316,7 +317,7 @@ fn gc_needs_a_well_formed_list_and_nothing_else() {
     assert_eq!(gc(json!({"nonsense": 1})), Ok(None));
     assert_eq!(gc(json!({"cni.dev/valid-attachments": []})), Ok(Some(Vec::new())));
     assert_eq!(gc(json!({"cni.dev/attachments": [entry("a")]})), Ok(Some(vec![pair("a")])));
-    // Where the two differ, both are kept: removing too little can be made good, removing too much cannot.
+    // If the two differ, keep both: removing too little can be repaired, removing too much cannot.
     let both =
         json!({"cni.dev/valid-attachments": [entry("a"), entry("b")], "cni.dev/attachments": [entry("b"), entry("c")]});
     assert_eq!(gc(both), Ok(Some(vec![pair("a"), pair("b"), pair("c")])));

@@ -15,7 +15,7 @@ use super::{Addressing, Delegate, DelegateError, Given, Input, IpamUse};
 use crate::cni::{CniResult, Object};
 use crate::plan::{Family, ForgetNeighbours, LinkRef, Need, Op, Plan, ResultShape};
 
-/// See the module.
+/// The `bridge` delegate.
 pub(super) struct Bridge;
 
 /// Index of the container's link in the result.
@@ -106,10 +106,10 @@ impl Delegate for Bridge {
 }
 
 impl Settings {
-    /// The bridge, the veth pair, and the port.
+    /// Returns the ops for the bridge, the veth pair, and the port.
     fn links(&self, input: &Input<'_>) -> Vec<Op> {
         let host = input.fresh_ifname.to_owned();
-        // A rule that admits one MAC only has to know it before the link is made.
+        // A rule that admits only one MAC must know it before the link is made.
         let mac = self.mac.or_else(|| self.spoof_check.then_some(input.fresh_mac));
         let mut ops = vec![
             Op::EnsureBridge {
@@ -133,7 +133,8 @@ impl Settings {
         ops
     }
 
-    /// What the host may have learned of the addresses and of a MAC that was asked for. A random one is new to everybody.
+    /// Returns the op to forget what the host may know about the addresses and an explicitly requested MAC. A random
+    /// MAC is new to everybody.
     fn forget(&self, addressing: Option<&Addressing>) -> Option<Op> {
         let addresses: Vec<IpAddr> =
             addressing.iter().flat_map(|addressing| &addressing.ips).map(|given| given.address.addr()).collect();
@@ -145,7 +146,7 @@ impl Settings {
         Some(Op::ForgetNeighbours(ForgetNeighbours { link, addresses, mac }))
     }
 
-    /// Addresses and routes inside, and the gateway outside.
+    /// Adds addresses and routes inside, and the gateway outside.
     fn layer3(
         &self,
         (name, host, beside): (&str, &str, &[IpNet]),
@@ -173,16 +174,17 @@ impl Settings {
         Ok(())
     }
 
-    /// As a gateway, the bridge takes the first address of a network where IPAM names none.
+    /// Adds a gateway: if IPAM names none, the bridge uses the first address of the network.
     fn with_gateway(&self, given: &Given) -> Given {
         let default = || if self.is_gateway { addressing::first_host(given.address) } else { None };
         Given { address: given.address, gateway: given.gateway.or_else(default) }
     }
 
-    /// The routes of the result: with `isDefaultGateway`, each family that has none yet gets a default route.
+    /// Returns the routes of the result: with `isDefaultGateway`, each family without a default route gets one.
     ///
-    /// The stock plugin looks for one with a next hop only, and then adds a second one that the kernel refuses as the
-    /// same as IPAM's `{"dst": "0.0.0.0/0"}`. That one gets the gateway as its next hop anyway, so it is enough.
+    /// The stock plugin only looks for a default route with a next hop. It therefore adds a second one beside IPAM's
+    /// `{"dst": "0.0.0.0/0"}`, which the kernel refuses as identical. That route gets the gateway as its next hop
+    /// anyway, so it is sufficient.
     fn with_default_routes(&self, ips: &[Given], routes: &[Route]) -> Vec<Route> {
         let mut routes = routes.to_vec();
         if !self.is_default_gateway {
@@ -198,8 +200,8 @@ impl Settings {
         routes
     }
 
-    /// The gateway addresses on the bridge, or on the VLAN's own link; IPv4 first, as stock has it. Those of the network's other
-    /// ranges may be there already.
+    /// Adds the gateway addresses to the bridge, or to the VLAN's own link; as in the stock plugin, IPv4 comes first.
+    /// Those of the network's other ranges may already exist.
     fn gateways(&self, ips: &[Given], beside: &[IpNet], ops: &mut Vec<Op>) {
         let link = if self.vlan == 0 {
             self.bridge.clone()

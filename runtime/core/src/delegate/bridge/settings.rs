@@ -1,4 +1,4 @@
-//! The configuration of `bridge`, checked by itself.
+//! The configuration of `bridge`, checked on its own.
 
 use super::vlan;
 use crate::cni::{Object, check_ifname};
@@ -6,10 +6,10 @@ use crate::delegate::DelegateError;
 use crate::keys;
 use crate::plan::Mac;
 
-/// Name of the bridge where none is given.
+/// The default name of the bridge.
 const DEFAULT_BRIDGE: &str = "cni0";
 
-/// See the module.
+/// The settings of `bridge`.
 pub(super) struct Settings {
     pub(super) bridge: String,
     pub(super) is_gateway: bool,
@@ -20,9 +20,9 @@ pub(super) struct Settings {
     pub(super) hairpin: bool,
     pub(super) promisc: bool,
     pub(super) isolated: bool,
-    /// Access VLAN; 0 is none.
+    /// Access VLAN; 0 means none.
     pub(super) vlan: u16,
-    /// Trunk VLANs; an empty list still switches VLAN filtering on.
+    /// Trunk VLANs; even an empty list enables VLAN filtering.
     pub(super) trunk: Option<Vec<u16>>,
     pub(super) preserve_default_vlan: bool,
     pub(super) spoof_check: bool,
@@ -57,7 +57,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// What does not go together.
+    /// Checks for contradictory keys.
     fn check(&self, layer3: bool) -> Result<(), DelegateError> {
         let refuse = |text: &str| Err(DelegateError::Conf(text.to_owned()));
         if layer3 && self.link_stays_down {
@@ -73,18 +73,21 @@ impl Settings {
         Ok(())
     }
 
-    /// Name of the host link that carries the gateway of the access VLAN.
+    /// Returns the name of the host link that carries the gateway of the access
+    /// VLAN.
     pub(super) fn vlan_gateway(&self) -> String {
         format!("{}.{}", self.bridge, self.vlan)
     }
 }
 
-/// The stock plugin finds out from the kernel, half way through.
+/// Checks a link's name. The stock plugin gets this error from the kernel, in
+/// the middle of ADD.
 fn check_link_name(name: &str) -> Result<(), DelegateError> {
     check_ifname(name).map_err(|e| DelegateError::Conf(format!("bad interface name {name:?}: {e}")))
 }
 
-/// The MAC that is asked for: by the runtime, then by `args`, then by `CNI_ARGS`.
+/// Returns the requested MAC: the runtime's, otherwise that of `args`, otherwise
+/// that of `CNI_ARGS`.
 fn mac(conf: &Object, cni_args: &[(String, String)]) -> Result<Option<Mac>, DelegateError> {
     let asked = match keys::runtime_mac(conf)? {
         None => keys::args_mac(conf)?.or_else(|| keys::cni_args_mac(cni_args)),

@@ -6,7 +6,7 @@ use crate::cni::Object;
 use crate::delegate::DelegateError;
 use crate::keys;
 
-/// Highest VLAN id there is.
+/// The highest VLAN id.
 const MAX_ID: i64 = 4094;
 
 /// `vlan`.

@@ -1,4 +1,5 @@
-//! Golden plans of `bridge`: the main ones whole, then what each key changes.
+//! Golden plans of `bridge`: the main ones in full, then the effect of each
+//! key.
 
 use serde_json::json;
 
@@ -115,7 +116,8 @@ fn a_default_route_is_added_per_family_unless_there_is_one() {
     assert_eq!(routes(&[]), ["0.0.0.0/0 Some(\"10.0.0.1\")", "::/0 Some(\"fd00::1\")"]);
     let own = routes(&[("0.0.0.0/0", Some("10.0.0.9"))]);
     assert_eq!(own, ["0.0.0.0/0 Some(\"10.0.0.9\")", "::/0 Some(\"fd00::1\")"]);
-    // Stock adds its own beside this one, and the kernel refuses the pair.
+    // The stock plugin adds its own route beside this one, and the kernel
+    // refuses the pair.
     assert_eq!(routes(&[("0.0.0.0/0", None)])[0], "0.0.0.0/0 None");
     assert_eq!(routes(&[("0.0.0.0/0", None)]).len(), 2);
 }

@@ -9,7 +9,7 @@ fn call(conf: Value) -> Call {
     Call::new("ipvlan", conf).sees(LinkRef::host("eth1"), "", 1500).with(&[("10.0.0.2/24", Some("10.0.0.1"))], &[])
 }
 
-/// What a plugin before ours left: one link, one address.
+/// The result of a previous plugin: one link, one address.
 fn previous() -> CniResult {
     CniResult {
         interfaces: vec![Interface { name: "up0".to_owned(), ..Interface::default() }],

@@ -40,7 +40,7 @@ fn layer_3() {
     );
 }
 
-/// The result keeps IPAM's route as it is; only the op knows the next hop.
+/// The result keeps IPAM's route unchanged; only the op has the next hop.
 fn route_without_gw() -> Value {
     serde_json::to_value(Route::new("0.0.0.0/0".parse().unwrap(), None)).unwrap()
 }

@@ -1,4 +1,5 @@
-//! Golden plans. They are compared as JSON, which is also how the journal keeps them.
+//! Golden plans. They are compared as JSON, the form in which the journal stores
+//! them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod bridge;
@@ -104,7 +105,7 @@ impl Call {
         self.ops().as_array().unwrap().iter().filter(|entry| entry["op"] == op).cloned().collect()
     }
 
-    /// What the ops do, one line each.
+    /// Describes the ops, one line each.
     fn lines(&self) -> Vec<String> {
         self.plan().unwrap().ops.iter().map(ToString::to_string).collect()
     }
@@ -130,7 +131,7 @@ fn every_delegate_is_found_by_its_name() {
     assert!(find("ovs").is_none());
 }
 
-/// What DEL does for an attachment that the stock plugin made is what it does for one of ours.
+/// DEL removes a link of the stock plugin in the same way as one of ours.
 #[test]
 fn the_bare_op_tears_the_same_link_down() {
     for kind in kinds() {

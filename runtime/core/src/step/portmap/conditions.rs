@@ -1,8 +1,8 @@
-//! Conditions of host ports, in the words of iptables or of nftables. Pure.
+//! Conditions of host ports, in the syntax of iptables or of nftables. Pure.
 //!
-//! weft makes the rules itself, so it has to understand what they ask for: source and destination addresses, links, marks,
-//! the type of the source address, source ports. Anything else is an error that names it: a condition that is passed over
-//! would open a port.
+//! weft makes the rules itself, so it has to understand the conditions: source and destination addresses, links, marks,
+//! the type of the source address, source ports. Anything else is an error that names it: ignoring a condition would
+//! open a port.
 
 use std::net::IpAddr;
 
@@ -22,7 +22,7 @@ const IPTABLES: &str =
 const NFTABLES: &str =
     "ip saddr, ip daddr, ip6 saddr, ip6 daddr, iifname, oifname, meta mark, th sport, fib saddr type";
 
-/// Reads conditions, whichever dialect they are in.
+/// Parses conditions in either syntax.
 pub(super) fn read(words: &[String], family: Family) -> Result<Vec<Condition>, String> {
     let Some(first) = words.first() else { return Ok(Vec::new()) };
     if first.starts_with(['-', '!']) {
@@ -72,7 +72,7 @@ fn kind(name: &str) -> Result<u8, String> {
     found.and_then(|at| u8::try_from(at).ok()).ok_or_else(|| format!("{name:?} is no type of address"))
 }
 
-/// A link's name; `anything` is the character for any rest.
+/// Returns a link's name; `anything` is the wildcard character.
 fn link(text: &str, anything: char) -> Result<String, String> {
     let (name, open) = match text.strip_suffix(anything) {
         Some(start) => (start, "*"),
@@ -120,7 +120,7 @@ impl Iptables<'_> {
             }
             "--src-type" => Subject::SourceType { kind: kind(&self.value(option)?)? },
             "--dst-type" if !not && usize::from(kind(&self.value(option)?)?) == LOCAL => return Ok(None),
-            // Every host port is for addresses of this host only.
+            // Every host port only applies to addresses of this host.
             "--dst-type" => return Err("host ports are always for addresses of type LOCAL".to_owned()),
             "--comment" => return self.value(option).map(|_text| None),
             "-m" | "--match" => {
@@ -344,7 +344,7 @@ mod tests {
     }
 
     proptest! {
-        /// Anything is read or refused.
+        /// Every input is parsed or refused.
         #[test]
         fn any_words(words in prop::collection::vec(".{0,12}", 0..6)) {
             read(&words, Family::V4).ok();

@@ -1,9 +1,9 @@
-//! `portmap`: ports of the host lead to the container.
+//! `portmap`: maps ports of the host to the container.
 //!
-//! Both backends of the reference plugin are one here: elements of nftables maps, and rules for mappings with conditions, of
-//! which either dialect is read (`conditions`). What is to be masqueraded is known by connection tracking's record of the
-//! original port, so no packet mark is used: `markMasqBit` has nothing left to say, and with `externalSetMarkChain` weft
-//! masquerades by itself what that chain would have marked.
+//! One implementation replaces both backends of the reference plugin: elements of nftables maps, and rules for mappings
+//! with conditions in either syntax (`conditions`). Connection tracking's record of the original port identifies what
+//! to masquerade, so no packet mark is used: `markMasqBit` has no effect, and with `externalSetMarkChain` weft itself
+//! masquerades what that chain would have marked.
 
 mod conditions;
 
@@ -17,7 +17,7 @@ use super::{Step, StepError, StepInput, StepPlan};
 use crate::cni::{Mistyped, Object};
 use crate::plan::{Condition, Family, HostPort, Op, Protocol, RouteLocalnet};
 
-/// The step.
+/// The `portmap` step.
 #[derive(Debug)]
 pub(super) struct Portmap;
 
@@ -65,7 +65,7 @@ impl Step for Portmap {
             for mapping in &settings.mappings {
                 ops.extend(settings.op(mapping, *net, input.attachment).map(Op::HostPort));
             }
-            // Without it an answer from 127.0.0.1 to the container never leaves, nor does one come back.
+            // Without it, packets between 127.0.0.1 and the container are dropped in both directions.
             if let (IpAddr::V4(address), true, true) = (net.addr(), settings.snat, ops.len() > before) {
                 ops.push(Op::RouteLocalnet(RouteLocalnet { address }));
             }
@@ -115,7 +115,7 @@ impl Settings {
         })
     }
 
-    /// The mapping to a container's address; none if it is for the other family.
+    /// Returns the mapping to a container's address; `None` if it is for the other family.
     fn op(&self, mapping: &Mapping, net: IpNet, attachment: &Attachment) -> Option<HostPort> {
         let Mapping { protocol, host_ip, host_port, container_port } = *mapping;
         let family = Family::of(net.addr());
@@ -133,8 +133,8 @@ impl Settings {
         Some(HostPort { protocol, host_ip, host_port, to, masquerade: self.sources(net), conditions, tag })
     }
 
-    /// Whose connections are masqueraded: the container's own network, which would answer directly, and 127.0.0.1, which
-    /// is the container's own address to the container.
+    /// Returns the sources to masquerade: the container's own network, which would answer directly, and 127.0.0.1,
+    /// which the container would take for itself.
     fn sources(&self, net: IpNet) -> Vec<IpNet> {
         let all = match net {
             IpNet::V4(_) => IpNet::new_assert(Ipv4Addr::UNSPECIFIED.into(), 0),
@@ -150,7 +150,7 @@ impl Settings {
     }
 }
 
-/// Whose words conditions are.
+/// The syntax of conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Dialect {
     Iptables,
@@ -170,14 +170,14 @@ fn mistyped(error: Mistyped) -> String {
     super::mistyped(error).to_string()
 }
 
-/// The first character tells: only options of iptables begin like that.
+/// Determines the syntax from the first character: only iptables options begin with it.
 fn dialect(conf: &Object, key: &str) -> Result<Option<Dialect>, String> {
     let words = conf.strings(key).map_err(mistyped)?.unwrap_or_default();
     let Some(first) = words.first() else { return Ok(None) };
     Ok(Some(if first.starts_with(['-', '!']) { Dialect::Iptables } else { Dialect::Nftables }))
 }
 
-/// A backend that is asked for wants to be spoken to in its own words. Without one, either are read.
+/// An explicit backend requires its own syntax. Without one, both are accepted.
 fn check_backend(asked: Option<&str>, used: &[(Option<Dialect>, &str)]) -> Result<(), String> {
     let backend = match asked {
         None => return Ok(()),

@@ -1,4 +1,4 @@
-//! Golden plans of portmap, and what it refuses.
+//! Golden plans of portmap, and its refusals.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

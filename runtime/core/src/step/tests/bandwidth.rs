@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{Call, macvlan, veth};
 use crate::plan::{LinkRef, Op, Peer};
 
-/// How names of intermediate devices begin.
+/// The prefix of intermediate devices' names.
 const IFB: &str = "bwp";
 
 fn bandwidth(conf: Value) -> Call {
@@ -102,10 +102,10 @@ fn the_other_end_of_the_pair() {
     assert_eq!(bandwidth(both()).after(macvlan()).error(), not_veth);
     assert_eq!(bandwidth(both()).alone().error(), "must be called as chained plugin");
     assert_eq!(bandwidth(both()).previous(|previous| previous.interfaces.clear()).error(), "no interfaces provided");
-    // A link of the container that is called like the host's end is not it.
+    // A container link with the same name as the host's end must not match.
     let call = bandwidth(both()).previous(|previous| previous.interfaces[0] = LinkRef::container("veth1"));
     assert_eq!(call.error(), "no veth peer of container interface found in host ns");
-    // Several links of the host: the one that is the peer.
+    // Of several host links, the peer is chosen.
     let call = bandwidth(both()).previous(|previous| previous.interfaces.insert(0, LinkRef::host("br0")));
     assert_eq!(call.ops()[0]["link"], "veth1");
 }

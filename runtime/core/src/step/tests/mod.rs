@@ -1,4 +1,5 @@
-//! Golden plans. They are compared as JSON, which is also how the journal keeps them.
+//! Golden plans. They are compared as JSON, the form in which the journal stores
+//! them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod bandwidth;
@@ -13,7 +14,7 @@ use super::*;
 use crate::cni::{Object, Version};
 use crate::plan::{LinkInfo, LinkRef, Mac, Need, Observed, Op, Peer, ShapeIp};
 
-/// A call of a step; tests change what they are about.
+/// A call of a step, which tests modify.
 struct Call {
     kind: &'static str,
     conf: String,
@@ -24,7 +25,8 @@ struct Call {
 }
 
 impl Call {
-    /// Chained after something like ptp: a veth pair and an address of each family.
+    /// A step chained after something like ptp: a veth pair and an address of each
+    /// family.
     fn new(kind: &'static str, conf: &Value) -> Self {
         let ip = |address: &str, gateway: &str| ShapeIp {
             address: address.parse().unwrap(),
@@ -79,7 +81,7 @@ impl Call {
         self
     }
 
-    /// In one process with a delegate that makes this; nothing of it is there yet.
+    /// Runs in the same plan as an op that makes the link; nothing exists yet.
     fn after(mut self, op: Op) -> Self {
         self.before.push(op);
         self.observed = Observed::default();
@@ -112,7 +114,7 @@ impl Call {
         self.plan().unwrap_err().to_string()
     }
 
-    /// Refused before anything but the configuration is looked at.
+    /// Returns the error of the configuration's own check.
     fn invalid(&self) -> String {
         let conf = Object::from_text(self.conf.as_bytes()).unwrap();
         match find(self.kind).unwrap().validate(&conf, &self.cni_args) {

@@ -1,4 +1,4 @@
-//! Sysctls and attributes: where they come from, what is allowed, what is restored.
+//! Sysctls and attributes: their sources, their limits, and their restoration.
 
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ fn keys_outside_of_the_network_are_refused() {
         ("network.x", "network/x"),
         ("../net/x", "///net/x"),
     ] {
-        // Two dots are two separators, which are one.
+        // Two dots are two separators, which count as one.
         let call = tuning(json!({"sysctl": { key: "1" }}));
         if key == "../net/x" {
             assert_eq!(call.ops(), json!([{"op": "tune-sysctl", "key": "x", "value": "1"}]));
@@ -98,13 +98,14 @@ fn what_the_plan_makes_needs_no_restoring() {
         let call = tuning(json!({"mtu": 1400})).after(made);
         assert_eq!(call.ops(), json!([{"op": "tune-link", "link": "eth0", "set": {"mtu": 1400}, "before": {}}]));
     }
-    // Steps of one call that are chained have ops before them too, but the link is there.
+    // Later steps of a chained call also have earlier ops, but their link exists.
     let mut call = tuning(json!({"mtu": 1400}));
     call.before = serde_json::from_value(json!([{"op": "tune-sysctl", "key": "a", "value": "1"}])).unwrap();
     assert_eq!(call.ops()[0]["before"], json!({"mtu": 1500}));
 }
 
-/// A device that the same plan takes from the host goes back there with what it had.
+/// A device that the same plan takes from the host is returned with its previous
+/// attributes.
 #[test]
 fn what_the_plan_takes_is_restored() {
     let taken = json!([{"op": "take-device", "name": "eth0", "device": "enp0s4"}]);
@@ -151,7 +152,7 @@ fn precedence() {
     assert_eq!(ops[3]["set"], json!({"mtu": 1300, "all_multicast": false, "tx_queue_length": 2}));
     let values: Vec<_> = (0..3).map(|at| (ops[at]["key"].clone(), ops[at]["value"].clone())).collect();
     assert_eq!(values, [(json!("a"), json!("1")), (json!("b"), json!("2")), (json!("c"), json!("2"))]);
-    // The stock plugin panics where only args have sysctls.
+    // The stock plugin panics if only args have sysctls.
     let call = tuning(json!({"args": {"cni": {"sysctl": {"net.c": "2"}}}}));
     assert_eq!(call.ops()[0]["key"], "c");
 }
