@@ -87,8 +87,8 @@ impl Delegate for Ipvlan {
     fn needs(&self, conf: &Object, previous: Option<&CniResult>) -> Result<Vec<Need>, DelegateError> {
         let Settings { parent, has_ipam, .. } = Settings::read(conf)?;
         let parent = parent.or_of(previous)?;
-        // Without IPAM it only works in a chain. STATUS does not know the previous result, so no parent is required,
-        // which may not be the default route's.
+        // Without IPAM it only works in a chain. STATUS does not know the previous result, so it requires no parent:
+        // the default route's link may not be the parent.
         if !parent.is_named() && previous.is_none() && !has_ipam {
             return Ok(Vec::new());
         }

@@ -1,4 +1,4 @@
-//! What applying a plan left behind: the links of the result, and how to take everything back.
+//! The record of an applied plan: the links of the result, and how to take everything back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,14 +6,14 @@ use super::inverse::Logged;
 use super::rtnl::Link;
 use crate::plan::{LinkInfo, LinkRef};
 
-/// A plan that was applied.
+/// An applied plan.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// The links of `plan.result.interfaces`, read after the last op. Addresses are read only where the result asks for
-    /// them (`observed_addresses`), since each link would cost a request more.
+    /// The links of `plan.result.interfaces`, read after the last op. Addresses are only read if the result needs them
+    /// (`observed_addresses`), because each link would cost another request.
     pub links: BTreeMap<LinkRef, LinkInfo>,
     pub(super) log: Vec<Logged>,
-    /// What was looked up and made, for an `extend`.
+    /// Links that were looked up and made, for an `extend`.
     pub(super) known: BTreeMap<LinkRef, Link>,
     pub(super) made: BTreeSet<LinkRef>,
 }

@@ -1,7 +1,8 @@
-//! Connection tracking: forgetting UDP flows of host ports. The kernel decides where a flow goes at its first packet, so one
-//! that began before a port was mapped, or while another container had it, would go on to where it went.
+//! Connection tracking: deletes UDP flows of host ports. The kernel determines the destination of a flow at its first
+//! packet, so a flow that began before a port was mapped, or while another container had it, would keep its old
+//! destination.
 //!
-//! Best effort: a kernel without the netlink side of connection tracking has nothing to forget, or no way to be asked.
+//! Best effort: a kernel without the netlink interface of connection tracking has no flows, or no way to delete them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,29 +28,29 @@ const BY_PORT: u32 = 1 << 5;
 
 const UDP: u8 = 17;
 
-/// Whose flows are forgotten.
+/// Which flows to delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flows {
-    /// Those to anywhere else than the container.
+    /// Those to any other destination than the container.
     Elsewhere,
     /// Those to the container.
     Here,
 }
 
-/// A tracked flow, as far as it matters.
+/// The relevant part of a tracked flow.
 #[derive(Debug, Default)]
 struct Flow {
     original: Vec<Tuple>,
-    /// What makes it this very flow: identifier and zone, as the kernel wrote them.
+    /// Identifies exactly this flow: identifier and zone, as the kernel wrote them.
     identity: Vec<ConntrackAttribute>,
     destination: Option<IpAddr>,
     port: Option<u16>,
     protocol: Option<u8>,
-    /// Where answers come from.
+    /// The source of replies.
     answers_from: Option<IpAddr>,
 }
 
-/// Forgets flows of the UDP ports among these.
+/// Deletes flows of the UDP ports among these.
 pub(super) fn forget<'a>(ports: impl Iterator<Item = &'a HostPort>, which: Flows) {
     let ports: Vec<&HostPort> = ports.filter(|port| port.protocol == Protocol::Udp).collect();
     if ports.is_empty() {
@@ -75,7 +76,8 @@ impl Conversation {
         Ok(Self { wire: Wire::netfilter()?, sequence: 0 })
     }
 
-    /// The kernel walks all of its flows for each question, so many ports are one question for all UDP flows.
+    /// Deletes flows of several ports. The kernel walks all its flows for each query, so several ports are handled with
+    /// one query for all UDP flows.
     fn forget(&mut self, family: Family, ports: &[&HostPort], which: Flows) -> Result<(), Fault> {
         let family = match family {
             Family::V4 => NetfilterProtoFamily::IPv4,
@@ -90,7 +92,7 @@ impl Conversation {
         for port in ports {
             by_port.entry(port.host_port).or_default().push(port);
         }
-        // Kernels before 5.8 do not filter, and may say so.
+        // Kernels before 5.8 do not filter, and may refuse the request.
         let listed = match self.ask(family, ConntrackMessage::Get(question), NLM_F_DUMP) {
             Ok(listed) => listed,
             Err(_unfiltered) => self.ask(family, ConntrackMessage::Get(Vec::new()), NLM_F_DUMP)?,
@@ -103,13 +105,13 @@ impl Conversation {
         for flow in flows {
             let mut attributes = vec![ConntrackAttribute::CtaTupleOrig(flow.original)];
             attributes.extend(flow.identity);
-            // One that ended meanwhile is forgotten already.
+            // A flow that ended meanwhile needs no deletion.
             self.ask(family, ConntrackMessage::Delete(attributes), NLM_F_ACK).ok();
         }
         Ok(())
     }
 
-    /// Sends one message and reads answers to it up to the last one.
+    /// Sends one message and reads all answers to it.
     fn ask(
         &mut self,
         family: NetfilterProtoFamily,
@@ -137,7 +139,7 @@ impl Conversation {
                 if matches!(answer.kind, NLMSG_ERROR | NLMSG_DONE) {
                     return answer.verdict().map(|()| found);
                 }
-                // What cannot be read is something newer than this program.
+                // An unreadable message is newer than this program.
                 if let Ok(message) = NetlinkMessage::<NetfilterMessage>::deserialize(answer.whole)
                     && let NetlinkPayload::InnerMessage(NetfilterMessage { inner, .. }) = message.payload
                     && let NetfilterMessageInner::Conntrack(thing) = inner
@@ -149,7 +151,7 @@ impl Conversation {
     }
 }
 
-/// UDP, to that port or to any.
+/// Filters UDP flows to one port or to any.
 fn filter(port: Option<u16>) -> Vec<ConntrackAttribute> {
     let bits = if port.is_some() { BY_PROTOCOL | BY_PORT } else { BY_PROTOCOL };
     let flags = DefaultNla::new(CTA_FILTER_ORIG_FLAGS, bits.to_ne_bytes().to_vec());

@@ -1,9 +1,10 @@
-//! Devices of the host that containers get: found, taken back when an ADD fails, given back by DEL.
+//! Devices of the host that containers get: finds them, takes them back when an ADD fails, and returns them in DEL.
 //!
-//! A device gets an index of weft's choice when it leaves (`IFLA_NEW_IFINDEX`, Linux 5.13), keeps it wherever that is free, and
-//! gets its old one back at home. Neither the container nor the end of its namespace changes it; name, alias and MAC address are
-//! the container's to set. Where no index was noted (a plan of an older version, an older kernel), a device is known by its
-//! hardware address, and one that nothing was noted of (another plugin's) by its alias, which is its name on the host.
+//! A device gets an index chosen by weft when it leaves the host (`IFLA_NEW_IFINDEX`, Linux 5.13), keeps it wherever it
+//! is free, and gets its old one back on the host. Neither the container nor the end of its namespace changes the
+//! index, whereas the container can set name, alias and MAC address. If no index was recorded (a plan of an older
+//! version, an older kernel), the hardware address identifies a device. If nothing was recorded (another plugin's
+//! device), its alias does, which is its name on the host.
 
 use std::fmt::Write;
 use std::fs::File;
@@ -27,15 +28,15 @@ use super::sysfs::{Sysfs, Target};
 use super::{Executor, sysctl};
 use crate::plan::{DeviceLink, DeviceQuery, FoundDevice, LinkRef, TakeDevice};
 
-/// A namespace ends in the background; how long a physical device is waited for.
+/// How long to wait for a physical device: namespaces end in the background.
 const HOMECOMING: Duration = Duration::from_secs(5);
 const HOMECOMING_STEP: Duration = Duration::from_millis(20);
 
-/// A device that was taken, and all that the host had on it. Moving it loses everything but its MTU and MAC.
+/// A device that was taken, with its complete state on the host. Moving it loses everything except its MTU and MAC.
 #[derive(Debug)]
 pub(super) struct Taken {
     pub(super) op: TakeDevice,
-    /// The index that was chosen for it.
+    /// Its chosen index.
     pub(super) index: Option<u32>,
     pub(super) before: Link,
     pub(super) addresses: Vec<AddressMessage>,
@@ -43,7 +44,7 @@ pub(super) struct Taken {
     pub(super) sysctls: Vec<(String, String)>,
 }
 
-/// Finds the device that a query means.
+/// Finds the device of a query.
 pub(super) fn find(host: &Rtnl, query: &DeviceQuery) -> Result<FoundDevice, NetlinkError> {
     let doing = || "failed to find host device: failed to list node links";
     let found = match Sysfs::new(Path::new("/")).resolve(query) {
@@ -85,7 +86,7 @@ fn describe(link: Link) -> DeviceLink {
     }
 }
 
-/// What tells a link from others: the address that is burnt in, or else the one it has.
+/// Returns the address that identifies a link: its permanent one, otherwise its current one.
 fn hardware(link: &Link) -> Option<String> {
     let octets = if link.permanent.is_empty() { &link.hardware } else { &link.permanent };
     let mut text = String::new();
@@ -97,17 +98,17 @@ fn hardware(link: &Link) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-/// Whether this link is the device that was taken. `index` is the one that was chosen for it.
+/// Returns whether this link is the taken device. `index` is its chosen index.
 pub(super) fn is_taken(op: &TakeDevice, index: Option<u32>, link: &Link) -> bool {
     if op.kind.as_ref().is_some_and(|kind| *kind != link.kind) {
         return false;
     }
     let same_hardware = op.hardware.is_some() && hardware(link) == op.hardware;
     match index {
-        // An address that is burnt in counts besides; another may have been changed.
+        // A permanent address must match too; any other address may have been changed.
         Some(index) if link.index == index => link.permanent.is_empty() || op.hardware.is_none() || same_hardware,
         Some(_) if !link.permanent.is_empty() => same_hardware,
-        // A kernel that takes no index for a move leaves the device its old one, as long as that is free.
+        // A kernel that ignores the index of a move lets the device keep its old one, if that is free.
         Some(_) => !moves_take_an_index() && same_hardware && Some(link.index) == op.host_index,
         None => {
             let by_alias = link.alias.as_ref().is_some_and(|alias| op.device.is_empty() || *alias == op.device);
@@ -116,7 +117,7 @@ pub(super) fn is_taken(op: &TakeDevice, index: Option<u32>, link: &Link) -> bool
     }
 }
 
-/// Whether the kernel knows `IFLA_NEW_IFINDEX`: 5.13 and later. Others ignore it.
+/// Returns whether the kernel supports `IFLA_NEW_IFINDEX` (5.13 and later). Older kernels ignore it.
 fn moves_take_an_index() -> bool {
     let Ok(system) = uname() else { return true };
     let release = system.release().to_string_lossy().into_owned();
@@ -124,8 +125,8 @@ fn moves_take_an_index() -> bool {
     numbers.next().zip(numbers.next()).is_none_or(|version| version >= (5, 13))
 }
 
-/// The message that moves a link to another namespace and gives it its name there. It arrives down, with the new
-/// index, or else with its own where that is free.
+/// Returns the message that moves a link to another namespace and renames it there. It arrives down, with the new
+/// index, otherwise with its own if that is free.
 pub(super) fn relocation(index: u32, netns: i32, name: &str, new_index: Option<u32>) -> LinkMessage {
     let mut message = change(index).setns_by_fd(netns).name(name).build();
     message.attributes.extend(new_index.and_then(|index| i32::try_from(index).ok()).map(LinkAttribute::NewIfIndex));
@@ -133,7 +134,8 @@ pub(super) fn relocation(index: u32, netns: i32, name: &str, new_index: Option<u
 }
 
 impl Executor {
-    /// DEL: the device goes home, from wherever it is, and gets back what it had: name, alias, MTU, MAC. It stays down.
+    /// DEL: returns the device to the host, from wherever it is, and restores its name, alias, MTU and MAC. It stays
+    /// down.
     pub(super) fn return_device(&self, op: &TakeDevice, index: Option<u32>) -> Result<(), NetlinkError> {
         let Some(container) = self.container.as_ref().map(|container| &container.rtnl) else {
             return self.await_homecoming(op, index);
@@ -149,7 +151,7 @@ impl Executor {
             return Ok(());
         }
         let Some(index) = index else { return Ok(()) };
-        // It may have another index there, but neither kind nor burnt-in address.
+        // Its index may differ there, but not its kind or permanent address.
         let fits = |link: &Link, _host| {
             is_taken(op, Some(link.index), link) && (link.index == index || op.hardware == hardware(link))
         };
@@ -160,30 +162,30 @@ impl Executor {
         }
     }
 
-    /// The name it had on the host.
+    /// Returns the name it had on the host.
     fn original_name(&self, op: &TakeDevice, found: &Link) -> Result<String, NetlinkError> {
         let known = Some(&op.device).filter(|name| !name.is_empty());
         let name = known.or(found.alias.as_ref()).cloned();
         name.ok_or_else(|| NetlinkError::NoAlias { link: op.name.clone() })
     }
 
-    /// Moves a device from the container to the host; back to the index it had there, where that is known.
+    /// Moves a device from the container to the host, with its former index if that is known.
     fn send_home(&self, op: &TakeDevice, found: &Link, original: &str, index: Option<u32>) -> Result<(), NetlinkError> {
         let Some(container) = self.container.as_ref().map(|container| &container.rtnl) else { return Ok(()) };
         let moving = || format!("failed to move {original:?} to host netns");
-        // Checked first: the kernel would move it and then refuse the name.
+        // Check this first: the kernel would move it and then refuse the name.
         if self.host.link(Lookup::Name(original)).doing(moving)?.is_some() {
             return Err(Fault::Refused(Errno::EEXIST, None).doing(moving()));
         }
         let host = File::open(OWN).doing(|| format!("failed to open {OWN}"))?;
         let home = |index| relocation(found.index, host.as_raw_fd(), original, index);
         let outcome = match container.set_link(home(index)) {
-            // Another link has got the index meanwhile. It is nice to have, no more.
+            // Another link has the index by now. Restoring it is optional.
             Err(fault) if index.is_some() && fault.errno() == Some(Errno::EBUSY) => container.set_link(home(None)),
             outcome => outcome,
         };
         match outcome {
-            // It went meanwhile.
+            // It disappeared meanwhile.
             Err(fault) if fault.is_absent() => return Ok(()),
             other => other.doing(moving)?,
         }
@@ -193,7 +195,8 @@ impl Executor {
         }
     }
 
-    /// Waits for a device that the kernel brings back, and gives it its name. Links that were made ended with the namespace.
+    /// Waits for a device that the kernel returns to the host, and restores its name. Virtual links ended with the
+    /// namespace.
     fn await_homecoming(&self, op: &TakeDevice, index: Option<u32>) -> Result<(), NetlinkError> {
         let deadline = Instant::now() + HOMECOMING;
         while !self.settle_in(op, index)? && op.physical && Instant::now() < deadline {
@@ -202,7 +205,7 @@ impl Executor {
         Ok(())
     }
 
-    /// Gives a device that is on the host its name back; whether it was there.
+    /// Restores the name of a device on the host. Returns whether it was found.
     fn settle_in(&self, op: &TakeDevice, index: Option<u32>) -> Result<bool, NetlinkError> {
         if op.device.is_empty() {
             return Ok(true);
@@ -213,7 +216,7 @@ impl Executor {
             && found.name == op.device
             && found.alias.as_ref() != Some(&op.device)
         {
-            // Back already, or never away.
+            // It is back already, or never left.
             return Ok(true);
         }
         if found.name != op.device {
@@ -225,7 +228,7 @@ impl Executor {
         Ok(true)
     }
 
-    /// A device that is on the host: by its index, under its name, or marked by its alias.
+    /// Finds a device on the host: by its index, its name, or its alias.
     fn find_at_home(&self, op: &TakeDevice, index: Option<u32>) -> Result<Option<Link>, Fault> {
         if let Some(index) = index
             && let Some(found) = self.host.link(Lookup::Index(index))?.filter(|link| is_taken(op, Some(index), link))
@@ -240,8 +243,8 @@ impl Executor {
         Ok(self.host.links(None)?.into_iter().find(marked).or(named))
     }
 
-    /// Puts back what else a device had. Its alias must go, since that marks it as taken; MTU and MAC are a courtesy, which no
-    /// device may turn into a DEL that never succeeds.
+    /// Restores a device's other properties. Its alias must be removed, because it marks the device as taken. MTU and
+    /// MAC are restored if possible; a failure must not make every DEL fail.
     fn tidy(&self, op: &TakeDevice, home: &Link, original: &str) -> Result<(), NetlinkError> {
         let doing = || format!("failed to restore the alias of {original:?}");
         self.host.set_link(change(home.index).alias(op.alias.as_deref().unwrap_or_default()).build()).doing(doing)?;
@@ -254,11 +257,11 @@ impl Executor {
         Ok(())
     }
 
-    /// Undo: the device is again what it was on the host, at whichever point taking it ended.
+    /// Undo: restores the device's state on the host, at whatever point taking it was interrupted.
     pub(super) fn bring_back(&self, taken: &Taken) -> Result<(), NetlinkError> {
         let Taken { op, index, before, addresses, routes, sysctls } = taken;
         if let Some(container) = self.container.as_ref().map(|container| &container.rtnl) {
-            // Under its new name, or, where the kernel moved it and then refused that, under its old one.
+            // Under its new name, or, if the kernel moved it and then refused the new name, under its old one.
             if let Some(found) = find_inside(container, op, *index, &[&op.name, &op.device])? {
                 self.send_home(op, &found, &op.device, Some(before.index))?;
             }
@@ -268,7 +271,7 @@ impl Executor {
         let index = home.ok_or_else(|| NetlinkError::NoLink { link: LinkRef::host(op.device.as_str()) })?.index;
         self.host.set_link(change(index).alias(before.alias.as_deref().unwrap_or_default()).build()).doing(doing)?;
         for (key, value) in sysctls {
-            // Some keys are only there to be read.
+            // Some keys are read-only.
             if sysctl::read(key)?.is_some_and(|now| now != *value) {
                 sysctl::write(key, value).ok();
             }
@@ -286,7 +289,7 @@ impl Executor {
         }
         for message in routes {
             match self.host.add_route(on_link(message.clone(), index)) {
-                // The kernel has made its own routes again by now.
+                // The kernel has already recreated its own routes.
                 Err(fault) if fault.is_exists() => {}
                 other => other.doing(doing)?,
             }
@@ -295,7 +298,7 @@ impl Executor {
     }
 }
 
-/// Finds a taken device in the container: by its index, or else under one of these names.
+/// Finds a taken device in the container: by its index, otherwise by one of these names.
 fn find_inside(
     container: &Rtnl,
     op: &TakeDevice,
@@ -316,7 +319,7 @@ fn finding(op: &TakeDevice) -> String {
     format!("failed to find {:?}", op.name)
 }
 
-/// Whether a link of the host that has the right alias or name is that device, and not another that was called so.
+/// Returns whether a host link with the right alias or name is that device, and not another one with the same name.
 fn is_same(op: &TakeDevice, link: &Link) -> bool {
     op.hardware.is_none() || hardware(link) == op.hardware
 }

@@ -1,22 +1,23 @@
-//! Error numbers: what some of them mean, and how they are printed.
+//! Error numbers: their meaning and their texts.
 
 use std::fmt;
 use std::io;
 
 use nix::errno::Errno;
 
-/// Prints an errno the way the reference plugins do: without number, first letter small.
+/// Formats an errno like the reference plugins: without its number, in lower case.
 pub(super) struct Lower(pub(super) Errno);
 
 /// The same for an I/O error.
 pub(super) struct LowerIo<'a>(pub(super) &'a io::Error);
 
-/// What the kernel answers for what it has nothing of.
+/// Returns whether the errno means that the kernel lacks a feature.
 pub(super) fn means_unsupported(errno: Errno) -> bool {
     matches!(errno, Errno::EOPNOTSUPP | Errno::EPROTONOSUPPORT | Errno::EAFNOSUPPORT)
 }
 
-/// What the kernel answers when a link, address (`EADDRNOTAVAIL`), route (`ESRCH`) or nftables thing is not there.
+/// Returns whether the errno means that a link, address (`EADDRNOTAVAIL`), route (`ESRCH`) or nftables object does not
+/// exist.
 pub(super) fn means_absent(errno: Errno) -> bool {
     matches!(errno, Errno::ENOENT | Errno::ENODEV | Errno::ESRCH | Errno::EADDRNOTAVAIL)
 }
@@ -25,7 +26,7 @@ pub(super) fn means_absent(errno: Errno) -> bool {
 
 impl fmt::Display for Lower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The C library's text, which is also what `ip` and the reference plugins print; `nix` has others for a few.
+        // Use the C library's text, like `ip` and the reference plugins; `nix` has some different ones.
         let text = io::Error::from(self.0).to_string();
         let text = text.split(" (os error").next().unwrap_or(&text);
         let mut letters = text.chars();

@@ -1,8 +1,8 @@
-//! What can go wrong between weft and the kernel, with the link, the address and the errno named.
+//! Errors between weft and the kernel, with the link, the address and the errno.
 //!
-//! Texts follow the reference plugins where they have one, because people search for them. A refused request carries its
-//! errno as a field and prints it (an errno is part of what happened, not a separate cause), with the kernel's own
-//! explanation where it gives one.
+//! Texts follow the reference plugins' if they have one, because people search for them. A refused request has its
+//! errno as a field and prints it (an errno is not a separate cause), with the kernel's own explanation if there is
+//! one.
 
 use std::fmt;
 use std::io;
@@ -16,7 +16,7 @@ use super::errno::{Lower, LowerIo, means_absent, means_unsupported};
 use super::netns_fault::NetnsFault;
 use crate::plan::{LinkRef, Mac};
 
-/// Why something about links, addresses, routes or filters could not be done or read.
+/// Why links, addresses, routes or filters could not be changed or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetlinkError {
@@ -28,7 +28,7 @@ pub enum NetlinkError {
         /// What is wrong with it.
         fault: NetnsFault,
     },
-    /// A path that should be a network namespace is something else or cannot be looked at.
+    /// A path that should be a network namespace is something else or cannot be inspected.
     #[error("{fault}")]
     BadNetns {
         /// What is wrong with it.
@@ -52,24 +52,24 @@ pub enum NetlinkError {
         /// Why not.
         io: io::Error,
     },
-    /// The netlink conversation itself broke down.
+    /// The netlink protocol was violated.
     #[error("{doing}: the netlink socket gave {problem}")]
     Broken {
         /// What was being done.
         doing: String,
-        /// What came instead of an answer.
+        /// What was received instead of an answer.
         problem: &'static str,
     },
     /// The thread in the container's namespace is gone.
     #[error("the thread in the container's network namespace ended early")]
     ContainerThread,
-    /// The plan needs the container's namespace, and none was opened.
+    /// The plan needs the container's namespace, but none was opened.
     #[error("no container network namespace is open, but {op} needs one")]
     NoContainer {
         /// The op.
         op: String,
     },
-    /// A link that must be there is not.
+    /// A required link does not exist.
     #[error("failed to lookup {link}: Link not found")]
     NoLink {
         /// The link.
@@ -83,22 +83,22 @@ pub enum NetlinkError {
     MovedOn {
         /// Its name.
         link: String,
-        /// It was found there.
+        /// Whether it was found there.
         certain: bool,
     },
-    /// A device of the host does not say what it was called there.
+    /// A device of the host has no alias with its name there.
     #[error("failed to find original ifname for {link:?} (alias is not set)")]
     NoAlias {
         /// Its name in the container.
         link: String,
     },
-    /// The bridge that a tap device should be a port of is not in the container.
+    /// The bridge of a tap device does not exist in the container.
     #[error("failed to get bridge {bridge}: Link not found")]
     NoBridgeInside {
         /// Its name.
         bridge: String,
     },
-    /// A context is asked for, and nothing here knows contexts.
+    /// A context is requested, but SELinux is not available.
     #[error(
         "failed set socket label: selinuxContext is {context:?}, but SELinux is not switched on here; remove selinuxContext"
     )]
@@ -106,7 +106,7 @@ pub enum NetlinkError {
         /// The context.
         context: String,
     },
-    /// A link has the bridge's name but is no bridge.
+    /// A link has the bridge's name but is not a bridge.
     #[error("failed to create bridge {name:?}: {name:?} already exists but is not a bridge")]
     NotABridge {
         /// The name.
@@ -136,30 +136,30 @@ pub enum NetlinkError {
         /// The duplicate.
         address: IpNet,
     },
-    /// Duplicate address detection did not come to an end.
+    /// Duplicate address detection did not finish.
     #[error("link {link} still has tentative addresses after {seconds} seconds")]
     StillTentative {
         /// The link.
         link: String,
-        /// How long was waited.
+        /// How long weft waited.
         seconds: u64,
     },
-    /// Neighbours have addresses that were to be put on a link.
+    /// Neighbours use addresses that were to be put on a link.
     #[error("{} on the wire of {link:?}", in_use(.by))]
     InUse {
         /// The link.
         link: String,
-        /// The addresses, each with the hardware address of who answers for it.
+        /// The addresses, each with the hardware address of the host that answers for it.
         by: Vec<(IpAddr, Mac)>,
     },
-    /// Nobody could be asked who has an address.
+    /// The neighbours could not be probed.
     #[error(
         "{link:?} has no carrier after {seconds} seconds, so nobody can be asked who has its addresses; connect it, or do not set duplicates.detect"
     )]
     NoCarrier {
         /// The link.
         link: String,
-        /// How long was waited.
+        /// How long weft waited.
         seconds: u64,
     },
     /// A bridge port did not come up.
@@ -168,15 +168,15 @@ pub enum NetlinkError {
         /// Its operational state.
         state: String,
     },
-    /// Others kept changing the nftables rules at the same moment.
+    /// Other processes changed the nftables rules at each attempt.
     #[error("{doing}: the nftables rules kept changing under {attempts} attempts; try again")]
     Contended {
         /// What was being done.
         doing: String,
-        /// How often it was tried.
+        /// The number of attempts.
         attempts: u32,
     },
-    /// A table of our name is there, but not with what we keep in it.
+    /// A table with our name exists, but its contents are not ours.
     #[error("nftables table \"{family} {name}\" is not as weft makes it; delete it and try again")]
     ForeignTable {
         /// Its family.
@@ -184,36 +184,36 @@ pub enum NetlinkError {
         /// Its name.
         name: &'static str,
     },
-    /// Somebody holds the lock of a network namespace.
+    /// Another process holds the lock of a network namespace.
     #[error("the container's network namespace has been locked by another process for {seconds} seconds")]
     NetnsBusy {
-        /// How long was waited.
+        /// How long weft waited.
         seconds: u64,
     },
-    /// A route and its next hop are not of one family. The reference library's text.
+    /// A route and its next hop have different families. The reference library's text.
     #[error("{doing}: gateway, source, and destination ip are not the same IP family")]
     RouteFamily {
         /// What was being done.
         doing: String,
     },
-    /// Every routing table is taken.
+    /// No routing table is free.
     #[error("no routing table is free")]
     NoTable,
-    /// Somebody else uses the place where ingress is redirected.
+    /// Another program uses the hook at which ingress is redirected.
     #[error("create ingress qdisc: {link:?} has a {kind} qdisc with other filters already")]
     HookTaken {
         /// The link.
         link: String,
-        /// What is there.
+        /// The kind of what is there.
         kind: String,
     },
-    /// A link has the VRF's name but is no VRF.
+    /// A link has the VRF's name but is not a VRF.
     #[error("cmdAdd failed: Netlink {name} is not a VRF")]
     NotAVrf {
         /// The name.
         name: String,
     },
-    /// The VRF is there with another table.
+    /// The VRF exists with another table.
     #[error("cmdAdd failed: VRF {name} already exist with different routing table {table}")]
     OtherTable {
         /// The VRF.
@@ -221,12 +221,12 @@ pub enum NetlinkError {
         /// The table it has.
         table: u32,
     },
-    /// A link belongs to something else already.
+    /// A link already has another master.
     #[error("cmdAdd failed: interface {link} has already a master set: {master}")]
     HasMaster {
         /// The link.
         link: String,
-        /// What it belongs to.
+        /// Its master.
         master: String,
     },
     /// The kernel did not make the local route of an address in a VRF's table.
@@ -236,15 +236,15 @@ pub enum NetlinkError {
         address: IpAddr,
         /// The table.
         table: u32,
-        /// How long was waited.
+        /// How long weft waited.
         millis: u128,
     },
-    /// Something that one attachment only can have is another's.
+    /// Another attachment has something that only one can have.
     #[error("{what} is taken: it leads to {by}")]
     Taken {
-        /// What it is.
+        /// The object.
         what: String,
-        /// Where it leads to.
+        /// The destination to which it leads.
         by: String,
     },
     /// A container of the stock plugin has the port.
@@ -262,10 +262,10 @@ pub enum NetlinkError {
     SharedBusy {
         /// The lock's file.
         path: PathBuf,
-        /// How long was waited.
+        /// How long weft waited.
         seconds: u64,
     },
-    /// The journal does not say whether another attachment needs a shared thing.
+    /// The journal does not say whether another attachment needs a shared object.
     #[error("cannot tell whether other attachments need the same: {text}")]
     Undecided {
         /// Why not.
@@ -277,17 +277,17 @@ pub enum NetlinkError {
         /// The key.
         key: String,
     },
-    /// A shared link has no usable hardware address to pin.
+    /// A shared link has no usable hardware address to keep.
     #[error("{link:?} has no MAC address to keep ({})", mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string()))]
     NoMac {
         /// The link.
         link: String,
-        /// What it has.
+        /// Its address.
         mac: Option<Mac>,
     },
 }
 
-/// A failed ADD: which op failed and why, and what could not be put back.
+/// A failed ADD: the failed op with its cause, and what could not be undone.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {op}")]
 pub struct ApplyError {
@@ -298,17 +298,17 @@ pub struct ApplyError {
     /// Why it failed.
     #[source]
     pub cause: NetlinkError,
-    /// What could not be undone; empty means the host is as it was.
+    /// What could not be undone; if empty, the host is in its previous state.
     pub leftovers: Vec<UndoError>,
 }
 
-/// Something that could not be put back or taken away.
+/// Something that could not be restored or removed.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {what}")]
 pub struct UndoError {
-    /// What should have been done.
+    /// The intended action.
     pub what: String,
-    /// Why it was not.
+    /// Why it failed.
     #[source]
     pub cause: NetlinkError,
 }
@@ -316,7 +316,7 @@ pub struct UndoError {
 /// The kernel's explanation in brackets, or nothing.
 struct Hint<'a>(Option<&'a str>);
 
-/// Who answers for which address, in words.
+/// Describes who answers for which address.
 #[must_use]
 pub fn in_use(by: &[(IpAddr, Mac)]) -> String {
     let each: Vec<String> = by.iter().map(|(address, mac)| format!("{mac} answers for {address}")).collect();
@@ -326,7 +326,7 @@ pub fn in_use(by: &[(IpAddr, Mac)]) -> String {
 // === impl NetlinkError ===
 
 impl NetlinkError {
-    /// The errno behind it, where there is one.
+    /// Returns the errno of the error, if there is one.
     #[must_use]
     pub fn errno(&self) -> Option<Errno> {
         match self {
@@ -343,13 +343,13 @@ impl NetlinkError {
         }
     }
 
-    /// Whether it is about a network namespace that cannot be used.
+    /// Returns whether a network namespace cannot be used.
     #[must_use]
     pub fn is_netns(&self) -> bool {
         matches!(self, Self::OpenNetns { .. } | Self::BadNetns { .. })
     }
 
-    /// Whether the node had no memory left, which says nothing about what was being done.
+    /// Returns whether the node ran out of memory, which is independent of the action.
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
         let fault = match self {
@@ -359,18 +359,18 @@ impl NetlinkError {
         matches!(fault, Some(NetnsFault::NoMemory(_))) || self.errno() == Some(Errno::ENOMEM)
     }
 
-    /// Whether the thing is there already.
+    /// Returns whether the object exists already.
     #[must_use]
     pub fn is_exists(&self) -> bool {
         matches!(self, Self::VethExists { .. }) || self.errno() == Some(Errno::EEXIST)
     }
 
-    /// Whether the kernel has nothing of the kind.
+    /// Returns whether the kernel lacks the feature.
     pub(super) fn is_unsupported(&self) -> bool {
         self.errno().is_some_and(means_unsupported)
     }
 
-    /// Whether the thing is not there.
+    /// Returns whether the object does not exist.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NoLink { .. } | Self::NoBridgeInside { .. }) || self.errno().is_some_and(means_absent)

@@ -1,4 +1,4 @@
-//! [`Executor`]: what is open of the host and of the container, for one invocation.
+//! [`Executor`]: the open sockets of host and container for one invocation.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,20 +15,20 @@ use super::wire::Wire;
 use crate::background::Job;
 use crate::plan::{Need, Observed, Side};
 
-/// Applies, undoes, tears down and checks plans. One per invocation; bound to its thread, whose network namespace is the
-/// host's for it.
+/// Applies, undoes, tears down and checks plans. There is one per invocation. It is bound to its thread, whose network
+/// namespace counts as the host's.
 #[derive(Debug)]
 pub struct Executor {
     pub(super) host: Rtnl,
     pub(super) container: Option<Container>,
     nft: Option<Nft>,
-    /// From the first `apply` on.
+    /// Set by the first `apply`.
     pub(super) presence: Option<Presence>,
-    /// File of the lock under which things change that attachments share.
+    /// File of the lock under which shared objects are changed.
     pub(super) shared_lock: Option<PathBuf>,
 }
 
-/// What is open of the container's network namespace.
+/// The open sockets of the container's network namespace.
 #[derive(Debug)]
 pub(super) struct Container {
     pub(super) rtnl: Rtnl,
@@ -36,7 +36,7 @@ pub(super) struct Container {
     pub(super) netns: Netns,
 }
 
-/// An executor of which the container's side is being opened in the background.
+/// An executor whose container side is being opened in the background.
 #[derive(Debug)]
 pub struct Opening {
     path: PathBuf,
@@ -46,10 +46,10 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Waits for the executor, and observes what is needed to know.
+    /// Waits for the executor and the observed facts.
     ///
     /// # Errors
-    /// The namespace cannot be entered or nothing can be opened inside; a need cannot be looked up.
+    /// The namespace cannot be entered, no socket can be opened inside, or a fact cannot be read.
     pub fn wait(self) -> Result<(Executor, Observed), NetlinkError> {
         let opened = self.container.wait()?.map_err(|fault| NetlinkError::OpenNetns { path: self.path, fault })?;
         let mut executor =
@@ -60,11 +60,11 @@ impl Opening {
 }
 
 impl Executor {
-    /// Opens the host's netlink socket and, where given, the container's: on a thread of its own that enters the namespace
-    /// and ends.
+    /// Opens the host's netlink socket and, if a path is given, the container's: on a separate thread that enters the
+    /// namespace and ends.
     ///
     /// # Errors
-    /// No socket can be opened, or the path is no network namespace or cannot be entered.
+    /// No socket can be opened, or the path is not a network namespace or cannot be entered.
     pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
         match container_netns {
             Some(path) => Self::start(path, Vec::new(), None)?.wait().map(|(executor, _nothing)| executor),
@@ -72,12 +72,12 @@ impl Executor {
         }
     }
 
-    /// Begins to open the sockets of both sides, after which there are things to observe. That takes a thread of its own
-    /// anyway, and the caller has other things to do until it is through. A job that is done `then`, on the same thread, must
-    /// not mind which network namespace it is in.
+    /// Begins to open the sockets of both sides and to observe facts. This needs a separate thread anyway, and the
+    /// caller can do other work meanwhile. The job `then` runs on the same thread afterwards; it must not depend on its
+    /// network namespace.
     ///
     /// # Errors
-    /// The path is no network namespace, or no socket can be opened.
+    /// The path is not a network namespace, or no socket can be opened.
     pub fn start(container_netns: &Path, needs: Vec<Need>, then: Option<Job>) -> Result<Opening, NetlinkError> {
         let path = container_netns.to_owned();
         let fail = {
@@ -97,7 +97,7 @@ impl Executor {
         Ok(Opening { path, needs, host, container })
     }
 
-    /// Whether the container's namespace is the one weft itself runs in.
+    /// Returns whether the container's namespace is weft's own.
     ///
     /// # Errors
     /// The kernel does not say.
@@ -105,7 +105,7 @@ impl Executor {
         self.container.as_ref().map_or(Ok(false), |container| container.netns.is_own())
     }
 
-    /// What tells the container's namespace from others, where one is open.
+    /// Returns the identity of the container's namespace, if one is open.
     ///
     /// # Errors
     /// The kernel does not say.
@@ -113,14 +113,14 @@ impl Executor {
         self.container.as_ref().map(|container| container.netns.identity()).transpose()
     }
 
-    /// How many netlink messages were sent so far, for benchmarks.
+    /// Returns how many netlink messages were sent so far, for benchmarks.
     #[must_use]
     pub fn messages_sent(&self) -> u32 {
         let container = self.container.as_ref().map_or(0, |container| container.rtnl.sent());
         self.host.sent() + container + self.nft.as_ref().map_or(0, Nft::sent)
     }
 
-    /// The socket of a side, where it is open.
+    /// Returns the socket of a side, if it is open.
     pub(super) fn rtnl(&self, side: Side) -> Option<&Rtnl> {
         match side {
             Side::Host => Some(&self.host),
@@ -128,7 +128,7 @@ impl Executor {
         }
     }
 
-    /// The nftables socket, opened by the first op that needs it.
+    /// Returns the nftables socket, which the first op that needs it opens.
     pub(super) fn nft(&mut self) -> Result<&mut Nft, NetlinkError> {
         match &mut self.nft {
             Some(nft) => Ok(nft),

@@ -1,4 +1,4 @@
-//! A request that failed, before it is known what it was for, and how it gets its context.
+//! A failed request without its context, and how the context is added.
 
 use std::io;
 
@@ -7,21 +7,21 @@ use nix::errno::Errno;
 use super::errno::{means_absent, means_unsupported};
 use super::error::NetlinkError;
 
-/// A request that failed, before it is known what it was for.
+/// A failed request, before its purpose is known.
 #[derive(Debug)]
 pub(super) enum Fault {
     /// The kernel said no.
     Refused(Errno, Option<String>),
-    /// An answer that makes no sense.
+    /// An invalid answer.
     Broken(&'static str),
-    /// The answer was lost: more was queued than the receive buffer holds, or none came. What was asked for may have been done.
+    /// The answer was lost: it exceeded the receive buffer, or none came. The request may have been executed.
     Lost,
 }
 
 // === impl Fault ===
 
 impl Fault {
-    /// Gives it its context.
+    /// Adds the context.
     pub(super) fn doing(self, doing: impl Into<String>) -> NetlinkError {
         let doing = doing.into();
         match self {
@@ -31,12 +31,12 @@ impl Fault {
         }
     }
 
-    /// Whether the kernel has nothing of the kind.
+    /// Returns whether the kernel lacks the feature.
     pub(super) fn is_unsupported(&self) -> bool {
         self.errno().is_some_and(means_unsupported)
     }
 
-    /// The kernel's errno.
+    /// Returns the kernel's errno.
     pub(super) fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused(errno, _) => Some(*errno),
@@ -44,23 +44,23 @@ impl Fault {
         }
     }
 
-    /// Whether the thing is there already.
+    /// Returns whether the object exists already.
     pub(super) fn is_exists(&self) -> bool {
         self.errno() == Some(Errno::EEXIST)
     }
 
-    /// Whether the thing is not there.
+    /// Returns whether the object does not exist.
     pub(super) fn is_absent(&self) -> bool {
         self.errno().is_some_and(means_absent)
     }
 
-    /// Whether there is no route to an address, or one that leads nowhere.
+    /// Returns whether there is no route to an address, or only one without a destination.
     pub(super) fn is_no_way(&self) -> bool {
         matches!(self.errno(), Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL))
     }
 }
 
-/// Gives the error of a request its context.
+/// Adds context to the error of a request.
 pub(super) trait Doing<T> {
     /// `doing` is only called for an error.
     fn doing<S: Into<String>>(self, doing: impl FnOnce() -> S) -> Result<T, NetlinkError>;

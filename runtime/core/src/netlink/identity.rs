@@ -1,4 +1,4 @@
-//! Telling network namespaces apart, and making one for a while.
+//! Identifies network namespaces, and creates temporary ones.
 
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -13,11 +13,11 @@ use super::error::NetlinkError;
 use super::netns::Netns;
 use super::netns_fault::NetnsFault;
 
-/// What tells the namespace at a path from every other one that exists at the same time: device and inode. `None` where
-/// there is none at that path (any more).
+/// Returns the identity of the namespace at a path, unique among those that exist at the same time: device and inode.
+/// `None` if there is no namespace at that path (any more).
 ///
 /// # Errors
-/// Something else is there, or it cannot be opened.
+/// The path leads to something else, or cannot be opened.
 pub fn netns_identity(path: &Path) -> Result<Option<String>, NetlinkError> {
     match Netns::open(path) {
         Ok(netns) => netns.identity().map(Some),
@@ -30,19 +30,19 @@ pub fn netns_identity(path: &Path) -> Result<Option<String>, NetlinkError> {
     }
 }
 
-/// Whether the namespace at a path is the calling thread's own.
+/// Returns whether the namespace at a path is the calling thread's own.
 ///
 /// # Errors
-/// As `netns_identity`; also where there is none.
+/// As `netns_identity`; also if there is none.
 pub fn is_own_netns(path: &Path) -> Result<bool, NetlinkError> {
     Netns::open(path)?.is_own()
 }
 
-/// A number of the calling thread's namespace that no other one of this boot ever has, unlike its inode. `None` where the kernel
-/// gives none (before 5.14).
+/// Returns a number of the calling thread's namespace that, unlike its inode, is unique during this boot. `None` if the
+/// kernel has none (before 5.14).
 #[must_use]
 pub fn own_netns_cookie() -> Option<u64> {
-    /// `libc` does not have it for every target.
+    /// `libc` lacks it for some targets.
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let socket = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
     let mut cookie = 0_u64;
@@ -56,10 +56,10 @@ pub fn own_netns_cookie() -> Option<u64> {
     (outcome == 0 && cookie != 0).then_some(cookie)
 }
 
-/// Runs a closure in a new network namespace, on a thread that ends with it. For trying out what the kernel can do.
+/// Runs a closure in a new network namespace, on a thread that ends with it. For testing kernel features.
 ///
 /// # Errors
-/// The kernel gives no new namespace, or the closure panicked.
+/// The kernel creates no new namespace, or the closure panicked.
 pub fn in_new_netns<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NetlinkError> {
     let body = move || unshare(CloneFlags::CLONE_NEWNET).map(|()| work());
     let ended = thread::Builder::new().name("new-netns".to_owned()).spawn(body);

@@ -1,4 +1,4 @@
-//! A container's namespace for the agent: sockets opened inside, a link looked at and switched.
+//! Access to a container's namespace for the agent: opens sockets inside, reads a link and switches it up or down.
 //!
 //! Not here: plans. The agent changes nothing but the link's up flag, as the stock DHCP daemon does.
 
@@ -12,11 +12,11 @@ use super::netns_fault::NetnsFault;
 use super::rtnl::{Lookup, change};
 use crate::plan::{LinkInfo, LinkRef};
 
-/// Runs a closure inside the namespace at a path, on a thread that ends with it. Sockets that it opens and returns stay in
-/// that namespace.
+/// Runs a closure inside the namespace at a path, on a thread that ends with it. Sockets that it opens and returns
+/// remain in that namespace.
 ///
 /// # Errors
-/// There is no namespace at the path, it cannot be entered, or the closure failed.
+/// The path does not lead to a namespace, it cannot be entered, or the closure failed.
 pub fn in_netns<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
@@ -28,7 +28,7 @@ pub fn in_netns<T: Send + 'static>(
 }
 
 impl Executor {
-    /// A link, where it is there.
+    /// Returns a link, if it exists.
     ///
     /// # Errors
     /// The kernel refuses, or the link is the container's and its namespace is not open.
@@ -38,10 +38,10 @@ impl Executor {
         Ok(found.map(|found| found.info(Vec::new())))
     }
 
-    /// Switches a link by its index.
+    /// Switches a link up or down by its index.
     ///
     /// # Errors
-    /// As `look_at`; also where the link is gone.
+    /// As `look_at`; also if the link is gone.
     pub fn switch(&self, link: &LinkRef, index: u32, up: bool) -> Result<(), NetlinkError> {
         let rtnl = self.rtnl(link.side).ok_or_else(|| NetlinkError::NoContainer { op: link.to_string() })?;
         let message = if up { change(index).up().build() } else { change(index).down().build() };

@@ -1,4 +1,4 @@
-//! Exact inverses of what ops did, as the undo log has them. What an op's inverse is, its file in `ops` says.
+//! Exact inverses of executed ops, stored in the undo log. Each file in `ops` defines the inverse of its op.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,35 +15,35 @@ use crate::plan::{FirewalldSource, HostPort, Side};
 /// One entry of the log.
 #[derive(Debug)]
 pub(super) struct Logged {
-    /// What it takes back, for errors.
+    /// What it undoes, for errors.
     pub(super) what: String,
     pub(super) inverse: Inverse,
-    /// Leave it alone if others came.
+    /// Skip it if newcomers may rely on the object.
     pub(super) unless: Option<Newcomers>,
 }
 
-/// Takes back what one op did.
+/// Undoes one op.
 pub(super) type Undo = Box<dyn FnOnce(&mut Executor) -> Result<(), NetlinkError> + Send>;
 
-/// The inverse of something that was done.
+/// The inverse of a change.
 pub(super) enum Inverse {
-    /// What the op's own file says.
+    /// An inverse defined in the op's own file.
     Op(Undo),
     /// Remove nftables elements and rules that were added, and parts that were made and are empty again.
     Filters(Filters),
-    /// Forget the flows that came to these ports meanwhile.
+    /// Delete the flows that arrived at these ports meanwhile.
     Flows(Vec<HostPort>),
-    /// Remove a source from a zone of firewalld, where it was not there before.
+    /// Remove a source from a firewalld zone, if it was added.
     Firewalld { source: FirewalldSource, added: bool },
 }
 
 impl Inverse {
-    /// Anything that the executor can do.
+    /// Any action of the executor.
     pub(super) fn with(undo: impl FnOnce(&mut Executor) -> Result<(), NetlinkError> + Send + 'static) -> Self {
         Self::Op(Box::new(undo))
     }
 
-    /// Requests on one side's socket. A thing whose link is gone, or whose namespace, needs nothing.
+    /// Requests on one side's socket. If the object's link or namespace is gone, there is nothing to do.
     pub(super) fn request(side: Side, undo: impl FnOnce(&Rtnl) -> Result<(), Fault> + Send + 'static) -> Self {
         Self::with(move |executor| {
             let Some(rtnl) = executor.rtnl(side) else { return Ok(()) };
@@ -51,12 +51,12 @@ impl Inverse {
         })
     }
 
-    /// Delete a link that was made. Of a veth pair this is the host's end: the other goes with it.
+    /// Deletes a link that was made. For a veth pair this is the host's end, which takes the other end along.
     pub(super) fn delete_link(side: Side, index: u32) -> Self {
         Self::request(side, move |rtnl| rtnl.delete_link(index).map(drop))
     }
 
-    /// Write link attributes back.
+    /// Restores link attributes.
     pub(super) fn set_link(side: Side, message: LinkMessage) -> Self {
         Self::request(side, move |rtnl| rtnl.set_link(message))
     }
@@ -73,7 +73,7 @@ impl fmt::Debug for Inverse {
     }
 }
 
-/// What is not there any more needs no undoing.
+/// Ignores the error that the object does not exist.
 pub(super) fn unless_absent(outcome: Result<(), Fault>) -> Result<(), Fault> {
     match outcome {
         Err(fault) if fault.is_absent() => Ok(()),
@@ -81,14 +81,14 @@ pub(super) fn unless_absent(outcome: Result<(), Fault>) -> Result<(), Fault> {
     }
 }
 
-/// How to tell whether another attachment may have come to rely on a shared thing since it was changed.
+/// Determines whether another attachment may rely on a shared object since it was changed.
 #[derive(Debug, Clone)]
 pub(super) struct Newcomers {
-    /// Another ADD was going on at the time of the change: it may have looked at the thing right afterwards, and be done
-    /// by now. Its link may be older than the change.
+    /// Whether another ADD was running at the time of the change: it may have seen the object right afterwards, and be
+    /// finished by now. Its link may be older than the change.
     pub(super) company: bool,
-    /// Look at this bridge's ports only.
+    /// Check only this bridge's ports.
     pub(super) bridge: Option<u32>,
-    /// Links that were there at the time of the change; an attachment that started after it has one that is not.
+    /// Links that existed at the time of the change; an attachment that started later has a new one.
     pub(super) known: BTreeSet<u32>,
 }

@@ -1,12 +1,12 @@
-//! Finds a container link of an attachment, by what the container cannot set.
+//! Finds a container link of an attachment by properties that the container cannot set.
 //!
-//! A container with `NET_ADMIN` may rename its link, give its alias and MAC to another, put an impostor of the same name in its
-//! place, or move it to a namespace of its own. So a link is known by the index that was chosen for it before it was made
-//! ([`Plan::link_index`](crate::plan::Plan)), its kind, and its parent on the host. A link that is in none of the namespaces
-//! it can have got to is gone, which is the only case in which its address may be given to another.
+//! A container with `NET_ADMIN` may rename its link, give its alias and MAC to another, replace it by another link with
+//! the same name, or move it to a namespace of its own. So a link is identified by the index that was chosen before it
+//! was made ([`Plan::link_index`](crate::plan::Plan)), its kind, and its parent on the host. A link that is in none of
+//! the namespaces to which it can have been moved is gone. Only then may its address be given to another attachment.
 //!
-//! Limit: one move is followed. A container that may make namespaces can move a link on from the second one to a third and
-//! end the second.
+//! Limitation: only one move is followed. A container that can create namespaces can move a link from the second one to
+//! a third and then end the second.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -18,43 +18,43 @@ use super::netns::OWN;
 use super::rtnl::{Link, Lookup, Nsid, Rtnl};
 use crate::plan::{LinkRef, Plan, Side};
 
-/// What a link is known by.
+/// The properties that identify a link.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted<'a> {
     /// Its name when it was made.
     pub(super) name: &'a str,
-    /// Its index; `None` for what older versions or other plugins made.
+    /// Its index; `None` for links of older versions or other plugins.
     pub(super) index: Option<u32>,
     /// Its kind.
     pub(super) kind: &'a str,
-    /// Its parent, where it has one.
+    /// Its parent, if it has one.
     pub(super) parent: Option<&'a LinkRef>,
 }
 
-/// Where a link is.
+/// The location of a link.
 #[derive(Debug)]
 pub(super) enum Place {
     /// In the container.
     Here(Link),
-    /// In another namespace, of which the container's own knows the number.
+    /// In another namespace, with its number in the container's own namespace.
     Elsewhere(Nsid, Link),
-    /// Another namespace has a link that may be the one, or cannot be looked at.
+    /// Another namespace has a link that may be the one, or cannot be inspected.
     Unclear,
     /// Nowhere.
     Gone,
 }
 
-/// A parent on the host, as its children show it.
+/// A parent on the host, as its children refer to it.
 #[derive(Debug)]
 struct Parent {
-    /// Its index, and that of its own parent: what is made on a macvlan or ipvlan becomes a child of the link below that
-    /// (`macvlan_common_newlink` in <https://elixir.bootlin.com/linux/v6.12/source/drivers/net/macvlan.c>). Empty where the
-    /// host has no such link, which then has no children either.
+    /// Its index, and that of its own parent: a link made on a macvlan or ipvlan becomes a child of the link below
+    /// (`macvlan_common_newlink` in <https://elixir.bootlin.com/linux/v6.12/source/drivers/net/macvlan.c>). Empty if
+    /// the host has no such link, which then has no children either.
     indexes: Vec<u32>,
 }
 
-/// Whether a link of the container, or of where that can have got to, is the wanted one but for its index. The number is the
-/// host's namespace.
+/// Returns whether a link of the container, or of a namespace to which it can have been moved, matches in everything
+/// but its index. The number is that of the host's namespace.
 type Fits<'a> = dyn Fn(&Link, Option<Nsid>) -> bool + 'a;
 
 impl Parent {
@@ -65,14 +65,14 @@ impl Parent {
 }
 
 impl Executor {
-    /// Finds a link of the container. Only where it is not in its place under its index are other namespaces looked at.
+    /// Finds a link of the container. Searches other namespaces only if it is not in its place under its index.
     pub(super) fn locate(&self, wanted: &Wanted<'_>) -> Result<Place, NetlinkError> {
         let Some(container) = self.rtnl(Side::Container) else { return Ok(Place::Gone) };
         let doing = || format!("failed to find {:?}", wanted.name);
         let by_name = || container.link(Lookup::Name(wanted.name)).doing(doing);
         let Some(index) = wanted.index else {
             let named = by_name()?.filter(|link| link.kind == wanted.kind);
-            // A pair whose other end is not on the host is the container's own.
+            // A pair whose other end is not on the host belongs to the container.
             let own = |link: &Link| link.kind == "veth" && link.other_netns != host_nsid(container).ok().flatten();
             return Ok(named.filter(|link| !own(link)).map_or(Place::Gone, Place::Here));
         };
@@ -81,14 +81,14 @@ impl Executor {
             link.kind == wanted.kind && parent.as_ref().is_none_or(|parent| parent.is_of(link, host))
         };
         let found = container.link(Lookup::Index(index)).doing(doing)?;
-        // After the lookup: it is what makes the kernel number the host's namespace, if nothing else did.
+        // Do this after the lookup, which makes the kernel number the host's namespace.
         let host = host_nsid(container)?;
         if let Some(found) = found.filter(|found| fits(found, host)) {
             return Ok(Place::Here(found));
         }
         match self.locate_elsewhere(wanted.name, index, &fits)? {
-            // Moved away and back, it may have another index: the kernel's. One that a plan has chosen is another attachment's, which
-            // came to the same namespace later.
+            // If it was moved away and back, it may have another index, assigned by the kernel. An index chosen by a
+            // plan belongs to another attachment that uses the same namespace.
             Place::Gone => {
                 let may_be = |named: &Link| fits(named, host) && !Plan::is_chosen_index(named.index);
                 Ok(by_name()?.filter(may_be).map_or(Place::Gone, Place::Here))
@@ -104,7 +104,7 @@ impl Executor {
         Ok(Some(Parent { indexes: indexes.unwrap_or_default() }))
     }
 
-    /// Looks through the namespaces that a link of the container can have been moved to.
+    /// Searches the namespaces to which a link of the container can have been moved.
     pub(super) fn locate_elsewhere(&self, name: &str, index: u32, fits: &Fits<'_>) -> Result<Place, NetlinkError> {
         let Some(container) = self.rtnl(Side::Container) else { return Ok(Place::Gone) };
         let doing = || format!("failed to look for {name:?} in other network namespaces");
@@ -113,7 +113,7 @@ impl Executor {
         for netns in container.nsids().doing(doing)?.into_iter().filter(|netns| Some(*netns) != host) {
             match container.links_in(netns) {
                 Ok(links) => found.push((netns, links)),
-                // It ended meanwhile, and all that was in it.
+                // The namespace ended meanwhile, with everything in it.
                 Err(_) if !container.nsids().doing(doing)?.contains(&netns) => {}
                 Err(_) => unclear = true,
             }
@@ -131,7 +131,7 @@ impl Executor {
     }
 }
 
-/// What the container's namespace numbers the host's.
+/// Returns the number of the host's namespace in the container's.
 fn host_nsid(container: &Rtnl) -> Result<Option<Nsid>, NetlinkError> {
     let host = File::open(OWN).doing(|| format!("failed to open {OWN}"))?;
     container.nsid_of(host.as_raw_fd()).doing(|| "failed to tell the namespaces of the container apart")

@@ -1,11 +1,12 @@
-//! Locks on network namespaces: `flock` on the namespace itself, so that no file has to be kept anywhere, processes in
-//! different namespaces do not meet, and the kernel drops the lock however a process ends. (`presence` uses locks of another
-//! kind on the host's; the two do not see each other.)
+//! Locks on network namespaces: `flock` on the namespace itself. No file is needed, processes in different namespaces
+//! do not interfere, and the kernel releases the lock however a process ends. (`presence` uses locks of another kind on
+//! the host's namespace; the two are independent.)
 //!
-//! The container's is held by a process that picks a free number there (a routing table, say), from looking to taking. The reference
-//! `sbr` does the same with `CNI_NETNS`: weft and it wait for one another, by whatever path each came.
+//! A process that picks a free number in the container's namespace (for example a routing table) holds its lock from
+//! the search to the allocation. The reference `sbr` does the same with `CNI_NETNS`: weft and it wait for each other,
+//! whatever path each uses.
 //!
-//! Nobody waits forever: somebody else's program may sit on a lock.
+//! Waiting is limited, because another program may hold a lock.
 
 use std::fs::File;
 use std::thread::sleep;
@@ -17,7 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::Executor;
 use super::error::NetlinkError;
 
-/// The holder of the container's lock needs milliseconds.
+/// The holder of the container's lock needs only milliseconds.
 const PATIENCE_SECONDS: u64 = 10;
 const FIRST_STEP: Duration = Duration::from_micros(200);
 const LAST_STEP: Duration = Duration::from_millis(8);
@@ -29,7 +30,7 @@ pub(super) struct NetnsLock {
 }
 
 impl NetnsLock {
-    /// Takes the lock of an open namespace, waiting for as long as `patience`; `None` where it is still taken by then.
+    /// Takes the lock of an open namespace, waiting for at most `patience`. `None` if it is still held then.
     pub(super) fn take(mut file: File, patience: Duration) -> Result<Option<Self>, Errno> {
         let deadline = Instant::now() + patience;
         let mut step = FIRST_STEP;

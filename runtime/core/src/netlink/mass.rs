@@ -1,13 +1,13 @@
-//! Deleting links of the host together: unregistering one waits for an RCU grace period (tens of milliseconds, under the lock that
-//! all of networking shares), and unregistering many at once waits just as long (`unregister_netdevice_many` in
-//! <https://elixir.bootlin.com/linux/v6.12/source/net/core/dev.c>). So DELs that meet put their links into one group, and the one
-//! that holds the lock deletes the group.
+//! Deletes links of the host together. Unregistering one link waits for an RCU grace period (tens of milliseconds,
+//! under the lock shared by all of networking), and unregistering many at once waits just as long
+//! (`unregister_netdevice_many` in <https://elixir.bootlin.com/linux/v6.12/source/net/core/dev.c>). So concurrent DELs
+//! put their links into one group, and the holder of the lock deletes the group.
 //!
 //! Invariants:
 //! - Only links whose teardown has begun are marked. A crash leaves the mark; the repeated DEL deletes the link.
-//! - The group is deleted only while every link in it has weft's mark besides: the number alone could be an operator's.
+//! - The group is deleted only if every link in it also has weft's mark: the number alone could be an operator's.
 //! - A DEL returns only when its own link is gone.
-//! - No DEL waits for others longer than [`PATIENCE`]; then it deletes its own link by itself.
+//! - No DEL waits for others longer than [`PATIENCE`]; then it deletes its own link alone.
 
 use std::fs::File;
 use std::time::Duration;
@@ -30,13 +30,13 @@ const MARK: &str = "weft: being deleted";
 /// How long a DEL waits for the lock.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The lock of the host's namespace; without it every DEL deletes by itself.
+/// Takes the lock of the host's namespace; without it every DEL deletes alone.
 fn lock(patience: Duration) -> Option<NetnsLock> {
     NetnsLock::take(File::open(OWN).ok()?, patience).ok().flatten()
 }
 
 impl Rtnl {
-    /// Deletes a link of the host, together with those of other DELs that are waiting; `false` when there is none.
+    /// Deletes a link of the host, together with those of other waiting DELs. Returns `false` if it does not exist.
     pub(super) fn delete_in_turn(&self, index: u32) -> Result<bool, Fault> {
         if let Some(_lock) = lock(Duration::ZERO) {
             return self.delete_link(index);
@@ -46,13 +46,13 @@ impl Rtnl {
         }
         let _lock = lock(PATIENCE);
         match self.link(Lookup::Index(index))? {
-            // The DEL that held the lock before took it along.
+            // The previous holder of the lock deleted it too.
             None => Ok(true),
             Some(_) => self.delete_marked(index),
         }
     }
 
-    /// Deletes several links of the host at once; missing ones are no error.
+    /// Deletes several links of the host at once; a missing link is not an error.
     pub(super) fn delete_all(&self, indexes: &[u32]) -> Result<(), Fault> {
         let mut last = None;
         for &index in indexes {
@@ -66,7 +66,7 @@ impl Rtnl {
         indexes.iter().try_for_each(|&index| self.delete_link(index).map(drop))
     }
 
-    /// Marks a link; `false` when there is none.
+    /// Marks a link. Returns `false` if it does not exist.
     fn mark(&self, index: u32) -> Result<bool, Fault> {
         let message = change(index).append_extra_attribute(LinkAttribute::Group(GROUP)).alias(MARK).build();
         match self.set_link(message) {
@@ -76,8 +76,8 @@ impl Rtnl {
         }
     }
 
-    /// Deletes the group, unless somebody else uses its number, and then what is left of the link itself: one link of the group
-    /// that cannot be deleted keeps all of it.
+    /// Deletes the group, unless somebody else uses its number, and then the link itself if it is left: one link that
+    /// cannot be deleted keeps the whole group.
     fn delete_marked(&self, index: u32) -> Result<bool, Fault> {
         let group = self.links(None)?.into_iter().filter(|link| link.group == GROUP);
         if group.into_iter().all(|link| link.alias.as_deref() == Some(MARK)) {

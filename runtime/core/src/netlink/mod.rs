@@ -1,18 +1,19 @@
-//! The executor: applies plans to the kernel, undoes them, tears them down, compares them with what is there.
+//! The executor: applies plans to the kernel, undoes them, tears them down, and checks them.
 //!
-//! All of it is netlink and `/proc/sys` (and D-Bus, for firewalld); no process is ever started. One [`Executor`] serves one
-//! invocation: it opens the sockets it needs once. The container's, and the directories of its links' sysctls, are opened on a
-//! thread of its own that enters the container's network namespace for that and ends.
+//! It only uses netlink and `/proc/sys` (and D-Bus, for firewalld), and never starts a process. One [`Executor`] serves
+//! one invocation and opens its sockets once. The container's sockets, and the sysctl directories of its links, are
+//! opened on a separate thread that enters the container's network namespace and ends.
 //!
 //! Invariants:
-//! - Every op that changed something left its exact inverse in the undo log before the next op ran. A failed ADD leaves
-//!   the host as it was, at whichever op it failed.
-//! - What sits on a link that the plan made goes away with the link, and so needs no inverse of its own.
-//! - What others may have come to rely on meanwhile (a bridge that has got another port, forwarding) is left alone by
-//!   undo: breaking a neighbour is worse than a leftover it needs.
-//! - Teardown needs the plan alone, takes nothing for granted, and knows a link by what the container cannot set (`locate`).
+//! - An op that changes something records its exact inverse in the undo log before the next op runs. A failed ADD
+//!   leaves the host in its previous state, whichever op failed.
+//! - The properties of a link that the plan made disappear with the link, and need no inverse.
+//! - Undo keeps what others may rely on by now (a bridge with another port, forwarding): breaking a neighbour is worse
+//!   than leaving something behind.
+//! - Teardown needs only the plan, assumes nothing, and identifies a link by properties that the container cannot set
+//!   (`locate`).
 //!
-//! Not here: what a plan should be (`delegate`), when one is applied (`attach`).
+//! Not here: the contents of a plan (`delegate`), and when it is applied (`attach`).
 
 mod applied;
 mod check;

@@ -1,7 +1,7 @@
-//! Network namespaces: opening and telling them apart, and the threads that do something inside one.
+//! Network namespaces: opens and compares them, and runs threads inside them.
 //!
-//! Invariant: `setns` is called here and nowhere else, on a thread that was started for it and ends there. Nothing of
-//! the program's other threads ever changes its namespace.
+//! Invariant: `setns` is called only here, on a thread that was started for it and ends here. The program's other
+//! threads never change their namespace.
 
 use std::fs::File;
 use std::io;
@@ -19,43 +19,43 @@ use super::error::NetlinkError;
 use super::netns_fault::NetnsFault;
 use crate::background::{self, Job};
 
-/// File systems that namespaces live on. A plain file or directory at the path (a bind mount that went away leaves one)
-/// has another.
+/// File systems of namespaces. A plain file or directory at the path (which a removed bind mount leaves) is on another
+/// one.
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
 const PROC_SUPER_MAGIC: FsType = FsType(0x9fa0);
 
-/// The calling thread's own. `/proc/self` would be the main thread's.
+/// The calling thread's own namespace. `/proc/self` would be the main thread's.
 pub(super) const OWN: &str = "/proc/thread-self/ns/net";
 
-/// An open network namespace; stays usable when its path goes away.
+/// An open network namespace; remains usable when its path disappears.
 #[derive(Debug)]
 pub(super) struct Netns {
     file: File,
 }
 
-/// A closure that runs on a thread of its own inside a network namespace.
+/// A closure that runs on a separate thread inside a network namespace.
 #[derive(Debug)]
 pub(super) struct Running<T> {
     reported: mpsc::Receiver<Result<T, NetnsFault>>,
 }
 
-/// Whether there is a network namespace at that path.
+/// Returns whether there is a network namespace at that path.
 ///
 /// # Errors
-/// Something else is there, or the kind is unknown.
+/// The path leads to something else, or its type is unknown.
 pub fn netns_exists(path: &Path) -> Result<bool, NetlinkError> {
     match check(path) {
         Ok(()) => Ok(true),
-        // ESRCH: `/proc/<pid>/ns/net` of a process that ends right now.
+        // ESRCH: `/proc/<pid>/ns/net` of a process that is just ending.
         Err(NetnsFault::Statfs(_, Errno::ENOENT | Errno::ESRCH)) => Ok(false),
         Err(fault) => Err(NetlinkError::BadNetns { fault }),
     }
 }
 
-/// The boot this is, so that what was written before a reboot can be told from what still holds.
+/// Returns the id of the current boot, by which state from before a reboot is detected.
 ///
 /// # Errors
-/// `/proc` is not there or not ours to read.
+/// `/proc` is missing or not readable.
 pub fn boot_id() -> Result<String, NetlinkError> {
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
     match std::fs::read_to_string(PATH) {
@@ -89,7 +89,7 @@ impl Netns {
         }
     }
 
-    /// Whether this is the namespace of the calling thread.
+    /// Returns whether this is the namespace of the calling thread.
     pub(super) fn is_own(&self) -> Result<bool, NetlinkError> {
         let fail = |io| NetlinkError::File { doing: format!("failed to read {OWN}"), io };
         let own = File::open(OWN).map_err(fail)?;
@@ -98,7 +98,7 @@ impl Netns {
         Ok(identity(&own)? == identity(&self.file)?)
     }
 
-    /// Device and inode: no two namespaces have the same at the same time.
+    /// Returns device and inode, which are unique among existing namespaces.
     pub(super) fn identity(&self) -> Result<String, NetlinkError> {
         match fstat(&self.file) {
             Ok(stat) => Ok(format!("{}:{}", stat.st_dev, stat.st_ino)),
@@ -106,18 +106,18 @@ impl Netns {
         }
     }
 
-    /// A second handle on the same namespace.
+    /// Returns a second handle on the same namespace.
     pub(super) fn try_clone(&self) -> Result<Self, NetnsFault> {
         let inside = |error: io::Error| NetnsFault::inside("cannot work inside it: ", &error);
         self.file.try_clone().map(|file| Self { file }).map_err(inside)
     }
 
-    /// The open file alone, to be locked.
+    /// Returns only the open file, for locking.
     pub(super) fn into_file(self) -> File {
         self.file
     }
 
-    /// Starts a thread that enters the namespace, runs a closure there, reports what it returns, does another job, and ends.
+    /// Starts a thread that enters the namespace, runs a closure there, sends its result, runs another job, and ends.
     pub(super) fn start_inside<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -128,7 +128,7 @@ impl Netns {
         let (report, reported) = mpsc::sync_channel(1);
         let body = move || {
             let entered = setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(NetnsFault::Enter);
-            // Nobody waits any more where an error ended the waiting.
+            // If an error ended the wait, nobody receives this.
             report.send(entered.map(|()| work())).ok();
         };
         let name = "container-netns";
@@ -137,7 +137,7 @@ impl Netns {
                 body();
                 job();
             }),
-            // Who asks for nothing else waits for it, and may as well lend it the processor.
+            // Without another job, the caller only waits for the thread, so it may use the caller's processor.
             None => thread::Builder::new().name(name.to_owned()).spawn(body).map(drop),
         };
         started.map(|()| Running { reported }).map_err(inside)
@@ -152,7 +152,7 @@ impl Netns {
         self.start_inside(work, None).map_err(fail)?.wait()?.map_err(fail)
     }
 
-    /// For `IFLA_NET_NS_FD`: the kernel looks the number up in the file table of the calling process.
+    /// Returns the descriptor for `IFLA_NET_NS_FD`: the kernel looks it up in the file table of the calling process.
     pub(super) fn raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
     }
@@ -161,7 +161,7 @@ impl Netns {
 // === impl Running ===
 
 impl<T> Running<T> {
-    /// Waits for what the closure returns, or for why it could not run. The thread ends by itself right after.
+    /// Waits for the result of the closure, or for why it could not run. The thread ends right afterwards.
     pub(super) fn wait(self) -> Result<Result<T, NetnsFault>, NetlinkError> {
         self.reported.recv().map_err(|_ended| NetlinkError::ContainerThread)
     }

@@ -1,4 +1,4 @@
-//! What can be wrong with a network namespace that is named by a path.
+//! Faults of a network namespace that is given by a path.
 
 use std::fmt;
 use std::io;
@@ -13,9 +13,9 @@ use super::errno::Lower;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NetnsFault {
-    /// It cannot be looked at, mostly: it is not there.
+    /// It cannot be inspected; usually it does not exist.
     Statfs(PathBuf, Errno),
-    /// It is there but lies on a file system that has no namespaces.
+    /// It exists but is on a file system without namespaces.
     Magic(PathBuf, FsType),
     /// It cannot be opened.
     Open(PathBuf, Errno),
@@ -23,7 +23,8 @@ pub enum NetnsFault {
     Enter(Errno),
     /// Nothing could be set up inside.
     Inside(String),
-    /// The node has no memory, or no process number, for a thread or socket inside.
+    /// The node has not enough memory, or no process number, for a thread or socket
+    /// inside.
     NoMemory(Errno),
 }
 
@@ -45,10 +46,10 @@ impl fmt::Display for NetnsFault {
 }
 
 impl NetnsFault {
-    /// What an I/O error means that is about a thread or socket inside a namespace.
+    /// Interprets an I/O error of a thread or socket inside a namespace.
     pub(super) fn inside(what: &str, error: &io::Error) -> Self {
         match error.raw_os_error().map(Errno::from_raw) {
-            // A thread that cannot be started is EAGAIN, whatever it is that lacks.
+            // A thread that cannot be started returns EAGAIN, whatever is missing.
             Some(errno @ (Errno::ENOMEM | Errno::EAGAIN)) => Self::NoMemory(errno),
             _ => Self::Inside(format!("{what}{error}")),
         }

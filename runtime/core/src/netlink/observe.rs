@@ -1,4 +1,4 @@
-//! Answers what delegates and steps need to know of the host.
+//! Reads the facts about the host that delegates and steps need.
 
 use std::path::Path;
 use std::{fs, io};
@@ -10,10 +10,10 @@ use super::{Executor, device, firewalld};
 use crate::plan::{Family, LinkRef, Need, Observed, Peer, Side};
 
 impl Executor {
-    /// Looks things up. What is not there is left out.
+    /// Reads facts. Missing objects are left out.
     ///
     /// # Errors
-    /// The kernel refuses, or the container is asked about and its namespace is not open.
+    /// The kernel refuses, or a fact concerns the container and its namespace is not open.
     pub fn observe(&mut self, needs: &[Need]) -> Result<Observed, NetlinkError> {
         let mut observed = Observed::default();
         for need in needs {
@@ -49,8 +49,9 @@ impl Executor {
         Ok(observed)
     }
 
-    /// The host's end of a veth. `IFLA_LINK` is an index in the other end's namespace, so the host's link of that index has
-    /// to point back. (Kernels before 4.1 have no `IFLA_LINK` here; the reference plugin asks ethtool there.)
+    /// Finds the host's end of a veth. `IFLA_LINK` is an index in the other end's namespace, so the host's link with
+    /// that index has to point back. (Kernels before 4.1 have no `IFLA_LINK` here; the reference plugin uses ethtool
+    /// there.)
     fn peer(&self, link: &LinkRef) -> Result<Peer, NetlinkError> {
         let doing = || format!("failed to lookup {link}");
         let Some(found) = self.side(link.side, link)?.link(Lookup::Name(&link.name)).doing(doing)? else {
@@ -67,7 +68,7 @@ impl Executor {
     }
 }
 
-/// Reads a file; `None` where there is none.
+/// Reads a file; `None` if it does not exist.
 fn file(path: &Path) -> Result<Option<String>, NetlinkError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
@@ -86,7 +87,7 @@ fn note(observed: &mut Observed, rtnl: &Rtnl, link: LinkRef, found: Option<Link>
     Ok(())
 }
 
-/// Index of the link of the first default route, IPv4 before IPv6.
+/// Returns the index of the link of the first default route, IPv4 before IPv6.
 fn default_route(rtnl: &Rtnl) -> Result<Option<u32>, NetlinkError> {
     for family in [Family::V4, Family::V6] {
         let routes = rtnl.routes(family, Some(DEFAULT_TABLE), None).doing(|| "failed to list routes")?;

@@ -1,8 +1,8 @@
-//! Tells ADDs on one host of each other, so that a failing one does not take away what another is about to rely on.
+//! Makes ADDs on one host visible to each other, so that a failing one does not remove what another is about to use.
 //!
-//! Every ADD holds a shared lock on the host's network namespace itself: no file has to be kept anywhere, processes in
-//! different namespaces do not meet, and the kernel drops the lock however a process ends. Nobody ever takes an exclusive
-//! lock or waits; that one could not be had is all that is asked.
+//! Every ADD holds a shared lock on the host's network namespace itself. No file is needed, processes in different
+//! namespaces do not interfere, and the kernel releases the lock however a process ends. Nobody takes an exclusive lock
+//! or waits; the only query is whether an exclusive lock would be possible.
 
 use std::fs::File;
 
@@ -11,22 +11,22 @@ use nix::libc::{F_RDLCK, F_UNLCK, F_WRLCK, SEEK_SET, c_int, c_short, flock};
 
 use super::netns::OWN;
 
-/// As long as it lives, others see that an ADD is going on.
+/// While it exists, others see a running ADD.
 #[derive(Debug)]
 pub(super) struct Presence {
     namespace: File,
 }
 
 impl Presence {
-    /// `None` where the kernel cannot lock a namespace: then only what others have finished can be seen.
+    /// Returns `None` if the kernel cannot lock a namespace: then only completed work of others is visible.
     pub(super) fn enter() -> Option<Self> {
         let namespace = File::open(OWN).ok()?;
-        // A lock of the open file, not of the process: several executors in one process count as well.
+        // The lock belongs to the open file, not to the process, so several executors in one process count as well.
         fcntl(&namespace, FcntlArg::F_OFD_SETLK(&whole(F_RDLCK))).ok()?;
         Some(Self { namespace })
     }
 
-    /// Whether another ADD is going on.
+    /// Returns whether another ADD is running.
     pub(super) fn has_company(&self) -> bool {
         let mut conflict = whole(F_WRLCK);
         let asked = fcntl(&self.namespace, FcntlArg::F_OFD_GETLK(&mut conflict));
@@ -36,7 +36,7 @@ impl Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        // Closing the file does it too, but not while a child that was just forked still has a copy of it.
+        // Closing the file has the same effect, but not while a just forked child still has a copy of it.
         fcntl(&self.namespace, FcntlArg::F_OFD_SETLK(&whole(F_UNLCK))).ok();
     }
 }

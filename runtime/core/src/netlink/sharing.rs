@@ -1,12 +1,14 @@
-//! What several attachments need at once: an element for an address or a bridge, a source of firewalld ([`Op::shared`]).
+//! Objects that several attachments share: an element for an address or a bridge, a firewalld source ([`Op::shared`]).
 //!
-//! The journal says who needs one, the kernel has it, and the two must be changed together. An ADD writes its entry, takes the
-//! lock, and adds what is missing. A DEL takes the lock, asks the journal who else needs the thing, gives up its own need
-//! there, and removes the thing where nobody does. So a DEL either sees the entry of an ADD beside it, or its removal comes
-//! before that ADD looks; and of two DELs the second one sees that the first needs nothing any more.
+//! The journal records who needs an object, the kernel contains it, and the two must change together. An ADD writes its
+//! entry, takes the lock, and adds missing objects. A DEL takes the lock, asks the journal who else needs the object,
+//! gives up its own need there, and removes the object if nobody else does. So a DEL either sees the entry of a
+//! concurrent ADD, or removes the object before that ADD looks; and the second of two DELs sees that the first no
+//! longer needs anything.
 //!
-//! The lock is a file of the state directory, because the journal is there. It is held for one look and one transaction, and the
-//! kernel drops it however a process ends. Nobody waits forever: a process that holds it may have been stopped.
+//! The lock is a file in the state directory, because the journal is there. It is held for one read and one
+//! transaction, and the kernel releases it however a process ends. Waiting is limited, because a process that holds it
+//! may have been stopped.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -18,16 +20,17 @@ use super::lock::NetnsLock;
 use super::{Executor, firewalld, nft};
 use crate::plan::{FirewalldSource, Op, Plan};
 
-/// How long a process waits for its turn. Each turn takes milliseconds.
+/// How long a process waits for the lock. Each holder needs milliseconds.
 const PATIENCE_SECONDS: u64 = 10;
 
 /// Name of the lock's file in the state directory.
 const LOCK: &str = "shared.lock";
 
-/// Says which of these shared names other attachments need, and gives up this attachment's need of them. Called under the lock.
+/// Returns which of these shared names other attachments need, and gives up this attachment's need of them. Called
+/// under the lock.
 pub type Decide<'a> = &'a mut dyn FnMut(&[String]) -> Result<BTreeSet<String>, String>;
 
-/// The nftables ops of a plan, and what adding them changed.
+/// The nftables ops of a plan, and the changes from adding them.
 #[derive(Debug)]
 pub(super) struct Filters {
     pub(super) ops: Vec<Op>,
@@ -35,12 +38,12 @@ pub(super) struct Filters {
     pub(super) added: Vec<nft::Added>,
 }
 
-/// Whether an op is elements or rules of nftables, or needs a part of the base.
+/// Returns whether an op has elements or rules in nftables, or needs a part of the base.
 pub(super) fn is_filter(op: &Op) -> bool {
     is_own(op) || matches!(op, Op::RouteLocalnet(_))
 }
 
-/// Whether an op has elements or rules of its own.
+/// Returns whether an op has its own elements or rules.
 fn is_own(op: &Op) -> bool {
     matches!(
         op,
@@ -49,12 +52,12 @@ fn is_own(op: &Op) -> bool {
 }
 
 impl Executor {
-    /// Takes the lock in this state directory for changes of shared things. Without one, nobody else is there.
+    /// Takes the lock in this state directory for changes of shared objects. Without one, no other process is expected.
     pub fn share_in(&mut self, state_dir: &Path) {
         self.shared_lock = Some(state_dir.join(LOCK));
     }
 
-    /// Waits for the lock of shared things.
+    /// Waits for the lock of shared objects.
     pub(super) fn lock_shared(&self) -> Result<Option<NetnsLock>, NetlinkError> {
         let Some(path) = &self.shared_lock else { return Ok(None) };
         let fail = |io| NetlinkError::File { doing: format!("failed to lock {}", path.display()), io };
@@ -83,13 +86,13 @@ impl Executor {
             return Ok(());
         }
         match self.nft().and_then(|nft| nft.remove(&content)) {
-            // Without nftables there are no elements; the ADD failed at them.
+            // Without nftables there are no elements; the ADD failed because of them.
             Err(error) if error.is_unsupported() => Ok(()),
             outcome => outcome,
         }
     }
 
-    /// Removes a source of firewalld that no other attachment needs.
+    /// Removes a firewalld source that no other attachment needs.
     pub(super) fn remove_source(&self, source: &FirewalldSource, decide: Decide<'_>) -> Result<(), NetlinkError> {
         let _lock = self.lock_shared()?;
         let name = source.shared();
@@ -97,8 +100,8 @@ impl Executor {
         if kept.contains(&name) { Ok(()) } else { firewalld::remove(source) }
     }
 
-    /// Takes back what was added, exactly. With the journal at hand, what the attachment wanted goes even where it was there
-    /// before: a DEL may have left it for this attachment's sake.
+    /// Undoes exactly what was added. With the journal, also removes what the attachment needed if it existed before: a
+    /// DEL may have kept it for this attachment's sake.
     pub(super) fn undo_filters(&mut self, filters: Filters, decide: Option<Decide<'_>>) -> Result<(), NetlinkError> {
         let Some(decide) = decide else {
             let nft = self.nft()?;
@@ -110,11 +113,11 @@ impl Executor {
         filters.added.into_iter().rev().map(nft::Added::base_only).try_for_each(|added| nft.undo(&added))
     }
 
-    /// Which ops of these plans have elements, rules or sources that are not there, by their places. Dead attachments are for
-    /// the caller to leave out.
+    /// Returns the indexes of the ops of these plans with missing elements, rules or sources. The caller leaves out
+    /// dead attachments.
     ///
     /// # Errors
-    /// The kernel or firewalld refuses to show something.
+    /// The kernel or firewalld refuses to list its state.
     pub fn lost_filters(&mut self, plans: &[Plan]) -> Result<Vec<BTreeSet<usize>>, NetlinkError> {
         let places = || {
             plans
@@ -147,7 +150,7 @@ impl Executor {
         Ok(lost)
     }
 
-    /// Removes elements, rules and sources of a plan, and nothing else of it.
+    /// Removes only the elements, rules and sources of a plan.
     ///
     /// # Errors
     /// What could not be removed, and why.
@@ -159,10 +162,10 @@ impl Executor {
         })
     }
 
-    /// Puts back elements, rules and sources of a plan that was applied before. What is there stays.
+    /// Restores elements, rules and sources of a plan that was applied before. Existing ones are kept.
     ///
     /// # Errors
-    /// What could not be put back, and why.
+    /// What could not be restored, and why.
     pub fn restore_filters(&mut self, plan: &Plan) -> Result<(), NetlinkError> {
         let _lock = self.lock_shared()?;
         let content = nft::Content::of(&plan.ops);

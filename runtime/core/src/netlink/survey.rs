@@ -1,8 +1,8 @@
-//! What of weft the kernel shows: links that carry a label, elements of its nftables sets, and the addresses in every network
-//! namespace. For a ledger that was lost; nothing that a CNI call waits for.
+//! Finds weft's objects in the kernel: links that carry a label, elements of its nftables sets, and the addresses in
+//! every network namespace. For recovery of a lost ledger; no CNI call waits for it.
 //!
-//! A label is the `ifalias` of a link that an attachment made: `weft:NETWORK/CONTAINER/IFNAME`. It is on the host's end of a veth
-//! pair, where the container cannot change it, and on the link itself where the host has no end.
+//! A label is the `ifalias` of a link that an attachment made: `weft:NETWORK/CONTAINER/IFNAME`. It is on the host's end
+//! of a veth pair, where the container cannot change it, and on the link itself if the host has no end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -19,10 +19,10 @@ use super::rtnl::{Link, Nsid, Rtnl, change};
 use super::wire::Wire;
 use crate::plan::{LinkRef, Op};
 
-/// Where network namespaces have names.
+/// Directories of named network namespaces.
 const NAMED: &[&str] = &["/run/netns", "/run/docker/netns"];
 
-/// An attachment as its label and the kernel tell of it.
+/// An attachment, reconstructed from its label and the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survivor {
     /// The network.
@@ -33,9 +33,9 @@ pub struct Survivor {
     pub ifname: String,
     /// The kind of its link.
     pub kind: String,
-    /// The host's end of its link, where it has one.
+    /// The host's end of its link, if it has one.
     pub host_link: Option<String>,
-    /// Its namespace: a path that leads there, and what tells it from others. None where no path was found.
+    /// Its namespace: a path to it, and its identity. `None` if no path was found.
     pub netns: Option<(PathBuf, String)>,
     /// Addresses of its link in the container.
     pub addresses: Vec<IpNet>,
@@ -45,21 +45,21 @@ pub struct Survivor {
 struct Found {
     path: PathBuf,
     identity: String,
-    /// The number that the own namespace has for it.
+    /// Its number in our own namespace.
     id: Option<Nsid>,
     links: Vec<(Link, Vec<IpNet>)>,
 }
 
-/// The label of an attachment's links; `None` where it would be longer than the kernel takes.
+/// Returns the label of an attachment's links; `None` if it would exceed the kernel's limit.
 #[must_use]
 pub fn label(network: &str, container_id: &str, ifname: &str) -> Option<String> {
-    /// `IFALIASZ`, with its closing zero.
+    /// `IFALIASZ`, including the terminating zero.
     const MOST: usize = 255;
     let label = format!("{LABEL}{network}/{container_id}/{ifname}");
     (label.len() <= MOST && !label.contains('\0')).then_some(label)
 }
 
-/// Network, container id and interface name of a label.
+/// Returns network, container id and interface name of a label.
 #[must_use]
 pub fn parse_label(alias: &str) -> Option<(&str, &str, &str)> {
     let (network, rest) = alias.strip_prefix(LABEL)?.split_once('/')?;
@@ -69,7 +69,7 @@ pub fn parse_label(alias: &str) -> Option<(&str, &str, &str)> {
 
 const LABEL: &str = "weft:";
 
-/// The link of an op that carries the attachment's label.
+/// Returns the link of an op that carries the attachment's label.
 pub(super) fn labelled(op: &Op) -> Option<LinkRef> {
     match op {
         Op::CreateVeth { host, .. } => Some(LinkRef::host(host.as_str())),
@@ -83,13 +83,14 @@ pub(super) fn labelled(op: &Op) -> Option<LinkRef> {
 }
 
 impl Rtnl {
-    /// Writes a label. Best effort: it says whose the link is. Where there is none, DEL leaves a veth pair whose end on the host was renamed.
+    /// Writes a label. Best effort: it names the owner of the link. Without it, DEL leaves a veth pair whose end on the
+    /// host was renamed.
     pub(super) fn label(&self, index: u32, label: &str) {
         self.set_link(change(index).alias(label).build()).ok();
     }
 }
 
-/// The name and label of a link of the host that an attachment made; `None` where there is none.
+/// Returns name and label of a link of the host that an attachment made; `None` if there is none.
 ///
 /// # Errors
 /// The kernel does not list its links.
@@ -110,7 +111,7 @@ fn host_links(rtnl: &Rtnl) -> Result<Vec<Link>, NetlinkError> {
     rtnl.links(None).doing(|| "failed to list links")
 }
 
-/// Whether a set of weft's nftables tables has elements.
+/// Returns whether a set of weft's nftables tables has elements.
 ///
 /// # Errors
 /// The kernel does not list them.
@@ -118,7 +119,7 @@ pub fn has_elements() -> Result<bool, NetlinkError> {
     Nft::open()?.has_any()
 }
 
-/// A number that every change of the packet filter changes, also one that another program makes.
+/// Returns a number that changes with every change of the packet filter, also by other programs.
 ///
 /// # Errors
 /// The kernel has no nftables.
@@ -126,7 +127,7 @@ pub fn filter_generation() -> Result<u32, NetlinkError> {
     Nft::open()?.generation()
 }
 
-/// The attachments whose links carry a label, as far as the host or a namespace with a path shows them.
+/// Returns the attachments whose links carry a label, as far as the host or a namespace with a path shows them.
 ///
 /// # Errors
 /// The kernel does not list the host's links.
@@ -150,10 +151,10 @@ pub fn survivors() -> Result<Vec<Survivor>, NetlinkError> {
     Ok(found)
 }
 
-/// The addresses in every network namespace that a path leads to, but the calling thread's own.
+/// Returns the addresses in every network namespace with a path, except the calling thread's own.
 ///
 /// # Errors
-/// The own namespace cannot be read.
+/// Our own namespace cannot be read.
 pub fn addresses_in_use() -> Result<BTreeSet<IpAddr>, NetlinkError> {
     let namespaces = namespaces(&open_route()?)?;
     let links = namespaces.into_iter().flat_map(|netns| netns.links);
@@ -178,8 +179,8 @@ fn survivor(
     })
 }
 
-/// Every network namespace that a name or a process leads to, but the own one. One that goes away meanwhile, or cannot be
-/// entered, is left out.
+/// Returns every network namespace with a name or a process, except our own. Namespaces that disappear meanwhile, or
+/// cannot be entered, are left out.
 fn namespaces(host: &Rtnl) -> Result<Vec<Found>, NetlinkError> {
     let own = Netns::open(Path::new(OWN))?.identity()?;
     let mut found: BTreeMap<String, Found> = BTreeMap::new();
@@ -197,7 +198,7 @@ fn namespaces(host: &Rtnl) -> Result<Vec<Found>, NetlinkError> {
     Ok(found.into_values().collect())
 }
 
-/// Names first: a process' path ends with the process.
+/// Names come first, because a process's path disappears with the process.
 fn paths() -> Vec<PathBuf> {
     let mut paths = Vec::new();
     for dir in NAMED {
@@ -216,7 +217,7 @@ fn paths() -> Vec<PathBuf> {
     paths
 }
 
-/// The links of the calling thread's namespace with their addresses, loopback and link-local ones left out.
+/// Returns the links of the calling thread's namespace with their addresses, except loopback and link-local ones.
 fn links_here() -> Result<Vec<(Link, Vec<IpNet>)>, NetlinkError> {
     let rtnl = open_route()?;
     let mut found = Vec::new();

@@ -1,9 +1,9 @@
-//! `/proc/sys/net`: that of the calling thread's network namespace, and the links' part of another one's.
+//! `/proc/sys/net`: of the calling thread's network namespace, and the links' part of another one's.
 //!
-//! Which namespace's keys a path leads to is decided when it is looked up, but only once: below `net` the kernel keeps a
-//! tree for each namespace, and what the common tree has in their place are links that are followed for the thread that looks. A
-//! directory beyond such a link (`ipv4/conf`, `ipv6/conf`) is its namespace's own and stays so, as a socket does, no matter who
-//! looks up names in it. So it can be opened inside and handed back, and needs no thread inside for every write.
+//! The namespace of a path's keys is determined when the path is looked up, but only once: below `net` the kernel keeps
+//! one tree per namespace, and the common tree contains links that are resolved for the calling thread. A directory
+//! beyond such a link (`ipv4/conf`, `ipv6/conf`) belongs to its namespace permanently, like a socket, whoever looks up
+//! names in it. So it can be opened inside and returned, and writes need no thread inside.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -15,9 +15,9 @@ use nix::sys::stat::Mode;
 
 use super::error::NetlinkError;
 
-/// Longer than nearly any value below `/proc/sys/net`.
+/// Longer than nearly all values below `/proc/sys/net`.
 const USUAL_VALUE: usize = 256;
-/// What the kernel accepts for a value at most is a few pages less.
+/// The kernel's maximum for a value is a few pages less.
 const LONGEST_VALUE: usize = 1 << 17;
 
 const ROOT: &str = "/proc/sys/net";
@@ -25,14 +25,14 @@ const ROOT: &str = "/proc/sys/net";
 /// Directories with the keys of a namespace's links.
 const CONFS: [&str; 2] = ["ipv4/conf", "ipv6/conf"];
 
-/// The keys of the links of one network namespace, for the holder of this value.
+/// The keys of the links of one network namespace.
 #[derive(Debug)]
 pub(super) struct Confs {
-    /// In the order of `CONFS`; none where the kernel has no such protocol.
+    /// In the order of `CONFS`; `None` if the kernel lacks the protocol.
     dirs: [Option<OwnedFd>; 2],
 }
 
-/// Whose keys are meant.
+/// Whose keys to use.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Of<'a> {
     /// Those of the calling thread's namespace.
@@ -41,7 +41,7 @@ pub(super) enum Of<'a> {
     Other(&'a Confs),
 }
 
-/// Reads a key of the calling thread's namespace; `None` where the kernel has no such key.
+/// Reads a key of the calling thread's namespace; `None` if the kernel has no such key.
 pub(super) fn read(key: &str) -> Result<Option<String>, NetlinkError> {
     Of::Own.read(key)
 }
@@ -51,7 +51,7 @@ pub(super) fn write(key: &str, value: &str) -> Result<(), NetlinkError> {
     Of::Own.write(key, value)
 }
 
-/// Whether a key is there but not to be read: there are some that only do something when they are written.
+/// Returns whether a key exists but is write-only: some keys only trigger an action.
 pub(super) fn is_forbidden(error: &NetlinkError) -> bool {
     matches!(error, NetlinkError::File { io, .. } if io.kind() == io::ErrorKind::PermissionDenied)
 }
@@ -59,7 +59,7 @@ pub(super) fn is_forbidden(error: &NetlinkError) -> bool {
 // === impl Confs ===
 
 impl Confs {
-    /// Those of the calling thread's namespace, which they stay.
+    /// Opens those of the calling thread's namespace, to which they stay bound.
     pub(super) fn open() -> io::Result<Self> {
         let open = |path: &str| match openat(AT_FDCWD, format!("{ROOT}/{path}").as_str(), DIRECTORY, Mode::empty()) {
             Ok(dir) => Ok(Some(dir)),
@@ -70,7 +70,7 @@ impl Confs {
         Ok(Self { dirs: [open(v4)?, open(v6)?] })
     }
 
-    /// Whether a key is one of those.
+    /// Returns whether a key is one of a link.
     pub(super) fn has(key: &str) -> bool {
         CONFS.iter().any(|dir| below(key, dir).is_some())
     }
@@ -86,7 +86,7 @@ impl Confs {
 
 const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
-/// What follows a directory in a key.
+/// Returns what follows a directory in a key.
 fn below<'a>(key: &'a str, dir: &str) -> Option<&'a str> {
     key.strip_prefix(dir)?.strip_prefix('/')
 }
@@ -94,12 +94,12 @@ fn below<'a>(key: &'a str, dir: &str) -> Option<&'a str> {
 // === impl Of ===
 
 impl Of<'_> {
-    /// Reads a key; `None` where the kernel has no such key.
+    /// Reads a key; `None` if the kernel has no such key.
     pub(super) fn read(self, key: &str) -> Result<Option<String>, NetlinkError> {
         let read = |length: usize| -> Result<io::Result<Vec<u8>>, NetlinkError> {
             Ok(self.open(key, OFlag::O_RDONLY)?.and_then(|mut file| {
                 let mut bytes = vec![0; length];
-                // One `read` gets all of a sysctl; `fs::read_to_string` would ask for the size and for the end as well.
+                // One `read` returns the whole sysctl; `fs::read_to_string` would also query the size and the end.
                 let length = file.read(&mut bytes)?;
                 bytes.truncate(length);
                 Ok(bytes)
@@ -107,7 +107,7 @@ impl Of<'_> {
         };
         let mut outcome = read(USUAL_VALUE)?;
         if outcome.as_ref().is_ok_and(|value| value.len() == USUAL_VALUE) {
-            // A list of ports can be longer, and the kernel only tells it from its beginning.
+            // A list of ports can be longer, and the kernel only returns it from its beginning.
             outcome = read(LONGEST_VALUE)?;
         }
         match outcome {

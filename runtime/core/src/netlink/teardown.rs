@@ -1,4 +1,4 @@
-//! Teardown: what DEL and GC do, from the plan alone.
+//! Teardown: the part of DEL and GC that only needs the plan.
 
 use std::collections::BTreeSet;
 
@@ -13,28 +13,29 @@ use super::sharing::Decide;
 use crate::plan::{Op, Plan, Side};
 
 impl Executor {
-    /// [`Self::teardown_among`] where the caller knows which shared names other attachments need.
+    /// [`Self::teardown_among`] for a caller that knows which shared names other attachments need.
     pub fn teardown(&mut self, plan: &Plan, keep_shared: &BTreeSet<String>) -> Vec<UndoError> {
         self.teardown_among(plan, &mut |names| {
             Ok(names.iter().filter(|name| keep_shared.contains(*name)).cloned().collect())
         })
     }
 
-    /// Removes what belongs to the attachment, as far as it is there, and leaves what others share. `decide` is asked about
-    /// things ([`Plan::shared`]) that another attachment may need. Goes on past failures and reports all of them.
+    /// Removes what belongs to the attachment, if it exists, and keeps what others share. Calls `decide` about objects
+    /// ([`Plan::shared`]) that another attachment may need. Continues after failures and reports all of them.
     ///
-    /// Works without the container's namespace too: what is on the host goes, and what was inside went with it.
+    /// Also works without the container's namespace: what is on the host is removed, and what was inside disappeared
+    /// with it.
     pub fn teardown_among(&mut self, plan: &Plan, decide: Decide<'_>) -> Vec<UndoError> {
         let mut leftovers = Vec::new();
-        // What admits or rewrites goes before the link: the kernel clears such elements away while it waits for the link to
-        // go, where otherwise the process that closes the socket last waits for that by itself, and keeps others from their own
-        // elements meanwhile. What forbids holds for as long as there is traffic.
+        // Accepting or rewriting elements are removed before the link: the kernel frees them while it waits for the
+        // link's removal. Otherwise the process that closes the socket last would wait for that, and block other
+        // processes' elements meanwhile. Blocking elements stay as long as there is traffic.
         let first = !plan.ops.iter().any(Op::forbids);
         let filters_left = |cause| UndoError { what: "remove the attachment's nftables elements".to_owned(), cause };
         if first {
             leftovers.extend(self.remove_filters(plan.ops.iter(), &mut *decide).err().map(filters_left));
         }
-        // Two links of the host (a pair's end, and the device its traffic is shaped on): one wait for both.
+        // Two links of the host (a pair's end, and the device that shapes its traffic): wait once for both.
         if plan.ops.iter().filter_map(Op::made_host_link).count() > 1 {
             self.delete_together([plan]);
         }
@@ -48,12 +49,13 @@ impl Executor {
         if !first {
             leftovers.extend(self.remove_filters(plan.ops.iter(), &mut *decide).err().map(filters_left));
         }
-        // Last: nothing leads flows here any more, and closing a socket of connection tracking waits like that of nftables.
+        // Do this last: nothing leads flows here any more, and closing a connection tracking socket waits like an
+        // nftables socket.
         conntrack::forget(plan.ops.iter().filter_map(Op::host_port), Flows::Here);
         leftovers
     }
 
-    /// Whether a link of the host that a plan made, and that belongs to its attachment alone, is still there.
+    /// Returns whether a host link still exists that a plan made for its attachment alone.
     ///
     /// # Errors
     /// The kernel refuses to show links.
@@ -67,8 +69,8 @@ impl Executor {
         Ok(false)
     }
 
-    /// Deletes the host's links of many plans at once, as a beginning of their teardown: the kernel's wait is one then instead
-    /// of one each. What cannot be deleted here is for `teardown` to report.
+    /// Deletes the host's links of many plans at once, as the first step of their teardown: the kernel then waits once
+    /// instead of once per link. `teardown` reports what cannot be deleted here.
     pub fn delete_together<'a>(&self, plans: impl IntoIterator<Item = &'a Plan>) {
         let ends = plans.into_iter().flat_map(|plan| &plan.ops).filter_map(Op::made_host_link);
         let index = |(name, kind)| match self.host.link(Lookup::Name(name)) {
@@ -81,7 +83,7 @@ impl Executor {
         }
     }
 
-    /// Deletes a link that the plan made in the container, wherever the container has put it.
+    /// Deletes a link that the plan made in the container, wherever the container has moved it.
     pub(super) fn delete_container_link(&self, wanted: &Wanted<'_>) -> Result<(), NetlinkError> {
         let Some(container) = self.rtnl(Side::Container) else { return Ok(()) };
         let doing = || format!("failed to delete {:?}", wanted.name);
@@ -97,7 +99,7 @@ impl Executor {
         }
     }
 
-    /// Deletes a veth pair by its end in the container, where the end on the host has this label.
+    /// Deletes a veth pair by its end in the container, if the end on the host has this label.
     pub(super) fn delete_labelled_pair(&self, name: &str, label: &str) -> Result<(), NetlinkError> {
         let Some(container) = self.rtnl(Side::Container) else { return Ok(()) };
         let doing = || format!("failed to delete {name:?}");
@@ -112,7 +114,7 @@ impl Executor {
         Ok(())
     }
 
-    /// Deletes a link of the host if it is there and of that kind; whether it did.
+    /// Deletes a link of the host if it exists and has that kind. Returns whether it did.
     pub(super) fn delete_host_link(&self, name: &str, kind: &str) -> Result<bool, NetlinkError> {
         if name.is_empty() {
             return Ok(false);

@@ -1,7 +1,7 @@
-//! Tap devices, through `/dev/net/tun`: the kernel makes none over netlink.
+//! Tap devices, through `/dev/net/tun`: the kernel cannot make them over netlink.
 //!
-//! A device goes away with the file it was made by, unless it was made persistent; so half a device is never left behind. The
-//! file belongs to the network namespace of the thread that opened it.
+//! A device disappears with the file that made it, unless it was made persistent, so an incomplete device is never left
+//! behind. The file belongs to the network namespace of the thread that opened it.
 
 use std::ffi::{CStr, CString};
 use std::fs::{self, File, OpenOptions};
@@ -30,28 +30,28 @@ const IFF_TAP: u16 = 0x0002;
 const IFF_MULTI_QUEUE: u16 = 0x0100;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
-/// An existing device of that name is an error; it would be opened otherwise.
+/// An existing device of that name is an error; otherwise it would be opened.
 const IFF_TUN_EXCL: u16 = 0x8000;
 
 /// Length of `struct ifreq`, of which `TUNSETIFF` reads the name and the flags.
 const REQUEST: usize = 40;
 const NAME: usize = 16;
 
-/// The context of the thread: what `SELinux` labels the devices by that it makes. (The kernel says in `selinux_tun_dev_create`
-/// that it means the task's context, and not the one for new sockets.)
+/// The thread's context, from which `SELinux` derives the label of devices that it makes. (The kernel states in
+/// `selinux_tun_dev_create` that it uses the task's context, and not the one for new sockets.)
 const CONTEXT: &CStr = c"/proc/thread-self/attr/current";
 
-/// A device that is to be made, with everything in place: nothing is allocated from here on.
+/// A device to be made, with everything prepared: nothing is allocated from here on.
 #[derive(Debug)]
 struct Blueprint {
     request: [u8; REQUEST],
-    /// The index it gets; the kernel's choice otherwise.
+    /// Its index; otherwise the kernel chooses one.
     index: Option<u32>,
     owner: Option<u32>,
     group: Option<u32>,
 }
 
-/// Which call failed. The number goes through a pipe.
+/// The call that failed. The number is sent through a pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Stage {
@@ -65,7 +65,7 @@ enum Stage {
 
 type Outcome = Result<(), (Stage, Errno)>;
 
-/// Makes the device in the namespace of the calling thread, persistent.
+/// Makes the persistent device in the namespace of the calling thread.
 pub(super) fn create(op: &CreateTap, index: Option<u32>) -> Result<(), NetlinkError> {
     let blueprint = Blueprint::new(op, index)?;
     let outcome = match &op.selinux_context {
@@ -81,8 +81,8 @@ fn open() -> Result<File, (Stage, Errno)> {
     file.map_err(|error| (Stage::Open, error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)))
 }
 
-/// The same in a context of its own. Threads of a process cannot be in different ones, so that takes a process: a fork of this
-/// one that executes nothing else, makes the device and ends.
+/// Makes the device in another context. The threads of a process share their context, so this needs a process: a fork
+/// of this one that executes no other program, makes the device and ends.
 fn in_context(context: &str, blueprint: &Blueprint) -> Result<Outcome, NetlinkError> {
     if !selinux_is_on() {
         return Err(NetlinkError::NoSelinux { context: context.to_owned() });
@@ -91,8 +91,9 @@ fn in_context(context: &str, blueprint: &Blueprint) -> Result<Outcome, NetlinkEr
     let context = CString::new(context).map_err(|error| failed(error.into()))?;
     let (reading, writing) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed(errno.into()))?;
     #[expect(unsafe_code, reason = "a child process without another program")]
-    // SAFETY: the child is a copy of a process with threads, so it may only make calls that are safe in a signal handler: open,
-    // write, ioctl, close and _exit. It allocates nothing and takes no lock: what it works on was made before.
+    // SAFETY: the child is a copy of a process with threads, so it may only make calls that are safe in a signal
+    // handler: open, write, ioctl, close and _exit. It allocates nothing and takes no lock: its data was prepared
+    // before.
     let child = match unsafe { fork() }.map_err(|errno| failed(errno.into()))? {
         ForkResult::Child => be_child(&context, blueprint, writing.as_fd().as_raw_fd()),
         ForkResult::Parent { child } => child,
@@ -115,7 +116,7 @@ fn in_context(context: &str, blueprint: &Blueprint) -> Result<Outcome, NetlinkEr
     })
 }
 
-/// The life of the child. Tells two bytes: the stage that failed, or 0, and the errno, of which none is above 133.
+/// Runs in the child. Sends two bytes: the stage that failed, or 0, and the errno, which is at most 133.
 fn be_child(context: &CStr, blueprint: &Blueprint, pipe: RawFd) -> ! {
     let outcome = enter(context).and_then(|()| {
         let fd = raw_open(DEVICE, libc::O_RDWR | libc::O_CLOEXEC).map_err(|errno| (Stage::Open, errno))?;
@@ -150,7 +151,7 @@ fn raw_open(path: &CStr, flags: libc::c_int) -> Result<RawFd, Errno> {
     Errno::result(unsafe { libc::open(path.as_ptr(), flags) })
 }
 
-/// Whether the kernel has `SELinux` switched on.
+/// Returns whether `SELinux` is enabled in the kernel.
 fn selinux_is_on() -> bool {
     fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.lines().any(|line| line.ends_with("\tselinuxfs")))
 }
@@ -171,7 +172,7 @@ impl Blueprint {
         Ok(Self { request, index, owner: op.owner, group: op.group })
     }
 
-    /// Makes the device that this open file stands for, and lets it outlive the file.
+    /// Makes the device of this open file, and makes it persistent.
     fn make(&self, fd: RawFd) -> Outcome {
         if let Some(index) = self.index {
             #[expect(unsafe_code, reason = "TUNSETIFINDEX has no safe wrapper")]
@@ -202,8 +203,8 @@ fn set(fd: RawFd, request: libc::Ioctl, value: u32) -> Result<(), Errno> {
     Errno::result(outcome).map(drop)
 }
 
-/// As the stock plugin has them, which has two ways: `ip tuntap`, and its own where owner and group are both given. They are only
-/// what the device begins with: a program that opens it says what it wants (but for the number of queues).
+/// Returns the flags of the stock plugin, which uses `ip tuntap`, or its own code if owner and group are both given.
+/// They are only initial values: a program that opens the device sets its own (except for the number of queues).
 fn flags(op: &CreateTap) -> u16 {
     let own_way = op.owner.is_some() && op.group.is_some() && op.selinux_context.is_none();
     let queues = if op.multi_queue { IFF_MULTI_QUEUE | IFF_NO_PI } else { 0 };
@@ -220,7 +221,7 @@ impl Stage {
 
     fn refused(self, op: &CreateTap, errno: Errno) -> NetlinkError {
         let tap = format!("failed to create tap {:?}", op.name);
-        // What the kernel calls busy here is there already.
+        // Here, EBUSY means that the device exists already.
         let errno = if (self, errno) == (Self::Make, Errno::EBUSY) { Errno::EEXIST } else { errno };
         let doing = match self {
             Self::Context => {
@@ -277,7 +278,7 @@ mod tests {
         assert_eq!(Stage::of(0), None);
     }
 
-    /// What the child does, but for the kernel's part: it tells why its context was refused.
+    /// The child's work except for the kernel's part: it reports why its context was refused.
     #[test]
     fn a_child_tells_what_failed() {
         let outcome = enter(c"no:such:context");

@@ -1,4 +1,4 @@
-//! Performing the undo log, last first.
+//! Executes the undo log, last first.
 
 use std::collections::BTreeSet;
 
@@ -11,12 +11,12 @@ use super::sharing::Decide;
 use super::{Applied, Executor, firewalld};
 
 impl Executor {
-    /// Takes back what `apply` did, last first. What cannot be taken back is reported; the others are taken back all the same.
+    /// Undoes what `apply` did, last first. Reports what cannot be undone, and continues with the rest.
     pub fn undo(&mut self, applied: Applied) -> Vec<UndoError> {
         self.roll_back(applied.log, None)
     }
 
-    /// As `undo`, where the journal says which shared things other attachments need.
+    /// Like `undo`, with the journal's decisions about shared objects of other attachments.
     pub fn undo_among(&mut self, applied: Applied, decide: Decide<'_>) -> Vec<UndoError> {
         self.roll_back(applied.log, Some(decide))
     }
@@ -38,7 +38,7 @@ impl Executor {
         leftovers
     }
 
-    /// Notes who is there now, before something shared is changed.
+    /// Records the existing links before something shared is changed.
     pub(super) fn newcomers(&self, bridge: Option<u32>) -> Result<Newcomers, NetlinkError> {
         let links = self.host.links(bridge).doing(|| "failed to list links")?;
         Ok(Newcomers { company: self.has_company(), bridge, known: links.iter().map(|link| link.index).collect() })

@@ -1,8 +1,8 @@
-//! A netlink socket without an event loop: bytes out, datagrams of answers in, and what all kinds of answers have in common.
+//! A netlink socket without an event loop: sends bytes, receives datagrams, and parses the common part of all answers.
 //!
-//! The kernel works a request off, and queues all answers to it, before `send` returns. So there is nothing to wait for
-//! with epoll, and nothing for another task to do meanwhile: after a send the answers are simply read. A call makes a dozen
-//! requests; an event loop around them took as long as the kernel did.
+//! The kernel executes a request, and queues all answers to it, before `send` returns. So there is nothing to wait for
+//! with epoll, and no other task to run meanwhile: the answers are simply read after a send. A call makes a dozen
+//! requests; an event loop took as long as the kernel.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -18,28 +18,28 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 
 use super::fault::Fault;
 
-/// How long an answer may be late, should a kernel ever queue one after `send`.
+/// Time limit for an answer, in case a kernel queues one after `send`.
 const PATIENCE_MILLIS: u16 = 5_000;
 
-/// More than any one datagram the kernel sends: it cuts dumps at 32 KiB.
+/// Larger than any datagram from the kernel: it splits dumps at 32 KiB.
 const BUFFER: usize = 64 << 10;
 
-/// Of a message, and of the request that an error repeats before it explains.
+/// Length of a message header, and of the request that an error repeats before its explanation.
 const HEADER: usize = 16;
 
-/// What is wrong with an answer that ends too early.
+/// The problem with an answer that ends too early.
 const CUT_OFF: &str = "a cut-off answer";
 
 /// `NLMSGERR_ATTR_MSG`: the explanation, a C string.
 const ATTR_MSG: u16 = 1;
 
-/// A netlink socket. Stays in the network namespace it was opened in.
+/// A netlink socket. Stays in the network namespace in which it was opened.
 #[derive(Debug)]
 pub(super) struct Wire {
     socket: Socket,
 }
 
-/// One message that came back, taken apart as far as every kind has it.
+/// A received message, parsed as far as all kinds are alike.
 pub(super) struct Answer<'a> {
     pub(super) sequence: u32,
     pub(super) kind: u16,
@@ -47,7 +47,7 @@ pub(super) struct Answer<'a> {
     pub(super) whole: &'a [u8],
 }
 
-/// A refusal: its number, and the kernel's own explanation where it has one.
+/// A refusal: its errno, and the kernel's explanation if there is one.
 pub(super) type Refusal = (Errno, Option<String>);
 
 // === impl Wire ===
@@ -56,33 +56,33 @@ impl Wire {
     /// Opens a routing netlink socket in the calling thread's network namespace.
     pub(super) fn route() -> io::Result<Self> {
         let wire = Self::open(NETLINK_ROUTE)?;
-        // Makes the kernel filter dumps. Kernels before 4.20 lack it: dumps are filtered here too.
+        // Makes the kernel filter dumps. Kernels before 4.20 cannot; dumps are also filtered here.
         wire.socket.set_netlink_get_strict_chk(true).ok();
         Ok(wire)
     }
 
     /// Opens a netfilter netlink socket in the calling thread's network namespace.
     ///
-    /// Closing it waits for what the kernel still has to clear away of earlier transactions, anybody's.
+    /// Closing it waits until the kernel has freed the objects of earlier transactions, including those of others.
     pub(super) fn netfilter() -> io::Result<Self> {
         Self::open(NETLINK_NETFILTER)
     }
 
     fn open(protocol: isize) -> io::Result<Self> {
         let socket = Socket::new(protocol)?;
-        // Reasons for refusals, without the whole request repeated.
+        // Request explanations of refusals, without a copy of the request.
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
         Ok(Self { socket })
     }
 
-    /// Makes the receive buffer as large as is wanted, or as the system allows, and says how large it is. The kernel counts
-    /// twice what is asked for, and for each message more than its length (`SO_RCVBUF` in socket(7)).
+    /// Enlarges the receive buffer as requested, or up to the system's limit, and returns its size. The kernel doubles
+    /// the requested value, and charges more than its length for each message (`SO_RCVBUF` in socket(7)).
     pub(super) fn enlarge(&self, bytes: usize) -> usize {
         let now = || getsockopt(&self.socket, sockopt::RcvBuf).unwrap_or_default();
         if now() < bytes {
             let half = bytes / 2;
-            // Beyond the system's limit only in the first user namespace.
+            // Exceeding the system's limit is only possible in the first user namespace.
             setsockopt(&self.socket, sockopt::RcvBufForce, &half)
                 .or_else(|_refused| setsockopt(&self.socket, sockopt::RcvBuf, &half))
                 .ok();
@@ -90,10 +90,10 @@ impl Wire {
         now()
     }
 
-    /// Throws away all answers that are queued.
+    /// Discards all queued answers.
     pub(super) fn drain(&self) {
         let mut buffer: Vec<u8> = Vec::with_capacity(BUFFER);
-        // An overrun is reported once, and what was queued before it comes after the report.
+        // An overrun is reported once, before the messages that were already queued.
         let mut overruns = 0;
         while overruns < 2 {
             buffer.clear();
@@ -105,13 +105,13 @@ impl Wire {
         }
     }
 
-    /// Sends one datagram to the kernel, which works it off before this returns.
+    /// Sends one datagram, which the kernel executes before this returns.
     pub(super) fn send(&self, bytes: &[u8]) -> Result<(), Fault> {
         let sent = self.socket.send_to(bytes, &SocketAddr::new(0, 0), 0).map_err(|error| fault(&error))?;
         if sent == bytes.len() { Ok(()) } else { Err(Fault::Broken("a short write")) }
     }
 
-    /// Reads one datagram. The buffer may be used again and again.
+    /// Reads one datagram. The buffer can be reused.
     pub(super) fn receive<'a>(&self, buffer: &'a mut Vec<u8>) -> Result<Answers<'a>, Fault> {
         buffer.clear();
         buffer.reserve(BUFFER);
@@ -178,12 +178,12 @@ impl Answer<'_> {
         self.flags & flag != 0
     }
 
-    /// The refusal it is; `None` for acknowledgements, ends of dumps where all is well, and everything else.
+    /// Returns the refusal, if it is one; `None` for acknowledgements, normal ends of dumps, and everything else.
     pub(super) fn refusal(&self) -> Result<Option<Refusal>, Fault> {
         if !matches!(self.kind, NLMSG_ERROR | NLMSG_DONE) {
             return Ok(None);
         }
-        // Both start with a code, which is zero where all is well.
+        // Both start with a code, which is zero on success.
         let body = self.whole.get(HEADER..).and_then(|body| ErrorBuffer::new_checked(body).ok());
         let body = body.ok_or(Fault::Broken(CUT_OFF))?;
         let Some(code) = body.code() else { return Ok(None) };
@@ -192,7 +192,7 @@ impl Answer<'_> {
         Ok(Some((Errno::from_raw(code.get().saturating_abs()), attributes.and_then(explanation))))
     }
 
-    /// `refusal` as an error.
+    /// Returns `refusal` as an error.
     pub(super) fn verdict(&self) -> Result<(), Fault> {
         match self.refusal()? {
             None => Ok(()),
@@ -201,7 +201,7 @@ impl Answer<'_> {
     }
 }
 
-/// `NLMSGERR_ATTR_MSG` among the attributes of an error message.
+/// Returns `NLMSGERR_ATTR_MSG` among the attributes of an error message.
 fn explanation(attributes: &[u8]) -> Option<String> {
     let message = NlasIterator::new(attributes).map_while(Result::ok).find(|attribute| attribute.kind() == ATTR_MSG)?;
     let text = message.value();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes in, it is taken apart or refused, and the end is reached.
+        /// Any input is parsed or refused, and its end is reached.
         #[test]
         fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             for answer in (Answers { rest: &bytes }) {
@@ -277,7 +277,7 @@ mod tests {
             explanation(&bytes);
         }
 
-        /// The same of what looks like an error message.
+        /// The same for inputs that look like error messages.
         #[test]
         fn any_error(code: i32, flags: u16, attributes in prop::collection::vec(any::<u8>(), 0..40)) {
             let bytes = ending(NLMSG_ERROR, code, flags, &attributes);

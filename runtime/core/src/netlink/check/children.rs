@@ -1,10 +1,10 @@
-//! What CHECK can find wrong with children of a parent.
+//! Differences that CHECK can find in children of a parent.
 
 use std::fmt;
 
 use crate::plan::{IpvlanMode, LinkRef};
 
-/// What CHECK can find of a child.
+/// A difference that CHECK can find in a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ChildDifference {
@@ -13,11 +13,12 @@ pub enum ChildDifference {
         /// The parent.
         parent: LinkRef,
     },
-    /// The ipvlan is in another mode: the kernel changes that of all children of a parent together.
+    /// The ipvlan has another mode: the kernel changes the mode of all children of a parent
+    /// together.
     Mode {
         /// The mode of the plan.
         want: IpvlanMode,
-        /// The mode it has, where weft knows it.
+        /// Its actual mode, if weft knows it.
         have: Option<IpvlanMode>,
     },
     /// The link is of another VLAN.
@@ -26,16 +27,16 @@ pub enum ChildDifference {
         link: String,
         /// The VLAN of the plan.
         want: u16,
-        /// The one it has.
+        /// Its actual VLAN.
         have: Option<u16>,
     },
     /// The MTU was changed.
     Mtu {
         /// The link.
         link: String,
-        /// What the plan gave it.
+        /// Its MTU according to the plan.
         want: u32,
-        /// What it has.
+        /// Its actual MTU.
         have: u32,
     },
 }

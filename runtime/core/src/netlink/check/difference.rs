@@ -1,4 +1,4 @@
-//! What CHECK can find, and how it says so.
+//! Differences that CHECK can find, and their texts.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use weft_host_abi::types::Route;
 use super::{ChildDifference, StepDifference};
 use crate::plan::{Family, LinkRef, Mac};
 
-/// Something that is not as the plan left it. Displays as the reference plugins would say it.
+/// A difference from the plan. Displayed in the reference plugins' words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Difference {
@@ -17,7 +17,7 @@ pub enum Difference {
         /// Its name.
         name: String,
     },
-    /// The bridge is something else now.
+    /// The bridge is now a link of another kind.
     NotABridge {
         /// Its name.
         name: String,
@@ -27,16 +27,16 @@ pub enum Difference {
         /// Its name.
         name: String,
     },
-    /// The container's link is gone or is something else.
+    /// The container's link is gone or was replaced.
     NoContainerLink {
         /// Its name.
         name: String,
     },
-    /// The host's end is gone or is no veth.
+    /// The host's end is gone or is not a veth.
     NoHostLink {
         /// Its name.
         name: String,
-        /// The bridge it should be a port of, where there is one.
+        /// The bridge of which it should be a port, if any.
         bridge: Option<String>,
     },
     /// The two ends are not ends of one pair.
@@ -50,9 +50,9 @@ pub enum Difference {
     Mac {
         /// The link.
         link: LinkRef,
-        /// What the plan gave it.
+        /// Its MAC according to the plan.
         want: Mac,
-        /// What it has.
+        /// Its actual MAC.
         have: Option<Mac>,
     },
     /// The host's end is not a port of the bridge.
@@ -104,7 +104,7 @@ pub enum Difference {
         /// The family.
         family: Family,
     },
-    /// A child of another link is not as it was made.
+    /// A child of another link differs.
     Child(ChildDifference),
     /// A sysctl that the host depends on has another value.
     Sysctl {
@@ -113,19 +113,19 @@ pub enum Difference {
         /// The value it should have.
         want: String,
     },
-    /// An address is no source of a zone of firewalld.
+    /// An address is not a source of a firewalld zone.
     NoSource {
         /// The address.
         address: std::net::IpAddr,
         /// The zone.
         zone: String,
     },
-    /// Elements of the nftables sets are missing.
+    /// Elements of nftables sets are missing.
     Elements {
-        /// What they are for.
+        /// Their purpose.
         op: String,
     },
-    /// Something that a step did.
+    /// A change of a step is missing.
     Step(StepDifference),
 }
 

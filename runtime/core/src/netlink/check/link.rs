@@ -1,4 +1,4 @@
-//! How a link is compared with what was made.
+//! Compares a link with the one that was made.
 
 use super::{ChildDifference, Difference};
 use crate::netlink::Executor;
@@ -7,7 +7,7 @@ use crate::netlink::fault::Doing;
 use crate::netlink::rtnl::{Link, Lookup};
 use crate::plan::{LinkRef, Mac};
 
-/// What a container link was made as.
+/// The properties of a container link when it was made.
 pub(in crate::netlink) struct Made {
     pub(in crate::netlink) kind: &'static str,
     /// Its chosen index, if it has one.
@@ -16,7 +16,7 @@ pub(in crate::netlink) struct Made {
 }
 
 impl Executor {
-    /// Looks a link up; `None` where there is none.
+    /// Looks a link up; `None` if it does not exist.
     pub(in crate::netlink) fn look(&self, link: &LinkRef) -> Result<Option<Link>, NetlinkError> {
         let Some(rtnl) = self.rtnl(link.side) else {
             return Err(NetlinkError::NoContainer { op: format!("looking at {link}") });
@@ -24,7 +24,7 @@ impl Executor {
         rtnl.link(Lookup::Name(&link.name)).doing(|| format!("failed to lookup {link}"))
     }
 
-    /// The container's link, if it is there and the one that was made.
+    /// Returns the container's link, if it exists and is the one that was made.
     pub(in crate::netlink) fn check_container_link(
         &self,
         link: &LinkRef,
@@ -44,7 +44,7 @@ impl Executor {
     }
 }
 
-/// Compares an MTU that was given.
+/// Compares an MTU with the planned one.
 pub(in crate::netlink) fn check_mtu(there: &Link, want: Option<u32>, found: &mut Vec<Difference>) {
     if let Some(want) = want.filter(|want| *want != there.mtu) {
         found.push(Difference::Child(ChildDifference::Mtu { link: there.name.clone(), want, have: there.mtu }));

@@ -1,4 +1,5 @@
-//! CHECK: what of a plan netlink does not show. How one op is compared, its file in `ops` says.
+//! CHECK: reports what netlink no longer shows of a plan. Each file in `ops` compares its own
+//! op.
 
 mod children;
 mod difference;

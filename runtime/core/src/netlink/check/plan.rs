@@ -7,9 +7,10 @@ use crate::netlink::ops::operation;
 use crate::plan::{Op, Plan};
 
 impl Executor {
-    /// Compares a plan that was applied with what netlink shows.
+    /// Compares an applied plan with what netlink shows.
     ///
-    /// Sysctls of the container are its own business and not compared, except those the host depends on.
+    /// Sysctls of the container are ignored because the container may change them, except those on which the host
+    /// depends.
     ///
     /// # Errors
     /// The kernel refuses to show something.
@@ -17,7 +18,7 @@ impl Executor {
         self.check_since(plan, &Since::default())
     }
 
-    /// As `check`, of a plan after which other plugins of the chain had their turn.
+    /// Like `check`, for a plan after which other plugins of the chain ran.
     ///
     /// # Errors
     /// As `check`.
@@ -42,7 +43,8 @@ impl Executor {
         Ok(differences)
     }
 
-    /// Fails as applying the plan would because of what is on the host already, as far as that shows beforehand. Looks only.
+    /// Returns the errors that applying the plan would return because of the host's current state, as far as they can
+    /// be detected. Changes nothing.
     ///
     /// # Errors
     /// As [`Executor::apply`].

@@ -1,25 +1,25 @@
-//! What plugins that come later in the chain, and steps of the same plan, are known to have changed of what CHECK compares.
+//! Known changes by later plugins of the chain and later steps of the plan, which CHECK must accept.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::netlink::rtnl::DEFAULT_TABLE;
 use crate::plan::{Family, LinkRef, Mac, Op, Side};
 
-/// See the module.
+/// Known later changes; see the module.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Since {
     /// MAC addresses given to container links.
     macs: BTreeMap<String, Mac>,
-    /// Container links whose routes moved to tables of their own.
+    /// Container links whose routes were moved to other tables.
     moved: BTreeSet<String>,
-    /// The index that was chosen for the plan's link in the container.
+    /// The chosen index of the plan's link in the container.
     link_index: Option<u32>,
-    /// Links that gave up their default routes of a family.
+    /// Links whose default routes of a family were removed.
     dropped: Vec<(LinkRef, Family)>,
 }
 
 impl Since {
-    /// With what these ops change.
+    /// Adds the changes of these ops.
     #[must_use]
     pub fn and<'a>(mut self, ops: impl IntoIterator<Item = &'a Op>) -> Self {
         for op in ops {
@@ -34,27 +34,27 @@ impl Since {
         self
     }
 
-    /// For a plan that chose this index for its link.
+    /// Sets the chosen index of the plan's link.
     pub(in crate::netlink) fn with_link_index(self, link_index: Option<u32>) -> Self {
         Self { link_index, ..self }
     }
 
-    /// The index that was chosen for the plan's link in the container.
+    /// Returns the chosen index of the plan's link in the container.
     pub(in crate::netlink) fn link_index(&self) -> Option<u32> {
         self.link_index
     }
 
-    /// The MAC address a container link should have by now, where it was given one.
+    /// Returns the MAC address that a container link should have now, if it was given one.
     pub(in crate::netlink) fn mac(&self, link: &str, given: Option<Mac>) -> Option<Mac> {
         self.macs.get(link).copied().or(given)
     }
 
-    /// Whether a link gave up its default routes of a family.
+    /// Returns whether a link's default routes of a family were removed.
     pub(in crate::netlink) fn dropped_default_routes(&self, link: &LinkRef, family: Family) -> bool {
         self.dropped.iter().any(|(dropped, of)| dropped == link && *of == family)
     }
 
-    /// The table to look for a route in; all, where those of the link moved.
+    /// Returns the table in which to look for a route; `None` means all tables, because the link's routes were moved.
     pub(in crate::netlink) fn table(&self, link: &LinkRef, table: u32) -> Option<u32> {
         let moved = table == DEFAULT_TABLE && link.side == Side::Container && self.moved.contains(&link.name);
         (!moved).then_some(table)

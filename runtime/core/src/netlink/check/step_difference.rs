@@ -1,9 +1,9 @@
-//! What CHECK can find wrong with what a step did. Texts follow the reference plugins where they have one.
+//! Differences that CHECK can find in the changes of a step. Texts follow the reference plugins' if they have one.
 
 use std::fmt;
 use std::net::IpAddr;
 
-/// One thing that a step did and netlink does not show.
+/// A change of a step that netlink does not show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StepDifference {
@@ -11,9 +11,9 @@ pub enum StepDifference {
     Sysctl {
         /// The key, below `/proc/sys/net`.
         key: String,
-        /// What was configured.
+        /// The configured value.
         want: String,
-        /// What it is; absent where there is no such key.
+        /// The actual value; `None` if the key does not exist.
         have: Option<String>,
     },
     /// The link that was tuned is gone.
@@ -27,18 +27,18 @@ pub enum StepDifference {
         name: String,
         /// Which attribute.
         what: &'static str,
-        /// What was configured.
+        /// The configured value.
         want: String,
-        /// What it is.
+        /// The actual value.
         have: String,
     },
-    /// Promiscuous mode was switched.
+    /// Promiscuous mode was changed.
     Promisc {
         /// The link.
         name: String,
-        /// What was configured.
+        /// The configured mode.
         want: bool,
-        /// How many want it on.
+        /// How many users have enabled it.
         have: u32,
     },
     /// The rule for an address is gone.
@@ -55,7 +55,7 @@ pub enum StepDifference {
         /// The table.
         table: u32,
     },
-    /// The VRF is gone or is something else.
+    /// The VRF is gone or was replaced.
     NoVrf {
         /// Its name.
         name: String,
@@ -67,7 +67,7 @@ pub enum StepDifference {
         /// The VRF.
         vrf: String,
     },
-    /// A link of the host is gone, or is something else.
+    /// A link of the host is gone or was replaced.
     NoHostLink {
         /// Its name.
         name: String,
@@ -77,18 +77,18 @@ pub enum StepDifference {
         /// The link.
         name: String,
     },
-    /// A number of a token bucket was changed.
+    /// A parameter of a token bucket was changed.
     Tbf {
         /// The link.
         name: String,
-        /// Which number.
+        /// Which parameter.
         what: &'static str,
     },
-    /// What comes in through a link is not redirected.
+    /// Incoming traffic of a link is not redirected.
     NotRedirected {
         /// The link.
         from: String,
-        /// Where it should go.
+        /// The intended target.
         to: String,
     },
 }

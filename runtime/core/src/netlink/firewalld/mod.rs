@@ -1,5 +1,4 @@
-//! firewalld, over D-Bus: the sources of its zones. What is set is gone when firewalld is restarted, as for the reference
-//! plugin.
+//! firewalld over D-Bus: the sources of its zones. As with the reference plugin, they are lost when firewalld restarts.
 
 mod dbus;
 
@@ -13,17 +12,17 @@ const SERVICE: &str = "org.fedoraproject.FirewallD1";
 const PATH: &str = "/org/fedoraproject/FirewallD1";
 const ZONES: &str = "org.fedoraproject.FirewallD1.zone";
 
-/// What firewalld's errors begin with that mean that there is nothing to do.
+/// Prefixes of firewalld's errors which mean that there is nothing to do.
 const ALREADY_SET: &str = "ZONE_ALREADY_SET";
 const NOT_SET: &str = "UNKNOWN_SOURCE";
 
-/// Whether somebody on the bus answers to firewalld's name. Without a bus nobody does.
+/// Returns whether firewalld's name has an owner on the bus. Without a bus it has none.
 pub(super) fn is_running() -> bool {
     let asked = Bus::connect().and_then(|mut bus| bus.has_owner(SERVICE));
     asked.unwrap_or(false)
 }
 
-/// Adds a source; whether it was not there.
+/// Adds a source. Returns whether it is new.
 pub(super) fn add(source: &FirewalldSource) -> Result<bool, NetlinkError> {
     let what = || format!("failed to add the address {} to {} zone", with_length(source), source.zone);
     match call("addSource", source, &with_length(source)) {
@@ -33,7 +32,7 @@ pub(super) fn add(source: &FirewalldSource) -> Result<bool, NetlinkError> {
     }
 }
 
-/// Removes a source. One that is not there, and firewalld not running, are no errors.
+/// Removes a source. A missing source or a stopped firewalld is not an error.
 pub(super) fn remove(source: &FirewalldSource) -> Result<(), NetlinkError> {
     match call("removeSource", source, &with_length(source)) {
         Ok(_) => Ok(()),
@@ -46,7 +45,7 @@ pub(super) fn remove(source: &FirewalldSource) -> Result<(), NetlinkError> {
     }
 }
 
-/// Whether a source is there.
+/// Returns whether a source exists.
 pub(super) fn has(source: &FirewalldSource) -> Result<bool, NetlinkError> {
     match call("querySource", source, &with_length(source)) {
         Ok(answer) => Ok(answer.unwrap_or(false)),
@@ -57,14 +56,14 @@ pub(super) fn has(source: &FirewalldSource) -> Result<bool, NetlinkError> {
     }
 }
 
-/// Calls a method of zones; the answer where it is a boolean.
+/// Calls a method of zones. Returns the answer if it is a boolean.
 fn call(method: &str, source: &FirewalldSource, address: &str) -> Result<Option<bool>, CallError> {
     let mut bus = Bus::connect()?;
     let arguments = [Argument(&source.zone), Argument(address)];
     bus.call(SERVICE, PATH, ZONES, method, &arguments)
 }
 
-/// As the reference plugin writes it.
+/// Formats the address like the reference plugin.
 fn with_length(source: &FirewalldSource) -> String {
     format!("{}/{}", source.address, if source.address.is_ipv4() { 32 } else { 128 })
 }

@@ -1,4 +1,4 @@
-//! The rules that an address needs in a table of `iptables` to be accepted; what is around them is `gate`'s.
+//! The rules that accept an address in a table of `iptables`; `gate` makes the chains around them.
 
 use netlink_packet_netfilter::nftables::{Expressions, Register};
 
@@ -17,7 +17,7 @@ const CONNTRACK_STATES: usize = 150;
 const XT_CONNTRACK_STATE: u16 = 1;
 const XT_ANSWERS: u16 = 6;
 
-/// The two rules of an address.
+/// Returns the two rules of an address.
 pub(super) fn rules(accept: &Accept) -> Vec<TaggedRule> {
     let family = Family::of(accept.address);
     let gate = Gate::around(accept);
@@ -52,7 +52,7 @@ fn answers() -> Expressions {
 mod tests {
     use super::*;
 
-    /// As `iptables` wrote it.
+    /// The same bytes that `iptables` writes.
     #[test]
     fn conntrack_match() {
         let attributes = match answers() {

@@ -1,4 +1,4 @@
-//! Adding: one transaction, tried again when somebody else's comes between.
+//! Adds content in one transaction, and retries it when another one comes in between.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,33 +16,33 @@ use crate::netlink::fault::{Doing, Fault};
 
 const DOING_ADD: &str = "failed to add nftables elements";
 
-/// One try at a transaction: its requests, in order.
+/// One attempt at a transaction: its requests, in order.
 struct Attempt {
     base: Vec<Item>,
     elements: Vec<Item>,
     rules: Vec<Item>,
-    /// What it adds if it succeeds, elements aside.
+    /// What it adds if it succeeds, except elements.
     new: Added,
-    /// Only as long as nothing was changed since this generation.
+    /// Valid only if nothing was changed since this generation.
     generation: Option<u32>,
 }
 
-/// What comes after a try.
+/// The next action after an attempt.
 enum Next {
     Done(Added),
-    /// Somebody came between: look again.
+    /// Another transaction came in between: read again.
     Again,
-    /// The answer was lost, and all or nothing of this was done.
+    /// The answer was lost, and either all or nothing of this was done.
     Unknown(Added),
-    /// The kernel has no matches of iptables.
+    /// The kernel has no iptables matches.
     Plainly,
 }
 
 impl Nft {
-    /// Adds elements and rules, and under them the base where it is missing. What is there already stays.
+    /// Adds elements and rules, and the base if it is missing. Existing objects are kept.
     ///
-    /// A transaction whose answer was lost may have been done. Then what is there is looked at: if all of it is, it was
-    /// this transaction's; if not, the kernel did nothing of it, and it is tried again.
+    /// If the answer to a transaction is lost, it may have been executed. The state is then read: if all objects exist,
+    /// the transaction made them; otherwise the kernel did nothing, and it is retried.
     pub(in crate::netlink) fn add(&mut self, content: &Content) -> Result<Added, NetlinkError> {
         let mut plain = false;
         let mut collisions = BTreeMap::new();
@@ -60,7 +60,8 @@ impl Nft {
                 Next::Unknown(added) => unknown = Some(added),
                 Next::Plainly => plain = true,
                 Next::Again => {
-                    // There and yet not there: a failed ADD made and removed it in between, or it is not as weft makes it.
+                    // The part appears to exist and not to exist: a failed ADD made and removed it in between, or it
+                    // differs from weft's.
                     for part in content.parts.iter().copied().chain(missing) {
                         let seen = collisions.entry(part).or_insert(0_u32);
                         *seen += 1;
@@ -74,8 +75,8 @@ impl Nft {
         Err(NetlinkError::Contended { doing: DOING_ADD.to_owned(), attempts: ATTEMPTS })
     }
 
-    /// Looks at what is there of the base, and of rules, which have no keys by which the kernel would know them, and says what
-    /// to send.
+    /// Reads the existing parts of the base and the existing rules (rules have no keys that the kernel could check),
+    /// and returns what to send.
     fn attempt(&mut self, content: &Content, plain: bool) -> Result<Attempt, NetlinkError> {
         let doing = || DOING_ADD;
         let before = self.generation()?;
@@ -136,7 +137,7 @@ impl Nft {
             let elements = content.elements.iter().filter(is_new).cloned().collect();
             return Ok(Next::Done(Added { elements, ..new }));
         };
-        // A refusal from the base: the part was made by somebody else in between, or is not as weft makes it.
+        // The refusal concerns the base: somebody else made the part in between, or it differs from weft's.
         if at < first && (fault.is_exists() || fault.is_absent()) && new.built.is_empty() {
             return Ok(Next::Again);
         }
@@ -152,7 +153,7 @@ impl Nft {
         {
             return Ok(Next::Again);
         }
-        // `ENOENT` for a rule with matches of iptables is about those.
+        // For a rule with iptables matches, `ENOENT` refers to those matches.
         if !plain && content.rules.iter().any(|rule| rule.gate.is_some()) && fault.is_absent() {
             return Ok(Next::Plainly);
         }
@@ -164,15 +165,15 @@ impl Nft {
         Err(fault.doing(DOING_ADD))
     }
 
-    /// Where a key of a map leads to now, for errors.
+    /// Returns the current destination of a map's key, for errors.
     fn holder(&mut self, element: &Element) -> String {
         let found = self.socket.ask_each(&[element.item(Change::Get)], super::answer::element_data);
         let data = found.unwrap_or_default().into_iter().flatten().flatten().next();
         data.and_then(|data| element::destination(&data)).unwrap_or_else(|| "something else".to_owned())
     }
 
-    /// Whether a part's first chain is there without one of its sets, or a set without the chain, all seen in one generation
-    /// of the rules.
+    /// Returns whether a part's first chain exists without one of its sets, or a set without the chain, all seen in one
+    /// generation of the rules.
     fn is_foreign(&mut self, part: Part) -> Result<bool, NetlinkError> {
         let before = self.generation()?;
         let questions: Vec<Item> =

@@ -1,5 +1,6 @@
-//! Reading the kernel's nftables answers: only the attributes weft looks at, straight from the message. A node has thousands of
-//! rules and elements; decoding all of each answer took a hundred times as long as the kernel took to write it.
+//! Parses the kernel's nftables answers: only the attributes that weft needs, directly from the message. A node has
+//! thousands of rules and elements; decoding all of each answer took a hundred times as long as the kernel needed to
+//! write it.
 //!
 //! The numbers are `NFTA_*` of `include/uapi/linux/netfilter/nf_tables.h`:
 //! <https://github.com/torvalds/linux/blob/master/include/uapi/linux/netfilter/nf_tables.h>
@@ -52,47 +53,48 @@ const PAYLOAD_BASE: u16 = 2;
 const PAYLOAD_OFFSET: u16 = 3;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
-/// Of the destination port, in the transport header.
+/// Offset of the destination port in the transport header.
 const DESTINATION_PORT: u32 = 2;
-/// Of the protocol, in the header of IPv4.
+/// Offset of the protocol in the IPv4 header.
 const PROTOCOL: u32 = 9;
-/// Of the destination address, in the headers of IPv4 and IPv6.
+/// Offsets of the destination address in the IPv4 and IPv6 headers.
 const DESTINATION: [u32; 2] = [16, 24];
 
 /// Type of a comment in a rule's user data (`NFTNL_UDATA_RULE_COMMENT`).
 const UDATA_COMMENT: u8 = 0;
 
-/// A chain that is there.
+/// An existing chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FoundChain {
     pub(super) table: String,
     pub(super) name: String,
-    /// How many rules it has and how many jump to it, taken together.
+    /// How many rules it has plus how many rules jump to it.
     pub(super) uses: u32,
 }
 
-/// A rule that is there.
+/// An existing rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct FoundRule {
     pub(super) handle: u64,
-    /// Its comment, as `nft` or `iptables` show it.
+    /// Its comment, as `nft` or `iptables` displays it.
     pub(super) tag: Option<String>,
-    /// The chain it jumps to.
+    /// The chain to which it jumps.
     pub(super) jump: Option<String>,
-    /// What it matches of host ports.
+    /// Its matches on host ports.
     pub(super) ports: PortMatch,
 }
 
-/// What a rule matches, as far as it is about ports of the host.
+/// A rule's matches, as far as they concern ports of the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct PortMatch {
     pub(super) protocol: Option<Protocol>,
     pub(super) ports: Vec<u16>,
-    /// The destination address as it stands in a packet.
+    /// The destination address in packet form.
     pub(super) address: Option<Vec<u8>>,
 }
 
-/// The attributes in a piece of a message: length, kind with two flag bits, value. What is malformed ends them.
+/// Iterates over the attributes in a piece of a message: length, kind with two flag bits, value. Stops at a malformed
+/// attribute.
 fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -112,7 +114,7 @@ fn body(message: &[u8]) -> &[u8] {
     message.get(HEADERS..).unwrap_or_default()
 }
 
-/// A text, up to its zero.
+/// Reads a text up to its terminating zero.
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).into_owned()
@@ -122,7 +124,7 @@ fn number(bytes: &[u8]) -> Option<u32> {
     bytes.try_into().ok().map(u32::from_be_bytes)
 }
 
-/// The number of the ruleset.
+/// Reads the number of the ruleset.
 pub(super) fn generation(message: &[u8]) -> Option<u32> {
     find(body(message), GENERATION_ID).and_then(number)
 }
@@ -141,7 +143,7 @@ pub(super) fn chain(message: &[u8]) -> FoundChain {
     found
 }
 
-/// Adds set and key of the elements that a message lists.
+/// Adds set and key of the elements in a message.
 pub(super) fn elements(message: &[u8], to: &mut HashSet<(String, Vec<u8>)>) {
     let mut set = String::new();
     for (kind, value) in attributes(body(message)) {
@@ -158,13 +160,13 @@ fn keys(list: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     elements.filter_map(|(_, element)| find(find(element, ELEMENT_KEY)?, DATA_VALUE).map(<[u8]>::to_vec))
 }
 
-/// What the first element of a message leads to, where it leads anywhere.
+/// Returns the destination of the first element in a message, if it has one.
 pub(super) fn element_data(message: &[u8]) -> Option<Vec<u8>> {
     let element = find(find(body(message), ELEMENTS)?, LIST_ELEM)?;
     find(find(element, ELEMENT_DATA)?, DATA_VALUE).map(<[u8]>::to_vec)
 }
 
-/// A rule of `chain`; older kernels list those of other chains too.
+/// Reads a rule of `chain`; older kernels also list those of other chains.
 pub(super) fn rule(message: &[u8], chain: &str) -> Option<FoundRule> {
     let mut found = FoundRule::default();
     let mut of_chain = false;
@@ -180,7 +182,7 @@ pub(super) fn rule(message: &[u8], chain: &str) -> Option<FoundRule> {
     of_chain.then_some(found)
 }
 
-/// What the last expression loaded, which the next comparison is about.
+/// What the last expression loaded, to which the next comparison refers.
 #[derive(PartialEq, Eq)]
 enum Loaded {
     Protocol,
@@ -212,7 +214,7 @@ fn payload(data: &[u8]) -> Loaded {
     match (read(PAYLOAD_BASE), read(PAYLOAD_OFFSET)) {
         (Some(TRANSPORT_HEADER), Some(DESTINATION_PORT)) => Loaded::Port,
         (Some(NETWORK_HEADER), Some(offset)) if DESTINATION.contains(&offset) => Loaded::Address,
-        // How `iptables` before 1.8.7 asked for it.
+        // The form that `iptables` before 1.8.7 used.
         (Some(NETWORK_HEADER), Some(PROTOCOL)) => Loaded::Protocol,
         _ => Loaded::Other,
     }
@@ -247,7 +249,7 @@ fn xt_match(data: &[u8], found: &mut FoundRule) {
     }
 }
 
-/// The destination ports of `struct xt_multiport_v1`: flags, count, up to 15 ports.
+/// Returns the destination ports of `struct xt_multiport_v1`: flags, count, up to 15 ports.
 fn multiport(info: &[u8]) -> impl Iterator<Item = u16> {
     /// `XT_MULTIPORT_DESTINATION`.
     const DESTINATION: u8 = 1;
@@ -259,7 +261,7 @@ fn multiport(info: &[u8]) -> impl Iterator<Item = u16> {
     ports.filter_map(|port| port.try_into().ok().map(u16::from_ne_bytes))
 }
 
-/// A comment as `nft` stores it: type, length, text with a zero at its end.
+/// Reads a comment in `nft`'s form: type, length, text with a terminating zero.
 pub(super) fn comment(data: &[u8]) -> Option<String> {
     let [UDATA_COMMENT, length, rest @ ..] = data else { return None };
     rest.get(..usize::from(*length)).map(text)
@@ -285,7 +287,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes in, the end is reached.
+        /// Any input is read to its end.
         #[test]
         fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             chain(&bytes);

@@ -1,4 +1,4 @@
-//! The static parts: their sets, chains and rules. All of them, written as `nft` would show them:
+//! The static parts: their sets, chains and rules. Here are all of them in the syntax of `nft`:
 //!
 //! ```text
 //! table inet weft {
@@ -82,14 +82,15 @@
 //! }
 //! ```
 //!
-//! `localnet` takes the place of the kernel's own rule that no packet with such an address comes in through a link, which
-//! `route_localnet` switches off for a link of containers: they could reach what listens on 127.0.0.1 only. It comes before
-//! connection tracking, so answers to what the host itself sent from 127.0.0.1 pass: they are translated later.
+//! `localnet` replaces the kernel's rule that no packet with such an address may come in through a link.
+//! `route_localnet` disables that rule for links of containers, which could then reach services that listen only on
+//! 127.0.0.1. The chain comes before connection tracking, so answers to packets that the host sent from 127.0.0.1 pass:
+//! they are translated later.
 //!
-//! A part is made when the first attachment needs it, whole or not at all: its first chain is what nobody else may have made
-//! meanwhile. So a table that an older weft made grows by the parts it lacks; a part that changes in a later version gets
-//! another name for its first chain. `hostports_conditional` holds rules of attachments, `admin` those of the operator, which
-//! weft never touches.
+//! A part is made when the first attachment needs it, completely or not at all: creating its first chain fails if
+//! somebody else has made it meanwhile. So a table of an older weft gets the parts that it lacks. A part that changes
+//! in a later version gets another name for its first chain. `hostports_conditional` contains rules of attachments,
+//! `admin` those of the operator, which weft never changes.
 
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_netfilter::nftables::{
@@ -109,7 +110,7 @@ use super::table::Item;
 use super::{Part, Table};
 use crate::plan::{Family, Protocol};
 
-/// The chain for rules of attachments that have conditions.
+/// The chain for attachments' rules with conditions.
 pub(super) const CONDITIONAL: &str = "hostports_conditional";
 
 const HOSTPORTS: &str = "hostports";
@@ -135,7 +136,7 @@ struct Chain {
 // === impl Part ===
 
 impl Part {
-    /// Its sets.
+    /// Returns its sets.
     pub(super) fn sets(self) -> &'static [SetSpec] {
         match self {
             Self::Masquerade => &[MASQ4, MASQ6, MASQ4_LOCAL, MASQ6_LOCAL],
@@ -146,12 +147,12 @@ impl Part {
         }
     }
 
-    /// Names of its chains.
+    /// Returns the names of its chains.
     pub(super) fn chain_names(self) -> impl Iterator<Item = &'static str> {
         self.chains().into_iter().map(|chain| chain.name)
     }
 
-    /// Chains in which others put rules.
+    /// Returns the chains in which others put rules.
     pub(super) fn open_chains(self) -> &'static [&'static str] {
         match self {
             Self::HostPorts => &[CONDITIONAL],
@@ -160,21 +161,21 @@ impl Part {
         }
     }
 
-    /// The request that asks whether it is there.
+    /// Returns the request that asks whether it exists.
     pub(super) fn question(self) -> Item {
         let name = self.chains().first().map(|chain| chain.name).unwrap_or_default();
         chain_question(self.table(), name)
     }
 
-    /// The requests that ask for each of its chains, and how often each is used where it is as weft made it: by its own rules,
-    /// and by those that jump to it. Rules of others, in open chains, come on top.
+    /// Returns the requests for each of its chains, with the number of uses if the chain is as weft made it: its own
+    /// rules and the jumps to it. In open chains, rules of others are added.
     pub(super) fn chain_questions(self) -> Vec<(Item, u32)> {
         let uses = |chain: &Chain| chain.jumps + u32::try_from(chain.rules.len()).unwrap_or(u32::MAX);
         self.chains().iter().map(|chain| (chain_question(self.table(), chain.name), uses(chain))).collect()
     }
 
-    /// The requests that give it its rules again where somebody took them away. Chains and sets are there; what is in open
-    /// chains stays.
+    /// Returns the requests that restore its rules after somebody deleted them. Chains and sets still exist; the
+    /// contents of open chains are kept.
     pub(super) fn rules_again(self) -> Vec<Item> {
         let table = self.table();
         let chains = self.chains();
@@ -186,13 +187,14 @@ impl Part {
         items
     }
 
-    /// The requests that make it, in a table that may be there. Fail if the part is: rules would double otherwise.
+    /// Returns the requests that make it in a table that may exist. They fail if the part exists, because rules would
+    /// be duplicated otherwise.
     pub(super) fn items(self) -> Vec<Item> {
         let exclusive = NLM_F_CREATE | NLM_F_EXCL;
         let table = self.table();
         let mut items = vec![table.creation()];
         items.extend(self.sets().iter().map(|set| set.creation(exclusive)));
-        // Rules jump to chains: all of those first.
+        // Rules jump to chains, so make all chains first.
         let chains = self.chains();
         // An operator may have made `admin` already.
         let flags = |chain: &Chain| if chain.name == ADMIN { NLM_F_CREATE } else { exclusive };
@@ -203,7 +205,7 @@ impl Part {
         items
     }
 
-    /// The requests that delete it.
+    /// Returns the requests that delete it.
     pub(super) fn deletions(self) -> Vec<Item> {
         let table = self.table();
         let names: Vec<&'static str> = self.chain_names().collect();
@@ -222,7 +224,7 @@ impl Part {
             Self::Masquerade => {
                 vec![base("postrouting", "nat", InetHookNumber::PostRouting, 100, masquerading())]
             }
-            // The bridge family has the numbers of its hooks in common with the inet family.
+            // The bridge family uses the same hook numbers as the inet family.
             Self::SpoofCheck => {
                 vec![base("prerouting", "filter", InetHookNumber::PreRouting, -300, vec![spoof_rule()])]
             }
@@ -231,7 +233,7 @@ impl Part {
                 vec![
                     base("hostports_prerouting", "nat", InetHookNumber::PreRouting, -100, to_hostports()),
                     base("hostports_output", "nat", InetHookNumber::LocalOut, -100, to_hostports()),
-                    // Before chains that masquerade by source: the first one that says anything decides.
+                    // It comes before chains that masquerade by source: the first one with a verdict decides.
                     base("hostports_postrouting", "nat", InetHookNumber::PostRouting, 99, redirected),
                     plain(CONDITIONAL, Vec::new(), 1),
                     plain(HOSTPORTS, redirecting(), 2),
@@ -265,17 +267,17 @@ impl Chain {
     }
 }
 
-/// The request that makes a chain without a hook, where it is missing.
+/// Returns the request that makes a chain without a hook, if it is missing.
 pub(super) fn plain_chain(table: Table, name: &str) -> Item {
     chain_item(table, NfTablesMessage::NewChain(chain_name(table, name)), NLM_F_CREATE)
 }
 
-/// The request that asks for a chain.
+/// Returns the request for a chain.
 pub(super) fn chain_question(table: Table, name: &str) -> Item {
     chain_item(table, NfTablesMessage::GetChain(chain_name(table, name)), 0)
 }
 
-/// The request that deletes all rules of a chain.
+/// Returns the request that deletes all rules of a chain.
 fn flush_item(table: Table, chain: &str) -> Item {
     let attributes = vec![RuleAttribute::Table(table.name().to_owned()), RuleAttribute::Chain(chain.to_owned())];
     Item { table, message: NfTablesMessage::DeleteRule(RuleMessage { attributes }), flags: 0 }
@@ -339,7 +341,7 @@ fn spoof_rule() -> Rule {
     ]
 }
 
-/// The first map that has the packet's key decides; a mapping for one address of the host comes before one for all.
+/// The first map with the packet's key decides; a mapping for one address of the host precedes one for all.
 fn redirecting() -> Vec<Rule> {
     let by_address = |family, map, behind: (Register, Register)| {
         let key = vec![
@@ -349,7 +351,7 @@ fn redirecting() -> Vec<Rule> {
         ];
         of_family(family, [key, redirect_by(family, map)].concat())
     };
-    // `dnat` by itself acts on packets of its family only.
+    // `dnat` itself only acts on packets of its family.
     let by_port = |family, map| {
         let key = vec![meta(MetaKey::L4Proto, Register::Reg1), port(End::Destination, Register::Reg32_01)];
         [key, redirect_by(family, map)].concat()
@@ -363,8 +365,8 @@ fn redirecting() -> Vec<Rule> {
     ]
 }
 
-/// By what connection tracking knows of the original destination, so that no packet mark is needed. One rule for each
-/// protocol, because `nft` reads a port of the original direction only where it knows whose it is.
+/// Matches connection tracking's record of the original destination, so that no packet mark is needed. There is one
+/// rule per protocol, because `nft` only displays a port of the original direction if its protocol is known.
 fn snat_rules() -> Vec<Rule> {
     let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
     let rule = |family, protocol| {
@@ -386,7 +388,7 @@ fn snat_rules() -> Vec<Rule> {
     [Family::V4, Family::V6].into_iter().flat_map(|family| protocols.map(|protocol| rule(family, protocol))).collect()
 }
 
-/// What comes in through a link with an address of 127.0.0.0/8, as source or as destination.
+/// Matches incoming packets with a source or destination in 127.0.0.0/8.
 fn localnet_rules() -> Vec<Rule> {
     let mut loopback = b"lo".to_vec();
     loopback.resize(IFNAMSIZ, 0);

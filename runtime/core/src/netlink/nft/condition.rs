@@ -1,4 +1,4 @@
-//! Host ports with conditions, as rules: a set cannot express them.
+//! Host ports with conditions as rules, because sets cannot express them.
 
 use std::net::IpAddr;
 
@@ -14,8 +14,8 @@ use crate::plan::{Condition, Family, HostPort, Subject};
 /// `IFNAMSIZ`.
 const IFNAMSIZ: usize = 16;
 
-/// The rules of a mapping: one for every choice of one value for each condition that has several to choose from. Of a
-/// negated condition no value may apply, which one rule can say.
+/// Returns the rules of a mapping: one for every combination of values of conditions with several values. For a negated
+/// condition no value may match, which a single rule can express.
 pub(super) fn rules(mapping: &HostPort) -> Vec<Rule> {
     let family = Family::of(mapping.to.ip());
     let mut start = family_is(family);
@@ -36,7 +36,7 @@ pub(super) fn rules(mapping: &HostPort) -> Vec<Rule> {
     variants.into_iter().map(|variant| [variant, end.clone()].concat()).collect()
 }
 
-/// What each value of a condition looks like.
+/// Returns the expressions for each value of a condition.
 fn alternatives(condition: &Condition, family: Family) -> Vec<Rule> {
     let not = condition.not;
     match &condition.subject {
@@ -79,7 +79,7 @@ fn in_net(family: Family, end: End, net: IpNet, not: bool) -> Rule {
     rule
 }
 
-/// A name with `*` at its end is compared as far as it goes.
+/// Matches a link's name, or its prefix if it ends in `*`.
 fn through(key: MetaKey, link: &str, not: bool) -> Rule {
     let name = match link.strip_suffix('*') {
         Some(start) => start.as_bytes().to_vec(),

@@ -1,4 +1,4 @@
-//! The elements that stand for an attachment, and those that attachments share.
+//! The elements of one attachment, and those that attachments share.
 
 use std::net::IpAddr;
 
@@ -17,14 +17,14 @@ use super::set::{
 use super::table::{Item, Part};
 use crate::plan::{HostPort, Ingress, IngressPolicy, Mac, Op};
 
-/// Flags of a request that adds an element: no `NLM_F_EXCL`, so that one that is there is no error. The kernel echoes only
-/// those that it really added.
+/// Flags of a request that adds an element: without `NLM_F_EXCL`, an existing one is not an error. The kernel echoes
+/// only those that it really added.
 const ADD_FLAGS: u16 = NLM_F_CREATE | NLM_F_ECHO;
 
 /// `IFNAMSIZ`: names in keys are padded with zeros to this length.
 const IFNAMSIZ: usize = 16;
 
-/// `NFTA_DATA_VALUE`, for the closing key, which the message crate leaves raw.
+/// `NFTA_DATA_VALUE`, for the closing key, for which the message crate has no type.
 const DATA_VALUE: u16 = 1;
 
 /// An element of a set of ours.
@@ -35,11 +35,11 @@ pub(in crate::netlink) struct Element {
     key: Vec<u8>,
     /// Last key of an interval.
     end: Option<Vec<u8>>,
-    /// What a map leads to.
+    /// The destination of a map's element.
     data: Option<Vec<u8>>,
 }
 
-/// What is asked about an element.
+/// What to do with an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     Add,
@@ -47,7 +47,7 @@ pub(super) enum Change {
     Get,
 }
 
-/// The elements of an op; none for ops that have nothing to do with nftables.
+/// Returns the elements of an op; none for ops without nftables elements.
 pub(super) fn elements(op: &Op) -> Vec<Element> {
     match op {
         Op::Masquerade { address } => masquerade(*address),
@@ -58,7 +58,7 @@ pub(super) fn elements(op: &Op) -> Vec<Element> {
     }
 }
 
-/// The address is masqueraded, except to what lies in its own network.
+/// Masquerades the address, except to destinations in its own network.
 fn masquerade(net: IpNet) -> Vec<Element> {
     let (all, local) = if net.addr().is_ipv4() { (&MASQ4, &MASQ4_LOCAL) } else { (&MASQ6, &MASQ6_LOCAL) };
     let address = octets(net.addr());
@@ -67,14 +67,14 @@ fn masquerade(net: IpNet) -> Vec<Element> {
     vec![Element::new(all, address, None), Element::new(local, first, Some(last))]
 }
 
-/// The port is checked, and this is the one MAC that it may send from.
+/// Checks the port, and allows only this MAC.
 fn spoof_check(link: &str, mac: Mac) -> Vec<Element> {
     let port = link_name(link);
     let both = concatenated(&[&port, &mac.0]);
     vec![Element::new(&SPOOF_PORTS, port, None), Element::new(&SPOOF_MACS, both, None)]
 }
 
-/// Where the port leads, unless a rule with conditions says so; and whose connections to there are masqueraded.
+/// Maps the port, unless a rule with conditions matches first, and masquerades its connections.
 fn host_port(port: &HostPort) -> Vec<Element> {
     let v4 = port.to.is_ipv4();
     let protocol = [port.protocol.number()];
@@ -107,14 +107,14 @@ fn ingress(policy: &IngressPolicy) -> Vec<Element> {
     vec![Element::new(within, both, None), Element::new(&GUARDED, bridge, None)]
 }
 
-/// A link's name as a key.
+/// Returns a link's name as a key.
 fn link_name(name: &str) -> Vec<u8> {
     let mut padded = name.as_bytes().to_vec();
     padded.resize(IFNAMSIZ, 0);
     padded
 }
 
-/// Every field of a concatenation fills whole 32-bit registers.
+/// Concatenates fields; each fills whole 32-bit registers.
 fn concatenated(fields: &[&[u8]]) -> Vec<u8> {
     let mut all = Vec::new();
     for field in fields {
@@ -124,7 +124,7 @@ fn concatenated(fields: &[&[u8]]) -> Vec<u8> {
     all
 }
 
-/// The address and port that a map leads to.
+/// Returns the destination address and port of a map's element.
 pub(super) fn destination(data: &[u8]) -> Option<String> {
     let (address, port): (IpAddr, &[u8]) = match data.len() {
         8 => (<[u8; 4]>::try_from(data.get(..4)?).ok()?.into(), data.get(4..6)?),
@@ -142,15 +142,15 @@ impl Element {
         Self { part: set.part, set: set.name, key, end, data: None }
     }
 
-    /// What a map leads to for it.
+    /// Returns its destination, if it is in a map.
     pub(super) fn data(&self) -> Option<&[u8]> {
         self.data.as_deref()
     }
 
-    /// What it stands for, for the error that says that somebody has it.
+    /// Describes it for the error that somebody else has it.
     pub(super) fn describe(&self) -> String {
         let from_end = |at: usize| self.key.len().checked_sub(at).and_then(|start| self.key.get(start..));
-        // Maps have protocol and port last, each in a register of its own.
+        // Keys of maps end with protocol and port, each in its own register.
         match (&self.data, from_end(8)) {
             (Some(_), Some(&[protocol, _, _, _, a, b, ..])) => {
                 let port = u16::from_be_bytes([a, b]);
@@ -166,12 +166,12 @@ impl Element {
         }
     }
 
-    /// Set (no two tables have one of the same name) and key, as the kernel announces them.
+    /// Returns set (unique across tables) and key, as the kernel announces them.
     pub(super) fn announcement(&self) -> (String, Vec<u8>) {
         (self.set.to_owned(), self.key.clone())
     }
 
-    /// The request about it. What a map leads to is given with a new element only: the key is enough to find one.
+    /// Returns the request for it. Only a new element includes the destination: the key suffices to find one.
     pub(super) fn item(&self, change: Change) -> Item {
         let mut attributes = vec![SetElementAttribute::Key(DataAttribute::Value(self.key.clone()))];
         if let Some(end) = &self.end {

@@ -1,7 +1,7 @@
-//! The expressions that rules are made of, each as `nft` compiles it.
+//! The expressions of rules, in the form to which `nft` compiles them.
 //!
-//! Registers: a 16-byte one (`Reg1`..`Reg4`) is four 4-byte ones (`Reg32_00`..`Reg32_15`), and every field of a concatenation
-//! fills whole 4-byte ones.
+//! Registers: a 16-byte one (`Reg1`..`Reg4`) consists of four 4-byte ones (`Reg32_00`..`Reg32_15`), and every field of
+//! a concatenation fills whole 4-byte ones.
 
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED};
 use netlink_packet_netfilter::nftables::{
@@ -20,7 +20,7 @@ pub(super) type Rule = Vec<Expressions>;
 pub(super) const DROP: Verdict = Verdict::Other(0);
 pub(super) const ACCEPT: Verdict = Verdict::Other(1);
 
-/// Headers that payload offsets count from.
+/// Headers to which payload offsets are relative.
 const LINK_LAYER: u32 = 0;
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
@@ -39,7 +39,7 @@ const CT_STATE: u32 = 0;
 const CT_STATUS: u32 = 2;
 const CT_PROTO_DST: u32 = 12;
 
-/// `NFTA_FIB_*`: register, result, flags; what is asked: the type of the destination's or the source's address.
+/// `NFTA_FIB_*`: register, result, flags; the result is the type of the destination's or the source's address.
 const FIB_RESULT_ADDRTYPE: u32 = 3;
 const FIB_SADDR: u32 = 1;
 const FIB_DADDR: u32 = 2;
@@ -64,7 +64,7 @@ fn payload(header: u32, offset: u32, length: u32, to: Register) -> Expressions {
     ])
 }
 
-/// An address out of the IP header.
+/// Loads an address from the IP header.
 pub(super) fn address(family: Family, end: End, to: Register) -> Expressions {
     let (offset, length) = match (family, end) {
         (Family::V4, End::Source) => (12, 4),
@@ -75,17 +75,17 @@ pub(super) fn address(family: Family, end: End, to: Register) -> Expressions {
     payload(NETWORK, offset, length, to)
 }
 
-/// The first byte of the IPv6 destination address.
+/// Loads the first byte of the IPv6 destination address.
 pub(super) fn first_byte_of_destination6(to: Register) -> Expressions {
     payload(NETWORK, 24, 1, to)
 }
 
-/// The source address of the frame.
+/// Loads the source address of the frame.
 pub(super) fn ether_source(to: Register) -> Expressions {
     payload(LINK_LAYER, 6, 6, to)
 }
 
-/// A port out of the transport header; TCP, UDP and SCTP have them in the same place.
+/// Loads a port from the transport header; TCP, UDP and SCTP have them in the same place.
 pub(super) fn port(end: End, to: Register) -> Expressions {
     let offset = match end {
         End::Source => 0,
@@ -94,7 +94,7 @@ pub(super) fn port(end: End, to: Register) -> Expressions {
     payload(TRANSPORT, offset, 2, to)
 }
 
-/// `meta nfproto`: the family, which chains of the inet family see both of.
+/// `meta nfproto`: the family, because chains of the inet family see both.
 pub(super) fn family_is(family: Family) -> Rule {
     // `NFPROTO_IPV4`, `NFPROTO_IPV6`.
     let number = match family {
@@ -134,7 +134,7 @@ pub(super) fn mask(mask: Vec<u8>) -> Expressions {
     ])
 }
 
-/// Whether `reg 1` on is (not) in a set.
+/// Checks whether `reg 1` and following are (not) in a set.
 pub(super) fn lookup(set: &SetSpec, inverted: bool) -> Expressions {
     let mut attributes = in_set(set);
     if inverted {
@@ -144,7 +144,7 @@ pub(super) fn lookup(set: &SetSpec, inverted: bool) -> Expressions {
     Expressions::Lookup(attributes)
 }
 
-/// What a map has for `reg 1` on, put there; no such key ends the rule.
+/// Loads the map's value for the key in `reg 1` and following; a missing key ends the rule.
 fn mapped(map: &SetSpec) -> Expressions {
     let mut attributes = in_set(map);
     attributes.push(Lookup::DestinationRegister(Register::Reg1));
@@ -152,7 +152,7 @@ fn mapped(map: &SetSpec) -> Expressions {
 }
 
 fn in_set(set: &SetSpec) -> Vec<Lookup> {
-    // The set may be made in the same transaction; then the identifier finds it.
+    // The set may be made in the same transaction; then its identifier finds it.
     vec![Lookup::Set(set.name.to_owned()), Lookup::SourceRegister(Register::Reg1), Lookup::SetId(set.id)]
 }
 
@@ -213,9 +213,9 @@ pub(super) fn original_port(to: Register) -> Expressions {
     other("ct", vec![number(1, to.into()), number(2, CT_PROTO_DST), DefaultNla::new(3, vec![0])])
 }
 
-/// `dnat to ... map`: `reg 1` on has the key, the map has address and port.
+/// `dnat to ... map`: the key is in `reg 1` and following, the map has address and port.
 pub(super) fn redirect_by(family: Family, map: &SetSpec) -> Rule {
-    // The port comes behind the address, in the next 4-byte register.
+    // The port follows the address, in the next 4-byte register.
     let port = match family {
         Family::V4 => Register::Reg32_01,
         Family::V6 => Register::Reg2,
@@ -245,18 +245,18 @@ fn dnat(family: Family, port: Register) -> Expressions {
     other("nat", vec![number(1, 1), number(2, family), number(3, Register::Reg1.into()), number(5, port.into())])
 }
 
-/// A counter at zero, without which `iptables` shows no numbers.
+/// A counter at zero, without which `iptables` displays no numbers.
 pub(super) fn counter() -> Expressions {
     other("counter", vec![DefaultNla::new(1, vec![0; 8]), DefaultNla::new(2, vec![0; 8])])
 }
 
-/// A match of iptables, for tables that `iptables` reads: it understands these and few native expressions.
+/// An iptables match, for tables that `iptables` reads: it understands these and only few native expressions.
 pub(super) fn xt_match(name: &str, revision: u32, info: Vec<u8>) -> Expressions {
     let name = [name.as_bytes(), &[0]].concat();
     other("match", vec![DefaultNla::new(1, name), number(2, revision), DefaultNla::new(3, info)])
 }
 
-/// `reg 1` is (not) between two values.
+/// Checks whether `reg 1` is (not) between two values.
 pub(super) fn range(inverted: bool, first: Vec<u8>, last: Vec<u8>) -> Expressions {
     let data = |kind: u16, value: Vec<u8>| {
         // NFTA_DATA_VALUE.

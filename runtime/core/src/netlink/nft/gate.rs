@@ -1,6 +1,7 @@
-//! Accepting where it counts. A packet passes when no base chain of the forward hook drops it, so accepting in a table of
-//! weft's own means nothing to a `FORWARD` chain with policy drop, as docker leaves one. Hence this, in the tables `ip filter`
-//! and `ip6 filter` that `iptables` manages, beside what the reference plugin makes `iptables` write:
+//! Accepts traffic in the iptables tables. A packet passes if no base chain of the forward hook drops it, so accepting
+//! it in weft's own table does not override a `FORWARD` chain with policy drop, as docker sets it. So weft adds these
+//! rules to the tables `ip filter` and `ip6 filter` that `iptables` manages, besides those that the reference plugin
+//! creates with `iptables`:
 //!
 //! ```text
 //! -A FORWARD -m comment --comment "CNI firewall plugin rules" -j CNI-FORWARD            (first)
@@ -11,13 +12,13 @@
 //! -A WEFT-FORWARD-3 -s 10.1.2.3/32 -m comment --comment TAG -j ACCEPT
 //! ```
 //!
-//! `iptables` reads no sets, and refuses to work on a table with expressions that it does not know. So these are rules
-//! for each address, with the matches of iptables. The kernel finds a rule by its handle only, so ADD and DEL list the chain
-//! that it is in: the last four bits of an address say which of 16 chains that is, and a packet passes a sixteenth of
-//! the rules. What is there is looked at first; what is missing of the first four lines is added in the one transaction, on the
-//! condition that nothing was changed since the look. A chain stays when its last address goes, like the others.
+//! `iptables` cannot read sets, and refuses to work on a table with expressions that it does not know. So these are
+//! rules per address, with iptables matches. The kernel finds a rule only by its handle, so ADD and DEL list its chain.
+//! The last four bits of an address select one of 16 chains, and a packet passes a sixteenth of the rules. The existing
+//! state is read first; what is missing of the first four lines is added in the same transaction, on the condition that
+//! nothing was changed since the read. Like the other chains, a chain is kept when its last address is removed.
 //!
-//! Not here: the tables of `iptables-legacy`, which nftables cannot reach.
+//! Not here: the tables of `iptables-legacy`, which are not accessible through nftables.
 
 use std::collections::BTreeSet;
 
@@ -41,10 +42,10 @@ pub(super) const CHAIN: &str = "CNI-FORWARD";
 const FORWARD_COMMENT: &str = "CNI firewall plugin rules";
 const ADMIN_COMMENT: &str = "CNI firewall plugin admin overrides";
 
-/// The bits of an address's last byte that say which chain its rules are in.
+/// The bits of an address's last byte that select the chain of its rules.
 const BUCKET_BITS: u8 = 0x0f;
 
-/// What rules of an address need around them.
+/// The chains and rules that an address's rules need.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::netlink) struct Gate {
     table: Table,
@@ -52,14 +53,14 @@ pub(in crate::netlink) struct Gate {
     bucket: u8,
 }
 
-/// What of a gate was made.
+/// The newly made pieces of a gate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::netlink) struct Built {
     gate: Gate,
     made: BTreeSet<Piece>,
 }
 
-/// A piece of a gate, in the order in which they are made.
+/// A piece of a gate, in creation order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Piece {
     Table,
@@ -72,7 +73,7 @@ enum Piece {
     Jump,
 }
 
-/// A rule that jumps, at the beginning of its chain.
+/// Returns a jump rule at the beginning of its chain.
 fn jump_first(table: Table, chain: &str, target: &str, text: &str, plain: bool) -> Item {
     let last = vec![counter(), jump(target)];
     let item = if plain {
@@ -90,7 +91,7 @@ fn jumps<'a>(rules: &'a [FoundRule], to: &'a str) -> impl Iterator<Item = &'a Fo
 // === impl Gate ===
 
 impl Gate {
-    /// What the rules of an accepted address need.
+    /// Returns the gate that the rules of an accepted address need.
     pub(super) fn around(accept: &Accept) -> Self {
         Self {
             table: Table::filter(Family::of(accept.address)),
@@ -99,22 +100,22 @@ impl Gate {
         }
     }
 
-    /// The table of `iptables` that it is in.
+    /// Returns its `iptables` table.
     pub(super) fn table(&self) -> Table {
         self.table
     }
 
-    /// The chain of the rules.
+    /// Returns the chain of the rules.
     pub(super) fn bucket_chain(&self) -> String {
         format!("WEFT-FORWARD-{:x}", self.bucket)
     }
 
-    /// Whether its pieces are all there.
+    /// Returns whether all its pieces exist.
     pub(super) fn is_whole(&self, listing: &mut Listing<'_>) -> Result<bool, Fault> {
         Ok(self.missing(listing)?.is_empty())
     }
 
-    /// The pieces that are missing.
+    /// Returns the missing pieces.
     fn missing(&self, listing: &mut Listing<'_>) -> Result<BTreeSet<Piece>, Fault> {
         let mut missing = BTreeSet::new();
         if jumps(listing.rules(self.table, FORWARD)?, CHAIN).next().is_none() {
@@ -128,7 +129,7 @@ impl Gate {
             missing.insert(Piece::BucketJumps);
         }
         if missing.is_empty() {
-            // Nothing can jump to a chain that is not there.
+            // Nothing can jump to a missing chain.
             return Ok(missing);
         }
         let (pieces, questions): (Vec<Piece>, Vec<Item>) = [
@@ -145,8 +146,8 @@ impl Gate {
         Ok(missing)
     }
 
-    /// The requests that make what is missing, and what that is. `before` has what the same transaction makes for other
-    /// addresses.
+    /// Returns the requests that make the missing pieces, and those pieces. `before` has what the same transaction
+    /// makes for other addresses.
     pub(super) fn build(
         &self,
         listing: &mut Listing<'_>,
@@ -171,7 +172,7 @@ impl Gate {
         Ok((items, Built { gate: self.clone(), made }))
     }
 
-    /// The base chain, as `iptables` makes it.
+    /// Returns the base chain, in the form in which `iptables` makes it.
     fn forward(&self) -> Item {
         let mut message = chain_name(self.table, FORWARD);
         message.attributes.extend([
@@ -182,7 +183,7 @@ impl Gate {
         chain_item(self.table, NfTablesMessage::NewChain(message), NLM_F_CREATE)
     }
 
-    /// What leads to the chain of the address: by the last bits of the destination, and of the source.
+    /// Returns the jumps to the chain of the address, by the last bits of the destination and of the source.
     fn bucket_jumps(&self, plain: bool) -> [Item; 2] {
         let family = if self.table == Table::filter(Family::V4) { Family::V4 } else { Family::V6 };
         let length = if family == Family::V4 { 4 } else { 16 };
@@ -207,7 +208,7 @@ impl Built {
         self.made.is_empty()
     }
 
-    /// Whether the piece of a gate is among what was made.
+    /// Returns whether the piece of a gate is among those made.
     fn has(&self, gate: &Gate, piece: Piece) -> bool {
         let same = self.gate.table == gate.table
             && match piece {
@@ -218,8 +219,8 @@ impl Built {
         same && self.made.contains(&piece)
     }
 
-    /// The requests that take back what was made, as far as nobody else uses it by now. `ours` are the tags of rules that go
-    /// in the same transaction, `all` everything that was made with it.
+    /// Returns the requests that delete what was made, unless somebody else uses it by now. `ours` are the tags of
+    /// rules that are deleted in the same transaction, `all` everything that was made with it.
     pub(super) fn deletions(
         &self,
         listing: &mut Listing<'_>,
@@ -232,7 +233,7 @@ impl Built {
         if !listing.rules(table, &bucket)?.iter().all(is_ours) {
             return Ok(Vec::new());
         }
-        // The chains of addresses that go with it.
+        // The chains of addresses that are deleted with it.
         let mut buckets = BTreeSet::new();
         for built in all.iter().filter(|built| built.gate.table == table && built.made.contains(&Piece::BucketJumps)) {
             let chain = built.gate.bucket_chain();
@@ -262,7 +263,7 @@ impl Built {
                 Piece::AdminJump => items.extend(jumps(&inside, admin).map(|rule| deletion(table, CHAIN, rule.handle))),
                 Piece::Admin => items.push(chain_deletion(table, admin)),
                 Piece::Chain => items.push(chain_deletion(table, CHAIN)),
-                // Somebody else's rules came into it.
+                // It contains somebody else's rules now.
                 Piece::Forward if outside.len() > 1 => return Ok(items),
                 Piece::Forward => items.push(chain_deletion(table, FORWARD)),
                 Piece::Table => {

@@ -1,5 +1,4 @@
-//! Rules of chains as they were when they were first asked for: one transaction looks at a chain once, however many of its
-//! rules are there.
+//! Caches the rules of chains: one transaction lists a chain only once, however many of its rules exist.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +7,7 @@ use super::answer::FoundRule;
 use super::socket::Socket;
 use crate::netlink::fault::Fault;
 
-/// The chains that were listed so far.
+/// The chains listed so far.
 pub(super) struct Listing<'a> {
     socket: &'a mut Socket,
     chains: BTreeMap<(Table, String), Vec<FoundRule>>,
@@ -19,12 +18,12 @@ impl<'a> Listing<'a> {
         Self { socket, chains: BTreeMap::new() }
     }
 
-    /// The socket, for other questions.
+    /// Returns the socket, for other queries.
     pub(super) fn socket(&mut self) -> &mut Socket {
         self.socket
     }
 
-    /// The rules of a chain, in order; none where there is no such chain.
+    /// Returns the rules of a chain in order; none if the chain does not exist.
     pub(super) fn rules(&mut self, table: Table, chain: &str) -> Result<&[FoundRule], Fault> {
         let key = (table, chain.to_owned());
         if !self.chains.contains_key(&key) {

@@ -1,15 +1,15 @@
-//! nftables by netlink: transactions, and what weft keeps there.
+//! nftables over netlink: transactions, and weft's objects.
 //!
-//! The rules are static (`base`); an attachment is only elements of their sets (`element`), so adding one is cheap,
-//! repeating it changes nothing, and taking it away needs no search. The exceptions are rules of attachments (`rule`): host
-//! ports with conditions, and what is accepted in the table of `iptables` (`gate`).
+//! The rules are static (`base`); an attachment only adds elements to their sets (`element`). Adding one is cheap,
+//! repeating it changes nothing, and deleting it needs no search. Exceptions are rules of attachments (`rule`): host
+//! ports with conditions, and accepted addresses in the table of `iptables` (`gate`).
 //!
-//! A transaction is all or nothing, but its answers must fit the socket's buffer, so what one attachment wants is one
-//! transaction only up to some hundred elements. Beyond that it is several ([`Content::batches`]), each with its own inverse.
+//! A transaction is atomic, but its answers must fit the socket's buffer, so one attachment is one transaction only up
+//! to some hundred elements. Larger ones are split into several ([`Content::batches`]), each with its own inverse.
 //!
-//! The base is made when a part of it is first found missing. It stays when the last attachment goes, as an empty bridge
-//! does, but a failed ADD takes away what of it it made, unless another attachment moved in. Where somebody took rules of the
-//! base away (`nft flush table`), the next ADD puts them back.
+//! A part of the base is made when it is found missing. It is kept when the last attachment is removed, like an empty
+//! bridge. A failed ADD deletes the parts that it made, unless another attachment uses them. If somebody deleted rules
+//! of the base (`nft flush table`), the next ADD restores them.
 
 mod accept;
 mod add;
@@ -43,10 +43,10 @@ use super::error::NetlinkError;
 use super::fault::{Doing, Fault};
 use crate::plan::Op;
 
-/// A rule is as long as several elements.
+/// The size of a rule, in elements.
 const RULE_WEIGHT: usize = 4;
 
-/// What ops want to have in nftables.
+/// The objects that ops need in nftables.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Content {
     elements: Vec<Element>,
@@ -54,18 +54,18 @@ pub(super) struct Content {
     parts: BTreeSet<Part>,
 }
 
-/// What one transaction really changed; enough to take it back exactly.
+/// The actual changes of one transaction; enough to undo it exactly.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Added {
-    /// Elements that were not there before.
+    /// New elements.
     elements: Vec<Element>,
-    /// Rules that were not there before.
+    /// New rules.
     rules: Vec<TaggedRule>,
-    /// Parts that were not there before.
+    /// New parts.
     parts: BTreeSet<Part>,
-    /// Tables that were not there before.
+    /// New tables.
     tables: BTreeSet<Table>,
-    /// Pieces of gates that were not there before.
+    /// New pieces of gates.
     built: Vec<Built>,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Nft {
 // === impl Content ===
 
 impl Content {
-    /// What these ops want, each thing once.
+    /// Collects what these ops need, without duplicates.
     pub(super) fn of<'a>(ops: impl IntoIterator<Item = &'a Op>) -> Self {
         let mut content = Self::default();
         let mut known = HashSet::new();
@@ -94,18 +94,18 @@ impl Content {
         self.elements.is_empty() && self.rules.is_empty() && self.parts.is_empty()
     }
 
-    /// The gates of its rules.
+    /// Returns the gates of its rules.
     fn gates(&self) -> BTreeSet<Gate> {
         self.rules.iter().filter_map(|rule| rule.gate.clone()).collect()
     }
 
-    /// Pieces of which each is one transaction of about `most` requests.
+    /// Splits it into transactions of about `most` requests.
     fn batches(self, most: usize) -> Vec<Self> {
         let Self { elements, rules, parts } = self;
         if elements.len() + rules.len() * RULE_WEIGHT <= most {
             return vec![Self { elements, rules, parts }];
         }
-        // Each makes the parts that are missing by then.
+        // Each makes the parts that are still missing then.
         let empty = || Self { parts: parts.clone(), ..Self::default() };
         let elements = elements.chunks(most).map(|piece| Self { elements: piece.to_vec(), ..empty() });
         let rules = rules.chunks((most / RULE_WEIGHT).max(1)).map(|piece| Self { rules: piece.to_vec(), ..empty() });
@@ -116,7 +116,7 @@ impl Content {
 // === impl Added ===
 
 impl Added {
-    /// What was made around elements and rules.
+    /// Returns only what was made around elements and rules.
     pub(super) fn base_only(self) -> Self {
         Self { elements: Vec::new(), rules: Vec::new(), ..self }
     }
@@ -131,24 +131,24 @@ impl Nft {
         Ok(Self { socket })
     }
 
-    /// How many messages were sent so far.
+    /// Returns how many messages were sent so far.
     pub(super) fn sent(&self) -> u32 {
         self.socket.sent()
     }
 
-    /// The content in pieces of one transaction each.
+    /// Splits the content into transactions.
     pub(super) fn batches(&mut self, content: Content) -> Vec<Content> {
         let few = content.elements.len() + content.rules.len() * RULE_WEIGHT <= socket::FEW;
         if few { vec![content] } else { content.batches(self.socket.capacity()) }
     }
 
-    /// Whether all of it is there.
+    /// Returns whether all of it exists.
     pub(super) fn has(&mut self, content: &Content) -> Result<bool, NetlinkError> {
         let doing = || "failed to look up an nftables element";
         Ok(self.lacks(std::slice::from_ref(content)).doing(doing)?.is_empty())
     }
 
-    /// Which of these are not there as a whole, by their places.
+    /// Returns the indexes of those that are incomplete.
     pub(super) fn missing(&mut self, contents: &[Content]) -> Result<BTreeSet<usize>, NetlinkError> {
         self.lacks(contents).doing(|| "failed to look up nftables elements and rules")
     }
@@ -185,7 +185,7 @@ impl Nft {
         Ok(lacking)
     }
 
-    /// Whether any of the sets and maps has an element.
+    /// Returns whether any of the sets and maps has an element.
     pub(super) fn has_any(&mut self) -> Result<bool, NetlinkError> {
         for part in [Part::Masquerade, Part::HostPorts, Part::Ingress, Part::SpoofCheck] {
             for set in part.sets() {
@@ -200,13 +200,13 @@ impl Nft {
         Ok(false)
     }
 
-    /// Number of the ruleset as it is now; every transaction changes it.
+    /// Returns the current number of the ruleset, which every transaction changes.
     pub(super) fn generation(&mut self) -> Result<u32, NetlinkError> {
         self.socket.generation().doing(|| "failed to read the nftables generation")
     }
 }
 
-/// Where a rule is: chain and handle of each that has its tag.
+/// Returns chain and handle of each rule with this tag.
 fn find_rule<'a>(
     listing: &mut Listing<'_>,
     rule: &'a TaggedRule,

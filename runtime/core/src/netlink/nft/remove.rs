@@ -1,4 +1,4 @@
-//! Removing, and taking back what was added: what is not there is no error.
+//! Removes content, and undoes additions: a missing object is not an error.
 
 use std::collections::BTreeSet;
 
@@ -17,10 +17,10 @@ use crate::netlink::fault::{Doing, Fault};
 const DOING_REMOVE: &str = "failed to remove nftables elements";
 
 impl Nft {
-    /// Removes elements and rules; those that are not there are no error.
+    /// Removes elements and rules; a missing one is not an error.
     pub(in crate::netlink) fn remove(&mut self, content: &Content) -> Result<(), NetlinkError> {
         let doing = || DOING_REMOVE;
-        // A key that leads elsewhere is another attachment's by now.
+        // A key with another destination belongs to another attachment by now.
         let (keys, maps): (Vec<_>, Vec<_>) = content.elements.iter().partition(|element| element.data().is_none());
         let questions: Vec<Item> = maps.iter().map(|element| element.item(Change::Get)).collect();
         let found = self.socket.ask_each(&questions, answer::element_data).doing(doing)?;
@@ -36,12 +36,12 @@ impl Nft {
         items.chunks(most).try_for_each(|items| self.take_away(items.to_vec(), None).map(drop))
     }
 
-    /// Takes back what `add` did.
+    /// Undoes an `add`.
     pub(in crate::netlink) fn undo(&mut self, added: &Added) -> Result<(), NetlinkError> {
         let doing = || DOING_REMOVE;
         let of_base = !added.parts.is_empty() || !added.built.is_empty();
         for _attempt in 0..ATTEMPTS {
-            // The generation holds off a transaction that comes between the look and the deletion.
+            // The generation prevents a transaction between the read and the deletion.
             let generation = if of_base { Some(self.generation()?) } else { None };
             let mut unused = BTreeSet::new();
             for part in &added.parts {
@@ -67,7 +67,7 @@ impl Nft {
         Err(NetlinkError::Contended { doing: DOING_REMOVE.to_owned(), attempts: ATTEMPTS })
     }
 
-    /// The requests that delete parts, and with them those new tables in which nothing else is.
+    /// Returns the requests that delete parts, and those new tables that contain nothing else.
     fn part_deletions(&mut self, unused: &BTreeSet<Part>, new: &BTreeSet<Table>) -> Result<Vec<Item>, NetlinkError> {
         let mut items = Vec::new();
         let tables: BTreeSet<Table> = unused.iter().map(|part| part.table()).collect();
@@ -84,23 +84,23 @@ impl Nft {
         Ok(items)
     }
 
-    /// One transaction of deletions; `false` when the generation was no longer that one.
+    /// Executes one transaction of deletions. Returns `false` if the generation has changed.
     fn take_away(&mut self, mut items: Vec<Item>, generation: Option<u32>) -> Result<bool, NetlinkError> {
         let mut lost = 0;
         while !items.is_empty() {
             let outcomes = match self.socket.transact(&items, generation) {
                 Err(Fault::Refused(Errno::ERESTART, _)) => return Ok(false),
-                // Done or not: those that are gone are said to be missing next time.
+                // Whether or not it was executed: deleted objects are reported as missing next time.
                 Err(Fault::Lost) if lost < ATTEMPTS && generation.is_none() => {
                     lost += 1;
                     continue;
                 }
-                // If it was done, the next look finds nothing left to delete.
+                // If it was executed, the next read finds nothing left to delete.
                 Err(Fault::Lost) if generation.is_some() => return Ok(false),
                 other => other.doing(|| DOING_REMOVE)?.outcomes,
             };
             let Some((_, fault)) = first_fault(&outcomes) else { break };
-            // One that is missing fails the whole transaction: go on without those. Every round has fewer.
+            // A missing object fails the whole transaction: continue without it. Every round has fewer.
             let before = items.len();
             let mut outcomes = outcomes.iter();
             items.retain(|_| !outcomes.next().is_some_and(Outcome::is_absent));
@@ -111,7 +111,7 @@ impl Nft {
         Ok(true)
     }
 
-    /// Whether a part holds nothing but what was added.
+    /// Returns whether a part contains only what was added.
     fn holds_only(&mut self, part: Part, added: &Added) -> Result<bool, NetlinkError> {
         let doing = || "failed to list nftables elements";
         let ours: BTreeSet<_> = added.elements.iter().map(super::element::Element::announcement).collect();
@@ -134,7 +134,7 @@ impl Nft {
     }
 }
 
-/// The requests that delete rules, as far as they are there.
+/// Returns the requests that delete existing rules.
 fn rule_deletions(listing: &mut Listing<'_>, rules: &[TaggedRule]) -> Result<Vec<Item>, Fault> {
     let mut items = Vec::new();
     for rule in rules {

@@ -1,5 +1,5 @@
-//! Rules that belong to one attachment, for what sets cannot express. Each has a tag of its own, kept where `nft` (in our
-//! tables) or `iptables` (in its) shows a comment: that is how it is found again, whatever happened to the rules around it.
+//! Rules of one attachment, for what sets cannot express. Each has a unique tag, stored where `nft` (in our tables) or
+//! `iptables` (in its own) displays a comment. The tag finds the rule, whatever happened to the rules around it.
 
 use netlink_packet_netfilter::nftables::Expressions;
 
@@ -14,22 +14,22 @@ pub(in crate::netlink) struct TaggedRule {
     pub(super) chain: String,
     pub(super) tag: String,
     pub(super) expressions: Vec<Expressions>,
-    /// For a kernel without the matches of iptables.
+    /// The variant for a kernel without iptables matches.
     pub(super) otherwise: Option<Vec<Expressions>>,
-    /// What must be around it.
+    /// The chains and rules that it needs around it.
     pub(super) gate: Option<Gate>,
 }
 
 // === impl TaggedRule ===
 
 impl TaggedRule {
-    /// The chains it may be in: its own, and the one in which older versions put it.
+    /// Returns the chains in which it may be: its own, and the one that older versions used.
     pub(super) fn places(&self) -> impl Iterator<Item = &str> {
         let older = self.gate.as_ref().map(|_gate| gate::CHAIN);
         [self.chain.as_str()].into_iter().chain(older)
     }
 
-    /// The request that adds it.
+    /// Returns the request that adds it.
     pub(super) fn addition(&self, plain: bool) -> Item {
         match &self.otherwise {
             Some(otherwise) if plain => addition(self.table, &self.chain, otherwise.clone(), Some(&self.tag)),

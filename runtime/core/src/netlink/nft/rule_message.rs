@@ -9,10 +9,10 @@ use super::table::{Item, Table};
 /// Type of a comment in a rule's user data (`NFTNL_UDATA_RULE_COMMENT`).
 const UDATA_COMMENT: u8 = 0;
 
-/// What an xt comment has room for, with the zero at its end.
+/// Maximum length of an xt comment, with its terminating zero.
 const XT_COMMENT: usize = 256;
 
-/// The request that adds a rule at the end of its chain.
+/// Returns the request that adds a rule at the end of its chain.
 pub(super) fn addition(table: Table, chain: &str, expressions: Vec<Expressions>, comment: Option<&str>) -> Item {
     let mut attributes = vec![
         RuleAttribute::Table(table.name().to_owned()),
@@ -21,7 +21,7 @@ pub(super) fn addition(table: Table, chain: &str, expressions: Vec<Expressions>,
     ];
     match comment {
         Some(text) => attributes.push(RuleAttribute::UserData(comment_data(text))),
-        // Rules of iptables say which protocol they are about: all.
+        // Rules of iptables declare their protocol: all.
         None => {
             attributes.push(RuleAttribute::Compat(vec![DefaultNla::new(1, vec![0; 4]), DefaultNla::new(2, vec![0; 4])]))
         }
@@ -30,7 +30,7 @@ pub(super) fn addition(table: Table, chain: &str, expressions: Vec<Expressions>,
     Item { table, message, flags: NLM_F_CREATE | NLM_F_APPEND }
 }
 
-/// The request that deletes a rule.
+/// Returns the request that deletes a rule.
 pub(super) fn deletion(table: Table, chain: &str, handle: u64) -> Item {
     let attributes = vec![
         RuleAttribute::Table(table.name().to_owned()),
@@ -40,13 +40,14 @@ pub(super) fn deletion(table: Table, chain: &str, handle: u64) -> Item {
     Item { table, message: NfTablesMessage::DeleteRule(RuleMessage { attributes }), flags: 0 }
 }
 
-/// A comment as `nft` stores it: type, length, text with a zero at its end.
+/// Formats a comment like `nft`: type, length, text with a terminating zero.
 fn comment_data(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len() + 1).unwrap_or(u8::MAX);
     [&[UDATA_COMMENT, length], text.as_bytes(), &[0]].concat()
 }
 
-/// The comment of a rule in a table of `iptables`: a match that always applies.
+/// Returns the comment of a rule in a table of `iptables`: a match that is
+/// always true.
 pub(super) fn xt_comment(text: &str) -> Expressions {
     let mut info = text.as_bytes().to_vec();
     info.truncate(XT_COMMENT - 1);

@@ -6,7 +6,7 @@ use super::table::Table;
 use super::{accept, condition};
 use crate::plan::Op;
 
-/// The rules of an op; none for ops that are elements only.
+/// Returns the rules of an op; none for ops that only have elements.
 pub(super) fn rules(op: &Op) -> Vec<TaggedRule> {
     match op {
         Op::HostPort(port) if !port.conditions.is_empty() => {

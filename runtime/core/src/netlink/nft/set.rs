@@ -1,4 +1,4 @@
-//! Sets and maps: what weft keeps in them, and the requests that make them.
+//! Sets and maps: their types, and the requests that make them.
 
 use netlink_packet_core::{DefaultNla, NLA_F_NESTED};
 use netlink_packet_netfilter::nftables::{NfTablesMessage, SetAttribute, SetDescription, SetFlags, SetMessage};
@@ -7,7 +7,7 @@ use super::Part;
 use super::bytes::emitted;
 use super::table::Item;
 
-/// What `nft` calls a set or a map; the kernel keeps types and user data for it without looking at them.
+/// `nft`'s properties of a set or a map; the kernel stores types and user data without interpreting them.
 #[derive(Debug)]
 pub(super) struct SetSpec {
     pub(super) part: Part,
@@ -15,12 +15,12 @@ pub(super) struct SetSpec {
     /// Identifies the set inside the transaction that makes it.
     pub(super) id: u32,
     fields: &'static [Field],
-    /// What a map leads to.
+    /// The type of a map's values.
     data: &'static [Field],
     interval: bool,
 }
 
-/// A data type of `nft`: its number there and its length in bytes.
+/// A data type of `nft`: its number and its length in bytes.
 #[derive(Debug)]
 struct Field {
     number: u32,
@@ -72,17 +72,17 @@ pub(super) const GUARDED: SetSpec = set(Part::Ingress, "guarded", 15, &[IFNAME],
 // === impl SetSpec ===
 
 impl SetSpec {
-    /// The request that makes it.
+    /// Returns the request that makes it.
     pub(super) fn creation(&self, flags: u16) -> Item {
         Item { table: self.part.table(), message: NfTablesMessage::NewSet(self.message()), flags }
     }
 
-    /// The request that asks whether it is there.
+    /// Returns the request that asks whether it exists.
     pub(super) fn question(&self) -> Item {
         Item { table: self.part.table(), message: NfTablesMessage::GetSet(self.name_only()), flags: 0 }
     }
 
-    /// The request that deletes it.
+    /// Returns the request that deletes it.
     pub(super) fn deletion(&self) -> Item {
         Item { table: self.part.table(), message: NfTablesMessage::DeleteSet(self.name_only()), flags: 0 }
     }
@@ -108,7 +108,7 @@ impl SetSpec {
             attributes.extend([SetAttribute::DataType(number(self.data)), SetAttribute::DataLen(length(self.data))]);
         }
         if let [field] = self.fields {
-            // Without it `nft` prints interface names backwards. Type 0 (NFTNL_UDATA_SET_KEYBYTEORDER), length, number.
+            // Without it, `nft` prints interface names reversed. Type 0 (NFTNL_UDATA_SET_KEYBYTEORDER), length, number.
             let order = (field.order as u32).to_ne_bytes();
             attributes.push(SetAttribute::UserData([&[0, 4], order.as_slice()].concat()));
         } else {
@@ -127,7 +127,7 @@ fn number(fields: &[Field]) -> u32 {
 }
 
 fn length(fields: &[Field]) -> u32 {
-    // A value by itself is as long as it is, one in a concatenation fills whole registers.
+    // A single value has its own length; in a concatenation it fills whole registers.
     match fields {
         [field] => field.length,
         fields => fields.iter().map(|field| field.length.next_multiple_of(4)).sum(),
@@ -135,7 +135,7 @@ fn length(fields: &[Field]) -> u32 {
 }
 
 impl Field {
-    /// `NFTA_LIST_ELEM { NFTA_SET_FIELD_LEN }`, which the message crate leaves raw.
+    /// `NFTA_LIST_ELEM { NFTA_SET_FIELD_LEN }`, for which the message crate has no type.
     fn nla(&self) -> DefaultNla {
         const LIST_ELEM: u16 = 1;
         const FIELD_LEN: u16 = 1;

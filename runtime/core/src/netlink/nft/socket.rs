@@ -1,7 +1,8 @@
-//! The netfilter netlink socket: batches with one outcome per request, and questions.
+//! The netfilter netlink socket: batches with one outcome per request, and queries.
 //!
-//! Sending and receiving are `wire`'s. The kernel queues all answers to a datagram before `send` returns, so what one datagram
-//! asks must fit the receive buffer: a batch has at most [`Socket::capacity`] requests, and questions go out a few at a time.
+//! `wire` sends and receives. The kernel queues all answers to a datagram before `send` returns, so the answers to one
+//! datagram must fit the receive buffer: a batch has at most [`Socket::capacity`] requests, and queries are sent a few
+//! at a time.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -28,33 +29,33 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u8 = 16;
 const BATCH_GENID: u16 = 1;
 
-/// What the kernel counts for the answers to one request at most: an announcement in a buffer of a page and a bit
-/// (`NLMSG_GOODSIZE`), and an acknowledgement or a refusal.
+/// Maximum buffer space that the kernel charges for the answers to one request: an announcement in a buffer of slightly
+/// more than a page (`NLMSG_GOODSIZE`), and an acknowledgement or a refusal.
 const ANSWER_BYTES: usize = 6 << 10;
 
-/// Requests of a batch where the receive buffer may be as large as we like, and the least where it may not.
+/// Requests of a batch if the receive buffer can be enlarged freely, and the minimum if it cannot.
 const MOST: usize = 256;
 const LEAST: usize = 8;
 
-/// So many are never too many: the system's usual receive buffer takes their answers.
+/// This number always works: the system's default receive buffer holds their answers.
 pub(super) const FEW: usize = 16;
 
-/// How often a transaction is tried again after somebody else's came between.
+/// How often a transaction is retried after another one came in between.
 pub(super) const ATTEMPTS: u32 = 32;
 
-/// Questions of one datagram.
+/// Queries per datagram.
 const QUESTIONS: usize = 24;
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
     /// One for each request.
     pub(super) outcomes: Vec<Outcome>,
-    /// Set and key of the elements that the kernel tells of as new ones; it does for requests with `NLM_F_ECHO`.
+    /// Set and key of the elements that the kernel announced as new; it does so for requests with `NLM_F_ECHO`.
     pub(super) announced: HashSet<(String, Vec<u8>)>,
 }
 
-/// What became of one request of a batch.
+/// The outcome of one request of a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
     refused: Option<Refusal>,
@@ -66,7 +67,7 @@ pub(super) struct Socket {
     wire: Wire,
     sequence: u32,
     sent: u32,
-    /// Requests that a batch may have; known once it was asked for.
+    /// Maximum requests of a batch; known after the first query.
     capacity: Option<usize>,
 }
 
@@ -77,7 +78,7 @@ impl Outcome {
         self.refused.as_ref().is_some_and(|(errno, _)| *errno == Errno::ENOENT)
     }
 
-    /// Whether the key is there and leads elsewhere.
+    /// Returns whether the key exists with another destination.
     pub(super) fn is_clash(&self) -> bool {
         self.refused.as_ref().is_some_and(|(errno, _)| matches!(errno, Errno::EEXIST | Errno::EBUSY))
     }
@@ -98,17 +99,18 @@ impl Socket {
         self.sent
     }
 
-    /// How many requests a batch may have, so that all answers fit the receive buffer, which this makes large. A process that
-    /// may not enlarge it beyond the system's limit sends smaller batches.
+    /// Returns the maximum number of requests in a batch such that all answers fit the receive buffer, which this
+    /// enlarges. A process that may not exceed the system's limit sends smaller batches.
     pub(super) fn capacity(&mut self) -> usize {
         let wire = &self.wire;
         *self.capacity.get_or_insert_with(|| (wire.enlarge(MOST * ANSWER_BYTES) / ANSWER_BYTES).clamp(LEAST, MOST))
     }
 
-    /// One transaction. An error is about the batch as a whole, an outcome about one of its requests; any refused one
-    /// means that nothing was changed. [`Fault::Lost`] means that it is not known whether anything was.
+    /// Executes one transaction. An error concerns the batch as a whole, an outcome one of its requests; if any is
+    /// refused, nothing was changed. [`Fault::Lost`] means that it is unknown whether anything was changed.
     ///
-    /// Only the last request asks for an acknowledgement: refusals come unasked, and the kernel sends all of them in order.
+    /// Only the last request asks for an acknowledgement: refusals are always sent, and the kernel sends all of them in
+    /// order.
     pub(super) fn transact(&mut self, items: &[Item], generation: Option<u32>) -> Result<Transaction, Fault> {
         let mut bytes = Vec::with_capacity(4096);
         let control =
@@ -137,7 +139,8 @@ impl Socket {
         while !is_complete {
             let answers = match self.wire.receive(&mut buffer) {
                 Err(Fault::Lost) => {
-                    // What is still queued belongs to this batch, and would be taken for answers to the next one.
+                    // Answers that are still queued belong to this batch, and would be mistaken for answers to the next
+                    // one.
                     self.wire.drain();
                     return Err(Fault::Lost);
                 }
@@ -152,7 +155,7 @@ impl Socket {
                     return Err(Fault::Refused(errno, hint));
                 }
                 if answer.kind != NLMSG_ERROR {
-                    // Announcements have no sequence number; they come before the acknowledgement.
+                    // Announcements have no sequence number; they precede the acknowledgement.
                     answer::elements(answer.whole, &mut done.announced);
                 } else if let Some(outcome) = requests.get(&answer.sequence).and_then(|at| done.outcomes.get_mut(*at)) {
                     outcome.refused = refused;
@@ -163,12 +166,12 @@ impl Socket {
         Ok(done)
     }
 
-    /// Whether the thing that a question asks for is there.
+    /// Returns whether the object of a query exists.
     pub(super) fn has(&mut self, question: &Item) -> Result<bool, Fault> {
         Ok(self.ask_each(std::slice::from_ref(question), |_answer| ())?.iter().any(Option::is_some))
     }
 
-    /// What `read` makes of the answer to each question; `None` where the thing is not there.
+    /// Applies `read` to the answer to each query; `None` if the object does not exist.
     pub(super) fn ask_each<T>(
         &mut self,
         questions: &[Item],
@@ -204,8 +207,8 @@ impl Socket {
         Ok(found)
     }
 
-    /// What `read` makes of each message of a dump. One that somebody's transaction came between is torn: it is asked for
-    /// again.
+    /// Applies `read` to each message of a dump. A dump that another transaction interrupted is inconsistent and is
+    /// repeated.
     fn dump<T>(&mut self, item: &Item, read: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<T>, Fault> {
         for _attempt in 0..ATTEMPTS {
             if let Some(things) = self.try_dump(item, &read)? {
@@ -238,15 +241,15 @@ impl Socket {
         }
     }
 
-    /// Number of the ruleset as it is now; every transaction changes it.
+    /// Returns the current number of the ruleset, which every transaction changes.
     pub(super) fn generation(&mut self) -> Result<u32, Fault> {
-        // The family is not looked at.
+        // The kernel ignores the family.
         let message = NfTablesMessage::GetGen(GenMessage { attributes: Vec::new() });
         let answers = self.ask_each(&[Item { table: Table::Inet, message, flags: 0 }], answer::generation)?;
         answers.into_iter().flatten().flatten().next().ok_or(Fault::Broken("no generation"))
     }
 
-    /// The keys of all elements of a set.
+    /// Returns the keys of all elements of a set.
     pub(super) fn dump_elements(&mut self, table: Table, set: &str) -> Result<HashSet<(String, Vec<u8>)>, Fault> {
         let attributes = vec![SetElementList::Table(table.name().to_owned()), SetElementList::Set(set.to_owned())];
         let message = NfTablesMessage::GetSetElement(SetElementMessage { attributes });
@@ -258,7 +261,7 @@ impl Socket {
         Ok(keys.into_iter().flatten().collect())
     }
 
-    /// The rules of a chain, in order; none where there is no such chain.
+    /// Returns the rules of a chain in order; none if the chain does not exist.
     pub(super) fn rules(&mut self, table: Table, chain: &str) -> Result<Vec<FoundRule>, Fault> {
         match self.dump(&rules_question(table, chain), |message| answer::rule(message, chain)) {
             Err(fault) if fault.is_absent() => Ok(Vec::new()),
@@ -266,7 +269,7 @@ impl Socket {
         }
     }
 
-    /// The chains of a table.
+    /// Returns the chains of a table.
     pub(super) fn chains(&mut self, table: Table) -> Result<Vec<FoundChain>, Fault> {
         let message = NfTablesMessage::GetChain(ChainMessage { attributes: Vec::new() });
         self.dump(&Item { table, message, flags: 0 }, |message| {
@@ -289,7 +292,7 @@ impl Socket {
     }
 }
 
-/// The request that lists the rules of a chain.
+/// Returns the request that lists the rules of a chain.
 fn rules_question(table: Table, chain: &str) -> Item {
     let attributes = vec![RuleAttribute::Table(table.name().to_owned()), RuleAttribute::Chain(chain.to_owned())];
     Item { table, message: NfTablesMessage::GetRule(RuleMessage { attributes }), flags: 0 }

@@ -1,8 +1,9 @@
-//! Host ports that the stock `portmap` mapped, before the node was switched to weft: both would claim the port, and the first
-//! rule that a packet meets decides.
+//! Host ports that the stock `portmap` mapped before the node was switched to weft: both would claim the port, and the
+//! first rule that matches a packet decides.
 //!
-//! Its backends keep them in `CNI-HOSTPORT-DNAT` of table `nat` (`iptables`; one rule for up to 15 ports, which jumps to a chain of the
-//! container) and in the tables `cni_hostport` (nftables). The tables of `iptables-legacy` cannot be seen.
+//! Its backends store them in `CNI-HOSTPORT-DNAT` of table `nat` (`iptables`; one rule for up to 15 ports, which jumps
+//! to a chain of the container) and in the tables `cni_hostport` (nftables). The tables of `iptables-legacy` are not
+//! visible.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +23,7 @@ const DNAT: &str = "CNI-HOSTPORT-DNAT";
 const CHAINS: [&str; 2] = ["hostports", "hostip_hostports"];
 
 impl Nft {
-    /// Refuses ports that a container of the stock plugin has.
+    /// Refuses ports that a container of the stock plugin uses.
     pub(in crate::netlink) fn refuse_stock_ports(&mut self, ports: &[&HostPort]) -> Result<(), NetlinkError> {
         let families: BTreeSet<bool> = ports.iter().map(|port| port.to.is_ipv4()).collect();
         for is_ipv4 in families {
@@ -35,7 +36,7 @@ impl Nft {
         Ok(())
     }
 
-    /// The first of these ports that a rule of the stock plugin is about, and the rule's comment.
+    /// Returns the first of these ports that a rule of the stock plugin matches, and the rule's comment.
     fn stock_port<'a>(
         &mut self,
         family: Family,
@@ -62,14 +63,14 @@ impl Nft {
     }
 }
 
-/// Whether the container's chain has the port too: the rule that jumps there names all ports, whatever address they are for.
+/// Returns whether the container's chain has the port too: the rule that jumps there names all ports, for any address.
 fn leads(listing: &mut Listing<'_>, table: Table, rule: &FoundRule, port: &HostPort) -> Result<bool, Fault> {
     let Some(chain) = &rule.jump else { return Ok(true) };
     Ok(listing.rules(table, chain)?.iter().any(|rule| rule.jump.is_none() && rule.ports.is_about(port)))
 }
 
 impl PortMatch {
-    /// Whether a packet for the port may match.
+    /// Returns whether a packet for the port may match.
     fn is_about(&self, port: &HostPort) -> bool {
         let same_address = match (&self.address, port.host_ip) {
             (Some(theirs), Some(ours)) => *theirs == octets(ours),

@@ -1,5 +1,6 @@
-//! What is there of the parts of the base. A part may be missing, or somebody may have taken its rules away and left chains and
-//! sets (`nft flush table inet weft`): the kernel counts what uses a chain, so one question for each chain tells.
+//! Inspects the existing parts of the base. A part may be missing, or somebody may have deleted its rules but not its
+//! chains and sets (`nft flush table inet weft`). The kernel counts the uses of a chain, so one query per chain
+//! suffices.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,17 +9,17 @@ use super::{Nft, Part, answer};
 use crate::netlink::fault::Fault;
 use crate::plan::Op;
 
-/// What is wrong with a part.
+/// A defect of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Condition {
-    /// Its first chain is not there.
+    /// Its first chain does not exist.
     Missing,
-    /// Rules of it are gone.
+    /// Some of its rules were deleted.
     Emptied,
 }
 
 impl Part {
-    /// The part that an op is in, if it is in one.
+    /// Returns the part that an op needs, if any.
     pub(super) fn needed_by(op: &Op) -> Option<Self> {
         match op {
             Op::Masquerade { .. } => Some(Self::Masquerade),
@@ -32,7 +33,7 @@ impl Part {
 }
 
 impl Nft {
-    /// What is wrong with these parts; nothing for those that are whole.
+    /// Returns the defects of these parts; complete parts are omitted.
     pub(super) fn survey(&mut self, parts: &BTreeSet<Part>) -> Result<BTreeMap<Part, Condition>, Fault> {
         let chains: Vec<(Part, Item, u32)> = parts
             .iter()

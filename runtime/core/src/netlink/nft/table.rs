@@ -1,4 +1,4 @@
-//! Tables and the parts of ours, by name; and what one request is.
+//! Names of tables and of our parts, and the type of a request.
 
 use netlink_packet_core::NLM_F_CREATE;
 use netlink_packet_netfilter::nftables::{NfTablesMessage, TableAttribute, TableMessage};
@@ -7,7 +7,8 @@ use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProto
 use crate::netlink::error::NetlinkError;
 use crate::plan::Family;
 
-/// A table. Ours are called `weft`; the others are those of `iptables`, and those of the stock `portmap`, which are read only.
+/// A table. Ours are called `weft`; the others belong to `iptables` or to the stock `portmap`, whose tables are only
+/// read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::netlink) enum Table {
     /// Masquerading, host ports, ingress policies.
@@ -24,7 +25,7 @@ pub(in crate::netlink) enum Table {
     Nat6,
     /// The IPv4 table of the stock `portmap` with its nftables backend.
     StockHostPorts4,
-    /// The IPv6 one.
+    /// Its IPv6 table.
     StockHostPorts6,
 }
 
@@ -33,11 +34,11 @@ pub(in crate::netlink) enum Table {
 pub(super) struct Item {
     pub(super) table: Table,
     pub(super) message: NfTablesMessage,
-    /// Besides `NLM_F_REQUEST`.
+    /// Flags besides `NLM_F_REQUEST`.
     pub(super) flags: u16,
 }
 
-/// A part of the base, made as a whole.
+/// A part of the base, made as a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::netlink) enum Part {
     Masquerade,
@@ -50,7 +51,7 @@ pub(in crate::netlink) enum Part {
 // === impl Part ===
 
 impl Part {
-    /// Where it is.
+    /// Returns its table.
     pub(super) fn table(self) -> Table {
         match self {
             Self::SpoofCheck => Table::Bridge,
@@ -67,7 +68,7 @@ impl Part {
 // === impl Table ===
 
 impl Table {
-    /// The one of `iptables` or `ip6tables`.
+    /// Returns the table of `iptables` or `ip6tables`.
     pub(super) fn filter(family: Family) -> Self {
         match family {
             Family::V4 => Self::Filter4,
@@ -84,7 +85,7 @@ impl Table {
         }
     }
 
-    /// As `nft` calls the family.
+    /// Returns the family's name in `nft`.
     pub(super) fn family_name(self) -> &'static str {
         match self {
             Self::Inet => "inet",
@@ -103,17 +104,17 @@ impl Table {
         }
     }
 
-    /// The request to make it where it is missing.
+    /// Returns the request to make it if it is missing.
     pub(super) fn creation(self) -> Item {
         Item { table: self, message: NfTablesMessage::NewTable(self.message()), flags: NLM_F_CREATE }
     }
 
-    /// The request to delete it with all that is in it.
+    /// Returns the request to delete it with all its contents.
     pub(super) fn deletion(self) -> Item {
         Item { table: self, message: NfTablesMessage::DeleteTable(self.message()), flags: 0 }
     }
 
-    /// The request that asks whether it is there.
+    /// Returns the request that asks whether it exists.
     pub(super) fn question(self) -> Item {
         Item { table: self, message: NfTablesMessage::GetTable(self.message()), flags: 0 }
     }
@@ -126,7 +127,7 @@ impl Table {
 // === impl Item ===
 
 impl Item {
-    /// As it is sent.
+    /// Returns the message to send.
     pub(super) fn message(&self) -> NetfilterMessage {
         NetfilterMessage::new(NetfilterHeader::new(self.table.family(), 0, 0), self.message.clone())
     }

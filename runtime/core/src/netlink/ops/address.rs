@@ -24,7 +24,7 @@ pub(super) struct Ensure<'a> {
     pub(super) link: &'a str,
     pub(super) address: IpNet,
     pub(super) force: bool,
-    /// Addresses that may be there too.
+    /// Other allowed addresses.
     pub(super) beside: &'a [IpNet],
 }
 
@@ -56,19 +56,19 @@ impl Operation for Ensure<'_> {
     }
 }
 
-/// Whether an address can be put on a link that may have some.
+/// Whether an address can be put on a link with other addresses.
 enum Found {
-    /// It is there.
+    /// It exists already.
     There,
-    /// It is not, and these keep it from being there.
+    /// It does not exist, and these conflict with it.
     InTheWay(Vec<Address>),
-    /// It is not, and can be.
+    /// It does not exist, and can be added.
     Nothing,
 }
 
 impl Ensure<'_> {
-    /// The rules of the reference bridge: the very same address is enough; any other IPv4 one, or an overlapping IPv6
-    /// one, is in the way. Ranges of one network have their gateways beside each other, where the reference lets no second
+    /// The rules of the reference bridge: an identical address suffices; any other IPv4 address, or an overlapping IPv6
+    /// one, conflicts. Ranges of one network have their gateways side by side, whereas the reference allows no second
     /// range on the bridge.
     fn find(&self, executor: &Executor, index: u32) -> Result<Found, NetlinkError> {
         let (name, family) = (self.link, Family::of(self.address.addr()));
@@ -114,7 +114,7 @@ impl Session<'_> {
             Found::InTheWay(addresses) => addresses,
             Found::Nothing => Vec::new(),
         };
-        // A container that comes from now on may use the address as its gateway. On a VLAN's veth that is any new link.
+        // A later container may use the address as its gateway. On a VLAN's veth, any new link indicates one.
         let unless = if self.is_made(&link) {
             None
         } else {
@@ -125,7 +125,8 @@ impl Session<'_> {
             self.displace(&link, index, in_the_way, unless.clone())?;
         }
         let mut message = address_message(index, address);
-        // Detection takes a second or two, in which the gateway does not answer. Nobody is there yet who could have the address.
+        // Detection takes a second or two, during which the gateway does not answer. No other host can have the address
+        // yet.
         if family == Family::V6
             && self.is_made(&link)
             && self.links.get(&link).is_some_and(|found| found.kind == "bridge")
@@ -144,8 +145,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Removes addresses that are in the way. The kernel drops routes with them (those of an IPv4 subnet, those that
-    /// prefer the address as source), so both are kept for undo.
+    /// Removes conflicting addresses. The kernel drops routes with them (those of an IPv4 subnet, and those that prefer
+    /// the address as source), so both are recorded for undo.
     fn displace(
         &mut self,
         link: &LinkRef,
@@ -156,7 +157,7 @@ impl Session<'_> {
         let Some(family) = addresses.first().map(|address| Family::of(address.net.addr())) else { return Ok(()) };
         let host = &self.executor.host;
         let routes = host.routes(family, None, Some(index)).doing(|| format!("failed to list the routes of {link}"))?;
-        // All of the family, since deleting a primary IPv4 address may take its secondaries along.
+        // Record all of the family, because deleting a primary IPv4 address may delete its secondaries, too.
         let before = host.addresses(index, Some(family)).doing(|| format!("failed to list the addresses of {link}"))?;
         if let Some(unless) = unless {
             let addresses = before.into_iter().map(|address| address.message).collect();
@@ -171,17 +172,17 @@ impl Session<'_> {
     }
 }
 
-/// Removes an address that was added.
+/// Returns the inverse that removes an added address.
 fn remove_address(side: Side, message: AddressMessage) -> Inverse {
     Inverse::request(side, move |rtnl| rtnl.delete_address(message).map(drop))
 }
 
-/// Puts addresses back that were removed, in order, and the routes that went with them.
+/// Returns the inverse that restores removed addresses in order, with the routes that disappeared with them.
 pub(super) fn restore_addresses(side: Side, addresses: Vec<AddressMessage>, routes: Vec<RouteMessage>) -> Inverse {
     Inverse::request(side, move |rtnl| {
         let mut outcome = addresses.into_iter().try_for_each(|message| rtnl.restore_address(message));
         for message in routes {
-            // The kernel has made its own routes again by now.
+            // The kernel has already recreated its own routes.
             outcome = outcome.and(match rtnl.add_route(message) {
                 Err(fault) if fault.is_exists() => Ok(()),
                 other => other,
@@ -199,7 +200,7 @@ impl Executor {
         routed: Option<&Since>,
         found: &mut Vec<Difference>,
     ) -> Result<(), NetlinkError> {
-        // A missing link is reported by its own op; the address is missing either way.
+        // A missing link is reported by its own op; the address is missing in any case.
         let doing = || format!("failed to list the addresses of {link}");
         let (Some(rtnl), Some(there)) = (self.rtnl(link.side), self.look(link)?) else {
             found.push(Difference::Address { address, link: link.clone() });
@@ -213,7 +214,7 @@ impl Executor {
             let routes =
                 rtnl.routes(family, since.table(link, DEFAULT_TABLE), None).doing(|| "failed to list routes")?;
             let network = address.trunc();
-            // The network of a host address has no route of its own in IPv4.
+            // In IPv4, the network of a host address has no route of its own.
             let host = address.prefix_len() == address.max_prefix_len();
             if !host && !routes.iter().filter_map(RouteSpec::read).any(|route| route.dst == network) {
                 found.push(Difference::NoGatewayRoute { network });

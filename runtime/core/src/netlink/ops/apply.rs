@@ -1,4 +1,4 @@
-//! Applies a plan: its ops in order, then what has to wait for them.
+//! Applies a plan: its ops in order, then deferred work.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ impl Executor {
     /// Applies a plan.
     ///
     /// # Errors
-    /// The op that failed and why. Everything before it is undone by then; what could not be is in the error.
+    /// The failed op with its cause. Everything before it has been undone; the error lists what could not be.
     pub fn apply(&mut self, plan: &Plan) -> Result<Applied, ApplyError> {
         let mut applied = Applied::default();
         match self.extend(&mut applied, plan) {
@@ -23,10 +23,10 @@ impl Executor {
         }
     }
 
-    /// Applies more on top of what was applied, for a plan whose addresses only its link can tell.
+    /// Applies additional ops, for a plan whose addresses are only known through its link.
     ///
     /// # Errors
-    /// The op that failed and why. Nothing is undone: `applied` has what there is to undo.
+    /// The failed op with its cause. Nothing is undone: `applied` contains what there is to undo.
     pub fn extend(&mut self, applied: &mut Applied, plan: &Plan) -> Result<(), ApplyError> {
         if self.presence.is_none() {
             self.presence = Presence::enter();
@@ -58,7 +58,7 @@ impl Executor {
 }
 
 impl Session<'_> {
-    /// All ops, then what has to wait for them. An error comes with the index of its op.
+    /// Runs all ops, then deferred work. An error comes with the index of its op.
     fn run(&mut self) -> Result<BTreeMap<LinkRef, LinkInfo>, (usize, NetlinkError)> {
         let plan = self.plan;
         let mut at = 0;

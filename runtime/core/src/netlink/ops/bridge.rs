@@ -15,10 +15,10 @@ use crate::netlink::rtnl::{Link, Lookup, change, high_mac, port_flags};
 use crate::netlink::{Executor, sysctl};
 use crate::plan::{LinkInfo, LinkRef, Mac, Op, Side};
 
-/// How often a bridge may vanish between "it exists" and looking at it.
+/// How often a bridge may disappear between "it exists" and reading it.
 const ATTEMPTS: usize = 4;
 
-/// A bridge of the host exists.
+/// Makes sure that a bridge of the host exists.
 pub(super) struct Ensure<'a> {
     pub(super) name: &'a str,
     pub(super) mtu: Option<u32>,
@@ -26,7 +26,7 @@ pub(super) struct Ensure<'a> {
     pub(super) promisc: bool,
 }
 
-/// A link of the host is a port of a bridge.
+/// Makes a link of the host a port of a bridge.
 pub(super) struct Port<'a> {
     pub(super) link: &'a str,
     pub(super) bridge: &'a str,
@@ -34,7 +34,7 @@ pub(super) struct Port<'a> {
     pub(super) isolated: bool,
 }
 
-/// A bridge keeps its MAC.
+/// Fixes the MAC of a bridge.
 pub(super) struct PinMac<'a> {
     pub(super) link: &'a str,
 }
@@ -60,7 +60,7 @@ impl Operation for Port<'_> {
 }
 
 impl Operation for PinMac<'_> {
-    /// Done last: it has no inverse.
+    /// Runs last: it has no inverse.
     fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
         session.pins.push((session.at, self.link.to_owned()));
         Ok(())
@@ -86,14 +86,14 @@ impl Session<'_> {
             )
         };
         for _attempt in 0..ATTEMPTS {
-            // Nearly always it is there, and looking is cheaper than being refused.
+            // It nearly always exists, and a lookup is cheaper than a refused request.
             if let Some(link) = self.executor.host.link(Lookup::Name(name)).doing(doing)? {
                 return self.use_bridge(name, link, promisc);
             }
             let message = Self::new_bridge(name, mtu, vlan_filtering, promisc);
             match self.executor.host.create_link(message) {
                 Ok(announced) => return self.note_bridge(name, announced),
-                // Another ADD made it just now.
+                // Another ADD has just made it.
                 Err(fault) if fault.is_exists() => {}
                 Err(fault) => return Err(fault.doing(doing())),
             }
@@ -112,7 +112,7 @@ impl Session<'_> {
         if vlan_filtering {
             builder = builder.append_info_data(InfoBridge::VlanFiltering(true));
         }
-        // One that the kernel makes up follows the ports, and udev may write over it (`MACAddressPolicy`).
+        // A MAC assigned by the kernel follows the ports, and udev may overwrite it (`MACAddressPolicy`).
         builder.address(high_mac().0.to_vec()).build()
     }
 
@@ -122,21 +122,22 @@ impl Session<'_> {
             Some(found) => found,
             None => self.link(&link)?.clone(),
         };
-        // Not if another ADD has a port on it, or is about to get one.
+        // Do not undo it if another ADD has a port on it, or is about to add one.
         let unless = self.executor.newcomers_to(found.index);
         let inverse = Inverse::delete_link(Side::Host, found.index);
         self.log_shared(format!("delete bridge {name}"), inverse, unless);
         self.made(link, found);
-        // A container must not become the host's router by sending advertisements (CVE-2020-10749). There is no such key
-        // where the kernel has no IPv6.
+        // A container must not become the host's router by sending advertisements (CVE-2020-10749). The key is missing
+        // if the kernel has no IPv6.
         sysctl::write(&accept_ra(name), "0").ok();
-        // Nor may it keep the host from an address by answering duplicate address detection, which takes a second or two besides. It
-        // begins with the first port (`addrconf_notify` in <https://elixir.bootlin.com/linux/v6.12/source/net/ipv6/addrconf.c>).
+        // It must not prevent the host from using an address by answering duplicate address detection, which also takes
+        // a second or two. Detection begins with the first port (`addrconf_notify` in
+        // <https://elixir.bootlin.com/linux/v6.12/source/net/ipv6/addrconf.c>).
         sysctl::write(&format!("ipv6/conf/{name}/accept_dad"), "0").ok();
         Ok(())
     }
 
-    /// A bridge that was there: up and, if asked for, promiscuous.
+    /// Prepares an existing bridge: up and, if requested, promiscuous.
     fn use_bridge(&mut self, name: &str, found: Link, promisc: bool) -> Result<(), NetlinkError> {
         if found.kind != "bridge" {
             return Err(NetlinkError::NotABridge { name: name.to_owned() });
@@ -161,7 +162,7 @@ impl Session<'_> {
             let inverse = Inverse::set_link(Side::Host, back.build());
             self.log_shared(format!("restore the flags of {name}"), inverse, unless);
         }
-        // As for a new one. A key that cannot be read or written is one of a kernel without IPv6.
+        // The same as for a new one. If the key cannot be read or written, the kernel has no IPv6.
         let key = accept_ra(name);
         if let Ok(Some(old)) = sysctl::read(&key)
             && old != "0"
@@ -191,7 +192,7 @@ impl Session<'_> {
         if found.master != Some(master) {
             self.executor.host.set_link(change(index).controller(master).build()).doing(doing)?;
         }
-        // A port that has just joined has neither flag.
+        // A new port has neither flag.
         let (hairpin_now, isolated_now) =
             if found.master == Some(master) && !made { (found.hairpin, found.isolated) } else { (false, false) };
         if !made {
@@ -206,7 +207,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// The index of the bridge that the plan will make this link a port of, if it is known by now.
+    /// Returns the index of the bridge of which the plan will make this link a port, if it is known already.
     pub(super) fn future_master(&self, name: &str) -> Option<u32> {
         let bridge = self.plan.ops.iter().find_map(|op| match op {
             Op::BridgePort { link, bridge, .. } if link == name => Some(bridge),
@@ -215,8 +216,8 @@ impl Session<'_> {
         self.links.get(&LinkRef::host(bridge.as_str())).map(|bridge| bridge.index)
     }
 
-    /// Keeps the MAC addresses of shared links as they are. Runs when everything else is done, because a MAC that was
-    /// written once can be written over but never be made to follow the ports again.
+    /// Fixes the MAC addresses of shared links. Runs after everything else, because a MAC that was written once can be
+    /// overwritten but never follows the ports again.
     pub(super) fn pin_macs(
         &mut self,
         mut links: BTreeMap<LinkRef, LinkInfo>,
@@ -232,15 +233,15 @@ impl Session<'_> {
         Ok(links)
     }
 
-    /// Writes a bridge's MAC unless it is written already; the MAC it now has if that changed.
+    /// Writes a bridge's MAC unless it was written before. Returns the new MAC if it changed.
     ///
-    /// The kernel does not say whether a bridge's MAC was written. But as long as it was not, it is the lowest of the
-    /// ports'. So a port of ours below the bridge's MAC proves that it was. Bridges made here get a high one, so that the
-    /// proof works out from the second ADD on, which saves a message and, more to the point, the neighbour table: every
-    /// write of a MAC, even of the same one, throws out all neighbours known on the bridge.
+    /// The kernel does not report whether a bridge's MAC was written. But as long as it was not, it is the lowest of
+    /// its ports' MACs. So a port of ours with a lower MAC proves that it was. Bridges made here get a high MAC, so
+    /// that the proof works from the second ADD on. This saves a message and, more importantly, the neighbour table:
+    /// every write of a MAC, even of the same one, drops all known neighbours of the bridge.
     fn pin_mac(&mut self, link: &LinkRef, now: Option<Mac>) -> Result<Option<Mac>, NetlinkError> {
         let before = self.link(link)?.clone();
-        // Only a bridge's MAC follows others.
+        // Only a bridge's MAC follows its ports.
         if self.is_made(link) || before.kind != "bridge" {
             return Ok(None);
         }
@@ -258,7 +259,7 @@ impl Session<'_> {
         if self.links.values().any(|port| port.mac.is_some() && below(port)) {
             return Ok(None);
         }
-        // The MAC from before our port joined, so that neighbours of the bridge need not learn a new one.
+        // Use the MAC from before our port joined, so that neighbours of the bridge need not learn a new one.
         let Some(mac) = before.mac.filter(is_usable).or(now.filter(is_usable)) else {
             return Err(NetlinkError::NoMac { link: link.name.clone(), mac: now });
         };
@@ -268,7 +269,7 @@ impl Session<'_> {
     }
 }
 
-/// A bridge that lost its last port has a MAC of zeros.
+/// A bridge without ports has an all-zero MAC.
 fn is_usable(mac: &Mac) -> bool {
     mac.0 != [0; 6]
 }
@@ -278,7 +279,7 @@ fn accept_ra(name: &str) -> String {
 }
 
 impl Executor {
-    /// With other ports the kernel has already gone back to the MAC from before.
+    /// With other ports, the kernel has already restored the previous MAC.
     fn restore_bridge_mac(&self, index: u32, mac: Mac) -> Result<(), NetlinkError> {
         let doing = || "failed to restore the MAC address of the bridge";
         let Some(found) = self.host.link(Lookup::Index(index)).doing(doing)? else { return Ok(()) };
@@ -289,7 +290,7 @@ impl Executor {
     }
 }
 
-/// Writes a port's bridge and flags back.
+/// Returns the inverse that restores a port's bridge and flags.
 fn restore_port(before: &Link) -> Inverse {
     let Link { index, master, hairpin, isolated, .. } = *before;
     Inverse::request(Side::Host, move |rtnl| {
@@ -320,7 +321,7 @@ impl Executor {
         flags: (bool, bool),
         found: &mut Vec<Difference>,
     ) -> Result<(), NetlinkError> {
-        // A missing one is reported by the ops that made them.
+        // A missing link is reported by the op that made it.
         let (Some(port), Some(master)) = (self.look(&LinkRef::host(link))?, self.look(&LinkRef::host(bridge))?) else {
             return Ok(());
         };

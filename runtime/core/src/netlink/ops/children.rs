@@ -1,6 +1,6 @@
-//! Links of the container that one message makes: children of a parent (macvlan, ipvlan, VLAN), and dummies.
+//! Links of the container that a single message makes: children of a parent (macvlan, ipvlan, VLAN), and dummies.
 //!
-//! They are made in the container's namespace at once, under their name: no move, no temporary name.
+//! They are made directly in the container's namespace with their final name: no move, no temporary name.
 
 use nix::errno::Errno;
 use rtnetlink::packet_route::link::{InfoMacVlan, IpVlanMode, LinkAttribute, LinkMessage, MacVlanMode};
@@ -16,7 +16,7 @@ use crate::netlink::locate::Wanted;
 use crate::netlink::rtnl::{Child, Lookup, random_mac};
 use crate::plan::{CreateDummy, CreateIpvlan, CreateVlan, IpvlanMode, LinkRef, Mac, MacvlanMode, Op, Plan, Side};
 
-/// How often an index is tried.
+/// How many indexes are tried.
 const ATTEMPTS: usize = 4;
 
 /// A macvlan.
@@ -125,7 +125,7 @@ impl Session<'_> {
         self.make_inside(Side::Container, &LinkDummy::new(&op.name).build(), &op.name, "dummy")
     }
 
-    /// Sends the message that makes a link of the container. `parent` is the side whose indexes it speaks of.
+    /// Sends the message that makes a link of the container. `parent` is the side to which its indexes refer.
     fn make_inside(&mut self, parent: Side, message: &LinkMessage, name: &str, kind: &str) -> Result<(), NetlinkError> {
         let link = LinkRef::container(name);
         let doing = || format!("failed to create {kind} {name:?}");
@@ -135,7 +135,7 @@ impl Session<'_> {
             Side::Container => self.rtnl(&link)?.create_link(message).doing(doing)?,
             Side::Host => {
                 self.rtnl(&link)?;
-                // Announced in the container's namespace, where the asking socket hears nothing.
+                // The link is announced in the container's namespace, which the requesting socket does not see.
                 self.make_from_host(message, &link).doing(doing)?;
                 None
             }
@@ -149,11 +149,12 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Has the host make a link in the container.
+    /// Makes a link in the container with the host's socket.
     ///
-    /// Kernels before 6.15 look for the new link's name in the namespace that asks, so that a host which has an `eth0` could not
-    /// make one elsewhere. They look for its index instead where the message has one (`__rtnl_newlink` in
-    /// <https://elixir.bootlin.com/linux/v6.12/source/net/core/rtnetlink.c>), so a plan without one gets one that nobody has.
+    /// Kernels before 6.15 look for the new link's name in the requesting namespace, so that a host with an `eth0`
+    /// could not make one elsewhere. If the message has an index, they look for that instead (`__rtnl_newlink` in
+    /// <https://elixir.bootlin.com/linux/v6.12/source/net/core/rtnetlink.c>), so a plan without an index gets an unused
+    /// one.
     fn make_from_host(&self, mut message: LinkMessage, link: &LinkRef) -> Result<(), Fault> {
         let Some(container) = &self.executor.container else { return Err(Fault::Broken("no container")) };
         message.attributes.push(LinkAttribute::NetNsFd(container.netns.raw_fd()));
@@ -172,12 +173,12 @@ impl Session<'_> {
     }
 }
 
-/// The name is taken, or the index is.
+/// Returns whether the name or the index is taken.
 fn in_the_way(fault: &Fault) -> bool {
     fault.is_exists() || fault.errno() == Some(Errno::EBUSY)
 }
 
-/// Far above what kernels count up to by themselves.
+/// Returns an index far above those that kernels assign themselves.
 fn free_index() -> u32 {
     let [a, b, c, ..] = random_mac().0;
     (1 << 24) | u32::from_be_bytes([0, a, b, c])

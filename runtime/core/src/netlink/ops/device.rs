@@ -15,7 +15,7 @@ use crate::netlink::rtnl::{Link, Lookup, change};
 use crate::netlink::{Executor, sysctl};
 use crate::plan::{Family, LinkRef, Op, Plan, TakeDevice};
 
-/// What the kernel keeps for each link, and makes anew where the link arrives.
+/// Directories that the kernel keeps per link, and recreates when the link is moved.
 const TREES: [&str; 4] = ["ipv4/conf", "ipv6/conf", "ipv4/neigh", "ipv6/neigh"];
 
 impl Operation for TakeDevice {
@@ -33,8 +33,8 @@ impl Operation for TakeDevice {
 }
 
 impl Session<'_> {
-    /// Two messages: the mark by which the device is found wherever it gets to, and then the move, which also renames it: the
-    /// container may have a link of its old name, and the host one of its new one.
+    /// Sends two messages: the mark by which the device is found wherever it is, and then the move, which also renames
+    /// it: the container may have a link with its old name, and the host one with its new name.
     pub(super) fn take_device(&mut self, op: &TakeDevice) -> Result<(), NetlinkError> {
         let netns = self.container_fd(&Op::TakeDevice(op.clone()))?;
         let (near, far) = (LinkRef::host(op.device.as_str()), op.link());
@@ -53,12 +53,13 @@ impl Session<'_> {
         self.executor.host.set_link(relocation(index, netns, &op.name, chosen)).doing(moving)?;
         self.links.remove(&near);
         let found = self.arrived(op, &far)?;
-        // What it gets from here on stays behind when it is moved back.
+        // Everything that it gets from here on disappears when it is moved back.
         self.made(far, Link { up: false, ..found });
         Ok(())
     }
 
-    /// The device in the container. A kernel without `IFLA_NEW_IFINDEX` has left it the index it had, or given it another.
+    /// Returns the device in the container. Without `IFLA_NEW_IFINDEX`, the kernel has kept its index or assigned
+    /// another.
     fn arrived(&mut self, op: &TakeDevice, link: &LinkRef) -> Result<Link, NetlinkError> {
         match self.made_link(link) {
             Ok(found) => Ok(found),
@@ -81,7 +82,7 @@ impl Session<'_> {
         if before.up {
             for family in [Family::V4, Family::V6] {
                 let listed = host.routes(family, None, Some(before.index)).doing(doing)?;
-                // The kernel makes its own again when the addresses are back.
+                // The kernel recreates its own routes with the addresses.
                 routes.extend(listed.into_iter().filter(|route| route.header.protocol != RouteProtocol::Kernel));
             }
         }
@@ -91,11 +92,11 @@ impl Session<'_> {
     }
 }
 
-/// All sysctls of a link of the host that can be read.
+/// Returns all readable sysctls of a link of the host.
 fn link_sysctls(name: &str) -> Result<Vec<(String, String)>, NetlinkError> {
     let mut all = Vec::new();
     for tree in TREES {
-        // A kernel without IPv6 has half of them.
+        // Half of them are missing in a kernel without IPv6.
         let Ok(entries) = fs::read_dir(format!("/proc/sys/net/{tree}/{name}")) else { continue };
         for entry in entries {
             let entry = entry.doing(|| format!("failed to list /proc/sys/net/{tree}/{name}"))?;

@@ -1,4 +1,4 @@
-//! Host ports, forwarding and ingress policies: what is more to them than nftables.
+//! Host ports, forwarding and ingress policies: the parts beyond nftables.
 
 use std::net::Ipv4Addr;
 
@@ -14,8 +14,8 @@ use crate::netlink::sharing::{Filters, is_filter};
 use crate::netlink::{Executor, firewalld, nft, sysctl};
 use crate::plan::{FirewalldSource, HostPort, LinkRef, Op, RouteLocalnet, Side};
 
-/// An op that is elements or rules of nftables: all of a plan are added, compared and removed together, before or after its
-/// links (`sharing`, `teardown`, `check`).
+/// An op that consists of nftables elements or rules: all such ops of a plan are added, compared and removed together,
+/// before or after its links (`sharing`, `teardown`, `check`).
 pub(super) struct Elements;
 
 impl Operation for Elements {
@@ -34,7 +34,7 @@ impl Operation for RouteLocalnet {
     }
 }
 
-/// Its removal and its comparison need the journal (`teardown`), or go together with others (`check`).
+/// Its removal needs the journal (`teardown`), and its comparison is done together with others (`check`).
 impl Operation for FirewalldSource {
     fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError> {
         session.firewalld_source(self)
@@ -42,7 +42,7 @@ impl Operation for FirewalldSource {
 }
 
 impl Difference {
-    /// That what an op has in nftables or in firewalld is not there.
+    /// Returns the difference that an op's objects are missing in nftables or firewalld.
     pub(in crate::netlink) fn of_filter(op: &Op) -> Self {
         match op {
             Op::FirewalldSource(source) => Self::NoSource { address: source.address, zone: source.zone.clone() },
@@ -52,7 +52,7 @@ impl Difference {
 }
 
 impl Executor {
-    /// The host's link that leads to an address, and its switch for 127.0.0.0/8; `None` where there is no way there.
+    /// Returns the host's link to an address, and its switch for 127.0.0.0/8; `None` if there is no route to it.
     pub(in crate::netlink) fn localnet_switch(
         &self,
         address: Ipv4Addr,
@@ -68,9 +68,9 @@ impl Executor {
 }
 
 impl Session<'_> {
-    /// The link is found now, when the links, addresses and routes of the plan are there.
+    /// Finds the link only now, after the links, addresses and routes of the plan exist.
     pub(super) fn route_localnet(&mut self, route: &RouteLocalnet) -> Result<(), NetlinkError> {
-        // Before the switch: what keeps containers away from what listens on 127.0.0.1.
+        // Before the switch, add what protects services on 127.0.0.1 from containers.
         self.filters()?;
         let Some((link, key)) = self.executor.localnet_switch(route.address)? else { return Ok(()) };
         let Some(old) = sysctl::read(&key)?.filter(|value| value != "1") else { return Ok(()) };
@@ -93,7 +93,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Flows to mapped ports that began earlier and go elsewhere come to the container from now on.
+    /// Deletes older flows to mapped ports with another destination, so that they now reach the container.
     pub(super) fn forget_flows(&self) {
         conntrack::forget(self.plan.ops.iter().filter_map(Op::host_port), Flows::Elsewhere);
     }
@@ -110,8 +110,8 @@ impl Executor {
 }
 
 impl Session<'_> {
-    /// All nftables ops of the plan at once. Elements name links by name and match nothing until there is traffic, so
-    /// the first op is early enough for all of them, and never too early.
+    /// Executes all nftables ops of the plan at once. Elements name links and match nothing until there is traffic, so
+    /// the position of the first op is right for all of them.
     pub(super) fn filters(&mut self) -> Result<(), NetlinkError> {
         if std::mem::replace(&mut self.filtered, true) {
             return Ok(());
@@ -124,7 +124,7 @@ impl Session<'_> {
             nft.refuse_stock_ports(&ports.iter().collect::<Vec<_>>())?;
         }
         let batches = nft.batches(nft::Content::of(&ops));
-        // Undone in the other order: flows are forgotten once nothing leads them here any more.
+        // Undone in reverse order: flows are deleted once nothing leads them here any more.
         if !ports.is_empty() {
             self.log("forget flows to the host ports", Inverse::Flows(ports));
         }

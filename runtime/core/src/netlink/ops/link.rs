@@ -1,4 +1,4 @@
-//! Links of the container: veth pairs, bringing links up, announcing them. Children of a parent are in `children`.
+//! Links of the container: makes veth pairs, brings links up, announces them. `children` has children of a parent.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ use crate::netlink::sysctl::Of;
 use crate::netlink::{Executor, sysctl};
 use crate::plan::{LinkRef, Mac, Plan, Side};
 
-/// How many queues of either kind a link has.
+/// The numbers of queues of a link.
 const TX: fn(u32) -> LinkAttribute = LinkAttribute::NumTxQueues;
 const RX: fn(u32) -> LinkAttribute = LinkAttribute::NumRxQueues;
 
@@ -29,12 +29,12 @@ pub(super) struct Veth<'a> {
     pub(super) mac: Option<Mac>,
 }
 
-/// A link comes up.
+/// Brings a link up.
 pub(super) struct Up<'a> {
     pub(super) link: &'a LinkRef,
 }
 
-/// Neighbours learn the addresses of a link.
+/// Announces the addresses of a link to neighbours.
 pub(super) struct Announce<'a> {
     pub(super) link: &'a str,
     pub(super) addresses: &'a [IpAddr],
@@ -45,9 +45,10 @@ impl Operation for Veth<'_> {
         session.create_veth(self.container, self.host, self.mtu, self.mac)
     }
 
-    /// By the host's end where there is one: its name is random, so nothing else has it, and it finds the pair even where the
-    /// container's end was renamed or moved. Without it the pair is gone, or somebody has renamed that end: then its label tells.
-    /// A pair with no or another label is another attachment's, which came to the same namespace later.
+    /// Deletes the pair by the host's end if it exists: its name is random and thus unique, and it finds the pair even
+    /// if the container's end was renamed or moved. Without it, the pair is gone, or somebody has renamed that end, in
+    /// which case its label identifies it. A pair with no or another label belongs to another attachment that uses the
+    /// same namespace.
     fn tear_down(&self, executor: &mut Executor, plan: &Plan) -> Result<(), NetlinkError> {
         if executor.delete_host_link(self.host, "veth")? {
             return Ok(());
@@ -68,7 +69,7 @@ impl Operation for Up<'_> {
         session.link_up(self.link)
     }
 
-    /// Only loopback comes up without having been made by the plan; others are gone by now.
+    /// Only loopback comes up without being made by the plan; other links are gone by now.
     fn tear_down(&self, executor: &mut Executor, _plan: &Plan) -> Result<(), NetlinkError> {
         if self.link.name == "lo" { executor.link_down(self.link) } else { Ok(()) }
     }
@@ -89,8 +90,9 @@ impl Operation for Announce<'_> {
 }
 
 impl Session<'_> {
-    /// One message makes both ends, each in its namespace, and puts the host's on its bridge: a move would cost a grace
-    /// period. The host's end is the main one, because only that may have a master and is announced to us.
+    /// Makes both ends with one message, each in its namespace, and puts the host's end on its bridge: a move would
+    /// cost a grace period. The host's end is the primary one, because only that may have a master and is announced to
+    /// us.
     pub(super) fn create_veth(
         &mut self,
         container: &str,
@@ -101,8 +103,8 @@ impl Session<'_> {
         let netns = self.container_fd(&format!("creating {container}"))?;
         let peer: LinkMessageBuilder<LinkUnspec> = LinkUnspec::new_with_name(container).setns_by_fd(netns);
         let main = LinkVeth::new(host, container).up().address(random_mac().0.to_vec());
-        // Where no number is given, the kernel makes a pair of queues for each processor and then takes all but one out of
-        // use, at either end, which means waiting for two RCU grace periods: a tenth of the time of an ADD.
+        // Without a number, the kernel makes a pair of queues per processor and then disables all but one, at both
+        // ends, which waits for two RCU grace periods: a tenth of the duration of an ADD.
         let (mut peer, mut main) = ([TX, RX].into_iter()).fold((peer, main), |(peer, main), queues| {
             (peer.append_extra_attribute(queues(1)), main.append_extra_attribute(queues(1)))
         });
@@ -129,9 +131,9 @@ impl Session<'_> {
             Some(found) => found,
             None => self.link(&near)?.clone(),
         };
-        // Made means undone, whatever comes next.
+        // Once it is made it must be undone, whatever comes next.
         self.log(format!("delete {host}"), Inverse::delete_link(Side::Host, found.index));
-        // The announcement is from before it joined the bridge.
+        // The announcement was sent before it joined the bridge.
         found.master = master;
         if let Some(index) = found.other {
             self.made(
@@ -150,7 +152,7 @@ impl Session<'_> {
             self.made.insert(far);
         }
         self.made(near, found);
-        // As for bridges: the container must not send the host its router advertisements.
+        // As for bridges: the host must ignore the container's router advertisements.
         sysctl::write(&format!("ipv6/conf/{host}/accept_ra"), "0").ok();
         Ok(())
     }
@@ -176,12 +178,12 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Has the kernel announce the link's addresses: gratuitous ARP for each IPv4 one, unsolicited neighbour
+    /// Makes the kernel announce the link's addresses: gratuitous ARP for each IPv4 one, unsolicited neighbour
     /// advertisements for the IPv6 ones.
     ///
-    /// It does so whenever a MAC is written, even the same one, if the two `*_notify` keys are on. A packet socket of our
-    /// own could send the same frames, but closing one costs an RCU grace period (8 to 16 ms where the whole ADD takes
-    /// less than two). Best effort: a peer that still has the old answer finds out in time.
+    /// The kernel does so whenever a MAC is written, even the same one, if the two `*_notify` keys are set. A packet
+    /// socket of our own could send the same frames, but closing it costs an RCU grace period (8 to 16 ms, while the
+    /// whole ADD takes less than two). Best effort: a peer with an old entry learns the new one eventually.
     pub(super) fn announce(&mut self, link: &LinkRef, addresses: &[IpAddr]) -> Result<(), NetlinkError> {
         if addresses.is_empty() {
             return Ok(());
@@ -215,7 +217,7 @@ impl Session<'_> {
     }
 }
 
-/// An operational state as the reference plugins print it.
+/// Returns an operational state as the reference plugins print it.
 pub(super) fn state_name(state: State) -> String {
     match state {
         State::Unknown => "unknown".to_owned(),
@@ -229,7 +231,8 @@ pub(super) fn state_name(state: State) -> String {
     }
 }
 
-/// Takes a link down, and off it the addresses that came with its being up (loopback's `127.0.0.1`).
+/// Returns the inverse that takes a link down and removes the addresses that appeared when it came up (loopback's
+/// `127.0.0.1`).
 fn down_again(side: Side, index: u32, before: Vec<IpNet>) -> Inverse {
     Inverse::request(side, move |rtnl| {
         rtnl.set_link(change(index).down().build())?;
@@ -256,7 +259,7 @@ impl Executor {
         mac: Option<Mac>,
         found: &mut Vec<Difference>,
     ) -> Result<(), NetlinkError> {
-        // Known by its other end.
+        // Identified by its other end.
         let made = Made { kind: "veth", index: None, mac };
         let far = self.check_container_link(&LinkRef::container(container), &made, found)?;
         let near = self.look(&LinkRef::host(host))?.filter(|near| near.kind == "veth");

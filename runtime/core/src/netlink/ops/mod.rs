@@ -1,7 +1,8 @@
-//! The ops: one file for each kind, with how it is applied, undone, torn down and checked ([`Operation`]); and applying a plan.
+//! The ops: one file per kind implements applying, undoing, tearing down and checking ([`Operation`]). Also applies
+//! plans.
 //!
-//! Few round trips is the point: a link is looked up once and remembered, a new one is known from the kernel's
-//! announcement of it, a port joins its bridge in the message that makes it, and all nftables elements of the plan are one transaction.
+//! The aim is few round trips: a link is looked up once and cached, a new link is known from the kernel's announcement,
+//! a port joins its bridge in the message that makes it, and all nftables elements of the plan are one transaction.
 
 mod address;
 mod apply;

@@ -1,4 +1,4 @@
-//! Forgetting who had an address before.
+//! Forgets the previous holders of addresses.
 
 use super::{Operation, Session};
 use crate::netlink::error::NetlinkError;
@@ -16,11 +16,11 @@ impl Operation for ForgetNeighbours {
 }
 
 impl Session<'_> {
-    /// Best effort: what could not be forgotten times out.
+    /// Best effort: entries that cannot be deleted time out.
     pub(super) fn forget_neighbours(&mut self, op: &ForgetNeighbours) {
         let ForgetNeighbours { link, addresses, mac } = op;
         let link = LinkRef::host(link.as_str());
-        // A link that this plan made has met nobody.
+        // A link made by this plan has no neighbours yet.
         if !self.is_made(&link)
             && let Ok(index) = self.index(&link)
         {

@@ -1,4 +1,4 @@
-//! What the executor knows about one kind of op.
+//! The executor's interface to one kind of op.
 
 use super::Session;
 use crate::netlink::Executor;
@@ -6,28 +6,30 @@ use crate::netlink::check::{Difference, Since};
 use crate::netlink::error::NetlinkError;
 use crate::plan::Plan;
 
-/// All that the executor knows about one kind of op. Its inverse it records when it is applied.
+/// The executor's interface to one kind of op. `apply` records the inverse.
 pub(in crate::netlink) trait Operation {
-    /// Does it, and logs what takes it back.
+    /// Executes it, and logs its inverse.
     fn apply(&self, session: &mut Session<'_>) -> Result<(), NetlinkError>;
 
-    /// Fails as `apply` would because of what is on the host already, as far as that shows beforehand. Looks only.
+    /// Returns the error that `apply` would return because of the host's current state, as far as it can be detected.
+    /// Changes nothing.
     fn foresee(&self, _executor: &Executor) -> Result<(), NetlinkError> {
         Ok(())
     }
 
-    /// Whether applying it may change what is read of a link.
+    /// Returns whether applying it may change the properties of a link.
     fn changes_links(&self) -> bool {
         true
     }
 
-    /// Removes what belongs to the attachment, for DEL and GC, which have the plan alone; missing is success. Nothing for what is
-    /// shared, and for what goes away with a link of the plan.
+    /// Removes what belongs to the attachment, for DEL and GC, which only have the plan; a missing object counts as
+    /// success. Does nothing for shared objects, and for those that disappear with a link of the plan.
     fn tear_down(&self, _executor: &mut Executor, _plan: &Plan) -> Result<(), NetlinkError> {
         Ok(())
     }
 
-    /// Adds what netlink does not show of it. Nothing for what leaves no trace, or is the container's own business.
+    /// Adds the differences that netlink shows. Does nothing for ops that leave no trace, or that the container may
+    /// change.
     fn check(
         &self,
         _executor: &mut Executor,

@@ -1,4 +1,4 @@
-//! Asking the neighbours on a container's link who has the addresses that it is about to get.
+//! Asks the neighbours on a container's link whether they have the addresses that it is about to get.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::netlink::probe;
 use crate::netlink::rtnl::Lookup;
 use crate::plan::{LinkRef, Mac, ProbeAddresses};
 
-/// A physical link takes a second or two to come up, any other much less than a step.
+/// A physical link takes a second or two to come up, any other link much less than a step.
 const CARRIER_STEP: Duration = Duration::from_millis(2);
 const CARRIER_SECONDS: u64 = 5;
 
@@ -39,7 +39,7 @@ impl Session<'_> {
         if by.is_empty() { Ok(()) } else { Err(NetlinkError::InUse { link: op.link.clone(), by }) }
     }
 
-    /// Waits until the link passes packets: what is sent before is lost without a word. Index and hardware address.
+    /// Waits until the link passes packets, because earlier ones are silently lost. Returns index and hardware address.
     fn carrier(&mut self, link: &LinkRef) -> Result<(u32, Mac), NetlinkError> {
         let index = self.index(link)?;
         let rtnl = self.rtnl(link)?;
@@ -47,7 +47,7 @@ impl Session<'_> {
         loop {
             let found = rtnl.link(Lookup::Index(index)).doing(|| format!("failed to lookup {link}"))?;
             let found = found.ok_or_else(|| NetlinkError::NoLink { link: link.clone() })?;
-            // Some drivers never say.
+            // Some drivers never report a state.
             if matches!(found.state, State::Up | State::Unknown) {
                 let mac = found.mac.ok_or_else(|| NetlinkError::NoMac { link: link.name.clone(), mac: None })?;
                 return Ok((index, mac));

@@ -1,10 +1,10 @@
-//! Which file an op is in: one line for each.
+//! Maps each op to its file, one line each.
 
 use super::operation::Operation;
 use super::{address, bridge, children, filter, link, route, sysctls, vlan, wait};
 use crate::plan::Op;
 
-/// What an op of a plan is for the executor.
+/// Returns the executor's interface to an op of a plan.
 pub(in crate::netlink) fn operation(op: &Op) -> Box<dyn Operation + '_> {
     match op {
         Op::EnsureBridge { name, mtu, vlan_filtering, promisc } => {

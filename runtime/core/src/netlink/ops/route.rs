@@ -15,7 +15,7 @@ use crate::netlink::inverse::Inverse;
 use crate::netlink::rtnl::{DEFAULT_TABLE, RouteSpec, route_message};
 use crate::plan::{Family, LinkRef};
 
-/// `RT_SCOPE_LINK`: what a route without gateway has unless told otherwise, so that gateways behind it can be used.
+/// `RT_SCOPE_LINK`: the default scope of a route without a gateway, so that gateways in its network can be used.
 const SCOPE_LINK: u8 = 253;
 
 /// A route.
@@ -26,13 +26,13 @@ pub(super) struct Add<'a> {
     pub(super) existing_ok: bool,
 }
 
-/// The route that the kernel made for an address goes.
+/// Deletes the route that the kernel made for an address.
 pub(super) struct DropConnected<'a> {
     pub(super) link: &'a LinkRef,
     pub(super) dst: IpNet,
 }
 
-/// The default routes of a link go.
+/// Deletes the default routes of a link.
 pub(super) struct DropDefaults<'a> {
     pub(super) link: &'a LinkRef,
     pub(super) family: Family,
@@ -98,7 +98,7 @@ impl Session<'_> {
         }
         let connected = Route::new(dst.trunc(), None);
         let mut message = route_message(&spec(index, &connected, None));
-        // Whatever scope and origin it has.
+        // Match any scope and origin.
         message.header.scope = RouteScope::NoWhere;
         message.header.protocol = RouteProtocol::Unspec;
         if !rtnl.delete_route(message).doing(doing)? {
@@ -118,7 +118,7 @@ impl Session<'_> {
         let there = self.rtnl(link)?.routes(family, Some(DEFAULT_TABLE), Some(index)).doing(doing)?;
         let is_default = |route: RouteSpec| route.dst.prefix_len() == 0;
         for message in there.into_iter().filter(|message| RouteSpec::read(message).is_some_and(is_default)) {
-            // One that has gone by itself meanwhile need not be put back.
+            // A route that disappeared meanwhile need not be restored.
             if self.rtnl(link)?.delete_route(message.clone()).doing(doing)? && !made {
                 let inverse = Inverse::request(link.side, move |rtnl| rtnl.add_route(message));
                 self.log(format!("put a default route back on {link}"), inverse);
@@ -128,10 +128,10 @@ impl Session<'_> {
     }
 }
 
-/// The route as the kernel wants it.
+/// Returns the route in the kernel's form.
 pub(in crate::netlink) fn spec(index: u32, route: &Route, src: Option<IpAddr>) -> RouteSpec {
     let default = if route.gw.is_none() && route.dst.addr().is_ipv4() { Some(SCOPE_LINK) } else { None };
-    // Scopes are one byte; a larger number is none, and the kernel refuses 255 ("nowhere") for a new route.
+    // Scopes are one byte; a larger number is invalid, and the kernel refuses 255 ("nowhere") for a new route.
     let asked = route.scope.map(|scope| u8::try_from(scope).unwrap_or(u8::MAX));
     RouteSpec {
         index,
@@ -169,7 +169,7 @@ impl Executor {
         if default && since.dropped_default_routes(link, family) {
             return Ok(());
         }
-        // The gateway of a default route is not compared, as in the reference plugins.
+        // As in the reference plugins, the gateway of a default route is not compared.
         let same = |there: RouteSpec| {
             there.dst == route.dst.trunc() && (default || route.gw.is_none() || there.gw == route.gw)
         };

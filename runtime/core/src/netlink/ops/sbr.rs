@@ -68,7 +68,7 @@ impl Session<'_> {
         }
         let rtnl = self.rtnl(&link)?;
         let networks = if op.source_hints { add_hints(rtnl, index, &op.sources)? } else { BTreeMap::new() };
-        // Only now: gateways are looked up in the main table.
+        // Only now, because gateways are looked up in the main table.
         let kept = |message: &RouteMessage| op.source_hints && is_kept(message, &networks);
         for Placed { message, .. } in routes.into_iter().filter(|route| !kept(&route.message)) {
             rtnl.delete_route(message).doing(|| "Failed to delete route")?;
@@ -76,8 +76,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// With a table of the configuration the rule may be there already. It is looked for, since not every kernel refuses the
-    /// same rule twice where the priority is left to it.
+    /// Adds a rule unless it exists. With a table from the configuration it may exist already. It is looked up first,
+    /// because some kernels accept the same rule twice if they choose the priority.
     fn ensure_source_rule(&mut self, source: IpAddr, table: u32) -> Result<(), NetlinkError> {
         let rtnl = self.side(Side::Container, &"adding a rule")?;
         let rules = rtnl.rules(Family::of(source)).doing(|| "Failed to list all rules")?;
@@ -90,7 +90,7 @@ impl Session<'_> {
     fn add_source_rule(&mut self, source: IpAddr, table: u32) -> Result<(), NetlinkError> {
         let rtnl = self.side(Side::Container, &"adding a rule")?;
         let message = match rtnl.add_rule(rule_message(source, table)) {
-            // Somebody was faster: what is wanted is there.
+            // Somebody else added it meanwhile.
             Err(fault) if fault.is_exists() => return Ok(()),
             other => other.doing(|| "Failed to add rule")?,
         };
@@ -100,8 +100,8 @@ impl Session<'_> {
     }
 }
 
-/// Gives each network of the addresses a route in the main table that prefers the address; of several in one network the
-/// last. Added rather than put in place of what is there, which may be another link's.
+/// Gives each network of the addresses a route in the main table that prefers the address; for several addresses in one
+/// network, the last. The routes are added, and do not replace existing ones, which may belong to another link.
 fn add_hints(rtnl: &Rtnl, index: u32, sources: &[Source]) -> Result<BTreeMap<IpNet, IpAddr>, NetlinkError> {
     let networks: BTreeMap<IpNet, IpAddr> =
         sources.iter().map(|source| (source.address.trunc(), source.address.addr())).collect();
@@ -115,14 +115,14 @@ fn add_hints(rtnl: &Rtnl, index: u32, sources: &[Source]) -> Result<BTreeMap<IpN
     Ok(networks)
 }
 
-/// With hints, routes to what is on the link stay in the main table, unless a hint takes their place.
+/// With hints, on-link routes stay in the main table, unless a hint replaces them.
 fn is_kept(message: &RouteMessage, networks: &BTreeMap<IpNet, IpAddr>) -> bool {
     let replaced = RouteSpec::read(message)
         .is_some_and(|route| message.header.protocol == RouteProtocol::Kernel && networks.contains_key(&route.dst));
     message.header.scope == RouteScope::Link && !replaced
 }
 
-/// The default route of an address, and copies of the link's routes that have to do with it.
+/// Adds the default route of an address, and copies of the link's relevant routes.
 fn fill_table(rtnl: &Rtnl, index: u32, source: &Source, table: u32, routes: &[Placed]) -> Result<(), NetlinkError> {
     if let Some(gateway) = source.gateway {
         let everything: IpNet =
@@ -131,13 +131,14 @@ fn fill_table(rtnl: &Rtnl, index: u32, source: &Source, table: u32, routes: &[Pl
         rtnl.add_route(route_message(&route)).doing(|| format!("Failed to add default route to {gateway}"))?;
     }
     for Placed { message, .. } in routes.iter().filter(|route| concerns(&route.message, source.address)) {
-        // Replace: the default route may be there already.
+        // Replace, because the default route may already exist.
         rtnl.replace_route(in_table(message.clone(), table)).doing(|| "Failed to readd route")?;
     }
     Ok(())
 }
 
-/// Whether a route is about an address: its preferred source or its gateway is in the same network, or it has neither.
+/// Returns whether a route concerns an address: its preferred source or its gateway is in the same network, or it has
+/// neither.
 fn concerns(message: &RouteMessage, address: IpNet) -> bool {
     let Some(route) = RouteSpec::read(message) else { return false };
     match (route.src, route.gw) {
@@ -146,7 +147,7 @@ fn concerns(message: &RouteMessage, address: IpNet) -> bool {
     }
 }
 
-/// A route out of a link in the main table.
+/// Returns a route through a link in the main table.
 fn to(index: u32, dst: IpNet) -> RouteSpec {
     RouteSpec {
         index,
@@ -161,7 +162,7 @@ fn to(index: u32, dst: IpNet) -> RouteSpec {
     }
 }
 
-/// Tables that a rule or a route uses.
+/// Returns the tables that a rule or a route uses.
 fn taken_tables(rtnl: &Rtnl) -> Result<BTreeSet<u32>, NetlinkError> {
     let mut taken = BTreeSet::new();
     for family in [Family::V4, Family::V6] {
@@ -177,7 +178,7 @@ fn free_table(taken: &BTreeSet<u32>) -> Result<u32, NetlinkError> {
     (FIRST_TABLE..u32::MAX).find(|table| !taken.contains(table)).ok_or(NetlinkError::NoTable)
 }
 
-/// The table a route is in.
+/// Returns the table of a route.
 pub(in crate::netlink) fn table_of(message: &RouteMessage) -> u32 {
     let wide = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Table(table) => Some(*table),
@@ -186,16 +187,17 @@ pub(in crate::netlink) fn table_of(message: &RouteMessage) -> u32 {
     wide.unwrap_or_else(|| message.header.table.into())
 }
 
-/// A route of the main table, and where it was among others to the same destination.
+/// A route of the main table, and its position among others to the same destination.
 #[derive(Debug, Clone)]
 pub(in crate::netlink) struct Placed {
     pub(in crate::netlink) message: RouteMessage,
-    /// Another link's came before it.
+    /// Whether another link's route came before it.
     pub(in crate::netlink) behind: bool,
 }
 
 impl Rtnl {
-    /// Routes in the main table that go out of a link and of no other, those without a gateway first: the others need them.
+    /// Returns routes in the main table through only this link; those without a gateway come first, because the others
+    /// need them.
     pub(in crate::netlink) fn main_routes(&self, index: u32) -> Result<Vec<Placed>, NetlinkError> {
         let mut found = Vec::new();
         for family in [Family::V4, Family::V6] {
@@ -218,10 +220,10 @@ impl Rtnl {
     }
 }
 
-/// A link's part of an IPv6 route that other links share: the kernel joins routes to one destination with one metric, and
-/// deletes or adds each hop as a route of its own (`ip6_route_del` in
-/// <https://elixir.bootlin.com/linux/v6.12/source/net/ipv6/route.c>). An IPv4 route with several hops is one that somebody asked
-/// for, and is left alone.
+/// Returns a link's part of an IPv6 route that other links share: the kernel merges routes with the same destination
+/// and metric, and deletes or adds each hop as a separate route (`ip6_route_del` in
+/// <https://elixir.bootlin.com/linux/v6.12/source/net/ipv6/route.c>). An IPv4 route with several hops was requested as
+/// such, and is left alone.
 fn own_hop(message: &RouteMessage, index: u32) -> Option<RouteMessage> {
     if message.header.address_family != AddressFamily::Inet6 {
         return None;
@@ -257,8 +259,8 @@ fn leaves_by(message: &RouteMessage, index: u32) -> bool {
 }
 
 impl Executor {
-    /// Removes rules that are about one of the addresses and nothing else: those of the table that the configuration
-    /// names, else those of tables that could have been picked.
+    /// Removes rules that only match one of the addresses: those for the table that the configuration names, otherwise
+    /// for tables that could have been chosen.
     pub(super) fn remove_rules(&self, op: &SourceRoutes) -> Result<(), NetlinkError> {
         let Some(rtnl) = self.rtnl(Side::Container) else { return Ok(()) };
         let mut first = Ok(());
@@ -291,7 +293,7 @@ impl Executor {
             };
             if let Some(gateway) = gateway.filter(|_| op.table.is_none()) {
                 let routes = rtnl.routes(family, Some(table), None).doing(|| "failed to list routes")?;
-                // Which gateway is not compared: a default route of the link's own took its place.
+                // The gateway is not compared: a default route of the link may have replaced it.
                 let default = |route: RouteSpec| route.dst.prefix_len() == 0 && route.gw.is_some();
                 if !routes.iter().filter_map(RouteSpec::read).any(default) {
                     found.push(StepDifference::SourceDefault { source, gateway, table });
@@ -302,7 +304,7 @@ impl Executor {
     }
 }
 
-/// Removes the routes of a link from a table that had none.
+/// Removes the routes of a link from a table that was empty before.
 fn empty_table(rtnl: &Rtnl, index: u32, table: u32) -> Result<(), NetlinkError> {
     for family in [Family::V4, Family::V6] {
         let routes = rtnl.routes(family, Some(table), Some(index)).doing(|| "failed to list routes")?;
@@ -313,7 +315,7 @@ fn empty_table(rtnl: &Rtnl, index: u32, table: u32) -> Result<(), NetlinkError> 
     Ok(())
 }
 
-/// Makes the routes of a link in the main table what they were, and where they were.
+/// Restores the routes of a link in the main table, in their positions.
 fn put_back(rtnl: &Rtnl, index: u32, before: Vec<Placed>) -> Result<(), NetlinkError> {
     let now = rtnl.main_routes(index)?;
     let wanted: BTreeSet<_> = before.iter().map(identity).collect();
@@ -331,17 +333,17 @@ fn put_back(rtnl: &Rtnl, index: u32, before: Vec<Placed>) -> Result<(), NetlinkE
     Ok(())
 }
 
-/// What tells routes of one table apart.
+/// Returns what distinguishes routes of one table.
 fn identity(route: &Placed) -> String {
     format!("{:?} {:?}", RouteSpec::read(&route.message), route.message.header.protocol)
 }
 
-/// Makes the routes of a container link in the main table what they were.
+/// Returns the inverse that restores the routes of a container link in the main table.
 pub(super) fn restore_main_routes(index: u32, routes: Vec<Placed>) -> Inverse {
     in_container(move |rtnl| put_back(rtnl, index, routes))
 }
 
-/// An inverse that needs the container, and nothing where that is gone.
+/// Returns an inverse that needs the container, and does nothing if that is gone.
 fn in_container(undo: impl FnOnce(&Rtnl) -> Result<(), NetlinkError> + Send + 'static) -> Inverse {
     Inverse::with(move |executor| executor.rtnl(Side::Container).map_or(Ok(()), undo))
 }

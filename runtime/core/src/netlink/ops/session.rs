@@ -1,4 +1,4 @@
-//! A plan being applied, and what its ops share.
+//! A plan being applied, and the state that its ops share.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,17 +13,17 @@ use crate::plan::{LinkRef, Plan, Side};
 pub(in crate::netlink) struct Session<'a> {
     pub(super) executor: &'a mut Executor,
     pub(super) plan: &'a Plan,
-    /// Which op of the plan is being applied.
+    /// The index of the current op.
     pub(super) at: usize,
-    /// Links looked up or made so far, as they were then.
+    /// Links looked up or made so far, in their state at that time.
     pub(super) links: BTreeMap<LinkRef, Link>,
-    /// Those that this plan made.
+    /// Links that this plan made.
     pub(super) made: BTreeSet<LinkRef>,
-    /// Shared links whose MAC is to be kept, with the op that asks for it.
+    /// Shared links whose MAC is to be fixed, with the op that requests it.
     pub(super) pins: Vec<(usize, String)>,
     /// Links read since the last op that may have changed one.
     pub(super) settled: BTreeMap<LinkRef, Link>,
-    /// All nftables ops of the plan were done, at the first of them.
+    /// Whether all nftables ops of the plan were executed, at the first of them.
     pub(super) filtered: bool,
     pub(super) log: Vec<Logged>,
 }
@@ -45,7 +45,7 @@ impl Session<'_> {
         self.executor.rtnl(side).ok_or_else(|| NetlinkError::NoContainer { op: op.to_string() })
     }
 
-    /// The link, looked up the first time.
+    /// Returns the link, which is looked up on first use.
     pub(super) fn link(&mut self, link: &LinkRef) -> Result<&Link, NetlinkError> {
         if !self.links.contains_key(link) {
             let found = self.rtnl(link)?.link(Lookup::Name(&link.name)).doing(|| format!("failed to lookup {link}"))?;
@@ -59,20 +59,20 @@ impl Session<'_> {
         self.link(link).map(|found| found.index)
     }
 
-    /// The link that was just made in the container: by its chosen index, since the container may rename it at once.
+    /// Returns the link just made in the container: by its chosen index, because the container may rename it at once.
     pub(super) fn made_link(&mut self, link: &LinkRef) -> Result<Link, NetlinkError> {
         let Some(index) = self.plan.link_index else { return self.link(link).cloned() };
         let found = self.rtnl(link)?.link(Lookup::Index(index)).doing(|| format!("failed to lookup {link}"))?;
         found.ok_or_else(|| NetlinkError::NoLink { link: link.clone() })
     }
 
-    /// Remembers a link that the plan made.
+    /// Records a link that the plan made.
     pub(super) fn made(&mut self, link: LinkRef, found: Link) {
         self.made.insert(link.clone());
         self.links.insert(link, found);
     }
 
-    /// Whether the plan made it, so that what is on it needs no inverse.
+    /// Returns whether the plan made it, so that its properties need no inverse.
     pub(super) fn is_made(&self, link: &LinkRef) -> bool {
         self.made.contains(link)
     }

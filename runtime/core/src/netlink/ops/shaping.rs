@@ -1,4 +1,4 @@
-//! Shaping: token buckets, intermediate devices, and what sends to them.
+//! Shaping: token buckets, intermediate devices, and redirections to them.
 
 use rtnetlink::LinkIfb;
 use rtnetlink::packet_route::tc::TcHandle;
@@ -86,7 +86,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Takes away what is in the place of a queueing discipline.
+    /// Removes an existing queueing discipline.
     fn remove_qdisc(&mut self, link: &LinkRef, index: u32, parent: TcHandle, found: Qdisc) -> Result<(), NetlinkError> {
         let doing = || format!("failed to remove the {} qdisc of {link}", found.kind);
         self.executor.host.delete_qdisc(qdisc_selector(index, parent)).doing(doing)?;
@@ -103,7 +103,7 @@ impl Session<'_> {
         let found = host.link(Lookup::Index(like_index)).doing(|| format!("failed to lookup {like}"))?;
         let mtu = found.ok_or_else(|| NetlinkError::NoLink { link: like.clone() })?.mtu;
         let doing = || format!("adding link {:?}", op.name);
-        // Named by the attachment: one that is there is from an ADD of it that nobody took back.
+        // Its name is derived from the attachment: an existing one was left by an earlier ADD.
         if let Some(found) = host.link(Lookup::Name(&op.name)).doing(doing)?.filter(|found| found.kind == "ifb") {
             if !found.up {
                 host.set_link(change(found.index).up().build()).doing(doing)?;
@@ -140,8 +140,8 @@ impl Session<'_> {
         host.add_filter(redirect_message(index, target)).doing(|| format!("add filter to {:?}", op.from))
     }
 
-    /// Makes room at the ingress hook. Redirections left by an earlier ADD go; `true` where the very one that is wanted is
-    /// there. What anybody else put there stays, and is an error.
+    /// Clears the ingress hook. Removes redirections of an earlier ADD; returns `true` if the wanted one exists.
+    /// Anything else at the hook is kept, and is an error.
     fn clear_ingress(&mut self, from: &LinkRef, index: u32, target: u32) -> Result<bool, NetlinkError> {
         let doing = || format!("failed to look at the ingress qdisc of {from}");
         let host = &self.executor.host;
@@ -155,7 +155,7 @@ impl Session<'_> {
             return Ok(true);
         }
         host.delete_qdisc(qdisc_selector(index, TcHandle::INGRESS)).doing(doing)?;
-        // The ingress hook, and where it redirected to.
+        // Removes the ingress hook, with the redirection.
         let inverse = Inverse::request(Side::Host, move |host| {
             host.add_qdisc(ingress_message(index))?;
             targets.into_iter().try_for_each(|target| host.add_filter(redirect_message(index, target)))
@@ -166,7 +166,7 @@ impl Session<'_> {
 }
 
 impl Executor {
-    /// Removes a host link's queueing discipline, unless the link goes with the plan.
+    /// Removes a host link's queueing discipline, unless the link is deleted with the plan.
     pub(super) fn drop_qdisc(&self, plan: &Plan, name: &str, kind: &str) -> Result<(), NetlinkError> {
         let goes = plan.ops.iter().any(|op| match op {
             Op::CreateVeth { host, .. } => host == name,
@@ -205,7 +205,7 @@ impl Executor {
 
     fn check_redirect(&self, op: &RedirectIngress) -> Result<Option<StepDifference>, NetlinkError> {
         let (from, to) = (self.look(&LinkRef::host(op.from.as_str()))?, self.look(&LinkRef::host(op.to.as_str()))?);
-        // A missing link is reported by the ops about it.
+        // A missing link is reported by its own ops.
         let (Some(from), Some(to)) = (from, to) else { return Ok(None) };
         let filters =
             self.host.ingress_filters(from.index).doing(|| format!("failed to list the filters of {}", op.from))?;
@@ -215,7 +215,7 @@ impl Executor {
     }
 }
 
-/// Where a teardown finds a queueing discipline of a kind.
+/// Returns where a teardown finds a queueing discipline of a kind.
 pub(super) fn place_of(kind: &str) -> TcHandle {
     if kind == "ingress" { TcHandle::INGRESS } else { TcHandle::ROOT }
 }

@@ -15,17 +15,17 @@ use crate::plan::{Family, LinkRef, Op, Side, TuneSysctl};
 pub(super) enum Job {
     /// One key.
     Write { key: String, value: String, required: bool, remember: bool },
-    /// One key that a configuration names: it may be one that can only be written, or whose writing does something.
+    /// One key from a configuration, which may be write-only or have side effects.
     Tune { key: String, value: String, remember: bool },
     /// IPv6 for a link.
     Ipv6 { link: String, remember: bool },
 }
 
-/// Keys with the values they had.
+/// Keys with their previous values.
 type Old = Vec<(String, String)>;
 
-/// A sysctl, or those that IPv6 on a link needs. Those of the container come in runs (`container_sysctls`); one of the container
-/// that gets here has none.
+/// A sysctl, or those that IPv6 on a link needs. Those of the container are normally executed in runs
+/// (`container_sysctls`); one that gets here is on its own.
 pub(super) struct Write<'a>(pub(super) &'a Op);
 
 /// Forwarding is on for the host.
@@ -62,7 +62,8 @@ impl Operation for Forwarding {
 }
 
 impl Session<'_> {
-    /// The run of ops at `at` that are nothing but sysctls of the container, so that one visit to it does all.
+    /// Returns the run of consecutive container sysctls at `at`, so that one visit to the container executes all of
+    /// them.
     pub(super) fn container_sysctls(&self, at: usize) -> Vec<Job> {
         if self.executor.container.is_none() {
             return Vec::new();
@@ -130,14 +131,14 @@ impl Session<'_> {
         }
     }
 
-    /// Keys of a link that the plan made go away with it.
+    /// Returns whether a key belongs to a link that the plan made, with which it disappears.
     fn goes_with_link(&self, side: Side, key: &str) -> bool {
         link_of(key).is_some_and(|name| self.is_made(&LinkRef { side, name: name.to_owned() }))
     }
 
     fn remember(&mut self, side: Side, mut old: Old) {
         if !old.is_empty() {
-            // Last written, first restored.
+            // Restore in reverse order.
             old.reverse();
             self.log("restore sysctls", restore_sysctls(side, old));
         }
@@ -146,7 +147,7 @@ impl Session<'_> {
 
 // === impl Job ===
 
-/// Runs jobs up to the first that fails; returns which one did.
+/// Runs jobs up to the first failure, and returns the index of the failed one.
 fn run_all(jobs: &[Job], of: Of<'_>) -> (Old, Option<(usize, NetlinkError)>) {
     let mut old = Vec::new();
     let failed = jobs.iter().enumerate().find_map(|(at, job)| Some((at, job.run(of, &mut old).err()?)));
@@ -154,7 +155,7 @@ fn run_all(jobs: &[Job], of: Of<'_>) -> (Old, Option<(usize, NetlinkError)>) {
 }
 
 impl Job {
-    /// Whether it needs no other keys than those of links.
+    /// Returns whether it only needs keys of links.
     fn is_of_a_link(&self) -> bool {
         match self {
             Self::Write { key, .. } | Self::Tune { key, .. } => Confs::has(key),
@@ -162,7 +163,7 @@ impl Job {
         }
     }
 
-    /// Values to be restored go to `old`, those of a failed job too.
+    /// Adds the values to restore to `old`, even those of a failed job.
     fn run(&self, of: Of<'_>, old: &mut Old) -> Result<(), NetlinkError> {
         match self {
             Self::Write { key, value, required, remember } => {
@@ -175,7 +176,7 @@ impl Job {
     }
 }
 
-/// Writes a key that does not have the value yet.
+/// Writes a key that has another value.
 fn write(of: Of<'_>, (key, value): (&str, &str), remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
     if !remember {
         return of.write(key, value);
@@ -190,7 +191,7 @@ fn write(of: Of<'_>, (key, value): (&str, &str), remember: bool, old: &mut Old) 
     }
 }
 
-/// Writes a key whatever it has now.
+/// Writes a key whatever its value.
 fn tune(of: Of<'_>, (key, value): (&str, &str), remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
     let now = match of.read(key) {
         Ok(now) => now,
@@ -202,11 +203,11 @@ fn tune(of: Of<'_>, (key, value): (&str, &str), remember: bool, old: &mut Old) -
     Ok(())
 }
 
-/// What the reference plugins do before a link gets its first IPv6 address.
+/// Does what the reference plugins do before a link gets its first IPv6 address.
 fn enable_ipv6(of: Of<'_>, link: &str, remember: bool, old: &mut Old) -> Result<(), NetlinkError> {
     for name in ["lo", link] {
         let key = format!("ipv6/conf/{name}/disable_ipv6");
-        // Unreadable means no IPv6 in this kernel: adding the address will say so.
+        // If it cannot be read, the kernel has no IPv6: adding the address will fail accordingly.
         match of.read(&key) {
             Ok(Some(value)) if value != "0" => {
                 of.write(&key, "0")?;
@@ -221,17 +222,18 @@ fn enable_ipv6(of: Of<'_>, link: &str, remember: bool, old: &mut Old) -> Result<
     write(of, (&format!("ipv6/conf/{link}/keep_addr_on_down"), "1"), remember, old)
 }
 
-/// The link that a key such as `ipv4/conf/eth0/arp_notify` is about.
+/// Returns the link in a key such as `ipv4/conf/eth0/arp_notify`.
 fn link_of(key: &str) -> Option<&str> {
     let mut parts = key.split('/');
     let (_family, tree, link) = (parts.next()?, parts.next()?, parts.next()?);
     matches!(tree, "conf" | "neigh").then_some(link)
 }
 
-/// Everything that switching forwarding on writes: the kernel copies it to every link, and for IPv4 turns `accept_redirects`
-/// off. (For IPv6 it also forgets default routes learnt from routers; those come back with the next advertisement.)
+/// Returns everything that enabling forwarding changes: the kernel copies the setting to every link, and for IPv4
+/// disables `accept_redirects`. (For IPv6 it also drops default routes learnt from routers; those return with the next
+/// advertisement.)
 fn forwarding_state(switch: &str, tree: &str) -> Result<Old, NetlinkError> {
-    // The switch first: writing it back overwrites the single ones.
+    // Restore the switch first: writing it overwrites the individual keys.
     let mut keys = vec![switch.to_owned()];
     if tree == "ipv4/conf" {
         keys.push(format!("{tree}/all/accept_redirects"));
@@ -242,7 +244,7 @@ fn forwarding_state(switch: &str, tree: &str) -> Result<Old, NetlinkError> {
     keys.extend(names.filter(|name| name != "all").map(|name| format!("{tree}/{name}/forwarding")));
     let mut old = Vec::with_capacity(keys.len());
     for key in keys {
-        // A link may go away while this runs.
+        // A link may disappear while this runs.
         if let Some(value) = sysctl::read(&key)? {
             old.push((key, value));
         }
@@ -251,14 +253,14 @@ fn forwarding_state(switch: &str, tree: &str) -> Result<Old, NetlinkError> {
 }
 
 impl Executor {
-    /// Values of several numbers are compared by the numbers: what is written with blanks reads back with tabs.
+    /// Compares a value of several numbers by its numbers: if written with spaces, it is read with tabs.
     fn check_sysctl(&self, tune: &TuneSysctl) -> Result<Option<StepDifference>, NetlinkError> {
         let Some(container) = &self.container else {
             return Err(NetlinkError::NoContainer { op: tune.to_string() });
         };
         let key = tune.key.clone();
         let now = match container.netns.run_inside(move || sysctl::read(&key))? {
-            // One that can only be written keeps no value.
+            // A write-only key keeps no value.
             Err(error) if sysctl::is_forbidden(&error) => return Ok(None),
             other => other?,
         };
@@ -292,7 +294,7 @@ impl Executor {
     }
 }
 
-/// Writes old values back, in order.
+/// Returns the inverse that restores old values, in order.
 pub(super) fn restore_sysctls(side: Side, old: Old) -> Inverse {
     Inverse::with(move |executor| executor.write_back(side, old))
 }

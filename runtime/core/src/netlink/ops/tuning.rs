@@ -1,4 +1,4 @@
-//! Attributes of container links that are there already.
+//! Attributes of existing container links.
 
 use rtnetlink::packet_route::link::LinkMessage;
 
@@ -12,16 +12,16 @@ use crate::netlink::inverse::Inverse;
 use crate::netlink::rtnl::{DEFAULT_TABLE, Link, Lookup, change};
 use crate::plan::{Family, LinkAttributes, LinkRef, Mac, Plan, Side, TuneLink};
 
-/// A link with a smaller MTU has no IPv6: the kernel takes its addresses and routes away.
+/// A link with a smaller MTU has no IPv6: the kernel removes its addresses and routes.
 const LEAST_IPV6_MTU: u32 = 1280;
 
-/// One attribute to be written.
+/// A change of one attribute.
 #[derive(Debug)]
 pub(in crate::netlink) struct Change {
-    /// What it is called in error texts.
+    /// Its name in error texts.
     pub(in crate::netlink) what: String,
     pub(in crate::netlink) there: LinkMessage,
-    /// Writes what the link has now.
+    /// The message that restores the current value.
     back: LinkMessage,
     mac: Option<Mac>,
     mtu: Option<u32>,
@@ -49,7 +49,7 @@ impl Session<'_> {
         let link = LinkRef::container(tune.link.as_str());
         let made = self.is_made(&link);
         let index = self.index(&link)?;
-        // What is remembered is from before other ops.
+        // The cached link is from before other ops.
         let doing = || format!("failed to lookup {link}");
         let found = self.rtnl(&link)?.link(Lookup::Index(index)).doing(doing)?;
         let found = found.ok_or_else(|| NetlinkError::NoLink { link: link.clone() })?;
@@ -69,7 +69,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Addresses and routes that a small MTU costs.
+    /// Records addresses and routes that a small MTU removes.
     fn remember_ipv6(&mut self, link: &LinkRef, found: &Link, mtu: Option<u32>) -> Result<(), NetlinkError> {
         if !mtu.is_some_and(|mtu| mtu < LEAST_IPV6_MTU && found.mtu >= LEAST_IPV6_MTU) {
             return Ok(());
@@ -87,8 +87,8 @@ impl Session<'_> {
     }
 }
 
-/// What has to be written for a link to have these attributes, in the reference plugin's order. What it has already is not
-/// written.
+/// Returns the writes that give a link these attributes, in the reference plugin's order. Attributes that already have
+/// their value are skipped.
 pub(in crate::netlink) fn changes(set: &LinkAttributes, now: &Link) -> Vec<Change> {
     let index = now.index;
     let of = |what: &str, there: LinkMessage, back: LinkMessage| Change {
@@ -124,8 +124,8 @@ pub(in crate::netlink) fn changes(set: &LinkAttributes, now: &Link) -> Vec<Chang
 }
 
 impl Executor {
-    /// Gives a container link what it had before. As in the reference plugin, a refusal is nobody's business where the
-    /// link goes with the container; a device without a kind is hardware, and goes back to the host as it is.
+    /// Restores a container link's attributes. As in the reference plugin, a refusal is ignored if the link is deleted
+    /// with the container; a device without a kind is hardware, and returns to the host as it is.
     pub(super) fn restore_link(&self, name: &str, before: &LinkAttributes) -> Result<(), NetlinkError> {
         let Some(rtnl) = self.rtnl(Side::Container) else { return Ok(()) };
         let doing = || format!("failed to lookup {}", LinkRef::container(name));
@@ -146,7 +146,7 @@ impl Executor {
             return Ok(());
         };
         let set = &tune.set;
-        // Not the other way round, as the reference plugin has it: a capture in the container is its own business.
+        // Unlike the reference plugin, ignores a mode that was switched on: the container may run a capture.
         if let Some(want) = set.promiscuous.filter(|want| link.promisc != *want) {
             found.push(StepDifference::Promisc { name: name.clone(), want, have: link.promiscuity });
         }

@@ -1,4 +1,4 @@
-//! VLANs of bridge ports, and the veth that carries a VLAN's gateway.
+//! VLANs of bridge ports, and the host veth with a VLAN's gateway.
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
@@ -15,11 +15,11 @@ use crate::netlink::rtnl::{How, Lookup, Rtnl, change};
 use crate::netlink::{Executor, sysctl};
 use crate::plan::{LinkRef, Side};
 
-/// All VLANs there can be.
+/// The range of VLAN ids.
 const FIRST: u16 = 1;
 const LAST: u16 = 4094;
 
-/// Largest number of VLANs in one message: one attribute each, well below a page.
+/// Maximum number of VLANs in one message: one attribute each, well below a page.
 const BATCH: usize = 256;
 
 /// VLANs of a bridge port.
@@ -30,7 +30,7 @@ pub(super) struct Port<'a> {
     pub(super) tagged: &'a [u16],
 }
 
-/// The host veth that carries a VLAN's gateway.
+/// The host veth with a VLAN's gateway.
 pub(super) struct Gateway<'a> {
     pub(super) bridge: &'a str,
     pub(super) vlan: u16,
@@ -85,15 +85,15 @@ impl Session<'_> {
         }
         let access =
             pvid.map(|vid| BridgeVlanInfo { vid, flags: BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged });
-        // A VLAN that is both stays the access VLAN: tagged would take its flags away again.
+        // A VLAN in both lists remains the access VLAN: adding it as tagged would remove its flags.
         let trunk = tagged.iter().filter(|vid| Some(**vid) != pvid);
         let trunk = trunk.map(|vid| BridgeVlanInfo { vid: *vid, flags: BridgeVlanInfoFlags::empty() });
         let vlans: Vec<_> = access.into_iter().chain(trunk).collect();
         host.add_vlans(index, &vlans).doing(|| format!("failed to setup VLANs on port {name:?}"))
     }
 
-    /// Like the reference plugin: a veth pair of the host, the peer an access port of the bridge. Two ADDs may do this at
-    /// once; the process that loses finds the other's.
+    /// Makes a veth pair of the host whose peer is an access port of the bridge, like the reference plugin. Two ADDs
+    /// may do this at once; the second one finds the other's.
     pub(super) fn ensure_vlan_gateway(
         &mut self,
         bridge: &str,
@@ -109,7 +109,7 @@ impl Session<'_> {
         let (master, mtu) = (found.index, found.mtu);
         let mut unless = self.executor.newcomers(Some(master))?;
         let host = &self.executor.host;
-        // The far end comes up later: the kernel opens it before it knows its other end, and refuses (ENOTCONN).
+        // The far end comes up later: before the kernel knows its other end, it refuses this (ENOTCONN).
         let far = LinkUnspec::new_with_name(peer).mtu(mtu).build();
         let message =
             LinkVeth::new(name, peer).mtu(mtu).up().set_info_data(InfoData::Veth(InfoVeth::Peer(far))).build();
@@ -126,7 +126,7 @@ impl Session<'_> {
         let inverse = Inverse::delete_link(Side::Host, found.index);
         self.made(near, found);
         let index = self.index(&LinkRef::host(peer));
-        // The port that is about to join the bridge is this op's own, not somebody's who relies on the gateway.
+        // The port that joins the bridge next is this op's own, not that of an attachment that relies on the gateway.
         unless.known.extend(index.as_ref().ok());
         self.log_shared(format!("delete {name}"), inverse, unless);
         let index = index?;
@@ -147,7 +147,7 @@ impl Session<'_> {
 // === impl Rtnl ===
 
 impl Rtnl {
-    /// The VLANs of a port, PVID and untagged flags included.
+    /// Returns the VLANs of a port, including PVID and untagged flags.
     pub(in crate::netlink) fn port_vlans(&self, index: u32) -> Result<Vec<BridgeVlanInfo>, Fault> {
         let ports = self.bridge_ports()?;
         let specs = ports.into_iter().filter(|port| port.header.index == index).flat_map(|port| port.attributes);
@@ -164,8 +164,8 @@ impl Rtnl {
             .collect())
     }
 
-    /// Deletes every VLAN a port has: the kernel skips those of the range that it does not have, which is cheaper than
-    /// asking for them, since that lists all ports of all bridges.
+    /// Deletes all VLANs of a port: the kernel skips missing ones in the range, which is cheaper than a query, which
+    /// would list all ports of all bridges.
     pub(in crate::netlink) fn drop_vlans(&self, index: u32) -> Result<(), Fault> {
         let message = LinkBridgeVlan::new(index)
             .vlan_range_start(FIRST, BridgeVlanInfoFlags::empty())
@@ -187,7 +187,7 @@ impl Rtnl {
 // === impl Executor ===
 
 impl Executor {
-    /// Gives a port exactly these VLANs.
+    /// Sets exactly these VLANs on a port.
     pub(in crate::netlink) fn restore_vlans(
         &self,
         index: u32,
@@ -202,7 +202,7 @@ impl Executor {
 }
 
 impl Executor {
-    /// Whether a link is there.
+    /// Returns whether a link exists.
     fn exists(&self, side: Side, lookup: Lookup<'_>) -> Result<bool, NetlinkError> {
         match self.rtnl(side) {
             Some(rtnl) => Ok(rtnl.link(lookup).doing(|| "failed to lookup a link")?.is_some()),

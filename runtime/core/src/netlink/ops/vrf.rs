@@ -20,10 +20,10 @@ use crate::netlink::inverse::Inverse;
 use crate::netlink::rtnl::{Address, DEFAULT_TABLE, Link, Lookup, Rtnl, change, in_table};
 use crate::plan::{Family, JoinVrf, LinkRef, Plan, Side};
 
-/// `default`, `main` and `local`: no table for a VRF.
+/// `default`, `main` and `local`, which a VRF cannot use.
 const RESERVED_TABLES: std::ops::RangeInclusive<u32> = 253..=DEFAULT_TABLE + 1;
 
-/// Waiting for local routes: the reference plugin's steps, which double from 10 ms, 2.55 s in all.
+/// The steps of the wait for local routes, as in the reference plugin: they double from 10 ms, 2.55 s in all.
 const FIRST_STEP: Duration = Duration::from_millis(10);
 const STEPS: u32 = 8;
 
@@ -71,7 +71,7 @@ impl Session<'_> {
         let rtnl = self.rtnl(&link)?;
         keep_addresses(rtnl, index, before, op)?;
         wait_local_routes(rtnl, index, table)?;
-        // Connected IPv4 routes are made by the kernel, in the right table.
+        // The kernel makes connected IPv4 routes, in the right table.
         let own = |message: &RouteMessage| {
             message.header.address_family == AddressFamily::Inet && message.header.protocol == RouteProtocol::Kernel
         };
@@ -82,7 +82,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Index of a link that belongs to nothing yet.
+    /// Returns the index of a link without a master.
     fn free_index(&mut self, link: &LinkRef) -> Result<u32, NetlinkError> {
         let index = self.index(link)?;
         let doing = || format!("cmdAdd failed: could not get link by name {}", link.name);
@@ -127,14 +127,14 @@ impl Session<'_> {
     }
 }
 
-/// The first table that no VRF has.
+/// Returns the first table that no VRF uses.
 fn free_table(links: &[Link]) -> Result<u32, NetlinkError> {
     let taken: BTreeSet<u32> = links.iter().filter_map(|link| link.vrf_table).collect();
     let free = |table: &u32| !taken.contains(table) && !RESERVED_TABLES.contains(table);
     (1..u32::MAX).find(free).ok_or(NetlinkError::NoTable)
 }
 
-/// Joining takes the link down for a moment, and global IPv6 addresses only stay where `keep_addr_on_down` is set.
+/// Joining takes the link down for a moment, and global IPv6 addresses are only kept with `keep_addr_on_down`.
 fn keep_addresses(rtnl: &Rtnl, index: u32, before: Vec<Address>, op: &JoinVrf) -> Result<(), NetlinkError> {
     let doing = || format!("cmdAdd failed: failed getting ipv6 new addresses for {}", op.link);
     let after = rtnl.addresses(index, Some(Family::V6)).doing(doing)?;
@@ -146,13 +146,13 @@ fn keep_addresses(rtnl: &Rtnl, index: u32, before: Vec<Address>, op: &JoinVrf) -
     Ok(())
 }
 
-/// The kernel makes its own link-local address again.
+/// The kernel recreates its own link-local address.
 fn is_global(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if !address.is_unicast_link_local())
 }
 
-/// Routes that prefer an address as source, or go through a gateway in its network, are refused before its local route is
-/// there.
+/// Waits for local routes: until they exist, the kernel refuses routes that prefer the address as source, or that use a
+/// gateway in its network.
 fn wait_local_routes(rtnl: &Rtnl, index: u32, table: u32) -> Result<(), NetlinkError> {
     let doing = || "cmdAdd failed: failed to list the routes of the VRF";
     let addresses = rtnl.addresses(index, Some(Family::V6)).doing(doing)?;
@@ -183,7 +183,7 @@ fn is_local(message: &RouteMessage, table: u32, address: IpAddr) -> bool {
 }
 
 impl Executor {
-    /// Takes a link out of a VRF; the last one takes the VRF along.
+    /// Takes a link out of a VRF, and deletes the VRF after its last link.
     pub(super) fn leave_vrf(&self, op: &JoinVrf) -> Result<(), NetlinkError> {
         let Some(rtnl) = self.rtnl(Side::Container) else { return Ok(()) };
         let doing = || format!("failed to lookup VRF {}", op.vrf);
@@ -200,7 +200,7 @@ impl Executor {
         self.delete_idle_vrf(vrf.index, slave)
     }
 
-    /// Deletes a VRF of the container unless it has slaves other than `leaving`. The lock is the caller's.
+    /// Deletes a VRF of the container unless it has slaves other than `leaving`. The caller holds the lock.
     pub(super) fn delete_idle_vrf(&self, index: u32, leaving: Option<u32>) -> Result<(), NetlinkError> {
         let Some(rtnl) = self.rtnl(Side::Container) else { return Ok(()) };
         let slaves = rtnl.links(Some(index)).doing(|| "failed to list the links of a VRF")?;

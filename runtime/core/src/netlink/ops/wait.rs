@@ -1,4 +1,4 @@
-//! Waiting for the kernel: duplicate address detection, and bridge ports coming up.
+//! Waits for the kernel: duplicate address detection, and bridge ports coming up.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -12,14 +12,14 @@ use crate::netlink::fault::Doing;
 use crate::netlink::rtnl::Lookup;
 use crate::plan::{Family, LinkRef};
 
-/// Where duplicate address detection is off, the kernel still takes some microseconds, in the background, to say that it
-/// is done; where it is on, a second or two. So steps start small and grow.
+/// With duplicate address detection off, the kernel still needs some microseconds in the background until the address
+/// is ready; with detection on, a second or two. So steps start small and grow.
 const DAD_FIRST_STEP: Duration = Duration::from_micros(50);
 const DAD_LAST_STEP: Duration = Duration::from_millis(10);
 const DAD_SECONDS: u64 = 5;
 
-/// A port comes up in well under a millisecond, once the kernel's link watch has run; since 6.8 asking for the link makes
-/// it run. The total is that of the reference plugin's sleeps: 0, 50, 500, 1000 and 1000 ms.
+/// A port comes up in well under a millisecond, once the kernel's link watch has run; since 6.8, reading the link
+/// triggers it. The total is that of the reference plugin's sleeps: 0, 50, 500, 1000 and 1000 ms.
 const PORT_STEP: Duration = Duration::from_millis(1);
 const PORT_TOTAL: Duration = Duration::from_millis(2550);
 
@@ -73,7 +73,7 @@ impl Session<'_> {
             sleep(step);
             step = DAD_LAST_STEP.min(step * 2);
         }
-        // Without carrier detection never starts, and the addresses become usable when the link does.
+        // Without carrier, detection never starts, and the addresses become usable when the link comes up.
         let found = rtnl.link(Lookup::Index(index)).doing(|| format!("failed to retrieve link {}", link.name))?;
         if found.is_some_and(|found| found.state == State::Up) {
             return Err(NetlinkError::StillTentative { link: link.name.clone(), seconds: DAD_SECONDS });

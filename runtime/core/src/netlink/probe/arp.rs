@@ -1,4 +1,4 @@
-//! ARP packets for Ethernet and IPv4: what a probe and an announcement are, and what a packet says about who has an address.
+//! ARP packets for Ethernet and IPv4: builds probes and announcements, and reads which host claims an address.
 //!
 //! <https://datatracker.ietf.org/doc/html/rfc5227>
 
@@ -9,12 +9,12 @@ use crate::plan::Mac;
 /// Bytes in a packet.
 const LENGTH: usize = 28;
 
-/// Asks who has an address, without telling anybody that its sender has one.
+/// Builds a probe, which asks for an address without claiming one for its sender.
 pub(super) fn probe(own: Mac, address: Ipv4Addr) -> [u8; LENGTH] {
     request(own, Ipv4Addr::UNSPECIFIED, address)
 }
 
-/// Says that its sender has an address.
+/// Builds an announcement that its sender has an address.
 pub(super) fn announcement(own: Mac, address: Ipv4Addr) -> [u8; LENGTH] {
     request(own, address, address)
 }
@@ -24,10 +24,10 @@ fn request(Mac([a, b, c, d, e, f]): Mac, sender: Ipv4Addr, target: Ipv4Addr) -> 
     [0, 1, 8, 0, 6, 4, 0, 1, a, b, c, d, e, f, s0, s1, s2, s3, 0, 0, 0, 0, 0, 0, t0, t1, t2, t3]
 }
 
-/// The address that the sender of a packet has, or is about to take, with the hardware address that it names. `None` for what is no
-/// such packet.
+/// Returns the address that the sender of a packet has, or is about to take, with its hardware address. `None` for
+/// other packets.
 pub(super) fn claimed(packet: &[u8]) -> Option<(Ipv4Addr, Mac)> {
-    // Whatever follows is Ethernet's padding.
+    // The rest is Ethernet padding.
     let [0, 1, 8, 0, 6, 4, 0, op @ (1 | 2), a, b, c, d, e, f, s0, s1, s2, s3, _, _, _, _, _, _, t0, t1, t2, t3] =
         *packet.first_chunk::<LENGTH>()?
     else {
@@ -53,7 +53,7 @@ mod tests {
     fn who_has_or_takes_an_address_is_told() {
         assert_eq!(claimed(&announcement(OTHER, ADDRESS)), Some((ADDRESS, OTHER)));
         assert_eq!(claimed(&probe(OTHER, ADDRESS)), Some((ADDRESS, OTHER)));
-        // Somebody who has an address asks for another's.
+        // A host that has an address asks for another one.
         assert_eq!(claimed(&request(OTHER, ADDRESS, Ipv4Addr::new(10, 0, 0, 1))), Some((ADDRESS, OTHER)));
         let mut reply = request(OTHER, ADDRESS, Ipv4Addr::UNSPECIFIED);
         reply[7] = 2;

@@ -1,9 +1,9 @@
-//! Asking the neighbours on a link whether one of them has an address: ARP probes for IPv4 (RFC 5227), neighbour solicitations
-//! from nobody for IPv6 (RFC 4862), both by packet sockets of our own. Why not by the kernel's detection:
-//! `docs/decisions/0031-duplicate-addresses.md`.
+//! Probes whether a neighbour on a link has an address: ARP probes for IPv4 (RFC 5227), neighbour solicitations from
+//! the unspecified address for IPv6 (RFC 4862), both over our own packet sockets. Why the kernel's detection is not
+//! used: `docs/decisions/0031-duplicate-addresses.md`.
 //!
-//! Invariants: whatever arrives, the questions end when their time is over; a packet is looked at within its bounds alone; what
-//! carries the link's own hardware address says nothing, because it may be our own question that came back.
+//! Invariants: whatever arrives, a probe ends when its time is over. A packet is only read within its bounds. A packet
+//! with the link's own hardware address is ignored, because it may be our own probe.
 
 mod arp;
 mod nd;
@@ -21,9 +21,9 @@ use self::socket::Packets;
 pub use self::socket::link_address;
 use crate::plan::Mac;
 
-/// So often each address is asked for, at equal intervals.
+/// How often each address is probed, at equal intervals.
 const QUESTIONS: u32 = 3;
-/// More than any of the packets that matter.
+/// Larger than any relevant packet.
 const BUFFER: usize = 2048;
 const BROADCAST: Mac = Mac([0xff; 6]);
 #[expect(clippy::cast_possible_truncation, reason = "protocols of Ethernet have 16 bits")]
@@ -31,8 +31,8 @@ const ARP: u16 = libc::ETH_P_ARP as u16;
 #[expect(clippy::cast_possible_truncation, reason = "protocols of Ethernet have 16 bits")]
 const IPV6: u16 = libc::ETH_P_IPV6 as u16;
 
-/// Asks for addresses on a link of the calling thread's namespace, for at most `wait`. Returns those that somebody has, with the
-/// hardware address of who said so. Where nobody has one, the neighbours are told that they are this link's now.
+/// Probes addresses on a link of the calling thread's namespace, for at most `wait`. Returns those in use, with the
+/// hardware address of their host. If none is in use, announces that they belong to this link now.
 pub(super) fn ask(index: u32, own: Mac, addresses: &[IpAddr], wait: Duration) -> io::Result<Vec<(IpAddr, Mac)>> {
     let mut question = Question::open(index, own, addresses)?;
     let began = Instant::now();
@@ -47,13 +47,14 @@ pub(super) fn ask(index: u32, own: Mac, addresses: &[IpAddr], wait: Duration) ->
     Ok(Vec::new())
 }
 
-/// Addresses that are being asked for.
+/// Addresses that are being probed.
 struct Question<'a> {
     own: Mac,
     addresses: &'a [IpAddr],
     v4: Option<Packets>,
     v6: Option<Packets>,
-    /// Has the groups joined that answers and other nodes' questions go to: links and switches pass on only those.
+    /// Keeps the multicast groups joined to which answers and other nodes' probes are sent: links and switches forward
+    /// only those.
     _groups: Option<UdpSocket>,
     found: Vec<(IpAddr, Mac)>,
 }
@@ -72,7 +73,7 @@ impl<'a> Question<'a> {
         let groups = if six.is_empty() { None } else { Some(UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?) };
         for (groups, address) in groups.iter().flat_map(|groups| six.iter().map(move |address| (groups, address))) {
             match groups.join_multicast_v6(&nd::solicited_node(*address), index) {
-                // Two addresses may have one group.
+                // Two addresses may have the same group.
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 joined => joined?,
             }
@@ -108,7 +109,7 @@ impl<'a> Question<'a> {
         Ok(())
     }
 
-    /// Takes what arrives until then, or until somebody has each address.
+    /// Reads packets until then, or until all addresses are found in use.
     fn listen(&mut self, until: Instant) -> io::Result<()> {
         let mut buffer = [0; BUFFER];
         while self.found.len() < self.addresses.len() {
@@ -119,13 +120,13 @@ impl<'a> Question<'a> {
             let sockets = || [&self.v4, &self.v6].into_iter().flatten();
             let mut waited: Vec<PollFd<'_>> =
                 sockets().map(|packets| PollFd::new(packets.as_fd(), PollFlags::POLLIN)).collect();
-            // Rounded up, so that the end is not reached by turning around.
+            // Rounded up, so that the end is not reached by busy looping.
             let millis = u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX);
             match poll(&mut waited, PollTimeout::from(millis)) {
                 Ok(_) | Err(nix::Error::EINTR) => {}
                 Err(error) => return Err(error.into()),
             }
-            // One of each at a time: a flood does not hold up the clock.
+            // Read one of each at a time, so that a flood does not delay the deadline.
             let mut heard = Vec::new();
             if let Some((packet, _from)) = self.v4.as_ref().map(|v4| v4.receive(&mut buffer)).transpose()?.flatten() {
                 heard.extend(arp::claimed(packet).map(|(address, mac)| (IpAddr::V4(address), mac)));

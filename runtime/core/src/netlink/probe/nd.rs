@@ -1,4 +1,5 @@
-//! Neighbour discovery: the IPv6 packets that ask who has an address and say it, and what a packet says about that.
+//! Neighbour discovery: builds the IPv6 packets that ask for an address and announce it, and reads which host claims
+//! one.
 //!
 //! <https://datatracker.ietf.org/doc/html/rfc4861>, <https://datatracker.ietf.org/doc/html/rfc4862#section-5.4>
 
@@ -7,11 +8,11 @@ use std::net::Ipv6Addr;
 use crate::plan::Mac;
 
 const ICMP: u8 = 58;
-/// No router has passed it on.
+/// The hop limit of a packet that no router has forwarded.
 const HOPS: u8 = 255;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
-/// The advertisement replaces what its readers know.
+/// The advertisement overrides existing entries.
 const OVERRIDE: u8 = 0x20;
 /// The option that carries a hardware address, and its length in units of 8 bytes.
 const TARGET_LINK: [u8; 2] = [2, 1];
@@ -21,24 +22,24 @@ const MESSAGE: usize = 24;
 /// All nodes of a link.
 pub(super) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
-/// The group that a host listens to for each address it has.
+/// Returns the group that a host joins for each of its addresses.
 pub(super) fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = address.octets();
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]))
 }
 
-/// The hardware address of a group.
+/// Returns the hardware address of a group.
 pub(super) fn group_mac(group: Ipv6Addr) -> Mac {
     let [.., a, b, c, d] = group.octets();
     Mac([0x33, 0x33, a, b, c, d])
 }
 
-/// Asks who has an address, from nobody.
+/// Builds a probe for an address, from the unspecified address.
 pub(super) fn probe(address: Ipv6Addr) -> Vec<u8> {
     packet((Ipv6Addr::UNSPECIFIED, solicited_node(address)), SOLICITATION, 0, address, &[])
 }
 
-/// Says that its sender has an address, to all nodes.
+/// Builds an announcement to all nodes that its sender has an address.
 pub(super) fn announcement(own: Mac, address: Ipv6Addr) -> Vec<u8> {
     let option = [&TARGET_LINK[..], &own.0].concat();
     packet((address, ALL_NODES), ADVERTISEMENT, OVERRIDE, address, &option)
@@ -61,14 +62,14 @@ fn packet(
     [&head[..], &source.octets(), &destination.octets(), &message].concat()
 }
 
-/// The address that the sender of a packet has, or is about to take. `None` for what is no such packet, or may come from another
-/// link.
+/// Returns the address that the sender of a packet has, or is about to take. `None` for other packets, and for those
+/// that may come from another link.
 pub(super) fn claimed(packet: &[u8]) -> Option<Ipv6Addr> {
     let (header, rest) = packet.split_first_chunk::<HEADER>()?;
     let [version, _, _, _, high, low, ICMP, HOPS, addresses @ ..] = header else { return None };
     let (source, destination) = addresses.split_first_chunk::<16>()?;
     let (source, destination) = (Ipv6Addr::from(*source), Ipv6Addr::from(*destination.first_chunk::<16>()?));
-    // Whatever follows is Ethernet's padding.
+    // The rest is Ethernet padding.
     let message = rest.get(..usize::from(u16::from_be_bytes([*high, *low])))?;
     if version >> 4 != 6 || sum(source, destination, message) != u16::MAX {
         return None;
@@ -81,14 +82,14 @@ pub(super) fn claimed(packet: &[u8]) -> Option<Ipv6Addr> {
     }
     let says = match *kind {
         ADVERTISEMENT => true,
-        // With a source it asks for somebody it wants to talk to.
+        // With a source address, the sender wants to reach the target.
         SOLICITATION => source.is_unspecified() && destination == solicited_node(target),
         _ => false,
     };
     says.then_some(target)
 }
 
-/// Whether options end where the packet does.
+/// Returns whether the options end where the packet does.
 fn are_sound(mut options: &[u8]) -> bool {
     while let [_kind, units, ..] = options {
         match options.get(usize::from(*units) * 8..).filter(|_rest| *units != 0) {
@@ -99,7 +100,7 @@ fn are_sound(mut options: &[u8]) -> bool {
     options.is_empty()
 }
 
-/// The one's complement sum of a message with its pseudo header: all ones where the message has its right checksum.
+/// Returns the one's complement sum of a message with its pseudo header: all ones if its checksum is right.
 fn sum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8]) -> u16 {
     let words = |bytes: &[u8]| -> u32 {
         let at = |pair: &[u8], place: usize| pair.get(place).copied().unwrap_or(0);
@@ -156,7 +157,7 @@ mod tests {
         for length in 0..sound.len() {
             assert_eq!(claimed(&sound[..length]), None, "{length} bytes");
         }
-        // Each byte counts, but for those that no checksum covers: traffic class and flow label.
+        // Every byte matters, except those without a checksum: traffic class and flow label.
         for place in (0..sound.len()).filter(|place| !(1..4).contains(place)) {
             let mut broken = sound.clone();
             broken[place] ^= 0x11;

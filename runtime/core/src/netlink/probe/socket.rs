@@ -10,10 +10,10 @@ use nix::sys::socket::{
 
 use crate::plan::Mac;
 
-/// `PACKET_OTHERHOST`: with this and what comes behind it, the kernel marks what is not for the link.
+/// `PACKET_OTHERHOST`: the kernel marks packets for other hosts with this value or a higher one.
 const OTHER_HOST: u8 = 3;
 
-/// A socket in the namespace that it was opened in.
+/// A socket in the namespace in which it was opened.
 #[derive(Debug)]
 pub(super) struct Packets {
     fd: OwnedFd,
@@ -25,7 +25,7 @@ impl Packets {
     /// Opens one for a protocol (`ETH_P_*`).
     pub(super) fn open(index: u32, protocol: u16) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        // Without a protocol nothing arrives before it is bound to the link.
+        // Without a protocol, nothing arrives before it is bound to the link.
         let fd = socket(AddressFamily::Packet, SockType::Datagram, flags, None)?;
         bind(fd.as_raw_fd(), &link_address(index, protocol, None)?)?;
         Ok(Self { fd, index, protocol })
@@ -37,15 +37,15 @@ impl Packets {
         Ok(())
     }
 
-    /// The next packet for this link, as far as the buffer holds it, and the hardware address that it came from. `None` where
-    /// there is none.
+    /// Returns the next packet for this link, truncated to the buffer, and its source hardware address. `None` if there
+    /// is none.
     pub(super) fn receive<'b>(&self, buffer: &'b mut [u8]) -> io::Result<Option<(&'b [u8], Option<Mac>)>> {
         let (length, from) = match recvfrom::<LinkAddr>(self.fd.as_raw_fd(), buffer) {
             Ok(received) => received,
             Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        // What another VLAN or another node is sent says nothing about this link.
+        // Packets for another VLAN or another node say nothing about this link.
         let is_ours = from.is_none_or(|from| from.pkttype() < OTHER_HOST);
         let packet = buffer.get(..if is_ours { length } else { 0 }).unwrap_or_default();
         Ok(Some((packet, from.and_then(|from| from.addr()).map(Mac))))
@@ -58,10 +58,10 @@ impl AsFd for Packets {
     }
 }
 
-/// The link-layer address of a link, or of a neighbour on it.
+/// Returns the link-layer address of a link, or of a neighbour on it.
 ///
 /// # Errors
-/// None in practice: `nix` would have to refuse what it is given.
+/// Never in practice: `nix` would have to refuse its input.
 pub fn link_address(index: u32, protocol: u16, mac: Option<[u8; 6]>) -> io::Result<LinkAddr> {
     let mut raw = libc::sockaddr_ll {
         sll_family: u16::try_from(libc::AF_PACKET).unwrap_or_default(),

@@ -11,20 +11,21 @@ use super::{How, Rtnl};
 use crate::netlink::fault::Fault;
 use crate::plan::Family;
 
-/// An address as the kernel describes it.
+/// An address according to the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::netlink) struct Address {
     /// Address and prefix length.
     pub(in crate::netlink) net: IpNet,
-    /// Duplicate address detection has not come to an end.
+    /// Whether duplicate address detection is still running.
     pub(in crate::netlink) tentative: bool,
-    /// It found a duplicate.
+    /// Whether detection found a duplicate.
     pub(in crate::netlink) duplicate: bool,
-    /// Everything, so that the address can be put back as it was.
+    /// The complete message, so that the address can be restored exactly.
     pub(in crate::netlink) message: AddressMessage,
 }
 
-/// A message that names an address of a link. IPv4 ones get their broadcast address, as `ip` and the reference plugins do.
+/// Returns a message with an address of a link. Like `ip` and the reference plugins, adds the broadcast address for
+/// IPv4.
 pub(in crate::netlink) fn address_message(index: u32, net: IpNet) -> AddressMessage {
     match net {
         IpNet::V4(net) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
@@ -38,7 +39,7 @@ pub(in crate::netlink) fn address_message(index: u32, net: IpNet) -> AddressMess
     }
 }
 
-/// The same address, taken to be unique (`IFA_F_NODAD`).
+/// Returns the same address with detection disabled (`IFA_F_NODAD`).
 pub(in crate::netlink) fn without_detection(mut message: AddressMessage) -> AddressMessage {
     message.header.flags |= AddressHeaderFlags::Nodad;
     message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
@@ -53,7 +54,7 @@ impl Address {
         let (mut local, mut plain) = (None, None);
         for attribute in &message.attributes {
             match attribute {
-                // On a point-to-point link IFA_ADDRESS is the peer's; IPv6 has no IFA_LOCAL otherwise.
+                // On a point-to-point link, IFA_ADDRESS is the peer's; otherwise IPv6 has no IFA_LOCAL.
                 AddressAttribute::Local(address) => local = Some(*address),
                 AddressAttribute::Address(address) => plain = Some(*address),
                 AddressAttribute::Flags(wide) => flags = *wide,
@@ -80,7 +81,7 @@ impl Rtnl {
             None => AddressFamily::Unspec,
         };
         let answers = match self.dump(RouteNetlinkMessage::GetAddress(message)) {
-            // The link went away: it has no addresses.
+            // The link disappeared, so it has no addresses.
             Err(fault) if fault.is_absent() => return Ok(Vec::new()),
             other => other?,
         };
@@ -96,7 +97,7 @@ impl Rtnl {
         self.change(RouteNetlinkMessage::NewAddress(message), How::Create)
     }
 
-    /// Puts an address back as it was read; it being there already is fine.
+    /// Restores an address exactly as it was read; an existing one is not an error.
     pub(in crate::netlink) fn restore_address(&self, message: AddressMessage) -> Result<(), Fault> {
         match self.add_address(message) {
             Err(fault) if fault.is_exists() => Ok(()),
@@ -104,7 +105,7 @@ impl Rtnl {
         }
     }
 
-    /// Removes an address; `false` when it is not there.
+    /// Removes an address. Returns `false` if it does not exist.
     pub(in crate::netlink) fn delete_address(&self, message: AddressMessage) -> Result<bool, Fault> {
         match self.change(RouteNetlinkMessage::DelAddress(message), How::Set) {
             Ok(()) => Ok(true),
@@ -114,7 +115,7 @@ impl Rtnl {
     }
 }
 
-/// Whether two networks share an address.
+/// Returns whether two networks overlap.
 pub(in crate::netlink) fn overlap(a: IpNet, b: IpNet) -> bool {
     let covers = |net: &IpNet, address: IpAddr| net.contains(&address);
     covers(&a, b.network()) || covers(&b, a.network())

@@ -1,13 +1,13 @@
-//! What only links of one kind have, as far as CHECK compares it.
+//! Properties that only links of one kind have, as far as CHECK compares them.
 
 use rtnetlink::packet_route::link::{InfoData, InfoIpVlan, InfoVlan, IpVlanMode};
 
 use crate::plan::IpvlanMode;
 
-/// See the module.
+/// A kind-specific property.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::netlink) enum Child {
-    /// The mode of an ipvlan, where it is one that weft knows.
+    /// The mode of an ipvlan, if weft knows it.
     Ipvlan(Option<IpvlanMode>),
     /// The id of a VLAN.
     Vlan(u16),

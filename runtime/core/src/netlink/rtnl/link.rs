@@ -1,4 +1,4 @@
-//! Links: what is read of them, and the small messages that change them.
+//! Links: their properties, and the small messages that change them.
 
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVrf, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader,
@@ -12,7 +12,7 @@ use crate::netlink::fault::Fault;
 use crate::plan::{LinkInfo, Mac};
 use crate::random;
 
-/// A link as the kernel describes it.
+/// A link according to the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::netlink) struct Link {
     pub(in crate::netlink) index: u32,
@@ -22,17 +22,17 @@ pub(in crate::netlink) struct Link {
     pub(in crate::netlink) mac: Option<Mac>,
     pub(in crate::netlink) mtu: u32,
     pub(in crate::netlink) up: bool,
-    /// Switched on by somebody; `promiscuity` also counts bridges and captures that need it.
+    /// Whether it was switched on explicitly; `promiscuity` also counts bridges and captures that need it.
     pub(in crate::netlink) promisc: bool,
     pub(in crate::netlink) promiscuity: u32,
     pub(in crate::netlink) allmulti: bool,
     pub(in crate::netlink) tx_queue_length: u32,
     pub(in crate::netlink) state: State,
-    /// Index of the bridge it is a port of.
+    /// Index of the bridge of which it is a port.
     pub(in crate::netlink) master: Option<u32>,
-    /// `IFLA_LINK`: the other end of a veth, the parent of a macvlan; in whichever namespace that one is.
+    /// `IFLA_LINK`: the other end of a veth, or the parent of a macvlan, possibly in another namespace.
     pub(in crate::netlink) other: Option<u32>,
-    /// `IFLA_LINK_NETNSID`: the namespace that `other` is in, where that is not the link's own.
+    /// `IFLA_LINK_NETNSID`: the namespace of `other`, if it is not the link's own.
     pub(in crate::netlink) other_netns: Option<Nsid>,
     pub(in crate::netlink) hairpin: bool,
     pub(in crate::netlink) isolated: bool,
@@ -41,45 +41,45 @@ pub(in crate::netlink) struct Link {
     pub(in crate::netlink) group: u32,
     /// `ifalias`.
     pub(in crate::netlink) alias: Option<String>,
-    /// The hardware address, of whatever length.
+    /// The hardware address, of any length.
     pub(in crate::netlink) hardware: Vec<u8>,
-    /// The hardware address that is burnt in, if any.
+    /// The permanent hardware address, if any.
     pub(in crate::netlink) permanent: Vec<u8>,
     /// The routing table of a VRF.
     pub(in crate::netlink) vrf_table: Option<u32>,
 }
 
-/// A namespace as the socket's own namespace numbers it.
+/// A namespace, by its number in the socket's own namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::netlink) struct Nsid(pub(in crate::netlink) i32);
 
-/// How a link is found.
+/// How to find a link.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::netlink) enum Lookup<'a> {
     Name(&'a str),
     Index(u32),
 }
 
-/// A message that changes one link and nothing else about it.
+/// Returns a message that only changes one link.
 pub(in crate::netlink) fn change(index: u32) -> rtnetlink::LinkMessageBuilder<LinkUnspec> {
     LinkUnspec::new_with_index(index)
 }
 
-/// A message that writes the flags of a bridge port.
+/// Returns a message that sets the flags of a bridge port.
 pub(in crate::netlink) fn port_flags(index: u32, hairpin: bool, isolated: bool) -> LinkMessage {
     LinkBridgePort::new(index).hairpin(hairpin).isolated(isolated).build()
 }
 
-/// A random MAC for a link of the host. Given at creation it is there to stay: one that the kernel makes up may be
-/// written over by udev (`MACAddressPolicy=persistent`) at any moment.
+/// Returns a random MAC for a link of the host. Given at creation, it is permanent, whereas udev may overwrite one that
+/// the kernel assigns (`MACAddressPolicy=persistent`) at any time.
 pub(in crate::netlink) fn random_mac() -> Mac {
     let mut octets: [u8; 6] = random::octets();
-    // Locally administered, unicast; below all of `high_mac`'s.
+    // Locally administered, unicast; lower than all of `high_mac`'s.
     octets[0] = (octets[0] & 0x7c) | 0x02;
     Mac(octets)
 }
 
-/// A random MAC for a bridge, above those of ports. See `pin_mac`.
+/// Returns a random MAC for a bridge, higher than those of ports. See `pin_mac`.
 pub(in crate::netlink) fn high_mac() -> Mac {
     let mut octets: [u8; 6] = random::octets();
     octets[0] = 0xfe;
@@ -165,7 +165,7 @@ impl Link {
         }
     }
 
-    /// As other modules see it.
+    /// Returns its properties for other modules.
     pub(in crate::netlink) fn info(&self, addresses: Vec<ipnet::IpNet>) -> LinkInfo {
         LinkInfo {
             index: self.index,
@@ -184,13 +184,13 @@ impl Link {
 // === impl Rtnl ===
 
 impl Rtnl {
-    /// Reads a link; `None` when there is none.
+    /// Reads a link; `None` if it does not exist.
     pub(in crate::netlink) fn link(&self, lookup: Lookup<'_>) -> Result<Option<Link>, Fault> {
         let mut message = match lookup {
             Lookup::Name(name) => LinkUnspec::new_with_name(name),
             Lookup::Index(index) => LinkUnspec::new_with_index(index),
         };
-        // The counters are more than half of the answer, and nobody looks at them.
+        // The counters are more than half of the answer, and not needed.
         message = message.append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         match self.get(RouteNetlinkMessage::GetLink(message.build())) {
             Ok(RouteNetlinkMessage::NewLink(message)) => Ok(Some(Link::read(message))),
@@ -230,7 +230,7 @@ impl Rtnl {
             .collect())
     }
 
-    /// Makes a link; the answer is the new link as the kernel announces it, where it does.
+    /// Makes a link. Returns the new link if the kernel announces it.
     pub(in crate::netlink) fn create_link(&self, message: LinkMessage) -> Result<Option<Link>, Fault> {
         let answer = self.change_echo(RouteNetlinkMessage::NewLink(message), How::Create)?;
         Ok(match answer {
@@ -241,11 +241,11 @@ impl Rtnl {
 
     /// Changes a link.
     pub(in crate::netlink) fn set_link(&self, message: LinkMessage) -> Result<(), Fault> {
-        // RTM_NEWLINK without NLM_F_CREATE does all that RTM_SETLINK does, and bridge port settings too.
+        // RTM_NEWLINK without NLM_F_CREATE does everything that RTM_SETLINK does, plus bridge port settings.
         self.change(RouteNetlinkMessage::NewLink(message), How::Set)
     }
 
-    /// Deletes a link; `false` when there is none.
+    /// Deletes a link. Returns `false` if it does not exist.
     pub(in crate::netlink) fn delete_link(&self, index: u32) -> Result<bool, Fault> {
         let message = LinkUnspec::new_with_index(index).build();
         match self.change(RouteNetlinkMessage::DelLink(message), How::Set) {
@@ -260,7 +260,7 @@ impl Rtnl {
 mod tests {
     use super::*;
 
-    /// The order that the proof in `pin_mac` rests on.
+    /// The proof in `pin_mac` depends on this order.
     #[test]
     fn made_up_macs() {
         for _ in 0..200 {

@@ -1,7 +1,7 @@
-//! One routing netlink socket: requests out, answers or the kernel's refusal back.
+//! One routing netlink socket: sends requests, and returns answers or the kernel's refusal.
 //!
-//! Invariants: a request counts as done only when the kernel's acknowledgement was seen (a socket that breaks down must
-//! not look like success), and the kernel's own explanation of a refusal is kept.
+//! Invariants: a request counts as done only after the kernel's acknowledgement (a broken socket must not look like
+//! success), and the kernel's own explanation of a refusal is kept.
 
 mod address;
 mod child;
@@ -31,42 +31,42 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use super::fault::Fault;
 use super::wire::{Answer, NLMSG_DONE, NLMSG_ERROR, Wire};
 
-/// A dump that others changed things under is asked for again this often; then it is used as it is.
+/// How often a dump is repeated that changes interrupted; then it is used as it is.
 const DUMP_ATTEMPTS: usize = 5;
 
 /// A routing netlink socket in one network namespace.
 #[derive(Debug)]
 pub(super) struct Rtnl {
     socket: Wire,
-    /// Of the last request; there were as many.
+    /// Of the last request; also the number of requests.
     sequence: Cell<u32>,
     buffer: RefCell<Vec<u8>>,
 }
 
-/// How a request changes things.
+/// How a request changes something.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::netlink) enum How {
-    /// Changes something that is there.
+    /// Changes an existing object.
     Set,
-    /// Makes something; an error if it is there.
+    /// Creates an object; an existing one is an error.
     Create,
-    /// Makes something; whether the same being there is an error is up to the kind of thing (routes).
+    /// Creates an object; whether an existing one is an error depends on its kind (routes).
     Append,
-    /// As `Append`, behind the others of its kind: of routes to the same destination the first counts.
+    /// Like `Append`, but after others of its kind: among routes to the same destination, the first one counts.
     Behind,
-    /// Makes something, instead of what is in its place.
+    /// Creates an object, or replaces an existing one.
     Replace,
 }
 
 // === impl Rtnl ===
 
 impl Rtnl {
-    /// Requests over a socket, wherever it was opened.
+    /// Sends requests over a socket, in whichever namespace it was opened.
     pub(super) fn over(socket: Wire) -> Self {
         Self { socket, sequence: Cell::new(0), buffer: RefCell::new(Vec::new()) }
     }
 
-    /// How many requests were sent so far.
+    /// Returns how many requests were sent so far.
     pub(super) fn sent(&self) -> u32 {
         self.sequence.get()
     }
@@ -76,7 +76,7 @@ impl Rtnl {
         self.exchange(message, how.flags() | NLM_F_ACK).map(drop)
     }
 
-    /// Like `change`, and asks for the thing as the kernel announces it. Kernels before 6.2 announce nothing.
+    /// Like `change`, and returns the object as the kernel announces it. Kernels before 6.2 announce nothing.
     pub(super) fn change_echo(
         &self,
         message: RouteNetlinkMessage,
@@ -85,7 +85,7 @@ impl Rtnl {
         self.exchange(message, how.flags() | NLM_F_ACK | NLM_F_ECHO).map(|answers| answers.into_iter().next())
     }
 
-    /// Asks for one thing that the kernel shows by announcing it, which it does to the one who asks only on demand.
+    /// Requests one object that the kernel returns as an announcement, which it only sends to the requester on demand.
     pub(super) fn ask_echo(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Fault> {
         self.exchange(message, NLM_F_REQUEST | NLM_F_ACK | NLM_F_ECHO)
     }
@@ -111,7 +111,7 @@ impl Rtnl {
         self.collect(message, flags, false)
     }
 
-    /// One request and all that comes back for it. An inconsistent dump is `EINTR` unless `tolerant`.
+    /// Sends one request and collects the answers. An inconsistent dump is `EINTR` unless `tolerant`.
     fn collect(
         &self,
         message: RouteNetlinkMessage,
@@ -132,7 +132,7 @@ impl Rtnl {
                 let ended = match answer.kind {
                     NLMSG_ERROR | NLMSG_DONE => answer.verdict().map(|()| true)?,
                     _ => {
-                        // Of a dump, what cannot be read is left out: it is something newer than this program.
+                        // In a dump, skip unreadable objects: they are newer than this program.
                         match thing(&answer) {
                             Err(fault) if one => return Err(fault),
                             thing => things.extend(thing.ok()),
@@ -147,7 +147,7 @@ impl Rtnl {
         }
     }
 
-    /// Sends a request and says which number it got.
+    /// Sends a request and returns its sequence number.
     fn send(&self, message: RouteNetlinkMessage, flags: u16) -> Result<u32, Fault> {
         let sequence = self.sequence.get().wrapping_add(1);
         self.sequence.set(sequence);

@@ -12,7 +12,7 @@ use crate::netlink::fault::Fault;
 use crate::plan::Mac;
 
 impl Rtnl {
-    /// Deletes what a link's neighbour table has learned of an address.
+    /// Deletes a link's learned neighbour entry for an address.
     pub(in crate::netlink) fn forget_neighbour(&self, index: u32, address: IpAddr) -> Result<(), Fault> {
         let mut message = NeighbourMessage::default();
         message.header.ifindex = index;
@@ -25,7 +25,7 @@ impl Rtnl {
         self.forget(message.clone(), message)
     }
 
-    /// Deletes what a bridge has learned of a MAC, wherever that was but on `port`.
+    /// Deletes a bridge's learned entry for a MAC, except on `port`.
     pub(in crate::netlink) fn forget_port_of(&self, bridge: u32, mac: Mac, port: Option<u32>) -> Result<(), Fault> {
         let mac = NeighbourAttribute::LinkLayerAddress(mac.0.to_vec());
         let mut question = NeighbourMessage::default();
@@ -51,7 +51,7 @@ impl Rtnl {
         }
     }
 
-    /// The entry, unless an administrator or the link itself made it, which stays.
+    /// Returns the entry, unless an administrator or the link itself made it.
     fn look(&self, question: NeighbourMessage) -> Result<Option<NeighbourMessage>, Fault> {
         let found = match self.get(RouteNetlinkMessage::GetNeighbour(question)) {
             Ok(RouteNetlinkMessage::NewNeighbour(found)) => found,

@@ -1,9 +1,9 @@
-//! Network namespaces as one namespace numbers them (nsids), and links of those others.
+//! Numbers of network namespaces within another namespace (nsids), and links in those namespaces.
 //!
-//! A namespace numbers another one when a link moves there (`__dev_change_net_namespace` calls `peernet2id_alloc`,
-//! <https://elixir.bootlin.com/linux/v6.12/source/net/core/dev.c>), and keeps the number while both live. Nobody can
-//! take it back. So the namespaces that a link may have left for are known, and links there can be read and deleted
-//! (`IFLA_TARGET_NETNSID`, Linux 4.20) without a way in.
+//! A namespace assigns a number to another one when a link is moved there (`__dev_change_net_namespace` calls
+//! `peernet2id_alloc`, <https://elixir.bootlin.com/linux/v6.12/source/net/core/dev.c>), and keeps it while both exist.
+//! Nobody can revoke it. So the possible destinations of a link are known, and links there can be read and deleted
+//! (`IFLA_TARGET_NETNSID`, Linux 4.20) without entering the namespace.
 
 use rtnetlink::LinkUnspec;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -14,7 +14,7 @@ use super::{How, Link, Nsid, Rtnl};
 use crate::netlink::fault::Fault;
 
 impl Rtnl {
-    /// The number of the namespace behind an open file; `None` where it has none.
+    /// Returns the number of the namespace behind an open file; `None` if it has none.
     pub(in crate::netlink) fn nsid_of(&self, netns: i32) -> Result<Option<Nsid>, Fault> {
         let mut message = NsidMessage::default();
         message.attributes.push(NsidAttribute::Fd(u32::try_from(netns).unwrap_or_default()));
@@ -24,7 +24,7 @@ impl Rtnl {
         }
     }
 
-    /// All namespaces that have a number.
+    /// Returns all namespaces with a number.
     pub(in crate::netlink) fn nsids(&self) -> Result<Vec<Nsid>, Fault> {
         let answers = self.dump(RouteNetlinkMessage::GetNsId(NsidMessage::default()))?;
         let ids = answers.into_iter().filter_map(|answer| match answer {
@@ -34,7 +34,7 @@ impl Rtnl {
         Ok(ids.collect())
     }
 
-    /// All links of another namespace. Their `other_netns` is numbered by the socket's own.
+    /// Returns all links of another namespace. The socket's own namespace defines the numbers in `other_netns`.
     pub(in crate::netlink) fn links_in(&self, netns: Nsid) -> Result<Vec<Link>, Fault> {
         let message = LinkUnspec::new_with_index(0)
             .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]))
@@ -47,7 +47,7 @@ impl Rtnl {
         Ok(links.collect())
     }
 
-    /// Deletes a link of another namespace; `false` when there is none.
+    /// Deletes a link of another namespace. Returns `false` if it does not exist.
     pub(in crate::netlink) fn delete_link_in(&self, netns: Nsid, index: u32) -> Result<bool, Fault> {
         let message = LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::IfNetnsId(netns.0));
         match self.change(RouteNetlinkMessage::DelLink(message.build()), How::Set) {
@@ -58,7 +58,7 @@ impl Rtnl {
     }
 }
 
-/// `NETNSA_NSID`; -1 stands for none.
+/// `NETNSA_NSID`; -1 means none.
 fn id(message: &NsidMessage) -> Option<Nsid> {
     let found = message.attributes.iter().find_map(|attribute| match attribute {
         NsidAttribute::Id(id) => Some(*id),

@@ -13,13 +13,13 @@ use super::{How, Rtnl};
 use crate::netlink::fault::Fault;
 use crate::plan::Family;
 
-/// The table that routes without one are in.
+/// The default table of routes.
 pub(in crate::netlink) const DEFAULT_TABLE: u32 = RouteHeader::RT_TABLE_MAIN as u32;
 
 /// A route to be made, or one that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::netlink) struct RouteSpec {
-    /// Index of the link it goes out of.
+    /// Index of its outgoing link.
     pub(in crate::netlink) index: u32,
     pub(in crate::netlink) dst: IpNet,
     pub(in crate::netlink) gw: Option<IpAddr>,
@@ -32,13 +32,13 @@ pub(in crate::netlink) struct RouteSpec {
     pub(in crate::netlink) advmss: Option<u32>,
 }
 
-/// The message that describes a route.
+/// Returns the message that describes a route.
 pub(in crate::netlink) fn route_message(route: &RouteSpec) -> RouteMessage {
     let mut message = RouteMessage::default();
     let table = route.table.unwrap_or(DEFAULT_TABLE);
     message.header.address_family = if route.dst.addr().is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.destination_prefix_length = route.dst.prefix_len();
-    // Tables above 255 are in the attribute only.
+    // Tables above 255 only fit the attribute.
     message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
     message.header.protocol = RouteProtocol::Boot;
     message.header.scope = RouteScope::from(route.scope.unwrap_or(0));
@@ -62,10 +62,10 @@ pub(in crate::netlink) fn route_message(route: &RouteSpec) -> RouteMessage {
     message
 }
 
-/// The same route in another table.
+/// Returns the same route in another table.
 pub(in crate::netlink) fn in_table(mut message: RouteMessage, table: u32) -> RouteMessage {
     message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
-    // Its age and use are the kernel's to tell.
+    // Its age and use are set by the kernel.
     message
         .attributes
         .retain(|attribute| !matches!(attribute, RouteAttribute::Table(_) | RouteAttribute::CacheInfo(_)));
@@ -80,8 +80,8 @@ fn packed(address: IpAddr) -> RouteAddress {
 // === impl RouteSpec ===
 
 impl RouteSpec {
-    /// Reads a unicast route; `None` for other types, and for multipath ones, which name no single link. A default route
-    /// is one whose destination is left out.
+    /// Reads a unicast route; `None` for other types, and for multipath routes, which have no single link. A default
+    /// route has no destination attribute.
     pub(in crate::netlink) fn read(message: &RouteMessage) -> Option<Self> {
         let header = &message.header;
         let v4 = header.address_family == AddressFamily::Inet;
@@ -129,7 +129,7 @@ fn unpacked(address: &RouteAddress) -> Option<IpAddr> {
 // === impl Rtnl ===
 
 impl Rtnl {
-    /// Reads the routes of a family, in one table or all, out of one link or any.
+    /// Reads the routes of a family, in one table or all, through one link or any.
     pub(in crate::netlink) fn routes(
         &self,
         family: Family,
@@ -144,7 +144,7 @@ impl Rtnl {
         message.attributes.extend(table.map(RouteAttribute::Table));
         message.attributes.extend(index.map(RouteAttribute::Oif));
         let answers = match self.dump(RouteNetlinkMessage::GetRoute(message)) {
-            // A table without routes does not exist; neither does a link that went away.
+            // A table without routes does not exist; neither does a link that disappeared.
             Err(fault) if fault.is_absent() => return Ok(Vec::new()),
             other => other?,
         };
@@ -163,7 +163,7 @@ impl Rtnl {
             .collect())
     }
 
-    /// Index of the link by which the host would reach an address; `None` where it has no route there.
+    /// Returns the index of the link through which the host reaches an address; `None` if it has no route.
     pub(in crate::netlink) fn way_to(&self, address: Ipv4Addr) -> Result<Option<u32>, Fault> {
         let mut message = RouteMessage::default();
         message.header.address_family = AddressFamily::Inet;
@@ -180,27 +180,26 @@ impl Rtnl {
         }))
     }
 
-    /// Adds a route next to those that are there; the very same one is refused.
-    /// A message that was listed may be given as it came: what the kernel noted on it (no carrier just now, offloaded) it
-    /// does not take back, only what somebody asked for.
+    /// Adds a route beside existing ones; an identical one is refused. A listed message may be passed unchanged: the
+    /// kernel does not accept its own flags (no carrier, offloaded) back, so only requested ones are sent.
     pub(in crate::netlink) fn add_route(&self, mut message: RouteMessage) -> Result<(), Fault> {
         message.header.flags &= RouteFlags::Onlink;
         self.change(RouteNetlinkMessage::NewRoute(message), How::Append)
     }
 
-    /// As `add_route`, behind those to the same destination with the same priority.
+    /// Like `add_route`, but after those with the same destination and priority.
     pub(in crate::netlink) fn add_route_behind(&self, mut message: RouteMessage) -> Result<(), Fault> {
         message.header.flags &= RouteFlags::Onlink;
         self.change(RouteNetlinkMessage::NewRoute(message), How::Behind)
     }
 
-    /// Adds a route in place of the one to the same destination with the same priority, where there is one.
+    /// Adds a route, or replaces the one with the same destination and priority.
     pub(in crate::netlink) fn replace_route(&self, mut message: RouteMessage) -> Result<(), Fault> {
         message.header.flags &= RouteFlags::Onlink;
         self.change(RouteNetlinkMessage::NewRoute(message), How::Replace)
     }
 
-    /// Removes a route; `false` when it is not there.
+    /// Removes a route. Returns `false` if it does not exist.
     pub(in crate::netlink) fn delete_route(&self, message: RouteMessage) -> Result<bool, Fault> {
         match self.change(RouteNetlinkMessage::DelRoute(message), How::Set) {
             Ok(()) => Ok(true),
@@ -228,7 +227,7 @@ mod tests {
         })
     }
 
-    /// What is written reads the same.
+    /// A written route is read back unchanged.
     #[test]
     fn there_and_back() {
         for (dst, gw, table) in [

@@ -1,4 +1,4 @@
-//! Rules: which table a packet's route is looked up in.
+//! Rules: they determine the table in which a packet's route is looked up.
 
 use std::net::IpAddr;
 
@@ -9,23 +9,24 @@ use super::{How, Rtnl};
 use crate::netlink::fault::Fault;
 use crate::plan::Family;
 
-/// A rule as the kernel describes it.
+/// A rule according to the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::netlink) struct Rule {
-    /// The table, where it names one.
+    /// The table, if it names one.
     pub(in crate::netlink) table: Option<u32>,
-    /// The one source address that it is about, where that is all that it asks for.
+    /// The source address, if that is its only condition.
     pub(in crate::netlink) source: Option<IpAddr>,
-    /// Everything, so that the rule can be named exactly.
+    /// The complete message, so that the rule can be identified exactly.
     pub(in crate::netlink) message: RuleMessage,
 }
 
-/// A rule that looks up in a table what comes from an address. The kernel gives it a priority before those there are.
+/// Returns a rule that looks up packets from an address in a table. The kernel gives it a priority before existing
+/// ones.
 pub(in crate::netlink) fn rule_message(source: IpAddr, table: u32) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = if source.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.src_len = length(source);
-    // Tables above 255 are in the attribute only.
+    // Tables above 255 only fit the attribute.
     message.header.table = u8::try_from(table).unwrap_or(RuleHeader::default().table);
     message.header.action = RuleAction::ToTable;
     message.attributes.push(RuleAttribute::Source(source));
@@ -50,7 +51,7 @@ impl Rule {
                 RuleAttribute::Table(value) => table = Some(*value),
                 RuleAttribute::Source(address) => source = Some(*address),
                 RuleAttribute::Priority(_) | RuleAttribute::Protocol(_) => {}
-                // "No limit" is sent with every rule.
+                // The kernel sends "no limit" with every rule.
                 RuleAttribute::SuppressPrefixLen(u32::MAX) | RuleAttribute::SuppressIfGroup(u32::MAX) => {}
                 RuleAttribute::Other(_) => {}
                 _ => plain = false,
@@ -84,7 +85,7 @@ impl Rtnl {
             .collect())
     }
 
-    /// Adds a rule. The answer names it exactly, with the priority it got.
+    /// Adds a rule. Returns its exact form, with the assigned priority.
     pub(in crate::netlink) fn add_rule(&self, message: RuleMessage) -> Result<RuleMessage, Fault> {
         match self.change_echo(RouteNetlinkMessage::NewRule(message.clone()), How::Create)? {
             Some(RouteNetlinkMessage::NewRule(announced)) => Ok(announced),
@@ -92,7 +93,7 @@ impl Rtnl {
         }
     }
 
-    /// Removes a rule; `false` when it is not there.
+    /// Removes a rule. Returns `false` if it does not exist.
     pub(in crate::netlink) fn delete_rule(&self, message: RuleMessage) -> Result<bool, Fault> {
         match self.change(RouteNetlinkMessage::DelRule(message), How::Set) {
             Ok(()) => Ok(true),

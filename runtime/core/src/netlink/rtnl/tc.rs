@@ -1,7 +1,7 @@
-//! Traffic control: token bucket filters, the ingress hook of a link, and the one filter there that redirects everything.
+//! Traffic control: token bucket filters, the ingress hook of a link, and the filter there that redirects everything.
 //!
-//! The token bucket's options are written here, byte by byte: the crate has no type for them. Sizes are those of the
-//! kernel's `linux/pkt_sched.h`.
+//! The token bucket's options are encoded here: the crate has no type for them. Sizes are those of the kernel's
+//! `linux/pkt_sched.h`.
 
 use netlink_packet_core::{DefaultNla, Emitable};
 use rtnetlink::packet_route::tc::{
@@ -16,7 +16,7 @@ use crate::netlink::fault::Fault;
 
 /// Handle of a link's token bucket.
 pub(in crate::netlink) const ROOT_HANDLE: TcHandle = TcHandle { major: 1, minor: 0 };
-/// Handle that the kernel gives the ingress hook.
+/// The handle that the kernel gives the ingress hook.
 pub(in crate::netlink) const INGRESS_HANDLE: TcHandle = TcHandle { major: 0xffff, minor: 0 };
 
 /// `TCA_OPTIONS`.
@@ -27,25 +27,25 @@ const TBF_RATE64: u16 = 4;
 /// Sizes of `struct tc_ratespec`, and of `struct tc_tbf_qopt`: two of those, then limit, buffer and mtu.
 const RATESPEC: usize = 12;
 const TBF_QOPT: usize = 2 * RATESPEC + 12;
-/// Where the rate is in `struct tc_ratespec`.
+/// Offset of the rate in `struct tc_ratespec`.
 const RATE_AT: usize = 8;
 /// `ETH_P_ALL`: every frame.
 const EVERY_PROTOCOL: u16 = 0x0003;
 /// Priority of the redirecting filter.
 const PRIORITY: u32 = 1;
-/// Microseconds in a second, and scheduler ticks in a microsecond: `/proc/net/psched` has said 1000/64 of every kernel
-/// since 2.6.31 (`PSCHED_SHIFT` is 6).
+/// Microseconds per second, and scheduler ticks per microsecond: since 2.6.31, `/proc/net/psched` reports 1000/64 on
+/// every kernel (`PSCHED_SHIFT` is 6).
 const MICROS: f64 = 1e6;
 const TICKS: f64 = 15.625;
-/// How long a packet may wait for tokens, in microseconds: the reference plugin's.
+/// How long a packet may wait for tokens, in microseconds, as in the reference plugin.
 const LATENCY: f64 = 25_000.0;
 
-/// The numbers of a token bucket filter, as the kernel has them.
+/// The parameters of a token bucket filter, in the kernel's units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::netlink) struct Tbf {
     /// Bytes per second.
     pub(in crate::netlink) rate: u64,
-    /// How long the burst takes at that rate, in ticks.
+    /// Duration of the burst at that rate, in ticks.
     pub(in crate::netlink) buffer: u32,
     /// Bytes that may wait.
     pub(in crate::netlink) limit: u32,
@@ -55,11 +55,11 @@ pub(in crate::netlink) struct Tbf {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::netlink) struct Qdisc {
     pub(in crate::netlink) kind: String,
-    /// Somebody asked for it; the kernel's own default has no handle.
+    /// Whether it was requested explicitly; the kernel's default has no handle.
     pub(in crate::netlink) explicit: bool,
-    /// Its numbers, where it is a token bucket.
+    /// Its parameters, if it is a token bucket.
     pub(in crate::netlink) tbf: Option<Tbf>,
-    /// Everything, so that it can be put back.
+    /// The complete message, so that it can be restored.
     pub(in crate::netlink) message: TcMessage,
 }
 
@@ -71,12 +71,12 @@ fn message(index: u32, handle: TcHandle, parent: TcHandle) -> TcMessage {
     message
 }
 
-/// Names the queueing discipline at the root or at the ingress hook of a link, whatever it is.
+/// Identifies the queueing discipline at the root or at the ingress hook of a link, whatever its kind.
 pub(in crate::netlink) fn qdisc_selector(index: u32, parent: TcHandle) -> TcMessage {
     message(index, TcHandle::UNSPEC, parent)
 }
 
-/// A token bucket at the root of a link.
+/// Returns a token bucket at the root of a link.
 pub(in crate::netlink) fn tbf_message(index: u32, tbf: Tbf) -> TcMessage {
     let mut message = message(index, ROOT_HANDLE, TcHandle::ROOT);
     message.attributes.push(TcAttribute::Kind("tbf".to_owned()));
@@ -84,20 +84,20 @@ pub(in crate::netlink) fn tbf_message(index: u32, tbf: Tbf) -> TcMessage {
     message
 }
 
-/// The ingress hook of a link.
+/// Returns the ingress hook of a link.
 pub(in crate::netlink) fn ingress_message(index: u32) -> TcMessage {
     let mut message = message(index, INGRESS_HANDLE, TcHandle::INGRESS);
     message.attributes.push(TcAttribute::Kind("ingress".to_owned()));
     message
 }
 
-/// The filter that sends everything which comes in through a link out of another one.
+/// Returns the filter that redirects all incoming traffic of a link to another.
 pub(in crate::netlink) fn redirect_message(from: u32, to: u32) -> TcMessage {
     let mut message = message(from, TcHandle::UNSPEC, INGRESS_HANDLE);
     message.header.info = PRIORITY << 16 | u32::from(EVERY_PROTOCOL.to_be());
     let mut selector = TcU32Selector::default();
     selector.flags = TcU32SelectorFlags::Terminal;
-    // A key without mask: matches whatever there is.
+    // A key without a mask matches everything.
     selector.nkeys = 1;
     selector.keys = vec![TcU32Key::default()];
     let mut mirror = TcMirror::default();
@@ -119,7 +119,8 @@ pub(in crate::netlink) fn redirect_message(from: u32, to: u32) -> TcMessage {
     message
 }
 
-/// Where the filters of an ingress hook send everything, in order; `None` where one of them does something else.
+/// Returns the links to which the filters of an ingress hook redirect everything, in order; `None` if one of them does
+/// something else.
 pub(in crate::netlink) fn redirect_targets(filters: &[TcMessage]) -> Option<Vec<u32>> {
     let mut targets = Vec::new();
     for filter in filters {
@@ -151,7 +152,7 @@ fn u32_options(filter: &TcMessage) -> impl Iterator<Item = &TcFilterU32Option> {
     })
 }
 
-/// Bits that a filter compares: none, if it matches everything.
+/// Returns the number of bits that a filter compares: 0 if it matches everything.
 fn keys(filter: &TcMessage) -> Option<u32> {
     u32_options(filter).find_map(|option| match option {
         TcFilterU32Option::Selector(selector) => Some(selector.keys.iter().fold(0, |bits, key| bits | key.mask)),
@@ -159,7 +160,7 @@ fn keys(filter: &TcMessage) -> Option<u32> {
     })
 }
 
-/// The link that the first action of a filter sends to.
+/// Returns the link to which the first action of a filter redirects.
 fn redirection(filter: &TcMessage) -> Option<u32> {
     let actions = u32_options(filter).find_map(|option| match option {
         TcFilterU32Option::Action(actions) => actions.first(),
@@ -182,7 +183,7 @@ fn redirection(filter: &TcMessage) -> Option<u32> {
 // === impl Tbf ===
 
 impl Tbf {
-    /// The reference plugin's numbers for a rate in bytes per second and a burst in bytes.
+    /// Returns the reference plugin's parameters for a rate in bytes per second and a burst in bytes.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -198,7 +199,7 @@ impl Tbf {
 
     fn bytes(self) -> Vec<u8> {
         let mut parms = vec![0; TBF_QOPT];
-        // A rate that does not fit is all ones here, and in full in an attribute of its own.
+        // A rate that does not fit is all ones here, and exact in a separate attribute.
         let short = u32::try_from(self.rate).unwrap_or(u32::MAX);
         let numbers = [(RATE_AT, short), (2 * RATESPEC, self.limit), (2 * RATESPEC + 4, self.buffer)];
         for (at, number) in numbers {
@@ -215,7 +216,7 @@ impl Tbf {
         bytes
     }
 
-    /// Reads the options of a token bucket as the kernel shows them.
+    /// Parses the kernel's options of a token bucket.
     fn read(mut bytes: &[u8]) -> Option<Self> {
         let (mut found, mut wide) = (None, None);
         while let [a, b, c, d, ..] = *bytes {
@@ -246,7 +247,7 @@ impl Qdisc {
         for attribute in &mut message.attributes {
             match attribute {
                 TcAttribute::Kind(name) => kind.clone_from(name),
-                // Of kinds it does not know the crate hands the whole attribute on, and would wrap it once more.
+                // For unknown kinds, the crate returns the whole attribute, and would wrap it again.
                 TcAttribute::Options(options) => {
                     if let [TcOption::Other(raw)] = options.as_slice() {
                         let mut bytes = vec![0; raw.buffer_len()];
@@ -259,7 +260,7 @@ impl Qdisc {
                 _ => {}
             }
         }
-        // What it counted is not part of what it is.
+        // Its counters are not part of its definition.
         message.attributes.retain(|attribute| {
             matches!(attribute, TcAttribute::Kind(_) | TcAttribute::Options(_))
                 || matches!(attribute, TcAttribute::Other(raw) if netlink_packet_core::Nla::kind(raw) == OPTIONS)
@@ -276,7 +277,7 @@ impl Rtnl {
     pub(in crate::netlink) fn qdisc(&self, index: u32, parent: TcHandle) -> Result<Option<Qdisc>, Fault> {
         let request = RouteNetlinkMessage::GetQueueDiscipline(qdisc_selector(index, parent));
         let answers = match self.ask_echo(request) {
-            // The placeholder of a link that was never up is there but not shown.
+            // The placeholder of a link that was never up exists but is not shown.
             Err(fault) if fault.is_absent() || fault.errno() == Some(nix::errno::Errno::EINVAL) => return Ok(None),
             other => other?,
         };
@@ -291,7 +292,7 @@ impl Rtnl {
         self.change(RouteNetlinkMessage::NewQueueDiscipline(message), How::Create)
     }
 
-    /// Removes a queueing discipline; `false` when it is not there, or is the kernel's own.
+    /// Removes a queueing discipline. Returns `false` if it does not exist, or is the kernel's own.
     pub(in crate::netlink) fn delete_qdisc(&self, message: TcMessage) -> Result<bool, Fault> {
         match self.change(RouteNetlinkMessage::DelQueueDiscipline(message), How::Set) {
             Ok(()) => Ok(true),
@@ -329,7 +330,7 @@ mod tests {
 
     use super::*;
 
-    /// Computed by hand from the reference plugin's formulas.
+    /// Computed manually from the reference plugin's formulas.
     #[test]
     fn numbers() {
         assert_eq!(Tbf::new(1, 1), Tbf { rate: 1, buffer: 15_625_000, limit: 1 });

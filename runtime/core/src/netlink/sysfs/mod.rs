@@ -1,6 +1,6 @@
-//! What `/sys` says of devices: which links a PCI or auxiliary device has, and who drives it. Read only.
+//! Reads `/sys` for devices: the links of a PCI or auxiliary device, and its driver. Read only.
 //!
-//! Texts are the stock plugin's. The root is given, so that tests can make one up.
+//! Texts are the stock plugin's. The root is a parameter, so that tests can provide one.
 
 use std::fs;
 use std::io;
@@ -14,7 +14,7 @@ const USER_SPACE_DRIVERS: [&str; 3] = ["vfio-pci", "uio_pci_generic", "igb_uio"]
 const PCI: &str = "/sys/bus/pci/devices";
 const AUXILIARY: &str = "/sys/bus/auxiliary/devices";
 
-/// What a query comes down to.
+/// The result of resolving a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     /// The link of that name.
@@ -27,7 +27,7 @@ pub(super) enum Target {
     UserSpace,
 }
 
-/// The file system that `/sys` is in.
+/// The root of the file system that contains `/sys`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sysfs<'a> {
     root: &'a Path,
@@ -38,7 +38,7 @@ impl<'a> Sysfs<'a> {
         Self { root }
     }
 
-    /// Finds out what a query means; the error says why it means nothing here.
+    /// Resolves a query; the error says why it matches nothing here.
     pub(super) fn resolve(self, query: &DeviceQuery) -> Result<Target, String> {
         let (pci, auxiliary) = self.by_id(query)?;
         let user_space = match pci {
@@ -51,7 +51,7 @@ impl<'a> Sysfs<'a> {
         self.target(query, pci, auxiliary).map_err(|why| format!("failed to find host device: {why}"))
     }
 
-    /// What the device plugin's id is; a PCI address goes before the configuration's.
+    /// Interprets the device plugin's id; a PCI address takes precedence over the configuration's.
     fn by_id(self, query: &DeviceQuery) -> Result<(Option<&str>, Option<&str>), String> {
         let Some(id) = query.id.as_deref() else { return Ok((query.pci.as_deref(), None)) };
         let is = |bus: &str| is_name(id) && self.at(bus).join(id).exists();
@@ -80,7 +80,7 @@ impl<'a> Sysfs<'a> {
             return self.of_pci(address);
         }
         let Some(id) = auxiliary else { return Err("failed to find physical interface".to_owned()) };
-        // Newer versions of the stock plugin, which alone know these devices, have other words for the same.
+        // Newer versions of the stock plugin, the only ones that know these devices, have another text for this.
         let dir = Path::new(AUXILIARY).join(id).join("net");
         let names = self.names(&dir).map_err(|why| {
             let path = dir.display();
@@ -94,7 +94,7 @@ impl<'a> Sysfs<'a> {
         let device = Path::new(PCI).join(address);
         let mut dir = device.join("net");
         if !self.at(&dir).exists() {
-            // A virtio device has a bus of its own below the PCI one.
+            // A virtio device has its own bus below the PCI one.
             let entries = self.names(&device).unwrap_or_default();
             let mut virtio =
                 entries.iter().filter(|name| name.starts_with("virtio")).map(|name| device.join(name).join("net"));
@@ -112,14 +112,14 @@ impl<'a> Sysfs<'a> {
         names.into_iter().next().map(Target::Name).ok_or_else(none)
     }
 
-    /// Whether the driver of a PCI device leaves it to user space. A device without driver is an error.
+    /// Returns whether the driver of a PCI device leaves it to user space. A device without a driver is an error.
     fn is_user_space(self, address: &str) -> Result<bool, String> {
         if !is_name(address) {
             return Err(format!("{address:?} is not a PCI address"));
         }
         let link = Path::new(PCI).join(address).join("driver");
         let driver = fs::canonicalize(self.at(&link)).map_err(|why| {
-            // Go goes down the path, and names the first part that is not there.
+            // Go walks the path, and names the first missing part.
             let mut parts: Vec<&Path> = link.ancestors().collect();
             parts.reverse();
             let missing = parts.into_iter().find(|part| fs::symlink_metadata(self.at(part)).is_err());
@@ -129,7 +129,7 @@ impl<'a> Sysfs<'a> {
         Ok(USER_SPACE_DRIVERS.contains(&name.as_ref()))
     }
 
-    /// Names in a directory, sorted.
+    /// Returns names in a directory, sorted.
     fn names(self, dir: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(self.at(dir))? {
@@ -145,12 +145,12 @@ impl<'a> Sysfs<'a> {
     }
 }
 
-/// The name of one directory, not a way out of it.
+/// Returns whether a text is a plain file name that stays in its directory.
 fn is_name(text: &str) -> bool {
     !text.is_empty() && text != "." && text != ".." && !text.contains('/')
 }
 
-/// An error the way Go prints it.
+/// Formats an error like Go.
 fn words(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or(&text);

@@ -1,11 +1,12 @@
-//! Devices of a made-up `/sys`.
+//! Devices of a simulated `/sys`.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::os::unix::fs::symlink;
 
 use super::*;
 
-/// A `/sys` with a PCI network card, a virtio one, one that user space drives, one without driver, and an auxiliary device.
+/// A `/sys` with a PCI network card, a virtio card, a card driven from user space, one without driver, and an auxiliary
+/// device.
 struct Fake(tempfile::TempDir);
 
 impl Fake {

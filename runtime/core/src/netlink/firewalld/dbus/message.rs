@@ -1,11 +1,10 @@
-//! Messages of D-Bus, in little endian as we write them, in either order as they are read (the D-Bus specification, "Message
-//! Protocol").
+//! D-Bus messages: written in little endian, read in either byte order (the D-Bus specification, "Message Protocol").
 //!
-//! Whatever comes back is taken apart with checks: the bus is no part of weft.
+//! Incoming messages are parsed defensively: the bus is not part of weft.
 
 use std::io;
 
-/// No message that answers us is as long as this.
+/// Maximum length of an answer.
 const LONGEST: usize = 1 << 20;
 
 /// Message types and header fields.
@@ -20,7 +19,7 @@ const FIELD_REPLY_SERIAL: u8 = 5;
 const FIELD_DESTINATION: u8 = 6;
 const FIELD_SIGNATURE: u8 = 8;
 
-/// `NO_AUTO_START`: a service that is not running is not to be started for our sake.
+/// `NO_AUTO_START`: do not start a service that is not running.
 const NO_AUTO_START: u8 = 2;
 
 /// A string.
@@ -105,7 +104,7 @@ fn put_string(bytes: &mut Vec<u8>, text: &str) {
 
 // === reading ===
 
-/// A place in a message; alignment counts from its beginning.
+/// A position in a message; alignment counts from the message's beginning.
 struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -149,11 +148,11 @@ impl<'a> Cursor<'a> {
 }
 
 impl Message {
-    /// Takes a message apart; `rest` is what follows the first 16 bytes.
+    /// Parses a message; `rest` is what follows the first 16 bytes.
     pub(super) fn read(start: &[u8; 16], fields: usize, rest: &[u8]) -> Option<Self> {
         let big = start.first() == Some(&b'B');
         let mut message = Self { kind: *start.get(1)?, ..Self::default() };
-        // The header's length is a multiple of 8 up to here, so alignment may count from `rest`.
+        // Up to here the header's length is a multiple of 8, so alignment may count from `rest`.
         let mut cursor = Cursor { bytes: rest.get(..fields)?, at: 0, big };
         while cursor.at < fields {
             cursor.align(8);
@@ -174,7 +173,7 @@ impl Message {
         }
         message.body = rest.get(fields.next_multiple_of(8)..)?.to_vec();
         if big && !message.body.is_empty() {
-            // Nobody answers in another order than we asked in; the body would have to be turned round.
+            // Nobody answers in another byte order than the request's; the body would have to be converted.
             return None;
         }
         Some(message)
@@ -185,7 +184,7 @@ impl Message {
         if self.signature.starts_with('b') { Some(cursor.number()? != 0) } else { None }
     }
 
-    /// The first argument, if it is a text.
+    /// Returns the first argument, if it is a text.
     pub(super) fn text(&self) -> String {
         let mut cursor = Cursor { bytes: &self.body, at: 0, big: false };
         let text = if self.signature.starts_with('s') { cursor.string() } else { None };
@@ -253,7 +252,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes in, it is taken apart or refused.
+        /// Any input is parsed or refused.
         #[test]
         fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             if let Some(message) = parsed(&bytes) {
@@ -262,7 +261,7 @@ mod tests {
             }
         }
 
-        /// Nor do single bytes out of place hurt.
+        /// Changed single bytes do no harm either.
         #[test]
         fn bent_bytes(at in 0_usize..80, to in any::<u8>()) {
             let mut text = Vec::new();

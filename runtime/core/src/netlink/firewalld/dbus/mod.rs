@@ -1,5 +1,5 @@
-//! As much of D-Bus as it takes to call a method with strings: the system bus, and authentication by user id (the D-Bus
-//! specification, "Authentication Protocol"). Messages are in `message`.
+//! The part of D-Bus needed to call a method with strings: the system bus, and authentication by user id (the D-Bus
+//! specification, "Authentication Protocol"). `message` has the messages.
 
 mod message;
 
@@ -12,10 +12,10 @@ use std::time::Duration;
 pub(super) use message::Argument;
 use message::{ERROR, METHOD_RETURN, Message, lengths, method_call, nonsense};
 
-/// Where the system bus is unless `DBUS_SYSTEM_BUS_ADDRESS` says otherwise.
+/// The system bus, unless `DBUS_SYSTEM_BUS_ADDRESS` names another.
 const DEFAULT: &str = "unix:path=/run/dbus/system_bus_socket";
 
-/// How long the other side may take. firewalld reloads its whole rule set for some calls.
+/// Time limit of a call. firewalld reloads its whole rule set for some calls.
 const PATIENCE: Duration = Duration::from_secs(25);
 
 const BUS: (&str, &str, &str) = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus");
@@ -23,13 +23,13 @@ const BUS: (&str, &str, &str) = ("org.freedesktop.DBus", "/org/freedesktop/DBus"
 /// Why a call failed.
 #[derive(Debug)]
 pub(super) enum CallError {
-    /// The bus cannot be reached or spoke nonsense.
+    /// The bus cannot be reached or violated the protocol.
     Io(io::Error),
     /// The other side refused.
     Refused {
         /// The error's name.
         name: String,
-        /// What it says.
+        /// Its text.
         text: String,
     },
 }
@@ -48,7 +48,7 @@ impl From<io::Error> for CallError {
 }
 
 impl CallError {
-    /// Whether nobody is there to be asked.
+    /// Returns whether the service is not running.
     pub(super) fn is_away(&self) -> bool {
         match self {
             Self::Io(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused),
@@ -81,12 +81,12 @@ impl Bus {
         Err(last.into())
     }
 
-    /// Whether somebody has a name on the bus.
+    /// Returns whether a name on the bus has an owner.
     pub(super) fn has_owner(&mut self, name: &str) -> Result<bool, CallError> {
         Ok(self.call(BUS.0, BUS.1, BUS.2, "NameHasOwner", &[Argument(name)])?.unwrap_or(false))
     }
 
-    /// Calls a method with strings. The answer is returned where it is a boolean.
+    /// Calls a method with strings. Returns the answer if it is a boolean.
     pub(super) fn call(
         &mut self,
         service: &str,
@@ -139,7 +139,7 @@ fn open(address: &str) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// The bus knows who is at the other end of its socket; it only has to be claimed.
+/// Authenticates: the bus knows the peer of its socket, so the user id only has to be claimed.
 fn authenticate(mut stream: UnixStream) -> io::Result<UnixStream> {
     let user = nix::unistd::geteuid().to_string();
     let hex: String = user.bytes().map(|byte| format!("{byte:02x}")).collect();
