@@ -1,5 +1,5 @@
-//! Events about pods: sent in order, counted where the same one comes again, dropped where they come faster than the API server
-//! takes them. Each is tried once: events are hints, the log has everything.
+//! Events about pods: sent in order, counted if repeated, dropped if they come faster than the API server accepts them.
+//! Each is tried once: events are hints, the log has everything.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -19,25 +19,25 @@ use crate::Log;
 use crate::cluster::{Cluster, ClusterError};
 use crate::server::Deadline;
 
-/// Events that wait to be sent; more are dropped.
+/// Maximum number of waiting events; more are dropped.
 const WAITING: usize = 256;
-/// Events that are remembered, to count repetitions of.
+/// How many events are remembered for counting repetitions.
 const REMEMBERED: usize = 512;
-/// The same event is counted at most this often.
+/// Minimum time between two updates of a repeated event.
 const REPEAT: Duration = Duration::from_secs(10);
-/// How long sending one may take.
+/// Time limit of sending one event.
 const SEND: Duration = Duration::from_secs(5);
 
-/// What an event is about.
+/// The object of an event.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Subject {
     /// The kind of object: `Pod` or `Node`.
     pub(crate) kind: &'static str,
-    /// Its namespace; that of the event where it has none.
+    /// Its namespace; the event's if it has none.
     pub(crate) namespace: String,
     /// Its name.
     pub(crate) name: String,
-    /// Its uid, where it is known.
+    /// Its uid, if known.
     pub(crate) uid: String,
 }
 
@@ -59,9 +59,9 @@ impl Events {
         Self(sender)
     }
 
-    /// Sends one, without being waited for.
+    /// Queues an event and returns at once.
     pub(crate) fn send(&self, subject: Subject, event: Event) {
-        // Full: the API server is away or slow, and the log has what happened.
+        // Full: the API server is away or slow, and the log has the event.
         self.0.try_send((subject, event)).ok();
     }
 }
@@ -94,7 +94,7 @@ impl Worker {
             let params = PatchParams::default();
             let patched = api.patch(&before.name, &params, &patch);
             match self.cluster.bounded("count an event", Deadline::after(Some(SEND)), patched).await {
-                // It has expired: a new one is made.
+                // It has expired, so a new one is made.
                 Err(error) if error.http_code() == Some(404) => {}
                 other => return other.map(drop),
             }

@@ -1,4 +1,4 @@
-//! The agent's metrics, collected when somebody asks.
+//! The agent's metrics, collected on request.
 
 use std::rc::Rc;
 
@@ -13,7 +13,7 @@ use crate::probes::{Kind, Metrics};
 use crate::status::Statuses;
 use crate::sweep::Sweep;
 
-/// The parts that have something to tell.
+/// The sources of metrics.
 pub(crate) struct Sources {
     pub(crate) health: Rc<Health>,
     pub(crate) cluster: Option<Rc<Cluster>>,
@@ -79,7 +79,7 @@ impl Sources {
         metrics
     }
 
-    /// What CNI calls have counted.
+    /// Adds the counts of CNI calls.
     fn counted(&self, metrics: &mut Metrics) {
         for ((verb, network, code), count) in self.counters.requests() {
             let labels = [("verb", verb.as_str()), ("network", network.as_str()), ("code", code.as_str())];
@@ -97,7 +97,7 @@ impl Sources {
         }
     }
 
-    /// Networks that compare two policies.
+    /// Adds networks that compare two policies.
     fn monitored(&self, metrics: &mut Metrics) {
         for ([network, policy, part, answer], count) in self.counters.policies() {
             let labels = [("network", network.as_str()), ("policy", policy.as_str())];
@@ -113,7 +113,7 @@ impl Sources {
         }
     }
 
-    /// Files, and the packet filter.
+    /// Adds files and the packet filter.
     fn kept_in_place(&self, metrics: &mut Metrics) {
         let kept = self.keeper.kept();
         let help = "Files put back that another program had changed.";
@@ -128,12 +128,12 @@ impl Sources {
     }
 }
 
-/// A count as a sample.
+/// Converts a count to a sample.
 pub(crate) fn number(count: usize) -> f64 {
     large(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
-/// The same of a large one.
+/// Converts a large count to a sample.
 #[expect(clippy::cast_precision_loss, reason = "Prometheus' numbers are floats")]
 pub(crate) fn large(count: u64) -> f64 {
     count as f64

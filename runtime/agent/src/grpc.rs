@@ -9,10 +9,10 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Endpoint;
 use tonic_prost::ProstCodec;
 
-/// Calls a method. `limit` is the largest answer in octets.
+/// Calls a method. `limit` is the maximum size of the answer in octets.
 ///
 /// # Errors
-/// What is wrong, for people: the socket is not there, the server refuses, or its answer cannot be read.
+/// An error text: the socket does not exist, the server refuses, or its answer cannot be read.
 pub(crate) async fn call<Q, A>(socket: &Path, method: &'static str, request: Q, limit: usize) -> Result<A, String>
 where
     Q: Message + Send + Sync + 'static,

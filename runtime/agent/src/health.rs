@@ -1,5 +1,5 @@
-//! What keeps this node from being ready, by part of the agent. `/readyz` and the service `health` (which STATUS asks) use
-//! the same list.
+//! What prevents this node from being ready, by part of the agent. `/readyz` and the service `health` (used by STATUS)
+//! use the same list.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::server::{Deadline, Handler};
 pub(crate) struct Health(RefCell<BTreeMap<&'static str, String>>);
 
 impl Health {
-    /// Notes a part's fault, or that it has none.
+    /// Sets or clears a part's fault.
     pub(crate) fn set(&self, part: &'static str, fault: Option<String>) {
         let mut faults = self.0.borrow_mut();
         match fault {
@@ -24,7 +24,7 @@ impl Health {
         };
     }
 
-    /// One line per fault.
+    /// Returns one line per fault.
     pub(crate) fn faults(&self) -> Vec<String> {
         self.0.borrow().iter().map(|(part, fault)| format!("{part}: {fault}")).collect()
     }

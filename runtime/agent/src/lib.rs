@@ -1,11 +1,11 @@
 //! The node's daemon as a library: one thread, one event loop, one unix socket. `weftctl agent` runs it.
 //!
-//! A service is a module here that implements [`server::Handler`], its message types in `weft_core::agent`, and one line in
-//! [`run`]. `dhcp` is the service `lease`: what takes longer than a CNI call, and outlives it.
+//! A service is a module here that implements [`server::Handler`], its message types in `weft_core::agent`, and one
+//! line in [`run`]. `dhcp` is the service `lease`, for work that takes longer than a CNI call and outlives it.
 //!
-//! Invariants: each service fails alone, so a panic or an API server that is away in one never hurts another; what a caller
-//! was answered is in the store before the reply leaves; ending the agent, however it ends, releases nothing; what blocks runs
-//! on threads of its own, never on the loop's, and namespaces are entered there only.
+//! Invariants: services fail independently, so a panic or an absent API server in one does not affect another. An
+//! answer is in the store before it is sent. The end of the agent, however it comes, releases nothing. Blocking work
+//! runs on threads of its own, never on the loop's, and only these threads enter namespaces.
 
 pub mod artifact;
 pub mod claim;
@@ -62,40 +62,40 @@ use self::status::Statuses;
 use self::sweep::Sweep;
 pub use self::sweep::SweepOptions;
 
-/// How often the counts of one-shot processes are collected.
+/// How often to collect the counts of one-shot processes.
 const COLLECT: Duration = Duration::from_secs(5);
 /// The host's name.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
-/// The answer to a call of a service that needs a cluster.
+/// The answer of a service that needs a cluster, without one.
 const NO_CLUSTER: &str = "start \"weftctl agent\" with --node-name, and with --kubeconfig outside of a pod";
 
-/// What an agent is started with.
+/// The options of an agent.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The unix socket to listen on.
     pub socket: PathBuf,
-    /// Put before every namespace path, for an agent that sees the host's files elsewhere.
+    /// Prefix of every namespace path, for an agent that sees the host's files elsewhere.
     pub host_prefix: Option<PathBuf>,
-    /// Where to write the process id.
+    /// The file for the process id.
     pub pid_file: Option<PathBuf>,
-    /// How long DHCP exchanges are tried.
+    /// The timing of DHCP exchanges.
     pub pace: Pace,
     /// The cluster to serve, if any.
     pub kubernetes: Option<KubernetesOptions>,
-    /// Where to serve probes and metrics.
+    /// The address of probes and metrics.
     pub probes: Option<ProbeAddress>,
-    /// How to sweep; not at all where absent.
+    /// The options of the sweep; `None` disables it.
     pub sweep: Option<SweepOptions>,
-    /// Which policies to fetch, and from whom.
+    /// The options for fetching policies.
     pub policies: PolicyOptions,
 }
 
-/// How an agent serves a cluster.
+/// The options for serving a cluster.
 #[derive(Debug, Clone)]
 pub struct KubernetesOptions {
-    /// The name of this node's Node object. It is never guessed from the host name.
+    /// The name of this node's Node object. It is never derived from the host name.
     pub node: String,
-    /// Where credentials come from.
+    /// The source of credentials.
     pub source: Source,
     /// kubelet's directory, usually `/var/lib/kubelet`.
     pub kubelet: PathBuf,
@@ -104,17 +104,17 @@ pub struct KubernetesOptions {
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// The store or the socket cannot be opened, or another agent has them.
+/// The store or the socket cannot be opened, or another agent uses them.
 pub fn run(options: &Options, state: &Path) -> anyhow::Result<()> {
     let log = Log;
     let store = LeaseStore::open(state)?;
-    // Before any thread starts, so that all of them have it blocked.
+    // Before any thread starts, so that all of them block the signals.
     let signals = signals::block()?;
     let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the event loop")?;
     let local = LocalSet::new();
     let ended = local.block_on(&runtime, async {
         let leases = Leases::new(store, options.pace, options.host_prefix.clone(), log);
-        // Before the socket is there, so that the first caller finds the leases that were known.
+        // Before the socket exists, so that the first caller finds the known leases.
         leases.resume()?;
         let services = start(options, state, leases, log).await?;
         let listener = server::listen(&options.socket)?;
@@ -127,7 +127,7 @@ pub fn run(options: &Options, state: &Path) -> anyhow::Result<()> {
         tokio::task::spawn_local(server::serve(listener, Rc::new(services), log));
         signals::wait(signals).await
     });
-    // Only what is ours: another agent may have the path by now.
+    // Remove only our own: another agent may have the path by now.
     if ended.is_ok() {
         std::fs::remove_file(&options.socket).ok();
         if let Some(file) = &options.pid_file {
@@ -136,12 +136,12 @@ pub fn run(options: &Options, state: &Path) -> anyhow::Result<()> {
     }
     let signal = ended?;
     log.info(&format!("ended by {signal}; leases continue with the next start"));
-    // A thread that is stuck in the node must not keep the agent.
+    // A thread that hangs must not delay the end of the agent.
     runtime.shutdown_background();
     Ok(())
 }
 
-/// Starts every part that the options ask for.
+/// Starts every part that the options request.
 async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) -> anyhow::Result<Services> {
     let health: Rc<Health> = Rc::default();
     let mut services = Services::default().with(leases);
@@ -162,7 +162,7 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
     let node = options.kubernetes.as_ref().map(|kubernetes| kubernetes.node.clone());
     services = match claims(state, node.as_deref(), cluster.as_ref(), log) {
         Ok(claims) => services.with(claims),
-        // The other services go on.
+        // The other services continue.
         Err(error) => {
             log.warn(&format!("cluster ledgers are not served: {error:#}"));
             services.without::<ClusterClaims>(&format!("{error:#}; restart the agent once that is mended"))
@@ -186,11 +186,11 @@ async fn start(options: &Options, state: &Path, leases: Rc<Leases>, log: Log) ->
     Ok(services)
 }
 
-/// Cluster ledgers: the cluster's own, and those in etcd that networks name.
+/// Creates the service of cluster ledgers: the cluster's own, and those in etcd that networks name.
 fn claims(state: &Path, node: Option<&str>, cluster: Option<&Rc<Cluster>>, log: Log) -> anyhow::Result<Rc<Claims>> {
     let node = match node {
         Some(node) => node.to_owned(),
-        // Without Kubernetes the name is for people; the machine's id is what counts.
+        // Without Kubernetes the name is only informational; the machine's id counts.
         None => {
             std::fs::read_to_string(HOST_NAME).with_context(|| format!("cannot read {HOST_NAME}"))?.trim().to_owned()
         }
@@ -204,7 +204,8 @@ fn claims(state: &Path, node: Option<&str>, cluster: Option<&Rc<Cluster>>, log: 
     Ok(claims)
 }
 
-/// Until the first lists have arrived the node is not ready. Afterwards the copies serve, whatever the API server does.
+/// Until the first lists have arrived, the node is not ready. Afterwards the copies are used, whatever the API server
+/// does.
 fn report_first_sync(cluster: &Rc<Cluster>, health: &Rc<Health>) {
     let (cluster, health) = (Rc::clone(cluster), Rc::clone(health));
     tokio::task::spawn_local(async move {

@@ -1,18 +1,18 @@
-//! The agent's log: one line each on stderr. The program that starts the agent (systemd, kubelet) keeps it.
+//! The agent's log: lines on stderr. The program that starts the agent (systemd, kubelet) stores them.
 
 use std::fmt::Write as _;
 
-/// Where log lines go.
+/// The log.
 #[derive(Debug, Clone, Copy)]
 pub struct Log;
 
 impl Log {
-    /// Something that happened. Control characters of foreign texts are escaped.
+    /// Logs an event. Escapes control characters of foreign texts.
     pub fn info(self, line: &str) {
         write("info", line);
     }
 
-    /// Something that a person may have to look at.
+    /// Logs something that may need attention.
     pub fn warn(self, line: &str) {
         write("warning", line);
     }
@@ -23,7 +23,7 @@ fn write(level: &str, line: &str) {
     eprintln!("weft agent: {level}: {}", printable(line));
 }
 
-/// The text without raw control characters, on one line.
+/// Returns the text on one line, without raw control characters.
 fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,10 +1,10 @@
-//! Pauses between tries: they double up to a limit, each with jitter, so that agents that failed together do not come back
+//! Pauses between tries: they double up to a limit, with jitter, so that agents that failed together do not retry
 //! together.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::time::Duration;
 
-/// The pauses of one thing that is retried.
+/// The pauses of one retried action.
 #[derive(Debug)]
 pub(crate) struct Pause {
     next: Duration,
@@ -16,7 +16,7 @@ impl Pause {
         Self { next: first, most }
     }
 
-    /// The next pause: between half and the whole of what it would be without jitter.
+    /// Returns the next pause: between half and all of the value without jitter.
     pub(crate) fn next(&mut self) -> Duration {
         let whole = self.next;
         self.next = (whole * 2).min(self.most);
@@ -24,12 +24,12 @@ impl Pause {
     }
 }
 
-/// Between half and the whole of a time, so that many agents do not act together.
+/// Returns between half and all of a time, so that many agents do not act together.
 pub(crate) fn jittered(whole: Duration) -> Duration {
     whole.mul_f64(0.5 + fraction() / 2.0)
 }
 
-/// A number from 0 to 1. The standard library's hashers have random keys.
+/// Returns a number from 0 to 1. The standard library's hashers have random keys.
 #[expect(clippy::cast_precision_loss, reason = "jitter")]
 fn fraction() -> f64 {
     RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64

@@ -1,4 +1,5 @@
-//! Service `pod`: one round trip with everything an ADD needs to know about a pod.
+//! Service `pod`: one round trip with everything that an ADD needs to know about a
+//! pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -12,7 +13,7 @@ use crate::cluster::Cluster;
 use crate::devices::Devices;
 use crate::server::{Deadline, Handler};
 
-/// The annotation of a NAD that names the resource whose devices its attachments get.
+/// The annotation of a NAD with the resource whose devices its attachments get.
 const RESOURCE: &str = "k8s.v1.cni.cncf.io/resourceName";
 
 /// The service.
@@ -54,7 +55,7 @@ impl Pods {
             }
         };
         Ok(PodReply::Pod(Box::new(PodInfo {
-            // A static pod keeps the uid that the runtime knows it by.
+            // A static pod keeps the uid that the runtime uses.
             uid: if !uid.is_empty() && pod.has_uid(&uid) { uid } else { pod.uid.clone() },
             labels: pod.labels.clone(),
             annotations: pod.annotations.clone(),
@@ -67,7 +68,7 @@ impl Pods {
         })))
     }
 
-    /// Definitions by full name. A fault of one stays with it.
+    /// Returns definitions by full name. An error only affects its own definition.
     async fn networks(&self, names: &BTreeSet<String>, deadline: Deadline) -> BTreeMap<String, Definition> {
         let one = |full: &String| {
             let full = full.clone();
@@ -86,7 +87,7 @@ impl Pods {
         join_all(names.iter().map(one)).await.into_iter().collect()
     }
 
-    /// Definitions as the copy has them.
+    /// Returns definitions from the copy.
     fn known(&self, names: Vec<String>) -> BTreeMap<String, Definition> {
         let one = |full: String| {
             let (namespace, name) = full.split_once('/').unwrap_or(("", &full));

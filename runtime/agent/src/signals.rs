@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT as something to wait for.
+//! Makes SIGTERM and SIGINT awaitable.
 
 use anyhow::Context as _;
 use nix::sys::signal::{SigSet, Signal};
@@ -6,7 +6,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Blocks both for this thread and all that it starts, and opens what tells of them.
+/// Blocks both signals for this thread and all threads that it starts, and opens a descriptor that reports them.
 pub(super) fn block() -> anyhow::Result<SignalFd> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGTERM);
@@ -15,7 +15,7 @@ pub(super) fn block() -> anyhow::Result<SignalFd> {
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).context("cannot open a signalfd")
 }
 
-/// Waits for either; its name.
+/// Waits for either signal and returns its name.
 pub(super) async fn wait(signals: SignalFd) -> anyhow::Result<&'static str> {
     #[expect(unsafe_code, reason = "tokio wants it said that a descriptor stays open")]
     // SAFETY: a `SignalFd` owns its descriptor, always names the same one, and is moved in here, so it outlives the

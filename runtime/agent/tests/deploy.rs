@@ -1,4 +1,4 @@
-//! `deploy/`: the image recipe, and that the chart and the manifests say the same.
+//! `deploy/`: the image recipe, and the agreement of the chart with the manifests.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -75,7 +75,7 @@ fn a_program_that_needs_a_loader_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     program(&dir.join("weftctl"), 2);
-    // This very program is linked to the machine's C library.
+    // This test program is linked to the machine's C library.
     let built = build(dir, &std::env::current_exe().unwrap(), "a.tar");
     assert!(!built.status.success());
     assert!(String::from_utf8_lossy(&built.stderr).contains("is not static"));
@@ -92,7 +92,7 @@ fn chart_and_manifests_give_the_same_rights() {
     assert_eq!(rules("kubernetes/rbac.yaml"), rules("helm/weft/templates/rbac.yaml"));
 }
 
-/// What `weftctl doctor` asks about is what is granted.
+/// `weftctl doctor` checks exactly the granted rights.
 #[test]
 fn the_listed_rights_are_those_of_the_manifest() {
     let text = fs::read_to_string(deploy().join("kubernetes/rbac.yaml")).unwrap();
@@ -132,7 +132,7 @@ fn the_values_schema_knows_every_value() {
     }
 }
 
-/// A metric that an alert names and nobody exports would never fire.
+/// An alert on a metric that nobody exports would never fire.
 #[test]
 fn alerts_name_metrics_that_there_are() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

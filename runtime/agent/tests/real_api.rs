@@ -68,7 +68,7 @@ fn until(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-/// A kubeconfig of the agent's service account, for the server of the administrator's.
+/// Writes a kubeconfig of the agent's service account, for the administrator's server.
 fn account(cluster: &Cluster, dir: &Path) -> PathBuf {
     let mut token = String::new();
     until("a token of the service account", || {
@@ -178,7 +178,7 @@ fn the_listed_rights_are_enough_on_a_real_api_server() {
         let events = cluster.run(&["-n", SPACE, "get", "events", "-o", "json"], "").unwrap();
         events.contains("AddedInterface") && events.contains("Add net1 [10.0.0.5/24] from weft-test/a")
     });
-    // The same name, another pod.
+    // The same name, but another pod.
     cluster.run(&["-n", SPACE, "delete", "pod", "web", "--force", "--grace-period=0"], "").unwrap();
     let next = cluster.pod("web");
     assert_ne!(next, uid);

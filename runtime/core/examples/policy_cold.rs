@@ -1,8 +1,9 @@
-//! What one policy call costs a fresh process: engine, load (digest, map, check, link), call.
+//! Measures the cost of one policy call in a fresh process: engine, load (digest, map, check, link), call.
 //!
 //! `cargo run --release -p weft-core --features compile --example policy_cold -- STATE_DIR host-local` compiles
-//! `STATE_DIR/policies/host-local.wasm` into the cache first; without `--features compile` it only measures, and is the
-//! program whose figure counts: `weft` has no compiler either. With `isolated` at the end, the call is made in a worker.
+//! `STATE_DIR/policies/host-local.wasm` into the cache first. Without `--features compile` it only measures, and this
+//! is the figure that counts, because `weft` has no compiler either. With `isolated` at the end, the call is made in a
+//! worker.
 
 #![allow(clippy::print_stdout, reason = "it reports to a person")]
 
@@ -16,7 +17,7 @@ use weft_core::policy::{CompileError, Grants, Limits, PolicyRef, PolicyStore};
 use weft_core::policy::{Waiting, compiler::compile_in_process};
 use weft_host_abi::types::{Attachment, ClaimInfo, LastClaim, LedgerView, Node, Range, RangeSet, Request, Usage};
 
-/// Nothing is taken.
+/// A ledger without claims.
 struct Empty;
 
 impl LedgerView for Empty {

@@ -1,7 +1,7 @@
-//! weft, but with an op that cannot succeed put into its plan. It answers to the same names as weft.
+//! weft with an op in its plan that always fails. It can be called by the same names as weft.
 //!
-//! `WEFT_FAIL_AT` is the index the op gets; past the end of the plan nothing is put in. `WEFT_FAIL_PLAN` is the index of the plan,
-//! where one process makes several (`weft-pod`); without it every plan gets the op.
+//! `WEFT_FAIL_AT` is the index of the inserted op; past the end of the plan nothing is inserted. `WEFT_FAIL_PLAN` is
+//! the index of the plan, if one process makes several (`weft-pod`); without it every plan gets the op.
 
 use std::cell::Cell;
 use std::io::Write;

@@ -1,13 +1,13 @@
-//! A helper thread that works while its maker goes on.
+//! Helper threads that work while their creator continues.
 //!
-//! The kernel often queues a new thread on its maker's processor, above all in a virtual machine, where an idle processor looks
-//! like one that the host has taken away. The helper then begins when its maker first waits: nothing is done at the same
-//! time, and the thread was made for nothing. So it is kept off that processor.
+//! The kernel often queues a new thread on its creator's processor, above all in a virtual machine, where an idle
+//! processor looks as if the host had taken it away. The helper then only begins when its creator first waits, so
+//! nothing runs in parallel and the thread is useless. So it is kept off that processor.
 //!
-//! Invariant: a helper does not end before it has been moved. A thread that ended has the number 0, by which the kernel
-//! understands the caller: the maker would move itself, and what it starts later inherits that.
+//! Invariant: a helper does not end before it has been moved. A thread that ended has the number 0, which the kernel
+//! interprets as the caller: the creator would move itself, and threads that it starts later inherit that.
 //!
-//! Not here: pinning. The helper may run on any processor of this process but one, and lives for a millisecond.
+//! Not here: pinning. The helper may run on any other processor of this process, and lives for a millisecond.
 
 use std::io;
 use std::mem::{size_of, zeroed};
@@ -17,7 +17,7 @@ use std::thread::{Builder, JoinHandle};
 
 use nix::libc::{CPU_CLR, CPU_COUNT, cpu_set_t, pthread_setaffinity_np, sched_getaffinity, sched_getcpu};
 
-/// What a helper does.
+/// The work of a helper.
 pub type Job = Box<dyn FnOnce() + Send>;
 
 /// At its end, waits until the other side is dropped.
@@ -29,14 +29,14 @@ impl Drop for Until {
     }
 }
 
-/// Starts a helper. It ends by itself.
+/// Starts a helper, which ends by itself.
 ///
 /// # Errors
 /// No thread could be started.
 pub(crate) fn start(name: &str, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let (not_yet_moved, moved) = mpsc::sync_channel::<()>(0);
     let helper = Builder::new().name(name.to_owned()).spawn(move || {
-        // Made in here: a closure that no thread is found for is dropped by the maker, who must not wait for itself.
+        // Created in here: if no thread can be started, the creator drops the closure, and must not wait for itself.
         let _moved = Until(moved);
         job();
     })?;
@@ -45,8 +45,8 @@ pub(crate) fn start(name: &str, job: impl FnOnce() + Send + 'static) -> io::Resu
     Ok(())
 }
 
-/// Keeps a thread off the processor that the caller is on, where this process may use another. A matter of speed alone: what
-/// goes wrong here leaves the thread where it is.
+/// Keeps a thread off the caller's processor, if this process may use another. This only affects speed: after a failure
+/// here the thread stays where it is.
 #[expect(unsafe_code, reason = "a thread that has not run yet can only be named by its pthread_t")]
 fn move_apart(helper: &JoinHandle<()>) {
     const SIZE: usize = size_of::<cpu_set_t>();
@@ -101,7 +101,7 @@ mod tests {
         assert!(helper.iter().all(|at| all.contains(at)));
     }
 
-    /// Helpers that are through at once, most of them before they can be moved.
+    /// Helpers that end at once, most of them before they can be moved.
     #[test]
     fn the_maker_stays_where_it_may_be() {
         let all = own();

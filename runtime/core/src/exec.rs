@@ -1,8 +1,8 @@
-//! Another CNI plugin: exec'ed as a runtime execs it, never for longer than a limit.
+//! Executes another CNI plugin like a runtime does, with a time limit.
 //!
-//! Invariant: a plugin ends within its time, or is killed with its whole process group; weft never waits longer, whatever the
-//! plugin does with its stdin and stdout. A program that leaves children behind with our pipes open does not keep us either: what
-//! counts is that the plugin itself has ended.
+//! Invariant: a plugin ends within its time, or is killed with its whole process group; weft never waits longer,
+//! whatever the plugin does with its stdin and stdout. Children that keep our pipes open do not delay weft either: only
+//! the end of the plugin itself counts.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,13 +18,13 @@ use nix::unistd::Pid;
 
 use crate::cni::{CniError, code};
 
-/// How often a plugin that has closed nothing yet is looked at.
+/// How often to check a plugin that still has all pipes open.
 const TICK: Duration = Duration::from_millis(20);
 
-/// Not sent by us where the plugin ended in time: the kernel does where memory is short.
+/// If the plugin ended in time, we did not send this signal: the kernel does when memory is short.
 const KILLED: i32 = Signal::SIGKILL as i32;
 
-/// No answer of a plugin is larger.
+/// Maximum size of a plugin's answer.
 const ANSWER_LIMIT: usize = 16 << 20;
 
 /// A call of a plugin.
@@ -46,13 +46,13 @@ pub struct ExecCall<'a> {
     pub path: &'a [PathBuf],
     /// Standard input.
     pub stdin: &'a [u8],
-    /// Where its stderr goes.
+    /// The destination of its stderr.
     pub stderr: Stderr,
-    /// How long it may take.
+    /// Its time limit.
     pub limit: Duration,
 }
 
-/// Where a plugin's stderr goes.
+/// The destination of a plugin's stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stderr {
     /// To ours, as it is written.
@@ -61,19 +61,19 @@ pub enum Stderr {
     Kept,
 }
 
-/// What a plugin that succeeded said.
+/// The output of a plugin that succeeded.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
     /// Its document.
     pub stdout: Vec<u8>,
-    /// Lines for the log; empty where they went to our stderr.
+    /// Lines for the log; empty if they went to our stderr.
     pub stderr: Vec<u8>,
 }
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    /// No such plugin. The reference library's text.
+    /// The plugin does not exist. The reference library's text.
     #[error("failed to find plugin {plugin:?} in path [{}]", spaced(.path))]
     NotFound {
         /// Its name.
@@ -81,7 +81,7 @@ pub enum ExecError {
         /// CNI_PATH.
         path: Vec<PathBuf>,
     },
-    /// It could not be run, or talked to.
+    /// It could not be run, or communication failed.
     #[error("cannot run the CNI plugin {plugin:?}")]
     Run {
         /// Its name.
@@ -97,12 +97,12 @@ pub enum ExecError {
     TimedOut {
         /// Its name.
         plugin: String,
-        /// What it was asked.
+        /// The verb.
         verb: String,
-        /// Its time.
+        /// Its time limit.
         seconds: f32,
     },
-    /// It said far more than any result has.
+    /// Its output is far larger than any result.
     #[error("CNI plugin {plugin:?} answered more than {limit} bytes and was killed")]
     TooLarge {
         /// Its name.
@@ -110,12 +110,12 @@ pub enum ExecError {
         /// The limit in bytes.
         limit: usize,
     },
-    /// It failed, in its own words.
+    /// It failed with its own error.
     #[error("{}", .0.msg)]
     Said(CniError),
 }
 
-/// How a conversation with a plugin ended.
+/// How the communication with a plugin ended.
 enum Ended {
     With(ExitStatus),
     Late,
@@ -125,7 +125,7 @@ enum Ended {
 // === impl ExecError ===
 
 impl ExecError {
-    /// The CNI error code.
+    /// Returns the CNI error code.
     #[must_use]
     pub fn code(&self) -> u32 {
         match self {
@@ -137,7 +137,7 @@ impl ExecError {
         }
     }
 
-    /// The error for the runtime.
+    /// Returns the error for the runtime.
     pub fn into_cni(self) -> CniError {
         match self {
             Self::Said(error) => error,
@@ -154,12 +154,12 @@ fn spaced(path: &[PathBuf]) -> String {
 /// Runs a plugin.
 ///
 /// # Errors
-/// It is not there, cannot be run, takes too long, says too much, or says no.
+/// The plugin does not exist, cannot be run, takes too long, prints too much, or fails.
 pub fn exec(call: &ExecCall<'_>) -> Result<Answer, ExecError> {
     exec_file(&find(call.plugin, call.path)?, call)
 }
 
-/// As `exec`, of a file that is not looked for.
+/// Like `exec`, for a given file.
 ///
 /// # Errors
 /// As `exec`.
@@ -213,7 +213,7 @@ pub fn exec_file(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, ExecError
     Err(ExecError::Said(CniError::parse(&answer.stdout, &answer.stderr, &how)))
 }
 
-/// The first regular file of that name in the path.
+/// Returns the first regular file of that name in the path.
 ///
 /// # Errors
 /// There is none.
@@ -223,7 +223,8 @@ pub fn find(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, ExecError> {
     found.ok_or_else(|| ExecError::NotFound { plugin: plugin.to_owned(), path: path.to_vec() })
 }
 
-/// A binary that is being replaced cannot be executed for a moment ("text file busy"); the reference runtime waits too.
+/// A binary that is being replaced cannot be executed for a moment ("text file busy"); like the reference runtime,
+/// waits.
 fn spawn(command: &mut Command) -> io::Result<Child> {
     const TRIES: u32 = 20;
     for _ in 0..TRIES {
@@ -237,16 +238,16 @@ fn spawn(command: &mut Command) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Kills a plugin and what it started.
+/// Kills a plugin and its children.
 fn kill(child: &mut Child) {
     if let Ok(group) = i32::try_from(child.id()) {
-        // It may have ended meanwhile; then there is nobody to kill.
+        // If it has ended meanwhile, there is nothing to kill.
         killpg(Pid::from_raw(group), Signal::SIGKILL).ok();
     }
     child.wait().ok();
 }
 
-/// Feeds a plugin and collects what it says until it ends, or must be killed.
+/// Writes a plugin's stdin and reads its output until it ends or must be killed.
 fn talk(child: &mut Child, stdin: &[u8], answer: &mut Answer, deadline: Instant) -> io::Result<Ended> {
     let (mut input, mut output, mut errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let pipes = [input.as_ref().map(AsFd::as_fd), output.as_ref().map(AsFd::as_fd), errors.as_ref().map(AsFd::as_fd)];
@@ -259,7 +260,7 @@ fn talk(child: &mut Child, stdin: &[u8], answer: &mut Answer, deadline: Instant)
             input = None;
         }
         if output.is_none() && errors.is_none() {
-            // It has closed both: it is about to end.
+            // It has closed both, so it is about to end.
             input = None;
         }
         let now = Instant::now();
@@ -278,7 +279,7 @@ fn talk(child: &mut Child, stdin: &[u8], answer: &mut Answer, deadline: Instant)
             match pipe.write(left) {
                 Ok(length) => left = left.get(length..).unwrap_or_default(),
                 Err(error) if is_passing(&error) => {}
-                // It does not want to read it all.
+                // It does not read all of its stdin.
                 Err(_broken) => input = None,
             }
         }
@@ -299,7 +300,7 @@ fn talk(child: &mut Child, stdin: &[u8], answer: &mut Answer, deadline: Instant)
     }
 }
 
-/// Waits until one of the pipes is ready, or for a tick.
+/// Waits until one of the pipes is ready, or for one tick.
 fn wait_for(pipes: &[(Option<BorrowedFd<'_>>, PollFlags)], tick: Duration) -> io::Result<()> {
     let mut fds: Vec<PollFd<'_>> =
         pipes.iter().filter_map(|(fd, flags)| fd.map(|fd| PollFd::new(fd, *flags))).collect();
@@ -311,7 +312,7 @@ fn wait_for(pipes: &[(Option<BorrowedFd<'_>>, PollFlags)], tick: Duration) -> io
     }
 }
 
-/// Reads what is there; whether that was the end.
+/// Reads the available data. Returns whether the end was reached.
 fn drain(pipe: Option<&mut impl Read>, into: &mut Vec<u8>) -> io::Result<bool> {
     let Some(pipe) = pipe else { return Ok(false) };
     let mut piece = [0; 8192];
@@ -323,7 +324,7 @@ fn drain(pipe: Option<&mut impl Read>, into: &mut Vec<u8>) -> io::Result<bool> {
             Err(error) if is_passing(&error) => return Ok(false),
             Err(error) => return Err(error),
         }
-        // One that says more than any plugin should would keep us here.
+        // Endless output must not keep us here.
         if into.len() > ANSWER_LIMIT {
             return Ok(false);
         }

@@ -1,15 +1,15 @@
-//! Configuration keys that several delegates and steps have, read one way. Pure.
+//! Configuration keys that several delegates and steps share, with one parser each. Pure.
 
 use crate::cni::{Mistyped, Object};
 use crate::plan::Mac;
 
-/// The known text that somebody most likely meant, where one is close.
+/// Returns the known text that was most likely meant, if one is similar.
 #[must_use]
 pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let written = written.to_ascii_lowercase();
     let distance = |known: &str| strsim::damerau_levenshtein(&written, &known.to_ascii_lowercase());
     let close = known.into_iter().map(|known| (distance(known), known));
-    // One slip in a short word, two in a longer one.
+    // One typing error in a short word, two in a longer one.
     let close = close.filter(|(distance, known)| *distance <= (known.len().max(written.len()) / 4).clamp(1, 2));
     close
         .min_by_key(|(distance, _known)| *distance)
@@ -17,7 +17,7 @@ pub fn did_you_mean<'a>(written: &str, known: impl IntoIterator<Item = &'a str>)
         .map(|(_, known)| known)
 }
 
-/// A key that cannot be used, in the stock plugins' words.
+/// An unusable key, in the stock plugins' words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct KeyError(pub String);
@@ -27,7 +27,7 @@ pub(crate) fn mistyped(error: Mistyped) -> KeyError {
     KeyError(format!("failed to load netconf: {error}"))
 }
 
-/// `mtu`; 0 leaves it to the kernel.
+/// Reads `mtu`; 0 leaves the choice to the kernel.
 pub(crate) fn mtu(conf: &Object) -> Result<Option<u32>, KeyError> {
     let Some(mtu) = conf.int("mtu").map_err(mistyped)? else { return Ok(None) };
     let fits = u32::try_from(mtu).ok().filter(|mtu| i32::try_from(*mtu).is_ok());
@@ -35,7 +35,8 @@ pub(crate) fn mtu(conf: &Object) -> Result<Option<u32>, KeyError> {
     Ok((mtu != 0).then_some(mtu))
 }
 
-/// `ipMasq`, and that `ipMasqBackend` is one there is. Both backends mean the same here: weft always uses nftables.
+/// Reads `ipMasq`, and checks that `ipMasqBackend` exists. Both backends are equivalent here: weft always uses
+/// nftables.
 pub(crate) fn masquerade(conf: &Object) -> Result<bool, KeyError> {
     match conf.str("ipMasqBackend").map_err(mistyped)? {
         None | Some("iptables" | "nftables") => {}
@@ -44,36 +45,36 @@ pub(crate) fn masquerade(conf: &Object) -> Result<bool, KeyError> {
     flag(conf, "ipMasq")
 }
 
-/// A boolean that is false where it is not set.
+/// Reads a boolean whose default is false.
 pub(crate) fn flag(conf: &Object, key: &str) -> Result<bool, KeyError> {
     Ok(conf.bool(key).map_err(mistyped)?.unwrap_or_default())
 }
 
-/// Whether the configuration names an IPAM plugin.
+/// Returns whether the configuration names an IPAM plugin.
 pub(crate) fn has_ipam(conf: &Object) -> Result<bool, KeyError> {
     let ipam = conf.object_or_empty("ipam").map_err(mistyped)?;
     Ok(ipam.text("type").map_err(mistyped)?.is_some())
 }
 
-/// `runtimeConfig.mac`, the `mac` capability.
+/// Reads `runtimeConfig.mac`, the `mac` capability.
 pub(crate) fn runtime_mac(conf: &Object) -> Result<Option<String>, KeyError> {
     let runtime = conf.object_or_empty("runtimeConfig").map_err(mistyped)?;
     Ok(runtime.text("mac").map_err(mistyped)?.map(ToOwned::to_owned))
 }
 
-/// `args.cni.mac`.
+/// Reads `args.cni.mac`.
 pub(crate) fn args_mac(conf: &Object) -> Result<Option<String>, KeyError> {
     let args = conf.object_or_empty("args").map_err(mistyped)?.object_or_empty("cni").map_err(mistyped)?;
     Ok(args.text("mac").map_err(mistyped)?.map(ToOwned::to_owned))
 }
 
-/// `MAC` of `CNI_ARGS`; of several the last, as the stock plugins have it.
+/// Reads `MAC` of `CNI_ARGS`; as in the stock plugins, the last one counts.
 pub(crate) fn cni_args_mac(cni_args: &[(String, String)]) -> Option<String> {
     let found = cni_args.iter().rev().find(|(key, _)| key == "MAC");
     found.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
 }
 
-/// A MAC address out of a text; what is wrong with it is said in Go's words.
+/// Parses a MAC address; errors have Go's words.
 pub(crate) fn parse_mac(text: &str) -> Result<Mac, String> {
     text.parse().map_err(|_bad: crate::plan::BadMac| format!("address {text}: invalid MAC address"))
 }

@@ -1,10 +1,11 @@
-//! Foreign text (a guest's, a plugin's) made fit for a terminal, a log and a CNI error: one line, no control characters, bounded.
+//! Makes foreign text (from a guest or a plugin) safe for a terminal, a log and a CNI error: one line, no control
+//! characters, limited length.
 
-/// Control characters escaped, cut to at most `max` bytes (at a character).
+/// Escapes control characters, and truncates to at most `max` bytes (at a character).
 pub(crate) fn clean(text: &str, max: usize) -> String {
     let mut out = String::new();
     for c in text.chars() {
-        // Bidirectional overrides reorder a terminal's line as surely as escape sequences do.
+        // Bidirectional overrides reorder a terminal's line just like escape sequences.
         let unsafe_char =
             c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         let piece = if unsafe_char { c.escape_default().to_string() } else { c.to_string() };
@@ -17,7 +18,7 @@ pub(crate) fn clean(text: &str, max: usize) -> String {
     out
 }
 
-/// Whether [`clean`] would change nothing but the length.
+/// Returns whether [`clean`] would at most change the length.
 pub(crate) fn is_plain(text: &str) -> bool {
     clean(text, usize::MAX) == text
 }

@@ -1,17 +1,17 @@
-//! How people name an image, and how weft does: `oci://REGISTRY/REPOSITORY[:TAG][@sha256:HEX]`. Pure.
+//! Names of images, as people and weft write them: `oci://REGISTRY/REPOSITORY[:TAG][@sha256:HEX]`. Pure.
 
 use std::fmt;
 
 use oci_client::Reference;
 use weft_core::policy::Digest;
 
-/// Schemes that stand for the same: weft's own, kwctl's, skopeo's.
+/// Equivalent schemes: weft's own, kwctl's, skopeo's.
 const SCHEMES: [&str; 3] = ["oci://", "registry://", "docker://"];
 
-/// Why a text names no image.
+/// Why a text does not name an image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
-    /// It has no form of a reference.
+    /// It does not have the form of a reference.
     #[error("{text:?} names no image: {reason}; write REGISTRY/REPOSITORY:TAG, with @sha256:... or without")]
     Form {
         /// The text.
@@ -19,7 +19,7 @@ pub enum ImageError {
         /// What is wrong.
         reason: String,
     },
-    /// It does not say which registry.
+    /// It does not name a registry.
     #[error("{text:?} names no registry; write REGISTRY/{text}, where REGISTRY has a dot or a port, or is localhost")]
     NoRegistry {
         /// The text.
@@ -27,7 +27,7 @@ pub enum ImageError {
     },
 }
 
-/// An image of a registry.
+/// An image in a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
     registry: String,
@@ -39,7 +39,7 @@ pub struct Image {
 // === impl Image ===
 
 impl Image {
-    /// Reads a reference, with a scheme or without.
+    /// Parses a reference, with or without a scheme.
     ///
     /// # Errors
     ///
@@ -50,7 +50,7 @@ impl Image {
         let Some((registry, _rest)) = bare.split_once('/') else {
             return Err(ImageError::NoRegistry { text: bare.to_owned() });
         };
-        // As docker tells a registry from the first part of a repository; weft has no default registry.
+        // Like docker, recognises a registry by the first part of a repository; weft has no default registry.
         if !registry.contains(['.', ':']) && registry != "localhost" {
             return Err(ImageError::NoRegistry { text: bare.to_owned() });
         }
@@ -61,7 +61,7 @@ impl Image {
                 Some(Digest::parse(text).ok_or_else(|| form("a digest is sha256: and 64 lower-case digits"))?)
             }
         };
-        // The parser adds `latest` where there is neither tag nor digest.
+        // The parser adds `latest` if there is neither tag nor digest.
         let named = bare.split_once('@').map_or(bare, |(name, _digest)| name);
         let has_tag = named.rsplit('/').next().is_some_and(|last| last.contains(':'));
         Ok(Self {
@@ -72,68 +72,68 @@ impl Image {
         })
     }
 
-    /// Whether a text is meant to name an image: it has one of the schemes.
+    /// Returns whether a text begins with one of the schemes.
     #[must_use]
     pub fn has_scheme(text: &str) -> bool {
         SCHEMES.iter().any(|scheme| text.starts_with(scheme))
     }
 
-    /// Host, with the port where there is one.
+    /// Returns the host, with the port if there is one.
     #[must_use]
     pub fn registry(&self) -> &str {
         &self.registry
     }
 
-    /// The repository within the registry.
+    /// Returns the repository within the registry.
     #[must_use]
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// The tag.
+    /// Returns the tag.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()
     }
 
-    /// The manifest's digest.
+    /// Returns the manifest's digest.
     #[must_use]
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// `REGISTRY/REPOSITORY`.
+    /// Returns `REGISTRY/REPOSITORY`.
     #[must_use]
     pub fn name(&self) -> String {
         format!("{}/{}", self.registry, self.repository)
     }
 
-    /// The reference without its scheme, as other tools write it.
+    /// Returns the reference without its scheme, as other tools write it.
     #[must_use]
     pub fn bare(&self) -> String {
         let whole = self.to_string();
         whole.strip_prefix("oci://").unwrap_or(&whole).to_owned()
     }
 
-    /// The same with a digest.
+    /// Returns the same image with a digest.
     #[must_use]
     pub fn with_digest(&self, digest: Digest) -> Self {
         Self { digest: Some(digest), ..self.clone() }
     }
 
-    /// Another tag of the same repository.
+    /// Returns another tag of the same repository.
     #[must_use]
     pub fn with_tag(&self, tag: &str) -> Self {
         Self { tag: Some(tag.to_owned()), digest: None, ..self.clone() }
     }
 
-    /// The same without its digest; a tag alone is what a lock file has.
+    /// Returns the same image without its digest: the form in a lock file.
     #[must_use]
     pub fn without_digest(&self) -> Self {
         Self { digest: None, ..self.clone() }
     }
 
-    /// Whether the registry is on this machine, where TLS would protect nothing.
+    /// Returns whether the registry is on this machine, where TLS would protect nothing.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         let host = self.registry.rsplit_once(':').map_or(self.registry.as_str(), |(host, _port)| host);
@@ -141,7 +141,7 @@ impl Image {
         host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
-    /// As the client wants it. The digest goes before the tag, and `latest` stands for neither.
+    /// Returns the client's form. The digest takes precedence over the tag; without either, the tag is `latest`.
     pub(crate) fn reference(&self) -> Reference {
         let (registry, repository) = (self.registry.clone(), self.repository.clone());
         match &self.digest {
@@ -151,7 +151,7 @@ impl Image {
     }
 }
 
-/// As a network names it.
+/// The form in a network's configuration.
 impl fmt::Display for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "oci://{}", self.name())?;

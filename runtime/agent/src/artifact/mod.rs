@@ -1,4 +1,5 @@
-//! What a policy is in a registry: its name there, its manifest and its configuration. Pure; `trust` and `registry` use it.
+//! The form of a policy in a registry: its name, its manifest and its configuration. Pure; used by `trust` and
+//! `registry`.
 
 mod image;
 mod pack;

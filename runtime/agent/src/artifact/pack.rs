@@ -1,9 +1,9 @@
-//! The artifact that a policy is in a registry: a manifest, a small configuration that says what the component imports and
-//! exports, and the component as the one layer. Pure.
+//! The artifact of a policy in a registry: a manifest, a small configuration that lists the component's imports and
+//! exports, and the component as the only layer. Pure.
 //!
-//! Written as the CNCF's Wasm working group has it ("Wasm OCI Artifact layout", configuration v0), so that other tools read
-//! it; the older types of other tools are read, never written. The same component with the same annotations always gives the
-//! same digest: nothing in it says when it was packed.
+//! Follows the CNCF's Wasm working group ("Wasm OCI Artifact layout", configuration v0), so that other tools can read
+//! it. Older types of other tools are read, but never written. The same component with the same annotations always has
+//! the same digest: the time of packing is not included.
 
 use std::collections::BTreeMap;
 
@@ -18,36 +18,36 @@ pub(crate) const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+js
 pub(crate) const CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
 /// Media type of the component.
 pub(crate) const LAYER_TYPE: &str = "application/wasm";
-/// What other tools called the component.
+/// The component's media type in older tools.
 const OLD_LAYER_TYPE: &str = "application/vnd.wasm.content.layer.v1+wasm";
-/// The annotation with the version of what is packed.
+/// The annotation with the version of the contents.
 pub const VERSION_KEY: &str = "org.opencontainers.image.version";
-/// A manifest and a configuration have at most this many bytes.
+/// Maximum bytes of a manifest or a configuration.
 pub(crate) const DOCUMENT_MAX: usize = 1 << 20;
-/// As the node refuses larger components.
+/// Maximum bytes of a component, the same as the node's limit.
 pub(crate) const COMPONENT_MAX: usize = 32 << 20;
-/// The configuration wants a time; this one keeps digests the same.
+/// The configuration requires a time; a constant keeps digests reproducible.
 const NO_TIME: &str = "1970-01-01T00:00:00Z";
 
-/// What is wrong with an artifact.
+/// Errors of an artifact.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArtifactError {
-    /// The bytes are no component.
+    /// The bytes are not a component.
     #[error("it cannot be packed: {0}")]
     NoComponent(String),
-    /// The component is no policy.
+    /// The component is not a policy.
     #[error("it cannot be packed: it is a component, but no policy (it exports {0})")]
     NoPolicy(String),
-    /// The document is no manifest of such an artifact.
+    /// The document is not a manifest of such an artifact.
     #[error("its manifest is none of a policy: {0}")]
     Manifest(String),
     /// The configuration cannot be read.
     #[error("its configuration (which lists imports and exports) cannot be read: {0}")]
     Config(String),
-    /// The configuration does not tell the truth.
+    /// The configuration contradicts the component.
     #[error("its configuration lists the imports {claimed}, but the component imports {found}: do not use it")]
     Lies {
-        /// Imports by the configuration.
+        /// Imports according to the configuration.
         claimed: String,
         /// Imports of the component.
         found: String,
@@ -64,7 +64,7 @@ pub struct Descriptor {
     pub digest: String,
     /// Bytes.
     pub size: u64,
-    /// Anything else.
+    /// Annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
@@ -84,7 +84,7 @@ impl Descriptor {
     }
 }
 
-/// A manifest, as far as weft reads it.
+/// A manifest, with the fields that weft reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
@@ -105,7 +105,7 @@ pub struct Manifest {
 // === impl Manifest ===
 
 impl Manifest {
-    /// A manifest for blobs that are there.
+    /// Creates a manifest for existing blobs.
     #[must_use]
     pub fn new(
         artifact_type: Option<&str>,
@@ -117,7 +117,7 @@ impl Manifest {
         Self { schema_version: 2, media_type, artifact_type, config, layers, annotations }
     }
 
-    /// Reads a manifest of anything.
+    /// Parses any manifest.
     ///
     /// # Errors
     ///
@@ -135,11 +135,11 @@ impl Manifest {
         }
     }
 
-    /// The layer that is the component.
+    /// Returns the layer with the component.
     ///
     /// # Errors
     ///
-    /// [`ArtifactError::Manifest`]: there is not exactly one layer, or it is something else.
+    /// [`ArtifactError::Manifest`]: there is not exactly one layer, or it has another type.
     pub fn component(&self) -> Result<&Descriptor, ArtifactError> {
         match self.layers.as_slice() {
             [layer] if [LAYER_TYPE, OLD_LAYER_TYPE].contains(&layer.media_type.as_str()) => Ok(layer),
@@ -150,13 +150,13 @@ impl Manifest {
         }
     }
 
-    /// The version that it says it is.
+    /// Returns the version in the annotations.
     #[must_use]
     pub fn version(&self) -> Option<&str> {
         self.annotations.get(VERSION_KEY).map(String::as_str)
     }
 
-    /// As bytes.
+    /// Serializes the manifest.
     ///
     /// # Errors
     ///
@@ -166,7 +166,7 @@ impl Manifest {
     }
 }
 
-/// What a component reaches, by the configuration.
+/// A component's imports and exports.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Reach {
     /// Full names of its imports, sorted.
@@ -178,7 +178,7 @@ pub struct Reach {
 // === impl Reach ===
 
 impl Reach {
-    /// Of a component itself.
+    /// Reads them from a component.
     ///
     /// # Errors
     ///
@@ -190,7 +190,7 @@ impl Reach {
         Ok(Self { imports: described.imports, exports: described.exports })
     }
 
-    /// From the configuration of an artifact. Other tools' older ones list nothing: `None`.
+    /// Reads them from the configuration of an artifact. Older ones of other tools list nothing: `None`.
     ///
     /// # Errors
     ///
@@ -208,7 +208,7 @@ impl Reach {
         }))
     }
 
-    /// Imports beside the contract.
+    /// Returns the imports besides the contract.
     pub fn beyond_contract(&self) -> impl Iterator<Item = &str> {
         let ours = |name: &&str| {
             name.strip_prefix(contract::PACKAGE).is_none_or(|rest| !rest.starts_with(['/', '@']) && !rest.is_empty())
@@ -216,7 +216,7 @@ impl Reach {
         self.imports.iter().map(String::as_str).filter(ours)
     }
 
-    /// Holds a component against what its configuration said.
+    /// Compares a component with its configuration.
     ///
     /// # Errors
     ///
@@ -251,7 +251,7 @@ pub struct Packed {
     pub manifest: Vec<u8>,
     /// The configuration.
     pub config: Vec<u8>,
-    /// What the component reaches.
+    /// The component's imports and exports.
     pub reach: Reach,
 }
 

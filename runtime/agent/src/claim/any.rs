@@ -21,10 +21,10 @@ pub enum AnyBackend {
     Etcd(Box<Etcd>),
 }
 
-/// Why a configuration names no backend that this agent can use.
+/// Why a configuration names no usable backend.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
-    /// It cannot be read.
+    /// It cannot be parsed.
     #[error("the ledger {text} cannot be read: {source}")]
     Conf {
         /// The configuration.
@@ -49,7 +49,7 @@ enum Reach {
 }
 
 impl AnyBackend {
-    /// The backend that a row's `ledger` names.
+    /// Creates the backend that a row's `ledger` names.
     ///
     /// # Errors
     /// See [`BackendError`].
@@ -66,7 +66,7 @@ impl AnyBackend {
 }
 
 impl AnyBackend {
-    /// An AddressPool, from the API server's cache.
+    /// Returns an AddressPool from the API server's cache.
     ///
     /// # Errors
     /// The ledger has none, or cannot be read.
@@ -77,10 +77,10 @@ impl AnyBackend {
         }
     }
 
-    /// The IPAMClaim of an interface that keeps its addresses.
+    /// Returns the IPAMClaim of an interface that keeps its addresses.
     ///
     /// # Errors
-    /// The ledger has none, or cannot be read or written.
+    /// The ledger has no IPAMClaims, or cannot be read or written.
     pub async fn keep(&self, keeper: &Keeper) -> Result<Persistent, ReadError> {
         match self {
             Self::Kubernetes(backend) => backend.keep(keeper).await,
@@ -91,7 +91,7 @@ impl AnyBackend {
     }
 }
 
-/// Calls the same method of whichever backend it is.
+/// Calls the same method of either backend.
 macro_rules! both {
     ($self:ident, $backend:ident => $call:expr) => {
         match $self {

@@ -1,8 +1,8 @@
-//! The objects of block mode, the same in every backend: cells, and what a domain is.
+//! The objects of block mode, the same in every backend: cells and domains.
 //!
-//! In a domain in block mode every address lies in one cell of the domain's fixed size, and the cell's object says who may give it
-//! out: one machine, by itself, or everybody, by claims. A domain's object is made by its first user and never changes, so that the
-//! two modes, and two sizes, never meet in one domain.
+//! In a domain in block mode, every address lies in one cell of the domain's fixed size, and the cell's object says who
+//! may allocate from it: one machine by itself, or everybody through claims. A domain's object is made by its first
+//! user and never changes, so that the two modes, or two sizes, are never mixed in one domain.
 
 use std::net::IpAddr;
 
@@ -11,23 +11,23 @@ use weft_core::ledger::remote::{Cell, Versions};
 
 use super::object::{Identity, claim_name};
 
-/// A cell that is taken.
+/// A taken cell.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BlockSpec {
-    /// Addresses clash only within a domain. Never changes.
+    /// Addresses conflict only within a domain. Never changes.
     pub domain: String,
     /// Its first address. Never changes.
     pub first: IpAddr,
     /// How many addresses it has. Never changes.
     pub size: u32,
-    /// The pool that it was taken for, for people. Never changes.
+    /// The pool for which it was taken; informational. Never changes.
     #[serde(default)]
     pub pool: String,
-    /// Its addresses are claimed one by one. Never changes.
+    /// Whether its addresses are claimed one by one. Never changes.
     #[serde(default)]
     pub shared: bool,
-    /// The machine that gives its addresses out; none of a shared one.
+    /// The machine that allocates its addresses; `None` for a shared cell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<BlockHolder>,
 }
@@ -40,38 +40,38 @@ pub struct BlockHolder {
     pub node: String,
     /// Id of the machine: a node's name is not a machine.
     pub machine: String,
-    /// Id of the store that has the row.
+    /// Id of the store with the row.
     #[serde(rename = "storeID")]
     pub store_id: String,
     /// Boot in which it was taken or confirmed.
     #[serde(rename = "bootID")]
     pub boot_id: String,
-    /// Made when it was taken. Only this proves whose the cell is.
+    /// Made when it was taken. Only this proves who has the cell.
     pub nonce: String,
-    /// How often it was confirmed: a confirmation changes the object, so that a removal that is under way fails.
+    /// How often it was confirmed: a confirmation changes the object, so that a concurrent removal fails.
     pub confirmed: u64,
 }
 
-/// A cell as a backend holds it.
+/// A cell in a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
     /// Its content.
     pub spec: BlockSpec,
-    /// Of the version that was read.
+    /// The version that was read.
     pub versions: Versions,
 }
 
-/// What a domain is.
+/// A domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LedgerDomain {
     /// Its name.
     pub domain: String,
-    /// How many addresses its cells have; 0 where it has none, and every address is claimed by itself.
+    /// How many addresses its cells have; 0 if it has none, and every address is claimed separately.
     pub cell_size: u32,
 }
 
-/// The first address of the cell that an address lies in. `size` is a power of two.
+/// Returns the first address of the cell that contains an address. `size` is a power of two.
 #[must_use]
 pub(super) fn cell_of(address: IpAddr, size: u32) -> IpAddr {
     let mask = size.saturating_sub(1);
@@ -81,7 +81,7 @@ pub(super) fn cell_of(address: IpAddr, size: u32) -> IpAddr {
     }
 }
 
-/// The last address of the cell that begins there.
+/// Returns the last address of the cell that begins there.
 #[must_use]
 pub(super) fn last_of(first: IpAddr, size: u32) -> IpAddr {
     let mask = size.saturating_sub(1);
@@ -91,14 +91,14 @@ pub(super) fn last_of(first: IpAddr, size: u32) -> IpAddr {
     }
 }
 
-/// The name of the cell that begins there, and with it the lock: `<domain>-<8 or 32 hex digits>-cell`.
+/// Returns the name of the cell that begins there, which is also the lock: `<domain>-<8 or 32 hex digits>-cell`.
 #[must_use]
 pub(super) fn block_name(domain: &str, first: IpAddr) -> String {
     format!("{}-cell", claim_name(domain, first))
 }
 
 impl BlockSpec {
-    /// What a node's row asks for.
+    /// Returns the cell that a node's row requests.
     #[must_use]
     pub fn new(cell: &Cell, size: u32, identity: &Identity) -> Self {
         let holder = BlockHolder {
@@ -119,31 +119,31 @@ impl BlockSpec {
         }
     }
 
-    /// A cell that all claim from.
+    /// Returns a cell from which everybody claims.
     #[must_use]
     pub fn shared(domain: &str, first: IpAddr, (size, pool): (u32, &str)) -> Self {
         Self { domain: domain.to_owned(), first, size, pool: pool.to_owned(), shared: true, holder: None }
     }
 
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub fn name(&self) -> String {
         block_name(&self.domain, self.first)
     }
 
-    /// Its last address.
+    /// Returns its last address.
     #[must_use]
     pub fn last(&self) -> IpAddr {
         last_of(self.first, self.size)
     }
 
-    /// Whether a nonce of this machine has it.
+    /// Returns whether a nonce of this machine holds it.
     #[must_use]
     pub fn is_held_by(&self, nonce: &str, identity: &Identity) -> bool {
         self.holder.as_ref().is_some_and(|holder| holder.nonce == nonce && holder.machine == identity.machine)
     }
 
-    /// `confirm_write`: the same, held in this boot. It always is another content.
+    /// `confirm_write`: returns the same cell, held in this boot. Its content always changes.
     #[must_use]
     pub fn confirmed(&self, identity: &Identity) -> Self {
         let holder = self.holder.clone().map(|holder| BlockHolder {
@@ -155,13 +155,13 @@ impl BlockSpec {
         Self { holder, ..self.clone() }
     }
 
-    /// Its addresses, for people.
+    /// Returns its addresses for display.
     #[must_use]
     pub fn addresses(&self) -> String {
         format!("{}-{}", self.first, self.last())
     }
 
-    /// Who has it, for messages.
+    /// Returns its holder for messages.
     #[must_use]
     pub fn describe(&self) -> String {
         match &self.holder {

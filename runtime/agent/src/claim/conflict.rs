@@ -1,7 +1,8 @@
-//! Addresses that somebody on the wire has: their claims are marked, so that nobody in the cluster gets them, and freed later.
+//! Addresses in use by hosts on the wire: marks their claims, so that nobody in the cluster gets them, and frees them
+//! later.
 //!
-//! A marked claim has no holder and keeps its owner, which never changes. It is of no use to that one either: nobody takes it over
-//! (`grant`). It goes to a link that turns out to have the address after a restore, as every claim without a holder does
+//! A marked claim has no holder and keeps its owner, which never changes. The owner cannot use it either: nobody takes
+//! it over (`grant`). After a restore, a link that has the address gets the claim, as any claim without a holder
 //! (`reassert`).
 
 use std::time::Instant;
@@ -13,7 +14,7 @@ use super::drain::DrainError;
 use super::object::{ClaimSpec, ClaimState};
 use super::rest::Rests;
 
-/// A claim without its holders, marked.
+/// Returns a claim without its holders, marked.
 pub(super) fn marked(spec: &ClaimSpec, by: Option<&str>) -> ClaimSpec {
     ClaimSpec {
         state: ClaimState::Conflict,
@@ -24,8 +25,8 @@ pub(super) fn marked(spec: &ClaimSpec, by: Option<&str>) -> ClaimSpec {
     }
 }
 
-/// Deletes claims that have been marked for as long as they say. Should somebody still have the address, the next pod that gets it
-/// finds that out.
+/// Deletes claims that have been marked for their whole period. If the address is still in use, the next pod that gets
+/// it detects that.
 ///
 /// # Errors
 /// The ledger cannot be read or written.

@@ -1,9 +1,9 @@
-//! `weftctl controller`: gives back what fenced machines held, what IPAMClaims owned that are gone, and addresses that somebody on the
-//! wire had, without a person, and keeps the status of AddressPools.
+//! `weftctl controller`: automatically gives back what fenced machines held, claims whose IPAMClaims are gone, and
+//! addresses that were in use on the wire, and updates the status of AddressPools.
 //!
-//! Several replicas may run; a Lease lets one of them work. That is for economy alone: two at work at once do no harm, since
-//! each removal carries the versions that it was decided on. No rule compares clocks of two machines: a Lease has ended when
-//! it was not seen to change for its duration by this process' own clock.
+//! Several replicas may run; a Lease selects one of them. That only saves work: two active replicas do no harm, because
+//! each removal carries the versions on which it was decided. No rule compares clocks of two machines: a Lease has
+//! ended if it did not change for its duration by this process's own clock.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -33,30 +33,30 @@ use crate::{Log, probes, signals};
 /// The name of the Lease.
 const LEASE: &str = "weft-controller";
 
-/// How a controller runs.
+/// The options of a controller.
 #[derive(Debug, Clone)]
 pub struct ControllerOptions {
-    /// Credentials for the API server; those of the environment where absent.
+    /// Credentials for the API server; those of the environment if `None`.
     pub kubeconfig: Option<PathBuf>,
     /// The namespace of the Lease.
     pub namespace: String,
-    /// The name of this replica, unlike the others'.
+    /// The unique name of this replica.
     pub identity: String,
-    /// The time between two looks.
+    /// The time between two rounds.
     pub every: Duration,
-    /// How long a leader that says nothing is still taken for one.
+    /// How long a silent leader still counts as the leader.
     pub lease: Duration,
     /// Where to serve probes and metrics.
     pub probes: Option<ProbeAddress>,
 }
 
-/// What there is to tell about a controller's work.
+/// Facts about a controller's work, for metrics.
 #[derive(Debug, Default)]
 struct Done {
     leads: bool,
-    /// Of the last look; empty where this replica does not lead.
+    /// Of the last round; empty if this replica does not lead.
     pools: Vec<PoolCount>,
-    /// The ledger is frozen; false where this replica does not lead.
+    /// Whether the ledger is frozen; false if this replica does not lead.
     frozen: bool,
     given_back: usize,
     failed: usize,
@@ -84,7 +84,7 @@ impl Done {
     }
 }
 
-/// Runs until SIGTERM or SIGINT. The Lease is left to end by itself.
+/// Runs until SIGTERM or SIGINT. The Lease expires by itself.
 ///
 /// # Errors
 /// There are no credentials.
@@ -98,9 +98,9 @@ pub fn control(options: &ControllerOptions) -> anyhow::Result<()> {
         let done: Rc<RefCell<Done>> = Rc::default();
         if let Some(address) = &options.probes {
             let done = Rc::clone(&done);
-            // It is ready where it runs: a replica that does not lead waits to.
+            // A running replica is ready, even if it only waits to lead.
             let probes = Probes { health: Rc::default(), metrics: Rc::new(move || done.borrow().metrics()) };
-            // Another replica on this node may have the port. That is no reason to give nothing back.
+            // Another replica on this node may use the port, which must not stop the controller.
             if let Err(error) = probes::start(address, Rc::new(probes), Log).await {
                 Log.warn(&format!("no metrics of this replica: {error:#}"));
             }
@@ -115,7 +115,7 @@ pub fn control(options: &ControllerOptions) -> anyhow::Result<()> {
     })
 }
 
-/// Looks again and again, while this replica leads.
+/// Repeats its rounds while this replica leads.
 async fn work(mut election: Election, backend: &Kubernetes, every: Duration, done: &RefCell<Done>) {
     let mut tick = interval((election.duration / 3).min(every));
     let mut next = Instant::now();
@@ -138,7 +138,7 @@ async fn work(mut election: Election, backend: &Kubernetes, every: Duration, don
                     format!("{error:#}")
                 }
             };
-            // Once, not with every look.
+            // Once, not in every round.
             if !said.is_empty() && said != trouble {
                 Log.warn(&said);
             }
@@ -147,7 +147,7 @@ async fn work(mut election: Election, backend: &Kubernetes, every: Duration, don
     }
 }
 
-/// Since when this process has known claims that go after a time.
+/// The times since which this process has known claims that expire.
 #[derive(Default)]
 struct Times {
     rests: Rests,
@@ -155,7 +155,7 @@ struct Times {
 }
 
 async fn look(backend: &Kubernetes, times: &mut Times, done: &RefCell<Done>) -> anyhow::Result<()> {
-    // First: a freeze may be why the rest fails.
+    // Read this first: a freeze may be why the rest fails.
     let state = backend.state().await.context("the ledger's state cannot be read")?;
     done.borrow_mut().frozen = state.frozen;
     let fenced = reclaim(backend).await.context("what fenced machines held cannot be given back")?;
@@ -195,12 +195,12 @@ impl Election {
         }
     }
 
-    /// Takes or renews the Lease, and says whether this replica has it.
+    /// Takes or renews the Lease. Returns whether this replica has it.
     async fn leads(&mut self) -> bool {
         let (leases, duration) = (self.leases.clone(), self.duration);
         let leads = match timeout(duration / 3, self.claim(&leases)).await {
             Ok(Ok(leads)) => leads,
-            // Somebody else was faster, or it is not known: that is not leading.
+            // Somebody else was faster, or the outcome is unknown: this replica does not lead.
             Ok(Err(Error::Api(status))) if status.code == 409 => false,
             Ok(Err(error)) => {
                 if self.leads {
@@ -239,7 +239,7 @@ impl Election {
         }
         let changes = spec.lease_transitions.unwrap_or(0).saturating_add(i32::from(!own));
         let lease = self.lease(current.metadata, changes);
-        // With the version that was read: of two that find it ended, one gets it.
+        // With the version that was read: if two replicas find it ended, only one gets it.
         leases.replace(LEASE, &PostParams::default(), &lease).await.map(|_replaced| true)
     }
 

@@ -1,4 +1,4 @@
-//! What is done about a ledger whose history is in doubt (`history`): `drop_intents`, and a freeze, so that nobody gets an
+//! Reacts to a ledger whose history is in doubt (`history`): `drop_intents`, and a freeze, so that nobody gets an
 //! address until every node has written its claims again (`reassert`).
 
 use std::cell::RefCell;
@@ -10,23 +10,23 @@ use super::drain::DrainError;
 use super::object::LedgerState;
 use super::reassert::drop_intents;
 
-/// How often the state is read again that other agents change too.
+/// How many times to read the state again after changes by other agents.
 const TRIES: usize = 10;
 
-/// Freezes the ledger in a new epoch, or joins in a freeze that is newer than `known`, the last epoch that this node has seen. Ends
-/// the doubt, and returns the state that was read afterwards.
+/// Freezes the ledger in a new epoch, or joins a freeze that is newer than `known`, the last epoch that this node has
+/// seen. Ends the doubt, and returns the state read afterwards.
 ///
-/// An epoch that this node has seen already may be confirmed already, in the backup: it does not count.
+/// An epoch that this node already knows may be confirmed already in the backup, so it does not count.
 ///
 /// # Errors
-/// The ledger cannot be read or frozen, or the store not be written. The doubt stays.
+/// The ledger cannot be read or frozen, or the store cannot be written. The doubt remains.
 pub async fn settle<B: Backend>(
     backend: &B,
     store: &RefCell<NodeStore>,
     known: u64,
     now: u64,
 ) -> Result<LedgerState, DrainError> {
-    // What was granted from the other history is not used, and versions may come again.
+    // Grants from the other history are not used, and versions may reappear.
     drop_intents(store, now)?;
     store.borrow_mut().forget_versions()?;
     for _try in 0..TRIES {

@@ -1,4 +1,5 @@
-//! Giving back: tombstones are drained until the cluster no longer has their nonces. What somebody on the wire has is marked instead.
+//! Gives addresses back: drains tombstones until the cluster no longer has their nonces. Addresses in use on the wire
+//! are marked instead.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -11,11 +12,11 @@ use super::backend::{Backend, ReadError, WriteError};
 use super::conflict::marked;
 use super::object::{ClaimSpec, claim_name};
 
-/// A server may run a request up to its own timeout (60 s for the API server) after the client has left. The reverse sweep
-/// finds what comes later still.
+/// A server may execute a request up to its own timeout (60 s for the API server) after the client has disconnected.
+/// The reverse sweep finds even later ones.
 pub const UNANSWERED: Duration = Duration::from_secs(120);
 
-/// What a drain could not do.
+/// Why a drain failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DrainError {
     /// The ledger cannot be read.
@@ -24,7 +25,7 @@ pub enum DrainError {
     /// The ledger cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// A cell cannot be taken care of.
+    /// A cell cannot be handled.
     #[error("{0}")]
     Cell(String),
     /// The node's own store.
@@ -32,10 +33,10 @@ pub enum DrainError {
     Store(#[from] StoreError),
 }
 
-/// Drains every tombstone that `mine` accepts once, and says how many are left.
+/// Drains every tombstone that `mine` accepts once. Returns how many are left.
 ///
 /// # Errors
-/// The first trouble; the rest is tried with the next call.
+/// The first error; the next call retries the rest.
 pub async fn drain<B: Backend>(
     backend: &B,
     store: &RefCell<NodeStore>,
@@ -45,7 +46,7 @@ pub async fn drain<B: Backend>(
     let rows = store.borrow().remote_rows(AddressState::Tombstone)?;
     let mut left = 0;
     for row in rows.iter().filter(|row| mine(row)) {
-        // `doubt`: first it is frozen. Until then every write hides how far it went back.
+        // `doubt`: first freeze the ledger. Until then, every write hides how far it went back.
         if backend.history().doubt().is_some() {
             return Ok(rows.len());
         }
@@ -66,11 +67,11 @@ pub async fn drain<B: Backend>(
     Ok(left)
 }
 
-/// A cooldown: nobody else gets the address while the tombstone has its nonce in the cluster. An address that nobody has used
-/// needs no rest.
+/// Returns whether a cooldown is running: nobody else gets the address while the cluster has the tombstone's nonce. An
+/// address that nobody has used needs no rest.
 fn rests(row: &RemoteRow, address: &RemoteAddress, now: u64) -> bool {
     match row.release {
-        // What belongs to an IPAMClaim rests when that is gone.
+        // An address of an IPAMClaim rests when the IPAMClaim is gone.
         ReleaseRule::Cooldown(seconds) if address.answer == Answer::Granted && !row.owner.is_ipam_claim() => {
             now.saturating_sub(address.since) < u64::from(seconds)
         }
@@ -78,10 +79,11 @@ fn rests(row: &RemoteRow, address: &RemoteAddress, now: u64) -> bool {
     }
 }
 
-/// Removes the row's holder from the claim, if it is there, and marks a claim that somebody on the wire has. `nonce`: only the own nonce proves whose it is.
+/// Removes the row's holder from the claim, if it is there, and marks a claim in use on the wire. `nonce`: only our own
+/// nonce proves the ownership.
 async fn give_back<B: Backend>(backend: &B, row: &RemoteRow, address: &RemoteAddress) -> Result<(), DrainError> {
     let name = claim_name(&row.domain, address.address.addr());
-    // The common case costs one request: the version that this nonce wrote is still the current one.
+    // The common case takes one request: the version that this nonce wrote is still current.
     let exclusive = !row.owner.is_ipam_claim();
     let goes = exclusive && address.answer != Answer::InUse;
     if let Some(versions) = address.versions.as_ref().filter(|_versions| goes && backend.has_unique_versions()) {
@@ -97,7 +99,7 @@ async fn give_back<B: Backend>(backend: &B, row: &RemoteRow, address: &RemoteAdd
             return Ok(());
         }
         let gone = claim.spec.without(|holder| holder.nonce == row.nonce);
-        // What belongs to an IPAMClaim is given to nobody else anyway.
+        // An address of an IPAMClaim is not given to anybody else anyway.
         let written = if address.answer == Answer::InUse && exclusive {
             backend.replace(&marked(&gone, address.in_use_by.as_deref()), &claim.versions, None).await.map(drop)
         } else {
@@ -111,7 +113,8 @@ async fn give_back<B: Backend>(backend: &B, row: &RemoteRow, address: &RemoteAdd
     }
 }
 
-/// Writes a claim without some holders: it goes with its last, unless its owner keeps it. `preconditions`: for the version that was read.
+/// Writes a claim without some holders, or deletes it with the last one unless its owner keeps it. `preconditions`:
+/// only the version that was read.
 pub(super) async fn remove<B: Backend>(backend: &B, rest: &ClaimSpec, read: &Versions) -> Result<(), WriteError> {
     if rest.holders.is_empty() && !rest.is_persistent() {
         backend.delete(&rest.name(), read).await

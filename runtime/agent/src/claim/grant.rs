@@ -1,7 +1,8 @@
-//! Asking a cluster ledger for the addresses of an intent.
+//! Asks a cluster ledger for the addresses of an intent.
 //!
-//! `weft` has written the intent; this sends its creates, one address after the other, and notes what came of each. The create
-//! decides who has the address. After a lost answer a quorum read tells the outcome; it is never guessed.
+//! `weft` has written the intent. This module sends its creates, one address after the other, and records the outcome
+//! of each. The create decides who has the address. After a lost answer, a quorum read determines the outcome, which is
+//! never guessed.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -16,20 +17,20 @@ use super::cells::{CellError, Sharing as CellSharing, Verdict};
 use super::object::{Claim, ClaimSpec, ClaimState, Holder, Identity, Sharing};
 use super::persist::{Persisted, ipam_claim, persist};
 
-/// Between two tries of a ledger that does not answer.
+/// Pause between two requests to a ledger that does not answer.
 const RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
-/// What became of an intent.
+/// The outcome of an intent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Granted {
     /// Every wanted address has one candidate granted.
     All,
-    /// All candidates of a want are somebody else's.
+    /// All candidates of a want belong to somebody else.
     Lost {
-        /// Its place among the wants.
+        /// The index of the want.
         want: usize,
-        /// Every address of this intent that turned out to be taken, with who has it.
+        /// Every address of this intent that turned out to be taken, with its holder.
         taken: Vec<(IpAddr, String)>,
     },
 }
@@ -37,13 +38,13 @@ pub enum Granted {
 /// Why an intent was not granted.
 #[derive(Debug, thiserror::Error)]
 pub enum GrantError {
-    /// DEL, or its age, has ended the intent.
+    /// The intent was ended by DEL, or because of its age.
     #[error("the request was withdrawn: its attachment was deleted, or it took too long; try again")]
     Withdrawn,
-    /// The deadline came first.
+    /// The deadline passed.
     #[error("the cluster ledger did not answer in time; try again: {0}")]
     Deadline(String),
-    /// It was asked while it is frozen, or it refuses.
+    /// The ledger is frozen, or refuses.
     #[error(transparent)]
     Write(#[from] WriteError),
     /// The IPAMClaim is gone, or another one has its name.
@@ -52,12 +53,12 @@ pub enum GrantError {
     /// Another user of the IPAMClaim was first, with other addresses.
     #[error("another pod has just got other addresses for IPAMClaim {0}; try again")]
     OtherAddresses(String),
-    /// `doubt`: its history is not the one that was seen before.
+    /// `doubt`: its history differs from what was seen before.
     #[error(
         "the cluster ledger was taken back to a backup ({0}); it has to be thawed before it grants addresses, try again"
     )]
     Doubt(String),
-    /// The cell that an address lies in.
+    /// The cell of an address cannot be used.
     #[error(transparent)]
     Cell(#[from] CellError),
     /// The node's own store.
@@ -65,31 +66,32 @@ pub enum GrantError {
     Store(#[from] StoreError),
 }
 
-/// What became of one candidate.
+/// The outcome of one candidate.
 enum Tried {
     Granted,
     Lost(String),
 }
 
-/// One intent on its way.
+/// An intent being granted.
 pub struct Grant<'a, B> {
     /// The cluster ledger.
     pub backend: &'a B,
     /// The node's store.
     pub store: &'a RefCell<NodeStore>,
-    /// The machine that asks.
+    /// The requesting machine.
     pub identity: &'a Identity,
     /// When to give up.
     pub deadline: Instant,
-    /// The domain is in block mode: only what lies in a shared cell may be claimed.
+    /// Set if the domain is in block mode: only addresses in a shared cell may be claimed.
     pub(in crate::claim) sharing: Option<CellSharing<'a>>,
 }
 
 impl<B: Backend> Grant<'_, B> {
-    /// Asks for every wanted address, IPv4 first, so that two attachments never hold one half of a dual-stack pair each.
+    /// Asks for every wanted address, IPv4 first, so that two attachments never each hold one half of a dual-stack
+    /// pair.
     ///
     /// # Errors
-    /// See [`GrantError`]. The caller gives the intent up; what was sent becomes a tombstone then.
+    /// See [`GrantError`]. The caller drops the intent; addresses that were requested then become tombstones.
     pub async fn run(&self, nonce: &str) -> Result<Granted, GrantError> {
         let row = self.store.borrow().remote_row(nonce)?.ok_or(GrantError::Withdrawn)?;
         let mut wants: Vec<(bool, usize)> =
@@ -107,8 +109,8 @@ impl<B: Backend> Grant<'_, B> {
         Ok(Granted::All)
     }
 
-    /// `status_cas`: the addresses of an IPAMClaim are written into its status before any link is made. Who loses against
-    /// another first user, or finds it deleted, gives back what it got.
+    /// `status_cas`: writes the addresses of an IPAMClaim into its status before any link is made. If another first
+    /// user was faster, or the IPAMClaim is deleted, the addresses are given back.
     async fn bind(&self, row: &RemoteRow) -> Result<(), GrantError> {
         if !row.owner.is_ipam_claim() {
             return Ok(());
@@ -126,7 +128,7 @@ impl<B: Backend> Grant<'_, B> {
         }
     }
 
-    /// Tries the candidates of one want in order, and says whether one was granted.
+    /// Tries the candidates of one want in order. Returns whether one was granted.
     async fn want(&self, row: &RemoteRow, want: usize, taken: &mut Vec<(IpAddr, String)>) -> Result<bool, GrantError> {
         for candidate in row.addresses.iter().filter(|candidate| candidate.want == want) {
             if candidate.state != AddressState::Intent {
@@ -140,7 +142,7 @@ impl<B: Backend> Grant<'_, B> {
         Ok(false)
     }
 
-    /// POST; whatever is unclear after it, a quorum GET decides.
+    /// POST; if the outcome is uncertain, a quorum GET decides.
     async fn candidate(&self, row: &RemoteRow, candidate: &RemoteAddress) -> Result<Tried, GrantError> {
         let address = candidate.address.addr();
         let spec = ClaimSpec::new(row, address, self.identity).ok_or(GrantError::Withdrawn)?;
@@ -178,7 +180,7 @@ impl<B: Backend> Grant<'_, B> {
         }
     }
 
-    /// Whose the claim is, by a quorum read. `None`: nobody's.
+    /// Returns the holder of the claim by a quorum read; `None` if there is none.
     async fn look(&self, row: &RemoteRow, spec: &ClaimSpec, unanswered: bool) -> Result<Option<Tried>, Looked> {
         let address = spec.address;
         let Some(claim) = self.backend.get(&spec.name()).await? else { return Ok(None) };
@@ -186,13 +188,13 @@ impl<B: Backend> Grant<'_, B> {
             return Ok(Some(self.granted(row, address, &claim.versions)?));
         }
         if !self.may_adopt(&claim, spec)? {
-            // A create that may still be under way leaves a tombstone.
+            // A create that may still arrive leaves a tombstone.
             if !unanswered {
                 self.note(row, address, Answer::Lost, None)?;
             }
             return Ok(Some(Tried::Lost(describe(&claim))));
         }
-        // `adopt_write`: taking a claim over is a write, so that a removal that is under way fails.
+        // `adopt_write`: taking over a claim is a write, so that a concurrent removal fails.
         self.send_row(row, address)?;
         match self.backend.replace(&adopted(&claim, spec), &claim.versions, None).await {
             Ok(versions) => Ok(Some(self.granted(row, address, &versions)?)),
@@ -202,16 +204,16 @@ impl<B: Backend> Grant<'_, B> {
         }
     }
 
-    /// `adopt_own`: the same owner's claim, held by this machine alone, and by no attachment that this store still has. Two
-    /// sandboxes of one pod may be added at once; taking the claim from the other one would free its address when this ADD
-    /// fails.
+    /// `adopt_own`: a claim may be adopted if it has the same owner, only this machine holds it, and no attachment in
+    /// this store uses it. Two sandboxes of one pod may be added at once; taking the claim from the other one would
+    /// free its address when this ADD fails.
     fn may_adopt(&self, claim: &Claim, spec: &ClaimSpec) -> Result<bool, StoreError> {
         let same_owner = claim.spec.owner == spec.owner && claim.spec.state != ClaimState::Conflict;
         if !same_owner || claim.deleting {
             return Ok(false);
         }
         if claim.spec.sharing == Sharing::Shared {
-            // One address on two interfaces of one pod is of no use to anybody.
+            // One address on two interfaces of a pod is useless.
             let twin = |holder: &Holder| {
                 spec.holders.iter().any(|new| holder.pod == new.pod && holder.interface != new.interface)
             };
@@ -225,19 +227,19 @@ impl<B: Backend> Grant<'_, B> {
         Ok(true)
     }
 
-    /// Whether the store has the address under this nonce as an intent or an entry.
+    /// Returns whether the store has the address under this nonce as an intent or an entry.
     fn is_in_use(&self, nonce: &str, address: IpAddr) -> Result<bool, StoreError> {
         let row = self.store.borrow().remote_row(nonce)?;
         let state = row.and_then(|row| row.address(address).map(|address| address.state));
         Ok(matches!(state, Some(AddressState::Intent | AddressState::Entry)))
     }
 
-    /// `doubt`: what a ledger says that was taken back is not used.
+    /// `doubt`: answers of a restored ledger are not used.
     fn certain(&self) -> Result<(), GrantError> {
         self.backend.history().doubt().map_or(Ok(()), |why| Err(GrantError::Doubt(why)))
     }
 
-    /// `send_row`: the row is an intent at this instant.
+    /// `send_row`: checks that the row is an intent at this instant.
     fn send_row(&self, row: &RemoteRow, address: IpAddr) -> Result<(), GrantError> {
         self.certain()?;
         let is_intent = self.store.borrow_mut().note_sending(&row.nonce, address)?;
@@ -271,9 +273,9 @@ impl<B: Backend> Grant<'_, B> {
     }
 }
 
-/// Why a look at a claim decided nothing.
+/// Why a read of a claim decided nothing.
 enum Looked {
-    /// Look again later.
+    /// Read again later.
     Trouble(String),
     Failed(GrantError),
 }
@@ -296,8 +298,8 @@ impl From<GrantError> for Looked {
     }
 }
 
-/// The claim with the new holder. An exclusive claim has only that one; a shared one loses what this machine's older sandbox
-/// of the same pod left.
+/// Returns the claim with the new holder. An exclusive claim has only that one; a shared one loses the holder of this
+/// machine's older sandbox of the same pod.
 pub(super) fn adopted(claim: &Claim, spec: &ClaimSpec) -> ClaimSpec {
     let new: Vec<Holder> = spec.holders.clone();
     let same_pod = |holder: &Holder| {
@@ -316,7 +318,7 @@ pub(super) fn adopted(claim: &Claim, spec: &ClaimSpec) -> ClaimSpec {
     adopted
 }
 
-/// Who has a claim, for messages.
+/// Returns the holder of a claim, for messages.
 fn describe(claim: &Claim) -> String {
     if claim.spec.state == ClaimState::Conflict {
         return format!("{}, which answers for it on the wire", claim.spec.in_use_by.as_deref().unwrap_or("somebody"));

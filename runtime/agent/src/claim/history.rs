@@ -1,21 +1,21 @@
-//! `doubt`: a ledger that was taken back to a backup is noticed by what its own answers say.
+//! `doubt`: detects from a ledger's answers that it was restored from a backup.
 //!
-//! Every answer carries a revision of the whole ledger, which only grows. One that is behind what was seen before the request
-//! was sent belongs to another history, and so does one that is much further than anybody could have written meanwhile (`etcdutl
-//! snapshot restore --bump-revision`). etcd also says which cluster it is and how often it has had a leader.
+//! Every answer carries a revision of the whole ledger, which only grows. An answer belongs to another history if its
+//! revision is lower than one seen before the request, or far higher than writes could explain (`etcdutl snapshot
+//! restore --bump-revision`). etcd also returns the id of the cluster and the term of its leader.
 //!
-//! Invariant: once in doubt, always in doubt, until `accept` says that the ledger is frozen.
+//! Invariant: a doubt remains until `accept` says that the ledger is frozen.
 
 use std::cell::RefCell;
 
 use weft_core::ledger::remote::Seen;
 
-/// A larger step than this was not written.
+/// A larger step cannot come from writes.
 const JUMP: u64 = 100_000_000;
-/// For so many seconds nobody writes `JUMP` times. Who has looked away for longer takes a jump for the others' work.
+/// Nobody writes `JUMP` times within this many seconds. After a longer absence, a jump may come from others' writes.
 const AWAY: u64 = 3600;
 
-/// What an answer says about the history it belongs to. 0: it does not say.
+/// The position of an answer in its history. 0 means unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Position {
     /// The revision.
@@ -24,18 +24,18 @@ pub struct Position {
     pub cluster: u64,
     /// Term of its leader.
     pub term: u64,
-    /// The revision is that of a write which this request has made.
+    /// Whether the revision is that of a write made by this request.
     pub wrote: bool,
 }
 
-/// What was known when a request was sent. Answers may come in another order than they were given.
+/// What was known when a request was sent. Answers may arrive in another order.
 #[derive(Debug, Clone, Copy)]
 pub struct Mark {
     round: u64,
     seen: Option<Seen>,
 }
 
-/// How far the history of a ledger was seen by this client.
+/// What this client has seen of a ledger's history.
 #[derive(Debug, Default)]
 pub struct History(RefCell<Inner>);
 
@@ -43,19 +43,19 @@ pub struct History(RefCell<Inner>);
 struct Inner {
     seen: Option<Seen>,
     doubt: Option<String>,
-    /// A request was not answered since the last `mend`.
+    /// Whether a request was left unanswered since the last `mend`.
     broken: bool,
-    /// Grows with every `accept`.
+    /// Incremented by every `accept`.
     round: u64,
 }
 
 impl History {
-    /// Goes on from what an earlier process has seen.
+    /// Continues from what an earlier process has seen.
     pub fn resume(&self, seen: Option<Seen>) {
         self.0.borrow_mut().seen = seen;
     }
 
-    /// What is known now, before a request is sent.
+    /// Returns what is known now, before a request is sent.
     pub fn mark(&self) -> Mark {
         let inner = self.0.borrow();
         Mark { round: inner.round, seen: inner.seen }
@@ -64,7 +64,7 @@ impl History {
     /// Compares an answer with what was known when its request was sent.
     pub fn answered(&self, mark: Mark, at: Position, now: u64) {
         let mut inner = self.0.borrow_mut();
-        // An answer of before a doubt was settled: its grant is dropped with all intents.
+        // An answer from before a doubt was settled: its grant is dropped with all intents.
         if mark.round != inner.round || inner.doubt.is_some() || at.revision == 0 {
             return;
         }
@@ -80,38 +80,38 @@ impl History {
         }
     }
 
-    /// A request was not answered: what has become of the ledger meanwhile is to be looked at.
+    /// Records an unanswered request: the ledger has to be checked for a restore.
     pub fn failed(&self) {
         self.0.borrow_mut().broken = true;
     }
 
-    /// Whether a request was not answered since `mend`.
+    /// Returns whether a request was left unanswered since `mend`.
     pub fn is_broken(&self) -> bool {
         self.0.borrow().broken
     }
 
-    /// The ledger is looked at now.
+    /// Records that the ledger is being checked.
     pub fn mend(&self) {
         self.0.borrow_mut().broken = false;
     }
 
-    /// Something else says that the ledger went back.
+    /// Records other evidence that the ledger went back.
     pub fn suspect(&self, why: String) {
         self.0.borrow_mut().doubt.get_or_insert(why);
     }
 
-    /// Why this may be another history.
+    /// Returns why this may be another history.
     pub fn doubt(&self) -> Option<String> {
         self.0.borrow().doubt.clone()
     }
 
-    /// The ledger is frozen, and this is its history from now on.
+    /// Accepts this history from now on, because the ledger is frozen.
     pub fn accept(&self) {
         let mut inner = self.0.borrow_mut();
         *inner = Inner { seen: None, doubt: None, broken: inner.broken, round: inner.round + 1 };
     }
 
-    /// Notes the epoch that was seen, and says all that was.
+    /// Records an epoch, and returns everything seen.
     pub fn seen(&self, epoch: u64) -> Seen {
         let mut inner = self.0.borrow_mut();
         let seen = inner.seen.get_or_insert_default();
@@ -119,16 +119,16 @@ impl History {
         *seen
     }
 
-    /// The epoch that was seen last.
+    /// Returns the last epoch seen.
     pub fn epoch(&self) -> u64 {
         self.0.borrow().seen.map_or(0, |seen| seen.epoch)
     }
 }
 
-/// Why an answer cannot belong to the history that was seen.
+/// Returns why an answer contradicts the known history.
 fn contradiction(seen: &Seen, at: Position, now: u64) -> Option<String> {
     let differs = |a: u64, b: u64| a != 0 && b != 0 && a != b;
-    // A write is later than everything that was seen before it.
+    // A write is later than everything seen before it.
     let least = seen.revision + u64::from(at.wrote && seen.revision > 0);
     if at.revision < least {
         return Some(format!("its revision went back from {} to {}", seen.revision, at.revision));
@@ -158,7 +158,7 @@ mod tests {
         Position { wrote: true, ..read(revision) }
     }
 
-    /// A history that was seen up to revision 100.
+    /// Returns a history that was seen up to revision 100.
     fn at_100() -> History {
         let history = History::default();
         history.answered(history.mark(), Position { cluster: 7, term: 3, ..read(100) }, 1000);
@@ -187,7 +187,7 @@ mod tests {
             let history = at_100();
             history.answered(history.mark(), position, 1001);
             assert!(history.doubt().is_some(), "{position:?}");
-            // What comes next does not take it back.
+            // Later answers do not end the doubt.
             history.answered(history.mark(), read(5000), 1002);
             assert!(history.doubt().is_some(), "{position:?}");
         }
@@ -207,7 +207,7 @@ mod tests {
         let history = at_100();
         history.answered(history.mark(), read(100 + JUMP + 1), 1000 + AWAY + 1);
         assert_eq!(history.doubt(), None);
-        // But not a step back.
+        // But no step back.
         history.answered(history.mark(), read(100), 9_000_000);
         assert!(history.doubt().is_some());
     }
@@ -218,7 +218,7 @@ mod tests {
         let before = history.mark();
         history.answered(history.mark(), read(50), 1001);
         history.accept();
-        // Answers from before are not compared with it, nor it with them.
+        // Older answers are not compared with it, nor it with them.
         history.answered(before, read(120), 1001);
         history.answered(history.mark(), read(51), 1001);
         assert_eq!((history.doubt(), history.seen(1).revision), (None, 51));

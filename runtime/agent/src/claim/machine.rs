@@ -1,4 +1,5 @@
-//! Which machine this is. A node's name is not a machine: it may be given to another one while the first still runs.
+//! The identity of this machine. A node's name does not identify a machine: another one may get it while the first
+//! still runs.
 
 use std::fs;
 use std::io;
@@ -6,10 +7,10 @@ use std::path::Path;
 
 /// The system UUID, which the Node object shows as `systemUUID`.
 const SYSTEM_UUID: &str = "/sys/class/dmi/id/product_uuid";
-/// A random id for machines without one of their own, outside the store, so that it outlives that.
+/// A random id for machines without their own, outside the store, so that it outlives the store.
 const OWN: &str = "/etc/weft/machine-id";
 
-/// The id of this machine.
+/// Returns the id of this machine.
 ///
 /// # Errors
 /// There is no system UUID, and the file with a random one can neither be read nor written.
@@ -20,7 +21,7 @@ pub fn machine_id() -> io::Result<String> {
     }
 }
 
-/// Firmware that was never given a UUID shows one of few: all digits the same, or counted up.
+/// Firmware without a real UUID reports one of a few: equal digits, or an ascending sequence.
 fn is_unique(uuid: &str) -> bool {
     let digits: Vec<u8> = uuid.bytes().filter(u8::is_ascii_hexdigit).map(|digit| digit.to_ascii_lowercase()).collect();
     let Some(first) = digits.first() else { return false };

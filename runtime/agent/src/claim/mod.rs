@@ -1,14 +1,15 @@
 //! The cluster ledger: addresses that are unique in a whole cluster, at one write per address.
 //!
-//! A claim is one small object per address under a name that follows from the address, so the backend's create-if-absent is the
-//! commit. `docs/cluster-ledger.md` has the rules and what goes wrong without each; `tests/model` checks them.
+//! A claim is one small object per address with a name derived from the address, so the backend's create-if-absent is
+//! the commit. `docs/cluster-ledger.md` has the rules and what goes wrong without each; `tests/model` checks them.
 //!
-//! Here is what the agent does: it sends the requests of intents that `weft` wrote (`grant`), gives back what tombstones name
-//! (`drain`), looks for what neither knows (`sweep`), has cells for block mode (`cells`), notices a restore (`history`, `doubt`), and brings claims back after it
-//! (`reassert`).
+//! This module is the agent's part: it sends the requests of intents that `weft` wrote (`grant`), gives back tombstones
+//! (`drain`), finds unknown claims (`sweep`), manages cells for block mode (`cells`), detects a restore (`history`,
+//! `doubt`), and writes claims again after it (`reassert`).
 //!
-//! Invariants: nothing is sent for a nonce whose row is not an intent at that instant; every update and delete carries uid and
-//! version of what it was decided on; a holder is removed only by its own machine, or when that machine is fenced.
+//! Invariants: nothing is sent for a nonce whose row is not an intent at that instant; every update and delete carries
+//! uid and version of the object on which it was decided; a holder is removed only by its own machine, or when that
+//! machine is fenced.
 
 mod any;
 pub mod backend;
@@ -66,7 +67,7 @@ pub use rest::Rests;
 pub use service::Claims;
 pub use sweep::{Swept, reverse_sweep};
 
-/// Seconds since 1970, for ages alone.
+/// Returns the seconds since 1970, only for ages.
 fn now() -> u64 {
     weft_core::facts::now().unwrap_or_default()
 }

@@ -6,36 +6,36 @@ use serde::{Deserialize, Serialize};
 use weft_core::ledger::remote::{Owner, RemoteRow, Versions};
 use weft_host_abi::types::ReleaseRule;
 
-/// An address that is taken in a domain.
+/// A taken address of a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimSpec {
-    /// Addresses clash only within a domain. Never changes.
+    /// Addresses conflict only within a domain. Never changes.
     pub domain: String,
     /// Never changes.
     pub address: IpAddr,
-    /// Whom it belongs to. Never changes.
+    /// Its owner. Never changes.
     pub owner: ClaimOwner,
     /// Prefix length of the network.
     pub prefix: u8,
-    /// What it is used for.
+    /// Its use.
     #[serde(default)]
     pub state: ClaimState,
     /// How many machines may hold it at once.
     #[serde(default)]
     pub sharing: Sharing,
-    /// How long nobody gets the address when the IPAMClaim that it belongs to is gone, or somebody on the wire has it.
+    /// Seconds for which nobody gets the address after its IPAMClaim is deleted, or while it is in use on the wire.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rest_seconds: u32,
-    /// In conflict: the hardware address of who answers for it.
+    /// In conflict: the hardware address of the host that answers for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_use_by: Option<String>,
-    /// Who holds it.
+    /// Its holders.
     #[serde(default)]
     pub holders: Vec<Holder>,
 }
 
-/// Whom a claim belongs to: two interfaces of one pod are two owners.
+/// The owner of a claim: two interfaces of one pod are two owners.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimOwner {
@@ -46,11 +46,11 @@ pub struct ClaimOwner {
     pub network: String,
     /// Name of the interface.
     pub interface: String,
-    /// Which of the attachment's addresses.
+    /// The index of the address in the attachment.
     pub slot: usize,
 }
 
-/// What a claim is used for.
+/// The use of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum ClaimState {
     /// A holder uses it.
@@ -60,7 +60,7 @@ pub enum ClaimState {
     Kept,
     /// Its owner is gone, and nobody gets it yet.
     Resting,
-    /// Somebody else answers for it on the wire: nobody gets it.
+    /// Another host answers for it on the wire, so nobody gets it.
     Conflict,
 }
 
@@ -88,39 +88,39 @@ pub struct Holder {
     /// Boot in which it was claimed.
     #[serde(rename = "bootID")]
     pub boot_id: String,
-    /// Made for one ADD. Only this proves whose the holder is.
+    /// Made for one ADD. Only this proves the holder's identity.
     pub nonce: String,
-    /// For people: namespace and name of the pod.
+    /// Namespace and name of the pod; informational.
     pub pod: String,
-    /// For people.
+    /// Informational.
     #[serde(rename = "containerID")]
     pub container_id: String,
-    /// For people.
+    /// Informational.
     pub interface: String,
 }
 
-/// A claim as a backend holds it.
+/// A claim in a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// Its content.
     pub spec: ClaimSpec,
-    /// Of the version that was read.
+    /// The version that was read.
     pub versions: Versions,
-    /// It is being deleted, and only waits for somebody's finalizer.
+    /// Whether it is being deleted, and only waits for a finalizer.
     pub deleting: bool,
 }
 
-/// An IPAMClaim of the multi-network standard, as far as the ledger uses it.
+/// An IPAMClaim of the multi-network standard, with the fields that the ledger uses.
 /// <https://github.com/k8snetworkplumbingwg/ipamclaims>
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Persistent {
-    /// Its uid: a claim of the same name that was made anew is another one.
+    /// Its uid: a recreated IPAMClaim of the same name has another one.
     pub uid: String,
     /// The version that was read.
     pub version: String,
     /// `status.ips`, addresses with prefix lengths.
     pub ips: Vec<String>,
-    /// Its conditions say that it does not get its addresses.
+    /// Whether its conditions report a failed allocation.
     pub has_fault: bool,
 }
 
@@ -128,13 +128,13 @@ pub struct Persistent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LedgerState {
-    /// Grows with every freeze.
+    /// Incremented by every freeze.
     pub epoch: u64,
-    /// No claims are granted.
+    /// Whether no claims are granted.
     pub frozen: bool,
 }
 
-/// What the agent of a node says about itself.
+/// The record of a node's agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LedgerNode {
@@ -154,7 +154,7 @@ pub struct LedgerNode {
     pub fenced_machines: Vec<String>,
 }
 
-/// The machine and store that an agent speaks for.
+/// The machine and store of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Name of the node.
@@ -167,7 +167,7 @@ pub struct Identity {
     pub boot_id: String,
 }
 
-/// The name of an address's claim, and with it the lock: `<domain>-<8 or 32 hex digits>`.
+/// Returns the name of an address's claim, which is also the lock: `<domain>-<8 or 32 hex digits>`.
 #[must_use]
 pub fn claim_name(domain: &str, address: IpAddr) -> String {
     match unmapped(address) {
@@ -176,7 +176,7 @@ pub fn claim_name(domain: &str, address: IpAddr) -> String {
     }
 }
 
-/// The address that a claim of this name in a domain is for.
+/// Returns the address of a claim with this name in a domain.
 #[must_use]
 pub fn address_of(domain: &str, name: &str) -> Option<IpAddr> {
     let digits = name.strip_prefix(domain)?.strip_prefix('-')?;
@@ -192,7 +192,7 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// IPv4 in the form of IPv6 is IPv4.
+/// Converts IPv4-mapped IPv6 to IPv4.
 fn unmapped(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(address) => Ipv6Addr::to_canonical(&address),
@@ -201,7 +201,7 @@ fn unmapped(address: IpAddr) -> IpAddr {
 }
 
 impl ClaimSpec {
-    /// The claim that a row asks for.
+    /// Returns the claim that a row requests.
     #[must_use]
     pub fn new(row: &RemoteRow, address: IpAddr, identity: &Identity) -> Option<Self> {
         let wanted = row.address(address)?;
@@ -213,7 +213,7 @@ impl ClaimSpec {
             owner: ClaimOwner {
                 owner: Owner { user: String::new(), exclusive: false, ..row.owner.clone() },
                 network: attachment.network.clone(),
-                // Every user of an IPAMClaim, on any interface: the claim has one address per network and slot.
+                // All users of an IPAMClaim share the claim on any interface: it has one address per network and slot.
                 interface: if persistent { String::new() } else { attachment.ifname.clone() },
                 slot: wanted.want,
             },
@@ -229,19 +229,19 @@ impl ClaimSpec {
         })
     }
 
-    /// Its name.
+    /// Returns its name.
     #[must_use]
     pub fn name(&self) -> String {
         claim_name(&self.domain, self.address)
     }
 
-    /// Whether a nonce is among its holders.
+    /// Returns whether a nonce is among its holders.
     #[must_use]
     pub fn is_held_by(&self, nonce: &str) -> bool {
         self.holders.iter().any(|holder| holder.nonce == nonce)
     }
 
-    /// The same without some holders. What nobody holds any more is kept for its owner.
+    /// Returns the claim without some holders. A claim without holders is kept for its owner.
     #[must_use]
     pub fn without(&self, gone: impl Fn(&Holder) -> bool) -> Self {
         let mut rest = self.clone();
@@ -252,7 +252,7 @@ impl ClaimSpec {
         rest
     }
 
-    /// Whether its owner keeps it when nobody holds it.
+    /// Returns whether its owner keeps it without holders.
     #[must_use]
     pub fn is_persistent(&self) -> bool {
         self.owner.owner.is_ipam_claim()
@@ -260,7 +260,7 @@ impl ClaimSpec {
 }
 
 impl Holder {
-    /// What a row's claims carry.
+    /// Returns the holder for a row's claims.
     #[must_use]
     pub fn new(row: &RemoteRow, identity: &Identity) -> Self {
         let attachment = &row.key.attachment;
@@ -281,7 +281,7 @@ impl Holder {
         }
     }
 
-    /// For messages.
+    /// Describes the holder for messages.
     #[must_use]
     pub fn describe(&self) -> String {
         match self.pod.as_str() {

@@ -1,4 +1,4 @@
-//! What an operator does to a cluster ledger by hand.
+//! An operator's actions on a cluster ledger.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -18,38 +18,38 @@ use super::block::{BlockSpec, block_name, cell_of};
 use super::object::{Claim, ClaimSpec, ClaimState, LedgerState, claim_name};
 use super::{ClientSource, Rests, collect_orphans, reclaim};
 
-/// The ledger of a cluster whose API server is named by credentials alone.
+/// The ledger of a cluster whose API server is given by credentials alone.
 const KUBERNETES: &str = r#"{"type":"kubernetes"}"#;
 
-/// Which ledger, and how it is reached.
+/// Which ledger, and how to reach it.
 #[derive(Debug, Clone, Default)]
 pub struct Reach {
-    /// A file with the `ledger` object of a network's configuration. Kubernetes where absent.
+    /// A file with the `ledger` object of a network's configuration; Kubernetes if `None`.
     pub ledger: Option<PathBuf>,
-    /// Credentials for the API server; those of the environment where absent.
+    /// Credentials for the API server; those of the environment if `None`.
     pub kubeconfig: Option<PathBuf>,
 }
 
-/// What to do.
+/// An action.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// Grant no claims until `Thaw`: before a restore of etcd.
     Freeze,
-    /// Grant claims again, once every node has brought its claims back.
+    /// Grant claims again, once every node has written its claims again.
     Thaw {
-        /// Although some nodes have not.
+        /// Even if some nodes have not.
         force: bool,
     },
     /// Declare a node's machine dead, and give back what it held.
     Fence {
         /// The node.
         node: String,
-        /// Its machine; the one its agent named last where absent.
+        /// Its machine; the last one that its agent recorded if `None`.
         machine: Option<String>,
     },
     /// Give back what fenced machines held, and what IPAMClaims owned that are gone.
     Reclaim,
-    /// Free an address that is marked because somebody on the wire had it.
+    /// Free an address that is marked because it was in use on the wire.
     Clear {
         /// The address.
         address: IpAddr,
@@ -58,7 +58,7 @@ pub enum Operation {
     },
 }
 
-/// Does it, and says what was done, a line each.
+/// Executes it. Returns what was done, one line each.
 ///
 /// # Errors
 /// The ledger cannot be reached, or the operation is not possible now.
@@ -88,7 +88,7 @@ pub(super) async fn backend(reach: &Reach) -> anyhow::Result<AnyBackend> {
     backend_of(KUBERNETES, reach.kubeconfig.as_deref()).await
 }
 
-/// The backend that the text of a `ledger` object names.
+/// Returns the backend that the text of a `ledger` object names.
 pub(super) async fn backend_of(text: &str, kubeconfig: Option<&Path>) -> anyhow::Result<AnyBackend> {
     let needs_client = serde_json::from_str::<Value>(text).is_ok_and(|ledger| ledger["type"] == "kubernetes");
     if !needs_client {
@@ -99,7 +99,7 @@ pub(super) async fn backend_of(text: &str, kubeconfig: Option<&Path>) -> anyhow:
     Ok(AnyBackend::new(text, Some(&source))?)
 }
 
-/// A client of the API server, with the credentials of a file or of the environment.
+/// Returns a client of the API server, with the credentials of a file or of the environment.
 pub(super) async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<Client> {
     let config = match kubeconfig {
         Some(path) => {
@@ -168,17 +168,17 @@ fn reclaimed(count: usize) -> String {
     format!("{count} claims and cells of fenced machines were given back")
 }
 
-/// Who has an address.
+/// The holder of an address.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum Has {
     /// It is claimed.
     Claim(Box<ClaimSpec>),
-    /// It lies in a machine's cell: whether a pod has it, only that machine knows.
+    /// It lies in a machine's cell: only that machine knows whether a pod has it.
     Cell(Box<BlockSpec>),
 }
 
-/// Who has an address of a domain, read live.
+/// Returns the holder of an address in a domain, by a live read.
 ///
 /// # Errors
 /// The ledger cannot be reached.
@@ -198,7 +198,7 @@ pub fn who_has(reach: &Reach, address: IpAddr, domain: &str) -> anyhow::Result<O
     })
 }
 
-/// Who has an address, for people.
+/// Describes the holder of an address.
 #[must_use]
 pub fn describe(has: &Has) -> Vec<String> {
     match has {
@@ -213,7 +213,7 @@ pub fn describe(has: &Has) -> Vec<String> {
     }
 }
 
-/// Whose a claim is and who holds it, for people: a line for the owner and one for each holder.
+/// Describes the owner and holders of a claim: one line for the owner and one for each holder.
 fn describe_claim(spec: &ClaimSpec) -> Vec<String> {
     let owner = &spec.owner;
     let name = match owner.owner.name.as_str() {

@@ -1,7 +1,8 @@
 //! IPAMClaims and the ledger: `status_cas`, and claims whose IPAMClaim is gone.
 //!
-//! `status_cas`: `status.ips` is written by compare-and-set, by the first user before its links, and again after a restore.
-//! `holders_empty`: a claim that an IPAMClaim owns goes when that is gone, by its uid, and nobody holds it any more.
+//! `status_cas`: `status.ips` is written by compare-and-set, by the first user before its links, and again after a
+//! restore. `holders_empty`: a claim of an IPAMClaim is deleted once no IPAMClaim with that uid exists and the claim
+//! has no holder.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -16,7 +17,7 @@ use super::drain::DrainError;
 use super::object::{Claim, ClaimSpec, ClaimState};
 use super::rest::Rests;
 
-/// What became of a status.
+/// The outcome of writing a status.
 pub(super) enum Persisted {
     /// It names the row's addresses.
     Written,
@@ -24,11 +25,11 @@ pub(super) enum Persisted {
     Gone,
     /// It names other addresses.
     Others,
-    /// Nobody knows yet.
+    /// It is not known yet.
     Unclear(String),
 }
 
-/// Makes the status of the row's IPAMClaim name what the row was granted, as far as its addresses are in `state`.
+/// Writes the addresses granted to a row, as far as they are in `state`, into its IPAMClaim's status.
 pub(super) async fn persist<B: Backend>(
     backend: &B,
     store: &RefCell<NodeStore>,
@@ -55,13 +56,13 @@ pub(super) async fn persist<B: Backend>(
     let status = Status { ips: &ips, pod, fault: None };
     Ok(match backend.set_persistent(&owner.namespace, &owner.name, &read, status).await {
         Ok(()) => Persisted::Written,
-        // Read again: somebody has changed it, or the answer was lost.
+        // Read it again: somebody has changed it, or the answer was lost.
         Err(error) => Persisted::Unclear(error.to_string()),
     })
 }
 
-/// Says in the conditions of the row's IPAMClaim that somebody else has an address of it. It is for people: whether it could be
-/// written changes nothing.
+/// Reports in the conditions of the row's IPAMClaim that one of its addresses is in use elsewhere. This is
+/// informational, so a failure to write it has no consequences.
 pub(super) async fn report_conflict<B: Backend>(backend: &B, row: &RemoteRow, taken: &[(IpAddr, String)]) {
     let owner = &row.owner;
     let Ok(Some(read)) = backend.persistent(&owner.namespace, &owner.name).await else { return };
@@ -75,12 +76,12 @@ pub(super) async fn report_conflict<B: Backend>(backend: &B, row: &RemoteRow, ta
     }
 }
 
-/// Namespace and name, for messages.
+/// Returns namespace and name, for messages.
 pub(super) fn ipam_claim(row: &RemoteRow) -> String {
     format!("{}/{}", row.owner.namespace, row.owner.name)
 }
 
-/// What a row was granted, in the order of its wants.
+/// Returns the addresses granted to a row, in the order of its wants.
 fn granted(row: &RemoteRow, state: AddressState) -> Vec<String> {
     let mut granted: Vec<(usize, String)> = row
         .addresses
@@ -92,7 +93,7 @@ fn granted(row: &RemoteRow, state: AddressState) -> Vec<String> {
     granted.into_iter().map(|(_want, ip)| ip).collect()
 }
 
-/// In order, without lengths.
+/// Parses the addresses in order, without lengths.
 fn addresses(ips: &[String]) -> Vec<Option<IpAddr>> {
     let address = |ip: &String| ip.parse::<IpNet>().map(|net| net.addr()).or_else(|_bare| ip.parse()).ok();
     let mut addresses: Vec<_> = ips.iter().map(address).collect();
@@ -100,8 +101,8 @@ fn addresses(ips: &[String]) -> Vec<Option<IpAddr>> {
     addresses
 }
 
-/// `holders_empty`: deletes claims whose IPAMClaim is gone, or has other addresses. The claim was read before its owner is, and only that version
-/// goes. One with `rest_seconds` rests first.
+/// `holders_empty`: deletes claims whose IPAMClaim is gone, or has other addresses. Each claim is read before its
+/// owner, and only that version is deleted. A claim with `rest_seconds` rests first.
 ///
 /// # Errors
 /// The ledger cannot be read or written.
@@ -128,9 +129,9 @@ pub async fn collect_orphans<B: Backend>(backend: &B, rests: &mut Rests, now: In
     Ok(removed)
 }
 
-/// What becomes of a claim that belongs to an IPAMClaim.
+/// The fate of an IPAMClaim's claim.
 enum Fate {
-    /// It is somebody's.
+    /// It is in use.
     Owned,
     /// Its owner is gone.
     OwnerGone,
@@ -146,7 +147,7 @@ async fn fate<B: Backend>(backend: &B, claim: &Claim) -> Result<Fate, ReadError>
     if !backend.persistent_exists(&owner.namespace, &owner.name, &owner.uid).await? {
         return Ok(Fate::OwnerGone);
     }
-    // What a first user got that lost against another one. To take it back would be a write, so the version would not be this.
+    // A first user that lost against another got this. Taking it back would be a write, so the version would differ.
     let read = backend.persistent(&owner.namespace, &owner.name).await?.filter(|read| read.uid == owner.uid);
     let unused =
         read.is_some_and(|read| !read.ips.is_empty() && !addresses(&read.ips).contains(&Some(claim.spec.address)));

@@ -1,7 +1,7 @@
-//! After a restore of the ledger, and at the start of the agent: every entry of this node has to have its own claim again.
+//! After a restore of the ledger, and at the agent's start: every entry of this node must have its own claim again.
 //!
-//! `drop_intents`: intents from before the freeze are given up first. `confirm_strict`: the node confirms only when every
-//! entry has its claim; one that somebody else has by now is a conflict that a person has to solve.
+//! `drop_intents`: intents from before the freeze are dropped first. `confirm_strict`: the node confirms only when
+//! every entry has its claim; an entry whose address somebody else has is a conflict that a person has to solve.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -23,20 +23,20 @@ pub struct Conflict {
     pub address: IpAddr,
     /// This node's attachment.
     pub container_id: String,
-    /// Who has it.
+    /// The other holder.
     pub holder: String,
 }
 
-/// What re-assertion did.
+/// The result of re-assertion.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reasserted {
-    /// Claims that were written again.
+    /// How many claims were written again.
     pub written: usize,
-    /// Entries whose address is somebody else's.
+    /// Entries whose address belongs to somebody else.
     pub conflicts: Vec<Conflict>,
 }
 
-/// Gives up all intents: a grant from before a freeze is not used after it.
+/// Drops all intents: a grant from before a freeze is not used after it.
 ///
 /// # Errors
 /// The store cannot be written.
@@ -44,7 +44,7 @@ pub fn drop_intents(store: &RefCell<NodeStore>, now: u64) -> Result<usize, Drain
     Ok(store.borrow_mut().expire_intents(u64::MAX, now)?)
 }
 
-/// Compares every entry that `mine` accepts with its claim, and writes the claims that are missing.
+/// Compares every entry that `mine` accepts with its claim, and writes the missing claims.
 ///
 /// # Errors
 /// The ledger or the store cannot be read or written.
@@ -75,7 +75,7 @@ pub async fn reassert<B: Backend>(
                         Err(error) => return Err(error.into()),
                     }
                 }
-                // `holderless_yields`: a claim that nobody holds gives way to a link that is up.
+                // `holderless_yields`: a link that is up takes over a claim without a holder.
                 Some(claim)
                     if claim.spec.holders.is_empty()
                         && claim.spec.owner != spec.owner
@@ -112,7 +112,7 @@ pub async fn reassert<B: Backend>(
     Ok(done)
 }
 
-/// `status_again`: a restore takes the status of IPAMClaims back too, and their next user would get another address.
+/// `status_again`: a restore also reverts the status of IPAMClaims, and their next user would get another address.
 async fn status_again<B: Backend>(
     backend: &B,
     store: &RefCell<NodeStore>,
@@ -122,7 +122,7 @@ async fn status_again<B: Backend>(
     let mut conflicts = Vec::new();
     for row in rows.iter().filter(|row| row.owner.is_ipam_claim() && mine(row)) {
         match persist(backend, store, row, AddressState::Entry).await? {
-            // The IPAMClaim may be gone while its last user still runs.
+            // The IPAMClaim may be gone while its last user is still running.
             Persisted::Written | Persisted::Gone => {}
             Persisted::Unclear(trouble) => return Err(ReadError(trouble).into()),
             Persisted::Others => {
@@ -138,7 +138,7 @@ async fn status_again<B: Backend>(
     Ok(conflicts)
 }
 
-/// The claim is the same owner's, from an earlier attempt on this machine.
+/// Returns whether the claim has the same owner, from an earlier attempt on this machine.
 fn is_own(claim: &ClaimSpec, spec: &ClaimSpec, identity: &Identity) -> bool {
     let alone = || claim.holders.iter().all(|holder| holder.machine == identity.machine);
     claim.owner == spec.owner && (claim.sharing == Sharing::Shared || alone())
@@ -150,8 +150,8 @@ fn still_entry(store: &RefCell<NodeStore>, row: &RemoteRow, address: IpAddr) -> 
     Ok(row.is_some_and(|row| row.address(address).is_some_and(|row| row.state == AddressState::Entry)))
 }
 
-/// Removes holders of fenced machines: claim first, then the fence, then the pod, and only the version that was read before.
-/// The other way round a node that boots in between would lose what it adopted.
+/// Removes holders of fenced machines. Reads the claim first, then the fence, then the pod, and deletes only the
+/// version that was read. In the reverse order, a node that boots in between would lose what it adopted.
 ///
 /// # Errors
 /// The ledger cannot be read or written.

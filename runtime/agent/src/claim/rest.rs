@@ -1,11 +1,13 @@
-//! Claims that go when `rest_seconds` are over: what rests after its owner, and what somebody on the wire had.
+//! Claims that are deleted after `rest_seconds`: those that rest after their owner, and those that were in use on the
+//! wire.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::object::Claim;
 
-/// Since when claims rest, by this process' own clock: it begins anew with another process, so a rest can only be longer.
+/// Since when claims have rested, by this process's own clock: another process starts over, so a rest can only become
+/// longer.
 #[derive(Debug, Default)]
 pub struct Rests {
     /// By name and version.
@@ -14,7 +16,7 @@ pub struct Rests {
 }
 
 impl Rests {
-    /// Whether a claim has not rested for as long as it says.
+    /// Returns whether a claim is still within its rest period.
     pub(super) fn is_resting(&mut self, claim: &Claim, now: Instant) -> bool {
         let key = (claim.spec.name(), claim.versions.version.clone());
         let since = self.known.get(&key).copied().unwrap_or(now);
@@ -25,7 +27,7 @@ impl Rests {
         rests
     }
 
-    /// All claims were looked at: those that were not resting are forgotten.
+    /// Ends a round over all claims: forgets those that were not resting.
     pub(super) fn end_round(&mut self) {
         self.known = std::mem::take(&mut self.seen);
     }

@@ -1,7 +1,7 @@
-//! The reverse sweep: holders that name this machine, and of which its store knows nothing, are removed. It finds what a late
-//! request left, and what a node lost that came back with an empty store.
+//! The reverse sweep: removes holders that name this machine, but that its store does not know. It finds leftovers of
+//! late requests, and claims that a node lost because it came back with an empty store.
 //!
-//! `list_first`: it lists, and looks into the store then. The other way round an ADD between the two would lose its claim.
+//! `list_first`: lists first, then reads the store. In the reverse order, an ADD between the two would lose its claim.
 
 use std::cell::RefCell;
 
@@ -12,13 +12,13 @@ use super::backend::{Backend, Listing, WriteError};
 use super::drain::{DrainError, remove};
 use super::object::{Claim, Holder, Identity};
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Swept {
-    /// Holders that were removed.
+    /// Removed holders.
     pub removed: usize,
-    /// Holders of another store of this machine and boot: its file was moved away while pods ran. They stay until the next
-    /// boot, because their pods may live.
+    /// Holders of another store of this machine and boot: its file was moved away while pods ran. They are kept until
+    /// the next boot, because their pods may be alive.
     pub foreign: usize,
 }
 
@@ -45,7 +45,7 @@ pub(super) async fn judge<B: Backend>(
     let mut swept = Swept::default();
     for claim in listed {
         let mut unknown = Vec::new();
-        // `machine_id`: a node's name is not a machine.
+        // `machine_id`: a node's name does not identify a machine.
         for holder in claim.spec.holders.iter().filter(|holder| holder.machine == identity.machine) {
             if is_known(store, holder, claim)? {
                 continue;
@@ -63,7 +63,7 @@ pub(super) async fn judge<B: Backend>(
         let rest = claim.spec.without(|holder| unknown.contains(&holder.nonce));
         match remove(backend, &rest, &claim.versions).await {
             Ok(()) => swept.removed += unknown.len(),
-            // It has changed since it was listed: the next sweep looks again.
+            // It has changed since the list; the next sweep handles it.
             Err(WriteError::Conflict) => {}
             Err(error) => return Err(error.into()),
         }
@@ -71,13 +71,13 @@ pub(super) async fn judge<B: Backend>(
     Ok(swept)
 }
 
-/// The store has this nonce with this address, in whatever state. What becomes of it is the row's business then.
+/// Returns whether the store has this nonce with this address, in any state. The row then determines what happens.
 fn is_known(store: &RefCell<NodeStore>, holder: &Holder, claim: &Claim) -> Result<bool, DrainError> {
     let row = store.borrow().remote_row(&holder.nonce)?;
     Ok(row.is_some_and(|row| row.domain == claim.spec.domain && row.address(claim.spec.address).is_some()))
 }
 
-/// Entries of this boot, with their addresses, for re-assertion.
+/// Returns entries of this boot, with their addresses, for re-assertion.
 pub(super) fn entries(
     store: &RefCell<NodeStore>,
 ) -> Result<Vec<(weft_core::ledger::remote::RemoteRow, std::net::IpAddr)>, DrainError> {

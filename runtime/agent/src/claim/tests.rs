@@ -1,5 +1,5 @@
-//! The protocol against a ledger in memory that loses, delays and doubles requests. Each test names the rule that it
-//! would break.
+//! Tests the protocol with a ledger in memory that loses, delays and duplicates requests. Each test names the rule that
+//! it would break.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -22,9 +22,9 @@ use super::{
     reverse_sweep,
 };
 
-/// Everything waits are measured by.
+/// The base of all times.
 pub(super) const NOW: u64 = 1_000_000;
-/// Old enough that a tombstone no longer waits for a late request.
+/// Late enough that a tombstone no longer waits for a late request.
 pub(super) const LATER: u64 = NOW + 1000;
 
 /// A machine with its store.
@@ -182,7 +182,7 @@ async fn one_address_has_one_owner_and_costs_one_write() {
 
     a.del(&WEB);
     assert_eq!((a.drain(NOW).await, server.holder(), a.rows(AddressState::Tombstone)), (0, None, 0));
-    // One create, one that was lost, one delete.
+    // One create, one lost create, one delete.
     assert_eq!(server.0.borrow().writes, 3);
     b.add(&OTHER).await.unwrap();
 }
@@ -208,7 +208,7 @@ async fn dual_stack_is_all_or_nothing() {
     a.add(&WEB).await.unwrap();
     let wants = wants(&[&["2001:db8::1/64"], &["10.0.0.1/24"]]);
     let nonce = b.intend(&OTHER, &wants, &ReleaseRule::Free);
-    // IPv4 first: nothing was asked for the other family.
+    // IPv4 comes first: the other family was not requested.
     assert!(matches!(b.grant(&nonce).await.unwrap(), Granted::Lost { want: 1, .. }));
     b.give_up(&nonce);
     assert_eq!((b.rows(AddressState::Tombstone), server.0.borrow().claims.len()), (0, 1));
@@ -234,7 +234,7 @@ async fn a_lost_answer_is_found_out_by_a_read() {
 async fn intent_first_and_reverse_sweep_find_a_late_create() {
     let server = Memory::default();
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
-    // The create is held in the network until long after the ADD has failed and its tombstone is drained.
+    // The create is delayed until long after the ADD has failed and its tombstone is drained.
     server.fail_next(&[
         Some(Fault::Hold),
         Some(Fault::DropRequest),
@@ -281,13 +281,13 @@ async fn adopt_write_and_preconditions_save_a_retried_pod_from_a_late_delete() {
     let a = Machine::new("a", "m-a", &server);
     a.add(&WEB).await.unwrap();
     a.del(&WEB);
-    // The drain's delete is held; the retry takes the claim over meanwhile.
+    // The drain's delete is held back; the retry takes over the claim meanwhile.
     server.fail_next(&[Some(Fault::Hold)]);
     assert!(drain(&server, &a.store, |_row| true, NOW).await.is_err());
     let nonce = a.add(&WEB_AGAIN).await.unwrap();
     server.release();
     assert_eq!(server.holder(), Some(nonce.clone()), "the delete was for an older version");
-    // `nonce`: the old tombstone leaves the new holder alone as well.
+    // `nonce`: the old tombstone does not affect the new holder either.
     assert_eq!((a.drain(NOW).await, server.holder()), (0, Some(nonce)));
 }
 
@@ -318,7 +318,7 @@ async fn adopt_own_leaves_a_pods_claim_on_another_machine() {
 async fn adopt_own_leaves_the_claim_of_another_sandbox_that_is_in_use() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
-    // Two sandboxes of one pod at once, both after the same address.
+    // Two sandboxes of one pod at once, both wanting the same address.
     let (first, second) =
         (a.intend(&WEB, &one(), &ReleaseRule::Free), a.intend(&WEB_AGAIN, &one(), &ReleaseRule::Free));
     assert_eq!(a.grant(&first).await.unwrap(), Granted::All);
@@ -339,7 +339,8 @@ async fn adopt_own_leaves_the_claim_of_another_sandbox_that_is_in_use() {
 async fn list_first_keeps_the_claim_of_an_add_in_between() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
-    // The list is taken before the ADD, and after it: neither loses the claim, as the store is read later than the list.
+    // The list is taken before the ADD, and after it: in both cases the claim survives, because the store is read after
+    // the list.
     let before = server.list(Listing::Node("a")).await.unwrap();
     let nonce = a.add(&WEB).await.unwrap();
     let after = server.list(Listing::Node("a")).await.unwrap();
@@ -388,7 +389,7 @@ async fn fence_alone_frees_what_a_dead_machine_held() {
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
     a.add(&WEB).await.unwrap();
-    // The pod is gone, the node does not answer: that proves nothing.
+    // The pod is gone, and the node does not answer: that proves nothing.
     assert_eq!(reclaim(&server).await.unwrap(), 0);
     // Another machine of that name is fenced.
     server.change_node("a", |node| node.fenced_machines = vec!["m-other".into()]).await.unwrap();
@@ -417,7 +418,7 @@ async fn a_cooldown_rests_in_the_cluster() {
     a.commit(&WEB, &nonce, &one(), &rest).unwrap();
     a.store.borrow_mut().abandon(&WEB.key(), &[], NOW).unwrap();
     assert_eq!((a.drain(NOW).await, server.holder()), (0, None));
-    // Nor has one that got no address of the other family, or gave up.
+    // The same holds if it got no address of the other family, or was abandoned.
     let nonce = a.intend(&WEB, &one(), &rest);
     a.grant(&nonce).await.unwrap();
     a.give_up(&nonce);
@@ -430,7 +431,7 @@ async fn a_frozen_ledger_grants_nothing_and_takes_re_assertions() {
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
     let nonce = a.add(&WEB).await.unwrap();
     let hanging = a.intend(&OTHER, &wants(&[&["10.0.0.7/24"]]), &ReleaseRule::Free);
-    // A restore brings back the time before the claim.
+    // A restore returns to the time before the claim.
     let frozen = LedgerState { epoch: 1, frozen: true };
     server.set_state(LedgerState::default(), frozen).await.unwrap();
     server.0.borrow_mut().claims.clear();

@@ -1,4 +1,5 @@
-//! Block mode against a ledger in memory that loses, delays and doubles requests. Each test names the rule that it would break.
+//! Tests block mode with a ledger in memory that loses, delays and duplicates requests. Each test names the rule that
+//! it would break.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -66,7 +67,7 @@ impl Machine {
         self.store.borrow().cells().unwrap().into_iter().map(|cell| cell.state).collect()
     }
 
-    /// An ADD inside: every address of both cells is a candidate.
+    /// An ADD inside cells: every address of both cells is a candidate.
     fn allocate(&self, pod: &Pod, release: &ReleaseRule) -> Result<IpAddr, ClaimError<String>> {
         let all: Vec<String> = (0..16).map(|last| format!("10.0.0.{last}/24")).collect();
         let wants = wants(&[&all.iter().map(String::as_str).collect::<Vec<_>>()]);
@@ -81,7 +82,7 @@ impl Machine {
         self.work().look_after(idle, false).await.unwrap();
     }
 
-    /// The machine boots; what its agent and the first ADD do then is done.
+    /// Reboots the machine and does what its agent and the first ADD do then.
     fn reboot(self, boot: &str) -> Self {
         let Self { _dir, identity, server, .. } = self;
         let machine = Self::boot(_dir, (&identity.node, &identity.machine, boot), &server);
@@ -129,7 +130,7 @@ async fn a_cell_has_one_machine() {
     let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
     assert!(a.take().await.unwrap() && b.take().await.unwrap());
     assert_ne!(a.owned(), b.owned());
-    // None is left, which leaves no row behind.
+    // None is left, and the attempt leaves no row behind.
     assert!(!a.take().await.unwrap() && !b.take().await.unwrap());
     assert_eq!((a.states(), b.states(), server.cells()), (vec![CellState::Owned], vec![CellState::Owned], 2));
 }
@@ -150,7 +151,7 @@ async fn intent_first_and_reverse_sweep_find_a_late_create() {
     server.fail_next(&[Some(Fault::Hold), Some(Fault::Hold), Some(Fault::Hold), Some(Fault::Hold)]);
     assert!(matches!(machine.take().await, Err(CellError::Deadline(_))));
     server.fail_next(&[]);
-    // It is looked for as long as a server may still run the request.
+    // The row is checked as long as a server may still execute the request.
     let mut idle = Idle::default();
     machine.look_after(&mut idle).await;
     assert_eq!(machine.states(), [CellState::Returning]);
@@ -159,7 +160,7 @@ async fn intent_first_and_reverse_sweep_find_a_late_create() {
     machine.look_after(&mut idle).await;
     assert_eq!(server.cells(), 0);
 
-    // One that comes later still is of a nonce that the store does not know.
+    // An even later cell has a nonce that the store does not know.
     let first = machine.cell().nonce;
     machine.store.borrow_mut().forget_cell(&first).unwrap();
     machine.take().await.unwrap();
@@ -192,13 +193,13 @@ async fn empty_cells_are_given_back_and_the_last_one_much_later() {
         machine.look_after(&mut idle).await;
         idle.age(Duration::from_secs(590));
     }
-    // `empty`: the one with an attachment stays for ever; the other one has been the last empty one for long enough.
+    // `empty`: the cell with an attachment is kept; the other one has been the last empty one for long enough.
     machine.look_after(&mut idle).await;
     assert_eq!((server.cells(), machine.owned().len()), (1, 1));
     let cell = machine.cell();
     assert!(!machine.store.borrow_mut().return_cell(&cell.nonce, NOW).unwrap());
 
-    // A pod that goes and a pod that comes do not flap.
+    // A pod that ends and a new pod cause no taking and giving back.
     machine.del(&WEB);
     machine.look_after(&mut idle).await;
     idle.age(Duration::from_secs(300));
@@ -208,7 +209,7 @@ async fn empty_cells_are_given_back_and_the_last_one_much_later() {
     machine.look_after(&mut idle).await;
     assert_eq!((server.0.borrow().writes, server.cells()), (writes, 1));
 
-    // Two empty ones: one goes soon.
+    // Of two empty cells, one is given back soon.
     machine.take().await.unwrap();
     machine.del(&OTHER);
     machine.look_after(&mut idle).await;
@@ -246,14 +247,14 @@ async fn confirm_write_saves_a_cell_from_a_late_delete_of_the_controller() {
     let machine = Machine::new("a", "m-a", &server);
     machine.take().await.unwrap();
     machine.allocate(&WEB, &ReleaseRule::Free).unwrap();
-    // Nothing but a fence frees a cell.
+    // Only a fence frees a cell.
     assert_eq!(reclaim(&server).await.unwrap(), 0);
     server.change_node("a", |node| node.fenced_machines.push("m-a".into())).await.unwrap();
     server.fail_next(&[Some(Fault::Hold)]);
     assert!(reclaim(&server).await.is_err());
 
     let machine = machine.reboot("boot-2");
-    // What an earlier boot owned is not given out.
+    // Cells of an earlier boot are not used.
     assert_eq!((machine.states(), machine.owned()), (vec![CellState::Unconfirmed], Vec::new()));
     assert!(machine.allocate(&OTHER, &ReleaseRule::Free).is_err());
     machine.look_after(&mut Idle::default()).await;
@@ -263,7 +264,7 @@ async fn confirm_write_saves_a_cell_from_a_late_delete_of_the_controller() {
     let confirmed = server.blocks(Listing::All).await.unwrap().remove(0).spec.holder.unwrap();
     assert_eq!((confirmed.boot_id.as_str(), confirmed.confirmed), ("boot-2", 1));
 
-    // A fence that came after it frees it.
+    // A later fence frees it.
     assert_eq!(reclaim(&server).await.unwrap(), 1);
     assert_eq!(server.cells(), 0);
 }
@@ -305,10 +306,10 @@ async fn store_id_keeps_the_cells_of_a_store_that_was_moved_away() {
     let new = Machine::new("a", "m-a", &server);
     let swept = new.work().sweep().await.unwrap();
     assert_eq!((swept.foreign, swept.removed, server.cells()), (1, 0, 1));
-    // It is over with the next boot.
+    // The next boot ends this.
     let new = new.reboot("boot-2");
     assert_eq!(new.work().sweep().await.unwrap().removed, 1);
-    // Another machine of that name judges nothing.
+    // Another machine of that name changes nothing.
     let gone = old.cell().nonce;
     old.store.borrow_mut().forget_cell(&gone).unwrap();
     old.take().await.unwrap();
@@ -334,7 +335,7 @@ async fn reassert_brings_a_cell_back_behind_a_freeze() {
     a.store.borrow_mut().suspend_cells("{}", NOW).unwrap();
     assert_eq!(a.reassert_cells(1).await, (2, 0));
     assert_eq!((server.cells(), server.0.borrow().domains.len()), (1, 1));
-    // Nothing new comes from it before the thaw, and its attachments may go.
+    // Nothing is allocated from it before the thaw, and its attachments may be removed.
     assert!(a.allocate(&OTHER, &ReleaseRule::Free).is_err());
     a.work().look_after(&mut Idle::default(), true).await.unwrap();
     assert_eq!(a.states(), [CellState::Unconfirmed]);
@@ -357,7 +358,7 @@ async fn confirm_strict_reports_a_cell_that_somebody_else_has() {
     let (written, conflicts) = a.work().reassert(1, &[]).await.unwrap();
     assert_eq!((written, conflicts.len(), conflicts[0].address), (0, 1, address));
     assert!(conflicts[0].holder.contains("node b"), "{conflicts:?}");
-    // Nothing more is given out from it; when its attachment is gone it is forgotten.
+    // Nothing more is allocated from it; when its attachment is gone, the cell is forgotten.
     assert!(a.allocate(&OTHER, &ReleaseRule::Free).is_err());
     a.del(&WEB);
     a.look_after(&mut Idle::default()).await;
@@ -400,7 +401,7 @@ async fn what_is_asked_for_by_name_lies_in_shared_cells() {
     assert!(!b.take().await.unwrap() && !a.take().await.unwrap());
     let cells = b.work().shared(&CellWant { shared: true, ..want() }, &[]).await.unwrap().unwrap();
     assert_eq!(cells.cells, [(shared.spec.first, shared.spec.last())]);
-    // All of it is known to be of no use, and no other is left.
+    // The caller knows that all of it is useless, and no other cell is left.
     assert!(b.work().shared(&want(), &[shared.spec.first]).await.unwrap().is_none());
 }
 
@@ -414,7 +415,7 @@ async fn a_domain_is_what_its_first_user_says() {
         (16, 16, 16)
     );
     assert_eq!((size("plain", 0).await.unwrap(), size("plain", 16).await.unwrap()), (0, 0));
-    // Claims from before there were domains lie in no cell.
+    // Claims from before domains existed lie in no cell.
     machine.add(&WEB).await.unwrap();
     assert!(matches!(size("default", 16).await, Err(CellError::Domain(_))));
     assert_eq!(size("default", 0).await.unwrap(), 0);

@@ -1,4 +1,4 @@
-//! Addresses that somebody on the wire has, against a ledger in memory.
+//! Tests addresses in use on the wire, with a ledger in memory.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -16,7 +16,7 @@ use super::{Claim, ClaimState, Granted, Rests, collect_conflicts, reassert, recl
 const BY: &str = "02:00:00:00:00:09";
 
 impl Machine {
-    /// An ADD that finds somebody else's machine answering, once its links are gone.
+    /// Runs an ADD that finds another host answering, up to the removal of its links.
     fn finds_in_use(&self, pod: &Pod) {
         self.store.borrow_mut().abandon(&pod.key(), &[(address(), BY.to_owned())], NOW).unwrap();
     }
@@ -43,14 +43,14 @@ async fn an_address_in_use_is_marked_and_nobody_gets_it() {
     assert_eq!((marked.spec.state, marked.spec.holders.len()), (ClaimState::Conflict, 0));
     assert_eq!(marked.spec.in_use_by.as_deref(), Some(BY));
 
-    // Not its owner's next try, and no other pod.
+    // Neither its owner's next try nor another pod gets it.
     for (machine, pod) in [(&a, &WEB_AGAIN), (&b, &OTHER)] {
         let lost = machine.intend(pod, &one(), &ReleaseRule::Free);
         let Granted::Lost { taken, .. } = machine.grant(&lost).await.unwrap() else { panic!("granted to {}", pod.uid) };
         assert_eq!(taken, [(address(), format!("{BY}, which answers for it on the wire"))]);
         machine.give_up(&lost);
     }
-    // Nor does anybody sweep it away.
+    // The sweep does not remove it either.
     reverse_sweep(&server, &a.store, &a.identity).await.unwrap();
     reclaim(&server).await.unwrap();
     reassert(&server, &a.store, (&a.identity, 0), |_row| true).await.unwrap();
@@ -68,13 +68,13 @@ async fn a_mark_ends_after_its_time_by_the_collectors_clock() {
     let nearly = began + Duration::from_secs(CONFLICT_SECONDS - 1);
     assert_eq!(collect_conflicts(&server, &mut marks, began).await.unwrap(), 0);
     assert_eq!(collect_conflicts(&server, &mut marks, nearly).await.unwrap(), 0);
-    // Another collector begins anew.
+    // Another collector starts over.
     assert_eq!(collect_conflicts(&server, &mut Rests::default(), nearly + Duration::from_secs(9)).await.unwrap(), 0);
     assert_eq!(collect_conflicts(&server, &mut marks, began + Duration::from_secs(CONFLICT_SECONDS)).await.unwrap(), 1);
     a.add(&WEB).await.unwrap();
 }
 
-/// The address was claimed again by the time that it is marked: only the own nonce is.
+/// The address was claimed again before it is marked: only our own nonce is marked.
 #[tokio::test]
 async fn nonce_keeps_the_next_owner_from_being_marked() {
     let server = Memory::default();
@@ -87,7 +87,7 @@ async fn nonce_keeps_the_next_owner_from_being_marked() {
     assert_eq!(only(&server).await.spec.state, ClaimState::Active);
 }
 
-/// The ledger was taken back to when the mark was there, and the address is on a link by now.
+/// The ledger is restored to a state with the mark, and the address is on a link by now.
 #[tokio::test]
 async fn holderless_yields_a_mark_to_a_link_that_is_up() {
     let server = Memory::default();

@@ -1,4 +1,4 @@
-//! `doubt`: a ledger in memory is taken back to a backup, and nobody froze it before.
+//! `doubt`: a ledger in memory is restored from a backup without a freeze.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -27,7 +27,7 @@ impl Memory {
 }
 
 impl Machine {
-    /// What the agent does every few seconds.
+    /// Does what the agent does every few seconds.
     async fn look(&self) {
         self.server.state().await.unwrap();
     }
@@ -57,21 +57,22 @@ async fn doubt_keeps_a_lost_claim_from_being_given_out_again() {
         let (a, b) = machines(&server);
         let backup = server.backup();
         let nonce = a.add(&WEB).await.unwrap();
-        // What others write.
+        // Writes of other clients.
         server.0.borrow_mut().version += 50;
         a.look().await;
         b.look().await;
         server.take_back(&backup);
         server.0.borrow_mut().version += bump;
 
-        // The create itself says it: nothing was read before. Its answer is not used.
+        // The create itself reveals it, without a previous read. Its answer is not used.
         assert!(matches!(b.add(&OTHER).await, Err(GrantError::Doubt(_))), "bump {bump}");
         assert_eq!(b.settle(0).await, LedgerState { epoch: 1, frozen: true });
         assert!(!b.is_in_doubt());
         assert!(matches!(b.add(&OTHER).await, Err(GrantError::Write(WriteError::Frozen))));
         assert_eq!((b.drain(LATER).await, server.holder()), (0, None));
 
-        // The other node notices with its next look, joins in, and writes its claim again.
+        // The other node detects it in its next round, joins the freeze, and writes its
+        // claim again.
         a.look().await;
         assert!(a.is_in_doubt(), "bump {bump}");
         assert_eq!(a.settle(0).await.epoch, 1);
@@ -114,13 +115,13 @@ async fn del_works_in_doubt_and_while_frozen() {
     a.look().await;
     assert!(a.is_in_doubt());
     a.settle(0).await;
-    // What was given back is there again; the sweep finds it.
+    // A claim that was given back exists again; the sweep finds it.
     assert!(server.holder().is_some());
     let swept = super::reverse_sweep(&a.server, &a.store, &a.identity).await.unwrap();
     assert_eq!((swept.removed, server.holder()), (1, None));
 }
 
-/// The backup may have been taken in a freeze that every node had confirmed.
+/// The backup may be from a freeze that every node had confirmed.
 #[tokio::test]
 async fn a_freeze_of_a_known_epoch_is_not_joined() {
     let state = |epoch, frozen| LedgerState { epoch, frozen };
@@ -139,7 +140,8 @@ async fn a_freeze_of_a_known_epoch_is_not_joined() {
     }
 }
 
-/// A node that has not seen what is lost cannot notice: the one that has freezes the ledger.
+/// A node that has not seen the lost writes cannot detect the restore: the node that has
+/// seen them freezes the ledger.
 #[tokio::test]
 async fn who_was_away_relies_on_the_epoch() {
     let server = Memory::default();
@@ -165,7 +167,7 @@ async fn what_was_seen_outlives_the_agent() {
     let seen = b.server.history().seen(3);
     b.store.borrow_mut().note_seen("{}", &seen).unwrap();
     server.take_back(&backup);
-    // Its successor has the store alone.
+    // Its successor only has the store.
     let successor = Machine { server: server.clone(), ..b };
     successor.server.history().resume(successor.store.borrow().seen("{}").unwrap());
     assert_eq!(successor.server.history().epoch(), 3);

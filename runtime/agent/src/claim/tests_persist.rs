@@ -1,4 +1,4 @@
-//! Claims of IPAMClaims against a ledger in memory (R38 to R41 of the multi-network standard).
+//! Tests claims of IPAMClaims with a ledger in memory (R38 to R41 of the multi-network standard).
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -26,7 +26,7 @@ impl Memory {
         self.0.borrow().persistent[KEY].ips.clone()
     }
 
-    /// State and pods of the one address' claim.
+    /// Returns state and pods of the single address's claim.
     fn users(&self) -> Option<(ClaimState, Vec<String>)> {
         let server = self.0.borrow();
         let claim = server.claims.get(&claim_name("default", address()))?;
@@ -65,12 +65,12 @@ async fn r40_the_address_stays_until_the_ipam_claim_is_gone() {
     assert_eq!(server.ips(), ["10.0.0.1/24"]);
     a.del(&WEB);
     assert_eq!((a.drain(NOW).await, server.users()), (0, Some((ClaimState::Kept, Vec::new()))));
-    // Nobody else gets it, and its next user does, on another machine.
+    // Nobody else gets it, but its next user does, on another machine.
     assert!(b.add(&OTHER).await.is_err());
     assert_eq!(collected(&server).await.unwrap(), 0);
     assert_eq!(add(&b, &OTHER, &one()).await.unwrap(), Granted::All);
     assert_eq!(server.users(), Some((ClaimState::Active, vec!["ns/other".to_owned()])));
-    // `holders_empty`: gone, but in use.
+    // `holders_empty`: the IPAMClaim is gone, but the claim is in use.
     server.0.borrow_mut().persistent.clear();
     assert_eq!(collected(&server).await.unwrap(), 0);
     b.del(&OTHER);
@@ -78,7 +78,7 @@ async fn r40_the_address_stays_until_the_ipam_claim_is_gone() {
     assert_eq!((collected(&server).await.unwrap(), server.users()), (1, None));
 }
 
-/// The controller's own clock decides, from when it first sees the claim rest.
+/// The controller's own clock decides, from its first view of the resting claim.
 #[tokio::test]
 async fn a_cooldown_begins_when_the_ipam_claim_is_gone() {
     let server = Memory::default();
@@ -89,7 +89,7 @@ async fn a_cooldown_begins_when_the_ipam_claim_is_gone() {
     assert_eq!(a.grant(&nonce).await.unwrap(), Granted::All);
     a.commit(&WEB, &nonce, &one(), &rest).unwrap();
     a.del(&WEB);
-    // Its owner keeps it meanwhile, so that another user has it at once.
+    // Its owner keeps it meanwhile, so that another user gets it at once.
     assert_eq!((a.drain(NOW).await, server.users()), (0, Some((ClaimState::Kept, Vec::new()))));
     server.0.borrow_mut().persistent.clear();
     let mut rests = Rests::default();
@@ -100,7 +100,7 @@ async fn a_cooldown_begins_when_the_ipam_claim_is_gone() {
     assert_eq!(round(&mut rests, 100).await, 0);
     assert_eq!(round(&mut rests, 399).await, 0);
     assert!(b.add(&OTHER).await.is_err(), "it rests");
-    // Another process begins anew.
+    // Another process starts over.
     assert_eq!(round(&mut Rests::default(), 400).await, 0);
     assert_eq!((round(&mut rests, 400).await, server.users()), (1, None));
     b.add(&OTHER).await.unwrap();
@@ -116,7 +116,7 @@ async fn an_ipam_claim_that_weft_made_has_one_machine_at_a_time() {
     let wanted = one();
     let rival = || add_for(&b, &OTHER, exclusive(&OTHER), &wanted);
     assert!(matches!(rival().await.unwrap(), Granted::Lost { .. }));
-    // Not after a restore either: the claim comes back for the machine that has the link.
+    // Not after a restore either: the claim is written again for the machine with the link.
     b.drain(LATER).await;
     reassert(&server, &a.store, (&a.identity, 0), |_row| true).await.unwrap();
     assert_eq!(server.users(), Some((ClaimState::Active, vec!["ns/web".to_owned()])));
@@ -138,11 +138,11 @@ async fn several_holders_at_once_and_each_leaves_alone() {
     a.del(&WEB);
     a.drain(NOW).await;
     assert_eq!(server.users().unwrap(), (ClaimState::Active, vec!["ns/other".to_owned()]));
-    // A retried pod takes the place of its own older sandbox.
+    // A retried pod replaces its own older sandbox.
     add(&a, &WEB, &one()).await.unwrap();
     add(&a, &WEB_AGAIN, &one()).await.unwrap();
     assert_eq!(server.users().unwrap().1, ["ns/other", "ns/web"]);
-    // The older sandbox' tombstone leaves it alone.
+    // The older sandbox's tombstone does not affect it.
     a.del(&WEB);
     assert_eq!(a.drain(LATER).await, 0);
     assert_eq!(server.users().unwrap().1, ["ns/other", "ns/web"]);
@@ -157,7 +157,7 @@ async fn status_cas_lets_one_of_two_first_users_win() {
     let other = wants(&[&["10.0.0.2/24"]]);
     assert!(matches!(add(&b, &OTHER, &other).await, Err(GrantError::OtherAddresses(name)) if name == KEY));
     b.drain(LATER).await;
-    // What it got is kept by nobody: the claim has no holder and belongs to a living IPAMClaim, whose status has another.
+    // Nobody keeps what it got: the claim has no holder, and the status of its living IPAMClaim has another address.
     assert_eq!(collected(&server).await.unwrap(), 1);
     assert_eq!((server.ips(), server.0.borrow().claims.len()), (vec!["10.0.0.1/24".to_owned()], 1));
 }
@@ -167,7 +167,7 @@ async fn an_ipam_claim_deleted_before_its_status_is_written_gives_nothing_out() 
     let server = Memory::default();
     let a = Machine::new("a", "m-a", &server);
     assert!(matches!(add(&a, &WEB, &one()).await, Err(GrantError::NoIpamClaim(_))));
-    // Deleted and made again under the same name.
+    // It is deleted and created again under the same name.
     server.make("uid-2");
     assert!(matches!(add(&a, &OTHER, &one()).await, Err(GrantError::NoIpamClaim(_))));
     a.drain(LATER).await;

@@ -8,11 +8,12 @@ use kube::runtime::watcher::Event;
 
 type Key = (String, String);
 
-/// The copy. It stays as it is while the API server is away.
+/// The copy. It is kept while the API server is away.
 #[derive(Debug)]
 pub(super) struct Cache<V> {
     known: RefCell<HashMap<Key, Rc<V>>>,
-    /// What a new list has brought so far; it replaces `known` when it is complete.
+    /// The partial result of a new list, which replaces `known` when it is
+    /// complete.
     listing: RefCell<HashMap<Key, Rc<V>>>,
     synced: Cell<bool>,
     version: Cell<u64>,
@@ -33,7 +34,7 @@ impl<V> Cache<V> {
         self.known.borrow().iter().map(|(key, value)| (key.clone(), Rc::clone(value))).collect()
     }
 
-    /// Grows with every change.
+    /// Incremented by every change.
     pub(super) fn version(&self) -> u64 {
         self.version.get()
     }
@@ -42,12 +43,12 @@ impl<V> Cache<V> {
         self.known.borrow().len()
     }
 
-    /// Whether a first list is complete.
+    /// Returns whether a first list is complete.
     pub(super) fn is_synced(&self) -> bool {
         self.synced.get()
     }
 
-    /// Takes an event of a watch, its object already reduced.
+    /// Applies an event of a watch with its reduced object.
     pub(super) fn apply(&self, event: Event<(Key, V)>) {
         match event {
             Event::Init => self.listing.borrow_mut().clear(),

@@ -1,6 +1,6 @@
 //! Credentials for the API server, from files that others write: a kubeconfig, or a service account's files in a pod.
 //!
-//! Invariants: files that are empty, half written or gone change nothing, the client that works stays; new ones are used
+//! Invariants: empty, partial or missing files change nothing, and the working client is kept; new credentials are used
 //! within seconds.
 
 use std::cell::{Cell, RefCell};
@@ -16,19 +16,19 @@ use tokio::time::timeout;
 
 use crate::Log;
 
-/// How often the files are looked at.
+/// How often to check the files.
 const LOOK: Duration = Duration::from_secs(3);
-/// The shortest time between two looks that failed requests ask for.
+/// The minimum time between two checks that failed requests trigger.
 const RELOAD: Duration = Duration::from_millis(300);
-/// Where a pod finds its service account.
+/// The service account files of a pod.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// Where credentials come from.
+/// The source of credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// A kubeconfig; its current context is used.
     Kubeconfig(PathBuf),
-    /// The files that every pod with a service account has.
+    /// The service account files that every pod has.
     InCluster,
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Credentials(Rc<Inner>);
 struct Inner {
     source: Source,
     client: RefCell<Option<Client>>,
-    /// What is wrong with the files, for people.
+    /// The problem with the files, for people.
     fault: RefCell<Option<String>>,
     digest: Cell<[u8; 32]>,
     generation: Cell<u64>,
@@ -70,10 +70,10 @@ impl Credentials {
         Self(inner)
     }
 
-    /// The client.
+    /// Returns the client.
     ///
     /// # Errors
-    /// There is none: what is wrong with the files.
+    /// There is none; the error describes the files' problem.
     pub(super) fn client(&self) -> Result<Client, String> {
         self.0.client.borrow().clone().ok_or_else(|| {
             let fault = self.0.fault.borrow().clone();
@@ -81,12 +81,12 @@ impl Credentials {
         })
     }
 
-    /// Grows with every new client.
+    /// Incremented by every new client.
     pub(super) fn generation(&self) -> u64 {
         self.0.generation.get()
     }
 
-    /// Has the files looked at soon.
+    /// Triggers a check of the files soon.
     pub(super) fn reload(&self) {
         self.0.reload.notify_one();
     }
@@ -131,7 +131,7 @@ impl Source {
     }
 }
 
-/// A digest over the content of all files that the credentials are made of.
+/// Returns a digest over the contents of all files of the credentials.
 fn digest(source: &Source) -> Result<[u8; 32], String> {
     let mut hash = Sha256::new();
     for path in files(source)? {
@@ -161,7 +161,7 @@ fn files(source: &Source) -> Result<Vec<PathBuf>, String> {
     Ok(files)
 }
 
-/// A client with the credentials as they are now, for who asks once.
+/// Returns a client with the current credentials, for a single use.
 ///
 /// # Errors
 /// What is wrong with the files.
@@ -180,7 +180,7 @@ async fn config(source: &Source) -> Result<Config, String> {
             Config::from_custom_kubeconfig(file, &options).await.map_err(|error| error.to_string())?
         }
     };
-    // A caller's deadline decides how long is tried.
+    // The caller's deadline limits the tries.
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(5));
     Ok(config)
@@ -230,7 +230,7 @@ current-context: x
             std::fs::remove_file(&path).unwrap();
             inner.look().await;
             assert!(Credentials(Rc::clone(&inner)).client().is_ok());
-            // Rotated: used, and the fault is over.
+            // After a rotation the new token is used, and the fault is over.
             std::fs::write(&path, CONFIG).unwrap();
             std::fs::write(&token, "two").unwrap();
             inner.look().await;

@@ -1,8 +1,8 @@
-//! The Kubernetes cluster as this node's agent sees it: one client whose credentials may change, and small copies of what
-//! CNI calls need: this node's pods, all NetworkAttachmentDefinitions, all namespaces' labels, this node's labels.
+//! The agent's view of the Kubernetes cluster: one client whose credentials may change, and small copies of what CNI
+//! calls need: this node's pods, all NetworkAttachmentDefinitions, all namespaces' labels, this node's labels.
 //!
-//! Invariants: a copy holds metadata and the configuration of NADs, never specs or statuses; what a copy does not know is
-//! read live before an answer says that it does not exist; nothing here waits longer than its caller's deadline.
+//! Invariants: a copy holds metadata and the configuration of NADs, never specs or statuses. What a copy does not know
+//! is read live before an answer says that it does not exist. Nothing here waits longer than its caller's deadline.
 
 mod cache;
 mod credentials;
@@ -26,7 +26,7 @@ pub(crate) use self::objects::{NadObject, Pod, nad_resource};
 use crate::Log;
 use crate::server::Deadline;
 
-/// How long a live read may take where the caller has no deadline.
+/// Time limit of a live read whose caller has no deadline.
 const READ: Duration = Duration::from_secs(10);
 
 /// The cluster.
@@ -41,7 +41,7 @@ pub(crate) struct Cluster {
     log: Log,
 }
 
-/// Why something could not be read or written.
+/// Why a read or write failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClusterError {
     /// No usable credentials.
@@ -50,26 +50,26 @@ pub(crate) enum ClusterError {
     /// The API server answered with an error.
     #[error("the API server refused to {what}: {} (code {})", .status.message, .status.code)]
     Refused {
-        /// What was tried.
+        /// The action.
         what: String,
         /// Its answer.
         status: Box<Status>,
     },
-    /// The API server did not answer as it should.
+    /// The API server gave no valid answer.
     #[error("cannot {what}: the API server does not answer")]
     Unreachable {
-        /// What was tried.
+        /// The action.
         what: String,
         /// How it failed.
         #[source]
         source: Box<kube::Error>,
     },
-    /// Time was up.
+    /// The deadline passed.
     #[error("cannot {what} within {} ms: the API server does not answer", .limit.as_millis())]
     Late {
-        /// What was tried.
+        /// The action.
         what: String,
-        /// The time it had.
+        /// The time limit.
         limit: Duration,
     },
 }
@@ -83,7 +83,7 @@ impl ClusterError {
         }
     }
 
-    /// The HTTP code of the API server's answer.
+    /// Returns the HTTP code of the API server's answer.
     #[must_use]
     pub(crate) fn http_code(&self) -> Option<u16> {
         match self {
@@ -92,14 +92,14 @@ impl ClusterError {
         }
     }
 
-    /// Whether the same request would be refused again, for lack of rights or because it makes no sense.
+    /// Returns whether the same request would be refused again, because of missing rights or because it is invalid.
     #[must_use]
     pub(crate) fn is_final(&self) -> bool {
-        // 408, 409, 429 pass; 401 passes when credentials were rotated.
+        // 408, 409 and 429 are temporary; 401 ends when credentials are rotated.
         self.http_code().is_some_and(|code| (400..500).contains(&code) && ![401, 408, 409, 429].contains(&code))
     }
 
-    /// The error with its causes, on one line.
+    /// Returns the error with its causes, on one line.
     #[must_use]
     pub(crate) fn chain(&self) -> String {
         let mut text = self.to_string();
@@ -128,7 +128,7 @@ impl From<ClusterError> for Refusal {
 }
 
 impl Cluster {
-    /// The cluster that `source` has credentials for. Starts tasks on the current `LocalSet`.
+    /// Connects to the cluster of `source`. Starts tasks on the current `LocalSet`.
     #[must_use]
     pub(crate) fn start(source: Source, node: &str, log: Log) -> Rc<Self> {
         let cluster = Rc::new(Self {
@@ -144,13 +144,13 @@ impl Cluster {
         cluster
     }
 
-    /// The name of this node.
+    /// Returns the name of this node.
     #[must_use]
     pub(crate) fn node(&self) -> &str {
         &self.node
     }
 
-    /// A client with the newest credentials.
+    /// Returns a client with the newest credentials.
     ///
     /// # Errors
     /// `ClusterError::NoClient`.
@@ -158,22 +158,23 @@ impl Cluster {
         self.credentials.client().map_err(ClusterError::NoClient)
     }
 
-    /// Whether the first list of every kind has arrived.
+    /// Returns whether the first list of every kind has arrived.
     #[must_use]
     pub(crate) fn is_synced(&self) -> bool {
         self.pods.is_synced() && self.nads.is_synced() && self.namespaces.is_synced() && self.nodes.is_synced()
     }
 
-    /// How many pods, NADs and namespaces are kept.
+    /// Returns how many pods, NADs and namespaces are cached.
     #[must_use]
     pub(crate) fn sizes(&self) -> (usize, usize, usize) {
         (self.pods.len(), self.nads.len(), self.namespaces.len())
     }
 
-    /// The pod of a namespace and name; where `uid` is given and the copy has another one, or none, by a live read.
+    /// Returns the pod with a namespace and name. If `uid` is given and the copy has another one, or none, makes a live
+    /// read.
     ///
     /// # Errors
-    /// The copy does not know it and the live read failed. `None`: a live read says that there is no such pod.
+    /// The copy does not know it and the live read failed. `None`: according to a live read, the pod does not exist.
     pub(crate) async fn pod(
         &self,
         namespace: &str,
@@ -192,13 +193,13 @@ impl Cluster {
         Ok(found.map(|object| Rc::new(Pod::from(object.metadata))))
     }
 
-    /// A pod of this node from the copy.
+    /// Returns a pod of this node from the copy.
     #[must_use]
     pub(crate) fn known_pod(&self, namespace: &str, name: &str) -> Option<Rc<Pod>> {
         self.pods.get(namespace, name)
     }
 
-    /// Whether a pod is on its node's own network, by a live read; `None` where there is no such pod.
+    /// Returns whether a pod uses its node's own network, by a live read; `None` if the pod does not exist.
     ///
     /// # Errors
     /// The read failed.
@@ -214,7 +215,7 @@ impl Cluster {
         Ok(found.map(|pod| pod.spec.and_then(|spec| spec.host_network).unwrap_or_default()))
     }
 
-    /// A pod by a live read, for what must not rest on a copy.
+    /// Returns a pod by a live read, for decisions that must not rely on a copy.
     ///
     /// # Errors
     /// The read failed.
@@ -230,25 +231,25 @@ impl Cluster {
         Ok(found.map(|object| Pod::from(object.metadata)))
     }
 
-    /// A NetworkAttachmentDefinition from the copy.
+    /// Returns a NetworkAttachmentDefinition from the copy.
     #[must_use]
     pub(crate) fn known_nad(&self, namespace: &str, name: &str) -> Option<Rc<objects::Nad>> {
         self.nads.get(namespace, name)
     }
 
-    /// All NetworkAttachmentDefinitions that are known, by namespace and name.
+    /// Returns all known NetworkAttachmentDefinitions, by namespace and name.
     #[must_use]
     pub(crate) fn nads(&self) -> Vec<((String, String), Rc<objects::Nad>)> {
         self.nads.all()
     }
 
-    /// A number that grows with every change of a definition.
+    /// Returns a number that every change of a definition increments.
     #[must_use]
     pub(crate) fn nads_version(&self) -> u64 {
         self.nads.version()
     }
 
-    /// A NetworkAttachmentDefinition; by a live read where the copy does not know it.
+    /// Returns a NetworkAttachmentDefinition, by a live read if the copy does not know it.
     ///
     /// # Errors
     /// The copy does not know it and the live read failed.
@@ -267,7 +268,7 @@ impl Cluster {
         Ok(found.map(|object| Rc::new(objects::Nad::from(object))))
     }
 
-    /// The labels of a namespace.
+    /// Returns the labels of a namespace.
     ///
     /// # Errors
     /// The copy does not know it and the live read failed.
@@ -284,10 +285,10 @@ impl Cluster {
         Ok(Rc::new(found.map(|object| objects::Labels::from(object.metadata)).unwrap_or_default()))
     }
 
-    /// The labels of this node.
+    /// Returns the labels of this node.
     ///
     /// # Errors
-    /// The copy does not know it and the live read failed, or there is no Node of this name.
+    /// The copy does not know it and the live read failed, or no Node has this name.
     pub(crate) async fn node_labels(&self, deadline: Deadline) -> Result<Rc<objects::Labels>, ClusterError> {
         if let Some(labels) = self.nodes.get("", &self.node) {
             return Ok(labels);
@@ -298,14 +299,14 @@ impl Cluster {
         Ok(Rc::new(objects::Labels::from(object.metadata)))
     }
 
-    /// Runs a request against the API server within the caller's deadline. An answer 401 has the credentials read again.
+    /// Runs a request to the API server within the caller's deadline. After a 401, the credentials are read again.
     pub(crate) async fn bounded<T>(
         &self,
         what: &str,
         deadline: Deadline,
         request: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, ClusterError> {
-        // A little earlier than the caller's deadline: the answer names what did not answer.
+        // A little earlier than the caller's deadline, so that the answer can name what did not respond.
         let limit = deadline.left(READ).mul_f32(0.9);
         match timeout(limit, request).await {
             Ok(Ok(done)) => Ok(done),

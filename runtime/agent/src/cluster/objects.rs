@@ -1,4 +1,4 @@
-//! What is kept of each kind of object.
+//! The cached part of each kind of object.
 
 use std::collections::BTreeMap;
 
@@ -6,33 +6,33 @@ use k8s_openapi::api::core::v1;
 use kube::core::{ApiResource, GroupVersionKind, ObjectMeta, PartialObjectMeta};
 use serde::{Deserialize, Serialize};
 
-/// Metadata of a pod, as the API server sends it where only that is asked for.
+/// Metadata of a pod, as the API server returns it for metadata requests.
 pub(super) type PodMeta = PartialObjectMeta<v1::Pod>;
 /// Metadata of a namespace.
 pub(super) type NamespaceMeta = PartialObjectMeta<v1::Namespace>;
 /// Metadata of a node.
 pub(super) type NodeMeta = PartialObjectMeta<v1::Node>;
 
-/// The uid of a static pod as kubelet and the runtime know it; the mirror pod in the API has a uid of its own.
+/// The annotation with a static pod's uid for kubelet and the runtime; the mirror pod in the API has another uid.
 const STATIC_UID: &str = "kubernetes.io/config.hash";
-/// Annotations that are large and that nobody here reads.
+/// Large annotations that nobody here reads.
 const DROPPED: [&str; 2] = ["kubectl.kubernetes.io/last-applied-configuration", "k8s.v1.cni.cncf.io/networks-status"];
 
-/// What is kept of a pod.
+/// The cached part of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Pod {
     /// The uid in the API.
     pub(crate) uid: String,
     /// Its labels.
     pub(crate) labels: BTreeMap<String, String>,
-    /// Its annotations, without the large ones that nobody reads.
+    /// Its annotations, without the large ones.
     pub(crate) annotations: BTreeMap<String, String>,
-    /// It is being deleted.
+    /// Whether it is being deleted.
     pub(crate) deleting: bool,
 }
 
 impl Pod {
-    /// Whether the runtime knows this pod by that uid.
+    /// Returns whether the runtime knows this pod by that uid.
     #[must_use]
     pub(crate) fn has_uid(&self, uid: &str) -> bool {
         self.uid == uid || self.annotations.get(STATIC_UID).is_some_and(|hash| hash == uid)
@@ -62,13 +62,13 @@ pub(crate) struct NadSpec {
     pub(crate) config: Option<String>,
 }
 
-/// A NetworkAttachmentDefinition as the API server has it.
+/// A NetworkAttachmentDefinition at the API server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct NadObject {
     /// Its metadata.
     #[serde(default)]
     pub(crate) metadata: ObjectMeta,
-    /// Absent in some that people write.
+    /// `None` in some that people write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) spec: Option<NadSpec>,
 }
@@ -112,7 +112,7 @@ pub(crate) fn nad_resource() -> ApiResource {
     ApiResource::from_gvk_with_plural(&kind, "network-attachment-definitions")
 }
 
-/// What is kept of a NetworkAttachmentDefinition.
+/// The cached part of a NetworkAttachmentDefinition.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Nad {
     /// `spec.config`.

@@ -1,4 +1,5 @@
-//! The watches that keep the copies, one task each. A watch that fails starts over, with new credentials where there are any.
+//! The watches that update the copies, one task each. A watch that fails starts over, with new credentials if there are
+//! any.
 
 use std::fmt::Debug;
 use std::pin::pin;
@@ -15,9 +16,9 @@ use super::Cluster;
 use super::cache::Cache;
 use super::objects::{LabelSet, Nad, NadObject, NamespaceMeta, NodeMeta, Pod, PodMeta, nad_resource};
 
-/// Objects per page of a list: bounds the memory of a first list.
+/// Objects per page of a list, which limits the memory of a first list.
 const PAGE: u32 = 100;
-/// The time between two looks for a first client.
+/// The interval of checks for a first client.
 const WAIT: Duration = Duration::from_millis(250);
 
 /// Starts all watches.
@@ -73,7 +74,7 @@ fn key(meta: &ObjectMeta) -> (String, String) {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
-/// Reduces the objects of a watch to what is kept of them.
+/// Reduces the objects of a watch to their cached part.
 fn reduced<K, V>(
     stream: impl Stream<Item = watcher::Result<Event<K>>>,
     reduce: impl Fn(K) -> ((String, String), V),

@@ -31,7 +31,7 @@ struct Entry {
     device_ids: DeviceIds,
 }
 
-/// By NUMA node, and before Kubernetes 1.20 a plain list.
+/// By NUMA node; a plain list before Kubernetes 1.20.
 #[derive(Deserialize)]
 #[serde(untagged)]
 #[derive(Default)]
@@ -42,7 +42,7 @@ enum DeviceIds {
     None,
 }
 
-/// The devices of the pod with one of these uids.
+/// Returns the devices of the pod with one of these uids.
 pub(super) fn of_pod(bytes: &[u8], uids: &[&str]) -> Result<Ids, serde_json::Error> {
     let checkpoint: Checkpoint = serde_json::from_slice(bytes)?;
     let mut ids = Ids::new();

@@ -1,7 +1,7 @@
-//! The devices that a pod was given. Those of device plugins: from kubelet's podresources socket, or from its checkpoint file
-//! where the socket is not there or does not answer. Those of dynamic resource allocation: from the API server.
+//! The devices of a pod. Those of device plugins come from kubelet's podresources socket, or from its checkpoint file
+//! if the socket is missing or does not answer. Those of dynamic resource allocation come from the API server.
 //!
-//! Ids are sorted: `weft-pod` hands them out in this order, one per attachment that names the resource, as Multus does.
+//! Ids are sorted: like Multus, `weft-pod` assigns them in this order, one per attachment that names the resource.
 
 mod checkpoint;
 mod podresources;
@@ -18,20 +18,20 @@ use self::resource_claims::ResourceClaimError;
 use crate::cluster::Cluster;
 use crate::server::Deadline;
 
-/// How long kubelet may take.
+/// Time limit of kubelet's answer.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Ids by resource name, sorted.
 pub(crate) type Ids = BTreeMap<String, Vec<String>>;
 
-/// Where kubelet says which devices it gave to whom.
+/// The sources of kubelet's device assignments.
 #[derive(Debug, Clone)]
 pub(crate) struct Devices {
     socket: PathBuf,
     checkpoint: PathBuf,
 }
 
-/// Why the devices of a pod are not known.
+/// Why the devices of a pod are unknown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DevicesError {
     /// Neither source can be used.
@@ -41,20 +41,20 @@ pub(crate) enum DevicesError {
     NoSource {
         /// The socket's path.
         socket: String,
-        /// What is wrong with it.
+        /// The problem with it.
         first: String,
         /// The checkpoint's path.
         checkpoint: String,
-        /// What is wrong with it.
+        /// The problem with it.
         second: String,
     },
-    /// The devices of its resource claims.
+    /// The devices of its resource claims are unknown.
     #[error("cannot find the devices of the pod's resource claims: {0}")]
     ResourceClaims(#[from] ResourceClaimError),
 }
 
 impl Devices {
-    /// The sources below kubelet's directory, usually `/var/lib/kubelet`.
+    /// Creates the sources below kubelet's directory, usually `/var/lib/kubelet`.
     pub(crate) fn new(kubelet: &std::path::Path) -> Self {
         Self {
             socket: kubelet.join("pod-resources/kubelet.sock"),
@@ -62,7 +62,7 @@ impl Devices {
         }
     }
 
-    /// How many pods the socket tells of.
+    /// Returns how many pods the socket lists.
     pub(crate) async fn pods(&self) -> Result<usize, String> {
         podresources::list(&self.socket)
             .await
@@ -70,7 +70,7 @@ impl Devices {
             .map_err(|text| format!("{}: {text}", self.socket.display()))
     }
 
-    /// The devices of a pod.
+    /// Returns the devices of a pod.
     pub(crate) async fn of_pod(
         &self,
         cluster: &Cluster,
@@ -91,7 +91,7 @@ impl Devices {
         Ok(ids)
     }
 
-    /// The devices that plugins of kubelet gave it. The socket knows pods by name, the checkpoint by uid.
+    /// Returns the devices of kubelet's plugins. The socket identifies pods by name, the checkpoint by uid.
     async fn of_plugins(
         &self,
         namespace: &str,
@@ -99,7 +99,7 @@ impl Devices {
         uids: &[&str],
         deadline: Deadline,
     ) -> Result<Ids, DevicesError> {
-        // Half of the time is left for the second source, which is a file.
+        // Half of the time is left for the second source, a file.
         let limit = deadline.left(LIMIT) / 2;
         let first = match timeout(limit, podresources::list(&self.socket)).await {
             Ok(Ok(pods)) => return Ok(podresources::of_pod(pods, namespace, name)),

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{Ids, add, sort};
 use crate::grpc;
 
-/// The largest answer, as Multus has it.
+/// Maximum size of an answer, as in Multus.
 const LIMIT: usize = 16 << 20;
 
 /// The request has no fields.
@@ -46,14 +46,14 @@ pub(super) struct ContainerDevices {
     pub(super) device_ids: Vec<String>,
 }
 
-/// All pods with their devices.
+/// Returns all pods with their devices.
 pub(super) async fn list(socket: &Path) -> Result<Vec<PodResources>, String> {
     let request = ListRequest {};
     let response: ListResponse = grpc::call(socket, "/v1.PodResourcesLister/List", request, LIMIT).await?;
     Ok(response.pods)
 }
 
-/// The devices of one pod.
+/// Returns the devices of one pod.
 pub(super) fn of_pod(pods: Vec<PodResources>, namespace: &str, name: &str) -> Ids {
     let mut ids = Ids::new();
     let its = pods.into_iter().filter(|pod| pod.namespace == namespace && pod.name == name);

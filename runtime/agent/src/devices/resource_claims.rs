@@ -1,9 +1,9 @@
 //! The devices of a pod's ResourceClaims (dynamic resource allocation, `resource.k8s.io/v1`).
 //!
-//! A driver says in a device's attributes what CNI shall know of it: `k8s.cni.cncf.io/deviceID`, and in
-//! `k8s.cni.cncf.io/resourceName` which definitions it is for. Devices without both are for something else than networks (a pod
-//! may claim a GPU as well) and left out. Where a claim stands for an extended resource, Kubernetes says the resource's name,
-//! and a device that lacks an attribute is an error: nothing else can be meant.
+//! A driver puts information for CNI into a device's attributes: `k8s.cni.cncf.io/deviceID`, and in
+//! `k8s.cni.cncf.io/resourceName` the definitions for which it is. Devices without both are not network devices (a pod
+//! may also claim a GPU) and are skipped. If a claim implements an extended resource, Kubernetes provides the
+//! resource's name, and a device that lacks an attribute is an error, because it can only be a network device.
 //!
 //! <https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/>
 
@@ -22,10 +22,10 @@ use crate::server::Deadline;
 const ID: &str = "k8s.cni.cncf.io/deviceID";
 const RESOURCE: &str = "k8s.cni.cncf.io/resourceName";
 
-/// Why the devices of a pod's claims are not known.
+/// Why the devices of a pod's claims are unknown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ResourceClaimError {
-    /// The API server.
+    /// The API server failed.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     /// A claim has no devices.
@@ -33,7 +33,7 @@ pub(crate) enum ResourceClaimError {
         "ResourceClaim {0} has no devices allocated; kubelet starts no pod before it has, so the pod was probably replaced"
     )]
     NotAllocated(String),
-    /// A claim without the request that Kubernetes says it has.
+    /// A claim lacks the request that Kubernetes names.
     #[error("ResourceClaim {claim} has no devices for request {request:?} of the extended resource {resource:?}")]
     NoRequest {
         /// Its name.
@@ -43,7 +43,7 @@ pub(crate) enum ResourceClaimError {
         /// The extended resource.
         resource: String,
     },
-    /// No slice has the device.
+    /// No slice contains the device.
     #[error("device {device:?} of ResourceClaim {claim} is in no ResourceSlice of driver {driver:?}, pool {pool:?}")]
     NoDevice {
         /// The claim's name.
@@ -55,7 +55,7 @@ pub(crate) enum ResourceClaimError {
         /// The device's name.
         device: String,
     },
-    /// A device that stands for an extended resource lacks an attribute, or has another resource's name.
+    /// A device of an extended resource lacks an attribute, or has another resource's name.
     #[error(
         "device {device:?} of ResourceClaim {claim} stands for the extended resource {resource:?}, but its attributes \
          k8s.cni.cncf.io/deviceID and k8s.cni.cncf.io/resourceName do not say so; they are the driver's to set"
@@ -70,7 +70,7 @@ pub(crate) enum ResourceClaimError {
     },
 }
 
-/// The devices of the pod's claims, by resource name.
+/// Returns the devices of the pod's claims, by resource name.
 ///
 /// # Errors
 /// See [`ResourceClaimError`].
@@ -118,7 +118,7 @@ pub(crate) async fn of_pod(
     Ok(ids)
 }
 
-/// The names of the pod's claims. Those that were made from a template are in its status, the others in its spec alone.
+/// Returns the names of the pod's claims. Claims made from a template are in its status, the others only in its spec.
 fn claims_of(pod: &Pod) -> Vec<String> {
     let made: BTreeMap<&str, &str> = pod
         .status
@@ -155,7 +155,7 @@ impl Reader<'_> {
         results.ok_or_else(|| ResourceClaimError::NotAllocated(format!("{}/{claim}", self.namespace)))
     }
 
-    /// The device of a result, from its pool's newest generation.
+    /// Returns the device of a result, from its pool's newest generation.
     async fn device(
         &mut self,
         claim: &str,

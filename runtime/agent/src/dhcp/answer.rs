@@ -1,4 +1,4 @@
-//! What leases mean to a CNI call.
+//! Converts leases to the answer for a CNI call.
 
 use std::net::IpAddr;
 
@@ -12,10 +12,10 @@ use crate::dhcp::store::AnyLease;
 /// `RT_SCOPE_LINK`: a destination that is reached without a router.
 const SCOPE_LINK: u32 = 253;
 
-/// Addresses, routes and DNS of an attachment's leases, IPv4 first.
+/// Returns addresses, routes and DNS of an attachment's leases, IPv4 first.
 ///
 /// # Errors
-/// A server left out what a container cannot do without. The stock daemon's text.
+/// A server omitted something that a container requires. The stock daemon's text.
 pub(super) fn leased(leases: &[AnyLease], wish: &Wish) -> Result<Leased, String> {
     let mut leased = Leased::default();
     for lease in leases {
@@ -43,7 +43,7 @@ fn add_v4(lease: &v4::Lease, wish: &Wish, leased: &mut Leased) -> Result<(), Str
     Ok(())
 }
 
-/// An IPv6 lease is one address and no more: prefix and routers come with router advertisements.
+/// An IPv6 lease is only an address: prefix and routers come from router advertisements.
 fn add_v6(lease: &v6::Lease, leased: &mut Leased) {
     leased.ips.push((IpNet::V6(Ipv6Net::from(lease.address)), None));
     let Dns { nameservers, search, .. } = &mut leased.dns;

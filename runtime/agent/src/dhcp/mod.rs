@@ -1,7 +1,7 @@
 //! Service `lease`: the DHCP leases of this node's attachments.
 //!
-//! Invariants: an attachment has one task per family at a time, and one answer: asked again, it returns the lease that is running.
-//! A release is answered when its packet is out, even if another caller asks for the same meanwhile.
+//! Invariants: an attachment has one task per family at a time; a repeated request returns the running lease. A release
+//! is answered when its packet is sent, even if another caller requests the same lease meanwhile.
 
 mod answer;
 mod clock;
@@ -33,12 +33,12 @@ pub(crate) use self::store::LeaseStore;
 use super::Log;
 use super::server::{Deadline, Handler};
 
-/// How long a release may take before it is answered all the same.
+/// After this time, a release is answered in any case.
 const RELEASE: Duration = Duration::from_secs(4);
-/// The longest client identifier, its type octet aside.
+/// The maximum length of a client identifier, without its type octet.
 const MAX_ID: usize = 254;
 
-/// What every task may use.
+/// The resources of every task.
 struct Shared {
     store: LeaseStore,
     visits: Visits,
@@ -68,8 +68,8 @@ impl Leases {
         Rc::new(Self { shared, held: RefCell::default(), prefix })
     }
 
-    /// Goes on with what the agent before this one held. Leases of another boot, or of a namespace that is gone, are
-    /// forgotten: nobody could give them back from where they were used, and they end by themselves.
+    /// Resumes the leases of the previous agent. Leases of another boot, or of a namespace that is gone, are forgotten:
+    /// nobody could give them back from where they were used, and they expire by themselves.
     pub(super) fn resume(&self) -> anyhow::Result<()> {
         let (mut resumed, mut forgotten) = (0, 0);
         for row in self.shared.store.all()? {
@@ -97,7 +97,7 @@ impl Leases {
         Ok(())
     }
 
-    /// A lease for an attachment.
+    /// Gets a lease for an attachment.
     async fn allocate(&self, ask: Allocate) -> Result<Reply, Refusal> {
         let Allocate { attachment, netns, wish } = ask;
         let netns = match &self.prefix {
@@ -113,7 +113,7 @@ impl Leases {
         let known = self.held.borrow().get(&attachment).cloned();
         let held = match known {
             Some(held) if held.place == place && held.wish == wish && held.is_alive() => held,
-            // Of the same name, and another one: the server may well give it the same addresses again.
+            // It is another attachment with the same name, and the server may well assign the same addresses again.
             Some(before) => {
                 let remembered = before.sessions.iter().filter_map(|session| address(&session.state())).collect();
                 self.end(&attachment, &before, Command::Leave).await;
@@ -128,12 +128,12 @@ impl Leases {
             Ok(leased) => return Ok(Reply::Leased(leased)),
             Err(failure) => failure,
         };
-        // Half of what was asked for is nothing.
+        // A part of the requested leases is useless.
         self.end(&attachment, &held, Command::Release).await;
         Err(Refusal::new(fault, text))
     }
 
-    /// Whether an attachment has all its leases.
+    /// Checks that an attachment has all its leases.
     fn check(&self, attachment: &Attachment) -> Result<Reply, Refusal> {
         let Some(held) = self.held.borrow().get(attachment).cloned() else {
             let text = format!("the agent knows no DHCP lease of {}", name(attachment));
@@ -154,15 +154,15 @@ impl Leases {
         Reply::Done
     }
 
-    /// All attachments.
+    /// Returns all attachments.
     fn status(&self) -> AgentStatus {
         self.sweep();
         let leases = self.held.borrow().iter().map(|(attachment, held)| held.status(attachment)).collect();
         AgentStatus { version: env!("CARGO_PKG_VERSION").to_owned(), pid: std::process::id(), leases }
     }
 
-    /// Drops attachments whose tasks ended by themselves: what their leases were for is gone, or they got no lease and
-    /// no caller waits for the answer. Lost leases stay for CHECK.
+    /// Drops attachments whose tasks have ended: their user is gone, or they got no lease and no caller waits for the
+    /// answer. Lost leases are kept for CHECK.
     fn sweep(&self) {
         let done = |session: &Handle| matches!(session.state(), State::Ended | State::Failed(_));
         let over = |held: &Held| held.sessions.iter().all(done);
@@ -191,14 +191,14 @@ impl Leases {
         }
     }
 
-    /// Ends the tasks of an attachment and waits until they have said their last word.
+    /// Ends the tasks of an attachment and waits for their final state.
     async fn end(&self, attachment: &Attachment, held: &Rc<Held>, command: Command) {
         for session in &held.sessions {
             session.tell(command);
         }
         for session in &held.sessions {
             let mut watch = session.watch();
-            // The sender goes with the task, so this ends when the task does.
+            // The sender is dropped with the task, so this ends with it.
             let gone = async { while watch.changed().await.is_ok() {} };
             if timeout(RELEASE, gone).await.is_err() {
                 self.shared.log.info(&format!("giving back the lease of {} takes too long", name(attachment)));
@@ -231,12 +231,12 @@ impl Handler for Leases {
 }
 
 impl Held {
-    /// Whether its leases are there or on the way.
+    /// Returns whether its leases are running or being requested.
     fn is_alive(&self) -> bool {
         self.sessions.iter().all(|session| matches!(session.state(), State::Asking | State::Bound(_)))
     }
 
-    /// What keeps it from having all its leases, as the end of a sentence.
+    /// Returns why it lacks a lease, as the end of a sentence.
     fn trouble(&self) -> Option<String> {
         self.sessions.iter().find_map(|session| match session.state() {
             State::Bound(_) => None,
@@ -248,7 +248,7 @@ impl Held {
         })
     }
 
-    /// Waits until all leases are there, or one cannot be obtained.
+    /// Waits until all leases are obtained, or one fails.
     async fn settled(&self) -> Result<Vec<AnyLease>, (Fault, String)> {
         let mut leases = Vec::new();
         for session in &self.sessions {
@@ -303,17 +303,17 @@ fn name(attachment: &Attachment) -> String {
     format!("{ifname} of container {container_id} on {network:?}")
 }
 
-/// Which namespace is at a path; `None` where there is none that can be used.
+/// Returns the identity of the namespace at a path; `None` if it cannot be used.
 fn identity(netns: &Path) -> Option<String> {
     netlink::netns_identity(netns).ok().flatten()
 }
 
-/// `<container id>/<network>/<interface>`: what servers know the attachment by, the stock daemon's way.
+/// Returns `<container id>/<network>/<interface>`, by which servers know the attachment, as with the stock daemon.
 fn id_text(attachment: &Attachment) -> String {
     format!("{}/{}/{}", attachment.container_id, attachment.network, attachment.ifname)
 }
 
-/// The client identifier (option 61), with a type octet that says that it is no hardware address.
+/// Returns the client identifier (option 61), with a type octet that means "not a hardware address".
 fn client_id(attachment: &Attachment) -> Vec<u8> {
     let text = id_text(attachment);
     let mut id = vec![0];
@@ -321,13 +321,14 @@ fn client_id(attachment: &Attachment) -> Vec<u8> {
     id
 }
 
-/// The DUID: one per attachment, since to a server every container is a client of its own. A DUID-UUID (RFC 6355) made from
-/// the same text as the client identifier, so it lasts as long as the attachment does without being kept anywhere.
+/// Returns the DUID: one per attachment, because to a server every container is a separate client. It is a DUID-UUID
+/// (RFC 6355) derived from the text of the client identifier, so it lasts as long as the attachment without being
+/// stored.
 fn duid(attachment: &Attachment) -> Vec<u8> {
     let digest = Sha256::digest(id_text(attachment).as_bytes());
     let mut uuid = [0; 16];
     uuid.copy_from_slice(&digest[..16]);
-    // Version 8 (made in a way of one's own), variant 1.
+    // Version 8 (custom), variant 1.
     uuid[6] = (uuid[6] & 0x0f) | 0x80;
     uuid[8] = (uuid[8] & 0x3f) | 0x80;
     let mut duid = vec![0, 4];

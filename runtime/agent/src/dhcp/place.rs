@@ -1,6 +1,7 @@
-//! Where a lease is used: a link in a namespace. Whether it is still there, up, and what sockets are opened in it.
+//! The place where a lease is used: a link in a namespace. Checks that it exists and is up, and opens sockets in it.
 //!
-//! Invariant: nothing here runs on the event loop's thread, which never waits for netlink and never leaves its namespace.
+//! Invariant: nothing here runs on the event loop's thread, which never waits for netlink and never leaves its
+//! namespace.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,15 +10,15 @@ use tokio::sync::{Semaphore, oneshot};
 use weft_core::netlink::{Executor, NetlinkError, in_netns};
 use weft_core::plan::{LinkInfo, LinkRef};
 
-/// How many namespaces are visited at once.
+/// Maximum number of namespaces visited at once.
 const VISITORS: usize = 32;
 
 /// A link in a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
-    /// The namespace's path, as the agent sees it.
+    /// The namespace's path, from the agent's point of view.
     pub(super) netns: PathBuf,
-    /// Which namespace was there when the lease was asked for: a path may name another one later.
+    /// The identity of the namespace at the time of the request: a path may lead to another one later.
     pub(super) identity: String,
     pub(super) ifname: String,
 }
@@ -25,7 +26,7 @@ pub(super) struct Place {
 /// Why a place cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PlaceError {
-    /// Link or namespace are gone, and with them what the lease was for.
+    /// The link or the namespace is gone, and with it the user of the lease.
     #[error("{0} is gone")]
     Gone(String),
     /// Something else.
@@ -44,11 +45,11 @@ impl From<NetlinkError> for PlaceError {
 pub(super) struct Link {
     pub(super) index: u32,
     pub(super) mac: [u8; 6],
-    /// It shares its MAC address with its siblings, so that frames find it by IP address only.
+    /// Whether it shares its MAC address with its siblings, so that frames reach it only by IP address.
     pub(super) is_ipvlan: bool,
 }
 
-/// Limits the threads that visit namespaces.
+/// Limits the number of threads that visit namespaces.
 #[derive(Debug, Clone)]
 pub(super) struct Visits(Arc<Semaphore>);
 
@@ -57,7 +58,7 @@ impl Visits {
         Self(Arc::new(Semaphore::new(VISITORS)))
     }
 
-    /// Runs something that blocks on a thread of its own.
+    /// Runs a blocking function on a thread of its own.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, PlaceError> + Send + 'static,
@@ -66,7 +67,7 @@ impl Visits {
         let _permit = self.0.acquire().await.map_err(|_closed| ended())?;
         let (report, reported) = oneshot::channel();
         let body = move || {
-            // The caller that waited may have gone.
+            // The waiting caller may be gone.
             report.send(work()).ok();
         };
         let started = std::thread::Builder::new().name("visit".to_owned()).spawn(body);
@@ -76,7 +77,7 @@ impl Visits {
 }
 
 impl Place {
-    /// Finds the link, and brings it up if it is down and `bring_up` says so. Blocks.
+    /// Finds the link, and brings it up if it is down and `bring_up` is set. Blocks.
     pub(super) fn look(&self, bring_up: bool) -> Result<Link, PlaceError> {
         let (executor, found) = self.find()?;
         let Some(mac) = found.mac else {
@@ -94,7 +95,7 @@ impl Place {
         Ok(executor.switch(&self.link(), found.index, false)?)
     }
 
-    /// Runs something inside the namespace. Blocks.
+    /// Runs a function inside the namespace. Blocks.
     pub(super) fn inside<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> std::io::Result<T> + Send + 'static,

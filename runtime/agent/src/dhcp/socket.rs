@@ -17,13 +17,13 @@ use weft_core::netlink::link_address;
 use weft_dhcp::{v4, v6};
 
 const ETH_P_IP: u16 = 0x0800;
-/// Larger than any frame a DHCP server sends.
+/// Larger than any frame from a DHCP server.
 const FRAME: usize = 2_048;
 const ETHERNET_BROADCAST: [u8; 6] = [0xff; 6];
-/// How long a link's own IPv6 address may take to become usable.
+/// How long a link-local IPv6 address may take to become usable.
 const LINK_LOCAL: Duration = Duration::from_secs(10);
 
-/// A socket that is not on an event loop yet.
+/// A socket that is not yet on an event loop.
 #[derive(Debug)]
 pub(super) enum Opened {
     /// IPv4 packets of one link, whatever their address.
@@ -50,7 +50,7 @@ enum Kind {
     Udp6(u32),
 }
 
-/// What came in: for IPv4 off the link, the MAC address it came from.
+/// A received message; for IPv4 packets, with the source MAC address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Incoming {
     pub(super) payload: Vec<u8>,
@@ -59,19 +59,19 @@ pub(super) struct Incoming {
 
 // === opening, inside a namespace ===
 
-/// A packet socket on a link that passes datagrams to the client's port only.
+/// Opens a packet socket on a link that only passes datagrams to the client's port.
 pub(super) fn open_packet(index: u32) -> io::Result<Opened> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    // Without a protocol nothing arrives before the filter is in place.
+    // Without a protocol, nothing arrives before the filter is in place.
     let fd = socket(AddressFamily::Packet, SockType::Datagram, flags, None)?;
     filter(&fd)?;
     bind(fd.as_raw_fd(), &link_address(index, ETH_P_IP, None)?)?;
     Ok(Opened::Packet { fd, index })
 }
 
-/// A datagram socket at the link's own IPv6 address, which is waited for.
+/// Opens a datagram socket at the link-local IPv6 address, after waiting for that.
 pub(super) fn open_udp6(index: u32, ifname: &str) -> io::Result<Opened> {
-    // Runtimes switch IPv6 off in containers that nobody gives an address by it.
+    // Runtimes disable IPv6 in containers that get no IPv6 address from them.
     let key = format!("/proc/sys/net/ipv6/conf/{ifname}/disable_ipv6");
     if std::fs::read_to_string(&key)?.trim() != "0" {
         std::fs::write(&key, "0")?;
@@ -85,7 +85,7 @@ pub(super) fn open_udp6(index: u32, ifname: &str) -> io::Result<Opened> {
 fn link_local(index: u32, ifname: &str) -> io::Result<Ipv6Addr> {
     let end = Instant::now() + LINK_LOCAL;
     loop {
-        // `/proc/net` would be that of the main thread's namespace.
+        // `/proc/net` is that of the main thread's namespace.
         let table = std::fs::read_to_string("/proc/thread-self/net/if_inet6")?;
         if let Some(address) = table.lines().find_map(|line| usable_link_local(line, index)) {
             return Ok(address);
@@ -111,8 +111,8 @@ fn usable_link_local(line: &str, index: u32) -> Option<Ipv6Addr> {
     (same && scope == SCOPE_LINK && flags & TENTATIVE_OR_FAILED == 0).then_some(address)
 }
 
-/// Lets only first fragments of UDP datagrams to the client's port through, in the kernel: a container that receives a lot
-/// does not wake the agent.
+/// Filters in the kernel: passes only first fragments of UDP datagrams to the client's port, so that other traffic of a
+/// container does not wake the agent.
 fn filter(fd: &OwnedFd) -> io::Result<()> {
     const LOAD_BYTE: u16 = 0x30;
     const LOAD_HALF: u16 = 0x28;
@@ -150,12 +150,12 @@ fn filter(fd: &OwnedFd) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sends datagrams from the client's address; nobody reads what comes back to it.
+/// Sends datagrams from the client's address; replies to it are not read.
 #[derive(Debug)]
 pub(super) struct Sender(UdpSocket);
 
 impl Sender {
-    /// Opens it inside a namespace. With the port taken, the kernel does not call answers unreachable.
+    /// Opens it inside a namespace. Since the port is in use, the kernel does not report answers as unreachable.
     pub(super) fn open(address: Ipv4Addr, ifname: &str) -> io::Result<Self> {
         let udp = UdpSocket::bind(SocketAddrV4::new(address, v4::CLIENT_PORT))?;
         setsockopt(&udp, sockopt::BindToDevice, &ifname.into())?;
@@ -206,7 +206,7 @@ impl Socket {
         Ok(())
     }
 
-    /// The next DHCP message, whatever else comes in.
+    /// Returns the next DHCP message, and skips everything else.
     pub(super) fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<Incoming> {
         loop {
             let Ok(mut guard) = ready!(self.fd.poll_read_ready(cx)) else { return Poll::Pending };
@@ -214,7 +214,7 @@ impl Socket {
                 Ok(Ok(Some(incoming))) => return Poll::Ready(incoming),
                 // Not for a DHCP client.
                 Ok(Ok(None)) => {}
-                // A link that is down, or a server that is not there: the next try will tell.
+                // The link is down, or the server is unreachable: the next try will tell.
                 Ok(Err(_passing)) => {}
                 Err(_would_block) => {}
             }

@@ -1,7 +1,7 @@
-//! Leases on disk: one SQLite file of the agent's own beside the ledger, which CNI calls never open
+//! Leases on disk: the agent's own SQLite file beside the ledger, which CNI calls never open
 //! (docs/decisions/0009-dhcp-agent.md).
 //!
-//! Invariant: one agent per file. It holds the file's lock for as long as it lives, so a second one fails at once.
+//! Invariant: one agent per file. It holds the file's lock while it runs, so a second one fails at once.
 
 use std::path::{Path, PathBuf};
 
@@ -77,13 +77,13 @@ impl AnyLease {
     }
 }
 
-/// A lease with where it is used.
+/// A lease with its place.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Row {
     pub(super) attachment: Attachment,
-    /// Path of the namespace, as the agent sees it.
+    /// Path of the namespace, from the agent's point of view.
     pub(super) netns: PathBuf,
-    /// Which namespace was there.
+    /// The identity of the namespace.
     pub(super) identity: String,
     pub(super) boot_id: String,
     pub(super) mac: [u8; 6],
@@ -99,21 +99,22 @@ pub(crate) struct LeaseStore {
 }
 
 impl LeaseStore {
-    /// Opens it, making it where it is missing.
+    /// Opens the file, and creates it if it is missing.
     pub(crate) fn open(state: &Path) -> anyhow::Result<Self> {
         let path = state.join(FILE);
         let shown = path.display();
         std::os::unix::fs::DirBuilderExt::mode(std::fs::DirBuilder::new().recursive(true), 0o700)
             .create(state)
             .with_context(|| format!("cannot make {}", state.display()))?;
-        // SQLite would make it with the mode of the umask.
+        // SQLite would create it with the umask's mode.
         let file =
             std::os::unix::fs::OpenOptionsExt::mode(std::fs::OpenOptions::new().append(true).create(true), 0o600)
                 .open(&path);
         drop(file.with_context(|| format!("cannot make {shown}"))?);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(&path, flags).with_context(|| format!("cannot open {shown}"))?;
-        // A lease means nothing after a power cut: its namespace went with it. What has to survive is the end of the agent.
+        // A lease is meaningless after a power cut, which also ends its namespace. It only has to survive the end of
+        // the agent.
         let prepared = conn.execute_batch(
             "PRAGMA busy_timeout = 0; PRAGMA locking_mode = EXCLUSIVE; PRAGMA synchronous = OFF; BEGIN EXCLUSIVE; COMMIT",
         );
@@ -131,7 +132,7 @@ impl LeaseStore {
         Ok(Self { conn, path })
     }
 
-    /// Writes a lease, over the one before.
+    /// Writes a lease, replacing the previous one.
     pub(super) fn put(&self, row: &Row) -> anyhow::Result<()> {
         let Attachment { network, container_id, ifname } = &row.attachment;
         let seconds = |at| i64::try_from(clock::wall(at)).unwrap_or(i64::MAX);
@@ -160,7 +161,7 @@ impl LeaseStore {
         Ok(())
     }
 
-    /// Removes a lease; one that is not there is removed already.
+    /// Removes a lease; a missing one is not an error.
     pub(super) fn remove(&self, attachment: &Attachment, is_v4: bool) -> anyhow::Result<()> {
         let Attachment { network, container_id, ifname } = attachment;
         self.conn
@@ -172,7 +173,7 @@ impl LeaseStore {
         Ok(())
     }
 
-    /// All leases.
+    /// Returns all leases.
     pub(super) fn all(&self) -> anyhow::Result<Vec<Row>> {
         let mut statement = self.conn.prepare(
             "SELECT network, container_id, ifname, netns, identity, boot_id, mac, wish, lease FROM leases

@@ -1,6 +1,6 @@
-//! What a node's credentials are good for at its API server, and what kubelet answers: asked once, for a person (`weftctl doctor`).
+//! Checks a node's credentials at its API server, and kubelet's answers: once, for a person (`weftctl doctor`).
 //!
-//! Invariants: nothing is changed; every question has a limit of time; what was not answered is told apart from what is wrong.
+//! Invariants: nothing is changed; every request has a time limit; unanswered requests are distinguished from problems.
 
 mod rights;
 
@@ -20,16 +20,16 @@ pub use self::rights::{RIGHTS, Right};
 use crate::cluster::{ClusterError, NadObject, Source, client, nad_resource};
 use crate::devices::Devices;
 
-/// How long one question may take.
+/// Time limit of one request.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A resource that is not of Kubernetes itself: group, version, plural.
+/// A resource that is not built into Kubernetes: group, version, plural.
 pub type Defined = (&'static str, &'static str, &'static str);
 
 /// The resource of networks.
 pub const NETWORKS: Defined = ("k8s.cni.cncf.io", "v1", "network-attachment-definitions");
 
-/// What a cluster ledger in Kubernetes needs besides.
+/// The additional resources of a cluster ledger in Kubernetes.
 pub const LEDGER: &[Defined] = &[
     ("k8s.cni.cncf.io", "v1alpha1", "ipamclaims"),
     ("ipam.weft.dev", "v1alpha1", "addressclaims"),
@@ -40,13 +40,13 @@ pub const LEDGER: &[Defined] = &[
     ("ipam.weft.dev", "v1alpha1", "ledgernodes"),
 ];
 
-/// Why nothing can be asked.
+/// Why no request is possible.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// The credentials cannot be used.
     #[error("cannot use the credentials: {0}")]
     Credentials(String),
-    /// The API server does not know them.
+    /// The API server does not accept them.
     #[error("the API server does not accept the credentials: {0}")]
     Unknown(String),
     /// No answer.
@@ -62,31 +62,31 @@ pub enum InspectError {
 pub struct Definition {
     /// `NAMESPACE/NAME`.
     pub name: String,
-    /// Its configuration, where it has one.
+    /// Its configuration, if it has one.
     pub config: Option<String>,
 }
 
-/// What the API server says.
+/// The answers of the API server.
 #[derive(Debug, Clone)]
 pub struct Inspected {
     /// Its version.
     pub version: String,
-    /// Whom it takes the credentials for.
+    /// The user of the credentials.
     pub user: String,
-    /// Rights that are not granted, as in `list pods`; or why that is not known.
+    /// Missing rights, as in `list pods`; or why they are unknown.
     pub denied: Result<Vec<String>, String>,
-    /// Of [`NETWORKS`] and [`LEDGER`] what is not served, each with the versions of its group that are.
+    /// Resources of [`NETWORKS`] and [`LEDGER`] that are not served, each with the served versions of its group.
     pub undefined: Vec<(Defined, Vec<String>)>,
-    /// Whether there is a Node of the name that was given; or why that is not known.
+    /// Whether a Node with the given name exists; or why that is unknown.
     pub node: Option<Result<bool, String>>,
-    /// All networks; or why they are not known.
+    /// All networks; or why they are unknown.
     pub definitions: Result<Vec<Definition>, String>,
 }
 
-/// Asks the API server.
+/// Queries the API server.
 ///
 /// # Errors
-/// It cannot be asked anything.
+/// No request is possible.
 pub fn inspect(source: &Source, node: Option<&str>) -> Result<Inspected, InspectError> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -108,10 +108,10 @@ pub fn inspect(source: &Source, node: Option<&str>) -> Result<Inspected, Inspect
     })
 }
 
-/// How many pods kubelet's podresources socket tells of.
+/// Returns how many pods kubelet's podresources socket lists.
 ///
 /// # Errors
-/// It is not there, or does not answer.
+/// The socket does not exist, or does not answer.
 pub fn podresources(kubelet: &Path) -> Result<usize, String> {
     let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
     let devices = Devices::new(kubelet);
@@ -135,7 +135,7 @@ fn unanswered(error: ClusterError) -> InspectError {
     }
 }
 
-/// Whom the server takes them for. Servers before 1.28 do not say.
+/// Returns the user of the credentials. Servers before 1.28 do not report it.
 async fn user(client: &Client) -> Result<String, InspectError> {
     let api: Api<SelfSubjectReview> = Api::all(client.clone());
     let (params, review) = (PostParams::default(), SelfSubjectReview::default());
@@ -187,7 +187,7 @@ async fn undefined(client: &Client) -> Vec<(Defined, Vec<String>)> {
     undefined
 }
 
-/// The versions of a group that the server has.
+/// Returns the served versions of a group.
 async fn versions(client: &Client, group: &str) -> Vec<String> {
     let groups = ask("list groups", client.list_api_groups()).await;
     let its = groups.into_iter().flat_map(|list| list.groups).filter(|one| one.name == group);

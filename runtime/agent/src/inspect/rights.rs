@@ -1,10 +1,10 @@
-//! The rights that the agent needs, as `deploy/kubernetes/rbac.yaml` grants them; a test holds them equal. `docs/agent.md` says what
-//! each is for.
+//! The rights that the agent needs, as `deploy/kubernetes/rbac.yaml` grants them; a test compares both. `docs/agent.md`
+//! explains each.
 
-/// Verbs on a resource of a group. A resource may name a part of itself, as in `pods/status`.
+/// Verbs on a resource of a group. A resource may be a subresource, as in `pods/status`.
 pub type Right = (&'static str, &'static str, &'static [&'static str]);
 
-/// See the module.
+/// The rights that the agent needs.
 pub const RIGHTS: &[Right] = &[
     ("", "pods", &["get", "list", "watch"]),
     ("", "namespaces", &["get", "list", "watch"]),

@@ -1,10 +1,11 @@
-//! Keeps the packet filter of living attachments in place: after an `nft flush ruleset`, or a reload of firewalld, the journal
-//! says what each had, and `attach::repair` puts it back.
+//! Maintains the packet filter of living attachments: after an `nft flush ruleset`, or a reload of firewalld, the
+//! journal has the state of each, and `attach::repair` restores it.
 //!
-//! A look costs as much as there are attachments, so there is one only where the ruleset has changed since the last one (weft's
-//! own calls change it too), and one a minute all the same: firewalld may keep its rules elsewhere.
+//! A check costs as much as there are attachments, so it only runs after the ruleset has changed (weft's own calls
+//! change it too), and once a minute, because firewalld may store its rules elsewhere.
 //!
-//! Invariants: the event loop never waits, looking runs on a thread; what fails is reported once and tried again at the next look.
+//! Invariants: the event loop never waits, because checks run on a thread; a failure is reported once and retried in
+//! the next check.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -19,40 +20,40 @@ use weft_core::store::NodeStore;
 
 use crate::Log;
 
-/// Between two looks at whether the ruleset has changed.
+/// Interval of checks whether the ruleset has changed.
 const TICK: Duration = Duration::from_secs(5);
-/// A look at the attachments is never older.
+/// Maximum time between two checks of the attachments.
 const FULL: Duration = Duration::from_secs(60);
 
-/// What the keeper of filters has done, for metrics.
+/// The work of this module, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct KeptFilters {
-    /// Times that attachments were looked at.
+    /// How often attachments were checked.
     pub(crate) looks: u64,
-    /// Attachments that got something back.
+    /// How many attachments were repaired.
     pub(crate) restored: u64,
-    /// Attachments that could not be looked at or helped at the last look.
+    /// How many attachments could not be checked or repaired the last time.
     pub(crate) broken: usize,
 }
 
-/// The keeper of filters.
+/// Maintains the packet filter.
 pub(crate) struct Filters {
     state: PathBuf,
     kept: RefCell<KeptFilters>,
     log: Log,
 }
 
-/// The last look that found everything in place, or put it there.
+/// The last check that found or restored everything.
 #[derive(Debug, Clone, Copy)]
 struct Whole {
-    /// The ruleset that it saw.
+    /// The ruleset at that time.
     generation: u32,
     at: Instant,
 }
 
-/// What a look found.
+/// The result of a check.
 struct Looked {
-    /// `None` where the kernel has no nftables.
+    /// `None` if the kernel has no nftables.
     seen: Option<Whole>,
     found: Repair,
 }
@@ -98,7 +99,7 @@ impl Filters {
         }
     }
 
-    /// Counts, and logs what was put back; what could not be.
+    /// Counts and logs what was restored, and returns what could not be.
     fn note(&self, found: &Repair) -> Vec<String> {
         let mut faults = found.unreadable.clone();
         let mut kept = self.kept.borrow_mut();
@@ -118,10 +119,10 @@ impl Filters {
     }
 }
 
-/// One look, which puts back what is missing; `None` where there was no reason for one. The ruleset's number is that from
-/// before the look, so that what happens meanwhile is seen by the next one. Runs on a thread.
+/// Checks once, and restores what is missing; `None` if there was no reason for a check. Uses the ruleset's number from
+/// before the check, so that the next one sees concurrent changes. Runs on a thread.
 fn look(state: &Path, last: Option<Whole>) -> Result<Option<Looked>, String> {
-    // Without nftables the attachments may have sources in firewalld all the same.
+    // Without nftables, the attachments may still have sources in firewalld.
     let seen = netlink::filter_generation().ok().map(|generation| Whole { generation, at: Instant::now() });
     if let (Some(seen), Some(last)) = (seen, last)
         && seen.generation == last.generation

@@ -1,4 +1,5 @@
-//! What `weftctl install --kubernetes` put on the node, with a copy of each file: the keeper puts back what others change.
+//! The files that `weftctl install --kubernetes` put on the node, with a copy of each, from which the agent restores
+//! them.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -8,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Below the state directory.
+/// The directory below the state directory.
 const DIR: &str = "install";
-/// In that directory.
+/// The file in that directory.
 const FILE: &str = "manifest.json";
 
 /// The files of an installation.
@@ -22,11 +23,11 @@ pub struct Manifest {
     pub names: Vec<PathBuf>,
 }
 
-/// What a file is.
+/// The kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FileKind {
-    /// A configuration that a runtime reads. It has to be the first in its directory.
+    /// A configuration for a runtime. It must be the first in its directory.
     Conf,
     /// A program.
     Program,
@@ -35,9 +36,9 @@ pub enum FileKind {
 /// One file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptFile {
-    /// Where it belongs.
+    /// Its path.
     pub path: PathBuf,
-    /// What it is.
+    /// Its kind.
     pub kind: FileKind,
     /// Its copy.
     pub copy: PathBuf,
@@ -46,22 +47,22 @@ pub struct KeptFile {
 }
 
 impl Manifest {
-    /// Where the manifest is.
+    /// Returns the path of the manifest.
     #[must_use]
     pub fn path(state: &Path) -> PathBuf {
         state.join(DIR).join(FILE)
     }
 
-    /// Where the copy of a file goes.
+    /// Returns the path of a file's copy.
     #[must_use]
     pub fn copy_path(state: &Path, file: &Path) -> PathBuf {
         state.join(DIR).join(file.file_name().unwrap_or_default())
     }
 
-    /// The manifest, where weft was installed with one.
+    /// Returns the manifest, if weft was installed with one.
     ///
     /// # Errors
-    /// It is there and cannot be read.
+    /// It exists and cannot be read.
     pub fn read(state: &Path) -> io::Result<Option<Self>> {
         match fs::read(Self::path(state)) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
@@ -71,20 +72,20 @@ impl Manifest {
     }
 }
 
-/// Writes a file so that at every instant, a power cut included, it is the old one or the new one: a temporary file beside it
-/// is written and flushed, renamed over it, and the directory is flushed. Its name begins with a dot and has no extension
-/// that a runtime reads.
+/// Writes a file atomically: at every instant, even after a power cut, it is the old or the new one. Writes and flushes
+/// a temporary file beside it, renames it, and flushes the directory. The temporary name begins with a dot and has no
+/// extension that a runtime reads.
 ///
 /// # Errors
-/// It cannot be written; the old file is as it was.
+/// It cannot be written; the old file is unchanged.
 pub fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.weft-part"));
-    // What a killed writer left.
+    // A killed writer may have left it.
     fs::remove_file(&temporary).ok();
     let written = (|| {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        // The mode of open(2) is cut by the umask.
+        // The umask reduces the mode of open(2).
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(content)?;
         file.sync_all()?;
@@ -92,7 +93,7 @@ pub fn write_whole(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
     })();
     if written.is_err() {
-        // Best effort: what matters is the error.
+        // Best effort: the error is what matters.
         fs::remove_file(&temporary).ok();
     }
     written

@@ -1,11 +1,11 @@
-//! Keeps weft's configuration and programs in place where another installer changes them (k3s replaces the plugin directory
+//! Restores weft's configuration and programs after another installer changed them (k3s replaces the plugin directory
 //! on upgrade, Cilium's `cni.exclusive` renames every other configuration).
 //!
-//! Invariants: a file is put back whole, by one rename; a file that is changed again and again is put back five times in a
-//! minute and then left for a while, for two installers that fight help nobody: the node is not ready meanwhile, and an event
-//! names the remedy.
+//! Invariants: a file is restored atomically, by one rename. A file that is changed repeatedly is restored five times
+//! in a minute and then left alone for a while, because two competing installers help nobody. The node is not ready
+//! meanwhile, and an event names the remedy.
 //!
-//! `filters` keeps the packet filter of living attachments in place.
+//! `filters` maintains the packet filter of living attachments.
 
 mod filters;
 mod manifest;
@@ -27,35 +27,35 @@ use crate::Log;
 use crate::events::{Events, Subject};
 use crate::health::Health;
 
-/// How often the files are looked at.
+/// How often to check the files.
 const LOOK: Duration = Duration::from_secs(1);
-/// A file is put back this often ...
+/// A file is restored this often ...
 const MOST: usize = 5;
-/// ... in this time, and then left ...
+/// ... within this time, and then left alone ...
 const WINDOW: Duration = Duration::from_secs(60);
 /// ... for this time.
 const REST: Duration = Duration::from_secs(300);
 
-/// What the keeper has done, for metrics.
+/// The work of this module, for metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Kept {
-    /// Files put back since the start.
+    /// How many files were restored since the start.
     pub(crate) restored: u64,
-    /// Files that are left to others for now.
+    /// How many files are currently left alone.
     pub(crate) given_up: usize,
 }
 
-/// The keeper.
+/// Maintains the files.
 pub(crate) struct Keeper {
     state: PathBuf,
     health: Rc<Health>,
-    /// Events about the node, where the agent serves Kubernetes.
+    /// Events about the node, if the agent serves Kubernetes.
     events: Option<(Events, String)>,
     kept: std::cell::Cell<Kept>,
     log: Log,
 }
 
-/// How often a file was put back, and until when it is left alone.
+/// How often a file was restored, and until when it is left alone.
 #[derive(Debug, Default)]
 struct History {
     at: Vec<Instant>,
@@ -63,7 +63,7 @@ struct History {
 }
 
 impl History {
-    /// Whether it may be put back now. Says once when it may not any more.
+    /// Returns whether it may be restored now, and reports once when it may not.
     fn may_restore(&mut self, now: Instant) -> Verdict {
         if self.rest_until.is_some_and(|until| now < until) {
             return Verdict::Resting;
@@ -87,7 +87,7 @@ enum Verdict {
     Resting,
 }
 
-/// What tells that a file was touched.
+/// Detects whether a file was touched.
 type Stamp = (u64, u64, Option<SystemTime>, u32);
 
 impl Keeper {
@@ -127,7 +127,7 @@ impl Keeper {
         }
     }
 
-    /// One look at everything; what is wrong and stays so.
+    /// Checks everything once. Returns the remaining problems.
     fn look(
         &self,
         manifest: &Manifest,
@@ -163,7 +163,7 @@ impl Keeper {
         }
         for name in &manifest.names {
             let is_ours = fs::read_link(name).is_ok_and(|target| target.file_name().is_some_and(|name| name == "weft"));
-            // A plugin of somebody else under this name stays in charge.
+            // A plugin of another vendor under this name is kept.
             if !is_ours && fs::symlink_metadata(name).is_err() {
                 match symlink("weft", name) {
                     Ok(()) => self.restored(name),
@@ -189,7 +189,7 @@ impl Keeper {
     }
 }
 
-/// Whether a file is as it was installed. Its content is read only where it was touched.
+/// Returns whether a file is unchanged. Reads its content only if it was touched.
 fn is_right(file: &KeptFile, stamps: &mut BTreeMap<PathBuf, Stamp>) -> bool {
     let Ok(meta) = fs::symlink_metadata(&file.path) else {
         stamps.remove(&file.path);
@@ -222,7 +222,7 @@ fn restore(file: &KeptFile) -> Result<(), String> {
     write_whole(&file.path, &content, file.mode).map_err(cannot)
 }
 
-/// A configuration that the runtime takes instead of ours: it uses the first in lexical order.
+/// Returns the configuration that the runtime uses instead of ours: the first in lexical order.
 fn earlier_conf(own: &Path) -> Option<String> {
     let own_name = own.file_name()?;
     let dir = own.parent()?;
@@ -290,7 +290,7 @@ mod tests {
         fs::remove_file(&place.manifest.names[0]).unwrap();
         assert!(place.look().is_empty());
         assert_eq!(fs::read_to_string(&place.conf).unwrap(), "{}");
-        // The first look put back two files, and so did the last.
+        // The first check restored two files, and so did the last.
         assert_eq!(place.keeper.kept(), Kept { restored: 5, given_up: 0 });
         place.look();
         assert_eq!(place.keeper.kept().restored, 5);
@@ -338,7 +338,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("10-weft.conflist");
         write_whole(&path, b"old", 0o600).unwrap();
-        // What a writer that was killed half way left.
+        // A file that a killed writer left.
         fs::write(dir.path().join(".10-weft.conflist.weft-part"), "ne").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"old");
         write_whole(&path, b"new", 0o644).unwrap();

@@ -1,10 +1,10 @@
-//! Service `policy`: policies that networks name by digest are fetched, verified and compiled before an ADD needs them: from
-//! ConfigMaps, and from OCI registries. The networks are the cluster's definitions and the node's own files.
+//! Service `policy`: fetches, verifies and compiles policies that networks name by digest before an ADD needs them,
+//! from ConfigMaps and OCI registries. The networks are the cluster's definitions and the node's own files.
 //!
-//! Invariants: an ADD never fetches; a new version is used only when it is verified and compiled, by one rename; a fetch that
-//! fails is retried for ever with jitter and touches only the networks that name that policy; what is on the node already is
-//! never fetched again, so a warm node starts with the API server and every registry away. A trust file that changes is held
-//! against what is here at once.
+//! Invariants: an ADD never fetches. A new version is used only after it is verified and compiled, by one rename. A
+//! failed fetch is retried forever with jitter and only affects the networks that name that policy. A policy on the
+//! node is never fetched again, so a node with all policies starts without the API server and registries. When the
+//! trust file changes, all policies here are verified again at once.
 
 mod references;
 mod seen;
@@ -34,17 +34,17 @@ use crate::registry::{self, Access, RegistryError, Remote, Source, chain};
 use crate::server::{Deadline, Handler};
 use crate::trust::{self, Trust};
 
-/// How often changed definitions and files are looked at.
+/// How often to check for changed definitions and files.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Which policies an agent fetches, and from whom.
+/// The options for fetching policies.
 #[derive(Debug, Clone, Default)]
 pub struct PolicyOptions {
-    /// Where the node's own networks are, usually `/etc/cni/net.d`.
+    /// The directory of the node's own networks, usually `/etc/cni/net.d`.
     pub conf_dir: Option<PathBuf>,
     /// The trust file [default: [`Trust::path`] of the state directory].
     pub trust: Option<PathBuf>,
-    /// How registries are reached.
+    /// The access to registries.
     pub access: Access,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Policies {
     log: Log,
 }
 
-/// A policy that some network names.
+/// A policy named by a network.
 struct Row {
     networks: BTreeSet<String>,
     state: PolicyState,
@@ -104,13 +104,13 @@ impl Policies {
         self.cluster.as_ref().map_or(0, |cluster| cluster.nads_version())
     }
 
-    /// The files that say which policies are wanted.
+    /// Returns the state of the files that determine the wanted policies.
     fn files_seen(&self) -> Seen {
         let lock = LockFile::path(&self.state);
         Seen::of(self.options.conf_dir.iter().flat_map(|dir| seen::configurations(dir)).chain([lock]))
     }
 
-    /// Every policy with its state.
+    /// Returns every policy with its state.
     pub(crate) fn rows(&self) -> Vec<PolicyRow> {
         let rows = self.rows.borrow();
         rows.iter()
@@ -122,7 +122,7 @@ impl Policies {
             .collect()
     }
 
-    /// Holds the trust file against the policies that are here.
+    /// Verifies the policies here against the trust file.
     async fn recheck(&self) {
         let (named, state) = (self.options.trust.clone(), self.state.clone());
         let checked = spawn_blocking(move || match Trust::of_node(named.as_deref(), &state) {
@@ -136,12 +136,12 @@ impl Policies {
                     self.log.warn(&format!("policy {} is not used any more: {}", policy.reference, policy.reason));
                 }
             }
-            // What is here was trusted before, and stays; nothing new is added.
+            // Policies here were trusted before and are kept; nothing new is added.
             Err(reason) => self.log.warn(&format!("policies were not verified again: {reason}")),
         }
     }
 
-    /// Takes up what is named now and drops what is not named any more. A file that was fetched stays: pods may use it.
+    /// Adds newly named policies and drops those no longer named. A fetched file is kept: pods may use it.
     fn look(self: &Rc<Self>) {
         let nads = self.cluster.as_ref().map(|cluster| cluster.nads()).unwrap_or_default();
         let configs = nads.iter().filter_map(|((namespace, name), nad)| {
@@ -155,7 +155,8 @@ impl Policies {
             let is_here = PolicyRef::parse(&reference).is_ok_and(|policy| is_added(&self.state, &policy));
             if let Some(row) = rows.get_mut(&reference) {
                 row.networks = networks.clone();
-                // One that is being fetched goes on; one that was here may have been withdrawn, or its tag locked anew.
+                // A running fetch continues; a policy that was here may have been withdrawn, or its tag may have been
+                // locked again.
                 if row.task.as_ref().is_some_and(|task| !task.is_finished()) || is_here {
                     continue;
                 }
@@ -196,7 +197,7 @@ impl Policies {
         }
     }
 
-    /// Leaves the reason for ADDs that miss the policy. It is for people: where it cannot be written, the log has it.
+    /// Stores the reason for ADDs that need the policy. It is informational: if it cannot be written, the log has it.
     fn note_missed(&self, reference: &str, reason: &str) {
         if let Ok(policy) = PolicyRef::parse(reference) {
             note_missed(&self.state, &policy, reason).ok();
@@ -238,11 +239,11 @@ impl Policies {
 
     async fn fetch_image(&self, policy: &PolicyRef) -> Result<(), String> {
         let image = Image::parse(&policy.to_string()).map_err(|error| error.to_string())?;
-        // Read each time: a key may have been added since the last try.
+        // Read it each time: a key may have been added since the last try.
         let trust = Trust::of_node(self.options.trust.as_deref(), &self.state).map_err(|error| error.to_string())?;
         let text = |error: RegistryError| chain(&error);
         let (access, place) = (self.options.access.clone(), image.clone());
-        // Docker's configuration may name a program that has the credentials.
+        // Docker's configuration may name a program with the credentials.
         let remote = spawn_blocking(move || Remote::new(&place, &access)).await.map_err(|error| error.to_string())?;
         let remote = remote.map_err(text)?;
         let fetched = registry::fetch(Source::Remote(&remote), &image, trust.as_ref()).await.map_err(text)?;

@@ -1,4 +1,4 @@
-//! Which policies networks name that have to be fetched: by a digest, or by a tag that a lock file may know. Pure.
+//! Finds the policies of networks that must be fetched: named by a digest, or by a tag that a lock file may know. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Where a reference points; `None` for what is no pinned reference to a ConfigMap.
+    /// Returns the target of a reference; `None` if it is not a pinned reference to a ConfigMap.
     pub(super) fn of(reference: &str) -> Option<Self> {
         let pinned = PolicyRef::parse(reference).ok()?;
         if !matches!(pinned, PolicyRef::Pinned { artifact: Artifact::ConfigMap, .. }) {
@@ -26,7 +26,7 @@ impl Place {
     }
 }
 
-/// Whether a reference is to something that is fetched.
+/// Returns whether a reference must be fetched.
 fn is_fetched(reference: &str) -> bool {
     match PolicyRef::parse(reference) {
         Ok(PolicyRef::Pinned { artifact, .. }) => matches!(artifact, Artifact::ConfigMap | Artifact::Manifest),
@@ -35,12 +35,12 @@ fn is_fetched(reference: &str) -> bool {
     }
 }
 
-/// References with the networks that name them, from the configurations of definitions. One that cannot be read names none:
-/// that is its pods' trouble, and no other network's.
+/// Returns references with the networks that name them, from the configurations of definitions. An unreadable
+/// definition names none: that only affects its own pods.
 pub(super) fn collect<'a>(networks: impl Iterator<Item = (String, &'a str)>) -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (network, config) in networks {
-        // Most definitions have none; they need not be parsed.
+        // Most definitions have none, so they need not be parsed.
         if !config.contains("configmap://") && !config.contains("oci://") {
             continue;
         }
@@ -54,7 +54,7 @@ pub(super) fn collect<'a>(networks: impl Iterator<Item = (String, &'a str)>) -> 
     found
 }
 
-/// Values of `"policy"` keys, wherever they are: in `ipam`, `select`, `monitor`, in an entry of a list.
+/// Finds values of `"policy"` keys anywhere: in `ipam`, `select`, `monitor`, or an entry of a list.
 fn search(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(object) => {

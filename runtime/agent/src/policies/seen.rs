@@ -1,15 +1,15 @@
-//! The node's own files: which of them changed, and what they say.
+//! The node's own files: detects changes and reads them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// A configuration longer than this is no network.
+/// Maximum size of a network configuration.
 const SIZE_MAX: u64 = 1 << 20;
-/// Names of files that runtimes read.
+/// Extensions of files that runtimes read.
 const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// The state of some files: two are the same as long as nobody changed one.
+/// The state of some files: equal as long as none of them changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen(Vec<(PathBuf, Option<[i128; 4]>)>);
 
@@ -36,7 +36,7 @@ impl Seen {
     }
 }
 
-/// The configurations in a directory, sorted.
+/// Returns the configurations in a directory, sorted.
 pub(super) fn configurations(dir: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(dir).into_iter().flatten().flatten().map(|file| file.path());
     let is_one = |path: &PathBuf| {
@@ -47,7 +47,7 @@ pub(super) fn configurations(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Their texts, by name. What cannot be read names no policy.
+/// Returns their texts, by name. An unreadable file names no policy.
 pub(super) fn texts(dir: &Path) -> Vec<(String, String)> {
     let read = |path: PathBuf| {
         let is_small = fs::metadata(&path).is_ok_and(|meta| meta.is_file() && meta.len() <= SIZE_MAX);

@@ -1,4 +1,4 @@
-//! Metrics as Prometheus reads them.
+//! Metrics in Prometheus' format.
 //!
 //! <https://github.com/prometheus/docs/blob/main/docs/instrumenting/exposition_formats.md>
 
@@ -41,7 +41,7 @@ impl Metrics {
         family.samples.push((labels, value));
     }
 
-    /// The text.
+    /// Returns the text.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         for (name, Family { kind, help, samples }) in &self.0 {

@@ -1,7 +1,7 @@
 //! Probes and metrics over HTTP: `GET /livez`, `/readyz`, `/metrics`, on a TCP port or a unix socket.
 //!
-//! `/livez` answers from the event loop alone and never asks the API server: an agent must not be restarted because
-//! something else is away. `/readyz` uses [`Health`], as the service `health` does, which STATUS asks.
+//! `/livez` is answered by the event loop alone and never asks the API server: an agent must not be restarted because
+//! something else is away. `/readyz` uses [`Health`], like the service `health`, which STATUS asks.
 
 mod metrics;
 
@@ -22,15 +22,15 @@ pub(crate) use self::metrics::{Kind, Metrics};
 use crate::Log;
 use crate::health::Health;
 
-/// The longest request head.
+/// Maximum size of a request's head.
 const LIMIT: u64 = 8 << 10;
-/// How long a client may take for its request.
+/// Time limit of a client's request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where probes and metrics are served.
+/// The address of probes and metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeAddress {
-    /// An address and port; `:9123` is every address.
+    /// An address and port; `:9123` means every address.
     Tcp(SocketAddr),
     /// A unix socket.
     Unix(PathBuf),
@@ -59,7 +59,7 @@ impl fmt::Display for ProbeAddress {
     }
 }
 
-/// What is served.
+/// The contents of probes and metrics.
 pub(crate) struct Probes {
     pub(crate) health: Rc<Health>,
     pub(crate) metrics: Rc<dyn Fn() -> Metrics>,
@@ -102,7 +102,7 @@ async fn refused(error: &io::Error, log: Log) {
 
 fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, probes: Rc<Probes>) {
     tokio::task::spawn_local(async move {
-        // A client that goes away or sends nonsense is nobody's concern.
+        // A client that disconnects or sends an invalid request is ignored.
         timeout(PATIENCE * 2, answer(stream, &probes)).await.map(drop).ok();
     });
 }
@@ -114,7 +114,7 @@ async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin, probes: &Probes) ->
     let head = async {
         reader.read_line(&mut first).await?;
         let mut line = String::new();
-        // Up to the empty line, so that the connection is closed in order.
+        // Read up to the empty line, so that the connection is closed properly.
         while reader.read_line(&mut line).await? > 0 && !matches!(line.as_str(), "\r\n" | "\n") {
             line.clear();
         }

@@ -1,4 +1,4 @@
-//! What can go wrong between a node and a registry, or a directory that stands for one.
+//! Errors between a node and a registry, or a directory that replaces one.
 
 use std::path::PathBuf;
 
@@ -10,15 +10,15 @@ use crate::trust::TrustError;
 /// Why a policy was not fetched, or not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {
-    /// The reference is none.
+    /// The reference is invalid.
     #[error(transparent)]
     Image(#[from] ImageError),
-    /// The reference lacks what is needed here.
+    /// The reference lacks a part that is required here.
     #[error("{image} has {lacks}")]
     Lacks {
         /// The image.
         image: String,
-        /// What, and what to write.
+        /// The missing part, and what to write.
         lacks: &'static str,
     },
     /// The HTTP client does not start.
@@ -27,7 +27,7 @@ pub enum RegistryError {
         /// Why.
         reason: String,
     },
-    /// Nobody could be trusted.
+    /// No CA certificates are available.
     #[error(
         "this machine has no CA certificates: name a file of them with --registry-ca, or set SSL_CERT_FILE (weft's image has none unless it was built with --ca)"
     )]
@@ -48,7 +48,7 @@ pub enum RegistryError {
         /// Why.
         reason: String,
     },
-    /// Nobody answers.
+    /// The registry does not answer.
     #[error("registry {registry} cannot be reached: {reason}")]
     Unreachable {
         /// The registry.
@@ -56,7 +56,7 @@ pub enum RegistryError {
         /// Why.
         reason: String,
     },
-    /// The registry wants other credentials.
+    /// The registry requires other credentials.
     #[error(
         "registry {registry} refuses access to {repository}: log in with `docker login {registry}` or set DOCKER_CONFIG to a directory with a config.json"
     )]
@@ -66,15 +66,15 @@ pub enum RegistryError {
         /// The repository.
         repository: String,
     },
-    /// There is no such thing.
+    /// The object does not exist.
     #[error("{place} has no {what}")]
     NotThere {
-        /// Where it was looked for.
+        /// Where it was searched.
         place: String,
         /// What is missing.
         what: String,
     },
-    /// Bytes are not those that were named.
+    /// The bytes do not have the named digest.
     #[error("{what} of {image} was tampered with or is damaged: it has the digest {found}, not {wanted}")]
     Tampered {
         /// The layer, the manifest, the configuration.
@@ -86,7 +86,7 @@ pub enum RegistryError {
         /// The digest it has.
         found: String,
     },
-    /// More bytes than such a thing has.
+    /// The object is too large.
     #[error("{what} of {image} has more than {most} bytes")]
     TooLarge {
         /// The layer, the manifest, the configuration.
@@ -96,18 +96,18 @@ pub enum RegistryError {
         /// The limit.
         most: usize,
     },
-    /// Anything else that the registry says.
+    /// Any other error of the registry.
     #[error("registry {registry} failed: {reason}")]
     Other {
         /// The registry.
         registry: String,
-        /// What it said.
+        /// The registry's message.
         reason: String,
     },
-    /// A file of a layout.
+    /// A file of a layout cannot be read or written.
     #[error("cannot {doing} {}", path.display())]
     File {
-        /// Read, write.
+        /// Read or write.
         doing: &'static str,
         /// The file.
         path: PathBuf,
@@ -115,7 +115,7 @@ pub enum RegistryError {
         #[source]
         source: std::io::Error,
     },
-    /// The directory is no layout of ours.
+    /// The directory is not one of our layouts.
     #[error("{} is no OCI layout: {reason}", path.display())]
     NoLayout {
         /// The directory.
@@ -123,7 +123,7 @@ pub enum RegistryError {
         /// Why.
         reason: String,
     },
-    /// The artifact is none of a policy.
+    /// The artifact is not a policy.
     #[error("{image}: {source}")]
     Artifact {
         /// The image.
@@ -144,12 +144,12 @@ pub enum RegistryError {
         reference: String,
         /// The lock file.
         lock: PathBuf,
-        /// The version and the digest that are locked.
+        /// The locked version and digest.
         had: String,
         /// The version found.
         now: String,
     },
-    /// The node's own files.
+    /// The node's own files cannot be used.
     #[error(transparent)]
     Policy(#[from] weft_core::policy::PolicyError),
 }
@@ -157,7 +157,7 @@ pub enum RegistryError {
 // === impl RegistryError ===
 
 impl RegistryError {
-    /// Whether there is nothing of that name, as opposed to a failure to look.
+    /// Returns whether the object does not exist, as opposed to a failed lookup.
     #[must_use]
     pub fn is_absence(&self) -> bool {
         matches!(self, Self::NotThere { .. })
@@ -168,7 +168,7 @@ impl RegistryError {
         move |source| Self::Artifact { image, source }
     }
 
-    /// What an error of the client means. `what` is what was asked for.
+    /// Converts an error of the client. `what` is the requested object.
     pub(super) fn of(image: &Image, what: &'static str, error: OciDistributionError) -> Self {
         let registry = image.registry().to_owned();
         let not_there = || Self::NotThere {
@@ -210,12 +210,13 @@ impl RegistryError {
     }
 }
 
-/// A thing without its article.
+/// Returns a noun without its article.
 pub(super) fn noun(what: &str) -> &str {
     what.strip_prefix("the ").unwrap_or(what)
 }
 
-/// An error with its sources; a source that the text before it ends with is not said twice.
+/// Formats an error with its sources, without repeating a source that the preceding text
+/// ends with.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -229,7 +230,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// The digest error inside of a stream's error.
+/// Returns the digest error inside a stream's error.
 pub(super) fn digest_error(error: &std::io::Error) -> Option<(String, String)> {
     let mut inner: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
     while let Some(error) = inner {

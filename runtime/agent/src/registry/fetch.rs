@@ -1,4 +1,4 @@
-//! The way of a policy from where it is to this node, and to a registry.
+//! Transfers a policy from its source to this node, and to a registry.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use super::source::Source;
 use crate::artifact::{COMPONENT_MAX, DOCUMENT_MAX, Descriptor, Image, Manifest, Packed, Reach};
 use crate::trust::{Record, Signature, Signed, Trust, Verdict};
 
-/// What can be known of a policy before its component is pulled.
+/// What is known about a policy before its component is pulled.
 #[derive(Debug, Clone, Serialize)]
 pub struct Looked {
-    /// Where it is, with its digest.
+    /// Its location, with its digest.
     #[serde(serialize_with = "as_text")]
     pub image: Image,
     /// The manifest's digest.
@@ -25,11 +25,11 @@ pub struct Looked {
     /// The manifest.
     #[serde(skip)]
     pub manifest: Vec<u8>,
-    /// The version that it says it is.
+    /// Its version according to the manifest.
     pub version: Option<String>,
     /// Bytes of the component.
     pub size: u64,
-    /// What it reaches; older artifacts of other tools do not say.
+    /// Its imports and exports; `None` for older artifacts of other tools.
     #[serde(flatten)]
     pub reach: Option<Reach>,
     /// Its signatures.
@@ -45,7 +45,7 @@ fn as_text<T: ToString, S: serde::Serializer>(value: &T, serializer: S) -> Resul
 // === impl Looked ===
 
 impl Looked {
-    /// What a signature must be of.
+    /// Returns what a signature must cover.
     #[must_use]
     pub fn signed(&self) -> Signed<'_> {
         Signed { image: &self.image, manifest: &self.manifest, digest: &self.digest }
@@ -57,16 +57,16 @@ impl Looked {
 pub struct Fetched {
     /// What was known before.
     pub looked: Looked,
-    /// What it reaches.
+    /// Its imports and exports.
     pub reach: Reach,
     /// The component.
     pub component: Vec<u8>,
-    /// What made it trusted; nothing where there is no trust file.
+    /// Why it is trusted; `None` without a trust file.
     pub verdict: Option<Verdict>,
     trust: Option<String>,
 }
 
-/// Looks at a policy without pulling its component.
+/// Inspects a policy without pulling its component.
 ///
 /// # Errors
 ///
@@ -87,7 +87,7 @@ pub async fn look(source: Source<'_>, image: &Image) -> Result<Looked, RegistryE
 ///
 /// # Errors
 ///
-/// [`RegistryError`]; [`RegistryError::Trust`] before the component was pulled, wherever that can be known.
+/// [`RegistryError`]; [`RegistryError::Trust`] before the component is pulled, if it can be determined then.
 pub async fn fetch(source: Source<'_>, image: &Image, trust: Option<&Trust>) -> Result<Fetched, RegistryError> {
     let looked = look(source, image).await?;
     let image = &looked.image;
@@ -115,8 +115,8 @@ pub async fn fetch(source: Source<'_>, image: &Image, trust: Option<&Trust>) -> 
     Ok(Fetched { looked, reach, component, verdict, trust: trust.map(|trust| trust.digest().to_owned()) })
 }
 
-/// Puts a fetched policy on this node: compiled by `compile` (which gets the component's file), recorded, then used by one
-/// rename.
+/// Puts a fetched policy on this node: compiled by `compile` (which gets the component's file), recorded, then used by
+/// one rename.
 ///
 /// # Errors
 ///
@@ -140,7 +140,7 @@ pub fn add(
     };
     let recorded = |path: &Path| {
         compile(path)?;
-        // Before the rename: what is used always has its record.
+        // Write the record before the rename, so that a policy in use always has one.
         record.write(state_dir, &looked.digest)
     };
     add_pinned(state_dir, &policy, component, Digest::parse(&looked.layer.digest).as_ref(), &recorded)?;

@@ -1,9 +1,9 @@
-//! A directory in the OCI's image layout that stands for a registry: what `weftctl policy save` writes and `load` reads, and
-//! what `skopeo copy oci:DIR:NAME` knows.
+//! A directory in the OCI image layout that replaces a registry: `weftctl policy save` writes it, `load` reads it, and
+//! `skopeo copy oci:DIR:NAME` knows it.
 //!
-//! Every manifest has its whole reference as `org.opencontainers.image.ref.name`. Beside `index.json` there is the lock file,
-//! [`LOCK`]. Files are read and written through one handle of the directory, so that no link in a foreign layout leads out
-//! of it.
+//! Every manifest has its whole reference as `org.opencontainers.image.ref.name`. The lock file [`LOCK`] is beside
+//! `index.json`. Files are read and written through one handle of the directory, so that no link in a foreign layout
+//! leads out of it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -25,7 +25,7 @@ const MARKER: &str = "oci-layout";
 const INDEX: &str = "index.json";
 const BLOBS: &str = "blobs/sha256";
 const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
-/// The annotation that has a manifest's name.
+/// The annotation with a manifest's name.
 const NAME: &str = "org.opencontainers.image.ref.name";
 
 /// The directory.
@@ -48,7 +48,7 @@ struct Index {
 // === impl Layout ===
 
 impl Layout {
-    /// Opens a layout that is there.
+    /// Opens an existing layout.
     ///
     /// # Errors
     ///
@@ -66,7 +66,7 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Opens a layout, or makes one in a directory that is empty or not there.
+    /// Opens a layout, or creates one in an empty or missing directory.
     ///
     /// # Errors
     ///
@@ -88,12 +88,12 @@ impl Layout {
         Self::open(path)
     }
 
-    /// The names of all manifests.
+    /// Returns the names of all manifests.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.index.manifests.iter().filter_map(|entry| entry.annotations.get(NAME).map(String::as_str))
     }
 
-    /// Adds a manifest whose blobs are there, under a name. What had that name is replaced.
+    /// Adds a manifest with existing blobs under a name. Replaces a previous manifest of that name.
     ///
     /// # Errors
     ///
@@ -118,7 +118,7 @@ impl Layout {
         write(&self.path.join(BLOBS).join(Digest::new(blob).hex()), blob)
     }
 
-    /// A manifest by its digest, or by its name.
+    /// Returns a manifest by its digest or its name.
     ///
     /// # Errors
     ///
@@ -137,7 +137,7 @@ impl Layout {
         Ok((self.bytes(image, &digest, "the manifest", DOCUMENT_MAX)?, digest))
     }
 
-    /// A blob that a manifest names.
+    /// Returns a blob that a manifest names.
     ///
     /// # Errors
     ///
@@ -155,7 +155,7 @@ impl Layout {
         self.bytes(image, &digest, what, most)
     }
 
-    /// The lock file's text.
+    /// Returns the lock file's text.
     ///
     /// # Errors
     ///
@@ -181,7 +181,7 @@ impl Layout {
         Err(RegistryError::Tampered { what, image: image.to_string(), wanted, found })
     }
 
-    /// A file beneath the directory, cut to a size; nothing where there is none.
+    /// Reads a file beneath the directory up to a size; `None` if it does not exist.
     fn read(&self, name: &str, most: usize) -> Result<Option<Vec<u8>>, RegistryError> {
         let path = self.path.join(name);
         let failed = file("read", &path);
@@ -201,7 +201,7 @@ impl Layout {
     }
 }
 
-/// Writes a file whole.
+/// Writes a file atomically.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), RegistryError> {
     let mut incoming = path.as_os_str().to_owned();
     incoming.push(format!(".{}", std::process::id()));

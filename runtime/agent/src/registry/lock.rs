@@ -1,4 +1,4 @@
-//! A tag becomes a digest in the lock file: only forwards, as far as versions tell.
+//! Locks a tag to a digest in the lock file. According to versions, it only moves forward.
 
 use std::path::Path;
 
@@ -9,11 +9,11 @@ use weft_core::policy::{Digest, LockFile, Locked};
 use super::error::RegistryError;
 use crate::artifact::Image;
 
-/// What became of a tag in the lock file.
+/// The change of a tag in the lock file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// It was not there.
+    /// It is new.
     New,
     /// It has the same digest as before.
     Same,
@@ -21,23 +21,23 @@ pub enum Change {
     From(String),
 }
 
-/// What a policy would be in a lock file.
+/// A policy to lock.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
     /// The image, with its tag.
     pub image: &'a Image,
     /// The manifest's digest.
     pub digest: &'a Digest,
-    /// The version that it says it is.
+    /// Its version according to the manifest.
     pub version: Option<&'a str>,
 }
 
-/// What locking would change. Writes nothing.
+/// Returns what locking would change. Writes nothing.
 ///
 /// # Errors
 ///
-/// [`RegistryError::Lacks`] where the image has no tag, [`RegistryError::Downgrade`] where the version is lower than the one
-/// that is locked (or there is none any more) and `allow_downgrade` is not set.
+/// [`RegistryError::Lacks`] if the image has no tag, [`RegistryError::Downgrade`] if the version is lower than the
+/// locked one (or missing now) and `allow_downgrade` is not set.
 pub fn check_lock(path: &Path, entry: &Entry<'_>, allow_downgrade: bool) -> Result<Change, RegistryError> {
     let image = entry.image;
     if image.tag().is_none() {
@@ -58,7 +58,7 @@ pub fn check_lock(path: &Path, entry: &Entry<'_>, allow_downgrade: bool) -> Resu
     }
 }
 
-/// Writes down which digest a tag stands for.
+/// Records the digest of a tag.
 ///
 /// # Errors
 ///

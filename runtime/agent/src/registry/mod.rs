@@ -1,13 +1,13 @@
-//! Policies in OCI registries, and in directories that stand for one: named, packed, pushed, fetched, verified, added.
+//! Policies in OCI registries, and in directories that replace one: named, packed, pushed, fetched, verified, added.
 //!
 //! ```text
 //!  Image --Source--> Looked{manifest, what it imports, signatures} --Trust--> component --> add: compiled, recorded, renamed
 //! ```
 //! The agent fetches what networks name; `weftctl policy` does the same by hand. `weft` has none of this.
 //!
-//! Invariants: nothing is used whose digest is not the one that was named; trust is judged before the layer is pulled, as far as
-//! the configuration says what it imports, and the component is held against it afterwards; a tag becomes a digest in the
-//! lock file alone.
+//! Invariants: only bytes with the named digest are used. Trust is judged before the layer is pulled, as far as the
+//! configuration lists the imports, and the component is checked against that list afterwards. Only the lock file maps
+//! a tag to a digest.
 
 mod error;
 mod fetch;
@@ -33,11 +33,11 @@ pub use self::save::{Loaded, Saved, load, save};
 pub use self::signatures::{attach, signatures};
 pub use self::source::Source;
 
-/// Runs something that speaks to a registry to its end, for commands.
+/// Runs asynchronous work with a registry to its end, for commands.
 ///
 /// # Errors
 ///
-/// The event loop does not start, and what the work says.
+/// The event loop does not start, or the work fails.
 pub fn wait<T, E>(work: impl Future<Output = Result<T, E>>) -> anyhow::Result<T>
 where
     E: std::error::Error + Send + Sync + 'static,

@@ -1,7 +1,7 @@
 //! A registry over HTTP: manifests and blobs, read and written, with the credentials of docker's configuration.
 //!
-//! Invariants: TLS, unless the registry is on this machine or was named as plain; every byte that comes back was hashed; a
-//! registry that answers without end, or not at all, is given up.
+//! Invariants: TLS is used, unless the registry is on this machine or was declared as plain. Every received byte is
+//! hashed. A registry whose answer never ends, or never comes, is abandoned.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,22 +18,22 @@ use weft_core::policy::Digest;
 use super::error::{RegistryError, chain, digest_error};
 use crate::artifact::{DOCUMENT_MAX, Descriptor, Image, MANIFEST_TYPE};
 
-/// How long a connection may take.
+/// Time limit of connecting.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long a registry may be silent while it answers.
+/// How long a registry may be silent during an answer.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Docker Hub has another name in docker's configuration.
 const HUB: [&str; 2] = ["docker.io", "index.docker.io"];
 const HUB_KEY: &str = "https://index.docker.io/v1/";
-/// What a registry's list of tags is cut to.
+/// Maximum number of tags from a registry.
 const TAGS_MAX: usize = 10_000;
 
-/// How registries are reached.
+/// The access to registries.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// Registries (`HOST:PORT`) that speak plain HTTP, beside those on this machine.
+    /// Registries (`HOST:PORT`) that use plain HTTP, besides those on this machine.
     pub plain_http: Vec<String>,
-    /// Files with certificates (PEM) that registries may be signed by, beside the system's roots.
+    /// Files with CA certificates (PEM) for registries, besides the system's roots.
     pub ca_files: Vec<PathBuf>,
 }
 
@@ -52,7 +52,7 @@ impl std::fmt::Debug for Remote {
 // === impl Access ===
 
 impl Access {
-    /// The certificates of its files, one by one: the client takes one of each text.
+    /// Returns the certificates of its files separately: the client accepts one per text.
     fn roots(&self) -> Result<Vec<Certificate>, RegistryError> {
         const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
         let mut roots = Vec::new();
@@ -73,14 +73,15 @@ impl Access {
 // === impl Remote ===
 
 impl Remote {
-    /// The registry of an image. Connects to nothing yet; a credential helper that docker's configuration names is run.
+    /// Creates the client for the registry of an image. Does not connect yet, but runs a credential helper that
+    /// docker's configuration names.
     ///
     /// # Errors
     ///
     /// [`RegistryError::Credentials`], [`RegistryError::CaFile`], [`RegistryError::NoRoots`], [`RegistryError::Client`].
     pub fn new(image: &Image, access: &Access) -> Result<Self, RegistryError> {
         super::roots::check()?;
-        // The one TLS library has to be told its cryptography once per process; somebody may have done so.
+        // The TLS library needs its cryptography provider set once per process; it may already be set.
         rustls::crypto::ring::default_provider().install_default().ok();
         let registry = image.registry().to_owned();
         let is_plain = image.is_loopback() || access.plain_http.contains(&registry);
@@ -103,11 +104,11 @@ impl Remote {
         Ok(Self { client, auth: credentials(image.registry())? })
     }
 
-    /// A manifest and its digest.
+    /// Returns a manifest and its digest.
     ///
     /// # Errors
     ///
-    /// [`RegistryError`]; [`RegistryError::Tampered`] where the registry answers another manifest than the digest names.
+    /// [`RegistryError`]; [`RegistryError::Tampered`] if the manifest does not have the named digest.
     pub async fn manifest(&self, image: &Image) -> Result<(Vec<u8>, Digest), RegistryError> {
         let what = "the manifest";
         let failed = |error| RegistryError::of(image, what, error);
@@ -123,11 +124,11 @@ impl Remote {
         }
     }
 
-    /// A blob. `what` it is, for messages.
+    /// Returns a blob. `what` is its name in messages.
     ///
     /// # Errors
     ///
-    /// [`RegistryError`]; [`RegistryError::Tampered`] where the registry answers other bytes than the digest names.
+    /// [`RegistryError`]; [`RegistryError::Tampered`] if the bytes do not have the named digest.
     pub async fn blob(
         &self,
         image: &Image,
@@ -153,7 +154,7 @@ impl Remote {
         Ok(bytes)
     }
 
-    /// Puts blobs and a manifest that names them under the image's tag.
+    /// Uploads blobs and a manifest that names them under the image's tag.
     ///
     /// # Errors
     ///
@@ -172,14 +173,14 @@ impl Remote {
 
     async fn push_blob(&self, reference: &Reference, blob: &[u8]) -> Result<(), OciDistributionError> {
         let digest = Digest::new(blob).to_string();
-        // A registry that will not say gets the blob.
+        // If the registry does not say, upload the blob.
         if self.client.blob_exists(reference, &digest).await.unwrap_or(false) {
             return Ok(());
         }
         self.client.push_blob(reference, blob.to_vec(), &digest).await.map(drop)
     }
 
-    /// The tags of a repository, sorted.
+    /// Returns the tags of a repository, sorted.
     ///
     /// # Errors
     ///
@@ -197,12 +198,12 @@ fn tampered(what: &'static str, image: &Image, wanted: String, found: String) ->
     RegistryError::Tampered { what, image: image.to_string(), wanted, found }
 }
 
-/// Credentials as docker has them: `auths`, `credHelpers`, `credsStore`.
+/// Returns docker's credentials: `auths`, `credHelpers`, `credsStore`.
 fn credentials(registry: &str) -> Result<RegistryAuth, RegistryError> {
     let key = if HUB.contains(&registry) { HUB_KEY } else { registry };
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".docker"));
     let dir = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from).or_else(home);
-    // The crate calls a file that is not there one that it cannot read.
+    // The crate reports a missing file as an unreadable one.
     if !dir.is_some_and(|dir| dir.join("config.json").exists()) {
         return Ok(RegistryAuth::Anonymous);
     }

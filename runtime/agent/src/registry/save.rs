@@ -1,4 +1,4 @@
-//! Policies for places without a registry: saved with their signatures into one layout, loaded from it by a node.
+//! Policies for sites without a registry: saved with their signatures into one layout, and loaded from it by a node.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use super::source::Source;
 use crate::artifact::{COMPONENT_MAX, Image, Manifest};
 use crate::trust::Trust;
 
-/// A policy that was saved.
+/// A saved policy.
 #[derive(Debug, Clone, Serialize)]
 pub struct Saved {
     /// Its reference, with its digest.
@@ -24,12 +24,12 @@ pub struct Saved {
     pub signatures: Vec<String>,
 }
 
-/// A policy that was loaded.
+/// A loaded policy.
 #[derive(Debug, Clone, Serialize)]
 pub struct Loaded {
     /// Its reference, with its digest.
     pub reference: String,
-    /// What became of its tag in the node's lock file, where it has one.
+    /// The change of its tag in the node's lock file, if it has one.
     pub lock: Option<Change>,
 }
 
@@ -45,7 +45,7 @@ pub async fn save(remote: &Remote, image: &Image, layout: &mut Layout, path: &Pa
     let manifest = Manifest::read(&bytes).map_err(RegistryError::artifact(&pinned))?;
     manifest.component().map_err(RegistryError::artifact(&pinned))?;
     copy_blobs(source, &pinned, &manifest, layout).await?;
-    // A tag is its name; what has none is named by its digest.
+    // Its name is its tag or, without one, its digest.
     let name = if image.tag().is_some() { image.without_digest() } else { pinned.clone() };
     layout.add(&name.bare(), &bytes)?;
     let mut signatures = Vec::new();
@@ -58,7 +58,7 @@ pub async fn save(remote: &Remote, image: &Image, layout: &mut Layout, path: &Pa
         }
     }
     if image.tag().is_some() {
-        // A layout is a copy of what is there; whether a node goes back is decided where it is loaded.
+        // A layout is a copy; the node that loads it decides about downgrades.
         lock(&path.join(LOCK), &Entry { image, digest: &digest, version: manifest.version() }, true)?;
     } else if layout.lock()?.is_none() {
         write(&path.join(LOCK), &serde_json::to_vec(&LockFile::default()).unwrap_or_default())?;
@@ -78,11 +78,12 @@ async fn copy_blobs(
     Ok(())
 }
 
-/// Verifies and adds every policy of a layout, and takes the tags of its lock file into the node's. Asks no registry.
+/// Verifies and adds every policy of a layout, and copies the tags of its lock file into the node's. Contacts no
+/// registry.
 ///
 /// # Errors
 ///
-/// [`RegistryError`]; those that were added before it stay.
+/// [`RegistryError`]; policies that were added before are kept.
 pub async fn load(
     layout: &Layout,
     state_dir: &Path,

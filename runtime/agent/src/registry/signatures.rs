@@ -1,5 +1,5 @@
-//! Where signatures of a manifest are: under a tag that is made of its digest, in the same repository. Every registry knows
-//! tags; the newer API of referrers is not everywhere.
+//! The signatures of a manifest: under a tag derived from its digest, in the same repository. Every registry supports
+//! tags; the newer referrers API is not available everywhere.
 //!
 //! ```text
 //!  sha256-HEX.minisig   one layer per minisign signature
@@ -22,15 +22,15 @@ const MINISIGN_TYPE: &str = "application/vnd.weft.policy.signature.minisign.v1";
 const COSIGN_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 /// The annotation with cosign's signature.
 const COSIGN_KEY: &str = "dev.cosignproject.cosign/signature";
-/// The configuration of an artifact that has none.
+/// The configuration of an artifact without one.
 const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 const EMPTY: &[u8] = b"{}";
-/// A signature has at most this many bytes.
+/// Maximum bytes of a signature.
 const SIGNATURE_MAX: usize = 64 << 10;
-/// How many signatures of a kind are read.
+/// Maximum number of signatures that are read per kind.
 const COUNT_MAX: usize = 16;
 
-/// The tags under which signatures of a manifest are.
+/// Returns the tags of a manifest's signatures.
 pub(super) fn tags(digest: &Digest) -> [String; 2] {
     [minisign_tag(digest), format!("sha256-{}.sig", digest.hex())]
 }
@@ -39,11 +39,11 @@ fn minisign_tag(digest: &Digest) -> String {
     format!("sha256-{}.minisig", digest.hex())
 }
 
-/// The signatures of a manifest; none where there are none.
+/// Returns the signatures of a manifest.
 ///
 /// # Errors
 ///
-/// [`RegistryError`]: it cannot be known whether there are any.
+/// [`RegistryError`]: it is unknown whether there are any.
 pub async fn signatures(source: Source<'_>, image: &Image, digest: &Digest) -> Result<Vec<Signature>, RegistryError> {
     let mut found = Vec::new();
     for tag in tags(digest) {
@@ -55,7 +55,7 @@ pub async fn signatures(source: Source<'_>, image: &Image, digest: &Digest) -> R
                 continue;
             }
             let blob = source.blob(&place, layer, "the signature", SIGNATURE_MAX).await?;
-            // What is no text does not verify.
+            // A signature that is not text does not verify.
             let text = String::from_utf8_lossy(&blob).into_owned();
             found.push(if is_cosign {
                 let signature = layer.annotations.get(COSIGN_KEY).cloned().unwrap_or_default();
@@ -68,7 +68,7 @@ pub async fn signatures(source: Source<'_>, image: &Image, digest: &Digest) -> R
     Ok(found)
 }
 
-/// The manifest under a tag, where there is one.
+/// Returns the manifest under a tag, if it exists.
 pub(super) async fn at(source: Source<'_>, place: &Image) -> Result<Option<(Vec<u8>, Manifest)>, RegistryError> {
     match source.manifest(place).await {
         Ok((bytes, _digest)) => {
@@ -80,7 +80,7 @@ pub(super) async fn at(source: Source<'_>, place: &Image) -> Result<Option<(Vec<
     }
 }
 
-/// Puts a minisign signature beside the others of a manifest.
+/// Adds a minisign signature to those of a manifest.
 ///
 /// # Errors
 ///

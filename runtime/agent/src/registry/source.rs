@@ -1,4 +1,4 @@
-//! Where a policy comes from: a registry, or a directory that stands for one.
+//! The source of a policy: a registry, or a directory that replaces one.
 
 use weft_core::policy::Digest;
 
@@ -7,7 +7,7 @@ use super::layout::Layout;
 use super::remote::Remote;
 use crate::artifact::{Descriptor, Image};
 
-/// Where a policy comes from.
+/// The source of a policy.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
     /// A registry.
@@ -19,7 +19,7 @@ pub enum Source<'a> {
 // === impl Source ===
 
 impl Source<'_> {
-    /// A manifest and its digest.
+    /// Returns a manifest and its digest.
     pub(super) async fn manifest(&self, image: &Image) -> Result<(Vec<u8>, Digest), RegistryError> {
         match self {
             Self::Remote(remote) => remote.manifest(image).await,
@@ -27,7 +27,7 @@ impl Source<'_> {
         }
     }
 
-    /// A blob that a manifest names.
+    /// Returns a blob that a manifest names.
     pub(super) async fn blob(
         &self,
         image: &Image,

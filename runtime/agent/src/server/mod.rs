@@ -1,7 +1,7 @@
-//! The unix socket: one request and one reply per connection, root only.
+//! The unix socket: one request and one reply per connection, only for root.
 //!
-//! Invariants: every request runs as a task of its own, so a panic in one service answers that caller and hurts nobody else;
-//! a caller's deadline is kept here, whatever the service does.
+//! Invariants: every request runs in its own task, so a panic in one service only affects its caller; the caller's
+//! deadline is enforced here, whatever the service does.
 
 mod service;
 #[cfg(test)]
@@ -25,15 +25,15 @@ use weft_core::agent::{Answer, Envelope, Fault, HEARTBEAT, Outcome, Refusal};
 pub use self::service::{Deadline, Handler, Services};
 use super::Log;
 
-/// Larger than any request.
+/// Maximum size of a request.
 const LIMIT: u64 = 4 << 20;
-/// A caller that connects has its request ready.
+/// How long a connected caller may take to send its request.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Listens at a path. A socket that nobody listens on any more is replaced; one that has a listener is an error.
+/// Listens at a path. Replaces a socket without a listener; an existing listener is an error.
 ///
 /// # Errors
-/// The path cannot be used, or another agent has it.
+/// The path cannot be used, or another agent uses it.
 pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     let shown = path.display();
     if let Some(dir) = path.parent() {
@@ -52,13 +52,13 @@ pub fn listen(path: &Path) -> anyhow::Result<UnixListener> {
         Err(error) => return Err(error).with_context(|| format!("cannot look at {shown}")),
     }
     let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {shown}"))?;
-    // Until here anybody may have connected: the check of the peer's uid refuses them.
+    // Until now anybody may have connected: the check of the peer's uid refuses them.
     std::fs::set_permissions(path, Permissions::from_mode(0o600))
         .with_context(|| format!("cannot set the mode of {shown}"))?;
     Ok(listener)
 }
 
-/// Takes connections for ever.
+/// Accepts connections forever.
 pub async fn serve(listener: UnixListener, services: Rc<Services>, log: Log) {
     loop {
         match listener.accept().await {
@@ -72,7 +72,7 @@ pub async fn serve(listener: UnixListener, services: Rc<Services>, log: Log) {
             }
             Err(error) => {
                 log.warn(&format!("cannot accept a connection: {error}"));
-                // Out of files, most likely: it passes.
+                // Most likely out of file descriptors, which is temporary.
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
@@ -83,7 +83,7 @@ async fn connection(stream: UnixStream, services: &Services, log: Log) -> io::Re
     let uid = stream.peer_cred()?.uid();
     let (read, mut write) = stream.into_split();
     let refuse = |v, fault, message: &str| Answer { v, outcome: Outcome::Error(Refusal::new(fault, message)) };
-    // The server of the tests runs without root and serves its own user.
+    // In tests the server runs without root and serves its own user.
     if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
         return send(&mut write, &refuse(0, Fault::Request, "only root may talk to the agent")).await;
     }
@@ -93,7 +93,7 @@ async fn connection(stream: UnixStream, services: &Services, log: Log) -> io::Re
         Ok(read) => read?,
         Err(_slow) => return send(&mut write, &refuse(0, Fault::Request, "no request came")).await,
     };
-    // Somebody looked whether an agent is here.
+    // The caller only checked whether an agent is running.
     if line.is_empty() {
         return Ok(());
     }
@@ -116,7 +116,8 @@ async fn connection(stream: UnixStream, services: &Services, log: Log) -> io::Re
         match timeout(HEARTBEAT, &mut work).await {
             Ok(Ok(reply)) => break Outcome::Reply(reply),
             Ok(Err(refusal)) => break Outcome::Error(refusal),
-            // A caller that is gone ends this, and with it the request. What must go on is a task of its service.
+            // A disconnected caller ends this, and the request with it. Work that must continue is a task of its
+            // service.
             Err(_at_work) => write.write_all(b"\n").await?,
         }
     };

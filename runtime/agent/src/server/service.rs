@@ -1,4 +1,4 @@
-//! Services: what one has to offer, and the table of all.
+//! The interface of services, and the table of all services.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -12,27 +12,27 @@ use weft_core::agent::{Envelope, Fault, Refusal, Service};
 
 use crate::Log;
 
-/// The time between the agent's answer and the end of the caller's patience.
+/// The time between the agent's answer and the caller's deadline.
 const MARGIN: Duration = Duration::from_millis(500);
 
-/// Until when a caller waits.
+/// The time until which a caller waits.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(Option<Instant>);
 
 impl Deadline {
-    /// A caller that waits so long from now, or as long as it takes.
+    /// Creates a deadline this far from now, or none.
     #[must_use]
     pub fn after(limit: Option<Duration>) -> Self {
         Self(limit.and_then(|limit| Instant::now().checked_add(limit.saturating_sub(MARGIN.min(limit / 4)))))
     }
 
-    /// What is left, at most `most`.
+    /// Returns the remaining time, at most `most`.
     #[must_use]
     pub fn left(self, most: Duration) -> Duration {
         self.0.map_or(most, |at| at.saturating_duration_since(Instant::now()).min(most))
     }
 
-    /// The instant, where there is one.
+    /// Returns the instant, if there is one.
     #[must_use]
     pub fn at(self) -> Option<Instant> {
         self.0
@@ -41,7 +41,7 @@ impl Deadline {
 
 /// The server side of a service.
 ///
-/// A request is dropped at an `await` when its caller is gone or the deadline has passed; what must go on after that is
+/// A request is dropped at an `await` when its caller disconnects or the deadline passes; work that must continue is
 /// spawned as a task (`tokio::task::spawn_local`).
 pub trait Handler: 'static {
     /// Its name and messages.
@@ -85,7 +85,7 @@ impl<H: Handler> Erased for H {
 #[derive(Default)]
 pub struct Services {
     table: BTreeMap<&'static str, Rc<dyn Erased>>,
-    /// Services that this agent has and that are switched off, with what switches them on.
+    /// Services that are switched off, with the way to switch them on.
     off: BTreeMap<&'static str, String>,
 }
 
@@ -97,14 +97,14 @@ impl Services {
         self
     }
 
-    /// Notes a service that is not offered, and what a person does to have it.
+    /// Registers a service that is not offered, and how a person enables it.
     #[must_use]
     pub fn without<S: Service>(mut self, remedy: &str) -> Self {
         self.off.insert(S::NAME, remedy.to_owned());
         self
     }
 
-    /// The names of the services that are offered.
+    /// Returns the names of the offered services.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.table.keys().copied()
     }
@@ -135,12 +135,12 @@ impl Services {
         Ok(Rc::clone(service))
     }
 
-    /// Answers a request, by its deadline, whatever the service does.
+    /// Answers a request within its deadline, whatever the service does.
     pub(super) async fn call(&self, envelope: Envelope, log: Log) -> Result<Value, Refusal> {
         let Envelope { v, service: name, deadline_ms, request } = envelope;
         let service = self.find(&name, v)?;
         let deadline = Deadline::after(deadline_ms.map(Duration::from_millis));
-        // A task of its own, so that a panic ends there.
+        // Use a separate task, so that a panic ends there.
         let mut task = AbortOnDrop(tokio::task::spawn_local(service.call(request, deadline)));
         let outcome = match deadline.at() {
             None => (&mut task.0).await,
@@ -162,7 +162,7 @@ impl Services {
     }
 }
 
-/// A task that does not outlive its caller.
+/// A task that ends with its caller.
 struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
 
 impl<T> Drop for AbortOnDrop<T> {

@@ -1,8 +1,8 @@
 //! Service `status`: the network-status annotation of a pod, and events.
 //!
-//! Invariants: an annotation that was not written before the caller's deadline is in a file before the caller gets its answer, and
-//! is retried, by the next agent too, until it is written or the pod is gone; a pod of the same name with another uid is
-//! never touched; of several annotations for one pod the newest wins.
+//! Invariants: an annotation that was not written before the caller's deadline is stored in a file before the caller
+//! gets its answer, and is retried, even by the next agent, until it is written or the pod is gone. A pod of the same
+//! name with another uid is never changed. Of several annotations for one pod, the newest wins.
 
 mod pending;
 
@@ -30,11 +30,11 @@ use crate::server::{Deadline, Handler};
 
 /// The annotation.
 const ANNOTATION: &str = "k8s.v1.cni.cncf.io/network-status";
-/// How long an ADD waits at most for its annotation, where it has no deadline.
+/// How long an ADD without a deadline waits for its annotation.
 const WAIT: Duration = Duration::from_secs(10);
-/// Kept back of the caller's time, to answer in.
+/// Part of the caller's time that is reserved for the answer.
 const RESERVE: Duration = Duration::from_millis(100);
-/// How long one try may take.
+/// Time limit of one try.
 const TRY: Duration = Duration::from_secs(15);
 
 /// The service.
@@ -43,13 +43,13 @@ pub(crate) struct Statuses(Rc<Shared>);
 struct Shared {
     cluster: Rc<Cluster>,
     pending: Pending,
-    /// The newest request per pod; an older task ends when it finds itself replaced.
+    /// The newest request per pod; an older task ends when it is replaced.
     newest: RefCell<BTreeMap<(String, String), u64>>,
     events: Events,
     log: Log,
 }
 
-/// How a task is getting on.
+/// The progress of a task.
 #[derive(Debug, Clone)]
 enum Progress {
     Trying,
@@ -58,7 +58,7 @@ enum Progress {
 }
 
 impl Statuses {
-    /// The service, with what the agent before this one could not write.
+    /// Starts the service, with the annotations that the previous agent could not write.
     pub(crate) fn start(cluster: Rc<Cluster>, events: Events, state: &Path, log: Log) -> Rc<Self> {
         let pending = Pending::open(&state.join("agent").join("status"), log);
         let shared = Rc::new(Shared { cluster, pending, newest: RefCell::default(), events, log });
@@ -69,12 +69,12 @@ impl Statuses {
         statuses
     }
 
-    /// How many annotations wait to be written.
+    /// Returns how many annotations wait to be written.
     pub(crate) fn waiting(&self) -> usize {
         self.0.newest.borrow().len()
     }
 
-    /// Writes the annotation, where there is one, and waits for it until the caller's deadline.
+    /// Writes the annotation, if there is one, and waits for it until the caller's deadline.
     async fn written(&self, request: &StatusRequest, deadline: Deadline) -> StatusReply {
         if request.annotation.is_none() {
             return StatusReply::Written;
@@ -93,7 +93,7 @@ impl Statuses {
         };
         match timeout(limit, ended).await {
             Ok(Some(reply)) => return reply,
-            // A newer request for the same pod took over.
+            // A newer request for the same pod replaced this one.
             Ok(None) => {
                 return StatusReply::Later { reason: "a newer status of this pod is being written".to_owned() };
             }
@@ -153,7 +153,7 @@ impl Shared {
         }
     }
 
-    /// One try. An error is worth another one.
+    /// Tries once. An error means to try again.
     async fn write(&self, request: &StatusRequest) -> Result<StatusReply, ClusterError> {
         let StatusRequest { namespace, name, uid, annotation, .. } = request;
         let deadline = Deadline::after(Some(TRY));
@@ -164,7 +164,7 @@ impl Shared {
         };
         let what = format!("write the network status of pod {namespace}/{name}");
         let api: Api<v1::Pod> = Api::namespaced(self.cluster.client()?, namespace);
-        // A uid in a patch is a precondition: 409 where the pod of that name is another one by now.
+        // A uid in a patch is a precondition: 409 if the pod of that name is another one by now.
         // https://github.com/kubernetes/kubernetes/blob/v1.33.0/staging/src/k8s.io/apiserver/pkg/registry/rest/update.go
         let patch = json!({"metadata": {"uid": uid, "annotations": {(ANNOTATION): text}}});
         let params = PatchParams::default();
@@ -182,7 +182,7 @@ impl Shared {
         }
     }
 
-    /// The uid of the object in the API: that of the mirror for a static pod. `None`: another pod has the name.
+    /// Returns the uid of the object in the API: the mirror's for a static pod. `None`: another pod has the name.
     async fn api_uid(
         &self,
         namespace: &str,
@@ -212,7 +212,7 @@ impl Handler for Statuses {
 
     async fn handle(&self, request: StatusRequest, deadline: Deadline) -> Result<StatusReply, Refusal> {
         let reply = self.written(&request, deadline).await;
-        // An ADD whose status is refused is taken back: its networks were not added for anybody to see.
+        // An ADD whose status is refused is taken back, so there are no added networks to report.
         if matches!(reply, StatusReply::Written | StatusReply::Later { .. }) {
             self.0.send_events(&request);
         }

@@ -24,7 +24,7 @@ impl Pending {
         Self { dir: dir.to_owned(), log }
     }
 
-    /// What is left to write. A file that cannot be read is removed: it was never complete.
+    /// Returns what is left to write. Removes unreadable files, which were never complete.
     pub(super) fn all(&self) -> Vec<StatusRequest> {
         let Ok(entries) = fs::read_dir(&self.dir) else { return Vec::new() };
         let read = |path: PathBuf| {
@@ -37,7 +37,7 @@ impl Pending {
         entries.flatten().filter_map(|entry| read(entry.path())).collect()
     }
 
-    /// Keeps a request. The newest of a pod replaces the one before.
+    /// Stores a request. Replaces an older request for the same pod.
     pub(super) fn put(&self, request: &StatusRequest) {
         // Events are not repeated.
         let kept = StatusRequest { events: Vec::new(), ..request.clone() };

@@ -1,11 +1,14 @@
-//! Pods that run without the networks they ask for: another CNI configuration made their sandbox.
+//! Finds pods that run without the networks they request, because another CNI configuration made their sandbox.
 //!
-//! That happens where weft's configuration is not the first in the runtime's directory, as after a reboot on which another vendor's
-//! installer was faster (multus#1387). The pod runs with its default network alone, and nobody would notice.
+//! That happens if weft's configuration is not the first in the runtime's directory, for example after a reboot in
+//! which another vendor's installer was faster (multus#1387). The pod runs with only its default network, and nobody
+//! would notice.
 //!
-//! Only where `weftctl install --kubernetes` made weft the runtime's plugin: under Multus, others may make all networks of a pod.
+//! Only active if `weftctl install --kubernetes` made weft the runtime's plugin: under Multus, other plugins may make
+//! all networks of a pod.
 //!
-//! Invariant: a pod is named only after two looks a grace apart, and a live read that says that it is not on the host's network.
+//! Invariant: a pod is reported only after two rounds at least a grace period apart, and a live read which says that it
+//! does not use the host's network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,7 +20,7 @@ use super::PodName;
 use super::runtime::Sandboxes;
 use crate::cluster::Pod;
 
-/// A sandbox that weft did not make, of a pod that asks for networks.
+/// A sandbox that weft did not make, of a pod that requests networks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Suspect {
     /// Its container id.
@@ -28,23 +31,23 @@ pub(super) struct Suspect {
     pub(super) networks: String,
 }
 
-/// What became of a suspect.
+/// The state of a suspect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Seen, not yet for long enough.
+    /// Seen, but not for long enough.
     Since(Instant),
     /// Its pod runs without its networks.
     Missing,
-    /// It wants none: it is on the host's network.
+    /// It needs no networks: it uses the host's network.
     Cleared,
 }
 
-/// The suspects of a node, from look to look.
+/// The suspects of a node, across rounds.
 #[derive(Debug, Default)]
 pub(super) struct Audit(BTreeMap<String, State>);
 
 impl Audit {
-    /// Takes what a look found, and returns those that have looked so for the grace and have to be read live.
+    /// Takes the results of a round. Returns the suspects that have lasted for the grace period and must be read live.
     pub(super) fn look(&mut self, suspects: &[Suspect], now: Instant, grace: Duration) -> Vec<Suspect> {
         self.0.retain(|sandbox, _| suspects.iter().any(|suspect| suspect.sandbox == *sandbox));
         let mut due = Vec::new();
@@ -57,19 +60,20 @@ impl Audit {
         due
     }
 
-    /// Notes what the live read has said; whether this is news.
+    /// Records the result of the live read. Returns whether it is new.
     pub(super) fn decide(&mut self, sandbox: &str, missing: bool) -> bool {
         let state = if missing { State::Missing } else { State::Cleared };
         self.0.insert(sandbox.to_owned(), state) != Some(state) && missing
     }
 
-    /// How many pods run without their networks.
+    /// Returns how many pods run without their networks.
     pub(super) fn missing(&self) -> usize {
         self.0.values().filter(|state| **state == State::Missing).count()
     }
 }
 
-/// Sandboxes that are ready, younger than weft's store on this node and not in its journal, of pods that ask for networks.
+/// Returns ready sandboxes that are younger than weft's store on this node and not in its journal, of pods that request
+/// networks.
 pub(super) fn suspects(
     sandboxes: &Sandboxes,
     known: &BTreeSet<&str>,
@@ -86,8 +90,8 @@ pub(super) fn suspects(
     unknown.filter_map(suspect).collect()
 }
 
-/// When weft came to this node, since 1970: when its store was made. Sandboxes from before are not its own. Where the file system does
-/// not tell, it is now.
+/// Returns when weft was installed on this node, since 1970: the creation time of its store. Older sandboxes are not
+/// its own. If the file system does not record it, returns the current time.
 pub(super) fn installed(store: &Path) -> Duration {
     let made = std::fs::metadata(store).and_then(|meta| meta.created()).unwrap_or_else(|_unknown| SystemTime::now());
     made.duration_since(UNIX_EPOCH).unwrap_or_default()
@@ -114,7 +118,7 @@ mod tests {
         assert!(!audit.decide("b", false), "on the host's network");
         assert_eq!(audit.missing(), 1);
         assert_eq!(audit.look(&both, start + grace * 2, grace), [], "both are decided");
-        // Gone, or mended by a new sandbox.
+        // Gone, or repaired by a new sandbox.
         assert_eq!(audit.look(&[suspect("b")], start + grace * 3, grace), []);
         assert_eq!(audit.missing(), 0);
         assert_eq!(audit.look(&[suspect("a")], start + grace * 4, grace), [], "seen anew");

@@ -1,21 +1,21 @@
-//! Which journal entries nobody will send a DEL for. Pure: signs in, candidates out.
+//! Determines the journal entries for which nobody will send a DEL. Pure.
 //!
-//! The rules, each conservative, for an address freed too early is worse than one freed too late:
+//! The rules are conservative, because an address freed too early is worse than one freed too late:
 //!
 //! - the network namespace is gone: nothing can use the links any more;
-//! - or the runtime answers, and does not list the sandbox, and the entry is a pod's and old enough that its ADD is over: a
+//! - or the runtime answers, and does not list the sandbox, and the entry is a pod's and so old that its ADD is over: a
 //!   runtime lists a sandbox only after its ADD (containerd: `sandboxStore.Add` comes last in `RunPodSandbox`);
-//! - or a live read says that the pod is gone, and the runtime answers and does not list the sandbox as ready. A pod that is
-//!   gone from the API frees nothing alone: its containers may still run.
+//! - or a live read says that the pod is gone, and the runtime answers and does not list the sandbox as ready. A pod's
+//!   absence from the API alone frees nothing: its containers may still run.
 //!
-//! Each must hold at two looks at least a grace apart, and at every look between them.
+//! Each rule must hold in two rounds at least a grace period apart, and in every round between them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use weft_host_abi::types::Attachment;
 
-/// An entry of a runtime that has not finished its ADD may be this old.
+/// Maximum age of an entry whose ADD the runtime may not have finished.
 pub(super) const SETTLED: Duration = Duration::from_secs(600);
 
 /// Why an entry is removed.
@@ -31,7 +31,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    /// Its name in metrics and logs.
+    /// Returns its name in metrics and logs.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::NetnsGone => "netns-gone",
@@ -41,7 +41,7 @@ impl Reason {
     }
 }
 
-/// What the runtime says about a sandbox.
+/// The runtime's answer about a sandbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sandbox {
     /// No runtime answered.
@@ -54,22 +54,22 @@ pub(super) enum Sandbox {
     Unlisted,
 }
 
-/// What is known of an entry at one look.
+/// The signs of an entry in one round.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Signs {
-    /// A namespace file is at its path. `None`: the entry has no path, or it could not be looked at.
+    /// Whether a namespace exists at its path. `None`: the entry has no path, or the path could not be inspected.
     pub(super) netns: Option<bool>,
-    /// What the runtime says.
+    /// The runtime's answer.
     pub(super) sandbox: Sandbox,
-    /// The entry names a pod.
+    /// Whether the entry names a pod.
     pub(super) of_pod: bool,
-    /// A live read says that the pod is gone.
+    /// Whether the pod is gone according to a live read.
     pub(super) pod_gone: bool,
-    /// How old the entry is.
+    /// The age of the entry.
     pub(super) age: Duration,
 }
 
-/// Why this entry looks abandoned at this look.
+/// Returns why this entry looks abandoned in this round.
 pub(super) fn reason(signs: &Signs) -> Option<Reason> {
     if signs.netns == Some(false) && signs.sandbox != Sandbox::Ready {
         return Some(Reason::NetnsGone);
@@ -89,7 +89,8 @@ pub(super) fn reason(signs: &Signs) -> Option<Reason> {
 pub(super) struct Candidates(BTreeMap<Attachment, Instant>);
 
 impl Candidates {
-    /// Takes one whole look; returns what has looked abandoned for the grace, at two looks or more.
+    /// Takes the results of a whole round. Returns the entries that have looked abandoned for the grace period, in at
+    /// least two rounds.
     pub(super) fn look(
         &mut self,
         seen: Vec<(Attachment, Reason)>,
@@ -115,7 +116,7 @@ impl Candidates {
         due
     }
 
-    /// How many entries are candidates.
+    /// Returns the number of candidates.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
@@ -135,7 +136,7 @@ mod tests {
     fn what_lives_is_never_a_candidate() {
         for pod_gone in [true, false] {
             for netns in [Some(true), None] {
-                // A pod deleted from the API while its sandbox runs.
+                // A pod deleted from the API while its sandbox is running.
                 assert_eq!(reason(&signs(netns, Sandbox::Ready, pod_gone, OLD)), None);
                 // The runtime is away.
                 assert_eq!(reason(&signs(netns, Sandbox::Unknown, pod_gone, OLD)), None);
@@ -143,7 +144,7 @@ mod tests {
         }
         // Its ADD may still be under way.
         assert_eq!(reason(&signs(Some(true), Sandbox::Unlisted, false, SETTLED / 2)), None);
-        // Not a pod's: podman, Nomad, a person.
+        // Not a pod's entry: podman, Nomad, a person.
         let foreign = Signs { of_pod: false, ..signs(Some(true), Sandbox::Unlisted, true, OLD) };
         assert_eq!(reason(&foreign), None);
     }
@@ -166,13 +167,13 @@ mod tests {
         let mut candidates = Candidates::default();
         assert!(candidates.look(one("a"), at(0), grace).is_empty());
         assert!(candidates.look(one("a"), at(59), grace).is_empty());
-        // It came back in between: it starts anew.
+        // It came back in between, so the period starts over.
         assert!(candidates.look(Vec::new(), at(60), grace).is_empty());
         assert!(candidates.look(one("a"), at(61), grace).is_empty());
         assert!(candidates.look(one("a"), at(120), grace).is_empty());
         assert_eq!(candidates.look(one("a"), at(121), grace), one("a"));
         assert_eq!(candidates.len(), 1);
-        // A grace of nothing still takes two looks.
+        // Even a grace period of zero takes two rounds.
         let mut candidates = Candidates::default();
         assert!(candidates.look(one("b"), at(0), Duration::ZERO).is_empty());
         assert_eq!(candidates.look(one("b"), at(0), Duration::ZERO), one("b"));

@@ -1,10 +1,11 @@
-//! The sweep: journal entries that no runtime will send a DEL for are removed as a DEL would.
+//! The sweep: removes journal entries for which no runtime will send a DEL, as a DEL would.
 //!
-//! No released containerd calls GC, and a runtime that dies between ADD and saving its result never calls DEL
+//! No released containerd calls GC, and a runtime that dies between ADD and storing its result never calls DEL
 //! (containerd#12923). `judge` has the rules.
 //!
-//! Invariants: an entry goes through `attach::del`, so links, rules and claims go in its order, and what cannot be removed
-//! stays in the journal; the event loop never waits for the node: looking and removing run on a thread.
+//! Invariants: an entry is removed through `attach::del`, so links, rules and claims are removed in its order, and what
+//! cannot be removed stays in the journal. The event loop never waits for the node: checks and removals run on a
+//! thread.
 
 mod audit;
 mod judge;
@@ -39,23 +40,23 @@ use crate::keep::Manifest;
 use crate::pause::jittered;
 use crate::server::Deadline;
 
-/// Where other vendors' plugins are, for entries that have some.
+/// The directory of other vendors' plugins, for entries that use them.
 const PLUGINS: &str = "/opt/cni/bin";
 
 /// The store in the state directory.
 const STORE: &str = "weft.db";
 
-/// How long a live read may take.
+/// Time limit of a live read.
 const LIVE: Duration = Duration::from_secs(5);
 
-/// How the sweep works.
+/// The options of the sweep.
 #[derive(Debug, Clone)]
 pub struct SweepOptions {
-    /// The time between two looks.
+    /// The time between two rounds.
     pub every: Duration,
     /// How long an entry must look abandoned.
     pub grace: Duration,
-    /// The runtime's CRI socket; the usual ones are tried where none is named.
+    /// The runtime's CRI socket; `None` tries the usual ones.
     pub runtime: Option<PathBuf>,
 }
 
@@ -65,7 +66,7 @@ impl Default for SweepOptions {
     }
 }
 
-/// What the sweep has done, for metrics.
+/// The work of the sweep, for metrics.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Swept {
     /// Entries that look abandoned now.
@@ -74,7 +75,7 @@ pub(crate) struct Swept {
     pub(crate) removed: BTreeMap<&'static str, u64>,
     /// Removals that failed since the start.
     pub(crate) failed: u64,
-    /// Pods that run without the networks they ask for.
+    /// Pods that run without the networks they request.
     pub(crate) missing: usize,
 }
 
@@ -89,11 +90,11 @@ pub(crate) struct Sweep {
     log: Log,
 }
 
-/// A journal entry, as far as the sweep cares.
+/// The relevant part of a journal entry.
 #[derive(Debug, Clone)]
 struct Found {
     attachment: Attachment,
-    /// It is the entry of a whole pod.
+    /// Whether it is the entry of a whole pod.
     is_pod: bool,
     has_netns: Option<bool>,
     pod: Option<PodName>,
@@ -152,7 +153,7 @@ impl Sweep {
             let mut signs =
                 Signs { netns: entry.has_netns, sandbox, of_pod: entry.pod.is_some(), pod_gone: false, age: entry.age };
             let mut reason = judge::reason(&signs);
-            // The live read only where it could decide.
+            // Make the live read only if it could decide.
             if reason.is_none()
                 && let Some(pod) = &entry.pod
                 && judge::reason(&Signs { pod_gone: true, ..signs }).is_some()
@@ -179,10 +180,10 @@ impl Sweep {
         fault.map_or(Ok(()), Err)
     }
 
-    /// Says which pods run without the networks they ask for.
+    /// Reports pods that run without the networks they request.
     async fn audit(&self, audit: &mut Audit, found: &[Found], sandboxes: &Sandboxes) {
         let Some(cluster) = &self.cluster else { return };
-        // Where weft is not the runtime's own plugin, as under Multus, a sandbox that it does not know is nobody's mistake.
+        // If weft is not the runtime's own plugin, as under Multus, an unknown sandbox is no mistake.
         if !matches!(Manifest::read(&self.state), Ok(Some(_installed))) {
             return;
         }
@@ -192,7 +193,7 @@ impl Sweep {
         let suspects = audit::suspects(sandboxes, &known, installed, pod);
         for Suspect { sandbox, pod, networks } in audit.look(&suspects, Instant::now(), self.options.grace) {
             let deadline = Deadline::after(Some(LIVE));
-            // Where the read fails, the next look tries again.
+            // If the read fails, the next round tries again.
             let Ok(on_host) = cluster.is_on_host_network(&pod.namespace, &pod.name, deadline).await else { continue };
             if audit.decide(&sandbox, on_host == Some(false)) {
                 let message = format!(
@@ -210,7 +211,7 @@ impl Sweep {
         self.swept.borrow_mut().missing = audit.missing();
     }
 
-    /// Whether a live read says that the pod is gone; a read that fails says nothing.
+    /// Returns whether the pod is gone according to a live read; a failed read decides nothing.
     async fn is_gone(&self, pod: &PodName) -> bool {
         let Some(cluster) = &self.cluster else { return false };
         match cluster.live_pod(&pod.namespace, &pod.name, Deadline::after(Some(LIVE))).await {
@@ -238,7 +239,7 @@ impl Sweep {
     }
 }
 
-/// The entries of the journal. Runs on a thread.
+/// Returns the entries of the journal. Runs on a thread.
 fn entries(state: &Path, prefix: Option<&Path>) -> Result<Vec<Found>, String> {
     let context = Context::new(state.to_owned());
     let mut node = Node::new(&context);
@@ -253,7 +254,7 @@ fn entries(state: &Path, prefix: Option<&Path>) -> Result<Vec<Found>, String> {
     for entry in entries {
         let is_pod = is_pod(&&entry);
         let attachment = entry.key.attachment;
-        // Entries that go with another one: its DEL takes them along, and a pod's takes all of its sandbox.
+        // Entries that belong to another one: its DEL removes them, and a pod's DEL removes all of its sandbox.
         if !is_pod && (pods.contains(&attachment.container_id) || !seen.insert(attachment.clone())) {
             continue;
         }
@@ -277,20 +278,20 @@ fn has_netns(path: &str, prefix: Option<&Path>) -> Option<bool> {
         Some(prefix) => prefix.join(path.trim_start_matches('/')),
         None => PathBuf::from(path),
     };
-    // Where even the directory is not visible, the agent looks from another mount namespace and knows nothing.
+    // If not even the directory is visible, the agent is in another mount namespace and knows nothing.
     if !path.parent().is_some_and(Path::is_dir) && !path.starts_with("/proc") {
         return None;
     }
     netlink::netns_identity(&path).ok().map(|identity| identity.is_some())
 }
 
-/// The pod that a decision's request names.
+/// Returns the pod in a decision's request.
 fn pod_of(trace: &str) -> Option<PodName> {
     let trace: Value = serde_json::from_str(trace).ok()?;
     named(trace.pointer("/request/pod").or_else(|| trace.pointer("/choice/request/pod"))?)
 }
 
-/// The pod of a whole pod's entry.
+/// Returns the pod of a whole pod's entry.
 fn pod_of_record(record: &str) -> Option<PodName> {
     named(&serde_json::from_str(record).ok()?)
 }
@@ -300,7 +301,7 @@ fn named(pod: &Value) -> Option<PodName> {
     Some(PodName { namespace: text("namespace")?, name: text("name")?, uid: text("uid")? })
 }
 
-/// What the runtime's DEL would do. Runs on a thread.
+/// Does what the runtime's DEL would do. Runs on a thread.
 fn delete(state: &Path, entry: &Found) -> Result<(), String> {
     let context = Context::new(state.to_owned());
     let mut node = Node::new(&context);

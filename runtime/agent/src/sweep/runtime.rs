@@ -1,4 +1,5 @@
-//! Which sandboxes the container runtime knows: `ListPodSandbox` of the CRI.
+//! Returns the sandboxes that the container runtime knows: `ListPodSandbox` of the
+//! CRI.
 //!
 //! <https://github.com/kubernetes/cri-api/blob/v0.33.0/pkg/apis/runtime/v1/api.proto>
 
@@ -12,16 +13,16 @@ use super::PodName;
 use super::judge::Sandbox;
 use crate::grpc;
 
-/// Sockets of runtimes, where none is named.
+/// Sockets of runtimes, tried if none is named.
 const SOCKETS: [&str; 4] = [
     "/run/containerd/containerd.sock",
     "/run/k3s/containerd/containerd.sock",
     "/run/crio/crio.sock",
     "/var/run/crio/crio.sock",
 ];
-/// How long a runtime may take.
+/// Time limit of a runtime's answer.
 const LIMIT: Duration = Duration::from_secs(10);
-/// The largest answer.
+/// Maximum size of an answer.
 const SIZE: usize = 16 << 20;
 /// `SANDBOX_READY`.
 const READY: i32 = 0;
@@ -59,14 +60,14 @@ struct Metadata {
     namespace: String,
 }
 
-/// What the runtime says about one sandbox.
+/// The runtime's entry of one sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Listed {
     /// It is ready.
     pub(super) ready: bool,
     /// Its pod.
     pub(super) pod: PodName,
-    /// When it was made, since 1970.
+    /// Its creation time, since 1970.
     pub(super) created: Duration,
 }
 
@@ -104,12 +105,12 @@ impl Sandboxes {
         }
     }
 
-    /// All that are ready; none where the runtime does not answer.
+    /// Returns all ready sandboxes; none if the runtime does not answer.
     pub(super) fn ready(&self) -> impl Iterator<Item = (&String, &Listed)> {
         self.0.iter().flatten().filter(|(_, listed)| listed.ready)
     }
 
-    /// What the runtime says about one.
+    /// Returns the runtime's answer about one sandbox.
     pub(super) fn of(&self, container_id: &str) -> Sandbox {
         match &self.0 {
             None => Sandbox::Unknown,

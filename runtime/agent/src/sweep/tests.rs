@@ -1,4 +1,4 @@
-//! The sweep over a real store: a journal entry whose namespace is gone goes, one whose namespace is there stays.
+//! The sweep over a real store: an entry without a namespace is removed, one with a namespace is kept.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -47,13 +47,13 @@ fn what_has_no_namespace_goes_at_the_second_look_and_the_rest_stays() {
     let state = dir.path().join("state");
     std::fs::create_dir(&state).unwrap();
     put(&state, "dead", &dir.path().join("gone"));
-    // This process's own namespace is there.
+    // This process's own namespace exists.
     put(&state, "alive", Path::new("/proc/self/ns/net"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let sweep = sweep(&state, Duration::ZERO);
         let mut candidates = Candidates::default();
-        // No runtime answers; the looks go on all the same, and say so.
+        // No runtime answers; the rounds continue and report that.
         assert!(sweep.look(&mut candidates, &mut Audit::default()).await.unwrap_err().contains("no-runtime.sock"));
         assert_eq!((containers(&state).len(), sweep.swept().candidates), (2, 1));
         assert!(sweep.look(&mut candidates, &mut Audit::default()).await.is_err());
@@ -85,7 +85,7 @@ fn a_pod_goes_as_a_whole() {
     assert!(found[0].is_pod);
     assert_eq!(found[0].pod.as_ref().map(|pod| pod.uid.as_str()), Some("c"));
     delete(dir.path(), &found[0]).unwrap();
-    // What the pod's entry did not name is an entry of its own for the next look.
+    // An attachment that the pod's entry did not name has its own entry for the next round.
     let left = entries(dir.path(), None).unwrap();
     assert!(left.len() == 1 && !left[0].is_pod, "{left:?}");
 }
@@ -110,11 +110,11 @@ fn a_namespace_that_cannot_be_seen_is_not_gone() {
     let dir = tempfile::tempdir().unwrap();
     let gone = dir.path().join("gone").display().to_string();
     assert_eq!(has_netns(&gone, None), Some(false));
-    // The agent's mount namespace does not have the directory.
+    // The directory does not exist in the agent's mount namespace.
     assert_eq!(has_netns("/nowhere/at/all/ns", None), None);
     assert_eq!(has_netns("", None), None);
     assert_eq!(has_netns("/proc/self/ns/net", None), Some(true));
-    // A file that is no namespace: the runtime's mount is gone, or is not visible from the agent's mount namespace.
+    // A file that is not a namespace: the runtime's mount is gone, or is not visible in the agent's mount namespace.
     std::fs::write(dir.path().join("plain"), "").unwrap();
     assert_eq!(has_netns(&dir.path().join("plain").display().to_string(), None), None);
 }
@@ -128,7 +128,7 @@ fn the_pod_of_an_entry_is_that_of_its_request() {
         pod(r#"{"choice": {"request": {"pod": {"namespace": "a", "name": "b", "uid": "c"}}}}"#),
         Some("a/b c".to_owned())
     );
-    // Without a uid nobody can say that it is gone.
+    // Without a uid, the pod cannot be known to be gone.
     assert_eq!(pod(r#"{"request": {"pod": {"namespace": "a", "name": "b", "uid": ""}}}"#), None);
     assert_eq!(pod(r#"{"request": {"pod": null}}"#), None);
     assert_eq!(pod(""), None);

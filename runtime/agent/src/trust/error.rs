@@ -1,4 +1,4 @@
-//! Why a policy is not trusted: each with the key, the rule or the grant that is missing.
+//! Why a policy is not trusted: names the missing key, rule or grant.
 
 use std::path::PathBuf;
 
@@ -13,18 +13,18 @@ pub enum TrustError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The trust file that was named is not there.
+    /// The named trust file does not exist.
     #[error("there is no trust file {}; without one nothing would be verified", path.display())]
     Absent {
         /// The file.
         path: PathBuf,
     },
-    /// No rule is for this image.
+    /// No rule matches this image.
     #[error("{image} is not trusted: no rule of {} has a prefix of {name:?}; add one under \"registries\"", file.display())]
     NoRule {
         /// The image.
         image: String,
-        /// What prefixes are compared with.
+        /// The name that is compared with prefixes.
         name: String,
         /// The trust file.
         file: PathBuf,
@@ -36,7 +36,7 @@ pub enum TrustError {
         image: String,
         /// The key.
         key: String,
-        /// Who signed it.
+        /// Its signers.
         found: String,
         /// The rule, by its prefix and its file.
         rule: String,
@@ -52,9 +52,9 @@ pub enum TrustError {
         rule: String,
         /// The keys.
         wanted: String,
-        /// How many must have signed.
+        /// The required number of signatures.
         minimum: usize,
-        /// How many have.
+        /// The actual number.
         found: usize,
     },
     /// The key that signed it is revoked.
@@ -69,7 +69,7 @@ pub enum TrustError {
         /// The trust file.
         file: PathBuf,
     },
-    /// A signature does not hold.
+    /// A signature is invalid.
     #[error("{image} has a signature by {key} that does not hold: {reason}")]
     BadSignature {
         /// The image.
@@ -79,19 +79,19 @@ pub enum TrustError {
         /// Why.
         reason: String,
     },
-    /// It is older than what is still allowed.
+    /// It is older than the allowed minimum.
     #[error("{image} has the version {found}; {rule} wants at least {least}")]
     TooOld {
         /// The image.
         image: String,
         /// Its version.
         found: String,
-        /// The least.
+        /// The minimum.
         least: String,
         /// The rule, by its prefix and its file.
         rule: String,
     },
-    /// It imports more than it may.
+    /// It imports more than is granted.
     #[error("{image} imports {import}, which {rule} does not grant; add it to that rule's \"grants\"")]
     Ungranted {
         /// The image.

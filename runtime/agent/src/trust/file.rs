@@ -1,4 +1,4 @@
-//! The trust file's format: read strictly, since a typing error would otherwise trust too much.
+//! The trust file's format, parsed strictly: a typing error could otherwise extend trust.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,16 +20,16 @@ const VERSION: u32 = 1;
 pub(super) struct NamedKey {
     pub(super) name: String,
     pub(super) key: Key,
-    /// Why it counts no more.
+    /// Why it no longer counts.
     pub(super) revoked: Option<String>,
 }
 
-/// What is wanted of policies under a prefix.
+/// The requirements for policies under a prefix.
 #[derive(Debug, Clone)]
 pub(super) struct Rule {
     pub(super) prefix: String,
     pub(super) all_of: Vec<String>,
-    /// Names, and how many of them must have signed.
+    /// Key names, and how many of them must have signed.
     pub(super) any_of: Option<(Vec<String>, usize)>,
     pub(super) min_version: Option<Version>,
     pub(super) grants: Vec<String>,
@@ -111,7 +111,7 @@ fn keys(named: BTreeMap<String, KeyConf>) -> Result<Vec<NamedKey>, String> {
             _ => Err("it has either \"minisign\" or \"cosign\"".to_owned()),
         };
         let key = key.map_err(|reason| format!("key {name:?}: {reason}"))?;
-        // One signature would count as two.
+        // One signature would count twice.
         if let Some(same) = keys.iter().find(|other| other.key.is(&key)) {
             return Err(format!("keys {:?} and {name:?} are the same key", same.name));
         }

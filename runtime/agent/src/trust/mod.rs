@@ -1,9 +1,9 @@
-//! Whom this node trusts with policies: a file of keys, and of rules per prefix of `REGISTRY/REPOSITORY`. Pure, but for reading
-//! the file and the records.
+//! Whom this node trusts with policies: a file of keys, and of rules per prefix of `REGISTRY/REPOSITORY`. Pure, except
+//! for reading the file and the records.
 //!
-//! A policy is verified when it is added, never by an ADD; what was found is recorded beside it, with all that is needed to
-//! verify it again when the file changes (`record`). Without a file every policy with a digest is taken, for who writes the
-//! digest into a network has said which bytes are meant.
+//! A policy is verified when it is added, never by an ADD. The result is recorded beside it, with everything needed to
+//! verify it again when the file changes (`record`). Without a file every policy with a digest is accepted, because the
+//! digest in a network determines the bytes.
 
 mod error;
 mod file;
@@ -20,7 +20,7 @@ pub use self::record::{Record, Withdrawn, recheck};
 pub use self::signature::{Check, Key, Signature, Signed};
 use crate::artifact::{Image, Reach};
 
-/// The trust file, read.
+/// A parsed trust file.
 #[derive(Debug, Clone)]
 pub struct Trust {
     path: PathBuf,
@@ -30,7 +30,7 @@ pub struct Trust {
     rules: Vec<Rule>,
 }
 
-/// What made a policy trusted.
+/// Why a policy is trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The rule's prefix.
@@ -39,7 +39,7 @@ pub struct Verdict {
     pub keys: Vec<String>,
 }
 
-/// Where a key stands with a policy.
+/// The relation of a key to a policy.
 enum Standing {
     Signed,
     Revoked(String),
@@ -50,23 +50,23 @@ enum Standing {
 // === impl Trust ===
 
 impl Trust {
-    /// The node's own file.
+    /// Returns the path of the node's own file.
     #[must_use]
     pub fn path(state_dir: &Path) -> PathBuf {
         state_dir.join("trust.json")
     }
 
-    /// Reads a trust file; nothing where there is none.
+    /// Reads a trust file; `None` if it does not exist.
     ///
     /// # Errors
     ///
-    /// [`TrustError::File`]: it is there, and cannot be used.
+    /// [`TrustError::File`]: it exists and cannot be used.
     pub fn read(path: &Path) -> Result<Option<Self>, TrustError> {
         file::read(path)
     }
 
-    /// The file that was named, or the node's own. One that was named has to be there: without a trust file every policy with
-    /// a digest is taken, and a typing error must not do that.
+    /// Reads the named file, or the node's own. A named file must exist: without a trust file every policy with a
+    /// digest is accepted, and a typing error must not cause that.
     ///
     /// # Errors
     ///
@@ -76,17 +76,17 @@ impl Trust {
         Self::read(path)?.map(Some).ok_or_else(|| TrustError::Absent { path: path.to_owned() })
     }
 
-    /// `sha256:...` of the file.
+    /// Returns `sha256:...` of the file.
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// Whether the rule for an image has all the signatures and the version that it wants.
+    /// Checks that an image has the signatures and the version that its rule requires.
     ///
     /// # Errors
     ///
-    /// [`TrustError`]: exactly what is missing.
+    /// [`TrustError`]: what exactly is missing.
     pub fn judge(
         &self,
         signed: &Signed<'_>,
@@ -109,7 +109,7 @@ impl Trust {
             }
             let found = names.len() - refused.len();
             if found < *minimum {
-                // A key that is revoked, or a signature that was changed, says more than one that is not there.
+                // A revoked key or an altered signature is more informative than a missing one.
                 let telling = refused.into_iter().find(|error| !matches!(error, TrustError::Missing { .. }));
                 return Err(telling.unwrap_or_else(|| TrustError::TooFew {
                     image: signed.image.to_string(),
@@ -124,11 +124,11 @@ impl Trust {
         Ok(Verdict { rule: rule.prefix.clone(), keys })
     }
 
-    /// Whether the rule for an image grants all that its component imports beside the contract.
+    /// Checks that the rule for an image grants all imports of its component besides the contract.
     ///
     /// # Errors
     ///
-    /// [`TrustError::Ungranted`] names the first import that it does not.
+    /// [`TrustError::Ungranted`] names the first import that is not granted.
     pub fn judge_imports(&self, image: &Image, reach: &Reach) -> Result<(), TrustError> {
         let rule = self.rule(image)?;
         match reach.beyond_contract().find(|import| !rule.grants.iter().any(|grant| is_granted(grant, import))) {
@@ -141,7 +141,7 @@ impl Trust {
         }
     }
 
-    /// The rule with the longest prefix.
+    /// Returns the rule with the longest prefix.
     fn rule(&self, image: &Image) -> Result<&Rule, TrustError> {
         let name = image.name();
         let fits = |rule: &&Rule| {
@@ -155,7 +155,7 @@ impl Trust {
         })
     }
 
-    /// Whether a key signed a policy.
+    /// Checks whether a key signed a policy.
     fn wants(&self, rule: &Rule, name: &str, signed: &Signed<'_>, signatures: &[Signature]) -> Result<(), TrustError> {
         let (image, key) = (signed.image.to_string(), self.describe(name));
         match self.standing(name, signed, signatures) {
@@ -171,7 +171,7 @@ impl Trust {
     }
 
     fn standing(&self, name: &str, signed: &Signed<'_>, signatures: &[Signature]) -> Standing {
-        // That each name has a key was checked when the file was read.
+        // Reading the file has checked that each name has a key.
         let Some(named) = self.keys.iter().find(|key| key.name == name) else { return Standing::Absent };
         let mut standing = Standing::Absent;
         for signature in signatures {
@@ -200,19 +200,19 @@ impl Trust {
         })
     }
 
-    /// A rule by its prefix and its file.
+    /// Names a rule by its prefix and its file.
     fn name_of(&self, rule: &Rule) -> String {
         format!("the rule for {:?} in {}", rule.prefix, self.path.display())
     }
 
-    /// A key by its name and what it is.
+    /// Describes a key by its name and value.
     fn describe(&self, name: &str) -> String {
         let key = self.keys.iter().find(|key| key.name == name);
         key.map_or_else(|| name.to_owned(), |named| format!("{name} ({})", named.key))
     }
 }
 
-/// Whether a grant covers an import: `wasi`, `wasi:cli`, `wasi:cli/stdout`, with or without a version.
+/// Returns whether a grant covers an import: `wasi`, `wasi:cli`, `wasi:cli/stdout`, with or without a version.
 fn is_granted(grant: &str, import: &str) -> bool {
     import.strip_prefix(grant).is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/', '@']))
 }

@@ -1,4 +1,4 @@
-//! What was found when a policy was added, kept beside it: enough to verify it again without its registry.
+//! The verification results of an added policy, stored beside it: enough to verify it again without its registry.
 
 use std::fs;
 use std::path::Path;
@@ -12,17 +12,17 @@ use crate::artifact::{Image, Reach};
 /// The record of one manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// Under which reference it was added, digest included.
+    /// The reference under which it was added, including the digest.
     pub reference: String,
-    /// The version that it says it is.
+    /// Its version according to the manifest.
     pub version: Option<String>,
     /// The manifest's text.
     pub manifest: String,
     /// Its signatures.
     pub signatures: Vec<Signature>,
-    /// What the component imports.
+    /// The component's imports.
     pub imports: Vec<String>,
-    /// What made it trusted; nothing where there was no trust file.
+    /// Why it is trusted; `None` if there was no trust file.
     pub verdict: Option<Verdict>,
     /// `sha256:...` of the trust file.
     pub trust: Option<String>,
@@ -30,10 +30,10 @@ pub struct Record {
     pub added: u64,
 }
 
-/// A policy that was taken out of use.
+/// A withdrawn policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Withdrawn {
-    /// Under which reference it was added.
+    /// The reference under which it was added.
     pub reference: String,
     /// Why.
     pub reason: String,
@@ -42,7 +42,7 @@ pub struct Withdrawn {
 // === impl Record ===
 
 impl Record {
-    /// The record of a manifest on this node.
+    /// Returns the record of a manifest on this node.
     #[must_use]
     pub fn read(state_dir: &Path, manifest: &Digest) -> Option<Self> {
         serde_json::from_slice(&fs::read(manifest_record(state_dir, manifest)).ok()?).ok()
@@ -52,7 +52,7 @@ impl Record {
     ///
     /// # Errors
     ///
-    /// [`PolicyError::Store`] where the disk refuses.
+    /// [`PolicyError::Store`] if the disk refuses.
     pub fn write(&self, state_dir: &Path, manifest: &Digest) -> Result<(), PolicyError> {
         let path = manifest_record(state_dir, manifest);
         let stored = |source: std::io::Error| PolicyError::Store { path: path.clone(), source };
@@ -79,12 +79,12 @@ impl Record {
     }
 }
 
-/// Verifies all policies of a node again, by a trust file that changed. Those that are not trusted any more are taken out of
-/// use; networks that do not name them go on.
+/// Verifies all policies of a node again with a changed trust file. Those that are no longer trusted are withdrawn;
+/// networks that do not name them are not affected.
 ///
 /// # Errors
 ///
-/// [`PolicyError::Store`] where the disk refuses.
+/// [`PolicyError::Store`] if the disk refuses.
 pub fn recheck(state_dir: &Path, trust: &Trust) -> Result<Vec<Withdrawn>, PolicyError> {
     let mut withdrawn = Vec::new();
     for digest in manifests(state_dir) {
@@ -110,7 +110,7 @@ pub fn recheck(state_dir: &Path, trust: &Trust) -> Result<Vec<Withdrawn>, Policy
     Ok(withdrawn)
 }
 
-/// Manifests that have a record.
+/// Returns the manifests with a record.
 fn manifests(state_dir: &Path) -> Vec<Digest> {
     // Any digest gives the directory.
     let any = manifest_record(state_dir, &Digest::new(b""));

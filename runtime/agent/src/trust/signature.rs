@@ -1,8 +1,9 @@
-//! Signatures over a manifest, and the keys that check them: minisign's, and cosign's with a key pair (ECDSA over P-256).
+//! Signatures over a manifest, and the keys that verify them: minisign's, and cosign's with a key pair (ECDSA over
+//! P-256).
 //!
-//! A minisign signature is over the manifest's bytes, so `minisign -V -m manifest.json` checks it as well; its trusted comment
-//! says `repository=...`, so that it cannot be moved to another policy. A cosign signature is over a small document that has
-//! the manifest's digest ("simple signing").
+//! A minisign signature covers the manifest's bytes, so `minisign -V -m manifest.json` verifies it too; its trusted
+//! comment contains `repository=...`, so that it cannot be moved to another policy. A cosign signature covers a small
+//! document with the manifest's digest ("simple signing").
 
 use std::fmt;
 
@@ -16,7 +17,7 @@ use weft_core::policy::Digest;
 
 use crate::artifact::Image;
 
-/// What a DER-encoded P-256 public key starts with; the point follows.
+/// The prefix of a DER-encoded P-256 public key; the point follows.
 const P256_HEAD: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
     0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
@@ -26,7 +27,7 @@ const POINT: usize = 65;
 /// Bytes of a minisign key or signature before the key itself: two letters and the key's number.
 const NUMBER: std::ops::Range<usize> = 2..10;
 
-/// A signature, as it is kept in a registry and beside the policy on a node.
+/// A signature, in the form stored in a registry and beside the policy on a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Signature {
@@ -35,7 +36,7 @@ pub enum Signature {
         /// Its four lines.
         text: String,
     },
-    /// What `cosign sign --key` makes.
+    /// The output of `cosign sign --key`.
     Cosign {
         /// The document that was signed.
         payload: String,
@@ -47,7 +48,7 @@ pub enum Signature {
 // === impl Signature ===
 
 impl Signature {
-    /// By whom it says it is, for people.
+    /// Returns the claimed signer, for people.
     #[must_use]
     pub fn signer(&self) -> String {
         match self {
@@ -57,10 +58,10 @@ impl Signature {
     }
 }
 
-/// What a signature must be of.
+/// What a signature must cover.
 #[derive(Debug, Clone, Copy)]
 pub struct Signed<'a> {
-    /// Where the policy is.
+    /// The policy's image.
     pub image: &'a Image,
     /// The manifest's bytes.
     pub manifest: &'a [u8],
@@ -68,14 +69,14 @@ pub struct Signed<'a> {
     pub digest: &'a Digest,
 }
 
-/// What a key makes of a signature.
+/// The result of checking a signature with a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
-    /// It is this key's, and of this manifest.
+    /// It belongs to this key, and covers this manifest.
     Valid,
-    /// It is another key's.
+    /// It belongs to another key.
     Others,
-    /// It says it is this key's, and counts for nothing.
+    /// It claims this key, but is invalid.
     Bad(String),
 }
 
@@ -101,11 +102,11 @@ pub enum Key {
 // === impl Key ===
 
 impl Key {
-    /// A minisign key: its base64 form, or a `.pub` file's two lines.
+    /// Parses a minisign key: its base64 form, or a `.pub` file's two lines.
     ///
     /// # Errors
     ///
-    /// A text: what is wrong with it.
+    /// A text with the mistake.
     pub fn minisign(text: &str) -> Result<Self, String> {
         let line = text.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
         let key = PublicKey::from_base64(line).map_err(|error| format!("it is no minisign public key: {error}"))?;
@@ -113,11 +114,11 @@ impl Key {
         Ok(Self::Minisign { key, text: line.to_owned(), number })
     }
 
-    /// A cosign public key: PEM, as in `cosign.pub`.
+    /// Parses a cosign public key: PEM, as in `cosign.pub`.
     ///
     /// # Errors
     ///
-    /// A text: what is wrong with it.
+    /// A text with the mistake.
     pub fn cosign(pem: &str) -> Result<Self, String> {
         let body: String = pem.lines().filter(|line| !line.starts_with("-----")).map(str::trim).collect();
         let off = || "it is no PEM of a public key on P-256, as `cosign generate-key-pair` writes it".to_owned();
@@ -131,7 +132,7 @@ impl Key {
         }
     }
 
-    /// Whether two are the same key.
+    /// Returns whether two keys are the same.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         match (self, other) {
@@ -141,7 +142,7 @@ impl Key {
         }
     }
 
-    /// What it makes of a signature.
+    /// Checks a signature.
     #[must_use]
     pub fn check(&self, signature: &Signature, signed: &Signed<'_>) -> Check {
         match (self, signature) {
@@ -154,7 +155,7 @@ impl Key {
             (Self::Cosign { point }, Signature::Cosign { payload, signature }) => {
                 let Ok(bytes) = STANDARD.decode(signature) else { return Check::Bad("it is no base64".to_owned()) };
                 let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point);
-                // It has no name of a key: one that does not verify may be anybody's.
+                // It has no key id: if it does not verify, it may belong to any key.
                 if key.verify(payload.as_bytes(), &bytes).is_err() {
                     return Check::Others;
                 }
@@ -165,7 +166,7 @@ impl Key {
     }
 }
 
-/// The key as people see it.
+/// The displayed form of a key.
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -186,13 +187,13 @@ impl fmt::Debug for Key {
 
 fn minisign(key: &PublicKey, text: &str, signed: &Signed<'_>) -> Result<(), String> {
     let signature = minisign_verify::Signature::decode(text).map_err(|error| error.to_string())?;
-    // Both ways of minisign: older versions sign the bytes themselves, newer ones their hash.
+    // Accept both forms of minisign: older versions sign the bytes themselves, newer ones their hash.
     key.verify(signed.manifest, &signature, true)
         .map_err(|_invalid| "signature, trusted comment or manifest were changed".to_owned())?;
     let words = signature.trusted_comment().split_whitespace();
     let mut repositories = words.filter_map(|word| word.strip_prefix("repository="));
     let repository = repositories.next().ok_or("its trusted comment has no repository=..., so it could be of any")?;
-    // A mirror may keep the whole path below one of its own.
+    // A mirror may keep the whole path below its own.
     let here = signed.image.repository();
     if here == repository || here.strip_suffix(repository).is_some_and(|mirror| mirror.ends_with('/')) {
         return Ok(());
@@ -214,12 +215,12 @@ fn cosign(payload: &str, signed: &Signed<'_>) -> Result<(), String> {
     Err(format!("it is of the manifest {digest}"))
 }
 
-/// The key's number in a signature's second line.
+/// Returns the key's number in a signature's second line.
 fn number_of(signature: &str) -> Option<String> {
     number(signature.lines().nth(1)?.trim())
 }
 
-/// The number in the base64 of a key or a signature, written as minisign does.
+/// Returns the number in the base64 of a key or a signature, formatted like minisign.
 fn number(base64: &str) -> Option<String> {
     let bytes = STANDARD.decode(base64).ok()?;
     let number: [u8; 8] = bytes.get(NUMBER)?.try_into().ok()?;

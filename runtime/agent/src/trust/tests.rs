@@ -1,5 +1,5 @@
-//! What a trust file makes of signatures that were made here, by ring: each refusal and its words. The suite `registry` has those of
-//! minisign and openssl.
+//! Tests a trust file with signatures made here by ring: each refusal and its text. The suite `registry` tests
+//! signatures of minisign and openssl.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -63,7 +63,7 @@ fn trust(document: &Value) -> Result<Trust, TrustError> {
     Ok(Trust::read(&path)?.unwrap())
 }
 
-/// What a trust file makes of a manifest with signatures.
+/// Judges a manifest with signatures by a trust file.
 fn judged(document: &Value, image: &str, manifest: &[u8], signatures: &[Signature]) -> Result<Vec<String>, String> {
     let image = Image::parse(image).unwrap();
     let digest = Digest::new(manifest);
@@ -102,7 +102,7 @@ fn any_of_wants_as_many_as_it_says() {
     });
     let sign = |at: usize| keys[at].sign(MANIFEST, "repository=net/rack");
     assert_eq!(judged(&document, IMAGE, MANIFEST, &[sign(0), sign(2)]).unwrap(), ["k0", "k2"]);
-    // The same key twice is one key.
+    // Two uses of one key count once.
     let error = judged(&document, IMAGE, MANIFEST, &[sign(1), sign(1)]).unwrap_err();
     assert!(error.contains("is signed by 1 of the keys") && error.contains("wants 2"), "{error}");
 }

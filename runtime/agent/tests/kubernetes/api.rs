@@ -1,5 +1,5 @@
-//! A small API server: list, watch, get, patch and create over plain HTTP, with the rights of `deploy/kubernetes/rbac.yaml`.
-//! It can be switched to hang or to another token, and it notes what it was asked.
+//! A small API server: list, watch, get, patch and create over plain HTTP, with the rights of
+//! `deploy/kubernetes/rbac.yaml`. It can hang or change its token, and it records requests.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,15 +20,15 @@ pub(crate) struct State {
     objects: BTreeMap<String, BTreeMap<String, Value>>,
     changes: BTreeMap<String, Vec<Change>>,
     version: u64,
-    /// Requests are read and not answered.
+    /// Whether requests are read and not answered.
     pub(crate) hangs: bool,
-    /// The token that is accepted.
+    /// The accepted token.
     pub(crate) token: String,
-    /// `(verb, resource)` of every request that was answered.
+    /// `(verb, resource)` of every answered request.
     pub(crate) asked: Vec<(String, String)>,
     /// Bodies of patches and creates by resource.
     pub(crate) written: Vec<(String, Value)>,
-    /// Rights that are taken away: answers are 403.
+    /// Revoked rights, which are answered with 403.
     pub(crate) forbidden: Vec<(String, String)>,
     rights: Vec<(String, String)>,
 }
@@ -59,7 +59,7 @@ impl Api {
         self.shared.0.lock().unwrap()
     }
 
-    /// Changes something and wakes watches and requests that hang.
+    /// Changes the state and wakes watches and hanging requests.
     pub(crate) fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state());
         self.shared.1.notify_all();
@@ -206,7 +206,7 @@ fn key(object: &Value) -> String {
     if namespace.is_empty() { name } else { format!("{namespace}/{name}") }
 }
 
-/// The field selectors that the agent uses.
+/// Applies the field selectors that the agent uses.
 fn selected(object: &Value, query: &str) -> bool {
     let query = query.replace("%3D", "=");
     let Some(selector) = query.split('&').find_map(|part| part.strip_prefix("fieldSelector=")) else { return true };
@@ -260,7 +260,7 @@ fn respond(mut stream: &TcpStream, code: u16, body: &Value) -> Option<()> {
     .ok()
 }
 
-/// `(verb, resource)` of every rule of the agent's ClusterRole.
+/// Returns `(verb, resource)` of every rule of the agent's ClusterRole.
 fn rights() -> Vec<(String, String)> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/kubernetes/rbac.yaml");
     let text = std::fs::read_to_string(file).unwrap();

@@ -1,4 +1,4 @@
-//! A whole agent on its socket, against an API server that hangs, refuses, forgets and rotates tokens.
+//! A whole agent on its socket, with an API server that hangs, refuses, forgets and rotates tokens.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "tests")]
 
@@ -21,7 +21,7 @@ use weft_core::agent::{AgentError, Fault, ask};
 use self::api::Api;
 
 const NODE: &str = "n1";
-/// What a caller that is in no hurry waits.
+/// The limit of a caller that can wait.
 const LONG: Option<Duration> = Some(Duration::from_secs(20));
 
 /// An agent with its API server.
@@ -32,7 +32,7 @@ struct Place {
 }
 
 impl Place {
-    /// The agent runs on a thread until the test program ends.
+    /// Starts the agent on a thread that runs until the test program ends.
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let api = Api::start();
@@ -131,7 +131,7 @@ impl Place {
         ask::<Status>(&self.socket, &request, Some(limit)).unwrap()
     }
 
-    /// Annotations that were written, with the uid of the patch.
+    /// Returns the written annotations, with the uid of the patch.
     fn annotations(&self) -> Vec<(String, String)> {
         let state = self.api.state();
         let patches = state.written.iter().filter(|(resource, _)| resource == "pods/status");
@@ -144,7 +144,7 @@ impl Place {
     }
 }
 
-/// Waits for something, for as long as a busy machine may take.
+/// Waits for a condition, for as long as a busy machine may take.
 fn until(what: &str, mut is: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is() {
@@ -234,7 +234,7 @@ fn devices_of_resource_claims_are_those_that_their_driver_marked() {
             }),
         );
     };
-    // Made from a template, and named by the pod itself.
+    // One made from a template, and one named by the pod itself.
     for (spec, status) in [
         (json!({"name": "x", "resourceClaimTemplateName": "t"}), json!([{"name": "x", "resourceClaimName": "c"}])),
         (json!({"name": "x", "resourceClaimName": "c"}), json!([])),
@@ -248,7 +248,7 @@ fn devices_of_resource_claims_are_those_that_their_driver_marked() {
     claim("c", &["unheard-of"]);
     let fault = place.info("web", "u1").devices_fault.unwrap();
     assert!(fault.contains("\"unheard-of\"") && fault.contains("ResourceSlice"), "{fault}");
-    // For an extended resource every device has to have the marks.
+    // For an extended resource, every device must have the attributes.
     let mapping = json!({"containerName": "m", "requestName": "r", "resourceName": "v/nic"});
     pod(json!({}), json!({"extendedResourceClaimStatus": {"resourceClaimName": "c", "requestMappings": [mapping]}}));
     claim("c", &["marked"]);
@@ -264,11 +264,11 @@ fn a_pod_is_known_by_its_uid_and_read_live_otherwise() {
     assert_eq!(place.query("web", "u1", LONG).unwrap(), PodReply::NotFound);
     place.pod("web", "u1", json!({}));
     assert_eq!(place.info("web", "u1").uid, "u1");
-    // Deleted and made anew under the same name: the caller asks with the new uid at once.
+    // Deleted and recreated under the same name: the caller asks with the new uid at once.
     place.api.delete("pods", "team/web");
     place.pod("web", "u2", json!({}));
     assert_eq!(place.info("web", "u2").uid, "u2");
-    // A runtime that still tells the old uid learns that it is another pod now.
+    // A runtime that still sends the old uid learns that the pod is another one now.
     assert_eq!(place.info("web", "u1").uid, "u2");
     // A static pod: the runtime has the hash of its file, the API the uid of its mirror.
     place.pod("static", "mirror", json!({"kubernetes.io/config.hash": "hash"}));
@@ -295,7 +295,7 @@ fn an_api_server_that_hangs_stops_nobody_who_is_known_and_no_other_service() {
         }
         other => panic!("{other}"),
     }
-    // Not a measure of speed: without a deadline it would hang for ever.
+    // This does not measure speed: without a deadline it would hang forever.
     assert!(began.elapsed() < Duration::from_secs(10));
     assert!(ask::<Lease>(&place.socket, &lease::Request::Status, LONG).is_ok());
     assert!(ask::<Health>(&place.socket, &HealthRequest {}, LONG).unwrap().faults.is_empty());
@@ -377,12 +377,12 @@ fn a_policy_whose_digest_is_wrong_is_never_put_in_place() {
     );
     until("the digest is found to be wrong", || reason("sha256:"));
     let pinned = place.dir.path().join("state/policies/pinned");
-    // Nothing but the reason, for the next ADD that misses it.
+    // Only the reason, for the next ADD that needs it.
     let names: Vec<_> = std::fs::read_dir(pinned).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(names.iter().all(|path| path.extension().is_some_and(|end| end == "missed")), "{names:?}");
     let metrics = http(&place.dir.path().join("http.sock"), "/metrics");
     assert!(metrics.contains("state=\"failed\""), "{metrics}");
-    // A fault of one policy is no fault of the node.
+    // An error of one policy is not a fault of the node.
     assert!(ask::<Health>(&place.socket, &HealthRequest {}, LONG).unwrap().faults.is_empty());
     place.api.delete("network-attachment-definitions", "team/racks");
     until("the policy is not named any more", || state().is_none());
@@ -395,7 +395,7 @@ fn only_the_listed_rights_are_used_and_pods_of_other_nodes_are_never_listed() {
     place.info("web", "u1");
     place.report("u1", "[]", Duration::from_secs(20));
     until("the event is sent", || place.api.state().written.iter().any(|(resource, _)| resource == "events"));
-    // The API server gives exactly the rights of deploy/kubernetes/rbac.yaml: everything above worked with them.
+    // The API server grants exactly the rights of deploy/kubernetes/rbac.yaml: everything above worked with them.
     let asked = place.api.state().asked.clone();
     for (verb, resource) in
         [("watch", "pods"), ("list", "network-attachment-definitions"), ("patch", "pods/status"), ("create", "events")]

@@ -1,5 +1,5 @@
-//! Requests to an API server, and what its answers mean for a ledger: only what it refused for good is known not to have been
-//! executed.
+//! Requests to an API server, and the meaning of its answers for a ledger: only a definite refusal proves that a
+//! request was not executed.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::contract::{ReadError, WriteError};
 use super::with_causes;
 
-/// How long one request may take. An API server that does not answer by then is taken for away; what was sent is looked for
-/// afterwards.
+/// Time limit of one request. An API server that does not answer by then counts as away; the outcome of a write is read
+/// later.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Sends a write and waits for its answer.
@@ -19,7 +19,7 @@ pub(super) async fn written<T>(request: impl Future<Output = Result<T, kube::Err
     }
 }
 
-/// Sends a create. That its resource is not found means that there is no such resource at all.
+/// Sends a create. If the server does not find the resource, the resource type does not exist.
 pub(super) async fn created<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, WriteError> {
     let unknown = |error| match error {
         kube::Error::Api(status) if status.code == 404 => WriteError::Refused(
@@ -46,14 +46,14 @@ fn late() -> String {
     format!("no answer within {} seconds", PATIENCE.as_secs())
 }
 
-/// What a failed write means. Only what the API server itself refused for good is known not to have been executed.
+/// Interprets a failed write. Only a definite refusal of the API server itself proves that it was not executed.
 fn failed(error: kube::Error) -> WriteError {
     match error {
         kube::Error::Api(status) => match status.code {
-            // 409: the name exists, or a precondition does not hold. 404: the object is gone.
+            // 409: the name exists, or a precondition fails. 404: the object is gone.
             404 | 409 => WriteError::Conflict,
             422 | 403 if status.message.contains("the cluster ledger is frozen") => WriteError::Frozen,
-            // An API server that has just started does not know yet what its admission policies speak of.
+            // An API server that has just started may not know the types of its admission policies yet.
             code if status.message.contains("failed to configure policy") => {
                 WriteError::NoAnswer(format!("{} (code {code})", status.message))
             }

@@ -1,4 +1,4 @@
-//! What a backend has to do.
+//! The interface of a backend.
 
 use std::future::Future;
 
@@ -11,13 +11,13 @@ use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent
 /// Why a claim was not written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// Create: the name exists. Update and delete: a precondition does not hold, or the object is gone.
+    /// Create: the name exists. Update and delete: a precondition fails, or the object is gone.
     #[error("the claim has changed")]
     Conflict,
     /// The ledger is frozen.
     #[error("the cluster ledger is frozen; run \"weftctl ledger thaw\" once every node has confirmed")]
     Frozen,
-    /// Nobody knows whether it was written: no answer, or the server's own failure.
+    /// It is unknown whether it was written: no answer, or a failure of the server itself.
     #[error("the cluster ledger does not answer: {0}")]
     NoAnswer(String),
     /// It was not written and will not be.
@@ -25,7 +25,7 @@ pub enum WriteError {
     Refused(String),
 }
 
-/// Why something was not read.
+/// Why a read failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the cluster ledger cannot be read: {0}")]
 pub struct ReadError(pub String);
@@ -37,7 +37,7 @@ pub enum Listing<'a> {
     Node(&'a str),
     /// Those that an IPAMClaim owns.
     Persistent,
-    /// Those that somebody on the wire has.
+    /// Those in conflict with a host on the wire.
     Conflict,
     /// Those of a domain.
     Domain(&'a str),
@@ -45,18 +45,18 @@ pub enum Listing<'a> {
     All,
 }
 
-/// What is written into the status of an IPAMClaim.
+/// The new status of an IPAMClaim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Status<'a> {
     /// Its addresses.
     pub ips: &'a [String],
-    /// Name of the pod that was the first to use them.
+    /// Name of the first pod that used them.
     pub pod: &'a str,
-    /// Why there is no address; `None` where there is one.
+    /// Why there is no address; `None` if there is one.
     pub fault: Option<&'a str>,
 }
 
-/// Whether a machine may be taken for dead.
+/// Whether a machine is known to be dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fence {
     /// It may still run.
@@ -65,9 +65,9 @@ pub enum Fence {
     Fenced,
 }
 
-/// Cells and domains of a cluster ledger's store, with the promises of [`Backend`].
+/// Cells and domains of a cluster ledger's store, with the guarantees of [`Backend`].
 pub trait Cells {
-    /// Takes a cell. `epoch` is sent with re-assertions, which a frozen ledger takes.
+    /// Takes a cell. Re-assertions send `epoch`, with which a frozen ledger accepts them.
     fn create_block(&self, spec: &BlockSpec, epoch: Option<u64>) -> impl Future<Output = Result<Versions, WriteError>>;
 
     /// Reads a cell, never from a cache.
@@ -79,7 +79,7 @@ pub trait Cells {
     /// Deletes a cell.
     fn delete_block(&self, name: &str, read: &Versions) -> impl Future<Output = Result<(), WriteError>>;
 
-    /// Lists cells. None belongs to an IPAMClaim, or is in conflict.
+    /// Lists cells. A cell never belongs to an IPAMClaim, and is never in conflict.
     fn blocks(&self, listing: Listing<'_>) -> impl Future<Output = Result<Vec<Block>, ReadError>>;
 
     /// Makes a domain. It never changes.
@@ -91,18 +91,18 @@ pub trait Cells {
 
 /// A cluster ledger's store.
 ///
-/// Every write is one request. `create` succeeds only where the name is free. `replace` and `delete` succeed only for the
+/// Every write is one request. `create` succeeds only if the name is free. `replace` and `delete` succeed only for the
 /// version they name, by uid **and** version.
 pub trait Backend: Cells {
-    /// What this client has seen of the ledger's history. `create`, `replace` and `state` compare their answers with it, and note
-    /// requests without an answer.
+    /// Returns what this client has seen of the ledger's history. `create`, `replace` and `state` compare their answers
+    /// with it, and record unanswered requests.
     fn history(&self) -> &History;
 
-    /// Versions never come again, not even after a restore of the ledger: a version that a nonce has written proves that
-    /// the claim still is that nonce's.
+    /// Returns whether versions are unique, even after a restore of the ledger. Then a version that a nonce has written
+    /// proves that the claim still belongs to that nonce.
     fn has_unique_versions(&self) -> bool;
 
-    /// Creates a claim. `epoch` is sent with re-assertions, which a frozen ledger takes.
+    /// Creates a claim. Re-assertions send `epoch`, with which a frozen ledger accepts them.
     fn create(&self, spec: &ClaimSpec, epoch: Option<u64>) -> impl Future<Output = Result<Versions, WriteError>>;
 
     /// Reads a claim, never from a cache.
@@ -119,39 +119,39 @@ pub trait Backend: Cells {
     /// Deletes a claim.
     fn delete(&self, name: &str, read: &Versions) -> impl Future<Output = Result<(), WriteError>>;
 
-    /// Lists claims, maybe from a cache: what is done on the ground of it carries the versions that were listed.
+    /// Lists claims, possibly from a cache: later writes carry the listed versions.
     fn list(&self, listing: Listing<'_>) -> impl Future<Output = Result<Vec<Claim>, ReadError>>;
 
     /// Reads the state of the whole ledger.
     fn state(&self) -> impl Future<Output = Result<LedgerState, ReadError>>;
 
-    /// Replaces the state of the whole ledger, if it still is `read`. A freeze holds when this returns.
+    /// Replaces the state of the whole ledger, if it is still `read`. A freeze is effective when this returns.
     fn set_state(&self, read: LedgerState, state: LedgerState) -> impl Future<Output = Result<(), WriteError>>;
 
-    /// Reads what agents say about themselves.
+    /// Reads the records of all agents.
     fn nodes(&self) -> impl Future<Output = Result<Vec<LedgerNode>, ReadError>>;
 
-    /// Reads what the agent of one node says, never from a cache.
+    /// Reads the record of one node's agent, never from a cache.
     fn node(&self, node: &str) -> impl Future<Output = Result<Option<LedgerNode>, ReadError>>;
 
-    /// Changes what is said about a node. `change` gets what is there, and may be called again where others write too.
+    /// Changes a node's record. `change` gets the current record, and may be called again after concurrent writes.
     fn change_node(
         &self,
         node: &str,
         change: impl FnMut(&mut LedgerNode),
     ) -> impl Future<Output = Result<(), WriteError>>;
 
-    /// Names of nodes whose machines may be fenced: no other claims have to be looked at. What is decided on the ground of it is
-    /// read live.
+    /// Returns the nodes whose machines may be fenced: only their claims need to be checked. Decisions based on this
+    /// use live reads.
     fn suspects(&self) -> impl Future<Output = Result<Vec<String>, ReadError>>;
 
-    /// Whether a holder's machine is fenced, at a live read.
+    /// Returns whether a holder's machine is fenced, by a live read.
     fn fence(&self, node: &str, machine: &str) -> impl Future<Output = Result<Fence, ReadError>>;
 
-    /// Reads an IPAMClaim, never from a cache. `None`: there is none, or it is being deleted.
+    /// Reads an IPAMClaim, never from a cache. `None`: it does not exist, or is being deleted.
     fn persistent(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Option<Persistent>, ReadError>>;
 
-    /// Whether an IPAMClaim of this uid is there, even while it is being deleted, at a live read.
+    /// Returns whether an IPAMClaim with this uid exists, even one being deleted, by a live read.
     fn persistent_exists(
         &self,
         namespace: &str,
@@ -159,7 +159,8 @@ pub trait Backend: Cells {
         uid: &str,
     ) -> impl Future<Output = Result<bool, ReadError>>;
 
-    /// `status_cas`: writes `status.ips` of an IPAMClaim, with the pod that uses it, if it still is the version that was read.
+    /// `status_cas`: writes `status.ips` of an IPAMClaim, with the pod that uses it, if its version is still the one
+    /// that was read.
     fn set_persistent(
         &self,
         namespace: &str,
@@ -168,6 +169,6 @@ pub trait Backend: Cells {
         status: Status<'_>,
     ) -> impl Future<Output = Result<(), WriteError>>;
 
-    /// Whether a pod is there, at a live read.
+    /// Returns whether a pod exists, by a live read.
     fn pod_exists(&self, namespace: &str, name: &str, uid: &str) -> impl Future<Output = Result<bool, ReadError>>;
 }

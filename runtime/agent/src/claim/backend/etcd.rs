@@ -1,8 +1,8 @@
 //! A cluster ledger in etcd, for clusters without Kubernetes.
 //!
-//! The same content under `<prefix>/claims/<name>`. A claim's uid is its key's `create_revision`, its version the
-//! `mod_revision`, and every write is one transaction that compares them. Leases are not used: an address must not become free
-//! because a node was cut off for a while.
+//! The contents are the same, under `<prefix>/claims/<name>`. A claim's uid is its key's `create_revision`, its version
+//! the `mod_revision`, and every write is one transaction that compares them. Leases are not used: an address must not
+//! become free because a node was disconnected for a while.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,7 +17,7 @@ pub use super::etcd_gateway::{EtcdConf, EtcdError};
 use crate::claim::history::History;
 use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
 
-/// How often a change of a shared key is tried.
+/// How many times to try a change of a shared key.
 const TRIES: usize = 10;
 
 /// A cluster ledger in etcd.
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Etcd {
 }
 
 impl Etcd {
-    /// A ledger in etcd. Nothing is sent yet.
+    /// Creates a ledger in etcd. Sends nothing yet.
     ///
     /// # Errors
     /// See [`EtcdError`].
@@ -43,7 +43,7 @@ impl Etcd {
         Ok(Self { gateway: Gateway::new(conf)?, prefix, history: History::default() })
     }
 
-    /// Asks, and compares the answer with what was seen of the ledger's history. A read may be repeated.
+    /// Sends a request, and compares the answer with the known history of the ledger. A read may be repeated.
     async fn call(&self, path: &str, body: &Value, repeatable: bool) -> Result<Answer, Call> {
         let mark = self.history.mark();
         let answer = self.gateway.ask(path, body, repeatable).await;
@@ -59,7 +59,7 @@ impl Etcd {
         base64(format!("{}/{kind}/{name}", self.prefix).as_bytes())
     }
 
-    /// All keys of a kind.
+    /// Returns all keys of a kind.
     pub(super) async fn range<T: DeserializeOwned>(&self, kind: &str) -> Result<Vec<(T, Versions)>, ReadError> {
         let (first, end) = (format!("{}/{kind}/", self.prefix), format!("{}/{kind}0", self.prefix));
         let body = json!({"key": base64(first.as_bytes()), "range_end": base64(end.as_bytes())});
@@ -67,7 +67,7 @@ impl Etcd {
         answer.kvs.iter().map(value).collect()
     }
 
-    /// One key.
+    /// Returns one key.
     pub(super) async fn one<T: DeserializeOwned>(
         &self,
         kind: &str,
@@ -78,8 +78,8 @@ impl Etcd {
         answer.kvs.first().map(value).transpose()
     }
 
-    /// Writes a key if its revisions are as they were read; all zero: if there is none. Unless it is a re-assertion, only
-    /// while the ledger is not frozen.
+    /// Writes a key if its revisions are still those that were read; all zero means that it must not exist. Requires
+    /// that the ledger is not frozen, except for re-assertions.
     pub(super) async fn put<T: Serialize>(
         &self,
         (kind, name): (&str, &str),
@@ -146,7 +146,7 @@ fn value<T: DeserializeOwned>(pair: &KeyValue) -> Result<(T, Versions), ReadErro
     Ok((content, Versions { uid: pair.create_revision.clone(), version: pair.mod_revision.clone() }))
 }
 
-/// What the revisions of a key are that does not exist.
+/// Returns the revisions of a key that does not exist.
 pub(super) fn absent() -> Versions {
     Versions { uid: "0".to_owned(), version: "0".to_owned() }
 }
@@ -268,7 +268,7 @@ impl Backend for Etcd {
     }
 
     async fn persistent_exists(&self, _namespace: &str, _name: &str, _uid: &str) -> Result<bool, ReadError> {
-        // No claim here belongs to one, so whatever says so is not ours to judge.
+        // No claim here belongs to one, so a claim that does is not ours to judge.
         Ok(true)
     }
 
@@ -283,7 +283,7 @@ impl Backend for Etcd {
     }
 
     async fn pod_exists(&self, _namespace: &str, _name: &str, _uid: &str) -> Result<bool, ReadError> {
-        // There is nobody to ask: the fence alone decides.
+        // There is no pod to look up: the fence alone decides.
         Ok(false)
     }
 }

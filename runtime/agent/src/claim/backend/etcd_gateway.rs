@@ -1,7 +1,7 @@
-//! etcd's JSON gateway: endpoints one after the other, TLS, and users with passwords.
+//! etcd's JSON gateway: failover between endpoints, TLS, and users with passwords.
 //! <https://etcd.io/docs/v3.5/dev-guide/api_grpc_gateway/>
 //!
-//! Not here: what the keys mean (`etcd`).
+//! Not here: the meaning of the keys (`etcd`).
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -15,23 +15,23 @@ use serde_json::{Value, json};
 use super::with_causes;
 use crate::claim::history::Position;
 
-/// How long one endpoint may take.
+/// Time limit of one endpoint.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How etcd is reached, as the network's configuration says.
+/// The connection settings of etcd in a network's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EtcdConf {
     /// Client URLs of the members.
     pub endpoints: Vec<String>,
-    /// Before every key.
+    /// Prefix of every key.
     pub prefix: Option<String>,
-    /// Certificates of those who sign the members' certificates, PEM.
+    /// CA certificates of the members, PEM.
     pub ca_file: Option<PathBuf>,
     /// The client's certificate, PEM.
     pub cert_file: Option<PathBuf>,
     /// Its key, PEM.
     pub key_file: Option<PathBuf>,
-    /// User name, where etcd's authentication is on.
+    /// User name, if etcd's authentication is enabled.
     pub username: Option<String>,
     /// The user's password.
     pub password_file: Option<PathBuf>,
@@ -43,10 +43,10 @@ pub enum EtcdError {
     /// No endpoint is configured.
     #[error("the ledger names no etcd endpoint; add \"endpoints\": [\"https://...:2379\"]")]
     NoEndpoint,
-    /// An endpoint is no URL.
+    /// An endpoint is not a URL.
     #[error("etcd endpoint {0:?} is no URL; write it as https://HOST:2379")]
     Endpoint(String),
-    /// TLS or the files for it.
+    /// TLS or its files cannot be used.
     #[error("etcd endpoint {endpoint:?} cannot be used; correct caFile, certFile and keyFile")]
     Tls {
         /// The endpoint.
@@ -66,10 +66,10 @@ pub enum EtcdError {
     },
 }
 
-/// The members of an etcd, as this node reaches them.
+/// The members of an etcd cluster, as reachable from this node.
 pub(super) struct Gateway {
     endpoints: Vec<Client>,
-    /// The one that answered last.
+    /// The last one that answered.
     current: Cell<usize>,
     login: Option<(String, String)>,
     token: RefCell<Option<String>>,
@@ -77,13 +77,13 @@ pub(super) struct Gateway {
 
 /// Why a call failed.
 pub(super) enum Call {
-    /// Nobody knows whether it was executed.
+    /// It is unknown whether it was executed.
     NoAnswer(String),
     /// It was not executed.
     Refused(String),
 }
 
-/// An answer of `/v3/kv/txn` and `/v3/kv/range`; numbers are texts there, and what is zero is absent.
+/// An answer of `/v3/kv/txn` and `/v3/kv/range`; numbers are strings, and zero values are absent.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Answer {
@@ -108,7 +108,7 @@ pub(super) struct Header {
 }
 
 impl Answer {
-    /// Where in etcd's history it was given.
+    /// Returns the answer's position in etcd's history.
     pub(super) fn position(&self) -> Position {
         let number = |text: &str| text.parse().unwrap_or(0);
         let header = &self.header;
@@ -129,7 +129,7 @@ pub(super) struct KeyValue {
     pub(super) mod_revision: String,
 }
 
-/// What etcd says where it does not do what it is asked.
+/// etcd's error object.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Trouble {
@@ -139,7 +139,7 @@ struct Trouble {
 }
 
 impl Gateway {
-    /// Nothing is sent yet.
+    /// Creates the gateway. Sends nothing yet.
     ///
     /// # Errors
     /// See [`EtcdError`].
@@ -160,8 +160,8 @@ impl Gateway {
         Ok(Self { endpoints, current: Cell::new(0), login, token: RefCell::new(None) })
     }
 
-    /// Calls one endpoint after the other until one answers. A read may be repeated; a write that may have been executed is
-    /// not sent to a second one.
+    /// Tries the endpoints in turn until one answers. A read may be repeated; a write that may have been executed is
+    /// not sent to a second endpoint.
     pub(super) async fn ask(&self, path: &str, body: &Value, repeatable: bool) -> Result<Answer, Call> {
         let mut last = String::new();
         for turn in 0..self.endpoints.len() {
@@ -192,7 +192,7 @@ impl Gateway {
             let trouble: Trouble = serde_json::from_str(&answer).unwrap_or_default();
             let text = if trouble.message.is_empty() { trouble.error } else { trouble.message };
             match trouble.code {
-                // The token has ended. https://etcd.io/docs/v3.5/op-guide/authentication/rbac/
+                // The token has expired. https://etcd.io/docs/v3.5/op-guide/authentication/rbac/
                 16 if !fresh && self.login.is_some() => {}
                 // InvalidArgument, PermissionDenied, Unauthenticated.
                 3 | 7 | 16 => return Err(Call::Refused(text)),
@@ -202,7 +202,7 @@ impl Gateway {
         Err(Call::Refused("the user name or password for etcd is not accepted".to_owned()))
     }
 
-    /// The token of this client's user.
+    /// Returns the token of this client's user.
     async fn token(&self, index: usize, fresh: bool) -> Result<Option<String>, Call> {
         let Some((name, password)) = &self.login else { return Ok(None) };
         if let Some(token) = self.token.borrow().clone().filter(|_token| !fresh) {
@@ -217,7 +217,8 @@ impl Gateway {
                 *self.token.borrow_mut() = Some(token.clone());
                 Ok(Some(token))
             }
-            // https://github.com/etcd-io/etcd/blob/v3.5.0/server/embed/serve.go: its gateway would take the name for the user's.
+            // https://github.com/etcd-io/etcd/blob/v3.5.0/server/embed/serve.go: its gateway would interpret the name
+            // as the user's.
             _ if answer.contains("CommonName") => Err(Call::Refused(
                 "etcd takes no client certificate with a common name (CN) beside a user name and password; use one \
                  without, as of openssl's -subj /O=weft"

@@ -1,5 +1,5 @@
-//! A freeze of a ledger in Kubernetes: the admission policy in `deploy/crds` refuses claims, on the ground of the API server's own
-//! copy of the LedgerState. Until that copy is new, a frozen ledger would still give out addresses.
+//! Freezing a ledger in Kubernetes: the admission policy in `deploy/crds` refuses claims based on the API server's own
+//! copy of the LedgerState. Until that copy is updated, a frozen ledger would still give out addresses.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -11,15 +11,15 @@ use super::contract::WriteError;
 use super::kubernetes::Kubernetes;
 use crate::claim::object::{ClaimOwner, ClaimSpec, ClaimState, Sharing};
 
-/// How long the API server's copy may take.
+/// How long the update of the API server's copy may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two tries.
+/// Pause between two tries.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Waits until the API server refuses a claim. The claim is a dry run: it is not written in any case.
+/// Waits until the API server refuses a claim. The claim is a dry run, which is never written.
 ///
 /// # Errors
-/// The API server takes claims although the ledger is frozen: it does not have the admission policy.
+/// The API server accepts claims although the ledger is frozen: it lacks the admission policy.
 pub(super) async fn until_it_holds(backend: &Kubernetes) -> Result<(), WriteError> {
     let owner = Owner { kind: "Sandbox".to_owned(), uid: "freeze".to_owned(), ..Owner::default() };
     let probe = ClaimSpec {

@@ -1,4 +1,4 @@
-//! IPAMClaims: reading one, and writing its status.
+//! IPAMClaims: reads them and writes their status.
 //!
 //! The controller of the workload makes and deletes them; an IPAM plugin writes `status` and nothing else.
 //! <https://github.com/k8snetworkplumbingwg/multi-net-spec>, version 1.3, section 8.
@@ -12,15 +12,15 @@ use serde_json::{Value, json};
 use super::contract::{Status, WriteError};
 use crate::claim::object::Persistent;
 
-/// The condition that says whether there are addresses.
+/// The condition that says whether it has addresses.
 const ALLOCATED: &str = "IPsAllocated";
 
-/// IPAMClaims of a namespace.
+/// Returns the API for IPAMClaims of a namespace.
 pub(super) fn api(client: Client, namespace: &str) -> Api<DynamicObject> {
     Api::namespaced_with(client, namespace, &resource())
 }
 
-/// What they are called.
+/// Returns the resource type of IPAMClaims.
 pub(super) fn resource() -> ApiResource {
     ApiResource {
         group: "k8s.cni.cncf.io".to_owned(),
@@ -31,7 +31,7 @@ pub(super) fn resource() -> ApiResource {
     }
 }
 
-/// What the ledger uses of one. One that is being deleted takes no more users.
+/// Returns the fields that the ledger uses. An IPAMClaim that is being deleted accepts no more users.
 pub(super) fn read(object: &DynamicObject) -> Option<Persistent> {
     if object.metadata.deletion_timestamp.is_some() {
         return None;
@@ -47,7 +47,7 @@ pub(super) fn read(object: &DynamicObject) -> Option<Persistent> {
     })
 }
 
-/// The object with its new status; `Conflict` where it is not the version that was read.
+/// Returns the object with its new status; `Conflict` if its version is not the one that was read.
 pub(super) fn with_status(
     mut object: DynamicObject,
     from: &Persistent,
@@ -73,7 +73,7 @@ pub(super) fn with_status(
     Ok(object)
 }
 
-/// How the status is written.
+/// Writes the status.
 pub(super) async fn put(api: &Api<DynamicObject>, object: &DynamicObject) -> Result<DynamicObject, kube::Error> {
     let name = object.metadata.name.clone().unwrap_or_default();
     api.replace_status(&name, &PostParams::default(), object).await

@@ -1,7 +1,8 @@
 //! IPAMClaims that weft makes: one for each interface of a pod whose policy keeps its addresses.
 //!
-//! The name follows from pod, network and interface, so the pod that comes back under its name finds its own. One that a
-//! StatefulSet's pod made belongs to the StatefulSet: Kubernetes deletes it with that, and the address is free then.
+//! The name is derived from pod, network and interface, so a pod that returns with the same name finds its own. An
+//! IPAMClaim of a StatefulSet's pod is owned by the StatefulSet: Kubernetes deletes both together, and then the address
+//! becomes free.
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -21,9 +22,9 @@ use crate::claim::object::Persistent;
 pub struct Keeper {
     /// Namespace of the pod.
     pub namespace: String,
-    /// Name of the pod: its identity, whatever its uid.
+    /// Name of the pod, which identifies it across different uids.
     pub pod: String,
-    /// Uid of the pod that asks.
+    /// Uid of the requesting pod.
     pub uid: String,
     /// Name of the network.
     pub network: String,
@@ -32,7 +33,7 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// The name of its IPAMClaim.
+    /// Returns the name of its IPAMClaim.
     #[must_use]
     pub fn claim(&self) -> String {
         let parts = [self.pod.as_str(), &self.network, &self.interface].join("\0");
@@ -42,7 +43,7 @@ impl Keeper {
 }
 
 impl Kubernetes {
-    /// The IPAMClaim of an interface that keeps its addresses. The first one to ask makes it.
+    /// Returns the IPAMClaim of an interface that keeps its addresses. The first request makes it.
     pub(in crate::claim) async fn keep(&self, keeper: &Keeper) -> Result<Persistent, ReadError> {
         let (name, client) = (keeper.claim(), self.client()?);
         let claims = ipam_claim::api(client.clone(), &keeper.namespace);
@@ -72,9 +73,9 @@ fn known(object: &DynamicObject, keeper: &Keeper) -> Result<Persistent, ReadErro
     ipam_claim::read(object).ok_or_else(deleted)
 }
 
-/// The StatefulSet that a pod is an ordinal of.
+/// Returns the StatefulSet of which a pod is an ordinal.
 fn stateful_set(pod: Pod, uid: &str) -> Option<OwnerReference> {
-    // A pod of the same name that has taken the place of the one that asks speaks for itself.
+    // Ignore the references of another pod with the same name that has replaced the requesting one.
     let references = pod.metadata.owner_references.filter(|_| pod.metadata.uid.as_deref() == Some(uid))?;
     let owner = references.into_iter().find(|owner| owner.controller == Some(true) && owner.kind == "StatefulSet")?;
     Some(OwnerReference { block_owner_deletion: None, ..owner })

@@ -1,7 +1,8 @@
 //! A cluster ledger in Kubernetes objects of the group `ipam.weft.dev`.
 //!
-//! Only POST, PUT and DELETE with uid and resourceVersion: server-side apply would create or update. No ownerReferences:
-//! Kubernetes' own collector would free an address while its link is up, since the Pod object goes before the CNI DEL.
+//! Only POST, PUT and DELETE with uid and resourceVersion are used: server-side apply would create or update. There are
+//! no ownerReferences: Kubernetes' garbage collector would free an address while its link is still up, because the Pod
+//! object is deleted before the CNI DEL.
 //! <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>
 
 use std::rc::Rc;
@@ -23,34 +24,35 @@ use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState
 pub const GROUP: &str = "ipam.weft.dev";
 /// Its version.
 pub const VERSION: &str = "v1alpha1";
-/// Labels of a claim, one per holder: this and a hash of the holder's node, whose name may be longer than a label.
+/// Label of a claim, one per holder: this prefix and a hash of the holder's node, whose name may be too long for a
+/// label.
 const NODE_LABEL: &str = "ipam.weft.dev/node-";
 /// Label of a claim that outlives its holders, and its value.
 const OWNER_LABEL: &str = "ipam.weft.dev/owner";
 const PERSISTENT: &str = "IPAMClaim";
-/// Label of a claim that somebody on the wire has, and its value.
+/// Label of a claim in conflict with a host on the wire, and its value.
 const STATE_LABEL: &str = "ipam.weft.dev/state";
 const CONFLICT: &str = "Conflict";
 /// Label of a claim: its domain.
 pub(super) const DOMAIN_LABEL: &str = "ipam.weft.dev/domain";
-/// Annotation of a re-assertion: the epoch it is for. The admission policy in `deploy/crds` lets only these pass a freeze.
+/// Annotation of a re-assertion: its epoch. In a freeze, the admission policy in `deploy/crds` admits only these.
 pub(super) const EPOCH: &str = "ipam.weft.dev/epoch";
-/// The one LedgerState.
+/// The name of the only LedgerState.
 const STATE: &str = "cluster";
-/// The taint that says that a node is powered off.
+/// The taint of a node that is powered off.
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/#node-kubernetes-io-out-of-service>
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
-/// The real uid of a static pod, whose mirror has another one.
+/// The annotation with the real uid of a static pod, whose mirror has another one.
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-config-hash>
 pub(super) const CONFIG_HASH: &str = "kubernetes.io/config.hash";
-/// How often a change of a shared object is tried.
+/// How many times to try a change of a shared object.
 const TRIES: usize = 10;
 
 pub(super) type ClaimObject = Object<ClaimSpec, NotUsed>;
 type StateObject = Object<LedgerState, NotUsed>;
 type NodeObject = Object<LedgerNode, NotUsed>;
 
-/// Where a client with the newest credentials comes from.
+/// Returns a client with the newest credentials.
 pub type ClientSource = Rc<dyn Fn() -> Result<Client, String>>;
 
 /// A cluster ledger behind an API server.
@@ -77,7 +79,7 @@ pub(super) fn resource(kind: &str, plural: &str) -> ApiResource {
 }
 
 impl Kubernetes {
-    /// A ledger behind a client. The client's own retries do no harm: what is unclear is read again.
+    /// Creates a ledger behind a client. The client's own retries are harmless: an uncertain outcome is read again.
     #[must_use]
     pub fn new(client: ClientSource) -> Self {
         Self { client, history: Rc::default() }
@@ -91,15 +93,15 @@ impl Kubernetes {
         Ok(Api::all_with(self.client()?, &resource("AddressClaim", "addressclaims")))
     }
 
-    /// A create that is not executed, whatever the API server says to it.
+    /// Sends a create that is never executed, whatever the API server answers.
     pub(super) async fn dry_create(&self, spec: &ClaimSpec) -> Result<(), WriteError> {
         let (claims, object) = (self.claims()?, object(spec, None, None));
         let params = PostParams { dry_run: true, ..PostParams::default() };
         created(claims.create(&params, &object)).await.map(drop)
     }
 
-    /// Compares what a write has made with what was known before it was sent. A resourceVersion is etcd's revision, as a number:
-    /// <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>.
+    /// Compares the result of a write with what was known before it was sent. A resourceVersion is etcd's revision, a
+    /// number: <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>.
     pub(super) fn wrote(
         &self,
         mark: Mark,
@@ -129,7 +131,7 @@ impl Kubernetes {
     }
 }
 
-/// There are no credentials. Nothing was sent.
+/// There are no credentials, so nothing was sent.
 pub(super) struct NoClient(String);
 
 impl From<NoClient> for WriteError {
@@ -144,19 +146,19 @@ impl From<NoClient> for ReadError {
     }
 }
 
-/// A label for a node: the first 128 bits of its name's SHA-256 in hex.
+/// Returns the label of a node: the first 128 bits of its name's SHA-256 in hex.
 pub(super) fn node_label(node: &str) -> String {
     let hash = Sha256::digest(node.as_bytes());
     hash.iter().take(16).fold(NODE_LABEL.to_owned(), |label, octet| format!("{label}{octet:02x}"))
 }
 
-/// It is said to be powered off.
+/// Returns whether the node is marked as powered off.
 fn is_tainted(node: &Node) -> bool {
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
     taints.is_some_and(|taints| taints.iter().any(|taint| taint.key == OUT_OF_SERVICE))
 }
 
-/// A claim as an object. Field management is switched off: it would double the object's size.
+/// Returns a claim as an object. Field management is disabled, because it would double the object's size.
 fn object(spec: &ClaimSpec, read: Option<&Versions>, epoch: Option<u64>) -> ClaimObject {
     let mut labels = vec![(DOMAIN_LABEL.to_owned(), spec.domain.clone())];
     if spec.is_persistent() {
@@ -184,7 +186,7 @@ pub(super) fn versions(meta: &ObjectMeta) -> Versions {
 }
 
 fn position(version: Option<&String>) -> Position {
-    // What is no number is not compared.
+    // A version that is not a number is not compared.
     let revision = version.and_then(|version| version.parse().ok()).unwrap_or(0);
     Position { revision, ..Position::default() }
 }
@@ -210,7 +212,7 @@ impl Backend for Kubernetes {
     }
 
     async fn get(&self, name: &str) -> Result<Option<Claim>, ReadError> {
-        // No resourceVersion: a quorum read.
+        // Without resourceVersion this is a quorum read.
         Ok(read(self.claims()?.get_opt(name)).await?.map(claim))
     }
 
@@ -228,7 +230,7 @@ impl Backend for Kubernetes {
     }
 
     async fn list(&self, listing: Listing<'_>) -> Result<Vec<Claim>, ReadError> {
-        // From the API server's cache: what is done on the ground of it carries the listed versions.
+        // From the API server's cache: later writes carry the listed versions.
         let params = ListParams::default().match_any();
         let params = match listing {
             Listing::Node(node) => params.labels(&node_label(node)),
@@ -241,7 +243,8 @@ impl Backend for Kubernetes {
     }
 
     async fn state(&self) -> Result<LedgerState, ReadError> {
-        // A list and not the object: only a list says how far the whole ledger is. No resourceVersion: not from a cache.
+        // Use a list: only a list returns the revision of the whole ledger. Without resourceVersion it does not come
+        // from a cache.
         let (states, params, mark) = (self.states()?, ListParams::default(), self.history.mark());
         let list = async {
             match states.list(&params).await {
@@ -324,7 +327,7 @@ impl Backend for Kubernetes {
         let nodes: Api<Node> = Api::all(self.client()?);
         let Some(object) = read(nodes.get_opt(node)).await? else { return Ok(Fence::None) };
         let tainted = is_tainted(&object);
-        // The taint speaks of the machine that the Node object describes, and of no other one of that name.
+        // The taint refers to the machine that the Node object describes, and to no other machine with that name.
         let described = object.status.and_then(|status| status.node_info).map(|info| info.system_uuid);
         let same = described.is_some_and(|described| described.eq_ignore_ascii_case(machine))
             || record.is_some_and(|record| record.machine == machine);

@@ -26,7 +26,7 @@ impl Kubernetes {
     }
 }
 
-/// What a re-assertion carries.
+/// Adds the annotation of a re-assertion.
 fn annotated(meta: ObjectMeta, epoch: Option<u64>) -> ObjectMeta {
     ObjectMeta { annotations: epoch.map(|epoch| [(EPOCH.to_owned(), epoch.to_string())].into()), ..meta }
 }
@@ -57,7 +57,7 @@ impl Cells for Kubernetes {
     }
 
     async fn block(&self, name: &str) -> Result<Option<Block>, ReadError> {
-        // No resourceVersion: a quorum read.
+        // Without resourceVersion this is a quorum read.
         Ok(read(self.blocks_api()?.get_opt(name)).await?.map(block))
     }
 
@@ -78,7 +78,7 @@ impl Cells for Kubernetes {
         let params = ListParams::default();
         let params = match listing {
             Listing::Node(node) => params.labels(&node_label(node)),
-            // Not from a cache: whether a cell is left is decided on it.
+            // Not from a cache, because it decides whether a cell is left.
             Listing::Domain(domain) => params.labels(&format!("{DOMAIN_LABEL}={domain}")),
             Listing::All => params,
             Listing::Persistent | Listing::Conflict => return Ok(Vec::new()),
@@ -86,7 +86,8 @@ impl Cells for Kubernetes {
         let blocks = self.blocks_api()?;
         let list = async {
             match blocks.list(&params).await {
-                // The API server does not know the resource: there are none.
+                // The API server does not know the resource, so there are no
+                // cells.
                 Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
                 list => list.map(|list| list.items),
             }

@@ -11,10 +11,10 @@ use crate::claim::block::{Block, BlockSpec, LedgerDomain};
 use crate::claim::history::{History, Position};
 use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
 
-/// What its clients' clocks say.
+/// The time on its clients' clocks.
 const NOW: u64 = 1_000_000;
 
-/// What happens to a request.
+/// The fate of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// It never arrives.
@@ -45,7 +45,7 @@ pub(crate) struct Server {
     pub(crate) pods: Vec<String>,
     /// IPAMClaims by namespace and name.
     pub(crate) persistent: BTreeMap<String, Persistent>,
-    /// For the next writes, in order.
+    /// Faults of the next writes, in order.
     pub(crate) faults: VecDeque<Option<Fault>>,
     held: Vec<Write>,
     pub(crate) version: u64,
@@ -150,7 +150,7 @@ impl Server {
         Ok(versions)
     }
 
-    /// The same, for cells.
+    /// Executes one write of a cell.
     fn execute_on_blocks(&mut self, write: Write, version: String) -> Result<Versions, WriteError> {
         let known = |server: &Self, name: &str| server.blocks.get(name).map(|block| block.versions.clone());
         let (spec, uid) = match write {
@@ -237,7 +237,7 @@ impl Backend for Memory {
     }
 
     async fn delete(&self, name: &str, read: &Versions) -> Result<(), WriteError> {
-        // What a delete answers is the version that it deleted.
+        // A delete returns the version that it deleted.
         self.send(Write::Delete(name.to_owned(), read.clone()), false).map(drop)
     }
 

@@ -1,5 +1,5 @@
-//! Where a cluster ledger is kept. A backend offers create if absent, and update and delete with preconditions; everything
-//! else is the protocol's.
+//! Stores of a cluster ledger. A backend provides create-if-absent, and update and delete with preconditions; the
+//! protocol does everything else.
 
 mod answers;
 mod contract;
@@ -19,7 +19,7 @@ mod tests;
 
 pub use contract::{Backend, Cells, Fence, Listing, ReadError, Status, WriteError};
 
-/// An error with its causes: `kube` hides what the connection said.
+/// Formats an error with its causes: `kube` hides the connection's error.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! AddressPools behind an API server, and what is read of claims and pods by their metadata alone.
+//! AddressPools behind an API server, and reads of claims and pods that only need metadata.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use super::kubernetes::{CONFIG_HASH, ClaimObject, DOMAIN_LABEL, Kubernetes, NoCl
 use crate::claim::object::address_of;
 use crate::claim::pool::{Pool, PoolSpec, PoolStatus};
 
-/// How many names an answer has at most.
+/// Maximum names in one answer.
 const PAGE: u32 = 2000;
 
 type PoolObject = Object<PoolSpec, PoolStatus>;
@@ -24,12 +24,12 @@ impl Kubernetes {
         Ok(Api::all_with(self.client()?, &resource("AddressPool", "addresspools")))
     }
 
-    /// One pool.
+    /// Returns one pool.
     pub(in crate::claim) async fn pool(&self, name: &str) -> Result<Option<Pool>, ReadError> {
         Ok(read(self.pools_api()?.get_opt(name)).await?.map(pool))
     }
 
-    /// All pools; none where the API server does not know the resource.
+    /// Returns all pools; none if the API server does not know the resource.
     pub(in crate::claim) async fn pools(&self) -> Result<Vec<Pool>, ReadError> {
         let (pools, params) = (self.pools_api()?, ListParams::default());
         let list = async {
@@ -41,7 +41,7 @@ impl Kubernetes {
         Ok(read(list).await?.into_iter().map(pool).collect())
     }
 
-    /// Writes the status of the pool that was read.
+    /// Writes the status of a pool that was read.
     pub(in crate::claim) async fn set_pool_status(&self, of: &Pool, status: &PoolStatus) -> Result<(), WriteError> {
         let mut object = Object::new(&of.name, &resource("AddressPool", "addresspools"), of.spec.clone());
         object.metadata.resource_version = Some(of.version.clone());
@@ -49,7 +49,7 @@ impl Kubernetes {
         written(self.pools_api()?.replace_status(&of.name, &PostParams::default(), &object)).await.map(drop)
     }
 
-    /// The uids of all pods, those of static pods as their nodes know them too.
+    /// Returns the uids of all pods; for static pods, also those that their nodes use.
     pub(in crate::claim) async fn pod_uids(&self) -> Result<BTreeSet<String>, ReadError> {
         let pods: Api<Pod> = Api::all(self.client()?);
         let mut params = ListParams::default().limit(PAGE);
@@ -67,7 +67,7 @@ impl Kubernetes {
         }
     }
 
-    /// What is taken in a domain. Names say it, so no claim's content is read.
+    /// Returns the taken addresses of a domain. Names contain them, so no claim's content is read.
     pub(in crate::claim) async fn taken(&self, domain: &str) -> Result<BTreeSet<IpAddr>, ReadError> {
         let claims: Api<ClaimObject> = self.claims()?;
         let mut params = ListParams::default().labels(&format!("{DOMAIN_LABEL}={domain}")).limit(PAGE);

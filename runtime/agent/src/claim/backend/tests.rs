@@ -1,4 +1,5 @@
-//! What every backend has to do, against the real thing. The protocol's tests build on it.
+//! The guarantees of every backend, tested against the real servers. The protocol's tests
+//! rely on them.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -37,7 +38,7 @@ fn spec(address: &str, nonce: &str) -> ClaimSpec {
     }
 }
 
-/// Every promise of [`Backend`].
+/// Checks every guarantee of [`Backend`].
 async fn keeps_its_promises(backend: &impl Backend) {
     let (one, other) = (spec("10.0.0.1", "nonce-1"), spec("10.0.0.1", "nonce-2"));
     let name = one.name();
@@ -49,7 +50,7 @@ async fn keeps_its_promises(backend: &impl Backend) {
     let read = backend.get(&name).await.unwrap().unwrap();
     assert_eq!((&read.spec, &read.versions, read.deleting), (&one, &created, false));
 
-    // Both preconditions, each alone.
+    // Check both preconditions separately.
     let replaced = backend.replace(&other, &created, None).await.unwrap();
     assert_eq!((replaced.uid == created.uid, replaced.version == created.version), (true, false));
     assert_eq!(backend.replace(&one, &created, None).await, Err(WriteError::Conflict));
@@ -71,12 +72,12 @@ async fn keeps_its_promises(backend: &impl Backend) {
 
     backend.delete(&name, &replaced).await.unwrap();
     assert_eq!(backend.delete(&name, &replaced).await, Err(WriteError::Conflict));
-    // The name is free, and its next object is another one.
+    // The name is free, and its next object is a new one.
     let again = backend.create(&one, None).await.unwrap();
     assert_ne!(again.uid, created.uid);
     assert_eq!(backend.replace(&other, &replaced, None).await, Err(WriteError::Conflict));
 
-    // A frozen ledger takes removals and re-assertions of its epoch alone.
+    // A frozen ledger only accepts removals, and re-assertions of its epoch.
     assert_eq!(backend.state().await.unwrap(), LedgerState::default());
     let frozen = LedgerState { epoch: 1, frozen: true };
     backend.set_state(LedgerState::default(), frozen).await.unwrap();
@@ -112,7 +113,7 @@ fn block(first: &str, nonce: &str) -> BlockSpec {
     BlockSpec { domain, first, size: 16, pool: "blue".into(), shared: false, holder: Some(holder) }
 }
 
-/// Every promise of [`Cells`], on a ledger that is not frozen.
+/// Checks every guarantee of [`Cells`], on a ledger that is not frozen.
 async fn keeps_its_promises_on_cells(backend: &impl Backend) {
     let (one, other) = (block("10.0.0.16", "nonce-1"), block("10.0.0.16", "nonce-2"));
     let name = one.name();
@@ -124,7 +125,7 @@ async fn keeps_its_promises_on_cells(backend: &impl Backend) {
     let read = backend.block(&name).await.unwrap().unwrap();
     assert_eq!((&read.spec, &read.versions), (&one, &created));
 
-    // Both preconditions, each alone.
+    // Check both preconditions separately.
     let identity = Identity {
         node: "node-a".into(),
         machine: "machine-a".into(),
@@ -154,14 +155,14 @@ async fn keeps_its_promises_on_cells(backend: &impl Backend) {
     let again = backend.create_block(&one, None).await.unwrap();
     assert_ne!(again.uid, created.uid);
 
-    // A domain is what its first user has said.
+    // The first user defines a domain.
     let domain = |cell_size| LedgerDomain { domain: "cells".into(), cell_size };
     assert_eq!(backend.domain("cells").await.unwrap(), None);
     backend.create_domain(&domain(16), None).await.unwrap();
     assert_eq!(backend.create_domain(&domain(32), None).await, Err(WriteError::Conflict));
     assert_eq!(backend.domain("cells").await.unwrap(), Some(domain(16)));
 
-    // A frozen ledger takes removals and re-assertions alone.
+    // A frozen ledger only accepts removals and re-assertions.
     let before = backend.state().await.unwrap();
     let frozen = LedgerState { epoch: before.epoch + 1, frozen: true };
     backend.set_state(before, frozen).await.unwrap();

@@ -1,4 +1,4 @@
-//! Which cell to try next.
+//! Chooses the next cell to try.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -8,13 +8,15 @@ use weft_core::ledger::remote::Span;
 
 use crate::claim::block::cell_of;
 
-/// Where a machine begins to look, so that machines that look at once do not race for one cell.
+/// Returns where a machine begins to search, so that concurrent searches do not race for one
+/// cell.
 pub(super) fn start(machine: &str, domain: &str) -> u128 {
     let hash = Sha256::digest(format!("{machine}\0{domain}").as_bytes());
     hash.iter().take(16).fold(0, |number, octet| (number << 8) | u128::from(*octet))
 }
 
-/// The first cell with addresses of some spans that is not taken, from a place on and round again.
+/// Returns the first free cell with addresses of some spans, starting at a position and wrapping
+/// around.
 pub(super) fn next(spans: &[Span], size: u32, start: u128, taken: &BTreeSet<IpAddr>) -> Option<IpAddr> {
     let runs = runs(spans, size);
     let total = runs.iter().map(|run| run.count).sum::<u128>();
@@ -25,15 +27,15 @@ pub(super) fn next(spans: &[Span], size: u32, start: u128, taken: &BTreeSet<IpAd
     (0..tries).filter_map(|step| nth(&runs, (start % total + step) % total, size)).find(|first| !taken.contains(first))
 }
 
-/// Neighbouring cells.
+/// Consecutive cells.
 struct Run {
     is_ipv4: bool,
-    /// Number of the first, where that of the family's first address is 0.
+    /// Number of the first cell; the cell of the family's first address has the number 0.
     first: u128,
     count: u128,
 }
 
-/// The cells of some spans, each once.
+/// Returns the cells of some spans, without duplicates.
 fn runs(spans: &[Span], size: u32) -> Vec<Run> {
     let number = |address: IpAddr| bits(cell_of(address, size)) / u128::from(size.max(1));
     let mut ends: Vec<(bool, u128, u128)> =

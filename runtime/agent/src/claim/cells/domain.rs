@@ -1,4 +1,4 @@
-//! What a domain is: its first user says it, and nobody after that can say anything else.
+//! The properties of a domain: its first user defines them, and nobody can change them afterwards.
 
 use std::cell::RefCell;
 
@@ -10,11 +10,12 @@ use super::work::Tries;
 use crate::claim::backend::{Backend, Listing, WriteError};
 use crate::claim::block::LedgerDomain;
 
-/// Reads a domain, and makes it where this is its first use: with cells of `cell_size`, or without any where that is 0. Returns the
-/// size of its cells, whatever was wanted.
+/// Reads a domain, and creates it on first use: with cells of `cell_size`, or without cells if that is 0. Returns the
+/// actual size of its cells.
 ///
 /// # Errors
-/// The ledger cannot be read or written; or the domain is to have cells, and has claims of a time when domains were not written down.
+/// The ledger cannot be read or written; or the domain is to have cells, but has claims from before domains were
+/// recorded.
 pub(in crate::claim) async fn learn<B: Backend>(
     backend: &B,
     store: &RefCell<NodeStore>,
@@ -41,9 +42,9 @@ pub(in crate::claim) async fn learn<B: Backend>(
         }
         let made = LedgerDomain { domain: domain.to_owned(), cell_size };
         match backend.create_domain(&made, None).await {
-            // Whatever is unclear is read.
+            // If the outcome is uncertain, read it.
             Ok(()) => {}
-            // Somebody else's, which the read before did not show yet.
+            // Somebody else made it, which the previous read did not show yet.
             Err(error @ WriteError::Conflict) => tries.wait(error.to_string()).await?,
             Err(WriteError::NoAnswer(text)) => tries.wait(text).await?,
             Err(error) => return Err(error.into()),

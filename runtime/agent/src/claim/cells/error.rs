@@ -1,17 +1,17 @@
-//! Why something about cells was not done.
+//! Why an operation on cells failed.
 
 use weft_core::store::StoreError;
 
 use crate::claim::DrainError;
 use crate::claim::backend::{ReadError, WriteError};
 
-/// See the module.
+/// Why an operation on cells failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CellError {
-    /// It was given up meanwhile.
+    /// It was abandoned meanwhile.
     #[error("the cell was given up; try again")]
     Withdrawn,
-    /// The deadline came first.
+    /// The deadline passed.
     #[error("the cluster ledger did not answer in time; try again: {0}")]
     Deadline(String),
     /// The ledger refuses, or does not answer.
@@ -20,12 +20,12 @@ pub enum CellError {
     /// The ledger cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// `doubt`: its history is not the one that was seen before.
+    /// `doubt`: its history differs from what was seen before.
     #[error(
         "the cluster ledger was taken back to a backup ({0}); it has to be thawed before it grants addresses, try again"
     )]
     Doubt(String),
-    /// The domain is used in another way.
+    /// The domain has another cell size.
     #[error("{0}")]
     Domain(String),
     /// The node's own store.

@@ -1,4 +1,5 @@
-//! What goes on beside ADDs: cells of an earlier boot are confirmed, empty ones given back, and what is being given back is deleted.
+//! Background work: confirms cells of an earlier boot, gives empty cells back, and deletes cells that are being given
+//! back.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,28 +14,29 @@ use crate::claim::block::block_name;
 use crate::claim::drain::UNANSWERED;
 use crate::claim::now;
 
-/// How long a cell beside another empty one has to be empty to be given back.
+/// How long a cell must be empty to be given back, if there is another empty one.
 const SPARE: Duration = Duration::from_secs(10);
-/// The same for the last empty one: pods that come and go do not take and give back a cell each time.
+/// The same for the last empty cell: pods that come and go must not take and give back a cell each time.
 const LAST: Duration = Duration::from_secs(600);
-/// How long one look may try to confirm a cell.
+/// How long one round may try to confirm a cell.
 const CONFIRM: Duration = Duration::from_secs(5);
 
-/// Since when cells have been empty, as far as this process has seen it.
+/// Since when cells have been empty, as observed by this process.
 #[derive(Debug, Default)]
 pub(in crate::claim) struct Idle(BTreeMap<String, Instant>);
 
 #[cfg(test)]
 impl Idle {
-    /// As if so much more time had gone by.
+    /// Acts as if this much more time had passed.
     pub(in crate::claim) fn age(&mut self, by: Duration) {
         self.0.values_mut().for_each(|since| *since -= by);
     }
 }
 
 impl<B: Backend> CellWork<'_, B> {
-    /// `confirm_write`: a cell of an earlier boot, or from before a freeze, is written with this boot's id before anything of it is
-    /// given out. A removal that is under way fails then. One that is not this machine's any more is dropped. Says whether it is owned.
+    /// `confirm_write`: a cell of an earlier boot, or from before a freeze, is written with this boot's id before any
+    /// of its addresses is allocated. A concurrent removal then fails. A cell that no longer belongs to this machine is
+    /// dropped. Returns whether it is owned.
     ///
     /// # Errors
     /// The ledger does not answer, is frozen, or refuses.
@@ -44,7 +46,7 @@ impl<B: Backend> CellWork<'_, B> {
             self.certain()?;
             let found = self.backend.block(&block_name(&cell.domain, cell.first)).await?;
             let Some(block) = found.filter(|block| block.spec.is_held_by(&cell.nonce, self.identity)) else {
-                // With attachments inside it is for a person: re-assertion says so.
+                // With attachments inside, a person has to decide: re-assertion reports it.
                 if self.store.borrow().inside(cell, &self.identity.boot_id)?.is_empty() {
                     self.store.borrow_mut().forget_cell(&cell.nonce)?;
                 }
@@ -63,10 +65,10 @@ impl<B: Backend> CellWork<'_, B> {
         }
     }
 
-    /// One round of all that goes on beside ADDs. While the ledger is frozen nothing is confirmed.
+    /// Runs one round of the background work. A frozen ledger confirms nothing.
     ///
     /// # Errors
-    /// The first trouble; the rest is tried with the next call.
+    /// The first error; the next call retries the rest.
     pub(in crate::claim) async fn look_after(&self, idle: &mut Idle, is_frozen: bool) -> Result<(), CellError> {
         if self.cells()?.is_empty() {
             return Ok(());
@@ -85,10 +87,10 @@ impl<B: Backend> CellWork<'_, B> {
         Ok(())
     }
 
-    /// Cells that have been empty for a while begin to be given back; of a domain's family the last one much later.
+    /// Begins to give back cells that have been empty for a while; the last one of a domain's family much later.
     fn give_back_idle(&self, idle: &mut Idle) -> Result<(), CellError> {
         let mut store = self.store.borrow_mut();
-        // What rested inside for long enough does not keep a cell.
+        // A claim that has rested for long enough does not keep a cell.
         store.purge_expired(now())?;
         let empty = store.empty_cells(self.ledger)?;
         idle.0.retain(|nonce, _since| empty.iter().any(|cell| cell.nonce == *nonce));
@@ -110,10 +112,10 @@ impl<B: Backend> CellWork<'_, B> {
         Ok(())
     }
 
-    /// Deletes a cell that is being given back, and forgets it when nothing of it can be left.
+    /// Deletes a cell that is being given back, and forgets it once nothing of it can be left.
     async fn give_back(&self, cell: &Cell) -> Result<(), CellError> {
         let name = block_name(&cell.domain, cell.first);
-        // The common case costs one request: the version that this nonce wrote is still the current one.
+        // The common case takes one request: the version that this nonce wrote is still current.
         if let Some(versions) = cell.versions.as_ref().filter(|_versions| self.backend.has_unique_versions()) {
             match self.backend.delete_block(&name, versions).await {
                 Ok(()) => return Ok(self.store.borrow_mut().forget_cell(&cell.nonce)?),
@@ -130,7 +132,7 @@ impl<B: Backend> CellWork<'_, B> {
                 Err(error) => return Err(error.into()),
             }
         }
-        // A create that was not answered may still come.
+        // An unanswered create may still arrive.
         if !cell.is_unanswered || now().saturating_sub(cell.since) >= UNANSWERED.as_secs() {
             self.store.borrow_mut().forget_cell(&cell.nonce)?;
         }

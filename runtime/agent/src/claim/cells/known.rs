@@ -1,24 +1,24 @@
-//! What an agent has learnt of a ledger's domains and cells. None of it changes: a domain never does, and a shared cell stays. After a
-//! restore it is learnt anew.
+//! An agent's knowledge of a ledger's domains and cells. It never becomes outdated: a domain does not change, and a
+//! shared cell is permanent. After a restore it is discarded.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::keep::Idle;
 
-/// See the module.
+/// An agent's knowledge of domains and cells.
 #[derive(Debug, Default)]
 pub(in crate::claim) struct KnownCells {
-    /// How many addresses the cells of a domain have; 0: it has none.
+    /// How many addresses the cells of a domain have; 0 means that it has no cells.
     pub(in crate::claim) sizes: RefCell<BTreeMap<String, u32>>,
     /// Names of shared cells.
     pub(in crate::claim) shared: RefCell<BTreeSet<String>>,
-    /// Since when own cells are empty.
+    /// Since when our own cells have been empty.
     pub(in crate::claim) idle: RefCell<Idle>,
 }
 
 impl KnownCells {
-    /// What was learnt is of another history.
+    /// Discards everything: it belongs to another history.
     pub(in crate::claim) fn forget(&self) {
         self.sizes.borrow_mut().clear();
         self.shared.borrow_mut().clear();

@@ -1,8 +1,9 @@
-//! Block mode: the cells of this machine, which it takes with one write each, and shared ones, from which all claim.
+//! Block mode: this machine's cells, each taken with one write, and shared cells, from which everybody claims.
 //!
-//! Invariants (`tests/model/src/blocks` has them by these names): a cell is on disk as `taking` before it is asked for; what an
-//! earlier boot owned is confirmed by a write before anything of it is given out (`confirm_write`); a cell is given back only empty,
-//! and never comes back (`empty`, `no_unreturn`); what is deleted is the version that was looked at, and has this store's nonce.
+//! Invariants (`tests/model/src/blocks` uses the same names): a cell is on disk as `taking` before it is requested. A
+//! cell owned in an earlier boot is confirmed by a write before any of its addresses is allocated (`confirm_write`). A
+//! cell is only given back empty, and never becomes owned again (`empty`, `no_unreturn`). Only the version that was
+//! read, with this store's nonce, is deleted.
 
 mod choose;
 mod domain;

@@ -1,8 +1,8 @@
-//! After a restore of the ledger, and at the start of the agent: every cell from which this machine gives addresses out has to be its
-//! own again, and so has the shared cell of every claim.
+//! After a restore of the ledger, and at the agent's start: every cell from which this machine allocates must be its
+//! own again, and the cell of every claim must be shared again.
 //!
-//! `confirm_strict`: a cell that somebody else has by now, with attachments of this machine inside, is a conflict that a person has to
-//! solve.
+//! `confirm_strict`: if somebody else has a cell that contains attachments of this machine, that is a conflict that a
+//! person has to solve.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ use crate::claim::block::{BlockSpec, LedgerDomain, block_name};
 use crate::claim::reassert::Conflict;
 
 impl<B: Backend> CellWork<'_, B> {
-    /// Writes what is missing, and returns what is somebody else's. `entries` are this node's claims.
+    /// Writes missing cells, and returns those that belong to somebody else. `entries` are this node's claims.
     ///
     /// # Errors
     /// The ledger or the store cannot be read or written.
@@ -55,7 +55,7 @@ impl<B: Backend> CellWork<'_, B> {
         Ok((written, conflicts))
     }
 
-    /// Writes a domain again that is missing.
+    /// Writes a missing domain again.
     async fn domain(&self, domain: &LedgerDomain, epoch: u64) -> Result<bool, CellError> {
         if self.backend.domain(&domain.domain).await?.is_some() {
             return Ok(false);
@@ -74,7 +74,7 @@ impl<B: Backend> CellWork<'_, B> {
                 Some(block) => return Ok(Found::Others(block.spec.describe())),
                 None => {}
             }
-            // `send_row`: it may be on its way back.
+            // `send_row`: it may be in the process of being given back.
             if !self.cells()?.iter().any(|now| now.nonce == cell.nonce && now.state == cell.state) {
                 return Ok(Found::Own);
             }
@@ -89,7 +89,7 @@ impl<B: Backend> CellWork<'_, B> {
         }
     }
 
-    /// A cell is somebody else's. Nothing more is given out from it; without attachments inside it is forgotten.
+    /// Handles a cell that belongs to somebody else: stops allocating from it, and forgets it if it has no attachments.
     fn lost(&self, cell: &Cell, inside: Vec<(IpAddr, String)>, holder: &str) -> Result<Vec<Conflict>, CellError> {
         let mut store = self.store.borrow_mut();
         store.suspend_cell(&cell.nonce)?;
@@ -101,7 +101,7 @@ impl<B: Backend> CellWork<'_, B> {
     }
 }
 
-/// Whose a cell is.
+/// The holder of a cell.
 enum Found {
     Own,
     Written,

@@ -1,10 +1,10 @@
-//! What fenced machines had: claims, and whole cells.
+//! Claims and whole cells of fenced machines.
 
 use crate::claim::DrainError;
 use crate::claim::backend::{Backend, Fence, Listing, WriteError};
 use crate::claim::reassert::reclaim_claims;
 
-/// Gives back what fenced machines held; how many claims and cells that were.
+/// Gives back what fenced machines held. Returns the number of claims and cells.
 ///
 /// # Errors
 /// The ledger cannot be read or written.
@@ -12,8 +12,8 @@ pub async fn reclaim<B: Backend>(backend: &B) -> Result<usize, DrainError> {
     Ok(reclaim_claims(backend).await? + reclaim_cells(backend).await?)
 }
 
-/// Cell first, then the fence, and only the version that was read before. Which pods are inside nobody but the machine knows, so there
-/// is no other test.
+/// Reads the cell first, then the fence, and deletes only the version that was read. Only the machine knows which pods
+/// are inside, so there is no other check.
 async fn reclaim_cells<B: Backend>(backend: &B) -> Result<usize, DrainError> {
     let mut removed = 0;
     for node in backend.suspects().await? {

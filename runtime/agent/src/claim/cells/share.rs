@@ -1,5 +1,5 @@
-//! Shared cells: addresses in them are claimed one by one. A shared cell is never given back, so one look at it
-//! is enough.
+//! Shared cells: their addresses are claimed one by one. A shared cell is never given back, so it needs to be read only
+//! once.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use super::work::CellWork;
 use crate::claim::backend::{Backend, Cells, Listing, WriteError};
 use crate::claim::block::{Block, BlockSpec, block_name, cell_of, last_of};
 
-/// What an address of a domain in block mode needs before it is claimed.
+/// Context for claiming an address of a domain in block mode.
 pub(in crate::claim) struct Sharing<'a> {
     /// How many addresses a cell has.
     pub(in crate::claim) size: u32,
@@ -27,12 +27,12 @@ pub(in crate::claim) struct Sharing<'a> {
 pub(in crate::claim) enum Verdict {
     /// Its cell is shared.
     Shared,
-    /// Its cell is a machine's: who that is.
+    /// Its cell belongs to a machine, which is named here.
     Others(String),
 }
 
 impl Sharing<'_> {
-    /// Looks whose the cell of an address is, and makes it a shared one where it is nobody's. `epoch` is sent by re-assertions.
+    /// Reads who has the cell of an address, and makes it a shared one if nobody has it. Re-assertions pass `epoch`.
     ///
     /// # Errors
     /// The ledger cannot be read or written.
@@ -55,7 +55,7 @@ impl Sharing<'_> {
             }
             match backend.create_block(&BlockSpec::shared(domain, first, (self.size, "")), epoch).await {
                 Ok(_versions) => break,
-                // Somebody else has it, or this request has made it: that is read.
+                // Somebody else has it, or this request made it: read it.
                 Err(WriteError::Conflict) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -65,15 +65,15 @@ impl Sharing<'_> {
     }
 }
 
-/// Shared cells of some spans, and what is claimed in them.
+/// Shared cells of some spans, and the claimed addresses in them.
 pub(in crate::claim) struct SharedCells {
     pub(in crate::claim) cells: Vec<Span>,
     pub(in crate::claim) taken: Runs,
 }
 
 impl<B: Backend> CellWork<'_, B> {
-    /// Shared cells with addresses of the spans. Where the caller knows all of them, or there is no free address in any, one more is
-    /// made. `None`: there is none that the caller does not know, and no cell is left.
+    /// Returns shared cells with addresses of the spans. Makes one more if the caller knows all of them, or none has a
+    /// free address. `None`: there is no cell that the caller does not know, and none is left.
     ///
     /// # Errors
     /// The ledger cannot be read or written.
@@ -97,7 +97,7 @@ impl<B: Backend> CellWork<'_, B> {
             cells.iter().any(|(first, last)| !known.contains(first) && has_free((*first, *last), want, &runs));
         if !has_room {
             let mut taken: BTreeSet<IpAddr> = blocks.iter().map(|block| block.spec.first).collect();
-            // Cells that this machine may still ask for are no shared ones.
+            // Cells that this machine may still request are not shared.
             taken.extend(self.cells()?.into_iter().filter(|cell| cell.domain == want.domain).map(|cell| cell.first));
             let Some(made) = self.make_shared(want, &mut taken).await? else { return Ok(None) };
             cells.push(made);
@@ -105,7 +105,7 @@ impl<B: Backend> CellWork<'_, B> {
         Ok(Some(SharedCells { cells, taken: runs }))
     }
 
-    /// The lowest cell that is left, so that shared cells lie together.
+    /// Takes the lowest free cell, so that shared cells are adjacent.
     async fn make_shared(&self, want: &CellWant, taken: &mut BTreeSet<IpAddr>) -> Result<Option<Span>, CellError> {
         while let Some(first) = choose::next(&want.spans, want.size, 0, taken) {
             let spec = BlockSpec::shared(&want.domain, first, (want.size, &want.pool));
@@ -126,7 +126,7 @@ impl<B: Backend> CellWork<'_, B> {
     }
 }
 
-/// Whether an address of a cell that lies in the spans is not claimed.
+/// Returns whether a cell has an unclaimed address in the spans.
 fn has_free((first, last): Span, want: &CellWant, claimed: &Runs) -> bool {
     want.spans.iter().filter(|(from, _to)| from.is_ipv4() == first.is_ipv4()).any(|(from, to)| {
         let (from, to) = (first.max(*from), last.min(*to));

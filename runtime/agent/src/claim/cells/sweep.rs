@@ -1,5 +1,5 @@
-//! The reverse sweep of cells: those that name this machine, and of which its store knows nothing, are deleted. It finds what a late
-//! request left, and what a machine lost that came back with an empty store.
+//! The reverse sweep of cells: deletes cells that name this machine, but that its store does not know. It finds
+//! leftovers of late requests, and cells that a machine lost because it came back with an empty store.
 
 use super::error::CellError;
 use super::work::CellWork;
@@ -9,7 +9,7 @@ use crate::claim::object::Identity;
 use crate::claim::sweep::Swept;
 
 impl<B: Backend> CellWork<'_, B> {
-    /// Sweeps once. `list_first`: it lists, and looks into the store then.
+    /// Sweeps once. `list_first`: lists first, then reads the store.
     ///
     /// # Errors
     /// The ledger or the store cannot be read or written.
@@ -31,7 +31,7 @@ pub(in crate::claim) async fn judge_cells<B: Backend>(
             Verdict::Foreign => swept.foreign += 1,
             Verdict::LeftOver => match work.backend.delete_block(&block.spec.name(), &block.versions).await {
                 Ok(()) => swept.removed += 1,
-                // It has changed since it was listed: the next sweep looks again.
+                // It has changed since the list; the next sweep handles it.
                 Err(WriteError::Conflict) => {}
                 Err(error) => return Err(error.into()),
             },
@@ -40,18 +40,18 @@ pub(in crate::claim) async fn judge_cells<B: Backend>(
     Ok(swept)
 }
 
-/// Whose a listed cell is.
+/// The owner of a listed cell.
 enum Verdict {
-    /// The store's, or none of this machine.
+    /// It is in the store, or belongs to another machine.
     Known,
-    /// Of another store of this boot: its attachments may live.
+    /// It belongs to another store of this boot: its attachments may be alive.
     Foreign,
     LeftOver,
 }
 
 fn is_left_over<B: Backend>(work: &CellWork<'_, B>, block: &Block) -> Result<Verdict, CellError> {
     let Identity { machine, store_id, boot_id, .. } = work.identity;
-    // `machine_id`: a node's name is not a machine.
+    // `machine_id`: a node's name does not identify a machine.
     let Some(holder) = block.spec.holder.as_ref().filter(|holder| holder.machine == *machine) else {
         return Ok(Verdict::Known);
     };

@@ -1,4 +1,5 @@
-//! Taking a cell: the row first, flushed; then the create, which decides. After a lost answer a quorum read tells the outcome.
+//! Takes a cell: first the row, flushed; then the create, which decides. After a lost answer, a quorum read determines
+//! the outcome.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,12 +15,12 @@ use crate::claim::backend::{Backend, Listing, WriteError};
 use crate::claim::block::{BlockSpec, last_of};
 use crate::claim::now;
 
-/// So many cells that turned out to be taken, and all of the domain are listed. Listing costs its server more than a create.
+/// After this many taken cells, all cells of the domain are listed. Listing costs the server more than a create.
 const LIST_AFTER: usize = 2;
 
 impl<B: Backend> CellWork<'_, B> {
-    /// Makes sure that this machine has a cell with addresses of the spans that the caller does not know: one that another ADD has
-    /// taken meanwhile, one of an earlier boot, or a new one. Says whether there is one.
+    /// Makes sure that this machine has a cell with addresses of the spans that the caller does not know: one that
+    /// another ADD has taken meanwhile, one of an earlier boot, or a new one. Returns whether it has.
     ///
     /// # Errors
     /// The ledger does not answer, is frozen, or refuses.
@@ -57,7 +58,7 @@ impl<B: Backend> CellWork<'_, B> {
         Ok(false)
     }
 
-    /// One cell; `false` where it is somebody else's.
+    /// Takes one cell. Returns `false` if somebody else has it.
     async fn take_one(&self, want: &CellWant, first: IpAddr, deadline: Instant) -> Result<bool, CellError> {
         let place = (want.ledger.as_str(), want.domain.as_str(), want.pool.as_str());
         let cell = self.store.borrow_mut().begin_taking(place, (first, last_of(first, want.size)), now())?;
@@ -66,7 +67,7 @@ impl<B: Backend> CellWork<'_, B> {
         if !matches!(taken, Ok(true)) {
             let mut store = self.store.borrow_mut();
             if may_exist {
-                // The row stays until no create can come any more.
+                // The row is kept until no create can arrive any more.
                 store.return_cell(&cell.nonce, now())?;
             } else {
                 store.forget_cell(&cell.nonce)?;
@@ -75,7 +76,7 @@ impl<B: Backend> CellWork<'_, B> {
         taken
     }
 
-    /// `may_exist` says afterwards whether the cell may be this nonce's, now or later.
+    /// Afterwards, `may_exist` says whether the cell may belong to this nonce, now or later.
     async fn ask(
         &self,
         spec: &BlockSpec,

@@ -1,4 +1,4 @@
-//! What all work on cells needs.
+//! The common context of work on cells.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::claim::backend::Backend;
 use crate::claim::object::Identity;
 use crate::pause::Pause;
 
-/// Between two tries of a ledger that does not answer.
+/// Pause between two requests to a ledger that does not answer.
 const RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
@@ -21,11 +21,11 @@ pub(in crate::claim) struct CellWork<'a, B> {
     pub(in crate::claim) backend: &'a B,
     pub(in crate::claim) store: &'a RefCell<NodeStore>,
     pub(in crate::claim) identity: &'a Identity,
-    /// The ledger, as rows name it.
+    /// The ledger's name in rows.
     pub(in crate::claim) ledger: &'a str,
 }
 
-/// Tries until a deadline.
+/// Repeated tries until a deadline.
 pub(super) struct Tries {
     deadline: Instant,
     pause: Pause,
@@ -48,14 +48,14 @@ impl Tries {
 }
 
 impl<B: Backend> CellWork<'_, B> {
-    /// This node's cells of the ledger.
+    /// Returns this node's cells of the ledger.
     pub(super) fn cells(&self) -> Result<Vec<Cell>, CellError> {
         let mut cells = self.store.borrow().cells()?;
         cells.retain(|cell| cell.ledger == self.ledger);
         Ok(cells)
     }
 
-    /// `doubt`: what a ledger says that was taken back is not used.
+    /// `doubt`: answers of a restored ledger are not used.
     pub(super) fn certain(&self) -> Result<(), CellError> {
         self.backend.history().doubt().map_or(Ok(()), |why| Err(CellError::Doubt(why)))
     }

@@ -1,4 +1,4 @@
-//! The check of block mode: cells against the machines that have them, the claims inside, and this node's store.
+//! Checks block mode: cells against their machines, the claims inside, and this node's store.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::claim::cells::{CellWork, judge_cells};
 use crate::claim::object::{Claim, LedgerNode};
 use crate::claim::sweep::entries;
 
-/// All that is wrong with cells, without changing anything.
+/// Returns all problems of cells, without changing anything.
 pub(super) async fn look_at_cells<B: Backend>(
     backend: &B,
     local: Option<&Local>,
@@ -63,7 +63,7 @@ async fn of_holder<B: Backend>(
     Ok(())
 }
 
-/// What a machine gives out by itself nobody may claim.
+/// Reports claims on addresses that a machine allocates by itself.
 fn of_claims(block: &Block, claims: &[Claim], found: &mut Vec<Finding>) {
     let (first, last) = (block.spec.first, block.spec.last());
     let is_inside = |claim: &&Claim| {
@@ -79,7 +79,7 @@ fn of_claims(block: &Block, claims: &[Claim], found: &mut Vec<Finding>) {
     }
 }
 
-/// `reverse_sweep`'s order: the cells were listed before the store is looked into.
+/// Uses `reverse_sweep`'s order: the cells were listed before the store is read.
 fn of_node(local: &Local, blocks: &[Block], found: &mut Vec<Finding>) -> Result<(), DrainError> {
     let Local { store, identity, .. } = local;
     let store = store.borrow();
@@ -123,7 +123,7 @@ fn of_node(local: &Local, blocks: &[Block], found: &mut Vec<Finding>) -> Result<
     Ok(())
 }
 
-/// Puts right what can be.
+/// Repairs what can be repaired.
 pub(super) async fn repair_cells<B: Backend>(backend: &B, local: &Local, blocks: &[Block]) -> Result<(), DrainError> {
     let Local { store, identity, .. } = local;
     let ledgers = store.borrow().remote_ledgers(0)?;

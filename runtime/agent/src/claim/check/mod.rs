@@ -1,8 +1,9 @@
-//! `weftctl ledger check`: a cluster ledger's claims against what they are for: pods, IPAMClaims and machines in the cluster, and
-//! on a node its store, its journal and the addresses on its links.
+//! `weftctl ledger check`: compares a cluster ledger's claims with their users: pods, IPAMClaims and machines in the
+//! cluster, and on a node its store, its journal and the addresses on its links.
 //!
-//! Invariants: the first look changes nothing; a repair is one that the agent or the controller would make too, with the versions it
-//! was decided on. Nothing is given back because a pod is gone or a node does not answer: that is a person's word (`fence`).
+//! Invariants: the check changes nothing. A repair is one that the agent or the controller would make too, with the
+//! versions on which it was decided. Nothing is given back because a pod is gone or a node does not answer: a person
+//! has to confirm that (`fence`).
 
 mod cells;
 mod run;
@@ -26,7 +27,7 @@ use super::object::{Claim, ClaimOwner, ClaimState, Identity, LedgerNode, Sharing
 use super::sweep::{entries, judge};
 use super::{Rests, collect_orphans, reassert, reclaim, whereabouts};
 
-/// What is wrong.
+/// The kind of a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -34,59 +35,59 @@ pub enum Kind {
     TwoClaims,
     /// Two domains have claims on one address.
     TwoDomains,
-    /// Nobody holds a claim that is not kept for anybody.
+    /// Nobody holds a claim, and nobody keeps it.
     NoHolder,
-    /// The IPAMClaim that it is kept for is gone.
+    /// The IPAMClaim that keeps it is gone.
     NoOwner,
-    /// The pod is gone, the claim is not.
+    /// The pod is gone, but not the claim.
     NoPod,
     /// The holder's machine is fenced.
     Fenced,
-    /// The holder's machine is not the one that speaks for its node.
+    /// The holder's machine is not its node's current one.
     OtherMachine,
-    /// This node's store knows nothing of a claim that names it.
+    /// A claim names this node, but its store does not know it.
     NoRow,
     /// An attachment of this node has no claim on its address.
     NoClaim,
-    /// An attachment's address is somebody else's in the cluster.
+    /// An attachment's address belongs to somebody else in the cluster.
     Others,
     /// An attachment's address is on no link of this node.
     NoLink,
-    /// An address of this node's store belongs to no attachment in the journal.
+    /// An address of this node's store belongs to no journalled attachment.
     NoEntry,
-    /// An address of a machine's cell is claimed by itself.
+    /// An address of a machine's cell has a claim of its own.
     InCell,
 }
 
-/// One thing that is wrong.
+/// A problem.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
-    /// What kind of thing.
+    /// Its kind.
     pub kind: Kind,
     /// The address.
     pub address: IpAddr,
     /// Its domain.
     pub domain: String,
-    /// What was seen.
+    /// The finding.
     pub what: String,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: String,
 }
 
 impl Kind {
-    /// `weftctl ledger check --repair` puts it right.
+    /// Returns whether `weftctl ledger check --repair` repairs it.
     #[must_use]
     pub fn is_repairable(self) -> bool {
         matches!(self, Self::NoHolder | Self::NoOwner | Self::Fenced | Self::NoRow | Self::NoClaim)
     }
 }
 
-/// This node's side: its store, which is read or written, and who it is.
+/// This node's side: its store, for reading or writing, and its identity.
 pub(super) struct Local {
     pub(super) store: RefCell<NodeStore>,
     pub(super) identity: Identity,
-    /// `type` of the ledger: a node may have rows of another one too.
+    /// `type` of the ledger: a node may also have rows of another one.
     pub(super) ledger: String,
 }
 
@@ -95,14 +96,14 @@ impl Local {
         self.is_ledger(&row.ledger)
     }
 
-    /// Whether a row's ledger is the one that is checked.
+    /// Returns whether a row's ledger is the checked one.
     fn is_ledger(&self, text: &str) -> bool {
         serde_json::from_str::<Value>(text)
             .is_ok_and(|ledger| ledger["type"].as_str().unwrap_or_default() == self.ledger)
     }
 }
 
-/// All that is wrong, without changing anything. `pods` has the uids of the cluster's pods, where there are pods.
+/// Returns all problems, without changing anything. `pods` has the uids of the cluster's pods, if it has pods.
 pub(super) async fn look<B: Backend>(
     backend: &B,
     local: Option<&Local>,
@@ -130,11 +131,11 @@ fn finding(claim: &Claim, kind: Kind, what: String, remedy: &str) -> Finding {
     Finding { kind, address, domain, what, remedy: remedy.to_owned() }
 }
 
-/// Claims that are sound each, and not beside one another.
+/// Reports claims that are valid alone, but contradict each other.
 fn twins(claims: &[Claim], found: &mut Vec<Finding>) {
     let mut owners = BTreeMap::<String, &Claim>::new();
     let mut addresses = BTreeMap::<IpAddr, &Claim>::new();
-    // One that is marked is not used by its owner, which has another.
+    // A marked claim is not used by its owner, which has another one.
     for claim in claims.iter().filter(|claim| claim.spec.state != ClaimState::Conflict) {
         let spec = &claim.spec;
         let ClaimOwner { owner, network, interface, slot } = &spec.owner;
@@ -152,7 +153,7 @@ fn twins(claims: &[Claim], found: &mut Vec<Finding>) {
     }
 }
 
-/// Whose a claim is, for messages.
+/// Returns the owner of a claim, for messages.
 fn name(claim: &Claim) -> String {
     let owner = &claim.spec.owner.owner;
     match owner.name.as_str() {
@@ -211,7 +212,7 @@ async fn of_holders<B: Backend>(
     Ok(())
 }
 
-/// `reverse_sweep`'s order: the claims were listed before the store is looked into.
+/// Uses `reverse_sweep`'s order: the claims were listed before the store is read.
 fn of_node(local: &Local, claims: &[Claim], found: &mut Vec<Finding>) -> Result<(), DrainError> {
     let Local { store, identity, .. } = local;
     for claim in claims {
@@ -226,7 +227,7 @@ fn of_node(local: &Local, claims: &[Claim], found: &mut Vec<Finding>) -> Result<
     }
     let known: BTreeMap<(&str, IpAddr), &Claim> =
         claims.iter().map(|claim| ((claim.spec.domain.as_str(), claim.spec.address), claim)).collect();
-    // Without the right to look into namespaces nothing is said about links.
+    // Without the right to enter namespaces, links are not checked.
     let links = netlink::addresses_in_use().ok();
     for (row, address) in entries(store)?.into_iter().filter(|(row, _address)| local.is_of_ledger(row)) {
         let container = &row.key.attachment.container_id;
@@ -236,7 +237,7 @@ fn of_node(local: &Local, claims: &[Claim], found: &mut Vec<Finding>) -> Result<
         };
         match known.get(&(row.domain.as_str(), address)) {
             Some(claim) if claim.spec.is_held_by(&row.nonce) => {}
-            // Claimed after the list was made.
+            // Claimed after the list.
             _ if store.borrow().remote_row(&row.nonce)?.is_none() => continue,
             Some(claim) => {
                 let holders: Vec<String> = claim.spec.holders.iter().map(super::Holder::describe).collect();
@@ -260,7 +261,7 @@ fn of_node(local: &Local, claims: &[Claim], found: &mut Vec<Finding>) -> Result<
     Ok(())
 }
 
-/// Puts right what can be. What is decided on is what `claims` says.
+/// Repairs what can be repaired, with the listed versions in `claims`.
 pub(super) async fn repair<B: Backend>(backend: &B, local: Option<&Local>, claims: &[Claim]) -> Result<(), DrainError> {
     for claim in claims {
         let kept = claim.spec.is_persistent() || claim.spec.state == ClaimState::Conflict;
@@ -277,7 +278,7 @@ pub(super) async fn repair<B: Backend>(backend: &B, local: Option<&Local>, claim
     let Some(local) = local else { return Ok(()) };
     let Local { store, identity, .. } = local;
     judge(backend, store, identity, claims).await?;
-    // Claims are written into this ledger alone.
+    // Claims are written only into this ledger.
     let epoch = backend.state().await?.epoch;
     reassert(backend, store, (identity, epoch), |row| local.is_of_ledger(row)).await?;
     Ok(())
@@ -300,7 +301,7 @@ mod tests {
         found.into_iter().map(|finding| finding.kind).filter(|kind| !matches!(kind, Kind::NoLink)).collect()
     }
 
-    /// What an agent writes when it starts.
+    /// Writes the record of an agent at its start.
     async fn speak(server: &Memory, name: &str, machine: &str) {
         let write = |node: &mut LedgerNode| {
             name.clone_into(&mut node.node);
@@ -334,7 +335,7 @@ mod tests {
         let local = Local { store, identity, ledger: String::new() };
         assert_eq!(found(&server, &local).await, []);
 
-        // A late create of this machine, one that nobody holds, and one of a machine that never spoke.
+        // A late create of this machine, a claim without a holder, and one of a machine without a record.
         let holder = |machine: &str, nonce: &str| Holder {
             node: "node".to_owned(),
             machine: machine.to_owned(),
@@ -345,10 +346,10 @@ mod tests {
         server.create(&claim_of("web", "10.0.0.7", vec![holder("m1", "late")]), None).await.unwrap();
         server.create(&claim_of("idle", "10.0.0.8", Vec::new()), None).await.unwrap();
         server.create(&claim_of("away", "10.0.0.9", vec![holder("m9", "far")]), None).await.unwrap();
-        // What is marked is right as it is, also beside what its owner has instead.
+        // A marked claim is valid, even beside its owner's replacement.
         let marked = ClaimSpec { state: ClaimState::Conflict, ..claim_of("web", "10.0.0.6", Vec::new()) };
         server.create(&marked, None).await.unwrap();
-        // The claim of the attachment that runs is lost.
+        // The claim of the running attachment is lost.
         server.0.borrow_mut().claims.remove(&claim_name("default", address()));
         let all = [Kind::NoHolder, Kind::NoPod, Kind::OtherMachine, Kind::NoRow, Kind::NoClaim];
         assert_eq!(found(&server, &local).await, all);

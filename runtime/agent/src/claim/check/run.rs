@@ -1,4 +1,4 @@
-//! The check as a command: reaching the ledger, finding out which node this is, looking, repairing, and looking again.
+//! The check as a command: connects to the ledger, identifies this node, checks, repairs, and checks again.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -17,31 +17,31 @@ use crate::claim::machine_id;
 use crate::claim::object::{Claim, Identity, LedgerNode};
 use crate::claim::operate::{Reach, backend};
 
-/// What is looked at, and whether it is repaired.
+/// What to check, and whether to repair it.
 #[derive(Debug, Clone)]
 pub struct CheckOptions {
-    /// Where weft keeps this node's state.
+    /// The directory of this node's state.
     pub state_dir: PathBuf,
-    /// Put right what can be.
+    /// Whether to repair problems.
     pub repair: bool,
 }
 
-/// What a check came to.
+/// The result of a check.
 #[derive(Debug, Clone, Serialize)]
 pub struct Checked {
-    /// How many claims were looked at.
+    /// How many claims were checked.
     pub claims: usize,
-    /// How many cells.
+    /// How many cells were checked.
     pub cells: usize,
-    /// The node whose store, journal and links were looked at too.
+    /// The node whose store, journal and links were checked too.
     pub node: Option<String>,
-    /// What was wrong and is not any more.
+    /// Problems that were repaired.
     pub repaired: Vec<Finding>,
-    /// What is wrong.
+    /// Remaining problems.
     pub left: Vec<Finding>,
 }
 
-/// Checks a cluster ledger; on a node that uses it, that node too.
+/// Checks a cluster ledger; on a node that uses it, checks that node too.
 ///
 /// # Errors
 /// The ledger, or the node's store, cannot be reached.
@@ -71,7 +71,7 @@ pub fn check(reach: &Reach, options: &CheckOptions) -> anyhow::Result<Checked> {
 /// Claims and cells.
 type LookedAt = (Vec<Claim>, Vec<Block>);
 
-/// Claims first, then what they are compared with: what is claimed meanwhile is not taken for wrong.
+/// Lists claims first, then what they are compared with, so that new claims are not reported.
 async fn once(backend: &AnyBackend, local: Option<&Local>) -> anyhow::Result<(LookedAt, Vec<Finding>)> {
     let blocks = backend.blocks(Listing::All).await?;
     let claims = backend.list(Listing::All).await?;
@@ -84,10 +84,10 @@ async fn once(backend: &AnyBackend, local: Option<&Local>) -> anyhow::Result<(Lo
     Ok(((claims, blocks), found))
 }
 
-/// This node, if it uses the ledger: its agent has written who it is.
+/// Returns this node if it uses the ledger: its agent has recorded its identity.
 async fn local(backend: &AnyBackend, options: &CheckOptions) -> anyhow::Result<Option<Local>> {
     let Some(mut store) = open(&options.state_dir, options.repair)? else { return Ok(None) };
-    // A store without an id has never had to do with a cluster ledger.
+    // A store without an id has never used a cluster ledger.
     let Ok(store_id) = store.store_id() else { return Ok(None) };
     let machine = machine_id().context("this machine has no id")?;
     let is_this = |node: &LedgerNode| node.machine == machine && node.store_id == store_id;
@@ -100,7 +100,7 @@ async fn local(backend: &AnyBackend, options: &CheckOptions) -> anyhow::Result<O
     Ok(Some(Local { store: RefCell::new(store), identity, ledger: ledger.to_owned() }))
 }
 
-/// The store as it is; only a repair may write into it.
+/// Opens the existing store; only a repair may write to it.
 fn open(state_dir: &Path, writable: bool) -> anyhow::Result<Option<NodeStore>> {
     let store = NodeStore::open_read_only(state_dir)?;
     if store.is_none() || !writable {

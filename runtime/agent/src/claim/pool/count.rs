@@ -1,4 +1,4 @@
-//! How full ranges are: what is taken, what is free, and in how many pieces.
+//! The fill level of ranges: taken and free addresses, and the number of free pieces.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -7,24 +7,24 @@ use serde::Serialize;
 use weft_core::ledger::remote::Runs;
 use weft_host_abi::types::{Range, RangeSet};
 
-/// See the module. Counts of IPv6 ranges may be the largest number there is.
+/// The fill level of ranges. Counts of IPv6 ranges may saturate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Usage {
-    /// Addresses that can be given out: all but gateways and what is excluded.
+    /// Usable addresses: all except gateways and exclusions.
     pub capacity: u64,
-    /// Of these, those that are taken.
+    /// How many of these are taken.
     pub taken: u64,
-    /// Of these, those that are free.
+    /// How many of these are free.
     pub free: u64,
-    /// Into how many pieces the free ones fall.
+    /// The number of contiguous pieces of free addresses.
     pub free_pieces: u64,
     /// The longest piece.
     pub longest_free: u64,
 }
 
 impl Usage {
-    /// How full the ranges are.
+    /// Returns the fill level of the ranges.
     pub(super) fn of(sets: &[RangeSet], taken: &Runs) -> Self {
         let mut usage = Self::default();
         for range in sets.iter().flat_map(|set| &set.ranges) {
@@ -56,14 +56,14 @@ impl Usage {
         }
     }
 
-    /// Taken of a hundred. Only a full pool has a hundred.
+    /// Returns the percentage of taken addresses. Only a full pool has 100.
     #[must_use]
     pub fn percent(&self) -> u64 {
         let whole = u128::from(self.capacity.max(1));
         u64::try_from(u128::from(self.taken.min(self.capacity)) * 100 / whole).unwrap_or(100)
     }
 
-    /// How scattered the free addresses are, of a hundred: 0 in one piece, near 100 where no two are neighbours.
+    /// Returns how scattered the free addresses are, in percent: 0 in one piece, near 100 if no two are adjacent.
     #[must_use]
     pub fn fragmentation(&self) -> u64 {
         if self.free == 0 {
@@ -73,7 +73,8 @@ impl Usage {
     }
 }
 
-/// A character for each of at most `width` equal parts of a range: `.` where nothing is taken, `#` where everything is, else `o`.
+/// Returns a character for each of at most `width` equal parts of a range: `.` if nothing is taken, `#` if everything
+/// is, otherwise `o`.
 pub(super) fn map(range: &Range, taken: &Runs, width: u64) -> String {
     let (first, last) = (number(range.first), number(range.last));
     let size = (last - first).saturating_add(1);
@@ -98,7 +99,7 @@ pub(super) fn map(range: &Range, taken: &Runs, width: u64) -> String {
         .collect()
 }
 
-/// What of a range cannot be given out: what is taken, and the gateway.
+/// Returns the unusable addresses of a range: taken ones and the gateway.
 fn blocked(range: &Range, taken: &Runs) -> Runs {
     let mut blocked = Runs::default();
     taken.within(range.first, range.last).for_each(|(first, last)| blocked.insert_run(first, last));
@@ -128,7 +129,7 @@ mod tests {
 
     #[test]
     fn free_addresses_are_counted_in_pieces() {
-        // 10.0.0.1 is the gateway; .2 to .14 can be given out.
+        // 10.0.0.1 is the gateway; .2 to .14 are usable.
         let usage = Usage::of(&[range("10.0.0.0/28")], &taken(&["10.0.0.4", "10.0.0.5", "10.0.0.9", "10.0.1.9"]));
         let expected = Usage { capacity: 13, taken: 3, free: 10, free_pieces: 3, longest_free: 5 };
         assert_eq!((usage, usage.percent(), usage.fragmentation()), (expected, 23, 50));

@@ -1,8 +1,8 @@
-//! Pools: ranges that have a name in the cluster, and how full they are.
+//! Pools: named ranges in the cluster, and their fill level.
 //!
-//! An AddressPool declares ranges for every network that names it. It is no lock: the create of an address's claim decides who has
-//! the address, whatever a pool says. So a pool that is read some seconds late, or counted some minutes late, gives nothing out
-//! twice.
+//! An AddressPool declares ranges for every network that names it. It is not a lock: the create of an address's claim
+//! decides who has the address, whatever a pool says. So a pool that is read some seconds late, or counted some minutes
+//! late, causes no duplicate.
 
 mod count;
 mod status;
@@ -27,27 +27,27 @@ pub use view::{CellsView, PoolReach, PoolView, look_at_pools};
 use super::any::AnyBackend;
 use super::backend::ReadError;
 
-/// How long what an agent has read of a pool is used.
+/// How long an agent uses a pool that it has read.
 const FRESH: Duration = Duration::from_secs(5);
 
-/// How long a pool in block mode that is known already is waited for.
+/// How long to wait for a pool in block mode that is already known.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// What an AddressPool declares.
+/// The declarations of an AddressPool.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolSpec {
-    /// Addresses clash only within a domain. Never changes.
+    /// Addresses conflict only within a domain. Never changes.
     pub domain: String,
     /// The ranges.
     pub ranges: Vec<PoolRange>,
-    /// Addresses and subnets that are never given out.
+    /// Addresses and subnets that are never allocated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
-    /// Whether neighbours are asked for an address before it is given, as in a network's configuration.
+    /// Whether to probe neighbours for an address before it is used, as in a network's configuration.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub duplicates: Value,
-    /// Block mode: the machines of the domain have whole cells of addresses. Never changes.
+    /// Block mode: the machines of the domain own whole cells of addresses. Never changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocks: Option<Blocks>,
 }
@@ -58,37 +58,38 @@ pub struct PoolSpec {
 pub struct PoolRange {
     /// The subnet.
     pub subnet: String,
-    /// First address; that after the network's where absent.
+    /// First address; the one after the network's if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range_start: Option<String>,
-    /// Last address; that before the broadcast address where absent.
+    /// Last address; the one before the broadcast address if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range_end: Option<String>,
-    /// Never given out; the subnet's first address where absent.
+    /// Never allocated; the subnet's first address if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
-    /// The set that it is in; that of its family where absent.
+    /// Its set; that of its family if `None`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set: Option<String>,
 }
 
-/// An AddressPool as it was read.
+/// An AddressPool that was read.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Pool {
     /// Its name.
     pub name: String,
     /// The version that was read.
     pub version: String,
-    /// Grows with every change of `spec`.
+    /// Incremented by every change of `spec`.
     pub generation: i64,
-    /// What it declares.
+    /// Its declarations.
     pub spec: PoolSpec,
-    /// What the controller has written last.
+    /// What the controller last wrote.
     pub status: PoolStatus,
 }
 
 impl PoolSpec {
-    /// How long neighbours may take to answer, in milliseconds, where they are asked for its addresses.
+    /// Returns how many milliseconds to wait for neighbours to answer a probe for its addresses, if they are to be
+    /// probed.
     ///
     /// # Errors
     /// It cannot be used.
@@ -96,7 +97,7 @@ impl PoolSpec {
         Ok(DuplicatesConf::of_pool(&self.duplicates)?.map(|duplicates| duplicates.wait_ms))
     }
 
-    /// Its range sets, without what it excludes.
+    /// Returns its range sets, without its exclusions.
     ///
     /// # Errors
     /// They cannot be used.
@@ -112,12 +113,12 @@ impl PoolRange {
     }
 }
 
-/// Pools that this agent has read a moment ago, so that a thousand pods do not read one a thousand times.
+/// Pools that this agent has read recently, so that a thousand pods do not read one a thousand times.
 #[derive(Debug, Default)]
 pub(super) struct KnownPools(RefCell<BTreeMap<String, (Instant, Pool)>>);
 
 impl KnownPools {
-    /// Answers what a pool declares.
+    /// Returns the declarations of a pool.
     pub(super) async fn declared(&self, backend: &AnyBackend, name: &str) -> Result<ClaimReply, Refusal> {
         let known = self.0.borrow().get(name).cloned();
         let pool = match known {
@@ -141,8 +142,8 @@ impl KnownPools {
     }
 }
 
-/// Reads a pool. In block mode one that was read before will do where the cluster does not answer at once: what this machine has cells
-/// for it gives out without it.
+/// Reads a pool. In block mode, a pool that was read before is used if the cluster does not answer at once: this
+/// machine can allocate from its cells without it.
 async fn read_again(backend: &AnyBackend, name: &str, known: Option<Pool>) -> Result<Option<Pool>, ReadError> {
     let Some(known) = known.filter(|pool| pool.spec.blocks.is_some()) else { return backend.pool(name).await };
     match timeout(AT_ONCE, backend.pool(name)).await {

@@ -16,27 +16,27 @@ use crate::claim::DrainError;
 use crate::claim::backend::kubernetes::Kubernetes;
 use crate::claim::backend::{Cells as _, Listing, WriteError};
 
-/// What the controller has counted.
+/// The controller's counts.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PoolStatus {
-    /// Addresses that can be given out.
+    /// Usable addresses.
     pub capacity: i64,
-    /// Of these, those that are taken.
+    /// How many of these are taken.
     pub used: i64,
-    /// Of these, those that are free.
+    /// How many of these are free.
     pub free: i64,
-    /// Taken of a hundred.
+    /// The percentage of taken addresses.
     pub used_percent: i64,
     /// The `generation` that was counted.
     pub observed_generation: i64,
-    /// The declared ranges, with what is taken in each. The object's rules keep ranges that are used.
+    /// The declared ranges, with their taken addresses. The object's rules protect ranges in use.
     pub ranges: Vec<RangeStatus>,
     /// `Ready`, `Exhausted`, `Overlapping`.
     pub conditions: Vec<Condition>,
 }
 
-/// What is taken in one declared range, excluded addresses as well.
+/// The taken addresses of one declared range, including excluded ones.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RangeStatus {
@@ -48,7 +48,7 @@ pub struct RangeStatus {
     used: i64,
 }
 
-/// What of a pool is taken and free, for metrics.
+/// Taken and free addresses of a pool, for metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::claim) struct PoolCount {
     pub(in crate::claim) name: String,
@@ -56,7 +56,7 @@ pub(in crate::claim) struct PoolCount {
     pub(in crate::claim) free: i64,
 }
 
-/// Counts every pool, and writes what has changed.
+/// Counts every pool, and writes changes.
 ///
 /// # Errors
 /// The ledger cannot be read or written.
@@ -69,7 +69,7 @@ pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<Vec<Po
         let domain = pool.spec.domain.as_str();
         if !domains.contains_key(domain) {
             let mut taken: Runs = backend.taken(domain).await?.into_iter().collect();
-            // What a machine has in its cells nobody but it knows: none of it is free for others.
+            // Only a machine knows the free addresses in its cells: for others, none of them is free.
             for cell in cells.iter().filter(|cell| cell.spec.domain == domain && !cell.spec.shared) {
                 taken.insert_run(cell.spec.first, cell.spec.last());
             }
@@ -84,7 +84,7 @@ pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<Vec<Po
             continue;
         }
         match backend.set_pool_status(pool, &status).await {
-            // Somebody has changed the pool meanwhile: it is counted with the next look.
+            // Somebody has changed the pool meanwhile: the next round counts it.
             Ok(()) | Err(WriteError::Conflict) => {}
             Err(error) => return Err(error.into()),
         }
@@ -92,7 +92,7 @@ pub(in crate::claim) async fn count_pools(backend: &Kubernetes) -> Result<Vec<Po
     Ok(counts)
 }
 
-/// What is to be said about a pool.
+/// Returns the status of a pool.
 fn status(pool: &Pool, all: &[Pool], taken: &Runs, now: Timestamp) -> PoolStatus {
     let (sets, problem) = match pool.spec.sets() {
         Ok(sets) => (sets, None),

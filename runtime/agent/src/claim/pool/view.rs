@@ -1,4 +1,4 @@
-//! Pools as an operator sees them: AddressPools, and the ranges that networks declare by themselves, with who has how much.
+//! The operator's view of pools: AddressPools, and the ranges that networks declare themselves, with their users.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,21 +21,21 @@ use crate::claim::block::Block;
 use crate::claim::object::{Claim, ClaimState};
 use crate::claim::operate::{Reach, backend_of, client};
 
-/// How wide the map of a range is.
+/// The width of a range's map.
 const MAP: u64 = 64;
 /// The domain of networks that name none.
 const DOMAIN: &str = "default";
 
-/// Where pools are looked for.
+/// Where to find pools.
 #[derive(Debug, Clone, Default)]
 pub struct PoolReach {
     /// Which ledger.
     pub reach: Reach,
-    /// A network's configuration: its ranges in its ledger, and no other pools.
+    /// A network's configuration: only its ranges in its ledger.
     pub conf: Option<PathBuf>,
 }
 
-/// A pool and what of it is taken.
+/// A pool and its taken addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolView {
@@ -43,40 +43,40 @@ pub struct PoolView {
     pub name: String,
     /// `AddressPool` or `network`.
     pub kind: &'static str,
-    /// Addresses clash only within a domain.
+    /// Addresses conflict only within a domain.
     pub domain: String,
-    /// First and last address of each range, without what is excluded.
+    /// First and last address of each range, without exclusions.
     pub ranges: Vec<String>,
-    /// What is wrong with it.
+    /// The problem, if any.
     pub problem: Option<String>,
     /// Counts.
     pub usage: Usage,
     /// Claims by their state.
     pub states: BTreeMap<&'static str, u64>,
-    /// Claims by the node of their holder; those that nobody holds under `""`.
+    /// Claims by the node of their holder; those without a holder under `""`.
     pub nodes: BTreeMap<String, u64>,
-    /// Its cells, where its domain is in block mode.
+    /// Its cells, if its domain is in block mode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cells: Option<CellsView>,
-    /// Networks that draw on it, by the claims.
+    /// Networks that use it, according to the claims.
     pub networks: BTreeMap<String, u64>,
-    /// A line of characters per range: where it is taken.
+    /// One line of characters per range, which shows where it is taken.
     pub maps: Vec<String>,
 }
 
-/// The cells of a pool. What is inside those of machines only their nodes know (`weftctl pool ls` there).
+/// The cells of a pool. Only their nodes know what is inside machines' cells (`weftctl pool ls` there).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CellsView {
     /// How many addresses each has.
     pub size: u32,
-    /// Those that are claimed from one by one.
+    /// How many are shared.
     pub shared: u64,
-    /// Those of machines, by node.
+    /// How many machines have, by node.
     pub nodes: BTreeMap<String, u64>,
 }
 
-/// A pool before its claims are looked at.
+/// A pool before its claims are read.
 struct Declared {
     name: String,
     kind: &'static str,
@@ -84,7 +84,7 @@ struct Declared {
     sets: Result<Vec<RangeSet>, String>,
 }
 
-/// Every pool, in the order of their names.
+/// Returns every pool, sorted by name.
 ///
 /// # Errors
 /// The ledger cannot be reached.
@@ -115,7 +115,7 @@ fn of_pool(pool: super::Pool) -> Declared {
     Declared { name: pool.name, kind: "AddressPool", domain: pool.spec.domain, sets }
 }
 
-/// Ranges of the NetworkAttachmentDefinitions that are on the cluster ledger without a pool.
+/// Returns the ranges of the NetworkAttachmentDefinitions that use the cluster ledger without a pool.
 async fn of_networks(client: Client) -> anyhow::Result<Vec<Declared>> {
     let resource = ApiResource {
         group: "k8s.cni.cncf.io".to_owned(),
@@ -135,7 +135,7 @@ async fn of_networks(client: Client) -> anyhow::Result<Vec<Declared>> {
         let (namespace, name) = (network.metadata.namespace.as_deref(), network.metadata.name.as_deref());
         let name = format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default());
         let config = network.data.pointer("/spec/config").and_then(Value::as_str);
-        // One that cannot be read is its owner's trouble, and no reason to show nothing of the others.
+        // An unreadable one is its owner's problem, and does not hide the others.
         if let Some(conf) = config.and_then(|text| serde_json::from_str::<Value>(text).ok()) {
             declared.extend(of_conf(&conf, Some(&name)).1);
         }
@@ -143,7 +143,7 @@ async fn of_networks(client: Client) -> anyhow::Result<Vec<Declared>> {
     Ok(declared)
 }
 
-/// What a configuration declares on a cluster ledger, and that ledger.
+/// Returns what a configuration declares on a cluster ledger, and that ledger.
 fn of_conf(conf: &Value, name: Option<&str>) -> (Option<Value>, Vec<Declared>) {
     let name = name.or_else(|| conf["name"].as_str()).unwrap_or_default();
     let plugins = conf["plugins"].as_array().map_or_else(|| vec![conf], |list| list.iter().collect());
@@ -228,7 +228,7 @@ fn view((claims, blocks): &(Vec<Claim>, Vec<Block>), pool: Declared) -> PoolView
     }
 }
 
-/// As the object has it.
+/// Returns the state in the object's words.
 fn state_name(state: ClaimState) -> &'static str {
     match state {
         ClaimState::Active => "Active",

@@ -1,7 +1,7 @@
-//! Cells for ADDs, and the work on them that goes on beside.
+//! Cells for ADDs, and background work on them.
 //!
-//! Invariant: this node's cells of a ledger change under its lock alone, so that two ADDs do not take a cell each where one is enough,
-//! and nothing is confirmed while a freeze suspends.
+//! Invariant: this node's cells of a ledger change only under its lock, so that two ADDs do not each take a cell if one
+//! suffices, and nothing is confirmed while a freeze suspends cells.
 
 use std::net::IpAddr;
 
@@ -23,7 +23,7 @@ impl Claims {
         CellWork { backend: &ledger.backend, store: &self.store, identity: &self.identity, ledger: text }
     }
 
-    /// One round of what goes on beside ADDs.
+    /// Runs one round of the background work.
     pub(super) async fn look_after_cells(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
         let _one = ledger.cells.lock().await;
         let is_frozen = ledger.progress.borrow().state.frozen;
@@ -33,15 +33,15 @@ impl Claims {
         Ok(looked?)
     }
 
-    /// Before a frozen ledger is confirmed: what was owned has to be confirmed once more when it is thawed.
+    /// Called before a frozen ledger is confirmed: owned cells have to be confirmed again after the thaw.
     pub(super) async fn suspend_cells(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
         let _one = ledger.cells.lock().await;
         ledger.known.forget();
         Ok(self.store.borrow_mut().suspend_cells(text, now())?)
     }
 
-    /// Asks for the addresses of an intent. In block mode they have to lie in shared cells.
-    /// A network that knows nothing of blocks may be in a domain with cells; one that does has to mean the same cells.
+    /// Asks for the addresses of an intent. In block mode they have to lie in shared cells. A network without blocks
+    /// may be in a domain with cells; a network with blocks must have the domain's cell size.
     pub(super) async fn run(
         &self,
         row: &RemoteRow,
@@ -57,7 +57,7 @@ impl Claims {
         Grant { backend, store, identity: &self.identity, deadline, sharing }.run(&row.nonce).await
     }
 
-    /// One more cell for an ADD.
+    /// Gets one more cell for an ADD.
     pub(super) async fn cell(
         &self,
         want: &CellWant,
@@ -68,7 +68,7 @@ impl Claims {
         let deadline = Instant::now() + deadline.left(LONGEST);
         self.begin(&want.ledger, &ledger, deadline).await?;
         let got = self.cell_of(want, &ledger, (known, deadline)).await.map_err(|error| refuse(&error.into()))?;
-        // A connection that broke meanwhile may have come back to another history.
+        // A connection that broke meanwhile may lead to another history.
         self.begin(&want.ledger, &ledger, deadline).await?;
         Ok(got)
     }
@@ -98,8 +98,8 @@ impl Claims {
         Ok(if work.take(want, known, deadline).await? { ClaimReply::Cell } else { ClaimReply::NoCell })
     }
 
-    /// How many addresses the cells of a domain have; 0: it has none. `wanted` is what it gets where this is its first use, and until
-    /// when that may take.
+    /// Returns how many addresses the cells of a domain have; 0 means none. `wanted` is the size on first use, with a
+    /// time limit.
     async fn cell_size(
         &self,
         (text, ledger): (&str, &Ledger),

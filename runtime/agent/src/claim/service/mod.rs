@@ -1,5 +1,4 @@
-//! The service `claim`, and the work that goes on beside it: drain and sweep. What is done when a ledger was frozen or taken back
-//! is in `state`.
+//! The service `claim`, and its background work: drain and sweep. `state` handles a ledger that was frozen or restored.
 
 mod cells;
 mod state;
@@ -30,21 +29,22 @@ use crate::claim::pool::KnownPools;
 use crate::claim::{Conflict, DrainError, drain, machine_id, now, reverse_sweep};
 use crate::server::{Deadline, Handler};
 
-/// The ledger of the cluster that this agent is part of.
+/// The ledger of the agent's own cluster.
 const KUBERNETES: &str = r#"{"type":"kubernetes"}"#;
-/// An ADD that is older than this has ended, or fails at its compare-and-set. Above the longest deadline of an ADD.
+/// An older ADD has ended, or fails at its compare-and-set. Longer than the longest deadline of an ADD.
 const OLDEST_INTENT: u64 = 120;
-/// How often tombstones are looked for.
+/// How often to look for tombstones.
 const TICK: Duration = Duration::from_secs(1);
 /// How often each ledger's state is read.
 const STATE: Duration = Duration::from_secs(5);
 /// How often the reverse sweep runs. A list by label costs the server a scan of all claims.
 const SWEEP: Duration = Duration::from_secs(6 * 3600);
-/// A ledger that this node has not asked for a week, and has nothing in, is left alone: no request lives that long.
+/// A ledger that this node has not used for a week, and in which it has nothing, is ignored: no request lives that
+/// long.
 const REMEMBERED: u64 = 7 * 24 * 3600;
-/// Between two tries of a ledger that could not be reached.
+/// Pause between two requests to an unreachable ledger.
 const RETRY: Duration = Duration::from_secs(5);
-/// How long an ADD may take where its caller does not say.
+/// Time limit of an ADD whose caller sets none.
 const LONGEST: Duration = Duration::from_secs(100);
 
 /// Cluster ledgers of a node.
@@ -61,39 +61,39 @@ pub struct Claims {
 struct Ledger {
     backend: AnyBackend,
     progress: RefCell<Progress>,
-    /// One look at its state at a time.
+    /// Allows one check of its state at a time.
     looking: Mutex<()>,
-    /// What is known of its domains and cells.
+    /// The knowledge of its domains and cells.
     known: KnownCells,
-    /// Who changes cells of this node has it.
+    /// Held while changing this node's cells.
     cells: Mutex<()>,
 }
 
-/// What has been done for a ledger since the agent started.
+/// What was done for a ledger since the agent started.
 #[derive(Debug, Default)]
 struct Progress {
     started: bool,
     state: LedgerState,
     confirmed: u64,
-    /// The epoch for which intents and versions from before it were given up.
+    /// The epoch for which older intents and versions were dropped.
     cleared: Option<u64>,
-    /// What the last looks found to be somebody else's, and in how many of them.
+    /// Conflicts found in the last rounds, each with its number of rounds.
     conflicts: Vec<(Conflict, u32)>,
-    /// What the store says was seen of the ledger.
+    /// The position in the history that is stored.
     noted: Option<Seen>,
-    /// Why it was taken for another history, once that was logged.
+    /// The logged reason for a doubt.
     doubt: Option<String>,
     next_state: Option<Instant>,
     next_sweep: Option<Instant>,
-    /// The last trouble that was logged, so that it is logged once.
+    /// The last logged error, so that each is logged once.
     trouble: Option<String>,
 }
 
-/// How one round for a ledger ended.
+/// The outcome of one round for a ledger.
 enum Round {
     /// The ledger answered.
     Answered,
-    /// It failed a moment ago and was left alone.
+    /// It failed recently and was skipped.
     Skipped,
 }
 
@@ -107,7 +107,7 @@ impl Claims {
         Self::open_as(state_dir, (node, &machine), kubernetes, log)
     }
 
-    /// As `open`, for a machine whose id is known.
+    /// Like `open`, for a machine with a known id.
     ///
     /// # Errors
     /// The store cannot be opened.
@@ -121,7 +121,7 @@ impl Claims {
         let mut store = NodeStore::open_unless(state_dir, &boot_id, &weft_core::attach::no_attachments)?;
         let identity =
             Identity { node: node.to_owned(), machine: machine.to_owned(), store_id: store.store_id()?, boot_id };
-        // Before anything is served: what an earlier boot had is to be given back.
+        // Before serving requests: what an earlier boot had is to be given back.
         let released = store.release_older_boots(now())?;
         if released > 0 {
             log.info(&format!("{released} cluster addresses of an earlier boot are given back"));
@@ -150,7 +150,7 @@ impl Claims {
         Ok(ledger)
     }
 
-    /// Works for ever on what requests leave behind.
+    /// Does the background work, forever.
     pub async fn work(self: Rc<Self>) {
         let mut tick = interval(TICK);
         loop {
@@ -166,7 +166,7 @@ impl Claims {
         }
     }
 
-    /// Ledgers that something has to be done for.
+    /// Returns the ledgers that need work.
     fn known(&self) -> Vec<String> {
         let mut known: Vec<String> = self.ledgers.borrow().keys().cloned().collect();
         known.extend(self.kubernetes.as_ref().map(|_client| KUBERNETES.to_owned()));
@@ -199,12 +199,12 @@ impl Claims {
         }
     }
 
-    /// One round for a ledger.
+    /// Runs one round for a ledger.
     async fn turn(&self, text: &str, ledger: &Ledger) -> Result<Round, DrainError> {
         let due = |at: Option<Instant>| at.is_none_or(|at| at <= Instant::now());
         let (state_due, sweep_due) = {
             let progress = ledger.progress.borrow();
-            // A doubt that could not be settled a moment ago waits like every other trouble.
+            // An unsettled doubt is retried after a pause, like every other error.
             let doubted = progress.trouble.is_none() && ledger.backend.history().doubt().is_some();
             (doubted || due(progress.next_state), due(progress.next_sweep))
         };
@@ -252,7 +252,7 @@ impl Claims {
         }
         match self.run(&row, &ledger, (cell_size, deadline)).await {
             Ok(Granted::All) => {
-                // A connection that broke meanwhile may have come back to another history.
+                // A connection that broke meanwhile may lead to another history.
                 self.begin(&row.ledger, &ledger, deadline).await?;
                 if ledger.progress.borrow().state.frozen {
                     return Err(refuse(&WriteError::Frozen.into()));
@@ -267,7 +267,7 @@ impl Claims {
             }
             Err(error) => {
                 if matches!(error, GrantError::Doubt(_)) {
-                    // At once, so that nobody else is given an address.
+                    // Do this at once, so that nobody else gets an address.
                     ledger.progress.borrow_mut().next_state = None;
                 }
                 Err(refuse(&error))

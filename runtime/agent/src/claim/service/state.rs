@@ -1,7 +1,7 @@
-//! A ledger's state: at the start of the agent, after every freeze, and when the ledger was taken back.
+//! Checks a ledger's state: at the agent's start, after every freeze, and after a restore.
 //!
-//! Invariant: before the first grant from a ledger, and after every connection that broke, its state is read, and compared with what
-//! this node has seen of its history.
+//! Invariant: before the first grant from a ledger, and after every broken connection, its state is read and compared
+//! with the history that this node has seen.
 
 use tokio::time::Instant;
 use weft_core::agent::{Fault, Refusal};
@@ -13,11 +13,11 @@ use crate::claim::object::LedgerState;
 use crate::claim::sweep::entries;
 use crate::claim::{Conflict, DrainError, GrantError, drop_intents, now, reassert, settle};
 
-/// After so many seconds what was seen is noted again although nothing has changed.
+/// After this many seconds the position is stored again even if nothing changed.
 const NOTED: u64 = 1800;
 
 impl Claims {
-    /// The first time, and after every freeze: entries are compared with their claims, and this node's word is written down.
+    /// The first time, and after every freeze: compares entries with their claims, and writes this node's record.
     pub(super) async fn look_at_state(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
         let state = self.read_state(text, ledger).await?;
         let (started, confirmed, cleared) = {
@@ -29,10 +29,10 @@ impl Claims {
         if started && confirmed >= state.epoch && !again {
             return Ok(());
         }
-        // Once: a node that cannot confirm, because an address of it is somebody else's, comes here every time.
+        // Only once: a node that cannot confirm because of a conflict comes here every time.
         let clears = (started || state.frozen) && (again || cleared != Some(state.epoch));
         if clears {
-            // A grant from before the freeze is not used after it, and versions may come again.
+            // Grants from before the freeze are not used after it, and versions may reappear.
             drop_intents(&self.store, now())?;
             self.store.borrow_mut().forget_versions()?;
             self.suspend_cells(text, ledger).await?;
@@ -51,7 +51,7 @@ impl Claims {
         let identity = &self.identity;
         let written = ledger.backend.change_node(&identity.node, |node| {
             if node.machine != identity.machine || node.boot_id != identity.boot_id {
-                // This boot is not the one that was fenced.
+                // This boot is not the fenced one.
                 node.fenced_machines.retain(|machine| *machine != identity.machine);
             }
             identity.machine.clone_into(&mut node.machine);
@@ -74,7 +74,7 @@ impl Claims {
         Ok(())
     }
 
-    /// `doubt`: reads the state, and freezes a ledger that is not the one that was seen before.
+    /// `doubt`: reads the state, and freezes a ledger whose history differs from what was seen.
     async fn read_state(&self, text: &str, ledger: &Ledger) -> Result<LedgerState, DrainError> {
         let history = ledger.backend.history();
         history.mend();
@@ -107,8 +107,8 @@ impl Claims {
         Ok(state)
     }
 
-    /// Says whose addresses are somebody else's, once. In a frozen ledger only with the second look: what others got from it before
-    /// they noticed that it was taken back, they give back.
+    /// Logs each conflict once. In a frozen ledger only in the second round: other nodes give back what they got before
+    /// they noticed the restore.
     fn warn_of(&self, ledger: &Ledger, state: LedgerState, conflicts: Vec<Conflict>) {
         let mut progress = ledger.progress.borrow_mut();
         let before = std::mem::take(&mut progress.conflicts);
@@ -124,7 +124,8 @@ impl Claims {
         }
     }
 
-    /// The ledger is frozen and does not know that this node has confirmed: a second restore from one backup comes to the same epoch.
+    /// Returns whether a frozen ledger has lost this node's confirmation: a second restore from the same backup results
+    /// in the same epoch.
     async fn has_lost_word(&self, ledger: &Ledger, state: LedgerState) -> Result<bool, DrainError> {
         if !state.frozen {
             return Ok(false);
@@ -133,8 +134,8 @@ impl Claims {
         Ok(record.is_none_or(|record| record.confirmed_epoch < state.epoch))
     }
 
-    /// Before the first grant from a ledger this node's word is in it: whether it is frozen is known then, and who the machine
-    /// is that may have to be fenced. After a connection that broke, and in doubt, it is looked at again.
+    /// Before the first grant from a ledger, writes this node's record to it: this shows whether it is frozen, and
+    /// which machine may have to be fenced. Repeated after a broken connection, and in doubt.
     pub(super) async fn begin(&self, text: &str, ledger: &Ledger, deadline: Instant) -> Result<(), Refusal> {
         if !needs_a_look(ledger) {
             return Ok(());

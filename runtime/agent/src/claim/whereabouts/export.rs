@@ -1,4 +1,4 @@
-//! weft's claims as whereabouts' allocations and reservations, for the way back.
+//! Exports weft's claims as whereabouts' allocations and reservations, for a migration back.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,27 +16,27 @@ use crate::claim::backend::{Backend, Listing};
 use crate::claim::object::{ClaimSpec, ClaimState};
 use crate::claim::operate::client;
 
-/// How often a pool that others write too is tried.
+/// How many times to try a pool with concurrent writers.
 const TRIES: usize = 20;
 
-/// How an export is done.
+/// The options of an export.
 #[derive(Debug, Clone)]
 pub struct ExportOptions {
-    /// Credentials for the API server; those of the environment where absent.
+    /// Credentials for the API server; those of the environment if `None`.
     pub kubeconfig: Option<PathBuf>,
     /// The namespace of whereabouts' objects.
     pub namespace: String,
-    /// The domain whose claims are written.
+    /// The domain to export.
     pub domain: String,
     /// `network_name` of the networks; empty for those without.
     pub network: String,
-    /// Ranges, as the networks write them, besides those that have an IPPool.
+    /// Additional ranges without an IPPool, as written in the networks.
     pub ranges: Vec<IpNet>,
-    /// Change nothing.
+    /// Whether to change nothing.
     pub dry_run: bool,
 }
 
-/// See the module. What whereabouts has for other pods is left alone.
+/// Exports claims. whereabouts' allocations for other pods are left alone.
 ///
 /// # Errors
 /// The API server cannot be asked, or refuses.
@@ -56,7 +56,7 @@ pub fn export(options: &ExportOptions) -> anyhow::Result<Moved> {
         let reserved = reserved(&client, options).await?;
         let mut ranges: Vec<String> = Vec::new();
         for (network, pool) in objects::all_pools(&client, &options.namespace).await? {
-            // A node slice has its own name, and its own addresses.
+            // A node slice has its own name and addresses.
             let name = names::of_pool(&options.network, &pool.spec.range);
             if network.as_ref() == Some(&options.network) && pool.metadata.name.as_ref() == Some(&name) {
                 ranges.push(pool.spec.range);
@@ -89,7 +89,7 @@ pub fn export(options: &ExportOptions) -> anyhow::Result<Moved> {
     })
 }
 
-/// Who has each reservation, by its name.
+/// Returns the holder of each reservation, by its name.
 async fn reserved(client: &Client, options: &ExportOptions) -> anyhow::Result<BTreeMap<String, String>> {
     let listed = objects::reservations(client, &options.namespace).list(&ListParams::default()).await;
     let listed = listed.context("reservations of whereabouts cannot be listed; apply its resources first")?;
@@ -97,7 +97,7 @@ async fn reserved(client: &Client, options: &ExportOptions) -> anyhow::Result<BT
     Ok(listed.items.into_iter().filter_map(named).collect())
 }
 
-/// What whereabouts would have written; `None` for what no pod has.
+/// Returns what whereabouts would have written; `None` if no pod has the address.
 fn allocation(spec: &ClaimSpec) -> Option<Allocation> {
     let owner = &spec.owner.owner;
     let holder = spec.holders.first();
@@ -107,7 +107,7 @@ fn allocation(spec: &ClaimSpec) -> Option<Allocation> {
     Some(Allocation { id: holder.map(|holder| holder.container_id.clone()).unwrap_or_default(), podref, ifname })
 }
 
-/// Writes the allocations of one pool, all at once, and their reservations before.
+/// Writes the reservations and then, at once, the allocations of one pool.
 async fn fill(
     client: &Client,
     options: &ExportOptions,
@@ -131,7 +131,7 @@ async fn fill(
             };
             match written {
                 Ok(_pool) => {}
-                // whereabouts has written it meanwhile.
+                // whereabouts has changed it meanwhile.
                 Err(Error::Api(status)) if status.code == 409 => continue,
                 Err(error) => return Err(error).with_context(|| format!("IPPool {name} cannot be written")),
             }
@@ -145,7 +145,7 @@ async fn fill(
     bail!("IPPool {name} changes all the time; stop what uses whereabouts, and try again")
 }
 
-/// Puts what is free there into the pool.
+/// Merges claims into the free places of a pool.
 fn merge<'s>(
     pool: &mut PoolObject,
     options: &ExportOptions,
@@ -188,7 +188,8 @@ async fn reserve(client: &Client, options: &ExportOptions, added: &[(&ClaimSpec,
         let object = objects::new_reservation(&options.network, spec.address, of_pod);
         match reservations.create(&PostParams::default(), &object).await {
             Ok(_made) => {}
-            // Of this pod, or it would be a conflict; of another one since then, it is found by the next run.
+            // It belongs to this pod, or it would be a conflict; if it belongs to another one by now, the next run
+            // finds it.
             Err(Error::Api(status)) if status.code == 409 => {}
             Err(error) => {
                 return Err(error).with_context(|| format!("the reservation of {} cannot be written", spec.address));

@@ -1,4 +1,4 @@
-//! A claim for every address that whereabouts has given out. Done again, it follows what has changed there.
+//! Creates a claim for every address that whereabouts has allocated. Another import updates the claims.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,18 +16,18 @@ use crate::claim::backend::{Backend, Listing, WriteError};
 use crate::claim::object::{Claim, ClaimOwner, ClaimSpec, ClaimState, Holder, Sharing};
 use crate::claim::operate::client;
 
-/// How an import is done.
+/// The options of an import.
 #[derive(Debug, Clone)]
 pub struct ImportOptions {
-    /// Credentials for the API server; those of the environment where absent.
+    /// Credentials for the API server; those of the environment if `None`.
     pub kubeconfig: Option<PathBuf>,
     /// The namespace of whereabouts' objects.
     pub namespace: String,
-    /// The domain of networks without `network_name`; that of the others is their name.
+    /// The domain of networks without `network_name`; other networks use their name.
     pub domain: String,
-    /// Leave out addresses of pods that are gone.
+    /// Whether to skip addresses of pods that are gone.
     pub skip_stale: bool,
-    /// Change nothing.
+    /// Whether to change nothing.
     pub dry_run: bool,
 }
 
@@ -35,7 +35,7 @@ pub struct ImportOptions {
 type Pods = BTreeMap<String, (String, String)>;
 type Wanted = BTreeMap<(String, IpAddr), ClaimSpec>;
 
-/// See the module.
+/// Imports whereabouts' allocations.
 ///
 /// # Errors
 /// The API server cannot be asked, or refuses.
@@ -45,7 +45,7 @@ pub fn import(options: &ImportOptions) -> anyhow::Result<Moved> {
         let client = client(options.kubeconfig.as_deref()).await?;
         let source = client.clone();
         let backend = Kubernetes::new(std::rc::Rc::new(move || Ok(source.clone())));
-        // Claims first: what whereabouts gives out meanwhile is not taken for gone.
+        // List claims first, so that new allocations of whereabouts do not count as gone.
         let claims = backend.list(Listing::All).await?;
         let said = objects::read(&client, &options.namespace).await?;
         let pods = objects::all_pods(&client).await?;
@@ -56,10 +56,10 @@ pub fn import(options: &ImportOptions) -> anyhow::Result<Moved> {
     })
 }
 
-/// The claims that are to be there. An address that whereabouts has given out twice in a domain is a conflict.
+/// Returns the wanted claims. An address that whereabouts has allocated twice in a domain is a conflict.
 fn wanted(mut given: Vec<Given>, pods: &Pods, options: &ImportOptions, moved: &mut Moved) -> Wanted {
     let mut wanted = Wanted::new();
-    // Of two with one address, the pod that is there has it.
+    // Of two pods with one address, the existing one gets it.
     given.sort_by_key(|given| !pods.contains_key(&given.allocation.podref));
     for given in given {
         let domain = if given.network.is_empty() { options.domain.clone() } else { given.network.clone() };
@@ -130,7 +130,7 @@ fn claim(given: &Given, domain: &str, pod: Option<&(String, String)>) -> ClaimSp
     }
 }
 
-/// The same for the same allocation, so that a second import finds its own claims.
+/// Returns the same nonce for the same allocation, so that a second import finds its own claims.
 fn nonce(parts: &[&str]) -> String {
     let hash = Sha256::digest(parts.join("\n").as_bytes());
     hash.iter().take(16).fold(String::new(), |text, octet| format!("{text}{octet:02x}"))
@@ -163,7 +163,8 @@ async fn bring<B: Backend>(
         match known.get(&key) {
             Some(claim) if claim.spec.holders == spec.holders => moved.unchanged += 1,
             Some(claim) if is_imported(&claim.spec) => {
-                // The owner of a claim never changes; in between the address would be free. Who holds it is what counts.
+                // The owner of a claim never changes, because the address would be free in between. Only the holders
+                // count.
                 let next = ClaimSpec { holders: spec.holders.clone(), ..claim.spec.clone() };
                 if !dry_run {
                     settled(backend.replace(&next, &claim.versions, None).await.map(drop))?;
@@ -191,7 +192,7 @@ async fn bring<B: Backend>(
     Ok(())
 }
 
-/// What has changed meanwhile is for the next import.
+/// Concurrent changes are left to the next import.
 fn settled(outcome: Result<(), WriteError>) -> anyhow::Result<()> {
     match outcome {
         Ok(()) | Err(WriteError::Conflict) => Ok(()),
@@ -243,7 +244,7 @@ mod tests {
         assert_eq!((claim.spec.owner.owner.uid.as_str(), claim.spec.holders[0].machine.as_str()), ("uid-a", MACHINE));
         let again = run(&server, both(), &options()).await;
         assert_eq!((again.unchanged, again.written.len(), again.removed.len()), (2, 0, 0));
-        // The pod is made anew in another sandbox; the other one is deleted.
+        // The pod is recreated in another sandbox; the other pod is deleted.
         let later = run(&server, vec![given("", "10.0.0.7/24", "a", "s3")], &options()).await;
         assert_eq!((later.written.len(), later.removed.len()), (1, 1));
         assert_eq!(server.list(Listing::All).await.unwrap().len(), 1);

@@ -1,10 +1,12 @@
-//! Moving addresses between whereabouts' objects and claims, so that both may run in one cluster while networks change over.
+//! Migrates addresses between whereabouts' objects and claims, so that both can run in one cluster while networks are
+//! switched.
 //!
-//! whereabouts stays the truth for its own pods: it frees their addresses with their DEL, in its own objects. An import makes a
-//! claim for each, whose holder is `whereabouts` instead of a machine, and takes imported claims back whose allocation is gone.
+//! whereabouts remains authoritative for its own pods: it frees their addresses in their DEL, in its own objects. An
+//! import makes a claim for each, whose holder is `whereabouts` instead of a machine, and removes imported claims whose
+//! allocation is gone.
 //!
-//! Invariants: nothing of whereabouts' is changed by an import, and nothing of weft's by an export; an address that somebody else
-//! has is reported and left alone; what is malformed stays with its object.
+//! Invariants: an import changes no object of whereabouts, and an export no object of weft; an address that somebody
+//! else has is reported and left alone; malformed objects are skipped.
 //! <https://github.com/k8snetworkplumbingwg/whereabouts>, version 0.9.2.
 
 mod export;
@@ -19,23 +21,23 @@ use serde::Serialize;
 pub use export::{ExportOptions, export};
 pub use import::{ImportOptions, import};
 
-/// In the place of a machine's id: the holder is a pod of whereabouts'.
+/// The machine id of holders that are whereabouts' pods.
 pub(super) const MACHINE: &str = "whereabouts";
 
-/// What was done, or would be in a dry run.
+/// What was done, or what a dry run would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Moved {
-    /// Addresses that were written, with whose they are.
+    /// Written addresses, with their users.
     pub written: Vec<Item>,
-    /// Addresses that were there already.
+    /// Addresses that existed already.
     pub unchanged: usize,
-    /// Imported claims that were taken back, because their allocation is gone.
+    /// Removed imported claims, whose allocation is gone.
     pub removed: Vec<Item>,
-    /// Addresses of pods that are gone: whereabouts has not freed them.
+    /// Addresses of pods that are gone, which whereabouts has not freed.
     pub stale: Vec<Item>,
-    /// Addresses that two have, or that are somebody else's on the other side. They were left alone.
+    /// Addresses with two users, or with another user on the other side. They were left alone.
     pub conflicts: Vec<Item>,
-    /// What could not be read, by object.
+    /// Unreadable objects.
     pub unreadable: Vec<String>,
 }
 
@@ -46,6 +48,6 @@ pub struct Item {
     pub domain: String,
     /// The address.
     pub address: IpAddr,
-    /// Whose it is, or who has it.
+    /// Its user, or its holder.
     pub who: String,
 }

@@ -1,26 +1,27 @@
-//! The names of whereabouts' objects, which carry networks, nodes, ranges and addresses with every `:` and `/` turned into `-`.
+//! The names of whereabouts' objects, which contain networks, nodes, ranges and addresses with every `:` and `/`
+//! replaced by `-`.
 
 use std::net::IpAddr;
 
-/// The name of the IPPool of a range; `network` is empty for those without `network_name`.
+/// Returns the name of the IPPool of a range; `network` is empty for those without `network_name`.
 pub(super) fn of_pool(network: &str, range: &str) -> String {
     prefixed(network, &normalized(range))
 }
 
-/// The name of the OverlappingRangeIPReservation of an address.
+/// Returns the name of the OverlappingRangeIPReservation of an address.
 pub(super) fn of_address(network: &str, address: IpAddr) -> String {
     prefixed(network, &normalized(&address.to_string()))
 }
 
-/// The network of an IPPool of that name and range. The name of a node slice's pool has its node in it too.
+/// Returns the network of an IPPool with that name and range. The name of a node slice's pool also contains its node.
 pub(super) fn network_of_pool(name: &str, range: &str, nodes: &[String]) -> Option<String> {
     let before = before(name, &normalized(range))?;
     let of_node = nodes.iter().filter_map(|node| self::before(before, node));
-    // The longest node's name: "a" and "x-a" may both be nodes.
+    // Use the longest node name: "a" and "x-a" may both be nodes.
     Some(of_node.min_by_key(|network| network.len()).unwrap_or(before).to_owned())
 }
 
-/// Network and address of a reservation's name. Of a network that pools name, whatever else could be read from it.
+/// Returns network and address of a reservation's name. If ambiguous, the network is one that pools name.
 pub(super) fn of_reservation(name: &str, networks: &[String]) -> Option<(String, IpAddr)> {
     let of_network = |network: &String| {
         let rest = if network.is_empty() { Some(name) } else { name.strip_prefix(network.as_str())?.strip_prefix('-') };
@@ -38,13 +39,13 @@ fn prefixed(network: &str, rest: &str) -> String {
     if network.is_empty() { rest.to_owned() } else { format!("{network}-{rest}") }
 }
 
-/// As whereabouts does it: an object's name ends with a letter or digit.
+/// Like in whereabouts, an object's name ends with a letter or digit.
 fn normalized(text: &str) -> String {
     let ended = if text.ends_with(':') { format!("{text}0") } else { text.to_owned() };
     ended.replace([':', '/'], "-")
 }
 
-/// What stands before an ending and its dash; nothing where the ending is all.
+/// Returns what precedes an ending and its dash; empty if the ending is everything.
 fn before<'a>(name: &'a str, ending: &str) -> Option<&'a str> {
     let rest = name.strip_suffix(ending)?;
     if rest.is_empty() { Some(rest) } else { rest.strip_suffix('-') }

@@ -1,4 +1,4 @@
-//! whereabouts' objects: reading all allocations, and writing some.
+//! whereabouts' objects: reads all allocations, and writes some.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -16,9 +16,9 @@ use super::names;
 /// An IPPool.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct PoolSpec {
-    /// The range; allocations count from the address that is written here.
+    /// The range; allocations are offsets from the address as written here.
     pub(super) range: String,
-    /// By the distance from the first address.
+    /// By offset from the first address.
     #[serde(default)]
     pub(super) allocations: BTreeMap<String, Allocation>,
 }
@@ -49,18 +49,18 @@ pub(super) struct ReservationSpec {
 pub(super) type PoolObject = Object<PoolSpec, NotUsed>;
 pub(super) type ReservationObject = Object<ReservationSpec, NotUsed>;
 
-/// An address that whereabouts has given out.
+/// An address that whereabouts has allocated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Given {
     /// Empty for networks without `network_name`.
     pub(super) network: String,
     pub(super) address: IpNet,
     pub(super) allocation: Allocation,
-    /// The object that says so.
+    /// The object with the allocation.
     pub(super) object: String,
 }
 
-/// What whereabouts says at one time.
+/// whereabouts' objects at one time.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     pub(super) given: Vec<Given>,
@@ -86,19 +86,19 @@ pub(super) fn reservations(client: &Client, namespace: &str) -> Api<ReservationO
     Api::namespaced_with(client.clone(), namespace, &resource)
 }
 
-/// A pool that is not there yet.
+/// Creates a new pool.
 pub(super) fn new_pool(network: &str, range: &str) -> PoolObject {
     let spec = PoolSpec { range: range.to_owned(), allocations: BTreeMap::new() };
     Object::new(&names::of_pool(network, range), &resource("IPPool", "ippools"), spec)
 }
 
-/// A reservation that is not there yet.
+/// Creates a new reservation.
 pub(super) fn new_reservation(network: &str, address: IpAddr, spec: ReservationSpec) -> ReservationObject {
     let resource = resource("OverlappingRangeIPReservation", "overlappingrangeipreservations");
     Object::new(&names::of_address(network, address), &resource, spec)
 }
 
-/// Every pool with its network, in the order of their names. A cluster that never had whereabouts has none.
+/// Returns every pool with its network, sorted by name. A cluster that never had whereabouts has none.
 pub(super) async fn all_pools(client: &Client, namespace: &str) -> anyhow::Result<Vec<(Option<String>, PoolObject)>> {
     let nodes: Api<Node> = Api::all(client.clone());
     let nodes = nodes.list_metadata(&ListParams::default()).await.context("nodes cannot be listed")?;
@@ -115,7 +115,7 @@ pub(super) async fn all_pools(client: &Client, namespace: &str) -> anyhow::Resul
     Ok(listed.into_iter().map(of_pool).collect())
 }
 
-/// Everything that whereabouts has given out.
+/// Returns everything that whereabouts has allocated.
 pub(super) async fn read(client: &Client, namespace: &str) -> anyhow::Result<Said> {
     let mut said = Said::default();
     let mut networks = vec![String::new()];
@@ -149,7 +149,7 @@ pub(super) async fn read(client: &Client, namespace: &str) -> anyhow::Result<Sai
             said.unreadable.push(format!("{object}: its name is no address"));
             continue;
         };
-        // The pool says more: the sandbox, and the prefix.
+        // The pool contains more: the sandbox and the prefix.
         if said.given.iter().any(|given| given.network == network && given.address.addr() == address) {
             continue;
         }
@@ -160,7 +160,7 @@ pub(super) async fn read(client: &Client, namespace: &str) -> anyhow::Result<Sai
     Ok(said)
 }
 
-/// The address at a distance from the first one, in the subnet.
+/// Returns the address at an offset from the first one, if it is in the subnet.
 fn at(range: IpNet, offset: u64) -> Option<IpNet> {
     let address = match range.addr() {
         IpAddr::V4(first) => IpAddr::from(u32::from(first).checked_add(u32::try_from(offset).ok()?)?.to_be_bytes()),
@@ -169,7 +169,7 @@ fn at(range: IpNet, offset: u64) -> Option<IpNet> {
     range.contains(&address).then(|| IpNet::new(address, range.prefix_len()).ok()).flatten()
 }
 
-/// The distance of an address from the first one; `None` where it is not in the subnet behind that.
+/// Returns the offset of an address from the first one; `None` if it is not in the rest of the subnet.
 pub(super) fn offset(range: IpNet, address: IpAddr) -> Option<u64> {
     match (range.addr(), address) {
         _ if !range.contains(&address) => None,
@@ -179,7 +179,7 @@ pub(super) fn offset(range: IpNet, address: IpAddr) -> Option<u64> {
     }
 }
 
-/// The cluster's pods by namespace and name: uid, and the node.
+/// Returns the cluster's pods by namespace and name: uid and node.
 pub(super) async fn all_pods(client: &Client) -> anyhow::Result<BTreeMap<String, (String, String)>> {
     let pods: Api<Pod> = Api::all(client.clone());
     let listed = pods.list(&ListParams::default()).await.context("pods cannot be listed")?;

@@ -1,4 +1,4 @@
-//! The IPv4 half: packets off the link until there is an address to be reached at, datagrams for renewals.
+//! The IPv4 half: uses packets until the client has an address, and datagrams for renewals.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -74,7 +74,7 @@ fn settings(session: &mut Session, link: &Link) -> Settings {
     }
 }
 
-/// Does what the client says; whether there is anything left to do after that.
+/// Executes the client's outputs. Returns whether there is anything left to do.
 async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>) -> bool {
     for output in outputs {
         let sent = match output {
@@ -109,8 +109,8 @@ async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>)
     true
 }
 
-/// Gives the lease back. Through the packet socket, to where the server's answers came from: a datagram would wait for an
-/// address resolution that the link may not live to see.
+/// Gives the lease back through the packet socket, to the source of the server's answers: a datagram would wait for an
+/// address resolution, and the link may be deleted before.
 async fn release(session: &mut Session, client: Client) {
     let Some(Output::Unicast { from, to, mac, bytes }) = client.release() else { return };
     let sent = match mac {
@@ -136,8 +136,8 @@ async fn frame(
     socket.send_frame(ends, mac, bytes).map_err(|error| failed(&session.subject.place.ifname, &error))
 }
 
-/// Sends a datagram from the client's address. The packet socket listens for the answer: a server that refuses may do so to
-/// everybody, which a socket at an address does not hear.
+/// Sends a datagram from the client's address. The packet socket listens for the answer: a server may broadcast a
+/// refusal, which a socket bound to an address does not receive.
 async fn datagram(session: &mut Session, from: Ipv4Addr, to: Ipv4Addr, bytes: &[u8]) -> Result<(), PlaceError> {
     listen(session).await?;
     if session.sender.is_none() {

@@ -1,8 +1,8 @@
-//! One lease of one attachment, from the first question to its end: a task that gives a client of `weft-dhcp` its sockets, its
-//! time, and its place in the store.
+//! One lease of one attachment, from the first request to its end: a task that provides a client of `weft-dhcp` with
+//! sockets, time, and a place in the store.
 //!
-//! Sockets are open while an answer may come, and for a while after the last question: an open one would keep the namespace
-//! of a container that is gone.
+//! Sockets are open while an answer may come, and for a while after the last request: an open socket would keep the
+//! namespace of a removed container alive.
 
 mod four;
 mod six;
@@ -24,23 +24,23 @@ use super::socket::{Incoming, Opened, Sender, Socket};
 use crate::dhcp::clock;
 use crate::dhcp::store::{AnyLease, Row};
 
-/// The clock of sleeps stops while the node sleeps, that of leases does not: look at least this often.
+/// Maximum sleep: timers stop while the node sleeps, but the clock of leases does not.
 const NAP: Millis = 60_000;
-/// How long a socket stays open after a question.
+/// How long a socket stays open after a request.
 const OPEN: Millis = 10_000;
 
-/// How a lease stands.
+/// The state of a lease.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum State {
-    /// Being asked for.
+    /// Being requested.
     Asking,
     /// Running.
     Bound(AnyLease),
-    /// No lease was obtained: why.
+    /// No lease was obtained, with the reason.
     Failed(Failure),
-    /// It was running, and is over: why.
+    /// It was running and is over, with the reason.
     Lost(String),
-    /// Given back, or left behind.
+    /// Given back, or abandoned.
     Ended,
 }
 
@@ -49,7 +49,7 @@ pub(super) enum State {
 pub(super) enum Failure {
     /// No server gave one.
     NoServer(String),
-    /// It could not be asked for.
+    /// It could not be requested.
     Place(String),
 }
 
@@ -58,11 +58,11 @@ pub(super) enum Failure {
 pub(super) enum Command {
     /// Give the lease back and end.
     Release,
-    /// End, and leave the lease as it is.
+    /// End, and keep the lease.
     Leave,
 }
 
-/// What a task is about.
+/// The subject of a task.
 #[derive(Debug, Clone)]
 pub(super) struct Subject {
     pub(super) attachment: Attachment,
@@ -71,23 +71,23 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// For the log.
+    /// Returns a name for the log.
     fn name(&self) -> String {
         let Attachment { network, container_id, ifname } = &self.attachment;
         format!("{ifname} of container {container_id} on {network:?}")
     }
 }
 
-/// How a task begins.
+/// The initial state of a task.
 #[derive(Debug)]
 pub(super) enum Start {
-    /// Get a lease, that address where it can be had.
+    /// Get a lease, preferably of that address.
     Acquire(Option<std::net::IpAddr>),
-    /// Go on with one.
+    /// Resume a lease.
     Resume { lease: AnyLease, mac: [u8; 6] },
 }
 
-/// A task from outside. Dropping it does not end the task.
+/// The handle of a task. Dropping it does not end the task.
 #[derive(Debug)]
 pub(super) struct Handle {
     pub(super) is_v4: bool,
@@ -100,12 +100,12 @@ impl Handle {
         self.state.borrow().clone()
     }
 
-    /// Sends the task a command. A task that has ended, or got one before, needs none.
+    /// Sends the task a command. A task that has ended, or has already got a command, ignores it.
     pub(super) fn tell(&self, command: Command) {
         self.commands.try_send(command).ok();
     }
 
-    /// What to wait on until the lease is there or is not.
+    /// Returns a receiver that reports whether the lease was obtained.
     pub(super) fn watch(&self) -> watch::Receiver<State> {
         self.state.clone()
     }
@@ -137,25 +137,25 @@ fn channels(is_v4: bool, start: &Start) -> (mpsc::Receiver<Command>, watch::Send
     (received, state, Handle { is_v4, commands, state: watched })
 }
 
-/// What both kinds of task share.
+/// The common state of both kinds of task.
 struct Session {
     shared: Rc<Shared>,
     subject: Subject,
     commands: mpsc::Receiver<Command>,
     state: watch::Sender<State>,
-    /// What answers come through.
+    /// Receives answers.
     socket: Option<Socket>,
-    /// What renewals go out through.
+    /// Sends renewals.
     sender: Option<Sender>,
     /// When an idle socket is closed.
     open_until: Millis,
     mac: [u8; 6],
 }
 
-/// Opens a socket, once inside.
+/// Opens a socket; called inside the namespace.
 type Opener<T> = Box<dyn FnOnce() -> std::io::Result<T> + Send>;
 
-/// What a task waits for.
+/// An event for which a task waits.
 enum Event {
     Due,
     Command(Command),
@@ -172,7 +172,7 @@ impl Session {
         Self { shared, subject, commands, state, socket: None, sender: None, open_until: 0, mac: [0; 6] }
     }
 
-    /// Waits for whatever comes first. With nothing that is ever due it is a command.
+    /// Waits for the first event. Without a due time, only for a command.
     async fn wait(&mut self, next: Option<Millis>) -> Event {
         let now = clock::now();
         if self.socket.is_some() && now >= self.open_until {
@@ -186,7 +186,7 @@ impl Session {
         let (commands, socket) = (&mut self.commands, &self.socket);
         poll_fn(|cx| {
             if let Poll::Ready(command) = commands.poll_recv(cx) {
-                // Nobody holds the handle any more: the attachment was forgotten.
+                // Nobody holds the handle any more: the attachment was dropped.
                 return Poll::Ready(Event::Command(command.unwrap_or(Command::Leave)));
             }
             if let Some(socket) = socket
@@ -199,12 +199,12 @@ impl Session {
         .await
     }
 
-    /// Looks at the link and opens a socket in its namespace.
+    /// Checks the link and opens a socket in its namespace.
     async fn open<T: Send + 'static>(
         &self,
         opener: impl FnOnce(&Place, &Link) -> Opener<T> + Send + 'static,
     ) -> Result<(Link, T), PlaceError> {
-        // The process that took the link down while it was in use had a reason.
+        // If another process took the link down during use, it had a reason.
         let (place, bring_up) = (self.subject.place.clone(), self.is_new());
         let visit = move || {
             let link = place.look(bring_up)?;
@@ -221,12 +221,12 @@ impl Session {
         Ok(())
     }
 
-    /// Closes what is open.
+    /// Closes all sockets.
     fn close(&mut self) {
         (self.socket, self.sender) = (None, None);
     }
 
-    /// A question went out: keep listening for a while.
+    /// Notes that a request was sent: keep listening for a while.
     fn asked(&mut self) {
         self.open_until = clock::now().saturating_add(OPEN);
     }
@@ -235,7 +235,7 @@ impl Session {
         *self.state.borrow() == State::Asking
     }
 
-    /// Notes a lease: in the store first, then for the callers that wait.
+    /// Records a lease: first in the store, then for waiting callers.
     fn bound(&self, lease: AnyLease) {
         let new = self.is_new();
         let Subject { attachment, place, wish } = &self.subject;
@@ -249,7 +249,7 @@ impl Session {
             lease: lease.clone(),
         };
         if let Err(error) = self.shared.store.put(&row) {
-            // It is used all the same: with a full disk, an address that is not renewed after a restart is the lesser evil.
+            // It is used anyway: with a full disk, an address that is not renewed after a restart is the lesser evil.
             self.shared
                 .log
                 .info(&format!("the lease of {} will not survive a restart: {error:#}", self.subject.name()));
@@ -260,14 +260,15 @@ impl Session {
         self.state.send_replace(State::Bound(lease));
     }
 
-    /// No lease was obtained.
+    /// Reports that no lease was obtained.
     fn failed(&self, failure: Failure) {
         let (Failure::NoServer(text) | Failure::Place(text)) = &failure;
         self.shared.log.info(&format!("{} got no address: {text}", self.subject.name()));
         self.state.send_replace(State::Failed(failure));
     }
 
-    /// The lease is over and the container must not go on using the address: its link goes down, as with the stock daemon.
+    /// Ends the lease. The container must not continue to use the address: as with the stock daemon, its link is taken
+    /// down.
     async fn lost(&self, is_v4: bool, why: &Lost) {
         let place = self.subject.place.clone();
         let down = self.shared.visits.run(move || place.take_down()).await;
@@ -281,7 +282,7 @@ impl Session {
         self.state.send_replace(State::Lost(why.to_string()));
     }
 
-    /// The place cannot be used. Says whether to try again later.
+    /// Handles an unusable place. Returns whether to try again later.
     fn displaced(&self, is_v4: bool, error: &PlaceError) -> bool {
         if self.is_new() {
             self.failed(Failure::Place(error.to_string()));
@@ -307,7 +308,7 @@ impl Session {
         }
     }
 
-    /// The last state of a task that got the command to end.
+    /// Sets the final state of a task that was told to end.
     fn ended(&self, is_v4: bool, command: Command) {
         if command == Command::Release {
             self.forget(is_v4);

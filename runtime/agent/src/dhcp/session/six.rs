@@ -1,4 +1,4 @@
-//! The IPv6 half: one datagram socket at the link's own address, everything to all servers of the link.
+//! The IPv6 half: one datagram socket at the link-local address, which sends everything to all servers of the link.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use crate::dhcp::place::{Link, Place, PlaceError};
 use crate::dhcp::socket::{Opened, open_udp6};
 use crate::dhcp::store::AnyLease;
 
-/// The client has one IA; its DUID is its own already.
+/// The client has one IA; its DUID is unique already.
 const IAID: u32 = 1;
 
 pub(super) async fn run(mut session: Session, start: Start) {
@@ -48,7 +48,7 @@ pub(super) async fn run(mut session: Session, start: Start) {
                 ending = Some(Command::Release);
                 client.tick(clock::now())
             }
-            // On its way out already; or without a lease.
+            // It is already being released, or there is no lease.
             Event::Command(Command::Release) if ending.is_some() => Vec::new(),
             Event::Command(command) => {
                 session.ended(false, ending.unwrap_or(command));
@@ -58,7 +58,7 @@ pub(super) async fn run(mut session: Session, start: Start) {
     }
 }
 
-/// Does what the client says; whether there is anything left to do after that.
+/// Executes the client's outputs. Returns whether there is anything left to do.
 async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>, ending: Option<Command>) -> bool {
     for output in outputs {
         match output {
@@ -95,7 +95,7 @@ async fn carry_out(session: &mut Session, client: &Client, outputs: Vec<Output>,
     true
 }
 
-/// Nothing can go wrong any more with a lease that is being given back: the client ends by itself.
+/// A lease that is being given back cannot fail any more: the client ends by itself.
 fn leaving(session: &Session, ending: Option<Command>) -> bool {
     if ending.is_some() {
         session.shared.log.info(&format!("{} could not give its IPv6 lease back", session.subject.name()));

@@ -146,7 +146,7 @@ impl Executor {
             return Ok(());
         };
         let set = &tune.set;
-        // Unlike the reference plugin, ignores a mode that was switched on: the container may run a capture.
+        // Unlike the reference plugin, ignores a capture in the container, which only raises the count.
         if let Some(want) = set.promiscuous.filter(|want| link.promisc != *want) {
             found.push(StepDifference::Promisc { name: name.clone(), want, have: link.promiscuity });
         }
