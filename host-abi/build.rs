@@ -1,5 +1,5 @@
-//! Hands the exact wasmtime version to `engine.rs`: native code of one patch release must never be loaded by another, and
-//! wasmtime's own loader compares the major version only.
+//! Passes the exact wasmtime version to `engine.rs`: native code of one patch release must never be loaded by another,
+//! and wasmtime's own loader only compares the major version.
 
 use std::path::Path;
 use std::{env, fs};

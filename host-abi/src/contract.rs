@@ -1,5 +1,4 @@
-//! Which contract version a component was built for, and what it wants from the host: answered from its type alone,
-//! before any of it runs.
+//! Determines the contract version of a component and its imports from its type alone, before any of it runs.
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -7,9 +6,9 @@ use wasmtime::component::Component;
 /// The package of the contract, without its version.
 pub const PACKAGE: &str = "weft:policy";
 
-/// The contract version this host speaks. Components built for an older version load as long as it is compatible: while the
-/// contract is 0.x, of the same minor version; from 1.0 on, of the same major version. Newer ones load as well, as long as
-/// they import nothing that this host does not have.
+/// The contract version that this host supports. Components built for an older compatible version load: while the
+/// contract is 0.x, one of the same minor version; from 1.0 on, one of the same major version. Newer ones load too, as
+/// long as they import nothing that this host lacks.
 pub const VERSION: &str = "0.1.1";
 
 /// Why a component is not a policy this host can run.
@@ -21,31 +20,31 @@ pub enum ContractError {
         series(VERSION)
     )]
     Version {
-        /// Full name of the interface that shows it.
+        /// Full name of the interface with that version.
         name: String,
         /// The version it was built for.
         built_for: String,
     },
-    /// It decides something else.
+    /// It is a policy of another kind.
     #[error(
         "it is {} (it exports {export}), not one that {}: name it under {:?}, not {:?}",
         .found.noun(), .wanted.verb(), .found.key(), .wanted.key()
     )]
     OtherWorld {
-        /// What was wanted.
+        /// The expected kind.
         wanted: Kind,
-        /// What it is.
+        /// Its actual kind.
         found: Kind,
         /// Full name of the interface that shows it.
         export: String,
     },
-    /// It is a component, but no policy.
+    /// It is a component, but not a policy.
     #[error(
         "it is no policy: it exports {exports}, where {PACKAGE}/{}@{VERSION} is wanted; build it for the world {PACKAGE}/{}",
         .wanted.interface(), .wanted.world()
     )]
     NoPolicy {
-        /// What was wanted.
+        /// The expected kind.
         wanted: Kind,
         /// What it exports instead.
         exports: String,
@@ -67,7 +66,7 @@ impl Kind {
     /// Both of them.
     pub const ALL: [Self; 2] = [Self::Ipam, Self::Choice];
 
-    /// The interface its policies export.
+    /// Returns the interface that its policies export.
     #[must_use]
     pub fn interface(self) -> &'static str {
         match self {
@@ -76,7 +75,7 @@ impl Kind {
         }
     }
 
-    /// The world its policies are built for.
+    /// Returns the world for which its policies are built.
     #[must_use]
     pub fn world(self) -> &'static str {
         match self {
@@ -85,7 +84,7 @@ impl Kind {
         }
     }
 
-    /// The key of a network's configuration that names such a policy.
+    /// Returns the key of a network's configuration that names such a policy.
     #[must_use]
     pub fn key(self) -> &'static str {
         match self {
@@ -94,7 +93,7 @@ impl Kind {
         }
     }
 
-    /// Such a policy, in words.
+    /// Returns a description of such a policy.
     #[must_use]
     pub fn noun(self) -> &'static str {
         match self {
@@ -110,7 +109,7 @@ impl Kind {
         }
     }
 
-    /// Interfaces of the contract its policies may import.
+    /// Returns the contract's interfaces that its policies may import.
     fn imports(self) -> &'static [&'static str] {
         match self {
             Self::Ipam => &["ledger", "facts", "log", "types"],
@@ -118,7 +117,7 @@ impl Kind {
         }
     }
 
-    /// What a component with these exports decides, as far as its names tell; `None` where it is no policy.
+    /// Returns what a component with these exports decides, according to their names; `None` if it is not a policy.
     #[must_use]
     pub fn of(exports: &[String]) -> Option<Self> {
         let exported = |kind: &Self| {
@@ -131,28 +130,28 @@ impl Kind {
     }
 }
 
-/// What a component imports beside the contract.
+/// A component's imports besides the contract.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Imports {
     /// WASI interfaces, in full (`wasi:cli/stdout@0.2.6`).
     pub wasi: Vec<String>,
-    /// Everything else that no host of ours provides.
+    /// All other imports, which no host provides.
     pub unknown: Vec<String>,
 }
 
-/// Full names of everything a component imports.
+/// Returns the full names of a component's imports.
 #[must_use]
 pub fn import_names(component: &Component, engine: &Engine) -> Vec<String> {
     component.component_type().imports(engine).map(|(name, _item)| name.to_owned()).collect()
 }
 
-/// Full names of everything a component exports.
+/// Returns the full names of a component's exports.
 #[must_use]
 pub fn export_names(component: &Component, engine: &Engine) -> Vec<String> {
     component.component_type().exports(engine).map(|(name, _item)| name.to_owned()).collect()
 }
 
-/// What a component says of itself.
+/// The imports and exports of a component.
 #[cfg(feature = "compile")]
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Description {
@@ -162,14 +161,14 @@ pub struct Description {
     pub exports: Vec<String>,
 }
 
-/// Describes a component that was not compiled before, for people who look at it.
+/// Describes a component that was not compiled before, for display.
 ///
 /// # Errors
 ///
-/// A text, when the bytes are no component.
+/// An error text, if the bytes are not a component.
 #[cfg(feature = "compile")]
 pub fn describe(component: &[u8]) -> Result<Description, String> {
-    // Read, not compiled: the component may be one that keeps a compiler busy.
+    // Only decoded, not compiled: the component may be made to keep a compiler busy.
     let decoded = wit_component::decode(component).map_err(|error| format!("{error:#}"))?;
     let wit_component::DecodedWasm::Component(resolve, world) = decoded else {
         return Err("it is a WIT package, not a component".to_owned());
@@ -180,11 +179,11 @@ pub fn describe(component: &[u8]) -> Result<Description, String> {
     Ok(Description { imports, exports })
 }
 
-/// Checks that a component is a policy of a kind for this host's contract, and lists what else it imports.
+/// Checks that a component is a policy of a kind for this host's contract, and returns its other imports.
 ///
 /// # Errors
 ///
-/// [`ContractError`] says in words what the component is instead.
+/// [`ContractError`] says what the component is instead.
 pub fn check(component: &Component, engine: &Engine, kind: Kind) -> Result<Imports, ContractError> {
     check_exports(&export_names(component, engine), kind)?;
     let mut imports = Imports::default();
@@ -218,21 +217,21 @@ fn check_exports(exports: &[String], wanted: Kind) -> Result<(), ContractError> 
 }
 
 fn check_version(name: &str, version: &str) -> Result<(), ContractError> {
-    // A pre-release never matches, as in wasmtime's own rule.
+    // As in wasmtime's own rule, a pre-release never matches.
     if !version.contains('-') && series(version) == series(VERSION) {
         return Ok(());
     }
     Err(ContractError::Version { name: name.to_owned(), built_for: version.to_owned() })
 }
 
-/// `ns:package/interface@version` in its parts; what is missing is empty.
+/// Splits `ns:package/interface@version`; missing parts are empty.
 fn split(name: &str) -> (&str, &str, &str) {
     let (path, version) = name.split_once('@').unwrap_or((name, ""));
     let (package, interface) = path.split_once('/').unwrap_or((path, ""));
     (package, interface, version)
 }
 
-/// The part of a version within which it is compatible: `0.1` of `0.1.5`, `1` of `1.2.3`.
+/// Returns the part of a version that determines compatibility: `0.1` of `0.1.5`, `1` of `1.2.3`.
 fn series(version: &str) -> &str {
     let dots = if version.starts_with("0.") { 2 } else { 1 };
     let end = version.match_indices('.').nth(dots - 1).map_or(version.len(), |(at, _dot)| at);

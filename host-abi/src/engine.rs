@@ -1,47 +1,47 @@
-//! The one engine configuration, for compiling and for running, and the string that ties compiled code to it.
+//! The only engine configuration, for compiling and for running, and the key that binds compiled code to it.
 //!
-//! Invariant: two builds of weft whose [`artifact_key`] is equal may load each other's compiled components; all others
-//! refuse. wasmtime compares only the major version of the compiler; the key holds the full version, so that code
-//! from a release with a miscompilation is never run by the release that fixes it.
+//! Invariant: builds of weft with the same [`artifact_key`] may load each other's compiled components; others refuse.
+//! wasmtime only compares the major version of the compiler. The key contains the full version, so that code from a
+//! release with a miscompilation is never run by the release that fixes it.
 
 use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 use wasmtime::{Config, Engine, ModuleVersionStrategy};
 
-/// A switch of the configuration: its name, its value, how it is set.
+/// A setting of the configuration: name, value, setter.
 type Switch = (&'static str, bool, fn(&mut Config, bool) -> &mut Config);
 
-/// Every switch that shapes compiled code. Proposals that no guest language needs are off: code that cannot be reached
-/// cannot be exploited (the SIMD lowerings, for one). Rust, C, JavaScript and Python guests need bulk memory, reference
-/// types, multi-value and extended constants only.
+/// Every setting that affects compiled code. Proposals that no guest language needs are off: unreachable code cannot be
+/// exploited (for example the SIMD lowerings). Rust, C, JavaScript and Python guests only need bulk memory, reference
+/// types, multi-value and extended constants.
 const SWITCHES: &[Switch] = &[
     ("consume_fuel", true, Config::consume_fuel),
     ("wasm_component_model", true, Config::wasm_component_model),
     ("wasm_bulk_memory", true, Config::wasm_bulk_memory),
     ("wasm_multi_value", true, Config::wasm_multi_value),
     ("wasm_extended_const", true, Config::wasm_extended_const),
-    // wasmtime's own adapters between the parts of a component copy from one memory to another. Components of one core
-    // module (Rust, C) have none; those of JavaScript and Python do, and the compiler panics on them without this.
+    // wasmtime's adapters between the parts of a component copy from one memory to another. Components of one core
+    // module (Rust, C) have none; those of JavaScript and Python do, and without this the compiler panics on them.
     ("wasm_multi_memory", true, Config::wasm_multi_memory),
-    // Relaxed SIMD needs SIMD, so it goes first.
+    // Relaxed SIMD needs SIMD, so disable it first.
     ("wasm_relaxed_simd", false, Config::wasm_relaxed_simd),
     ("wasm_simd", false, Config::wasm_simd),
     ("wasm_memory64", false, Config::wasm_memory64),
     ("wasm_tail_call", false, Config::wasm_tail_call),
     ("wasm_wide_arithmetic", false, Config::wasm_wide_arithmetic),
     ("wasm_custom_page_sizes", false, Config::wasm_custom_page_sizes),
-    // Policies stop at traps; unwind tables for debuggers are not needed, the address map keeps traps readable.
+    // Policies end at traps, so unwind tables for debuggers are not needed; the address map makes traps readable.
     ("generate_address_map", true, Config::generate_address_map),
     ("native_unwind_info", false, Config::native_unwind_info),
 ];
 
-/// Native stack a guest may use, in bytes: recursion ends in a trap well before the thread's own stack does.
+/// Bytes of native stack for a guest: recursion traps well before the thread's own stack overflows.
 const WASM_STACK: usize = 512 * 1024;
 
-/// Code is compiled for what every processor of the architecture has. Asking the processor what more it has takes ten
-/// instructions that each trap into a hypervisor, where there is one: more time than a policy could save. And the code may
-/// move with the machine.
+/// Code is compiled for the baseline of the architecture. Detecting more processor features takes ten instructions that
+/// each trap into a hypervisor, if there is one: more time than a policy could save. Also, the code may move with the
+/// machine.
 const BASELINE: &str = "baseline=true;";
 
 static KEY: LazyLock<String> = LazyLock::new(|| {
@@ -54,33 +54,33 @@ static KEY: LazyLock<String> = LazyLock::new(|| {
     format!("weft+{}+{hex}", wasmtime_version())
 });
 
-/// The full version of wasmtime this was built with.
+/// Returns the full version of wasmtime of this build.
 #[must_use]
 pub fn wasmtime_version() -> &'static str {
     env!("WEFT_WASMTIME_VERSION")
 }
 
-/// What compiled code is keyed by, beside the component's digest: `weft+<wasmtime version>+<configuration id>`. It is
+/// Returns the key of compiled code besides the component's digest: `weft+<wasmtime version>+<configuration id>`. It is
 /// written into the compiled file (and compared by wasmtime's loader) and is part of the file's name.
 #[must_use]
 pub fn artifact_key() -> &'static str {
     &KEY
 }
 
-/// The configuration of every engine of weft.
+/// Returns the configuration of every engine of weft.
 ///
 /// # Errors
 ///
-/// wasmtime's, when it does not take the key (it is short enough).
+/// wasmtime's error, if it rejects the key (which is short enough).
 pub fn engine_config() -> wasmtime::Result<Config> {
     let mut config = Config::new();
     for (_name, on, set) in SWITCHES {
         set(&mut config, *on);
     }
-    // The bits of a NaN differ between processors; a replayed decision must not.
+    // The bits of a NaN differ between processors, but a replayed decision must not.
     #[cfg(feature = "compile")]
     config.cranelift_nan_canonicalization(true);
-    // Naming the target is what makes it the baseline.
+    // Naming the target selects the baseline.
     #[cfg(feature = "compile")]
     config.target(&format!("{}-unknown-linux-gnu", std::env::consts::ARCH))?;
     config.max_wasm_stack(WASM_STACK);
@@ -88,11 +88,11 @@ pub fn engine_config() -> wasmtime::Result<Config> {
     Ok(config)
 }
 
-/// A new engine. One per process: wasmtime has had bugs that mix up type indices between engines.
+/// Creates an engine. One per process: wasmtime has had bugs that mix up type indices between engines.
 ///
 /// # Errors
 ///
-/// wasmtime's, when the host cannot run such an engine.
+/// wasmtime's error, if the host cannot run such an engine.
 pub fn new_engine() -> wasmtime::Result<Engine> {
     Engine::new(&engine_config()?)
 }

@@ -1,13 +1,13 @@
-//! From a guest's crate to components. Compiled into two places: `weft-host-abi` (feature `compile`), for
-//! `weftctl policy build`, and `weftctl`'s build script (by path), for the shipped policies; the build script must not
-//! depend on the library, which would compile wasmtime a second time. So: std, serde_json and wit-component only.
+//! Builds components from a guest's crate. Compiled into two places: `weft-host-abi` (feature `compile`), for `weftctl
+//! policy build`, and `weftctl`'s build script (by path), for the shipped policies. The build script must not depend on
+//! the library, which would compile wasmtime a second time, so this file only uses std, serde_json and wit-component.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The target guests are compiled for. It has no WASI, so a guest cannot import any by accident.
+/// The target of guests. It has no WASI, so a guest cannot import any by accident.
 pub const TARGET: &str = "wasm32-unknown-unknown";
 
 /// Why a guest could not be built.
@@ -23,7 +23,7 @@ pub enum GuestBuildError {
     },
     /// The compiler's target is not installed.
     NoTarget {
-        /// What rustc says its sysroot is.
+        /// The sysroot according to rustc.
         sysroot: PathBuf,
     },
     /// cargo failed; it has printed why.
@@ -31,7 +31,7 @@ pub enum GuestBuildError {
         /// Manifest that was built.
         manifest: PathBuf,
     },
-    /// cargo printed something that is not its message format.
+    /// cargo printed something other than its message format.
     Messages {
         /// The line.
         line: String,
@@ -100,11 +100,11 @@ pub struct BuiltGuest {
     pub component: Vec<u8>,
 }
 
-/// Wraps a core module that carries its world (as wit-bindgen leaves it) into a component.
+/// Wraps a core module with an embedded world (made by wit-bindgen) into a component.
 ///
 /// # Errors
 ///
-/// A text with its causes, when the module does not fit its world or imports anything outside it.
+/// An error text with causes, if the module does not fit its world or has other imports.
 pub fn componentize(core_module: &[u8]) -> Result<Vec<u8>, String> {
     wit_component::ComponentEncoder::default()
         .validate(true)
@@ -113,7 +113,7 @@ pub fn componentize(core_module: &[u8]) -> Result<Vec<u8>, String> {
         .map_err(|error| format!("{error:#}"))
 }
 
-/// Builds every policy (`cdylib`) of a cargo package or workspace, in `target_dir`, from its lock file where it has one.
+/// Builds every policy (`cdylib`) of a cargo package or workspace in `target_dir`, with its lock file if it has one.
 ///
 /// # Errors
 ///
@@ -131,11 +131,11 @@ pub fn build_guests(manifest: &Path, target_dir: &Path) -> Result<Vec<BuiltGuest
         .arg(target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", remapped_paths(manifest))
         .stderr(Stdio::inherit());
-    // A project that has just been started has no lock file yet; from then on it is held to it.
+    // A new project has no lock file yet; later builds are locked to it.
     if manifest.ancestors().skip(1).any(|dir| dir.join("Cargo.lock").is_file()) {
         cargo.arg("--locked");
     }
-    // Cargo looks for its configuration from here upwards.
+    // Cargo searches for its configuration from here upwards.
     cargo.current_dir(manifest.parent().unwrap_or(Path::new(".")));
     let output = cargo.output().map_err(|source| GuestBuildError::Start { program: "cargo".to_owned(), source })?;
     if !output.status.success() {
@@ -157,11 +157,12 @@ pub fn build_guests(manifest: &Path, target_dir: &Path) -> Result<Vec<BuiltGuest
     Ok(guests)
 }
 
-/// Compiler flags that keep this machine's paths (in panic messages) out of a component: one source, one digest.
+/// Returns compiler flags that keep this machine's paths (in panic messages) out of a component, so that one source has
+/// one digest.
 fn remapped_paths(manifest: &Path) -> OsString {
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
     let cargo_home = std::env::var_os("CARGO_HOME").map(PathBuf::from).or(home);
-    // The directory around the package's: path dependencies such as the SDK are beside it.
+    // The parent directory of the package, which contains path dependencies such as the SDK.
     let around = manifest.parent().and_then(Path::parent).map(Path::to_owned);
     let mut flags = OsString::new();
     for (from, to) in [(cargo_home, "/cargo"), (around, "/src")] {
@@ -177,7 +178,7 @@ fn remapped_paths(manifest: &Path) -> OsString {
     flags
 }
 
-/// Name and core module, where a line of cargo's tells of a finished `cdylib`.
+/// Returns name and core module, if a line of cargo's output reports a finished `cdylib`.
 fn artifact(line: &str) -> Result<Option<(String, PathBuf)>, GuestBuildError> {
     let message: serde_json::Value =
         serde_json::from_str(line).map_err(|source| GuestBuildError::Messages { line: line.to_owned(), source })?;
@@ -188,7 +189,7 @@ fn artifact(line: &str) -> Result<Option<(String, PathBuf)>, GuestBuildError> {
     }
     let files = message["filenames"].as_array().into_iter().flatten().filter_map(|file| file.as_str());
     let wasm = files.map(PathBuf::from).find(|path| path.extension().is_some_and(|extension| extension == "wasm"));
-    // cargo names library targets with underscores; the package has dashes.
+    // cargo uses underscores in library targets; the package has dashes.
     Ok(target["name"].as_str().map(|name| name.replace('_', "-")).zip(wasm))
 }
 
@@ -204,9 +205,9 @@ fn check_target() -> Result<(), GuestBuildError> {
     Err(GuestBuildError::NoTarget { sysroot })
 }
 
-/// A command without what an outer cargo leaves in the environment: its flags, wrappers and package variables are for
-/// the host's build and would reach the guest's. `CARGO`/`RUSTC` themselves are dropped too, so that rustup's proxies
-/// choose the toolchain of the directory.
+/// Returns a command without the environment of an outer cargo: its flags, wrappers and package variables belong to the
+/// host's build and would reach the guest's. Also drops `CARGO` and `RUSTC`, so that rustup's proxies choose the
+/// directory's toolchain.
 #[must_use]
 pub fn clean_command(program: &str) -> Command {
     let mut command = Command::new(program);

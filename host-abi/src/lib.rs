@@ -1,9 +1,9 @@
-//! The policy contract (`wit/policy.wit`) and the host's side of it: nouns, bindings, conversions, engine configuration.
+//! The policy contract (`wit/policy.wit`) and its host side: types, bindings, conversions, engine configuration.
 //!
-//! Invariants: no WIT type leaves this crate (the outside sees [`types`]); compiling and running use one engine
-//! configuration ([`engine`]); whatever a guest hands over is checked before it becomes a native type ([`convert`]).
+//! Invariants: no WIT type leaves this crate ([`types`] are public). Compiling and running use one engine configuration
+//! ([`engine`]). All data from a guest is checked before it becomes a native type ([`convert`]).
 //!
-//! Not here: where components come from, limits, and whether a decision may be used. That is `policy` in the runtime.
+//! Not here: the sources of components, limits, and the verification of decisions. See `policy` in the runtime.
 
 mod bindings;
 pub mod contract;

@@ -1,33 +1,34 @@
-//! The contract's nouns as the host uses them: standard address types instead of WIT tuples.
+//! The contract's types in the host's form: standard address types instead of WIT tuples.
 //!
-//! `convert` maps them to and from the generated bindings; nothing else in weft sees a WIT type.
+//! `convert` maps them to and from the generated bindings; no other part of weft uses a WIT
+//! type.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-/// A contiguous range of addresses that the operator declared; both ends included.
+/// A contiguous range of addresses declared by the operator, including both ends.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Range {
-    /// The subnet (no host bits) the range lies in.
+    /// The subnet of the range (without host bits).
     pub subnet: IpNet,
-    /// First address that may be handed out.
+    /// First address that may be allocated.
     pub first: IpAddr,
-    /// Last address that may be handed out.
+    /// Last address that may be allocated.
     pub last: IpAddr,
-    /// The subnet's gateway; never handed out.
+    /// The subnet's gateway; never allocated.
     pub gateway: Option<IpAddr>,
 }
 
 impl Range {
-    /// Whether an address lies between the two ends.
+    /// Returns whether an address lies in the range.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.first.is_ipv4() == address.is_ipv4() && self.first <= address && address <= self.last
     }
 
-    /// How many addresses lie from end to end; the largest number there is where there are more.
+    /// Returns the number of addresses from end to end, saturating.
     #[must_use]
     pub fn size(&self) -> u64 {
         let between = match (self.first, self.last) {
@@ -39,7 +40,7 @@ impl Range {
     }
 }
 
-/// Ranges that stand in for each other: one address is wanted from one of them.
+/// Equivalent ranges: one address is wanted from one of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct RangeSet {
     /// The operator's name for the set.
@@ -68,7 +69,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// A route with a destination and a next hop only.
+    /// Creates a route with only a destination and a next hop.
     #[must_use]
     pub fn new(dst: IpNet, gw: Option<IpAddr>) -> Self {
         Self { dst, gw, mtu: None, advmss: None, priority: None, table: None, scope: None }
@@ -89,14 +90,14 @@ pub struct Dns {
 }
 
 impl Dns {
-    /// Whether nothing is set.
+    /// Returns whether nothing is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.nameservers.is_empty() && self.domain.is_none() && self.search.is_empty() && self.options.is_empty()
     }
 }
 
-/// (container id, interface name) on a network. The key of the journal.
+/// An attachment: (container id, interface name) on a network. The key of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Attachment {
     /// Name of the network.
@@ -123,12 +124,12 @@ pub struct Pod {
     /// Labels of its namespace, sorted by key.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub namespace_labels: Vec<(String, String)>,
-    /// Where labels and annotations come from.
+    /// The source of labels and annotations.
     #[serde(default)]
     pub source: FactSource,
 }
 
-/// Where labels and annotations of a pod come from.
+/// The source of a pod's labels and annotations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FactSource {
@@ -139,7 +140,7 @@ pub enum FactSource {
     ApiServer,
 }
 
-/// The node the attachment is made on.
+/// The node of the attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Node {
     /// Node name.
@@ -148,7 +149,7 @@ pub struct Node {
     pub labels: Vec<(String, String)>,
 }
 
-/// Where a requested address came from.
+/// The source of a requested address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RequestSource {
@@ -160,16 +161,16 @@ pub enum RequestSource {
     RuntimeConfig,
 }
 
-/// An address that somebody asked for.
+/// An address requested by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Requested {
     /// The text as given.
     pub text: String,
-    /// The address, where the text is one.
+    /// The address, if the text is one.
     pub address: Option<IpAddr>,
-    /// The prefix length, where one was given.
+    /// The prefix length, if given.
     pub length: Option<u8>,
-    /// Who asked.
+    /// Its source.
     pub source: RequestSource,
 }
 
@@ -183,54 +184,54 @@ pub enum ClaimState {
     Cooldown,
     /// Released, kept for its owner.
     Kept,
-    /// Somebody on the wire had it. A policy sees that as a cooldown.
+    /// In use by a host on the wire. A policy sees this as a cooldown.
     Conflict,
 }
 
-/// A durable record that an address is taken, as a policy sees it.
+/// A durable record of a taken address, as a policy sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimInfo {
     /// The address.
     pub address: IpAddr,
-    /// Container id of an active claim, owner of a kept one.
+    /// Container id of an active claim, or owner of a kept one.
     pub owner: String,
-    /// Interface name of an active claim, else empty.
+    /// Interface name of an active claim, otherwise empty.
     pub ifname: String,
-    /// What kind of claim it is.
+    /// The kind of claim.
     pub state: ClaimState,
 }
 
-/// What happens to the addresses of an attachment when it is deleted.
+/// What happens to an attachment's addresses when it is deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReleaseRule {
     /// Free at once.
     #[default]
     Free,
-    /// Rest for so many seconds.
+    /// Rest for this many seconds.
     Cooldown(u32),
-    /// Stay reserved for this identity.
+    /// Remain reserved for this identity.
     Keep(String),
 }
 
-/// Everything a policy may know of the attachment it decides on.
+/// Everything that a policy may know about the attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     /// The attachment.
     pub attachment: Attachment,
-    /// Its pod, where the runtime named one.
+    /// Its pod, if the runtime named one.
     pub pod: Option<Pod>,
     /// The node.
     pub node: Node,
-    /// Identities the host attests, most lasting first.
+    /// Identities that the host attests, the most permanent first.
     pub identities: Vec<String>,
-    /// Addresses somebody asked for.
+    /// Addresses requested by name.
     pub requested: Vec<Requested>,
-    /// A MAC address somebody asked for, in colon form.
+    /// A requested MAC address, with colons.
     pub mac: Option<String>,
     /// The pairs of `CNI_ARGS`.
     pub cni_args: Vec<(String, String)>,
-    /// Claims these identities already hold in this network.
+    /// Claims that these identities already hold in this network.
     pub held: Vec<ClaimInfo>,
     /// The ranges the operator declared.
     pub range_sets: Vec<RangeSet>,
@@ -246,7 +247,7 @@ pub struct Request {
     pub seed: u64,
 }
 
-/// One address the attachment should get.
+/// One address for the attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// Addresses with their prefix lengths, best first.
@@ -255,10 +256,10 @@ pub struct Wanted {
     pub gateway: Option<IpAddr>,
 }
 
-/// A policy's answer, not yet verified.
+/// A policy's answer, before verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
-    /// One entry for each address the attachment gets, in result order.
+    /// One entry per address of the attachment, in result order.
     pub addresses: Vec<Wanted>,
     /// Routes of the result.
     pub routes: Vec<Route>,
@@ -266,38 +267,38 @@ pub struct Decision {
     pub dns: Option<Dns>,
     /// What happens on release.
     pub release: ReleaseRule,
-    /// One line that says why.
+    /// One line with the reason.
     pub reason: String,
 }
 
-/// A delegate the operator allows, as a delegate policy sees it.
+/// A delegate that the operator allows, as a delegate policy sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {
     /// The name the operator gave it.
     pub name: String,
-    /// Its configuration as JSON text, `ipam` included.
+    /// Its configuration as JSON text, including `ipam`.
     pub config: String,
-    /// Keys of it that the policy may set; those of `ipam` as `ipam.KEY`.
+    /// Its keys that the policy may set; those of `ipam` as `ipam.KEY`.
     pub settable: Vec<String>,
 }
 
-/// A file whose content the operator hands to a delegate policy.
+/// A file whose content the operator passes to a delegate policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeclaredFile {
     /// The name the operator gave it.
     pub name: String,
-    /// Where it is.
+    /// Its path.
     pub path: String,
-    /// What is in it; `None` where there is no such file.
+    /// Its content; `None` if the file does not exist.
     pub content: Option<String>,
 }
 
-/// Everything a delegate policy may know of the attachment it chooses for.
+/// Everything that a delegate policy may know about the attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChoiceRequest {
     /// The attachment.
     pub attachment: Attachment,
-    /// Its pod, where the runtime named one.
+    /// Its pod, if the runtime named one.
     pub pod: Option<Pod>,
     /// The node.
     pub node: Node,
@@ -317,18 +318,18 @@ pub struct ChoiceRequest {
     pub seed: u64,
 }
 
-/// A delegate policy's answer, not yet verified.
+/// A delegate policy's answer, before verification.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chosen {
     /// Name of the chosen candidate.
     pub name: String,
     /// Values for settable keys, each as JSON text.
     pub settings: Vec<(String, String)>,
-    /// One line that says why.
+    /// One line with the reason.
     pub reason: String,
 }
 
-/// A policy's refusal; each text reaches the user as it is.
+/// A policy's refusal; each text reaches the user unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Denial {
@@ -338,11 +339,11 @@ pub enum Denial {
     Exhausted(String),
     /// The configuration cannot be used.
     InvalidConfig(String),
-    /// Passing condition.
+    /// A temporary condition.
     TryAgain(String),
 }
 
-/// Something wrong with a configuration.
+/// A mistake in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// JSON pointer of the place, or empty.
@@ -351,7 +352,7 @@ pub struct Problem {
     pub message: String,
 }
 
-/// How full a range is.
+/// The fill level of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// Addresses in the range, saturating.
@@ -360,27 +361,27 @@ pub struct Usage {
     pub taken: u64,
 }
 
-/// The claim made last in a range.
+/// The last claim in a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastClaim {
     /// Its address; it may be free again.
     pub address: IpAddr,
-    /// Grows with every claim.
+    /// Incremented by every claim.
     pub sequence: u64,
 }
 
-/// What the host can say about the ledger while a policy runs. All of it in O(log n).
+/// The ledger queries of a policy. All of them take O(log n).
 ///
 /// Errors are texts: they end the policy call and reach the user as "policy failed".
 pub trait LedgerView: Send {
-    /// The claim on an address.
+    /// Returns the claim on an address.
     fn claimed_by(&self, address: IpAddr) -> Result<Option<ClaimInfo>, String>;
-    /// The lowest free address of the range not below `from`; no wrap-around.
+    /// Returns the lowest free address of the range not below `from`; no wrap-around.
     fn next_free(&self, range: &Range, from: IpAddr) -> Result<Option<IpAddr>, String>;
-    /// How full a range is.
+    /// Returns the fill level of a range.
     fn usage(&self, range: &Range) -> Result<Usage, String>;
-    /// The last claim made in a range.
+    /// Returns the last claim in a range.
     fn last_claimed(&self, range: &Range) -> Result<Option<LastClaim>, String>;
-    /// Claims of an owner: at most 256.
+    /// Returns the claims of an owner: at most 256.
     fn held_by(&self, owner: &str) -> Result<Vec<ClaimInfo>, String>;
 }

@@ -1,4 +1,4 @@
-//! The entry point of the statically linked binary is its own (`src/entry.rs`).
+//! The statically linked binary has its own entry point (`src/entry.rs`).
 
 fn main() {
     let target = |what: &str| std::env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();

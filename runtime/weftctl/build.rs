@@ -1,9 +1,9 @@
-//! Builds the policies we ship (`guest-plugins/`) as components, so that `weftctl install` carries them, and lists the files that
-//! `weftctl policy new` writes.
+//! Builds the shipped policies (`guest-plugins/`) as components, so that `weftctl install` contains them, and lists the
+//! files that `weftctl policy new` writes.
 //!
-//! Leaves `$OUT_DIR/policies/<name>.wasm` and `$OUT_DIR/policies.rs`, a list of all of them to `include!`:
-//! `&[("by-label", include_bytes!(...)), ...]`. A new policy needs no change here. `$OUT_DIR/templates.rs` is such a list of the
-//! files of `sdk/templates` and of the package `sdk/rust`.
+//! Writes `$OUT_DIR/policies/<name>.wasm` and `$OUT_DIR/policies.rs`, a list of all of them to `include!`:
+//! `&[("by-label", include_bytes!(...)), ...]`. A new policy needs no change here. `$OUT_DIR/templates.rs` is a similar
+//! list of the files of `sdk/templates` and of the package `sdk/rust`.
 
 #[path = "../../host-abi/src/guest_build.rs"]
 #[allow(unreachable_pub, reason = "the file is a public module of weft-host-abi too")]
@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     let guests = guest_build::build_guests(&manifest, &guests_dir(&out))?;
 
     let policies = out.join("policies");
-    // A policy that is gone from the sources must not be shipped by what an earlier build left.
+    // A policy that was deleted from the sources must not be shipped because of an earlier build.
     if policies.exists() {
         fs::remove_dir_all(&policies).with_context(|| format!("cannot empty {}", policies.display()))?;
     }
@@ -70,13 +70,14 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// Where the guests are compiled: one directory for all variants of this build (checked, tested, built), so that they and what
-/// they depend on are compiled once. `OUT_DIR` is `<target>/<profile>/build/<package>/out`.
+/// Returns where the guests are compiled: one directory for all variants of this build (checked, tested, built), so
+/// that they and their dependencies are compiled once. `OUT_DIR` is `<target>/<profile>/build/<package>/out`.
 fn guests_dir(out: &Path) -> PathBuf {
     out.ancestors().nth(4).unwrap_or(out).join("guests")
 }
 
-/// Everything a component is made of. Not `guest-plugins` as a whole: it may hold a `target` directory of the author's.
+/// Watches everything that goes into a component, but not all of `guest-plugins`: it may contain the author's `target`
+/// directory.
 fn watch(repository: &Path) -> Result<()> {
     for path in ["sdk/rust/Cargo.toml", "sdk/rust/src", "sdk/rust/wit", "host-abi/wit", "host-abi/src/guest_build.rs"] {
         rerun_if_changed(&repository.join(path));

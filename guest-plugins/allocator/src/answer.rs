@@ -1,4 +1,4 @@
-//! The decision around the addresses: routes, DNS, and what happens on release.
+//! The parts of a decision besides the addresses: routes, DNS, and the release rule.
 
 use serde_json::Value;
 use weft_sdk::{Decision, Denial, Ledger, Problem, ReleaseRule, Request, pool};
@@ -11,9 +11,9 @@ pub enum Release {
     /// Free at once, as the stock plugins do.
     #[default]
     Free,
-    /// Rest for so many seconds.
+    /// Rest for this many seconds.
     Cooldown(u32),
-    /// Stay with the pod.
+    /// Remain reserved for the pod.
     Keep,
 }
 
@@ -21,7 +21,7 @@ pub enum Release {
 ///
 /// # Errors
 ///
-/// It is something else.
+/// It has another value.
 pub fn release(ipam: &Object<'_>) -> Result<Release, Problem> {
     let place = ipam.place("release");
     match ipam.get("release") {
@@ -36,12 +36,12 @@ pub fn release(ipam: &Object<'_>) -> Result<Release, Problem> {
     }
 }
 
-/// Allocates from the range sets with these indexes and completes the decision from the configuration. `why` goes before
+/// Allocates from the range sets with these indexes and completes the decision from the configuration. `why` precedes
 /// the reason.
 ///
 /// # Errors
 ///
-/// The refusals of [`pool::pick`], and a configuration that cannot be read.
+/// The refusals of [`pool::pick`], or a configuration that cannot be read.
 pub fn decide(
     request: &Request,
     ipam: &Object<'_>,
@@ -62,7 +62,7 @@ pub fn decide(
     })
 }
 
-/// A kept address belongs to the most lasting identity of the attachment.
+/// A kept address belongs to the most permanent identity of the attachment.
 fn owned(release: Release, request: &Request) -> Result<ReleaseRule, Denial> {
     match release {
         Release::Free => Ok(ReleaseRule::Free),

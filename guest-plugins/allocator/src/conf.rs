@@ -1,5 +1,5 @@
-//! Reading an `ipam` object by the stock plugins' rules: keys match whatever their case, `null` is the same as absent,
-//! unknown keys are somebody else's business.
+//! Reads an `ipam` object by the stock plugins' rules: keys ignore case, `null` means absent, and unknown keys are
+//! ignored.
 
 pub use serde_json::Value;
 
@@ -7,7 +7,7 @@ use serde_json::Map;
 use weft_sdk::address::ParseError;
 use weft_sdk::{Denial, Dns, IpAddress, IpPrefix, Problem, Route};
 
-/// An object of the configuration, and where it is.
+/// An object of the configuration, with its place.
 #[derive(Debug, Clone)]
 pub struct Object<'a> {
     map: &'a Map<String, Value>,
@@ -23,7 +23,7 @@ pub fn parse(config: &str) -> Result<Value, Problem> {
     serde_json::from_str(config).map_err(|error| problem("", format!("not valid JSON: {error}")))
 }
 
-/// The top of a parsed configuration.
+/// Returns the top of a parsed configuration.
 ///
 /// # Errors
 ///
@@ -32,13 +32,13 @@ pub fn top(value: &Value) -> Result<Object<'_>, Problem> {
     object(value, String::new())
 }
 
-/// A configuration that cannot be used, as a refusal.
+/// Converts a configuration problem to a refusal.
 #[must_use]
 pub fn invalid(problem: Problem) -> Denial {
     Denial::InvalidConfig(problem.message)
 }
 
-/// A problem at a place.
+/// Creates a problem at a place.
 pub fn problem(at: impl Into<String>, message: impl Into<String>) -> Problem {
     Problem { at: at.into(), message: message.into() }
 }
@@ -46,19 +46,19 @@ pub fn problem(at: impl Into<String>, message: impl Into<String>) -> Problem {
 // === impl Object ===
 
 impl<'a> Object<'a> {
-    /// JSON pointer of a key of this object.
+    /// Returns the JSON pointer of a key of this object.
     #[must_use]
     pub fn place(&self, key: &str) -> String {
         format!("{}/{key}", self.at)
     }
 
-    /// JSON pointer of this object.
+    /// Returns the JSON pointer of this object.
     #[must_use]
     pub fn at(&self) -> &str {
         &self.at
     }
 
-    /// A value; an exact key wins over one that differs in case.
+    /// Returns a value; an exact key takes precedence over one that differs in case.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&'a Value> {
         let value = self.map.get(key).or_else(|| {
@@ -67,11 +67,11 @@ impl<'a> Object<'a> {
         value.filter(|value| !value.is_null())
     }
 
-    /// Refuses keys that are none of `known`.
+    /// Refuses keys that are not in `known`.
     ///
     /// # Errors
     ///
-    /// Names the first of them, with those there are.
+    /// Names the first unknown key, with the known ones.
     pub fn only(&self, known: &[&str]) -> Result<(), Problem> {
         let is_known = |key: &&String| known.iter().any(|known| known.eq_ignore_ascii_case(key));
         match self.map.keys().find(|key| !is_known(key)) {
@@ -84,12 +84,12 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// All pairs of this object.
+    /// Returns all pairs of this object.
     pub fn pairs(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
         self.map.iter().map(|(key, value)| (key.as_str(), value))
     }
 
-    /// The pairs of this object, for maps of names to texts.
+    /// Returns the pairs of this object, for maps of names to texts.
     ///
     /// # Errors
     ///
@@ -102,11 +102,11 @@ impl<'a> Object<'a> {
         self.map.iter().map(text).collect()
     }
 
-    /// A string.
+    /// Returns a string.
     ///
     /// # Errors
     ///
-    /// It is something else.
+    /// It has another type.
     pub fn text(&self, key: &str) -> Result<Option<&'a str>, Problem> {
         match self.get(key) {
             None => Ok(None),
@@ -115,22 +115,22 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A whole number.
+    /// Returns a whole number.
     ///
     /// # Errors
     ///
-    /// It is something else, or does not fit in 32 bits.
+    /// It has another type, or does not fit in 32 bits.
     pub fn number(&self, key: &str) -> Result<Option<u32>, Problem> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
         number.map(Some).ok_or_else(|| mistyped(self.place(key), "a whole number from 0 to 4294967295", value))
     }
 
-    /// An address; an empty text is none, as in the stock plugins.
+    /// Returns an address; as in the stock plugins, an empty text means none.
     ///
     /// # Errors
     ///
-    /// It is not one.
+    /// It is not an address.
     pub fn address(&self, key: &str) -> Result<Option<IpAddress>, Problem> {
         match self.text(key)? {
             None | Some("") => Ok(None),
@@ -141,7 +141,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// An address with a prefix length.
+    /// Returns an address with a prefix length.
     ///
     /// # Errors
     ///
@@ -153,11 +153,11 @@ impl<'a> Object<'a> {
             .map_err(|_bad: ParseError| problem(self.place(key), format!("invalid CIDR address: {text}")))
     }
 
-    /// The entries of a list, each with its place; an absent list is empty.
+    /// Returns the entries of a list, each with its place; an absent list is empty.
     ///
     /// # Errors
     ///
-    /// It is something else.
+    /// It has another type.
     pub fn list(&self, key: &str) -> Result<Vec<(String, &'a Value)>, Problem> {
         match self.get(key) {
             None => Ok(Vec::new()),
@@ -165,11 +165,11 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// A list of strings.
+    /// Returns a list of strings.
     ///
     /// # Errors
     ///
-    /// It is something else.
+    /// It has another type.
     pub fn text_list(&self, key: &str) -> Result<Vec<String>, Problem> {
         let text = |(at, value): (String, &Value)| match value {
             Value::String(text) => Ok(text.clone()),
@@ -178,21 +178,21 @@ impl<'a> Object<'a> {
         self.list(key)?.into_iter().map(text).collect()
     }
 
-    /// An object.
+    /// Returns an object.
     ///
     /// # Errors
     ///
-    /// It is something else.
+    /// It has another type.
     pub fn object(&self, key: &str) -> Result<Option<Object<'a>>, Problem> {
         self.get(key).map(|value| object(value, self.place(key))).transpose()
     }
 }
 
-/// A value as an object.
+/// Returns a value as an object.
 ///
 /// # Errors
 ///
-/// It is something else.
+/// It has another type.
 pub fn object(value: &Value, at: String) -> Result<Object<'_>, Problem> {
     match value {
         Value::Object(map) => Ok(Object { map, at }),
@@ -200,11 +200,11 @@ pub fn object(value: &Value, at: String) -> Result<Object<'_>, Problem> {
     }
 }
 
-/// A value as a list, each entry with its place. `null` is an empty list.
+/// Returns a value as a list, each entry with its place. `null` is an empty list.
 ///
 /// # Errors
 ///
-/// It is something else.
+/// It has another type.
 pub fn entries<'a>(value: &'a Value, at: &str) -> Result<Vec<(String, &'a Value)>, Problem> {
     match value {
         Value::Null => Ok(Vec::new()),
@@ -213,7 +213,7 @@ pub fn entries<'a>(value: &'a Value, at: &str) -> Result<Vec<(String, &'a Value)
     }
 }
 
-/// A value of the wrong type. The message carries the place: a refusal has no other field for it.
+/// Reports a value of the wrong type. The message contains the place, because a refusal has no other field for it.
 #[must_use]
 pub fn mistyped(at: String, wanted: &str, got: &Value) -> Problem {
     let mut shown = got.to_string();
@@ -226,7 +226,7 @@ pub fn mistyped(at: String, wanted: &str, got: &Value) -> Problem {
     problem(at, message)
 }
 
-/// The `routes` of an `ipam` object, in their order; repeated destinations are kept (they make multipath routes).
+/// Returns the `routes` of an `ipam` object in order; repeated destinations are kept (they make multipath routes).
 ///
 /// # Errors
 ///
@@ -249,11 +249,11 @@ pub fn routes(ipam: &Object<'_>) -> Result<Vec<Route>, Problem> {
     Ok(routes)
 }
 
-/// The `dns` object, or none where nothing is set.
+/// Returns the `dns` object, or `None` if nothing is set.
 ///
 /// # Errors
 ///
-/// It is something else.
+/// It has another type.
 pub fn dns(ipam: &Object<'_>) -> Result<Option<Dns>, Problem> {
     let Some(dns) = ipam.object("dns")? else { return Ok(None) };
     Ok(Some(Dns {

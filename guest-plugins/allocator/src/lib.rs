@@ -1,7 +1,8 @@
-//! What the shipped policies share: reading their configuration the way the stock plugins do, and the decision around the
-//! addresses. The addresses themselves are picked by [`weft_sdk::pool`].
+//! The common part of the shipped policies: reads their configuration like the stock plugins, and builds the decision
+//! around the addresses. [`weft_sdk::pool`] picks the addresses.
 //!
-//! Everything is a pure function of the request and of a [`weft_sdk::Ledger`], and is unit-tested natively over a model.
+//! Everything is a pure function of the request and of a [`weft_sdk::Ledger`], and is unit-tested natively with a
+//! model.
 
 pub mod answer;
 pub mod conf;

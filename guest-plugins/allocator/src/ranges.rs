@@ -1,7 +1,7 @@
-//! What is wrong with the ranges of an `ipam` object, in the stock host-local plugin's words.
+//! Checks the ranges of an `ipam` object, with the stock host-local plugin's messages.
 //!
-//! For `validate` only: on ADD the host has already read the ranges, filled in the defaults, and added what the runtime
-//! gave, and hands them over as `request.range-sets`.
+//! For `validate` only: on ADD the host has already read the ranges, filled in defaults, added the runtime's ranges,
+//! and passes them as `request.range-sets`.
 
 use serde_json::Value;
 use weft_sdk::address::{bits, contains, in_range, last, network, next, number, previous, same_family};
@@ -9,24 +9,25 @@ use weft_sdk::{IpAddress, IpPrefix, IpRange, Problem};
 
 use crate::conf::{self, Object, entries, object, problem};
 
-/// A set as it stands in the configuration.
+/// A set in the configuration.
 #[derive(Debug, Clone)]
 pub struct Declared<'a> {
     /// Its name, for `{"name": ..., "ranges": [...]}`.
     pub name: Option<&'a str>,
-    /// Where it is.
+    /// Its place.
     pub at: String,
-    /// Its ranges with defaults filled in; empty where the set is unusable.
+    /// Its ranges with defaults filled in; empty if the set is unusable.
     pub ranges: Vec<IpRange>,
 }
 
-/// The range sets of an `ipam` object, and everything wrong with them. Entries of `ranges` are lists of ranges, or named:
-/// `{"name": "gold", "ranges": [...]}`. An object without any ranges is fine: the runtime may give them (`ipRanges`).
+/// Returns the range sets of an `ipam` object, and all their mistakes. Entries of `ranges` are lists of ranges, or
+/// named: `{"name": "gold", "ranges": [...]}`. An object without ranges is valid: the runtime may provide them
+/// (`ipRanges`).
 #[must_use]
 pub fn check<'a>(ipam: &Object<'a>) -> (Vec<Declared<'a>>, Vec<Problem>) {
     let (mut sets, mut problems) = (Vec::new(), Vec::new());
     if ipam.get("subnet").is_some() {
-        // The oldest form: one range in the object itself; it goes first.
+        // The oldest form: one range in the object itself, which comes first.
         let ranges = range(ipam).map(|range| vec![range]);
         keep(Declared { name: None, at: ipam.at().to_owned(), ranges: Vec::new() }, ranges, &mut sets, &mut problems);
     }
@@ -71,7 +72,7 @@ fn keep<'a>(
 
 type Named<'a> = (Option<&'a str>, Result<Vec<IpRange>, Problem>);
 
-/// A set with or without a name.
+/// Reads a set with or without a name.
 fn named<'a>(at: &str, value: &'a Value) -> Result<Named<'a>, Problem> {
     let list = |list: Vec<(String, &Value)>| list.into_iter().map(|(at, value)| range(&object(value, at)?)).collect();
     if !value.is_object() {
@@ -81,7 +82,7 @@ fn named<'a>(at: &str, value: &'a Value) -> Result<Named<'a>, Problem> {
     Ok((set.text("name")?, set.list("ranges").and_then(list)))
 }
 
-/// One range with its defaults.
+/// Reads one range and fills in its defaults.
 fn range(range: &Object<'_>) -> Result<IpRange, Problem> {
     let wrong = |key: &str, message: String| Err(conf::problem(range.place(key), message));
     let Some(subnet) = range.prefix("subnet")? else {
@@ -113,7 +114,7 @@ fn range(range: &Object<'_>) -> Result<IpRange, Problem> {
     Ok(IpRange { subnet, first, last: end.unwrap_or_else(|| last_usable(subnet)), gateway })
 }
 
-/// The address before the broadcast address for IPv4; IPv6 has no broadcast address.
+/// Returns the address before the broadcast address for IPv4; IPv6 has no broadcast address.
 fn last_usable(subnet: IpPrefix) -> IpAddress {
     match subnet.address {
         IpAddress::Ipv4(_) => previous(last(subnet)).unwrap_or(subnet.address),
@@ -121,7 +122,7 @@ fn last_usable(subnet: IpPrefix) -> IpAddress {
     }
 }
 
-/// What must hold among the ranges of one set.
+/// Checks the rules among the ranges of one set.
 fn whole(at: &str, ranges: Vec<IpRange>) -> Result<Vec<IpRange>, Problem> {
     let Some(first) = ranges.first() else { return Err(problem(at, "empty range set")) };
     if ranges.iter().any(|range| !same_family(range.first, first.first)) {
@@ -140,7 +141,7 @@ fn overlap_any(left: &[IpRange], right: &[IpRange]) -> bool {
     left.iter().any(|left| right.iter().any(|right| overlap(left, right)))
 }
 
-/// The addresses that may be handed out count, not the subnets.
+/// Compares the usable addresses, not the subnets.
 fn overlap(left: &IpRange, right: &IpRange) -> bool {
     in_range(left, right.first) || in_range(right, left.first)
 }

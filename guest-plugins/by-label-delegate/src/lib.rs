@@ -25,7 +25,7 @@ impl DelegatePolicy for ByLabelDelegate {
         let rules = rules::read(&select).map_err(conf::invalid)?;
         let pod: &[Pair] = request.pod.as_ref().map_or(&[], |pod| &pod.labels);
         let rule = rules.choose(pod, &request.node.labels).ok_or_else(|| no_match(request, pod))?;
-        // The host would refuse both; here they can be told as what they are, mistakes of the configuration.
+        // The host would refuse both; reported here, they are recognisable as mistakes of the configuration.
         if let Some(problem) = rules::problems(rule, &request.candidates).into_iter().next() {
             return Err(conf::invalid(problem));
         }

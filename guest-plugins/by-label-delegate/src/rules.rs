@@ -1,18 +1,18 @@
-//! The `rules` and `default` keys: which labels lead to which delegate.
+//! The `rules` and `default` keys, which map labels to delegates.
 
 use weft_allocator::conf::{Object, Value, mistyped, object, problem};
 use weft_labels::{Rule, Rules, Wanted};
 use weft_sdk::choice::Candidate;
 use weft_sdk::{Pair, Problem};
 
-/// A delegate, and what is set in it.
+/// A delegate, and its settings.
 #[derive(Debug)]
 pub(crate) struct Target {
     pub(crate) delegate: String,
     pub(crate) set: Vec<Pair>,
 }
 
-/// Reads them. `files` is the host's key; this policy needs none.
+/// Reads them. `files` is a key of the host; this policy needs none.
 pub(crate) fn read(select: &Object<'_>) -> Result<Rules<Target>, Problem> {
     select.only(&["policy", "files", "rules", "default"])?;
     let mut rules = Vec::new();
@@ -51,7 +51,7 @@ fn default(value: &Value, at: String) -> Result<Rule<Target>, Problem> {
     }
 }
 
-/// `delegate` and `set`.
+/// Reads `delegate` and `set`.
 fn target(entry: &Object<'_>) -> Result<Target, Problem> {
     let at = entry.at().to_owned();
     let delegate = entry.text("delegate")?.filter(|name| !name.is_empty());
@@ -61,7 +61,7 @@ fn target(entry: &Object<'_>) -> Result<Target, Problem> {
     Ok(Target { delegate, set })
 }
 
-/// A delegate that is not there, keys that cannot be set.
+/// Reports unknown delegates and keys that are not settable.
 pub(crate) fn problems(rule: &Rule<Target>, candidates: &[Candidate]) -> Vec<Problem> {
     let Rule { at, leads_to: Target { delegate, set }, .. } = rule;
     let Some(candidate) = candidates.iter().find(|candidate| candidate.name == *delegate) else {

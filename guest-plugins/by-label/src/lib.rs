@@ -37,7 +37,7 @@ impl Policy for ByLabel {
     }
 }
 
-/// The `rules` and `default` keys: which labels of the pod lead to which range sets.
+/// Reads the `rules` and `default` keys, which map labels of the pod to range sets.
 fn rules(ipam: &Object<'_>) -> Result<Rules<Sets>, Problem> {
     let mut rules = Vec::new();
     for (at, value) in ipam.list("rules")? {

@@ -1,10 +1,10 @@
-//! The `exclude` key: addresses and networks that are never handed out, and a view of the ledger in which they are taken.
+//! The `exclude` key: addresses and networks that are never allocated, and a ledger view in which they are taken.
 
 use weft_allocator::conf::{Object, problem};
 use weft_sdk::address::{contains, in_range, last, next};
 use weft_sdk::{Claim, ClaimState, IpAddress, IpPrefix, IpRange, LastClaim, Ledger, Problem, RangeUsage};
 
-/// What is never handed out.
+/// The excluded addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Excluded(Vec<IpPrefix>);
 
@@ -25,12 +25,12 @@ pub(crate) fn read(ipam: &Object<'_>) -> Result<Excluded, Problem> {
 }
 
 impl Excluded {
-    /// Whether an address is excluded.
+    /// Returns whether an address is excluded.
     fn contains(&self, address: IpAddress) -> bool {
         self.0.iter().any(|network| contains(*network, address))
     }
 
-    /// The address itself, or the first one after what excludes it. None at the end of the family.
+    /// Returns the address itself, or the first one after its exclusion. `None` at the end of the family.
     fn skip(&self, mut address: IpAddress) -> Option<IpAddress> {
         while let Some(network) = self.0.iter().find(|network| contains(**network, address)) {
             address = next(last(*network))?;
@@ -39,7 +39,7 @@ impl Excluded {
     }
 }
 
-/// The view.
+/// The ledger view.
 pub(crate) struct Without<'a> {
     pub(crate) ledger: &'a dyn Ledger,
     pub(crate) excluded: Excluded,

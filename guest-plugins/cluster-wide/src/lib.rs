@@ -11,7 +11,8 @@
 //! The search for a free address starts at a hash of the pod and its interface. So nodes that start pods at the same time do not
 //! race for the lowest address, a pod that is tried again asks for the same address, and what was released comes back late.
 //!
-//! Without `rules` and `default`, every range set gives one address. `exclude` is never handed out, not even on request.
+//! Without `rules` and `default`, every range set gives one address. Addresses in `exclude` are never allocated, not
+//! even on request.
 
 use weft_allocator::conf::{Object, object, problem};
 use weft_allocator::{answer, conf, ranges};
@@ -44,7 +45,7 @@ impl Policy for ClusterWide {
     }
 }
 
-/// The `rules` and `default` keys: which labels of the node and of the pod lead to which range sets.
+/// Reads the `rules` and `default` keys, which map labels of the node and of the pod to range sets.
 fn rules(ipam: &Object<'_>) -> Result<Rules<Sets>, Problem> {
     let mut rules = Vec::new();
     for (at, value) in ipam.list("rules")? {
@@ -60,7 +61,7 @@ fn rules(ipam: &Object<'_>) -> Result<Rules<Sets>, Problem> {
     Ok(Rules::new(rules, sets::default(ipam)?))
 }
 
-/// The places of the sets for a request, and what led to them. Without rules every set gives one address.
+/// Returns the indexes of the sets for a request, and the reason. Without rules every set gives one address.
 fn choose(rules: &Rules<Sets>, request: &Request) -> Result<(Vec<usize>, String), Denial> {
     if rules.is_empty() {
         return Ok(((0..request.range_sets.len()).collect(), String::new()));

@@ -1,4 +1,4 @@
-//! Where the search starts, what is skipped, and which sets a node gets.
+//! The start of the search, skipped addresses, and the sets of a node.
 
 use std::collections::BTreeMap;
 

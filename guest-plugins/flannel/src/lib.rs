@@ -1,4 +1,4 @@
-//! The `flannel` delegate policy: makes the delegate's configuration out of what flanneld says of its node.
+//! The `flannel` delegate policy: completes the delegate's configuration with flanneld's data for the node.
 //!
 //! ```json
 //! {"delegates": [{"name": "pods", "type": "bridge", "settable": ["mtu", "ipMasq", "isGateway", "ipam.type", "ipam.ranges", "ipam.routes"]}],
@@ -23,7 +23,7 @@ const FILE: &str = "subnet.env";
 /// Keys of the `select` object.
 const KEYS: [&str; 3] = ["policy", "files", "delegate"];
 
-/// Keys that have to be settable, or there are no addresses of this node's subnet.
+/// Keys that must be settable; without them there are no addresses of this node's subnet.
 const NEEDED: [&str; 2] = ["ipam.ranges", "ipam.routes"];
 
 struct Flannel;
@@ -81,7 +81,7 @@ fn undeclared() -> String {
     format!("the policy needs flannel's file: declare it as \"files\": {{\"{FILE}\": \"/run/flannel/{FILE}\"}}")
 }
 
-/// The delegate that `delegate` names; without it, the only one.
+/// Returns the delegate that `delegate` names; without it, the only one.
 fn candidate<'a>(select: &Object<'_>, candidates: &'a [Candidate]) -> Result<&'a Candidate, Problem> {
     let names = || candidates.iter().map(|candidate| candidate.name.as_str()).collect::<Vec<_>>().join(", ");
     match (select.text("delegate")?, candidates) {
@@ -110,7 +110,7 @@ fn is_settable(candidate: &Candidate, key: &str) -> bool {
     candidate.settable.iter().any(|settable| settable.eq_ignore_ascii_case(key))
 }
 
-/// The file's content. What is wrong with it is flanneld's business; the text is the plugin's.
+/// Reads the file. Its mistakes are flanneld's; the texts are the plugin's.
 fn load(request: &ChoiceRequest) -> Result<SubnetEnv, Denial> {
     let file =
         request.files.iter().find(|file| file.name == FILE).ok_or_else(|| Denial::InvalidConfig(undeclared()))?;
@@ -118,13 +118,13 @@ fn load(request: &ChoiceRequest) -> Result<SubnetEnv, Denial> {
         format!("failed to load flannel 'subnet.env' file: {error}. Check the flannel pod log for this node.")
     };
     let path = &file.path;
-    // flanneld writes it once it has its lease: a node that has just started has none yet.
+    // flanneld writes it after it has got its lease, so a node that has just started has none yet.
     let absent = || Denial::TryAgain(text(&format!("open {path}: no such file or directory")));
     let content = file.content.as_ref().ok_or_else(absent)?;
     subnet::parse(path, content).map_err(|error| Denial::InvalidConfig(text(&error)))
 }
 
-/// What to set in the delegate's configuration.
+/// Returns the settings for the delegate's configuration.
 fn render(candidate: &Candidate, env: &SubnetEnv) -> Result<Vec<Pair>, String> {
     let unreadable = |problem: Problem| format!("failed to load netconf: {}", problem.message);
     let config = conf::parse(&candidate.config).map_err(unreadable)?;
@@ -133,7 +133,7 @@ fn render(candidate: &Candidate, env: &SubnetEnv) -> Result<Vec<Pair>, String> {
     let ipam = delegate.get("ipam").and_then(Value::as_object).unwrap_or(&empty);
     let mut settings = Vec::new();
     let mut set = |key: &str, value: &Value| settings.push(Pair { key: key.to_owned(), value: value.to_string() });
-    // Keys are looked up as the plugin does: exactly, and `null` counts as set.
+    // As in the plugin, keys are case-sensitive, and `null` counts as set.
     let mut fill = |key: &str, value: Value| {
         if !delegate.contains_key(key) && is_settable(candidate, key) {
             set(key, &value);
@@ -153,7 +153,7 @@ fn render(candidate: &Candidate, env: &SubnetEnv) -> Result<Vec<Pair>, String> {
     Ok(settings)
 }
 
-/// The routes of the configuration, then one to every network of flannel's.
+/// Returns the routes of the configuration, then one to every flannel network.
 fn routes(ipam: &Map<String, Value>, env: &SubnetEnv) -> Result<Value, String> {
     let context = "failed to assemble Delegate IPAM: failed to read IPAM routes: failed to parse ipam.routes";
     let mut routes = match ipam.get("routes") {

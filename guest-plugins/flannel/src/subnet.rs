@@ -1,4 +1,4 @@
-//! What flanneld writes about its node: `subnet.env`, read as flannel's own plugin reads it, mistakes included.
+//! flanneld's file about its node, `subnet.env`, parsed like flannel's own plugin, including its mistakes.
 
 use weft_sdk::IpPrefix;
 use weft_sdk::address::network;
@@ -6,17 +6,17 @@ use weft_sdk::address::network;
 /// The content of the file, complete.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SubnetEnv {
-    /// `FLANNEL_NETWORK` and then `FLANNEL_IPV6_NETWORK`, each without repetitions.
+    /// `FLANNEL_NETWORK` and then `FLANNEL_IPV6_NETWORK`, each without duplicates.
     pub(crate) networks: Vec<IpPrefix>,
-    /// `FLANNEL_SUBNET` and `FLANNEL_IPV6_SUBNET`, as far as they are set.
+    /// `FLANNEL_SUBNET` and `FLANNEL_IPV6_SUBNET`, if they are set.
     pub(crate) subnets: Vec<IpPrefix>,
     /// `FLANNEL_MTU`.
     pub(crate) mtu: u32,
-    /// `FLANNEL_IPMASQ`: flanneld masquerades by itself.
+    /// `FLANNEL_IPMASQ`: whether flanneld itself masquerades.
     pub(crate) masquerades: bool,
 }
 
-/// The file as far as it has been read. A key that is repeated counts with its last value.
+/// The lines read so far. The last value of a repeated key counts.
 #[derive(Default)]
 struct Lines {
     networks: Vec<IpPrefix>,
@@ -27,7 +27,7 @@ struct Lines {
     masquerades: Option<bool>,
 }
 
-/// Reads the content of a file at `path`; the errors are the plugin's.
+/// Parses the content of a file at `path`; the errors are the plugin's.
 pub(crate) fn parse(path: &str, content: &str) -> Result<SubnetEnv, String> {
     let mut lines = Lines::default();
     for line in content.split('\n') {
@@ -51,7 +51,7 @@ pub(crate) fn parse(path: &str, content: &str) -> Result<SubnetEnv, String> {
 
 impl Lines {
     fn take(&mut self, key: &str, value: Option<&str>) -> Result<(), String> {
-        // The plugin panics where the `=` is missing.
+        // The plugin panics if the `=` is missing.
         let value = || value.ok_or_else(|| format!("{key} has no value"));
         match key {
             "FLANNEL_NETWORK" => self.networks = cidrs(value()?)?,
@@ -59,7 +59,7 @@ impl Lines {
             "FLANNEL_SUBNET" => self.subnet = Some(cidr(value()?)?),
             "FLANNEL_IPV6_SUBNET" => self.subnet6 = Some(cidr(value()?)?),
             "FLANNEL_MTU" => self.mtu = Some(number(value()?)?),
-            // Exactly `true`; everything else is false.
+            // Only `true` counts; everything else is false.
             "FLANNEL_IPMASQ" => self.masquerades = Some(value()? == "true"),
             _ => {}
         }
@@ -84,7 +84,7 @@ impl Lines {
     }
 }
 
-/// A network, without host bits: the file says `10.1.17.1/24` of its node's subnet.
+/// Parses a network and drops its host bits: the file has `10.1.17.1/24` for its node's subnet.
 fn cidr(text: &str) -> Result<IpPrefix, String> {
     let prefix: IpPrefix =
         text.parse().map_err(|_bad: weft_sdk::address::ParseError| format!("invalid CIDR address: {text}"))?;
@@ -102,7 +102,7 @@ fn cidrs(text: &str) -> Result<Vec<IpPrefix>, String> {
     Ok(networks)
 }
 
-/// A number as Go's `strconv.ParseUint(text, 10, 32)` takes it.
+/// Parses a number like Go's `strconv.ParseUint(text, 10, 32)`.
 fn number(text: &str) -> Result<u32, String> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits {

@@ -1,4 +1,4 @@
-//! The cases are the reference plugin's own: which files it takes, and what it makes of them.
+//! The reference plugin's own test cases: the files it accepts, and the results.
 
 use serde_json::{Map, Value, json};
 use weft_sdk::choice::{Candidate, ChoiceRequest, File};
@@ -40,7 +40,7 @@ fn request(candidate: Candidate, content: Option<&str>) -> ChoiceRequest {
     }
 }
 
-/// The configuration with the settings in it.
+/// Returns the configuration with the settings applied.
 fn rendered(config: Value, content: &str) -> Value {
     let choice = Flannel::choose(&request(candidate(&config, &ALL), Some(content))).expect("a choice");
     assert_eq!(choice.name, "delegate");

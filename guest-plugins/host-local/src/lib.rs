@@ -1,6 +1,6 @@
 //! The `host-local` policy: one address from each declared range set, round robin, with the stock plugin's refusals.
 //!
-//! Beside the stock keys it reads `release` (see `weft_allocator::answer`). The ranges come with the request.
+//! Besides the stock keys it reads `release` (see `weft_allocator::answer`). The ranges come with the request.
 
 use weft_allocator::{answer, conf, ranges};
 use weft_sdk::{Decision, Denial, Ledger, Policy, Problem, Request};

@@ -1,4 +1,4 @@
-//! What is host-local's own; the allocator has its own tests.
+//! Tests what is specific to host-local; the allocator has its own tests.
 
 use weft_sdk::testing::{ModelLedger, request, set};
 use weft_sdk::{Denial, Dns, Policy};

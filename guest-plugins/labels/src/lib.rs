@@ -1,17 +1,18 @@
-//! Rules by label: the first rule whose labels the pod and the node all have decides, else the default, if there is one.
+//! Rules by label: the first rule whose labels the pod and the node all have decides, otherwise the default, if there
+//! is one.
 //!
-//! A policy reads its own keys and says what a rule leads to; `sets` has the rules that lead to range sets.
+//! A policy reads its own keys and defines the target of a rule; `sets` has the rules whose targets are range sets.
 
 pub mod sets;
 
 use weft_allocator::conf::Object;
 use weft_sdk::{Pair, Problem};
 
-/// Labels that something must have, all of them. None at all match everything.
+/// Labels that must all be present. An empty list matches everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted(Vec<(String, String)>);
 
-/// A rule, or the default, which wants no labels.
+/// A rule, or the default, which requires no labels.
 #[derive(Debug)]
 pub struct Rule<T> {
     /// Its place in the configuration.
@@ -20,7 +21,7 @@ pub struct Rule<T> {
     pub pod: Wanted,
     /// Labels that the node must have.
     pub node: Wanted,
-    /// What it leads to.
+    /// Its target.
     pub leads_to: T,
 }
 
@@ -31,7 +32,7 @@ pub struct Rules<T> {
     default: Option<Rule<T>>,
 }
 
-/// Labels as people write them.
+/// Formats labels for people.
 #[must_use]
 pub fn shown(labels: &[Pair]) -> String {
     let texts: Vec<String> = labels.iter().map(|label| format!("{}={}", label.key, label.value)).collect();
@@ -41,23 +42,23 @@ pub fn shown(labels: &[Pair]) -> String {
 // === impl Wanted ===
 
 impl Wanted {
-    /// Reads an object of labels; `None` where the key is not there.
+    /// Reads an object of labels; `None` if the key is absent.
     ///
     /// # Errors
-    /// A label is no text.
+    /// A label is not a text.
     pub fn read(entry: &Object<'_>, key: &str) -> Result<Option<Self>, Problem> {
         let Some(labels) = entry.object(key)? else { return Ok(None) };
         let labels = labels.texts()?;
         Ok(Some(Self(labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect())))
     }
 
-    /// Whether it wants nothing.
+    /// Returns whether it requires no label.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether these labels are what it wants.
+    /// Returns whether these labels contain all required ones.
     #[must_use]
     pub fn are_among(&self, labels: &[Pair]) -> bool {
         self.0.iter().all(|(key, value)| labels.iter().any(|label| label.key == *key && label.value == *value))
@@ -71,12 +72,12 @@ impl Wanted {
 // === impl Rule ===
 
 impl<T> Rule<T> {
-    /// The default: it matches everything.
+    /// Creates the default, which matches everything.
     pub fn default(at: String, leads_to: T) -> Self {
         Self { at, pod: Wanted::default(), node: Wanted::default(), leads_to }
     }
 
-    /// What led here: the rule's place and its labels, each with the word for whose it is.
+    /// Returns the rule's place and its labels, each with the word for its owner.
     #[must_use]
     pub fn why(&self, pod: &str, node: &str) -> String {
         let labels: Vec<String> = self.pod.texts(pod).chain(self.node.texts(node)).collect();
@@ -87,26 +88,26 @@ impl<T> Rule<T> {
 // === impl Rules ===
 
 impl<T> Rules<T> {
-    /// Rules in their order, and a default.
+    /// Creates rules in order, with a default.
     #[must_use]
     pub fn new(rules: Vec<Rule<T>>, default: Option<Rule<T>>) -> Self {
         Self { rules, default }
     }
 
-    /// Whether there is nothing to choose from.
+    /// Returns whether there are neither rules nor a default.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty() && self.default.is_none()
     }
 
-    /// The rule for a pod and a node with these labels.
+    /// Returns the rule for a pod and a node with these labels.
     #[must_use]
     pub fn choose(&self, pod: &[Pair], node: &[Pair]) -> Option<&Rule<T>> {
         let matches = |rule: &&Rule<T>| rule.pod.are_among(pod) && rule.node.are_among(node);
         self.rules.iter().find(matches).or(self.default.as_ref())
     }
 
-    /// All rules, the default last.
+    /// Returns all rules, the default last.
     pub fn all(&self) -> impl Iterator<Item = &Rule<T>> {
         self.rules.iter().chain(&self.default)
     }

@@ -1,4 +1,5 @@
-//! Rules that lead to named range sets: the keys `set` or `sets` of a rule, and `default`.
+//! Rules whose targets are named range sets: the keys `set` or `sets` of a rule, and
+//! `default`.
 
 use weft_allocator::conf::{Object, Value, entries, mistyped, problem};
 use weft_allocator::ranges::Declared;
@@ -9,10 +10,10 @@ use crate::{Rule, Rules, Wanted};
 /// Names of range sets, at least one.
 pub type Sets = Vec<String>;
 
-/// Reads what a rule leads to.
+/// Reads the target of a rule.
 ///
 /// # Errors
-/// It has neither key, both, or something else than names in one.
+/// It has neither key, both, or a value that is not a name.
 pub fn rule(entry: &Object<'_>, pod: Wanted, node: Wanted) -> Result<Rule<Sets>, Problem> {
     let at = entry.at().to_owned();
     let leads_to = match (entry.get("set"), entry.get("sets")) {
@@ -26,14 +27,14 @@ pub fn rule(entry: &Object<'_>, pod: Wanted, node: Wanted) -> Result<Rule<Sets>,
 /// Reads the default.
 ///
 /// # Errors
-/// It is something else than names.
+/// It has a value that is not a name.
 pub fn default(ipam: &Object<'_>) -> Result<Option<Rule<Sets>>, Problem> {
     let at = ipam.place("default");
     let sets = ipam.get("default").map(|value| names(value, at.clone())).transpose()?;
     Ok(sets.map(|sets| Rule::default(at, sets)))
 }
 
-/// A name, or a list of at least one.
+/// Reads a name, or a non-empty list of names.
 fn names(value: &Value, at: String) -> Result<Sets, Problem> {
     let text = |(at, value): (String, &Value)| match value {
         Value::String(name) if !name.is_empty() => Ok(name.clone()),
@@ -46,10 +47,10 @@ fn names(value: &Value, at: String) -> Result<Sets, Problem> {
 }
 
 impl Rule<Sets> {
-    /// The places of its sets among those of a request.
+    /// Returns the indexes of its sets among those of a request.
     ///
     /// # Errors
-    /// There is no set of that name.
+    /// A set of that name does not exist.
     pub fn places(&self, request: &Request) -> Result<Vec<usize>, Denial> {
         let find = |name: &String| {
             let found = request.range_sets.iter().position(|set| set.name.as_ref() == Some(name));
@@ -60,7 +61,7 @@ impl Rule<Sets> {
 }
 
 impl Rules<Sets> {
-    /// Rules that name a set that is not declared.
+    /// Reports rules that name an undeclared set.
     #[must_use]
     pub fn unknown_sets(&self, sets: &[Declared<'_>]) -> Vec<Problem> {
         let is_known = |name: &&String| sets.iter().any(|set| set.name == Some(name.as_str()));

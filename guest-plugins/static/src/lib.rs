@@ -1,8 +1,8 @@
-//! The `static` policy: the addresses the configuration names, or the ones the runtime names instead, with the stock
-//! plugin's order of precedence and refusals.
+//! The `static` policy: the addresses in the configuration, or those that the runtime names instead, with the stock
+//! plugin's precedence and refusals.
 //!
-//! Unlike the stock plugin, which keeps no books, it refuses an address that another attachment holds: the ledger would
-//! refuse the claim anyway, and here the text can say who has it.
+//! Unlike the stock plugin, which records nothing, it refuses an address that another attachment holds: the ledger
+//! would refuse the claim anyway, and here the text can name the holder.
 
 use weft_allocator::conf::{self, Object, object, problem};
 use weft_sdk::address::contains;
@@ -51,12 +51,12 @@ impl Policy for Static {
     }
 }
 
-/// The addresses that count, and where they come from: `runtimeConfig` replaces `args`, which replace the rest.
+/// Returns the effective addresses, and their source: `runtimeConfig` replaces `args`, which replace the rest.
 fn addresses(request: &Request, ipam: &Object<'_>) -> Result<(Vec<Address>, &'static str), Problem> {
     let extra = from_cni_args(request)?;
     let args = requested(request, RequestSource::Args)?;
     let runtime = requested(request, RequestSource::RuntimeConfig)?;
-    // Replaced addresses of the configuration are not even read, as in the stock plugin.
+    // As in the stock plugin, replaced addresses of the configuration are not even parsed.
     match (runtime.is_empty(), args.is_empty(), extra.is_empty()) {
         (false, _, _) => Ok((runtime, "runtimeConfig")),
         (true, false, _) => Ok((args, "args")),
@@ -67,8 +67,8 @@ fn addresses(request: &Request, ipam: &Object<'_>) -> Result<(Vec<Address>, &'st
     }
 }
 
-/// `IP` and `GATEWAY` of `CNI_ARGS`, each a list. The stock plugin gives a gateway to these addresses only: it reads the
-/// configured ones later.
+/// Reads `IP` and `GATEWAY` of `CNI_ARGS`, both lists. The stock plugin assigns a gateway only to these addresses,
+/// because it reads the configured ones later.
 fn from_cni_args(request: &Request) -> Result<Vec<Address>, Problem> {
     let argument = |key: &str| {
         let pair = request.cni_args.iter().rev().find(|pair| pair.key == key);
@@ -89,7 +89,7 @@ fn from_cni_args(request: &Request) -> Result<Vec<Address>, Problem> {
     Ok(addresses)
 }
 
-/// The addresses of `args.cni.ips` or `runtimeConfig.ips`; they have no gateways.
+/// Returns the addresses of `args.cni.ips` or `runtimeConfig.ips`; they have no gateways.
 fn requested(request: &Request, source: RequestSource) -> Result<Vec<Address>, Problem> {
     let wishes = request.requested.iter().filter(|wish| wish.source == source);
     let address = |text: &str| {
@@ -99,7 +99,7 @@ fn requested(request: &Request, source: RequestSource) -> Result<Vec<Address>, P
     wishes.map(|wish| address(&wish.text)).collect()
 }
 
-/// The `addresses` of the `ipam` object.
+/// Returns the `addresses` of the `ipam` object.
 fn configured(ipam: &Object<'_>) -> Result<Vec<Address>, Problem> {
     let address = |(at, value)| {
         let entry = object(value, at)?;
@@ -113,7 +113,7 @@ fn configured(ipam: &Object<'_>) -> Result<Vec<Address>, Problem> {
     ipam.list("addresses")?.into_iter().map(address).collect()
 }
 
-/// Before CNI 0.3.0 a result has room for one address of each family.
+/// Before CNI 0.3.0 a result can only contain one address per family.
 fn count(addresses: &[Address], cni_version: &str) -> Result<(), Denial> {
     let v4 = addresses.iter().filter(|entry| matches!(entry.address.address, IpAddress::Ipv4(_))).count();
     let v6 = addresses.len() - v4;

@@ -1,4 +1,4 @@
-//! Where static addresses come from, and the stock plugin's words when they cannot be read.
+//! The sources of static addresses, and the stock plugin's messages for invalid ones.
 
 use weft_sdk::testing::{ModelLedger, request, wish};
 use weft_sdk::{ClaimState, Decision, Denial, Pair, Policy, Request, RequestSource};
@@ -51,7 +51,7 @@ fn precedence_is_the_stock_plugins() {
         decide(&asked(CONFIG, &args, &[by_runtime])).expect("a decision").reason,
         "the addresses of runtimeConfig"
     );
-    // What is replaced is not even read.
+    // Replaced addresses are not even parsed.
     let broken = r#"{"addresses": [{"address": "nonsense"}]}"#;
     assert_eq!(addresses(&asked(broken, &[], &[by_args])), ["10.4.0.5/24"]);
     assert_eq!(addresses(&asked("{}", &[], &[])), Vec::<String>::new(), "zero addresses are allowed");

@@ -1,4 +1,4 @@
-//! What a guest says, as native nouns. Everything here is hostile until checked.
+//! Converts a guest's values to native types. Everything here is hostile until checked.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -33,7 +33,7 @@ fn prefix(prefix: wit::IpPrefix) -> Result<IpNet, ConvertError> {
     })
 }
 
-/// A range that a guest asks the ledger about. It need not be a declared one, but it must be a range.
+/// Converts a range in a ledger query. It need not be declared, but must be a valid range.
 pub(crate) fn range(range: wit::IpRange) -> Result<native::Range, ConvertError> {
     let subnet = prefix(range.subnet)?;
     let (first, last) = (address(range.first)?, address(range.last)?);

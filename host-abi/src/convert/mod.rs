@@ -1,6 +1,6 @@
-//! Native nouns to and from the generated ones. Only this module and [`crate::guest`] see WIT types.
+//! Conversions between native and generated types. Only this module and [`crate::guest`] use WIT types.
 //!
-//! Native to WIT cannot fail. WIT to native can: a guest may say `10.0.0.1/99`, which no native type holds.
+//! Native to WIT cannot fail. WIT to native can: a guest may pass `10.0.0.1/99`, which no native type can hold.
 
 mod from_guest;
 mod to_guest;
@@ -10,7 +10,7 @@ use std::net::IpAddr;
 pub(crate) use from_guest::{address, chosen, decision, denial, problem, range};
 pub(crate) use to_guest::{address as to_address, candidate, choice_request, claim, pairs, request};
 
-/// What a guest handed over is not a value of the contract.
+/// A guest's data is not a value of the contract.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 pub enum ConvertError {
     /// A prefix length that its family does not have.
@@ -23,7 +23,7 @@ pub enum ConvertError {
         /// The largest length of the family.
         max: u8,
     },
-    /// An IPv4-mapped IPv6 address, which the contract rules out: it would be a second name of an IPv4 address.
+    /// An IPv4-mapped IPv6 address, which the contract forbids: it would be a second name of an IPv4 address.
     #[error("{0} is an IPv4 address in IPv6 form; the contract wants the variant ipv4")]
     Mapped(IpAddr),
     /// A range whose subnet is not a network.

@@ -1,4 +1,4 @@
-//! What a guest may not say is refused, and what it may say survives the way there and back.
+//! Invalid values of a guest are refused, and valid ones survive a round trip.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 

@@ -1,4 +1,4 @@
-//! Native nouns as a guest sees them.
+//! Converts native types to a guest's values.
 
 use std::net::IpAddr;
 

@@ -13,7 +13,7 @@ use crate::{bindings, convert};
 #[derive(Debug, Clone, Copy)]
 pub struct Choice;
 
-/// An instance of one.
+/// An instance of such a policy.
 pub struct ChoiceInstance(Bound);
 
 impl World for Choice {
@@ -47,7 +47,7 @@ impl ChoiceInstance {
     ///
     /// # Errors
     ///
-    /// [`CallError`] when there is no usable answer.
+    /// [`CallError`] if there is no usable answer.
     pub fn choose(
         &self,
         store: impl AsContextMut,
@@ -62,7 +62,7 @@ impl ChoiceInstance {
     ///
     /// # Errors
     ///
-    /// [`CallError`] when there is no usable answer.
+    /// [`CallError`] if there is no usable answer.
     pub fn validate(
         &self,
         store: impl AsContextMut,

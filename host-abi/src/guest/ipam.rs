@@ -13,7 +13,7 @@ use crate::types::{Decision, Denial, Problem, Request};
 #[derive(Debug, Clone, Copy)]
 pub struct Ipam;
 
-/// An instance of one.
+/// An instance of such a policy.
 pub struct IpamInstance(Bound);
 
 impl World for Ipam {
@@ -47,7 +47,7 @@ impl IpamInstance {
     ///
     /// # Errors
     ///
-    /// [`CallError`] when there is no usable answer.
+    /// [`CallError`] if there is no usable answer.
     pub fn allocate(&self, store: impl AsContextMut, request: &Request) -> Result<Result<Decision, Denial>, CallError> {
         let request = convert::request(request);
         let answer = self.0.weft_policy_ipam().call_allocate(store, &request).map_err(CallError::Ended)?;
@@ -61,7 +61,7 @@ impl IpamInstance {
     ///
     /// # Errors
     ///
-    /// [`CallError`] when there is no usable answer.
+    /// [`CallError`] if there is no usable answer.
     pub fn validate(&self, store: impl AsContextMut, config: &str) -> Result<Vec<Problem>, CallError> {
         let problems = self.0.weft_policy_ipam().call_validate(store, config).map_err(CallError::Ended)?;
         Ok(problems.into_iter().map(convert::problem).collect())

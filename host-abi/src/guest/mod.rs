@@ -1,7 +1,7 @@
-//! A linked policy: its exports as functions over native types, and what a store must offer it.
+//! A linked policy: its exports as functions over native types, and the interface that its store must provide.
 //!
-//! There are two worlds, and everything but the exports is one: [`World`] is what loading and calling a policy need to know
-//! of the difference.
+//! There are two worlds, which only differ in their exports: [`World`] contains what loading and calling a policy need
+//! to know about the difference.
 
 mod choice;
 mod ipam;
@@ -21,7 +21,7 @@ use crate::contract::Kind;
 use crate::convert::{self, ConvertError};
 use crate::types::{ClaimInfo, FactSource, LastClaim, Range, Usage};
 
-/// How much a line of the guest matters.
+/// The level of a guest's log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogLevel {
@@ -29,11 +29,11 @@ pub enum LogLevel {
     Debug,
     /// Worth knowing.
     Info,
-    /// Something is off.
+    /// Something unusual.
     Warn,
 }
 
-/// What a guest may ask of its host. An error ends the call.
+/// The queries of a guest to its host. An error ends the call.
 pub trait Host {
     /// `ledger.claimed-by`.
     ///
@@ -91,12 +91,12 @@ pub enum CallError {
     /// The guest trapped, or a limit or the host ended it.
     #[error("the call ended without an answer")]
     Ended(#[source] wasmtime::Error),
-    /// The guest answered something that is no value of the contract.
+    /// The guest's answer is not a value of the contract.
     #[error("the answer is no value of the contract")]
     Malformed(#[source] ConvertError),
 }
 
-/// A world of the contract: what is linked, and what an instance can be asked.
+/// A world of the contract: how it is linked, and the calls of an instance.
 pub trait World: 'static {
     /// What its policies decide.
     const KIND: Kind;
@@ -107,18 +107,18 @@ pub trait World: 'static {
     /// An instance of a policy, for one call.
     type Instance: Send;
 
-    /// Resolves a component's imports: the contract's, and whatever `linker` already holds.
+    /// Resolves a component's imports: the contract's, and those that `linker` already has.
     ///
     /// # Errors
     ///
-    /// wasmtime's, naming the import that is missing or the export whose type differs.
+    /// wasmtime's error, which names the missing import or the export with another type.
     fn link<T: Host + 'static>(component: &Component, linker: &mut Linker<T>) -> wasmtime::Result<Self::Linked<T>>;
 
-    /// A fresh instance in `store`.
+    /// Creates an instance in `store`.
     ///
     /// # Errors
     ///
-    /// wasmtime's: the guest's start code trapped or hit a limit.
+    /// wasmtime's error: the guest's start code trapped or exceeded a limit.
     fn instantiate<T: Send>(
         linked: &Self::Linked<T>,
         store: impl AsContextMut<Data = T>,
@@ -128,11 +128,11 @@ pub trait World: 'static {
     ///
     /// # Errors
     ///
-    /// [`CallError`] when there is no usable answer.
+    /// [`CallError`] if there is no usable answer.
     fn config_schema(instance: &Self::Instance, store: impl AsContextMut) -> Result<String, CallError>;
 }
 
-/// Lets the generated traits be implemented for any [`Host`].
+/// Implements the generated traits for any [`Host`].
 struct Adapter<'a, T>(&'a mut T);
 
 struct Link<T>(PhantomData<T>);

@@ -1,9 +1,10 @@
-//! DHCPv4 and DHCPv6 clients without I/O: a packet or the time goes in, packets to send and what became of the lease come out.
+//! DHCPv4 and DHCPv6 clients without I/O: the input is a packet or the time; the output is packets to send and the
+//! state of the lease.
 //!
 //! Invariants: nothing here reads a clock, opens a socket or sleeps, so every exchange, renewal and expiry is tested in
-//! simulated time; whatever bytes a network sends, reading them neither panics nor allocates more than they are long.
+//! simulated time. For any input, parsing neither panics nor allocates more than its length.
 //!
-//! Not here: sockets, namespaces, where leases are kept (`weftctl agent`).
+//! Not here: sockets, namespaces, and the storage of leases (`weftctl agent`).
 
 mod names;
 mod pace;
@@ -12,19 +13,19 @@ pub mod v6;
 
 pub use pace::Pace;
 
-/// Milliseconds on a clock of the caller's that never goes back and counts while the node sleeps.
+/// Milliseconds on the caller's clock, which never goes back and counts while the node sleeps.
 pub type Millis = u64;
 
-/// Why bytes from the network are no message.
+/// Why bytes from the network are not a valid message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// It ends before it is complete.
     #[error("it ends early")]
     Short,
-    /// A length, a version or a magic number that cannot be.
+    /// A length, a version or a magic number is invalid.
     #[error("it has an impossible {0}")]
     Field(&'static str),
-    /// It is meant for somebody else, or is of another protocol.
+    /// It is for another client, or of another protocol.
     #[error("it is not for a DHCP client")]
     NotOurs,
     /// It was damaged on the way.
@@ -35,13 +36,13 @@ pub enum Malformed {
 /// Why a lease is over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
-    /// Nobody prolonged it in time.
+    /// Nobody renewed it in time.
     #[error("it expired, and no server prolonged it")]
     Expired,
-    /// A server refused it and gave no second chance.
+    /// A server refused it definitively.
     #[error("the server refused it{}", if .0.is_empty() { String::new() } else { format!(": {:?}", .0) })]
     Refused(String),
-    /// The server would only give another address, which the container cannot change to.
+    /// The server would only give another address, to which the container cannot change.
     #[error("the server gives {0} instead, and a container cannot change its address")]
     Moved(std::net::IpAddr),
 }

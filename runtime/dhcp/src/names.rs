@@ -2,10 +2,10 @@
 
 /// Longest name.
 const MAX_NAME: usize = 253;
-/// The high bits of a length octet that make it a pointer.
+/// The high bits that mark a length octet as a pointer.
 const POINTER: u8 = 0xc0;
 
-/// Reads names until the bytes end. `None` where they are malformed: half a list would be a wrong list.
+/// Reads names up to the end. `None` if they are malformed: half a list would be a wrong list.
 pub(crate) fn read(bytes: &[u8]) -> Option<Vec<String>> {
     let mut names = Vec::new();
     let mut at = 0;
@@ -19,7 +19,7 @@ pub(crate) fn read(bytes: &[u8]) -> Option<Vec<String>> {
     Some(names)
 }
 
-/// One name and where the next one begins. A pointer has to point backwards, so there are no loops.
+/// Returns one name and the start of the next one. A pointer must point backwards, so there are no loops.
 fn name(bytes: &[u8], start: usize) -> Option<(String, usize)> {
     let mut name = String::new();
     let (mut at, mut next, mut bound) = (start, None, start);
@@ -55,7 +55,7 @@ fn name(bytes: &[u8], start: usize) -> Option<(String, usize)> {
     }
 }
 
-/// Writes names, uncompressed; labels are cut to what a length octet can say.
+/// Writes names without compression; labels are truncated to the maximum of a length octet.
 pub(crate) fn write(names: &[String]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for name in names {
@@ -69,7 +69,7 @@ pub(crate) fn write(names: &[String]) -> Vec<u8> {
     bytes
 }
 
-/// A text option that should be one domain name (option 15): trailing zero bytes and a trailing dot are common.
+/// Reads a text option that should be one domain name (option 15): trailing zero bytes and a trailing dot are common.
 pub(crate) fn plain(bytes: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(bytes).ok()?.trim_matches(['\0', ' ']).trim_end_matches('.');
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -1,24 +1,24 @@
-//! How fast and how long a client asks, and its source of jitter.
+//! How fast and how long a client sends requests, and its source of jitter.
 
 use crate::Millis;
 
-/// Quick tries at the beginning.
+/// How many quick tries to make at the beginning.
 const FAST_TRIES: u32 = 4;
-/// Between quick tries.
+/// Delay between quick tries.
 const FAST_DELAY: Millis = 2_000;
 /// The first of the doubling delays.
 const SLOW_DELAY: Millis = 4_000;
-/// Either way.
+/// Maximum deviation in either direction.
 const JITTER: Millis = 1_000;
 
-/// Times of an acquisition, as the stock daemon's flags set them.
+/// Times of an acquisition, as set by the stock daemon's flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// How long an offer that was accepted may stay unconfirmed before the client starts over.
+    /// How long an accepted offer may stay unconfirmed before the client starts over.
     pub timeout: Millis,
-    /// Upper bound of the delay between two tries.
+    /// Maximum delay between two tries.
     pub resend_max: Millis,
-    /// After this the acquisition is given up.
+    /// When the acquisition is abandoned.
     pub resend_timeout: Millis,
 }
 
@@ -29,7 +29,8 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// How long to wait after try number `tries` (the first is 0): a few quick ones, then doubling.
+    /// Returns how long to wait after try number `tries` (starting at 0): a few quick ones, then
+    /// doubling.
     pub(crate) fn delay(&self, tries: u32, jitter: &mut Jitter) -> Millis {
         let base = match tries.checked_sub(FAST_TRIES) {
             None => FAST_DELAY,
@@ -39,7 +40,7 @@ impl Pace {
     }
 }
 
-/// Numbers that differ from client to client and need not be secret: delays, transaction ids.
+/// Numbers that differ between clients and need not be secret, for delays and transaction ids.
 #[derive(Debug, Clone)]
 pub(crate) struct Jitter(u64);
 
@@ -61,7 +62,7 @@ impl Jitter {
         (self.next() >> 32) as u32
     }
 
-    /// Evenly between `base - spread` and `base + spread`.
+    /// Returns a uniform value between `base - spread` and `base + spread`.
     pub(crate) fn around(&mut self, base: Millis, spread: Millis) -> Millis {
         (base.saturating_add(self.next() % (2 * spread + 1))).saturating_sub(spread)
     }

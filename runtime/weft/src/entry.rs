@@ -1,15 +1,15 @@
-//! Where the process begins: before the C library, which comes next.
+//! The entry point of the process, which runs before the C library.
 //!
-//! A position independent program relocates itself first. That writes to each of its dozens of pages of pointers, and each write
-//! is a page fault of its own. One system call has the kernel copy all of them at once, and with them the first pages of the
-//! heap (`heap.rs`), which lies behind them and which every call uses.
+//! A position-independent program relocates itself first. That writes to each of its dozens of pages with pointers, and
+//! each write causes a page fault. One system call makes the kernel copy all of them at once, together with the first
+//! pages of the heap (`heap.rs`), which lies after them and which every call uses.
 
 #![expect(unsafe_code, reason = "assembly is; SAFETY is argued at the instructions")]
 
 use std::arch::global_asm;
 
-// Nothing is relocated yet, so this touches no memory, and the stack pointer is left as the kernel set it for `_start`. Kernels
-// before 5.14 do not know the call, which is as well: then the pages come one by one.
+// Nothing is relocated yet, so this touches no memory, and the stack pointer is unchanged for `_start`. On kernels
+// before 5.14 the call fails, which is harmless: the pages are then faulted in one by one.
 global_asm!(
     ".globl weft_entry",
     ".hidden weft_entry",
@@ -20,7 +20,7 @@ global_asm!(
     "lea rsi, [rip + _edata]",
     "and rdi, -4096",
     "sub rsi, rdi",
-    // 64 pages of the heap: an ADD uses more. Where it is smaller, the kernel stops at its end.
+    // 64 pages of the heap: an ADD uses more. If the heap is smaller, the kernel stops at its end.
     "add rsi, 0x40000",
     // MADV_POPULATE_WRITE
     "mov edx, 23",

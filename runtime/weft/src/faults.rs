@@ -1,17 +1,17 @@
-//! What a program can only learn or do below Rust's runtime: whether it was started without stdout, and a last word when a
-//! signal ends it.
+//! What a program can only do below Rust's runtime: detect that it was started without stdout, and print a last message
+//! when a signal ends it.
 //!
-//! Invariant: the handler touches nothing but constants and one flag, and makes only system calls that
+//! Invariant: the handler only uses constants and one flag, and makes only system calls that
 //! [signal-safety(7)](https://man7.org/linux/man-pages/man7/signal-safety.7.html) lists.
 
 #![expect(unsafe_code, reason = "signal handlers and code before main are; SAFETY is argued at each")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Rust's runtime opens /dev/null in place of a closed stdout, so that has to be asked before it starts.
+/// Rust's runtime opens /dev/null in place of a closed stdout, so this is checked before it starts.
 static STDOUT_CLOSED: AtomicBool = AtomicBool::new(false);
 
-/// The document was printed, or is being printed.
+/// Whether the document was printed, or is being printed.
 static PRINTED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn look_at_stdout() {
@@ -22,11 +22,11 @@ extern "C" fn look_at_stdout() {
 
 #[used]
 #[unsafe(link_section = ".init_array")]
-// SAFETY: the C library calls each pointer of this section once before `main`, on the only thread there is. The function needs
-// nothing of Rust's runtime.
+// SAFETY: the C library calls each pointer of this section once before `main`, on the only thread. The function does
+// not need Rust's runtime.
 static BEFORE_MAIN: extern "C" fn() = look_at_stdout;
 
-/// Whether the process was started with stdout closed: a result would be lost.
+/// Returns whether the process was started with stdout closed, in which case a result would be lost.
 pub(crate) fn is_stdout_closed() -> bool {
     STDOUT_CLOSED.load(Ordering::Relaxed)
 }
@@ -45,18 +45,18 @@ const FAULT: &[u8] = b"{\n    \"code\": 999,\n    \"msg\": \"weft was ended by a
 extern "C" fn last_word(signal: libc::c_int) {
     if !PRINTED.swap(true, Ordering::Relaxed) {
         let text = if signal == libc::SIGABRT { OUT_OF_MEMORY } else { FAULT };
-        // SAFETY: write(2) on a constant; whether it works changes nothing.
+        // SAFETY: write(2) on a constant; a failure has no consequences.
         unsafe { libc::write(1, text.as_ptr().cast(), text.len()) };
     }
-    // SAFETY: both are async-signal-safe. With the default action the signal ends the process when the handler returns, or when
-    // the instruction that failed is run again.
+    // SAFETY: both are async-signal-safe. With the default action the signal ends the process when the handler returns,
+    // or when the failed instruction is executed again.
     unsafe {
         libc::signal(signal, libc::SIG_DFL);
         libc::raise(signal);
     }
 }
 
-/// Has the handler called when the process is ended by a fault. Rust's runtime has made a stack for handlers by now.
+/// Installs the handler for faults that end the process. Rust's runtime has allocated a stack for handlers by now.
 pub(crate) fn install() {
     for signal in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGABRT] {
         // SAFETY: all zeroes is a valid sigaction: no flags, no signals blocked.

@@ -1,10 +1,12 @@
 //! The allocator of the statically linked binary, for Rust and for C (SQLite) alike.
 //!
-//! musl's own gives memory back to the kernel whenever it can, and then faults it in again: 220 system calls and 150 page
-//! faults in one ADD, a fifth of its time. dlmalloc keeps what it has, which for a process of some milliseconds is right.
+//! musl's own allocator returns memory to the kernel whenever it can, and then faults it in again: 220 system calls and
+//! 150 page faults in one ADD, a fifth of its time. dlmalloc keeps its memory, which is right for a process that lives
+//! for some milliseconds.
 //!
-//! Invariants: one heap under one lock, entered by Rust through `GlobalAlloc` and by C through the functions that musl wants
-//! replaced together; C's blocks start with a header, since C does not say how large what it frees is.
+//! Invariants: there is one heap under one lock. Rust enters it through `GlobalAlloc`, and C through the functions that
+//! musl requires to be replaced together. C's blocks start with a header, because C does not pass the size of a freed
+//! block.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::UnsafeCell;
@@ -22,32 +24,33 @@ use crate::arena;
 static HEAP: Heap =
     Heap { locked: AtomicBool::new(false), inner: UnsafeCell::new(Dlmalloc::new_with_allocator(Pages)) };
 
-/// The first memory that is given out: a call needs less, and no system call under the lock. What is not touched costs nothing.
+/// The initial memory: a call needs less, so that no system call is made under the lock. Untouched memory costs
+/// nothing.
 const FIRST: usize = 2 << 20;
 
 #[repr(align(4096))]
 struct Region(UnsafeCell<[u8; FIRST]>);
 
 #[expect(unsafe_code, reason = "an allocator is")]
-// SAFETY: nobody looks at it but who is given a part of it by the heap.
+// SAFETY: each part is only accessed by whoever the heap gave it to.
 unsafe impl Sync for Region {}
 
 static REGION: Region = Region(UnsafeCell::new([0; FIRST]));
 static REGION_GIVEN: AtomicBool = AtomicBool::new(false);
 
-/// Where the heap has its memory from: the region, then the kernel.
+/// The heap's sources of memory: the region, then the kernel.
 struct Pages;
 
 #[expect(unsafe_code, reason = "an allocator is")]
-// SAFETY: memory is given out once, by the region's flag and by the kernel. The region is marked as foreign, so that nothing of
-// it is ever given back.
+// SAFETY: memory is handed out once, ensured by the region's flag and by the kernel. The region is marked as foreign,
+// so that no part of it is ever returned.
 unsafe impl Allocator for Pages {
     fn alloc(&self, size: usize) -> (*mut u8, usize, u32) {
         const FOREIGN: u32 = 1;
         if size <= FIRST && !REGION_GIVEN.swap(true, Ordering::Relaxed) {
             return (REGION.0.get().cast(), FIRST, FOREIGN);
         }
-        // SAFETY: new memory, wherever the kernel likes.
+        // SAFETY: new memory at an address of the kernel's choice.
         let start = unsafe {
             let (rights, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
             libc::mmap(ptr::null_mut(), size, rights, kind, -1, 0)
@@ -57,18 +60,18 @@ unsafe impl Allocator for Pages {
 
     fn remap(&self, at: *mut u8, old: usize, new: usize, can_move: bool) -> *mut u8 {
         let flags = if can_move { libc::MREMAP_MAYMOVE } else { 0 };
-        // SAFETY: the heap has it from `alloc`, and from the kernel, since it does not ask to remap what is foreign.
+        // SAFETY: the heap got it from `alloc`, and from the kernel, because it never remaps foreign memory.
         let start = unsafe { libc::mremap(at.cast(), old, new, flags) };
         if start == libc::MAP_FAILED { ptr::null_mut() } else { start.cast() }
     }
 
     fn free_part(&self, at: *mut u8, old: usize, new: usize) -> bool {
-        // SAFETY: as for `remap`; the heap is done with what lies beyond `new`.
+        // SAFETY: as for `remap`; the heap no longer uses what lies beyond `new`.
         unsafe { libc::munmap(at.add(new).cast(), old - new) == 0 }
     }
 
     fn free(&self, at: *mut u8, size: usize) -> bool {
-        // SAFETY: as for `remap`; the heap is done with it.
+        // SAFETY: as for `remap`; the heap no longer uses it.
         unsafe { libc::munmap(at.cast(), size) == 0 }
     }
 
@@ -85,15 +88,15 @@ unsafe impl Allocator for Pages {
     }
 }
 
-/// One heap for all threads. They hold the lock for some dozen nanoseconds: a thread that finds it taken spins, since
-/// being put to sleep and woken takes a thousand times that.
+/// One heap for all threads. They hold the lock for some dozen nanoseconds, so a waiting thread spins: sleeping and
+/// waking up would take a thousand times longer.
 struct Heap {
     locked: AtomicBool,
     inner: UnsafeCell<Dlmalloc<Pages>>,
 }
 
 #[expect(unsafe_code, reason = "an allocator is")]
-// SAFETY: `with` is the only way to the inside, and lets one thread in at a time.
+// SAFETY: `with` is the only access to the inside, and admits one thread at a time.
 unsafe impl Sync for Heap {}
 
 impl Heap {
@@ -102,10 +105,11 @@ impl Heap {
         let mut tries = 0_u32;
         while self.locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             tries = tries.wrapping_add(1);
-            // The holder may not be running: this may be the only processor.
+            // The holder may not be running, because this may be the only processor.
             if tries.is_multiple_of(256) { yield_now() } else { spin_loop() }
         }
-        // SAFETY: the thread that set the flag is alone here until it is cleared. dlmalloc calls nothing of ours back but `Pages`.
+        // SAFETY: the thread that set the flag has exclusive access until it is cleared. dlmalloc only calls back
+        // `Pages`.
         let value = work(unsafe { &mut *self.inner.get() });
         self.locked.store(false, Ordering::Release);
         value
@@ -113,20 +117,20 @@ impl Heap {
 }
 
 #[expect(unsafe_code, reason = "an allocator is")]
-// SAFETY: dlmalloc's contract is `GlobalAlloc`'s, with size and alignment spelled out. It does not unwind, and neither does
-// the lock.
+// SAFETY: dlmalloc's contract is that of `GlobalAlloc`, with explicit size and alignment. Neither it nor the lock
+// unwinds.
 unsafe impl GlobalAlloc for Heap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if let Some(start) = arena::alloc(layout) {
             return start;
         }
-        // SAFETY: any size and power of two will do.
+        // SAFETY: any size and power of two is valid.
         self.with(|heap| unsafe { heap.malloc(layout.size(), layout.align()) })
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         if let Some(start) = arena::alloc(layout) {
-            // SAFETY: all of it was just given to us; an arena may give the same memory a second time.
+            // SAFETY: all of it was just given to us; an arena may reuse memory.
             unsafe { start.write_bytes(0, layout.size()) };
             return start;
         }
@@ -138,7 +142,7 @@ unsafe impl GlobalAlloc for Heap {
         if arena::has(at) {
             return arena::dealloc(at, layout);
         }
-        // SAFETY: the caller has it from us, with this layout.
+        // SAFETY: the caller got it from us, with this layout.
         self.with(|heap| unsafe { heap.free(at, layout.size(), layout.align()) });
     }
 
@@ -147,7 +151,8 @@ unsafe impl GlobalAlloc for Heap {
             if arena::grow(at, layout, size) {
                 return at;
             }
-            // SAFETY: the caller's word that the new size makes a layout; both blocks are as large as what is copied.
+            // SAFETY: the caller guarantees that the new size makes a valid layout; both blocks are as large as what is
+            // copied.
             return unsafe {
                 let start = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
                 if !start.is_null() {
@@ -157,37 +162,37 @@ unsafe impl GlobalAlloc for Heap {
                 start
             };
         }
-        // SAFETY: the caller has it from us, with this layout.
+        // SAFETY: the caller got it from us, with this layout.
         self.with(|heap| unsafe { heap.realloc(at, layout.size(), layout.align(), size) })
     }
 }
 
-/// What stands before a block of C's.
+/// The header before a block for C.
 #[derive(Clone, Copy)]
 #[repr(C, align(16))]
 struct Header {
-    /// Of the block as the heap knows it.
+    /// The layout of the block in the heap.
     whole: Layout,
-    /// From its start to what C got.
+    /// The offset from its start to the address that C got.
     offset: usize,
-    /// What C asked for.
+    /// The size that C requested.
     size: usize,
 }
 
 const HEADER: usize = size_of::<Header>();
 
-/// What every object of C is content with.
+/// The alignment that suffices for every C object.
 const ALIGN: usize = align_of::<Header>();
 
 #[expect(unsafe_code, reason = "an allocator is")]
 fn give(size: usize, align: usize, zeroed: bool) -> *mut c_void {
     let align = align.max(ALIGN);
-    // A multiple of the alignment, so that what follows is aligned as well.
+    // A multiple of the alignment, so that what follows is aligned too.
     let offset = HEADER.next_multiple_of(align);
     let Some(Ok(whole)) = size.checked_add(offset).map(|size| Layout::from_size_align(size, align)) else {
         return ptr::null_mut();
     };
-    // SAFETY: the layout has a size, that of the header at least. The header lies within the block, right before what C gets.
+    // SAFETY: the size is at least that of the header. The header lies within the block, right before C's address.
     unsafe {
         let start = if zeroed { HEAP.alloc_zeroed(whole) } else { HEAP.alloc(whole) };
         if start.is_null() {
@@ -200,7 +205,7 @@ fn give(size: usize, align: usize, zeroed: bool) -> *mut c_void {
 }
 
 /// # Safety
-/// It came from `give`, and not back yet.
+/// The pointer came from `give`, and has not been freed.
 #[expect(unsafe_code, reason = "an allocator is")]
 unsafe fn header(given: *mut c_void) -> Header {
     // SAFETY: `give` put one there.
@@ -220,14 +225,14 @@ extern "C" fn calloc(count: usize, size: usize) -> *mut c_void {
 }
 
 /// # Safety
-/// As C has it: null, or what one of these functions gave.
+/// As in C: null, or a pointer from one of these functions.
 #[expect(unsafe_code, reason = "libc's name")]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn free(given: *mut c_void) {
     if given.is_null() {
         return;
     }
-    // SAFETY: the caller's word; the block is the heap's, with the layout it was asked for with.
+    // SAFETY: the caller's guarantee; the block belongs to the heap, with its original layout.
     unsafe {
         let Header { whole, offset, .. } = header(given);
         HEAP.dealloc(given.cast::<u8>().sub(offset), whole);
@@ -242,7 +247,7 @@ unsafe extern "C" fn realloc(given: *mut c_void, size: usize) -> *mut c_void {
     if given.is_null() {
         return malloc(size);
     }
-    // SAFETY: the caller's word. The header moves with the block; only what it says of sizes changes.
+    // SAFETY: the caller's guarantee. The header moves with the block; only its sizes change.
     unsafe {
         let Header { whole, offset, .. } = header(given);
         let Some(Ok(wanted)) = size.checked_add(offset).map(|size| Layout::from_size_align(size, whole.align())) else {
@@ -271,7 +276,7 @@ extern "C" fn memalign(align: usize, size: usize) -> *mut c_void {
 }
 
 /// # Safety
-/// As C has it: `out` is a place for a pointer.
+/// As in C: `out` points to a pointer.
 #[expect(unsafe_code, reason = "libc's name")]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: usize) -> c_int {
@@ -284,7 +289,7 @@ unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: u
     if given.is_null() {
         return ENOMEM;
     }
-    // SAFETY: the caller's word.
+    // SAFETY: the caller's guarantee.
     unsafe { out.write(given) };
     0
 }
@@ -294,6 +299,6 @@ unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, align: usize, size: u
 #[expect(unsafe_code, reason = "libc's name")]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn malloc_usable_size(given: *mut c_void) -> usize {
-    // SAFETY: the caller's word.
+    // SAFETY: the caller's guarantee.
     if given.is_null() { 0 } else { unsafe { header(given) }.size }
 }

@@ -1,4 +1,4 @@
-//! The CNI binary. Everything is in `weft-core`; what it does depends on the name it is called by.
+//! The CNI binary. `weft-core` implements everything; the program's name determines what it does.
 
 #[cfg(target_env = "musl")]
 mod arena;

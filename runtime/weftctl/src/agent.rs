@@ -1,4 +1,4 @@
-//! `weftctl agent`: runs the node's daemon, or shows what it looks after.
+//! `weftctl agent`: runs the node's daemon, or shows its leases.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -75,7 +75,7 @@ pub(crate) struct AgentArgs {
     resendtimeout: Duration,
 }
 
-/// The leases of a running agent.
+/// Shows the leases of a running agent.
 fn show(socket: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let limit = Some(Duration::from_secs(10));
     let Reply::Status(status) = agent::ask::<Lease>(socket, &Request::Status, limit)? else {

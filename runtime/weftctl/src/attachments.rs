@@ -1,4 +1,4 @@
-//! `weftctl ps`, `who-has`: what the node's attachments have, and with `who-has --cluster` those of all nodes.
+//! `weftctl ps`, `who-has`: the attachments of the node; with `who-has --cluster`, addresses of all nodes.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -43,7 +43,7 @@ pub(crate) struct WhoHasArgs {
     cluster: crate::cluster::ClusterAddress,
 }
 
-/// An attachment as it is shown.
+/// A displayed attachment.
 struct Row {
     attachment: Attachment,
     role: &'static str,
@@ -102,7 +102,7 @@ impl Row {
                 "netns": self.netns, "created": self.created, "alive": self.alive() })
     }
 
-    /// The first of several names that people know an attachment by.
+    /// Returns the best of several names for an attachment.
     fn name(&self) -> String {
         self.pod.clone().unwrap_or_else(|| self.attachment.container_id.chars().take(12).collect())
     }
@@ -110,7 +110,7 @@ impl Row {
 
 fn rows(state: &Path, network: Option<&str>) -> anyhow::Result<Vec<Row>> {
     let Some(store) = NodeStore::open_read_only(state)? else { return Ok(Vec::new()) };
-    // A pod's entry is the list of its attachments, which have entries of their own; `weftctl pods` shows it.
+    // A pod's entry is the list of its attachments, which have their own entries; `weftctl pods` shows it.
     store.entries(network)?.iter().filter(|entry| entry.key.role != Role::Pod).map(Row::read).collect()
 }
 
@@ -147,7 +147,7 @@ pub(crate) fn ps(args: &PsArgs, state: &Path, output: Output) -> anyhow::Result<
     Ok(ExitCode::SUCCESS)
 }
 
-/// Exit code 1 where nobody has it.
+/// Returns exit code 1 if nobody has it.
 pub(crate) fn who_has(args: &WhoHasArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "agent")]
     if let Some(found) = args.cluster.who_has(args.address, output)? {

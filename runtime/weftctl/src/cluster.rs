@@ -1,4 +1,5 @@
-//! `weftctl ledger freeze|thaw|fence|reclaim|clear|who-has`, `pool --cluster` and `who-has --cluster`: the cluster ledger by hand.
+//! `weftctl ledger freeze|thaw|fence|reclaim|clear|who-has`, `pool --cluster` and `who-has --cluster`: manual actions
+//! on the cluster ledger.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -105,7 +106,7 @@ pub(crate) fn run(command: &ClusterCommand, state: &Path, output: Output) -> any
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints what a check found. Exit code 1 where something is wrong.
+/// Prints the findings of a check. Returns exit code 1 if something is wrong.
 fn print_check(checked: &Checked, output: Output) -> anyhow::Result<ExitCode> {
     let line =
         |head: &str, finding: &Finding| format!("{head}{} ({}): {}", finding.address, finding.domain, finding.what);
@@ -135,13 +136,13 @@ impl Ledger {
         Reach { ledger: self.file.clone(), kubeconfig: self.kubeconfig.clone() }
     }
 
-    /// One is named, so the cluster is meant.
+    /// Returns whether a ledger is named, so that the cluster is meant.
     fn is_named(&self) -> bool {
         self.file.is_some() || self.kubeconfig.is_some()
     }
 }
 
-/// An address of the cluster ledger instead of one of this node.
+/// An address of the cluster ledger instead of this node's.
 #[derive(Debug, Args)]
 pub(crate) struct ClusterAddress {
     /// Ask the cluster ledger, and not only this node.
@@ -155,7 +156,7 @@ pub(crate) struct ClusterAddress {
 }
 
 impl ClusterAddress {
-    /// Prints who has an address in the cluster, and says whether somebody has; `None` where the cluster is not meant.
+    /// Prints who has an address in the cluster, and returns whether somebody has; `None` if the cluster is not meant.
     pub(crate) fn who_has(&self, address: IpAddr, output: Output) -> anyhow::Result<Option<bool>> {
         if !self.cluster && !self.ledger.is_named() {
             return Ok(None);
@@ -164,7 +165,7 @@ impl ClusterAddress {
     }
 }
 
-/// Prints who has an address of a domain, and says whether somebody has.
+/// Prints who has an address of a domain, and returns whether somebody has.
 fn print_claim(reach: &Reach, address: IpAddr, domain: &str, output: Output) -> anyhow::Result<bool> {
     let claim = who_has(reach, address, domain)?;
     let nobody = || vec![format!("nobody has {address} in domain {domain}")];

@@ -1,4 +1,4 @@
-//! `weftctl gc` and `detach`: removing attachments by hand, as a runtime's DEL does.
+//! `weftctl gc` and `detach`: remove attachments manually, like a runtime's DEL.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -45,7 +45,7 @@ pub(crate) fn gc(args: &GcArgs, state: &Path, output: Output) -> anyhow::Result<
     let with = |wanted: NetnsState| {
         entries.iter().filter(move |entry| netns_state(entry) == wanted).map(|entry| entry.key.attachment.clone())
     };
-    // One attachment may have several entries, and one of them may know more than the others.
+    // An attachment may have several entries, and one of them may know more than the others.
     let alive: BTreeSet<Attachment> = with(NetnsState::There).collect();
     let dead: BTreeSet<Attachment> = with(NetnsState::Gone).filter(|attachment| !alive.contains(attachment)).collect();
     remove(dead, args.dry_run, state, output)
@@ -85,7 +85,7 @@ fn entries(state: &Path) -> anyhow::Result<Vec<Entry>> {
     }
 }
 
-/// DEL of each; a failure is reported and the others are removed all the same.
+/// Runs DEL of each; reports failures and continues.
 fn remove(attachments: BTreeSet<Attachment>, dry_run: bool, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let (mut lines, mut documents, mut failed) = (Vec::new(), Vec::new(), 0_usize);
     let context = Context::new(state.to_owned());

@@ -1,4 +1,4 @@
-//! `weftctl explain`: why an attachment has its addresses, from the decision trace in the journal; and why there is none,
+//! `weftctl explain`: why an attachment has its addresses, from the decision trace in the journal; or why it failed,
 //! from the records of failed ADDs.
 
 use std::path::Path;
@@ -41,7 +41,8 @@ pub(crate) fn run(args: &ExplainArgs, state: &Path, output: Output) -> anyhow::R
     }
     for entry in entries.iter().filter(|entry| entry.key.role != Role::Pod) {
         let traces = attach::traces(entry).context("the decision trace is damaged");
-        // A damaged trace of another attachment hides nothing. Where no policy was asked, the pod's own entry says whose it is.
+        // A damaged trace of another attachment hides nothing. If no policy was asked, the pod's own entry names the
+        // pod.
         let container = &entry.key.attachment.container_id;
         let pod = traces.as_ref().ok().and_then(pod_of).or_else(|| pods.name_of(container));
         if is_filtered(entry, args) && (matches(entry, args) || pod.is_some_and(|pod| is_pod(&args.which, &pod))) {
@@ -68,14 +69,14 @@ fn matches(entry: &Entry, args: &ExplainArgs) -> bool {
     by_address || attachment.container_id.starts_with(&args.which)
 }
 
-/// What `--ifname` and `--network` leave.
+/// Applies `--ifname` and `--network`.
 fn is_filtered(entry: &Entry, args: &ExplainArgs) -> bool {
     let attachment = &entry.key.attachment;
     args.ifname.as_ref().is_none_or(|ifname| *ifname == attachment.ifname)
         && args.network.as_ref().is_none_or(|network| *network == attachment.network)
 }
 
-/// `NAMESPACE/NAME` of the pod that a policy was asked about.
+/// Returns `NAMESPACE/NAME` of the pod in the policy's request.
 fn pod_of(traces: &Traces) -> Option<String> {
     let decision = traces.decision.as_ref().and_then(|trace| trace.request.pod.as_ref());
     let pod = decision.or_else(|| traces.choice.as_ref()?.request.pod.as_ref())?;
@@ -91,7 +92,7 @@ fn is_about(failure: &Failure, args: &ExplainArgs) -> bool {
         && args.network.as_ref().is_none_or(|network| *network == attachment.network)
 }
 
-/// Why there is no attachment.
+/// Describes why there is no attachment.
 fn failed(failure: &Failure) -> Vec<String> {
     let attachment = &failure.attachment;
     let ago = std::time::SystemTime::now()
@@ -117,7 +118,7 @@ fn failed(failure: &Failure) -> Vec<String> {
     lines
 }
 
-/// What the policy would have done that the network only watches.
+/// Describes what the monitored policy would have done.
 fn monitor(trace: &MonitorTrace) -> Vec<String> {
     let mut lines = vec![format!("  monitor     {} ({}): {}", trace.policy, trace.digest, trace.verdict())];
     lines.extend(trace.differences.iter().map(|found| {
@@ -130,7 +131,7 @@ fn monitor(trace: &MonitorTrace) -> Vec<String> {
     lines
 }
 
-/// What a policy logged.
+/// Returns what a policy logged.
 fn logged(log: &[LogLine]) -> impl Iterator<Item = String> + '_ {
     log.iter().map(|line| format!("  log         {}: {}", level(line.level), line.text))
 }
@@ -164,7 +165,7 @@ fn document(entry: &Entry, traces: &Traces) -> serde_json::Value {
 
 fn describe(entry: &Entry, traces: &Traces) -> anyhow::Result<Vec<String>> {
     let attachment = &entry.key.attachment;
-    // What chained steps did comes without a lease.
+    // Chained steps have no lease.
     let (_netns, plan) = attach::plans(entry)?.into_iter().next().unwrap_or_default();
     let mut addresses = entry.claims.iter().map(|(_, address)| address.to_string()).collect::<Vec<_>>();
     if plan.lease.is_some() {
@@ -210,7 +211,7 @@ fn describe(entry: &Entry, traces: &Traces) -> anyhow::Result<Vec<String>> {
     Ok(lines)
 }
 
-/// How the delegate was chosen.
+/// Describes how the delegate was chosen.
 fn choice(choice: &ChoiceTrace) -> Vec<String> {
     let names = choice.request.candidates.iter().map(|candidate| candidate.name.as_str()).collect::<Vec<_>>();
     let mut lines = vec![

@@ -1,4 +1,4 @@
-//! The operator's tool. One file per command; what is asked for is printed as a table for people, or as JSON with `--json`.
+//! The operator's tool. One file per command; output is a table for people, or JSON with `--json`.
 
 #[cfg(feature = "agent")]
 mod agent;

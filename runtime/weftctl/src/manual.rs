@@ -1,4 +1,4 @@
-//! `weftctl completion`, `man`, `schema`: what shells, `man` and editors want to know of weft.
+//! `weftctl completion`, `man`, `schema`: descriptions of weft for shells, `man` and editors.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::output::Output;
 
-/// Schemas of the shipped policies' configurations, by what `ipam.type` names them. `select.policy` names the others.
+/// Schemas of the shipped policies' configurations, by `ipam.type`. `select.policy` names the others.
 const POLICIES: &[(&str, &str)] = &[
     ("host-local", include_str!("../../../guest-plugins/host-local/src/schema.json")),
     ("static", include_str!("../../../guest-plugins/static/src/schema.json")),
@@ -55,7 +55,7 @@ pub(crate) fn man(args: &ManArgs, command: clap::Command, output: Output) -> any
     Ok(ExitCode::SUCCESS)
 }
 
-/// The JSON Schema of network configurations.
+/// Prints the JSON Schema of network configurations.
 pub(crate) fn schema(output: Output) -> anyhow::Result<ExitCode> {
     let policies = POLICIES.iter().map(|(name, text)| {
         let schema: Value = serde_json::from_str(text).with_context(|| format!("the schema of {name} is not JSON"))?;

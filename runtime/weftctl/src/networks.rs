@@ -1,5 +1,5 @@
-//! The network configurations of a node (`/etc/cni/net.d`), as far as the ledger's commands ask about them: which `dataDir` a
-//! network has.
+//! The network configurations of a node (`/etc/cni/net.d`), as far as the ledger's commands need them: the `dataDir` of
+//! each network.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,14 +8,14 @@ use std::path::Path;
 use serde_json::Value;
 use weft_core::conf::scope_of;
 
-/// `ipam.dataDir` per network; several where several plugins of one name have different ones.
+/// `ipam.dataDir` per network; several if plugins with the same network name differ.
 #[derive(Debug, Default)]
 pub(crate) struct Networks {
     data_dirs: BTreeMap<String, Vec<String>>,
 }
 
 impl Networks {
-    /// Reads a directory of configurations. What cannot be read says nothing here; `weftctl doctor` names it.
+    /// Reads a directory of configurations. Skips unreadable files, which `weftctl doctor` reports.
     pub(crate) fn read(dir: &Path) -> Self {
         let mut networks = Self::default();
         let mut files: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
@@ -41,14 +41,14 @@ impl Networks {
         self.data_dirs.entry(network.to_owned()).or_default().extend(dirs);
     }
 
-    /// The scope of a network as its configuration has it; its name where none says otherwise.
+    /// Returns the scope of a network according to its configuration; by default its name.
     pub(crate) fn scope(&self, network: &str) -> String {
         scope_of(network, self.data_dirs.get(network).and_then(|dirs| dirs.first()).map(String::as_str))
     }
 
-    /// The scope of a network whose files lie below a directory, as the network's configuration writes it: a directory that it
-    /// does not name is a copy. Without a configuration the directory is taken for the `dataDir`; where only the network's own
-    /// directory is named (no `data_dir`), for a copy.
+    /// Returns the scope of a network whose files lie below a directory, according to the network's configuration: a
+    /// directory that it does not name is a copy. Without a configuration, the directory counts as the `dataDir`. If
+    /// only the network's own directory is given (no `data_dir`), it counts as a copy.
     pub(crate) fn scope_in(&self, network: &str, data_dir: Option<&Path>) -> String {
         let Some(dirs) = self.data_dirs.get(network) else {
             return data_dir.map_or_else(|| network.to_owned(), |dir| scope_of(network, dir.to_str()));

@@ -1,4 +1,4 @@
-//! The only place that prints: a table or lines for people, one JSON document for programs.
+//! All printing: a table or lines for people, one JSON document for programs.
 
 #![expect(clippy::print_stderr, reason = "a command line tool prints; everything else goes through here")]
 
@@ -9,23 +9,22 @@ use anyhow::Context;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-/// How to print.
+/// The form of the output.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
-    /// JSON instead of text.
+    /// Whether to print JSON instead of text.
     pub(crate) json: bool,
-    /// Standard output is a terminal that shows colours.
+    /// Whether standard output is a terminal with colours.
     colours: bool,
 }
 
-/// States in the first column of a table, with the number of their colour (red, yellow, green).
+/// States in the first column of a table, with their colour number (red, yellow, green).
 const STATES: &[(&str, u8)] = &[("FAIL", 31), ("failed", 31), ("warn", 33), ("ok", 32), ("done", 32)];
 
-/// Columns of a terminal that does not say how many it has.
+/// Columns of a terminal of unknown width.
 const COLUMNS: u16 = 80;
 
-/// A text of somebody else's for a terminal: control characters, and those that turn the direction of writing, are written as
-/// escapes.
+/// Makes a foreign text safe for a terminal: control characters, and those that change the text direction, are escaped.
 pub(crate) fn clean(text: &str) -> String {
     let odd = |c: char| {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -37,7 +36,7 @@ pub(crate) fn clean(text: &str) -> String {
     cleaned
 }
 
-/// How long ago a time is, in seconds since 1970.
+/// Formats how long ago a time is, in seconds since 1970.
 pub(crate) fn ago(since: u64) -> String {
     let seconds = weft_core::facts::now().map_or(0, |now| now.saturating_sub(since));
     match seconds {
@@ -48,7 +47,7 @@ pub(crate) fn ago(since: u64) -> String {
     }
 }
 
-/// Writes a line to stdout. When its reader has gone, the program ends as any other in a pipe.
+/// Writes a line to stdout. If its reader has closed the pipe, the program ends like any other.
 #[expect(clippy::disallowed_methods, reason = "as SIGPIPE would end it, which Rust programs ignore")]
 fn print(line: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{line}") {
@@ -57,21 +56,21 @@ fn print(line: &str) -> anyhow::Result<()> {
     }
 }
 
-/// What a shell reports of a program that SIGPIPE ended.
+/// The exit code that a shell reports for a program ended by SIGPIPE.
 const BROKEN_PIPE: i32 = 141;
 
-/// Whether a stream shows colours: a terminal, unless <https://no-color.org> or its kind say no.
+/// Returns whether a stream has colours: a terminal, unless <https://no-color.org> or similar variables forbid them.
 fn has_colours(stream: &impl IsTerminal) -> bool {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     stream.is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// What is set of the number of columns.
+/// Returns the configured number of columns.
 fn columns() -> Option<u16> {
     std::env::var_os("COLUMNS").and_then(|text: OsString| text.to_str()?.parse().ok())
 }
 
-/// The state at the begin of a line in its colour.
+/// Colours the state at the beginning of a line.
 fn coloured(line: &str) -> String {
     let word = line.split(' ').next().unwrap_or_default();
     match STATES.iter().find(|(state, _colour)| *state == word) {
@@ -83,18 +82,19 @@ fn coloured(line: &str) -> String {
 }
 
 impl Output {
-    /// Output as it was asked for.
+    /// Creates output in the requested form.
     pub(crate) fn new(json: bool) -> Self {
         Self { json, colours: !json && has_colours(&std::io::stdout()) }
     }
 
-    /// Prints rows under a head, or the value as JSON. On a terminal they fit into its columns; a program gets a row as one line.
+    /// Prints rows under a header, or the value as JSON. On a terminal rows are fitted into its columns; a program gets
+    /// one line per row.
     pub(crate) fn table<T: Serialize>(self, value: &T, head: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
         let terminal = std::io::stdout().is_terminal().then_some(COLUMNS);
         self.rows(value, head, rows, columns().or(terminal))
     }
 
-    /// As `table`, of a width if there is one.
+    /// Like `table`, with an optional width.
     fn rows<T: Serialize>(
         self,
         value: &T,
@@ -124,7 +124,7 @@ impl Output {
         Ok(())
     }
 
-    /// As `table`, in as many columns as the terminal has (`COLUMNS`, or 80): longer cells are wrapped, unless it is to be `wide`.
+    /// Like `table`, within the terminal's columns (`COLUMNS`, or 80): longer cells are wrapped, unless `wide` is set.
     pub(crate) fn fitted<T: Serialize>(
         self,
         value: &T,
@@ -135,13 +135,13 @@ impl Output {
         self.rows(value, head, rows, (!wide).then(|| columns().unwrap_or(COLUMNS)))
     }
 
-    /// Prints a JSON document, which is the answer whatever form was asked for.
+    /// Prints a JSON document, whatever form was requested.
     #[expect(clippy::unused_self, reason = "all that prints is a method")]
     pub(crate) fn document<T: Serialize>(self, value: &T) -> anyhow::Result<()> {
         print_json(value)
     }
 
-    /// Prints a text for another program as it is.
+    /// Prints a text for another program unchanged.
     #[expect(clippy::unused_self, reason = "all that prints is a method")]
     pub(crate) fn raw(self, text: &[u8]) -> anyhow::Result<()> {
         print(String::from_utf8_lossy(text).trim_end_matches('\n'))
@@ -158,7 +158,7 @@ impl Output {
         Ok(())
     }
 
-    /// Prints why the command failed: to stderr, and as JSON to stdout where that was asked for.
+    /// Prints why the command failed: to stderr, and as JSON to stdout if requested.
     pub(crate) fn error(self, error: &anyhow::Error) {
         if self.json {
             let document = serde_json::json!({ "error": format!("{error:#}") });
@@ -170,13 +170,13 @@ impl Output {
         }
     }
 
-    /// A line beside the answer.
+    /// Prints a line besides the answer.
     pub(crate) fn note(self, line: &str) {
         eprintln!("weftctl: {}", clean(line));
     }
 }
 
-/// A bare line to stderr, for a program that reads it.
+/// Prints a plain line to stderr, for a program that reads it.
 pub(crate) fn plain_error(line: &str) {
     eprintln!("{line}");
 }

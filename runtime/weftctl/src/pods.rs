@@ -1,4 +1,4 @@
-//! `weftctl pods`: the networks of this node's pods, one row per attachment, from what `weft-pod` wrote into the journal.
+//! `weftctl pods`: the networks of this node's pods, one row per attachment, from `weft-pod`'s journal entries.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -23,7 +23,7 @@ pub(crate) struct PodsArgs {
     network: Option<String>,
 }
 
-/// The pods of this node, as `weft-pod` wrote them down.
+/// The pods of this node, according to `weft-pod`.
 pub(crate) struct Pods(pub(crate) Vec<Pod>);
 
 /// A pod of this node.
@@ -34,7 +34,7 @@ pub(crate) struct Pod {
 }
 
 impl Pods {
-    /// What cannot be read is listed beside the answer, and hides nothing else.
+    /// Unreadable entries are reported besides the answer, and do not hide others.
     pub(crate) fn read(entries: &[Entry], output: Output) -> Self {
         let mut pods = Vec::new();
         for entry in entries.iter().filter(|entry| entry.key.role == Role::Pod) {
@@ -47,7 +47,7 @@ impl Pods {
         Self(pods)
     }
 
-    /// `NAMESPACE/NAME` of the pod whose sandbox a container is.
+    /// Returns `NAMESPACE/NAME` of the pod of a container.
     pub(crate) fn name_of(&self, container_id: &str) -> Option<String> {
         self.0.iter().find(|pod| pod.container_id == container_id).map(Pod::name)
     }
@@ -58,12 +58,13 @@ impl Pod {
         format!("{}/{}", self.record.namespace, self.record.name)
     }
 
-    /// Whether a word names it: its name, with or without the namespace, or the beginning of its container id.
+    /// Returns whether a word matches it: its name, with or without the namespace, or the beginning of its container
+    /// id.
     pub(crate) fn is(&self, which: &str) -> bool {
         is_pod(which, &self.name()) || self.container_id.starts_with(which)
     }
 
-    /// Its networks, for people.
+    /// Describes its networks.
     pub(crate) fn describe(&self) -> Vec<String> {
         let mut lines = vec![format!("pod {} (uid {}), container {}", self.name(), self.record.uid, self.container_id)];
         lines.extend(self.record.attachments.iter().map(|attachment| {
@@ -81,7 +82,7 @@ impl Pod {
     }
 }
 
-/// Whether a word is a pod's name: `NAME` or `NAMESPACE/NAME`.
+/// Returns whether a word is a pod's name: `NAME` or `NAMESPACE/NAME`.
 pub(crate) fn is_pod(which: &str, pod: &str) -> bool {
     pod == which || pod.split_once('/').is_some_and(|(_namespace, name)| name == which)
 }
@@ -93,7 +94,7 @@ struct Row {
     uid: String,
     container_id: String,
     ifname: String,
-    /// What the pod calls the network, and the name in its configuration.
+    /// The pod's name of the network, and the name in its configuration.
     label: String,
     network: String,
     addresses: Vec<String>,
@@ -144,7 +145,7 @@ impl Row {
             Progress::Done => self.addresses.join(" "),
             Progress::Planned | Progress::Attempted => "not attached".to_owned(),
         };
-        // Where no policy of weft's decides, the plugins say who did.
+        // If no policy of weft decides, show the plugins.
         let decider = if self.policies.is_empty() {
             format!("none ({})", self.plugins.join(", "))
         } else {
@@ -154,7 +155,7 @@ impl Row {
     }
 }
 
-/// The addresses of a CNI result, of whatever version.
+/// Returns the addresses of a CNI result of any version.
 fn addresses(result: Option<&Value>) -> Vec<String> {
     let ips = result.and_then(|result| result.get("ips")).and_then(Value::as_array);
     let old = ["ip4", "ip6"].iter().filter_map(|key| result?.get(*key)?.get("ip"));
@@ -167,7 +168,7 @@ fn is_wanted(row: &Row, args: &PodsArgs) -> bool {
         && args.network.as_deref().is_none_or(|network| network == row.label || network == row.network)
 }
 
-/// Exit code 1 where a pod or a network was named and there is nothing.
+/// Returns exit code 1 if a pod or a network was named and nothing was found.
 pub(crate) fn run(args: &PodsArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let entries = match NodeStore::open_read_only(state)? {
         Some(store) => store.entries(None)?,
@@ -180,7 +181,7 @@ pub(crate) fn run(args: &PodsArgs, state: &Path, output: Output) -> anyhow::Resu
         }
     }
     shown.retain(|row| is_wanted(row, args));
-    // By pod; its networks stay in their order.
+    // Sort by pod; its networks keep their order.
     shown.sort_by(|one, other| (&one.pod, &one.container_id).cmp(&(&other.pod, &other.container_id)));
     let documents: Vec<Value> = shown.iter().map(Row::document).collect();
     let head = ["pod", "interface", "network", "addresses", "policy", "age"];

@@ -1,4 +1,4 @@
-//! `weftctl pool ls|show`: how full the pools are. This node's, as its store counts them, or the cluster's.
+//! `weftctl pool ls|show`: the fill level of pools, this node's or the cluster's.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -44,7 +44,7 @@ pub(crate) fn run(command: &PoolCommand, state: &Path, output: Output) -> anyhow
     of_node(name, state, output)
 }
 
-/// The pools of this node's store, or those of one network.
+/// Shows the pools of this node's store, or those of one network.
 pub(crate) fn of_node(network: Option<&str>, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let mut pools = match NodeStore::open_read_only(state)? {
         Some(store) => store.pools()?,
@@ -73,7 +73,7 @@ pub(crate) fn of_node(network: Option<&str>, state: &Path, output: Output) -> an
     Ok(ExitCode::SUCCESS)
 }
 
-/// How full a pool is: anything taken shows, and only a full one looks full.
+/// Draws a fill level: any taken address is visible, and only a full pool looks full.
 pub(crate) fn bar(taken: u64, size: u64) -> String {
     const WIDTH: u64 = 20;
     let parts = |whole: u64| u128::from(taken.min(size)) * u128::from(whole) / u128::from(size.max(1));

@@ -1,5 +1,5 @@
-//! What the networks of a node give out: two that give out the same addresses on the same link, each with books of its own, are
-//! how an address comes to be given out twice.
+//! The addresses that the networks of a node allocate. Two networks that allocate the same addresses on the same link,
+//! each with its own ledger, cause duplicate addresses.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,22 +16,22 @@ const SUFFIXES: [&str; 3] = ["conf", "conflist", "json"];
 /// A subnet of a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pool {
-    /// Where its configuration is.
+    /// The file of its configuration.
     file: String,
     plugin: String,
     network: String,
-    /// Addresses are unique within it.
+    /// The scope in which its addresses are unique.
     scope: String,
-    /// The link of the host that its containers share, such as `bridge cni0`.
+    /// The host's link that its containers share, such as `bridge cni0`.
     link: String,
     subnet: IpNet,
 }
 
-/// See the module.
+/// The pools of a node's networks.
 #[derive(Debug, Default)]
 pub(crate) struct Pools(Vec<Pool>);
 
-/// Two networks that give out the same addresses.
+/// Two networks that allocate the same addresses.
 #[derive(Debug)]
 pub(crate) struct Clash {
     one: Pool,
@@ -41,7 +41,7 @@ pub(crate) struct Clash {
 // === impl Pools ===
 
 impl Pools {
-    /// Those of a directory of configurations, but for one file. What cannot be read says nothing here.
+    /// Reads a directory of configurations, except for one file. Skips unreadable files.
     pub(crate) fn read(dir: &Path, but: Option<&Path>) -> Self {
         let mut pools = Self::default();
         let real = |path: &Path| fs::canonicalize(path).ok();
@@ -61,14 +61,14 @@ impl Pools {
         pools
     }
 
-    /// Adds those of one configuration.
+    /// Adds the pools of one configuration.
     pub(crate) fn note(&mut self, file: &str, conf: &Value) {
         let network = text(conf, "name").unwrap_or_default();
         let plugins = conf.get("plugins").and_then(Value::as_array);
         for plugin in plugins.map_or_else(|| vec![conf], |list| list.iter().collect()) {
             let delegate = plugin.get("delegate").filter(|_| text(plugin, "type") == Some("weft")).unwrap_or(plugin);
             let (Some(link), Some(ipam)) = (shared_link(delegate), plugin.get("ipam")) else { continue };
-            // A cluster ledger has one set of books for all networks of a domain.
+            // A cluster ledger is common to all networks of a domain.
             let cluster = [plugin, ipam].into_iter().filter_map(|object| object.get("ledger"));
             let mut domain = cluster
                 .filter(|ledger| text(ledger, "type").is_some_and(|kind| kind != "node"))
@@ -87,7 +87,7 @@ impl Pools {
         }
     }
 
-    /// Every pair of networks that give out the same addresses on the same link.
+    /// Returns every pair of networks that allocate the same addresses on the same link.
     pub(crate) fn clashes(&self) -> Vec<Clash> {
         let mut clashes: Vec<Clash> = Vec::new();
         for (at, one) in self.0.iter().enumerate() {
@@ -104,12 +104,12 @@ impl Pools {
 // === impl Clash ===
 
 impl Clash {
-    /// Whether one of the two is in that file.
+    /// Returns whether one of the two is in that file.
     pub(crate) fn is_about(&self, file: &str) -> bool {
         self.one.file == file || self.other.file == file
     }
 
-    /// The plugin of the second one.
+    /// Returns the plugin of the second one.
     pub(crate) fn plugin(&self) -> &str {
         &self.other.plugin
     }
@@ -143,7 +143,7 @@ fn text<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     found.and_then(|(_, value)| value.as_str()).filter(|text| !text.is_empty())
 }
 
-/// The link of the host through which all containers of a network reach one another.
+/// Returns the host's link through which all containers of a network reach each other.
 fn shared_link(delegate: &Value) -> Option<String> {
     match text(delegate, "type")? {
         "bridge" => Some(format!("bridge {}", text(delegate, "bridge").unwrap_or("cni0"))),
@@ -152,13 +152,13 @@ fn shared_link(delegate: &Value) -> Option<String> {
             let id = delegate.get("vlanId").and_then(Value::as_u64)?;
             text(delegate, "master").map(|master| format!("VLAN {id} of {master}"))
         }
-        // Every pair has its own; what they share is the host's routing table.
+        // Every pair has its own link; they share the host's routing table.
         "ptp" => Some("host (ptp)".to_owned()),
         _ => None,
     }
 }
 
-/// Every subnet that an `ipam` object has ranges of.
+/// Returns every subnet of the ranges in an `ipam` object.
 fn subnets(ipam: &Value) -> BTreeSet<IpNet> {
     let mut found = BTreeSet::new();
     let mut note = |range: &Value| found.extend(text(range, "subnet").and_then(|text| text.parse::<IpNet>().ok()));

@@ -1,6 +1,7 @@
-//! `weftctl repair`: puts back what others took out of the packet filter (`nft flush ruleset`, a reload of firewalld).
+//! `weftctl repair`: restores what other programs removed from the packet filter (`nft flush ruleset`, a reload of
+//! firewalld).
 //!
-//! Without `--apply` it shows what it would put back, and changes nothing.
+//! Without `--apply` it only shows what it would restore.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ pub(crate) struct RepairArgs {
     apply: bool,
 }
 
-/// Exit code 1 when something is still missing.
+/// Returns exit code 1 if something is still missing.
 pub(crate) fn run(args: &RepairArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let Some(store) = NodeStore::open_read_only(state)? else {
         output.lines(&Repair::default(), &["no attachment was made yet: nothing to repair".to_owned()])?;

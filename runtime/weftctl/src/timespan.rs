@@ -1,8 +1,9 @@
-//! Times on the command line, as the stock daemon takes them: `10s`, `1m2s`, `1500ms`.
+//! Durations on the command line, in the stock daemon's syntax: `10s`, `1m2s`,
+//! `1500ms`.
 
 use std::time::Duration;
 
-/// Reads one. A time of nothing at all is refused.
+/// Parses a duration. Zero is refused.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a time; write for example 10s, 1m2s or 1500ms");
     let mut rest = text;

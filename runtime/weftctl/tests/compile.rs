@@ -1,5 +1,5 @@
-//! The compiler is bounded: whatever a component is, compiling it ends, with an error that says which bound it was, and
-//! nothing of it is left.
+//! The compiler has limits: for any component, compiling ends with an error that names the limit, and leaves nothing
+//! behind.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -11,7 +11,7 @@ use weft_core::policy::compiler::{Bounds, compile_in_worker};
 
 const WEFTCTL: &str = env!("CARGO_BIN_EXE_weftctl");
 
-/// A component whose one function has this many additions.
+/// Returns a component whose one function has this many additions.
 fn component(additions: usize) -> Vec<u8> {
     let body = "local.get 0 i32.add ".repeat(additions);
     let module = format!("(core module (func (export \"f\") (param i32) (result i32) local.get 0 {body}))");
@@ -53,7 +53,7 @@ fn what_is_no_component_is_an_error() {
     assert!(!error.is_empty() && !error.contains("panicked"), "{error}");
 }
 
-/// The processes whose parent is this one.
+/// Returns the processes whose parent is this one.
 fn children(parent: u32) -> Vec<u32> {
     std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))
         .unwrap_or_default()
@@ -62,7 +62,7 @@ fn children(parent: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Waits for something that must come.
+/// Waits for an expected event.
 fn until<T>(what: &str, mut get: impl FnMut() -> Option<T>) -> T {
     let end = Instant::now() + Duration::from_secs(120);
     loop {
@@ -87,7 +87,7 @@ fn the_worker_dies_with_its_watcher() {
         .spawn()
         .unwrap();
     let worker = until("the worker starts", || children(watcher.id()).first().copied());
-    // Once it has bounded itself, it is a process without rights.
+    // After it has set its limits, it is a process without rights.
     let status = format!("/proc/{worker}/status");
     until("the worker bounds itself", || {
         let text = std::fs::read_to_string(&status).ok()?;

@@ -1,4 +1,4 @@
-//! Addresses: the contract's form to and from the standard library's, texts, and the maths that allocators need.
+//! Addresses: conversions between the contract's form, the standard library's and texts, and arithmetic for allocators.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::{IpAddress, IpPrefix, IpRange};
 
-/// A text that is no address, or no address with a prefix length.
+/// A text that is not an address, or not an address with a prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParseError;
 
@@ -19,7 +19,7 @@ impl fmt::Display for ParseError {
 impl std::error::Error for ParseError {}
 
 impl From<IpAddr> for IpAddress {
-    /// An IPv4-mapped IPv6 address becomes the IPv4 address: the contract has one name for it.
+    /// An IPv4-mapped IPv6 address becomes the IPv4 address: the contract has only one name for it.
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(v4) => Self::Ipv4(v4.octets().into()),
@@ -60,7 +60,7 @@ impl FromStr for IpAddress {
 impl FromStr for IpPrefix {
     type Err = ParseError;
 
-    /// CIDR notation; host bits are kept.
+    /// Parses CIDR notation; host bits are kept.
     fn from_str(text: &str) -> Result<Self, ParseError> {
         let (address, length) = text.split_once('/').ok_or(ParseError)?;
         let address: IpAddr = address.parse().map_err(|_bad| ParseError)?;
@@ -69,7 +69,7 @@ impl FromStr for IpPrefix {
         }
         let mut length: u8 = length.parse().map_err(|_bad| ParseError)?;
         if address.is_ipv6() && address.to_canonical().is_ipv4() {
-            // ::ffff:10.0.0.1/120 names the IPv4 network 10.0.0.0/24.
+            // ::ffff:10.0.0.1/120 means the IPv4 network 10.0.0.0/24.
             length = length.checked_sub(96).ok_or(ParseError)?;
         }
         let prefix = Self { address: address.into(), length };
@@ -77,7 +77,7 @@ impl FromStr for IpPrefix {
     }
 }
 
-/// How many bits an address has.
+/// Returns the number of bits of an address.
 #[must_use]
 pub fn bits(address: IpAddress) -> u8 {
     match address {
@@ -86,13 +86,13 @@ pub fn bits(address: IpAddress) -> u8 {
     }
 }
 
-/// Whether two addresses are of one family.
+/// Returns whether two addresses have the same family.
 #[must_use]
 pub fn same_family(a: IpAddress, b: IpAddress) -> bool {
     bits(a) == bits(b)
 }
 
-/// An address as a number. Compare numbers only within one family.
+/// Returns an address as a number. Only compare numbers within one family.
 #[must_use]
 pub fn number(address: IpAddress) -> u128 {
     match IpAddr::from(address) {
@@ -101,29 +101,29 @@ pub fn number(address: IpAddress) -> u128 {
     }
 }
 
-/// The address of `family`'s family with this number, if there is one.
+/// Returns the address of `family`'s family with this number, if there is one.
 #[must_use]
 pub fn from_number(number: u128, family: IpAddress) -> Option<IpAddress> {
     match family {
         IpAddress::Ipv4(_) => u32::try_from(number).ok().map(|number| IpAddr::from(Ipv4Addr::from(number)).into()),
-        // Built from its groups, not through `From`: a mapped address must not turn into IPv4 half way through a range.
+        // Built from its groups, not through `From`: a mapped address must not turn into IPv4 in the middle of a range.
         IpAddress::Ipv6(_) => Some(IpAddress::Ipv6(Ipv6Addr::from(number).segments().into())),
     }
 }
 
-/// The address after this one, unless it is the last of its family.
+/// Returns the next address, unless this is the last of its family.
 #[must_use]
 pub fn next(address: IpAddress) -> Option<IpAddress> {
     from_number(number(address).checked_add(1)?, address)
 }
 
-/// The address before this one, unless it is the first of its family.
+/// Returns the previous address, unless this is the first of its family.
 #[must_use]
 pub fn previous(address: IpAddress) -> Option<IpAddress> {
     from_number(number(address).checked_sub(1)?, address)
 }
 
-/// Ones where the host part is. A length beyond the family's counts as a single address.
+/// Returns a mask with ones in the host part. A length beyond the family's counts as a single address.
 fn host_mask(prefix: IpPrefix) -> u128 {
     let bits = bits(prefix.address);
     match bits.saturating_sub(prefix.length) {
@@ -132,25 +132,25 @@ fn host_mask(prefix: IpPrefix) -> u128 {
     }
 }
 
-/// The network's base address.
+/// Returns the network's base address.
 #[must_use]
 pub fn network(prefix: IpPrefix) -> IpAddress {
     from_number(number(prefix.address) & !host_mask(prefix), prefix.address).unwrap_or(prefix.address)
 }
 
-/// The network's last address (for IPv4, its broadcast address).
+/// Returns the network's last address (for IPv4, its broadcast address).
 #[must_use]
 pub fn last(prefix: IpPrefix) -> IpAddress {
     from_number(number(prefix.address) | host_mask(prefix), prefix.address).unwrap_or(prefix.address)
 }
 
-/// Whether an address lies in a network.
+/// Returns whether an address lies in a network.
 #[must_use]
 pub fn contains(prefix: IpPrefix, address: IpAddress) -> bool {
     same_family(prefix.address, address) && network(prefix) == network(IpPrefix { address, length: prefix.length })
 }
 
-/// Whether an address lies between the ends of a range.
+/// Returns whether an address lies in a range.
 #[must_use]
 pub fn in_range(range: &IpRange, address: IpAddress) -> bool {
     same_family(range.first, address) && (number(range.first)..=number(range.last)).contains(&number(address))

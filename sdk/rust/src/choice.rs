@@ -1,4 +1,4 @@
-//! What the author of a delegate policy uses: a pure function from a [`ChoiceRequest`] to a [`Choice`] or a [`Denial`].
+//! For authors of delegate policies: a pure function from a [`ChoiceRequest`] to a [`Choice`] or a [`Denial`].
 //!
 //! ```
 //! use weft_sdk::choice::{Candidate, Choice, ChoiceRequest};
@@ -29,7 +29,7 @@
 
 use crate::{Denial, Problem};
 
-/// The generated bindings; [`delegate_policy!`](crate::delegate_policy) needs them, an author rarely does.
+/// The generated bindings, for [`delegate_policy!`](crate::delegate_policy); an author rarely needs them.
 #[doc(hidden)]
 #[allow(missing_docs, reason = "generated; the WIT file is the documentation")]
 pub mod bindings {
@@ -49,23 +49,23 @@ pub mod bindings {
 
 pub use bindings::exports::weft::policy::delegate_choice::{Candidate, Choice, ChoiceRequest, File};
 
-/// What a delegate policy exports.
+/// The exports of a delegate policy.
 pub trait DelegatePolicy {
     /// Chooses a delegate.
     ///
     /// # Errors
     ///
-    /// A refusal, whose text reaches the user as it is.
+    /// A refusal, whose text reaches the user unchanged.
     fn choose(request: &ChoiceRequest) -> Result<Choice, Denial>;
 
-    /// Finds what is wrong with a `select` object, given as JSON text, beside these delegates.
+    /// Returns the mistakes in a `select` object, given as JSON text, with these delegates.
     fn validate(config: &str, candidates: &[Candidate]) -> Vec<Problem>;
 
-    /// JSON Schema of the `select` object.
+    /// Returns the JSON Schema of the `select` object.
     fn config_schema() -> String;
 }
 
-/// Exports a [`DelegatePolicy`] from a component. Once per crate.
+/// Exports a [`DelegatePolicy`] from a component. Use it once per crate.
 #[macro_export]
 macro_rules! delegate_policy {
     ($policy:ty) => {

@@ -1,17 +1,17 @@
-//! What the host knows of the pod beside what the request says. A policy that uses it needs a host of contract 0.1.1 or newer.
-//! On the host itself (in unit tests) the answers are those of `testing::set_facts`.
+//! The host's knowledge of the pod besides the request. A policy that uses it needs a host of contract 0.1.1 or newer.
+//! In unit tests on the host, the answers are those of `testing::set_facts`.
 
 use crate::Pair;
 
 pub use crate::bindings::weft::policy::facts::FactSource;
 
-/// Where the labels and annotations of the request come from.
+/// Returns the source of the request's labels and annotations.
 #[must_use]
 pub fn source() -> FactSource {
     imp::source()
 }
 
-/// Labels of the pod's namespace, sorted by key; none where the API server was not asked.
+/// Returns the labels of the pod's namespace, sorted by key; none if the API server was not asked.
 #[must_use]
 pub fn namespace_labels() -> Vec<Pair> {
     imp::namespace_labels()
@@ -22,7 +22,7 @@ mod imp {
     pub(super) use crate::bindings::weft::policy::facts::{namespace_labels, source};
 }
 
-/// There is no host to import from.
+/// There is no host from which to import.
 #[cfg(not(target_family = "wasm"))]
 pub(crate) mod imp {
     use std::cell::RefCell;

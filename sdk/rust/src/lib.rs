@@ -1,8 +1,8 @@
-//! What the author of a weft policy uses.
+//! The SDK for authors of weft policies.
 //!
-//! A policy is a pure function from a [`Request`] to a [`Decision`] or a [`Denial`]. Implement [`Policy`] on a type of your
-//! own and hand it to [`policy!`]; build the crate as a `cdylib` for `wasm32-unknown-unknown` (`weftctl policy build`). A
-//! policy that picks the delegate instead of the addresses implements [`DelegatePolicy`]: see [`choice`].
+//! A policy is a pure function from a [`Request`] to a [`Decision`] or a [`Denial`]. Implement [`Policy`] for your own
+//! type and pass it to [`policy!`]; build the crate as a `cdylib` for `wasm32-unknown-unknown` (`weftctl policy
+//! build`). A policy that picks the delegate instead of the addresses implements [`DelegatePolicy`]: see [`choice`].
 //!
 //! ```
 //! use weft_sdk::{Decision, Denial, Ledger, Policy, Problem, ReleaseRule, Request, pool};
@@ -35,8 +35,8 @@
 //! # }
 //! ```
 //!
-//! There is no clock, no randomness and no I/O beside [`Request::now`], [`Request::seed`], the [`Ledger`], [`facts`] and [`log`]: the
-//! same request and ledger always lead to the same decision, so a saved trace can be replayed.
+//! There is no clock, no randomness and no I/O besides [`Request::now`], [`Request::seed`], the [`Ledger`], [`facts`]
+//! and [`log`]: the same request and ledger always lead to the same decision, so a saved trace can be replayed.
 
 pub mod address;
 pub mod choice;
@@ -48,12 +48,12 @@ pub mod spread;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-/// The examples of the page that the package shows.
+/// The examples of the package's page.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// The generated bindings; [`policy!`] needs them, an author rarely does.
+/// The generated bindings, for [`policy!`]; an author rarely needs them.
 #[doc(hidden)]
 #[allow(missing_docs, reason = "generated; the WIT file is the documentation")]
 pub mod bindings {
@@ -76,38 +76,40 @@ pub use bindings::weft::policy::types::{
 
 use bindings::weft::policy::ledger as host;
 
-/// What a policy exports.
+/// The exports of a policy.
 pub trait Policy {
     /// Decides which addresses an attachment gets.
     ///
     /// # Errors
     ///
-    /// A refusal, whose text reaches the user as it is.
+    /// A refusal, whose text reaches the user unchanged.
     fn allocate(request: &Request, ledger: &dyn Ledger) -> Result<Decision, Denial>;
 
-    /// Finds what is wrong with an `ipam` object, given as JSON text.
+    /// Returns the mistakes in an `ipam` object, given as JSON text.
     fn validate(config: &str) -> Vec<Problem>;
 
-    /// JSON Schema of the `ipam` object.
+    /// Returns the JSON Schema of the `ipam` object.
     fn config_schema() -> String;
 }
 
-/// The read-only view of the ledger. A trait, so that a policy's logic can be tested natively over a model (feature `testing`); the one a
-/// policy gets is [`HostLedger`]. Every call crosses into the host, which bounds their number: ask, do not scan.
+/// The read-only view of the ledger. It is a trait, so that a policy's logic can be tested natively with a model
+/// (feature `testing`); a real policy gets [`HostLedger`]. Every call goes to the host, which limits their number:
+/// query, do not scan.
 pub trait Ledger {
-    /// The claim on an address, or none where it is free.
+    /// Returns the claim on an address, or `None` if it is free.
     fn claimed_by(&self, address: IpAddress) -> Option<Claim>;
 
-    /// The lowest free address of `range` that is not below `start`. No wrap-around, and gateways are not skipped.
+    /// Returns the lowest free address of `range` that is not below `start`. No wrap-around, and gateways are not
+    /// skipped.
     fn next_free(&self, range: &IpRange, start: IpAddress) -> Option<IpAddress>;
 
-    /// How full a range is.
+    /// Returns the fill level of a range.
     fn usage(&self, range: &IpRange) -> RangeUsage;
 
-    /// The last claim made in a range.
+    /// Returns the last claim in a range.
     fn last_claimed(&self, range: &IpRange) -> Option<LastClaim>;
 
-    /// Claims that an owner holds: active ones of a container id, kept ones of an identity.
+    /// Returns the claims that an owner holds: active ones of a container id, kept ones of an identity.
     fn held_by(&self, owner: &str) -> Vec<Claim>;
 }
 
@@ -137,7 +139,7 @@ impl Ledger for HostLedger {
     }
 }
 
-/// Exports a [`Policy`] from a component. Once per crate.
+/// Exports a [`Policy`] from a component. Use it once per crate.
 #[macro_export]
 macro_rules! policy {
     ($policy:ty) => {

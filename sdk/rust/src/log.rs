@@ -1,22 +1,22 @@
-//! Lines for the host's log. The host bounds their length and number and escapes control characters. On the host itself (in
-//! unit tests) the lines are kept for `testing::logged`.
+//! Lines for the host's log. The host limits their length and number and escapes control characters. In unit tests on
+//! the host, the lines are kept for `testing::logged`.
 
-/// For debugging the policy.
+/// Logs a line for debugging the policy.
 pub fn debug(message: &str) {
     imp::write(imp::Level::Debug, message);
 }
 
-/// Worth knowing.
+/// Logs useful information.
 pub fn info(message: &str) {
     imp::write(imp::Level::Info, message);
 }
 
-/// Something is off, but the policy goes on.
+/// Logs something unusual that the policy can handle.
 pub fn warn(message: &str) {
     imp::write(imp::Level::Warn, message);
 }
 
-/// Sends panic messages to the log before the trap they end in: without it a panic is an anonymous `unreachable`.
+/// Sends panic messages to the log before the resulting trap: otherwise, a panic is an anonymous `unreachable`.
 #[doc(hidden)]
 pub fn panics_too() {
     std::panic::set_hook(Box::new(|panic| warn(&panic.to_string())));
@@ -27,7 +27,7 @@ mod imp {
     pub(super) use crate::bindings::weft::policy::log::{Level, write};
 }
 
-/// There is no host to import from: the last lines of this thread are kept.
+/// There is no host from which to import: the last lines of this thread are kept.
 #[cfg(not(target_family = "wasm"))]
 pub(crate) mod imp {
     use std::cell::RefCell;
@@ -35,7 +35,7 @@ pub(crate) mod imp {
 
     pub(super) use crate::bindings::weft::policy::log::Level;
 
-    /// As many as the host keeps.
+    /// The host's limit.
     const LINES: usize = 64;
 
     thread_local! {

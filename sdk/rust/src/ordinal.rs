@@ -1,4 +1,4 @@
-//! The n-th pod of a StatefulSet gets the n-th address: the same after every restart, on every node.
+//! Gives the n-th pod of a StatefulSet the n-th address: the same after every restart, on every node.
 //!
 //! ```
 //! use weft_sdk::ordinal;
@@ -10,7 +10,7 @@
 use crate::pool::{at, in_subnet, is_gateway, size};
 use crate::{Denial, RangeSet, Request, WantedAddress};
 
-/// The ordinal at the end of a pod's name, as StatefulSets write it: digits after the last dash, without leading zeros.
+/// Returns the ordinal at the end of a pod's name in a StatefulSet: digits after the last dash, without leading zeros.
 #[must_use]
 pub fn of(pod: &str) -> Option<u32> {
     let (name, digits) = pod.rsplit_once('-')?;
@@ -18,15 +18,15 @@ pub fn of(pod: &str) -> Option<u32> {
     if name.is_empty() || !plain { None } else { digits.parse().ok() }
 }
 
-/// The n-th address of a set, counted from 0, gateways left out. Whether it is free is for the host to find out: where it is not,
-/// the ADD fails, because no other address will do.
+/// Returns the n-th address of a set, counted from 0 without gateways. The host checks whether it is free: if not, the
+/// ADD fails, because it cannot be replaced.
 ///
 /// # Errors
 ///
 /// The set has no such address.
 pub fn nth(request: &Request, set: &RangeSet, ordinal: u32) -> Result<WantedAddress, Denial> {
     let mut place = u128::from(ordinal);
-    // Every gateway that lies before it in the set moves it on by one.
+    // Every gateway before it in the set shifts it by one.
     let mut gateways: Vec<u128> = places_of_gateways(request, set);
     gateways.sort_unstable();
     gateways.dedup();

@@ -1,9 +1,9 @@
-//! Round robin over range sets, as the stock host-local plugin walks them, but answered from the ledger's index: a
-//! handful of questions, however full the pool is.
+//! Round robin over range sets, in the order of the stock host-local plugin, but answered from the ledger's index: a
+//! handful of queries, however full the pool is.
 //!
-//! The walk starts after the address claimed last in the set, goes through all of its ranges, wraps, and ends where it
-//! began, so that an address just released comes back only after a full lap. Gateways are skipped. Unlike the stock
-//! plugin, no gateway of *any* declared range is handed out, not just the one of the range at hand.
+//! The walk starts after the last claimed address of the set, goes through all its ranges, wraps around, and ends where
+//! it began, so that a released address is reused only after a full lap. Gateways are skipped. Unlike in the stock
+//! plugin, no gateway of *any* declared range is allocated, not only that of the current range.
 
 use crate::address::{from_number, in_range, next, number, same_family};
 use crate::{
@@ -11,16 +11,16 @@ use crate::{
     RequestedAddress, WantedAddress,
 };
 
-/// How many addresses are offered for each one wanted: the host goes on to the next when another process claimed the
-/// first in the meantime.
+/// How many addresses are offered for each wanted one: the host tries the next if another process has claimed the first
+/// meanwhile.
 pub const CANDIDATES: usize = 8;
 
-/// An address wanted, and why this one.
+/// A wanted address, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pick {
     /// Its candidates.
     pub wanted: WantedAddress,
-    /// Half a line for the decision's reason.
+    /// A phrase for the decision's reason.
     pub reason: String,
 }
 
@@ -28,7 +28,7 @@ pub struct Pick {
 ///
 /// # Errors
 ///
-/// The stock plugin's refusals, in its words.
+/// The stock plugin's refusals, with its messages.
 pub fn pick(request: &Request, sets: &[usize], ledger: &dyn Ledger) -> Result<Vec<Pick>, Denial> {
     if sets.is_empty() {
         return Err(Denial::InvalidConfig("no IP ranges specified".to_owned()));
@@ -53,19 +53,19 @@ pub fn pick(request: &Request, sets: &[usize], ledger: &dyn Ledger) -> Result<Ve
     Err(Denial::Denied(format!("failed to allocate all requested IPs:{left}")))
 }
 
-/// Whether a set has a range with this address.
+/// Returns whether a set has a range with this address.
 #[must_use]
 pub fn contains(set: &RangeSet, address: IpAddress) -> bool {
     set.ranges.iter().any(|range| in_range(range, address))
 }
 
-/// How many addresses a set has, gateways included.
+/// Returns the number of addresses in a set, including gateways.
 #[must_use]
 pub fn size(set: &RangeSet) -> u128 {
     set.ranges.iter().map(range_size).fold(0, u128::saturating_add)
 }
 
-/// The address at a place in a set, counted from 0 through all its ranges, and the range it is in.
+/// Returns the address at an index in a set, counted from 0 through all its ranges, and its range.
 #[must_use]
 pub fn at(set: &RangeSet, mut place: u128) -> Option<(IpAddress, &IpRange)> {
     for range in &set.ranges {
@@ -82,14 +82,15 @@ fn range_size(range: &IpRange) -> u128 {
     number(range.last).saturating_sub(number(range.first)).saturating_add(1)
 }
 
-/// Whether an address is the gateway of any declared range. The host never lets such an address be handed out.
+/// Returns whether an address is the gateway of any declared range. The host never allows such an address to be
+/// allocated.
 #[must_use]
 pub fn is_gateway(request: &Request, address: IpAddress) -> bool {
     let ranges = request.range_sets.iter().flat_map(|set| &set.ranges);
     ranges.filter_map(|range| range.gateway).any(|gateway| gateway == address)
 }
 
-/// For dual stack without rules: the index of the first range set of each family, IPv4 and IPv6 in the operator's order.
+/// For dual stack without rules: returns the index of the first range set of each family, in the operator's order.
 #[must_use]
 pub fn one_of_each_family(request: &Request) -> Vec<usize> {
     let mut sets: Vec<(usize, IpAddress)> = Vec::new();
@@ -102,21 +103,21 @@ pub fn one_of_each_family(request: &Request) -> Vec<usize> {
     sets.into_iter().map(|(index, _first)| index).collect()
 }
 
-/// `10.1.0.2-10.1.0.254,10.2.0.1-10.2.0.9`.
+/// Returns the name of a set: `10.1.0.2-10.1.0.254,10.2.0.1-10.2.0.9`.
 #[must_use]
 pub fn name(set: &RangeSet) -> String {
     let ranges: Vec<String> = set.ranges.iter().map(|range| format!("{}-{}", range.first, range.last)).collect();
     ranges.join(",")
 }
 
-/// Every requested address once, in order.
+/// Returns every requested address once, in order.
 fn requested(wishes: &[RequestedAddress]) -> Result<Vec<(IpAddress, RequestSource)>, Denial> {
     let mut addresses: Vec<(IpAddress, RequestSource)> = Vec::new();
     for wish in wishes {
         match wish.address {
             Some(address) if addresses.iter().any(|(known, _source)| *known == address) => {}
             Some(address) => addresses.push((address, wish.source)),
-            // The stock plugin does not notice an empty `IP=`, and does notice an empty entry of a list.
+            // The stock plugin ignores an empty `IP=`, but not an empty entry of a list.
             None if wish.text.is_empty() && wish.source == RequestSource::CniArgs => {}
             None => return Err(Denial::InvalidConfig(unreadable(wish))),
         }
@@ -157,7 +158,7 @@ struct Pool<'a> {
 // === impl Pool ===
 
 impl Pool<'_> {
-    /// The address somebody asked for, or a refusal.
+    /// Returns the requested address, or a refusal.
     fn requested(&self, address: IpAddress, source: RequestSource) -> Result<Pick, Denial> {
         if self.is_gateway(address) {
             return Err(Denial::Denied(format!("requested ip {address} is subnet's gateway")));
@@ -178,7 +179,7 @@ impl Pool<'_> {
         })
     }
 
-    /// Any address of the set.
+    /// Returns any address of the set.
     fn any(&self) -> Result<Pick, Denial> {
         let attachment = &self.request.attachment;
         let ours = |claim: &&Claim| {
@@ -209,13 +210,13 @@ impl Pool<'_> {
         Ok(Pick { wanted: WantedAddress { candidates: found, gateway }, reason })
     }
 
-    /// The claim made last in the whole set.
+    /// Returns the last claim in the whole set.
     fn last(&self) -> Option<LastClaim> {
         let claims = self.set.ranges.iter().filter_map(|range| self.ledger.last_claimed(range));
         claims.filter(|last| contains(self.set, last.address)).max_by_key(|last| last.sequence)
     }
 
-    /// Addresses of the set that are kept for an identity of this attachment: it gets them back first.
+    /// Adds addresses of the set that are kept for an identity of this attachment, which gets them back first.
     fn kept(&self, found: &mut Vec<IpPrefix>, gateway: &mut Option<IpAddress>) {
         for claim in self.request.held.iter().filter(|claim| self.is_kept_for_us(claim)) {
             let range = self.set.ranges.iter().find(|range| in_range(range, claim.address));
@@ -225,7 +226,7 @@ impl Pool<'_> {
         }
     }
 
-    /// Free addresses in round-robin order, until there are enough or the lap is over.
+    /// Adds free addresses in round-robin order, until there are enough or the lap is over.
     fn walk(&self, last: Option<&LastClaim>, found: &mut Vec<IpPrefix>, gateway: &mut Option<IpAddress>) {
         for lap in laps(self.set, last) {
             let mut start = Some(lap.first);
@@ -266,7 +267,7 @@ struct Lap<'a> {
     last: IpAddress,
 }
 
-/// The walk in pieces: from after `last` to the end of its range, the other ranges, and up to `last` again.
+/// Returns the walk in pieces: from after `last` to the end of its range, the other ranges, and up to `last` again.
 fn laps<'a>(set: &'a RangeSet, last: Option<&LastClaim>) -> Vec<Lap<'a>> {
     let whole = |range: &'a IpRange| Lap { range, first: range.first, last: range.last };
     let home = last.and_then(|last| {
@@ -276,14 +277,15 @@ fn laps<'a>(set: &'a RangeSet, last: Option<&LastClaim>) -> Vec<Lap<'a>> {
     let (before, from) = set.ranges.split_at(index);
     let Some((range, after)) = from.split_first() else { return Vec::new() };
     let mut laps = Vec::with_capacity(set.ranges.len() + 1);
-    // `last` may be the very last address there is; then there is nothing after it.
+    // `last` may be the last address of the family, which has no successor.
     laps.extend(next(last).map(|first| Lap { range, first, last: range.last }));
     laps.extend(after.iter().chain(before).map(whole));
     laps.push(Lap { range, first: range.first, last });
     laps
 }
 
-/// Adds a candidate. False where its gateway differs from the earlier ones': candidates share a gateway, so the list ends.
+/// Adds a candidate. Returns false if its gateway differs from that of earlier ones: candidates share a gateway, so the
+/// list ends.
 fn add(found: &mut Vec<IpPrefix>, gateway: &mut Option<IpAddress>, range: &IpRange, address: IpAddress) -> bool {
     let candidate = in_subnet(range, address);
     if found.is_empty() {
@@ -297,7 +299,7 @@ fn add(found: &mut Vec<IpPrefix>, gateway: &mut Option<IpAddress>, range: &IpRan
     true
 }
 
-/// An address of a range, with the prefix length of the range's subnet.
+/// Returns an address of a range, with the prefix length of the range's subnet.
 #[must_use]
 pub fn in_subnet(range: &IpRange, address: IpAddress) -> IpPrefix {
     IpPrefix { address, length: range.subnet.length }

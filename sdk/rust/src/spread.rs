@@ -1,7 +1,8 @@
-//! A search that starts at a hash of the pod: nodes that start pods at the same time do not race for the lowest address, a pod
-//! that is tried again asks for the same address, and what was released comes back late.
+//! A search that starts at a hash of the pod: nodes that start pods at the same time do not race for the lowest
+//! address, a retried pod requests the same address, and a released address is reused late.
 //!
-//! [`Spread`] is a view of the ledger in which the last claim is at that hash; [`pool::pick`](crate::pool::pick) then starts there.
+//! [`Spread`] is a view of the ledger whose last claim is at that hash; [`pool::pick`](crate::pool::pick) then starts
+//! there.
 //!
 //! ```
 //! use weft_sdk::{Denial, Ledger, Request, pool, spread::Spread};
@@ -16,17 +17,17 @@ use crate::address::in_range;
 use crate::pool::{at, size};
 use crate::{Claim, IpAddress, IpRange, LastClaim, Ledger, RangeSet, RangeUsage, Request};
 
-/// The view.
+/// The ledger view.
 pub struct Spread<'a> {
     ledger: &'a dyn Ledger,
-    /// One start per range set.
+    /// One start address per range set.
     starts: Vec<IpAddress>,
 }
 
 // === impl Spread ===
 
 impl<'a> Spread<'a> {
-    /// A view for a request, with a start in each of the range sets with these indexes.
+    /// Creates a view for a request, with a start in each of the range sets with these indexes.
     #[must_use]
     pub fn new(ledger: &'a dyn Ledger, request: &Request, sets: &[usize]) -> Self {
         let starts = sets.iter().filter_map(|&index| {
@@ -37,15 +38,15 @@ impl<'a> Spread<'a> {
     }
 }
 
-/// The address at a place in a set, counted through all its ranges.
+/// Returns the address at an index in a set, counted through all its ranges.
 fn start(set: &RangeSet, hash: u64) -> Option<IpAddress> {
-    // The high bits count too: an IPv6 range may be larger than the hash.
+    // Use the high bits too: an IPv6 range may be larger than the hash.
     let wide = u128::from(hash) << 64 | u128::from(mix(hash));
     let place = wide.checked_rem(size(set))?;
     at(set, place).map(|(address, _range)| address)
 }
 
-/// FNV-1a over what stays the same when a pod is tried again: its uid, or where there is none the container, with network,
+/// FNV-1a over what stays the same when a pod is retried: its uid or, without one, the container, with network,
 /// interface and set.
 fn hash(request: &Request, set: usize) -> u64 {
     let attachment = &request.attachment;
@@ -57,12 +58,12 @@ fn hash(request: &Request, set: usize) -> u64 {
         part.bytes().for_each(&mut add);
         add(0);
     }
-    // As 64 bits: a start is the same on every machine.
+    // As 64 bits, so that a start is the same on every machine.
     (set as u64).to_le_bytes().into_iter().for_each(&mut add);
     mix(hash)
 }
 
-/// The last step of SplitMix64, so that every bit depends on all.
+/// The last step of SplitMix64, which makes every bit depend on all others.
 fn mix(mut hash: u64) -> u64 {
     hash = (hash ^ hash >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ hash >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -1,5 +1,5 @@
-//! For tests on the host (feature `testing`): requests to start from, a ledger in memory, and a [`Network`] that asks a policy,
-//! verifies its decision as weft does, and claims.
+//! For tests on the host (feature `testing`): sample requests, a ledger in memory, and a [`Network`] that asks a
+//! policy, verifies its decision like weft, and claims.
 //!
 //! ```
 //! # use weft_sdk::{Decision, Denial, Ledger, Policy, Problem, ReleaseRule, Request, pool};
@@ -33,24 +33,24 @@ use crate::choice::{Candidate, ChoiceRequest};
 use crate::facts::FactSource;
 use crate::{Attachment, IpAddress, IpPrefix, IpRange, Node, Pair, RangeSet, Request, RequestSource, RequestedAddress};
 
-/// What [`facts`](crate::facts) answers on this thread from now on.
+/// Sets the answers of [`facts`](crate::facts) on this thread.
 pub fn set_facts(source: FactSource, namespace_labels: Vec<Pair>) {
     crate::facts::imp::set(source, namespace_labels);
 }
 
-/// Lines logged on this thread since the last call of this, each after its level: `info: ...`.
+/// Returns the lines logged on this thread since the last call, each after its level: `info: ...`.
 #[must_use]
 pub fn logged() -> Vec<String> {
     crate::log::imp::take()
 }
 
-/// Pairs (labels, annotations, CNI arguments) from texts.
+/// Creates pairs (labels, annotations, CNI arguments) from texts.
 #[must_use]
 pub fn pairs(pairs: &[(&str, &str)]) -> Vec<Pair> {
     pairs.iter().map(|(key, value)| Pair { key: (*key).into(), value: (*value).into() }).collect()
 }
 
-/// A choice for container `c1`, `eth0`, without a pod.
+/// Creates a choice request for container `c1`, `eth0`, without a pod.
 #[must_use]
 pub fn choice_request(config: &str, candidates: Vec<Candidate>) -> ChoiceRequest {
     let request = request(config, Vec::new());
@@ -68,7 +68,7 @@ pub fn choice_request(config: &str, candidates: Vec<Candidate>) -> ChoiceRequest
     }
 }
 
-/// A request of container `c1`, `eth0`, pod `ns/name`.
+/// Creates a request of container `c1`, `eth0`, pod `ns/name`.
 #[must_use]
 pub fn request(config: &str, range_sets: Vec<RangeSet>) -> Request {
     Request {
@@ -89,7 +89,7 @@ pub fn request(config: &str, range_sets: Vec<RangeSet>) -> Request {
     }
 }
 
-/// An address somebody asked for.
+/// Creates a requested address.
 #[must_use]
 pub fn wish(text: &str, source: RequestSource) -> RequestedAddress {
     let prefix: Option<IpPrefix> = text.parse().ok();
@@ -97,11 +97,11 @@ pub fn wish(text: &str, source: RequestSource) -> RequestedAddress {
     RequestedAddress { text: text.into(), address, length: prefix.map(|prefix| prefix.length), source }
 }
 
-/// `SUBNET`, `FIRST-LAST@SUBNET` or either with `!GATEWAY`, with the stock plugin's defaults.
+/// Parses `SUBNET`, `FIRST-LAST@SUBNET` or either with `!GATEWAY`, with the stock plugin's defaults.
 ///
 /// # Panics
 ///
-/// The text is none of them.
+/// The text has another form.
 #[must_use]
 pub fn range(text: &str) -> IpRange {
     let (text, gateway) = text.split_once('!').map_or((text, None), |(text, gateway)| (text, Some(gateway)));
@@ -121,7 +121,7 @@ pub fn range(text: &str) -> IpRange {
     }
 }
 
-/// A set of ranges, each as for [`range`].
+/// Creates a set of ranges, each as for [`range`].
 #[must_use]
 pub fn set(ranges: &[&str]) -> RangeSet {
     RangeSet { name: None, ranges: ranges.iter().map(|text| range(text)).collect() }

@@ -1,4 +1,4 @@
-//! What is wrong with ranges, in the stock plugin's words.
+//! Mistakes in ranges, with the stock plugin's messages.
 
 use crate::{conf, ranges};
 

@@ -1,6 +1,6 @@
 //! The client's state machine (RFC 2131, section 4.4): from DISCOVER to a lease, and on to its renewal or its end.
 //!
-//! `tick` when `next` is due, `receive` for every message that comes in; both say what to do. A client ends by itself when
+//! Call `tick` when `next` is due, and `receive` for every received message; both return what to do. A client ends when
 //! it gives up or loses its lease, and by `release`.
 
 use std::net::Ipv4Addr;
@@ -10,8 +10,8 @@ use super::{Kind, Lease, Listen, Message, Output, Purpose, Settings, option};
 use crate::pace::Jitter;
 use crate::{Lost, Millis};
 
-/// While a lease is prolonged: half of what is left until the next stage, but no less. RFC 2131 says a minute, with which
-/// one lost packet costs a lease of two minutes.
+/// Minimum delay during a renewal, which otherwise is half of the time until the next stage. RFC 2131 has one minute,
+/// with which a single lost packet loses a lease of two minutes.
 const MIN_PROLONG: Millis = 4_000;
 /// No relay or server may send more than fits an Ethernet frame.
 const MAX_SIZE: u16 = 1_472;
@@ -24,7 +24,7 @@ enum State {
         server: Ipv4Addr,
         until: Millis,
     },
-    /// INIT-REBOOT: confirm an address that is remembered.
+    /// INIT-REBOOT: confirms a remembered address.
     Rebooting {
         address: Ipv4Addr,
         until: Millis,
@@ -44,14 +44,14 @@ pub struct Client {
     lease: Option<Lease>,
     jitter: Jitter,
     xid: u32,
-    /// When the present acquisition or renewal began: `secs` counts from here.
+    /// When the current acquisition or renewal began: `secs` is relative to it.
     began: Millis,
-    /// When the present acquisition is given up.
+    /// When the current acquisition is abandoned.
     deadline: Millis,
-    /// Tries of the present acquisition.
+    /// Tries of the current acquisition.
     tries: u32,
     next: Millis,
-    /// When the last message went out: a lease counts from there.
+    /// When the last message was sent: a lease is relative to it.
     asked: Millis,
     /// For the text of a failure.
     offers: u32,
@@ -59,7 +59,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that looks for a lease.
+    /// Creates a client that looks for a lease.
     #[must_use]
     pub fn acquire(settings: Settings, purpose: Purpose, seed: u64, now: Millis) -> Self {
         let mut client = Self::idle(settings, purpose, seed, now);
@@ -70,8 +70,8 @@ impl Client {
         client
     }
 
-    /// A client that continues with a lease it was given before the program restarted. What became due meanwhile is due now;
-    /// a lease that has ended is asked for once more, since the address is still in use.
+    /// Creates a client that resumes a lease from before a restart of the program. Overdue work is due at once; a lease
+    /// that has ended is requested once more, because the address is still in use.
     #[must_use]
     pub fn resume(settings: Settings, lease: Lease, seed: u64, now: Millis) -> Self {
         let address = lease.address;
@@ -107,7 +107,7 @@ impl Client {
         }
     }
 
-    /// When `tick` has something to do; `None` where it never will.
+    /// Returns when `tick` has something to do; `None` if never.
     #[must_use]
     pub fn next(&self) -> Option<Millis> {
         match self.state {
@@ -117,13 +117,13 @@ impl Client {
         }
     }
 
-    /// The lease, while there is one.
+    /// Returns the lease, if there is one.
     #[must_use]
     pub fn lease(&self) -> Option<&Lease> {
         self.lease.as_ref()
     }
 
-    /// Where answers will come.
+    /// Returns where answers will arrive.
     #[must_use]
     pub fn listen(&self) -> Listen {
         match self.state {
@@ -167,8 +167,8 @@ impl Client {
         }
     }
 
-    /// Takes a message that came in, from a frame of that MAC address. What is not for this client, or not an answer to
-    /// what it asked, changes nothing.
+    /// Handles a received message, from a frame of that MAC address. Ignores messages that are not for this client, or
+    /// that are no answer to its request.
     pub fn receive(&mut self, now: Millis, message: &Message, from: Option<[u8; 6]>) -> Vec<Output> {
         if !message.reply || message.xid != self.xid || message.mac != self.settings.mac {
             return Vec::new();
@@ -190,7 +190,7 @@ impl Client {
                 self.granted(message, (server, from), address)
             }
             (State::Requesting { server, .. }, Some(Kind::Nak)) => {
-                // The server that was chosen: another one only says that it was not.
+                // Only the chosen server counts: another one merely confirms that it was not chosen.
                 if message.address(option::SERVER_ID).is_none_or(|by| by == server) {
                     return self.refused(now, message);
                 }
@@ -203,7 +203,7 @@ impl Client {
         }
     }
 
-    /// Ends the client, and says what to send so that the server can give the address to others.
+    /// Ends the client, and returns what to send so that the server can reassign the address.
     #[must_use]
     pub fn release(mut self) -> Option<Output> {
         let lease = self.lease.take()?;
@@ -213,7 +213,7 @@ impl Client {
 
     // --- what a client does ---
 
-    /// Forgets what was offered and asks anew.
+    /// Drops all offers and starts over.
     fn start_over(&mut self, now: Millis) {
         self.xid = self.jitter.word();
         self.state = State::Selecting;
@@ -250,7 +250,7 @@ impl Client {
         self.request(now, offer.yiaddr, Some(server), until)
     }
 
-    /// Asks for an address that was offered, or that is remembered.
+    /// Requests an offered or remembered address.
     fn request(&mut self, now: Millis, address: Ipv4Addr, server: Option<Ipv4Addr>, until: Millis) -> Vec<Output> {
         let mut message = self.message(Kind::Request, now);
         message.options.insert(option::REQUESTED_ADDRESS, address.octets().to_vec());
@@ -261,7 +261,7 @@ impl Client {
         vec![self.broadcast(now, Ipv4Addr::UNSPECIFIED, &message)]
     }
 
-    /// Renews with the server that gave the lease, from T2 on with any; then it is over.
+    /// Renews with the lease's server, from T2 on with any; after the end, the lease is lost.
     fn prolong(&mut self, now: Millis) -> Vec<Output> {
         let Some(lease) = &self.lease else { return self.lose(Lost::Expired) };
         let (address, server, mac) = (lease.address, lease.server, lease.server_mac);
@@ -292,13 +292,13 @@ impl Client {
             Purpose::Any(_) => None,
         };
         if kept.unwrap_or(wanted) != ack.yiaddr && (kept.is_some() || self.lease.is_some()) {
-            // The server has noted that we have it, so it is told that we do not.
+            // The server has recorded our lease, so release it.
             let unwanted = self.release_of(ack.yiaddr, server, mac);
             let mut outputs = vec![unwanted];
             outputs.extend(self.lose(Lost::Moved(ack.yiaddr.into())));
             return outputs;
         }
-        // An answer to a renewal comes through a socket that does not tell.
+        // The answer to a renewal comes through a socket without MAC addresses.
         let known = self.lease.as_ref().filter(|lease| lease.server == server).and_then(|lease| lease.server_mac);
         let lease = Lease::of(ack, server, mac.or(known), self.asked);
         self.purpose = Purpose::Keep(lease.address);
@@ -309,8 +309,8 @@ impl Client {
         vec![Output::Bound]
     }
 
-    /// DHCPNAK. A new attachment looks for another address. One that is in use has `timeout` to get the very same again:
-    /// servers that lost their leases refuse first and offer it then.
+    /// Handles a DHCPNAK. A new attachment looks for another address. An attachment in use has `timeout` to get the
+    /// same address again: servers that lost their leases first refuse and then offer it.
     fn refused(&mut self, now: Millis, nak: &Message) -> Vec<Output> {
         let text = nak.options.get(&option::TEXT).map(|text| String::from_utf8_lossy(text).into_owned());
         let text = text.unwrap_or_default();
@@ -329,7 +329,7 @@ impl Client {
             };
         }
         self.start_over(now);
-        // Not at once: a server that refuses what it offers would be asked in a circle.
+        // Not at once: a server that refuses its own offers would cause an endless loop.
         if !in_use && again {
             self.next = now.saturating_add(self.settings.pace.delay(self.tries, &mut self.jitter)).min(self.deadline);
             self.tries += 1;
@@ -360,7 +360,7 @@ impl Client {
 
     // --- messages ---
 
-    /// When to try again, and no later than some time.
+    /// Sets the time of the next try, at most `bound`.
     fn wait(&mut self, now: Millis, bound: Millis) {
         let delay = self.settings.pace.delay(self.tries, &mut self.jitter);
         self.tries = self.tries.saturating_add(1);
@@ -375,7 +375,7 @@ impl Client {
     fn message(&self, kind: Kind, now: Millis) -> Message {
         let mut message = Message::of(kind, self.xid, self.settings.mac);
         message.secs = u16::try_from(now.saturating_sub(self.began) / 1_000).unwrap_or(u16::MAX);
-        // A client that has its address can be reached there.
+        // A client with an address can be reached there.
         message.broadcast = self.settings.broadcast && self.lease.is_none();
         let options = &mut message.options;
         options.insert(option::CLIENT_ID, self.settings.client_id.clone());

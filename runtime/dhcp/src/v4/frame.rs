@@ -1,4 +1,4 @@
-//! IPv4 and UDP around a message, for the packet socket of a client that has no address yet.
+//! IPv4 and UDP around a message, for the packet socket of a client without an address.
 
 use std::net::Ipv4Addr;
 
@@ -12,10 +12,10 @@ pub const SERVER_PORT: u16 = 67;
 const IP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 const UDP: u8 = 17;
-/// More fragments, or not the first one.
+/// More fragments follow, or it is not the first one.
 const FRAGMENT: u16 = 0x3fff;
 
-/// A datagram for the client's port.
+/// A received datagram for the client's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Datagram<'a> {
     /// Sender.
@@ -24,14 +24,14 @@ pub struct Datagram<'a> {
     pub payload: &'a [u8],
 }
 
-/// An IPv4 packet with a client's datagram.
+/// Returns an IPv4 packet with a client's datagram.
 #[must_use]
 pub fn write_frame(from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
-    // A message is far below 64 KiB: its options are bounded by the configuration.
+    // A message is far below 64 KiB: the configuration limits its options.
     let length = |size: usize| u16::try_from(size).unwrap_or(u16::MAX).to_be_bytes();
     let total = IP_HEADER + UDP_HEADER + payload.len();
     let mut ip = Vec::with_capacity(total);
-    // Precedence as other clients have it: internet control, low delay.
+    // The precedence that other clients use: internet control, low delay.
     ip.extend([0x45, 0x10]);
     ip.extend(length(total));
     ip.extend([0, 0, 0, 0, 64, UDP, 0, 0]);
@@ -46,7 +46,7 @@ pub fn write_frame(from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     ip.extend([0, 0]);
     ip.extend(payload);
     let pseudo = pseudo_header(from, to, ip.len() - udp_at);
-    // Zero would mean that there is no checksum.
+    // Zero would mean "no checksum".
     let check = match checksum(sum(&ip[udp_at..], pseudo)) {
         0 => u16::MAX,
         other => other,
@@ -55,10 +55,10 @@ pub fn write_frame(from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     ip
 }
 
-/// Reads an IPv4 packet that should carry a datagram from a server.
+/// Parses an IPv4 packet that should contain a datagram from a server.
 ///
 /// # Errors
-/// It does not.
+/// It does not contain one.
 pub fn read_frame(packet: &[u8]) -> Result<Datagram<'_>, Malformed> {
     let fixed = packet.get(..IP_HEADER).ok_or(Malformed::Short)?;
     let header = usize::from(fixed[0] & 0x0f) * 4;
@@ -66,7 +66,7 @@ pub fn read_frame(packet: &[u8]) -> Result<Datagram<'_>, Malformed> {
         return Err(Malformed::Field("IP version or header length"));
     }
     let word = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
-    // Behind the packet there may be padding.
+    // Padding may follow the packet.
     let packet = packet.get(..usize::from(word(2))).ok_or(Malformed::Short)?;
     let (ip, udp) = packet.split_at_checked(header).ok_or(Malformed::Short)?;
     if fixed[9] != UDP || word(6) & FRAGMENT != 0 {
@@ -86,7 +86,7 @@ pub fn read_frame(packet: &[u8]) -> Result<Datagram<'_>, Malformed> {
     let (from, to) = (address(12), address(16));
     let stored = u16::from_be_bytes([head[6], head[7]]);
     let pseudo = pseudo_header(from, to, udp.len());
-    // On virtual links a packet comes as its sender left it to the hardware: with the pseudo header's sum in the field.
+    // On virtual links a checksum may still be left to the hardware: the field then has the pseudo header's sum.
     let left_to_hardware = stored == fold(pseudo);
     if stored != 0 && !left_to_hardware && checksum(sum(udp, pseudo)) != 0 {
         return Err(Malformed::Checksum);
@@ -99,7 +99,7 @@ fn pseudo_header(from: Ipv4Addr, to: Ipv4Addr, length: usize) -> u32 {
     sum(&to.octets(), sum(&from.octets(), start))
 }
 
-/// Adds up words; a packet has too few of them to overflow.
+/// Sums words; a packet is too short for an overflow.
 fn sum(bytes: &[u8], start: u32) -> u32 {
     bytes
         .chunks(2)

@@ -1,4 +1,4 @@
-//! What a lease is and what its options mean to a container.
+//! A lease, and the meaning of its options for a container.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Message, option};
 use crate::{Millis, names};
 
-/// Where the server says none.
+/// The default if the server says nothing.
 const DEFAULT_SECONDS: u32 = 3_600;
 /// A lease without end.
 const INFINITE: u32 = u32::MAX;
@@ -21,11 +21,11 @@ pub struct Lease {
     pub address: Ipv4Addr,
     /// The server that gave it.
     pub server: Ipv4Addr,
-    /// Where its answer came from: the server's MAC address or its relay's.
+    /// The source of its answer: the MAC address of the server or its relay.
     pub server_mac: Option<[u8; 6]>,
-    /// When it was asked for.
+    /// When it was requested.
     pub obtained: Millis,
-    /// T1; `None` where the lease has no end.
+    /// T1; `None` if the lease has no end.
     pub renew: Option<Millis>,
     /// T2.
     pub rebind: Option<Millis>,
@@ -36,7 +36,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The lease of an acknowledgement to a request that was sent at `asked`.
+    /// Returns the lease of an acknowledgement to a request that was sent at `asked`.
     pub(super) fn of(ack: &Message, server: Ipv4Addr, server_mac: Option<[u8; 6]>, asked: Millis) -> Self {
         let seconds = |code: u8| {
             let octets: Option<[u8; 4]> = ack.options.get(&code).and_then(|value| value.as_slice().try_into().ok());
@@ -56,21 +56,22 @@ impl Lease {
         Self { address: ack.yiaddr, server, server_mac, obtained: asked, renew, rebind, expires, options }
     }
 
-    /// Address and prefix length; `None` where the server gave no subnet mask or an impossible one.
+    /// Returns address and prefix length; `None` if the server gave no or an invalid subnet mask.
     #[must_use]
     pub fn network(&self) -> Option<Ipv4Net> {
         let mask: Ipv4Addr = self.addresses(option::SUBNET_MASK).first().copied()?;
         Ipv4Net::with_netmask(self.address, mask).ok()
     }
 
-    /// The first router.
+    /// Returns the first router.
     #[must_use]
     pub fn router(&self) -> Option<Ipv4Addr> {
         self.addresses(option::ROUTERS).first().copied()
     }
 
-    /// Routes as (destination, next hop); a destination on the link has none. Classless routes (option 121) replace all
-    /// others (RFC 3442); otherwise the static ones and a default route through the first router.
+    /// Returns routes as (destination, next hop); a destination on the link has no next hop. Classless routes (option
+    /// 121) replace all others (RFC 3442); otherwise there are the static ones and a default route through the first
+    /// router.
     #[must_use]
     pub fn routes(&self) -> Vec<(Ipv4Net, Option<Ipv4Addr>)> {
         if let Some(bytes) = self.options.get(&option::CLASSLESS_ROUTES) {
@@ -79,7 +80,7 @@ impl Lease {
         let pairs = self.addresses(option::STATIC_ROUTES);
         let mut routes: Vec<_> = pairs
             .chunks_exact(2)
-            // RFC 2132: 0.0.0.0 is no legal destination here.
+            // RFC 2132: 0.0.0.0 is not a valid destination here.
             .filter(|pair| !pair[0].is_unspecified())
             .filter_map(|pair| Some((Ipv4Net::new(pair[0], class_prefix(pair[0])?).ok()?.trunc(), Some(pair[1]))))
             .collect();
@@ -87,19 +88,19 @@ impl Lease {
         routes
     }
 
-    /// Name servers.
+    /// Returns the name servers.
     #[must_use]
     pub fn name_servers(&self) -> Vec<Ipv4Addr> {
         self.addresses(option::DNS_SERVERS)
     }
 
-    /// The domain.
+    /// Returns the domain.
     #[must_use]
     pub fn domain(&self) -> Option<String> {
         self.options.get(&option::DOMAIN_NAME).and_then(|bytes| names::plain(bytes))
     }
 
-    /// The search list.
+    /// Returns the search list.
     #[must_use]
     pub fn search(&self) -> Vec<String> {
         self.options.get(&option::DOMAIN_SEARCH).and_then(|bytes| names::read(bytes)).unwrap_or_default()
@@ -111,7 +112,7 @@ impl Lease {
     }
 }
 
-/// RFC 3442: prefix length, as many octets of the destination as it covers, next hop. What is malformed ends the list.
+/// RFC 3442: prefix length, as many octets of the destination as it covers, next hop. A malformed route ends the list.
 fn classless(mut bytes: &[u8]) -> Vec<(Ipv4Net, Option<Ipv4Addr>)> {
     let mut routes = Vec::new();
     while let [length, rest @ ..] = bytes {
@@ -128,7 +129,7 @@ fn classless(mut bytes: &[u8]) -> Vec<(Ipv4Net, Option<Ipv4Addr>)> {
     routes
 }
 
-/// The prefix length that a destination's class implies, as the stock daemon reads it; none for multicast and reserved ones.
+/// Returns the prefix length of a destination's class, as in the stock daemon; `None` for multicast and reserved ones.
 fn class_prefix(destination: Ipv4Addr) -> Option<u8> {
     match destination.octets()[0] {
         0..=127 => Some(8),

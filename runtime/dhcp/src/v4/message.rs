@@ -1,7 +1,7 @@
 //! The BOOTP message with its options, on the wire.
 //!
-//! Reading is lenient where servers are known to be sloppy (missing end option, options of no length) and strict where a
-//! wrong guess would be a wrong lease.
+//! Parsing is lenient where servers are known to be sloppy (missing end option, options of zero length) and strict
+//! where a wrong guess would be a wrong lease.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -12,7 +12,7 @@ use crate::Malformed;
 const MAGIC: [u8; 4] = [99, 130, 83, 99];
 /// Fixed fields and the magic cookie.
 const HEADER: usize = 240;
-/// The smallest message that old relays let through.
+/// The minimum size that old relays forward.
 const MIN_SIZE: usize = 300;
 const SNAME: std::ops::Range<usize> = 44..108;
 const FILE: std::ops::Range<usize> = 108..236;
@@ -24,19 +24,19 @@ const BROADCAST: u16 = 0x8000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Who is there?
+    /// A client looks for servers.
     Discover = 1,
     /// A server's proposal.
     Offer = 2,
-    /// The client wants, or wants to keep, an address.
+    /// The client requests, or wants to keep, an address.
     Request = 3,
-    /// The client found the address in use.
+    /// The client found that the address is in use.
     Decline = 4,
     /// Granted.
     Ack = 5,
     /// Refused.
     Nak = 6,
-    /// The client is done with the address.
+    /// The client no longer needs the address.
     Release = 7,
     /// Options only.
     Inform = 8,
@@ -61,28 +61,28 @@ impl Kind {
 /// A DHCPv4 message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// From a server to a client, as opposed to the other way.
+    /// Whether it is from a server to a client.
     pub reply: bool,
-    /// Transaction.
+    /// Transaction id.
     pub xid: u32,
     /// Seconds since the client began.
     pub secs: u16,
-    /// The client cannot be reached at an address it does not have yet.
+    /// Whether the client cannot be reached at an address yet.
     pub broadcast: bool,
-    /// The client's address, where it has one.
+    /// The client's address, if it has one.
     pub ciaddr: Ipv4Addr,
-    /// The client's address, as the server gives it.
+    /// The client's address, assigned by the server.
     pub yiaddr: Ipv4Addr,
     /// The relay.
     pub giaddr: Ipv4Addr,
     /// The client's hardware address.
     pub mac: [u8; 6],
-    /// Options by code, pieces of long ones joined (RFC 3396).
+    /// Options by code; the parts of long ones are joined (RFC 3396).
     pub options: BTreeMap<u8, Vec<u8>>,
 }
 
 impl Message {
-    /// A client's message of a kind with nothing else in it.
+    /// Creates a client's message of a kind without options.
     #[must_use]
     pub fn of(kind: Kind, xid: u32, mac: [u8; 6]) -> Self {
         let none = Ipv4Addr::UNSPECIFIED;
@@ -90,7 +90,7 @@ impl Message {
         Self { reply: false, xid, secs: 0, broadcast: false, ciaddr: none, yiaddr: none, giaddr: none, mac, options }
     }
 
-    /// Its kind, where it says one.
+    /// Returns its kind, if it has one.
     #[must_use]
     pub fn kind(&self) -> Option<Kind> {
         match self.options.get(&option::MESSAGE_TYPE)?.as_slice() {
@@ -99,14 +99,14 @@ impl Message {
         }
     }
 
-    /// An option that is one address.
+    /// Returns an option that is one address.
     #[must_use]
     pub fn address(&self, code: u8) -> Option<Ipv4Addr> {
         let octets: [u8; 4] = self.options.get(&code)?.as_slice().try_into().ok()?;
         Some(octets.into())
     }
 
-    /// Writes it.
+    /// Serializes it.
     #[must_use]
     pub fn write(&self) -> Vec<u8> {
         let mut bytes = vec![if self.reply { 2 } else { 1 }, 1, 6, 0];
@@ -119,7 +119,7 @@ impl Message {
         bytes.extend(self.mac);
         bytes.resize(FILE.end, 0);
         bytes.extend(MAGIC);
-        // The type first: some servers and most people look there.
+        // The type comes first, because some servers and most people look there.
         let first = self.options.get_key_value(&option::MESSAGE_TYPE);
         let others = self.options.iter().filter(|(code, _)| **code != option::MESSAGE_TYPE);
         for (code, value) in first.into_iter().chain(others) {
@@ -136,10 +136,10 @@ impl Message {
         bytes
     }
 
-    /// Reads one.
+    /// Parses a message.
     ///
     /// # Errors
-    /// It is none.
+    /// It is not a message.
     pub fn read(bytes: &[u8]) -> Result<Self, Malformed> {
         let header = bytes.get(..HEADER).ok_or(Malformed::Short)?;
         let octets = |at: usize| -> [u8; 4] { [header[at], header[at + 1], header[at + 2], header[at + 3]] };
@@ -151,7 +151,7 @@ impl Message {
         if octets(236) != MAGIC {
             return Err(Malformed::Field("magic cookie"));
         }
-        // Ethernet only: of another kind's addresses nothing can be told.
+        // Only Ethernet: other kinds of addresses are unknown.
         if header[1] != 1 || header[2] != 6 {
             return Err(Malformed::NotOurs);
         }

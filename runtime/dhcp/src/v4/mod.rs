@@ -1,4 +1,4 @@
-//! DHCPv4 (RFC 2131): messages, the frames that carry them, what a lease says, and the client.
+//! DHCPv4 (RFC 2131): messages, their frames, leases, and the client.
 
 mod client;
 mod frame;
@@ -14,7 +14,7 @@ pub use lease::Lease;
 pub use message::{Kind, Message};
 pub use terms::{Listen, Output, Purpose, Settings};
 
-/// Option codes that are named here.
+/// Codes of the options used here.
 pub mod option {
     /// Subnet mask.
     pub const SUBNET_MASK: u8 = 1;
@@ -32,7 +32,7 @@ pub mod option {
     pub const REQUESTED_ADDRESS: u8 = 50;
     /// Lease time.
     pub const LEASE_TIME: u8 = 51;
-    /// Options go on in the fields `file` and `sname`.
+    /// Options continue in the fields `file` and `sname`.
     pub const OVERLOAD: u8 = 52;
     /// Message type.
     pub const MESSAGE_TYPE: u8 = 53;

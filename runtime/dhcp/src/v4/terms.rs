@@ -1,38 +1,38 @@
-//! A client's events, its goal, and the actions it asks for.
+//! A client's settings, its goal, and its outputs.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use crate::{Lost, Pace};
 
-/// What does not change while a client lives.
+/// The constant settings of a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Hardware address of its link.
     pub mac: [u8; 6],
-    /// Client identifier (option 61), type octet included.
+    /// Client identifier (option 61), including its type octet.
     pub client_id: Vec<u8>,
     /// Options to send.
     pub provide: BTreeMap<u8, Vec<u8>>,
-    /// Options to ask for.
+    /// Options to request.
     pub request: Vec<u8>,
-    /// Ask the server to broadcast its answers, for links that do not pass on unicast frames before they have an address
-    /// (ipvlan).
+    /// Whether to ask the server to broadcast its answers, for links that do not forward unicast frames before they
+    /// have an address (ipvlan).
     pub broadcast: bool,
     /// Times.
     pub pace: Pace,
 }
 
-/// What the client is after.
+/// The goal of the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// A new attachment: any address will do, this one is preferred.
+    /// A new attachment: any address, preferably this one.
     Any(Option<Ipv4Addr>),
-    /// The address is on the link already: only that one will do.
+    /// The address is already on the link: no other address is acceptable.
     Keep(Ipv4Addr),
 }
 
-/// What is to be done.
+/// An action to take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     /// Send to everybody on the link.
@@ -48,12 +48,12 @@ pub enum Output {
         from: Ipv4Addr,
         /// The server.
         to: Ipv4Addr,
-        /// Where its frames came from, if that is known.
+        /// The source MAC address of its frames, if known.
         mac: Option<[u8; 6]>,
         /// The message.
         bytes: Vec<u8>,
     },
-    /// There is a lease, new or prolonged: keep it.
+    /// There is a new or renewed lease: store it.
     Bound,
     /// The client has no lease and has ended.
     GaveUp(String),
@@ -61,18 +61,18 @@ pub enum Output {
     Lost(Lost),
 }
 
-/// Where answers will come.
+/// Where answers will arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listen {
-    /// Nowhere: nothing is being asked.
+    /// Nowhere: no request is pending.
     Nowhere,
-    /// On the link, whatever the address: there is none yet, or none that may be relied on.
+    /// On the link, for any address: there is none yet, or none that is reliable.
     Link,
     /// At the client's own address.
     Address(Ipv4Addr),
 }
 
-/// An address that a container can have.
+/// Returns whether a container can have this address.
 pub(super) fn usable(address: Ipv4Addr) -> bool {
     !(address.is_unspecified() || address.is_broadcast() || address.is_multicast() || address.is_loopback())
 }

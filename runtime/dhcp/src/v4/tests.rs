@@ -1,4 +1,4 @@
-//! The v4 client against a small server, in simulated time; and malformed packets.
+//! The v4 client with a small server, in simulated time; and malformed packets.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -22,7 +22,7 @@ fn settings() -> Settings {
     }
 }
 
-/// The message that an output sends.
+/// Returns the message that an output sends.
 fn sent(output: &Output) -> Message {
     match output {
         Output::Broadcast { bytes, .. } | Output::Unicast { bytes, .. } => Message::read(bytes).unwrap(),
@@ -43,7 +43,7 @@ fn answer(to: &Message, kind: Kind, address: Ipv4Addr) -> Message {
     message
 }
 
-/// A client with a lease of two minutes that it asked for at time 1000.
+/// Returns a client with a lease of two minutes, requested at time 1000.
 fn bound() -> Client {
     let mut client = Client::acquire(settings(), Purpose::Any(None), 1, 1_000);
     let discover = sent(&client.tick(1_000)[0]);
@@ -53,7 +53,7 @@ fn bound() -> Client {
     client
 }
 
-/// Lets time pass until the client does something.
+/// Advances the time until the client does something.
 fn run(client: &mut Client) -> (Millis, Vec<Output>) {
     let now = client.next().unwrap();
     (now, client.tick(now))
@@ -289,7 +289,7 @@ fn after_a_restart_what_became_due_is_due_now() {
     assert!(matches!(renew.tick(70_000)[..], [Output::Unicast { .. }]));
     let mut rebind = Client::resume(settings(), lease.clone(), 2, 110_000);
     assert!(matches!(rebind.tick(110_000)[..], [Output::Broadcast { .. }]));
-    // Over, but the address is still on the link: one question, then it is over for good.
+    // The lease is over, but the address is still on the link: one more request, then the client gives up.
     let mut late = Client::resume(settings(), lease, 2, 500_000);
     let request = sent(&late.tick(500_000)[0]);
     assert_eq!((request.kind(), request.ciaddr), (Some(Kind::Request), Ipv4Addr::UNSPECIFIED));
@@ -354,7 +354,7 @@ fn routes_come_from_routers_static_routes_or_classless_ones() {
     let classless: &[u8] = &[0, 192, 168, 1, 9, 25, 10, 1, 2, 128, 192, 168, 1, 4, 32, 10, 9, 9, 9, 0, 0, 0, 0];
     let want = ["0.0.0.0/0 via 192.168.1.9", "10.1.2.128/25 via 192.168.1.4", "10.9.9.9/32"];
     assert_eq!(routes(&[(33, fixed), (121, classless)]), want);
-    // A length that cannot be ends the list; nothing is guessed.
+    // An invalid length ends the list; nothing is guessed.
     assert_eq!(
         routes(&[(121, &[24, 10, 0, 0, 1, 1, 1, 1, 33, 1, 1, 1, 1, 1, 2, 2, 2, 2])]),
         ["10.0.0.0/24 via 1.1.1.1"]
@@ -421,7 +421,7 @@ fn frames_carry_messages() {
     let mut damaged = back.clone();
     damaged[12] ^= 1;
     assert_eq!(read_frame(&damaged), Err(crate::Malformed::Checksum));
-    // Left to the hardware: the pseudo header's sum, or nothing at all.
+    // Left to the hardware: the pseudo header's sum, or no checksum at all.
     let pseudo: u32 = 0xffff + 0xffff + 17 + 15;
     let mut partial = back.clone();
     partial[26..28].copy_from_slice(&u16::try_from((pseudo & 0xffff) + (pseudo >> 16)).unwrap().to_be_bytes());
@@ -464,7 +464,7 @@ proptest::proptest! {
         }
     }
 
-    /// However answers and time are mixed, the client goes on or ends: it neither panics nor stands still.
+    /// For any order of answers and time, the client continues or ends: it neither panics nor gets stuck.
     #[test]
     fn any_course_of_events_ends(events in proptest::collection::vec((0_u8..8, 0_u64..200_000), 1..60)) {
         let mut client = Client::acquire(settings(), Purpose::Any(None), 5, 0);

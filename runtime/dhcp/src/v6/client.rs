@@ -1,6 +1,6 @@
 //! The client's state machine (RFC 8415, section 18.2): from SOLICIT to a lease, and on to its renewal, release or end.
 //!
-//! Everything is sent to all servers of the link, as the protocol has it; which one is meant stands in the message.
+//! Everything is sent to all servers of the link, as the protocol requires; the message names the intended one.
 
 use super::message::Status;
 use super::{IaAddress, IaNa, Kind, Lease, Message, Output, Purpose, Settings};
@@ -17,9 +17,9 @@ const REQUEST_MAX: Millis = 30_000;
 const PROLONG_MAX: Millis = 600_000;
 /// How often REQUEST is sent.
 const REQUEST_TRIES: u32 = 10;
-/// How often RELEASE is sent: somebody waits for the link to go.
+/// How often RELEASE is sent: the link's removal waits for it.
 const RELEASE_TRIES: u32 = 2;
-/// This preference is not waited for to be topped.
+/// With this preference, the client does not wait for better ones.
 const BEST: u8 = 255;
 
 const SUCCESS: u16 = 0;
@@ -32,7 +32,7 @@ enum State {
     Bound,
     Renewing,
     Rebinding,
-    /// The server does not know the lease any more: ask it for the same address once more.
+    /// The server no longer knows the lease: request the same address once more.
     Restoring,
     Releasing,
     Ended,
@@ -56,22 +56,22 @@ pub struct Client {
     advert: Option<Advert>,
     jitter: Jitter,
     xid: u32,
-    /// When the present exchange began.
+    /// When the current exchange began.
     began: Millis,
-    /// When the present acquisition is given up.
+    /// When the current acquisition is abandoned.
     deadline: Millis,
-    /// Tries of the present exchange.
+    /// Tries of the current exchange.
     tries: u32,
     delay: Millis,
     next: Millis,
-    /// When the last message went out.
+    /// When the last message was sent.
     asked: Millis,
-    /// What a server said against it.
+    /// A server's error message.
     refusal: Option<String>,
 }
 
 impl Client {
-    /// A client that looks for a lease, of that address where it can be had.
+    /// Creates a client that looks for a lease, preferably of that address.
     #[must_use]
     pub fn acquire(settings: Settings, wanted: Purpose, seed: u64, now: Millis) -> Self {
         let deadline = now.saturating_add(settings.pace.resend_timeout);
@@ -95,7 +95,7 @@ impl Client {
         }
     }
 
-    /// A client that continues with a lease it was given before the program restarted.
+    /// Creates a client that resumes a lease from before a restart of the program.
     #[must_use]
     pub fn resume(settings: Settings, lease: Lease, seed: u64, now: Millis) -> Self {
         let mut client = Self::acquire(settings, Some(lease.address), seed, now);
@@ -105,25 +105,25 @@ impl Client {
         client
     }
 
-    /// When `tick` has something to do; `None` where it never will.
+    /// Returns when `tick` has something to do; `None` if never.
     #[must_use]
     pub fn next(&self) -> Option<Millis> {
         (self.state != State::Ended && self.next != Millis::MAX).then_some(self.next)
     }
 
-    /// The lease, while there is one.
+    /// Returns the lease, if there is one.
     #[must_use]
     pub fn lease(&self) -> Option<&Lease> {
         self.lease.as_ref()
     }
 
-    /// Whether answers may come.
+    /// Returns whether answers may arrive.
     #[must_use]
     pub fn listens(&self) -> bool {
         !matches!(self.state, State::Bound | State::Ended)
     }
 
-    /// Gives the lease back; goes on until `Output::Released`. False where there is none.
+    /// Begins to give the lease back, until `Output::Released`. Returns false if there is none.
     pub fn release(&mut self, now: Millis) -> bool {
         if self.lease.is_none() {
             self.state = State::Ended;
@@ -178,7 +178,7 @@ impl Client {
         }
     }
 
-    /// Takes a message that came in. What is not for this client, or not an answer to what it asked, changes nothing.
+    /// Handles a received message. Ignores messages that are not for this client, or that are no answer to its request.
     pub fn receive(&mut self, now: Millis, message: &Message) -> Vec<Output> {
         let Some(server) = message.server.clone().filter(|server| !server.is_empty()) else { return Vec::new() };
         if message.xid != self.xid || message.client != self.settings.duid {
@@ -186,7 +186,7 @@ impl Client {
         }
         match (self.state, message.kind) {
             (State::Soliciting, Kind::Advertise) => self.advertised(now, message, server),
-            // Rapid commit: only where it was asked for, and it was.
+            // Rapid commit is only valid if requested, which it was.
             (State::Soliciting, Kind::Reply) if message.rapid_commit => self.replied(now, message, &server),
             (State::Requesting | State::Renewing | State::Rebinding | State::Restoring, Kind::Reply) => {
                 self.replied(now, message, &server)
@@ -216,7 +216,7 @@ impl Client {
         sent
     }
 
-    /// The best advertisement so far is taken up.
+    /// Requests the best advertisement so far.
     fn choose(&mut self, now: Millis) -> Vec<Output> {
         self.begin(State::Requesting, now);
         self.send(Kind::Request, now, FIRST, REQUEST_MAX)
@@ -227,7 +227,7 @@ impl Client {
         if self.advert.as_ref().is_none_or(|best| message.preference > best.preference) {
             self.advert = Some(Advert { server, preference: message.preference, address });
         }
-        // The first round collects; later ones take whatever comes.
+        // The first round collects advertisements; later ones accept the first.
         if message.preference == BEST || self.tries > 1 { self.choose(now) } else { Vec::new() }
     }
 
@@ -239,7 +239,7 @@ impl Client {
         match self.state {
             State::Renewing | State::Rebinding if code == Some(NO_BINDING) => {
                 let by_its_own = self.lease.as_ref().is_some_and(|lease| lease.server == server);
-                // Another server knows nothing of it, which means nothing.
+                // That another server does not know it means nothing.
                 if self.state == State::Rebinding && !by_its_own {
                     return Vec::new();
                 }
@@ -250,7 +250,7 @@ impl Client {
             State::Requesting | State::Soliciting => {
                 self.advert = None;
                 self.begin(State::Soliciting, now);
-                // Not at once: a server that advertises what it refuses would be asked in a circle.
+                // Not at once: a server that refuses its own advertisements would cause an endless loop.
                 self.next = now.saturating_add(self.settings.pace.delay(0, &mut self.jitter)).min(self.deadline);
                 Vec::new()
             }
@@ -258,7 +258,7 @@ impl Client {
                 let why = self.refusal.clone().unwrap_or_default();
                 self.lose(Lost::Refused(why))
             }
-            // The server ends it: the address is listed with no time left.
+            // The server ends the lease: the address is listed with no time left.
             _ if self.ended_by(message) => self.lose(Lost::Refused(self.refusal.clone().unwrap_or_default())),
             _ => Vec::new(),
         }
@@ -278,7 +278,7 @@ impl Client {
         vec![Output::Bound]
     }
 
-    /// The IA of a message and the address in it that can be used: of several, the one this client has.
+    /// Returns the IA of a message with its usable address: of several, the one that this client has.
     fn usable(&mut self, message: &Message) -> Option<(IaNa, IaAddress)> {
         self.note(message.status.as_ref());
         let ia = message.ia.as_ref()?;
@@ -330,21 +330,21 @@ impl Client {
 
     // --- messages ---
 
-    /// RENEW or REBIND; the next one no later than the next stage.
+    /// Sends RENEW or REBIND; the next one is due at the latest at the next stage.
     fn prolong(&mut self, kind: Kind, now: Millis, stage: Millis) -> Vec<Output> {
         let sent = self.send(kind, now, FIRST_PROLONG, PROLONG_MAX);
         let end = self.lease.as_ref().and_then(|lease| lease.expires).unwrap_or(Millis::MAX);
-        // A lease of minutes does not wait ten seconds.
+        // A lease of minutes must not wait ten seconds.
         let left = stage.min(end).saturating_sub(now);
         self.next = self.next.min(now.saturating_add((left / 2).max(FIRST))).min(stage.min(end));
         sent
     }
 
-    /// Sends, and doubles the delay until it is sent again (RFC 8415, section 15).
+    /// Sends, and doubles the delay until the next time (RFC 8415, section 15).
     fn send(&mut self, kind: Kind, now: Millis, first: Millis, max: Millis) -> Vec<Output> {
         let base = if self.tries == 0 { first } else { (self.delay * 2).min(max.max(first)) };
         self.delay = base;
-        // A tenth either way; the first SOLICIT only later, so that all advertisements have their second.
+        // A tenth in either direction; the first SOLICIT only later, so that all advertisements have a full second.
         let spread = base / 10;
         let jittered = self.jitter.around(base, spread);
         let jittered = if kind == Kind::Solicit && self.tries == 0 { jittered.max(base) } else { jittered };

@@ -1,4 +1,4 @@
-//! What a DHCPv6 lease is.
+//! A DHCPv6 lease.
 
 use std::net::Ipv6Addr;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{IaAddress, IaNa, Message};
 use crate::Millis;
 
-/// A time without end.
+/// An infinite time.
 const INFINITE: u32 = u32::MAX;
 
 /// A lease. A storage format: add fields with `#[serde(default)]`, never rename.
@@ -17,9 +17,9 @@ pub struct Lease {
     pub address: Ipv6Addr,
     /// DUID of the server that gave it.
     pub server: Vec<u8>,
-    /// When it was asked for.
+    /// When it was requested.
     pub obtained: Millis,
-    /// T1; `None` where the lease has no end.
+    /// T1; `None` if the lease has no end.
     pub renew: Option<Millis>,
     /// T2.
     pub rebind: Option<Millis>,
@@ -34,7 +34,7 @@ pub struct Lease {
 impl Lease {
     pub(super) fn of(reply: &Message, ia: &IaNa, given: &IaAddress, server: &[u8], asked: Millis) -> Self {
         let at = |seconds: u32| (seconds != INFINITE).then(|| asked.saturating_add(u64::from(seconds) * 1_000));
-        // The times are the client's to choose where the server says 0, or nonsense.
+        // The client chooses the times if the server says 0, or sends invalid ones.
         let choose = |stated: u32, bound: u32, tenths: u64| match stated {
             INFINITE => INFINITE,
             0 => u32::try_from(u64::from(given.preferred.min(given.valid)) * tenths / 10).unwrap_or(bound).min(bound),

@@ -1,4 +1,4 @@
-//! DHCPv6 messages on the wire: those options that a client for one address needs.
+//! DHCPv6 messages: those options that a client for one address needs.
 
 use std::net::Ipv6Addr;
 
@@ -15,26 +15,27 @@ const STATUS: u16 = 13;
 const RAPID_COMMIT: u16 = 14;
 const DNS_SERVERS: u16 = 23;
 const DOMAIN_SEARCH: u16 = 24;
-/// A client has to ask for it (RFC 8415, 21.24). It bounds delays that a client here never reaches: it gives up earlier.
+/// A client has to request it (RFC 8415, 21.24). It limits delays that this client never reaches, because it gives up
+/// earlier.
 const SOLICIT_MAX_RT: u16 = 82;
 
 /// Message types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// Who is there?
+    /// A client looks for servers.
     Solicit = 1,
     /// A server's proposal.
     Advertise = 2,
-    /// The client wants what was advertised.
+    /// The client requests what was advertised.
     Request = 3,
-    /// The client wants to keep its address; asks the server it is from.
+    /// The client wants to keep its address; for the server that gave it.
     Renew = 5,
-    /// The same, of any server.
+    /// The same, for any server.
     Rebind = 6,
     /// A server's answer.
     Reply = 7,
-    /// The client is done with the address.
+    /// The client no longer needs the address.
     Release = 8,
 }
 
@@ -61,26 +62,26 @@ pub type Status = (u16, String);
 pub struct IaAddress {
     /// The address.
     pub address: Ipv6Addr,
-    /// Seconds.
+    /// Preferred lifetime in seconds.
     pub preferred: u32,
-    /// Seconds.
+    /// Valid lifetime in seconds.
     pub valid: u32,
-    /// What is wrong with it.
+    /// An error of this address.
     pub status: Option<Status>,
 }
 
 /// An identity association for non-temporary addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IaNa {
-    /// The client's name for it.
+    /// The client's id for it.
     pub id: u32,
-    /// Seconds.
+    /// T1 in seconds.
     pub t1: u32,
-    /// Seconds.
+    /// T2 in seconds.
     pub t2: u32,
     /// Addresses in order.
     pub addresses: Vec<IaAddress>,
-    /// What is wrong with it.
+    /// An error of this IA.
     pub status: Option<Status>,
 }
 
@@ -89,7 +90,7 @@ pub struct IaNa {
 pub struct Message {
     /// Its type.
     pub kind: Kind,
-    /// Transaction: 24 bits.
+    /// Transaction id: 24 bits.
     pub xid: u32,
     /// The client's DUID.
     pub client: Vec<u8>,
@@ -97,24 +98,24 @@ pub struct Message {
     pub server: Option<Vec<u8>>,
     /// Hundredths of a second since the exchange began.
     pub elapsed: Option<u16>,
-    /// Two messages are enough.
+    /// Whether two messages are enough.
     pub rapid_commit: bool,
-    /// How much the server wants to be chosen.
+    /// How strongly the server wants to be chosen.
     pub preference: u8,
     /// The IA.
     pub ia: Option<IaNa>,
-    /// What is wrong with the message.
+    /// An error of the message.
     pub status: Option<Status>,
     /// Name servers.
     pub name_servers: Vec<Ipv6Addr>,
     /// Search list.
     pub search: Vec<String>,
-    /// Ask for name servers and search list.
+    /// Whether to request name servers and search list.
     pub ask: bool,
 }
 
 impl Message {
-    /// A message of a kind with nothing else in it.
+    /// Creates a message of a kind without options.
     #[must_use]
     pub fn of(kind: Kind, xid: u32, client: &[u8]) -> Self {
         Self {
@@ -133,7 +134,7 @@ impl Message {
         }
     }
 
-    /// Writes it.
+    /// Serializes it.
     #[must_use]
     pub fn write(&self) -> Vec<u8> {
         let mut bytes = self.xid.to_be_bytes().to_vec();
@@ -172,10 +173,10 @@ impl Message {
         bytes
     }
 
-    /// Reads one.
+    /// Parses a message.
     ///
     /// # Errors
-    /// It is none, or one that is not for clients.
+    /// It is not a message, or not one for clients.
     pub fn read(bytes: &[u8]) -> Result<Self, Malformed> {
         let [kind, a, b, c, options @ ..] = bytes else { return Err(Malformed::Short) };
         let kind = Kind::from_code(*kind).ok_or(Malformed::NotOurs)?;
@@ -187,7 +188,7 @@ impl Message {
                 ELAPSED => message.elapsed = Some(short(value)?),
                 RAPID_COMMIT => message.rapid_commit = true,
                 PREFERENCE => message.preference = *value.first().ok_or(Malformed::Short)?,
-                // One is asked for; a server that sends more means others.
+                // One is requested; additional ones are for others.
                 IA_NA if message.ia.is_none() => message.ia = Some(IaNa::read(value)?),
                 STATUS => message.status = Some(status(value)?),
                 DNS_SERVERS => message.name_servers = value.chunks_exact(16).filter_map(address).collect(),
@@ -251,7 +252,7 @@ impl IaNa {
 
 fn put(bytes: &mut Vec<u8>, code: u16, value: &[u8]) {
     bytes.extend(code.to_be_bytes());
-    // Whatever a client writes is far shorter.
+    // Everything that a client writes is far shorter.
     bytes.extend(u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes());
     bytes.extend(value);
 }

@@ -1,4 +1,4 @@
-//! DHCPv6 (RFC 8415): messages, what a lease says, and the client for one non-temporary address.
+//! DHCPv6 (RFC 8415): messages, leases, and the client for one non-temporary address.
 
 mod client;
 mod lease;

@@ -1,4 +1,4 @@
-//! The v6 client against a small server, in simulated time; and malformed packets.
+//! The v6 client with a small server, in simulated time; and malformed packets.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
@@ -76,7 +76,7 @@ fn solicit_advertise_request_reply() {
     assert_eq!(client.receive(now + 5, &answer(&request, Kind::Reply)), [Output::Bound]);
     let lease = client.lease().unwrap();
     assert_eq!((lease.address, lease.search.as_slice()), (address(), &["lan.example".to_owned()][..]));
-    // T1 and T2 are the client's to choose: 0.5 and 0.8 of the preferred time.
+    // The client chooses T1 and T2: 0.5 and 0.8 of the preferred time.
     assert_eq!((lease.renew, lease.rebind), (Some(now + 30_000), Some(now + 48_000)));
     assert_eq!(lease.expires, Some(now + 120_000));
 }
@@ -221,7 +221,7 @@ fn messages_are_written_and_read() {
     message.status = Some((5, "use multicast".to_owned()));
     (message.elapsed, message.rapid_commit, message.preference, message.ask) = (Some(77), true, 9, true);
     assert_eq!(Message::read(&message.write()).unwrap(), message);
-    // Relayed messages and what is cut off are not for clients.
+    // Relayed and truncated messages are not for clients.
     assert!(Message::read(&[12, 0, 0, 0]).is_err());
     let bytes = message.write();
     for length in 0..bytes.len() {

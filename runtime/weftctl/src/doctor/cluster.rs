@@ -1,5 +1,5 @@
-//! The API server: whether it is reached, knows the credentials, grants what the agent needs, has the resources, and whether the
-//! networks in it can be read.
+//! Checks the API server: whether it is reachable, accepts the credentials, grants what the agent needs, has the
+//! resources, and whether its networks can be read.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use weft_core::pod::CONF_DIR;
 use super::{DoctorArgs, Finding, default_network};
 use crate::policy;
 
-/// How many networks with faults are shown.
+/// How many faulty networks are shown.
 const NETWORKS_SHOWN: usize = 20;
 
 const APPLY_RIGHTS: &str = "apply deploy/kubernetes/rbac.yaml, or upgrade the chart";
 
-/// Asks with these credentials about the node of this name.
+/// Checks with these credentials, for the node of this name.
 pub(super) fn look(args: &DoctorArgs, state: &Path, (source, node): (&Source, Option<&str>)) -> Vec<Finding> {
     let inspected = match inspect(source, node) {
         Ok(inspected) => inspected,
@@ -65,7 +65,7 @@ fn node_object(name: &str, found: Result<bool, String>) -> Option<Finding> {
     }
 }
 
-/// Whether a network of the cluster or of this node has its addresses in a cluster ledger in Kubernetes.
+/// Returns whether a network of the cluster or of this node uses a cluster ledger in Kubernetes.
 fn wants_ledger(args: &DoctorArgs, definitions: &[Definition]) -> bool {
     let files = std::fs::read_dir(&args.conf_dir).into_iter().flatten().flatten();
     let files = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
@@ -83,7 +83,7 @@ fn has_ledger(conf: &Value) -> bool {
     }
 }
 
-/// Rights that only the cluster ledger needs do not matter without one.
+/// Without a cluster ledger, its rights are not needed.
 fn rights(denied: Result<Vec<String>, String>, wants_ledger: bool) -> Finding {
     let what = "rights of the agent";
     let of_ledger = |right: &String| right.ends_with(".ipam.weft.dev") || right.contains(" ipamclaims");
@@ -118,7 +118,7 @@ fn resources(undefined: Vec<(Defined, Vec<String>)>, wants_ledger: bool) -> Find
     Finding::fail(what, missing.join("; "), remedy)
 }
 
-/// One finding for all that can be read, and one for each that cannot.
+/// Returns one finding for all valid networks, and one for each invalid one.
 fn networks(args: &DoctorArgs, state: &Path, definitions: &[Definition]) -> Vec<Finding> {
     let files = files_of_the_node(state);
     let faults: Vec<(&str, String)> = definitions
@@ -138,11 +138,11 @@ fn networks(args: &DoctorArgs, state: &Path, definitions: &[Definition]) -> Vec<
     findings
 }
 
-/// Why a network cannot be used on this node.
+/// Returns why a network cannot be used on this node.
 fn fault((args, state): (&DoctorArgs, &Path), definition: &Definition, files: Option<&NodeFiles>) -> Option<String> {
     let Some(config) = definition.config.as_deref().filter(|config| !config.trim().is_empty()) else {
         let name = definition.name.rsplit('/').next().unwrap_or_default();
-        // The agent's container does not see the directory: then nothing is known.
+        // The agent's container does not see the directory, so nothing is known.
         let (dir, names) = files?;
         let missing = || format!("it has no spec.config, and no file of {} has the name {name:?}", dir.display());
         return (!names.contains(name)).then(missing);
@@ -167,7 +167,7 @@ fn fault((args, state): (&DoctorArgs, &Path), definition: &Definition, files: Op
 /// The directory of networks that are files of the node, with their names.
 type NodeFiles = (PathBuf, BTreeSet<String>);
 
-/// `None` where the directory cannot be read.
+/// Returns `None` if the directory cannot be read.
 fn files_of_the_node(state: &Path) -> Option<NodeFiles> {
     let installed = installed_conf(state).and_then(|path| std::fs::read(path).ok());
     let installed = installed.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
@@ -179,13 +179,13 @@ fn files_of_the_node(state: &Path) -> Option<NodeFiles> {
     Some((dir, names))
 }
 
-/// The configuration that `weftctl install --kubernetes` has made.
+/// Returns the configuration that `weftctl install --kubernetes` made.
 fn installed_conf(state: &Path) -> Option<PathBuf> {
     let manifest = Manifest::read(state).ok()??;
     manifest.files.into_iter().find(|file| file.kind == FileKind::Conf).map(|file| file.copy)
 }
 
-/// What the installed configuration names, where that is no file.
+/// Checks the default network of the installed configuration, if it is not a file.
 fn installed_network(state: &Path, definitions: &[Definition]) -> Option<Finding> {
     let names = definitions.iter().map(|definition| definition.name.as_str()).collect();
     default_network::definition(&installed_conf(state)?, &names)

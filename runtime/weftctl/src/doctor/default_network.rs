@@ -1,4 +1,4 @@
-//! The pods' default network that the installed configuration names: a file of the node, or a NetworkAttachmentDefinition.
+//! The pods' default network in the installed configuration: a file of the node, or a NetworkAttachmentDefinition.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Finding;
 
 const WHAT: &str = "default network";
-/// Where a default network is that is no file.
+/// The namespace of a default network that is not a file.
 const SYSTEM: &str = "kube-system";
 const REMEDY: &str = "install the pods' default network, or name another with --default-network: pods wait for it";
 
@@ -17,7 +17,7 @@ fn named(conf: &Path) -> Option<String> {
     Some(conf.pointer("/plugins/0/clusterNetwork")?.as_str()?.to_owned())
 }
 
-/// One that is a file has to be there.
+/// Checks that a file exists.
 pub(super) fn file(conf: &Path) -> Option<Finding> {
     let named = named(conf).filter(|named| named.starts_with('/'))?;
     Some(match std::fs::read(&named).map(|bytes| serde_json::from_slice::<Value>(&bytes)) {
@@ -27,7 +27,7 @@ pub(super) fn file(conf: &Path) -> Option<Finding> {
     })
 }
 
-/// One that is no file has to be among the cluster's definitions (`NAMESPACE/NAME`).
+/// Checks that a default network which is not a file is among the cluster's definitions (`NAMESPACE/NAME`).
 pub(super) fn definition(conf: &Path, definitions: &BTreeSet<&str>) -> Option<Finding> {
     let named = named(conf).filter(|named| !named.starts_with('/'))?;
     let wanted = if named.contains('/') { named } else { format!("{SYSTEM}/{named}") };

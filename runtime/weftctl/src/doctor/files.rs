@@ -1,4 +1,4 @@
-//! Files of weft on the node: binary, names, state directory, policies, compiled cache, network configurations.
+//! Checks weft's files on the node: binary, names, state directory, policies, compiled cache, network configurations.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -46,7 +46,7 @@ fn binary(path: &Path) -> Finding {
     }
 }
 
-/// Which names weft answers to here, and which another plugin has.
+/// Reports the names by which weft is called here, and those of other plugins.
 fn names(bin: &Path) -> Finding {
     let (mut ours, mut others) = (Vec::new(), Vec::new());
     for name in Persona::all().map(Persona::name).filter(|name| *name != "weft") {
@@ -67,7 +67,7 @@ fn names(bin: &Path) -> Finding {
     )
 }
 
-/// A file or directory that must be root's alone: what is in it decides what runs as root.
+/// Checks that only root can change a file or directory: its contents decide what runs as root.
 fn private(path: &Path, directory: bool) -> Finding {
     let what = format!("{} {}", if directory { "directory" } else { "file" }, path.display());
     match fs::symlink_metadata(path) {
@@ -113,7 +113,7 @@ fn policies(state: &Path) -> Vec<Finding> {
     findings
 }
 
-/// Network configurations that name weft are checked as `weftctl policy check` does.
+/// Checks network configurations that name weft, like `weftctl policy check`.
 fn configurations(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
     let Ok(entries) = fs::read_dir(&args.conf_dir) else { return Vec::new() };
     let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
@@ -140,14 +140,14 @@ fn configurations(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
     findings
 }
 
-/// Networks that give out the same addresses.
+/// Reports networks that allocate the same addresses.
 fn clashes(dir: &Path) -> Vec<Finding> {
     let found = Pools::read(dir, None).clashes();
     let remedy = "give one of them other ranges; running containers keep their addresses until they are made anew";
     found.iter().map(|clash| Finding::warn("networks", clash.to_string(), remedy)).collect()
 }
 
-/// What the operator says of this node, which every policy gets: where it cannot be read, every ADD fails.
+/// Checks the operator's facts about this node, which every policy gets: if they cannot be read, every ADD fails.
 fn node_facts(state: &Path) -> Option<Finding> {
     let error = anyhow::Error::from(weft_core::facts::node(state).err()?);
     Some(Finding::fail("node.json", format!("{error:#}"), "correct or remove the file in the state directory"))

@@ -1,4 +1,4 @@
-//! The packet filter: do living attachments have all they need in it?
+//! Checks that the packet filter has everything that living attachments need.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::Finding;
 const WHAT: &str = "packet filter";
 
 pub(super) fn look(state: &Path) -> Vec<Finding> {
-    // A store that cannot be opened is said by what looks at the journal.
+    // The check of the journal reports a store that cannot be opened.
     let Ok(Some(store)) = NodeStore::open_read_only(state) else { return Vec::new() };
     let found = match lost_filters(&store) {
         Ok(found) => found,

@@ -1,4 +1,5 @@
-//! The store: is it whole, does it hold attachments whose container is gone, and is the agent there for those that need it?
+//! Checks the store: is it intact, does it have attachments whose container is gone, and is the agent running if they
+//! need it?
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -41,7 +42,7 @@ pub(super) fn look(state: &Path) -> Vec<Finding> {
     findings
 }
 
-/// A store that was lost, or that has lost something. Making a new one is refused then, so this makes none.
+/// Reports a store that was lost, or that has lost something. A new one would be refused then, so none is made.
 fn lost(state: &Path) -> Option<Finding> {
     let boot_id = netlink::boot_id().ok()?;
     match NodeStore::check_loss(state, &boot_id, &no_attachments) {
@@ -65,7 +66,7 @@ fn broken(error: &dyn std::error::Error) -> Finding {
     )
 }
 
-/// The agents that attachments have their leases from: without them leases end, and links go down.
+/// Checks the agents that hold attachments' leases: without them leases expire, and links go down.
 fn agents(entries: &[Entry]) -> Vec<Finding> {
     let plans = entries.iter().flat_map(|entry| plans(entry).unwrap_or_default());
     let mut leases: BTreeMap<PathBuf, usize> = BTreeMap::new();
@@ -82,7 +83,7 @@ fn agents(entries: &[Entry]) -> Vec<Finding> {
     leases.into_iter().map(finding).collect()
 }
 
-/// Entries whose namespace is gone: their addresses are held for nobody.
+/// Reports entries whose namespace is gone: their addresses are held for nobody.
 fn stale(entries: &[Entry]) -> Finding {
     let total = entries.len();
     let stale: Vec<&Entry> = entries.iter().filter(|entry| netns_state(entry) == NetnsState::Gone).collect();
@@ -103,7 +104,7 @@ fn stale(entries: &[Entry]) -> Finding {
     )
 }
 
-/// Entries with a text that cannot be read: DEL fails for them, and says so.
+/// Reports entries with an unreadable text, for which DEL fails.
 fn unreadable(entries: &[Entry]) -> Option<Finding> {
     let damaged: Vec<&Entry> = entries.iter().filter(|entry| check_texts(entry).is_err()).collect();
     let first = damaged.first()?;

@@ -1,4 +1,4 @@
-//! Kernel features, tried for real in a network namespace of their own, on a thread that ends with it.
+//! Tests kernel features in a temporary network namespace, on a thread that ends with it.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,7 +9,7 @@ use weft_core::plan::{
 
 use super::Finding;
 
-/// A feature, who needs it, and the op that shows it.
+/// A feature, its users, and an op that tests it.
 struct Probe {
     what: &'static str,
     needed_by: &'static str,
@@ -60,7 +60,7 @@ fn pairs_and_bridges() -> Vec<Probe> {
     ]
 }
 
-/// Children of the veth pair above. A parent has macvlans or ipvlans, not both.
+/// Tests children of the veth pair above. A parent has macvlans or ipvlans, not both.
 fn children() -> Vec<Probe> {
     let parent = |name: &str| LinkRef { side: Side::Host, name: name.into() };
     vec![
@@ -121,7 +121,7 @@ fn probe_all() -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     for probe in probes() {
-        // One plan each: what works stays for the probes after it, and goes with the namespace.
+        // One plan per probe: what it makes is kept for later probes, and disappears with the namespace.
         findings.push(match executor.apply(&Plan { ops: vec![probe.op], ..Plan::default() }) {
             Ok(_applied) => Finding::ok(probe.what, "works"),
             Err(error) => Finding::warn(

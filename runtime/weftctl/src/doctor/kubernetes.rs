@@ -1,5 +1,5 @@
-//! The Kubernetes side of the node: whether the installed files are in place and in order, what the agent and kubelet answer. What
-//! the API server answers is in `cluster`.
+//! Checks the Kubernetes side of the node: the installed files and their order, and the answers of the agent and
+//! kubelet. `cluster` checks the API server.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,20 +31,20 @@ pub(crate) struct KubernetesArgs {
 }
 
 impl KubernetesArgs {
-    /// Where credentials are, if anywhere.
+    /// Returns the credentials' source, if any.
     fn source(&self) -> Option<Source> {
         let in_pod = || std::env::var_os("KUBERNETES_SERVICE_HOST").map(|_host| Source::InCluster);
         self.kubeconfig.clone().map(Source::Kubeconfig).or_else(in_pod)
     }
 }
 
-/// Endings of files that runtimes read.
+/// Extensions of files that runtimes read.
 const CONFIGURATIONS: [&str; 3] = ["conf", "conflist", "json"];
 
-/// How long the agent may take: it answers from memory.
+/// Time limit of the agent, which answers from memory.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Findings, where weft was installed with `--kubernetes`, or credentials were named.
+/// Returns findings, if weft was installed with `--kubernetes`, or credentials were named.
 pub(super) fn look(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
     let own = &args.kubernetes;
     let manifest = match Manifest::read(state) {
@@ -78,7 +78,7 @@ pub(super) fn look(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
     findings
 }
 
-/// The runtime takes the first file in lexical order.
+/// Checks the order: the runtime uses the first file in lexical order.
 fn order(ours: &Path) -> Option<Finding> {
     let dir = ours.parent()?;
     let mut names: Vec<PathBuf> = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).collect();
@@ -93,7 +93,7 @@ fn order(ours: &Path) -> Option<Finding> {
     ))
 }
 
-/// kubelet tells which devices it gave to whom; without the socket its checkpoint file does.
+/// Checks kubelet's socket with device assignments; without it, its checkpoint file is used.
 fn kubelet(dir: &Path) -> Finding {
     match podresources(dir) {
         Ok(pods) => Finding::ok("kubelet", format!("its podresources socket tells of {pods} pods")),
@@ -148,7 +148,7 @@ fn agent(socket: &Path) -> Vec<Finding> {
     }
 }
 
-/// Policies that networks name by digest and that the agent could not get.
+/// Reports policies that networks name by digest and that the agent could not get.
 fn policies(socket: &Path) -> Vec<Finding> {
     let Ok(reply) = ask::<Policy>(socket, &PolicyRequest {}, Some(LIMIT)) else { return Vec::new() };
     let failed = reply.policies.into_iter().filter_map(|row| match row.state {
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(file(&kept).state, State::Fail);
         let findings = agent(&dir.path().join("no.sock"));
         assert!(findings.len() == 1 && findings[0].state == State::Fail, "{findings:?}");
-        // No kubelet: a warning, for its checkpoint may do.
+        // Without kubelet, only a warning: its checkpoint may suffice.
         assert_eq!(kubelet(dir.path()).state, State::Warn);
     }
 

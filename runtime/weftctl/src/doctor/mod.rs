@@ -1,4 +1,5 @@
-//! `weftctl doctor`: what could keep weft from working on this node, each finding with its remedy. Changes nothing.
+//! `weftctl doctor`: finds what could prevent weft from working on this node, each finding with its remedy. Changes
+//! nothing.
 
 #[cfg(feature = "agent")]
 mod cluster;
@@ -32,25 +33,25 @@ pub(crate) struct DoctorArgs {
     kubernetes: kubernetes::KubernetesArgs,
 }
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
-    /// As it should be.
+    /// As expected.
     Ok,
-    /// Works, but something is off or missing that not every node needs.
+    /// It works, but something unusual was found, or something is missing that only some nodes need.
     Warn,
-    /// Does not work.
+    /// It does not work.
     Fail,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Finding {
     pub(crate) state: State,
     pub(crate) what: String,
     pub(crate) detail: String,
-    /// What to do; empty where nothing has to be done.
+    /// What to do; empty if nothing has to be done.
     pub(crate) remedy: String,
 }
 
@@ -68,7 +69,7 @@ impl Finding {
     }
 }
 
-/// Exit code 1 when something fails, so that it can be used as a check.
+/// Returns exit code 1 if something fails, so that it can be used as a check.
 pub(crate) fn run(args: &DoctorArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let mut findings = kernel::look();
     findings.extend(files::look(args, state));

@@ -1,5 +1,5 @@
-//! `weftctl install --kubernetes`: the node's CNI configuration, and a manifest with a copy of every file, from which the
-//! agent puts back what other installers change.
+//! `weftctl install --kubernetes`: the node's CNI configuration, and a manifest with a copy of every file, from which
+//! the agent restores files that other installers change.
 
 use std::path::{Path, PathBuf};
 
@@ -55,10 +55,10 @@ pub(crate) enum Preset {
 }
 
 impl Preset {
-    /// Plugin directory and configuration directory.
+    /// Returns plugin directory and configuration directory.
     fn dirs(self) -> (&'static str, &'static str) {
         match self {
-            // Since 1.23 RKE2 uses the usual ones; what Talos mounts there can be written.
+            // Since 1.23 RKE2 uses the usual ones; those of Talos are writable mounts.
             Self::Default | Self::Rke2 | Self::Talos => ("/opt/cni/bin", "/etc/cni/net.d"),
             Self::K3s => ("/var/lib/rancher/k3s/data/cni", "/var/lib/rancher/k3s/agent/etc/cni/net.d"),
             Self::Gke => ("/home/kubernetes/bin", "/etc/cni/net.d"),
@@ -68,7 +68,7 @@ impl Preset {
 }
 
 impl KubernetesArgs {
-    /// The plugin directory, where a preset says so.
+    /// Returns the plugin directory of a preset.
     pub(super) fn bin_dir(&self) -> Option<PathBuf> {
         self.preset.map(|preset| preset.dirs().0.into())
     }
@@ -78,7 +78,7 @@ impl KubernetesArgs {
         self.conf_dir.clone().unwrap_or_else(|| conf.into()).join(&self.conf_name)
     }
 
-    /// The configuration's text.
+    /// Returns the configuration's text.
     fn conf_text(&self) -> anyhow::Result<Vec<u8>> {
         if let Some(file) = &self.conf {
             let text = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
@@ -96,11 +96,11 @@ impl KubernetesArgs {
         let Some(network) = &self.default_network else {
             bail!("name the pods' default network with --default-network, or a whole configuration with --conf")
         };
-        // A path in the directory of configurations, or the name of a NetworkAttachmentDefinition.
+        // A path in the configuration directory, or the name of a NetworkAttachmentDefinition.
         let conf_dir = self.conf_path().parent().map(Path::to_owned).unwrap_or_default();
         let file = conf_dir.join(network);
         let cluster_network = if network.contains('.') { file.display().to_string() } else { network.clone() };
-        // containerd 1.6 refuses 1.1.0.
+        // containerd 1.6 does not support 1.1.0.
         let conf = json!({
             "cniVersion": "1.0.0",
             "name": "weft-pod",
@@ -111,8 +111,8 @@ impl KubernetesArgs {
         Ok(text)
     }
 
-    /// The steps of a Kubernetes node, after those of every node. The configuration comes last: a runtime that sees it finds
-    /// everything it names.
+    /// Returns the steps of a Kubernetes node, after those of every node. The configuration comes last: a runtime that
+    /// sees it finds everything that it names.
     pub(super) fn steps(
         &self,
         state: &Path,
@@ -142,8 +142,8 @@ impl KubernetesArgs {
     }
 }
 
-/// What `uninstall` removes first, so that the agent puts nothing back and the runtime stops calling weft; and the plugin
-/// directory of the installation.
+/// Returns what `uninstall` removes first, so that the agent restores nothing and the runtime stops calling weft; and
+/// the plugin directory of the installation.
 pub(super) fn removal(state: &Path) -> anyhow::Result<(Vec<Step>, Option<PathBuf>)> {
     let manifest = Manifest::path(state);
     let Some(Manifest { files, .. }) =

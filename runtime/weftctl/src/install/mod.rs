@@ -1,8 +1,8 @@
 //! `weftctl install` and `uninstall`.
 //!
-//! Both first make a list of steps by comparing what is there with what should be, then do what differs: so they can be
-//! repeated, `--dry-run` prints the very list, and a file of somebody else's is never overwritten (`--replace` moves it aside
-//! and `uninstall` moves it back).
+//! Both first compare the existing state with the wanted state and make a list of steps, then execute the necessary
+//! ones. So they can be repeated, `--dry-run` prints exactly this list, and a file of another program is never
+//! overwritten (`--replace` moves it aside and `uninstall` moves it back).
 
 #[cfg(feature = "agent")]
 mod kubernetes;
@@ -82,7 +82,7 @@ pub(crate) fn install(args: &InstallArgs, state: &Path, output: Output) -> anyho
     carry_out(&steps, args.places.dry_run, output)
 }
 
-/// The weft that belongs to this program: beside it, or where `cargo weft` puts it when cargo built both.
+/// Returns the weft that belongs to this program: beside it, or where `cargo weft` puts it if cargo built both.
 fn weft_of(own: &Path) -> PathBuf {
     let built = format!("{}-unknown-linux-musl/release/weft", std::env::consts::ARCH);
     let of_cargo = own.parent().and_then(Path::parent).map(|target| target.join(built));
@@ -134,7 +134,7 @@ fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> 
 }
 
 impl InstallArgs {
-    /// Whether plugins of other vendors are moved aside.
+    /// Returns whether plugins of other vendors are moved aside.
     fn replaces(&self) -> bool {
         #[cfg(feature = "agent")]
         if !self.kubernetes.take_over.is_empty() {
@@ -143,7 +143,8 @@ impl InstallArgs {
         self.replace
     }
 
-    /// The stock names that were asked for. On a Kubernetes node other installers own those names: none, unless taken over.
+    /// Returns the requested stock names. On a Kubernetes node other installers own those names: none, unless taken
+    /// over.
     fn wanted_names(&self) -> Option<&[String]> {
         #[cfg(feature = "agent")]
         if self.kubernetes.kubernetes && self.names.is_none() {
@@ -153,10 +154,10 @@ impl InstallArgs {
     }
 }
 
-/// The names to answer to: all of them, or those asked for, which have to exist.
+/// Returns the names to install: all of them, or the requested ones, which must exist.
 fn names(args: &InstallArgs) -> anyhow::Result<Vec<&'static str>> {
     let all: Vec<&'static str> = Persona::all().map(Persona::name).filter(|name| *name != "weft").collect();
-    // Another program's names: only where the operator asks for them.
+    // Another program's names, only used if the operator requests them.
     let is_multus = |name: &&'static str| name.starts_with("multus");
     let Some(wanted) = args.wanted_names() else {
         return Ok(all.into_iter().filter(|name| !is_multus(name)).collect());
@@ -195,9 +196,10 @@ pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> a
     carry_out(&steps, args.places.dry_run, output)
 }
 
-/// Without weft nobody undoes what it made, and the stock plugins, back in their places, hand out its addresses again.
+/// Refuses to uninstall with attachments: nobody would undo what weft made, and the stock plugins, once moved back,
+/// would allocate its addresses again.
 fn refuse_with_attachments(state: &Path) -> anyhow::Result<()> {
-    /// So many are named.
+    /// How many are named.
     const NAMED: usize = 10;
     let Some(store) = NodeStore::open_read_only(state)? else { return Ok(()) };
     let attachments: BTreeSet<Attachment> =

@@ -1,5 +1,5 @@
-//! One step of an installation: what should be, what is, and how to get there. Every file appears whole (temporary file,
-//! then rename), because a runtime may exec or read it at any moment.
+//! One step of an installation: the wanted state, the actual state, and the action. Every file appears atomically
+//! (temporary file, then rename), because a runtime may execute or read it at any moment.
 
 use std::fs;
 use std::io::Write;
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-/// Suffix of a plugin that was moved aside. DEL of what it made still calls it.
+/// Suffix of a plugin that was moved aside. DEL of its attachments still calls it.
 pub(super) const SAVED: &str = weft_core::attach::KEPT_SUFFIX;
 
-/// A step with the reason it is, or is not, needed.
+/// A step with the reason why it is, or is not, necessary.
 #[derive(Debug)]
 pub(super) struct Step {
     action: Action,
@@ -37,7 +37,7 @@ impl Step {
         Self { action, needed, note: String::new() }
     }
 
-    /// A directory; a private one has to be root's alone.
+    /// Makes a directory; a private one must be accessible only to root.
     pub(super) fn directory(path: &Path, mode: u32, private: bool) -> anyhow::Result<Self> {
         let needed = match fs::metadata(path) {
             Ok(meta) if !meta.is_dir() => bail!("{} is not a directory; move it away", path.display()),
@@ -47,13 +47,13 @@ impl Step {
         Ok(Self::new(Action::Directory { path: path.to_owned(), mode, private }, needed))
     }
 
-    /// A file with the content of another.
+    /// Makes a copy of a file.
     pub(super) fn copy(from: &Path, to: &Path, mode: u32) -> anyhow::Result<Self> {
         let content = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
         Self::write(to, &content, mode)
     }
 
-    /// A file with this content.
+    /// Makes a file with this content.
     pub(super) fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<Self> {
         if path.is_dir() {
             bail!("{} is a directory; move it away", path.display());
@@ -63,7 +63,7 @@ impl Step {
         Ok(Self::new(Action::Write { path: path.to_owned(), content: content.to_vec(), mode }, !same))
     }
 
-    /// A name by which weft answers: a link to `weft` in the same directory.
+    /// Makes a name of weft: a link to `weft` in the same directory.
     pub(super) fn name(path: &Path, replace: bool) -> anyhow::Result<Self> {
         let Ok(meta) = fs::symlink_metadata(path) else {
             return Ok(Self::new(Action::Name { path: path.to_owned(), save: false }, true));
@@ -83,13 +83,13 @@ impl Step {
         Ok(step)
     }
 
-    /// A component's compiled form in the cache.
+    /// Compiles a component into the cache.
     pub(super) fn compile(component: &Path, content: &[u8], state: &Path) -> anyhow::Result<Self> {
         let needed = !crate::policy::is_compiled(content, state)?;
         Ok(Self::new(Action::Compile { component: component.to_owned(), state: state.to_owned() }, needed))
     }
 
-    /// Removes a name of ours; a plugin of somebody else's stays.
+    /// Removes a name of ours; another vendor's plugin is kept.
     pub(super) fn remove_name(path: &Path) -> anyhow::Result<Self> {
         Ok(Self::new(Action::RemoveFile(path.to_owned()), is_ours(path)))
     }
@@ -108,17 +108,17 @@ impl Step {
         Ok(Self::new(Action::RemoveFile(path.to_owned()), fs::symlink_metadata(path).is_ok()))
     }
 
-    /// Removes a directory with all that is in it.
+    /// Removes a directory with its contents.
     pub(super) fn remove_tree(path: &Path) -> anyhow::Result<Self> {
         let needed = path.exists();
-        // `--purge --state-dir /` must not be a way to lose a node.
+        // `--purge --state-dir /` must not delete a node's files.
         if needed && path.join("weft.db").metadata().is_err() && !path.join("policies").is_dir() {
             bail!("{} does not look like weft's state directory; remove it by hand if it is", path.display());
         }
         Ok(Self::new(Action::RemoveTree(path.to_owned()), needed))
     }
 
-    /// `done`, `to do`, or `fine` where nothing needs to change.
+    /// Returns `done`, `to do`, or `fine` if no change is necessary.
     pub(super) fn state(&self, dry_run: bool) -> &'static str {
         match (self.needed, dry_run) {
             (false, _) if self.note.is_empty() => "fine",
@@ -128,7 +128,7 @@ impl Step {
         }
     }
 
-    /// One line for people.
+    /// Returns one line for people.
     pub(super) fn what(&self) -> String {
         match &self.action {
             Action::Directory { path, mode, .. } => format!("directory {} (mode {mode:o})", path.display()),
@@ -141,12 +141,12 @@ impl Step {
         }
     }
 
-    /// What else there is to say.
+    /// Returns additional information.
     pub(super) fn note(&self) -> String {
         self.note.clone()
     }
 
-    /// Does it, where it is needed.
+    /// Executes it, if it is necessary.
     pub(super) fn carry_out(&self) -> anyhow::Result<()> {
         if !self.needed {
             return Ok(());
@@ -154,7 +154,7 @@ impl Step {
         let verb = match &self.action {
             Action::Directory { .. } | Action::Name { .. } => "make ",
             Action::Write { .. } => "write ",
-            // What these do begins with its verb.
+            // The texts of these begin with a verb.
             Action::Compile { .. } | Action::RemoveFile(_) | Action::RemoveTree(_) | Action::Rename { .. } => "",
         };
         self.act().with_context(|| format!("cannot {verb}{}", self.what()))
@@ -180,7 +180,7 @@ impl Step {
     }
 }
 
-/// A link to `weft`, however it is spelled.
+/// Returns whether a path is a link to `weft`, in any spelling.
 fn is_ours(path: &Path) -> bool {
     fs::read_link(path).is_ok_and(|target| target.file_name().is_some_and(|name| name == "weft"))
 }
@@ -198,7 +198,7 @@ fn write_whole(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
     let written = (|| -> std::io::Result<()> {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        // The mode of open(2) is cut by the umask.
+        // The umask reduces the mode of open(2).
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(content)?;
         file.sync_all()?;
@@ -207,7 +207,7 @@ fn write_whole(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
         fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
     })();
     if written.is_err() {
-        // Best effort: what matters is the error that is already on its way.
+        // Best effort: the error that is about to be returned matters.
         drop(fs::remove_file(&temporary));
     }
     Ok(written?)

@@ -1,4 +1,4 @@
-//! What the runtimes' library keeps of each attachment that it has not deleted (libcni's `/var/lib/cni/results`).
+//! The results that the runtimes' library stores for each attachment until its DEL (libcni's `/var/lib/cni/results`).
 
 use std::fs;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::path::Path;
 use ipnet::IpNet;
 use serde_json::Value;
 
-/// Where libcni keeps them.
+/// libcni's directory.
 pub(super) const DIR: &str = "/var/lib/cni/results";
 
 /// An attachment of the cache.
@@ -16,12 +16,12 @@ pub(super) struct Cached {
     pub(super) network: String,
     pub(super) container_id: String,
     pub(super) ifname: String,
-    /// The namespace, where the result names it.
+    /// The namespace, if the result names it.
     pub(super) netns: Option<String>,
     pub(super) addresses: Vec<IpAddr>,
 }
 
-/// Reads all of them. A file that is none of libcni's, or of an attachment without a result, is left out.
+/// Reads all of them. Skips files of other formats and attachments without a result.
 pub(super) fn read(dir: &Path) -> Vec<Cached> {
     let files = fs::read_dir(dir).into_iter().flatten().flatten();
     let documents = files.filter_map(|file| serde_json::from_slice(&fs::read(file.path()).ok()?).ok());

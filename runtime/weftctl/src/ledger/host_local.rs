@@ -1,4 +1,4 @@
-//! `weftctl ledger import|export host-local`: moving to and from the stock plugin's directory.
+//! `weftctl ledger import|export host-local`: migration to and from the stock plugin's directory.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -40,7 +40,7 @@ pub(crate) struct ExportArgs {
     sources: Sources,
 }
 
-/// Where more is known about networks and attachments.
+/// Additional sources about networks and attachments.
 #[derive(Debug, Args)]
 struct Sources {
     /// Where the runtime's library keeps results: an attachment it does not know is gone.
@@ -51,7 +51,7 @@ struct Sources {
     conf_dir: PathBuf,
 }
 
-/// What says that an attachment is gone. Without a cache of the runtime's library nothing does.
+/// Shows that an attachment is gone. Without libcni's cache, this is unknown.
 struct Known {
     cache: Vec<Cached>,
     in_use: BTreeSet<IpAddr>,
@@ -72,7 +72,7 @@ impl Known {
     }
 }
 
-/// The directory that holds those of networks; `None` where the given one is a network's own.
+/// Returns the directory with those of networks; `None` if the given one is a network's own.
 fn data_dir(dir: &Path, network: &str) -> Option<PathBuf> {
     let absolute = std::path::absolute(dir).unwrap_or_else(|_unusable| dir.to_owned());
     absolute.join(network).is_dir().then_some(absolute)

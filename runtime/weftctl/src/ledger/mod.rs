@@ -1,4 +1,4 @@
-//! `weftctl ledger`: what is claimed, giving an address back by hand, and moving to and from the stock plugin's directory.
+//! `weftctl ledger`: lists claims, releases addresses manually, and migrates to and from the stock plugin's directory.
 
 mod cached;
 mod host_local;
@@ -131,14 +131,14 @@ pub(crate) fn state_text(row: &ClaimRow) -> String {
     }
 }
 
-/// Seconds until a claim ends by itself.
+/// Returns the seconds until a claim ends by itself.
 fn left(row: &ClaimRow) -> u64 {
     row.until.unwrap_or_default().saturating_sub(weft_core::facts::now().unwrap_or_default())
 }
 
-/// An address that a container uses would be handed out twice.
+/// An address that a container uses would be allocated twice.
 fn release(network: &str, address: IpAddr, force: bool, state: &Path, output: Output) -> anyhow::Result<()> {
-    // Looked for first, so that a mistyped command does not make a store.
+    // Check first, so that a mistyped command does not make a store.
     drop(existing(state)?);
     let mut store = open(state)?;
     let holder = store

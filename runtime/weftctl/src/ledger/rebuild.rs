@@ -1,7 +1,7 @@
-//! `weftctl ledger rebuild`: a ledger that was lost is made again from what runs on the node.
+//! `weftctl ledger rebuild`: rebuilds a lost ledger from what is running on the node.
 //!
-//! Links that attachments made carry a label with network, container and interface; libcni's cache knows the attachments of the
-//! runtime. An attachment of the cache alone counts where one of its addresses is in use.
+//! Links of attachments carry a label with network, container and interface; libcni's cache lists the runtime's
+//! attachments. An attachment that is only in the cache counts if one of its addresses is in use.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -84,7 +84,7 @@ fn document(running: &Running) -> serde_json::Value {
             "netns": running.record.netns, "addresses": running.addresses })
 }
 
-/// All attachments that run: those with a label, and those of the cache that have none and use their address.
+/// Returns all running attachments: those with a label, and unlabelled ones in the cache that use their address.
 fn running(
     survivors: &[Survivor],
     cache: &[Cached],
@@ -136,7 +136,7 @@ fn is_same(cached: &Cached, attachment: &Attachment) -> bool {
         && cached.ifname == attachment.ifname
 }
 
-/// What DEL needs: the link by its kind, and the masquerading of its addresses, where there is any.
+/// Returns what DEL needs: the link by its kind, and the masquerading of its addresses, if any.
 fn record(survivor: &Survivor) -> anyhow::Result<Record> {
     let link = match (survivor.kind.as_str(), &survivor.host_link) {
         ("veth", Some(host)) => {

@@ -1,4 +1,4 @@
-//! `weftctl ledger import|export whereabouts`: moving between whereabouts' objects and the cluster ledger.
+//! `weftctl ledger import|export whereabouts`: migration between whereabouts' objects and the cluster ledger.
 
 use std::path::PathBuf;
 
@@ -71,7 +71,7 @@ pub(super) fn export(args: &ExportArgs, output: Output) -> anyhow::Result<()> {
     print(&moved, *dry_run, output)
 }
 
-/// Every address in its list. Conflicts are an error, so that a script stops.
+/// Prints every address in its list. Conflicts are an error, so that a script stops.
 fn print(moved: &Moved, dry_run: bool, output: Output) -> anyhow::Result<()> {
     let would = if dry_run { "would be " } else { "" };
     let mut lines = Vec::new();

@@ -1,4 +1,4 @@
-//! A list of plugins as libcni reads it, and what each plugin gets on stdin.
+//! Parses a list of plugins like libcni, and returns what each plugin gets on stdin.
 
 use anyhow::{Context as _, bail};
 use serde_json::{Map, Value, json};
@@ -9,7 +9,7 @@ use weft_core::cni::{Version, check_name};
 pub(super) struct List {
     pub(super) name: String,
     pub(super) version: Version,
-    /// As it was given.
+    /// The original text.
     pub(super) text: Vec<u8>,
     plugins: Vec<Plugin>,
     object: Map<String, Value>,
@@ -49,8 +49,8 @@ impl List {
         self.object.get("disableCheck") == Some(&Value::Bool(true))
     }
 
-    /// What a plugin gets on stdin: its own keys, the list's name and version, the result of those before, and the capabilities
-    /// that it declares.
+    /// Returns what a plugin gets on stdin: its own keys, the list's name and version, the previous result, and the
+    /// capabilities that it declares.
     pub(super) fn for_plugin(&self, plugin: &Plugin, previous: Option<&Value>, cap_args: &Map<String, Value>) -> Value {
         let mut conf = plugin.conf.clone();
         conf.insert("name".to_owned(), json!(self.name));
@@ -85,7 +85,7 @@ impl Plugin {
     }
 }
 
-/// The newest of `cniVersions` that weft knows, or `cniVersion`.
+/// Returns the newest known version of `cniVersions`, or `cniVersion`.
 fn version(object: &Map<String, Value>) -> anyhow::Result<Version> {
     let listed = object.get("cniVersions").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
     if let Some(newest) = listed.filter_map(|text| Version::reconcile(text).ok()).max() {

@@ -1,8 +1,9 @@
-//! `weftctl add`, `check`, `del`: what a container runtime does with a network configuration, by hand.
+//! `weftctl add`, `check`, `del`: do manually what a container runtime does with a network configuration.
 //!
-//! The rules are libcni's, the library that runtimes use: plugins run in order with the result of the one before, CHECK and DEL with
-//! the cached result, DEL in reverse order, and only capabilities that a plugin declares reach it. The cache is libcni's too, so
-//! that one may add what the other deletes. The suite `weftctl` holds this against `cnitool`.
+//! The rules are those of libcni, the library of runtimes: plugins run in order with the result of the previous one,
+//! CHECK and DEL get the cached result, DEL runs in reverse order, and a plugin only gets the capabilities that it
+//! declares. The cache is libcni's too, so each can delete what the other added. The suite `weftctl` compares this with
+//! `cnitool`.
 
 mod conf;
 mod results;
@@ -22,7 +23,7 @@ use crate::output::Output;
 use conf::List;
 use results::{Attached, Results};
 
-/// Where network namespaces have names.
+/// The directory of named network namespaces.
 const NETNS_DIR: &str = "/run/netns";
 
 #[derive(Debug, Args)]
@@ -55,13 +56,13 @@ pub(crate) struct ListArgs {
     timeout: u64,
 }
 
-/// A call, read.
+/// A parsed call.
 struct ByHand {
     list: List,
     netns: String,
     container_id: String,
     ifname: String,
-    /// Of `CNI_ARGS`, or of the cache.
+    /// From `CNI_ARGS`, or from the cache.
     args: String,
     cap_args: Map<String, Value>,
     path: Vec<PathBuf>,
@@ -69,7 +70,7 @@ struct ByHand {
     limit: Duration,
 }
 
-/// Prints the result, as a runtime gets it.
+/// Prints the result in the form that a runtime gets.
 pub(crate) fn add(args: &ListArgs, output: Output) -> anyhow::Result<ExitCode> {
     let call = ByHand::read(args)?;
     let mut previous: Option<Value> = None;
@@ -88,7 +89,7 @@ pub(crate) fn add(args: &ListArgs, output: Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Silent where the attachment is as ADD made it.
+/// Prints nothing if the attachment is as ADD made it.
 pub(crate) fn check(args: &ListArgs) -> anyhow::Result<ExitCode> {
     let call = ByHand::read(args)?;
     if call.list.version < Version::V0_4_0 {
@@ -108,7 +109,7 @@ pub(crate) fn check(args: &ListArgs) -> anyhow::Result<ExitCode> {
 /// Can be repeated.
 pub(crate) fn del(args: &ListArgs) -> anyhow::Result<ExitCode> {
     let call = ByHand::read(args)?;
-    // A cached result that cannot be used must not keep an attachment from being removed.
+    // An unusable cached result must not prevent the removal of an attachment.
     let previous = if call.list.version < Version::V0_4_0 { None } else { call.cached_result().unwrap_or_default() };
     for plugin in call.list.plugins().rev() {
         let conf = call.list.for_plugin(plugin, previous.as_ref(), &call.cap_args);
@@ -154,7 +155,7 @@ impl ByHand {
         }
     }
 
-    /// The result of the ADD, in the configuration's version.
+    /// Returns the result of the ADD, in the configuration's version.
     fn cached_result(&self) -> anyhow::Result<Option<Value>> {
         let Some(cached) = self.results.read(&self.attached(&Value::Null))? else { return Ok(None) };
         let version = self.list.version;
@@ -186,13 +187,13 @@ impl ByHand {
     }
 }
 
-/// A path, from a path or a name.
+/// Returns a path for a path or a name.
 fn netns_path(text: &str) -> anyhow::Result<String> {
     let path = if text.contains('/') { std::path::absolute(text)? } else { Path::new(NETNS_DIR).join(text) };
     path.into_os_string().into_string().ok().context("the namespace's path is not UTF-8")
 }
 
-/// As `cnitool` makes it.
+/// Computed like in `cnitool`.
 fn container_id_of(netns: &str) -> String {
     let hash = Sha512::digest(netns.as_bytes());
     let hex: String = hash.iter().take(10).map(|byte| format!("{byte:02x}")).collect();

@@ -10,14 +10,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-/// `kind` of a file that libcni writes.
+/// `kind` in libcni's files.
 const KIND: &str = "cniCacheV1";
 
 /// The directory of the files.
 #[derive(Debug)]
 pub(super) struct Results(PathBuf);
 
-/// What a file says of an attachment.
+/// The contents of an attachment's file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Attached<'a> {
     pub(super) network: &'a str,
@@ -26,7 +26,7 @@ pub(super) struct Attached<'a> {
     pub(super) netns: &'a str,
     pub(super) args: &'a str,
     pub(super) cap_args: &'a Map<String, Value>,
-    /// The configuration's own text.
+    /// The configuration's original text.
     pub(super) config: &'a [u8],
     pub(super) result: &'a Value,
 }
@@ -38,7 +38,7 @@ impl Results {
         Self(cache_dir.join("results"))
     }
 
-    /// None of the three can have a slash.
+    /// None of the three can contain a slash.
     fn file(&self, of: &Attached<'_>) -> PathBuf {
         self.0.join(format!("{}-{}-{}", of.network, of.container_id, of.ifname))
     }
@@ -63,7 +63,7 @@ impl Results {
         file.write_all(document.to_string().as_bytes()).with_context(cannot)
     }
 
-    /// The result; `None` where there is none.
+    /// Returns the result; `None` if there is none.
     pub(super) fn read(&self, of: &Attached<'_>) -> anyhow::Result<Option<Value>> {
         let path = self.file(of);
         let text = match fs::read(&path) {
@@ -73,7 +73,7 @@ impl Results {
         };
         let document: Value =
             serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?;
-        // Old libraries wrote the result alone.
+        // Old libraries stored only the result.
         let result = if document["kind"] == KIND { document["result"].clone() } else { document };
         Ok(Some(result))
     }

@@ -1,4 +1,4 @@
-//! `weftctl policy bench`: what a policy costs. Fuel is the same on every machine; time is this one's.
+//! `weftctl policy bench`: measures the cost of a policy. Fuel is the same on every machine; time is not.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,16 +37,16 @@ struct Report {
     calls: u32,
     /// Bytes of the component.
     component: usize,
-    /// From compiled code on disk to the first answer, an engine included: what the first call of a process takes.
+    /// From compiled code on disk to the first answer, including an engine: the time of a process's first call.
     cold_us: u128,
-    /// A call in an instance of its own, as every ADD makes: the median.
+    /// A call in a new instance, as in every ADD: the median.
     call_us: u128,
     /// A call in an instance that has answered before: the median.
     warm_us: u128,
     fuel: Spread,
-    /// Bytes after a call in an instance of its own.
+    /// Bytes after a call in a new instance.
     memory: usize,
-    /// Bytes after all calls in one instance. More than that means that the policy keeps something of each.
+    /// Bytes after all calls in one instance. A higher number means that the policy keeps memory per call.
     memory_after_all: usize,
     /// Share of the default limits that a call uses, in percent.
     share_of_fuel: f64,
@@ -81,7 +81,7 @@ pub(super) fn run(args: &BenchArgs, state: &Path, output: Output) -> anyhow::Res
     Ok(ExitCode::SUCCESS)
 }
 
-/// The file of the case to measure with.
+/// Returns the file of the case to measure.
 fn case(args: &BenchArgs) -> anyhow::Result<PathBuf> {
     if let Some(name) = &args.case {
         return Ok(args.dir.join("cases").join(format!("{name}.json")));
@@ -128,7 +128,7 @@ fn measure(args: &BenchArgs, case: &Path, tested: &Tested) -> anyhow::Result<Rep
 
 type Asking<'a> = &'a dyn Fn() -> anyhow::Result<(cases::Question, Limits)>;
 
-/// One call in an instance of its own.
+/// Makes one call in a new instance.
 fn once(policy: &Policy, (question, limits): (cases::Question, Limits)) -> anyhow::Result<Evidence> {
     match (policy, question.asked) {
         (Policy::Ipam(policy), Asked::Addresses(request)) => {
@@ -139,7 +139,7 @@ fn once(policy: &Policy, (question, limits): (cases::Question, Limits)) -> anyho
     }
 }
 
-/// All calls in one instance: their times, and what the last one left behind.
+/// Makes all calls in one instance; returns their times, and the evidence of the last one.
 fn many(policy: &Policy, calls: u32, limits: &Limits, ask: Asking<'_>) -> anyhow::Result<(Vec<Duration>, Evidence)> {
     let (mut times, mut last) = (Vec::new(), Evidence::default());
     let mut timed = |call: &mut dyn FnMut(cases::Question) -> anyhow::Result<Evidence>| -> anyhow::Result<()> {
@@ -170,7 +170,7 @@ fn many(policy: &Policy, calls: u32, limits: &Limits, ask: Asking<'_>) -> anyhow
     Ok((times, last))
 }
 
-/// What an answer cost; a denial is one, a trap is none.
+/// Returns the cost of an answer; a denial counts, a trap does not.
 fn answered<T>(called: Called<T>) -> anyhow::Result<Evidence> {
     match called.outcome {
         Ok(_decision_or_denial) => Ok(called.evidence),

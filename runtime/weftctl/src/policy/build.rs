@@ -1,4 +1,4 @@
-//! `weftctl policy build`: a project to a component, whatever it is written in.
+//! `weftctl policy build`: builds a project of any language into a component.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ pub(super) fn run(args: &BuildArgs, output: Output) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// The components of a project: one, unless it is a workspace of crates.
+/// Returns the components of a project: one, unless it is a workspace of crates.
 pub(super) fn build(project: &Project) -> anyhow::Result<Vec<BuiltGuest>> {
     let Some(manifest) = project.manifest.as_ref().filter(|manifest| manifest.language != Language::Rust) else {
         return Ok(guest_build::build_guests(&project.dir.join("Cargo.toml"), &project.dir.join("target"))?);
@@ -64,7 +64,7 @@ pub(super) fn build(project: &Project) -> anyhow::Result<Vec<BuiltGuest>> {
 fn js(manifest: &Manifest, dir: &Path, out: &Path) -> anyhow::Result<()> {
     let mut command = Command::new(toolchain::program("componentize-qjs", manifest.language, dir)?);
     command.args(["-w", "wit", "-j", Language::Js.source(), "-n", manifest.kind.of_contract().world()]);
-    // Without --sync it makes an asynchronous component; with --stub-wasi it reaches nothing.
+    // Without --sync it makes an asynchronous component; with --stub-wasi it imports nothing.
     command.args(["--sync", "--stub-wasi", "-o"]).arg(out);
     toolchain::run(&mut command, dir)
 }
@@ -97,7 +97,7 @@ fn c(manifest: &Manifest, dir: &Path, out: &Path) -> anyhow::Result<()> {
     fs::write(out, component).with_context(|| format!("cannot write {}", out.display()))
 }
 
-/// A component of a core module that does not carry its world.
+/// Makes a component from a core module without an embedded world.
 fn of_module(mut module: Vec<u8>, world: &str, wit: &Path) -> anyhow::Result<Vec<u8>> {
     let mut resolve = Resolve::default();
     let (package, _files) = resolve.push_dir(wit)?;
@@ -106,7 +106,8 @@ fn of_module(mut module: Vec<u8>, world: &str, wit: &Path) -> anyhow::Result<Vec
     componentize(&module).map_err(anyhow::Error::msg)
 }
 
-/// A policy that imports more than the contract would need a grant in every network.
+/// Checks imports: a policy that imports more than the contract would need a grant in every
+/// network.
 fn check_imports(component: &[u8]) -> anyhow::Result<()> {
     let described = contract::describe(component).map_err(anyhow::Error::msg)?;
     let beyond: Vec<_> =

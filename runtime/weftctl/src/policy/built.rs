@@ -1,5 +1,5 @@
-//! A policy to test or to measure: what a project builds, a component, or a shipped policy. Its compiled code is kept in the
-//! project, so that nothing of it needs root.
+//! A policy to test or to measure: a project's build, a component, or a shipped policy. Its compiled code is stored in
+//! the project, so that this does not need root.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::cases::Policy;
 use super::project::Project;
 use super::{SHIPPED, by_hand};
 
-/// A loaded policy and where it is.
+/// A loaded policy and its location.
 #[derive(Debug)]
 pub(super) struct Tested {
     pub(super) policy: Policy,
@@ -26,7 +26,7 @@ pub(super) struct Tested {
 // === impl Tested ===
 
 impl Tested {
-    /// Loads it once more, in an engine of its own, from the compiled code that is there.
+    /// Loads it again in a new engine, from the existing compiled code.
     pub(super) fn again(&self) -> anyhow::Result<Policy> {
         load_as(
             match &self.policy {
@@ -56,7 +56,7 @@ pub(super) fn tested(dir: &Path, policy: Option<&str>, state: &Path) -> anyhow::
     load(&component, name, dir, state)
 }
 
-/// The component that a project builds.
+/// Returns the component that a project builds.
 fn project(dir: &Path) -> anyhow::Result<Vec<u8>> {
     let mut built = super::build::build(&Project::open(dir)?)?;
     match (built.pop(), built.len()) {
@@ -71,13 +71,13 @@ fn load(component: &[u8], name: Option<&str>, dir: &Path, state: &Path) -> anyho
     let state = scratch(dir, state)?;
     let digest = weft_core::policy::Digest::new(component).to_string();
     let file = state.join(format!("{}.wasm", name.map_or_else(|| digest.replace(':', "-"), str::to_owned)));
-    // Renamed into place: another test of the same component may be reading it.
+    // Rename it into place: another test of the same component may be reading it.
     let fresh = file.with_extension(format!("{}.new", std::process::id()));
     fs::write(&fresh, component).with_context(|| format!("cannot write {}", fresh.display()))?;
     fs::rename(&fresh, &file).with_context(|| format!("cannot write {}", file.display()))?;
     let described = contract::describe(component).map_err(anyhow::Error::msg)?;
     let reference = PolicyRef::File(file);
-    // What is no policy at all gets the error that says so.
+    // A component that is no policy gets the error that says so.
     let policy = load_as(Kind::of(&described.exports).unwrap_or(Kind::Ipam), &reference, &state)?;
     Ok(Tested { policy, size: component.len(), reference, state })
 }
@@ -90,7 +90,8 @@ fn load_as(kind: Kind, reference: &PolicyRef, state: &Path) -> anyhow::Result<Po
     })
 }
 
-/// A state directory for compiled code: in the project where this is one, else the node's, else this user's.
+/// Returns a state directory for compiled code: in the project if this is one, otherwise the node's, otherwise this
+/// user's.
 fn scratch(dir: &Path, state: &Path) -> anyhow::Result<PathBuf> {
     if let Ok(project) = Project::open(dir) {
         return private(std::path::absolute(project.build_dir()?)?.join("state"));
@@ -101,7 +102,7 @@ fn scratch(dir: &Path, state: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Makes a directory. What others can write is not mapped as code.
+/// Makes a directory. Code that others can write is never mapped.
 fn private(dir: PathBuf) -> anyhow::Result<PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
@@ -114,7 +115,7 @@ fn user_cache() -> Option<PathBuf> {
     set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))
 }
 
-/// The project's own network.
+/// Returns the project's own network.
 pub(super) fn network(dir: &Path) -> anyhow::Result<Option<Value>> {
     let path = dir.join("network.json");
     match fs::read(&path) {

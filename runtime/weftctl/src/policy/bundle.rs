@@ -1,4 +1,4 @@
-//! `weftctl policy save` and `load`: policies, their signatures and the lock file in one directory, for places without a
+//! `weftctl policy save` and `load`: policies, their signatures and the lock file in one directory, for sites without a
 //! registry.
 
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ pub(crate) struct LoadArgs {
 }
 
 pub(super) fn save(args: &SaveArgs, output: Output) -> anyhow::Result<ExitCode> {
-    // All of them are read before the first is asked for.
+    // Parse all of them before the first request.
     let images: Vec<_> = args.references.iter().map(|text| Image::parse(text)).collect::<Result<_, _>>()?;
     let mut layout = Layout::create(&args.directory)?;
     let mut saved = Vec::new();

@@ -1,4 +1,4 @@
-//! `weftctl policy ls`, `prune`, `digest` and `add`: the policies on this node, and changes to them.
+//! `weftctl policy ls`, `prune`, `digest` and `add`: list and change the policies on this node.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -47,7 +47,7 @@ pub(crate) struct AddArgs {
     component: PathBuf,
 }
 
-/// Digits of a digest that are shown in a table.
+/// How many digits of a digest a table shows.
 const SHORT: usize = "sha256:".len() + 12;
 
 pub(super) fn ls(args: &LsArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
@@ -103,7 +103,7 @@ pub(super) fn add(args: &AddArgs, state: &Path, output: Output) -> anyhow::Resul
     let reference = PolicyRef::parse(&args.reference)?;
     let name = reference.to_string();
     if matches!(reference, PolicyRef::Pinned { artifact: Artifact::Manifest, .. } | PolicyRef::Tagged(_)) {
-        // A file says nothing of the manifest that the digest is of, nor of its signatures.
+        // A file contains neither the manifest of the digest nor its signatures.
         anyhow::bail!(
             "{name} is in a registry: `weftctl policy pull` fetches it, and `load` takes it from a directory"
         );
@@ -121,7 +121,7 @@ pub(super) fn add(args: &AddArgs, state: &Path, output: Output) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether a text names something in a registry rather than a file that is missing.
+/// Returns whether a text names something in a registry rather than a missing file.
 #[cfg(feature = "agent")]
 pub(super) fn is_reference(text: &str) -> bool {
     use weft_agent::artifact::Image;

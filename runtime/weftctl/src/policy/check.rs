@@ -1,4 +1,4 @@
-//! `weftctl policy check`: what is wrong with a network configuration, before a pod meets it.
+//! `weftctl policy check`: finds mistakes in a network configuration before a pod runs into them.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -15,7 +15,7 @@ use weft_core::conf::{Persona, did_you_mean};
 use crate::output::Output;
 use crate::pools::Pools;
 
-/// What was found in one file.
+/// The result for one file.
 #[derive(Debug, Serialize)]
 pub(crate) struct Checked {
     /// How many of its plugins are weft's.
@@ -23,7 +23,7 @@ pub(crate) struct Checked {
     pub(crate) problems: Vec<ConfProblem>,
 }
 
-/// One thing to correct.
+/// One mistake.
 #[derive(Debug, Serialize)]
 pub(crate) struct ConfProblem {
     /// The plugin's `type`.
@@ -40,7 +40,7 @@ impl fmt::Display for ConfProblem {
     }
 }
 
-/// Where runtimes have their plugins, in distributions that say so.
+/// The usual plugin directories of distributions.
 const PLUGIN_DIRS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
 
 #[derive(Debug, Args)]
@@ -93,7 +93,7 @@ pub(super) fn run(args: &CheckArgs, state: &Path, output: Output) -> anyhow::Res
     Ok(if checked.problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Addresses that another network of this node gives out too.
+/// Reports addresses that another network of this node allocates too.
 fn overlaps(args: &CheckArgs, bytes: &[u8]) -> Vec<ConfProblem> {
     let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return Vec::new() };
     let mut pools = Pools::read(&args.conf_dir, Some(&args.conf));
@@ -103,13 +103,13 @@ fn overlaps(args: &CheckArgs, bytes: &[u8]) -> Vec<ConfProblem> {
         .collect()
 }
 
-/// Checks a file, on this node and beside other plugins in a directory.
+/// Checks a file on this node, with the plugins in a directory.
 pub(crate) fn check_file(path: &Path, state: &Path, plugins: &Path) -> anyhow::Result<Checked> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     check_text(&bytes, state, plugins)
 }
 
-/// The same for a configuration that is in no file.
+/// Like `check_file`, for a configuration that is not in a file.
 pub(crate) fn check_text(bytes: &[u8], state: &Path, plugins: &Path) -> anyhow::Result<Checked> {
     check_bytes(bytes, state, &Surroundings { path: vec![plugins.to_owned()], host: true })
 }
@@ -135,7 +135,7 @@ fn check_bytes(bytes: &[u8], state: &Path, surroundings: &Surroundings) -> anyho
     Ok(checked)
 }
 
-/// A plugin that nobody has, under a name much like one of weft's. Any other name is another vendor's.
+/// Reports a missing plugin whose name resembles one of weft's. Any other name is another vendor's.
 fn misspelt(kind: &str, surroundings: &Surroundings) -> Option<ConfProblem> {
     let meant = did_you_mean(kind, Persona::all().map(Persona::name))?;
     let found = surroundings.path.iter().any(|dir| !kind.contains('/') && dir.join(kind).is_file());
@@ -143,7 +143,7 @@ fn misspelt(kind: &str, surroundings: &Surroundings) -> Option<ConfProblem> {
     (!found).then(|| ConfProblem { plugin: kind.to_owned(), at: String::new(), message })
 }
 
-/// The plugins of a list, each with the list's name and version as the runtime would hand them over; or the one there is.
+/// Returns the plugins of a list, each with the list's name and version as the runtime adds them; or the single plugin.
 pub(super) fn plugins(value: &Value) -> Vec<Value> {
     let Some(list) = value.get("plugins").and_then(Value::as_array) else { return vec![value.clone()] };
     list.iter()

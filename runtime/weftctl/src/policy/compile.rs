@@ -1,4 +1,4 @@
-//! `weftctl policy compile`: a component into the cache, by a compiler that is bounded and has no rights.
+//! `weftctl policy compile`: compiles a component into the cache, with a compiler that has limits and no privileges.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -52,12 +52,12 @@ pub(super) fn run(args: &CompileArgs, state: &Path, output: Output) -> anyhow::R
     Ok(ExitCode::SUCCESS)
 }
 
-/// The compiler's own process.
+/// Runs the compiler's own process.
 pub(super) fn worker(args: &WorkerArgs) -> ExitCode {
     match compiler::worker_main(args.parent, args.cpu_seconds, args.memory) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Cause(reason)) => {
-            // The parent adds who says so.
+            // The parent names the program.
             crate::output::plain_error(&reason);
             ExitCode::FAILURE
         }
@@ -72,7 +72,7 @@ fn compile(name: &str, component: &Path, state: &Path, waiting: Waiting) -> Resu
     })
 }
 
-/// Compiles what a command needs, and waits for it: a person does.
+/// Compiles what a command needs, and waits for it, because a person does.
 pub(crate) fn by_hand(state: &Path, ask: &CompileAsk<'_>) -> Result<(), CompileError> {
     let compiled = compile(ask.name, ask.component, state, Waiting::Wait);
     compiled.map(drop).map_err(|error| CompileError::Failed(format!("{:#}", anyhow::Error::from(error))))
@@ -83,7 +83,7 @@ pub(crate) fn compile_file(component: &Path, state: &Path) -> anyhow::Result<Com
     Ok(compile(&component.display().to_string(), component, state, Waiting::Wait)?)
 }
 
-/// Whether the cache has a usable entry for a component.
+/// Returns whether the cache has a usable entry for a component.
 pub(crate) fn is_compiled(component: &[u8], state: &Path) -> anyhow::Result<bool> {
     Ok(PolicyStore::new(state)?.is_compiled(component)?)
 }

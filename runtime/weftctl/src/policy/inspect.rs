@@ -1,5 +1,5 @@
-//! `weftctl policy inspect`: what a component is, what it reaches, and what it takes as configuration. Nothing of it runs
-//! but its schema export, within the usual limits.
+//! `weftctl policy inspect`: shows the kind of a component, its imports, and its configuration. Only its schema export
+//! is run, within the usual limits.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -67,7 +67,7 @@ pub(super) fn run(args: &InspectArgs, state: &Path, output: Output) -> anyhow::R
     Ok(if usable.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A file where it looks like one, else the name of a shipped policy.
+/// Returns a file if it looks like one, otherwise a shipped policy of that name.
 pub(super) fn reference(component: &str) -> anyhow::Result<PolicyRef> {
     if PolicyRef::is_name(component) && !Path::new(component).exists() {
         return Ok(PolicyRef::shipped(component)?);
@@ -76,7 +76,7 @@ pub(super) fn reference(component: &str) -> anyhow::Result<PolicyRef> {
     Ok(PolicyRef::File(path))
 }
 
-/// Loads it as a network without grants would, and asks for its schema.
+/// Loads it like a network without grants, and asks for its schema.
 fn verdict<W: World>(reference: &PolicyRef, state: &Path) -> anyhow::Result<(String, Option<Value>)> {
     let store = PolicyStore::new(state)?;
     let loaded = store.load::<W>(reference, &Grants::default(), &|ask| super::compile::by_hand(state, ask))?;

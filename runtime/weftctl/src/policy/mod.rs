@@ -136,7 +136,7 @@ pub(crate) fn run(command: &PolicyCommand, state: &Path, output: Output) -> anyh
     }
 }
 
-/// What calls need from this program: the compiler is its own, and a person waits for it.
+/// Returns the context of calls: this program compiles itself, and a person waits for it.
 pub(crate) fn context(state: &Path) -> weft_core::attach::Context {
     let own = state.to_owned();
     let compile = Box::new(move |ask: &weft_core::policy::CompileAsk<'_>| by_hand(&own, ask));

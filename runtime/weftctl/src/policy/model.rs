@@ -1,4 +1,4 @@
-//! A ledger in memory: what a test case says, or what a simulation has claimed so far. It answers as the node's does.
+//! A ledger in memory: the state of a test case, or the claims of a simulation. It answers like the node's ledger.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -6,27 +6,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use weft_host_abi::types::{ClaimInfo, LastClaim, LedgerView, Range, Usage};
 
-/// As many claims of an owner as the node's ledger shows.
+/// Maximum claims shown for an owner, as in the node's ledger.
 const HELD_MAX: usize = 256;
 
 /// Claims of one network.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Model {
     claims: BTreeMap<IpAddr, ClaimInfo>,
-    /// Every address that was claimed, by the sequence of its last claim, and the other way round.
+    /// Every address that was claimed, by the sequence number of its last claim, and the reverse.
     order: BTreeMap<u64, IpAddr>,
     sequence_of: HashMap<IpAddr, u64>,
     sequence: u64,
 }
 
-/// What a policy sees of one.
+/// A policy's view of a model.
 #[derive(Debug, Clone)]
 pub(super) struct View(pub(super) Arc<Mutex<Model>>);
 
 // === impl Model ===
 
 impl Model {
-    /// Makes a claim. Like every claim it is then the last one of its range.
+    /// Makes a claim, which becomes the last one of its range.
     pub(super) fn claim(&mut self, claim: ClaimInfo) {
         self.sequence += 1;
         if let Some(before) = self.sequence_of.insert(claim.address, self.sequence) {
@@ -41,17 +41,17 @@ impl Model {
         self.claims.remove(&address);
     }
 
-    /// Claimed addresses, in order.
+    /// Returns claimed addresses, in order.
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.claims.keys().copied()
     }
 
-    /// The claim on an address.
+    /// Returns the claim on an address.
     pub(super) fn get(&self, address: IpAddr) -> Option<&ClaimInfo> {
         self.claims.get(&address)
     }
 
-    /// Claims that one of these owners holds.
+    /// Returns the claims that one of these owners holds.
     pub(super) fn held(&self, owners: &[&str]) -> Vec<ClaimInfo> {
         self.claims.values().filter(|claim| owners.contains(&claim.owner.as_str())).cloned().collect()
     }
@@ -71,7 +71,7 @@ impl Model {
     }
 }
 
-/// The address after this one.
+/// Returns the next address.
 pub(super) fn next(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(v4) => u32::from(v4).checked_add(1).map(|number| IpAddr::V4(number.into())),

@@ -1,5 +1,5 @@
-//! `weftctl policy new`: a directory that builds and passes its own tests at once. The files are those of `sdk/templates`; a Rust
-//! project gets a copy of the SDK, so that nothing but a registry of crates is needed.
+//! `weftctl policy new`: creates a directory that builds and passes its own tests at once. The files are those of
+//! `sdk/templates`; a Rust project gets a copy of the SDK, so that it only needs a registry of crates.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ pub(super) fn run(args: &NewArgs, output: Output) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What names a crate, a file and a network at once.
+/// Checks a name that is used for a crate, a file and a network.
 fn check_name(name: &str) -> anyhow::Result<()> {
     let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     let starts = name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase());
@@ -72,7 +72,7 @@ fn check_name(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The files of a project, with their places.
+/// Returns the files of a project, with their paths.
 fn files(args: &NewArgs) -> anyhow::Result<Vec<(PathBuf, String)>> {
     let (language, kind) = (
         short(args.lang),
@@ -92,7 +92,7 @@ fn files(args: &NewArgs) -> anyhow::Result<Vec<(PathBuf, String)>> {
         let place = if let Some(rest) = path.strip_prefix("rust/") {
             match args.lang {
                 Language::Rust => Some(Path::new("weft-sdk").join(rest)),
-                // Other languages read the contract itself.
+                // Other languages use the contract's files directly.
                 _ => rest.starts_with("wit/").then(|| PathBuf::from(rest)),
             }
         } else {
@@ -109,8 +109,8 @@ fn files(args: &NewArgs) -> anyhow::Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
-/// The SDK's lock file with the project's own package in it, as cargo sorts them: the first build takes the versions that weft is
-/// tested with.
+/// Returns the SDK's lock file with the project's own package added in cargo's order: the first build uses the versions
+/// with which weft is tested.
 fn locked(of_sdk: &str, name: &str) -> String {
     let own = format!("name = \"{name}\"\nversion = \"0.1.0\"\ndependencies = [\n \"weft-sdk\",\n]");
     let mut parts = of_sdk.split("\n[[package]]\n").map(|part| part.trim_end().to_owned());
@@ -121,7 +121,7 @@ fn locked(of_sdk: &str, name: &str) -> String {
     format!("{head}\n{packages}")
 }
 
-/// Where a template goes in a project of this language and kind, if it belongs there.
+/// Returns the path of a template in a project of this language and kind, if it belongs there.
 fn place(path: &str, language: &str, kind: &str) -> Option<PathBuf> {
     let (part, rest) = path.split_once('/')?;
     if part != language && part != "common" {
@@ -132,7 +132,7 @@ fn place(path: &str, language: &str, kind: &str) -> Option<PathBuf> {
         Some(("ipam" | "delegate", _other)) => return None,
         _ => rest,
     };
-    // Names that tools would take for their own here.
+    // Tools would interpret these names in this repository.
     Some(match rest {
         "gitignore" => PathBuf::from(".gitignore"),
         _ => PathBuf::from(rest.strip_suffix(".in").unwrap_or(rest)),
@@ -149,7 +149,7 @@ fn short(language: Language) -> &'static str {
 }
 
 fn filled(content: &str, args: &NewArgs) -> String {
-    // "br-" and this is a link's name, which has at most 15 bytes.
+    // A link's name has at most 15 bytes, including "br-".
     let short: String = args.name.chars().filter(|c| *c != '-').take(12).collect();
     let decides = match args.kind {
         Kind::Ipam => "which addresses a container gets",

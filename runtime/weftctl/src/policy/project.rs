@@ -1,4 +1,4 @@
-//! A policy's project: the directory of its author. `weft-policy.json` says what it is; a Rust crate needs none.
+//! A policy's project: its author's directory. `weft-policy.json` describes it; a Rust crate needs none.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use weft_host_abi::contract;
 
-/// The file that says what a project is.
+/// The file that describes a project.
 pub(super) const MANIFEST: &str = "weft-policy.json";
 
-/// What a policy is written in.
+/// The language of a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Language {
@@ -45,18 +45,18 @@ pub(super) struct Manifest {
     pub(super) kind: Kind,
 }
 
-/// A directory that makes a policy.
+/// A directory that builds a policy.
 #[derive(Debug)]
 pub(super) struct Project {
     pub(super) dir: PathBuf,
-    /// Absent for a crate, or a workspace of several, that has no manifest of ours.
+    /// `None` for a crate, or a workspace of several, without a manifest of ours.
     pub(super) manifest: Option<Manifest>,
 }
 
 // === impl Kind ===
 
 impl Kind {
-    /// The contract's word for it.
+    /// Returns the contract's term for it.
     pub(super) fn of_contract(self) -> contract::Kind {
         match self {
             Self::Ipam => contract::Kind::Ipam,
@@ -68,7 +68,7 @@ impl Kind {
 // === impl Language ===
 
 impl Language {
-    /// The file that a person edits.
+    /// Returns the file that a person edits.
     pub(super) fn source(self) -> &'static str {
         match self {
             Self::Rust => "src/lib.rs",
@@ -78,7 +78,7 @@ impl Language {
         }
     }
 
-    /// Its name as people write it.
+    /// Returns its usual name.
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Rust => "Rust",
@@ -92,7 +92,7 @@ impl Language {
 // === impl Project ===
 
 impl Project {
-    /// Reads what a directory is.
+    /// Reads the description of a directory.
     pub(super) fn open(dir: &Path) -> anyhow::Result<Self> {
         let path = dir.join(MANIFEST);
         let manifest = match fs::read(&path) {
@@ -112,7 +112,7 @@ impl Project {
         Ok(Self { dir: dir.to_owned(), manifest })
     }
 
-    /// Where built and compiled files go.
+    /// Returns the directory of built and compiled files.
     pub(super) fn build_dir(&self) -> anyhow::Result<PathBuf> {
         let dir = self.dir.join("build");
         fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;

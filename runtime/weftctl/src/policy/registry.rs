@@ -1,5 +1,5 @@
-//! `weftctl policy push`, `pull`, `lock`, `rm`, and what `ls`, `digest` and `inspect` say of a registry: a policy's way between
-//! an author, a registry and a node.
+//! `weftctl policy push`, `pull`, `lock`, `rm`, and the registry parts of `ls`, `digest` and `inspect`: transfers a
+//! policy between an author, a registry and a node.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -97,7 +97,7 @@ impl Reach {
         Access { plain_http: self.plain_http.clone(), ca_files: self.registry_ca.clone() }
     }
 
-    /// The registry of an image.
+    /// Returns the registry of an image.
     pub(super) fn remote(&self, image: &Image) -> anyhow::Result<Remote> {
         registry::stand_in_for_system_roots(&self.registry_ca);
         Ok(Remote::new(image, &self.access())?)
@@ -107,13 +107,13 @@ impl Reach {
 // === impl TrustArgs ===
 
 impl TrustArgs {
-    /// The trust file; nothing where this node has none. One that was named has to be there.
+    /// Reads the trust file; `None` if this node has none. A named file must exist.
     pub(super) fn read(&self, state: &Path) -> anyhow::Result<Option<Trust>> {
         Ok(Trust::of_node(self.trust.as_deref(), state)?)
     }
 }
 
-/// The reference of a policy that is to be sent, or pointed at: it has a tag and no digest.
+/// Parses the reference of a policy to push or to lock: it has a tag and no digest.
 fn tagged(reference: &str) -> anyhow::Result<Image> {
     let image = Image::parse(reference)?;
     if image.digest().is_some() || image.tag().is_none() {
@@ -154,7 +154,7 @@ pub(super) fn pull(args: &PullArgs, state: &Path, output: Output) -> anyhow::Res
     let fetched = registry::wait(registry::fetch(Source::Remote(&remote), &image, trust.as_ref()))?;
     let looked = &fetched.looked;
     let entry = Entry { image: &image, digest: &looked.digest, version: looked.version.as_deref() };
-    // A tag together with a digest says which version is meant; only a tag alone can be led back.
+    // A tag with a digest determines the version; only a tag alone can be downgraded.
     let lock_file = (image.tag().is_some() && image.digest().is_none()).then(|| LockFile::path(state));
     if let Some(path) = &lock_file {
         check_lock(path, &entry, args.allow_downgrade)?;
@@ -224,19 +224,19 @@ pub(super) fn rm(args: &RmArgs, state: &Path, output: Output) -> anyhow::Result<
     Ok(ExitCode::SUCCESS)
 }
 
-/// The tags of a repository.
+/// Lists the tags of a repository.
 pub(super) fn ls(repository: &str, reach: &Reach, output: Output) -> anyhow::Result<ExitCode> {
     let image = Image::parse(repository)?;
     let remote = reach.remote(&image)?;
     let tags = registry::wait(remote.tags(&image))?;
-    // Signatures are tags as well.
+    // Signatures are tags too.
     let tags: Vec<_> = tags.into_iter().filter(|tag| !tag.starts_with("sha256-")).collect();
     let rows = tags.iter().map(|tag| vec![image.with_tag(tag).to_string()]).collect();
     output.table(&json!({ "repository": image.name(), "tags": tags }), &["policy"], rows)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The digest that a reference stands for in its registry.
+/// Returns the digest of a reference in its registry.
 pub(super) fn digest(reference: &str, reach: &Reach, output: Output) -> anyhow::Result<ExitCode> {
     let image = Image::parse(reference)?;
     let remote = reach.remote(&image)?;
@@ -246,7 +246,7 @@ pub(super) fn digest(reference: &str, reach: &Reach, output: Output) -> anyhow::
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a registry says of a policy. The component is not pulled.
+/// Shows a registry's information about a policy, without pulling the component.
 pub(super) fn inspect(reference: &str, reach: &Reach, output: Output) -> anyhow::Result<ExitCode> {
     let image = Image::parse(reference)?;
     let remote = reach.remote(&image)?;
@@ -283,7 +283,7 @@ pub(super) fn inspect(reference: &str, reach: &Reach, output: Output) -> anyhow:
     Ok(ExitCode::SUCCESS)
 }
 
-/// Compiles what was fetched, and waits for it: a person does.
+/// Compiles a fetched policy, and waits for it, because a person does.
 pub(super) fn compile(state: &Path, name: &str, path: &Path) -> Result<(), PolicyError> {
     let ask = CompileAsk { component: path, name, failure: None };
     super::by_hand(state, &ask).map_err(|error| PolicyError::NotCompiled {

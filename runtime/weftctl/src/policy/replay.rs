@@ -1,5 +1,5 @@
-//! `weftctl policy replay`: a recorded policy call, run again: with the same component to see that it decides the same, or
-//! with another one to see what that would have decided.
+//! `weftctl policy replay`: runs a recorded policy call again: with the same component, to check that it decides the
+//! same, or with another one, to see its decision.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -37,7 +37,7 @@ pub(super) struct Case {
     data_digest: Option<String>,
     pub(super) asked: Asked,
     pub(super) ledger: Exchanges,
-    /// What came of it, in the terms of `answer`.
+    /// Its outcome, in the form of `answer`.
     pub(super) recorded: Map<String, Value>,
 }
 
@@ -72,7 +72,7 @@ pub(super) fn run(args: &ReplayArgs, state: &Path, output: Output) -> anyhow::Re
     Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The recorded calls of a file or of a container's attachments, failed ones included.
+/// Returns the recorded calls of a file or of a container's attachments, including failed ones.
 pub(super) fn cases(which: &str, state: &Path) -> anyhow::Result<Vec<Case>> {
     if Path::new(which).is_file() {
         let text = std::fs::read(which).with_context(|| format!("cannot read {which}"))?;
@@ -95,7 +95,7 @@ pub(super) fn cases(which: &str, state: &Path) -> anyhow::Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// What `explain --json` prints, one element of it, or a bare trace.
+/// Reads the output of `explain --json`, one element of it, or a bare trace.
 fn from_document(value: Value) -> anyhow::Result<Vec<Case>> {
     if let Value::Array(values) = value {
         let cases = values.into_iter().map(from_document).collect::<anyhow::Result<Vec<_>>>()?;
@@ -158,7 +158,7 @@ fn of_attempt(attempt: Attempt, error: &str) -> Case {
     }
 }
 
-/// Runs a case: the digest of what ran, and what came of it.
+/// Runs a case. Returns the digest of the policy, and the outcome.
 fn replay(
     store: &PolicyStore,
     case: &Case,
@@ -187,7 +187,7 @@ fn replay(
     Ok((digest, now))
 }
 
-/// What comes of a case with the policy that it was recorded with.
+/// Returns the outcome of a case with its original policy.
 pub(super) fn again(store: &PolicyStore, case: &Case, state: &Path) -> anyhow::Result<Map<String, Value>> {
     let args = ReplayArgs { trace: String::new(), policy: None, data: None, wasi: false };
     Ok(replay(store, case, &args, state)?.1)
@@ -237,7 +237,7 @@ fn decided(decision: Decision) -> Value {
 }
 
 fn chosen(choice: Chosen) -> Value {
-    // Recorded settings are parsed; the policy gives texts.
+    // Recorded settings are parsed; the policy returns texts.
     let parse = |text: String| serde_json::from_str(&text).unwrap_or(Value::String(text));
     let settings: Vec<_> =
         choice.settings.into_iter().map(|(key, value)| json!({ "key": key, "value": parse(value) })).collect();
@@ -251,7 +251,7 @@ fn map(value: Value) -> Map<String, Value> {
     }
 }
 
-/// Keys whose values differ, with both.
+/// Returns keys with different values, with both values.
 fn differences(before: &Map<String, Value>, after: &Map<String, Value>) -> Vec<(String, String, String)> {
     let mut keys: Vec<&String> = before.keys().chain(after.keys().filter(|key| !before.contains_key(*key))).collect();
     keys.dedup();

@@ -68,15 +68,15 @@ pub(super) fn sign(args: &SignArgs, output: Output) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the signature says beside the manifest: where it belongs.
+/// Returns the comment of the signature, which names the repository.
 fn comment(looked: &Looked) -> String {
     let version = looked.version.as_deref().map(|version| format!(" version={version}")).unwrap_or_default();
     format!("repository={}{version} digest={}", looked.image.repository(), looked.digest)
 }
 
-/// Has minisign sign the manifest.
+/// Lets minisign sign the manifest.
 fn by_minisign(key: &Path, looked: &Looked, comment: &str) -> anyhow::Result<String> {
-    // A directory of its own: the files in it are nobody else's.
+    // A directory of its own, with no files of others.
     let dir = std::env::temp_dir().join(format!("weftctl-sign-{}", std::process::id()));
     fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let signed = minisign_in(&dir, key, looked, comment);
@@ -89,7 +89,7 @@ fn minisign_in(dir: &Path, key: &Path, looked: &Looked, comment: &str) -> anyhow
     fs::write(&manifest, &looked.manifest).with_context(|| format!("cannot write {}", manifest.display()))?;
     let mut command = Command::new("minisign");
     command.arg("-S").arg("-s").arg(key).arg("-m").arg(&manifest).arg("-x").arg(&signature).arg("-t").arg(comment);
-    // What it asks and says is for the person; stdout has one document.
+    // Its prompts are for the person; stdout only has one document.
     let ran = command.stdout(std::io::stderr()).status();
     let ran = ran.context("cannot run minisign (https://jedisct1.github.io/minisign, package \"minisign\"); or sign with --manifest and --signature")?;
     if !ran.success() {
@@ -127,7 +127,7 @@ pub(super) fn verify(args: &VerifyArgs, state: &Path, output: Output) -> anyhow:
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether all of these keys signed a policy.
+/// Checks that all of these keys signed a policy.
 fn by_keys(files: &[PathBuf], looked: &Looked) -> anyhow::Result<Vec<String>> {
     let mut names = Vec::new();
     for file in files {
@@ -149,7 +149,7 @@ fn by_keys(files: &[PathBuf], looked: &Looked) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Holds the trust file against what is on this node.
+/// Verifies the policies on this node against the trust file.
 fn verify_node(args: &VerifyArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let trust = args.trust.read(state)?;
     let trust = trust.with_context(|| format!("there is no trust file {}", Trust::path(state).display()))?;

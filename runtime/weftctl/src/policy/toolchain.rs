@@ -1,5 +1,5 @@
-//! The programs that make components of other languages than Rust: which there are, how they are run, and what to install
-//! where one is missing.
+//! The programs that build components from other languages than Rust: their names, their invocation, and what to
+//! install if one is missing.
 
 use std::env;
 use std::ffi::OsString;
@@ -13,7 +13,7 @@ use super::project::Language;
 /// Debian's C library for WebAssembly.
 const DEBIAN_SYSROOT: &str = "/usr/include/wasm32-wasi";
 
-/// What building a language needs, for a README.
+/// Returns what building a language needs, for a README.
 pub(super) fn needs(language: Language) -> &'static str {
     match language {
         Language::Rust => "Rust 1.95 or newer (https://rustup.rs) and `rustup target add wasm32-unknown-unknown`",
@@ -26,10 +26,10 @@ pub(super) fn needs(language: Language) -> &'static str {
     }
 }
 
-/// What to do before a language can be built here; none where all is there.
+/// Returns what to do before a language can be built here; `None` if nothing is missing.
 pub(super) fn missing(language: Language, dir: &Path) -> Option<String> {
     let there = match language {
-        // Building says what is missing of it.
+        // The build itself reports what else is missing.
         Language::Rust => find("cargo", dir).is_some(),
         Language::Js => find("componentize-qjs", dir).is_some(),
         Language::Python => find("componentize-py", dir).is_some(),
@@ -38,12 +38,12 @@ pub(super) fn missing(language: Language, dir: &Path) -> Option<String> {
     (!there).then(|| format!("install {}", needs(language)))
 }
 
-/// A program, or the error that says what to install.
+/// Returns a program, or an error that says what to install.
 pub(super) fn program(name: &str, language: Language, dir: &Path) -> anyhow::Result<PathBuf> {
     find(name, dir).with_context(|| format!("{name} is not installed: install {}", needs(language)))
 }
 
-/// Looks in the project's own places for tools first.
+/// Searches the project's own tool directories first.
 fn find(name: &str, dir: &Path) -> Option<PathBuf> {
     let own = ["node_modules/.bin", ".venv/bin"].map(|place| dir.join(place));
     let path = env::var_os("PATH").unwrap_or_default();
@@ -51,7 +51,8 @@ fn find(name: &str, dir: &Path) -> Option<PathBuf> {
     places.find(|file| file.is_file()).map(|file| std::path::absolute(&file).unwrap_or(file))
 }
 
-/// The start of a command line that compiles C to a module without WASI, as far as the code does not use it.
+/// Returns the beginning of a command line that compiles C to a module without WASI, as far as the code does not use
+/// it.
 pub(super) fn c_compiler(dir: &Path) -> Option<Vec<OsString>> {
     let line = |program: PathBuf, more: &[&str]| {
         let mut line = vec![program.into_os_string()];
@@ -67,7 +68,7 @@ pub(super) fn c_compiler(dir: &Path) -> Option<Vec<OsString>> {
     if let Some(zig) = find("zig", dir) {
         return Some(line(zig, &["cc", "-target", "wasm32-wasi"]));
     }
-    // What pip installs is a module.
+    // pip installs it as a module.
     let python = find("python3", dir)?;
     let has_zig = Command::new(&python).args(["-c", "import ziglang"]).stderr(Stdio::null()).status();
     has_zig
@@ -75,7 +76,7 @@ pub(super) fn c_compiler(dir: &Path) -> Option<Vec<OsString>> {
         .then(|| line(python, &["-m", "ziglang", "cc", "-target", "wasm32-wasi"]))
 }
 
-/// Runs a program in a directory. What it prints is shown where it fails.
+/// Runs a program in a directory. Shows its output if it fails.
 pub(super) fn run(command: &mut Command, dir: &Path) -> anyhow::Result<()> {
     let name = Path::new(command.get_program()).file_name().unwrap_or_default().to_string_lossy().into_owned();
     let output = command

@@ -1,7 +1,7 @@
-//! `weftctl policy trace export`: recorded policy calls as cases for `weftctl policy test`.
+//! `weftctl policy trace export`: exports recorded policy calls as cases for `weftctl policy test`.
 //!
-//! Invariant: what is written replays. A case without names expects what the policy decides without them, and where the policy
-//! cannot decide that from what was recorded, there is no case.
+//! Invariant: an exported case can be replayed. A case with redacted names expects what the policy decides with the new
+//! names. If the policy cannot decide that from the recorded answers, the case is skipped.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -52,7 +52,7 @@ pub(super) fn run(command: &TraceCommand, state: &Path, output: Output) -> anyho
             about = format!("{about}, names replaced");
             names.redact(&mut case)?;
             match replay::again(&store, &case, state) {
-                // The ledger was never asked what the policy would now ask.
+                // The recorded ledger has no answer to the policy's new query.
                 Ok(now) if now.contains_key("error") => {
                     left_out.push(format!("call {at}: without its names the policy asks the ledger something else"));
                     continue;
@@ -67,7 +67,7 @@ pub(super) fn run(command: &TraceCommand, state: &Path, output: Output) -> anyho
         let path = args.out.join(format!("{}.json", name_of(&case)));
         let document = document(&case, &about);
         let text = serde_json::to_string_pretty(&document).context("cannot encode the case")?;
-        // One that is there may have been edited.
+        // An existing file may have been edited.
         let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&path);
         let file = file.as_mut().map_err(|error| anyhow::anyhow!("cannot write {}: {error}", path.display()))?;
         std::io::Write::write_all(file, format!("{text}\n").as_bytes())?;
@@ -78,17 +78,17 @@ pub(super) fn run(command: &TraceCommand, state: &Path, output: Output) -> anyho
     Ok(if written.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The case's file, as `policy test` reads it.
+/// Returns the case's file, as `policy test` reads it.
 fn document(case: &Case, about: &str) -> Value {
     let recorded = json!({ "asked": case.asked, "ledger": case.ledger });
     match expectation(&case.recorded) {
         Some(expect) => json!({ "about": about, "recorded": recorded, "expect": expect }),
-        // What it was is not known well enough; `policy test --update` finds out.
+        // The outcome is not known exactly; `policy test --update` determines it.
         None => json!({ "about": about, "recorded": recorded }),
     }
 }
 
-/// What came of the call, in a case's terms.
+/// Returns the outcome of the call, in a case's form.
 fn expectation(outcome: &Map<String, Value>) -> Option<Value> {
     if let Some(candidates) = outcome.get("candidates").and_then(Value::as_array) {
         let first: Vec<_> = candidates.iter().map(|list| list.get(0).cloned().unwrap_or_default()).collect();
@@ -105,7 +105,7 @@ fn expectation(outcome: &Map<String, Value>) -> Option<Value> {
     Some(json!({ "denial": kind, "message": message }))
 }
 
-/// A file name that is unique among the cases of a node.
+/// Returns a file name that is unique among the cases of a node.
 fn name_of(case: &Case) -> String {
     let (attachment, kind) = match &case.asked {
         Asked::Addresses(request) => (&request.attachment, "addresses"),
@@ -117,14 +117,14 @@ fn name_of(case: &Case) -> String {
     format!("{}-{}-{}-{kind}", plain(&attachment.network), plain(&attachment.container_id), plain(&attachment.ifname))
 }
 
-/// Names and what stands for them, the same in all cases of an export.
+/// Names and their replacements, the same in all cases of an export.
 #[derive(Debug, Default)]
 struct Names(BTreeMap<String, String>);
 
 // === impl Names ===
 
 impl Names {
-    /// Replaces the names of a case wherever they are in it.
+    /// Replaces the names of a case everywhere in it.
     fn redact(&mut self, case: &mut Case) -> anyhow::Result<()> {
         let (attachment, pod, node) = match &mut case.asked {
             Asked::Addresses(request) => (&request.attachment, &mut request.pod, &request.node),
@@ -152,9 +152,9 @@ impl Names {
         Ok(())
     }
 
-    /// Gives a name a stand-in. The ordinal of a StatefulSet's pod stays: policies decide by it.
+    /// Assigns a replacement to a name. The ordinal of a StatefulSet's pod is kept: policies use it.
     fn learn(&mut self, kind: &str, name: &str) {
-        // A name inside one that is known is replaced with that; short ones would be found in anything.
+        // A name inside a known one is replaced with that; short names would occur everywhere.
         if name.len() < 3 || self.0.contains_key(name) {
             return;
         }
@@ -164,7 +164,7 @@ impl Names {
         self.0.insert(name.to_owned(), stand_in);
     }
 
-    /// A value with all names in its texts replaced; keys, and what the operator wrote in the configuration, stay.
+    /// Returns a value with all names in its texts replaced, except for keys and the operator's configuration.
     fn replaced(&self, value: Value) -> Value {
         match value {
             Value::String(text) => Value::String(self.in_text(text)),
@@ -181,7 +181,7 @@ impl Names {
         }
     }
 
-    /// The longest names first: one may be part of another.
+    /// Replace the longest names first, because one may be part of another.
     fn in_text(&self, text: String) -> String {
         let mut names: Vec<_> = self.0.iter().collect();
         names.sort_by_key(|(name, _stand_in)| std::cmp::Reverse(name.len()));

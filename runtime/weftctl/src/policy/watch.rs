@@ -11,10 +11,10 @@ use clap::Args;
 use super::{built, cases};
 use crate::output::Output;
 
-/// How often the files are looked at.
+/// How often to check the files.
 const EVERY: Duration = Duration::from_millis(300);
 
-/// What building writes, and what is nobody's source.
+/// Output of builds, and directories without sources.
 const OTHERS: [&str; 6] = ["build", "target", "node_modules", ".venv", ".git", "__pycache__"];
 
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub(super) fn run(args: &WatchArgs, state: &Path, output: Output) -> anyhow::Res
             if seen.is_some() {
                 output.note("a file changed");
             }
-            // A mistake in the source is what the next change will mend.
+            // The next change will fix a mistake in the source.
             let passed =
                 built::tested(&args.dir, None, state).and_then(|tested| cases::passes(&args.dir, &tested, output));
             if let Err(error) = passed {
@@ -48,7 +48,7 @@ pub(super) fn run(args: &WatchArgs, state: &Path, output: Output) -> anyhow::Res
 
 type Stamps = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
 
-/// Size and time of every source file. A file that goes away between two looks is a change like others.
+/// Returns size and time of every source file. A file that disappears is a change, too.
 fn stamps(dir: &Path) -> anyhow::Result<Stamps> {
     let mut stamps = Stamps::new();
     for entry in fs::read_dir(dir)?.flatten() {

@@ -1,4 +1,4 @@
-//! Picking addresses: the stock plugin's behaviour and words.
+//! Picking addresses: the stock plugin's behaviour and messages.
 
 mod stock;
 
@@ -32,7 +32,7 @@ fn round_robin_goes_on_after_the_last_one() {
     for expected in ["10.1.0.2/29", "10.1.0.3/29", "10.1.0.4/29"] {
         assert_eq!(claim(&request, &mut ledger, "other").expect("free"), [expected]);
     }
-    // What was released comes back only after a full lap.
+    // A released address is reused only after a full lap.
     ledger.release(ip("10.1.0.2"));
     ledger.release(ip("10.1.0.3"));
     for expected in ["10.1.0.5/29", "10.1.0.6/29", "10.1.0.2/29", "10.1.0.3/29"] {
@@ -41,7 +41,8 @@ fn round_robin_goes_on_after_the_last_one() {
     let full = claim(&request, &mut ledger, "other").expect_err("full");
     let text = "failed to allocate for range 0: no IP addresses available in range set: 10.1.0.1-10.1.0.6";
     assert_eq!(full, Denial::Exhausted(text.into()));
-    // The last one claimed is the last one of the lap, but part of it.
+    // The last claimed address is the last one of the lap, but still part of
+    // it.
     ledger.release(ip("10.1.0.3"));
     assert_eq!(claim(&request, &mut ledger, "other").expect("one is free"), ["10.1.0.3/29"]);
 }
@@ -205,7 +206,7 @@ fn a_kept_address_is_given_back_first() {
         ["10.1.0.7/24", "10.1.0.31/24"].map(|text| text.parse().expect("a prefix"))
     );
     assert_eq!(picks[0].reason, "10.1.0.7 was kept for this pod");
-    // It may also ask for it, but not for somebody else's.
+    // It may also request it, but no address of others.
     request.requested = vec![wish("10.1.0.7", RequestSource::Args)];
     assert_eq!(first(&pick(&request, &[0], &ledger).expect("its own")), ["10.1.0.7/24"]);
     request.requested = vec![wish("10.1.0.8", RequestSource::Args)];

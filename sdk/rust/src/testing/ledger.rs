@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::address::{in_range, next, number};
 use crate::{Claim, ClaimState, IpAddress, IpRange, LastClaim, Ledger, RangeUsage};
 
-/// A ledger in memory that counts the questions it is asked.
+/// A ledger in memory that counts its queries.
 #[derive(Debug, Clone, Default)]
 pub struct ModelLedger {
     claims: BTreeMap<(bool, u128), Claim>,
@@ -17,7 +17,7 @@ pub struct ModelLedger {
 // === impl ModelLedger ===
 
 impl ModelLedger {
-    /// Makes a claim of any kind. An active one counts as the last in its range.
+    /// Makes a claim of any kind. An active one becomes the last in its range.
     pub fn claim(&mut self, address: IpAddress, owner: &str, state: ClaimState) {
         let ifname = if state == ClaimState::Active { "eth0" } else { "" };
         let claim = Claim { address, owner: owner.to_owned(), ifname: ifname.to_owned(), state };
@@ -32,12 +32,12 @@ impl ModelLedger {
         self.claims.remove(&key(address));
     }
 
-    /// All claims, in the order of their addresses.
+    /// Returns all claims, sorted by address.
     pub fn claims(&self) -> impl Iterator<Item = &Claim> {
         self.claims.values()
     }
 
-    /// Questions asked since the last call of this.
+    /// Returns the number of queries since the last call.
     pub fn questions(&self) -> u32 {
         self.questions.take()
     }

@@ -1,4 +1,4 @@
-//! A network: what weft does around a policy, in memory.
+//! A network in memory, with weft's behaviour around a policy.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,11 +9,11 @@ use crate::{
     ClaimState, Decision, Denial, IpPrefix, Ledger, Pod, Policy, RangeSet, ReleaseRule, Request, WantedAddress,
 };
 
-/// A network with a policy, a configuration, ranges and a ledger. The rules are weft's: a decision outside the declared ranges, a
-/// gateway or an address without candidates is an error, and of the candidates the first that is free is claimed.
+/// A network with a policy, a configuration, ranges and a ledger. The rules are weft's: a decision outside the declared
+/// ranges, a gateway as an address, or an address without candidates is an error; the first free candidate is claimed.
 #[derive(Debug, Clone, Default)]
 pub struct Network {
-    /// Who has which address.
+    /// The claims.
     pub ledger: ModelLedger,
     /// The time of the next request, in seconds since 1970.
     pub now: u64,
@@ -26,9 +26,9 @@ pub struct Network {
 /// Why an ADD failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
-    /// The policy says no.
+    /// The policy refused.
     Denied(Denial),
-    /// The policy's decision is one that weft does not take.
+    /// weft does not accept the policy's decision.
     Unusable(String),
 }
 
@@ -46,13 +46,14 @@ impl std::error::Error for Refused {}
 // === impl Network ===
 
 impl Network {
-    /// A network with this `ipam` object and these ranges.
+    /// Creates a network with this `ipam` object and these ranges.
     #[must_use]
     pub fn new(config: &str, range_sets: Vec<RangeSet>) -> Self {
         Self { config: config.to_owned(), range_sets, ..Self::default() }
     }
 
-    /// The request of a new pod in namespace `default`: container `c-POD`, interface `eth0`, with the claims that are kept for it.
+    /// Creates the request of a new pod in namespace `default`: container `c-POD`, interface `eth0`, with the claims
+    /// that are kept for it.
     #[must_use]
     pub fn request(&self, pod: &str) -> Request {
         let mut request = request(&self.config, self.range_sets.clone());
@@ -72,7 +73,7 @@ impl Network {
         request
     }
 
-    /// ADD: asks the policy, verifies what it decides, and claims.
+    /// ADD: asks the policy, verifies its decision, and claims.
     ///
     /// # Errors
     ///
@@ -93,7 +94,7 @@ impl Network {
         Ok(claimed)
     }
 
-    /// DEL: gives the addresses back as the decision said. Unknown containers are none of its business.
+    /// DEL: releases the addresses by the decision's rule. Ignores unknown containers.
     pub fn del(&mut self, container: &str) {
         let Some((addresses, rule)) = self.attachments.remove(container) else { return };
         for prefix in addresses {
@@ -154,7 +155,7 @@ impl Network {
         Ok(())
     }
 
-    /// The first candidate that is free, or kept for this attachment.
+    /// Returns the first candidate that is free, or kept for this attachment.
     fn free(&self, request: &Request, wanted: &WantedAddress, claimed: &[IpPrefix]) -> Result<IpPrefix, String> {
         let free = |candidate: &&IpPrefix| {
             !claimed.contains(candidate)
@@ -173,7 +174,7 @@ mod tests {
     use crate::testing::{logged, set};
     use crate::{Problem, pool};
 
-    /// Keeps the address, whatever it offers; `config` says which address it lies about.
+    /// Always keeps the address; `config` selects the address that it returns wrongly.
     struct Scripted;
 
     impl Policy for Scripted {

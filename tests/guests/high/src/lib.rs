@@ -1,5 +1,5 @@
-//! The highest address of every set's first range, and two interfaces for nobody: a second one is denied, with a text that
-//! has to reach the container's user.
+//! Returns the highest address of every set's first range, and denies a second interface with a text that must reach
+//! the container's user.
 
 use weft_sdk::address::{in_range, previous};
 use weft_sdk::{Decision, Denial, IpAddress, IpPrefix, Ledger, Policy, Problem, ReleaseRule, Request, WantedAddress};

@@ -1,4 +1,4 @@
-//! Answers whatever `lie` in its configuration says, however wrong, and never the same wrong way for two lies.
+//! Gives the wrong answer that `lie` in its configuration selects; each lie is different.
 
 use weft_sdk::address::{next, number};
 use weft_sdk::{
@@ -8,7 +8,7 @@ use weft_sdk::{
 
 struct Hostile;
 
-/// Longer than anything a person would read.
+/// Longer than any readable text.
 const HUGE: usize = 4 << 20;
 
 impl Policy for Hostile {
@@ -97,7 +97,7 @@ impl Policy for Hostile {
     }
 }
 
-/// The value of `"lie"`. A parser would be most of this component.
+/// Returns the value of `"lie"`. A parser would be most of this component.
 fn lie(config: &str) -> &str {
     let rest = config.split_once("\"lie\"").map_or("", |(_, rest)| rest);
     rest.split('"').nth(1).unwrap_or("")
@@ -118,7 +118,7 @@ fn one(address: IpAddress, range: &IpRange) -> Decision {
     }
 }
 
-/// An address that is sound, with another gateway than its range's.
+/// A valid address with another gateway than its range's.
 fn by_gateway(gateway: Option<IpAddress>, range: &IpRange) -> Decision {
     let mut decision = one(address(10, 77, 0, 9), range);
     decision.addresses[0].gateway = gateway;

@@ -1,4 +1,4 @@
-//! The lowest free address of every set: what an author's first policy might be. `high` takes its place in a test.
+//! Returns the lowest free address of every set, like an author's first policy. `high` replaces it in a test.
 
 use weft_sdk::{Decision, Denial, IpPrefix, Ledger, Policy, Problem, ReleaseRule, Request, WantedAddress};
 

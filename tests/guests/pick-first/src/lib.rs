@@ -1,11 +1,12 @@
-//! The first delegate; or, with `lie` in its configuration, an answer that no host should act on.
+//! Chooses the first delegate; or, with `lie` in its configuration, gives an answer that no host
+//! should accept.
 
 use weft_sdk::choice::{Candidate, Choice, ChoiceRequest};
 use weft_sdk::{DelegatePolicy, Denial, Pair, Problem};
 
 struct First;
 
-/// Longer than anything a person would read.
+/// Longer than any readable text.
 const HUGE: usize = 4 << 20;
 
 impl DelegatePolicy for First {
@@ -57,7 +58,7 @@ impl DelegatePolicy for First {
     }
 }
 
-/// The value of `"lie"`. A parser would be most of this component.
+/// Returns the value of `"lie"`. A parser would be most of this component.
 fn lie(config: &str) -> &str {
     let rest = config.split_once("\"lie\"").map_or("", |(_, rest)| rest);
     rest.split('"').nth(1).unwrap_or("")

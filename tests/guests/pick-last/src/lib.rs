@@ -1,4 +1,4 @@
-//! The last delegate, whatever it is. Takes the place of `pick-first` in a test.
+//! Chooses the last delegate. Replaces `pick-first` in a test.
 
 use weft_sdk::choice::{Candidate, Choice, ChoiceRequest};
 use weft_sdk::{DelegatePolicy, Denial, Problem};

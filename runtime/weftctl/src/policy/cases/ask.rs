@@ -1,5 +1,5 @@
-//! Puts a case's question to a policy: the request is made from the network's configuration as an ADD makes it, and the answer is
-//! judged as an ADD judges it.
+//! Asks a policy the question of a case: the request is made from the network's configuration, and the answer is
+//! judged, as in an ADD.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +26,7 @@ pub(in crate::policy) enum Policy {
     Choice(Loaded<Choice>),
 }
 
-/// What came of a case, and what it cost.
+/// The outcome of a case, and its cost.
 pub(super) struct Answered {
     pub(super) outcome: Outcome,
     pub(super) evidence: Evidence,
@@ -55,14 +55,14 @@ pub(super) fn ask(case: &Case, network: Option<&Value>, policy: &Policy) -> anyh
     }
 }
 
-/// What a policy is asked, by a case or to measure it.
+/// A request to a policy, from a case or for a measurement.
 pub(in crate::policy) struct Question {
     pub(in crate::policy) asked: Asked,
     pub(in crate::policy) ledger: Box<dyn LedgerView + Send>,
     network: Option<Network>,
 }
 
-/// The question of a case file, and the limits it is asked within.
+/// Returns the question of a case file, and its limits.
 pub(in crate::policy) fn question_of(path: &Path, network: Option<&Value>) -> anyhow::Result<(Question, Limits)> {
     let case: Case = serde_json::from_slice(&fs::read(path)?).with_context(|| format!("case {}", path.display()))?;
     if case.check {
@@ -121,7 +121,7 @@ fn choice(
     })
 }
 
-/// The request for addresses, and the ledger of the case.
+/// Returns the request for addresses, and the ledger of the case.
 fn addresses(case: &Case, network: &Network, attachment: Attachment, node: Node) -> anyhow::Result<(Request, Model)> {
     let ipam = network.ipam.as_ref().context("the network has no \"ipam\" object, so nothing is asked about it")?;
     let mut model = Model::default();
@@ -156,13 +156,13 @@ fn read(network: &Value, case: &Case) -> anyhow::Result<Network> {
     parsed(plugin, &case.args)
 }
 
-/// The plugin of a network that is weft's.
+/// Returns weft's plugin of a network.
 pub(in crate::policy) fn of_ours(network: &Value) -> anyhow::Result<Value> {
     let ours = crate::policy::check::plugins(network).into_iter().find(|plugin| persona(plugin).is_some());
     ours.context("no plugin of the network has a type that weft answers to")
 }
 
-/// A plugin's configuration as ADD reads it, with these `CNI_ARGS`.
+/// Parses a plugin's configuration as ADD does, with these `CNI_ARGS`.
 pub(in crate::policy) fn parsed(plugin: Value, args: &str) -> anyhow::Result<Network> {
     let persona = persona(&plugin).context("the plugin has no type that weft answers to")?;
     let object = Object::from_value(plugin)?;

@@ -9,7 +9,7 @@ use weft_core::attach::Asked;
 use weft_core::policy::Exchanges;
 use weft_host_abi::types::{ClaimInfo, ClaimState, FactSource, Pod};
 
-/// A request, the state of the ledger, and what must come of them.
+/// A request, the state of the ledger, and the expected outcome.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Case {
@@ -33,7 +33,7 @@ pub(super) struct Case {
     /// Claims of the network, in the order in which they were made.
     #[serde(default)]
     pub(super) claims: Vec<CaseClaim>,
-    /// Content of the files that `select.files` declares, by name; one that is not here does not exist.
+    /// Content of the files that `select.files` declares, by name; a file that is missing here does not exist.
     #[serde(default)]
     pub(super) files: BTreeMap<String, String>,
     /// Seconds since 1970.
@@ -41,9 +41,9 @@ pub(super) struct Case {
     pub(super) now: u64,
     #[serde(default)]
     pub(super) seed: u64,
-    /// A recorded call in place of all of the above.
+    /// A recorded call that replaces all of the above.
     pub(super) recorded: Option<Recorded>,
-    /// What must come of it; see `outcome`.
+    /// The expected outcome; see `outcome`.
     pub(super) expect: Option<Map<String, Value>>,
     #[serde(default)]
     pub(super) budget: Budget,
@@ -53,9 +53,9 @@ pub(super) struct Case {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Recorded {
-    /// What the policy was asked.
+    /// The policy's request.
     pub(crate) asked: Asked,
-    /// What it asked the ledger, with the answers.
+    /// Its ledger queries with the answers.
     #[serde(default)]
     pub(crate) ledger: Exchanges,
 }
@@ -99,7 +99,7 @@ pub(super) struct CaseClaim {
     state: ClaimState,
 }
 
-/// What a call may use at most.
+/// The limits of a call.
 #[derive(Debug, Default, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Budget {

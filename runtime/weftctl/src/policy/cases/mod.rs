@@ -1,4 +1,5 @@
-//! `weftctl policy test`: a directory of cases, each a request and the state of the ledger, and what must come of it.
+//! `weftctl policy test`: runs a directory of cases, each with a request, the state of the ledger, and the expected
+//! outcome.
 
 mod ask;
 mod case;
@@ -34,7 +35,7 @@ pub(crate) struct TestArgs {
     update: bool,
 }
 
-/// What came of a case.
+/// The result of a case.
 #[derive(Debug, Serialize)]
 struct Verdict {
     case: String,
@@ -43,7 +44,7 @@ struct Verdict {
     updated: bool,
     fuel: u64,
     memory: usize,
-    /// What is wrong, line by line.
+    /// The differences, line by line.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
 }
@@ -55,7 +56,7 @@ pub(super) fn run(args: &TestArgs, state: &Path, output: Output) -> anyhow::Resu
     Ok(if verdicts.iter().all(|verdict| verdict.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Whether all cases of a project pass; prints what does not.
+/// Returns whether all cases of a project pass; prints those that do not.
 pub(super) fn passes(dir: &Path, tested: &Tested, output: Output) -> anyhow::Result<bool> {
     let verdicts = test(dir, tested, None, false)?;
     report(&verdicts, output)?;
@@ -78,7 +79,7 @@ fn test(dir: &Path, tested: &Tested, filter: Option<&str>, update: bool) -> anyh
     Ok(verdicts)
 }
 
-/// The files of a project's cases, in order.
+/// Returns the files of a project's cases, in order.
 pub(super) fn cases(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let cases = dir.join("cases");
     let entries = cases.read_dir().with_context(|| format!("cannot read {}", cases.display()))?;

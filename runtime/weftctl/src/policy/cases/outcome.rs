@@ -1,4 +1,4 @@
-//! What came of a call, in the terms in which a case says what must come of it:
+//! The outcome of a call, in the form in which a case states its expectation:
 //!
 //! ```text
 //! {"addresses": ["10.0.0.2/24"], "candidates": [[...]], "gateways": [...], "routes": [...], "dns": {...}, "release": ..., "reason": "..."}
@@ -14,10 +14,10 @@ use serde_json::{Map, Value, json};
 use similar::TextDiff;
 use weft_host_abi::types::{Chosen, Decision, Denial, Problem};
 
-/// Keys that each say which kind of outcome it is.
+/// Keys that each determine the kind of outcome.
 const KINDS: [&str; 6] = ["addresses", "delegate", "denial", "refused", "error", "problems"];
 
-/// Keys that `--update` writes where a case has none yet: what is a matter of wording, or of the order of second choices, is left out.
+/// Keys that `--update` writes for a new case: wording, and the order of later candidates, are left out.
 const ESSENTIAL: [&str; 9] =
     ["addresses", "release", "delegate", "settings", "denial", "message", "refused", "error", "problems"];
 
@@ -64,7 +64,7 @@ fn object(value: Value) -> Outcome {
     }
 }
 
-/// What a case with these expectations looks at in an outcome.
+/// Returns the parts of an outcome that a case with these expectations checks.
 fn visible(outcome: &Outcome, expected: &Outcome) -> Outcome {
     let looked_at = |key: &String| expected.contains_key(key) || KINDS.contains(&key.as_str());
     let mut visible: Outcome =
@@ -74,7 +74,7 @@ fn visible(outcome: &Outcome, expected: &Outcome) -> Outcome {
     visible
 }
 
-/// A readable difference, where there is one.
+/// Returns a readable difference, if there is one.
 pub(super) fn difference(expected: &Outcome, outcome: &Outcome) -> Option<String> {
     let actual = visible(outcome, expected);
     if *expected == actual {
@@ -85,7 +85,7 @@ pub(super) fn difference(expected: &Outcome, outcome: &Outcome) -> Option<String
     Some(diff.unified_diff().context_radius(3).header("expected", "came of it").to_string())
 }
 
-/// What a case is to expect from now on. It goes on looking at what it looked at, as long as that exists.
+/// Returns the new expectations of a case. It keeps checking the same keys, as long as they exist.
 pub(super) fn updated(expected: Option<&Outcome>, outcome: &Outcome) -> Outcome {
     let essential = || -> Outcome {
         let keys = ESSENTIAL.iter().filter_map(|key| Some(((*key).to_owned(), outcome.get(*key)?.clone())));

@@ -1,5 +1,6 @@
-//! One ADD on its way through a cluster ledger, as weft does it: the policy decides on what this node knows, the ledger is asked for
-//! one candidate after the other, and who loses them all asks the policy again, from the second time on with a list of the ledger.
+//! One ADD on a cluster ledger, as in weft: the policy decides with this node's knowledge, the ledger is asked for one
+//! candidate after the other, and an ADD that loses them all asks the policy again, from the second time on with a list
+//! of the ledger.
 
 use std::net::IpAddr;
 
@@ -15,31 +16,31 @@ use super::measure::Tally;
 use super::run::Subject;
 use super::workload::{Life, SECOND, Time};
 
-/// When the simulation begins, in seconds since 1970.
+/// The start of the simulation, in seconds since 1970.
 const BEGIN: u64 = 1_700_000_000;
 
-/// What an ADD waits for, or came to.
+/// The next step of an ADD.
 #[derive(Debug)]
 pub(super) enum Step {
-    /// An answer of the ledger.
+    /// Wait for an answer of the ledger.
     Answer,
     Granted,
-    /// What kind of refusal, and its words.
+    /// Refused: the kind of refusal, and its text.
     Refused(&'static str, String),
 }
 
-/// Where and when something happens.
+/// The context of an event.
 pub(super) struct Here<'a> {
     pub(super) subject: Subject<'a>,
     pub(super) life: &'a Life,
     pub(super) node: &'a Node,
-    /// Of the range sets.
+    /// Sizes of the range sets.
     pub(super) sizes: &'a [u64],
     pub(super) ledger: &'a mut NodeLedger,
     pub(super) cluster: &'a mut Cluster,
     pub(super) tally: &'a mut Tally,
     pub(super) now: Time,
-    /// Nothing but what happens to addresses counts.
+    /// Whether the pool is being filled: only the addresses count.
     pub(super) filling: bool,
 }
 
@@ -47,13 +48,13 @@ pub(super) struct Here<'a> {
 pub(super) struct Add {
     /// Addresses that others turned out to have.
     others: Runs,
-    /// What is kept for the pod's name; nothing else will do.
+    /// Addresses kept for the pod's name, which cannot be replaced.
     kept: Vec<IpNet>,
     asked: u32,
     /// Candidates of each wanted address, IPv4 first.
     wants: Vec<Vec<IpNet>>,
     before: Vec<Vec<IpNet>>,
-    /// Which candidate of which want is asked for.
+    /// The indexes of the current want and candidate.
     at: (usize, usize),
     listing: bool,
     taken: Vec<IpAddr>,
@@ -106,7 +107,7 @@ impl Here<'_> {
 // === impl Add ===
 
 impl Add {
-    /// Asks the policy, and writes down what will be tried.
+    /// Asks the policy, and records the candidates.
     pub(super) fn decide(&mut self, here: &mut Here<'_>) -> Step {
         let verified = match self.ask(here) {
             Ok(verified) => verified,
@@ -153,7 +154,7 @@ impl Add {
         policy::verify(policy.name(), &decision, &request, singles).map_err(|refusal| ("refused", error(refusal)))
     }
 
-    /// The ledger answers.
+    /// Handles an answer of the ledger.
     pub(super) fn answer(&mut self, here: &mut Here<'_>) -> Step {
         if std::mem::take(&mut self.listing) {
             self.others = here.cluster.listed();
@@ -185,7 +186,7 @@ impl Add {
         Step::Granted
     }
 
-    /// Every candidate of a want is somebody else's.
+    /// Handles a want whose candidates all belong to somebody else.
     fn lost(&mut self, here: &mut Here<'_>) -> Step {
         self.give_up(here);
         self.taken.drain(..).for_each(|address| self.others.insert(address));
@@ -210,7 +211,7 @@ impl Add {
         self.decide(here)
     }
 
-    /// Gives back what was granted, and forgets what was written down.
+    /// Gives back granted addresses, and drops the recorded ones.
     fn give_up(&mut self, here: &mut Here<'_>) {
         for net in self.granted.drain(..) {
             here.cluster.delete(net.addr());
@@ -224,7 +225,7 @@ impl Add {
 }
 
 impl Here<'_> {
-    /// How full the fullest set is, in tenths.
+    /// Returns how full the fullest set is, in tenths.
     fn tenth(&self) -> usize {
         let full = |(taken, size): (&u64, &u64)| taken.saturating_mul(10) / size.max(&1);
         let fullest = self.cluster.taken().iter().zip(self.sizes).map(full).max().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The ledger of the simulated cluster: an address has one claim, and who comes second is told so. Beside it what each node knows:
-//! its own claims, and what its ADDs under way have written down.
+//! The ledger of the simulated cluster: an address has one claim, and a second request learns that. Also what each node
+//! knows: its own claims, and the candidates of its running ADDs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -15,38 +15,38 @@ use crate::policy::model::{Model, View, next};
 /// A claim in the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Claim {
-    /// Somebody's, or resting.
+    /// In use, or resting.
     Held,
     /// For the next pod of this name.
     Kept(String),
 }
 
-/// How long an address was nobody's: in claims that were made meanwhile, and in time.
+/// How long an address was free: in claims made meanwhile, and in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Reuse {
     pub(super) claims: u64,
     pub(super) time: Time,
 }
 
-/// What everybody agrees on.
+/// The shared state.
 #[derive(Debug, Default)]
 pub(super) struct Cluster {
     claims: BTreeMap<IpAddr, Claim>,
     sets: Vec<RangeSet>,
     /// Claims of each set.
     taken: Vec<u64>,
-    /// Addresses whose last pod has gone: how many claims had been made then, and when that was.
+    /// Addresses whose last pod has ended: the number of claims by then, and the time.
     left: HashMap<IpAddr, (u64, Time)>,
     made: u64,
     /// Addresses that are kept for a name.
     kept: HashMap<String, Vec<IpNet>>,
 }
 
-/// What one node knows.
+/// The knowledge of one node.
 #[derive(Debug, Default)]
 pub(super) struct NodeLedger {
     own: Arc<Mutex<Model>>,
-    /// Addresses of ADDs under way, and such as are to be given back, each as often as somebody noted it.
+    /// Addresses of running ADDs and those to be given back, with the number of times each was noted.
     noted: BTreeMap<IpAddr, u32>,
 }
 
@@ -66,7 +66,7 @@ impl Cluster {
             .for_each(|(taken, _set)| change(taken));
     }
 
-    /// A create. Says whether the address is the pod's now, and where it was somebody's before, how long ago.
+    /// Creates a claim. Returns whether the pod has the address now and, if it was used before, how long ago.
     pub(super) fn create(&mut self, address: IpAddr, name: &str, now: Time) -> Option<Option<Reuse>> {
         match self.claims.get(&address) {
             Some(Claim::Kept(owner)) if owner == name => {
@@ -84,7 +84,7 @@ impl Cluster {
         Some(reuse)
     }
 
-    /// A pod goes, and leaves an address. It may rest before it is free.
+    /// Releases an address of a pod that ended. It may rest before it is free.
     pub(super) fn leave(&mut self, address: IpAddr, now: Time) {
         self.left.insert(address, (self.made, now));
     }
@@ -95,7 +95,7 @@ impl Cluster {
         }
     }
 
-    /// A pod's addresses stay for the next one of its name.
+    /// Keeps a pod's addresses for the next pod with its name.
     pub(super) fn keep(&mut self, name: &str, addresses: &[IpNet]) {
         for net in addresses {
             self.claims.insert(net.addr(), Claim::Kept(name.to_owned()));
@@ -107,17 +107,17 @@ impl Cluster {
         self.kept.get(name).cloned().unwrap_or_default()
     }
 
-    /// What a list of the whole ledger shows.
+    /// Returns what a list of the whole ledger shows.
     pub(super) fn listed(&self) -> Runs {
         runs(self.claims.keys().copied())
     }
 
-    /// How many addresses of each set are claimed.
+    /// Returns how many addresses of each set are claimed.
     pub(super) fn taken(&self) -> &[u64] {
         &self.taken
     }
 
-    /// Free addresses of a set, and how many of them are neighbours in the longest run.
+    /// Returns the free addresses of a set, and the length of their longest run.
     pub(super) fn free(&self, set: &RangeSet) -> (u64, u64) {
         let (mut free, mut longest) = (0_u64, 0);
         for range in &set.ranges {
@@ -137,7 +137,7 @@ impl Cluster {
     }
 }
 
-/// Addresses in order as runs of neighbours.
+/// Converts sorted addresses to runs.
 fn runs(addresses: impl Iterator<Item = IpAddr>) -> Runs {
     let mut runs = Runs::default();
     let mut open: Option<(IpAddr, IpAddr)> = None;
@@ -164,7 +164,7 @@ impl NodeLedger {
         change(&mut self.own.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What a policy sees here: the node's own claims, what it has noted, and what this ADD has learned of others.
+    /// Returns a policy's view: the node's own claims and notes, and what this ADD has learned of others.
     pub(super) fn view(&self, others: &Runs) -> Box<dyn LedgerView + Send> {
         let mut known = others.clone();
         let own = self.with(|model| runs(model.addresses()));

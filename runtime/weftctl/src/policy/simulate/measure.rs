@@ -1,4 +1,4 @@
-//! What is counted, and what it comes to.
+//! The counters, and the results computed from them.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +7,19 @@ use serde::Serialize;
 use super::cluster::Reuse;
 use super::workload::{SECOND, Time};
 
-/// One more sample of the course of things.
+/// A sample over time.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Sample {
-    /// Seconds since the begin.
+    /// Seconds since the start.
     pub(super) at: u64,
-    /// Of all addresses, in percent.
+    /// Percentage of all addresses.
     pub(super) used: f64,
-    /// Of the free addresses, in percent, those that are not in the longest run.
+    /// Percentage of the free addresses that are not in the longest run.
     pub(super) fragmentation: f64,
 }
 
-/// One tenth of how full a pool may be.
+/// One tenth of a pool's fill level.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Tenth {
@@ -35,20 +35,20 @@ pub(super) struct OfNode {
     pub(super) conflicts: u64,
 }
 
-/// A range set when the last pod had started.
+/// A range set after the last pod has started.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct OfSet {
     pub(super) name: String,
-    /// Addresses that may be given out: without gateways.
+    /// Usable addresses: without gateways.
     pub(super) size: u64,
     pub(super) taken: u64,
-    /// Taken when the first pod was refused because the pool was empty.
+    /// Taken when the first pod was refused because the pool was exhausted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) taken_when_exhausted: Option<u64>,
 }
 
-/// What happens on the way, to be counted.
+/// Counters during the run.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) calls: u64,
@@ -57,12 +57,12 @@ pub(super) struct Tally {
     pub(super) claims: u64,
     pub(super) conflicts: u64,
     pub(super) conflicts_of_pod: Vec<u64>,
-    /// From its start to its addresses.
+    /// From a pod's start to its addresses.
     pub(super) waits: Vec<Time>,
     pub(super) refused: BTreeMap<String, u64>,
     pub(super) why: BTreeMap<String, String>,
     pub(super) reuses: Vec<Reuse>,
-    /// Pods whose name came back, and those of them that got what the one before had.
+    /// Pods with a returning name, and how many of them got the previous addresses.
     pub(super) returned: u64,
     pub(super) returned_to_own: u64,
     pub(super) nodes: Vec<OfNode>,
@@ -70,7 +70,7 @@ pub(super) struct Tally {
     pub(super) samples: Vec<Sample>,
 }
 
-/// What a policy comes to.
+/// The results of a policy.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Measured {
@@ -79,13 +79,13 @@ pub(super) struct Measured {
     pub(super) pods: u64,
     pub(super) granted: u64,
     pub(super) refused: BTreeMap<String, u64>,
-    /// What the first pod of each kind of refusal was told.
+    /// The text of the first refusal of each kind.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) why: BTreeMap<String, String>,
     pub(super) claims: u64,
     pub(super) conflicts: u64,
     pub(super) conflicts_per_claim: f64,
-    /// Of 100 pods with addresses, 99 had no more.
+    /// Of 100 pods with addresses, 99 had no more conflicts.
     pub(super) conflicts_p99: u64,
     pub(super) calls_per_pod: f64,
     pub(super) fuel_per_call: u64,
@@ -93,20 +93,20 @@ pub(super) struct Measured {
     pub(super) wait_ms: Percentiles,
     pub(super) returned: u64,
     pub(super) returned_to_own: u64,
-    /// Pods with addresses, of a hundred, on the node that has fewest.
+    /// Percentage of pods with addresses, on the worst node.
     pub(super) worst_node_granted: f64,
     pub(super) worst_node_conflicts_per_claim: f64,
-    /// Jain's index of claims per create: 1 where each node needs as many creates as the others.
+    /// Jain's index of claims per create: 1 if each node needs as many creates as the others.
     pub(super) evenness_of_nodes: f64,
-    /// Jain's index of how full range sets are: 1 where each is as full as the others.
+    /// Jain's index of the range sets' fill levels: 1 if all are equally full.
     pub(super) evenness_of_sets: f64,
     pub(super) sets: Vec<OfSet>,
-    /// Of the free addresses, in percent, those that are not in the longest run, when the last pod had started.
+    /// Percentage of the free addresses that are not in the longest run, after the last pod has started.
     pub(super) fragmentation: f64,
-    /// How many claims others made before an address came back.
+    /// How many claims others made before an address was reused.
     pub(super) reuse_claims: Percentiles,
     pub(super) reuse_seconds: Percentiles,
-    /// Claims in the cluster when the first pod was refused because the pool was empty.
+    /// Claims in the cluster when the first pod was refused because the pool was exhausted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) exhausted_at: Option<u64>,
     pub(super) conflicts_by_tenth: [Tenth; 10],
@@ -143,7 +143,7 @@ impl Tally {
         Self { nodes: vec![OfNode::default(); nodes], ..Self::default() }
     }
 
-    /// What it comes to, without how the sets are and when the pool was empty.
+    /// Computes the results, given the sets and when the pool was exhausted.
     pub(super) fn measured(mut self, policy: &str, digest: &str, sets: Vec<OfSet>) -> Measured {
         let granted = self.waits.len() as u64;
         let pods: u64 = self.nodes.iter().map(|node| node.asked).sum();
@@ -186,7 +186,7 @@ impl Tally {
     }
 }
 
-/// Jain's index: 1 where all are equal, 1/n where one has everything.
+/// Jain's index: 1 if all are equal, 1/n if one has everything.
 fn evenness(values: impl Iterator<Item = f64>) -> f64 {
     let (mut count, mut sum, mut squares) = (0.0, 0.0, 0.0);
     for value in values {

@@ -1,5 +1,6 @@
-//! `weftctl policy simulate`: thousands of pods over hundreds of nodes in memory. The real component decides, within the limits of an
-//! ADD; the ledger is a model of the cluster's, with what each node knows of it. The same seed gives the same answer, byte for byte.
+//! `weftctl policy simulate`: thousands of pods on hundreds of nodes, in memory. The real component decides, within the
+//! limits of an ADD; the ledger is a model of the cluster's, with each node's knowledge of it. The same seed gives the
+//! same output, byte for byte.
 
 mod add;
 mod cluster;
@@ -84,7 +85,7 @@ pub(crate) struct SimulateArgs {
     plot: Option<PathBuf>,
 }
 
-/// What is printed with `--json`.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report<'a> {
@@ -143,7 +144,7 @@ pub(super) fn run(args: &SimulateArgs, state: &Path, output: Output) -> anyhow::
     Ok(ExitCode::SUCCESS)
 }
 
-/// A policy and what it is called in the answer.
+/// Loads a policy, with its name in the output.
 fn load(args: &SimulateArgs, policy: Option<&str>, state: &Path) -> anyhow::Result<(String, Policy)> {
     let path = match policy {
         Some(policy) => PathBuf::from(policy),
@@ -170,7 +171,7 @@ fn terms(args: &SimulateArgs, scene: &Scene) -> Terms {
     }
 }
 
-/// How far it is: on a terminal only.
+/// A progress bar, only on a terminal.
 fn bar(pods: usize) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(pods as u64), ProgressDrawTarget::stderr());
     match ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} pods, {eta} left") {

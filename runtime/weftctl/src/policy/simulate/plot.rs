@@ -1,5 +1,5 @@
-//! The answer as a picture: how full the pool is over time, what a claim costs by how full it is, how scattered the free addresses
-//! are, and how soon an address is used again. A line for each policy. The font is in the program, so a picture is the same everywhere.
+//! Draws the results: the fill level over time, the cost of a claim by fill level, the fragmentation, and how soon an
+//! address is reused. One line per policy. The font is part of the program, so a picture is the same everywhere.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ struct Panel<'a> {
     x: &'a str,
     y: &'a str,
     lines: Vec<Line>,
-    /// The highest value there can be, where it is known.
+    /// The maximum value, if known.
     top: Option<f64>,
 }
 
@@ -129,13 +129,13 @@ fn draw_panel<B: DrawingBackend>(
         .draw()
 }
 
-/// The middle of each tenth in which something was claimed, and what a claim cost there.
+/// Returns the middle of each tenth in which something was claimed, and the cost of a claim there.
 fn by_tenth(of: &Measured) -> Line {
     let used = of.conflicts_by_tenth.iter().enumerate().filter(|(_place, tenth)| tenth.claims > 0);
     used.map(|(place, tenth)| (number(place as u64) * 10.0 + 5.0, ratio(tenth.conflicts, tenth.claims))).collect()
 }
 
-/// How many of the reuses came so soon, at every hundredth of them.
+/// Returns the distribution of reuses, in steps of one percent.
 fn reuses(of: &Measured) -> Line {
     let count = of.reuses.len();
     let at = |part: usize| of.reuses.get((count * part / 100).min(count.saturating_sub(1)));

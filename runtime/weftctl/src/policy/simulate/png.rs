@@ -6,9 +6,9 @@ use miniz_oxide::deflate::compress_to_vec_zlib;
 const SIGNATURE: [u8; 8] = [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n'];
 const LEVEL: u8 = 6;
 
-/// The file of `width` times `height` pixels.
+/// Encodes `width` times `height` pixels as a file.
 pub(super) fn encoded((width, height): (u32, u32), pixels: &[u8]) -> anyhow::Result<Vec<u8>> {
-    // Eight bits, colours, and the only methods there are.
+    // Eight bits, colours, and the only defined methods.
     let head = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
     let mut lines = Vec::with_capacity(pixels.len() + height as usize);
     for line in pixels.chunks_exact(width as usize * 3) {

@@ -1,5 +1,5 @@
-//! The course of a simulation: what happens in which order, to which pod. Time passes only between events; two of one time happen in
-//! the order in which they were planned.
+//! Runs a simulation: the order of events, and their pods. Time passes only between events; events at the same time run
+//! in the order in which they were planned.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -19,13 +19,13 @@ use super::workload::{SECOND, Terms, Time, Workload};
 /// How often the course is sampled.
 const SAMPLES: Time = 200;
 
-/// So many pods in a row without an address, and no more are added.
+/// After so many consecutive pods without an address, no more are added.
 const GIVES_UP: u32 = 100;
 
-/// A pool with more free addresses than that is not emptied.
+/// A pool with more free addresses is not exhausted on purpose.
 const MOST_TO_FILL: u64 = 100_000;
 
-/// What is simulated, apart from the terms.
+/// The subject of the simulation, apart from the terms.
 #[derive(Clone, Copy)]
 pub(super) struct Subject<'a> {
     pub(super) policy: &'a Loaded<Ipam>,
@@ -51,7 +51,7 @@ enum State {
     Waiting,
     Adding(Box<Add>),
     Running(Vec<IpNet>, ReleaseRule),
-    /// Refused, or gone.
+    /// Refused, or ended.
     Nowhere,
 }
 
@@ -63,13 +63,13 @@ pub(super) struct Simulation<'a> {
     ledgers: Vec<NodeLedger>,
     sizes: Vec<u64>,
     states: Vec<State>,
-    /// What the pod of each name had, where names come back.
+    /// The addresses of each name's last pod, if names return.
     had: std::collections::HashMap<String, Vec<IpNet>>,
     events: BinaryHeap<Reverse<(Time, u64, Event)>>,
     planned: u64,
     now: Time,
     sampled: Time,
-    /// Pods are added until the pool is empty.
+    /// Whether pods are being added until the pool is exhausted.
     filling: bool,
     exhausted: bool,
     tally: Tally,
@@ -105,7 +105,7 @@ impl<'a> Simulation<'a> {
         simulation
     }
 
-    /// Runs it; `passed` is told of each pod, and of how many there will be.
+    /// Runs the simulation; `passed` is called for each pod with the total number.
     pub(super) fn run(mut self, fill: bool, passed: &dyn Fn(u64)) -> Measured {
         let end = self.workload.end;
         self.course(Some(end), passed);
@@ -118,7 +118,7 @@ impl<'a> Simulation<'a> {
         };
         let counts = self.sizes.iter().zip(self.cluster.taken());
         let mut sets: Vec<OfSet> = self.subject.sets.iter().zip(counts).map(of).collect();
-        // What is on its way arrives, and what rests has rested.
+        // Finish running ADDs and resting addresses.
         self.course(None, passed);
         if fill {
             self.fill(passed);
@@ -132,7 +132,7 @@ impl<'a> Simulation<'a> {
         Measured { exhausted_at, ..self.tally.measured(name, digest, sets) }
     }
 
-    /// Lets happen what is planned until then.
+    /// Runs planned events up to a time.
     fn course(&mut self, until: Option<Time>, passed: &dyn Fn(u64)) {
         while let Some(&Reverse((at, _order, event))) = self.events.peek() {
             if until.is_some_and(|until| at > until) {
@@ -148,7 +148,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// Adds one pod after the other until one is refused because there is nothing left.
+    /// Adds pods one by one until one is refused because nothing is left.
     fn fill(&mut self, passed: &dyn Fn(u64)) {
         let left = self.sizes.iter().zip(self.cluster.taken()).map(|(size, taken)| size.saturating_sub(*taken)).min();
         let Some(left) = left.filter(|left| *left <= MOST_TO_FILL) else { return };
@@ -253,7 +253,7 @@ impl<'a> Simulation<'a> {
         }
     }
 
-    /// DEL. An ADD that is under way ends first.
+    /// DEL. A running ADD ends first.
     fn stop(&mut self, pod: usize) {
         let (addresses, release) = match std::mem::replace(&mut self.states[pod], State::Nowhere) {
             State::Running(addresses, release) => (addresses, release),

@@ -1,4 +1,4 @@
-//! The network that is simulated: the project's, one that is named, or one of a subnet alone.
+//! The simulated network: the project's, a named one, or one of a subnet alone.
 
 use anyhow::Context;
 use ipnet::IpNet;
@@ -12,7 +12,7 @@ use super::{SimulateArgs, sets};
 use crate::policy::cases::{of_ours, parsed};
 use crate::policy::{SHIPPED, built};
 
-/// The ranges of a network that nobody described.
+/// The ranges of a network without a configuration.
 const DEFAULT_RANGE: &str = "10.64.0.0/20";
 
 #[derive(Debug)]
@@ -52,14 +52,14 @@ impl Scene {
         self.network.ipam.as_ref().map(|ipam| ipam.text.as_str()).unwrap_or_default()
     }
 
-    /// Addresses of the smallest range set.
+    /// Returns the number of addresses in the smallest range set.
     pub(super) fn smallest(&self) -> u64 {
         let all = self.sets().unwrap_or_default();
         all.iter().map(|set| sets::size(set, all)).min().unwrap_or_default()
     }
 }
 
-/// A network of one subnet, for a policy without a project.
+/// Returns a network of one subnet, for a policy without a project.
 fn bare(policy: Option<&str>) -> Value {
     let shipped = policy.filter(|name| SHIPPED.iter().any(|(shipped, _component)| shipped == name));
     let mut ipam = json!({ "type": shipped.unwrap_or("wasm"), "ranges": [[{ "subnet": DEFAULT_RANGE }]] });
@@ -79,7 +79,7 @@ fn replace_ranges(plugin: &mut Value, ranges: &[IpNet]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `KEY=VALUE[,VALUE...]`.
+/// Parses `KEY=VALUE[,VALUE...]`.
 pub(super) fn label(text: &str) -> Result<(String, Vec<String>), String> {
     let (key, values) = text.split_once('=').ok_or("a label is KEY=VALUE, or KEY=VALUE,VALUE for several")?;
     Ok((key.to_owned(), values.split(',').map(str::to_owned).collect()))

@@ -1,11 +1,11 @@
-//! Range sets as they are shown: their names, and how many addresses may be given out.
+//! Properties of range sets for the output: their names, and their usable addresses.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use weft_host_abi::types::RangeSet;
 
-/// Addresses of a set that may be given out: no gateway of any set is.
+/// Returns the usable addresses of a set: not counting gateways of any set.
 pub(super) fn size(set: &RangeSet, all: &[RangeSet]) -> u64 {
     let ranges = || set.ranges.iter();
     let gateways: BTreeSet<IpAddr> = all.iter().flat_map(|set| &set.ranges).filter_map(|range| range.gateway).collect();
@@ -13,7 +13,7 @@ pub(super) fn size(set: &RangeSet, all: &[RangeSet]) -> u64 {
     ranges().map(weft_host_abi::types::Range::size).fold(0, u64::saturating_add).saturating_sub(inside)
 }
 
-/// The operator's name of a set, or its first subnet.
+/// Returns the operator's name of a set, or its first subnet.
 pub(super) fn name(set: &RangeSet) -> String {
     let first = || set.ranges.first().map(|range| range.subnet.trunc().to_string());
     let more = if set.ranges.len() > 1 { ", ..." } else { "" };

@@ -1,10 +1,10 @@
-//! The answer as a table: a measure on each line, a policy in each column.
+//! The results as a table: one measure per line, one policy per column.
 
 use super::Report;
 use super::measure::{Measured, Percentiles};
 use crate::output::Output;
 
-/// More range sets than that are in the JSON only.
+/// Additional range sets are only in the JSON.
 const SETS: usize = 8;
 
 type Cell<'a> = &'a dyn Fn(&Measured) -> String;
@@ -62,7 +62,8 @@ fn rows(policies: &[Measured]) -> Vec<Vec<String>> {
     rows
 }
 
-/// How full each range set was in the end, and when the pool was empty.
+/// Adds the final fill level of each range set, and when the pool was
+/// exhausted.
 fn sets(policies: &[Measured], row: &mut dyn FnMut(&str, Cell<'_>)) {
     let names = policies.first().map(|of| of.sets.as_slice()).unwrap_or_default();
     for (place, set) in names.iter().enumerate().take(SETS) {
@@ -81,7 +82,7 @@ fn two(of: Percentiles) -> String {
     if of.count == 0 { "-".to_owned() } else { format!("{}, {}", of.min, of.median) }
 }
 
-/// A size; that of an IPv6 range may be larger than there are numbers.
+/// Formats a size, which may saturate for an IPv6 range.
 fn number(size: u64) -> String {
     if size >= u64::MAX / 2 { "2^64".to_owned() } else { size.to_string() }
 }

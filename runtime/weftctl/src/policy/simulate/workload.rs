@@ -1,5 +1,5 @@
-//! Which pods start where and when. It depends on the terms and the seed alone, never on what a policy decides, so two policies
-//! get the same pods at the same times.
+//! Determines which pods start where and when. It only depends on the terms and the seed, never on a policy's
+//! decisions, so two policies get the same pods at the same times.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -11,15 +11,15 @@ pub(super) type Time = u64;
 
 pub(super) const SECOND: Time = 1_000_000;
 
-/// A StatefulSet's pod comes back so long after the one before it has gone.
+/// How long after the end of a StatefulSet's pod its successor starts.
 const RETURNS_AFTER: Time = 2 * SECOND;
 
-/// What is simulated.
+/// The parameters of a simulation.
 #[derive(Debug, Clone)]
 pub(super) struct Terms {
     pub(super) nodes: usize,
     pub(super) pods: usize,
-    /// Pods that run at the same time, once as many have started.
+    /// How many pods run at the same time, once as many have started.
     pub(super) running: usize,
     /// Mean time from a pod's start to its end.
     pub(super) lifetime: Time,
@@ -27,12 +27,12 @@ pub(super) struct Terms {
     pub(super) burst: usize,
     /// Time of one answer of the ledger.
     pub(super) latency: Time,
-    /// Of a hundred pods, so many have names that come back.
+    /// Percentage of pods whose names return.
     pub(super) stateful: u8,
     pub(super) seed: u64,
-    /// Labels with their values: a node gets one of each in turn.
+    /// Labels with their values: nodes get the values in turn.
     pub(super) node_labels: BTreeMap<String, Vec<String>>,
-    /// A pod gets any one of each.
+    /// Labels with their values: pods get random values.
     pub(super) pod_labels: BTreeMap<String, Vec<String>>,
 }
 
@@ -41,16 +41,16 @@ pub(super) struct Terms {
 pub(super) struct Life {
     pub(super) pod: Pod,
     pub(super) container: String,
-    /// Its node's place.
+    /// The index of its node.
     pub(super) node: usize,
     pub(super) start: Time,
-    /// It runs on where there is none.
+    /// `None` if it never ends.
     pub(super) stop: Option<Time>,
-    /// A pod of this name ran before.
+    /// Whether a pod with this name ran before.
     pub(super) returns: bool,
 }
 
-/// All of it.
+/// All pods.
 #[derive(Debug)]
 pub(super) struct Workload {
     pub(super) nodes: Vec<Node>,
@@ -64,7 +64,7 @@ pub(super) struct Workload {
 // === impl Workload ===
 
 impl Workload {
-    /// The pods that start one after the other while others end.
+    /// Creates the pods that start one after the other while others end.
     pub(super) fn new(terms: &Terms) -> Self {
         let nodes = (0..terms.nodes).map(|place| Node {
             name: format!("node-{place}"),
@@ -87,7 +87,8 @@ impl Workload {
 
     fn churn(&mut self) {
         let terms = self.terms.clone();
-        // As many start in a mean lifetime as run at the same time. The first of them, who fill the pool, come four times as fast.
+        // In a mean lifetime, as many pods start as run at the same time. The first ones, which fill the pool, start
+        // four times as fast.
         let gap = (terms.lifetime * terms.burst as u64 / terms.running.max(1) as u64).max(1);
         let mut returning: BinaryHeap<Reverse<(Time, String)>> = BinaryHeap::new();
         let mut now = 0;
@@ -105,7 +106,7 @@ impl Workload {
                 };
                 let mut life = self.around(terms.lifetime);
                 if self.lives.len() < terms.running {
-                    // These are met in the middle of their lives: what is left of a life is as long as the shorter of two.
+                    // These are met in the middle of their lives: the rest of a life is as long as the shorter of two.
                     life = life.min(self.around(terms.lifetime));
                 }
                 let stop = now + life.max(SECOND);
@@ -120,7 +121,7 @@ impl Workload {
         self.lives.iter_mut().filter(|life| life.stop >= Some(end)).for_each(|life| life.stop = None);
     }
 
-    /// One more pod, that runs for ever.
+    /// Adds one more pod that never ends.
     pub(super) fn one_more(&mut self, now: Time) -> usize {
         self.push(format!("more-{}", self.lives.len()), now, None, false);
         self.lives.len() - 1
@@ -133,14 +134,14 @@ impl Workload {
             labels.extend(self.rng.choice(values).map(|value| (key.clone(), value.clone())));
         }
         let node = self.rng.usize(0..self.terms.nodes);
-        // Like real ones, uids and container ids have nothing to do with names.
+        // As in reality, uids and container ids are unrelated to names.
         let uid = format!("{:016x}{number:016x}", self.rng.u64(..));
         let container = format!("{:016x}{number:016x}", self.rng.u64(..));
         let pod = Pod { namespace: "default".to_owned(), name, uid, labels, ..Pod::default() };
         self.lives.push(Life { pod, container, node, start, stop, returns });
     }
 
-    /// A time with this mean. Whole numbers, so that every machine gets the same.
+    /// Returns a random time with this mean, in whole numbers so that every machine gets the same.
     fn around(&mut self, mean: Time) -> Time {
         self.rng.u64(0..=mean.saturating_mul(2))
     }

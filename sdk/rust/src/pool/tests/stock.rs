@@ -1,4 +1,4 @@
-//! The walk against a model of the stock plugin's iterator, over thousands of random histories.
+//! Compares the walk with a model of the stock plugin's iterator, over thousands of random histories.
 
 use crate::address::{next, number};
 use crate::{ClaimState, IpAddress, RangeSet};
@@ -6,7 +6,7 @@ use crate::{ClaimState, IpAddress, RangeSet};
 use crate::pool::{contains, pick};
 use crate::testing::{ModelLedger, range, request};
 
-/// The stock plugin: one step at a time from after the last one, until a free address or the start again.
+/// The stock plugin: one step at a time from after the last address, until a free address or the start again.
 fn model(set: &RangeSet, last: Option<IpAddress>, taken: &[IpAddress]) -> Option<IpAddress> {
     let home = last.and_then(|last| {
         let index =
@@ -37,7 +37,7 @@ fn step(set: &RangeSet, index: usize, at: IpAddress) -> (usize, IpAddress) {
     (index, next(at).expect("inside a range"))
 }
 
-/// A generator that is the same on every run.
+/// A generator that is the same in every run.
 struct Random(u64);
 
 impl Random {

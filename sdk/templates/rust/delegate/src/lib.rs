@@ -23,7 +23,7 @@ impl DelegatePolicy for ByLabel {
     }
 
     fn validate(_config: &str, _candidates: &[Candidate]) -> Vec<Problem> {
-        // `config` is the network's `select` object as JSON text; name the place of each problem as a JSON pointer.
+        // `config` is the network's `select` object as JSON text; give the place of each problem as a JSON pointer.
         Vec::new()
     }
 

@@ -1,5 +1,5 @@
-//! The policy `{{name}}`: one address of each family that the network has ranges for. Pods with the label `address=keep` get
-//! the same addresses when they come back.
+//! The policy `{{name}}`: one address of each family that the network has ranges for. Pods with the label
+//! `address=keep` get the same addresses when they return.
 
 use weft_sdk::{Decision, Denial, Ledger, Policy, Problem, ReleaseRule, Request, pool};
 
@@ -15,7 +15,7 @@ impl Policy for Addresses {
     }
 
     fn validate(_config: &str) -> Vec<Problem> {
-        // `config` is the network's `ipam` object as JSON text; name the place of each problem as a JSON pointer.
+        // `config` is the network's `ipam` object as JSON text; give the place of each problem as a JSON pointer.
         Vec::new()
     }
 
