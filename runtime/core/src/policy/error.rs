@@ -1,4 +1,4 @@
-//! Everything that can go wrong with a policy, each with the policy's name and what to do.
+//! Every error of a policy, each with the policy's name and what to do.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use weft_host_abi::convert::ConvertError;
 
 use super::Refusal;
 
-/// An error of the WASM engine or of a compiler, as text: their types stay inside this module.
+/// An error of the WASM engine or of a compiler, as text: their types are private to this module.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Cause(pub String);
@@ -17,7 +17,7 @@ pub struct Cause(pub String);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError {
-    /// The text names no policy.
+    /// The text does not name a policy.
     #[error("{reference:?} is no reference to a policy: {reason}")]
     Reference {
         /// The text.
@@ -25,7 +25,7 @@ pub enum PolicyError {
         /// What is wrong.
         reason: &'static str,
     },
-    /// The policy is elsewhere, and the reference does not say which version.
+    /// The policy is not local, and the reference has no digest.
     #[error(
         "{reference} has no digest: an ADD never fetches, so say which version it is, as in {reference}@sha256:... (`weftctl policy digest FILE` prints it)"
     )]
@@ -33,7 +33,7 @@ pub enum PolicyError {
         /// The reference.
         reference: String,
     },
-    /// The policy is named by a tag, and this node does not know which version that is.
+    /// The policy is named by a tag, and this node's lock file has no digest for it.
     #[error(
         "{reference} has no digest, and {} has none for it: an ADD never asks a registry, so run `weftctl policy pull {reference}`, or write {reference}@sha256:...",
         lock.display()
@@ -58,7 +58,7 @@ pub enum PolicyError {
         /// The policy.
         policy: String,
     },
-    /// The component is not the one that the reference names.
+    /// The component does not have the digest of the reference.
     #[error("policy {policy:?} is not what it should be: {place} has the digest {found}, not {wanted}")]
     WrongDigest {
         /// The policy.
@@ -70,7 +70,7 @@ pub enum PolicyError {
         /// The digest it has.
         found: String,
     },
-    /// A component could not be put where policies are.
+    /// A component could not be written to the directory of policies.
     #[error("cannot write {}", path.display())]
     Store {
         /// The file.
@@ -79,15 +79,15 @@ pub enum PolicyError {
         #[source]
         source: std::io::Error,
     },
-    /// A compiler is at work.
+    /// A compiler is running.
     #[error("policy {policy:?} is being compiled: {progress}; `weftctl policy ls` shows how far it is")]
     Compiling {
         /// The policy.
         policy: String,
-        /// How far it is.
+        /// The progress.
         progress: String,
     },
-    /// There is no such policy.
+    /// The policy does not exist.
     #[error("policy {policy:?} is not there: no file {}; {hint}", path.display())]
     NotFound {
         /// The policy.
@@ -108,14 +108,14 @@ pub enum PolicyError {
         #[source]
         source: std::io::Error,
     },
-    /// Others than root could replace the component, or it is no file.
+    /// Others than root could replace the component, or it is not a regular file.
     #[error("the component of policy {policy:?} at {} is not safe to use: {what}; {remedy}", path.display())]
     Unsafe {
         /// The policy.
         policy: String,
         /// Its file.
         path: PathBuf,
-        /// What is off.
+        /// What is wrong.
         what: String,
         /// What to do.
         remedy: &'static str,
@@ -147,10 +147,10 @@ pub enum PolicyError {
         policy: String,
         /// Its component.
         path: PathBuf,
-        /// What the compiler said, and why the cache was no help.
+        /// The compiler's message, and why the cache could not be used.
         reason: String,
     },
-    /// The file is no component that can be compiled.
+    /// The file is not a component that can be compiled.
     #[error("{} is no component that weft can compile", path.display())]
     NotComponent {
         /// The file.
@@ -166,18 +166,18 @@ pub enum PolicyError {
         #[source]
         source: Cause,
     },
-    /// The node has no memory left, whatever the policy is.
+    /// The node ran out of memory, independent of the policy.
     #[error(
         "the node has no memory left to {what}; free some, or raise the memory limit of the process that runs weft (address space included)"
     )]
     HostMemory {
-        /// What it was needed for.
+        /// What the memory was needed for.
         what: String,
-        /// The engine's or the kernel's account.
+        /// The engine's or the kernel's error.
         #[source]
         source: Cause,
     },
-    /// The component is for another contract, or no policy.
+    /// The component is for another contract, or not a policy.
     #[error("policy {policy:?} cannot be used: {what}")]
     Contract {
         /// The policy.
@@ -185,7 +185,7 @@ pub enum PolicyError {
         /// What it is instead.
         what: ContractError,
     },
-    /// It wants WASI, and the network does not grant it.
+    /// It imports WASI, which the network does not grant.
     #[error("policy {policy:?} imports {}, which its network does not grant: set \"grants\": {{\"wasi\": true}} beside \"policy\", or build it without WASI", imports.join(", "))]
     ImportsNotGranted {
         /// The policy.
@@ -193,7 +193,7 @@ pub enum PolicyError {
         /// What it imports.
         imports: Vec<String>,
     },
-    /// It wants what no network can grant.
+    /// It imports something that no network can grant.
     #[error("policy {policy:?} imports {}, which weft does not offer to policies", imports.join(", "))]
     ImportsUnknown {
         /// The policy.
@@ -201,7 +201,7 @@ pub enum PolicyError {
         /// What it imports.
         imports: Vec<String>,
     },
-    /// Imports or exports have other types than the contract's.
+    /// Imports or exports have other types than those of the contract.
     #[error("policy {policy:?} does not fit this weft: it was built for a newer contract or a changed one; rebuild it")]
     Link {
         /// The policy.
@@ -230,7 +230,7 @@ pub enum PolicyError {
         what: String,
         /// The last warning it logged (a panic message, usually).
         said: Option<String>,
-        /// The engine's account, with a backtrace.
+        /// The engine's error, with a backtrace.
         #[source]
         source: Cause,
     },
@@ -239,10 +239,10 @@ pub enum PolicyError {
     Worker {
         /// The policy.
         policy: String,
-        /// What became of it.
+        /// What happened to it.
         what: String,
     },
-    /// It computed too long.
+    /// It used too much computation.
     #[error(
         "policy {policy:?} used up its {fuel} units of fuel; it may loop, or set \"limits\": {{\"fuel\": ...}} higher"
     )]
@@ -266,17 +266,17 @@ pub enum PolicyError {
         /// The limit.
         limit: Duration,
     },
-    /// It wanted too much memory.
+    /// It requested too much memory.
     #[error("policy {policy:?} wanted {wanted} bytes of memory, {limit} are allowed")]
     Memory {
         /// The policy.
         policy: String,
-        /// What it wanted.
+        /// The requested size.
         wanted: usize,
         /// The limit.
         limit: usize,
     },
-    /// It wanted too large a table.
+    /// It requested too large a table.
     #[error("policy {policy:?} wanted a table of {wanted} elements, {limit} are allowed")]
     Table {
         /// The policy.
@@ -296,7 +296,7 @@ pub enum PolicyError {
         /// The limit.
         limit: u32,
     },
-    /// It handed over too many bytes at once.
+    /// It passed too many bytes at once.
     #[error("policy {policy:?} handed over more than {limit} bytes at once")]
     TooMuchData {
         /// The policy.
@@ -309,15 +309,15 @@ pub enum PolicyError {
     Ledger {
         /// The policy.
         policy: String,
-        /// What the ledger said.
+        /// The ledger's error.
         reason: String,
     },
-    /// What it said is no value of the contract.
+    /// Its answer is not a value of the contract.
     #[error("policy {policy:?} said something that is no value of the contract: {what}")]
     Malformed {
         /// The policy.
         policy: String,
-        /// What.
+        /// What is wrong.
         what: ConvertError,
     },
     /// Its answer is too large.
@@ -325,14 +325,14 @@ pub enum PolicyError {
     Oversized {
         /// The policy.
         policy: String,
-        /// Of what.
+        /// What there is too much of.
         what: &'static str,
         /// How many.
         count: usize,
         /// The limit.
         max: usize,
     },
-    /// Its decision must not be used.
+    /// Its decision is refused.
     #[error("policy {policy:?} {refusal}")]
     Refused {
         /// The policy.
@@ -342,19 +342,20 @@ pub enum PolicyError {
     },
 }
 
-/// Whether an engine's error comes from a node that has no memory left.
+/// Returns whether an engine's error means that the node ran out of memory.
 pub(super) fn is_out_of_memory(error: &wasmtime::Error) -> bool {
-    // The type of a system call's error there is private; its text ends with the number, which a test holds.
+    // The type of a system call's error is private there; its text ends with the number, which a test verifies.
     const ENOMEM: &str = "(os error 12)";
     error.is::<wasmtime::OutOfMemory>() || error.chain().any(|cause| cause.to_string().ends_with(ENOMEM))
 }
 
-/// What an error of the engine means, where it is the node's memory it is about; `what` it was needed for.
+/// Converts an engine's error to an out-of-memory error of the node, if it is one. `what` is what the memory was needed
+/// for.
 pub(super) fn host_memory(what: &str, error: &wasmtime::Error) -> Option<PolicyError> {
     is_out_of_memory(error).then(|| PolicyError::HostMemory { what: what.to_owned(), source: cause(error) })
 }
 
-/// The whole chain of a wasmtime error in one text.
+/// Returns the whole chain of a wasmtime error as one text.
 pub(super) fn cause(error: &wasmtime::Error) -> Cause {
     Cause(format!("{error:#}"))
 }

@@ -2,24 +2,24 @@
 
 use super::error::PolicyError;
 
-/// Whose move it is.
+/// Who has to act on an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// The network's configuration names something that is not there or not granted.
+    /// The operator: the network's configuration names something that does not exist or is not granted.
     Config,
-    /// The node's installation is off: files, modes, the compiler.
+    /// The node's administrator: files, modes or the compiler are wrong.
     Node,
-    /// The policy itself failed or gave a bad answer.
+    /// The policy's author: the policy failed or gave a bad answer.
     Policy,
-    /// The host could not answer the policy's questions, or has no memory.
+    /// The host could not answer the policy's queries, or ran out of memory.
     Host,
-    /// It passes with time: the runtime should try again.
+    /// The runtime: the error is temporary, so it should try again.
     Passing,
 }
 
 impl PolicyError {
-    /// Whether the policy could not be used at all, so that a network's `fallback` takes its place. What it answered, and the
-    /// ledger's faults, are not such errors.
+    /// Returns whether the policy could not be used at all, so that the network's `fallback` replaces it. Its answers,
+    /// and faults of the ledger, do not count.
     #[must_use]
     pub fn is_unavailable(&self) -> bool {
         match self {
@@ -61,7 +61,7 @@ impl PolicyError {
         }
     }
 
-    /// Whose move it is.
+    /// Returns who has to act on the error.
     #[must_use]
     pub fn class(&self) -> Class {
         match self {
