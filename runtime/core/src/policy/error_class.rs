@@ -1,4 +1,4 @@
-//! What an error of a policy means: whose move it is, and whether the network's fallback takes the policy's place.
+//! The meaning of a policy error: who has to act on it, and whether the network's fallback replaces the policy.
 
 use super::error::PolicyError;
 
