@@ -1,4 +1,4 @@
-//! Pods, definitions and their status, as tests change and read them: the same on a stand-in and on a real API server.
+//! Pods, definitions and their status, with the same operations on a stand-in and on a real API server.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// A pod to be made.
+/// A pod to create.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Pod {
@@ -20,7 +20,7 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
 }
 
-/// A NetworkAttachmentDefinition to be made.
+/// A NetworkAttachmentDefinition to create.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Definition {
@@ -28,7 +28,7 @@ pub struct Definition {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// `spec.config`; `None`: there is no `spec`.
+    /// `spec.config`; `None` means no `spec`.
     pub config: Option<String>,
     /// Its annotations.
     pub annotations: BTreeMap<String, String>,
@@ -46,77 +46,77 @@ pub struct Event {
     pub message: String,
 }
 
-/// What tests do to a cluster and see of it.
+/// The operations of tests on a cluster.
 pub trait Api: Send + Sync {
-    /// Makes a pod; returns its uid.
+    /// Creates a pod and returns its uid.
     ///
     /// # Errors
-    /// The API server says no.
+    /// The API server refuses.
     fn create_pod(&self, pod: &Pod) -> Result<String>;
 
     /// Deletes a pod at once.
     ///
     /// # Errors
-    /// The API server says no.
+    /// The API server refuses.
     fn delete_pod(&self, namespace: &str, name: &str) -> Result<()>;
 
     /// Sets annotations of a pod.
     ///
     /// # Errors
-    /// The API server says no.
+    /// The API server refuses.
     fn annotate_pod(&self, namespace: &str, name: &str, annotations: &BTreeMap<String, String>) -> Result<()>;
 
-    /// All annotations of a pod; `None` where there is no pod.
+    /// Returns all annotations of a pod; `None` if the pod does not exist.
     ///
     /// # Errors
-    /// The API server says no.
+    /// The API server refuses.
     fn annotations(&self, namespace: &str, name: &str) -> Result<Option<BTreeMap<String, String>>>;
 
-    /// Makes a definition, or replaces it.
+    /// Creates or replaces a definition.
     ///
     /// # Errors
-    /// The API server says no.
+    /// The API server refuses.
     fn put_definition(&self, definition: &Definition) -> Result<()>;
 
     /// Deletes a definition.
     ///
     /// # Errors
-    /// The API server says no.
+    /// The API server refuses.
     fn delete_definition(&self, namespace: &str, name: &str) -> Result<()>;
 
-    /// Events on pods since the last call.
+    /// Returns events on pods since the last call.
     ///
     /// # Errors
-    /// The API server says no.
+    /// The API server refuses.
     fn take_events(&self) -> Result<Vec<Event>>;
 
-    /// Takes rights from the node's agent, of `get pods`, `get network-attachment-definitions` and `update pods/status`;
-    /// `None`: it has all.
+    /// Restricts the agent's rights to some of `get pods`, `get network-attachment-definitions` and `update
+    /// pods/status`; `None` grants all.
     ///
     /// # Errors
-    /// The API server says no.
+    /// The API server refuses.
     fn restrict(&self, may: Option<&[String]>) -> Result<()>;
 
-    /// What kubelet's PodResources socket answers.
+    /// Sets the answer of kubelet's PodResources socket.
     ///
     /// # Errors
-    /// There is no such socket to answer for.
+    /// No such socket is simulated.
     fn give_devices(&self, podresources: &Value) -> Result<()>;
 
-    /// Waits until what was changed has reached the node.
+    /// Waits until changes have reached the node.
     ///
     /// # Errors
-    /// It does not.
+    /// They do not.
     fn settle(&self) -> Result<()>;
 
-    /// The socket of the node's agent.
+    /// Returns the socket of the node's agent.
     fn socket(&self) -> String;
 }
 
-/// The network-status annotation, parsed.
+/// Returns the parsed network-status annotation.
 ///
 /// # Errors
-/// The API server says no, or the annotation is not JSON.
+/// The API server refuses, or the annotation is not JSON.
 pub fn network_status(api: &dyn Api, namespace: &str, name: &str) -> Result<Option<Value>> {
     let text = api.annotations(namespace, name)?.and_then(|all| all.get("k8s.v1.cni.cncf.io/network-status").cloned());
     Ok(text.map(|text| serde_json::from_str(&text)).transpose()?)

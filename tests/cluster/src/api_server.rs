@@ -1,7 +1,7 @@
-//! What every API server of the tests is started with: an etcd beside it, users with tokens, and RBAC.
+//! The common options of the tests' API servers: an etcd, users with tokens, and RBAC.
 //!
-//! There are no certificates to make: the API server writes one for itself, which is the authority of every kubeconfig. Tokens are
-//! no secrets: the namespaces are private to the test.
+//! No certificates are needed: the API server creates its own, which is the authority of every kubeconfig. Tokens are
+//! no secrets, because the namespaces are private to the test.
 
 use std::borrow::Cow;
 use std::fs;
@@ -10,19 +10,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-/// Where etcd listens for clients, in the API server's network namespace.
+/// etcd's client address in the API server's network namespace.
 pub const ETCD: &str = "127.0.0.1:2379";
-/// The one member of etcd's cluster.
+/// The peer address of etcd's only member.
 const PEER: &str = "http://127.0.0.1:2380";
 
-/// A user of the API server, with a token of its own.
+/// A user of the API server, with its own token.
 #[derive(Debug, Clone)]
 pub struct User {
     /// For file names.
     pub short: Cow<'static, str>,
     /// As the API server knows it; a service account is `system:serviceaccount:NAMESPACE:NAME`.
     pub name: Cow<'static, str>,
-    /// Its group, if any.
+    /// Its name at the API server; a service account is `system:serviceaccount:NAMESPACE:NAME`.
     pub group: &'static str,
 }
 
@@ -40,16 +40,16 @@ impl User {
     }
 }
 
-/// May do everything.
+/// The administrator.
 pub const ADMIN: User = User::new("admin", "admin", "system:masters");
 
-/// The file that a user's kubeconfig is in.
+/// Returns the path of a user's kubeconfig.
 #[must_use]
 pub fn kubeconfig_path(dir: &Path, user: &str) -> PathBuf {
     dir.join(format!("{user}.kubeconfig"))
 }
 
-/// Writes the tokens of all users, and a kubeconfig for each, which names `server`.
+/// Writes the tokens of all users, and a kubeconfig for each that names `server`.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -62,7 +62,7 @@ pub fn write_users(dir: &Path, server: &str, users: &[User]) -> Result<()> {
     })
 }
 
-/// Writes credentials: how the server is reached, and who the client is.
+/// Writes a kubeconfig: the server's address and the client's credentials.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -82,7 +82,7 @@ pub fn flags(flags: &[(&str, String)]) -> Vec<String> {
     flags.iter().map(|(name, value)| format!("--{name}={value}")).collect()
 }
 
-/// What etcd and its tool are both told of the member whose data are in `data`.
+/// The common options of etcd and its tool for the member with its data in `data`.
 fn member_flags(data: &Path) -> Vec<String> {
     flags(&[
         ("name", "only".to_owned()),
@@ -92,14 +92,15 @@ fn member_flags(data: &Path) -> Vec<String> {
     ])
 }
 
-/// Flags of `etcdutl snapshot restore` for the member whose data come into `data`, `bump` revisions after the snapshot's last.
+/// Returns flags of `etcdutl snapshot restore` for the member whose data go into `data`, `bump` revisions after the
+/// snapshot's last.
 #[must_use]
 pub fn restore_flags(data: &Path, bump: u64) -> Vec<String> {
     let more = ["--skip-hash-check".to_owned(), "--mark-compacted".to_owned(), format!("--bump-revision={bump}")];
     [member_flags(data), more.into()].concat()
 }
 
-/// Flags of etcd, whose data are in `data`.
+/// Returns flags of etcd with its data in `data`.
 #[must_use]
 pub fn etcd_flags(data: &Path) -> Vec<String> {
     let client = format!("http://{ETCD}");
@@ -107,18 +108,18 @@ pub fn etcd_flags(data: &Path) -> Vec<String> {
         ("listen-client-urls", client.clone()),
         ("advertise-client-urls", client),
         ("listen-peer-urls", PEER.to_owned()),
-        // Tests end processes, never the machine.
+        // Tests kill processes, never the machine.
         ("unsafe-no-fsync", "true".to_owned()),
     ]);
     [member_flags(data), more].concat()
 }
 
-/// Flags of the API server: `dir` has its users and `account.key`.
+/// Returns flags of the API server: `dir` has its users and `account.key`.
 #[must_use]
 pub fn api_server_flags(dir: &Path, bind: &str, advertise: &str, port: u16) -> Vec<String> {
     let at = |name: &str| dir.join(name).display().to_string();
     flags(&[
-        // The agent is.
+        // The agent is privileged.
         ("allow-privileged", "true".to_owned()),
         ("etcd-servers", format!("http://{ETCD}")),
         ("bind-address", bind.to_owned()),

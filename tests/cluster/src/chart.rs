@@ -1,4 +1,4 @@
-//! The chart of `deploy/`, as Helm renders and installs it.
+//! The chart of `deploy/`, rendered and installed by Helm.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,8 @@ use weft_kit::sandbox;
 const RELEASE: &str = "weft";
 const NAMESPACE: &str = "kube-system";
 
-/// Runs Helm on the chart: `install`, `upgrade` or `template`, with these values and more arguments; what it printed.
+/// Runs Helm on the chart: `install`, `upgrade` or `template`, with these values and more arguments. Returns its
+/// output.
 ///
 /// # Errors
 /// Helm fails; the error has what it said.
@@ -46,7 +47,7 @@ fn run(place: &Place, home: &Path, arguments: &[&str]) -> Result<String> {
     Ok(process::output(place, command, b"", LIMIT)?.success(&format!("helm {}", arguments.join(" ")))?.text())
 }
 
-/// The chart's objects with these values.
+/// Returns the chart's objects with these values.
 ///
 /// # Errors
 /// The values are refused.

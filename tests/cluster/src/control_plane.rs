@@ -1,7 +1,7 @@
-//! A real control plane in a place of its own: etcd and kube-apiserver, from the one binary that `programs::kubernetes` finds.
+//! A real control plane in a private place: etcd and kube-apiserver, from the single binary that `programs::kubernetes`
+//! finds.
 //!
-//! RBAC decides what each user may do, so that a test can run the agent with the rights of `deploy/kubernetes/rbac.yaml` and no
-//! others.
+//! RBAC restricts each user, so that a test can run the agent with exactly the rights of `deploy/kubernetes/rbac.yaml`.
 
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
@@ -22,7 +22,7 @@ use crate::api_server::{
     ADMIN, User, api_server_flags, etcd_flags, kubeconfig_path, restore_flags, write_kubeconfig, write_users,
 };
 
-/// How long the API server may take to come up.
+/// How long the API server may take to start.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// The API server's port.
 const PORT: u16 = 6443;
@@ -33,7 +33,7 @@ pub const AGENT: User = User::new("agent", "system:serviceaccount:kube-system:we
 /// The service account of weft's controller.
 pub const CONTROLLER: User = User::new("controller", "system:serviceaccount:kube-system:weft-controller", "");
 
-/// See the module. Both programs end with the value.
+/// A running control plane. Both programs end with the value.
 pub struct ControlPlane {
     dir: TempDir,
     place: Place,
@@ -43,10 +43,10 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts both in a place where `address` is there, and waits until the API server is ready.
+    /// Starts both in a place that has `address`, and waits until the API server is ready.
     ///
     /// # Errors
-    /// The binary is missing, or does not come up.
+    /// The binary is missing, or does not start.
     pub fn start(place: &Place, address: &str, users: &[User]) -> Result<Self> {
         let dir = TempDir::new_in(sandbox::scratch()).context("a directory for the control plane")?;
         let binary = programs::kubernetes().map_err(anyhow::Error::msg)?;
@@ -62,7 +62,7 @@ impl ControlPlane {
         Ok(plane)
     }
 
-    /// Waits until the API server says that it is ready.
+    /// Waits until the API server reports that it is ready.
     ///
     /// # Errors
     /// It does not.
@@ -71,13 +71,13 @@ impl ControlPlane {
         wait(PATIENCE, "the API server", ready).with_context(|| self.log())
     }
 
-    /// Where etcd keeps its data.
+    /// Returns etcd's data directory.
     #[must_use]
     pub fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    /// Puts a snapshot in the place of etcd's data, with the next revision beyond all that were given out. etcd does not run.
+    /// Replaces etcd's data by a snapshot, whose next revision is beyond all that were used. etcd must not be running.
     ///
     /// # Errors
     /// The snapshot cannot be used.
@@ -89,7 +89,7 @@ impl ControlPlane {
         process::run(&self.place, &argv.concat()).map(drop)
     }
 
-    /// Starts etcd on the data that are there.
+    /// Starts etcd with the existing data.
     ///
     /// # Errors
     /// It cannot be started.
@@ -110,39 +110,39 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Ends the API server without warning.
+    /// Kills the API server.
     pub fn kill_api(&mut self) {
         if let Some(api) = self.api.take() {
             api.kill();
         }
     }
 
-    /// Ends etcd without warning.
+    /// Kills etcd.
     pub fn kill_etcd(&mut self) {
         if let Some(etcd) = self.etcd.take() {
             etcd.kill();
         }
     }
 
-    /// Stops the API server where it is, or lets it go on.
+    /// Stops or continues the API server.
     ///
     /// # Errors
-    /// It does not run.
+    /// It is not running.
     pub fn signal_api(&self, signal: Signal) -> Result<()> {
         let api = self.api.as_ref().context("the API server does not run")?;
         Ok(kill(Pid::from_raw(api.pid().try_into()?), signal)?)
     }
 
-    /// Stops etcd where it is, or lets it go on.
+    /// Stops or continues etcd.
     ///
     /// # Errors
-    /// It does not run.
+    /// It is not running.
     pub fn signal_etcd(&self, signal: Signal) -> Result<()> {
         let etcd = self.etcd.as_ref().context("etcd does not run")?;
         Ok(kill(Pid::from_raw(etcd.pid().try_into()?), signal)?)
     }
 
-    /// What both have logged last.
+    /// Returns the end of both logs.
     #[must_use]
     pub fn log(&self) -> String {
         let last = |daemon: &Option<Daemon>| {
@@ -153,16 +153,16 @@ impl ControlPlane {
         format!("etcd: {}\nAPI server: {}", last(&self.etcd), last(&self.api))
     }
 
-    /// The credentials of a user.
+    /// Returns the credentials of a user.
     #[must_use]
     pub fn kubeconfig(&self, user: &User) -> PathBuf {
         kubeconfig_path(self.dir.path(), &user.short)
     }
 
-    /// kubectl as the administrator; what it prints.
+    /// Runs kubectl as the administrator and returns its output.
     ///
     /// # Errors
-    /// It fails; the text says what it said.
+    /// It fails; the error contains its message.
     pub fn kubectl(&self, arguments: &[&str], stdin: &str) -> Result<String> {
         let mut command = Command::new(self.dir.path().join("kubectl"));
         command.env("HOME", self.dir.path()).arg("--kubeconfig").arg(self.kubeconfig(&ADMIN)).args(arguments);
@@ -170,10 +170,10 @@ impl ControlPlane {
         Ok(output.success(&format!("kubectl {}", arguments.join(" ")))?.text())
     }
 
-    /// `kubectl proxy` with a user's credentials, which serves a socket.
+    /// Starts `kubectl proxy` with a user's credentials, which serves a socket.
     ///
     /// # Errors
-    /// It does not come up.
+    /// It does not start.
     pub fn proxy(&self, user: &User, socket: &Path) -> Result<Daemon> {
         let argv = [
             path(&self.dir, "kubectl"),
@@ -186,7 +186,7 @@ impl ControlPlane {
         Ok(proxy)
     }
 
-    /// Credentials that name a server, for a client that a proxy stands before.
+    /// Returns credentials that name a server, for a client behind a proxy.
     ///
     /// # Errors
     /// They cannot be written.

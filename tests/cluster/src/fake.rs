@@ -1,9 +1,9 @@
-//! A plugin that writes down how it is called and answers by rules. One program under any name; its type is the name it is
-//! started as.
+//! A plugin that records its calls and answers by rules. One program under any name; its type is the name by which it
+//! is called.
 //!
-//! What it does at each call, in order: appends a record to the log; as `rec-X` runs the stock plugin X with the same stdin
-//! and environment and hands on what that says; otherwise does what the first matching rule says; without one answers ADD
-//! with `prevResult`, or with a result that counts up, and everything else with success.
+//! For each call, in order: appends a record to the log; as `rec-X`, runs the stock plugin X with the same stdin and
+//! environment and returns its answer; otherwise follows the first matching rule; without a rule, answers ADD with
+//! `prevResult` or a result with increasing addresses, and everything else with success.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -18,13 +18,13 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-/// Where rules and log are. In a test's sandbox `/run` is private.
+/// The directory of rules and log. In a test's sandbox `/run` is private.
 pub const DIR: &str = "/run/weft-fake";
 
-/// Where the stock plugins are that `rec-` names run.
+/// The directory of the stock plugins that `rec-` names run.
 const STOCK: &str = "/usr/lib/cni";
 
-/// One call, as it was made.
+/// A recorded call.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Call {
     /// The name it was started as.
@@ -36,7 +36,7 @@ pub struct Call {
     pub stdin: Value,
 }
 
-/// What to do for which calls.
+/// Which calls to answer, and how.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Rule {
     /// Which calls.
@@ -62,12 +62,12 @@ pub struct When {
     /// `name` of the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The how-manieth call that matches the other keys.
+    /// Which of the calls that match the other keys, counting from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nth: Option<usize>,
 }
 
-/// What a rule does, in the order of its keys.
+/// The actions of a rule, in the order of its keys.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Action {
     /// Sleeps.
@@ -91,7 +91,7 @@ pub struct Action {
     /// A result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Value>,
-    /// The exit code, where it is not the usual one.
+    /// The exit code, if not the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<i32>,
 }
@@ -113,7 +113,7 @@ pub fn install(program: &Path, bin: &Path, names: &[&str]) -> Result<()> {
     reset(&[])
 }
 
-/// Begins a new log, and sets rules.
+/// Starts a new log, and sets rules.
 ///
 /// # Errors
 /// Files cannot be written.
@@ -123,7 +123,7 @@ pub fn reset(rules: &[Rule]) -> Result<()> {
     set_rules(rules)
 }
 
-/// Sets rules; the log goes on.
+/// Sets rules; the log continues.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -131,7 +131,7 @@ pub fn set_rules(rules: &[Rule]) -> Result<()> {
     fs::write(path("rules.json"), serde_json::to_vec(rules)?).context("write the rules")
 }
 
-/// All calls since the log began.
+/// Returns all calls since the log was started.
 ///
 /// # Errors
 /// The log cannot be read.
@@ -146,10 +146,10 @@ fn path(name: &str) -> PathBuf {
 
 // === the plugin's side ===
 
-/// The plugin's `main`; its exit code.
+/// The plugin's `main`; returns its exit code.
 ///
 /// # Errors
-/// It cannot do what it is for.
+/// It cannot do its work.
 pub fn run() -> Result<i32> {
     let name = std::env::args().next().unwrap_or_default();
     let kind = Path::new(&name).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -172,7 +172,7 @@ pub fn run() -> Result<i32> {
     }
 }
 
-/// Appends a call; returns those before it.
+/// Appends a call and returns the previous ones.
 fn log(call: &Call) -> Result<Vec<Call>> {
     let file = OpenOptions::new().append(true).create(true).open(path("log")).context("open the log")?;
     let mut file =
@@ -226,13 +226,13 @@ fn print(value: &Value) -> Result<i32> {
 // === impl Call ===
 
 impl Call {
-    /// A variable; empty where it is not set.
+    /// Returns a variable, or an empty text.
     #[must_use]
     pub fn env(&self, key: &str) -> &str {
         self.env.get(key).map(String::as_str).unwrap_or_default()
     }
 
-    /// Type, verb and interface, for lists of calls.
+    /// Returns type, verb and interface, for lists of calls.
     #[must_use]
     pub fn summary(&self) -> String {
         let (verb, ifname) = (self.env("CNI_COMMAND"), self.env("CNI_IFNAME"));

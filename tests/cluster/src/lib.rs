@@ -1,4 +1,4 @@
-//! `weft-pod` among what it works with: an agent, plugins of other vendors, an API server, nodes.
+//! `weft-pod` with its environment: an agent, plugins of other vendors, an API server, nodes.
 //!
 //! ```text
 //! fake      a plugin that writes down how it is called and answers by rules

@@ -25,14 +25,14 @@ pub struct PodNode {
 pub struct Sandbox {
     /// `CNI_CONTAINERID`.
     pub container_id: String,
-    /// Its network namespace; `None` once it is removed.
+    /// Its network namespace; `None` after it was removed.
     pub netns: Option<NetNs>,
-    /// The path it has or had.
+    /// Its current or former path.
     pub path: String,
 }
 
 impl PodNode {
-    /// A node with an empty journal. `state` is copied where one is given: policies, as installed.
+    /// Makes a node with an empty journal. `state` is copied if given: installed policies.
     ///
     /// # Errors
     /// weft is not built, or the kernel refuses.
@@ -40,7 +40,7 @@ impl PodNode {
         Self::running(&programs::weft().map_err(anyhow::Error::msg)?, state)
     }
 
-    /// As `new`, with another program in weft's place.
+    /// Like `new`, with another program instead of weft.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -90,7 +90,7 @@ impl PodNode {
         Ok(Sandbox { container_id: container_id.to_owned(), netns: Some(netns), path })
     }
 
-    /// A call with this environment and nothing else.
+    /// Makes a call with exactly this environment.
     ///
     /// # Errors
     /// It cannot be run, or takes too long.
@@ -103,7 +103,7 @@ impl PodNode {
         call.run(&self.weft, &self.netns.place())
     }
 
-    /// The usual environment of a verb for a pod, as containerd sets it.
+    /// Returns the usual environment of a verb for a pod, as containerd sets it.
     #[must_use]
     pub fn env(verb: &str, sandbox: &Sandbox, pod: (&str, &str, &str)) -> BTreeMap<String, Option<String>> {
         let (namespace, name, uid) = pod;

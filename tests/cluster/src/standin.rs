@@ -1,5 +1,5 @@
-//! An agent and an API server in one: answers the services `pod` and `status` from what tests put in. For tests of
-//! `weft-pod` alone, quick and without a cluster; what the agent itself does is tested with the real one.
+//! An agent and an API server in one: answers the services `pod` and `status` from the tests' data. For tests of
+//! `weft-pod` alone, fast and without a cluster; the agent itself is tested with the real one.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,18 +14,18 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, Definition, Event, Pod};
 
-/// How it behaves.
+/// Its behaviour.
 #[derive(Debug, Clone, Default)]
 pub struct Behaviour {
-    /// Connections are taken and never answered.
+    /// Accept connections and never answer.
     pub silent: bool,
-    /// What the status service answers instead.
+    /// The status service's answer, if overridden.
     pub status: Option<Value>,
     /// Definitions cannot be read.
     pub no_definitions: bool,
     /// Pods cannot be read.
     pub no_pods: bool,
-    /// What kubelet's PodResources socket answers; otherwise its checkpoint file counts.
+    /// The answer of kubelet's PodResources socket; without it, the checkpoint file counts.
     pub podresources: Option<Value>,
 }
 
@@ -38,7 +38,7 @@ struct State {
     made: u32,
 }
 
-/// See the module. Ends with the value.
+/// The stand-in. It ends with the value.
 pub struct StandIn {
     socket: PathBuf,
     state: Arc<Mutex<State>>,
@@ -48,7 +48,7 @@ impl StandIn {
     /// Listens on a socket.
     ///
     /// # Errors
-    /// It cannot.
+    /// It fails.
     pub fn start(socket: &Path) -> Result<Self> {
         std::fs::remove_file(socket).ok();
         let listener = UnixListener::bind(socket).with_context(|| format!("listen on {}", socket.display()))?;
@@ -63,7 +63,7 @@ impl StandIn {
         Ok(Self { socket: socket.to_owned(), state })
     }
 
-    /// Changes how it behaves.
+    /// Changes its behaviour.
     pub fn behave(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut self.lock().behaviour);
     }
@@ -163,7 +163,7 @@ impl State {
 
 type Devices = BTreeMap<String, Vec<String>>;
 
-/// Ids of all containers of a pod.
+/// Returns the device ids of all containers of a pod.
 fn devices_of_socket(resources: &Value, namespace: &str, name: &str) -> Devices {
     let list = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
     let mut devices = Devices::new();
@@ -178,7 +178,7 @@ fn devices_of_socket(resources: &Value, namespace: &str, name: &str) -> Devices 
     devices
 }
 
-/// Ids in kubelet's checkpoint file; why it cannot be read.
+/// Returns the device ids in kubelet's checkpoint file, or why it cannot be read.
 fn devices_of_file(uid: &str) -> Result<Devices, String> {
     let text = std::fs::read("/var/lib/kubelet/device-plugins/kubelet_internal_checkpoint")
         .map_err(|error| error.to_string())?;

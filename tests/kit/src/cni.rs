@@ -1,4 +1,4 @@
-//! One CNI call: the environment and stdin a runtime gives, and what the plugin answers.
+//! One CNI call: its environment and stdin as a runtime provides them, and the plugin's answer.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -26,7 +26,7 @@ pub struct Call {
     pub args: Option<String>,
     /// `CNI_PATH`.
     pub path: Option<String>,
-    /// Other variables; the last one of a name counts, also over the fields above.
+    /// Other variables; the last one of a name counts, and overrides the fields above.
     pub env: Vec<(OsString, OsString)>,
     /// Standard input.
     pub stdin: Vec<u8>,
@@ -35,7 +35,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// A call of `command` with `conf` on stdin and nothing else set.
+    /// Creates a call of `command` with `conf` on stdin and nothing else set.
     #[must_use]
     pub fn new(command: &str, conf: &Value) -> Self {
         Self {
@@ -51,7 +51,7 @@ impl Call {
         }
     }
 
-    /// A complete call for a container, with a `CNI_PATH` that holds nothing.
+    /// Creates a complete call for a container, with a `CNI_PATH` without plugins.
     #[must_use]
     pub fn full(command: &str, conf: &Value) -> Self {
         let mut call = Self::new(command, conf);
@@ -62,7 +62,7 @@ impl Call {
         call
     }
 
-    /// The command of this call: `program` with exactly this environment, besides `PATH`.
+    /// Returns the command of this call: `program` with exactly this environment, besides `PATH`.
     #[must_use]
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
@@ -97,7 +97,7 @@ impl Call {
     }
 }
 
-/// What a plugin answered.
+/// The answer of a plugin.
 #[derive(Debug, Clone)]
 pub struct Reply {
     /// Exit status; `None` when a signal ended it.
@@ -119,7 +119,7 @@ pub struct CniError {
     pub details: String,
 }
 
-/// That a call succeeded; otherwise an error with what it said.
+/// Checks that a call succeeded; otherwise returns an error with its message.
 ///
 /// # Errors
 /// It did not.
@@ -130,13 +130,13 @@ pub fn ok(reply: &Reply, what: &str) -> Result<()> {
 }
 
 impl Reply {
-    /// Whether the plugin says that it succeeded.
+    /// Returns whether the plugin reports success.
     #[must_use]
     pub fn ok(&self) -> bool {
         self.status == Some(0)
     }
 
-    /// Standard output as the one JSON document it must be.
+    /// Returns standard output, which must be one JSON document.
     ///
     /// # Errors
     /// It is empty, not JSON, or more than one document.
@@ -151,7 +151,7 @@ impl Reply {
         })
     }
 
-    /// The result of a successful ADD.
+    /// Returns the result of a successful ADD.
     ///
     /// # Errors
     /// The plugin failed, or printed no JSON.
@@ -162,7 +162,7 @@ impl Reply {
         self.json()
     }
 
-    /// Checks that standard output is laid out as the reference library does it: four spaces, no newline at the end.
+    /// Checks that standard output is formatted like the reference library's: four spaces, no newline at the end.
     ///
     /// # Errors
     /// It is not.
@@ -192,7 +192,7 @@ impl Reply {
         Ok(())
     }
 
-    /// The error of a failed call.
+    /// Returns the error of a failed call.
     ///
     /// # Errors
     /// The plugin succeeded, was killed, or printed no error object.

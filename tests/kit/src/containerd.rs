@@ -1,8 +1,8 @@
 //! containerd and runc from Debian, on a scratch machine: private root, state and socket, in the world's host namespace and a
 //! PID namespace of their own, so that every shim and container ends with the value.
 //!
-//! Containers are started by `ctr run --cni`, which is the CNI client: it reads `/etc/cni/net.d`, execs from
-//! `/opt/cni/bin`, calls ADD with `/proc/PID/ns/net`, and DEL without a namespace once the container has exited.
+//! Containers are started by `ctr run --cni`, which is the CNI client: it reads `/etc/cni/net.d`, executes from
+//! `/opt/cni/bin`, calls ADD with `/proc/PID/ns/net`, and DEL without a namespace after the container has exited.
 
 use std::ffi::CString;
 use std::fs;
@@ -18,13 +18,13 @@ use serde_json::Value;
 use crate::process::{self, Output, Place};
 use crate::world::World;
 
-/// Name of the image the containers are made of.
+/// Name of the containers' image.
 pub const IMAGE: &str = "weft.test/busybox:latest";
 
 /// How long a container may take to start or end on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Programs of busybox the image has.
+/// Programs of busybox in the image.
 const APPLETS: &[&str] = &["sh", "sleep", "ping", "ip", "cat", "true"];
 
 /// A running containerd.
@@ -51,7 +51,7 @@ impl Containerd {
     /// Starts containerd on a world, with one network and the world's plugins, and makes the image.
     ///
     /// # Errors
-    /// A program is missing or fails; containerd's log is in the error.
+    /// A program is missing or fails; the error contains containerd's log.
     pub fn start(world: World, conflist: &Value) -> Result<Self> {
         let dir = world.scratch().to_owned();
         let (confs, bin) = (dir.join("net.d"), dir.join("plugins"));
@@ -88,13 +88,13 @@ impl Containerd {
         Ok(containerd)
     }
 
-    /// The machine it runs on.
+    /// Returns the machine on which it runs.
     #[must_use]
     pub fn world(&self) -> &World {
         &self.world
     }
 
-    /// The container id that the CNI plugins see.
+    /// Returns the container id that the CNI plugins see.
     #[must_use]
     pub fn cni_id(&self, name: &str) -> String {
         format!("{}-{name}", self.namespace)
@@ -109,7 +109,7 @@ impl Containerd {
             .context("write the conflist")
     }
 
-    /// Runs `ctr` and wants it to succeed.
+    /// Runs `ctr`, which must succeed.
     ///
     /// # Errors
     /// It fails.
@@ -118,10 +118,10 @@ impl Containerd {
         output.success(&format!("ctr {}", arguments.join(" ")))
     }
 
-    /// Starts a container that sleeps, and returns once its interface is there.
+    /// Starts a container that sleeps, and returns once its interface exists.
     ///
     /// # Errors
-    /// `ctr run` fails, which is what it does when CNI ADD fails; what it said is in the error.
+    /// `ctr run` fails, as it does when CNI ADD fails; the error contains its output.
     pub fn run(&self, name: &str) -> Result<Running> {
         let mut command = self.command(&["run", "--rm", "--cni", IMAGE, name, "/bin/sleep", "1000"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
@@ -143,7 +143,7 @@ impl Containerd {
         }
     }
 
-    /// Runs a program inside a container; its output, or an error when it fails.
+    /// Runs a program inside a container and returns its output.
     ///
     /// # Errors
     /// It fails.
@@ -154,7 +154,7 @@ impl Containerd {
         Ok(self.ctr(&arguments)?.text())
     }
 
-    /// The IPv4 address of a container's eth0, without prefix length.
+    /// Returns the IPv4 address of a container's eth0, without prefix length.
     ///
     /// # Errors
     /// It has none.
@@ -168,7 +168,7 @@ impl Containerd {
     /// Kills a container and waits until `ctr run` has called DEL and ended.
     ///
     /// # Errors
-    /// It does not end, or it complains.
+    /// It does not end, or prints an error.
     pub fn stop(&self, mut running: Running) -> Result<()> {
         self.ctr(&["task", "kill", "--signal", "SIGKILL", &running.name])?;
         let end = Instant::now() + PATIENCE;
@@ -195,7 +195,7 @@ impl Containerd {
         command
     }
 
-    /// The one child of `unshare`.
+    /// Returns the only child of `unshare`.
     fn first_child(&self) -> Result<u32> {
         let file = format!("/proc/{0}/task/{0}/children", self.child.id());
         let end = Instant::now() + PATIENCE;
@@ -230,7 +230,7 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        // The first process of the PID namespace dies with unshare (--kill-child), and everything in there with it.
+        // The first process of the PID namespace dies with unshare (--kill-child), and takes all other processes along.
         process::kill_group(&mut self.child);
         let gone = Instant::now() + Duration::from_secs(10);
         while Path::new(&format!("/proc/{}", self.pid)).exists() && Instant::now() < gone {
@@ -241,7 +241,7 @@ impl Drop for Containerd {
 }
 
 impl Running {
-    /// What `ctr run` said so far; to be asked once it has ended.
+    /// Returns the output of `ctr run`; to be called after it has ended.
     fn said(&mut self) -> String {
         let mut text = String::new();
         if let Some(mut pipe) = self.child.stderr.take() {
@@ -263,7 +263,7 @@ fn spawn(place: &Place, dir: &Path) -> Result<Child> {
     command.spawn().context("start unshare containerd")
 }
 
-/// Makes `image.tar` in a directory: an OCI image of busybox, which sleeps unless it is told otherwise.
+/// Writes `image.tar` into a directory: an OCI image of busybox, which sleeps by default.
 ///
 /// # Errors
 /// A program is missing or fails.
@@ -287,13 +287,13 @@ pub fn image(dir: &Path) -> Result<()> {
     run(&["tar", "-C", &layout, "-cf", &at("image.tar"), "."])
 }
 
-/// A number that was not used before.
+/// Returns an unused number.
 fn fresh() -> u32 {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
-/// Kills what is in control groups of that name and those below them, and removes the groups.
+/// Kills the processes of control groups with that name and their children, and removes the groups.
 pub fn end_control_groups(name: &str) {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
@@ -306,14 +306,15 @@ pub fn end_control_groups(name: &str) {
     }
 }
 
-/// Control groups of that name: one per hierarchy (version 1), or one (version 2).
+/// Returns control groups of that name: one per hierarchy (version 1), or one (version 2).
 fn control_groups(name: &str) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path().join(name));
     hierarchies.chain([root.join(name)]).filter(|path| path.is_dir()).collect()
 }
 
-/// Kills what is in a control group and those below it, and removes those that are empty. Files in there are the kernel's.
+/// Kills the processes of a control group and its children, and removes empty groups. The kernel removes the files
+/// inside.
 fn end_group(group: &Path) {
     for entry in fs::read_dir(group).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
@@ -322,7 +323,7 @@ fn end_group(group: &Path) {
     }
     let inside = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     for pid in inside.lines().filter_map(|pid| pid.parse().ok()) {
-        // 0 is a process that this PID namespace does not see.
+        // 0 is a process that is not visible in this PID namespace.
         if pid > 0 {
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).ok();
         }

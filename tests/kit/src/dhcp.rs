@@ -1,7 +1,7 @@
-//! A network with a DHCP server, and the agent that asks it: dnsmasq in a namespace behind the host's `up0`, `weftctl agent` on
-//! the host.
+//! A network with a DHCP server, and the agent that uses it: dnsmasq in a namespace behind the host's `up0`, `weftctl
+//! agent` on the host.
 //!
-//! Both are ended with the value, however a test ends.
+//! Both end when the value is dropped, however a test ends.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::netns::NetNs;
 use crate::process::{Place, kill_group};
 use crate::world::World;
 
-/// A program that runs beside a test, with its log in a file.
+/// A program that runs during a test, with its log in a file.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
@@ -44,7 +44,7 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Whether it has not ended by itself.
+    /// Returns whether it is still running.
     ///
     /// # Errors
     /// It cannot be waited for.
@@ -52,13 +52,13 @@ impl Daemon {
         Ok(self.child.try_wait().context("wait for a daemon")?.is_none())
     }
 
-    /// What it said so far.
+    /// Returns its output so far.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// Ends it without warning.
+    /// Kills it.
     pub fn kill(mut self) {
         kill_group(&mut self.child);
     }
@@ -66,7 +66,7 @@ impl Daemon {
     /// Asks it to end, and waits.
     ///
     /// # Errors
-    /// It does not, or not well.
+    /// It does not end, or fails.
     pub fn stop(mut self) -> Result<()> {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id())?);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).context("send SIGTERM")?;
@@ -87,13 +87,13 @@ impl Drop for Daemon {
     }
 }
 
-/// How long something may take that takes a second on a quiet machine.
+/// Time limit of something that takes a second on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Waits for something to become true.
+/// Waits for a condition.
 ///
 /// # Errors
-/// It does not in time, or looking fails.
+/// It does not become true in time, or the check fails.
 pub fn wait(limit: Duration, what: &str, mut look: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + limit;
     while !look()? {
@@ -114,7 +114,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Connects the namespace; with `bridge`, `up0` is a port of that bridge, made here.
+    /// Connects the namespace; with `bridge`, `up0` is a port of that bridge, which is created.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -128,7 +128,7 @@ impl Server {
             netns.line(line)?;
         }
         if let Some(bridge) = bridge {
-            // A MAC that stays: Debian's bridge compares it in CHECK.
+            // A permanent MAC, because Debian's bridge compares it in CHECK.
             host.line(&format!("ip link add {bridge} address 02:00:00:00:01:00 type bridge"))?;
             host.line(&format!("ip link set {bridge} up"))?;
             host.line(&format!("ip link set up0 master {bridge}"))?;
@@ -139,10 +139,10 @@ impl Server {
         Ok(Self { netns, dir, running: None })
     }
 
-    /// Starts dnsmasq with these options on top. It is killed first where it runs; its leases stay.
+    /// Starts dnsmasq with these additional options. A running one is killed first; its leases are kept.
     ///
     /// # Errors
-    /// It does not come up.
+    /// It does not start.
     pub fn start(&mut self, options: &[&str]) -> Result<()> {
         self.stop();
         let mut argv: Vec<String> = [
@@ -176,31 +176,31 @@ impl Server {
         Ok(())
     }
 
-    /// Kills dnsmasq; the link stays.
+    /// Kills dnsmasq; the link is kept.
     pub fn stop(&mut self) {
         self.running = None;
     }
 
-    /// Where the server is.
+    /// Returns the server's namespace.
     #[must_use]
     pub fn netns(&self) -> &NetNs {
         &self.netns
     }
 
-    /// Everything it logged.
+    /// Returns its whole log.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
-    /// How often it logged a message about an address.
+    /// Returns how often it logged a message about an address.
     #[must_use]
     pub fn count(&self, message: &str, address: &str) -> usize {
         let about = |line: &&str| line.contains(&format!("{message}(lan0)")) && line.contains(address);
         self.log().lines().filter(about).count()
     }
 
-    /// Addresses in its lease file.
+    /// Returns the addresses in its lease file.
     #[must_use]
     pub fn leases(&self) -> Vec<String> {
         let text = fs::read_to_string(self.lease_file()).unwrap_or_default();
@@ -219,7 +219,7 @@ impl Server {
     }
 }
 
-/// Where a world's agent listens.
+/// Returns the socket of a world's agent.
 #[must_use]
 pub fn socket(world: &World) -> PathBuf {
     world.scratch().join("agent/agent.sock")
@@ -228,27 +228,27 @@ pub fn socket(world: &World) -> PathBuf {
 /// Starts the agent of a world and waits until it listens.
 ///
 /// # Errors
-/// It does not come up.
+/// It does not start.
 pub fn agent(world: &World, options: &[&str]) -> Result<Daemon> {
     let socket = socket(world);
     let mut argv =
         vec!["/usr/local/bin/weftctl".to_owned(), "--state-dir".to_owned(), world.state().display().to_string()];
     argv.extend(["agent".to_owned(), "--socket".to_owned(), socket.display().to_string()]);
     argv.extend(options.iter().map(|option| (*option).to_owned()));
-    // Not in the world's own mount namespace: namespaces of containers to come are mounts.
+    // Not in the world's own mount namespace, because namespaces of later containers are mounts.
     let daemon = Daemon::start(&world.host().place(), &argv, &world.scratch().join("agent.log"))?;
     wait(PATIENCE, "the agent", || Ok(std::os::unix::net::UnixStream::connect(&socket).is_ok()))
         .with_context(|| daemon.log())?;
     Ok(daemon)
 }
 
-/// An `ipam` section that asks a world's agent.
+/// Returns an `ipam` section that uses a world's agent.
 #[must_use]
 pub fn ipam(world: &World) -> Value {
     json!({ "type": "dhcp", "daemonSocketPath": socket(world) })
 }
 
-/// What the agent says about its leases.
+/// Returns the agent's lease status.
 ///
 /// # Errors
 /// It does not answer.

@@ -1,5 +1,5 @@
-//! A firewalld for tests: a service of its name on a real `dbus-daemon`, with zones that hold sources and answer as firewalld
-//! does. Written against the D-Bus specification by itself, so that what weft sends is read by somebody else.
+//! A firewalld for tests: a service of its name on a real `dbus-daemon`, with zones whose sources and answers are like
+//! firewalld's. Written independently from the D-Bus specification, so that weft's messages are parsed by other code.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ const NAME: &str = "org.fedoraproject.FirewallD1";
 /// Zone and address of every source.
 type Sources = Arc<Mutex<BTreeSet<(String, String)>>>;
 
-/// A bus with a firewalld on it, until it is dropped.
+/// A bus with a firewalld, until it is dropped.
 #[derive(Debug)]
 pub struct Firewalld {
     bus: Child,
@@ -66,13 +66,13 @@ impl Firewalld {
         Ok(this)
     }
 
-    /// What `DBUS_SYSTEM_BUS_ADDRESS` is to be.
+    /// Returns the value for `DBUS_SYSTEM_BUS_ADDRESS`.
     #[must_use]
     pub fn address(&self) -> String {
         format!("unix:path={}", self.socket.display())
     }
 
-    /// Zone and address of every source there is.
+    /// Returns zone and address of every source.
     #[must_use]
     pub fn sources(&self) -> BTreeSet<(String, String)> {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -92,7 +92,7 @@ fn bus_call(member: &str) -> Target<'_> {
     [(1, "/org/freedesktop/DBus"), (2, "org.freedesktop.DBus"), (3, member), (6, "org.freedesktop.DBus")]
 }
 
-/// A message as far as it matters here.
+/// The relevant part of a message.
 #[derive(Debug, Default)]
 struct Message {
     kind: u8,
@@ -165,7 +165,7 @@ impl Service {
         let signature: String =
             values.iter().map(|value| if matches!(value, Value::Text(_)) { 's' } else { 'u' }).collect();
         self.send(1, &header, &signature, values)?;
-        // Until the return of the call; signals come in between.
+        // Until the return of the call; signals may come in between.
         while self.read()?.kind != 2 {}
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! The harness of weft's whole-program tests: programs are run as a container runtime runs them and observed from outside.
+//! The harness of weft's whole-program tests: runs programs as a container runtime does, and observes them from
+//! outside.
 //!
 //! ```text
 //! sandbox   the test process leaves the machine's network and mount namespace, once, before any thread

@@ -1,37 +1,37 @@
-//! Replaces what differs from run to run by what it stands for, so that two runs can be compared text by text.
+//! Replaces values that differ between runs by symbols, so that two runs can be compared as text.
 //!
-//! MAC addresses become `mac(host:cni0)`, random host link names `veth#1` in the order they were made, IPv6 link-local
-//! addresses `fe80::(ll)`, paths `$NETNS(a)`. A MAC address that the configuration asks for stays as it is.
+//! MAC addresses become `mac(host:cni0)`, random host link names `veth#1` in the order of creation, IPv6 link-local
+//! addresses `fe80::(ll)`, paths `$NETNS(a)`. A MAC address in the configuration is kept.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-/// What is known so far.
+/// The known values.
 #[derive(Debug, Clone, Default)]
 pub struct Names {
-    /// Real text to symbol, for texts that are unmistakable wherever they stand.
+    /// Real text to symbol, for texts that are unique everywhere.
     texts: BTreeMap<String, String>,
-    /// Texts that stay.
+    /// Texts that are kept.
     literals: Vec<String>,
     /// Random link names seen.
     veths: usize,
 }
 
 impl Names {
-    /// Knows the texts that a configuration or arguments contain: MAC addresses in there are asked for.
+    /// Keeps the texts in a configuration or arguments: MAC addresses there are requested ones.
     pub fn keep(&mut self, text: &str) {
         self.literals.push(text.to_lowercase());
     }
 
-    /// Replaces `real` by `symbol` from now on. The first symbol of a text wins.
+    /// Replaces `real` by `symbol` from now on. The first symbol of a text counts.
     pub fn learn(&mut self, real: &str, symbol: &str) {
         if !real.is_empty() && !self.literals.iter().any(|text| text.contains(&real.to_lowercase())) {
             self.texts.entry(real.to_owned()).or_insert_with(|| symbol.to_owned());
         }
     }
 
-    /// Learns a link's name if it is a random one, in the order of the calls.
+    /// Learns a link's name if it is random, in the order of the calls.
     pub fn learn_link(&mut self, name: &str) {
         if is_random_veth(name) && !self.texts.contains_key(name) {
             self.veths += 1;
@@ -40,7 +40,7 @@ impl Names {
         }
     }
 
-    /// A text with everything known replaced.
+    /// Returns a text with all known values replaced.
     #[must_use]
     pub fn text(&self, text: &str) -> String {
         let mut out = text.to_owned();
@@ -53,7 +53,7 @@ impl Names {
         link_local(&out)
     }
 
-    /// A document with everything known replaced, in keys as well.
+    /// Returns a document with all known values replaced, also in keys.
     #[must_use]
     pub fn value(&self, value: &Value) -> Value {
         match value {
@@ -75,7 +75,7 @@ pub fn is_random_veth(name: &str) -> bool {
         .is_some_and(|tail| tail.len() == 8 && tail.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase()))
 }
 
-/// Replaces IPv6 link-local addresses (not the prefix `fe80::/64`): they follow from MAC addresses.
+/// Replaces IPv6 link-local addresses (not the prefix `fe80::/64`), which are derived from MAC addresses.
 fn link_local(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

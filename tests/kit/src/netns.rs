@@ -1,6 +1,6 @@
-//! Named network namespaces that last as long as the value: a test's "host" is one as much as its containers are.
+//! Named network namespaces that live as long as the value, for a test's "host" and its containers.
 //!
-//! Made and entered without ever moving a test's own thread: a thread that unshares ends right there, and programs enter
+//! They are made and entered without moving a test's own thread: a thread that unshares ends there, and programs enter
 //! between fork and exec.
 
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::process::{self, Output, Place};
 
-/// Makes names unique within the process; the mount namespace is the process's own.
+/// Makes names unique within the process, which has its own mount namespace.
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A network namespace with a path.
@@ -28,7 +28,7 @@ pub struct NetNs {
 }
 
 impl NetNs {
-    /// Makes a namespace with its loopback up or down, as a container runtime would hand it over (down).
+    /// Makes a namespace with its loopback up, or down as from a container runtime.
     ///
     /// # Errors
     /// The kernel refuses, or the process is not in a sandbox.
@@ -50,7 +50,7 @@ impl NetNs {
         Ok(netns)
     }
 
-    /// Takes the randomness out of IPv6: duplicate address detection still runs, but sends nothing and waits for nothing.
+    /// Makes IPv6 deterministic: duplicate address detection still runs, but sends nothing and does not wait.
     fn calm(&self) -> Result<()> {
         let script = "for c in default all; do d=/proc/sys/net/ipv6/conf/$c; \
                       echo 0 > $d/dad_transmits; echo 0 > $d/router_solicitation_delay; \
@@ -74,25 +74,25 @@ impl NetNs {
         thread::Builder::new().name(self.name.clone()).spawn(body).context("start a thread")
     }
 
-    /// Its name, as `ip netns` knows it.
+    /// Returns its name for `ip netns`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Its path, for `CNI_NETNS`.
+    /// Returns its path, for `CNI_NETNS`.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A place inside it.
+    /// Returns a place inside it.
     #[must_use]
     pub fn place(&self) -> Place {
         Place { netns: Some(Arc::clone(&self.fd)), binds: Vec::new() }
     }
 
-    /// Runs a program inside and wants it to succeed.
+    /// Runs a program inside, which must succeed.
     ///
     /// # Errors
     /// As `process::run`.
@@ -100,7 +100,7 @@ impl NetNs {
         process::run(&self.place(), argv)
     }
 
-    /// Runs a line of words inside (no quoting, no shell) and wants it to succeed.
+    /// Runs a line of words inside (no quoting, no shell), which must succeed.
     ///
     /// # Errors
     /// As `process::run`.
@@ -117,7 +117,7 @@ impl Drop for NetNs {
     }
 }
 
-/// Whether the kernel cannot make links of this kind, with the reason.
+/// Returns why the kernel cannot make links of this kind, if it cannot.
 #[must_use]
 pub fn kernel_lacks(kind: &str) -> Option<String> {
     let probe = || -> Result<()> {

@@ -1,7 +1,7 @@
-//! What the kernel has in a namespace, as `ip`, `bridge` and `nft` show it, in a form that compares well.
+//! Observes the kernel's state of a namespace through `ip`, `bridge` and `nft`, in a comparable form.
 //!
-//! Lists become objects keyed by what identifies an entry, counters, indexes and timers go, and link indexes become names.
-//! Not here: replacing random names (`names`).
+//! Lists become objects keyed by the identity of an entry; counters, indexes and timers are removed; link indexes
+//! become names. Not here: replacing random names (`names`).
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::names::{Names, is_random_veth};
 use crate::netns::NetNs;
 use crate::world::World;
 
-/// Fields that change by themselves or hold an index.
+/// Fields that change on their own or contain an index.
 const NOISE: &[&str] = &[
     "ifindex",
     "link_index",
@@ -51,10 +51,10 @@ const NOISE: &[&str] = &[
     "perm_address",
 ];
 
-/// Flags that follow a carrier, which for a bridge without ports goes at the kernel's leisure.
+/// Flags that depend on a carrier, which a bridge without ports loses at an arbitrary time.
 const CARRIER: &[&str] = &["NO-CARRIER", "LOWER_UP", "linkdown"];
 
-/// Per-link settings that plugins touch.
+/// Per-link settings that plugins change.
 const LINK_SYSCTLS: &[&str] = &[
     "ipv4/conf/*/arp_notify",
     "ipv4/conf/*/forwarding",
@@ -70,7 +70,7 @@ const LINK_SYSCTLS: &[&str] = &[
 /// A link as `ip -d -j address` has it.
 #[derive(Debug, Clone)]
 struct Link {
-    /// Name of the namespace it was seen in.
+    /// Name of its namespace.
     side: String,
     raw: Value,
 }
@@ -93,10 +93,10 @@ impl Link {
     }
 }
 
-/// The state of a world's host and containers. Names are learned on the way and not yet replaced.
+/// Returns the state of a world's host and containers. Learns names, but does not replace them yet.
 ///
 /// # Errors
-/// A tool fails or prints what is not JSON.
+/// A tool fails or does not print JSON.
 pub fn world(world: &World, names: &mut Names) -> Result<Value> {
     let links = learn(world, names)?;
     let mut state = Map::new();
@@ -107,8 +107,8 @@ pub fn world(world: &World, names: &mut Names) -> Result<Value> {
     Ok(Value::Object(state))
 }
 
-/// Waits until the kernel has caught up: no address is tentative any more, and pairs whose ends are both up have a carrier
-/// (the kernel says so up to a second late).
+/// Waits until the kernel has settled: no address is tentative any more, and pairs whose ends are both up have a
+/// carrier (which the kernel reports up to a second late).
 ///
 /// # Errors
 /// A tool fails, or an address is still tentative after ten seconds.
@@ -125,7 +125,7 @@ pub fn settle(world: &World) -> Result<()> {
     anyhow::bail!("an address is still tentative after ten seconds")
 }
 
-/// A veth that is up, and whose operational state does not yet follow from its other end's.
+/// Returns whether a veth is up, but its operational state does not reflect its other end's yet.
 fn late(link: &Link, links: &[Link]) -> bool {
     let up = |link: &Link| {
         let flags = link.raw.get("flags").and_then(Value::as_array);
@@ -141,12 +141,12 @@ fn late(link: &Link, links: &[Link]) -> bool {
     if link.kind() != "veth" || !up(link) {
         return false;
     }
-    // Indexes are numbers of a namespace: more than one link may look like the other end.
+    // Indexes are local to a namespace: several links may look like the other end.
     let ends: Vec<&Link> = links.iter().filter(|other| peer(other) || same_side(other)).collect();
     if ends.iter().any(|other| up(other)) {
         return link.text("operstate") != "UP";
     }
-    // The kernel says "lower layer" where the two have different indexes.
+    // The kernel reports "lower layer" if the two have different indexes.
     !ends.is_empty() && link.text("operstate") == "DOWN" && own != other_end
 }
 
@@ -163,7 +163,7 @@ fn learn(world: &World, names: &mut Names) -> Result<Vec<Link>> {
     let mut by_age: Vec<&Link> = links.iter().filter(|link| link.side == "host").collect();
     by_age.sort_by_key(|link| link.number("ifindex"));
     by_age.iter().for_each(|link| names.learn_link(link.name()));
-    // A bridge may have the MAC address of a port: the port owns it.
+    // A bridge may have the MAC address of a port, which counts as the port's.
     let (bridges, others): (Vec<&Link>, Vec<&Link>) = links.iter().partition(|link| link.kind() == "bridge");
     for link in others.into_iter().chain(bridges) {
         let mac = link.text("address");
@@ -227,7 +227,7 @@ fn list(netns: &NetNs, argv: &[&str]) -> Result<Vec<Value>> {
     Ok(json_of(netns, argv)?.as_array().cloned().unwrap_or_default())
 }
 
-/// A link without noise, its relations by name.
+/// Returns a link without noise, and with names for its relations.
 fn shape(link: &Link, links: &[Link]) -> Value {
     let mut out = strip(&link.raw).as_object().cloned().unwrap_or_default();
     if let Some(Value::Array(flags)) = out.get_mut("flags") {
@@ -237,7 +237,7 @@ fn shape(link: &Link, links: &[Link]) -> Value {
     if link.kind() == "bridge" {
         out.remove("operstate");
     }
-    // Which of the two the kernel says depends on whether both ends have the same index, each in its namespace, by chance.
+    // The kernel's text depends on whether both ends happen to have the same index in their namespaces.
     if link.text("operstate") == "LOWERLAYERDOWN" {
         out.insert("operstate".to_owned(), Value::String("DOWN".to_owned()));
     }
@@ -251,7 +251,8 @@ fn shape(link: &Link, links: &[Link]) -> Value {
     Value::Object(out)
 }
 
-/// The MAC address of a link; a bridge that has one of its ports' says so, since which port's is chance.
+/// Returns the MAC address of a link. A bridge with one of its ports' addresses is marked as such, because the port is
+/// arbitrary.
 fn mac_of(link: &Link, links: &[Link]) -> String {
     let mac = link.text("address");
     let port = |other: &&Link| other.side == link.side && other.text("master") == link.name();
@@ -259,7 +260,7 @@ fn mac_of(link: &Link, links: &[Link]) -> String {
     if borrowed { "mac(of a port)".to_owned() } else { mac.to_owned() }
 }
 
-/// The other end of a veth, the parent of a macvlan: the link whose index this one names.
+/// Returns the other end of a veth or the parent of a macvlan: the link whose index this one names.
 fn relative(link: &Link, links: &[Link]) -> Option<String> {
     if let Some(name) = link.raw.get("link").and_then(Value::as_str) {
         return Some(format!("{}:{name}", link.side));
@@ -276,7 +277,7 @@ fn relative(link: &Link, links: &[Link]) -> Option<String> {
     Some(found.map_or_else(|| "elsewhere".to_owned(), |other| format!("{}:{}", other.side, other.name())))
 }
 
-/// A document without its noise fields.
+/// Returns a document without its noise fields.
 fn strip(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
@@ -288,7 +289,7 @@ fn strip(value: &Value) -> Value {
     }
 }
 
-/// The addresses of a link, keyed by link and address.
+/// Returns the addresses of a link, keyed by link and address.
 fn addresses(link: &Link) -> Vec<(String, Value)> {
     let listed = link.raw.get("addr_info").and_then(Value::as_array).cloned().unwrap_or_default();
     listed
@@ -309,7 +310,7 @@ fn addresses(link: &Link) -> Vec<(String, Value)> {
         .collect()
 }
 
-/// A route in one line of canonical text.
+/// Returns a route as one line of canonical text.
 fn route_key(family: &str, mut route: Value) -> String {
     if let Some(flags) = route.get_mut("flags").and_then(Value::as_array_mut) {
         flags.retain(|flag| !CARRIER.contains(&flag.as_str().unwrap_or_default()));
@@ -324,7 +325,7 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Queueing disciplines that somebody asked for, and where ingress hooks redirect to first.
+/// Returns explicit queueing disciplines, and the targets of ingress redirections.
 fn shaping(netns: &NetNs) -> Result<Value> {
     let mut out = Map::new();
     for qdisc in list(netns, &["tc", "-j", "qdisc", "show"])? {
@@ -351,7 +352,7 @@ fn vlans(netns: &NetNs) -> Result<Value> {
     Ok(entries.iter().map(|entry| (name(entry), entry.get("vlans").cloned().unwrap_or_default())).collect())
 }
 
-/// Settings that plugins touch: for the namespace as a whole and for every link.
+/// Returns settings that plugins change: for the whole namespace and for every link.
 fn sysctls(netns: &NetNs) -> Result<Value> {
     let files: Vec<String> = LINK_SYSCTLS.iter().map(|file| format!("/proc/sys/net/{file}")).collect();
     let script = format!("grep -Hs '' /proc/sys/net/ipv4/ip_forward {} || true", files.join(" "));
@@ -361,7 +362,7 @@ fn sysctls(netns: &NetNs) -> Result<Value> {
     Ok(lines.map(|(key, value)| (key.to_owned(), Value::String(value.to_owned()))).collect())
 }
 
-/// The nftables ruleset: one key per object, without handles and counters.
+/// Returns the nftables ruleset: one key per object, without handles and counters.
 fn ruleset(netns: &NetNs) -> Result<Value> {
     let listed = json_of(netns, &["nft", "-j", "list", "ruleset"])?;
     let objects = listed.get("nftables").and_then(Value::as_array).cloned().unwrap_or_default();
@@ -391,7 +392,7 @@ fn without_counters(value: &Value) -> Value {
     }
 }
 
-/// Replaces the MAC address of a bridge in a CNI result that is one of its ports', as `world` does.
+/// Marks the MAC address of a bridge in a CNI result if it is one of its ports', like `world`.
 ///
 /// # Errors
 /// A tool fails.
@@ -415,7 +416,7 @@ pub fn mark_borrowed(world: &World, result: &mut Value) -> Result<()> {
     Ok(())
 }
 
-/// Host links of a state whose name is random: what an attachment makes and DEL must remove.
+/// Returns host links with random names: an attachment makes them, and DEL must remove them.
 #[must_use]
 pub fn random_links(state: &Value) -> Vec<String> {
     let links = state.pointer("/host/links").and_then(Value::as_object);

@@ -1,6 +1,6 @@
 //! Runs a program in a place: a network namespace, private binds over directories, an exact environment, a time limit.
 //!
-//! A program that is too slow is killed with its whole process group, and that is an error of the test, not a result.
+//! A program that is too slow is killed with its whole process group, which is an error of the test.
 
 use std::ffi::{CString, OsString};
 use std::io::{Read, Write};
@@ -18,20 +18,20 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-/// Time limit of a program that names none.
+/// Default time limit of a program.
 pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// Where a program runs.
 #[derive(Debug, Clone, Default)]
 pub struct Place {
-    /// Network namespace; the test's own where there is none.
+    /// Network namespace; the test's own if `None`.
     pub netns: Option<Arc<OwnedFd>>,
-    /// Directories that show another directory to this program: (what, over which).
+    /// Directories that replace another directory for this program: (source, target).
     pub binds: Vec<(CString, CString)>,
 }
 
 impl Place {
-    /// Puts `command` into this place when it starts.
+    /// Makes `command` start in this place.
     pub fn apply(&self, command: &mut Command) {
         let place = self.clone();
         if place.netns.is_none() && place.binds.is_empty() {
@@ -66,7 +66,7 @@ pub struct Output {
     pub status: Option<i32>,
     /// What it printed.
     pub stdout: Vec<u8>,
-    /// What it said on the side.
+    /// Its standard error.
     pub stderr: String,
 }
 
@@ -77,10 +77,10 @@ impl Output {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// This output, or an error when the program failed.
+    /// Returns this output, or an error if the program failed.
     ///
     /// # Errors
-    /// The exit status and what the program said.
+    /// The exit status and the program's output.
     pub fn success(self, what: &str) -> Result<Self> {
         if self.status == Some(0) {
             return Ok(self);
@@ -89,7 +89,7 @@ impl Output {
     }
 }
 
-/// Runs a shell-less command line in a place and wants it to succeed.
+/// Runs a command line without a shell in a place; it must succeed.
 ///
 /// # Errors
 /// The program cannot be started, is too slow, or fails.
@@ -108,7 +108,7 @@ pub fn run<S: AsRef<str>>(place: &Place, argv: &[S]) -> Result<Output> {
 pub fn output(place: &Place, mut command: Command, stdin: &[u8], limit: Duration) -> Result<Output> {
     let name = OsString::from(command.get_program());
     let what = Path::new(&name).display().to_string();
-    // A group of its own, so that a time limit ends the children too.
+    // A separate process group, so that a time limit also ends its children.
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     place.apply(&mut command);
     let mut child = command.spawn().with_context(|| format!("start {what}"))?;
@@ -119,7 +119,7 @@ pub fn output(place: &Place, mut command: Command, stdin: &[u8], limit: Duration
     if status.is_none() {
         kill_group(&mut child);
     }
-    // A program that does not read its stdin is no error: the pipe just breaks.
+    // A program may ignore its stdin, which only breaks the pipe.
     drop(feed.map(thread::JoinHandle::join));
     let stdout = stdout.join().unwrap_or_default();
     let stderr = String::from_utf8_lossy(&stderr.join().unwrap_or_default()).into_owned();
@@ -129,7 +129,7 @@ pub fn output(place: &Place, mut command: Command, stdin: &[u8], limit: Duration
     Ok(Output { status: status.code(), stdout, stderr })
 }
 
-/// Waits for a child, at most so long.
+/// Waits for a child, up to a limit.
 fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
     let end = Instant::now() + limit;
     let mut nap = Duration::from_micros(200);

@@ -1,6 +1,7 @@
-//! Where the programs are: weft and weftctl where cargo puts them, the reference plugins where Debian puts them.
+//! Finds the programs: weft and weftctl where cargo puts them, the reference plugins where Debian puts them.
 //!
-//! `WEFT_BIN`, `WEFTCTL_BIN`, `CNI_REFERENCE_DIR`, `CNI_CURRENT_DIR`, `WEFT_KUBE_BIN` and `WEFT_HELM_BIN` name other places.
+//! `WEFT_BIN`, `WEFTCTL_BIN`, `CNI_REFERENCE_DIR`, `CNI_CURRENT_DIR`, `WEFT_KUBE_BIN` and `WEFT_HELM_BIN` override the
+//! paths.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +17,7 @@ use tempfile::TempDir;
 use crate::process::{self, Place};
 use crate::sandbox;
 
-/// The names weft answers to, as far as they are built in.
+/// The names by which weft can be called, if they are built in.
 pub const NAMES: &[&str] = &[
     "weft",
     "weft-ipam",
@@ -41,38 +42,38 @@ pub const NAMES: &[&str] = &[
     "firewall",
 ];
 
-/// Where Debian's `containernetworking-plugins` is.
+/// The directory of Debian's `containernetworking-plugins`.
 const REFERENCE: &str = "/usr/lib/cni";
 
-/// Where `tests/reference/build.sh` puts the CNI project's current plugins.
+/// The directory in which `tests/reference/build.sh` puts the CNI project's current plugins.
 const CURRENT: &str = "/usr/local/lib/weft-test-tools/reference";
 
-/// The `weft` binary.
+/// Returns the `weft` binary.
 ///
 /// # Errors
-/// Says how to build it.
+/// Instructions to build it.
 pub fn weft() -> Result<PathBuf, String> {
     binary("WEFT_BIN", &weft_place())
 }
 
-/// Where `cargo weft` leaves it, from the directory of the tests' own programs.
+/// Returns where `cargo weft` puts it, relative to the directory of the tests' own programs.
 #[must_use]
 pub fn weft_place() -> String {
     format!("../{}-unknown-linux-musl/release/weft", std::env::consts::ARCH)
 }
 
-/// The `weftctl` binary.
+/// Returns the `weftctl` binary.
 ///
 /// # Errors
-/// Says how to build it.
+/// Instructions to build it.
 pub fn weftctl() -> Result<PathBuf, String> {
     binary("WEFTCTL_BIN", "weftctl")
 }
 
-/// weft with an op put into its plan that cannot succeed (an example of `weft-core`, since it needs the library).
+/// Returns weft with an op in its plan that always fails (an example of `weft-core`, because it needs the library).
 ///
 /// # Errors
-/// Says how to build it.
+/// Instructions to build it.
 pub fn weft_failing() -> Result<PathBuf, String> {
     binary("WEFT_FAILING_BIN", "examples/weft-failing").map_err(|_missing| {
         "weft-failing is not built (cargo build --release -p weft-core --example weft-failing)".to_owned()
@@ -94,10 +95,10 @@ fn binary(variable: &str, name: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// Kubernetes as one program (`tests/cluster/kubernetes`), which `WEFT_KUBE_BIN` may name.
+/// Returns Kubernetes as one program (`tests/cluster/kubernetes`); `WEFT_KUBE_BIN` overrides it.
 ///
 /// # Errors
-/// Says how to build it.
+/// Instructions to build it.
 pub fn kubernetes() -> Result<PathBuf, String> {
     let named = std::env::var_os("WEFT_KUBE_BIN").map(PathBuf::from);
     let path = named.unwrap_or_else(|| PathBuf::from("/usr/local/lib/weft-test-tools/kubernetes/kubernetes"));
@@ -108,10 +109,10 @@ pub fn kubernetes() -> Result<PathBuf, String> {
     }
 }
 
-/// Helm (`tests/helm`), which `WEFT_HELM_BIN` may name.
+/// Returns Helm (`tests/helm`); `WEFT_HELM_BIN` overrides it.
 ///
 /// # Errors
-/// Says how to build it.
+/// Instructions to build it.
 pub fn helm() -> Result<PathBuf, String> {
     let named = std::env::var_os("WEFT_HELM_BIN").map(PathBuf::from);
     let path = named.unwrap_or_else(|| PathBuf::from("/usr/local/lib/weft-test-tools/helm/helm"));
@@ -122,10 +123,10 @@ pub fn helm() -> Result<PathBuf, String> {
     }
 }
 
-/// The directory of the reference plugins.
+/// Returns the directory of the reference plugins.
 ///
 /// # Errors
-/// Says what to install.
+/// What to install.
 pub fn reference_dir() -> Result<PathBuf, String> {
     let dir = std::env::var_os("CNI_REFERENCE_DIR").map_or_else(|| PathBuf::from(REFERENCE), PathBuf::from);
     if dir.join("bridge").is_file() {
@@ -135,10 +136,10 @@ pub fn reference_dir() -> Result<PathBuf, String> {
     }
 }
 
-/// The directory of the CNI project's current plugins, and of its `cnitool`.
+/// Returns the directory of the CNI project's current plugins, and of its `cnitool`.
 ///
 /// # Errors
-/// Says how to build them.
+/// Instructions to build them.
 pub fn current_dir() -> Result<PathBuf, String> {
     let dir = std::env::var_os("CNI_CURRENT_DIR").map_or_else(|| PathBuf::from(CURRENT), PathBuf::from);
     if dir.join("bridge").is_file() {
@@ -148,10 +149,10 @@ pub fn current_dir() -> Result<PathBuf, String> {
     }
 }
 
-/// A program in PATH or where administrators' programs are.
+/// Returns a program in PATH or in the administrators' directories.
 ///
 /// # Errors
-/// Says that it is missing.
+/// It is missing.
 pub fn tool(name: &str) -> Result<PathBuf, String> {
     let path = std::env::var("PATH").unwrap_or_default();
     path.split(':')
@@ -161,24 +162,24 @@ pub fn tool(name: &str) -> Result<PathBuf, String> {
         .ok_or_else(|| format!("{name} is not installed (tests/setup.sh installs it)"))
 }
 
-/// The top of the repository.
+/// Returns the top directory of the repository.
 #[must_use]
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).map_or_else(|| PathBuf::from("/"), Path::to_owned)
 }
 
-/// weft as `weftctl install` lays it out, in a directory of its own.
+/// weft as `weftctl install` installs it, in a directory of its own.
 #[derive(Debug)]
 pub struct Installation {
-    /// Keeps the directory until the value goes.
+    /// Keeps the directory until the value is dropped.
     _root: TempDir,
     bin: PathBuf,
     state: PathBuf,
 }
 
 impl Installation {
-    /// weft as installed, in a scratch directory. `weftctl install` runs once per process: compiling the policies takes longer
-    /// than most tests; the others get a copy.
+    /// Installs weft in a scratch directory. `weftctl install` runs once per process, because compiling the policies
+    /// takes longer than most tests; later ones get a copy.
     ///
     /// # Errors
     /// A binary is missing, or `weftctl install` fails.
@@ -190,7 +191,7 @@ impl Installation {
         Ok(Self { _root: root, bin, state })
     }
 
-    /// The installation that all others of this process are copies of, for who changes nothing in it.
+    /// Returns the installation of which all others in this process are copies, for tests that change nothing in it.
     ///
     /// # Errors
     /// As `new`.
@@ -205,7 +206,8 @@ impl Installation {
         let weft = weft().map_err(anyhow::Error::msg)?;
         let (root, bin, state) = layout()?;
         let mut command = Command::new(&weftctl);
-        // weftctl itself goes where it goes by default: weft looks for it there when it meets an uncompiled policy.
+        // weftctl itself is installed in its default directory, where weft looks for it when it finds an uncompiled
+        // policy.
         command.args(["install", "--weft"]).arg(weft).arg("--bin-dir").arg(&bin).arg("--state-dir").arg(&state);
         process::output(&Place::default(), command, b"", Duration::from_secs(120))?.success("weftctl install")?;
         for name in NAMES {
@@ -216,7 +218,7 @@ impl Installation {
         Ok(Self { _root: root, bin, state })
     }
 
-    /// Only the names, without policies: for what must not need an installation.
+    /// Installs only the names, without policies, for tests that need no installation.
     ///
     /// # Errors
     /// `weft` is missing.
@@ -231,26 +233,26 @@ impl Installation {
         Ok(Self { _root: root, bin, state })
     }
 
-    /// The installed `weftctl` (in the sandbox's `/usr/local/bin`); there is none in a bare installation.
+    /// Returns the installed `weftctl` (in the sandbox's `/usr/local/bin`); a bare installation has none.
     #[must_use]
     pub fn weftctl(&self) -> PathBuf {
         PathBuf::from("/usr/local/bin/weftctl")
     }
 
-    /// The directory of the executables.
+    /// Returns the directory of the executables.
     #[must_use]
     pub fn bin(&self) -> &Path {
         &self.bin
     }
 
-    /// The state directory as installed: policies, no ledger yet.
+    /// Returns the installed state directory: policies, no ledger yet.
     #[must_use]
     pub fn state(&self) -> &Path {
         &self.state
     }
 }
 
-/// Builds a policy of `tests/guests` as its author would, with `weftctl policy build`; the component.
+/// Builds a policy of `tests/guests` as its author would, with `weftctl policy build`, and returns the component.
 ///
 /// # Errors
 /// It does not build.
@@ -263,12 +265,12 @@ pub fn build_guest(name: &str) -> Result<Vec<u8>> {
     fs::read(&file).with_context(|| format!("read {}", file.display()))
 }
 
-/// Policies of `tests/guests`, built when they are first asked for. Cargo builds one at a time anyway.
+/// Policies of `tests/guests`, built on first use. Cargo builds one at a time anyway.
 #[derive(Debug, Clone, Default)]
 pub struct Guests(Arc<Mutex<BTreeMap<&'static str, Vec<u8>>>>);
 
 impl Guests {
-    /// The component.
+    /// Returns the component.
     ///
     /// # Errors
     /// It does not build.
@@ -317,7 +319,7 @@ pub fn build_script_guest(language: &str) -> Result<Vec<u8>> {
     fs::read(&out).with_context(|| format!("read {to}"))
 }
 
-/// A scratch directory with a place for executables and one for state.
+/// Makes a scratch directory with subdirectories for executables and state.
 fn layout() -> Result<(TempDir, PathBuf, PathBuf)> {
     let root = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
     let (bin, state) = (root.path().join("bin"), root.path().join("state"));

@@ -1,4 +1,4 @@
-//! Debian's `docker-registry`, and what a site has around it: certificates by openssl, passwords, keys by minisign.
+//! Debian's `docker-registry` with the environment of a site: certificates by openssl, passwords, keys by minisign.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use anyhow::{Context, Result};
 use crate::dhcp::{Daemon, PATIENCE, wait};
 use crate::process::{self, Place};
 
-/// A registry that runs until the value goes.
+/// A registry that runs until the value is dropped.
 #[derive(Debug)]
 pub struct Registry {
     daemon: Daemon,
     storage: PathBuf,
 }
 
-/// An authority of the site's own, and the certificate that it gave to the registry. All are paths of PEM files.
+/// An authority of the site, and the certificate that it issued to the registry. All fields are paths of PEM files.
 #[derive(Debug, Clone)]
 pub struct Certificates {
     /// The authority's certificate.
@@ -40,16 +40,16 @@ pub struct Minisign {
 // === impl Registry ===
 
 impl Registry {
-    /// Starts a registry in a place and waits until it answers. Its files are in `dir`; `more` are further lines of its
-    /// configuration, below `http`.
+    /// Starts a registry in a place and waits until it answers. Its files are in `dir`; `more` has additional lines of
+    /// its configuration, below `http`.
     ///
     /// # Errors
-    /// It does not come up.
+    /// It does not start.
     pub fn start(place: &Place, dir: &Path, address: &str, more: &str) -> Result<Self> {
         Self::start_at(place, dir, &format!("http://{address}/v2/"), address, more)
     }
 
-    /// The same with a certificate.
+    /// Like `start`, with a certificate.
     ///
     /// # Errors
     /// As `start`.
@@ -79,31 +79,31 @@ impl Registry {
         Ok(Self { daemon, storage })
     }
 
-    /// Its process.
+    /// Returns its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.daemon.pid()
     }
 
-    /// How many requests it has answered: it logs each.
+    /// Returns how many requests it has answered, from its log.
     #[must_use]
     pub fn requests(&self) -> usize {
         self.daemon.log().lines().filter(|line| line.contains(" /v2/")).count()
     }
 
-    /// The file in which it has a blob.
+    /// Returns the registry's file of a blob.
     ///
     /// # Errors
-    /// The digest is none.
+    /// The digest is invalid.
     pub fn stored(&self, digest: &str) -> Result<PathBuf> {
         stored(&self.storage, digest)
     }
 }
 
-/// The file in which a registry with that storage has a blob.
+/// Returns the file of a blob in a registry with that storage.
 ///
 /// # Errors
-/// The digest is none.
+/// The digest is invalid.
 pub fn stored(storage: &Path, digest: &str) -> Result<PathBuf> {
     let hex = digest.strip_prefix("sha256:").context("a digest")?;
     let head = hex.get(..2).context("a digest")?;
@@ -120,7 +120,7 @@ pub fn tamper(file: &Path) -> Result<()> {
     fs::write(file, bytes).with_context(|| format!("write {}", file.display()))
 }
 
-/// Lines of a registry's configuration that want a user's password; the file of passwords is made in `dir`.
+/// Returns lines of a registry's configuration that require a user's password; the password file is made in `dir`.
 ///
 /// # Errors
 /// python3 fails.
@@ -169,7 +169,7 @@ impl Minisign {
     }
 }
 
-/// Whether a URL answers at all: a registry that wants a password answers 401.
+/// Checks whether a URL answers: a registry that requires a password answers 401.
 const ASK: &str = "import ssl, sys, urllib.request, urllib.error
 try: urllib.request.urlopen(sys.argv[1], timeout=5, context=ssl._create_unverified_context())
 except urllib.error.HTTPError: pass";

@@ -1,9 +1,10 @@
-//! The test process leaves the machine: its own network and mount namespace, entered once before any thread starts.
+//! Isolates the test process from the machine: its own network and mount namespace, entered once before any thread
+//! starts.
 //!
-//! Inside, `/run` is empty and `/etc`, `/opt`, `/var/lib` and `/usr/local/bin` are overlays whose upper side is memory, so that a test may
-//! write where a container runtime reads (`/etc/cni/net.d`, `/opt/cni/bin`) and the machine sees nothing of it. All of it
-//! goes away with the process, however it ends: named network namespaces are mounts in `/run/netns` of this mount
-//! namespace alone.
+//! Inside, `/run` is empty and `/etc`, `/opt`, `/var/lib` and `/usr/local/bin` are overlays with their upper side in
+//! memory, so that a test may write where a container runtime reads (`/etc/cni/net.d`, `/opt/cni/bin`) without
+//! affecting the machine. Everything disappears with the process, however it ends: named network namespaces are mounts
+//! in `/run/netns` of this mount namespace only.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -15,14 +16,14 @@ use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-/// Why this process is not in a sandbox; `None` where it is in one.
+/// Why this process is not in a sandbox; `None` if it is in one.
 static REFUSED: OnceLock<Option<String>> = OnceLock::new();
 
 /// Directories of the machine that tests may write to, privately.
 const OVERLAID: &[&str] = &["/etc", "/opt", "/var/lib", "/usr/local/bin"];
 
-/// Enters the sandbox. To be called first thing in `main`: namespaces cannot be left by a process with threads.
-/// On a machine that does not allow it (no root), the reason is kept for `refusal`.
+/// Enters the sandbox. Call it first in `main`: a process with threads cannot leave its namespaces. If the machine does
+/// not allow it (no root), `refusal` returns the reason.
 pub fn enter() {
     REFUSED.get_or_init(|| {
         if !nix::unistd::geteuid().is_root() {
@@ -32,8 +33,9 @@ pub fn enter() {
     });
 }
 
-/// As `enter`, in a PID namespace too: whatever the test starts ends with it, however it ends, daemons of daemons included.
-/// The process begins anew for that, below a shell that reaps what others leave to the first process of a namespace.
+/// Like `enter`, in a PID namespace too: everything that the test starts ends with it, however it ends, including
+/// daemons of daemons. For that, the process is started again below a shell that reaps orphans as the first process of
+/// the namespace.
 pub fn enter_with_processes() {
     const BEGUN: &str = "WEFT_TEST_BEGUN";
     if nix::unistd::geteuid().is_root() && std::env::var_os(BEGUN).is_none() {
@@ -50,13 +52,13 @@ pub fn enter_with_processes() {
             "sh",
         ]);
         command.args(std::env::args_os()).env(BEGUN, "1");
-        // Returns only where it fails, and then `enter` works too: a test that needs the namespace fails with its reason.
+        // Only returns on failure, and then `enter` works too: a test that needs the namespace fails with its reason.
         let _error = command.exec();
     }
     enter();
 }
 
-/// Why there is no sandbox, or `None` when this process is in one.
+/// Returns why there is no sandbox, or `None` if this process is in one.
 #[must_use]
 pub fn refusal() -> Option<String> {
     match REFUSED.get() {
@@ -65,7 +67,7 @@ pub fn refusal() -> Option<String> {
     }
 }
 
-/// A directory for scratch files: memory inside the sandbox, else the temporary directory.
+/// Returns a directory for scratch files: in memory inside the sandbox, otherwise the temporary directory.
 #[must_use]
 pub fn scratch() -> PathBuf {
     if refusal().is_none() { PathBuf::from("/run/scratch") } else { std::env::temp_dir() }
@@ -73,7 +75,7 @@ pub fn scratch() -> PathBuf {
 
 fn build() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).context("unshare")?;
-    // Without this, mounts made here would travel to the machine.
+    // Without this, mounts made here would propagate to the machine.
     let none: Option<&str> = None;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("make / private")?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).context("mount /run")?;
@@ -90,7 +92,7 @@ fn build() -> Result<()> {
     Ok(())
 }
 
-/// sysfs shows the network namespace it was mounted in. The control groups mounted inside it come along.
+/// sysfs shows the network namespace in which it was mounted. The control groups mounted inside it are kept.
 fn fresh_sysfs() -> Result<()> {
     let none: Option<&str> = None;
     let (groups, kept) = ("/sys/fs/cgroup", "/run/cgroup");
@@ -99,7 +101,7 @@ fn fresh_sysfs() -> Result<()> {
     mount(Some(kept), groups, none, MsFlags::MS_MOVE, none).context("put the control groups back")
 }
 
-/// Mounts an overlay over `lower` whose changes stay below `private`.
+/// Mounts an overlay over `lower` whose changes are stored below `private`.
 fn overlay(lower: &Path, private: &Path) -> Result<()> {
     let (upper, work) = (private.join("upper"), private.join("work"));
     fs::create_dir_all(&upper).context("create upper")?;

@@ -1,5 +1,5 @@
-//! A call that stops itself at one of its requests to the kernel by netlink, under strace. Stopped inside a transaction of SQLite's
-//! it would keep every other process waiting, whatever they do.
+//! A call that is stopped at one of its netlink requests to the kernel, under strace. A call that is stopped inside an
+//! SQLite transaction would block every other process.
 
 use std::fs;
 use std::path::Path;
@@ -14,27 +14,27 @@ use nix::unistd::Pid;
 use crate::cni::{Call, Reply};
 use crate::process::{self, LIMIT, Place};
 
-/// A call that stands still.
+/// A stopped call.
 #[derive(Debug)]
 pub struct Stopped {
     pid: Pid,
     thread: JoinHandle<Result<Reply>>,
 }
 
-/// What has become of a call.
+/// The outcome of starting a call.
 #[derive(Debug)]
 pub enum Started {
-    /// It stands still.
+    /// It is stopped.
     Stopped(Stopped),
-    /// It has ended: it has fewer requests than that.
+    /// It has ended: it has fewer requests.
     Ended(Reply),
 }
 
 impl Started {
-    /// Runs `program` until it makes its `number`-th request. `scratch` is for files.
+    /// Runs `program` until its `number`-th request. `scratch` is for files.
     ///
     /// # Errors
-    /// strace cannot be run, or the call does neither.
+    /// strace cannot be run, or the call neither stops nor ends.
     pub fn at(call: Call, program: &Path, place: Place, scratch: &Path, number: usize) -> Result<Self> {
         let (log, script) = (scratch.join("stopped.strace"), scratch.join("stopped.sh"));
         drop(fs::remove_file(&log));
@@ -61,12 +61,12 @@ impl Started {
 }
 
 impl Stopped {
-    /// Lets it go on, or kills it, and returns its answer.
+    /// Continues or kills it, and returns its answer.
     ///
     /// # Errors
     /// It cannot be signalled, or gives no answer.
     pub fn end(self, signal: Signal) -> Result<Reply> {
-        // strace counts the requests of each thread: another one may stop the process again.
+        // strace counts the requests of each thread, so another one may stop the process again.
         while !self.thread.is_finished() {
             match kill(self.pid, signal) {
                 Ok(()) | Err(Errno::ESRCH) => thread::sleep(Duration::from_millis(2)),
@@ -81,7 +81,8 @@ fn answer(thread: JoinHandle<Result<Reply>>) -> Result<Reply> {
     thread.join().map_err(|_panic| anyhow::anyhow!("the caller panicked"))?
 }
 
-/// The process that the trace says has stopped. A thread of it may be what was stopped first; the signal is the process's.
+/// Returns the process that has stopped according to the trace. A thread may have been stopped first; the signal is for
+/// the process.
 fn stopped_in(log: &Path) -> Option<Pid> {
     let text = fs::read_to_string(log).ok()?;
     text.lines().find(|line| line.contains("--- stopped by SIGSTOP ---"))?;

@@ -1,4 +1,5 @@
-//! Trials for libtest-mimic. What a machine cannot run is shown as ignored, with its reason; never as passed.
+//! Trials for libtest-mimic. A trial that a machine cannot run is shown as ignored, with the reason, and never as
+//! passed.
 //!
 //! `WEFT_REQUIRE_ALL=1` (the repository's own check sets it) turns every such reason into a failure.
 
@@ -9,10 +10,10 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
 use crate::{programs, sandbox};
 
-/// What a trial cannot do without.
+/// A requirement of a trial.
 #[derive(Debug, Clone)]
 pub enum Need {
-    /// Root, and namespaces of its own.
+    /// Root, and private namespaces.
     Sandbox,
     /// The reference plugins (Debian's `containernetworking-plugins`).
     Reference,
@@ -28,11 +29,11 @@ pub enum Need {
     Helm,
     /// A program in PATH.
     Tool(&'static str),
-    /// Another vendor's program in PATH, which is built by hand: never a failure.
+    /// Another vendor's program in PATH, which is built manually: never a failure.
     Peer(&'static str),
-    /// A kind of link the kernel must know.
+    /// A kind of link that the kernel must support.
     LinkKind(&'static str),
-    /// As `LinkKind`, where the virtual machine does the same for kernels without it: never a failure.
+    /// Like `LinkKind`, but the virtual machine covers kernels without it: never a failure.
     LinkKindOrVm(&'static str),
     /// A plugin that old reference plugins lack: never a failure.
     ReferencePlugin(String),
@@ -41,12 +42,12 @@ pub enum Need {
 }
 
 impl Need {
-    /// Whether it may be missing even where everything is required.
+    /// Returns whether it may be missing even if everything is required.
     fn is_optional(&self) -> bool {
         matches!(self, Self::LinkKindOrVm(_) | Self::ReferencePlugin(_) | Self::Peer(_))
     }
 
-    /// Why this need is not met.
+    /// Returns why this need is not met.
     fn missing(&self) -> Option<String> {
         match self {
             Self::Sandbox => sandbox::refusal(),
@@ -102,7 +103,7 @@ impl Suite {
         }));
     }
 
-    /// Runs the trials as the command line asks.
+    /// Runs the trials selected on the command line.
     #[must_use]
     pub fn run(self) -> ExitCode {
         self.run_threads(None)

@@ -1,6 +1,6 @@
-//! Conversations over TCP and UDP between namespaces: a server that answers with the address it sees, and a client.
+//! TCP and UDP conversations between namespaces: a server that answers with the address it sees, and a client.
 //!
-//! Sockets are opened on threads that enter the namespace and end; a socket keeps its namespace.
+//! Sockets are opened on threads that enter the namespace and end; a socket stays in its namespace.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -19,10 +19,10 @@ use crate::netns::NetNs;
 /// How long one try may take.
 const PATIENCE: Duration = Duration::from_millis(700);
 
-/// How often a server looks whether it is to stop.
+/// How often a server checks whether it should stop.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// What is spoken.
+/// The protocol.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -33,7 +33,7 @@ pub enum Protocol {
     Udp,
 }
 
-/// A server; stops when it is dropped.
+/// A server, which stops when it is dropped.
 #[derive(Debug)]
 pub struct Server {
     stop: Arc<AtomicBool>,
@@ -49,7 +49,7 @@ impl Drop for Server {
     }
 }
 
-/// Runs something inside a namespace, on a thread that ends with it.
+/// Runs a function inside a namespace, on a thread that ends with it.
 fn inside<T: Send + 'static>(netns: &NetNs, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let file: OwnedFd = std::fs::File::open(netns.path()).context("open the namespace")?.into();
     let body = move || {
@@ -59,7 +59,7 @@ fn inside<T: Send + 'static>(netns: &NetNs, work: impl FnOnce() -> Result<T> + S
     thread::spawn(body).join().map_err(|_panic| anyhow!("a thread in a namespace panicked"))?
 }
 
-/// Starts a server that answers every caller with the caller's address as the server sees it.
+/// Starts a server that answers every caller with the caller's address.
 ///
 /// # Errors
 /// The address cannot be bound.
@@ -99,7 +99,7 @@ fn udp(socket: &UdpSocket, stop: &AtomicBool) {
     }
 }
 
-/// Asks a server for the address it sees; `None` where nobody answers within a few tries.
+/// Asks a server for the address it sees; `None` if nobody answers within some tries.
 ///
 /// # Errors
 /// The namespace cannot be entered.
@@ -132,7 +132,7 @@ fn ask_udp(to: SocketAddr) -> Option<String> {
     let any: SocketAddr = if to.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = UdpSocket::bind(any).ok()?;
     socket.set_read_timeout(Some(PATIENCE)).ok()?;
-    // Connected, so that an answer from elsewhere is none.
+    // Connected, so that answers from other addresses are ignored.
     socket.connect(to).ok()?;
     socket.send(b"?").ok()?;
     let mut buffer = [0; 64];

@@ -1,6 +1,6 @@
 //! One scratch machine: a host network namespace, containers, an optional outside, and the state of one subject.
 //!
-//! Two worlds share nothing: every call of a plugin sees a `/var/lib/cni` of its own, and weft a state directory of its own.
+//! Two worlds share nothing: every plugin call sees its own `/var/lib/cni`, and weft its own state directory.
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -24,14 +24,14 @@ use crate::sandbox;
 pub struct Subject {
     /// `reference`, `current` or `weft`.
     pub name: &'static str,
-    /// Where the executables are.
+    /// The directory of the executables.
     pub bin: PathBuf,
-    /// The state directory to start from.
+    /// The initial state directory.
     pub state: Option<PathBuf>,
 }
 
 impl Subject {
-    /// Debian's plugins.
+    /// Returns Debian's plugins.
     ///
     /// # Errors
     /// They are not installed.
@@ -39,7 +39,7 @@ impl Subject {
         Ok(Self { name: "reference", bin: programs::reference_dir().map_err(anyhow::Error::msg)?, state: None })
     }
 
-    /// The CNI project's current plugins.
+    /// Returns the CNI project's current plugins.
     ///
     /// # Errors
     /// They are not built.
@@ -47,17 +47,17 @@ impl Subject {
         Ok(Self { name: "current", bin: programs::current_dir().map_err(anyhow::Error::msg)?, state: None })
     }
 
-    /// weft as installed.
+    /// Returns the installed weft.
     #[must_use]
     pub fn weft(installation: &Installation) -> Self {
         Self { name: "weft", bin: installation.bin().to_owned(), state: Some(installation.state().to_owned()) }
     }
 }
 
-/// What one call is about.
+/// The attachment of a call.
 #[derive(Debug, Clone)]
 pub struct Attach<'a> {
-    /// The container: a name of this world; made on first use.
+    /// The container: a name in this world, created on first use.
     pub container: &'a str,
     /// Interface name.
     pub ifname: &'a str,
@@ -66,7 +66,7 @@ pub struct Attach<'a> {
 }
 
 impl<'a> Attach<'a> {
-    /// `eth0` of a container, no arguments.
+    /// Returns `eth0` of a container, without arguments.
     #[must_use]
     pub fn eth0(container: &'a str) -> Self {
         Self { container, ifname: "eth0", args: None }
@@ -86,7 +86,7 @@ pub struct World {
 }
 
 impl World {
-    /// A machine with an empty host and weft installed. The installation goes with the value.
+    /// Makes a machine with an empty host and weft installed. The installation is deleted with the value.
     ///
     /// # Errors
     /// As `new`; also where weft or weftctl is not built.
@@ -96,7 +96,7 @@ impl World {
         Ok((installation, world))
     }
 
-    /// A machine with an empty host and the subject installed.
+    /// Makes a machine with an empty host and the subject installed.
     ///
     /// # Errors
     /// Not in a sandbox, or the kernel refuses.
@@ -114,42 +114,42 @@ impl World {
         Ok(Self { subject: subject.clone(), host, outside: None, containers: BTreeMap::new(), scratch, path })
     }
 
-    /// The host.
+    /// Returns the host.
     #[must_use]
     pub fn host(&self) -> &NetNs {
         &self.host
     }
 
-    /// Scratch files of this world.
+    /// Returns the scratch directory of this world.
     #[must_use]
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// weft's state directory.
+    /// Returns weft's state directory.
     #[must_use]
     pub fn state(&self) -> PathBuf {
         self.scratch.path().join("weft")
     }
 
-    /// What `/var/lib/cni` is to the plugins.
+    /// Returns the directory that plugins see as `/var/lib/cni`.
     #[must_use]
     pub fn lib_cni(&self) -> PathBuf {
         self.scratch.path().join("cni")
     }
 
-    /// All containers made so far.
+    /// Returns all containers made so far.
     #[must_use]
     pub fn containers(&self) -> &BTreeMap<String, NetNs> {
         &self.containers
     }
 
-    /// Adds a directory to the end of `CNI_PATH`.
+    /// Appends a directory to `CNI_PATH`.
     pub fn add_path(&mut self, dir: &Path) {
         self.path.push(dir.to_owned());
     }
 
-    /// A container's namespace, made on first use.
+    /// Returns a container's namespace, created on first use.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -160,13 +160,13 @@ impl World {
         self.containers.get(name).context("a container just made")
     }
 
-    /// Removes a container's namespace, as a runtime that kills a container before DEL.
+    /// Removes a container's namespace, like a runtime that kills a container before DEL.
     pub fn remove_container(&mut self, name: &str) {
         self.containers.remove(name);
     }
 
-    /// A namespace beyond the host: 203.0.113.2 and 2001:db8:ff::2 behind the host's `up0`. It knows no way back to
-    /// container networks, so only masqueraded traffic gets an answer.
+    /// Adds a namespace beyond the host: 203.0.113.2 and 2001:db8:ff::2 behind the host's `up0`. It has no route to
+    /// container networks, so only masqueraded traffic is answered.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -184,7 +184,7 @@ impl World {
         Ok(())
     }
 
-    /// A namespace by the name cases use: `host`, `outside`, or a container.
+    /// Returns a namespace by the name that cases use: `host`, `outside`, or a container.
     ///
     /// # Errors
     /// A container cannot be made.
@@ -196,7 +196,7 @@ impl World {
         }
     }
 
-    /// Where plugins of this world run.
+    /// Returns where plugins of this world run.
     ///
     /// # Errors
     /// A path with a zero byte.
@@ -207,20 +207,20 @@ impl World {
         Ok(place)
     }
 
-    /// The subject's executables.
+    /// Returns the directory of the subject's executables.
     #[must_use]
     pub fn plugins(&self) -> &Path {
         &self.subject.bin
     }
 
-    /// The executable of a plugin type.
+    /// Returns the executable of a plugin type.
     #[must_use]
     pub fn plugin(&self, kind: &str) -> PathBuf {
         let found = self.path.iter().map(|dir| dir.join(kind)).find(|path| path.is_file());
         found.unwrap_or_else(|| self.subject.bin.join(kind))
     }
 
-    /// The call a runtime would make for an attachment.
+    /// Returns the call that a runtime would make for an attachment.
     ///
     /// # Errors
     /// The container cannot be made.
@@ -237,7 +237,7 @@ impl World {
         Ok(call)
     }
 
-    /// Runs a call with the plugin that `conf.type` names.
+    /// Runs a call of the plugin in `conf.type`.
     ///
     /// # Errors
     /// The plugin cannot be run; a CNI error is a reply.
@@ -245,7 +245,7 @@ impl World {
         call.run(&self.plugin(kind), &self.place()?)
     }
 
-    /// Prepares and runs a call with the plugin that `conf.type` names.
+    /// Prepares and runs a call of the plugin in `conf.type`.
     ///
     /// # Errors
     /// As `prepare` and `run`.
@@ -255,7 +255,7 @@ impl World {
         self.run(&call, &kind)
     }
 
-    /// Runs the installed `weftctl` on this world's host and state, and reads its JSON.
+    /// Runs the installed `weftctl` on this world's host and state, and parses its JSON.
     ///
     /// # Errors
     /// It fails, or prints no JSON.
@@ -267,7 +267,7 @@ impl World {
         serde_json::from_slice(&output.stdout).with_context(|| format!("weftctl printed {:?}", output.text()))
     }
 
-    /// The addresses weft's ledger has claims on, sorted.
+    /// Returns the addresses claimed in weft's ledger, sorted.
     ///
     /// # Errors
     /// `weftctl ledger ls` fails.
@@ -280,7 +280,7 @@ impl World {
         Ok(addresses)
     }
 
-    /// Whether `from` gets an answer from `to`, within a second or two: an address just added may need a moment.
+    /// Returns whether `from` gets an answer from `to`, within a second or two: a new address may need a moment.
     ///
     /// # Errors
     /// The namespace cannot be made.
@@ -291,7 +291,7 @@ impl World {
     }
 }
 
-/// The container id of a container: unmistakable in a ruleset or a file.
+/// Returns the container id of a container, which is unique in a ruleset or a file.
 #[must_use]
 pub fn container_id(container: &str) -> String {
     format!("cid-{container}")

@@ -1,4 +1,4 @@
-//! Compares what came out with what was recorded.
+//! Compares outcomes with recorded ones.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use super::Then;
 use crate::api::Event;
 use crate::fake::Call;
 
-/// What of an outcome is compared.
+/// The compared aspects of an outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Aspect {
@@ -20,17 +20,17 @@ pub enum Aspect {
     Exit,
     /// The result of a verb that succeeded.
     Result,
-    /// Calls of plugins at ADD: which, in which order, environment and stdin.
+    /// Calls of plugins in ADD: their order, environment and stdin.
     AddCalls,
-    /// The same at DEL.
+    /// The same in DEL.
     DelCalls,
-    /// The same at CHECK, STATUS and GC.
+    /// The same in CHECK, STATUS and GC.
     OtherCalls,
     /// Events.
     Events,
     /// The status annotation.
     Status,
-    /// What the kernel has.
+    /// The kernel's state.
     Kernel,
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for Aspect {
     }
 }
 
-/// All aspects in which an outcome differs, with what differs.
+/// Returns all aspects in which an outcome differs, with the differences.
 #[must_use]
 pub fn compare(verb: &str, recorded: &Then, now: &Then) -> BTreeMap<Aspect, String> {
     let mut found = BTreeMap::new();
@@ -87,12 +87,12 @@ impl Macs {
     }
 }
 
-/// A value as text in which only what counts differs: keys sorted, numbers as a 64-bit float shows them, chosen names and
-/// addresses by their order.
+/// Renders a value such that only relevant differences are visible: keys sorted, numbers as 64-bit floats, random names
+/// and addresses by their order.
 fn plain(value: &Value, macs: &mut Macs) -> String {
     match value {
         Value::Object(map) => {
-            // An empty `dns` says nothing; libraries differ in writing it.
+            // An empty `dns` is irrelevant; libraries differ in writing it.
             let says =
                 |(key, value): &(&String, &Value)| *key != "dns" || value.as_object().is_none_or(|dns| !dns.is_empty());
             let sorted: BTreeMap<&String, &Value> = map.iter().filter(says).collect();
@@ -124,7 +124,8 @@ fn call_text(call: &Call, macs: &mut Macs) -> String {
     let mut env: Map<String, Value> = Map::new();
     for (key, value) in &call.env {
         let value = match key.as_str() {
-            // weft-pod and Multus both say that unknown keys are fine, in other words; and Multus repeats all of them.
+            // weft-pod and Multus both declare unknown keys as acceptable, in different words; and Multus repeats all
+            // of them.
             "CNI_ARGS" => pairs(value),
             "CNI_PATH" => distinct(value, ':'),
             _ => value.clone(),
@@ -149,7 +150,7 @@ fn distinct(text: &str, separator: char) -> String {
     seen.join(&separator.to_string())
 }
 
-/// Events of networks that were added; weft tells of failures with events of its own.
+/// Returns events of added networks; weft reports failures with events of its own.
 fn events(then: &Then) -> String {
     let added = |event: &&Event| event.reason == "AddedInterface";
     let texts: Vec<String> =
@@ -161,7 +162,7 @@ fn status(value: &Value) -> String {
     if value.is_null() { String::new() } else { plain(value, &mut Macs::default()) }
 }
 
-/// Links, global addresses and routes in a sandbox, without lo, link-local and `proto kernel` routes.
+/// Returns links, global addresses and routes in a sandbox, without lo, link-local and `proto kernel` routes.
 pub(super) fn kernel(netns: &NetNs) -> Result<Value> {
     let parsed = |argv: &[&str]| -> Result<Value> {
         let text = netns.run(argv)?.text();

@@ -1,4 +1,5 @@
-//! Where `weft-pod` differs from Multus, and why. Kept as data: `tests/cluster/differences.json`.
+//! The differences between `weft-pod` and Multus, with reasons, stored in
+//! `tests/cluster/differences.json`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -11,9 +12,9 @@ use super::Aspect;
 /// A kind of difference.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Difference {
-    /// Why it is so.
+    /// The reason.
     pub reason: String,
-    /// Cases, each with the aspects that differ.
+    /// Cases, each with the differing aspects.
     pub cases: BTreeMap<String, BTreeSet<Aspect>>,
 }
 
@@ -32,7 +33,7 @@ impl Differences {
         serde_json::from_slice(&text).with_context(|| format!("understand {}", path.display()))
     }
 
-    /// Aspects in which a case differs.
+    /// Returns the aspects in which a case differs.
     #[must_use]
     pub fn of(&self, case: &str) -> BTreeSet<Aspect> {
         self.0.iter().filter_map(|difference| difference.cases.get(case)).flatten().copied().collect()

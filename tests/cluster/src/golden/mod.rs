@@ -1,8 +1,8 @@
-//! Recorded cases of Multus: each is replayed with `weft-pod` in its place, and what comes out is compared.
+//! Recorded cases of Multus: each is replayed with `weft-pod` instead, and the outcomes are compared.
 //!
-//! The recordings are not part of this repository; their directory is named by `WEFT_GOLDEN_DIR`. What must differ, and
-//! what differs for a reason, is listed in `differences.json`: a difference that is not there fails, and so does one that is
-//! there and no longer found.
+//! The recordings are not part of this repository; `WEFT_GOLDEN_DIR` names their directory. Intended differences are
+//! listed with reasons in `differences.json`: an unlisted difference fails, and so does a listed one that no longer
+//! exists.
 
 mod compare;
 mod differences;
@@ -22,7 +22,7 @@ pub use replay::{Bench, Outcome, replay};
 use crate::api::{Definition, Event, Pod};
 use crate::fake::{Call, Rule};
 
-/// The variable that names the directory of the recordings.
+/// The variable with the directory of the recordings.
 pub const DIR_VARIABLE: &str = "WEFT_GOLDEN_DIR";
 
 /// A recorded case.
@@ -32,19 +32,19 @@ pub struct Case {
     pub id: String,
     /// Its name.
     pub name: String,
-    /// What a rule wants and Multus does not do.
+    /// A rule that Multus does not follow.
     #[serde(default)]
     pub multus_deviates: Option<String>,
-    /// What there was before the first step.
+    /// The state before the first step.
     pub given: Given,
-    /// What was done, in order.
+    /// The steps, in order.
     pub steps: Vec<Step>,
 }
 
-/// What there was before the first step.
+/// The state before the first step.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Given {
-    /// The configuration that the runtime gives.
+    /// The runtime's configuration.
     pub multus_conf: Value,
     /// Definitions.
     pub nads: Vec<Definition>,
@@ -53,10 +53,10 @@ pub struct Given {
     pub node_files: BTreeMap<String, Value>,
     /// The pod.
     pub pod: Pod,
-    /// There is no pod.
+    /// Whether the pod does not exist.
     #[serde(default)]
     pub pod_absent: bool,
-    /// `/etc/cni/multus/net.d` is not there.
+    /// Whether `/etc/cni/multus/net.d` does not exist.
     #[serde(default)]
     pub conf_dir_absent: bool,
     /// Commands in the sandbox's namespace.
@@ -79,19 +79,19 @@ pub struct Step {
     /// Which.
     #[serde(rename = "do")]
     pub verb: String,
-    /// This verb got another configuration.
+    /// Another configuration for this verb.
     #[serde(default)]
     pub multus_conf: Option<Value>,
     /// Keys that the runtime added.
     #[serde(default)]
     pub stdin_added: BTreeMap<String, Value>,
-    /// Variables that differ; `null`: not set.
+    /// Changed variables; `null` means unset.
     #[serde(default)]
     pub env_changed: BTreeMap<String, Option<String>>,
-    /// What is done while the verb is at work.
+    /// A concurrent action.
     #[serde(default)]
     pub during: Option<During>,
-    /// What came out.
+    /// The outcome.
     #[serde(default)]
     pub then: Option<Then>,
     /// Keys of changes.
@@ -99,7 +99,7 @@ pub struct Step {
     pub more: BTreeMap<String, Value>,
 }
 
-/// Something that is done while a verb is at work.
+/// An action during a verb.
 #[derive(Debug, Clone, Deserialize)]
 pub struct During {
     /// When, after its start.
@@ -109,7 +109,7 @@ pub struct During {
     pub verb: String,
 }
 
-/// What came out of a verb.
+/// The outcome of a verb.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Then {
     /// Exit code.
@@ -127,7 +127,7 @@ pub struct Then {
     /// The status annotation.
     #[serde(default)]
     pub network_status: Value,
-    /// What the kernel has in the sandbox.
+    /// The kernel's state of the sandbox.
     #[serde(default)]
     pub kernel: Option<Value>,
 }
@@ -135,7 +135,7 @@ pub struct Then {
 /// The directory of the recordings.
 ///
 /// # Errors
-/// Says what to set.
+/// Says which variable to set.
 pub fn directory() -> Result<PathBuf, String> {
     let set = std::env::var_os(DIR_VARIABLE).filter(|value| !value.is_empty());
     let dir =

@@ -1,4 +1,4 @@
-//! Replays one case on a node, beside an API.
+//! Replays one case on a node with an API server.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,8 @@ use crate::api::{Api, Definition, network_status};
 use crate::fake;
 use crate::pods::{PodNode, Sandbox};
 
-/// Directories of the node that a case writes to, and that are empty before it.
+/// Directories of the node that a case writes to, and that are cleared before
+/// it.
 const CLEARED: &[&str] =
     &["/opt/cni/bin", "/etc/cni/multus", "/etc/cni/net.d", "/var/lib/cni", "/var/lib/kubelet", "/run/k8s.cni.cncf.io"];
 
@@ -24,7 +25,7 @@ const FAKES: &[&str] = &["fake", "fake-b", "fake-c", "rec-bridge", "rec-macvlan"
 /// Stock plugins that the `rec-` ones call for addresses.
 const STOCK: &[&str] = &["static", "host-local"];
 
-/// What a case runs on.
+/// The environment of a case.
 pub struct Bench<'a> {
     /// The cluster.
     pub api: &'a dyn Api,
@@ -32,14 +33,14 @@ pub struct Bench<'a> {
     pub fake: PathBuf,
 }
 
-/// What came out of each verb, with its step's number.
+/// The outcome of each verb, with its step's number.
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
-    /// Step number, what was recorded, what came out now.
+    /// Step number, recorded outcome, actual outcome.
     pub verbs: Vec<(usize, Then, Then)>,
 }
 
-/// Names of one run for what differs from run to run.
+/// Symbols for values that differ between runs.
 struct Names(Vec<(String, &'static str)>);
 
 impl Names {
@@ -60,7 +61,7 @@ impl Names {
     }
 }
 
-/// A case at work.
+/// A running case.
 struct Run<'a> {
     bench: &'a Bench<'a>,
     case: &'a Case,
@@ -73,7 +74,7 @@ struct Run<'a> {
 /// Replays a case.
 ///
 /// # Errors
-/// It cannot be set up or carried out. That something else comes out than was recorded is no error.
+/// It cannot be set up or executed. A different outcome is not an error.
 pub fn replay(bench: &Bench<'_>, case: &Case) -> Result<Outcome> {
     clear()?;
     fake::install(&bench.fake, Path::new("/opt/cni/bin"), FAKES)?;
@@ -214,7 +215,7 @@ impl Run<'_> {
         })
     }
 
-    /// What is done while a verb is at work.
+    /// Executes an action during a verb.
     fn meanwhile(&self, verb: &str) -> Result<()> {
         let pod = &self.case.given.pod;
         match verb {
@@ -253,7 +254,7 @@ impl Run<'_> {
                 self.bench.api.annotate_pod(&pod.namespace, &pod.name, &serde_json::from_value(annotations)?)?;
             }
             "file-write" => self.write(text("path"), step.more.get("content").unwrap_or(&Value::Null))?,
-            // Files of Multus' own cache are not there.
+            // Files of Multus' own cache do not exist.
             "file-remove" => drop(fs::remove_file(self.names.fill(text("path")))),
             "plugin-add" => {
                 let link = Path::new("/opt/cni/bin").join(text("type"));

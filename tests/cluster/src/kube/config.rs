@@ -43,14 +43,14 @@ pub(super) fn kubelet(node: &Node) -> Value {
         "imageGCLowThresholdPercent": 99,
         "makeIPTablesUtilChains": false,
         "resolvConf": "",
-        // Trials change ConfigMaps that pods have mounted; a node takes a minute.
+        // Trials change ConfigMaps that are mounted in pods; by default a node takes a minute.
         "syncFrequency": "5s",
-        // Trials kill the agents, which are wanted back at once.
+        // Trials kill the agents, which must restart at once.
         "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
     })
 }
 
-/// The pods' default network: a bridge per node, with a prefix of the node's, as flannel's host-gw backend makes it.
+/// Writes the pods' default network: a bridge per node with its own prefix, as flannel's host-gw backend makes it.
 pub(super) fn default_network(node: &Node) -> Result<()> {
     let conflist = json!({
         "cniVersion": "1.0.0", "name": "default", "plugins": [{

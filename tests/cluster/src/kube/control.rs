@@ -18,19 +18,19 @@ use crate::api_server::{ADMIN, User, api_server_flags, etcd_flags, flags, kubeco
 
 /// The API server's address on the nodes' network.
 pub const ADDRESS: &str = "10.99.0.1";
-/// The address of the service `kubernetes`. The API server listens there itself, so nobody has to translate it.
+/// The address of the service `kubernetes`. The API server itself listens there, so that no translation is needed.
 const SERVICE: &str = "10.96.0.1";
 /// The bridge that the nodes' `eth0` are connected to.
 pub(super) const MANAGEMENT: &str = "management";
-/// The bridge that the nodes' `eth1` are connected to: the wire of the pods' other networks.
+/// The bridge of the nodes' `eth1`: the wire of the pods' other networks.
 pub(super) const WIRE: &str = "wire";
-/// How long one part may take to come up on a busy machine.
+/// How long one part may take to start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// How much of a control plane is started.
+/// The parts of a control plane to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
-    /// etcd and the API server. Pods need no service account: nobody makes one.
+    /// etcd and the API server. Pods need no service account, because nobody creates one.
     ApiServer,
     /// All of it.
     Whole,
@@ -46,7 +46,7 @@ pub(super) struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts it; nodes of these names may join.
+    /// Starts it; nodes with these names may join.
     pub(super) fn start(dir: &Path, programs: &Programs, nodes: &[String], extent: Extent) -> Result<Self> {
         let netns = network()?;
         fs::create_dir_all(dir.join("tls")).context("create the control plane's directory")?;
@@ -76,29 +76,29 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// The end of what a part said.
+    /// Returns the end of a part's log.
     pub(super) fn log(&self, name: &str) -> String {
         super::tail(&self.dir.join(format!("{name}.log")))
     }
 
-    /// Where it runs.
+    /// Returns its network namespace.
     pub(super) fn netns(&self) -> &NetNs {
         &self.netns
     }
 
-    /// kubectl with all rights.
+    /// Returns kubectl with all rights.
     pub(super) fn kubectl(&self) -> Kubectl {
         let kubeconfig = kubeconfig_path(&self.dir, "admin");
         Kubectl::new(self.netns.place(), self.programs.path("kubectl"), &kubeconfig, &self.dir.join("cache"))
     }
 
-    /// What the API server wrote down about requests of the node's agents, a JSON document a line.
+    /// Returns the API server's audit log about the nodes' agents, one JSON document per line.
     pub(super) fn audit(&self) -> Result<String> {
         fs::read_to_string(self.dir.join("audit.log")).context("read the API server's audit log")
     }
 }
 
-/// The namespace with the bridges and the addresses of the API server.
+/// Makes the namespace with the bridges and the addresses of the API server.
 fn network() -> Result<NetNs> {
     let netns = NetNs::new("control")?;
     netns.line("ip link set lo up")?;
@@ -111,7 +111,7 @@ fn network() -> Result<NetNs> {
     Ok(netns)
 }
 
-/// The users, and what the API server writes down about weft's agents.
+/// Writes the users, and the audit policy for weft's agents.
 fn write_files(dir: &Path, nodes: &[String]) -> Result<()> {
     let node = |name: &String| User {
         short: Cow::Owned(name.clone()),
@@ -136,7 +136,7 @@ fn write_files(dir: &Path, nodes: &[String]) -> Result<()> {
 fn api_server(dir: &Path) -> Vec<String> {
     let at = |name: &str| dir.join(name).display().to_string();
     let more = flags(&[
-        // Or exec and logs look up the node's name.
+        // Otherwise exec and logs resolve the node's name.
         ("kubelet-preferred-address-types", "InternalIP".to_owned()),
         ("audit-policy-file", at("audit-policy.json")),
         ("audit-log-path", at("audit.log")),

@@ -1,4 +1,4 @@
-//! kubectl, as a person runs it.
+//! kubectl, used like by a person.
 
 use std::path::Path;
 use std::process::Command;
@@ -21,7 +21,7 @@ impl Kubectl {
         Self { place, argv: [program].into_iter().chain(flags).collect() }
     }
 
-    /// Runs it and wants it to succeed; what it printed.
+    /// Runs it and returns its output; it must succeed.
     ///
     /// # Errors
     /// It fails.
@@ -29,7 +29,7 @@ impl Kubectl {
         self.feed(arguments, b"", LIMIT)
     }
 
-    /// Runs it and reads what it prints as JSON.
+    /// Runs it and parses its output as JSON.
     ///
     /// # Errors
     /// It fails, or prints something else.
@@ -38,7 +38,7 @@ impl Kubectl {
         serde_json::from_str(&text).with_context(|| format!("kubectl {}: {text}", arguments.join(" ")))
     }
 
-    /// An object; `None` where there is none.
+    /// Returns an object; `None` if it does not exist.
     ///
     /// # Errors
     /// kubectl fails.
@@ -50,7 +50,7 @@ impl Kubectl {
         serde_json::from_str(&text).map(Some).context("an object of the API server")
     }
 
-    /// All objects of a kind in a namespace.
+    /// Returns all objects of a kind in a namespace.
     ///
     /// # Errors
     /// kubectl fails.
@@ -61,7 +61,7 @@ impl Kubectl {
         }
     }
 
-    /// Makes or changes objects, all in one call.
+    /// Creates or changes objects in one call.
     ///
     /// # Errors
     /// The API server refuses one.
@@ -70,7 +70,7 @@ impl Kubectl {
         self.apply_text(&list.to_string())
     }
 
-    /// Makes or changes the objects of a manifest.
+    /// Creates or changes the objects of a manifest.
     ///
     /// # Errors
     /// The API server refuses one.
@@ -78,7 +78,7 @@ impl Kubectl {
         self.feed(&["apply", "-f", "-"], manifest.as_bytes(), LIMIT).map(drop)
     }
 
-    /// Deletes pods of a namespace without waiting for them; those that are gone are passed over.
+    /// Deletes pods of a namespace without waiting; missing ones are ignored.
     ///
     /// # Errors
     /// kubectl fails.

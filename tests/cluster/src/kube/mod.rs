@@ -44,7 +44,7 @@ pub use self::real::RealApi;
 use self::control::{ControlPlane, Extent};
 use self::programs::Programs;
 
-/// How long the cluster may take for something that takes a second on a quiet machine.
+/// Time limit of something that takes a second on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A cluster with weft on it.
@@ -57,10 +57,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster with that many nodes, and installs weft by its DaemonSet; returns when all of it is ready.
+    /// Starts a cluster with this many nodes, and installs weft by its DaemonSet. Returns when everything is ready.
     ///
     /// # Errors
-    /// A program is missing, or something does not come up; what it said is in the error.
+    /// A program is missing, or something does not start; the error contains its output.
     pub fn start(nodes: u8) -> Result<Self> {
         let dir = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
         let programs = Programs::link(&dir.path().join("bin"))?;
@@ -86,7 +86,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Routes between the nodes' parts of the default network.
+    /// Adds routes between the nodes' parts of the default network.
     fn connect_default_networks(&self) -> Result<()> {
         for node in &self.nodes {
             for other in self.nodes.iter().filter(|other| other.number() != node.number()) {
@@ -97,7 +97,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until every node is ready and has an agent that is.
+    /// Waits until every node is ready and has a ready agent.
     ///
     /// # Errors
     /// They do not become ready.
@@ -125,7 +125,7 @@ impl Cluster {
         &self.kubectl
     }
 
-    /// The network of the control plane, which every node reaches at [`CONTROL_ADDRESS`].
+    /// Returns the network of the control plane, which every node reaches at [`CONTROL_ADDRESS`].
     #[must_use]
     pub fn control(&self) -> &NetNs {
         self.plane.netns()
@@ -137,23 +137,23 @@ impl Cluster {
         &self.nodes
     }
 
-    /// The nodes, to stop and start their programs.
+    /// Returns the nodes, to stop and start their programs.
     pub fn nodes_mut(&mut self) -> &mut [Node] {
         &mut self.nodes
     }
 
-    /// The node of that name.
+    /// Returns the node with that name.
     ///
     /// # Errors
-    /// There is none.
+    /// It does not exist.
     pub fn node(&self, name: &str) -> Result<&Node> {
         self.nodes.iter().find(|node| node.name() == name).with_context(|| format!("no node {name:?}"))
     }
 
-    /// The name of the pod that is a node's agent.
+    /// Returns the name of a node's agent pod.
     ///
     /// # Errors
-    /// There is none.
+    /// It does not exist.
     pub fn agent_of(&self, node: &Node) -> Result<String> {
         let pods = self.kubectl.list("pods", "kube-system")?;
         let agent = pods.iter().find(|pod| {
@@ -164,8 +164,8 @@ impl Cluster {
         name.map(str::to_owned).with_context(|| format!("no agent on {}", node.name()))
     }
 
-    /// Requests of weft's service account, as the API server saw them: how often a verb and a resource (with its
-    /// subresource) came with a status code.
+    /// Returns the requests of weft's service account at the API server: the number per verb, resource (with its
+    /// subresource) and status code.
     ///
     /// # Errors
     /// The audit log cannot be read.
@@ -182,7 +182,7 @@ impl Cluster {
         Ok(counts)
     }
 
-    /// What may say why the cluster is not as it should be: pods, events, the ends of logs.
+    /// Returns diagnostics for a failure: pods, events, the ends of logs.
     #[must_use]
     pub fn why(&self) -> String {
         let mut text = String::new();
@@ -201,13 +201,13 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // containerd and kubelet first, or they would start again what ends here.
+        // End containerd and kubelet first, because they would restart what ends here.
         self.nodes.clear();
         containerd::end_control_groups(self.cgroup.trim_start_matches('/'));
     }
 }
 
-/// The last lines of a log that tell of errors.
+/// Returns the last lines of a log with errors.
 fn tail(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_default();
     let is_error =

@@ -1,7 +1,7 @@
-//! A node: network, mount and UTS namespace of its own, and in them containerd and kubelet with their usual paths.
+//! A node: its own network, mount and UTS namespace, containing containerd and kubelet with their usual paths.
 //!
-//! The paths that containerd, kubelet and weft write to are directories of the node. `/proc/sys` files that kubelet would
-//! set for the whole machine show copies that are as it wants them.
+//! The paths that containerd, kubelet and weft write to are directories of the node. `/proc/sys` files that kubelet
+//! would set for the whole machine are replaced by copies with the values it wants.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -35,7 +35,7 @@ const OWN: &[&str] = &[
     "/var/lib/weft",
 ];
 
-/// What kubelet sets for the whole machine.
+/// Sysctls that kubelet sets for the whole machine.
 const SYSCTLS: &[&str] = &[
     "vm/overcommit_memory=1",
     "vm/panic_on_oom=0",
@@ -45,7 +45,7 @@ const SYSCTLS: &[&str] = &[
     "kernel/keys/root_maxbytes=25000000",
 ];
 
-/// How long a part may take to come up on a busy machine.
+/// How long a part may take to start on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A node of the cluster.
@@ -57,7 +57,7 @@ pub struct Node {
     cgroup: String,
     programs: Programs,
     netns: NetNs,
-    /// Its namespaces live as long as this process.
+    /// Keeps its namespaces alive as long as this process.
     holder: Daemon,
     containerd: Option<Daemon>,
     kubelet: Option<Daemon>,
@@ -107,13 +107,13 @@ impl Node {
         Ok(node)
     }
 
-    /// Its name, which its Node object has.
+    /// Returns its name, which is also that of its Node object.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Counts from 1.
+    /// Returns its number, counting from 1.
     #[must_use]
     pub fn number(&self) -> u8 {
         self.number
@@ -129,13 +129,13 @@ impl Node {
         &self.cgroup
     }
 
-    /// Where a file of the node's own directories is for the test.
+    /// Returns where the test finds a file of the node's own directories.
     #[must_use]
     pub fn file(&self, path: &str) -> PathBuf {
         self.dir.join("own").join(path.trim_start_matches('/'))
     }
 
-    /// Writes a file of the node, with the directories above it.
+    /// Writes a file of the node, and creates its parent directories.
     ///
     /// # Errors
     /// It cannot be written.
@@ -145,7 +145,7 @@ impl Node {
         fs::write(&file, text).with_context(|| format!("write {path} of {}", self.name))
     }
 
-    /// Runs a program on the node and wants it to succeed.
+    /// Runs a program on the node, which must succeed.
     ///
     /// # Errors
     /// As `process::run`.
@@ -175,12 +175,12 @@ impl Node {
         enter.iter().chain(argv).map(|word| (*word).to_owned()).collect()
     }
 
-    /// Where the log of a part is.
+    /// Returns the log of a part.
     fn log_file(&self, part: &str) -> PathBuf {
         self.dir.join(format!("{part}.log"))
     }
 
-    /// The end of what a part said.
+    /// Returns the end of a part's log.
     #[must_use]
     pub fn log(&self, part: &str) -> String {
         super::tail(&self.log_file(part))
@@ -217,7 +217,7 @@ impl Node {
         Ok(())
     }
 
-    /// Starts a device plugin that offers these devices to kubelet until the value goes.
+    /// Starts a device plugin that offers these devices to kubelet until the value is dropped.
     ///
     /// # Errors
     /// It cannot be started.
@@ -226,7 +226,8 @@ impl Node {
         Daemon::start(&Place::default(), &argv, &self.log_file("device-plugin"))
     }
 
-    /// Starts a driver of dynamic resource allocation that runs until the value goes. Its devices are those of ResourceSlices.
+    /// Starts a driver of dynamic resource allocation that runs until the value is dropped. ResourceSlices define its
+    /// devices.
     ///
     /// # Errors
     /// It cannot be started.
@@ -235,7 +236,7 @@ impl Node {
         Daemon::start(&Place::default(), &argv, &self.log_file("claim-driver"))
     }
 
-    /// Kills containerd; its containers go on.
+    /// Kills containerd; its containers keep running.
     pub fn kill_containerd(&mut self) {
         if let Some(containerd) = self.containerd.take() {
             containerd.kill();
@@ -249,13 +250,13 @@ impl Node {
         }
     }
 
-    /// Its address on the nodes' network.
+    /// Returns its address on the nodes' network.
     #[must_use]
     pub fn address(&self) -> String {
         format!("10.99.0.{}", 10 + self.number)
     }
 
-    /// Debian's plugins, as most nodes have them; containerd itself needs `loopback`.
+    /// Installs Debian's plugins, as on most nodes; containerd itself needs `loopback`.
     fn stock_plugins(&self) -> Result<()> {
         let stock = weft_kit::programs::reference_dir().map_err(anyhow::Error::msg)?;
         for entry in fs::read_dir(&stock).context("read the stock plugins")? {
@@ -266,7 +267,8 @@ impl Node {
     }
 }
 
-/// The node's links: `eth0` to the other nodes and the API server, `eth1` to the wire of the pods' other networks.
+/// Makes the node's links: `eth0` to the other nodes and the API server, `eth1` to the wire of the pods' other
+/// networks.
 fn network(name: &str, number: u8, plane: &ControlPlane) -> Result<NetNs> {
     let (netns, control) = (NetNs::new(name)?, plane.netns());
     for (link, bridge, address) in [("eth0", MANAGEMENT, "10.99.0"), ("eth1", WIRE, "172.30.0")] {
@@ -282,10 +284,10 @@ fn network(name: &str, number: u8, plane: &ControlPlane) -> Result<NetNs> {
     Ok(netns)
 }
 
-/// Makes the node's mount and UTS namespace, with a process that holds them.
+/// Makes the node's mount and UTS namespace, with a process that keeps them alive.
 fn hold(dir: &Path, name: &str, netns: &NetNs) -> Result<Daemon> {
     let own = dir.join("own");
-    // Mounts come in from the test's namespace and never go out; below, they are shared, as kubelet needs them.
+    // Mounts propagate from the test's namespace but never back; below, they are shared, as kubelet needs them.
     let mut script = format!("set -e; mount --make-rshared /; hostname {name}\n");
     for path in OWN {
         let source = format!("{}{path}", own.display());

@@ -1,4 +1,4 @@
-//! What is on a node and in a pod, asked without weft: `ip -j`, `nft -j`, `sqlite3`, containerd.
+//! Observes a node and its pods without weft: `ip -j`, `nft -j`, `sqlite3`, containerd.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use weft_kit::process::{self, Place};
 
 use super::node::Node;
 
-/// A pod as the API server has it and as the kernel has it.
+/// A pod at the API server and in the kernel.
 #[derive(Debug)]
 pub struct Pod {
     /// Its name.
@@ -17,17 +17,17 @@ pub struct Pod {
     pub node: String,
     /// The process id of its first container.
     pid: String,
-    /// Its links but `lo`, with their global IPv4 addresses without prefix.
+    /// Its links except `lo`, with their global IPv4 addresses without prefix.
     pub links: BTreeMap<String, Vec<String>>,
     /// Its network-status annotation.
     pub status: Value,
 }
 
 impl Pod {
-    /// Looks at a running pod.
+    /// Observes a running pod.
     ///
     /// # Errors
-    /// It does not run.
+    /// It is not running.
     pub fn look(node: &Node, object: &Value) -> Result<Self> {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
         let id = text("/status/containerStatuses/0/containerID");
@@ -41,10 +41,10 @@ impl Pod {
         Ok(Self { name: text("/metadata/name"), node: node.name().to_owned(), pid, links, status })
     }
 
-    /// The one address of a link.
+    /// Returns the only address of a link.
     ///
     /// # Errors
-    /// There is no such link, or it has none or several.
+    /// The link does not exist, or has none or several.
     pub fn address(&self, link: &str) -> Result<&str> {
         match self.links.get(link).map(Vec::as_slice) {
             Some([address]) => Ok(address),
@@ -61,7 +61,7 @@ impl Pod {
         Ok(process::run(&Place::default(), &[&enter[..], argv].concat())?.text())
     }
 
-    /// What decides where packets go, for people.
+    /// Returns routes and rules, for diagnostics.
     fn routes(&self) -> String {
         let shown = ["ip -br address", "ip route", "ip neigh", "sysctl net.ipv4.conf.all.rp_filter"].map(|line| {
             let words: Vec<&str> = line.split(' ').collect();
@@ -70,7 +70,7 @@ impl Pod {
         shown.concat()
     }
 
-    /// Pings an address from that of a link.
+    /// Pings an address from the address of a link.
     ///
     /// # Errors
     /// No answer comes.
@@ -81,7 +81,7 @@ impl Pod {
     }
 }
 
-/// Links but `lo` and their global addresses, of one family or of both.
+/// Returns links except `lo` with their global addresses, of one family or of both.
 fn links(enter: &[&str], family: Option<&str>) -> Result<BTreeMap<String, Vec<String>>> {
     let text = process::run(&Place::default(), &[enter, &["ip", "-j", "address"]].concat())?.text();
     let found: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
@@ -99,10 +99,11 @@ fn links(enter: &[&str], family: Option<&str>) -> Result<BTreeMap<String, Vec<St
     Ok(links)
 }
 
-/// Everything of pods on a node: journal entries and claims of weft's store, links of the host, the packet filter.
+/// Returns everything that belongs to pods on a node: journal entries and claims of weft's store, links of the host,
+/// the packet filter.
 ///
 /// # Errors
-/// A program that looks fails.
+/// An observing program fails.
 pub fn leftovers(node: &Node) -> Result<BTreeSet<String>> {
     let mut left = BTreeSet::new();
     let store = node.file("/var/lib/weft/weft.db");
@@ -129,8 +130,8 @@ pub fn leftovers(node: &Node) -> Result<BTreeSet<String>> {
     Ok(left)
 }
 
-/// What is in the packet filter for single pods: elements of sets and maps of weft's table, whose rules are the same whatever
-/// pods there are, and every rule of another table.
+/// Returns the packet filter's objects of individual pods: elements of sets and maps in weft's table, whose rules are
+/// static, and every rule of another table.
 fn filters(node: &Node) -> Result<Vec<String>> {
     let text = node.line("nft -j list ruleset")?.text();
     let found: Value = serde_json::from_str(&text).with_context(|| text.clone())?;

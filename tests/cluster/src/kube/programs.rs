@@ -1,4 +1,4 @@
-//! Kubernetes as one program that is started under the names of its parts.
+//! Kubernetes as one program that is called by the names of its parts.
 
 use std::fs;
 use std::os::unix::fs::symlink;

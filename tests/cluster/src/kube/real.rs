@@ -1,4 +1,4 @@
-//! A real API server with the node's real agent, and pods made by hand: what `weft-pod` works with when no kubelet is needed.
+//! A real API server with a real agent, and manually created pods: the environment of `weft-pod` without a kubelet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,12 +21,12 @@ use super::rest::Rest;
 use crate::api::{Api, Definition, Event, Pod};
 use crate::api_server::kubeconfig_path;
 
-/// The node that all pods are on.
+/// The node of all pods.
 const NODE: &str = "node-1";
-/// The namespace, and the name, of a pod and a definition whose changes show how far the agent's copies are.
+/// Namespace and name of a pod and a definition whose changes show how up to date the agent's copies are.
 const MARKER: (&str, &str) = ("weft-test", "marker");
 
-/// See the module. Ends with the value.
+/// The API server and agent. They end with the value.
 pub struct RealApi {
     rest: Rest,
     dir: TempDir,
@@ -47,7 +47,7 @@ impl RealApi {
     /// Starts etcd, an API server and an agent.
     ///
     /// # Errors
-    /// A program is missing, or does not come up.
+    /// A program is missing, or does not start.
     pub fn start() -> Result<Self> {
         let dir = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
         let programs = Programs::link(&dir.path().join("bin"))?;
@@ -78,7 +78,7 @@ impl RealApi {
         Ok(api)
     }
 
-    /// The node, the rights of the agent's user, and what marks how far the agent is.
+    /// Creates the node, the rights of the agent's user, and the marker objects.
     fn prepare(&self) -> Result<()> {
         self.rest.create("/api/v1/nodes", &json!({"metadata": {"name": NODE}}))?;
         let binding = json!({"metadata": {"name": "agent"},
@@ -106,7 +106,7 @@ impl RealApi {
         self.dir.path().join("agent.sock")
     }
 
-    /// Starts the agent anew: what it copied with rights that it no longer has is gone.
+    /// Restarts the agent, so that it forgets what it copied with rights that it no longer has.
     fn start_agent(&self) -> Result<()> {
         drop(self.lock().agent.take());
         let state = self.dir.path().join("agent");
@@ -125,14 +125,14 @@ impl RealApi {
         Ok(())
     }
 
-    /// Asks the agent.
+    /// Sends the agent a request.
     fn ask(&self, service: &str, request: &Value) -> Result<Value> {
         let mut stream = UnixStream::connect(self.path()).context("connect to the agent")?;
         let question = json!({"v": 1, "service": service, "deadline_ms": 20_000, "request": request});
         stream.write_all(format!("{question}\n").as_bytes()).context("ask the agent")?;
         for line in BufReader::new(stream).lines() {
             let line = line.context("the agent's answer")?;
-            // Empty lines say that it is at work.
+            // Empty lines are heartbeats.
             if !line.is_empty() {
                 return serde_json::from_str(&line).with_context(|| line.clone());
             }
@@ -209,7 +209,7 @@ impl Api for RealApi {
     }
 
     fn take_events(&self) -> Result<Vec<Event>> {
-        // The agent sends events in order: when this one is there, all before it are.
+        // The agent sends events in order: once this one exists, all previous ones do.
         let (mark, (namespace, name)) = (self.mark(), MARKER);
         let event = json!({"type": "Normal", "reason": "Mark", "message": mark});
         let request = json!({"namespace": namespace, "name": name, "uid": self.lock().marker_uid, "annotation": null,
@@ -229,7 +229,7 @@ impl Api for RealApi {
                 .unwrap_or(0)
         };
         events.sort_by_key(version);
-        // Taken is gone: the list stays short.
+        // Delete taken events, so that the list stays short.
         let namespaces: BTreeSet<&str> =
             events.iter().filter_map(|event| event.pointer("/metadata/namespace").and_then(Value::as_str)).collect();
         for namespace in namespaces {
@@ -271,13 +271,13 @@ impl Api for RealApi {
     }
 
     fn give_devices(&self, podresources: &Value) -> Result<()> {
-        // Without a kubelet the file that it keeps tells of devices.
+        // Without a kubelet, its checkpoint file lists the devices.
         let list = |value: &Value, key: &str| value[key].as_array().cloned().unwrap_or_default();
         let mut entries = Vec::new();
         for pod in list(podresources, "pod_resources") {
             let text = |key: &str| pod[key].as_str().unwrap_or_default().to_owned();
             let object = self.rest.get(&format!("{}/{}", pods(&text("namespace")), text("name")))?;
-            // Of a pod that is not there: nobody asks for its devices.
+            // The pod does not exist, so nobody asks for its devices.
             let Some(uid) = object.as_ref().and_then(|object| object.pointer("/metadata/uid")) else { continue };
             for container in list(&pod, "containers") {
                 for device in list(&container, "devices") {
@@ -295,7 +295,7 @@ impl Api for RealApi {
     fn settle(&self) -> Result<()> {
         let (mark, (namespace, name)) = (self.mark(), MARKER);
         let patch = json!({"metadata": {"annotations": {"mark": mark}}});
-        // Where the agent may not read one of them, it has no copy that could be old.
+        // If the agent may not read one of them, it has no copy that could be outdated.
         self.rest.merge(&format!("{}/{name}", pods(namespace)), &patch)?;
         self.rest.merge(&format!("{}/{name}", definitions(namespace)), &patch)?;
         let query = json!({"pod": {"namespace": namespace, "name": name, "uid": self.lock().marker_uid, "container_id": "",

@@ -1,4 +1,5 @@
-//! The API server's REST interface, through `kubectl proxy`: a call costs a millisecond here, and a process with kubectl.
+//! The API server's REST interface, through `kubectl proxy`: a call takes a millisecond, whereas kubectl needs a
+//! process.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -15,12 +16,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(super) struct Rest(PathBuf);
 
 impl Rest {
-    /// By way of this socket.
+    /// Connects through this socket.
     pub(super) fn new(socket: &Path) -> Self {
         Self(socket.to_owned())
     }
 
-    /// Reads an object; `None` where there is none.
+    /// Reads an object; `None` if it does not exist.
     pub(super) fn get(&self, path: &str) -> Result<Option<Value>> {
         self.found("GET", path, None)
     }
@@ -35,7 +36,7 @@ impl Rest {
         self.found("PATCH", path, Some(patch))?.with_context(|| format!("{path} does not exist"))
     }
 
-    /// Deletes an object at once, where there is one.
+    /// Deletes an object immediately, if it exists.
     pub(super) fn delete(&self, path: &str) -> Result<()> {
         self.found("DELETE", &format!("{path}?gracePeriodSeconds=0"), None).map(drop)
     }
@@ -48,7 +49,7 @@ impl Rest {
         }
     }
 
-    /// Status code and body.
+    /// Returns status code and body.
     pub(super) fn call(&self, verb: &str, path: &str, body: Option<&Value>) -> Result<(u16, Value)> {
         let body = body.map(Value::to_string).unwrap_or_default();
         let kind = if verb == "PATCH" { "application/merge-patch+json" } else { "application/json" };

@@ -1,4 +1,4 @@
-//! weft on the cluster, as an operator brings it: the image of `deploy/`, and its chart or its manifests.
+//! weft on the cluster, installed as an operator would: the image of `deploy/`, and its chart or its manifests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,20 +36,20 @@ pub(super) fn image(dir: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// Everything that installs weft, with the image's name and the default network put in: what the chart makes, where there is
-/// Helm, and else the manifests. The suite `deploy` holds that they are the same.
+/// Returns everything that installs weft, with the image's name and the default network filled in: the chart's output
+/// if Helm is available, otherwise the manifests. The suite `deploy` checks that they are the same.
 pub(super) fn manifests() -> Result<Vec<String>> {
     match programs::helm() {
         Ok(_helm) => Ok(vec![chart::render(&json!({
             "defaultNetwork": DEFAULT_NETWORK, "clusterLedger": true, "image": {"repository": IMAGE, "tag": TAG},
-            // Trials wait for the sweep, which takes minutes where nobody does.
+            // Trials wait for the sweep, which takes minutes by default.
             "agent": {"extraArgs": ["--sweep-interval=2s", "--sweep-grace=4s"]},
         }))?]),
         Err(_missing) => plain(),
     }
 }
 
-/// Every manifest of `deploy/`.
+/// Returns every manifest of `deploy/`.
 fn plain() -> Result<Vec<String>> {
     let mut texts = Vec::new();
     for dir in ["deploy/crds", "deploy/kubernetes"] {

@@ -1,8 +1,8 @@
-//! What a case calls: one plugin, or a list of plugins the way libcni runs one.
+//! The plugins that a case calls: one plugin, or a list of plugins run as libcni does.
 //!
-//! A list is `{"name": ..., "plugins": [{"type": ...}, ...]}`, as in a conflist. ADD goes through it in order, each plugin with
-//! the result of the one before as its `prevResult`; CHECK goes in order and DEL backwards, all with the final result. The
-//! first failure ends it. Capabilities are not negotiated: what a plugin is to find in `runtimeConfig` stands in its entry.
+//! A list is `{"name": ..., "plugins": [{"type": ...}, ...]}`, as in a conflist. ADD runs it in order, and each plugin
+//! gets the previous result as its `prevResult`; CHECK runs it in order and DEL in reverse, both with the final result.
+//! The first failure ends it. Capabilities are not negotiated: a plugin's `runtimeConfig` is written in its entry.
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 #[derive(Debug, Clone)]
 pub(super) struct Chain {
     plugins: Vec<Value>,
-    /// Whether the case has a list; one plugin by itself is patched as a whole.
+    /// Whether the case has a list; a single plugin is patched as a whole.
     list: bool,
 }
 
 impl Chain {
-    /// Reads `conf.json`. Each plugin gets the version, unless the configuration says `"cniVersion": "none"`, and the list's
-    /// name.
+    /// Reads `conf.json`. Adds the version to each plugin, unless the configuration has `"cniVersion": "none"`, and the
+    /// list's name.
     pub(super) fn read(text: &str, version: &str) -> Result<Self> {
         let conf: Value = serde_json::from_str(text).context("conf.json")?;
         let versioned = conf.get("cniVersion").is_none_or(|given| given != "none");
@@ -41,12 +41,13 @@ impl Chain {
         Ok(Self { plugins, list })
     }
 
-    /// The types of its plugins.
+    /// Returns the types of its plugins.
     pub(super) fn kinds(&self) -> impl Iterator<Item = &str> {
         self.plugins.iter().map(kind)
     }
 
-    /// The configurations with a step's patch (RFC 7396). That of a list has a member for each plugin it patches, by type.
+    /// Returns the configurations with a step's patch (RFC 7396). The patch of a list has a member for each plugin it
+    /// patches, by type.
     pub(super) fn patched(&self, patch: Option<&Value>) -> Result<Vec<Value>> {
         let mut plugins = self.plugins.clone();
         let Some(patch) = patch else { return Ok(plugins) };

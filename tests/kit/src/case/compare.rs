@@ -1,4 +1,4 @@
-//! Compares two transcripts and weighs what differs against what is meant to differ.
+//! Compares two transcripts, and checks the differences against the intended ones.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,9 +12,9 @@ use super::{Differs, Edition};
 pub struct Difference {
     /// JSON pointer.
     pub at: String,
-    /// What the reference has there.
+    /// The reference's value.
     pub reference: Option<Value>,
-    /// What weft has there.
+    /// weft's value.
     pub weft: Option<Value>,
 }
 
@@ -25,7 +25,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// All differences, in order.
+/// Returns all differences, in order.
 #[must_use]
 pub fn differences(reference: &Value, weft: &Value) -> Vec<Difference> {
     let mut found = Vec::new();
@@ -53,13 +53,13 @@ fn walk(at: &str, reference: Option<&Value>, weft: Option<&Value>, found: &mut V
     }
 }
 
-/// As RFC 6901 wants it.
+/// Escapes a key as in RFC 6901.
 fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-/// What is wrong in a run for a CNI version beside a reference: differences nobody listed, and listed ones that do not exist.
-/// Empty where all is well.
+/// Returns the problems of a run for a CNI version compared with a reference: unlisted differences, and listed ones
+/// that do not exist. Empty if there are none.
 #[must_use]
 pub fn judge(
     found: &[Difference],
@@ -84,12 +84,12 @@ pub fn judge(
     wrong
 }
 
-/// Whether an entry is about a difference.
+/// Returns whether an entry covers a difference.
 fn covers(entry: &Differs, difference: &Difference) -> bool {
     matches(&entry.at, &difference.at) && entry.weft.as_ref().is_none_or(|want| Some(want) == difference.weft.as_ref())
 }
 
-/// Whether a pattern with `*` (within a segment) and `**` (any number of segments) covers a pointer.
+/// Returns whether a pattern with `*` (within a segment) and `**` (any number of segments) matches a pointer.
 #[must_use]
 pub(super) fn matches(pattern: &str, pointer: &str) -> bool {
     let pattern: Vec<&str> = pattern.split('/').collect();

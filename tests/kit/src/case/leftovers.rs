@@ -1,7 +1,7 @@
-//! What must not be left once every attachment of a world is deleted.
+//! Finds what must not be left after every attachment of a world is deleted.
 //!
-//! A bridge, its addresses and routes, and forwarding stay by design: attachments share them. The reference is not judged:
-//! it leaves a veth after a failed ADD.
+//! A bridge, its addresses and routes, and forwarding are kept by design, because attachments share them. The reference
+//! is not checked: it leaves a veth after a failed ADD.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,11 +12,11 @@ use serde_json::{Map, Value};
 use crate::observe;
 use crate::world::{World, container_id};
 
-/// Sections of a namespace's state that must come back to what they were.
+/// Sections of a namespace's state that must return to their previous state.
 const SECTIONS: &[&str] = &["links", "addresses", "routes", "rules"];
 
-/// Everything that is left and should not be, one line each. `before` is the raw state of the world before any ADD,
-/// `after` the one after the last DEL; `addresses` are all that were handed out.
+/// Returns everything that should not be left, one line each. `before` is the raw state of the world before any ADD,
+/// `after` that after the last DEL; `addresses` are all that were allocated.
 ///
 /// # Errors
 /// A directory cannot be read.
@@ -37,20 +37,20 @@ pub(super) fn find(world: &World, before: &Value, after: &Value, addresses: &[St
     Ok(left)
 }
 
-/// Bridges of the host: what is on them stays.
+/// Returns the bridges of the host, whose objects are kept.
 fn bridges(state: &Value) -> Vec<String> {
     let links = state.pointer("/host/links").and_then(Value::as_object).into_iter().flatten();
     let bridge = |link: &Value| link.pointer("/linkinfo/info_kind").and_then(Value::as_str) == Some("bridge");
     links.filter(|(_, link)| bridge(link)).map(|(name, _)| name.clone()).collect()
 }
 
-/// Compares a section by its keys: an entry that is new, unless a bridge stays for it, or one that is gone.
+/// Compares a section by its keys: reports new entries, unless a bridge explains them, and missing ones.
 fn compare(what: &str, before: Option<&Value>, after: Option<&Value>, bridges: &[String], left: &mut Vec<String>) {
     let empty = Map::new();
     let before = before.and_then(Value::as_object).unwrap_or(&empty);
     let after = after.and_then(Value::as_object).unwrap_or(&empty);
-    // lo keeps its address and the routes to it when it goes down. Forwarding, which stays, makes the kernel add anycast
-    // routes for addresses that were there before. Link-local addresses come and go with carriers.
+    // lo keeps its address and the routes to it when it is taken down. Forwarding, which is kept, makes the kernel add
+    // anycast routes for addresses that existed before. Link-local addresses appear and disappear with carriers.
     let shared = |key: &str| {
         key == "lo 127.0.0.1/8"
             || key.contains("dev=lo dst=127.")
@@ -65,7 +65,7 @@ fn compare(what: &str, before: Option<&Value>, after: Option<&Value>, bridges: &
     for key in before.keys().filter(|key| !after.contains_key(*key) && !shared(key)) {
         left.push(format!("{what}: {key} is gone"));
     }
-    // A link that was there must be as it was: loopback is down again, a bridge keeps its flags.
+    // An existing link must be unchanged: loopback is down again, a bridge keeps its flags.
     for (key, old) in before {
         let now = after.get(key);
         if what.ends_with("links") && !shared(key) && now.is_some() && flags(now) != flags(Some(old)) {
@@ -74,14 +74,14 @@ fn compare(what: &str, before: Option<&Value>, after: Option<&Value>, bridges: &
     }
 }
 
-/// Flags of a link that somebody sets; the others follow from its carrier.
+/// Flags of a link that are set explicitly; the others depend on its carrier.
 fn flags(link: Option<&Value>) -> Vec<String> {
     let listed = link.and_then(|link| link.get("flags")).and_then(Value::as_array);
     let texts = listed.into_iter().flatten().filter_map(Value::as_str);
     texts.filter(|flag| matches!(*flag, "UP" | "PROMISC" | "ALLMULTI")).map(str::to_owned).collect()
 }
 
-/// Rules that still name an address or a container.
+/// Returns rules that still name an address or a container.
 fn in_ruleset(world: &World, after: &Value, addresses: &[String]) -> Vec<String> {
     let rules = after.pointer("/host/nft").and_then(Value::as_object);
     let ids: Vec<String> = world.containers().keys().map(|name| container_id(name)).collect();
@@ -98,7 +98,7 @@ fn in_ruleset(world: &World, after: &Value, addresses: &[String]) -> Vec<String>
         .collect()
 }
 
-/// Address files of the reference host-local.
+/// Returns address files of the reference host-local.
 fn in_store(world: &World) -> Result<Vec<String>> {
     let networks = world.lib_cni().join("networks");
     let mut left = Vec::new();

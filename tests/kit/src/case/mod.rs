@@ -71,7 +71,7 @@ pub struct Env {
     pub files: BTreeMap<String, String>,
     /// Preparations.
     pub setup: Vec<Run>,
-    /// What is done; without it ADD, CHECK, DEL, DEL, and again.
+    /// The steps; by default ADD, CHECK, DEL, DEL, twice.
     pub steps: Option<Vec<Step>>,
     /// Parts of observations that are not compared (`host/nft`), with the reason.
     pub ignore: BTreeMap<String, String>,
@@ -115,7 +115,7 @@ pub struct Ping {
     pub to: String,
 }
 
-/// A server that runs from here on, and answers with the address it sees.
+/// A server that runs until the end, and answers with the address it sees.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Serve {
@@ -154,11 +154,11 @@ pub struct Step {
     pub del: Option<String>,
     /// Looks at the kernel.
     pub observe: bool,
-    /// Whether an address answers.
+    /// Checks whether an address answers.
     pub ping: Option<Ping>,
     /// Starts a server.
     pub serve: Option<Serve>,
-    /// Who is seen by a server, if it is reached.
+    /// Asks a server which address it sees, if it can be reached.
     pub ask: Option<Ask>,
     /// Runs a command line, which must succeed.
     pub run: Option<Run>,
@@ -168,19 +168,19 @@ pub struct Step {
     pub args: Option<String>,
     /// Interface name.
     pub ifname: Option<String>,
-    /// Merged into the configuration (JSON merge patch); of a list, by the plugins' types.
+    /// Merged into the configuration (JSON merge patch); for a list, by the plugins' types.
     pub conf: Option<Value>,
     /// `CNI_NETNS` instead of the container's.
     pub netns: Option<String>,
-    /// Without the `prevResult` that a runtime would pass.
+    /// Omit the `prevResult` that a runtime would pass.
     pub bare: bool,
-    /// Whether the call must fail.
+    /// Whose call must fail.
     pub fails: Fails,
     /// Only from this CNI version on.
     pub since: Option<String>,
 }
 
-/// Whose call must fail.
+/// The subjects whose call must fail.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fails {
@@ -215,7 +215,7 @@ pub enum Edition {
 }
 
 impl Edition {
-    /// Its version.
+    /// Returns its version.
     #[must_use]
     pub fn version(self) -> &'static str {
         match self {
@@ -226,7 +226,7 @@ impl Edition {
 }
 
 impl Fails {
-    /// Whether the call of this subject must fail.
+    /// Returns whether the call of this subject must fail.
     #[must_use]
     pub fn applies(self, subject: &str) -> bool {
         match self {
@@ -242,7 +242,7 @@ impl Fails {
     }
 }
 
-/// A difference that is meant.
+/// An intended difference.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Differs {
@@ -250,22 +250,22 @@ pub struct Differs {
     pub at: String,
     /// Why weft differs.
     pub why: String,
-    /// May be missing in a run (a matter of time).
+    /// Whether it may be missing in a run (if it depends on timing).
     #[serde(default)]
     pub sometimes: bool,
-    /// What weft must have there; anything else than the reference has, without it.
+    /// The value that weft must have; without it, any value other than the reference's.
     #[serde(default)]
     pub weft: Option<Value>,
-    /// The CNI versions it is about; all without it.
+    /// The CNI versions with the difference; all if empty.
     #[serde(default)]
     pub versions: Vec<String>,
-    /// The reference it is about; both without it.
+    /// The reference with the difference; both if `None`.
     #[serde(default)]
     pub reference: Option<Edition>,
 }
 
 impl Case {
-    /// The types of the plugins it calls.
+    /// Returns the types of the plugins it calls.
     ///
     /// # Errors
     /// The configuration cannot be understood.
@@ -274,7 +274,7 @@ impl Case {
         Ok(chain.kinds().map(str::to_owned).collect())
     }
 
-    /// The CNI versions it runs for.
+    /// Returns the CNI versions for which it runs.
     #[must_use]
     pub fn versions(&self) -> Vec<String> {
         if self.env.versions.iter().any(|version| version == "all") {
@@ -284,13 +284,13 @@ impl Case {
     }
 }
 
-/// The directory of the cases.
+/// Returns the directory of the cases.
 #[must_use]
 pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("cases")
 }
 
-/// Differences that hold wherever they apply, from `tests/cases/differs.json`.
+/// Returns differences that apply to all cases, from `tests/cases/differs.json`.
 ///
 /// # Errors
 /// The file cannot be read or understood.
@@ -298,7 +298,7 @@ pub fn general_differences() -> Result<Vec<Differs>> {
     optional(&directory().join("differs.json")).map(Option::unwrap_or_default)
 }
 
-/// All cases, sorted by name.
+/// Returns all cases, sorted by name.
 ///
 /// # Errors
 /// A case cannot be read or understood.

@@ -1,4 +1,4 @@
-//! docs/differences.md, written from the cases.
+//! Writes docs/differences.md from the cases.
 
 use std::fmt::Write;
 
@@ -19,7 +19,7 @@ Where the cases name none, MAC addresses, interface indexes and random link name
 compared where the reference says more than 999, and `details` where it has any.
 ";
 
-/// The page.
+/// Returns the page.
 ///
 /// # Errors
 /// A case cannot be read.
@@ -47,7 +47,7 @@ pub fn differences_page() -> Result<String> {
     Ok(page)
 }
 
-/// The reasons, each once, in the order of first appearance, with the references they are about.
+/// Returns the distinct reasons in the order of first appearance, with their references.
 fn reasons(entries: &[Differs]) -> Vec<(&'static str, &str)> {
     let mut reasons = Vec::new();
     for entry in entries {

@@ -23,7 +23,7 @@ const SORTED_SINCE: &str = "1.0.0";
 /// Runs a case for one subject; the transcript has one member per step.
 ///
 /// # Errors
-/// A step did not go as the case says, something is left behind, or the machine is in the way.
+/// A step did not end as the case requires, something is left behind, or the machine interferes.
 pub fn run(case: &Case, version: &str, subject: &Subject) -> Result<Value> {
     let mut runner = Runner::new(case, version, subject)?;
     let steps = case.env.steps.clone().unwrap_or_else(default_steps);
@@ -42,7 +42,7 @@ pub fn run(case: &Case, version: &str, subject: &Subject) -> Result<Value> {
     Ok(runner.names.value(&Value::Object(runner.transcript)))
 }
 
-/// ADD, look, CHECK, DEL, look, DEL again, then all of it once more: a second round must find nothing in its way.
+/// ADD, observe, CHECK, DEL, observe, DEL again, and then all of it once more: the second round must find no obstacles.
 fn default_steps() -> Vec<Step> {
     let a = || Some("a".to_owned());
     let add = Step { add: a(), ..Step::default() };
@@ -52,7 +52,7 @@ fn default_steps() -> Vec<Step> {
     [&add, &look, &check, &del, &look, &del, &add, &check, &del, &look].into_iter().cloned().collect()
 }
 
-/// An attachment that was added: what DEL and CHECK need.
+/// What DEL and CHECK need of an added attachment.
 #[derive(Debug, Clone)]
 struct Added {
     step: Step,
@@ -66,7 +66,7 @@ struct Runner<'a> {
     world: World,
     names: Names,
     chain: Chain,
-    /// Raw state before anything was done.
+    /// Raw state before any step.
     before: Value,
     transcript: Map<String, Value>,
     /// By container and interface name.
@@ -77,7 +77,7 @@ struct Runner<'a> {
 }
 
 impl Step {
-    /// What a reader of a transcript sees.
+    /// Returns the name in a transcript.
     fn label(&self) -> String {
         if let Some((verb, container)) = self.call() {
             return format!("{verb} {container}");
@@ -125,7 +125,7 @@ impl<'a> Runner<'a> {
         }
         names.learn(&scratch, "$SCRATCH");
         names.learn(&subject.bin.display().to_string(), "$BIN");
-        // Containers exist before the first look, so that the end can be compared with the beginning.
+        // Create the containers before the first observation, so that the end can be compared with it.
         let containers: Vec<&str> =
             case.env.steps.iter().flatten().filter_map(|step| step.call()).map(|(_, name)| name).collect();
         for name in if containers.is_empty() { vec!["a"] } else { containers } {
@@ -176,7 +176,7 @@ impl<'a> Runner<'a> {
         self.look()
     }
 
-    /// The state without what the case ignores.
+    /// Returns the state without the parts that the case ignores.
     fn look(&mut self) -> Result<Value> {
         observe::settle(&self.world)?;
         let mut state = observe::world(&self.world, &mut self.names)?;
@@ -224,8 +224,8 @@ impl<'a> Runner<'a> {
         Ok(json!({ "ok": true, "keys": keys(&result), "result": result }))
     }
 
-    /// Makes the call as libcni would: plugin after plugin with the result of the one before, or, with CHECK and DEL, with
-    /// the version's `prevResult`. The answer is that of the plugin it ended with.
+    /// Makes the call as libcni would: plugin after plugin with the previous result or, for CHECK and DEL, with the
+    /// version's `prevResult`. Returns the answer of the last plugin.
     fn send(&mut self, verb: &str, container: &str, ifname: &str, step: &Step) -> Result<Reply> {
         let mut plugins = self.chain.patched(step.conf.as_ref())?;
         if verb == "DEL" {
@@ -258,7 +258,7 @@ impl<'a> Runner<'a> {
         last.context("a list without plugins")
     }
 
-    /// Deletes what the steps left attached and looks for leftovers.
+    /// Deletes what the steps left attached, and searches for leftovers.
     fn finish(&mut self) -> Result<Vec<String>> {
         for ((container, ifname), added) in std::mem::take(&mut self.added) {
             let reply = self.send("DEL", &container, &ifname, &added.step)?;
@@ -270,13 +270,13 @@ impl<'a> Runner<'a> {
     }
 }
 
-/// What of an error is compared: the text, and the code where it says more than "internal".
+/// Returns the compared part of an error: the text, and the code if it is more specific than "internal".
 fn failure(reply: &Reply) -> Result<Value> {
     let error = reply.error()?;
     Ok(json!({ "ok": false, "code": error.code, "msg": error.msg, "details": error.details }))
 }
 
-/// The addresses of a result of any version, without prefix lengths.
+/// Returns the addresses of a result of any version, without prefix lengths.
 fn addresses_of(result: &Value) -> Vec<String> {
     let new = result.get("ips").and_then(Value::as_array).into_iter().flatten().filter_map(|ip| ip.get("address"));
     let old = ["ip4", "ip6"].into_iter().filter_map(|family| result.get(family)?.get("ip"));
@@ -291,8 +291,7 @@ fn sorted(value: &Value) -> bool {
     }
 }
 
-/// The keys of a result in the order in which they are printed: old versions in the order of the specification, new ones
-/// sorted.
+/// Returns the keys of a result in printed order: old versions use the order of the specification, new ones sort.
 fn keys(value: &Value) -> String {
     match value {
         Value::Object(fields) => {
