@@ -1,5 +1,5 @@
-//! `deploy/` as an operator uses it: the chart rendered by a real Helm, its objects taken by a real API server, and held against
-//! the manifests.
+//! `deploy/` as an operator uses it: the chart rendered by a real Helm, its objects accepted by a real API server, and
+//! compared with the manifests.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -15,7 +15,7 @@ use weft_kit::programs::repository;
 use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 
-/// Where the API server is.
+/// The API server's address.
 const ADDRESS: &str = "10.98.0.1";
 
 fn main() -> ExitCode {
@@ -30,12 +30,12 @@ fn main() -> ExitCode {
     test("chart/wrong-values-are-refused", wrong_values);
     test("chart/is-installed-upgraded-and-removed", life);
     let code = suite.run_threads(Some(1));
-    // Values of statics are not dropped.
+    // Statics are not dropped.
     SERVER.lock().unwrap_or_else(PoisonError::into_inner).take();
     code
 }
 
-/// An API server for all trials, in a network of its own.
+/// An API server for all trials, in its own network.
 struct Server {
     netns: NetNs,
     plane: ControlPlane,
@@ -60,7 +60,7 @@ fn with_server(trial: fn(&Server) -> Result<()>) -> Result<()> {
 type Objects = BTreeMap<(String, String), Value>;
 
 impl Server {
-    /// What the API server makes of manifests, with all that it adds by default. Nothing is stored.
+    /// Returns the API server's form of manifests, with all its defaults. Nothing is stored.
     fn objects(&self, manifests: &str) -> Result<Objects> {
         let arguments = ["apply", "--server-side", "--dry-run=server", "--output=json", "-f", "-"];
         let text = self.plane.kubectl(&arguments, manifests)?;
@@ -76,7 +76,7 @@ impl Server {
     }
 }
 
-/// An object without what the API server writes, and without what the chart adds for Helm.
+/// Returns an object without the fields of the API server and of Helm.
 fn named(mut object: Value) -> Result<((String, String), Value)> {
     let text = |value: &Value| value.as_str().map(str::to_owned).context("a name");
     let key = (text(&object["kind"])?, text(&object["metadata"]["name"])?);
@@ -98,7 +98,7 @@ fn named(mut object: Value) -> Result<((String, String), Value)> {
     Ok((key, object))
 }
 
-/// Lists of objects by their text: a patch puts its own first.
+/// Sorts lists of objects by their text, because a patch puts its own first.
 fn sort(value: &mut Value) {
     match value {
         Value::Array(list) => {
@@ -112,7 +112,7 @@ fn sort(value: &mut Value) {
     }
 }
 
-/// Manifests of `deploy/`, one after the other.
+/// Concatenates manifests of `deploy/`.
 fn manifests(files: &[&str]) -> Result<String> {
     let read = |file: &&str| {
         std::fs::read_to_string(repository().join("deploy").join(file)).with_context(|| format!("read {file}"))
@@ -130,8 +130,8 @@ fn differences(chart: &Objects, manifests: &Objects) -> Vec<String> {
     differences
 }
 
-/// With its defaults the chart makes what `kubernetes/` and the definition of networks say; with the cluster ledger, all of it; with
-/// the registries' objects, what the patch of `registries/` makes of the DaemonSet.
+/// With its defaults, the chart makes the objects of `kubernetes/` and the definition of networks; with the cluster
+/// ledger, all of its objects; with the registries' objects, the DaemonSet as patched by `registries/`.
 fn same_as_the_manifests(server: &Server) -> Result<()> {
     let node = ["crds/network-attachment-definitions.yaml", "kubernetes/rbac.yaml", "kubernetes/daemonset.yaml"];
     let ledger = ["crds/ipamclaims.yaml", "crds/ipam.weft.dev.yaml", "kubernetes/controller.yaml"];
@@ -158,7 +158,7 @@ fn same_as_the_manifests(server: &Server) -> Result<()> {
     Ok(())
 }
 
-/// Every value shows in what the API server takes.
+/// Every value has an effect on the accepted objects.
 fn every_value(server: &Server) -> Result<()> {
     let digest = format!("sha256:{}", "a".repeat(64));
     let cases = [
@@ -212,7 +212,7 @@ fn every_value(server: &Server) -> Result<()> {
     Ok(())
 }
 
-/// The schema names what is wrong, before anything is rendered.
+/// The schema rejects wrong values before anything is rendered.
 fn wrong_values(_server: &Server) -> Result<()> {
     let cases = [
         (json!({"defaultNetwork": ""}), "/defaultNetwork"),
@@ -240,7 +240,8 @@ fn wrong_values(_server: &Server) -> Result<()> {
     Ok(())
 }
 
-/// A release is installed, upgraded, rolled back and removed; the definitions stay, for their objects would go with them.
+/// A release is installed, upgraded, rolled back and removed; the definitions are kept, because their objects would be
+/// deleted with them.
 fn life(server: &Server) -> Result<()> {
     let place = server.netns.place();
     let kubeconfig = server.plane.kubeconfig(&ADMIN).display().to_string();

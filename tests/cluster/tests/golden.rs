@@ -1,6 +1,6 @@
-//! Recorded cases of Multus, replayed with `weft-pod` beside a real API server and agent (without Kubernetes, beside a stand-in).
-//! Cases in which Multus follows the rules must come out the same, but
-//! for the listed differences; those in which it does not are listed too, with what the rule wants.
+//! Recorded cases of Multus, replayed with `weft-pod` and a real API server and agent (without Kubernetes, with a
+//! stand-in). Cases in which Multus follows the rules must have the same outcome, except for the listed differences;
+//! other cases are listed too, with the rule.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -63,7 +63,7 @@ fn prepared() -> Result<Vec<Trial>, String> {
     Ok(trials)
 }
 
-/// A real API server and agent, where there is Kubernetes; else one process that stands in for both.
+/// Returns a real API server and agent if Kubernetes is available, otherwise a process that replaces both.
 fn api() -> Result<Box<dyn Api>> {
     if programs::kubernetes().is_ok() && programs::weftctl().is_ok() {
         return Ok(Box::new(RealApi::start()?));

@@ -1,5 +1,5 @@
-//! Block mode: machines have cells of a domain, and give out what lies inside by themselves. What is written is counted by etcd or the
-//! API server; what was given out is looked at on the links.
+//! Block mode: machines have cells of a domain, and allocate the addresses inside by themselves. Writes are counted by
+//! etcd or the API server; allocated addresses are checked on the links.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -27,7 +27,7 @@ impl Blocks {
         Self { range, strict: false }
     }
 
-    /// Declares them: as an AddressPool where there are such, else each network does.
+    /// Declares them: as an AddressPool if the backend has these, otherwise in each network.
     fn declare(&self, cluster: &Cluster) -> Result<()> {
         let Ok(plane) = cluster.plane() else { return Ok(()) };
         let spec = json!({"domain": "cells", "ranges": [self.range], "blocks": {"size": SIZE, "strict": self.strict}});
@@ -52,12 +52,13 @@ impl Blocks {
     }
 }
 
-/// The first address of the cell that an address lies in.
+/// Returns the first address of the cell that contains an address.
 fn cell_of(address: &str) -> Result<u32> {
     Ok(u32::from(address.parse::<Ipv4Addr>()?) & !(SIZE - 1))
 }
 
-/// Writes so far: of cells and claims at the API server, of everything in an etcd that nobody else uses.
+/// Returns the number of writes so far: of cells and claims at the API server, of everything in an otherwise unused
+/// etcd.
 fn writes(cluster: &Cluster) -> Result<u64> {
     if cluster.plane().is_err() {
         return cluster.revision();
@@ -75,8 +76,8 @@ fn holders(cluster: &Cluster) -> Result<Vec<String>> {
     Ok(cells.iter().map(|cell| cell["holder"]["node"].as_str().unwrap_or("shared").to_owned()).collect())
 }
 
-/// Two nodes fill their cells: a write for each cell and none for what lies inside, with the cluster there or away. Empty cells are given
-/// back, but for one.
+/// Two nodes fill their cells: one write per cell and none for the addresses inside, whether the cluster is available
+/// or not. Empty cells are given back, except for one.
 pub(crate) fn one_write(cluster: &mut Cluster) -> Result<()> {
     let blocks = Blocks::new(json!({"subnet": "10.70.0.0/24"}));
     blocks.declare(cluster)?;
@@ -105,14 +106,14 @@ pub(crate) fn one_write(cluster: &mut Cluster) -> Result<()> {
             ensure!(seen.insert(address.clone()), "{address} was given out twice: {seen:?}");
         }
     }
-    // A first cell may have had the network's address and the gateway, so a second one may have been taken.
+    // The first cell may contain the network's address and the gateway, so a second one may have been taken.
     let written = writes(cluster)? - before;
     let of_cells = u64::try_from(cells.iter().map(BTreeSet::len).sum::<usize>() - 2)?;
     ensure!(written == of_cells, "{written} writes for {of_cells} cells: {:?}", cluster.cells()?);
     ensure!(cells[0].is_disjoint(&cells[1]), "the nodes share a cell: {cells:?}");
     ensure!(cluster.cells()?.len() == cells[0].len() + cells[1].len(), "{:?}", cluster.cells()?);
 
-    // The cluster is away: DEL and ADD inside go on.
+    // The cluster is away: DEL and ADD inside still work.
     cluster.signal(Signal::SIGSTOP)?;
     let away = (|| {
         let (number, pod, freed) = held.pop().context("a pod")?;
@@ -133,14 +134,14 @@ pub(crate) fn one_write(cluster: &mut Cluster) -> Result<()> {
     for (number, pod, _address) in &held {
         nodes[*number].del_with(pod, &confs[*number])?;
     }
-    // One empty cell stays for the next pod.
+    // One empty cell is kept for the next pod.
     let spare = || Ok(cluster.cells()?.len() == 2);
     wait(PATIENCE, "one cell a node", spare).with_context(|| format!("{:?}\n{}", cluster.cells(), nodes[0].log()))?;
     ensure!(cluster.claims()?.is_empty(), "claims for what lies in cells");
     nodes.iter().try_for_each(Node::wait_for_nothing_left)
 }
 
-/// After a boot nothing is given out from a cell before it was confirmed by a write; then it goes on being the machine's.
+/// After a reboot, a cell is confirmed by a write before it is used; then it still belongs to the machine.
 pub(crate) fn rebooted(cluster: &mut Cluster) -> Result<()> {
     let blocks = Blocks::new(json!({"subnet": "10.71.0.0/24"}));
     blocks.declare(cluster)?;
@@ -168,7 +169,7 @@ pub(crate) fn rebooted(cluster: &mut Cluster) -> Result<()> {
     .with_context(|| node.log())?;
     ensure!(cell_of(&again.context("an address")?)? == cell_of(&address)?, "it has taken another cell");
     ensure!(first != BOOT && boot(cluster)? == BOOT, "the cell was not confirmed: {:?}", cluster.cells()?);
-    // `confirm_write`: what a controller has sent before the boot arrives now.
+    // `confirm_write`: a controller's request from before the reboot arrives now.
     if let Some((path, options)) = late_delete {
         match cluster.plane()?.kubectl(&["delete", "--raw", &path, "-f", "-"], &options.to_string()) {
             Ok(said) => bail!("the delete of before the boot was executed: {said}"),
@@ -180,7 +181,7 @@ pub(crate) fn rebooted(cluster: &mut Cluster) -> Result<()> {
     node.wait_for_nothing_left()
 }
 
-/// The delete that a controller would send for the one cell as it is now: path and options.
+/// Returns the delete that a controller would send for the current cell: path and options.
 fn delete_of_now(cluster: &Cluster) -> Result<(String, Value)> {
     let text = cluster.plane()?.kubectl(&["get", "addressblocks", "-o", "json"], "")?;
     let list: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
@@ -191,7 +192,7 @@ fn delete_of_now(cluster: &Cluster) -> Result<(String, Value)> {
     Ok((format!("/apis/ipam.weft.dev/v1alpha1/addressblocks/{name}"), options))
 }
 
-/// An address that is asked for by name is claimed by itself: in a shared cell, and in none of another machine.
+/// An address requested by name is claimed separately: in a shared cell, and never in another machine's.
 pub(crate) fn by_name(cluster: &mut Cluster) -> Result<()> {
     let blocks = Blocks::new(json!({"subnet": "10.72.0.0/27"}));
     blocks.declare(cluster)?;
@@ -227,19 +228,20 @@ pub(crate) fn by_name(cluster: &mut Cluster) -> Result<()> {
     let own = nodes[1].add_with(&third, &confs[1])?;
     ensure!(![cell, cell_of(&wanted)?].contains(&cell_of(&own)?), "{own} lies in the cell of another, or a shared one");
     ensure!(cluster.claims()?.len() == 1, "a claim for what lies in a cell");
-    // These pods are none of the API server's.
+    // The API server does not know these pods.
     let (_well, kinds, said) = check::check(cluster, &nodes[0], &[])?;
     ensure!(said["claims"] == 1 && said["cells"] == 3 && kinds.iter().all(|kind| kind == "no-pod"), "{said}");
     nodes[0].del_with(&pod, &confs[0])?;
     nodes[1].del_with(&other, &confs[1])?;
     nodes[1].del_with(&third, &confs[1])?;
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty())).with_context(|| nodes[1].log())?;
-    // A shared cell stays.
+    // A shared cell is permanent.
     ensure!(holders(cluster)?.iter().any(|holder| holder == "shared"), "{:?}", cluster.cells()?);
     Ok(())
 }
 
-/// Two cells of which one is shared: where the own one is full, an address is borrowed from the shared one, unless the pool is strict.
+/// Two cells, one of them shared: when the machine's own cell is full, an address is borrowed from the shared one,
+/// unless the pool is strict.
 pub(crate) fn full(cluster: &mut Cluster) -> Result<()> {
     let mut blocks = Blocks { range: json!({"subnet": "10.73.0.0/28"}), strict: true };
     blocks.declare(cluster)?;
@@ -249,7 +251,7 @@ pub(crate) fn full(cluster: &mut Cluster) -> Result<()> {
     asking["args"] = json!({"cni": {"ips": ["10.73.0.9/28"]}});
     let named = Pod::new("named")?;
     node.add_with(&named, &asking)?;
-    // The network's address and the gateway lie in the other cell.
+    // The other cell contains the network's address and the gateway.
     let pods = (2..8).map(|number| Pod::new(&format!("pod-{number}"))).collect::<Result<Vec<_>>>()?;
     let mut addresses = BTreeSet::new();
     for pod in &pods {
@@ -282,7 +284,7 @@ pub(crate) fn full(cluster: &mut Cluster) -> Result<()> {
     node.wait_for_nothing_left()
 }
 
-/// The whole cell of a machine that is dead stays until it is fenced.
+/// The whole cell of a dead machine is kept until the machine is fenced.
 pub(crate) fn fenced(cluster: &mut Cluster) -> Result<()> {
     let blocks = Blocks::new(json!({"subnet": "10.74.0.0/28"}));
     blocks.declare(cluster)?;
@@ -303,12 +305,13 @@ pub(crate) fn fenced(cluster: &mut Cluster) -> Result<()> {
     alive.del_with(&pod, &conf)
 }
 
-/// etcd goes back to a time before a cell was taken, behind a freeze: the cell is written again, and nobody else has got it meanwhile.
+/// During a freeze, etcd is restored to a time before a cell was taken: the cell is written again, and nobody else has
+/// got it meanwhile.
 pub(crate) fn restored(cluster: &mut Cluster) -> Result<()> {
     let blocks = Blocks::new(json!({"subnet": "10.75.0.0/28"}));
     blocks.declare(cluster)?;
     let mut nodes = [Node::new(cluster, 7)?, Node::new(cluster, 8)?];
-    // Their agents have spoken, so a thaw waits for them.
+    // Their agents have written their records, so a thaw waits for them.
     let known = [Pod::new("known-0")?, Pod::new("known-1")?];
     for (node, pod) in nodes.iter().zip(&known) {
         node.add(pod)?;
@@ -354,7 +357,7 @@ pub(crate) fn restored(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
 }
 
-/// An AddressBlock; shared without a holder, and a re-assertion with an epoch.
+/// Returns an AddressBlock: shared without a holder, and a re-assertion with an epoch.
 fn cell(first: &str, size: u32, holder: Value, epoch: Option<u64>) -> Value {
     let annotations = epoch.map(|epoch| json!({"ipam.weft.dev/epoch": epoch.to_string()}));
     let mut spec =
@@ -372,7 +375,7 @@ fn holder(machine: &str, confirmed: u64) -> Value {
         "nonce": "0123456789abcdef0123456789abcdef", "confirmed": confirmed})
 }
 
-/// What never changes of cells, domains and pools with blocks; and what a freeze refuses.
+/// Immutable fields of cells, domains and pools with blocks; and what a freeze refuses.
 pub(crate) fn rules(cluster: &mut Cluster) -> Result<()> {
     let accepts = |what: &str, verb: &str, object: &Value| objects::accepts(cluster, what, verb, object);
     let refuses =
@@ -415,7 +418,7 @@ pub(crate) fn rules(cluster: &mut Cluster) -> Result<()> {
     cluster.plane()?.kubectl(&["delete", "ledgerdomains", "--all"], "").map(drop)
 }
 
-/// While the ledger is frozen no cell is taken or confirmed, but for re-assertions.
+/// A frozen ledger accepts only re-assertions of cells: none is taken or confirmed.
 fn frozen(cluster: &Cluster, first: &str) -> Result<()> {
     let epoch = cluster.epoch()?;
     let state = |frozen: bool| {
@@ -425,7 +428,7 @@ fn frozen(cluster: &Cluster, first: &str) -> Result<()> {
     objects::accepts(cluster, "a freeze", "apply", &state(true))?;
     let text = "the cluster ledger is frozen";
     let new = cell("10.0.0.32", 8, holder("m", 0), None).to_string();
-    // The API server reads the state from a copy of its own.
+    // The API server reads the state from its own copy.
     wait(PATIENCE, "the freeze", || {
         match cluster.plane()?.kubectl(&["create", "--dry-run=server", "-f", "-"], &new) {
             Ok(_accepted) => Ok(false),

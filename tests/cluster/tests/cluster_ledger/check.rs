@@ -1,4 +1,4 @@
-//! `weftctl ledger check` on a cluster where each thing that it knows has gone wrong once.
+//! `weftctl ledger check` on a cluster in which each kind of problem has occurred once.
 
 use std::collections::BTreeSet;
 
@@ -9,14 +9,14 @@ use super::cluster::Cluster;
 use super::objects::accepts;
 use super::world::{Node, Pod};
 
-/// A Pod object whose uid on its node is `uid-NAME`, as a static pod has one that the API server does not.
+/// Returns a Pod object whose uid on its node is `uid-NAME`, like a static pod's, which the API server does not know.
 fn pod_object(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "ns", "annotations": {"kubernetes.io/config.hash": format!("uid-{name}")}},
         "spec": {"containers": [{"name": "c", "image": "i"}], "nodeName": "node1"}})
 }
 
-/// The namespace of the pods, with what a pod needs there.
+/// Makes the namespace of the pods, with what a pod needs there.
 pub(crate) fn make_namespace(cluster: &Cluster) -> Result<()> {
     for object in [
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns"}}),
@@ -27,12 +27,12 @@ pub(crate) fn make_namespace(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A pod of that namespace.
+/// Makes a pod in that namespace.
 pub(crate) fn make_pod(cluster: &Cluster, name: &str) -> Result<()> {
     cluster.plane()?.kubectl(&["apply", "-f", "-"], &pod_object(name).to_string()).map(drop)
 }
 
-/// What `weftctl ledger check` says: whether all is well, and the kinds of what is wrong.
+/// Runs `weftctl ledger check`. Returns whether all is well, and the kinds of problems.
 pub(crate) fn check(cluster: &Cluster, node: &Node, more: &[&str]) -> Result<(bool, BTreeSet<String>, Value)> {
     let output = node.weftctl_output(cluster, &[&["--json", "ledger", "check"], more].concat())?;
     let said: Value = serde_json::from_slice(&output.stdout).with_context(|| output.stderr.clone())?;
@@ -45,7 +45,7 @@ fn kinds(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// A dry run names everything and changes nothing; a repair does what is safe.
+/// A dry run reports everything and changes nothing; a repair does what is safe.
 pub(crate) fn finds_and_repairs(cluster: &mut Cluster) -> Result<()> {
     let node = Node::new(cluster, 1)?;
     let (one, two) = (Pod::new("one")?, Pod::new("two")?);
@@ -70,7 +70,7 @@ pub(crate) fn finds_and_repairs(cluster: &mut Cluster) -> Result<()> {
         change(&mut claim);
         Ok(claim)
     };
-    // A create that arrived late; a claim of nobody; one of an IPAMClaim that is gone.
+    // A late create; a claim without a holder; one of an IPAMClaim that is gone.
     let late = claim("10.50.0.101", &|claim| claim["spec"]["holders"][0]["nonce"] = json!("0".repeat(32)))?;
     let idle = claim("10.50.0.102", &|claim| {
         claim["spec"]["holders"] = json!([]);
@@ -86,7 +86,7 @@ pub(crate) fn finds_and_repairs(cluster: &mut Cluster) -> Result<()> {
     for (what, object) in [("a late claim", late), ("a claim of nobody", idle), ("a kept claim", orphan)] {
         accepts(cluster, what, "create", &object)?;
     }
-    // A claim that is lost, a pod whose DEL does not come, an address that somebody took off its link.
+    // A lost claim, a pod without a DEL, and an address that somebody removed from its link.
     plane.kubectl(&["delete", "addressclaim", &name(&lost)?], "")?;
     plane.kubectl(&["-n", "ns", "delete", "pod", "one", "--force", "--grace-period=0"], "")?;
     two.lose_addresses()?;

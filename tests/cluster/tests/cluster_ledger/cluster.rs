@@ -1,5 +1,5 @@
-//! What the nodes' agents speak to: an etcd, or a kube-apiserver with the objects and rights of `deploy/`. Its claims are looked
-//! at in etcd itself, where the API server keeps its objects too, so weft is not asked.
+//! The nodes' cluster: an etcd, or a kube-apiserver with the objects and rights of `deploy/`. Its claims are read from
+//! etcd, where the API server stores its objects too, so weft is not asked.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -23,7 +23,7 @@ use weft_kit::{programs, sandbox};
 use super::proxy::{Proxy, Upstream};
 use super::world::PATIENCE;
 
-/// Where etcd or the API server listens; nodes have addresses of the same prefix.
+/// The address of etcd or the API server; nodes have addresses in the same subnet.
 const ADDRESS: &str = "192.0.2.1";
 /// First key and end of the claims that weft writes into etcd: `/weft/ipam/claims/`, in base64.
 const IN_ETCD: (&str, &str) = ("L3dlZnQvaXBhbS9jbGFpbXMv", "L3dlZnQvaXBhbS9jbGFpbXMw");
@@ -31,7 +31,7 @@ const IN_ETCD: (&str, &str) = ("L3dlZnQvaXBhbS9jbGFpbXMv", "L3dlZnQvaXBhbS9jbGFp
 const IN_KUBERNETES: (&str, &str) =
     ("L3JlZ2lzdHJ5L2lwYW0ud2VmdC5kZXYvYWRkcmVzc2NsYWltcy8=", "L3JlZ2lzdHJ5L2lwYW0ud2VmdC5kZXYvYWRkcmVzc2NsYWltczA=");
 
-/// A key that is nobody's: `something`, in base64.
+/// A key without meaning: `something`, in base64.
 const SOMETHING: &str = "c29tZXRoaW5n";
 /// What the user `weft` of a secured etcd may read and write: `/weft/ipam/`.
 const WEFT: (&str, &str) = ("L3dlZnQvaXBhbS8=", "L3dlZnQvaXBhbTA=");
@@ -41,7 +41,7 @@ const PASSWORD: &str = "of-weft";
 /// All of weft's objects: `/registry/ipam.weft.dev/`.
 const OBJECTS: (&str, &str) = ("L3JlZ2lzdHJ5L2lwYW0ud2VmdC5kZXYv", "L3JlZ2lzdHJ5L2lwYW0ud2VmdC5kZXYw");
 
-/// See the module. It has the bridge `wire` that nodes are connected to.
+/// The cluster. It has the bridge `wire` to which nodes are connected.
 pub(crate) struct Cluster {
     pub(crate) netns: NetNs,
     server: Server,
@@ -57,16 +57,16 @@ struct Etcd {
     daemon: Option<Daemon>,
     argv: Vec<String>,
     dir: TempDir,
-    /// It wants certificates, and users with passwords.
+    /// Whether it requires certificates, and users with passwords.
     secured: bool,
 }
 
-/// The one control plane of this process: it takes longer to start than a trial takes.
+/// The only control plane of this process, because starting one takes longer than a trial.
 #[derive(Clone, Default)]
 pub(crate) struct Shared(Arc<Mutex<Option<Cluster>>>);
 
 impl Shared {
-    /// Runs a trial on the control plane, with none of weft's objects in it. The first caller starts it.
+    /// Runs a trial on the control plane without any weft objects. The first caller starts it.
     pub(crate) fn with(&self, trial: impl FnOnce(&mut Cluster) -> Result<()>) -> Result<()> {
         let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let cluster = match shared.as_mut() {
@@ -78,7 +78,7 @@ impl Shared {
         };
         let done = trial(cluster);
         if done.is_err() {
-            // Whatever has become of it: the next trial gets another one.
+            // Its state is unknown after a failure: the next trial gets another one.
             *shared = None;
         }
         done
@@ -104,13 +104,13 @@ fn wire() -> Result<NetNs> {
 }
 
 impl Cluster {
-    /// An etcd with no data.
+    /// Starts an etcd without data.
     pub(crate) fn etcd() -> Result<Self> {
         Self::etcd_in(TempDir::new_in(sandbox::scratch())?, false)
     }
 
-    /// The same, which takes only clients with a certificate of its own CA and a user's password. The user `weft` may read and
-    /// write weft's keys and no others.
+    /// Starts an etcd that only accepts clients with a certificate of its own CA and a user's password. The user `weft`
+    /// may only read and write weft's keys.
     pub(crate) fn secured_etcd() -> Result<Self> {
         let dir = TempDir::new_in(sandbox::scratch())?;
         certificates(dir.path())?;
@@ -161,7 +161,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// A kube-apiserver with weft's objects, and the agent's rights for the agent.
+    /// Starts a kube-apiserver with weft's objects, and the agent's rights for the agent.
     fn kubernetes() -> Result<Self> {
         let netns = wire()?;
         let plane = ControlPlane::start(&netns.place(), ADDRESS, &[ADMIN, AGENT, CONTROLLER])?;
@@ -188,7 +188,7 @@ impl Cluster {
         self.plane()?.kubectl(&arguments, "").map(drop)
     }
 
-    /// The control plane, where there is one.
+    /// Returns the control plane, if there is one.
     pub(crate) fn plane(&self) -> Result<&ControlPlane> {
         match &self.server {
             Server::Kubernetes(plane) => Ok(plane),
@@ -196,7 +196,7 @@ impl Cluster {
         }
     }
 
-    /// Stops what the agents speak to where it is, or lets it go on.
+    /// Stops or continues the backend of the agents.
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         match &self.server {
             Server::Etcd(etcd) => {
@@ -207,7 +207,7 @@ impl Cluster {
         }
     }
 
-    /// Stops etcd, behind the API server where there is one, or lets it go on.
+    /// Stops or continues etcd, which may be behind the API server.
     pub(crate) fn signal_etcd(&self, signal: Signal) -> Result<()> {
         match &self.server {
             Server::Etcd(_) => self.signal(signal),
@@ -215,7 +215,7 @@ impl Cluster {
         }
     }
 
-    /// Ends it without warning.
+    /// Kills it.
     pub(crate) fn kill(&mut self) {
         match &mut self.server {
             Server::Etcd(etcd) => drop(etcd.daemon.take()),
@@ -226,7 +226,7 @@ impl Cluster {
         }
     }
 
-    /// Starts it with the data that are there.
+    /// Starts it with the existing data.
     pub(crate) fn start(&mut self) -> Result<()> {
         match &mut self.server {
             Server::Etcd(etcd) => {
@@ -243,7 +243,7 @@ impl Cluster {
         wait(PATIENCE, "etcd", answers).with_context(|| self.log())
     }
 
-    /// Where etcd keeps its data.
+    /// Returns etcd's data directory.
     pub(crate) fn data(&self) -> PathBuf {
         match &self.server {
             Server::Etcd(etcd) => etcd.dir.path().join("data"),
@@ -251,7 +251,7 @@ impl Cluster {
         }
     }
 
-    /// The epoch of the ledger, as kubectl shows it.
+    /// Returns the ledger's epoch, as kubectl shows it.
     pub(crate) fn epoch(&self) -> Result<u64> {
         let arguments = ["get", "ledgerstates", "cluster", "--ignore-not-found", "-o", "jsonpath={.spec.epoch}"];
         let text = self.plane()?.kubectl(&arguments, "")?;
@@ -265,7 +265,7 @@ impl Cluster {
         }
     }
 
-    /// `ledger` of a network's configuration.
+    /// Returns the `ledger` of a network's configuration.
     pub(crate) fn ledger(&self) -> Value {
         match &self.server {
             Server::Etcd(etcd) if etcd.secured => {
@@ -281,7 +281,7 @@ impl Cluster {
         }
     }
 
-    /// What the agent of a node is started with.
+    /// Returns the arguments of a node's agent.
     pub(crate) fn agent_arguments(&self, node: &str) -> Vec<String> {
         match &self.server {
             Server::Etcd(_) => Vec::new(),
@@ -292,7 +292,7 @@ impl Cluster {
         }
     }
 
-    /// A proxy before it, with the agent's rights.
+    /// Starts a proxy in front of it, with the agent's rights.
     pub(crate) fn proxy(&self) -> Result<Proxy> {
         let (upstream, kubectl) = match &self.server {
             Server::Etcd(_) => (Upstream::Tcp(api_server::ETCD), None),
@@ -306,7 +306,7 @@ impl Cluster {
         Proxy::start(&self.netns, ADDRESS.parse()?, upstream, kubectl)
     }
 
-    /// `ledger`, and what the agent of a node is started with, by way of a proxy.
+    /// Returns `ledger` and the arguments of a node's agent, for use through a proxy.
     pub(crate) fn by_way_of(&self, proxy: &Proxy, node: &str) -> Result<(Value, Vec<String>)> {
         Ok(match &self.server {
             Server::Etcd(_) => (json!({"type": "etcd", "endpoints": [proxy.url()]}), Vec::new()),
@@ -317,7 +317,7 @@ impl Cluster {
         })
     }
 
-    /// How `weftctl ledger` is told which cluster ledger.
+    /// Returns the arguments of `weftctl ledger` that select the cluster ledger.
     pub(crate) fn operator_arguments(&self) -> Result<Vec<String>> {
         match &self.server {
             Server::Etcd(_) => {
@@ -331,7 +331,7 @@ impl Cluster {
         }
     }
 
-    /// `weftctl ledger ...` on the cluster's own machine; what it prints.
+    /// Runs `weftctl ledger ...` on the cluster's own machine and returns its output.
     pub(crate) fn operate(&self, arguments: &[&str]) -> Result<String> {
         let weftctl = programs::weftctl().map_err(anyhow::Error::msg)?.display().to_string();
         let operator = self.operator_arguments()?;
@@ -343,7 +343,7 @@ impl Cluster {
         Ok(process::run(&self.netns.place(), &argv)?.text())
     }
 
-    /// Key and value of each claim as etcd has them, in base64.
+    /// Returns key and value of each claim in etcd, in base64.
     pub(crate) fn claims(&self) -> Result<Vec<Value>> {
         let (first, end) = self.keys();
         let answer = self.post("range", &json!({"key": first, "range_end": end}))?;
@@ -351,7 +351,7 @@ impl Cluster {
         Ok(pairs.map(|pair| json!({"key": pair["key"], "value": pair["value"]})).collect())
     }
 
-    /// The cells of block mode, as etcd has them: what `spec` says of each.
+    /// Returns the `spec` of each cell in etcd.
     pub(crate) fn cells(&self) -> Result<Vec<Value>> {
         let (first, end) = match &self.server {
             Server::Etcd(_) => ("/weft/ipam/cells/", "/weft/ipam/cells0"),
@@ -370,7 +370,7 @@ impl Cluster {
             .collect()
     }
 
-    /// Writes a claim that `claims` has shown.
+    /// Writes a claim returned by `claims`.
     pub(crate) fn put(&self, claim: &Value) -> Result<()> {
         self.post("put", claim).map(drop)
     }
@@ -385,24 +385,24 @@ impl Cluster {
         Ok(())
     }
 
-    /// Removes a claim that `claims` has shown.
+    /// Removes a claim returned by `claims`.
     pub(crate) fn remove(&self, claim: &Value) -> Result<()> {
         self.post("deleterange", &json!({"key": claim["key"]})).map(drop)
     }
 
-    /// How far etcd's history is.
+    /// Returns etcd's revision.
     pub(crate) fn revision(&self) -> Result<u64> {
         let answer = self.post("range", &json!({"key": SOMETHING}))?;
         let revision = answer["header"]["revision"].as_str().context("a revision")?;
         revision.parse().with_context(|| revision.to_owned())
     }
 
-    /// Writes something of no meaning so many times, as others do.
+    /// Writes a meaningless key this many times, like other clients.
     pub(crate) fn write_more(&self, times: usize) -> Result<()> {
         (0..times).try_for_each(|_| self.put(&json!({"key": SOMETHING, "value": ""})))
     }
 
-    /// Removes all of weft's objects: nodes of earlier trials would be waited for after a freeze.
+    /// Removes all of weft's objects: after a freeze, nodes of earlier trials would be waited for.
     fn forget(&self) -> Result<()> {
         self.post("deleterange", &json!({"key": OBJECTS.0, "range_end": OBJECTS.1})).map(drop)
     }
@@ -427,7 +427,7 @@ impl Cluster {
         self.ask(&format!("/v3/kv/{what}"), token.as_deref(), body)
     }
 
-    /// One call of etcd's JSON gateway, at its door without TLS.
+    /// Calls etcd's JSON gateway at its endpoint without TLS.
     fn ask(&self, path: &str, token: Option<&str>, body: &Value) -> Result<Value> {
         let body = body.to_string();
         let token = token.map(|token| format!("Authorization: {token}\r\n")).unwrap_or_default();
@@ -447,7 +447,7 @@ impl Cluster {
     }
 }
 
-/// A CA, and certificates of it for etcd and for its client.
+/// Makes a CA, and certificates for etcd and its client.
 fn certificates(dir: &Path) -> Result<()> {
     let file = |name: &str| dir.join(name).display().to_string();
     let openssl = |line: &str| -> Result<()> {

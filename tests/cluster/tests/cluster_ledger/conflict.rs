@@ -1,4 +1,4 @@
-//! An address of the cluster ledger that a machine on one node's wire has, of which nobody in the cluster knows.
+//! An address of the cluster ledger that a host on one node's wire uses, without the cluster's knowledge.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use super::{controller, ipam_claim, pools};
 
 const MAC: &str = "02:00:00:00:0b:ad";
 
-/// A machine behind a node's bridge that has these addresses.
+/// Makes a host behind a node's bridge that has these addresses.
 pub(crate) fn impostor(node: &Node, bridge: &str, addresses: &[&str]) -> Result<NetNs> {
     let impostor = NetNs::new("impostor")?;
     node.line(&format!("ip link add {bridge} type bridge"))?;
@@ -31,7 +31,7 @@ fn detecting(mut conf: Value) -> Value {
     conf
 }
 
-/// What the ledger says of an address, once the agent has marked it.
+/// Returns the ledger's state of an address, once the agent has marked it.
 fn wait_for_mark(cluster: &Cluster, node: &Node, address: &str) -> Result<()> {
     let marked = || {
         let said = node.operate(cluster, &["who-has", address])?;
@@ -40,8 +40,8 @@ fn wait_for_mark(cluster: &Cluster, node: &Node, address: &str) -> Result<()> {
     wait(PATIENCE, "the mark", marked).with_context(|| node.log())
 }
 
-/// The pod gets the next address, and nobody in the cluster gets the one that is in use: not on a node that does not see who has it, not
-/// after a sweep, a reclaim or a check, until an operator frees it.
+/// The pod gets the next address, and nobody in the cluster gets the one in use until an operator frees it: not on a
+/// node that does not see its host, and not after a sweep, a reclaim or a check.
 pub(crate) fn marked(cluster: &mut Cluster) -> Result<()> {
     let mut nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
     let impostor = impostor(&nodes[0], "storage0", &["10.50.0.2/24"])?;
@@ -56,11 +56,11 @@ pub(crate) fn marked(cluster: &mut Cluster) -> Result<()> {
     nodes[1].del(&two)?;
     let alone = || Ok(cluster.claims()?.len() == 1);
     wait(PATIENCE, "the mark alone", alone).with_context(|| nodes[0].log())?;
-    // The link of the impostor is not ours.
+    // The impostor's link is not ours.
     let rows = nodes[0].sql("SELECT (SELECT count(*) FROM journal) + (SELECT count(*) FROM remote)")?;
     ensure!(rows == "0", "{rows} rows are left");
 
-    // A range of that address alone has none left.
+    // A range with only that address has none left.
     let mut small = conf.clone();
     small["ipam"]["ranges"] = json!([[{"subnet": "10.50.0.0/24", "rangeStart": "10.50.0.2", "rangeEnd": "10.50.0.2"}]]);
     let error = nodes[0].run_call(&nodes[0].call("ADD", &only, &small))?.error()?;
@@ -81,7 +81,7 @@ pub(crate) fn marked(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty())).with_context(|| nodes[0].log())
 }
 
-/// A range whose every address is in use: the ADD says who has them, and leaves nothing but the marks.
+/// Every address of a range is in use: the ADD names the hosts, and leaves nothing except the marks.
 pub(crate) fn none_left(cluster: &mut Cluster) -> Result<()> {
     let node = Node::new(cluster, 1)?;
     let _impostor = impostor(&node, "storage0", &["10.50.0.2/24", "10.50.0.3/24"])?;
@@ -99,7 +99,8 @@ pub(crate) fn none_left(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "an empty store", empty).with_context(|| node.log())
 }
 
-/// A pool asks for detection in every network that draws on it. `kubectl` and `weftctl` show the mark, and the controller ends it.
+/// A pool enables detection in every network that uses it. `kubectl` and `weftctl` show the mark, and the controller
+/// removes it.
 pub(crate) fn of_a_pool(cluster: &mut Cluster) -> Result<()> {
     let node = Node::new(cluster, 1)?;
     let _impostor = impostor(&node, "storage0", &["10.71.0.2/24"])?;
@@ -123,12 +124,12 @@ pub(crate) fn of_a_pool(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "the end of the mark", || Ok(cluster.claims()?.len() == 1)).with_context(|| controller.log())?;
     node.del_with(&pod, &conf)?;
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty())).with_context(|| node.log())?;
-    // Once the controller has counted.
+    // After the controller has counted.
     let deleted = || Ok(cluster.plane()?.kubectl(&["delete", "addresspool", "wire"], "").is_ok());
     wait(PATIENCE, "a pool that nobody uses to go", deleted).with_context(|| controller.log())
 }
 
-/// An IPAMClaim's address is not replaced, and stays its own: the next try asks again.
+/// An IPAMClaim's address is not replaced, and still belongs to it: the next try probes again.
 pub(crate) fn of_an_ipam_claim(cluster: &mut Cluster) -> Result<()> {
     let node = Node::new(cluster, 1)?;
     let impostor = impostor(&node, "storage0", &["10.50.0.2/24"])?;

@@ -1,4 +1,4 @@
-//! The controller: two replicas of which one works, with the rights of `deploy/kubernetes/controller.yaml`.
+//! The controller: two replicas, one of which works, with the rights of `deploy/kubernetes/controller.yaml`.
 
 use anyhow::{Context, Result, ensure};
 use weft_cluster::control_plane::CONTROLLER;
@@ -8,7 +8,7 @@ use weft_kit::{programs, sandbox};
 use super::cluster::Cluster;
 use super::world::{Node, PATIENCE, Pod};
 
-/// A replica, with the rights that it has in a cluster.
+/// Starts a replica, with the rights that it has in a cluster.
 pub(crate) fn start(cluster: &Cluster, name: &str) -> Result<Daemon> {
     let weftctl = programs::weftctl().map_err(anyhow::Error::msg)?.display().to_string();
     let kubeconfig = cluster.plane()?.kubeconfig(&CONTROLLER).display().to_string();
@@ -18,7 +18,7 @@ pub(crate) fn start(cluster: &Cluster, name: &str) -> Result<Daemon> {
     Daemon::start(&cluster.netns.place(), &argv, &log)
 }
 
-/// One leads and gives back what a fenced machine held. When it is killed, the other one takes its place.
+/// One leads and gives back what a fenced machine held. When it is killed, the other one takes over.
 pub(crate) fn one_of_two_leads(cluster: &mut Cluster) -> Result<()> {
     let leader = start(cluster, "first")?;
     let leads = |daemon: &Daemon| daemon.log().contains("this replica leads");

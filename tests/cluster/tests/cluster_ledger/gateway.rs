@@ -1,4 +1,4 @@
-//! Gateways on the host: a policy cannot put an address there that pods get.
+//! Gateways on the host: a policy cannot use an address there that pods may get.
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -7,8 +7,8 @@ use crate::chaos::liar;
 use crate::cluster::Cluster;
 use crate::world::{Node, Pod};
 
-/// Where a policy names no gateway, a bridge takes the first address of the subnet. That may be a pod's, where the operator declared
-/// another one.
+/// If a policy names no gateway, a bridge uses the first address of the subnet. That may be a pod's, if the operator
+/// declared another gateway.
 pub(crate) fn that_a_bridge_takes(cluster: &mut Cluster) -> Result<()> {
     let (node, pod) = (Node::new(cluster, 1)?, Pod::new("one")?);
     let mut conf = node.conf();
@@ -26,7 +26,7 @@ pub(crate) fn that_a_bridge_takes(cluster: &mut Cluster) -> Result<()> {
     node.age()?;
     node.wait_for_nothing_left()?;
     ensure!(cluster.claims()?.is_empty(), "the claim was not given back");
-    // Without a gateway on the host there is none to name.
+    // Without a gateway on the host there is none to check.
     conf["delegate"]["isGateway"] = json!(false);
     node.add_with(&pod, &conf)?;
     node.del_with(&pod, &conf)

@@ -1,5 +1,5 @@
-//! Random histories, the same for the node's own ledger, for etcd and for an API server: what each step answers, and what the
-//! ledger holds after it, is what a model says. The ledger is looked at with sqlite3 or in etcd.
+//! Random histories, the same for the node's own ledger, for etcd and for an API server: each answer, and the ledger's
+//! contents after each step, must agree with a model. The ledger is read with sqlite3 or in etcd.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,12 +15,12 @@ use crate::cluster::Cluster;
 use crate::requests::read;
 use crate::world::{Node, PATIENCE, Pod};
 
-/// Of one history. Pools run full in it, and become empty again.
+/// Steps of one history. In these, pools run full and become empty again.
 const STEPS: usize = 80;
-/// Nobody gets an address back within a history that rests.
+/// A resting address is not reused within a history.
 const REST: u64 = 3600;
 
-/// What a ledger should hold.
+/// The expected contents of a ledger.
 #[derive(Default)]
 struct Model {
     /// Per attachment: its node, whether its addresses rest afterwards, and the addresses.
@@ -28,10 +28,10 @@ struct Model {
     resting: BTreeSet<IpAddr>,
 }
 
-/// A history under way.
+/// A running history.
 struct History<'a> {
     nodes: Vec<Node>,
-    /// The cluster that has the claims; `None`: the node's own ledger has them.
+    /// The cluster with the claims; `None` for the node's own ledger.
     cluster: Option<&'a Cluster>,
     pods: Vec<Pod>,
     model: Model,
@@ -94,12 +94,12 @@ impl History<'_> {
         self.compare()
     }
 
-    /// A new attachment, with any address or with one that it asks for by name.
+    /// Makes an attachment, with any address or with one requested by name.
     fn add(&mut self, by_name: bool) -> Result<()> {
         let attachment = self.pods.len();
         self.pods.push(Pod::new(&format!("pod-{attachment}"))?);
         let node = self.random.usize(..self.nodes.len());
-        // Few of them: what rests is lost to the rest of the history.
+        // Only few, because a resting address is lost for the rest of the history.
         let rests = self.random.u8(..12) == 0;
         let mut conf = self.conf(node, rests);
         let [v4, v6] = pools();
@@ -116,7 +116,7 @@ impl History<'_> {
             ensure!([11, 100, 102].contains(&error.code), "{error:?}");
             return Ok(());
         }
-        // As a runtime does it: a busy server may take longer than an ADD waits.
+        // Retry like a runtime: a busy server may take longer than an ADD waits.
         let end = Instant::now() + PATIENCE;
         while reply.error().is_ok_and(|error| error.code == 11) && Instant::now() < end {
             reply = self.nodes[node].ipam("ADD", &self.pods[attachment], &conf)?;
@@ -138,7 +138,7 @@ impl History<'_> {
         Ok(())
     }
 
-    /// An attachment that is there is not added once more.
+    /// Adding an existing attachment again fails.
     fn add_again(&mut self) -> Result<()> {
         let Some((attachment, node)) = self.any() else { return Ok(()) };
         let error = self.nodes[node].ipam("ADD", &self.pods[attachment], &self.conf(node, false))?.error()?;
@@ -146,7 +146,7 @@ impl History<'_> {
         Ok(())
     }
 
-    /// DEL, of what was deleted before too.
+    /// DEL, also of attachments that were deleted before.
     fn delete(&mut self) -> Result<()> {
         if self.pods.is_empty() {
             return Ok(());
@@ -175,7 +175,7 @@ impl History<'_> {
         Ok(())
     }
 
-    /// An attachment that is there, and its node.
+    /// Returns an existing attachment, and its node.
     fn any(&mut self) -> Option<(usize, usize)> {
         let all: Vec<(usize, usize)> = self.model.held.iter().map(|(key, held)| (*key, held.0)).collect();
         self.random.choice(&all).copied()
@@ -197,7 +197,7 @@ impl History<'_> {
         conf
     }
 
-    /// What the ledger holds is what the model says; a cluster's ledger is told of a DEL in the background.
+    /// Compares the ledger with the model; a cluster's ledger learns of a DEL in the background.
     fn compare(&self) -> Result<()> {
         let expected = self.model.all();
         let same = || Ok(self.found()? == expected);
@@ -213,7 +213,7 @@ impl History<'_> {
         read(cluster)?.iter().map(address).collect()
     }
 
-    /// All are deleted.
+    /// Deletes all attachments.
     fn end(&mut self) -> Result<()> {
         for attachment in 0..self.pods.len() {
             let node = self.model.held.get(&attachment).map_or(0, |(node, _rests, _held)| *node);

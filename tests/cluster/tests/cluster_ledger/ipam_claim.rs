@@ -1,4 +1,4 @@
-//! IPAMClaims of the multi-network standard on a real API server (R38 to R41): what a virtual machine needs that moves.
+//! IPAMClaims of the multi-network standard on a real API server (R38 to R41), for virtual machines that migrate.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -29,14 +29,15 @@ fn status(cluster: &Cluster, name: &str) -> Result<Value> {
     Ok(object["status"].clone())
 }
 
-/// The network for a pod whose annotation names an IPAMClaim, as `weft-pod` hands it on.
+/// Returns the network for a pod whose annotation names an IPAMClaim, as `weft-pod` passes it on.
 pub(crate) fn conf(node: &Node, name: &str) -> Value {
     let mut conf = node.conf();
     conf["args"] = json!({"cni": {"ipam-claim-reference": name}});
     conf
 }
 
-/// The address moves with the IPAMClaim, two pods have it at once, and it is free when the IPAMClaim is gone and not before.
+/// The address moves with the IPAMClaim, two pods may have it at once, and it becomes free exactly when the IPAMClaim
+/// is gone.
 pub(crate) fn kept(cluster: &mut Cluster) -> Result<()> {
     let nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
     let [old, new, other, late] = ["old", "new", "other", "late"].map(Pod::new);
@@ -75,7 +76,8 @@ pub(crate) fn kept(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// With a cooldown nobody gets the address when the IPAMClaim is gone, until a controller has seen it rest for as long.
+/// With a cooldown nobody gets the address after the IPAMClaim is gone, until a controller has seen it rest for that
+/// time.
 pub(crate) fn rested(cluster: &mut Cluster) -> Result<()> {
     let node = Node::new(cluster, 1)?;
     let (pod, other) = (Pod::new("tired")?, Pod::new("other")?);
@@ -91,7 +93,7 @@ pub(crate) fn rested(cluster: &mut Cluster) -> Result<()> {
     };
     ensure!(states()? == "Kept", "before: {}", states()?);
     delete(cluster, "tired")?;
-    // By hand nothing is timed: it rests, and goes on resting.
+    // Manual actions do not measure time: it keeps resting.
     for _time in 0..2 {
         node.operate(cluster, &["reclaim"])?;
         ensure!(states()? == "Resting", "after a reclaim by hand: {}", states()?);
@@ -104,12 +106,12 @@ pub(crate) fn rested(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
 }
 
-/// Two pods are the first users at once, on two nodes: both end up with one address.
+/// Two pods are the first users at once, on two nodes: both get the same address.
 pub(crate) fn first_users(cluster: &mut Cluster) -> Result<()> {
     let nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
     let pods = [Pod::new("left")?, Pod::new("right")?];
     make(cluster, "raced")?;
-    // This policy begins somewhere else for every pod.
+    // This policy starts at a different address for every pod.
     let confs = [0, 1].map(|index: usize| {
         let mut conf = conf(&nodes[index], "raced");
         conf["ipam"]["type"] = json!("cluster-wide");
@@ -143,7 +145,7 @@ pub(crate) fn first_users(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// No IPAMClaim: no address. One that is made again under the same name is another one.
+/// Without an IPAMClaim there is no address. A recreated one of the same name is a different one.
 pub(crate) fn gone_or_made_again(cluster: &mut Cluster) -> Result<()> {
     let node = Node::new(cluster, 1)?;
     let (pod, next) = (Pod::new("one")?, Pod::new("two")?);

@@ -1,4 +1,5 @@
-//! `"release": "keep"` on a real API server: the address of a StatefulSet's ordinal, through a scale to zero, on whichever node.
+//! `"release": "keep"` on a real API server: the address of a StatefulSet's ordinal, across a scale to zero, on any
+//! node.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ fn conf(node: &Node) -> Value {
     conf
 }
 
-/// A call for a sandbox of the pod of that name.
+/// Returns a call for a sandbox of the pod with that name.
 fn call(node: &Node, verb: &str, sandbox: &Pod, name: &str, uid: &str) -> Call {
     let mut call = node.call(verb, sandbox, &conf(node));
     call.args = Some(format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME={name};K8S_POD_UID={uid}"));
@@ -34,7 +35,7 @@ fn del(node: &Node, sandbox: &Pod, name: &str) -> Result<()> {
     node.run_call(&call(node, "DEL", sandbox, name, "any"))?.quiet()
 }
 
-/// An object that was made, as the API server has it.
+/// Makes an object and returns it from the API server.
 fn make(cluster: &Cluster, object: &Value) -> Result<Value> {
     let text = cluster.plane()?.kubectl(&["create", "-o", "json", "-f", "-"], &object.to_string())?;
     serde_json::from_str(&text).with_context(|| text.clone())
@@ -71,7 +72,7 @@ pub(crate) fn ordinal(cluster: &mut Cluster) -> Result<()> {
     ensure!(claim["metadata"]["ownerReferences"][0]["uid"] == set["metadata"]["uid"], "{claim:#}");
     ensure!(claim["status"]["ips"] == json!([format!("{address}/24")]), "{claim:#}");
 
-    // The pod is made anew elsewhere while its first sandbox is still there: it waits.
+    // The pod is recreated elsewhere while its first sandbox still exists: it waits.
     let error = nodes[1].run_call(&call(&nodes[1], "ADD", &rival, "web-0", "u2"))?.error()?;
     ensure!(error.code == 11 && rival.addresses()?.is_empty(), "{error:?}");
     let second = add(&nodes[1], &other, "web-1", "u3")?;
@@ -89,7 +90,7 @@ pub(crate) fn ordinal(cluster: &mut Cluster) -> Result<()> {
     ensure!(third != address && third != second, "{third} was given to somebody else while its ordinal slept");
     ensure!(add(&nodes[1], &late, "web-0", "u4")? == address, "it woke up with another address");
 
-    // What Kubernetes does when the StatefulSet is deleted.
+    // Kubernetes does this when the StatefulSet is deleted.
     plane.kubectl(&["-n", "ns", "delete", "ipamclaims", "--all"], "")?;
     nodes[0].operate(cluster, &["reclaim"])?;
     ensure!(cluster.claims()?.len() == 2, "the address was taken from its last user");

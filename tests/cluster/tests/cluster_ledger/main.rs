@@ -1,5 +1,6 @@
-//! Two nodes, one configuration, one etcd or API server: the fault that the cluster ledger is for, and what happens when the
-//! agent, weft or the cluster stops. Looked at from outside: results, the kernel's links, the keys in etcd, the rows in the store.
+//! Two nodes, one configuration, one etcd or API server: the fault that the cluster ledger prevents, and stops of the
+//! agent, weft or the cluster. Observed from outside: results, the kernel's links, the keys in etcd, the rows in the
+//! store.
 
 mod blocks;
 mod chaos;
@@ -38,7 +39,7 @@ use self::world::{Node, PATIENCE, Pod};
 /// A trial on a cluster.
 type Trial = fn(&mut Cluster) -> Result<()>;
 
-/// What has to be true on either backend.
+/// Trials for either backend.
 const TRIALS: &[(&str, Trial)] = &[
     ("two-nodes-never-share-an-address", never_twice),
     ("many-at-once-on-two-nodes", many_at_once),
@@ -69,7 +70,7 @@ const TRIALS: &[(&str, Trial)] = &[
     ("chaos", chaos::stands),
 ];
 
-/// What the oracles of the chaos have to notice, and in which words.
+/// Faults that the oracles of the chaos must detect, with the expected text.
 const FAULTS: &[(&str, Fault, &str)] = &[
     ("stock-plugins", Fault::Stock, "at the same time"),
     ("lost-claims", Fault::LostClaims, "without a claim"),
@@ -77,7 +78,7 @@ const FAULTS: &[(&str, Fault, &str)] = &[
     ("a-leak", Fault::Leak, "after all is quiet: the claim"),
 ];
 
-/// What has to be true of an etcd that wants certificates and passwords.
+/// Trials for an etcd that requires certificates and passwords.
 const SECURED: &[(&str, Trial)] = &[
     ("two-nodes-never-share-an-address", never_twice),
     ("del-without-the-cluster-leaves-a-tombstone-that-drains", cluster_stopped),
@@ -85,7 +86,7 @@ const SECURED: &[(&str, Trial)] = &[
     ("a-token-that-has-ended-is-renewed", token_renewed),
 ];
 
-/// What is true of an API server alone.
+/// Trials only for an API server.
 const OBJECTS: &[(&str, Trial)] = &[
     ("the-objects-keep-their-rules", objects::rules),
     ("a-freeze-holds-at-the-api-server", objects::freeze),
@@ -125,7 +126,7 @@ fn main() -> ExitCode {
     suite.test("etcd/a-bridge-takes-no-address-that-pods-get", &needs, || {
         gateway::that_a_bridge_takes(&mut Cluster::etcd()?)
     });
-    // What happens on the node is the same for an API server.
+    // On the node, the same happens with an API server.
     suite.test("etcd/an-add-that-is-stopped-at-any-request-and-deleted", &needs, || {
         requests::stopped_at_every_request(&mut Cluster::etcd()?)
     });
@@ -172,7 +173,7 @@ fn stock_gives_it_twice(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The same with weft, one ADD after the other. A freed address goes to the other node.
+/// The same with weft, one ADD after the other. A freed address may go to the other node.
 fn never_twice(cluster: &mut Cluster) -> Result<()> {
     let nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
     let mut seen = BTreeSet::new();
@@ -222,7 +223,7 @@ fn many_at_once(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "all claims given back", || Ok(cluster.claims()?.is_empty()))
 }
 
-/// DEL goes on without the cluster; the claim is given back when that is there again.
+/// DEL works without the cluster; the claim is given back when the cluster returns.
 fn cluster_stopped(cluster: &mut Cluster) -> Result<()> {
     let nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
     let pod = Pod::new("one")?;
@@ -240,7 +241,7 @@ fn cluster_stopped(cluster: &mut Cluster) -> Result<()> {
     nodes[1].del(&other)
 }
 
-/// ADD says "try again" within its deadline. Requests that it finds when it goes on leave no claim behind.
+/// ADD answers "try again" within its deadline. Requests that reach the cluster later leave no claim.
 fn add_without_cluster(cluster: &mut Cluster) -> Result<()> {
     let node = Node::new(cluster, 1)?;
     let (first, pod) = (Pod::new("one")?, Pod::new("two")?);
@@ -259,7 +260,7 @@ fn add_without_cluster(cluster: &mut Cluster) -> Result<()> {
     node.del(&pod)?;
     node.del(&first)?;
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty())).with_context(|| node.log())?;
-    // A request that was never answered is looked for two minutes long.
+    // An unanswered request is checked for two minutes.
     node.age()?;
     node.wait_for_nothing_left()
 }
@@ -277,7 +278,7 @@ fn add_without_agent(cluster: &mut Cluster) -> Result<()> {
     node.del(&pod)
 }
 
-/// The agent is killed while it asks. Its successor gives back what the ADD got.
+/// The agent is killed during a request. Its successor gives back what the ADD got.
 fn agent_killed(cluster: &mut Cluster) -> Result<()> {
     let mut node = Node::new(cluster, 1)?;
     let (first, pod) = (Pod::new("one")?, Pod::new("two")?);
@@ -293,7 +294,7 @@ fn agent_killed(cluster: &mut Cluster) -> Result<()> {
     sent?;
     let error = add.join().map_err(|_panic| anyhow::anyhow!("a thread panicked"))??.error()?;
     ensure!(error.code == 11, "{error:?}");
-    // DEL needs no agent, and its claim waits for one.
+    // DEL needs no agent; its claim waits for one.
     node.del(&first)?;
     node.del(&pod)?;
     ensure!(!cluster.claims()?.is_empty(), "nobody is there to give a claim back");
@@ -303,7 +304,7 @@ fn agent_killed(cluster: &mut Cluster) -> Result<()> {
     node.wait_for_nothing_left()
 }
 
-/// A weft that is killed while the cluster answers leaves an intent. A second try is not in its way.
+/// A weft that is killed while the cluster answers leaves an intent, which does not hinder a second try.
 fn weft_killed(cluster: &mut Cluster) -> Result<()> {
     let node = Node::new(cluster, 1)?;
     let pods = [Pod::new("one")?, Pod::new("two")?];
@@ -318,7 +319,7 @@ fn weft_killed(cluster: &mut Cluster) -> Result<()> {
     ensure!(addresses[0] != addresses[1], "{addresses:?}");
     node.age()?;
     wait(PATIENCE, "the intent given up", || Ok(node.rows(0)? == "0")).with_context(|| node.log())?;
-    // A request that was never answered is looked for two minutes long.
+    // An unanswered request is checked for two minutes.
     node.age()?;
     wait(PATIENCE, "the tombstones drained", || Ok(node.rows(2)? == "0")).with_context(|| node.log())?;
     wait(PATIENCE, "a claim for each pod", || Ok(cluster.claims()?.len() == 2)).with_context(|| node.log())?;
@@ -329,8 +330,8 @@ fn weft_killed(cluster: &mut Cluster) -> Result<()> {
     node.wait_for_nothing_left()
 }
 
-/// A create that arrives after its tombstone is gone belongs to a nonce that no store knows. The next agent sweeps it, although its
-/// store has no row of that ledger any more.
+/// A create that arrives after its tombstone is gone has a nonce that no store knows. The next agent sweeps it,
+/// although its store has no row of that ledger any more.
 fn late_create(cluster: &mut Cluster) -> Result<()> {
     let mut nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
     let (pod, other) = (Pod::new("one")?, Pod::new("two")?);
@@ -351,7 +352,7 @@ fn late_create(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
 }
 
-/// Only a person's word, or a taint, frees what a machine held that does not answer.
+/// Only a person's decision, or a taint, frees what an unreachable machine held.
 fn fenced_by_hand(cluster: &mut Cluster) -> Result<()> {
     let mut dead = Node::new(cluster, 3)?;
     let alive = Node::new(cluster, 4)?;
@@ -369,7 +370,7 @@ fn fenced_by_hand(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
 }
 
-/// ADD as a runtime does it: again, while the answer is code 11.
+/// Runs ADD like a runtime: repeats it while the answer is code 11.
 fn added(node: &Node, pod: &Pod) -> Result<String> {
     let mut last = None;
     let waited = wait(PATIENCE, "an ADD", || {
@@ -382,7 +383,7 @@ fn added(node: &Node, pod: &Pod) -> Result<String> {
     waited.with_context(|| format!("{:?}", last.as_ref().err())).and(last)
 }
 
-/// An agent that etcd does not let in gives out nothing, and says why.
+/// An agent that etcd refuses allocates nothing, and reports the reason.
 fn locked_out(cluster: &mut Cluster) -> Result<()> {
     let (node, pod) = (Node::new(cluster, 1)?, Pod::new("one")?);
     let named = cluster.data().with_file_name("named.pem").display().to_string();

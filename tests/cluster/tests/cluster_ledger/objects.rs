@@ -1,4 +1,4 @@
-//! What the API server itself holds about weft's objects: the rules in `deploy/crds`, the freeze, and the agent's rights.
+//! The API server's own checks of weft's objects: the rules in `deploy/crds`, the freeze, and the agent's rights.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ const NONCE: &str = "0123456789abcdef0123456789abcdef";
 const OTHER: &str = "fedcba9876543210fedcba9876543210";
 const FROZEN: &str = "the cluster ledger is frozen";
 
-/// An AddressClaim; `epoch` makes it a re-assertion.
+/// Returns an AddressClaim; `epoch` makes it a re-assertion.
 fn claim(name: &str, address: &str, nonce: &str, epoch: Option<u64>) -> Value {
     let annotations = epoch.map(|epoch| json!({"ipam.weft.dev/epoch": epoch.to_string()}));
     json!({
@@ -32,7 +32,7 @@ fn state(name: &str, epoch: u64, frozen: bool) -> Value {
         "spec": {"epoch": epoch, "frozen": frozen}})
 }
 
-/// What the API server says to an object.
+/// Returns the API server's answer to an object.
 fn say(cluster: &Cluster, verb: &str, object: &Value) -> Result<String> {
     cluster.plane()?.kubectl(&[verb, "-f", "-"], &object.to_string())
 }
@@ -52,7 +52,7 @@ pub(crate) fn refuses(cluster: &Cluster, what: &str, (verb, object): (&str, &Val
     }
 }
 
-/// What never changes, what is too short, and what exists already.
+/// Immutable fields, names that are too short, and existing names.
 pub(crate) fn rules(cluster: &mut Cluster) -> Result<()> {
     let first = "default-0a000001";
     accepts(cluster, "a claim", "create", &claim(first, "10.0.0.1", NONCE, None))?;
@@ -79,13 +79,13 @@ pub(crate) fn rules(cluster: &mut Cluster) -> Result<()> {
     cluster.plane()?.kubectl(&["delete", "addressclaims", "--all"], "").map(drop)
 }
 
-/// While it is frozen the API server refuses every new claim and holder, but for re-assertions of this epoch.
+/// While frozen, the API server refuses every new claim and holder, except for re-assertions of this epoch.
 pub(crate) fn freeze(cluster: &mut Cluster) -> Result<()> {
     let (first, second, third) = ("default-0a000001", "default-0a000002", "default-0a000003");
     let epoch = cluster.epoch()?;
     accepts(cluster, "a claim", "create", &claim(first, "10.0.0.1", NONCE, None))?;
     accepts(cluster, "a freeze", "apply", &state("cluster", epoch + 1, true))?;
-    // The API server reads the state from a copy of its own.
+    // The API server reads the state from its own copy.
     wait(PATIENCE, "the freeze", || match say(cluster, "create", &claim(second, "10.0.0.2", NONCE, None)) {
         Ok(_said) => cluster.plane()?.kubectl(&["delete", "addressclaim", second], "").map(|_gone| false),
         Err(error) => Ok(format!("{error:#}").contains(FROZEN)),
@@ -103,11 +103,11 @@ pub(crate) fn freeze(cluster: &mut Cluster) -> Result<()> {
     cluster.plane()?.kubectl(&["delete", "addressclaims", "--all"], "").map(drop)
 }
 
-/// Every trial runs the agent with these rights. Here: it has no more of them.
+/// Every trial runs the agent with these rights. This one checks that it has no others.
 pub(crate) fn rights(cluster: &mut Cluster) -> Result<()> {
     let may = |verb: &str, what: &str| -> Result<bool> {
         let user = "--as=system:serviceaccount:kube-system:weft";
-        // kubectl says no with its exit status too.
+        // kubectl also refuses with its exit status.
         let said = cluster.plane()?.kubectl(&["auth", "can-i", verb, what, user], "");
         Ok(said.is_ok_and(|said| said.trim() == "yes"))
     };
@@ -129,7 +129,7 @@ pub(crate) fn rights(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A cluster without weft's objects: ADD says what to apply, and works once that is done.
+/// A cluster without weft's objects: ADD says what to apply, and works after that.
 pub(crate) fn missing(cluster: &mut Cluster) -> Result<()> {
     let plane = cluster.plane()?;
     plane.kubectl(&["delete", "crd", "addressclaims.ipam.weft.dev"], "")?;
@@ -147,7 +147,7 @@ pub(crate) fn missing(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
 }
 
-/// NotReady frees nothing, nor does a deleted Node; the taint `out-of-service` on this machine's Node does.
+/// Neither NotReady nor a deleted Node frees anything; the taint `out-of-service` on this machine's Node does.
 pub(crate) fn fenced_by_taint(cluster: &mut Cluster) -> Result<()> {
     let plane = cluster.plane()?;
     let mut dead = Node::new(cluster, 7)?;

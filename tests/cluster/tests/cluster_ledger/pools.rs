@@ -1,5 +1,5 @@
-//! AddressPools on a real API server: the object's rules, networks that draw on one, what the controller counts, and what an
-//! operator is shown.
+//! AddressPools on a real API server: the object's rules, networks that use a pool, the controller's counts, and the
+//! operator's view.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ fn read(cluster: &Cluster, name: &str) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| text.clone())
 }
 
-/// A network whose ranges are those of a pool.
+/// Returns a network with the ranges of a pool.
 pub(crate) fn conf(node: &Node, pool: &str, policy: &str) -> Value {
     let mut conf = node.conf();
     let mut ledger = conf["ipam"]["ledger"].take();
@@ -29,7 +29,7 @@ pub(crate) fn conf(node: &Node, pool: &str, policy: &str) -> Value {
     conf
 }
 
-/// What may not be written, and what may not be taken away while it is used.
+/// Invalid values, and values that may not be removed while in use.
 pub(crate) fn rules(cluster: &mut Cluster) -> Result<()> {
     let one = |range: &Value| json!({"ranges": [range]});
     let accepts = |what: &str, verb: &str, spec: &Value| objects::accepts(cluster, what, verb, &pool("rules", spec));
@@ -69,7 +69,7 @@ pub(crate) fn rules(cluster: &mut Cluster) -> Result<()> {
     ] {
         refuses(what, "replace", &one(&range), "addresses in use")?;
     }
-    // The API server reads its policies from a copy of its own.
+    // The API server reads its policies from its own copy.
     let delete = ["delete", "addresspool", "rules", "--dry-run=server"];
     let kept = || match cluster.plane()?.kubectl(&delete, "") {
         Ok(_gone) => Ok(false),
@@ -90,7 +90,7 @@ pub(crate) fn rules(cluster: &mut Cluster) -> Result<()> {
     cluster.plane()?.kubectl(&["delete", "addresspool", "rules"], "").map(drop)
 }
 
-/// Two nodes, one pool of seven addresses of which two are excluded: five pods get the five, the sixth gets none.
+/// Two nodes, one pool of seven addresses, two of which are excluded: five pods get the five, the sixth gets none.
 pub(crate) fn drawn_on(cluster: &mut Cluster) -> Result<()> {
     let nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
     let spec = json!({"domain": "lab", "exclude": ["10.70.0.4/31"],

@@ -1,8 +1,8 @@
-//! A proxy between a node's agent and its cluster, which does to single requests what a network and a busy server do: it holds
-//! them until the client has gone, keeps their answers back, loses answers, and sends them twice.
+//! A proxy between a node's agent and its cluster that does to single requests what a network and a busy server do: it
+//! delays them until the client has disconnected, delays or loses their answers, and sends them twice.
 //!
-//! It speaks HTTP/1.1 with one connection for each request, to etcd's gateway itself, or to an API server by way of `kubectl
-//! proxy`, which has the agent's credentials and no more rights than they.
+//! It uses HTTP/1.1 with one connection per request, to etcd's gateway itself, or to an API server through `kubectl
+//! proxy`, with exactly the agent's credentials and rights.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -21,7 +21,7 @@ use weft_kit::netns::NetNs;
 
 use super::world::PATIENCE;
 
-/// Longer heads are nobody's.
+/// Longer heads are refused.
 const LONGEST_HEAD: usize = 64 * 1024;
 
 /// A request about claims.
@@ -39,20 +39,20 @@ pub(crate) enum Kind {
     Status,
 }
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It goes on once it is released, although its client may have gone by then.
+    /// It is sent when released, even if its client has disconnected by then.
     Hold,
-    /// It goes on at once, and its answer waits until it is released.
+    /// It is sent at once, and its answer is delayed until it is released.
     HoldAnswer,
-    /// It goes on, and the connection is cut in place of an answer.
+    /// It is sent, and the connection is cut instead of an answer.
     LoseAnswer,
-    /// It goes on twice. The client gets the second answer.
+    /// It is sent twice. The client gets the second answer.
     Twice,
 }
 
-/// Where requests go.
+/// The destination of requests.
 #[derive(Debug, Clone)]
 pub(crate) enum Upstream {
     /// An address in the namespace of the cluster.
@@ -61,7 +61,7 @@ pub(crate) enum Upstream {
     Unix(PathBuf),
 }
 
-/// What waits for the next request of a kind.
+/// Catches the next request of a kind.
 pub(crate) struct Trap {
     kind: Kind,
     fault: Fault,
@@ -71,32 +71,32 @@ pub(crate) struct Trap {
 
 #[derive(Debug, Default)]
 struct Progress {
-    /// A request has come.
+    /// Whether a request was caught.
     caught: bool,
     released: bool,
-    /// Status codes of the answers, once all are there.
+    /// Status codes of the answers, once all have arrived.
     answers: Option<Vec<u16>>,
 }
 
-/// See the module.
+/// The proxy.
 pub(crate) struct Proxy {
     traps: Traps,
-    /// Where it listens.
+    /// Its address.
     address: SocketAddr,
     ended: Arc<AtomicBool>,
     _kubectl: Option<Daemon>,
 }
 
-/// Traps that nothing has come into yet.
+/// Traps that have caught nothing yet.
 type Traps = Arc<Mutex<Vec<Arc<Trap>>>>;
 
 impl Proxy {
-    /// Serves an address in the namespace of a cluster, on a port that the kernel picks.
+    /// Serves an address in the namespace of a cluster, on a port that the kernel chooses.
     pub(crate) fn start(netns: &NetNs, address: IpAddr, upstream: Upstream, kubectl: Option<Daemon>) -> Result<Self> {
         let (traps, ended) = (Traps::default(), Arc::new(AtomicBool::new(false)));
         let (known, end) = (Arc::clone(&traps), Arc::clone(&ended));
         let (send, receive) = mpsc::channel();
-        // Threads are born in the namespace of the one that starts them.
+        // Threads start in the namespace of their creator.
         netns.inside(move || {
             let listener = TcpListener::bind((address, 0)).context("listen")?;
             send.send(listener.local_addr().context("an address")?).context("nobody waits for the address")?;
@@ -105,7 +105,7 @@ impl Proxy {
                     break;
                 }
                 let (client, known, upstream) = (client.context("accept")?, Arc::clone(&known), upstream.clone());
-                // A connection that fails is the client's to notice.
+                // A failed connection is the client's problem.
                 thread::spawn(move || drop(exchange(client, &upstream, &known)));
             }
             Ok(())
@@ -114,12 +114,12 @@ impl Proxy {
         Ok(Self { traps, address, ended, _kubectl: kubectl })
     }
 
-    /// Where it listens.
+    /// Returns its URL.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Ends it. Requests that are held stay so.
+    /// Ends it. Delayed requests remain so.
     pub(crate) fn end(&self, netns: &NetNs) -> Result<()> {
         self.ended.store(true, Ordering::Relaxed);
         let address = self.address;
@@ -127,7 +127,7 @@ impl Proxy {
         last.join().map_err(|_panic| anyhow::anyhow!("a thread panicked"))?
     }
 
-    /// The next request of a kind has this fault.
+    /// Sets the fault of the next request of a kind.
     pub(crate) fn next(&self, kind: Kind, fault: Fault) -> Arc<Trap> {
         let trap = Arc::new(Trap { kind, fault, state: Mutex::default(), changed: Condvar::new() });
         self.traps.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&trap));
@@ -136,19 +136,19 @@ impl Proxy {
 }
 
 impl Trap {
-    /// Waits until a request has come, and with `HoldAnswer` its answer.
+    /// Waits until a request was caught, and with `HoldAnswer` its answer.
     pub(crate) fn wait_until_caught(&self) -> Result<()> {
         let caught =
             |progress: &Progress| progress.caught && (self.fault != Fault::HoldAnswer || progress.answers.is_some());
         self.wait(caught, "request").map(drop)
     }
 
-    /// Lets it go on.
+    /// Releases it.
     pub(crate) fn release(&self) {
         self.change(|progress| progress.released = true);
     }
 
-    /// Lets it go on, and waits for the status codes of its answers.
+    /// Releases it, and waits for the status codes of its answers.
     pub(crate) fn outcome(&self) -> Result<Vec<u16>> {
         self.release();
         let progress = self.wait(|progress| progress.answers.is_some(), "answer")?;
@@ -169,14 +169,14 @@ impl Trap {
     }
 }
 
-/// A request as it came.
+/// A request as received.
 struct Request {
-    /// Request line and headers, without those that are the proxy's own.
+    /// Request line and headers, except those of the proxy itself.
     head: String,
     body: Vec<u8>,
 }
 
-/// One request of a client and its answer.
+/// Forwards one request of a client and its answer.
 fn exchange(mut client: TcpStream, upstream: &Upstream, traps: &Traps) -> Result<()> {
     let request = Request::read(&mut client)?;
     let trap = request.kind().and_then(|kind| {
@@ -185,7 +185,7 @@ fn exchange(mut client: TcpStream, upstream: &Upstream, traps: &Traps) -> Result
         Some(traps.remove(at))
     });
     let Some(trap) = trap else {
-        // Watches stream: nothing is collected here.
+        // Watches are streamed, so nothing is collected here.
         return std::io::copy(&mut upstream.send(&request)?, &mut client).map(drop).context("an answer");
     };
     trap.change(|progress| progress.caught = true);
@@ -261,7 +261,7 @@ impl Request {
         Ok(Self { head, body })
     }
 
-    /// What it does to claims.
+    /// Returns what it does to claims.
     fn kind(&self) -> Option<Kind> {
         let mut words = self.head.split(' ');
         let (verb, path) = (words.next()?, words.next()?);

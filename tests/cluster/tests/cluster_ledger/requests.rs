@@ -1,6 +1,7 @@
-//! Requests that come late, twice, or without an answer: what `tests/model` checks for few addresses, on whole programs.
+//! Requests that arrive late or twice, or get no answer: `tests/model` checks these for a few addresses, this suite
+//! with the real programs.
 //!
-//! The proxy stands before the first node's agent. Claims are looked at in etcd, addresses on the links.
+//! The proxy is in front of the first node's agent. Claims are read from etcd, addresses from the links.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::ipam_claim;
 use crate::proxy::{Fault, Kind, Proxy, Trap};
 use crate::world::{Node, PATIENCE, Pod};
 
-/// More requests to the kernel than an ADD has.
+/// More than the number of an ADD's requests to the kernel.
 const REQUESTS: usize = 200;
 
 /// Runs a trial with a proxy, which ends with it.
@@ -40,13 +41,13 @@ pub(crate) fn late_create(cluster: &mut Cluster) -> Result<()> {
         let mut node = Node::behind(cluster, 1, proxy)?;
         let pod = Pod::new("one")?;
         let held = proxy.next(Kind::Create, Fault::Hold);
-        // It gives up before the agent asks once more.
+        // It gives up before the agent's next request.
         let mut conf = node.conf();
         conf["ipam"]["ledger"]["deadlineMs"] = json!(3000);
         let error = node.run_call(&node.call("ADD", &pod, &conf))?.error()?;
         ensure!(error.code == 11, "{error:?}");
         held.wait_until_caught()?;
-        // The request was never answered: the tombstone stays for two minutes.
+        // The request was never answered, so the tombstone is kept for two minutes.
         node.age()?;
         node.wait_for_nothing_left()?;
         delivered(&held)?;
@@ -60,7 +61,8 @@ pub(crate) fn late_create(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
-/// `preconditions`, `adopt_write`: the delete of the first sandbox is delivered after the pod's retry has the address again.
+/// `preconditions`, `adopt_write`: the delete of the first sandbox is delivered after the pod's retry has got the
+/// address again.
 pub(crate) fn late_delete(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
         let node = Node::behind(cluster, 1, proxy)?;
@@ -79,7 +81,8 @@ pub(crate) fn late_delete(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
-/// `preconditions`, `nonce`: the delete is delivered after the name was freed by hand and given to a pod of another node.
+/// `preconditions`, `nonce`: the delete is delivered after the name was freed manually and given to a pod of another
+/// node.
 pub(crate) fn delete_of_the_next_owners(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
         let nodes = [Node::behind(cluster, 1, proxy)?, Node::new(cluster, 2)?];
@@ -98,7 +101,7 @@ pub(crate) fn delete_of_the_next_owners(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
-/// A create is delivered twice, or its answer is lost, or that of a delete: one claim for a pod, and none after it.
+/// A create is delivered twice, or its answer or that of a delete is lost: one claim for a pod, and none after it.
 pub(crate) fn lost_and_doubled(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
         let node = Node::behind(cluster, 1, proxy)?;
@@ -133,7 +136,7 @@ pub(crate) fn add_within_a_sweep(cluster: &mut Cluster) -> Result<()> {
         held.wait_until_caught()?;
         node.add(&pod)?;
         held.release();
-        // What comes after the sweep in a round of the agent.
+        // The agent's next step after the sweep.
         let after = proxy.next(Kind::Delete, Fault::HoldAnswer);
         node.del(&before)?;
         after.wait_until_caught()?;
@@ -144,7 +147,7 @@ pub(crate) fn add_within_a_sweep(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
-/// `commit_cas`: an ADD that stands still while its claim is granted makes no link after its DEL.
+/// `commit_cas`: an ADD that is stopped while its claim is granted makes no link after its DEL.
 pub(crate) fn stopped_after_the_grant(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
         let node = Node::behind(cluster, 1, proxy)?;
@@ -167,8 +170,8 @@ pub(crate) fn stopped_after_the_grant(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
-/// `add_lock`, `del_mark`: an ADD is stopped at each of its requests to the kernel in turn, and deleted while it stands still. DEL
-/// succeeds at once, and when the ADD goes on it leaves nothing.
+/// `add_lock`, `del_mark`: an ADD is stopped at each of its requests to the kernel in turn, and deleted while it is
+/// stopped. DEL succeeds at once, and when the ADD continues it leaves nothing.
 pub(crate) fn stopped_at_every_request(cluster: &mut Cluster) -> Result<()> {
     let node = Node::new(cluster, 1)?;
     let scratch = TempDir::new_in(sandbox::scratch())?;
@@ -195,7 +198,8 @@ pub(crate) fn stopped_at_every_request(cluster: &mut Cluster) -> Result<()> {
     bail!("an ADD with {REQUESTS} requests to the kernel")
 }
 
-/// `status_cas`: an IPAMClaim is deleted while its first user's status is on the way. The ADD fails and leaves nothing.
+/// `status_cas`: an IPAMClaim is deleted while its first user's status is being written. The ADD fails and leaves
+/// nothing.
 pub(crate) fn status_after_the_end(cluster: &mut Cluster) -> Result<()> {
     proxied(cluster, |cluster, proxy| {
         let node = Node::behind(cluster, 1, proxy)?;
@@ -250,7 +254,7 @@ pub(crate) fn late_holder(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
-/// Lets a request go on that must succeed.
+/// Releases a request that must succeed.
 fn delivered(held: &Arc<Trap>) -> Result<()> {
     let codes = held.outcome()?;
     ensure!(codes.iter().all(|code| (200..300).contains(code)), "the cluster answers {codes:?}");
@@ -275,7 +279,7 @@ fn holders(cluster: &Cluster) -> Result<usize> {
     Ok(read(cluster)?.iter().map(|claim| claim["holders"].as_array().map_or(0, Vec::len)).sum())
 }
 
-/// The claims are those of these pods' addresses, each held by its node, and the addresses differ.
+/// Checks that the claims are those of these pods' addresses, each held by its node, and that the addresses differ.
 fn owns(cluster: &Cluster, pods: &[(&Node, &Pod)]) -> Result<()> {
     let claims = read(cluster)?;
     let mut claimed = BTreeSet::new();
@@ -294,7 +298,7 @@ fn owns(cluster: &Cluster, pods: &[(&Node, &Pod)]) -> Result<()> {
     Ok(())
 }
 
-/// An ADD that was deleted: code 11, and neither link nor row.
+/// Checks an ADD that was deleted: code 11, and neither link nor row.
 fn ended_without_a_link(node: &Node, pod: &Pod, reply: &Reply) -> Result<()> {
     let error = reply.error()?;
     ensure!(error.code == 11, "{error:?}");
@@ -303,7 +307,7 @@ fn ended_without_a_link(node: &Node, pod: &Pod, reply: &Reply) -> Result<()> {
     node.wait_for_nothing_left()
 }
 
-/// The process of a pod's call.
+/// Returns the process of a pod's call.
 fn process_of(pod: &Pod) -> Result<Pid> {
     let wanted = format!("CNI_CONTAINERID={}", pod.container());
     for entry in std::fs::read_dir("/proc")? {

@@ -1,4 +1,4 @@
-//! etcd is taken back to a backup: behind a freeze, as `docs/cluster-ledger.md` says how, and without a word to anybody.
+//! Restores etcd from a backup: during a freeze, as described in `docs/cluster-ledger.md`, and unannounced.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -13,14 +13,14 @@ use crate::added;
 use crate::cluster::Cluster;
 use crate::world::{Node, PATIENCE, Pod};
 
-/// So many writes of others are lost with the backup: an API server writes some when it starts, and with fewer the history could
-/// not be told from one that goes on.
+/// How many writes of others are lost with the backup: an API server writes some when it starts, and with fewer writes
+/// the history could not be distinguished from one that continues.
 const OTHERS: usize = 200;
-/// What etcd's documentation recommends to skip.
+/// The value that etcd's documentation recommends.
 const BUMP: u64 = 1_000_000_000;
 
-/// etcd goes back to what it was minutes ago: a claim made since is written again, one given back since is swept, and nobody gets
-/// an address in between.
+/// etcd is restored to its state some minutes ago: a later claim is written again, one given back since then is swept,
+/// and nobody gets an address in between.
 pub(crate) fn frozen(cluster: &mut Cluster) -> Result<()> {
     let mut nodes = [Node::new(cluster, 5)?, Node::new(cluster, 6)?];
     let [before, since, moving, next] = ["before", "since", "moving", "next"].map(Pod::new);
@@ -28,7 +28,7 @@ pub(crate) fn frozen(cluster: &mut Cluster) -> Result<()> {
     nodes[0].add(&before)?;
     nodes[1].add(&moving)?;
     let backup = backup(cluster)?;
-    // After the backup: one pod comes, one goes.
+    // After the backup: one pod starts, one ends.
     let held = added(&nodes[0], &since)?;
     nodes[0].del(&before)?;
     wait(PATIENCE, "two claims", || Ok(cluster.claims()?.len() == 2)).with_context(|| nodes[0].log())?;
@@ -55,13 +55,14 @@ pub(crate) fn frozen(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
-/// The same, and nobody says a word: the agents run on, one of them stands still, and two ask within the first instant. What was
-/// lost is on the links alone.
+/// The same without an announcement: the agents keep running, one of them is stopped, and two send requests at once.
+/// Only the links show what was lost.
 pub(crate) fn unannounced(cluster: &mut Cluster) -> Result<()> {
     noticed(cluster, take_back)
 }
 
-/// The same by etcd's own tool, which lets the restored history begin far beyond the lost one, so that clients' caches see it.
+/// The same with etcd's own tool, which starts the restored history far beyond the lost one, so that clients' caches
+/// notice it.
 pub(crate) fn bumped(cluster: &mut Cluster) -> Result<()> {
     noticed(cluster, |cluster, backup| {
         cluster.kill();
@@ -78,7 +79,7 @@ fn noticed(cluster: &mut Cluster, restore: impl FnOnce(&mut Cluster, &Path) -> R
     nodes[0].add(&before)?;
     nodes[1].add(&moving)?;
     let backup = backup(cluster)?;
-    // After the backup: two pods come, one goes.
+    // After the backup: two pods start, one ends.
     let lost = [added(&nodes[0], &since)?, added(&nodes[2], &late)?];
     nodes[0].del(&before)?;
     wait(PATIENCE, "three claims", || Ok(cluster.claims()?.len() == 3)).with_context(|| nodes[0].log())?;
@@ -128,7 +129,7 @@ fn noticed(cluster: &mut Cluster, restore: impl FnOnce(&mut Cluster, &Path) -> R
     })
 }
 
-/// etcd's files, as they are now.
+/// Returns a copy of etcd's current files.
 pub(crate) fn backup(cluster: &mut Cluster) -> Result<PathBuf> {
     cluster.kill();
     let backup = cluster.data().with_file_name("backup");

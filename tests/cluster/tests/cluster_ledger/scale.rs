@@ -1,5 +1,5 @@
-//! Many agents at once on one real API server, and one among many claims. What is asserted is what the API server counts; times are
-//! printed, for the documentation's figures.
+//! Many agents at once on one real API server, and one agent among many claims. Asserts the API server's counts; prints
+//! times for the documentation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -15,7 +15,8 @@ use weft_kit::dhcp::wait;
 use super::cluster::Cluster;
 use super::world::{Node, PATIENCE, Pod};
 
-/// How many agents, and attachments of each, and the range: a tenth of what `WEFT_TEST_SCALE=whole` does, and as full.
+/// The number of agents, of attachments of each, and the range: a tenth of `WEFT_TEST_SCALE=whole`, with the same fill
+/// level.
 struct Size {
     agents: u8,
     each: usize,
@@ -25,12 +26,12 @@ struct Size {
 const TENTH: Size = Size { agents: 10, each: 10, range: "10.50.0.0/23" };
 const WHOLE: Size = Size { agents: 100, each: 10, range: "10.50.0.0/20" };
 
-/// Requests about claims that the API server has answered, by verb.
+/// Returns how many requests about claims the API server has answered, by verb.
 fn requests(cluster: &Cluster) -> Result<BTreeMap<String, u64>> {
     requests_about(cluster, &["addressclaims"])
 }
 
-/// Requests about some resources that the API server has answered, by verb, in its own count.
+/// Returns how many requests about some resources the API server has answered, by verb, from its own count.
 pub(crate) fn requests_about(cluster: &Cluster, resources: &[&str]) -> Result<BTreeMap<String, u64>> {
     let text = cluster.plane()?.kubectl(&["get", "--raw", "/metrics"], "")?;
     let is_ours = |line: &&str| {
@@ -40,7 +41,7 @@ pub(crate) fn requests_about(cluster: &Cluster, resources: &[&str]) -> Result<BT
     let mut counts = BTreeMap::new();
     for line in text.lines().filter(is_ours) {
         let verb = line.split("verb=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
-        // Counts are whole numbers, written as floating ones.
+        // Counts are whole numbers written as floats.
         let count = line.rsplit(' ').next().and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
         *counts.entry(verb.to_owned()).or_default() += format!("{count:.0}").parse::<u64>().unwrap_or_default();
     }
@@ -56,7 +57,7 @@ fn is_whole() -> bool {
     std::env::var_os("WEFT_TEST_SCALE").is_some_and(|value| value == "whole")
 }
 
-/// IPAM alone, by the policy that starts at a hash: what is counted is the ledger's, not the links'.
+/// IPAM alone, with the policy that starts at a hash: this measures the ledger, not the links.
 pub(crate) fn conf(node: &Node, range: &str) -> Value {
     let mut conf = node.conf();
     let ledger = conf["ipam"]["ledger"].take();
@@ -97,7 +98,7 @@ pub(crate) fn one_create_each(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
 }
 
-/// One ADD costs one write and no read, however many claims others have.
+/// One ADD takes one write and no read, however many claims others have.
 #[expect(clippy::print_stdout, reason = "figures for the documentation")]
 pub(crate) fn one_add_among_many(cluster: &mut Cluster) -> Result<()> {
     const ADDS: usize = 20;
@@ -121,10 +122,10 @@ pub(crate) fn one_add_among_many(cluster: &mut Cluster) -> Result<()> {
         let sent = sent_since(&before, &requests(cluster)?);
         let reads = sent.iter().filter(|(verb, _)| *verb != "POST").map(|(_, count)| count).sum::<u64>();
         let creates = sent.get("POST").copied().unwrap_or_default();
-        // A candidate that somebody has costs one create more and one read.
+        // A taken candidate takes one more create and one read.
         let lost = creates.saturating_sub(u64::try_from(ADDS)?);
         ensure!(reads <= lost, "{ADDS} ADDs among {count} claims: {sent:?}");
-        // All claims but these are of another range of the same domain, so a search that starts at a hash meets few.
+        // All other claims are in another range of the same domain, so a search that starts at a hash meets few.
         ensure!(creates * 10 <= u64::try_from(ADDS)? * 13, "{ADDS} ADDs among {count} claims: {sent:?}");
         medians.push(median(&mut times));
         pods.iter().try_for_each(|pod| node.ipam_del(pod, &conf))?;
@@ -151,7 +152,7 @@ fn median(times: &mut [Duration]) -> Duration {
     times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
-/// Claims of another machine, written behind the API server: copies of one that weft makes. Their addresses are in 10.49.0.0/16.
+/// Writes claims of another machine directly into etcd: copies of a weft claim. Their addresses are in 10.49.0.0/16.
 fn seed(cluster: &Cluster, node: &Node, conf: &Value, numbers: std::ops::Range<usize>) -> Result<()> {
     let pod = Pod::new("sample")?;
     let address = node.ipam_add(&pod, conf)?;
@@ -190,10 +191,10 @@ fn seed(cluster: &Cluster, node: &Node, conf: &Value, numbers: std::ops::Range<u
     node.ipam_del(&pod, conf)
 }
 
-/// Pods of the node, and of all others.
+/// Number of pods of the node, and of all others.
 const OWN_PODS: usize = 500;
 const OTHER_PODS: usize = 4500;
-/// What the agent may have in memory with them.
+/// The agent's memory limit with these.
 const MEMORY_KIB: u64 = 32 << 10;
 
 /// The agent's memory follows the pods of its own node, not those of the cluster.

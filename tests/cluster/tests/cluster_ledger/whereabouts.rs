@@ -1,5 +1,5 @@
-//! Moving to and from whereabouts, on a real API server with its resources: with its objects as it writes them, and beside its own
-//! program where that is in PATH.
+//! Migration to and from whereabouts, on a real API server with its resources: with its objects as it writes them, and
+//! together with its own program if that is in PATH.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
@@ -19,7 +19,7 @@ use super::world::{Node, Pod};
 
 const GROUP: &str = "whereabouts.cni.cncf.io";
 
-/// The resources of whereabouts v0.9.2, as far as their schemas decide anything.
+/// The resources of whereabouts v0.9.2, with the relevant parts of their schemas.
 fn resources(cluster: &Cluster) -> Result<()> {
     let text = json!({"type": "string"});
     let allocation = json!({"type": "object", "required": ["id", "podref"],
@@ -70,10 +70,10 @@ fn read(cluster: &Cluster, kind: &str, name: &str) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| text.clone())
 }
 
-/// `weftctl ledger import|export whereabouts`: whether it succeeds, and what it says.
+/// Runs `weftctl ledger import|export whereabouts`. Returns whether it succeeds, and its output.
 fn moves(cluster: &Cluster, node: &Node, arguments: &[&str]) -> Result<(bool, Value)> {
     let output = node.weftctl_output(cluster, &[&["--json", "ledger"], arguments].concat())?;
-    // Beside the answer the error is a document of its own.
+    // The error is a separate document after the answer.
     let first = serde_json::Deserializer::from_slice(&output.stdout).into_iter::<Value>().next();
     let said = first.with_context(|| output.stderr.clone())?.with_context(|| output.stderr.clone())?;
     Ok((output.status == Some(0), said))
@@ -95,10 +95,11 @@ pub(crate) fn both_ways(cluster: &mut Cluster) -> Result<()> {
     let allocated =
         |pod: &str| json!({"id": format!("sandbox-{pod}"), "podref": format!("ns/{pod}"), "ifname": "net1"});
     make_pod(cluster, "old")?;
-    // The lowest addresses, which host-local would take: .2 of a pod that runs, .3 of one that is gone, .4 by its reservation alone.
+    // The lowest addresses, which host-local would use: .2 of a running pod, .3 of one that is gone, .4 only by its
+    // reservation.
     let first = json!({"2": allocated("old"), "3": allocated("gone"), "x": allocated("old")});
     accepts(cluster, "an IPPool", "create", &pool("10.50.0.0-24", "10.50.0.0/24", &first))?;
-    // The same address in a wider range: whereabouts' own duplicate.
+    // The same address in a wider range: a duplicate of whereabouts itself.
     let wide = json!({"2": allocated("twin")});
     accepts(cluster, "a wider IPPool", "create", &pool("10.50.0.0-16", "10.50.0.0/16", &wide))?;
     accepts(
@@ -119,14 +120,14 @@ pub(crate) fn both_ways(cluster: &mut Cluster) -> Result<()> {
     let (_well, done) = moves(cluster, &node, &["import", "whereabouts"])?;
     ensure!(done["written"] == dry["written"] && cluster.claims()?.len() == 4, "{done:#}");
 
-    // weft goes around them, and its sweep leaves them.
+    // weft avoids them, and its sweep keeps them.
     let pod = Pod::new("new")?;
     let own = node.add(&pod)?;
     ensure!(own == "10.50.0.5", "weft gave {own}");
     let said = node.weftctl(cluster, &["who-has", "10.50.0.2"])?;
     ensure!(said.contains("Pod ns/old") && said.contains("whereabouts"), "{said}");
 
-    // whereabouts frees what its pods had.
+    // whereabouts frees its pods' addresses.
     let plane = cluster.plane()?;
     let gone =
         json!([{"op": "remove", "path": "/spec/allocations/2"}, {"op": "remove", "path": "/spec/allocations/x"}]);
@@ -139,7 +140,7 @@ pub(crate) fn both_ways(cluster: &mut Cluster) -> Result<()> {
     let (well, later) = moves(cluster, &node, &["import", "whereabouts"])?;
     ensure!(well && addresses(&later, "removed") == set(&["10.50.0.2"]) && later["unchanged"] == 3, "{later:#}");
 
-    // The way back: weft's own are written, and what is whereabouts' already is left.
+    // The migration back: weft's own are written, and existing ones of whereabouts are kept.
     let (well, dry) = moves(cluster, &node, &["export", "whereabouts", "--dry-run"])?;
     ensure!(well && addresses(&dry, "written") == set(&["10.50.0.5"]), "{dry:#}");
     let (well, done) = moves(cluster, &node, &["export", "whereabouts"])?;
@@ -165,7 +166,7 @@ fn call(cluster: &Cluster, node: &Node, verb: &str, pod: &str) -> Result<Reply> 
     prepared(cluster, node, verb, pod)?.run(&program, &node.program().1)
 }
 
-/// The call, and the files that whereabouts reads besides. Each node has its own.
+/// Returns the call with the additional files that whereabouts reads. Each node has its own.
 fn prepared(cluster: &Cluster, node: &Node, verb: &str, pod: &str) -> Result<Call> {
     let kubeconfig = cluster.plane()?.kubeconfig(&ADMIN);
     let dir = kubeconfig.parent().context("a directory")?.join(format!("whereabouts.{}", node.name()));
@@ -189,7 +190,7 @@ fn given(reply: &Reply) -> Result<String> {
     Ok(address.split('/').next().unwrap_or_default().to_owned())
 }
 
-/// whereabouts' own program and weft on one range, each seeing what the other gave out.
+/// whereabouts' own program and weft on one range, each seeing the other's allocations.
 pub(crate) fn beside_its_program(cluster: &mut Cluster) -> Result<()> {
     resources(cluster)?;
     let node = Node::new(cluster, 1)?;
@@ -220,7 +221,8 @@ pub(crate) fn beside_its_program(cluster: &mut Cluster) -> Result<()> {
 /// Resources that whereabouts writes for an address: its pool, its reservation, its lock.
 const WRITTEN: &[&str] = &["ippools", "overlappingrangeipreservations", "leases"];
 
-/// The same ADDs at once by whereabouts and by weft, IPAM alone: how many writes each needs for an address. Times are printed.
+/// Runs the same ADDs at once with whereabouts and with weft, IPAM alone, and compares the writes per address. Prints
+/// times.
 #[expect(clippy::print_stdout, reason = "figures for the documentation")]
 pub(crate) fn fewer_writes(cluster: &mut Cluster) -> Result<()> {
     resources(cluster)?;
@@ -252,7 +254,7 @@ pub(crate) fn fewer_writes(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// What many ADDs at once took.
+/// The duration of many concurrent ADDs.
 struct Burst {
     took: Duration,
     writes: u64,

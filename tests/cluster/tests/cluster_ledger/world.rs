@@ -1,4 +1,5 @@
-//! Nodes on a cluster's wire, and pods on them. Each node has its own network namespace, host name, machine id, store and agent.
+//! Nodes on a cluster's wire, with pods. Each node has its own network namespace, host name, machine id, store and
+//! agent.
 
 use std::ffi::CString;
 use std::fs;
@@ -21,7 +22,7 @@ use weft_kit::programs::{self, Installation};
 use super::cluster::Cluster;
 use super::proxy::Proxy;
 
-/// How long programs may take to come up, or to get something done in the background.
+/// How long programs may take to start, or to finish background work.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 /// A node.
 pub(crate) struct Node {
@@ -31,17 +32,17 @@ pub(crate) struct Node {
     machine: PathBuf,
     /// `ledger` of its networks.
     ledger: Value,
-    /// What its agent is started with.
+    /// The arguments of its agent.
     arguments: Vec<String>,
-    /// The boot id that its programs see, where it is not the machine's.
+    /// The boot id that its programs see, if it is not the machine's.
     boot: Option<PathBuf>,
     agent: Option<Daemon>,
 }
 
-/// What it takes to call weft on a node, whatever is done to its agent meanwhile.
+/// What is needed to call weft on a node, whatever happens to its agent.
 #[derive(Clone)]
 pub(crate) struct Caller {
-    /// Where the node's plugins are.
+    /// The directory of the node's plugins.
     pub(crate) bin: PathBuf,
     /// The node.
     pub(crate) place: Place,
@@ -49,7 +50,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// A call as a runtime makes it.
+    /// Returns a call as a runtime makes it.
     pub(crate) fn call(&self, verb: &str, (container, uid): (&str, &str), netns: &Path, conf: &Value) -> Call {
         let mut call = Call::full(verb, conf);
         call.container_id = Some(container.to_owned());
@@ -69,22 +70,22 @@ pub(crate) struct Pod {
 }
 
 impl Pod {
-    /// A pod without an interface.
+    /// Makes a pod without an interface.
     pub(crate) fn new(container: &str) -> Result<Self> {
         Ok(Self { container: container.to_owned(), netns: NetNs::new("pod")? })
     }
 
-    /// Its container's id.
+    /// Returns its container's id.
     pub(crate) fn container(&self) -> &str {
         &self.container
     }
 
-    /// Takes every address off its `eth0`, as no runtime would.
+    /// Removes all addresses from its `eth0`, which no runtime would do.
     pub(crate) fn lose_addresses(&self) -> Result<()> {
         self.netns.line("ip address flush dev eth0").map(drop)
     }
 
-    /// The global addresses of its `eth0`, as the kernel has them; none where there is no such link.
+    /// Returns the global addresses of its `eth0` in the kernel; none if the link does not exist.
     pub(crate) fn addresses(&self) -> Result<Vec<String>> {
         let text = self.netns.line("ip -j address show scope global")?.text();
         let links: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
@@ -95,19 +96,19 @@ impl Pod {
 }
 
 impl Node {
-    /// A node on the cluster's wire, with its agent.
+    /// Makes a node on the cluster's wire, with its agent.
     pub(crate) fn new(cluster: &Cluster, number: u8) -> Result<Self> {
         Self::with_arguments(cluster, number, &[])
     }
 
-    /// The same, with more arguments for its agent.
+    /// The same, with additional arguments for its agent.
     pub(crate) fn with_arguments(cluster: &Cluster, number: u8, more: &[&str]) -> Result<Self> {
         let mut arguments = cluster.agent_arguments(&format!("node{number}"));
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         Self::start(cluster, number, cluster.ledger(), arguments)
     }
 
-    /// A node whose agent reaches the cluster by way of a proxy.
+    /// Makes a node whose agent reaches the cluster through a proxy.
     pub(crate) fn behind(cluster: &Cluster, number: u8, proxy: &Proxy) -> Result<Self> {
         let (ledger, arguments) = cluster.by_way_of(proxy, &format!("node{number}"))?;
         Self::start(cluster, number, ledger, arguments)
@@ -115,7 +116,7 @@ impl Node {
 
     fn start(cluster: &Cluster, number: u8, ledger: Value, arguments: Vec<String>) -> Result<Self> {
         let netns = NetNs::new("node")?;
-        // The kernel takes its time with the links of nodes that are gone.
+        // The kernel may still have the links of deleted nodes.
         let near = format!("w{}", netns.name());
         let name = format!("node{number}");
         cluster.netns.line(&format!("ip link add {near} type veth peer name up0 netns {}", netns.name()))?;
@@ -134,7 +135,7 @@ impl Node {
         Ok(node)
     }
 
-    /// The agent's place: this node's network, and its machine id over the machine's.
+    /// Returns the agent's place: this node's network, and its machine id instead of the machine's.
     fn place(&self) -> Result<Place> {
         let path = |path: &Path| CString::new(path.as_os_str().as_bytes());
         let mut place = self.wefts_place()?;
@@ -147,7 +148,7 @@ impl Node {
         Ok(place)
     }
 
-    /// Where a runtime calls weft: this node's network, in its boot.
+    /// Returns the place where a runtime calls weft: this node's network, in its boot.
     fn wefts_place(&self) -> Result<Place> {
         let mut place = self.netns.place();
         if let Some(boot) = &self.boot {
@@ -158,7 +159,7 @@ impl Node {
         Ok(place)
     }
 
-    /// As after a boot, for weft and the agent, which is not started: another boot id. The caller has ended the pods.
+    /// Simulates a reboot for weft and the agent, which is not started: another boot id. The caller has ended the pods.
     pub(crate) fn reboot(&mut self, boot_id: &str) -> Result<()> {
         self.kill_agent();
         let file = self.machine.join("boot_id");
@@ -198,17 +199,17 @@ impl Node {
         Ok(fs::read_to_string(self.machine.join("machine-id"))?.trim().to_owned())
     }
 
-    /// `weftctl ledger ...` on this node; what it prints.
+    /// Runs `weftctl ledger ...` on this node and returns its output.
     pub(crate) fn operate(&self, cluster: &Cluster, arguments: &[&str]) -> Result<String> {
         self.weftctl(cluster, &[&["ledger"], arguments].concat())
     }
 
-    /// `weftctl ...` about the cluster, on this node; what it prints.
+    /// Runs `weftctl ...` about the cluster on this node and returns its output.
     pub(crate) fn weftctl(&self, cluster: &Cluster, arguments: &[&str]) -> Result<String> {
         Ok(self.weftctl_output(cluster, arguments)?.success(&format!("weftctl {}", arguments.join(" ")))?.text())
     }
 
-    /// The same, whether it succeeds or not.
+    /// The same, for any exit status.
     pub(crate) fn weftctl_output(&self, cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(self.installation.weftctl());
         command.arg("--state-dir").arg(self.installation.state());
@@ -216,13 +217,13 @@ impl Node {
         process::output(&self.place()?, command, &[], process::LIMIT)
     }
 
-    /// Stops the agent where it is, or lets it go on.
+    /// Stops or continues the agent.
     pub(crate) fn signal_agent(&self, signal: Signal) -> Result<()> {
         let agent = self.agent.as_ref().context("the agent does not run")?;
         Ok(kill(Pid::from_raw(agent.pid().try_into()?), signal)?)
     }
 
-    /// KiB of memory that the agent has: of its own, and of its program's file.
+    /// Returns the agent's memory in KiB: its own, and of its program's file.
     pub(crate) fn agent_memory(&self) -> Result<(u64, u64)> {
         let agent = self.agent.as_ref().context("the agent does not run")?;
         let status = fs::read_to_string(format!("/proc/{}/status", agent.pid()))?;
@@ -233,31 +234,32 @@ impl Node {
         Ok((kib("RssAnon:")?, kib("RssFile:")?))
     }
 
-    /// What a line of words prints, run on this node.
+    /// Runs a line of words on this node and returns its output.
     pub(crate) fn line(&self, line: &str) -> Result<String> {
         Ok(self.netns.line(line)?.text())
     }
 
-    /// Feeds nftables of this node with rules.
+    /// Passes rules to nftables on this node.
     pub(crate) fn nft(&self, rules: &str) -> Result<()> {
         let mut nft = Command::new("nft");
         nft.args(["-f", "-"]);
         process::output(&self.netns.place(), nft, rules.as_bytes(), LIMIT)?.success(rules).map(drop)
     }
 
-    /// Ends the agent without warning.
+    /// Kills the agent.
     pub(crate) fn kill_agent(&mut self) {
         if let Some(agent) = self.agent.take() {
             agent.kill();
         }
     }
 
-    /// What the agent has logged.
+    /// Returns the agent's log.
     pub(crate) fn log(&self) -> String {
         self.agent.as_ref().map(Daemon::log).unwrap_or_default()
     }
 
-    /// The one configuration of all nodes; only the socket's path differs, since the nodes share a file system here.
+    /// Returns the common configuration of all nodes; only the socket's path differs, because the nodes share a file
+    /// system here.
     pub(crate) fn conf(&self) -> Value {
         let mut ledger = self.ledger.clone();
         ledger["socket"] = json!(self.socket());
@@ -268,18 +270,18 @@ impl Node {
         })
     }
 
-    /// A call as a runtime makes it.
+    /// Returns a call as a runtime makes it.
     pub(crate) fn call(&self, verb: &str, pod: &Pod, conf: &Value) -> Call {
         let uid = format!("uid-{}", pod.container);
         self.caller().call(verb, (&pod.container, &uid), pod.netns.path(), conf)
     }
 
-    /// One verb by weft, on the cluster ledger.
+    /// Runs one verb of weft, on the cluster ledger.
     pub(crate) fn run(&self, verb: &str, pod: &Pod) -> Result<Reply> {
         self.run_call(&self.call(verb, pod, &self.conf()))
     }
 
-    /// ADD that is killed after `limit`.
+    /// Runs an ADD that is killed after `limit`.
     pub(crate) fn killed_add(&self, pod: &Pod, limit: Duration) -> Result<()> {
         let mut call = self.call("ADD", pod, &self.conf());
         call.limit = limit;
@@ -287,24 +289,24 @@ impl Node {
         Ok(())
     }
 
-    /// What it takes to call weft here.
+    /// Returns what is needed to call weft here.
     pub(crate) fn caller(&self) -> Caller {
         let (bin, state) = (self.installation.bin().to_owned(), self.installation.state().to_owned());
         Caller { bin, place: self.netns.place(), state }
     }
 
-    /// The program and where it runs, for a call on a thread of its own.
+    /// Returns the program and its place, for a call on a thread of its own.
     pub(crate) fn program(&self) -> (PathBuf, Place) {
         (self.installation.bin().join("bridge"), self.netns.place())
     }
 
-    /// A call of this node's weft.
+    /// Runs a call of this node's weft.
     pub(crate) fn run_call(&self, call: &Call) -> Result<Reply> {
         call.run(&self.installation.bin().join("bridge"), &self.wefts_place()?)
     }
 
-    /// An ADD as a runtime does it: again, while the answer is code 11. An API server of a busy machine takes longer at times than
-    /// an ADD waits.
+    /// Runs an ADD like a runtime: repeats it while the answer is code 11. On a busy machine an API server may take
+    /// longer than an ADD waits.
     fn succeed(&self, add: impl Fn() -> Result<Reply>) -> Result<Value> {
         let end = Instant::now() + PATIENCE;
         loop {
@@ -316,39 +318,40 @@ impl Node {
         }
     }
 
-    /// ADD by weft that must succeed: the address, which the result and the kernel agree about.
+    /// Runs an ADD that must succeed and returns the address, on which result and kernel agree.
     pub(crate) fn add(&self, pod: &Pod) -> Result<String> {
         one_address(&self.succeed(|| self.run("ADD", pod))?, pod)
     }
 
-    /// The same with a configuration of its own.
+    /// The same with another configuration.
     pub(crate) fn add_with(&self, pod: &Pod, conf: &Value) -> Result<String> {
         one_address(&self.succeed(|| self.run_call(&self.call("ADD", pod, conf)))?, pod)
     }
 
-    /// A verb of weft as an IPAM plugin. No link is made.
+    /// Runs a verb of weft as an IPAM plugin. No link is made.
     pub(crate) fn ipam(&self, verb: &str, pod: &Pod, conf: &Value) -> Result<Reply> {
         self.call(verb, pod, conf).run(&self.installation.bin().join("weft-ipam"), &self.netns.place())
     }
 
-    /// ADD of the same that must succeed: the address.
+    /// Runs an ADD as an IPAM plugin that must succeed, and returns the address.
     pub(crate) fn ipam_add(&self, pod: &Pod, conf: &Value) -> Result<String> {
         let result = self.succeed(|| self.ipam("ADD", pod, conf))?;
         let address = result.pointer("/ips/0/address").and_then(Value::as_str).context("no address in the result")?;
         Ok(address.split('/').next().unwrap_or_default().to_owned())
     }
 
-    /// DEL of the same, which must succeed.
+    /// Runs a DEL as an IPAM plugin that must succeed.
     pub(crate) fn ipam_del(&self, pod: &Pod, conf: &Value) -> Result<()> {
         self.ipam("DEL", pod, conf)?.quiet()
     }
 
-    /// DEL with a configuration of its own, which must succeed.
+    /// Runs a DEL with another configuration that must succeed.
     pub(crate) fn del_with(&self, pod: &Pod, conf: &Value) -> Result<()> {
         self.run_call(&self.call("DEL", pod, conf))?.quiet()
     }
 
-    /// ADD by Debian's bridge and host-local, with one configuration for all nodes and this node's own directory.
+    /// Runs an ADD of Debian's bridge and host-local, with one configuration for all nodes and this node's own
+    /// directory.
     pub(crate) fn stock_add(&self, pod: &Pod) -> Result<String> {
         let dir = programs::reference_dir().map_err(anyhow::Error::msg)?;
         let data = self.installation.state().with_file_name("stock");
@@ -361,37 +364,37 @@ impl Node {
         one_address(&call.run(&dir.join("bridge"), &self.netns.place())?.result()?, pod)
     }
 
-    /// DEL by weft that must succeed.
+    /// Runs a DEL that must succeed.
     pub(crate) fn del(&self, pod: &Pod) -> Result<()> {
         self.run("DEL", pod)?.quiet()
     }
 
-    /// What a question to the node's store answers, asked with sqlite3.
+    /// Returns the answer of the node's store to a query, made with sqlite3.
     pub(crate) fn sql(&self, statement: &str) -> Result<String> {
         let store = self.installation.state().join("weft.db").display().to_string();
         let argv = ["sqlite3", "-cmd", ".timeout 10000", &store, statement];
         Ok(process::run(&self.netns.place(), &argv)?.text().trim().to_owned())
     }
 
-    /// How far its agent has seen the history of its ledger, as the store says.
+    /// Returns how far its agent has seen the ledger's history, from the store.
     pub(crate) fn seen(&self) -> Result<u64> {
         let lines = self.sql("SELECT value FROM meta WHERE key LIKE 'seen %'")?;
         let revision = |line: &str| serde_json::from_str::<Value>(line).ok()?["revision"].as_u64();
         Ok(lines.lines().map(|line| revision(line).unwrap_or(0)).min().unwrap_or(0))
     }
 
-    /// How many addresses of the store are in a state: 0 intent, 1 entry, 2 tombstone.
+    /// Returns how many addresses of the store are in a state: 0 intent, 1 entry, 2 tombstone.
     pub(crate) fn rows(&self, state: u8) -> Result<String> {
         self.sql(&format!("SELECT count(*) FROM remote_addresses WHERE state = {state}"))
     }
 
-    /// Makes every intent and tombstone look as if it had been there for an hour.
+    /// Makes every intent and tombstone look an hour old.
     pub(crate) fn age(&self) -> Result<()> {
         self.sql("UPDATE remote SET created = created - 3600; UPDATE remote_addresses SET since = since - 3600")?;
         Ok(())
     }
 
-    /// Everything of attachments on this node: journal entries, rows of the ledger, ends of pods' links.
+    /// Returns everything of attachments on this node: journal entries, rows of the ledger, ends of pods' links.
     pub(crate) fn leftovers(&self) -> Result<Vec<String>> {
         let mut left = Vec::new();
         for (what, table) in [("entry", "journal"), ("row", "remote"), ("address", "remote_addresses")] {

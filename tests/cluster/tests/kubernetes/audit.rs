@@ -1,4 +1,4 @@
-//! Pods that run without the networks they ask for.
+//! Pods that run without the networks they request.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -10,8 +10,8 @@ use super::{definition, has_networks, no_pods, on, pod, running};
 /// Another vendor's configuration, first in the runtime's directory.
 const ANOTHER: &str = "/etc/cni/net.d/00-another.conflist";
 
-/// Another CNI configuration makes a pod's sandbox, as after a boot on which another installer was faster: the pod runs with eth0 alone. The
-/// agent says so, as an event and a metric; a pod that is started anew after that is mended has its networks.
+/// Another CNI configuration makes a pod's sandbox, as after a reboot in which another installer was faster: the pod
+/// only has eth0. The agent reports it as an event and a metric; after the repair, a recreated pod has its networks.
 pub(super) fn networks_missing(cluster: &mut Cluster) -> Result<()> {
     let audited = json!({"cniVersion": "1.0.0", "name": "audited", "type": "bridge", "bridge": "audited0",
         "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.93.0.0/24"}]]}});
@@ -26,7 +26,7 @@ pub(super) fn networks_missing(cluster: &mut Cluster) -> Result<()> {
         "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.94.0.0/24"}]]}}]});
     node.write(ANOTHER, &another.to_string())?;
     let outcome = alone(cluster, node);
-    // containerd sends a DEL to the configuration that is there.
+    // containerd sends a DEL to the current configuration.
     cluster.kubectl().delete_pods("default", &["alone"])?;
     no_pods(cluster)?;
     std::fs::remove_file(node.file(ANOTHER))?;
@@ -51,7 +51,7 @@ fn alone(cluster: &Cluster, node: &Node) -> Result<()> {
     wait(PATIENCE, "the metric", || Ok(metric(node)? == "1"))
 }
 
-/// `weft_pods_missing_networks` of a node's agent.
+/// Returns `weft_pods_missing_networks` of a node's agent.
 fn metric(node: &Node) -> Result<String> {
     let text = node.run(&["busybox", "wget", "-qO-", "http://127.0.0.1:9123/metrics"])?.text();
     let line = text.lines().find_map(|line| line.strip_prefix("weft_pods_missing_networks "));

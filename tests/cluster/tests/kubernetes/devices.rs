@@ -1,4 +1,4 @@
-//! Devices: kubelet gives them to pods, the agent asks kubelet which, and plugins get them.
+//! Devices: kubelet assigns them to pods, the agent asks kubelet, and plugins get them.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use super::{definition, on, pod, running};
 const RESOURCE: &str = "weft.test/nic";
 const DEVICES: [&str; 2] = ["0000:03:02.0", "0000:03:02.1"];
 
-/// R36: a definition with a `resourceName` gets the device that kubelet gave the pod, as `deviceID` and `pciBusID` in the
+/// R36: a definition with a `resourceName` gets the pod's device from kubelet, as `deviceID` and `pciBusID` in the
 /// plugin's configuration; two pods get two devices.
 pub(super) fn of_a_device_plugin(cluster: &mut Cluster) -> Result<()> {
     let node = cluster.nodes().first().context("no nodes")?;
@@ -51,8 +51,8 @@ pub(super) fn of_a_device_plugin(cluster: &mut Cluster) -> Result<()> {
 
 const DRIVER: &str = "nics.weft.test";
 
-/// R37: devices of a resource claim that Kubernetes has allocated, by the attributes that their driver gave them. A device of the
-/// same claim without them, here a GPU, is no network's.
+/// R37: devices of a resource claim that Kubernetes has allocated, by the attributes from their driver. A device of the
+/// same claim without them, here a GPU, is not a network device.
 pub(super) fn of_a_resource_claim(cluster: &mut Cluster) -> Result<()> {
     let node = cluster.nodes().first().context("no nodes")?;
     let plugin = PathBuf::from(env!("CARGO_BIN_EXE_weft-cluster-fake"));
@@ -89,7 +89,7 @@ pub(super) fn of_a_resource_claim(cluster: &mut Cluster) -> Result<()> {
     let added = calls.iter().filter(|call| call.env("CNI_COMMAND") == "ADD" && call.stdin["name"] == "claimed");
     let given: Vec<&Value> = added.map(|call| &call.stdin["deviceID"]).collect();
     ensure!(given == [&json!("0000:05:00.1")], "devices: {given:?}");
-    // Without the driver kubelet does not let the pod end.
+    // Without the driver, kubelet cannot end the pod.
     cluster.kubectl().run(&["delete", "pod", "claims", "-n", "default", "--grace-period=1", "--wait=false"])?;
     super::no_pods(cluster)
 }

@@ -1,5 +1,5 @@
-//! One `host-local` configuration for the whole cluster: with the stock plugins two nodes give out one address, with weft's
-//! cluster ledger they do not.
+//! One `host-local` configuration for the whole cluster: with the stock plugins two nodes give out the same address,
+//! with weft's cluster ledger they do not.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::{definition, on, pod, running};
 /// Pods on each node.
 const PODS: u8 = 2;
 
-/// Makes pods on every node whose `net1` is of a network, and returns their addresses there.
+/// Makes pods on every node with `net1` in a network, and returns their addresses there.
 fn addresses(cluster: &Cluster, name: &str, conf: &Value) -> Result<Vec<String>> {
     let mut objects = vec![definition(name, Some(conf))];
     for node in cluster.nodes() {
@@ -26,7 +26,7 @@ fn addresses(cluster: &Cluster, name: &str, conf: &Value) -> Result<Vec<String>>
     pods.iter().map(|pod| pod.address("net1").map(str::to_owned)).collect()
 }
 
-/// The stock plugins, under a name that weft does not answer to.
+/// The stock plugins, under a name that is not weft's.
 pub(super) fn with_the_stock_plugins(cluster: &mut Cluster) -> Result<()> {
     for node in cluster.nodes() {
         let link = node.file("/opt/cni/bin/stock-macvlan");

@@ -1,7 +1,8 @@
-//! weft on a real Kubernetes: kubelets start pods, containerd execs `weft-pod`, and the pods have every network they ask for.
+//! weft on a real Kubernetes: kubelets start pods, containerd executes `weft-pod`, and the pods have every network they
+//! request.
 //!
-//! One cluster is started when the first trial needs it and serves all of them, one after the other. Each trial removes what
-//! it made, and looks that nothing of it is left on any node.
+//! One cluster is started for the first trial that needs it and serves all trials, one after the other. Each trial
+//! removes its objects, and checks that nothing is left on any node.
 
 mod audit;
 mod devices;

@@ -1,4 +1,4 @@
-//! What pods ask for and get: the same network twice, configurations of the nodes, fixed addresses; and that pods reach each
+//! Networks that pods request: the same network twice, configurations of the nodes, fixed addresses. Pods reach each
 //! other on each network, across nodes.
 
 use std::collections::BTreeSet;
@@ -10,8 +10,8 @@ use weft_cluster::kube::{Cluster, Node};
 
 use super::{definition, has_networks, on, pod, pod_spec, running};
 
-/// Every node's part of two networks that have one name on all of them: `vlan-conf` from the subnet file of the node's
-/// flanneld, `macvlan-conf` from a file with the node's own range.
+/// Writes every node's part of two networks with the same name on all nodes: `vlan-conf` from the subnet file of the
+/// node's flanneld, `macvlan-conf` from a file with the node's own range.
 fn node_files(cluster: &Cluster) -> Result<()> {
     for node in cluster.nodes() {
         let number = node.number();
@@ -19,7 +19,7 @@ fn node_files(cluster: &Cluster) -> Result<()> {
             "FLANNEL_NETWORK=10.60.0.0/16\nFLANNEL_SUBNET=10.60.{number}.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"
         );
         node.write("/run/flannel/subnet.env", &subnet)?;
-        // What flanneld's backend `host-gw` does.
+        // flanneld's backend `host-gw` does this.
         for other in cluster.nodes().iter().filter(|other| other.number() != number) {
             let (to, via) = (other.number(), wire_address(other));
             node.netns().line(&format!("ip route replace 10.60.{to}.0/24 via {via}"))?;
@@ -39,10 +39,10 @@ fn wire_address(node: &Node) -> String {
     format!("172.30.0.{}", 10 + node.number())
 }
 
-/// A Deployment whose pods name the same definition twice, and one that only the nodes have a configuration of.
+/// A Deployment whose pods name the same definition twice, and one whose configuration only the nodes have.
 pub(super) fn deployment(cluster: &mut Cluster) -> Result<()> {
     node_files(cluster)?;
-    // Two interfaces in one subnet: each answers for its own address only, and what leaves from it leaves by it.
+    // Two interfaces in one subnet: each answers only for its own address, and packets from it leave through it.
     let vlan = json!({"cniVersion": "1.0.0", "name": "vlan-conf", "plugins": [
         {"type": "flannel", "delegate": {"bridge": "vlan0"}},
         {"type": "tuning", "sysctl": {"net.ipv4.conf.IFNAME.arp_ignore": "1"}},
@@ -88,7 +88,7 @@ pub(super) fn deployment(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// How often agents have written to objects of pods: their statuses.
+/// Returns how often agents have written to pod objects: their statuses.
 fn pod_writes(cluster: &Cluster) -> Result<usize> {
     let is_write = |verb: &str| ["create", "update", "patch", "delete"].contains(&verb);
     let requests = cluster.requests()?;
@@ -98,7 +98,7 @@ fn pod_writes(cluster: &Cluster) -> Result<usize> {
     Ok(writes.map(|(_request, count)| count).sum())
 }
 
-/// Two pods that are not on one node.
+/// Returns two pods on different nodes.
 fn on_two_nodes(pods: &[Pod]) -> Result<(&Pod, &Pod)> {
     let one = pods.first().context("no pods")?;
     let other = pods.iter().find(|pod| pod.node != one.node).context("all pods are on one node")?;

@@ -1,4 +1,4 @@
-//! What policies see of a pod, and what the agent may do at the API server.
+//! What policies see of a pod, and the agent's rights at the API server.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +10,8 @@ use weft_kit::programs::repository;
 
 use super::{definition, has_networks, on, pod, running};
 
-/// `by-label` decides by the labels that the API server has of a pod; a pod without one of them is denied, and its events say
-/// so. What a pod's annotation says about labels does not count.
+/// `by-label` decides by a pod's labels at the API server; a pod without one of them is denied, and its events say so.
+/// Labels in a pod's annotation are ignored.
 pub(super) fn labels(cluster: &mut Cluster) -> Result<()> {
     let conf = json!({
         "cniVersion": "1.0.0", "name": "tiers", "type": "weft", "delegate": {"type": "bridge", "bridge": "tiers0"},
@@ -48,19 +48,19 @@ pub(super) fn labels(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Everything that the agents asked the API server for in all trials is in the ClusterRole of `deploy/`, and was granted.
+/// All requests of the agents to the API server in all trials are in the ClusterRole of `deploy/`, and were granted.
 pub(super) fn rights(cluster: &mut Cluster) -> Result<()> {
     let requests = cluster.requests()?;
     let refused: Vec<_> = requests.iter().filter(|((_, _, code), _)| matches!(code, 401 | 403)).collect();
     ensure!(refused.is_empty(), "the agents were refused: {refused:?}");
     let mut listed = listed_rights(cluster, "weft-agent")?;
-    // What `weftctl doctor` asks about itself, and for the server's version, everybody may.
+    // Everybody may do what `weftctl doctor` asks about itself, and ask for the server's version.
     listed.extend(listed_rights(cluster, "system:basic-user")?);
     listed.insert(("get".to_owned(), String::new()));
     let used: BTreeSet<(String, String)> = requests.into_keys().map(|(verb, resource, _)| (verb, resource)).collect();
     let more: Vec<_> = used.difference(&listed).collect();
     ensure!(more.is_empty(), "the agents used rights that are not listed: {more:?}");
-    // What the trials must have used: otherwise this test looks at nothing.
+    // Rights that the trials must have used: otherwise this test proves nothing.
     for (verb, resource) in
         [("watch", "pods"), ("watch", "network-attachment-definitions"), ("patch", "pods/status"), ("create", "events")]
     {
@@ -69,7 +69,7 @@ pub(super) fn rights(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Verb and resource of every right of a ClusterRole, as the API server has it.
+/// Returns verb and resource of every right of a ClusterRole at the API server.
 fn listed_rights(cluster: &Cluster, role: &str) -> Result<BTreeSet<(String, String)>> {
     let manifest = repository().join("deploy/kubernetes/rbac.yaml");
     ensure!(manifest.is_file(), "no {}", manifest.display());

@@ -1,6 +1,7 @@
-//! Pods come and go while the agents are killed at random instants, and the runtime and kubelet are killed and started again.
+//! Pods start and end while the agents are killed at random instants, and the runtime and kubelet are killed and
+//! restarted.
 //!
-//! At the end of every wave each pod that is ready has every network that it asked for; at the end of the trial nothing of a
+//! At the end of every wave each ready pod has every network that it requested; at the end of the trial nothing of a
 //! pod is left on any node.
 
 use std::fs;
@@ -19,10 +20,11 @@ use super::{definition, has_networks, on, pod, running};
 /// Pods of a wave.
 const PODS: usize = 14;
 
-/// How many agents are killed at most while a wave's pods come, and while they go: a node whose agent never stays gets nowhere.
+/// Maximum number of killed agents while a wave's pods start, and while they end: a node without a running agent makes
+/// no progress.
 const KILLS: usize = 6;
 
-/// What is killed once, besides the agents, while a wave's pods come.
+/// What is killed once, besides the agents, while a wave's pods start.
 #[derive(Debug, Clone, Copy)]
 enum Strike {
     Nothing,
@@ -47,11 +49,11 @@ pub(super) fn kills(cluster: &mut Cluster) -> Result<()> {
     for (number, strike) in strikes.into_iter().cycle().take(strikes.len() * rounds).enumerate() {
         wave(cluster, number, strike).with_context(|| format!("wave {number}, {strike:?}, WEFT_SEED={seed}"))?;
     }
-    // The last kill may have been this moment.
+    // The last kill may have been just now.
     cluster.wait_for_weft()
 }
 
-/// Pods come, have what they asked for, and go. Agents die while they come and while they go.
+/// Pods start, have what they requested, and end. Agents are killed meanwhile.
 fn wave(cluster: &mut Cluster, number: usize, strike: Strike) -> Result<()> {
     let nodes = cluster.nodes();
     let names: Vec<String> = (0..PODS).map(|index| format!("wave-{number}-{index}")).collect();
@@ -77,7 +79,7 @@ fn wave(cluster: &mut Cluster, number: usize, strike: Strike) -> Result<()> {
     })
 }
 
-/// Kills agents at random instants while `work` is done, until some are killed.
+/// Kills agents at random instants during `work`, until some have been killed.
 fn while_agents_die(work: impl FnOnce() -> Result<()>) -> Result<()> {
     let over = AtomicBool::new(false);
     let mut random = fastrand::Rng::with_seed(fastrand::u64(..));
@@ -99,7 +101,7 @@ fn while_agents_die(work: impl FnOnce() -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-/// Strikes every node, after a random while.
+/// Strikes every node, after a random time.
 fn strike_all(cluster: &mut Cluster, strike: Strike) -> Result<()> {
     thread::sleep(Duration::from_millis(fastrand::u64(200..3_000)));
     cluster.nodes_mut().iter_mut().try_for_each(|node| carry_out(node, strike))
@@ -119,7 +121,7 @@ fn carry_out(node: &mut Node, strike: Strike) -> Result<()> {
     }
 }
 
-/// Kills one of the agents that run now; whether there was one.
+/// Kills one of the running agents. Returns whether there was one.
 fn kill_an_agent(random: &mut fastrand::Rng) -> bool {
     let agents: Vec<i32> = fs::read_dir("/proc")
         .into_iter()

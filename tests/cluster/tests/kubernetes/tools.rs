@@ -1,4 +1,4 @@
-//! What an operator sees: `weftctl` in the agent's container.
+//! The operator's tools: `weftctl` in the agent's container.
 
 use std::fs;
 
@@ -9,15 +9,15 @@ use weft_kit::programs;
 
 use super::{definition, on, pod, running};
 
-/// `pods` has a row per attachment of every pod, also of those that another vendor's plugin makes; `explain` works by the
-/// pod's name; `ps` and `doctor` work on a node with pods.
+/// `pods` has a row per attachment of every pod, including other vendors' attachments; `explain` works by the pod's
+/// name; `ps` and `doctor` work on a node with pods.
 pub(super) fn weftctl(cluster: &mut Cluster) -> Result<()> {
     let range = |subnet: u8| json!({"type": "host-local", "ranges": [[{"subnet": format!("10.{subnet}.0.0/24")}]]});
     let ours = json!({"cniVersion": "1.0.0", "name": "ours", "type": "bridge", "bridge": "ours0", "ipam": range(91)});
     let theirs =
         json!({"cniVersion": "1.0.0", "name": "theirs", "type": "vendor", "bridge": "theirs0", "ipam": range(92)});
     let node = cluster.nodes().first().context("no nodes")?;
-    // Debian's bridge under a name that weft does not answer to.
+    // Debian's bridge under a name that is not weft's.
     let vendor = node.file("/opt/cni/bin/vendor");
     if !vendor.exists() {
         std::os::unix::fs::symlink("/usr/lib/cni/bridge", vendor)?;
@@ -62,7 +62,7 @@ pub(super) fn weftctl(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// `doctor` finds what an operator has to mend on the Kubernetes side, each with its own words, and nothing else.
+/// `doctor` finds each problem on the Kubernetes side with its own text, and nothing else.
 #[allow(clippy::too_many_lines, reason = "one fault after the other, on one node")]
 pub(super) fn doctor(cluster: &mut Cluster) -> Result<()> {
     let node = cluster.nodes().first().context("no nodes")?;
@@ -132,7 +132,7 @@ pub(super) fn doctor(cluster: &mut Cluster) -> Result<()> {
         let before = fs::read(&file).ok();
         match &before {
             Some(_text) => fs::remove_file(&file).context("remove a file")?,
-            // The suite's own pods are there already: nobody starts one meanwhile.
+            // The suite's own pods exist already, and no other is started meanwhile.
             None => node.write(
                 path,
                 "{\"cniVersion\": \"1.0.0\", \"name\": \"another\", \"plugins\": [{\"type\": \"vendor\"}]}",
@@ -149,7 +149,8 @@ pub(super) fn doctor(cluster: &mut Cluster) -> Result<()> {
     by_hand(cluster, node)
 }
 
-/// On the node itself, with a kubeconfig: one that is good, one whose token nobody knows, one whose server is away, and none.
+/// On the node itself, with different kubeconfigs: a valid one, one with an unknown token, one whose server is away,
+/// and none.
 fn by_hand(cluster: &Cluster, node: &Node) -> Result<()> {
     let weftctl = programs::weftctl().map_err(anyhow::Error::msg)?.display().to_string();
     let good = cluster.kubectl().run(&["config", "view", "--raw", "--minify", "-o", "json"])?;
@@ -169,12 +170,12 @@ fn by_hand(cluster: &Cluster, node: &Node) -> Result<()> {
     ] {
         node.write("/etc/weft/kubeconfig", &kubeconfig.to_string())?;
         let argv = [weftctl.as_str(), "doctor", "--kubeconfig", "/etc/weft/kubeconfig", "--node-name", node.name()];
-        // It fails where there is a fault: all that it printed is in the error.
+        // It fails if it finds a problem; the error contains its output.
         let said = match node.run(&argv) {
             Ok(output) => output.text(),
             Err(error) => format!("{error:#}"),
         };
-        // A table's cells may be on several lines.
+        // A table's cells may span several lines.
         let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
         for word in words {
             ensure!(said.contains(word), "{kubeconfig}: no {word:?} in {said}");
@@ -184,7 +185,7 @@ fn by_hand(cluster: &Cluster, node: &Node) -> Result<()> {
     cluster.kubectl().run(&["delete", "net-attach-def", "-n", "default", "nowhere"]).map(drop)
 }
 
-/// What `doctor` finds in the container of the node's agent. It fails where there is a fault.
+/// Returns the findings of `doctor` in the container of the node's agent. It fails if it finds a problem.
 fn findings(cluster: &Cluster, node: &Node) -> Result<Vec<Value>> {
     let said = match weftctl_on(cluster, node, &["--json", "doctor"]) {
         Ok(text) => text,
@@ -199,7 +200,7 @@ fn json_of(cluster: &Cluster, node: &Node, arguments: &[&str]) -> Result<Value> 
     serde_json::from_str(&text).with_context(|| text.clone())
 }
 
-/// Runs weftctl as `kubectl exec` does, in the container of the node's agent.
+/// Runs weftctl in the container of the node's agent, like `kubectl exec`.
 pub(super) fn weftctl_on(cluster: &Cluster, node: &Node, arguments: &[&str]) -> Result<String> {
     let agent = cluster.agent_of(node)?;
     let enter = ["exec", "-n", "kube-system", &agent, "--", "/usr/local/bin/weftctl"];

@@ -1,4 +1,5 @@
-//! `weft-pod` as a whole program, beside a stand-in for the agent: real namespaces, our own delegates and another vendor's.
+//! `weft-pod` as a whole program, with a stand-in for the agent: real namespaces, our own delegates and another
+//! vendor's.
 
 mod ours;
 mod theirs;
@@ -96,7 +97,7 @@ impl Scene {
         Self::running(&weft_kit::programs::weft().map_err(anyhow::Error::msg)?, state)
     }
 
-    /// With another program in weft's place.
+    /// Uses another program instead of weft.
     fn running(weft: &Path, state: Option<&Path>) -> Result<Self> {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_weft-cluster-fake"));
         fake::install(&program, Path::new("/opt/cni/bin"), &["fake", "fake-b"])?;
@@ -119,7 +120,7 @@ impl Scene {
         Ok(())
     }
 
-    /// A pod with labels.
+    /// Makes a pod with labels.
     fn labelled_pod(&mut self, networks: &str, labels: &[(&str, &str)]) -> Result<()> {
         let annotations = BTreeMap::from([("k8s.v1.cni.cncf.io/networks".to_owned(), networks.to_owned())]);
         let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
@@ -143,7 +144,7 @@ impl Scene {
         self.node.call(&env, &self.conf)
     }
 
-    /// ADD that fails at an op of one of its plans.
+    /// Runs an ADD that fails at an op of one of its plans.
     fn failing_add(&self, plan: usize, op: usize) -> Result<Reply> {
         let mut env = PodNode::env("ADD", &self.sandbox, ("team", "pod-1", &self.uid));
         env.insert("WEFT_FAIL_PLAN".to_owned(), Some(plan.to_string()));
@@ -159,7 +160,7 @@ impl Scene {
         self.sandbox.netns.as_ref().context("the sandbox is gone")
     }
 
-    /// Names of the sandbox's links, without lo.
+    /// Returns the names of the sandbox's links, without lo.
     fn links(&self) -> Result<Vec<String>> {
         let text = self.netns()?.line("ip -o link show")?.text();
         let names = text.lines().filter_map(|line| line.split([':', '@']).nth(1)).map(|name| name.trim().to_owned());
@@ -171,7 +172,7 @@ impl Scene {
         Ok(text.lines().map(|line| line.split_whitespace().take(7).collect::<Vec<_>>().join(" ")).collect())
     }
 
-    /// Everything of weft on the node: journal entries, and links of the host but lo and bridges.
+    /// Returns everything of weft on the node: journal entries, and links of the host except lo and bridges.
     fn leftovers(&self) -> Result<Vec<String>> {
         let mut left = Vec::new();
         let store = self.node.state().join("weft.db");

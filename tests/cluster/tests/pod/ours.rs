@@ -1,4 +1,4 @@
-//! Networks that weft makes itself.
+//! Networks that weft itself makes.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -120,8 +120,8 @@ pub(crate) fn rollback(mut scene: Scene) -> Result<()> {
     scene.run("DEL")?.quiet()
 }
 
-/// A policy decides by the pod's labels as the API server has them; what the annotation or the definition says about labels
-/// counts for nothing, and a denial reaches the pod's events.
+/// A policy decides by the pod's labels at the API server; labels in the annotation or the definition are ignored, and
+/// a denial appears in the pod's events.
 pub(crate) fn labels(mut scene: Scene) -> Result<()> {
     let tiers = json!({"type": "by-label", "ranges": [
         {"name": "gold", "ranges": [{"subnet": "10.40.0.0/24"}]}, {"name": "bronze", "ranges": [{"subnet": "10.41.0.0/24"}]}],
@@ -186,7 +186,7 @@ pub(crate) fn del_alone(mut scene: Scene) -> Result<()> {
     scene.nad("wire", &bridge("wire", 20, &json!({})))?;
     scene.pod("wire")?;
     scene.add()?;
-    // No agent, no pod, no definition, and of the configuration only its name.
+    // Without agent, pod and definition, and with only the name of the configuration.
     scene.api.behave(|behaviour| behaviour.silent = true);
     scene.api.delete_pod("team", "pod-1")?;
     scene.api.delete_definition("team", "wire")?;

@@ -105,7 +105,7 @@ pub(crate) fn silent_agent(mut scene: Scene) -> Result<()> {
     scene.api.behave(|behaviour| behaviour.silent = true);
     let error = scene.run("STATUS")?.error()?;
     ensure!(error.code == 50 && error.msg.contains("agent.sock"), "{error:?}");
-    // A plugin that hangs is killed long before the stand-in would answer.
+    // A hanging plugin is killed long before the stand-in would answer.
     scene.api.behave(|behaviour| behaviour.silent = false);
     rules(json!([{"when": {"command": "STATUS"}, "do": {"sleep_ms": 100_000}}]))?;
     let error = scene.run("STATUS")?.error()?;
@@ -204,7 +204,8 @@ pub(crate) fn old_plugin(mut scene: Scene) -> Result<()> {
     scene.pod("")?;
     rules(json!([{"when": {"command": "VERSION"},
                   "do": {"stdout": "{\"cniVersion\": \"1.0.0\", \"supportedVersions\": [\"0.3.1\", \"1.0.0\"]}"}}]))?;
-    // Another binary of that name, so that the answer of the other tests is not remembered.
+    // Another binary of that name, so that the stored answer of the other tests is not
+    // used.
     let own = scene.node.scratch().join("vendor");
     fake::install(&PathBuf::from(env!("CARGO_BIN_EXE_weft-cluster-fake")), &own, &[])?;
     std::fs::copy(env!("CARGO_BIN_EXE_weft-cluster-fake"), own.join("fake"))?;
@@ -221,7 +222,7 @@ pub(crate) fn old_plugin(mut scene: Scene) -> Result<()> {
     let all = fake::calls()?;
     let asked = all.iter().filter(|call| call.env("CNI_COMMAND") == "VERSION").count();
     ensure!(asked == 1, "VERSION was asked {asked} times");
-    // It is never asked for what its version does not have.
+    // It is never called with verbs that its version lacks.
     ensure!(calls()? == ["fake ADD eth0", "fake CHECK eth0", "fake DEL eth0"], "{:?}", calls()?);
     let old = |call: &&fake::Call| call.env("CNI_COMMAND") != "VERSION";
     ensure!(all.iter().filter(old).all(|call| call.stdin["cniVersion"] == "1.0.0"), "{all:?}");

@@ -1,7 +1,7 @@
-//! The eye on the claims: what is in etcd, read there and nowhere else.
+//! Watches the claims, reading them directly from etcd.
 //!
-//! A pod that was given an address holds it until its DEL starts, and as long there has to be a claim on that address which names
-//! its sandbox. Without one the next ADD anywhere may get the address: this sees a duplicate before it happens.
+//! A pod holds its address until its DEL starts, and until then there must be a claim on the address that names its
+//! sandbox. Without the claim the next ADD anywhere may get the address: this detects a duplicate before it happens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,10 +18,10 @@ use weft_storm::tally::lock;
 
 use super::Chaos;
 
-/// See the module.
+/// Watches the claims.
 #[derive(Debug, Default)]
 pub(super) struct ClaimsEye {
-    /// Odd while etcd has gone back in time and the ledger is not thawed: claims may be missing then.
+    /// Odd while etcd is restored and the ledger is not thawed: claims may then be missing.
     restores: AtomicUsize,
     reported: Mutex<BTreeSet<(IpAddr, String)>>,
     looks: AtomicU64,
@@ -29,7 +29,7 @@ pub(super) struct ClaimsEye {
 }
 
 impl ClaimsEye {
-    /// Watches until told to stop.
+    /// Watches until it is stopped.
     pub(super) fn watch(&self, chaos: &Chaos<'_>) -> Result<()> {
         while !self.stop.load(Ordering::Relaxed) {
             self.look(chaos)?;
@@ -38,11 +38,11 @@ impl ClaimsEye {
         Ok(())
     }
 
-    /// Compares what is held all the time with the claims of an instant in it.
+    /// Compares the addresses held during a read with the claims read.
     fn look(&self, chaos: &Chaos<'_>) -> Result<()> {
         let restores = self.restores.load(Ordering::SeqCst);
         let before = chaos.oracle.held();
-        // Without an answer there is nothing to see: etcd is down.
+        // Without an answer there is nothing to check: etcd is down.
         let Ok(claims) = chaos.cluster().claims() else { return Ok(()) };
         let claims = holders(&claims)?;
         let after = chaos.oracle.held();
@@ -61,7 +61,7 @@ impl ClaimsEye {
         Ok(())
     }
 
-    /// Something takes the claims back in time; what is seen meanwhile does not count.
+    /// Runs a restore of the claims; what is seen meanwhile does not count.
     pub(super) fn during_restore<T>(&self, restore: impl FnOnce() -> Result<T>) -> Result<T> {
         self.restores.fetch_add(1, Ordering::SeqCst);
         let done = restore();
@@ -74,19 +74,19 @@ impl ClaimsEye {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// How often claims were compared.
+    /// Returns how often claims were compared.
     pub(super) fn looks(&self) -> u64 {
         self.looks.load(Ordering::Relaxed)
     }
 }
 
-/// The sandboxes that hold each address.
+/// Returns the sandboxes that hold each address.
 fn holders(claims: &[Value]) -> Result<BTreeMap<IpAddr, Vec<String>>> {
     claims
         .iter()
         .map(|claim| {
             let value = decoded(claim)?;
-            // An object of Kubernetes has it all below `spec`.
+            // A Kubernetes object has everything below `spec`.
             let spec = value.get("spec").unwrap_or(&value);
             let address = spec["address"].as_str().context("an address")?.parse()?;
             let holders = spec["holders"].as_array().into_iter().flatten();
@@ -96,18 +96,18 @@ fn holders(claims: &[Value]) -> Result<BTreeMap<IpAddr, Vec<String>>> {
         .collect()
 }
 
-/// What a claim of `Cluster::claims` says.
+/// Decodes a claim from `Cluster::claims`.
 pub(super) fn decoded(claim: &Value) -> Result<Value> {
     Ok(serde_json::from_str(&text(&claim["value"])?)?)
 }
 
-/// A text of etcd's JSON gateway.
+/// Decodes a text of etcd's JSON gateway.
 pub(super) fn text(base64: &Value) -> Result<String> {
     let bytes = STANDARD.decode(base64.as_str().context("a text")?).map_err(|error| anyhow!("{error}"))?;
     Ok(String::from_utf8(bytes)?)
 }
 
-/// A text for etcd's JSON gateway.
+/// Encodes a text for etcd's JSON gateway.
 pub(super) fn encoded(text: &str) -> String {
     STANDARD.encode(text)
 }

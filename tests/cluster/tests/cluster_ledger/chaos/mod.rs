@@ -1,9 +1,9 @@
-//! Chaos: many pods come and go on several nodes, while agents, weft, the cluster and its connections are killed, stopped, cut and
-//! taken back in time. Oracles that ask weft nothing watch: the addresses in every pod's namespace, the results, and the claims in
-//! etcd.
+//! Chaos: many pods start and end on several nodes, while agents, weft, the cluster and its connections are killed,
+//! stopped, cut and restored. Oracles that never ask weft watch the addresses in every pod's namespace, the results,
+//! and the claims in etcd.
 //!
-//! What must hold, whatever is done and whenever: no address is on two pods; what a pod was given stays, with its claim, until the
-//! pod is deleted; every DEL that is let live succeeds; and once it is quiet nothing is left anywhere.
+//! What must always hold: no address is on two pods; a pod keeps its addresses, with their claims, until it is deleted;
+//! every DEL that may complete succeeds; and at the end nothing is left anywhere.
 //!
 //! `WEFT_CHAOS_PODS=2000 cargo test --release -p weft-cluster --test cluster_ledger -- chaos --nocapture` for a long run,
 //! `WEFT_CHAOS_SEED` to repeat a run's choices.
@@ -32,24 +32,25 @@ use self::pods::{Life, Sandbox};
 use super::cluster::Cluster;
 use super::world::{Caller, Node};
 
-/// What the random choices start from, unless `WEFT_CHAOS_SEED` says otherwise. How the processes interleave remains the machine's
-/// business.
+/// The seed of the random choices, unless `WEFT_CHAOS_SEED` is set. The interleaving of processes still depends on the
+/// machine.
 const SEED: u64 = 20_261_128;
-/// The pool of all nodes. It is larger than what can be held at once, and small enough that addresses come again soon.
+/// The pool of all nodes: larger than the number of addresses held at once, and small enough that addresses are reused
+/// soon.
 const POOL: &str = "10.77.0.0/26";
 /// How long an ADD waits for the cluster, in milliseconds.
 const DEADLINE: u64 = 3000;
 
-/// A way to break what weft promises, which the oracles have to notice.
+/// A way to break weft's guarantees, which the oracles must detect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Debian's plugins in weft's place: one configuration on all nodes.
+    /// Debian's plugins instead of weft: one configuration on all nodes.
     Stock,
     /// Claims of running pods are deleted in etcd.
     LostClaims,
-    /// A node is fenced that runs on.
+    /// A node is fenced while it is still running.
     LyingFence,
-    /// A claim stays that nobody knows.
+    /// A claim is left that nobody knows.
     Leak,
 }
 
@@ -58,14 +59,14 @@ struct Plan {
     nodes: u8,
     /// Runtimes per node.
     lives: usize,
-    /// Pods at least; the run ends when every trouble was there too.
+    /// Minimum number of pods; the run ends when every kind of trouble has happened too.
     pods: usize,
     fault: Option<Fault>,
     /// How long the end may take.
     patience: Duration,
 }
 
-/// What the parts of a run share.
+/// The shared state of a run.
 struct Chaos<'a> {
     plan: Plan,
     cluster: RwLock<&'a mut Cluster>,
@@ -75,16 +76,16 @@ struct Chaos<'a> {
     oracle: Oracle,
     claims: ClaimsEye,
     tally: Tally,
-    /// Pods begun.
+    /// Number of pods started.
     begun: AtomicUsize,
-    /// The troubles are over: pods are begun no more.
+    /// Whether the troubles are over: no more pods are started.
     over: AtomicBool,
-    /// Pods that were left as they were.
+    /// Pods that were left running.
     left: Mutex<Vec<Sandbox>>,
     seed: u64,
 }
 
-/// The trial: weft has to stand it.
+/// The trial that weft must pass.
 #[allow(clippy::print_stderr, reason = "what a long run saw goes with its test")]
 pub(crate) fn stands(cluster: &mut Cluster) -> Result<()> {
     let pods = number("WEFT_CHAOS_PODS").unwrap_or(0);
@@ -103,7 +104,7 @@ pub(crate) fn stands(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The trial of the oracles: a run with this fault has to end with a violation in these words.
+/// The trial of the oracles: a run with this fault must end with a violation with this text.
 pub(crate) fn notices(cluster: &mut Cluster, fault: Fault, words: &str) -> Result<()> {
     let plan = Plan { nodes: 2, lives: 2, pods: 40, fault: Some(fault), patience: Duration::from_secs(5) };
     let chaos = Chaos::new(cluster, plan)?;
@@ -113,7 +114,7 @@ pub(crate) fn notices(cluster: &mut Cluster, fault: Fault, words: &str) -> Resul
     Ok(())
 }
 
-/// The value of a variable that is a number.
+/// Returns the numeric value of a variable.
 pub(crate) fn number(variable: &str) -> Option<usize> {
     std::env::var(variable).ok()?.parse().ok()
 }
@@ -144,7 +145,7 @@ impl<'a> Chaos<'a> {
         })
     }
 
-    /// Chaos, and then quiet.
+    /// Runs the chaos, and then the quiet phase.
     fn run(&self) -> Result<()> {
         let begin = Instant::now();
         let lives = self.plan.nodes as usize * self.plan.lives;
@@ -176,7 +177,7 @@ impl<'a> Chaos<'a> {
         Ok(())
     }
 
-    /// What has to be counted in a run that is to prove anything.
+    /// Returns what must be counted in a meaningful run.
     fn needed(&self) -> Vec<&'static str> {
         let mut needed = vec!["ADD done", "ADD killed", "DEL done", "DEL killed", "calls stopped", "ADDs beside a DEL"];
         needed.extend(troubles::names());
@@ -204,12 +205,12 @@ impl<'a> Chaos<'a> {
         lines.join("\n")
     }
 
-    /// Choices of one part.
+    /// Returns the random generator of one part.
     fn random(&self, part: usize) -> fastrand::Rng {
         fastrand::Rng::with_seed(self.seed.wrapping_add(part as u64))
     }
 
-    /// Pods are begun until every trouble was there, and there were enough of them.
+    /// Returns whether to start more pods: until every kind of trouble has happened, and there were enough pods.
     fn goes_on(&self) -> bool {
         !self.over.load(Ordering::Relaxed) && !self.tally.enough()
     }
@@ -218,7 +219,7 @@ impl<'a> Chaos<'a> {
         self.tally.enough() || self.begun.load(Ordering::Relaxed) >= self.plan.pods
     }
 
-    /// What fails for another reason than weft ends the run.
+    /// Ends the run if something other than weft fails.
     fn or_over<T>(&self, outcome: Result<T>) -> Result<T> {
         if outcome.is_err() {
             self.over.store(true, Ordering::Relaxed);
@@ -239,7 +240,7 @@ fn ended(thread: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
     thread.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// The policy that offers what is taken.
+/// Builds the policy that offers taken addresses.
 pub(crate) fn liar() -> Result<PathBuf> {
     let file = sandbox::scratch().join("hostile.wasm");
     if !file.exists() {
@@ -248,7 +249,7 @@ pub(crate) fn liar() -> Result<PathBuf> {
     Ok(file)
 }
 
-/// The networks of a node's pods, which differ in their policies.
+/// Returns the networks of a node's pods, which differ in their policies.
 fn confs(node: &Node, plan: &Plan, liar: Option<&PathBuf>) -> Vec<Value> {
     if plan.fault == Some(Fault::Stock) {
         let data = sandbox::scratch().join(format!("stock-{}", node.name()));
@@ -279,7 +280,7 @@ fn confs(node: &Node, plan: &Plan, liar: Option<&PathBuf>) -> Vec<Value> {
     confs
 }
 
-/// Where Debian's plugins are.
+/// Returns the directory of Debian's plugins.
 fn stock() -> Result<PathBuf> {
     programs::reference_dir().map_err(anyhow::Error::msg)
 }

@@ -1,4 +1,5 @@
-//! Runtimes: each brings pods up and down on its node, one after the other, and its calls may be killed or stopped at any instant.
+//! Runtimes: each starts and ends pods on its node, one after the other, and its calls may be killed or stopped at any
+//! instant.
 
 use std::net::IpAddr;
 use std::panic::resume_unwind;
@@ -22,10 +23,10 @@ use super::{Chaos, Fault, stock};
 
 /// The longest stop of a call, in milliseconds.
 const PAUSE: u64 = 1500;
-/// Sandboxes that a pod gets before its runtime gives up.
+/// How many sandboxes a pod gets before its runtime gives up.
 const SANDBOXES: usize = 6;
 
-/// A sandbox of a pod. The oracle watches its namespace as long as it is there.
+/// A sandbox of a pod. The oracle watches its namespace while it exists.
 pub(super) struct Sandbox {
     container: String,
     uid: String,
@@ -55,7 +56,7 @@ impl<'a, 'c> Life<'a, 'c> {
         Self { chaos, index, random, made: 0 }
     }
 
-    /// Brings pods up and down until the troubles are over.
+    /// Starts and ends pods until the troubles are over.
     pub(super) fn live(mut self) -> Result<()> {
         let mut number = 0;
         while self.chaos.goes_on() {
@@ -66,7 +67,7 @@ impl<'a, 'c> Life<'a, 'c> {
         Ok(())
     }
 
-    /// One pod: sandboxes until one has its address, some time with it, and the end of all of them.
+    /// Runs one pod: sandboxes until one has its address, some time with it, and the end of all of them.
     fn pod(&mut self, uid: &str) -> Result<()> {
         let node = self.index % self.chaos.nodes.len();
         let conf = self.choose(&self.chaos.confs[node]).clone();
@@ -80,7 +81,7 @@ impl<'a, 'c> Life<'a, 'c> {
                 continue;
             }
             if let Added::Yes(given) = self.add(&sandbox)? {
-                // Now and then a sandbox dies, and the pod gets another one on the spot.
+                // Occasionally a sandbox dies, and the pod immediately gets another one.
                 if self.is_weft() && self.random.f64() < 0.1 {
                     self.chaos.tally.count("sandboxes replaced");
                     self.chaos.oracle.lets_go(&sandbox.container);
@@ -107,7 +108,7 @@ impl<'a, 'c> Life<'a, 'c> {
             self.has_still(&sandbox, &given)?;
             old.push(sandbox);
         }
-        // Some pods are there when it gets quiet.
+        // Some pods are left running for the quiet phase.
         let stays = !self.chaos.goes_on() && self.random.bool();
         for sandbox in old {
             if stays {
@@ -148,7 +149,7 @@ impl<'a, 'c> Life<'a, 'c> {
         }
     }
 
-    /// What a pod was given is there as long as it runs.
+    /// A running pod keeps its addresses.
     fn has_still(&self, sandbox: &Sandbox, given: &[IpAddr]) -> Result<()> {
         let there = sandbox.slot.addresses()?;
         if there != given {
@@ -158,7 +159,7 @@ impl<'a, 'c> Life<'a, 'c> {
         Ok(())
     }
 
-    /// DELs of which some are struck, and a last one that is let live.
+    /// Runs DELs, some of which are struck, and a last one that may complete.
     fn delete(&mut self, sandbox: &Sandbox) -> Result<()> {
         while let Some(strike) = self.strike(Verb::Del) {
             self.chaos.oracle.lets_go(&sandbox.container);
@@ -169,8 +170,8 @@ impl<'a, 'c> Life<'a, 'c> {
         self.chaos.delete(sandbox)
     }
 
-    /// An ADD that is stopped while its sandbox is deleted and the pod gets another one. Whatever it does when it goes on: the other
-    /// sandbox keeps what it has, and a last DEL leaves nothing.
+    /// Stops an ADD while its sandbox is deleted and the pod gets another one. Whatever it does when it continues: the
+    /// other sandbox keeps its addresses, and a last DEL leaves nothing.
     fn orphan(&mut self, sandbox: &Sandbox) -> Result<()> {
         self.chaos.tally.count("ADDs beside a DEL");
         let after = self.chaos.tally.strike(Verb::Add, &mut self.random);
@@ -218,7 +219,7 @@ impl<'a, 'c> Life<'a, 'c> {
         Some(Strike::Pause(after, Duration::from_millis(self.random.u64(1..=PAUSE))))
     }
 
-    /// Debian's plugins are not made for strikes.
+    /// Debian's plugins cannot handle strikes.
     fn is_weft(&self) -> bool {
         self.chaos.plan.fault != Some(Fault::Stock)
     }
@@ -229,7 +230,7 @@ impl<'a, 'c> Life<'a, 'c> {
 }
 
 impl Chaos<'_> {
-    /// DEL of a sandbox that is let live, after which its namespace is empty.
+    /// Runs DEL of a sandbox that may complete; afterwards its namespace is empty.
     pub(super) fn delete(&self, sandbox: &Sandbox) -> Result<()> {
         self.must_del(sandbox)?;
         let left = sandbox.slot.addresses()?;
@@ -300,7 +301,7 @@ fn ips(result: &str) -> Result<Vec<IpAddr>> {
     addresses(result)?.iter().map(|text| text.parse().with_context(|| text.clone())).collect()
 }
 
-/// The code and the text of a failed call, without what differs from call to call.
+/// Returns code and text of a failed call, without parts that vary.
 fn reason(text: &str) -> String {
     let error: Value = serde_json::from_str(text).unwrap_or_default();
     let Some(code) = error["code"].as_u64() else { return text.split_whitespace().collect::<Vec<_>>().join(" ") };

@@ -1,4 +1,4 @@
-//! The end: everything runs again, every pod is deleted, and nothing may be left: no claim, no row, no link.
+//! The end: everything is running again, every pod is deleted, and nothing may be left: no claim, no row, no link.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use weft_storm::tally::lock;
 use super::{Chaos, Fault};
 use crate::world::{Node, PATIENCE, Pod};
 
-/// How long after a look for late requests the next one comes.
+/// Time between two checks for late requests.
 const SWEEP: Duration = Duration::from_secs(5);
 
 impl Chaos<'_> {
-    /// See the module. What is left is a violation.
+    /// Runs the quiet phase. Anything left is a violation.
     pub(super) fn quiet(&self) -> Result<()> {
         for sandbox in std::mem::take(&mut *lock(&self.left)) {
             self.delete(&sandbox)?;
@@ -26,7 +26,7 @@ impl Chaos<'_> {
         let end = Instant::now() + self.plan.patience;
         let mut left = self.left_after(SWEEP)?;
         while !left.is_empty() && Instant::now() < end {
-            // An agent that starts looks for what late requests have left.
+            // An agent that starts searches for leftovers of late requests.
             for node in &self.nodes {
                 let mut node = lock(node);
                 node.kill_agent();
@@ -43,14 +43,14 @@ impl Chaos<'_> {
         Ok(())
     }
 
-    /// What is left when nothing is left, or after a while.
+    /// Returns what is left, once nothing is left or after a while.
     fn left_after(&self, patience: Duration) -> Result<Vec<String>> {
         let end = Instant::now() + patience;
         loop {
             let mut left = Vec::new();
             for node in &self.nodes {
                 let node = lock(node);
-                // Nobody has to wait two minutes for a late answer.
+                // Do not wait two minutes for a late answer.
                 node.age()?;
                 left.extend(node.leftovers()?.into_iter().map(|thing| format!("{thing} on {}", node.name())));
             }
@@ -63,7 +63,8 @@ impl Chaos<'_> {
         }
     }
 
-    /// Afterwards ADD and DEL work everywhere. An agent that has not heard of the thaw says "try again", as it does to the kubelet.
+    /// Afterwards ADD and DEL work everywhere. An agent that does not know about the thaw yet answers "try again", as
+    /// it does to kubelet.
     fn each_node_works(&self) -> Result<()> {
         for node in &self.nodes {
             let node: &Node = &lock(node);
@@ -84,7 +85,7 @@ impl Chaos<'_> {
         wait(self.plan.patience, "no claim", gone)
     }
 
-    /// A claim of a machine that is not there.
+    /// A claim of a machine that does not exist.
     fn leak(&self) -> Result<()> {
         let pod = Pod::new("leaked")?;
         let node = lock(&self.nodes[0]);

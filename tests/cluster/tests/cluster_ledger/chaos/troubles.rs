@@ -1,5 +1,4 @@
-//! What is done to agents, connections and the cluster. Three hands work at once: one on agents, one on connections, one on the
-//! cluster.
+//! Troubles for agents, connections and the cluster. Three threads work at once, one for each.
 
 use std::path::{Path, PathBuf};
 use std::thread::{self, sleep};
@@ -14,13 +13,13 @@ use weft_storm::tally::lock;
 
 use super::{Chaos, Fault, ended};
 
-/// How long it may take until every agent has confirmed after a restore.
+/// How long all agents may take to confirm after a restore.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// So many revisions of what every agent has seen are lost with a restore that nobody announces.
+/// How many revisions that every agent has seen are lost by an unannounced restore.
 const LOST: u64 = 100;
 
-/// One thing that is done; its name is counted.
+/// One kind of trouble; its name is counted.
 type Trouble = (&'static str, fn(&Chaos<'_>, &mut Rng) -> Result<()>);
 
 const AGENTS: &[Trouble] =
@@ -40,13 +39,13 @@ const CLUSTER: &[Trouble] = &[
     ("etcd restored without a word", restore_unannounced),
 ];
 
-/// Every trouble there is.
+/// Returns every kind of trouble.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     [AGENTS, CONNECTIONS, CLUSTER].into_iter().flatten().map(|(name, _trouble)| *name)
 }
 
 impl Chaos<'_> {
-    /// Makes trouble until each was there, and there were enough pods.
+    /// Makes trouble until each kind has happened, and there were enough pods.
     pub(super) fn trouble(&self) -> Result<()> {
         if let Some(fault) = self.plan.fault {
             return self.break_a_rule(fault);
@@ -64,7 +63,7 @@ impl Chaos<'_> {
         })
     }
 
-    /// Each trouble in random order, round after round.
+    /// Runs each trouble in random order, round after round.
     fn hand(&self, troubles: &[Trouble], mut random: Rng) -> Result<()> {
         let mut turn = troubles.to_vec();
         loop {
@@ -83,7 +82,7 @@ impl Chaos<'_> {
         }
     }
 
-    /// Does what weft cannot stand, so that an oracle has something to notice.
+    /// Breaks a rule that weft relies on, so that an oracle has something to detect.
     fn break_a_rule(&self, fault: Fault) -> Result<()> {
         let mut random = self.random(2000);
         while !self.has_enough() && self.tally.violations().is_empty() {
@@ -121,14 +120,14 @@ fn stop_agent(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
     lock(&chaos.nodes[index]).signal_agent(Signal::SIGCONT)
 }
 
-/// A node's clock jumps an hour ahead: every intent and tombstone is old.
+/// Moves a node's clock an hour ahead: every intent and tombstone becomes old.
 fn move_clock(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
     let index = chaos.node(random);
     lock(&chaos.nodes[index]).age()
 }
 
-/// A node's packets to or from the cluster are lost. TCP sends them again, so what was sent meanwhile arrives afterwards, maybe when
-/// nobody waits for it any more.
+/// Drops a node's packets to or from the cluster. TCP retransmits them, so they arrive later, possibly when nobody
+/// waits for them any more.
 fn cut(chaos: &Chaos<'_>, random: &mut Rng, way: &str, rule: &str) -> Result<()> {
     let index = chaos.node(random);
     let hook = if way == "out" { "output" } else { "input" };
@@ -156,7 +155,8 @@ fn kill_cluster(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
     cluster.start()
 }
 
-/// Takes etcd back to a moment ago, as `docs/cluster-ledger.md` says how: no node reaches it before the ledger is frozen.
+/// Restores etcd to a recent state as described in `docs/cluster-ledger.md`: no node reaches it before the ledger is
+/// frozen.
 fn restore(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
     let backup = snapshot(chaos)?;
     sleep(Duration::from_millis(random.u64(500..2500)));
@@ -170,8 +170,8 @@ fn restore(chaos: &Chaos<'_>, random: &mut Rng) -> Result<()> {
     })
 }
 
-/// The same without a freeze, and nodes reach the restored etcd at once. Every agent has seen more of what is lost than all of them
-/// can write until one of them has frozen the ledger.
+/// Restores etcd without a freeze, and nodes reach it at once. Every agent has seen more lost revisions than all of
+/// them can write until one of them has frozen the ledger.
 fn restore_unannounced(chaos: &Chaos<'_>, _random: &mut Rng) -> Result<()> {
     let backup = snapshot(chaos)?;
     let enough = chaos.cluster().revision()? + LOST;
@@ -213,7 +213,7 @@ fn until_thawed(chaos: &Chaos<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What a crash of the machine would leave: etcd's files as they are at one instant.
+/// Copies etcd's files at one instant, as a crash of the machine would leave them.
 fn snapshot(chaos: &Chaos<'_>) -> Result<PathBuf> {
     let cluster = chaos.cluster();
     let backup = cluster.data().with_file_name("backup");

@@ -1,5 +1,5 @@
-//! Policies in a registry, end to end: an author pushes and signs, the agents fetch, verify and compile, pods get what the policy
-//! decides. The registry has TLS, a password, and a name that only the site's own name server knows.
+//! Policies in a registry, end to end: an author pushes and signs, the agents fetch, verify and compile, pods get the
+//! policy's decision. The registry has TLS, a password, and a name that only the site's own name server knows.
 
 mod site;
 
@@ -14,9 +14,9 @@ use self::site::{Site, agent_says, digest_of, sha256, with_site};
 use super::tools::weftctl_on;
 use super::{definition, has_networks, no_pods, on, pod, running};
 
-/// A policy decides the addresses of pods on both nodes, and the registry is not asked when they start. Then registry and name
-/// server are dead, the agents begin anew, and pods start as before; what could not be looked at is named, and is there when
-/// they are back.
+/// A policy decides the addresses of pods on both nodes, and the registry is not asked when they start. Then registry
+/// and name server stop answering and the agents restart, and pods still start as before. What could not be fetched is
+/// reported, and is fetched after their return.
 pub(super) fn alive_and_dead(cluster: &mut Cluster) -> Result<()> {
     with_site(cluster, |cluster, site| {
         let policy = site.push(cluster, "by-label", "net/tiers:1.2.0")?;
@@ -57,8 +57,8 @@ pub(super) fn alive_and_dead(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
-/// A layer that was changed, a signature that was changed, a key that is revoked, a tag that goes back: each has its own message,
-/// which the events of the pods that want it have, and the networks of other policies go on.
+/// An altered layer, an altered signature, a revoked key, and a tag that goes back: each has its own message, which
+/// appears in the events of the affected pods, and the networks of other policies still work.
 pub(super) fn refused(cluster: &mut Cluster) -> Result<()> {
     with_site(cluster, |cluster, site| {
         let policies = push_all(cluster, site)?;
@@ -99,7 +99,7 @@ pub(super) fn refused(cluster: &mut Cluster) -> Result<()> {
         for node in cluster.nodes() {
             agent_says(cluster, node, &[lost, "is not used any more", "is revoked", "laptop lost"])?;
         }
-        // The tag is led back to what was signed before.
+        // The tag is moved back to what was signed before.
         let old = site.push_version(cluster, "cluster-wide", "net/stable:stable", Some("1.9.0"))?;
         site.sign(&old, &site.team)?;
         let refused = weftctl_on(cluster, node, &["policy", "lock", tag]).err().context("it went back")?;
@@ -117,7 +117,7 @@ pub(super) fn refused(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
-/// The policies of `refused`, in the state that each is to be found in: the last one has a version of its own.
+/// Pushes the policies of `refused`, each in its expected state; the last one has its own version.
 fn push_all(cluster: &Cluster, site: &Site) -> Result<[String; 5]> {
     let push = |policy: &str, to: &str| site.push(cluster, policy, to);
     let good = push("host-local", "net/good:1.0.0")?;
@@ -136,7 +136,7 @@ fn push_all(cluster: &Cluster, site: &Site) -> Result<[String; 5]> {
     Ok([good, layer, signature, lost, stable])
 }
 
-/// A network whose addresses a policy decides.
+/// Returns a network with a policy.
 fn conf(name: &str, subnet: u8, policy: &str) -> Value {
     json!({
         "cniVersion": "1.0.0", "name": name, "type": "weft", "delegate": {"type": "bridge", "bridge": format!("{name}0")},
@@ -144,7 +144,7 @@ fn conf(name: &str, subnet: u8, policy: &str) -> Value {
     })
 }
 
-/// A network whose policy looks at labels.
+/// Returns a network whose policy reads labels.
 fn tiers(policy: &str) -> Value {
     let mut conf = conf("tiers", 80, policy);
     conf["ipam"]["ranges"] = json!([{"name": "gold", "ranges": [{"subnet": "10.80.0.0/24"}]},
@@ -154,7 +154,7 @@ fn tiers(policy: &str) -> Value {
     conf
 }
 
-/// Pods of both tiers on every node have addresses of their tier.
+/// Checks that pods of both tiers on every node have addresses of their tier.
 fn tiers_decide(cluster: &Cluster, prefix: &str) -> Result<()> {
     let tiers = [("gold", "10.80.0."), ("bronze", "10.81.0.")];
     let mut pods = Vec::new();
@@ -180,7 +180,7 @@ fn is_ready(cluster: &Cluster, policy: &str) -> Result<()> {
     cluster.nodes().iter().try_for_each(|node| agent_says(cluster, node, &[&format!("policy {policy} is ready")]))
 }
 
-/// Waits for an event of a pod with all of these words.
+/// Waits for an event of a pod that contains all of these words.
 fn says(cluster: &Cluster, pod: &str, words: &[&str]) -> Result<()> {
     let mut events = Vec::new();
     let told = |event: &Value| {

@@ -1,5 +1,5 @@
-//! What a site has: an OCI registry with TLS and a password, the name server that knows it, keys, and weft's DaemonSet told of them
-//! by the patch of `deploy/registries`.
+//! The environment of a site: an OCI registry with TLS and a password, the name server that knows it, keys, and weft's
+//! DaemonSet configured by the patch of `deploy/registries`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,29 +15,29 @@ use weft_kit::programs::{repository, weftctl};
 use weft_kit::registry::{self, Certificates, Minisign, Registry};
 use weft_kit::sandbox;
 
-/// The registry as networks name it.
+/// The registry's name in networks.
 pub(super) const REGISTRY: &str = "registry.weft.test:5000";
 const HOST: &str = "registry.weft.test";
 const PORT: u16 = 5000;
 /// `team:secret` in Base64.
 const PASSWORD: &str = "dGVhbTpzZWNyZXQ=";
-/// Where the DaemonSet is.
+/// The namespace of the DaemonSet.
 const SYSTEM: &str = "kube-system";
 
-/// See the module.
+/// The environment of a site.
 pub(super) struct Site {
     dir: TempDir,
     place: Place,
     registry: Registry,
     names: Daemon,
     certificates: Certificates,
-    /// The key that signs.
+    /// The signing key.
     pub(super) team: Minisign,
     /// A key that is lost later.
     pub(super) lost: Minisign,
 }
 
-/// Runs a trial with a site, and leaves the DaemonSet as it was.
+/// Runs a trial with a site, and restores the DaemonSet afterwards.
 pub(super) fn with_site(cluster: &mut Cluster, trial: impl FnOnce(&mut Cluster, &Site) -> Result<()>) -> Result<()> {
     let site = Site::start(cluster)?;
     let outcome = site.configure(cluster).and_then(|()| trial(cluster, &site)).with_context(|| agents_said(cluster));
@@ -63,7 +63,7 @@ impl Site {
         let registry = Registry::start_tls(&place, dir.path(), &address, &certificates, &password)?;
         let names = name_server(&place, dir.path())?;
         let (team, lost) = (Minisign::new(dir.path(), "team")?, Minisign::new(dir.path(), "lost")?);
-        // Authors reach the registry by its address, nodes by its name.
+        // Authors reach the registry by address, nodes by name.
         let auths = json!({ "auths": { &address: { "auth": PASSWORD }, REGISTRY: { "auth": PASSWORD } } });
         fs::write(dir.path().join("config.json"), auths.to_string()).context("write docker's configuration")?;
         Ok(Self { dir, place, registry, names, certificates, team, lost })
@@ -74,7 +74,7 @@ impl Site {
         self.dir.path().join(name)
     }
 
-    /// The DaemonSet gets the trust file, the authority, the password and the name server.
+    /// Gives the DaemonSet the trust file, the authority, the password and the name server.
     fn configure(&self, cluster: &Cluster) -> Result<()> {
         let map = |name: &str, key: &str, text: &str| {
             json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": SYSTEM},
@@ -89,7 +89,7 @@ impl Site {
         cluster.kubectl().apply(&[ca, secret])?;
         let patch = repository().join("deploy/registries/patch.yaml").display().to_string();
         let names = json!({"spec": {"template": {"spec": {"dnsPolicy": "None", "dnsConfig": {"nameservers": [CONTROL_ADDRESS]}}}}});
-        // Tried on a copy first: one change of the template can be undone in one step.
+        // Patch a copy first: one change of the template can be undone in one step.
         let copy = self.file("daemonset.json").display().to_string();
         let mut patched = cluster.kubectl().run(&["-n", SYSTEM, "get", "daemonset", "weft", "-o", "json"])?;
         for change in [["--patch-file", &patch], ["-p", &names.to_string()]] {
@@ -103,7 +103,7 @@ impl Site {
         rolled_out(cluster)
     }
 
-    /// Writes the trust file: repositories below `lost` are signed by the key that is lost, all others by the team's.
+    /// Writes the trust file: the lost key signs repositories below `lost`, the team's key all others.
     pub(super) fn trust(&self, cluster: &Cluster, revoked: Option<&str>) -> Result<()> {
         let document = json!({
             "version": 1,
@@ -117,12 +117,12 @@ impl Site {
             "metadata": {"name": "weft-trust", "namespace": SYSTEM}, "data": {"trust.json": document.to_string()}})])
     }
 
-    /// Pushes a shipped policy, as its author does; its reference as networks have it, with the digest.
+    /// Pushes a shipped policy like its author, and returns its reference for networks, with the digest.
     pub(super) fn push(&self, cluster: &Cluster, policy: &str, to: &str) -> Result<String> {
         self.push_version(cluster, policy, to, None)
     }
 
-    /// The same with a version that the tag does not say.
+    /// The same with a version that differs from the tag.
     pub(super) fn push_version(
         &self,
         cluster: &Cluster,
@@ -145,7 +145,7 @@ impl Site {
         self.weftctl(&["sign", &Self::as_author(reference), "--key", &key.secret]).map(drop)
     }
 
-    /// Puts a signature beside a policy that was made over its manifest and then changed.
+    /// Adds a signature to a policy that was made over its manifest and then altered.
     pub(super) fn sign_badly(&self, reference: &str) -> Result<()> {
         let [manifest, signature] = ["bad.json", "bad.minisig"].map(|name| self.file(name).display().to_string());
         let at = Self::as_author(reference);
@@ -160,7 +160,7 @@ impl Site {
         )?;
         let text = fs::read_to_string(&signature).context("read a signature")?;
         let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
-        // In the second line, behind the key's number: the signature itself.
+        // In the second line, after the key's number: the signature itself.
         let line = lines.get_mut(1).context("a signature")?;
         let other = if line.as_bytes().get(60) == Some(&b'A') { "B" } else { "A" };
         line.replace_range(60..61, other);
@@ -180,7 +180,7 @@ impl Site {
         Ok(process::output(&self.place, command, b"", LIMIT)?.success(&what)?.text())
     }
 
-    /// What skopeo says is the manifest of an image.
+    /// Returns the manifest of an image according to skopeo.
     pub(super) fn manifest_by_skopeo(&self, reference: &str) -> Result<Vec<u8>> {
         let image = Self::as_author(reference.split('@').next().unwrap_or(reference)).replace("oci://", "docker://");
         let certificates = self.file("skopeo");
@@ -192,17 +192,17 @@ impl Site {
         Ok(process::run(&self.place, &argv)?.stdout)
     }
 
-    /// The registry's own file of a blob.
+    /// Returns the registry's own file of a blob.
     pub(super) fn stored(&self, digest: &str) -> Result<PathBuf> {
         self.registry.stored(digest)
     }
 
-    /// How many requests the registry has answered.
+    /// Returns how many requests the registry has answered.
     pub(super) fn requests(&self) -> usize {
         self.registry.requests()
     }
 
-    /// Registry and name server are there and answer nothing: worse than those that refuse, for who asks has to wait.
+    /// Makes registry and name server stop answering: that is worse than refusing, because clients have to wait.
     pub(super) fn is_dead(&self, dead: bool) -> Result<()> {
         let signal = if dead { "STOP" } else { "CONT" };
         let line = format!("kill -{signal} {} {}", self.registry.pid(), self.names.pid());
@@ -210,7 +210,7 @@ impl Site {
     }
 }
 
-/// A name server that knows the registry.
+/// Starts a name server that knows the registry.
 fn name_server(place: &Place, dir: &Path) -> Result<Daemon> {
     let record = format!("--address=/{HOST}/{CONTROL_ADDRESS}");
     let listen = format!("--listen-address={CONTROL_ADDRESS}");
@@ -232,7 +232,7 @@ fn name_server(place: &Place, dir: &Path) -> Result<Daemon> {
     Ok(daemon)
 }
 
-/// Waits until every node has an agent of the DaemonSet as it is now.
+/// Waits until every node has an agent of the current DaemonSet.
 pub(super) fn rolled_out(cluster: &Cluster) -> Result<()> {
     wait(PATIENCE * 2, "the DaemonSet's change", || {
         let set = cluster.kubectl().get("daemonset", SYSTEM, "weft")?.unwrap_or_default();
@@ -246,7 +246,7 @@ pub(super) fn rolled_out(cluster: &Cluster) -> Result<()> {
     cluster.wait_for_weft()
 }
 
-/// Waits until the agent of a node has said all of these words in one line, since it started.
+/// Waits until the agent of a node has logged all of these words in one line since its start.
 pub(super) fn agent_says(cluster: &Cluster, node: &Node, words: &[&str]) -> Result<()> {
     let mut said = String::new();
     wait(PATIENCE, "the agent's words", || {
@@ -274,7 +274,7 @@ pub(super) fn digest_of(reference: &str) -> Result<&str> {
     Ok(reference.rsplit_once('@').context("a reference with a digest")?.1)
 }
 
-/// What coreutils says is the digest of these bytes.
+/// Returns the digest of bytes according to coreutils.
 pub(super) fn sha256(bytes: &[u8]) -> Result<String> {
     let said =
         process::output(&Place::default(), Command::new("sha256sum"), bytes, LIMIT)?.success("sha256sum")?.text();
