@@ -18,10 +18,10 @@ pub(crate) fn that_a_bridge_takes(cluster: &mut Cluster) -> Result<()> {
     conf["delegate"] = json!({"type": "bridge", "bridge": "storage0", "isGateway": true});
     conf["ledger"] = ledger;
     let policy = format!("file://{}", liar()?.display());
-    let ranges = json!([[{"subnet": "10.50.0.0/24", "gateway": "10.50.0.254"}]]);
+    let ranges = json!([[{"subnet": "10.77.0.0/24", "gateway": "10.77.0.254"}]]);
     conf["ipam"] = json!({"type": "wasm", "policy": policy, "ranges": ranges, "lie": "no-gateway"});
     let error = node.run_call(&node.call("ADD", &pod, &conf))?.error()?;
-    ensure!(error.code == 101 && error.msg.contains("10.50.0.1,"), "{error:?}");
+    ensure!(error.code == 101 && error.msg.contains("10.77.0.1,"), "{error:?}");
     ensure!(pod.addresses()?.is_empty(), "{:?}", pod.addresses()?);
     node.age()?;
     node.wait_for_nothing_left()?;
