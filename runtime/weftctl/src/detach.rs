@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::json;
 use weft_core::attach::{self, Call, Context, NetnsState, Node, netns_state};
 use weft_core::journal::Entry;
+use weft_core::netlink;
 use weft_core::store::NodeStore;
 use weft_host_abi::types::Attachment;
 
@@ -71,6 +72,13 @@ pub(crate) fn detach(args: &DetachArgs, state: &Path, output: Output) -> anyhow:
     {
         bail!(
             "the namespace {} of container {} exists; stop the container, or use --force to cut it off",
+            entry.record.netns,
+            entry.key.attachment.container_id
+        );
+    }
+    if let Some(entry) = entries.iter().find(|entry| netlink::is_path_of_other_pids(Path::new(&entry.record.netns))) {
+        bail!(
+            "the namespace {} of container {} belongs to a process of another PID namespace, so its links cannot be removed from here; run this on the node, or in a pod with hostPID",
             entry.record.netns,
             entry.key.attachment.container_id
         );

@@ -96,6 +96,8 @@ struct Found {
     attachment: Attachment,
     /// Whether it is the entry of a whole pod.
     is_pod: bool,
+    /// Whether its namespace can be judged and reached from here. If not, only the runtime's DEL removes it.
+    in_reach: bool,
     has_netns: Option<bool>,
     pod: Option<PodName>,
     age: Duration,
@@ -145,10 +147,10 @@ impl Sweep {
         let (state, prefix) = (self.state.clone(), self.prefix.clone());
         let found =
             spawn_blocking(move || entries(&state, prefix.as_deref())).await.map_err(|error| error.to_string())??;
-        let (sandboxes, fault) = Sandboxes::list(self.options.runtime.as_deref()).await;
+        let (sandboxes, fault) = self.sandboxes(&found).await;
         let mut seen = Vec::new();
         let mut gone: BTreeMap<PodName, bool> = BTreeMap::new();
-        for entry in &found {
+        for entry in found.iter().filter(|entry| entry.in_reach) {
             let sandbox = sandboxes.of(&entry.attachment.container_id);
             let mut signs =
                 Signs { netns: entry.has_netns, sandbox, of_pod: entry.pod.is_some(), pod_gone: false, age: entry.age };
@@ -178,6 +180,17 @@ impl Sweep {
         }
         self.audit(audit, &found, &sandboxes).await;
         fault.map_or(Ok(()), Err)
+    }
+
+    /// Returns the runtime's sandboxes, or those of nobody if the answer is not from the runtime of this node's pods.
+    async fn sandboxes(&self, found: &[Found]) -> (Sandboxes, Option<String>) {
+        let known: BTreeSet<&str> = found.iter().map(|entry| entry.attachment.container_id.as_str()).collect();
+        let is_here = |pod: &PodName| {
+            let here = self.cluster.as_ref().and_then(|cluster| cluster.known_pod(&pod.namespace, &pod.name));
+            here.is_some_and(|here| here.has_uid(&pod.uid))
+        };
+        let (sandboxes, fault) = Sandboxes::list(self.options.runtime.as_deref()).await;
+        (sandboxes.if_of_this_node(&known, is_here), fault)
     }
 
     /// Reports pods that run without the networks they request.
@@ -260,6 +273,7 @@ fn entries(state: &Path, prefix: Option<&Path>) -> Result<Vec<Found>, String> {
         }
         let netns = entry.record.netns;
         found.push(Found {
+            in_reach: !netlink::is_path_of_other_pids(&path_here(&netns, prefix)),
             has_netns: has_netns(&netns, prefix),
             pod: if is_pod { pod_of_record(&entry.record.plan) } else { pod_of(&entry.record.trace) },
             is_pod,
@@ -270,14 +284,19 @@ fn entries(state: &Path, prefix: Option<&Path>) -> Result<Vec<Found>, String> {
     Ok(found)
 }
 
+/// Returns where the agent finds a path of the node.
+fn path_here(path: &str, prefix: Option<&Path>) -> PathBuf {
+    match prefix {
+        Some(prefix) => prefix.join(path.trim_start_matches('/')),
+        None => PathBuf::from(path),
+    }
+}
+
 fn has_netns(path: &str, prefix: Option<&Path>) -> Option<bool> {
     if path.is_empty() {
         return None;
     }
-    let path = match prefix {
-        Some(prefix) => prefix.join(path.trim_start_matches('/')),
-        None => PathBuf::from(path),
-    };
+    let path = path_here(path, prefix);
     // If not even the directory is visible, the agent is in another mount namespace and knows nothing.
     if !path.parent().is_some_and(Path::is_dir) && !path.starts_with("/proc") {
         return None;

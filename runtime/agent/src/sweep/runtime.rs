@@ -3,7 +3,9 @@
 //!
 //! <https://github.com/kubernetes/cri-api/blob/v0.33.0/pkg/apis/runtime/v1/api.proto>
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -87,22 +89,25 @@ impl From<PodSandbox> for Listed {
 }
 
 impl Sandboxes {
-    /// Asks the runtime.
-    pub(super) async fn list(socket: Option<&Path>) -> (Self, Option<String>) {
-        let Some(socket) = socket.map(Path::to_owned).or_else(find) else { return (Self(None), None) };
-        let request = ListRequest {};
-        let call = grpc::call(&socket, "/runtime.v1.RuntimeService/ListPodSandbox", request, SIZE);
-        let answer: Result<ListResponse, String> = match timeout(LIMIT, call).await {
-            Ok(answer) => answer,
-            Err(_elapsed) => Err(format!("no answer within {} s", LIMIT.as_secs())),
-        };
-        match answer {
-            Ok(list) => {
-                let listed = list.items.into_iter().map(|item| (item.id.clone(), Listed::from(item)));
-                (Self(Some(listed.collect())), None)
+    /// Asks the runtime. If no socket is named, all runtimes of the node are asked: the sandboxes of any of them live.
+    pub(super) async fn list(named: Option<&Path>) -> (Self, Option<String>) {
+        let sockets = named.map_or_else(find, |socket| vec![socket.to_owned()]);
+        let (mut known, mut faults) = (None, Vec::new());
+        for socket in sockets {
+            match ask(&socket).await {
+                Ok(listed) => known.get_or_insert_with(BTreeMap::new).extend(listed),
+                Err(text) => faults.push(format!("cannot list sandboxes at {}: {text}", socket.display())),
             }
-            Err(text) => (Self(None), Some(format!("cannot list sandboxes at {}: {text}", socket.display()))),
         }
+        (Self(known), (!faults.is_empty()).then(|| faults.join("; ")))
+    }
+
+    /// Drops the answer if it is not from the runtime of this node's pods: it must list a sandbox that the journal has,
+    /// or one of a pod that the API server places here. A machine may have a second runtime, whose list says nothing
+    /// about them.
+    pub(super) fn if_of_this_node(self, known: &BTreeSet<&str>, is_here: impl Fn(&PodName) -> bool) -> Self {
+        let is_ours = |(id, listed): (&String, &Listed)| known.contains(id.as_str()) || is_here(&listed.pod);
+        Self(self.0.filter(|listed| listed.iter().any(is_ours)))
     }
 
     /// Returns all ready sandboxes; none if the runtime does not answer.
@@ -123,6 +128,40 @@ impl Sandboxes {
     }
 }
 
-fn find() -> Option<PathBuf> {
-    SOCKETS.iter().map(PathBuf::from).find(|path| path.exists())
+async fn ask(socket: &Path) -> Result<BTreeMap<String, Listed>, String> {
+    let call = grpc::call(socket, "/runtime.v1.RuntimeService/ListPodSandbox", ListRequest {}, SIZE);
+    let answer: Result<ListResponse, String> = match timeout(LIMIT, call).await {
+        Ok(answer) => answer,
+        Err(_elapsed) => Err(format!("no answer within {} s", LIMIT.as_secs())),
+    };
+    Ok(answer?.items.into_iter().map(|item| (item.id.clone(), Listed::from(item))).collect())
+}
+
+/// Returns the sockets of runtimes that exist, each once.
+fn find() -> Vec<PathBuf> {
+    let mut seen = BTreeSet::new();
+    let is_new = |path: &PathBuf| fs::metadata(path).is_ok_and(|file| seen.insert((file.dev(), file.ino())));
+    SOCKETS.iter().map(PathBuf::from).filter(is_new).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(name: &str) -> Listed {
+        let pod = PodName { namespace: "default".to_owned(), name: name.to_owned(), uid: "u".to_owned() };
+        Listed { ready: true, pod, created: Duration::ZERO }
+    }
+
+    #[test]
+    fn a_runtime_without_a_sandbox_of_this_node_says_nothing() {
+        let sandboxes = || Sandboxes(Some(BTreeMap::from([("box".to_owned(), listed("web"))])));
+        let nobody = |_pod: &PodName| false;
+        let journal = BTreeSet::from(["mine"]);
+        assert_eq!(sandboxes().if_of_this_node(&journal, nobody).of("mine"), Sandbox::Unknown);
+        assert_eq!(Sandboxes(Some(BTreeMap::new())).if_of_this_node(&journal, nobody).of("mine"), Sandbox::Unknown);
+        let here = |pod: &PodName| pod.name == "web";
+        assert_eq!(sandboxes().if_of_this_node(&journal, here).of("mine"), Sandbox::Unlisted);
+        assert_eq!(sandboxes().if_of_this_node(&BTreeSet::from(["box"]), nobody).of("mine"), Sandbox::Unlisted);
+    }
 }

@@ -28,7 +28,14 @@ pub fn netns_state(entry: &Entry) -> NetnsState {
     // A damaged plan does not identify the namespace, but the path is still known.
     let recorded =
         record::plans(entry).ok().and_then(|plans| plans.into_iter().next()).and_then(|(_netns, plan)| plan.container);
-    state_of(&entry.record.netns, recorded.as_deref()).unwrap_or(NetnsState::Unknown)
+    let state = state_of(&entry.record.netns, recorded.as_deref()).unwrap_or(NetnsState::Unknown);
+    seen_from(netlink::is_path_of_other_pids(Path::new(&entry.record.netns)), state)
+}
+
+/// Returns what is known of a namespace whose path may lead elsewhere here than for the runtime. If it leads to the
+/// recorded namespace, that one exists; otherwise nothing follows.
+fn seen_from(is_of_other_pids: bool, state: NetnsState) -> NetnsState {
+    if is_of_other_pids && state == NetnsState::Gone { NetnsState::Unknown } else { state }
 }
 
 /// Returns the state of a namespace by its path and its recorded identity.
@@ -85,6 +92,13 @@ mod tests {
         assert_eq!(state_of(&own, None).unwrap(), NetnsState::Unknown, "the process may be another one");
         assert_eq!(state_of("", identity.as_deref()).unwrap(), NetnsState::Unknown);
         assert_eq!(state_of("/nowhere/at/all", None).unwrap(), NetnsState::Gone);
+    }
+
+    #[test]
+    fn a_process_of_another_pid_namespace_is_not_gone() {
+        assert_eq!(seen_from(true, NetnsState::Gone), NetnsState::Unknown);
+        assert_eq!(seen_from(true, NetnsState::There), NetnsState::There);
+        assert_eq!(seen_from(false, NetnsState::Gone), NetnsState::Gone);
     }
 
     #[test]

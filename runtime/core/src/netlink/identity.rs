@@ -1,6 +1,8 @@
 //! Identifies network namespaces, and creates temporary ones.
 
+use std::ffi::OsStr;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::thread;
 
@@ -56,6 +58,23 @@ pub fn own_netns_cookie() -> Option<u64> {
     (outcome == 0 && cookie != 0).then_some(cookie)
 }
 
+/// The inode of the first PID namespace of a machine: `PROC_PID_INIT_INO` in
+/// <https://elixir.bootlin.com/linux/v6.12/source/include/linux/proc_ns.h>.
+const FIRST_PIDS: u64 = 0xEFFF_FFFC;
+
+/// Returns whether a namespace's path may lead elsewhere here than it does for the container runtime: `/proc/PID/ns/net`
+/// names another process, or none, in another PID namespace. An agent in a pod has a PID namespace of its own unless
+/// that pod has `hostPID`. A process in the first PID namespace of the machine sees the runtime's processes.
+#[must_use]
+pub fn is_path_of_other_pids(path: &Path) -> bool {
+    names_process(path) && std::fs::metadata("/proc/self/ns/pid").map_or(true, |file| file.ino() != FIRST_PIDS)
+}
+
+fn names_process(path: &Path) -> bool {
+    let rest = path.strip_prefix("/proc").ok().and_then(|rest| rest.iter().next()).and_then(OsStr::to_str);
+    rest.is_some_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// Runs a closure in a new network namespace, on a thread that ends with it. For testing kernel features.
 ///
 /// # Errors
@@ -66,4 +85,17 @@ pub fn in_new_netns<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
     let fail = |io| NetlinkError::File { doing: "failed to make a network namespace".to_owned(), io };
     let outcome = ended.map_err(fail)?.join().map_err(|_panicked| NetlinkError::ContainerThread)?;
     outcome.map_err(|errno| fail(errno.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_numbers_of_processes_depend_on_the_pid_namespace() {
+        assert!(names_process(Path::new("/proc/4711/ns/net")));
+        for path in ["/run/netns/cni-1", "/proc/self/ns/net", "/proc", "/host/proc/4711/ns/net"] {
+            assert!(!names_process(Path::new(path)), "{path}");
+        }
+    }
 }

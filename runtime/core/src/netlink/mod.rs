@@ -52,7 +52,7 @@ pub use applied::Applied;
 pub use check::{ChildDifference, Difference, Since, StepDifference};
 pub use error::{ApplyError, NetlinkError, UndoError, in_use};
 pub use executor::{Executor, Opening};
-pub use identity::{in_new_netns, is_own_netns, netns_identity, own_netns_cookie};
+pub use identity::{in_new_netns, is_own_netns, is_path_of_other_pids, netns_identity, own_netns_cookie};
 pub use inside::in_netns;
 pub use netns::{boot_id, netns_exists};
 pub use netns_fault::NetnsFault;
