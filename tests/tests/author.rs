@@ -1,5 +1,5 @@
-//! A policy author's way, outside the repository: `weftctl policy new` in each language, a build and cases that pass at once, a
-//! thousand calls in one instance, and an address on an interface.
+//! The steps of a policy author, outside the repository: `weftctl policy new` in each language, a build and cases that
+//! pass at once, a thousand calls in one instance, and an address on an interface.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -17,7 +17,7 @@ use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 use weft_kit::world::{Attach, Subject, World};
 
-/// A hang is an error; a slow machine is none.
+/// A hang is an error; a slow machine is not.
 const LIMIT: Duration = Duration::from_secs(1800);
 
 /// How often a policy is called in one instance.
@@ -41,11 +41,11 @@ fn main() -> ExitCode {
     suite.test("new/refuses", &[Need::Sandbox, Need::Weftctl], new_refuses);
     suite.test("build/missing-tool", &[Need::Sandbox, Need::Weftctl], missing_tool);
     suite.test("build/wasi", &needs("clang"), wasi_is_refused);
-    // Cargo builds one at a time, and the others take all the memory there is.
+    // Cargo runs one build at a time, and the others would use up the memory.
     suite.run_threads(Some(2))
 }
 
-/// A fresh project, far from the repository.
+/// A new project, far from the repository.
 struct Project {
     _scratch: TempDir,
     dir: PathBuf,
@@ -60,7 +60,7 @@ impl Project {
         let made = weftctl(parent, &["policy", "new", "my-policy", "--lang", language, "--kind", kind])?;
         ensure!(made.0, "{}", made.1);
         if language == "rust" {
-            // One for all crates of this suite: what they depend on is compiled once.
+            // One target directory for all crates of this suite, so that dependencies are compiled once.
             let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("author");
             fs::create_dir_all(&target)?;
             symlink(target, project.dir.join("target"))?;
@@ -68,7 +68,7 @@ impl Project {
         Ok(project)
     }
 
-    /// Runs `weftctl` in the project: whether it succeeded, and all it printed.
+    /// Runs `weftctl` in the project. Returns whether it succeeded, and its output.
     fn weftctl(&self, arguments: &[&str]) -> Result<(bool, String)> {
         weftctl(&self.dir, arguments)
     }
@@ -79,7 +79,7 @@ impl Project {
         Ok(())
     }
 
-    /// A thousand calls in one instance: none fails, and none leaves much behind.
+    /// Calls the policy a thousand times in one instance: no call fails, and memory hardly grows.
     fn stands_a_thousand_calls(&self) -> Result<()> {
         let mut command = Command::new(programs::weftctl().map_err(anyhow::Error::msg)?);
         command.args(["--json", "policy", "bench", "--calls", &CALLS.to_string()]).current_dir(&self.dir);
@@ -87,14 +87,14 @@ impl Project {
         let report: Value = serde_json::from_slice(&output.stdout).with_context(|| output.text())?;
         ensure!(report["calls"] == json!(CALLS), "{report}");
         let bytes = |key: &str| report[key].as_u64().with_context(|| format!("{key} in {report}"));
-        // A garbage collector may take its time; a leak of every request would be more than this.
+        // A garbage collector may run late, but a leak of every request would exceed this.
         let (one, all) = (bytes("memory")?, bytes("memoryAfterAll")?);
         ensure!(all <= one + (4 << 20), "{one} bytes after one call, {all} after {CALLS}");
         ensure!(report["fuel"]["max"].as_u64().is_some_and(|fuel| fuel > 0), "{report}");
         Ok(())
     }
 
-    /// The built component, where the project's network names it.
+    /// Installs the built component where the project's network names it.
     fn installed(&self, world: &World) -> Result<Value> {
         let file = world.scratch().join("my-policy.wasm");
         let (ok, text) = self.weftctl(&["policy", "build", "--out", &file.display().to_string()])?;
@@ -122,7 +122,7 @@ fn world() -> Result<(Installation, World)> {
     Ok((installation, world))
 }
 
-/// Addresses of a container's interface, as `ip` sees them.
+/// Returns the addresses of a container's interface, as `ip` prints them.
 fn addresses(world: &mut World, container: &str) -> Result<Vec<String>> {
     let output = world.netns(container)?.line("ip -j addr show dev eth0")?;
     let links: Value = serde_json::from_slice(&output.stdout)?;
@@ -169,7 +169,7 @@ fn delegate(language: &str) -> Result<()> {
     Ok(())
 }
 
-/// `cargo test` in a project that was just started, for both kinds.
+/// Runs `cargo test` in a new project, for both kinds.
 fn rust_tests_of_its_own() -> Result<()> {
     for kind in ["ipam", "delegate"] {
         let project = Project::new("rust", kind)?;
@@ -184,7 +184,7 @@ fn rust_tests_of_its_own() -> Result<()> {
     Ok(())
 }
 
-/// A case that expects something else fails with a difference that shows both; `--update` makes it the expectation.
+/// A case with a wrong expectation fails with a difference that shows both; `--update` writes the new expectation.
 fn difference_and_update() -> Result<()> {
     let project = Project::new("c", "ipam")?;
     let case = project.dir.join("cases/next-free.json");
@@ -210,7 +210,7 @@ fn difference_and_update() -> Result<()> {
     Ok(())
 }
 
-/// `watch` builds and tests at once, and again when a case or the source changes; a mistake in the source is not its end.
+/// `watch` builds and tests at once, and again when a case or the source changes. It survives an error in the source.
 fn watch() -> Result<()> {
     let project = Project::new("c", "ipam")?;
     let program = programs::weftctl().map_err(anyhow::Error::msg)?.display().to_string();
@@ -237,7 +237,7 @@ fn watch() -> Result<()> {
     let text = fs::read_to_string(&source)?;
     fs::write(&source, format!("{text}\nthis is no C\n"))?;
     round(4, &["clang failed", "policy.c"])?;
-    // As an editor saves: beside it, and renamed.
+    // As an editor saves: it writes another file and renames it.
     fs::write(source.with_extension("new"), &text)?;
     fs::rename(source.with_extension("new"), &source)?;
     wait(PATIENCE, "the mended source", || {
@@ -258,7 +258,7 @@ fn budget() -> Result<()> {
     Ok(())
 }
 
-/// What a node would refuse is no decision in a case either.
+/// A case rejects what a node would reject.
 fn traps_and_lies() -> Result<()> {
     let component = programs::build_guest("hostile")?;
     let scratch = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;

@@ -1,4 +1,5 @@
-//! What nobody else bounds: external plugins that hang, a stdin that never ends, a stdout that nobody reads, a fault.
+//! Limits that only weft enforces: external plugins that hang, a stdin that never ends, a stdout that nobody reads, a
+//! fault.
 
 use std::fs;
 use std::process::ExitCode;
@@ -36,7 +37,7 @@ fn conf() -> Value {
             "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.64.0.0/24" }]] } })
 }
 
-/// Puts a plugin into CNI_PATH.
+/// Installs a plugin in CNI_PATH.
 fn plugin(world: &mut World, name: &str, body: &str) -> Result<()> {
     let dir = world.scratch().join("plugins");
     fs::create_dir_all(&dir).context("make the directory")?;
@@ -51,7 +52,7 @@ fn executable(path: &std::path::Path, body: &str) -> Result<()> {
     Ok(())
 }
 
-/// Runs weft through a shell line, in which `weft` is `$W` and a file with the configuration `$C`.
+/// Runs weft through a shell line, in which `$W` is `weft` and `$C` is a file with the configuration.
 fn shell(world: &mut World, verb: &str, container: &str, line: &str) -> Result<Reply> {
     let call = world.prepare(verb, &Attach::eth0(container), &conf())?;
     let (script, file) = (world.scratch().join("line.sh"), world.scratch().join("conf.json"));
@@ -62,7 +63,7 @@ fn shell(world: &mut World, verb: &str, container: &str, line: &str) -> Result<R
     call.run(&script, &world.place()?)
 }
 
-/// Nothing of a container is on the node.
+/// Checks that nothing of a container is left on the node.
 fn is_clean(world: &mut World, container: &str) -> Result<()> {
     ensure!(world.container(container)?.line("ip link show eth0").is_err(), "{container} has an eth0");
     ensure!(world.claims()?.is_empty(), "claims {:?}", world.claims()?);
@@ -71,7 +72,7 @@ fn is_clean(world: &mut World, container: &str) -> Result<()> {
     Ok(())
 }
 
-/// The plugin and what it started are gone, the ADD is undone, and its DEL was called.
+/// The plugin and its children are ended, the ADD is undone, and the plugin's DEL is called.
 fn hanging_plugin() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let notes = world.scratch().display().to_string();
@@ -121,10 +122,10 @@ fn endless_stdin() -> Result<()> {
     is_clean(&mut world, "pod")
 }
 
-/// A result that nobody has is an attachment that nobody deletes.
+/// If nobody receives the result, nobody deletes the attachment.
 fn lost_stdout(container: &str, to: &str) -> Result<()> {
     let (_installation, mut world) = World::installed()?;
-    // In a pipe, the reader is gone by the time that weft writes.
+    // In a pipe, the reader has ended by the time weft writes.
     let line = format!("{{ sleep 0.3; $W < $C; echo $? > $D/status; }} {to}");
     let line = if to == ">&-" { "$W < $C >&-; echo $? > $D/status".to_owned() } else { line };
     shell(&mut world, "ADD", container, &line)?;
@@ -133,7 +134,7 @@ fn lost_stdout(container: &str, to: &str) -> Result<()> {
     is_clean(&mut world, container)
 }
 
-/// A caller that throws the result away on purpose keeps the attachment.
+/// A caller that discards the result on purpose keeps the attachment.
 fn dev_null() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     ok(&shell(&mut world, "ADD", "pod", "$W < $C > /dev/null")?, "ADD")?;
@@ -157,14 +158,14 @@ fn fault() -> Result<()> {
     Ok(())
 }
 
-/// Whatever lacks memory, the error is about the node's memory; not about the policy, its network, or the namespace.
+/// Wherever memory runs out, the error names the node's memory, not the policy, its network or the namespace.
 fn no_memory() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "an ADD without limits")?;
     ok(&world.call("DEL", &Attach::eth0("pod"), &conf())?, "its DEL")?;
     let image = fs::metadata(world.plugin("weft")).context("look at weft")?.len() >> 10;
-    // Address space, in KiB: from too little for the program itself over too little for threads to too little for a policy, which
-    // reserves 4 GiB. And data: what is written to.
+    // Limits of the address space, in KiB: too little for the program, too little for threads, and too little for a
+    // policy, which reserves 4 GiB. Then limits of data, the memory that is written to.
     let address_space = (0..24).map(|step| image + 1000 + step * 500).chain([image + 60_000, 1_000_000, 4_200_000]);
     let limits: Vec<String> =
         address_space.map(|kib| format!("-v {kib}")).chain((1..12).map(|mib| format!("-d {}", mib * 1000))).collect();
@@ -175,7 +176,7 @@ fn no_memory() -> Result<()> {
         let status: u32 = fs::read_to_string(world.scratch().join("status"))?.trim().parse().context("a status")?;
         match status {
             0 => {}
-            // Before `main` nothing can be said.
+            // Before `main`, weft cannot report anything.
             128.. if reply.stdout.is_empty() => silent += 1,
             _ => {
                 let document = reply.json().with_context(|| format!("ulimit {limit}"))?;
@@ -191,7 +192,7 @@ fn no_memory() -> Result<()> {
     ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "an ADD without limits")
 }
 
-/// Nobody writes a document for a process that is killed. What is left are the lines that it wrote until then.
+/// A killed process writes no document. The lines that it wrote before remain.
 fn killed() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     plugin(&mut world, "kills", "cat > /dev/null; [ $CNI_COMMAND = DEL ] && exit 0; kill -9 $PPID")?;
@@ -213,7 +214,7 @@ fn killed() -> Result<()> {
     is_clean(&mut world, "pod")
 }
 
-/// `"log"` of node.json: every step in a file, nothing less important than warnings anywhere else.
+/// `"log"` of node.json: the file has every step; stderr has only warnings and errors.
 fn log_file() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     for verb in ["ADD", "DEL"] {

@@ -1,6 +1,6 @@
-//! ADD beside DEL and GC of the same attachment: an ADD is stopped at one system call after the other, and what DEL and GC do
-//! meanwhile is watched from outside (`ip -j`, `sqlite3`). Invariant 12: whatever their order and their deaths, no link lives
-//! without its row, and no address is on two containers.
+//! ADD concurrent with DEL and GC of the same attachment: each trial stops an ADD at one system call after another, and
+//! observes from outside what DEL and GC do meanwhile (`ip -j`, `sqlite3`). Invariant 12: in any order and whichever
+//! process dies, every link has its row, and no address is on two containers.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,14 +38,14 @@ enum Verb {
     Gc,
 }
 
-/// What becomes of the stopped ADD.
+/// What happens to the stopped ADD.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     GoesOn,
     IsKilled,
 }
 
-/// A pool of two addresses: one that is handed out too early goes to the next pod.
+/// A pool of two addresses, so that an address that is released too early goes to the next pod.
 fn conf() -> Value {
     json!({ "cniVersion": "1.1.0", "name": "beside", "type": "weft",
             "delegate": { "type": "bridge", "bridge": "bes0", "isGateway": true, "ipMasq": true },
@@ -59,7 +59,7 @@ impl Then {
     }
 }
 
-/// Starts an ADD, which stops at its `number`-th request to the kernel.
+/// Starts an ADD that stops at its `number`-th request to the kernel.
 fn add_until(world: &mut World, attach: &Attach<'_>, conf: &Value, plugin: &str, number: usize) -> Result<Started> {
     let call = world.prepare("ADD", attach, conf)?;
     Started::at(call, &world.plugin(plugin), world.place()?, world.scratch(), number)
@@ -81,7 +81,7 @@ fn query(state: &Path, sql: &str) -> Result<String> {
     Ok(process::run(&Place::default(), &["sqlite3".to_owned(), store, sql.to_owned()])?.text().trim().to_owned())
 }
 
-/// The addresses on `eth0` of the containers that have one.
+/// Returns the addresses on `eth0` of the containers that have one.
 fn live(world: &World) -> Result<BTreeMap<String, Vec<String>>> {
     let mut live = BTreeMap::new();
     for (name, netns) in world.containers() {
@@ -94,7 +94,7 @@ fn live(world: &World) -> Result<BTreeMap<String, Vec<String>>> {
     Ok(live)
 }
 
-/// No address twice, and each live address in a row of its own container.
+/// Checks that no address occurs twice, and that each live address has a row of its own container.
 fn oracle(world: &World, when: &str) -> Result<()> {
     let live = live(world)?;
     let mut seen = BTreeMap::new();
@@ -136,10 +136,10 @@ fn is_clean(world: &World, when: &str) -> Result<()> {
     Ok(())
 }
 
-/// Stops an ADD at each of its calls in turn; meanwhile the verb, and an ADD of another pod.
+/// Stops an ADD at each of its calls in turn, and meanwhile runs the verb and another pod's ADD.
 fn at_every_call(verb: Verb, then: Then) -> Result<()> {
     let (_installation, mut world) = World::installed()?;
-    // Makes store and bridge, which only a first ADD does.
+    // Creates the store and the bridge, which only a first ADD does.
     ok(&world.call("ADD", &Attach::eth0("warm"), &conf())?, "first ADD")?;
     ok(&call(&mut world, Verb::Del, "warm")?, "first DEL")?;
     let mut stops = 0;
@@ -155,7 +155,8 @@ fn at_every_call(verb: Verb, then: Then) -> Result<()> {
         stops += 1;
         ok(&call(&mut world, verb, "pod")?, &format!("{when}: {}", if verb == Verb::Del { "DEL" } else { "GC" }))?;
         let other = world.call("ADD", &Attach::eth0("other"), &conf())?;
-        // Where it stopped inside the lock of shared firewall state, others do not wait for ever: they are told to try again.
+        // If it stopped inside the lock of shared firewall state, others do not wait for ever: their error says to try
+        // again.
         let is_locked_out = !other.ok();
         if is_locked_out {
             let error = other.error()?;
@@ -172,7 +173,7 @@ fn at_every_call(verb: Verb, then: Then) -> Result<()> {
             let error = reply.error()?;
             ensure!(error.code == 11, "{when}: code {}: {} {}", error.code, error.msg, error.details);
         }
-        // An ADD that was deleted has left nothing; what a killed one left goes with the next DEL or GC.
+        // A deleted ADD leaves nothing; the next DEL or GC removes what a killed one left.
         ok(&call(&mut world, Verb::Del, "other")?, "DEL of the other pod")?;
         if verb == Verb::Del && !reply.ok() {
             is_clean(&world, &format!("{when}, after DEL of another pod"))?;
@@ -184,7 +185,7 @@ fn at_every_call(verb: Verb, then: Then) -> Result<()> {
     Ok(())
 }
 
-/// A repair leaves an attachment to the ADD that is at work on it: what that has not made yet is not lost.
+/// A repair ignores an attachment whose ADD is still running: what that has not made yet is not lost.
 fn repaired() -> Result<()> {
     let (installation, mut world) = World::installed()?;
     ok(&world.call("ADD", &Attach::eth0("warm"), &conf())?, "first ADD")?;
@@ -261,7 +262,7 @@ fn stopped_step() -> Result<()> {
         ok(&call_as(&mut world, "portmap", "DEL", Some(&bridge))?, &when)?;
         ok(&call_as(&mut world, "bridge", "DEL", Some(&bridge))?, &when)?;
         stopped.end(Then::GoesOn.signal())?;
-        // Again: what a step did after all is gone at the latest with the next DEL.
+        // The next DEL removes whatever a step did after all.
         ok(&call_as(&mut world, "portmap", "DEL", None)?, &when)?;
         ok(&call_as(&mut world, "bridge", "DEL", None)?, &when)?;
         is_clean(&world, &when)?;
@@ -270,7 +271,7 @@ fn stopped_step() -> Result<()> {
     Ok(())
 }
 
-/// However many attachments there were, the locks are one file.
+/// All locks are in one file, however many attachments there were.
 fn no_files() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     for pod in ["one", "two"] {
@@ -299,7 +300,7 @@ fn pool() -> Value {
     conf
 }
 
-/// ADD of a try of a pod; its address.
+/// Runs ADD for one attempt of a pod, and returns its address.
 fn try_pod(world: &mut World, container: &str, uid: &str) -> Result<String> {
     let args = format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web-{uid};K8S_POD_UID={uid}");
     let attach = Attach { container, ifname: "eth0", args: Some(&args) };
@@ -308,7 +309,7 @@ fn try_pod(world: &mut World, container: &str, uid: &str) -> Result<String> {
     Ok(address.context("no address")?.to_owned())
 }
 
-/// containerd retries a pod about a hundred times, with a new sandbox each and no DEL (containerd#13859).
+/// containerd retries a pod about a hundred times, each time with a new sandbox and without a DEL (containerd#13859).
 fn retried_pod() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let other = try_pod(&mut world, "other", "u2")?;
@@ -326,7 +327,7 @@ fn retried_pod() -> Result<()> {
     ensure!(rows == "2", "{rows} journal entries");
     let links: Value = serde_json::from_str(&world.host().line("ip -j link show type veth")?.text())?;
     ensure!(links.as_array().is_some_and(|links| links.len() == 2), "host links: {links}");
-    // The DELs of the tries come late, or never.
+    // The attempts' DELs come late, or never.
     for container in ["try-3", "try-99", "other"] {
         ok(&world.call("DEL", &Attach::eth0(container), &pool())?, "DEL")?;
     }
@@ -334,7 +335,7 @@ fn retried_pod() -> Result<()> {
     is_clean(&world, "after all")
 }
 
-/// While the namespace of an earlier try lives, its pod may still use the address.
+/// While the namespace of an earlier attempt exists, its pod may still use the address.
 fn running_pod() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let first = try_pod(&mut world, "one", "u1")?;

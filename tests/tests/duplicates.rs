@@ -1,5 +1,6 @@
-//! Somebody on the wire has an address that the ledger gives: a machine of which weft knows nothing, whose kernel answers for it.
-//! Looked at from outside: results, the kernel's links, what tcpdump sees on the wire, pings, and the ledger.
+//! A host on the wire uses an address that the ledger allocates: a machine that weft does not know, whose kernel
+//! answers for the address. Observed from outside: results, the kernel's links, what tcpdump sees on the wire, pings,
+//! and the ledger.
 
 use std::net::{SocketAddrV6, UdpSocket};
 use std::process::ExitCode;
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
     suite.run()
 }
 
-/// A bridge of the host with a machine behind it that has addresses of the network's ranges.
+/// A bridge of the host with a machine behind it whose addresses lie in the network's ranges.
 struct Segment {
     impostor: NetNs,
 }
@@ -82,7 +83,7 @@ fn v6(first: &str, last: &str) -> Value {
     json!([{ "subnet": "fd64::/64", "rangeStart": first, "rangeEnd": last }])
 }
 
-/// The addresses of a result, without lengths.
+/// Returns the addresses of a result, without lengths.
 fn addresses(reply: &Reply) -> Result<Vec<String>> {
     let result = reply.result()?;
     let ips = result["ips"].as_array().context("ips")?.iter();
@@ -101,7 +102,7 @@ fn refusal(world: &mut World, container: &str, conf: &Value) -> Result<CniError>
     Ok(error)
 }
 
-/// Names of a container's links besides its loopback.
+/// Returns the names of a container's links, except its loopback.
 fn links(world: &mut World, container: &str) -> Result<Vec<String>> {
     let text = world.container(container)?.line("ip -j link show")?.text();
     let links: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
@@ -109,7 +110,7 @@ fn links(world: &mut World, container: &str) -> Result<Vec<String>> {
     Ok(names.filter(|name| *name != "lo").map(str::to_owned).collect())
 }
 
-/// Addresses in conflict, each with who answers for it.
+/// Returns the addresses in conflict, each with the MAC address that answers for it.
 fn marks(world: &World) -> Result<Vec<(String, String)>> {
     let listed = world.weftctl(&["ledger", "ls"])?;
     let rows = listed.as_array().context("a list")?.iter().filter(|row| row["state"] == "conflict");
@@ -117,7 +118,7 @@ fn marks(world: &World) -> Result<Vec<(String, String)>> {
     rows.map(|row| Ok((text(row, "address")?, text(row, "owner")?))).collect()
 }
 
-/// Nothing of attachments is left: no journal entry, no veth on the host but the impostor's.
+/// Checks that nothing of attachments is left: no journal entry, and no veth on the host but the impostor's.
 fn nothing_left(world: &World) -> Result<()> {
     let store = world.state().join("weft.db").display().to_string();
     let rows = process::run(&process::Place::default(), &["sqlite3", &store, "SELECT count(*) FROM journal"])?.text();
@@ -130,7 +131,7 @@ fn nothing_left(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// What is seen on a link until it is asked.
+/// A capture of a link's packets.
 struct Capture {
     daemon: Daemon,
 }
@@ -144,7 +145,7 @@ impl Capture {
         Ok(Self { daemon })
     }
 
-    /// How many lines have all of these words.
+    /// Returns how many lines have all of these words.
     fn count(&self, words: &[&str]) -> usize {
         let seen = self.daemon.log();
         seen.lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
@@ -168,13 +169,14 @@ fn next_address() -> Result<()> {
         ensure!(reply.stderr.contains(word), "{word} is not in the log: {}", reply.stderr);
     }
     ensure!(marks(&world)? == [("10.64.0.2".to_owned(), MAC.to_owned())], "{:?}", marks(&world)?);
-    // Nobody was told anything of an address that is not ours; what is given out was asked for three times, and told.
+    // weft does not announce addresses that it does not use; it probes an allocated address three times, and announces
+    // it.
     capture.wait_for(&["who-has 10.64.0.3", "tell 10.64.0.3"])?;
     ensure!(capture.count(&["who-has 10.64.0.2 ", "tell 0.0.0.0"]) == 1, "{}", capture.daemon.log());
     ensure!(capture.count(&["who-has 10.64.0.3 ", "tell 0.0.0.0"]) == 3, "{}", capture.daemon.log());
     ensure!(capture.count(&["tell 10.64.0.2,"]) == 0, "announced another's address: {}", capture.daemon.log());
     ensure!(world.reaches("one", "10.64.0.2")?, "the address that is not ours is reached");
-    // What is marked is not tried again; what is not known yet is.
+    // weft does not try a marked address again, but it does try one that is not known yet.
     ensure!(add(&mut world, "two", &conf)? == ["10.64.0.5"], "the second pod");
     ensure!(capture.count(&["who-has 10.64.0.2 ", "tell 0.0.0.0"]) == 1, "{}", capture.daemon.log());
     ensure!(marks(&world)?.len() == 2, "{:?}", marks(&world)?);
@@ -183,11 +185,11 @@ fn next_address() -> Result<()> {
         ok(&world.call("DEL", &Attach::eth0(container), &conf)?, "DEL")?;
     }
     nothing_left(&world)?;
-    // An operator frees it.
+    // An operator releases the mark.
     segment.goes()?;
     world.weftctl(&["ledger", "release", "dup", "10.64.0.2"])?;
     ensure!(add(&mut world, "three", &conf)? == ["10.64.0.2"], "the freed address");
-    // Or its time does.
+    // Or it expires.
     let store = world.state().join("weft.db").display().to_string();
     let past = "UPDATE claims SET since = since - 3601, until = until - 3601 WHERE state = 3";
     process::run(&process::Place::default(), &["sqlite3", &store, past])?;
@@ -203,7 +205,7 @@ fn with_result(conf: &Value, reply: &Reply) -> Result<Value> {
     Ok(conf)
 }
 
-/// One of two addresses is somebody's: that one is replaced, and the other is free again and given.
+/// One of two addresses is in use by another host: weft replaces that one, and allocates the other again.
 fn each_family() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let segment = Segment::new(&world, &["fd64::2/64 nodad"])?;
@@ -269,7 +271,7 @@ fn asked_for() -> Result<()> {
         nothing_left(&world)?;
         ensure!(world.claims()?.is_empty(), "marked: {:?}", world.claims()?);
     }
-    // Not marked, so the next try asks again.
+    // It is not marked, so the next attempt probes it again.
     segment.goes()?;
     for conf in [&by_runtime, &by_name] {
         ensure!(add(&mut world, "one", conf)? == ["10.64.0.7"], "once it is free");
@@ -278,7 +280,7 @@ fn asked_for() -> Result<()> {
     Ok(())
 }
 
-/// The first address of a pod may be another one; what was kept for it may not.
+/// A pod's first address may be replaced; one that was kept for it may not.
 fn kept() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let segment = Segment::new(&world, &["10.64.0.2/24"])?;
@@ -310,7 +312,7 @@ fn switched_off() -> Result<()> {
     let mut without = on.clone();
     without.as_object_mut().context("an object")?.remove("duplicates");
     for conf in [&off, &without] {
-        // Both have the address then: that is what detection is for.
+        // Now both have the address, which detection would prevent.
         let given = add(&mut world, "one", conf)?;
         capture.wait_for(&["who-has", &format!("tell {}", given[0])])?;
         ok(&world.call("DEL", &Attach::eth0("one"), conf)?, "DEL")?;
@@ -340,7 +342,7 @@ fn killed() -> Result<()> {
     nothing_left(&world)
 }
 
-/// A neighbour sends packets as fast as it can: they are looked at, and the time is over when it is over.
+/// A neighbour sends packets as fast as it can: weft reads them, and still stops on time.
 fn flood() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let segment = Segment::new(&world, &["fd64::2/64 nodad"])?;
@@ -396,7 +398,7 @@ fn refused() -> Result<()> {
     dhcp["ipam"] = json!({ "type": "dhcp" });
     let error = refusal(&mut world, "one", &dhcp)?;
     ensure!(error.code == 7 && error.msg.contains("no policy's"), "{} {}", error.code, error.msg);
-    // A stock plugin's configuration has it in ipam.
+    // A stock plugin's configuration has the key in `ipam`.
     let mut alone = json!({ "cniVersion": "1.1.0", "name": "dup", "type": "host-local",
                             "ipam": { "type": "host-local", "ranges": ranges, "duplicates": { "detect": true } } });
     let error = refusal(&mut world, "one", &alone)?;
@@ -415,7 +417,7 @@ fn refused() -> Result<()> {
     Ok(())
 }
 
-/// A delegate whose link is on a link of the host: the impostor is at the other end of that one.
+/// The delegate's link is on a link of the host, and the impostor is at that link's other end.
 fn on_a_parent(delegate: &Value, behind: &str) -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let impostor = NetNs::new("impostor")?;
@@ -436,7 +438,7 @@ fn on_a_parent(delegate: &Value, behind: &str) -> Result<()> {
     ensure!(given == ["10.64.0.3", "fd64::3"], "{given:?}");
     let marked: Vec<String> = marks(&world)?.into_iter().map(|(address, _mac)| address).collect();
     ensure!(marked == ["10.64.0.2", "fd64::2"], "{marked:?}");
-    // Neighbours learn of it however the delegate announces.
+    // Neighbours learn the address whichever way the delegate announces it.
     capture.wait_for(&["who-has 10.64.0.3", "tell 10.64.0.3"])?;
     capture.wait_for(&["neighbor advertisement", "fd64::3"])?;
     for to in ["10.64.0.100", "10.64.0.2", "fd64::100"] {

@@ -1,6 +1,6 @@
-//! Called as `flannel`: what flanneld says of its node becomes a bridge with addresses of the node's subnet, as flannel's own
-//! plugin does it. That one is not in Debian, so what it renders stands here as it is known from its sources, and is given
-//! to the reference bridge: weft as flannel has to leave the same host behind.
+//! Calls weft as `flannel`: what flanneld writes about its node becomes a bridge with addresses of the node's subnet,
+//! as with flannel's own plugin. Debian has no package of that plugin, so this test has the configuration that its
+//! sources render, and gives it to the reference bridge: weft as flannel must leave the same host state.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -94,7 +94,7 @@ impl Node {
         Ok((error.code, error.msg))
     }
 
-    /// Nothing of the network is left.
+    /// Checks that nothing of the network is left.
     fn empty(&self) -> Result<()> {
         ensure!(self.world.claims()?.is_empty(), "claims are left");
         let state = observe::world(&self.world, &mut Names::default())?;
@@ -125,7 +125,7 @@ fn two_pods() -> Result<()> {
     let mut check = node.conf(&json!({}));
     check["prevResult"] = a;
     node.call("CHECK", &Attach::eth0("a"), &check)?.quiet()?;
-    // The node has another lease now, and then flanneld's file is gone: DEL needs neither.
+    // The node has another lease now, and then flanneld's file is removed: DEL needs neither.
     fs::write(&node.file, V4.replace("10.244.7.1", "10.244.8.1"))?;
     let other = node.conf(&json!({ "delegate": { "bridge": "cni1" } }));
     let c = node.call("ADD", &Attach::eth0("c"), &other)?.result()?;
@@ -138,7 +138,7 @@ fn two_pods() -> Result<()> {
     node.empty()
 }
 
-/// flannel's own plugin keeps what it needs for DEL by container alone, so that the second overwrites the first.
+/// flannel's own plugin stores its data for DEL by container alone, so the second attachment overwrites the first.
 fn two_attachments() -> Result<()> {
     let mut node = Node::new(V4)?;
     let conf = node.conf(&json!({}));
@@ -184,7 +184,7 @@ fn bad_files() -> Result<()> {
     fs::write(&node.file, V4.replace("10.244.7.1/24", "10.244.7.1"))?;
     let (_code, msg) = node.refused(&json!({}))?;
     ensure!(msg.contains("file: invalid CIDR address: 10.244.7.1. Check"), "{msg:?}");
-    // What others may write decides nothing.
+    // Values that others may write have no effect.
     fs::write(&node.file, V4)?;
     fs::set_permissions(&node.file, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
     let (code, msg) = node.refused(&json!({}))?;
@@ -214,7 +214,7 @@ fn conf_mistakes() -> Result<()> {
     Ok(())
 }
 
-/// Whatever the delegate says is told as flannel tells it; nothing is left.
+/// The delegate's error is reported as flannel reports it; nothing is left.
 fn delegate_fails() -> Result<()> {
     let mut node = Node::new(V4)?;
     let (code, msg) = node.refused(&json!({ "delegate": { "type": "no-such-plugin" } }))?;
@@ -226,7 +226,7 @@ fn delegate_fails() -> Result<()> {
     ensure!(msg.starts_with("failed to delegate add: ") && msg.contains("9999"), "{code} {msg:?}");
     let (code, msg) = node.refused(&json!({ "ipam": { "type": "no-such-ipam" } }))?;
     ensure!(msg.starts_with("failed to delegate add: failed to find plugin \"no-such-ipam\""), "{code} {msg:?}");
-    // Twice the same container.
+    // The same container twice.
     node.add("a")?;
     let conf = node.conf(&json!({}));
     let error = node.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
@@ -271,8 +271,8 @@ fn gc() -> Result<()> {
     node.empty()
 }
 
-/// The same by a `"type": "weft"` network, which can do more than the plugin: another policy for the addresses, a delegate that
-/// is picked.
+/// The same in a `"type": "weft"` network, which can do more than the plugin: another address policy, and a delegate
+/// that a policy picks.
 fn our_own_conf() -> Result<()> {
     let mut node = Node::new(V4)?;
     let conf = json!({
@@ -294,7 +294,7 @@ fn our_own_conf() -> Result<()> {
     node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
 }
 
-/// ADD of two containers and DEL of both, with what the kernel has in between, by two programs.
+/// Runs ADD of two containers and DEL of both by a program, and records the kernel's state in between.
 fn transcript(subject: &Subject, conf: &dyn Fn(&World) -> Result<Value>) -> Result<Value> {
     let mut world = World::new(subject)?;
     let conf = conf(&world)?;
@@ -314,7 +314,7 @@ fn transcript(subject: &Subject, conf: &dyn Fn(&World) -> Result<Value>) -> Resu
     Ok(names.value(&json!({ "results": results, "attached": attached, "left": left })))
 }
 
-/// weft as flannel beside the reference bridge with the configuration that flannel's own plugin renders.
+/// Compares weft as flannel with the reference bridge, which gets the configuration that flannel's own plugin renders.
 fn beside(subnet: &str, more: &Value, rendered: &Value) -> Result<()> {
     let flannel = |world: &World| {
         let file = world.scratch().join("subnet.env");
@@ -327,7 +327,7 @@ fn beside(subnet: &str, more: &Value, rendered: &Value) -> Result<()> {
     };
     let ours = transcript(&Subject::weft(Installation::pristine()?), &flannel)?;
     let theirs = transcript(&Subject::reference()?, &|_world| Ok(rendered.clone()))?;
-    // What weft's bridge does differently from 1.1.1 by intent is told, with its reasons, by the cases of `reference`.
+    // The cases of `reference` list, with reasons, what weft's bridge does differently from 1.1.1 on purpose.
     let intended = |at: &str| {
         let known = [
             "/txqlen",
@@ -351,7 +351,7 @@ fn beside(subnet: &str, more: &Value, rendered: &Value) -> Result<()> {
     Ok(())
 }
 
-/// A delegate weft does not have is exec'ed with what flannel renders, and again for DEL.
+/// weft execs a delegate that it does not have with what flannel renders, and again for DEL.
 fn external_delegate() -> Result<()> {
     let mut node = Node::new(V4)?;
     let bin = node.world.scratch().join("plugins");
@@ -369,7 +369,7 @@ fn external_delegate() -> Result<()> {
     node.empty()
 }
 
-/// A pod from before the node was switched: flannel's plugin left the delegate's configuration in its data directory.
+/// A pod from before the switch: flannel's plugin left the delegate's configuration in its data directory.
 fn made_by_stock() -> Result<()> {
     let mut node = Node::new(V4)?;
     let data = node.world.scratch().join("flannel");

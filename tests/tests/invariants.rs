@@ -1,4 +1,5 @@
-//! Invariants of ARCHITECTURE.md that show only from outside: the order of journal and kernel, and what DEL and GC need.
+//! Invariants of ARCHITECTURE.md that are visible only from outside: the order of journal and kernel, and what DEL and
+//! GC need.
 
 use std::fs;
 use std::path::Path;
@@ -38,7 +39,7 @@ fn conf() -> Value {
             "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.62.0.0/24" }]] } })
 }
 
-/// The system calls of one call, in order, with decoded netlink messages and file names.
+/// Returns the system calls of one call, in order, with decoded netlink messages and file names.
 fn traced(world: &mut World, verb: &str) -> Result<Vec<String>> {
     let call = world.prepare(verb, &Attach::eth0("pod"), &conf())?;
     let log = world.scratch().join(format!("{verb}.strace"));
@@ -62,10 +63,10 @@ fn last(trace: &[String], what: &str, matches: impl Fn(&str) -> bool) -> Result<
     trace.iter().rposition(|line| matches(line)).with_context(|| format!("no {what} in\n{}", trace.join("\n")))
 }
 
-/// Invariants 1 and 2 on ADD: all of the journal is written before the first link is made, and nothing after.
+/// Invariants 1 and 2 on ADD: the whole journal is written before the first link is made, and nothing is written after.
 fn journal_before_change() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
-    // The first call makes the store, which is written for that as well.
+    // The first call creates the store, which writes as well.
     ok(&world.call("ADD", &Attach::eth0("first"), &conf())?, "first ADD")?;
     let trace = traced(&mut world, "ADD")?;
     let is_write = |line: &str| line.contains("pwrite64") && line.contains("weft.db-wal");
@@ -75,7 +76,7 @@ fn journal_before_change() -> Result<()> {
     no_other_program(&trace)
 }
 
-/// Invariant 2 on DEL: the link is gone before the ledger is written.
+/// Invariant 2 on DEL: the link is deleted before the ledger is written.
 fn ledger_outlives_link() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     ok(&world.call("ADD", &Attach::eth0("pod"), &conf())?, "ADD")?;
@@ -86,7 +87,7 @@ fn ledger_outlives_link() -> Result<()> {
     no_other_program(&trace)
 }
 
-/// Everything is done in one process.
+/// Checks that one process does everything.
 fn no_other_program(trace: &[String]) -> Result<()> {
     let started: Vec<_> = trace.iter().filter(|line| line.contains("execve(")).collect();
     ensure!(started.len() == 1, "other programs were started: {started:?}");
@@ -100,7 +101,7 @@ fn kernel(world: &World) -> Result<Value> {
     Ok(names.value(&state))
 }
 
-/// Invariant 1: where the journal cannot be written, nothing happens.
+/// Invariant 1: without a writable journal, nothing changes.
 fn no_change_without_a_journal() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     world.container("pod")?;
@@ -112,7 +113,7 @@ fn no_change_without_a_journal() -> Result<()> {
     Ok(())
 }
 
-/// Host links besides `lo` and the bridge, which DEL leaves as the stock plugin does.
+/// Returns the host's links except `lo` and the bridge, which DEL leaves as the stock plugin does.
 fn left_on_host(world: &World) -> Result<Vec<String>> {
     let links: Value = serde_json::from_str(&world.host().line("ip -j link")?.text())?;
     let names = links.as_array().into_iter().flatten().filter_map(|link| link["ifname"].as_str().map(str::to_owned));
@@ -125,7 +126,7 @@ fn query(state: &Path, sql: &str) -> Result<String> {
     Ok(process::run(&Place::default(), &argv)?.text().trim().to_owned())
 }
 
-/// Links, masquerading and ledger are as if there had been no attachment.
+/// Checks that links, masquerading and ledger are as if the attachment had never existed.
 fn is_clean(world: &World) -> Result<()> {
     let links = left_on_host(world)?;
     ensure!(links.is_empty(), "links left: {links:?}");
@@ -136,7 +137,8 @@ fn is_clean(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// What a node may have lost by the time DEL comes: policies, cache, the netns, everything in the configuration but its name.
+/// Removes what a node may have lost by DEL: policies, cache, the netns, and everything in the configuration but its
+/// name.
 fn lose_everything(world: &mut World, container: &str) -> Result<()> {
     fs::remove_dir_all(world.state().join("policies")).context("remove the policies")?;
     fs::remove_dir_all(world.state().join("cache")).context("remove the cache")?;
@@ -144,8 +146,8 @@ fn lose_everything(world: &mut World, container: &str) -> Result<()> {
     Ok(())
 }
 
-/// Invariant 14: networks whose policy is missing, is no component, or has no addresses left fail, each with its own code, and one beside
-/// them goes on.
+/// Invariant 14: networks whose policy is missing, is no component or has no addresses left fail, each with its own
+/// code, and another network works.
 fn fault_stays() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let spoilt = world.scratch().join("spoilt.wasm");
@@ -218,7 +220,7 @@ fn gc_needs_the_journal_alone() -> Result<()> {
     is_clean(&world)
 }
 
-/// A failure is reported, the rest is done, and repeating finishes.
+/// GC reports a failure, does the rest, and finishes when it is repeated.
 fn del_goes_on_past_failures() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let conf = json!({ "cniVersion": "1.0.0", "name": "inv", "type": "bridge", "bridge": "inv0",
@@ -257,7 +259,7 @@ fn reboot() -> Result<()> {
     }
     let full = world.call("ADD", &Attach::eth0("c"), &capacity)?.error()?;
     ensure!(full.code == 102, "{} {}", full.code, full.msg);
-    // As the store looks to the first call of the next boot.
+    // The state of the store at the first call of the next boot.
     query(
         &world.state(),
         "UPDATE journal SET boot_id = 'the-boot-before'; UPDATE meta SET value = 'the-boot-before' WHERE key = 'boot_id' OR key = 'boot'",
@@ -271,7 +273,7 @@ fn reboot() -> Result<()> {
     Ok(())
 }
 
-/// DEL by a path that names another container's namespace by now must not touch that container.
+/// DEL with a path that now names another container's namespace must not touch that container.
 fn reused_path() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let conf = json!({ "cniVersion": "1.1.0", "name": "inv", "type": "weft", "delegate": { "type": "macvlan", "master": "up0" },
@@ -291,7 +293,8 @@ fn reused_path() -> Result<()> {
     Ok(())
 }
 
-/// The kernel gives a device back under any name when its namespace ends, before any DEL. The next ADD finds it by the journal.
+/// When a namespace ends before its DEL, the kernel returns the device to the host under any name. The next ADD finds
+/// it by the journal.
 fn device_that_came_home() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let conf = json!({ "cniVersion": "1.1.0", "name": "inv", "type": "weft",

@@ -1,5 +1,5 @@
-//! weft beside other plugins: `weft-ipam` under Debian's bridge, weft's bridge over another IPAM plugin, `"type": "weft"` over
-//! another delegate, and all mixed. What one half claims the other half's failure gives back.
+//! weft together with other plugins: `weft-ipam` under Debian's bridge, weft's bridge over another IPAM plugin,
+//! `"type": "weft"` over another delegate, and mixtures. If one half fails, what the other claimed is released.
 
 use std::fs;
 use std::path::Path;
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     suite.run_threads(Some(4))
 }
 
-/// Whose plugins come first in `CNI_PATH`.
+/// Which plugins come first in `CNI_PATH`.
 #[derive(Debug, Clone, Copy)]
 enum Base {
     /// Debian's, then weft's.
@@ -48,7 +48,7 @@ enum Base {
     Weft,
 }
 
-/// A machine with weft, Debian's plugins under other names, and what the mix needs.
+/// A machine with weft, Debian's plugins under other names, and whatever the mixture needs.
 struct Mixed {
     world: World,
     _installation: Installation,
@@ -84,7 +84,7 @@ impl Mixed {
         self.world.call("ADD", &Attach::eth0(container), conf)?.result().with_context(|| format!("ADD {container}"))
     }
 
-    /// With or without `prevResult`.
+    /// Calls with or without `prevResult`.
     fn quiet(&mut self, verb: &str, container: &str, conf: &Value, previous: Option<&Value>) -> Result<()> {
         let mut conf = conf.clone();
         if let Some(previous) = previous {
@@ -93,7 +93,7 @@ impl Mixed {
         self.world.call(verb, &Attach::eth0(container), &conf)?.quiet().with_context(|| format!("{verb} {container}"))
     }
 
-    /// Addresses that somebody holds: weft's ledger and the stock plugin's files.
+    /// Returns the held addresses: weft's ledger and the stock plugin's files.
     fn held(&self) -> Result<Vec<String>> {
         let mut held = self.world.claims()?;
         let dir = self.world.lib_cni().join("networks/net");
@@ -110,7 +110,7 @@ impl Mixed {
     fn nothing_left(&mut self) -> Result<()> {
         let held = self.held()?;
         ensure!(held.is_empty(), "held: {held:?}");
-        // A stock delegate without a namespace leaves the pair to the kernel, which is in no hurry.
+        // Without a namespace, a stock delegate leaves the pair to the kernel, which deletes it with a delay.
         for _ in 0..50 {
             let state = observe::world(&self.world, &mut Names::default())?;
             if observe::random_links(&state).is_empty() {
@@ -126,7 +126,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to).map(drop).with_context(|| format!("copy {} to {}", from.display(), to.display()))
 }
 
-/// An `ipam` section of that type; `weft-ipam` names its policy.
+/// Returns an `ipam` section of that type; `weft-ipam` names its policy.
 fn named(kind: &str) -> Value {
     let mut ipam =
         json!({ "type": kind, "ranges": [[{ "subnet": "10.66.0.0/24" }]], "routes": [{ "dst": "0.0.0.0/0" }] });
@@ -145,7 +145,7 @@ fn over(delegate: &str, ipam: &Value) -> Value {
             "delegate": { "type": delegate, "bridge": "mix0", "isGateway": true } })
 }
 
-/// ADD twice, traffic, CHECK, DEL twice.
+/// Runs ADD twice, traffic, CHECK, and DEL twice.
 fn life(base: Base, conf: &Value) -> Result<()> {
     let mut mixed = Mixed::new(base)?;
     let first = mixed.add("a", conf)?;
@@ -169,7 +169,7 @@ fn life(base: Base, conf: &Value) -> Result<()> {
     mixed.nothing_left()
 }
 
-/// DEL once the container is gone: without its namespace, without prevResult.
+/// Runs DEL after the container is gone: without its namespace, without `prevResult`.
 fn netns_gone(base: Base, conf: &Value) -> Result<()> {
     let mut mixed = Mixed::new(base)?;
     for path in ["", "/run/netns/gone"] {
@@ -184,7 +184,7 @@ fn netns_gone(base: Base, conf: &Value) -> Result<()> {
     Ok(())
 }
 
-/// IPAM's refusal reaches the user, and leaves nothing; a released address is given out again.
+/// The user sees IPAM's error, nothing is left, and a released address is allocated again.
 fn exhausted(base: Base, conf: &Value) -> Result<()> {
     let mut conf = conf.clone();
     conf["ipam"]["ranges"] = json!([[{ "subnet": "10.66.0.0/30" }]]);
@@ -201,10 +201,10 @@ fn exhausted(base: Base, conf: &Value) -> Result<()> {
     mixed.nothing_left()
 }
 
-/// The link cannot be made although there are addresses: the address goes back.
+/// The link cannot be made although addresses are free: the address is released.
 fn add_fails_late(base: Base, conf: &Value) -> Result<()> {
     let mut mixed = Mixed::new(base)?;
-    // A bridge with another address is in the way of the gateway's.
+    // A bridge with another address conflicts with the gateway's.
     for line in ["ip link add mix0 type bridge", "ip addr add 10.99.0.1/24 dev mix0", "ip link set mix0 up"] {
         mixed.world.host().line(line)?;
     }
@@ -219,7 +219,7 @@ fn add_fails_late(base: Base, conf: &Value) -> Result<()> {
     mixed.nothing_left()
 }
 
-/// A plugin that is nowhere in CNI_PATH.
+/// Names a plugin that is not in CNI_PATH.
 fn missing(conf: &Value, name: &str) -> Result<()> {
     let mut mixed = Mixed::new(Base::Weft)?;
     let error = mixed.world.call("ADD", &Attach::eth0("a"), conf)?.error()?;
@@ -241,7 +241,7 @@ fn static_by_name() -> Result<()> {
     mixed.nothing_left()
 }
 
-/// A plugin of version 1.1.0 around Debian's host-local, which stops at 1.0.0. It notes what GC tells it.
+/// A plugin of version 1.1.0 around Debian's host-local, which supports only 1.0.0. It records GC's input.
 const NEWER: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 case $CNI_COMMAND in
@@ -250,7 +250,8 @@ case $CNI_COMMAND in
 esac
 "#;
 
-/// GC releases what an external IPAM plugin holds for attachments that are not valid any more, and tells the plugin too.
+/// GC releases what an external IPAM plugin holds for attachments that are no longer valid, and calls the plugin's GC
+/// too.
 fn gc_reaches_external_ipam() -> Result<()> {
     let mut mixed = Mixed::new(Base::Weft)?;
     let others = mixed.world.scratch().join("others");

@@ -1,4 +1,5 @@
-//! Sizes and lists that the design promises, checked on the source itself. The suite `rooms` checks what uses what.
+//! Sizes and lists that the design promises, checked on the source itself. The suite `rooms` checks which file uses
+//! which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,7 +13,7 @@ use weft_kit::suite::Suite;
 /// Where Rust source is.
 const TREES: &[&str] = &["host-abi", "sdk", "guest-plugins", "runtime", "tests"];
 
-/// A file that is longer than this, tests aside, has stopped being about one thing.
+/// A file with more lines, without tests, has more than one subject.
 const LONGEST: usize = 600;
 
 /// What `weft`, exec'ed as root for every CNI call, must not contain: a compiler, cluster clients, TLS.
@@ -101,7 +102,7 @@ fn short_enough(file: &Path, text: &str) -> Option<String> {
     (!is_test(file) && lines > LONGEST).then(|| format!("{lines} lines besides tests; {LONGEST} are too many"))
 }
 
-/// Lines before the test module.
+/// Returns the number of lines before the test module.
 fn code_lines(text: &str) -> usize {
     text.lines().take_while(|line| line.trim() != "#[cfg(test)]").count()
 }
@@ -111,7 +112,7 @@ fn is_test(file: &Path) -> bool {
     file.starts_with(tests.join("tests")) || file.file_name().is_some_and(|name| name == "tests.rs")
 }
 
-/// Clients of `weft-dhcp` are given packets and the time: nothing there opens, reads a clock, or waits.
+/// `weft-dhcp`'s clients receive packets and the time: nothing there opens a file, reads a clock, or waits.
 fn dhcp_does_no_io() -> Result<()> {
     let doers = ["std::fs", "std::time", "std::thread", "std::io", "std::process", "Socket", "tokio", "nix::"];
     let mut wrong = Vec::new();
@@ -124,7 +125,7 @@ fn dhcp_does_no_io() -> Result<()> {
     all_well(wrong)
 }
 
-/// The codes that the code can answer are the ones that docs/error-codes.md explains.
+/// docs/error-codes.md explains exactly the codes that the code can return.
 fn error_codes() -> Result<()> {
     let core = repository().join("runtime/core/src");
     let mut names = BTreeMap::new();
@@ -170,7 +171,7 @@ fn constant(line: &str) -> Option<(String, u32)> {
     Some((name.to_owned(), value.trim_end_matches(';').parse().ok()?))
 }
 
-/// Whole numbers in a piece of source, tuple fields (`.0`) and comments aside.
+/// Returns the whole numbers in a piece of source, except tuple fields (`.0`) and comments.
 fn numbers(source: &str) -> Vec<u32> {
     let code: String =
         source.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
@@ -215,7 +216,7 @@ fn dependency_tree() -> Result<()> {
     }
     let banned =
         |package: &&&str| BANNED.iter().any(|name| **package == *name || package.starts_with(&format!("{name}-")));
-    // Containers that wasmtime's loader uses; no compiler.
+    // wasmtime's loader uses these data structures; they are no compiler.
     let data = |package: &&&str| matches!(**package, "cranelift-entity" | "cranelift-bitset" | "cranelift-bforest");
     let found: Vec<_> = packages.iter().filter(banned).filter(|package| !data(package)).collect();
     if !found.is_empty() {
@@ -224,7 +225,7 @@ fn dependency_tree() -> Result<()> {
     Ok(())
 }
 
-/// docs/differences.md is what the cases' differs.json say. `BLESS=1` writes it.
+/// docs/differences.md has the contents of the cases' differs.json. `BLESS=1` writes it.
 fn differences_doc() -> Result<()> {
     let path = repository().join("docs/differences.md");
     let want = weft_kit::case::differences_page()?;
@@ -238,8 +239,8 @@ fn differences_doc() -> Result<()> {
     Ok(())
 }
 
-/// Every delegate and step is in the rollback suite and in the crash storm, or in a case of the virtual machine that does
-/// both.
+/// Every delegate and step is in the rollback suite and in the crash storm, or in a case of the virtual machine that
+/// does both.
 fn every_kind_is_failed_and_killed() -> Result<()> {
     let repository = repository();
     let read = |path: &Path| fs::read_to_string(path).with_context(|| format!("read {}", path.display()));
@@ -268,7 +269,7 @@ fn every_kind_is_failed_and_killed() -> Result<()> {
         if !has(&machine) && !has(&rollback) {
             wrong.push(format!("{kind} is not failed at every op: tests/tests/rollback.rs"));
         }
-        // What loopback does is the same however often it is done.
+        // loopback is idempotent.
         if !has(&machine) && !has(&storm) && kind != "loopback" {
             wrong.push(format!("{kind} is never killed: tests/storm/src/network.rs"));
         }
@@ -279,7 +280,7 @@ fn every_kind_is_failed_and_killed() -> Result<()> {
     all_well(wrong)
 }
 
-/// All Rust files below a directory, build output aside.
+/// Returns all Rust files below a directory, without build output.
 fn rust_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     if !dir.exists() {

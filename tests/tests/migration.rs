@@ -1,4 +1,4 @@
-//! A node that had the stock plugins before weft, and one whose host namespace is made anew: DEL of what weft did not make.
+//! A node that used the stock plugins before weft, and one whose host namespace is new: DEL of what weft did not make.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -48,7 +48,7 @@ fn rules(world: &mut World) -> Result<Vec<String>> {
     Ok(saved.lines().filter(|line| line.contains("CNI-DN-")).map(str::to_owned).collect())
 }
 
-/// Rules of iptables are the stock plugin's to remove, by the very same call.
+/// The stock plugin has to remove iptables rules, by the same call.
 fn kept() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let (stock, ours) = (programs::reference_dir().map_err(anyhow::Error::msg)?, world.plugins().to_owned());
@@ -81,7 +81,7 @@ fn kept() -> Result<()> {
     Ok(())
 }
 
-/// A plugin that writes down what it is given.
+/// Installs a plugin that records its input.
 fn recorder(world: &World, name: &str, status: u8) -> Result<()> {
     let file = world.plugins().join(format!("{name}.before-weft"));
     let log = world.scratch().join(name);
@@ -105,7 +105,7 @@ fn same_input() -> Result<()> {
     for (name, conf) in [("bridge", bridge("mig")), ("portmap", portmap())] {
         let attach = Attach { args: Some("IgnoreUnknown=1;K8S_POD_NAME=web"), ..Attach::eth0("pod") };
         let mut call = world.prepare("DEL", &attach, &conf)?;
-        // Spaces and order are the caller's.
+        // Keeps the caller's whitespace and order.
         call.stdin = format!("  {}\n", serde_json::to_string_pretty(&conf)?).into_bytes();
         ok(&world.run(&call, name)?, "DEL")?;
         let said = recorded(&world, name);
@@ -132,7 +132,7 @@ fn not_asked() -> Result<()> {
     }
     let pod = Attach::eth0("pod");
     let result = world.call("ADD", &pod, &bridge("mig"))?.result()?;
-    // A step that has nothing to do leaves no entry, but the link is weft's.
+    // A step without work leaves no entry, but the link is weft's.
     let mut idle = portmap();
     idle["runtimeConfig"] = json!({});
     idle["prevResult"] = result;
@@ -152,7 +152,7 @@ fn failing() -> Result<()> {
     let pod = Attach::eth0("pod");
     let error = world.call("DEL", &pod, &bridge("mig"))?.error()?;
     ensure!(error.code == 104 && error.msg.contains("bridge.before-weft"), "{}: {}", error.code, error.msg);
-    // What ADD would refuse made nothing, and DEL of that succeeds.
+    // A configuration that ADD would refuse made nothing, and its DEL succeeds.
     let mut unusable = bridge("mig");
     unusable["ipam"]["ranges"] = json!([[{ "subnet": "nonsense" }]]);
     world.call("DEL", &pod, &unusable)?.quiet()
@@ -184,8 +184,8 @@ fn small(name: &str) -> Value {
     conf
 }
 
-/// A container that shares the state directory has another network namespace and sees none of the node's: what it cannot see is
-/// not over.
+/// A container that shares the state directory has another network namespace and does not see the node's: what it
+/// cannot see has not ended.
 fn blind() -> Result<()> {
     let (installation, mut world) = World::installed()?;
     ok(&world.call("ADD", &Attach::eth0("before"), &small("mig"))?, "ADD")?;
@@ -202,7 +202,7 @@ fn blind() -> Result<()> {
     Ok(())
 }
 
-/// A node that is a container: the host's namespace is a new one under the same kernel, and nobody calls DEL.
+/// A node that is a container: the host's namespace is new under the same kernel, and nobody calls DEL.
 fn restarted() -> Result<()> {
     let (installation, mut world) = World::installed()?;
     ok(&world.call("ADD", &Attach::eth0("before"), &small("mig"))?, "ADD")?;

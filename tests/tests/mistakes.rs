@@ -1,5 +1,5 @@
-//! Mistakes in a configuration, and what of the host keeps an ADD from succeeding: reported by ADD, STATUS and `weftctl policy check`
-//! alike, all at once, with what was meant.
+//! Mistakes in a configuration, and host conditions that make an ADD fail: ADD, STATUS and `weftctl policy check`
+//! report them alike, all at once, with a suggestion.
 
 use std::fs;
 use std::process::ExitCode;
@@ -42,7 +42,7 @@ fn on_status(world: &mut World, conf: &Value) -> Result<Reply> {
     world.run(&call, conf["type"].as_str().context("a type")?)
 }
 
-/// What `weftctl policy check` says, one line per problem.
+/// Returns the output of `weftctl policy check`, one line per problem.
 fn checked(world: &World, conf: &Value, more: &[&str]) -> Result<Vec<String>> {
     let path = world.scratch().join("conf.json");
     fs::write(&path, conf.to_string()).context("write the configuration")?;
@@ -88,7 +88,7 @@ fn unknown_keys() -> Result<()> {
             ok(&world.call("DEL", &pod, &conf)?, "DEL")?;
         }
     }
-    // Under weft's own type a key that nobody reads is refused, however far from any other.
+    // Under weft's own type an unknown key is refused, however unlike any known key it is.
     let foreign = weft(json!({ "type": "host-local", "subnet": "10.65.0.0/24", "exclude": [] }));
     let error = world.call("ADD", &pod, &foreign)?.error()?;
     ensure!(
@@ -102,7 +102,7 @@ fn unknown_keys() -> Result<()> {
     Ok(())
 }
 
-/// Other programs keep keys of their own in a stock plugin's configuration.
+/// Other programs have keys of their own in a stock plugin's configuration.
 fn foreign_keys() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let mut conf =
@@ -167,7 +167,7 @@ fn missing_plugins() -> Result<()> {
     Ok(())
 }
 
-/// STATUS and `policy check` name what ADD then fails with, in the same words.
+/// STATUS and `policy check` report what ADD then fails with, in the same words.
 fn status() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     world.host().line("ip link add taken type bridge")?;

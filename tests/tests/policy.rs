@@ -1,7 +1,7 @@
-//! Policies end to end: an operator's own policy decides, a new file decides from the next ADD on, a refusal's text reaches the
-//! user, and a hostile one gets a clear error within the limits, after which the next ADD works.
+//! Policies end to end: an operator's own policy decides, a new file takes effect with the next ADD, the user sees a
+//! refusal's text, and a hostile policy gets a clear error within the limits, after which the next ADD works.
 //!
-//! The policies are `tests/guests`, built here as their authors would.
+//! The policies are `tests/guests`, built here as their authors would build them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use weft_kit::world::{Attach, Subject, World, container_id};
 /// A hostile policy's configuration, the codes of its error, and a word that `msg` or `details` must have.
 type Lie = (&'static str, &'static [u64], &'static str);
 
-/// What each lie leads to. 100 is the policy's own refusal, 101 everything it must not do.
+/// The error of each lie. 100 is the policy's own refusal, 101 is everything it must not do.
 const LIES: &[Lie] = &[
     ("outside", &[101], "203.0.113.7"),
     ("family", &[101], "fd00::7"),
@@ -42,7 +42,7 @@ const LIES: &[Lie] = &[
     ("huge-denial", &[100, 101], ""),
 ];
 
-/// Whatever a policy does, its caller has an answer by then.
+/// Whatever a policy does, weft answers within this time.
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
     suite.run_threads(Some(4))
 }
 
-/// A world with weft, and the file its network's policy is in.
+/// A world with weft, and its network's policy file.
 struct Node {
     world: World,
     policy: PathBuf,
@@ -106,14 +106,14 @@ impl Node {
         Ok(Self { world, policy, _installation: installation })
     }
 
-    /// A node whose network uses this policy.
+    /// Creates a node whose network uses this policy.
     fn with(component: &[u8]) -> Result<Self> {
         let node = Self::new()?;
         fs::write(&node.policy, component).context("write the policy")?;
         Ok(node)
     }
 
-    /// Has policies called in workers from now on.
+    /// Makes weft call policies in workers from now on.
     fn isolate(&self) -> Result<()> {
         fs::write(self.world.state().join("node.json"), r#"{"isolation": "worker"}"#).context("write node.json")
     }
@@ -149,7 +149,7 @@ impl Node {
         self.call("DEL", &Attach::eth0(container), &conf)?.quiet().with_context(|| format!("DEL {container}"))
     }
 
-    /// Nothing of a container is on the node.
+    /// Checks that nothing of a container is left on the node.
     fn clean_of(&mut self, container: &str) -> Result<()> {
         let netns = self.world.container(container)?;
         ensure!(netns.line("ip link show eth0").is_err(), "{container} has an eth0");
@@ -165,7 +165,7 @@ fn replace_by_rename(file: &Path, content: &[u8]) -> Result<()> {
     fs::rename(&new, file).context("put it in place")
 }
 
-/// Between two ADDs the file's content changes; nothing else is touched, and the next decision is the new policy's.
+/// Between two ADDs only the file's content changes, and the new policy makes the next decision.
 fn swapped(guests: &Guests, put: &dyn Fn(&Path, &[u8]) -> Result<()>) -> Result<()> {
     let (low, high) = (guests.get("low")?, guests.get("high")?);
     let mut node = Node::with(&low)?;
@@ -187,7 +187,7 @@ fn swapped(guests: &Guests, put: &dyn Fn(&Path, &[u8]) -> Result<()>) -> Result<
     Ok(())
 }
 
-/// What a policy says is what the runtime's user reads.
+/// The runtime's user reads the policy's text.
 fn denial_text(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("high")?)?;
     let conf = node.conf(&json!({}));
@@ -200,7 +200,7 @@ fn denial_text(guests: &Guests) -> Result<()> {
     node.del("a")
 }
 
-/// One wrong answer, and what the host makes of it, wherever the policy is called.
+/// Checks how the host handles one wrong answer, in this process or in a worker.
 fn hostile(guests: &Guests, (lie, codes, word): &Lie, in_worker: bool) -> Result<()> {
     let mut node = Node::with(&guests.get("hostile")?)?;
     if in_worker {
@@ -222,7 +222,7 @@ fn hostile(guests: &Guests, (lie, codes, word): &Lie, in_worker: bool) -> Result
     node.clean_of("b")?;
     ensure!(links(&node)? == before, "host links changed");
     ensure!(node.world.claims()? == ["10.77.0.2"], "claims {:?}", node.world.claims());
-    // DEL after a failed ADD, as runtimes do it, and then life goes on.
+    // DEL after a failed ADD, as runtimes call it, and then ADD works again.
     node.call("DEL", &Attach::eth0("b"), &conf)?.quiet()?;
     ensure!(node.add("b")? == "10.77.0.3/24", "the next ADD works");
     ensure!(node.world.reaches("b", "10.77.0.2")?, "and its container is reachable");
@@ -230,8 +230,8 @@ fn hostile(guests: &Guests, (lie, codes, word): &Lie, in_worker: bool) -> Result
     node.del("b")
 }
 
-/// With ptp the host end carries the gateway and each address is routed to its own: a policy cannot redirect another pod's
-/// traffic by naming its address.
+/// With ptp the host end has the gateway's address, and each pod's address is routed to its own link: a policy cannot
+/// redirect another pod's traffic with its address.
 fn gateway_on_ptp(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("hostile")?)?;
     let mut honest = node.conf(&json!({}));
@@ -250,8 +250,8 @@ fn gateway_on_ptp(guests: &Guests) -> Result<()> {
     Ok(())
 }
 
-/// Where IPAM names no gateway, a bridge takes the first address of the subnet. That may be a pod's, where the operator
-/// declared another one.
+/// If IPAM names no gateway, a bridge uses the subnet's first address. A pod may have it if the operator declared
+/// another gateway.
 fn gateway_that_a_bridge_takes(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("hostile")?)?;
     let ranges = json!([[{ "subnet": "10.77.0.0/24", "gateway": "10.77.0.254" }]]);
@@ -274,7 +274,7 @@ fn links(node: &Node) -> Result<String> {
     Ok(node.world.host().line("ip -br link")?.text())
 }
 
-/// A text from a policy cannot write to a terminal or forge a line of a log.
+/// A policy's text cannot write to a terminal or forge a line of a log.
 fn control_characters(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("hostile")?)?;
     let conf = node.conf(&json!({ "lie": "control-characters" }));
@@ -287,7 +287,7 @@ fn control_characters(guests: &Guests) -> Result<()> {
     Ok(())
 }
 
-/// Megabytes of reason: refused, or cut; never stored or shown whole.
+/// A reason of megabytes is refused or cut; it is never stored or shown whole.
 fn huge_reason(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("hostile")?)?;
     let conf = node.conf(&json!({ "lie": "huge-reason" }));
@@ -303,7 +303,7 @@ fn huge_reason(guests: &Guests) -> Result<()> {
     node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
 }
 
-/// The error names the file; once it is there, ADD works.
+/// The error names the file; once it exists, ADD works.
 fn missing_file(guests: &Guests) -> Result<()> {
     let mut node = Node::new()?;
     let conf = node.conf(&json!({}));
@@ -316,7 +316,7 @@ fn missing_file(guests: &Guests) -> Result<()> {
     node.del("a")
 }
 
-/// Bytes that are no component, and a core module that is none either.
+/// Bytes that are no component, and a core module, which is no component either.
 fn no_component(guests: &Guests) -> Result<()> {
     for content in [&b"this is not WebAssembly"[..], b"", b"\0asm\x01\0\0\0"] {
         let mut node = Node::with(content)?;
@@ -355,7 +355,7 @@ fn del_without_policy(guests: &Guests) -> Result<()> {
     Ok(())
 }
 
-/// STATUS asks the policy whether it likes its configuration.
+/// STATUS asks the policy whether it accepts its configuration.
 fn status(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("high")?)?;
     let mut ask = |more: &Value| {
@@ -380,14 +380,14 @@ fn status(guests: &Guests) -> Result<()> {
     node.world.run(&call, "weft")?.quiet()
 }
 
-/// The configuration with a key beside `ipam`.
+/// Returns the configuration with a key beside `ipam`.
 fn with(conf: &Value, key: &str, value: &Value) -> Value {
     let mut conf = conf.clone();
     conf[key] = value.clone();
     conf
 }
 
-/// Where the policy is not there, or crashes, the named one decides, and the trace says so. A refusal stays one.
+/// If the policy is missing or crashes, the fallback decides, and the trace says so. A refusal stays a refusal.
 fn fallback_shipped(guests: &Guests) -> Result<()> {
     let mut node = Node::new()?;
     let conf = with(&node.conf(&json!({})), "fallback", &json!("host-local"));
@@ -411,7 +411,7 @@ fn fallback_shipped(guests: &Guests) -> Result<()> {
     node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
 }
 
-/// The component that decided last stays in use when the file is replaced by one that cannot be used.
+/// weft keeps using the last component that worked when the file is replaced by an unusable one.
 fn fallback_last_good(guests: &Guests) -> Result<()> {
     let mut node = Node::with(b"nothing yet")?;
     let conf = with(&node.conf(&json!({})), "fallback", &json!("last-good"));
@@ -430,7 +430,7 @@ fn fallback_last_good(guests: &Guests) -> Result<()> {
     Ok(())
 }
 
-/// The same decision, trace and refusal from a worker, which is a process of its own and no user's.
+/// A worker, which is a process of its own without a user, returns the same decision, trace and refusal.
 fn isolated(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("high")?)?;
     ensure!(node.add("a")? == "10.77.0.254/24", "in the process");
@@ -455,7 +455,7 @@ fn isolated(guests: &Guests) -> Result<()> {
     node.del("b")
 }
 
-/// The policy of `monitor` is asked what the other was asked; what it would have done is recorded, and nothing of it is done.
+/// The policy of `monitor` gets the same request; weft records what it would have done, and does none of it.
 fn monitor_compared(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("low")?)?;
     let other = node.world.scratch().join("other.wasm");
@@ -474,13 +474,13 @@ fn monitor_compared(guests: &Guests) -> Result<()> {
     ensure!(monitor.pointer("/differences/0/monitor") == Some(&json!("gives 10.77.0.254/24")), "{monitor}");
     ensure!(monitor.pointer("/outcome/decided/candidates/0/0") == Some(&json!("10.77.0.254/24")), "{monitor}");
     ensure!(node.world.claims()? == ["10.77.0.2"], "{:?}", node.world.claims());
-    // What the monitored policy sees has nothing of what the ADD then claimed.
+    // The monitored policy does not see what the ADD then claimed.
     let same =
         with(&node.conf(&json!({})), "monitor", &json!({ "policy": format!("file://{}", node.policy.display()) }));
     ensure!(address(&mut node, "b", &same)? == json!("10.77.0.3/24"), "the next");
     let why = node.world.weftctl(&["explain", "cid-b"])?;
     ensure!(why.pointer("/0/monitor/differences").is_none(), "the same policy decides the same: {why}");
-    // A refusal that the other would not have made.
+    // A refusal that the other policy would not have made.
     let mut strict = same.clone();
     strict["ipam"]["policy"] = json!(reference);
     let attach = Attach { container: "c", ifname: "net1", args: None };
@@ -488,7 +488,7 @@ fn monitor_compared(guests: &Guests) -> Result<()> {
     let why = node.world.weftctl(&["explain", "cid-c"])?;
     let found = why.pointer("/0/failure/monitor/differences/0").context("a difference")?;
     ensure!(found["part"] == json!("answer") && found["monitor"] == json!("gives 10.77.0.4/24"), "{found}");
-    // One key, and it decides.
+    // With one changed key it decides.
     let promoted = with(&node.conf(&json!({})), "monitor", &json!({ "policy": reference, "promoted": true }));
     ensure!(address(&mut node, "d", &promoted)? == json!("10.77.0.254/24"), "promoted");
     let why = node.world.weftctl(&["explain", "cid-d"])?;
@@ -500,7 +500,8 @@ fn monitor_compared(guests: &Guests) -> Result<()> {
     Ok(())
 }
 
-/// A monitored policy that is not there, traps, loops or lies changes no ADD, wherever it is called, and the record says what it did.
+/// A monitored policy that is missing, traps, loops or lies changes no ADD, in any process, and the record says what it
+/// did.
 fn monitor_never_matters(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("low")?)?;
     let other = node.world.scratch().join("other.wasm");
@@ -530,7 +531,7 @@ fn monitor_never_matters(guests: &Guests) -> Result<()> {
     Ok(())
 }
 
-/// A policy named by its digest is taken from this node only, and is the one with that digest.
+/// A policy that is named by its digest comes from this node only, and has that digest.
 fn pinned(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("high")?)?;
     let file = node.policy.display().to_string();
@@ -558,7 +559,7 @@ fn pinned(guests: &Guests) -> Result<()> {
     node.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
 }
 
-/// A recorded decision replays to the same, and another policy shows what it would have decided.
+/// A recorded decision replays to the same result, and another policy shows what it would have decided.
 fn replay(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("low")?)?;
     node.add("a")?;
@@ -570,7 +571,7 @@ fn replay(guests: &Guests) -> Result<()> {
     node.del("a")
 }
 
-/// What a node recorded becomes cases of a project: with the names as they were, and without them.
+/// A node's records become cases of a project, with the original names and without them.
 fn trace_export(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("low")?)?;
     node.add("a")?;
@@ -597,7 +598,7 @@ fn trace_export(guests: &Guests) -> Result<()> {
     node.del("a")
 }
 
-/// A policy leads traffic where its network says, and nowhere else.
+/// A policy sets routes that its network allows, and no others.
 fn routes(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("hostile")?)?;
     let conf = node.conf(&json!({ "lie": "route" }));
@@ -612,7 +613,7 @@ fn routes(guests: &Guests) -> Result<()> {
     node.call("DEL", &Attach::eth0("a"), &opened)?.quiet()
 }
 
-/// A policy in a scripting language, with the default limits. The first ADD does not wait for its compiler.
+/// A policy in a scripting language works with the default limits. The first ADD does not wait for its compiler.
 fn script(language: &str) -> Result<()> {
     let mut node = Node::with(&build_script_guest(language)?)?;
     let conf = node.conf(&json!({}));
@@ -634,7 +635,7 @@ fn script(language: &str) -> Result<()> {
     node.del("b")
 }
 
-/// The shipped policy that picks a set by the pod's labels.
+/// The shipped policy picks a set by the pod's labels.
 fn by_label() -> Result<()> {
     let mut node = Node::new()?;
     let conf = |labels: Value, default: Value| {
@@ -663,7 +664,7 @@ fn by_label() -> Result<()> {
     Ok(())
 }
 
-/// A warm ADD with masquerading execs nothing: one `execve`, its own. The reference, for comparison, has dozens.
+/// A warm ADD with masquerading makes one `execve`, its own. The reference makes dozens.
 fn no_child_process() -> Result<()> {
     let conf = json!({ "cniVersion": "1.0.0", "name": "net", "type": "bridge", "bridge": "own0", "isGateway": true, "ipMasq": true,
                        "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.77.0.0/24" }]] } });
@@ -674,14 +675,14 @@ fn no_child_process() -> Result<()> {
     Ok(())
 }
 
-/// Successful `execve` calls of one ADD and one DEL, those of children included.
+/// Returns the number of successful `execve` calls of one ADD and one DEL, including children's.
 fn execs(subject: &Subject, conf: &Value) -> Result<usize> {
     let mut world = World::new(subject)?;
     let mut seen = 0;
     for verb in ["ADD", "DEL"] {
         let mut call = world.prepare(verb, &Attach::eth0("a"), conf)?;
         let log = world.scratch().join(format!("{verb}.strace"));
-        // The plugin is found as usual; strace stands before it through a script of its name.
+        // The plugin is found as usual: a script of its name runs it under strace.
         let script = world.scratch().join("traced");
         let plugin = world.plugin("bridge");
         let text = format!("#!/bin/sh\nexec strace -f -q -e trace=execve -o {} {} \n", log.display(), plugin.display());

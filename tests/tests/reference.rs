@@ -1,9 +1,11 @@
-//! The same confs through the reference plugins and through weft called by the same name: same results, same kernel state.
+//! Runs the same configurations through the reference plugins and through weft called by the same name: results and
+//! kernel state are equal.
 //!
 //! There are two references: Debian's package, and the CNI project's current release (`tests/reference`). weft runs each case once,
 //! and is compared with both.
 //!
-//! `WEFT_TEST_SUBJECT=reference` runs each reference against itself: what differs then is chance, and the harness must hide it.
+//! `WEFT_TEST_SUBJECT=reference` runs each reference against itself: differences are then random, and the harness must
+//! hide them.
 
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -19,10 +21,10 @@ use weft_kit::world::Subject;
 /// Link kinds by the plugin that makes them.
 const KINDS: &[(&str, &str)] = &[("macvlan", "macvlan"), ("bridge", "bridge"), ("ptp", "veth")];
 
-/// So many cases at once: they wait more than they compute.
+/// The number of concurrent cases: they wait more than they compute.
 const THREADS: usize = 8;
 
-/// weft's transcript of a case; made by the first trial that needs it.
+/// weft's transcript of a case; the first trial that needs it makes it.
 type Ours = Arc<OnceLock<Result<Value, String>>>;
 
 fn main() -> ExitCode {
@@ -36,7 +38,7 @@ fn main() -> ExitCode {
                     case.versions().into_iter().map(move |version| (case.clone(), version, Ours::default()))
                 })
                 .collect();
-            // One reference after the other, so that no trial waits for another one's weft.
+            // One reference after the other, so that no trial waits for another's weft run.
             for edition in [Edition::Debian, Edition::Current] {
                 for (case, version, ours) in &runs {
                     add(&mut suite, edition, case, (version, ours), &general);
@@ -48,7 +50,7 @@ fn main() -> ExitCode {
     suite.run_threads(Some(THREADS))
 }
 
-/// Whether the reference stands in for weft.
+/// Returns whether the reference stands in for weft.
 fn alone() -> bool {
     std::env::var("WEFT_TEST_SUBJECT").is_ok_and(|subject| subject == "reference")
 }
@@ -69,7 +71,7 @@ fn add(suite: &mut Suite, edition: Edition, case: &Case, (version, ours): (&str,
     if !alone() {
         needs.extend([Need::Weft, Need::Weftctl]);
     }
-    // What cannot be understood fails when it runs.
+    // A case that cannot be parsed fails when it runs.
     let kinds = case.kinds().unwrap_or_default();
     needs
         .extend(KINDS.iter().filter(|(name, _)| kinds.iter().any(|kind| kind == name)).map(|(_, l)| Need::LinkKind(l)));
@@ -109,7 +111,7 @@ fn report(case: &Case, wrong: Vec<String>) -> Result<()> {
     bail!("{}\n  {}", case.about, wrong.join("\n  "))
 }
 
-/// Values that a case wants of all.
+/// Checks values that a case expects of every subject.
 fn wanted(case: &Case, transcript: &Value) -> Result<()> {
     for (pointer, want) in &case.want {
         let got = transcript.pointer(pointer).unwrap_or(&Value::Null);
@@ -120,8 +122,8 @@ fn wanted(case: &Case, transcript: &Value) -> Result<()> {
     Ok(())
 }
 
-/// weft says more about an error than the reference: a code where the reference says 999, details where it has none.
-/// What the reference says must be the same.
+/// weft's errors have more than the reference's: a code where the reference has 999, and details where it has none. All
+/// other fields must be the same.
 fn like_reference(reference: &Value, weft: &mut Value) {
     for (label, entry) in weft.as_object_mut().into_iter().flatten() {
         let Some(original) = reference.get(label) else { continue };

@@ -1,5 +1,5 @@
-//! For every delegate and every op index: an ADD that fails there leaves host, container and ledger exactly as before, and
-//! the next ADD works. The delegates' configurations below are the only thing to add for a new one.
+//! For every delegate and every op index: an ADD that fails there leaves host, container and ledger exactly as before,
+//! and the next ADD works. A new delegate needs only a configuration below.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -19,10 +19,10 @@ use weft_kit::world::{Attach, Subject, World};
 /// More ops than any plan has.
 const MOST_OPS: usize = 64;
 
-/// Kinds of links that the virtual machine has where this kernel does not (`tests/vm`, which rolls their cases back as well).
+/// Kinds of links that only the virtual machine's kernel supports (`tests/vm`, which rolls their cases back as well).
 const VM_KINDS: [&str; 3] = ["ipvlan", "vlan", "dummy"];
 
-/// The address that a device is found by.
+/// The MAC address that identifies a device.
 const DEVICE_MAC: &str = "02:00:00:00:0d:00";
 
 /// A delegate's configuration, and what the host needs beforehand.
@@ -40,7 +40,7 @@ fn dual_stack() -> Value {
 /// A parent link, up on both ends.
 const PARENT: &[&str] = &["ip link add up0 type veth peer name up1", "ip link set up0 up", "ip link set up1 up"];
 
-/// A device with all that moving it loses. Its other end must not notice that it comes up elsewhere.
+/// A device with all settings that moving it loses. Its peer must not notice that it comes up elsewhere.
 const DEVICE: &[&str] = &[
     "ip link add dev0 address 02:00:00:00:0d:00 mtu 1400 type veth peer name dev1",
     "ip link set dev1 addrgenmode none",
@@ -110,7 +110,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// Steps that filter.
+/// Returns the steps that filter.
 fn filters() -> Vec<Case> {
     vec![Case {
         name: "host_ports_and_firewall",
@@ -128,7 +128,7 @@ fn filters() -> Vec<Case> {
     }]
 }
 
-/// Delegates whose link is not made of a pair or a bridge.
+/// Returns the delegates whose link is not a pair or on a bridge.
 fn children_and_devices() -> Vec<Case> {
     vec![
         Case {
@@ -143,7 +143,7 @@ fn children_and_devices() -> Vec<Case> {
             conf: conf("tap", json!({ "multiQueue": true, "owner": 0, "group": 0, "mtu": 1400, "ipam": dual_stack() })),
         },
         Case { name: "tap_layer2", host: &[], conf: conf("tap", json!({ "mac": "02:00:00:00:00:01" })) },
-        // Kinds that few kernels have built in; the virtual machine runs them too.
+        // Few kernels have these kinds built in; the virtual machine runs them too.
         Case { name: "ipvlan", host: PARENT, conf: conf("ipvlan", json!({ "master": "up0", "ipam": dual_stack() })) },
         Case {
             name: "vlan",
@@ -154,7 +154,7 @@ fn children_and_devices() -> Vec<Case> {
     ]
 }
 
-/// Every step, in one process with its delegate.
+/// Returns every step, in one process with its delegate.
 fn after_ptp() -> Value {
     json!({ "delegate": { "type": "ptp" }, "ipam": dual_stack(), "steps": steps() })
 }
@@ -169,7 +169,7 @@ fn steps() -> Value {
     ])
 }
 
-/// What something else made before chained steps: a pair with addresses and routes of its own.
+/// What another program made before chained steps: a pair with addresses and routes of its own.
 const PAIR: &[&str] = &["ip address add 10.61.0.1/24 dev veth1", "ip link set veth1 up"];
 const POD: &[&str] = &[
     "ip link set eth0 up",
@@ -183,7 +183,7 @@ const POD: &[&str] = &[
     "ip address add 10.61.0.9/24 dev other",
 ];
 
-/// Steps on what is there already. The link stays, so that everything on it has to be put back.
+/// Runs steps on an existing link. The link stays, so everything on it has to be restored.
 fn chained() -> Result<()> {
     let installation = Installation::new()?;
     failing(&installation)?;
@@ -222,7 +222,7 @@ fn main() -> ExitCode {
     suite.run()
 }
 
-/// The plugin under test is `weft-failing`, under all of weft's names, with weft's policies.
+/// Installs `weft-failing` under all of weft's names, with weft's policies.
 fn failing(installation: &Installation) -> Result<()> {
     let bin = installation.bin();
     fs::remove_file(bin.join("weft")).context("remove weft")?;
@@ -266,7 +266,7 @@ fn every_index_in(world: &mut World, name: &str, conf: &Value) -> Result<()> {
     bail!("no ADD of {name} succeeded")
 }
 
-/// One line for each value that is not the same.
+/// Adds one line for each value that differs.
 fn differences(at: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
     match (before, after) {
         (Value::Object(before), Value::Object(after)) => {
@@ -287,7 +287,7 @@ fn add(world: &mut World, conf: &Value, at: usize) -> Result<weft_kit::cni::Repl
     world.run(&call, kind)
 }
 
-/// What was done is there, and DEL takes it away.
+/// Runs DEL, which removes what was done.
 fn delete(world: &mut World, conf: &Value) -> Result<()> {
     ensure!(journal(&world.state())?.contains("cid-pod"), "a successful ADD is not in the journal");
     let reply = world.call("DEL", &Attach::eth0("pod"), conf)?;
@@ -297,14 +297,15 @@ fn delete(world: &mut World, conf: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Links, addresses, routes, rules, rulesets, sysctls of host and container, and the ledger, by tools that are not weft's.
+/// Returns links, addresses, routes, rules, rulesets and sysctls of host and container, and the ledger, as tools other
+/// than weft's read them.
 fn snapshot(world: &World) -> Result<Value> {
     observe::settle(world)?;
     let mut names = Names::default();
     let state = observe::world(world, &mut names)?;
     let rules = world.host().line("nft -j list ruleset")?.text();
     let rules: Value = serde_json::from_str(&rules).context("nft -j")?;
-    // The version of nft is not state.
+    // The version of nft is not part of the state.
     let rules = rules
         .pointer("/nftables")
         .and_then(Value::as_array)
@@ -314,8 +315,8 @@ fn snapshot(world: &World) -> Result<Value> {
     Ok(json!({ "kernel": state, "nft": rules, "ledger": journal(&world.state())? }))
 }
 
-/// What the kernel itself does not put back: a bridge keeps the segmentation limits its first port brought, and a link that
-/// was up once has its queueing discipline for good.
+/// Removes what the kernel itself does not restore: a bridge keeps the segmentation limits of its first port, and a
+/// link that was up once keeps its queueing discipline.
 fn forget_kernel_marks(state: &mut Value) {
     match state {
         Value::Object(object) => {

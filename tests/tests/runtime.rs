@@ -1,5 +1,6 @@
-//! A real client: containerd and runc start containers whose network weft makes; they reach each other and the gateway, and
-//! nothing is left when they are gone. The same with the stock plugins shows that the harness is right.
+//! A real client: containerd and runc start containers whose network weft makes. The containers reach each other and
+//! the gateway, and nothing is left when they are gone. The same run with the stock plugins shows that the harness is
+//! right.
 
 use std::fs;
 use std::process::ExitCode;
@@ -45,7 +46,7 @@ fn stock() -> Value {
         "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.88.0.0/16" }]] } }] })
 }
 
-/// Without `ipMasq`: `ctr` calls DEL without a namespace, and then the reference leaves its rules behind.
+/// Returns it without `ipMasq`: `ctr` calls DEL without a namespace, and then the reference leaves its rules behind.
 fn unmasked() -> Value {
     let mut conflist = stock();
     conflist["plugins"][0]["ipMasq"] = json!(false);
@@ -60,13 +61,13 @@ fn ours() -> Value {
         "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.88.0.0/16" }]] } }] })
 }
 
-/// With room for one container.
+/// Returns it with room for one container.
 fn narrow(mut conflist: Value) -> Value {
     conflist["plugins"][0]["ipam"]["ranges"] = json!([[{ "subnet": "10.88.0.0/30" }]]);
     conflist
 }
 
-/// Two containers live, talk, and go one after the other.
+/// Two containers run, reach each other, and are deleted one after the other.
 fn two_containers(subject: &Subject, conflist: &Value, with_ledger: bool) -> Result<()> {
     let containerd = Containerd::start(World::new(subject)?, conflist)?;
     let one = containerd.run("one")?;
@@ -100,7 +101,8 @@ fn two_containers(subject: &Subject, conflist: &Value, with_ledger: bool) -> Res
     Ok(())
 }
 
-/// A container for which there is no address does not start, and its user reads why; then room is made and it does.
+/// A container without an available address does not start, and its user sees the reason; it starts once an address is
+/// free.
 fn exhausted(subject: &Subject, conflist: &Value) -> Result<()> {
     let containerd = Containerd::start(World::new(subject)?, conflist)?;
     let one = containerd.run("one")?;
@@ -117,7 +119,7 @@ fn ping(containerd: &Containerd, from: &str, to: &str) -> Result<()> {
     containerd.exec(from, &["ping", "-c", "2", "-W", "2", to]).map(drop).with_context(|| format!("{from} to {to}"))
 }
 
-/// Rules and files that still name a container or its address.
+/// Returns rules and files that still name a container or its address.
 fn leftovers(containerd: &Containerd, names: &[&str], addresses: &[&str]) -> Result<Vec<String>> {
     let rules = containerd.world().host().line("nft list ruleset")?.text();
     let ids: Vec<String> = names.iter().map(|name| containerd.cni_id(name)).collect();
@@ -137,7 +139,7 @@ fn leftovers(containerd: &Containerd, names: &[&str], addresses: &[&str]) -> Res
     Ok(left)
 }
 
-/// Host ends of pairs that are still there.
+/// Returns the host ends of pairs that still exist.
 fn host_veths(containerd: &Containerd) -> Result<Vec<String>> {
     let listed = containerd.world().host().line("ip -o link show")?.text();
     let names = listed.lines().filter_map(|line| line.split([':', '@']).nth(1)).map(|name| name.trim().to_owned());

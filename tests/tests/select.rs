@@ -1,5 +1,5 @@
-//! Delegate policies end to end: pods of one network get one delegate or another, a new file picks from the next ADD on, and
-//! what a hostile one answers is refused within the limits. flannel's own program is `flannel.rs`.
+//! Delegate policies end to end: pods of one network get one delegate or another, a new file takes effect with the next
+//! ADD, and a hostile policy's answers are refused within the limits. flannel's own program is in `flannel.rs`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 use weft_kit::world::{Attach, Subject, World, container_id};
 
-/// A lie of `pick-first`, the code of the error it leads to, and words of its `msg`.
+/// A lie of `pick-first`, the code of its error, and words of its `msg`.
 const LIES: &[(&str, u64, &str)] = &[
     ("unknown-name", 101, "chose the delegate \"nosuch\", which is none of those declared (one, two)"),
     ("not-settable", 101, "set \"bridge\" of the delegate \"one\", which is not settable"),
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     suite.run_threads(Some(4))
 }
 
-/// A world with weft, and the file its network's policy is in.
+/// A world with weft, and its network's policy file.
 struct Node {
     world: World,
     policy: PathBuf,
@@ -84,7 +84,7 @@ impl Node {
         Ok(node)
     }
 
-    /// Two bridges; of the first, some keys may be set.
+    /// Returns a network with two bridges; a policy may set some keys of the first.
     fn conf(&self, more: &Value) -> Value {
         let mut conf = json!({
             "cniVersion": "1.1.0", "name": "own", "type": "weft",
@@ -111,7 +111,7 @@ impl Node {
         Ok(address.with_context(|| format!("no address in {result}"))?.to_owned())
     }
 
-    /// DEL as after a crash: nothing but the name.
+    /// Runs DEL as after a crash: with nothing but the name.
     fn del_bare(&mut self, container: &str, network: &str) -> Result<()> {
         let bare = json!({ "cniVersion": "1.1.0", "name": network, "type": "weft" });
         self.call("DEL", container, &bare)?.quiet().with_context(|| format!("DEL {container}"))
@@ -127,7 +127,7 @@ impl Node {
         self.world.weftctl(&["explain", &container_id(container)])
     }
 
-    /// `ip -d -j link show eth0` of a container.
+    /// Returns `ip -d -j link show eth0` of a container.
     fn eth0(&mut self, container: &str) -> Result<Value> {
         let shown = self.world.container(container)?.line("ip -d -j link show eth0")?;
         let shown: Value = serde_json::from_slice(&shown.stdout).context("ip -j")?;
@@ -139,7 +139,8 @@ impl Node {
     }
 }
 
-/// `select.monitor`: what the other policy would have chosen is recorded, and nothing of it is done; one key, and it decides.
+/// `select.monitor`: weft records what the other policy would have chosen, and does none of it; with one changed key it
+/// decides.
 fn monitor(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("pick-first")?)?;
     let other = node.world.scratch().join("other.wasm");
@@ -158,7 +159,7 @@ fn monitor(guests: &Guests) -> Result<()> {
         why.pointer("/0/choice/request/config").is_some_and(|config| !config.to_string().contains("monitor")),
         "a policy is not told that it is watched: {why}"
     );
-    // The same answer, and a refusal that the other would not have made.
+    // The same answer, and a refusal that the other policy would not have made.
     let same = node.conf(&json!({ "monitor": { "policy": format!("file://{}", node.policy.display()) } }));
     node.add("b", &same)?;
     let why = node.explain("b")?;
@@ -184,7 +185,8 @@ fn monitor(guests: &Guests) -> Result<()> {
     Ok(())
 }
 
-/// A watched policy that is not there, traps, loops, or chooses what cannot be changes no ADD; the record says what it did.
+/// A monitored policy that is missing, traps, loops or makes an impossible choice changes no ADD; the record says what
+/// it did.
 fn monitor_never_matters(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("pick-last")?)?;
     let other = node.world.scratch().join("other.wasm");
@@ -212,7 +214,8 @@ fn monitor_never_matters(guests: &Guests) -> Result<()> {
     Ok(())
 }
 
-/// One network: pods of one label get a macvlan on the node's wire, others the bridge; who matches nothing gets nothing.
+/// One network: pods of one label get a macvlan on the node's wire, others the bridge; a pod that matches nothing gets
+/// nothing.
 fn by_label() -> Result<()> {
     let mut node = Node::new()?;
     node.world.add_outside()?;
@@ -270,7 +273,7 @@ fn by_label() -> Result<()> {
     Ok(())
 }
 
-/// The node's labels, as the state directory has them, count too.
+/// The node's labels in the state directory count too.
 fn by_node_label() -> Result<()> {
     let mut node = Node::new()?;
     let mut conf = node.conf(&json!({
@@ -289,7 +292,7 @@ fn by_node_label() -> Result<()> {
     node.del_bare("b", "own")
 }
 
-/// `weftctl` finds what is wrong before a pod does, and shows what ADD would do.
+/// `weftctl` finds mistakes before a pod does, and shows what ADD would do.
 fn check_and_plan() -> Result<()> {
     let mut node = Node::new()?;
     let file = node.world.scratch().join("conf.json");
@@ -307,7 +310,7 @@ fn check_and_plan() -> Result<()> {
 
     let problems = |conf: &Value| -> Result<String> {
         fs::write(&file, conf.to_string())?;
-        // Problems are a failure of the command, and on its standard output all the same.
+        // Problems make the command fail, and are on its standard output as well.
         let mut command = std::process::Command::new("/usr/local/bin/weftctl");
         command.args(["--json", "--state-dir"]).arg(node.world.state()).args(["policy", "check", &path]);
         let output = weft_kit::process::output(&node.world.place()?, command, b"", weft_kit::process::LIMIT)?;
@@ -337,7 +340,7 @@ fn check_and_plan() -> Result<()> {
     Ok(())
 }
 
-/// Between two ADDs the file's content changes; nothing else is touched, and the next choice is the new policy's.
+/// Between two ADDs only the file's content changes, and the new policy makes the next choice.
 fn swap(guests: &Guests) -> Result<()> {
     let (first, last) = (guests.get("pick-first")?, guests.get("pick-last")?);
     let mut node = Node::with(&first)?;
@@ -360,7 +363,8 @@ fn swap(guests: &Guests) -> Result<()> {
     Ok(())
 }
 
-/// A value the operator lets the policy set reaches the link, and a long or loud reason is cut.
+/// A value that the operator lets the policy set reaches the link, and a long reason, or one with control characters,
+/// is cut.
 fn settings(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("pick-first")?)?;
     let set = node.conf(&json!({ "lie": "set" }));
@@ -375,7 +379,7 @@ fn settings(guests: &Guests) -> Result<()> {
     node.del_bare("b", "own")
 }
 
-/// One wrong answer, and what the host makes of it.
+/// Checks how the host handles one wrong answer.
 fn hostile(guests: &Guests, (lie, code, words): &(&str, u64, &str)) -> Result<()> {
     let mut node = Node::with(&guests.get("pick-first")?)?;
     let honest = node.conf(&json!({}));
@@ -407,7 +411,7 @@ fn status(guests: &Guests) -> Result<()> {
     // A policy may deny a pod that has no labels and admit others.
     let choosy = node.conf(&json!({ "lie": "no-one" }));
     node.ask_status(&choosy)?.quiet()?;
-    // The delegate it would choose is looked at as if it were the only one.
+    // The chosen delegate is checked as if it were the only one.
     let mut full = sound.clone();
     full["ipam"]["ranges"] = json!([[{ "subnet": "10.77.0.0/30" }]]);
     node.add("a", &full)?;
@@ -419,7 +423,7 @@ fn status(guests: &Guests) -> Result<()> {
     node.del_bare("a", "own")
 }
 
-/// A policy that picks addresses where one that picks a delegate is wanted, and the other way round.
+/// Refuses a policy that picks addresses where one that picks a delegate is needed, and the other way round.
 fn other_world(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("low")?)?;
     let conf = node.conf(&json!({}));
@@ -441,7 +445,7 @@ fn other_world(guests: &Guests) -> Result<()> {
     node.del_bare("a", "own")
 }
 
-/// Steps belong to the network: they are done to whatever delegate is chosen.
+/// Steps belong to the network: they apply to whatever delegate is chosen.
 fn with_steps(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("pick-first")?)?;
     let mut conf = node.conf(&json!({}));
@@ -462,7 +466,7 @@ fn with_steps(guests: &Guests) -> Result<()> {
     Ok(())
 }
 
-/// The chosen delegate may be another plugin's: it is exec'ed, calls weft back for addresses, and DEL knows it.
+/// The chosen delegate may be another plugin: weft execs it, it calls weft for addresses, and DEL knows it.
 fn external(guests: &Guests) -> Result<()> {
     let mut node = Node::with(&guests.get("pick-last")?)?;
     let bin = node.world.scratch().join("plugins");
@@ -472,7 +476,7 @@ fn external(guests: &Guests) -> Result<()> {
     fs::copy(bridge, bin.join("their-bridge"))?;
     node.world.add_path(&bin);
     let mut conf = node.conf(&json!({}));
-    // The stock binary knows no CNI 1.1.0.
+    // The stock binary does not support CNI 1.1.0.
     conf["cniVersion"] = json!("1.0.0");
     conf["delegates"] = json!([
         { "name": "one", "type": "bridge", "bridge": "one0" },

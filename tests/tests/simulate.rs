@@ -1,4 +1,5 @@
-//! `weftctl policy simulate`: the same seed is the same course, and what it measures is what two shipped policies are known for.
+//! `weftctl policy simulate`: the same seed gives the same run, and the measurements match the known properties of two
+//! shipped policies.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +14,7 @@ use weft_kit::programs;
 use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 
-/// A hang is an error; a slow machine is none.
+/// A hang is an error; a slow machine is not.
 const LIMIT: Duration = Duration::from_secs(600);
 
 fn main() -> ExitCode {
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
     suite.run_threads(Some(2))
 }
 
-/// Runs it in an empty directory: whether it succeeded, what it printed, and what it said on the side.
+/// Runs it in an empty directory. Returns whether it succeeded, its stdout, and its stderr.
 fn simulate(dir: &TempDir, arguments: &[&str]) -> Result<(bool, String, String)> {
     let mut command = Command::new(programs::weftctl().map_err(anyhow::Error::msg)?);
     command.current_dir(dir.path()).arg("--state-dir").arg(dir.path().join("state"));
@@ -42,7 +43,7 @@ fn simulate(dir: &TempDir, arguments: &[&str]) -> Result<(bool, String, String)>
     Ok((output.status == Some(0), output.text(), output.stderr))
 }
 
-/// The JSON answer.
+/// Returns the JSON answer.
 fn report(dir: &TempDir, arguments: &[&str]) -> Result<Value> {
     let (ok, text, stderr) = simulate(dir, &[&["--json"], arguments].concat())?;
     ensure!(ok, "{arguments:?}: {text}{stderr}");
@@ -59,7 +60,7 @@ fn number(of: &Value, key: &str) -> Result<f64> {
     of[key].as_f64().with_context(|| format!("{key} in {of}"))
 }
 
-/// A seed is a course, byte for byte, in every form of the answer.
+/// The same seed gives the same output, byte for byte, in every format.
 fn seed() -> Result<()> {
     let dir = scratch()?;
     let course = |seed: &str, more: &[&str]| {
@@ -80,7 +81,7 @@ fn seed() -> Result<()> {
     Ok(())
 }
 
-/// The shipped policy for many nodes meets far fewer conflicts than the one for one node, with the same pods.
+/// With the same pods, the shipped policy for many nodes meets far fewer conflicts than the one for one node.
 fn against() -> Result<()> {
     let dir = scratch()?;
     let of =
@@ -94,7 +95,7 @@ fn against() -> Result<()> {
     let (worse, better) = (number(host_local, "conflictsPerClaim")?, number(cluster_wide, "conflictsPerClaim")?);
     ensure!(worse > 10.0 * better && worse > 1.0, "{worse} and {better} conflicts per claim");
     ensure!(number(host_local, "lists")? > 10.0 * number(cluster_wide, "lists")?, "{of}");
-    // And it comes back to an address later.
+    // It also reuses an address later.
     ensure!(
         cluster_wide["reuseClaims"]["median"].as_u64() > host_local["reuseClaims"]["median"].as_u64(),
         "{} and {}",
@@ -104,7 +105,7 @@ fn against() -> Result<()> {
     Ok(())
 }
 
-/// The first pod that is refused finds the pool full to the last address, whatever the policy and however many nodes share it.
+/// The first refused pod finds the pool full to the last address, for any policy and any number of nodes.
 fn exhaustion() -> Result<()> {
     let dir = scratch()?;
     for policy in ["host-local", "cluster-wide"] {
@@ -116,7 +117,7 @@ fn exhaustion() -> Result<()> {
         let of = report(&dir, &[&common[..], &["--no-fill"]].concat())?;
         ensure!(of["policies"][0]["exhaustedAt"] == Value::Null, "{policy}: {of}");
     }
-    // Of two families the smaller one ends it.
+    // Of two families, the smaller one ends the run.
     let of = report(
         &dir,
         &[
@@ -138,7 +139,7 @@ fn exhaustion() -> Result<()> {
     Ok(())
 }
 
-/// One node knows everything: nobody is in the way.
+/// A single node knows all claims, so there are no conflicts.
 fn exhaustion_of_one_node() -> Result<()> {
     let dir = scratch()?;
     let of = report(
@@ -148,12 +149,12 @@ fn exhaustion_of_one_node() -> Result<()> {
     let of = &of["policies"][0];
     ensure!(of["exhaustedAt"] == 125 && of["conflicts"] == 0 && of["lists"] == 0, "{of}");
     ensure!(of["callsPerPod"] == 1.0, "{of}");
-    // Round robin comes back to most addresses after a lap over what is free: with 87 of 125 in use, about 38 claims.
+    // Round robin reuses most addresses after one lap over the free ones: with 87 of 125 in use, about 38 claims.
     ensure!(of["reuseClaims"]["median"].as_u64() >= Some(30), "{}", of["reuseClaims"]);
     Ok(())
 }
 
-/// A network file with this `ipam` object.
+/// Writes a network file with this `ipam` object.
 fn network(dir: &TempDir, ipam: &Value) -> Result<String> {
     let network =
         json!({ "cniVersion": "1.1.0", "name": "own", "type": "weft", "delegate": { "type": "dummy" }, "ipam": ipam });
@@ -162,7 +163,7 @@ fn network(dir: &TempDir, ipam: &Value) -> Result<String> {
     Ok(file.display().to_string())
 }
 
-/// Pods of a StatefulSet come back to what is kept for their names, and only then.
+/// Pods of a StatefulSet get back what is kept for their names, and only then.
 fn keep() -> Result<()> {
     let dir = scratch()?;
     for (release, all) in [("keep", true), ("free", false)] {
@@ -197,7 +198,7 @@ fn keep() -> Result<()> {
     Ok(())
 }
 
-/// What rests is not given out before its time.
+/// An address in cooldown is not allocated before its time.
 fn cooldown() -> Result<()> {
     let dir = scratch()?;
     let of = |release: Value| {
@@ -237,7 +238,7 @@ fn cooldown() -> Result<()> {
     Ok(())
 }
 
-/// Labels of nodes and pods lead to range sets, and sets of different sizes fill differently.
+/// Labels of nodes and pods select range sets, and sets of different sizes fill differently.
 fn sets_by_label() -> Result<()> {
     let dir = scratch()?;
     let ipam = json!({ "type": "cluster-wide", "default": "rest",
@@ -269,7 +270,7 @@ fn sets_by_label() -> Result<()> {
     Ok(())
 }
 
-/// Another reader of PNG: checks every part's sum, and prints the size and the colours.
+/// An independent PNG reader: checks every chunk's checksum, and prints the size and the colours.
 const READ_PNG: &str = "import struct, sys, zlib
 data = open(sys.argv[1], 'rb').read()
 assert data[:8] == b'\\x89PNG\\r\\n\\x1a\\n'
@@ -288,7 +289,7 @@ colours = {lines[n * step + 1 + 3 * x:n * step + 4 + 3 * x].hex() for n in range
 print(*size, *sorted(colours))
 ";
 
-/// Pictures are what their names say, with a line for each policy.
+/// Images have the format of their name, and a line for each policy.
 fn pictures() -> Result<()> {
     let dir = scratch()?;
     let common = ["--policy", "host-local", "--against", "cluster-wide", "--nodes", "10", "--pods", "300", "--no-fill"];
@@ -316,7 +317,7 @@ fn pictures() -> Result<()> {
     Ok(())
 }
 
-/// A policy that traps, lies or says no is no reason to stop: the answer says how many pods it cost, and why.
+/// A policy that traps, lies or refuses does not stop the simulation: the answer says how many pods failed, and why.
 fn refusals_and_traps() -> Result<()> {
     let dir = scratch()?;
     let component = dir.path().join("hostile.wasm");

@@ -1,8 +1,8 @@
-//! The wire, as the specification and the reference library have it: environment, versions, error texts, the verbs' gates,
-//! and one JSON document on stdout whatever comes in. Most of it needs no root.
+//! The interface of the specification and the reference library: environment, versions, error texts, the verbs' version
+//! gates, and one JSON document on stdout for any input. Most of it needs no root.
 //!
-//! What Debian's plugins (1.1.1) know is asked of them too: the same table, so that the expectations are the reference's and
-//! not only ours.
+//! Debian's plugins (1.1.1) run the same table where they can, so the expectations are the reference's and not only
+//! ours.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -48,7 +48,7 @@ impl Bare {
 }
 
 fn main() -> ExitCode {
-    // As root the trials run in a namespace of their own, so that random input cannot meet the machine's network.
+    // As root, the trials run in a namespace of their own, so that random input cannot affect the machine's network.
     sandbox::enter();
     let bare = Bare::default();
     let mut suite = Suite::new();
@@ -87,7 +87,7 @@ fn main() -> ExitCode {
     suite.run()
 }
 
-/// One call and the error it must lead to.
+/// One call and its expected error.
 #[derive(Clone)]
 struct Row {
     name: &'static str,
@@ -96,7 +96,7 @@ struct Row {
     msg: &'static str,
     /// `None`: not compared.
     details: Option<&'static str>,
-    /// Whether `msg` is only the beginning: the rest is a JSON parser's.
+    /// Whether `msg` is only a prefix: the rest comes from a JSON parser.
     prefix: bool,
     known_to_reference: bool,
 }
@@ -120,7 +120,7 @@ impl Row {
     }
 }
 
-/// A layer 2 bridge: needs no policy.
+/// Returns a layer 2 bridge, which needs no policy.
 fn conf(version: &str) -> Value {
     json!({ "cniVersion": version, "name": "net", "type": "bridge" })
 }
@@ -147,7 +147,7 @@ fn rows() -> Vec<Row> {
     rows
 }
 
-/// Variables that are missing, reported all at once.
+/// Returns calls with missing variables, which are reported all at once.
 fn environment_rows() -> Vec<Row> {
     let only = |verb: &str| Call::new(verb, &conf("1.0.0"));
     vec![
@@ -184,7 +184,7 @@ fn environment_rows() -> Vec<Row> {
     ]
 }
 
-/// Values that are wrong.
+/// Returns calls with wrong values.
 fn value_rows() -> Vec<Row> {
     let ifname = |name: &'static str, value: &str, msg| {
         row(name, 4, msg, edit("ADD", |call| call.ifname = Some(value.to_owned())))
@@ -212,7 +212,7 @@ fn value_rows() -> Vec<Row> {
         ifname("ifname-slash", "eth/0", strange),
         ifname("ifname-colon", "eth:0", strange),
         ifname("ifname-space", "eth 0", strange),
-        // Values are looked at in order: a wrong id is reported although the path is missing (1.1.1 collects first).
+        // Values are checked in order: a wrong id is reported although the path is missing (1.1.1 collects first).
         Row {
             known_to_reference: false,
             details: Some("a/b"),
@@ -229,7 +229,7 @@ fn value_rows() -> Vec<Row> {
     ]
 }
 
-/// stdin that is no configuration.
+/// Returns calls whose stdin is no configuration.
 fn stdin_rows() -> Vec<Row> {
     let decode = |name, text| Row {
         prefix: true,
@@ -259,7 +259,7 @@ fn stdin_rows() -> Vec<Row> {
     ]
 }
 
-/// Versions, and which verb each has.
+/// Returns versions, and the verbs of each.
 fn gate_rows() -> Vec<Row> {
     let with = |verb: &str, version: &str| Call::full(verb, &conf(version));
     let no_check = "config version does not allow CHECK";
@@ -303,8 +303,8 @@ fn gate_rows() -> Vec<Row> {
     ]
 }
 
-/// VERSION needs nothing, reads nothing, and prints one line.
-/// Some plugins came late, and speak no version from before.
+/// VERSION needs nothing, reads nothing, and prints one line. Newer plugins do not support versions that are older than
+/// they are.
 fn spoken_by(name: &str) -> &'static [&'static str] {
     match name {
         "bandwidth" => &VERSIONS[2..],
@@ -327,7 +327,7 @@ fn version(weft: &Bare, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Called by a person, without CNI_COMMAND: says what it is, on stderr, and succeeds.
+/// Called by a person, without CNI_COMMAND: prints what it is to stderr, and succeeds.
 fn about(name: &str, run: &dyn Fn(&Call) -> Result<Reply>) -> Result<()> {
     let mut call = Call::new("", &json!({}));
     call.command = None;
@@ -339,7 +339,7 @@ fn about(name: &str, run: &dyn Fn(&Call) -> Result<Reply>) -> Result<()> {
     Ok(())
 }
 
-/// What every call owes its caller, whatever came in.
+/// Checks what every call must return, for any input.
 fn one_document(reply: &Reply) -> Result<()> {
     match reply.status {
         Some(1) => reply.error().map(drop),
@@ -349,7 +349,7 @@ fn one_document(reply: &Reply) -> Result<()> {
     }
 }
 
-/// Random environments and random or nearly right configurations.
+/// Runs random environments with random or nearly right configurations.
 fn garbage(weft: &Bare) -> Result<()> {
     weft.get()?;
     let config = Config { cases: 600, failure_persistence: None, ..Config::default() };
@@ -380,7 +380,7 @@ const VARIABLES: &[&str] = &[
     "CNI_NETNS_OVERRIDE",
 ];
 
-/// A value of a variable: often a plausible one, so that the call gets further.
+/// Generates a variable's value: often a plausible one, so that the call gets further.
 fn value() -> impl Strategy<Value = OsString> {
     let plausible = prop::sample::select(vec![
         "ADD",
@@ -406,7 +406,7 @@ fn value() -> impl Strategy<Value = OsString> {
     prop_oneof![3 => plausible.prop_map(OsString::from), 1 => random]
 }
 
-/// stdin: noise, a cut configuration, or one with parts exchanged for others.
+/// Generates stdin: noise, a truncated configuration, or one with replaced parts.
 fn input() -> impl Strategy<Value = Vec<u8>> {
     let noise = prop::collection::vec(any::<u8>(), 0..200);
     let cut = (0_usize..400).prop_map(|length| {
@@ -430,7 +430,7 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![1 => noise, 1 => cut, 4 => changed]
 }
 
-/// A configuration that has about everything.
+/// Returns a configuration with nearly every key.
 fn sample(name: &str) -> Value {
     json!({
         "cniVersion": "1.1.0", "name": "net", "type": name, "bridge": "cni0", "isGateway": true, "ipMasq": false, "mtu": 1400,
@@ -443,7 +443,7 @@ fn sample(name: &str) -> Value {
     })
 }
 
-/// Places in it.
+/// Pointers into it.
 const POINTERS: &[&str] = &[
     "",
     "/cniVersion",
@@ -515,7 +515,7 @@ fn leaf() -> impl Strategy<Value = Value> {
     prop_oneof![4 => fixed, 1 => "\\PC{0,40}".prop_map(Value::String)]
 }
 
-/// Bytes that are no text, in stdin and in every variable.
+/// Passes bytes that are not UTF-8, in stdin and in every variable.
 fn not_utf8(weft: &Bare) -> Result<()> {
     let mut call = Call::full("ADD", &conf("1.0.0"));
     call.stdin = b"{\"name\": \"\xff\xfe\", \"cniVersion\": \"1.0.0\"}".to_vec();
@@ -528,7 +528,7 @@ fn not_utf8(weft: &Bare) -> Result<()> {
     Ok(())
 }
 
-/// More input than any configuration: refused, not swallowed.
+/// Refuses more input than any configuration has, without reading it all.
 fn endless(weft: &Bare) -> Result<()> {
     let mut call = Call::full("ADD", &conf("1.0.0"));
     call.limit = Duration::from_secs(30);
@@ -538,7 +538,7 @@ fn endless(weft: &Bare) -> Result<()> {
     Ok(())
 }
 
-/// A million brackets are an error, not a stack overflow.
+/// A million brackets lead to an error, not a stack overflow.
 fn deep(weft: &Bare) -> Result<()> {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         let mut call = Call::full("ADD", &conf("1.0.0"));
@@ -571,7 +571,7 @@ fn with_installation(suite: &mut Suite) {
         ("override-yes", Some("yes"), false),
     ] {
         suite.test(format!("netns/{name}"), &needs, move || own_netns(&installed()?.0, value, allowed));
-        // The check is younger than Debian's plugins; what it allows, they allow.
+        // The check is newer than Debian's plugins; what it allows, they allow.
         if allowed {
             suite.test(format!("netns/reference-{name}"), &[Need::Sandbox, Need::Reference], move || {
                 own_netns(&Subject::reference()?, value, allowed)
@@ -582,7 +582,7 @@ fn with_installation(suite: &mut Suite) {
     suite.test("result/1.1.0", &needs, newest_result);
 }
 
-/// weft with its policies; the second value keeps the files.
+/// Returns weft with its policies; the second value keeps the files.
 fn installed() -> Result<(Subject, Installation)> {
     let installation = Installation::new()?;
     Ok((Subject::weft(&installation), installation))
@@ -634,14 +634,14 @@ fn collected(change: impl FnOnce(&mut Value)) -> Result<Vec<String>> {
             alive.push(name.clone());
         }
     }
-    // The address of the collected container is free again, that of the others is not.
+    // The collected container's address is free again, the others' are not.
     let again = world.call("ADD", &Attach::eth0("d"), &json_with(&conf, "10.1.2.2"));
     let free = again?.ok();
     ensure!(free != alive.contains(&"a".to_owned()), "the address of a is {}", if free { "free" } else { "taken" });
     Ok(alive)
 }
 
-/// The configuration with one requested address.
+/// Returns the configuration with one requested address.
 fn json_with(conf: &Value, ip: &str) -> Value {
     let mut conf = conf.clone();
     conf["args"] = json!({ "cni": { "ips": [ip] } });
@@ -655,7 +655,7 @@ fn gc(key: &'static str, id: &'static str) -> Result<()> {
     Ok(())
 }
 
-/// Without either key GC knows nothing of what is valid, and touches nothing.
+/// Without either key GC does not know which attachments are valid, and changes nothing.
 fn gc_without_list() -> Result<()> {
     let alive = collected(|_| ())?;
     ensure!(alive == ["a", "b", "c"], "alive after GC without a list: {alive:?}");
@@ -669,7 +669,7 @@ fn gc_empty_list() -> Result<()> {
     Ok(())
 }
 
-/// CNI_NETNS that is the plugin's own namespace.
+/// CNI_NETNS is the plugin's own namespace.
 fn own_netns(subject: &Subject, value: Option<&str>, allowed: bool) -> Result<()> {
     let mut world = World::new(subject)?;
     let conf = json!({ "cniVersion": "1.0.0", "name": "net", "type": "host-local",
@@ -680,7 +680,7 @@ fn own_netns(subject: &Subject, value: Option<&str>, allowed: bool) -> Result<()
         call.netns = Some(own.clone());
         call.env.extend(value.map(|value| ("CNI_NETNS_OVERRIDE".into(), value.into())));
         let reply = world.run(&call, "host-local")?;
-        // DEL cleans up whatever it is given, or a runtime would repeat it for ever.
+        // DEL cleans up for any input, or a runtime would repeat it for ever.
         if allowed || verb == "DEL" {
             ensure!(
                 reply.ok(),
@@ -697,7 +697,7 @@ fn own_netns(subject: &Subject, value: Option<&str>, allowed: bool) -> Result<()
     Ok(())
 }
 
-/// As Go decodes: any case, and `null` is nothing.
+/// Decodes as Go does: case-insensitively, and `null` means absent.
 fn null_and_case() -> Result<()> {
     let (subject, _installation) = installed()?;
     let mut world = World::new(&subject)?;
@@ -713,7 +713,7 @@ fn null_and_case() -> Result<()> {
     world.call("DEL", &Attach::eth0("a"), &conf)?.quiet()
 }
 
-/// The newest version's result, byte for byte but for MAC addresses and the random name.
+/// The newest version's result, byte for byte except MAC addresses and the random name.
 fn newest_result() -> Result<()> {
     let (subject, _installation) = installed()?;
     let mut world = World::new(&subject)?;

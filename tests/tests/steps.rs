@@ -1,4 +1,5 @@
-//! Steps as a whole: chained and in one process they do the same; rates hold, source based routing answers where it was asked.
+//! Steps as a whole: chained and in one process they do the same; rates hold, and with source based routing answers
+//! leave by the interface that was asked.
 
 use std::fs;
 use std::net::UdpSocket;
@@ -31,7 +32,7 @@ fn main() -> ExitCode {
     suite.test("only_listed_sysctls", &needs, only_listed_sysctls);
     suite.test("repeated_sysctls", &needs, repeated_sysctls);
     suite.test("a_device_of_the_host_gets_its_attributes_back", &needs, attributes_come_back);
-    // The allow-list is one file for all of them, and rates want the machine for themselves.
+    // All trials share the allow-list's file, and rates need the machine for themselves.
     suite.run_threads(Some(1))
 }
 
@@ -60,7 +61,7 @@ fn sbr() -> Value {
     json!({ "type": "sbr" })
 }
 
-/// A delegate and steps as one configuration.
+/// Returns a delegate and steps as one configuration.
 fn whole(delegate: Value, ipam: Value, steps: &[Value]) -> Value {
     json!({ "cniVersion": "1.0.0", "name": "steps", "type": "weft", "delegate": delegate, "ipam": ipam, "steps": steps })
 }
@@ -73,7 +74,7 @@ fn part(conf: &Value, previous: &Value) -> Value {
     conf
 }
 
-/// ADD of a list: the result, and the configurations as DEL and CHECK get them.
+/// Runs ADD of a list. Returns the result, and the configurations as DEL and CHECK get them.
 fn add_chain(world: &mut World, attach: &Attach<'_>, plugins: &[Value]) -> Result<(Value, Vec<Value>)> {
     let mut result = Value::Null;
     for plugin in plugins {
@@ -84,7 +85,7 @@ fn add_chain(world: &mut World, attach: &Attach<'_>, plugins: &[Value]) -> Resul
     Ok((result.clone(), plugins.iter().map(|plugin| part(plugin, &result)).collect()))
 }
 
-/// The same delegate and steps leave the same kernel state and result, and DEL leaves nothing, whichever way.
+/// The same delegate and steps leave the same kernel state and result both ways, and DEL leaves nothing.
 fn one_process_is_as_good_as_a_chain() -> Result<()> {
     let steps = [tuning(), bandwidth(8_000_000, 800_000), sbr()];
     let ptp = json!({ "type": "ptp", "ipMasq": true });
@@ -137,7 +138,7 @@ fn one_process_is_as_good_as_a_chain() -> Result<()> {
     Ok(())
 }
 
-/// What stays by design: forwarding, nftables base chains; and sysctls of the container's namespace as a whole.
+/// Removes what stays by design: forwarding, nftables base chains, and sysctls of the container's namespace as a whole.
 fn without_forwarding(state: &Value) -> Value {
     let mut state = state.clone();
     for side in state.as_object_mut().into_iter().flat_map(serde_json::Map::values_mut) {
@@ -170,7 +171,7 @@ fn differences(at: &str, a: &Value, b: &Value, lines: &mut Vec<String>) {
     }
 }
 
-/// CHECK of the whole knows what its own steps changed, and finds what somebody else did.
+/// CHECK of the whole configuration knows what its own steps changed, and finds what somebody else changed.
 fn check_in_one_process() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let bridge = json!({ "type": "bridge", "bridge": "st0", "isDefaultGateway": true });
@@ -208,7 +209,7 @@ fn check_in_one_process() -> Result<()> {
     ok(&world.call("DEL", &eth0, &conf)?, "DEL")
 }
 
-/// GC of a chained step goes by the journal: no prevResult, no rates in its configuration.
+/// GC of a chained step works from the journal: its configuration has no prevResult and no rates.
 fn gc_removes_chained_steps() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let ptp = json!({ "type": "ptp", "ipam": ipam() });
@@ -228,11 +229,11 @@ fn gc_removes_chained_steps() -> Result<()> {
     Ok(())
 }
 
-/// What one UDP datagram of the flow is on the wire, without the frame check sequence that a veth has not.
+/// The size of one UDP datagram of the flow on the wire, without the frame check sequence, which a veth does not have.
 const PAYLOAD: usize = 1_400;
 const ON_THE_WIRE: usize = PAYLOAD + 8 + 20 + 14;
 
-/// Bits per second that arrive of a flow that offers more than is let through.
+/// Returns the received bits per second of a flow that offers more than the limit.
 fn measured(from: &NetNs, to: &NetNs, address: &'static str, offered: f64) -> Result<f64> {
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
@@ -269,9 +270,9 @@ fn send(address: &str, offered: f64, stop: &AtomicBool) -> Result<()> {
     socket.connect((address, 7000)).context("connect")?;
     let (start, mut sent) = (Instant::now(), 0_f64);
     while !stop.load(Ordering::Relaxed) {
-        // A full queue holds the sender up: it may never catch up.
+        // A full queue blocks the sender: it may never catch up.
         while sent < offered * start.elapsed().as_secs_f64() && !stop.load(Ordering::Relaxed) {
-            // Nobody listens yet, or the queue is full: both are as they should be.
+            // Nobody listens yet, or the queue is full: both are fine.
             drop(socket.send(&[0; PAYLOAD]));
             sent += ON_THE_WIRE as f64 * 8.0;
         }
@@ -280,7 +281,7 @@ fn send(address: &str, offered: f64, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Within a tenth of what was configured, by what arrives. A machine that is busy elsewhere gets another chance.
+/// Received rates are within a tenth of the configured ones. A busy machine gets another attempt.
 fn rates_hold_both_ways() -> Result<()> {
     const RATE: f64 = 20e6;
     let (_installation, mut world) = World::installed()?;
@@ -307,7 +308,7 @@ fn rates_hold_both_ways() -> Result<()> {
         });
         ensure!(held, "{way} at {} Mbit/s: {}", RATE / 1e6, seen.join(", "));
     }
-    // Without the step the same flow is not held up.
+    // Without the step the same flow is not limited.
     ok(&world.call("DEL", &Attach::eth0("pod"), &conf)?, "DEL")?;
     let mut free = conf.clone();
     free["steps"] = json!([]);
@@ -320,8 +321,8 @@ fn rates_hold_both_ways() -> Result<()> {
     Ok(())
 }
 
-/// The default route leads to a network where nobody answers. Who asks through the other interface gets an answer only if
-/// it leaves there again.
+/// The default route leads to a network where nobody answers. A client that asks through the other interface gets an
+/// answer only if it leaves by that interface.
 fn sbr_answers_where_it_was_asked() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     world.add_outside()?;
@@ -354,7 +355,7 @@ fn sbr_answers_where_it_was_asked() -> Result<()> {
     Ok(())
 }
 
-/// Two interfaces whose networks are the same range: each source address leaves by its own.
+/// Two interfaces whose networks have the same range: each source address leaves by its own.
 fn two_networks_with_one_range() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     for (ifname, bridge, address) in [("net1", "ov1", "10.66.0.5"), ("net2", "ov2", "10.66.0.6")] {
@@ -377,7 +378,7 @@ fn two_networks_with_one_range() -> Result<()> {
     Ok(())
 }
 
-/// `/etc/cni/tuning/allowlist.conf`, which is this process's own here.
+/// `/etc/cni/tuning/allowlist.conf`, of which this process has a private copy.
 fn only_listed_sysctls() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let list = std::path::Path::new("/etc/cni/tuning/allowlist.conf");
@@ -400,7 +401,7 @@ fn only_listed_sysctls() -> Result<()> {
     outcome
 }
 
-/// A key written twice is refused, which only the text of the configuration shows.
+/// A repeated key is refused, which only the text of the configuration shows.
 fn repeated_sysctls() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     let texts = [
@@ -429,7 +430,7 @@ fn repeated_sysctls() -> Result<()> {
     Ok(())
 }
 
-/// A link that something else put into the container stays after DEL, with what it had before.
+/// A link that another program put into the container stays after DEL, with its earlier attributes.
 fn attributes_come_back() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     world.netns("pod")?.line("ip link add eth0 address 02:00:00:00:00:09 txqueuelen 500 type veth peer name far")?;
@@ -447,7 +448,7 @@ fn attributes_come_back() -> Result<()> {
     ensure!(kernel(&world)? != before, "nothing was tuned");
     let files = fs::read_dir("/run/cni/tuning").map(Iterator::count).unwrap_or_default();
     ensure!(files == 0, "no backup file is wanted");
-    // Whatever the configuration says by then.
+    // Whatever the configuration contains by then.
     let bare = json!({ "cniVersion": "1.0.0", "name": "steps", "type": "tuning" });
     for _ in 0..2 {
         ok(&world.call("DEL", &Attach::eth0("pod"), &bare)?, "DEL")?;

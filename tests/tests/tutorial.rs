@@ -1,5 +1,5 @@
-//! `docs/tutorial-policy.md`, carried out: every command in its order, in one shell, as a new user would; what each prints is compared
-//! with what the page says.
+//! Runs `docs/tutorial-policy.md`: every command in order, in one shell, as a new user would; the output of each is
+//! compared with the page.
 //!
 //! ````text
 //! ```console          commands after "$ " (more lines of one after "> "), each with what it prints
@@ -23,7 +23,7 @@ use weft_kit::programs::{self, repository};
 use weft_kit::suite::{Need, Suite};
 use weft_kit::{process, sandbox};
 
-/// A hang is an error; a slow machine is none.
+/// A hang is an error; a slow machine is not.
 const LIMIT: Duration = Duration::from_secs(900);
 
 /// Printed after each command, with its status.
@@ -56,7 +56,7 @@ enum Block {
     File { line: usize, path: String, content: String },
 }
 
-/// The blocks of a page.
+/// Returns the blocks of a page.
 fn blocks(text: &str) -> Result<Vec<Block>> {
     let mut blocks = Vec::new();
     let mut lines = text.lines().enumerate().map(|(number, line)| (number + 1, line));
@@ -94,7 +94,7 @@ fn steps(body: &[(usize, &str)], fails: bool) -> Result<Vec<Step>> {
     Ok(steps)
 }
 
-/// Whether what was printed is what the page shows.
+/// Returns whether the output matches the page.
 fn matches(shown: &[String], printed: &[String]) -> bool {
     match shown.split_first() {
         None => printed.is_empty(),
@@ -119,7 +119,7 @@ fn line_matches(shown: &str, printed: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// The shell that everything runs in.
+/// The shell that runs every command.
 struct Shell {
     child: Child,
     lines: Receiver<String>,
@@ -131,7 +131,7 @@ impl Shell {
         command.args(["--noprofile", "--norc"]).current_dir(home);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command.env("HOME", home).env_remove("WEFT_STATE_DIR").env_remove("COLUMNS").env("NO_COLOR", "1");
-        // Cargo's own places are in the home that this replaces.
+        // Cargo's own directories are in the home directory that this replaces.
         for (variable, place) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
             if std::env::var_os(variable).is_none() {
                 command.env(variable, PathBuf::from(std::env::var_os("HOME").context("HOME")?).join(place));
@@ -149,10 +149,10 @@ impl Shell {
         Ok(shell)
     }
 
-    /// Runs a command: its status, and what it printed.
+    /// Runs a command. Returns its status and its output.
     fn run(&mut self, command: &str) -> Result<(i32, Vec<String>)> {
         let input = self.child.stdin.as_mut().context("its input")?;
-        // Standard input is the script itself, so nothing else may read it.
+        // The script itself is standard input, so nothing else may read it.
         writeln!(input, "{{ {command}\n}} </dev/null\nprintf '\\n{MARK}%s\\n' $?").context("the shell has ended")?;
         let mut printed = Vec::new();
         loop {
@@ -210,7 +210,7 @@ fn page(path: &Path) -> Result<()> {
                     if !matching {
                         fresh.push((step.line + step.command.lines().count() - 1, step.prints.len(), printed));
                     }
-                    // What follows rests on it.
+                    // The following steps depend on it.
                     ensure!(write || wrong.is_empty(), "{}", wrong.join("\n\n"));
                 }
             }
@@ -224,14 +224,15 @@ fn page(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// weft on this (sandboxed) machine, as the quick start has it.
+/// Installs weft on this (sandboxed) machine, as the quick start does.
 fn install() -> Result<()> {
     let mut command = Command::new(programs::weftctl().map_err(anyhow::Error::msg)?);
     command.args(["install", "--weft"]).arg(programs::weft().map_err(anyhow::Error::msg)?);
     process::output(&Place::default(), command, b"", LIMIT)?.success("weftctl install").map(drop)
 }
 
-/// The page with what was printed in place of what it shows: (line of a command, lines shown after it, lines printed).
+/// Returns the page with the real output in place of the shown one: (line of a command, lines shown after it, lines
+/// printed).
 fn rewritten(text: &str, fresh: &[(usize, usize, Vec<String>)]) -> String {
     let mut lines: Vec<&str> = text.lines().collect();
     for (line, shown, printed) in fresh.iter().rev() {
@@ -267,7 +268,7 @@ fn reader_matches() -> Result<()> {
     Ok(())
 }
 
-/// What would not be run is an error, and so is a command that does what the page does not say.
+/// A block that would not run is an error, and so is a command whose output differs from the page.
 fn reader_refuses() -> Result<()> {
     ensure!(blocks("```sh\nrm x\n```\n").is_err(), "a block that nobody runs");
     ensure!(blocks("```console\nout\n```\n").is_err(), "output of nothing");

@@ -1,7 +1,7 @@
-//! Policies with WASI end to end, in weft's own process and in a worker: they read the directory that their network grants, and
-//! reach nothing else, whether they are asked to or their host is.
+//! Policies with WASI end to end, in weft's own process and in a worker: they read the directory that their network
+//! grants, and cannot reach anything else, whether the policy or its request tries.
 //!
-//! The policy is the one of `runtime/core/tests/policy_guests/guests/ambient`: it tells in a denial what it sees.
+//! The policy is the one of `runtime/core/tests/policy_guests/guests/ambient`: its denial contains what it sees.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -18,12 +18,12 @@ use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 use weft_kit::world::{Attach, Subject, World};
 
-/// Whatever the policy does, its caller has an answer by then.
+/// Whatever the policy does, weft answers within this time.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long cargo may build.
 const BUILD: Duration = Duration::from_secs(600);
 
-/// What a worker asks the kernel for when it is confined: memory, its socket, the time, its end.
+/// The system calls of a confined worker: memory, its socket, the time, its end.
 const WORKER_CALLS: &[&str] = &[
     "read",
     "readv",
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     suite.run_threads(Some(4))
 }
 
-/// The component, built once.
+/// Returns the component, built once.
 fn component() -> Result<&'static Path> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
@@ -100,7 +100,7 @@ impl Node {
         fs::copy(component()?, &policy).context("copy the policy")?;
         node.world.weftctl(&["policy", "compile", &policy.display().to_string()])?;
         fs::write(node.world.state().join("node.json"), json!({ "isolation": isolation }).to_string())?;
-        // As kubelet mounts a ConfigMap; and links to what is not granted.
+        // As kubelet mounts a ConfigMap, and with links to what is not granted.
         let data = node.file("data");
         fs::create_dir_all(data.join("..2026")).context("create the directory")?;
         fs::write(data.join("..2026/table"), "rack 1").context("write the table")?;
@@ -126,7 +126,7 @@ impl Node {
         })
     }
 
-    /// What the policy says in its denial.
+    /// Returns what the policy says in its denial.
     fn says(&mut self, word: &str) -> Result<String> {
         let conf = self.conf(word);
         let mut call = self.world.prepare("ADD", &Attach::eth0("a"), &conf)?;
@@ -137,7 +137,7 @@ impl Node {
     }
 }
 
-/// Names, links and contents, and what was written in between.
+/// Reads names, links and contents, and what was written in between.
 fn reads(isolation: &str) -> Result<()> {
     let mut node = Node::new(isolation)?;
     let seen = node.says("look")?;
@@ -150,7 +150,7 @@ fn reads(isolation: &str) -> Result<()> {
     fs::write(node.file("data/..2026/table"), "rack 2").context("write the table")?;
     let seen = node.says("look")?;
     ensure!(seen.contains("table \"rack 2\""), "{seen}");
-    // Files that are too many or too large are refused, with the directory's name.
+    // If files are too many or too large, the error has the directory's name.
     fs::File::create(node.file("data/huge")).context("create a file")?.set_len(65 << 20)?;
     let conf = node.conf("look");
     let error = node.world.call("ADD", &Attach::eth0("a"), &conf)?.error()?;
@@ -168,7 +168,7 @@ fn reaches(isolation: &str) -> Result<()> {
     Ok(())
 }
 
-/// A policy that reads, or looks at the clock, for ever meets its limits.
+/// A policy that reads files or the clock for ever reaches its limits.
 fn is_ended(isolation: &str) -> Result<()> {
     let mut node = Node::new(isolation)?;
     for word in ["read-forever", "spin"] {
@@ -182,13 +182,14 @@ fn is_ended(isolation: &str) -> Result<()> {
     Ok(())
 }
 
-/// From the filter on, a worker whose policy reads all its files makes no call but those of any worker, and none is refused.
+/// After the filter is set, a worker whose policy reads all its files makes only the calls of any worker, and none is
+/// refused.
 fn asks_for_nothing() -> Result<()> {
     let mut node = Node::new("worker")?;
     for word in ["list", "look", "print"] {
         let conf = node.conf(word);
         let log = node.file(&format!("{word}.strace"));
-        // The plugin is found as usual; strace stands before it through a script of its name.
+        // The plugin is found as usual: a script of its name runs it under strace.
         let (script, plugin) = (node.file("traced"), node.world.plugin("weft"));
         let text = format!("#!/bin/sh\nexec strace -f -q -o {} {} \n", log.display(), plugin.display());
         fs::write(&script, text).context("write the script")?;
@@ -199,7 +200,7 @@ fn asks_for_nothing() -> Result<()> {
         ensure!(reply.error()?.code == 100, "{word}");
         let log = fs::read_to_string(&log).context("read strace's log")?;
         let worker = confined(&log).with_context(|| format!("{word}: no worker in {log}"))?;
-        // The outcome of "look" says that a connection was refused: that call is the policy's own attempt.
+        // The result of "look" says that a connection was refused: that call is the policy's own attempt.
         let others: Vec<&str> = worker
             .iter()
             .filter(|line| !WORKER_CALLS.contains(&name(line)) || line.contains("ENOSYS"))
@@ -212,16 +213,16 @@ fn asks_for_nothing() -> Result<()> {
     Ok(())
 }
 
-/// The calls of the process that set a filter, from then on.
+/// Returns the calls of the process that sets a filter, from then on.
 fn confined(log: &str) -> Option<Vec<&str>> {
     let (pid, _call) = log.lines().find(|line| line.contains(" seccomp(SECCOMP_SET_MODE_FILTER"))?.split_once(' ')?;
     let own = log.lines().filter(|line| line.split_once(' ').is_some_and(|(other, _call)| other == pid));
     let after = own.skip_while(|line| !line.contains(" seccomp(SECCOMP_SET_MODE_FILTER")).skip(1);
-    // Lines that tell of a signal or an end are no calls.
+    // Lines about a signal or an exit are not calls.
     Some(after.filter(|line| line.contains('(') && !line.contains("+++") && !line.contains("---")).collect())
 }
 
-/// The name of a call: `123 read(5, ...) = 1`, or `123 <... read resumed>...`.
+/// Returns the name of a call: `123 read(5, ...) = 1`, or `123 <... read resumed>...`.
 fn name(line: &str) -> &str {
     let call = line.split_once(' ').map_or(line, |(_pid, call)| call.trim_start());
     match call.strip_prefix("<... ") {

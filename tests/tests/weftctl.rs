@@ -48,12 +48,12 @@ fn conf() -> Value {
             "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.63.0.0/24" }]] } })
 }
 
-/// Runs a command; a failure is a result.
+/// Runs a command; a failure is a valid outcome.
 fn run(place: &Place, program: &Path, arguments: &[&str]) -> Result<Output> {
     run_with(place, program, arguments, &[])
 }
 
-/// As `run`, with variables of the environment.
+/// Like [`run`], with environment variables.
 fn run_with(place: &Place, program: &Path, arguments: &[&str], env: &[(&str, &OsStr)]) -> Result<Output> {
     let mut command = Command::new(program);
     command.args(arguments).envs(env.iter().copied());
@@ -68,7 +68,7 @@ fn json_of(output: &Output) -> Result<Value> {
     serde_json::from_slice(&output.stdout).with_context(|| format!("not one JSON document: {}", text(output)))
 }
 
-/// Both forms of a command: the table for people, and the document.
+/// Returns both forms of a command's output: the table, and the document.
 fn both(world: &World, weftctl: &Path, arguments: &[&str]) -> Result<(String, Value)> {
     let state = world.state().display().to_string();
     let arguments = [&["--state-dir", state.as_str()], arguments].concat();
@@ -133,7 +133,7 @@ fn install() -> Result<()> {
     ensure!(again.iter().all(|state| state == "fine"), "again: {again:?}");
     ensure!((mode(&dirs.path("state"))?, mode(&dirs.path("state/cache"))?) == (0o700, 0o700), "directory modes");
     ensure!(mode(&dirs.path("state/policies/host-local.wasm"))? == 0o600, "policy mode");
-    // A mode that was loosened is put right.
+    // It corrects a mode that was loosened.
     fs::set_permissions(dirs.path("state"), fs::Permissions::from_mode(0o755))?;
     ensure!(states(&dirs.install(&[])?)?.iter().filter(|state| *state == "done").count() == 1, "mode repaired");
     ensure!(mode(&dirs.path("state"))? == 0o700, "mode repaired");
@@ -205,7 +205,7 @@ fn explain() -> Result<()> {
 
 fn ledger() -> Result<()> {
     let (installation, mut world) = world()?;
-    // Addresses that no other test has on a link: releasing one looks through all namespaces.
+    // Addresses that no other test has on a link: releasing one searches all namespaces.
     let mut conf = conf();
     conf["ipam"]["ranges"] = json!([[{ "subnet": "10.65.0.0/24" }]]);
     ensure!(world.call("ADD", &Attach::eth0("a"), &conf)?.ok(), "ADD");
@@ -240,7 +240,7 @@ fn import_export() -> Result<()> {
     let file = Path::new(&back).join("ctl/10.63.0.7");
     ensure!(fs::read_to_string(&file)? == "cid-a\r\neth0", "the exported file differs");
     ensure!(fs::read_to_string(Path::new(&back).join("ctl/last_reserved_ip.0"))? == "10.63.0.7", "cursor");
-    // The next ADD goes on after the imported cursor, and DEL of the imported attachment frees its address.
+    // The next ADD continues after the imported cursor, and DEL of the imported attachment frees its address.
     let reply = world.call("ADD", &Attach::eth0("b"), &conf())?;
     ensure!(reply.json()?["ips"][0]["address"] == "10.63.0.8/24", "{}", String::from_utf8_lossy(&reply.stdout));
     ensure!(world.call("DEL", &Attach::eth0("a"), &conf())?.ok(), "DEL of the imported attachment");
@@ -298,7 +298,7 @@ fn doctor() -> Result<()> {
     };
     ensure!(of(&findings, "ledger").context("ledger")?["state"] == "ok", "{findings:#}");
     ensure!(of(&findings, "nftables NAT").context("nftables")?["state"] == "ok", "{findings:#}");
-    // What is wrong is found, with a remedy, and the exit code says so.
+    // It reports problems with a remedy, and the exit code says so.
     fs::set_permissions(world.state().join("cache"), fs::Permissions::from_mode(0o777))?;
     world.remove_container("a");
     let state = world.state().display().to_string();
@@ -327,13 +327,13 @@ fn mistakes() -> Result<()> {
     Ok(())
 }
 
-/// The address that an ADD gave.
+/// Returns the address that an ADD allocated.
 fn address(reply: &weft_kit::cni::Reply) -> Result<String> {
     let document = reply.json()?;
     Ok(document["ips"][0]["address"].as_str().context("no address")?.to_owned())
 }
 
-/// Every way of losing the store: ADD is refused, `rebuild` takes over what runs, and DEL takes it down.
+/// Every way to lose the store: ADD fails, `rebuild` takes over what runs, and DEL removes it.
 fn lost_ledger() -> Result<()> {
     type Lose<'a> = &'a dyn Fn(&Path) -> std::io::Result<()>;
     let ways: [(&str, Lose<'_>); 3] = [
@@ -383,7 +383,7 @@ fn lost_ledger() -> Result<()> {
     Ok(())
 }
 
-/// kubelet evicts pods when the disk is full: what they hold has to be released then.
+/// kubelet evicts pods when the disk is full: what they hold must be released then.
 fn full_disk() -> Result<()> {
     let (_installation, mut world) = world()?;
     let (state, copy) = (world.state(), world.scratch().join("copy"));
@@ -446,7 +446,7 @@ fn ps_and_gc() -> Result<()> {
     Ok(())
 }
 
-/// A pipe that nobody reads ends the program as it does any other.
+/// A pipe that nobody reads ends the program as it ends any other.
 fn broken_pipe() -> Result<()> {
     let installation = Installation::new()?;
     let script =
@@ -457,7 +457,8 @@ fn broken_pipe() -> Result<()> {
     Ok(())
 }
 
-/// A network with a `dataDir` of its own keeps its addresses through an import, and gets its files back where the stock plugin looks.
+/// A network with its own `dataDir` keeps its addresses through an import, and gets its files back where the stock
+/// plugin looks.
 fn data_dir() -> Result<()> {
     let (installation, mut world) = world()?;
     let data = world.scratch().join("data");
@@ -475,7 +476,7 @@ fn data_dir() -> Result<()> {
     Ok(())
 }
 
-/// A list with a capability, which only portmap declares.
+/// Returns a list with a capability, which only portmap declares.
 fn list() -> Value {
     json!({ "cniVersion": "1.0.0", "name": "hand", "plugins": [
         { "type": "bridge", "bridge": "hand0", "isGateway": true,
@@ -485,7 +486,7 @@ fn list() -> Value {
 
 const PORTS: &str = r#"{"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}], "mac": "x"}"#;
 
-/// A call by hand, as a person types it.
+/// Makes a call as a person types it.
 fn call_by_hand(world: &mut World, verb: &str, conf: &Path, more: &[&str]) -> Result<Output> {
     let netns = world.container("pod")?.path().display().to_string();
     let (bin, state) = (world.plugins().display().to_string(), world.state());
@@ -523,7 +524,7 @@ fn by_hand() -> Result<()> {
         ensure!(deleted.status == Some(0) && deleted.stdout.is_empty(), "{}", deleted.stderr);
         ensure!(world.claims()?.is_empty() && !cached.exists(), "something is left");
     }
-    // The second plugin fails: what the first made stays, as a runtime leaves it to DEL.
+    // The second plugin fails: what the first one made stays until DEL, as with a runtime.
     let mut broken = list();
     broken["plugins"][1]["markMasqBit"] = json!(99);
     fs::write(&conf, broken.to_string())?;
@@ -535,7 +536,7 @@ fn by_hand() -> Result<()> {
     Ok(())
 }
 
-/// What the reference tool adds, weftctl checks and deletes, and the other way round; both cache the same.
+/// weftctl checks and deletes what the reference tool adds, and the other way round; both cache the same.
 fn beside_cnitool() -> Result<()> {
     let (_installation, mut world) = world()?;
     let cnitool = programs::current_dir().map_err(anyhow::Error::msg)?.join("cnitool");
@@ -564,7 +565,7 @@ fn beside_cnitool() -> Result<()> {
         ensure!(files.len() == 1, "{} files", files.len());
         let mut document: Value = serde_json::from_slice(&fs::read(files[0].path())?)?;
         let name = files[0].file_name().to_string_lossy().into_owned();
-        // Random, or the next address.
+        // These values are random, or the next address.
         document["result"].take();
         document["file"] = json!(name);
         Ok(document)
@@ -582,7 +583,7 @@ fn beside_cnitool() -> Result<()> {
     Ok(())
 }
 
-/// The `"type": "weft"` configurations of the documentation.
+/// Returns the `"type": "weft"` configurations of the documentation.
 fn documented() -> Result<Vec<Value>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(programs::repository().join("docs"))? {
@@ -598,7 +599,7 @@ fn documented() -> Result<Vec<Value>> {
     Ok(found)
 }
 
-/// Every kind of object at once.
+/// Returns a configuration with every kind of object.
 fn everything() -> Value {
     json!({ "cniVersion": "1.1.0", "name": "all", "type": "weft", "disableCheck": false, "cni.dev/attachments": [],
             "delegate": { "type": "macvlan", "master": "eth1", "mode": "bridge", "mtu": null },
@@ -609,7 +610,8 @@ fn everything() -> Value {
             "fallback": "last-good", "dns": { "nameservers": ["10.0.0.53"] } })
 }
 
-/// A policy picks the delegate; the addresses are those of a policy that weft does not know.
+/// Returns a configuration where one policy picks the delegate, and a policy that weft does not know decides the
+/// addresses.
 fn chosen() -> Value {
     json!({ "cniVersion": "1.1.0", "name": "two", "type": "weft",
             "delegates": [{ "name": "nat", "type": "bridge", "bridge": "nat0", "settable": ["mtu"] },
@@ -618,7 +620,7 @@ fn chosen() -> Value {
             "ipam": { "type": "wasm", "policy": "file:///p.wasm", "anything": { "at": "all" } } })
 }
 
-/// An independent validator takes what the documentation shows, and finds what `policy check` finds.
+/// An independent validator accepts the documentation's configurations, and finds what `policy check` finds.
 fn schema() -> Result<()> {
     let (installation, world) = world()?;
     let printed = run(&world.place()?, &installation.weftctl(), &["schema"])?;

@@ -1,4 +1,4 @@
-//! The agent: killed, stopped, away, one too many, and who may speak to it.
+//! The agent is killed, stopped, absent or started twice, and only root may use it.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,7 @@ use weft_kit::world::Attach;
 use super::lan::{Lan, ONE, RANGE, address};
 use super::stock::{stock_daemon, stock_socket};
 
-/// `kill -9` and a new agent: the lease is still there, is renewed, and is given back.
+/// After `kill -9`, a new agent knows the lease, renews it, and releases it.
 pub(super) fn agent_killed() -> Result<()> {
     let lan = Lan::with(&[RANGE, "--dhcp-option=option:T1,6"], &[])?;
     let result = lan.add("a")?;
@@ -28,7 +28,7 @@ pub(super) fn agent_killed() -> Result<()> {
     let acks = || lan.server.borrow().count("DHCPACK", &own);
     wait(PATIENCE, "a renewal by the new agent", || Ok(acks() >= 2)).with_context(|| lan.log())?;
     lan.kill_agent();
-    // T1 passes while there is no agent: the next one renews at once.
+    // T1 passes while no agent runs: the next one renews at once.
     std::thread::sleep(Duration::from_secs(7));
     let before = acks();
     lan.start_agent(&[])?;
@@ -39,7 +39,7 @@ pub(super) fn agent_killed() -> Result<()> {
     Ok(())
 }
 
-/// The agent dies under an ADD: an error, code 11, and nothing is left.
+/// The agent dies during an ADD: the error has code 11, and nothing is left.
 pub(super) fn agent_killed_while_asking() -> Result<()> {
     let lan = Lan::with(&[ONE], &[])?;
     lan.add("a")?;
@@ -63,7 +63,8 @@ pub(super) fn agent_killed_while_asking() -> Result<()> {
     lan.leases_become(&[])
 }
 
-/// weft dies under an ADD, with its link made: DEL finds it in the journal, and the agent stops asking.
+/// weft dies during an ADD, after it made its link: DEL finds the link in the journal, and the agent stops its
+/// requests.
 pub(super) fn weft_killed_while_asking() -> Result<()> {
     let lan = Lan::with(&[ONE], &[])?;
     lan.add("a")?;
@@ -75,12 +76,12 @@ pub(super) fn weft_killed_while_asking() -> Result<()> {
     ensure!(lan.status()?.len() == 1, "{:?}", lan.status());
     lan.quiet("DEL", "a", None)?;
     lan.leases_become(&[])?;
-    // With a free address, it is.
+    // Once an address is free, it works.
     lan.add("b")?;
     lan.quiet("DEL", "b", None)
 }
 
-/// SIGTERM: leases stay, the socket goes.
+/// SIGTERM: leases are kept, the socket is removed.
 pub(super) fn agent_stopped() -> Result<()> {
     let lan = Lan::with(&[RANGE], &[])?;
     let result = lan.add("a")?;
@@ -94,7 +95,7 @@ pub(super) fn agent_stopped() -> Result<()> {
     lan.leases_become(&[])
 }
 
-/// No agent: ADD names the socket and the remedy with code 11 before anything changes; STATUS says 50.
+/// Without an agent, ADD names the socket and the remedy with code 11 before it changes anything; STATUS reports 50.
 pub(super) fn agent_away() -> Result<()> {
     let lan = Lan::with(&[RANGE], &[])?;
     lan.quiet("STATUS", "a", None)?;
@@ -110,7 +111,7 @@ pub(super) fn agent_away() -> Result<()> {
     lan.quiet("DEL", "a", None)
 }
 
-/// DEL does what it can, says what it could not, and succeeds. The agent finds the link gone and forgets.
+/// DEL does what it can, reports the rest, and succeeds. The agent notices that the link is gone, and forgets it.
 pub(super) fn agent_away_at_del() -> Result<()> {
     let lan = Lan::with(&[RANGE, "--dhcp-option=option:T1,4"], &[])?;
     let result = lan.add("a")?;
@@ -143,7 +144,7 @@ pub(super) fn two_agents() -> Result<()> {
     Ok(())
 }
 
-/// Nobody else may make the agent enter namespaces.
+/// Only root may make the agent enter namespaces.
 pub(super) fn socket_is_for_root() -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let lan = Lan::with(&[RANGE], &[])?;
@@ -151,7 +152,7 @@ pub(super) fn socket_is_for_root() -> Result<()> {
     let socket = dhcp::socket(&world);
     ensure!(fs::metadata(&socket)?.permissions().mode() & 0o777 == 0o600, "mode of the socket");
     ensure!(fs::metadata(world.state().join("agent.db"))?.permissions().mode() & 0o777 == 0o600, "mode of the store");
-    // Opened up by mistake, it still refuses, whatever is asked.
+    // Even if the socket's mode is opened up by mistake, the agent refuses every request.
     for dir in socket.ancestors().take_while(|dir| *dir != Path::new("/run")) {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o777))?;
     }
@@ -163,7 +164,7 @@ pub(super) fn socket_is_for_root() -> Result<()> {
     Ok(())
 }
 
-/// The stock daemon's socket in the configuration: said as it is.
+/// If the configuration names the stock daemon's socket, the error says so.
 pub(super) fn stranger_at_the_socket() -> Result<()> {
     let mut lan = Lan::with(&[RANGE], &[])?;
     let daemon = stock_daemon(&lan)?;

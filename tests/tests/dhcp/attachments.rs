@@ -1,4 +1,4 @@
-//! Attachments with leases: whatever happens to them, the lease is given back.
+//! Attachments with leases: in every case the lease is released.
 
 use std::fs;
 
@@ -12,7 +12,8 @@ use weft_kit::world::Attach;
 
 use super::lan::{Lan, ONE, RANGE, address};
 
-/// The container goes before DEL. The agent forgets it when it looks again; DEL works with and without it.
+/// The container's namespace ends before DEL. The agent forgets the lease when it looks again; DEL works with and
+/// without it.
 pub(super) fn netns_gone() -> Result<()> {
     let lan = Lan::with(&[RANGE, "--dhcp-option=option:T1,3"], &[])?;
     lan.add("a")?;
@@ -31,12 +32,13 @@ pub(super) fn netns_gone() -> Result<()> {
     Ok(())
 }
 
-/// The same id in a new namespace, when DEL never reached the agent: the remembered address is asked for and confirmed.
+/// The same id in a new namespace, when DEL never reached the agent: the agent requests the remembered address, and the
+/// server confirms it.
 pub(super) fn same_name_again() -> Result<()> {
     let lan = Lan::with(&[RANGE], &[])?;
     let first = address(&lan.add("a")?)?;
     let mut call = lan.world.borrow_mut().prepare("DEL", &Attach::eth0("a"), &lan.conf)?;
-    // To this DEL the agent is away.
+    // The agent is absent during this DEL.
     fs::rename(dhcp::socket(&lan.world.borrow()), lan.world.borrow().scratch().join("hidden"))?;
     call.netns = Some(String::new());
     lan.world.borrow().run(&call, "weft")?.quiet()?;
@@ -50,7 +52,8 @@ pub(super) fn same_name_again() -> Result<()> {
     lan.leases_become(&[])
 }
 
-/// weft's own: the attachment exists. IPAM alone: the running lease, as the stock plugin has it.
+/// For weft's own plugin, the attachment exists already. For IPAM alone, ADD returns the running lease, as the stock
+/// plugin does.
 pub(super) fn second_add() -> Result<()> {
     let mut lan = Lan::with(&[RANGE], &[])?;
     let result = lan.add("a")?;
@@ -88,7 +91,7 @@ pub(super) fn at_once(lan: &Lan, verb: &str, containers: &[&str]) -> Result<Vec<
     calls.into_iter().map(|call| call.join().map_err(|_panic| anyhow::anyhow!("a call panicked"))?).collect()
 }
 
-/// Three DELs of one attachment at once: all succeed, and there is one release.
+/// Three concurrent DELs of one attachment all succeed, and release once.
 pub(super) fn three_dels() -> Result<()> {
     let lan = Lan::with(&[RANGE], &[])?;
     let own = address(&lan.add("a")?)?;
@@ -100,7 +103,7 @@ pub(super) fn three_dels() -> Result<()> {
     Ok(())
 }
 
-/// What the runtime does not list any more is given back.
+/// GC releases leases that the runtime no longer lists.
 pub(super) fn gc() -> Result<()> {
     let lan = Lan::with(&[RANGE], &[])?;
     lan.add("a")?;
@@ -114,7 +117,7 @@ pub(super) fn gc() -> Result<()> {
     lan.quiet("DEL", "b", None)
 }
 
-/// Eight attachments at once, each with an address of its own.
+/// Eight concurrent attachments get eight different addresses.
 pub(super) fn many_at_once() -> Result<()> {
     let lan = Lan::with(&[RANGE], &[])?;
     let containers = ["a", "b", "c", "d", "e", "f", "g", "h"];
@@ -131,10 +134,10 @@ pub(super) fn many_at_once() -> Result<()> {
     lan.leases_become(&[])
 }
 
-/// The address cannot be put on the link: the lease goes back while the link is there.
+/// If the address cannot be set on the link, the lease is released while the link still exists.
 pub(super) fn late_failure_gives_back() -> Result<()> {
     let lan = Lan::with(&[ONE, "--dhcp-option=121,10.7.0.0/16,172.31.0.1"], &[])?;
-    // The next hop is nowhere near: the kernel refuses the route.
+    // The next hop is not reachable, so the kernel refuses the route.
     let error = lan.call("ADD", "a", None)?.error()?;
     ensure!(error.code == 103, "{error:?}");
     ensure!(!error.details.contains("undone"), "{error:?}");
@@ -146,8 +149,8 @@ pub(super) fn late_failure_gives_back() -> Result<()> {
     lan.quiet("DEL", "a", None)
 }
 
-/// Fails at each op in turn, of the link's plan and of what comes on top: nothing is left on the host, in the container, with
-/// the agent or with the server, until an ADD has no op left to fail at.
+/// Fails at each op of the plan in turn, including the steps after the link. Nothing is left on the host, in the
+/// container, with the agent or with the server, until an ADD has no op left to fail at.
 pub(super) fn rollback_at_every_op() -> Result<()> {
     const MOST_OPS: usize = 40;
     let mut lan = Lan::with(&[ONE, "--dhcp-option=121,10.7.0.0/16,192.168.1.9"], &[])?;
@@ -157,7 +160,7 @@ pub(super) fn rollback_at_every_op() -> Result<()> {
     std::os::unix::fs::symlink(programs::weft_failing().map_err(anyhow::Error::msg)?, &weft)?;
     let links = |place: &str| -> Result<String> {
         let mut world = lan.world.borrow_mut();
-        // Names and MAC addresses. The state in between follows a port that went with a delay.
+        // Ignores names and MAC addresses. A bridge's state follows a removed port with a delay.
         let text = world.netns(place)?.line("ip -br link")?.text();
         let columns = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
         Ok(columns.map(|line| format!("{:?} {:?}\n", line.first(), line.get(2))).collect())
@@ -190,7 +193,7 @@ pub(super) fn rollback_at_every_op() -> Result<()> {
     bail!("no ADD succeeded")
 }
 
-/// A link that needs its gateway first.
+/// Refuses a link that needs its gateway first.
 pub(super) fn ptp_is_refused() -> Result<()> {
     let mut lan = Lan::with(&[RANGE], &[])?;
     lan.conf["delegate"] = json!({ "type": "ptp" });

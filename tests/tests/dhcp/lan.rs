@@ -1,4 +1,4 @@
-//! A network with a DHCP server and an agent, and what is looked at in it.
+//! A network with a DHCP server and an agent, and functions that observe it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(super) const RANGE: &str = "--dhcp-range=192.168.1.5,192.168.1.14,255.255.25
 pub(super) const ONE: &str = "--dhcp-range=192.168.1.5,192.168.1.5,255.255.255.0,2m";
 /// IPv6.
 pub(super) const RANGE6: &str = "--dhcp-range=fd00:1::100,fd00:1::1ff,64,2m";
-/// Gives up within seconds.
+/// Options that make the client give up within seconds.
 pub(super) const QUICK: &[&str] = &["--timeout", "2s", "--resendmax", "8s", "--resendtimeout", "4s"];
 
 /// A world with a server, an agent, and a configuration that uses them.
@@ -45,7 +45,7 @@ impl Lan {
         })
     }
 
-    /// `weft` over a bridge, or the stock `bridge` by name.
+    /// Uses `weft` over a bridge, or the stock `bridge` by name.
     pub(super) fn bridge(kind: &str) -> Result<Self> {
         let dns = ["--dhcp-option=option:dns-server,192.168.1.53", "--dhcp-option=option:domain-name,lan.example"];
         let mut lan = Self::new(Some("br0"), &[&[RANGE], &dns[..]].concat(), &[])?;
@@ -107,7 +107,7 @@ impl Lan {
         Ok(dhcp::status(&self.world.borrow())?.as_array().cloned().unwrap_or_default())
     }
 
-    /// A call that is killed after a while, as a runtime does that has lost patience.
+    /// Makes a call and kills it after a while, as an impatient runtime does.
     pub(super) fn cut_short(&self, verb: &str, container: &str, after: Duration) -> Result<()> {
         let mut world = self.world.borrow_mut();
         let mut call = world.prepare(verb, &Attach::eth0(container), &self.conf)?;
@@ -126,7 +126,8 @@ impl Lan {
         self.server.borrow().leases()
     }
 
-    /// What the server has noted becomes that, soon: it writes its file after it answers.
+    /// Waits until the server's lease file has these entries: the server writes the file
+    /// after it answers.
     pub(super) fn leases_become(&self, want: &[&str]) -> Result<()> {
         let outcome = wait(PATIENCE, "the server's lease file", || Ok(self.leases() == want));
         outcome.with_context(|| {
@@ -135,7 +136,7 @@ impl Lan {
     }
 }
 
-/// The address of a result, without its prefix length.
+/// Returns the address of a result, without its prefix length.
 pub(super) fn address(result: &Value) -> Result<String> {
     let text =
         result.pointer("/ips/0/address").and_then(Value::as_str).with_context(|| format!("no address in {result}"))?;

@@ -1,4 +1,4 @@
-//! What servers say, and what becomes of it: options, renewal, refusal, both families.
+//! What servers offer, and how weft applies it: options, renewal, refusal, both families.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use weft_kit::world::Attach;
 
 use super::lan::{Lan, ONE, QUICK, RANGE, RANGE6, address};
 
-/// ADD, traffic, CHECK, DEL twice; the server sees each of them.
+/// Runs ADD, traffic, CHECK and two DELs; the server sees each of them.
 pub(super) fn life(lan: &Lan, prefix: &str) -> Result<()> {
     let result = lan.add("a")?;
     let own = address(&result)?;
@@ -53,7 +53,7 @@ pub(super) fn life(lan: &Lan, prefix: &str) -> Result<()> {
     lan.quiet("DEL", "a", None)
 }
 
-/// Option 121 replaces routers and other routes; a next hop of 0.0.0.0 means that there is none.
+/// Option 121 replaces routers and other routes; a next hop of 0.0.0.0 means "no next hop".
 pub(super) fn classless_routes() -> Result<()> {
     let option = "--dhcp-option=121,0.0.0.0/0,192.168.1.2,10.7.0.0/16,192.168.1.3,10.8.8.8/32,0.0.0.0";
     let lan = Lan::with(&[RANGE, option], &[])?;
@@ -76,7 +76,7 @@ pub(super) fn classless_routes() -> Result<()> {
     lan.quiet("DEL", "a", None)
 }
 
-/// Option 33 by class, and the metric of `priority` on every route.
+/// Option 33 uses the class of each address, and `priority` sets the metric of every route.
 pub(super) fn static_routes_and_priority() -> Result<()> {
     let mut lan = Lan::with(&[RANGE, "--dhcp-option=33,10.7.1.0,192.168.1.3"], &[])?;
     lan.conf["ipam"]["priority"] = json!(70);
@@ -91,7 +91,8 @@ pub(super) fn static_routes_and_priority() -> Result<()> {
     lan.quiet("DEL", "a", None)
 }
 
-/// `provide` by name, by number and from `CNI_ARGS`; `skipDefault` asks for what is listed and nothing else.
+/// `provide` takes options by name, by number and from `CNI_ARGS`; with `skipDefault` the client requests only the
+/// listed ones.
 pub(super) fn provided_options() -> Result<()> {
     let mut lan = Lan::with(
         &[RANGE, "--dhcp-vendorclass=set:ours,weft-vendor", "--dhcp-option=tag:ours,option:router,192.168.1.77"],
@@ -137,9 +138,9 @@ pub(super) fn exhausted() -> Result<()> {
     lan.quiet("DEL", "b", None)
 }
 
-/// Without a mask there is no network: refused with the stock daemon's text, and the lease is given back.
+/// Without a mask the network is unknown: ADD fails with the stock daemon's text, and releases the lease.
 pub(super) fn no_subnet_mask() -> Result<()> {
-    // An option without a value is one that dnsmasq keeps to itself.
+    // dnsmasq does not send an option without a value.
     let lan = Lan::with(&[ONE, "--dhcp-option=option:netmask"], &[])?;
     let error = lan.call("ADD", "a", None)?.error()?;
     ensure!(error.msg == "DHCP option Subnet Mask not found in DHCPACK", "{error:?}");
@@ -148,7 +149,7 @@ pub(super) fn no_subnet_mask() -> Result<()> {
     Ok(())
 }
 
-/// T1 after three seconds: the server hears of the lease again, and it goes on.
+/// T1 after three seconds: the client renews, and the lease continues.
 pub(super) fn renewed() -> Result<()> {
     let lan = Lan::with(&[RANGE, "--dhcp-option=option:T1,3"], &[])?;
     let result = lan.add("a")?;
@@ -157,14 +158,14 @@ pub(super) fn renewed() -> Result<()> {
     ensure!(server() == 1, "{}", lan.server.borrow().log());
     wait(PATIENCE, "two renewals", || Ok(server() >= 3))
         .with_context(|| format!("{}\n{}", lan.server.borrow().log(), lan.log()))?;
-    // By datagrams: a renewal has nothing to discover.
+    // A renewal sends no DHCPDISCOVER.
     ensure!(lan.server.borrow().count("DHCPDISCOVER", "") == 1, "{}", lan.server.borrow().log());
     lan.quiet("CHECK", "a", Some(&result))?;
     lan.quiet("DEL", "a", None)?;
     lan.leases_become(&[])
 }
 
-/// The server will not have the address any more: the container must not go on with it, so its link goes down.
+/// The server refuses the renewal: the container must not use the address any longer, so its link goes down.
 pub(super) fn refused_at_renewal() -> Result<()> {
     let lan = Lan::with(&[ONE, "--dhcp-option=option:T1,4"], QUICK)?;
     let result = lan.add("a")?;
@@ -207,7 +208,7 @@ pub(super) fn ipv6() -> Result<()> {
     lan.leases_become(&[])
 }
 
-/// One address of each kind; where one family has no server, the other's lease goes back.
+/// Gets one address of each family; if one family has no server, the other's lease is released.
 pub(super) fn both_families() -> Result<()> {
     let mut lan = Lan::with(&[RANGE, RANGE6], QUICK)?;
     lan.conf["ipam"]["ipv6"] = json!(true);

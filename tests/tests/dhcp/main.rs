@@ -1,5 +1,5 @@
-//! DHCP end to end: dnsmasq as the server, `weftctl agent`, weft by its own name and as the stock plugins, Debian's plugins on
-//! top of it, and the agent's death at any time.
+//! DHCP end to end: dnsmasq as the server, `weftctl agent`, weft by its own name and as the stock plugins, Debian's
+//! plugins with weft, and an agent that may die at any time.
 
 mod agent;
 mod attachments;

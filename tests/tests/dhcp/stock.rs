@@ -1,4 +1,4 @@
-//! Beside Debian's plugins and their daemon.
+//! Together with Debian's plugins and their daemon.
 
 use std::fs;
 
@@ -33,7 +33,7 @@ pub(super) fn by_name_under_debians_bridge() -> Result<()> {
     let mut check = conf.clone();
     check["prevResult"] = result;
     world.call("CHECK", &Attach::eth0("a"), &check)?.quiet()?;
-    // It deletes the link first, so the server is never told: but the DEL succeeds, twice.
+    // It deletes the link first, so the server learns nothing; but the DEL succeeds, twice.
     world.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
     world.call("DEL", &Attach::eth0("a"), &conf)?.quiet()?;
     ensure!(dhcp::status(&world)? == json!([]), "{:?}", dhcp::status(&world));
@@ -55,8 +55,8 @@ pub(super) fn stock_daemon(lan: &Lan) -> Result<Daemon> {
     Ok(daemon)
 }
 
-/// Debian's bridge, dhcp and daemon against weft under the same names, on the same network. (A destination of option 33 with host
-/// bits would fail with stock, which does not mask it.)
+/// Compares Debian's bridge, dhcp and daemon with weft under the same names, on the same network. (A destination of
+/// option 33 with host bits would fail with stock, which does not mask it.)
 pub(super) fn same_result_as_debian() -> Result<()> {
     let lan = Lan::with(&[RANGE, "--dhcp-option=33,10.0.0.0,192.168.1.3"], &[])?;
     let daemon = stock_daemon(&lan)?;
@@ -76,7 +76,7 @@ pub(super) fn same_result_as_debian() -> Result<()> {
         let mut result = call.run(&plugin, &place)?.result().with_context(|| format!("{subject}: {}", daemon.log()))?;
         // The client identifier is the same, so the server gives the same address. Names and MACs are random.
         result["interfaces"] = json!(result["interfaces"].as_array().map(Vec::len));
-        // The library of the stock plugins prints an empty object where there is none.
+        // The stock plugins' library prints an empty object instead of none.
         if result.get("dns") == Some(&json!({})) {
             result.as_object_mut().map(|result| result.remove("dns"));
         }

@@ -1,4 +1,4 @@
-//! The agent keeps the packet filter of living containers in place.
+//! The agent maintains the packet filters of running containers.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -15,7 +15,7 @@ use weft_kit::world::{Attach, World, container_id};
 
 use super::{chain, plainly, through, whole, world};
 
-/// A metric of the agent's.
+/// Returns one of the agent's metrics.
 fn metric(socket: &Path, name: &str) -> Result<u64> {
     let mut stream = UnixStream::connect(socket).context("connect to the agent's metrics")?;
     write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")?;
@@ -25,7 +25,7 @@ fn metric(socket: &Path, name: &str) -> Result<u64> {
     line.parse().with_context(|| format!("{name} is {line:?}"))
 }
 
-/// Waits until a metric is at least so high; as long as the agent lives it may take its time.
+/// Waits until a metric reaches a value. There is no time limit while the agent lives.
 fn reaches(agent: &mut Daemon, socket: &Path, name: &str, least: u64) -> Result<()> {
     while metric(socket, name)? < least {
         ensure!(agent.is_running()?, "the agent has ended: {}", agent.log());
@@ -38,13 +38,13 @@ fn rules(world: &World) -> Result<String> {
     Ok(world.host().line("nft list ruleset")?.text())
 }
 
-/// After `nft flush ruleset` the agent puts back what living containers had, again and again. A damaged entry keeps none of the
-/// others from it, and a dead container's port stays away.
+/// After each `nft flush ruleset` the agent restores the rules of running containers. A damaged entry does not affect
+/// the others, and a dead container's port is not restored.
 pub(super) fn agent_puts_back_after_a_flush() -> Result<()> {
     let (_installation, mut world) = world()?;
     let http = world.scratch().join("http.sock");
     let address = http.display().to_string();
-    // It starts on a node without attachments.
+    // The agent starts on a node without attachments.
     let mut agent = dhcp::agent(&world, &["--http", &address])?;
     let result = through(&mut world, "ADD", "a", &chain(8080), None, &mut plainly)?;
     let mut spoof = whole(8081);
@@ -61,7 +61,7 @@ pub(super) fn agent_puts_back_after_a_flush() -> Result<()> {
 
     for flushes in 1..=2 {
         world.host().line("nft flush ruleset")?;
-        // Two containers come back each time.
+        // Each flush restores two containers.
         reaches(&mut agent, &http, "weft_filters_restored_total", flushes * 2).with_context(|| agent.log())?;
         let after = rules(&world)?;
         let kept =
@@ -76,13 +76,13 @@ pub(super) fn agent_puts_back_after_a_flush() -> Result<()> {
     through(&mut world, "CHECK", "a", &chain(8080), result, &mut plainly)?;
     let log = agent.log();
     ensure!(log.contains("put back what eth0 of container") && log.contains("map host port 8081/tcp"), "{log}");
-    // The damaged one is reported once, however often it is looked at.
+    // The agent reports the damaged one once, however often it looks.
     let looks = metric(&http, "weft_filter_looks_total")?;
     reaches(&mut agent, &http, "weft_filter_looks_total", looks + 2)?;
     let reported = agent.log().matches(&format!("container {}: ", container_id("damaged"))).count();
     ensure!(reported == 1 && metric(&http, "weft_filters_broken")? == 1, "reported {reported} times: {}", agent.log());
     ensure!(metric(&http, "weft_filters_restored_total")? == 4, "{}", agent.log());
-    // What was put back goes with DEL.
+    // DEL removes what was restored.
     through(&mut world, "DEL", "a", &chain(8080), None, &mut plainly)?;
     ok(&world.call("DEL", &Attach::eth0("b"), &spoof)?, "DEL b")?;
     let left = rules(&world)?;

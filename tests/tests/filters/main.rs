@@ -1,4 +1,5 @@
-//! portmap and firewall as whole programs: chained and in one process, with firewalld, and that no program is ever started.
+//! portmap and firewall as whole programs: chained and in one process, with firewalld, and without starting any
+//! program.
 
 mod agent;
 mod state;
@@ -58,7 +59,7 @@ fn mappings(port: u16) -> Value {
            { "hostPort": port, "containerPort": 53, "protocol": "udp" }])
 }
 
-/// The chain as three plugins, as a runtime would call them.
+/// Returns the chain as three plugins, as a runtime would call them.
 fn chain(port: u16) -> Vec<Value> {
     let all = |mut conf: Value| {
         conf["cniVersion"] = json!("1.1.0");
@@ -74,7 +75,7 @@ fn chain(port: u16) -> Vec<Value> {
     ]
 }
 
-/// The same in one.
+/// Returns the same chain as one configuration.
 fn whole(port: u16) -> Value {
     json!({ "cniVersion": "1.1.0", "name": "net", "type": "weft",
             "delegate": { "type": "bridge", "bridge": "flt0", "isDefaultGateway": true, "ipMasq": true, "hairpinMode": true },
@@ -116,14 +117,14 @@ fn plainly(world: &World, call: &Call, kind: &str) -> Result<Reply> {
     world.run(call, kind)
 }
 
-/// Programs started during a call, weft itself included.
+/// Returns the programs that a call starts, weft included.
 fn traced(world: &World, call: &Call, kind: &str) -> Result<(Reply, Vec<String>)> {
     let log = world.scratch().join("execve.strace");
     let scripts = world.scratch().join("traced");
     fs::create_dir_all(&scripts).context("make a directory for scripts")?;
     let script = scripts.join(kind);
     let plugin = world.plugin(kind);
-    // Called by the plugin's name: strace passes that on.
+    // The call uses the plugin's name, which strace passes on.
     let body = format!(
         "#!/bin/sh\nexec strace -f -qq -e trace=execve,execveat,fork,vfork -o {} {}\n",
         log.display(),
@@ -136,7 +137,7 @@ fn traced(world: &World, call: &Call, kind: &str) -> Result<(Reply, Vec<String>)
     Ok((reply, lines))
 }
 
-/// Not one, for ADD, CHECK and DEL of the whole chain, chained and in one process. The reference starts dozens.
+/// ADD, CHECK and DEL of the whole chain start no program, chained or in one process. The reference starts dozens.
 fn no_program_is_started() -> Result<()> {
     let (_installation, mut world) = world()?;
     let mut started = Vec::new();
@@ -165,7 +166,7 @@ fn answers(world: &mut World, from: &str, protocol: Protocol, to: &str) -> Resul
     talk::ask(world.netns(from)?, protocol, to.parse()?, 3)
 }
 
-/// `"steps"` of one configuration do what the chain does, and one DEL takes all of it away.
+/// `"steps"` of one configuration do what the chain does, and one DEL removes all of it.
 fn in_one_process() -> Result<()> {
     let (_installation, mut world) = world()?;
     world.host().line("iptables -P FORWARD DROP")?;
@@ -173,7 +174,7 @@ fn in_one_process() -> Result<()> {
     ok(&reply, "ADD")?;
     let server = talk::serve(world.netns("a")?, Protocol::Tcp, "[::]:80".parse()?)?;
     let datagrams = talk::serve(world.netns("a")?, Protocol::Udp, "[::]:53".parse()?)?;
-    // Into the container nothing is accepted by firewall itself, host ports included: as with the reference.
+    // firewall itself accepts nothing towards the container, including host ports, as the reference does.
     ensure!(answers(&mut world, "outside", Protocol::Tcp, "203.0.113.1:8080")?.is_none(), "let in past the policy");
     world.host().line("iptables -P FORWARD ACCEPT")?;
     for (from, to, want) in [
@@ -199,14 +200,14 @@ fn in_one_process() -> Result<()> {
     empty(&world)
 }
 
-/// No element and no rule of an attachment is left.
+/// Checks that no element and no rule of an attachment is left.
 fn empty(world: &World) -> Result<()> {
     let rules = world.host().line("nft list ruleset")?.text();
     ensure!(!rules.contains("elements = ") && !rules.contains("10.64.0.2"), "left behind: {rules}");
     Ok(())
 }
 
-/// Who has the port is named, nothing of the loser stays, and it works once the port is free.
+/// The error names the port's holder, nothing of the failed ADD remains, and it works once the port is free.
 fn conflicts_are_reported() -> Result<()> {
     let (_installation, mut world) = world()?;
     ok(&world.call("ADD", &Attach::eth0("a"), &whole(8080))?, "ADD a")?;
@@ -219,7 +220,7 @@ fn conflicts_are_reported() -> Result<()> {
         Ok(())
     };
     refused(world.call("ADD", &Attach::eth0("b"), &whole(8080))?.error()?)?;
-    // Chained as well, also for one address only.
+    // The same chained, and with a mapping for one address only.
     let mut list = chain(8080);
     list.truncate(1);
     let result = through(&mut world, "ADD", "c", &list, None, &mut plainly)?.context("a result")?;
@@ -237,7 +238,7 @@ fn conflicts_are_reported() -> Result<()> {
     empty(&world)
 }
 
-/// GC of the first plugin of the chain takes away what all of them did for who is not listed.
+/// GC of the chain's first plugin removes what all plugins did for attachments that are not listed.
 fn gc_cleans_filters() -> Result<()> {
     let (_installation, mut world) = world()?;
     for (container, port) in [("a", 8080), ("b", 8081)] {
@@ -272,7 +273,8 @@ fn on_bus(world: &mut World, bus: &Firewalld, verb: &str, conf: &Value) -> Resul
     world.run(&call, "firewall")
 }
 
-/// Debian's plugin and weft tell the same firewalld the same, asked for by name or found running.
+/// Debian's plugin and weft send firewalld the same requests, whether the configuration names it or it is found
+/// running.
 fn firewalld_as_the_reference() -> Result<()> {
     let installation = Installation::new()?;
     for subject in [Subject::reference()?, Subject::weft(&installation)] {
@@ -297,7 +299,7 @@ fn firewalld_as_the_reference() -> Result<()> {
     Ok(())
 }
 
-/// CHECK misses a source that is gone; a DEL with firewalld gone succeeds; without firewalld its backend is an error.
+/// CHECK notices a missing source; a DEL without firewalld succeeds; its backend fails without firewalld.
 fn firewalld_comes_and_goes() -> Result<()> {
     let (_installation, mut world) = world()?;
     let bus = Firewalld::start(world.scratch())?;
@@ -330,12 +332,12 @@ fn firewalld_comes_and_goes() -> Result<()> {
     call.env.push(("DBUS_SYSTEM_BUS_ADDRESS".into(), "unix:path=/nonexistent/bus".into()));
     let error = world.run(&call, "firewall")?.error()?;
     ensure!(error.msg.starts_with("failed to add the address 10.64.0.2/32 to trusted zone"), "{error:?}");
-    // Nothing is left in the journal of what failed.
+    // A failed call leaves nothing in the journal.
     call = world.prepare("DEL", &Attach::eth0("a"), &conf)?;
     ok(&world.run(&call, "firewall")?, "DEL of nothing")
 }
 
-/// On a node where the stock plugin has been, its chains are used as they are, and it uses ours.
+/// On a node where the stock plugin ran, weft uses its chains as they are, and the stock plugin uses weft's.
 fn stock_rules_beside_ours() -> Result<()> {
     let (_installation, mut world) = world()?;
     let stock = Subject::reference()?.bin.join("firewall");

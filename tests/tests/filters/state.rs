@@ -1,4 +1,5 @@
-//! Firewall state and the journal: many ports at once, what attachments share, what somebody flushed, and who holds a port.
+//! Firewall state and the journal: many ports at once, state that attachments share, flushed rules, and the holders of
+//! ports.
 
 use std::fs;
 use std::process::Command;
@@ -12,7 +13,7 @@ use weft_kit::world::{Attach, Subject, World, container_id};
 
 use super::{chain, empty, plainly, through, whole, world};
 
-/// As many as `32000-33000:32000-33000`, in both families, as a chain and in one process.
+/// Maps as many ports as `32000-33000:32000-33000`, in both families, as a chain and in one process.
 pub(super) fn thousand_ports() -> Result<()> {
     let (_installation, mut world) = world()?;
     let ports: Vec<Value> =
@@ -48,8 +49,8 @@ fn with_faults(world: &World, call: &Call, kind: &str, faults: &[&str]) -> Resul
     call.run(&script, &world.place()?)
 }
 
-/// The answer to a transaction is lost, at whichever receive: the ADD looks at what was done, and either all is there or
-/// nothing is left.
+/// The answer to a transaction is lost, at any receive: the ADD reads back what was done, and either everything exists
+/// or nothing is left.
 pub(super) fn lost_answers() -> Result<()> {
     let (_installation, mut world) = world()?;
     let list = chain(8080);
@@ -65,7 +66,7 @@ pub(super) fn lost_answers() -> Result<()> {
             succeeded += 1;
             ok(&world.call("CHECK", &Attach::eth0("a"), &portmap)?, "CHECK after a lost answer")?;
         }
-        // A failed ADD has left nothing that DEL does not know of.
+        // DEL knows everything that a failed ADD left.
         ok(&world.call("DEL", &Attach::eth0("a"), &portmap)?, "DEL")?;
         let rules = world.host().line("nft list ruleset")?.text();
         ensure!(!rules.contains("tcp . 8080"), "receive {when} left: {rules}");
@@ -88,7 +89,7 @@ fn without_ports() -> Vec<Value> {
     vec![bridge, firewall]
 }
 
-/// The last two containers of a bridge with an ingress policy go at once: its guard goes with them.
+/// The last two containers of a bridge with an ingress policy are deleted at once: its guard is deleted with them.
 pub(super) fn two_dels_take_the_guard() -> Result<()> {
     let (_installation, mut world) = world()?;
     let [bridge, firewall] = <[Value; 2]>::try_from(without_ports()).unwrap_or_default();
@@ -126,7 +127,8 @@ pub(super) fn two_dels_take_the_guard() -> Result<()> {
     Ok(())
 }
 
-/// The firewall's DEL of a bridge's last container beside the ADD of the next: wherever one is held up, the next has its guard.
+/// The firewall's DEL of a bridge's last container runs concurrently with the ADD of the next: wherever either is
+/// delayed, the next one has its guard.
 pub(super) fn add_beside_the_last_del() -> Result<()> {
     let (_installation, mut world) = world()?;
     let [bridge, firewall] = <[Value; 2]>::try_from(without_ports()).unwrap_or_default();
@@ -161,7 +163,8 @@ pub(super) fn add_beside_the_last_del() -> Result<()> {
     Ok(())
 }
 
-/// firewalld's reload and Debian's `nftables.service` flush all rules: CHECK, doctor and repair know what living containers had.
+/// firewalld's reload and Debian's `nftables.service` flush all rules: CHECK, doctor and repair know the rules of
+/// running containers.
 pub(super) fn flushed_and_repaired() -> Result<()> {
     let (installation, mut world) = world()?;
     let result = through(&mut world, "ADD", "a", &chain(8080), None, &mut plainly)?;
@@ -175,7 +178,7 @@ pub(super) fn flushed_and_repaired() -> Result<()> {
     let mut check = list[1].clone();
     check["prevResult"] = result.clone().context("a result")?;
     ensure!(!world.call("CHECK", &Attach::eth0("a"), &check)?.ok(), "CHECK sees nothing");
-    // A look changes nothing, and says what is missing.
+    // A dry run changes nothing, and reports what is missing.
     let weftctl = |world: &World, arguments: &[&str]| -> Result<process::Output> {
         let mut command = Command::new(installation.weftctl());
         command.args(arguments).env("WEFT_STATE_DIR", world.state());
@@ -203,7 +206,7 @@ pub(super) fn flushed_and_repaired() -> Result<()> {
     Ok(())
 }
 
-/// A container whose namespace and links are gone gives its host port to the next one; one that lives does not.
+/// A container without namespace and links yields its host port to the next one; a running container does not.
 pub(super) fn a_dead_holder_gives_way() -> Result<()> {
     let (_installation, mut world) = world()?;
     through(&mut world, "ADD", "a", &chain(8080), None, &mut plainly)?;
@@ -212,7 +215,7 @@ pub(super) fn a_dead_holder_gives_way() -> Result<()> {
     ensure!(refused.code == 106, "{refused:?}");
     world.remove_container("a");
     world.remove_container("b");
-    // The kernel takes the links away in the background.
+    // The kernel deletes the links in the background.
     let gone = || -> Result<bool> { Ok(!world.host().line("ip -o link")?.text().contains("veth")) };
     for _look in 0..100 {
         if gone()? {
@@ -229,7 +232,7 @@ pub(super) fn a_dead_holder_gives_way() -> Result<()> {
     ok(&world.call("ADD", &Attach::eth0("c"), &both)?, "ADD takes both over")?;
     let rules = world.host().line("nft list ruleset")?.text();
     ensure!(rules.matches("tcp . 8080 : 10.64.0.").count() == 1, "{rules}");
-    // Their late DELs find nothing, and take nothing away.
+    // Their late DELs find nothing, and remove nothing.
     through(&mut world, "DEL", "a", &chain(8080), None, &mut plainly)?;
     ok(&world.call("DEL", &Attach::eth0("b"), &whole(8081))?, "DEL b")?;
     ensure!(world.host().line("nft list ruleset")?.text().contains("tcp . 8081 : 10.64.0."), "the new holder's port");
@@ -237,7 +240,7 @@ pub(super) fn a_dead_holder_gives_way() -> Result<()> {
     empty(&world)
 }
 
-/// A port that Debian's portmap mapped before the switch is refused, and is free once that container is gone.
+/// weft refuses a port that Debian's portmap mapped before the switch. The port is free once that container is gone.
 pub(super) fn stock_ports_are_refused() -> Result<()> {
     let (_installation, mut world) = world()?;
     let stock = Subject::reference()?.bin.join("portmap");
@@ -261,7 +264,7 @@ pub(super) fn stock_ports_are_refused() -> Result<()> {
     ok(&world.call("DEL", &Attach::eth0("new"), &whole(8080))?, "DEL")
 }
 
-/// What a call receives from the kernel, in bytes.
+/// Returns the number of bytes that a call receives from the kernel.
 fn received(world: &World, call: &Call, kind: &str) -> Result<u64> {
     ok(&with_faults(world, call, kind, &[])?, kind)?;
     let log = fs::read_to_string(world.scratch().join("faults.strace")).context("read the trace")?;
@@ -270,7 +273,7 @@ fn received(world: &World, call: &Call, kind: &str) -> Result<u64> {
     Ok(bytes.filter(|bytes: &i64| *bytes > 0).map(i64::unsigned_abs).sum())
 }
 
-/// A firewall call reads a bounded part of the node's rules, however many containers there are.
+/// A firewall call reads a bounded part of the node's rules, however many containers exist.
 pub(super) fn firewall_reads_its_own_part() -> Result<()> {
     let (_installation, mut world) = world()?;
     let firewall = |at: u32| {
@@ -281,7 +284,7 @@ pub(super) fn firewall_reads_its_own_part() -> Result<()> {
     let mut sizes = Vec::new();
     for at in 0..128 {
         let call = world.prepare("ADD", &Attach::eth0(&format!("c{at}")), &firewall(at))?;
-        // With all 16 chains there, and with eight containers in each.
+        // Once all 16 chains exist, and once each has eight containers.
         if at == 16 || at == 127 {
             sizes.push(received(&world, &call, "firewall")?);
         } else {

@@ -1,4 +1,5 @@
-//! The agent fetches what the node's networks name, ahead of the ADD; a fault touches only the networks that name that policy.
+//! The agent fetches the policies of the node's networks before the ADD; a fault affects only the networks that name
+//! that policy.
 
 use std::fs;
 
@@ -8,7 +9,7 @@ use weft_kit::registry::Minisign;
 use super::node::{Node, REGISTRY};
 use super::trust::trust_file;
 
-/// Two networks: the policy of one is in the registry, that of the other comes later.
+/// Two networks: the registry has one's policy, and gets the other's later.
 pub(super) fn ahead_of_the_add() -> Result<()> {
     let mut node = Node::new()?;
     let here = node.push("host-local", &format!("{REGISTRY}/net/here:1"), &[])?;
@@ -22,7 +23,7 @@ pub(super) fn ahead_of_the_add() -> Result<()> {
     node.adds("a", &first)?;
     node.add_fails("b", &second, &["an ADD never fetches"])?;
 
-    // A network that is changed to another version is served by it as soon as that is here, and by the fallback before.
+    // A network that changes to another version uses it as soon as it has arrived, and the fallback until then.
     let stable = format!("oci://{REGISTRY}/net/stable:1");
     let third = node.conf("stable", &stable);
     node.write_network("stable", &third)?;
@@ -34,7 +35,7 @@ pub(super) fn ahead_of_the_add() -> Result<()> {
     agent.stop()
 }
 
-/// A warm node starts with its registry and every name server dead.
+/// A node with all policies starts although its registry and every name server are unreachable.
 pub(super) fn registry_dead() -> Result<()> {
     let mut node = Node::new()?;
     let reference = node.push("host-local", &format!("{REGISTRY}/net/rack:1"), &[])?;
@@ -44,7 +45,7 @@ pub(super) fn registry_dead() -> Result<()> {
     node.until(&agent, &reference, "ready")?;
     agent.kill();
     node.stop_registry();
-    // Named by a name that nobody resolves here, too.
+    // The same with a name that does not resolve here.
     let nowhere = format!("oci://registry.invalid/net/rack:1@sha256:{}", "b".repeat(64));
     let fallback = {
         let mut conf = node.conf("nowhere", &nowhere);
@@ -57,12 +58,12 @@ pub(super) fn registry_dead() -> Result<()> {
     node.until(&agent, &reference, "ready")?;
     node.until(&agent, &nowhere, "cannot be reached")?;
     node.adds("b", &conf)?;
-    // The network's fallback is that of all policies.
+    // The network's fallback serves every policy of it.
     node.adds("c", &fallback)?;
     agent.stop()
 }
 
-/// A key is revoked while the node works: the network that names what it signed stops, with that message, and no other.
+/// A key is revoked while the node works: only the network whose policy it signed stops, with that message.
 pub(super) fn revoked_key() -> Result<()> {
     let mut node = Node::new()?;
     let (lost, kept) = (Minisign::new(node.world.scratch(), "lost")?, Minisign::new(node.world.scratch(), "kept")?);
@@ -94,10 +95,10 @@ pub(super) fn revoked_key() -> Result<()> {
     node.adds("b", &two)?;
     rules(&node, Some("laptop lost"))?;
     node.until(&agent, &references[0], "is revoked")?;
-    // Its last good version is the one that was revoked.
+    // Its last good version is the revoked one.
     node.add_fails("c", &one, &["it was refused", "is revoked", "laptop lost"])?;
     node.adds("d", &two)?;
-    // Without the agent the node knows it as well.
+    // Without the agent, the node knows it as well.
     agent.stop()?;
     node.add_fails("e", &one, &["is revoked"])?;
     rules(&node, None)?;

@@ -1,4 +1,4 @@
-//! A place without a registry: one directory with policies, signatures and the lock file.
+//! A site without a registry: one directory has policies, signatures and the lock file.
 
 use std::fs;
 
@@ -10,7 +10,8 @@ use weft_kit::registry::Minisign;
 use super::node::{Node, REGISTRY, digest_of, text};
 use super::trust::trust_file;
 
-/// Saved here, loaded there, where there is no registry; skopeo reads the same layout. What was changed on the way is refused.
+/// Saves a bundle here, and loads it where no registry exists; skopeo reads the same layout. Changes in transit are
+/// refused.
 pub(super) fn save_and_load() -> Result<()> {
     let node = Node::new()?;
     let key = Minisign::new(node.world.scratch(), "team")?;
@@ -39,7 +40,7 @@ pub(super) fn save_and_load() -> Result<()> {
         far.adds("a", &conf)?;
     }
 
-    // An older bundle does not lead the tag back.
+    // An older bundle does not set the tag back.
     node.push("host-local", &tag, &["--version", "1.1.0"])?;
     node.does(&["sign", &tag, "--key", &key.secret])?;
     let old = node.file("old").display().to_string();
@@ -63,7 +64,7 @@ pub(super) fn save_and_load() -> Result<()> {
     manifests.retain(|entry| !entry.to_string().contains(".minisig"));
     fs::write(&index, document.to_string())?;
     far.refuses(&["load", &bundle_text], &["is not signed by team", "it has no signature"])?;
-    // What was loaded before is still there.
+    // What was loaded before is still usable.
     let conf = far.conf("rack", &reference);
     far.adds("b", &conf)?;
     ensure!(digest_of(&reference)?.starts_with("sha256:"), "{reference}");

@@ -1,5 +1,5 @@
-//! Policies in OCI registries: from a component to an address, against Debian's `docker-registry`, with `skopeo`, `minisign` and
-//! `openssl` as second opinions. Each trial has a registry of its own, on the loopback of its own namespace.
+//! Policies in OCI registries: from a component to an address, with Debian's `docker-registry`, and with `skopeo`,
+//! `minisign` and `openssl` as second opinions. Each trial has its own registry, on the loopback of its own namespace.
 
 mod agent;
 mod bundle;

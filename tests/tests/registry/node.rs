@@ -1,4 +1,4 @@
-//! A node with weft, and a registry on its loopback.
+//! A node with weft, and a registry on its loopback address.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use weft_kit::programs::Installation;
 use weft_kit::registry::{self, Certificates, Registry};
 use weft_kit::world::{Attach, Subject, World};
 
-/// Where a registry is in the namespace of its own.
+/// The registry's address in its own namespace.
 pub(super) const REGISTRY: &str = "127.0.0.1:5000";
 
 /// The node.
@@ -26,14 +26,14 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// A node with a registry that lets everybody in.
+    /// Creates a node with a registry that requires no login.
     pub(super) fn new() -> Result<Self> {
         let mut node = Self::alone()?;
         node.start_registry(REGISTRY, "")?;
         Ok(node)
     }
 
-    /// A node without a registry.
+    /// Creates a node without a registry.
     pub(super) fn alone() -> Result<Self> {
         let installation = Installation::new()?;
         let world = World::new(&Subject::weft(&installation))?;
@@ -58,24 +58,24 @@ impl Node {
         self.registry = None;
     }
 
-    /// A file of this node's scratch directory.
+    /// Returns a file of this node's scratch directory.
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.world.scratch().join(name)
     }
 
-    /// The component of a shipped policy.
+    /// Returns the component of a shipped policy.
     pub(super) fn shipped(&self, name: &str) -> PathBuf {
         self.world.state().join("policies").join(format!("{name}.wasm"))
     }
 
-    /// Pushes a shipped policy; its reference with the digest.
+    /// Pushes a shipped policy, and returns its reference with the digest.
     pub(super) fn push(&self, policy: &str, to: &str, more: &[&str]) -> Result<String> {
         let file = self.shipped(policy).display().to_string();
         let pushed = self.world.weftctl(&[&["policy", "push", &file, to], more].concat())?;
         text(&pushed, "/reference")
     }
 
-    /// Runs `weftctl policy` with an environment: whether it succeeded, and all it printed.
+    /// Runs `weftctl policy` with an environment. Returns whether it succeeded, and its output.
     pub(super) fn policy(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Result<(bool, String)> {
         let mut command = Command::new("/usr/local/bin/weftctl");
         command.arg("--state-dir").arg(self.world.state()).arg("policy").args(arguments);
@@ -84,14 +84,14 @@ impl Node {
         Ok((output.status == Some(0), format!("{}{}", output.text(), output.stderr)))
     }
 
-    /// Runs `weftctl policy` and wants it to succeed.
+    /// Runs `weftctl policy`, which must succeed.
     pub(super) fn does(&self, arguments: &[&str]) -> Result<String> {
         let (ok, text) = self.policy(&[], arguments)?;
         ensure!(ok, "weftctl policy {}: {text}", arguments.join(" "));
         Ok(text)
     }
 
-    /// Runs `weftctl policy` and wants it to refuse, with all of these words.
+    /// Runs `weftctl policy`, which must fail with all of these words.
     pub(super) fn refuses(&self, arguments: &[&str], words: &[&str]) -> Result<String> {
         let (ok, text) = self.policy(&[], arguments)?;
         ensure!(!ok, "weftctl policy {} succeeded: {text}", arguments.join(" "));
@@ -101,14 +101,14 @@ impl Node {
         Ok(text)
     }
 
-    /// Runs a program in the registry's namespace; what it printed.
+    /// Runs a program in the registry's namespace, and returns its output.
     pub(super) fn run(&self, argv: &[&str]) -> Result<Vec<u8>> {
         Ok(self.world.host().run(argv)?.stdout)
     }
 
-    /// A network whose addresses a policy decides.
+    /// Returns a network whose addresses a policy decides.
     pub(super) fn conf(&self, name: &str, reference: &str) -> Value {
-        // Names of links are short; each network has a bridge and a range of its own.
+        // Link names are short; each network has its own bridge and range.
         let number = name.bytes().fold(7_u8, u8::wrapping_add);
         json!({
             "cniVersion": "1.1.0", "name": name, "type": "weft",
@@ -121,7 +121,7 @@ impl Node {
         self.world.call(verb, &Attach::eth0(container), conf)
     }
 
-    /// ADD and DEL.
+    /// Runs ADD and DEL.
     pub(super) fn adds(&mut self, container: &str, conf: &Value) -> Result<()> {
         let result = self.call("ADD", container, conf)?.result().with_context(|| format!("ADD {container}"))?;
         let address = text(&result, "/ips/0/address")?;
@@ -130,7 +130,7 @@ impl Node {
         self.call("DEL", container, conf)?.quiet()
     }
 
-    /// An ADD that fails, with all of these words.
+    /// Runs an ADD that must fail with all of these words.
     pub(super) fn add_fails(&mut self, container: &str, conf: &Value, words: &[&str]) -> Result<()> {
         let error = self.call("ADD", container, conf)?.error()?;
         for word in words {
@@ -145,24 +145,24 @@ impl Node {
         self.start_agent_with(&[])
     }
 
-    /// The same with more arguments.
+    /// Like [`Self::start_agent`], with more arguments.
     pub(super) fn start_agent_with(&self, more: &[&str]) -> Result<Daemon> {
         let dir = self.networks().display().to_string();
         dhcp::agent(&self.world, &[&["--conf-dir", &dir], more].concat())
     }
 
-    /// Where the node's networks are.
+    /// Returns the directory of the node's networks.
     pub(super) fn networks(&self) -> PathBuf {
         self.file("net.d")
     }
 
-    /// Makes a network known to the node.
+    /// Adds a network's configuration to the node.
     pub(super) fn write_network(&self, name: &str, conf: &Value) -> Result<()> {
         fs::create_dir_all(self.networks())?;
         Ok(fs::write(self.networks().join(format!("{name}.conf")), conf.to_string())?)
     }
 
-    /// Waits until the agent says this of a policy: `ready`, or why it failed.
+    /// Waits until the agent reports this for a policy: `ready`, or why it failed.
     pub(super) fn until(&self, agent: &Daemon, reference: &str, part: &str) -> Result<()> {
         let mut last = Value::Null;
         let waited = wait(PATIENCE, part, || {
@@ -182,12 +182,12 @@ impl Node {
         serde_json::from_str(&text).with_context(|| format!("the agent answered {text:?}"))
     }
 
-    /// The file in which the registry has, or had, a blob.
+    /// Returns the file in which the registry keeps, or kept, a blob.
     pub(super) fn stored(&self, digest: &str) -> Result<PathBuf> {
         registry::stored(&self.file("storage"), digest)
     }
 
-    /// Writes an artifact as a layout and has skopeo send it: not everything in a registry was made by weftctl.
+    /// Writes an artifact as a layout and pushes it with skopeo: not everything in a registry was made by weftctl.
     pub(super) fn push_by_skopeo(
         &self,
         to: &str,
@@ -223,13 +223,13 @@ impl Node {
     }
 }
 
-/// A text of a JSON document.
+/// Returns a text of a JSON document.
 pub(super) fn text(value: &Value, pointer: &str) -> Result<String> {
     let text = value.pointer(pointer).and_then(Value::as_str);
     Ok(text.with_context(|| format!("no {pointer} in {value}"))?.to_owned())
 }
 
-/// What coreutils says is the digest of a file.
+/// Returns a file's digest as coreutils computes it.
 pub(super) fn sha256(file: &Path) -> Result<String> {
     let output = Command::new("sha256sum").arg(file).output().context("run sha256sum")?;
     let line = String::from_utf8(output.stdout)?;
@@ -239,7 +239,7 @@ pub(super) fn sha256(file: &Path) -> Result<String> {
     }
 }
 
-/// The digest in a reference.
+/// Returns the digest in a reference.
 pub(super) fn digest_of(reference: &str) -> Result<&str> {
     Ok(reference.rsplit_once('@').context("a reference with a digest")?.1)
 }

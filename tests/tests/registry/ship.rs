@@ -1,4 +1,4 @@
-//! From a component to a registry, and from there to an address.
+//! From a component to a registry, and from the registry to an address.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use super::node::{Node, REGISTRY, digest_of, sha256, text};
 
 const CONFIG: &str = "application/vnd.wasm.config.v0+json";
 
-/// Push, look, pull, ADD, remove. skopeo sees the same manifest, and the imports without the layer.
+/// Push, inspect, pull, ADD, remove. skopeo sees the same manifest, and the imports without the layer.
 pub(super) fn round_trip() -> Result<()> {
     let mut node = Node::new()?;
     let to = format!("{REGISTRY}/net/rack:1.2.0");
@@ -39,7 +39,7 @@ pub(super) fn round_trip() -> Result<()> {
     );
     ensure!(config.get("layerDigests") == Some(&json!([manifest.pointer("/layers/0/digest")])), "{config}");
 
-    // The layer is not there, and still it is known what the component reaches.
+    // Without the layer, the component's imports are still known.
     let layer = node.stored(&text(&manifest, "/layers/0/digest")?)?;
     fs::rename(&layer, layer.with_extension("away"))?;
     let inspected = node.does(&["inspect", &to])?;
@@ -77,7 +77,7 @@ pub(super) fn round_trip() -> Result<()> {
     Ok(())
 }
 
-/// A tag alone is what the lock file says it is, and it does not go back.
+/// The lock file resolves a tag without a digest, and does not go back.
 pub(super) fn tag_and_lock_file() -> Result<()> {
     let mut node = Node::new()?;
     let stable = format!("{REGISTRY}/net/rack:stable");
@@ -87,14 +87,14 @@ pub(super) fn tag_and_lock_file() -> Result<()> {
     node.does(&["pull", &stable])?;
     node.adds("a", &conf)?;
 
-    // The tag moves on; the node follows when it is told to.
+    // The tag moves on; the node follows on request.
     let second = node.push("by-label", &stable, &["--version", "1.10.0"])?;
     ensure!(first != second, "two policies have one digest");
     node.adds("b", &conf)?;
     let pulled = node.does(&["pull", &stable])?;
     ensure!(pulled.contains(digest_of(&first)?), "it does not say what it was: {pulled}");
 
-    // And back: a tag that is moved does not lead the node to an older version.
+    // A tag that is moved back does not lead the node to an older version.
     node.push("host-local", &stable, &["--version", "1.9.0"])?;
     node.refuses(&["pull", &stable], &["is a downgrade", "1.10.0", "--allow-downgrade"])?;
     let lock = fs::read_to_string(node.world.state().join("policies/lock.json"))?;
@@ -126,7 +126,7 @@ pub(super) fn credentials() -> Result<()> {
     let docker_config = ("DOCKER_CONFIG", docker.as_str());
     let (ok, said) = node.policy(&[docker_config], &push)?;
     ensure!(!ok && said.contains("refuses access to net/rack") && said.contains("docker login"), "{said}");
-    // base64 of "team:wrong" and "team:secret".
+    // The base64 of "team:wrong" and "team:secret".
     for (auth, good) in [("dGVhbTp3cm9uZw==", false), ("dGVhbTpzZWNyZXQ=", true)] {
         fs::write(dir.join("config.json"), json!({ "auths": { REGISTRY: { "auth": auth } } }).to_string())?;
         let (ok, said) = node.policy(&[docker_config], &push)?;
@@ -153,7 +153,7 @@ pub(super) fn credentials() -> Result<()> {
     Ok(())
 }
 
-/// Plain HTTP is for this machine, and for registries that were named.
+/// Plain HTTP is allowed for this machine, and for registries that the operator lists.
 pub(super) fn plain_http() -> Result<()> {
     let mut node = Node::alone()?;
     node.world.host().line("ip link add there type bridge")?;
@@ -169,7 +169,8 @@ pub(super) fn plain_http() -> Result<()> {
     Ok(())
 }
 
-/// A registry with a certificate of the site's own authority: refused until that authority is named, by hand and by the agent.
+/// A registry whose certificate comes from the site's own authority is refused until that authority is named, on the
+/// command line and for the agent.
 pub(super) fn tls() -> Result<()> {
     let mut node = Node::alone()?;
     node.world.host().line("ip link add there type bridge")?;
@@ -195,7 +196,7 @@ pub(super) fn tls() -> Result<()> {
     agent.stop()
 }
 
-/// What comes is what was named, or nothing: a layer and a manifest that somebody changed in the registry.
+/// A layer or manifest that somebody changed in the registry is refused.
 pub(super) fn tampered_layer() -> Result<()> {
     let mut node = Node::new()?;
     let good = node.push("host-local", &format!("{REGISTRY}/net/good:1"), &[])?;
@@ -208,7 +209,7 @@ pub(super) fn tampered_layer() -> Result<()> {
     let changed = String::from_utf8(fs::read(&stored)?)?.replace("application/wasm", "application/wasn");
     fs::write(&stored, changed)?;
     node.refuses(&["pull", &bad], &["the manifest of", "was tampered with", digest_of(&bad)?])?;
-    // Other policies have nothing to do with it.
+    // Other policies are not affected.
     node.does(&["pull", &good])?;
     let conf = node.conf("good", &good);
     node.adds("a", &conf)?;
@@ -216,7 +217,7 @@ pub(super) fn tampered_layer() -> Result<()> {
     node.add_fails("b", &conf, &["an ADD never fetches"])
 }
 
-/// A configuration that lists other imports than the component has.
+/// Refuses a configuration that lists other imports than the component has.
 pub(super) fn imports_that_lie() -> Result<()> {
     let node = Node::new()?;
     let to = format!("{REGISTRY}/net/liar:1");
@@ -225,7 +226,7 @@ pub(super) fn imports_that_lie() -> Result<()> {
     let component = fs::read(node.shipped("host-local"))?;
     node.push_by_skopeo(&to, (CONFIG, config.as_bytes()), ("application/wasm", &component), Value::Null)?;
     node.refuses(&["pull", &to], &["lists the imports nothing", "weft:policy/ledger", "do not use it"])?;
-    // An image is no policy.
+    // A container image is not a policy.
     let image = "application/vnd.oci.image.config.v1+json";
     let layer = ("application/vnd.oci.image.layer.v1.tar", b"no".as_slice());
     node.push_by_skopeo(&to, (image, b"{}"), layer, Value::Null)?;

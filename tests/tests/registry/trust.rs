@@ -14,7 +14,8 @@ pub(super) fn trust_file(node: &Node, keys: &Value, rules: &Value) -> Result<()>
     Ok(fs::write(node.world.state().join("trust.json"), document.to_string())?)
 }
 
-/// minisign keys: unsigned, signed by another, signed, moved, changed. minisign itself verifies what weftctl had signed.
+/// minisign keys: unsigned, signed by another key, signed, moved, changed. minisign itself verifies weftctl's
+/// signature.
 pub(super) fn minisign() -> Result<()> {
     let mut node = Node::new()?;
     let (team, other) = (Minisign::new(node.world.scratch(), "team")?, Minisign::new(node.world.scratch(), "other")?);
@@ -58,11 +59,11 @@ pub(super) fn minisign() -> Result<()> {
     let said = node.run(&["minisign", "-V", "-P", &team.public, "-m", &manifest, "-x", &signature])?;
     ensure!(String::from_utf8_lossy(&said).contains("repository=net/rack"), "{}", String::from_utf8_lossy(&said));
 
-    // A signature over something else, by the right key.
+    // A signature over other content, by the right key.
     let bad = node.push("by-label", &format!("{REGISTRY}/net/bad:1.0.0"), &[])?;
     node.does(&["sign", &bad, "--signature", &signature])?;
     node.refuses(&["pull", &bad], &["a signature by team", "does not hold", "were changed"])?;
-    // The right manifest, and a comment for another repository: the signature was made for that one.
+    // The right manifest, with a comment for another repository: the signature was made for that one.
     let moved = node.push("host-local", &format!("{REGISTRY}/net/moved:1.0.0"), &[])?;
     ensure!(digest_of(&moved)? == digest_of(&reference)?, "the same bytes have the same digest");
     node.does(&["sign", &moved, "--signature", &signature])?;
@@ -115,7 +116,8 @@ pub(super) fn cosign() -> Result<()> {
     Ok(())
 }
 
-/// What a component imports is granted by the rule, or it is refused before the layer is pulled: here there is none.
+/// The rule must grant what a component imports; otherwise the policy is refused before the layer is pulled: the layer
+/// is missing here.
 pub(super) fn ungranted() -> Result<()> {
     let node = Node::new()?;
     let to = format!("{REGISTRY}/net/greedy:1");
@@ -131,7 +133,7 @@ pub(super) fn ungranted() -> Result<()> {
     let rule = |grants: Value| json!([{ "prefix": REGISTRY, "unsigned": true, "minVersion": null, "grants": grants }]);
     trust_file(&node, &json!({}), &rule(json!(["wasi:clocks"])))?;
     node.refuses(&["pull", &to], &["imports wasi:cli/stdout@0.2.6", "does not grant", "\"grants\""])?;
-    // Granted, it is pulled, and found to be none.
+    // With the grant it is pulled, and turns out to be no policy.
     trust_file(&node, &json!({}), &rule(json!(["wasi:cli"])))?;
     node.refuses(&["pull", &to], &["cannot be packed"])?;
     trust_file(&node, &json!({}), &json!([{ "prefix": REGISTRY, "unsigned": true, "minVersion": "2.0.0" }]))?;

@@ -1,4 +1,4 @@
-//! Which file uses which, and the circles among them.
+//! Which file uses which, and cycles among them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::modules::{Modules, absolute};
 pub(crate) struct Graph(BTreeMap<String, BTreeSet<String>>);
 
 impl Graph {
-    /// The graph of a crate.
+    /// Returns the graph of a crate.
     pub(crate) fn new(modules: &Modules) -> Self {
         let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for (path, module) in &modules.by_path {
@@ -34,12 +34,12 @@ impl Graph {
         Self(edges)
     }
 
-    /// All files.
+    /// Returns all files.
     pub(crate) fn files(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
-    /// Pairs: the first uses the second.
+    /// Returns pairs of files; the first uses the second.
     pub(crate) fn edges(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().flat_map(|(from, targets)| targets.iter().map(move |to| (from.as_str(), to.as_str())))
     }
@@ -58,7 +58,7 @@ impl Graph {
     }
 }
 
-/// Groups of files that use each other, directly or not.
+/// Returns groups of files that use each other, directly or not.
 pub(crate) fn circles(graph: &Graph) -> Vec<Vec<&str>> {
     let reachable: BTreeMap<&str, BTreeSet<&str>> = graph.files().map(|file| (file, graph.reachable(file))).collect();
     let mut found: Vec<Vec<&str>> = Vec::new();
@@ -72,7 +72,7 @@ pub(crate) fn circles(graph: &Graph) -> Vec<Vec<&str>> {
     found
 }
 
-/// Every path in some syntax. Names without `::` are taken too: an imported function is called by its name alone.
+/// Every path in a piece of syntax, including names without `::`: an imported function is called by its name alone.
 #[derive(Default)]
 struct Paths(Vec<Vec<String>>);
 
@@ -85,7 +85,7 @@ impl<'ast> Visit<'ast> for Paths {
     }
 
     fn visit_macro(&mut self, item: &'ast syn::Macro) {
-        // Arguments of `format!` and the like are expressions; other macros stay unread.
+        // Arguments of `format!` and the like are expressions; other macros are skipped.
         let parsed = item.parse_body_with(syn::punctuated::Punctuated::<syn::Expr, syn::Token![,]>::parse_terminated);
         for expression in parsed.into_iter().flatten() {
             // Owned here, so it cannot be visited with the tree's lifetime.

@@ -1,5 +1,4 @@
-//! The rooms of `runtime/core/src`: a file uses only its own room and rooms below it, and no two files use each other, however
-//! long the way round is.
+//! The rooms of `runtime/core/src`: a file uses only its own room and rooms below it, and no files form a cycle.
 //!
 //! Imports are parsed, not searched for: `use` trees, paths in expressions and types, and re-exports are followed to the file
 //! that defines the item. Test modules are left out.
@@ -30,7 +29,7 @@ const FLOORS: &[&[&str]] = &[
     &["background", "random", "addr", "text"],
 ];
 
-/// Uses upwards that are known, each with its reason. An entry that is not needed any more fails the test.
+/// Known uses of a higher room, each with its reason. An entry that is no longer needed fails the test.
 const KNOWN: &[(&str, &str, &str)] = &[];
 
 fn core() -> Graph {

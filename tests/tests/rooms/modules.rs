@@ -1,4 +1,4 @@
-//! The modules of a crate: their files, what they define, and what their `use` items give names to.
+//! The modules of a crate: their files, their definitions, and the names that their `use` items introduce.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,9 +17,9 @@ pub(crate) struct Module {
     pub(crate) file: String,
     /// Its syntax, without test modules.
     pub(crate) items: Vec<Item>,
-    /// Names that `use` items give, and what they stand for.
+    /// Names that `use` items introduce, and the paths behind them.
     pub(crate) uses: BTreeMap<String, Segments>,
-    /// What `use` items name, each once (`pub use` aside).
+    /// The paths that `use` items name, each once (without `pub use`).
     pub(crate) imports: Vec<Segments>,
 }
 
@@ -33,7 +33,7 @@ impl Modules {
     /// Reads a crate.
     ///
     /// # Errors
-    /// A file cannot be read or parsed.
+    /// If a file cannot be read or parsed.
     pub(crate) fn read(source: &Path, name: &str) -> Result<Self> {
         let mut modules = Self::default();
         modules.add_file(source, &source.join("lib.rs"), vec![name.to_owned()])?;
@@ -81,8 +81,8 @@ impl Modules {
         Ok(())
     }
 
-    /// The file that defines what a path names, if it is in this crate. A path into a module names what that module defines or
-    /// imports under the name.
+    /// Returns the file that defines what a path names, if it is in this crate. A path into a module names what that
+    /// module defines or imports under the name.
     pub(crate) fn file_of(&self, path: &[String]) -> Option<&str> {
         self.resolve(path, 0)
     }
@@ -106,7 +106,7 @@ impl Modules {
     }
 }
 
-/// The file of a module that is declared in another file.
+/// Returns the file of a module that another file declares.
 fn file_of(declaring: &Path, name: &str) -> PathBuf {
     let dir = match declaring.file_name().and_then(|name| name.to_str()) {
         Some("mod.rs" | "lib.rs") => declaring.with_file_name(""),
@@ -116,7 +116,7 @@ fn file_of(declaring: &Path, name: &str) -> PathBuf {
     if flat.is_file() { flat } else { dir.join(name).join("mod.rs") }
 }
 
-/// A path as it stands in a module, from the crate's root. Others (`std::...`, names of this module) stay as they are, with the
+/// Returns a module's path from the crate's root. Others (`std::...`, names of this module) stay as they are, with the
 /// module's path in front.
 pub(crate) fn absolute(module: &[String], path: Vec<String>) -> Segments {
     let mut base = module.to_vec();
@@ -136,7 +136,7 @@ pub(crate) fn absolute(module: &[String], path: Vec<String>) -> Segments {
     base
 }
 
-/// Calls `found` with each full path of a `use` tree and the name it gets.
+/// Calls `found` with each full path of a `use` tree and the name it introduces.
 fn collect(tree: &UseTree, before: &[String], found: &mut dyn FnMut(Vec<String>, String)) {
     let with = |name: String| before.iter().cloned().chain([name]).collect::<Vec<_>>();
     match tree {
@@ -163,7 +163,7 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// `#[cfg(test)]`, also as part of a longer condition.
+/// Returns whether the attributes have `#[cfg(test)]`, alone or in a longer condition.
 fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let syn::Meta::List(list) = &attribute.meta else { return false };

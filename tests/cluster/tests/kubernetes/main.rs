@@ -25,7 +25,7 @@ use weft_kit::dhcp::wait;
 use weft_kit::sandbox;
 use weft_kit::suite::{Need, Suite};
 
-/// How many nodes there are.
+/// The number of nodes.
 const NODES: u8 = 2;
 
 fn main() -> ExitCode {
@@ -55,15 +55,15 @@ fn main() -> ExitCode {
     test("doctor-finds-what-is-wrong-in-the-cluster", tools::doctor);
     test("field-9-a-pod-without-its-networks-is-named", audit::networks_missing);
     test("kills-while-pods-come-and-go", storm::kills);
-    // The last one: it looks at what all others made the agents do.
+    // The last one, because it checks what all others made the agents do.
     test("the-agent-uses-the-listed-rights-only", policies::rights);
     let code = suite.run_threads(Some(1));
-    // Values of statics are not dropped.
+    // Statics are not dropped.
     lock().take();
     code
 }
 
-/// The cluster, or why it could not be started.
+/// The cluster, or the reason why it could not be started.
 static CLUSTER: LazyLock<Mutex<Option<Result<Cluster, String>>>> = LazyLock::new(Mutex::default);
 
 fn lock() -> MutexGuard<'static, Option<Result<Cluster, String>>> {
@@ -75,7 +75,7 @@ fn with_cluster(trial: fn(&mut Cluster) -> Result<()>) -> Result<()> {
     let started = guard.get_or_insert_with(|| Cluster::start(NODES).map_err(|error| format!("{error:#}")));
     let cluster = started.as_mut().map_err(|error| anyhow::anyhow!("there is no cluster: {error}"))?;
     let outcome = trial(cluster).with_context(|| cluster.why());
-    // The next trial begins without pods, however this one ended.
+    // The next trial begins without pods, even if this one failed.
     cluster.kubectl().run(&[
         "delete",
         "deployments,pods",
@@ -91,7 +91,7 @@ fn with_cluster(trial: fn(&mut Cluster) -> Result<()>) -> Result<()> {
     }
 }
 
-/// Waits until no pod of the trials and nothing of one is left.
+/// Waits until no pod of the trials and nothing of them is left.
 fn nothing_left(cluster: &Cluster) -> Result<()> {
     let mut left = Vec::new();
     let looked = wait(PATIENCE, "nothing left of pods", || {
@@ -110,7 +110,7 @@ fn no_pods(cluster: &Cluster) -> Result<()> {
     wait(PATIENCE, "the end of all pods", || Ok(cluster.kubectl().list("pods", "default")?.is_empty()))
 }
 
-/// A NetworkAttachmentDefinition in the namespace of the pods; without a configuration, that of the nodes' files counts.
+/// Returns a NetworkAttachmentDefinition in the pods' namespace. Without a configuration, the nodes' files supply it.
 fn definition(name: &str, config: Option<&Value>) -> Value {
     let mut object = json!({"apiVersion": "k8s.cni.cncf.io/v1", "kind": "NetworkAttachmentDefinition",
                             "metadata": {"name": name, "namespace": "default"}});
@@ -120,7 +120,7 @@ fn definition(name: &str, config: Option<&Value>) -> Value {
     object
 }
 
-/// What is in a pod: it sleeps, and ends at once.
+/// Returns a pod's spec: it sleeps, and ends at once.
 fn pod_spec() -> Value {
     json!({
         "terminationGracePeriodSeconds": 1, "dnsPolicy": "Default", "automountServiceAccountToken": false,
@@ -129,7 +129,7 @@ fn pod_spec() -> Value {
     })
 }
 
-/// A pod that asks for networks.
+/// Returns a pod that requests networks.
 fn pod(name: &str, networks: &str, labels: &Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "spec": pod_spec(),
            "metadata": {"name": name, "namespace": "default", "labels": labels,
@@ -142,7 +142,7 @@ fn on(node: &Node, mut pod: Value) -> Value {
     pod
 }
 
-/// Waits until so many pods of the namespace run, and looks at them.
+/// Waits until `count` pods of the namespace are running, and observes them.
 fn running(cluster: &Cluster, count: usize) -> Result<Vec<Pod>> {
     let mut objects = Vec::new();
     wait(PATIENCE, "running pods", || {
@@ -174,7 +174,7 @@ fn is_ready(pod: &Value) -> bool {
     conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True")
 }
 
-/// Interface and addresses of every entry of a pod's status annotation.
+/// Returns interface and addresses of every entry in a pod's status annotation.
 fn status(pod: &Pod) -> Vec<(String, String, Vec<String>)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let entries = pod.status.as_array().into_iter().flatten();
@@ -186,7 +186,7 @@ fn status(pod: &Pod) -> Vec<(String, String, Vec<String>)> {
         .collect()
 }
 
-/// A pod has these links, each with one address, and its status annotation says the same.
+/// Checks that a pod has these links, each with one address, and that its status annotation agrees.
 fn has_networks(pod: &Pod, wanted: &[(&str, &str)]) -> Result<()> {
     let links: Vec<&str> = pod.links.keys().map(String::as_str).collect();
     let mut names: Vec<&str> = wanted.iter().map(|(_network, link)| *link).collect();
