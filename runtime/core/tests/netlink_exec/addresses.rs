@@ -78,7 +78,7 @@ fn conflict() {
     // The same address in another network is another address.
     let text = r#"failed to set bridge addr: "weft0" already has an IP address different from 10.99.0.1/16"#;
     assert_eq!(refused(&host, &pod, vec![ensure("weft0", "10.99.0.1/16", false)]), (0, text.to_owned()));
-    // The very same next to others is enough.
+    // The same address beside others is enough.
     host.sh("ip addr add 10.88.0.1/24 dev weft0");
     there_and_back(&host, &pod, vec![ensure("weft0", "10.88.0.1/24", false)], || {});
 }
@@ -88,7 +88,8 @@ fn forced() {
     host.sh("ip link add weft0 type bridge && ip link set weft0 addrgenmode none && ip link set weft0 up");
     host.sh("ip addr add 10.99.0.1/24 brd + dev weft0 label weft0:old valid_lft 5000 preferred_lft 4000");
     host.sh("ip addr add fd00:88::9/64 dev weft0 nodad && ip addr add fd00:99::1/64 dev weft0 nodad");
-    // Routes that go away with the addresses: through the subnet, and one that prefers the address as source.
+    // Routes that the kernel deletes with the addresses: one through the subnet, and one that prefers the address as
+    // source.
     host.sh("ip route add 10.55.0.0/16 via 10.99.0.7 dev weft0 && ip route add 10.56.0.0/16 dev weft0 src 10.99.0.1");
     let ops = vec![ensure("weft0", "10.88.0.1/24", true), ensure("weft0", "fd00:88::1/64", true)];
     let (before, lifetime) = (host.snapshot(), host.json("ip -j addr show weft0")[0]["addr_info"][0].clone());
@@ -99,11 +100,11 @@ fn forced() {
     });
     let mut now = host.snapshot();
     let mut before = before;
-    // Lifetimes run on; that they were kept is looked at apart.
+    // Lifetimes count down; another test checks that they are kept.
     for snapshot in [&mut now, &mut before] {
         for link in snapshot["addr"].as_array_mut().expect("links") {
             let infos = link["addr_info"].as_array_mut().expect("addresses");
-            // An IPv6 address that comes back is listed behind its siblings.
+            // A restored IPv6 address is listed behind its siblings.
             infos.sort_by_key(|info| info["local"].to_string());
             for info in infos {
                 info.as_object_mut().expect("address").retain(|key, _| !key.ends_with("_life_time"));
@@ -125,14 +126,14 @@ fn forced() {
 fn forced_secondaries() {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh("ip link add weft0 type bridge && ip link set weft0 addrgenmode none && ip link set weft0 up");
-    // Deleting the first takes the second, a secondary of the same subnet, along.
+    // Deleting the first address deletes the second, a secondary of the same subnet.
     host.sh("ip addr add 10.99.0.1/24 dev weft0 && ip addr add 10.99.0.2/24 dev weft0 && ip addr add 10.98.0.1/24 dev weft0");
     there_and_back(&host, &pod, vec![ensure("weft0", "10.88.0.1/24", true)], || {
         assert_eq!(host.addresses("weft0"), ["10.88.0.1/24"]);
     });
 }
 
-/// Undo leaves the new address to those who came meanwhile, rather than to give them both.
+/// Undo leaves the new address to attachments that joined meanwhile, rather than giving them both addresses.
 fn forced_kept_for_newcomers() {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh("ip link add weft0 type bridge && ip link set weft0 up && ip addr add 10.99.0.1/24 dev weft0");
@@ -154,7 +155,7 @@ fn ipv6_overlap() {
     assert_eq!(refused(&host, &pod, vec![ensure("weft0", "fd00:88::1/48", false)]), (0, text.to_owned()));
     let text = text.replace("fd00:88::1/48", "fd00:88:0:1::2/64");
     assert_eq!(refused(&host, &pod, vec![ensure("weft0", "fd00:88:0:1::2/64", false)]), (0, text));
-    // Others live side by side, and IPv4 does not mind IPv6.
+    // Other addresses coexist, and IPv4 does not affect IPv6.
     let ops = vec![ensure("weft0", "fd00:77::1/64", false), ensure("weft0", "10.88.0.1/24", false)];
     there_and_back(&host, &pod, ops, || {
         assert_eq!(host.addresses("weft0").len(), 3);
@@ -214,7 +215,7 @@ fn ipv6_switched_on() {
         assert_eq!(pod.sysctl("ipv6/conf/eth0/keep_addr_on_down"), "1");
         assert!(pod.addresses("eth0").contains(&"fd00::5/64".to_owned()));
     });
-    // On a link that was there, its own keys come back too.
+    // On an existing link, its own keys are restored too.
     pod.sh("ip link add e0 type veth peer name e1");
     there_and_back(&host, &pod, vec![Op::EnableIpv6 { link: "e0".into() }], || {
         assert_eq!(pod.sysctl("ipv6/conf/e0/keep_addr_on_down"), "1");
@@ -223,6 +224,6 @@ fn ipv6_switched_on() {
 
 fn ipv6_unavailable() {
     let (host, pod) = (Ns::new(), Ns::new());
-    // A link without keys is like a kernel without IPv6: nothing is done, and nothing said.
+    // A link without keys looks like a kernel without IPv6: the op does nothing and reports nothing.
     apply(&host, &pod, vec![Op::EnableIpv6 { link: "absent".into() }]);
 }

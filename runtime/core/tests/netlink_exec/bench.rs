@@ -1,4 +1,4 @@
-//! How long things take, and in how many messages. Not part of a normal run: `-- --ignored bench --nocapture`.
+//! Measures durations and numbers of messages. Not part of a normal run: `-- --ignored bench --nocapture`.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ fn bridge_add() {
     let host = Ns::new();
     let keeper = Ns::new();
     host.run(|| {
-        // Steady state: the bridge, its gateway and the tables are there.
+        // Steady state: the bridge, its gateway and the tables exist.
         let mut first = Executor::open(Some(keeper.path())).expect("open");
         let _kept = first.apply(&with_host(&bridge_v4(), "vethfirst")).expect("first");
         for (name, plan) in [("bridge v4", bridge_v4()), ("bridge dual stack, all options", bridge_l3())] {
@@ -89,8 +89,8 @@ fn per_op(plan: &Plan) {
     }
 }
 
-/// The same requests as the plan's in its steady state, encoded beforehand, over blocking sockets: what the kernel costs.
-/// Sysctls are left out.
+/// The requests of the plan in its steady state, encoded beforehand, over blocking sockets: the kernel's share of the
+/// cost. Sysctls are left out.
 struct Raw {
     host: Socket,
     pod: Socket,
@@ -136,7 +136,7 @@ impl Raw {
 
 fn raw_add() {
     let (host, keeper) = (Ns::new(), Ns::new());
-    // Namespaces that come and go hold the kernel's lock for links; so they all are there from the start to the end.
+    // Creating and deleting namespaces holds the kernel's lock for links, so all of them exist from start to end.
     let pods: Vec<Ns> = (0..ROUNDS * 2).map(|_| Ns::new()).collect();
     host.run(|| {
         let mut first = Executor::open(Some(keeper.path())).expect("open");

@@ -1,4 +1,4 @@
-//! Children of a parent and dummies, as far as this kernel has them: what it lacks runs in the virtual machine.
+//! Children of a parent and dummies, as far as this kernel supports them: the rest runs in the virtual machine.
 
 use weft_core::plan::{CreateDummy, CreateIpvlan, CreateVlan, IpvlanMode, LinkRef, MacvlanMode, Op};
 
@@ -22,7 +22,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
     ]
 }
 
-/// Whether the kernel can make links of a kind.
+/// Returns whether the kernel can make links of a kind.
 pub(crate) fn has(kind: &str) -> bool {
     if !nix::unistd::geteuid().is_root() {
         return false;

@@ -1,4 +1,4 @@
-//! Many executors on one host at once.
+//! Many concurrent executors on one host.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -22,7 +22,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
 
 const COUNT: usize = 8;
 
-/// A DEL that has answered has its own link gone. What a crashed DEL marked goes along, and nothing else does.
+/// When a DEL answers, its own link is gone. Links that a crashed DEL marked are deleted with it, and nothing else is.
 fn teardowns_together() {
     let host = Ns::new();
     let pods: Vec<Ns> = (0..COUNT).map(|_| Ns::new()).collect();
@@ -39,13 +39,13 @@ fn teardowns_together() {
         assert!(host.link(&format!("other{round}")).is_some(), "another group is another's");
         assert!(host.link("weft0").is_some(), "the bridge is in no group");
         if host.link("dying0").is_some() {
-            // All went by themselves this time, one after the other.
+            // This time each DEL deleted its own link, one after the other.
             host.sh("ip link del dying0");
         }
     }
 }
 
-/// An operator's link that happens to be in the group stays, and the DELs do without the group.
+/// An operator's link that happens to be in the group stays, and the DELs work without the group.
 fn group_of_an_operator() {
     let host = Ns::new();
     let pods: Vec<Ns> = (0..COUNT).map(|_| Ns::new()).collect();
@@ -94,7 +94,7 @@ fn nth(at: usize) -> Plan {
     Plan { ops, result: ResultShape { interfaces, ..ResultShape::default() }, ..Plan::default() }
 }
 
-/// Runs one job per pod at the same time, each on a thread of the host's namespace.
+/// Runs one job per pod concurrently, each on a thread of the host's namespace.
 fn all<T: Send>(host: &Ns, pods: &[Ns], job: impl Fn(usize, &mut Executor) -> T + Sync) -> Vec<T> {
     let start = std::sync::Barrier::new(pods.len());
     host.run(|| {
@@ -120,7 +120,7 @@ fn many_at_once() {
         let applied = applied(executor, &nth(at));
         applied.links[&LinkRef::host("weft0")].clone()
     });
-    // One bridge, one gateway, one base, in whatever order they came.
+    // One bridge, one gateway and one base, in any order of the executors.
     let seen = host.link("weft0").expect("bridge");
     assert!(links.iter().all(|link| seen["ifindex"] == link.index));
     assert_eq!(seen["address"].as_str().map(mac), links[0].mac);
@@ -136,7 +136,7 @@ fn many_at_once() {
     assert_eq!(host.json("ip -j link").as_array().expect("links").len(), 2);
 }
 
-/// Every second one fails at its last op. The others do not notice.
+/// Every second one fails at its last op. The others are not affected.
 fn some_fail() {
     for _round in 0..4 {
         let host = Ns::new();
@@ -180,6 +180,6 @@ fn tables_come_and_go() {
             assert!(executor.undo(applied).is_empty());
         }
     });
-    // Who did not make the tables found them there, and leaves them.
+    // Executors that found the tables leave them.
     assert!(!host.ruleset().contains("elements"), "{}", host.ruleset());
 }

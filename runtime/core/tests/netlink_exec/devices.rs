@@ -1,5 +1,5 @@
-//! Devices of the host that go to a container, and come home: undone, given back from the plan alone, found after a crash.
-//! One end of a veth pair stands for a device.
+//! Devices of the host that move to a container and return: by undo, by DEL from the plan alone, and after a crash. One
+//! end of a veth pair stands for a device.
 
 use std::collections::BTreeSet;
 
@@ -23,13 +23,13 @@ pub(crate) fn tests() -> Vec<crate::Test> {
     ]
 }
 
-/// A host with a device `d0`, and what `describe` would say of it.
+/// Returns a host with a device `d0`, and what `describe` would return for it.
 fn with_device() -> (Ns, Ns, TakeDevice) {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh(
         "ip link add d0 mtu 1400 address 02:00:00:00:0d:00 type veth peer name peer0 && ip link set d0 alias before",
     );
-    // The other end notices when the device comes up.
+    // The peer changes when the device comes up.
     host.sh("ip link set peer0 addrgenmode none");
     let op = TakeDevice {
         name: "net1".into(),
@@ -59,9 +59,9 @@ fn tear_down(host: &Ns, pod: Option<&Ns>, op: Op) -> Vec<String> {
 fn there_and_back_again() {
     let (host, pod, op) = with_device();
     host.sh("ip link add br0 type bridge && ip link set br0 up && ip link set peer0 up");
-    // Down and plain, and with all there is to lose.
+    // Down without other settings, and with every setting that it can lose.
     for line in [
-        // Up once, so that the other end has had a carrier.
+        // Up once, so that the peer had a carrier.
         "ip link set d0 up && sleep 0.3 && ip link set d0 down",
         "ip link set d0 up && ip addr add 192.0.2.1/24 dev d0 && ip addr add 2001:db8::1/64 dev d0 nodad && \
          ip route add 198.51.100.0/24 via 192.0.2.9 && ip -6 route add 2001:db8:9::/48 via 2001:db8::9 && \
@@ -84,7 +84,7 @@ fn there_and_back_again() {
     }
 }
 
-/// The container may have a link of the device's name on the host, and the host one of its name in the container.
+/// The container may have a link with the device's name on the host, and the host one with its name in the container.
 fn names_in_use_elsewhere() {
     let (host, pod, op) = with_device();
     pod.sh("ip link add d0 type veth peer name other");
@@ -118,7 +118,7 @@ fn given_back() {
     let mut ops = take(&op);
     ops.extend([address(LinkRef::container("net1"), "10.1.0.2/24"), up(LinkRef::container("net1"))]);
     apply(&host, &pod, ops);
-    // What the container did with it is not the host's.
+    // The container's changes do not remain on the host.
     pod.sh("ip link set net1 mtu 1280 && ip link set net1 address 02:00:00:00:0d:99");
     assert_eq!(tear_down(&host, Some(&pod), Op::TakeDevice(op.clone())), [""; 0]);
     let link = host.link("d0").expect("home");
@@ -133,7 +133,7 @@ fn given_back() {
     host.assert_snapshot(&before, "a second DEL");
 }
 
-/// As the stock plugin's own test has it: DEL fails, and works once the name is free.
+/// As in the stock plugin's own test: DEL fails, and succeeds once the name is free.
 fn home_is_taken() {
     let (host, pod, op) = with_device();
     apply(&host, &pod, take(&op));
@@ -149,7 +149,7 @@ fn home_is_taken() {
     assert!(host.link("d0").is_some() && pod.link("net1").is_none());
 }
 
-/// The journal knows nothing: the stock plugin made the attachment.
+/// The journal has no entry: the stock plugin made the attachment.
 fn by_alias_alone() {
     let (host, pod, op) = with_device();
     let nothing = TakeDevice { name: op.name, ..TakeDevice::default() };
@@ -166,13 +166,13 @@ fn by_alias_alone() {
     assert_eq!(down(), [""; 0], "again");
 }
 
-/// A pid that `ip link set netns` takes: that of the thread that keeps the namespace.
+/// Returns a pid for `ip link set netns`: that of the thread that keeps the namespace.
 fn netns_of(pod: &Ns) -> String {
     let path = pod.path().display().to_string();
     path.split('/').nth(4).expect("/proc/PID/task/TID/ns/net").to_owned()
 }
 
-/// Killed at any point of the ADD: DEL has only the plan.
+/// The ADD was killed at any point: DEL has only the plan.
 fn after_a_crash() {
     // Before the first message.
     let (host, pod, op) = with_device();
@@ -189,8 +189,8 @@ fn after_a_crash() {
     host.assert_snapshot(&before, "moved");
 }
 
-/// What the kernel does with a physical device when its namespace ends: it is on the host again, under its name in the
-/// container, or `dev7` where the host has a link of that name.
+/// What the kernel does with a physical device when its namespace ends: it returns to the host, under its name in the
+/// container, or as `dev7` if the host has a link of that name.
 fn back_under_another_name() {
     let (host, pod, op) = with_device();
     for name in ["net1", "dev7"] {
@@ -198,7 +198,7 @@ fn back_under_another_name() {
         assert_eq!(tear_down(&host, None, Op::TakeDevice(op.clone())), [""; 0]);
         assert_eq!(host.link("d0").expect("home")["ifalias"], "before");
     }
-    // Another device that was called so is not it.
+    // Another device that had this alias is not the one.
     host.sh("ip link set d0 name dev7 && ip link set dev7 alias d0 address 02:00:00:00:0d:77");
     assert_eq!(tear_down(&host, None, Op::TakeDevice(op.clone())), [""; 0]);
     assert!(host.link("dev7").is_some());

@@ -1,4 +1,4 @@
-//! nftables: the base, elements, sharing, and what others do to them.
+//! nftables: the base, elements, sharing, and changes by others.
 
 use std::collections::BTreeSet;
 
@@ -32,7 +32,8 @@ fn spoof(link: &str, text: &str) -> Op {
     Op::MacSpoofCheck { link: link.into(), mac: mac(text) }
 }
 
-/// The rules of the module's documentation, written by `nft`, read the same as those we made.
+/// The rules of the module's documentation, written by `nft`, read the same as those that
+/// weft makes.
 fn as_nft_would() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
     let source = include_str!("../../src/netlink/nft/base.rs");
@@ -74,7 +75,7 @@ fn masquerade() {
         assert!(rules.contains("elements = { 10.88.0.2 . 10.88.0.0/24 }"), "{rules}");
         assert!(!rules.contains("table bridge"));
     });
-    // Networks as small and as large as they get.
+    // The smallest and the largest networks.
     there_and_back(
         &host,
         &pod,
@@ -89,7 +90,7 @@ fn masquerade() {
 
 fn spoof_check() {
     let (host, pod) = (Ns::new(), Ns::new());
-    // The longest name there can be.
+    // The longest possible name.
     there_and_back(&host, &pod, vec![spoof("veth-fifteen-ch", "02:00:00:00:00:01")], || {
         let rules = host.ruleset();
         assert!(rules.contains(r#"elements = { "veth-fifteen-ch" . 02:00:00:00:00:01 }"#), "{rules}");
@@ -101,7 +102,7 @@ fn again() {
     let (host, pod) = (Ns::new(), Ns::new());
     let ops = vec![masq("10.88.0.2/24"), spoof(HOST_VETH, "02:00:00:00:00:01")];
     apply(&host, &pod, ops.clone());
-    // Adding what is there changes nothing, so undo takes nothing away.
+    // Adding existing elements changes nothing, so undo removes nothing.
     there_and_back(&host, &pod, ops, || {});
     assert!(host.ruleset().contains("10.88.0.2"));
 }
@@ -117,7 +118,7 @@ fn others_stay() {
     assert!(rules.contains("10.88.0.9") && rules.contains("1.2.3.4") && !rules.contains("table bridge"), "{rules}");
 }
 
-/// The first attachment fails after it made the tables, and another is in them by then.
+/// The first attachment fails after it made the tables, while another one is in them already.
 fn kept_for_newcomers() {
     let (host, pod) = (Ns::new(), Ns::new());
     with(&host, &pod, |executor| {
@@ -135,7 +136,7 @@ fn teardown() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = plan(vec![masq("10.88.0.2/24"), masq("fd00:88::2/64"), spoof(HOST_VETH, "02:00:00:00:00:01")]);
     with(&host, &pod, |executor| drop(applied(executor, &plan)));
-    // Some are gone already, then all are, then even the tables.
+    // First some elements are gone, then all, then the tables.
     host.sh("nft delete element inet weft masq6 '{ fd00:88::2 }'");
     let tear_down = |plan: &Plan| host.run(|| Executor::open(None).expect("open").teardown(plan, &BTreeSet::new()));
     assert!(tear_down(&plan).is_empty());
@@ -187,7 +188,7 @@ fn foreign_table() {
         (at, text.as_str()),
         (1, r#"nftables table "inet weft" is not as weft makes it; delete it and try again"#)
     );
-    // A set of our name that is another one.
+    // A set of weft's name with another type.
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh("nft add table inet weft && nft add set inet weft masq6 '{ type inet_service; }'");
     let (_, text) = refused(&host, &pod, vec![masq("10.88.0.2/24")]);

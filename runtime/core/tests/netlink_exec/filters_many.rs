@@ -1,4 +1,4 @@
-//! Many host ports and addresses at once, what others flushed, and what attachments share.
+//! Many host ports and addresses at once, rules that others flushed, and shared state.
 
 use std::collections::BTreeSet;
 
@@ -66,7 +66,7 @@ fn thousand_ports() {
     assert!(!host.ruleset().contains("elements"), "{}", host.ruleset());
 }
 
-/// An impossible op before each op: nothing is left, whichever it is.
+/// Inserts an impossible op before each op in turn: nothing is left in any case.
 fn thousand_ports_rolled_back() {
     let (host, pod) = (Ns::new(), Ns::new());
     let whole = plan(ports("10.88.0.2", &[]));
@@ -84,7 +84,7 @@ fn thousand_ports_rolled_back() {
     with(&host, &pod, |executor| drop(applied(executor, &whole)));
 }
 
-/// A policy that gives 64 addresses, with masquerading and firewall.
+/// A policy that allocates 64 addresses, with masquerading and firewall.
 fn many_addresses() {
     let (host, pod) = (Ns::new(), Ns::new());
     let accept = |address: String, at: usize| {
@@ -114,7 +114,7 @@ fn many_addresses() {
     assert!(!rules.contains("10.88.0.") && !rules.contains("elements"), "{rules}");
 }
 
-/// The last port of many is another's: what came before it is undone.
+/// The last port of many is taken: the ones before it are undone.
 fn taken_in_a_later_batch() {
     let (host, pod) = (Ns::new(), Ns::new());
     apply(&host, &pod, vec![host_port("tcp", None, 33000, "10.88.0.9:80", &[])]);
@@ -140,8 +140,8 @@ fn missing(host: &Ns, pod: &Ns, plan: &Plan) -> usize {
     with(host, pod, |executor| executor.check(plan).expect("check").len())
 }
 
-/// `nft flush table` takes the rules and leaves sets, elements and chains. CHECK sees it, and the next ADD puts them back,
-/// each once.
+/// `nft flush table` removes the rules and keeps sets, elements and chains. CHECK notices it, and the next ADD restores
+/// each rule once.
 fn flushed_table() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = everything();
@@ -159,7 +159,7 @@ fn flushed_table() {
     host.sh("nft add rule inet weft admin counter; nft delete element inet weft masq4 '{ 10.88.0.3 }'");
     host.sh("nft delete element inet weft masq4_local '{ 10.88.0.3 . 10.88.0.0/24 }'");
     assert_eq!(host.ruleset(), whole);
-    // One chain only, and one that others jump to.
+    // Only one chain, and one that others jump to.
     host.sh("nft flush chain inet weft hostports");
     assert_eq!(missing(&host, &pod, &plan), 1);
     with(&host, &pod, |executor| drop(applied(executor, &plan)));
@@ -190,7 +190,7 @@ fn flushed_ruleset_is_restored() {
     assert_eq!(host.ruleset(), whole);
 }
 
-/// A failed ADD leaves what another attachment needs by now, and takes what nobody needs even where it was there before.
+/// A failed ADD leaves what another attachment needs by now, and removes what nobody needs even if it existed before.
 fn shared_by_the_journal() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = everything();

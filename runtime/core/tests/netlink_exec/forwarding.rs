@@ -1,4 +1,4 @@
-//! What the host forwards: addresses that are accepted, and ingress policies between bridges.
+//! What the host forwards: accepted addresses, and ingress policies between bridges.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,7 +23,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
     ]
 }
 
-/// Rules that an older version wrote straight into `CNI-FORWARD` are found.
+/// Finds the rules that an older version wrote directly into `CNI-FORWARD`.
 fn older_rules() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = plan(vec![accept("10.88.0.2", "weft 4")]);
@@ -45,7 +45,7 @@ fn reaches(from: &Ns, to: &str) -> bool {
     from.sh(&format!("ping -c1 -W1 {to} >/dev/null 2>&1 && echo yes || echo no")).trim() == "yes"
 }
 
-/// As docker leaves a node.
+/// A node as docker leaves it.
 fn forward_drops() {
     let (host, pod) = (Ns::new(), Ns::new());
     let world = crate::traffic::outside(&host);
@@ -61,7 +61,7 @@ fn forward_drops() {
     eventually("v4 gets out", || reaches(&pod, "203.0.113.2"));
     eventually("v6 gets out", || reaches(&pod, "2001:db8::2"));
     assert!(!reaches(&world, "10.88.0.2"), "strangers do not get in");
-    // The policy comes after the accept, too.
+    // The policy can also come after the accept.
     host.sh("iptables -F FORWARD");
     assert!(!reaches(&pod, "203.0.113.2"));
     with(&host, &pod, |executor| {
@@ -73,7 +73,7 @@ fn forward_drops() {
     assert!(!reaches(&pod, "203.0.113.2") && !reaches(&pod, "2001:db8::2"));
 }
 
-/// `iptables` reads what was written, and finds it to be what it would have written.
+/// `iptables` lists weft's rules, and they equal its own.
 fn as_iptables() {
     let (host, pod) = (Ns::new(), Ns::new());
     there_and_back(&host, &pod, vec![accept("10.88.0.2", "weft 4")], || {
@@ -103,7 +103,7 @@ fn as_iptables() {
         host.sh("iptables -C WEFT-FORWARD-2 -d 10.88.0.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment 'weft 4 (answers)' -j ACCEPT");
     });
     assert_eq!(host.ruleset(), "");
-    // What `iptables` saves it can restore, and DEL still finds it.
+    // `iptables` can restore what it saved, and DEL still finds it.
     let plan = plan(vec![accept("10.88.0.2", "weft 4")]);
     with(&host, &pod, |executor| drop(applied(executor, &plan)));
     let before = host.sh("iptables -S");
@@ -113,7 +113,7 @@ fn as_iptables() {
     assert!(!host.ruleset().contains("10.88.0.2"), "{}", host.ruleset());
 }
 
-/// Eight attachments find nothing and make it, once.
+/// Eight concurrent attachments find nothing and make it once.
 fn many_at_once() {
     let host = Ns::new();
     let pods: Vec<Ns> = (0..8).map(|_| Ns::new()).collect();
@@ -139,7 +139,7 @@ fn many_at_once() {
     assert_eq!(listed.matches("-j ACCEPT").count(), 16, "{listed}");
 }
 
-/// A failed ADD leaves what was there before it, and what came meanwhile.
+/// A failed ADD leaves what existed before it, and what others added meanwhile.
 fn others_stay() {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh(
@@ -161,8 +161,8 @@ fn policy(bridge: &str, policy: Ingress) -> Op {
     Op::IngressPolicy(IngressPolicy { bridge: bridge.into(), policy })
 }
 
-/// Three bridges: what each policy blocks and admits. Between ports of one bridge the host does not forward, unless the
-/// kernel is told to show it bridged packets.
+/// Three bridges: what each policy blocks and admits. The host does not filter traffic between ports of one bridge,
+/// unless the kernel passes bridged packets to it.
 fn policies() {
     let host = Ns::new();
     let pods: Vec<Ns> = (0..4).map(|_| Ns::new()).collect();

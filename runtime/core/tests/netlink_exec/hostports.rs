@@ -1,4 +1,4 @@
-//! Host ports, what is accepted, ingress policies: what packets see, and what is left in nftables.
+//! Host ports, accepted addresses and ingress policies: what happens to packets, and what is left in nftables.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -32,7 +32,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
     ]
 }
 
-/// A bridge with its gateway, and a container on it.
+/// Attaches a container to a bridge with a gateway.
 pub(crate) fn attach(host: &Ns, pod: &Ns, bridge_name: &str, veth_name: &str, net: u8, number: u8) {
     let gateway = format!("10.{net}.0.1");
     let ops = vec![
@@ -56,7 +56,7 @@ pub(crate) fn attach(host: &Ns, pod: &Ns, bridge_name: &str, veth_name: &str, ne
     host.sh("ip link set lo up");
 }
 
-/// Answers every caller with the address it sees, until dropped.
+/// Answers every client with the client's address, until dropped.
 struct Server {
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
@@ -101,7 +101,7 @@ fn serve_udp(ns: &Ns, port: u16) -> Server {
     Server { stop, thread: Some(thread) }
 }
 
-/// Who the server behind an address sees; `None` where nobody answers.
+/// Returns the client address that the server behind an address sees, or `None` if nobody answers.
 fn ask(from: &Ns, to: &str) -> Option<String> {
     let to: SocketAddr = to.parse().expect("address and port");
     let stream = from.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(700)));
@@ -151,7 +151,7 @@ fn everywhere() {
         seen(&world, &format!("203.0.113.1:{port}"), "203.0.113.2");
         seen(&world, &format!("[2001:db8::1]:{port}"), "2001:db8::2");
         seen(&host, &format!("127.0.0.1:{port}"), "10.88.0.1");
-        // From the host's own address: the route to the container picks it.
+        // From the host's own address, which the route to the container selects.
         seen(&host, &format!("10.88.0.1:{port}"), "10.88.0.1");
         for from in [&pod, &other] {
             seen(from, &format!("203.0.113.1:{port}"), "10.88.0.1");
@@ -159,11 +159,11 @@ fn everywhere() {
         }
     }
     assert_eq!(ask(&world, "203.0.113.1:80"), None, "the container's own port is not the host's");
-    // Directly, nobody is masqueraded, the port that was mapped included.
+    // Direct connections are not masqueraded, including those to the mapped port.
     seen(&other, "10.88.0.2:80", "10.88.0.3");
 }
 
-/// The kernel holds a key once, whatever the journal says.
+/// The kernel keeps each key once, whatever the journal says.
 fn taken() {
     let (host, pod) = (Ns::new(), Ns::new());
     apply(&host, &pod, vec![host_port("tcp", None, 8080, "10.88.0.2:80", &["10.88.0.0/24"])]);
@@ -173,7 +173,7 @@ fn taken() {
     assert_eq!((at, text.as_str()), (1, "host port 8080/tcp is taken: it leads to 10.88.0.2:80"));
     let (_, text) = refused(&host, &pod, vec![host_port("udp", Some("192.0.2.1"), 53, "10.88.0.3:53", &[])]);
     assert_eq!(text, "host port 53/udp is taken: it leads to 10.88.0.2:5353");
-    // The same again is the same; other protocols and addresses are others.
+    // The same mapping again is the same; other protocols and addresses are different.
     there_and_back(
         &host,
         &pod,
@@ -212,7 +212,7 @@ fn conditions() {
     };
     let to_host = "203.0.113.1:8080";
     let sources = |list: &[&str], not| vec![(Subject::Source { nets: nets(list) }, not)];
-    // The same port leads to either container, by who asks.
+    // The same port leads to either container, depending on the client.
     let first = with_conditions(8080, "10.88.0.2:80", "weft 1", sources(&["203.0.113.2/32", "192.0.2.0/24"], false));
     let second = with_conditions(8080, "10.88.0.3:80", "weft 2", sources(&["203.0.113.2/32", "192.0.2.0/24"], true));
     host.settle();
@@ -233,7 +233,7 @@ fn conditions() {
     });
     host.assert_snapshot(&before, "host");
     let plans = [plan(vec![first]), plan(vec![second])];
-    // Again changes nothing, and teardown of one leaves the other.
+    // A repetition changes nothing, and teardown of one leaves the other.
     for plan in [&plans[0], &plans[1], &plans[0]] {
         with(&host, &pod, |executor| drop(applied(executor, plan)));
     }
@@ -258,7 +258,7 @@ fn conditions() {
     assert_eq!(ask(&other, "10.88.0.1:8082"), None, "another link");
 }
 
-/// A flow that began before its port was mapped, or while another container had it, goes to the new container.
+/// A flow that began before its port was mapped, or while another container had it, moves to the new container.
 fn udp_flows() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
     let world = crate::traffic::outside(&host);
@@ -267,7 +267,7 @@ fn udp_flows() {
     let socket = client(&world);
     let (first, second) = (serve_udp(&pod, 53), serve_udp(&other, 53));
     let to = "203.0.113.1:5353";
-    // Somebody has to track connections before there is a mapping, or there is no flow to forget.
+    // Connections must be tracked before the mapping exists, or there is no flow to delete.
     apply(&host, &pod, vec![host_port("udp", None, 1, "10.88.0.9:1", &[])]);
     assert_eq!(ask_udp(&socket, to), None);
     let plan = plan(vec![host_port("udp", None, 5353, "10.88.0.2:53", &[])]);
@@ -281,7 +281,7 @@ fn udp_flows() {
     drop(second);
 }
 
-/// A table that an older weft made has masquerading only. It grows; what is in it stays and is not doubled.
+/// A table that an older weft made has masquerading only. weft extends it; its contents stay and are not duplicated.
 fn older_table() {
     let (host, pod) = (Ns::new(), Ns::new());
     apply(&host, &pod, vec![Op::Masquerade { address: net("10.88.0.2/24") }]);
@@ -293,7 +293,7 @@ fn older_table() {
         assert_eq!(grown.matches("ip saddr @masq4 masquerade").count(), 1, "{grown}");
     });
     assert_eq!(host.sh("nft list table inet weft"), old);
-    // Eight at once find a part missing; one makes it.
+    // Eight executors find a part missing at once; one makes it.
     let pods: Vec<Ns> = (0..8).map(|_| Ns::new()).collect();
     thread::scope(|scope| {
         for (at, pod) in pods.iter().enumerate() {
@@ -311,7 +311,7 @@ fn older_table() {
     let rules = host.ruleset();
     assert_eq!(rules.matches("jump hostports\n").count(), 2, "{rules}");
     assert!((0..8).all(|at| rules.contains(&format!("tcp . 800{at} :"))), "{rules}");
-    // An operator's own chain of the name that ingress policies leave to operators is taken as it is.
+    // weft leaves the chain name `admin` to operators, and uses an existing chain as it is.
     host.sh("nft add chain inet weft admin && nft add rule inet weft admin counter");
     let policy = Op::IngressPolicy(IngressPolicy { bridge: "weft0".into(), policy: Ingress::Isolated });
     apply(&host, &pod, vec![policy]);
@@ -394,7 +394,7 @@ fn localnet_is_put_back() {
     there_and_back(&host, &other, vec![localnet("10.88.0.2")], || {
         assert_eq!(host.sysctl("ipv4/conf/weft0/route_localnet"), "1");
     });
-    // Nowhere to route to: nothing to do.
+    // An address without a route: nothing to do.
     there_and_back(&host, &other, vec![localnet("192.0.2.77")], || {});
     let plan = plan(vec![localnet("10.88.0.2")]);
     with(&host, &other, |executor| {
@@ -406,7 +406,7 @@ fn localnet_is_put_back() {
     });
 }
 
-/// With `route_localnet` on the bridge the kernel lets in what containers send to 127.0.0.1.
+/// With `route_localnet` on the bridge, the kernel admits packets that containers send to 127.0.0.1.
 fn localhost_stays_local() {
     let (host, pod) = (Ns::new(), Ns::new());
     attach(&host, &pod, "weft0", "vetha", 88, 2);
@@ -430,7 +430,7 @@ fn localhost_stays_local() {
     drop(secret);
 }
 
-/// A mapping for an address that is not this host's is not about what the host forwards to it.
+/// A mapping for an address that is not this host's does not affect what the host forwards to that address.
 fn forwarded_traffic_passes() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
     let world = crate::traffic::outside(&host);
@@ -443,13 +443,13 @@ fn forwarded_traffic_passes() {
     seen(&other, "203.0.113.77:8080", "10.88.0.3");
     apply(&host, &pod, vec![host_port("tcp", None, 8081, "10.88.0.2:80", &[])]);
     assert_eq!(ask(&other, "203.0.113.77:8081"), None, "nobody listens there, and it is not the host's");
-    // Once the address is the host's, the mapping is about it.
+    // Once the host has the address, the mapping affects it.
     world.sh("ip addr del 203.0.113.77/32 dev world0");
     host.sh("ip route del 203.0.113.77/32 dev out0; ip addr add 203.0.113.77/32 dev out0");
     seen(&world, "203.0.113.77:8080", "203.0.113.2");
 }
 
-/// Ports that the stock plugin mapped, by either of its backends.
+/// Ports that the stock plugin mapped, with either of its backends.
 fn stock_ports() {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh("iptables -t nat -N CNI-HOSTPORT-DNAT; iptables -t nat -N CNI-DN-0123456789abcdef01234");

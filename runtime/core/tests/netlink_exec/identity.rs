@@ -1,5 +1,5 @@
-//! A container with `NET_ADMIN` renames its link, puts another in its place, moves it away: teardown finds the link that the plan
-//! made and no other, and says so where it cannot be sure. Each kind that this kernel has.
+//! A container with `NET_ADMIN` renames its link, replaces it, or moves it away: teardown finds the link that the plan
+//! made and no other, and reports when it cannot be sure. Tested for each kind that this kernel supports.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -63,7 +63,7 @@ fn tap_device() -> Op {
     Op::CreateTap(CreateTap { name: "eth0".into(), ..CreateTap::default() })
 }
 
-/// Namespaces of a host with the parent `up0`, and of a pod.
+/// Returns the namespaces of a host with the parent `up0`, and of a pod.
 fn spaces() -> (Ns, Ns) {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh("ip link add up0 type veth peer name up1 && ip link set up0 up && ip link set up1 up");
@@ -92,7 +92,7 @@ fn check(host: &Ns, pod: &Ns, plan: &Plan) -> Vec<String> {
     differences.iter().map(ToString::to_string).collect()
 }
 
-/// A DEL that was stopped, or comes late, finds the link of the next attachment under the name of its own, in the same namespace.
+/// A DEL that was stopped or is late finds the next attachment's link under its own link's name, in the same namespace.
 fn link_of_a_later_attachment() {
     let (host, pod) = spaces();
     let later = Plan { link_index: Some(INDEX + 1), ..plan(vec![macvlan()]) };
@@ -101,18 +101,18 @@ fn link_of_a_later_attachment() {
     assert!(pod.link("eth0").is_some(), "the later attachment has lost its link");
 }
 
-/// A number that `ip link set netns` takes: that of the thread that keeps the namespace.
+/// Returns a number for `ip link set netns`: that of the thread that keeps the namespace.
 fn netns_of(ns: &Ns) -> String {
     let path = ns.path().display().to_string();
     path.split('/').nth(4).expect("/proc/PID/task/TID/ns/net").to_owned()
 }
 
-/// Whether a namespace has the link with the chosen index.
+/// Returns whether a namespace has the link with the chosen index.
 fn has_it(ns: &Ns) -> bool {
     ns.json("ip -j link").as_array().expect("list").iter().any(|link| link["ifindex"] == INDEX)
 }
 
-/// What a container can do with a link that is all weft's.
+/// Tries everything that a container can do with a link that weft made.
 fn every_trick(op: &Op) {
     let plan = with_index(op);
     let gone = ["CNI created interface in container eth0 not found"];
@@ -133,14 +133,14 @@ fn every_trick(op: &Op) {
     assert!(!has_it(&pod) && pod.link("eth0").is_some(), "the bridge is the container's");
     pod.sh("ip link del eth0");
 
-    // Deleted by the container: there is nothing that could keep the address.
+    // The container deleted it: no link is left that could keep the address.
     make(&host, &pod, &plan);
     pod.sh("ip link del eth0");
     assert_eq!(tear_down(&host, Some(&pod), &plan), [""; 0]);
     // Never made.
     assert_eq!(tear_down(&host, Some(&pod), &plan), [""; 0]);
 
-    // In a namespace of the container's own.
+    // In a namespace that the container made.
     let nested = Ns::new();
     make(&host, &pod, &plan);
     pod.sh(&format!("ip link set eth0 netns {}", netns_of(&nested)));
@@ -149,7 +149,7 @@ fn every_trick(op: &Op) {
     assert_eq!(tear_down(&host, Some(&pod), &plan), [""; 0]);
     assert!(!has_it(&nested), "deleted where it is");
 
-    // The index is taken there, so it has another: it could be a link of the container's own.
+    // The index is taken there, so the link gets another: it could be a link that the container made.
     nested.sh(&format!("ip link add taken index {INDEX} type bridge"));
     make(&host, &pod, &plan);
     pod.sh(&format!("ip link set eth0 netns {}", netns_of(&nested)));
@@ -161,7 +161,7 @@ fn every_trick(op: &Op) {
     assert!(nested.link("taken").is_some());
 }
 
-/// A macvlan of the container's own, with the index and the name of one that the container moved away.
+/// A macvlan that the container made, with the index and the name of one that it moved away.
 fn parent_of_an_impostor() {
     let (host, pod) = spaces();
     let nested = Ns::new();
@@ -175,7 +175,7 @@ fn parent_of_an_impostor() {
     assert!(has_it(&pod), "the container's");
 }
 
-/// A parent that is a macvlan itself: its children are children of the link below.
+/// A parent that is itself a macvlan: its children are children of the link below.
 fn child_of_a_macvlan() {
     let (host, pod) = spaces();
     host.sh("ip link add link up0 name mv0 type macvlan mode bridge && ip link set mv0 up");
@@ -188,7 +188,7 @@ fn child_of_a_macvlan() {
     assert!(!has_it(&pod));
 }
 
-/// A pair of the container's own under the name of the attachment's end.
+/// A pair that the container made, under the name of the attachment's end.
 fn veth_of_the_container() {
     let (host, pod) = spaces();
     let plan = plan(vec![veth("eth0", HOST_VETH)]);
@@ -200,7 +200,7 @@ fn veth_of_the_container() {
     assert!(pod.link("eth0").is_some(), "both ends of it are in the container");
 }
 
-/// A host with a device `d0`, and the plan that takes it.
+/// Returns a host with a device `d0`, and the plan that takes it.
 fn with_device() -> (Ns, Ns, Plan) {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh("ip link add d0 mtu 1400 address 02:00:00:00:0d:00 type veth peer name peer0");
@@ -249,7 +249,7 @@ fn device_and_impostor() {
     assert_eq!(tear_down(&host, Some(&pod), &plan), [""; 0]);
     is_home(&host, &before);
     assert!(pod.link("lan7").is_none() && pod.link("net1").is_some());
-    // Without the device there, the impostor is still none.
+    // Without the device, the impostor is still not taken for it.
     make(&host, &pod, &Plan { ops: retake(&plan, "net2"), ..plan.clone() });
     host.sh("ip link del peer0");
     assert!(pod.link("net2").is_none(), "gone with its other end");
@@ -257,7 +257,7 @@ fn device_and_impostor() {
     assert!(host.link("d0").is_none() && pod.link("net1").is_some());
 }
 
-/// The same device under another name in the container.
+/// Returns the op for the same device under another name in the container.
 fn retake(plan: &Plan, name: &str) -> Vec<Op> {
     let renamed = |op: &Op| match op {
         Op::TakeDevice(op) => Op::TakeDevice(TakeDevice { name: name.into(), ..op.clone() }),
@@ -279,7 +279,7 @@ fn device_moved_on() {
     is_home(&host, &before);
 }
 
-/// What the kernel does with a physical device when its namespace ends: the host has it again, under whatever name.
+/// What the kernel does with a physical device when its namespace ends: it returns to the host, under any name.
 fn device_comes_home_changed() {
     let (host, pod, plan) = with_device();
     let before = host.link("d0").expect("device");
@@ -294,7 +294,7 @@ fn device_comes_home_changed() {
     assert!(host.link("dev37").is_none());
 }
 
-/// Somebody has the chosen index: refused, and nothing is left behind.
+/// The chosen index is in use: the ADD fails, and leaves nothing behind.
 fn index_is_taken() {
     let (host, pod) = spaces();
     pod.sh(&format!("ip link add other index {INDEX} type bridge"));

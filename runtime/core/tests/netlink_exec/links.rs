@@ -1,4 +1,4 @@
-//! Bridges, veth pairs, macvlans, loopback: made, changed, refused, and put back.
+//! Bridges, veth pairs, macvlans, loopback: made, changed, refused, and restored.
 
 use std::time::Instant;
 
@@ -45,7 +45,7 @@ fn new_bridge() {
     assert!(host.link("weft0").is_none());
 }
 
-/// A MAC that the kernel made up would follow a port with a lower one.
+/// A bridge whose MAC the kernel chose would take the lower MAC of a port.
 fn new_bridge_keeps_its_mac() {
     let (host, pod) = (Ns::new(), Ns::new());
     apply(&host, &pod, vec![bridge("weft0")]);
@@ -54,7 +54,7 @@ fn new_bridge_keeps_its_mac() {
     assert_eq!(host.link("weft0").expect("bridge")["address"], before);
 }
 
-/// No other port is there, so nobody could have the gateway's address.
+/// The bridge has no other port, so no other machine can have the gateway's address.
 fn new_bridge_answers_at_once() {
     let (host, pod) = (Ns::new(), Ns::new());
     apply(&host, &pod, vec![bridge("weft0"), ensure("weft0", "fd00:66::1/64", false)]);
@@ -65,7 +65,7 @@ fn new_bridge_answers_at_once() {
     let info = &infos[0]["addr_info"][0];
     assert_eq!((&info["local"], &info["nodad"]), (&"fd00:66::1".into(), &true.into()), "{infos}");
     assert!(info["tentative"].is_null(), "{info}");
-    // One that was there may have other machines behind it.
+    // An existing bridge may have other machines behind it.
     host.sh("ip link add weft1 type bridge && ip link set weft1 up");
     apply(&host, &pod, vec![bridge("weft1"), ensure("weft1", "fd00:67::1/64", false)]);
     let infos = host.json("ip -j -6 addr show dev weft1 scope global");
@@ -77,7 +77,7 @@ fn existing_bridge() {
     host.sh("ip link add weft0 mtu 1400 type bridge && ip link set weft0 addrgenmode none");
     let index = host.link("weft0").expect("bridge")["ifindex"].clone();
     let op = Op::EnsureBridge { name: "weft0".into(), mtu: Some(1300), vlan_filtering: false, promisc: true };
-    // Down, not promiscuous, taking router advertisements: all of that comes back.
+    // Down, not promiscuous, accepting router advertisements: all of that is restored.
     there_and_back(&host, &pod, vec![op.clone()], || {
         let link = host.link("weft0").expect("bridge");
         assert_eq!((&link["ifindex"], &link["mtu"]), (&index, &1400.into()));
@@ -92,7 +92,8 @@ fn existing_bridge() {
 
 fn existing_bridge_keeps_its_mac() {
     let (host, pod) = (Ns::new(), Ns::new());
-    // A bridge that never had a port has a random MAC; with the port it takes the port's, and without again, none.
+    // A bridge that never had a port has a random MAC; with a port it takes the port's, and after the port leaves it
+    // has none.
     host.sh("ip link add weft0 type bridge && ip link set weft0 up");
     let before = host.link("weft0").expect("bridge")["address"].clone();
     with(&host, &pod, |executor| {
@@ -168,13 +169,13 @@ fn port_that_was_there() {
     host.sh(
         "ip link add p type veth peer name q && ip link set old addrgenmode none && ip link set weft0 addrgenmode none",
     );
-    // A bridge that has never had a port looks different from one that has none any more.
+    // A bridge that never had a port looks different from one whose last port left.
     for bridge in ["old", "weft0"] {
         host.sh(&format!("ip link set {bridge} up && ip link set p master {bridge} && ip link set p nomaster"));
     }
     host.settle();
     let join = Op::BridgePort { link: "p".into(), bridge: "weft0".into(), hairpin: false, isolated: true };
-    // From no bridge, from another bridge with other flags, and with the flags alone different.
+    // From no bridge, from another bridge with other flags, and from this bridge with other flags.
     there_and_back(&host, &pod, vec![bridge("weft0"), join.clone()], || {
         assert_eq!(host.link("p").expect("port")["master"], "weft0");
     });
@@ -217,12 +218,12 @@ fn pinned_mac() {
     assert!(macs.iter().all(|one| *one == macs[0]), "{macs:?}");
 }
 
-/// One that follows its ports is pinned to what it had before, and its neighbours stay known where it was pinned already.
+/// A bridge that follows its ports is pinned to its current MAC; one that is already pinned keeps its neighbours.
 fn pin_of_an_unpinned_bridge() {
     let host = Ns::new();
     let (first, second) = (Ns::new(), Ns::new());
     host.sh("ip link add weft0 type bridge && ip link set weft0 up");
-    // The highest MAC there is, so that ours is always below: the bridge would take it.
+    // The highest MAC, so that weft's is always lower: the bridge would take the lower one.
     host.sh("ip link add p address fe:ff:ff:ff:ff:ff type veth peer name q && ip link set p master weft0 up");
     let before = host.link("weft0").expect("bridge")["address"].clone();
     assert_eq!(before, "fe:ff:ff:ff:ff:ff");
@@ -323,7 +324,7 @@ fn loopback_link() {
         assert!(executor.undo(applied).is_empty());
     });
     pod.assert_snapshot(&before, "pod");
-    // Up already: undo leaves it up.
+    // Already up: undo leaves it up.
     pod.sh("ip link set lo up");
     there_and_back(&host, &pod, plan.ops, || {});
 }
@@ -347,7 +348,7 @@ fn port_never_up() {
     assert!(start.elapsed().as_millis() >= 2550);
 }
 
-/// Undo leaves a bridge that another attachment has joined meanwhile.
+/// Undo leaves a bridge that another attachment joined meanwhile.
 fn bridge_kept_for_newcomers() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
     with(&host, &pod, |executor| {
@@ -359,10 +360,10 @@ fn bridge_kept_for_newcomers() {
     });
     assert!(host.link(HOST_VETH).is_none());
     assert_eq!(host.link("vethother").expect("other port")["master"], "weft0");
-    // Its address too: it is the newcomer's gateway.
+    // It also leaves its address, which is the other attachment's gateway.
     assert!(host.addresses("weft0").contains(&"10.88.0.1/24".to_owned()));
-    // Forwarding was switched on after our own veth was there, and before the newcomer's.
+    // Forwarding was switched on after this attachment's veth existed, and before the other's.
     assert_eq!(host.sysctl("ipv4/ip_forward"), "1");
-    // The tables have no element left and are gone.
+    // The tables have no element left and are deleted.
     assert_eq!(host.ruleset(), "");
 }

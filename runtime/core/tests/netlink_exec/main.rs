@@ -1,5 +1,5 @@
-//! The netlink executor against a real kernel, in network namespaces of its own. Needs root; without it, and for what the
-//! kernel lacks, tests show as ignored with the reason. `REQUIRE_NETNS=1` makes missing root a failure.
+//! Tests the netlink executor with a real kernel, in its own network namespaces. Needs root; without it, or if the
+//! kernel lacks a feature, tests are shown as ignored with the reason. `REQUIRE_NETNS=1` makes missing root a failure.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "tests")]
 
@@ -32,7 +32,7 @@ mod whole;
 
 use libtest_mimic::{Arguments, Trial};
 
-/// Name, why it cannot run here, what it does.
+/// The name, the reason why it cannot run here, and the test.
 pub(crate) type Test = (&'static str, Option<&'static str>, fn());
 
 fn main() {

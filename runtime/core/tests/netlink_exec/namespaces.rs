@@ -1,4 +1,4 @@
-//! Opening namespaces, telling them apart, and looking around in them.
+//! Opening namespaces, comparing them, and reading their state.
 
 use std::path::Path;
 
@@ -53,7 +53,7 @@ fn same() {
     assert!(with(&host, &host, |executor| executor.same_netns().expect("look")));
     assert!(!with(&host, &pod, |executor| executor.same_netns().expect("look")));
     assert!(!host.run(|| Executor::open(None).expect("open").same_netns().expect("look")));
-    // One namespace as both host and container, as the override variable of the spec allows.
+    // One namespace as both host and container, as the specification's override variable allows.
     there_and_back(&host, &host, vec![veth("eth0", HOST_VETH), address(eth0(), "10.1.2.3/24"), up(eth0())], || {
         assert_eq!(host.addresses("eth0").first().map(String::as_str), Some("10.1.2.3/24"));
         eventually("both ends are up", || host.link(HOST_VETH).expect("peer")["operstate"] == "UP");
@@ -71,10 +71,10 @@ fn no_thread_is_left() {
         tasks.filter(inside).count()
     };
     host.run(|| {
-        // The thread that keeps the namespace is always there.
+        // The thread that keeps the namespace always exists.
         assert_eq!(named(), 1);
         let executor = Executor::open(Some(pod.path())).expect("open");
-        // Ours has handed back what it opened and ended; the kernel takes it off the list a moment later.
+        // The executor closed what it opened, and its thread ended; the kernel updates its list a moment later.
         eventually("only the namespace's own thread is left", || named() == 1);
         drop(executor);
     });
@@ -116,7 +116,7 @@ fn observe_default_route() {
         with(&host, &pod, |executor| executor.observe(&need).expect("observe"))
     };
     host.sh("ip link add up0 type veth peer name up1 && ip link set up0 up && ip link set up1 up");
-    // A table of its own and a non-default one do not count; IPv6 does where IPv4 has none.
+    // Routes in another table and non-default routes do not count; IPv6 counts if IPv4 has no default route.
     host.sh("ip addr add 10.3.0.1/24 dev up0 && ip addr add fd00:3::1/64 dev up1 nodad");
     host.sh("ip route add default via 10.3.0.2 table 77 && ip route add 10.9.0.0/16 via 10.3.0.2");
     assert!(look().default_route_links.is_empty());
@@ -126,7 +126,7 @@ fn observe_default_route() {
     let seen = look();
     assert_eq!(seen.default_route_links[&Side::Host], "up0");
     assert_eq!(seen.links[&LinkRef::host("up0")].kind, "veth");
-    // A multipath default route: the first link.
+    // Of a multipath default route, the first link.
     host.sh("ip route replace default nexthop via 10.3.0.2 dev up0 nexthop via 10.3.0.3 dev up0");
     assert_eq!(look().default_route_links[&Side::Host], "up0");
 }

@@ -1,4 +1,4 @@
-//! What the host remembers of an address or a MAC from its holder before.
+//! What the host remembers about an address or a MAC from its previous holder.
 
 use weft_core::plan::{ForgetNeighbours, LinkRef, Op};
 
@@ -31,8 +31,8 @@ fn attach(host: &Ns, pod: &Ns) {
     apply(host, pod, ops);
 }
 
-/// A host with a bridge that has a port, and neighbours in its tables. Its MAC is its own: with every change of it the kernel
-/// forgets all neighbours by itself.
+/// Returns a host with a bridge that has a port, and with neighbours in its tables. The bridge's MAC is fixed: at each
+/// change of it, the kernel would delete all neighbours.
 fn host(state: &str, fdb: &str) -> Ns {
     let host = Ns::new();
     host.sh("ip link add weft0 address 02:00:00:00:00:50 type bridge && ip link set weft0 up");
@@ -40,7 +40,7 @@ fn host(state: &str, fdb: &str) -> Ns {
     for address in ["10.88.0.7", "10.88.0.8", "fd88::7", "fd88::8"] {
         host.sh(&format!("ip neighbour add {address} lladdr 02:00:00:00:00:99 dev weft0 nud {state}"));
     }
-    // A port that does not forward yet learns nothing, and a busy kernel takes its time.
+    // A port learns nothing before it forwards, and a busy kernel needs time.
     host.sh("for _ in $(seq 600); do bridge link show dev old0 | grep -q forwarding && exit; sleep 0.1; done; exit 1");
     host.sh(&format!("bridge fdb add {OWN} dev old0 master {fdb}"));
     host

@@ -51,7 +51,7 @@ pub(crate) fn ensure(link: &str, address: &str, force: bool) -> Op {
     Op::EnsureAddress { link: link.into(), address: net(address), force, beside: Vec::new() }
 }
 
-/// A mapping of a port of the host.
+/// Returns a mapping of a host port.
 pub(crate) fn host_port(protocol: &str, host: Option<&str>, port: u16, to: &str, masquerade: &[&str]) -> Op {
     Op::HostPort(HostPort {
         protocol: match protocol {
@@ -68,7 +68,7 @@ pub(crate) fn host_port(protocol: &str, host: Option<&str>, port: u16, to: &str,
     })
 }
 
-/// An op that nothing can make succeed.
+/// Returns an op that always fails.
 pub(crate) fn impossible() -> Op {
     up(LinkRef::host("no-such-link"))
 }
@@ -77,7 +77,8 @@ pub(crate) fn eth0() -> LinkRef {
     LinkRef::container("eth0")
 }
 
-/// Bridge, layer 3, dual stack, with everything: gateway, masquerade, MAC check, announcement.
+/// Returns a plan for a bridge, layer 3, dual stack, with every option: gateway, masquerade,
+/// MAC check, announcement.
 pub(crate) fn bridge_l3() -> Plan {
     let container_mac = mac("02:00:00:00:00:01");
     let keys = ["ipv6/conf/eth0/accept_dad", "ipv4/conf/eth0/arp_notify", "ipv6/conf/eth0/ndisc_notify"];
@@ -110,7 +111,8 @@ pub(crate) fn bridge_l3() -> Plan {
     Plan { ops, result: ResultShape { interfaces, ..ResultShape::default() }, ..Plan::default() }
 }
 
-/// The same, IPv4 only and without what most configurations leave out: the plan of the benchmark.
+/// Returns the same for IPv4 only, without what most configurations leave out: the plan of the
+/// benchmark.
 pub(crate) fn bridge_v4() -> Plan {
     let ops = vec![
         bridge("weft0"),
@@ -130,7 +132,7 @@ pub(crate) fn bridge_v4() -> Plan {
     Plan { ops, result: ResultShape { interfaces, ..ResultShape::default() }, ..Plan::default() }
 }
 
-/// Point to point, as the reference plugin of that name does it.
+/// Returns a point-to-point plan, as the reference plugin of that name works.
 pub(crate) fn ptp(host: &str, ip: &str) -> Plan {
     let near = LinkRef::host(host);
     let gw = "10.77.0.1";
@@ -161,7 +163,7 @@ pub(crate) fn ptp(host: &str, ip: &str) -> Plan {
     Plan { ops, result: ResultShape { interfaces: vec![near, eth0()], ..ResultShape::default() }, ..Plan::default() }
 }
 
-/// Macvlan, layer 3, on a link of the host.
+/// Returns a plan for a macvlan, layer 3, on a link of the host.
 pub(crate) fn macvlan(parent: LinkRef) -> Plan {
     let ops = vec![
         Op::CreateMacvlan {

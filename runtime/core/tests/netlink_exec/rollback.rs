@@ -1,4 +1,4 @@
-//! Plans that fail at every op: the host and the container are as they were before.
+//! Plans that fail at each op: host and container are then as before.
 
 use weft_core::plan::{LinkRef, Plan};
 
@@ -22,7 +22,7 @@ pub(crate) fn tests() -> Vec<crate::Test> {
     ]
 }
 
-/// An impossible op before each op and after the last.
+/// Inserts an impossible op before each op and after the last.
 fn everywhere(whole: &Plan, prepare: fn(&Ns, &Ns)) {
     let (host, pod) = (Ns::new(), Ns::new());
     prepare(&host, &pod);
@@ -37,11 +37,11 @@ fn everywhere(whole: &Plan, prepare: fn(&Ns, &Ns)) {
         host.assert_snapshot(&host_before, &format!("host, op {at}"));
         pod.assert_snapshot(&pod_before, &format!("pod, op {at}"));
     }
-    // It is the inserted op that fails: without it the plan works.
+    // The inserted op causes the failure: without it the plan works.
     with(&host, &pod, |executor| drop(applied(executor, whole)));
 }
 
-/// An operator's bridge with a port, addresses, and a setting of its own.
+/// Prepares an operator's bridge with a port, addresses, and a setting of its own.
 fn used_bridge(host: &Ns, _pod: &Ns) {
     host.sh("ip link add weft0 type bridge && ip link set weft0 up");
     host.sh(
@@ -52,22 +52,22 @@ fn used_bridge(host: &Ns, _pod: &Ns) {
     host.set_sysctl("ipv4/conf/q/forwarding", "1");
 }
 
-/// One that is down, without ports, and has never been used.
+/// Prepares a bridge that is down, without ports, and was never used.
 fn idle_bridge(host: &Ns, _pod: &Ns) {
     host.sh("ip link add weft0 address 02:00:00:00:00:77 type bridge && ip link set weft0 addrgenmode none");
-    // What can be seen of a bridge differs between one that never had a port and one whose last port left.
+    // A bridge that never had a port looks different from one whose last port left.
     host.sh("ip link add p type veth peer name q && ip link set weft0 up && ip link set p master weft0");
     host.sh("ip link del p && ip link set weft0 down");
 }
 
-/// Another attachment of the same network.
+/// Prepares another attachment of the same network.
 fn neighbour(host: &Ns, _pod: &Ns) {
     let other = Ns::new();
     let text = serde_json::to_string(&bridge_l3()).expect("json");
     let text = text.replace(HOST_VETH, "vethcafe0002").replace("10.88.0.2", "10.88.0.3").replace("88::2", "88::3");
     let plan: Plan = serde_json::from_str(&text).expect("plan");
     with(host, &other, |executor| drop(applied(executor, &plan)));
-    // Its namespace has to stay for as long as the test runs.
+    // Its namespace must exist as long as the test runs.
     std::mem::forget(other);
 }
 

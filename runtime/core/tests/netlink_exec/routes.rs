@@ -45,7 +45,7 @@ fn attributes() {
             src: Some("10.1.2.3".parse().expect("address")),
             existing_ok: false,
         },
-        // Host bits in a destination do not matter.
+        // Host bits in a destination are ignored.
         route(eth0(), "10.12.3.4/16", Some("10.1.2.1")),
         route(eth0(), "::/0", Some("fd00:1::1")),
         full(eth0(), Route { mtu: Some(1300), priority: Some(7), ..Route::new(net("fd00:5::/64"), gw6) }),
@@ -82,7 +82,8 @@ fn exact_duplicates() {
     ops.extend([default.clone(), default]);
     let (at, text) = refused(&host, &pod, ops);
     assert_eq!((at, text.as_str()), (5, "failed to add route '0.0.0.0/0 via 10.1.2.1 dev eth0': file exists"));
-    // The same destination by another gateway is another route; and EEXIST may be fine.
+    // The same destination with another gateway is another route; and EEXIST may be
+    // allowed.
     let mut ops = base();
     let again = Op::AddRoute {
         link: eth0(),

@@ -41,7 +41,7 @@ fn sbr(sources: Vec<Source>, table: Option<u32>, source_hints: bool) -> Op {
     Op::SourceRoutes(SourceRoutes { link: "net1".into(), sources, table, source_hints })
 }
 
-/// A pod with two links: what is routed for the first is none of our business.
+/// Returns a pod with two links; the first link's routes must stay as they are.
 fn pod_with_links() -> (Ns, Ns) {
     let (host, pod) = (Ns::new(), Ns::new());
     for (name, far) in [("eth0", "far0"), ("net1", "far1")] {
@@ -58,9 +58,9 @@ fn pod_with_links() -> (Ns, Ns) {
     (host, pod)
 }
 
-/// Routes of a table as `dst via gw dev link`, sorted.
+/// Returns the routes of a table as `dst via gw dev link`, sorted.
 fn table(pod: &Ns, family: &str, table: &str) -> Vec<String> {
-    // A table without routes does not exist, and `ip` answers with half a list.
+    // A table without routes does not exist, and `ip` prints an incomplete list.
     let text = pod.sh(&format!("ip -j {family} route show table {table} 2>/dev/null || true"));
     let listed: Value = serde_json::from_str(&text).unwrap_or_else(|_half| json!([]));
     let line = |route: &Value| {
@@ -116,7 +116,7 @@ fn routes_move() {
     });
 }
 
-/// The kernel makes one route of several links of the defaults of two links (containernetworking/plugins issue 1253).
+/// The kernel merges the default routes of two links into one route (containernetworking/plugins issue 1253).
 fn shared_ipv6_default() {
     let (host, pod) = pod_with_links();
     pod.sh("ip addr add fd00::109/64 dev eth0 nodad && ip -6 route add default via fd00::1 dev eth0 metric 1024");
@@ -162,14 +162,14 @@ fn given_table() {
         assert_eq!((table(&pod, "-4", "main"), table(&pod, "-6", "main")), before);
         assert_eq!(table(&pod, "-4", "4000000"), Vec::<String>::new());
     });
-    // Rules that are there are as good as new ones, and not ours to take back.
+    // Existing rules are used, and teardown does not remove them.
     pod.sh("ip rule add from 192.168.1.209 lookup 4000000 protocol 0");
     there_and_back(&host, &pod, vec![sbr(sources(), Some(4_000_000), false)], || {
         assert_eq!(rules(&pod, "-4").len(), 2);
     });
 }
 
-/// Not one that a rule names, nor one that only has routes (a VRF's, say).
+/// Neither a table that a rule names, nor one that only has routes (of a VRF, for example).
 fn free_tables() {
     let (host, pod) = pod_with_links();
     pod.sh("ip rule add from 10.9.9.9 lookup 100 && ip -6 rule add from fd09::9 lookup 102");
@@ -204,7 +204,7 @@ fn on_a_new_link() {
         );
         assert_eq!(table(&pod, "-4", "main"), Vec::<String>::new());
     });
-    // CHECK of the same plan finds the routes where they went.
+    // CHECK of the same plan finds the routes in the chosen tables.
     let plan = plan(whole_plan());
     let differences = with(&host, &pod, |executor| {
         drop(applied(executor, &plan));
@@ -216,7 +216,7 @@ fn on_a_new_link() {
 fn bad_gateway() {
     let (host, pod) = pod_with_links();
     let ops = vec![sbr(vec![source("192.168.1.209/24", Some("10.77.0.1"))], None, false)];
-    // Through eth0's default route the kernel would find it: not out of this link.
+    // The kernel would reach it by eth0's default route, but not through this link.
     let (_, text) = refused(&host, &pod, ops);
     assert!(text.starts_with("Failed to add default route to 10.77.0.1: "), "{text}");
 }
@@ -242,7 +242,7 @@ fn check() {
 
 fn teardown() {
     let (host, pod) = pod_with_links();
-    // An operator's rules for the same addresses: another table, or more than the address.
+    // An operator's rules for the same addresses: another table, or more conditions than the address.
     pod.sh("ip rule add from 192.168.1.209 lookup 42 && ip rule add from 192.168.1.209 fwmark 7 lookup 300");
     let mine = rules(&pod, "-4");
     let plan = plan(vec![sbr(sources(), None, false)]);
@@ -277,7 +277,7 @@ fn waits_for_the_reference() {
     assert_eq!(rules(&pod, "-4").len(), 2);
 }
 
-/// Every address has a table of its own, however many pick one at the same moment.
+/// Every address has its own table, however many executors pick one at the same moment.
 fn many_at_once() {
     let (host, pod) = (Ns::new(), Ns::new());
     let one = |n: u32| {

@@ -39,7 +39,7 @@ fn ops(host: &str) -> Vec<Op> {
     ]
 }
 
-/// A pair that something else made.
+/// Returns a pair that another program made.
 fn pair() -> (Ns, Ns) {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh("ip link add veth1 mtu 1400 type veth peer name eth0 && ip link set veth1 up");
@@ -51,7 +51,7 @@ fn pair() -> (Ns, Ns) {
     (host, pod)
 }
 
-/// The thread that keeps a namespace: `ip` takes it by its id.
+/// Returns the id of the thread that keeps a namespace, which `ip` accepts.
 fn pod_pid(pod: &Ns) -> String {
     pod.path().iter().rev().nth(2).expect("task id").to_string_lossy().into_owned()
 }
@@ -61,7 +61,7 @@ fn qdisc(host: &Ns, link: &str, kind: &str) -> Option<Value> {
     listed.as_array().expect("list").iter().find(|qdisc| qdisc["kind"] == kind).cloned()
 }
 
-/// Where the first filter of the ingress hook redirects to.
+/// Returns the links to which the filters of the ingress hook redirect.
 fn redirected(host: &Ns, link: &str) -> Vec<String> {
     let text = host.sh(&format!("tc filter show dev {link} parent ffff:"));
     let to = text.lines().filter_map(|line| line.split_once("Redirect to device ")?.1.split_once(')'));
@@ -101,7 +101,7 @@ fn on_a_new_link() {
         assert_eq!(redirected(&host, HOST_VETH), [IFB]);
         assert!(qdisc(&host, HOST_VETH, "tbf").is_some() && qdisc(&host, IFB, "tbf").is_some());
     });
-    // Nothing of it is asked for before: one message each.
+    // The op reads nothing beforehand: one message each.
     with(&host, &pod, |executor| {
         let sent = executor.messages_sent();
         drop(applied(executor, &plan(all)));
@@ -123,7 +123,7 @@ fn replaces_what_is_there() {
     }
 }
 
-/// ADD again is the same again.
+/// A repeated ADD has the same result.
 fn twice() {
     let (host, pod) = pair();
     apply(&host, &pod, ops("veth1"));
@@ -134,7 +134,8 @@ fn twice() {
     });
 }
 
-/// The device of an ADD that nobody took back is gone, or is another attachment's.
+/// The device of an ADD that nobody undid is gone, or belongs to another
+/// attachment.
 fn stale_redirection() {
     let (host, pod) = pair();
     host.sh("ip link add old type ifb && ip link set old up && tc qdisc add dev veth1 handle ffff: ingress");
@@ -155,7 +156,7 @@ fn somebody_elses_hook() {
     assert_eq!((at, text.as_str()), (3, wanted.replace("ingress qdisc with", "clsact qdisc with").as_str()));
 }
 
-/// More than fits into 32 bits of bytes per second.
+/// More bytes per second than fit into 32 bits.
 fn wide_rates() {
     let (host, pod) = pair();
     for (rate, burst) in [(1, 1), (u64::from(u32::MAX), 100_000), (10_000_000_000, 4_000_000)] {
@@ -197,7 +198,7 @@ fn check() {
     assert_eq!(differences(&format!("ip link del {IFB}"))[1..], [gone.clone(), gone]);
 }
 
-/// Chained: the pair outlives the step. What goes is what the step did.
+/// Chained: the pair outlives the step. Teardown removes only what the step did.
 fn teardown() {
     let (host, pod) = pair();
     let before = host.snapshot();
@@ -208,13 +209,13 @@ fn teardown() {
         assert!(errors.is_empty(), "{errors:?}");
         host.assert_snapshot(&before, "host");
     }
-    // Without the container's namespace, and with the pair gone.
+    // Without the container's namespace, and without the pair.
     apply(&host, &pod, plan.ops.clone());
     host.sh("ip link del veth1");
     let errors = host.run(|| weft_core::netlink::Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new()));
     assert!(errors.is_empty(), "{errors:?}");
     assert!(host.link(IFB).is_none());
-    // Somebody else's stay.
+    // Another program's disciplines stay.
     host.sh("ip link add veth1 type veth peer name x && tc qdisc add dev veth1 root handle 1: pfifo limit 3");
     host.sh(&format!("tc qdisc add dev veth1 clsact && ip link add {IFB} type veth peer name y"));
     let errors = with(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));

@@ -1,4 +1,4 @@
-//! The ops of `tuning`: sysctls and attributes of a link that is there already, or that the plan makes.
+//! The ops of `tuning`: sysctls and attributes of a link that exists already, or that the plan makes.
 
 use std::collections::BTreeSet;
 
@@ -41,7 +41,7 @@ fn key(key: &str, value: &str) -> Op {
     Op::TuneSysctl(TuneSysctl { key: key.into(), value: value.into() })
 }
 
-/// A pod with a veth that something else made.
+/// Returns a pod with a veth that another program made.
 fn pod_with_link() -> (Ns, Ns) {
     let (host, pod) = (Ns::new(), Ns::new());
     pod.sh("ip link add eth0 address 02:00:00:00:00:07 type veth peer name far && ip link set eth0 up && ip link set far up");
@@ -75,7 +75,7 @@ fn switched_off() {
     });
 }
 
-/// What is there already is not written, and so not undone either.
+/// A value that is already set is not written, and so not undone either.
 fn nothing_to_change() {
     let (host, pod) = pod_with_link();
     let set = LinkAttributes { mac: Some(mac("02:00:00:00:00:07")), mtu: Some(1500), ..LinkAttributes::default() };
@@ -86,7 +86,7 @@ fn nothing_to_change() {
     });
 }
 
-/// A link with less than 1280 has no IPv6: addresses and routes come back with the MTU.
+/// A link with an MTU below 1280 has no IPv6: addresses and routes are restored with the MTU.
 fn small_mtu() {
     let (host, pod) = pod_with_link();
     pod.sh("ip -6 route add fd99::/64 via fd05::1");
@@ -128,7 +128,7 @@ fn on_a_new_link() {
         Op::Announce { link: "eth0".into(), addresses: vec!["10.5.0.2".parse().expect("address")] },
     ];
     there_and_back(&host, &pod, ops, || {
-        // The announcement writes the MAC address again, which must be the new one.
+        // The announcement sets the MAC address again, which must be the new one.
         assert_eq!(pod.link("eth0").expect("eth0")["address"], "c2:11:22:33:44:55");
         assert_eq!(pod.sysctl("ipv4/conf/eth0/arp_filter"), "1");
     });
@@ -143,7 +143,7 @@ fn sysctls() {
         key("core/somaxconn", "500"),
         key("ipv4/tcp_rmem", "4096 100000 200000"),
         key("ipv4/ip_local_reserved_ports", "1"),
-        // Can be written only.
+        // Write-only.
         key("ipv4/route/flush", "1"),
         key("core/somaxconn", "600"),
     ];
@@ -156,7 +156,7 @@ fn sysctls() {
     assert_eq!(pod.sysctl("core/somaxconn"), somaxconn);
     assert_eq!(pod.sysctl("ipv4/tcp_rmem"), rmem);
     assert_eq!(pod.sysctl("ipv4/ip_local_reserved_ports"), before, "longer than one read");
-    // The numbers are compared, not the blanks; what cannot be read is not compared.
+    // The numbers are compared without the blanks; unreadable values are not compared.
     let differences = with(&host, &pod, |executor| {
         let plan = plan(ops[1..].to_vec());
         drop(applied(executor, &plan));

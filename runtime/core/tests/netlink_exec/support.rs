@@ -1,7 +1,7 @@
-//! Network namespaces for tests, and what can be seen in them.
+//! Network namespaces for tests, and functions that observe them.
 //!
-//! Every namespace lives as long as one thread that is inside it; nothing is mounted, so nothing can be left behind. The
-//! "host" of a test is such a namespace too: the real one is never touched.
+//! Every namespace lives as long as one thread inside it; nothing is mounted, so nothing can be left behind. The "host"
+//! of a test is such a namespace too, so the real host is never changed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,10 @@ use weft_core::plan::{Op, Plan};
 
 use crate::plans::plan;
 
-/// How long the kernel gets for what it does in the background. Machines that run tests are busy.
+/// How long to wait for the kernel's background work. Machines that run tests are busy.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A network namespace and the thread that keeps it. Inside a job on that thread, its methods work directly.
+/// A network namespace and the thread that keeps it. Its methods work directly inside a job on that thread.
 pub(crate) struct Ns {
     jobs: Option<mpsc::Sender<Box<dyn FnOnce() + Send>>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -46,7 +46,7 @@ impl Ns {
         &self.path
     }
 
-    /// Runs a closure inside; a panic in it is one of the caller.
+    /// Runs a closure inside; a panic in it becomes the caller's panic.
     pub(crate) fn run<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
         if self.thread.as_ref().is_some_and(|thread| thread.thread().id() == thread::current().id()) {
             return job();
@@ -78,13 +78,13 @@ impl Ns {
         if text.trim().is_empty() { json!([]) } else { serde_json::from_str(&text).expect("JSON from ip or nft") }
     }
 
-    /// `ip -j -d link show dev NAME`, or nothing.
+    /// Returns `ip -j -d link show dev NAME`, or nothing.
     pub(crate) fn link(&self, name: &str) -> Option<Value> {
         let links = self.json("ip -j -d link");
         links.as_array().expect("list").iter().find(|link| link["ifname"] == name).cloned()
     }
 
-    /// Addresses of a link as `address/length`.
+    /// Returns the addresses of a link as `address/length`.
     pub(crate) fn addresses(&self, name: &str) -> Vec<String> {
         let links = self.json("ip -j addr");
         let link = links.as_array().expect("list").iter().find(|link| link["ifname"] == name).cloned();
@@ -99,7 +99,7 @@ impl Ns {
 
     pub(crate) fn sysctl(&self, key: &str) -> String {
         let key = key.to_owned();
-        // In one read: a list of ports is only told from its beginning.
+        // In one read, because a list of ports can be read only from its start.
         self.sh(&format!("cat /proc/sys/net/{key}")).trim().to_owned()
     }
 
@@ -108,7 +108,7 @@ impl Ns {
         self.run(move || fs::write(format!("/proc/sys/net/{key}"), value).expect(&key));
     }
 
-    /// Everything that a failed ADD must leave alone.
+    /// Returns everything that a failed ADD must leave unchanged.
     pub(crate) fn snapshot(&self) -> Value {
         let mut all = json!({
             "link": self.json("ip -j -d link"),
@@ -125,16 +125,16 @@ impl Ns {
         all
     }
 
-    /// Queueing disciplines that somebody asked for; the kernel's own have no handle.
+    /// Returns the queueing disciplines that a program configured; the kernel's own have no handle.
     fn shaping(&self) -> Value {
         let all = self.json("tc -j qdisc");
         let asked = all.as_array().expect("list").iter().filter(|qdisc| qdisc["handle"] != "0:");
-        // How many packets it has seen of late is not what it is.
+        // Packet counters are not part of its identity.
         let own = asked.map(|qdisc| json!([qdisc["dev"], qdisc["kind"], qdisc["handle"], qdisc["options"]]));
         own.collect()
     }
 
-    /// Waits until the kernel has done what it does in the background for links that just came up.
+    /// Waits for the kernel's background work on links that just came up.
     pub(crate) fn settle(&self) {
         let mut last = Value::Null;
         eventually("the namespace settles", || {
@@ -146,7 +146,7 @@ impl Ns {
         });
     }
 
-    /// Waits until the snapshot is that one again; the kernel does some of its tidying in the background.
+    /// Waits until the snapshot equals `before` again; the kernel cleans up partly in the background.
     pub(crate) fn assert_snapshot(&self, before: &Value, what: &str) {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -172,7 +172,7 @@ impl Drop for Ns {
     }
 }
 
-/// An executor in the host's namespace for the pod's, and what it does there.
+/// Runs a job with an executor in the host's namespace for the pod's.
 pub(crate) fn with<T: Send>(host: &Ns, pod: &Ns, job: impl FnOnce(&mut Executor) -> T + Send) -> T {
     host.run(|| job(&mut Executor::open(Some(pod.path())).expect("executor")))
 }
@@ -186,7 +186,7 @@ pub(crate) fn applied(executor: &mut Executor, plan: &Plan) -> Applied {
     executor.apply(plan).unwrap_or_else(|error| panic!("{error}: {} {:?}", error.cause, error.leftovers))
 }
 
-/// Applies ops that must fail, and leave nothing behind; the index of the op and why.
+/// Applies ops that must fail, and leave nothing behind. Returns the op's index and the reason.
 pub(crate) fn refused(host: &Ns, pod: &Ns, ops: Vec<Op>) -> (usize, String) {
     let (host_before, pod_before) = (host.snapshot(), pod.snapshot());
     let error = with(host, pod, |executor| executor.apply(&plan(ops)).expect_err("must fail"));
@@ -196,7 +196,7 @@ pub(crate) fn refused(host: &Ns, pod: &Ns, ops: Vec<Op>) -> (usize, String) {
     (error.at, error.cause.to_string())
 }
 
-/// Applies ops, shows the state to `look`, and undoes them: everything must be as before.
+/// Applies ops, lets `look` inspect the state, and undoes the ops: everything must be as before.
 pub(crate) fn there_and_back(host: &Ns, pod: &Ns, ops: Vec<Op>, look: impl FnOnce() + Send) {
     let (host_before, pod_before) = (host.snapshot(), pod.snapshot());
     let errors = with(host, pod, |executor| {
@@ -217,7 +217,7 @@ pub(crate) fn sh(line: &str) -> String {
     text
 }
 
-/// All sysctls of IPv4 and IPv6 configuration, and forwarding.
+/// Returns all sysctls of IPv4 and IPv6 configuration, and forwarding.
 fn sysctls() -> Value {
     let mut found = serde_json::Map::new();
     let mut read = |path: PathBuf| {
@@ -229,7 +229,7 @@ fn sysctls() -> Value {
     for tree in ["/proc/sys/net/ipv4/conf", "/proc/sys/net/ipv6/conf"] {
         for link in fs::read_dir(tree).into_iter().flatten().flatten() {
             for key in fs::read_dir(link.path()).into_iter().flatten().flatten() {
-                // Made up by the kernel when it makes the first link-local address.
+                // The kernel generates it with the first link-local address.
                 if key.file_name() != "stable_secret" {
                     read(key.path());
                 }
@@ -239,8 +239,8 @@ fn sysctls() -> Value {
     Value::Object(found)
 }
 
-/// Takes out what changes by itself or cannot be changed back: timers, addresses that are being checked for duplicates,
-/// and the queueing discipline, which a link gets when it first comes up and then keeps.
+/// Removes what changes by itself or cannot be restored: timers, addresses in duplicate address detection, and the
+/// queueing discipline, which a link gets when it first comes up and then keeps.
 fn settle(value: &mut Value) {
     match value {
         Value::Object(map) => {

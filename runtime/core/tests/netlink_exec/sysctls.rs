@@ -69,7 +69,7 @@ fn bad_keys() {
     }
 }
 
-/// The container's sysctls run on its thread in one go; a failure inside names its own op, and the ones before are undone.
+/// The container's sysctls run on its thread in one batch; a failure names its own op, and the earlier ones are undone.
 fn half_a_run() {
     let (host, pod) = (Ns::new(), Ns::new());
     let ops = vec![
@@ -86,7 +86,7 @@ fn half_a_run() {
 fn forwarding() {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh("ip link add one type veth peer name two");
-    // Single links that differ from the rest, and a redirect setting that the switch writes over.
+    // Single links that differ from the rest, and a redirect setting that the switch overwrites.
     host.set_sysctl("ipv4/conf/one/forwarding", "1");
     host.set_sysctl("ipv6/conf/two/forwarding", "1");
     host.set_sysctl("ipv4/conf/all/accept_redirects", "0");
@@ -109,7 +109,7 @@ fn forwarding() {
     there_and_back(&host, &pod, ops, || {});
 }
 
-/// More links than fit one datagram of the kernel's: none of them is new.
+/// More links than fit into one of the kernel's datagrams: none of them is new.
 fn forwarding_among_many_links() {
     let (host, pod) = (Ns::new(), Ns::new());
     let lines: String = (0..300).map(|at| format!("link add many{at} type bridge\n")).collect();
@@ -121,7 +121,7 @@ fn forwarding_among_many_links() {
         let first = applied(executor, &plan(vec![forward.clone()]));
         assert!(executor.undo(first).is_empty());
         assert_eq!(host.sysctl("ipv4/ip_forward"), "0");
-        // The last of them is seen.
+        // The last of them is found.
         let second = applied(executor, &plan(vec![forward]));
         sh("ip link add last type bridge");
         assert!(executor.undo(second).is_empty());
@@ -139,7 +139,7 @@ fn forwarding_kept_for_newcomers() {
     assert_eq!(host.sysctl("ipv4/ip_forward"), "1");
 }
 
-/// Another ADD that has no new link to show: it is still going on, or it was when forwarding was switched on.
+/// Another ADD without a new link: it is still running, or ran when forwarding was switched on.
 fn forwarding_kept_for_company() {
     let (host, pod, other) = (Ns::new(), Ns::new(), Ns::new());
     let forward = || plan(vec![Op::Forwarding { family: Family::V4 }]);
@@ -156,7 +156,7 @@ fn forwarding_kept_for_company() {
                 drop(others);
             }
             assert!(ours.undo(switched).is_empty());
-            // Somebody who came and went without a link in between cannot be seen, and has nothing to lose either.
+            // An ADD that began and ended without a link in between cannot be noticed, and needs nothing either.
             assert_eq!(host.sysctl("ipv4/ip_forward"), if early || late { "1" } else { "0" }, "{early} {late}");
             host.set_sysctl("ipv4/ip_forward", "0");
         }

@@ -1,4 +1,4 @@
-//! Tap devices: made, refused, undone, torn down, checked; and opened, as by a virtual machine.
+//! Tap devices: made, refused, undone, torn down, checked; and opened, as a virtual machine does.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -59,7 +59,7 @@ fn every_setting() {
         let group = data["group"].to_string();
         assert_eq!((&data["user"], group.trim_matches('"')), (&"root".into(), "12345"), "{data}");
     });
-    // With one of them, `ip tuntap` is the stock plugin's way: settings apply all the same.
+    // With one of them, `ip tuntap` works as in the stock plugin: the settings still apply.
     let one = CreateTap { group: None, multi_queue: false, ..all };
     there_and_back(&host, &pod, vec![Op::CreateTap(one)], || {
         let link = pod.link("eth0").expect("tap");
@@ -72,7 +72,7 @@ fn every_setting() {
 
 fn on_a_bridge_inside() {
     let (host, pod) = (Ns::new(), Ns::new());
-    // A bridge that has had a port is never quite what it was before its first.
+    // A bridge that had a port never returns exactly to its state before the first.
     pod.sh("ip link add br0 address 02:00:00:00:00:01 type bridge && ip link add p type veth peer name q");
     pod.sh("ip link set br0 addrgenmode none && ip link set p master br0 && ip link set p nomaster");
     let op = CreateTap { bridge: Some("br0".into()), ..tap() };
@@ -87,7 +87,7 @@ fn on_a_bridge_inside() {
 
 fn refusals() {
     let (host, pod) = (Ns::new(), Ns::new());
-    // Neither another kind of link nor a tap that is there already is taken over.
+    // weft does not take over another kind of link, or an existing tap.
     for line in ["ip link add eth0 type bridge", "ip link del eth0 && ip tuntap add mode tap name eth0"] {
         pod.sh(line);
         let text = "failed to create tap \"eth0\": file exists".to_owned();
@@ -102,7 +102,7 @@ fn refusals() {
     assert!(text.starts_with("failed to set MTU or MAC address of tap \"eth0\""), "{text}");
 }
 
-/// Where `SELinux` is off, a context cannot be had, and is not passed over.
+/// Without SELinux, a context cannot be set, and is not ignored.
 fn selinux() {
     let (host, pod) = (Ns::new(), Ns::new());
     let op = CreateTap { selinux_context: Some("system_u:system_r:no_such_t:s0".into()), ..tap() };
@@ -142,12 +142,12 @@ fn checked() {
     assert_eq!(check(), ["CNI created interface in container eth0 not found"]);
 }
 
-/// A program opens the device, as `ip tuntap` would say it is its owner's, and the link has a carrier.
+/// A program opens the device as the owner that `ip tuntap` shows, and the link has a carrier.
 fn opened() {
     let (host, pod) = (Ns::new(), Ns::new());
     with(&host, &pod, |executor| drop(applied(executor, &plan(vec![Op::CreateTap(tap()), up(eth0())]))));
     assert_ne!(pod.link("eth0").expect("tap")["operstate"], "UP");
-    // TUNSETIFF with IFF_TAP | IFF_NO_PI for a device that is there: the process that opens it becomes its wire.
+    // TUNSETIFF with IFF_TAP | IFF_NO_PI on an existing device: the process that opens it becomes its wire.
     let script = "import fcntl,struct,sys,time\n\
                   f=open('/dev/net/tun','r+b',buffering=0)\n\
                   fcntl.ioctl(f,0x400454ca,struct.pack('16sH22x',b'eth0',0x1002))\n\

@@ -1,4 +1,4 @@
-//! Teardown from the plan alone: whatever is left of an attachment, nothing of anybody else's.
+//! Teardown from the plan alone removes whatever is left of an attachment, and nothing else.
 
 use std::collections::BTreeSet;
 
@@ -32,7 +32,7 @@ fn tear_down(host: &Ns, pod: &Ns, plan: &Plan) {
     assert!(errors.is_empty(), "{errors:?}");
 }
 
-/// Applied and torn down, twice, the pod is as before, and the host keeps what is shared.
+/// After an apply and two teardowns, the pod is as before, and the host keeps what is shared.
 fn bridge_plan() {
     let (host, pod) = (Ns::new(), Ns::new());
     let pod_before = pod.snapshot();
@@ -47,7 +47,7 @@ fn bridge_plan() {
         assert_eq!(host.sysctl("ipv4/ip_forward"), "1");
     }
     pod.assert_snapshot(&pod_before, "pod");
-    // And everything works again after it.
+    // Afterwards everything works again.
     with(&host, &pod, |executor| {
         drop(applied(executor, &plan));
         assert_eq!(executor.check(&plan).expect("check"), []);
@@ -72,7 +72,7 @@ fn container_gone() {
     eventually("the kernel removes the pair", || host.link(HOST_VETH).is_none());
     let errors = host.run(|| Executor::open(None).expect("open").teardown(&plan, &BTreeSet::new()));
     assert!(errors.is_empty(), "{errors:?}");
-    // Also without the link: what the reference plugins leak.
+    // The same without the link: the reference plugins leak these elements.
     assert!(!host.ruleset().contains("elements"), "{}", host.ruleset());
 }
 
@@ -95,7 +95,7 @@ fn macvlan_plan() {
         tear_down(&host, &pod, &plan);
         assert!(pod.link("eth0").is_none() && host.link("up0").is_some());
     }
-    // The parent gone first.
+    // The parent is deleted first.
     with(&host, &pod, |executor| drop(applied(executor, &plan)));
     host.sh("ip link del up0");
     tear_down(&host, &pod, &plan);
@@ -146,7 +146,7 @@ fn labelled_host_end_renamed() {
     assert!(host.link("other").is_none() && pod.link("eth0").is_none());
 }
 
-/// A DEL that was stopped, or comes late, finds the link of the next attachment under the name of its own, in the same namespace.
+/// A DEL that was stopped or is late finds the next attachment's link under its own link's name, in the same namespace.
 fn pair_of_a_later_attachment() {
     let (host, pod) = (Ns::new(), Ns::new());
     let later = labelled("later");
@@ -154,13 +154,13 @@ fn pair_of_a_later_attachment() {
     host.sh(&format!("ip link set {HOST_VETH} down && ip link set {HOST_VETH} name vethlater"));
     tear_down(&host, &pod, &labelled("one"));
     assert!(host.link("vethlater").is_some() && pod.link("eth0").is_some());
-    // And before it has its label.
+    // And before the link has its label.
     host.sh("ip link set vethlater alias ''");
     tear_down(&host, &pod, &labelled("one"));
     assert!(host.link("vethlater").is_some() && pod.link("eth0").is_some());
 }
 
-/// Links of other kinds by the same names are somebody else's.
+/// Links of other kinds with the same names belong to others.
 fn foreign_links() {
     let (host, pod) = (Ns::new(), Ns::new());
     host.sh(&format!("ip link add {HOST_VETH} type bridge && ip link add up0 type veth peer name up1"));
@@ -178,7 +178,7 @@ fn foreign_links() {
     assert!(pod.link("eth0").is_some());
 }
 
-/// As after a crash: the journal has the plan, the host the first ops of it.
+/// As after a crash: the journal has the plan, the host its first ops.
 fn half_applied() {
     let whole = bridge_l3();
     for count in 0..whole.ops.len() {
@@ -192,12 +192,12 @@ fn half_applied() {
     }
 }
 
-/// One failure does not keep the rest from being removed.
+/// One failure does not stop the removal of the rest.
 fn failures_are_collected() {
     let (host, pod) = (Ns::new(), Ns::new());
     let mut plan = bridge_l3();
     with(&host, &pod, |executor| drop(applied(executor, &plan)));
-    // A name that no link can have, so that even looking for it is refused.
+    // An impossible link name, so that even the lookup fails.
     plan.ops.push(veth("eth1", "veth-of-more-than-fifteen-letters"));
     let errors = with(&host, &pod, |executor| executor.teardown(&plan, &BTreeSet::new()));
     assert_eq!(errors.len(), 1, "{errors:?}");
@@ -206,8 +206,8 @@ fn failures_are_collected() {
     assert!(host.link(HOST_VETH).is_none() && !host.ruleset().contains("elements"));
 }
 
-/// What admits or rewrites is gone from nftables before the link is, so that the kernel clears both away in one wait; what
-/// forbids is there for as long as the link is. Seen by listeners of the kernel's own announcements.
+/// Rules that admit or rewrite are deleted before the link, so that the kernel clears both in one wait; rules that
+/// forbid exist as long as the link. Observed through the kernel's own notifications.
 fn filters_that_forbid_go_last() {
     let order = |ops: fn() -> Vec<Op>| -> Vec<&'static str> {
         let (host, pod) = (Ns::new(), Ns::new());
@@ -219,7 +219,7 @@ fn filters_that_forbid_go_last() {
             log.display()
         );
         host.sh(&listen);
-        // Both listen once they tell of a change that is not ours.
+        // Both listen once they report a change that another program made.
         eventually("the listeners hear", || {
             host.sh("ip link add ear0 type veth peer name ear1; ip link del ear0; nft add element inet weft masq4 '{ 192.0.2.1 }'");
             let text = std::fs::read_to_string(&log).unwrap_or_default();

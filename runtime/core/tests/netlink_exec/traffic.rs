@@ -1,4 +1,4 @@
-//! What packets see: masquerading, the MAC check, announcements.
+//! What happens to packets: masquerading, the MAC check, announcements.
 
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsRawFd;
@@ -20,11 +20,11 @@ pub(crate) fn tests() -> Vec<crate::Test> {
     ]
 }
 
-/// The outside world: a namespace behind a link of the host, which does not know the containers' networks.
+/// Returns the outside world: a namespace behind a link of the host, which does not know the containers' networks.
 pub(crate) fn outside(host: &Ns) -> Ns {
     let world = Ns::new();
     let place = world.path().display().to_string();
-    // `ip` takes a process id or a name; the link is moved by file descriptor through a name of its own.
+    // `ip` takes a process id or a name, so the link is moved by file descriptor under a name of its own.
     host.sh("ip link add out0 type veth peer name world0");
     let pid_path = place;
     host.run(|| {
@@ -48,7 +48,7 @@ fn move_link(name: &str, netns: i32) {
     });
 }
 
-/// Sends a datagram from one namespace to an address in another; the source that is seen there.
+/// Sends a datagram from one namespace to an address in another, and returns the source address that arrives.
 fn seen_source(from: &Ns, to: &Ns, target: &str) -> IpAddr {
     let bind = if target.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
     let listener = to.run(|| UdpSocket::bind(bind).expect("bind"));
@@ -67,15 +67,15 @@ fn masquerade() {
     with(&host, &pod, |executor| drop(applied(executor, &bridge_l3())));
     assert_eq!(seen_source(&pod, &world, "203.0.113.2"), "203.0.113.1".parse::<IpAddr>().expect("address"));
     assert_eq!(seen_source(&pod, &world, "2001:db8::2"), "2001:db8::1".parse::<IpAddr>().expect("address"));
-    // To the host itself, and multicast, as it is.
+    // To the host itself, and multicast, unchanged.
     assert_eq!(seen_source(&pod, &host, "10.88.0.1"), "10.88.0.2".parse::<IpAddr>().expect("address"));
-    // An address that is not masqueraded is not.
+    // An address without masquerading keeps its source.
     pod.sh("ip addr add 10.88.0.77/24 dev eth0 && ip route replace default via 10.88.0.1 src 10.88.0.77");
     world.sh("ip route add 10.88.0.0/24 via 203.0.113.1");
     assert_eq!(seen_source(&pod, &world, "203.0.113.2"), "10.88.0.77".parse::<IpAddr>().expect("address"));
 }
 
-/// Between two containers of one network the host routes, and does not masquerade.
+/// The host routes between two containers of one network, and does not masquerade.
 fn no_masquerade_inside() {
     let (host, first, second) = (Ns::new(), Ns::new(), Ns::new());
     let world = outside(&host);
@@ -103,14 +103,14 @@ fn spoofed_mac() {
     eventually("both reach the host", || reaches(&pod) && reaches(&other));
     pod.sh("ip link set eth0 address 02:00:00:00:00:66");
     assert!(!reaches(&pod), "a frame with a spoofed MAC got through");
-    // Ports that are not checked may send what they like.
+    // Unchecked ports may send anything.
     other.sh("ip link set eth0 address 02:00:00:00:00:67");
     eventually("the unchecked one reaches the host", || reaches(&other));
     pod.sh("ip link set eth0 address 02:00:00:00:00:01");
     eventually("the right MAC gets through again", || reaches(&pod));
 }
 
-/// All frames that arrive on a link while something happens.
+/// Returns all frames that arrive on a link during a function.
 fn frames(ns: &Ns, link: &str, during: impl FnOnce()) -> Vec<Vec<u8>> {
     let name = link.to_owned();
     let (fd, index) = ns.run(move || {
@@ -136,7 +136,7 @@ fn announcements() {
     apply(&host, &other, vec![bridge("weft0"), veth("eth0", "vethother"), port("vethother", "weft0"), up(eth0())]);
     eventually("the listener is up", || other.link("eth0").expect("link")["operstate"] == "UP");
     let mut plan = bridge_l3();
-    // Nothing but the op itself makes the kernel tell.
+    // Only the op itself makes the kernel announce.
     plan.ops.retain(|op| !matches!(op, Op::Sysctl { key, .. } if key.ends_with("_notify")));
     let seen = frames(&other, "eth0", || with(&host, &pod, |executor| drop(applied(executor, &plan))));
     let mac = [2, 0, 0, 0, 0, 1];

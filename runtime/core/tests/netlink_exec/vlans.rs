@@ -1,4 +1,4 @@
-//! VLANs of bridge ports. Most kernels have them; where this one does not, that is said clearly.
+//! VLANs of bridge ports. Most kernels support them; where this one does not, the error says so.
 
 use weft_core::plan::{LinkRef, Op};
 
@@ -40,7 +40,7 @@ fn gateway_op() -> Op {
     }
 }
 
-/// `vid flags` of each VLAN of a port.
+/// Returns `vid flags` of each VLAN of a port.
 fn shown(host: &Ns, port: &str) -> Vec<String> {
     let ports = host.json("bridge -j vlan show");
     let port = ports.as_array().expect("list").iter().find(|one| one["ifname"] == port).cloned().unwrap_or_default();
@@ -131,7 +131,7 @@ fn gateway() {
         assert_eq!(shown(&host, "vethgate"), ["100 PVID Egress Untagged"]);
         eventually("both ends are up", || host.link("weft0.100").expect("gateway")["operstate"] == "UP");
     });
-    // One that is there is used.
+    // An existing one is used.
     apply(&host, &pod, ops.clone());
     let index = host.link("weft0.100").expect("gateway")["ifindex"].clone();
     host.settle();

@@ -38,7 +38,7 @@ fn bridge_plan() {
         let default = pod.json("ip -j route show default")[0].clone();
         assert_eq!((&default["gateway"], &default["prefsrc"]), (&"10.88.0.1".into(), &serde_json::Value::Null));
         assert_eq!(texts(executor, &plan), [""; 0]);
-        // The container reaches its gateway at once; by IPv6 when the host has checked its own address for duplicates.
+        // The container reaches its gateway at once; over IPv6 after the host's duplicate address detection.
         pod.sh("ping -c1 -W2 10.88.0.1");
         eventually("the gateway answers by IPv6", || {
             pod.sh("ping -c1 -W1 fd00:88::1 >/dev/null && echo yes || echo no").trim() == "yes"
@@ -49,7 +49,7 @@ fn bridge_plan() {
     pod.assert_snapshot(&pod_before, "pod");
 }
 
-/// What a second attachment finds it uses, and takes nothing of it away when it fails.
+/// A second attachment uses what it finds, and removes none of it when it fails.
 fn second_attachment() {
     let (host, first, second) = (Ns::new(), Ns::new(), Ns::new());
     with(&host, &first, |executor| drop(applied(executor, &bridge_l3())));
@@ -78,7 +78,7 @@ fn errors_name_the_op() {
     assert_eq!(error.to_string(), "failed to bring no-such-link up");
     assert_eq!(error.cause.to_string(), "failed to lookup no-such-link: Link not found");
     assert!(error.cause.is_not_found() && !error.cause.is_exists());
-    // A link of the result that nothing made.
+    // The result names a link that no op made.
     let mut plan = bridge_v4();
     plan.result.interfaces.push(LinkRef::host("absent"));
     let before = host.snapshot();
@@ -87,7 +87,7 @@ fn errors_name_the_op() {
     host.assert_snapshot(&before, "host");
 }
 
-/// In the container or on the host: a change, what puts it right again, and what CHECK says in between.
+/// In the container or on the host: a change, a command that reverts it, and CHECK's message in between.
 const CHANGES: &[(bool, &str, &str, &str)] = &[
     (
         false,
@@ -137,7 +137,7 @@ const CHANGES: &[(bool, &str, &str, &str)] = &[
         "ip route add 10.88.0.0/24 dev eth0 src 10.88.0.2",
         "Failed to find Gateway for 10.88.0.0/24",
     ),
-    // The gateway of a default route is not compared; another one is as good.
+    // The gateway of a default route is not compared; any other is accepted.
     (true, "ip route replace default via 10.88.0.9", "ip route replace default via 10.88.0.1", ""),
     (
         true,
@@ -166,7 +166,7 @@ fn differences() {
     });
 }
 
-/// Links that are gone, or that are something else by now.
+/// Links that are gone, or were replaced.
 fn lost_links() {
     let (host, pod) = (Ns::new(), Ns::new());
     let plan = bridge_l3();
@@ -180,7 +180,7 @@ fn lost_links() {
         sh("ip link del vethcafe0001");
         let after = texts(executor, &plan);
         assert!(after.contains(&"CNI veth created for bridge weft0 was not found".to_owned()), "{after:?}");
-        // Something else by their names.
+        // Other links with their names.
         pod.sh("ip link add eth0 type bridge");
         let after = texts(executor, &plan);
         assert!(after.contains(&"CNI created interface in container eth0 not found".to_owned()), "{after:?}");
@@ -196,7 +196,7 @@ fn differences_of_ptp() {
     let plan = ptp(HOST_VETH, "10.77.0.2");
     with(&host, &pod, |executor| {
         drop(applied(executor, &plan));
-        // The pair replaced by two others of the same names.
+        // The pair is replaced by two other links with the same names.
         sh(&format!("ip link del {HOST_VETH} && ip link add {HOST_VETH} type veth peer name elsewhere"));
         pod.sh("ip link add eth0 type veth peer name eth1");
         let after = texts(executor, &plan);
@@ -216,7 +216,7 @@ fn nothing_there() {
         assert!(found.len() >= least, "{found:?}");
     }
     assert_eq!(with(&host, &pod, |executor| texts(executor, &loopback())), ["loopback interface is down"]);
-    // CHECK needs the container where the plan has something in it.
+    // CHECK needs the container if the plan has anything in it.
     let error = host.run(|| Executor::open(None).expect("open").check(&loopback()).expect_err("no container"));
     assert!(error.to_string().starts_with("no container network namespace is open"));
 }

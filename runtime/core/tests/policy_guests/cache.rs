@@ -1,4 +1,4 @@
-//! The compiled cache: what it holds is used only if it is beyond doubt, and is made anew otherwise.
+//! The compiled cache: an entry is used only if it is beyond doubt; otherwise it is made again.
 
 use std::cell::Cell;
 use std::fs;
@@ -10,7 +10,7 @@ use weft_core::policy::{CompileError, Grants, Ipam, PolicyError, PolicyRef};
 
 use super::support::{State, call, chain, scripted, shipped};
 
-/// A state directory with one compiled policy, and the path of its entry.
+/// Returns a state directory with one compiled policy, and the path of its entry.
 fn compiled() -> (State, PolicyRef, PathBuf) {
     let state = State::new();
     let policy = state.install("p", &scripted());
@@ -19,7 +19,7 @@ fn compiled() -> (State, PolicyRef, PathBuf) {
     (state, policy, made.entry)
 }
 
-/// Loads a policy, telling whether the compiler was asked.
+/// Loads a policy, and returns whether the compiler ran.
 fn load_counting(state: &State, policy: &PolicyRef) -> bool {
     let asked = Cell::new(false);
     let loaded = state.store.load(policy, &Grants::default(), &|ask| {
@@ -208,11 +208,11 @@ fn digests_of_large_components_are_noted_and_notes_are_not_trusted_blindly() {
     assert_eq!(state.load(&policy).unwrap().digest(), first);
     assert_eq!(notes().len(), 1);
     assert_eq!(state.load(&policy).unwrap().digest(), first, "from the note");
-    // Same size, same mtime, another content: ctime tells.
+    // Same size, same mtime, other content: ctime differs.
     fs::write(&path, pad(1)).unwrap();
     fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
     assert_ne!(state.load(&policy).unwrap().digest(), first);
-    // A note that others could have written counts for nothing.
+    // A note that others could have written is ignored.
     fs::set_permissions(&notes()[0], fs::Permissions::from_mode(0o666)).unwrap();
     assert_ne!(state.load(&policy).unwrap().digest(), first);
 }

@@ -1,4 +1,4 @@
-//! Delegate policies: the shipped ones through WASM, and those that mean harm, which meet the same limits as IPAM policies.
+//! Delegate policies: the shipped ones through WASM, and malicious ones, which meet the same limits as IPAM policies.
 
 use serde_json::{Value, json};
 use weft_core::policy::{Answer, Limits, Loaded, PolicyError, Refusal, VerifiedChoice, verify_choice};
@@ -134,12 +134,12 @@ fn a_policy_of_the_other_world_is_refused_with_its_place() {
     let empty = wat::parse_str("(component)").expect("a component");
     let text = chain(&state.load_choice(&state.install("r", &empty)).expect_err("no policy"));
     assert!(text.contains("build it for the world weft:policy/delegate-policy"), "{text}");
-    // Written for its own world, a hand-made one loads in that alone.
+    // A handwritten policy loads only in the world that it was written for.
     let ipam = handwritten(MEMORY, "unreachable");
     assert!(matches!(state.load_choice(&state.install("s", &ipam)), Err(PolicyError::Contract { .. })));
 }
 
-/// Calls a handwritten policy, and then makes sure that its store went with it: a sound one still works.
+/// Calls a handwritten policy, and then checks that its store was dropped: a sound policy still works.
 fn fails(fields: &str, choose: &str) -> PolicyError {
     let (_state, policy) = loaded_choice(&handwritten_choice(fields, choose));
     let error = call(&policy, &request(&json!({}))).expect_err("it is hostile");
@@ -170,8 +170,8 @@ const TEXTS: &str = r#"(memory (export "memory") 64)
     (data (i32.const 0) "lan") (data (i32.const 8) "nat") (data (i32.const 16) "master")
     (data (i32.const 32) "\"eth9\"") (data (i32.const 48) "wan") (data (i32.const 56) "mtu")"#;
 
-/// The body of a `choose` that returns `ok(choice)`: name and settings as (pointer, length), the reason empty. Settings are
-/// read at 600, each the key `key` and the value `value`.
+/// Returns the body of a `choose` that returns `ok(choice)`: name and settings as (pointer, length), an empty reason.
+/// Settings are read at 600, each with the key `key` and the value `value`.
 fn answering(name: (u32, u32), settings: u32, key: (u32, u32), value: (u32, u32)) -> String {
     let store = |at: u32, what: u32| format!("(i32.store (i32.const {at}) (i32.const {what}))");
     let mut body = vec![store(512, 0), store(516, name.0), store(520, name.1), store(524, 4096), store(528, settings)];

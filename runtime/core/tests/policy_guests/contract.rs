@@ -1,4 +1,4 @@
-//! Versions of the contract, what was added to it, and records of calls.
+//! Versions of the contract, additions to it, and records of calls.
 
 use weft_core::facts::PodFacts;
 use weft_core::policy::{Exchange, Limits, LogLevel, ReplayLedger};

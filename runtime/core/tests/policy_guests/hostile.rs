@@ -1,4 +1,4 @@
-//! Policies that mean harm, or are just broken. Each gets its own error within the limits, and the next call works.
+//! Malicious or broken policies. Each gets its own error within the limits, and the next call works.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use weft_host_abi::types::Denial;
 
 use super::support::{Ledger, MEMORY, State, call, chain, handwritten, loaded, request, scripted};
 
-/// Calls a handwritten policy, and then makes sure that its store went with it: a sound one still works.
+/// Calls a handwritten policy, and then checks that its store was dropped: a sound policy still works.
 fn fails(fields: &str, allocate: &str) -> PolicyError {
     let (_state, policy) = loaded(&handwritten(fields, allocate));
     let error = call(&policy, "{}").expect_err("it is hostile");
@@ -88,7 +88,7 @@ fn a_denial_of_two_megabytes_is_too_much_data() {
 #[test]
 fn another_contract_version_is_named() {
     let mut component = scripted();
-    // What a component built against a later contract has in place of each name.
+    // The names in a component that was built for a later contract.
     let (from, to) = (b"@0.1.1", b"@0.2.0");
     let mut at = 0;
     while let Some(found) = component[at..].windows(from.len()).position(|window| window == from) {

@@ -128,7 +128,7 @@ fn the_same_request_gives_the_same_decision_for_the_same_fuel() {
         assert_eq!(call(&policy), answer, "{name}");
         policy.warm_up(&Limits::default());
         assert_eq!(call(&policy), answer, "{name}, with an instance made ahead");
-        // Another process would have another engine.
+        // Another process would use another engine.
         let elsewhere = PolicyStore::new(state.dir.path()).expect("an engine");
         let reference = weft_core::policy::PolicyRef::shipped("p").expect("a name");
         let reloaded = elsewhere

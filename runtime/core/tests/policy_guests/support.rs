@@ -24,7 +24,8 @@ fn manifest_dir() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// One target directory for all guests: they share wit-bindgen, which takes longest.
+/// Returns one target directory for all guests: they share wit-bindgen, which compiles
+/// longest.
 fn target_dir() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests")
 }
@@ -33,21 +34,21 @@ fn built(manifest: &Path) -> Vec<BuiltGuest> {
     build_guests(manifest, &target_dir()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A policy of `guest-plugins/`.
+/// Returns a policy of `guest-plugins/`.
 pub(crate) fn shipped(name: &str) -> Vec<u8> {
     static GUESTS: OnceLock<Vec<BuiltGuest>> = OnceLock::new();
     let guests = GUESTS.get_or_init(|| built(&manifest_dir().join("../../guest-plugins/Cargo.toml")));
     guests.iter().find(|guest| guest.name == name).expect("such a policy").component.clone()
 }
 
-/// The policy that does what its configuration says.
+/// Returns the policy that does what its configuration says.
 pub(crate) fn scripted() -> Vec<u8> {
     static GUESTS: OnceLock<Vec<BuiltGuest>> = OnceLock::new();
     let guests = GUESTS.get_or_init(|| built(&manifest_dir().join("tests/policy_guests/guests/Cargo.toml")));
     guests[0].component.clone()
 }
 
-/// The policy that imports WASI. Its target makes components by itself.
+/// Returns the policy that imports WASI. Its target produces components directly.
 pub(crate) fn ambient() -> Vec<u8> {
     static GUEST: OnceLock<Vec<u8>> = OnceLock::new();
     let build = || {
@@ -61,7 +62,8 @@ pub(crate) fn ambient() -> Vec<u8> {
     GUEST.get_or_init(build).clone()
 }
 
-/// A policy from the body of its `allocate` and more module fields, in the text format.
+/// Returns a policy with this body of `allocate` and more module fields, in the text
+/// format.
 pub(crate) fn handwritten(fields: &str, allocate: &str) -> Vec<u8> {
     let exports = format!(
         r#"(func $allocate (export "weft:policy/ipam@0.1.1#allocate") (param i32) (result i32) {allocate})
@@ -71,7 +73,8 @@ pub(crate) fn handwritten(fields: &str, allocate: &str) -> Vec<u8> {
     component("ipam-policy", fields, &exports)
 }
 
-/// A delegate policy from the body of its `choose` and more module fields, in the text format.
+/// Returns a delegate policy with this body of `choose` and more module fields, in the text
+/// format.
 pub(crate) fn handwritten_choice(fields: &str, choose: &str) -> Vec<u8> {
     let exports = format!(
         r#"(func $choose (export "weft:policy/delegate-choice@0.1.1#choose") (param i32) (result i32) {choose})
@@ -102,7 +105,7 @@ fn component(world: &str, fields: &str, exports: &str) -> Vec<u8> {
     componentize(&module).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The usual memory.
+/// A module's usual memory.
 pub(crate) const MEMORY: &str = r#"(memory (export "memory") 1)"#;
 
 /// A node's state directory.
@@ -136,7 +139,7 @@ impl State {
         self.store.compile_into_cache("p", path, Waiting::Wait, &|wasm, _bounds| compile_in_process(wasm))
     }
 
-    /// What `load` asks for.
+    /// Compiles as `load` requests it.
     pub(crate) fn compile_ask(&self, ask: &CompileAsk<'_>) -> Result<(), CompileError> {
         self.compile(ask.component).map(drop).map_err(|error| CompileError::Failed(chain(&error)))
     }
@@ -155,7 +158,7 @@ impl State {
     }
 }
 
-/// An error with its causes.
+/// Returns an error with its causes.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -167,7 +170,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A component, loaded from a fresh state directory.
+/// Returns a component, loaded from a new state directory.
 pub(crate) fn loaded(component: &[u8]) -> (State, Loaded) {
     let state = State::new();
     let policy = state.install("p", component);
@@ -175,7 +178,7 @@ pub(crate) fn loaded(component: &[u8]) -> (State, Loaded) {
     (state, loaded)
 }
 
-/// As [`loaded`], of one that picks a delegate.
+/// Like [`loaded`], for a policy that picks a delegate.
 pub(crate) fn loaded_choice(component: &[u8]) -> (State, Loaded<Choice>) {
     let state = State::new();
     let policy = state.install("p", component);
@@ -241,7 +244,7 @@ impl LedgerView for Ledger {
     }
 }
 
-/// `10.1.0.0/24` with the gateway `.1`.
+/// Returns a range of `10.1.0.0/24` with the gateway `.1`.
 pub(crate) fn range(first: &str, last: &str) -> Range {
     let ip = |text: &str| text.parse().expect("an address");
     Range {
@@ -252,7 +255,7 @@ pub(crate) fn range(first: &str, last: &str) -> Range {
     }
 }
 
-/// A request over the whole of `10.1.0.0/24`.
+/// Returns a request over the whole of `10.1.0.0/24`.
 pub(crate) fn request(config: &str) -> Request {
     Request {
         attachment: Attachment { network: "net".into(), container_id: "c1".into(), ifname: "eth0".into() },

@@ -1,4 +1,4 @@
-//! WASI: refused unless granted, and next to nothing when granted.
+//! WASI: refused unless granted, and very limited when granted.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -15,7 +15,7 @@ fn granted(data: bool) -> (State, Loaded) {
     let directory = state.dir.path().join("data");
     fs::create_dir(&directory).unwrap();
     fs::write(state.dir.path().join("secret"), "secret").unwrap();
-    // As kubelet mounts a ConfigMap; and links to what is not granted.
+    // As kubelet mounts a ConfigMap, and with links to what is not granted.
     fs::create_dir_all(directory.join("..2026/d")).unwrap();
     fs::write(directory.join("..2026/table"), "rack 1").unwrap();
     fs::write(directory.join("..2026/d/empty"), "").unwrap();
@@ -113,9 +113,10 @@ fn sleeping_and_waiting_take_no_time() {
     let (_state, policy) = granted(false);
     let start = Instant::now();
     say(&policy, "sleep").expect("an hour passes at once");
-    // The guest sleeps for an hour: far more than any machine takes for the call itself.
+    // The guest sleeps for an hour, far longer than any machine needs for the call
+    // itself.
     assert!(start.elapsed() < Duration::from_secs(1800), "{:?}", start.elapsed());
-    // A microsecond per look at the clock: an hour of it is more than the fuel.
+    // A microsecond per read of the clock: an hour of that exceeds the fuel.
     assert!(matches!(say(&policy, "spin"), Err(PolicyError::OutOfFuel { .. } | PolicyError::Deadline { .. })));
 }
 

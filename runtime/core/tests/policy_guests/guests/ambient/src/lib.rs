@@ -1,5 +1,5 @@
-//! A policy for `wasm32-wasip2`: its standard library imports WASI. It tells in a denial what it sees there, or does what
-//! its configuration says.
+//! A policy for `wasm32-wasip2`: its standard library imports WASI. Its denial contains what it finds there, or it does
+//! what its configuration says.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -9,7 +9,7 @@ use weft_sdk::{Decision, Denial, Ledger, Policy, Problem, Request};
 
 struct Ambient;
 
-/// What is in a directory and below it: kinds, lengths, where links lead.
+/// Returns the contents of a directory and of those below it: kinds, lengths, targets of links.
 fn list(dir: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -28,7 +28,7 @@ fn list(dir: &str) -> Vec<String> {
     found
 }
 
-/// All that it can reach beside its files: nothing.
+/// Returns everything that it can reach besides its files: nothing.
 fn reach() -> Vec<String> {
     let mut reached = Vec::new();
     let mut attempt = |what: &str, worked: bool| {
@@ -57,7 +57,7 @@ fn reach() -> Vec<String> {
     reached
 }
 
-/// A part of a file.
+/// Returns a part of a file.
 fn seek() -> std::io::Result<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = std::fs::File::open("/data/..data/table")?;
@@ -69,7 +69,7 @@ fn seek() -> std::io::Result<String> {
 
 impl Policy for Ambient {
     fn allocate(request: &Request, _ledger: &dyn Ledger) -> Result<Decision, Denial> {
-        // A test hands over a word; a network's configuration has it under a key.
+        // A test passes a word; a network's configuration has it under a key.
         let config = request.config.as_str();
         let word = config.split_once("\"do\":\"").map_or(config, |(_before, after)| after.split('"').next().unwrap_or(after));
         match word {

@@ -80,13 +80,13 @@ fn answer(answer: &Object<'_>) -> Decision {
     }
 }
 
-/// What the host knows of the pod.
+/// Returns what the host knows about the pod.
 fn facts() -> String {
     let labels: Vec<_> = facts::namespace_labels().into_iter().map(|pair| format!("{}={}", pair.key, pair.value)).collect();
     format!("{:?}: {}", facts::source(), labels.join(","))
 }
 
-/// Any length goes, and `mapped` is an IPv4 address in IPv6 form: the point is to say what must not be said.
+/// Accepts any length, and `mapped` is an IPv4 address in IPv6 form: the policy must be able to give forbidden answers.
 fn net(text: &str) -> IpPrefix {
     let (address, length) = text.split_once('/').expect("a prefix");
     let address = match address {
