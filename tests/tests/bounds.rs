@@ -214,7 +214,7 @@ fn killed() -> Result<()> {
     is_clean(&mut world, "pod")
 }
 
-/// `"log"` of node.json: the file has every step; stderr has only warnings and errors.
+/// `"log"` of node.json: the file has every step, and only warnings and errors go elsewhere.
 fn log_file() -> Result<()> {
     let (_installation, mut world) = World::installed()?;
     for verb in ["ADD", "DEL"] {

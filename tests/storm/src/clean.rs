@@ -1,5 +1,5 @@
-//! Whether the host is as clean as before: links, addresses, routes, nftables, claims, and a pool that can be handed out
-//! whole.
+//! Checks whether the host is as clean as before: links, addresses, routes, nftables, claims, and a pool that can be
+//! allocated completely.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,17 +13,17 @@ use weft_storm::strike::Ended;
 use crate::network::{POOL, ip};
 use crate::storm::Storm;
 
-/// What the host looks like, a line for each thing.
+/// The state of the host, one line for each item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Host(BTreeSet<String>);
 
 // === impl Host ===
 
 impl Host {
-    /// Looks at the host, through `ip` and `nft`.
+    /// Reads the host's state, through `ip` and `nft`.
     ///
     /// # Errors
-    /// When one of them fails.
+    /// If one of them fails.
     pub(crate) fn look() -> Result<Self> {
         let mut things = BTreeSet::new();
         for link in list(&ip(&["-j", "-d", "link", "show"])?)? {
@@ -31,7 +31,7 @@ impl Host {
         }
         for link in list(&ip(&["-j", "address", "show"])?)? {
             for address in link["addr_info"].as_array().into_iter().flatten() {
-                // A link-local one comes when the kernel finds the time.
+                // The kernel adds a link-local one at any time.
                 if address["scope"] != "link" {
                     things.insert(format!("address {} on {}", text(address, "local"), text(&link, "ifname")));
                 }
@@ -48,14 +48,15 @@ impl Host {
         Ok(Self(things))
     }
 
-    /// What is there now and was not before, and the other way round.
+    /// Returns what was added and what was removed since `before`.
     pub(crate) fn differences(&self, before: &Self) -> Vec<String> {
         let left = self.0.difference(&before.0).map(|thing| format!("left behind: {thing}"));
         left.chain(before.0.difference(&self.0).map(|thing| format!("gone: {thing}"))).collect()
     }
 }
 
-/// Rules and set elements. Tables, chains and the jumps among weft's own chains may stay, once made (docs/nftables.md).
+/// Returns rules and set elements. Tables, chains and the jumps among weft's own chains may stay once they exist
+/// (docs/nftables.md).
 fn ruleset() -> Result<Vec<String>> {
     let output =
         Command::new("nft").args(["-j", "list", "ruleset"]).output().context("start nft (Debian: nftables)")?;
@@ -66,7 +67,7 @@ fn ruleset() -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for object in document["nftables"].as_array().into_iter().flatten() {
         if let Some(rule) = object.get("rule") {
-            // What a counter counted is no difference.
+            // Counters may differ.
             let parts = rule["expr"].as_array().into_iter().flatten().filter(|part| part.get("counter").is_none());
             let parts: Vec<String> = parts.map(Value::to_string).collect();
             if parts.iter().any(|part| part.contains("WEFT-FORWARD-") && part.contains("jump")) {
@@ -85,7 +86,7 @@ fn ruleset() -> Result<Vec<String>> {
 }
 
 fn list(json: &str) -> Result<Vec<Value>> {
-    // Of an empty list some versions of ip print nothing.
+    // Some versions of ip print nothing instead of an empty list.
     if json.trim().is_empty() { Ok(Vec::new()) } else { serde_json::from_str(json).context("read what ip says") }
 }
 
@@ -93,12 +94,12 @@ fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or("-").to_owned()
 }
 
-/// Compares host and ledger with how they were before the storm.
+/// Compares host and ledger with their state before the storm.
 ///
 /// # Errors
-/// When they cannot be looked at.
+/// If they cannot be read.
 pub(crate) fn check(storm: &Storm<'_>, before: &Host, when: &str) -> Result<()> {
-    // The kernel takes the links of a dead netns down in its own time.
+    // The kernel deletes the links of a dead netns in the background.
     let mut differences = Vec::new();
     for _ in 0..50 {
         differences = Host::look()?.differences(before);
@@ -113,10 +114,10 @@ pub(crate) fn check(storm: &Storm<'_>, before: &Host, when: &str) -> Result<()> 
     Ok(())
 }
 
-/// Hands the whole pool out, address by address, and takes it back.
+/// Allocates the whole pool, address by address, and releases it.
 ///
 /// # Errors
-/// When a plugin cannot be called.
+/// If a plugin cannot be called.
 pub(crate) fn hand_out_pool(storm: &Storm<'_>) -> Result<()> {
     let target = |index: usize| Target {
         container: format!("fill-{index}"),

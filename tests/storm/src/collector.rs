@@ -1,4 +1,5 @@
-//! GC in the storm: now and then everything stops, and one GC, perhaps killed and repeated, removes what nobody looks after.
+//! GC in the storm: now and then everything stops, and one GC, perhaps killed and repeated, removes abandoned
+//! attachments.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,15 +14,15 @@ use weft_storm::tally::lock;
 
 use crate::storm::{Storm, one_line};
 
-/// Collects while the storm goes on.
+/// Runs GC while the storm continues.
 ///
 /// # Errors
-/// When something other than the subject fails.
+/// If something other than the subject fails.
 pub(crate) fn work(storm: &Storm<'_>, seed: u64) -> Result<()> {
     let mut random = fastrand::Rng::with_seed(seed);
     while storm.goes_on() {
         sleep(Duration::from_millis(random.u64(50..400)));
-        // A runtime does GC alone.
+        // A runtime runs GC alone.
         let _gate = storm.gate.write().unwrap_or_else(PoisonError::into_inner);
         let living = lock(&storm.living).clone();
         let left = std::mem::take(&mut *lock(&storm.abandoned));
@@ -38,12 +39,12 @@ pub(crate) fn work(storm: &Storm<'_>, seed: u64) -> Result<()> {
     Ok(())
 }
 
-/// One GC.
+/// Runs one GC.
 ///
 /// # Errors
-/// When it cannot be called.
+/// If it cannot be called.
 pub(crate) fn collect(storm: &Storm<'_>, living: &BTreeSet<String>, strike: Option<Strike>) -> Result<()> {
-    // The container of a GC is none; the variables are there because some plugins insist.
+    // A GC has no container; the variables are set because some plugins require them.
     let target = Target { container: "gc".to_owned(), netns: PathBuf::new(), ifname: "eth0".to_owned() };
     let command = storm.subject.plugins.command(storm.network.kind.plugin(), Verb::Gc, &target);
     let living: Vec<String> = living.iter().cloned().collect();

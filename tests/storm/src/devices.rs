@@ -1,5 +1,5 @@
-//! Devices of the host for a storm of `host-device`: one for each container, an end of a veth pair, made before its first ADD. After
-//! DEL or GC it must be on the host again, under its name.
+//! Devices of the host for a storm of `host-device`: one for each container, an end of a veth pair, made before its
+//! first ADD. After DEL or GC it must be on the host again, under its name.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,14 +10,14 @@ use weft_storm::tally::lock;
 
 use crate::network::ip;
 
-/// Devices that were made and not yet taken away.
+/// Devices that exist.
 #[derive(Debug, Default)]
 pub(crate) struct Devices(Mutex<BTreeSet<String>>);
 
 // === impl Devices ===
 
 impl Devices {
-    /// The device of a container, made the first time.
+    /// Returns the device of a container, and makes it the first time.
     pub(crate) fn of(&self, container: &str) -> Result<String> {
         let (device, peer) = names(container);
         if lock(&self.0).insert(device.clone()) {
@@ -26,7 +26,7 @@ impl Devices {
         Ok(device)
     }
 
-    /// Takes the device of a container away; whether it was at home.
+    /// Deletes the device of a container, and returns whether it was on the host.
     pub(crate) fn take_away(&self, container: &str) -> Result<bool> {
         let (device, _) = names(container);
         if !lock(&self.0).remove(&device) {
@@ -40,7 +40,7 @@ impl Devices {
     }
 }
 
-/// Names of a pair, within the fifteen letters that a link's name may have.
+/// Returns the names of a pair, within the fifteen letters of a link's name.
 fn names(container: &str) -> (String, String) {
     let mut hasher = DefaultHasher::new();
     container.hash(&mut hasher);

@@ -1,5 +1,5 @@
-//! What a storm is made of, whatever it is that is stormed: calls that are killed or stopped at random instants (`strike`), an
-//! oracle that looks at the kernel and at results (`oracle`), and what was counted (`tally`).
+//! The parts of a storm that do not depend on what it tests: calls that are killed or stopped at random instants
+//! (`strike`), an oracle that reads the kernel and results (`oracle`), and counters (`tally`).
 
 pub mod oracle;
 pub mod strike;

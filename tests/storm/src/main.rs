@@ -1,10 +1,11 @@
-//! The crash storm: many processes do ADD, DEL, CHECK and GC on one network, each may be killed (SIGKILL) or stopped for a while
-//! (SIGSTOP, SIGCONT) at a random instant, and an oracle that shares nothing with what is tested watches. Some ADDs are orphans:
-//! their runtime was restarted, and its next life deletes or collects them while they are at work.
+//! The crash storm: many processes run ADD, DEL, CHECK and GC on one network; each may be killed (SIGKILL) or stopped
+//! for a while (SIGSTOP, SIGCONT) at a random instant, and an oracle that shares no code with the tested plugin
+//! watches. Some ADDs are orphans: their runtime was restarted, and its next process deletes or collects them while
+//! they run.
 //!
-//! What must hold, for any instant of any kill: no address is ever on two containers; what was added stays until it is
-//! deleted; every call that is let live succeeds; and in the end DEL, or GC, has the host as clean as before, with every
-//! address of the pool free again.
+//! For any instant of any kill: no address is ever on two containers; an attachment exists until it is deleted; every
+//! call that is not struck succeeds; and after the final DELs, or GC, the host is as clean as before, with every
+//! address of the pool free.
 //!
 //! `weft-storm --kind bridge --subject weft --rounds 10000`
 
@@ -57,7 +58,7 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let subject = Subject::find(arguments.subject, arguments.bug)?;
     let scene = Scene::enter()?;
-    // A killed plugin's own children come to us, so that they can be waited for.
+    // Children of a killed plugin become ours, so that we can wait for them.
     nix::sys::prctl::set_child_subreaper(true).context("become the reaper of orphans")?;
     let subject = subject.install(&scene)?;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));

@@ -1,4 +1,4 @@
-//! The networks of the storm: small pools, so that addresses come round soon.
+//! The networks of the storm: small pools, so that addresses are soon reused.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::subject::Subject;
 /// The network's name.
 pub(crate) const NAME: &str = "storm";
 
-/// Addresses a container can get: a /26 without network, broadcast and gateway.
+/// The number of addresses for containers: a /26 without network, broadcast and gateway.
 pub(crate) const POOL: usize = 61;
 
 /// What the network is built with.
@@ -53,7 +53,7 @@ impl Network {
     /// Makes what the network needs on the host, and its configuration.
     ///
     /// # Errors
-    /// When the parent cannot be made.
+    /// If the parent cannot be made.
     pub(crate) fn new(kind: Kind, subject: &Subject, scene: &Scene) -> Result<Self> {
         ip(&["link", "set", "lo", "up"])?;
         let mut conf = json!({
@@ -72,14 +72,14 @@ impl Network {
             }),
             Kind::Ptp => json!({ "ipMasq": true }),
             Kind::Macvlan => {
-                // Not every kernel has dummy links; one end of a veth pair will do as a parent.
+                // Not every kernel has dummy links; one end of a veth pair serves as a parent.
                 ip(&["link", "add", "parent0", "type", "veth", "peer", "name", "parent1"])?;
                 ip(&["link", "set", "parent0", "up"])?;
                 ip(&["link", "set", "parent1", "up"])?;
                 json!({ "master": "parent0", "mode": "bridge" })
             }
             Kind::Tap => json!({ "mtu": 1400 }),
-            // Each call says which.
+            // Each call names its device.
             Kind::HostDevice => json!({ "device": "none" }),
             Kind::Steps => json!({
                 "delegate": { "type": "ptp" },
@@ -90,7 +90,7 @@ impl Network {
                     { "type": "default-route", "drop": ["4"] },
                     { "type": "sbr" },
                     { "type": "firewall" },
-                    // Each call says which.
+                    // Each call has its own ports.
                     { "type": "portmap" },
                 ],
             }),
@@ -102,12 +102,12 @@ impl Network {
         Ok(Self { kind, conf, devices: Devices::default(), ports: Mutex::default() })
     }
 
-    /// What a call gets on stdin.
+    /// Returns the stdin of a call.
     pub(crate) fn conf(&self) -> String {
         self.conf.to_string()
     }
 
-    /// A configuration as a container's calls have it.
+    /// Returns a configuration as a container's calls have it.
     pub(crate) fn conf_of<'a>(&self, conf: &'a str, container: &str) -> Result<Cow<'a, str>> {
         let (key, own) = match self.kind {
             Kind::HostDevice => ("device", self.devices.of(container)?.into()),
@@ -119,7 +119,7 @@ impl Network {
         Ok(Cow::Owned(value.to_string()))
     }
 
-    /// A host port that no other container of the last sixty thousand has.
+    /// Returns a host port that none of the last sixty thousand containers has.
     fn port_of(&self, container: &str) -> Value {
         let mut ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
         let next = ports.len();
@@ -127,18 +127,18 @@ impl Network {
         json!({ "hostPort": port, "containerPort": 80, "protocol": "tcp" })
     }
 
-    /// Takes away what a container had of the host; whether it was all there.
+    /// Deletes what a container had on the host, and returns whether all of it existed.
     pub(crate) fn take_away(&self, container: &str) -> Result<bool> {
         self.devices.take_away(container)
     }
 
-    /// With the result of the ADD.
+    /// Returns the configuration with the result of the ADD.
     pub(crate) fn with_result(&self, result: &str) -> Result<String> {
         let result: Value = serde_json::from_str(result).context("read a result")?;
         Ok(self.with("prevResult", result))
     }
 
-    /// For GC: the attachments (container ids) that live.
+    /// Returns the configuration for GC, with the attachments (container ids) that live.
     pub(crate) fn with_valid(&self, containers: &[String]) -> String {
         let valid = containers.iter().map(|id| json!({ "containerID": id, "ifname": "eth0" }));
         self.with("cni.dev/valid-attachments", valid.collect())
@@ -156,7 +156,7 @@ impl Network {
 // === impl Kind ===
 
 impl Kind {
-    /// The plugin to call.
+    /// Returns the plugin to call.
     pub(crate) fn plugin(self) -> &'static str {
         match self {
             Self::Bridge => "bridge",
@@ -169,7 +169,7 @@ impl Kind {
         }
     }
 
-    /// Whether containers get a link.
+    /// Returns whether containers get a link.
     pub(crate) fn has_links(self) -> bool {
         self != Self::Ipam
     }

@@ -1,12 +1,12 @@
-//! The oracle. It knows containers by their netns and addresses by what the kernel and the results say; it asks nothing of
-//! the subject and reads nothing the subject wrote.
+//! The oracle. It identifies containers by their netns, and takes addresses from the kernel and from results; it asks
+//! the subject nothing and reads nothing that the subject wrote.
 //!
-//! It has two eyes. *Results*: an address is held from a successful ADD until DEL starts; two holders at one time are a
-//! violation. *Kernel*: a thread reads the addresses of every container's netns, over and over.
+//! It has two sources. *Results*: an address is held from a successful ADD until DEL starts; two holders at one time
+//! are a violation. *Kernel*: a thread reads the addresses of every container's netns, over and over.
 //!
-//! The kernel's eye cannot see all netns in one instant. What it takes for a duplicate it reads again with both slots
-//! locked, so that no new call starts on either: address in A, then in B, then in A again. Within one call an address comes
-//! and goes at most once each, so it was in A all the time, and at one instant in both.
+//! The kernel thread cannot read all netns in one instant. An apparent duplicate is read again with both slots locked,
+//! so that no new call starts on either: address in A, then in B, then in A again. Within one call an address is added
+//! and removed at most once each, so it was in A all the time, and at one instant in both.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -28,12 +28,12 @@ use crate::tally::{Tally, lock};
 /// A container's netns, and the oracle's socket in it.
 #[derive(Debug)]
 pub struct Slot {
-    /// Its path.
+    /// Path of the netns.
     pub netns: PathBuf,
     socket: Mutex<Option<Netlink>>,
 }
 
-/// Both eyes.
+/// Both sources.
 #[derive(Debug, Default)]
 pub struct Oracle {
     slots: Mutex<Vec<Arc<Slot>>>,
@@ -45,15 +45,15 @@ pub struct Oracle {
 // === impl Slot ===
 
 impl Slot {
-    /// Keeps the oracle from a second look while a call starts here.
+    /// Prevents the oracle's second read while a call starts here.
     pub fn hold(&self) -> MutexGuard<'_, Option<Netlink>> {
         lock(&self.socket)
     }
 
-    /// The addresses in this netns, as the kernel tells them; loopback and link-local ones do not count.
+    /// Returns the addresses in this netns according to the kernel, without loopback and link-local ones.
     ///
     /// # Errors
-    /// When the kernel does not tell.
+    /// If the kernel does not answer.
     pub fn addresses(&self) -> Result<Vec<IpAddr>> {
         read(&mut self.hold())
     }
@@ -65,7 +65,7 @@ impl Oracle {
     /// Watches a netns from now on.
     ///
     /// # Errors
-    /// When it cannot be entered.
+    /// If it cannot be entered.
     pub fn slot(&self, netns: PathBuf) -> Result<Arc<Slot>> {
         let socket = inside(&netns, Netlink::open)?;
         let slot = Arc::new(Slot { netns, socket: Mutex::new(Some(socket)) });
@@ -73,13 +73,13 @@ impl Oracle {
         Ok(slot)
     }
 
-    /// Watches a netns no longer, and does not keep it alive any more.
+    /// Stops watching a netns, and no longer keeps it alive.
     pub fn forget(&self, slot: &Arc<Slot>) {
         lock(&self.slots).retain(|other| !Arc::ptr_eq(other, slot));
         *slot.hold() = None;
     }
 
-    /// A container has these addresses, says its result.
+    /// Notes the addresses that a container's result names.
     pub fn holds(&self, container: &str, addresses: &[IpAddr], tally: &Tally) {
         let mut holders = lock(&self.holders);
         for address in addresses {
@@ -89,20 +89,20 @@ impl Oracle {
         }
     }
 
-    /// DEL of a container is about to start.
+    /// Notes that DEL of a container is about to start.
     pub fn lets_go(&self, container: &str) {
         lock(&self.holders).retain(|_, holder| holder != container);
     }
 
-    /// What is held now, and by which container.
+    /// Returns the held addresses with their containers.
     pub fn held(&self) -> HashMap<IpAddr, String> {
         lock(&self.holders).clone()
     }
 
-    /// Watches until told to stop.
+    /// Watches until [`Self::stop`].
     ///
     /// # Errors
-    /// When the kernel does not tell addresses.
+    /// If the kernel does not answer.
     pub fn watch(&self, tally: &Tally) -> Result<()> {
         while !self.stop.load(Ordering::Relaxed) {
             let slots = lock(&self.slots).clone();
@@ -128,18 +128,18 @@ impl Oracle {
         self.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Lets `watch` start anew.
+    /// Lets `watch` run again.
     pub fn restart(&self) {
         self.stop.store(false, Ordering::Relaxed);
     }
 
-    /// How many times all netns were read.
+    /// Returns how many times all netns were read.
     pub fn sweeps(&self) -> u64 {
         self.sweeps.load(Ordering::Relaxed)
     }
 }
 
-/// The second look.
+/// Reads a possible duplicate a second time.
 fn on_both(address: IpAddr, one: &Slot, two: &Slot) -> Result<bool> {
     // Only this thread ever takes two locks, so their order does not matter.
     let (mut one, mut two) = (one.hold(), two.hold());
@@ -155,7 +155,7 @@ fn read(socket: &mut Option<Netlink>) -> Result<Vec<IpAddr>> {
 
 fn address(answer: RouteNetlinkMessage) -> Option<IpAddr> {
     let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
-    // IPv4 tells the address as local (its other one may be the peer's), IPv6 has only the other.
+    // An IPv4 message has the address as local (the other one may be the peer's), an IPv6 message has only the other.
     let local = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(address) => Some(*address),
         _ => None,

@@ -1,4 +1,4 @@
-//! One storm: what its parts share, and its course.
+//! One storm: the state that its parts share, and its phases.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,14 +20,14 @@ use crate::network::{Kind, Network};
 use crate::subject::Subject;
 use crate::worker::Worker;
 
-/// An attachment that nobody looks after any more.
+/// An attachment that its runtime has abandoned.
 #[derive(Debug)]
 pub(crate) struct Abandoned {
     pub(crate) target: Target,
     pub(crate) slot: Arc<Slot>,
 }
 
-/// What the parts of a storm share.
+/// The state that the parts of a storm share.
 #[derive(Debug)]
 pub(crate) struct Storm<'a> {
     pub(crate) scene: &'a Scene,
@@ -35,16 +35,16 @@ pub(crate) struct Storm<'a> {
     pub(crate) network: Network,
     pub(crate) oracle: Oracle,
     pub(crate) tally: Tally,
-    /// A runtime does GC alone: calls share it, GC has it to itself.
+    /// A runtime runs GC alone: calls take it shared, GC takes it exclusively.
     pub(crate) gate: RwLock<()>,
-    /// Containers that the runtime believes to live.
+    /// Containers that are alive according to the runtime.
     pub(crate) living: Mutex<BTreeSet<String>>,
     /// Attachments left for GC.
     pub(crate) abandoned: Mutex<Vec<Abandoned>>,
-    /// Attachments that were there, dead or alive, when the storm calmed down.
+    /// Attachments that existed, dead or alive, when the storm ended.
     pub(crate) last: Mutex<Vec<Abandoned>>,
     rounds: AtomicUsize,
-    /// Netns made so far.
+    /// Number of netns made so far.
     made: AtomicUsize,
     seed: u64,
 }
@@ -52,7 +52,7 @@ pub(crate) struct Storm<'a> {
 /// How a storm ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// DEL for every attachment there ever was.
+    /// DEL for every attachment that ever existed.
     Del,
     /// One GC with an empty list.
     Gc,
@@ -64,7 +64,7 @@ impl<'a> Storm<'a> {
     /// Prepares the host.
     ///
     /// # Errors
-    /// When it cannot be prepared.
+    /// If it cannot be prepared.
     pub(crate) fn new(scene: &'a Scene, subject: Subject, kind: Kind, seed: u64) -> Result<Self> {
         let network = Network::new(kind, &subject, scene)?;
         Ok(Self {
@@ -83,10 +83,10 @@ impl<'a> Storm<'a> {
         })
     }
 
-    /// The whole course: calm, storm, DEL, storm, GC, and the pool handed out.
+    /// Runs all phases: calm, storm, DEL, storm, GC, and allocating the whole pool.
     ///
     /// # Errors
-    /// When something other than the subject fails.
+    /// If something other than the subject fails.
     pub(crate) fn run(&self, rounds: usize, workers: usize) -> Result<()> {
         let before = self.calm()?;
         let ends: &[End] = if self.subject.collects { &[End::Del, End::Gc] } else { &[End::Del] };
@@ -113,7 +113,8 @@ impl<'a> Storm<'a> {
         Ok(())
     }
 
-    /// One quiet attachment: it tells how long calls take, and what a clean host looks like once shared things exist.
+    /// Makes one quiet attachment: it shows how long calls take, and the state of a clean host once shared things
+    /// exist.
     fn calm(&self) -> Result<Host> {
         let slot = self.slot()?;
         for number in 0..3 {
@@ -143,7 +144,7 @@ impl<'a> Storm<'a> {
         Ok(host)
     }
 
-    /// The storm itself. In the end some attachments live, some are half made, some half gone.
+    /// Runs the storm itself. At its end some attachments live, some are half made, some half deleted.
     fn blow(&self, rounds: usize, workers: usize, number: usize) -> Result<()> {
         self.rounds.store(rounds, Ordering::Relaxed);
         self.oracle.restart();
@@ -167,7 +168,7 @@ impl<'a> Storm<'a> {
         Ok(())
     }
 
-    /// Ends what is left.
+    /// Deletes what is left.
     fn end(&self, end: End) -> Result<()> {
         let mut left = std::mem::take(&mut *lock(&self.abandoned));
         left.append(&mut lock(&self.last));
@@ -191,19 +192,19 @@ impl<'a> Storm<'a> {
         Ok(())
     }
 
-    /// A new netns, watched from now on.
+    /// Makes a new netns, watched from now on.
     pub(crate) fn slot(&self) -> Result<Arc<Slot>> {
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         self.oracle.slot(self.scene.netns(&format!("pod{number}"))?)
     }
 
-    /// Takes a netns away, as when a sandbox dies: its path is gone, and the kernel ends it when its last user goes.
+    /// Removes a netns, as when a sandbox dies: its path is gone, and the kernel ends it with its last user.
     pub(crate) fn discard(&self, slot: &Arc<Slot>) -> Result<()> {
         self.oracle.forget(slot);
         self.scene.remove_netns(&slot.netns)
     }
 
-    /// A call that is let live must succeed.
+    /// Makes a call that is not struck, which must succeed.
     pub(crate) fn must(&self, verb: Verb, target: &Target, slot: &Slot, conf: &str) -> Result<Option<String>> {
         match self.call(verb, target, slot, conf, None)? {
             Ended::Well(result, _) => Ok(Some(result)),
@@ -215,7 +216,7 @@ impl<'a> Storm<'a> {
         }
     }
 
-    /// After DEL or GC, nothing of an attachment may be in its netns.
+    /// Checks that after DEL or GC nothing of an attachment is in its netns.
     pub(crate) fn must_be_bare(&self, target: &Target, slot: &Slot) -> Result<()> {
         let left = slot.addresses()?;
         if !left.is_empty() {
@@ -227,7 +228,7 @@ impl<'a> Storm<'a> {
         Ok(())
     }
 
-    /// A call, struck or not.
+    /// Makes a call, struck or not.
     pub(crate) fn call(
         &self,
         verb: Verb,
@@ -246,7 +247,7 @@ impl<'a> Storm<'a> {
         Ok(ended)
     }
 
-    /// An ADD of a runtime that will not wait for it.
+    /// Starts an ADD of a runtime that will not wait for it.
     pub(crate) fn start_add(&self, target: &Target, slot: &Slot) -> Result<Running> {
         let command = self.subject.plugins.command(self.network.kind.plugin(), Verb::Add, target);
         let own = self.network.conf();
@@ -257,13 +258,13 @@ impl<'a> Storm<'a> {
         })
     }
 
-    /// A call of the IPAM plugin of the network.
+    /// Calls the network's IPAM plugin.
     pub(crate) fn call_ipam(&self, verb: Verb, target: &Target) -> Result<Ended> {
         let command = self.subject.plugins.command(Kind::Ipam.plugin(), verb, target);
         run(command, &self.network.conf(), None, |start| start())
     }
 
-    /// Counts, and learns how long calls take.
+    /// Counts a call and its duration.
     pub(crate) fn note(&self, verb: Verb, ended: &Ended) {
         let how = match ended {
             Ended::Well(_, took) => {
@@ -280,19 +281,19 @@ impl<'a> Storm<'a> {
         Target { container: container.to_owned(), netns: slot.netns.clone(), ifname: "eth0".to_owned() }
     }
 
-    /// Takes one of the rounds that are left.
+    /// Takes one of the remaining rounds.
     pub(crate) fn take_round(&self) -> bool {
         let take = |left: usize| left.checked_sub(1);
         !self.tally.enough() && self.rounds.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
-    /// Whether rounds are left.
+    /// Returns whether rounds are left.
     pub(crate) fn goes_on(&self) -> bool {
         !self.tally.enough() && self.rounds.load(Ordering::Relaxed) > 0
     }
 }
 
-/// The addresses of a result.
+/// Returns the addresses of a result.
 pub(crate) fn ips(result: &str) -> Result<Vec<IpAddr>> {
     let texts = addresses(result)?;
     texts.iter().map(|text| text.parse().with_context(|| format!("not an address in a result: {text}"))).collect()

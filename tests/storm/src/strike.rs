@@ -1,4 +1,4 @@
-//! Runs a call and, if it shall be struck, kills or stops it and all it has started after a while.
+//! Runs a call, and optionally kills or stops it and all its children after a while.
 
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -16,37 +16,37 @@ use weft_bench::call::feed;
 /// How a call ended.
 #[derive(Debug)]
 pub enum Ended {
-    /// It succeeded; its stdout, and how long it took.
+    /// It succeeded, with this stdout, after this time.
     Well(String, Duration),
-    /// It failed by itself; what it said.
+    /// It failed by itself, with this output.
     Badly(String),
-    /// The signal was first.
+    /// The signal came first.
     Killed,
 }
 
-/// What is done to a call, after a while.
+/// A fault for a call, after a while.
 #[derive(Debug, Clone, Copy)]
 pub enum Strike {
     /// SIGKILL.
     Kill(Duration),
-    /// SIGSTOP, and SIGCONT so much later: it must go on as if nothing had been.
+    /// SIGSTOP, then SIGCONT after the second duration: the call must continue normally.
     Pause(Duration, Duration),
 }
 
-/// A call that is going on.
+/// A running call.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
     group: Pid,
     start: Instant,
-    /// For how long it was stopped.
+    /// How long it was stopped.
     stopped: Duration,
 }
 
-/// Runs a command to its end, or to the strike. `starting` runs when the process is about to exist.
+/// Runs a command until it ends or is struck. `starting` runs just before the process exists.
 ///
 /// # Errors
-/// When it cannot be started or waited for.
+/// If it cannot be started or waited for.
 pub fn run(
     command: Command,
     stdin: &str,
@@ -68,7 +68,7 @@ impl Running {
     /// Starts a command.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn start(
         mut command: Command,
         stdin: &str,
@@ -87,10 +87,10 @@ impl Running {
         Ok(Self { child, group, start, stopped: Duration::ZERO })
     }
 
-    /// Stops it after a while, and lets it go on a while later.
+    /// Stops it after a while, and continues it later.
     ///
     /// # Errors
-    /// When it cannot be sent a signal.
+    /// If it cannot be sent a signal.
     pub fn pause(&mut self, after: Duration, length: Duration) -> Result<()> {
         sleep(after.saturating_sub(self.start.elapsed()));
         self.signal(Signal::SIGSTOP)?;
@@ -104,7 +104,7 @@ impl Running {
     /// Waits for its end.
     ///
     /// # Errors
-    /// When it cannot be read or waited for.
+    /// If it cannot be read or waited for.
     pub fn end(mut self) -> Result<Ended> {
         let output = read(&mut self.child)?;
         let status = self.child.wait().context("wait for a plugin")?;
@@ -117,13 +117,13 @@ impl Running {
         let status = self.child.wait().context("wait for a plugin")?;
         let took = self.start.elapsed();
         reap(self.group)?;
-        // One that was faster has its whole output in the pipe.
+        // A faster call has its whole output in the pipe.
         Ok(ended(status, read(&mut self.child)?, took))
     }
 
     fn signal(&self, signal: Signal) -> Result<()> {
         match killpg(self.group, signal) {
-            // All of the group is gone already.
+            // The whole group has ended already.
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
             Err(error) => Err(error).with_context(|| format!("send {signal} to a plugin")),
         }
@@ -138,7 +138,7 @@ fn ended(status: ExitStatus, output: String, took: Duration) -> Ended {
     }
 }
 
-/// Both outputs. A plugin says little on stderr, so that reading one after the other does not block it.
+/// Reads both outputs. A plugin writes little to stderr, so reading one after the other does not block it.
 fn read(child: &mut Child) -> Result<String> {
     let mut text = String::new();
     if let Some(mut stdout) = child.stdout.take() {
@@ -148,11 +148,11 @@ fn read(child: &mut Child) -> Result<String> {
     if let Some(mut stderr) = child.stderr.take() {
         stderr.read_to_string(&mut words).context("read a plugin's stderr")?;
     }
-    // Only a failure is shown to people; a result must stay JSON.
+    // Only a failure includes stderr; a result must stay JSON.
     Ok(if text.trim().is_empty() { words } else { text })
 }
 
-/// Waits for what the plugin had started: killed with it, orphaned, and ours since we are the reaper.
+/// Waits for the plugin's children: killed with it, orphaned, and ours because this process is the reaper.
 fn reap(group: Pid) -> Result<()> {
     loop {
         match waitpid(Pid::from_raw(-group.as_raw()), None) {

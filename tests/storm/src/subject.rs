@@ -1,4 +1,4 @@
-//! Whose plugins are stormed: weft, the reference, or the fake; what each can do, and where it keeps its claims.
+//! The plugins under test: weft, the reference, or the fake; their features, and where they keep their claims.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ pub(crate) enum Bug {
     NoLock,
 }
 
-/// The subject's binaries, found.
+/// The subject's binaries.
 #[derive(Debug)]
 pub(crate) struct Found {
     who: Who,
@@ -58,11 +58,11 @@ pub(crate) struct Found {
 pub(crate) struct Subject {
     pub(crate) label: String,
     pub(crate) plugins: Plugins,
-    /// Newest version it speaks.
+    /// The newest version that it supports.
     pub(crate) version: &'static str,
-    /// Whether it does GC.
+    /// Whether it supports GC.
     pub(crate) collects: bool,
-    /// Whether it is stormed with DELs and GCs beside a running ADD.
+    /// Whether the storm runs DELs and GCs concurrently with its ADDs.
     pub(crate) orphans: bool,
     ledger: Ledger,
 }
@@ -72,17 +72,17 @@ pub(crate) struct Subject {
 enum Ledger {
     /// weft's database.
     Database(PathBuf),
-    /// A directory with a file per address.
+    /// A directory with a file for each address.
     Files(PathBuf),
 }
 
 // === impl Subject ===
 
 impl Subject {
-    /// Looks for the binaries, before anything is set up.
+    /// Finds the binaries, before anything is set up.
     ///
     /// # Errors
-    /// When one is missing, with how to get it.
+    /// If one is missing; the error says how to get it.
     pub(crate) fn find(who: Who, bug: Option<Bug>) -> Result<Found> {
         let own = std::env::current_exe().context("find our own binary")?;
         let beside = |variable: &str, name: &str| {
@@ -106,10 +106,10 @@ impl Subject {
         Ok(Found { who, bug, binary, weftctl })
     }
 
-    /// What is left in the ledger, a line each; read without the subject's help.
+    /// Returns what is left in the ledger, one line each, read without the subject's code.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If it cannot be read.
     pub(crate) fn claims_left(&self) -> Result<Vec<String>> {
         match &self.ledger {
             Ledger::Database(file) => database_rows(file),
@@ -117,13 +117,13 @@ impl Subject {
         }
     }
 
-    /// Where host-local keeps its files.
+    /// Returns the directory of host-local's files.
     pub(crate) fn data_dir(scene: &Scene) -> PathBuf {
         scene.dir().join("host-local")
     }
 }
 
-/// Where the reference plugins are.
+/// Returns the directory of the reference plugins.
 fn reference() -> PathBuf {
     std::env::var_os("CNI_REFERENCE_DIR").map_or_else(|| PathBuf::from("/usr/lib/cni"), PathBuf::from)
 }
@@ -131,10 +131,10 @@ fn reference() -> PathBuf {
 // === impl Found ===
 
 impl Found {
-    /// Gives the subject its names and its directories.
+    /// Installs the subject's names and directories.
     ///
     /// # Errors
-    /// When the scratch directory cannot be written, or `weftctl install` fails.
+    /// If the scratch directory cannot be written, or `weftctl install` fails.
     pub(crate) fn install(self, scene: &Scene) -> Result<Subject> {
         let (bin, state) = (scene.dir().join("bin"), scene.dir().join("state"));
         let files = Subject::data_dir(scene);
@@ -175,7 +175,7 @@ impl Found {
     }
 }
 
-/// Rows of weft's ledger that should not outlive the last attachment, through the `sqlite3` program.
+/// Returns the rows of weft's ledger that should not outlive the last attachment, through the `sqlite3` program.
 fn database_rows(file: &Path) -> Result<Vec<String>> {
     let mut left = Vec::new();
     let integrity = sqlite(file, "PRAGMA integrity_check")?;
@@ -199,7 +199,7 @@ fn sqlite(file: &Path, query: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Files of host-local that stand for an address.
+/// Returns host-local's files that stand for an address.
 fn address_files(dir: &Path) -> Result<Vec<String>> {
     let mut left = Vec::new();
     for network in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {

@@ -1,4 +1,4 @@
-//! What happened: counters and violations.
+//! Counters and violations.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use weft_bench::call::Verb;
 
-/// Beyond this many violations the storm stops: it has shown what it can.
+/// After this many violations the storm stops.
 const ENOUGH: usize = 20;
 
 /// Counters and violations of a storm.
@@ -30,27 +30,27 @@ impl Tally {
         *lock(&self.counts).entry(what.to_owned()).or_default() += 1;
     }
 
-    /// How often something was counted.
+    /// Returns how often something was counted.
     pub fn counted(&self, what: &str) -> u64 {
         lock(&self.counts).get(what).copied().unwrap_or_default()
     }
 
-    /// Something that must not be.
+    /// Records a violation.
     pub fn violation(&self, text: String) {
         lock(&self.violations).push(text);
     }
 
-    /// Whether to stop early.
+    /// Returns whether to stop early.
     pub fn enough(&self) -> bool {
         lock(&self.violations).len() >= ENOUGH
     }
 
-    /// A call of this verb took so long. What a strike is aimed over follows the load.
+    /// Records how long a call of this verb took. Strikes follow the load.
     pub fn took(&self, verb: Verb, time: Duration) {
         self.typical(verb).add(time);
     }
 
-    /// An instant to strike at: anywhere in a usual call, or a little behind it.
+    /// Returns an instant to strike: anywhere in a usual call, or a little after it.
     pub fn strike(&self, verb: Verb, random: &mut fastrand::Rng) -> Duration {
         self.typical(verb).get().mul_f64(random.f64() * 1.2)
     }
@@ -66,12 +66,12 @@ impl Tally {
         }
     }
 
-    /// Every violation so far.
+    /// Returns all violations so far.
     pub fn violations(&self) -> Vec<String> {
         lock(&self.violations).clone()
     }
 
-    /// Everything, a line each: counts, durations, violations.
+    /// Returns counts, durations and violations, one line each.
     pub fn report(&self) -> Vec<String> {
         let mut lines: Vec<String> =
             lock(&self.counts).iter().map(|(what, count)| format!("{count:8} {what}")).collect();
@@ -94,8 +94,8 @@ impl Typical {
     fn add(&self, time: Duration) {
         let new = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let old = self.0.load(Ordering::Relaxed);
-        // An eighth of the new: a single slow call does not move the aim much. Two threads may lose one of their updates,
-        // which a mean can do without.
+        // A new value counts one eighth: a single slow call does not change the mean much. Two threads may lose one of
+        // their updates, which is acceptable for a mean.
         self.0.store(if old == 0 { new } else { old - old / 8 + new / 8 }, Ordering::Relaxed);
     }
 
@@ -104,7 +104,7 @@ impl Typical {
     }
 }
 
-/// A lock whose holder panicked still holds what it held.
+/// Locks a mutex. A lock whose holder panicked still has valid contents.
 pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! One of the storm's workers: it plays the runtime of one container after the other.
+//! One of the storm's workers: it acts as the runtime of one container after another.
 
 use std::panic::resume_unwind;
 use std::sync::{Arc, PoisonError};
@@ -14,7 +14,7 @@ use weft_storm::tally::lock;
 use crate::collector;
 use crate::storm::{Abandoned, Storm, ips, one_line};
 
-/// Attachments left for GC at most; with those that live they must fit the pool.
+/// The most attachments left for GC; together with living ones they must fit into the pool.
 const ABANDONED: usize = 16;
 
 /// The longest stop of a call, in milliseconds.
@@ -23,7 +23,7 @@ const PAUSE: u64 = 100;
 /// The share of attachments whose runtime is restarted during their ADD.
 const ORPHANS: f64 = 0.15;
 
-/// Strikes that one DEL may get before it is let through.
+/// The most strikes on one DEL before it runs undisturbed.
 const STRIKES: usize = 3;
 
 pub(crate) struct Worker<'a> {
@@ -37,9 +37,9 @@ pub(crate) struct Worker<'a> {
 enum Added {
     /// The result.
     Yes(String),
-    /// It was killed.
+    /// The ADD was killed.
     Unknown,
-    /// It failed although it was let live: a violation, and reported as one.
+    /// It failed although it was not struck: a violation, which is reported.
     No,
 }
 
@@ -52,7 +52,7 @@ impl<'a> Worker<'a> {
         Ok(Self { storm, name, random: fastrand::Rng::with_seed(seed), slot })
     }
 
-    /// Lives, until the rounds are used up. The last attachment stays as the storm left it.
+    /// Runs containers until no rounds are left. The last attachment stays as the storm left it.
     pub(crate) fn work(mut self) -> Result<()> {
         let mut number = 0;
         while self.storm.take_round() {
@@ -66,7 +66,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// One container: ADD, perhaps CHECK, DEL, each perhaps killed.
+    /// Runs one container: ADD, perhaps CHECK, DEL, each perhaps killed.
     fn life(&mut self, target: &Target) -> Result<()> {
         if self.storm.subject.orphans && self.random.f64() < ORPHANS {
             return self.orphan(target);
@@ -102,7 +102,8 @@ impl<'a> Worker<'a> {
 
     fn add(&mut self, target: &Target) -> Result<Added> {
         let strike = self.strike(Verb::Add);
-        // Held to the end of the call, as a runtime holds off its GC; and until the runtime has noted that it lives.
+        // Held to the end of the call, as a runtime delays its GC, and until the runtime has noted that the container
+        // lives.
         let _gate = self.storm.gate.read().unwrap_or_else(PoisonError::into_inner);
         match self.storm.call(Verb::Add, target, &self.slot, &self.storm.network.conf(), strike)? {
             Ended::Well(result, _) => {
@@ -123,7 +124,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// The container runs for a while, and keeps what it was given.
+    /// The container runs for a while, and keeps its addresses.
     fn live(&mut self, target: &Target, result: &str) -> Result<()> {
         sleep(Duration::from_micros(self.random.u64(0..20_000)));
         if self.random.f64() < 0.2 {
@@ -139,14 +140,14 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// From here on the runtime no longer believes that the container lives.
+    /// Notes that the runtime no longer considers the container alive.
     fn let_go(&self, target: &Target) {
-        // In this order: a GC in between must not free what the oracle still counts as held.
+        // In this order: a GC in between must not release what the oracle still counts as held.
         self.storm.oracle.lets_go(&target.container);
         lock(&self.storm.living).remove(&target.container);
     }
 
-    /// DEL until one was let live; now and then one more, which must be fine too.
+    /// Repeats DEL until one was not struck; now and then calls it once more, which must also succeed.
     fn delete(&mut self, target: &Target) -> Result<()> {
         let conf = self.storm.network.conf();
         for _ in 0..STRIKES {
@@ -164,7 +165,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Half of the calls are struck: most of those are killed, the others stopped for a while.
+    /// Strikes half of the calls: kills most of them, and stops the others for a while.
     fn strike(&mut self, verb: Verb) -> Option<Strike> {
         if self.random.bool() {
             return None;
@@ -177,18 +178,18 @@ impl<'a> Worker<'a> {
         Some(Strike::Pause(after, self.pause()))
     }
 
-    /// How long something is stopped: many a call beside it ends meanwhile, and none loses its patience.
+    /// Returns how long a call is stopped: many concurrent calls end meanwhile, and none times out.
     fn pause(&mut self) -> Duration {
         Duration::from_millis(self.random.u64(1..=PAUSE))
     }
 
-    /// A runtime that is restarted while its ADD is at work: nobody waits for that any more, and it is deleted, or collected,
-    /// wherever it is. Whichever is first, no address is left that the ledger does not know.
+    /// Restarts a runtime while its ADD runs: nobody waits for the ADD any longer, and it is deleted, or collected, at
+    /// any point. Whichever ends first, the ledger knows every address that is left.
     fn orphan(&mut self, target: &Target) -> Result<()> {
         let by_gc = self.random.f64() < 0.3;
         let after = self.storm.tally.strike(Verb::Add, &mut self.random);
         let length = self.pause();
-        // Nobody holds off GC for it.
+        // It does not delay GC.
         let mut add = self.storm.start_add(target, &self.slot)?;
         let ended = thread::scope(|scope| {
             let adding = scope.spawn(move || {
@@ -209,14 +210,14 @@ impl<'a> Worker<'a> {
                 if !there.is_empty() && there != ips(result)? {
                     self.storm.tally.violation(format!("{container}, an orphan, was given {result} and has {there:?}"));
                 }
-                // It came after the DEL as a whole, or before it as a whole.
+                // All of it came after the DEL, or all of it before.
                 self.storm.tally.count(if there.is_empty() {
                     "orphans removed after their ADD"
                 } else {
                     "orphans that live"
                 });
             }
-            // Its answer says that it was deleted meanwhile: then it has left nothing.
+            // Its error says that it was deleted meanwhile: then it has left nothing.
             Ended::Badly(text) if !by_gc && is_removed(text) => {
                 self.storm.tally.count("orphans that learned of their DEL");
                 if !there.is_empty() {
@@ -230,7 +231,7 @@ impl<'a> Worker<'a> {
         self.storm.must_be_bare(target, &self.slot)
     }
 
-    /// The DEL of the runtime's next life; now and then it comes twice.
+    /// Runs the DEL of the runtime's next process, now and then twice.
     fn delete_beside(&mut self, target: &Target) -> Result<()> {
         let again = usize::from(self.random.f64() < 0.3);
         for _ in 0..=again {
@@ -247,7 +248,7 @@ impl<'a> Worker<'a> {
     }
 }
 
-/// Whether this is what an ADD says that was deleted while it was at work: try again (code 11).
+/// Returns whether an ADD failed because it was deleted meanwhile: try again (code 11).
 fn is_removed(document: &str) -> bool {
     let code = |value: serde_json::Value| value.get("code").and_then(serde_json::Value::as_u64);
     serde_json::from_str(document).ok().and_then(code) == Some(11)

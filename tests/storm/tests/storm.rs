@@ -1,4 +1,4 @@
-//! The storm as tests: weft in each kind of network, and a fake plugin whose bugs the storm must notice.
+//! The storm as tests: weft in each kind of network, and a fake plugin whose bugs the storm must find.
 //!
 //! A few hundred rounds each; `WEFT_STORM_ROUNDS=20000 cargo test --release -p weft-storm` for a long run,
 //! `WEFT_STORM_SEED` to repeat a run's choices.
@@ -22,7 +22,7 @@ const KINDS: &[(&str, &str)] = &[
     ("ipam", "600"),
 ];
 
-/// Bugs, the kind of network they show in, and words of the violation that must be reported.
+/// Bugs, a network kind where each shows, and words of the expected violation.
 const BUGS: &[(&str, &str, &str)] = &[
     ("duplicate-result", "ipam", "results: 10.91.0."),
     ("duplicate-link", "ptp", "at the same time"),
@@ -36,7 +36,7 @@ const BUGS: &[(&str, &str, &str)] = &[
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Each storm wants the whole machine: its strikes are aimed by how long calls take.
+    // Each storm needs the whole machine: it times its strikes by how long calls take.
     arguments.test_threads = Some(1);
     let mut trials = Vec::new();
     for (kind, rounds) in KINDS {
@@ -66,7 +66,7 @@ fn trial(name: String, run: impl FnOnce() -> Result<(), Failed> + Send + 'static
     })
 }
 
-/// A program that the storm looks with and that is not installed.
+/// Returns a program that the storm needs and that is not installed.
 fn tool() -> Option<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let there = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).is_file());
@@ -74,18 +74,18 @@ fn tool() -> Option<String> {
     Some(format!("{missing} is not installed (tests/setup.sh installs it)"))
 }
 
-/// A storm that the subject must stand.
+/// Runs a storm that the subject must pass.
 fn stands(subject: &str, kind: &str, rounds: &str) -> Result<(), Failed> {
     let rounds = std::env::var("WEFT_STORM_ROUNDS").unwrap_or_else(|_| rounds.to_owned());
     let (stood, said) = storm(&["--subject", subject, "--kind", kind, "--rounds", &rounds])?;
-    // What a storm that was stood saw shows with --nocapture; what one saw that was not is the failure's text.
+    // A passed storm's output is shown with --nocapture; a failed one's is the failure's text.
     if std::env::args().any(|argument| argument == "--nocapture") {
         eprintln!("{said}");
     }
     if stood { Ok(()) } else { Err(said.into()) }
 }
 
-/// A storm that must end with a violation, in these words.
+/// Runs a storm that must end with a violation, in these words.
 fn falls(bug: &str, kind: &str, words: &str) -> Result<(), Failed> {
     let (stood, said) = storm(&["--subject", "fake", "--bug", bug, "--kind", kind, "--rounds", "150"])?;
     let reported = said.lines().any(|line| line.starts_with("VIOLATION") && line.contains(words));

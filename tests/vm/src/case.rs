@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// One file of `cases/`: some attachments, and what the kernel must then look like.
+/// One file of `cases/`: some attachments, and the kernel state that they must lead to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Case {
@@ -19,24 +19,24 @@ pub struct Case {
     pub setup: Vec<String>,
     /// Attachments, made in this order and deleted in the opposite one.
     pub attach: Vec<Attach>,
-    /// Looks while they are attached.
+    /// Observations while they are attached.
     #[serde(default)]
     pub look: Vec<Look>,
-    /// Looks after they are deleted.
+    /// Observations after they are deleted.
     #[serde(default)]
     pub after: Vec<Look>,
     /// A key of the configuration that old reference plugins do not know: the reference is run, and compared, only where
     /// its binary knows it.
     #[serde(default)]
     pub reference_needs: Option<String>,
-    /// First let weft fail at every op of every attachment, and kill it at many instants: nothing may be left of it.
+    /// First make weft fail at every op of every attachment, and kill it at many instants: nothing may be left.
     #[serde(default)]
     pub rollback: bool,
-    /// The host is the network namespace that the machine was booted with, and not one made for the run: where devices come
-    /// home to from a namespace that ends.
+    /// The host is the network namespace that the machine was booted with, not one made for the run: devices return to
+    /// it when their namespace ends.
     #[serde(default)]
     pub on_machine: bool,
-    /// Why this case is not for the reference at all.
+    /// Why this case is not run with the reference.
     #[serde(default)]
     pub not_reference: Option<String>,
 }
@@ -58,10 +58,10 @@ pub struct Attach {
     /// A plugin of a chain: ADD gets the result of the attachment before it as `prevResult`.
     #[serde(default)]
     pub chained: bool,
-    /// ADD must fail, with this in its message; there is then no CHECK.
+    /// ADD must fail with this in its message; CHECK is then skipped.
     #[serde(default)]
     pub error: Option<String>,
-    /// Its container's netns is removed before DEL.
+    /// The container's netns is removed before DEL.
     #[serde(default)]
     pub gone: bool,
     /// The reference's CHECK may fail here although nothing is wrong, with this in its message.
@@ -69,11 +69,11 @@ pub struct Attach {
     pub reference_check: Option<String>,
 }
 
-/// A command, and what must come of it. JSON output is normalised first (see `judge`).
+/// A command, and its expected result. JSON output is normalised first (see `judge`).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Look {
-    /// Where: `host` or a container.
+    /// The place: `host` or a container.
     #[serde(default = "host", rename = "in")]
     pub place: String,
     /// A shell command.
@@ -84,13 +84,13 @@ pub struct Look {
     /// The output is exactly this JSON.
     #[serde(default)]
     pub is: Option<Value>,
-    /// The output has this in it: of an object these keys, of a list these elements.
+    /// The output contains this: of an object these keys, of a list these elements.
     #[serde(default)]
     pub contains: Option<Value>,
-    /// The output has these texts.
+    /// The output contains these texts.
     #[serde(default)]
     pub has: Vec<String>,
-    /// The output does not have these texts.
+    /// The output does not contain these texts.
     #[serde(default)]
     pub lacks: Vec<String>,
     /// Whether weft's output must equal the reference's.
@@ -108,14 +108,14 @@ pub enum Subject {
     Weft,
 }
 
-/// What the VM does.
+/// The VM's instructions.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Task {
-    /// Modules to load, in this order: paths inside.
+    /// Modules to load, in this order: paths inside the VM.
     pub modules: Vec<String>,
     /// Shell commands before the first case.
     pub prepare: Vec<String>,
-    /// What to run.
+    /// The runs.
     pub runs: Vec<Run>,
 }
 
@@ -130,36 +130,36 @@ pub struct Run {
     pub case: Case,
 }
 
-/// What came of a run: a line on the VM's second serial port.
+/// The result of a run: a line on the VM's second serial port.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Transcript {
     /// The case's name.
     pub name: String,
     /// Whose plugins.
     pub subject: Subject,
-    /// Why the run stopped before its end, if it did; not the subject's fault.
+    /// Why the run stopped early, if it did; not the subject's fault.
     pub trouble: Option<String>,
-    /// In order.
+    /// The steps, in order.
     pub steps: Vec<Step>,
 }
 
 /// One command or call.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Step {
-    /// What it was.
+    /// The command or call.
     pub what: What,
-    /// Exit code; none if a signal ended it.
+    /// Its exit code; none if a signal ended it.
     pub code: Option<i32>,
-    /// What it printed.
+    /// Its output.
     pub stdout: String,
-    /// For people.
+    /// Its errors, for people.
     pub stderr: String,
-    /// How long it took; emulated, so only good for comparing.
+    /// Its duration; emulated, so only good for comparing.
     #[serde(default)]
     pub millis: u64,
 }
 
-/// What a step was; numbers are places in the case's lists.
+/// The kind of a step; numbers are indexes into the case's lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
@@ -171,15 +171,15 @@ pub enum What {
     Killed(usize),
     /// ADD of an attachment.
     Add(usize),
-    /// A look.
+    /// An observation.
     Look(usize),
     /// CHECK of an attachment.
     Check(usize),
     /// DEL of an attachment.
     Del(usize),
-    /// DEL once more.
+    /// A second DEL.
     DelAgain(usize),
-    /// A look after everything was deleted.
+    /// An observation after everything was deleted.
     After(usize),
     /// The links of the host, after everything was deleted.
     HostLinks,
@@ -199,10 +199,10 @@ fn yes() -> bool {
     true
 }
 
-/// All cases of a directory, by name.
+/// Returns all cases of a directory, by name.
 ///
 /// # Errors
-/// When a file is not a case, and which.
+/// If a file is not a case; the error names it.
 pub fn all(dir: &Path) -> Result<BTreeMap<String, Case>> {
     let mut cases = BTreeMap::new();
     for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {

@@ -1,7 +1,7 @@
-//! The runs, spread over several machines that run beside one another.
+//! The runs, spread over several machines that run in parallel.
 //!
-//! Slow cases (those that are rolled back) have machines of their own, so that the others do not wait for them. A run that a
-//! machine ended without recording gets one more machine; what was recorded counts in any case.
+//! Slow cases (those that are rolled back) have machines of their own, so that the others do not wait for them. A run
+//! that a machine did not record gets one more machine; recorded runs count in any case.
 
 use std::fs;
 use std::path::Path;
@@ -14,29 +14,29 @@ use crate::case::{Run, Task, Transcript};
 use crate::kernel::Kernel;
 use crate::machine::{self, Parts, Recorded};
 
-/// Runs on one machine that are worth its boot.
+/// The fewest runs that are worth the boot of a machine.
 const FEWEST: usize = 6;
 
 /// What all machines recorded.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// One for each run that came to its end.
+    /// One for each completed run.
     pub transcripts: Vec<Transcript>,
-    /// Why others did not, as far as known.
+    /// Why the other runs did not complete, as far as known.
     pub failures: Vec<String>,
 }
 
 /// Runs everything.
 ///
 /// # Errors
-/// When no machine could be started.
+/// If no machine can be started.
 pub fn run(kernel: &Kernel, parts: &Parts, runs: &[Run], dir: &Path) -> Result<Outcome> {
     let beside = thread::available_parallelism().map_or(1, usize::from);
     let first = spread(runs, beside);
     let mut outcome = boot_all(kernel, parts, first, beside, dir)?;
     let missing: Vec<Run> = runs.iter().filter(|run| !is_recorded(&outcome, run)).cloned().collect();
     if !missing.is_empty() {
-        // One each: the run that stopped a machine must not stop the others again.
+        // One machine each: a run that stopped its machine must not affect others again.
         let again = missing.into_iter().map(|run| vec![run]).collect();
         let more = boot_all(kernel, parts, again, beside, dir)?;
         outcome.transcripts.extend(more.transcripts);
@@ -49,7 +49,7 @@ fn is_recorded(outcome: &Outcome, run: &Run) -> bool {
     outcome.transcripts.iter().any(|one| one.name == run.name && one.subject == run.subject)
 }
 
-/// The runs of each machine, slow ones first.
+/// Returns the runs of each machine, slow ones first.
 fn spread(runs: &[Run], beside: usize) -> Vec<Vec<Run>> {
     let (slow, quick): (Vec<Run>, Vec<Run>) = runs.iter().cloned().partition(|run| run.case.rollback);
     let mut machines = deal(slow, beside);
@@ -58,7 +58,7 @@ fn spread(runs: &[Run], beside: usize) -> Vec<Vec<Run>> {
     machines
 }
 
-/// Deals runs out to at most so many machines.
+/// Distributes runs over at most this many machines.
 fn deal(runs: Vec<Run>, machines: usize) -> Vec<Vec<Run>> {
     let mut dealt = vec![Vec::new(); machines.max(1)];
     for (place, run) in runs.into_iter().enumerate() {
@@ -69,7 +69,7 @@ fn deal(runs: Vec<Run>, machines: usize) -> Vec<Vec<Run>> {
     dealt
 }
 
-/// Boots the machines, so many at a time.
+/// Boots the machines, `beside` at a time.
 fn boot_all(kernel: &Kernel, parts: &Parts, machines: Vec<Vec<Run>>, beside: usize, dir: &Path) -> Result<Outcome> {
     let waiting = Mutex::new(machines.into_iter().enumerate().collect::<Vec<_>>());
     let recorded = Mutex::new(Vec::new());

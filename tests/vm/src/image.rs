@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// Files of the image by path, absolute. Directories come from the paths.
+/// The image's files by absolute path. Directories follow from the paths.
 #[derive(Debug, Default)]
 pub struct Image {
     files: BTreeMap<PathBuf, Content>,
@@ -38,10 +38,10 @@ impl Image {
         self.files.insert(path.into(), Content::Link(to.to_owned()));
     }
 
-    /// Adds a file of this machine, in the same place unless another is given.
+    /// Adds a file of this machine, at the same path unless another is given.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// If it cannot be read.
     pub fn file(&mut self, from: &Path, to: Option<&Path>) -> Result<()> {
         let content = fs::read(from).with_context(|| format!("read {}", from.display()))?;
         let mode = fs::metadata(from).with_context(|| format!("look at {}", from.display()))?.permissions().mode();
@@ -49,10 +49,10 @@ impl Image {
         Ok(())
     }
 
-    /// Adds a program and the libraries it is linked with, those in their own places.
+    /// Adds a program and its shared libraries, those at their own paths.
     ///
     /// # Errors
-    /// When it cannot be read, or `ldd` fails.
+    /// If it cannot be read, or `ldd` fails.
     pub fn program(&mut self, from: &Path, to: Option<&Path>) -> Result<()> {
         self.file(from, to)?;
         for library in libraries(from)? {
@@ -66,7 +66,7 @@ impl Image {
     /// Writes the archive.
     ///
     /// # Errors
-    /// When a file is too large for the format (4 GiB), or writing fails.
+    /// If a file is too large for the format (4 GiB), or writing fails.
     pub fn write(&self, path: &Path) -> Result<()> {
         let mut archive = Archive::default();
         let mut directories: Vec<&Path> =
@@ -115,18 +115,18 @@ impl Archive {
         Ok(())
     }
 
-    /// Names and contents end at multiples of four.
+    /// Pads names and contents to multiples of four.
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 }
 
-/// The libraries a program is linked with, and its loader.
+/// Returns the libraries that a program is linked with, and its loader.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("start ldd")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
-        // ldd fails for what needs no libraries, and says so on either output.
+        // ldd fails for programs without libraries, and says so on either output.
         let words = format!("{text}{}", String::from_utf8_lossy(&output.stderr));
         if words.contains("not a dynamic executable") || words.contains("statically linked") {
             return Ok(Vec::new());
@@ -136,7 +136,7 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     Ok(parse_ldd(&text))
 }
 
-/// Lines are `name => /path (address)`, `/path (address)`, or something without a file (`linux-vdso`).
+/// Parses lines like `name => /path (address)`, `/path (address)`, or one without a file (`linux-vdso`).
 fn parse_ldd(text: &str) -> Vec<PathBuf> {
     let words = text.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')));
     words.map(PathBuf::from).collect()

@@ -18,18 +18,18 @@ pub struct Kernel {
     pub image: PathBuf,
     /// Modules by name (with underscores).
     modules: BTreeMap<String, PathBuf>,
-    /// Names of what is built in.
+    /// Names of built-in modules.
     builtin: Vec<String>,
 }
 
 // === impl Kernel ===
 
 impl Kernel {
-    /// The kernel in the cache, which is filled first if it is empty. `WEFT_VM_KERNEL` names a directory with an unpacked
-    /// package instead.
+    /// Returns the kernel in the cache, and fills the cache first if it is empty. `WEFT_VM_KERNEL` names a directory
+    /// with an unpacked package instead.
     ///
     /// # Errors
-    /// When it cannot be had, mostly because there is no network.
+    /// If it is not available, mostly because there is no network.
     pub fn obtain(cache: &Path) -> Result<Self> {
         if let Some(dir) = std::env::var_os("WEFT_VM_KERNEL") {
             return Self::open(Path::new(&dir));
@@ -51,10 +51,10 @@ impl Kernel {
         Ok(Self { image, modules, builtin })
     }
 
-    /// The files of these modules and of all they depend on, in an order in which they can be loaded.
+    /// Returns the files of these modules and of all their dependencies, in an order in which they can be loaded.
     ///
     /// # Errors
-    /// When the kernel has no such module.
+    /// If the kernel has no such module.
     pub fn modules(&self, names: &[&str]) -> Result<Vec<PathBuf>> {
         let mut order = Vec::new();
         for name in names {
@@ -72,7 +72,7 @@ impl Kernel {
         if order.contains(path) {
             return Ok(());
         }
-        // A package has no modules.dep (depmod makes it on installation), but each module says what it needs.
+        // A package has no modules.dep (depmod makes it on installation), but each module lists its dependencies.
         for needed in depends(&contents(path)?) {
             self.visit(&needed, order)?;
         }
@@ -81,10 +81,10 @@ impl Kernel {
     }
 }
 
-/// A module as the kernel loads it: packages of some releases have them compressed.
+/// Returns a module as the kernel loads it: some releases' packages have them compressed.
 ///
 /// # Errors
-/// When it cannot be read or decompressed.
+/// If it cannot be read or decompressed.
 pub fn contents(path: &Path) -> Result<Vec<u8>> {
     let program = match path.extension().and_then(OsStr::to_str) {
         Some("xz") => "xz",
@@ -99,7 +99,7 @@ pub fn contents(path: &Path) -> Result<Vec<u8>> {
     Ok(output.stdout)
 }
 
-/// Fetches and unpacks. What is half done is not taken for done: the last step is a rename.
+/// Fetches and unpacks the package. The last step is a rename, so an incomplete one is never used.
 fn fetch(cache: &Path, unpacked: &Path) -> Result<()> {
     fs::create_dir_all(cache).with_context(|| format!("create {}", cache.display()))?;
     let package = current_package()?;
@@ -115,7 +115,7 @@ fn fetch(cache: &Path, unpacked: &Path) -> Result<()> {
     fs::remove_file(&archive).with_context(|| format!("remove {}", archive.display()))
 }
 
-/// `linux-image-6.1.0-NN-amd64` or its like.
+/// Returns `linux-image-6.1.0-NN-amd64` or similar.
 fn current_package() -> Result<String> {
     let text = command(Command::new("apt-cache").args(["depends", META_PACKAGE]))?;
     let mut depends = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
@@ -150,13 +150,13 @@ fn collect(dir: &Path, modules: &mut BTreeMap<String, PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// `nf_tables` for `.../nf_tables.ko.xz`.
+/// Returns `nf_tables` for `.../nf_tables.ko.xz`.
 fn module_name(path: &Path) -> Option<String> {
     let (name, rest) = path.file_name()?.to_str()?.split_once('.')?;
     rest.starts_with("ko").then(|| name.replace('-', "_"))
 }
 
-/// The `depends=` entry of the module's `.modinfo`, a list of texts that end with a zero byte each.
+/// Returns the `depends=` entry of the module's `.modinfo`, a list of texts that end with a zero byte each.
 fn depends(module: &[u8]) -> Vec<String> {
     let entry = module.split(|byte| *byte == 0).find_map(|text| text.strip_prefix(b"depends="));
     let entry = String::from_utf8_lossy(entry.unwrap_or_default()).into_owned();

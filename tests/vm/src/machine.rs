@@ -23,8 +23,8 @@ pub const STATE_DIR: &str = "/var/lib/weft";
 /// The task, as JSON.
 pub const TASK: &str = "/task.json";
 
-/// What the kernel must have for any case. Loaded before the first, because nothing loads modules on demand inside.
-/// First what others need without depending on it: libcrc32c asks for an algorithm by its name.
+/// Modules that every case needs. They are loaded before the first case, because nothing loads modules on demand
+/// inside. Implicit dependencies come first: libcrc32c requests an algorithm by its name.
 const MODULES: &[&str] = &[
     "crc32c_generic",
     "veth",
@@ -60,11 +60,11 @@ const MODULES: &[&str] = &[
     "virtio_net",
 ];
 
-/// Programs the cases look with, that the reference starts, and a DHCP server.
+/// Programs with which the cases observe, programs that the reference starts, and a DHCP server.
 const PROGRAMS: &[&str] = &["ip", "bridge", "nft", "tc", "dnsmasq"];
 
-/// How long a machine may show no progress at all. It shows some at least once per call of a plugin, so this is many times
-/// what a call takes on a slow and busy machine; how long the cases take together does not matter.
+/// How long a machine may show no progress. It shows some at least once per call of a plugin, so this is many times
+/// what a call takes on a slow and busy machine; the total duration of the cases does not matter.
 const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Binaries that go into the machine.
@@ -83,16 +83,16 @@ pub struct Parts {
 /// What a machine recorded before it ended.
 #[derive(Debug)]
 pub struct Recorded {
-    /// One for each run that came to its end.
+    /// One for each completed run.
     pub transcripts: Vec<Transcript>,
-    /// Why the other runs have none, with the end of the console; `None` where all have one.
+    /// Why the other runs have none, with the end of the console; `None` if all have one.
     pub missing: Option<String>,
 }
 
-/// Builds the image, boots it, and reads what it recorded. A machine that ends early keeps what it has recorded by then.
+/// Builds the image, boots it, and returns what it recorded, even if it ended early.
 ///
 /// # Errors
-/// When the image cannot be built or QEMU cannot be started.
+/// If the image cannot be built or QEMU cannot be started.
 pub fn run(kernel: &Kernel, parts: &Parts, mut task: Task, dir: &Path) -> Result<Recorded> {
     let initramfs = dir.join("initramfs.cpio");
     image(kernel, parts, &mut task)?.write(&initramfs)?;
@@ -115,7 +115,7 @@ fn image(kernel: &Kernel, parts: &Parts, task: &mut Task) -> Result<Image> {
     let mut image = Image::default();
     image.program(&parts.init, Some(Path::new("/init")))?;
     image.program(Path::new("/bin/busybox"), Some(Path::new("/bin/busybox")))?;
-    // Busybox' own shell takes its applets for what a line names, `ip` among them, wherever PATH leads.
+    // Busybox' own shell prefers its applets, `ip` among them, to any PATH.
     image.program(Path::new("/bin/dash"), Some(Path::new("/usr/bin/sh")))?;
     for program in PROGRAMS {
         let path = find_program(program)?;
@@ -137,7 +137,7 @@ fn image(kernel: &Kernel, parts: &Parts, task: &mut Task) -> Result<Image> {
     if let Some((weft, weftctl)) = &parts.weft {
         image.program(weft, Some(Path::new("/weft/dist/weft")))?;
         image.program(weftctl, Some(Path::new("/weft/dist/weftctl")))?;
-        // As a node gets it. Policies are compiled inside, for the processor they will run on.
+        // As on a node. Policies are compiled inside, for the processor that will run them.
         task.prepare
             .push(format!("/weft/dist/weftctl install --bin-dir {WEFT_DIR} --ctl-dir /weft/sbin >/dev/kmsg 2>&1"));
     }
@@ -148,7 +148,7 @@ fn image(kernel: &Kernel, parts: &Parts, task: &mut Task) -> Result<Image> {
             format!("mkdir {FAILING_DIR}; for f in {WEFT_DIR}/*; do ln -s {inside} {FAILING_DIR}/${{f##*/}}; done");
         task.prepare.push(link);
     }
-    // Directories that must be there: a file makes its directory.
+    // Directories that must exist: a file creates its directory.
     for directory in ["/proc", "/sys", "/dev", "/run", "/tmp", "/var/lib", "/etc"] {
         image.bytes(format!("{directory}/.keep"), Vec::new(), 0o644);
     }
@@ -156,24 +156,25 @@ fn image(kernel: &Kernel, parts: &Parts, task: &mut Task) -> Result<Image> {
     Ok(image)
 }
 
-/// A program of this machine.
+/// Finds a program of this machine.
 ///
 /// # Errors
-/// When it is in none of the usual places.
+/// If it is in none of the usual places.
 fn find_program(name: &str) -> Result<PathBuf> {
     let mut places = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().map(|dir| Path::new(dir).join(name));
     places.find(|path| path.is_file()).with_context(|| format!("there is no {name} on this machine"))
 }
 
 fn boot(kernel: &Path, initramfs: &Path, console: &Path, results: &Path) -> Result<Child> {
-    // QEMU writes into what it finds: nothing of an earlier run may remain.
+    // QEMU overwrites existing files partly: nothing of an earlier run may remain.
     for file in [console, results] {
         File::create(file).with_context(|| format!("create {}", file.display()))?;
     }
     let serial = |path: &Path| format!("file:{}", path.display());
     let log = File::create(console.with_file_name("qemu.log")).context("create QEMU's log")?;
     let mut qemu = Command::new("qemu-system-x86_64");
-    // Emulation is the same everywhere. Virtual machines offer a /dev/kvm that opens, and then hang: it must be asked for.
+    // Emulation is the same everywhere. Some virtual machines offer a /dev/kvm that opens and then hangs, so KVM must
+    // be requested.
     let accelerator = std::env::var("WEFT_VM_ACCEL").unwrap_or_else(|_| "tcg".to_owned());
     // One processor: the machines run beside one another, one for each processor here.
     qemu.args(["-accel", &accelerator, "-cpu", "max", "-smp", "1", "-m", "1536"]);
@@ -182,14 +183,14 @@ fn boot(kernel: &Path, initramfs: &Path, console: &Path, results: &Path) -> Resu
     // A network card, for cases about devices. Nothing answers on it.
     qemu.args(["-netdev", "user,id=card,restrict=on", "-device"]);
     qemu.arg("virtio-net-pci,netdev=card,mac=02:00:00:00:ff:01,addr=7,romfile=");
-    // Emulated on a busy machine, the timer's interrupts come too late for the kernel's check of them.
+    // On a busy machine, the emulated timer's interrupts come too late for the kernel's check of them.
     qemu.args(["-append", "console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check rdinit=/init"]);
     qemu.arg("-serial").arg(serial(console)).arg("-serial").arg(serial(results));
     qemu.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     qemu.spawn().context("start qemu-system-x86_64 (Debian: qemu-system-x86)")
 }
 
-/// Waits for the machine to switch itself off. Stops it when its outputs have not grown for [`PATIENCE`].
+/// Waits until the machine switches itself off. Stops it if its outputs have not grown for [`PATIENCE`].
 fn wait(machine: &mut Child, outputs: &[&Path]) -> Result<()> {
     let size = || outputs.iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum::<u64>();
     let (mut seen, mut since) = (size(), Instant::now());
@@ -212,13 +213,13 @@ fn read(results: &Path) -> Result<Vec<Transcript>> {
     let text = fs::read_to_string(results).with_context(|| format!("read {}", results.display()))?;
     text.lines()
         .map(str::trim)
-        // A machine that ended badly may have stopped within a line.
+        // A machine that crashed may have stopped within a line.
         .filter(|line| line.starts_with('{') && line.ends_with('}'))
         .map(|line| serde_json::from_str(line).with_context(|| format!("not a transcript: {line}")))
         .collect()
 }
 
-/// Where a subject's plugins are inside.
+/// Returns the directory of a subject's plugins inside.
 #[must_use]
 pub fn plugins_of(subject: Subject) -> &'static str {
     match subject {

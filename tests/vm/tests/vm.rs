@@ -1,8 +1,9 @@
 //! The cases of `cases/` as tests, from the virtual machines' records: `<case>::reference`, `<case>::weft`, and
-//! `<case>::same` where both made the same of it.
+//! `<case>::same` if both had the same result.
 //!
-//! Ignored with the reason where QEMU or Debian's kernel package cannot be had; `WEFT_REQUIRE_ALL=1` makes that a failure.
-//! `CNI_REFERENCE_DIR`, `WEFT_BIN`, `WEFTCTL_BIN` name other binaries, `WEFT_VM_KERNEL` another (unpacked) kernel package.
+//! Ignored, with the reason, where QEMU or Debian's kernel package is not available; `WEFT_REQUIRE_ALL=1` makes that a
+//! failure. `CNI_REFERENCE_DIR`, `WEFT_BIN`, `WEFTCTL_BIN` name other binaries, `WEFT_VM_KERNEL` another (unpacked)
+//! kernel package.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,7 @@ enum Outcome {
     Recorded(fleet::Outcome),
 }
 
-/// What a trial looks at.
+/// Which record a trial checks.
 #[derive(Clone, Copy)]
 enum View {
     One(Subject),
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
         Err(error) => return fail(&arguments, &error),
     };
     let parts = parts();
-    // The machine need not run what no selected trial looks at.
+    // The machine runs only what a selected trial needs.
     let filter = arguments.filter.as_deref().unwrap_or_default();
     let wanted = |name: &str| VIEWS.iter().any(|(suffix, _)| format!("{name}::{suffix}").contains(filter));
     let mut runs = Vec::new();
@@ -80,7 +81,7 @@ fn trials(cases: BTreeMap<String, Case>, lab: &Arc<Lab>) -> Vec<Trial> {
     trials
 }
 
-/// A list of cases that cannot be read is a failed test, not a crash.
+/// An unreadable list of cases is a failed test, not a crash.
 fn fail(arguments: &Arguments, error: &anyhow::Error) -> ExitCode {
     let text = format!("{error:#}");
     libtest_mimic::run(arguments, vec![Trial::test("cases", || Err(text.into()))]).exit_code()
@@ -132,7 +133,7 @@ impl Lab {
 
 /// Why something cannot be run here.
 enum Lack {
-    /// For good: it is not meant to.
+    /// By design, for this reason.
     Meant(String),
     /// Something is not installed.
     Machine(String),
@@ -179,7 +180,7 @@ fn lacking(parts: &Parts, case: &Case, subject: Subject) -> Option<Lack> {
     }
 }
 
-/// Whether a Go plugin has a configuration key: it is in its binary, as a struct tag.
+/// Returns whether a Go plugin has a configuration key: its binary contains the key as a struct tag.
 fn knows(plugin: &Path, key: &str) -> Result<bool> {
     let bytes = fs::read(plugin).with_context(|| format!("read {}", plugin.display()))?;
     let tag = format!("json:\"{key}");

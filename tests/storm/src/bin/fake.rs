@@ -1,8 +1,8 @@
-//! A CNI plugin for testing the storm: a veth with an address from a directory of claims. Right unless `FAKE_BUG` names
-//! one of the bugs, each of which the storm must notice.
+//! A CNI plugin for testing the storm: a veth with an address from a directory of claims. Correct unless `FAKE_BUG`
+//! names one of the bugs, each of which the storm must notice.
 //!
-//! It survives kills because of three things: a claim appears in one step (link(2)) and says whose it is; the link's name
-//! follows from the container's; DEL takes the link away before the claim.
+//! It survives kills for three reasons: a claim appears in one step (link(2)) and names its container; the link's name
+//! follows from the container's; DEL deletes the link before the claim.
 
 #![allow(clippy::print_stdout, reason = "a plugin prints its result")]
 
@@ -49,7 +49,7 @@ impl Fake {
         let program = std::env::args().next().context("no name of our own")?;
         let kind = Path::new(&program).file_name().unwrap_or_default().to_string_lossy().into_owned();
         let container = variable("CNI_CONTAINERID")?;
-        // The calm before the storm must pass, or no storm would show anything.
+        // The calm before the storm must pass, or no storm would prove anything.
         let bug = if container.starts_with("calm-") { String::new() } else { variable("FAKE_BUG")? };
         Ok(Self {
             bug,
@@ -80,7 +80,7 @@ impl Fake {
         if self.kind != "host-local" {
             self.connect(&address)?;
             if let (Some(stolen), "duplicate-link") = (&stolen, self.bug.as_str()) {
-                // The host has the other container's route already; the storm looks into the netns.
+                // The host already has the other container's route; the storm reads the addresses in the netns.
                 self.ip_in_netns(&["address", "add", &format!("{stolen}/26"), "dev", "eth0"])?;
             }
         }
@@ -125,11 +125,11 @@ impl Fake {
         self.ip_in_netns(&["address", "add", &format!("{address}/26"), "dev", "eth0"])
     }
 
-    /// Takes a container's link and claim away, as far as they are there.
+    /// Deletes a container's link and claim if they exist.
     fn remove(&self, container: &str) -> Result<()> {
         let link = host_link(container);
         let there = Path::new("/sys/class/net").join(&link).exists();
-        // One that went away in between, with its netns, is fine.
+        // A link that was deleted meanwhile, with its netns, is fine.
         if there && self.bug != "leak-link" && ip(&["link", "delete", &link]).is_err() {
             sleep(Duration::from_millis(20));
         }
@@ -157,14 +157,14 @@ impl Fake {
         Ok(())
     }
 
-    /// An address that another container has.
+    /// Returns an address that another container has.
     fn of_another(&self, own: &str) -> Result<Option<String>> {
         let names = fs::read_dir(&self.claims).context("read the claims")?.flatten();
         let mut names = names.map(|file| file.file_name().to_string_lossy().into_owned());
         Ok(names.find(|name| name != own && name.starts_with("10.")))
     }
 
-    /// One call in four.
+    /// Returns true for one call in four.
     fn unlucky(&self) -> bool {
         std::process::id().is_multiple_of(4)
     }
@@ -177,12 +177,12 @@ impl Fake {
     }
 }
 
-/// A claim that says nobody's name, or a draft.
+/// Returns whether a claim names no container, or is a draft.
 fn is_torn(file: &Path) -> bool {
     file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("draft-"))
 }
 
-/// The host's end. Container ids of the storm are short and differ in every character of this.
+/// Returns the name of the host's end. Container ids of the storm are short and differ in every character of this.
 fn host_link(container: &str) -> String {
     let mut name: String = format!("f{container}").chars().filter(char::is_ascii_alphanumeric).collect();
     name.truncate(15);

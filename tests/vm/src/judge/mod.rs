@@ -1,8 +1,8 @@
-//! Whether a transcript is right, and whether two are the same.
+//! Checks whether a transcript is right, and whether two are the same.
 //!
-//! Output that is JSON is normalised first, so that what differs from run to run compares equal and can be written down in
-//! a case: the host's end of container `one`'s interface `eth0` is called `one:eth0`, other random names `veth*`, MAC
-//! addresses `<mac>`; indexes and handles are dropped; lists that have no order are sorted.
+//! JSON output is normalised first, so that values that differ from run to run compare equal and can be written in a
+//! case: the host's end of container `one`'s interface `eth0` is called `one:eth0`, other random names `veth*`, MAC
+//! addresses `<mac>`; indexes and handles are dropped; unordered lists are sorted.
 
 use std::collections::BTreeMap;
 
@@ -11,18 +11,18 @@ use serde_json::Value;
 
 use crate::case::{Case, Look, Step, Subject, Transcript, What};
 
-/// Keys that are not compared: numbers that the kernel happens to give.
+/// Keys that are not compared: numbers that the kernel assigns.
 const NOISE: &[&str] = &["ifindex", "link_index", "link_netnsid", "handle", "ifi_index"];
 
-/// Whether that is weft's label on a link of the host, which no other plugin gives. Other aliases are compared.
+/// Returns whether this is weft's label on a link of the host, which no other plugin sets. Other aliases are compared.
 fn is_label(key: &str, value: &Value) -> bool {
     key == "ifalias" && value.as_str().is_some_and(|alias| alias.starts_with("weft:"))
 }
 
-/// Holds a transcript against its case.
+/// Compares a transcript with its case.
 ///
 /// # Errors
-/// The first thing that is not as it must be.
+/// The first deviation.
 pub fn judge(case: &Case, transcript: &Transcript) -> Result<()> {
     for step in &transcript.steps {
         let outcome = judge_step(case, transcript, step);
@@ -30,7 +30,7 @@ pub fn judge(case: &Case, transcript: &Transcript) -> Result<()> {
             format!("{} (exit {:?})\n{}{}", describe(case, step.what), step.code, step.stdout, step.stderr)
         })?;
     }
-    // Last, so that what the subject did wrong before comes first.
+    // Last, so that earlier mistakes of the subject are reported first.
     match &transcript.trouble {
         Some(trouble) => bail!("the run stopped: {trouble}"),
         None => Ok(()),
@@ -64,7 +64,7 @@ fn judge_step(case: &Case, transcript: &Transcript, step: &Step) -> Result<()> {
             let excuse = excuse.filter(|_| transcript.subject == Subject::Reference);
             if excuse.is_some_and(|text| step.stdout.contains(text)) { Ok(()) } else { exits(step, 0) }
         }
-        // The reference reads the configuration on DEL too, and fails it again.
+        // The reference reads the configuration on DEL too, and rejects it again.
         What::Del(number) | What::DelAgain(number)
             if transcript.subject == Subject::Reference
                 && case.attach.get(number).is_some_and(|attach| attach.error.is_some()) =>
@@ -107,7 +107,7 @@ fn exits(step: &Step, wanted: i32) -> Result<()> {
     if step.code == Some(wanted) { Ok(()) } else { bail!("it must exit with {wanted}") }
 }
 
-/// Compares what two subjects made of the same case.
+/// Compares two subjects' transcripts of the same case.
 ///
 /// # Errors
 /// The first difference.
@@ -164,7 +164,7 @@ fn link_names(step: &Step) -> Result<Vec<String>> {
     Ok(links.iter().filter_map(|link| link["ifname"].as_str()).map(str::to_owned).collect())
 }
 
-/// Random names of a run, with what to call them.
+/// Random names of a run, with their replacements.
 struct Names {
     host_ends: BTreeMap<String, String>,
 }
@@ -191,10 +191,10 @@ impl Names {
         Self { host_ends }
     }
 
-    /// What of a step can be compared: normalised JSON, or else only how it ended.
+    /// Returns the comparable part of a step: normalised JSON, or else only its end.
     fn comparable(&self, step: &Step) -> String {
         let code = step.code;
-        // Of a failure, only what people read: the reference has code 999 for all of them.
+        // Of a failure, only the message: the reference has code 999 for all of them.
         if let (What::Add(_), Some(1..)) = (step.what, code) {
             let error = serde_json::from_str::<Value>(&step.stdout).unwrap_or_default();
             return format!("exit {code:?}: {}", error["msg"].as_str().unwrap_or(&step.stdout));
@@ -216,7 +216,7 @@ impl Names {
             Value::Object(fields) => fields
                 .into_iter()
                 .filter(|(key, value)| !NOISE.contains(&key.as_str()) && !is_label(key, value))
-                // Old reference plugins print an empty one in every result, newer ones and weft do not.
+                // Old reference plugins print an empty one in every result; newer ones and weft do not.
                 .filter(|(key, value)| key != "dns" || value.as_object().is_none_or(|dns| !dns.is_empty()))
                 .map(|(key, value)| (key, self.rename(value)))
                 .collect(),
@@ -235,7 +235,7 @@ impl Names {
     }
 }
 
-/// `veth` and eight hexadecimal digits.
+/// Returns whether a name is `veth` and eight hexadecimal digits.
 fn is_random(name: &str) -> bool {
     name.strip_prefix("veth").is_some_and(|rest| rest.len() == 8 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
@@ -246,7 +246,7 @@ fn is_mac(text: &str) -> bool {
     parts.len() == 6 && parts.iter().all(is_byte)
 }
 
-/// Lists sorted by what is in them: the order in which a kernel lists links or VLANs is nobody's promise.
+/// Sorts lists by content: the kernel may list links or VLANs in any order.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Array(items) => {

@@ -1,4 +1,4 @@
-//! What the judge of a VM run makes of good and bad logs.
+//! How the judge evaluates good and bad logs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
@@ -14,7 +14,7 @@ fn case() -> Case {
     .unwrap()
 }
 
-/// A run of the case with this host end and this VLAN.
+/// Returns a run of the case with this host end and this VLAN.
 fn transcript(subject: Subject, veth: &str, vlan: u16, links_left: &[&str]) -> Transcript {
     let step = |what, stdout: Value| Step {
         what,

@@ -1,6 +1,6 @@
-//! ADD and DEL killed at instants that sweep over the time they take. Whatever was done by then, a DEL that runs to its end
-//! leaves nothing of it: neither in the kernel, which is looked at each time, nor in the ledger, or the ADD of the case itself, with
-//! the same addresses, would fail.
+//! Kills ADD and DEL at instants spread over their duration. At any instant, a DEL that runs to its end leaves nothing:
+//! neither in the kernel, which is read each time, nor in the ledger, or the case's own ADD, with the same addresses,
+//! would fail.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use weft_vm::case::{Step, What};
 
 use super::{Stage, difference};
 
-/// Instants of an ADD. Every second one is followed by a DEL that is killed as well.
+/// The number of instants in an ADD. Every second one is followed by a DEL that is killed as well.
 const INSTANTS: u32 = 12;
 
-/// Kills an attachment's ADD, and its DEL, again and again.
+/// Kills an attachment's ADD and its DEL repeatedly.
 pub(super) fn sweep(stage: &Stage<'_>, number: usize, conf: &Value) -> Result<Step> {
     let what = What::Killed(number);
     let step = |code, stdout| Ok(Step { what, code: Some(code), stdout, stderr: String::new(), millis: 0 });
@@ -42,11 +42,11 @@ pub(super) fn sweep(stage: &Stage<'_>, number: usize, conf: &Value) -> Result<St
             return step(1, format!("killed at {at} of {INSTANTS}: {}", difference(&before, &after)));
         }
     }
-    // Where nothing was caught at work, nothing was shown.
+    // If no call was killed while it ran, the sweep proves nothing.
     step(i32::from(killed < INSTANTS / 2), format!("{killed} calls killed"))
 }
 
-/// Starts a call and kills it after a while; whether it was still there.
+/// Starts a call and kills it after a while. Returns whether it was still running.
 fn kill(stage: &Stage<'_>, (verb, number): (Verb, usize), conf: &Value, after: Duration) -> Result<bool> {
     let mut child = stage.command(verb, number, conf)?.spawn().context("start a call")?;
     feed(&mut child, &conf.to_string())?;

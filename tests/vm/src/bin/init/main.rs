@@ -1,7 +1,7 @@
-//! The virtual machine's init: mounts, loads modules, runs every case for its subject, tells, switches off.
+//! The virtual machine's init: mounts, loads modules, runs every case for its subject, reports, switches off.
 //!
-//! Each run has a "host" of its own, a new netns, as if the machine had just been booted. What comes out is told as it is;
-//! whether it is right is decided outside (`judge`).
+//! Each run has a "host" of its own, a new netns, as if the machine had just been booted. The output is recorded as it
+//! is; `judge` evaluates it outside.
 
 #![allow(clippy::print_stderr, reason = "the console")]
 
@@ -26,20 +26,20 @@ use weft_bench::scene::{Scene, inside};
 use weft_vm::case::{Run, Step, Subject, Task, Transcript, What};
 use weft_vm::machine::{FAILING_DIR, STATE_DIR, TASK, plugins_of};
 
-/// The second serial port. The first is the console, where the kernel may talk at any moment.
+/// The second serial port. The first is the console, where the kernel may write at any time.
 const RESULTS: &str = "/dev/ttyS1";
 
 /// More ops than any plan has.
 const MOST_OPS: usize = 64;
 
-/// Links, addresses, routes and rules, once the kernel has caught up. A queueing discipline stays once a link was up, and a
-/// parent's segmentation limits are its children's business.
+/// Links, addresses, routes and rules, once the kernel has caught up. A queueing discipline stays on a link that was up
+/// once, and a parent's segmentation limits depend on its children.
 const EVERYTHING: &str = "for i in 1 2 3 4 5 6 7 8; do ip addr | grep -q tentative || break; sleep 0.5; done; \
      { ip -d -o link && ip -o addr && ip route show table all && ip -6 route show table all && nft list ruleset; } \
      | sed -E 's/qdisc [a-z_]+//; s/tso_max_[a-z]+ [0-9]+//g; s/[a-z_]+_lft [0-9a-z]+//g'";
 
-/// Links made from now on have no duplicate address detection.
-/// https://docs.kernel.org/networking/ip-sysctl.html (dad_transmits)
+/// Links made from now on have no duplicate address detection. https://docs.kernel.org/networking/ip-sysctl.html
+/// (dad_transmits)
 const NO_DETECTION: &str = "echo 0 > /proc/sys/net/ipv6/conf/default/dad_transmits";
 
 /// iproute2 and nftables first: busybox has an `ip` too.
@@ -82,7 +82,7 @@ fn mounts() -> Result<()> {
         let none: Option<&str> = None;
         mount(Some(kind), place, Some(kind), MsFlags::empty(), none).with_context(|| format!("mount {place}"))?;
     }
-    // What udev makes elsewhere; `nft -f -` reads /dev/stdin.
+    // udev makes these elsewhere; `nft -f -` reads /dev/stdin.
     for (name, to) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
         symlink(to, Path::new("/dev").join(name)).with_context(|| format!("make /dev/{name}"))?;
     }
@@ -100,7 +100,7 @@ fn transcript(run: &Run, machine: &File, results: &File) -> Transcript {
     Transcript { name: run.name.clone(), subject: run.subject, trouble, steps }
 }
 
-/// One case for one subject.
+/// Runs one case for one subject.
 fn play(run: &Run, machine: &File, results: &File, steps: &mut Vec<Step>) -> Result<()> {
     let scene = Scene::enter()?;
     let case = &run.case;
@@ -111,7 +111,7 @@ fn play(run: &Run, machine: &File, results: &File, steps: &mut Vec<Step>) -> Res
     }
     must(&mut shell("ip link set lo up"))?;
     if case.rollback {
-        // What is compared after each failure must not wait for duplicate address detection.
+        // The comparison after each failure must not wait for duplicate address detection.
         must(&mut shell(NO_DETECTION))?;
     }
     for (number, line) in case.setup.iter().enumerate() {
@@ -145,14 +145,14 @@ fn play(run: &Run, machine: &File, results: &File, steps: &mut Vec<Step>) -> Res
     steps.push(stage.look("host", "ip -j link show", What::HostLinks)?);
     for (number, attach) in case.attach.iter().enumerate() {
         let what = What::ContainerLinks(number);
-        // A netns that is gone has no links.
+        // A removed netns has no links.
         let line = if attach.gone { "echo []" } else { "ip -j link show" };
         steps.push(stage.look(if attach.gone { "host" } else { &attach.container }, line, what)?);
     }
     Ok(())
 }
 
-/// A configuration with what came before.
+/// Returns a configuration with the previous result.
 fn after(conf: &Value, result: &str) -> Result<Value> {
     let mut conf = conf.clone();
     let result: Value = serde_json::from_str(result).context("read a result")?;
@@ -160,12 +160,12 @@ fn after(conf: &Value, result: &str) -> Result<Value> {
     Ok(conf)
 }
 
-/// Where a run plays: its containers and its plugins.
+/// The place of a run: its containers and its plugins.
 struct Stage<'a> {
     run: &'a Run,
     plugins: Plugins,
     netns: BTreeMap<String, PathBuf>,
-    /// Where progress is shown.
+    /// The output for progress.
     results: &'a File,
 }
 
@@ -190,7 +190,7 @@ impl<'a> Stage<'a> {
         Ok(Self { run, plugins, netns, results })
     }
 
-    /// ADD of all attachments; the results of those that succeeded.
+    /// Runs ADD of all attachments, and returns the results of those that succeeded.
     fn attach_all(&self, steps: &mut Vec<Step>) -> Result<BTreeMap<usize, String>> {
         let mut results: BTreeMap<usize, String> = BTreeMap::new();
         for (number, attach) in self.run.case.attach.iter().enumerate() {
@@ -208,7 +208,8 @@ impl<'a> Stage<'a> {
         Ok(results)
     }
 
-    /// Fails at each op of an attachment's plan in turn, until one ADD has none left to fail at. Nothing may be left, ever.
+    /// Fails at each op of an attachment's plan in turn, until one ADD has no op left to fail at. Nothing may ever be
+    /// left.
     fn roll_back(&self, number: usize, conf: &Value) -> Result<Step> {
         let attach = self.run.case.attach.get(number).context("no such attachment")?;
         let mut failing =
@@ -238,7 +239,7 @@ impl<'a> Stage<'a> {
         bail!("no ADD succeeded in {MOST_OPS} attempts")
     }
 
-    /// What an ADD that failed must leave alone, on the host and in a container.
+    /// Returns what a failed ADD must leave unchanged, on the host and in a container.
     fn everything(&self, container: &str) -> Result<String> {
         let mut text = String::new();
         for place in ["host", container] {
@@ -258,7 +259,7 @@ impl<'a> Stage<'a> {
         Ok(Step { what, code: outcome.status.code(), stdout: outcome.stdout, stderr: outcome.stderr, millis })
     }
 
-    /// The command of a call about an attachment.
+    /// Returns the command of a call for an attachment.
     fn command(&self, verb: Verb, number: usize, conf: &Value) -> Result<Command> {
         let attach = self.run.case.attach.get(number).context("no such attachment")?;
         let netns = self.netns.get(&attach.container).context("no such container")?;
@@ -272,7 +273,7 @@ impl<'a> Stage<'a> {
         Ok(command)
     }
 
-    /// A line that is no transcript: the machine is stopped only when nothing comes any more.
+    /// Writes a line that is no transcript: the machine is stopped only when no more lines arrive.
     fn show_progress(&self) -> Result<()> {
         let mut results = self.results;
         results.write_all(b".\n").with_context(|| format!("write to {RESULTS}"))
@@ -286,7 +287,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// What one description has and the other lacks.
+/// Returns what one description has and the other lacks.
 fn difference(before: &str, after: &str) -> String {
     let lines = |one: &str, two: &str| -> Vec<String> {
         one.lines().filter(|line| !two.lines().any(|other| other == *line)).map(str::to_owned).collect()
@@ -294,7 +295,7 @@ fn difference(before: &str, after: &str) -> String {
     format!("gone: {:#?}, left: {:#?}", lines(before, after), lines(after, before))
 }
 
-/// Runs a shell command where this thread is.
+/// Runs a shell command in this thread's namespace.
 fn watch(what: What, line: &str) -> Result<Step> {
     let start = Instant::now();
     let output = shell(line).output().with_context(|| line.to_owned())?;
