@@ -1,4 +1,4 @@
-//! How a CNI plugin is called: environment, stdin, and what comes back. Knows no plugin in particular.
+//! Calls a CNI plugin: environment, stdin, and output. Independent of any particular plugin.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-/// A set of plugins: the reference's directory, or one of names that all are weft.
+/// A set of plugins: the reference's directory, or one whose names all lead to weft.
 #[derive(Debug, Clone)]
 pub struct Plugins {
     /// `CNI_PATH`.
     pub dir: PathBuf,
-    /// What else they find in their environment.
+    /// More variables of their environment.
     pub env: Vec<(String, String)>,
 }
 
@@ -32,7 +32,7 @@ pub enum Verb {
     Status,
 }
 
-/// Whom a call is about.
+/// The attachment that a call is about.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// `CNI_CONTAINERID`
@@ -43,23 +43,23 @@ pub struct Target {
     pub ifname: String,
 }
 
-/// How a call went.
+/// The outcome of a call.
 #[derive(Debug)]
 pub struct Outcome {
     /// Exit status.
     pub status: ExitStatus,
     /// The one JSON document of a plugin, or nothing.
     pub stdout: String,
-    /// For people.
+    /// Its stderr, for people.
     pub stderr: String,
-    /// From before the process was started until after it was reaped.
+    /// The time from before the process was started until after it was reaped.
     pub took: Duration,
 }
 
 // === impl Verb ===
 
 impl Verb {
-    /// As in `CNI_COMMAND`.
+    /// Returns the name in `CNI_COMMAND`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -75,7 +75,7 @@ impl Verb {
 // === impl Plugins ===
 
 impl Plugins {
-    /// The command of one call, stdin and both outputs as pipes, with nothing in its environment but what a call needs.
+    /// Returns the command of one call, with pipes for stdin and both outputs, and a minimal environment.
     #[must_use]
     pub fn command(&self, plugin: &str, verb: Verb, target: &Target) -> Command {
         let mut command = Command::new(self.dir.join(plugin));
@@ -83,7 +83,7 @@ impl Plugins {
         command
     }
 
-    /// Gives a command (of a wrapper such as strace) the environment of a call.
+    /// Sets the environment of a call for a command (of a wrapper such as strace).
     pub fn prepare(&self, command: &mut Command, verb: Verb, target: &Target) {
         command
             .env_clear()
@@ -102,13 +102,13 @@ impl Plugins {
     /// Calls a plugin and waits for it.
     ///
     /// # Errors
-    /// When it cannot be started or talked to. A plugin that fails is an outcome, not an error.
+    /// If it cannot be started or written to. A plugin's failure is an outcome, not an error.
     pub fn call(&self, plugin: &str, verb: Verb, target: &Target, conf: &str) -> Result<Outcome> {
         run(self.command(plugin, verb, target), conf)
             .with_context(|| format!("call {} of {}", verb.name(), self.dir.join(plugin).display()))
     }
 
-    /// As `call`, where failing is an error.
+    /// Like [`Self::call`], but the plugin must succeed.
     ///
     /// # Errors
     /// Also when the plugin fails.
@@ -132,19 +132,19 @@ impl Plugins {
 // === impl Outcome ===
 
 impl Outcome {
-    /// The addresses (without prefix length) of an ADD result.
+    /// Returns the addresses (without prefix length) of an ADD result.
     ///
     /// # Errors
-    /// When stdout is not a result of CNI 0.3.0 or later.
+    /// If stdout is not a result of CNI 0.3.0 or later.
     pub fn addresses(&self) -> Result<Vec<String>> {
         addresses(&self.stdout)
     }
 }
 
-/// The addresses (without prefix length) of an ADD result.
+/// Returns the addresses (without prefix length) of an ADD result.
 ///
 /// # Errors
-/// When it is not a result of CNI 0.3.0 or later.
+/// If it is not a result of CNI 0.3.0 or later.
 pub fn addresses(result: &str) -> Result<Vec<String>> {
     let value: Value = serde_json::from_str(result).with_context(|| format!("not a CNI result: {result}"))?;
     let ips =
@@ -158,23 +158,23 @@ pub fn addresses(result: &str) -> Result<Vec<String>> {
         .collect()
 }
 
-/// Starts a command, feeds it, reads it to its end and reaps it.
+/// Starts a command, writes its stdin, reads its outputs and reaps it.
 ///
 /// # Errors
-/// When any of that fails.
+/// If any of that fails.
 pub fn run(mut command: Command, stdin: &str) -> Result<Outcome> {
     let start = Instant::now();
     let mut child = command.spawn().context("start it")?;
     feed(&mut child, stdin)?;
     let (mut stdout, mut stderr) = (String::new(), String::new());
-    // A plugin says little on stderr (less than a pipe holds), so reading one after the other cannot block it.
+    // A plugin writes little to stderr (less than a pipe's capacity), so reading one after the other cannot block it.
     child.stdout.take().context("no stdout")?.read_to_string(&mut stdout).context("read its stdout")?;
     child.stderr.take().context("no stderr")?.read_to_string(&mut stderr).context("read its stderr")?;
     let status = child.wait().context("wait for it")?;
     Ok(Outcome { status, stdout, stderr, took: start.elapsed() })
 }
 
-/// Writes a process' stdin and closes it. One that ended without reading is not an error: its outcome tells.
+/// Writes a process' stdin and closes it. A process that ended without reading is not an error: its outcome shows that.
 ///
 /// # Errors
 /// On any other failure to write.
@@ -186,10 +186,10 @@ pub fn feed(child: &mut Child, stdin: &str) -> Result<()> {
     }
 }
 
-/// A directory whose names (a CNI_PATH) all lead to one binary.
+/// Makes a directory (a CNI_PATH) whose names all lead to one binary.
 ///
 /// # Errors
-/// When the binary is not there or a link cannot be made.
+/// If the binary does not exist or a link cannot be made.
 pub fn names(dir: &Path, binary: &Path, names: &[&str]) -> Result<()> {
     let binary = binary.canonicalize().with_context(|| format!("no binary at {}", binary.display()))?;
     std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
@@ -200,10 +200,10 @@ pub fn names(dir: &Path, binary: &Path, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Installs weft the way a node gets it: names below `dir/bin`, policies, compiled policies.
+/// Installs weft as on a node: names below `dir/bin`, policies, compiled policies.
 ///
 /// # Errors
-/// When `weftctl install` fails.
+/// If `weftctl install` fails.
 pub fn install_weft(weftctl: &Path, weft: &Path, dir: &Path, env: &[(String, String)]) -> Result<()> {
     let mut command = Command::new(weftctl);
     command.arg("install").arg("--weft").arg(weft);

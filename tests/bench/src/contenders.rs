@@ -1,4 +1,4 @@
-//! Who is measured: weft, the reference plugins, and the raw program; where their binaries are and their input.
+//! The contenders: weft, the reference plugins, and the raw program; their binaries and their input.
 
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -25,7 +25,7 @@ pub(crate) struct Options {
     instead: Option<PathBuf>,
 }
 
-/// The contenders' binaries, found.
+/// The contenders' binaries.
 #[derive(Debug)]
 pub(crate) struct Contenders {
     options: Options,
@@ -38,33 +38,33 @@ pub(crate) struct Contenders {
 /// The contenders, ready to be called.
 #[derive(Debug)]
 pub(crate) struct Ready {
-    /// Rounds that count.
+    /// The number of rounds that count.
     pub(crate) rounds: usize,
     /// The reference plugins.
     pub(crate) reference: Plugins,
     /// weft under its names.
     pub(crate) weft: Plugins,
-    /// The operator's tool, where weft is measured and not something instead of it.
+    /// The operator's tool, unless something else is measured instead of weft.
     pub(crate) weftctl: Option<PathBuf>,
-    /// The weft binary, likewise.
+    /// The weft binary, under the same condition.
     pub(crate) weft_binary: Option<PathBuf>,
     /// The raw program.
     pub(crate) raw: PathBuf,
-    /// An example of weft's library that times one policy call in a fresh process, without a compiler in it, as in weft.
+    /// An example of weft's library that times one policy call in a new process without a compiler, as in weft.
     pub(crate) policy_cold: PathBuf,
 }
 
-/// weft reads a policy's file again at each call until the file is five seconds old. From then on its stamp tells that it
-/// is unchanged (`policy/cache/stamp.rs`), and that is how a node is for the rest of its life.
+/// weft reads a policy's file again at each call until the file is five seconds old. After that its stamp shows that it
+/// is unchanged (`policy/cache/stamp.rs`), which is a node's normal state.
 const SETTLED: Duration = Duration::from_secs(6);
 
 // === impl Contenders ===
 
 impl Contenders {
-    /// Looks for everything that will be needed, before anything is set up.
+    /// Finds all binaries before anything is set up.
     ///
     /// # Errors
-    /// When something is missing, with how to get it.
+    /// If something is missing; the error says how to get it.
     pub(crate) fn find(options: &Options) -> Result<Self> {
         let found = Self {
             options: options.clone(),
@@ -91,10 +91,10 @@ impl Contenders {
         Ok(found)
     }
 
-    /// Gives weft its names, its state directory and its policies.
+    /// Installs weft's names, its state directory and its policies.
     ///
     /// # Errors
-    /// When the scratch directory cannot be written, or `weftctl` fails.
+    /// If the scratch directory cannot be written, or `weftctl` fails.
     pub(crate) fn install(self, scene: &Scene) -> Result<Ready> {
         let rounds = self.options.rounds;
         let reference = Plugins { dir: self.options.reference, env: Vec::new() };
@@ -126,7 +126,7 @@ impl Contenders {
     }
 }
 
-/// A bridge network with host-local addresses, the way a node's default network looks.
+/// Returns a bridge network with host-local addresses, like a node's usual default network.
 pub(crate) fn bridge_conf(bridge: &str, subnet: &str, data: &Path, masquerade: bool) -> Value {
     json!({
         "cniVersion": "1.0.0",
@@ -140,7 +140,7 @@ pub(crate) fn bridge_conf(bridge: &str, subnet: &str, data: &Path, masquerade: b
     })
 }
 
-/// A network of which only the IPAM part is called.
+/// Returns a network of which only the IPAM part is called.
 pub(crate) fn ipam_conf(name: &str, subnet: &str, data: &Path) -> Value {
     json!({ "cniVersion": "1.0.0", "name": name, "type": "bridge", "ipam": ipam(subnet, data) })
 }
@@ -149,7 +149,7 @@ fn ipam(subnet: &str, data: &Path) -> Value {
     json!({ "type": "host-local", "dataDir": data, "ranges": [[{ "subnet": subnet }]] })
 }
 
-/// A binary of this workspace: as the environment says, or where cargo puts it, beside ourselves.
+/// Finds a binary of this workspace: from the environment variable, or where cargo puts it, beside this program.
 fn binary(variable: &str, name: &str) -> Result<PathBuf> {
     std::env::var_os(variable).map_or_else(|| beside(name), |path| Ok(PathBuf::from(path)))
 }

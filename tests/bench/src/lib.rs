@@ -1,8 +1,8 @@
-//! What the benchmarks and the crash storm share: a scratch "node" to work on, and how a CNI plugin is called.
+//! What the benchmarks and the crash storm share: a scratch "node", and calls of CNI plugins.
 //!
-//! Invariant: nothing here, nor anything it starts, touches the network namespace of the machine.
+//! Invariant: neither this code nor anything it starts touches the machine's network namespace.
 //!
-//! Not here: what is measured (`main.rs` and its modules), what is killed (`tests/storm`).
+//! Not here: the measurements (`main.rs` and its modules), the kills (`tests/storm`).
 
 pub mod call;
 pub mod netlink;

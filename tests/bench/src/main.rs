@@ -1,10 +1,11 @@
-//! The benchmark: one run, one table of ratios. weft beside the reference plugins and beside raw netlink, interleaved.
+//! The benchmark: one run, one table of ratios. It compares weft with the reference plugins and with raw netlink,
+//! interleaved.
 //!
 //! `weft-bench [--rounds N] [--row TEXT] [--json] [--check [--slack F]]`
 //!
 //! Figures are ratios of medians from rounds in which every contender takes its turn, in rotating order, so that a slow
-//! machine or a noisy moment hits all of them. Only `--check` makes a missed budget an error, with slack: shared machines
-//! are noisy, tests have no timing asserts.
+//! machine or a noisy moment affects all of them. Only `--check` makes a missed budget an error, with slack: shared
+//! machines are noisy, and tests have no timing asserts.
 //!
 //! Not here: how plugins are called and where (the library), the rows (`rows/`).
 

@@ -1,5 +1,5 @@
-//! The least of a netlink client: synchronous, one request at a time. For the raw program and the storm's oracle, which
-//! must not share a line with what they measure and watch.
+//! A minimal netlink client: synchronous, one request at a time. For the raw program and the storm's oracle, which must
+//! not share code with what they measure and observe.
 
 use anyhow::{Context, Result, bail};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -22,7 +22,7 @@ impl Netlink {
     /// Opens a socket in the netns of the calling thread. It stays there.
     ///
     /// # Errors
-    /// When the kernel refuses.
+    /// If the kernel refuses.
     pub fn open() -> Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE).context("open a netlink socket")?;
         socket.bind_auto().context("bind it")?;
@@ -33,7 +33,7 @@ impl Netlink {
     /// Looks a link up by name.
     ///
     /// # Errors
-    /// `ENODEV` when it is not there.
+    /// `ENODEV` if it does not exist.
     pub fn link(&mut self, name: &str) -> Result<LinkMessage> {
         let mut ask = LinkMessage::default();
         ask.attributes = vec![LinkAttribute::IfName(name.to_owned())];
@@ -43,7 +43,7 @@ impl Netlink {
     /// Looks a link up by index.
     ///
     /// # Errors
-    /// `ENODEV` when it is not there.
+    /// `ENODEV` if it does not exist.
     pub fn link_at(&mut self, index: u32) -> Result<LinkMessage> {
         let mut ask = LinkMessage::default();
         ask.header.index = index;
@@ -51,7 +51,7 @@ impl Netlink {
     }
 
     fn look_up(&mut self, mut ask: LinkMessage) -> Result<LinkMessage> {
-        // Counters are of no interest, and the larger part of an answer.
+        // Counters are not needed, and are the larger part of an answer.
         ask.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         let answers = self.request(RouteNetlinkMessage::GetLink(ask), 0)?;
         match answers.into_iter().next() {
@@ -63,7 +63,7 @@ impl Netlink {
     /// Changes a link.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn set_link(&mut self, link: LinkMessage) -> Result<()> {
         self.acknowledged(RouteNetlinkMessage::NewLink(link), 0)
     }
@@ -71,15 +71,16 @@ impl Netlink {
     /// Sends a request that changes something, and waits until it is done.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn acknowledged(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
         self.request(message, flags | NLM_F_ACK).map(drop)
     }
 
-    /// Sends one request and collects its answers, to the acknowledgement, the end of the dump, or the single answer.
+    /// Sends one request and collects its answers, up to the acknowledgement, the end of the dump, or the single
+    /// answer.
     ///
     /// # Errors
-    /// The kernel's, as an `Errno`.
+    /// The kernel's error, as an `Errno`.
     pub fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
         self.sequence += 1;
         let mut header = NetlinkHeader::default();
@@ -115,7 +116,7 @@ impl Netlink {
     }
 }
 
-/// Messages of one datagram start at multiples of four.
+/// Rounds up to a multiple of four, where a datagram's next message starts.
 fn aligned(length: u32) -> usize {
     usize::try_from(length).map_or(usize::MAX, |length| length.next_multiple_of(4))
 }

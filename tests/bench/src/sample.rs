@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-/// Calls that do not count, so that caches are warm and shared links exist.
+/// Calls that are not counted: they warm caches and make shared links.
 const WARM_UP: usize = 3;
 
 /// Timings of one contender, in milliseconds.
@@ -13,7 +13,7 @@ pub(crate) struct Sample {
     values: Vec<f64>,
 }
 
-/// One contender's turn in a round: what it does, timed as it sees fit, one timing for each sample of its.
+/// One contender's turn in a round: it returns one timing for each of its samples.
 pub(crate) type Turn<'a> = Box<dyn FnMut(usize) -> Result<Vec<Duration>> + 'a>;
 
 // === impl Sample ===
@@ -23,7 +23,7 @@ impl Sample {
         self.values.push(took.as_secs_f64() * 1000.0);
     }
 
-    /// The middle value; of an even number, the mean of the middle two.
+    /// Returns the middle value; of an even number, the mean of the middle two.
     pub(crate) fn median(&self) -> f64 {
         let mut sorted = self.values.clone();
         sorted.sort_by(f64::total_cmp);
@@ -35,14 +35,14 @@ impl Sample {
         }
     }
 
-    /// The smallest value: what the work costs when nothing gets in its way.
+    /// Returns the smallest value: the cost without disturbances.
     pub(crate) fn min(&self) -> f64 {
         self.values.iter().copied().fold(f64::NAN, f64::min)
     }
 }
 
 /// Lets contenders take turns for some rounds, each round starting with another one, and collects for each contender
-/// one sample per timing it returns.
+/// one sample per timing that it returns.
 ///
 /// # Errors
 /// The first error of a turn.

@@ -1,7 +1,7 @@
-//! A scratch node: this process in a network and a mount namespace of its own, in which netns come and go.
+//! A scratch node: this process in its own network and mount namespace, in which netns are made and removed.
 //!
-//! Both the "host" and the "containers" of a benchmark are therefore netns of ours. They go away with the process, also
-//! when it is killed: nothing of them is mounted anywhere the machine sees.
+//! Both the "host" and the "containers" of a benchmark are therefore netns of this process. They end with it, even if
+//! it is killed: nothing of them is mounted where the machine sees it.
 
 use std::fs::File;
 use std::panic::resume_unwind;
@@ -22,19 +22,19 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Moves this process to a new node. To be called once, before any thread is started: threads started earlier would
-    /// stay where they are.
+    /// Moves this process to a new node. Call it once, before any thread is started: earlier threads would stay where
+    /// they are.
     ///
     /// # Errors
-    /// Without the rights to (root), or when a mount fails.
+    /// Without the privileges (root), or if a mount fails.
     pub fn enter() -> Result<Self> {
-        // Before /run is covered: on some machines the temporary directory lies below it.
+        // Before /run is covered: on some machines the temporary directory is below it.
         let dir = tempfile::Builder::new().prefix("weft-scene-").tempdir().context("make a scratch directory")?;
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)
             .context("leave the machine's namespaces (this needs root)")?;
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).context("make the mounts private")?;
-        // Lock files and netns names of the node are its own.
+        // The node has its own lock files and netns names.
         mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).context("mount /run")?;
         // sysfs shows the links of the netns it was mounted from.
         mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none).context("mount /sys")?;
@@ -42,7 +42,7 @@ impl Scene {
         Ok(Self { dir })
     }
 
-    /// A directory of this run, removed at its end.
+    /// Returns a directory of this run, removed at its end.
     #[must_use]
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -51,7 +51,7 @@ impl Scene {
     /// Makes a netns and returns its path. `ip netns` knows it by the same name.
     ///
     /// # Errors
-    /// When the name is taken or the kernel refuses.
+    /// If the name is taken or the kernel refuses.
     pub fn netns(&self, name: &str) -> Result<PathBuf> {
         let path = Path::new(NETNS_DIR).join(name);
         File::create_new(&path).with_context(|| format!("create {}", path.display()))?;
@@ -65,10 +65,10 @@ impl Scene {
         Ok(path)
     }
 
-    /// Takes the name of a netns away; the kernel removes it when nothing uses it any more.
+    /// Removes the name of a netns; the kernel removes the netns with its last user.
     ///
     /// # Errors
-    /// When it is not there.
+    /// If it does not exist.
     pub fn remove_netns(&self, path: &Path) -> Result<()> {
         umount2(path, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", path.display()))?;
         fs::remove_file(path).with_context(|| format!("remove {}", path.display()))
@@ -78,7 +78,7 @@ impl Scene {
 /// Runs `work` inside a netns, on a thread that ends there.
 ///
 /// # Errors
-/// When the netns cannot be entered, and those of `work`.
+/// If the netns cannot be entered, and errors of `work`.
 pub fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     on_own_thread(|| {
         let file = File::open(netns).with_context(|| format!("open {}", netns.display()))?;

@@ -1,18 +1,18 @@
-//! The table: rows, their budgets, and both ways to print them.
+//! The table: rows, their budgets, and both output formats.
 
 use comfy_table::{CellAlignment, Table as Grid, presets};
 use serde_json::{Value, json};
 
 use crate::sample::Sample;
 
-/// What a row must stay below.
+/// The limit of a row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Budget {
     /// The ratio to the row's base.
     Ratio(f64),
     /// The figure itself.
     Figure(f64),
-    /// As `Figure`, and slack does not apply: a count.
+    /// Like `Figure`, for a count, to which slack does not apply.
     Exactly(f64),
 }
 
@@ -42,12 +42,12 @@ pub(crate) struct Table {
 // === impl Figure ===
 
 impl Figure {
-    /// Of timings: their median, and their minimum beside it.
+    /// Returns the figure of timings: their median, and their minimum.
     pub(crate) fn of(sample: &Sample) -> Self {
         Self { value: sample.median(), min: Some(sample.min()), unit: "ms" }
     }
 
-    /// A single number.
+    /// Returns a single number.
     pub(crate) fn one(value: f64, unit: &'static str) -> Self {
         Self { value, min: None, unit }
     }
@@ -66,12 +66,12 @@ impl Figure {
 // === impl Row ===
 
 impl Row {
-    /// A row that compares weft with a base.
+    /// Returns a row that compares weft with a base.
     pub(crate) fn against(what: &str, ours: Figure, base: (&'static str, Figure), budget: Option<f64>) -> Self {
         Self { what: what.to_owned(), ours, base: Some(base), budget: budget.map(Budget::Ratio) }
     }
 
-    /// A row that stands for itself.
+    /// Returns a row without a comparison.
     pub(crate) fn alone(what: &str, ours: Figure, budget: Option<Budget>) -> Self {
         Self { what: what.to_owned(), ours, base: None, budget }
     }
@@ -80,12 +80,12 @@ impl Row {
         self.base.as_ref().map(|(_, base)| self.ours.value / base.value)
     }
 
-    /// The ratio of what both cost when nothing gets in their way.
+    /// Returns the ratio of both minima, which have the fewest disturbances.
     fn ratio_of_minima(&self) -> Option<f64> {
         Some(self.ours.min? / self.base.as_ref()?.1.min?)
     }
 
-    /// Whether the row keeps its budget. A figure that could not be had (NaN) keeps none.
+    /// Returns whether the row keeps its budget. A missing figure (NaN) keeps none.
     fn keeps(&self) -> bool {
         match self.budget {
             None => true,
@@ -94,8 +94,8 @@ impl Row {
         }
     }
 
-    /// Whether it keeps its budget times `slack`, by its medians or by its minima: what else a machine does can spoil
-    /// either, a regression shows in both.
+    /// Returns whether it keeps its budget times `slack`, by its medians or by its minima: other load on the machine
+    /// can spoil either, but a regression shows in both.
     fn keeps_about(&self, slack: f64) -> bool {
         let below = |value: Option<f64>, limit: f64| value.is_some_and(|value| value <= limit * slack);
         match self.budget {
@@ -131,7 +131,7 @@ impl Table {
         self.rows.extend(rows);
     }
 
-    /// What was missed even with slack, a line each.
+    /// Returns the budgets that were missed even with slack, one line each.
     pub(crate) fn missed(&self, slack: f64) -> Vec<String> {
         let missed = self.rows.iter().filter(|row| !row.keeps_about(slack));
         missed
@@ -142,7 +142,7 @@ impl Table {
             .collect()
     }
 
-    /// For people.
+    /// Returns the table for people.
     pub(crate) fn human(&self) -> String {
         let mut grid = Grid::new();
         grid.load_style(presets::ASCII_MARKDOWN);
@@ -169,7 +169,7 @@ impl Table {
         grid.to_string()
     }
 
-    /// For programs.
+    /// Returns the table for programs.
     pub(crate) fn json(&self) -> Value {
         let rows = self.rows.iter().map(|row| {
             json!({

@@ -1,10 +1,10 @@
-//! Breadth-first search over all states, so that traces are the shortest, and a backward pass for leaks.
+//! Breadth-first search over all states, so that traces are shortest, and a backward pass for leaks.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 
-/// What a transition is called, whom it concerns, and which address.
+/// A transition's name, its subject, and its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Label {
     /// Name of the transition.
@@ -33,12 +33,12 @@ impl fmt::Display for Label {
     }
 }
 
-/// The states that follow a state.
+/// The successors of a state.
 #[derive(Debug)]
 pub struct Steps<S>(Vec<(Label, S)>);
 
 impl<S: Clone> Steps<S> {
-    /// Adds the state that `change` makes of `from`, unless `change` says that the step is not possible.
+    /// Adds the state that `change` makes of `from`, unless `change` returns that the step is not possible.
     pub fn add(&mut self, from: &S, label: Label, change: impl FnOnce(&mut S) -> bool) {
         let mut next = from.clone();
         if change(&mut next) {
@@ -52,37 +52,37 @@ pub trait Model {
     /// A state of the whole system.
     type State: Clone + Eq + Hash;
 
-    /// Where it starts.
+    /// Returns the initial state.
     fn start(&self) -> Self::State;
 
-    /// All states that can follow.
+    /// Adds all possible next states.
     fn steps(&self, state: &Self::State, steps: &mut Steps<Self::State>);
 
-    /// The invariant that a state breaks.
+    /// Returns the invariant that a state breaks.
     fn broken(&self, state: &Self::State) -> Option<&'static str>;
 
-    /// Whether nothing is left of anything.
+    /// Returns whether nothing is left.
     fn is_clean(&self, state: &Self::State) -> bool;
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Every state keeps the invariants, and leads to a clean one.
+    /// Every state keeps the invariants, and a clean state can be reached from it.
     Holds {
-        /// How many states there are.
+        /// The number of states.
         states: usize,
     },
     /// A state breaks an invariant.
     Broken {
-        /// Which one.
+        /// The invariant.
         invariant: &'static str,
-        /// How it comes to that.
+        /// The steps to the state.
         trace: Vec<Label>,
     },
-    /// From a state no clean one can be reached without a fault.
+    /// No clean state can be reached from a state without a fault.
     Leak {
-        /// How it comes to that.
+        /// The steps to the state.
         trace: Vec<Label>,
     },
     /// There are more states than the limit.
@@ -134,13 +134,13 @@ pub fn check<M: Model>(model: &M, limit: usize) -> Outcome {
 
 struct Search<'a, M: Model> {
     model: &'a M,
-    /// By two independent 64-bit hashes, so that each state is stored once.
+    /// Numbers of states by two independent 64-bit hashes, so that each state is stored once.
     ids: HashMap<(u64, u64), usize>,
     hashers: (RandomState, RandomState),
     states: Vec<M::State>,
-    /// The state from which each was reached first.
+    /// The state from which each state was first reached.
     parents: Vec<usize>,
-    /// (to, from) of every step that is no fault.
+    /// (to, from) of every step without a fault.
     backward: Vec<(usize, usize)>,
 }
 
@@ -158,7 +158,7 @@ impl<'a, M: Model> Search<'a, M> {
         search
     }
 
-    /// The number of a state, and whether it is new.
+    /// Returns the number of a state, and whether it is new.
     fn visit(&mut self, state: M::State, parent: usize) -> (usize, bool) {
         let print = (self.hashers.0.hash_one(&state), self.hashers.1.hash_one(&state));
         let next = self.states.len();
@@ -170,7 +170,7 @@ impl<'a, M: Model> Search<'a, M> {
         (id, id == next)
     }
 
-    /// The first state from which no clean state can be reached without a fault.
+    /// Returns the first state from which no clean state can be reached without a fault.
     fn first_leak(&mut self) -> Option<usize> {
         self.backward.sort_unstable();
         self.backward.dedup();
@@ -188,7 +188,7 @@ impl<'a, M: Model> Search<'a, M> {
         reaches.iter().position(|reached| !reached)
     }
 
-    /// The steps to a state.
+    /// Returns the steps to a state.
     fn trace(&self, mut id: usize) -> Vec<Label> {
         let mut trace = Vec::new();
         while id != 0 {

@@ -1,4 +1,4 @@
-//! The rules of the protocol, by name. Each can be left out, to see what it is for.
+//! The rules of the protocol, by name. A test can leave out any of them to show its purpose.
 
 /// A rule of the cluster ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,7 +8,7 @@ pub enum Rule {
     IntentFirst,
     /// A request for a nonce is sent only while its row is an intent.
     SendRow,
-    /// An intent becomes an entry only if it still is that intent.
+    /// An intent becomes an entry only if it is still that intent.
     CommitCas,
     /// ADD holds a lock until its links are up or undone; a doomed row becomes a tombstone only when the lock is free.
     AddLock,
@@ -28,15 +28,15 @@ pub enum Rule {
     AdoptOwn,
     /// A pod's new sandbox takes over the row and addresses of the old one.
     Supersede,
-    /// Only once the old row's lock is free.
+    /// The row is taken over only after the old row's lock is free.
     SupersedeWaits,
     /// The agent removes holders of its machine that its store does not know.
     ReverseSweep,
-    /// It lists the holders first and looks into its store then.
+    /// It lists the holders before it looks into its store.
     ListFirst,
     /// It judges only holders of its own store or of another boot of its machine.
     StoreId,
-    /// It judges only holders of its own machine, whatever the node is called.
+    /// It judges only holders of its own machine, whatever the node's name is.
     MachineId,
     /// The controller removes a holder only if its machine is fenced.
     Fence,
@@ -44,33 +44,33 @@ pub enum Rule {
     HoldersEmpty,
     /// The first holder writes the IPAMClaim's status under its resource version before its links.
     StatusCas,
-    /// An IPAMClaim that is gone at a live read gives no address.
+    /// An IPAMClaim that a live read does not find gives no address.
     OwnerLive,
     /// No claims are granted after a restore until every node has re-asserted its entries.
     Freeze,
-    /// An agent that sees the history go back uses no grant from before.
+    /// An agent that notices a restored history uses no earlier grant.
     Doubt,
-    /// After a restore, entries whose claim is missing are claimed again.
+    /// After a restore, entries whose claim is missing claim it again.
     Reassert,
     /// A node has re-asserted only when every entry has its own claim again.
     ConfirmStrict,
-    /// A node that has re-asserted has no intent left from before.
+    /// A node that has re-asserted has no intent from before.
     DropIntents,
-    /// After a restore the IPAMClaim's status is written again.
+    /// After a restore, the IPAMClaim's status is written again.
     StatusAgain,
     /// The IPAMClaim's status is not written while the ledger is frozen.
     StatusFrozen,
-    /// A claim without holders yields to an entry that is re-asserted.
+    /// A claim without holders yields to a re-asserted entry.
     HolderlessYields,
-    /// A cell is given back only when no row lies inside.
+    /// A cell is returned only when no row lies inside.
     Empty,
-    /// A cell that is on its way back is never used again; another one is taken.
+    /// A cell whose return has begun is never used again; the node takes another one.
     NoUnreturn,
-    /// After a boot nothing is allocated inside a cell until it is known to be still its node's.
+    /// After a boot, nothing is allocated inside a cell until the node has confirmed that it still owns the cell.
     Unconfirmed,
-    /// That is known by a write that succeeds, not by a read.
+    /// Only a successful write confirms that, not a read.
     ConfirmWrite,
-    /// No address that lies in a machine's cell is claimed by itself.
+    /// No single address inside a machine's cell is claimed.
     Cells,
 }
 
@@ -82,13 +82,13 @@ impl Rules {
     /// All rules.
     pub const ALL: Self = Self(u64::MAX);
 
-    /// Whether a rule is in force.
+    /// Returns whether a rule is in force.
     #[must_use]
     pub fn has(self, rule: Rule) -> bool {
         self.0 & 1 << rule as u8 != 0
     }
 
-    /// The same rules without one of them.
+    /// Returns the same rules without one of them.
     #[must_use]
     pub fn without(self, rule: Rule) -> Self {
         Self(self.0 & !(1 << rule as u8))

@@ -1,15 +1,15 @@
-//! Who takes part in a run, and which faults may happen.
+//! The participants of a run, and its possible faults.
 
 use crate::rules::Rules;
 
-/// One ADD, with a sandbox and a nonce of its own. Its number is its nonce.
+/// One ADD, with its own sandbox and nonce. Its number is its nonce.
 #[derive(Debug, Clone, Copy)]
 pub struct Add {
-    /// The pod; two ADDs of one pod are a retry.
+    /// The pod; two ADDs of one pod model a retry.
     pub pod: usize,
     /// The node it runs on.
     pub node: usize,
-    /// Who owns its address: the pod, or an IPAMClaim that several pods may name.
+    /// The owner of its address: the pod, or an IPAMClaim that several pods may name.
     pub owner: usize,
 }
 
@@ -30,7 +30,7 @@ pub struct Faults {
     pub wipe: u8,
     /// etcd is restored from a snapshot.
     pub restore: u8,
-    /// A node is called fenced while it runs.
+    /// A node is declared fenced while it runs.
     pub false_fence: u8,
 }
 
@@ -48,17 +48,17 @@ pub enum Freezer {
 pub struct Scenario {
     /// The ADDs.
     pub adds: Vec<Add>,
-    /// How many nodes there are.
+    /// The number of nodes.
     pub nodes: usize,
-    /// How many addresses there are.
+    /// The number of addresses.
     pub addresses: usize,
     /// IPAMClaims own the addresses.
     pub ipam_claims: bool,
     /// All nodes have the name of the first.
     pub one_name: bool,
-    /// Who freezes after a restore.
+    /// Who freezes the ledger after a restore.
     pub freezer: Freezer,
-    /// A link without its claim is reported, not only the duplicate that follows from it.
+    /// Reports a link without its claim, not only the duplicate that follows from it.
     pub report_unclaimed: bool,
     /// The faults.
     pub faults: Faults,
@@ -67,7 +67,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// A run without faults, with all rules; each ADD is (pod, node, owner).
+    /// Returns a run without faults, with all rules; each ADD is (pod, node, owner).
     #[must_use]
     pub fn new(adds: &[(usize, usize, usize)], nodes: usize, addresses: usize) -> Self {
         Self {
@@ -83,42 +83,42 @@ impl Scenario {
         }
     }
 
-    /// The same with faults.
+    /// Returns the same with faults.
     #[must_use]
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = faults;
         self
     }
 
-    /// The same with addresses that IPAMClaims own.
+    /// Returns the same with addresses that IPAMClaims own.
     #[must_use]
     pub fn ipam_claims(mut self) -> Self {
         self.ipam_claims = true;
         self
     }
 
-    /// The same on machines that all have one node's name.
+    /// Returns the same on machines that all have one node's name.
     #[must_use]
     pub fn one_name(mut self) -> Self {
         self.one_name = true;
         self
     }
 
-    /// The same, looking for duplicate addresses only.
+    /// Returns the same, but only duplicate addresses break it.
     #[must_use]
     pub fn let_unclaimed_pass(mut self) -> Self {
         self.report_unclaimed = false;
         self
     }
 
-    /// The same where agents notice a restore themselves.
+    /// Returns the same with agents that notice a restore themselves.
     #[must_use]
     pub fn agents_freeze(mut self) -> Self {
         self.freezer = Freezer::Agents;
         self
     }
 
-    /// The same without a rule.
+    /// Returns the same without a rule.
     #[must_use]
     pub fn without(mut self, rule: crate::rules::Rule) -> Self {
         self.rules = self.rules.without(rule);

@@ -7,7 +7,7 @@ pub(crate) const NODES: usize = 3;
 pub(crate) const ADDRESSES: usize = 2;
 pub(crate) const REQUESTS: usize = 3;
 
-/// State of a row in a node's store.
+/// The state of a row in a node's store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) enum Row {
     #[default]
@@ -18,18 +18,18 @@ pub(crate) enum Row {
     Tombstone,
 }
 
-/// Where an ADD stands.
+/// The progress of an ADD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) enum Phase {
     #[default]
     Idle,
     /// It runs and has written nothing.
     Started,
-    /// It has an intent and decides what to ask the server.
+    /// It has an intent and decides on a request.
     Deciding,
     /// It waits for an answer.
     Waiting,
-    /// The address is its own.
+    /// It owns the address.
     Granted,
     /// The intent has become an entry; the link is next.
     Committed,
@@ -44,7 +44,7 @@ pub(crate) struct Attempt {
     pub(crate) phase: Phase,
     pub(crate) row: Row,
     pub(crate) address: u8,
-    /// It has gone to the next candidate once.
+    /// It has moved to the next candidate once.
     pub(crate) moved: bool,
     pub(crate) link: bool,
     pub(crate) del: Del,
@@ -52,7 +52,7 @@ pub(crate) struct Attempt {
     pub(crate) store: u8,
 }
 
-/// How far DEL of a sandbox is.
+/// The progress of a sandbox's DEL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) enum Del {
     #[default]
@@ -61,20 +61,20 @@ pub(crate) enum Del {
     Done,
 }
 
-/// Sets of attempts, by bit. A nonce is the number of its attempt, so this is also a claim's list of holders.
+/// A set of attempts, by bit. A nonce is the number of its attempt, so this is also a claim's list of holders.
 pub(crate) type Set = u8;
 
 /// The claim object of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Claim {
-    /// 0: there is no object.
+    /// 0 if no object exists.
     pub(crate) uid: u8,
     pub(crate) version: u8,
     pub(crate) owner: u8,
     pub(crate) holders: Set,
 }
 
-/// Why an update or create is sent.
+/// The reason for an update or create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Sender {
     Add(u8),
@@ -111,7 +111,7 @@ pub(crate) enum Sweep {
     Looked { known: Set },
 }
 
-/// What the API server holds, as far as a snapshot keeps it.
+/// The API server's contents that a snapshot keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Stored {
     pub(crate) claims: [Claim; ADDRESSES],
@@ -120,7 +120,7 @@ pub(crate) struct Stored {
     pub(crate) owner_gone: [bool; ADDS],
 }
 
-/// Backup and restore of etcd.
+/// The state of etcd's backup and restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) enum Backup {
     #[default]
@@ -137,7 +137,7 @@ pub struct State {
     pub(crate) pods: [bool; ADDS],
     pub(crate) attempts: [Attempt; ADDS],
     pub(crate) nodes: [Node; NODES],
-    /// Sorted, so that their order makes no difference.
+    /// Sorted, because their order makes no difference.
     pub(crate) requests: [Option<Request>; REQUESTS],
     pub(crate) snapshot: Stored,
     pub(crate) backup: Backup,
@@ -154,12 +154,12 @@ pub struct State {
 }
 
 impl Attempt {
-    /// Its process runs and may still act.
+    /// Returns whether its process runs and may still act.
     pub(crate) fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Started | Phase::Deciding | Phase::Waiting | Phase::Granted | Phase::Committed)
     }
 
-    /// Ends in failure; a row that still is an intent becomes a tombstone.
+    /// Ends in failure; a row that is still an intent becomes a tombstone.
     pub(crate) fn give_up(&mut self) {
         self.phase = Phase::Failed;
         if self.row == Row::Intent {
@@ -180,7 +180,7 @@ impl State {
         true
     }
 
-    /// Takes a request off the wire.
+    /// Removes a request that has arrived.
     pub(crate) fn receive(&mut self, request: Request) {
         if let Some(slot) = self.requests.iter_mut().find(|slot| **slot == Some(request)) {
             *slot = None;
@@ -189,12 +189,12 @@ impl State {
     }
 }
 
-/// The set with one attempt.
+/// Returns the set with one attempt.
 pub(crate) fn only(attempt: usize) -> Set {
     1 << attempt
 }
 
-/// Whether an attempt is in a set.
+/// Returns whether an attempt is in a set.
 pub(crate) fn contains(set: Set, attempt: usize) -> bool {
     set & only(attempt) != 0
 }

@@ -1,4 +1,5 @@
-//! Blocks: with all rules the protocol holds; without any one of them the checker finds what that rule is for.
+//! Blocks: with all rules the protocol holds; without any one of them the checker finds the fault that the rule
+//! prevents.
 
 use weft_model::blocks::{Blocks, Faults};
 use weft_model::checker::{Outcome, check};
@@ -9,12 +10,12 @@ const LIMIT: usize = 3_000_000;
 
 const NONE: Faults = Faults { lose: 0, reboot: 0, reimage: 0, roll_back: 0, wipe: 0, restore: 0, false_fence: 0 };
 
-/// One pod on each of two nodes.
+/// Returns one pod on each of two nodes.
 fn two_nodes() -> Blocks {
     Blocks::new(&[0, 1])
 }
 
-/// A second pod on the first node, so that its cell is taken, returned and taken again.
+/// Returns a second pod on the first node, so that its cell is taken, returned and taken again.
 fn again() -> Blocks {
     Blocks::new(&[0, 1, 0]).faults(Faults { lose: 2, ..NONE })
 }
@@ -102,7 +103,7 @@ fn unconfirmed() {
     duplicates_without(Rule::Unconfirmed, rolled_back());
 }
 
-/// The controller's DELETE is held, the node boots, reads that the cell is its own, allocates, and the DELETE arrives.
+/// The controller's DELETE is delayed, the node boots, reads that it owns the cell, allocates, and the DELETE arrives.
 #[test]
 fn confirm_write() {
     duplicates_without(Rule::ConfirmWrite, rebooted());
@@ -144,7 +145,7 @@ fn freeze() {
 
 #[test]
 fn intent_first() {
-    // The sweep gives back a cell whose answer is still on its way.
+    // The sweep returns a cell whose answer is still under way.
     duplicates_without(Rule::IntentFirst, two_nodes());
 }
 

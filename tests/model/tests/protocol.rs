@@ -1,4 +1,4 @@
-//! With all rules the protocol holds; without any one of them the checker finds what that rule is for.
+//! With all rules the protocol holds; without any one of them the checker finds the fault that the rule prevents.
 
 use weft_model::Protocol;
 use weft_model::checker::{Outcome, check};
@@ -10,22 +10,22 @@ const LIMIT: usize = 3_000_000;
 
 const NONE: Faults = Faults { kill: 0, lose: 0, double: 0, reboot: 0, reimage: 0, wipe: 0, restore: 0, false_fence: 0 };
 
-/// Two pods on two nodes that want one address.
+/// Returns two pods on two nodes that want one address.
 fn two_nodes() -> Scenario {
     Scenario::new(&[(0, 0, 0), (1, 1, 1)], 2, 1)
 }
 
-/// A pod that is tried twice on one node, and a rival on another.
+/// Returns a pod that is tried twice on one node, and a rival on another.
 fn retry() -> Scenario {
     Scenario::new(&[(0, 0, 0), (0, 0, 0), (1, 1, 1)], 2, 1)
 }
 
-/// The same with the rival on the same node: fewer states.
+/// Returns the same with the rival on the same node, which has fewer states.
 fn retry_on_one_node() -> Scenario {
     Scenario::new(&[(0, 0, 0), (0, 0, 0), (1, 0, 1)], 1, 1)
 }
 
-/// Two pods on two nodes that name one IPAMClaim.
+/// Returns two pods on two nodes that name one IPAMClaim.
 fn ipam_claim(addresses: usize) -> Scenario {
     Scenario::new(&[(0, 0, 0), (1, 1, 0)], 2, addresses).ipam_claims()
 }
@@ -40,7 +40,7 @@ fn holds(scenario: Scenario) {
     assert!(matches!(outcome, Outcome::Holds { .. }), "{outcome}");
 }
 
-/// Without the rule the first state that breaks an invariant breaks one whose name begins like this.
+/// Without the rule, the first broken invariant has a name that begins like this.
 #[track_caller]
 fn broken_without(rule: Rule, scenario: Scenario, expected: &str) {
     let outcome = check(&Protocol::new(scenario.without(rule)), LIMIT);
@@ -145,7 +145,7 @@ fn intent_first() {
     broken_without(Rule::IntentFirst, two_nodes(), "unclaimed");
 }
 
-/// A link without its claim is the first thing that goes wrong. If that is let pass, these end in a duplicate address.
+/// A link without its claim is the first fault. If that is not reported, these scenarios end in a duplicate address.
 #[test]
 fn an_unclaimed_link_becomes_a_duplicate() {
     let lost = two_nodes().faults(Faults { lose: 1, ..NONE });

@@ -1,13 +1,13 @@
-//! The floor of the bridge benchmark: a minimal program that sends the netlink messages of a bridge ADD (or DEL), nothing
-//! else: no configuration, no ledger, no policy, no undo, no result.
+//! The lower bound of the bridge benchmark: a minimal program that only sends the netlink messages of a bridge ADD (or
+//! DEL), without configuration, ledger, policy, undo or result.
 //!
 //! `weft-bench-raw add NETNS IFNAME HOSTNAME BRIDGE ADDRESS/LEN GATEWAY/LEN`
 //! `weft-bench-raw del NETNS IFNAME`
 //!
 //! Invariant: the same requests and sysctls, in the same order, as weft's plan for the same configuration (isGateway,
-//! isDefaultGateway, one IPv4 address): look at the bridge; a veth pair whose host end is made up and a port, its other end in
-//! the container; address, up, default route; the bridge's address; forwarding; the port's state; the announcement; what
-//! the result shows. When a plan changes, so must this.
+//! isDefaultGateway, one IPv4 address): reading the bridge; a veth pair whose host end has a random name and is a port,
+//! its other end in the container; address, up, default route; the bridge's address; forwarding; the port's state; the
+//! announcement; reading what the result shows. When a plan changes, this must change too.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr};
@@ -30,7 +30,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use weft_bench::netlink::Netlink;
 
-/// Where this process is, and the other place.
+/// The program's own namespace, and the other one.
 struct Places {
     host: File,
     container: File,
@@ -61,7 +61,7 @@ fn add(
     places.enter_host()?;
 
     let bridge = ensure_bridge(&mut host, bridge_name, gateway)?;
-    // Once to know what to plan, once when it is done.
+    // Once to know what to plan, once after the changes.
     addresses(&mut host, bridge)?;
     host.link(bridge_name)?;
     unless_missing(&format!("ipv6/conf/{bridge_name}/accept_ra"), "0");
@@ -84,7 +84,7 @@ fn add(
     places.enter_container()?;
     announce(&mut container, ifname, inner)?;
 
-    // What a result names: the MACs as they are at the end.
+    // The result's contents: the final MACs.
     host.link_at(bridge)?;
     container.link_at(inner).map(drop)
 }
@@ -97,7 +97,7 @@ fn del(places: &Places, ifname: &str) -> Result<()> {
     container.acknowledged(RouteNetlinkMessage::DelLink(link), 0)
 }
 
-/// The bridge's index. Only the first call finds none, and makes it, with its gateway.
+/// Returns the bridge's index. Only the first call makes the bridge, with its gateway.
 fn ensure_bridge(host: &mut Netlink, name: &str, gateway: (Ipv4Addr, u8)) -> Result<u32> {
     match host.link(name) {
         Ok(bridge) => return Ok(bridge.header.index),
@@ -116,7 +116,7 @@ fn ensure_bridge(host: &mut Netlink, name: &str, gateway: (Ipv4Addr, u8)) -> Res
     Ok(index)
 }
 
-/// The pair in one message; its echo tells both indexes.
+/// Makes the pair in one message, whose echo has both indexes.
 fn create_veth(
     host: &mut Netlink,
     places: &Places,
@@ -188,7 +188,7 @@ fn default_route(netlink: &mut Netlink, index: u32, gateway: Ipv4Addr) -> Result
     netlink.acknowledged(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE).context("add the default route")
 }
 
-/// The IPv4 addresses of a link.
+/// Returns the IPv4 addresses of a link.
 fn addresses(host: &mut Netlink, index: u32) -> Result<Vec<IpAddr>> {
     let mut ask = AddressMessage::default();
     ask.header.family = AddressFamily::Inet;
@@ -207,7 +207,7 @@ fn addresses(host: &mut Netlink, index: u32) -> Result<Vec<IpAddr>> {
         .collect())
 }
 
-/// A link that is given the MAC it has tells its neighbours where its addresses are.
+/// Announces a link's addresses to its neighbours, by setting its MAC to the current value.
 fn announce(container: &mut Netlink, ifname: &str, index: u32) -> Result<()> {
     let link = container.link_at(index)?;
     let mac = link.attributes.into_iter().find(|attribute| matches!(attribute, LinkAttribute::Address(_)));
@@ -255,7 +255,7 @@ fn sysctl(key: &str, value: &str) -> Result<()> {
     fs::write(&path, value).with_context(|| format!("write {}", path.display()))
 }
 
-/// Best effort: the key is not there where the kernel has no IPv6.
+/// Writes a sysctl if it exists: the key is missing if the kernel has no IPv6.
 fn unless_missing(key: &str, value: &str) {
     sysctl(key, value).ok();
 }

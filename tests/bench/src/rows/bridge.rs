@@ -1,4 +1,5 @@
-//! A pod's usual life: ADD and DEL of bridge + host-local, beside the reference and beside the same netlink sent raw.
+//! A pod's usual life: ADD and DEL of bridge + host-local, compared with the reference and with the same netlink
+//! messages sent directly.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,7 +14,7 @@ use crate::contenders::{Ready, bridge_conf};
 use crate::sample::{Sample, Turn, interleave};
 use crate::table::{Figure, Row};
 
-/// Bridge and host-local.
+/// Measures bridge and host-local.
 pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let networks = networks(scene, ready, ["br-weft", "br-ref"], false);
     let netns = scene.netns("raw")?;
@@ -29,7 +30,7 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     ])
 }
 
-/// The same with masquerading, for which the reference starts iptables.
+/// Measures the same with masquerading, for which the reference starts iptables.
 pub(super) fn measure_masquerade(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let networks = networks(scene, ready, ["bm-weft", "bm-ref"], true);
     let [weft, reference] = networks.each_ref().map(|network| turn(scene, network));
@@ -49,7 +50,7 @@ fn networks<'a>(scene: &Scene, ready: &'a Ready, bridges: [&str; 2], masquerade:
     })
 }
 
-/// ADD, then DEL, in a netns that stays: making and removing one is the runtime's cost, not the plugin's.
+/// Runs ADD, then DEL, in a permanent netns: making and removing one is the runtime's cost, not the plugin's.
 fn turn<'a>(scene: &Scene, network: &'a Network<'a>) -> Result<Turn<'a>> {
     let name = serde_json::from_str::<serde_json::Value>(&network.conf)?["name"].to_string();
     let netns = scene.netns(&format!("{}-pod", name.trim_matches('"')))?;
@@ -63,12 +64,12 @@ fn raw(program: &Path, netns: &Path) -> Result<Vec<Duration>> {
     Ok(vec![raw_add(program, netns, "vethraw0", "10.83.0.2/16")?, raw_del(program, netns)?])
 }
 
-/// ADD by netlink alone.
+/// Runs ADD by netlink alone.
 pub(super) fn raw_add(program: &Path, netns: &Path, host: &str, address: &str) -> Result<Duration> {
     call_raw(program, &["add", &netns.to_string_lossy(), "eth0", host, "br-raw", address, "10.83.0.1/16"])
 }
 
-/// DEL by netlink alone.
+/// Runs DEL by netlink alone.
 pub(super) fn raw_del(program: &Path, netns: &Path) -> Result<Duration> {
     call_raw(program, &["del", &netns.to_string_lossy(), "eth0"])
 }

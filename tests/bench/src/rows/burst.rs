@@ -1,4 +1,4 @@
-//! A node that is drained: many DELs at once.
+//! A node is drained: many concurrent DELs.
 
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::table::{Figure, Row};
 
 const AT_ONCE: usize = 32;
 
-/// From the first DEL started to the last one done.
+/// Measures from the start of the first DEL to the end of the last.
 pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let contenders = [(&ready.weft, "bb-weft", "10.85.0.0/16"), (&ready.reference, "bb-ref", "10.86.0.0/16")];
     let networks = contenders.map(|(plugins, bridge, subnet)| {

@@ -1,5 +1,5 @@
-//! A pod with a host port behind a firewall: bridge with masquerading, portmap and firewall, called as a runtime calls a list. weft is
-//! measured both ways: under the names of the three plugins, and as one call with `"steps"`.
+//! A pod with a host port behind a firewall: bridge with masquerading, portmap and firewall, called as a runtime calls
+//! a list. weft is measured both ways: under the names of the three plugins, and as one call with `"steps"`.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ pub(super) struct List<'a> {
     pub(super) entries: Vec<(&'static str, Value)>,
 }
 
-/// Timings of the list, and the processes it starts.
+/// Measures the list's timings, and counts the processes it starts.
 pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let lists = lists(scene, ready);
     let turns = ["chain-weft", "chain-one", "chain-ref"].into_iter().zip(&lists);
@@ -79,7 +79,7 @@ fn turn<'a>(scene: &Scene, name: &str, list: &'a List<'a>) -> Result<Turn<'a>> {
     }))
 }
 
-/// Processes started by one ADD and one DEL, beyond the plugins themselves.
+/// Counts the processes that one ADD and one DEL start, beyond the plugins themselves.
 fn started(scene: &Scene, lists: &[List<'_>; 3]) -> Result<Vec<Row>> {
     let [weft, one, reference] = lists;
     let mut rows = Vec::new();
@@ -97,7 +97,7 @@ fn started(scene: &Scene, lists: &[List<'_>; 3]) -> Result<Vec<Row>> {
 // === impl List ===
 
 impl List<'_> {
-    /// ADD of each in order, with the result of the one before; the last result.
+    /// Runs ADD of each in order, with the result of the previous one. Returns the last result.
     pub(super) fn add(&self, target: &Target) -> Result<Value> {
         self.each(false, Value::Null, &mut |plugin, conf, result| {
             let outcome: Outcome = self.plugins.must(plugin, Verb::Add, target, conf)?;
@@ -106,7 +106,7 @@ impl List<'_> {
         })
     }
 
-    /// CHECK of each in order, with the final result.
+    /// Runs CHECK of each in order, with the final result.
     pub(super) fn check(&self, target: &Target, result: &Value) -> Result<()> {
         let check = &mut |plugin: &str, conf: &str, _result: &mut Value| {
             self.plugins.must(plugin, Verb::Check, target, conf).map(drop)
@@ -114,7 +114,7 @@ impl List<'_> {
         self.each(false, result.clone(), check).map(drop)
     }
 
-    /// DEL of each, last first, with the final result.
+    /// Runs DEL of each, last first, with the final result.
     pub(super) fn del(&self, target: &Target, result: &Value) -> Result<()> {
         let del = &mut |plugin: &str, conf: &str, _result: &mut Value| {
             self.plugins.must(plugin, Verb::Del, target, conf).map(drop)

@@ -11,7 +11,7 @@ use crate::contenders::{Ready, bridge_conf};
 use crate::launcher::peak_memory;
 use crate::table::{Budget, Figure, Row};
 
-/// Peak memory of one invocation, and the size of the binary.
+/// Measures the peak memory of one call, and the size of the binary.
 pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let mut peaks = Vec::new();
     let contenders = [(&ready.weft, "bf-weft", "10.89.0.0/16"), (&ready.reference, "bf-ref", "10.90.0.0/16")];

@@ -1,4 +1,4 @@
-//! IPAM alone, with ten claims in the pool and with sixty thousand.
+//! IPAM alone, with ten and with sixty thousand claims in the pool.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -16,12 +16,13 @@ use crate::table::{Figure, Row};
 const FEW: u32 = 10;
 const MANY: u32 = 60_000;
 
-/// ADD with few and with many claims, for both contenders.
+/// Measures ADD with few and with many claims, for both contenders.
 pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let [weft_few, reference_few] = networks(scene, ready, ["ten-weft", "ten-ref"], FEW)?;
     let [weft_many, reference_many] = networks(scene, ready, ["many-weft", "many-ref"], MANY)?;
     let [few, many, stock] = interleave(ready.rounds, [turn(&weft_few), turn(&weft_many), turn(&reference_few)])?;
-    // The reference takes most of a second for each ADD and DEL with many claims: its rounds are fewer, and apart.
+    // With many claims, the reference needs most of a second for each ADD and DEL: it has fewer rounds, which run
+    // separately.
     let contenders = [turn(&weft_many), turn(&reference_few), turn(&reference_many)];
     let [many_again, stock_again, stock_many] = interleave(ready.rounds.div_ceil(8), contenders)?;
     let figure = |samples: &[Sample]| samples.first().map(Figure::of).context("no timing");
@@ -58,7 +59,7 @@ fn networks<'a>(scene: &Scene, ready: &'a Ready, names: [&str; 2], claims: u32) 
     ])
 }
 
-/// What the stock host-local leaves behind after so many ADDs.
+/// Writes the files that the stock host-local leaves after this many ADDs.
 fn fill(dir: &Path, claims: u32) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     // .0 is the network, .1 its gateway.
@@ -72,7 +73,7 @@ fn fill(dir: &Path, claims: u32) -> Result<()> {
     fs::write(dir.join("last_reserved_ip.0"), last.to_string()).context("write last_reserved_ip.0")
 }
 
-/// Takes a host-local directory over into weft's ledger.
+/// Imports a host-local directory into weft's ledger.
 fn import(weftctl: &Path, ready: &Ready, dir: &Path) -> Result<()> {
     let mut command = Command::new(weftctl);
     command.args(["ledger", "import", "host-local"]).arg(dir);

@@ -1,4 +1,4 @@
-//! What is measured, a file for each group of rows, in the order of the table.
+//! The measurements, one file for each group of rows, in the order of the table.
 
 mod bridge;
 mod burst;
@@ -22,7 +22,7 @@ use crate::table::Row;
 /// A group of rows.
 type Measure = fn(&Scene, &Ready) -> Result<Vec<Row>>;
 
-/// All groups: their names for `--row`, and what measures them.
+/// All groups: their names for `--row`, and their functions.
 pub(crate) const ALL: &[(&str, Measure)] = &[
     ("bridge", bridge::measure),
     ("bridge ipMasq", bridge::measure_masquerade),

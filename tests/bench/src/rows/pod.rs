@@ -1,5 +1,5 @@
-//! A pod with four bridge networks: one call of `weft-pod`, beside one call of weft for each network and one of the reference for
-//! each. The agent is a stand-in that answers at once, so what is measured is the node's work.
+//! A pod with four bridge networks: one call of `weft-pod`, compared with one call of weft per network and one of the
+//! reference per network. The agent is a stand-in that answers at once, so only the node's work is measured.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,10 +20,10 @@ use crate::table::{Figure, Row};
 const NETWORKS: usize = 4;
 const NAMESPACE: &str = "bench";
 
-/// ADD and DEL of all networks.
+/// Measures ADD and DEL of all networks.
 pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     if ready.weft_binary.is_none() {
-        // Something else is measured in weft's place.
+        // Something other than weft is measured.
         return Ok(Vec::new());
     }
     let agent = StandIn::start(&scene.dir().join("agent.sock"))?;
@@ -45,7 +45,7 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The networks of one contender.
+/// Returns the networks of one contender.
 fn networks<'a>(scene: &Scene, plugins: &'a Plugins, name: &str, subnet: usize) -> Vec<Network<'a>> {
     let one =
         |(name, conf): (String, Value)| Network { plugins, plugin: "bridge", conf: named(&name, conf).to_string() };
@@ -69,7 +69,8 @@ fn configurations(scene: &Scene, name: &str, subnet: usize) -> Vec<(String, Valu
     (0..NETWORKS).map(one).collect()
 }
 
-/// How `weft-pod` is called: its environment, and its configuration with the first network as the default one and definitions of the others.
+/// Returns the call of `weft-pod`: its environment, and its configuration with the first network as the default and
+/// definitions of the others.
 fn pod(scene: &Scene, ready: &Ready, agent: &StandIn) -> Result<(Plugins, String)> {
     let mut all = configurations(scene, "bd-pod", 120).into_iter();
     let Some((_, default)) = all.next() else { bail!("no networks") };
@@ -90,7 +91,7 @@ fn pod(scene: &Scene, ready: &Ready, agent: &StandIn) -> Result<(Plugins, String
     Ok((plugins, conf.to_string()))
 }
 
-/// ADD of each network in order, then DEL from the last one.
+/// Runs ADD of each network in order, then DEL from the last one.
 fn turn<'a>(scene: &Scene, name: &str, networks: &'a [Network<'a>]) -> Result<Turn<'a>> {
     let netns = scene.netns(name)?;
     Ok(Box::new(move |round| {

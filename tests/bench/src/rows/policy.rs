@@ -1,4 +1,4 @@
-//! One policy call in a fresh process whose compiled policy is in the cache: what the sandbox costs an ADD.
+//! One policy call in a new process whose compiled policy is cached: the sandbox's cost in an ADD.
 
 use std::process::Command;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::contenders::Ready;
 use crate::sample::Sample;
 use crate::table::{Budget, Figure, Row};
 
-/// As the example prints them, and what they are.
+/// Names as the example prints them, and their meanings.
 const PARTS: [(&str, &str); 4] = [
     ("total", "one policy call, cold process, cache warm: in all"),
     ("engine", "of it: engine"),
@@ -18,10 +18,10 @@ const PARTS: [(&str, &str); 4] = [
     ("call", "of it: instantiate and call"),
 ];
 
-/// The whole and its parts.
+/// Measures the whole and its parts.
 pub(super) fn measure(_scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let Some((_, state)) = ready.weft.env.iter().find(|(key, _)| key == "WEFT_STATE_DIR") else {
-        // Something else is measured in weft's place.
+        // Something other than weft is measured.
         return Ok(Vec::new());
     };
     let mut samples: [Sample; 4] = Default::default();
@@ -41,7 +41,7 @@ pub(super) fn measure(_scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     Ok(rows.map(|((sample, (_, what)), budget)| Row::alone(what, Figure::of(sample), budget)).collect())
 }
 
-/// The number behind a name, in `total 0.612 ms: engine 0.101, load ...`.
+/// Returns the number after a name, in `total 0.612 ms: engine 0.101, load ...`.
 fn time(text: &str, part: &str) -> Result<Duration> {
     let mut words = text.split([' ', ',', ':']);
     let number = words.find(|word| *word == part).and_then(|_| words.next()).and_then(|word| word.parse::<f64>().ok());

@@ -1,5 +1,5 @@
-//! What one call makes the kernel do: processes started and system calls, counted by strace. Counts, not timings: they
-//! are the same on a busy machine.
+//! The processes and system calls of one call, counted by strace. Counts, unlike timings, are the same on a busy
+//! machine.
 
 use std::fs;
 use std::path::Path;
@@ -13,14 +13,14 @@ use super::{Network, target};
 use crate::contenders::{Ready, bridge_conf};
 use crate::table::{Budget, Figure, Row};
 
-/// Counts of one call.
+/// The counts of one call.
 pub(super) struct Counts {
     pub(super) started: f64,
     calls: f64,
     flushes: f64,
 }
 
-/// ADD and DEL of a bridge with masquerading.
+/// Counts ADD and DEL of a bridge with masquerading.
 pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let weft = counts(scene, &ready.weft, "bs-weft", "10.87.0.0/16")?;
     let reference = counts(scene, &ready.reference, "bs-ref", "10.88.0.0/16")?;
@@ -39,7 +39,7 @@ fn counts(scene: &Scene, plugins: &Plugins, bridge: &str, subnet: &str) -> Resul
     let conf = bridge_conf(bridge, subnet, &scene.dir().join("host-local"), true).to_string();
     let network = Network { plugins, plugin: "bridge", conf };
     let target = target("pod", &scene.netns(bridge)?);
-    // The first ADD on a node makes what all later ones find: tables, chains, the bridge. It is not the usual one.
+    // The first ADD on a node makes what all later ones find: tables, chains, the bridge. It is not typical.
     network.add(&target)?;
     network.del(&target)?;
     let log = scene.dir().join("strace");
@@ -47,7 +47,7 @@ fn counts(scene: &Scene, plugins: &Plugins, bridge: &str, subnet: &str) -> Resul
     Ok([once(Verb::Add)?, once(Verb::Del)?])
 }
 
-/// One call under strace: its counts, and what it printed.
+/// Runs one call under strace, and returns its counts and its output.
 pub(super) fn traced(
     plugins: &Plugins,
     plugin: &str,
@@ -75,8 +75,8 @@ pub(super) fn traced(
     Ok((counts, outcome.stdout))
 }
 
-/// System calls in an strace log, each once: `<pid> name(...) = result`. A call that was interrupted by another thread's
-/// takes two lines; the second, which has the result, stands for it.
+/// Returns the system calls in an strace log, each once: `<pid> name(...) = result`. A call that was interrupted by
+/// another thread's has two lines; only the second, which has the result, counts.
 fn calls(log: &str) -> impl Iterator<Item = &str> {
     log.lines()
         .filter_map(|line| line.split_once(' ').map(|(_, call)| call.trim_start()))

@@ -1,7 +1,7 @@
-//! What must not grow: the chain of a pod with 500 pods on the node beside one with 5, GC of many, 1,001 host ports of one pod, and
-//! 16 ADDs at once.
+//! Costs that must not grow: the chain of a pod with 500 pods on the node compared with 5, GC of many pods, 1,001 host
+//! ports of one pod, and 16 concurrent ADDs.
 //!
-//! Both nodes are there at the same time, each with its own namespace and state directory, and take turns.
+//! Both nodes exist at the same time, each with its own namespace and state directory, and take turns.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,7 +29,7 @@ const AT_ONCE: usize = 16;
 
 const PODS_PER_BRIDGE: usize = 20;
 
-/// A node of its own: a network namespace and a state directory.
+/// A separate node: a network namespace and a state directory.
 struct Node {
     netns: PathBuf,
     plugins: Plugins,
@@ -38,7 +38,7 @@ struct Node {
 impl Node {
     fn new(scene: &Scene, ready: &Ready, name: &str) -> Result<Option<Self>> {
         let Some((_, state)) = ready.weft.env.iter().find(|(key, _)| key == "WEFT_STATE_DIR") else {
-            // Something else is measured in weft's place.
+            // Something other than weft is measured.
             return Ok(None);
         };
         let own = scene.dir().join(format!("state-{name}"));
@@ -54,7 +54,7 @@ impl Node {
     }
 }
 
-/// ADD, CHECK and DEL of the chain on a node with few and on one with many pods; GC of each.
+/// Measures ADD, CHECK and DEL of the chain on a node with few and on one with many pods, and GC of each.
 pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let (Some(few), Some(many)) = (Node::new(scene, ready, "few")?, Node::new(scene, ready, "many")?) else {
         return Ok(Vec::new());
@@ -79,7 +79,7 @@ pub(super) fn measure(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// GC of few and of many pods of one network.
+/// Measures GC of few and of many pods of one network.
 fn collections(scene: &Scene, nodes: [&Node; 2], pods: &[PathBuf]) -> Result<Row> {
     let mut figures = Vec::new();
     for (node, count) in nodes.into_iter().zip([MANY / 10, MANY]) {
@@ -96,7 +96,7 @@ fn collections(scene: &Scene, nodes: [&Node; 2], pods: &[PathBuf]) -> Result<Row
     Ok(Row::against("GC of 500 pods, each", many.clone(), ("GC of 50, each", fifty.clone()), Some(1.3)))
 }
 
-/// 1,001 host ports in one pod, beside the reference, which is called once.
+/// Measures 1,001 host ports in one pod, compared with one call of the reference.
 pub(super) fn measure_ports(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let ports: Vec<Value> = (0..PORTS)
         .map(|at| json!({ "hostPort": 32000 + at, "containerPort": 32000 + at, "protocol": "tcp" }))
@@ -132,7 +132,7 @@ pub(super) fn measure_ports(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     ])
 }
 
-/// 16 ADDs of the chain at once: from the first one started to the last one done.
+/// Measures 16 concurrent ADDs of the chain, from the start of the first to the end of the last.
 pub(super) fn measure_adds(scene: &Scene, ready: &Ready) -> Result<Vec<Row>> {
     let netns = (0..AT_ONCE).map(|index| scene.netns(&format!("adds-{index}"))).collect::<Result<Vec<_>>>()?;
     let turn = |plugins, name: &'static str, subnet: &'static str| -> Turn<'_> {
@@ -173,7 +173,7 @@ fn chain<'a>(plugins: &'a Plugins, scene: &Scene, port: u16) -> List<'a> {
     named_chain(plugins, scene, ("bs-scale", "10.94.0.0/16"), port)
 }
 
-/// Bridge with masquerading, portmap with one port, firewall.
+/// Returns a bridge with masquerading, portmap with one port, and firewall.
 fn named_chain<'a>(plugins: &'a Plugins, scene: &Scene, (name, subnet): (&str, &str), port: u16) -> List<'a> {
     let mapping = json!({ "portMappings": [{ "hostPort": port, "containerPort": 80, "protocol": "tcp" }] });
     List {
@@ -186,20 +186,21 @@ fn named_chain<'a>(plugins: &'a Plugins, scene: &Scene, (name, subnet): (&str, &
     }
 }
 
-/// The name and subnet of a bridge network of pods that stay.
+/// Returns the name and subnet of a bridge network of permanent pods.
 fn network_of(bridge: usize) -> (String, String) {
     (format!("bs-{bridge}"), format!("10.{}.0.0/16", 128 + bridge))
 }
 
-/// Gives a node pods that stay, a few on each bridge: the kernel gives every broadcast of a new pod (its IPv6 neighbour discovery,
-/// its announcement) to each port of its bridge at once, for any plugin: 10 ms for 300 ports, the reference's ADD included.
+/// Adds permanent pods to a node, a few on each bridge: the kernel delivers every broadcast of a new pod (its IPv6
+/// neighbour discovery, its announcement) to each port of its bridge at once, for any plugin: 10 ms for 300 ports, the
+/// reference's ADD included.
 fn fill(scene: &Scene, node: &Node, pods: &[PathBuf], pods_per_bridge: usize) -> Result<()> {
     node.run(|| {
         pods.iter().enumerate().try_for_each(|(at, netns)| {
             let port = 10000 + u16::try_from(at).unwrap_or_default();
             let (name, subnet) = network_of(at / pods_per_bridge);
             let list = named_chain(&node.plugins, scene, (&name, &subnet), port);
-            // Both nodes use the same namespaces, each for a link of its own.
+            // Both nodes use the same namespaces, each for its own link.
             let name = node.netns.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let target = Target { ifname: name, ..target(&format!("stays-{at}"), netns) };
             list.add(&target).map(drop)
@@ -227,7 +228,7 @@ fn turn<'a>(scene: &Scene, name: &str, node: &'a Node, list: &'a List<'a>) -> Re
     }))
 }
 
-/// GC of everything on a node, as one call.
+/// Runs GC of everything on a node, as one call.
 fn collect(node: &Node, scene: &Scene, (name, subnet): (&str, &str)) -> Result<Duration> {
     let mut conf = bridge_conf(name, subnet, &scene.dir().join("host-local"), true);
     conf["cniVersion"] = json!("1.1.0");

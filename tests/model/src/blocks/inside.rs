@@ -1,4 +1,5 @@
-//! ADD and DEL inside a cell: transactions of the node's store, without a request; and the ADD that claims one address by itself.
+//! ADD and DEL inside a cell, as transactions of the node's store without a request; and the ADD that claims a single
+//! address.
 
 use super::{Attachment, Blocks, Phase, Row, State, step};
 use crate::checker::Steps;
@@ -40,7 +41,7 @@ impl Blocks {
         let added = Attachment { phase: Phase::Added, row: true, link: false };
         let node = self.adds[add];
         if self.by_claim == Some(add) {
-            // What a shared cell would allow; this one is a machine's, or may become one's.
+            // A shared cell would allow it, but this cell belongs to a machine, or may belong to one later.
             if !self.has(Rule::Cells) && !state.claimed {
                 steps.add(state, step("POST claim of the address", add), |next| {
                     (next.attachments[add], next.claimed) = (added, true);

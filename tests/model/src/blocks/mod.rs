@@ -1,7 +1,7 @@
-//! Blocks: a machine takes a whole cell of addresses with one write, and gives them out by itself.
+//! Blocks: a machine claims a whole cell of addresses with one write, and allocates them locally.
 //!
-//! One cell of one address and two nodes, since what goes wrong goes wrong for one address. The API server knows the cell alone;
-//! the rows inside are in the stores of nodes. Not modelled: shared cells, and doubt.
+//! The model has one cell of one address and two nodes, because faults concern single addresses. The API server knows
+//! only the cell; the rows inside are in the nodes' stores. Not modelled: shared cells, and doubt.
 
 mod inside;
 mod node;
@@ -27,50 +27,50 @@ pub struct Faults {
     pub reboot: u8,
     /// It comes back with an empty store.
     pub reimage: u8,
-    /// It comes back with a copy of its disk that was made while it owned a cell.
+    /// It comes back with a copy of its disk from a time when it owned a cell.
     pub roll_back: u8,
     /// A node's store is moved away while its pods run.
     pub wipe: u8,
     /// etcd is restored from a snapshot.
     pub restore: u8,
-    /// A node is called fenced while it runs.
+    /// A node is declared fenced while it runs.
     pub false_fence: u8,
 }
 
-/// The protocol of blocks in a scenario.
+/// The protocol of blocks for a scenario.
 #[derive(Debug, Clone)]
 pub struct Blocks {
     /// The node of each ADD.
     adds: Vec<usize>,
-    /// The ADD that asks for its address by name, with a claim, wherever it lies.
+    /// The ADD that requests its address by name, with a claim, wherever it lies.
     by_claim: Option<usize>,
     faults: Faults,
     rules: Rules,
 }
 
 impl Blocks {
-    /// One ADD on each of the nodes named, with all rules and without faults.
+    /// Returns one ADD on each of the given nodes, with all rules and without faults.
     #[must_use]
     pub fn new(adds: &[usize]) -> Self {
         assert!(adds.len() <= ADDS && adds.iter().all(|&node| node < NODES), "the scenario is larger than a state");
         Self { adds: adds.to_vec(), by_claim: None, faults: Faults::default(), rules: Rules::ALL }
     }
 
-    /// The same with faults.
+    /// Returns the same with faults.
     #[must_use]
     pub fn faults(mut self, faults: Faults) -> Self {
         self.faults = faults;
         self
     }
 
-    /// The same where an ADD asks for its address with a claim.
+    /// Returns the same where an ADD requests its address with a claim.
     #[must_use]
     pub fn by_claim(mut self, add: usize) -> Self {
         self.by_claim = Some(add);
         self
     }
 
-    /// The same without a rule.
+    /// Returns the same without a rule.
     #[must_use]
     pub fn without(mut self, rule: Rule) -> Self {
         self.rules = self.rules.without(rule);
@@ -81,14 +81,14 @@ impl Blocks {
         self.rules.has(rule)
     }
 
-    /// The ADDs of a node that take their address inside its cell.
+    /// Returns the ADDs of a node that take their address inside its cell.
     fn on_node(&self, node: usize) -> impl Iterator<Item = usize> {
         let adds = self.adds.iter().enumerate();
         adds.filter(move |&(add, &on)| on == node && self.by_claim != Some(add)).map(|(add, _node)| add)
     }
 }
 
-/// State of a cell's row in a node's store.
+/// The state of a cell's row in a node's store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 enum Row {
     #[default]
@@ -104,7 +104,7 @@ enum Row {
 /// The cell's object at the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 struct Cell {
-    /// 0: there is no object.
+    /// 0 if no object exists.
     uid: u8,
     version: u8,
     node: u8,
@@ -121,7 +121,7 @@ enum Request {
         store: u8,
         again: bool,
     },
-    /// What it writes is that the node has the cell in this boot.
+    /// Writes that the node has the cell in this boot.
     Update {
         node: u8,
         nonce: u8,
@@ -142,17 +142,17 @@ struct Node {
     store: u8,
     row: Row,
     nonce: u8,
-    /// It waits for the answer to a create.
+    /// It waits for the answer to a create request.
     waits: bool,
-    /// The answer that is on its way: whether the cell was created.
+    /// The answer under way: whether the cell was created.
     answer: Option<bool>,
-    /// In this boot its store was moved away under running pods.
+    /// Its store was moved away under running pods in this boot.
     blind: bool,
     /// The row and nonce in the copy of its disk.
     copy: Option<(Row, u8)>,
 }
 
-/// How far an attachment is.
+/// The progress of an attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 enum Phase {
     #[default]
@@ -169,7 +169,7 @@ struct Attachment {
     link: bool,
 }
 
-/// Backup and restore of etcd.
+/// The state of etcd's backup and restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 enum Backup {
     #[default]
@@ -182,7 +182,7 @@ enum Backup {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct State {
     cell: Cell,
-    /// The address is claimed by itself.
+    /// The address is claimed on its own.
     claimed: bool,
     last_uid: u8,
     last_nonce: u8,
@@ -208,12 +208,12 @@ impl State {
         true
     }
 
-    /// The delete of the cell as it was read.
+    /// Returns the delete request for the cell as it was read.
     fn delete(&self) -> Request {
         Request::Delete { uid: self.cell.uid, version: self.cell.version }
     }
 
-    /// The cell is there and has the node's nonce.
+    /// Returns whether the cell exists and has the node's nonce.
     fn has_cell(&self, node: usize) -> bool {
         self.cell.uid != 0 && self.cell.nonce == self.nodes[node].nonce
     }

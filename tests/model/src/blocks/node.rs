@@ -1,4 +1,4 @@
-//! A node: its cell's row, what it asks the API server for, and what happens to its machine.
+//! A node: its cell's row, its requests to the API server, and its machine's faults.
 
 use super::{Blocks, LAST_NONCE, LAST_VERSION, Node, Phase, Request, Row, State, fault, step};
 use crate::checker::Steps;
@@ -74,7 +74,7 @@ impl Blocks {
         become_row(state, node, ("the take is given up", Row::Returning), steps);
     }
 
-    /// After a boot.
+    /// Steps after a boot.
     fn confirm(&self, state: &State, node: usize, inside: bool, steps: &mut Steps<State>) {
         if !state.has_cell(node) {
             if !inside {
@@ -103,12 +103,12 @@ impl Blocks {
         }
     }
 
-    /// A cell that names this node, and that its store does not know.
+    /// Finds a cell that names this node and that its store does not know.
     fn sweep(&self, state: &State, node: usize, steps: &mut Steps<State>) {
         let this = state.nodes[node];
         let unknown = this.row == Row::None || this.nonce != state.cell.nonce;
         let names_it = state.cell.uid != 0 && usize::from(state.cell.node) == node;
-        // Of another store it is left alone while a link of it may be there.
+        // A cell of another store is kept while a link of it may exist.
         let links = self.on_node(node).any(|add| state.attachments[add].link);
         let may_judge = !self.has(Rule::StoreId) || state.cell.store == this.store || !this.blind || !links;
         if self.has(Rule::ReverseSweep) && names_it && unknown && may_judge {
@@ -186,7 +186,7 @@ impl Blocks {
         }
     }
 
-    /// Boots with a cell's row as it is on disk; the rows inside are of an earlier boot.
+    /// Boots with a cell's row as it is on disk; the rows inside are from an earlier boot.
     fn boot(&self, next: &mut State, node: usize, (row, nonce): (Row, u8)) {
         let row = match row {
             Row::Owned if self.has(Rule::Unconfirmed) => Row::Unconfirmed,

@@ -58,7 +58,7 @@ impl Blocks {
         }
     }
 
-    /// The answer goes to the node that waits for it.
+    /// Delivers the answer to the node that waits for it.
     fn answered(before: &State, done: &mut State, request: Request, accepted: bool) {
         match request {
             Request::Create { node, nonce, again: false, .. } => {

@@ -99,7 +99,7 @@ impl Protocol {
         }
     }
 
-    /// What an ADD with an intent asks the server, by a quorum read of the claim.
+    /// Reads the claim with a quorum read, for an ADD with an intent.
     fn deciding(&self, state: &State, attempt: usize, steps: &mut Steps<State>) {
         let this = state.attempts[attempt];
         if self.has(Rule::SendRow) && self.has(Rule::IntentFirst) && this.row != Row::Intent {
@@ -141,7 +141,8 @@ impl Protocol {
         own && (self.0.ipam_claims || !self.has(Rule::AdoptOwn) || here)
     }
 
-    /// PUT claim: a pod's claim gets another holder; an IPAMClaim's one more, without what this pod left on this node.
+    /// PUT claim: a pod's claim gets another holder; an IPAMClaim's gets one more, and loses those that this pod left
+    /// on this node.
     fn adopt(&self, state: &State, attempt: usize, claim: Claim, steps: &mut Steps<State>) {
         let (add, node) = (self.add(attempt), self.node_of(attempt));
         let mut holders = if self.0.ipam_claims { claim.holders } else { 0 };
@@ -165,7 +166,7 @@ impl Protocol {
         }
     }
 
-    /// The address is somebody else's.
+    /// Another owner has the address.
     fn lost(&self, state: &State, attempt: usize, steps: &mut Steps<State>) {
         let this = state.attempts[attempt];
         let requested = self.0.ipam_claims && state.api.status[self.add(attempt).owner] == Some(this.address);

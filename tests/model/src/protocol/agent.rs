@@ -1,4 +1,4 @@
-//! The agent: drain of tombstones, and re-assertion after a restore.
+//! The agent: it drains tombstones, and re-asserts entries after a restore.
 
 use super::{Protocol, step, step_at};
 use crate::checker::Steps;
@@ -32,7 +32,7 @@ impl Protocol {
         }
     }
 
-    /// A pod's claim has one holder and goes with it.
+    /// A pod's claim has one holder and is deleted with it.
     fn drained(&self, address: usize, claim: Claim, attempt: usize) -> Request {
         let gone = if self.0.ipam_claims { only(attempt) } else { claim.holders };
         self.removal(address, claim, gone)

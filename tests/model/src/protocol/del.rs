@@ -1,4 +1,4 @@
-//! DEL, and what the runtime does around it.
+//! DEL, and the runtime's steps around it.
 
 use super::{Protocol, event, step};
 use crate::checker::Steps;
@@ -64,7 +64,7 @@ impl Protocol {
         });
     }
 
-    /// Pods and IPAMClaims leave the API server.
+    /// Deletes pods and IPAMClaims from the API server.
     pub(super) fn owners_leave(&self, state: &State, steps: &mut Steps<State>) {
         for pod in 0..ADDS {
             if state.pods[pod] {

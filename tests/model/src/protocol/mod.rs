@@ -12,21 +12,21 @@ use crate::rules::Rule;
 use crate::scenario::{Add, Freezer, Scenario};
 use crate::state::{ADDS, Backup, Claim, NODES, Request, Row, Sender, Set, State, contains, only};
 
-/// The protocol in a scenario.
+/// The protocol for a scenario.
 #[derive(Debug, Clone)]
 pub struct Protocol(Scenario);
 
-/// A step of an attempt.
+/// Returns the label of an attempt's step.
 fn step(transition: &'static str, attempt: usize) -> Label {
     Label { transition, subject: Some(attempt), address: None, fault: false }
 }
 
-/// A step of an attempt or node that concerns an address.
+/// Returns the label of a step of an attempt or node that concerns an address.
 fn step_at(transition: &'static str, subject: usize, address: usize) -> Label {
     Label { transition, subject: Some(subject), address: Some(address), fault: false }
 }
 
-/// A step that concerns the API server alone.
+/// Returns the label of a step that concerns only the API server.
 fn event(transition: &'static str, address: Option<usize>) -> Label {
     Label { transition, subject: None, address, fault: false }
 }
@@ -36,7 +36,7 @@ fn fault(transition: &'static str, subject: Option<usize>) -> Label {
 }
 
 impl Protocol {
-    /// The protocol in a scenario.
+    /// Creates the protocol for a scenario.
     #[must_use]
     pub fn new(scenario: Scenario) -> Self {
         assert!(scenario.adds.len() <= ADDS && scenario.nodes <= NODES, "the scenario is larger than a state");
@@ -59,22 +59,22 @@ impl Protocol {
         self.add(attempt).node
     }
 
-    /// The name a node goes by.
+    /// Returns the name of a node.
     fn name(&self, node: usize) -> usize {
         if self.0.one_name { 0 } else { node }
     }
 
-    /// The attempts of a node.
+    /// Returns the attempts of a node.
     fn on_node(&self, node: usize) -> impl Iterator<Item = usize> {
         self.attempts().filter(move |&attempt| self.node_of(attempt) == node)
     }
 
-    /// The claim is owned by this attempt's owner and names it as a holder.
+    /// Returns whether the claim belongs to this attempt's owner and names the attempt as a holder.
     fn is_held(&self, claim: Claim, attempt: usize) -> bool {
         claim.uid != 0 && usize::from(claim.owner) == self.add(attempt).owner && contains(claim.holders, attempt)
     }
 
-    /// The answer shows the node's agent that the history went back, which it did not know.
+    /// Returns whether the answer shows the node's agent that the history went back, which it did not know.
     fn is_doubted(&self, state: &State, node: usize) -> bool {
         self.0.freezer == Freezer::Agents
             && self.has(Rule::Doubt)
@@ -82,7 +82,7 @@ impl Protocol {
             && !contains(state.noticed, node)
     }
 
-    /// The agent knows that the history went back: it freezes the ledger and gives up all intents.
+    /// The agent learns that the history went back: it freezes the ledger and gives up all intents.
     fn notice(&self, state: &mut State, node: usize) {
         state.noticed |= only(node);
         if !state.thawed {
@@ -99,7 +99,7 @@ impl Protocol {
         }
     }
 
-    /// Takes holders out of a claim: with the last holder a pod's claim goes as well.
+    /// Returns the request that removes holders from a claim: with the last holder, a pod's claim is deleted too.
     fn removal(&self, address: usize, claim: Claim, gone: Set) -> Request {
         let address = address as u8;
         let holders = claim.holders & !gone;
@@ -144,7 +144,8 @@ impl Model for Protocol {
         if state.robbed {
             return Some("robbed: the ADD of a deleted sandbox took a running sandbox's link");
         }
-        // After a restore or a false fence a link may be without its claim for a while; it still must not be a duplicate.
+        // After a restore or a false fence, a link may be without its claim for a while; it still must not be a
+        // duplicate.
         if self.0.report_unclaimed && self.0.faults.restore == 0 && self.0.faults.false_fence == 0 {
             let unclaimed = |attempt: usize| {
                 let claim = state.api.claims[usize::from(state.attempts[attempt].address)];

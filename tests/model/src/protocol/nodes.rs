@@ -1,4 +1,4 @@
-//! Machines that go down, come back, lose their store; and the controller that reclaims what dead ones held.
+//! Machines that go down, return, or lose their store; and the controller that reclaims what dead ones held.
 
 use super::{Protocol, event, fault, step};
 use crate::checker::Steps;
@@ -83,7 +83,7 @@ impl Protocol {
         }
     }
 
-    /// The controller removes holders of fenced machines whose pod is gone, and claims whose owner is.
+    /// The controller removes holders of fenced machines whose pod is gone, and claims whose owner is gone.
     pub(super) fn controller_steps(&self, state: &State, steps: &mut Steps<State>) {
         for (address, &claim) in state.api.claims.iter().enumerate().filter(|(_address, claim)| claim.uid != 0) {
             let is_dead = |&attempt: &usize| {

@@ -59,7 +59,7 @@ impl Protocol {
                 if claim.uid == 0 || claim.uid != uid || !current || frozen && matches!(sender, Sender::Add(_)) {
                     return false;
                 }
-                // Without the version, a removal is applied to whatever is there.
+                // Without the version, a removal applies to whatever claim exists.
                 let merged = sender == Sender::Removal && !self.has(Rule::ResourceVersion);
                 claim.holders = if merged { claim.holders & holders } else { holders };
                 claim.version = (claim.version + 1).min(LAST_UID);
@@ -78,7 +78,7 @@ impl Protocol {
         }
     }
 
-    /// The answer reaches the ADD that waits for it, or is lost.
+    /// Delivers the answer to the ADD that waits for it, or loses it.
     fn answer(
         &self,
         before: &State,

@@ -1,4 +1,4 @@
-//! The reverse sweep: holders that name this machine, and that its store does not know, are removed.
+//! The reverse sweep removes holders that name this machine and that its store does not know.
 
 use super::{Protocol, step, step_at};
 use crate::checker::Steps;
@@ -37,8 +37,8 @@ impl Protocol {
         }
     }
 
-    /// Lists first. Both preconditions refuse a removal whose claim has changed since, so list and look can be one step
-    /// then, which saves states.
+    /// Lists first. Both preconditions refuse a removal whose claim has changed since, so listing and looking can be
+    /// one step, which saves states.
     fn list(&self, state: &State, node: usize, steps: &mut Steps<State>) {
         let one_step = self.has(Rule::Uid) && self.has(Rule::ResourceVersion);
         for (address, &claim) in state.api.claims.iter().enumerate() {
@@ -62,7 +62,7 @@ impl Protocol {
         }
     }
 
-    /// Lists after it has looked: the wrong order.
+    /// Lists after it has looked, which is the wrong order.
     fn list_last(&self, state: &State, node: usize, known: Set, steps: &mut Steps<State>) {
         for (address, &claim) in state.api.claims.iter().enumerate() {
             let gone = self.unknown(state, node, address, claim, Some(known));
@@ -79,12 +79,12 @@ impl Protocol {
         });
     }
 
-    /// The claim has this attempt as a holder, under the node's name.
+    /// Returns whether the claim has this attempt as a holder, under the node's name.
     fn names(&self, claim: Claim, attempt: usize, node: usize) -> bool {
         contains(claim.holders, attempt) && self.name(self.node_of(attempt)) == self.name(node)
     }
 
-    /// Holders of the claim that the node may judge and its store does not know.
+    /// Returns the claim's holders that the node may judge and its store does not know.
     fn unknown(&self, state: &State, node: usize, address: usize, claim: Claim, known: Option<Set>) -> Set {
         let here = state.nodes[node];
         let is_gone = |&attempt: &usize| {
@@ -95,7 +95,7 @@ impl Protocol {
                 None => same_machine && holder.row != Row::None && usize::from(holder.address) == address,
             };
             let may_judge = if same_machine {
-                // A foreign store id of this boot: only when the sandbox is really gone.
+                // A foreign store id from this boot: removed only when the sandbox is really gone.
                 let over = !holder.is_running() && !holder.link && holder.del == Del::Done;
                 !self.has(Rule::StoreId) || holder.store == here.store || holder.boot != here.boot || over
             } else {
