@@ -10,17 +10,17 @@ use serde_json::{Value, json};
 use weft_bench::call::{Plugins, install_weft};
 use weft_bench::scene::Scene;
 
-/// Where the contenders are and how long they run.
+/// The contenders' directories, and the number of rounds.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Options {
-    /// Rounds that count. Rows of slow calls take fewer.
+    /// Number of rounds that count. Rows of slow calls take fewer.
     #[arg(long, default_value_t = 40)]
     pub(crate) rounds: usize,
-    /// The reference plugins.
+    /// The directory of the reference plugins.
     #[arg(long, default_value = "/usr/lib/cni")]
     reference: PathBuf,
-    /// Instead of weft, a directory of plugins. With the reference's own directory every ratio must come out near 1,
-    /// which tells how far the figures of this machine can be trusted.
+    /// A directory of plugins to measure instead of weft. With the reference's own directory every ratio must be near
+    /// 1, which shows how far this machine's figures can be trusted.
     #[arg(long, value_name = "DIR")]
     instead: Option<PathBuf>,
 }

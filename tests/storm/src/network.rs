@@ -19,7 +19,7 @@ pub(crate) const NAME: &str = "storm";
 /// The number of addresses for containers: a /26 without network, broadcast and gateway.
 pub(crate) const POOL: usize = 61;
 
-/// What the network is built with.
+/// The delegate of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
     /// A bridge with gateway, masquerading, and a check of MAC addresses.
@@ -30,11 +30,11 @@ pub(crate) enum Kind {
     Macvlan,
     /// A tap device, as for a virtual machine.
     Tap,
-    /// A device of the host, of which each container has its own.
+    /// A device of the host, one for each container.
     HostDevice,
     /// weft's own: point to point, and steps in the same process.
     Steps,
-    /// Addresses alone.
+    /// Addresses only.
     Ipam,
 }
 

@@ -11,18 +11,18 @@ use weft_bench::scene::Scene;
 
 const NAMES: &[&str] = &["bridge", "ptp", "macvlan", "host-local"];
 
-/// Whose plugins.
+/// The plugins to test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Who {
     /// weft under the stock plugins' names.
     Weft,
-    /// Debian's. They are not made for this: they lose addresses and leave links. It shows what the storm can do.
+    /// Debian's. They are not made for this: they lose addresses and leave links. They show what the storm can do.
     Reference,
-    /// Ours, right by default, wrong in one way at will. It shows that the storm notices.
+    /// The storm's own, correct by default, with one bug on request. It shows that the storm notices bugs.
     Fake,
 }
 
-/// What may be wrong with the fake.
+/// The bug of the fake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Bug {
     /// Now and then, an ADD returns an address that another container has.
@@ -33,14 +33,14 @@ pub(crate) enum Bug {
     LeakLink,
     /// DEL now and then leaves the claim.
     LeakClaim,
-    /// A claim appears before it says whose it is: killed in between, it is nobody's, for ever.
+    /// A claim appears before it names its container: after a kill in between, it belongs to nobody, for ever.
     LoseOnKill,
-    /// GC does not look at the list.
+    /// GC ignores the list.
     GcTakesAll,
-    /// ADD fails where a killed one left something behind.
+    /// ADD fails where a killed one left something.
     NoRetry,
-    /// DEL does not look whether an ADD is at work: it frees the address that this one is about to put on a link. The fake is
-    /// always so; only with this bug it is stormed so.
+    /// DEL does not check whether an ADD is running: it frees the address that the ADD is about to set on a link. The
+    /// fake always does this; only with this bug does the storm test it.
     NoLock,
 }
 
