@@ -26,22 +26,22 @@ use weft_bench::scene::Scene;
 use crate::contenders::{Contenders, Options};
 use crate::table::Table;
 
-/// Measures weft beside the reference plugins and beside raw netlink.
+/// Compares weft with the reference plugins and with raw netlink.
 #[derive(Debug, Parser)]
 #[command(name = "weft-bench", version)]
 struct Arguments {
     #[command(flatten)]
     options: Options,
-    /// Only rows whose name contains this.
+    /// Measure only rows whose name contains this.
     #[arg(long, default_value = "")]
     row: String,
-    /// One JSON document instead of a table.
+    /// Print one JSON document instead of a table.
     #[arg(long)]
     json: bool,
     /// Fail when a budget is missed.
     #[arg(long)]
     check: bool,
-    /// With --check: by how much a budget may be missed.
+    /// With --check: the factor by which a budget may be missed.
     #[arg(long, default_value_t = 1.3, requires = "check")]
     slack: f64,
 }

@@ -29,27 +29,27 @@ use crate::network::Kind;
 use crate::storm::Storm;
 use crate::subject::{Bug, Subject, Who};
 
-/// Kills and stops CNI calls at random instants and watches what comes of it.
+/// Kills and stops CNI calls at random instants and watches the results.
 #[derive(Debug, Parser)]
 #[command(name = "weft-storm", version)]
 struct Arguments {
-    /// What the network is built with.
+    /// The kind of network.
     #[arg(long, value_enum)]
     kind: Kind,
-    /// Whose plugins.
+    /// The plugins to test.
     #[arg(long, value_enum, default_value = "weft")]
     subject: Who,
-    /// With `--subject fake`: what is wrong with it.
+    /// With `--subject fake`: its bug.
     #[arg(long, value_enum)]
     bug: Option<Bug>,
-    /// Attachments made.
+    /// Number of attachments.
     #[arg(long, default_value_t = 400)]
     rounds: usize,
-    /// Calls at once.
+    /// Number of concurrent calls.
     #[arg(long, default_value_t = 8)]
     workers: usize,
-    /// What the random choices start from. The same seed makes the same choices; how the processes interleave remains
-    /// the machine's business.
+    /// The seed of the random choices. The same seed makes the same choices; the interleaving of the processes still
+    /// varies.
     #[arg(long)]
     seed: Option<u64>,
 }
