@@ -98,7 +98,7 @@ pub struct Look {
     pub compare: bool,
 }
 
-/// Whose plugins run a case.
+/// The plugins that run a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
@@ -124,7 +124,7 @@ pub struct Task {
 pub struct Run {
     /// The case's name.
     pub name: String,
-    /// Whose plugins.
+    /// The plugins.
     pub subject: Subject,
     /// The case.
     pub case: Case,
@@ -135,7 +135,7 @@ pub struct Run {
 pub struct Transcript {
     /// The case's name.
     pub name: String,
-    /// Whose plugins.
+    /// The plugins.
     pub subject: Subject,
     /// Why the run stopped early, if it did; not the subject's fault.
     pub trouble: Option<String>,

@@ -1,5 +1,5 @@
-//! The journal of systemd, by its own protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): one datagram per line, with what the
-//! call is about as fields, so that `journalctl CNI_CONTAINERID=...` finds a container's lines.
+//! systemd's journal, by its native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL/>): one datagram per line.
+//! The call's subject is in fields, so that `journalctl CNI_CONTAINERID=...` finds a container's lines.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -23,12 +23,12 @@ impl Journal {
         let cannot = |error: std::io::Error| format!("cannot write to the journal ({}): {error}", socket.display());
         let journal = UnixDatagram::unbound().map_err(cannot)?;
         journal.connect(socket).map_err(cannot)?;
-        // A journal that does not keep up must not hold up a pod.
+        // A slow journal must not delay a pod.
         journal.set_nonblocking(true).map_err(cannot)?;
         Ok(Self(journal))
     }
 
-    /// One line. No value has a line break: texts are clean, and the rest is checked here.
+    /// Writes one line. No value has a line break: texts are clean, and the rest is checked here.
     pub(super) fn write(&self, level: Level, text: &str, subject: &Subject) {
         // syslog(3)
         let priority = match level {

@@ -1,16 +1,16 @@
-//! What every line has: how much it matters, and what it is about.
+//! The level and the subject of each line.
 
 use serde::Deserialize;
 
-/// How much a line matters.
+/// The importance of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Nothing has this level: as a limit it switches the log off.
+    /// No line has this level: as a limit it disables the log.
     Off,
     /// The call failed.
     Error,
-    /// Something that a person may have to look at.
+    /// A person may have to act.
     Warn,
     /// The call begins, waits for others, or took long.
     Info,
@@ -18,7 +18,7 @@ pub enum Level {
     Debug,
 }
 
-/// What a call is about; every line names it.
+/// The subject of a call, which every line names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subject {
     /// `CNI_COMMAND`.
@@ -38,7 +38,7 @@ pub struct Subject {
 // === impl Level ===
 
 impl Level {
-    /// Its name in settings and lines.
+    /// Returns its name in settings and lines.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -50,7 +50,7 @@ impl Level {
         }
     }
 
-    /// The level of that name.
+    /// Returns the level with that name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         [Self::Off, Self::Error, Self::Warn, Self::Info, Self::Debug].into_iter().find(|level| level.name() == name)
@@ -60,7 +60,8 @@ impl Level {
 // === impl Subject ===
 
 impl Subject {
-    /// Its parts with their names in lines; `verb` stands in the text of those that need it.
+    /// Returns its parts with their names in lines; lines that need `verb` have it in their
+    /// text.
     pub(super) fn parts(&self) -> [(&'static str, &str); 5] {
         [
             ("plugin", &self.plugin),

@@ -1,13 +1,15 @@
-//! The log of a CNI call: one line each, written as it happens, so that a call that is killed has said how far it came.
+//! The log of a CNI call: each line is written immediately, so that the log of a killed call shows how far it came.
 //!
 //! ```text
 //!  weft: info: ADD begins plugin=weft network=pods container=4f1c... ifname=eth0 pod=shop/web-0
 //! ```
-//! Lines go to stderr, which runtimes keep, the first one together with the second; where the node says so also to a file or to the journal of systemd
-//! ([`Settings`]). Programs that have a person before them ([`Target::Kept`]) take the lines and print them themselves.
+//! Lines go to stderr, which runtimes keep; the first one is written together with the second. If the node's settings
+//! say so, they also go to a file or to systemd's journal ([`Settings`]). Interactive programs ([`Target::Kept`]) take
+//! the lines and print them themselves.
 //!
-//! Invariants: a line is one `write(2)` (one datagram for the journal), so that lines of processes at once stay whole; foreign
-//! text stays on its line; nothing about the log ever fails a call. `docs/decisions/0027-log.md` says why this is no library.
+//! Invariants: a line is one `write(2)` (one datagram for the journal), so that lines of concurrent processes stay
+//! whole; foreign text cannot add lines; a failure of the log never fails a call. `docs/decisions/0027-log.md` explains
+//! why this is not a library.
 
 mod journal;
 mod level;
@@ -25,16 +27,16 @@ use crate::text::clean;
 use journal::Journal;
 use sink::LogFile;
 
-/// Longest text of a line that is kept, in bytes.
+/// Maximum length of a line's text, in bytes.
 const TEXT_MAX: usize = 4096;
 
-/// Where lines go.
+/// The destination of lines.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Target {
-    /// They are kept until they are taken, all but single steps.
+    /// Lines are kept until they are taken, except single steps.
     #[default]
     Kept,
-    /// They are written at once.
+    /// Lines are written at once.
     Written(Settings),
 }
 
@@ -46,14 +48,14 @@ pub struct Logger {
     file: Option<LogFile>,
     journal: Option<Journal>,
     subject: RefCell<Subject>,
-    /// What stderr gets before its next line.
+    /// The text to write to stderr before the next line.
     first: RefCell<String>,
 }
 
 // === impl Logger ===
 
 impl Logger {
-    /// A log. What cannot be opened is said where the log can be written.
+    /// Creates a log. If an output cannot be opened, the others get a line about that.
     #[must_use]
     pub fn new(target: &Target) -> Self {
         let (subject, first) = (RefCell::default(), RefCell::default());
@@ -75,57 +77,57 @@ impl Logger {
         logger
     }
 
-    /// From here on lines are about this.
+    /// Sets the subject of the following lines.
     pub fn about(&self, subject: Subject) {
         self.subject.replace(subject);
     }
 
-    /// The network turns out only when the configuration is read.
+    /// Sets the network, which is known only after the configuration is read.
     pub fn about_network(&self, network: &str) {
         network.clone_into(&mut self.subject.borrow_mut().network);
     }
 
-    /// Whether lines of a level are written.
+    /// Returns whether lines of a level are written.
     #[must_use]
     pub fn has(&self, level: Level) -> bool {
         level <= self.level
     }
 
-    /// The call failed.
+    /// Logs the failure of the call.
     pub fn error(&self, text: &str) {
         self.line(Level::Error, text);
     }
 
-    /// Something that a person may have to look at.
+    /// Logs something that may require action.
     pub fn warn(&self, text: &str) {
         self.line(Level::Warn, text);
     }
 
-    /// A call begins, waits for others, or took long.
+    /// Logs that a call begins, waits for others, or took long.
     pub fn info(&self, text: &str) {
         self.line(Level::Info, text);
     }
 
-    /// A step. The text is made only where it is wanted.
+    /// Logs a step. The text is made only if it is written.
     pub fn debug(&self, text: impl FnOnce() -> String) {
         if self.has(Level::Debug) {
             self.line(Level::Debug, &text());
         }
     }
 
-    /// The lines that were kept.
+    /// Returns the kept lines, and removes them.
     #[must_use]
     pub fn take(&self) -> String {
         self.kept.as_ref().map(RefCell::take).unwrap_or_default()
     }
 
-    /// The first line of a call. On stderr it comes with the next line, such as what the call waits for: like the stock
-    /// plugins, a call that neither waits nor fails says nothing there.
+    /// Logs the first line of a call. On stderr it appears only with the next line, such as what the call waits for:
+    /// like the stock plugins, a call that neither waits nor fails writes nothing there.
     pub fn first(&self, level: Level, text: &str) {
         self.write(level, text, !self.has(Level::Debug));
     }
 
-    /// One line.
+    /// Logs one line.
     pub fn line(&self, level: Level, text: &str) {
         self.write(level, text, false);
     }
@@ -167,7 +169,7 @@ impl Logger {
             self.first.replace(lines);
             return;
         }
-        // Where stderr is closed, the exit code still tells.
+        // If stderr is closed, the exit code still reports the failure.
         std::io::stderr().write_all(lines.as_bytes()).ok();
     }
 }

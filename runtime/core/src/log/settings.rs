@@ -1,4 +1,5 @@
-//! What the node says about the log: `"log"` of `node.json` in the state directory, and the environment, which wins.
+//! The node's settings of the log: `"log"` of `node.json` in the state directory, and the environment, which takes
+//! precedence.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,12 +9,12 @@ use serde_json::Value;
 
 use super::level::Level;
 
-/// In the state directory. `facts` reads what else is in it, and reports what is wrong with it.
+/// In the state directory. `facts` reads its other keys, and reports their errors.
 const FILE: &str = "node.json";
 
 /// The level, by name.
 const LEVEL: &str = "WEFT_LOG";
-/// A file.
+/// The path of a file.
 const LOG_FILE: &str = "WEFT_LOG_FILE";
 
 /// Settings of the log.
@@ -22,11 +23,11 @@ const LOG_FILE: &str = "WEFT_LOG_FILE";
 pub struct Settings {
     /// The least important lines that are written.
     pub level: Level,
-    /// A file that lines go to as well.
+    /// A file that also gets the lines.
     pub file: Option<PathBuf>,
-    /// Lines go to the journal of systemd as well.
+    /// Whether systemd's journal also gets the lines.
     pub journal: bool,
-    /// What could not be understood of the settings.
+    /// The first error in the settings.
     #[serde(skip)]
     pub problem: Option<String>,
 }
@@ -40,7 +41,7 @@ impl Default for Settings {
 // === impl Settings ===
 
 impl Settings {
-    /// The settings of a node. What cannot be used leaves the default, and is said in the log.
+    /// Returns the settings of a node. An unusable value is replaced by the default, and the log reports it.
     #[must_use]
     pub fn of_node(state_dir: &Path, env: &dyn Fn(&str) -> Option<OsString>) -> Self {
         let path = state_dir.join(FILE);
@@ -49,7 +50,7 @@ impl Settings {
                 problem: Some(format!("\"log\" of {} cannot be used: {problem}", path.display())),
                 ..Self::default()
             }),
-            // Most nodes have none. One that cannot be read fails the ADD of a policy, which says so.
+            // Most nodes have no file. An unreadable one fails the ADD of a policy, which reports it.
             Err(_no_file) => Self::default(),
         };
         if let Some(name) = env(LEVEL).filter(|name| !name.is_empty()) {
@@ -67,7 +68,7 @@ impl Settings {
         settings
     }
 
-    /// `"log"` of the file.
+    /// Reads `"log"` of the file.
     fn declared(text: &[u8]) -> Result<Self, String> {
         let value: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         match value.get("log") {

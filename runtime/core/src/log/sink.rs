@@ -1,5 +1,5 @@
-//! A log file. Every process opens it anew, so whatever rotates logs may rename it at any time; without that it is renamed here
-//! when it is large, over the one that was renamed before.
+//! A log file. Every process opens it, so log rotation may rename it at any time. A large file is also renamed here,
+//! which replaces the one that was renamed before.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::libc;
 
-/// From this size on the file is renamed to `<name>.1`.
+/// At this size the file is renamed to `<name>.1`.
 const LARGE: u64 = 16 << 20;
 
 /// An open log file.
@@ -33,7 +33,7 @@ impl LogFile {
         Ok(Self(file))
     }
 
-    /// One line, with the time and the process in front.
+    /// Writes one line, with the time and the process in front.
     pub(super) fn write(&self, line: &str) {
         let line = format!("{} weft[{}]: {line}", utc(SystemTime::now()), std::process::id());
         // A full disk must not fail a call.
@@ -45,14 +45,14 @@ fn append(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
 }
 
-/// Whether a file is to be renamed: it is large, and still the one of that name.
+/// Returns whether a file must be renamed: it is large, and still has its name.
 fn is_large(file: &File, path: &Path) -> bool {
     let Ok(open) = file.metadata() else { return false };
     let is_same = |named: std::fs::Metadata| (named.dev(), named.ino()) == (open.dev(), open.ino());
     open.is_file() && open.len() >= LARGE && std::fs::metadata(path).is_ok_and(is_same)
 }
 
-/// A time as RFC 3339 has it, to the millisecond.
+/// Formats a time as in RFC 3339, in milliseconds.
 fn utc(time: SystemTime) -> String {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
@@ -61,7 +61,8 @@ fn utc(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
 }
 
-/// Year, month and day of a day since 1970, as <https://howardhinnant.github.io/date_algorithms.html#civil_from_days> has it.
+/// Returns year, month and day of a day since 1970, by
+/// <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>.
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let (era, of_era) = (shifted / 146_097, shifted % 146_097);
@@ -85,7 +86,7 @@ mod tests {
     fn times() {
         let at =
             |seconds: u64, millis: u64| utc(UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_millis(millis));
-        // `date -u -d @SECONDS` says the same.
+        // The result of `date -u -d @SECONDS`.
         assert_eq!(at(0, 0), "1970-01-01T00:00:00.000Z");
         assert_eq!(at(951_782_399, 7), "2000-02-28T23:59:59.007Z");
         assert_eq!(at(951_782_400, 0), "2000-02-29T00:00:00.000Z");

@@ -32,7 +32,7 @@ pub(super) struct Confs {
     dirs: [Option<OwnedFd>; 2],
 }
 
-/// Whose keys to use.
+/// The namespace whose keys to use.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Of<'a> {
     /// Those of the calling thread's namespace.

@@ -39,7 +39,7 @@ pub const REFERENCE_VERSIONS: &[&str] = &["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0
 pub struct Case {
     /// Name of its directory.
     pub name: String,
-    /// What it is about.
+    /// One line about its subject.
     pub about: String,
     /// The configuration, as text with placeholders.
     pub conf: String,
@@ -174,7 +174,7 @@ pub struct Step {
     pub netns: Option<String>,
     /// Omit the `prevResult` that a runtime would pass.
     pub bare: bool,
-    /// Whose call must fail.
+    /// The subjects whose call must fail.
     pub fails: Fails,
     /// Only from this CNI version on.
     pub since: Option<String>,
@@ -184,10 +184,10 @@ pub struct Step {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fails {
-    /// Nobody's.
+    /// None.
     #[default]
     No,
-    /// Everybody's.
+    /// All.
     Yes,
     /// The references'.
     Reference,
