@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 use weft_core::agent::pod::{Definition, Pod, PodInfo, PodQuery, PodReply, PodRequest};
 use weft_core::agent::{Fault, Refusal};
 use weft_core::pod::references;
@@ -15,6 +15,9 @@ use crate::server::{Deadline, Handler};
 
 /// The annotation of a NAD with the resource whose devices its attachments get.
 const RESOURCE: &str = "k8s.v1.cni.cncf.io/resourceName";
+
+/// The maximum number of definitions that are read at once for one pod.
+const READS: usize = 8;
 
 /// The service.
 pub(crate) struct Pods {
@@ -84,7 +87,7 @@ impl Pods {
                 (full, definition)
             }
         };
-        join_all(names.iter().map(one)).await.into_iter().collect()
+        stream::iter(names).map(one).buffer_unordered(READS).collect().await
     }
 
     /// Returns definitions from the copy.

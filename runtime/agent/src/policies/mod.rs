@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
+use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, spawn_blocking, spawn_local};
 use tokio::time::sleep;
 use weft_core::agent::Refusal;
@@ -24,7 +25,7 @@ use weft_core::agent::policy::{Policy, PolicyReply, PolicyRequest, PolicyRow, Po
 use weft_core::policy::compiler::{CompileAsk, compile_waiting};
 use weft_core::policy::{LockFile, PolicyError, PolicyRef, add_pinned, is_added, note_missed, resolve_tag};
 
-use self::references::{Place, collect};
+use self::references::{Place, Wanted, collect};
 use self::seen::Seen;
 use crate::Log;
 use crate::artifact::Image;
@@ -36,6 +37,12 @@ use crate::trust::{self, Trust};
 
 /// How often to check for changed definitions and files.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// The maximum number of policies that are fetched at once.
+const FETCHES: usize = 4;
+
+/// The maximum number of refused policies that are listed.
+const REFUSALS: usize = 64;
 
 /// The options for fetching policies.
 #[derive(Debug, Clone, Default)]
@@ -54,6 +61,8 @@ pub(crate) struct Policies {
     options: PolicyOptions,
     state: PathBuf,
     rows: RefCell<BTreeMap<String, Row>>,
+    /// Turns to fetch.
+    turns: Semaphore,
     log: Log,
 }
 
@@ -75,7 +84,8 @@ impl Drop for Row {
 impl Policies {
     pub(crate) fn start(cluster: Option<Rc<Cluster>>, options: &PolicyOptions, state: &Path, log: Log) -> Rc<Self> {
         let (options, state) = (options.clone(), state.to_owned());
-        let policies = Rc::new(Self { cluster, options, state, rows: RefCell::default(), log });
+        let policies =
+            Rc::new(Self { cluster, options, state, rows: RefCell::default(), turns: Semaphore::new(FETCHES), log });
         let running = Rc::clone(&policies);
         spawn_local(async move {
             let (mut trust, mut rest) = (None, None);
@@ -148,9 +158,20 @@ impl Policies {
             nad.config.as_deref().map(|config| (format!("{namespace}/{name}"), config))
         });
         let files: Vec<_> = self.options.conf_dir.iter().flat_map(|dir| seen::texts(dir)).collect();
-        let named = collect(configs.chain(files.iter().map(|(name, text)| (name.clone(), text.as_str()))));
+        let Wanted { named, refused } =
+            collect(configs.chain(files.iter().map(|(name, text)| (name.clone(), text.as_str()))));
         let mut rows = self.rows.borrow_mut();
         rows.retain(|reference, _row| named.contains_key(reference));
+        if let Some((reference, networks)) = refused.first_key_value() {
+            let network = networks.first().map_or("", String::as_str);
+            let (count, why) = (refused.len(), Wanted::refusal());
+            self.log.warn(&format!("{count} policies, such as {reference} of network {network}: {why}"));
+        }
+        for (reference, networks) in refused.into_iter().take(REFUSALS) {
+            self.note_missed(&reference, &Wanted::refusal());
+            let state = PolicyState::Failed { reason: Wanted::refusal() };
+            rows.insert(reference, Row { networks, state, task: None });
+        }
         for (reference, networks) in named {
             let is_here = PolicyRef::parse(&reference).is_ok_and(|policy| is_added(&self.state, &policy));
             if let Some(row) = rows.get_mut(&reference) {
@@ -174,7 +195,7 @@ impl Policies {
         let mut pause = Pause::new(Duration::from_secs(1), Duration::from_secs(120));
         let mut last = String::new();
         loop {
-            let outcome = self.fetch(reference).await;
+            let outcome = self.fetch_in_turn(reference).await;
             let is_here = outcome.is_ok();
             if let Some(row) = self.rows.borrow_mut().get_mut(reference) {
                 row.state = match outcome {
@@ -202,6 +223,11 @@ impl Policies {
         if let Ok(policy) = PolicyRef::parse(reference) {
             note_missed(&self.state, &policy, reason).ok();
         }
+    }
+
+    async fn fetch_in_turn(&self, reference: &str) -> Result<(), String> {
+        let _turn = self.turns.acquire().await.map_err(|error| error.to_string())?;
+        self.fetch(reference).await
     }
 
     /// Fetches, verifies and compiles.

@@ -35,32 +35,69 @@ fn is_fetched(reference: &str) -> bool {
     }
 }
 
-/// Returns references with the networks that name them, from the configurations of definitions. An unreadable
-/// definition names none: that only affects its own pods.
-pub(super) fn collect<'a>(networks: impl Iterator<Item = (String, &'a str)>) -> BTreeMap<String, BTreeSet<String>> {
-    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+/// The maximum number of policies that are fetched for one network.
+const PER_NETWORK: usize = 16;
+/// The maximum number of policies that are fetched for the networks of one namespace. Everybody who may create a
+/// definition in one namespace can name policies; the networks of other namespaces must not wait for them.
+const PER_NAMESPACE: usize = 64;
+
+/// The policies to fetch.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// The networks that name each reference.
+    pub(super) named: BTreeMap<String, BTreeSet<String>>,
+    /// References that are not fetched because the network or its namespace names too many, and those networks.
+    pub(super) refused: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Wanted {
+    /// What a refused reference is reported with.
+    pub(super) fn refusal() -> String {
+        format!(
+            "not fetched: a network can name at most {PER_NETWORK} policies that are fetched, and the networks of a namespace {PER_NAMESPACE}"
+        )
+    }
+}
+
+/// Returns the references of networks, from the configurations of definitions. An unreadable definition names none: that
+/// only affects its own pods.
+pub(super) fn collect<'a>(networks: impl Iterator<Item = (String, &'a str)>) -> Wanted {
+    let mut wanted = Wanted::default();
+    let mut of_namespace: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (network, config) in networks {
         // Most definitions have none, so they need not be parsed.
         if !config.contains("configmap://") && !config.contains("oci://") {
             continue;
         }
         let Ok(value) = serde_json::from_str::<Value>(config) else { continue };
-        let mut references = Vec::new();
+        let mut references = BTreeSet::new();
         search(&value, &mut references);
-        for reference in references {
-            found.entry(reference).or_default().insert(network.clone());
+        let namespace = network.split_once('/').map_or("", |(namespace, _name)| namespace);
+        let known = of_namespace.entry(namespace.to_owned()).or_default();
+        for (index, reference) in references.into_iter().enumerate() {
+            let has_room = known.len() < PER_NAMESPACE || known.contains(&reference);
+            let place = if index < PER_NETWORK && has_room {
+                known.insert(reference.clone());
+                &mut wanted.named
+            } else {
+                &mut wanted.refused
+            };
+            place.entry(reference).or_default().insert(network.clone());
         }
     }
-    found
+    wanted.refused.retain(|reference, _networks| !wanted.named.contains_key(reference));
+    wanted
 }
 
 /// Finds values of `"policy"` keys anywhere: in `ipam`, `select`, `monitor`, or an entry of a list.
-fn search(value: &Value, found: &mut Vec<String>) {
+fn search(value: &Value, found: &mut BTreeSet<String>) {
     match value {
         Value::Object(object) => {
             for (key, value) in object {
                 match value {
-                    Value::String(text) if key == "policy" && is_fetched(text) => found.push(text.clone()),
+                    Value::String(text) if key == "policy" && is_fetched(text) => {
+                        found.insert(text.clone());
+                    }
                     other => search(other, found),
                 }
             }
@@ -74,6 +111,8 @@ fn search(value: &Value, found: &mut Vec<String>) {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -86,10 +125,10 @@ mod tests {
         let unpinned = r#"{"ipam": {"policy": "configmap://a/b/c"}}"#;
         let broken = format!(r#"{{"ipam": {{"policy": "{pin}"}}"#);
         let image = r#"{"ipam": {"policy": "oci://registry.example/rack:1"}, "select": {"policy": "oci://registry.example/rack"}}"#;
-        let found = collect([("t/f".to_owned(), image)].into_iter());
+        let found = collect([("t/f".to_owned(), image)].into_iter()).named;
         assert_eq!(found.keys().collect::<Vec<_>>(), ["oci://registry.example/rack:1"]);
         let networks = [("t/a", list.as_str()), ("t/b", &plain), ("t/c", unpinned), ("t/d", &broken), ("t/e", "{}")];
-        let found = collect(networks.into_iter().map(|(name, text)| (name.to_owned(), text)));
+        let found = collect(networks.into_iter().map(|(name, text)| (name.to_owned(), text))).named;
         assert_eq!(found.len(), 1);
         assert_eq!(found[&pin].iter().collect::<Vec<_>>(), ["t/a", "t/b"]);
         let place = Place::of(&pin).unwrap();
@@ -97,5 +136,22 @@ mod tests {
             (place.namespace.as_str(), place.name.as_str(), place.key.as_str()),
             ("infra", "policies", "rack.wasm")
         );
+    }
+
+    #[test]
+    fn one_network_and_one_namespace_name_so_many_policies() {
+        let conf = |from: usize, count: usize| {
+            let one = |number: usize| json!({"ipam": {"policy": format!("oci://registry.example/p{number:04}:1")}});
+            json!({"plugins": (from..from + count).map(one).collect::<Vec<_>>()}).to_string()
+        };
+        let flood = conf(0, 8_000);
+        let wanted = collect([("evil/a".to_owned(), flood.as_str())].into_iter());
+        assert_eq!((wanted.named.len(), wanted.refused.len()), (PER_NETWORK, 8_000 - PER_NETWORK));
+        let many: Vec<_> = (0..10).map(|number| (format!("evil/{number}"), conf(number * 16, 16))).collect();
+        let good = conf(9_000, 2);
+        let all = many.iter().map(|(name, text)| (name.clone(), text.as_str()));
+        let wanted = collect(all.chain([("good/net".to_owned(), good.as_str())]));
+        assert_eq!((wanted.named.len(), wanted.refused.len()), (PER_NAMESPACE + 2, 160 - PER_NAMESPACE));
+        assert!(wanted.named.contains_key("oci://registry.example/p9001:1"));
     }
 }

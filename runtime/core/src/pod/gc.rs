@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use weft_host_abi::types::Attachment;
 
 use super::attachment::PodAttachment;
 use super::call::PodCall;
@@ -13,6 +14,7 @@ use super::record::{self, PodRecord};
 use super::{del, ready};
 use crate::attach::Node;
 use crate::cni::{CniError, code};
+use crate::store::Key;
 
 /// The key of the runtime's list.
 const VALID: &str = "cni.dev/valid-attachments";
@@ -25,33 +27,25 @@ pub fn gc(node: &mut Node<'_>, call: &PodCall) -> Result<(), CniError> {
     // Without the key, nothing is known about living attachments; an empty list is different: nothing lives.
     let Some(valid) = valid(call)? else { return Ok(()) };
     let mut problems = Vec::new();
-    let mut networks: BTreeMap<String, Network> = BTreeMap::new();
+    let mut pods = Vec::new();
     for entry in record::all(node).map_err(|error| error.to_cni())? {
-        let at = &entry.key.attachment;
-        let record = match PodRecord::read(&entry) {
-            Ok(record) => record,
-            Err(error) => {
-                problems.push(error.to_string());
-                continue;
-            }
-        };
-        let lives = valid.iter().any(|(id, ifname)| *id == at.container_id && *ifname == at.ifname);
-        for attachment in record.attachments.iter().filter(|attachment| PodRecord::has_external(attachment)) {
-            let network = networks.entry(attachment.network.clone()).or_insert_with(|| Network::new(attachment));
-            if lives {
-                network.valid.push(json!({"containerID": at.container_id, "ifname": attachment.ifname}));
-            }
-        }
-        // This runtime does not list pods of another configuration.
-        if !lives && at.network == call.name {
-            let sandbox = del::sandbox_of(call, &record);
-            let sandbox = plugin::Sandbox { container_id: at.container_id.clone(), ..sandbox };
-            let gone = del::remove_entry(node, &sandbox, &entry.key, record);
-            problems.extend(gone.err().map(|error| format!("{} {}: {error}", at.container_id, at.ifname)));
+        match PodRecord::read(&entry) {
+            Ok(record) => pods.push((entry.key, record)),
+            Err(error) => problems.push(error.to_string()),
         }
     }
-    if let Some(default) = ready::default_attachment(call, None).ok().filter(PodRecord::has_external) {
-        networks.entry(default.network.clone()).or_insert_with(|| Network::new(&default));
+    let default = ready::default_attachment(call, None).ok().filter(PodRecord::has_external);
+    // A record that cannot be read may be that of any container.
+    let networks = networks(&pods, &valid, &call.name, default.as_ref(), problems.is_empty());
+    for (key, record) in pods {
+        let at = &key.attachment;
+        // This runtime does not list pods of another configuration.
+        if at.network == call.name && !is_listed(&valid, at) {
+            let sandbox = del::sandbox_of(call, &record);
+            let sandbox = plugin::Sandbox { container_id: at.container_id.clone(), ..sandbox };
+            let gone = del::remove_entry(node, &sandbox, &key, record);
+            problems.extend(gone.err().map(|error| format!("{} {}: {error}", at.container_id, at.ifname)));
+        }
     }
     let sandbox = call.sandbox();
     for network in networks.values() {
@@ -74,6 +68,55 @@ impl Network {
     fn new(attachment: &PodAttachment) -> Self {
         Self { attachment: attachment.clone(), valid: Vec::new() }
     }
+
+    fn keep(&mut self, container_id: &str, ifname: &str) {
+        let one = json!({"containerID": container_id, "ifname": ifname});
+        if !self.valid.contains(&one) {
+            self.valid.push(one);
+        }
+    }
+}
+
+/// Returns the networks whose plugins get GC, with everything that may live.
+///
+/// The runtime may list containers that the journal does not know: they ran before weft was installed, or the store was
+/// lost. Their default attachments live; their other attachments are unknown, so the plugins of other networks get no GC.
+fn networks(
+    pods: &[(Key, PodRecord)],
+    valid: &[(String, String)],
+    own: &str,
+    default: Option<&PodAttachment>,
+    knows_all: bool,
+) -> BTreeMap<String, Network> {
+    let mut networks: BTreeMap<String, Network> = BTreeMap::new();
+    for (key, record) in pods {
+        let at = &key.attachment;
+        // Pods of another configuration stay.
+        let lives = at.network != own || is_listed(valid, at);
+        for attachment in record.attachments.iter().filter(|attachment| PodRecord::has_external(attachment)) {
+            let network = networks.entry(attachment.network.clone()).or_insert_with(|| Network::new(attachment));
+            network.attachment.is_default |= attachment.is_default;
+            if lives {
+                network.keep(&at.container_id, &attachment.ifname);
+            }
+        }
+    }
+    if let Some(default) = default {
+        let network = networks.entry(default.network.clone()).or_insert_with(|| Network::new(default));
+        network.attachment.is_default = true;
+    }
+    let is_known = |id: &String| pods.iter().any(|(key, _record)| key.attachment.container_id == *id);
+    if !knows_all || !valid.iter().all(|(id, _ifname)| is_known(id)) {
+        networks.retain(|_name, network| network.attachment.is_default);
+    }
+    for network in networks.values_mut().filter(|network| network.attachment.is_default) {
+        valid.iter().for_each(|(id, ifname)| network.keep(id, ifname));
+    }
+    networks
+}
+
+fn is_listed(valid: &[(String, String)], at: &Attachment) -> bool {
+    valid.iter().any(|(id, ifname)| *id == at.container_id && *ifname == at.ifname)
 }
 
 /// Returns the runtime's list.
@@ -85,4 +128,64 @@ fn valid(call: &PodCall) -> Result<Option<Vec<(String, String)>>, CniError> {
         Ok::<_, CniError>((text("containerID")?, text("ifname")?))
     };
     list.iter().map(one).collect::<Result<_, _>>().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::store::Role;
+
+    fn attachment(network: &str, ifname: &str, is_default: bool) -> PodAttachment {
+        serde_json::from_value(json!({
+            "label": network, "network": network, "ifname": ifname, "version": "1.1.0", "args": "", "is_default": is_default,
+            "plugins": [{"type": "calico", "conf": "{}", "external": true}],
+        }))
+        .unwrap()
+    }
+
+    fn pod(conf: &str, container: &str) -> (Key, PodRecord) {
+        let at = Attachment { network: conf.to_owned(), container_id: container.to_owned(), ifname: "eth0".to_owned() };
+        let both = vec![attachment("main", "eth0", true), attachment("storage", "net1", false)];
+        (Key { attachment: at, role: Role::Pod }, PodRecord::new(both))
+    }
+
+    fn listed(containers: &[&str]) -> Vec<(String, String)> {
+        containers.iter().map(|id| ((*id).to_owned(), "eth0".to_owned())).collect()
+    }
+
+    /// The containers of each network's list.
+    fn lists(pods: &[(Key, PodRecord)], valid: &[&str], knows_all: bool) -> Vec<(String, Vec<String>)> {
+        let default = attachment("main", "", true);
+        let networks = networks(pods, &listed(valid), "pods", Some(&default), knows_all);
+        let id = |one: &Value| one["containerID"].as_str().unwrap().to_owned();
+        networks.into_iter().map(|(name, network)| (name, network.valid.iter().map(id).collect())).collect()
+    }
+
+    fn list(network: &str, containers: &[&str]) -> (String, Vec<String>) {
+        (network.to_owned(), containers.iter().map(|id| (*id).to_owned()).collect())
+    }
+
+    #[test]
+    fn every_interface_of_a_listed_sandbox_is_valid() {
+        let pods = [pod("pods", "a"), pod("pods", "b")];
+        assert_eq!(lists(&pods, &["a"], true), [list("main", &["a"]), list("storage", &["a"])]);
+        assert_eq!(lists(&pods, &[], true), [list("main", &[]), list("storage", &[])]);
+    }
+
+    #[test]
+    fn a_container_that_the_journal_does_not_know_lives() {
+        let pods = [pod("pods", "a")];
+        // It ran before weft was installed. Its other networks are unknown, so nothing is said about them.
+        assert_eq!(lists(&pods, &["a", "old"], true), [list("main", &["a", "old"])]);
+        assert_eq!(lists(&[], &["old"], true), [list("main", &["old"])]);
+        assert_eq!(lists(&pods, &["a"], false), [list("main", &["a"])]);
+    }
+
+    #[test]
+    fn pods_of_another_configuration_stay() {
+        let pods = [pod("pods", "a"), pod("others", "b")];
+        assert_eq!(lists(&pods, &["a"], true), [list("main", &["a", "b"]), list("storage", &["a", "b"])]);
+    }
 }

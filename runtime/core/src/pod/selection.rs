@@ -18,6 +18,10 @@ pub const NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 /// The annotation that selects another default network for one pod.
 pub const DEFAULT_NETWORK: &str = "v1.multus-cni.io/default-network";
 
+/// The maximum number of elements. Everybody who may create a pod can write an annotation, and each
+/// element costs the agent a request.
+const MAX_ELEMENTS: usize = 64;
+
 /// One element of the annotation.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Selection {
@@ -60,6 +64,14 @@ pub enum SelectionError {
         /// What is wrong.
         why: String,
     },
+    /// It has too many elements.
+    #[error("annotation {annotation} names {count} networks; a pod can have at most {MAX_ELEMENTS}")]
+    TooMany {
+        /// The annotation's key.
+        annotation: &'static str,
+        /// The number of elements.
+        count: usize,
+    },
     /// A value of an element is wrong.
     #[error("annotation {annotation}, element {element}: {why}")]
     Element {
@@ -94,7 +106,15 @@ fn at(annotation: &'static str, index: usize) -> impl Fn(String) -> SelectionErr
 /// `[NAMESPACE/]NAME[@INTERFACE], ...`.
 fn from_list(annotation: &'static str, text: &str) -> Result<Vec<Selection>, SelectionError> {
     let element = |(index, item): (usize, &str)| from_short(item.trim()).map_err(at(annotation, index));
+    check_count(annotation, text.split(',').count())?;
     text.split(',').enumerate().map(element).collect()
+}
+
+fn check_count(annotation: &'static str, count: usize) -> Result<(), SelectionError> {
+    if count <= MAX_ELEMENTS {
+        return Ok(());
+    }
+    Err(SelectionError::TooMany { annotation, count })
 }
 
 fn from_short(item: &str) -> Result<Selection, String> {
@@ -125,6 +145,7 @@ fn from_json(annotation: &'static str, text: &str) -> Result<Vec<Selection>, Sel
         let object = Object::from_value(item).map_err(|error| wrong(error.to_string()))?;
         from_object(&object).map_err(wrong)
     };
+    check_count(annotation, items.len())?;
     items.into_iter().enumerate().map(element).collect()
 }
 

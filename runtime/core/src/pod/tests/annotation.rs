@@ -52,6 +52,16 @@ fn r7_the_list_form_has_blanks_namespaces_and_interfaces() {
 }
 
 #[test]
+fn an_annotation_has_an_end() {
+    let names: Vec<String> = (0..65).map(|number| format!("net{number}")).collect();
+    let json: Vec<_> = names.iter().map(|name| json!({"name": name})).collect();
+    let why = format!("annotation {NETWORKS} names 65 networks; a pod can have at most 64");
+    assert_eq!(error(&names.join(",")), why);
+    assert_eq!(error(&json!(json).to_string()), why);
+    assert_eq!(read(&names[..64].join(",")).len(), 64);
+}
+
+#[test]
 fn r7_json_must_be_a_list_of_objects() {
     assert!(error("{\"name\": \"a\"}").contains("it is JSON but no list"));
     assert!(error("[{\"name\": ").contains("not JSON"));
