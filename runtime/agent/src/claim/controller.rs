@@ -154,24 +154,29 @@ struct Times {
     marks: Rests,
 }
 
+/// Does one round. Each part is tried even if an earlier one failed, so that one object which the API server does not let
+/// go keeps nothing else.
 async fn look(backend: &Kubernetes, times: &mut Times, done: &RefCell<Done>) -> anyhow::Result<()> {
     // Read this first: a freeze may be why the rest fails.
     let state = backend.state().await.context("the ledger's state cannot be read")?;
     done.borrow_mut().frozen = state.frozen;
-    let fenced = reclaim(backend).await.context("what fenced machines held cannot be given back")?;
-    let orphans = collect_orphans(backend, &mut times.rests, Instant::now().into_std()).await;
-    let orphans = orphans.context("what IPAMClaims owned cannot be given back")?;
-    let conflicts = collect_conflicts(backend, &mut times.marks, Instant::now().into_std()).await;
-    let conflicts = conflicts.context("addresses that were in use on the wire cannot be freed")?;
-    done.borrow_mut().given_back += fenced + orphans + conflicts;
-    let pools = pool::count_pools(backend).await.context("the pools' addresses cannot be counted")?;
-    done.borrow_mut().pools = pools;
-    if fenced + orphans + conflicts > 0 {
+    let now = Instant::now().into_std();
+    let fenced = reclaim(backend).await.context("what fenced machines held cannot be given back");
+    let orphans = collect_orphans(backend, &mut times.rests, now).await;
+    let orphans = orphans.context("what IPAMClaims owned cannot be given back");
+    let conflicts = collect_conflicts(backend, &mut times.marks, now).await;
+    let conflicts = conflicts.context("addresses that were in use on the wire cannot be freed");
+    let pools = pool::count_pools(backend).await.context("the pools' addresses cannot be counted");
+    let counts = [&fenced, &orphans, &conflicts].map(|outcome| *outcome.as_ref().unwrap_or(&0));
+    done.borrow_mut().given_back += counts.iter().sum::<usize>();
+    if counts.iter().any(|count| *count > 0) {
+        let [fenced, orphans, conflicts] = counts;
         Log.info(&format!(
             "gave back {fenced} claims and cells of fenced machines, {orphans} of IPAMClaims that are gone, and {conflicts} of addresses that were in use"
         ));
     }
-    Ok(())
+    let counted = pools.map(|pools| done.borrow_mut().pools = pools);
+    fenced.and(orphans).and(conflicts).and(counted)
 }
 
 /// One replica's view of the Lease.

@@ -6,7 +6,7 @@
 
 mod pending;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
@@ -45,6 +45,8 @@ struct Shared {
     pending: Pending,
     /// The newest request per pod; an older task ends when it is replaced.
     newest: RefCell<BTreeMap<(String, String), u64>>,
+    /// The last number that was given to a request.
+    turns: Cell<u64>,
     events: Events,
     log: Log,
 }
@@ -61,7 +63,7 @@ impl Statuses {
     /// Starts the service, with the annotations that the previous agent could not write.
     pub(crate) fn start(cluster: Rc<Cluster>, events: Events, state: &Path, log: Log) -> Rc<Self> {
         let pending = Pending::open(&state.join("agent").join("status"), log);
-        let shared = Rc::new(Shared { cluster, pending, newest: RefCell::default(), events, log });
+        let shared = Rc::new(Shared { cluster, pending, newest: RefCell::default(), turns: Cell::new(0), events, log });
         let statuses = Rc::new(Self(shared));
         for request in statuses.0.pending.all() {
             statuses.begin(request);
@@ -110,12 +112,8 @@ impl Statuses {
 
     fn begin(&self, request: StatusRequest) -> watch::Receiver<Progress> {
         let key = (request.namespace.clone(), request.name.clone());
-        let turn = {
-            let mut newest = self.0.newest.borrow_mut();
-            let turn = newest.entry(key).or_default();
-            *turn += 1;
-            *turn
-        };
+        let turn = self.0.next_turn();
+        self.0.newest.borrow_mut().insert(key, turn);
         let (sender, receiver) = watch::channel(Progress::Trying);
         let shared = Rc::clone(&self.0);
         tokio::task::spawn_local(async move { shared.write_until_done(request, turn, &sender).await });
@@ -124,6 +122,14 @@ impl Statuses {
 }
 
 impl Shared {
+    /// Returns a number that no other request of this process has: an older task may still sleep when the entry of its
+    /// pod is removed and made again.
+    fn next_turn(&self) -> u64 {
+        let turn = self.turns.get() + 1;
+        self.turns.set(turn);
+        turn
+    }
+
     async fn write_until_done(&self, request: StatusRequest, turn: u64, progress: &watch::Sender<Progress>) {
         let key = (request.namespace.clone(), request.name.clone());
         let mut pause = Pause::new(Duration::from_millis(200), Duration::from_secs(60));

@@ -325,6 +325,27 @@ fn a_status_is_one_write_and_is_retried_until_it_is_there() {
 }
 
 #[test]
+fn an_old_status_is_not_written_after_two_newer_ones() {
+    let place = Place::new();
+    place.pod("web", "u1", json!({}));
+    // Unlike a hanging request, a refused one is tried again after a pause.
+    let accepts = |token: &str| place.api.change(|state| state.token = token.to_owned());
+    accepts("another");
+    let old = place.report("u1", "[1]", Duration::from_millis(600));
+    assert!(matches!(old, StatusReply::Later { .. }), "{old:?}");
+    accepts("one");
+    assert_eq!(place.report("u1", "[2]", Duration::from_secs(20)), StatusReply::Written);
+    accepts("another");
+    let newest = place.report("u1", "[3]", Duration::from_millis(600));
+    assert!(matches!(newest, StatusReply::Later { .. }), "{newest:?}");
+    accepts("one");
+    until("the newest status is written", || place.annotations().iter().any(|(_, text)| text == "[3]"));
+    let kept = place.dir.path().join("state/agent/status");
+    until("nothing is left to write", || std::fs::read_dir(&kept).unwrap().count() == 0);
+    assert!(place.annotations().iter().all(|(_, text)| text != "[1]"), "{:?}", place.annotations());
+}
+
+#[test]
 fn another_pod_of_the_name_is_never_touched_and_a_missing_right_is_said() {
     let place = Place::new();
     place.pod("web", "u2", json!({}));
