@@ -7,13 +7,13 @@ mod node;
 mod pod;
 mod resolver;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 use weft_host_abi::types::{Attachment, Node, Pod};
 
-pub use file::declared_file;
+pub use file::{declared_file, resolver};
 pub use node::{Isolation, isolation, node};
 pub use pod::PodFacts;
 pub use resolver::parse_resolver;
@@ -105,15 +105,6 @@ pub fn seed(node: &Node, attachment: &Attachment) -> u64 {
     let mut seed = [0_u8; 8];
     seed.copy_from_slice(&digest[..8]);
     u64::from_be_bytes(seed)
-}
-
-/// Returns the content of the file named by `ipam.resolvConf`.
-///
-/// # Errors
-/// `FactsError::Resolver` if it cannot be read.
-pub fn resolver(path: &Path) -> Result<weft_host_abi::types::Dns, FactsError> {
-    let bytes = std::fs::read(path).map_err(|source| FactsError::Resolver { path: path.to_owned(), source })?;
-    Ok(parse_resolver(&String::from_utf8_lossy(&bytes)))
 }
 
 #[cfg(test)]
