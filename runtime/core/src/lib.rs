@@ -24,6 +24,7 @@ pub mod cni;
 pub mod command;
 pub mod commit;
 pub mod conf;
+pub(crate) mod deadline;
 pub mod delegate;
 pub mod exec;
 pub mod facts;

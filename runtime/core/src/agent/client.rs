@@ -1,15 +1,19 @@
 //! One call to the agent. Its absence, its silence and its refusals are distinct errors.
 
 use std::io::{self, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::lease::Lease;
 use super::{Answer, Envelope, Fault, HEARTBEAT, Outcome, Refusal, Service};
+use crate::deadline::{self, Until, is_timeout};
 
 /// Maximum size of a reply.
 const LIMIT: usize = 16 << 20;
+
+/// How long the agent may be silent.
+const PATIENCE: Duration = HEARTBEAT.saturating_mul(5);
 
 /// Why the agent did not fulfil a request.
 #[derive(Debug, thiserror::Error)]
@@ -110,16 +114,20 @@ fn plain(error: &io::Error) -> String {
 /// Checks that an agent listens on a socket, without a request.
 ///
 /// # Errors
-/// `AgentError::Away`.
+/// `AgentError::Away`, `AgentError::Silent`.
 pub fn reach<S: Service>(socket: &Path) -> Result<(), AgentError> {
-    connect::<S>(socket).map(drop)
+    connect::<S>(socket, PATIENCE).map(drop)
 }
 
-fn connect<S: Service>(socket: &Path) -> Result<UnixStream, AgentError> {
-    UnixStream::connect(socket).map_err(|source| AgentError::Away {
-        service: S::NAME,
-        socket: socket.to_owned(),
-        source,
+fn connect<S: Service>(socket: &Path, patience: Duration) -> Result<UnixStream, AgentError> {
+    let began = Instant::now();
+    let address = SocketAddr::from_pathname(socket);
+    address.and_then(|address| deadline::connect(&address, began + patience)).map_err(|source| {
+        if is_timeout(&source) {
+            AgentError::Silent { socket: socket.to_owned(), waited: began.elapsed() }
+        } else {
+            AgentError::Away { service: S::NAME, socket: socket.to_owned(), source }
+        }
     })
 }
 
@@ -139,12 +147,10 @@ pub fn ask<S: Service>(socket: &Path, request: &S::Request, limit: Option<Durati
     };
     let mut line = serde_json::to_vec(&envelope).map_err(|error| broken(error.into()))?;
     line.push(b'\n');
-    let mut stream = connect::<S>(socket)?;
-    let patience = HEARTBEAT * 5;
-    let write_limit = limit.map_or(patience, |limit| limit.min(patience)).max(Duration::from_millis(1));
-    stream.set_write_timeout(Some(write_limit)).map_err(broken)?;
+    let patience = limit.map_or(PATIENCE, |limit| limit.min(PATIENCE)).max(Duration::from_millis(1));
+    let mut stream = connect::<S>(socket, patience)?;
     let silent = || AgentError::Silent { socket: socket.to_owned(), waited: began.elapsed() };
-    match stream.write_all(&line) {
+    match (Until { socket: &stream, deadline: began + patience }).write_all(&line) {
         Ok(()) => {}
         Err(error) if is_timeout(&error) => return Err(silent()),
         Err(error) => return Err(broken(error)),
@@ -152,8 +158,8 @@ pub fn ask<S: Service>(socket: &Path, request: &S::Request, limit: Option<Durati
     let mut bytes = Vec::new();
     loop {
         let left = match limit {
-            Some(limit) => limit.saturating_sub(began.elapsed()).min(patience),
-            None => patience,
+            Some(limit) => limit.saturating_sub(began.elapsed()).min(PATIENCE),
+            None => PATIENCE,
         };
         if left.is_zero() {
             return Err(silent());
@@ -172,10 +178,6 @@ pub fn ask<S: Service>(socket: &Path, request: &S::Request, limit: Option<Durati
         }
     }
     read::<S>(socket, &bytes)
-}
-
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 fn read<S: Service>(socket: &Path, bytes: &[u8]) -> Result<S::Reply, AgentError> {

@@ -67,6 +67,23 @@ fn failures_are_different_errors() {
 }
 
 #[test]
+fn an_agent_that_does_not_accept_is_silent() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("agent.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    // A queue of one, and nobody accepts.
+    nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+    let mut waiting = Vec::new();
+    let limit = Duration::from_millis(300);
+    let address = std::os::unix::net::SocketAddr::from_pathname(&socket).unwrap();
+    while let Ok(stream) = crate::deadline::connect(&address, std::time::Instant::now() + limit) {
+        waiting.push(stream);
+    }
+    let silent = ask::<Lease>(&socket, &Request::Status, Some(limit)).unwrap_err();
+    assert!(matches!(silent, AgentError::Silent { .. }), "{silent}");
+}
+
+#[test]
 fn messages_survive_the_wire() {
     let attachment = Attachment { network: "n".into(), container_id: "c".into(), ifname: "eth0".into() };
     let wish = Wish { ipv4: true, provide: [(12, "web".into())].into(), request: vec![1, 3], ..Wish::default() };

@@ -13,8 +13,10 @@
 //! It never returns into the caller's code. Its messages are bounded, counted and sanitised here, because the policy
 //! may have written them. It has ended when `call` returns.
 
+mod frame;
+
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
@@ -32,9 +34,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_host_abi::types::{ClaimInfo, LastClaim, LedgerView, Pod, Range, Usage};
 
+use self::frame::{read_frame, write_frame};
 use super::ctx::Asked;
 use super::ended::Ending;
 use super::{Evidence, Exchange, Exchanges, Limits, LogLine};
+use crate::deadline::Until;
 use crate::policy::confine::{Work, confine};
 use crate::text::clean;
 
@@ -339,15 +343,13 @@ impl Worker {
             _ => format!("it does not answer as a worker does ({})", clean(&error.to_string(), limits.text_bytes)),
         };
         for asked in 0_u32.. {
-            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_micros(1));
-            self.socket.set_read_timeout(Some(left)).map_err(lost)?;
-            self.socket.set_write_timeout(Some(left)).map_err(lost)?;
-            let question = match read_frame(&self.socket, most).map_err(lost)? {
+            let mut socket = Until { socket: &self.socket, deadline };
+            let question = match read_frame(&mut socket, most).map_err(lost)? {
                 Said::Ask(question) if asked < limits.calls => question,
                 last => return Ok(last),
             };
             let answer = question.put_to(self.ledger.as_ref());
-            write_frame(&self.socket, &answer).map_err(lost)?;
+            write_frame(&mut socket, &answer).map_err(lost)?;
             if let Ok(exchange) = answer {
                 exchanges.record(exchange);
             }
@@ -369,28 +371,6 @@ impl Worker {
 fn tidy(log: Vec<LogLine>, limits: &Limits) -> Vec<LogLine> {
     let lines = log.into_iter().take(limits.log_lines.saturating_add(1));
     lines.map(|line| LogLine { text: clean(&line.text, limits.text_bytes), ..line }).collect()
-}
-
-/// Writes four bytes of length followed by JSON.
-fn write_frame<T: Serialize>(mut to: impl Write, value: &T) -> std::io::Result<()> {
-    let mut frame = vec![0; 4];
-    serde_json::to_writer(&mut frame, value)?;
-    let length = u32::try_from(frame.len() - 4).map_err(|_too_long| std::io::Error::from(ErrorKind::FileTooLarge))?;
-    frame[..4].copy_from_slice(&length.to_le_bytes());
-    to.write_all(&frame)
-}
-
-/// Reads a frame up to a maximum size.
-fn read_frame<T: DeserializeOwned>(mut from: impl Read, most: usize) -> std::io::Result<T> {
-    let mut length = [0; 4];
-    from.read_exact(&mut length)?;
-    let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
-    if length > most {
-        return Err(std::io::Error::other(format!("{length} bytes at once")));
-    }
-    let mut frame = vec![0; length];
-    from.read_exact(&mut frame)?;
-    Ok(serde_json::from_slice(&frame)?)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unsafe_code, reason = "tests")]
 
+use std::io::{Read, Write};
+
 use super::*;
 use weft_host_abi::guest::LogLevel;
 
