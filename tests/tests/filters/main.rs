@@ -2,6 +2,7 @@
 //! program.
 
 mod agent;
+mod silent;
 mod state;
 
 use std::fs;
@@ -30,6 +31,8 @@ fn main() -> ExitCode {
     let bus = [with(Need::Tool("dbus-daemon")), vec![Need::Reference]].concat();
     suite.test("firewalld_as_the_reference", &bus, firewalld_as_the_reference);
     suite.test("firewalld_comes_and_goes", &with(Need::Tool("dbus-daemon")), firewalld_comes_and_goes);
+    suite.test("others_do_not_wait_for_firewalld", &needs, silent::others_do_not_wait);
+    suite.test("silence_of_firewalld_is_an_error", &with(Need::Tool("dbus-daemon")), silent::silence_is_an_error);
     suite.test("stock_rules_beside_ours", &with(Need::Reference), stock_rules_beside_ours);
     let faults = with(Need::Tool("strace"));
     suite.test("thousand_ports", &needs, state::thousand_ports);

@@ -30,7 +30,8 @@ impl AttachError {
             | Self::Withdrawn
             | Self::AtWork { .. }
             | Self::Ledger(StoreError::Removed { .. })
-            | Self::Op { source: NetlinkError::SharedBusy { .. }, .. }
+            | Self::Op { source: NetlinkError::SharedBusy { .. } | NetlinkError::FirewalldSilent { .. }, .. }
+            | Self::Netlink(NetlinkError::FirewalldSilent { .. })
             | Self::Denied { denial: Denial::TryAgain(_), .. } => code::TRY_AGAIN,
             Self::LockFile { .. } | Self::Ledger(_) | Self::Facts(_) => code::IO,
             Self::PluginAnswer { .. } => code::DECODE,
@@ -63,10 +64,18 @@ impl AttachError {
             }
             Self::Netlink(error) | Self::Op { source: error, .. } => host_code(error),
             Self::Delegate(DelegateError::Host(_)) | Self::Step(StepError::Host(_)) => code::HOST_FAILED,
+            // Whether a source was added is only known when firewalld answers again; until then it counts as left over.
+            Self::Leftovers { cause, .. } if cause.is_silence_of_firewalld() => code::TRY_AGAIN,
             Self::Leftovers { .. } | Self::Teardown { .. } => code::LEFTOVERS,
             Self::Differs { .. } => code::DIFFERS,
             Self::Encode(_) | Self::Journal { .. } | Self::NoPlan => code::INTERNAL,
         }
+    }
+}
+
+impl AttachError {
+    fn is_silence_of_firewalld(&self) -> bool {
+        matches!(self, Self::Op { source: NetlinkError::FirewalldSilent { .. }, .. })
     }
 }
 

@@ -265,6 +265,14 @@ pub enum NetlinkError {
         /// How long weft waited.
         seconds: u64,
     },
+    /// firewalld, or the bus, does not answer.
+    #[error("{doing}: firewalld did not answer within {seconds} s; look at `systemctl status firewalld`")]
+    FirewalldSilent {
+        /// The intended action.
+        doing: String,
+        /// How long weft waited.
+        seconds: u64,
+    },
     /// The journal does not say whether another attachment needs a shared object.
     #[error("cannot tell whether other attachments need the same: {text}")]
     Undecided {

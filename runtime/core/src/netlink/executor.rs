@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::NetlinkError;
 use super::fault::Doing;
+use super::firewalld::Firewalld;
 use super::netns::{Netns, Running};
 use super::netns_fault::NetnsFault;
 use super::nft::Nft;
@@ -24,8 +25,9 @@ pub struct Executor {
     nft: Option<Nft>,
     /// Set by the first `apply`.
     pub(super) presence: Option<Presence>,
-    /// File of the lock under which shared objects are changed.
-    pub(super) shared_lock: Option<PathBuf>,
+    /// Where the locks are under which shared objects are changed.
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) firewalld: Firewalld,
 }
 
 /// The open sockets of the container's network namespace.
@@ -52,14 +54,17 @@ impl Opening {
     /// The namespace cannot be entered, no socket can be opened inside, or a fact cannot be read.
     pub fn wait(self) -> Result<(Executor, Observed), NetlinkError> {
         let opened = self.container.wait()?.map_err(|fault| NetlinkError::OpenNetns { path: self.path, fault })?;
-        let mut executor =
-            Executor { host: self.host, container: Some(opened?), nft: None, presence: None, shared_lock: None };
+        let mut executor = Executor::with(self.host, Some(opened?));
         let observed = executor.observe(&self.needs)?;
         Ok((executor, observed))
     }
 }
 
 impl Executor {
+    fn with(host: Rtnl, container: Option<Container>) -> Self {
+        Self { host, container, nft: None, presence: None, state_dir: None, firewalld: Firewalld::default() }
+    }
+
     /// Opens the host's netlink socket and, if a path is given, the container's: on a separate thread that enters the
     /// namespace and ends.
     ///
@@ -68,7 +73,7 @@ impl Executor {
     pub fn open(container_netns: Option<&Path>) -> Result<Self, NetlinkError> {
         match container_netns {
             Some(path) => Self::start(path, Vec::new(), None)?.wait().map(|(executor, _nothing)| executor),
-            None => Ok(Self { host: open_host()?, container: None, nft: None, presence: None, shared_lock: None }),
+            None => Ok(Self::with(open_host()?, None)),
         }
     }
 

@@ -6,7 +6,7 @@ use std::{fs, io};
 use super::error::NetlinkError;
 use super::fault::Doing;
 use super::rtnl::{DEFAULT_TABLE, Link, Lookup, RouteSpec, Rtnl};
-use super::{Executor, device, firewalld};
+use super::{Executor, device};
 use crate::plan::{Family, LinkRef, Need, Observed, Peer, Side};
 
 impl Executor {
@@ -33,7 +33,7 @@ impl Executor {
                         observed.files.insert(path.clone(), text);
                     }
                 }
-                Need::Firewalld => observed.firewalld = firewalld::is_running(),
+                Need::Firewalld => observed.firewalld = self.firewalld.is_running()?,
                 Need::DefaultRouteLink(side) => {
                     let rtnl = self.side(*side, &"finding the default route")?;
                     let Some(index) = default_route(rtnl)? else { continue };

@@ -8,7 +8,8 @@
 //!
 //! The lock is a file in the state directory, because the journal is there. It is held for one read and one
 //! transaction, and the kernel releases it however a process ends. Waiting is limited, because a process that holds it
-//! may have been stopped.
+//! may have been stopped. Sources of firewalld have a lock of their own: firewalld may take seconds, or never answer,
+//! and whoever does not use it must not wait for it.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,14 +18,15 @@ use std::time::Duration;
 
 use super::error::NetlinkError;
 use super::lock::NetnsLock;
-use super::{Executor, firewalld, nft};
+use super::{Executor, nft};
 use crate::plan::{FirewalldSource, Op, Plan};
 
 /// How long a process waits for the lock. Each holder needs milliseconds.
 const PATIENCE_SECONDS: u64 = 10;
 
-/// Name of the lock's file in the state directory.
+/// Names of the locks' files in the state directory.
 const LOCK: &str = "shared.lock";
+const FIREWALLD_LOCK: &str = "firewalld.lock";
 
 /// Returns which of these shared names other attachments need, and gives up this attachment's need of them. Called
 /// under the lock.
@@ -52,14 +54,24 @@ fn is_own(op: &Op) -> bool {
 }
 
 impl Executor {
-    /// Takes the lock in this state directory for changes of shared objects. Without one, no other process is expected.
+    /// Takes the locks in this state directory for changes of shared objects. Without one, no other process is expected.
     pub fn share_in(&mut self, state_dir: &Path) {
-        self.shared_lock = Some(state_dir.join(LOCK));
+        self.state_dir = Some(state_dir.to_owned());
     }
 
-    /// Waits for the lock of shared objects.
+    /// Waits for the lock of shared objects in the kernel.
     pub(super) fn lock_shared(&self) -> Result<Option<NetnsLock>, NetlinkError> {
-        let Some(path) = &self.shared_lock else { return Ok(None) };
+        self.lock(LOCK)
+    }
+
+    /// Waits for the lock of sources of firewalld.
+    pub(super) fn lock_firewalld(&self) -> Result<Option<NetnsLock>, NetlinkError> {
+        self.lock(FIREWALLD_LOCK)
+    }
+
+    fn lock(&self, name: &str) -> Result<Option<NetnsLock>, NetlinkError> {
+        let Some(state_dir) = &self.state_dir else { return Ok(None) };
+        let path = &state_dir.join(name);
         let fail = |io| NetlinkError::File { doing: format!("failed to lock {}", path.display()), io };
         let file = File::options().create(true).truncate(false).write(true).open(path).map_err(fail)?;
         let locked =
@@ -94,10 +106,10 @@ impl Executor {
 
     /// Removes a firewalld source that no other attachment needs.
     pub(super) fn remove_source(&self, source: &FirewalldSource, decide: Decide<'_>) -> Result<(), NetlinkError> {
-        let _lock = self.lock_shared()?;
+        let _lock = self.lock_firewalld()?;
         let name = source.shared();
         let kept = decide(std::slice::from_ref(&name)).map_err(|text| NetlinkError::Undecided { text })?;
-        if kept.contains(&name) { Ok(()) } else { firewalld::remove(source) }
+        if kept.contains(&name) { Ok(()) } else { self.firewalld.remove(source) }
     }
 
     /// Undoes exactly what was added. With the journal, also removes what the attachment needed if it existed before: a
@@ -142,7 +154,7 @@ impl Executor {
         }
         for (at, op, it) in places() {
             if let Op::FirewalldSource(source) = it
-                && !firewalld::has(source)?
+                && !self.firewalld.has(source)?
             {
                 note(at, op);
             }
@@ -167,9 +179,9 @@ impl Executor {
     /// # Errors
     /// What could not be restored, and why.
     pub fn restore_filters(&mut self, plan: &Plan) -> Result<(), NetlinkError> {
-        let _lock = self.lock_shared()?;
         let content = nft::Content::of(&plan.ops);
         if !content.is_empty() {
+            let _lock = self.lock_shared()?;
             let nft = self.nft()?;
             for batch in nft.batches(content) {
                 nft.add(&batch)?;
@@ -177,7 +189,8 @@ impl Executor {
         }
         for op in &plan.ops {
             if let Op::FirewalldSource(source) = op {
-                firewalld::add(source)?;
+                let _lock = self.lock_firewalld()?;
+                self.firewalld.add(source).map_err(|error| error.cause)?;
             }
         }
         Ok(())

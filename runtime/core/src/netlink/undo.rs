@@ -8,7 +8,7 @@ use super::fault::Doing;
 use super::inverse::{Inverse, Logged, Newcomers};
 use super::presence::Presence;
 use super::sharing::Decide;
-use super::{Applied, Executor, firewalld};
+use super::{Applied, Executor};
 
 impl Executor {
     /// Undoes what `apply` did, last first. Reports what cannot be undone, and continues with the rest.
@@ -69,7 +69,7 @@ impl Executor {
                 conntrack::forget(ports.iter(), Flows::Here);
                 Ok(())
             }
-            Inverse::Firewalld { source, added: true } => firewalld::remove(&source),
+            Inverse::Firewalld { source, added: true } => self.firewalld.remove(&source),
             Inverse::Firewalld { added: false, .. } => Ok(()),
         }
     }

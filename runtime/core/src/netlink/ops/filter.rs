@@ -8,10 +8,11 @@ use crate::netlink::check::{Difference, Since};
 use crate::netlink::conntrack::{self, Flows};
 use crate::netlink::error::NetlinkError;
 use crate::netlink::fault::Doing;
+use crate::netlink::firewalld::NotAdded;
 use crate::netlink::inverse::Inverse;
 use crate::netlink::rtnl::{Link, Lookup};
 use crate::netlink::sharing::{Filters, is_filter};
-use crate::netlink::{Executor, firewalld, nft, sysctl};
+use crate::netlink::{Executor, nft, sysctl};
 use crate::plan::{FirewalldSource, HostPort, LinkRef, Op, RouteLocalnet, Side};
 
 /// An op that consists of nftables elements or rules: all such ops of a plan are added, compared and removed together,
@@ -86,11 +87,16 @@ impl Session<'_> {
     }
 
     pub(super) fn firewalld_source(&mut self, source: &FirewalldSource) -> Result<(), NetlinkError> {
-        let _lock = self.executor.lock_shared()?;
-        let added = firewalld::add(source)?;
+        let _lock = self.executor.lock_firewalld()?;
+        let (added, outcome) = match self.executor.firewalld.add(source) {
+            Ok(added) => (added, Ok(())),
+            Err(NotAdded { cause, certain: true }) => return Err(cause),
+            // It may still do so.
+            Err(NotAdded { cause, certain: false }) => (true, Err(cause)),
+        };
         let inverse = Inverse::Firewalld { source: source.clone(), added };
         self.log(format!("remove {} from firewalld", source.address), inverse);
-        Ok(())
+        outcome
     }
 
     /// Deletes older flows to mapped ports with another destination, so that they now reach the container.

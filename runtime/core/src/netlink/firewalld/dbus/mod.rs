@@ -7,24 +7,25 @@ use std::env;
 use std::io::{self, Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
-use std::time::Duration;
+use std::time::Instant;
 
 pub(super) use message::Argument;
 use message::{ERROR, METHOD_RETURN, Message, lengths, method_call, nonsense};
 
+use crate::deadline::{self, Until, is_timeout};
+
 /// The system bus, unless `DBUS_SYSTEM_BUS_ADDRESS` names another.
 const DEFAULT: &str = "unix:path=/run/dbus/system_bus_socket";
-
-/// Time limit of a call. firewalld reloads its whole rule set for some calls.
-const PATIENCE: Duration = Duration::from_secs(25);
 
 const BUS: (&str, &str, &str) = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus");
 
 /// Why a call failed.
 #[derive(Debug)]
 pub(super) enum CallError {
-    /// The bus cannot be reached or violated the protocol.
+    /// The bus cannot be reached, and the call was not made.
     Io(io::Error),
+    /// The call was made, and no answer came that can be read.
+    Unanswered(io::Error),
     /// The other side refused.
     Refused {
         /// The error's name.
@@ -38,6 +39,8 @@ pub(super) enum CallError {
 #[derive(Debug)]
 pub(super) struct Bus {
     stream: UnixStream,
+    /// The end of the whole conversation.
+    deadline: Instant,
     serial: u32,
 }
 
@@ -52,11 +55,17 @@ impl CallError {
     pub(super) fn is_away(&self) -> bool {
         match self {
             Self::Io(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused),
+            Self::Unanswered(_) => false,
             Self::Refused { name, .. } => {
                 name == "org.freedesktop.DBus.Error.ServiceUnknown"
                     || name == "org.freedesktop.DBus.Error.NameHasNoOwner"
             }
         }
+    }
+
+    /// Returns whether the bus or the service did not answer in time.
+    pub(super) fn is_silence(&self) -> bool {
+        matches!(self, Self::Io(error) | Self::Unanswered(error) if is_timeout(error))
     }
 }
 
@@ -64,21 +73,32 @@ impl CallError {
 
 impl Bus {
     /// Connects to the system bus.
-    pub(super) fn connect() -> Result<Self, CallError> {
+    pub(super) fn connect(deadline: Instant) -> Result<Self, CallError> {
         let addresses = env::var("DBUS_SYSTEM_BUS_ADDRESS").unwrap_or_default();
-        let addresses = if addresses.is_empty() { DEFAULT } else { &addresses };
+        Self::connect_to(if addresses.is_empty() { DEFAULT } else { &addresses }, deadline)
+    }
+
+    fn connect_to(addresses: &str, deadline: Instant) -> Result<Self, CallError> {
         let mut last = io::Error::new(io::ErrorKind::NotFound, format!("no address in {addresses:?} can be used"));
         for address in addresses.split(';') {
-            match open(address).and_then(authenticate) {
+            match open(address, deadline).and_then(|stream| authenticate(stream, deadline)) {
                 Ok(stream) => {
-                    let mut bus = Self { stream, serial: 0 };
-                    bus.call(BUS.0, BUS.1, BUS.2, "Hello", &[])?;
+                    let mut bus = Self { stream, deadline, serial: 0 };
+                    // What the caller wants was not asked yet.
+                    bus.call(BUS.0, BUS.1, BUS.2, "Hello", &[]).map_err(|error| match error {
+                        CallError::Unanswered(error) => CallError::Io(error),
+                        other => other,
+                    })?;
                     return Ok(bus);
                 }
                 Err(error) => last = error,
             }
         }
         Err(last.into())
+    }
+
+    fn socket(&self) -> Until<'_> {
+        Until { socket: &self.stream, deadline: self.deadline }
     }
 
     /// Returns whether a name on the bus has an owner.
@@ -97,9 +117,9 @@ impl Bus {
     ) -> Result<Option<bool>, CallError> {
         self.serial += 1;
         let bytes = method_call(self.serial, (service, path, interface, method), arguments);
-        self.stream.write_all(&bytes)?;
+        self.socket().write_all(&bytes)?;
         loop {
-            let message = self.read()?;
+            let message = self.read().map_err(CallError::Unanswered)?;
             if message.reply_to != self.serial {
                 continue;
             }
@@ -111,60 +131,96 @@ impl Bus {
         }
     }
 
-    fn read(&mut self) -> io::Result<Message> {
+    fn read(&self) -> io::Result<Message> {
         let mut start = [0; 16];
-        self.stream.read_exact(&mut start)?;
+        self.socket().read_exact(&mut start)?;
         let (fields, body) = lengths(&start)?;
         let mut rest = vec![0; fields.next_multiple_of(8) + body];
-        self.stream.read_exact(&mut rest)?;
+        self.socket().read_exact(&mut rest)?;
         Message::read(&start, fields, &rest).ok_or_else(nonsense)
     }
 }
 
 /// Opens the socket of an address such as `unix:path=/run/dbus/system_bus_socket`.
-fn open(address: &str) -> io::Result<UnixStream> {
+fn open(address: &str, deadline: Instant) -> io::Result<UnixStream> {
     let unusable = || io::Error::new(io::ErrorKind::NotFound, format!("D-Bus address {address:?} cannot be used"));
     let options = address.strip_prefix("unix:").ok_or_else(unusable)?;
     let mut options = options.split(',').filter_map(|option| option.split_once('='));
-    let stream = options.find_map(|(key, value)| match key {
-        "path" => Some(UnixStream::connect(value)),
-        "abstract" => {
-            Some(SocketAddr::from_abstract_name(value).and_then(|address| UnixStream::connect_addr(&address)))
-        }
+    let address = options.find_map(|(key, value)| match key {
+        "path" => Some(SocketAddr::from_pathname(value)),
+        "abstract" => Some(SocketAddr::from_abstract_name(value)),
         _ => None,
     });
-    let stream = stream.ok_or_else(unusable)??;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    Ok(stream)
+    deadline::connect(&address.ok_or_else(unusable)??, deadline)
 }
 
 /// Authenticates: the bus knows the peer of its socket, so the user id only has to be claimed.
-fn authenticate(mut stream: UnixStream) -> io::Result<UnixStream> {
+fn authenticate(stream: UnixStream, deadline: Instant) -> io::Result<UnixStream> {
+    let mut socket = Until { socket: &stream, deadline };
     let user = nix::unistd::geteuid().to_string();
     let hex: String = user.bytes().map(|byte| format!("{byte:02x}")).collect();
-    stream.write_all(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes())?;
+    socket.write_all(format!("\0AUTH EXTERNAL {hex}\r\n").as_bytes())?;
     let mut line = Vec::new();
     while !line.ends_with(b"\r\n") && line.len() < 1024 {
         let mut byte = [0];
-        stream.read_exact(&mut byte)?;
+        socket.read_exact(&mut byte)?;
         line.extend(byte);
     }
     if !line.starts_with(b"OK ") {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the bus refuses the user of this process"));
     }
-    stream.write_all(b"BEGIN\r\n")?;
+    socket.write_all(b"BEGIN\r\n")?;
     Ok(stream)
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::os::unix::net::UnixListener;
+    use std::time::Duration;
+
     use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(300)
+    }
 
     #[test]
     fn addresses() {
-        assert!(open("tcp:host=example.org").is_err());
-        assert!(open("unix:path=/nonexistent/socket").is_err());
-        assert!(open("unix:").is_err());
+        assert!(open("tcp:host=example.org", soon()).is_err());
+        assert!(open("unix:path=/nonexistent/socket", soon()).is_err());
+        assert!(open("unix:", soon()).is_err());
+    }
+
+    #[test]
+    fn a_silent_bus_is_not_an_absent_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let address = format!("unix:path={}", dir.path().join("bus").display());
+        let error = Bus::connect_to(&address, soon()).unwrap_err();
+        assert!(error.is_away() && !error.is_silence(), "{error:?}");
+
+        let listener = UnixListener::bind(dir.path().join("bus")).unwrap();
+        let error = Bus::connect_to(&address, soon()).unwrap_err();
+        assert!(error.is_silence() && !error.is_away(), "{error:?}");
+        assert!(matches!(error, CallError::Io(_)), "nothing was asked: {error:?}");
+        drop(listener);
+    }
+
+    #[test]
+    fn a_call_without_an_answer_is_an_uncertain_one() {
+        let (stream, mut theirs) = UnixStream::pair().unwrap();
+        let deadline = soon();
+        let mut bus = Bus { stream, deadline, serial: 0 };
+        let trickle = std::thread::spawn(move || {
+            // The head of an answer that never ends, one byte at a time.
+            for byte in [b'l', 2, 0, 1].into_iter().chain([0; 12]) {
+                std::thread::sleep(Duration::from_millis(50));
+                theirs.write_all(&[byte]).ok();
+            }
+        });
+        let error = bus.call("org.example", "/", "org.example", "Add", &[]).unwrap_err();
+        assert!(matches!(error, CallError::Unanswered(_)) && error.is_silence(), "{error:?}");
+        trickle.join().unwrap();
     }
 }
