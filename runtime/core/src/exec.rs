@@ -2,13 +2,15 @@
 //!
 //! Invariant: a plugin ends within its time, or is killed with its whole process group; weft never waits longer,
 //! whatever the plugin does with its stdin and stdout. Children that keep our pipes open do not delay weft either: only
-//! the end of the plugin itself counts.
+//! the end of the plugin itself counts. Nor does a killed plugin that the kernel does not let end, for example because
+//! it waits for a file system: it is left, and reaped by a later call of this process, or by init after it.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -23,6 +25,12 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// If the plugin ended in time, we did not send this signal: the kernel does when memory is short.
 const KILLED: i32 = Signal::SIGKILL as i32;
+
+/// How long to wait for the end of a plugin that was killed.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Killed plugins that had not ended when weft stopped waiting for them.
+static LEFT: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
 /// Maximum size of a plugin's answer.
 const ANSWER_LIMIT: usize = 16 << 20;
@@ -92,7 +100,7 @@ pub enum ExecError {
     },
     /// It did not end in time.
     #[error(
-        "CNI plugin {plugin:?} did not answer {verb} within {seconds} s and was killed; try again, or look at what it waits for"
+        "CNI plugin {plugin:?} did not answer {verb} within {seconds} s and {fate}; try again, or look at what it waits for"
     )]
     TimedOut {
         /// Its name.
@@ -101,18 +109,31 @@ pub enum ExecError {
         verb: String,
         /// Its time limit.
         seconds: f32,
+        /// What became of it.
+        fate: Fate,
     },
     /// Its output is far larger than any result.
-    #[error("CNI plugin {plugin:?} answered more than {limit} bytes and was killed")]
+    #[error("CNI plugin {plugin:?} answered more than {limit} bytes and {fate}")]
     TooLarge {
         /// Its name.
         plugin: String,
         /// The limit in bytes.
         limit: usize,
+        /// What became of it.
+        fate: Fate,
     },
     /// It failed with its own error.
     #[error("{}", .0.msg)]
     Said(CniError),
+}
+
+/// What became of a plugin that did not end by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It was killed and has ended.
+    Ended,
+    /// It was killed, but the kernel has not let it end.
+    Unended,
 }
 
 /// How the communication with a plugin ended.
@@ -120,6 +141,15 @@ enum Ended {
     With(ExitStatus),
     Late,
     TooLarge,
+}
+
+impl std::fmt::Display for Fate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ended => "was killed",
+            Self::Unended => "was killed, but has not ended: it waits inside the kernel",
+        })
+    }
 }
 
 // === impl ExecError ===
@@ -181,6 +211,7 @@ pub fn exec_file(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, ExecError
             Stderr::Kept => Stdio::piped(),
         })
         .process_group(0);
+    reap();
     let deadline = Instant::now() + call.limit;
     let mut child = spawn(&mut command).map_err(failed)?;
     let mut answer = Answer::default();
@@ -188,14 +219,15 @@ pub fn exec_file(binary: &Path, call: &ExecCall<'_>) -> Result<Answer, ExecError
     let status = match ended {
         Ok(Ended::With(status)) => status,
         unfinished => {
-            kill(&mut child);
+            let fate = kill(child, GRACE);
             return Err(match unfinished {
                 Err(source) => failed(source),
-                Ok(Ended::TooLarge) => ExecError::TooLarge { plugin: plugin(), limit: ANSWER_LIMIT },
+                Ok(Ended::TooLarge) => ExecError::TooLarge { plugin: plugin(), limit: ANSWER_LIMIT, fate },
                 Ok(_) => ExecError::TimedOut {
                     plugin: plugin(),
                     verb: call.verb.to_owned(),
                     seconds: call.limit.as_secs_f32(),
+                    fate,
                 },
             });
         }
@@ -238,13 +270,36 @@ fn spawn(command: &mut Command) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Kills a plugin and its children.
-fn kill(child: &mut Child) {
+/// Kills a plugin and its children, and waits for the plugin's end for at most `grace`.
+fn kill(mut child: Child, grace: Duration) -> Fate {
+    const PAUSE: Duration = Duration::from_millis(1);
     if let Ok(group) = i32::try_from(child.id()) {
         // If it has ended meanwhile, there is nothing to kill.
         killpg(Pid::from_raw(group), Signal::SIGKILL).ok();
     }
-    child.wait().ok();
+    let deadline = Instant::now() + grace;
+    while is_running(&mut child) {
+        if Instant::now() >= deadline {
+            left().push(child);
+            return Fate::Unended;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Fate::Ended
+}
+
+/// Reaps left plugins that have ended since: the agent and GC call many plugins, and their process lives on.
+fn reap() {
+    left().retain_mut(is_running);
+}
+
+fn left() -> std::sync::MutexGuard<'static, Vec<Child>> {
+    LEFT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn is_running(child: &mut Child) -> bool {
+    // An error means that there is no such child.
+    matches!(child.try_wait(), Ok(None))
 }
 
 /// Writes a plugin's stdin and reads its output until it ends or must be killed.
@@ -344,6 +399,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
+    use nix::sched::CloneFlags;
+
     use super::*;
 
     fn run(script: &str, stdin: &str, limit: Duration) -> Result<Answer, ExecError> {
@@ -415,5 +472,40 @@ mod tests {
         let error = run("yes", "{}", LONG).unwrap_err();
         assert!(matches!(error, ExecError::TooLarge { .. }), "{error}");
         assert_eq!(error.code(), 6);
+    }
+    #[test]
+    fn a_killed_plugin_that_cannot_end_is_left_and_reaped_later() {
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        // The first process of a PID namespace cannot end before its other processes are reaped.
+        let sleep = || Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+        let unshared = std::thread::spawn(move || {
+            nix::sched::unshare(CloneFlags::CLONE_NEWPID).unwrap();
+            sleep()
+        });
+        let first = unshared.join().unwrap();
+        let pid = first.id();
+        let entered = std::thread::spawn(move || {
+            let namespace = fs::File::open(format!("/proc/{pid}/ns/pid")).unwrap();
+            nix::sched::setns(namespace, CloneFlags::CLONE_NEWPID).unwrap();
+            sleep()
+        });
+        let mut other = entered.join().unwrap();
+
+        assert_eq!(kill(first, Duration::from_millis(50)), Fate::Unended);
+        let is_left = || left().iter().any(|child| child.id() == pid);
+        reap();
+        assert!(is_left(), "it has not ended");
+        other.wait().unwrap();
+        while is_left() {
+            reap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it was reaped");
+
+        let (plugin, verb) = ("p".to_owned(), "ADD".to_owned());
+        let text = ExecError::TimedOut { plugin, verb, seconds: 2.0, fate: Fate::Unended }.to_string();
+        assert!(text.contains("within 2 s and was killed, but has not ended"), "{text}");
     }
 }
