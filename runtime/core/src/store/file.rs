@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::error::{PATIENCE, explain_sql};
@@ -143,9 +144,7 @@ fn create(
     may_create: &dyn Fn() -> Result<(), String>,
 ) -> Result<(), StoreError> {
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|e| directory_error(state_dir, e))?;
-    let dir = File::open(state_dir).map_err(|source| directory_error(state_dir, source))?;
-    let dir =
-        Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_dir, errno)| directory_error(state_dir, errno.into()))?;
+    let dir = lock(state_dir, PATIENCE)?;
     if has_content(path)? {
         // Another process was faster.
         return Ok(());
@@ -158,13 +157,28 @@ fn create(
     dir.sync_all().map_err(|source| directory_error(state_dir, source))
 }
 
+/// Locks the state directory, in which one process at a time makes a store.
+fn lock(state_dir: &Path, patience: Duration) -> Result<Flock<File>, StoreError> {
+    let mut dir = File::open(state_dir).map_err(|source| directory_error(state_dir, source))?;
+    let deadline = Instant::now() + patience;
+    loop {
+        match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Ok(locked),
+            Err((back, Errno::EWOULDBLOCK | Errno::EINTR)) => dir = back,
+            Err((_dir, errno)) => return Err(directory_error(state_dir, errno.into())),
+        }
+        if Instant::now() >= deadline {
+            return Err(StoreError::Busy { path: state_dir.to_owned(), seconds: patience.as_secs() });
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Opens a store whatever it has lost, or moves aside a file that is not a store and makes a new one.
 pub(super) fn recover(state_dir: &Path, path: &Path, boot_id: &str) -> Result<(Connection, Vec<PathBuf>), StoreError> {
     let failed = |source| open_error(path, source);
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(|e| directory_error(state_dir, e))?;
-    let dir = File::open(state_dir).map_err(|source| directory_error(state_dir, source))?;
-    let dir =
-        Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_dir, errno)| directory_error(state_dir, errno.into()))?;
+    let dir = lock(state_dir, PATIENCE)?;
     let mut moved = Vec::new();
     if !is_usable(path) {
         moved = move_aside(path)?;
@@ -397,4 +411,21 @@ pub(super) fn checkpoint(conn: &mut Connection, patience: Duration) -> rusqlite:
     let outcome = conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_row| Ok(()));
     wait_for_others(conn, PATIENCE)?;
     outcome
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_lock_of_the_directory_that_another_holds_is_not_waited_for_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = lock(dir.path(), PATIENCE).unwrap();
+        let error = lock(dir.path(), Duration::from_millis(20)).unwrap_err();
+        assert!(matches!(error, StoreError::Busy { .. }), "{error}");
+        drop(held);
+        lock(dir.path(), PATIENCE).unwrap();
+    }
 }
