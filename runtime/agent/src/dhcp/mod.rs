@@ -13,7 +13,7 @@ mod store;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use weft_core::netlink;
 use weft_dhcp::Pace;
 use weft_host_abi::types::Attachment;
 
-use self::place::{Place, Visits};
+use self::place::{Place, PlaceError, Visits};
 use self::session::{Command, Failure, Handle, Start, State, Subject};
 use self::store::AnyLease;
 pub(crate) use self::store::LeaseStore;
@@ -74,8 +74,18 @@ impl Leases {
         let (mut resumed, mut forgotten) = (0, 0);
         for row in self.shared.store.all()? {
             let is_v4 = row.lease.address().is_ipv4();
-            let there = row.boot_id == self.shared.boot_id && identity(&row.netns).as_ref() == Some(&row.identity);
-            if !there {
+            let is_of_this_boot = row.boot_id == self.shared.boot_id;
+            let is_gone = is_of_this_boot
+                && match place::require(&row.netns, &row.identity) {
+                    Ok(()) => false,
+                    Err(PlaceError::Gone(_)) => true,
+                    // Its session looks again.
+                    Err(PlaceError::Failed(why)) => {
+                        self.shared.log.info(&format!("cannot look at {}: {why}", name(&row.attachment)));
+                        false
+                    }
+                };
+            if is_gone || !is_of_this_boot {
                 self.shared.store.remove(&row.attachment, is_v4)?;
                 forgotten += 1;
                 continue;
@@ -104,10 +114,10 @@ impl Leases {
             Some(prefix) => prefix.join(netns.strip_prefix("/").unwrap_or(&netns)),
             None => netns,
         };
-        let Some(identity) = identity(&netns) else {
-            let text = format!("there is no network namespace at {}", netns.display());
-            return Err(Refusal::new(Fault::Place, text));
-        };
+        let refused = |text| Refusal::new(Fault::Place, text);
+        let found = netlink::netns_identity(&netns).map_err(|error| refused(error.to_string()))?;
+        let none = || refused(format!("there is no network namespace at {}", netns.display()));
+        let identity = found.ok_or_else(none)?;
         let place = Place { netns, identity, ifname: attachment.ifname.clone() };
         self.sweep();
         let known = self.held.borrow().get(&attachment).cloned();
@@ -301,11 +311,6 @@ fn address(state: &State) -> Option<IpAddr> {
 fn name(attachment: &Attachment) -> String {
     let Attachment { network, container_id, ifname } = attachment;
     format!("{ifname} of container {container_id} on {network:?}")
-}
-
-/// Returns the identity of the namespace at a path; `None` if it cannot be used.
-fn identity(netns: &Path) -> Option<String> {
-    netlink::netns_identity(netns).ok().flatten()
 }
 
 /// Returns `<container id>/<network>/<interface>`, by which servers know the attachment, as with the stock daemon.

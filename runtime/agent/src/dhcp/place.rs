@@ -3,11 +3,11 @@
 //! Invariant: nothing here runs on the event loop's thread, which never waits for netlink and never leaves its
 //! namespace.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, oneshot};
-use weft_core::netlink::{Executor, NetlinkError, in_netns};
+use weft_core::netlink::{self, Executor, NetlinkError, in_netns};
 use weft_core::plan::{LinkInfo, LinkRef};
 
 /// Maximum number of namespaces visited at once.
@@ -108,17 +108,58 @@ impl Place {
     }
 
     fn find(&self) -> Result<(Executor, LinkInfo), PlaceError> {
-        let gone = || PlaceError::Gone(format!("the namespace {}", self.netns.display()));
-        let executor = match Executor::open(Some(&self.netns)) {
-            Ok(executor) => executor,
-            Err(_unusable) if !self.netns.exists() => return Err(gone()),
-            Err(error) => return Err(error.into()),
-        };
+        require(&self.netns, &self.identity)?;
+        let executor = Executor::open(Some(&self.netns))?;
         if executor.container_identity()?.as_ref() != Some(&self.identity) {
-            return Err(gone());
+            return Err(not_here(&self.netns));
         }
         let found = executor.look_at(&self.link())?;
         let found = found.ok_or_else(|| PlaceError::Gone(format!("the link {}", self.ifname)))?;
         Ok((executor, found))
+    }
+}
+
+/// Checks that a path still leads to the namespace of a request.
+///
+/// A lease is forgotten with its namespace, and the server then gives the address to somebody else. So only a certain
+/// absence counts: a process without memory or descriptors left, or a mount that is not visible (yet), says nothing.
+pub(super) fn require(netns: &Path, identity: &str) -> Result<(), PlaceError> {
+    match netlink::netns_identity(netns)? {
+        Some(found) if found == identity => Ok(()),
+        _ => Err(not_here(netns)),
+    }
+}
+
+/// The error for a path that leads to no namespace, or to another one.
+fn not_here(netns: &Path) -> PlaceError {
+    if netlink::is_path_of_other_pids(netns) {
+        let text = format!("{} belongs to processes that the agent does not see; give it hostPID", netns.display());
+        return PlaceError::Failed(text);
+    }
+    PlaceError::Gone(format!("the namespace {}", netns.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn only_a_certain_absence_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = Path::new("/proc/self/ns/net");
+        let identity = netlink::netns_identity(own).unwrap().expect("this process has one");
+        require(own, &identity).unwrap();
+        assert!(matches!(require(&dir.path().join("absent"), &identity), Err(PlaceError::Gone(_))));
+        // The place of a mount that is not visible here.
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(matches!(require(&file, &identity), Err(PlaceError::Failed(_))));
+        // The kernel does not say whether it exists.
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
+        let place = Place { netns: dir.path().join("loop"), identity, ifname: "eth0".to_owned() };
+        let looked = place.look(false);
+        assert!(matches!(looked, Err(PlaceError::Failed(_))), "{looked:?}");
     }
 }
