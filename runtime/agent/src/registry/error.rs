@@ -230,18 +230,6 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Returns the digest error inside a stream's error.
-pub(super) fn digest_error(error: &std::io::Error) -> Option<(String, String)> {
-    let mut inner: Option<&(dyn std::error::Error + 'static)> = error.get_ref().map(|inner| inner as _);
-    while let Some(error) = inner {
-        if let Some(DigestError::VerificationError { expected, actual }) = error.downcast_ref() {
-            return Some((expected.clone(), actual.clone()));
-        }
-        inner = error.source();
-    }
-    None
-}
-
 impl From<TrustError> for RegistryError {
     fn from(error: TrustError) -> Self {
         Self::Trust(Box::new(error))

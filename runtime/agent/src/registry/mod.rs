@@ -11,6 +11,7 @@
 
 mod error;
 mod fetch;
+mod http;
 mod layout;
 mod lock;
 mod remote;

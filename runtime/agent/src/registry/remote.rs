@@ -1,21 +1,24 @@
 //! A registry over HTTP: manifests and blobs, read and written, with the credentials of docker's configuration.
 //!
 //! Invariants: TLS is used, unless the registry is on this machine or was declared as plain. Every received byte is
-//! hashed. A registry whose answer never ends, or never comes, is abandoned.
+//! hashed. A registry whose answer never ends, or never comes, is abandoned: `http` reads. Only writes are the OCI
+//! client's, which keeps all of an answer; a person names the registry for those.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential};
-use futures_util::StreamExt;
 use http::HeaderValue;
 use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
 use oci_client::secrets::RegistryAuth;
 use oci_client::{Reference, RegistryOperation};
+use reqwest::{NoProxy, Proxy};
+use serde::Deserialize;
 use weft_core::policy::Digest;
 
-use super::error::{RegistryError, chain, digest_error};
+use super::error::{RegistryError, chain};
+use super::http::{ReadError, Reader};
 use crate::artifact::{DOCUMENT_MAX, Descriptor, Image, MANIFEST_TYPE};
 
 /// Time limit of connecting.
@@ -25,8 +28,11 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// Docker Hub has another name in docker's configuration.
 const HUB: [&str; 2] = ["docker.io", "index.docker.io"];
 const HUB_KEY: &str = "https://index.docker.io/v1/";
-/// Maximum number of tags from a registry.
+/// Maximum number of tags from a registry, and of bytes that name them.
 const TAGS_MAX: usize = 10_000;
+const TAGS_BYTES: usize = 4 << 20;
+
+const USER_AGENT: &str = concat!("weftctl/", env!("CARGO_PKG_VERSION"));
 
 /// The access to registries.
 #[derive(Debug, Clone, Default)]
@@ -39,8 +45,15 @@ pub struct Access {
 
 /// One registry.
 pub struct Remote {
+    reader: Reader,
     client: Client,
     auth: RegistryAuth,
+}
+
+/// A list of tags.
+#[derive(Debug, Deserialize)]
+struct Tags {
+    tags: Option<Vec<String>>,
 }
 
 impl std::fmt::Debug for Remote {
@@ -89,19 +102,27 @@ impl Remote {
             let value = std::env::var(name).or_else(|_unset| std::env::var(name.to_lowercase()));
             value.ok().filter(|value| !value.is_empty())
         };
+        let (https_proxy, no_proxy) = (variable("HTTPS_PROXY"), variable("NO_PROXY"));
+        let http_proxy = variable("HTTP_PROXY").filter(|_proxy| !image.is_loopback());
+        let roots = access.roots()?;
+        let auth = credentials(&registry)?;
+        let proxies = [https_proxy.as_ref().map(Proxy::https), http_proxy.as_ref().map(Proxy::http)];
+        let reader = reading(&roots, proxies, no_proxy.as_deref());
+        let reader = reader.map_err(|error| RegistryError::Client { reason: chain(&error) })?;
+        let reader = Reader::new(reader, is_plain, image.reference().resolve_registry(), auth.clone());
         let config = ClientConfig {
             protocol: if is_plain { ClientProtocol::HttpsExcept(vec![registry]) } else { ClientProtocol::Https },
             connect_timeout: Some(CONNECT),
             read_timeout: Some(SILENCE),
-            user_agent: concat!("weftctl/", env!("CARGO_PKG_VERSION")),
-            https_proxy: variable("HTTPS_PROXY"),
-            http_proxy: variable("HTTP_PROXY").filter(|_proxy| !image.is_loopback()),
-            no_proxy: variable("NO_PROXY"),
-            extra_root_certificates: access.roots()?,
+            user_agent: USER_AGENT,
+            https_proxy,
+            http_proxy,
+            no_proxy,
+            extra_root_certificates: roots,
             ..ClientConfig::default()
         };
         let client = Client::try_from(config).map_err(|error| RegistryError::Client { reason: chain(&error) })?;
-        Ok(Self { client, auth: credentials(image.registry())? })
+        Ok(Self { reader, client, auth })
     }
 
     /// Returns a manifest and its digest.
@@ -111,16 +132,13 @@ impl Remote {
     /// [`RegistryError`]; [`RegistryError::Tampered`] if the manifest does not have the named digest.
     pub async fn manifest(&self, image: &Image) -> Result<(Vec<u8>, Digest), RegistryError> {
         let what = "the manifest";
-        let failed = |error| RegistryError::of(image, what, error);
-        let answered = self.client.pull_manifest_raw(&image.reference(), &self.auth, &[MANIFEST_TYPE]).await;
-        let (bytes, _digest) = answered.map_err(failed)?;
-        if bytes.len() > DOCUMENT_MAX {
-            return Err(RegistryError::TooLarge { what, image: image.to_string(), most: DOCUMENT_MAX });
-        }
+        let reference = image.reference();
+        let name = reference.digest().or(reference.tag()).unwrap_or("latest");
+        let bytes = self.read(image, &format!("manifests/{name}"), what, DOCUMENT_MAX).await?;
         let digest = Digest::new(&bytes);
         match image.digest() {
             Some(wanted) if *wanted != digest => Err(tampered(what, image, wanted.to_string(), digest.to_string())),
-            _ => Ok((bytes.to_vec(), digest)),
+            _ => Ok((bytes, digest)),
         }
     }
 
@@ -136,22 +154,29 @@ impl Remote {
         what: &'static str,
         most: usize,
     ) -> Result<Vec<u8>, RegistryError> {
+        let wanted = descriptor.digest.as_str();
+        let digest = Digest::parse(wanted).ok_or_else(|| RegistryError::Other {
+            registry: image.registry().to_owned(),
+            reason: format!("its manifest names {wanted:?}, which is no digest"),
+        })?;
+        let bytes = self.read(image, &format!("blobs/{digest}"), what, most).await?;
+        let found = Digest::new(&bytes);
+        if found == digest { Ok(bytes) } else { Err(tampered(what, image, wanted.to_owned(), found.to_string())) }
+    }
+
+    /// Returns the body at a path below the image's repository.
+    async fn read(&self, image: &Image, path: &str, what: &'static str, most: usize) -> Result<Vec<u8>, RegistryError> {
         let reference = image.reference();
-        self.client.store_auth_if_needed(image.registry(), &self.auth).await;
-        let opened = self.client.pull_blob_stream(&reference, descriptor.digest.as_str()).await;
-        let mut stream = opened.map_err(|error| RegistryError::of(image, what, error))?;
-        let mut bytes = Vec::new();
-        while let Some(part) = stream.next().await {
-            let part = part.map_err(|error| match digest_error(&error) {
-                Some((wanted, found)) => tampered(what, image, wanted, found),
-                None => RegistryError::Unreachable { registry: image.registry().to_owned(), reason: chain(&error) },
-            })?;
-            if bytes.len() + part.len() > most {
-                return Err(RegistryError::TooLarge { what, image: image.to_string(), most });
-            }
-            bytes.extend_from_slice(&part);
-        }
-        Ok(bytes)
+        let accept = path.starts_with("manifests/").then_some(MANIFEST_TYPE);
+        let read = self.reader.get(reference.repository(), path, accept, most).await;
+        read.map_err(|error| match error {
+            ReadError::TooLarge => RegistryError::TooLarge { what, image: image.to_string(), most },
+            ReadError::Late(patience) => RegistryError::Unreachable {
+                registry: image.registry().to_owned(),
+                reason: format!("its answer takes longer than {} s", patience.as_secs()),
+            },
+            ReadError::Registry(error) => RegistryError::of(image, what, error),
+        })
     }
 
     /// Uploads blobs and a manifest that names them under the image's tag.
@@ -186,12 +211,30 @@ impl Remote {
     ///
     /// [`RegistryError`].
     pub async fn tags(&self, image: &Image) -> Result<Vec<String>, RegistryError> {
-        let listed = self.client.list_tags(&image.reference(), &self.auth, None, None).await;
-        let mut tags = listed.map_err(|error| RegistryError::of(image, "the repository", error))?.tags;
+        let what = "the repository";
+        let listed = self.read(image, "tags/list", what, TAGS_BYTES).await?;
+        let listed: Tags = serde_json::from_slice(&listed)
+            .map_err(|error| RegistryError::Other { registry: image.registry().to_owned(), reason: chain(&error) })?;
+        let mut tags = listed.tags.unwrap_or_default();
         tags.truncate(TAGS_MAX);
         tags.sort();
         Ok(tags)
     }
+}
+
+/// Returns the client for reads.
+fn reading(
+    roots: &[Certificate],
+    proxies: [Option<reqwest::Result<Proxy>>; 2],
+    no_proxy: Option<&str>,
+) -> reqwest::Result<reqwest::Client> {
+    let roots = roots.iter().map(|root| reqwest::Certificate::from_pem(&root.data));
+    let builder = reqwest::Client::builder().connect_timeout(CONNECT).read_timeout(SILENCE).user_agent(USER_AGENT);
+    let builder = builder.tls_certs_merge(roots.collect::<reqwest::Result<Vec<_>>>()?);
+    let set = |builder: reqwest::ClientBuilder, proxy: reqwest::Result<Proxy>| -> reqwest::Result<_> {
+        Ok(builder.proxy(proxy?.no_proxy(no_proxy.and_then(NoProxy::from_string))))
+    };
+    proxies.into_iter().flatten().try_fold(builder, set)?.build()
 }
 
 fn tampered(what: &'static str, image: &Image, wanted: String, found: String) -> RegistryError {
