@@ -4,19 +4,25 @@
 //! Not here: the meaning of the keys (`etcd`).
 
 use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http_body_util::{BodyExt as _, Limited};
 use kube::config::AuthInfo;
 use kube::{Client, Config};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use weft_core::facts::{FactsError, declared_file};
 
 use super::with_causes;
 use crate::claim::history::Position;
 
 /// Time limit of one endpoint.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum size of an answer: far more than a ledger has. What answers may be no etcd.
+const ANSWER_MAX: usize = 256 << 20;
+
 /// The connection settings of etcd in a network's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -55,6 +61,9 @@ pub enum EtcdError {
         #[source]
         source: Box<kube::Error>,
     },
+    /// The file of the password is not root's, or not a small regular file.
+    #[error(transparent)]
+    PasswordFile(#[from] FactsError),
     /// The password cannot be read.
     #[error("cannot read the etcd password in {path:?}")]
     Password {
@@ -144,19 +153,19 @@ impl Gateway {
     /// # Errors
     /// See [`EtcdError`].
     pub(super) fn new(conf: &EtcdConf) -> Result<Self, EtcdError> {
+        let login = match (&conf.username, &conf.password_file) {
+            (Some(user), Some(path)) => {
+                let none = || EtcdError::Password { path: path.clone(), source: ErrorKind::NotFound.into() };
+                let password = declared_file(path)?.ok_or_else(none)?;
+                Some((user.clone(), password.trim_end_matches('\n').to_owned()))
+            }
+            _ => None,
+        };
         let endpoints: Vec<Client> =
             conf.endpoints.iter().map(|endpoint| client(conf, endpoint)).collect::<Result<_, _>>()?;
         if endpoints.is_empty() {
             return Err(EtcdError::NoEndpoint);
         }
-        let login = match (&conf.username, &conf.password_file) {
-            (Some(user), Some(path)) => {
-                let unreadable = |source| EtcdError::Password { path: path.clone(), source };
-                let password = std::fs::read_to_string(path).map_err(unreadable)?;
-                Some((user.clone(), password.trim_end_matches('\n').to_owned()))
-            }
-            _ => None,
-        };
         Ok(Self { endpoints, current: Cell::new(0), login, token: RefCell::new(None) })
     }
 
@@ -245,14 +254,19 @@ impl Gateway {
         let exchange = async {
             let response = client.send(request).await.map_err(|error| with_causes(&error))?;
             let status = response.status();
-            let bytes = response.into_body().collect_bytes().await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((status, String::from_utf8_lossy(&bytes).into_owned()))
+            Ok::<_, String>((status, whole(response.into_body(), ANSWER_MAX).await?))
         };
         match tokio::time::timeout(PATIENCE, exchange).await {
             Ok(answer) => answer.map_err(Call::NoAnswer),
             Err(_late) => Err(Call::NoAnswer(format!("no answer within {} seconds", PATIENCE.as_secs()))),
         }
     }
+}
+
+/// Reads a body up to a maximum.
+async fn whole(body: kube::client::Body, most: usize) -> Result<String, String> {
+    let read = Limited::new(body, most).collect().await.map_err(|error| format!("cannot read the answer: {error}"))?;
+    Ok(String::from_utf8_lossy(&read.to_bytes()).into_owned())
 }
 
 fn client(conf: &EtcdConf, endpoint: &str) -> Result<Client, EtcdError> {
@@ -269,4 +283,32 @@ fn client(conf: &EtcdConf, endpoint: &str) -> Result<Client, EtcdError> {
         AuthInfo { client_certificate: text(&conf.cert_file), client_key: text(&conf.key_file), ..AuthInfo::default() };
     Client::try_from(config)
         .map_err(|source| EtcdError::Tls { endpoint: endpoint.to_owned(), source: Box::new(source) })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_read_up_to_a_maximum() {
+        let read = |most| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(whole(kube::client::Body::from(vec![b'x'; 100]), most))
+        };
+        assert_eq!(read(100).unwrap().len(), 100);
+        assert!(read(99).is_err());
+    }
+
+    #[test]
+    fn a_password_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let conf = EtcdConf { username: Some("u".to_owned()), password_file: Some(fifo), ..EtcdConf::default() };
+        let conf = EtcdConf { endpoints: vec!["http://127.0.0.1:1".to_owned()], ..conf };
+        let error = Gateway::new(&conf).err().expect("it is no regular file");
+        assert!(error.to_string().contains("no regular file"), "{error}");
+    }
 }
