@@ -24,6 +24,13 @@ pub(super) struct Cells {
 }
 
 impl Beside {
+    /// Forgets where a policy looked whose answer is not used.
+    pub(super) fn forget_looks(&self) {
+        if let Some(cells) = &self.cells {
+            cells.looks.forget();
+        }
+    }
+
     /// Returns the view of the node's own claims, extended by this.
     pub(super) fn over(self, own: View) -> Box<dyn LedgerView + Send> {
         match self.cells {

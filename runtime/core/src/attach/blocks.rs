@@ -16,7 +16,7 @@ use super::cluster_agent::Cluster;
 use super::decide::{self, Decided};
 use super::entry;
 use super::error::AttachError;
-use super::ipam_keys;
+use super::fallback::Standing;
 use super::monitor::{self, Watched};
 use super::node::Node;
 use super::policies::Loading;
@@ -26,7 +26,6 @@ use crate::agent::claim::{Blocks, ClaimReply};
 use crate::commit::ClaimError;
 use crate::conf::ClusterConf;
 use crate::ledger::remote::{Looks, Span, is_in};
-use crate::policy::Loaded;
 
 /// Claims what the policy decides, in this machine's cells where possible, and writes the journal entry in the same
 /// transaction.
@@ -40,17 +39,17 @@ pub(super) fn by_policy(
         let cluster = Cluster::new(conf);
         let owner = cluster.owner(call)?;
         let request = decide::gather(node.context, call, node.store()?)?;
-        let policy = Loading::wait(loading, node, call)?;
+        let mut policy = Standing::wait(loading, node, call)?;
         let declared = call.network.ipam.as_ref().is_some_and(|ipam| !ipam.declared.is_empty());
         let by_name = owner.0.is_ipam_claim() || declared || !request.requested.is_empty();
         let mut inside = None;
         if !by_name {
             let network = Network { cluster: &cluster, conf, blocks };
-            inside = network.inside(node, call, stage, (&policy, request.clone()), watched)?;
+            inside = network.inside(node, call, stage, (&mut policy, request.clone()), watched)?;
         }
         match inside {
             Some(planned) => {
-                node.context.discard(policy);
+                policy.end(call, &mut node.log);
                 Ok(planned)
             }
             None => cluster::claim(node, call, stage, Asking { cluster: &cluster, owner, policy, request }, watched),
@@ -72,7 +71,7 @@ impl Network<'_> {
         node: &mut Node<'_>,
         call: &Call,
         stage: &Stage<'_>,
-        (policy, mut request): (&Loaded, Request),
+        (policy, mut request): (&mut Standing<'_>, Request),
         watched: &mut Option<Watched>,
     ) -> Result<Option<Planned>, AttachError> {
         let context = node.context;
@@ -85,7 +84,7 @@ impl Network<'_> {
             let cells = Cells { spans: spans.clone(), looks: looks.clone() };
             let beside = Beside { cells: Some(cells), ..Beside::default() };
             *watched = monitor::prepare(context, call, &request, &beside);
-            let decision = decide::decide_beside(call, policy, (Some(store), beside), request, log);
+            let decision = policy.decide(call, (Some(store), beside), request, log);
             if cluster::is_exhausted(&decision) && asked < CELLS {
                 asked += 1;
                 log.logger.info("asks weftctl agent for a cell of the cluster ledger");
@@ -96,7 +95,6 @@ impl Network<'_> {
                 continue;
             }
             let decided = decision?;
-            ipam_keys::refuse_unknown(call, policy)?;
             if matches!(decided.release, ReleaseRule::Keep(_)) || !lies_in(&decided, &spans) {
                 return Ok(None);
             }
@@ -111,7 +109,7 @@ impl Network<'_> {
                     }
                     return Ok(Some(planned));
                 }
-                Err(ClaimError::Lost { want }) => race.lost(policy, &decided, want)?,
+                Err(ClaimError::Lost { want }) => race.lost(policy.loaded(), &decided, want)?,
                 Err(other) => return Err(entry::refused(call, other)),
             }
             request = decide::gather(context, call, store)?;

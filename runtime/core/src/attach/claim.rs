@@ -9,7 +9,6 @@ use super::decide::{self, Decided};
 use super::entry;
 use super::error::AttachError;
 use super::fallback::Standing;
-use super::ipam_keys;
 use super::monitor::{self, Watched};
 use super::node::{Node, Watch};
 use super::policies::Loading;
@@ -58,31 +57,18 @@ fn watched_by_policy(
     let context = node.context;
     let mut request = decide::gather(context, call, node.store()?)?;
     *watched = monitor::prepare(context, call, &request, &Beside::default());
-    let mut policy = Standing::new(node, call, Loading::wait(loading, node, call))?;
-    let policies = node.policies.clone();
+    let mut policy = Standing::wait(loading, node, call)?;
     let (store, log) = node.store_and_log()?;
     let mut race = decide::Race::default();
     loop {
-        let decided = match decide::decide(call, policy.loaded(), Some(store), request.clone(), log) {
-            Err(AttachError::Policy(error)) if policy.may_be_replaced(&error) => {
-                policy = policy.replace(context, &policies, call, &error)?;
-                log.line(&policy.line());
-                decide::decide(call, policy.loaded(), Some(store), request, log)?
-            }
-            decided => decided?,
-        };
-        if policy.fallback().is_none() {
-            ipam_keys::refuse_unknown(call, policy.loaded())?;
-        }
-        let decided = decided.by_fallback(policy.fallback());
+        let decided = policy.decide(call, (Some(store), Beside::default()), request, log)?;
         let outcome = plan_within(call, stage, (&decided, &decided.scope), |ask, plan| store.claim(ask, plan));
         match outcome {
             Ok((planned, claimed)) => {
                 if let Some(watched) = watched {
                     watched.decided(decided.trace(&claimed));
                 }
-                policy.remember(&policies, call, log);
-                context.discard(policy);
+                policy.end(call, log);
                 return Ok(planned);
             }
             Err(ClaimError::Lost { want }) => {

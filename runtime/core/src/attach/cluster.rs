@@ -12,7 +12,7 @@ use super::cluster_agent::{Cluster, Kept, Taken};
 use super::decide::{self, Decided};
 use super::entry;
 use super::error::AttachError;
-use super::ipam_keys;
+use super::fallback::Standing;
 use super::monitor::{self, Watched};
 use super::node::{Node, Watch};
 use super::policies::Loading;
@@ -22,7 +22,6 @@ use crate::conf::ClusterConf;
 use crate::facts;
 use crate::ledger::Want;
 use crate::ledger::remote::{IntentAsk, Owner, Runs};
-use crate::policy::Loaded;
 use crate::store::NodeStore;
 
 /// How many candidates of a want are recorded and tried before the policy is asked again.
@@ -42,7 +41,7 @@ pub(super) fn by_policy(
         let cluster = Cluster::new(conf);
         let owner = cluster.owner(call)?;
         let request = decide::gather(node.context, call, node.store()?)?;
-        let policy = Loading::wait(loading, node, call)?;
+        let policy = Standing::wait(loading, node, call)?;
         claim(node, call, stage, Asking { cluster: &cluster, owner, policy, request }, watched)
     })
 }
@@ -62,7 +61,7 @@ pub(super) fn watching(
 pub(super) struct Asking<'a> {
     pub(super) cluster: &'a Cluster<'a>,
     pub(super) owner: (Owner, Kept),
-    pub(super) policy: Loaded,
+    pub(super) policy: Standing<'a>,
     pub(super) request: Request,
 }
 
@@ -75,7 +74,7 @@ pub(super) fn claim(
     asking: Asking<'_>,
     watched: &mut Option<Watched>,
 ) -> Result<Planned, AttachError> {
-    let Asking { cluster, owner: (mut owner, mut kept), policy, mut request } = asking;
+    let Asking { cluster, owner: (mut owner, mut kept), mut policy, mut request } = asking;
     let (context, conf) = (node.context, cluster.conf);
     request.requested.extend(kept.requested());
     let (store, log) = node.store_and_log()?;
@@ -91,7 +90,7 @@ pub(super) fn claim(
         let beside = Beside { taken, cells };
         let named: Vec<IpAddr> = request.requested.iter().filter_map(|requested| requested.address).collect();
         *watched = monitor::prepare(context, call, &request, &beside);
-        let decision = decide::decide_beside(call, &policy, (Some(store), beside), request, log);
+        let decision = policy.decide(call, (Some(store), beside), request, log);
         if let (Some(shared), Some(looks)) = (&mut shared, &looks)
             && is_exhausted(&decision)
             && shared.grow(cluster, call, looks, &mut others)?
@@ -104,7 +103,6 @@ pub(super) fn claim(
             (Err(AttachError::Denied { .. }), Some(refused)) => return Err(refused),
             (decision, _) => decision?,
         };
-        ipam_keys::refuse_unknown(call, &policy)?;
         if cluster.keeps(call, policy.name(), &mut decided, (&mut owner, &mut kept))? {
             // The policy decides again, for the kept addresses.
             request = kept.request(context, call, store)?;
@@ -117,14 +115,15 @@ pub(super) fn claim(
         let nonce = intend(store, call, (conf, &owner), &decided)?;
         log.logger.info("asks weftctl agent for an address of the cluster ledger");
         let Some((want, taken)) = cluster.grant(store, &nonce)? else {
-            let planned = granted(store, (call, stage), (conf, &nonce), &decided, watched.as_mut());
-            context.discard(policy);
+            let planned = granted(store, (call, stage), (conf, &nonce), &decided, watched.as_mut())?;
+            policy.end(call, log);
             // By now the status of an IPAMClaim names them.
-            return planned.map(|planned| planned.all_irreplaceable_if(owner.is_ipam_claim()));
+            return Ok(planned.all_irreplaceable_if(owner.is_ipam_claim()));
         };
         others.extend(taken.iter().map(|(address, _holder)| *address));
         // A kept address cannot be replaced.
-        let lost = if kept.ips.is_empty() { race.lost(&policy, &decided, want) } else { Err(AttachError::NoPlan) };
+        let lost =
+            if kept.ips.is_empty() { race.lost(policy.loaded(), &decided, want) } else { Err(AttachError::NoPlan) };
         if let Err(error) = lost {
             return Err(taken_error(&decided, want, taken).unwrap_or(error));
         }

@@ -3,10 +3,11 @@
 
 use super::call::Call;
 use super::error::AttachError;
+use super::fallback::Standing;
 use super::finish::{self, Work, Written};
 use super::node::Node;
 use super::stage::Stage;
-use super::{entry, external, policies, result, steps};
+use super::{entry, external, result, steps};
 use crate::cni::CniResult;
 use crate::delegate::{Addressing, Given};
 use crate::journal::Record;
@@ -47,8 +48,8 @@ pub(super) fn by_delegate(node: &mut Node<'_>, call: &Call) -> Result<CniResult,
     if let Some(ipam) = &call.network.ipam
         && ipam.kind.is_policy()
     {
-        // If the policy does not even load, fail before anything changes.
-        policies::load(node, call)?;
+        // If neither the policy nor its fallback loads, fail before anything changes.
+        Standing::load(node, call)?;
     }
     let intent = external::intent(call, &plugin, &conf)?;
     entry::write(call, node.store()?, intent.clone())?;

@@ -1,16 +1,23 @@
 //! The fallback for a network's policy that cannot be used: its component is missing or does not compile, or its call
 //! traps or runs out of fuel or time. An answer never leads to the fallback, not even a refusal.
 
+use super::beside::Beside;
 use super::call::Call;
+use super::decide::{self, Decided};
 use super::error::AttachError;
+use super::ipam_keys;
 use super::node::{Context, Log, Node, Policies};
-use super::policies::{self, grants, ipam};
+use super::policies::{self, Loading, grants, ipam};
 use super::trace::Fallback;
 use crate::conf::FallbackConf;
 use crate::policy::{Loaded, PolicyError, PolicyRef};
+use crate::store::NodeStore;
+use weft_host_abi::types::Request;
 
-/// The deciding policy: the network's own, or its fallback.
-pub(super) struct Standing {
+/// The deciding policy: the network's own, or its fallback. All ledgers ask policies through it.
+pub(super) struct Standing<'a> {
+    context: &'a Context,
+    policies: Policies,
     loaded: Loaded,
     may_fall_back: bool,
     fallback: Option<Fallback>,
@@ -18,18 +25,26 @@ pub(super) struct Standing {
 
 // === impl Standing ===
 
-impl Standing {
-    /// Takes the result of loading the network's policy, or loads its fallback.
-    pub(super) fn new(
-        node: &mut Node<'_>,
-        call: &Call,
-        loaded: Result<Loaded, AttachError>,
-    ) -> Result<Self, AttachError> {
+impl<'a> Standing<'a> {
+    /// Waits for the network's policy, or loads its fallback.
+    pub(super) fn wait(loading: Option<Loading>, node: &mut Node<'a>, call: &Call) -> Result<Self, AttachError> {
+        let loaded = Loading::wait(loading, node, call);
+        Self::new(node, call, loaded)
+    }
+
+    /// Loads the network's policy, or its fallback.
+    pub(super) fn load(node: &mut Node<'a>, call: &Call) -> Result<Self, AttachError> {
+        Self::wait(None, node, call)
+    }
+
+    fn new(node: &mut Node<'a>, call: &Call, loaded: Result<Loaded, AttachError>) -> Result<Self, AttachError> {
         let may_fall_back = call.network.terms.fallback != FallbackConf::Fail;
+        let (context, policies) = (node.context, node.policies.clone());
         match loaded {
-            Ok(loaded) => Ok(Self { loaded, may_fall_back, fallback: None }),
+            Ok(loaded) => Ok(Self { context, policies, loaded, may_fall_back, fallback: None }),
             Err(AttachError::Policy(error)) if may_fall_back && error.is_unavailable() => {
-                let standing = stand_in(node.context, &node.policies, call, &error)?;
+                let (loaded, fallback) = stand_in(context, &policies, call, &error)?;
+                let standing = Self { context, policies, loaded, may_fall_back, fallback: Some(fallback) };
                 node.log.line(&standing.line());
                 Ok(standing)
             }
@@ -41,9 +56,42 @@ impl Standing {
         &self.loaded
     }
 
-    /// Returns why this is not the network's own policy.
-    pub(super) fn fallback(&self) -> Option<Fallback> {
-        self.fallback.clone()
+    /// Returns the name of the policy that decides.
+    pub(super) fn name(&self) -> &str {
+        self.loaded.name()
+    }
+
+    /// Returns whether this is not the network's own policy.
+    pub(super) fn is_fallback(&self) -> bool {
+        self.fallback.is_some()
+    }
+
+    /// Asks the policy. If it cannot be used, asks the fallback, which then decides for the rest of the ADD. Unknown
+    /// keys of `ipam` are refused by the schema of the network's own policy, because they are written for it.
+    pub(super) fn decide(
+        &mut self,
+        call: &Call,
+        (store, beside): (Option<&NodeStore>, Beside),
+        request: Request,
+        log: &mut Log,
+    ) -> Result<Decided, AttachError> {
+        let ask = |policy: &Loaded, log: &mut Log| {
+            decide::decide_beside(call, policy, (store, beside.clone()), request.clone(), log)
+        };
+        let decided = match ask(&self.loaded, log) {
+            Err(AttachError::Policy(error)) if self.may_be_replaced(&error) => {
+                let (loaded, fallback) = stand_in(self.context, &self.policies, call, &error)?;
+                (self.loaded, self.fallback) = (loaded, Some(fallback));
+                log.line(&self.line());
+                beside.forget_looks();
+                ask(&self.loaded, log)?
+            }
+            decided => decided?,
+        };
+        if self.fallback.is_none() {
+            ipam_keys::refuse_unknown(call, &self.loaded)?;
+        }
+        Ok(decided.by_fallback(self.fallback.clone()))
     }
 
     /// Returns whether an error of the call leads to the fallback. A fallback has none of its own.
@@ -51,19 +99,14 @@ impl Standing {
         self.may_fall_back && self.fallback.is_none() && error.is_unavailable()
     }
 
-    /// Replaces the policy by the network's fallback.
-    pub(super) fn replace(
-        self,
-        context: &Context,
-        policies: &Policies,
-        call: &Call,
-        error: &PolicyError,
-    ) -> Result<Self, AttachError> {
-        stand_in(context, policies, call, error)
+    /// Ends an ADD for which the policy decided.
+    pub(super) fn end(self, call: &Call, log: &mut Log) {
+        self.remember(call, log);
+        self.context.discard(self);
     }
 
     /// Returns a line for the log.
-    pub(super) fn line(&self) -> String {
+    fn line(&self) -> String {
         match &self.fallback {
             Some(Fallback { instead_of, because }) => {
                 format!("{} decides instead of {instead_of}: {because}", self.loaded.name())
@@ -73,12 +116,12 @@ impl Standing {
     }
 
     /// Records the network's own policy as one that decided. Only the next failure depends on it.
-    pub(super) fn remember(&self, policies: &Policies, call: &Call, log: &mut Log) {
+    fn remember(&self, call: &Call, log: &mut Log) {
         if call.network.terms.fallback != FallbackConf::LastGood || self.fallback.is_some() {
             return;
         }
         let remembered = ipam(call).and_then(policies::reference).and_then(|reference| {
-            Ok(policies.get()?.remember_good(&call.network.name, &reference, self.loaded.digest())?)
+            Ok(self.policies.get()?.remember_good(&call.network.name, &reference, self.loaded.digest())?)
         });
         if let Err(error) = remembered {
             log.line(&format!("cannot remember the policy that decided: {}", error.chain()));
@@ -87,7 +130,12 @@ impl Standing {
 }
 
 /// Loads the fallback. If that fails too, returns the error of the network's own policy.
-fn stand_in(context: &Context, policies: &Policies, call: &Call, error: &PolicyError) -> Result<Standing, AttachError> {
+fn stand_in(
+    context: &Context,
+    policies: &Policies,
+    call: &Call,
+    error: &PolicyError,
+) -> Result<(Loaded, Fallback), AttachError> {
     let store = policies.get()?;
     let named = policies::reference(ipam(call)?)?;
     let because = error.to_string();
@@ -107,6 +155,5 @@ fn stand_in(context: &Context, policies: &Policies, call: &Call, error: &PolicyE
     let loaded = store
         .load(&reference, &grants(context, &call.network), &context.compile)
         .map_err(|error| failed(error.to_string()))?;
-    let fallback = Fallback { instead_of: named.to_string(), because };
-    Ok(Standing { loaded, may_fall_back: true, fallback: Some(fallback) })
+    Ok((loaded, Fallback { instead_of: named.to_string(), because }))
 }

@@ -1,11 +1,13 @@
 //! Computes what ADD would do, without doing it, for `weftctl plan`.
 
+use super::beside::Beside;
 use super::call::Call;
 use super::error::AttachError;
+use super::fallback::Standing;
 use super::node::{Context, Node};
 use super::stage::Stage;
 use super::trace::{ChoiceTrace, Trace};
-use super::{choose, decide, ipam_keys, policies, pool, steps};
+use super::{choose, decide, pool, steps};
 use crate::cni::Environment;
 use crate::conf::{IpamKind, LedgerKind, Persona};
 use crate::delegate::{Addressing, Given};
@@ -88,7 +90,7 @@ fn by_policy(
                 .to_owned(),
         );
     }
-    let policy = policies::load(node, call)?;
+    let mut policy = Standing::load(node, call)?;
     let now = crate::facts::now()?;
     let store = match NodeStore::open_read_only(&node.context.state_dir)? {
         Some(store) => Some(store),
@@ -98,7 +100,7 @@ fn by_policy(
         }
     };
     let request = decide::request(node.context, call, store.as_ref(), now)?;
-    let decided = decide::decide(call, &policy, store.as_ref(), request, &mut node.log)?;
+    let decided = policy.decide(call, (store.as_ref(), Beside::default()), request, &mut node.log)?;
     let first = decided.wants.iter().filter_map(|want| {
         want.candidates.first().map(|(address, _)| Given { address: *address, gateway: want.gateway })
     });
@@ -109,7 +111,6 @@ fn by_policy(
         unique: true,
         probe_ms: decided.probe_ms,
     };
-    ipam_keys::refuse_unknown(call, &policy)?;
     let plan = stage.plan(call, Some(&addressing))?;
     decided.check_plan(call, &plan)?;
     Ok(Preview { plan, choice: None, trace: Some(decided.into_trace()), notes })

@@ -8,6 +8,7 @@ mod check;
 mod cluster;
 mod conflict;
 mod controller;
+mod fallback;
 mod gateway;
 mod history;
 mod ipam_claim;
@@ -126,6 +127,8 @@ fn main() -> ExitCode {
     suite.test("etcd/a-bridge-takes-no-address-that-pods-get", &needs, || {
         gateway::that_a_bridge_takes(&mut Cluster::etcd()?)
     });
+    suite.test("etcd/a-named-fallback-decides", &needs, || fallback::shipped(&mut Cluster::etcd()?));
+    suite.test("etcd/the-last-good-policy-decides", &needs, || fallback::last_good(&mut Cluster::etcd()?));
     // On the node, the same happens with an API server.
     suite.test("etcd/an-add-that-is-stopped-at-any-request-and-deleted", &needs, || {
         requests::stopped_at_every_request(&mut Cluster::etcd()?)

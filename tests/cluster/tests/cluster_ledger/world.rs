@@ -258,6 +258,11 @@ impl Node {
         self.agent.as_ref().map(Daemon::log).unwrap_or_default()
     }
 
+    /// Returns the file of a shipped policy.
+    pub(crate) fn policy(&self, name: &str) -> PathBuf {
+        self.installation.state().join("policies").join(format!("{name}.wasm"))
+    }
+
     /// Returns the common configuration of all nodes; only the socket's path differs, because the nodes share a file
     /// system here.
     pub(crate) fn conf(&self) -> Value {

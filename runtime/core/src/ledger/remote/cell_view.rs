@@ -20,6 +20,11 @@ impl Looks {
         looks.push((span, found));
     }
 
+    /// Forgets all looks.
+    pub fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Returns the sets in which the policy searched and found nothing; all sets if it did not search.
     #[must_use]
     pub fn lacking<'a>(&self, sets: &'a [RangeSet]) -> Vec<&'a RangeSet> {
