@@ -2,6 +2,7 @@
 //! ports.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::thread;
 
@@ -215,15 +216,7 @@ pub(super) fn a_dead_holder_gives_way() -> Result<()> {
     ensure!(refused.code == 106, "{refused:?}");
     world.remove_container("a");
     world.remove_container("b");
-    // The kernel deletes the links in the background.
-    let gone = || -> Result<bool> { Ok(!world.host().line("ip -o link")?.text().contains("veth")) };
-    for _look in 0..100 {
-        if gone()? {
-            break;
-        }
-        thread::sleep(std::time::Duration::from_millis(50));
-    }
-    ensure!(gone()?, "the links of dead namespaces stay");
+    wait_for_no_veth(&world)?;
     let mut both = whole(8080);
     both["runtimeConfig"]["portMappings"] = json!([
         { "hostPort": 8080, "containerPort": 80, "protocol": "tcp" },
@@ -238,6 +231,47 @@ pub(super) fn a_dead_holder_gives_way() -> Result<()> {
     ensure!(world.host().line("nft list ruleset")?.text().contains("tcp . 8081 : 10.64.0."), "the new holder's port");
     ok(&world.call("DEL", &Attach::eth0("c"), &both)?, "DEL c")?;
     empty(&world)
+}
+
+/// The plugin that has a dead container's address is told of that container, not of the one that takes its port over.
+pub(super) fn a_dead_holders_plugin_hears_of_it() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let (dir, log) = (world.scratch().join("vendor"), world.scratch().join("calls"));
+    fs::create_dir_all(&dir)?;
+    let script = format!(
+        "#!/bin/sh\nconf=$(cat)\necho \"$CNI_COMMAND $CNI_CONTAINERID $CNI_NETNS $conf\" >> {}\n\
+         [ $CNI_COMMAND = ADD ] || exit 0\n\
+         ip=5; [ $CNI_CONTAINERID = cid-new ] && ip=6\n\
+         echo '{{\"cniVersion\": \"1.0.0\", \"ips\": [{{\"address\": \"10.64.0.'$ip'/24\", \"gateway\": \"10.64.0.1\"}}]}}'\n",
+        log.display()
+    );
+    fs::write(dir.join("theirs"), script)?;
+    fs::set_permissions(dir.join("theirs"), fs::Permissions::from_mode(0o755))?;
+    world.add_path(&dir);
+    let mut conf = whole(8080);
+    conf["ipam"] = json!({ "type": "theirs" });
+    conf["cniVersion"] = json!("1.0.0");
+    ok(&world.call("ADD", &Attach::eth0("old"), &conf)?, "ADD old")?;
+    let old = world.container("old")?.path().display().to_string();
+    world.remove_container("old");
+    wait_for_no_veth(&world)?;
+    ok(&world.call("ADD", &Attach::eth0("new"), &conf)?, "ADD new")?;
+    let calls = fs::read_to_string(&log)?;
+    let dels: Vec<&str> = calls.lines().filter(|call| call.starts_with("DEL cid-old ")).collect();
+    ensure!(dels.len() == 1 && dels[0].starts_with(&format!("DEL cid-old {old} ")), "{calls}");
+    ok(&world.call("DEL", &Attach::eth0("new"), &conf)?, "DEL new")?;
+    empty(&world)
+}
+
+/// Waits until the kernel has deleted the links of dead namespaces, which it does in the background.
+fn wait_for_no_veth(world: &World) -> Result<()> {
+    for _look in 0..100 {
+        if !world.host().line("ip -o link")?.text().contains("veth") {
+            return Ok(());
+        }
+        thread::sleep(std::time::Duration::from_millis(50));
+    }
+    anyhow::bail!("the links of dead namespaces stay")
 }
 
 /// weft refuses a port that Debian's portmap mapped before the switch. The port is free once that container is gone.

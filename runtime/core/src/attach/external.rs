@@ -55,17 +55,20 @@ pub(super) fn del_stored(call: &Call, entry: &Entry) -> Vec<String> {
         Err(error) => return vec![error.chain()],
     };
     let mut problems = Vec::new();
+    // What the runtime says belongs to the attachment that its call names.
+    let is_own = *attachment == call.attachment();
     for external in calls.iter().rev() {
         let env = Env {
             container_id: &attachment.container_id,
             ifname: &attachment.ifname,
-            netns: if call.env.netns.is_empty() { &external.netns } else { &call.env.netns },
+            netns: if is_own && !call.env.netns.is_empty() { &call.env.netns } else { &external.netns },
             args: &external.args,
             // The runtime's path first: plugins may have moved since.
             path: &call.env.path.iter().chain(&external.path).cloned().collect::<Vec<_>>(),
             limit: call.plugin_limit,
         };
-        if let Err(error) = exec(&external.plugin, "DEL", &env, &with_previous(call, &external.conf)) {
+        let conf = if is_own { with_previous(call, &external.conf) } else { external.conf.clone() };
+        if let Err(error) = exec(&external.plugin, "DEL", &env, &conf) {
             problems.push(error.chain());
         }
     }

@@ -49,6 +49,7 @@ fn try_to_remove(node: &mut Node<'_>, call: &Call, holder: &Attachment) -> Resul
             }
         }
     }
-    let problems: Vec<String> = entries.iter().flat_map(|entry| remove::entry(node, call, entry)).collect();
+    let call = call.about_others();
+    let problems: Vec<String> = entries.iter().flat_map(|entry| remove::entry(node, &call, entry)).collect();
     if problems.is_empty() { Ok(!entries.is_empty()) } else { Err(AttachError::Teardown { problems }) }
 }
