@@ -10,7 +10,8 @@ use serde_json::json;
 use weft_core::attach::{self, Call, Context, NetnsState, Node, netns_state};
 use weft_core::journal::Entry;
 use weft_core::netlink;
-use weft_core::store::NodeStore;
+use weft_core::pod::remove_pod;
+use weft_core::store::{NodeStore, Role};
 use weft_host_abi::types::Attachment;
 
 use crate::output::Output;
@@ -49,15 +50,39 @@ pub(crate) fn gc(args: &GcArgs, state: &Path, output: Output) -> anyhow::Result<
     // An attachment may have several entries, and one of them may know more than the others.
     let alive: BTreeSet<Attachment> = with(NetnsState::There).collect();
     let dead: BTreeSet<Attachment> = with(NetnsState::Gone).filter(|attachment| !alive.contains(attachment)).collect();
-    remove(dead, args.dry_run, state, output)
+    let in_use: BTreeSet<&str> = alive.iter().map(|attachment| attachment.container_id.as_str()).collect();
+    let targets = targets(&entries, |entry| {
+        let attachment = &entry.key.attachment;
+        dead.contains(attachment) && (entry.key.role != Role::Pod || !in_use.contains(attachment.container_id.as_str()))
+    });
+    remove(&targets, args.dry_run, state, output)
+}
+
+/// What to remove.
+enum Target {
+    /// A pod of `weft-pod`: all its networks, and what other vendors' plugins hold.
+    Pod(Box<Entry>),
+    Attachment(Attachment),
+}
+
+/// Returns what the chosen entries stand for. Pods come first, because only their entries know the order of their
+/// networks and the plugins of other vendors.
+fn targets(entries: &[Entry], is_chosen: impl Fn(&Entry) -> bool) -> Vec<Target> {
+    let (pods, others): (Vec<&Entry>, Vec<&Entry>) =
+        entries.iter().filter(|entry| is_chosen(entry)).partition(|entry| entry.key.role == Role::Pod);
+    let attachments: BTreeSet<&Attachment> = others.iter().map(|entry| &entry.key.attachment).collect();
+    let pods = pods.into_iter().map(|entry| Target::Pod(Box::new(entry.clone())));
+    pods.chain(attachments.into_iter().cloned().map(Target::Attachment)).collect()
 }
 
 pub(crate) fn detach(args: &DetachArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let mut entries = entries(state)?;
     entries.retain(|entry| {
         let Attachment { network, container_id, ifname } = &entry.key.attachment;
+        // The entry of a pod stands for all its interfaces.
+        let is_ifname = |wanted: &String| wanted == ifname && entry.key.role != Role::Pod;
         container_id.starts_with(&args.container)
-            && args.ifname.as_ref().is_none_or(|wanted| wanted == ifname)
+            && args.ifname.as_ref().is_none_or(is_ifname)
             && args.network.as_ref().is_none_or(|wanted| wanted == network)
     });
     let containers: BTreeSet<&str> = entries.iter().map(|entry| entry.key.attachment.container_id.as_str()).collect();
@@ -83,7 +108,7 @@ pub(crate) fn detach(args: &DetachArgs, state: &Path, output: Output) -> anyhow:
             entry.key.attachment.container_id
         );
     }
-    remove(entries.into_iter().map(|entry| entry.key.attachment).collect(), args.dry_run, state, output)
+    remove(&targets(&entries, |_entry| true), args.dry_run, state, output)
 }
 
 fn entries(state: &Path) -> anyhow::Result<Vec<Entry>> {
@@ -94,21 +119,26 @@ fn entries(state: &Path) -> anyhow::Result<Vec<Entry>> {
 }
 
 /// Runs DEL of each; reports failures and continues.
-fn remove(attachments: BTreeSet<Attachment>, dry_run: bool, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+fn remove(targets: &[Target], dry_run: bool, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let (mut lines, mut documents, mut failed) = (Vec::new(), Vec::new(), 0_usize);
     let context = Context::new(state.to_owned());
     let mut node = Node::new(&context);
-    for attachment in &attachments {
-        let outcome = if dry_run { Ok(()) } else { del(&mut node, &context, attachment) };
+    for target in targets {
+        let outcome = if dry_run { Ok(()) } else { del(&mut node, &context, target) };
         let state = match &outcome {
             Ok(()) if dry_run => "would be removed".to_owned(),
             Ok(()) => "removed".to_owned(),
             Err(error) => format!("not removed: {error:#}"),
         };
         failed += usize::from(outcome.is_err());
+        let (attachment, is_pod) = match target {
+            Target::Pod(entry) => (&entry.key.attachment, true),
+            Target::Attachment(attachment) => (attachment, false),
+        };
         let Attachment { network, container_id, ifname } = attachment;
-        lines.push(format!("{ifname} of container {container_id} on {network}: {state}"));
-        documents.push(json!({ "network": network, "containerID": container_id, "ifname": ifname,
+        let what = if is_pod { "all networks of the pod" } else { ifname.as_str() };
+        lines.push(format!("{what} of container {container_id} on {network}: {state}"));
+        documents.push(json!({ "network": network, "containerID": container_id, "ifname": ifname, "pod": is_pod,
                                "removed": outcome.is_ok() && !dry_run, "error": outcome.err().map(|error| format!("{error:#}")) }));
     }
     if lines.is_empty() {
@@ -118,7 +148,11 @@ fn remove(attachments: BTreeSet<Attachment>, dry_run: bool, state: &Path, output
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn del(node: &mut Node<'_>, context: &Context, attachment: &Attachment) -> anyhow::Result<()> {
+fn del(node: &mut Node<'_>, context: &Context, target: &Target) -> anyhow::Result<()> {
+    let attachment = match target {
+        Target::Pod(entry) => return remove_pod(node, entry).map_err(|error| anyhow::anyhow!("{error}")),
+        Target::Attachment(attachment) => attachment,
+    };
     let call = Call::del_of(context, attachment, Vec::new())?;
     attach::del(node, &call).map_err(|error| anyhow::anyhow!("{}", error.chain()))
 }

@@ -49,6 +49,9 @@ fn main() -> ExitCode {
     suite.test("check-reaches-every-network", &ours, || with_policies(ours::check_all));
     suite.test("gc-expands-the-runtimes-list", &ours, || with_policies(ours::gc_expands));
     suite.test("gc-of-external-plugins-gets-all-interfaces", &theirs, || bare(theirs::gc_external));
+    let with_weftctl = [&theirs[..], &[Need::Weftctl]].concat();
+    suite.test("weftctl-gc-removes-a-whole-pod", &with_weftctl, || bare(theirs::gc_by_hand));
+    suite.test("weftctl-detach-removes-a-whole-pod", &with_weftctl, || bare(theirs::detached_by_hand));
     suite.test("a-plugin-that-hangs-is-killed", &theirs, || bare(theirs::hanging_plugin));
     suite.test("a-del-during-add-wins", &theirs, || bare(theirs::del_during_add));
     suite.test("an-old-plugin-is-called-with-its-version", &theirs, || bare(theirs::old_plugin));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -9,6 +10,8 @@ use weft_cluster::api::{Api as _, network_status};
 use weft_cluster::fake;
 use weft_cluster::pods::{PodNode, Sandbox};
 use weft_kit::cni::Reply;
+use weft_kit::process::{self, Output};
+use weft_kit::programs;
 
 use crate::{Scene, calls, rules, vendor};
 
@@ -165,6 +168,49 @@ pub(crate) fn gc_external(mut scene: Scene) -> Result<()> {
     fake::reset(&[])?;
     scene.run("GC")?.quiet()?;
     let want = ["fake DEL net2", "fake DEL net1", "fake DEL eth0", "fake GC", "fake GC"];
+    ensure!(calls()? == want, "{:?}", calls()?);
+    scene.nothing_left()
+}
+
+/// Runs `weftctl` on the node and returns its output.
+fn weftctl(scene: &Scene, arguments: &[&str]) -> Result<Output> {
+    let mut command = Command::new(programs::weftctl().map_err(anyhow::Error::msg)?);
+    command.arg("--state-dir").arg(scene.node.state()).args(arguments);
+    process::output(&scene.node.netns().place(), command, &[], process::LIMIT)
+}
+
+/// The sandbox is gone and no runtime calls DEL. Other vendors' plugins get their DELs, and the pod's entry goes only
+/// once all of them succeed.
+pub(crate) fn gc_by_hand(mut scene: Scene) -> Result<()> {
+    scene.nad("wire", &vendor("wire"))?;
+    scene.pod("wire")?;
+    rules(
+        json!([{"when": {"command": "DEL", "ifname": "net1", "nth": 1}, "do": {"error": {"code": 11, "msg": "not now"}}}]),
+    )?;
+    scene.add()?;
+    let said = weftctl(&scene, &["gc"])?;
+    ensure!(calls()? == ["fake ADD eth0", "fake ADD net1"], "of a living pod: {:?} {said:?}", calls()?);
+    scene.sandbox.netns = None;
+    let said = weftctl(&scene, &["gc", "--dry-run"])?;
+    ensure!(said.text().contains("would be removed") && !scene.leftovers()?.is_empty(), "{said:?}");
+    let said = weftctl(&scene, &["gc"])?;
+    ensure!(said.status == Some(1) && said.text().contains("not now"), "{said:?}");
+    ensure!(!scene.leftovers()?.is_empty(), "the entry is gone, although a plugin failed");
+    weftctl(&scene, &["gc"])?.success("weftctl gc")?;
+    let want = ["fake ADD eth0", "fake ADD net1", "fake DEL net1", "fake DEL eth0", "fake DEL net1"];
+    ensure!(calls()? == want, "{:?}", calls()?);
+    scene.nothing_left()
+}
+
+/// Only the whole pod has an entry here; naming one of its interfaces does not detach it.
+pub(crate) fn detached_by_hand(mut scene: Scene) -> Result<()> {
+    scene.nad("wire", &vendor("wire"))?;
+    scene.pod("wire")?;
+    scene.add()?;
+    let said = weftctl(&scene, &["detach", "sandbox-1", "--ifname", "eth0", "--force"])?;
+    ensure!(said.status == Some(1) && !scene.leftovers()?.is_empty(), "{said:?}");
+    weftctl(&scene, &["detach", "sandbox-1", "--force"])?.success("weftctl detach")?;
+    let want = ["fake ADD eth0", "fake ADD net1", "fake DEL net1", "fake DEL eth0"];
     ensure!(calls()? == want, "{:?}", calls()?);
     scene.nothing_left()
 }
