@@ -9,12 +9,14 @@ use weft_host_abi::types::{Pod, ReleaseRule, Request, RequestSource, Requested};
 
 use super::call::Call;
 use super::decide::{self, Decided};
-use super::error::AttachError;
+use super::error::{AttachError, in_full};
 use super::node::Context;
+use super::status::AGENT_LIMIT;
 use crate::agent::claim::{CellWant, ClaimReply, ClaimRequest, ClusterClaims};
+use crate::agent::health::{Health, HealthRequest};
 use crate::agent::{self, AgentError};
 use crate::cni::read_net;
-use crate::conf::ClusterConf;
+use crate::conf::{ClusterConf, LedgerKind};
 use crate::facts;
 use crate::ledger::Want;
 use crate::ledger::remote::{Owner, Runs, Span};
@@ -194,6 +196,17 @@ impl<'a> Cluster<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// STATUS: checks that an agent answers, for any network with a cluster ledger. Does not ask the cluster, whose absence
+/// may last for a moment only.
+pub(super) fn status(call: &Call) -> Result<(), AttachError> {
+    let LedgerKind::Cluster(conf) = &call.network.terms.ledger else { return Ok(()) };
+    match agent::ask::<Health>(&conf.socket, &HealthRequest {}, Some(AGENT_LIMIT)) {
+        // A refusal is an answer, too: an older agent does not know the request.
+        Ok(_) | Err(AgentError::Refused { .. }) => Ok(()),
+        Err(error) => Err(AttachError::NotReady { reason: in_full(&error) }),
     }
 }
 

@@ -10,6 +10,7 @@ use weft_host_abi::types::Attachment;
 use super::call::Call;
 use super::error::{AttachError, in_full};
 use super::node::Log;
+use super::status::AGENT_LIMIT;
 use crate::agent::lease::{Reply, Request};
 use crate::agent::{self, AgentError, Allocate, Lease, Leased};
 use crate::conf::{DhcpConf, IpamKind};
@@ -17,7 +18,7 @@ use crate::plan::{AgentLease, Plan};
 
 /// How long DEL waits for the agent. The agent sends releases to servers within half of that.
 const RELEASE_LIMIT: Duration = Duration::from_secs(10);
-/// How long CHECK and STATUS wait.
+/// How long CHECK waits.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// Checks that an agent is reachable.
@@ -69,10 +70,10 @@ pub(super) fn release_unknown(log: &mut Log, call: &Call) {
     }
 }
 
-/// STATUS: checks that the agent is reachable.
+/// STATUS: checks that the agent answers.
 pub(super) fn status(call: &Call) -> Result<(), AttachError> {
     let conf = call.dhcp().ok_or(AttachError::NoIpam)?;
-    match agent::ask::<Lease>(&conf.socket, &Request::Status, Some(LOOK_LIMIT)) {
+    match agent::ask::<Lease>(&conf.socket, &Request::Status, Some(AGENT_LIMIT)) {
         Ok(_status) => Ok(()),
         Err(error) => Err(AttachError::NotReady { reason: in_full(&error) }),
     }

@@ -1,14 +1,21 @@
 //! STATUS: would an ADD work now? Code 50 with the reason when it would not.
 
-use weft_host_abi::types::{LedgerView, RangeSet};
+use std::time::Duration;
+
+use weft_host_abi::types::{LedgerView, Problem, RangeSet};
 
 use super::call::Call;
 use super::error::AttachError;
+use super::fallback::Standing;
 use super::node::Node;
-use super::{choose, external, foresee, ipam_keys, lease, policies, pool, restart, steps};
+use super::{choose, cluster_agent, external, foresee, ipam_keys, lease, policies, pool, restart, steps};
 use crate::conf::{IpamKind, Persona};
 use crate::delegate;
 use crate::store::NodeStore;
+
+/// How long the agent may take. STATUS answers within a second whatever hangs, and `weft-pod` has asked the agent once
+/// before.
+pub(super) const AGENT_LIMIT: Duration = Duration::from_millis(450);
 
 /// Checks whether an ADD would work now.
 ///
@@ -42,11 +49,9 @@ fn of_network(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     if ipam.kind == IpamKind::Dhcp {
         return lease::status(call);
     }
-    let policy = policies::load(node, call).map_err(|error| AttachError::NotReady { reason: error.chain() })?;
-    let problems = match pool::is_open(call) {
-        true => ipam_keys::unknown_problems(call, &policy),
-        false => ipam_keys::problems(call, &policy, policy.validate(&ipam.text, &policies::limits(&call.network))?),
-    };
+    cluster_agent::status(call)?;
+    let policy = Standing::load(node, call).map_err(|error| AttachError::NotReady { reason: error.chain() })?;
+    let problems = problems(call, &policy, &ipam.text)?;
     if !problems.is_empty() {
         return Err(AttachError::PolicyConf { policy: policy.name().to_owned(), problems });
     }
@@ -61,6 +66,22 @@ fn of_network(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
         store.purge_expired(now)?;
     }
     room(store, &ipam.scope, &ipam.range_sets, now)
+}
+
+/// Returns what is wrong with `ipam`. It is written for the network's own policy, so a fallback is not asked.
+fn problems(call: &Call, policy: &Standing<'_>, text: &str) -> Result<Vec<Problem>, AttachError> {
+    if policy.is_fallback() {
+        return Ok(Vec::new());
+    }
+    let loaded = policy.loaded();
+    if pool::is_open(call) {
+        return Ok(ipam_keys::unknown_problems(call, loaded));
+    }
+    match loaded.validate(text, &policies::limits(&call.network)) {
+        Ok(reported) => Ok(ipam_keys::problems(call, loaded, reported)),
+        Err(error) if policy.may_be_replaced(&error) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Checks that each declared set has a free address. With named sets a policy chooses among them, so one with room is

@@ -25,7 +25,7 @@ mod world;
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
@@ -274,9 +274,19 @@ fn add_without_agent(cluster: &mut Cluster) -> Result<()> {
     let pod = Pod::new("one")?;
     let error = node.run("ADD", &pod)?.error()?;
     ensure!(error.code == 11, "{error:?}");
+    let error = node.run("STATUS", &pod)?.error()?;
+    ensure!(error.code == 50 && error.msg.contains("weftctl agent"), "{error:?}");
     let (left, addresses, claims) = (node.leftovers()?, pod.addresses()?, cluster.claims()?);
     ensure!(left.is_empty() && addresses.is_empty() && claims.is_empty(), "left {left:?}, {addresses:?}, {claims:?}");
     node.start_agent()?;
+    node.run("STATUS", &pod)?.quiet()?;
+    node.signal_agent(Signal::SIGSTOP)?;
+    let (began, error) = (Instant::now(), node.run("STATUS", &pod)?.error());
+    let took = began.elapsed();
+    node.signal_agent(Signal::SIGCONT)?;
+    let error = error?;
+    ensure!(error.code == 50 && error.msg.contains("has not answered"), "{error:?}");
+    ensure!(took < Duration::from_secs(2), "STATUS waited {took:?} for an agent that hangs");
     node.add(&pod)?;
     node.del(&pod)
 }
