@@ -14,6 +14,7 @@ use super::references::full_name;
 use super::request::{DefaultRoute, args, check_capabilities, plugin_conf, requested};
 use super::selection::{DEFAULT_NETWORK, NETWORKS, Selection, parse_selection};
 use super::settings::{NetworkRef, Networks, Settings};
+use super::trust;
 use crate::agent::pod::{Definition, PodInfo};
 use crate::conf::POD_NAMES;
 
@@ -300,7 +301,9 @@ fn by_definition(
     let conf = match config.as_deref().filter(|config| !config.is_empty()) {
         Some(config) => {
             let place = format!("spec.config of NetworkAttachmentDefinition {full}");
-            NetworkConf::read(&place, config, Some(name), settings.version)?
+            let conf = NetworkConf::read(&place, config, Some(name), settings.version)?;
+            trust::check(settings, &conf, &full, namespace)?;
+            conf
         }
         None => files::find_by_name(&settings.conf_dir, name, settings.version, warnings)?.ok_or_else(|| {
             PodError::NoFile { definition: full, name: name.to_owned(), dir: settings.conf_dir.display().to_string() }

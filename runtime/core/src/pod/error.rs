@@ -73,6 +73,21 @@ pub enum PodError {
         /// The definition's namespace.
         namespace: String,
     },
+    /// The definition names files or servers, and its namespace is not the operator's.
+    #[error(
+        "NetworkAttachmentDefinition {definition} may not set {key:?}, because it names files or servers of the node's \
+         operator; move it to namespace {trusted:?}, or add {namespace:?} to trustedNamespaces of weft-pod's configuration"
+    )]
+    Untrusted {
+        /// The key, with its path.
+        key: String,
+        /// The definition's full name.
+        definition: String,
+        /// The definition's namespace.
+        namespace: String,
+        /// `multusNamespace`.
+        trusted: String,
+    },
     /// A request that no plugin of the network supports.
     #[error(
         "network {network}: {key:?} is asked for, but no plugin of its configuration declares the capability \
@@ -125,6 +140,7 @@ impl PodError {
             | Self::NotFound { .. }
             | Self::NoFile { .. }
             | Self::Isolated { .. }
+            | Self::Untrusted { .. }
             | Self::Incapable { .. }
             | Self::NameTaken { .. } => code::INVALID_CONFIG,
         }

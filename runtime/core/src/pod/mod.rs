@@ -26,6 +26,7 @@ mod request;
 mod selection;
 mod settings;
 mod status;
+mod trust;
 mod versions;
 
 #[cfg(test)]

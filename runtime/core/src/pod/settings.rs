@@ -13,6 +13,9 @@ pub const CONF_DIR: &str = "/etc/cni/multus/net.d";
 /// The key of the agent's socket; our own.
 const AGENT_SOCKET: &str = "agentSocket";
 
+/// The key of namespaces whose definitions may name files and servers; our own.
+const TRUSTED: &str = "trustedNamespaces";
+
 /// Keys that mean something here, or that belong to CNI.
 const KNOWN: &[&str] = &[
     "cniVersion",
@@ -33,6 +36,7 @@ const KNOWN: &[&str] = &[
     "systemNamespaces",
     "namespaceIsolation",
     "globalNamespaces",
+    TRUSTED,
     "readinessindicatorfile",
     AGENT_SOCKET,
     "externalPlugins",
@@ -120,6 +124,8 @@ pub struct Settings {
     pub namespace_isolation: bool,
     /// Namespaces that every pod may use despite isolation.
     pub global_namespaces: Vec<String>,
+    /// Namespaces whose definitions may name the node's files and servers, besides `namespace`. `"*"` is all.
+    pub trusted_namespaces: Vec<String>,
     /// A file that exists once the default network is ready.
     pub readiness_file: Option<PathBuf>,
     /// The agent's socket.
@@ -188,6 +194,7 @@ impl Settings {
                 None => vec!["default".to_owned()],
                 Some(list) => list.split(',').map(|name| name.trim().to_owned()).collect(),
             },
+            trusted_namespaces: list(TRUSTED)?.unwrap_or_default(),
             readiness_file: text("readinessindicatorfile")?.map(PathBuf::from),
             agent_socket: path(AGENT_SOCKET, crate::agent::SOCKET)?,
             external_plugins: list("externalPlugins")?.unwrap_or_default(),
@@ -213,6 +220,14 @@ impl Settings {
     #[must_use]
     pub fn is_system(&self, namespace: &str) -> bool {
         self.system_namespaces.iter().any(|system| system == namespace)
+    }
+
+    /// Returns whether the definitions of a namespace are the operator's. `globalNamespaces` says who uses definitions,
+    /// not who writes them.
+    #[must_use]
+    pub fn trusts(&self, namespace: &str) -> bool {
+        self.namespace == namespace
+            || self.trusted_namespaces.iter().any(|trusted| trusted == "*" || trusted == namespace)
     }
 
     /// Returns whether a pod of a namespace may use a definition of another.

@@ -362,6 +362,58 @@ fn r33_isolation_closes_other_namespaces() {
 }
 
 #[test]
+fn a_definition_names_no_files_or_servers_of_the_operator() {
+    let etcd =
+        json!({"type": "etcd", "endpoints": ["https://192.0.2.1:2379"], "passwordFile": "/etc/kubernetes/admin.conf"});
+    let ipam =
+        |key: &str, value: &Value| json!({"name": "a", "type": "bridge", "ipam": {"type": "host-local", key: value}});
+    let weft = |key: &str, value: Value| json!({"name": "a", "type": "weft", key: value});
+    let refused = [
+        (weft("ledger", etcd.clone()), "ledger.endpoints"),
+        (weft("LEDGER", json!({"Type": "etcd"})), "LEDGER.Type"),
+        (weft("ledger", json!({"type": "kubernetes", "socket": "/run/containerd/containerd.sock"})), "ledger.socket"),
+        (weft("grants", json!({"wasi": true, "data": "/etc/kubernetes"})), "grants.data"),
+        (weft("select", json!({"policy": "x", "files": {"f": "/root/secret"}})), "select.files"),
+        (ipam("ledger", &etcd), "ipam.ledger.endpoints"),
+        (ipam("grants", &json!({"Data": "/etc/kubernetes"})), "ipam.grants.Data"),
+        (ipam("resolvConf", &json!("/root/secret")), "ipam.resolvConf"),
+        (json!({"name": "a", "plugins": [{"type": "calico"}, weft("grants", json!({"data": "/"}))]}), "grants.data"),
+        (
+            json!({"name": "a", "type": "weft", "delegates": [{"type": "theirs", "ipam": {"ledger": etcd}}]}),
+            "delegates.ipam.ledger.endpoints",
+        ),
+    ];
+    for (conf, key) in refused {
+        let case = || Case::new("a").nad("default/a", conf.clone());
+        let error = case().build().unwrap_err();
+        assert!(matches!(error, PodError::Untrusted { .. }) && error.code() == 7, "{key}: {error}");
+        let text = error.to_string();
+        assert!(text.contains(&format!("{key:?}")) && text.contains("default/a"), "{key}: {text}");
+        assert!(text.contains("trustedNamespaces") && text.contains("\"kube-system\""), "{key}: {text}");
+        // `globalNamespaces` says who may use definitions, not whose they are.
+        case().conf("globalNamespaces", json!("default")).error();
+        for trusted in ["default", "*"] {
+            assert_eq!(case().conf("trustedNamespaces", json!(["x", trusted])).list().len(), 2, "{key}");
+        }
+        assert_eq!(case().conf("multusNamespace", json!("default")).list().len(), 2, "{key}");
+    }
+    let admitted = [
+        weft("ledger", json!({"type": "kubernetes", "domain": "d", "pool": "p"})),
+        weft("grants", json!({"wasi": true, "routes": ["10.0.0.0/8"]})),
+        weft("ipam", json!({"type": "wasm", "policy": "file:///opt/policy.wasm", "resolvConf": "/etc/resolv.conf"})),
+        json!({"name": "a", "type": "host-device", "device": "eth7", "ipam": {"type": "host-local", "dataDir": "/run/x"}}),
+    ];
+    for conf in admitted {
+        assert_eq!(Case::new("a").nad("default/a", conf).list().len(), 2);
+    }
+    // Without a config, the text is the node's own file.
+    let case = Case::new("a").nad_text("default/a", None);
+    let file = json!({"name": "a", "type": "weft", "grants": {"data": "/srv"}});
+    fs::write(case.node.path().join("a.conf"), file.to_string()).unwrap();
+    assert_eq!(case.list().len(), 2);
+}
+
+#[test]
 fn r34_what_the_runtime_asks_goes_to_the_default_network_only() {
     let all = json!({"ips": true, "mac": true, "portMappings": true, "bandwidth": true});
     let mut case = Case::new(r#"[{"name": "a", "ips": ["10.0.0.5/24"]}]"#)

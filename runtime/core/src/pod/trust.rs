@@ -1,0 +1,83 @@
+//! What a definition may not say unless it is the operator's. Pure.
+//!
+//! Whoever may create a NetworkAttachmentDefinition in a namespace chooses links and addresses of its pods; that is so
+//! with Multus, too. Reading the node's files, showing them to policies and sending them to servers is a power of weft's
+//! own, and remains the operator's.
+
+use serde_json::{Map, Value};
+
+use super::error::PodError;
+use super::network::NetworkConf;
+use super::settings::Settings;
+
+/// Types of ledgers that name neither servers nor files.
+const LEDGERS: [&str; 2] = ["node", "kubernetes"];
+/// Keys of ledgers that name a server, a file or a socket.
+const OF_LEDGER: [&str; 6] = ["endpoints", "caFile", "certFile", "keyFile", "passwordFile", "socket"];
+/// Files that `resolvConf` usually names. They contain nothing but the node's DNS.
+const RESOLVERS: [&str; 4] = [
+    "/etc/resolv.conf",
+    "/run/systemd/resolve/resolv.conf",
+    "/run/systemd/resolve/stub-resolv.conf",
+    "/run/NetworkManager/resolv.conf",
+];
+
+/// Refuses a definition of a namespace that the operator does not trust if it names files, directories or servers.
+pub(super) fn check(
+    settings: &Settings,
+    conf: &NetworkConf,
+    definition: &str,
+    namespace: &str,
+) -> Result<(), PodError> {
+    if settings.trusts(namespace) {
+        return Ok(());
+    }
+    match conf.plugins.iter().find_map(forbidden) {
+        Some(key) => Err(PodError::Untrusted {
+            key,
+            definition: definition.to_owned(),
+            namespace: namespace.to_owned(),
+            trusted: settings.namespace.clone(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Returns the first forbidden key of an object, at any depth: weft reads some of them in `ipam`, and other vendors'
+/// plugins call weft with parts of their configuration. Names are compared as weft does when it reads them.
+fn forbidden(object: &Map<String, Value>) -> Option<String> {
+    object.iter().find_map(|(key, value)| {
+        let found = match value {
+            Value::Object(inner) => of_object(key, inner).or_else(|| forbidden(inner)),
+            Value::Array(list) => list.iter().filter_map(Value::as_object).find_map(forbidden),
+            Value::String(path) if is(key, "resolvConf") && !path.is_empty() => {
+                (!RESOLVERS.contains(&path.as_str())).then(String::new)
+            }
+            _ => None,
+        };
+        found.map(|inner| if inner.is_empty() { key.clone() } else { format!("{key}.{inner}") })
+    })
+}
+
+/// Returns what is forbidden in the object of a key, as the rest of its path.
+fn of_object(key: &str, inner: &Map<String, Value>) -> Option<String> {
+    let named = |wanted: &[&str]| inner.keys().find(|key| wanted.iter().any(|wanted| is(key, wanted))).cloned();
+    if is(key, "ledger") {
+        let plain = |(name, value): (&String, &Value)| {
+            !is(name, "type") || value.as_str().is_none_or(|kind| LEDGERS.contains(&kind))
+        };
+        let other = inner.iter().find(|entry| !plain(*entry)).map(|(name, _)| name.clone());
+        return named(&OF_LEDGER).or(other);
+    }
+    if is(key, "grants") {
+        return named(&["data"]);
+    }
+    if is(key, "select") {
+        return named(&["files"]);
+    }
+    None
+}
+
+fn is(key: &str, wanted: &str) -> bool {
+    key.eq_ignore_ascii_case(wanted)
+}
