@@ -32,7 +32,7 @@ fn write(listed: &[Chained]) -> Result<Option<Record>, AttachError> {
 pub(super) fn note(call: &Call, store: &mut NodeStore, mine: &Chained) -> Result<bool, AttachError> {
     let key = call.key();
     let mut fresh = true;
-    let amended = store.amend(&key, crate::facts::now()?, |record| {
+    let amended = store.amend_unless_removed(&key, crate::facts::now()?, |record| {
         let mut listed = record.map_or(Ok(Vec::new()), |record| record::chained(&record, &key.attachment))?;
         fresh = !listed.contains(mine);
         if fresh {

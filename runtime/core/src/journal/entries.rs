@@ -76,8 +76,34 @@ impl NodeStore {
         now: u64,
         change: impl FnOnce(Option<Record>) -> Result<Option<Record>, E>,
     ) -> Result<(), AmendError<E>> {
+        self.amend_entry(key, now, false, change)
+    }
+
+    /// The same for an ADD, which writes nothing for an attachment that is marked as removed.
+    ///
+    /// # Errors
+    /// As [`Self::amend`]; `Ledger` with `Removed` if it is marked.
+    pub fn amend_unless_removed<E>(
+        &mut self,
+        key: &Key,
+        now: u64,
+        change: impl FnOnce(Option<Record>) -> Result<Option<Record>, E>,
+    ) -> Result<(), AmendError<E>> {
+        self.amend_entry(key, now, true, change)
+    }
+
+    fn amend_entry<E>(
+        &mut self,
+        key: &Key,
+        now: u64,
+        is_add: bool,
+        change: impl FnOnce(Option<Record>) -> Result<Option<Record>, E>,
+    ) -> Result<(), AmendError<E>> {
         let boot_id = self.writable()?.to_owned();
         self.write("amend a journal entry", |conn| {
+            if is_add && is_marked(conn, key)? {
+                return Err(Stop::Tell(AmendError::Ledger(StoreError::Removed { key: Box::new(key.clone()) })));
+            }
             let id = find(conn, key)?;
             let before = match id {
                 Some(id) => by_id(conn, id)?.map(|entry| entry.record),

@@ -42,6 +42,19 @@ fn an_entry_is_made_changed_and_removed() {
 }
 
 #[test]
+fn an_add_writes_nothing_once_the_attachment_is_removed() {
+    let mut disk = OnDisk::new();
+    disk.store.amend_unless_removed(&steps(), 5, |_| Ok::<_, ()>(Some(record("one", &["x"])))).unwrap();
+    disk.store.mark_removed(&steps(), 6).unwrap();
+    let refused = disk.store.amend_unless_removed(&steps(), 7, |_| Ok::<_, ()>(Some(record("two", &["x", "y"]))));
+    assert!(matches!(refused, Err(AmendError::Ledger(StoreError::Removed { .. }))), "{refused:?}");
+    assert_eq!(disk.store.entry(&steps()).unwrap().unwrap().record, record("one", &["x"]));
+    // A DEL does its work despite its own mark.
+    disk.store.amend(&steps(), 8, |_| Ok::<_, ()>(None)).unwrap();
+    assert!(disk.store.entry(&steps()).unwrap().is_none());
+}
+
+#[test]
 fn an_error_leaves_the_entry_as_it_was() {
     let mut disk = OnDisk::new();
     disk.store.amend(&steps(), 5, |_| Ok::<_, ()>(Some(record("one", &["x"])))).unwrap();
