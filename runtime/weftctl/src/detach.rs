@@ -150,7 +150,7 @@ fn remove(targets: &[Target], dry_run: bool, state: &Path, output: Output) -> an
 
 fn del(node: &mut Node<'_>, context: &Context, target: &Target) -> anyhow::Result<()> {
     let attachment = match target {
-        Target::Pod(entry) => return remove_pod(node, entry).map_err(|error| anyhow::anyhow!("{error}")),
+        Target::Pod(entry) => return remove_pod(node, entry, None).map_err(|error| anyhow::anyhow!("{error}")),
         Target::Attachment(attachment) => attachment,
     };
     let call = Call::del_of(context, attachment, Vec::new())?;

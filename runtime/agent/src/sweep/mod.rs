@@ -98,6 +98,8 @@ struct Found {
     is_pod: bool,
     /// Whether its namespace can be judged and reached from here. If not, only the runtime's DEL removes it.
     in_reach: bool,
+    /// Where the agent finds its namespace, if that is not the recorded path.
+    netns_here: Option<PathBuf>,
     has_netns: Option<bool>,
     pod: Option<PodName>,
     age: Duration,
@@ -274,6 +276,7 @@ fn entries(state: &Path, prefix: Option<&Path>) -> Result<Vec<Found>, String> {
         let netns = entry.record.netns;
         found.push(Found {
             in_reach: !netlink::is_path_of_other_pids(&path_here(&netns, prefix)),
+            netns_here: prefix.filter(|_prefix| !netns.is_empty()).map(|prefix| path_here(&netns, Some(prefix))),
             has_netns: has_netns(&netns, prefix),
             pod: if is_pod { pod_of_record(&entry.record.plan) } else { pod_of(&entry.record.trace) },
             is_pod,
@@ -324,12 +327,18 @@ fn named(pod: &Value) -> Option<PodName> {
 fn delete(state: &Path, entry: &Found) -> Result<(), String> {
     let context = Context::new(state.to_owned());
     let mut node = Node::new(&context);
+    // What finds the namespace must also be what removes its links: an address leaves the link before the ledger.
+    let netns = entry.netns_here.as_deref();
     if entry.is_pod {
         let key = Key { attachment: entry.attachment.clone(), role: Role::Pod };
         let known = node.store().map_err(|error| error.to_string())?.entry(&key).map_err(|error| error.to_string())?;
-        return known.map_or(Ok(()), |known| remove_pod(&mut node, &known).map_err(|error| error.to_string()));
+        return known.map_or(Ok(()), |known| remove_pod(&mut node, &known, netns).map_err(|error| error.to_string()));
     }
     let call = Call::del_of(&context, &entry.attachment, vec![PathBuf::from(PLUGINS)]);
     let call = call.map_err(|error| error.to_string())?;
+    let call = match netns {
+        Some(path) => call.with_netns(path),
+        None => call,
+    };
     attach::del(&mut node, &call).map_err(|error| error.to_string())
 }

@@ -90,6 +90,34 @@ fn a_pod_goes_as_a_whole() {
     assert!(left.len() == 1 && !left[0].is_pod, "{left:?}");
 }
 
+/// An agent that sees the node's files below a prefix removes what is in the namespace where it found it.
+#[test]
+fn a_removal_uses_the_path_of_the_look() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let (state, log) = (dir.path().join("state"), dir.path().join("log"));
+    std::fs::create_dir(&state).unwrap();
+    let script = format!("#!/bin/sh\necho \"$CNI_COMMAND $CNI_NETNS\" >> {}\n", log.display());
+    let plugin = dir.path().join("theirs");
+    std::fs::write(&plugin, script).unwrap();
+    std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let external = serde_json::json!([{
+        "plugin": "theirs", "conf": {"cniVersion": "1.0.0", "name": "net", "type": "theirs"}, "path": [dir.path()],
+        "args": "", "netns": "/run/netns/x",
+    }]);
+    {
+        let mut store = NodeStore::open(&state, &netlink::boot_id().unwrap()).unwrap();
+        let key = Key { attachment: attachment("sandbox"), role: Role::Attachment };
+        let record = Record { netns: "/run/netns/x".to_owned(), externals: external.to_string(), ..Record::default() };
+        store.amend(&key, 1, |_none| Ok::<_, ()>(Some(record))).unwrap();
+    }
+    let found = entries(&state, Some(dir.path())).unwrap();
+    delete(&state, &found[0]).unwrap();
+    let here = dir.path().join("run/netns/x");
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), format!("DEL {}\n", here.display()));
+    assert!(entries(&state, None).unwrap().is_empty());
+}
+
 #[test]
 fn a_grace_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();

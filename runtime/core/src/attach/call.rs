@@ -97,6 +97,14 @@ impl Call {
         Self { facts: Some(facts), ..self }
     }
 
+    /// Returns the same call with the path under which this process finds the namespace of the call's attachment. It
+    /// differs from the recorded one where the caller sees the node's files below a prefix.
+    #[must_use]
+    pub fn with_netns(mut self, path: &Path) -> Self {
+        self.env.netns = path.display().to_string();
+        self
+    }
+
     /// Returns the same call with another configuration.
     pub(super) fn with_conf(&self, conf: Object, network: Network) -> Self {
         Self { conf, network, ..self.clone() }

@@ -1,6 +1,7 @@
 //! DEL of a pod: needs only the journal. Removes attachments last first, continues after failures, reports all of them,
 //! and leaves what failed in the journal for the next DEL (R31).
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::attachment::Progress;
@@ -109,15 +110,16 @@ pub(super) fn remove(
     (record, problems)
 }
 
-/// Removes a pod that no runtime knows any more, for the agent's sweep and the operator's tool.
+/// Removes a pod that no runtime knows any more, for the agent's sweep and the operator's tool. `netns` is the path under
+/// which this process finds the pod's namespace, if that is not the recorded one.
 ///
 /// # Errors
 /// What could not be removed; it stays in the journal.
-pub fn remove_pod(node: &mut Node<'_>, entry: &Entry) -> Result<(), CniError> {
+pub fn remove_pod(node: &mut Node<'_>, entry: &Entry, netns: Option<&Path>) -> Result<(), CniError> {
     let record = PodRecord::read(entry)?;
     let sandbox = Sandbox {
         container_id: entry.key.attachment.container_id.clone(),
-        netns: record.netns.clone(),
+        netns: netns.map_or_else(|| record.netns.clone(), |path| path.display().to_string()),
         path: record.path.clone(),
         limit: Duration::from_secs(record.plugin_timeout_seconds.max(1)),
         deadline: None,
