@@ -72,6 +72,8 @@ pub enum Rule {
     ConfirmWrite,
     /// No single address inside a machine's cell is claimed.
     Cells,
+    /// A fence refers to the boots before it, also if nobody takes it away.
+    FenceEnds,
 }
 
 /// A set of rules.

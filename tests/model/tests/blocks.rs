@@ -131,6 +131,11 @@ fn fence() {
 }
 
 #[test]
+fn fence_ends() {
+    duplicates_without(Rule::FenceEnds, two_nodes().faults(Faults { reboot: 1, ..NONE }));
+}
+
+#[test]
 fn a_false_fence_duplicates_with_all_rules() {
     let outcome = check(&two_nodes().faults(Faults { false_fence: 1, ..NONE }), LIMIT);
     assert!(matches!(outcome, Outcome::Broken { .. }), "{outcome}");

@@ -190,8 +190,12 @@ impl Backend for AnyBackend {
         both!(self, backend => backend.suspects())
     }
 
-    async fn fence(&self, node: &str, machine: &str) -> Result<Fence, ReadError> {
-        both!(self, backend => backend.fence(node, machine))
+    async fn fence(&self, node: &str, machine_and_boot: (&str, &str)) -> Result<Fence, ReadError> {
+        both!(self, backend => backend.fence(node, machine_and_boot))
+    }
+
+    async fn is_tainted(&self, node: &str) -> Result<bool, ReadError> {
+        both!(self, backend => backend.is_tainted(node))
     }
 
     async fn persistent(&self, namespace: &str, name: &str) -> Result<Option<Persistent>, ReadError> {

@@ -28,6 +28,7 @@ mod operate;
 mod persist;
 mod pool;
 mod reassert;
+mod record;
 mod rest;
 mod service;
 mod sweep;

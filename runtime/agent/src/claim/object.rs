@@ -152,6 +152,8 @@ pub struct LedgerNode {
     pub confirmed_epoch: u64,
     /// Machines of this name that a person has declared dead (`weftctl ledger fence`).
     pub fenced_machines: Vec<String>,
+    /// The taint `out-of-service` was on the Node when this boot's agent started, so it refers to an earlier boot.
+    pub outlives_taint: bool,
 }
 
 /// The machine and store of an agent.

@@ -124,7 +124,8 @@ async fn thaw(backend: &impl Backend, force: bool) -> anyhow::Result<Vec<String>
     ensure!(state.frozen, "the cluster ledger is not frozen");
     let mut lines = Vec::new();
     for node in backend.nodes().await? {
-        if node.confirmed_epoch < state.epoch && backend.fence(&node.node, &node.machine).await? == Fence::None {
+        let machine_and_boot = (node.machine.as_str(), node.boot_id.as_str());
+        if node.confirmed_epoch < state.epoch && backend.fence(&node.node, machine_and_boot).await? == Fence::None {
             lines.push(format!("node {} has not confirmed epoch {}", node.node, state.epoch));
         }
     }

@@ -166,7 +166,7 @@ pub(super) async fn reclaim_claims<B: Backend>(backend: &B) -> Result<usize, Dra
         let mut dead = Vec::new();
         for holder in &claim.spec.holders {
             let owner = &claim.spec.owner.owner;
-            if backend.fence(&holder.node, &holder.machine).await? == Fence::Fenced
+            if backend.fence(&holder.node, (&holder.machine, &holder.boot_id)).await? == Fence::Fenced
                 && !(owner.kind == "Pod" && backend.pod_exists(&owner.namespace, &owner.name, &owner.uid).await?)
             {
                 dead.push(holder.nonce.clone());

@@ -16,6 +16,7 @@ use weft_host_abi::types::{Attachment, ReleaseRule};
 
 use super::backend::memory::{Fault, Memory};
 use super::backend::{Backend, Listing, WriteError};
+use super::record::{outlives_taint, speak};
 use super::sweep::judge;
 use super::{
     Grant, GrantError, Granted, Identity, LedgerState, claim_name, drain, drop_intents, reassert, reclaim,
@@ -118,6 +119,11 @@ impl Machine {
         let ask = ClaimAsk { key: &key, scope: &scope, identities: &[], wants, release, now: NOW };
         let record = |_: &[_]| Ok(Record::default());
         self.store.borrow_mut().commit_intent(&ask, nonce, record).map(drop)
+    }
+
+    /// Writes this node's record, as its agent does before the first grant.
+    pub(super) async fn speak(&self) -> bool {
+        speak(&self.server, &self.identity, None).await.unwrap()
     }
 
     /// A whole ADD.
@@ -398,6 +404,27 @@ async fn fence_alone_frees_what_a_dead_machine_held() {
     server.0.borrow_mut().pods.push("web".into());
     assert_eq!(reclaim(&server).await.unwrap(), 0, "the pod is still there: the fence is wrong");
     server.0.borrow_mut().pods.clear();
+    assert_eq!((reclaim(&server).await.unwrap(), server.holder()), (1, None));
+}
+
+#[tokio::test]
+async fn fence_by_a_taint_ends_with_the_boot() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    assert!(!a.speak().await);
+    a.add(&WEB).await.unwrap();
+    server.0.borrow_mut().tainted.push("a".into());
+    assert_eq!((reclaim(&server).await.unwrap(), server.holder()), (1, None), "the machine is dead");
+    // It boots, and nobody removes the taint. It is not ready, for example because it is cut off.
+    let a = Machine::boot(TempDir::new().unwrap(), ("a", "m-a", "boot-2"), &server);
+    assert!(a.speak().await);
+    let nonce = a.add(&WEB).await.unwrap();
+    assert_eq!((reclaim(&server).await.unwrap(), server.holder()), (0, Some(nonce.clone())));
+    assert!(a.speak().await && outlives_taint(&server, &a.identity).await.unwrap(), "a restart of the agent");
+    // Once the taint was removed, a new one refers to this boot.
+    server.0.borrow_mut().tainted.clear();
+    assert!(!outlives_taint(&server, &a.identity).await.unwrap());
+    server.0.borrow_mut().tainted.push("a".into());
     assert_eq!((reclaim(&server).await.unwrap(), server.holder()), (1, None));
 }
 

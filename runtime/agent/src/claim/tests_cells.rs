@@ -420,3 +420,54 @@ async fn a_domain_is_what_its_first_user_says() {
     assert!(matches!(size("default", 16).await, Err(CellError::Domain(_))));
     assert_eq!(size("default", 0).await.unwrap(), 0);
 }
+
+/// Kubernetes asks a person to remove the taint once the node has recovered, so it is there after the boot.
+#[tokio::test]
+async fn fence_by_a_taint_that_outlives_the_boot_takes_no_cell() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    a.speak().await;
+    a.take().await.unwrap();
+    server.0.borrow_mut().tainted.push("a".into());
+    assert_eq!(reclaim(&server).await.unwrap(), 1, "the machine is dead");
+    let a = a.reboot("boot-2");
+    a.speak().await;
+    a.look_after(&mut Idle::default()).await;
+    a.take().await.unwrap();
+    a.allocate(&WEB, &ReleaseRule::Free).unwrap();
+    assert_eq!(reclaim(&server).await.unwrap(), 0, "it is living");
+    let b = Machine::new("b", "m-b", &server);
+    while b.take().await.unwrap() {}
+    assert!(!b.owned().iter().any(|span| a.owned().contains(span)));
+}
+
+#[tokio::test]
+async fn a_cell_that_was_taken_away_gives_nothing_out() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    a.take().await.unwrap();
+    a.allocate(&WEB, &ReleaseRule::Free).unwrap();
+    assert!(a.work().compare().await.unwrap().is_empty());
+    let take_away = |server: &Memory| server.0.borrow_mut().blocks.clear();
+    // Nobody has it: it is written again, and confirmed.
+    take_away(&server);
+    assert_eq!(a.work().compare().await.unwrap().len(), 1);
+    assert_eq!((a.states(), a.owned()), (vec![CellState::Unconfirmed], Vec::new()));
+    assert!(a.allocate(&OTHER, &ReleaseRule::Free).is_err());
+    assert_eq!(a.reassert_cells(0).await, (1, 0));
+    a.look_after(&mut Idle::default()).await;
+    let address = a.allocate(&OTHER, &ReleaseRule::Free).unwrap();
+    assert_eq!((a.states(), server.cells()), (vec![CellState::Owned], 1));
+    // Another machine has it: a person has to decide.
+    take_away(&server);
+    let b = Machine::new("b", "m-b", &server);
+    while b.take().await.unwrap() {}
+    assert_eq!(a.work().compare().await.unwrap().len(), 1);
+    assert_eq!(a.reassert_cells(0).await, (0, 2));
+    a.look_after(&mut Idle::default()).await;
+    assert!(a.allocate(&THIRD, &ReleaseRule::Free).is_err());
+    a.del(&WEB);
+    a.del(&OTHER);
+    a.look_after(&mut Idle::default()).await;
+    assert!(a.states().is_empty() && b.owned().iter().any(|(first, last)| (*first..=*last).contains(&address)));
+}

@@ -14,7 +14,7 @@ use super::world::{Node, PATIENCE, Pod};
 use super::{check, objects, restore, scale};
 
 const SIZE: u32 = 8;
-const BOOT: &str = "b0070000-0000-4000-8000-000000000002";
+pub(crate) const BOOT: &str = "b0070000-0000-4000-8000-000000000002";
 
 /// Ranges in a domain with cells.
 struct Blocks {

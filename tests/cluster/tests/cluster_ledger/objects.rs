@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use weft_kit::dhcp::wait;
 
+use super::blocks::BOOT;
 use super::cluster::Cluster;
 use super::world::{Node, PATIENCE, Pod};
 
@@ -147,7 +148,8 @@ pub(crate) fn missing(cluster: &mut Cluster) -> Result<()> {
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))
 }
 
-/// Neither NotReady nor a deleted Node frees anything; the taint `out-of-service` on this machine's Node does.
+/// Neither NotReady nor a deleted Node frees anything; the taint `out-of-service` on this machine's Node does, while the
+/// node is not ready, and for the boots before it.
 pub(crate) fn fenced_by_taint(cluster: &mut Cluster) -> Result<()> {
     let plane = cluster.plane()?;
     let mut dead = Node::new(cluster, 7)?;
@@ -159,25 +161,39 @@ pub(crate) fn fenced_by_taint(cluster: &mut Cluster) -> Result<()> {
     let reclaim = || alive.operate(cluster, &["reclaim"]);
     reclaim()?;
     ensure!(cluster.claims()?.len() == 2, "a node without a Node object lost its claim");
-    let object = |machine: &str| {
+    let object = |machine: &str, ready: &str| {
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": dead.name()}, "status": {
             "nodeInfo": {"systemUUID": machine, "architecture": "", "bootID": "", "containerRuntimeVersion": "",
                 "kernelVersion": "", "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "",
                 "operatingSystem": "", "osImage": ""},
-            "conditions": [{"type": "Ready", "status": "False"}]}})
+            "conditions": [{"type": "Ready", "status": ready}]}})
         .to_string()
     };
     let taint = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
-    let node = |machine: &str| -> Result<()> {
-        plane.kubectl(&["apply", "-f", "-"], &object(machine))?;
-        plane.kubectl(&["replace", "--subresource=status", "-f", "-"], &object(machine)).map(drop)
+    let machine = dead.machine()?;
+    let node = |ready: &str| -> Result<()> {
+        plane.kubectl(&["replace", "--subresource=status", "-f", "-"], &object(&machine, ready)).map(drop)
     };
-    node(&dead.machine()?)?;
+    plane.kubectl(&["apply", "-f", "-"], &object(&machine, "False"))?;
+    node("False")?;
     reclaim()?;
     ensure!(cluster.claims()?.len() == 2, "a node that is not ready lost its claim");
     plane.kubectl(&["taint", "node", dead.name(), taint], "")?;
+    node("True")?;
+    let said = reclaim()?;
+    ensure!(cluster.claims()?.len() == 2, "a node that is ready lost its claim: {said}");
+    node("False")?;
     let said = reclaim()?;
     ensure!(cluster.claims()?.len() == 1, "the tainted node keeps its claim: {said}");
+    // It boots, and the taint stays.
+    drop(pod);
+    dead.reboot(BOOT)?;
+    dead.start_agent()?;
+    let late = Pod::new("late")?;
+    wait(PATIENCE, "an ADD", || Ok(dead.add(&late).is_ok())).with_context(|| dead.log())?;
+    let said = reclaim()?;
+    ensure!(cluster.claims()?.len() == 2, "a boot under the taint lost its claim: {said}");
+    dead.del(&late)?;
     plane.kubectl(&["delete", "node", dead.name()], "")?;
     alive.del(&other)?;
     wait(PATIENCE, "no claim", || Ok(cluster.claims()?.is_empty()))

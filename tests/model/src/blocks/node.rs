@@ -193,7 +193,8 @@ impl Blocks {
             Row::Taking => Row::Returning,
             other => other,
         };
-        next.nodes[node] = Node { up: true, fenced: false, row, nonce, ..next.nodes[node] };
+        let fenced = next.nodes[node].fenced && !self.has(Rule::FenceEnds);
+        next.nodes[node] = Node { up: true, fenced, row, nonce, ..next.nodes[node] };
         self.forget_rows(next, node);
     }
 

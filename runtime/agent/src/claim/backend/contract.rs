@@ -145,8 +145,11 @@ pub trait Backend: Cells {
     /// use live reads.
     fn suspects(&self) -> impl Future<Output = Result<Vec<String>, ReadError>>;
 
-    /// Returns whether a holder's machine is fenced, by a live read.
-    fn fence(&self, node: &str, machine: &str) -> impl Future<Output = Result<Fence, ReadError>>;
+    /// `fence`: returns whether a holder of this machine and boot is fenced, by a live read.
+    fn fence(&self, node: &str, machine_and_boot: (&str, &str)) -> impl Future<Output = Result<Fence, ReadError>>;
+
+    /// Returns whether the node has the taint `out-of-service`, by a live read.
+    fn is_tainted(&self, node: &str) -> impl Future<Output = Result<bool, ReadError>>;
 
     /// Reads an IPAMClaim, never from a cache. `None`: it does not exist, or is being deleted.
     fn persistent(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Option<Persistent>, ReadError>>;

@@ -14,6 +14,7 @@ use weft_core::ledger::remote::Versions;
 use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
 use super::etcd_gateway::{Answer, Call, Gateway, KeyValue};
 pub use super::etcd_gateway::{EtcdConf, EtcdError};
+use super::fence;
 use crate::claim::history::History;
 use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
 
@@ -258,9 +259,12 @@ impl Backend for Etcd {
         Ok(fenced.map(|node| node.node).collect())
     }
 
-    async fn fence(&self, node: &str, machine: &str) -> Result<Fence, ReadError> {
-        let fenced = self.node(node).await?.is_some_and(|record| record.fenced_machines.iter().any(|id| id == machine));
-        Ok(if fenced { Fence::Fenced } else { Fence::None })
+    async fn fence(&self, node: &str, machine_and_boot: (&str, &str)) -> Result<Fence, ReadError> {
+        Ok(fence::judge(self.node(node).await?.as_ref(), machine_and_boot, false))
+    }
+
+    async fn is_tainted(&self, _node: &str) -> Result<bool, ReadError> {
+        Ok(false)
     }
 
     async fn persistent(&self, _namespace: &str, _name: &str) -> Result<Option<Persistent>, ReadError> {

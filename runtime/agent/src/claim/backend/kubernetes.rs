@@ -7,7 +7,7 @@
 
 use std::rc::Rc;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
 use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, PostParams, Preconditions};
 use kube::core::{ApiResource, NotUsed, Object, ObjectMeta};
@@ -16,7 +16,7 @@ use weft_core::ledger::remote::Versions;
 
 use super::answers::{created, read, written};
 use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
-use super::{freeze, ipam_claim};
+use super::{fence, freeze, ipam_claim};
 use crate::claim::history::{History, Mark, Position};
 use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
 
@@ -156,6 +156,12 @@ pub(super) fn node_label(node: &str) -> String {
 fn is_tainted(node: &Node) -> bool {
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
     taints.is_some_and(|taints| taints.iter().any(|taint| taint.key == OUT_OF_SERVICE))
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let is_true = |condition: &NodeCondition| condition.type_ == "Ready" && condition.status == "True";
+    conditions.is_some_and(|conditions| conditions.iter().any(is_true))
 }
 
 /// Returns a claim as an object. Field management is disabled, because it would double the object's size.
@@ -319,19 +325,23 @@ impl Backend for Kubernetes {
         Ok(names)
     }
 
-    async fn fence(&self, node: &str, machine: &str) -> Result<Fence, ReadError> {
-        let record = self.node(node).await?;
-        if record.as_ref().is_some_and(|record| record.fenced_machines.iter().any(|fenced| fenced == machine)) {
-            return Ok(Fence::Fenced);
-        }
+    async fn fence(&self, node: &str, (machine, boot_id): (&str, &str)) -> Result<Fence, ReadError> {
         let nodes: Api<Node> = Api::all(self.client()?);
-        let Some(object) = read(nodes.get_opt(node)).await? else { return Ok(Fence::None) };
-        let tainted = is_tainted(&object);
+        // First the Node: an agent that starts afterwards may still write its record.
+        let object = read(nodes.get_opt(node)).await?;
+        let record = self.node(node).await?;
+        let Some(object) = object else { return Ok(fence::judge(record.as_ref(), (machine, boot_id), false)) };
+        let tainted = is_tainted(&object) && !is_ready(&object);
         // The taint refers to the machine that the Node object describes, and to no other machine with that name.
         let described = object.status.and_then(|status| status.node_info).map(|info| info.system_uuid);
         let same = described.is_some_and(|described| described.eq_ignore_ascii_case(machine))
-            || record.is_some_and(|record| record.machine == machine);
-        Ok(if tainted && same { Fence::Fenced } else { Fence::None })
+            || record.as_ref().is_some_and(|record| record.machine == machine);
+        Ok(fence::judge(record.as_ref(), (machine, boot_id), tainted && same))
+    }
+
+    async fn is_tainted(&self, node: &str) -> Result<bool, ReadError> {
+        let nodes: Api<Node> = Api::all(self.client()?);
+        Ok(read(nodes.get_opt(node)).await?.is_some_and(|object| is_tainted(&object)))
     }
 
     async fn persistent(&self, namespace: &str, name: &str) -> Result<Option<Persistent>, ReadError> {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use weft_core::ledger::remote::Versions;
 
 use super::contract::{Backend, Cells, Fence, Listing, ReadError, Status, WriteError};
+use super::fence;
 use crate::claim::block::{Block, BlockSpec, LedgerDomain};
 use crate::claim::history::{History, Position};
 use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
@@ -43,6 +44,8 @@ pub(crate) struct Server {
     pub(crate) state: LedgerState,
     pub(crate) nodes: BTreeMap<String, LedgerNode>,
     pub(crate) pods: Vec<String>,
+    /// Nodes with the taint `out-of-service` that are not ready.
+    pub(crate) tainted: Vec<String>,
     /// IPAMClaims by namespace and name.
     pub(crate) persistent: BTreeMap<String, Persistent>,
     /// Faults of the next writes, in order.
@@ -285,14 +288,19 @@ impl Backend for Memory {
 
     async fn suspects(&self) -> Result<Vec<String>, ReadError> {
         let fenced = |(name, node): (&String, &LedgerNode)| (!node.fenced_machines.is_empty()).then(|| name.clone());
-        self.read(|server| server.nodes.iter().filter_map(fenced).collect())
+        let suspects = |server: &Server| server.nodes.iter().filter_map(fenced).chain(server.tainted.clone()).collect();
+        self.read(suspects)
     }
 
-    async fn fence(&self, node: &str, machine: &str) -> Result<Fence, ReadError> {
+    async fn fence(&self, node: &str, machine_and_boot: (&str, &str)) -> Result<Fence, ReadError> {
         self.read(|server| {
-            let fenced = server.nodes.get(node).is_some_and(|node| node.fenced_machines.iter().any(|m| m == machine));
-            if fenced { Fence::Fenced } else { Fence::None }
+            let tainted = server.tainted.iter().any(|name| name == node);
+            fence::judge(server.nodes.get(node), machine_and_boot, tainted)
         })
+    }
+
+    async fn is_tainted(&self, node: &str) -> Result<bool, ReadError> {
+        self.read(|server| server.tainted.iter().any(|name| name == node))
     }
 
     async fn persistent(&self, namespace: &str, name: &str) -> Result<Option<Persistent>, ReadError> {

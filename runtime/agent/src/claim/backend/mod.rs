@@ -6,6 +6,7 @@ mod contract;
 pub mod etcd;
 mod etcd_cells;
 mod etcd_gateway;
+mod fence;
 mod freeze;
 mod ipam_claim;
 pub mod kept;

@@ -90,11 +90,11 @@ async fn keeps_its_promises(backend: &impl Backend) {
     backend.set_state(frozen, LedgerState { epoch: 1, frozen: false }).await.unwrap();
     backend.create(&one, None).await.unwrap();
 
-    assert_eq!(backend.fence("node-a", "machine-a").await.unwrap(), Fence::None);
+    assert_eq!(backend.fence("node-a", ("machine-a", "boot")).await.unwrap(), Fence::None);
     backend.change_node("node-a", |node| node.machine = "machine-a".into()).await.unwrap();
     backend.change_node("node-a", |node| node.fenced_machines.push("machine-a".into())).await.unwrap();
-    assert_eq!(backend.fence("node-a", "machine-a").await.unwrap(), Fence::Fenced);
-    assert_eq!(backend.fence("node-a", "machine-b").await.unwrap(), Fence::None);
+    assert_eq!(backend.fence("node-a", ("machine-a", "boot")).await.unwrap(), Fence::Fenced);
+    assert_eq!(backend.fence("node-a", ("machine-b", "boot")).await.unwrap(), Fence::None);
     let nodes = backend.nodes().await.unwrap();
     assert_eq!((nodes.len(), nodes[0].machine.as_str()), (1, "machine-a"));
 }

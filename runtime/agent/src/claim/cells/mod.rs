@@ -6,6 +6,7 @@
 //! read, with this store's nonce, is deleted.
 
 mod choose;
+mod compare;
 mod domain;
 mod error;
 mod keep;

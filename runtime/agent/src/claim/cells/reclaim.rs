@@ -19,7 +19,7 @@ async fn reclaim_cells<B: Backend>(backend: &B) -> Result<usize, DrainError> {
     for node in backend.suspects().await? {
         for block in backend.blocks(Listing::Node(&node)).await? {
             let Some(holder) = &block.spec.holder else { continue };
-            if backend.fence(&holder.node, &holder.machine).await? == Fence::None {
+            if backend.fence(&holder.node, (&holder.machine, &holder.boot_id)).await? == Fence::None {
                 continue;
             }
             match backend.delete_block(&block.spec.name(), &block.versions).await {

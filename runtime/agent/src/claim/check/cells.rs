@@ -52,7 +52,7 @@ async fn of_holder<B: Backend>(
 ) -> Result<(), DrainError> {
     let Some(holder) = &block.spec.holder else { return Ok(()) };
     let speaks = nodes.iter().any(|node| node.node == holder.node && node.machine == holder.machine);
-    if backend.fence(&holder.node, &holder.machine).await? == Fence::Fenced {
+    if backend.fence(&holder.node, (&holder.machine, &holder.boot_id)).await? == Fence::Fenced {
         let what = format!("machine {} of node {} has it and is fenced", holder.machine, holder.node);
         found.push(finding(block, Kind::Fenced, what, "give it back: --repair, or the controller"));
     } else if !speaks {

@@ -199,7 +199,7 @@ async fn of_holders<B: Backend>(
     for holder in &claim.spec.holders {
         let speaks = nodes.get(&holder.node).is_some_and(|node| node.machine == holder.machine);
         let suspect = !speaks || nodes.get(&holder.node).is_some_and(|node| !node.fenced_machines.is_empty());
-        if suspect && backend.fence(&holder.node, &holder.machine).await? == Fence::Fenced {
+        if suspect && backend.fence(&holder.node, (&holder.machine, &holder.boot_id)).await? == Fence::Fenced {
             let what = format!("held by {}, whose machine {} is fenced", holder.describe(), holder.machine);
             found.push(finding(claim, Kind::Fenced, what, "give it back: --repair, or the controller"));
         } else if !speaks && holder.machine != whereabouts::MACHINE {

@@ -15,6 +15,7 @@ use crate::claim::any::AnyBackend;
 use crate::claim::backend::WriteError;
 use crate::claim::cells::{CellError, CellWork, Sharing, learn};
 use crate::claim::grant::{Grant, GrantError, Granted};
+use crate::claim::record::outlives_taint;
 use crate::claim::{DrainError, now};
 use crate::server::Deadline;
 
@@ -31,6 +32,31 @@ impl Claims {
         let looked = self.cells(text, ledger).look_after(&mut idle, is_frozen).await;
         ledger.known.idle.replace(idle);
         Ok(looked?)
+    }
+
+    /// Compares owned cells with the ledger, and a taint under which this boot began with the Node. Cells that this
+    /// machine has lost give nothing out any more; the next look at the state writes them again, or reports a conflict.
+    pub(super) async fn compare(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
+        let lost = {
+            let _one = ledger.cells.lock().await;
+            self.cells(text, ledger).compare().await?
+        };
+        for cell in &lost {
+            self.log.warn(&format!(
+                "cluster ledger {text}: cell {}-{} of domain {} is not this machine's any more, and gives out nothing; was the node fenced while it runs?",
+                cell.first, cell.last, cell.domain
+            ));
+        }
+        if !lost.is_empty() {
+            let mut progress = ledger.progress.borrow_mut();
+            progress.lost_cells = true;
+            progress.next_state = None;
+        }
+        if ledger.progress.borrow().outlives_taint {
+            let outlives_taint = outlives_taint(&ledger.backend, &self.identity).await?;
+            ledger.progress.borrow_mut().outlives_taint = outlives_taint;
+        }
+        Ok(())
     }
 
     /// Called before a frozen ledger is confirmed: owned cells have to be confirmed again after the thaw.

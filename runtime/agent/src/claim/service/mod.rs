@@ -39,6 +39,8 @@ const TICK: Duration = Duration::from_secs(1);
 const STATE: Duration = Duration::from_secs(5);
 /// How often the reverse sweep runs. A list by label costs the server a scan of all claims.
 const SWEEP: Duration = Duration::from_secs(6 * 3600);
+/// How often owned cells are compared with the ledger. Also after every failure.
+const COMPARE: Duration = Duration::from_secs(60);
 /// A ledger that this node has not used for a week, and in which it has nothing, is ignored: no request lives that
 /// long.
 const REMEMBERED: u64 = 7 * 24 * 3600;
@@ -85,6 +87,11 @@ struct Progress {
     doubt: Option<String>,
     next_state: Option<Instant>,
     next_sweep: Option<Instant>,
+    next_compare: Option<Instant>,
+    /// An owned cell was not in the ledger any more: everything is compared again.
+    lost_cells: bool,
+    /// See [`LedgerNode::outlives_taint`](crate::claim::LedgerNode::outlives_taint).
+    outlives_taint: bool,
     /// The last logged error, so that each is logged once.
     trouble: Option<String>,
 }
@@ -195,6 +202,7 @@ impl Claims {
                 }
                 progress.trouble = Some(error);
                 progress.next_state = Some(Instant::now() + RETRY);
+                progress.next_compare = None;
             }
         }
     }
@@ -202,11 +210,11 @@ impl Claims {
     /// Runs one round for a ledger.
     async fn turn(&self, text: &str, ledger: &Ledger) -> Result<Round, DrainError> {
         let due = |at: Option<Instant>| at.is_none_or(|at| at <= Instant::now());
-        let (state_due, sweep_due) = {
+        let (state_due, sweep_due, compare_due) = {
             let progress = ledger.progress.borrow();
             // An unsettled doubt is retried after a pause, like every other error.
             let doubted = progress.trouble.is_none() && ledger.backend.history().doubt().is_some();
-            (doubted || due(progress.next_state), due(progress.next_sweep))
+            (doubted || due(progress.next_state), due(progress.next_sweep), due(progress.next_compare))
         };
         if state_due {
             let _one = ledger.looking.lock().await;
@@ -217,6 +225,11 @@ impl Claims {
             return Ok(Round::Skipped);
         }
         drain(&ledger.backend, &self.store, |row| row.ledger == text, now()).await?;
+        if compare_due {
+            self.compare(text, ledger).await?;
+            let pause = COMPARE.mul_f64(0.75 + fastrand::f64() / 2.0);
+            ledger.progress.borrow_mut().next_compare = Some(Instant::now() + pause);
+        }
         self.look_after_cells(text, ledger).await?;
         if sweep_due {
             let mut swept = reverse_sweep(&ledger.backend, &self.store, &self.identity).await?;

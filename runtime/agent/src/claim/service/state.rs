@@ -10,6 +10,7 @@ use weft_core::ledger::remote::Seen;
 use super::{Claims, Ledger, refuse};
 use crate::claim::backend::Backend;
 use crate::claim::object::LedgerState;
+use crate::claim::record::speak;
 use crate::claim::sweep::entries;
 use crate::claim::{Conflict, DrainError, GrantError, drop_intents, now, reassert, settle};
 
@@ -20,13 +21,13 @@ impl Claims {
     /// The first time, and after every freeze: compares entries with their claims, and writes this node's record.
     pub(super) async fn look_at_state(&self, text: &str, ledger: &Ledger) -> Result<(), DrainError> {
         let state = self.read_state(text, ledger).await?;
-        let (started, confirmed, cleared) = {
+        let (started, confirmed, cleared, lost_cells) = {
             let mut progress = ledger.progress.borrow_mut();
             progress.state = state;
-            (progress.started, progress.confirmed, progress.cleared)
+            (progress.started, progress.confirmed, progress.cleared, progress.lost_cells)
         };
         let again = self.has_lost_word(ledger, state).await?;
-        if started && confirmed >= state.epoch && !again {
+        if started && confirmed >= state.epoch && !again && !lost_cells {
             return Ok(());
         }
         // Only once: a node that cannot confirm because of a conflict comes here every time.
@@ -48,21 +49,10 @@ impl Claims {
         }
         let strict = done.conflicts.is_empty();
         self.warn_of(ledger, state, done.conflicts);
-        let identity = &self.identity;
-        let written = ledger.backend.change_node(&identity.node, |node| {
-            if node.machine != identity.machine || node.boot_id != identity.boot_id {
-                // This boot is not the fenced one.
-                node.fenced_machines.retain(|machine| *machine != identity.machine);
-            }
-            identity.machine.clone_into(&mut node.machine);
-            identity.store_id.clone_into(&mut node.store_id);
-            identity.boot_id.clone_into(&mut node.boot_id);
-            if strict {
-                node.confirmed_epoch = state.epoch;
-            }
-        });
-        written.await?;
+        let outlives_taint = speak(&ledger.backend, &self.identity, strict.then_some(state.epoch)).await?;
         let mut progress = ledger.progress.borrow_mut();
+        progress.outlives_taint = outlives_taint;
+        progress.lost_cells = false;
         if clears || !progress.started || strict {
             progress.next_sweep = None;
         }
