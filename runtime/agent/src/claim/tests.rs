@@ -386,7 +386,24 @@ async fn rows_of_an_older_boot_are_given_back() {
     let Machine { _dir: dir, store, .. } = a;
     drop(store);
     let a = Machine::boot(dir, ("a", "m-a", "boot-2"), &server);
-    assert_eq!(a.store.borrow_mut().release_older_boots(NOW).unwrap(), 1);
+    assert_eq!(a.store.borrow_mut().release_older_boots(&|_entry| false, NOW).unwrap(), 1);
+    assert_eq!((a.drain(NOW).await, server.holder()), (0, None));
+}
+
+/// In some containers `/proc` shows another boot id than on the node.
+#[tokio::test]
+async fn rows_of_another_boot_id_are_kept_while_their_namespace_is_there() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    let nonce = a.add(&WEB).await.unwrap();
+    let Machine { _dir: dir, store, .. } = a;
+    drop(store);
+    let a = Machine::boot(dir, ("a", "m-a", "boot-2"), &server);
+    let is_web = |entry: &weft_core::journal::Entry| entry.key == WEB.key();
+    assert_eq!(a.store.borrow_mut().release_older_boots(&is_web, NOW).unwrap(), 0);
+    assert_eq!((a.drain(NOW).await, a.sweep().await.removed, server.holder()), (0, 0, Some(nonce)));
+    // Its DEL gives it back.
+    a.del(&WEB);
     assert_eq!((a.drain(NOW).await, server.holder()), (0, None));
 }
 

@@ -1,8 +1,8 @@
 //! The two transactions of an ADD on a cluster ledger: the intent before the first request, and the compare-and-set
-//! that turns it into an entry together with the journal entry.
+//! that turns it into an entry together with the journal entry. And the end of an earlier boot's rows.
 
 use super::ClaimError;
-use crate::journal::{self, Record};
+use crate::journal::{self, Entry, Record};
 use crate::ledger::remote::{self, IntentAsk};
 use crate::ledger::{self, ClaimAsk, Claimed};
 use crate::store::{NodeStore, Stop, StoreError};
@@ -76,5 +76,24 @@ impl NodeStore {
             self.flush()?;
         }
         Ok(claimed)
+    }
+
+    /// At the agent's start: turns claims of earlier boots in cluster ledgers into tombstones, except those of journal
+    /// entries for which `keep` returns true: the boot id may change without a boot. Returns the number of addresses.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub fn release_older_boots(&mut self, keep: &dyn Fn(&Entry) -> bool, now: u64) -> Result<usize, StoreError> {
+        let boot_id = self.writable()?.to_owned();
+        self.write("give back what earlier boots had in a cluster ledger", |conn| {
+            let mut released = 0;
+            for (id, entry) in remote::of_other_boots(conn, &boot_id)? {
+                let entry = entry.map(|entry| journal::by_id(conn, entry)).transpose()?.flatten();
+                if !entry.is_some_and(|entry| keep(&entry)) {
+                    released += remote::end(conn, id, now)?;
+                }
+            }
+            Ok::<_, Stop<StoreError>>(released)
+        })
     }
 }

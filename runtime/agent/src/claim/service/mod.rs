@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, interval};
 use weft_core::agent::claim::{ClaimReply, ClaimRequest, ClusterClaims};
 use weft_core::agent::{Fault, Refusal};
+use weft_core::attach::{NetnsState, netns_state};
 use weft_core::ledger::remote::{Runs, Seen};
 use weft_core::store::NodeStore;
 
@@ -128,8 +129,9 @@ impl Claims {
         let mut store = NodeStore::open_unless(state_dir, &boot_id, &weft_core::attach::no_attachments)?;
         let identity =
             Identity { node: node.to_owned(), machine: machine.to_owned(), store_id: store.store_id()?, boot_id };
-        // Before serving requests: what an earlier boot had is to be given back.
-        let released = store.release_older_boots(now())?;
+        // Before serving requests: what an earlier boot had is to be given back. If a namespace of it is there, the
+        // boot id changed, but not the kernel.
+        let released = store.release_older_boots(&|entry| netns_state(entry) == NetnsState::There, now())?;
         if released > 0 {
             log.info(&format!("{released} cluster addresses of an earlier boot are given back"));
         }

@@ -94,17 +94,6 @@ impl NodeStore {
         Ok(old.len())
     }
 
-    /// Turns claims of earlier boots in cluster ledgers into tombstones.
-    ///
-    /// # Errors
-    /// The store cannot be written.
-    pub fn release_older_boots(&mut self, now: u64) -> Result<usize, StoreError> {
-        let boot_id = self.writable()?.to_owned();
-        self.write("give back what earlier boots had in a cluster ledger", |conn| {
-            Ok::<_, Stop<StoreError>>(rows::tombstone_older_boots(conn, &boot_id, now)?)
-        })
-    }
-
     /// Forgets which versions of claims this node has written: after a restore of the ledger they may reappear.
     ///
     /// # Errors

@@ -31,4 +31,4 @@ pub use view::{RemoteView, Runs};
 
 pub(crate) use cells::owned;
 pub(crate) use intent::{commit, granted, hex, insert};
-pub(crate) use rows::{abandon, release};
+pub(crate) use rows::{abandon, end, of_other_boots, release};

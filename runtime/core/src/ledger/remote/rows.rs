@@ -166,10 +166,18 @@ pub(crate) fn abandon(conn: &Connection, entry: i64, in_use: &[(IpAddr, String)]
     Ok(changed > 0)
 }
 
-/// Turns addresses of an earlier boot into tombstones: their links disappeared with that kernel.
-pub(super) fn tombstone_older_boots(conn: &Connection, boot_id: &str, now: u64) -> Result<usize, Fault> {
-    conn.prepare_cached("UPDATE remote SET entry = NULL WHERE boot_id <> ?1")?.execute([boot_id])?;
-    tombstone(conn, "remote IN (SELECT id FROM remote WHERE boot_id <> ?2)", boot_id, now)
+/// Returns the rows of other boots, each with its journal entry.
+pub(crate) fn of_other_boots(conn: &Connection, boot_id: &str) -> Result<Vec<(i64, Option<i64>)>, Fault> {
+    let mut statement = conn.prepare_cached("SELECT id, entry FROM remote WHERE boot_id <> ?1 ORDER BY id")?;
+    let rows = statement.query_map([boot_id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Turns the addresses of a row of an earlier boot into tombstones: their links disappeared with that kernel. Returns
+/// how many.
+pub(crate) fn end(conn: &Connection, id: i64, now: u64) -> Result<usize, Fault> {
+    conn.prepare_cached("UPDATE remote SET entry = NULL WHERE id = ?1")?.execute([id])?;
+    tombstone(conn, "remote = ?2", id, now)
 }
 
 /// Sets addresses that match a condition to tombstones, whatever their state.
