@@ -365,7 +365,13 @@ fn lost_ledger() -> Result<()> {
         let state = world.state().display().to_string();
         let doctor = run(&world.place()?, &installation.weftctl(), &["--state-dir", &state, "doctor"])?;
         ensure!(text(&doctor).contains("weftctl ledger rebuild"), "{way}: doctor says nothing: {}", text(&doctor));
-        let rebuild = ["--json", "--state-dir", &state, "ledger", "rebuild"];
+        let confs = world.scratch().join("confs");
+        fs::create_dir(&confs)?;
+        let dir = confs.display().to_string();
+        let rebuild = ["--json", "--state-dir", &state, "ledger", "rebuild", "--conf-dir", &dir];
+        let refused = run(&world.place()?, &installation.weftctl(), &rebuild)?;
+        ensure!(refused.status == Some(1) && refused.stderr.contains("--scope"), "{way}: {}", refused.stderr);
+        fs::write(confs.join("10-ctl.conf"), conf().to_string())?;
         let rebuilt = run(&world.place()?, &installation.weftctl(), &rebuild)?;
         ensure!(rebuilt.status == Some(0), "{way}: {}", rebuilt.stderr);
         ensure!(json_of(&rebuilt)?["claims"] == 2, "{way}: {}", text(&rebuilt));

@@ -121,6 +121,14 @@ impl Handler for Pods {
         match request {
             PodRequest::Pod(query) => self.pod(query, deadline).await,
             PodRequest::Networks { names } => Ok(PodReply::Networks(self.known(names))),
+            PodRequest::Definitions if !self.cluster.is_synced() => {
+                Err(Refusal::new(Fault::Unavailable, "the agent has not read the definitions yet"))
+            }
+            PodRequest::Definitions => {
+                let names =
+                    self.cluster.nads().into_iter().map(|((namespace, name), _nad)| format!("{namespace}/{name}"));
+                Ok(PodReply::Networks(self.known(names.collect())))
+            }
         }
     }
 }

@@ -42,6 +42,8 @@ mod tests_conflict;
 mod tests_doubt;
 #[cfg(test)]
 mod tests_persist;
+#[cfg(test)]
+mod tests_rebuild;
 pub mod whereabouts;
 
 pub use any::{AnyBackend, BackendError};

@@ -7,14 +7,14 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 
 use weft_core::ledger::remote::{AddressState, Answer, RemoteRow};
-use weft_core::store::NodeStore;
+use weft_core::store::{NodeStore, StoreError};
 
 use super::backend::{Backend, ReadError, WriteError};
 use super::drain::{DrainError, remove};
 use super::grant::adopted;
 use super::object::{ClaimSpec, Identity, Sharing};
 use super::persist::{Persisted, ipam_claim, persist};
-use super::sweep::entries;
+use super::sweep::{entries, is_over};
 
 /// An address of this node that somebody else has in the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +87,7 @@ pub async fn reassert<B: Backend>(
                     }
                 }
                 // The same attachment's older nonce, from a snapshot.
-                Some(claim) if is_own(&claim.spec, &spec, identity) && still_entry(store, &row, address)? => {
+                Some(claim) if is_own(store, (&claim.spec, &spec), identity)? && still_entry(store, &row, address)? => {
                     match backend.replace(&adopted(&claim, &spec), &claim.versions, Some(epoch)).await {
                         Ok(versions) => {
                             let mut store = store.borrow_mut();
@@ -138,10 +138,26 @@ async fn status_again<B: Backend>(
     Ok(conflicts)
 }
 
-/// Returns whether the claim has the same owner, from an earlier attempt on this machine.
-fn is_own(claim: &ClaimSpec, spec: &ClaimSpec, identity: &Identity) -> bool {
-    let alone = || claim.holders.iter().all(|holder| holder.machine == identity.machine);
-    claim.owner == spec.owner && (claim.sharing == Sharing::Shared || alone())
+/// Returns whether the claim has the same owner, from an earlier attempt on this machine. `store_id`: a holder of
+/// another store of this boot may be a later one. A rebuilt store may be a copy with the entry that it superseded.
+fn is_own(
+    store: &RefCell<NodeStore>,
+    (claim, spec): (&ClaimSpec, &ClaimSpec),
+    identity: &Identity,
+) -> Result<bool, StoreError> {
+    if claim.owner != spec.owner {
+        return Ok(false);
+    }
+    for holder in &claim.holders {
+        let is_judged = match holder.machine == identity.machine {
+            true => is_over(store, identity, (&holder.store_id, &holder.boot_id))?,
+            false => claim.sharing == Sharing::Shared,
+        };
+        if !is_judged {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// `send_row`, for entries.

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 
 use weft_core::ledger::remote::AddressState;
-use weft_core::store::NodeStore;
+use weft_core::store::{NodeStore, StoreError};
 
 use super::backend::{Backend, Listing, WriteError};
 use super::drain::{DrainError, remove};
@@ -50,8 +50,7 @@ pub(super) async fn judge<B: Backend>(
             if is_known(store, holder, claim)? {
                 continue;
             }
-            // `store_id`: another store's holders of this boot may be alive.
-            if holder.store_id == identity.store_id || holder.boot_id != identity.boot_id {
+            if is_over(store, identity, (&holder.store_id, &holder.boot_id))? {
                 unknown.push(holder.nonce.clone());
             } else {
                 swept.foreign += 1;
@@ -69,6 +68,16 @@ pub(super) async fn judge<B: Backend>(
         }
     }
     Ok(swept)
+}
+
+/// `store_id`: returns whether a holder of this machine that its store does not know is a leftover. Another store's
+/// holders of this boot may be alive. A rebuild gives the store a new id while the agent runs, so it is read each time.
+pub(super) fn is_over(
+    store: &RefCell<NodeStore>,
+    identity: &Identity,
+    (store_id, boot_id): (&str, &str),
+) -> Result<bool, StoreError> {
+    Ok(boot_id != identity.boot_id || store_id == store.borrow_mut().store_id()?)
 }
 
 /// Returns whether the store has this nonce with this address, in any state. The row then determines what happens.

@@ -14,7 +14,7 @@ use weft_host_abi::types::ReleaseRule;
 
 use super::backend::memory::{Fault, Memory};
 use super::backend::{Backend, Cells as _, Listing, WriteError};
-use super::block::{block_name, cell_of};
+use super::block::{BlockSpec, block_name, cell_of};
 use super::cells::{CellError, CellWork, Idle, Sharing, Verdict, judge_cells, learn};
 use super::sweep::entries;
 use super::tests::{LATER, Machine, NOW, OTHER, Pod, THIRD, WEB, wants};
@@ -45,30 +45,40 @@ fn want() -> CellWant {
 }
 
 impl Machine {
-    fn work(&self) -> CellWork<'_, Memory> {
+    pub(super) fn work(&self) -> CellWork<'_, Memory> {
         CellWork { backend: &self.server, store: &self.store, identity: &self.identity, ledger: "{}" }
     }
 
-    async fn take(&self) -> Result<bool, CellError> {
+    pub(super) async fn take(&self) -> Result<bool, CellError> {
         let known: Vec<IpAddr> = self.owned().into_iter().map(|(first, _last)| first).collect();
         learn(&self.server, &self.store, ("{}", "default"), (SIZE, soon())).await?;
         self.work().take(&want(), &known, soon()).await
     }
 
-    fn owned(&self) -> Vec<(IpAddr, IpAddr)> {
+    pub(super) fn owned(&self) -> Vec<(IpAddr, IpAddr)> {
         self.store.borrow().owned_cells("{}", "default").unwrap()
+    }
+
+    /// Takes a cell, and calls `before` when its row is on disk and its request is not sent yet.
+    pub(super) async fn take_with(&self, before: impl FnOnce()) {
+        learn(&self.server, &self.store, ("{}", "default"), (SIZE, soon())).await.unwrap();
+        let span = (at(SPAN.0), at("10.0.0.7"));
+        let cell = self.store.borrow_mut().begin_taking(("{}", "default", "blue"), span, NOW).unwrap();
+        before();
+        let versions = self.server.create_block(&BlockSpec::new(&cell, SIZE, &self.identity), None).await.unwrap();
+        assert!(self.store.borrow_mut().own_cell(&cell.nonce, &versions, NOW).unwrap());
     }
 
     fn cell(&self) -> Cell {
         self.store.borrow().cells().unwrap().remove(0)
     }
 
-    fn states(&self) -> Vec<CellState> {
+    pub(super) fn states(&self) -> Vec<CellState> {
         self.store.borrow().cells().unwrap().into_iter().map(|cell| cell.state).collect()
     }
 
     /// An ADD inside cells: every address of both cells is a candidate.
-    fn allocate(&self, pod: &Pod, release: &ReleaseRule) -> Result<IpAddr, ClaimError<String>> {
+    pub(super) fn allocate(&self, pod: &Pod, release: &ReleaseRule) -> Result<IpAddr, ClaimError<String>> {
         let all: Vec<String> = (0..16).map(|last| format!("10.0.0.{last}/24")).collect();
         let wants = wants(&[&all.iter().map(String::as_str).collect::<Vec<_>>()]);
         let (key, scope) = (pod.key(), scope("default"));
@@ -98,7 +108,7 @@ impl Machine {
 }
 
 impl Memory {
-    fn cells(&self) -> usize {
+    pub(super) fn cells(&self) -> usize {
         self.0.borrow().blocks.len()
     }
 

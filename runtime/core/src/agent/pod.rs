@@ -31,6 +31,8 @@ pub enum PodRequest {
         /// `NAMESPACE/NAME` of each.
         names: Vec<String>,
     },
+    /// Returns all definitions from the agent's watch alone, for `weftctl ledger rebuild`.
+    Definitions,
 }
 
 /// The pod, and the references of the configuration.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 use weft_host_abi::types::ReleaseRule;
 
-use crate::journal::{self, Record};
+use crate::journal::{self, Entry, Record};
 use crate::ledger::{self, Books};
 use crate::store::{Key, NodeStore, Stop, StoreError};
 
@@ -15,8 +15,8 @@ use crate::store::{Key, NodeStore, Stop, StoreError};
 pub struct Running {
     /// Its key.
     pub key: Key,
-    /// The scope in which its addresses are claimed.
-    pub scope: String,
+    /// The scopes in which its addresses are claimed; several if it is not known which one its network uses.
+    pub scopes: Vec<String>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// What DEL needs to take it down.
@@ -41,7 +41,11 @@ pub struct RebuildReport {
 impl NodeStore {
     /// Makes a lost store usable again and adds these attachments. Everything readable of the old store is kept: a
     /// claim without an owner is released by DEL or GC, whereas an address handed out twice cannot be repaired. Files
-    /// that are not a store are moved aside.
+    /// that are not a store are moved aside. In cluster ledgers the store gets a new id, and its cells have to be
+    /// confirmed.
+    ///
+    /// `is_dead` returns whether an attachment in the journal is gone although the store knows no DEL of it. Its
+    /// addresses go to the attachment that has them now.
     ///
     /// # Errors
     /// The directory cannot be used, or the store cannot be written.
@@ -49,19 +53,22 @@ impl NodeStore {
         state_dir: &Path,
         boot_id: &str,
         now: u64,
-        running: &[Running],
+        (running, is_dead): (&[Running], &dyn Fn(&Entry) -> bool),
     ) -> Result<RebuildReport, StoreError> {
         let (mut store, moved) = Self::recover(state_dir, boot_id)?;
         let mut report = RebuildReport { moved, ..RebuildReport::default() };
         let count = store.write::<_, StoreError>("rebuild the ledger", |conn| {
+            ledger::remote::distrust(conn, now)?;
             let mut books = Books::new(conn);
             for attachment in running {
-                take_over(conn, &mut books, attachment, (boot_id, now), &mut report)?;
+                take_over(conn, &mut books, (attachment, is_dead), (boot_id, now), &mut report)?;
             }
             books.close()?;
             Ok::<_, Stop<StoreError>>(Self::count_past_mark(conn, state_dir, boot_id)?)
         })?;
         store.mark(count);
+        // A new store id is on disk before a holder carries it.
+        store.flush()?;
         Ok(report)
     }
 }
@@ -69,11 +76,11 @@ impl NodeStore {
 fn take_over(
     conn: &Connection,
     books: &mut Books<'_>,
-    running: &Running,
+    (running, is_dead): (&Running, &dyn Fn(&Entry) -> bool),
     (boot_id, now): (&str, u64),
     report: &mut RebuildReport,
 ) -> Result<(), Stop<StoreError>> {
-    let Running { key, scope, addresses, record } = running;
+    let Running { key, scopes, addresses, record } = running;
     let id = match journal::find(conn, key)? {
         Some(id) => id,
         None => {
@@ -83,11 +90,13 @@ fn take_over(
     };
     let held = journal::claims(conn, id)?;
     let mut slot = held.len();
-    for address in addresses.iter().filter(|address| !held.iter().any(|(_scope, other)| other == *address)) {
+    let wanted = scopes.iter().flat_map(|scope| addresses.iter().map(move |address| (scope, address)));
+    for (scope, address) in wanted.filter(|(scope, address)| !held.iter().any(|(s, a)| s == *scope && a == *address)) {
         match ledger::occupant(conn, scope, *address)? {
             // It is kept for somebody or rests, but it is in use now.
             Some(None) => {}
             None => books.taken(scope, *address)?,
+            Some(Some(other)) if journal::by_id(conn, other)?.is_none_or(|entry| is_dead(&entry)) => {}
             Some(Some(_other)) => {
                 report.taken.push((scope.clone(), *address));
                 continue;

@@ -127,6 +127,22 @@ impl NodeStore {
         })
     }
 
+    /// Returns every scope in which this node has had addresses, with those of its cluster ledgers.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn scopes(&self) -> Result<Vec<String>, StoreError> {
+        self.read("list the scopes", |conn| {
+            let mut statement = conn.prepare_cached(
+                "SELECT scope FROM claims UNION SELECT scope FROM ranges UNION SELECT scope FROM slots
+                 UNION SELECT 'cluster/' || domain FROM remote UNION SELECT 'cluster/' || domain FROM cells
+                 UNION SELECT 'cluster/' || domain FROM domains ORDER BY 1",
+            )?;
+            let scopes = statement.query_map([], |row| row.get(0))?;
+            Ok(scopes.collect::<Result<_, _>>()?)
+        })
+    }
+
     /// Lists claims by scope and address.
     ///
     /// # Errors

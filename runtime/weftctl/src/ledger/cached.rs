@@ -4,6 +4,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -19,6 +21,8 @@ pub(super) struct Cached {
     /// The namespace, if the result names it.
     pub(super) netns: Option<String>,
     pub(super) addresses: Vec<IpAddr>,
+    /// The configuration with which it was added.
+    pub(super) config: Option<Value>,
 }
 
 /// Reads all of them. Skips files of other formats and attachments without a result.
@@ -44,7 +48,12 @@ fn attachment(document: &Value) -> Option<Cached> {
         ifname: text("ifName")?,
         netns: netns.map(str::to_owned),
         addresses,
+        config: document.get("config").and_then(Value::as_str).and_then(decoded),
     })
+}
+
+fn decoded(text: &str) -> Option<Value> {
+    serde_json::from_slice(&STANDARD.decode(text).ok()?).ok()
 }
 
 #[cfg(test)]
@@ -71,7 +80,7 @@ mod tests {
         found.sort_by(|a, b| a.network.cmp(&b.network));
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].netns.as_deref(), Some("/run/netns/x"));
-        assert_eq!(found[0].addresses.len(), 2);
+        assert_eq!((found[0].addresses.len(), found[0].config.clone()), (2, Some(serde_json::json!({}))));
         assert_eq!(found[1].addresses, ["10.2.0.2".parse::<IpAddr>().unwrap()]);
         assert!(read(Path::new("/nonexistent")).is_empty());
     }

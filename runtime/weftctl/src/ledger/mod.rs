@@ -3,6 +3,7 @@
 mod cached;
 mod host_local;
 mod rebuild;
+mod scopes;
 #[cfg(feature = "agent")]
 mod whereabouts;
 

@@ -1,7 +1,8 @@
 //! `weftctl ledger rebuild`: rebuilds a lost ledger from what is running on the node.
 //!
 //! Links of attachments carry a label with network, container and interface; libcni's cache lists the runtime's
-//! attachments. An attachment that is only in the cache counts if one of its addresses is in use.
+//! attachments. An attachment that is only in the cache counts if one of its addresses is in use. `scopes` finds out
+//! where its addresses are claimed.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -11,15 +12,17 @@ use anyhow::Context;
 use clap::Args;
 use ipnet::IpNet;
 use serde_json::json;
+use weft_core::attach::{NetnsState, netns_state};
 use weft_core::commit::Running;
 use weft_core::delegate;
-use weft_core::journal::Record;
+use weft_core::journal::{Entry, Record};
 use weft_core::netlink::{self, Survivor};
 use weft_core::plan::{Op, Plan};
 use weft_core::store::{Key, NodeStore, Role};
 use weft_host_abi::types::Attachment;
 
 use super::cached::{self, Cached};
+use super::scopes::{ScopeArgs, Scopes};
 use crate::networks::Networks;
 use crate::output::Output;
 
@@ -31,17 +34,20 @@ pub(crate) struct RebuildArgs {
     /// Directory of network configurations.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     conf_dir: PathBuf,
+    #[command(flatten)]
+    scopes: ScopeArgs,
     /// Show what would be taken over, change nothing.
     #[arg(long)]
     dry_run: bool,
 }
 
 pub(super) fn run(args: &RebuildArgs, state: &Path, output: Output) -> anyhow::Result<()> {
-    let networks = Networks::read(&args.conf_dir);
+    let mut scopes = Scopes::look(&args.scopes, Networks::read(&args.conf_dir), state);
     let survivors = netlink::survivors().context("cannot list what runs on this node")?;
     let in_use = netlink::addresses_in_use()?;
     let cache = cached::read(&args.cni_cache);
-    let running = running(&survivors, &cache, &in_use, &networks)?;
+    let running = running(&survivors, &cache, &in_use, &mut scopes)?;
+    scopes.ensure_known()?;
     let mut lines: Vec<String> = running.iter().map(describe).collect();
     let unknown = running.iter().filter(|one| one.addresses.is_empty()).count();
     if args.dry_run {
@@ -49,7 +55,8 @@ pub(super) fn run(args: &RebuildArgs, state: &Path, output: Output) -> anyhow::R
         return output.lines(&running.iter().map(document).collect::<Vec<_>>(), &lines);
     }
     let boot_id = netlink::boot_id()?;
-    let report = NodeStore::rebuild(state, &boot_id, weft_core::facts::now()?, &running)?;
+    let is_dead = |entry: &Entry| netns_state(entry) == NetnsState::Gone;
+    let report = NodeStore::rebuild(state, &boot_id, weft_core::facts::now()?, (&running, &is_dead))?;
     for path in &report.moved {
         lines.push(format!("moved what was no store to {}", path.display()));
     }
@@ -65,6 +72,7 @@ pub(super) fn run(args: &RebuildArgs, state: &Path, output: Output) -> anyhow::R
         report.entries,
         report.claims
     ));
+    lines.push("restart the agent of this node, if it runs".to_owned());
     let taken: Vec<_> =
         report.taken.iter().map(|(scope, address)| json!({ "scope": scope, "address": address })).collect();
     let document = json!({ "attachments": running.iter().map(document).collect::<Vec<_>>(), "entries": report.entries,
@@ -75,12 +83,13 @@ pub(super) fn run(args: &RebuildArgs, state: &Path, output: Output) -> anyhow::R
 fn describe(running: &Running) -> String {
     let Attachment { network, container_id, ifname } = &running.key.attachment;
     let addresses: Vec<String> = running.addresses.iter().map(IpAddr::to_string).collect();
-    format!("{ifname} of container {container_id} on network {network}: {}", addresses.join(", "))
+    let (addresses, scopes) = (addresses.join(", "), running.scopes.join(", "));
+    format!("{ifname} of container {container_id} on network {network}: {addresses} in {scopes}")
 }
 
 fn document(running: &Running) -> serde_json::Value {
     let Attachment { network, container_id, ifname } = &running.key.attachment;
-    json!({ "network": network, "containerID": container_id, "ifname": ifname, "scope": running.scope,
+    json!({ "network": network, "containerID": container_id, "ifname": ifname, "scopes": running.scopes,
             "netns": running.record.netns, "addresses": running.addresses })
 }
 
@@ -89,7 +98,7 @@ fn running(
     survivors: &[Survivor],
     cache: &[Cached],
     in_use: &BTreeSet<IpAddr>,
-    networks: &Networks,
+    scopes: &mut Scopes,
 ) -> anyhow::Result<Vec<Running>> {
     let mut all = Vec::new();
     for survivor in survivors {
@@ -99,12 +108,13 @@ fn running(
             ifname: survivor.ifname.clone(),
         };
         let mut addresses: Vec<IpAddr> = survivor.addresses.iter().map(IpNet::addr).collect();
+        let cached = cache.iter().find(|cached| is_same(cached, &attachment));
         if addresses.is_empty() {
-            let cached = cache.iter().find(|cached| is_same(cached, &attachment));
             addresses.extend(cached.iter().flat_map(|cached| cached.addresses.iter().copied()));
         }
+        let config = cached.and_then(|cached| cached.config.as_ref());
         all.push(Running {
-            scope: networks.scope(&attachment.network),
+            scopes: scopes.of(&attachment.network, config, !addresses.is_empty()),
             key: Key { attachment, role: Role::Attachment },
             addresses,
             record: record(survivor)?,
@@ -121,7 +131,7 @@ fn running(
             ifname: cached.ifname.clone(),
         };
         all.push(Running {
-            scope: networks.scope(&attachment.network),
+            scopes: scopes.of(&attachment.network, cached.config.as_ref(), true),
             key: Key { attachment, role: Role::Ipam },
             addresses: cached.addresses.clone(),
             record: Record { netns: cached.netns.clone().unwrap_or_default(), ..Record::default() },

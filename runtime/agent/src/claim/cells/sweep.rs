@@ -4,9 +4,8 @@
 use super::error::CellError;
 use super::work::CellWork;
 use crate::claim::backend::{Backend, Listing, WriteError};
-use crate::claim::block::Block;
-use crate::claim::object::Identity;
-use crate::claim::sweep::Swept;
+use crate::claim::block::{Block, BlockHolder};
+use crate::claim::sweep::{Swept, is_over};
 
 impl<B: Backend> CellWork<'_, B> {
     /// Sweeps once. `list_first`: lists first, then reads the store.
@@ -50,15 +49,14 @@ enum Verdict {
 }
 
 fn is_left_over<B: Backend>(work: &CellWork<'_, B>, block: &Block) -> Result<Verdict, CellError> {
-    let Identity { machine, store_id, boot_id, .. } = work.identity;
     // `machine_id`: a node's name does not identify a machine.
-    let Some(holder) = block.spec.holder.as_ref().filter(|holder| holder.machine == *machine) else {
+    let is_own = |holder: &&BlockHolder| holder.machine == work.identity.machine;
+    let Some(holder) = block.spec.holder.as_ref().filter(is_own) else {
         return Ok(Verdict::Known);
     };
     if work.store.borrow().cells()?.iter().any(|cell| cell.nonce == holder.nonce) {
         return Ok(Verdict::Known);
     }
-    // `store_id`: another store's cells of this boot may be in use.
-    let is_over = holder.store_id == *store_id || holder.boot_id != *boot_id;
+    let is_over = is_over(work.store, work.identity, (&holder.store_id, &holder.boot_id))?;
     Ok(if is_over { Verdict::LeftOver } else { Verdict::Foreign })
 }

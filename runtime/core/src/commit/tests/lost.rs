@@ -7,6 +7,8 @@ use rusqlite::Connection;
 
 use super::super::Running;
 use super::*;
+use crate::journal::Entry;
+use crate::ledger::ClaimFilter;
 use crate::store::{FILE, StoreError, log_path};
 
 fn pool() -> Range {
@@ -202,7 +204,7 @@ fn leftovers_of_a_process_that_died_making_the_store_are_no_store() {
 fn running(claims: &[(&str, &str)]) -> Vec<Running> {
     let one = |(owner, address): &(&str, &str)| Running {
         key: key(owner),
-        scope: "s".to_owned(),
+        scopes: vec!["s".to_owned()],
         addresses: vec![ip(address)],
         record: Record { netns: "/run/netns/x".into(), ..Record::default() },
     };
@@ -227,7 +229,7 @@ fn a_lost_store_is_rebuilt_from_what_runs() {
         lose(dir.path());
         open(dir.path()).expect_err(way);
         let live = running(&[("a", "10.0.0.1"), ("c", "10.0.0.3")]);
-        let report = NodeStore::rebuild(dir.path(), "boot-1", 2000, &live).unwrap();
+        let report = NodeStore::rebuild(dir.path(), "boot-1", 2000, (&live, &|_entry| false)).unwrap();
         assert_eq!((report.entries, report.claims, report.taken.len()), (2, 2, 0), "{way}");
         assert_eq!(report.moved.is_empty(), way == "the log is deleted", "{way}: {:?}", report.moved);
         let mut disk = OnDisk { store: open(dir.path()).unwrap(), dir };
@@ -237,7 +239,7 @@ fn a_lost_store_is_rebuilt_from_what_runs() {
         assert_sound(disk.dir.path());
         // A second rebuild changes nothing.
         drop(disk.store);
-        let again = NodeStore::rebuild(disk.dir.path(), "boot-1", 2000, &live).unwrap();
+        let again = NodeStore::rebuild(disk.dir.path(), "boot-1", 2000, (&live, &|_entry| false)).unwrap();
         assert_eq!((again.entries, again.claims, again.moved.len()), (0, 0, 0), "{way}");
         assert_eq!(open(disk.dir.path()).unwrap().entries(None).unwrap().len(), 4);
     }
@@ -246,9 +248,38 @@ fn a_lost_store_is_rebuilt_from_what_runs() {
 #[test]
 fn rebuilding_takes_nothing_from_another_attachment() {
     let dir = node();
-    let report =
-        NodeStore::rebuild(dir.path(), "boot-1", 2000, &running(&[("z", "10.0.0.1"), ("b", "10.0.0.2")])).unwrap();
+    let live = running(&[("z", "10.0.0.1"), ("b", "10.0.0.2")]);
+    let report = NodeStore::rebuild(dir.path(), "boot-1", 2000, (&live, &|_entry| false)).unwrap();
     assert_eq!((report.entries, report.claims), (1, 0));
     assert_eq!(report.taken, [("s".to_owned(), ip("10.0.0.1"))]);
+    assert_sound(dir.path());
+}
+
+#[test]
+fn rebuilding_an_older_copy_gives_the_address_of_a_dead_attachment_to_the_living_one() {
+    let dir = node();
+    let live = running(&[("z", "10.0.0.1")]);
+    let is_dead = |entry: &Entry| entry.key == key("a");
+    let report = NodeStore::rebuild(dir.path(), "boot-1", 2000, (&live, &is_dead)).unwrap();
+    assert_eq!((report.entries, report.claims, report.taken), (1, 1, Vec::new()));
+    // The removal of the dead one takes nothing from it.
+    let mut store = open(dir.path()).unwrap();
+    store.release(&key("a"), 2000).unwrap();
+    assert_eq!(store.entry(&key("z")).unwrap().unwrap().claims, [("s".to_owned(), ip("10.0.0.1"))]);
+    drop(store);
+    assert_sound(dir.path());
+}
+
+#[test]
+fn an_address_of_an_unknown_scope_is_claimed_in_all() {
+    let dir = node();
+    let live = Running { scopes: vec!["s".into(), "t".into()], ..running(&[("z", "10.0.0.9")]).remove(0) };
+    let report = NodeStore::rebuild(dir.path(), "boot-1", 2000, (&[live], &|_entry| false)).unwrap();
+    assert_eq!((report.entries, report.claims), (1, 2));
+    let mut store = open(dir.path()).unwrap();
+    assert_eq!(store.scopes().unwrap(), ["s", "t"]);
+    store.release(&key("z"), 2000).unwrap();
+    assert!(store.claims(&ClaimFilter::default()).unwrap().iter().all(|row| row.address != ip("10.0.0.9")));
+    drop(store);
     assert_sound(dir.path());
 }

@@ -98,6 +98,20 @@ impl NodeStore {
 
 const STORE_ID: &str = "store_id";
 
+/// Makes what may be an older copy of this node's store another store, as it does not know what happened since. Holders
+/// that it does not know count as those of a store that was moved away (`store_id`), not as leftovers. Intents are
+/// forgotten, because they may be entries by now. Cells that were taken or owned have to be confirmed, and none is
+/// given back because its request seems to be under way.
+pub(crate) fn distrust(conn: &Connection, now: u64) -> Result<(), Fault> {
+    conn.execute("DELETE FROM meta WHERE key = ?1", [STORE_ID])?;
+    conn.execute("DELETE FROM remote_addresses WHERE state = 0", [])?;
+    let sql = "DELETE FROM remote WHERE NOT EXISTS (SELECT 1 FROM remote_addresses a WHERE a.remote = remote.id)";
+    conn.execute(sql, [])?;
+    let sql = "UPDATE cells SET state = 2, uid = NULL, version = NULL, since = ?1 WHERE state IN (0, 1)";
+    conn.execute(sql, [store::seconds(now)])?;
+    Ok(())
+}
+
 /// Returns 128 random bits in hex.
 pub(crate) fn hex() -> String {
     random::octets::<16>().iter().map(|octet| format!("{octet:02x}")).collect()

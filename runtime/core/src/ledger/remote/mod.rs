@@ -30,5 +30,5 @@ pub use types::{AddressState, Answer, Owner, RemoteAddress, RemoteRow, Versions,
 pub use view::{RemoteView, Runs};
 
 pub(crate) use cells::owned;
-pub(crate) use intent::{commit, granted, hex, insert};
+pub(crate) use intent::{commit, distrust, granted, hex, insert};
 pub(crate) use rows::{abandon, end, of_other_boots, release};
