@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::ensure;
 use clap::Args;
 use serde_json::json;
+use weft_core::agent::SOCKET;
 use weft_core::attach::{NetnsState, netns_state};
 use weft_core::commit::HostLocalImport;
 use weft_core::conf::data_dir_of;
@@ -25,6 +26,9 @@ pub(crate) struct ImportArgs {
     /// A network's directory, or the one that holds all of them (its `dataDir`).
     #[arg(default_value = "/var/lib/cni/networks")]
     dir: PathBuf,
+    /// The agent's socket: the agent knows the definitions of the cluster.
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    socket: PathBuf,
     #[command(flatten)]
     sources: Sources,
 }
@@ -78,8 +82,26 @@ fn data_dir(dir: &Path, network: &str) -> Option<PathBuf> {
     absolute.join(network).is_dir().then_some(absolute)
 }
 
+/// The node's ledger keeps an address only from pods of this node: in a cluster ledger other nodes would get it.
+fn refuse_cluster(dir: &Path, networks: &Networks) -> anyhow::Result<()> {
+    let absolute = std::path::absolute(dir).unwrap_or_else(|_unusable| dir.to_owned());
+    let inside = std::fs::read_dir(&absolute).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let names = absolute.file_name().map(std::ffi::OsStr::to_owned).into_iter().chain(inside);
+    let names = names.map(|name| name.to_string_lossy().into_owned());
+    let of_cluster: Vec<String> = names.filter(|name| networks.is_of_cluster(name)).collect();
+    ensure!(
+        of_cluster.is_empty(),
+        "nothing was imported: these networks draw on a cluster ledger, which would give their addresses out on other nodes: {}; move their pods first: give the network to new pods with \"exclude\" or another range, delete the old pods on every node, and delete these directories",
+        of_cluster.join(", ")
+    );
+    Ok(())
+}
+
 pub(super) fn import(args: &ImportArgs, state: &Path, output: Output) -> anyhow::Result<()> {
-    let networks = Networks::read(&args.sources.conf_dir);
+    let mut networks = Networks::read(&args.sources.conf_dir);
+    // Without an agent, the files are all there is.
+    drop(networks.ask(&args.socket));
+    refuse_cluster(&args.dir, &networks)?;
     let known = Known::look(&args.sources)?;
     let record = Record::default();
     let report = open(state)?.import_host_local(&HostLocalImport {
@@ -165,6 +187,24 @@ fn exported(network: &NetworkExport) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_imported_into_a_network_of_a_cluster_ledger() {
+        let (top, conf) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for name in ["blue", "red"] {
+            std::fs::create_dir(top.path().join(name)).unwrap();
+        }
+        let write = |name: &str, ledger: &str| {
+            let conf_of = json!({"name": name, "type": "weft", "ledger": {"type": ledger}, "ipam": {}});
+            std::fs::write(conf.path().join(format!("{name}.conf")), conf_of.to_string()).unwrap();
+        };
+        let refused = |dir: &Path| refuse_cluster(dir, &Networks::read(conf.path())).is_err();
+        write("blue", "node");
+        write("green", "kubernetes");
+        assert!(!refused(top.path()));
+        write("red", "kubernetes");
+        assert!(refused(top.path()) && refused(&top.path().join("red")) && !refused(&top.path().join("blue")));
+    }
 
     #[test]
     fn a_networks_own_directory_lies_in_the_data_directory() {
