@@ -69,6 +69,11 @@ fn unknown_keys() -> Result<()> {
         ),
         ("gatway", json!({ "type": "host-local", "ranges": [[{ "subnet": "10.65.0.0/24", "gatway": "10.65.0.9" }]] })),
         ("relase", json!({ "type": "host-local", "subnet": "10.65.0.0/24", "relase": "keep" })),
+        (
+            "defult",
+            json!({ "type": "by-label", "ranges": [{ "name": "a", "ranges": [{ "subnet": "10.65.0.0/24" }] }],
+                    "default": "a", "defult": "a" }),
+        ),
         ("route", json!({ "type": "host-local", "subnet": "10.65.0.0/24", "route": [] })),
         ("resolveConf", json!({ "type": "host-local", "subnet": "10.65.0.0/24", "resolveConf": "/etc/resolv.conf" })),
         (

@@ -238,8 +238,8 @@ impl Check<'_> {
         }
         let more = rules.get("additionalProperties");
         // If several schemas describe one object, none of them knows all its keys.
-        let joined =
-            ["allOf", "anyOf", "oneOf", "$ref", "if", "patternProperties"].iter().any(|key| rules.contains_key(*key));
+        let joined = ["$ref", "if", "patternProperties"].iter().any(|key| rules.contains_key(*key))
+            || ["allOf", "anyOf", "oneOf"].iter().any(|key| rules.get(*key).is_some_and(has_keys));
         for (key, value) in map {
             let place = format!("{at}/{key}");
             let known = properties.into_iter().flatten().find(|(name, _)| name.eq_ignore_ascii_case(key));
@@ -263,6 +263,15 @@ impl Check<'_> {
     }
 }
 
+/// Returns whether one of these forms has its own keys. A form that only requires keys has none.
+fn has_keys(forms: &Value) -> bool {
+    let only_requires = |form: &Value| {
+        form.as_object()
+            .is_some_and(|form| form.keys().all(|key| ["required", "title", "description"].contains(&key.as_str())))
+    };
+    forms.as_array().is_none_or(|forms| !forms.iter().all(only_requires))
+}
+
 /// Returns the name of a position for a text.
 fn name(at: &str) -> &str {
     if at.is_empty() { "the configuration" } else { at }
@@ -282,6 +291,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_form_that_only_requires_keys_leaves_the_object_closed() {
+        let of = |forms: Value| {
+            let text = json!({"properties": {"a": {}, "b": {}}, "anyOf": forms}).to_string();
+            Schema::parse(&text).unwrap()
+        };
+        let value = json!({"a": 1, "c": 1});
+        let unknown = of(json!([{"required": ["a"]}, {"required": ["b"]}])).unknown_keys(&value, &[]);
+        assert_eq!((unknown.len(), unknown[0].key.as_str()), (1, "c"));
+        let forms = json!([{"required": ["a"]}, {"properties": {"c": {}}}]);
+        assert!(of(forms).unknown_keys(&value, &[]).is_empty(), "a form may know it");
+    }
 
     fn schema() -> Schema {
         let text = json!({
