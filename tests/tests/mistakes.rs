@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     suite.test("a_stock_configuration_keeps_foreign_keys", &needs, foreign_keys);
     suite.test("all_mistakes_are_told_at_once", &needs, all_at_once);
     suite.test("the_schema_is_checked", &needs, schema);
+    suite.test("of_the_monitored_policy_too", &needs, monitored);
     suite.test("plugins_that_nobody_has_are_reported", &needs, missing_plugins);
     suite.test("status_tells_what_add_would_fail_with", &needs, status);
     suite.test("a_device_that_is_away_is_not_missing", &needs, device_away);
@@ -52,7 +53,11 @@ fn checked(world: &World, conf: &Value, more: &[&str]) -> Result<Vec<String>> {
     let document: Value = serde_json::from_slice(&output.stdout).with_context(|| output.text())?;
     let problems = document["problems"].as_array().with_context(|| document.to_string())?;
     ensure!(problems.is_empty() == (output.status == Some(0)), "exit code {:?} with {document}", output.status);
-    Ok(problems.iter().filter_map(|problem| problem["message"].as_str()).map(str::to_owned).collect())
+    let text = |problem: &Value| {
+        let (at, message) = (problem["at"].as_str()?, problem["message"].as_str()?);
+        Some(if at.is_empty() { message.to_owned() } else { format!("{at} {message}") })
+    };
+    Ok(problems.iter().filter_map(text).collect())
 }
 
 fn whole(error: &CniError) -> String {
@@ -154,6 +159,34 @@ fn schema() -> Result<()> {
     ensure!(reported.iter().any(|line| line.contains("/routes/0/mtu")), "{reported:?}");
     let error = on_status(&mut world, &wrong)?.error()?;
     ensure!(error.code == 7 && whole(&error).contains("/routes/0/mtu"), "{} {}", error.code, whole(&error));
+    Ok(())
+}
+
+/// The monitored policy's own configuration is held against its own schema, wherever it stands.
+fn monitored() -> Result<()> {
+    let (_installation, mut world) = World::installed()?;
+    let network = |monitor: Value| {
+        let mut conf = weft(json!({ "type": "host-local", "subnet": "10.65.0.0/24" }));
+        conf["monitor"] = monitor;
+        conf
+    };
+    let own = json!({ "ranges": [{ "name": "x", "ranges": [{ "subnet": "10.65.0.0/24" }] }], "default": ["x"] });
+    let shared = network(json!({ "policy": "by-label" }));
+    ensure!(checked(&world, &shared, &[])?.is_empty(), "it has the network's `ipam`, and may say no to it");
+    for promoted in [false, true] {
+        let sound = network(json!({ "policy": "by-label", "ipam": own, "promoted": promoted }));
+        ensure!(checked(&world, &sound, &[])?.is_empty(), "{:?}", checked(&world, &sound, &[])?);
+        let mut wrong = own.clone();
+        wrong["rules"] = json!(5);
+        wrong["defult"] = json!(["x"]);
+        let wrong = network(json!({ "policy": "by-label", "ipam": wrong, "promoted": promoted }));
+        let reported = checked(&world, &wrong, &[])?.join("\n");
+        for part in ["unknown key \"defult\" in \"monitor.ipam\"", "/monitor/ipam/rules"] {
+            ensure!(reported.contains(part), "{part}: {reported}");
+        }
+        let status = on_status(&mut world, &wrong)?;
+        ensure!(status.ok() != promoted, "what is only watched keeps no pod away");
+    }
     Ok(())
 }
 

@@ -68,6 +68,7 @@ fn main() -> ExitCode {
     test("pinned", pinned);
     test("isolated", isolated);
     test("monitor/compared", monitor_compared);
+    test("monitor/own-ipam", monitor_own_ipam);
     test("monitor/never-matters", monitor_never_matters);
     test("replay", replay);
     test("trace-export", trace_export);
@@ -495,6 +496,42 @@ fn monitor_compared(guests: &Guests) -> Result<()> {
     ensure!(why.pointer("/0/monitor/differences/0/monitor") == Some(&json!("gives 10.77.0.4/24")), "{why}");
     for container in ["a", "b", "d"] {
         node.del(container)?;
+        node.clean_of(container)?;
+    }
+    Ok(())
+}
+
+/// A policy with keys of its own beside `host-local`, which refuses them: it has its own `ipam`, before and after it is promoted.
+fn monitor_own_ipam(guests: &Guests) -> Result<()> {
+    let mut node = Node::with(&guests.get("hostile")?)?;
+    node.world.weftctl(&["policy", "compile", &node.policy.display().to_string()])?;
+    let reference = format!("file://{}", node.policy.display());
+    let network = |monitor: Value| {
+        let mut conf = with(&node.conf(&json!({})), "monitor", &monitor);
+        conf["ipam"] = json!({ "type": "host-local", "ranges": [[{ "subnet": "10.77.0.0/24" }]] });
+        conf
+    };
+    let own = json!({ "ranges": [[{ "subnet": "10.77.0.0/24", "rangeStart": "10.77.0.100" }]], "lie": "none" });
+    let watched = network(json!({ "policy": reference, "ipam": own }));
+    let promoted = network(json!({ "policy": reference, "ipam": own, "promoted": true }));
+    let mistaken = network(json!({ "policy": "host-local", "ipam": { "subnet": "10.77.0.0/24", "lie": "none" } }));
+    let mut add = |container: &str, conf: &Value| -> Result<(Value, Value)> {
+        let result = node.call("ADD", &Attach::eth0(container), conf)?.result()?;
+        let why = node.world.weftctl(&["explain", &container_id(container)])?;
+        let monitor = why.pointer("/0/monitor").context("a monitor")?.clone();
+        Ok((result.pointer("/ips/0/address").cloned().context("an address")?, monitor))
+    };
+    let (address, monitor) = add("a", &watched)?;
+    ensure!(address == json!("10.77.0.2/24"), "host-local decides by its own ranges: {address}");
+    ensure!(monitor.pointer("/differences/0/monitor") == Some(&json!("gives 10.77.0.101/24")), "{monitor}");
+    let (address, monitor) = add("b", &promoted)?;
+    ensure!(address == json!("10.77.0.101/24"), "each keeps its configuration: {address}");
+    ensure!(monitor.pointer("/differences/0/monitor") == Some(&json!("gives 10.77.0.3/24")), "{monitor}");
+    let (_address, monitor) = add("c", &mistaken)?;
+    let failed = monitor.pointer("/outcome/failed").and_then(Value::as_str).context("a failure")?;
+    ensure!(failed.contains("unknown key \"lie\" in \"monitor.ipam\""), "{failed}");
+    for container in ["a", "b", "c"] {
+        node.call("DEL", &Attach::eth0(container), &watched)?.quiet()?;
         node.clean_of(container)?;
     }
     Ok(())

@@ -613,7 +613,8 @@ fn everything() -> Value {
             "steps": [{ "type": "portmap", "snat": true }, { "type": "tuning", "sysctl": { "net.core.somaxconn": "500" } }],
             "ledger": { "type": "etcd", "endpoints": ["https://127.0.0.1:2379"], "deadlineMs": 1000 },
             "limits": { "fuel": 1000, "memoryMiB": 8 }, "grants": { "wasi": true, "routes": ["10.0.0.0/8"] },
-            "fallback": "last-good", "dns": { "nameservers": ["10.0.0.53"] } })
+            "fallback": "last-good", "monitor": { "policy": "by-label", "ipam": { "default": "a",
+            "ranges": [{ "name": "a", "ranges": [{ "subnet": "10.0.0.0/16" }] }] } }, "dns": { "nameservers": ["10.0.0.53"] } })
 }
 
 /// Returns a configuration where one policy picks the delegate, and a policy that weft does not know decides the
@@ -654,6 +655,8 @@ fn schema() -> Result<()> {
         ("/ipam/ranges", json!([[{ "subnet": "10.0.0.0/24", "gatway": "10.0.0.1" }]])),
         ("/limits", json!({ "fuell": 1 })),
         ("/cniVersion", json!("7.0.0")),
+        ("/monitor", json!({ "policy": "by-label", "ipam": { "ranges": [], "rules": 5 } })),
+        ("/monitor", json!({ "policy": "host-local", "ipam": { "rangs": [] } })),
         ("/delagate", json!({})),
         ("/steps", json!([{ "type": "portmap", "snt": true }])),
         ("/ledger", json!({ "type": "etdc" })),

@@ -67,13 +67,14 @@ impl Pools {
         let plugins = conf.get("plugins").and_then(Value::as_array);
         for plugin in plugins.map_or_else(|| vec![conf], |list| list.iter().collect()) {
             let delegate = plugin.get("delegate").filter(|_| text(plugin, "type") == Some("weft")).unwrap_or(plugin);
-            let (Some(link), Some(ipam)) = (shared_link(delegate), plugin.get("ipam")) else { continue };
+            let (Some(link), Some(own)) = (shared_link(delegate), plugin.get("ipam")) else { continue };
+            let ipam = promoted(plugin).or_else(|| promoted(own)).unwrap_or(own);
             // A cluster ledger is common to all networks of a domain.
-            let cluster = [plugin, ipam].into_iter().filter_map(|object| object.get("ledger"));
+            let cluster = [plugin, own].into_iter().filter_map(|object| object.get("ledger"));
             let mut domain = cluster
                 .filter(|ledger| text(ledger, "type").is_some_and(|kind| kind != "node"))
                 .map(|ledger| format!("cluster/{}", text(ledger, "domain").unwrap_or("default")));
-            let scope = domain.next_back().unwrap_or_else(|| scope_of(network, text(ipam, "dataDir")));
+            let scope = domain.next_back().unwrap_or_else(|| scope_of(network, text(own, "dataDir")));
             for subnet in subnets(ipam) {
                 self.0.push(Pool {
                     file: file.to_owned(),
@@ -158,6 +159,12 @@ fn shared_link(delegate: &Value) -> Option<String> {
     }
 }
 
+/// Returns the `ipam` of a promoted policy, if it has its own.
+fn promoted(conf: &Value) -> Option<&Value> {
+    let monitor = conf.get("monitor").filter(|monitor| monitor.get("promoted") == Some(&Value::Bool(true)))?;
+    monitor.get("ipam")
+}
+
 /// Returns every subnet of the ranges in an `ipam` object.
 fn subnets(ipam: &Value) -> BTreeSet<IpNet> {
     let mut found = BTreeSet::new();
@@ -197,6 +204,17 @@ mod tests {
         for part in ["\"a\" (0.conf)", "\"b\" (1.conf)", "10.1.2.0/24", "bridge br0"] {
             assert!(found[0].contains(part), "{part}: {}", found[0]);
         }
+    }
+
+    #[test]
+    fn a_promoted_policy_gives_out_its_own_ranges() {
+        let mut beside = bridge("a", "br0", "10.1.0.0/24");
+        beside["ipam"]["monitor"] = json!({"policy": "by-label", "ipam": {"ranges": [[{"subnet": "10.2.0.0/24"}]]}});
+        let other = bridge("b", "br0", "10.2.0.0/24");
+        assert!(clashes(&[beside.clone(), other.clone()]).is_empty(), "it gives out nothing");
+        beside["ipam"]["monitor"]["promoted"] = json!(true);
+        assert_eq!(clashes(&[beside.clone(), other]).len(), 1);
+        assert!(clashes(&[beside, bridge("b", "br0", "10.1.0.0/24")]).is_empty());
     }
 
     #[test]

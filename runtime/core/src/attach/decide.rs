@@ -13,6 +13,7 @@ use super::error::AttachError;
 use super::node::{Context, Log};
 use super::policies::{ipam, limits};
 use super::trace::{Asked, Attempt, Fallback, Trace};
+use crate::conf::IpamConf;
 use crate::delegate::first_host;
 use crate::facts;
 use crate::ledger::{Claimed, Want};
@@ -235,12 +236,17 @@ pub(super) fn request(
         mac: call.network.requested_mac(&call.pairs),
         cni_args: call.pairs.clone(),
         range_sets: ipam.range_sets.clone(),
-        resolver: ipam.resolv_conf.as_deref().map(facts::resolver).transpose()?,
+        resolver: resolver(ipam)?,
         config: ipam.text.clone(),
         cni_version: call.network.version.to_string(),
         now,
         attachment,
     })
+}
+
+/// Reads the container's DNS from the file that the configuration names, if it names one.
+pub(super) fn resolver(ipam: &IpamConf) -> Result<Option<Dns>, AttachError> {
+    Ok(ipam.resolv_conf.as_deref().map(facts::resolver).transpose()?)
 }
 
 /// The ledger of a node without a store.

@@ -78,7 +78,7 @@ fn unknown(call: &Call, ipam: &IpamConf, schema: Option<&Schema>) -> Vec<ConfErr
         None => likely_mistakes(value).into_iter().map(by_the_host).collect(),
     };
     let reported = found.into_iter().filter(|unknown| is_strict(call) || unknown.meant.is_some());
-    reported.map(|unknown| error(call, unknown)).collect()
+    reported.map(|unknown| error(call, ipam, unknown)).collect()
 }
 
 fn by_the_host((at, meant): (String, &'static str)) -> UnknownKey {
@@ -86,9 +86,9 @@ fn by_the_host((at, meant): (String, &'static str)) -> UnknownKey {
     UnknownKey { within: within.to_owned(), key: key.to_owned(), meant: Some(meant.to_owned()), known: Vec::new() }
 }
 
-fn error(call: &Call, unknown: UnknownKey) -> ConfError {
+fn error(call: &Call, ipam: &IpamConf, unknown: UnknownKey) -> ConfError {
     let UnknownKey { within, key, meant, known } = unknown;
-    let place = format!(" in \"ipam{}\"", within.replace('/', "."));
+    let place = format!(" in \"{}{}\"", ipam.place(), within.replace('/', "."));
     let belongs_outside = within.is_empty() && IPAM_TERMS.iter().any(|own| own.eq_ignore_ascii_case(&key));
     let hint = match meant {
         _ if belongs_outside && call.persona == Persona::Weft => "it belongs beside \"ipam\"".to_owned(),

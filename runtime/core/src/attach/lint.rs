@@ -7,7 +7,7 @@ use weft_host_abi::types::{Denial, Problem};
 use super::call::Call;
 use super::error::AttachError;
 use super::node::{Context, Node};
-use super::{decide, foresee, ipam_keys, policies, pool, steps};
+use super::{decide, foresee, ipam_keys, monitor, policies, pool, steps};
 use crate::cni::{Environment, Verb};
 use crate::conf::{IpamKind, Network, Persona, SelectConf};
 use crate::delegate;
@@ -107,6 +107,9 @@ fn of_network(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> 
     let mut problems = delegate_conf(&call.network, &call.pairs).err().map(each).unwrap_or_default();
     problems.extend(missing_plugins(node.context, call, surroundings));
     problems.extend(policy_conf(node, call).unwrap_or_else(each));
+    if let Some(monitored) = monitor::monitored(call) {
+        problems.extend(policy_conf(node, &monitored).unwrap_or_else(each));
+    }
     // After a mistake in the configuration, its consequences are not listed.
     if problems.is_empty() {
         problems.extend(decision(node, call).err().map(each).unwrap_or_default());
@@ -163,7 +166,11 @@ fn policy_conf(node: &Node<'_>, call: &Call) -> Result<Problems, AttachError> {
         return Ok(ipam_keys::unknown_problems(call, &policy));
     }
     let reported = policy.validate(&ipam.text, &policies::limits(&call.network))?;
-    Ok(ipam_keys::problems(call, &policy, reported))
+    let problems = ipam_keys::problems(call, &policy, reported);
+    // Places are relative to `ipam`, except those in the `ipam` of `monitor`.
+    let outer = if ipam.place() == "ipam" { String::new() } else { format!("/{}", ipam.place().replace('.', "/")) };
+    let placed = |problem: Problem| Problem { at: format!("{outer}{}", problem.at), ..problem };
+    Ok(problems.into_iter().map(placed).collect())
 }
 
 /// Decides for a pod without labels on an empty node: a decision that the host refuses there would be refused for every

@@ -1,5 +1,6 @@
-//! A second policy that a network only monitors. It gets the request of the deciding policy; its decision and the
-//! differences are recorded beside the actual decision. Its decision is never applied.
+//! A second policy that a network only monitors. It gets the request of the deciding policy, or, if `monitor` has an
+//! `ipam`, that request with its own configuration and ranges. Its decision and the differences are recorded beside the
+//! actual decision. Its decision is never applied.
 //!
 //! ```text
 //!  ADD: gather --prepare(snapshot)--> decide --> claim --> apply --> result is printed --> observe: ask, compare, record
@@ -8,22 +9,25 @@
 //! a monitor pays nothing. The monitored policy sees the ledger as it was when the deciding policy was asked. Whatever
 //! it does, and whatever fails here, adds at most one line to the record.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use weft_host_abi::types::{ClaimInfo, Decision, LastClaim, LedgerView, Range, Request, Usage};
 
 use super::beside::Beside;
 use super::call::Call;
 use super::compared::{MonitorTrace, Outcome};
-use super::decide::judge;
+use super::decide::{self, judge};
 use super::error::AttachError;
-use super::failures;
 use super::node::{Context, Node, Policies, Watch};
 use super::policies::{grants, ipam, limits, reference_of};
 use super::trace::{Asked, Attempt, Trace};
 use super::watching::{compare, keep, no_compiler};
-use crate::policy::{Called, Exchanges, Ipam, Loaded, ReplayLedger};
+use super::{failures, ipam_keys};
+use crate::conf::Network;
+use crate::policy::{Called, Exchanges, ReplayLedger};
 use crate::store::NodeStore;
 
 /// An ADD in a network with a monitor: the request, and the outcome.
@@ -80,19 +84,26 @@ impl Watched {
     /// Asks the monitored policy.
     fn ask(&mut self, context: &Context, policies: &Policies, recorded: Exchanges) -> Option<MonitorTrace> {
         let kind = &self.call.network.monitor.as_ref()?.kind;
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let mut trace = MonitorTrace::of_policy(kind.policy().unwrap_or_default());
-        let loaded: Result<Loaded<Ipam>, AttachError> = reference_of(kind).and_then(|reference| {
-            Ok(policies.get()?.load(&reference, &grants(context, &self.call.network), &no_compiler)?)
+        let ready = reference_of(kind).and_then(|reference| {
+            let loaded = policies.get()?.load(&reference, &grants(context, &self.call.network), &no_compiler)?;
+            Ok((loaded, asked(&self.call, &self.request)?))
         });
-        match loaded {
+        match ready {
             Err(error) => trace.outcome = Outcome::Failed(error.chain()),
-            Ok(policy) => {
+            Ok((policy, (call, request))) => {
                 let ledger = Box::new(AsItWas { recorded: ReplayLedger::new(recorded), view: self.view.take() });
                 let Called { outcome, evidence, digest, .. } =
-                    policy.allocate(&self.request, ledger, &limits(&self.call.network));
-                let judged = judge(&self.call, policy.name(), &self.request, None, outcome);
-                trace.outcome = outcome_of(judged.map(|(decision, _verified, _gateways)| decision));
+                    policy.allocate(&request, ledger, &limits(&call.network));
+                let judged = judge(&call, policy.name(), &request, None, outcome).and_then(|(decision, ..)| {
+                    // If it decided, an unknown key would be an error.
+                    if matches!(call, Cow::Owned(_)) {
+                        ipam_keys::refuse_unknown(&call, &policy)?;
+                    }
+                    Ok(decision)
+                });
+                trace.outcome = outcome_of(judged);
                 (trace.digest, trace.fuel, trace.host_calls) = (digest, evidence.fuel, evidence.calls);
                 trace.ledger = evidence.ledger;
                 context.discard(policy);
@@ -101,6 +112,29 @@ impl Watched {
         trace.micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         Some(trace)
     }
+}
+
+/// Returns the call and the request as if the monitored policy decided: they differ if it has its own `ipam`.
+fn asked<'a>(call: &'a Call, request: &'a Request) -> Result<(Cow<'a, Call>, Cow<'a, Request>), AttachError> {
+    let Some(own) = monitored(call) else { return Ok((Cow::Borrowed(call), Cow::Borrowed(request))) };
+    let conf = ipam(&own)?;
+    // The addresses of an IPAMClaim come after those of the configuration.
+    let kept = request.requested.iter().skip(ipam(call)?.requested.len()).cloned();
+    let request = Request {
+        requested: conf.requested.iter().cloned().chain(kept).collect(),
+        range_sets: conf.range_sets.clone(),
+        resolver: decide::resolver(conf)?,
+        config: conf.text.clone(),
+        ..request.clone()
+    };
+    Ok((Cow::Owned(own), Cow::Owned(request)))
+}
+
+/// Returns the call with the monitored policy's own `ipam` instead of the network's, if it has one.
+pub(super) fn monitored(call: &Call) -> Option<Call> {
+    let own = call.network.monitor.as_ref()?.ipam.as_deref()?.clone();
+    let network = Network { ipam: Some(own), monitor: None, ..call.network.clone() };
+    Some(call.with_conf(call.conf.clone(), network))
 }
 
 /// Asks the monitored policies for a process's ADDs, and records what they would have done. Call it after the results

@@ -308,6 +308,12 @@ impl Object {
         Self { path: String::new(), ..self }
     }
 
+    /// Returns the place of this object, for error texts; empty at the top.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     /// Returns the place of a key of this object, for error texts.
     #[must_use]
     pub fn place(&self, key: &str) -> String {

@@ -113,6 +113,12 @@ pub enum ConfError {
         /// What is wrong with it.
         error: Box<ConfError>,
     },
+    /// An error in the configuration of the monitored policy.
+    #[error("\"ipam\" of \"monitor\": {error}")]
+    Monitor {
+        /// What is wrong with it.
+        error: Box<ConfError>,
+    },
     /// An error of flannel's own keys.
     #[error("{0}")]
     Flannel(&'static str),
@@ -236,7 +242,7 @@ impl ConfError {
             Self::UnknownPersona { .. } => code::INVALID_ENVIRONMENT,
             Self::Wire(error) => error.code,
             Self::NotSupported { .. } => code::UNSUPPORTED_FIELD,
-            Self::Entry { error, .. } => error.code(),
+            Self::Entry { error, .. } | Self::Monitor { error } => error.code(),
             // At least one of them is a mistake in the configuration.
             Self::Several(_) => code::INVALID_CONFIG,
             Self::Mistyped(_)

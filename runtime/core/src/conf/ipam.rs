@@ -71,6 +71,15 @@ impl IpamConf {
         }
     }
 
+    /// Returns the place of the object in the configuration, for error texts: `ipam`, or `monitor.ipam`.
+    #[must_use]
+    pub fn place(&self) -> &str {
+        match self.object.path() {
+            "" => "ipam",
+            path => path,
+        }
+    }
+
     pub(super) fn read(kind: IpamKind, object: Object, context: &Context<'_>) -> Result<Self, ConfError> {
         let mut conf = Self::bare(kind, object, context.network);
         match conf.kind {

@@ -77,17 +77,25 @@ impl Network {
         (probe_ms, blocks): (Option<u32>, Option<Blocks>),
     ) -> Result<Self, ConfError> {
         let mut network = self.clone();
-        if let (LedgerKind::Cluster(cluster), Some(ipam)) = (&self.terms.ledger, &mut network.ipam) {
+        if let (LedgerKind::Cluster(cluster), Some(_ipam)) = (&self.terms.ledger, &self.ipam) {
             ranges::check_version(&sets, self.version)?;
             let cluster = cluster.in_domain(domain, blocks);
-            ipam.scope = cluster.scope();
-            ipam.range_sets = sets;
+            for ipam in network.ipam_confs() {
+                ipam.scope = cluster.scope();
+                ipam.range_sets.clone_from(&sets);
+            }
             network.terms.ledger = LedgerKind::Cluster(cluster);
         }
         let of_pool = probe_ms.map(|wait_ms| DuplicatesConf { wait_ms });
         network.terms.duplicates = network.terms.duplicates.or(of_pool);
         network.check_duplicates("\"duplicates\" of the AddressPool")?;
         Ok(network)
+    }
+
+    /// Returns the `ipam` objects of the deciding policy and of the monitored one.
+    pub(super) fn ipam_confs(&mut self) -> impl Iterator<Item = &mut IpamConf> {
+        let monitored = self.monitor.as_mut().and_then(|monitor| monitor.ipam.as_deref_mut());
+        self.ipam.iter_mut().chain(monitored)
     }
 
     /// Reads the parts that cannot fail.

@@ -64,7 +64,7 @@ impl Network {
                     .map_err(|error| ConfError::Entry { name: name.to_owned(), error: Box::new(error) })?;
             }
             network.maker = Maker::Select(select);
-            network.read_policy_terms(persona, object)?;
+            network.read_policy_terms(persona, object, cni_args)?;
             return Ok(network);
         }
         network.ipam = network.read_ipam(persona, object, cni_args, is_shipped)?;
@@ -85,7 +85,7 @@ impl Network {
         network.check_ipam_use(persona)?;
         network.check_cni_args(persona, cni_args)?;
 
-        network.read_policy_terms(persona, object)?;
+        network.read_policy_terms(persona, object, cni_args)?;
         Ok(network)
     }
 
@@ -129,7 +129,12 @@ impl Network {
     /// Reads `limits`, `grants`, `ledger`, `duplicates`, `fallback` and `monitor`: they are at the top of a `weft`
     /// configuration. In other configurations the top belongs to another plugin, so they are in `ipam`, if that is
     /// ours.
-    fn read_policy_terms(&mut self, persona: Persona, object: &Object) -> Result<(), ConfError> {
+    fn read_policy_terms(
+        &mut self,
+        persona: Persona,
+        object: &Object,
+        cni_args: &[(String, String)],
+    ) -> Result<(), ConfError> {
         let ours = match &self.ipam {
             _ if persona == Persona::Weft => object,
             Some(ipam) if ipam.kind.is_policy() => &ipam.object,
@@ -158,21 +163,34 @@ impl Network {
             fallback: FallbackConf::read(ours)?,
         };
         self.check_duplicates(&ours.place("duplicates"))?;
-        self.monitor = MonitorConf::read(ours)?;
-        let place = ours.place("monitor");
-        let selects = self.select().is_some();
-        match (&mut self.monitor, self.ipam.as_mut().filter(|ipam| ipam.kind.is_policy())) {
-            (Some(monitor), Some(ipam)) if monitor.promoted => std::mem::swap(&mut monitor.kind, &mut ipam.kind),
-            (Some(_monitor), None) if !selects => {
-                let want = "a network whose \"ipam\" is a policy, which it is compared with";
-                return Err(ConfError::BadValue { key: place, value: "{...}".to_owned(), want });
-            }
-            (None | Some(_), _) => {}
+        self.monitor = self.read_monitor(persona, ours, cni_args)?;
+        let ipam = self.ipam.as_mut().filter(|ipam| ipam.kind.is_policy());
+        if let (Some(monitor), Some(ipam)) = (self.monitor.as_mut().filter(|monitor| monitor.promoted), ipam) {
+            monitor.promote(ipam);
         }
-        if let (LedgerKind::Cluster(cluster), Some(ipam)) = (&self.terms.ledger, &mut self.ipam) {
-            ipam.scope = cluster.scope();
+        if let LedgerKind::Cluster(cluster) = &self.terms.ledger {
+            let scope = cluster.scope();
+            self.ipam_confs().for_each(|ipam| ipam.scope.clone_from(&scope));
         }
         Ok(())
+    }
+
+    fn read_monitor(
+        &self,
+        persona: Persona,
+        ours: &Object,
+        cni_args: &[(String, String)],
+    ) -> Result<Option<MonitorConf>, ConfError> {
+        let Some(mut monitor) = MonitorConf::read(ours)? else { return Ok(None) };
+        match self.ipam.as_ref().filter(|ipam| ipam.kind.is_policy()) {
+            Some(ipam) => monitor.read_ipam(ours, ipam, &self.ipam_context(persona, names_pool(ours), cni_args))?,
+            None if self.select().is_some() => {}
+            None => {
+                let want = "a network whose \"ipam\" is a policy, which it is compared with";
+                return Err(ConfError::BadValue { key: ours.place("monitor"), value: "{...}".to_owned(), want });
+            }
+        }
+        Ok(Some(monitor))
     }
 
     /// Reads for DEL, which works with any mistake: it only requires the name, and uses everything else that is
@@ -235,16 +253,20 @@ impl Network {
             Some(ipam) => ipam,
         };
         let Some(kind) = ipam_kind::kind(persona, &ipam, is_shipped)? else { return Ok(None) };
-        let context = Context {
+        let pooled = names_pool(if persona == Persona::Weft { object } else { &ipam });
+        IpamConf::read(kind, ipam, &self.ipam_context(persona, pooled, cni_args)).map(Some)
+    }
+
+    fn ipam_context<'a>(&'a self, persona: Persona, pooled: bool, cni_args: &'a [(String, String)]) -> Context<'a> {
+        Context {
             persona,
             network: &self.name,
             version: self.version,
             args: &self.args,
             runtime_config: &self.runtime_config,
             cni_args,
-            pooled: names_pool(if persona == Persona::Weft { object } else { &ipam }),
-        };
-        IpamConf::read(kind, ipam, &context).map(Some)
+            pooled,
+        }
     }
 }
 

@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 
 use super::cluster::ledger_keys;
 use super::duplicates::DUPLICATES;
+use super::monitor::{MONITOR, SELECT_MONITOR};
 use super::select::OWN;
-use super::terms::{GRANTS, LIMITS, MONITOR};
+use super::terms::{GRANTS, LIMITS};
 use super::weft::KEYS;
 use crate::cni::Version;
 use crate::{delegate, step};
@@ -118,15 +119,21 @@ pub fn schema(policies: &[(&str, Value)]) -> Value {
         defs.insert(format!("step-{kind}"), closed(kind, keys, &["type"]));
     }
     for (name, own) in policies {
-        defs.insert(format!("ipam-{name}"), of_policy(name, own.clone()));
+        defs.insert(format!("ipam-{name}"), of_policy("policy", name, own.clone()));
+        let mut own = own.clone();
+        // `monitor` names the policy already.
+        if let Some(required) = own.get_mut("required").and_then(Value::as_array_mut) {
+            required.retain(|key| key != "type");
+        }
+        defs.insert(format!("monitored-{name}"), of_policy("monitored", name, own));
     }
     let names: Vec<&str> = policies.iter().map(|(name, _schema)| *name).collect();
+    defs.insert("weft".to_owned(), weft(&names));
     defs.insert("delegate".to_owned(), by_type(delegate::kinds(), "delegate"));
     defs.insert("entry".to_owned(), entry());
     defs.insert("step".to_owned(), by_type(step::kinds(), "step"));
     defs.insert("ipam".to_owned(), by_type(names.into_iter(), "ipam"));
     defs.insert("ledger".to_owned(), ledger());
-    defs.insert("weft".to_owned(), weft());
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "CNI network configuration with weft",
@@ -158,7 +165,7 @@ fn with_plugin(mut defs: Map<String, Value>) -> Value {
     Value::Object(defs)
 }
 
-fn weft() -> Value {
+fn weft(policies: &[&str]) -> Value {
     let mut schema = closed("weft", &KEYS, &["type"]);
     let own = [
         ("cniVersion", version()),
@@ -168,7 +175,7 @@ fn weft() -> Value {
         (
             "select",
             json!({ "type": "object", "required": ["policy"],
-                    "properties": { "policy": { "type": "string" }, "monitor": object(&MONITOR) },
+                    "properties": { "policy": { "type": "string" }, "monitor": object(&SELECT_MONITOR) },
                     "description": "The policy that picks one of \"delegates\", with its configuration." }),
         ),
         ("ipam", json!({ "$ref": "#/$defs/ipam", "description": "Who picks addresses." })),
@@ -177,13 +184,27 @@ fn weft() -> Value {
         ("duplicates", object(&DUPLICATES)),
         ("limits", object(&LIMITS)),
         ("grants", object(&GRANTS)),
-        ("monitor", object(&MONITOR)),
+        ("monitor", monitor(policies)),
     ];
     for (key, value) in own {
         schema["properties"][key] = value;
     }
     // The specification reserves these keys for runtimes.
     schema["patternProperties"] = json!({ "^cni\\.dev/": true });
+    schema
+}
+
+/// Describes `monitor` beside `ipam`; its own `ipam` needs no `type`.
+fn monitor(policies: &[&str]) -> Value {
+    let mut schema = object(&MONITOR);
+    schema["required"] = json!(["policy"]);
+    schema["properties"]["ipam"] = json!({ "type": "object",
+        "description": "The monitored policy's configuration; without it, it has the network's." });
+    let cases = policies.iter().map(|name| {
+        json!({ "if": { "required": ["policy"], "properties": { "policy": { "const": name } } },
+                "then": { "properties": { "ipam": { "$ref": format!("#/$defs/monitored-{name}") } } } })
+    });
+    schema["allOf"] = json!(cases.collect::<Vec<_>>());
     schema
 }
 
@@ -221,11 +242,11 @@ fn ledger() -> Value {
 
 /// Returns the schema of a policy as a definition: its references are resolved within it, and its objects are closed as
 /// weft closes them.
-fn of_policy(name: &str, mut schema: Value) -> Value {
+fn of_policy(part: &str, name: &str, mut schema: Value) -> Value {
     close(&mut schema);
     if let Some(own) = schema.as_object_mut() {
         own.remove("$schema");
-        own.insert("$id".to_owned(), json!(format!("weft:policy:{name}")));
+        own.insert("$id".to_owned(), json!(format!("weft:{part}:{name}")));
     }
     schema
 }

@@ -214,7 +214,7 @@ pub(super) fn read(object: &Object, is_shipped: &dyn Fn(&str) -> bool) -> Result
     let hint = "name a policy that comes with weft, or say where yours is, as in \"file:///etc/weft/policy.wasm\"";
     let mut policy = select.text("policy")?.ok_or(ConfError::Missing { key: "select.policy", hint })?.to_owned();
     let mut monitor = None;
-    if let Some(MonitorConf { kind: IpamKind::Shipped(other) | IpamKind::Wasm { policy: other }, promoted }) =
+    if let Some(MonitorConf { kind: IpamKind::Shipped(other) | IpamKind::Wasm { policy: other }, promoted, .. }) =
         MonitorConf::read(&select)?
     {
         monitor = Some(if promoted { std::mem::replace(&mut policy, other) } else { other });

@@ -1,21 +1,17 @@
-//! `limits`, `grants`, `ledger`, `duplicates`, `fallback` and `monitor`: how policies run, where claims are stored, and
-//! how decisions are safeguarded.
+//! `limits`, `grants`, `ledger`, `duplicates` and `fallback`: how policies run, where claims are stored, and how decisions
+//! are safeguarded.
 
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::ipam_kind::plugin_name;
-use super::{ConfError, DuplicatesConf, IpamKind, LedgerKind, Object};
+use super::{ConfError, DuplicatesConf, LedgerKind, Object};
 
 /// Keys of `limits`.
 pub(super) const LIMITS: [&str; 3] = ["fuel", "memoryMiB", "deadlineMs"];
 
 /// Keys of `grants`.
 pub(super) const GRANTS: [&str; 3] = ["wasi", "data", "routes"];
-
-/// Keys of `monitor`.
-pub(super) const MONITOR: [&str; 2] = ["policy", "promoted"];
 
 /// How policies run, where claims are stored, and how decisions are safeguarded.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -65,28 +61,6 @@ pub enum FallbackConf {
     LastGood,
     /// A shipped policy.
     Shipped(String),
-}
-
-/// A policy that is asked in addition to the deciding one, and whose decisions are only recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MonitorConf {
-    /// The policy.
-    pub kind: IpamKind,
-    /// Whether it decides, and the network's own policy is only recorded.
-    pub promoted: bool,
-}
-
-impl MonitorConf {
-    /// Reads `monitor` of an object.
-    pub(super) fn read(object: &Object) -> Result<Option<Self>, ConfError> {
-        let Some(own) = object.object("monitor")? else { return Ok(None) };
-        let hint = "name the policy whose decisions are to be compared";
-        let policy = own.text("policy")?.filter(|policy| !policy.is_empty());
-        let policy = policy.ok_or(ConfError::Missing { key: "monitor.policy", hint })?.to_owned();
-        let kind =
-            if policy.contains("://") { IpamKind::Wasm { policy } } else { IpamKind::Shipped(plugin_name(&policy)?) };
-        Ok(Some(Self { kind, promoted: own.bool("promoted")?.unwrap_or_default() }))
-    }
 }
 
 impl LimitsConf {

@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::cluster::ledger_keys;
 use super::duplicates::DUPLICATES;
 use super::error::unknown_key;
+use super::monitor::{MONITOR, SELECT_MONITOR};
 use super::select::OWN;
-use super::terms::{GRANTS, LIMITS, MONITOR};
+use super::terms::{GRANTS, LIMITS};
 use super::weft::{KEYS, RESERVED, SHARED, STEP_SHARED};
 use super::{ConfError, Object};
 use crate::keys::did_you_mean;
@@ -30,7 +31,7 @@ pub(super) fn of_network(object: &Object) -> Vec<ConfError> {
     if let Ok(Some(select)) = object.object("select")
         && let Ok(Some(monitor)) = select.object("monitor")
     {
-        found.extend(in_object(&monitor, "select.monitor", &MONITOR));
+        found.extend(in_object(&monitor, "select.monitor", &SELECT_MONITOR));
     }
     for own in object.objects("steps").ok().flatten().unwrap_or_default() {
         found.extend(of_step(&own));

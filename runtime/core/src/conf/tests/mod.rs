@@ -5,6 +5,7 @@ mod dhcp;
 mod docs;
 mod fuzz;
 mod ipam;
+mod monitor;
 mod select;
 mod stock;
 mod weft;
