@@ -35,6 +35,7 @@ fn main() -> ExitCode {
     }
     suite.test("rust-tests-of-its-own", &needs("cargo"), rust_tests_of_its_own);
     suite.test("cases/difference-and-update", &needs("clang"), difference_and_update);
+    suite.test("cases/check-asks-the-schema", &[Need::Sandbox, Need::Weftctl], check_asks_the_schema);
     suite.test("cases/budget", &needs("clang"), budget);
     suite.test("cases/traps-and-lies", &[Need::Sandbox, Need::Weftctl, Need::Tool("cargo")], traps_and_lies);
     suite.test("watch", &needs("clang"), watch);
@@ -208,6 +209,48 @@ fn difference_and_update() -> Result<()> {
     let (ok, said) = project.weftctl(&["policy", "test"])?;
     ensure!(!ok && said.contains("cases/new.json") && said.contains("unknown field `pods`"), "{said}");
     Ok(())
+}
+
+fn merged(mut object: Value, more: &Value) -> Value {
+    for (key, value) in more.as_object().into_iter().flatten() {
+        object[key] = value.clone();
+    }
+    object
+}
+
+/// What `policy check` would find of a configuration, a case finds: a key that the schema does not list, and a wrong type.
+fn check_asks_the_schema() -> Result<()> {
+    let scratch = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
+    let dir = scratch.path();
+    fs::create_dir(dir.join("cases"))?;
+    fs::write(dir.join("cases/conf.json"), json!({ "check": true, "expect": { "problems": [] } }).to_string())?;
+    let state = dir.join("state").display().to_string();
+    let network = |conf: Value| {
+        let whole = merged(json!({ "cniVersion": "1.1.0", "name": "n", "type": "weft" }), &conf);
+        fs::write(dir.join("network.json"), whole.to_string())
+    };
+    let addresses = |own: &Value| {
+        let sets = json!([{ "name": "a", "ranges": [{ "subnet": "10.0.0.0/24" }] }]);
+        let ipam = merged(json!({ "type": "by-label", "ranges": sets, "default": "a" }), own);
+        json!({ "delegate": { "type": "bridge" }, "ipam": ipam })
+    };
+    let delegates = |own: &Value| {
+        let select = merged(json!({ "policy": "by-label-delegate", "default": "lan", "rules": [] }), own);
+        json!({ "delegates": [{ "name": "lan", "type": "bridge" }], "select": select })
+    };
+    let asks = |policy: &str, of: &dyn Fn(&Value) -> Value, object: &str| -> Result<()> {
+        let test = || weftctl(dir, &["--state-dir", &state, "policy", "test", "--policy", policy]);
+        network(of(&json!({})))?;
+        let (ok, said) = test()?;
+        ensure!(ok && said.contains("1 passed, 0 failed"), "{said}");
+        network(of(&json!({ "defult": "a", "rules": 5 })))?;
+        let (ok, said) = test()?;
+        let unknown = format!("unknown key \\\"defult\\\" in \\\"{object}\\\": did you mean \\\"default\\\"?");
+        ensure!(!ok && said.contains(&unknown) && said.contains("/rules"), "{unknown}: {said}");
+        Ok(())
+    };
+    asks("by-label", &addresses, "ipam")?;
+    asks("by-label-delegate", &delegates, "select")
 }
 
 /// `watch` builds and tests at once, and again when a case or the source changes. It survives an error in the source.

@@ -78,7 +78,7 @@ fn check(node: &mut Node<'_>, call: &Call, surroundings: &Surroundings) -> Probl
         Ok(policy) => policy,
         Err(error) => return problems.into_iter().chain(each(error)).collect(),
     };
-    match policy.validate(&select.text, &select.candidates(), &policies::limits(&call.network)) {
+    match ipam_keys::select_problems(&call.network, select, &policy) {
         Ok(found) => problems.extend(found),
         Err(error) => problems.extend(each(error.into())),
     }
@@ -165,8 +165,7 @@ fn policy_conf(node: &Node<'_>, call: &Call) -> Result<Problems, AttachError> {
     if pool::is_open(call) {
         return Ok(ipam_keys::unknown_problems(call, &policy));
     }
-    let reported = policy.validate(&ipam.text, &policies::limits(&call.network))?;
-    let problems = ipam_keys::problems(call, &policy, reported);
+    let problems = ipam_keys::ipam_problems(call.persona, &call.network, &policy)?;
     // Places are relative to `ipam`, except those in the `ipam` of `monitor`.
     let outer = if ipam.place() == "ipam" { String::new() } else { format!("/{}", ipam.place().replace('.', "/")) };
     let placed = |problem: Problem| Problem { at: format!("{outer}{}", problem.at), ..problem };

@@ -77,6 +77,7 @@ pub use del::del;
 pub use error::AttachError;
 pub use failures::{Failure, failures};
 pub use gc::gc;
+pub use ipam_keys::{ipam_problems, select_problems};
 pub use kept::KEPT_SUFFIX;
 pub use lint::{Problems, Surroundings, check_conf};
 pub use liveness::{NetnsState, netns_state};

@@ -51,7 +51,7 @@ fn of_network(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     }
     cluster_agent::status(call)?;
     let policy = Standing::load(node, call).map_err(|error| AttachError::NotReady { reason: error.chain() })?;
-    let problems = problems(call, &policy, &ipam.text)?;
+    let problems = problems(call, &policy)?;
     if !problems.is_empty() {
         return Err(AttachError::PolicyConf { policy: policy.name().to_owned(), problems });
     }
@@ -69,7 +69,7 @@ fn of_network(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
 }
 
 /// Returns what is wrong with `ipam`. It is written for the network's own policy, so a fallback is not asked.
-fn problems(call: &Call, policy: &Standing<'_>, text: &str) -> Result<Vec<Problem>, AttachError> {
+fn problems(call: &Call, policy: &Standing<'_>) -> Result<Vec<Problem>, AttachError> {
     if policy.is_fallback() {
         return Ok(Vec::new());
     }
@@ -77,8 +77,8 @@ fn problems(call: &Call, policy: &Standing<'_>, text: &str) -> Result<Vec<Proble
     if pool::is_open(call) {
         return Ok(ipam_keys::unknown_problems(call, loaded));
     }
-    match loaded.validate(text, &policies::limits(&call.network)) {
-        Ok(reported) => Ok(ipam_keys::problems(call, loaded, reported)),
+    match ipam_keys::ipam_problems(call.persona, &call.network, loaded) {
+        Ok(problems) => Ok(problems),
         Err(error) if policy.may_be_replaced(&error) => Ok(Vec::new()),
         Err(error) => Err(error.into()),
     }

@@ -36,8 +36,9 @@ pub(super) struct Answered {
 pub(super) fn ask(case: &Case, network: Option<&Value>, policy: &Policy) -> anyhow::Result<Answered> {
     let network = case.network.as_ref().or(network);
     if case.check {
-        let network = read(network.context("the case names no network, and the project has no network.json")?, case)?;
-        return check(&network, policy);
+        let network = network.context("the case names no network, and the project has no network.json")?;
+        let persona = persona(&of_ours(network)?).unwrap_or(Persona::Weft);
+        return check(persona, &read(network, case)?, policy);
     }
     let (question, limits) = question(case, network)?;
     match (policy, &question.asked) {
@@ -174,16 +175,16 @@ fn persona(plugin: &Value) -> Option<Persona> {
     Persona::from_argv0(plugin.get("type")?.as_str()?.as_ref()).ok()
 }
 
-fn check(network: &Network, policy: &Policy) -> anyhow::Result<Answered> {
-    let limits = attach::limits(network);
+/// Returns the problems of the configuration, as `weftctl policy check` finds them.
+fn check(persona: Persona, network: &Network, policy: &Policy) -> anyhow::Result<Answered> {
     let problems = match policy {
         Policy::Ipam(policy) => {
-            let ipam = network.ipam.as_ref().context("the network has no \"ipam\" object to check")?;
-            policy.validate(&ipam.text, &limits)
+            network.ipam.as_ref().context("the network has no \"ipam\" object to check")?;
+            attach::ipam_problems(persona, network, policy)
         }
         Policy::Choice(policy) => {
             let select = network.select().context("the network has no \"select\" object to check")?;
-            policy.validate(&select.text, &select.candidates(), &limits)
+            attach::select_problems(network, select, policy)
         }
     };
     let outcome = match problems {

@@ -18,7 +18,7 @@ pub(super) struct Case {
     pub(super) about: String,
     /// The network's configuration [default: the project's `network.json`].
     pub(super) network: Option<Value>,
-    /// Ask for the problems of the network's configuration instead of a decision.
+    /// Ask for the problems of the network's configuration, the policy and its schema, instead of a decision.
     #[serde(default)]
     pub(super) check: bool,
     pub(super) pod: Option<CasePod>,
