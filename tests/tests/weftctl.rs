@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     suite.test("purge_refuses_while_attachments_exist", &needs, purge);
     suite.test("plan_changes_nothing", &needs, plan);
     suite.test("explain_says_why", &needs, explain);
+    suite.test("failures_are_listed", &needs, failures);
     suite.test("ledger_ls_and_release", &needs, ledger);
     suite.test("ledger_import_and_export_round_trip", &needs, import_export);
     suite.test("a_lost_ledger_is_refused_and_rebuilt", &needs, lost_ledger);
@@ -200,6 +201,47 @@ fn explain() -> Result<()> {
     ensure!(decision["claimed"] == json!(["10.63.0.2/24"]) && decision["fuel"].as_u64() > Some(0), "{document:#}");
     let (by_address, _) = both(&world, &installation.weftctl(), &["explain", "10.63.0.2"])?;
     ensure!(by_address == table, "by address: {by_address}");
+    Ok(())
+}
+
+/// Failed ADDs in a table that fits, each failure of a pod once however often it was tried; as JSON one by one.
+fn failures() -> Result<()> {
+    let (installation, mut world) = world()?;
+    let weftctl = installation.weftctl();
+    let (table, document) = both(&world, &weftctl, &["failures"])?;
+    ensure!(table.trim() == "nothing to show" && document == json!([]), "{table} {document}");
+    let mut full = conf();
+    full["ipam"]["ranges"] = json!([[{ "subnet": "10.63.0.0/30" }]]);
+    ensure!(world.call("ADD", &Attach::eth0("a"), &full)?.ok(), "ADD");
+    for (container, args) in [("b", Some("K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web")), ("c", None)] {
+        for _again in 0..2 {
+            let attach = Attach { args, ..Attach::eth0(container) };
+            ensure!(world.call("ADD", &attach, &full)?.error()?.code == 102, "the pool is full");
+        }
+    }
+    let (table, document) = both(&world, &weftctl, &["failures"])?;
+    let rows = document.as_array().context("a list")?;
+    ensure!(rows.len() == 4, "{document:#}");
+    let known = [&rows[3]["pod"], &rows[3]["network"], &rows[3]["ifname"], &rows[3]["containerID"], &rows[3]["code"]];
+    ensure!(known == [&json!("shop/web"), &json!("ctl"), &json!("eth0"), &json!("cid-b"), &json!(102)], "{document:#}");
+    ensure!(rows[0]["containerID"] == "cid-c" && rows[0]["pod"].is_null(), "the latest first: {document:#}");
+    ensure!(rows.iter().all(|row| row["msg"].as_str().is_some_and(|msg| !msg.is_empty())), "{document:#}");
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    ensure!(lines[0] == ["LAST", "TIMES", "POD", "NETWORK", "IF", "CODE", "MESSAGE"], "{table}");
+    let starts = |line: &&Vec<&str>, who: &str| line.get(1..6) == Some(&["2", who, "ctl", "eth0", "102"][..]);
+    for who in ["cid-c", "shop/web"] {
+        ensure!(lines.iter().filter(|line| starts(line, who)).count() == 1, "{who}: {table}");
+    }
+    let (_, of_pod) = both(&world, &weftctl, &["failures", "--pod", "web"])?;
+    ensure!(of_pod.as_array().is_some_and(|rows| rows.len() == 2), "{of_pod:#}");
+    let mut unread = conf();
+    unread["delagate"] = json!({});
+    let attach = Attach { args: Some("K8S_POD_NAMESPACE=shop;K8S_POD_NAME=db"), ..Attach::eth0("d") };
+    world.call("ADD", &attach, &unread)?.error()?;
+    let (table, _) = both(&world, &weftctl, &["failures", "--pod", "shop/db"])?;
+    ensure!(table.contains("delagate") && table.contains("ctl"), "a configuration that cannot be read: {table}");
+    let (table, _) = both(&world, &weftctl, &["failures", "--network", "other"])?;
+    ensure!(table.trim() == "nothing to show", "{table}");
     Ok(())
 }
 
@@ -675,12 +717,15 @@ fn tables() -> Result<()> {
     for name in ["a", "b"] {
         ensure!(world.call("ADD", &Attach::eth0(name), &conf())?.ok(), "ADD {name}");
     }
+    let mut wrong = conf();
+    wrong["delegate"]["mtu"] = json!("wide");
+    world.call("ADD", &Attach::eth0("c"), &wrong)?.error()?;
     let weftctl = installation.weftctl();
     let state = world.state().display().to_string();
     let place = world.place()?;
     let columns = ("COLUMNS", OsStr::new("80"));
     let doctor = ["doctor", "--bin-dir", "/nonexistent"];
-    for command in [&["ps"][..], &["pools"], &["pods"], &["ledger", "ls"], &["policy", "ls"], &doctor] {
+    for command in [&["ps"][..], &["failures"], &["pools"], &["pods"], &["ledger", "ls"], &["policy", "ls"], &doctor] {
         let table =
             text(&run_with(&place, &weftctl, &[&["--state-dir", state.as_str()], command].concat(), &[columns])?);
         ensure!(!table.is_empty(), "{command:?} printed nothing");

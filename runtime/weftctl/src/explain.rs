@@ -57,7 +57,10 @@ pub(crate) fn run(args: &ExplainArgs, state: &Path, output: Output) -> anyhow::R
         documents.push(json!({ "failure": failure }));
     }
     if documents.is_empty() {
-        bail!("no attachment and no failed ADD matches {:?}; `weftctl ledger ls` shows what there is", args.which);
+        bail!(
+            "no attachment and no failed ADD matches {:?}; `weftctl ps` and `weftctl failures` show what there is",
+            args.which
+        );
     }
     output.lines(&documents, &lines)?;
     Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ mod controller;
 mod detach;
 mod doctor;
 mod explain;
+mod failures;
 mod install;
 mod ledger;
 mod list;
@@ -87,7 +88,9 @@ enum Command {
     Gc(detach::GcArgs),
     /// Remove a container's attachments by hand.
     Detach(detach::DetachArgs),
-    /// Show why an attachment has its addresses.
+    /// List the ADDs that failed lately.
+    Failures(failures::FailuresArgs),
+    /// Show why an attachment has its addresses, or why there is none.
     Explain(explain::ExplainArgs),
     /// Build, compile, inspect and check policies.
     #[command(subcommand)]
@@ -131,6 +134,7 @@ fn main() -> ExitCode {
         Command::Pools => pool::of_node(None, &state, output),
         Command::Gc(args) => detach::gc(&args, &state, output),
         Command::Detach(args) => detach::detach(&args, &state, output),
+        Command::Failures(args) => failures::run(&args, &state, output),
         Command::Explain(args) => explain::run(&args, &state, output),
         Command::Policy(command) => policy::run(&command, &state, output),
         Command::Ledger(command) => ledger::run(&command, &state, output),

@@ -14,8 +14,9 @@ use weft_host_abi::types::Attachment;
 use super::call::Call;
 use super::compared::MonitorTrace;
 use super::error::AttachError;
-use super::node::Node;
+use super::node::{Context, Node};
 use super::trace::Attempt;
+use crate::cni::{self, CniError, Environment};
 
 /// The directory inside the state directory.
 const DIRECTORY: &str = "failures";
@@ -56,18 +57,9 @@ pub struct Failure {
 
 /// Stores the record of a failed ADD with the policy call that led to it. Returns its path.
 pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) -> Option<PathBuf> {
-    let document = error.to_cni();
     let pod = call.pod().filter(|pod| !pod.name.is_empty());
-    let mut failure = Failure {
-        time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        attachment: call.attachment(),
-        pod: pod.map(|pod| format!("{}/{}", pod.namespace, pod.name)),
-        code: document.code,
-        msg: document.msg,
-        details: document.details,
-        attempt: node.log.attempt.take(),
-        monitor: None,
-    };
+    let pod = pod.map(|pod| format!("{}/{}", pod.namespace, pod.name));
+    let mut failure = Failure { attempt: node.log.attempt.take(), ..of(call.attachment(), pod, error.to_cni()) };
     let mut text = serde_json::to_vec(&failure).ok()?;
     if text.len() > SIZE_MAX {
         failure.attempt = None;
@@ -82,6 +74,37 @@ pub(super) fn keep(node: &mut Node<'_>, call: &Call, error: &AttachError) -> Opt
             node.log(&format!("cannot keep the record of this failure: {error}"));
             None
         }
+    }
+}
+
+/// Keeps the record of an ADD whose configuration could not even be read, as far as it says what it was about.
+pub fn keep_unread(context: &Context, env: &Environment, stdin: &[u8], error: &CniError) {
+    let network = cni::read_network(stdin).ok().and_then(|conf| conf.str("name").ok().flatten().map(str::to_owned));
+    let pairs = cni::usable_pairs(&env.args);
+    let value = |wanted: &str| pairs.iter().find(|(key, _value)| key == wanted).map(|(_key, value)| value.as_str());
+    let pod = value("K8S_POD_NAME").filter(|name| !name.is_empty());
+    let pod = pod.map(|name| format!("{}/{name}", value("K8S_POD_NAMESPACE").unwrap_or_default()));
+    let attachment = Attachment {
+        network: network.unwrap_or_default(),
+        container_id: env.container_id.clone(),
+        ifname: env.ifname.clone(),
+    };
+    let text = serde_json::to_vec(&of(attachment, pod, error.clone())).unwrap_or_default();
+    if (1..=SIZE_MAX).contains(&text.len()) {
+        write(&context.state_dir, &text).ok();
+    }
+}
+
+fn of(attachment: Attachment, pod: Option<String>, error: CniError) -> Failure {
+    Failure {
+        time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        attachment,
+        pod,
+        code: error.code,
+        msg: error.msg,
+        details: error.details,
+        attempt: None,
+        monitor: None,
     }
 }
 

@@ -11,7 +11,9 @@ use weft_host_abi::types::Problem;
 use super::call::Call;
 use super::error::AttachError;
 use super::policies::limits;
-use crate::conf::{ConfError, IPAM_KEYS, IPAM_TERMS, IpamConf, IpamKind, Network, Persona, SelectConf, likely_mistakes};
+use crate::conf::{
+    ConfError, IPAM_KEYS, IPAM_TERMS, IpamConf, IpamKind, Network, Persona, SelectConf, likely_mistakes,
+};
 use crate::policy::{Choice, Loaded, PolicyError, Schema, UnknownKey};
 
 /// Refuses unknown keys, for ADD. Asks the policy for its schema only if an unknown key is likely.

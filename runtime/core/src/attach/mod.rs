@@ -75,7 +75,7 @@ pub use compared::{Difference, MonitorTrace, Outcome};
 pub use decide::ASKS;
 pub use del::del;
 pub use error::AttachError;
-pub use failures::{Failure, failures};
+pub use failures::{Failure, failures, keep_unread};
 pub use gc::gc;
 pub use ipam_keys::{ipam_problems, select_problems};
 pub use kept::KEPT_SUFFIX;

@@ -244,7 +244,10 @@ fn read_and_carry_out(
         if let Persona::Pod(_) = persona {
             return PodCall::read(environment, &stdin).map(|call| Read::Pod(Box::new(call)));
         }
-        let call = Call::read(node.context(), persona, environment, &stdin).map_err(|error| error.to_cni());
+        let call = Call::read(node.context(), persona, environment.clone(), &stdin).map_err(|error| error.to_cni());
+        if let (Verb::Add, Err(error)) = (verb, &call) {
+            attach::keep_unread(node.context(), &environment, &stdin, error);
+        }
         call.map(|call| Read::One(Box::new(call)))
     });
     let answer = read.and_then(|call| {
