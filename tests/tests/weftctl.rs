@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     suite.test("a_lost_ledger_is_refused_and_rebuilt", &needs, lost_ledger);
     suite.test("del_and_gc_on_a_full_disk", &needs, full_disk);
     suite.test("ps_pools_gc_and_detach", &needs, ps_and_gc);
+    suite.test("a_container_without_a_pod_has_its_id", &needs, no_pod);
     suite.test("a_pipe_that_nobody_reads_is_no_panic", &needs, broken_pipe);
     suite.test("import_and_export_honour_data_dir", &needs, data_dir);
     suite.test("policy_inspect_compile_check", &needs, policy);
@@ -491,6 +492,24 @@ fn ps_and_gc() -> Result<()> {
     ensure!(detached.status == Some(0) && world.claims()?.is_empty(), "{} {}", text(&detached), detached.stderr);
     let inside = world.container("b")?.line("ip -j link")?.text();
     ensure!(!inside.contains("eth0"), "the link is left: {inside}");
+    Ok(())
+}
+
+/// A container that has labels and no pod is shown by its id, as one without either.
+fn no_pod() -> Result<()> {
+    let (installation, mut world) = world()?;
+    let mut labelled = conf();
+    labelled["args"] = json!({ "cni": { "labels": { "tier": "gold" } } });
+    ensure!(world.call("ADD", &Attach::eth0("a"), &labelled)?.ok(), "ADD");
+    let weftctl = installation.weftctl();
+    let (table, document) = both(&world, &weftctl, &["ps"])?;
+    let row: Vec<&str> = table.lines().nth(1).context("a row")?.split_whitespace().collect();
+    ensure!(row[0] == "cid-a" && document[0]["pod"].is_null(), "{table} {document:#}");
+    let (line, document) = both(&world, &weftctl, &["who-has", "10.63.0.2"])?;
+    ensure!(line.contains("eth0 of container cid-a, "), "{line}");
+    ensure!(document[0]["attachment"]["pod"].is_null(), "{document:#}");
+    let (why, _) = both(&world, &weftctl, &["explain", "cid-a"])?;
+    ensure!(why.contains("pod         - tier=gold"), "{why}");
     Ok(())
 }
 

@@ -70,8 +70,9 @@ impl Row {
         let mut ports: Vec<String> = ports.collect();
         ports.dedup();
         let traces = traces(entry)?;
-        let pod =
-            traces.decision.and_then(|trace| trace.request.pod).map(|pod| format!("{}/{}", pod.namespace, pod.name));
+        // Labels may be known of a container that no pod is named for.
+        let pod = traces.decision.and_then(|trace| trace.request.pod).filter(|pod| !pod.name.is_empty());
+        let pod = pod.map(|pod| format!("{}/{}", pod.namespace, pod.name));
         Ok(Self {
             attachment: entry.key.attachment.clone(),
             role: match entry.key.role {
@@ -105,6 +106,15 @@ impl Row {
     /// Returns the best of several names for an attachment.
     fn name(&self) -> String {
         self.pod.clone().unwrap_or_else(|| self.attachment.container_id.chars().take(12).collect())
+    }
+
+    /// All of them.
+    fn names(&self) -> String {
+        let container = format!("container {}", self.attachment.container_id);
+        match &self.pod {
+            Some(pod) => format!("{pod} ({container})"),
+            None => container,
+        }
     }
 }
 
@@ -170,12 +180,11 @@ pub(crate) fn who_has(args: &WhoHasArgs, state: &Path, output: Output) -> anyhow
         let state = super::ledger::state_text(claim);
         lines.push(match holder {
             Some(row) => format!(
-                "{} on {}: {} of {} (container {}), {state} for {}, namespace {} ({})",
+                "{} on {}: {} of {}, {state} for {}, namespace {} ({})",
                 claim.address,
                 claim.scope,
                 row.attachment.ifname,
-                row.name(),
-                row.attachment.container_id,
+                row.names(),
                 ago(claim.since),
                 row.netns,
                 if row.state == NetnsState::Gone { "gone" } else { row.alive() }

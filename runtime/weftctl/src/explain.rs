@@ -209,7 +209,9 @@ fn describe(entry: &Entry, traces: &Traces) -> anyhow::Result<Vec<String>> {
     lines.extend(traces.monitor.iter().flat_map(monitor));
     if let Some(pod) = &trace.request.pod {
         let labels = pod.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>();
-        lines.push(format!("  pod         {}/{} {}", pod.namespace, pod.name, labels.join(",")));
+        // Labels may be known of a container that no pod is named for.
+        let name = if pod.name.is_empty() { "-".to_owned() } else { format!("{}/{}", pod.namespace, pod.name) };
+        lines.push(format!("  pod         {name} {}", labels.join(",")));
     }
     Ok(lines)
 }
