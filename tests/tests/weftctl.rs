@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     suite.test("a_lost_ledger_is_refused_and_rebuilt", &needs, lost_ledger);
     suite.test("del_and_gc_on_a_full_disk", &needs, full_disk);
     suite.test("ps_pools_gc_and_detach", &needs, ps_and_gc);
+    suite.test("a_full_pool_is_shown_as_full", &needs, pool_sizes);
     suite.test("a_container_without_a_pod_has_its_id", &needs, no_pod);
     suite.test("a_pipe_that_nobody_reads_is_no_panic", &needs, broken_pipe);
     suite.test("import_and_export_honour_data_dir", &needs, data_dir);
@@ -477,7 +478,7 @@ fn ps_and_gc() -> Result<()> {
     ensure!(table.lines().all(|line| line.chars().count() <= 80), "wider than 80 columns:\n{table}");
     ensure!(document[0]["alive"] == "yes" && document[0]["addresses"][0] == "10.63.0.2", "{document:#}");
     let (table, pools) = both(&world, &weftctl, &["pools"])?;
-    ensure!(table.contains("2 of 254") && pools[0]["taken"] == 2, "{table}");
+    ensure!(table.contains("2 of 253") && pools[0]["taken"] == 2, "the gateway is not given out: {table}");
     let state = world.state().display().to_string();
     let refused = run(&world.place()?, &weftctl, &["--state-dir", &state, "detach", "cid-a"])?;
     ensure!(refused.status == Some(1) && refused.stderr.contains("--force"), "{}", refused.stderr);
@@ -492,6 +493,33 @@ fn ps_and_gc() -> Result<()> {
     ensure!(detached.status == Some(0) && world.claims()?.is_empty(), "{} {}", text(&detached), detached.stderr);
     let inside = world.container("b")?.line("ip -j link")?.text();
     ensure!(!inside.contains("eth0"), "the link is left: {inside}");
+    Ok(())
+}
+
+/// A pool is full when no address is left to give: its gateway is none. Where nothing is attached any more, the configuration says
+/// which that is.
+fn pool_sizes() -> Result<()> {
+    let (installation, mut world) = world()?;
+    let weftctl = installation.weftctl();
+    let mut small = conf();
+    small["ipam"]["ranges"] = json!([[{ "subnet": "10.63.0.0/29" }]]);
+    let names = ["a", "b", "c", "d", "e"];
+    for name in names {
+        ensure!(world.call("ADD", &Attach::eth0(name), &small)?.ok(), "ADD {name}");
+    }
+    ensure!(world.call("ADD", &Attach::eth0("f"), &small)?.error()?.code == 102, "a sixth");
+    let confs = world.scratch().join("confs");
+    fs::create_dir(&confs)?;
+    let ls = ["pool", "ls", "--conf-dir", &confs.display().to_string()];
+    let (table, pools) = both(&world, &weftctl, &ls)?;
+    ensure!(table.contains("5 of 5") && table.contains("100%"), "{table}");
+    ensure!(pools[0]["size"] == 5 && pools[0]["gateway"] == "10.63.0.1", "{pools:#}");
+    for name in names {
+        ensure!(world.call("DEL", &Attach::eth0(name), &small)?.ok(), "DEL {name}");
+    }
+    fs::write(confs.join("10-ctl.conf"), small.to_string())?;
+    let (table, _) = both(&world, &weftctl, &ls)?;
+    ensure!(table.contains("0 of 5"), "{table}");
     Ok(())
 }
 

@@ -131,7 +131,7 @@ fn main() -> ExitCode {
         Command::Pods(args) => pods::run(&args, &state, output),
         Command::WhoHas(args) => attachments::who_has(&args, &state, output),
         Command::Pool(command) => pool::run(&command, &state, output),
-        Command::Pools => pool::of_node(None, &state, output),
+        Command::Pools => pool::all_of_node(&state, output),
         Command::Gc(args) => detach::gc(&args, &state, output),
         Command::Detach(args) => detach::detach(&args, &state, output),
         Command::Failures(args) => failures::run(&args, &state, output),

@@ -1,5 +1,5 @@
-//! The networks of a node, as far as the ledger's commands need them: in which scope each one's addresses are unique.
-//! They are described by files (`/etc/cni/net.d`), and by NetworkAttachmentDefinitions, which the agent knows.
+//! The networks of a node, as far as the ledger's commands need them: in which scope each one's addresses are unique, and
+//! its ranges. They are described by files (`/etc/cni/net.d`), and by NetworkAttachmentDefinitions, which the agent knows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,8 +10,11 @@ use serde_json::Value;
 use weft_core::agent::claim::{ClaimReply, ClaimRequest, ClusterClaims};
 use weft_core::agent::pod::{Definition, Pod, PodReply, PodRequest};
 use weft_core::agent::{self, AgentError};
-use weft_core::conf::scope_of;
+use weft_core::conf::{IpamConf, scope_of};
 use weft_core::ledger::remote;
+use weft_host_abi::types::Range;
+
+use crate::policy;
 
 /// How long the agent may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,17 +47,7 @@ impl Networks {
     /// Reads a directory of configurations. Skips unreadable files, which `weftctl doctor` reports.
     pub(crate) fn read(dir: &Path) -> Self {
         let mut networks = Self::default();
-        let mut files: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
-        files.sort();
-        for path in files {
-            if !path.extension().is_some_and(|ext| ["conf", "conflist", "json"].iter().any(|known| ext == *known)) {
-                continue;
-            }
-            let Ok(text) = fs::read(&path) else { continue };
-            if let Ok(conf) = serde_json::from_slice::<Value>(&text) {
-                networks.note(&conf, None);
-            }
-        }
+        confs(dir).iter().for_each(|conf| networks.note(conf, None));
         networks
     }
 
@@ -170,6 +163,27 @@ fn unique(conf: &Value, network: &str) -> BTreeSet<Unique> {
     };
     let found: BTreeSet<Unique> = plugins(conf).filter_map(of_plugin).collect();
     if found.is_empty() { [Unique::Node(network.to_owned())].into() } else { found }
+}
+
+/// The configurations of a directory that can be read, in the order of their files' names.
+fn confs(dir: &Path) -> Vec<Value> {
+    let mut files: Vec<_> = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    files.retain(|path| {
+        path.extension().is_some_and(|ext| ["conf", "conflist", "json"].iter().any(|known| ext == *known))
+    });
+    files.sort();
+    files.iter().filter_map(|path| serde_json::from_slice(&fs::read(path).ok()?).ok()).collect()
+}
+
+/// The ranges that a directory's configurations declare, each with its address domain.
+pub(crate) fn ranges(dir: &Path) -> Vec<(String, Range)> {
+    let plugins = confs(dir).iter().flat_map(policy::plugins).collect::<Vec<_>>();
+    let read = |plugin: Value| policy::parsed(plugin, "").ok()?.ipam;
+    let of_ipam = |ipam: IpamConf| {
+        let ranges = ipam.range_sets.into_iter().flat_map(|set| set.ranges);
+        ranges.map(|range| (ipam.scope.clone(), range)).collect::<Vec<_>>()
+    };
+    plugins.into_iter().filter_map(read).flat_map(of_ipam).collect()
 }
 
 fn same_directory(a: &Path, b: &Path) -> bool {

@@ -8,7 +8,7 @@ use super::call::Call;
 use super::error::AttachError;
 use super::fallback::Standing;
 use super::node::Node;
-use super::{choose, cluster_agent, external, foresee, ipam_keys, lease, policies, pool, restart, steps};
+use super::{choose, cluster_agent, external, foresee, ipam_keys, lease, pool, restart, steps};
 use crate::conf::{IpamKind, Persona};
 use crate::delegate;
 use crate::store::NodeStore;

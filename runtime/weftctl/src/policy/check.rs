@@ -144,7 +144,7 @@ fn misspelt(kind: &str, surroundings: &Surroundings) -> Option<ConfProblem> {
 }
 
 /// Returns the plugins of a list, each with the list's name and version as the runtime adds them; or the single plugin.
-pub(super) fn plugins(value: &Value) -> Vec<Value> {
+pub(crate) fn plugins(value: &Value) -> Vec<Value> {
     let Some(list) = value.get("plugins").and_then(Value::as_array) else { return vec![value.clone()] };
     list.iter()
         .cloned()

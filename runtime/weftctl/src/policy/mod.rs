@@ -28,9 +28,10 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-pub(crate) use self::check::check_file;
+pub(crate) use self::cases::parsed;
 #[cfg(feature = "agent")]
 pub(crate) use self::check::check_text;
+pub(crate) use self::check::{check_file, plugins};
 pub(crate) use self::compile::{by_hand, compile_file, is_compiled};
 use crate::output::Output;
 

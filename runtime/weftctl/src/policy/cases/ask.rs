@@ -164,7 +164,7 @@ pub(in crate::policy) fn of_ours(network: &Value) -> anyhow::Result<Value> {
 }
 
 /// Parses a plugin's configuration as ADD does, with these `CNI_ARGS`.
-pub(in crate::policy) fn parsed(plugin: Value, args: &str) -> anyhow::Result<Network> {
+pub(crate) fn parsed(plugin: Value, args: &str) -> anyhow::Result<Network> {
     let persona = persona(&plugin).context("the plugin has no type that weft answers to")?;
     let object = Object::from_value(plugin)?;
     let shipped = |name: &str| SHIPPED.iter().any(|(shipped, _component)| *shipped == name);

@@ -14,7 +14,8 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
 
-pub(super) use self::ask::{Policy, Question, of_ours, parsed, question_of};
+pub(crate) use self::ask::parsed;
+pub(super) use self::ask::{Policy, Question, of_ours, question_of};
 use self::case::Case;
 use super::built::{self, Tested};
 use crate::output::Output;
