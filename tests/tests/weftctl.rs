@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     let needs = [Need::Sandbox, Need::Weft, Need::Weftctl];
     let mut suite = Suite::new();
     suite.test("install_is_idempotent_and_uninstall_leaves_nothing", &needs, install);
+    suite.test("install_is_remembered", &needs, remembered);
     suite.test("install_leaves_other_plugins_alone_unless_told", &needs, other_plugins);
     suite.test("purge_refuses_while_attachments_exist", &needs, purge);
     suite.test("plan_changes_nothing", &needs, plan);
@@ -144,6 +145,37 @@ fn install() -> Result<()> {
     ensure!(gone.status == Some(0), "{}", text(&gone));
     let left: Vec<_> = fs::read_dir(dirs.path("bin"))?.flatten().map(|entry| entry.file_name()).collect();
     ensure!(left.is_empty() && !Path::new(&dirs.path("state")).exists(), "left: {left:?}");
+    Ok(())
+}
+
+/// What was said to `install` need not be said again.
+fn remembered() -> Result<()> {
+    let dirs = Dirs::new()?;
+    ensure!(dirs.install(&[])?.status == Some(0), "install");
+    let (bin, state, confs) = (dirs.path("bin"), dirs.path("state"), dirs.path("confs"));
+    let weftctl = programs::weftctl().map_err(anyhow::Error::msg)?;
+    let plain =
+        |words: &[&str]| run(&Place::default(), &weftctl, &[&["--json", "--state-dir", &state], words].concat());
+    let findings = json_of(&plain(&["doctor", "--conf-dir", &confs])?)?;
+    let of_binary =
+        findings.as_array().into_iter().flatten().find(|finding| finding["what"] == format!("binary {bin}/weft"));
+    ensure!(of_binary.is_some_and(|finding| finding["state"] == "ok"), "doctor looks elsewhere: {findings:#}");
+    let weft = programs::weft().map_err(anyhow::Error::msg)?.display().to_string();
+    let again = states(&plain(&["install", "--weft", &weft])?)?;
+    ensure!(again.iter().all(|state| state == "fine"), "it is installed elsewhere: {again:?}");
+    let conf = dirs.path("one.conf");
+    fs::write(&conf, json!({ "cniVersion": "1.0.0", "name": "one", "type": "loopback" }).to_string())?;
+    let checked = plain(&["check", &conf, "--netns", "/proc/self/ns/net"])?;
+    ensure!(
+        !checked.stderr.contains("failed to find plugin") && !checked.stderr.contains("/opt"),
+        "{}",
+        checked.stderr
+    );
+    let gone = plain(&["uninstall"])?;
+    ensure!(gone.status == Some(0), "{}", text(&gone));
+    let left: Vec<_> = fs::read_dir(&bin)?.flatten().map(|entry| entry.file_name()).collect();
+    ensure!(left.is_empty() && !Path::new(&dirs.path("sbin/weftctl")).exists(), "left: {left:?}");
+    ensure!(!Path::new(&dirs.path("state/installed.json")).exists(), "it remembers what is gone");
     Ok(())
 }
 

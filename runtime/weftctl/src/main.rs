@@ -12,6 +12,7 @@ mod doctor;
 mod explain;
 mod failures;
 mod install;
+mod installed;
 mod ledger;
 mod list;
 mod manual;
@@ -124,9 +125,9 @@ fn main() -> ExitCode {
         Command::Install(args) => install::install(&args, &state, output),
         Command::Uninstall(args) => install::uninstall(&args, &state, output),
         Command::Plan(args) => plan::run(&args, &state, output),
-        Command::Add(args) => list::add(&args, output),
-        Command::Check(args) => list::check(&args),
-        Command::Del(args) => list::del(&args),
+        Command::Add(args) => list::add(&args, &state, output),
+        Command::Check(args) => list::check(&args, &state),
+        Command::Del(args) => list::del(&args, &state),
         Command::Ps(args) => attachments::ps(&args, &state, output),
         Command::Pods(args) => pods::run(&args, &state, output),
         Command::WhoHas(args) => attachments::who_has(&args, &state, output),

@@ -158,7 +158,7 @@ fn fault((args, state): (&DoctorArgs, &Path), definition: &Definition, files: Op
     if plugins.is_some_and(Vec::is_empty) {
         return Some("spec.config has an empty list of plugins".to_owned());
     }
-    match policy::check_text(config.as_bytes(), state, &args.bin_dir) {
+    match policy::check_text(config.as_bytes(), state, &args.bin_dir(state)) {
         Ok(checked) => checked.problems.first().map(ToString::to_string),
         Err(error) => Some(format!("{error:#}")),
     }

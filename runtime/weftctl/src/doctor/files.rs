@@ -13,7 +13,8 @@ use crate::pools::Pools;
 const REINSTALL: &str = "run `weftctl install`";
 
 pub(super) fn look(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
-    let mut findings = vec![binary(&args.bin_dir.join("weft")), names(&args.bin_dir)];
+    let bin_dir = args.bin_dir(state);
+    let mut findings = vec![binary(&bin_dir.join("weft")), names(&bin_dir)];
     for dir in [state.to_owned(), state.join("policies"), state.join("cache")] {
         findings.push(private(&dir, true));
     }
@@ -124,7 +125,7 @@ fn configurations(args: &DoctorArgs, state: &Path) -> Vec<Finding> {
             continue;
         }
         let what = format!("configuration {}", path.display());
-        match policy::check_file(&path, state, &args.bin_dir) {
+        match policy::check_file(&path, state, &args.bin_dir(state)) {
             Ok(checked) if checked.plugins == 0 => {}
             Ok(checked) => match checked.problems.first() {
                 None => findings.push(Finding::ok(what, format!("{} plugins of weft", checked.plugins))),

@@ -18,19 +18,26 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use crate::installed;
 use crate::output::Output;
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// Directory of CNI plugins.
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
-    bin_dir: PathBuf,
+    /// Directory of CNI plugins [default: that of the installation, or /opt/cni/bin].
+    #[arg(long, value_name = "DIR")]
+    bin_dir: Option<PathBuf>,
     /// Directory of network configurations.
     #[arg(long, value_name = "DIR", default_value = "/etc/cni/net.d")]
     conf_dir: PathBuf,
     #[cfg(feature = "agent")]
     #[command(flatten)]
     kubernetes: kubernetes::KubernetesArgs,
+}
+
+impl DoctorArgs {
+    fn bin_dir(&self, state: &Path) -> PathBuf {
+        self.bin_dir.clone().unwrap_or_else(|| installed::bin_dir(state))
+    }
 }
 
 /// The severity of a finding.

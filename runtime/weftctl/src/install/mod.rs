@@ -19,16 +19,18 @@ use weft_core::store::NodeStore;
 use weft_host_abi::types::Attachment;
 
 use self::step::{SAVED, Step};
+use crate::installed::{BIN_DIR, Installed};
 use crate::output::{Output, clean};
 use crate::policy::SHIPPED;
 
 /// Where things go.
 #[derive(Debug, Args)]
 pub(crate) struct Places {
-    /// Directory of CNI plugins [default: /opt/cni/bin, or that of --preset].
+    /// Directory of CNI plugins [default: that of the installation, or /opt/cni/bin, or that of --preset].
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
-    /// Directory for weftctl itself [default: /usr/local/bin, or with --kubernetes the directory of CNI plugins].
+    /// Directory for weftctl itself [default: that of the installation, or /usr/local/bin, or with --kubernetes the directory of CNI
+    /// plugins].
     #[arg(long, value_name = "DIR")]
     ctl_dir: Option<PathBuf>,
     /// Show the steps, change nothing.
@@ -38,7 +40,7 @@ pub(crate) struct Places {
 
 impl Places {
     fn bin_dir(&self, preset: Option<PathBuf>) -> PathBuf {
-        self.bin_dir.clone().or(preset).unwrap_or_else(|| PathBuf::from("/opt/cni/bin"))
+        self.bin_dir.clone().or(preset).unwrap_or_else(|| BIN_DIR.into())
     }
 
     fn ctl_dir(&self, fallback: Option<&Path>) -> PathBuf {
@@ -99,9 +101,11 @@ fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> 
     let (preset, kubernetes) = (args.kubernetes.bin_dir(), args.kubernetes.kubernetes);
     #[cfg(not(feature = "agent"))]
     let (preset, kubernetes) = (None, false);
-    let bin_dir = args.places.bin_dir(preset);
+    let before = Installed::read(state);
+    let bin_dir = args.places.bin_dir(preset.or_else(|| before.as_ref().map(|before| before.bin_dir.clone())));
     // weft finds weftctl beside itself, in every distribution.
-    let ctl_dir = args.places.ctl_dir(kubernetes.then_some(bin_dir.as_path()));
+    let beside = kubernetes.then_some(bin_dir.as_path());
+    let ctl_dir = args.places.ctl_dir(beside.or(before.as_ref().map(|before| before.ctl_dir.as_path())));
     let mut steps = vec![
         Step::directory(&bin_dir, 0o755, false)?,
         Step::directory(&ctl_dir, 0o755, false)?,
@@ -110,6 +114,7 @@ fn install_steps(args: &InstallArgs, state: &Path) -> anyhow::Result<Vec<Step>> 
         Step::directory(&state.join("cache"), 0o700, true)?,
         Step::copy(&weft, &bin_dir.join("weft"), 0o755)?,
         Step::copy(&own, &ctl_dir.join("weftctl"), 0o755)?,
+        Step::write(&Installed::path(state), &Installed::text(&bin_dir, &ctl_dir)?, 0o600)?,
     ];
     let names = names(args)?;
     for name in &names {
@@ -179,8 +184,9 @@ pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> a
     let (mut steps, bin) = kubernetes::removal(state)?;
     #[cfg(not(feature = "agent"))]
     let (mut steps, bin) = (Vec::new(), None);
-    let kept_beside = bin.clone();
-    let bin = &args.places.bin_dir(bin);
+    let before = Installed::read(state);
+    let kept_beside = before.as_ref().map(|before| before.ctl_dir.clone()).or_else(|| bin.clone());
+    let bin = &args.places.bin_dir(before.map(|before| before.bin_dir).or(bin));
     if !args.force && !args.places.dry_run {
         refuse_with_attachments(state)?;
     }
@@ -190,6 +196,7 @@ pub(crate) fn uninstall(args: &UninstallArgs, state: &Path, output: Output) -> a
     }
     steps.push(Step::remove_file(&bin.join("weft"))?);
     steps.push(Step::remove_file(&args.places.ctl_dir(kept_beside.as_deref()).join("weftctl"))?);
+    steps.push(Step::remove_file(&Installed::path(state))?);
     if args.purge {
         steps.push(Step::remove_tree(state)?);
     }

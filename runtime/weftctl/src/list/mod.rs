@@ -8,6 +8,7 @@
 mod conf;
 mod results;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use sha2::{Digest as _, Sha512};
 use weft_core::cni::{CniResult, Verb, Version, check_container_id, check_ifname};
 use weft_core::exec::{self, ExecCall, ExecError, Stderr};
 
+use crate::installed;
 use crate::output::Output;
 use conf::List;
 use results::{Attached, Results};
@@ -45,9 +47,9 @@ pub(crate) struct ListArgs {
     /// What a runtime offers plugins that declare the capability, as a JSON object: `{"portMappings": [...]}`.
     #[arg(long, value_name = "JSON", env = "CAP_ARGS", default_value = "{}")]
     cap_args: String,
-    /// Directories of plugins, separated by colons.
-    #[arg(long, value_name = "DIRS", env = "CNI_PATH", default_value = "/opt/cni/bin")]
-    bin_dir: String,
+    /// Directories of plugins, separated by colons [default: CNI_PATH, or where weft was installed and /opt/cni/bin].
+    #[arg(long, value_name = "DIRS", env = "CNI_PATH", hide_env = true)]
+    bin_dir: Option<OsString>,
     /// Where libcni keeps the results of attachments.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cni")]
     cache_dir: PathBuf,
@@ -71,8 +73,8 @@ struct ByHand {
 }
 
 /// Prints the result in the form that a runtime gets.
-pub(crate) fn add(args: &ListArgs, output: Output) -> anyhow::Result<ExitCode> {
-    let call = ByHand::read(args)?;
+pub(crate) fn add(args: &ListArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
+    let call = ByHand::read(args, state)?;
     let mut previous: Option<Value> = None;
     for plugin in call.list.plugins() {
         let conf = call.list.for_plugin(plugin, previous.as_ref(), &call.cap_args);
@@ -90,8 +92,8 @@ pub(crate) fn add(args: &ListArgs, output: Output) -> anyhow::Result<ExitCode> {
 }
 
 /// Prints nothing if the attachment is as ADD made it.
-pub(crate) fn check(args: &ListArgs) -> anyhow::Result<ExitCode> {
-    let call = ByHand::read(args)?;
+pub(crate) fn check(args: &ListArgs, state: &Path) -> anyhow::Result<ExitCode> {
+    let call = ByHand::read(args, state)?;
     if call.list.version < Version::V0_4_0 {
         bail!("configuration version {} does not support CHECK; it came with 0.4.0", call.list.version);
     }
@@ -107,8 +109,8 @@ pub(crate) fn check(args: &ListArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Can be repeated.
-pub(crate) fn del(args: &ListArgs) -> anyhow::Result<ExitCode> {
-    let call = ByHand::read(args)?;
+pub(crate) fn del(args: &ListArgs, state: &Path) -> anyhow::Result<ExitCode> {
+    let call = ByHand::read(args, state)?;
     // An unusable cached result must not prevent the removal of an attachment.
     let previous = if call.list.version < Version::V0_4_0 { None } else { call.cached_result().unwrap_or_default() };
     for plugin in call.list.plugins().rev() {
@@ -122,13 +124,16 @@ pub(crate) fn del(args: &ListArgs) -> anyhow::Result<ExitCode> {
 // === impl ByHand ===
 
 impl ByHand {
-    fn read(args: &ListArgs) -> anyhow::Result<Self> {
+    fn read(args: &ListArgs, state: &Path) -> anyhow::Result<Self> {
         let list = List::read(&crate::plan::read(&args.conf)?)?;
         let netns = netns_path(&args.netns)?;
         let container_id = args.container_id.clone().unwrap_or_else(|| container_id_of(&netns));
         check_container_id(&container_id).and_then(|()| check_ifname(&args.ifname)).map_err(anyhow::Error::msg)?;
         let cap_args = serde_json::from_str(&args.cap_args).context("--cap-args is no JSON object")?;
-        let path = std::env::split_paths(&args.bin_dir).filter(|dir| !dir.as_os_str().is_empty()).collect();
+        let path = match &args.bin_dir {
+            Some(dirs) => std::env::split_paths(dirs).filter(|dir| !dir.as_os_str().is_empty()).collect(),
+            None => installed::plugin_dirs(state, &[installed::BIN_DIR]),
+        };
         Ok(Self {
             list,
             netns,

@@ -12,6 +12,7 @@ use serde_json::Value;
 use weft_core::attach::{Problems, Surroundings, check_conf};
 use weft_core::conf::{Persona, did_you_mean};
 
+use crate::installed;
 use crate::output::Output;
 use crate::pools::Pools;
 
@@ -41,13 +42,14 @@ impl fmt::Display for ConfProblem {
 }
 
 /// The usual plugin directories of distributions.
-const PLUGIN_DIRS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
+const PLUGIN_DIRS: [&str; 3] = [installed::BIN_DIR, "/usr/lib/cni", "/usr/libexec/cni"];
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
     /// A configuration or a list of plugins, or `-` for stdin.
     conf: PathBuf,
-    /// Directories of plugins that weft does not have [default: CNI_PATH, or /opt/cni/bin, /usr/lib/cni and /usr/libexec/cni].
+    /// Directories of plugins that weft does not have [default: CNI_PATH, or where weft was installed, /opt/cni/bin, /usr/lib/cni
+    /// and /usr/libexec/cni].
     #[arg(long, value_name = "DIR:...", env = "CNI_PATH", hide_env = true)]
     path: Option<OsString>,
     /// The node's other network configurations, with which addresses may clash.
@@ -59,13 +61,13 @@ pub(crate) struct CheckArgs {
 }
 
 impl CheckArgs {
-    fn surroundings(&self) -> Surroundings {
+    fn surroundings(&self, state: &Path) -> Surroundings {
         if self.conf_only {
             return Surroundings::default();
         }
         let path = match &self.path {
             Some(path) => std::env::split_paths(path).collect(),
-            None => PLUGIN_DIRS.into_iter().map(PathBuf::from).collect(),
+            None => installed::plugin_dirs(state, &PLUGIN_DIRS),
         };
         Surroundings { path, host: true }
     }
@@ -73,7 +75,7 @@ impl CheckArgs {
 
 pub(super) fn run(args: &CheckArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
     let bytes = crate::plan::read(&args.conf)?;
-    let mut checked = check_bytes(&bytes, state, &args.surroundings())?;
+    let mut checked = check_bytes(&bytes, state, &args.surroundings(state))?;
     if checked.plugins == 0 && checked.problems.is_empty() {
         bail!("no plugin in this configuration has a type that weft answers to");
     }
