@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     suite.test("install_leaves_other_plugins_alone_unless_told", &needs, other_plugins);
     suite.test("purge_refuses_while_attachments_exist", &needs, purge);
     suite.test("plan_changes_nothing", &needs, plan);
+    suite.test("plan_takes_a_list", &needs, plan_list);
     suite.test("explain_says_why", &needs, explain);
     suite.test("failures_are_listed", &needs, failures);
     suite.test("ledger_ls_and_release", &needs, ledger);
@@ -235,6 +236,48 @@ fn explain() -> Result<()> {
     ensure!(decision["claimed"] == json!(["10.63.0.2/24"]) && decision["fuel"].as_u64() > Some(0), "{document:#}");
     let (by_address, _) = both(&world, &installation.weftctl(), &["explain", "10.63.0.2"])?;
     ensure!(by_address == table, "by address: {by_address}");
+    Ok(())
+}
+
+/// A list: each plugin on what those before it would make, as far as that is known.
+fn plan_list() -> Result<()> {
+    let (installation, mut world) = world()?;
+    let weftctl = installation.weftctl();
+    let netns = world.container("a")?.path().display().to_string();
+    let file = world.scratch().join("list.conflist").display().to_string();
+    let bridge = json!({ "type": "bridge", "bridge": "ctl0", "isGateway": true,
+                         "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.63.0.0/24" }]] } });
+    let portmap = json!({ "type": "portmap", "capabilities": { "portMappings": true } });
+    let tuning = json!({ "type": "tuning", "mtu": 1400 });
+    let other = json!({ "type": "another-vendors" });
+    let list = |plugins: &[&Value]| {
+        let list = json!({ "cniVersion": "1.0.0", "name": "ctl", "plugins": plugins });
+        fs::write(&file, list.to_string())
+    };
+    let ports = r#"{"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}"#;
+    let words = ["plan", &file, "--netns", &netns, "--cap-args", ports];
+    list(&[&bridge, &portmap, &tuning])?;
+    let before = world.host().line("ip -j link")?.text();
+    let (text, document) = both(&world, &weftctl, &words)?;
+    for part in ["plugin 1 of 3: bridge", "plugin 2 of 3: portmap", "plugin 3 of 3: tuning", "8080", "1400"] {
+        ensure!(text.contains(part), "{part}: {text}");
+    }
+    ensure!(text.matches("nothing was changed").count() == 1, "{text}");
+    let plugins = document["plugins"].as_array().context("plugins")?;
+    let made = |at: usize| plugins[at]["plan"]["ops"].as_array().map_or(0, Vec::len);
+    ensure!(plugins.len() == 3 && (0..3).all(|at| made(at) > 0), "{document:#}");
+    ensure!(plugins[1]["plan"]["ops"].to_string().contains("10.63.0.2"), "the address of the first: {document:#}");
+    ensure!(world.host().line("ip -j link")?.text() == before, "the host changed");
+    list(&[&bridge, &other, &portmap])?;
+    let (text, document) = both(&world, &weftctl, &words)?;
+    ensure!(
+        text.contains("only it knows its plan") && text.contains("as if \"another-vendors\" changed nothing"),
+        "{text}"
+    );
+    ensure!(document["plugins"][1]["plan"].is_null(), "{document:#}");
+    list(&[&other, &portmap])?;
+    let (text, _) = both(&world, &weftctl, &words)?;
+    ensure!(text.contains("depends on what \"another-vendors\" makes"), "{text}");
     Ok(())
 }
 

@@ -6,16 +6,21 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use weft_core::attach::{Preview, preview};
 use weft_core::cni::{Environment, Verb};
 use weft_core::conf::Persona;
+use weft_core::plan::Op;
 
+use crate::list::{List, Plugin};
 use crate::output::Output;
+
+/// Ends what is printed for people.
+const UNCHANGED: &str = "nothing was changed";
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
-    /// The network configuration (a single plugin's), or `-` for stdin.
+    /// The network configuration: a list of plugins, or a single one; `-` for stdin.
     conf: PathBuf,
     /// The container's network namespace.
     #[arg(long, value_name = "PATH")]
@@ -29,11 +34,84 @@ pub(crate) struct PlanArgs {
     /// CNI_ARGS.
     #[arg(long, value_name = "K=V;...", default_value = "")]
     args: String,
+    /// What a runtime offers plugins that declare the capability, as a JSON object: `{"portMappings": [...]}`.
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    cap_args: String,
+}
+
+/// The plan of a plugin of a list.
+struct Planned<'a> {
+    plugin: &'a Plugin,
+    /// Or why there is none.
+    preview: Result<Preview, String>,
 }
 
 pub(crate) fn run(args: &PlanArgs, state: &Path, output: Output) -> anyhow::Result<ExitCode> {
-    let conf = read(&args.conf)?;
-    let kind = plugin_type(&conf)?;
+    let text = read(&args.conf)?;
+    let conf: Value = serde_json::from_slice(&text).context("the configuration is not JSON")?;
+    let cap_args: Map<String, Value> = serde_json::from_str(&args.cap_args).context("--cap-args is no JSON object")?;
+    if conf.get("plugins").is_none() && cap_args.is_empty() {
+        let kind = conf.get("type").and_then(Value::as_str).context("the configuration has no \"type\"")?;
+        let preview = of_plugin(args, state, kind, &text, (&[], output))?;
+        output.lines(&document(&preview), &[lines(&preview), vec![UNCHANGED.to_owned()]].concat())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let list = List::read(&text)?;
+    let planned = of_list(args, state, (&list, &cap_args), output)?;
+    let documents: Vec<Value> = planned.iter().map(Planned::document).collect();
+    let count = planned.len();
+    let numbered = planned.iter().enumerate();
+    let mut lines: Vec<String> = numbered.flat_map(|(at, planned)| planned.lines(at + 1, count)).collect();
+    lines.push(UNCHANGED.to_owned());
+    output.lines(&json!({ "plugins": documents }), &lines)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Plans every plugin on what those before it would make.
+fn of_list<'a>(
+    args: &PlanArgs,
+    state: &Path,
+    (list, cap_args): (&'a List, &Map<String, Value>),
+    output: Output,
+) -> anyhow::Result<Vec<Planned<'a>>> {
+    let (mut previous, mut ops): (Option<Value>, Vec<Op>) = (None, Vec::new());
+    // The plugin that made something that is unknown beforehand.
+    let mut unknown: Option<&str> = None;
+    let mut planned = Vec::new();
+    for plugin in list.plugins() {
+        let preview = match (Persona::from_argv0(plugin.kind.as_ref()), unknown, &previous) {
+            (Err(_another), ..) => Err("this is another vendor's plugin: only it knows its plan".to_owned()),
+            (Ok(_), Some(before), None) => {
+                Err(format!("its plan depends on what {before:?} makes, which is unknown beforehand"))
+            }
+            (Ok(_), ..) => {
+                let conf = list.for_plugin(plugin, previous.as_ref(), cap_args).to_string();
+                let preview = of_plugin(args, state, &plugin.kind, conf.as_bytes(), (&ops, output));
+                let mut preview = preview.with_context(|| format!("plugin {:?}", plugin.kind))?;
+                preview.notes.extend(unknown.map(|before| format!("planned as if {before:?} changed nothing")));
+                Ok(preview)
+            }
+        };
+        match &preview {
+            Ok(Preview { plan, result: Some(result), .. }) => {
+                ops.extend(plan.ops.iter().cloned());
+                previous = Some(result.to_value(list.version).map_err(anyhow::Error::msg)?);
+            }
+            Ok(Preview { result: None, .. }) | Err(_) => unknown = unknown.or(Some(&plugin.kind)),
+        }
+        planned.push(Planned { plugin, preview });
+    }
+    Ok(planned)
+}
+
+/// Plans a plugin; `before` are the ops of the plugins before it.
+fn of_plugin(
+    args: &PlanArgs,
+    state: &Path,
+    kind: &str,
+    conf: &[u8],
+    (before, output): (&[Op], Output),
+) -> anyhow::Result<Preview> {
     let persona = Persona::from_argv0(kind.as_ref())?;
     let env = Environment {
         verb: Verb::Add,
@@ -46,14 +124,32 @@ pub(crate) fn run(args: &PlanArgs, state: &Path, output: Output) -> anyhow::Resu
     };
     let context = crate::policy::context(state);
     let mut log = String::new();
-    let preview = preview(&context, persona, env, &conf, &mut log);
+    let preview = preview(&context, persona, env, conf, before, &mut log);
     for line in log.lines() {
         output.note(line);
     }
-    let preview =
-        preview.map_err(|error| anyhow::anyhow!("ADD would fail with code {}: {}", error.code(), error.chain()))?;
-    output.lines(&document(&preview), &lines(&preview))?;
-    Ok(ExitCode::SUCCESS)
+    preview.map_err(|error| anyhow::anyhow!("ADD would fail with code {}: {}", error.code(), error.chain()))
+}
+
+impl Planned<'_> {
+    fn document(&self) -> Value {
+        let mut document = match &self.preview {
+            Ok(preview) => document(preview),
+            Err(why) => json!({ "plan": null, "notes": [why] }),
+        };
+        document["type"] = json!(self.plugin.kind);
+        document
+    }
+
+    fn lines(&self, number: usize, count: usize) -> Vec<String> {
+        let head = format!("plugin {number} of {count}: {}", self.plugin.kind);
+        let rest = match &self.preview {
+            Ok(preview) if preview.plan.ops.is_empty() && preview.notes.is_empty() => vec!["nothing to do".to_owned()],
+            Ok(preview) => lines(preview),
+            Err(why) => vec![format!("note: {why}")],
+        };
+        [vec![head], rest, vec![String::new()]].concat()
+    }
 }
 
 /// Reads a file, or stdin for `-`.
@@ -66,15 +162,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-fn plugin_type(conf: &[u8]) -> anyhow::Result<String> {
-    let value: serde_json::Value = serde_json::from_slice(conf).context("the configuration is not JSON")?;
-    if value.get("plugins").is_some() {
-        anyhow::bail!("this is a list of plugins; give the object of one of them, with the list's name and cniVersion");
-    }
-    value.get("type").and_then(|kind| kind.as_str()).map(str::to_owned).context("the configuration has no \"type\"")
-}
-
-fn document(preview: &Preview) -> serde_json::Value {
+fn document(preview: &Preview) -> Value {
     json!({ "plan": preview.plan, "choice": preview.choice, "decision": preview.trace, "notes": preview.notes })
 }
 
@@ -97,6 +185,5 @@ fn lines(preview: &Preview) -> Vec<String> {
         lines.push(format!("{:>3}. {op}", number + 1));
     }
     lines.extend(preview.notes.iter().map(|note| format!("note: {note}")));
-    lines.push("nothing was changed".to_owned());
     lines
 }

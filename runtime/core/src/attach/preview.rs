@@ -7,11 +7,12 @@ use super::fallback::Standing;
 use super::node::{Context, Node};
 use super::stage::Stage;
 use super::trace::{ChoiceTrace, Trace};
-use super::{choose, decide, pool, steps};
-use crate::cni::Environment;
+use super::{choose, decide, pool, result, steps};
+use crate::cni::{CniResult, Environment};
 use crate::conf::{IpamKind, LedgerKind, Persona};
 use crate::delegate::{Addressing, Given};
-use crate::plan::Plan;
+use crate::netlink::Applied;
+use crate::plan::{Op, Plan};
 use crate::store::NodeStore;
 
 /// An ADD that was planned but not executed.
@@ -25,9 +26,12 @@ pub struct Preview {
     pub trace: Option<Trace>,
     /// What is unknown until ADD runs.
     pub notes: Vec<String>,
+    /// The result, as the next plugin of a list would get it; `None` if it is unknown.
+    pub result: Option<CniResult>,
 }
 
-/// Plans an ADD. Nothing is claimed, written or changed; the store is read if it exists.
+/// Plans an ADD. Nothing is claimed, written or changed; the store is read if it exists. `before` are the ops of the
+/// plugins before this one in a list.
 ///
 /// # Errors
 /// Any error that ADD would return before it changes something.
@@ -36,54 +40,56 @@ pub fn preview(
     persona: Persona,
     env: Environment,
     stdin: &[u8],
+    before: &[Op],
     log: &mut String,
 ) -> Result<Preview, AttachError> {
     let call = Call::read(context, persona, env, stdin)?;
     let mut node = Node::new(context);
     let previewed = choose::resolve(&mut node, &call)
         .and_then(pool::resolve)
-        .and_then(|call| Ok(Preview { choice: call.choice.clone(), ..resolved(&mut node, &call)? }));
+        .and_then(|call| Ok(Preview { choice: call.choice.clone(), ..resolved(&mut node, &call, before)? }));
     log.push_str(&node.take_log());
     previewed
 }
 
-fn resolved(node: &mut Node<'_>, call: &Call) -> Result<Preview, AttachError> {
-    let mut notes = Vec::new();
+fn resolved(node: &mut Node<'_>, call: &Call, before: &[Op]) -> Result<Preview, AttachError> {
     if let Some(delegate) = call.network.external_delegate() {
-        notes
-            .push(format!("the links are made by the external delegate {:?}, whose plan only it knows", delegate.kind));
-        return Ok(Preview { plan: Plan::default(), choice: None, trace: None, notes });
+        let note = format!("the links are made by the external delegate {:?}, whose plan only it knows", delegate.kind);
+        return Ok(Preview::without_result(Plan::default(), note));
     }
     if call.network.is_chained() {
-        return Ok(Preview { plan: chained_steps(node.context, call)?, choice: None, trace: None, notes });
+        let (plan, result) = steps::foresee(node.context, call, call.previous()?, before)?;
+        return Ok(Preview { plan, choice: None, trace: None, notes: Vec::new(), result });
     }
     let stage = Stage::read(node.context, call)?;
     let kind = call.network.ipam.as_ref().map(|ipam| ipam.kind.clone());
     match kind {
         Some(IpamKind::External(plugin)) if !stage.ignores_ipam() => {
-            notes.push(format!(
-                "addresses come from the external IPAM plugin {plugin:?}, which is not asked by a preview"
-            ));
-            Ok(Preview { plan: Plan::default(), choice: None, trace: None, notes })
+            let note =
+                format!("addresses come from the external IPAM plugin {plugin:?}, which is not asked by a preview");
+            Ok(Preview::without_result(Plan::default(), note))
         }
         Some(IpamKind::Dhcp) if !stage.ignores_ipam() => {
-            notes.push(
-                "addresses come from a DHCP server, asked through the link once it is up; a preview does not"
-                    .to_owned(),
-            );
-            Ok(Preview { plan: stage.links(call)?, choice: None, trace: None, notes })
+            let note = "addresses come from a DHCP server, asked through the link once it is up; a preview does not";
+            Ok(Preview::without_result(stage.links(call)?, note.to_owned()))
         }
-        Some(_) if !stage.ignores_ipam() => by_policy(node, call, &stage, notes),
-        _ => Ok(Preview { plan: stage.plan(call, None)?, choice: None, trace: None, notes }),
+        Some(_) if !stage.ignores_ipam() => by_policy(node, call, &stage),
+        _ => {
+            let plan = stage.plan(call, None)?;
+            let result = result::of_plan(call, &plan, &Applied::default()).ok();
+            Ok(Preview { plan, choice: None, trace: None, notes: Vec::new(), result })
+        }
     }
 }
 
-fn by_policy(
-    node: &mut Node<'_>,
-    call: &Call,
-    stage: &Stage<'_>,
-    mut notes: Vec<String>,
-) -> Result<Preview, AttachError> {
+impl Preview {
+    fn without_result(plan: Plan, note: String) -> Self {
+        Self { plan, choice: None, trace: None, notes: vec![note], result: None }
+    }
+}
+
+fn by_policy(node: &mut Node<'_>, call: &Call, stage: &Stage<'_>) -> Result<Preview, AttachError> {
+    let mut notes = Vec::new();
     if matches!(&call.network.terms.ledger, LedgerKind::Cluster(conf) if conf.blocks.is_some()) {
         notes.push(
             "addresses come from this machine's cells; a preview takes none, and looks at the ranges as a whole"
@@ -113,11 +119,6 @@ fn by_policy(
     };
     let plan = stage.plan(call, Some(&addressing))?;
     decided.check_plan(call, &plan)?;
-    Ok(Preview { plan, choice: None, trace: Some(decided.into_trace()), notes })
-}
-
-/// Plans a chained ADD.
-fn chained_steps(context: &Context, call: &Call) -> Result<Plan, AttachError> {
-    let before = call.previous()?;
-    Ok(steps::plan_on(context, call, before.as_ref())?.map(|planned| planned.plan).unwrap_or_default())
+    let result = result::of_plan(call, &plan, &Applied::default()).ok();
+    Ok(Preview { plan, choice: None, trace: Some(decided.into_trace()), notes, result })
 }

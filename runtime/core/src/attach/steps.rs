@@ -125,13 +125,37 @@ pub(super) fn plan_on(
     call: &Call,
     before: Option<&CniResult>,
 ) -> Result<Option<Planned>, AttachError> {
+    plan_after(context, call, before, &[])
+}
+
+/// Plans the steps after the ops of other plugins that did not run yet, and returns the result as far as it is known.
+pub(super) fn foresee(
+    context: &Context,
+    call: &Call,
+    before: Option<CniResult>,
+    ran: &[Op],
+) -> Result<(Plan, Option<CniResult>), AttachError> {
+    let Some(Planned { plan, changes, .. }) = plan_after(context, call, before.as_ref(), ran)? else {
+        return Ok((Plan::default(), before));
+    };
+    let result = before.map(|before| changed(call, before, &plan, changes, &Applied::default()));
+    Ok((plan, result))
+}
+
+fn plan_after(
+    context: &Context,
+    call: &Call,
+    before: Option<&CniResult>,
+    ran: &[Op],
+) -> Result<Option<Planned>, AttachError> {
     let needs = needs(call)?;
     let mut executor = Executor::open(Some(Path::new(&call.env.netns)))?;
     executor.share_in(&context.state_dir);
     let observed = if needs.is_empty() { Observed::default() } else { executor.observe(&needs)? };
     let mut seen = before.map(previous);
-    let mut ops = Vec::new();
+    let mut ops = ran.to_vec();
     let StepPlan { interfaces, mac, routes, .. } = plan_all(call, seen.as_mut(), &mut ops, &observed)?;
+    let ops = ops.split_off(ran.len());
     if ops.is_empty() {
         return Ok(None);
     }

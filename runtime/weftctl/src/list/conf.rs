@@ -6,26 +6,26 @@ use weft_core::cni::{Version, check_name};
 
 /// A configuration: a list, or a single plugin as a list of one.
 #[derive(Debug)]
-pub(super) struct List {
-    pub(super) name: String,
-    pub(super) version: Version,
+pub(crate) struct List {
+    pub(crate) name: String,
+    pub(crate) version: Version,
     /// The original text.
-    pub(super) text: Vec<u8>,
+    pub(crate) text: Vec<u8>,
     plugins: Vec<Plugin>,
     object: Map<String, Value>,
 }
 
 /// One of its plugins.
 #[derive(Debug)]
-pub(super) struct Plugin {
-    pub(super) kind: String,
+pub(crate) struct Plugin {
+    pub(crate) kind: String,
     conf: Map<String, Value>,
 }
 
 // === impl List ===
 
 impl List {
-    pub(super) fn read(text: &[u8]) -> anyhow::Result<Self> {
+    pub(crate) fn read(text: &[u8]) -> anyhow::Result<Self> {
         let object: Map<String, Value> =
             serde_json::from_slice(text).context("the network configuration is no JSON object")?;
         let entries = match object.get("plugins") {
@@ -41,17 +41,17 @@ impl List {
         Ok(Self { version: version(&object)?, name, text: text.to_vec(), plugins, object })
     }
 
-    pub(super) fn plugins(&self) -> impl DoubleEndedIterator<Item = &Plugin> {
+    pub(crate) fn plugins(&self) -> impl DoubleEndedIterator<Item = &Plugin> {
         self.plugins.iter()
     }
 
-    pub(super) fn check_is_disabled(&self) -> bool {
+    pub(crate) fn check_is_disabled(&self) -> bool {
         self.object.get("disableCheck") == Some(&Value::Bool(true))
     }
 
     /// Returns what a plugin gets on stdin: its own keys, the list's name and version, the previous result, and the
     /// capabilities that it declares.
-    pub(super) fn for_plugin(&self, plugin: &Plugin, previous: Option<&Value>, cap_args: &Map<String, Value>) -> Value {
+    pub(crate) fn for_plugin(&self, plugin: &Plugin, previous: Option<&Value>, cap_args: &Map<String, Value>) -> Value {
         let mut conf = plugin.conf.clone();
         conf.insert("name".to_owned(), json!(self.name));
         conf.insert("cniVersion".to_owned(), json!(self.version.to_string()));

@@ -22,7 +22,7 @@ use weft_core::exec::{self, ExecCall, ExecError, Stderr};
 
 use crate::installed;
 use crate::output::Output;
-use conf::List;
+pub(crate) use conf::{List, Plugin};
 use results::{Attached, Results};
 
 /// The directory of named network namespaces.
