@@ -33,6 +33,7 @@ fn main() -> ExitCode {
     suite.test("del_and_gc_on_a_full_disk", &needs, full_disk);
     suite.test("ps_pools_gc_and_detach", &needs, ps_and_gc);
     suite.test("a_full_pool_is_shown_as_full", &needs, pool_sizes);
+    suite.test("check_of_what_was_never_added", &needs, check_of_nothing);
     suite.test("a_container_without_a_pod_has_its_id", &needs, no_pod);
     suite.test("a_pipe_that_nobody_reads_is_no_panic", &needs, broken_pipe);
     suite.test("import_and_export_honour_data_dir", &needs, data_dir);
@@ -616,6 +617,24 @@ fn no_pod() -> Result<()> {
     Ok(())
 }
 
+/// CHECK of what was never added says that, with code 3; of what was added, that the runtime forgot the result.
+fn check_of_nothing() -> Result<()> {
+    let (_installation, mut world) = world()?;
+    let steps =
+        json!({ "cniVersion": "1.1.0", "name": "ctl", "type": "weft", "steps": [{ "type": "tuning", "mtu": 1400 }] });
+    for conf in [&conf(), &steps] {
+        let error = world.call("CHECK", &Attach::eth0("a"), conf)?.error()?;
+        ensure!(error.code == 3 && error.msg.contains("it was never added here"), "{} {}", error.code, error.msg);
+    }
+    ensure!(world.call("ADD", &Attach::eth0("a"), &conf())?.ok(), "ADD");
+    let error = world.call("CHECK", &Attach::eth0("a"), &conf())?.error()?;
+    ensure!(error.code == 7 && error.msg.contains("has to pass the result"), "{} {}", error.code, error.msg);
+    let stock = json!({ "cniVersion": "1.0.0", "name": "ctl", "type": "bridge", "bridge": "ctl0" });
+    let error = world.call("CHECK", &Attach::eth0("b"), &stock)?.error()?;
+    ensure!(error.msg == "Required prevResult missing", "the stock plugin's text: {}", error.msg);
+    Ok(())
+}
+
 /// A pipe that nobody reads ends the program as it ends any other.
 fn broken_pipe() -> Result<()> {
     let installation = Installation::new()?;
@@ -671,6 +690,8 @@ fn by_hand() -> Result<()> {
     let conf = world.scratch().join("hand.conflist");
     fs::write(&conf, list().to_string())?;
     let id = ["--container-id", "by-hand"];
+    let never = call_by_hand(&mut world, "check", &conf, &id)?;
+    ensure!(never.status == Some(1) && never.stderr.contains("was it added, with the same"), "{}", never.stderr);
     let added = call_by_hand(&mut world, "add", &conf, &id)?;
     ensure!(added.status == Some(0), "{}", added.stderr);
     ensure!(json_of(&added)?["ips"][0]["address"] == "10.65.0.2/24", "{}", text(&added));

@@ -76,9 +76,11 @@ pub(super) fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError>
     let since = Since::default().and(listed.iter().flat_map(|chained| &chained.plan.ops));
     let mine: Vec<Chained> = listed.into_iter().filter(|chained| chained.by == name).collect();
     if mine.is_empty() {
-        return match steps::plan_on(node.context, call, before.as_ref())? {
-            None => Ok(()),
-            Some(_) => Err(AttachError::UnknownAttachment(call.attachment())),
+        return match steps::plan_on(node.context, call, before.as_ref()) {
+            Ok(None) => Ok(()),
+            // Without prevResult most steps cannot be planned; that it was never added is the better reason.
+            Err(error) if before.is_some() || call.persona.is_stock() => Err(error),
+            Ok(Some(_)) | Err(_) => Err(AttachError::UnknownAttachment(call.attachment())),
         };
     }
     if before.is_none() {

@@ -26,7 +26,7 @@ pub fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     if call.key().role == Role::Ipam {
         return check_ipam(call, entry.as_ref());
     }
-    let previous = call.previous()?.ok_or(AttachError::PrevResultMissing)?;
+    let Some(previous) = call.previous()? else { return Err(no_previous(call, entry.is_some())) };
     let Some(entry) = entry else { return Err(AttachError::UnknownAttachment(call.attachment())) };
     external::check_stored(call, &entry)?;
     let Some(plan) = record::plan(&entry)? else { return Ok(()) };
@@ -36,6 +36,16 @@ pub fn check(node: &mut Node<'_>, call: &Call) -> Result<(), AttachError> {
     let since = chain::since(node.store()?, &call.attachment())?;
     differences.extend(executor.check_since(&plan, &since)?.iter().map(ToString::to_string));
     if differences.is_empty() { Ok(()) } else { Err(AttachError::Differs { differences }) }
+}
+
+/// Returns the error of a CHECK without prevResult. A runtime has no result of an attachment that was never added, so this
+/// is said first, unless a stock plugin says something else.
+fn no_previous(call: &Call, is_known: bool) -> AttachError {
+    match is_known {
+        _ if call.persona.is_stock() => AttachError::PrevResultMissing,
+        true => AttachError::NoPrevResult,
+        false => AttachError::UnknownAttachment(call.attachment()),
+    }
 }
 
 /// The stock plugins' comparison of prevResult with the call, and of prevResult with what ADD returned.

@@ -251,8 +251,11 @@ pub enum AttachError {
     /// CHECK without prevResult.
     #[error("Required prevResult missing")]
     PrevResultMissing,
+    /// The same, of a `weft` configuration.
+    #[error("prevResult is missing: the runtime has to pass the result of the ADD to CHECK")]
+    NoPrevResult,
     /// CHECK of an attachment the journal does not know.
-    #[error("no attachment {} of container {} on network {:?} is known to this node", .0.ifname, .0.container_id, .0.network)]
+    #[error("no attachment {} of container {} on network {:?} is known to this node: it was never added here, or is deleted", .0.ifname, .0.container_id, .0.network)]
     UnknownAttachment(Attachment),
     /// CHECK of IPAM alone, without a claim. The stock plugin's text.
     #[error("host-local: Failed to find address added by container {container_id}")]

@@ -49,7 +49,8 @@ impl AttachError {
             | Self::KeptInCluster { .. }
             | Self::ClaimNotOffered { .. }
             | Self::ClaimStatus { .. }
-            | Self::PrevResultMissing => code::INVALID_CONFIG,
+            | Self::PrevResultMissing
+            | Self::NoPrevResult => code::INVALID_CONFIG,
             Self::SameNetns => code::INVALID_NETNS,
             Self::NotReady { .. } => code::NOT_AVAILABLE,
             Self::Denied { denial: Denial::Denied(_), .. } => code::DENIED,

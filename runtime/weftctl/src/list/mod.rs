@@ -103,7 +103,12 @@ pub(crate) fn check(args: &ListArgs, state: &Path) -> anyhow::Result<ExitCode> {
     let previous = call.cached_result()?;
     for plugin in call.list.plugins() {
         let conf = call.list.for_plugin(plugin, previous.as_ref(), &call.cap_args);
-        call.exec(Verb::Check, plugin, &conf)?;
+        let checked = call.exec(Verb::Check, plugin, &conf);
+        if previous.is_none() {
+            checked.with_context(|| call.no_result())?;
+        } else {
+            checked?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -158,6 +163,15 @@ impl ByHand {
             config: &self.list.text,
             result,
         }
+    }
+
+    fn no_result(&self) -> String {
+        let Self { list, container_id, ifname, .. } = self;
+        format!(
+            "there is no result of an ADD of {ifname} of container {container_id} on network {:?} (was it added, with the same \
+             --container-id and --ifname?)",
+            list.name
+        )
     }
 
     /// Returns the result of the ADD, in the configuration's version.
