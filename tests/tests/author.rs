@@ -40,6 +40,7 @@ fn main() -> ExitCode {
     suite.test("cases/traps-and-lies", &[Need::Sandbox, Need::Weftctl, Need::Tool("cargo")], traps_and_lies);
     suite.test("watch", &needs("clang"), watch);
     suite.test("new/refuses", &[Need::Sandbox, Need::Weftctl], new_refuses);
+    suite.test("inspect/without-root", &[Need::Sandbox, Need::Weftctl, Need::Tool("setpriv")], inspect_without_root);
     suite.test("build/missing-tool", &[Need::Sandbox, Need::Weftctl], missing_tool);
     suite.test("build/wasi", &needs("clang"), wasi_is_refused);
     // Cargo runs one build at a time, and the others would use up the memory.
@@ -208,6 +209,42 @@ fn difference_and_update() -> Result<()> {
     fs::write(project.dir.join("cases/new.json"), r#"{"pods": {}}"#)?;
     let (ok, said) = project.weftctl(&["policy", "test"])?;
     ensure!(!ok && said.contains("cases/new.json") && said.contains("unknown field `pods`"), "{said}");
+    Ok(())
+}
+
+/// Somebody else than root inspects a shipped policy, and a component of theirs, on a node whose state they cannot read.
+fn inspect_without_root() -> Result<()> {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let scratch = TempDir::new_in(sandbox::scratch()).context("scratch directory")?;
+    let dir = scratch.path();
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    let (state, home) = (dir.join("state"), dir.join("home"));
+    fs::create_dir(&state)?;
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700))?;
+    fs::create_dir(&home)?;
+    let inspect = |policy: &str| -> Result<Value> {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command
+            .arg(dir.join("weftctl"))
+            .args(["--json", "--state-dir"])
+            .arg(&state)
+            .args(["policy", "inspect", policy]);
+        command.env("HOME", &home).env_remove("XDG_CACHE_HOME").current_dir(&home);
+        let output = process::output(&Place::default(), command, b"", LIMIT)?.success("weftctl policy inspect")?;
+        serde_json::from_slice(&output.stdout).with_context(|| output.text())
+    };
+    fs::copy(programs::weftctl().map_err(anyhow::Error::msg)?, dir.join("weftctl")).context("copy weftctl")?;
+    chown(&home, Some(65534), Some(65534))?;
+    let shipped = inspect("by-label")?;
+    ensure!(shipped["refused"].is_null() && shipped["schema"]["properties"]["rules"].is_object(), "{shipped:#}");
+    let written = shipped["path"].as_str().context("a path")?.to_owned();
+    let component = home.join("own.wasm");
+    fs::copy(written, &component)?;
+    fs::set_permissions(&component, fs::Permissions::from_mode(0o644))?;
+    let own = inspect("./own.wasm")?;
+    ensure!(own["digest"] == shipped["digest"] && own["refused"].is_null(), "{own:#}");
+    ensure!(fs::read_dir(&state)?.count() == 0, "it wrote into the node's state");
     Ok(())
 }
 

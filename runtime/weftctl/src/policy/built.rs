@@ -69,17 +69,31 @@ fn project(dir: &Path) -> anyhow::Result<Vec<u8>> {
 
 fn load(component: &[u8], name: Option<&str>, dir: &Path, state: &Path) -> anyhow::Result<Tested> {
     let state = scratch(dir, state)?;
+    let described = contract::describe(component).map_err(anyhow::Error::msg)?;
+    let reference = written(component, name, &state)?;
+    // A component that is no policy gets the error that says so.
+    let policy = load_as(Kind::of(&described.exports).unwrap_or(Kind::Ipam), &reference, &state)?;
+    Ok(Tested { policy, size: component.len(), reference, state })
+}
+
+/// Writes a component into a directory of this user's.
+pub(super) fn written(component: &[u8], name: Option<&str>, dir: &Path) -> anyhow::Result<PolicyRef> {
     let digest = weft_core::policy::Digest::new(component).to_string();
-    let file = state.join(format!("{}.wasm", name.map_or_else(|| digest.replace(':', "-"), str::to_owned)));
+    let file = dir.join(format!("{}.wasm", name.map_or_else(|| digest.replace(':', "-"), str::to_owned)));
     // Rename it into place: another test of the same component may be reading it.
     let fresh = file.with_extension(format!("{}.new", std::process::id()));
     fs::write(&fresh, component).with_context(|| format!("cannot write {}", fresh.display()))?;
     fs::rename(&fresh, &file).with_context(|| format!("cannot write {}", file.display()))?;
-    let described = contract::describe(component).map_err(anyhow::Error::msg)?;
-    let reference = PolicyRef::File(file);
-    // A component that is no policy gets the error that says so.
-    let policy = load_as(Kind::of(&described.exports).unwrap_or(Kind::Ipam), &reference, &state)?;
-    Ok(Tested { policy, size: component.len(), reference, state })
+    Ok(PolicyRef::File(file))
+}
+
+/// Returns a state directory for compiled code: the node's if this user may use it, otherwise one of the user's.
+pub(super) fn cache_dir(state: &Path) -> anyhow::Result<PathBuf> {
+    let of_node = private(state.join("cache")).and_then(|cache| Ok(fs::read_dir(cache)?));
+    match (of_node, user_cache()) {
+        (Err(_not_ours), Some(cache)) => private(cache.join("weft/tested")),
+        _ => Ok(state.to_owned()),
+    }
 }
 
 fn load_as(kind: Kind, reference: &PolicyRef, state: &Path) -> anyhow::Result<Policy> {
@@ -103,7 +117,7 @@ fn scratch(dir: &Path, state: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Makes a directory. Code that others can write is never mapped.
-fn private(dir: PathBuf) -> anyhow::Result<PathBuf> {
+pub(super) fn private(dir: PathBuf) -> anyhow::Result<PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
     made.with_context(|| format!("cannot create {}", dir.display()))?;

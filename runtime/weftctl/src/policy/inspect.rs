@@ -12,6 +12,7 @@ use weft_host_abi::contract::Kind;
 use weft_host_abi::guest::World;
 use weft_host_abi::{contract, engine};
 
+use super::{SHIPPED, built};
 use crate::output::Output;
 
 #[derive(Debug, Args)]
@@ -29,9 +30,9 @@ pub(super) fn run(args: &InspectArgs, state: &Path, output: Output) -> anyhow::R
     if !Path::new(component).exists() && super::cache::is_reference(component) {
         return super::registry::inspect(component, &args.reach, output);
     }
-    let reference = reference(component)?;
+    let state = &built::cache_dir(state)?;
+    let (reference, bytes) = found(component, state)?;
     let path = reference.path(state);
-    let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let types = contract::describe(&bytes).map_err(|reason| anyhow::anyhow!("{}: {reason}", path.display()))?;
     let kind = Kind::of(&types.exports);
     let verdict = match kind {
@@ -65,6 +66,20 @@ pub(super) fn run(args: &InspectArgs, state: &Path, output: Output) -> anyhow::R
     }
     output.lines(&document, &lines)?;
     Ok(if usable.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Returns the component. A shipped policy is the node's, or, without one that can be read here, that of this weftctl.
+fn found(component: &str, state: &Path) -> anyhow::Result<(PolicyRef, Vec<u8>)> {
+    let reference = reference(component)?;
+    let path = reference.path(state);
+    match (std::fs::read(&path), SHIPPED.iter().find(|(name, _component)| *name == component)) {
+        (Ok(bytes), _) => Ok((reference, bytes)),
+        (Err(_not_here), Some((name, own))) if matches!(reference, PolicyRef::Shipped(_)) => {
+            let dir = built::private(state.join("tested"))?;
+            Ok((built::written(own, Some(name), &dir)?, own.to_vec()))
+        }
+        (Err(error), _) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 /// Returns a file if it looks like one, otherwise a shipped policy of that name.
