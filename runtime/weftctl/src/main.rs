@@ -11,6 +11,7 @@ mod detach;
 mod doctor;
 mod explain;
 mod failures;
+mod features;
 mod install;
 mod installed;
 mod ledger;
@@ -118,7 +119,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return misunderstood(&error),
+    };
     let output = Output::new(cli.json);
     let state = cli.state_dir;
     let done = match cli.command {
@@ -156,4 +160,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints help, or why the command line is wrong.
+fn misunderstood(error: &clap::Error) -> ExitCode {
+    // Without a reader there is nothing left to do.
+    drop(error.print());
+    if let Some(hint) = features::hint(error) {
+        output::plain_error(&hint);
+    }
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
