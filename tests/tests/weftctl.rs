@@ -21,6 +21,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::new();
     suite.test("install_is_idempotent_and_uninstall_leaves_nothing", &needs, install);
     suite.test("install_is_remembered", &needs, remembered);
+    suite.test("install_on_a_full_disk", &needs, full_install);
     suite.test("install_leaves_other_plugins_alone_unless_told", &needs, other_plugins);
     suite.test("purge_refuses_while_attachments_exist", &needs, purge);
     suite.test("plan_changes_nothing", &needs, plan);
@@ -178,6 +179,22 @@ fn remembered() -> Result<()> {
     let left: Vec<_> = fs::read_dir(&bin)?.flatten().map(|entry| entry.file_name()).collect();
     ensure!(left.is_empty() && !Path::new(&dirs.path("sbin/weftctl")).exists(), "left: {left:?}");
     ensure!(!Path::new(&dirs.path("state/installed.json")).exists(), "it remembers what is gone");
+    Ok(())
+}
+
+/// An installation that does not fit says so in words, and is there once it does.
+fn full_install() -> Result<()> {
+    let dirs = Dirs::new()?;
+    let bin = dirs.path("bin");
+    fs::create_dir(&bin)?;
+    let sh = |script: String| Command::new("sh").args(["-c", &script]).status();
+    ensure!(sh(format!("mount -t tmpfs -o size=256k weft-full {bin}"))?.success(), "mount");
+    let refused = dirs.install(&[]);
+    ensure!(sh(format!("umount {bin}"))?.success(), "umount");
+    let refused = refused?;
+    let said = format!("cannot write file {bin}/weft (mode 755): the disk is full; make room");
+    ensure!(refused.status == Some(1) && refused.stderr.contains(&said), "{}", refused.stderr);
+    ensure!(dirs.install(&[])?.status == Some(0), "with room");
     Ok(())
 }
 

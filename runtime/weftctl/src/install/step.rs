@@ -2,7 +2,7 @@
 //! (temporary file, then rename), because a runtime may execute or read it at any moment.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -157,7 +157,11 @@ impl Step {
             // The texts of these begin with a verb.
             Action::Compile { .. } | Action::RemoveFile(_) | Action::RemoveTree(_) | Action::Rename { .. } => "",
         };
-        self.act().with_context(|| format!("cannot {verb}{}", self.what()))
+        let done = self.act().map_err(|error| match in_words(&error) {
+            Some(words) => error.context(words),
+            None => error,
+        });
+        done.with_context(|| format!("cannot {verb}{}", self.what()))
     }
 
     fn act(&self) -> anyhow::Result<()> {
@@ -178,6 +182,27 @@ impl Step {
             Action::Rename { from, to } => Ok(fs::rename(from, to)?),
         }
     }
+}
+
+/// Returns what happened and what to do, for the errors that an operator meets.
+fn in_words(error: &anyhow::Error) -> Option<&'static str> {
+    let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    // A compiler is another process, which says it in text.
+    let is_full = |kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+    if kinds.clone().any(is_full) || format!("{error:#}").contains("No space left on device") {
+        return Some(
+            "the disk is full; make room and run this again (no file is half written, and steps that are done stay done)",
+        );
+    }
+    kinds
+        .filter_map(|kind| match kind {
+            ErrorKind::ReadOnlyFilesystem => {
+                Some("the file system is read-only; choose another directory, or mount it writable")
+            }
+            ErrorKind::PermissionDenied => Some("this user may not; run it as root"),
+            _ => None,
+        })
+        .next()
 }
 
 /// Returns whether a path is a link to `weft`, in any spelling.
@@ -211,4 +236,30 @@ fn write_whole(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
         drop(fs::remove_file(&temporary));
     }
     Ok(written?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn common_failures_are_told_in_words() {
+        let words = |error: anyhow::Error| in_words(&error).unwrap_or_default();
+        let full = io::Error::from(ErrorKind::StorageFull);
+        assert!(words(anyhow::Error::from(full).context("write")).starts_with("the disk is full"));
+        assert!(words(anyhow::anyhow!("the compiler failed: No space left on device")).starts_with("the disk is full"));
+        assert!(words(io::Error::from(ErrorKind::ReadOnlyFilesystem).into()).contains("read-only"));
+        assert!(words(io::Error::from(ErrorKind::PermissionDenied).into()).contains("root"));
+        assert_eq!(words(io::Error::from(ErrorKind::NotFound).into()), "");
+    }
+
+    #[test]
+    fn a_step_that_fails_says_which_and_why() {
+        // A name longer than a file system takes, which fails for root as well.
+        let path = std::env::temp_dir().join("x".repeat(300));
+        let error = Step::write(&path, b"text", 0o600).unwrap().carry_out().unwrap_err();
+        assert!(format!("{error:#}").starts_with(&format!("cannot write file {}", path.display())), "{error:#}");
+    }
 }
