@@ -481,3 +481,22 @@ async fn a_cell_that_was_taken_away_gives_nothing_out() {
     a.look_after(&mut Idle::default()).await;
     assert!(a.states().is_empty() && b.owned().iter().any(|(first, last)| (*first..=*last).contains(&address)));
 }
+
+/// A request of an ADD is dropped when its time is over. Nobody else finishes what it took.
+#[tokio::test]
+async fn a_take_that_is_dropped_is_given_back() {
+    let server = Memory::default();
+    let machine = Machine::new("a", "m-a", &server);
+    server.fail_next(&[Some(Fault::Hold)]);
+    assert!(tokio::time::timeout(Duration::from_millis(20), machine.take()).await.is_err());
+    assert_eq!(machine.states(), [CellState::Taking]);
+    let mut idle = Idle::default();
+    machine.look_after(&mut idle).await;
+    assert_eq!(machine.states(), [CellState::Returning]);
+    // The create comes late.
+    server.release();
+    assert_eq!(server.0.borrow().blocks.len(), 1);
+    machine.look_after(&mut idle).await;
+    assert!(server.0.borrow().blocks.is_empty() && machine.owned().is_empty());
+    assert!(machine.take().await.unwrap());
+}

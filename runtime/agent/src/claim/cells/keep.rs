@@ -65,7 +65,7 @@ impl<B: Backend> CellWork<'_, B> {
         }
     }
 
-    /// Runs one round of the background work. A frozen ledger confirms nothing.
+    /// Runs one round of the background work, while no ADD takes a cell. A frozen ledger confirms nothing.
     ///
     /// # Errors
     /// The first error; the next call retries the rest.
@@ -81,7 +81,9 @@ impl<B: Backend> CellWork<'_, B> {
                     self.confirm(&cell, Instant::now() + CONFIRM).await?;
                 }
                 CellState::Returning => self.give_back(&cell).await?,
-                CellState::Taking | CellState::Owned | CellState::Unconfirmed => {}
+                // No ADD takes a cell now: this one was dropped while it waited.
+                CellState::Taking => drop(self.store.borrow_mut().return_cell(&cell.nonce, now())?),
+                CellState::Owned | CellState::Unconfirmed => {}
             }
         }
         Ok(())
