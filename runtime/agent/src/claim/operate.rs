@@ -122,8 +122,9 @@ async fn freeze(backend: &impl Backend) -> anyhow::Result<Vec<String>> {
 async fn thaw(backend: &impl Backend, force: bool) -> anyhow::Result<Vec<String>> {
     let state = backend.state().await?;
     ensure!(state.frozen, "the cluster ledger is not frozen");
-    let mut lines = Vec::new();
-    for node in backend.nodes().await? {
+    let (mut lines, nodes) = (Vec::new(), backend.nodes().await?);
+    let confirmed = nodes.iter().filter(|node| node.confirmed_epoch >= state.epoch).count();
+    for node in nodes {
         let machine_and_boot = (node.machine.as_str(), node.boot_id.as_str());
         if node.confirmed_epoch < state.epoch && backend.fence(&node.node, machine_and_boot).await? == Fence::None {
             lines.push(format!("node {} has not confirmed epoch {}", node.node, state.epoch));
@@ -136,7 +137,7 @@ async fn thaw(backend: &impl Backend, force: bool) -> anyhow::Result<Vec<String>
         );
     }
     backend.set_state(state, LedgerState { frozen: false, ..state }).await?;
-    lines.push("thawed".to_owned());
+    lines.push(format!("thawed; {confirmed} nodes have confirmed"));
     Ok(lines)
 }
 
