@@ -30,7 +30,7 @@ pub(crate) fn connect(address: &SocketAddr, deadline: Instant) -> io::Result<Uni
     loop {
         let left = left(deadline)?;
         let seconds = i64::try_from(left.as_secs()).unwrap_or(i64::MAX);
-        setsockopt(&stream, &sockopt::SendTimeout, &TimeVal::new(seconds, i64::from(left.subsec_micros())))?;
+        setsockopt(&stream, sockopt::SendTimeout, &TimeVal::new(seconds, i64::from(left.subsec_micros())))?;
         match socket::connect(stream.as_raw_fd(), &address) {
             Ok(()) => return Ok(stream.into()),
             // A full queue, or a signal: the time left decides.

@@ -1,5 +1,7 @@
 //! The backend that a network's configuration names.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use weft_core::ledger::remote::Versions;
 
@@ -11,6 +13,7 @@ use super::block::{Block, BlockSpec, LedgerDomain};
 use super::history::History;
 use super::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
 use super::pool::Pool;
+use super::remembered::Remembered;
 
 /// A backend of either kind.
 #[derive(Debug)]
@@ -214,6 +217,14 @@ impl Backend for AnyBackend {
         status: Status<'_>,
     ) -> Result<(), WriteError> {
         both!(self, backend => backend.set_persistent(namespace, name, read, status))
+    }
+
+    async fn remembered(&self) -> Result<Option<Vec<Remembered>>, ReadError> {
+        both!(self, backend => backend.remembered())
+    }
+
+    async fn kept_names(&self) -> Result<BTreeSet<String>, ReadError> {
+        both!(self, backend => backend.kept_names())
     }
 
     async fn pod_exists(&self, namespace: &str, name: &str, uid: &str) -> Result<bool, ReadError> {

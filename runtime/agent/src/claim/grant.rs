@@ -319,7 +319,7 @@ pub(super) fn adopted(claim: &Claim, spec: &ClaimSpec) -> ClaimSpec {
 }
 
 /// Returns the holder of a claim, for messages.
-fn describe(claim: &Claim) -> String {
+pub(super) fn describe(claim: &Claim) -> String {
     if claim.spec.state == ClaimState::Conflict {
         return format!("{}, which answers for it on the wire", claim.spec.in_use_by.as_deref().unwrap_or("somebody"));
     }

@@ -5,7 +5,7 @@
 //!
 //! This module is the agent's part: it sends the requests of intents that `weft` wrote (`grant`), gives back tombstones
 //! (`drain`), finds unknown claims (`sweep`), manages cells for block mode (`cells`), detects a restore (`history`,
-//! `doubt`), and writes claims again after it (`reassert`).
+//! `doubt`), and writes claims again after it (`reassert`, `remark`).
 //!
 //! Invariants: nothing is sent for a nonce whose row is not an intent at that instant; every update and delete carries
 //! uid and version of the object on which it was decided; a holder is removed only by its own machine, or when that
@@ -29,6 +29,8 @@ mod persist;
 mod pool;
 mod reassert;
 mod record;
+mod remark;
+mod remembered;
 mod rest;
 mod service;
 mod sweep;
@@ -66,6 +68,8 @@ pub use operate::{Has, Operation, Reach, describe, operate, who_has};
 pub use persist::collect_orphans;
 pub use pool::{CellsView, PoolReach, PoolView, Usage, look_at_pools};
 pub use reassert::{Conflict, Reasserted, drop_intents, reassert};
+pub use remark::{Remarked, remark};
+pub use remembered::{Claimed, Remembered};
 pub use rest::Rests;
 pub use service::Claims;
 pub use sweep::{Swept, reverse_sweep};

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use weft_core::ledger::remote::{Owner, RemoteRow, Versions};
 use weft_host_abi::types::ReleaseRule;
 
+use super::remembered::Claimed;
+
 /// A taken address of a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -122,6 +124,8 @@ pub struct Persistent {
     pub ips: Vec<String>,
     /// Whether its conditions report a failed allocation.
     pub has_fault: bool,
+    /// How its addresses are claimed, if weft claimed them.
+    pub claimed: Option<Claimed>,
 }
 
 /// The cluster ledger as a whole.
@@ -194,6 +198,19 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
+/// Returns how many machines may hold the claims of a row at once.
+pub(super) fn sharing(row: &RemoteRow) -> Sharing {
+    if row.owner.is_ipam_claim() && !row.owner.exclusive { Sharing::Shared } else { Sharing::Exclusive }
+}
+
+/// Returns how long the claims of a row rest after their IPAMClaim was deleted.
+pub(super) fn rest_seconds(row: &RemoteRow) -> u32 {
+    match row.release {
+        ReleaseRule::Cooldown(seconds) if row.owner.is_ipam_claim() => seconds,
+        _ => 0,
+    }
+}
+
 /// Converts IPv4-mapped IPv6 to IPv4.
 fn unmapped(address: IpAddr) -> IpAddr {
     match address {
@@ -221,11 +238,8 @@ impl ClaimSpec {
             },
             prefix: wanted.address.prefix_len(),
             state: ClaimState::Active,
-            sharing: if persistent && !row.owner.exclusive { Sharing::Shared } else { Sharing::Exclusive },
-            rest_seconds: match row.release {
-                ReleaseRule::Cooldown(seconds) if persistent => seconds,
-                _ => 0,
-            },
+            sharing: sharing(row),
+            rest_seconds: rest_seconds(row),
             in_use_by: None,
             holders: vec![Holder::new(row, identity)],
         })

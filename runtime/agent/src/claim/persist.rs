@@ -9,12 +9,13 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
-use weft_core::ledger::remote::{AddressState, Answer, RemoteRow};
+use weft_core::ledger::remote::{AddressState, Answer, Owner, RemoteRow};
 use weft_core::store::{NodeStore, StoreError};
 
 use super::backend::{Backend, Listing, ReadError, Status, WriteError};
 use super::drain::DrainError;
 use super::object::{Claim, ClaimSpec, ClaimState};
+use super::remembered::Claimed;
 use super::rest::Rests;
 
 /// The outcome of writing a status.
@@ -38,6 +39,9 @@ pub(super) async fn persist<B: Backend>(
 ) -> Result<Persisted, StoreError> {
     let Some(row) = store.borrow().remote_row(&row.nonce)? else { return Ok(Persisted::Gone) };
     let ips = granted(&row, state);
+    let sizes = store.borrow().domains(&row.ledger)?;
+    let cell_size = sizes.into_iter().find(|(domain, _size)| *domain == row.domain).map_or(0, |(_domain, size)| size);
+    let claimed = Claimed::of(&row, cell_size);
     let owner = &row.owner;
     let read = match backend.persistent(&owner.namespace, &owner.name).await {
         Ok(Some(read)) if read.uid == owner.uid => read,
@@ -47,13 +51,12 @@ pub(super) async fn persist<B: Backend>(
     if !read.ips.is_empty() {
         match addresses(&read.ips) == addresses(&ips) {
             false => return Ok(Persisted::Others),
-            true if !read.has_fault => return Ok(Persisted::Written),
-            // The conflict of an earlier try is over.
+            true if !read.has_fault && read.claimed.as_ref() == Some(&claimed) => return Ok(Persisted::Written),
+            // An earlier conflict is over, or the addresses are claimed in another way now.
             true => {}
         }
     }
-    let pod = owner.user.rsplit('/').next().unwrap_or_default();
-    let status = Status { ips: &ips, pod, fault: None };
+    let status = Status { ips: &ips, pod: Some(user(owner)), claimed: Some(&claimed), fault: None };
     Ok(match backend.set_persistent(&owner.namespace, &owner.name, &read, status).await {
         Ok(()) => Persisted::Written,
         // Read it again: somebody has changed it, or the answer was lost.
@@ -61,19 +64,27 @@ pub(super) async fn persist<B: Backend>(
     })
 }
 
-/// Reports in the conditions of the row's IPAMClaim that one of its addresses is in use elsewhere. This is
-/// informational, so a failure to write it has no consequences.
+/// Reports in the conditions of the row's IPAMClaim that one of its addresses is in use elsewhere.
 pub(super) async fn report_conflict<B: Backend>(backend: &B, row: &RemoteRow, taken: &[(IpAddr, String)]) {
-    let owner = &row.owner;
+    report(backend, &row.owner, Some(user(&row.owner)), taken).await;
+}
+
+/// Reports in the conditions of an IPAMClaim that one of its addresses is in use elsewhere. This is informational, so a
+/// failure to write it has no consequences.
+pub(super) async fn report<B: Backend>(backend: &B, owner: &Owner, pod: Option<&str>, taken: &[(IpAddr, String)]) {
     let Ok(Some(read)) = backend.persistent(&owner.namespace, &owner.name).await else { return };
     let own = addresses(&read.ips);
     let Some((address, holder)) = taken.iter().find(|(address, _holder)| own.contains(&Some(*address))) else { return };
     if read.uid == owner.uid && !read.has_fault {
         let fault = format!("{address} is taken by {holder}");
-        let pod = owner.user.rsplit('/').next().unwrap_or_default();
-        let status = Status { ips: &read.ips, pod, fault: Some(&fault) };
+        let status = Status { ips: &read.ips, pod, claimed: None, fault: Some(&fault) };
         drop(backend.set_persistent(&owner.namespace, &owner.name, &read, status).await);
     }
+}
+
+/// Returns the name of the pod that uses an IPAMClaim.
+fn user(owner: &Owner) -> &str {
+    owner.user.rsplit('/').next().unwrap_or_default()
 }
 
 /// Returns namespace and name, for messages.
@@ -81,7 +92,7 @@ pub(super) fn ipam_claim(row: &RemoteRow) -> String {
     format!("{}/{}", row.owner.namespace, row.owner.name)
 }
 
-/// Returns the addresses granted to a row, in the order of its wants.
+/// Returns the addresses granted to a row, in the order of its wants. Each want is granted one address.
 fn granted(row: &RemoteRow, state: AddressState) -> Vec<String> {
     let mut granted: Vec<(usize, String)> = row
         .addresses

@@ -10,9 +10,13 @@ use weft_host_abi::types::ReleaseRule;
 
 use super::backend::Backend;
 use super::backend::memory::Memory;
-use super::object::ClaimState;
+use super::block::{BlockHolder, BlockSpec};
+use super::object::{ClaimState, Sharing};
 use super::tests::{LATER, Machine, NOW, OTHER, Pod, THIRD, WEB, WEB_AGAIN, address, one, wants};
-use super::{GrantError, Granted, LedgerState, Persistent, Rests, claim_name, collect_orphans, drop_intents, reassert};
+use super::{
+    Claimed, GrantError, Granted, LedgerState, Persistent, Rests, claim_name, collect_orphans, drop_intents, reassert,
+    remark,
+};
 
 const KEY: &str = "ns/vm";
 
@@ -202,4 +206,112 @@ async fn status_again_after_a_restore() {
     let done = reassert(&server, &a.store, (&a.identity, 1), |_row| true).await.unwrap();
     assert_eq!((done.written, done.conflicts.len()), (1, 0));
     assert_eq!((server.ips(), a.rows(AddressState::Entry)), (vec!["10.0.0.1/24".to_owned()], 1));
+}
+
+/// Makes an IPAMClaim with an address that no pod uses.
+async fn kept(server: &Memory, machine: &Machine) {
+    server.make("uid-1");
+    add(machine, &WEB, &one()).await.unwrap();
+    machine.del(&WEB);
+    assert_eq!((machine.drain(NOW).await, server.users()), (0, Some((ClaimState::Kept, Vec::new()))));
+}
+
+#[tokio::test]
+async fn r41_an_address_that_is_kept_is_claimed_again() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    kept(&server, &a).await;
+    assert_eq!(remark(&server, 0).await.unwrap().written, 0);
+    let before = server.0.borrow_mut().claims.pop_first().unwrap().1;
+    // Behind a freeze too.
+    let frozen = LedgerState { epoch: 1, frozen: true };
+    server.set_state(LedgerState::default(), frozen).await.unwrap();
+    let done = remark(&server, 1).await.unwrap();
+    assert_eq!((done.written, done.lost.len()), (1, 0));
+    assert_eq!(server.0.borrow().claims.values().next().unwrap().spec, before.spec);
+    server.set_state(frozen, LedgerState { frozen: false, ..frozen }).await.unwrap();
+    assert!(b.add(&OTHER).await.is_err(), "{:?}", server.users());
+    assert_eq!(add(&b, &THIRD, &one()).await.unwrap(), Granted::All);
+    assert_eq!(
+        (server.users().unwrap().1, server.ips()),
+        (vec!["ns/third".to_owned()], vec!["10.0.0.1/24".to_owned()])
+    );
+}
+
+#[tokio::test]
+async fn r41_what_somebody_else_has_by_now_is_reported_once_and_left_alone() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    kept(&server, &a).await;
+    server.0.borrow_mut().claims.clear();
+    let nonce = b.add(&OTHER).await.unwrap();
+    let done = remark(&server, 0).await.unwrap();
+    assert_eq!((done.written, done.lost.len(), server.holder()), (0, 1, Some(nonce)));
+    let faulty = server.0.borrow().persistent[KEY].clone();
+    assert!(faulty.has_fault && faulty.claimed.is_some() && faulty.ips == ["10.0.0.1/24"], "{faulty:?}");
+    remark(&server, 0).await.unwrap();
+    assert_eq!(server.0.borrow().persistent[KEY], faulty);
+    // It is free again: the owner's next user has it, and the fault is over.
+    b.del(&OTHER);
+    b.drain(NOW).await;
+    add(&a, &WEB, &one()).await.unwrap();
+    assert!(!server.0.borrow().persistent[KEY].has_fault);
+}
+
+#[tokio::test]
+async fn r41_one_that_is_gone_or_of_another_program_is_not_claimed() {
+    let server = Memory::default();
+    let a = Machine::new("a", "m-a", &server);
+    kept(&server, &a).await;
+    let listed = server.remembered().await.unwrap().unwrap();
+    assert_eq!(listed.len(), 1);
+    // Another program's status names no claims of weft.
+    server.0.borrow_mut().claims.clear();
+    server.0.borrow_mut().persistent.get_mut(KEY).unwrap().claimed = None;
+    assert_eq!(remark(&server, 0).await.unwrap().written, 0);
+    server.0.borrow_mut().persistent.clear();
+    assert_eq!((remark(&server, 0).await.unwrap().written, server.users()), (0, None));
+}
+
+/// The backup contains the IPAMClaim, and its address is on the link of a pod that started later.
+#[tokio::test]
+async fn r41_holderless_yields_to_a_link() {
+    let server = Memory::default();
+    let (a, b) = (Machine::new("a", "m-a", &server), Machine::new("b", "m-b", &server));
+    kept(&server, &a).await;
+    let remembered = server.0.borrow().persistent.clone();
+    server.0.borrow_mut().persistent.clear();
+    assert_eq!(collected(&server).await.unwrap(), 1);
+    let nonce = b.add(&OTHER).await.unwrap();
+    server.0.borrow_mut().claims.clear();
+    server.0.borrow_mut().persistent = remembered;
+    assert_eq!(remark(&server, 1).await.unwrap().written, 1);
+    let done = reassert(&server, &b.store, (&b.identity, 1), |_row| true).await.unwrap();
+    assert_eq!((done.written, done.conflicts.len(), server.holder()), (1, 0, Some(nonce)));
+}
+
+/// In block mode a kept address lies in a shared cell, and domain and cell may be lost too.
+#[tokio::test]
+async fn r41_makes_the_shared_cell_again() {
+    let server = Memory::default();
+    server.make("uid-1");
+    let claimed = Claimed {
+        domain: "default".to_owned(),
+        cell_size: 8,
+        network: "storage".to_owned(),
+        sharing: Sharing::Shared,
+        rest_seconds: 0,
+    };
+    let status = Persistent { ips: vec!["10.0.0.1/24".to_owned()], claimed: Some(claimed), ..Persistent::default() };
+    server.0.borrow_mut().persistent.insert(KEY.to_owned(), Persistent { uid: "uid-1".to_owned(), ..status });
+    assert_eq!(remark(&server, 0).await.unwrap().written, 1);
+    let cell = server.0.borrow().blocks.values().next().unwrap().spec.clone();
+    assert!(cell.shared && cell.first == "10.0.0.0".parse::<std::net::IpAddr>().unwrap(), "{cell:?}");
+    assert_eq!((server.0.borrow().domains["default"].cell_size, server.users()), (8, Some((ClaimState::Kept, vec![]))));
+    // A machine has taken the cell meanwhile.
+    server.0.borrow_mut().claims.clear();
+    let of_machine = BlockSpec { shared: false, holder: Some(BlockHolder::default()), ..cell };
+    server.0.borrow_mut().blocks.values_mut().for_each(|block| block.spec = of_machine.clone());
+    let done = remark(&server, 0).await.unwrap();
+    assert_eq!((done.written, done.lost.len(), server.users()), (0, 1, None), "{:?}", done.lost);
 }

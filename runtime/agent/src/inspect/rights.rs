@@ -13,7 +13,7 @@ pub const RIGHTS: &[Right] = &[
     ("", "events", &["create", "patch"]),
     ("", "configmaps", &["get"]),
     ("k8s.cni.cncf.io", "network-attachment-definitions", &["get", "list", "watch"]),
-    ("k8s.cni.cncf.io", "ipamclaims", &["get", "create"]),
+    ("k8s.cni.cncf.io", "ipamclaims", &["get", "list", "create"]),
     ("k8s.cni.cncf.io", "ipamclaims/status", &["update"]),
     ("resource.k8s.io", "resourceclaims", &["get"]),
     ("resource.k8s.io", "resourceslices", &["list"]),

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use weft_kit::dhcp::wait;
 
 use super::cluster::Cluster;
+use super::requests;
 use super::world::{Node, PATIENCE, Pod};
 
 /// Makes an IPAMClaim in the pods' namespace.
@@ -168,4 +169,53 @@ pub(crate) fn gone_or_made_again(cluster: &mut Cluster) -> Result<()> {
     node.operate(cluster, &["reclaim"])?;
     ensure!(cluster.claims()?.is_empty(), "the address is not free");
     Ok(())
+}
+
+/// R41: if the ledger lost the claim of a kept address, an agent that starts claims it again before it gives out any
+/// address, and so do agents before a frozen ledger is thawed.
+pub(crate) fn marked_again(cluster: &mut Cluster) -> Result<()> {
+    let mut nodes = [Node::new(cluster, 1)?, Node::new(cluster, 2)?];
+    let [pod, stranger, other, next] = ["sleeper", "stranger", "other", "next"].map(Pod::new);
+    let (pod, stranger, other, next) = (pod?, stranger?, other?, next?);
+    make(cluster, "sleeper")?;
+    // `host-local` gives out the lowest free address.
+    let address = nodes[0].add_with(&pod, &conf(&nodes[0], "sleeper"))?;
+    nodes[0].del_with(&pod, &conf(&nodes[0], "sleeper"))?;
+    nodes[0].wait_for_nothing_left()?;
+    let kept = claim(cluster)?;
+    ensure!(kept["state"] == "Kept" && kept["address"] == json!(address), "{kept}");
+    let lose = || cluster.plane()?.kubectl(&["delete", "addressclaims", "--all"], "").map(drop);
+
+    nodes[0].kill_agent();
+    lose()?;
+    nodes[0].start_agent()?;
+    let elsewhere = nodes[0].add(&stranger)?;
+    ensure!(elsewhere != address, "{address} was given to somebody else\n{}", nodes[0].log());
+    nodes[0].del(&stranger)?;
+    wait(PATIENCE, "the kept claim alone", || Ok(cluster.claims()?.len() == 1)).with_context(|| nodes[0].log())?;
+    ensure!(claim(cluster)? == kept, "{:#} is not {kept:#}", claim(cluster)?);
+
+    lose()?;
+    nodes[1].operate(cluster, &["freeze"])?;
+    let thawed = || Ok(nodes[1].operate(cluster, &["thaw"]).is_ok());
+    wait(PATIENCE, "the thaw", thawed).with_context(|| nodes[1].log())?;
+    ensure!(claim(cluster)? == kept, "{:#} is not {kept:#}", claim(cluster)?);
+    let elsewhere = nodes[1].add(&other)?;
+    ensure!(elsewhere != address, "{address} was given to somebody else\n{}", nodes[1].log());
+    let again = nodes[1].add_with(&next, &conf(&nodes[1], "sleeper"))?;
+    ensure!(again == address, "its owner woke up with {again}");
+    nodes[1].del(&other)?;
+    nodes[1].del_with(&next, &conf(&nodes[1], "sleeper"))?;
+    nodes.iter().try_for_each(Node::wait_for_nothing_left)?;
+    delete(cluster, "sleeper")?;
+    nodes[0].operate(cluster, &["reclaim"])?;
+    ensure!(cluster.claims()?.is_empty(), "the IPAMClaim is gone, its address is not free");
+    Ok(())
+}
+
+/// Returns the only claim.
+fn claim(cluster: &Cluster) -> Result<Value> {
+    let claims = requests::read(cluster)?;
+    ensure!(claims.len() == 1, "{claims:?}");
+    claims.into_iter().next().context("a claim")
 }

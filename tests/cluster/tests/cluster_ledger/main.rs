@@ -111,6 +111,7 @@ const OBJECTS: &[(&str, Trial)] = &[
     ("a-cooldown-begins-when-the-ipam-claim-is-gone", ipam_claim::rested),
     ("r39-two-first-users-of-an-ipam-claim-get-one-address", ipam_claim::first_users),
     ("r38-an-ipam-claim-that-is-gone-or-made-again", ipam_claim::gone_or_made_again),
+    ("r41-what-an-ipam-claim-keeps-is-claimed-again", ipam_claim::marked_again),
     ("an-ipam-claim-that-ends-before-its-status-is-written", requests::status_after_the_end),
     ("a-holder-that-is-written-late-is-swept", requests::late_holder),
 ];

@@ -1,5 +1,6 @@
 //! The interface of a backend.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 
 use weft_core::ledger::remote::Versions;
@@ -7,6 +8,7 @@ use weft_core::ledger::remote::Versions;
 use crate::claim::block::{Block, BlockSpec, LedgerDomain};
 use crate::claim::history::History;
 use crate::claim::object::{Claim, ClaimSpec, LedgerNode, LedgerState, Persistent};
+use crate::claim::remembered::{Claimed, Remembered};
 
 /// Why a claim was not written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,8 +52,10 @@ pub enum Listing<'a> {
 pub struct Status<'a> {
     /// Its addresses.
     pub ips: &'a [String],
-    /// Name of the first pod that used them.
-    pub pod: &'a str,
+    /// Name of the first pod that used them; `None` keeps the one in the status.
+    pub pod: Option<&'a str>,
+    /// How they are claimed; `None` keeps what the status says.
+    pub claimed: Option<&'a Claimed>,
     /// Why there is no address; `None` if there is one.
     pub fault: Option<&'a str>,
 }
@@ -171,6 +175,12 @@ pub trait Backend: Cells {
         read: &Persistent,
         status: Status<'_>,
     ) -> impl Future<Output = Result<(), WriteError>>;
+
+    /// Lists the IPAMClaims whose addresses weft has claimed. `None`: this client has no right to list them.
+    fn remembered(&self) -> impl Future<Output = Result<Option<Vec<Remembered>>, ReadError>>;
+
+    /// Lists the names of claims that IPAMClaims own, never from a cache.
+    fn kept_names(&self) -> impl Future<Output = Result<BTreeSet<String>, ReadError>>;
 
     /// Returns whether a pod exists, by a live read.
     fn pod_exists(&self, namespace: &str, name: &str, uid: &str) -> impl Future<Output = Result<bool, ReadError>>;

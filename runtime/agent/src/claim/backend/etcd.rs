@@ -4,6 +4,8 @@
 //! the `mod_revision`, and every write is one transaction that compares them. Leases are not used: an address must not
 //! become free because a node was disconnected for a while.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
@@ -17,6 +19,7 @@ pub use super::etcd_gateway::{EtcdConf, EtcdError};
 use super::fence;
 use crate::claim::history::History;
 use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
+use crate::claim::remembered::Remembered;
 
 /// How many times to try a change of a shared key.
 const TRIES: usize = 10;
@@ -284,6 +287,14 @@ impl Backend for Etcd {
         _status: Status<'_>,
     ) -> Result<(), WriteError> {
         Err(WriteError::Refused("IPAMClaims are objects of Kubernetes".to_owned()))
+    }
+
+    async fn remembered(&self) -> Result<Option<Vec<Remembered>>, ReadError> {
+        Ok(Some(Vec::new()))
+    }
+
+    async fn kept_names(&self) -> Result<BTreeSet<String>, ReadError> {
+        Ok(BTreeSet::new())
     }
 
     async fn pod_exists(&self, _namespace: &str, _name: &str, _uid: &str) -> Result<bool, ReadError> {

@@ -5,6 +5,7 @@
 //! object is deleted before the CNI DEL.
 //! <https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions>
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
@@ -19,6 +20,7 @@ use super::contract::{Backend, Fence, Listing, ReadError, Status, WriteError};
 use super::{fence, freeze, ipam_claim};
 use crate::claim::history::{History, Mark, Position};
 use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
+use crate::claim::remembered::Remembered;
 
 /// The API group.
 pub const GROUP: &str = "ipam.weft.dev";
@@ -366,6 +368,14 @@ impl Backend for Kubernetes {
         let current = written(claims.get_opt(name)).await?.ok_or(WriteError::Conflict)?;
         let next = ipam_claim::with_status(current, from, status)?;
         written(ipam_claim::put(&claims, &next)).await.map(drop)
+    }
+
+    async fn remembered(&self) -> Result<Option<Vec<Remembered>>, ReadError> {
+        self.remembered_claims().await
+    }
+
+    async fn kept_names(&self) -> Result<BTreeSet<String>, ReadError> {
+        self.names(&format!("{OWNER_LABEL}={PERSISTENT}")).await
     }
 
     async fn pod_exists(&self, namespace: &str, name: &str, uid: &str) -> Result<bool, ReadError> {

@@ -1,7 +1,7 @@
 //! A cluster ledger in memory, for tests: it can lose requests and answers, hold requests back, and be frozen.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use weft_core::ledger::remote::Versions;
@@ -11,6 +11,7 @@ use super::fence;
 use crate::claim::block::{Block, BlockSpec, LedgerDomain};
 use crate::claim::history::{History, Position};
 use crate::claim::object::{Claim, ClaimSpec, ClaimState, LedgerNode, LedgerState, Persistent};
+use crate::claim::remembered::Remembered;
 
 /// The time on its clients' clocks.
 const NOW: u64 = 1_000_000;
@@ -324,12 +325,26 @@ impl Backend for Memory {
         let version = server.version.to_string();
         match server.persistent.get_mut(&format!("{namespace}/{name}")) {
             Some(current) if current == read => {
-                *current =
-                    Persistent { ips: status.ips.to_vec(), version, has_fault: status.fault.is_some(), ..read.clone() };
+                let claimed = status.claimed.cloned().or_else(|| read.claimed.clone());
+                let (ips, has_fault) = (status.ips.to_vec(), status.fault.is_some());
+                *current = Persistent { ips, version, has_fault, claimed, ..read.clone() };
                 Ok(())
             }
             _ => Err(WriteError::Conflict),
         }
+    }
+
+    async fn remembered(&self) -> Result<Option<Vec<Remembered>>, ReadError> {
+        let remembered = |(key, of): (&String, &Persistent)| {
+            let (namespace, name) = key.split_once('/')?;
+            let (namespace, name) = (namespace.to_owned(), name.to_owned());
+            Some(Remembered { namespace, name, uid: of.uid.clone(), ips: of.ips.clone(), claimed: of.claimed.clone()? })
+        };
+        self.read(|server| Some(server.persistent.iter().filter_map(remembered).collect()))
+    }
+
+    async fn kept_names(&self) -> Result<BTreeSet<String>, ReadError> {
+        Ok(self.list(Listing::Persistent).await?.iter().map(|claim| claim.spec.name()).collect())
     }
 
     async fn pod_exists(&self, _namespace: &str, _name: &str, uid: &str) -> Result<bool, ReadError> {

@@ -69,16 +69,21 @@ impl Kubernetes {
 
     /// Returns the taken addresses of a domain. Names contain them, so no claim's content is read.
     pub(in crate::claim) async fn taken(&self, domain: &str) -> Result<BTreeSet<IpAddr>, ReadError> {
+        let names = self.names(&format!("{DOMAIN_LABEL}={domain}")).await?;
+        Ok(names.iter().filter_map(|name| address_of(domain, name)).collect())
+    }
+
+    /// Lists the names of claims with a label.
+    pub(super) async fn names(&self, label: &str) -> Result<BTreeSet<String>, ReadError> {
         let claims: Api<ClaimObject> = self.claims()?;
-        let mut params = ListParams::default().labels(&format!("{DOMAIN_LABEL}={domain}")).limit(PAGE);
-        let mut taken = BTreeSet::new();
+        let mut params = ListParams::default().labels(label).limit(PAGE);
+        let mut names = BTreeSet::new();
         loop {
             let page = read(claims.list_metadata(&params)).await?;
-            let names = page.items.iter().filter_map(|item| item.metadata.name.as_deref());
-            taken.extend(names.filter_map(|name| address_of(domain, name)));
+            names.extend(page.items.into_iter().filter_map(|item| item.metadata.name));
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
-                None => return Ok(taken),
+                None => return Ok(names),
             }
         }
     }

@@ -51,3 +51,24 @@ pub(in crate::claim) async fn learn<B: Backend>(
         }
     }
 }
+
+/// Writes a domain again if it is missing. Returns the actual size of its cells, and whether it was written.
+///
+/// # Errors
+/// The ledger cannot be read or written.
+pub(in crate::claim) async fn make_again<B: Backend>(
+    backend: &B,
+    domain: &LedgerDomain,
+    epoch: u64,
+) -> Result<(u32, bool), CellError> {
+    loop {
+        if let Some(known) = backend.domain(&domain.domain).await? {
+            return Ok((known.cell_size, false));
+        }
+        match backend.create_domain(domain, Some(epoch)).await {
+            Ok(()) => return Ok((domain.cell_size, true)),
+            Err(WriteError::Conflict) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use weft_core::ledger::remote::{Cell, CellState, RemoteRow};
 
+use super::domain::make_again;
 use super::error::CellError;
 use super::share::{Sharing, Verdict};
 use super::work::CellWork;
@@ -31,7 +32,7 @@ impl<B: Backend> CellWork<'_, B> {
         let sizes: BTreeMap<String, u32> = self.store.borrow().domains(self.ledger)?.into_iter().collect();
         for (domain, cell_size) in &sizes {
             let domain = LedgerDomain { domain: domain.clone(), cell_size: *cell_size };
-            written += usize::from(self.domain(&domain, epoch).await?);
+            written += usize::from(make_again(self.backend, &domain, epoch).await?.1);
         }
         for cell in self.cells()? {
             let inside = self.store.borrow().inside(&cell, &self.identity.boot_id)?;
@@ -53,18 +54,6 @@ impl<B: Backend> CellWork<'_, B> {
             }
         }
         Ok((written, conflicts))
-    }
-
-    /// Writes a missing domain again.
-    async fn domain(&self, domain: &LedgerDomain, epoch: u64) -> Result<bool, CellError> {
-        if self.backend.domain(&domain.domain).await?.is_some() {
-            return Ok(false);
-        }
-        match self.backend.create_domain(domain, Some(epoch)).await {
-            Ok(()) => Ok(true),
-            Err(WriteError::Conflict) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
     }
 
     async fn cell(&self, cell: &Cell, (size, epoch): (u32, u64)) -> Result<Found, CellError> {

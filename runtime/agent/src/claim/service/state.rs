@@ -12,7 +12,7 @@ use crate::claim::backend::Backend;
 use crate::claim::object::LedgerState;
 use crate::claim::record::speak;
 use crate::claim::sweep::entries;
-use crate::claim::{Conflict, DrainError, GrantError, drop_intents, now, reassert, settle};
+use crate::claim::{Conflict, DrainError, GrantError, drop_intents, now, reassert, remark, settle};
 
 /// After this many seconds the position is stored again even if nothing changed.
 const NOTED: u64 = 1800;
@@ -43,6 +43,9 @@ impl Claims {
         let (written, conflicts) = self.cells(text, ledger).reassert(state.epoch, &entries(&self.store)?).await?;
         done.written += written;
         done.conflicts.extend(conflicts);
+        if !started || clears {
+            done.written += self.remark(ledger, state.epoch).await?;
+        }
         if done.written > 0 {
             self.log
                 .info(&format!("{} claims and cells that were missing in the cluster are written again", done.written));
@@ -62,6 +65,20 @@ impl Claims {
             progress.confirmed = state.epoch;
         }
         Ok(())
+    }
+
+    /// R41: claims again what IPAMClaims keep. Returns how many claims were missing.
+    async fn remark(&self, ledger: &Ledger, epoch: u64) -> Result<usize, DrainError> {
+        let done = remark(&ledger.backend, epoch).await?;
+        if done.forbidden {
+            self.log.info(
+                "this agent has no right to list IPAMClaims: if the ledger loses an address that one keeps, it is not claimed again",
+            );
+        }
+        for lost in done.lost {
+            self.log.warn(&format!("an address that is kept is in use elsewhere: {lost}"));
+        }
+        Ok(done.written)
     }
 
     /// `doubt`: reads the state, and freezes a ledger whose history differs from what was seen.
