@@ -13,22 +13,29 @@ use super::cluster::Cluster;
 use super::world::{Node, PATIENCE, Pod};
 use super::{check, objects, restore, scale};
 
-const SIZE: u32 = 8;
+/// How many addresses a cell has.
+pub(crate) const SIZE: u32 = 8;
+/// A boot id that is not the machine's.
 pub(crate) const BOOT: &str = "b0070000-0000-4000-8000-000000000002";
 
 /// Ranges in a domain with cells.
-struct Blocks {
+pub(crate) struct Blocks {
     range: Value,
     strict: bool,
 }
 
 impl Blocks {
-    fn new(range: Value) -> Self {
+    pub(crate) fn new(range: Value) -> Self {
         Self { range, strict: false }
     }
 
+    /// Ranges from which nothing is borrowed when they are full.
+    pub(crate) fn strict(range: Value) -> Self {
+        Self { range, strict: true }
+    }
+
     /// Declares them: as an AddressPool if the backend has these, otherwise in each network.
-    fn declare(&self, cluster: &Cluster) -> Result<()> {
+    pub(crate) fn declare(&self, cluster: &Cluster) -> Result<()> {
         let Ok(plane) = cluster.plane() else { return Ok(()) };
         let spec = json!({"domain": "cells", "ranges": [self.range], "blocks": {"size": SIZE, "strict": self.strict}});
         let pool = json!({"apiVersion": "ipam.weft.dev/v1alpha1", "kind": "AddressPool",
@@ -36,7 +43,8 @@ impl Blocks {
         plane.kubectl(&["apply", "-f", "-"], &pool.to_string()).map(drop)
     }
 
-    fn conf(&self, cluster: &Cluster, node: &Node) -> Value {
+    /// Returns the configuration of a network with them, for a node.
+    pub(crate) fn conf(&self, cluster: &Cluster, node: &Node) -> Value {
         let mut conf = node.conf();
         let mut ledger = conf["ipam"]["ledger"].take();
         conf["ipam"] = json!({"type": "host-local"});
@@ -243,7 +251,7 @@ pub(crate) fn by_name(cluster: &mut Cluster) -> Result<()> {
 /// Two cells, one of them shared: when the machine's own cell is full, an address is borrowed from the shared one,
 /// unless the pool is strict.
 pub(crate) fn full(cluster: &mut Cluster) -> Result<()> {
-    let mut blocks = Blocks { range: json!({"subnet": "10.73.0.0/28"}), strict: true };
+    let mut blocks = Blocks::strict(json!({"subnet": "10.73.0.0/28"}));
     blocks.declare(cluster)?;
     let node = Node::new(cluster, 1)?;
     let conf = blocks.conf(cluster, &node);

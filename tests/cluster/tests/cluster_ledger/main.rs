@@ -3,6 +3,7 @@
 //! store.
 
 mod blocks;
+mod cell_requests;
 mod chaos;
 mod check;
 mod cluster;
@@ -68,6 +69,7 @@ const TRIALS: &[(&str, Trial)] = &[
     ("blocks-that-are-full", blocks::full),
     ("blocks-of-a-dead-machine-wait-for-its-fence", blocks::fenced),
     ("blocks-come-back-behind-a-freeze", blocks::restored),
+    ("requests-for-cells-that-are-lost-doubled-or-held", cell_requests::lost_doubled_and_held),
     ("chaos", chaos::stands),
 ];
 

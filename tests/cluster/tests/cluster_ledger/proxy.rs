@@ -24,7 +24,7 @@ use super::world::PATIENCE;
 /// Longer heads are refused.
 const LONGEST_HEAD: usize = 64 * 1024;
 
-/// A request about claims.
+/// A request about claims or cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A claim is made.
@@ -37,6 +37,12 @@ pub(crate) enum Kind {
     List,
     /// The status of an IPAMClaim is written.
     Status,
+    /// A cell is taken.
+    Take,
+    /// A cell is confirmed.
+    Confirm,
+    /// A cell is given back.
+    Return,
 }
 
 /// The fate of a request.
@@ -261,7 +267,7 @@ impl Request {
         Ok(Self { head, body })
     }
 
-    /// Returns what it does to claims.
+    /// Returns what it does to claims or cells.
     fn kind(&self) -> Option<Kind> {
         let mut words = self.head.split(' ');
         let (verb, path) = (words.next()?, words.next()?);
@@ -271,6 +277,14 @@ impl Request {
         }
         if path.starts_with("/v3/kv/") {
             return self.kind_in_etcd(path);
+        }
+        if path.contains("/addressblocks") {
+            return match verb {
+                "POST" => Some(Kind::Take),
+                "PUT" => Some(Kind::Confirm),
+                "DELETE" => Some(Kind::Return),
+                _ => None,
+            };
         }
         let rest = path.split_once("/addressclaims")?.1;
         match verb {
@@ -284,19 +298,22 @@ impl Request {
 
     fn kind_in_etcd(&self, path: &str) -> Option<Kind> {
         let body: Value = serde_json::from_slice(&self.body).ok()?;
-        let is_claim = |key: &Value| {
+        // Of a claim, and of a cell.
+        let one_of = |key: &Value, kinds: [Option<Kind>; 2]| {
             let key = STANDARD.decode(key.as_str().unwrap_or_default()).unwrap_or_default();
-            String::from_utf8_lossy(&key).contains("/claims/")
+            let key = String::from_utf8_lossy(&key).into_owned();
+            let place = ["/claims/", "/cells/"].iter().position(|part| key.contains(part))?;
+            kinds.into_iter().nth(place)?
         };
         if path.ends_with("/range") {
-            return (is_claim(&body["key"]) && body.get("range_end").is_some()).then_some(Kind::List);
+            return body.get("range_end").and_then(|_end| one_of(&body["key"], [Some(Kind::List), None]));
         }
         let write = body.pointer("/success/0")?;
         if let Some(delete) = write.get("request_delete_range") {
-            return is_claim(&delete["key"]).then_some(Kind::Delete);
+            return one_of(&delete["key"], [Some(Kind::Delete), Some(Kind::Return)]);
         }
         let is_new = body.pointer("/compare/0/create_revision").and_then(Value::as_str) == Some("0");
-        let kind = if is_new { Kind::Create } else { Kind::Replace };
-        is_claim(&write.get("request_put")?["key"]).then_some(kind)
+        let kinds = if is_new { [Kind::Create, Kind::Take] } else { [Kind::Replace, Kind::Confirm] };
+        one_of(&write.get("request_put")?["key"], kinds.map(Some))
     }
 }

@@ -28,7 +28,7 @@ use crate::world::{Node, PATIENCE, Pod};
 const REQUESTS: usize = 200;
 
 /// Runs a trial with a proxy, which ends with it.
-fn proxied(cluster: &mut Cluster, trial: impl FnOnce(&Cluster, &Proxy) -> Result<()>) -> Result<()> {
+pub(crate) fn proxied(cluster: &mut Cluster, trial: impl FnOnce(&Cluster, &Proxy) -> Result<()>) -> Result<()> {
     let proxy = cluster.proxy()?;
     let done = trial(cluster, &proxy);
     proxy.end(&cluster.netns)?;
@@ -255,7 +255,7 @@ pub(crate) fn late_holder(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// Releases a request that must succeed.
-fn delivered(held: &Arc<Trap>) -> Result<()> {
+pub(crate) fn delivered(held: &Arc<Trap>) -> Result<()> {
     let codes = held.outcome()?;
     ensure!(codes.iter().all(|code| (200..300).contains(code)), "the cluster answers {codes:?}");
     Ok(())

@@ -393,10 +393,18 @@ impl Node {
         self.sql(&format!("SELECT count(*) FROM remote_addresses WHERE state = {state}"))
     }
 
-    /// Makes every intent and tombstone look an hour old.
+    /// Makes every intent, tombstone and cell look an hour old.
     pub(crate) fn age(&self) -> Result<()> {
-        self.sql("UPDATE remote SET created = created - 3600; UPDATE remote_addresses SET since = since - 3600")?;
-        Ok(())
+        let tables = [("remote", "created"), ("remote_addresses", "since"), ("cells", "since")];
+        let older = tables.map(|(table, column)| format!("UPDATE {table} SET {column} = {column} - 3600"));
+        self.sql(&older.join("; ")).map(drop)
+    }
+
+    /// Returns the nonces of the cells that this node's store owns, and the number of cells in another state.
+    pub(crate) fn cells(&self) -> Result<(Vec<String>, usize)> {
+        let owned = self.sql("SELECT nonce FROM cells WHERE state = 1")?;
+        let others = self.sql("SELECT count(*) FROM cells WHERE state <> 1")?;
+        Ok((owned.lines().map(str::to_owned).collect(), others.parse()?))
     }
 
     /// Returns everything of attachments on this node: journal entries, rows of the ledger, ends of pods' links.
