@@ -351,16 +351,24 @@ impl Cluster {
         Ok(pairs.map(|pair| json!({"key": pair["key"], "value": pair["value"]})).collect())
     }
 
-    /// Returns the `spec` of each cell in etcd.
-    pub(crate) fn cells(&self) -> Result<Vec<Value>> {
+    fn range_of_cells(&self) -> Value {
         let (first, end) = match &self.server {
             Server::Etcd(_) => ("/weft/ipam/cells/", "/weft/ipam/cells0"),
             Server::Kubernetes(_) => {
                 ("/registry/ipam.weft.dev/addressblocks/", "/registry/ipam.weft.dev/addressblocks0")
             }
         };
-        let range = json!({"key": STANDARD.encode(first), "range_end": STANDARD.encode(end)});
-        let answer = self.post("range", &range)?;
+        json!({"key": STANDARD.encode(first), "range_end": STANDARD.encode(end)})
+    }
+
+    /// Deletes every cell behind weft's back.
+    pub(crate) fn remove_cells(&self) -> Result<()> {
+        self.post("deleterange", &self.range_of_cells()).map(drop)
+    }
+
+    /// Returns the `spec` of each cell in etcd.
+    pub(crate) fn cells(&self) -> Result<Vec<Value>> {
+        let answer = self.post("range", &self.range_of_cells())?;
         let values = answer["kvs"].as_array().into_iter().flatten().filter_map(|pair| pair["value"].as_str());
         values
             .map(|value| {

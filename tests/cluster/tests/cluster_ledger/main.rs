@@ -77,6 +77,7 @@ const TRIALS: &[(&str, Trial)] = &[
 const FAULTS: &[(&str, Fault, &str)] = &[
     ("stock-plugins", Fault::Stock, "at the same time"),
     ("lost-claims", Fault::LostClaims, "without a claim"),
+    ("lost-cells", Fault::LostCells, "without a claim"),
     ("a-fence-that-lies", Fault::LyingFence, "without a claim"),
     ("a-leak", Fault::Leak, "after all is quiet: the claim"),
 ];

@@ -1,10 +1,11 @@
-//! Watches the claims, reading them directly from etcd.
+//! Watches the claims and cells, reading them directly from etcd.
 //!
-//! A pod holds its address until its DEL starts, and until then there must be a claim on the address that names its
-//! sandbox. Without the claim the next ADD anywhere may get the address: this detects a duplicate before it happens.
+//! A pod holds its address until its DEL starts. Until then there must be a claim on the address that names its sandbox,
+//! or the address must lie in a cell of its node. Without either the next ADD anywhere may get the address: this detects
+//! a duplicate before it happens.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::sleep;
@@ -17,6 +18,7 @@ use serde_json::Value;
 use weft_storm::tally::lock;
 
 use super::Chaos;
+use crate::blocks::SIZE;
 
 /// Watches the claims.
 #[derive(Debug, Default)]
@@ -25,6 +27,8 @@ pub(super) struct ClaimsEye {
     restores: AtomicUsize,
     reported: Mutex<BTreeSet<(IpAddr, String)>>,
     looks: AtomicU64,
+    /// How often an address was seen in a cell of its node.
+    inside: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -43,8 +47,13 @@ impl ClaimsEye {
         let restores = self.restores.load(Ordering::SeqCst);
         let before = chaos.oracle.held();
         // Without an answer there is nothing to check: etcd is down.
-        let Ok(claims) = chaos.cluster().claims() else { return Ok(()) };
-        let claims = holders(&claims)?;
+        let seen = {
+            // One guard: a second one would wait for a writer that waits for the first.
+            let cluster = chaos.cluster();
+            (cluster.claims(), cluster.cells())
+        };
+        let (Ok(claims), Ok(cells)) = seen else { return Ok(()) };
+        let (claims, cells) = (holders(&claims)?, Cells::new(&cells)?);
         let after = chaos.oracle.held();
         if restores % 2 == 1 || restores != self.restores.load(Ordering::SeqCst) {
             return Ok(());
@@ -52,10 +61,15 @@ impl ClaimsEye {
         self.looks.fetch_add(1, Ordering::Relaxed);
         for (address, container) in before.into_iter().filter(|(address, held)| after.get(address) == Some(held)) {
             let holders = claims.get(&address).map(Vec::as_slice).unwrap_or_default();
-            if !holders.contains(&container) && lock(&self.reported).insert((address, container.clone())) {
-                chaos
-                    .tally
-                    .violation(format!("claims: {container} has {address} without a claim; {holders:?} have it"));
+            let node = chaos.node_of(&container)?;
+            let cell = cells.holder(address);
+            if cell == Some(&node) {
+                self.inside.fetch_add(1, Ordering::Relaxed);
+            } else if !holders.contains(&container) && lock(&self.reported).insert((address, container.clone())) {
+                let of_cell = cell.map(|holder| format!(", and its cell is that of {holder}")).unwrap_or_default();
+                chaos.tally.violation(format!(
+                    "claims: {container} of {node} has {address} without a claim; {holders:?} have it{of_cell}"
+                ));
             }
         }
         Ok(())
@@ -74,9 +88,34 @@ impl ClaimsEye {
         self.stop.store(true, Ordering::Relaxed);
     }
 
+    /// Returns how often an address was seen in a cell of its node.
+    pub(super) fn inside(&self) -> u64 {
+        self.inside.load(Ordering::Relaxed)
+    }
+
     /// Returns how often claims were compared.
     pub(super) fn looks(&self) -> u64 {
         self.looks.load(Ordering::Relaxed)
+    }
+}
+
+/// The machines' cells, by first address.
+struct Cells(BTreeMap<Ipv4Addr, String>);
+
+impl Cells {
+    fn new(cells: &[Value]) -> Result<Self> {
+        let of_machines = cells.iter().filter(|cell| cell["holder"].is_object());
+        let cell = |cell: &Value| {
+            let first = cell["first"].as_str().context("a first address")?.parse()?;
+            Ok((first, cell["holder"]["node"].as_str().context("a node")?.to_owned()))
+        };
+        Ok(Self(of_machines.map(cell).collect::<Result<_>>()?))
+    }
+
+    /// Returns the node whose cell an address lies in.
+    fn holder(&self, address: IpAddr) -> Option<&String> {
+        let IpAddr::V4(address) = address else { return None };
+        self.0.get(&Ipv4Addr::from(u32::from(address) & !(SIZE - 1)))
     }
 }
 

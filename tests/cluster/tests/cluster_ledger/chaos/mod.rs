@@ -2,8 +2,10 @@
 //! stopped, cut and restored. Oracles that never ask weft watch the addresses in every pod's namespace, the results,
 //! and the claims in etcd.
 //!
-//! What must always hold: no address is on two pods; a pod keeps its addresses, with their claims, until it is deleted;
-//! every DEL that may complete succeeds; and at the end nothing is left anywhere.
+//! What must always hold: no address is on two pods; a pod keeps its addresses, with their claims or in cells of its
+//! node, until it is deleted; every DEL that may complete succeeds; and at the end nothing is left anywhere.
+//!
+//! Half of the networks use claims; the other half are in block mode, in their own domain.
 //!
 //! `WEFT_CHAOS_PODS=2000 cargo test --release -p weft-cluster --test cluster_ledger -- chaos --nocapture` for a long run,
 //! `WEFT_CHAOS_SEED` to repeat a run's choices.
@@ -29,8 +31,9 @@ use weft_storm::tally::{Tally, lock};
 
 use self::claims::ClaimsEye;
 use self::pods::{Life, Sandbox};
+use super::blocks::Blocks;
 use super::cluster::Cluster;
-use super::world::{Caller, Node};
+use super::world::{Caller, Node, Pod};
 
 /// The seed of the random choices, unless `WEFT_CHAOS_SEED` is set. The interleaving of processes still depends on the
 /// machine.
@@ -48,6 +51,8 @@ pub(crate) enum Fault {
     Stock,
     /// Claims of running pods are deleted in etcd.
     LostClaims,
+    /// Cells with addresses of running pods are deleted in etcd.
+    LostCells,
     /// A node is fenced while it is still running.
     LyingFence,
     /// A claim is left that nobody knows.
@@ -127,11 +132,25 @@ impl<'a> Chaos<'a> {
             None => Some(liar()?),
             Some(_) => None,
         };
-        let confs =
-            nodes.iter().enumerate().map(|(index, node)| confs(node, &plan, liar.as_ref().filter(|_| index < 2)));
+        let blocks = Blocks::new(json!({"subnet": if plan.nodes > 4 { "10.78.0.0/24" } else { "10.78.0.0/25" }}));
+        blocks.declare(cluster)?;
+        let confs = nodes.iter().enumerate().map(|(index, node)| match plan.fault {
+            Some(Fault::LostCells) => in_cells(&blocks.conf(cluster, node)).into(),
+            Some(_) => confs(node, &plan, None),
+            None => {
+                let mut confs = confs(node, &plan, liar.as_ref().filter(|_| index < 2));
+                confs.extend(in_cells(&blocks.conf(cluster, node)));
+                confs.push(by_name(&blocks.conf(cluster, node), index));
+                confs
+            }
+        });
+        let confs: Vec<Vec<Value>> = confs.collect();
+        if plan.fault.is_none() {
+            introduce(&nodes, &confs)?;
+        }
         Ok(Self {
             cluster: RwLock::new(cluster),
-            confs: confs.collect(),
+            confs,
             callers: nodes.iter().map(Node::caller).collect(),
             nodes: nodes.into_iter().map(Mutex::new).collect(),
             oracle: Oracle::default(),
@@ -174,6 +193,9 @@ impl<'a> Chaos<'a> {
         if self.oracle.sweeps() == 0 || self.claims.looks() == 0 {
             bail!("an oracle did not look once");
         }
+        if self.plan.fault.is_none() && self.claims.inside() == 0 {
+            bail!("no address was seen in a cell");
+        }
         Ok(())
     }
 
@@ -186,12 +208,13 @@ impl<'a> Chaos<'a> {
 
     fn report(&self) -> String {
         let mut lines = vec![format!(
-            "{} pods on {} nodes, seed {}, {} looks at addresses, {} at claims",
+            "{} pods on {} nodes, seed {}, {} looks at addresses, {} at claims and cells, {} addresses seen in cells",
             self.begun.load(Ordering::Relaxed),
             self.plan.nodes,
             self.seed,
             self.oracle.sweeps(),
-            self.claims.looks()
+            self.claims.looks(),
+            self.claims.inside()
         )];
         lines.extend(self.tally.report());
         if !self.tally.violations().is_empty() {
@@ -203,6 +226,13 @@ impl<'a> Chaos<'a> {
             }
         }
         lines.join("\n")
+    }
+
+    /// Returns the node of a sandbox.
+    fn node_of(&self, container: &str) -> Result<String> {
+        let life: usize = container.split('-').nth(1).context("a sandbox")?.parse()?;
+        let name = |number| format!("node{number}");
+        Ok(name(life % self.nodes.len() + 1))
     }
 
     /// Returns the random generator of one part.
@@ -278,6 +308,41 @@ fn confs(node: &Node, plan: &Plan, liar: Option<&PathBuf>) -> Vec<Value> {
         conf
     }));
     confs
+}
+
+/// Returns networks in block mode, with different policies.
+fn in_cells(conf: &Value) -> [Value; 2] {
+    ["host-local", "cluster-wide"].map(|policy| {
+        let mut conf = conf.clone();
+        conf["ipam"]["type"] = json!(policy);
+        conf["ipam"]["ledger"]["deadlineMs"] = json!(DEADLINE);
+        conf
+    })
+}
+
+/// Returns whether pods of the network get addresses from cells of their node.
+fn is_in_cells(conf: &Value) -> bool {
+    let ledger = &conf["ipam"]["ledger"];
+    (ledger.get("blocks").is_some() || ledger.get("pool").is_some()) && conf.get("args").is_none()
+}
+
+/// Returns a network in block mode with a requested address, which is claimed by itself in a shared cell. Two pods of a
+/// node may request it at once.
+fn by_name(conf: &Value, index: usize) -> Value {
+    let [mut conf, _cluster_wide] = in_cells(conf);
+    conf["args"] = json!({"cni": {"ips": [format!("10.78.0.{}", 112 + index)]}});
+    conf
+}
+
+/// Lets every node use the ledger before the first backup, so that each thaw waits for all nodes. This also makes the
+/// cells of requested addresses shared before a machine can take them.
+fn introduce(nodes: &[Node], confs: &[Vec<Value>]) -> Result<()> {
+    for (node, conf) in nodes.iter().zip(confs) {
+        let (pod, conf) = (Pod::new("first")?, conf.last().context("a network")?);
+        node.add_with(&pod, conf)?;
+        node.del_with(&pod, conf)?;
+    }
+    Ok(())
 }
 
 /// Returns the directory of Debian's plugins.

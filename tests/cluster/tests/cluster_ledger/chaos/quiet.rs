@@ -1,13 +1,15 @@
-//! The end: everything is running again, every pod is deleted, and nothing may be left: no claim, no row, no link.
+//! The end: everything is running again, every pod is deleted, and nothing may be left: no claim, no row, no link, no
+//! cell that its node does not know.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use weft_kit::dhcp::wait;
 use weft_storm::tally::lock;
 
-use super::{Chaos, Fault};
+use super::{Chaos, Fault, is_in_cells};
 use crate::world::{Node, PATIENCE, Pod};
 
 /// Time between two checks for late requests.
@@ -47,13 +49,19 @@ impl Chaos<'_> {
     fn left_after(&self, patience: Duration) -> Result<Vec<String>> {
         let end = Instant::now() + patience;
         loop {
-            let mut left = Vec::new();
+            let (mut left, mut owned) = (Vec::new(), BTreeSet::new());
             for node in &self.nodes {
                 let node = lock(node);
                 // Do not wait two minutes for a late answer.
                 node.age()?;
                 left.extend(node.leftovers()?.into_iter().map(|thing| format!("{thing} on {}", node.name())));
+                let (cells, unsettled) = node.cells()?;
+                owned.extend(cells);
+                left.extend(
+                    (unsettled > 0).then(|| format!("{unsettled} cells on {} that it does not own", node.name())),
+                );
             }
+            left.extend(self.strange_cells(owned)?);
             let claims = self.cluster().claims()?;
             left.extend(claims.iter().map(|claim| format!("the claim {}", claims_name(claim))));
             if left.is_empty() || Instant::now() >= end {
@@ -63,26 +71,43 @@ impl Chaos<'_> {
         }
     }
 
+    /// Returns the differences between the cells in the cluster and those that nodes own, by nonce.
+    fn strange_cells(&self, mut owned: BTreeSet<String>) -> Result<Vec<String>> {
+        let cells = self.cluster().cells()?;
+        let of_machines = cells.iter().filter(|cell| cell["holder"].is_object());
+        let unknown = of_machines.filter(|cell| !owned.remove(cell["holder"]["nonce"].as_str().unwrap_or_default()));
+        let mut strange: Vec<String> = unknown.map(|cell| format!("the cell {cell} that no node knows")).collect();
+        strange.extend(owned.into_iter().map(|nonce| format!("a node's cell {nonce} that is not in the cluster")));
+        Ok(strange)
+    }
+
     /// Afterwards ADD and DEL work everywhere. An agent that does not know about the thaw yet answers "try again", as
     /// it does to kubelet.
     fn each_node_works(&self) -> Result<()> {
-        for node in &self.nodes {
+        for (node, confs) in self.nodes.iter().zip(&self.confs) {
             let node: &Node = &lock(node);
-            let pod = Pod::new("last")?;
-            let mut said = String::new();
-            let added = wait(self.plan.patience, "an ADD when all is quiet", || match node.add(&pod) {
-                Ok(_result) => Ok(true),
-                Err(error) => {
-                    said = format!("{error:#}");
-                    ensure!(said.contains("\"code\": 11"), "ADD on {} when all is quiet: {said}", node.name());
-                    Ok(false)
-                }
-            });
-            added.with_context(|| format!("{}: {said}", node.name()))?;
-            node.del(&pod)?;
+            let in_cells = confs.iter().find(|conf| is_in_cells(conf)).context("a network in block mode")?;
+            for conf in [&node.conf(), in_cells] {
+                self.works(node, conf)?;
+            }
         }
         let gone = || Ok(self.cluster().claims()?.is_empty());
         wait(self.plan.patience, "no claim", gone)
+    }
+
+    fn works(&self, node: &Node, conf: &Value) -> Result<()> {
+        let pod = Pod::new("last")?;
+        let mut said = String::new();
+        let added = wait(self.plan.patience, "an ADD when all is quiet", || match node.add_with(&pod, conf) {
+            Ok(_result) => Ok(true),
+            Err(error) => {
+                said = format!("{error:#}");
+                ensure!(said.contains("\"code\": 11"), "ADD on {} when all is quiet: {said}", node.name());
+                Ok(false)
+            }
+        });
+        added.with_context(|| format!("{}: {said}", node.name()))?;
+        node.del_with(&pod, conf)
     }
 
     /// A claim of a machine that does not exist.
@@ -104,6 +129,6 @@ impl Chaos<'_> {
     }
 }
 
-fn claims_name(claim: &serde_json::Value) -> String {
+fn claims_name(claim: &Value) -> String {
     super::claims::text(&claim["key"]).unwrap_or_default()
 }

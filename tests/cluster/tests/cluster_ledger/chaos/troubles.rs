@@ -89,6 +89,7 @@ impl Chaos<'_> {
             sleep(Duration::from_millis(300));
             match fault {
                 Fault::Stock | Fault::Leak => {}
+                Fault::LostCells => self.cluster().remove_cells()?,
                 Fault::LyingFence => drop(self.cluster().operate(&["fence", "node1"])?),
                 Fault::LostClaims => {
                     let claims = self.cluster().claims()?;
