@@ -4,6 +4,7 @@
 
 mod blocks;
 mod cell_requests;
+mod cells;
 mod chaos;
 mod check;
 mod cluster;
@@ -73,6 +74,13 @@ const TRIALS: &[(&str, Trial)] = &[
     ("chaos", chaos::stands),
 ];
 
+/// Trials of cells that do not depend on the backend.
+const CELLS: &[(&str, Trial)] = &[
+    ("blocks-of-a-disk-that-was-rolled-back", cells::rolled_back),
+    ("blocks-of-a-machine-that-was-re-imaged", cells::re_imaged),
+    ("blocks-of-two-families", cells::dual_stack),
+];
+
 /// Faults that the oracles of the chaos must detect, with the expected text.
 const FAULTS: &[(&str, Fault, &str)] = &[
     ("stock-plugins", Fault::Stock, "at the same time"),
@@ -137,6 +145,9 @@ fn main() -> ExitCode {
     suite.test("etcd/an-add-that-is-stopped-at-any-request-and-deleted", &needs, || {
         requests::stopped_at_every_request(&mut Cluster::etcd()?)
     });
+    for (name, trial) in CELLS {
+        suite.test(format!("etcd/{name}"), &needs, || trial(&mut Cluster::etcd()?));
+    }
     for (name, fault, words) in FAULTS {
         suite.test(format!("chaos-oracle-notices-{name}"), &beside, || {
             chaos::notices(&mut Cluster::etcd()?, *fault, words)
