@@ -151,6 +151,31 @@ fn a_worker_that_fails_is_an_error_and_is_gone() {
 }
 
 #[test]
+fn a_worker_that_answers_a_byte_at_a_time_is_ended() {
+    alone(|| {
+        let (socket, mut theirs) = UnixStream::pair().unwrap();
+        let mut frame = Vec::new();
+        let done = Said::Done { value: Ok(1_u8), fuel: 0, memory: 0, calls: 0, log: Vec::new() };
+        write_frame(&mut frame, &done).unwrap();
+        // SAFETY: this process has one thread.
+        let pid = match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                for byte in frame {
+                    std::thread::sleep(Duration::from_millis(100));
+                    theirs.write_all(&[byte]).ok();
+                }
+                end(0)
+            }
+            ForkResult::Parent { child } => child,
+        };
+        // The answer is one, but it takes longer than this waits.
+        let (value, _evidence) = Worker { pid, socket, ledger: Box::new(One) }.answer::<u8>(&limits());
+        let Err(Ending::Worker(what)) = value else { panic!("{value:?}") };
+        assert!(what.contains("does not answer"), "{what}");
+    });
+}
+
+#[test]
 fn a_worker_that_asks_for_ever_is_ended() {
     alone(|| {
         let run = |asked: Asked| {
