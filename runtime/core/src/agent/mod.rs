@@ -36,6 +36,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// How long the agent may take at STATUS. STATUS answers within a second whatever hangs, and `weft-pod` has asked the
+/// agent once before.
+pub const STATUS_LIMIT: Duration = Duration::from_millis(450);
+
 /// The agent's socket, unless its flag or the configuration names another path.
 pub const SOCKET: &str = "/run/weft/agent.sock";
 

@@ -11,7 +11,6 @@ use super::call::Call;
 use super::decide::{self, Decided};
 use super::error::{AttachError, in_full};
 use super::node::Context;
-use super::status::AGENT_LIMIT;
 use crate::agent::claim::{CellWant, ClaimReply, ClaimRequest, ClusterClaims};
 use crate::agent::health::{Health, HealthRequest};
 use crate::agent::{self, AgentError};
@@ -203,7 +202,7 @@ impl<'a> Cluster<'a> {
 /// may last for a moment only.
 pub(super) fn status(call: &Call) -> Result<(), AttachError> {
     let LedgerKind::Cluster(conf) = &call.network.terms.ledger else { return Ok(()) };
-    match agent::ask::<Health>(&conf.socket, &HealthRequest {}, Some(AGENT_LIMIT)) {
+    match agent::ask::<Health>(&conf.socket, &HealthRequest {}, Some(agent::STATUS_LIMIT)) {
         // A refusal is an answer, too: an older agent does not know the request.
         Ok(_) | Err(AgentError::Refused { .. }) => Ok(()),
         Err(error) => Err(AttachError::NotReady { reason: in_full(&error) }),

@@ -10,7 +10,6 @@ use weft_host_abi::types::Attachment;
 use super::call::Call;
 use super::error::{AttachError, in_full};
 use super::node::Log;
-use super::status::AGENT_LIMIT;
 use crate::agent::lease::{Reply, Request};
 use crate::agent::{self, AgentError, Allocate, Lease, Leased};
 use crate::conf::{DhcpConf, IpamKind};
@@ -73,7 +72,7 @@ pub(super) fn release_unknown(log: &mut Log, call: &Call) {
 /// STATUS: checks that the agent answers.
 pub(super) fn status(call: &Call) -> Result<(), AttachError> {
     let conf = call.dhcp().ok_or(AttachError::NoIpam)?;
-    match agent::ask::<Lease>(&conf.socket, &Request::Status, Some(AGENT_LIMIT)) {
+    match agent::ask::<Lease>(&conf.socket, &Request::Status, Some(agent::STATUS_LIMIT)) {
         Ok(_status) => Ok(()),
         Err(error) => Err(AttachError::NotReady { reason: in_full(&error) }),
     }

@@ -1,7 +1,5 @@
 //! STATUS: would an ADD work now? Code 50 with the reason when it would not.
 
-use std::time::Duration;
-
 use weft_host_abi::types::{LedgerView, Problem, RangeSet};
 
 use super::call::Call;
@@ -12,10 +10,6 @@ use super::{choose, cluster_agent, external, foresee, ipam_keys, lease, pool, re
 use crate::conf::{IpamKind, Persona};
 use crate::delegate;
 use crate::store::NodeStore;
-
-/// How long the agent may take. STATUS answers within a second whatever hangs, and `weft-pod` has asked the agent once
-/// before.
-pub(super) const AGENT_LIMIT: Duration = Duration::from_millis(450);
 
 /// Checks whether an ADD would work now.
 ///

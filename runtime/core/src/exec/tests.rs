@@ -1,0 +1,113 @@
+//! Plugins that answer, fail, hang, cannot be killed, or say too much.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use nix::sched::CloneFlags;
+
+use super::*;
+
+fn run(script: &str, stdin: &str, limit: Duration) -> Result<Answer, ExecError> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("plugin");
+    fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    let path = [dir.path().to_owned()];
+    exec(&ExecCall {
+        plugin: "plugin",
+        verb: "ADD",
+        container_id: "c1",
+        netns: "/n",
+        ifname: "eth0",
+        args: "A=b",
+        path: &path,
+        stdin: stdin.as_bytes(),
+        stderr: Stderr::Kept,
+        limit,
+    })
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn stdin_and_environment_reach_the_plugin() {
+    let answer = run(r#"cat; echo "$CNI_COMMAND $CNI_CONTAINERID $CNI_NETNS $CNI_IFNAME $CNI_ARGS""#, "{}", LONG);
+    assert_eq!(answer.unwrap().stdout, b"{}ADD c1 /n eth0 A=b\n");
+    let long = "x".repeat(300_000);
+    assert_eq!(run("cat", &long, LONG).unwrap().stdout.len(), long.len());
+    assert!(run("exit 0", &long, LONG).is_ok(), "a plugin need not read its stdin");
+}
+
+#[test]
+fn a_plugin_that_hangs_is_killed_with_its_children() {
+    let dir = tempfile::tempdir().unwrap();
+    let mark = dir.path().join("mark");
+    let script = format!("(sleep 1; touch {}) & sleep 600", mark.display());
+    let error = run(&script, "{}", Duration::from_millis(300)).unwrap_err();
+    assert_eq!(error.code(), 11);
+    let text = error.to_string();
+    assert!(text.starts_with("CNI plugin \"plugin\" did not answer ADD within 0.3 s and was killed"), "{text}");
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(!mark.exists(), "its child lived on");
+}
+
+#[test]
+fn a_child_that_keeps_the_pipes_open_is_not_waited_for() {
+    let answer = run("echo '{}'; sleep 600 &", "{}", LONG).unwrap();
+    assert_eq!(answer.stdout, b"{}\n");
+}
+
+#[test]
+fn errors_are_those_of_the_plugin() {
+    let own = run(r#"echo '{"code": 50, "msg": "no", "details": "d"}'; exit 1"#, "{}", LONG).unwrap_err().into_cni();
+    assert_eq!(own, CniError::new(50, "no").with_details("d"));
+    let silent = run("echo boom >&2; exit 3", "{}", LONG).unwrap_err().into_cni();
+    assert_eq!(silent.msg, "netplugin failed: \"boom\\n\": plugin \"plugin\", exit status 3");
+    let killed = run("kill -9 $$", "{}", LONG).unwrap_err().into_cni();
+    assert!(killed.msg.contains("the node has no memory left"), "{}", killed.msg);
+    let missing = find("calico", &["/nowhere".into(), "/elsewhere".into()]).unwrap_err();
+    assert_eq!(missing.to_string(), "failed to find plugin \"calico\" in path [/nowhere /elsewhere]");
+    assert_eq!(missing.code(), 7);
+}
+
+#[test]
+fn a_plugin_that_says_without_end_is_killed() {
+    let error = run("yes", "{}", LONG).unwrap_err();
+    assert!(matches!(error, ExecError::TooLarge { .. }), "{error}");
+    assert_eq!(error.code(), 6);
+}
+#[test]
+fn a_killed_plugin_that_cannot_end_is_left_and_reaped_later() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    // The first process of a PID namespace cannot end before its other processes are reaped.
+    let sleep = || Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+    let unshared = std::thread::spawn(move || {
+        nix::sched::unshare(CloneFlags::CLONE_NEWPID).unwrap();
+        sleep()
+    });
+    let first = unshared.join().unwrap();
+    let pid = first.id();
+    let entered = std::thread::spawn(move || {
+        let namespace = fs::File::open(format!("/proc/{pid}/ns/pid")).unwrap();
+        nix::sched::setns(namespace, CloneFlags::CLONE_NEWPID).unwrap();
+        sleep()
+    });
+    let mut other = entered.join().unwrap();
+
+    assert_eq!(kill(first, Duration::from_millis(50)), Fate::Unended);
+    let is_left = || left().iter().any(|child| child.id() == pid);
+    reap();
+    assert!(is_left(), "it has not ended");
+    other.wait().unwrap();
+    while is_left() {
+        reap();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it was reaped");
+
+    let (plugin, verb) = ("p".to_owned(), "ADD".to_owned());
+    let text = ExecError::TimedOut { plugin, verb, seconds: 2.0, fate: Fate::Unended }.to_string();
+    assert!(text.contains("within 2 s and was killed, but has not ended"), "{text}");
+}
