@@ -13,13 +13,10 @@ pub(crate) fn that_a_bridge_takes(cluster: &mut Cluster) -> Result<()> {
     let (node, pod) = (Node::new(cluster, 1)?, Pod::new("one")?);
     let mut conf = node.conf();
     let ledger = conf["ipam"]["ledger"].take();
-    conf.as_object_mut().and_then(|conf| conf.remove("bridge"));
-    conf["type"] = json!("weft");
-    conf["delegate"] = json!({"type": "bridge", "bridge": "storage0", "isGateway": true});
-    conf["ledger"] = ledger;
     let policy = format!("file://{}", liar()?.display());
     let ranges = json!([[{"subnet": "10.77.0.0/24", "gateway": "10.77.0.254"}]]);
-    conf["ipam"] = json!({"type": "wasm", "policy": policy, "ranges": ranges, "lie": "no-gateway"});
+    conf["ipam"] = json!({"type": "wasm", "policy": policy, "ranges": ranges, "lie": "no-gateway", "ledger": ledger});
+    conf["isGateway"] = json!(true);
     let error = node.run_call(&node.call("ADD", &pod, &conf))?.error()?;
     ensure!(error.code == 101 && error.msg.contains("10.77.0.1,"), "{error:?}");
     ensure!(pod.addresses()?.is_empty(), "{:?}", pod.addresses()?);
@@ -27,7 +24,7 @@ pub(crate) fn that_a_bridge_takes(cluster: &mut Cluster) -> Result<()> {
     node.wait_for_nothing_left()?;
     ensure!(cluster.claims()?.is_empty(), "the claim was not given back");
     // Without a gateway on the host there is none to check.
-    conf["delegate"]["isGateway"] = json!(false);
+    conf["isGateway"] = json!(false);
     node.add_with(&pod, &conf)?;
     node.del_with(&pod, &conf)
 }
